@@ -1,0 +1,50 @@
+# Everything one does with a checkout. Needed: a Rust toolchain, git, gcc and make.
+
+# Flags for the server: make run ARGS='--cores 0-1'
+ARGS ?=
+# Seeds that `make sim` tries; SEED=x replays one of them.
+SEEDS ?= 1000
+SEED ?=
+# How long `make fuzz` spends on each target.
+FUZZ_SECONDS ?= 60
+
+.PHONY: run test sim check fmt clippy edges doc deny fuzz
+
+# The server, on comet.toml.
+run:
+	cargo run --release --bin comet -- --config comet.toml $(ARGS)
+
+# Every test there is, the simulator's among them.
+test:
+	cargo test --workspace
+
+# More seeds of the simulator. A failure prints the seed that replays it.
+sim:
+	cargo run --release -p comet-sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+# What has to hold before a commit, besides the tests.
+check: fmt clippy edges doc
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --workspace --all-targets -- -D warnings
+
+# Which crate may depend on what, and where unsafe code may be.
+edges:
+	.ci/edges
+
+doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+
+# Licenses and sources of what is linked. Needs `cargo install cargo-deny`.
+deny:
+	cargo deny check licenses bans sources
+
+# The parsers of peer bytes. Needs `cargo install cargo-fuzz`; RUSTC_BOOTSTRAP spares a nightly
+# toolchain.
+fuzz:
+	cd crates/comet-proto && for target in frame websocket upgrade; do \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done

@@ -1,0 +1,93 @@
+//! The clock of a run: `CLOCK_MONOTONIC` in nanoseconds, which is the same in every process of a host,
+//! and a timer on it that is finer than the millisecond of the runtime's own.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::thread::{ClockId as SleepClock, clock_nanosleep_absolute};
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
+
+/// A second in nanoseconds.
+pub(crate) const SECOND_NS: u64 = 1_000_000_000;
+/// A millisecond in nanoseconds.
+pub(crate) const MILLISECOND_NS: u64 = 1_000_000;
+
+/// Nanoseconds since the host's boot.
+pub(crate) fn now_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::Monotonic))
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_time_s() -> u64 {
+    clock_gettime(ClockId::Realtime).tv_sec.unsigned_abs()
+}
+
+/// A span in the form system calls take.
+pub(crate) fn timespec(nanoseconds: u64) -> Timespec {
+    let seconds = i64::try_from(nanoseconds / SECOND_NS).expect("a u64 of ns is below 2^63 s");
+    let rest = i64::try_from(nanoseconds % SECOND_NS).expect("less than a second");
+    Timespec { tv_sec: seconds, tv_nsec: rest }
+}
+
+/// A command line's seconds as nanoseconds; negative ones are 0.
+pub(crate) fn seconds_to_ns(seconds: f64) -> u64 {
+    (seconds.max(0.0) * 1e9) as u64
+}
+
+/// Blocks the thread until `deadline_ns`.
+pub(crate) fn sleep_until(deadline_ns: u64) {
+    let deadline = timespec(deadline_ns);
+    // It fails when a signal interrupts it, and an absolute deadline is simply slept for again.
+    while clock_nanosleep_absolute(SleepClock::Monotonic, &deadline).is_err() {}
+}
+
+fn nanoseconds(time: Timespec) -> u64 {
+    time.tv_sec.unsigned_abs() * SECOND_NS + time.tv_nsec.unsigned_abs()
+}
+
+/// A timer of the asynchronous side, good to some microseconds.
+pub(crate) struct Timer {
+    descriptor: AsyncFd<OwnedFd>,
+}
+
+impl Timer {
+    /// Makes one on the current tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The host refuses another descriptor.
+    #[expect(
+        deprecated,
+        reason = "the owner of a descriptor never changes it; `register` is unsafe"
+    )]
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let descriptor = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        Ok(Self { descriptor: AsyncFd::new(descriptor)? })
+    }
+
+    /// Waits until `deadline_ns`; does not yield where that has passed.
+    ///
+    /// # Errors
+    ///
+    /// The timer's descriptor failed.
+    pub(crate) async fn until(&self, deadline_ns: u64) -> io::Result<()> {
+        if deadline_ns <= now_ns() {
+            return Ok(());
+        }
+        let once = Itimerspec { it_interval: timespec(0), it_value: timespec(deadline_ns) };
+        timerfd_settime(&self.descriptor, TimerfdTimerFlags::ABSTIME, &once)?;
+        loop {
+            let mut ready = self.descriptor.readable().await?;
+            let fired = ready.try_io(|timer| Ok(rustix::io::read(timer, &mut [0; 8])?));
+            if let Ok(outcome) = fired {
+                outcome?;
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Sets of CPUs as the command line writes them, and pinning to them.
+
+use std::io;
+use std::str::FromStr;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::{Serialize, Serializer};
+
+/// CPUs in the order given, `0-3,6`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct CpuList(Vec<usize>);
+
+impl CpuList {
+    /// One CPU.
+    pub(crate) fn one(cpu: usize) -> Self {
+        Self(vec![cpu])
+    }
+
+    /// The last CPU that the process may use.
+    pub(crate) fn last() -> Self {
+        let usable = sched_getaffinity(None).unwrap_or_default();
+        Self::one((0..CpuSet::MAX_CPU).rfind(|&cpu| usable.is_set(cpu)).unwrap_or(0))
+    }
+
+    /// Both lists together.
+    pub(crate) fn with(&self, other: &Self) -> Self {
+        let mut all = self.0.clone();
+        all.extend(other.0.iter().filter(|cpu| !self.0.contains(cpu)));
+        Self(all)
+    }
+
+    /// Lets the calling thread, and what it starts from now on, run on these CPUs only.
+    ///
+    /// # Errors
+    ///
+    /// None of the CPUs exists, or the process may not use them.
+    pub(crate) fn pin(&self) -> io::Result<()> {
+        let mut set = CpuSet::new();
+        for &cpu in &self.0 {
+            set.set(cpu);
+        }
+        Ok(sched_setaffinity(None, &set)?)
+    }
+}
+
+impl FromStr for CpuList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut cpus = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let number = |digits: &str| {
+                digits
+                    .trim()
+                    .parse::<usize>()
+                    .ok()
+                    .filter(|&cpu| cpu < CpuSet::MAX_CPU)
+                    .ok_or_else(|| format!("{part:?} is no CPU and no range of CPUs"))
+            };
+            let (first, last) = (number(first)?, number(last)?);
+            if first > last {
+                return Err(format!("the range {part:?} runs backwards"));
+            }
+            cpus.extend(first..=last);
+        }
+        Ok(Self(cpus))
+    }
+}
+
+impl std::fmt::Display for CpuList {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let numbers: Vec<String> = self.0.iter().map(usize::to_string).collect();
+        out.write_str(&numbers.join(","))
+    }
+}
+
+impl Serialize for CpuList {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CpuList;
+
+    #[test]
+    fn lists_and_ranges_are_read() {
+        assert_eq!("0-3,6".parse(), Ok(CpuList(vec![0, 1, 2, 3, 6])));
+        assert_eq!("2".parse(), Ok(CpuList::one(2)));
+        assert_eq!("0,2".parse::<CpuList>().unwrap().to_string(), "0,2");
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in ["", "a", "3-1", "1,,2", "-1", "99999"] {
+            assert!(text.parse::<CpuList>().is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_union_names_each_cpu_once() {
+        let both = CpuList(vec![0, 1]).with(&CpuList(vec![1, 2]));
+        assert_eq!(both, CpuList(vec![0, 1, 2]));
+    }
+}

@@ -1,0 +1,206 @@
+//! One turn of a measurement: connect, settle, push, wait for every delivery, account.
+
+use std::sync::Arc;
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use crate::Result;
+use crate::accounting::Deliveries;
+use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
+use crate::dial::{Crowd, dial};
+use crate::outlet::Sink;
+use crate::process::{CpuUsed, Memory};
+use crate::receiver::Receiver;
+use crate::report::progress_bar;
+use crate::sender::{self, Plan, Progress, Sent};
+use crate::stats::Percentiles;
+use crate::target::Target;
+
+/// After this long without any delivery, what has not come is lost.
+const QUIET_NS: u64 = 5 * SECOND_NS;
+/// After the last delivery, so long for what should not come: duplicates.
+const AFTERMATH_NS: u64 = 200 * MILLISECOND_NS;
+/// A server has settled once it uses less than this share of one CPU for so long.
+const SETTLED_SHARE: f64 = 0.03;
+const SETTLED_NS: u64 = 100 * MILLISECOND_NS;
+/// It is measured as it is where it does not settle in this time.
+const SETTLING_NS_MAX: u64 = 10 * SECOND_NS;
+
+/// What one turn gave.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Turn {
+    /// What was measured: `comet`, `ring`, `send`.
+    pub subject: &'static str,
+    /// From 1.
+    pub round: u32,
+    pub deliveries: Deliveries,
+    pub sent: Sent,
+    /// Time from the first push to the last delivery.
+    pub elapsed_ns: u64,
+    /// CPU time of the server in that time.
+    pub cpu: Option<CpuUsed>,
+    /// CPU time of all its threads for one delivery.
+    pub cpu_per_delivery_ns: Option<f64>,
+    /// CPU time of its data cores for one delivery.
+    pub data_cpu_per_delivery_ns: Option<f64>,
+    /// Memory of the server with all connections idle.
+    pub memory: Option<Memory>,
+    /// From the time a push was due to its delivery.
+    pub latency: Percentiles,
+    /// Connections that the server closed, by reason.
+    pub closed: std::collections::BTreeMap<String, u64>,
+}
+
+impl Turn {
+    /// Deliveries a second.
+    pub(crate) fn per_second(&self) -> f64 {
+        self.deliveries.received as f64 * 1e9 / self.elapsed_ns.max(1) as f64
+    }
+
+    /// What went wrong, in words.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut faults = self.deliveries.faults(self.sent.answers.ledger.dropped());
+        let closed: u64 = self.closed.values().sum();
+        if closed > 0 {
+            faults.push(format!("{closed} connections closed: {:?}", self.closed));
+        }
+        if let Some(words) = &self.sent.answers.refusal {
+            faults.push(format!("{} pushes refused: {words}", self.sent.answers.refused));
+        }
+        for fault in &mut faults {
+            *fault = format!("{}, round {}: {fault}", self.subject, self.round);
+        }
+        faults
+    }
+}
+
+/// Which turn it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub subject: &'static str,
+    pub round: u32,
+}
+
+/// Takes a turn: connects `crowd` to `target`, pushes `plan` into `sink`, and closes everything.
+///
+/// # Errors
+///
+/// The connections could not be made, or the target ended. Lost deliveries are a result.
+pub(crate) fn measure(
+    place: Place,
+    target: &Target,
+    sink: Sink,
+    plan: Plan,
+    crowd: &Crowd,
+    in_flight: usize,
+) -> Result<Turn> {
+    let progress = Arc::new(Progress::default());
+    let mut receiver = Receiver::new(plan.run, plan.operation, Arc::clone(&progress))?;
+    let label = format!("{} {}", place.subject, place.round);
+    let bar = progress_bar(crowd.connections as u64, &format!("{label}: connecting"));
+    dial(&mut receiver, target, crowd, 0..crowd.connections, in_flight, &bar)?;
+    bar.finish_and_clear();
+    settle(&mut receiver, target)?;
+    let memory = target.memory()?;
+
+    let bar = progress_bar(plan.expected(), &format!("{label}: delivering"));
+    let before = target.cpu()?;
+    let started_ns = now_ns();
+    let pushed = push(&mut receiver, plan, sink, progress, &bar)?;
+    let after = target.cpu()?;
+    bar.finish_and_clear();
+    turn_for(&mut receiver, AFTERMATH_NS)?;
+
+    let deliveries = receiver.accounts().close(&pushed.sent.messages);
+    let cpu = after.zip(before).map(|(after, before)| after.since(&before));
+    let per_delivery = |ns: fn(&CpuUsed) -> u64| {
+        Some(ns(cpu.as_ref()?) as f64 / deliveries.received.max(1) as f64)
+    };
+    Ok(Turn {
+        subject: place.subject,
+        round: place.round,
+        deliveries,
+        sent: pushed.sent,
+        elapsed_ns: pushed.last_ns.saturating_sub(started_ns),
+        cpu_per_delivery_ns: per_delivery(|cpu| cpu.total_ns),
+        data_cpu_per_delivery_ns: per_delivery(|cpu| cpu.data_ns),
+        cpu,
+        memory,
+        latency: Percentiles::of(receiver.latencies()),
+        closed: receiver.close_reasons().clone(),
+    })
+}
+
+struct Pushed {
+    sent: Sent,
+    /// When the last delivery came.
+    last_ns: u64,
+    /// Keeps a yardstick alive until it is measured.
+    _feed: Option<crate::yardstick::Feed>,
+}
+
+/// Runs the sender to its end and waits for what it sent.
+fn push(
+    receiver: &mut Receiver,
+    plan: Plan,
+    sink: Sink,
+    progress: Arc<Progress>,
+    bar: &ProgressBar,
+) -> Result<Pushed> {
+    let mut thread = Some(sender::start(plan, sink, progress));
+    let mut finished = None;
+    let mut received = 0;
+    let mut last_ns = now_ns();
+    loop {
+        receiver.turn(20 * MILLISECOND_NS)?;
+        if receiver.accounts().received() > received {
+            (received, last_ns) = (receiver.accounts().received(), now_ns());
+            bar.set_position(received);
+        }
+        if let Some(done) = thread.take_if(|thread| thread.is_finished()) {
+            finished = Some(done.join().map_err(|_| "the sender panicked")??);
+        }
+        if let Some((sent, feed)) = finished.take() {
+            let all = received + sent.answers.ledger.dropped() >= sent.deliveries;
+            if all || now_ns() > last_ns + QUIET_NS {
+                return Ok(Pushed { sent, last_ns, _feed: feed });
+            }
+            finished = Some((sent, feed));
+        }
+    }
+}
+
+/// Handles what comes until the server has nothing left to do.
+///
+/// # Errors
+///
+/// The server has ended.
+pub(crate) fn settle(receiver: &mut Receiver, target: &Target) -> Result<()> {
+    let deadline_ns = now_ns() + SETTLING_NS_MAX;
+    while now_ns() < deadline_ns {
+        let before = target.cpu()?;
+        turn_for(receiver, SETTLED_NS)?;
+        let Some((after, before)) = target.cpu()?.zip(before) else { return Ok(()) };
+        if after.since(&before).total_ns as f64 <= SETTLED_NS as f64 * SETTLED_SHARE {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Handles what comes for so long.
+///
+/// # Errors
+///
+/// epoll failed.
+pub(crate) fn turn_for(receiver: &mut Receiver, duration_ns: u64) -> Result<()> {
+    let deadline_ns = now_ns() + duration_ns;
+    loop {
+        let left_ns = deadline_ns.saturating_sub(now_ns());
+        if left_ns == 0 {
+            return Ok(());
+        }
+        receiver.turn(left_ns)?;
+    }
+}

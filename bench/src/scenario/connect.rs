@@ -1,0 +1,185 @@
+//! `connect`: a storm of connections, and what they cost when they idle, in turns with a bare accept loop.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{pin, run_id};
+use crate::Result;
+use crate::args::ConnectArgs;
+use crate::clock::{now_ns, seconds_to_ns};
+use crate::dial::{Crowd, Streams, dial, ensure_descriptors};
+use crate::measure::{settle, turn_for};
+use crate::process::CpuUsed;
+use crate::receiver::Receiver;
+use crate::report::{Report, number, progress_bar, spread, table};
+use crate::sender::Progress;
+use crate::stats::{Percentiles, Spread};
+use crate::target::Target;
+use crate::yardstick::Mode;
+
+/// Connections made before the first look at the memory, so that what a server allocates once is not
+/// charged to the connections; at most a tenth of them.
+const WARM_UP: usize = 200;
+
+#[derive(Serialize)]
+struct Results {
+    storms: Vec<Storm>,
+    /// CPU of a handshake for that of a bare accept, read and write.
+    comet_to_bare: Option<Spread>,
+    /// Resident memory of an idle connection, in bytes.
+    comet_rss_bytes: Option<Spread>,
+    /// The private part of it.
+    comet_anonymous_bytes: Option<Spread>,
+}
+
+/// What one storm gave.
+#[derive(Clone, Debug, Serialize)]
+struct Storm {
+    subject: &'static str,
+    round: u32,
+    connections: usize,
+    elapsed_ns: u64,
+    per_second: f64,
+    /// From connect(2) to the reply to the authentication.
+    handshake: Percentiles,
+    cpu: Option<CpuUsed>,
+    cpu_per_connection_ns: Option<f64>,
+    rss_per_connection_bytes: Option<f64>,
+    anonymous_per_connection_bytes: Option<f64>,
+    /// Share of one CPU that the server uses while all idle.
+    idle_cpu_share: Option<f64>,
+    closed: BTreeMap<String, u64>,
+}
+
+/// Runs it; says whether all connections stayed.
+///
+/// # Errors
+///
+/// The measurement could not be made, or a connection was refused.
+pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
+    let connections = args.dial.connections as usize;
+    ensure_descriptors(connections)?;
+    pin(&args.host)?;
+    let mut storms = Vec::new();
+    for round in 1..=args.rounds {
+        let target = Target::server(&args.server, &args.host)?;
+        let rooms = args.rooms as usize;
+        let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
+        storms.push(storm("comet", round, &target, &crowd, args)?);
+        drop(target);
+        let (target, _feed) = Target::yardstick(Mode::Send, connections, &args.host)?;
+        let crowd = Crowd::of_yardstick(connections);
+        storms.push(storm("bare", round, &target, &crowd, args)?);
+    }
+    let results = Results {
+        comet_to_bare: Spread::of(storms.chunks(2).filter_map(|pair| {
+            let [comet, bare] = pair else { return None };
+            Some(comet.cpu_per_connection_ns? / bare.cpu_per_connection_ns?)
+        })),
+        comet_rss_bytes: of_comet(&storms, |storm| storm.rss_per_connection_bytes),
+        comet_anonymous_bytes: of_comet(&storms, |storm| storm.anonymous_per_connection_bytes),
+        storms,
+    };
+    let text = format!(
+        "{}\nCPU of a connection, comet / bare: {}\n\
+         RSS of an idle connection of comet: {} bytes; private: {} bytes\n",
+        storms_table(&results.storms),
+        spread(results.comet_to_bare, 2),
+        spread(results.comet_rss_bytes, 0),
+        spread(results.comet_anonymous_bytes, 0),
+    );
+    let faults = results.storms.iter().flat_map(Storm::faults).collect();
+    Report::new("connect", args, results, faults).finish(&text, &args.host)
+}
+
+fn storm(
+    subject: &'static str,
+    round: u32,
+    target: &Target,
+    crowd: &Crowd,
+    args: &ConnectArgs,
+) -> Result<Storm> {
+    let mut receiver =
+        Receiver::new(run_id(), args.server.operation, Arc::new(Progress::default()))?;
+    let in_flight = args.dial.in_flight as usize;
+    let bar = progress_bar(crowd.connections as u64, &format!("{subject} {round}: connecting"));
+    let first = WARM_UP.min(crowd.connections / 10);
+    dial(&mut receiver, target, crowd, 0..first, in_flight, &bar)?;
+    settle(&mut receiver, target)?;
+    let (memory_before, cpu_before) = (target.memory()?, target.cpu()?);
+    let started_ns = now_ns();
+    dial(&mut receiver, target, crowd, first..crowd.connections, in_flight, &bar)?;
+    let elapsed_ns = now_ns() - started_ns;
+    bar.finish_and_clear();
+    settle(&mut receiver, target)?;
+    let (memory_after, cpu_after) = (target.memory()?, target.cpu()?);
+    turn_for(&mut receiver, seconds_to_ns(args.hold))?;
+    let idle = target.cpu()?.zip(cpu_after.as_ref()).map(|(later, now)| later.since(now));
+
+    let connections = crowd.connections - first;
+    let each = |total: f64| total / connections as f64;
+    let grown = memory_after.zip(memory_before);
+    let growth = |now: u64, before: u64| each(now as f64 - before as f64);
+    let cpu = cpu_after.zip(cpu_before).map(|(after, before)| after.since(&before));
+    Ok(Storm {
+        subject,
+        round,
+        connections,
+        elapsed_ns,
+        per_second: connections as f64 * 1e9 / elapsed_ns.max(1) as f64,
+        handshake: Percentiles::of(receiver.handshakes()),
+        cpu_per_connection_ns: cpu.as_ref().map(|cpu| each(cpu.total_ns as f64)),
+        cpu,
+        rss_per_connection_bytes: grown.map(|(now, then)| growth(now.rss_bytes, then.rss_bytes)),
+        anonymous_per_connection_bytes: grown
+            .map(|(now, then)| growth(now.anonymous_bytes, then.anonymous_bytes)),
+        idle_cpu_share: idle.map(|idle| idle.total_ns as f64 / (args.hold.max(1e-9) * 1e9)),
+        closed: receiver.close_reasons().clone(),
+    })
+}
+
+impl Storm {
+    fn faults(&self) -> Option<String> {
+        let closed: u64 = self.closed.values().sum();
+        let (subject, round) = (self.subject, self.round);
+        (closed > 0).then(|| {
+            format!("{subject}, round {round}: {closed} connections closed: {:?}", self.closed)
+        })
+    }
+}
+
+fn of_comet(storms: &[Storm], figure: fn(&Storm) -> Option<f64>) -> Option<Spread> {
+    Spread::of(storms.iter().filter(|storm| storm.subject == "comet").filter_map(figure))
+}
+
+fn storms_table(storms: &[Storm]) -> String {
+    let headings = [
+        "turn",
+        "connections",
+        "conn/s",
+        "p50 us",
+        "p99 us",
+        "max us",
+        "CPU us",
+        "RSS B",
+        "private B",
+        "idle CPU %",
+    ];
+    let row = |storm: &Storm| {
+        vec![
+            format!("{} {}", storm.subject, storm.round),
+            storm.connections.to_string(),
+            number(Some(storm.per_second), 0),
+            number(Some(storm.handshake.p50_us), 0),
+            number(Some(storm.handshake.p99_us), 0),
+            number(Some(storm.handshake.max_us), 0),
+            number(storm.cpu_per_connection_ns.map(|ns| ns / 1e3), 1),
+            number(storm.rss_per_connection_bytes, 0),
+            number(storm.anonymous_per_connection_bytes, 0),
+            number(storm.idle_cpu_share.map(|share| share * 100.0), 2),
+        ]
+    };
+    table(&headings, &storms.iter().map(row).collect::<Vec<_>>())
+}

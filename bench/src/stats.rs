@@ -1,0 +1,95 @@
+//! Percentiles of one run and the spread of a figure over several.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::clock::SECOND_NS;
+
+/// Latencies up to this long are told apart; longer ones count as this.
+const LATENCY_MAX_NS: u64 = 120 * SECOND_NS;
+
+/// A histogram for latencies in ns, to three digits.
+pub(crate) fn latency_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are in order")
+}
+
+/// The usual percentiles, in microseconds.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub(crate) struct Percentiles {
+    /// How many were measured.
+    pub count: u64,
+    pub p50_us: f64,
+    pub p90_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    pub max_us: f64,
+}
+
+impl Percentiles {
+    /// Of a histogram in ns.
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
+        Self {
+            count: histogram.len(),
+            p50_us: at(0.5),
+            p90_us: at(0.9),
+            p99_us: at(0.99),
+            p999_us: at(0.999),
+            max_us: histogram.max() as f64 / 1e3,
+        }
+    }
+}
+
+/// One figure over the rounds of a run.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub(crate) struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of one value a round; `None` of none.
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (&min, &max) = (values.first()?, values.last()?);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            f64::midpoint(values[middle - 1], values[middle])
+        };
+        Some(Self { median, min, max })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let check = |values: &[f64], expected| {
+            let spread = Spread::of(values.iter().copied());
+            assert_eq!(spread.map(|is| (is.median, is.min, is.max)), expected, "{values:?}");
+        };
+        check(&[], None);
+        check(&[3.0], Some((3.0, 3.0, 3.0)));
+        check(&[5.0, 1.0, 2.0], Some((2.0, 1.0, 5.0)));
+        check(&[4.0, 1.0], Some((2.5, 1.0, 4.0)));
+    }
+
+    #[test]
+    fn percentiles_are_in_microseconds() {
+        let mut histogram = latency_histogram();
+        for microseconds in 1..=1000 {
+            histogram.record(microseconds * 1000).unwrap();
+        }
+        let is = Percentiles::of(&histogram);
+        assert_eq!(is.count, 1000);
+        assert!((is.p50_us - 500.0).abs() < 1.0, "{is:?}");
+        assert!((is.p99_us - 990.0).abs() < 1.0, "{is:?}");
+        assert!((is.max_us - 1000.0).abs() < 1.0, "{is:?}");
+    }
+}

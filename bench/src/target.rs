@@ -1,0 +1,213 @@
+//! What is measured: a comet that the bench starts, a server that runs already, or a yardstick.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+use std::{env, fs, io};
+
+use crate::Result;
+use crate::args::{HostArgs, ServerArgs};
+use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
+use crate::launch::Running;
+use crate::process::{CpuSample, Memory};
+use crate::yardstick::{Feed, Mode, Yardstick};
+
+/// How long a server may take to be healthy.
+const START_NS: u64 = 20 * SECOND_NS;
+/// Time between two looks at its health.
+const LOOK_NS: u64 = 20 * MILLISECOND_NS;
+/// Bytes of a failed server's log that are shown.
+const LOG_SHOWN: usize = 4096;
+
+/// Something that connections can be made to.
+pub(crate) struct Target {
+    pub tcp: SocketAddr,
+    pub websocket: Option<SocketAddr>,
+    /// Its push API, host:port.
+    pub grpc: Option<String>,
+    /// None where it is not known: then there are no figures of its cost.
+    pid: Option<u32>,
+    /// Ends with the target.
+    _child: Option<Child>,
+}
+
+struct Child {
+    process: Running,
+    log: Option<PathBuf>,
+}
+
+impl Target {
+    /// The server the arguments name: started, unless it runs already.
+    ///
+    /// # Errors
+    ///
+    /// It does not start, or is not healthy in time; the end of its log is in the error.
+    pub(crate) fn server(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
+        match server.addr {
+            Some(tcp) => Ok(Self {
+                tcp,
+                websocket: server.ws_addr,
+                grpc: server.grpc.clone(),
+                pid: server.pid,
+                _child: None,
+            }),
+            None => Self::start(server, host),
+        }
+    }
+
+    /// A yardstick for so many connections, and what feeds it.
+    ///
+    /// # Errors
+    ///
+    /// It does not start.
+    pub(crate) fn yardstick(
+        mode: Mode,
+        connections: usize,
+        host: &HostArgs,
+    ) -> Result<(Self, Feed)> {
+        let yardstick = Yardstick::start(mode, connections, &host.server_core)?;
+        let target = Self {
+            tcp: yardstick.address,
+            websocket: None,
+            grpc: None,
+            pid: Some(yardstick.process.pid()),
+            _child: Some(Child { process: yardstick.process, log: None }),
+        };
+        Ok((target, yardstick.messages))
+    }
+
+    /// CPU time so far, if the process is known.
+    ///
+    /// # Errors
+    ///
+    /// The process has ended.
+    pub(crate) fn cpu(&self) -> Result<Option<CpuSample>> {
+        let sample = self.pid.map(CpuSample::of).transpose();
+        sample.map_err(|error| format!("the server's CPU time cannot be read: {error}").into())
+    }
+
+    /// Memory, if the process is known.
+    ///
+    /// # Errors
+    ///
+    /// The process has ended.
+    pub(crate) fn memory(&self) -> Result<Option<Memory>> {
+        let sample = self.pid.map(Memory::of).transpose();
+        sample.map_err(|error| format!("the server's memory cannot be read: {error}").into())
+    }
+
+    fn start(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
+        let program = match &server.server {
+            Some(program) => program.clone(),
+            None => env::current_exe()?.with_file_name("comet"),
+        };
+        if !program.is_file() {
+            let program = program.display();
+            return Err(format!("no server at {program}: build it, or name it by --server").into());
+        }
+        let control = host.control_cores.as_ref().unwrap_or(&host.server_core);
+        let [tcp, websocket, grpc, stat] = free_ports()?;
+        let log = env::temp_dir().join(format!("comet-bench-{}-server.log", std::process::id()));
+        let output = File::create(&log)?;
+        let mut command = Running::command(&host.server_core.with(control), &program)?;
+        command
+            .args(["--cores", &host.server_core.to_string()])
+            .args(["--control-cores", &control.to_string()]);
+        for (key, address) in [
+            ("tcp.bind", tcp),
+            ("websocket.bind", websocket),
+            ("push.grpc", grpc),
+            ("monitor.stat", stat),
+        ] {
+            command.arg("--set").arg(format!("{key}=[\"{address}\"]"));
+        }
+        for setting in &server.server_set {
+            command.args(["--set", setting]);
+        }
+        command.stdout(output.try_clone()?).stderr(output);
+        let process = Running::start(&mut command)?;
+        let mut child = Child { process, log: Some(log) };
+        child.wait_until_healthy(stat)?;
+        Ok(Self {
+            tcp,
+            websocket: Some(websocket),
+            grpc: Some(grpc.to_string()),
+            pid: Some(child.process.pid()),
+            _child: Some(child),
+        })
+    }
+}
+
+impl Child {
+    fn wait_until_healthy(&mut self, stat: SocketAddr) -> Result<()> {
+        let deadline_ns = now_ns() + START_NS;
+        while !is_healthy(stat) {
+            if let Some(status) = self.process.ended()? {
+                return Err(format!("the server ended: {status}\n{}", self.log_end()).into());
+            }
+            if now_ns() > deadline_ns {
+                return Err(format!("the server is not healthy\n{}", self.log_end()).into());
+            }
+            sleep_until(now_ns() + LOOK_NS);
+        }
+        Ok(())
+    }
+
+    fn log_end(&self) -> String {
+        let log = self.log.as_ref().map(|path| fs::read(path).unwrap_or_default());
+        let log = log.unwrap_or_default();
+        let start = log.len().saturating_sub(LOG_SHOWN);
+        String::from_utf8_lossy(&log[start..]).into_owned()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Some(log) = &self.log {
+            // A log left behind in the temporary directory harms nobody.
+            let _ = fs::remove_file(log);
+        }
+    }
+}
+
+/// Whether `GET /healthz` is answered with 200.
+fn is_healthy(stat: SocketAddr) -> bool {
+    let status = || -> io::Result<[u8; 12]> {
+        let mut stream = TcpStream::connect(stat)?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {stat}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        let mut status = [0; 12];
+        stream.read_exact(&mut status)?;
+        Ok(status)
+    };
+    status().is_ok_and(|status| status == *b"HTTP/1.1 200")
+}
+
+/// Ports that were free a moment ago. They are given back before the server takes them: nothing else on a
+/// host that is measured should be looking for ports.
+fn free_ports<const N: usize>() -> io::Result<[SocketAddr; N]> {
+    let mut listeners = Vec::with_capacity(N);
+    let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
+    for address in &mut addresses {
+        let listener = TcpListener::bind(*address)?;
+        *address = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_ports_differ_and_can_be_taken() {
+        let [first, second] = free_ports().unwrap();
+        assert_ne!(first, second);
+        assert!(TcpListener::bind(first).is_ok());
+        assert!(!is_healthy(second));
+    }
+}

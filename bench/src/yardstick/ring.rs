@@ -1,0 +1,110 @@
+//! The same by io_uring: batches of sends, at most one in flight for each socket, on a ring set up as the
+//! cheapest known way (`SINGLE_ISSUER | DEFER_TASKRUN`, Linux 6.1).
+#![allow(unsafe_code)] // The ring reads the message from memory that only this module knows to be alive.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+
+use io_uring::{IoUring, opcode, types};
+
+/// Sends submitted with one system call.
+const BATCH: usize = 256;
+/// Completions the ring holds at least; a full one makes the kernel allocate.
+const COMPLETIONS_MIN: u32 = 16 << 10;
+
+/// The ring and its sockets.
+pub(super) struct RingLoop {
+    ring: IoUring,
+    sockets: Vec<TcpStream>,
+    /// How much of the current message each socket has taken.
+    sent: Vec<usize>,
+    /// Sockets that took less than the message, to be sent the rest.
+    behind: Vec<usize>,
+}
+
+impl RingLoop {
+    /// # Errors
+    ///
+    /// The kernel is too old for the ring, or forbids it.
+    pub(super) fn new(sockets: Vec<TcpStream>) -> io::Result<Self> {
+        let connections = u32::try_from(sockets.len()).map_err(io::Error::other)?;
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_cqsize(connections.next_power_of_two().max(COMPLETIONS_MIN))
+            .build(BATCH as u32)?;
+        Ok(Self { ring, sent: vec![0; sockets.len()], sockets, behind: Vec::new() })
+    }
+
+    /// Sends `message` to every socket once; returns when all have taken it or failed.
+    ///
+    /// # Errors
+    ///
+    /// The ring failed. A socket that fails is skipped: its receiver will miss the message.
+    pub(super) fn round(&mut self, message: Vec<u8>) -> io::Result<()> {
+        // Sends may be in flight where an error leaves this function: then the message is never freed.
+        let message = ManuallyDrop::new(message);
+        self.sent.fill(0);
+        let mut fresh = 0..self.sockets.len();
+        let mut in_flight = 0;
+        loop {
+            in_flight += self.submit(&message, &mut fresh);
+            if in_flight == 0 {
+                break;
+            }
+            match self.ring.submit_and_wait(1) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => in_flight -= self.complete(message.len()),
+            }
+        }
+        drop(ManuallyDrop::into_inner(message));
+        Ok(())
+    }
+
+    /// Fills the submission queue; says with how many sends.
+    fn submit(&mut self, message: &[u8], fresh: &mut std::ops::Range<usize>) -> usize {
+        let mut queue = self.ring.submission();
+        let mut submitted = 0;
+        while !queue.is_full() {
+            let Some(index) = self.behind.pop().or_else(|| fresh.next()) else { break };
+            let rest = &message[self.sent[index]..];
+            let length =
+                u32::try_from(rest.len()).expect("messages are bounded when they are read");
+            let socket = types::Fd(self.sockets[index].as_raw_fd());
+            let send = opcode::Send::new(socket, rest.as_ptr(), length)
+                .flags(libc::MSG_NOSIGNAL)
+                .build()
+                .user_data(index as u64);
+            // SAFETY: `rest` is part of the message that `round` keeps until every send has completed, or
+            // for ever; nothing writes to it. The socket is open as long as `self` lives.
+            unsafe { queue.push(&send) }.expect("the queue was not full");
+            submitted += 1;
+        }
+        submitted
+    }
+
+    /// Takes the completions there are; says how many.
+    fn complete(&mut self, message_len: usize) -> usize {
+        let mut completed = 0;
+        for completion in self.ring.completion() {
+            completed += 1;
+            let index = usize::try_from(completion.user_data()).expect("it was an index");
+            match completion.result() {
+                error if error < 0 => {
+                    if [-libc::EAGAIN, -libc::EINTR].contains(&error) {
+                        self.behind.push(index);
+                    }
+                }
+                sent => {
+                    self.sent[index] += sent.unsigned_abs() as usize;
+                    if self.sent[index] < message_len {
+                        self.behind.push(index);
+                    }
+                }
+            }
+        }
+        completed
+    }
+}

@@ -1,0 +1,42 @@
+//! Prints what arrives for a user, and in a room if one is named; comes back when the server goes.
+//!
+//! ```text
+//! cargo run -p comet-client --example listen -- tcp 127.0.0.1:8080 42 live://1000
+//! cargo run -p comet-client --example listen -- ws 127.0.0.1:8090 42
+//! ```
+
+use std::env;
+use std::error::Error;
+
+use comet_client::{Event, Options};
+
+const USAGE: &str = "usage: listen tcp|ws HOST:PORT TOKEN [ROOM]";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let [transport, address, token, room @ ..] = &arguments[..] else {
+        return Err(USAGE.into());
+    };
+    let options = match &transport[..] {
+        "tcp" => Options::tcp(address, &**token),
+        "ws" => Options::websocket(address, "/sub", &**token),
+        _ => return Err(USAGE.into()),
+    };
+    let mut listener = options.reconnecting();
+    if let Some(room) = room.first() {
+        listener.join(room)?;
+    }
+    for event in listener {
+        match event {
+            Event::Connected => println!("connected"),
+            Event::Message(message) => {
+                let body = String::from_utf8_lossy(&message.body);
+                println!("operation {}: {body}", message.operation);
+            }
+            Event::Disconnected { reason, retry_in } => {
+                println!("disconnected: {reason}; again in {retry_in:.1?}");
+            }
+        }
+    }
+    Ok(())
+}

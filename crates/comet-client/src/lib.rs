@@ -1,0 +1,56 @@
+//! A client of comet, and of every server that speaks goim's wire, over TCP and WebSocket.
+//!
+//! [`Options`] says where the server is and who is calling. [`Options::connect`] makes a blocking
+//! [`Client`]; [`Options::reconnecting`] makes a [`Listener`], which comes back whenever the
+//! connection is lost. Programs with I/O of their own take the [`Session`]: the protocol alone, bytes
+//! in and out, for as many connections as they like.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! # use std::io::{Read, Write};
+//! # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+//! # let address = listener.local_addr()?.to_string();
+//! # let server = std::thread::spawn(move || {
+//! #     let mut stream = listener.accept().unwrap().0;
+//! #     let mut auth = [0; 18];
+//! #     stream.read_exact(&mut auth).unwrap();
+//! #     stream.write_all(b"\0\0\0\x10\0\x10\0\x01\0\0\0\x08\0\0\0\x01").unwrap();
+//! #     let mut join = [0; 27];
+//! #     stream.read_exact(&mut join).unwrap();
+//! #     stream.write_all(b"\0\0\0\x10\0\x10\0\x01\0\0\0\x0d\0\0\0\x02").unwrap();
+//! #     stream.write_all(b"\0\0\0\x15\0\x10\0\x01\0\0\0\x05\0\0\0\0hello").unwrap();
+//! # });
+//! // The address is a server's, such as "127.0.0.1:8080"; "42" is the token of user 42.
+//! let mut client = comet_client::Options::tcp(address, "42")
+//!     .heartbeat(Duration::from_secs(30))
+//!     .connect()?;
+//! client.join("live://1000")?;
+//! while let Some(message) = client.receive()? {
+//!     println!("{}: {}", message.operation, String::from_utf8_lossy(&message.body));
+//!     # assert_eq!((message.operation, &message.body[..]), (5, &b"hello"[..]));
+//! }
+//! # server.join().unwrap();
+//! # Ok::<_, comet_client::Error>(())
+//! ```
+//!
+//! **Invariant:** nothing here knows what is inside a server; of comet's crates it uses only
+//! `comet-proto`.
+
+mod backoff;
+mod client;
+mod error;
+mod inbox;
+mod listener;
+mod options;
+mod session;
+mod websocket;
+
+pub use backoff::Backoff;
+pub use client::{Client, SEND_BODY_MAX};
+pub use comet_proto::{Frame, FrameFault, op};
+pub use error::{Error, SessionError, WebSocketFault};
+pub use inbox::Message;
+pub use listener::{Event, Listener};
+pub use options::Options;
+pub use session::{BODY_MAX_DEFAULT, Session, Transport};

@@ -1,0 +1,157 @@
+//! A client that comes back: reconnects after a jittered delay, into the room it was in.
+
+#![allow(clippy::disallowed_methods)] // This is the edge: waiting between attempts is its purpose.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::inbox::Message;
+use crate::options::Options;
+
+/// What happens to a [`Listener`].
+#[derive(Debug)]
+pub enum Event {
+    /// A connection is authenticated and in the room that was last joined.
+    Connected,
+    /// A message came.
+    Message(Message),
+    /// The connection was lost, or could not be made.
+    Disconnected {
+        /// Why.
+        reason: Error,
+        /// How long the next attempt is put off: asking for the next event waits so long.
+        retry_in: Duration,
+    },
+}
+
+/// An endless iterator over the events of a connection that is made again whenever it is lost. Made by
+/// [`Options::reconnecting`].
+///
+/// Each lost connection and each failed attempt makes the next delay longer, up to the longest of the
+/// [`Backoff`](crate::Backoff); a connection that lived for as long as that starts over. It tries for
+/// ever, whatever the reason: break off where a reason will not go away, such as a refused token.
+#[derive(Debug)]
+pub struct Listener {
+    options: Options,
+    state: State,
+    attempt: u32,
+    /// The room that was asked for last; `None` before that: the token's room is left alone.
+    room: Option<String>,
+    /// What was subscribed to (`true`) and unsubscribed from, beyond what the token says.
+    operations: BTreeMap<i32, bool>,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting(Duration),
+    Connected { client: Box<Client>, since: Instant },
+}
+
+impl Listener {
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            options,
+            state: State::Waiting(Duration::ZERO),
+            attempt: 0,
+            room: None,
+            operations: BTreeMap::new(),
+        }
+    }
+
+    /// The connection, while there is one. What is joined or subscribed to through it is not
+    /// remembered; use the methods here for that.
+    pub fn client(&mut self) -> Option<&mut Client> {
+        match &mut self.state {
+            State::Connected { client, .. } => Some(client),
+            State::Waiting(_) => None,
+        }
+    }
+
+    /// Moves to `room` (empty: to none), now and after each reconnect.
+    ///
+    /// # Errors
+    /// When the connection there is now is lost by it; later ones will be in `room` all the same.
+    /// [`Error::BodyTooLong`]: nothing was changed.
+    pub fn join(&mut self, room: &str) -> Result<(), Error> {
+        let joined = self.client().map_or(Ok(()), |client| client.join(room));
+        if !matches!(joined, Err(Error::BodyTooLong { .. })) {
+            self.room = Some(room.to_owned());
+        }
+        joined
+    }
+
+    /// Accepts `operations`, now and after each reconnect.
+    ///
+    /// # Errors
+    /// When the connection there is now is lost by it; later ones will accept them all the same.
+    pub fn subscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
+        self.operations.extend(operations.iter().map(|operation| (*operation, true)));
+        self.client().map_or(Ok(()), |client| client.subscribe(operations))
+    }
+
+    /// Refuses `operations`, now and after each reconnect.
+    ///
+    /// # Errors
+    /// When the connection there is now is lost by it; later ones will refuse them all the same.
+    pub fn unsubscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
+        self.operations.extend(operations.iter().map(|operation| (*operation, false)));
+        self.client().map_or(Ok(()), |client| client.unsubscribe(operations))
+    }
+
+    fn establish(&self) -> Result<Client, Error> {
+        let mut client = self.options.connect()?;
+        let chosen = |accepted| {
+            let operations = self.operations.iter().filter(move |(_, is)| **is == accepted);
+            operations.map(|(operation, _)| *operation).collect::<Vec<_>>()
+        };
+        client.subscribe(&chosen(true))?;
+        client.unsubscribe(&chosen(false))?;
+        if let Some(room) = &self.room {
+            client.join(room)?;
+        }
+        Ok(client)
+    }
+
+    fn disconnected(&mut self, reason: Error) -> Event {
+        if let State::Connected { since, .. } = self.state
+            && since.elapsed() >= self.options.backoff.max()
+        {
+            self.attempt = 0;
+        }
+        let retry_in = self.options.backoff.delay(self.attempt, &mut rand::rng());
+        self.attempt = self.attempt.saturating_add(1);
+        self.state = State::Waiting(retry_in);
+        log::debug!("{}: {reason}; next attempt in {retry_in:?}", self.options.address);
+        Event::Disconnected { reason, retry_in }
+    }
+}
+
+impl Iterator for Listener {
+    type Item = Event;
+
+    /// Waits for the next event; never `None`.
+    fn next(&mut self) -> Option<Event> {
+        let event = match &mut self.state {
+            State::Waiting(delay) => {
+                thread::sleep(*delay);
+                match self.establish() {
+                    Ok(client) => {
+                        let client = Box::new(client);
+                        self.state = State::Connected { client, since: Instant::now() };
+                        Event::Connected
+                    }
+                    Err(reason) => self.disconnected(reason),
+                }
+            }
+            State::Connected { client, .. } => match client.receive() {
+                Ok(Some(message)) => Event::Message(message),
+                Ok(None) => self.disconnected(Error::Ended),
+                Err(reason) => self.disconnected(reason),
+            },
+        };
+        Some(event)
+    }
+}

@@ -1,0 +1,7 @@
+//! The client against bytes written by hand and against tungstenite's server.
+
+mod reconnect;
+mod session;
+mod tcp;
+mod websocket;
+mod wire;

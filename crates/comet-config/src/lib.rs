@@ -1,0 +1,49 @@
+//! `comet.toml`, the flags that overrule it, and the checked [`Config`] they make.
+//!
+//! [`load`] reads every layer (the file, then each `--set`, then `--cores` and `--control-cores`; a
+//! later one overrules an earlier one), checks every value, and gives either a `Config` that can be
+//! used as it is, or all the [`Mistakes`] at once.
+//!
+//! **Invariant:** nothing outside this crate sees an unchecked value, and nothing in it opens a file.
+//! The one thing it asks the system is the address of a name in a `bind`.
+
+mod check;
+mod config;
+mod cpus;
+mod layers;
+mod mistakes;
+mod raw;
+mod units;
+
+use std::path::Path;
+
+pub use config::{
+    Bucket, Config, Limits, Log, LogLevel, Logic, Monitor, Protocol, Push, Server, SlowConsumer,
+    Tcp, WebSocket,
+};
+pub use cpus::Machine;
+pub use mistakes::Mistakes;
+
+/// Where a configuration comes from. An empty source gives the defaults.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Source<'a> {
+    /// The file's name, for messages, and its text.
+    pub file: Option<(&'a Path, &'a str)>,
+    /// `--set`: each is `section.key=value`, the value in TOML.
+    pub sets: &'a [String],
+    /// `--cores`: overrules `server.cores`.
+    pub cores: Option<&'a str>,
+    /// `--control-cores`: overrules `server.control_cores`.
+    pub control_cores: Option<&'a str>,
+}
+
+/// Reads and checks a configuration for `machine`.
+///
+/// Names in `bind` and the like are resolved here, which may ask a name server and wait for it.
+///
+/// # Errors
+/// Every mistake that was found, in the order of the layers and of the lines.
+pub fn load(source: &Source<'_>, machine: &Machine) -> Result<Config, Mistakes> {
+    let (raw, report) = layers::read(source);
+    check::check(raw, report, machine)
+}

@@ -1,0 +1,158 @@
+//! What is wrong with a configuration, and where.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+/// Everything that is wrong with a configuration. Its `Display` is one line for each mistake:
+/// `comet.toml:12:9: tcp.bind[0]: "0.0.0.0:80800" is not an address: use HOST:PORT`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    /// The mistakes, each on one line.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+/// Where a value was written. Ordered as the layers overrule each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Origin {
+    /// Nowhere: it is the default.
+    Default,
+    File,
+    /// The `--set` with this index.
+    Set(usize),
+    /// A flag of its own.
+    Flag(&'static str),
+}
+
+/// Collects mistakes, and knows where each value came from.
+pub(crate) struct Report<'a> {
+    file: Option<(&'a Path, &'a str)>,
+    /// Where the value of each `section.key` comes from, unless it is the default.
+    places: BTreeMap<String, (Origin, Range<usize>)>,
+    /// Some of the file is not TOML: what is missing from it may have been written after all.
+    is_partly_read: bool,
+    mistakes: Vec<Mistake>,
+}
+
+struct Mistake {
+    origin: Origin,
+    /// Byte offset into the file; 0 elsewhere.
+    offset: usize,
+    /// `section.key`, without an index.
+    key: String,
+    line: String,
+}
+
+impl<'a> Report<'a> {
+    pub(crate) fn new(file: Option<(&'a Path, &'a str)>) -> Self {
+        Self { file, places: BTreeMap::new(), is_partly_read: false, mistakes: Vec::new() }
+    }
+
+    /// Notes where the value of `key` was written; a later place overrules an earlier one.
+    pub(crate) fn found(&mut self, key: String, origin: Origin, at: Range<usize>) {
+        self.places.insert(key, (origin, at));
+    }
+
+    pub(crate) fn is_default(&self, key: &str) -> bool {
+        !self.places.contains_key(key)
+    }
+
+    /// Notes a mistake in the value of `key`.
+    pub(crate) fn value(&mut self, key: &str, what: &str) {
+        let (origin, at) = self.places.get(key).cloned().unwrap_or((Origin::Default, 0..0));
+        self.add(origin, at.start, key, &format!("{key}: {what}"));
+    }
+
+    /// Notes a mistake in one element of the list `key`.
+    pub(crate) fn element(&mut self, key: &str, index: usize, at: &Range<usize>, what: &str) {
+        let origin = self.places.get(key).map_or(Origin::Default, |(origin, _)| *origin);
+        self.add(origin, at.start, key, &format!("{key}[{index}]: {what}"));
+    }
+
+    /// Notes a mistake of `origin`; `text` is the whole line but for the place.
+    pub(crate) fn add(&mut self, origin: Origin, offset: usize, key: &str, text: &str) {
+        let line = match (origin, self.file) {
+            (Origin::File, Some((path, contents))) => {
+                let (line, column) = position(contents, offset);
+                format!("{}:{line}:{column}: {text}", path.display())
+            }
+            (Origin::Set(_), _) => format!("--set {text}"),
+            // A flag names its value, not its key: `--cores 99: this machine has CPUs 0-1`.
+            (Origin::Flag(flag), _) => {
+                let what = text.strip_prefix(key).and_then(|rest| rest.strip_prefix(": "));
+                format!("{flag} {}", what.unwrap_or(text))
+            }
+            (Origin::Default | Origin::File, _) => text.to_owned(),
+        };
+        // Where the text is not TOML, its value is a guess of the parser.
+        let is_told = |told: &Mistake| (told.origin, told.offset) == (Origin::File, offset);
+        if origin == Origin::File && self.mistakes.iter().any(is_told) {
+            return;
+        }
+        let offset = if origin == Origin::File { offset } else { 0 };
+        // One line a mistake, whatever was written.
+        let line = line.replace(|c: char| c.is_control(), " ");
+        self.mistakes.push(Mistake { origin, offset, key: key.to_owned(), line });
+    }
+
+    /// Notes text in the file that is not TOML.
+    pub(crate) fn add_unread(&mut self, offset: usize, text: &str) {
+        self.is_partly_read = true;
+        self.add(Origin::File, offset, "", text);
+    }
+
+    /// Whether nothing is wrong with any of `keys`, so that comparing them says something.
+    pub(crate) fn is_sound(&self, keys: &[&str]) -> bool {
+        !self.is_partly_read
+            && self.mistakes.iter().all(|mistake| !keys.contains(&mistake.key.as_str()))
+    }
+
+    /// `value`, if there was no mistake.
+    pub(crate) fn conclude<T>(mut self, value: T) -> Result<T, Mistakes> {
+        if self.mistakes.is_empty() {
+            return Ok(value);
+        }
+        self.mistakes.sort_by_key(|mistake| (mistake.origin, mistake.offset));
+        Err(Mistakes(self.mistakes.into_iter().map(|mistake| mistake.line).collect()))
+    }
+}
+
+/// Line and column of a byte offset, from 1; columns count characters.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text[..text.floor_char_boundary(offset)];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_count_from_one_in_characters() {
+        let text = "a = 1\né = \"ü\" # x\n";
+        let check = |needle: &str, expected| {
+            assert_eq!(position(text, text.find(needle).unwrap()), expected, "{needle}");
+        };
+        check("a", (1, 1));
+        check("1", (1, 5));
+        check("é", (2, 1));
+        check("#", (2, 9));
+        assert_eq!(position(text, text.len()), (3, 1));
+        assert_eq!(position("", 0), (1, 1));
+        assert_eq!(position(text, 1000), (3, 1));
+    }
+}

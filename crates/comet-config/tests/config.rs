@@ -1,0 +1,359 @@
+//! Configurations as people write them, and what they are told about them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use comet_config::{Config, LogLevel, Machine, SlowConsumer, Source, load};
+
+const SHIPPED: &str = include_str!("../../../comet.toml");
+
+fn machine(cpus: usize) -> Machine {
+    Machine { cpus: (0..cpus).collect(), host_name: "edge-1".to_owned() }
+}
+
+fn read(text: &str, sets: &[&str]) -> Result<Config, String> {
+    let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+    let file = Some((Path::new("comet.toml"), text));
+    let source = Source { file, sets: &sets, ..Source::default() };
+    load(&source, &machine(2)).map_err(|mistakes| mistakes.to_string())
+}
+
+fn good(text: &str, sets: &[&str]) -> Config {
+    read(text, sets).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+/// `text` and `sets` are refused with exactly these lines.
+#[track_caller]
+fn check_mistakes(text: &str, sets: &[&str], lines: &[&str]) {
+    let mistakes = read(text, sets).expect_err("a mistake");
+    assert_eq!(mistakes.lines().collect::<Vec<_>>(), lines);
+}
+
+#[test]
+fn the_shipped_file_is_the_default() {
+    assert_eq!(good(SHIPPED, &[]), Config::defaults(&machine(2)));
+    assert_eq!(load(&Source::default(), &machine(2)).unwrap(), Config::defaults(&machine(2)));
+}
+
+#[test]
+fn the_shipped_file_names_every_key() {
+    let keys = |text: &str| -> Vec<String> {
+        let document: toml::Table = text.parse().unwrap();
+        let of = |(section, keys): (&String, &toml::Value)| {
+            let keys = keys.as_table().unwrap().keys();
+            keys.map(|key| format!("{section}.{key}")).collect::<Vec<_>>()
+        };
+        document.iter().flat_map(of).collect()
+    };
+    let shipped = keys(SHIPPED);
+    assert_eq!(shipped, keys(&Config::defaults(&machine(2)).to_toml()));
+    assert!(shipped.len() > 35, "{shipped:?}");
+}
+
+#[test]
+fn the_effective_configuration_is_read_back() {
+    let sets = [
+        "server.id=\"a\"",
+        "server.cores=\"1\"",
+        "server.control_cores=\"0\"",
+        "server.spin=\"50us\"",
+        "tcp.sndbuf=1000",
+        "tcp.bind=[\"127.0.0.1:0\", \"[::1]:0\"]",
+        "push.grpc=[]",
+        "protocol.slow_consumer=\"drop-oldest\"",
+        "protocol.heartbeat=\"90s\"",
+        "log.level=\"trace\"",
+    ];
+    for config in [good("", &[]), good("", &sets)] {
+        assert_eq!(good(&config.to_toml(), &[]), config);
+    }
+}
+
+#[test]
+fn values_are_read_in_their_units() {
+    let config = good(
+        "[tcp]\nsndbuf = 4096\nrcvbuf = \"4KiB\"\nkeepalive = true\n\
+         [push]\nframe_max = \"64KiB\"\n\
+         [protocol]\nhandshake_timeout = \"500ms\"\nheartbeat = \"5m\"\n\
+         slow_consumer = \"close\"\noutbox_bytes = \"1MiB\"\n\
+         [server]\nspin = \"20us\"\ndrain_timeout = \"1h\"\n\
+         [log]\nlevel = \"warn\"\n",
+        &[],
+    );
+    assert_eq!((config.tcp.sndbuf, config.tcp.rcvbuf), (4096, 4096));
+    assert!(config.tcp.keepalive);
+    assert_eq!(config.push.frame_max, 64 << 10);
+    assert_eq!(config.protocol.handshake_timeout, Duration::from_millis(500));
+    assert_eq!(config.protocol.heartbeat, Duration::from_secs(300));
+    assert_eq!(config.protocol.slow_consumer, SlowConsumer::Close);
+    assert_eq!(config.protocol.outbox_bytes, 1 << 20);
+    assert_eq!(config.server.spin, Duration::from_micros(20));
+    assert_eq!(config.server.drain_timeout, Duration::from_secs(3600));
+    assert_eq!(config.log.level, LogLevel::Warn);
+    assert_eq!(config.log.level.label(), "warn");
+}
+
+#[test]
+fn later_layers_overrule_earlier_ones() {
+    let text = "[protocol]\nsvr_proto = 100\n[server]\ncores = \"0\"\n";
+    assert_eq!(good(text, &[]).protocol.svr_proto, 100);
+    let sets = ["protocol.svr_proto=200", "protocol.svr_proto = 300", "websocket.path=\"/x\""];
+    let config = good(text, &sets);
+    assert_eq!((config.protocol.svr_proto, config.websocket.path.as_str()), (300, "/x"));
+
+    let sets = ["server.cores=\"0\"".to_owned()];
+    let source = Source { sets: &sets, cores: Some("1"), ..Source::default() };
+    assert_eq!(load(&source, &machine(2)).unwrap().server.cores, [1]);
+}
+
+#[test]
+fn cores_are_all_but_control_where_there_are_enough() {
+    let check = |cpus, cores: Option<&str>, control: Option<&str>, expected: &[usize]| {
+        let source = Source { cores, control_cores: control, ..Source::default() };
+        let config = load(&source, &machine(cpus)).unwrap();
+        assert_eq!(config.server.cores, expected, "{cpus} {cores:?} {control:?}");
+    };
+    check(4, None, None, &[0, 1, 2, 3]);
+    check(4, None, Some("3"), &[0, 1, 2]);
+    check(4, Some("2-3"), Some("3"), &[2, 3]);
+    check(4, None, Some("0-3"), &[0, 1, 2, 3]);
+    check(2, None, Some("1"), &[0, 1]);
+    check(1, None, Some("0"), &[0]);
+}
+
+#[test]
+fn the_flags_say_what_is_wrong_with_them() {
+    let source = Source { cores: Some("99"), control_cores: Some("x"), ..Source::default() };
+    let mistakes = load(&source, &machine(2)).unwrap_err();
+    let lines = [
+        "--control-cores \"x\" is not a list of CPUs: write one like \"0-3,6\"",
+        "--cores 99: this machine has CPUs 0-1",
+    ];
+    assert_eq!(mistakes.iter().collect::<Vec<_>>(), lines);
+}
+
+#[test]
+fn the_ends_of_every_range_are_taken_and_no_more() {
+    let check = |key: &str, least: &str, most: &str, beyond: &[&str]| {
+        // The default outbox would be too small for the largest push, and the default push too
+        // large for the smallest outbox.
+        let room = match key {
+            "push.frame_max" => "protocol.outbox_bytes=\"1GiB\"",
+            _ => "push.frame_max=\"1KiB\"",
+        };
+        for value in [least, most] {
+            good("", &[room, &format!("{key}={value}")]);
+        }
+        for value in beyond {
+            let mistakes = read("", &[room, &format!("{key}={value}")]).expect_err(key);
+            assert!(mistakes.starts_with(&format!("--set {key}: ")), "{mistakes}");
+        }
+    };
+    check("server.spin", "\"0us\"", "\"1s\"", &["\"1001ms\""]);
+    check("server.drain_timeout", "\"0s\"", "\"1h\"", &["\"61m\""]);
+    check("tcp.sndbuf", "0", "\"1GiB\"", &["-1", "1073741825"]);
+    check("tcp.rcvbuf", "0", "\"1GiB\"", &["-1", "1073741825"]);
+    check("tcp.backlog", "1", "65535", &["0", "65536"]);
+    check("websocket.head_max", "1024", "65536", &["1023", "65537"]);
+    check("push.frame_max", "1024", "\"64MiB\"", &["1023", "\"65MiB\""]);
+    check("push.keys_max", "1", "1000000", &["0", "1000001"]);
+    check("push.timeout", "\"100ms\"", "\"1h\"", &["\"99ms\"", "\"2h\""]);
+    check("protocol.handshake_timeout", "\"100ms\"", "\"1h\"", &["\"99ms\"", "\"2h\""]);
+    check("protocol.write_timeout", "\"100ms\"", "\"1h\"", &["\"99ms\"", "\"2h\""]);
+    check("protocol.heartbeat", "\"1s\"", "\"24h\"", &["\"999ms\"", "\"25h\""]);
+    check("protocol.linger", "\"100ms\"", "\"1h\"", &["\"99ms\"", "\"2h\""]);
+    check("protocol.body_max", "1", "\"1MiB\"", &["0", "1048577"]);
+    check("protocol.svr_proto", "1", "65535", &["0", "65536", "9223372036854775807"]);
+    check("protocol.outbox_bytes", "2048", "\"1GiB\"", &["2047", "1073741825"]);
+    check("protocol.cli_proto", "1", "65535", &["0", "65536", "-1"]);
+    check("limits.connections", "0", "16777216", &["-1", "16777217"]);
+    check("limits.mesh_inbox", "16", "1048576", &["15", "1048577"]);
+    check("limits.mesh_backlog", "16", "16777216", &["15", "16777217"]);
+    check("limits.recv_buffers", "16", "32768", &["8", "17", "65536", "-9223372036854775808"]);
+    check("limits.recv_buffer_size", "256", "65536", &["255", "65537"]);
+    check("limits.ring_entries", "16", "32768", &["8", "17", "65536"]);
+    check("bucket.count", "1", "1048576", &["0", "1048577"]);
+    let longest = format!("\"/{}\"", "x".repeat(255));
+    let beyond = format!("\"/{}\"", "x".repeat(256));
+    check(
+        "websocket.path",
+        "\"/\"",
+        &longest,
+        &[&beyond, "\"\"", "\"/a?b\"", "\"/a b\"", "\"/é\""],
+    );
+    let (longest, beyond) =
+        (format!("\"{}\"", "x".repeat(255)), format!("\"{}\"", "x".repeat(256)));
+    check("server.id", "\"\"", &longest, &[&beyond, "\"a b\"", "\"a\\nb\""]);
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    check_mistakes(
+        "[tcp]\n\
+         bind = [\"0.0.0.0:8080\", \"0.0.0.0:80800\", \"x\"]\n\
+         bnd = 5\n\
+         backlog = 0\n\
+         keepalive = 1\n\
+         [websocket]\n\
+         path = \"sub\"\n\
+         head_max = \"8KB\"\n\
+         [weird]\n\
+         a = 1\n\
+         b = 2\n\
+         [protocol]\n\
+         heartbeat = \"5x\"\n\
+         write_timeout = 5\n\
+         svr_proto = 70000\n\
+         slow_consumer = \"dropp\"\n\
+         linger = \"1ms\"\n\
+         [limits]\n\
+         ring_entries = 1000\n\
+         recv_buffers = \"many\"\n\
+         [logic]\n\
+         addrs = [\"127.0.0.1:7170\"]\n",
+        &["tcp.nodelay=maybe", "push.keys_max=0", "push.keys=1", "log.level=\"loud\""],
+        &[
+            "comet.toml:2:25: tcp.bind[1]: \"0.0.0.0:80800\" is not an address: use HOST:PORT",
+            "comet.toml:2:42: tcp.bind[2]: \"x\" is not an address: use HOST:PORT",
+            "comet.toml:3:1: tcp.bnd: unknown key `bnd`, expected one of `bind`, `sndbuf`, \
+             `rcvbuf`, `keepalive`, `nodelay`, `backlog`",
+            "comet.toml:4:11: tcp.backlog: 0 is out of range: 1 to 65535",
+            "comet.toml:5:13: tcp.keepalive: invalid type: integer `1`, expected a boolean",
+            "comet.toml:7:8: websocket.path: \"sub\" is not a path: / and up to 255 printable \
+             characters without space, ? and #",
+            "comet.toml:8:12: websocket.head_max: \"8KB\" is not a size: use bytes, or a number \
+             and KiB, MiB or GiB, like \"4KiB\"",
+            "comet.toml:9:2: weird: unknown section `weird`, expected one of `server`, `tcp`, \
+             `websocket`, `push`, `monitor`, `protocol`, `limits`, `bucket`, `logic`, `log`",
+            "comet.toml:13:13: protocol.heartbeat: \"5x\" is not a duration: use a number and us, \
+             ms, s, m or h, like \"500ms\"",
+            "comet.toml:14:17: protocol.write_timeout: 5 is not a duration: use a number and us, \
+             ms, s, m or h, like \"500ms\"",
+            "comet.toml:15:13: protocol.svr_proto: 70000 is out of range: 1 to 65535",
+            "comet.toml:16:17: protocol.slow_consumer: unknown variant `dropp`, expected one of \
+             `drop-newest`, `drop-oldest`, `close`",
+            "comet.toml:17:10: protocol.linger: 1ms is out of range: 100ms to 1h",
+            "comet.toml:19:16: limits.ring_entries: 1000 is not a power of two from 16 to 32768",
+            "comet.toml:20:16: limits.recv_buffers: \"many\" is not a whole number",
+            "comet.toml:22:9: logic.addrs: comet cannot call a logic service yet: leave the list \
+             empty, and comet is its own logic",
+            "--set tcp.nodelay: maybe is not a TOML value (string values must be quoted, expected \
+             literal string): text needs quotes, --set 'tcp.nodelay=\"maybe\"'",
+            "--set push.keys_max: 0 is out of range: 1 to 1000000",
+            "--set push.keys: unknown key `keys`, expected one of `grpc`, `frame_max`, `keys_max`, \
+             `timeout`",
+            "--set log.level: unknown variant `loud`, expected one of `off`, `error`, `warn`, \
+             `info`, `debug`, `trace`",
+        ],
+    );
+}
+
+#[test]
+fn a_section_is_a_table() {
+    check_mistakes(
+        "push = 5\nbind = []\n[[tcp]]\nbind = []\n[websocket.bind]\nx = 1\n",
+        &[],
+        &[
+            "comet.toml:1:8: push: this is a section: write [push] and its keys below",
+            "comet.toml:2:1: bind: unknown section `bind`, expected one of `server`, `tcp`, \
+             `websocket`, `push`, `monitor`, `protocol`, `limits`, `bucket`, `logic`, `log`",
+            "comet.toml:3:1: tcp: this is a section: write [tcp] and its keys below",
+            "comet.toml:5:1: websocket.bind: invalid type: map, expected a sequence",
+        ],
+    );
+}
+
+#[test]
+fn text_that_is_not_toml_is_told_with_its_line() {
+    check_mistakes(
+        "[tcp]\nbacklog = 0\nnodelay = yes\n[push]\nkeys_max 5\n",
+        &["tcp.backlog", "push.frame_max=\"4MiB\""],
+        &[
+            "comet.toml:2:11: tcp.backlog: 0 is out of range: 1 to 65535",
+            "comet.toml:3:11: not TOML: string values must be quoted, expected literal string",
+            "comet.toml:5:10: not TOML: key with no value, expected `=`",
+            "--set tcp.backlog: write it as section.key=value",
+        ],
+    );
+}
+
+#[test]
+fn a_set_is_a_key_and_a_value() {
+    let form = "write it as section.key=value";
+    for set in ["tcp", "tcp.bind", "bind=[]", "=5", ".=5", "tcp.=5", "a.b.c=5", "tcp.b ind=5"] {
+        check_mistakes("", &[set], &[&format!("--set {set}: {form}")]);
+    }
+    check_mistakes(
+        "",
+        &["weird.a=x"],
+        &["--set weird: unknown section `weird`, expected one of `server`, `tcp`, `websocket`, \
+          `push`, `monitor`, `protocol`, `limits`, `bucket`, `logic`, `log`"],
+    );
+    check_mistakes(
+        "",
+        &["websocket.path=/x"],
+        &["--set websocket.path: /x is not a TOML value (string values must be quoted, expected \
+         literal string): text needs quotes, --set 'websocket.path=\"/x\"'"],
+    );
+    check_mistakes(
+        "",
+        &["tcp.backlog=1\n2"],
+        &[
+            "--set tcp.backlog: 1 2 is not a TOML value (unexpected content, expected nothing): text \
+           needs quotes, --set 'tcp.backlog=\"1 2\"'",
+        ],
+    );
+}
+
+#[test]
+fn a_torn_file_is_read_or_refused() {
+    for end in (0..SHIPPED.len()).step_by(7) {
+        let text = &SHIPPED[..SHIPPED.floor_char_boundary(end)];
+        match read(text, &[]) {
+            Ok(config) => assert_eq!(good(&config.to_toml(), &[]), config, "{text}"),
+            Err(mistakes) => assert!(mistakes.starts_with("comet.toml:"), "{mistakes}"),
+        }
+    }
+}
+
+#[test]
+fn two_listeners_cannot_share_an_address() {
+    check_mistakes(
+        "[tcp]\nbind = [\"127.0.0.1:1\", \"127.0.0.1:1\"]\n[monitor]\nstat = [\"127.0.0.1:1\"]\n",
+        &[],
+        &[
+            "comet.toml:2:24: tcp.bind[1]: 127.0.0.1:1 is bound by tcp.bind[0] too",
+            "comet.toml:4:9: monitor.stat[0]: 127.0.0.1:1 is bound by tcp.bind[0] too",
+        ],
+    );
+    // The other one is a default.
+    let lines = ["--set tcp.bind[0]: 0.0.0.0:8090 is bound by websocket.bind[0] too"];
+    check_mistakes("", &["tcp.bind=[\"0.0.0.0:8090\"]"], &lines);
+    good("[tcp]\nbind = [\"127.0.0.1:0\"]\n[websocket]\nbind = [\"127.0.0.1:0\"]\n", &[]);
+}
+
+#[test]
+fn values_that_do_not_fit_each_other_are_mistakes() {
+    let what = "no outbox would take the largest push: push.frame_max is 1MiB, and with 26 bytes \
+                of headers that is more than protocol.outbox_bytes, 1MiB";
+    check_mistakes(
+        "[protocol]\noutbox_bytes = \"1MiB\"\n",
+        &[],
+        &[&format!("comet.toml:2:16: protocol.outbox_bytes: {what}")],
+    );
+    let what = what.replace("push.frame_max is 1MiB", "push.frame_max is 4MiB");
+    let what = what.replace("outbox_bytes, 1MiB", "outbox_bytes, 2MiB");
+    check_mistakes("", &["push.frame_max=\"4MiB\""], &[&format!("--set push.frame_max: {what}")]);
+    good("", &["push.frame_max=\"2MiB\"", "protocol.outbox_bytes=2097178"]);
+    check_mistakes(
+        "",
+        &["tcp.bind=[]", "websocket.bind=[]"],
+        &["--set websocket.bind: is empty, and so is tcp.bind: no client could connect"],
+    );
+    // What is compared with a mistake says nothing.
+    check_mistakes(
+        "",
+        &["push.frame_max=\"4MiB\"", "protocol.outbox_bytes=0"],
+        &["--set protocol.outbox_bytes: 0 is out of range: 2KiB to 1GiB"],
+    );
+}

@@ -1,0 +1,120 @@
+//! The calls under way: what their reports have added up to, and how many are still to come.
+//!
+//! A call is complete when as many reports have come as messages were sent and as reports announced
+//! (`parts`). A shard must therefore put the report that announces parts into the inbox of this thread
+//! before it sends the messages that cause them: then no part can overtake its announcement.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use comet_core::{CallId, Counters, Report, ShardId, Tally};
+use tokio::sync::oneshot;
+
+/// Calls that may be under way at once. Each holds its frame, so this also bounds memory; a caller
+/// beyond it is refused at once.
+pub(crate) const CALLS_MAX: usize = 16_384;
+
+/// What the reports of a call added up to.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    pub(crate) tally: Tally,
+    /// Connections that paced broadcasts are going to visit.
+    pub(crate) scheduled: u64,
+    /// Shards that refused a paced broadcast.
+    pub(crate) busy: u32,
+    pub(crate) counters: Vec<(ShardId, Box<Counters>)>,
+    pub(crate) rooms: Vec<(Arc<str>, u32)>,
+}
+
+/// How a call ended: with everything, or with a shard that is no longer there.
+pub(crate) type Outcome = Result<Gathered, ShardId>;
+
+struct Open {
+    /// Reports still to come.
+    missing: u64,
+    gathered: Gathered,
+    done: oneshot::Sender<Outcome>,
+}
+
+/// A call that was given up, with what it knew.
+pub(crate) struct GivenUp {
+    pub(crate) missing: u64,
+    pub(crate) gathered: Gathered,
+}
+
+#[derive(Default)]
+pub(crate) struct Calls {
+    open: HashMap<CallId, Open>,
+    last: u64,
+}
+
+impl Calls {
+    pub(crate) fn under_way(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(crate) fn runs(&self, call: CallId) -> bool {
+        self.open.contains_key(&call)
+    }
+
+    /// An id no call had before.
+    pub(crate) fn next_id(&mut self) -> CallId {
+        self.last += 1;
+        CallId(self.last)
+    }
+
+    /// Opens `call`, to be complete after `reports` of them, at least one.
+    pub(crate) fn open(&mut self, call: CallId, reports: u64) -> oneshot::Receiver<Outcome> {
+        debug_assert!(reports > 0, "a call without a report would never end");
+        let (done, outcome) = oneshot::channel();
+        self.open.insert(call, Open { missing: reports, gathered: Gathered::default(), done });
+        outcome
+    }
+
+    /// Adds a report to its call; a call that was given up is not there any more, and that is fine.
+    pub(crate) fn settle(&mut self, report: Report) {
+        match report {
+            Report::Tally { call, tally, parts } => {
+                self.add(call, parts, |gathered| gathered.tally += tally);
+            }
+            Report::Scheduled { call, connections } => {
+                self.add(call, 0, |gathered| gathered.scheduled += connections);
+            }
+            Report::Busy { call } => self.add(call, 0, |gathered| gathered.busy += 1),
+            Report::Snapshot { call, shard, counters } => {
+                self.add(call, 0, |gathered| gathered.counters.push((shard, counters)));
+            }
+            Report::Rooms { call, rooms } => {
+                self.add(call, 0, |gathered| gathered.rooms.extend(rooms));
+            }
+            Report::Drained { .. } => {
+                unreachable!("the hub keeps the reports that no call asked for")
+            }
+        }
+    }
+
+    fn add(&mut self, call: CallId, parts: u32, report: impl FnOnce(&mut Gathered)) {
+        let Some(open) = self.open.get_mut(&call) else { return };
+        report(&mut open.gathered);
+        open.missing = open.missing + u64::from(parts) - 1;
+        if open.missing == 0
+            && let Some(Open { gathered, done, .. }) = self.open.remove(&call)
+        {
+            // Refused only when the caller left in this very moment.
+            let _ = done.send(Ok(gathered));
+        }
+    }
+
+    /// Ends `call`: a message of it cannot reach `shard` any more.
+    pub(crate) fn fail(&mut self, call: CallId, shard: ShardId) {
+        if let Some(open) = self.open.remove(&call) {
+            let _ = open.done.send(Err(shard));
+        }
+    }
+
+    /// Ends `call` without an answer; `None` if it has ended already.
+    pub(crate) fn give_up(&mut self, call: CallId) -> Option<GivenUp> {
+        let Open { missing, gathered, .. } = self.open.remove(&call)?;
+        Some(GivenUp { missing, gathered })
+    }
+}

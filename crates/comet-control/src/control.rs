@@ -1,0 +1,287 @@
+//! The handle of the control thread: start it, tell it where the process is in its life, end it.
+
+use std::error::Error;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use std::{fmt, io};
+
+use comet_core::{Message, Report};
+use comet_mesh::{Inbox, Sender};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use tokio::runtime::Builder;
+use tokio::sync::watch;
+
+use crate::grpc::{Answers, PushService};
+use crate::hub::Hub;
+use crate::monitor::Monitor;
+use crate::pushes::{Bounds, Pushes};
+use crate::serve::{Phase, Servers};
+use crate::wake::ControlWake;
+
+/// What the longest request may hold besides its body and keys.
+const REQUEST_SLACK: usize = 1_024;
+
+/// Bytes a key takes in a request that names as many as it may; longer ones leave room for fewer.
+const KEY_BYTES: usize = 256;
+
+/// How the control thread is to be set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Addresses of the push API (`push.grpc`); port 0 takes a free one.
+    pub grpc: Vec<SocketAddr>,
+    /// Addresses of health, metrics and stats (`monitor.stat`); port 0 takes a free one.
+    pub stat: Vec<SocketAddr>,
+    /// Longest body of a pushed frame, bytes.
+    pub frame_max: usize,
+    /// Most keys, or users, in one call.
+    pub keys_max: usize,
+    /// How long a call waits for the shards before its caller is told so.
+    pub call_timeout: Duration,
+    /// CPUs the thread runs on; empty leaves it where the process may run.
+    pub cpus: Vec<usize>,
+    /// Name of this server in metrics and stats.
+    pub server_id: String,
+    /// Version of this server in metrics and stats.
+    pub version: &'static str,
+}
+
+/// Why the control thread did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// An address cannot be listened at.
+    Listen {
+        /// Key of the configuration that names the address.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The thread cannot run on these CPUs.
+    Pin {
+        /// The CPUs asked for.
+        cpus: Vec<usize>,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The thread or its runtime could not be made.
+    Thread(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen { setting, address, error } => {
+                write!(f, "{setting}: cannot listen at {address}: {error}")
+            }
+            Self::Pin { cpus, error } => {
+                write!(f, "cannot run the control thread on CPUs {cpus:?}: {error}")
+            }
+            Self::Thread(error) => write!(f, "cannot start the control thread: {error}"),
+        }
+    }
+}
+
+impl Error for StartError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Listen { error, .. } | Self::Pin { error, .. } | Self::Thread(error) => {
+                Some(error)
+            }
+        }
+    }
+}
+
+/// How far the shards got with saying goodbye.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Drained {
+    /// Shards whose last connection is gone.
+    pub done: usize,
+    /// All shards.
+    pub shards: usize,
+}
+
+/// The control thread. Dropping it without [`Control::stop`] ends the thread, too, but does not wait.
+pub struct Control {
+    grpc: Vec<SocketAddr>,
+    stat: Vec<SocketAddr>,
+    hub: Arc<Hub>,
+    phase: watch::Sender<Phase>,
+    thread: JoinHandle<()>,
+}
+
+impl Control {
+    /// Listens at every address and starts the thread. It serves from here on; health says no until
+    /// [`Control::set_ready`].
+    ///
+    /// `wake` is what the inbox of `reports` was made with; `shards` are the inboxes of all shards, in
+    /// their order.
+    ///
+    /// # Errors
+    /// If an address is taken, the CPUs do not exist, or the thread cannot be made.
+    ///
+    /// # Panics
+    /// If there is no shard, or more than a [`comet_core::ShardId`] can number.
+    pub fn start(
+        options: Options,
+        wake: Arc<ControlWake>,
+        shards: Vec<Sender<Message>>,
+        reports: Inbox<Report>,
+    ) -> Result<Self, StartError> {
+        let (grpc, grpc_addrs) = listen("push.grpc", &options.grpc)?;
+        let (stat, stat_addrs) = listen("monitor.stat", &options.stat)?;
+        let hub = Arc::new(Hub::new(shards, wake));
+        let (phase, phases) = watch::channel(Phase::Starting);
+        let bounds = Bounds {
+            frame_max: options.frame_max,
+            keys_max: options.keys_max,
+            timeout: options.call_timeout,
+        };
+        let answers = Arc::new(Answers::default());
+        let servers = Servers {
+            grpc,
+            stat,
+            hub: Arc::clone(&hub),
+            push: PushService {
+                pushes: Arc::new(Pushes::new(Arc::clone(&hub), bounds)),
+                answers: Arc::clone(&answers),
+            },
+            request_max: options
+                .keys_max
+                .saturating_mul(KEY_BYTES)
+                .saturating_add(options.frame_max)
+                .saturating_add(REQUEST_SLACK),
+            monitor: Monitor {
+                hub: Arc::clone(&hub),
+                answers,
+                server_id: options.server_id,
+                version: options.version,
+            },
+            phase: phases,
+        };
+        let (started, outcome) = mpsc::sync_channel(1);
+        let cpus = options.cpus;
+        let thread = thread::Builder::new()
+            .name("comet-control".to_owned())
+            .spawn(move || run(cpus, servers, reports, &started))
+            .map_err(StartError::Thread)?;
+        outcome.recv().expect("the thread says how it started before it ends")?;
+        Ok(Self { grpc: grpc_addrs, stat: stat_addrs, hub, phase, thread })
+    }
+
+    /// Where the push API is, with real ports, in the order of [`Options::grpc`].
+    #[must_use]
+    pub fn grpc_addrs(&self) -> &[SocketAddr] {
+        &self.grpc
+    }
+
+    /// Where health and metrics are, with real ports, in the order of [`Options::stat`].
+    #[must_use]
+    pub fn stat_addrs(&self) -> &[SocketAddr] {
+        &self.stat
+    }
+
+    /// Says that every listener for clients is bound: `/healthz` answers 200 from here on, and gRPC
+    /// health SERVING. Without effect once draining.
+    pub fn set_ready(&self) {
+        self.move_on(Phase::Ready);
+    }
+
+    /// Turns health off, tells every shard to say goodbye to its clients, and blocks the calling
+    /// thread until all of them are gone or `timeout` has passed. Pushes are still taken meanwhile:
+    /// clients that have not left get them.
+    #[must_use]
+    pub fn drain(&self, timeout: Duration) -> Drained {
+        self.move_on(Phase::Draining);
+        Drained { done: self.hub.drain(timeout), shards: usize::from(self.hub.shards()) }
+    }
+
+    /// Ends the servers and waits for the thread; calls under way get a second to end.
+    ///
+    /// # Panics
+    /// If the thread panicked.
+    pub fn stop(self) {
+        self.move_on(Phase::Stopped);
+        self.thread.join().expect("the control thread does not panic");
+    }
+
+    fn move_on(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let later = to > *phase;
+            if later {
+                *phase = to;
+            }
+            later
+        });
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control")
+            .field("grpc", &self.grpc)
+            .field("stat", &self.stat)
+            .field("phase", &*self.phase.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The control thread from its first to its last moment.
+fn run(
+    cpus: Vec<usize>,
+    servers: Servers,
+    reports: Inbox<Report>,
+    started: &mpsc::SyncSender<Result<(), StartError>>,
+) {
+    let report = |outcome| started.send(outcome).expect("whoever starts the thread waits for this");
+    if let Err(error) = pin(&cpus) {
+        return report(Err(StartError::Pin { cpus, error }));
+    }
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(Err(StartError::Thread(error))),
+    };
+    let _entered = runtime.enter();
+    match servers.start(reports) {
+        Ok(serving) => {
+            report(Ok(()));
+            runtime.block_on(serving);
+        }
+        Err(error) => report(Err(StartError::Thread(error))),
+    }
+}
+
+/// Binds this thread to `cpus`, or leaves it alone if there are none.
+fn pin(cpus: &[usize]) -> io::Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    for &cpu in cpus {
+        if cpu >= CpuSet::MAX_CPU {
+            return Err(io::Error::from(rustix::io::Errno::INVAL));
+        }
+        set.set(cpu);
+    }
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+fn listen(
+    setting: &'static str,
+    addresses: &[SocketAddr],
+) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), StartError> {
+    let open = |address: SocketAddr| {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
+    };
+    addresses
+        .iter()
+        .map(|&address| {
+            open(address).map_err(|error| StartError::Listen { setting, address, error })
+        })
+        .collect()
+}

@@ -1,0 +1,216 @@
+//! Where calls meet the mesh: messages out to the shards, reports back to their calls.
+//!
+//! The control thread is the only one that calls in here, except for [`Hub::drain`], which another
+//! thread waits in; so the lock is free whenever it is asked for, and nobody holds it across an await.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use comet_core::{CallId, Message, Report, ShardId};
+use comet_mesh::{Inbox, Sender, Wake};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::calls::{CALLS_MAX, Calls, Gathered, GivenUp, Outcome};
+use crate::lane::{Gone, Lane};
+use crate::wake::ControlWake;
+
+/// Reports taken from the inbox before the servers get their turn.
+const TURN_REPORTS: usize = 1_024;
+
+/// How long a full inbox is left alone before it is tried again.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// Why a call has no complete answer.
+#[derive(Debug)]
+pub(crate) enum Unfinished {
+    /// [`CALLS_MAX`] calls are under way.
+    TooManyCalls,
+    /// The shard has ended.
+    ShardGone(ShardId),
+    /// The shard's inbox had no room in time; other shards may have got their part.
+    InboxFull { shard: ShardId, waited: Duration, known: Box<Gathered> },
+    /// Some reports did not come in time.
+    Late { missing: u64, waited: Duration, known: Box<Gathered> },
+}
+
+struct State {
+    calls: Calls,
+    lanes: Vec<Lane>,
+    /// By shard: its last connection is gone.
+    drained: Vec<bool>,
+}
+
+pub(crate) struct Hub {
+    shards: u16,
+    wake: Arc<ControlWake>,
+    state: Mutex<State>,
+    /// Rings when `drained` changes.
+    progress: Condvar,
+}
+
+impl Hub {
+    /// # Panics
+    /// If there is no shard, or more than a [`ShardId`] can number.
+    pub(crate) fn new(shards: Vec<Sender<Message>>, wake: Arc<ControlWake>) -> Self {
+        assert!(!shards.is_empty(), "there is at least one shard");
+        let count = u16::try_from(shards.len()).expect("shards are numbered in 16 bits");
+        let state = State {
+            calls: Calls::default(),
+            drained: vec![false; shards.len()],
+            lanes: shards.into_iter().map(Lane::new).collect(),
+        };
+        Self { shards: count, wake, state: Mutex::new(state), progress: Condvar::new() }
+    }
+
+    pub(crate) fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    /// Starts a call: puts its messages, one report for each to come, on their way to the shards, all
+    /// before anybody else's. Does not wait, so calls reach each shard in the order they start in.
+    pub(crate) fn begin<M>(
+        &self,
+        messages: impl FnOnce(CallId) -> M,
+    ) -> Result<Call<'_>, Unfinished>
+    where
+        M: IntoIterator<Item = (ShardId, Message)>,
+    {
+        let mut state = self.lock();
+        let State { calls, lanes, .. } = &mut *state;
+        if calls.under_way() >= CALLS_MAX {
+            return Err(Unfinished::TooManyCalls);
+        }
+        let id = calls.next_id();
+        let mut sent = 0;
+        for (shard, message) in messages(id) {
+            let lane = &mut lanes[usize::from(shard.0)];
+            lane.send(Some(id), message, |call| call == id || calls.runs(call))
+                .map_err(|Gone| Unfinished::ShardGone(shard))?;
+            if lane.is_backed_up() {
+                self.wake.wake();
+            }
+            sent += 1;
+        }
+        Ok(Call { hub: self, id, outcome: calls.open(id, sent) })
+    }
+
+    /// The same message to every shard.
+    pub(crate) fn begin_everywhere(
+        &self,
+        message: impl Fn(CallId) -> Message,
+    ) -> Result<Call<'_>, Unfinished> {
+        self.begin(|call| (0..self.shards).map(move |shard| (ShardId(shard), message(call))))
+    }
+
+    /// Carries reports to calls, and waiting messages to shards, for as long as it is polled.
+    pub(crate) async fn run(&self, reports: &Inbox<Report>) -> Infallible {
+        loop {
+            let backed_up = self.turn(reports);
+            if !reports.doze() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            if backed_up {
+                // Either way it is time to look again.
+                let _ = timeout(RETRY, self.wake.rung()).await;
+            } else {
+                self.wake.rung().await;
+            }
+            reports.rouse();
+        }
+    }
+
+    /// Settles a bounded number of reports and flushes the lanes. Are messages still waiting?
+    fn turn(&self, reports: &Inbox<Report>) -> bool {
+        let mut state = self.lock();
+        let State { calls, lanes, drained } = &mut *state;
+        for _ in 0..TURN_REPORTS {
+            match reports.try_recv() {
+                Some(Report::Drained { shard }) => {
+                    drained[usize::from(shard.0)] = true;
+                    self.progress.notify_all();
+                }
+                Some(report) => calls.settle(report),
+                None => break,
+            }
+        }
+        for (shard, lane) in (0..).zip(lanes.iter_mut()) {
+            if let Err(abandoned) = lane.flush(|call| calls.runs(call)) {
+                drained[usize::from(shard)] = true;
+                self.progress.notify_all();
+                for call in abandoned {
+                    calls.fail(call, ShardId(shard));
+                }
+            }
+        }
+        lanes.iter().any(Lane::is_backed_up)
+    }
+
+    /// Tells every shard to say goodbye, and blocks until all are done or `limit` has passed. Returns
+    /// how many are. A shard that has ended has nobody left to say goodbye to.
+    pub(crate) fn drain(&self, limit: Duration) -> usize {
+        let mut state = self.lock();
+        let State { calls, lanes, drained } = &mut *state;
+        for (lane, drained) in lanes.iter_mut().zip(drained) {
+            *drained |= lane.send(None, Message::Drain, |call| calls.runs(call)).is_err();
+        }
+        self.wake.wake();
+        let (state, _) = self
+            .progress
+            .wait_timeout_while(state, limit, |state| state.drained.contains(&false))
+            .expect(NO_PANIC);
+        state.drained.iter().filter(|drained| **drained).count()
+    }
+
+    pub(crate) fn calls_under_way(&self) -> usize {
+        self.lock().calls.under_way()
+    }
+
+    /// Messages on their way to each shard.
+    pub(crate) fn depths(&self) -> Vec<usize> {
+        self.lock().lanes.iter().map(Lane::depth).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect(NO_PANIC)
+    }
+}
+
+const NO_PANIC: &str = "nothing panics between lock and unlock";
+
+/// A call under way. Dropped, it is given up: messages of it that still wait are not sent.
+pub(crate) struct Call<'hub> {
+    hub: &'hub Hub,
+    id: CallId,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Call<'_> {
+    /// Waits for the last report, at most `limit`.
+    pub(crate) async fn complete(mut self, limit: Duration) -> Result<Gathered, Unfinished> {
+        if let Ok(outcome) = timeout(limit, &mut self.outcome).await {
+            return outcome
+                .expect("a call leaves the table with an outcome, or by its own hand")
+                .map_err(Unfinished::ShardGone);
+        }
+        let mut state = self.hub.lock();
+        let GivenUp { missing, gathered } =
+            state.calls.give_up(self.id).expect("no outcome came, so the call is open");
+        let full = (0..).zip(&state.lanes).find(|(_, lane)| lane.holds(self.id));
+        let known = Box::new(gathered);
+        Err(match full {
+            Some((shard, _)) => {
+                Unfinished::InboxFull { shard: ShardId(shard), waited: limit, known }
+            }
+            None => Unfinished::Late { missing, waited: limit, known },
+        })
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.hub.lock().calls.give_up(self.id);
+    }
+}

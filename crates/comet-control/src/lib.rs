@@ -1,0 +1,38 @@
+//! The control thread: one tokio runtime that speaks gRPC and HTTP to the outside, and is one more
+//! peer on the mesh of shards.
+//!
+//! [`Control`] serves the push API (`goim.comet.Comet` and `comet.v1.Push`), gRPC health and
+//! reflection, and at the stat addresses `/healthz`, `/metrics` and `/stat`. Each call becomes
+//! messages to shards; their reports are added up and answered as the call's ledger. [`caller`] is the
+//! other end of the push API.
+//!
+//! **Invariant:** no other crate of the server names tokio, tonic or axum, and no shard ever waits for
+//! this thread: it takes room in their inboxes as it finds it and makes its own callers wait.
+
+pub mod caller;
+mod calls;
+mod control;
+mod exposition;
+mod grpc;
+mod http;
+mod hub;
+mod lane;
+mod monitor;
+mod pushes;
+mod serve;
+mod signals;
+mod status;
+mod wake;
+
+pub use control::{Control, Drained, Options, StartError};
+pub use signals::{Signal, Signals};
+pub use wake::ControlWake;
+
+/// Messages, services and clients of the push API, generated from `proto/`.
+#[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
+pub mod wire {
+    include!(concat!(env!("OUT_DIR"), "/wire.rs"));
+
+    /// Every file of the push API as an encoded `google.protobuf.FileDescriptorSet`.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}

@@ -1,0 +1,270 @@
+//! Push calls, whatever protocol they came by: the request is checked, its frame encoded once and sent
+//! to the homes it concerns, and the answer is the ledger of what became of it.
+//!
+//! Up to the first await everything happens in one go, so calls to one key or room reach its home in
+//! the order they arrived in.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use comet_core::{Counters, Message, Push, ShardId, home_of_key, home_of_room, home_of_user};
+use comet_proto::{Encoded, Frame, VERSION, count_frames, op};
+use tonic::Status;
+
+use crate::hub::{Call, Hub, Unfinished};
+use crate::status::{invalid, known};
+use crate::wire::goim::comet::Ledger;
+use crate::wire::goim::protocol::Proto;
+
+/// What one call may ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Longest body of a frame, bytes.
+    pub(crate) frame_max: usize,
+    /// Keys, or users, in one call.
+    pub(crate) keys_max: usize,
+    /// How long a call may take.
+    pub(crate) timeout: Duration,
+}
+
+pub(crate) struct Pushes {
+    hub: Arc<Hub>,
+    bounds: Bounds,
+}
+
+impl Pushes {
+    pub(crate) fn new(hub: Arc<Hub>, bounds: Bounds) -> Self {
+        Self { hub, bounds }
+    }
+
+    /// To the connections that hold `keys`; a key given twice is pushed to twice.
+    pub(crate) async fn to_keys(
+        &self,
+        keys: Vec<String>,
+        proto: Option<Proto>,
+        operation: i32,
+    ) -> Result<Ledger, Status> {
+        self.check_count("key", keys.len())?;
+        let push = self.push(proto, operation)?;
+        let keys = keys.into_iter().map(String::into_boxed_str);
+        let homes = by_home(keys, self.hub.shards(), |key| home_of_key(key, self.hub.shards()));
+        let call = self.hub.begin(|call| {
+            homes.map(move |(home, keys)| {
+                (home, Message::PushKeys { call, keys, push: push.clone() })
+            })
+        });
+        self.ledger(call).await
+    }
+
+    /// To every session of `users`.
+    pub(crate) async fn to_users(
+        &self,
+        users: Vec<i64>,
+        proto: Option<Proto>,
+        operation: i32,
+    ) -> Result<Ledger, Status> {
+        self.check_count("user", users.len())?;
+        let push = self.push(proto, operation)?;
+        let given = users.len();
+        // User 0 is everybody without an id: nobody's home, so nobody to push to.
+        let users: Vec<i64> = users.into_iter().filter(|user| *user != 0).collect();
+        let nobody = (given - users.len()) as u64;
+        if users.is_empty() {
+            return Ok(Ledger { absent: nobody, ..Ledger::default() });
+        }
+        let homes = by_home(users.into_iter(), self.hub.shards(), |user| {
+            home_of_user(*user, self.hub.shards())
+        });
+        let call = self.hub.begin(|call| {
+            homes.map(move |(home, users)| {
+                (home, Message::PushUsers { call, users, push: push.clone() })
+            })
+        });
+        let mut ledger = self.ledger(call).await?;
+        ledger.absent += nobody;
+        Ok(ledger)
+    }
+
+    /// To the members of `room`.
+    pub(crate) async fn to_room(
+        &self,
+        room: String,
+        proto: Option<Proto>,
+    ) -> Result<Ledger, Status> {
+        if room.is_empty() {
+            return Err(invalid("roomID is empty: name the room"));
+        }
+        let push = self.push(proto, 0)?;
+        let home = home_of_room(&room, self.hub.shards());
+        let call = self
+            .hub
+            .begin(|call| [(home, Message::PushRoom { call, room: Arc::from(room), push })]);
+        self.ledger(call).await
+    }
+
+    /// To every connection: at once, or `speed` connections a second.
+    pub(crate) async fn to_all(
+        &self,
+        proto: Option<Proto>,
+        operation: i32,
+        speed: i32,
+    ) -> Result<Ledger, Status> {
+        let speed = u32::try_from(speed)
+            .map_err(|_| invalid(format!("speed is {speed}: give 0 or connections a second")))?;
+        let push = self.push(proto, operation)?;
+        let Some(speed) = NonZeroU32::new(speed) else {
+            let call = self.hub.begin_everywhere(|call| Message::Broadcast {
+                call,
+                push: push.clone(),
+                speed: None,
+            });
+            return self.ledger(call).await;
+        };
+        let mut live = vec![0; usize::from(self.hub.shards())];
+        for (shard, counters) in snapshots(&self.hub, self.bounds.timeout).await? {
+            live[usize::from(shard.0)] = counters.live;
+        }
+        let shares = shares(speed, &live);
+        let call = self.hub.begin(|call| {
+            (0..).map(ShardId).zip(shares).map(move |(shard, share)| {
+                (shard, Message::Broadcast { call, push: push.clone(), speed: Some(share) })
+            })
+        });
+        let gathered = call?.complete(self.bounds.timeout).await?;
+        if gathered.busy > 0 {
+            return Err(Status::resource_exhausted(format!(
+                "{} of {} shards have too many paced broadcasts under way; {}",
+                gathered.busy,
+                self.hub.shards(),
+                known(&gathered),
+            )));
+        }
+        Ok(Ledger { scheduled: gathered.scheduled, ..gathered.tally.into() })
+    }
+
+    /// The rooms with someone online, and how many.
+    pub(crate) async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
+        let call = self.hub.begin_everywhere(|call| Message::Rooms { call })?;
+        Ok(call.complete(self.bounds.timeout).await?.rooms)
+    }
+
+    async fn ledger(&self, call: Result<Call<'_>, Unfinished>) -> Result<Ledger, Status> {
+        Ok(call?.complete(self.bounds.timeout).await?.tally.into())
+    }
+
+    fn check_count(&self, what: &str, count: usize) -> Result<(), Status> {
+        let max = self.bounds.keys_max;
+        match count {
+            0 => Err(invalid(format!("no {what} is given: name at least one"))),
+            _ if count > max => {
+                Err(invalid(format!("{count} {what}s are more than the {max} of one call")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks and encodes the frame. `operation` is what the accept filter goes by; 0 leaves that to
+    /// the frame's own.
+    fn push(&self, proto: Option<Proto>, operation: i32) -> Result<Push, Status> {
+        let proto = proto.ok_or_else(|| invalid("proto is missing: nothing to push"))?;
+        let (length, max) = (proto.body.len(), self.bounds.frame_max);
+        if length > max {
+            return Err(invalid(format!(
+                "the body has {length} bytes, more than the {max} allowed"
+            )));
+        }
+        if proto.op == op::RAW {
+            match count_frames(&proto.body) {
+                Ok(0) => return Err(invalid("the body of operation 9 holds no frame")),
+                Ok(_) => {}
+                Err(fault) => {
+                    return Err(invalid(format!(
+                        "the body of operation 9 is not a run of whole frames: {fault}"
+                    )));
+                }
+            }
+        }
+        let version = match proto.ver {
+            0 => VERSION,
+            other => u16::try_from(other)
+                .map_err(|_| invalid(format!("ver {other} does not fit a frame header")))?,
+        };
+        let frame = Encoded::frame(&Frame {
+            version,
+            operation: proto.op,
+            sequence: proto.seq,
+            body: &proto.body,
+        });
+        Ok(Push { operation: if operation == 0 { proto.op } else { operation }, frame })
+    }
+}
+
+/// The counters of every shard, in their order.
+pub(crate) async fn snapshots(
+    hub: &Hub,
+    limit: Duration,
+) -> Result<Vec<(ShardId, Box<Counters>)>, Unfinished> {
+    let call = hub.begin_everywhere(|call| Message::Snapshot { call })?;
+    let mut counters = call.complete(limit).await?.counters;
+    counters.sort_by_key(|(shard, _)| *shard);
+    Ok(counters)
+}
+
+/// Groups `items` by home, in the order given; homes without any are left out.
+fn by_home<T>(
+    items: impl Iterator<Item = T>,
+    shards: u16,
+    home: impl Fn(&T) -> ShardId,
+) -> impl Iterator<Item = (ShardId, Vec<T>)> {
+    let mut homes: Vec<Vec<T>> = (0..shards).map(|_| Vec::new()).collect();
+    for item in items {
+        homes[usize::from(home(&item).0)].push(item);
+    }
+    (0..).map(ShardId).zip(homes).filter(|(_, items)| !items.is_empty())
+}
+
+/// Splits `speed` over shards in proportion to their connections, so that all end at about the same
+/// time. Each gets at least 1: a shard whose first connections come in a moment still takes part.
+fn shares(speed: NonZeroU32, live: &[u64]) -> Vec<NonZeroU32> {
+    let speed = u128::from(speed.get());
+    let total = live.iter().map(|live| u128::from(*live)).sum::<u128>().max(1);
+    let mut before = 0;
+    let mut granted = 0;
+    live.iter()
+        .map(|live| {
+            before += u128::from(*live);
+            // Rounding the running sum instead of each share loses nothing overall.
+            let share = speed * before / total - granted;
+            granted += share;
+            let share = u32::try_from(share).expect("a share is no more than the whole");
+            NonZeroU32::new(share).unwrap_or(NonZeroU32::MIN)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_follow_the_connections() {
+        let check = |speed, live: &[u64], expected: &[u32]| {
+            let shares = shares(NonZeroU32::new(speed).unwrap(), live);
+            assert_eq!(shares.iter().map(|share| share.get()).collect::<Vec<_>>(), expected);
+        };
+        check(100, &[10, 30], &[25, 75]);
+        check(100, &[1, 1, 1], &[33, 33, 34]);
+        check(100, &[0, 7], &[1, 100]);
+        check(100, &[0, 0], &[1, 1]);
+        check(1, &[5, 5, 5], &[1, 1, 1]);
+        check(u32::MAX, &[u64::MAX, u64::MAX], &[u32::MAX / 2, u32::MAX / 2 + 1]);
+    }
+
+    #[test]
+    fn items_keep_their_order_within_a_home() {
+        let homes: Vec<_> =
+            by_home([4, 1, 2, 7, 4].into_iter(), 4, |n: &u16| ShardId(n % 3)).collect();
+        assert_eq!(homes, [(ShardId(1), vec![4, 1, 7, 4]), (ShardId(2), vec![2])]);
+    }
+}

@@ -1,0 +1,170 @@
+//! What runs on the control thread: the servers at every address, around the hub.
+
+use std::future::Future;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use comet_core::Report;
+use comet_mesh::Inbox;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::grpc::PushService;
+use crate::http;
+use crate::hub::Hub;
+use crate::monitor::Monitor;
+use crate::wire;
+use crate::wire::comet::v1::push_server::PushServer;
+use crate::wire::goim::comet::comet_server::CometServer;
+
+/// Calls one gRPC connection may have under way; HTTP/2 makes the caller hold the next one back.
+const STREAMS_MAX: u32 = 1_024;
+
+/// How often a silent gRPC connection is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// How long a listener rests after a failed accept, so that a process out of file descriptors does
+/// not spin.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// How long calls under way may take to end when the servers stop.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// Where the process is in its life; only ever moves on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Phase {
+    Starting,
+    Ready,
+    Draining,
+    Stopped,
+}
+
+/// Everything the thread takes with it.
+pub(crate) struct Servers {
+    pub(crate) grpc: Vec<StdListener>,
+    pub(crate) stat: Vec<StdListener>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) push: PushService,
+    /// Longest request, bytes.
+    pub(crate) request_max: usize,
+    pub(crate) monitor: Monitor,
+    pub(crate) phase: watch::Receiver<Phase>,
+}
+
+impl Servers {
+    /// Starts serving; what is returned runs until [`Phase::Stopped`].
+    ///
+    /// # Errors
+    /// If the runtime refuses a listener.
+    pub(crate) fn start(self, reports: Inbox<Report>) -> io::Result<impl Future<Output = ()>> {
+        let Self { grpc, stat, hub, push, request_max, monitor, phase } = self;
+        let reporter = HealthReporter::new();
+        let routes = grpc_routes(push, request_max, reporter.clone());
+        let pages = http::router(monitor, phase.clone());
+        let mut servers = JoinSet::new();
+        for listener in grpc {
+            let incoming = incoming(TcpListener::from_std(listener)?);
+            servers.spawn(serve_grpc(routes.clone(), incoming, phase.clone()));
+        }
+        for listener in stat {
+            let listener = TcpListener::from_std(listener)?;
+            let serving =
+                axum::serve(listener, pages.clone()).with_graceful_shutdown(stopped(phase.clone()));
+            servers.spawn(async {
+                // axum's accept loop has no error to return; its signature leaves room for one.
+                let _ = serving.await;
+            });
+        }
+        servers.spawn(report_health(reporter, phase.clone()));
+        Ok(async move {
+            let ended = async {
+                stopped(phase).await;
+                // Who still holds a stream open after the grace is cut off with the runtime.
+                let _ = timeout(STOP_GRACE, servers.join_all()).await;
+            };
+            tokio::select! {
+                never = hub.run(&reports) => match never {},
+                () = ended => {}
+            }
+        })
+    }
+}
+
+/// Resolves when the servers are to end, which the handle's sudden end is, too.
+async fn stopped(mut phase: watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
+}
+
+fn grpc_routes(push: PushService, request_max: usize, reporter: HealthReporter) -> Routes {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors come from the compiler of this build");
+    let health = tonic_health::server::HealthService::from_health_reporter(reporter);
+    Routes::new(CometServer::new(push.clone()).max_decoding_message_size(request_max))
+        .add_service(PushServer::new(push).max_decoding_message_size(request_max))
+        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+        .add_service(reflection)
+        .prepare()
+}
+
+async fn serve_grpc(
+    routes: Routes,
+    incoming: impl Stream<Item = io::Result<TcpStream>>,
+    phase: watch::Receiver<Phase>,
+) {
+    let served = Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stopped(phase))
+        .await;
+    if let Err(error) = served {
+        log::error!("a push address stopped serving: {error}");
+    }
+}
+
+fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+    TcpListenerStream::new(listener).then(async |accepted| {
+        match &accepted {
+            // A reply is one small segment; it is not to wait for the next. A socket that refuses
+            // has failed already, and the first read says so.
+            Ok(stream) => drop(stream.set_nodelay(true)),
+            Err(error) => {
+                log::warn!("a push address could not accept: {error}");
+                sleep(ACCEPT_REST).await;
+            }
+        }
+        accepted
+    })
+}
+
+/// Keeps gRPC health, of the server and of both push services, in step with the phase.
+async fn report_health(reporter: HealthReporter, mut phase: watch::Receiver<Phase>) {
+    let names = ["", CometServer::<PushService>::NAME, PushServer::<PushService>::NAME];
+    loop {
+        let now = *phase.borrow_and_update();
+        let status = match now {
+            Phase::Ready => ServingStatus::Serving,
+            Phase::Starting | Phase::Draining | Phase::Stopped => ServingStatus::NotServing,
+        };
+        for name in names {
+            reporter.set_service_status(name, status).await;
+        }
+        if now == Phase::Stopped || phase.changed().await.is_err() {
+            return;
+        }
+    }
+}

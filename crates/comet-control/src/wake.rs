@@ -1,0 +1,21 @@
+//! The wake-up of the control thread, as the mesh wants it.
+
+use comet_mesh::Wake;
+use tokio::sync::Notify;
+
+/// Wakes the control thread. Made before everything else, because the inbox of reports needs it.
+#[derive(Debug, Default)]
+pub struct ControlWake(Notify);
+
+impl ControlWake {
+    /// Waits for the next wake-up, or takes the one that came since the last.
+    pub(crate) async fn rung(&self) {
+        self.0.notified().await;
+    }
+}
+
+impl Wake for ControlWake {
+    fn wake(&self) {
+        self.0.notify_one();
+    }
+}

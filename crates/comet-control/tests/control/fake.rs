@@ -1,0 +1,134 @@
+//! A control thread whose shards are played by the test: it takes each message and answers it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use comet_control::{Control, ControlWake, Options};
+use comet_core::{CallId, Counters, Message, Report, ShardId, Tally};
+use comet_mesh::{Inbox, Sender, Wake, inbox};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tonic::transport::{Channel, Endpoint};
+
+/// Long enough that no test ever sees it, short enough that a hanging one ends.
+pub(crate) const PATIENT: Duration = Duration::from_secs(30);
+
+/// For tests that wait for a timeout.
+pub(crate) const HASTY: Duration = Duration::from_millis(100);
+
+/// An inbox capacity nothing here fills.
+pub(crate) const ROOMY: usize = 1_024;
+
+pub(crate) fn options(call_timeout: Duration) -> Options {
+    Options {
+        grpc: vec!["127.0.0.1:0".parse().unwrap()],
+        stat: vec!["127.0.0.1:0".parse().unwrap()],
+        frame_max: 256,
+        keys_max: 8,
+        call_timeout,
+        cpus: Vec::new(),
+        server_id: "test".to_owned(),
+        version: "0.0.0",
+    }
+}
+
+pub(crate) struct Fake {
+    pub(crate) control: Control,
+    pub(crate) shards: Vec<FakeShard>,
+    pub(crate) reports: Sender<Report>,
+}
+
+/// Starts a control thread with as many fake shards as there are capacities.
+pub(crate) fn start(call_timeout: Duration, capacities: &[usize]) -> Fake {
+    let wake = Arc::new(ControlWake::default());
+    let waker: Arc<dyn Wake> = wake.clone();
+    let (reports, report_inbox) = inbox(ROOMY, waker);
+    let (senders, shards) = capacities.iter().map(|capacity| FakeShard::new(*capacity)).unzip();
+    let control = Control::start(options(call_timeout), wake, senders, report_inbox).unwrap();
+    Fake { control, shards, reports }
+}
+
+impl Fake {
+    pub(crate) async fn channel(&self) -> Channel {
+        let address = self.control.grpc_addrs()[0];
+        Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+    }
+
+    pub(crate) fn report(&self, report: Report) {
+        self.reports.try_send(report).unwrap();
+    }
+
+    /// One connection took the push.
+    pub(crate) fn queued(&self, call: CallId) {
+        let mut tally = Tally::default();
+        tally.queue();
+        self.report(Report::Tally { call, tally, parts: 0 });
+    }
+
+    /// Lets each shard answer one snapshot with these counters.
+    pub(crate) async fn answer_snapshots(&self, counters: &[Counters]) {
+        for (index, counters) in counters.iter().enumerate() {
+            let Message::Snapshot { call } = self.shards[index].next().await else {
+                panic!("expected a snapshot")
+            };
+            let shard = ShardId(u16::try_from(index).unwrap());
+            self.report(Report::Snapshot { call, shard, counters: Box::new(counters.clone()) });
+        }
+    }
+
+    /// Status, content type and body of a page at the stat address.
+    pub(crate) async fn page(&self, path: &str) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(self.control.stat_addrs()[0]).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let content_type =
+            head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default();
+        (status, content_type.to_owned(), body.to_owned())
+    }
+}
+
+#[derive(Default)]
+struct Bell(Notify);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// The receiving end of a shard's inbox.
+pub(crate) struct FakeShard {
+    inbox: Inbox<Message>,
+    bell: Arc<Bell>,
+}
+
+impl FakeShard {
+    fn new(capacity: usize) -> (Sender<Message>, Self) {
+        let bell = Arc::new(Bell::default());
+        let waker: Arc<dyn Wake> = bell.clone();
+        let (sender, inbox) = inbox(capacity, waker);
+        (sender, Self { inbox, bell })
+    }
+
+    /// Waits for the next message.
+    pub(crate) async fn next(&self) -> Message {
+        loop {
+            if let Some(message) = self.inbox.try_recv() {
+                return message;
+            }
+            if self.inbox.doze() {
+                self.bell.0.notified().await;
+                self.inbox.rouse();
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inbox.depth() == 0
+    }
+}

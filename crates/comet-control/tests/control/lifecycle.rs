@@ -1,0 +1,155 @@
+//! Start, health, drain, stop.
+
+use std::sync::Arc;
+
+use comet_control::{Control, ControlWake, Drained, Signal, Signals, StartError};
+use comet_core::{Message, Report, ShardId};
+use comet_mesh::inbox;
+use rustix::process::{Signal as Kill, getpid, kill_process};
+use tokio_stream::StreamExt;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+
+use crate::fake::{HASTY, PATIENT, ROOMY, options, start};
+
+/// The statuses of a service as they change.
+async fn watch(
+    channel: Channel,
+    service: &str,
+) -> impl tokio_stream::Stream<Item = ServingStatus> + Unpin {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let stream = HealthClient::new(channel).watch(request).await.unwrap().into_inner();
+    stream.map(|reply| reply.unwrap().status())
+}
+
+#[tokio::test]
+async fn health_follows_ready_and_drain() {
+    let fake = start(PATIENT, &[ROOMY, ROOMY]);
+    let mut watches = Vec::new();
+    for service in ["", "goim.comet.Comet", "comet.v1.Push"] {
+        watches.push(watch(fake.channel().await, service).await);
+    }
+    let healthz = async || {
+        let (status, _, body) = fake.page("/healthz").await;
+        (status, body)
+    };
+    for watch in &mut watches {
+        assert_eq!(watch.next().await, Some(ServingStatus::NotServing));
+    }
+    assert_eq!(healthz().await, (503, "starting\n".to_owned()));
+
+    fake.control.set_ready();
+    for watch in &mut watches {
+        assert_eq!(watch.next().await, Some(ServingStatus::Serving));
+    }
+    assert_eq!(healthz().await, (200, "ok\n".to_owned()));
+
+    // Nobody answers yet, so this only counts; the goodbyes are said.
+    let drained = fake.control.drain(HASTY);
+    assert_eq!(drained, Drained { done: 0, shards: 2 });
+    for watch in &mut watches {
+        assert_eq!(watch.next().await, Some(ServingStatus::NotServing));
+    }
+    fake.control.set_ready();
+    assert_eq!(healthz().await, (503, "draining\n".to_owned()));
+    for shard in &fake.shards {
+        assert!(matches!(shard.next().await, Message::Drain));
+    }
+    drop(watches);
+    fake.control.stop();
+}
+
+#[tokio::test]
+async fn a_drain_ends_with_the_last_shard() {
+    let fake = start(PATIENT, &[ROOMY, ROOMY]);
+    let reports = fake.reports.clone();
+    let control = fake.control;
+    let draining = tokio::task::spawn_blocking(move || {
+        let drained = control.drain(PATIENT);
+        control.stop();
+        drained
+    });
+    for (index, shard) in (0..).zip(&fake.shards) {
+        assert!(matches!(shard.next().await, Message::Drain));
+        reports.try_send(Report::Drained { shard: ShardId(index) }).unwrap();
+    }
+    assert_eq!(draining.await.unwrap(), Drained { done: 2, shards: 2 });
+}
+
+#[tokio::test]
+async fn a_shard_that_ended_counts_as_drained() {
+    let mut fake = start(PATIENT, &[ROOMY]);
+    fake.shards.clear();
+    assert_eq!(fake.control.drain(PATIENT), Drained { done: 1, shards: 1 });
+}
+
+#[tokio::test]
+async fn reflection_lists_the_services() {
+    let fake = start(PATIENT, &[ROOMY]);
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut client = ServerReflectionClient::new(fake.channel().await);
+    let replies = client.server_reflection_info(tokio_stream::once(list)).await.unwrap();
+    let reply: ServerReflectionResponse = replies.into_inner().next().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = reply.message_response else {
+        panic!("{reply:?}")
+    };
+    let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "comet.v1.Push",
+            "goim.comet.Comet",
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection"
+        ]
+    );
+}
+
+#[test]
+fn a_start_that_cannot_work_says_why() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let check = |change: &dyn Fn(&mut comet_control::Options)| -> StartError {
+        let mut options = options(PATIENT);
+        change(&mut options);
+        let wake = Arc::new(ControlWake::default());
+        let (shard, _messages) = inbox(1, wake.clone());
+        let (_reports, report_inbox) = inbox(1, wake.clone());
+        Control::start(options, wake, vec![shard], report_inbox).unwrap_err()
+    };
+    assert_eq!(
+        check(&|options| options.grpc.push(address)).to_string(),
+        format!("push.grpc: cannot listen at {address}: Address already in use (os error 98)")
+    );
+    assert_eq!(
+        check(&|options| options.stat = vec![address]).to_string(),
+        format!("monitor.stat: cannot listen at {address}: Address already in use (os error 98)")
+    );
+    for cpu in [1_023, 100_000] {
+        assert_eq!(
+            check(&|options| options.cpus = vec![cpu]).to_string(),
+            format!(
+                "cannot run the control thread on CPUs [{cpu}]: Invalid argument (os error 22)"
+            )
+        );
+    }
+}
+
+#[test]
+fn signals_arrive_as_values() {
+    let mut signals = Signals::listen().unwrap();
+    for (kill, expected) in [(Kill::TERM, Signal::Terminate), (Kill::INT, Signal::Interrupt)] {
+        kill_process(getpid(), kill).unwrap();
+        assert_eq!(signals.wait(), expected);
+    }
+}

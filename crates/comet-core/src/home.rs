@@ -1,0 +1,319 @@
+//! What a shard keeps for others: owners of keys, sessions of users, interest in rooms.
+//!
+//! It is the router of goim's seed, spread over the shards by hash. Answers are facts with a place to
+//! send them; the shard around it does the sending.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::bucket::Buckets;
+use crate::ids::{ConnId, ShardId};
+
+/// The sessions of one user: a number that counts up, and who holds which.
+struct User {
+    last: i32,
+    sessions: Sessions,
+}
+
+/// Nearly every user has one session, so that one has no allocation.
+enum Sessions {
+    One(i32, ConnId),
+    Many(BTreeMap<i32, ConnId>),
+}
+
+/// A room seen from its home.
+struct HomeRoom {
+    /// Shards with members, and how many they said they have.
+    shards: Vec<(ShardId, u32)>,
+    is_dirty: bool,
+}
+
+pub(crate) struct Home {
+    keys: Buckets<Box<str>, ConnId>,
+    users: Buckets<i64, User>,
+    rooms: Buckets<Arc<str>, HomeRoom>,
+    dirty: Vec<Arc<str>>,
+    /// Sessions handed out to anonymous users on this shard; see [`crate::home_of_user`].
+    anonymous: i32,
+    shard: ShardId,
+    shards: u16,
+}
+
+impl Home {
+    pub(crate) fn new(shard: ShardId, shards: u16, buckets: usize, seed: u64) -> Self {
+        Self {
+            keys: Buckets::new(buckets, seed ^ 1),
+            users: Buckets::new(buckets, seed ^ 2),
+            rooms: Buckets::new(buckets, seed ^ 3),
+            dirty: Vec::new(),
+            anonymous: 0,
+            shard,
+            shards,
+        }
+    }
+
+    pub(crate) fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(crate) fn users(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Gives `conn` the next number among the sessions of `user`, counting from 1.
+    pub(crate) fn begin_session(&mut self, user: i64, conn: ConnId) -> i32 {
+        if user == 0 {
+            // Every shard numbers its own: n-th here is unique among all shards without asking them.
+            let seq = self
+                .anonymous
+                .wrapping_mul(i32::from(self.shards))
+                .wrapping_add(i32::from(self.shard.0) + 1);
+            self.anonymous = self.anonymous.wrapping_add(1);
+            return seq;
+        }
+        let Some(known) = self.users.get_mut(&user) else {
+            self.users.insert(
+                user,
+                User {
+                    last: 1,
+                    sessions: Sessions::One(1, conn),
+                },
+            );
+            return 1;
+        };
+        known.last = known.last.wrapping_add(1);
+        let seq = known.last;
+        match &mut known.sessions {
+            Sessions::One(first, owner) => {
+                known.sessions = Sessions::Many([(*first, *owner), (seq, conn)].into());
+            }
+            Sessions::Many(sessions) => {
+                sessions.insert(seq, conn);
+            }
+        }
+        seq
+    }
+
+    /// Ends a session, if `conn` still holds it.
+    pub(crate) fn end_session(&mut self, user: i64, seq: i32, conn: ConnId) {
+        let Some(known) = self.users.get_mut(&user) else {
+            return;
+        };
+        let is_last = match &mut known.sessions {
+            Sessions::One(held, owner) => (*held, *owner) == (seq, conn),
+            Sessions::Many(sessions) => {
+                if sessions.get(&seq) == Some(&conn) {
+                    sessions.remove(&seq);
+                }
+                sessions.is_empty()
+            }
+        };
+        if is_last {
+            self.users.remove(&user);
+        }
+    }
+
+    /// Every connection of `user`, oldest session first.
+    pub(crate) fn sessions(&self, user: i64) -> Vec<(i32, ConnId)> {
+        match self.users.get(&user).map(|user| &user.sessions) {
+            None => Vec::new(),
+            Some(Sessions::One(seq, conn)) => vec![(*seq, *conn)],
+            Some(Sessions::Many(sessions)) => {
+                sessions.iter().map(|(&seq, &conn)| (seq, conn)).collect()
+            }
+        }
+    }
+
+    /// Makes `conn` the owner of `key`; returns the owner it replaces.
+    pub(crate) fn claim(&mut self, key: &str, conn: ConnId) -> Option<ConnId> {
+        match self.keys.get_mut(key) {
+            Some(owner) => Some(std::mem::replace(owner, conn)).filter(|&former| former != conn),
+            None => self.keys.insert(key.into(), conn),
+        }
+    }
+
+    /// Frees `key` if `conn` still owns it: the late farewell of a replaced owner changes nothing.
+    pub(crate) fn release(&mut self, key: &str, conn: ConnId) {
+        if self.keys.get(key) == Some(&conn) {
+            self.keys.remove(key);
+        }
+    }
+
+    pub(crate) fn owner(&self, key: &str) -> Option<ConnId> {
+        self.keys.get(key).copied()
+    }
+
+    pub(crate) fn all_sessions(&self) -> impl Iterator<Item = (i64, i32, ConnId)> {
+        self.users.iter().flat_map(|(&user, _)| {
+            self.sessions(user)
+                .into_iter()
+                .map(move |(seq, conn)| (user, seq, conn))
+        })
+    }
+
+    pub(crate) fn keys_and_owners(&self) -> impl Iterator<Item = (&str, ConnId)> {
+        self.keys.iter().map(|(key, &conn)| (&**key, conn))
+    }
+
+    /// `shard` has its first member in `room`; returns how many members the others have.
+    pub(crate) fn join_room(&mut self, room: &Arc<str>, shard: ShardId) -> u32 {
+        if self.rooms.get(room).is_none() {
+            self.rooms.insert(
+                Arc::clone(room),
+                HomeRoom {
+                    shards: Vec::new(),
+                    is_dirty: false,
+                },
+            );
+        }
+        self.set_members(room, shard, 1);
+        self.rooms
+            .get(room)
+            .map_or(0, |known| known.elsewhere(shard))
+    }
+
+    /// `shard` has `members` in `room` now; none ends its interest.
+    pub(crate) fn set_members(&mut self, room: &Arc<str>, shard: ShardId, members: u32) {
+        let Some(known) = self.rooms.get_mut(room) else {
+            return;
+        };
+        let at = known.shards.iter().position(|&(other, _)| other == shard);
+        match (at, members) {
+            (None, 0) => {}
+            (Some(at), 0) => {
+                known.shards.swap_remove(at);
+            }
+            (Some(at), _) => known.shards[at].1 = members,
+            (None, _) => known.shards.push((shard, members)),
+        }
+        if known.shards.is_empty() {
+            self.rooms.remove(room);
+        } else if !known.is_dirty {
+            known.is_dirty = true;
+            self.dirty.push(Arc::clone(room));
+        }
+    }
+
+    /// The shards a push to `room` must reach, and how many members each said it has.
+    pub(crate) fn shards_of(&self, room: &str) -> &[(ShardId, u32)] {
+        self.rooms.get(room).map_or(&[], |known| &known.shards)
+    }
+
+    /// Rooms with someone online whose home this is, and how many that are.
+    pub(crate) fn rooms(&self) -> Vec<(Arc<str>, u32)> {
+        self.rooms
+            .iter()
+            .map(|(room, known)| {
+                (
+                    Arc::clone(room),
+                    known.shards.iter().map(|&(_, members)| members).sum(),
+                )
+            })
+            .collect()
+    }
+
+    pub(crate) fn has_changed(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// For rooms whose counts changed since the last call: what each shard with members must know.
+    pub(crate) fn take_changed(&mut self) -> Vec<(ShardId, Arc<str>, u32)> {
+        let mut news = Vec::new();
+        for room in std::mem::take(&mut self.dirty) {
+            let Some(known) = self.rooms.get_mut(&room) else {
+                continue;
+            };
+            if std::mem::take(&mut known.is_dirty) {
+                for &(shard, _) in &known.shards {
+                    news.push((shard, Arc::clone(&room), known.elsewhere(shard)));
+                }
+            }
+        }
+        news
+    }
+}
+
+impl HomeRoom {
+    fn elsewhere(&self, shard: ShardId) -> u32 {
+        self.shards
+            .iter()
+            .filter(|(other, _)| *other != shard)
+            .map(|&(_, members)| members)
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conn(shard: u16, slot: u32) -> ConnId {
+        ConnId {
+            shard: ShardId(shard),
+            slot,
+            generation: 0,
+        }
+    }
+
+    #[test]
+    fn sessions_count_up_and_only_their_holder_ends_them() {
+        let mut home = Home::new(ShardId(0), 2, 4, 7);
+        assert_eq!(home.begin_session(42, conn(0, 1)), 1);
+        assert_eq!(home.begin_session(42, conn(1, 1)), 2);
+        assert_eq!(home.begin_session(42, conn(0, 2)), 3);
+        home.end_session(42, 2, conn(0, 9));
+        assert_eq!(home.sessions(42).len(), 3);
+        home.end_session(42, 2, conn(1, 1));
+        assert_eq!(home.sessions(42), [(1, conn(0, 1)), (3, conn(0, 2))]);
+        home.end_session(42, 1, conn(0, 1));
+        home.end_session(42, 3, conn(0, 2));
+        assert_eq!(home.users(), 0);
+    }
+
+    #[test]
+    fn anonymous_sessions_are_unique_across_shards() {
+        let mut seen = std::collections::BTreeSet::new();
+        for shard in 0..3 {
+            let mut home = Home::new(ShardId(shard), 3, 4, 7);
+            for slot in 0..10 {
+                let seq = home.begin_session(0, conn(shard, slot));
+                assert!(seq > 0 && seen.insert(seq));
+            }
+            assert_eq!(home.users(), 0);
+        }
+    }
+
+    #[test]
+    fn the_late_farewell_of_a_replaced_owner_changes_nothing() {
+        let mut home = Home::new(ShardId(0), 2, 4, 7);
+        assert_eq!(home.claim("k", conn(0, 1)), None);
+        assert_eq!(home.claim("k", conn(1, 1)), Some(conn(0, 1)));
+        home.release("k", conn(0, 1));
+        assert_eq!(home.owner("k"), Some(conn(1, 1)));
+        home.release("k", conn(1, 1));
+        assert_eq!(home.owner("k"), None);
+    }
+
+    #[test]
+    fn a_shard_hears_how_many_are_elsewhere() {
+        let mut home = Home::new(ShardId(0), 2, 4, 7);
+        let room: Arc<str> = "r".into();
+        assert_eq!(home.join_room(&room, ShardId(0)), 0);
+        home.set_members(&room, ShardId(0), 5);
+        assert_eq!(home.join_room(&room, ShardId(1)), 5);
+        let mut news = home.take_changed();
+        news.sort();
+        assert_eq!(
+            news,
+            [
+                (ShardId(0), Arc::clone(&room), 1),
+                (ShardId(1), Arc::clone(&room), 5)
+            ]
+        );
+        assert!(!home.has_changed());
+        home.set_members(&room, ShardId(1), 0);
+        assert_eq!(home.shards_of("r"), [(ShardId(0), 5)]);
+        home.set_members(&room, ShardId(0), 0);
+        assert!(home.rooms().is_empty());
+    }
+}

@@ -1,0 +1,185 @@
+//! The ledger: what became of each push, and the counters that sum it up.
+//!
+//! `matched = queued + dropped` holds for every [`Tally`] and for the totals. What was queued and then
+//! lost with its connection is counted again under [`Counters::lost`], what made room for a newer message
+//! under [`Counters::superseded`].
+
+use std::ops::AddAssign;
+
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident => $label:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// Every reason, in the order of its index.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+            /// How many reasons there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The word for it in logs, metrics and replies.
+            #[must_use]
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a push that matched a connection was not queued for it.
+    DropReason {
+        /// The connection's outbox was full and the policy keeps the older messages.
+        OutboxFull => "outbox_full",
+        /// The connection does not accept the operation.
+        Filtered => "filtered",
+        /// The connection holds the key, but its client was not told yet that it is authenticated.
+        NotReady => "not_ready",
+        /// The connection was closing, or had closed between its home and its shard.
+        Closing => "closing",
+        /// The queue towards the connection's shard was full.
+        MeshFull => "mesh_full",
+    }
+}
+
+reasons! {
+    /// Why a connection was closed.
+    CloseReason {
+        /// The peer closed its side, or the socket failed under it.
+        PeerClosed => "peer_closed",
+        /// The socket failed with an error.
+        SocketError => "socket_error",
+        /// Nothing was authenticated within the handshake timeout.
+        HandshakeTimeout => "handshake_timeout",
+        /// No heartbeat within the heartbeat interval.
+        HeartbeatTimeout => "heartbeat_timeout",
+        /// The peer took nothing for as long as the write timeout.
+        WriteTimeout => "write_timeout",
+        /// A frame with a wrong packLen, headerLen or too large a body, or a body that its operation
+        /// cannot take.
+        BadFrame => "bad_frame",
+        /// Operation 9 from a client.
+        RawFromClient => "raw_from_client",
+        /// The HTTP upgrade was not one.
+        BadUpgrade => "bad_upgrade",
+        /// A WebSocket frame against RFC 6455: not masked, reserved bits, bad fragments, bad close.
+        BadWebSocket => "bad_websocket",
+        /// A WebSocket message beyond the limit.
+        WebSocketTooLarge => "websocket_too_large",
+        /// A WebSocket text message; this protocol is binary.
+        WebSocketText => "websocket_text",
+        /// The token was refused.
+        AuthRefused => "auth_refused",
+        /// A newer connection claimed the key.
+        Replaced => "replaced",
+        /// The outbox was full and the policy is to close.
+        SlowConsumer => "slow_consumer",
+        /// More input than may wait while logic or the directory is asked about the connection.
+        InputOverflow => "input_overflow",
+        /// Replies waited beyond their bound: the peer asks and does not read.
+        ReplyOverflow => "reply_overflow",
+        /// The server is at a limit and cannot take the connection.
+        Overloaded => "overloaded",
+        /// The server is going down.
+        Draining => "draining",
+    }
+}
+
+/// What became of one push, or of a part of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Connections the push was meant for: `queued` plus all of `dropped`.
+    pub matched: u64,
+    /// Connections whose outbox took it.
+    pub queued: u64,
+    /// Connections that did not get it, by [`DropReason`].
+    pub dropped: [u64; DropReason::COUNT],
+    /// Keys (or users) that nobody holds.
+    pub absent: u64,
+}
+
+impl Tally {
+    /// Counts one connection whose outbox took the push.
+    pub fn queue(&mut self) {
+        self.matched += 1;
+        self.queued += 1;
+    }
+
+    /// Counts `connections` that did not get it, and why.
+    pub fn drop_as(&mut self, reason: DropReason, connections: u64) {
+        self.matched += connections;
+        self.dropped[reason as usize] += connections;
+    }
+
+    /// All that was dropped, whatever the reason.
+    #[must_use]
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.iter().sum()
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.matched += other.matched;
+        self.queued += other.queued;
+        self.absent += other.absent;
+        for (mine, theirs) in self.dropped.iter_mut().zip(other.dropped) {
+            *mine += theirs;
+        }
+    }
+}
+
+/// What a shard has counted since it started; a gauge where the text says "now".
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Connections accepted over TCP.
+    pub accepted_tcp: u64,
+    /// Connections accepted over WebSocket.
+    pub accepted_websocket: u64,
+    /// Connections turned away at accept, before they had a slot.
+    pub refused: u64,
+    /// Connections authenticated and registered.
+    pub authenticated: u64,
+    /// Connections closed, by [`CloseReason`].
+    pub closed: [u64; CloseReason::COUNT],
+    /// Pushes carried out on this shard: one for each message and shard it reached.
+    pub pushes: u64,
+    /// Deliveries: what the pushes of this shard added up to.
+    pub deliveries: Tally,
+    /// Deliveries whose every byte the kernel took.
+    pub sent: u64,
+    /// Deliveries queued and then lost with their connection: `queued = sent + lost + superseded + waiting`.
+    pub lost: u64,
+    /// Deliveries queued and then taken out again for a newer one (policy drop-oldest).
+    pub superseded: u64,
+    /// Deliveries in an outbox or on their way into the kernel, now.
+    pub waiting: u64,
+    /// Frames read from clients.
+    pub frames_in: u64,
+    /// Of these, frames ignored because the client was not authenticated yet.
+    pub frames_ignored: u64,
+    /// Heartbeats answered.
+    pub heartbeats: u64,
+    /// Client messages given to logic.
+    pub received: u64,
+    /// Bytes read from clients.
+    pub bytes_in: u64,
+    /// Bytes the kernel took for clients.
+    pub bytes_out: u64,
+    /// Sends the kernel was asked for.
+    pub sends: u64,
+    /// Directory messages to other shards that had to wait for room in an inbox.
+    pub mesh_waits: u64,
+    /// Connections that hold a slot, now.
+    pub connections: u64,
+    /// Connections that are authenticated, now.
+    pub live: u64,
+    /// Rooms with members on this shard, now.
+    pub rooms: u64,
+    /// Users whose home is this shard, now.
+    pub users: u64,
+    /// Keys whose home is this shard, now.
+    pub keys: u64,
+}

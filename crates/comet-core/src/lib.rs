@@ -1,0 +1,28 @@
+//! The sans-IO shard: everything comet decides.
+//!
+//! A [`Shard`] owns the connections one core accepted and is home to its share of keys, users and
+//! rooms. Bytes, completions, messages and the time come in through `handle_*`; what to send, whom to
+//! tell and what to close come out through `poll_*`. The driver around it holds no policy, so the
+//! simulator runs the same decisions with fake sockets and a fake clock.
+//!
+//! **Invariant:** nothing here reads a clock, opens a socket, takes a lock or spawns a task.
+
+mod bucket;
+mod conn;
+mod home;
+mod ids;
+mod ledger;
+pub mod limits;
+mod message;
+mod outbox;
+mod room;
+mod shard;
+mod slab;
+mod wheel;
+
+pub use conn::Transport;
+pub use ids::{CallId, ConnId, Millis, Peer, ShardId, home_of_key, home_of_room, home_of_user};
+pub use ledger::{CloseReason, Counters, DropReason, Tally};
+pub use limits::{Limits, SlowConsumer};
+pub use message::{Accepts, Identity, Message, Push, Report};
+pub use shard::{AuthRequest, CloseHow, ClosedEvent, Hangup, LiveConn, Settings, Shard, Transmit};

@@ -1,0 +1,112 @@
+//! Every bound of a shard in one place. What a full queue does is written beside its bound.
+
+/// What a full outbox does with one more push.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SlowConsumer {
+    /// The new message is dropped, as goim does; counted as `outbox_full`.
+    #[default]
+    DropNewest,
+    /// The oldest message that is not on its way yet makes room; counted as `superseded`.
+    DropOldest,
+    /// The message is dropped and the connection closed with `slow_consumer`.
+    Close,
+}
+
+/// Bounds and durations that the configuration sets; the same for every shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections a shard holds; one more is refused at accept.
+    pub connections: u32,
+    /// Largest frame body from a client, bytes; a larger one closes the connection.
+    pub body_max: usize,
+    /// Largest head of a WebSocket upgrade, bytes; a larger one is answered with 431.
+    pub head_max: usize,
+    /// Path of the WebSocket upgrade; another one is answered with 404.
+    pub path: Box<str>,
+    /// Pushes an outbox holds, waiting and in flight; then [`Limits::slow_consumer`] decides.
+    pub svr_proto: u16,
+    /// Bytes an outbox holds; then [`Limits::slow_consumer`] decides.
+    pub outbox_bytes: u32,
+    /// Replies an outbox holds beside the pushes; one more closes the connection.
+    pub cli_proto: u16,
+    /// What a full outbox does.
+    pub slow_consumer: SlowConsumer,
+    /// Whether pushes to a room look at what a connection accepts. goim does not.
+    pub filter_rooms: bool,
+    /// Pushes that wait for room in the inbox of one other shard; one more is dropped as `mesh_full`.
+    /// Directory messages are not counted here: each connection causes a fixed number of them.
+    pub mesh_backlog: usize,
+    /// From accept to authenticated and registered, milliseconds.
+    pub handshake_ms: u32,
+    /// How long a peer may take nothing while bytes wait for it, milliseconds.
+    pub write_ms: u32,
+    /// Time between heartbeats where logic names none, milliseconds.
+    pub heartbeat_ms: u32,
+    /// How long a goodbye may take, milliseconds.
+    pub linger_ms: u32,
+    /// Maps a shard's directory is split into, so that none grows in one long step. A power of two.
+    pub buckets: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1_000_000,
+            body_max: 4096,
+            head_max: 8192,
+            path: "/sub".into(),
+            svr_proto: 80,
+            outbox_bytes: 1 << 20,
+            cli_proto: 256,
+            slow_consumer: SlowConsumer::DropNewest,
+            filter_rooms: false,
+            mesh_backlog: 65_536,
+            handshake_ms: 5_000,
+            write_ms: 5_000,
+            heartbeat_ms: 300_000,
+            linger_ms: 2_000,
+            buckets: 256,
+        }
+    }
+}
+
+/// Granularity of every deadline, milliseconds.
+pub const TICK_MS: u64 = 50;
+/// Step of a paced broadcast, milliseconds.
+pub const PACE_MS: u64 = 10;
+/// How often changed room counts travel between a room's home and its shards, milliseconds.
+pub const ROOM_COUNT_MS: u64 = 200;
+/// Longest room id and key, bytes. A longer one is refused.
+pub const NAME_MAX: usize = 256;
+/// Operations one connection may list as accepted; more are refused.
+pub const ACCEPTS_MAX: usize = 64;
+/// Input kept for a connection while logic or the directory is asked, bytes beyond one frame.
+pub const HELD_MAX: usize = 64 << 10;
+/// Paced broadcasts under way on one shard; one more is refused as busy.
+pub const PACED_MAX: usize = 64;
+/// Frames of one outbox are joined into one buffer up to this size; longer runs go frame by frame.
+pub const JOIN_MAX: usize = 64 << 10;
+/// Bytes of such buffers on one shard; beyond it frames go one by one, as they are.
+pub const JOINED_BYTES_MAX: usize = 64 << 20;
+/// Events kept for the log; older ones wait, newer ones are counted only.
+pub const EVENTS_MAX: usize = 1024;
+/// Longest pushed body the outbox arithmetic is made for, bytes.
+pub const PUSH_BODY_MAX: usize = 64 << 20;
+
+const _: () = assert!(ROOM_COUNT_MS.is_multiple_of(TICK_MS) && TICK_MS.is_multiple_of(PACE_MS));
+const _: () = assert!(JOIN_MAX <= JOINED_BYTES_MAX);
+
+impl Limits {
+    /// Bounds that contradict each other are a mistake of the caller, found at start.
+    ///
+    /// # Panics
+    /// If a bound is zero, or one is too small for another.
+    pub(crate) fn assert_sound(&self) {
+        assert!(self.connections > 0 && self.svr_proto > 0 && self.cli_proto > 0);
+        assert!(self.body_max > 0 && self.body_max <= 1 << 20, "body_max");
+        assert!(self.head_max >= 256, "head_max holds an upgrade request");
+        assert!(self.outbox_bytes <= 1 << 30, "outbox_bytes");
+        assert!(self.buckets.is_power_of_two(), "buckets is a power of two");
+        assert!(self.handshake_ms > 0 && self.write_ms > 0 && self.heartbeat_ms > 0);
+    }
+}

@@ -1,0 +1,530 @@
+//! What waits to be sent: an outbox is three numbers, and equal outboxes are stored once.
+//!
+//! The frames a connection has pending form a *chain*: the last frame, and the chain before it.
+//! Chains live in one store per shard and are shared: when a room of a thousand idle members gets a
+//! push, all thousand outboxes name the same one-frame chain; the next push takes all of them to the
+//! same two-frame chain. So a push costs each member one comparison and two counts, its bytes are
+//! shared by all, and where frames are joined into one buffer for sending, that buffer is built once
+//! for everybody who has the same frames pending.
+//!
+//! Reference counts here are plain integers of one shard. The bytes of a chain stay where they are
+//! for as long as an outbox has it in flight: the kernel reads them.
+
+use comet_proto::Encoded;
+
+use crate::conn::Transport;
+use crate::limits::{JOIN_MAX, JOINED_BYTES_MAX};
+use crate::slab::{NONE, Slab};
+
+/// A connection's place in the chains.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outbox {
+    /// Frames that wait.
+    pending: u32,
+    /// Frames of the send that is under way.
+    in_flight: u32,
+    /// Bytes of `in_flight` that the kernel took already.
+    taken: u32,
+}
+
+impl Outbox {
+    pub(crate) const EMPTY: Self = Self {
+        pending: NONE,
+        in_flight: NONE,
+        taken: 0,
+    };
+
+    pub(crate) fn is_sending(&self) -> bool {
+        self.in_flight != NONE
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.in_flight == NONE && self.pending == NONE
+    }
+}
+
+/// One frame on its way into any number of outboxes.
+#[derive(Clone)]
+pub(crate) struct Item {
+    /// Unique on this shard while the frame is being handed out: equal serials are equal frames.
+    serial: u32,
+    frame: Encoded,
+    /// Counted in the ledger; otherwise a reply.
+    is_push: bool,
+}
+
+/// A chain: `frame` after everything in `before`. Totals are over the whole chain.
+struct Chain {
+    item: Item,
+    before: u32,
+    /// Outboxes and longer chains that name this one.
+    references: u32,
+    /// The longer chain made from this one last; most likely the one the next outbox needs too.
+    longer: u32,
+    frames: u32,
+    pushes: u32,
+    bytes: [u32; 2],
+    /// The joined bytes for each transport, once somebody sends them.
+    joined: [Option<Box<[u8]>>; 2],
+}
+
+/// What a completed send meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Progress {
+    /// More of the same chain must be sent.
+    Partial,
+    /// All of it was taken: so many pushes.
+    Done { pushes: u32 },
+}
+
+pub(crate) struct Chains {
+    chains: Slab<Chain>,
+    /// The one-frame chain made last.
+    first: u32,
+    serial: u32,
+    joined_bytes: usize,
+}
+
+/// Totals of one outbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) pushes: u32,
+    pub(crate) replies: u32,
+    pub(crate) bytes: u32,
+}
+
+impl Chains {
+    pub(crate) fn new() -> Self {
+        Self {
+            chains: Slab::new(),
+            first: NONE,
+            serial: 0,
+            joined_bytes: 0,
+        }
+    }
+
+    /// A frame to hand out with [`Chains::append`].
+    pub(crate) fn item(&mut self, frame: Encoded, is_push: bool) -> Item {
+        self.serial = self.serial.wrapping_add(1);
+        Item {
+            serial: self.serial,
+            frame,
+            is_push,
+        }
+    }
+
+    pub(crate) fn load(&self, outbox: &Outbox, transport: Transport) -> Load {
+        let mut load = Load::default();
+        for index in [outbox.pending, outbox.in_flight] {
+            if index != NONE {
+                let chain = &self.chains[index];
+                load.pushes += chain.pushes;
+                load.replies += chain.frames - chain.pushes;
+                load.bytes += chain.bytes[transport as usize];
+            }
+        }
+        load
+    }
+
+    /// Adds a frame at the end. Bounds are the caller's: see [`Chains::load`].
+    #[inline]
+    pub(crate) fn append(&mut self, outbox: &mut Outbox, item: &Item) {
+        let before = outbox.pending;
+        let likely = if before == NONE {
+            self.first
+        } else {
+            self.chains[before].longer
+        };
+        outbox.pending = if likely != NONE && self.chains[likely].item.serial == item.serial {
+            self.chains[likely].references += 1;
+            // The outbox named `before` and now names it through the longer chain, which holds its
+            // own reference.
+            self.release(before);
+            likely
+        } else {
+            self.lengthen(before, item)
+        };
+    }
+
+    /// Makes the chain `before` + `item`; takes over the caller's reference to `before`.
+    fn lengthen(&mut self, before: u32, item: &Item) -> u32 {
+        let added = [
+            item.frame.for_tcp().len() as u32,
+            item.frame.for_websocket().len() as u32,
+        ];
+        let mut chain = Chain {
+            item: item.clone(),
+            before,
+            references: 1,
+            longer: NONE,
+            frames: 1,
+            pushes: u32::from(item.is_push),
+            bytes: added,
+            joined: [None, None],
+        };
+        if before != NONE {
+            let shorter = &self.chains[before];
+            chain.frames += shorter.frames;
+            chain.pushes += shorter.pushes;
+            chain.bytes = [added[0] + shorter.bytes[0], added[1] + shorter.bytes[1]];
+        }
+        let index = self.chains.insert(chain);
+        if before == NONE {
+            self.first = index;
+        } else {
+            self.chains[before].longer = index;
+        }
+        index
+    }
+
+    /// Begins a send of all that is pending, if nothing is in flight. `false`: nothing to send.
+    pub(crate) fn start(&mut self, outbox: &mut Outbox) -> bool {
+        debug_assert!(!outbox.is_sending());
+        outbox.in_flight = std::mem::replace(&mut outbox.pending, NONE);
+        outbox.taken = 0;
+        outbox.is_sending()
+    }
+
+    /// The bytes to send next: the rest of the chain in flight where it is one frame or was joined,
+    /// otherwise the rest of one frame. Empty when a frame has no bytes on this transport.
+    pub(crate) fn slice(&mut self, outbox: &Outbox, transport: Transport) -> &[u8] {
+        let index = outbox.in_flight;
+        let chain = &self.chains[index];
+        if chain.frames > 1
+            && chain.joined[transport as usize].is_none()
+            && chain.bytes[transport as usize] as usize <= JOIN_MAX
+            && self.joined_bytes + chain.bytes[transport as usize] as usize <= JOINED_BYTES_MAX
+        {
+            self.join(index, transport);
+        }
+        let taken = outbox.taken as usize;
+        let chain = &self.chains[index];
+        if let Some(joined) = &chain.joined[transport as usize] {
+            return &joined[taken..];
+        }
+        // Walk back to the frame that holds the first byte not taken yet.
+        let mut at = chain;
+        let mut begin = self.begin(at, transport);
+        while begin > taken {
+            at = &self.chains[at.before];
+            begin = self.begin(at, transport);
+        }
+        &transport.bytes(&at.item.frame)[taken - begin..]
+    }
+
+    /// Where the last frame of `chain` begins.
+    fn begin(&self, chain: &Chain, transport: Transport) -> usize {
+        if chain.before == NONE {
+            0
+        } else {
+            self.chains[chain.before].bytes[transport as usize] as usize
+        }
+    }
+
+    fn join(&mut self, index: u32, transport: Transport) {
+        let mut end = self.chains[index].bytes[transport as usize] as usize;
+        let mut joined = vec![0; end].into_boxed_slice();
+        self.joined_bytes += joined.len();
+        let mut at = index;
+        while at != NONE {
+            let chain = &self.chains[at];
+            let bytes = transport.bytes(&chain.item.frame);
+            joined[end - bytes.len()..end].copy_from_slice(bytes);
+            end -= bytes.len();
+            at = chain.before;
+        }
+        self.chains[index].joined[transport as usize] = Some(joined);
+    }
+
+    /// The kernel took `bytes` more of what is in flight.
+    pub(crate) fn advance(
+        &mut self,
+        outbox: &mut Outbox,
+        transport: Transport,
+        bytes: usize,
+    ) -> Progress {
+        let chain = &self.chains[outbox.in_flight];
+        outbox.taken += u32::try_from(bytes).expect("a send is no longer than its chain");
+        let total = chain.bytes[transport as usize];
+        assert!(
+            outbox.taken <= total,
+            "the kernel took more than it was given"
+        );
+        if outbox.taken < total {
+            return Progress::Partial;
+        }
+        let pushes = chain.pushes;
+        let done = std::mem::replace(&mut outbox.in_flight, NONE);
+        self.release(done);
+        Progress::Done { pushes }
+    }
+
+    /// Takes the oldest push that is not in flight out of the outbox. `false`: there is none.
+    pub(crate) fn drop_oldest(&mut self, outbox: &mut Outbox) -> bool {
+        let mut items = Vec::new();
+        let mut at = outbox.pending;
+        while at != NONE {
+            let chain = &self.chains[at];
+            items.push(chain.item.clone());
+            at = chain.before;
+        }
+        let Some(oldest) = items.iter().rposition(|item| item.is_push) else {
+            return false;
+        };
+        items.remove(oldest);
+        let pending = std::mem::replace(&mut outbox.pending, NONE);
+        for item in items.iter().rev() {
+            self.append(outbox, item);
+        }
+        self.release(pending);
+        true
+    }
+
+    /// Drops what waits; returns how many pushes that were. What is in flight stays.
+    pub(crate) fn clear_pending(&mut self, outbox: &mut Outbox) -> u32 {
+        let pending = std::mem::replace(&mut outbox.pending, NONE);
+        let pushes = if pending == NONE {
+            0
+        } else {
+            self.chains[pending].pushes
+        };
+        self.release(pending);
+        pushes
+    }
+
+    /// Drops what is in flight, after its last completion; returns (sent, lost) pushes: those the
+    /// kernel took to the last byte, and the others.
+    pub(crate) fn clear_in_flight(
+        &mut self,
+        outbox: &mut Outbox,
+        transport: Transport,
+    ) -> (u32, u32) {
+        let index = std::mem::replace(&mut outbox.in_flight, NONE);
+        if index == NONE {
+            return (0, 0);
+        }
+        let pushes = self.chains[index].pushes;
+        let mut at = index;
+        while at != NONE && self.chains[at].bytes[transport as usize] > outbox.taken {
+            at = self.chains[at].before;
+        }
+        let sent = if at == NONE {
+            0
+        } else {
+            self.chains[at].pushes
+        };
+        self.release(index);
+        (sent, pushes - sent)
+    }
+
+    #[inline]
+    fn release(&mut self, mut index: u32) {
+        while index != NONE {
+            let chain = &mut self.chains[index];
+            chain.references -= 1;
+            if chain.references > 0 {
+                return;
+            }
+            let chain = self.chains.remove(index);
+            for joined in chain.joined.iter().flatten() {
+                self.joined_bytes -= joined.len();
+            }
+            if chain.before == NONE {
+                if self.first == index {
+                    self.first = NONE;
+                }
+            } else if self.chains[chain.before].longer == index {
+                self.chains[chain.before].longer = NONE;
+            }
+            index = chain.before;
+        }
+    }
+
+    /// Nothing is left when every outbox is empty.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.chains.len() == 0 && self.joined_bytes == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use comet_proto::Frame;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// The same frame to all outboxes of a mask.
+        Push {
+            mask: u8,
+            len: usize,
+            is_push: bool,
+        },
+        Send {
+            outbox: usize,
+            bytes: usize,
+        },
+        DropOldest {
+            outbox: usize,
+        },
+        Clear {
+            outbox: usize,
+        },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            5 => (any::<u8>(), prop_oneof![9 => 0..200_usize, 1 => 30_000..40_000_usize], any::<bool>())
+                .prop_map(|(mask, len, is_push)| Step::Push { mask, len, is_push }),
+            6 => (0..8_usize, prop_oneof![1..60_usize, Just(usize::MAX)])
+                .prop_map(|(outbox, bytes)| Step::Send { outbox, bytes }),
+            1 => (0..8_usize).prop_map(|outbox| Step::DropOldest { outbox }),
+            1 => (0..8_usize).prop_map(|outbox| Step::Clear { outbox }),
+        ];
+        prop::collection::vec(step, 1..80)
+    }
+
+    /// An outbox as a plain queue of frames.
+    #[derive(Default)]
+    struct Model {
+        pending: VecDeque<(Vec<u8>, bool)>,
+        in_flight: Vec<u8>,
+        in_flight_pushes: u32,
+    }
+
+    fn transport(outbox: usize) -> Transport {
+        if outbox.is_multiple_of(2) {
+            Transport::Tcp
+        } else {
+            Transport::WebSocket
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn sends_what_eight_separate_queues_would(steps in steps()) {
+            let mut chains = Chains::new();
+            let mut outboxes = [Outbox::EMPTY; 8];
+            let mut models: [Model; 8] = Default::default();
+            for (step, sequence) in steps.into_iter().zip(1..) {
+                match step {
+                    Step::Push { mask, len, is_push } => {
+                        let body = vec![sequence as u8; len];
+                        let frame = Frame { version: 1, operation: 5, sequence, body: &body };
+                        let item = chains.item(Encoded::frame(&frame), is_push);
+                        for outbox in (0..8).filter(|outbox| mask & (1 << outbox) != 0) {
+                            chains.append(&mut outboxes[outbox], &item);
+                            let bytes = transport(outbox).bytes(&item.frame).to_vec();
+                            models[outbox].pending.push_back((bytes, is_push));
+                        }
+                    }
+                    Step::Send { outbox, bytes } => {
+                        let (mine, model) = (&mut outboxes[outbox], &mut models[outbox]);
+                        if !mine.is_sending() {
+                            let started = chains.start(mine);
+                            prop_assert_eq!(started, !model.pending.is_empty());
+                            if !started { continue; }
+                            for (bytes, is_push) in model.pending.drain(..) {
+                                model.in_flight.extend(bytes);
+                                model.in_flight_pushes += u32::from(is_push);
+                            }
+                        }
+                        let slice = chains.slice(mine, transport(outbox)).to_vec();
+                        prop_assert!(!slice.is_empty());
+                        prop_assert_eq!(&slice[..], &model.in_flight[..slice.len()]);
+                        let bytes = bytes.min(slice.len());
+                        model.in_flight.drain(..bytes);
+                        let progress = chains.advance(mine, transport(outbox), bytes);
+                        if model.in_flight.is_empty() {
+                            let pushes = std::mem::take(&mut model.in_flight_pushes);
+                            prop_assert_eq!(progress, Progress::Done { pushes });
+                        } else {
+                            prop_assert_eq!(progress, Progress::Partial);
+                        }
+                    }
+                    Step::DropOldest { outbox } => {
+                        let model = &mut models[outbox].pending;
+                        let oldest = model.iter().position(|(_, is_push)| *is_push);
+                        prop_assert_eq!(chains.drop_oldest(&mut outboxes[outbox]), oldest.is_some());
+                        if let Some(oldest) = oldest {
+                            model.remove(oldest);
+                        }
+                    }
+                    Step::Clear { outbox } => {
+                        let (mine, model) = (&mut outboxes[outbox], &mut models[outbox]);
+                        let waiting = model.pending.drain(..).filter(|(_, is_push)| *is_push).count();
+                        prop_assert_eq!(chains.clear_pending(mine) as usize, waiting);
+                        let (sent, lost) = chains.clear_in_flight(mine, transport(outbox));
+                        prop_assert_eq!(sent + lost, std::mem::take(&mut model.in_flight_pushes));
+                        model.in_flight.clear();
+                    }
+                }
+                for (outbox, mine) in outboxes.iter().enumerate() {
+                    let load = chains.load(mine, transport(outbox));
+                    let model = &models[outbox];
+                    let waiting = model.pending.iter().filter(|(_, is_push)| *is_push).count() as u32;
+                    prop_assert_eq!(load.pushes, waiting + model.in_flight_pushes);
+                }
+            }
+            for (outbox, mine) in outboxes.iter_mut().enumerate() {
+                chains.clear_pending(mine);
+                chains.clear_in_flight(mine, transport(outbox));
+            }
+            prop_assert!(chains.is_empty());
+        }
+    }
+
+    #[test]
+    fn equal_outboxes_share_one_chain_and_one_buffer() {
+        let mut chains = Chains::new();
+        let mut outboxes = vec![Outbox::EMPTY; 100];
+        for sequence in 0..3 {
+            let frame = Frame {
+                version: 1,
+                operation: 5,
+                sequence,
+                body: b"shared",
+            };
+            let item = chains.item(Encoded::frame(&frame), true);
+            for outbox in &mut outboxes {
+                chains.append(outbox, &item);
+            }
+        }
+        assert_eq!(chains.chains.len(), 3);
+        let mut buffers = Vec::new();
+        for outbox in &mut outboxes {
+            assert!(chains.start(outbox));
+            buffers.push(chains.slice(outbox, Transport::Tcp).as_ptr());
+        }
+        buffers.dedup();
+        assert_eq!(buffers.len(), 1);
+        assert_eq!(chains.joined_bytes, 3 * (16 + 6));
+    }
+
+    #[test]
+    fn a_frame_cut_in_the_middle_is_lost_and_the_ones_before_it_are_sent() {
+        let mut chains = Chains::new();
+        let mut outbox = Outbox::EMPTY;
+        for sequence in 0..3 {
+            let frame = Frame {
+                version: 1,
+                operation: 5,
+                sequence,
+                body: b"1234",
+            };
+            let item = chains.item(Encoded::frame(&frame), true);
+            chains.append(&mut outbox, &item);
+        }
+        assert!(chains.start(&mut outbox));
+        assert_eq!(
+            chains.advance(&mut outbox, Transport::Tcp, 39),
+            Progress::Partial
+        );
+        assert_eq!(chains.clear_in_flight(&mut outbox, Transport::Tcp), (1, 2));
+        assert!(chains.is_empty());
+    }
+}

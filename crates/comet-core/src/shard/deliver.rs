@@ -1,0 +1,304 @@
+//! Pushes: from a key, user, room or everybody to outboxes, and the tally of it.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use crate::conn::Conn;
+use crate::ids::{CallId, ConnId, Millis, ShardId, home_of_room};
+use crate::ledger::{CloseReason, DropReason, Tally};
+use crate::limits::{PACED_MAX, SlowConsumer};
+use crate::message::{Message, Push, Report};
+use crate::outbox::Item;
+
+use super::Shard;
+
+/// A broadcast on its way through the slab.
+pub(super) struct Paced {
+    push: Push,
+    next: u32,
+    connections_per_second: u32,
+    /// Thousandths of a connection that may be visited now.
+    credit: u64,
+    since: Millis,
+}
+
+/// Whether the push's operation must be among those a connection accepts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Filter {
+    Off,
+    On,
+}
+
+impl Shard {
+    /// Keys whose home is here: on to their owners.
+    pub(super) fn push_keys(&mut self, call: CallId, keys: &[Box<str>], push: &Push) {
+        let mut absent = 0;
+        let mut owners = Vec::with_capacity(keys.len());
+        for key in keys {
+            match self.home.owner(key) {
+                Some(owner) => owners.push(owner),
+                None => absent += 1,
+            }
+        }
+        self.push_owners(call, owners, absent, push);
+    }
+
+    /// Users whose home is here: on to every session.
+    pub(super) fn push_users(&mut self, call: CallId, users: &[i64], push: &Push) {
+        let mut absent = 0;
+        let mut owners = Vec::with_capacity(users.len());
+        for &user in users {
+            let sessions = self.home.sessions(user);
+            absent += u64::from(sessions.is_empty());
+            owners.extend(sessions.into_iter().map(|(_, conn)| conn));
+        }
+        self.push_owners(call, owners, absent, push);
+    }
+
+    fn push_owners(&mut self, call: CallId, owners: Vec<ConnId>, absent: u64, push: &Push) {
+        let mut tally = Tally {
+            absent,
+            ..Tally::default()
+        };
+        let mut parts = 0;
+        let mut by_shard: Vec<(ShardId, Vec<(u32, u32)>)> = Vec::new();
+        for owner in owners {
+            let conn = (owner.slot, owner.generation);
+            match by_shard.iter_mut().find(|(shard, _)| *shard == owner.shard) {
+                Some((_, conns)) => conns.push(conn),
+                None => by_shard.push((owner.shard, vec![conn])),
+            }
+        }
+        for (shard, conns) in by_shard {
+            if shard == self.id {
+                tally += self.deliver_conns(&conns, push);
+                continue;
+            }
+            let count = conns.len() as u64;
+            let push = push.clone();
+            if self.route_push(shard, Message::DeliverConns { call, conns, push }) {
+                parts += 1;
+            } else {
+                self.drop_in_mesh(&mut tally, count);
+            }
+        }
+        self.reports.push_back(Report::Tally { call, tally, parts });
+    }
+
+    /// A room whose home is here: its order is the order of these calls.
+    pub(super) fn push_room(&mut self, call: CallId, room: &Arc<str>, push: &Push) {
+        debug_assert_eq!(home_of_room(room, self.shards), self.id);
+        let mut tally = Tally::default();
+        let mut parts = 0;
+        // A copy of a few entries: delivering here changes the shard.
+        for (shard, members) in self.home.shards_of(room).to_vec() {
+            if shard == self.id {
+                tally += self.deliver_room(room, push);
+                continue;
+            }
+            let (room, push) = (Arc::clone(room), push.clone());
+            if self.route_push(shard, Message::DeliverRoom { call, room, push }) {
+                parts += 1;
+            } else {
+                self.drop_in_mesh(&mut tally, u64::from(members));
+            }
+        }
+        self.reports.push_back(Report::Tally { call, tally, parts });
+    }
+
+    fn drop_in_mesh(&mut self, tally: &mut Tally, connections: u64) {
+        let mut dropped = Tally::default();
+        dropped.drop_as(DropReason::MeshFull, connections);
+        self.counters.deliveries += dropped;
+        *tally += dropped;
+    }
+
+    pub(super) fn broadcast(&mut self, call: CallId, push: Push, speed: Option<NonZeroU32>) {
+        let Some(speed) = speed else {
+            let slots = self.conns.end();
+            let tally = self.deliver(&push, Filter::On, |shard, delivery| {
+                for slot in 0..slots {
+                    if shard.conns.occupied(slot) && shard.conns[slot].takes_pushes().is_ok() {
+                        delivery.offer(shard, slot);
+                    }
+                }
+            });
+            return self.reports.push_back(Report::Tally {
+                call,
+                tally,
+                parts: 0,
+            });
+        };
+        if self.paced.len() >= PACED_MAX {
+            return self.reports.push_back(Report::Busy { call });
+        }
+        if self.paced.is_empty() {
+            self.next_pace = self.now;
+        }
+        self.paced.push_back(Paced {
+            push,
+            next: 0,
+            connections_per_second: speed.get(),
+            // The first connection is visited at once.
+            credit: 1000,
+            since: self.now,
+        });
+        self.reports.push_back(Report::Scheduled {
+            call,
+            connections: self.counters.live,
+        });
+    }
+
+    /// Moves every paced broadcast on by what its speed allows.
+    pub(super) fn pace(&mut self) {
+        for _ in 0..self.paced.len() {
+            let Some(mut paced) = self.paced.pop_front() else {
+                return;
+            };
+            let elapsed = self.now.0 - paced.since.0;
+            paced.since = self.now;
+            // A core that slept does not make up for more than a second at once.
+            paced.credit += elapsed.min(1000) * u64::from(paced.connections_per_second);
+            let push = paced.push.clone();
+            let end = self.conns.end();
+            self.deliver(&push, Filter::On, |shard, delivery| {
+                while paced.credit >= 1000 && paced.next < end {
+                    let slot = paced.next;
+                    paced.next += 1;
+                    if shard.conns.occupied(slot) && shard.conns[slot].takes_pushes().is_ok() {
+                        paced.credit -= 1000;
+                        delivery.offer(shard, slot);
+                    }
+                }
+            });
+            if paced.next < end {
+                self.paced.push_back(paced);
+            }
+        }
+    }
+
+    /// Connections of this shard, as (slot, generation).
+    pub(super) fn deliver_conns(&mut self, conns: &[(u32, u32)], push: &Push) -> Tally {
+        self.deliver(push, Filter::On, |shard, delivery| {
+            for &(slot, generation) in conns {
+                let entry = shard.conns.at(slot, generation);
+                match entry.map_or(Err(DropReason::Closing), |entry| entry.takes_pushes()) {
+                    Ok(()) => delivery.offer(shard, slot),
+                    Err(reason) => delivery.tally.drop_as(reason, 1),
+                }
+            }
+        })
+    }
+
+    /// The members of `room` on this shard; nobody, if the last one has just left.
+    pub(super) fn deliver_room(&mut self, room: &str, push: &Push) -> Tally {
+        let filter = if self.limits.filter_rooms {
+            Filter::On
+        } else {
+            Filter::Off
+        };
+        let Some(index) = self.rooms.find(room) else {
+            return Tally::default();
+        };
+        self.deliver(push, filter, |shard, delivery| {
+            let members = std::mem::take(&mut shard.rooms[index].members);
+            for &slot in &members {
+                delivery.offer(shard, slot);
+            }
+            shard.rooms[index].members = members;
+        })
+    }
+
+    /// One push on this shard: `visit` offers it to connections; counted, and slow ones closed after.
+    fn deliver(
+        &mut self,
+        push: &Push,
+        filter: Filter,
+        visit: impl FnOnce(&mut Self, &mut Delivery),
+    ) -> Tally {
+        let mut delivery = Delivery {
+            item: self.chains.item(push.frame.clone(), true),
+            operation: push.operation,
+            filter,
+            bytes: [
+                push.frame.for_tcp().len() as u32,
+                push.frame.for_websocket().len() as u32,
+            ],
+            tally: Tally::default(),
+            slow: Vec::new(),
+        };
+        visit(self, &mut delivery);
+        let Delivery { tally, slow, .. } = delivery;
+        self.counters.pushes += 1;
+        self.counters.deliveries += tally;
+        for slot in slow {
+            self.close(slot, CloseReason::SlowConsumer, "");
+        }
+        tally
+    }
+}
+
+struct Delivery {
+    item: Item,
+    operation: i32,
+    filter: Filter,
+    /// Of the frame, on each transport.
+    bytes: [u32; 2],
+    tally: Tally,
+    /// To be closed when the walk is over.
+    slow: Vec<u32>,
+}
+
+impl Delivery {
+    /// Puts the push into the outbox of a connection that takes pushes, or counts why not.
+    #[inline]
+    fn offer(&mut self, shard: &mut Shard, slot: u32) {
+        let entry = &mut shard.conns[slot];
+        debug_assert!(entry.takes_pushes().is_ok());
+        if self.filter == Filter::On && !entry.accepts.contains(self.operation) {
+            return self.tally.drop_as(DropReason::Filtered, 1);
+        }
+        let load = shard.chains.load(&entry.outbox, entry.transport);
+        let bytes = self.bytes[entry.transport as usize];
+        let is_full = load.pushes >= u32::from(shard.limits.svr_proto)
+            || load.bytes.saturating_add(bytes) > shard.limits.outbox_bytes;
+        if is_full && !self.make_room(shard, slot) {
+            return self.tally.drop_as(DropReason::OutboxFull, 1);
+        }
+        let entry: &mut Conn = &mut shard.conns[slot];
+        shard.chains.append(&mut entry.outbox, &self.item);
+        if !entry.is_ready && !entry.outbox.is_sending() {
+            entry.is_ready = true;
+            shard.ready.push_back(slot);
+        }
+        self.tally.queue();
+    }
+
+    #[cold]
+    fn make_room(&mut self, shard: &mut Shard, slot: u32) -> bool {
+        match shard.limits.slow_consumer {
+            SlowConsumer::DropNewest => false,
+            SlowConsumer::Close => {
+                self.slow.push(slot);
+                false
+            }
+            SlowConsumer::DropOldest => {
+                let entry = &mut shard.conns[slot];
+                let bytes = self.bytes[entry.transport as usize];
+                // By count one is enough; by bytes it may take several.
+                loop {
+                    if !shard.chains.drop_oldest(&mut entry.outbox) {
+                        return false;
+                    }
+                    shard.counters.superseded += 1;
+                    let load = shard.chains.load(&entry.outbox, entry.transport);
+                    if load.pushes < u32::from(shard.limits.svr_proto)
+                        && load.bytes.saturating_add(bytes) <= shard.limits.outbox_bytes
+                    {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+}

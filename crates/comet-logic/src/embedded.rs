@@ -1,0 +1,216 @@
+//! The auther comet runs on when no logic service is configured: both token forms of the goim family,
+//! unverified.
+
+use comet_core::limits::{ACCEPTS_MAX, NAME_MAX};
+use comet_core::{Accepts, Identity};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::{Auther, Refusal};
+
+/// The room of a user who comes with a token of the seed's form.
+const SEED_ROOM: &str = "1";
+
+/// Takes every well-formed token at its word; the first byte picks the form.
+///
+/// - `{`: goim v2's JSON, `{"mid":42,"key":"optional","room_id":"live://1000","accepts":[1000]}`.
+///   Without a key it gets a random one (UUID v4), without a room it is in none, and without
+///   `accepts` it accepts nothing, as in goim. Fields not named here are ignored. What does not fit
+///   is refused.
+/// - anything else: the seed's decimal user id, who is in room `1` and accepts everything. What is
+///   not a number is user 0, in no room; nothing is refused.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Embedded;
+
+impl Auther for Embedded {
+    fn auth(&self, token: &[u8], _cookie: &str) -> Result<Identity, Refusal> {
+        match token.first() {
+            Some(b'{') => from_json(token),
+            _ => Ok(from_number(token)),
+        }
+    }
+}
+
+/// goim v2's token, as far as comet needs it. Go writes an absent list as `null`, hence the options.
+#[derive(Deserialize)]
+struct JsonToken {
+    mid: i64,
+    key: Option<String>,
+    room_id: Option<String>,
+    accepts: Option<Vec<i32>>,
+}
+
+fn from_json(token: &[u8]) -> Result<Identity, Refusal> {
+    let token: JsonToken = serde_json::from_slice(token)
+        .map_err(|fault| Refusal::new(format!("the token does not fit: {fault}")))?;
+    let accepts = token.accepts.unwrap_or_default();
+    if accepts.len() > ACCEPTS_MAX {
+        return Err(Refusal::new(format!("the token accepts more than {ACCEPTS_MAX} operations")));
+    }
+    let key = match name("key", token.key)? {
+        Some(key) => key,
+        None => Uuid::new_v4().to_string().into(),
+    };
+    Ok(Identity {
+        user: token.mid,
+        key: Some(key),
+        room: name("room_id", token.room_id)?,
+        accepts: Accepts::Only(accepts.into()),
+        heartbeat_ms: None,
+    })
+}
+
+/// A key or room id; an empty one is none.
+fn name(field: &str, value: Option<String>) -> Result<Option<Box<str>>, Refusal> {
+    match value {
+        Some(value) if value.len() > NAME_MAX => {
+            Err(Refusal::new(format!("the token's {field} is longer than {NAME_MAX} bytes")))
+        }
+        Some(value) if !value.is_empty() => Ok(Some(value.into())),
+        _ => Ok(None),
+    }
+}
+
+fn from_number(token: &[u8]) -> Identity {
+    let user = str::from_utf8(token).ok().and_then(|text| text.parse().ok());
+    Identity {
+        user: user.unwrap_or(0),
+        key: None,
+        room: user.map(|_: i64| SEED_ROOM.into()),
+        accepts: Accepts::All,
+        heartbeat_ms: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn auth(token: &[u8]) -> Result<Identity, Refusal> {
+        Embedded.auth(token, "")
+    }
+
+    #[test]
+    fn the_seeds_tokens_are_numbers() {
+        let check = |token: &[u8], user, room: Option<&str>| {
+            let expected = Identity {
+                user,
+                key: None,
+                room: room.map(Into::into),
+                accepts: Accepts::All,
+                heartbeat_ms: None,
+            };
+            assert_eq!(auth(token), Ok(expected), "{}", token.escape_ascii());
+        };
+        check(b"42", 42, Some("1"));
+        check(b"0", 0, Some("1"));
+        check(b"-7", -7, Some("1"));
+        check(b"9223372036854775807", i64::MAX, Some("1"));
+        check(b"9223372036854775808", 0, None);
+        check(b"", 0, None);
+        check(b"anna", 0, None);
+        check(b"42 ", 0, None);
+        check(b" {\"mid\":1}", 0, None);
+        check(b"[1]", 0, None);
+        check(b"\xff\xfe", 0, None);
+    }
+
+    #[test]
+    fn goim_v2_tokens_are_json() {
+        let check = |token: &str, user, key: &str, room: Option<&str>, accepts: &[i32]| {
+            let expected = Identity {
+                user,
+                key: Some(key.into()),
+                room: room.map(Into::into),
+                accepts: Accepts::Only(accepts.into()),
+                heartbeat_ms: None,
+            };
+            assert_eq!(auth(token.as_bytes()), Ok(expected), "{token}");
+        };
+        check(
+            r#"{"mid":42,"key":"k","room_id":"live://1000","platform":"web","accepts":[1000,1001]}"#,
+            42,
+            "k",
+            Some("live://1000"),
+            &[1000, 1001],
+        );
+        check(r#"{"mid":-1,"key":"k"}"#, -1, "k", None, &[]);
+        check(r#"{"mid":1,"key":"k","room_id":"","accepts":[]}"#, 1, "k", None, &[]);
+        check(r#"{"mid":1,"key":"k","room_id":null,"accepts":null}"#, 1, "k", None, &[]);
+        check(r#"{"mid":1,"key":"k","other":{"deep":[1,{}]}} "#, 1, "k", None, &[]);
+        check(r#"{ "key" : "\u00e9" , "mid" : 1 }"#, 1, "é", None, &[]);
+        let longest = "r".repeat(NAME_MAX);
+        let token = format!(r#"{{"mid":1,"key":"{longest}","room_id":"{longest}"}}"#);
+        check(&token, 1, &longest, Some(&longest), &[]);
+        let most: Vec<i32> = (0..64).collect();
+        check(&format!(r#"{{"mid":1,"key":"k","accepts":{most:?}}}"#), 1, "k", None, &most);
+    }
+
+    #[test]
+    fn a_token_without_a_key_gets_one_of_its_own() {
+        for token in [r#"{"mid":1}"#, r#"{"mid":1,"key":""}"#, r#"{"mid":1,"key":null}"#] {
+            let made = || auth(token.as_bytes()).unwrap().key.unwrap();
+            let (one, other) = (made(), made());
+            assert_ne!(one, other, "{token}");
+            assert_eq!(Uuid::parse_str(&one).unwrap().get_version_num(), 4, "{token}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_a_sentence() {
+        let check = |token: &[u8], sentence: &str| {
+            let refusal = auth(token).expect_err("refused").to_string();
+            assert!(refusal.contains(sentence), "{}: {refusal}", token.escape_ascii());
+        };
+        check(b"{", "EOF while parsing");
+        check(b"{}", "missing field `mid`");
+        check(br#"{"mid":1}x"#, "trailing characters");
+        check(br#"{"mid":null}"#, "expected i64");
+        check(br#"{"mid":"1"}"#, "expected i64");
+        check(br#"{"mid":1.5}"#, "expected i64");
+        check(br#"{"mid":9223372036854775808}"#, "expected i64");
+        check(br#"{"mid":1,"mid":2}"#, "duplicate field `mid`");
+        check(br#"{"mid":1,"key":7}"#, "expected a string");
+        check(br#"{"mid":1,"accepts":["1000"]}"#, "expected i32");
+        check(br#"{"mid":1,"accepts":[2147483648]}"#, "expected i32");
+        check(b"{\"mid\":1,\"key\":\"\xff\"}", "invalid unicode code point");
+        let long = "x".repeat(NAME_MAX + 1);
+        check(format!(r#"{{"mid":1,"key":"{long}"}}"#).as_bytes(), "key is longer than 256 bytes");
+        check(
+            format!(r#"{{"mid":1,"room_id":"{long}"}}"#).as_bytes(),
+            "room_id is longer than 256",
+        );
+        let many = vec![1000; ACCEPTS_MAX + 1];
+        let token = format!(r#"{{"mid":1,"accepts":{many:?}}}"#);
+        check(token.as_bytes(), "accepts more than 64 operations");
+        check(&[br#"{"mid":1,"x":"#, "[".repeat(2000).as_bytes()].concat(), "EOF");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(mut token in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = auth(&token);
+            token.insert(0, b'{');
+            let _ = auth(&token);
+        }
+
+        #[test]
+        fn a_token_is_accepted_within_the_limits_and_refused_beyond(
+            key in "[a-zé]{0,300}", room in "[a-zé]{0,300}", accepts in 0..2 * ACCEPTS_MAX,
+        ) {
+            let fits = key.len() <= NAME_MAX && room.len() <= NAME_MAX && accepts <= ACCEPTS_MAX;
+            let list = vec![1000; accepts];
+            let token = format!(r#"{{"mid":1,"key":"{key}","room_id":"{room}","accepts":{list:?}}}"#);
+            prop_assert_eq!(auth(token.as_bytes()).is_ok(), fits);
+        }
+
+        #[test]
+        fn every_user_id_is_read_back(user in any::<i64>()) {
+            prop_assert_eq!(auth(user.to_string().as_bytes()).unwrap().user, user);
+            let json = format!(r#"{{"mid":{user}}}"#);
+            prop_assert_eq!(auth(json.as_bytes()).unwrap().user, user);
+        }
+    }
+}

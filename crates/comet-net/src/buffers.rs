@@ -1,0 +1,101 @@
+//! The provided-buffer ring: receive buffers the kernel takes when bytes arrive, so that an idle
+//! connection pins none.
+#![allow(
+    unsafe_code,
+    reason = "the kernel reads the ring and writes the buffers"
+)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::types::BufRingEntry;
+
+const PAGE: usize = 4096;
+
+/// `count` buffers of `size` bytes, and the ring that offers them to the kernel.
+pub(crate) struct Buffers {
+    /// `count` entries; the tail the kernel watches is inside the first one (io_uring_buf_ring).
+    ring: *mut BufRingEntry,
+    ring_layout: Layout,
+    memory: Box<[u8]>,
+    count: u16,
+    size: usize,
+    tail: u16,
+}
+
+impl Buffers {
+    /// # Panics
+    /// If `count` is no power of two up to 32,768.
+    pub(crate) fn new(count: u16, size: usize) -> Self {
+        assert!(
+            count.is_power_of_two() && count <= 1 << 15,
+            "a buffer ring holds 2^n entries"
+        );
+        let bytes = usize::from(count) * size_of::<BufRingEntry>();
+        let ring_layout = Layout::from_size_align(bytes, PAGE).expect("a page-aligned ring");
+        // SAFETY: the layout has a size above 0.
+        let ring = unsafe { alloc_zeroed(ring_layout) }.cast::<BufRingEntry>();
+        if ring.is_null() {
+            handle_alloc_error(ring_layout);
+        }
+        // Written, not only reserved: the pages are there from the start and not first when traffic
+        // is worst.
+        let memory = vec![1; usize::from(count) * size].into_boxed_slice();
+        let mut buffers = Self {
+            ring,
+            ring_layout,
+            memory,
+            count,
+            size,
+            tail: 0,
+        };
+        for buffer in 0..count {
+            buffers.offer(buffer);
+        }
+        buffers.publish();
+        buffers
+    }
+
+    /// Address and number of entries, for registration.
+    pub(crate) fn ring(&self) -> (u64, u16) {
+        (self.ring as u64, self.count)
+    }
+
+    /// What the kernel wrote into `buffer`.
+    pub(crate) fn filled(&self, buffer: u16, length: usize) -> &[u8] {
+        let begin = usize::from(buffer) * self.size;
+        &self.memory[begin..begin + length.min(self.size)]
+    }
+
+    /// Gives `buffer` back; the kernel sees it after [`Buffers::publish`].
+    pub(crate) fn offer(&mut self, buffer: u16) {
+        let begin = usize::from(buffer) * self.size;
+        let address = self.memory[begin..].as_mut_ptr() as u64;
+        let index = self.tail & (self.count - 1);
+        // SAFETY: the index is below `count`, and between the completion that named the buffer and the
+        // publishing store the kernel looks at neither the entry nor the buffer. Writing field by field
+        // keeps the tail, which shares memory with the first entry.
+        let entry = unsafe { &mut *self.ring.add(usize::from(index)) };
+        entry.set_addr(address);
+        entry.set_len(self.size as u32);
+        entry.set_bid(buffer);
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Shows the kernel all that was offered.
+    pub(crate) fn publish(&mut self) {
+        // SAFETY: `ring` is the first entry of a live, aligned ring; the kernel only reads the tail, and
+        // reads it with acquire ordering.
+        unsafe {
+            let tail = BufRingEntry::tail(self.ring).cast_mut();
+            AtomicU16::from_ptr(tail).store(self.tail, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout; the ring it was registered with is closed.
+        unsafe { dealloc(self.ring.cast(), self.ring_layout) };
+    }
+}

@@ -1,0 +1,402 @@
+//! The driver of one core: a short loop of plainly named steps.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use comet_core::{
+    AuthRequest, CloseHow, CloseReason, ClosedEvent, ConnId, Hangup, Message, Millis, Report,
+    Shard, ShardId,
+};
+use comet_logic::Auther;
+use comet_mesh::{EventFd, Inbox, Returned, Sender};
+use rustix::net::{Shutdown, getpeername, shutdown};
+
+use crate::buffers::Buffers;
+use crate::core::{CoreSettings, Listener, Ports};
+use crate::ring::{self, Completion, Operation, Ring};
+use crate::sockets::Sockets;
+
+/// Messages taken from the inbox in one turn.
+const MESSAGES_A_TURN: usize = 256;
+/// How soon a peer whose inbox was full is tried again.
+const RETRY: Duration = Duration::from_millis(1);
+/// How soon an accept is tried again that found no descriptor or no memory.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+pub(crate) struct Driver<A> {
+    // The ring goes first: while it is open the kernel writes the buffers and reads the shard's frames.
+    ring: Ring,
+    buffers: Buffers,
+    shard: Shard,
+    auther: A,
+    sockets: Sockets,
+    listeners: Vec<Listener>,
+    /// Listeners whose accept ended and must be submitted again.
+    deaf: Vec<u32>,
+    /// Not before this moment: a process out of descriptors would ask in vain, and loudly.
+    hear_again_at: Instant,
+    /// Connections whose receive ended for want of a buffer.
+    starved: Vec<u32>,
+    batch: Vec<Completion>,
+    inbox: Inbox<Message>,
+    bell: Arc<EventFd>,
+    is_bell_armed: bool,
+    peers: Vec<Sender<Message>>,
+    control: Sender<Report>,
+    /// Somebody's inbox was full, or a listener is deaf: look again soon.
+    retry: bool,
+    spin: Duration,
+    epoch: Instant,
+    stop: Arc<AtomicBool>,
+}
+
+impl<A: Auther> Driver<A> {
+    pub(crate) fn new(
+        settings: CoreSettings,
+        ports: Ports,
+        auther: A,
+        stop: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
+        let buffers = Buffers::new(settings.recv_buffers, settings.recv_buffer_size);
+        let mut ring = Ring::new(settings.ring_entries, &buffers)?;
+        for (index, listener) in (0..).zip(&settings.listeners) {
+            ring.accept(listener.socket.as_raw_fd(), index);
+        }
+        ring.submit();
+        let now = Millis(settings.epoch.elapsed().as_millis() as u64);
+        Ok(Self {
+            shard: Shard::new(&settings.shard, now),
+            auther,
+            ring,
+            buffers,
+            sockets: Sockets::default(),
+            listeners: settings.listeners,
+            deaf: Vec::new(),
+            hear_again_at: settings.epoch,
+            starved: Vec::new(),
+            batch: Vec::new(),
+            inbox: ports.inbox,
+            bell: ports.bell,
+            is_bell_armed: false,
+            peers: ports.peers,
+            control: ports.control,
+            retry: false,
+            spin: settings.spin,
+            epoch: settings.epoch,
+            stop,
+        })
+    }
+
+    pub(crate) async fn run(mut self) {
+        while !self.stop.load(Ordering::Acquire) {
+            self.tell_time();
+            let messages = self.take_messages();
+            let completions = self.take_completions();
+            self.ask_logic();
+            let sends = self.submit_sends();
+            self.log_closed();
+            self.shut_sockets();
+            self.pass_messages();
+            self.hear_again();
+            if messages + completions + sends > 0 {
+                self.ring.submit();
+            } else {
+                self.wait();
+            }
+            // Other tasks of this executor, when glommio's preempt timer says that it is their turn.
+            glommio::yield_if_needed().await;
+        }
+    }
+
+    fn tell_time(&mut self) {
+        self.shard
+            .handle_time(Millis(self.epoch.elapsed().as_millis() as u64));
+    }
+
+    fn take_messages(&mut self) -> usize {
+        for taken in 0..MESSAGES_A_TURN {
+            match self.inbox.try_recv() {
+                Some(message) => self.shard.handle_message(message),
+                None => return taken,
+            }
+        }
+        MESSAGES_A_TURN
+    }
+
+    fn take_completions(&mut self) -> usize {
+        let mut batch = std::mem::take(&mut self.batch);
+        self.ring.take(&mut batch);
+        let taken = batch.len();
+        for completion in batch.drain(..) {
+            match completion.operation {
+                Operation::Recv => self.received(completion),
+                Operation::Send => self.sent(completion),
+                Operation::Accept => self.accepted(completion),
+                Operation::Wake => {
+                    self.bell.clear();
+                    self.is_bell_armed = completion.more;
+                }
+            }
+        }
+        self.batch = batch;
+        self.buffers.publish();
+        for slot in std::mem::take(&mut self.starved) {
+            if let Some(socket) = self.sockets.get(slot).filter(|socket| !socket.is_receiving) {
+                self.ring.recv(socket.raw(), slot);
+                self.sockets.at(slot).is_receiving = true;
+            }
+        }
+        taken
+    }
+
+    fn accepted(&mut self, completion: Completion) {
+        let listener = completion.index;
+        if !completion.more {
+            self.deaf.push(listener);
+        }
+        let transport = self.listeners[listener as usize].transport;
+        match completion.result {
+            Ok(fd) => {
+                let fd = ring::accepted(fd);
+                if let Some(conn) = self.shard.handle_accept(transport) {
+                    self.ring.recv(fd.as_raw_fd(), conn.slot);
+                    self.sockets.insert(fd, conn);
+                    self.sockets.at(conn.slot).is_receiving = true;
+                }
+            }
+            Err(libc::ECONNABORTED) => {}
+            Err(error) if self.shard.is_draining() => {
+                log::debug!("core {}: accept ended: error {error}", self.shard.id().0);
+            }
+            Err(error) => {
+                self.hear_again_at = Instant::now() + ACCEPT_RETRY;
+                let error = io::Error::from_raw_os_error(error);
+                log::warn!("core {}: accept failed: {error}", self.shard.id().0);
+            }
+        }
+    }
+
+    fn received(&mut self, completion: Completion) {
+        let slot = completion.index;
+        let socket = self.sockets.at(slot);
+        socket.is_receiving = completion.more;
+        let conn = socket.conn;
+        match completion.result {
+            Ok(0) => self.hung_up(conn, Hangup::Eof),
+            Ok(length) => {
+                let buffer = completion
+                    .buffer
+                    .expect("a receive with bytes names its buffer");
+                let bytes = self.buffers.filled(buffer, length as usize);
+                self.shard.handle_recv(conn, bytes);
+                self.buffers.offer(buffer);
+                if !completion.more {
+                    self.starved.push(slot);
+                }
+            }
+            Err(libc::ENOBUFS) => self.starved.push(slot),
+            Err(error) => self.hung_up(conn, Hangup::Error(error)),
+        }
+    }
+
+    fn hung_up(&mut self, conn: ConnId, how: Hangup) {
+        self.shard.handle_hangup(conn, how);
+        self.free_if_gone(conn);
+    }
+
+    fn sent(&mut self, completion: Completion) {
+        let socket = self.sockets.at(completion.index);
+        socket.is_sending = false;
+        let conn = socket.conn;
+        match completion.result {
+            Ok(bytes) => self.shard.handle_sent(conn, bytes as usize),
+            Err(error) => self.shard.handle_send_failed(conn, error),
+        }
+        self.free_if_gone(conn);
+    }
+
+    fn free_if_gone(&mut self, conn: ConnId) {
+        if self.sockets.at(conn.slot).is_gone() {
+            self.sockets.remove(conn.slot);
+            self.shard.handle_gone(conn);
+        }
+    }
+
+    fn ask_logic(&mut self) {
+        while let Some(AuthRequest {
+            conn,
+            token,
+            cookie,
+        }) = self.shard.poll_auth()
+        {
+            let answer = self
+                .auther
+                .auth(&token, &cookie)
+                .map_err(|refusal| refusal.to_string());
+            self.shard.handle_auth(conn, answer);
+        }
+    }
+
+    fn submit_sends(&mut self) -> usize {
+        for submitted in 0..self.ring.entries() {
+            let Some(transmit) = self.shard.poll_transmit() else {
+                return submitted;
+            };
+            let slot = transmit.conn.slot;
+            let socket = self.sockets.at(slot);
+            debug_assert!(!socket.is_sending && !socket.is_closing);
+            socket.is_sending = true;
+            self.ring.send(
+                socket.raw(),
+                slot,
+                (transmit.bytes.as_ptr(), transmit.bytes.len()),
+            );
+        }
+        self.ring.entries()
+    }
+
+    fn shut_sockets(&mut self) {
+        while let Some((conn, how)) = self.shard.poll_close() {
+            let Some(socket) = self
+                .sockets
+                .get(conn.slot)
+                .filter(|socket| socket.conn == conn)
+            else {
+                continue;
+            };
+            let side = match how {
+                CloseHow::Write => Shutdown::Write,
+                CloseHow::Both => Shutdown::Both,
+            };
+            // ENOTCONN: the peer was faster. What is under way completes either way.
+            if how == CloseHow::Write || socket.is_receiving || socket.is_sending {
+                let _ = shutdown(socket, side);
+            }
+            if how == CloseHow::Both {
+                self.sockets.at(conn.slot).is_closing = true;
+                self.free_if_gone(conn);
+            }
+        }
+        if self.shard.is_draining() && !self.listeners.is_empty() {
+            for listener in &self.listeners {
+                // Ends the accept that is under way, which closing the descriptor would not.
+                let _ = shutdown(&listener.socket, Shutdown::Both);
+            }
+        }
+    }
+
+    fn pass_messages(&mut self) {
+        for (peer, sender) in (0..).map(ShardId).zip(&self.peers) {
+            while let Some(message) = self.shard.poll_message(peer) {
+                if let Err(Returned::Full(message) | Returned::Closed(message)) =
+                    sender.try_send(message)
+                {
+                    self.shard.return_message(peer, message);
+                    self.retry = true;
+                    break;
+                }
+            }
+        }
+        while let Some(report) = self.shard.poll_report() {
+            if let Err(Returned::Full(report) | Returned::Closed(report)) =
+                self.control.try_send(report)
+            {
+                self.shard.return_report(report);
+                self.retry = true;
+                break;
+            }
+        }
+    }
+
+    fn log_closed(&mut self) {
+        while let Some(event) = self.shard.poll_closed() {
+            log_closed(&event, &self.sockets);
+        }
+    }
+
+    /// Submits again what ended by itself.
+    fn hear_again(&mut self) {
+        if self.deaf.is_empty() || self.shard.is_draining() {
+            return;
+        }
+        if Instant::now() < self.hear_again_at {
+            self.retry = true;
+            return;
+        }
+        for index in std::mem::take(&mut self.deaf) {
+            self.ring
+                .accept(self.listeners[index as usize].socket.as_raw_fd(), index);
+        }
+    }
+
+    /// Sleeps until something completes, somebody calls, or a deadline is due.
+    fn wait(&mut self) {
+        if !self.is_bell_armed {
+            self.ring.poll_wake(self.bell.as_raw_fd());
+            self.is_bell_armed = true;
+        }
+        if self.has_work_while_spinning() || !self.inbox.doze() {
+            return self.ring.submit();
+        }
+        if !self.stop.load(Ordering::Acquire) {
+            let due = self.shard.poll_timeout().map(|at| {
+                let at = Duration::from_millis(at.0);
+                at.saturating_sub(self.epoch.elapsed())
+            });
+            let retry = std::mem::take(&mut self.retry).then_some(RETRY);
+            let timeout = [due, retry].into_iter().flatten().min();
+            self.ring.submit_and_wait(timeout);
+        }
+        self.inbox.rouse();
+    }
+
+    fn has_work_while_spinning(&mut self) -> bool {
+        if self.spin.is_zero() {
+            return false;
+        }
+        self.ring.submit();
+        let begin = Instant::now();
+        while begin.elapsed() < self.spin {
+            if !self.ring.is_quiet() || self.inbox.depth() > 0 {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+}
+
+/// What a peer did wrong is told; what ends ordinarily is there for who looks closely.
+fn log_closed(event: &ClosedEvent, sockets: &Sockets) {
+    let level = match event.reason {
+        CloseReason::PeerClosed | CloseReason::Draining => log::Level::Debug,
+        _ => log::Level::Info,
+    };
+    if !log::log_enabled!(level) {
+        return;
+    }
+    let ClosedEvent {
+        conn,
+        reason,
+        key,
+        detail,
+    } = event;
+    let peer = sockets
+        .get(conn.slot)
+        .filter(|socket| socket.conn == *conn)
+        .and_then(|socket| getpeername(socket).ok())
+        .and_then(|address| SocketAddr::try_from(address?).ok())
+        .map_or_else(|| "-".to_string(), |address| address.to_string());
+    let key = if key.is_empty() { "-" } else { key };
+    let (shard, slot, generation) = (conn.shard.0, conn.slot, conn.generation);
+    log::log!(
+        level,
+        "closed {shard}/{slot}.{generation} key={key} peer={peer} reason={}{}{detail}",
+        reason.label(),
+        if detail.is_empty() { "" } else { ": " },
+    );
+}

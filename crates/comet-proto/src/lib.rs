@@ -1,0 +1,15 @@
+//! The wire of the goim family: frames and their operations, and the WebSocket upgrade and framing
+//! around them.
+//!
+//! Everything works on slices the caller owns: nothing here reads a socket or a clock, or knows what a
+//! room is. Bytes of a peer are checked in exactly two places, [`decode`] and [`websocket`]; what fails
+//! there is a named fault with the numbers in it. What goes out is built once as [`Encoded`] and shared
+//! by every connection, whatever its transport.
+
+mod encoded;
+mod frame;
+pub mod op;
+pub mod websocket;
+
+pub use encoded::Encoded;
+pub use frame::{Frame, FrameFault, HEADER_LEN, VERSION, count_frames, decode};

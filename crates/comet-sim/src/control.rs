@@ -1,0 +1,323 @@
+//! The fake control thread: pushes to keys, users, rooms and everybody, and the sum of what came of them.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use comet_core::{
+    CallId, DropReason, Message, Millis, Push, Report, ShardId, Tally, home_of_key, home_of_room,
+    home_of_user,
+};
+use comet_proto::{Encoded, Frame, op};
+
+use crate::mesh::Mesh;
+use crate::plan::{Dice, KEYS, OPERATIONS, Plan, ROOMS, USERS};
+use crate::wire::{self, Kind, PUSH_SEQUENCE, Stamp};
+
+/// Slowest paced broadcast, connections a second on each shard.
+const SPEED_LEAST: u64 = 50;
+
+/// A call, until the next quiet point.
+pub(crate) struct Call {
+    pub(crate) id: u64,
+    pub(crate) kind: Kind,
+    pub(crate) operation: i32,
+    pub(crate) keys: Vec<Box<str>>,
+    pub(crate) users: Vec<i64>,
+    /// Reports still to come.
+    missing: u64,
+    pub(crate) tally: Tally,
+}
+
+pub(crate) struct Control {
+    shards: u16,
+    clients: u64,
+    /// Messages for which a shard's inbox had no room yet.
+    lanes: Vec<VecDeque<Message>>,
+    inbox: VecDeque<Report>,
+    inbox_max: usize,
+    pub(crate) next_call: u64,
+    /// Calls made since the last quiet point, without gaps.
+    pub(crate) calls: Vec<Call>,
+    /// The sum of all tallies.
+    pub(crate) total: Tally,
+    pub(crate) calls_total: u64,
+    pub(crate) has_paced: bool,
+    /// Paced broadcasts are over by then.
+    pub(crate) paced_until: Millis,
+    /// How often each shard said so.
+    pub(crate) drained: Vec<u32>,
+}
+
+impl Control {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Self {
+            shards: plan.shards,
+            clients: plan.clients as u64,
+            lanes: (0..plan.shards).map(|_| VecDeque::new()).collect(),
+            inbox: VecDeque::new(),
+            inbox_max: plan.inbox,
+            next_call: 1,
+            calls: Vec::new(),
+            total: Tally::default(),
+            calls_total: 0,
+            has_paced: false,
+            paced_until: Millis(0),
+            drained: vec![0; usize::from(plan.shards)],
+        }
+    }
+
+    /// Makes one call, or a burst of calls to one room.
+    pub(crate) fn push(&mut self, dice: &mut Dice, plan: &Plan) {
+        match dice.below(100) {
+            0..30 => self.push_keys(dice, plan),
+            30..45 => self.push_users(dice, plan),
+            45..75 => {
+                let room = dice.below(ROOMS.len()) as u8;
+                for _ in 0..dice.pick(&[1, 1, 2, 10]) {
+                    self.push_room(dice, plan, room);
+                }
+            }
+            75..90 => self.push_all(dice, plan, None),
+            90..94 => {
+                let speed = NonZeroU32::new(dice.between(SPEED_LEAST, 2000) as u32);
+                self.push_all(dice, plan, speed);
+            }
+            _ => self.ask(dice),
+        }
+    }
+
+    /// Tells every shard to say goodbye.
+    pub(crate) fn drain(&mut self) {
+        for lane in &mut self.lanes {
+            lane.push_back(Message::Drain);
+        }
+    }
+
+    /// Puts on the mesh what its inboxes have room for.
+    pub(crate) fn flush(&mut self, dice: &mut Dice, now: Millis, mesh: &mut Mesh) -> bool {
+        let mut moved = false;
+        for (shard, lane) in (0..).map(ShardId).zip(&mut self.lanes) {
+            while let Some(message) = lane.pop_front() {
+                if let Err(message) = mesh.send((dice, now), None, shard, message) {
+                    lane.push_front(*message);
+                    break;
+                }
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    /// Takes a report into the inbox.
+    ///
+    /// # Errors
+    /// Gives it back if the inbox is full.
+    pub(crate) fn offer(&mut self, report: Report) -> Result<(), Box<Report>> {
+        if self.inbox.len() >= self.inbox_max {
+            return Err(Box::new(report));
+        }
+        self.inbox.push_back(report);
+        Ok(())
+    }
+
+    /// Works through some of the inbox.
+    pub(crate) fn take_reports(&mut self, dice: &mut Dice, now: Millis) -> Result<bool, String> {
+        let mut moved = false;
+        while !dice.percent(20) {
+            let Some(report) = self.inbox.pop_front() else { break };
+            moved = true;
+            self.settle(report, now)?;
+        }
+        Ok(moved)
+    }
+
+    /// Every call has its reports, and every message is on its way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.calls.iter().all(|call| call.missing == 0)
+            && self.inbox.is_empty()
+            && self.lanes.iter().all(VecDeque::is_empty)
+    }
+
+    pub(crate) fn unanswered(&self) -> Vec<(u64, Kind)> {
+        let open = self.calls.iter().filter(|call| call.missing > 0);
+        open.map(|call| (call.id, call.kind)).collect()
+    }
+
+    fn settle(&mut self, report: Report, now: Millis) -> Result<(), String> {
+        let (call, tally, parts) = match report {
+            Report::Tally { call, tally, parts } => (call, tally, parts),
+            Report::Scheduled { call, connections } => {
+                // Connections that come meanwhile may be visited too.
+                let longest = (connections + self.clients) * 1000 / SPEED_LEAST + 100;
+                self.paced_until = self.paced_until.max(now.after(longest));
+                (call, Tally::default(), 0)
+            }
+            Report::Busy { call } | Report::Rooms { call, .. } => (call, Tally::default(), 0),
+            Report::Snapshot { call, counters, .. } => {
+                check_sum(&counters.deliveries)?;
+                (call, Tally::default(), 0)
+            }
+            Report::Drained { shard } => {
+                self.drained[usize::from(shard.0)] += 1;
+                return Ok(());
+            }
+        };
+        check_sum(&tally)?;
+        self.total += tally;
+        let first = self.calls.first().map_or(0, |call| call.id);
+        let known = call.0.checked_sub(first).and_then(|index| self.calls.get_mut(index as usize));
+        let open = known.ok_or_else(|| format!("a report to call {} of long ago", call.0))?;
+        open.tally += tally;
+        open.missing = (open.missing + u64::from(parts))
+            .checked_sub(1)
+            .ok_or_else(|| format!("a report to call {} after its last", call.0))?;
+        if open.missing == 0 {
+            open.check_complete()?;
+        }
+        Ok(())
+    }
+
+    fn push_keys(&mut self, dice: &mut Dice, plan: &Plan) {
+        let mut keys: Vec<Box<str>> = Vec::new();
+        for _ in 0..dice.between(1, 5) {
+            let key = match dice.percent(60) {
+                true => dice.pick(&KEYS).to_owned(),
+                false => format!("{}_{}", dice.below(USERS as usize), dice.between(1, 6)),
+            };
+            if !keys.iter().any(|known| **known == *key) {
+                keys.push(key.into());
+            }
+        }
+        let call = self.open(dice, Kind::Keys);
+        let push = self.encode(dice, plan, call);
+        let shards = self.shards;
+        for home in (0..shards).map(ShardId) {
+            let here = keys.iter().filter(|key| home_of_key(key, shards) == home);
+            let keys: Vec<_> = here.cloned().collect();
+            if !keys.is_empty() {
+                let call = CallId(call);
+                self.send(home, Message::PushKeys { call, keys, push: push.clone() });
+            }
+        }
+        self.last_call().keys = keys;
+    }
+
+    fn push_users(&mut self, dice: &mut Dice, plan: &Plan) {
+        let mut users: Vec<i64> = (1..USERS).filter(|_| dice.percent(40)).collect();
+        if users.is_empty() {
+            users.push(1);
+        }
+        let call = self.open(dice, Kind::Users);
+        let push = self.encode(dice, plan, call);
+        let shards = self.shards;
+        for home in (0..shards).map(ShardId) {
+            let here = users.iter().filter(|user| home_of_user(**user, shards) == home);
+            let users: Vec<_> = here.copied().collect();
+            if !users.is_empty() {
+                let call = CallId(call);
+                self.send(home, Message::PushUsers { call, users, push: push.clone() });
+            }
+        }
+        self.last_call().users = users;
+    }
+
+    fn push_room(&mut self, dice: &mut Dice, plan: &Plan, room: u8) {
+        let call = self.open(dice, Kind::Room(room));
+        let push = self.encode(dice, plan, call);
+        let room: Arc<str> = ROOMS[usize::from(room)].into();
+        let home = home_of_room(&room, self.shards);
+        self.send(home, Message::PushRoom { call: CallId(call), room, push });
+    }
+
+    fn push_all(&mut self, dice: &mut Dice, plan: &Plan, speed: Option<NonZeroU32>) {
+        self.has_paced |= speed.is_some();
+        let call = self.open(dice, if speed.is_some() { Kind::Paced } else { Kind::All });
+        let push = self.encode(dice, plan, call);
+        for shard in (0..self.shards).map(ShardId) {
+            self.send(shard, Message::Broadcast { call: CallId(call), push: push.clone(), speed });
+        }
+    }
+
+    /// Counters and rooms, as the monitor asks for them.
+    fn ask(&mut self, dice: &mut Dice) {
+        // Recorded as a push to nobody.
+        let call = CallId(self.open(dice, Kind::Users));
+        let snapshot = dice.percent(50);
+        for shard in (0..self.shards).map(ShardId) {
+            let message = if snapshot { Message::Snapshot { call } } else { Message::Rooms { call } };
+            self.send(shard, message);
+        }
+    }
+
+    fn open(&mut self, dice: &mut Dice, kind: Kind) -> u64 {
+        let id = self.next_call;
+        self.next_call += 1;
+        self.calls_total += 1;
+        let (keys, users) = (Vec::new(), Vec::new());
+        let operation = dice.pick(&OPERATIONS);
+        let tally = Tally::default();
+        self.calls.push(Call { id, kind, operation, keys, users, missing: 0, tally });
+        id
+    }
+
+    fn last_call(&mut self) -> &mut Call {
+        self.calls.last_mut().expect("a call was opened")
+    }
+
+    fn send(&mut self, shard: ShardId, message: Message) {
+        self.last_call().missing += 1;
+        self.lanes[usize::from(shard.0)].push_back(message);
+    }
+
+    /// The call's frame: one, or a batch as goim's job makes it.
+    fn encode(&mut self, dice: &mut Dice, plan: &Plan, id: u64) -> Push {
+        let Call { kind, operation, .. } = *self.last_call();
+        let parts = if dice.percent(25) { dice.between(1, 4) as u8 } else { 0 };
+        let padding = dice.below(plan.push_body_max + 1);
+        let stamp = Stamp { id, part: 0, parts: parts.max(1), kind, operation };
+        let frame = |operation, sequence, body: &[u8]| {
+            Encoded::frame(&Frame { version: 1, operation, sequence, body })
+        };
+        let frame = if parts == 0 {
+            frame(operation, PUSH_SEQUENCE, &stamp.write(padding))
+        } else {
+            let inner = (0..parts).flat_map(|part| {
+                wire::frame(operation, PUSH_SEQUENCE, &Stamp { part, ..stamp }.write(padding))
+            });
+            frame(op::RAW, 0, &inner.collect::<Vec<u8>>())
+        };
+        Push { operation, frame }
+    }
+}
+
+impl Call {
+    /// What must hold once all reports are in, whatever happened on the way.
+    fn check_complete(&self) -> Result<(), String> {
+        let Tally { matched, absent, .. } = self.tally;
+        let is_sound = match self.kind {
+            // Nobody or one connection holds a key.
+            Kind::Keys => matched + absent == self.keys.len() as u64,
+            Kind::Users => absent <= self.users.len() as u64,
+            Kind::Room(_) | Kind::All => absent == 0,
+            Kind::Paced => self.tally == Tally::default(),
+        };
+        let (id, kind, tally) = (self.id, self.kind, &self.tally);
+        is_sound.then_some(()).ok_or_else(|| format!("call {id} to {kind:?} adds up to {tally:?}"))
+    }
+
+    /// Connections that were meant and did not get it, except by their own wish.
+    pub(crate) fn dropped_unasked(&self) -> u64 {
+        self.tally.dropped_total() - self.tally.dropped[DropReason::Filtered as usize]
+    }
+
+    /// The number in [`DropReason::MeshFull`] is what the home last heard, not a count of connections.
+    pub(crate) fn is_estimated(&self) -> bool {
+        self.tally.dropped[DropReason::MeshFull as usize] > 0
+    }
+}
+
+fn check_sum(tally: &Tally) -> Result<(), String> {
+    let is_sound = tally.matched == tally.queued + tally.dropped_total();
+    is_sound.then_some(()).ok_or_else(|| format!("matched is not queued and dropped: {tally:?}"))
+}

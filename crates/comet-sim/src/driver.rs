@@ -1,0 +1,347 @@
+//! The fake driver of a shard: the contract of `Shard`'s module text, with completions in any order and
+//! no sooner than it pleases the kernel.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use comet_core::limits::TICK_MS;
+use comet_core::{
+    AuthRequest, CloseHow, CloseReason, ClosedEvent, Hangup, Message, Millis, Settings, Shard,
+    ShardId,
+};
+
+use crate::persona;
+use crate::plan::Plan;
+use crate::socket::Received;
+use crate::trace;
+use crate::world::{Env, Peer};
+
+pub(crate) struct Driver {
+    pub(crate) shard: Shard,
+    /// Connections that hold a slot: by slot, the peer.
+    slots: BTreeMap<u32, usize>,
+    /// Connected, not accepted yet.
+    pub(crate) backlog: VecDeque<usize>,
+    /// Tokens logic looks at, and when it answers.
+    auths: Vec<(Millis, AuthRequest)>,
+    /// An inbox was full.
+    must_retry: bool,
+    /// When it last took something from its inbox.
+    message_at: Millis,
+    /// Of connections that are gone.
+    settled: Settled,
+}
+
+/// What the sockets of a shard saw, summed up.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Settled {
+    pub(crate) pushes_taken: u64,
+    pub(crate) bytes_taken: u64,
+    pub(crate) bytes_received: u64,
+}
+
+impl Settled {
+    fn add(&mut self, peer: &Peer) {
+        self.pushes_taken += peer.socket.pushes_taken;
+        self.bytes_taken += peer.socket.taken;
+        self.bytes_received += peer.socket.received;
+    }
+}
+
+impl Driver {
+    pub(crate) fn new(shard: ShardId, plan: &Plan) -> Self {
+        let settings = Settings {
+            shard,
+            shards: plan.shards,
+            limits: Arc::new(plan.limits.clone()),
+            hash_seed: 0x5eed ^ u64::from(shard.0),
+        };
+        Self {
+            shard: Shard::new(&settings, Millis(0)),
+            slots: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            auths: Vec::new(),
+            must_retry: false,
+            message_at: Millis(0),
+            settled: Settled::default(),
+        }
+    }
+
+    /// Connections that hold a slot.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = usize> {
+        self.slots.values().copied()
+    }
+
+    /// All its sockets, those that are gone included.
+    pub(crate) fn settled(&self, env: &Env) -> Settled {
+        let mut sum = self.settled;
+        for peer in self.peers() {
+            sum.add(&env.peers[peer]);
+        }
+        sum
+    }
+
+    /// Something has come in, or is due.
+    pub(crate) fn is_awake(&self, env: &Env) -> bool {
+        let is_active = |peer: usize| {
+            let socket = &env.peers[peer].socket;
+            socket.can_receive() || socket.can_send() || socket.can_go()
+        };
+        self.must_retry
+            || !self.backlog.is_empty()
+            || env.mesh.has(env.now, self.shard.id())
+            || self.shard.poll_timeout().is_some_and(|due| due <= env.now)
+            || self.auths.iter().any(|(due, _)| *due <= env.now)
+            || self.peers().any(is_active)
+    }
+
+    /// One turn of the loop: what came in, in any order, and then everything that goes out.
+    pub(crate) fn turn(&mut self, env: &mut Env) -> Result<(), String> {
+        self.must_retry = false;
+        self.shard.handle_time(env.now);
+        self.poll_closed(env)?;
+        for _ in 0..env.dice.pick(&[1, 4, 1000]) {
+            let Some(message) = env.mesh.take(&mut env.dice, env.now, self.shard.id()) else { break };
+            trace!(env, "{:?} <- {message:?}", self.shard.id());
+            env.stir();
+            self.message_at = env.now;
+            self.shard.handle_message(message);
+        }
+        self.accept(env);
+        let mut slots: Vec<(u32, usize)> = self.slots.iter().map(|(&slot, &peer)| (slot, peer)).collect();
+        env.dice.shuffle(&mut slots);
+        for (slot, peer) in slots {
+            let operations = if env.dice.percent(50) { [0, 1, 2] } else { [1, 0, 2] };
+            for operation in operations {
+                if env.dice.percent(20) {
+                    continue;
+                }
+                match operation {
+                    0 => self.receive(env, peer),
+                    1 => self.send(env, peer)?,
+                    _ => self.let_go(env, slot, peer),
+                }
+            }
+        }
+        self.answer(env);
+        self.poll(env)
+    }
+
+    fn accept(&mut self, env: &mut Env) {
+        while let Some(peer) = self.backlog.pop_front() {
+            env.stir();
+            let now = env.now;
+            let entry = &mut env.peers[peer];
+            let conn = self.shard.handle_accept(entry.client.persona.transport);
+            trace!(env, "peer {peer} accepted as {conn:?}");
+            let entry = &mut env.peers[peer];
+            entry.conn = conn;
+            entry.accepted_at = now;
+            match conn {
+                Some(conn) => {
+                    let before = self.slots.insert(conn.slot, peer);
+                    assert!(before.is_none(), "slot {} is taken", conn.slot);
+                }
+                None => entry.socket.go(),
+            }
+        }
+    }
+
+    fn receive(&mut self, env: &mut Env, peer: usize) {
+        let entry = &mut env.peers[peer];
+        let conn = entry.conn.expect("accepted");
+        match entry.socket.receive(&mut env.dice, env.now) {
+            None => {}
+            Some(Received::Bytes(bytes)) => {
+                entry.received_at = env.now;
+                self.shard.handle_recv(conn, &bytes);
+            }
+            Some(Received::Hangup(how)) => {
+                trace!(env, "peer {peer} hangs up: {how:?}");
+                self.shard.handle_hangup(conn, how);
+            }
+        }
+    }
+
+    fn send(&mut self, env: &mut Env, peer: usize) -> Result<(), String> {
+        let entry = &mut env.peers[peer];
+        let conn = entry.conn.expect("accepted");
+        match entry.socket.send(&mut env.dice, env.now)? {
+            None => {}
+            Some(Ok(bytes)) => self.shard.handle_sent(conn, bytes),
+            Some(Err(error)) => {
+                trace!(env, "peer {peer}: send failed");
+                self.shard.handle_send_failed(conn, error);
+            }
+        }
+        Ok(())
+    }
+
+    fn let_go(&mut self, env: &mut Env, slot: u32, peer: usize) {
+        let entry = &mut env.peers[peer];
+        if !entry.socket.can_go() {
+            return;
+        }
+        let conn = entry.conn.expect("accepted");
+        // The receive that was under way ends; a driver may tell or not.
+        if entry.socket.owes_hangup() && env.dice.percent(50) {
+            self.shard.handle_hangup(conn, Hangup::Eof);
+        }
+        self.shard.handle_gone(conn);
+        entry.socket.go();
+        self.settled.add(entry);
+        self.slots.remove(&slot);
+        trace!(env, "peer {peer} is gone");
+        env.stir();
+    }
+
+    /// Logic has made up its mind about some tokens.
+    fn answer(&mut self, env: &mut Env) {
+        let (due, waiting) = std::mem::take(&mut self.auths)
+            .into_iter()
+            .partition(|(due, _)| *due <= env.now);
+        self.auths = waiting;
+        for (_, request) in due {
+            self.decide(env, &request);
+        }
+    }
+
+    fn decide(&mut self, env: &mut Env, request: &AuthRequest) {
+        env.stir();
+        let answer = persona::auth(&request.token, &request.cookie, &env.plan);
+        self.shard.handle_auth(request.conn, answer);
+    }
+
+    fn poll(&mut self, env: &mut Env) -> Result<(), String> {
+        while let Some(request) = self.shard.poll_auth() {
+            match env.dice.between(0, env.plan.auth_ms_max) {
+                0 => self.decide(env, &request),
+                delay => self.auths.push((env.now.after(delay), request)),
+            }
+        }
+        while let Some(transmit) = self.shard.poll_transmit() {
+            let slot = transmit.conn.slot;
+            let peer = *self.slots.get(&slot).ok_or("a transmit for nobody")?;
+            let entry = &mut env.peers[peer];
+            if entry.conn != Some(transmit.conn) {
+                return Err(format!("a transmit for {:?}, which is gone", transmit.conn));
+            }
+            entry.socket.transmit(transmit.bytes, env.now)?;
+        }
+        while let Some((conn, how)) = self.shard.poll_close() {
+            trace!(env, "shut {how:?} {conn:?}");
+            let peer = *self.slots.get(&conn.slot).ok_or("a close for nobody")?;
+            let entry = &mut env.peers[peer];
+            let before = entry.socket.shut.replace(how);
+            let is_in_order = match how {
+                CloseHow::Write => before.is_none() && !entry.socket.is_sending(),
+                CloseHow::Both => before != Some(CloseHow::Both),
+            };
+            if entry.conn != Some(conn) || !is_in_order {
+                return Err(format!("{how:?} for {conn:?} after {before:?}"));
+            }
+        }
+        self.poll_reports(env);
+        self.poll_closed(env)
+    }
+
+    /// Reports first: control must know of the parts of a call before any part can reach it.
+    fn poll_reports(&mut self, env: &mut Env) {
+        while let Some(report) = self.shard.poll_report() {
+            env.stir();
+            if let Err(report) = env.control.offer(report) {
+                self.shard.return_report(*report);
+                self.must_retry = true;
+                return;
+            }
+        }
+        let me = self.shard.id();
+        for peer in (0..env.plan.shards).map(ShardId) {
+            while let Some(message) = self.shard.poll_message(peer) {
+                env.stir();
+                let dice = (&mut env.dice, env.now);
+                if let Err(message) = env.mesh.send(dice, Some(me), peer, message) {
+                    self.shard.return_message(peer, *message);
+                    self.must_retry = true;
+                    break;
+                }
+            }
+        }
+    }
+
+    fn poll_closed(&mut self, env: &mut Env) -> Result<(), String> {
+        while let Some(event) = self.shard.poll_closed() {
+            trace!(env, "closed {event:?}");
+            env.stir();
+            let slot = event.conn.slot;
+            let peer = *self.slots.get(&slot).ok_or("closed, and nobody there")?;
+            check_closed(env, peer, &event)?;
+            env.peers[peer].closed = Some((event.reason, env.now));
+        }
+        Ok(())
+    }
+
+    /// Nothing is overdue while the shard says that it may sleep.
+    pub(crate) fn check_deadlines(&mut self, env: &mut Env) -> Result<(), String> {
+        let limits = &env.plan.limits;
+        let live: Vec<u32> = self.shard.live_conns().map(|live| live.conn.slot).collect();
+        for (slot, &peer) in &self.slots {
+            let entry = &mut env.peers[peer];
+            if entry.socket.shut == Some(CloseHow::Both) {
+                continue;
+            }
+            let (since, limit, what) = if let Some((_, at)) = entry.closed {
+                (at, limits.linger_ms, "linger")
+            } else if live.contains(slot) {
+                let since = *entry.live_at.get_or_insert(env.now);
+                let since = since.max(entry.received_at).max(self.message_at);
+                (since, entry.client.persona.heartbeat_ms, "heartbeat")
+            } else {
+                (entry.accepted_at, limits.handshake_ms, "handshake")
+            };
+            let mut overdue = is_overdue(since, limit, env.now).then_some(what);
+            if entry.socket.is_sending() && is_overdue(entry.socket.moved_at, limits.write_ms, env.now) {
+                overdue = Some("write");
+            }
+            if let Some(what) = overdue {
+                return Err(format!("peer {peer} is past its {what} deadline, and nothing is due"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry
+    }
+}
+
+/// A deadline may come late by a tick or two, for the rounding of its begin and of its end.
+fn is_overdue(since: Millis, limit_ms: u32, now: Millis) -> bool {
+    now > since.after(u64::from(limit_ms) + 3 * TICK_MS)
+}
+
+/// A connection is closed once, for something it did, and no deadline comes early.
+fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Result<(), String> {
+    let entry = &env.peers[peer];
+    let ClosedEvent { conn, reason, .. } = event;
+    if entry.conn != Some(*conn) || entry.closed.is_some() {
+        return Err(format!("{event:?} of peer {peer}, which was closed before"));
+    }
+    let limits = &env.plan.limits;
+    let (since, limit) = match reason {
+        CloseReason::HandshakeTimeout => (entry.accepted_at, limits.handshake_ms),
+        CloseReason::HeartbeatTimeout => {
+            let heartbeat = entry.socket.heartbeat_at.unwrap_or_default();
+            (heartbeat.max(entry.accepted_at), entry.client.persona.heartbeat_ms)
+        }
+        CloseReason::WriteTimeout => (entry.socket.moved_at, limits.write_ms),
+        CloseReason::Draining if env.is_draining => return Ok(()),
+        reason if entry.client.deserves.contains(reason) => return Ok(()),
+        _ => return Err(format!("peer {peer} did nothing for which {event:?} would be right")),
+    };
+    if env.now < since.after(u64::from(limit)) {
+        return Err(format!("{reason:?} of peer {peer} comes early: {since:?} and {limit} ms"));
+    }
+    Ok(())
+}
+

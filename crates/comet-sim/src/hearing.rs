@@ -1,0 +1,212 @@
+//! What a client is told, checked as it comes: replies in the order of the requests, each push at most
+//! once and in its order, nothing before its time and nothing after the goodbye.
+
+use std::collections::VecDeque;
+
+use comet_proto::op;
+
+use crate::persona::{Accepted, Persona};
+use crate::plan::ROOMS;
+use crate::wire::{Kind, Says, Stamp};
+
+/// The reply to a request, and what the client knows once it has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Expected {
+    Auth,
+    Heartbeat,
+    Room(Option<u8>),
+    Accepts { accept: bool, operations: Vec<i32> },
+    Echo(i32),
+    Pong(Box<[u8]>),
+}
+
+pub(crate) struct Hearing {
+    /// Replies to come, with their sequences.
+    pub(crate) expected: VecDeque<(i32, Expected)>,
+    /// Status of the upgrade to come.
+    pub(crate) status: u16,
+    pub(crate) is_live: bool,
+    /// The server has said that it closes.
+    pub(crate) is_told: bool,
+    is_closed: bool,
+    /// Where the stream has left it; requests under way change this when their reply comes.
+    pub(crate) room: Option<u8>,
+    pub(crate) accepts: Accepted,
+    filters_rooms: bool,
+    /// First call that was made after it had read so: it is authenticated, in `room`, accepts `accepts`.
+    pub(crate) live_since: u64,
+    pub(crate) room_since: u64,
+    pub(crate) accepts_since: u64,
+    /// Calls of which it has read a push, since the last quiet point.
+    pub(crate) pushes: Vec<u64>,
+    paced: Vec<u64>,
+    /// Last call to the key, to the user, to everybody, and to each room.
+    last: [u64; 3 + ROOMS.len()],
+    batch: Option<Stamp>,
+    /// Of everything heard, so that two runs can be compared.
+    pub(crate) digest: u64,
+}
+
+impl Hearing {
+    pub(crate) fn new(persona: &Persona, filters_rooms: bool) -> Self {
+        Self {
+            expected: VecDeque::new(),
+            status: 101,
+            is_live: false,
+            is_told: false,
+            is_closed: false,
+            room: persona.room,
+            accepts: persona.accepts.clone(),
+            filters_rooms,
+            live_since: 0,
+            room_since: 0,
+            accepts_since: 0,
+            pushes: Vec::new(),
+            paced: Vec::new(),
+            last: [0; 3 + ROOMS.len()],
+            batch: None,
+            digest: 0,
+        }
+    }
+
+    /// Checks one thing the server said; `next_call` is the call control makes next.
+    pub(crate) fn hear(&mut self, says: Says, next_call: u64) -> Result<(), String> {
+        if self.is_closed {
+            return Err(format!("said after the close: {says:?}"));
+        }
+        if self.is_told && !matches!(says, Says::Close(_)) {
+            return Err(format!("said after the goodbye: {says:?}"));
+        }
+        if let Some(stamp) = self.batch
+            && !matches!(says, Says::Push(_))
+        {
+            return Err(format!("said in the middle of batch {}: {says:?}", stamp.id));
+        }
+        match says {
+            Says::Http(status) if status == self.status => self.is_told = status != 101,
+            Says::Http(status) => return Err(format!("status {status} instead of {}", self.status)),
+            Says::Close(_) => self.is_closed = true,
+            Says::Push(stamp) => {
+                self.mix(stamp.id);
+                return self.push(stamp);
+            }
+            Says::Pong(payload) => match self.expected.pop_front() {
+                Some((_, Expected::Pong(asked))) if asked == payload => {}
+                other => return Err(format!("a pong instead of {other:?}")),
+            },
+            Says::Reply { operation: op::DISCONNECT_REPLY, sequence: 0, .. } => self.is_told = true,
+            Says::Reply { operation, sequence, body } => {
+                self.mix(operation as u64);
+                return self.reply(operation, sequence, &body, next_call);
+            }
+        }
+        Ok(())
+    }
+
+    fn reply(
+        &mut self,
+        operation: i32,
+        sequence: i32,
+        body: &[u8],
+        next_call: u64,
+    ) -> Result<(), String> {
+        let Some((asked, expected)) = self.expected.pop_front() else {
+            return Err(format!("a reply {operation} that nothing asked for"));
+        };
+        let wrong = |what: &str| {
+            Err(format!("{what}: reply {operation} {sequence} {body:?} to {asked} {expected:?}"))
+        };
+        let right = match &expected {
+            Expected::Auth => op::AUTH_REPLY,
+            Expected::Heartbeat => op::HEARTBEAT_REPLY,
+            Expected::Room(_) => op::CHANGE_ROOM_REPLY,
+            Expected::Accepts { accept: true, .. } => op::SUBSCRIBE_REPLY,
+            Expected::Accepts { accept: false, .. } => op::UNSUBSCRIBE_REPLY,
+            Expected::Echo(operation) => *operation,
+            Expected::Pong(_) => return wrong("not a pong"),
+        };
+        if (operation, sequence) != (right, asked) {
+            return wrong("out of turn");
+        }
+        if !body.is_empty() && expected != Expected::Heartbeat {
+            return wrong("a body");
+        }
+        match expected {
+            Expected::Auth => {
+                self.is_live = true;
+                self.live_since = next_call;
+                self.room_since = next_call;
+                self.accepts_since = next_call;
+            }
+            Expected::Heartbeat => {
+                let online = body.try_into().map(i32::from_be_bytes).unwrap_or(-1);
+                let least = i32::from(self.room.is_some());
+                let most = if self.room.is_some() { i32::MAX } else { 0 };
+                if !(least..=most).contains(&online) {
+                    return Err(format!("{online} online in room {:?}", self.room));
+                }
+            }
+            Expected::Room(room) => {
+                self.room = room;
+                self.room_since = next_call;
+            }
+            Expected::Accepts { accept, operations } => {
+                for operation in operations {
+                    self.accepts.set(operation, accept);
+                }
+                self.accepts_since = next_call;
+            }
+            Expected::Echo(_) | Expected::Pong(_) => {}
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, stamp: Stamp) -> Result<(), String> {
+        if !self.is_live {
+            return Err(format!("{stamp:?} before the reply to op 7"));
+        }
+        match self.batch {
+            None if stamp.part == 0 => self.first_part(stamp)?,
+            Some(before) if Stamp { part: before.part + 1, ..before } == stamp => {}
+            before => return Err(format!("{stamp:?} after {before:?}")),
+        }
+        let is_last = stamp.part + 1 == stamp.parts;
+        self.batch = (!is_last).then_some(stamp);
+        if is_last {
+            self.pushes.push(stamp.id);
+        }
+        Ok(())
+    }
+
+    fn first_part(&mut self, stamp: Stamp) -> Result<(), String> {
+        let is_filtered = !matches!(stamp.kind, Kind::Room(_)) || self.filters_rooms;
+        if is_filtered && !self.accepts.contains(stamp.operation) {
+            return Err(format!("{stamp:?} is not accepted: {:?}", self.accepts));
+        }
+        let kind = match stamp.kind {
+            Kind::Paced if self.paced.contains(&stamp.id) => {
+                return Err(format!("{stamp:?} came twice"));
+            }
+            Kind::Paced => {
+                self.paced.push(stamp.id);
+                return Ok(());
+            }
+            Kind::Room(room) if self.room != Some(room) => {
+                return Err(format!("{stamp:?} in room {:?}", self.room));
+            }
+            Kind::Room(room) => 3 + usize::from(room),
+            Kind::Keys => 0,
+            Kind::Users => 1,
+            Kind::All => 2,
+        };
+        if stamp.id <= self.last[kind] {
+            return Err(format!("{stamp:?} after call {}", self.last[kind]));
+        }
+        self.last[kind] = stamp.id;
+        Ok(())
+    }
+
+    fn mix(&mut self, value: u64) {
+        self.digest = (self.digest.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}

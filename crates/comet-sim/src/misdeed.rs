@@ -1,0 +1,156 @@
+//! What a client may do against the protocol, or against good manners, and what it is closed for.
+
+use comet_core::limits::{ACCEPTS_MAX, NAME_MAX};
+use comet_core::{CloseReason, Limits, Transport};
+use comet_proto::{HEADER_LEN, op};
+
+use crate::plan::Dice;
+use crate::wire::{self, BINARY, PING, TEXT};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Misdeed {
+    /// Connects and says nothing.
+    NeverAuthenticates,
+    /// A request that opens no WebSocket; the status it is answered with.
+    BadUpgrade(u16),
+    /// Sends its token and more behind it than may wait for the answer.
+    Flood,
+    /// Bytes that no frame or message of a client may have.
+    Fault(Fault),
+    /// Sends no heartbeats.
+    Silence,
+    /// Half a frame, and then no more.
+    HalfThenSilence,
+    /// Half a frame, and then the end.
+    HalfThenEnd,
+    /// Asks a lot and reads nothing.
+    AsksAndNeverReads,
+    /// A WebSocket close; on TCP the end.
+    Goodbye,
+    /// The end of its side.
+    End,
+    /// A reset.
+    Reset,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fault {
+    PackLenSmall,
+    PackLenHuge,
+    HeaderLen,
+    BodyTooLarge,
+    RawFrame,
+    RoomNotText,
+    RoomTooLong,
+    OperationsNotNumbers,
+    TooManyOperations,
+    NotMasked,
+    ReservedBits,
+    Text,
+    PingTooLong,
+    TwoFramesInMessage,
+}
+
+const FAULTS: [Fault; 14] = [
+    Fault::PackLenSmall,
+    Fault::PackLenHuge,
+    Fault::HeaderLen,
+    Fault::BodyTooLarge,
+    Fault::RawFrame,
+    Fault::RoomNotText,
+    Fault::RoomTooLong,
+    Fault::OperationsNotNumbers,
+    Fault::TooManyOperations,
+    // From here on only WebSocket can do it.
+    Fault::NotMasked,
+    Fault::ReservedBits,
+    Fault::Text,
+    Fault::PingTooLong,
+    Fault::TwoFramesInMessage,
+];
+const FAULTS_OF_TCP: usize = 9;
+
+impl Misdeed {
+    pub(crate) fn roll(dice: &mut Dice, transport: Transport) -> Self {
+        let is_websocket = transport == Transport::WebSocket;
+        match dice.below(100) {
+            0..5 => Self::NeverAuthenticates,
+            5..15 if is_websocket => Self::BadUpgrade(dice.pick(&[400, 404, 405, 426, 431])),
+            5..8 => Self::Flood,
+            8..15 => Self::Silence,
+            15..50 => {
+                let faults = if is_websocket { FAULTS.len() } else { FAULTS_OF_TCP };
+                Self::Fault(FAULTS[dice.below(faults)])
+            }
+            50..57 => Self::HalfThenSilence,
+            57..64 => Self::HalfThenEnd,
+            64..70 => Self::AsksAndNeverReads,
+            70..80 => Self::Goodbye,
+            80..90 => Self::End,
+            _ => Self::Reset,
+        }
+    }
+}
+
+/// The request for [`Misdeed::BadUpgrade`].
+pub(crate) fn bad_upgrade(status: u16, limits: &Limits) -> Vec<u8> {
+    let (path, key) = (&*limits.path, wire::KEY_HEADER);
+    match status {
+        404 => wire::upgrade("GET", "/other", 13, key),
+        405 => wire::upgrade("POST", path, 13, key),
+        426 => wire::upgrade("GET", path, 8, key),
+        431 => wire::upgrade("GET", path, 13, &format!("X-Long: {}\r\n", "x".repeat(limits.head_max))),
+        _ => wire::upgrade("GET", path, 13, ""),
+    }
+}
+
+impl Fault {
+    /// The bytes, and what the connection is closed for. `operation` is the one that can make the list
+    /// of a connection's operations longer.
+    pub(crate) fn bytes(
+        self,
+        transport: Transport,
+        limits: &Limits,
+        operation: i32,
+    ) -> (Vec<u8>, CloseReason) {
+        let mask = Some([3, 1, 4, 1]);
+        let heartbeat = wire::frame(op::HEARTBEAT, 1, b"");
+        let frame = match self {
+            Self::PackLenSmall => [&[0, 0, 0, 15], &heartbeat[4..]].concat(),
+            Self::PackLenHuge => [&[0xff; 4], &heartbeat[4..]].concat(),
+            Self::HeaderLen => [&heartbeat[..4], &[0, 17], &heartbeat[6..]].concat(),
+            Self::BodyTooLarge => wire::frame(op::SEND, 1, &vec![7; limits.body_max + 1]),
+            Self::RawFrame => wire::frame(op::RAW, 1, &heartbeat),
+            Self::RoomNotText => wire::frame(op::CHANGE_ROOM, 1, b"room \xff"),
+            Self::RoomTooLong => wire::frame(op::CHANGE_ROOM, 1, &[b'r'; NAME_MAX + 1]),
+            Self::OperationsNotNumbers => wire::frame(op::SUBSCRIBE, 1, b"1000,x"),
+            Self::TooManyOperations => {
+                let all: Vec<_> = (0..=ACCEPTS_MAX + 2).map(|number| number.to_string()).collect();
+                wire::frame(operation, 1, all.join(",").as_bytes())
+            }
+            Self::NotMasked => {
+                return (wire::websocket(BINARY, None, &heartbeat), CloseReason::BadWebSocket);
+            }
+            Self::ReservedBits => {
+                return (wire::websocket(BINARY | 0x40, mask, &heartbeat), CloseReason::BadWebSocket);
+            }
+            Self::Text => {
+                return (wire::websocket(TEXT, mask, b"hello"), CloseReason::WebSocketText);
+            }
+            Self::PingTooLong => {
+                return (wire::websocket(PING, mask, &[b'p'; 126]), CloseReason::BadWebSocket);
+            }
+            Self::TwoFramesInMessage => [heartbeat.clone(), heartbeat].concat(),
+        };
+        let is_too_large = frame.len() > HEADER_LEN + limits.body_max;
+        let reason = match self {
+            Self::RawFrame => CloseReason::RawFromClient,
+            _ if is_too_large && transport == Transport::WebSocket => CloseReason::WebSocketTooLarge,
+            _ => CloseReason::BadFrame,
+        };
+        match transport {
+            Transport::Tcp => (frame, reason),
+            Transport::WebSocket => (wire::websocket(BINARY, mask, &frame), reason),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Who a client says it is: its token, and what the embedded logic will make of it.
+
+use std::collections::BTreeSet;
+
+use comet_core::{Identity, Transport};
+use comet_logic::{Auther, Embedded};
+
+use crate::plan::{Dice, KEYS, OPERATIONS, Plan, ROOMS, USERS};
+
+#[derive(Clone)]
+pub(crate) struct Persona {
+    pub(crate) transport: Transport,
+    pub(crate) token: Box<[u8]>,
+    pub(crate) user: i64,
+    /// `None`: the user's home makes one.
+    pub(crate) key: Option<&'static str>,
+    /// Index into [`ROOMS`].
+    pub(crate) room: Option<u8>,
+    pub(crate) accepts: Accepted,
+    pub(crate) heartbeat_ms: u32,
+    pub(crate) is_refused: bool,
+}
+
+/// Which operations a connection accepts, as a rule and its exceptions.
+#[derive(Clone, Debug)]
+pub(crate) struct Accepted {
+    by_default: bool,
+    exceptions: BTreeSet<i32>,
+}
+
+impl Accepted {
+    pub(crate) fn contains(&self, operation: i32) -> bool {
+        self.by_default != self.exceptions.contains(&operation)
+    }
+
+    /// Everything is accepted that was not taken out.
+    pub(crate) fn is_open(&self) -> bool {
+        self.by_default
+    }
+
+    pub(crate) fn set(&mut self, operation: i32, accepted: bool) {
+        if accepted == self.by_default {
+            self.exceptions.remove(&operation);
+        } else {
+            self.exceptions.insert(operation);
+        }
+    }
+}
+
+impl Persona {
+    pub(crate) fn roll(dice: &mut Dice, plan: &Plan) -> Self {
+        let transport = dice.pick(&[Transport::Tcp, Transport::WebSocket]);
+        let user = dice.below(USERS as usize) as i64;
+        let mut persona = Self {
+            transport,
+            token: user.to_string().into_bytes().into(),
+            user,
+            key: None,
+            room: Some(0),
+            accepts: Accepted { by_default: true, exceptions: BTreeSet::new() },
+            heartbeat_ms: 0,
+            is_refused: false,
+        };
+        match dice.below(100) {
+            0..40 => {}
+            40..50 => {
+                persona.token = (*b"anna").into();
+                persona.user = 0;
+                persona.room = None;
+            }
+            50..95 => {
+                let key = dice.pick(&KEYS);
+                let room = dice.percent(70).then(|| dice.below(ROOMS.len()) as u8);
+                let accepts: Vec<i32> =
+                    OPERATIONS.into_iter().filter(|_| dice.percent(70)).collect();
+                let room_id = room.map_or("", |room| ROOMS[usize::from(room)]);
+                let token = format!(
+                    r#"{{"mid":{user},"key":"{key}","room_id":"{room_id}","accepts":{accepts:?}}}"#
+                );
+                persona.token = token.into_bytes().into();
+                persona.key = Some(key);
+                persona.room = room;
+                let exceptions = accepts.into_iter().collect();
+                persona.accepts = Accepted { by_default: false, exceptions };
+            }
+            _ => {
+                persona.token = (*b"{\"mid\":").into();
+                persona.is_refused = true;
+            }
+        }
+        persona.heartbeat_ms = heartbeat_ms(persona.user, plan).unwrap_or(plan.limits.heartbeat_ms);
+        persona
+    }
+}
+
+/// Logic's answer to a token.
+pub(crate) fn auth(token: &[u8], cookie: &str, plan: &Plan) -> Result<Identity, String> {
+    let mut identity = Embedded.auth(token, cookie).map_err(|refusal| refusal.to_string())?;
+    identity.heartbeat_ms = heartbeat_ms(identity.user, plan);
+    Ok(identity)
+}
+
+/// Logic has its own idea of one user's heartbeat, as a service may.
+fn heartbeat_ms(user: i64, plan: &Plan) -> Option<u32> {
+    (user == 3).then(|| plan.limits.heartbeat_ms / 2)
+}

@@ -1,0 +1,36 @@
+//! What happened last, for whoever replays a seed.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// Lines kept.
+const LINES_MAX: usize = 200;
+
+/// The last lines of a run, if anybody is going to read them.
+#[derive(Default)]
+pub(crate) struct Trace {
+    pub(crate) is_on: bool,
+    pub(crate) step: u64,
+    pub(crate) lines: VecDeque<String>,
+}
+
+impl Trace {
+    pub(crate) fn add(&mut self, line: String) {
+        if self.lines.len() == LINES_MAX {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+}
+
+/// Adds a line to the trace of an `Env`; formats nothing while the trace is off.
+macro_rules! trace {
+    ($env:expr, $($text:tt)*) => {
+        if $env.trace.is_on {
+            let line = format!("{:>6} {:>7} ms  {}", $env.trace.step, $env.now.0, format_args!($($text)*));
+            $env.trace.add(line);
+        }
+    };
+}
+pub(crate) use trace;

@@ -1,0 +1,267 @@
+//! The client's side of the wire: frames and WebSocket messages to the server, and what it says.
+
+use std::collections::VecDeque;
+
+use comet_core::Transport;
+use comet_proto::{Frame, HEADER_LEN, decode, op};
+
+/// Sequence of every pushed frame; replies carry the client's, which are positive, and op 6 has 0.
+pub(crate) const PUSH_SEQUENCE: i32 = -7;
+
+/// First byte of a WebSocket frame: final, and the opcode (RFC 6455 5.2).
+pub(crate) const BINARY: u8 = 0x82;
+pub(crate) const TEXT: u8 = 0x81;
+pub(crate) const CLOSE: u8 = 0x88;
+pub(crate) const PING: u8 = 0x89;
+/// A binary message whose rest follows, and that rest.
+pub(crate) const BINARY_BEGIN: u8 = 0x02;
+pub(crate) const CONTINUATION: u8 = 0x00;
+pub(crate) const CONTINUATION_END: u8 = 0x80;
+
+pub(crate) fn frame(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
+    bytes.extend((HEADER_LEN as u32 + body.len() as u32).to_be_bytes());
+    bytes.extend([0, HEADER_LEN as u8, 0, 1]);
+    bytes.extend(operation.to_be_bytes());
+    bytes.extend(sequence.to_be_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// A WebSocket frame of a client; without a mask it is against the rules.
+pub(crate) fn websocket(first: u8, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    let masked = if mask.is_some() { 0x80 } else { 0 };
+    match payload.len() {
+        length @ ..126 => bytes.push(masked | length as u8),
+        length @ ..65_536 => {
+            bytes.push(masked | 126);
+            bytes.extend((length as u16).to_be_bytes());
+        }
+        length => {
+            bytes.push(masked | 127);
+            bytes.extend((length as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(mask.iter().flatten());
+    let mask = mask.unwrap_or_default();
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
+}
+
+/// An HTTP request that opens a WebSocket, unless one of its parts is wrong.
+pub(crate) fn upgrade(method: &str, path: &str, version: u32, key: &str) -> Vec<u8> {
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: push.example\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: {version}\r\n{key}Cookie: sid=7\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// The header a client must send (RFC 6455 4.1); the key is the RFC's own example.
+pub(crate) const KEY_HEADER: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+/// Who a push was for; written into its body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Keys,
+    Users,
+    /// Index into [`crate::plan::ROOMS`].
+    Room(u8),
+    All,
+    Paced,
+}
+
+/// The body of every pushed frame: a batch is several frames with the same id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) id: u64,
+    pub(crate) part: u8,
+    pub(crate) parts: u8,
+    pub(crate) kind: Kind,
+    pub(crate) operation: i32,
+}
+
+impl Stamp {
+    pub(crate) const LEN: usize = 16;
+
+    /// The body, with `padding` bytes that depend on the id.
+    pub(crate) fn write(self, padding: usize) -> Vec<u8> {
+        let (kind, room) = match self.kind {
+            Kind::Keys => (0, 0),
+            Kind::Users => (1, 0),
+            Kind::Room(room) => (2, room),
+            Kind::All => (3, 0),
+            Kind::Paced => (4, 0),
+        };
+        let mut body = Vec::with_capacity(Self::LEN + padding);
+        body.extend(self.id.to_be_bytes());
+        body.extend([self.part, self.parts, kind, room]);
+        body.extend(self.operation.to_be_bytes());
+        body.resize(Self::LEN + padding, self.id as u8);
+        body
+    }
+
+    fn read(frame: &Frame<'_>) -> Result<Self, String> {
+        let bad = || format!("a push with a body nobody sent: {frame:?}");
+        let (id, rest) = frame.body.split_first_chunk().ok_or_else(bad)?;
+        let (&[part, parts, kind, room], rest) = rest.split_first_chunk().ok_or_else(bad)?;
+        let (operation, padding) = rest.split_first_chunk().ok_or_else(bad)?;
+        let stamp = Self {
+            id: u64::from_be_bytes(*id),
+            part,
+            parts,
+            kind: match kind {
+                0 => Kind::Keys,
+                1 => Kind::Users,
+                2 => Kind::Room(room),
+                3 => Kind::All,
+                4 => Kind::Paced,
+                _ => return Err(bad()),
+            },
+            operation: i32::from_be_bytes(*operation),
+        };
+        if stamp.operation != frame.operation || padding.iter().any(|byte| *byte != stamp.id as u8) {
+            return Err(bad());
+        }
+        Ok(stamp)
+    }
+}
+
+/// What the server said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Says {
+    Http(u16),
+    Push(Stamp),
+    Reply { operation: i32, sequence: i32, body: Box<[u8]> },
+    Pong(Box<[u8]>),
+    Close(u16),
+}
+
+/// Takes the server's bytes apart; every one of them is accounted for.
+pub(crate) struct Decoder {
+    transport: Transport,
+    is_upgraded: bool,
+    /// The upgrade was refused: what follows is a text for people.
+    is_refused: bool,
+    pending: Vec<u8>,
+    taken: u64,
+}
+
+impl Decoder {
+    pub(crate) fn new(transport: Transport) -> Self {
+        Self {
+            transport,
+            is_upgraded: transport == Transport::Tcp,
+            is_refused: false,
+            pending: Vec::new(),
+            taken: 0,
+        }
+    }
+
+    /// Adds to `says` what the bytes complete, each with where in the stream it ends.
+    pub(crate) fn feed(
+        &mut self,
+        bytes: &[u8],
+        says: &mut VecDeque<(u64, Says)>,
+    ) -> Result<(), String> {
+        self.pending.extend_from_slice(bytes);
+        let pending = std::mem::take(&mut self.pending);
+        let mut at = 0;
+        while !self.is_refused {
+            let rest = &pending[at..];
+            let consumed = match (self.is_upgraded, self.transport) {
+                (false, _) => self.http(rest, says)?,
+                (true, Transport::Tcp) => self.frame(rest, says)?,
+                (true, Transport::WebSocket) => self.message(rest, says)?,
+            };
+            let Some(consumed) = consumed else { break };
+            at += consumed;
+            self.taken += consumed as u64;
+        }
+        self.pending = pending;
+        self.pending.drain(..at);
+        Ok(())
+    }
+
+    fn http(&mut self, input: &[u8], says: &mut VecDeque<(u64, Says)>) -> Result<Option<usize>, String> {
+        let Some(end) = input.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return Ok(None);
+        };
+        let head = String::from_utf8_lossy(&input[..end]);
+        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+        let status = status.ok_or_else(|| format!("not an HTTP response: {head}"))?;
+        self.is_upgraded = status == 101;
+        self.is_refused = !self.is_upgraded;
+        let end = end + 4;
+        says.push_back((self.taken + end as u64, Says::Http(status)));
+        Ok(Some(end))
+    }
+
+    fn frame(&self, input: &[u8], says: &mut VecDeque<(u64, Says)>) -> Result<Option<usize>, String> {
+        let decoded = decode(input, usize::MAX).map_err(|fault| format!("a bad frame: {fault}"))?;
+        let Some((frame, consumed)) = decoded else { return Ok(None) };
+        if frame.operation == op::RAW {
+            return Err("operation 9 on TCP".to_owned());
+        }
+        says.push_back((self.taken + consumed as u64, said(&frame)?));
+        Ok(Some(consumed))
+    }
+
+    fn message(&self, input: &[u8], says: &mut VecDeque<(u64, Says)>) -> Result<Option<usize>, String> {
+        let [first, second, ..] = *input else { return Ok(None) };
+        let (header, length) = match second {
+            126 => match input.get(2..4) {
+                Some(bytes) => (4, usize::from(u16::from_be_bytes([bytes[0], bytes[1]]))),
+                None => return Ok(None),
+            },
+            127 => match input.get(2..10) {
+                Some(bytes) => {
+                    (10, bytes.iter().fold(0, |sum: usize, byte| sum << 8 | usize::from(*byte)))
+                }
+                None => return Ok(None),
+            },
+            128.. => return Err("the server masks its frames".to_owned()),
+            length => (2, usize::from(length)),
+        };
+        let Some(payload) = input.get(header..header + length) else { return Ok(None) };
+        let end = self.taken + (header + length) as u64;
+        match first {
+            BINARY => {
+                let whole = |bytes| match decode(bytes, usize::MAX) {
+                    Ok(Some(decoded)) => Ok(decoded),
+                    other => Err(format!("a message that is not whole frames: {other:?}")),
+                };
+                let (frame, consumed) = whole(payload)?;
+                if consumed != payload.len() {
+                    return Err("bytes behind the frame of a message".to_owned());
+                }
+                if frame.operation == op::RAW {
+                    let mut run = frame.body;
+                    while !run.is_empty() {
+                        let (inner, consumed) = whole(run)?;
+                        says.push_back((end, said(&inner)?));
+                        run = &run[consumed..];
+                    }
+                } else {
+                    says.push_back((end, said(&frame)?));
+                }
+            }
+            0x8a => says.push_back((end, Says::Pong(payload.into()))),
+            CLOSE if payload.len() >= 2 => {
+                let code = u16::from_be_bytes([payload[0], payload[1]]);
+                says.push_back((end, Says::Close(code)));
+            }
+            _ => return Err(format!("a WebSocket frame that begins with {first:#x}")),
+        }
+        Ok(Some(header + length))
+    }
+}
+
+fn said(frame: &Frame<'_>) -> Result<Says, String> {
+    if frame.sequence == PUSH_SEQUENCE {
+        return Stamp::read(frame).map(Says::Push);
+    }
+    let Frame { operation, sequence, body, .. } = *frame;
+    Ok(Says::Reply { operation, sequence, body: body.into() })
+}

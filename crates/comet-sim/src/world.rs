@@ -1,0 +1,241 @@
+//! The world of one run: shards with their drivers, the mesh, control, clients, and the clock.
+
+use comet_core::{CloseReason, ConnId, Millis, ShardId};
+use comet_core::limits::ROOM_COUNT_MS;
+
+use crate::Summary;
+use crate::check;
+use crate::client::{Client, Reads};
+use crate::control::Control;
+use crate::driver::Driver;
+use crate::mesh::Mesh;
+use crate::persona::Persona;
+use crate::plan::{Dice, Plan};
+use crate::socket::Socket;
+use crate::trace::{Trace, trace};
+
+/// A connection of a fake client, from its connect to its end on both sides.
+pub(crate) struct Peer {
+    pub(crate) client: Client,
+    pub(crate) socket: Socket,
+    /// Once accepted.
+    pub(crate) conn: Option<ConnId>,
+    pub(crate) accepted_at: Millis,
+    pub(crate) received_at: Millis,
+    /// When it was first seen to be authenticated.
+    pub(crate) live_at: Option<Millis>,
+    /// What its shard said when it gave it up.
+    pub(crate) closed: Option<(CloseReason, Millis)>,
+}
+
+/// Everything around the shards.
+pub(crate) struct Env {
+    pub(crate) now: Millis,
+    pub(crate) dice: Dice,
+    pub(crate) plan: Plan,
+    pub(crate) mesh: Mesh,
+    pub(crate) control: Control,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) is_draining: bool,
+    pub(crate) trace: Trace,
+    /// When something last happened that others may hear of.
+    stirred_at: Millis,
+}
+
+impl Env {
+    pub(crate) fn stir(&mut self) {
+        self.stirred_at = self.now;
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) env: Env,
+    pub(crate) drivers: Vec<Driver>,
+    /// Peers that are not over on both sides.
+    pub(crate) active: Vec<usize>,
+    /// Those who came before, to come again.
+    personas: Vec<Persona>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Busy,
+    Quiet,
+}
+
+/// Simulated time in which everything must come to rest, milliseconds.
+const QUIET_MS_MAX: u64 = 60_000;
+
+impl World {
+    pub(crate) fn new(seed: u64, trace: Trace) -> Self {
+        let mut dice = Dice::new(seed);
+        let plan = Plan::roll(&mut dice);
+        let drivers = (0..plan.shards).map(|shard| Driver::new(ShardId(shard), &plan)).collect();
+        let env = Env {
+            now: Millis(0),
+            mesh: Mesh::new(plan.shards, plan.inbox, plan.delay_ms_max),
+            control: Control::new(&plan),
+            dice,
+            plan,
+            peers: Vec::new(),
+            is_draining: false,
+            trace,
+            stirred_at: Millis(0),
+        };
+        Self { env, drivers, active: Vec::new(), personas: Vec::new() }
+    }
+
+    /// Busy stretches with quiet points between them, and the drain at the end.
+    pub(crate) fn run(&mut self) -> Result<Summary, String> {
+        for _ in 0..self.env.plan.rounds {
+            for _ in 0..self.env.plan.steps {
+                self.step(Mood::Busy)?;
+            }
+            self.rest(|_| true)?;
+            check::quiet_point(self)?;
+        }
+        for _ in 0..self.env.dice.between(0, 50) {
+            self.step(Mood::Busy)?;
+        }
+        self.env.is_draining = true;
+        self.env.control.drain();
+        for _ in 0..self.env.dice.between(0, 50) {
+            self.step(Mood::Busy)?;
+        }
+        self.rest(|control| control.drained.iter().all(|times| *times > 0))?;
+        check::end(self)
+    }
+
+    /// Lets everything come to rest: all is delivered, and room counts have travelled.
+    fn rest(&mut self, is_done: impl Fn(&Control) -> bool) -> Result<(), String> {
+        let begin = self.env.now;
+        loop {
+            self.step(Mood::Quiet)?;
+            let Env { now, stirred_at, control, .. } = &self.env;
+            let is_still = *now > stirred_at.after(2 * ROOM_COUNT_MS + 100)
+                && *now > control.paced_until
+                && control.is_idle()
+                && is_done(control);
+            if is_still && self.is_calm() {
+                return Ok(());
+            }
+            if *now > begin.after(QUIET_MS_MAX) {
+                return Err(format!(
+                    "no rest: calls {:?} lack reports, last stir at {stirred_at:?}, drained {:?}, \
+                     calm {}",
+                    control.unanswered(),
+                    control.drained,
+                    self.is_calm(),
+                ));
+            }
+        }
+    }
+
+    fn is_calm(&self) -> bool {
+        self.env.mesh.is_empty()
+            && self.drivers.iter().all(Driver::is_quiet)
+            && self.active.iter().all(|&peer| {
+                let Peer { client, socket, .. } = &self.env.peers[peer];
+                client.reads == Reads::NoMore && client.hearing.is_live
+                    || socket.is_reset()
+                    || socket.is_calm()
+            })
+    }
+
+    fn step(&mut self, mood: Mood) -> Result<(), String> {
+        let env = &mut self.env;
+        env.trace.step += 1;
+        let pause = match mood {
+            Mood::Quiet => env.dice.between(1, 8),
+            Mood::Busy if env.dice.percent(1) => env.dice.between(50, 400),
+            Mood::Busy => env.dice.between(0, 3),
+        };
+        env.now = env.now.after(pause);
+        if mood == Mood::Busy {
+            self.connect();
+            let env = &mut self.env;
+            if env.dice.percent(env.plan.push_percent) {
+                env.control.push(&mut env.dice, &env.plan);
+            }
+        }
+        self.turn_control()?;
+        self.turn_clients(mood)?;
+        self.turn_shards()
+    }
+
+    /// New clients come, and old ones again.
+    fn connect(&mut self) {
+        let env = &mut self.env;
+        if self.active.len() >= env.plan.clients || !env.dice.percent(30) {
+            return;
+        }
+        let persona = if !self.personas.is_empty() && env.dice.percent(40) {
+            self.personas[env.dice.below(self.personas.len())].clone()
+        } else {
+            Persona::roll(&mut env.dice, &env.plan)
+        };
+        self.personas.push(persona.clone());
+        let shard = env.dice.below(self.drivers.len());
+        let capacity = env.dice.pick(env.plan.socket_bytes);
+        let peer = env.peers.len();
+        trace!(env, "peer {peer} connects to shard {shard}: {:?}", persona.token.escape_ascii());
+        env.peers.push(Peer {
+            socket: Socket::new(persona.transport, capacity),
+            client: Client::new(&mut env.dice, &env.plan, persona),
+            conn: None,
+            accepted_at: Millis(0),
+            received_at: Millis(0),
+            live_at: None,
+            closed: None,
+        });
+        self.active.push(peer);
+        self.drivers[shard].backlog.push_back(peer);
+    }
+
+    fn turn_control(&mut self) -> Result<(), String> {
+        let env = &mut self.env;
+        let has_sent = env.control.flush(&mut env.dice, env.now, &mut env.mesh);
+        if env.control.take_reports(&mut env.dice, env.now)? || has_sent {
+            env.stir();
+        }
+        Ok(())
+    }
+
+    fn turn_clients(&mut self, mood: Mood) -> Result<(), String> {
+        let is_quiet = mood == Mood::Quiet;
+        let env = &mut self.env;
+        let next_call = env.control.next_call;
+        for &peer in &self.active {
+            if !is_quiet && env.dice.percent(50) {
+                continue;
+            }
+            let Peer { client, socket, .. } = &mut env.peers[peer];
+            client
+                .read((socket, &mut env.dice), next_call, is_quiet)
+                .map_err(|what| format!("peer {peer} read something wrong: {what}"))?;
+            client.write((socket, &mut env.dice), &env.plan, env.now, is_quiet);
+            if !is_quiet && env.dice.below(1000) == 0 {
+                client.die(socket, &mut env.dice);
+            }
+        }
+        self.active.retain(|&peer| !env.peers[peer].client.is_over || !env.peers[peer].socket.is_gone);
+        Ok(())
+    }
+
+    fn turn_shards(&mut self) -> Result<(), String> {
+        let env = &mut self.env;
+        let first = env.dice.below(self.drivers.len());
+        self.drivers.rotate_left(first);
+        for driver in &mut self.drivers {
+            if !driver.is_awake(env) {
+                driver.check_deadlines(env)?;
+            } else if env.dice.percent(env.plan.turn_percent) {
+                driver.turn(env)?;
+                check::turn(driver, env)?;
+            }
+        }
+        // Their numbers are their places.
+        self.drivers.sort_by_key(|driver| driver.shard.id());
+        Ok(())
+    }
+}

@@ -1,0 +1,256 @@
+//! The command line: the server and its flags, and the two helpers `listen` and `push`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit code for a command line or a configuration that cannot be used (`EX_USAGE` of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+
+/// The operation of a pushed message when none is named: goim's usual one.
+pub const OPERATION: i32 = 5;
+
+/// The comet push gateway.
+///
+/// Without a command it runs the server, on the built-in defaults (those comet.toml ships) if no
+/// --config is given.
+#[derive(Clone, PartialEq, Debug, Parser)]
+#[command(name = "comet", version, args_conflicts_with_subcommands = true)]
+pub struct Args {
+    /// How to run the server; all defaults where [`Args::command`] names something else to do.
+    #[command(flatten)]
+    pub serve: Serve,
+    /// What to do instead of running the server.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Flags of the server.
+#[derive(Clone, PartialEq, Debug, Default, clap::Args)]
+pub struct Serve {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// CPUs of the data cores, like 0-3,6 (overrules server.cores)
+    #[arg(long, value_name = "LIST")]
+    pub cores: Option<String>,
+    /// CPUs of the control thread, like 7 (overrules server.control_cores)
+    #[arg(long, value_name = "LIST")]
+    pub control_cores: Option<String>,
+    /// Overrules one key of the configuration; the value is TOML: 'websocket.path="/push"'
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Probe the machine, print the effective configuration and the worst-case memory, and exit
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// Helpers that talk to a running server.
+#[derive(Clone, PartialEq, Debug, Subcommand)]
+pub enum Command {
+    /// Join a room and print what arrives
+    Listen(Listen),
+    /// Push a message and print what became of it
+    Push(Push),
+}
+
+/// `comet listen`
+#[derive(Clone, PartialEq, Debug, clap::Args)]
+pub struct Listen {
+    /// The room to join
+    #[arg(long)]
+    pub room: String,
+    /// The user id to come with; 0 is anonymous
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub user: i64,
+    /// Connect over WebSocket instead of TCP
+    #[arg(long)]
+    pub ws: bool,
+    /// HOST:PORT of the server [default: 127.0.0.1:8080, with --ws 127.0.0.1:8090]
+    #[arg(long)]
+    pub addr: Option<String>,
+}
+
+impl Listen {
+    /// Where to connect to.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        let default = if self.ws { "127.0.0.1:8090" } else { "127.0.0.1:8080" };
+        self.addr.as_deref().unwrap_or(default)
+    }
+}
+
+/// `comet push`
+#[derive(Clone, PartialEq, Debug, clap::Args)]
+pub struct Push {
+    /// Whom to push to.
+    #[command(subcommand)]
+    pub target: Target,
+    /// The operation clients see
+    #[arg(long, global = true, default_value_t = OPERATION, value_name = "N")]
+    pub operation: i32,
+    /// HOST:PORT of the server's push service
+    #[arg(long, global = true, default_value = "127.0.0.1:8083", value_name = "ADDR")]
+    pub grpc: String,
+}
+
+/// Whom `comet push` pushes to, and what.
+#[derive(Clone, PartialEq, Debug, Subcommand)]
+pub enum Target {
+    /// The connection that holds a key
+    Key {
+        /// The key
+        key: String,
+        /// The message
+        text: String,
+    },
+    /// All connections of a user
+    User {
+        /// The user id
+        #[arg(allow_negative_numbers = true)]
+        user: i64,
+        /// The message
+        text: String,
+    },
+    /// Everybody in a room
+    Room {
+        /// The room
+        room: String,
+        /// The message
+        text: String,
+    },
+    /// Everybody
+    All {
+        /// The message
+        text: String,
+    },
+}
+
+/// Why there are no [`Args`]: `--help`, `--version`, or a command line that cannot be used.
+#[derive(Debug)]
+pub struct Stop(clap::Error);
+
+impl Stop {
+    /// 0 after `--help` and `--version`, else [`EXIT_USAGE`].
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        if self.0.use_stderr() { EXIT_USAGE } else { 0 }
+    }
+
+    /// Prints what is to be said, to stdout if it was asked for and to stderr if it is a mistake.
+    #[must_use]
+    pub fn report(self) -> ExitCode {
+        // A closed pipe behind `comet --help | head` changes nothing.
+        let _ = self.0.print();
+        ExitCode::from(self.code())
+    }
+}
+
+/// Reads a command line; the first of `args` is the program's name.
+///
+/// # Errors
+/// Where nothing is left to run; see [`Stop`].
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, Stop> {
+    Args::try_parse_from(args).map_err(Stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn read(line: &[&str]) -> Result<Args, Stop> {
+        parse(["comet"].iter().chain(line).map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_server_is_the_default() {
+        let check = |line: &[&str], serve: Serve| {
+            assert_eq!(read(line).unwrap(), Args { serve, command: None }, "{line:?}");
+        };
+        check(&[], Serve::default());
+        check(
+            &["--config", "a.toml", "--cores", "0-3,6", "--control-cores=7", "--check"],
+            Serve {
+                config: Some("a.toml".into()),
+                cores: Some("0-3,6".to_owned()),
+                control_cores: Some("7".to_owned()),
+                sets: Vec::new(),
+                check: true,
+            },
+        );
+        let sets = vec!["a.b=1".to_owned(), "c.d=[\"x\"]".to_owned()];
+        check(&["--set", "a.b=1", "--set", "c.d=[\"x\"]"], Serve { sets, ..Serve::default() });
+    }
+
+    #[test]
+    fn listen_knows_where_each_transport_is() {
+        let check = |line: &[&str], user, ws, address: &str| {
+            let Some(Command::Listen(listen)) = read(line).unwrap().command else {
+                panic!("{line:?}");
+            };
+            assert_eq!((listen.room.as_str(), listen.user, listen.ws), ("r", user, ws), "{line:?}");
+            assert_eq!(listen.address(), address, "{line:?}");
+        };
+        check(&["listen", "--room", "r"], 0, false, "127.0.0.1:8080");
+        check(&["listen", "--ws", "--room", "r", "--user", "-7"], -7, true, "127.0.0.1:8090");
+        check(&["listen", "--room=r", "--addr", "h:1"], 0, false, "h:1");
+    }
+
+    #[test]
+    fn push_names_a_target_and_a_text() {
+        let check = |line: &[&str], target: Target, operation, grpc: &str| {
+            let push = Push { target, operation, grpc: grpc.to_owned() };
+            assert_eq!(read(line).unwrap().command, Some(Command::Push(push)), "{line:?}");
+        };
+        let (text, here) = ("hi there".to_owned(), "127.0.0.1:8083");
+        check(
+            &["push", "key", "k", "hi there"],
+            Target::Key { key: "k".to_owned(), text: text.clone() },
+            OPERATION,
+            here,
+        );
+        check(
+            &["push", "user", "-42", "hi there", "--operation", "1000"],
+            Target::User { user: -42, text: text.clone() },
+            1000,
+            here,
+        );
+        check(
+            &["push", "--grpc", "h:1", "room", "live://1", "hi there"],
+            Target::Room { room: "live://1".to_owned(), text: text.clone() },
+            OPERATION,
+            "h:1",
+        );
+        check(&["push", "all", "hi there"], Target::All { text }, OPERATION, here);
+    }
+
+    #[test]
+    fn usage_mistakes_and_questions_end_with_their_code() {
+        let check = |line: &[&str], code: u8| {
+            assert_eq!(read(line).expect_err("stop").code(), code, "{line:?}");
+        };
+        check(&["--help"], 0);
+        check(&["--version"], 0);
+        check(&["push", "key", "--help"], 0);
+        check(&["--core", "1"], EXIT_USAGE);
+        check(&["--config"], EXIT_USAGE);
+        check(&["serve"], EXIT_USAGE);
+        check(&["--check", "listen", "--room", "r"], EXIT_USAGE);
+        check(&["listen"], EXIT_USAGE);
+        check(&["listen", "--room", "r", "--user", "anna"], EXIT_USAGE);
+        check(&["push"], EXIT_USAGE);
+        check(&["push", "all"], EXIT_USAGE);
+        check(&["push", "key", "text"], EXIT_USAGE);
+        check(&["push", "user", "anna", "text"], EXIT_USAGE);
+        check(&["push", "all", "to", "text"], EXIT_USAGE);
+    }
+}

@@ -1,0 +1,82 @@
+//! `comet listen` and `comet push`: a client and a caller at hand, for a first try and for operators.
+
+use std::error::Error;
+use std::io::{self, Write};
+
+use comet_client::{Event, Options};
+use comet_control::caller::{Ledger, PushClient};
+
+use crate::args::{Listen, Push, Target};
+
+/// Joins a room and prints what arrives, until standard output is closed. Reconnects by itself.
+///
+/// # Errors
+/// If standard output fails for another reason.
+pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
+    let token = listen.user.to_string();
+    let options = if listen.ws {
+        Options::websocket(listen.address(), "/sub", token)
+    } else {
+        Options::tcp(listen.address(), token)
+    };
+    let mut listener = options.reconnecting();
+    let mut out = io::stdout().lock();
+    listener.join(&listen.room)?;
+    for event in listener {
+        let written = match event {
+            Event::Connected => {
+                eprintln!("connected to {}, in room {}", listen.address(), listen.room);
+                Ok(())
+            }
+            Event::Message(message) => {
+                let text = String::from_utf8_lossy(&message.body);
+                writeln!(out, "op {}: {text}", message.operation).and_then(|()| out.flush())
+            }
+            Event::Disconnected { reason, retry_in } => {
+                eprintln!("disconnected: {reason}; again in {:.1} s", retry_in.as_secs_f32());
+                Ok(())
+            }
+        };
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Pushes one message and prints its ledger.
+///
+/// # Errors
+/// If nobody answers, or the server refuses.
+pub fn push(push: &Push) -> Result<(), Box<dyn Error>> {
+    let client = PushClient::connect(&push.grpc)?;
+    let operation = push.operation;
+    let ledger = match &push.target {
+        Target::Key { key, text } => {
+            client.push_keys(vec![key.clone()], operation, text.as_bytes())?
+        }
+        Target::User { user, text } => {
+            client.push_users(vec![*user], operation, text.as_bytes())?
+        }
+        Target::Room { room, text } => {
+            client.push_room(room.clone(), operation, text.as_bytes())?
+        }
+        Target::All { text } => client.broadcast(operation, text.as_bytes(), None)?,
+    };
+    println!("{}", describe(&ledger));
+    Ok(())
+}
+
+fn describe(ledger: &Ledger) -> String {
+    let mut text = format!("matched {} queued {}", ledger.matched, ledger.queued);
+    let mut dropped: Vec<_> = ledger.dropped.iter().collect();
+    dropped.sort();
+    for (reason, count) in dropped {
+        text += &format!(" dropped({reason}) {count}");
+    }
+    if ledger.absent > 0 {
+        text += &format!(" absent {}", ledger.absent);
+    }
+    text
+}

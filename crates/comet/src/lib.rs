@@ -1,0 +1,13 @@
+//! comet, put together: cores, mesh and control as one [`App`].
+//!
+//! **Invariant:** nothing depends on this crate but tests and the bench; what it decides is only where
+//! things run and in which order they start and end.
+#![allow(clippy::disallowed_methods, reason = "the process's clock starts here")]
+
+mod app;
+pub mod args;
+pub mod helpers;
+mod memory;
+
+pub use app::{App, Ended, StartError, machine};
+pub use memory::worst_case;

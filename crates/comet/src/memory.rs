@@ -1,0 +1,43 @@
+//! What the configured bounds add up to: the worst case, before anything is bound.
+
+use std::fmt::Write;
+
+use comet_config::Config;
+use comet_core::limits::JOINED_BYTES_MAX;
+
+use crate::app::limits;
+
+/// User memory of an idle connection, all tables included; what the bench measures stays below it.
+const CONNECTION: u64 = 512;
+/// A message in an outbox that nobody else has pending: its entry, without its bytes.
+const OUTBOX_ENTRY: u64 = 128;
+
+/// A table of the worst case, in lines for a terminal. `open_files` is what [`comet_net::probe`] says.
+#[must_use]
+pub fn worst_case(config: &Config, open_files: u64) -> String {
+    let limits = limits(config, open_files);
+    let cores = config.server.cores.len() as u64;
+    let connections = cores * u64::from(limits.connections);
+    let buffers = u64::from(config.limits.recv_buffers) * u64::from(config.limits.recv_buffer_size);
+    // A frame that is not complete, and a message in fragments beside it.
+    let unread = 2 * limits.body_max as u64;
+    let rows = [
+        ("connections, idle and authenticated", connections * CONNECTION),
+        ("receive buffers", cores * buffers),
+        ("joined frames on their way", cores * JOINED_BYTES_MAX as u64),
+        ("if every client leaves a frame unfinished", connections * unread),
+        (
+            "if every outbox is full, entries",
+            connections * u64::from(limits.svr_proto) * OUTBOX_ENTRY,
+        ),
+        (
+            "if every outbox is full and no message shared",
+            connections * u64::from(limits.outbox_bytes),
+        ),
+    ];
+    let mut text = format!("# worst case for {connections} connections on {cores} cores\n");
+    for (what, bytes) in rows {
+        let _ = writeln!(text, "# {what:46} {:>12.1} MiB", bytes as f64 / f64::from(1 << 20));
+    }
+    text
+}
