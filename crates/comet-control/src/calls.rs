@@ -1,8 +1,7 @@
 //! The calls under way: what their reports have added up to, and how many are still to come.
 //!
-//! A call is complete when as many reports have come as messages were sent and as reports announced
-//! (`parts`). A shard must therefore put the report that announces parts into the inbox of this thread
-//! before it sends the messages that cause them: then no part can overtake its announcement.
+//! A call is complete when a report has come for every message that was sent, and as many parts as
+//! those reports announced. A part may overtake its announcement: it comes from another thread.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,8 +29,10 @@ pub(crate) struct Gathered {
 pub(crate) type Outcome = Result<Gathered, ShardId>;
 
 struct Open {
-    /// Reports still to come.
+    /// Reports still to come for messages that were sent.
     missing: u64,
+    /// Parts announced that have not come; below zero, parts that came before they were announced.
+    parts: i64,
     gathered: Gathered,
     done: oneshot::Sender<Outcome>,
 }
@@ -67,37 +68,50 @@ impl Calls {
     pub(crate) fn open(&mut self, call: CallId, reports: u64) -> oneshot::Receiver<Outcome> {
         debug_assert!(reports > 0, "a call without a report would never end");
         let (done, outcome) = oneshot::channel();
-        self.open.insert(call, Open { missing: reports, gathered: Gathered::default(), done });
+        self.open
+            .insert(call, Open { missing: reports, parts: 0, gathered: Gathered::default(), done });
         outcome
     }
 
     /// Adds a report to its call; a call that was given up is not there any more, and that is fine.
     pub(crate) fn settle(&mut self, report: Report) {
         match report {
-            Report::Tally { call, tally, parts } => {
-                self.add(call, parts, |gathered| gathered.tally += tally);
-            }
-            Report::Scheduled { call, connections } => {
-                self.add(call, 0, |gathered| gathered.scheduled += connections);
-            }
-            Report::Busy { call } => self.add(call, 0, |gathered| gathered.busy += 1),
-            Report::Snapshot { call, shard, counters } => {
-                self.add(call, 0, |gathered| gathered.counters.push((shard, counters)));
-            }
-            Report::Rooms { call, rooms } => {
-                self.add(call, 0, |gathered| gathered.rooms.extend(rooms));
-            }
+            Report::Tally { call, tally, parts } => self.add(call, |open| {
+                open.missing -= 1;
+                open.parts += i64::from(parts);
+                open.gathered.tally += tally;
+            }),
+            Report::Part { call, tally } => self.add(call, |open| {
+                open.parts -= 1;
+                open.gathered.tally += tally;
+            }),
+            Report::Scheduled { call, connections } => self.add(call, |open| {
+                open.missing -= 1;
+                open.gathered.scheduled += connections;
+            }),
+            Report::Busy { call } => self.add(call, |open| {
+                open.missing -= 1;
+                open.gathered.busy += 1;
+            }),
+            Report::Snapshot { call, shard, counters } => self.add(call, |open| {
+                open.missing -= 1;
+                open.gathered.counters.push((shard, counters));
+            }),
+            Report::Rooms { call, rooms } => self.add(call, |open| {
+                open.missing -= 1;
+                open.gathered.rooms.extend(rooms);
+            }),
             Report::Drained { .. } => {
                 unreachable!("the hub keeps the reports that no call asked for")
             }
         }
     }
 
-    fn add(&mut self, call: CallId, parts: u32, report: impl FnOnce(&mut Gathered)) {
+    fn add(&mut self, call: CallId, report: impl FnOnce(&mut Open)) {
         let Some(open) = self.open.get_mut(&call) else { return };
-        report(&mut open.gathered);
-        open.missing = open.missing + u64::from(parts) - 1;
+        report(open);
         if open.missing == 0
+            && open.parts == 0
             && let Some(Open { gathered, done, .. }) = self.open.remove(&call)
         {
             // Refused only when the caller left in this very moment.
@@ -114,7 +128,7 @@ impl Calls {
 
     /// Ends `call` without an answer; `None` if it has ended already.
     pub(crate) fn give_up(&mut self, call: CallId) -> Option<GivenUp> {
-        let Open { missing, gathered, .. } = self.open.remove(&call)?;
-        Some(GivenUp { missing, gathered })
+        let Open { missing, parts, gathered, .. } = self.open.remove(&call)?;
+        Some(GivenUp { missing: missing.saturating_add_signed(parts), gathered })
     }
 }

@@ -36,7 +36,7 @@ impl From<Unfinished> for Status {
                 ))
             }
             Unfinished::Late { missing, waited, known: gathered } => Self::deadline_exceeded(
-                format!("{missing} reports did not come within {waited:?}; {}", known(&gathered)),
+                format!("reports still missing after {waited:?}: {missing}; {}", known(&gathered)),
             ),
         }
     }

@@ -14,15 +14,10 @@ pub(crate) struct Buckets<K, V> {
 impl<K: Hash + Eq, V> Buckets<K, V> {
     /// `count` is a power of two; `seed` keeps hostile keys from aiming at one bucket.
     pub(crate) fn new(count: usize, seed: u64) -> Self {
-        assert!(
-            count.is_power_of_two(),
-            "the number of buckets is a power of two"
-        );
+        assert!(count.is_power_of_two(), "the number of buckets is a power of two");
         let inside = RandomState::with_seeds(seed, !seed, seed.rotate_left(17), 0x5bd1_e995);
         Self {
-            buckets: (0..count)
-                .map(|_| AHashMap::with_hasher(inside.clone()))
-                .collect(),
+            buckets: (0..count).map(|_| AHashMap::with_hasher(inside.clone())).collect(),
             pick: RandomState::with_seeds(seed.rotate_left(32), seed, 0x27d4_eb2f, !seed),
         }
     }
@@ -85,11 +80,6 @@ mod tests {
         assert_eq!(buckets.remove("77"), Some(78));
         assert_eq!(buckets.get("77"), None);
         assert_eq!(buckets.iter().count(), 999);
-        assert!(
-            buckets
-                .buckets
-                .iter()
-                .all(|map| (20..130).contains(&map.len()))
-        );
+        assert!(buckets.buckets.iter().all(|map| (20..130).contains(&map.len())));
     }
 }

@@ -129,10 +129,7 @@ impl Conn {
 
     /// Input must wait until logic or a home has answered.
     pub(crate) fn holds_input(&self) -> bool {
-        matches!(
-            self.life,
-            Life::Identifying { .. } | Life::Registering(_) | Life::Joining { .. }
-        )
+        matches!(self.life, Life::Identifying { .. } | Life::Registering(_) | Life::Joining { .. })
     }
 
     /// No goodbye was said yet.
@@ -210,11 +207,7 @@ fn union(listed: &[i32], added: &[i32]) -> Box<[i32]> {
 }
 
 fn difference(listed: &[i32], removed: &[i32]) -> Box<[i32]> {
-    listed
-        .iter()
-        .copied()
-        .filter(|operation| !removed.contains(operation))
-        .collect()
+    listed.iter().copied().filter(|operation| !removed.contains(operation)).collect()
 }
 
 #[cfg(test)]

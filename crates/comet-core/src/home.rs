@@ -18,7 +18,7 @@ struct User {
 /// Nearly every user has one session, so that one has no allocation.
 enum Sessions {
     One(i32, ConnId),
-    Many(BTreeMap<i32, ConnId>),
+    Many(Box<BTreeMap<i32, ConnId>>),
 }
 
 /// A room seen from its home.
@@ -56,6 +56,10 @@ impl Home {
         self.keys.len()
     }
 
+    pub(crate) fn rooms_with_members(&self) -> usize {
+        self.rooms.len()
+    }
+
     pub(crate) fn users(&self) -> usize {
         self.users.len()
     }
@@ -72,20 +76,14 @@ impl Home {
             return seq;
         }
         let Some(known) = self.users.get_mut(&user) else {
-            self.users.insert(
-                user,
-                User {
-                    last: 1,
-                    sessions: Sessions::One(1, conn),
-                },
-            );
+            self.users.insert(user, User { last: 1, sessions: Sessions::One(1, conn) });
             return 1;
         };
         known.last = known.last.wrapping_add(1);
         let seq = known.last;
         match &mut known.sessions {
             Sessions::One(first, owner) => {
-                known.sessions = Sessions::Many([(*first, *owner), (seq, conn)].into());
+                known.sessions = Sessions::Many(Box::new([(*first, *owner), (seq, conn)].into()));
             }
             Sessions::Many(sessions) => {
                 sessions.insert(seq, conn);
@@ -145,9 +143,7 @@ impl Home {
 
     pub(crate) fn all_sessions(&self) -> impl Iterator<Item = (i64, i32, ConnId)> {
         self.users.iter().flat_map(|(&user, _)| {
-            self.sessions(user)
-                .into_iter()
-                .map(move |(seq, conn)| (user, seq, conn))
+            self.sessions(user).into_iter().map(move |(seq, conn)| (user, seq, conn))
         })
     }
 
@@ -158,18 +154,10 @@ impl Home {
     /// `shard` has its first member in `room`; returns how many members the others have.
     pub(crate) fn join_room(&mut self, room: &Arc<str>, shard: ShardId) -> u32 {
         if self.rooms.get(room).is_none() {
-            self.rooms.insert(
-                Arc::clone(room),
-                HomeRoom {
-                    shards: Vec::new(),
-                    is_dirty: false,
-                },
-            );
+            self.rooms.insert(Arc::clone(room), HomeRoom { shards: Vec::new(), is_dirty: false });
         }
         self.set_members(room, shard, 1);
-        self.rooms
-            .get(room)
-            .map_or(0, |known| known.elsewhere(shard))
+        self.rooms.get(room).map_or(0, |known| known.elsewhere(shard))
     }
 
     /// `shard` has `members` in `room` now; none ends its interest.
@@ -204,10 +192,7 @@ impl Home {
         self.rooms
             .iter()
             .map(|(room, known)| {
-                (
-                    Arc::clone(room),
-                    known.shards.iter().map(|&(_, members)| members).sum(),
-                )
+                (Arc::clone(room), known.shards.iter().map(|&(_, members)| members).sum())
             })
             .collect()
     }
@@ -235,11 +220,7 @@ impl Home {
 
 impl HomeRoom {
     fn elsewhere(&self, shard: ShardId) -> u32 {
-        self.shards
-            .iter()
-            .filter(|(other, _)| *other != shard)
-            .map(|&(_, members)| members)
-            .sum()
+        self.shards.iter().filter(|(other, _)| *other != shard).map(|&(_, members)| members).sum()
     }
 }
 
@@ -248,11 +229,7 @@ mod tests {
     use super::*;
 
     fn conn(shard: u16, slot: u32) -> ConnId {
-        ConnId {
-            shard: ShardId(shard),
-            slot,
-            generation: 0,
-        }
+        ConnId { shard: ShardId(shard), slot, generation: 0 }
     }
 
     #[test]
@@ -303,13 +280,7 @@ mod tests {
         assert_eq!(home.join_room(&room, ShardId(1)), 5);
         let mut news = home.take_changed();
         news.sort();
-        assert_eq!(
-            news,
-            [
-                (ShardId(0), Arc::clone(&room), 1),
-                (ShardId(1), Arc::clone(&room), 5)
-            ]
-        );
+        assert_eq!(news, [(ShardId(0), Arc::clone(&room), 1), (ShardId(1), Arc::clone(&room), 5)]);
         assert!(!home.has_changed());
         home.set_members(&room, ShardId(1), 0);
         assert_eq!(home.shards_of("r"), [(ShardId(0), 5)]);

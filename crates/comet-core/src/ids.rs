@@ -46,12 +46,8 @@ pub enum Peer {
 /// Fixed keys: every thread of the process, and every run of the simulator, must agree on a home.
 /// The maps inside a home are seeded per process, so a caller who aims at one home gains nothing
 /// beyond that core's share.
-const HOME_SEED: [u64; 4] = [
-    0x243f_6a88_85a3_08d3,
-    0x1319_8a2e_0370_7344,
-    0xa409_3822_299f_31d0,
-    0x082e_fa98_ec4e_6c89,
-];
+const HOME_SEED: [u64; 4] =
+    [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
 
 fn spread(bytes: &[u8], domain: u64, shards: u16) -> ShardId {
     let [a, b, c, d] = HOME_SEED;

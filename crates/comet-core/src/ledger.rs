@@ -176,7 +176,7 @@ pub struct Counters {
     pub connections: u64,
     /// Connections that are authenticated, now.
     pub live: u64,
-    /// Rooms with members on this shard, now.
+    /// Rooms whose home is this shard and that somebody is in, now.
     pub rooms: u64,
     /// Users whose home is this shard, now.
     pub users: u64,

@@ -56,7 +56,7 @@ impl Default for Limits {
             head_max: 8192,
             path: "/sub".into(),
             svr_proto: 80,
-            outbox_bytes: 1 << 20,
+            outbox_bytes: 2 << 20,
             cli_proto: 256,
             slow_consumer: SlowConsumer::DropNewest,
             filter_rooms: false,

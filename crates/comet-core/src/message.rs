@@ -50,31 +50,15 @@ pub struct Push {
 #[allow(missing_docs, reason = "the variants say what their fields are for")]
 pub enum Message {
     /// Control to the keys' home: put `push` on the connections that hold `keys`, all of which have
-    /// this home. Answered with one [`Report::Tally`] and as many more as its `parts` says.
-    PushKeys {
-        call: CallId,
-        keys: Vec<Box<str>>,
-        push: Push,
-    },
+    /// this home. Answered with one [`Report::Tally`] and as many [`Report::Part`]s as it says.
+    PushKeys { call: CallId, keys: Vec<Box<str>>, push: Push },
     /// Control to the users' home: the same for every session of `users`.
-    PushUsers {
-        call: CallId,
-        users: Vec<i64>,
-        push: Push,
-    },
+    PushUsers { call: CallId, users: Vec<i64>, push: Push },
     /// Control to the room's home: put `push` on the room's members, in the order of arrival here.
-    PushRoom {
-        call: CallId,
-        room: Arc<str>,
-        push: Push,
-    },
+    PushRoom { call: CallId, room: Arc<str>, push: Push },
     /// Control to every shard. `speed` is this shard's share in connections a second; `None` is at
     /// once. A paced broadcast is answered when it is scheduled (see [`Report::Scheduled`]).
-    Broadcast {
-        call: CallId,
-        push: Push,
-        speed: Option<NonZeroU32>,
-    },
+    Broadcast { call: CallId, push: Push, speed: Option<NonZeroU32> },
     /// Control to any shard: report counters.
     Snapshot { call: CallId },
     /// Control to any shard: report the rooms whose home it is.
@@ -84,38 +68,16 @@ pub enum Message {
     Drain,
 
     /// Home to owner: a push to these connections of the receiving shard, as (slot, generation).
-    DeliverConns {
-        call: CallId,
-        conns: Vec<(u32, u32)>,
-        push: Push,
-    },
+    DeliverConns { call: CallId, conns: Vec<(u32, u32)>, push: Push },
     /// Room's home to a shard with members.
-    DeliverRoom {
-        call: CallId,
-        room: Arc<str>,
-        push: Push,
-    },
+    DeliverRoom { call: CallId, room: Arc<str>, push: Push },
 
     /// Owner to the user's home: give the connection its place among the user's sessions.
-    Register {
-        conn: ConnId,
-        user: i64,
-        key: Option<Box<str>>,
-    },
+    Register { conn: ConnId, user: i64, key: Option<Box<str>> },
     /// User's home to the key's home: the key belongs to `conn` from now on.
-    Claim {
-        conn: ConnId,
-        user: i64,
-        seq: i32,
-        key: Box<str>,
-    },
+    Claim { conn: ConnId, user: i64, seq: i32, key: Box<str> },
     /// Key's home to the owner: `conn` is registered.
-    Registered {
-        conn: ConnId,
-        user: i64,
-        seq: i32,
-        key: Box<str>,
-    },
+    Registered { conn: ConnId, user: i64, seq: i32, key: Box<str> },
     /// Key's home to the former owner: close this connection.
     Evict { conn: ConnId, reason: CloseReason },
     /// Owner to the user's home: the session ended.
@@ -124,23 +86,11 @@ pub enum Message {
     Release { conn: ConnId, key: Box<str> },
 
     /// Shard to the room's home: `shard` has its first member; answered with [`Message::RoomJoined`].
-    JoinRoom {
-        shard: ShardId,
-        room: Arc<str>,
-        epoch: u32,
-    },
+    JoinRoom { shard: ShardId, room: Arc<str>, epoch: u32 },
     /// Room's home to the shard: pushes reach it from here on.
-    RoomJoined {
-        room: Arc<str>,
-        epoch: u32,
-        elsewhere: u32,
-    },
+    RoomJoined { room: Arc<str>, epoch: u32, elsewhere: u32 },
     /// Shard to the room's home: `members` are there now; 0 ends its interest.
-    RoomMembers {
-        shard: ShardId,
-        room: Arc<str>,
-        members: u32,
-    },
+    RoomMembers { shard: ShardId, room: Arc<str>, members: u32 },
     /// Room's home to a shard with members: how many are online on all the other shards.
     RoomOnline { room: Arc<str>, elsewhere: u32 },
 }
@@ -149,28 +99,19 @@ pub enum Message {
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the variants say what their fields are for")]
 pub enum Report {
-    /// A part of what became of a push. `parts` more reports follow because of this one: a call is
-    /// complete when as many have come as were asked for and announced.
-    Tally {
-        call: CallId,
-        tally: Tally,
-        parts: u32,
-    },
+    /// What became of a push where control sent it, and in how many [`Report::Part`]s other shards
+    /// report the rest. Parts may come first: threads are not ordered among each other.
+    Tally { call: CallId, tally: Tally, parts: u32 },
+    /// What became of a push on a shard that a home sent it to.
+    Part { call: CallId, tally: Tally },
     /// A paced broadcast will visit this many connections; its deliveries appear in the counters.
     Scheduled { call: CallId, connections: u64 },
     /// A paced broadcast was refused: too many are under way on this shard.
     Busy { call: CallId },
     /// The answer to [`Message::Snapshot`].
-    Snapshot {
-        call: CallId,
-        shard: ShardId,
-        counters: Box<Counters>,
-    },
+    Snapshot { call: CallId, shard: ShardId, counters: Box<Counters> },
     /// The answer to [`Message::Rooms`]: rooms with someone online, and how many.
-    Rooms {
-        call: CallId,
-        rooms: Vec<(Arc<str>, u32)>,
-    },
+    Rooms { call: CallId, rooms: Vec<(Arc<str>, u32)> },
     /// The last connection of the shard is gone.
     Drained { shard: ShardId },
 }

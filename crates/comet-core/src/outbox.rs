@@ -28,11 +28,7 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) const EMPTY: Self = Self {
-        pending: NONE,
-        in_flight: NONE,
-        taken: 0,
-    };
+    pub(crate) const EMPTY: Self = Self { pending: NONE, in_flight: NONE, taken: 0 };
 
     pub(crate) fn is_sending(&self) -> bool {
         self.in_flight != NONE
@@ -95,22 +91,13 @@ pub(crate) struct Load {
 
 impl Chains {
     pub(crate) fn new() -> Self {
-        Self {
-            chains: Slab::new(),
-            first: NONE,
-            serial: 0,
-            joined_bytes: 0,
-        }
+        Self { chains: Slab::new(), first: NONE, serial: 0, joined_bytes: 0 }
     }
 
     /// A frame to hand out with [`Chains::append`].
     pub(crate) fn item(&mut self, frame: Encoded, is_push: bool) -> Item {
         self.serial = self.serial.wrapping_add(1);
-        Item {
-            serial: self.serial,
-            frame,
-            is_push,
-        }
+        Item { serial: self.serial, frame, is_push }
     }
 
     pub(crate) fn load(&self, outbox: &Outbox, transport: Transport) -> Load {
@@ -130,11 +117,7 @@ impl Chains {
     #[inline]
     pub(crate) fn append(&mut self, outbox: &mut Outbox, item: &Item) {
         let before = outbox.pending;
-        let likely = if before == NONE {
-            self.first
-        } else {
-            self.chains[before].longer
-        };
+        let likely = if before == NONE { self.first } else { self.chains[before].longer };
         outbox.pending = if likely != NONE && self.chains[likely].item.serial == item.serial {
             self.chains[likely].references += 1;
             // The outbox named `before` and now names it through the longer chain, which holds its
@@ -148,10 +131,7 @@ impl Chains {
 
     /// Makes the chain `before` + `item`; takes over the caller's reference to `before`.
     fn lengthen(&mut self, before: u32, item: &Item) -> u32 {
-        let added = [
-            item.frame.for_tcp().len() as u32,
-            item.frame.for_websocket().len() as u32,
-        ];
+        let added = [item.frame.for_tcp().len() as u32, item.frame.for_websocket().len() as u32];
         let mut chain = Chain {
             item: item.clone(),
             before,
@@ -246,10 +226,7 @@ impl Chains {
         let chain = &self.chains[outbox.in_flight];
         outbox.taken += u32::try_from(bytes).expect("a send is no longer than its chain");
         let total = chain.bytes[transport as usize];
-        assert!(
-            outbox.taken <= total,
-            "the kernel took more than it was given"
-        );
+        assert!(outbox.taken <= total, "the kernel took more than it was given");
         if outbox.taken < total {
             return Progress::Partial;
         }
@@ -283,11 +260,7 @@ impl Chains {
     /// Drops what waits; returns how many pushes that were. What is in flight stays.
     pub(crate) fn clear_pending(&mut self, outbox: &mut Outbox) -> u32 {
         let pending = std::mem::replace(&mut outbox.pending, NONE);
-        let pushes = if pending == NONE {
-            0
-        } else {
-            self.chains[pending].pushes
-        };
+        let pushes = if pending == NONE { 0 } else { self.chains[pending].pushes };
         self.release(pending);
         pushes
     }
@@ -308,11 +281,7 @@ impl Chains {
         while at != NONE && self.chains[at].bytes[transport as usize] > outbox.taken {
             at = self.chains[at].before;
         }
-        let sent = if at == NONE {
-            0
-        } else {
-            self.chains[at].pushes
-        };
+        let sent = if at == NONE { 0 } else { self.chains[at].pushes };
         self.release(index);
         (sent, pushes - sent)
     }
@@ -397,11 +366,7 @@ mod tests {
     }
 
     fn transport(outbox: usize) -> Transport {
-        if outbox.is_multiple_of(2) {
-            Transport::Tcp
-        } else {
-            Transport::WebSocket
-        }
+        if outbox.is_multiple_of(2) { Transport::Tcp } else { Transport::WebSocket }
     }
 
     proptest! {
@@ -483,12 +448,7 @@ mod tests {
         let mut chains = Chains::new();
         let mut outboxes = vec![Outbox::EMPTY; 100];
         for sequence in 0..3 {
-            let frame = Frame {
-                version: 1,
-                operation: 5,
-                sequence,
-                body: b"shared",
-            };
+            let frame = Frame { version: 1, operation: 5, sequence, body: b"shared" };
             let item = chains.item(Encoded::frame(&frame), true);
             for outbox in &mut outboxes {
                 chains.append(outbox, &item);
@@ -510,20 +470,12 @@ mod tests {
         let mut chains = Chains::new();
         let mut outbox = Outbox::EMPTY;
         for sequence in 0..3 {
-            let frame = Frame {
-                version: 1,
-                operation: 5,
-                sequence,
-                body: b"1234",
-            };
+            let frame = Frame { version: 1, operation: 5, sequence, body: b"1234" };
             let item = chains.item(Encoded::frame(&frame), true);
             chains.append(&mut outbox, &item);
         }
         assert!(chains.start(&mut outbox));
-        assert_eq!(
-            chains.advance(&mut outbox, Transport::Tcp, 39),
-            Progress::Partial
-        );
+        assert_eq!(chains.advance(&mut outbox, Transport::Tcp, 39), Progress::Partial);
         assert_eq!(chains.clear_in_flight(&mut outbox, Transport::Tcp), (1, 2));
         assert!(chains.is_empty());
     }

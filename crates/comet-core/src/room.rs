@@ -15,10 +15,7 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
-    pub(crate) const NONE: Self = Self {
-        room: NONE,
-        position: NONE,
-    };
+    pub(crate) const NONE: Self = Self { room: NONE, position: NONE };
 
     pub(crate) fn room(self) -> Option<u32> {
         (self.room != NONE).then_some(self.room)
@@ -62,10 +59,6 @@ impl Rooms {
             dirty: Vec::new(),
             epoch: 0,
         }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.rooms.len()
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<u32> {

@@ -23,11 +23,7 @@ pub(crate) struct Slab<T> {
 
 impl<T> Slab<T> {
     pub(crate) fn new() -> Self {
-        Self {
-            chunks: Vec::new(),
-            free: NONE,
-            len: 0,
-        }
+        Self { chunks: Vec::new(), free: NONE, len: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -90,18 +86,13 @@ impl<T> Slab<T> {
 
     fn grow(&mut self) {
         let first = self.end();
-        assert!(
-            first < NONE - CHUNK as u32,
-            "a slab holds fewer than 2^32 slots"
-        );
+        assert!(first < NONE - CHUNK as u32, "a slab holds fewer than 2^32 slots");
         let end = first + CHUNK as u32;
         self.chunks.push(
             (first + 1..=end)
                 .map(|next| Entry {
                     generation: 0,
-                    slot: Slot::Vacant {
-                        next: if next == end { NONE } else { next },
-                    },
+                    slot: Slot::Vacant { next: if next == end { NONE } else { next } },
                 })
                 .collect(),
         );

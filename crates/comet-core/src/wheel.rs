@@ -26,12 +26,7 @@ struct Links {
     place: u16,
 }
 
-const IDLE: Links = Links {
-    next: NONE,
-    previous: NONE,
-    deadline: Tick(0),
-    place: UNARMED,
-};
+const IDLE: Links = Links { next: NONE, previous: NONE, deadline: Tick(0), place: UNARMED };
 
 /// Links are allocated in chunks, so that a million of them are never copied in one step.
 const CHUNK: usize = 1024;
@@ -45,12 +40,7 @@ pub(crate) struct Wheel {
 
 impl Wheel {
     pub(crate) fn new(now: Tick) -> Self {
-        Self {
-            now,
-            heads: [NONE; (LEVELS * SLOTS) as usize],
-            links: Vec::new(),
-            armed: 0,
-        }
+        Self { now, heads: [NONE; (LEVELS * SLOTS) as usize], links: Vec::new(), armed: 0 }
     }
 
     /// The tick the wheel was last turned to.
@@ -153,12 +143,7 @@ impl Wheel {
     }
 
     fn unlink(&mut self, slot: u32) {
-        let Links {
-            next,
-            previous,
-            place,
-            ..
-        } = *self.at(slot);
+        let Links { next, previous, place, .. } = *self.at(slot);
         if previous == NONE {
             self.heads[place as usize] = next;
         } else {

@@ -30,17 +30,8 @@ pub trait Wake: Send + Sync + 'static {
 pub fn inbox<T: Send>(capacity: usize, waker: Arc<dyn Wake>) -> (Sender<T>, Inbox<T>) {
     assert!(capacity > 0, "an inbox holds at least one message");
     let (queue, messages) = crossbeam_channel::bounded(capacity);
-    let bell = Arc::new(Bell {
-        asleep: AtomicBool::new(false),
-        waker,
-    });
-    (
-        Sender {
-            queue,
-            bell: Arc::clone(&bell),
-        },
-        Inbox { messages, bell },
-    )
+    let bell = Arc::new(Bell { asleep: AtomicBool::new(false), waker });
+    (Sender { queue, bell: Arc::clone(&bell) }, Inbox { messages, bell })
 }
 
 struct Bell {
@@ -69,12 +60,10 @@ impl<T> Sender<T> {
     /// # Errors
     /// Gives the message back when there is no room or nobody to receive it.
     pub fn try_send(&self, message: T) -> Result<(), Returned<T>> {
-        self.queue
-            .try_send(message)
-            .map_err(|refused| match refused {
-                TrySendError::Full(message) => Returned::Full(message),
-                TrySendError::Disconnected(message) => Returned::Closed(message),
-            })?;
+        self.queue.try_send(message).map_err(|refused| match refused {
+            TrySendError::Full(message) => Returned::Full(message),
+            TrySendError::Disconnected(message) => Returned::Closed(message),
+        })?;
         // Pairs with the fence in `Inbox::doze`: either we see that it dozes, or it sees the message.
         fence(Ordering::SeqCst);
         if self.bell.asleep.load(Ordering::Relaxed)
@@ -94,18 +83,13 @@ impl<T> Sender<T> {
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self {
-            queue: self.queue.clone(),
-            bell: Arc::clone(&self.bell),
-        }
+        Self { queue: self.queue.clone(), bell: Arc::clone(&self.bell) }
     }
 }
 
 impl<T> fmt::Debug for Sender<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sender")
-            .field("depth", &self.depth())
-            .finish_non_exhaustive()
+        f.debug_struct("Sender").field("depth", &self.depth()).finish_non_exhaustive()
     }
 }
 
@@ -149,9 +133,7 @@ impl<T> Inbox<T> {
 
 impl<T> fmt::Debug for Inbox<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inbox")
-            .field("depth", &self.depth())
-            .finish_non_exhaustive()
+        f.debug_struct("Inbox").field("depth", &self.depth()).finish_non_exhaustive()
     }
 }
 

@@ -1,9 +1,6 @@
 //! The provided-buffer ring: receive buffers the kernel takes when bytes arrive, so that an idle
 //! connection pins none.
-#![allow(
-    unsafe_code,
-    reason = "the kernel reads the ring and writes the buffers"
-)]
+#![allow(unsafe_code, reason = "the kernel reads the ring and writes the buffers")]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -27,10 +24,7 @@ impl Buffers {
     /// # Panics
     /// If `count` is no power of two up to 32,768.
     pub(crate) fn new(count: u16, size: usize) -> Self {
-        assert!(
-            count.is_power_of_two() && count <= 1 << 15,
-            "a buffer ring holds 2^n entries"
-        );
+        assert!(count.is_power_of_two() && count <= 1 << 15, "a buffer ring holds 2^n entries");
         let bytes = usize::from(count) * size_of::<BufRingEntry>();
         let ring_layout = Layout::from_size_align(bytes, PAGE).expect("a page-aligned ring");
         // SAFETY: the layout has a size above 0.
@@ -41,14 +35,7 @@ impl Buffers {
         // Written, not only reserved: the pages are there from the start and not first when traffic
         // is worst.
         let memory = vec![1; usize::from(count) * size].into_boxed_slice();
-        let mut buffers = Self {
-            ring,
-            ring_layout,
-            memory,
-            count,
-            size,
-            tail: 0,
-        };
+        let mut buffers = Self { ring, ring_layout, memory, count, size, tail: 0 };
         for buffer in 0..count {
             buffers.offer(buffer);
         }

@@ -120,11 +120,7 @@ impl Core {
                     }
                 }
             })
-            .map_err(|error| StartError {
-                shard,
-                cpu,
-                cause: error.to_string(),
-            })?;
+            .map_err(|error| StartError { shard, cpu, cause: error.to_string() })?;
         Ok(Self { stop, bell, thread })
     }
 

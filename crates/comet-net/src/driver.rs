@@ -20,7 +20,7 @@ use crate::core::{CoreSettings, Listener, Ports};
 use crate::ring::{self, Completion, Operation, Ring};
 use crate::sockets::Sockets;
 
-/// Messages taken from the inbox in one turn.
+/// Most messages taken from the inbox in one turn.
 const MESSAGES_A_TURN: usize = 256;
 /// How soon a peer whose inbox was full is tried again.
 const RETRY: Duration = Duration::from_millis(1);
@@ -47,6 +47,11 @@ pub(crate) struct Driver<A> {
     is_bell_armed: bool,
     peers: Vec<Sender<Message>>,
     control: Sender<Report>,
+    /// Less than half an outbox: a burst fills nobody's outbox before its bytes were offered once.
+    messages_a_turn: usize,
+    /// Connections still have bytes to submit: they go before more pushes are taken.
+    is_behind: bool,
+    has_shut_listeners: bool,
     /// Somebody's inbox was full, or a listener is deaf: look again soon.
     retry: bool,
     spin: Duration,
@@ -84,6 +89,10 @@ impl<A: Auther> Driver<A> {
             is_bell_armed: false,
             peers: ports.peers,
             control: ports.control,
+            messages_a_turn: usize::from(settings.shard.limits.svr_proto / 2)
+                .clamp(1, MESSAGES_A_TURN),
+            is_behind: false,
+            has_shut_listeners: false,
             retry: false,
             spin: settings.spin,
             epoch: settings.epoch,
@@ -94,15 +103,15 @@ impl<A: Auther> Driver<A> {
     pub(crate) async fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
             self.tell_time();
-            let messages = self.take_messages();
-            let completions = self.take_completions();
+            self.take_completions();
+            self.take_messages();
             self.ask_logic();
-            let sends = self.submit_sends();
+            self.submit_sends();
             self.log_closed();
             self.shut_sockets();
             self.pass_messages();
             self.hear_again();
-            if messages + completions + sends > 0 {
+            if self.is_behind || self.inbox.depth() > 0 {
                 self.ring.submit();
             } else {
                 self.wait();
@@ -113,33 +122,31 @@ impl<A: Auther> Driver<A> {
     }
 
     fn tell_time(&mut self) {
-        self.shard
-            .handle_time(Millis(self.epoch.elapsed().as_millis() as u64));
+        self.shard.handle_time(Millis(self.epoch.elapsed().as_millis() as u64));
     }
 
-    fn take_messages(&mut self) -> usize {
-        for taken in 0..MESSAGES_A_TURN {
+    fn take_messages(&mut self) {
+        if self.is_behind {
+            return;
+        }
+        for _ in 0..self.messages_a_turn {
             match self.inbox.try_recv() {
                 Some(message) => self.shard.handle_message(message),
-                None => return taken,
+                None => return,
             }
         }
-        MESSAGES_A_TURN
     }
 
-    fn take_completions(&mut self) -> usize {
+    fn take_completions(&mut self) {
         let mut batch = std::mem::take(&mut self.batch);
         self.ring.take(&mut batch);
-        let taken = batch.len();
         for completion in batch.drain(..) {
             match completion.operation {
                 Operation::Recv => self.received(completion),
                 Operation::Send => self.sent(completion),
                 Operation::Accept => self.accepted(completion),
-                Operation::Wake => {
-                    self.bell.clear();
-                    self.is_bell_armed = completion.more;
-                }
+                // The eventfd is not read: each raise completes the poll once more by itself.
+                Operation::Wake => self.is_bell_armed = completion.more,
             }
         }
         self.batch = batch;
@@ -150,7 +157,6 @@ impl<A: Auther> Driver<A> {
                 self.sockets.at(slot).is_receiving = true;
             }
         }
-        taken
     }
 
     fn accepted(&mut self, completion: Completion) {
@@ -188,9 +194,7 @@ impl<A: Auther> Driver<A> {
         match completion.result {
             Ok(0) => self.hung_up(conn, Hangup::Eof),
             Ok(length) => {
-                let buffer = completion
-                    .buffer
-                    .expect("a receive with bytes names its buffer");
+                let buffer = completion.buffer.expect("a receive with bytes names its buffer");
                 let bytes = self.buffers.filled(buffer, length as usize);
                 self.shard.handle_recv(conn, bytes);
                 self.buffers.offer(buffer);
@@ -227,44 +231,30 @@ impl<A: Auther> Driver<A> {
     }
 
     fn ask_logic(&mut self) {
-        while let Some(AuthRequest {
-            conn,
-            token,
-            cookie,
-        }) = self.shard.poll_auth()
-        {
-            let answer = self
-                .auther
-                .auth(&token, &cookie)
-                .map_err(|refusal| refusal.to_string());
+        while let Some(AuthRequest { conn, token, cookie }) = self.shard.poll_auth() {
+            let answer = self.auther.auth(&token, &cookie).map_err(|refusal| refusal.to_string());
             self.shard.handle_auth(conn, answer);
         }
     }
 
-    fn submit_sends(&mut self) -> usize {
-        for submitted in 0..self.ring.entries() {
+    fn submit_sends(&mut self) {
+        self.is_behind = true;
+        for _ in 0..self.ring.entries() {
             let Some(transmit) = self.shard.poll_transmit() else {
-                return submitted;
+                self.is_behind = false;
+                return;
             };
             let slot = transmit.conn.slot;
             let socket = self.sockets.at(slot);
             debug_assert!(!socket.is_sending && !socket.is_closing);
             socket.is_sending = true;
-            self.ring.send(
-                socket.raw(),
-                slot,
-                (transmit.bytes.as_ptr(), transmit.bytes.len()),
-            );
+            self.ring.send(socket.raw(), slot, (transmit.bytes.as_ptr(), transmit.bytes.len()));
         }
-        self.ring.entries()
     }
 
     fn shut_sockets(&mut self) {
         while let Some((conn, how)) = self.shard.poll_close() {
-            let Some(socket) = self
-                .sockets
-                .get(conn.slot)
-                .filter(|socket| socket.conn == conn)
+            let Some(socket) = self.sockets.get(conn.slot).filter(|socket| socket.conn == conn)
             else {
                 continue;
             };
@@ -281,7 +271,8 @@ impl<A: Auther> Driver<A> {
                 self.free_if_gone(conn);
             }
         }
-        if self.shard.is_draining() && !self.listeners.is_empty() {
+        if self.shard.is_draining() && !self.has_shut_listeners {
+            self.has_shut_listeners = true;
             for listener in &self.listeners {
                 // Ends the accept that is under way, which closing the descriptor would not.
                 let _ = shutdown(&listener.socket, Shutdown::Both);
@@ -328,12 +319,12 @@ impl<A: Auther> Driver<A> {
             return;
         }
         for index in std::mem::take(&mut self.deaf) {
-            self.ring
-                .accept(self.listeners[index as usize].socket.as_raw_fd(), index);
+            self.ring.accept(self.listeners[index as usize].socket.as_raw_fd(), index);
         }
     }
 
-    /// Sleeps until something completes, somebody calls, or a deadline is due.
+    /// Submits, and sleeps until something completes, somebody calls, or a deadline is due. Sends
+    /// mostly complete as they are submitted; then this is the turn's one system call.
     fn wait(&mut self) {
         if !self.is_bell_armed {
             self.ring.poll_wake(self.bell.as_raw_fd());
@@ -379,12 +370,7 @@ fn log_closed(event: &ClosedEvent, sockets: &Sockets) {
     if !log::log_enabled!(level) {
         return;
     }
-    let ClosedEvent {
-        conn,
-        reason,
-        key,
-        detail,
-    } = event;
+    let ClosedEvent { conn, reason, key, detail } = event;
     let peer = sockets
         .get(conn.slot)
         .filter(|socket| socket.conn == *conn)

@@ -6,10 +6,7 @@
 //!
 //! **Invariant:** nothing here decides who gets a message or when a connection closes; and all
 //! `unsafe` of the server is in `ring.rs` and `buffers.rs`.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "this edge reads the clock for the shard"
-)]
+#![allow(clippy::disallowed_methods, reason = "this edge reads the clock for the shard")]
 
 mod buffers;
 mod core;

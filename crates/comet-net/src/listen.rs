@@ -41,10 +41,7 @@ impl fmt::Display for ListenError {
                 address.port()
             ),
             io::ErrorKind::AddrNotAvailable => {
-                write!(
-                    f,
-                    "{address} is no address of this host: bind one that is, or 0.0.0.0"
-                )
+                write!(f, "{address} is no address of this host: bind one that is, or 0.0.0.0")
             }
             io::ErrorKind::PermissionDenied => write!(
                 f,
@@ -90,11 +87,7 @@ pub fn bind(
 }
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         // So that 0.0.0.0 and [::] can both be bound.
@@ -124,13 +117,8 @@ fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
 mod tests {
     use super::*;
 
-    const OPTIONS: ListenOptions = ListenOptions {
-        backlog: 16,
-        sndbuf: 0,
-        rcvbuf: 0,
-        keepalive: false,
-        nodelay: true,
-    };
+    const OPTIONS: ListenOptions =
+        ListenOptions { backlog: 16, sndbuf: 0, rcvbuf: 0, keepalive: false, nodelay: true };
 
     #[test]
     fn every_core_listens_on_one_port_and_nobody_else_may() {
@@ -148,11 +136,6 @@ mod tests {
     #[test]
     fn an_address_of_another_host_is_named() {
         let error = bind("192.0.2.1:9".parse().unwrap(), 1, &OPTIONS).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("192.0.2.1:9 is no address of this host"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("192.0.2.1:9 is no address of this host"), "{error}");
     }
 }

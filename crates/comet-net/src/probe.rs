@@ -30,12 +30,7 @@ impl std::error::Error for ProbeError {}
 /// # Errors
 /// The first thing that is missing, in a sentence that says what to change.
 pub fn probe() -> Result<u64, ProbeError> {
-    check_kernel(
-        rustix::system::uname()
-            .release()
-            .to_str()
-            .unwrap_or_default(),
-    )?;
+    check_kernel(rustix::system::uname().release().to_str().unwrap_or_default())?;
     if let Err(error) = ring::build(8) {
         return Err(ProbeError(explain_ring(&error)));
     }
@@ -44,9 +39,7 @@ pub fn probe() -> Result<u64, ProbeError> {
 }
 
 fn check_kernel(release: &str) -> Result<(), ProbeError> {
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|part| part.parse::<u32>().ok());
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < (6, 1) {
         let sentence = format!("the kernel is {release}: comet needs Linux 6.1 or newer");
@@ -84,10 +77,7 @@ fn check_memlock(limit: Option<u64>) -> Result<(), ProbeError> {
 
 fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let open = match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
@@ -116,18 +106,10 @@ mod tests {
     #[test]
     fn what_is_missing_says_what_to_change() {
         let memlock = check_memlock(Some(64 << 10)).unwrap_err();
-        assert!(
-            memlock
-                .to_string()
-                .contains("64 KiB: raise it to at least 512 KiB"),
-            "{memlock}"
-        );
+        assert!(memlock.to_string().contains("64 KiB: raise it to at least 512 KiB"), "{memlock}");
         assert_eq!(check_memlock(None), Ok(()));
         let forbidden = explain_ring(&io::Error::from_raw_os_error(libc::EPERM));
-        assert!(
-            forbidden.contains("kernel.io_uring_disabled=0"),
-            "{forbidden}"
-        );
+        assert!(forbidden.contains("kernel.io_uring_disabled=0"), "{forbidden}");
     }
 
     #[test]

@@ -1,8 +1,5 @@
 //! The ring: the few operations the driver needs, with their safety argued in one place.
-#![allow(
-    unsafe_code,
-    reason = "an io_uring operation outlives the call that submits it"
-)]
+#![allow(unsafe_code, reason = "an io_uring operation outlives the call that submits it")]
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -71,8 +68,7 @@ impl Ring {
         // SAFETY: the driver keeps `buffers` alive longer than the ring (its fields are dropped in
         // the order it names them), and the kernel forgets the group when the ring is closed.
         unsafe {
-            ring.submitter()
-                .register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0)?;
+            ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0)?;
         };
         let entries = ring.submission().capacity();
         Ok(Self { ring, entries })
@@ -85,9 +81,7 @@ impl Ring {
 
     /// A completion each time somebody raises the eventfd.
     pub(crate) fn poll_wake(&mut self, eventfd: RawFd) {
-        let entry = opcode::PollAdd::new(Fd(eventfd), libc::POLLIN as u32)
-            .multi(true)
-            .build();
+        let entry = opcode::PollAdd::new(Fd(eventfd), libc::POLLIN as u32).multi(true).build();
         self.push(entry, Operation::Wake, 0);
     }
 
@@ -109,9 +103,8 @@ impl Ring {
     pub(crate) fn send(&mut self, socket: RawFd, slot: u32, bytes: (*const u8, usize)) {
         let (address, length) = bytes;
         let length = u32::try_from(length).unwrap_or(u32::MAX);
-        let entry = opcode::Send::new(Fd(socket), address, length)
-            .flags(libc::MSG_NOSIGNAL)
-            .build();
+        let entry =
+            opcode::Send::new(Fd(socket), address, length).flags(libc::MSG_NOSIGNAL).build();
         self.push(entry, Operation::Send, slot);
     }
 
@@ -142,9 +135,7 @@ impl Ring {
             None => self.ring.submit_and_wait(1),
             Some(timeout) => {
                 let timeout = Timespec::from(timeout);
-                self.ring
-                    .submitter()
-                    .submit_with_args(1, &SubmitArgs::new().timespec(&timeout))
+                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout))
             }
         };
         check(result);
@@ -157,26 +148,21 @@ impl Ring {
 
     /// Moves a bounded batch of completions to the end of `batch`.
     pub(crate) fn take(&mut self, batch: &mut Vec<Completion>) {
-        batch.extend(
-            self.ring
-                .completion()
-                .take(COMPLETIONS_A_TURN)
-                .map(|entry| {
-                    let (flags, result) = (entry.flags(), entry.result());
-                    Completion {
-                        operation: match (entry.user_data() >> 32) as u8 {
-                            0 => Operation::Wake,
-                            1 => Operation::Accept,
-                            2 => Operation::Recv,
-                            _ => Operation::Send,
-                        },
-                        index: entry.user_data() as u32,
-                        result: u32::try_from(result).map_err(|_| -result),
-                        buffer: cqueue::buffer_select(flags),
-                        more: cqueue::more(flags),
-                    }
-                }),
-        );
+        batch.extend(self.ring.completion().take(COMPLETIONS_A_TURN).map(|entry| {
+            let (flags, result) = (entry.flags(), entry.result());
+            Completion {
+                operation: match (entry.user_data() >> 32) as u8 {
+                    0 => Operation::Wake,
+                    1 => Operation::Accept,
+                    2 => Operation::Recv,
+                    _ => Operation::Send,
+                },
+                index: entry.user_data() as u32,
+                result: u32::try_from(result).map_err(|_| -result),
+                buffer: cqueue::buffer_select(flags),
+                more: cqueue::more(flags),
+            }
+        }));
     }
 }
 

@@ -41,18 +41,9 @@ impl Sockets {
         if index >= self.sockets.len() {
             self.sockets.resize_with(index + 1, || None);
         }
-        let socket = Socket {
-            fd,
-            conn,
-            is_receiving: false,
-            is_sending: false,
-            is_closing: false,
-        };
+        let socket = Socket { fd, conn, is_receiving: false, is_sending: false, is_closing: false };
         let former = self.sockets[index].replace(socket);
-        assert!(
-            former.is_none(),
-            "a slot is not reused before its socket is gone"
-        );
+        assert!(former.is_none(), "a slot is not reused before its socket is gone");
     }
 
     pub(crate) fn get(&self, slot: u32) -> Option<&Socket> {
@@ -62,9 +53,7 @@ impl Sockets {
     /// # Panics
     /// If there is no socket: the shard and the kernel name only sockets that are there.
     pub(crate) fn at(&mut self, slot: u32) -> &mut Socket {
-        self.sockets[slot as usize]
-            .as_mut()
-            .expect("a socket until its last completion")
+        self.sockets[slot as usize].as_mut().expect("a socket until its last completion")
     }
 
     pub(crate) fn remove(&mut self, slot: u32) {

@@ -16,10 +16,7 @@ pub(crate) fn frame(stream: &[u8]) {
         let verdict = decode(rest, BODY_MAX);
         for cut in 0..rest.len().min(24) {
             let early = decode(&rest[..cut], BODY_MAX);
-            assert!(
-                early == Ok(None) || early == verdict,
-                "{early:?}, then {verdict:?}"
-            );
+            assert!(early == Ok(None) || early == verdict, "{early:?}, then {verdict:?}");
         }
         let Ok(Some((frame, consumed))) = verdict else {
             break;
@@ -37,9 +34,8 @@ pub(crate) fn frame(stream: &[u8]) {
     if let Ok(frames) = count_frames(stream) {
         let mut rest = stream;
         for _ in 0..frames {
-            let (_, consumed) = decode(rest, usize::MAX)
-                .unwrap()
-                .expect("a frame that was counted");
+            let (_, consumed) =
+                decode(rest, usize::MAX).unwrap().expect("a frame that was counted");
             rest = &rest[consumed..];
         }
         assert!(rest.is_empty());

@@ -36,19 +36,11 @@ impl Encoded {
     #[must_use]
     pub fn frame(frame: &Frame<'_>) -> Self {
         let mut bytes = Vec::with_capacity(WEBSOCKET_HEADER_MAX + HEADER_LEN + frame.body.len());
-        put_header(
-            &mut bytes,
-            OpCode::Data(Data::Binary),
-            HEADER_LEN + frame.body.len(),
-        );
+        put_header(&mut bytes, OpCode::Data(Data::Binary), HEADER_LEN + frame.body.len());
         let message_at = bytes.len();
         bytes.extend_from_slice(&frame.header());
         bytes.extend_from_slice(frame.body);
-        let tcp_at = if frame.operation == op::RAW {
-            message_at + HEADER_LEN
-        } else {
-            message_at
-        };
+        let tcp_at = if frame.operation == op::RAW { message_at + HEADER_LEN } else { message_at };
         Self::new(&bytes, tcp_at)
     }
 
@@ -102,10 +94,7 @@ impl Encoded {
 
     fn new(bytes: &[u8], tcp_at: usize) -> Self {
         let tcp_at = u8::try_from(tcp_at).expect("headers and control frames are short");
-        Self {
-            bytes: bytes.into(),
-            tcp_at,
-        }
+        Self { bytes: bytes.into(), tcp_at }
     }
 }
 

@@ -81,19 +81,13 @@ impl fmt::Display for FrameFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::PackLen { pack_len } => {
-                write!(
-                    f,
-                    "packLen is {pack_len}, less than the {HEADER_LEN} bytes of a header"
-                )
+                write!(f, "packLen is {pack_len}, less than the {HEADER_LEN} bytes of a header")
             }
             Self::HeaderLen { header_len } => {
                 write!(f, "headerLen is {header_len} instead of {HEADER_LEN}")
             }
             Self::BodyTooLarge { body_len, body_max } => {
-                write!(
-                    f,
-                    "the body has {body_len} bytes, more than the {body_max} allowed"
-                )
+                write!(f, "the body has {body_len} bytes, more than the {body_max} allowed")
             }
             Self::Truncated { left } => {
                 write!(f, "the last {left} bytes are not a whole frame")

@@ -54,9 +54,8 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(dice: &mut Dice, plan: &Plan, persona: Persona) -> Self {
-        let misdeed = dice
-            .percent(plan.misdeed_percent)
-            .then(|| Misdeed::roll(dice, persona.transport));
+        let misdeed =
+            dice.percent(plan.misdeed_percent).then(|| Misdeed::roll(dice, persona.transport));
         let reads = match dice.percent(plan.slow_percent) {
             true => dice.pick(&[Reads::Slowly, Reads::Slowly, Reads::NoMore]),
             false => Reads::Promptly,

@@ -27,6 +27,8 @@ pub(crate) struct Call {
     /// Reports still to come.
     missing: u64,
     pub(crate) tally: Tally,
+    /// A shard had too many paced broadcasts under way.
+    is_refused: bool,
 }
 
 pub(crate) struct Control {
@@ -145,8 +147,10 @@ impl Control {
     }
 
     fn settle(&mut self, report: Report, now: Millis) -> Result<(), String> {
+        let is_refusal = matches!(report, Report::Busy { .. });
         let (call, tally, parts) = match report {
             Report::Tally { call, tally, parts } => (call, tally, parts),
+            Report::Part { call, tally } => (call, tally, 0),
             Report::Scheduled { call, connections } => {
                 // Connections that come meanwhile may be visited too.
                 let longest = (connections + self.clients) * 1000 / SPEED_LEAST + 100;
@@ -169,6 +173,7 @@ impl Control {
         let known = call.0.checked_sub(first).and_then(|index| self.calls.get_mut(index as usize));
         let open = known.ok_or_else(|| format!("a report to call {} of long ago", call.0))?;
         open.tally += tally;
+        open.is_refused |= is_refusal;
         open.missing = (open.missing + u64::from(parts))
             .checked_sub(1)
             .ok_or_else(|| format!("a report to call {} after its last", call.0))?;
@@ -245,7 +250,8 @@ impl Control {
         let call = CallId(self.open(dice, Kind::Users));
         let snapshot = dice.percent(50);
         for shard in (0..self.shards).map(ShardId) {
-            let message = if snapshot { Message::Snapshot { call } } else { Message::Rooms { call } };
+            let message =
+                if snapshot { Message::Snapshot { call } } else { Message::Rooms { call } };
             self.send(shard, message);
         }
     }
@@ -256,8 +262,8 @@ impl Control {
         self.calls_total += 1;
         let (keys, users) = (Vec::new(), Vec::new());
         let operation = dice.pick(&OPERATIONS);
-        let tally = Tally::default();
-        self.calls.push(Call { id, kind, operation, keys, users, missing: 0, tally });
+        let (tally, is_refused) = (Tally::default(), false);
+        self.calls.push(Call { id, kind, operation, keys, users, missing: 0, tally, is_refused });
         id
     }
 
@@ -311,9 +317,11 @@ impl Call {
         self.tally.dropped_total() - self.tally.dropped[DropReason::Filtered as usize]
     }
 
-    /// The number in [`DropReason::MeshFull`] is what the home last heard, not a count of connections.
+    /// Its numbers are no count of connections: a home drops in the mesh for as many members of a room
+    /// as it last heard of, and a refused broadcast is nobody's.
     pub(crate) fn is_estimated(&self) -> bool {
-        self.tally.dropped[DropReason::MeshFull as usize] > 0
+        let in_mesh = self.tally.dropped[DropReason::MeshFull as usize];
+        self.is_refused || in_mesh > 0 && matches!(self.kind, Kind::Room(_))
     }
 }
 

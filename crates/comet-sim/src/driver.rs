@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use comet_core::limits::TICK_MS;
 use comet_core::{
-    AuthRequest, CloseHow, CloseReason, ClosedEvent, Hangup, Message, Millis, Settings, Shard,
-    ShardId,
+    AuthRequest, CloseHow, CloseReason, ClosedEvent, Hangup, Millis, Settings, Shard, ShardId,
 };
 
 use crate::persona;
 use crate::plan::Plan;
 use crate::socket::Received;
-use crate::trace;
+use crate::trace::trace;
 use crate::world::{Env, Peer};
 
 pub(crate) struct Driver {
@@ -72,6 +71,11 @@ impl Driver {
         self.slots.values().copied()
     }
 
+    /// Who holds `slot`.
+    pub(crate) fn peer(&self, slot: u32) -> Option<usize> {
+        self.slots.get(&slot).copied()
+    }
+
     /// All its sockets, those that are gone included.
     pub(crate) fn settled(&self, env: &Env) -> Settled {
         let mut sum = self.settled;
@@ -101,14 +105,17 @@ impl Driver {
         self.shard.handle_time(env.now);
         self.poll_closed(env)?;
         for _ in 0..env.dice.pick(&[1, 4, 1000]) {
-            let Some(message) = env.mesh.take(&mut env.dice, env.now, self.shard.id()) else { break };
+            let Some(message) = env.mesh.take(&mut env.dice, env.now, self.shard.id()) else {
+                break;
+            };
             trace!(env, "{:?} <- {message:?}", self.shard.id());
             env.stir();
             self.message_at = env.now;
             self.shard.handle_message(message);
         }
         self.accept(env);
-        let mut slots: Vec<(u32, usize)> = self.slots.iter().map(|(&slot, &peer)| (slot, peer)).collect();
+        let mut slots: Vec<(u32, usize)> =
+            self.slots.iter().map(|(&slot, &peer)| (slot, peer)).collect();
         env.dice.shuffle(&mut slots);
         for (slot, peer) in slots {
             let operations = if env.dice.percent(50) { [0, 1, 2] } else { [1, 0, 2] };
@@ -197,9 +204,8 @@ impl Driver {
 
     /// Logic has made up its mind about some tokens.
     fn answer(&mut self, env: &mut Env) {
-        let (due, waiting) = std::mem::take(&mut self.auths)
-            .into_iter()
-            .partition(|(due, _)| *due <= env.now);
+        let (due, waiting) =
+            std::mem::take(&mut self.auths).into_iter().partition(|(due, _)| *due <= env.now);
         self.auths = waiting;
         for (_, request) in due {
             self.decide(env, &request);
@@ -300,7 +306,9 @@ impl Driver {
                 (entry.accepted_at, limits.handshake_ms, "handshake")
             };
             let mut overdue = is_overdue(since, limit, env.now).then_some(what);
-            if entry.socket.is_sending() && is_overdue(entry.socket.moved_at, limits.write_ms, env.now) {
+            if entry.socket.is_sending()
+                && is_overdue(entry.socket.moved_at, limits.write_ms, env.now)
+            {
                 overdue = Some("write");
             }
             if let Some(what) = overdue {
@@ -344,4 +352,3 @@ fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Result<(), Strin
     }
     Ok(())
 }
-

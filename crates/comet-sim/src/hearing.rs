@@ -84,7 +84,9 @@ impl Hearing {
         }
         match says {
             Says::Http(status) if status == self.status => self.is_told = status != 101,
-            Says::Http(status) => return Err(format!("status {status} instead of {}", self.status)),
+            Says::Http(status) => {
+                return Err(format!("status {status} instead of {}", self.status));
+            }
             Says::Close(_) => self.is_closed = true,
             Says::Push(stamp) => {
                 self.mix(stamp.id);

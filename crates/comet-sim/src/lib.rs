@@ -1,1 +1,90 @@
-//! comet-sim.
+//! One seed decides a whole run: shards, a mesh, control, sockets and clients on one thread and a fake
+//! clock, with delays, cuts, slow readers, full queues, bad manners and sudden death, and with checkers
+//! that say «delivered once, in order, or counted».
+//!
+//! The shards are the real ones; [`comet_core`]'s module text is the contract the fake drivers keep. A
+//! failure names its seed, and the seed is all it takes to see it again: [`replay`].
+//!
+//! **Invariant:** nothing here reads a clock, opens a socket or depends on the order of a hash map.
+
+mod check;
+mod client;
+mod control;
+mod driver;
+mod hearing;
+mod mesh;
+mod misdeed;
+mod persona;
+mod plan;
+mod socket;
+mod summary;
+mod trace;
+mod wire;
+mod world;
+
+use std::error::Error;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use summary::Summary;
+
+use trace::Trace;
+use world::World;
+
+/// What a run violated, and how to see it again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// Replays the run.
+    pub seed: u64,
+    /// The step it was found in.
+    pub step: u64,
+    /// What did not hold.
+    pub what: String,
+    /// What happened last; empty unless the run was a [`replay`].
+    pub trace: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.trace {
+            writeln!(f, "{line}")?;
+        }
+        let Self { seed, step, what, .. } = self;
+        write!(f, "seed {seed}, step {step}: {what}\nreplay: make sim SEED={seed}")
+    }
+}
+
+impl Error for Failure {}
+
+/// Runs what `seed` decides.
+///
+/// # Errors
+/// The first thing that did not hold, a panic included.
+pub fn run(seed: u64) -> Result<Summary, Box<Failure>> {
+    simulate(seed, Trace::default())
+}
+
+/// As [`run`], and a failure tells what happened last.
+///
+/// # Errors
+/// As [`run`].
+pub fn replay(seed: u64) -> Result<Summary, Box<Failure>> {
+    simulate(seed, Trace { is_on: true, ..Trace::default() })
+}
+
+fn simulate(seed: u64, trace: Trace) -> Result<Summary, Box<Failure>> {
+    let mut world = World::new(seed, trace);
+    // A failed assertion of the core is a finding like any other; the world is looked at no further.
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let what = match outcome {
+        Ok(Ok(summary)) => return Ok(summary),
+        Ok(Err(what)) => what,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            format!("panic: {}", text.unwrap_or("without a message"))
+        }
+    };
+    let Trace { step, lines, .. } = std::mem::take(&mut world.env.trace);
+    Err(Box::new(Failure { seed, step, what, trace: lines.into() }))
+}

@@ -46,7 +46,8 @@ impl Mesh {
     pub(crate) fn take(&mut self, dice: &mut Dice, now: Millis, shard: ShardId) -> Option<Message> {
         let inbox = &mut self.lanes[usize::from(shard.0)];
         let first = dice.below(inbox.len());
-        let lane = (first..inbox.len()).chain(0..first).find(|&lane| has_arrived(&inbox[lane], now))?;
+        let lane =
+            (first..inbox.len()).chain(0..first).find(|&lane| has_arrived(&inbox[lane], now))?;
         inbox[lane].pop_front().map(|(_, message)| message)
     }
 

@@ -99,7 +99,9 @@ pub(crate) fn bad_upgrade(status: u16, limits: &Limits) -> Vec<u8> {
         404 => wire::upgrade("GET", "/other", 13, key),
         405 => wire::upgrade("POST", path, 13, key),
         426 => wire::upgrade("GET", path, 8, key),
-        431 => wire::upgrade("GET", path, 13, &format!("X-Long: {}\r\n", "x".repeat(limits.head_max))),
+        431 => {
+            wire::upgrade("GET", path, 13, &format!("X-Long: {}\r\n", "x".repeat(limits.head_max)))
+        }
         _ => wire::upgrade("GET", path, 13, ""),
     }
 }
@@ -132,7 +134,10 @@ impl Fault {
                 return (wire::websocket(BINARY, None, &heartbeat), CloseReason::BadWebSocket);
             }
             Self::ReservedBits => {
-                return (wire::websocket(BINARY | 0x40, mask, &heartbeat), CloseReason::BadWebSocket);
+                return (
+                    wire::websocket(BINARY | 0x40, mask, &heartbeat),
+                    CloseReason::BadWebSocket,
+                );
             }
             Self::Text => {
                 return (wire::websocket(TEXT, mask, b"hello"), CloseReason::WebSocketText);
@@ -145,7 +150,9 @@ impl Fault {
         let is_too_large = frame.len() > HEADER_LEN + limits.body_max;
         let reason = match self {
             Self::RawFrame => CloseReason::RawFromClient,
-            _ if is_too_large && transport == Transport::WebSocket => CloseReason::WebSocketTooLarge,
+            _ if is_too_large && transport == Transport::WebSocket => {
+                CloseReason::WebSocketTooLarge
+            }
             _ => CloseReason::BadFrame,
         };
         match transport {

@@ -177,7 +177,11 @@ impl Socket {
     }
 
     /// What the transmit in flight completes with; `None` if it does not yet.
-    pub(crate) fn send(&mut self, dice: &mut Dice, now: Millis) -> Result<Option<Result<usize, i32>>, String> {
+    pub(crate) fn send(
+        &mut self,
+        dice: &mut Dice,
+        now: Millis,
+    ) -> Result<Option<Result<usize, i32>>, String> {
         if !self.can_send() {
             return Ok(None);
         }
@@ -191,9 +195,7 @@ impl Socket {
         self.decoder.feed(&bytes[..taken], &mut self.says)?;
         self.taken += taken as u64;
         self.moved_at = now;
-        let is_last = |(_, says): &&(u64, Says)| {
-            matches!(says, Says::Push(stamp) if stamp.part + 1 == stamp.parts)
-        };
+        let is_last = |(_, says): &&(u64, Says)| matches!(says, Says::Push(stamp) if stamp.part + 1 == stamp.parts);
         self.pushes_taken += self.says.iter().skip(known).filter(is_last).count() as u64;
         Ok(Some(Ok(taken)))
     }

@@ -1,8 +1,6 @@
 //! What happened last, for whoever replays a seed.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 /// Lines kept.
 const LINES_MAX: usize = 200;

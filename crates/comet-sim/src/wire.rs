@@ -121,7 +121,8 @@ impl Stamp {
             },
             operation: i32::from_be_bytes(*operation),
         };
-        if stamp.operation != frame.operation || padding.iter().any(|byte| *byte != stamp.id as u8) {
+        if stamp.operation != frame.operation || padding.iter().any(|byte| *byte != stamp.id as u8)
+        {
             return Err(bad());
         }
         Ok(stamp)
@@ -184,7 +185,11 @@ impl Decoder {
         Ok(())
     }
 
-    fn http(&mut self, input: &[u8], says: &mut VecDeque<(u64, Says)>) -> Result<Option<usize>, String> {
+    fn http(
+        &mut self,
+        input: &[u8],
+        says: &mut VecDeque<(u64, Says)>,
+    ) -> Result<Option<usize>, String> {
         let Some(end) = input.windows(4).position(|four| four == b"\r\n\r\n") else {
             return Ok(None);
         };
@@ -198,7 +203,11 @@ impl Decoder {
         Ok(Some(end))
     }
 
-    fn frame(&self, input: &[u8], says: &mut VecDeque<(u64, Says)>) -> Result<Option<usize>, String> {
+    fn frame(
+        &self,
+        input: &[u8],
+        says: &mut VecDeque<(u64, Says)>,
+    ) -> Result<Option<usize>, String> {
         let decoded = decode(input, usize::MAX).map_err(|fault| format!("a bad frame: {fault}"))?;
         let Some((frame, consumed)) = decoded else { return Ok(None) };
         if frame.operation == op::RAW {
@@ -208,7 +217,11 @@ impl Decoder {
         Ok(Some(consumed))
     }
 
-    fn message(&self, input: &[u8], says: &mut VecDeque<(u64, Says)>) -> Result<Option<usize>, String> {
+    fn message(
+        &self,
+        input: &[u8],
+        says: &mut VecDeque<(u64, Says)>,
+    ) -> Result<Option<usize>, String> {
         let [first, second, ..] = *input else { return Ok(None) };
         let (header, length) = match second {
             126 => match input.get(2..4) {

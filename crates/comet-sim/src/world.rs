@@ -1,10 +1,10 @@
 //! The world of one run: shards with their drivers, the mesh, control, clients, and the clock.
 
-use comet_core::{CloseReason, ConnId, Millis, ShardId};
 use comet_core::limits::ROOM_COUNT_MS;
+use comet_core::{CloseReason, ConnId, Millis, ShardId};
 
 use crate::Summary;
-use crate::check;
+use crate::check::{self, Marks};
 use crate::client::{Client, Reads};
 use crate::control::Control;
 use crate::driver::Driver;
@@ -55,6 +55,7 @@ pub(crate) struct World {
     pub(crate) active: Vec<usize>,
     /// Those who came before, to come again.
     personas: Vec<Persona>,
+    pub(crate) marks: Marks,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,7 +83,7 @@ impl World {
             trace,
             stirred_at: Millis(0),
         };
-        Self { env, drivers, active: Vec::new(), personas: Vec::new() }
+        Self { env, drivers, active: Vec::new(), personas: Vec::new(), marks: Marks::default() }
     }
 
     /// Busy stretches with quiet points between them, and the drain at the end.
@@ -218,15 +219,17 @@ impl World {
                 client.die(socket, &mut env.dice);
             }
         }
-        self.active.retain(|&peer| !env.peers[peer].client.is_over || !env.peers[peer].socket.is_gone);
+        self.active
+            .retain(|&peer| !env.peers[peer].client.is_over || !env.peers[peer].socket.is_gone);
         Ok(())
     }
 
     fn turn_shards(&mut self) -> Result<(), String> {
         let env = &mut self.env;
-        let first = env.dice.below(self.drivers.len());
-        self.drivers.rotate_left(first);
-        for driver in &mut self.drivers {
+        let shards = self.drivers.len();
+        let first = env.dice.below(shards);
+        for shard in first..first + shards {
+            let driver = &mut self.drivers[shard % shards];
             if !driver.is_awake(env) {
                 driver.check_deadlines(env)?;
             } else if env.dice.percent(env.plan.turn_percent) {
@@ -234,8 +237,6 @@ impl World {
                 check::turn(driver, env)?;
             }
         }
-        // Their numbers are their places.
-        self.drivers.sort_by_key(|driver| driver.shard.id());
         Ok(())
     }
 }

@@ -62,10 +62,11 @@ async fn keys_go_to_their_homes_and_all_parts_make_the_ledger() {
     let Message::PushKeys { call: same, keys, .. } = fake.shards[1].next().await else { panic!() };
     assert_eq!((same, keys.len(), keys[0].as_ref()), (call, 1, there[0].as_str()));
 
-    fake.report(Report::Tally { call, tally: tally(1, 0, 1), parts: 2 });
-    fake.report(Report::Tally { call, tally: tally(2, 3, 0), parts: 0 });
-    fake.report(Report::Tally { call, tally: tally(0, 4, 0), parts: 0 });
+    // One part overtakes the report that announces it.
     fake.report(Report::Tally { call, tally: tally(10, 0, 0), parts: 0 });
+    fake.report(Report::Part { call, tally: tally(2, 3, 0) });
+    fake.report(Report::Tally { call, tally: tally(1, 0, 1), parts: 2 });
+    fake.report(Report::Part { call, tally: tally(0, 4, 0) });
     let ledger = asked.await.unwrap().unwrap().into_inner().ledger.unwrap();
     let dropped = BTreeMap::from([("outbox_full".to_owned(), 7)]);
     assert_eq!(ledger, Ledger { matched: 20, queued: 13, dropped, absent: 1, scheduled: 0 });

@@ -56,10 +56,8 @@ impl Shard {
     }
 
     fn push_owners(&mut self, call: CallId, owners: Vec<ConnId>, absent: u64, push: &Push) {
-        let mut tally = Tally {
-            absent,
-            ..Tally::default()
-        };
+        let mut tally = Tally { absent, ..Tally::default() };
+        self.counters.deliveries += tally;
         let mut parts = 0;
         let mut by_shard: Vec<(ShardId, Vec<(u32, u32)>)> = Vec::new();
         for owner in owners {
@@ -123,11 +121,7 @@ impl Shard {
                     }
                 }
             });
-            return self.reports.push_back(Report::Tally {
-                call,
-                tally,
-                parts: 0,
-            });
+            return self.reports.push_back(Report::Tally { call, tally, parts: 0 });
         };
         if self.paced.len() >= PACED_MAX {
             return self.reports.push_back(Report::Busy { call });
@@ -143,10 +137,7 @@ impl Shard {
             credit: 1000,
             since: self.now,
         });
-        self.reports.push_back(Report::Scheduled {
-            call,
-            connections: self.counters.live,
-        });
+        self.reports.push_back(Report::Scheduled { call, connections: self.counters.live });
     }
 
     /// Moves every paced broadcast on by what its speed allows.
@@ -192,11 +183,7 @@ impl Shard {
 
     /// The members of `room` on this shard; nobody, if the last one has just left.
     pub(super) fn deliver_room(&mut self, room: &str, push: &Push) -> Tally {
-        let filter = if self.limits.filter_rooms {
-            Filter::On
-        } else {
-            Filter::Off
-        };
+        let filter = if self.limits.filter_rooms { Filter::On } else { Filter::Off };
         let Some(index) = self.rooms.find(room) else {
             return Tally::default();
         };
@@ -220,10 +207,7 @@ impl Shard {
             item: self.chains.item(push.frame.clone(), true),
             operation: push.operation,
             filter,
-            bytes: [
-                push.frame.for_tcp().len() as u32,
-                push.frame.for_websocket().len() as u32,
-            ],
+            bytes: [push.frame.for_tcp().len() as u32, push.frame.for_websocket().len() as u32],
             tally: Tally::default(),
             slow: Vec::new(),
         };

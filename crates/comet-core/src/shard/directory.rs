@@ -22,26 +22,15 @@ impl Shard {
             Message::Broadcast { call, push, speed } => self.broadcast(call, push, speed),
             Message::DeliverConns { call, conns, push } => {
                 let tally = self.deliver_conns(&conns, &push);
-                self.reports.push_back(Report::Tally {
-                    call,
-                    tally,
-                    parts: 0,
-                });
+                self.reports.push_back(Report::Part { call, tally });
             }
             Message::DeliverRoom { call, room, push } => {
                 let tally = self.deliver_room(&room, &push);
-                self.reports.push_back(Report::Tally {
-                    call,
-                    tally,
-                    parts: 0,
-                });
+                self.reports.push_back(Report::Part { call, tally });
             }
             Message::Snapshot { call } => self.snapshot(call),
             Message::Rooms { call } => {
-                self.reports.push_back(Report::Rooms {
-                    call,
-                    rooms: self.home.rooms(),
-                });
+                self.reports.push_back(Report::Rooms { call, rooms: self.home.rooms() });
             }
             Message::Drain => self.drain(),
 
@@ -49,48 +38,16 @@ impl Shard {
                 let seq = self.home.begin_session(user, conn);
                 let key = key.unwrap_or_else(|| format!("{user}_{seq}").into());
                 let home = home_of_key(&key, self.shards);
-                self.route(
-                    home,
-                    Message::Claim {
-                        conn,
-                        user,
-                        seq,
-                        key,
-                    },
-                );
+                self.route(home, Message::Claim { conn, user, seq, key });
             }
-            Message::Claim {
-                conn,
-                user,
-                seq,
-                key,
-            } => {
+            Message::Claim { conn, user, seq, key } => {
                 if let Some(former) = self.home.claim(&key, conn) {
                     let reason = CloseReason::Replaced;
-                    self.route(
-                        former.shard,
-                        Message::Evict {
-                            conn: former,
-                            reason,
-                        },
-                    );
+                    self.route(former.shard, Message::Evict { conn: former, reason });
                 }
-                self.route(
-                    conn.shard,
-                    Message::Registered {
-                        conn,
-                        user,
-                        seq,
-                        key,
-                    },
-                );
+                self.route(conn.shard, Message::Registered { conn, user, seq, key });
             }
-            Message::Registered {
-                conn,
-                user,
-                seq,
-                key,
-            } => self.registered(conn, user, seq, key),
+            Message::Registered { conn, user, seq, key } => self.registered(conn, user, seq, key),
             Message::Evict { conn, reason } => {
                 if let Some(slot) = self.slot(conn) {
                     self.close(slot, reason, "");
@@ -101,27 +58,12 @@ impl Shard {
 
             Message::JoinRoom { shard, room, epoch } => {
                 let elsewhere = self.home.join_room(&room, shard);
-                self.route(
-                    shard,
-                    Message::RoomJoined {
-                        room,
-                        epoch,
-                        elsewhere,
-                    },
-                );
+                self.route(shard, Message::RoomJoined { room, epoch, elsewhere });
             }
-            Message::RoomJoined {
-                room,
-                epoch,
-                elsewhere,
-            } => {
+            Message::RoomJoined { room, epoch, elsewhere } => {
                 self.room_joined(&room, epoch, elsewhere);
             }
-            Message::RoomMembers {
-                shard,
-                room,
-                members,
-            } => {
+            Message::RoomMembers { shard, room, members } => {
                 self.home.set_members(&room, shard, members);
             }
             Message::RoomOnline { room, elsewhere } => {
@@ -143,25 +85,16 @@ impl Shard {
             Err(refusal) => return self.close(slot, CloseReason::AuthRefused, &refusal),
         };
         entry.user = identity.user;
-        entry.heartbeat_ms = identity
-            .heartbeat_ms
-            .filter(|&millis| millis > 0)
-            .unwrap_or(self.limits.heartbeat_ms);
+        entry.heartbeat_ms =
+            identity.heartbeat_ms.filter(|&millis| millis > 0).unwrap_or(self.limits.heartbeat_ms);
         let (user, key) = (identity.user, identity.key.clone());
         entry.life = Life::Registering(Box::new(Registering { sequence, identity }));
         let conn = self.conn_id(slot);
-        self.route(
-            self.home_of_user(user),
-            Message::Register { conn, user, key },
-        );
+        self.route(self.home_of_user(user), Message::Register { conn, user, key });
     }
 
     fn home_of_user(&self, user: i64) -> ShardId {
-        if user == 0 {
-            self.id
-        } else {
-            home_of_user(user, self.shards)
-        }
+        if user == 0 { self.id } else { home_of_user(user, self.shards) }
     }
 
     fn registered(&mut self, conn: ConnId, user: i64, seq: i32, key: Box<str>) {
@@ -184,10 +117,7 @@ impl Shard {
         let deadline = self.deadline(self.conns[slot].heartbeat_ms);
         self.conns[slot].deadline = deadline;
         self.wheel.arm(slot, deadline);
-        let reply = Reply {
-            operation: op::AUTH_REPLY,
-            sequence,
-        };
+        let reply = Reply { operation: op::AUTH_REPLY, sequence };
         match identity.room {
             Some(room) => self.join(slot, &room, reply),
             None => self.answer(slot, reply),
@@ -204,11 +134,7 @@ impl Shard {
         let generation = self.conns.generation(slot);
         self.conns[slot].life = Life::Joining { reply };
         let room = &mut self.rooms[index];
-        room.waiting.push(Waiting {
-            slot,
-            generation,
-            reply,
-        });
+        room.waiting.push(Waiting { slot, generation, reply });
         if is_new {
             let (room, epoch, shard) = (Arc::clone(&room.name), room.epoch, self.id);
             let home = home_of_room(&room, self.shards);
@@ -226,45 +152,34 @@ impl Shard {
     fn forget_if_empty(&mut self, index: u32) {
         if let Some(room) = self.rooms.remove_if_empty(index) {
             let (home, shard) = (home_of_room(&room, self.shards), self.id);
-            self.route(
-                home,
-                Message::RoomMembers {
-                    shard,
-                    room,
-                    members: 0,
-                },
-            );
+            self.route(home, Message::RoomMembers { shard, room, members: 0 });
         }
     }
 
     fn room_joined(&mut self, name: &str, epoch: u32, elsewhere: u32) {
-        let Some(index) = self
-            .rooms
-            .find(name)
-            .filter(|&index| self.rooms[index].epoch == epoch)
+        let Some(index) = self.rooms.find(name).filter(|&index| self.rooms[index].epoch == epoch)
         else {
             return;
         };
         let room = &mut self.rooms[index];
         room.is_joined = true;
         room.elsewhere = elsewhere;
-        for Waiting {
-            slot,
-            generation,
-            reply,
-        } in std::mem::take(&mut room.waiting)
-        {
-            let Some(entry) = self.conns.at(slot, generation) else {
-                continue;
-            };
+        let mut waiting = std::mem::take(&mut room.waiting);
+        waiting.retain(|&Waiting { slot, generation, reply }| {
+            let Some(entry) = self.conns.at(slot, generation) else { return false };
             // It may have closed meanwhile; it cannot have asked for another room, its input is held.
-            if matches!(entry.life, Life::Joining { reply: asked } if asked == reply) {
+            let waits = matches!(entry.life, Life::Joining { reply: asked } if asked == reply);
+            if waits {
                 entry.life = Life::Live;
                 self.rooms.enter(index, slot, entry);
-                self.answer(slot, reply);
             }
-        }
+            waits
+        });
         self.forget_if_empty(index);
+        // Only now: a client that reads on may leave again, and take the room with it if it is alone.
+        for Waiting { slot, reply, .. } in waiting {
+            self.answer(slot, reply);
+        }
     }
 
     /// Sends the reply a client waited for, and reads on where its input was held.
@@ -305,14 +220,7 @@ impl Shard {
         let shard = self.id;
         for (room, members) in self.rooms.take_changed() {
             let home = home_of_room(&room, self.shards);
-            self.route(
-                home,
-                Message::RoomMembers {
-                    shard,
-                    room,
-                    members,
-                },
-            );
+            self.route(home, Message::RoomMembers { shard, room, members });
         }
         for (shard, room, elsewhere) in self.home.take_changed() {
             self.route(shard, Message::RoomOnline { room, elsewhere });
@@ -324,18 +232,17 @@ impl Shard {
 fn check_names(identity: Identity) -> Result<Identity, String> {
     let check = |what: &str, name: Option<&str>| match name {
         Some("") => Err(format!("logic gave an empty {what}")),
-        Some(name) if name.len() > NAME_MAX => Err(format!(
-            "{what} of {} bytes; at most {NAME_MAX} are taken",
-            name.len()
-        )),
+        Some(name) if name.len() > NAME_MAX => {
+            Err(format!("{what} of {} bytes; at most {NAME_MAX} are taken", name.len()))
+        }
         _ => Ok(()),
     };
     check("key", identity.key.as_deref())?;
     check("room", identity.room.as_deref())?;
     match identity.accepts.listed() {
-        listed if listed > ACCEPTS_MAX => Err(format!(
-            "{listed} accepted operations; at most {ACCEPTS_MAX} are taken"
-        )),
+        listed if listed > ACCEPTS_MAX => {
+            Err(format!("{listed} accepted operations; at most {ACCEPTS_MAX} are taken"))
+        }
         _ => Ok(identity),
     }
 }

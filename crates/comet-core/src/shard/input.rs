@@ -77,10 +77,7 @@ impl Shard {
 
     /// An incomplete frame is bounded by its own limits; input that waits for an answer, here.
     fn bound_held(&mut self, slot: u32) {
-        let held = self.conns[slot]
-            .input
-            .as_ref()
-            .map_or(0, |input| input.bytes.len());
+        let held = self.conns[slot].input.as_ref().map_or(0, |input| input.bytes.len());
         if held > HELD_MAX + self.limits.body_max {
             self.close(slot, CloseReason::InputOverflow, "");
         }
@@ -145,10 +142,7 @@ impl Shard {
     fn read_message(&mut self, slot: u32, input: &[u8]) -> Step {
         let message_max = HEADER_LEN + self.limits.body_max;
         let entry = &mut self.conns[slot];
-        let mut fragments = entry
-            .input
-            .as_mut()
-            .and_then(|input| input.fragments.take());
+        let mut fragments = entry.input.as_mut().and_then(|input| input.fragments.take());
         let mut scratch = std::mem::take(&mut self.scratch);
         let step = match websocket::read(input, &mut fragments, &mut scratch, message_max) {
             Ok(None) => Step::Incomplete,
@@ -189,12 +183,7 @@ impl Shard {
 
     fn handle_frame(&mut self, slot: u32, frame: Frame<'_>) {
         self.counters.frames_in += 1;
-        let Frame {
-            operation,
-            sequence,
-            body,
-            ..
-        } = frame;
+        let Frame { operation, sequence, body, .. } = frame;
         if matches!(self.conns[slot].life, Life::Authing) {
             if operation == op::AUTH {
                 self.ask_logic(slot, sequence, body);
@@ -240,24 +229,15 @@ impl Shard {
     }
 
     fn change_room(&mut self, slot: u32, sequence: i32, body: &[u8]) {
-        let reply = Reply {
-            operation: op::CHANGE_ROOM_REPLY,
-            sequence,
-        };
+        let reply = Reply { operation: op::CHANGE_ROOM_REPLY, sequence };
         let Ok(room) = std::str::from_utf8(body) else {
             return self.close(slot, CloseReason::BadFrame, "a room id is UTF-8");
         };
         if room.len() > NAME_MAX {
-            let detail = format!(
-                "a room id of {} bytes; at most {NAME_MAX} are taken",
-                room.len()
-            );
+            let detail = format!("a room id of {} bytes; at most {NAME_MAX} are taken", room.len());
             return self.close(slot, CloseReason::BadFrame, &detail);
         }
-        let present = self.conns[slot]
-            .room
-            .room()
-            .map(|index| &*self.rooms[index].name);
+        let present = self.conns[slot].room.room().map(|index| &*self.rooms[index].name);
         if present != Some(room) {
             self.leave(slot);
             if !room.is_empty() {
@@ -292,7 +272,5 @@ fn parse_operations(body: &[u8]) -> Option<Vec<i32>> {
     if text.is_empty() {
         return Some(Vec::new());
     }
-    text.split(',')
-        .map(|number| number.trim().parse().ok())
-        .collect()
+    text.split(',').map(|number| number.trim().parse().ok()).collect()
 }

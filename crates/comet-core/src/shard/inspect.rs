@@ -26,19 +26,17 @@ pub struct LiveConn<'a> {
 impl Shard {
     /// Every live connection, by slot.
     pub fn live_conns(&self) -> impl Iterator<Item = LiveConn<'_>> {
-        (0..self.conns.end())
-            .filter(|&slot| self.conns.occupied(slot))
-            .filter_map(|slot| {
-                let entry = &self.conns[slot];
-                matches!(entry.life, Life::Live | Life::Joining { .. }).then(|| LiveConn {
-                    conn: self.conn_id(slot),
-                    key: &entry.key,
-                    user: entry.user,
-                    session: entry.session,
-                    room: entry.room.room().map(|index| &*self.rooms[index].name),
-                    online: self.online(slot),
-                })
+        (0..self.conns.end()).filter(|&slot| self.conns.occupied(slot)).filter_map(|slot| {
+            let entry = &self.conns[slot];
+            matches!(entry.life, Life::Live | Life::Joining { .. }).then(|| LiveConn {
+                conn: self.conn_id(slot),
+                key: &entry.key,
+                user: entry.user,
+                session: entry.session,
+                room: entry.room.room().map(|index| &*self.rooms[index].name),
+                online: self.online(slot),
             })
+        })
     }
 
     /// Keys whose home this is, and who holds them; in no order.

@@ -143,10 +143,7 @@ impl Shard {
     #[must_use]
     pub fn new(settings: &Settings, now: Millis) -> Self {
         settings.limits.assert_sound();
-        assert!(
-            settings.shard.0 < settings.shards,
-            "shards are numbered from 0 without gaps"
-        );
+        assert!(settings.shard.0 < settings.shards, "shards are numbered from 0 without gaps");
         let seed = settings.hash_seed;
         Self {
             id: settings.shard,
@@ -157,12 +154,7 @@ impl Shard {
             chains: Chains::new(),
             wheel: Wheel::new(tick(now)),
             rooms: Rooms::new(seed ^ 4),
-            home: Home::new(
-                settings.shard,
-                settings.shards,
-                settings.limits.buckets,
-                seed,
-            ),
+            home: Home::new(settings.shard, settings.shards, settings.limits.buckets, seed),
             counters: Counters::default(),
             ready: VecDeque::new(),
             watched: Vec::new(),
@@ -193,7 +185,7 @@ impl Shard {
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters.clone();
         counters.connections = self.conns.len() as u64;
-        counters.rooms = self.rooms.len() as u64;
+        counters.rooms = self.home.rooms_with_members() as u64;
         counters.users = self.home.users() as u64;
         counters.keys = self.home.keys() as u64;
         counters.waiting =
@@ -228,15 +220,10 @@ impl Shard {
     /// The kernel took `bytes` of the last transmit of `conn`.
     pub fn handle_sent(&mut self, conn: ConnId, bytes: usize) {
         let tick = tick(self.now);
-        let slot = self
-            .slot(conn)
-            .expect("a slot is not reused while a send is in flight");
+        let slot = self.slot(conn).expect("a slot is not reused while a send is in flight");
         let entry = &mut self.conns[slot];
         self.counters.bytes_out += bytes as u64;
-        match self
-            .chains
-            .advance(&mut entry.outbox, entry.transport, bytes)
-        {
+        match self.chains.advance(&mut entry.outbox, entry.transport, bytes) {
             Progress::Partial => entry.moved = tick,
             Progress::Done { pushes } => self.counters.sent += u64::from(pushes),
         }
@@ -251,14 +238,8 @@ impl Shard {
 
     /// The last transmit of `conn` failed with this error number.
     pub fn handle_send_failed(&mut self, conn: ConnId, error: i32) {
-        let slot = self
-            .slot(conn)
-            .expect("a slot is not reused while a send is in flight");
-        self.close(
-            slot,
-            CloseReason::SocketError,
-            &format!("send failed: error {error}"),
-        );
+        let slot = self.slot(conn).expect("a slot is not reused while a send is in flight");
+        self.close(slot, CloseReason::SocketError, &format!("send failed: error {error}"));
         self.forget_in_flight(slot);
         self.settle();
     }
@@ -356,11 +337,7 @@ impl Shard {
                 }
             }
             self.counters.sends += 1;
-            let conn = ConnId {
-                shard: self.id,
-                slot,
-                generation: self.conns.generation(slot),
-            };
+            let conn = ConnId { shard: self.id, slot, generation: self.conns.generation(slot) };
             let entry = &self.conns[slot];
             let bytes = self.chains.slice(&entry.outbox, entry.transport);
             debug_assert!(!bytes.is_empty());
@@ -407,10 +384,7 @@ impl Shard {
     /// When [`Shard::handle_time`] is due next, if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Millis> {
-        let wheel = self
-            .wheel
-            .next_tick()
-            .map(|tick| Millis(u64::from(tick.0) * TICK_MS));
+        let wheel = self.wheel.next_tick().map(|tick| Millis(u64::from(tick.0) * TICK_MS));
         let watch = (!self.watched.is_empty()).then(|| self.now.after(TICK_MS));
         let pace = (!self.paced.is_empty()).then_some(self.next_pace);
         let counts =
@@ -444,8 +418,7 @@ impl Shard {
             entry.is_watched = false;
             if entry.outbox.is_sending() {
                 let deadline = self.write_deadline(slot);
-                self.wheel
-                    .arm(slot, deadline.min(self.conns[slot].deadline));
+                self.wheel.arm(slot, deadline.min(self.conns[slot].deadline));
             }
             false
         });
@@ -477,11 +450,7 @@ impl Shard {
             }
         } else {
             let next = entry.deadline;
-            let next = if is_sending {
-                next.min(self.write_deadline(slot))
-            } else {
-                next
-            };
+            let next = if is_sending { next.min(self.write_deadline(slot)) } else { next };
             self.wheel.arm(slot, next);
         }
     }
@@ -523,12 +492,7 @@ impl Shard {
         }
         let key = std::mem::take(&mut entry.key);
         if self.events.len() < EVENTS_MAX {
-            let event = ClosedEvent {
-                conn,
-                reason,
-                key: key.clone(),
-                detail: detail.into(),
-            };
+            let event = ClosedEvent { conn, reason, key: key.clone(), detail: detail.into() };
             self.events.push_back(event);
         }
         self.unregister(slot, key);
@@ -539,11 +503,7 @@ impl Shard {
             CloseReason::SocketError => {}
             _ => {
                 if !matches!(life, Life::Upgrading) && reason != CloseReason::PeerClosed {
-                    let body = if detail.is_empty() {
-                        reason.label()
-                    } else {
-                        detail
-                    };
+                    let body = if detail.is_empty() { reason.label() } else { detail };
                     self.reply(slot, op::DISCONNECT_REPLY, 0, body.as_bytes());
                 }
                 if !matches!(life, Life::Upgrading)
@@ -576,16 +536,22 @@ impl Shard {
         }
         entry.life = Life::Closed;
         self.counters.lost += u64::from(self.chains.clear_pending(&mut entry.outbox));
+        // A send that was cut short and is not resumed yet has no completion to come.
+        if entry.is_ready {
+            self.lose_in_flight(slot);
+        }
         self.closes.push_back((self.conn_id(slot), CloseHow::Both));
     }
 
     /// The last completion of a closed connection has come: what it left of the chain is lost.
     fn forget_in_flight(&mut self, slot: u32) {
         self.abort(slot);
+        self.lose_in_flight(slot);
+    }
+
+    fn lose_in_flight(&mut self, slot: u32) {
         let entry = &mut self.conns[slot];
-        let (sent, lost) = self
-            .chains
-            .clear_in_flight(&mut entry.outbox, entry.transport);
+        let (sent, lost) = self.chains.clear_in_flight(&mut entry.outbox, entry.transport);
         self.counters.sent += u64::from(sent);
         self.counters.lost += u64::from(lost);
     }
@@ -605,11 +571,7 @@ impl Shard {
     }
 
     fn conn_id(&self, slot: u32) -> ConnId {
-        ConnId {
-            shard: self.id,
-            slot,
-            generation: self.conns.generation(slot),
-        }
+        ConnId { shard: self.id, slot, generation: self.conns.generation(slot) }
     }
 
     fn mark_ready(&mut self, slot: u32) {
@@ -621,12 +583,7 @@ impl Shard {
     }
 
     fn reply(&mut self, slot: u32, operation: i32, sequence: i32, body: &[u8]) {
-        let frame = Frame {
-            version: 1,
-            operation,
-            sequence,
-            body,
-        };
+        let frame = Frame { version: 1, operation, sequence, body };
         self.reply_with(slot, Encoded::frame(&frame));
     }
 
@@ -690,11 +647,7 @@ impl Shard {
 
     fn snapshot(&mut self, call: CallId) {
         let counters = Box::new(self.counters());
-        self.reports.push_back(Report::Snapshot {
-            call,
-            shard: self.id,
-            counters,
-        });
+        self.reports.push_back(Report::Snapshot { call, shard: self.id, counters });
     }
 
     /// Logic's answer to [`Shard::poll_auth`]. A refusal is a sentence for the client and the log.

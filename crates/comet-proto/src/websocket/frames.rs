@@ -132,10 +132,7 @@ pub fn read<'s>(
     check_length(&header, length, fragments.as_deref(), message_max)?;
 
     let rest = &input[cursor.position() as usize..];
-    let Some(payload) = usize::try_from(length)
-        .ok()
-        .and_then(|length| rest.get(..length))
-    else {
+    let Some(payload) = usize::try_from(length).ok().and_then(|length| rest.get(..length)) else {
         return Ok(None);
     };
     let consumed = input.len() - rest.len() + payload.len();
@@ -156,11 +153,7 @@ pub fn read<'s>(
             Event::Message(scratch)
         }
         OpCode::Data(_) => {
-            let open = fragments.get_or_insert_with(|| {
-                Box::new(Fragments {
-                    payload: Vec::new(),
-                })
-            });
+            let open = fragments.get_or_insert_with(|| Box::new(Fragments { payload: Vec::new() }));
             append_unmasked(&mut open.payload, payload, mask);
             Event::Fragment
         }
@@ -237,11 +230,6 @@ fn append_unmasked(buffer: &mut Vec<u8>, payload: &[u8], mask: [u8; 4]) {
 
 /// Appends the header of a whole, unmasked frame, as a server sends it.
 pub(crate) fn put_header(buffer: &mut Vec<u8>, opcode: OpCode, length: usize) {
-    let header = FrameHeader {
-        opcode,
-        ..FrameHeader::default()
-    };
-    header
-        .format(length as u64, buffer)
-        .expect("a Vec takes all that is written to it");
+    let header = FrameHeader { opcode, ..FrameHeader::default() };
+    header.format(length as u64, buffer).expect("a Vec takes all that is written to it");
 }

@@ -115,9 +115,7 @@ pub fn upgrade(input: &[u8], path: &str, head_max: usize) -> Result<Option<Upgra
         return Err(UpgradeFault::Path);
     }
     // The version is judged last, of a request that is otherwise an upgrade.
-    let version = request
-        .headers_mut()
-        .insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
+    let version = request.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
     let accepted = create_response(&request).map_err(fault)?;
     match version {
         None => return Err(UpgradeFault::MissingHeader(VERSION_HEADER)),

@@ -19,10 +19,7 @@ fn frames() {
         }
         assert_eq!(fault.to_string(), text);
     }
-    let too_large = |body_len| FrameFault::BodyTooLarge {
-        body_len,
-        body_max: BODY_MAX,
-    };
+    let too_large = |body_len| FrameFault::BodyTooLarge { body_len, body_max: BODY_MAX };
 
     check(
         b"\0\0\0\0",
@@ -77,16 +74,10 @@ fn batches() {
         assert_eq!(count_frames(tail), Err(fault));
     }
     check(b"\0", FrameFault::Truncated { left: 1 });
-    check(
-        b"\0\0\0\x11\0\x10\0\x01\0\0\0\x05\0\0\0\0",
-        FrameFault::Truncated { left: 16 },
-    );
+    check(b"\0\0\0\x11\0\x10\0\x01\0\0\0\x05\0\0\0\0", FrameFault::Truncated { left: 16 });
     check(b"\xff\xff\xff\xff\0\x10", FrameFault::Truncated { left: 6 });
     check(b"\0\0\0\x01", FrameFault::PackLen { pack_len: 1 });
-    check(
-        b"\0\0\0\x10\x10\0",
-        FrameFault::HeaderLen { header_len: 4096 },
-    );
+    check(b"\0\0\0\x10\x10\0", FrameFault::HeaderLen { header_len: 4096 });
     assert_eq!(
         FrameFault::Truncated { left: 6 }.to_string(),
         "the last 6 bytes are not a whole frame"
@@ -104,13 +95,8 @@ fn websocket_frames() {
         reader.feed(&good.concat(), MESSAGE_MAX, &mut seen).unwrap();
         assert_eq!(seen.len(), good.len());
 
-        reader
-            .feed(&last[..shown_by - 1], MESSAGE_MAX, &mut seen)
-            .unwrap();
-        assert_eq!(
-            reader.feed(&last[shown_by - 1..], MESSAGE_MAX, &mut seen),
-            Err(fault)
-        );
+        reader.feed(&last[..shown_by - 1], MESSAGE_MAX, &mut seen).unwrap();
+        assert_eq!(reader.feed(&last[shown_by - 1..], MESSAGE_MAX, &mut seen), Err(fault));
         assert_eq!(seen.len(), good.len());
         assert_eq!(fault.close_code(), code, "{fault}");
     }
@@ -122,138 +108,50 @@ fn websocket_frames() {
     check(&[b"\x82\x00"], 2, Fault::NotMasked, 1002);
     check(&[b"\x82\x03abc"], 2, Fault::NotMasked, 1002);
     check(&[b"\x89\x00"], 2, Fault::NotMasked, 1002);
-    check(
-        &[&plain(FIN | 0x40 | BINARY, b"")],
-        6,
-        Fault::ReservedBits,
-        1002,
-    );
-    check(
-        &[&plain(FIN | 0x20 | BINARY, b"")],
-        6,
-        Fault::ReservedBits,
-        1002,
-    );
-    check(
-        &[&plain(FIN | 0x10 | PING, b"")],
-        6,
-        Fault::ReservedBits,
-        1002,
-    );
+    check(&[&plain(FIN | 0x40 | BINARY, b"")], 6, Fault::ReservedBits, 1002);
+    check(&[&plain(FIN | 0x20 | BINARY, b"")], 6, Fault::ReservedBits, 1002);
+    check(&[&plain(FIN | 0x10 | PING, b"")], 6, Fault::ReservedBits, 1002);
     check(&[&plain(FIN | 0x3, b"")], 6, Fault::ReservedOpcode, 1002);
     check(&[&plain(FIN | 0x7, b"xy")], 6, Fault::ReservedOpcode, 1002);
     check(&[&plain(FIN | 0xb, b"")], 6, Fault::ReservedOpcode, 1002);
     check(&[&plain(FIN | 0xf, b"")], 6, Fault::ReservedOpcode, 1002);
-    check(
-        &[&plain(FIN | PING, &[0; 126])],
-        8,
-        Fault::ControlTooLong,
-        1002,
-    );
+    check(&[&plain(FIN | PING, &[0; 126])], 8, Fault::ControlTooLong, 1002);
     check(&[&close(&[0; 65_536])], 14, Fault::ControlTooLong, 1002);
     check(&[&plain(PING, b"")], 6, Fault::ControlFragmented, 1002);
+    check(&[open, &plain(PONG, b"")], 6, Fault::ControlFragmented, 1002);
+    check(&[&plain(FIN | CONTINUATION, b"x")], 6, Fault::UnexpectedContinuation, 1002);
+    check(&[&plain(CONTINUATION, b"x")], 6, Fault::UnexpectedContinuation, 1002);
     check(
-        &[open, &plain(PONG, b"")],
-        6,
-        Fault::ControlFragmented,
-        1002,
-    );
-    check(
-        &[&plain(FIN | CONTINUATION, b"x")],
+        &[open, &plain(FIN | CONTINUATION, b""), &plain(CONTINUATION, b"")],
         6,
         Fault::UnexpectedContinuation,
         1002,
     );
-    check(
-        &[&plain(CONTINUATION, b"x")],
-        6,
-        Fault::UnexpectedContinuation,
-        1002,
-    );
-    check(
-        &[
-            open,
-            &plain(FIN | CONTINUATION, b""),
-            &plain(CONTINUATION, b""),
-        ],
-        6,
-        Fault::UnexpectedContinuation,
-        1002,
-    );
-    check(
-        &[open, &plain(FIN | BINARY, b"x")],
-        6,
-        Fault::ExpectedContinuation,
-        1002,
-    );
-    check(
-        &[open, &plain(BINARY, b"x")],
-        6,
-        Fault::ExpectedContinuation,
-        1002,
-    );
-    check(
-        &[open, &plain(FIN | TEXT, b"x")],
-        6,
-        Fault::ExpectedContinuation,
-        1002,
-    );
+    check(&[open, &plain(FIN | BINARY, b"x")], 6, Fault::ExpectedContinuation, 1002);
+    check(&[open, &plain(BINARY, b"x")], 6, Fault::ExpectedContinuation, 1002);
+    check(&[open, &plain(FIN | TEXT, b"x")], 6, Fault::ExpectedContinuation, 1002);
     check(&[&plain(FIN | TEXT, b"hi")], 6, Fault::Text, 1003);
     check(&[&plain(TEXT, b"hi")], 6, Fault::Text, 1003);
 
     let whole = &[0; MESSAGE_MAX];
+    check(&[&plain(FIN | BINARY, &[0; MESSAGE_MAX + 1])], 8, Fault::TooLarge, 1009);
+    check(&[&plain(BINARY, &[0; MESSAGE_MAX + 1])], 8, Fault::TooLarge, 1009);
+    check(&[&plain(BINARY, whole), &plain(CONTINUATION, b"x")], 6, Fault::TooLarge, 1009);
     check(
-        &[&plain(FIN | BINARY, &[0; MESSAGE_MAX + 1])],
+        &[open, &plain(FIN | PING, b""), &plain(FIN | CONTINUATION, whole)],
         8,
         Fault::TooLarge,
         1009,
     );
-    check(
-        &[&plain(BINARY, &[0; MESSAGE_MAX + 1])],
-        8,
-        Fault::TooLarge,
-        1009,
-    );
-    check(
-        &[&plain(BINARY, whole), &plain(CONTINUATION, b"x")],
-        6,
-        Fault::TooLarge,
-        1009,
-    );
-    check(
-        &[
-            open,
-            &plain(FIN | PING, b""),
-            &plain(FIN | CONTINUATION, whole),
-        ],
-        8,
-        Fault::TooLarge,
-        1009,
-    );
-    check(
-        &[b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0"],
-        14,
-        Fault::TooLarge,
-        1009,
-    );
-    check(
-        &[open, b"\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0"],
-        14,
-        Fault::TooLarge,
-        1009,
-    );
+    check(&[b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0"], 14, Fault::TooLarge, 1009);
+    check(&[open, b"\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0"], 14, Fault::TooLarge, 1009);
 
     check(&[&close(b"\x03")], 7, Fault::BadClose, 1002);
     for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535_u16] {
         check(&[&close(&code.to_be_bytes())], 8, Fault::BadClose, 1002);
     }
     check(&[&close(b"\x03\xe8\xff")], 9, Fault::BadCloseReason, 1007);
-    check(
-        &[&close(b"\x03\xe8caf\xc3")],
-        12,
-        Fault::BadCloseReason,
-        1007,
-    );
+    check(&[&close(b"\x03\xe8caf\xc3")], 12, Fault::BadCloseReason, 1007);
 }
 
 #[test]
@@ -266,8 +164,6 @@ fn messages_up_to_the_limit_are_taken() {
         masked(FIN | PING, mask, &[7; 125]),
     ];
     let mut seen = Vec::new();
-    Reader::default()
-        .feed(&stream.concat(), MESSAGE_MAX, &mut seen)
-        .unwrap();
+    Reader::default().feed(&stream.concat(), MESSAGE_MAX, &mut seen).unwrap();
     assert_eq!(seen.len(), 4);
 }

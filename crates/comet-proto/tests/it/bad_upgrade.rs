@@ -15,10 +15,7 @@ fn upgrades() {
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
         assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
-        assert!(
-            head.ends_with(&format!("\r\nContent-Length: {}", body.len())),
-            "{head}"
-        );
+        assert!(head.ends_with(&format!("\r\nContent-Length: {}", body.len())), "{head}");
         assert_eq!(body, format!("{fault}\n"));
     }
     let get = |headers: &[&str]| request("GET /sub HTTP/1.1", headers);
@@ -37,31 +34,15 @@ fn upgrades() {
     let key = missing("Sec-WebSocket-Key");
 
     check(&line("POST /sub HTTP/1.1"), UpgradeFault::Method, 405);
-    check(
-        &request("POST /sub HTTP/1.1", &["Content-Length: 5"]),
-        UpgradeFault::Method,
-        405,
-    );
-    check(
-        &request("HEAD /elsewhere HTTP/1.1", &[]),
-        UpgradeFault::Method,
-        405,
-    );
-    check(
-        &request("get /sub HTTP/1.1", &[]),
-        UpgradeFault::Method,
-        405,
-    );
+    check(&request("POST /sub HTTP/1.1", &["Content-Length: 5"]), UpgradeFault::Method, 405);
+    check(&request("HEAD /elsewhere HTTP/1.1", &[]), UpgradeFault::Method, 405);
+    check(&request("get /sub HTTP/1.1", &[]), UpgradeFault::Method, 405);
 
     check(&line("GET / HTTP/1.1"), UpgradeFault::Path, 404);
     check(&line("GET /sub/ HTTP/1.1"), UpgradeFault::Path, 404);
     check(&line("GET /subx?/sub HTTP/1.1"), UpgradeFault::Path, 404);
     check(&line("GET * HTTP/1.1"), UpgradeFault::Path, 404);
-    check(
-        &request("GET /elsewhere HTTP/1.1", &[]),
-        UpgradeFault::Path,
-        404,
-    );
+    check(&request("GET /elsewhere HTTP/1.1", &[]), UpgradeFault::Path, 404);
 
     check(&get(&[]), missing("Connection"), 400);
     check(&without(0), missing("Upgrade"), 400);
@@ -69,38 +50,14 @@ fn upgrades() {
     check(&without(2), key, 400);
     check(&without(3), missing("Sec-WebSocket-Version"), 400);
     check(&replaced(0, "Upgrade: h2c"), missing("Upgrade"), 400);
-    check(
-        &replaced(1, "Connection: keep-alive"),
-        missing("Connection"),
-        400,
-    );
+    check(&replaced(1, "Connection: keep-alive"), missing("Connection"), 400);
     check(&replaced(2, "Sec-WebSocket-Key: "), key, 400);
-    check(
-        &replaced(2, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j"),
-        key,
-        400,
-    );
-    check(
-        &replaced(2, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ!!"),
-        key,
-        400,
-    );
-    check(
-        &get(&[GOOD_HEADERS[0], GOOD_HEADERS[1], "Sec-WebSocket-Version: 8"]),
-        key,
-        400,
-    );
+    check(&replaced(2, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j"), key, 400);
+    check(&replaced(2, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ!!"), key, 400);
+    check(&get(&[GOOD_HEADERS[0], GOOD_HEADERS[1], "Sec-WebSocket-Version: 8"]), key, 400);
 
-    check(
-        &replaced(3, "Sec-WebSocket-Version: 8"),
-        UpgradeFault::Version,
-        426,
-    );
-    check(
-        &replaced(3, "Sec-WebSocket-Version: 013"),
-        UpgradeFault::Version,
-        426,
-    );
+    check(&replaced(3, "Sec-WebSocket-Version: 8"), UpgradeFault::Version, 426);
+    check(&replaced(3, "Sec-WebSocket-Version: 013"), UpgradeFault::Version, 426);
 
     check(&line("GET /sub HTTP/1.0"), UpgradeFault::Malformed, 400);
     check(&line("GET /sub HTTP/2.0"), UpgradeFault::Malformed, 400);
@@ -109,16 +66,8 @@ fn upgrades() {
     check(&get(&["no colon"]), UpgradeFault::Malformed, 400);
     check(&get(&["Cookie: a\0b"]), UpgradeFault::Malformed, 400);
     check(b"\r\n\r\n", UpgradeFault::Malformed, 400);
-    check(
-        b"\r\n\r\nGET /sub HTTP/1.1\r\n\r\n",
-        UpgradeFault::Malformed,
-        400,
-    );
-    check(
-        b"\0\0\0\x10\0\x10\0\x01\r\n\r\n",
-        UpgradeFault::Malformed,
-        400,
-    );
+    check(b"\r\n\r\nGET /sub HTTP/1.1\r\n\r\n", UpgradeFault::Malformed, 400);
+    check(b"\0\0\0\x10\0\x10\0\x01\r\n\r\n", UpgradeFault::Malformed, 400);
 
     let long = format!("Cookie: {}", "x".repeat(1024));
     check(&get(&[&long]), UpgradeFault::HeadTooLarge, 431);
@@ -136,10 +85,7 @@ fn refusals_name_the_way_out() {
     check(UpgradeFault::Method, "\r\nAllow: GET\r\n");
     check(UpgradeFault::Version, "\r\nSec-WebSocket-Version: 13\r\n");
     check(UpgradeFault::Version, "\r\nUpgrade: websocket\r\n");
-    check(
-        UpgradeFault::MissingHeader("Connection"),
-        "The header Connection is missing or wrong.",
-    );
+    check(UpgradeFault::MissingHeader("Connection"), "The header Connection is missing or wrong.");
 }
 
 #[test]
@@ -147,16 +93,9 @@ fn a_head_is_awaited_only_up_to_its_limit() {
     let head = request("GET /sub HTTP/1.1", &GOOD_HEADERS);
     let head_max = head.len() - 1;
     for end in 0..head_max {
-        assert_eq!(
-            upgrade(&head[..end], "/sub", head_max),
-            Ok(None),
-            "{end} bytes"
-        );
+        assert_eq!(upgrade(&head[..end], "/sub", head_max), Ok(None), "{end} bytes");
     }
     for end in head_max..=head.len() {
-        assert_eq!(
-            upgrade(&head[..end], "/sub", head_max),
-            Err(UpgradeFault::HeadTooLarge)
-        );
+        assert_eq!(upgrade(&head[..end], "/sub", head_max), Err(UpgradeFault::HeadTooLarge));
     }
 }

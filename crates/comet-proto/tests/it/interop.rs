@@ -37,10 +37,7 @@ impl Echo {
         let answer = match event {
             Event::Message(message) => {
                 let (frame, _) = decode(message, 200_000).unwrap().unwrap();
-                Encoded::frame(&Frame {
-                    sequence: frame.sequence + 1,
-                    ..frame
-                })
+                Encoded::frame(&Frame { sequence: frame.sequence + 1, ..frame })
             }
             Event::Ping(payload) => Encoded::pong(payload),
             Event::Close(code) => Encoded::close(code.unwrap_or(1000), "bye"),
@@ -78,41 +75,19 @@ fn tungstenite_is_understood_and_understands() {
 
     for body_len in [0, 1, 109, 110, 4096, 65_519, 65_520, 100_000] {
         let body = vec![0x5a; body_len];
-        let frame = Frame {
-            version: 1,
-            operation: 4,
-            sequence: 7,
-            body: &body,
-        };
+        let frame = Frame { version: 1, operation: 4, sequence: 7, body: &body };
         let sent = Bytes::copy_from_slice(Encoded::frame(&frame).for_tcp());
         socket.send(Message::Binary(sent)).unwrap();
         let received = socket.read().unwrap().into_data();
-        let expected = Frame {
-            sequence: 8,
-            ..frame
-        };
-        assert_eq!(
-            decode(&received, body_len),
-            Ok(Some((expected, received.len())))
-        );
+        let expected = Frame { sequence: 8, ..frame };
+        assert_eq!(decode(&received, body_len), Ok(Some((expected, received.len()))));
     }
 
     socket.send(Message::Ping("are you there".into())).unwrap();
-    assert_eq!(
-        socket.read().unwrap(),
-        Message::Pong("are you there".into())
-    );
+    assert_eq!(socket.read().unwrap(), Message::Pong("are you there".into()));
 
-    socket
-        .close(Some(CloseFrame {
-            code: CloseCode::Away,
-            reason: "".into(),
-        }))
-        .unwrap();
-    let close = CloseFrame {
-        code: CloseCode::Away,
-        reason: "bye".into(),
-    };
+    socket.close(Some(CloseFrame { code: CloseCode::Away, reason: "".into() })).unwrap();
+    let close = CloseFrame { code: CloseCode::Away, reason: "bye".into() };
     assert_eq!(socket.read().unwrap(), Message::Close(Some(close)));
     assert!(matches!(socket.read(), Err(Error::ConnectionClosed)));
 }

@@ -16,45 +16,22 @@ struct OwnedFrame {
 
 impl OwnedFrame {
     fn view(&self) -> Frame<'_> {
-        let Self {
-            version,
-            operation,
-            sequence,
-            ..
-        } = *self;
-        Frame {
-            version,
-            operation,
-            sequence,
-            body: &self.body,
-        }
+        let Self { version, operation, sequence, .. } = *self;
+        Frame { version, operation, sequence, body: &self.body }
     }
 }
 
 /// Any frame but a batch.
 fn frame() -> impl Strategy<Value = OwnedFrame> {
     let operation = any::<i32>().prop_filter("a batch", |operation| *operation != op::RAW);
-    (
-        any::<u16>(),
-        operation,
-        any::<i32>(),
-        vec(any::<u8>(), 0..300),
+    (any::<u16>(), operation, any::<i32>(), vec(any::<u8>(), 0..300)).prop_map(
+        |(version, operation, sequence, body)| OwnedFrame { version, operation, sequence, body },
     )
-        .prop_map(|(version, operation, sequence, body)| OwnedFrame {
-            version,
-            operation,
-            sequence,
-            body,
-        })
 }
 
 /// Lengths of the pieces a stream arrives in.
 fn cuts() -> impl Strategy<Value = Vec<usize>> {
-    prop_oneof![
-        vec(1..4_usize, 1..8),
-        vec(1..200_usize, 1..8),
-        Just(vec![usize::MAX])
-    ]
+    prop_oneof![vec(1..4_usize, 1..8), vec(1..200_usize, 1..8), Just(vec![usize::MAX])]
 }
 
 /// A control frame, as its first byte and payload, and what is seen of it.
@@ -76,14 +53,7 @@ fn control() -> impl Strategy<Value = (u8, Vec<u8>, Seen)> {
 type Part = (Vec<u8>, [u8; 4], Vec<(u8, Vec<u8>, Seen)>);
 
 fn message() -> impl Strategy<Value = Vec<Part>> {
-    vec(
-        (
-            vec(any::<u8>(), 0..200),
-            any::<[u8; 4]>(),
-            vec(control(), 0..3),
-        ),
-        1..5,
-    )
+    vec((vec(any::<u8>(), 0..200), any::<[u8; 4]>(), vec(control(), 0..3)), 1..5)
 }
 
 /// Puts `message` on the stream, one frame a part, and notes what a reader must see of it.
@@ -94,11 +64,7 @@ fn send(message: &[Part], stream: &mut Vec<u8>, expected: &mut Vec<Seen>) {
         let fin = if index + 1 == message.len() { FIN } else { 0 };
         stream.extend(masked(fin | opcode, *mask, payload));
         whole.extend_from_slice(payload);
-        expected.push(if fin == 0 {
-            Seen::Fragment
-        } else {
-            Seen::Message(whole.clone())
-        });
+        expected.push(if fin == 0 { Seen::Fragment } else { Seen::Message(whole.clone()) });
         for (first, payload, seen) in controls {
             stream.extend(masked(*first, *mask, payload));
             expected.push(seen.clone());

@@ -25,12 +25,7 @@ pub(crate) fn masked(first: u8, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
         }
     }
     bytes.extend(mask);
-    bytes.extend(
-        payload
-            .iter()
-            .zip(mask.iter().cycle())
-            .map(|(byte, mask)| byte ^ mask),
-    );
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     bytes
 }
 
@@ -73,12 +68,9 @@ impl Reader {
         seen: &mut Vec<Seen>,
     ) -> Result<(), Fault> {
         self.unread.extend_from_slice(piece);
-        while let Some((event, consumed)) = read(
-            &self.unread,
-            &mut self.fragments,
-            &mut self.scratch,
-            message_max,
-        )? {
+        while let Some((event, consumed)) =
+            read(&self.unread, &mut self.fragments, &mut self.scratch, message_max)?
+        {
             seen.push(event.into());
             self.unread.drain(..consumed);
         }

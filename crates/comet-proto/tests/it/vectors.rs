@@ -10,12 +10,7 @@ const HEARTBEAT: &[u8] = b"\0\0\0\x10\0\x10\0\x01\0\0\0\x02\0\0\0\x03";
 const UNUSUAL: &[u8] = b"\0\0\0\x11\0\x10\xff\xfe\xff\xff\xff\xff\x80\0\0\0!";
 
 fn frame(operation: i32, sequence: i32, body: &[u8]) -> Frame<'_> {
-    Frame {
-        version: VERSION,
-        operation,
-        sequence,
-        body,
-    }
+    Frame { version: VERSION, operation, sequence, body }
 }
 
 #[test]
@@ -30,33 +25,19 @@ fn frames_on_tcp() {
     }
     check(AUTH, frame(op::AUTH, 1, b"42"));
     check(HEARTBEAT, frame(op::HEARTBEAT, 3, b""));
-    check(
-        UNUSUAL,
-        Frame {
-            version: 0xfffe,
-            operation: -1,
-            sequence: i32::MIN,
-            body: b"!",
-        },
-    );
+    check(UNUSUAL, Frame { version: 0xfffe, operation: -1, sequence: i32::MIN, body: b"!" });
 }
 
 #[test]
 fn decode_leaves_what_follows() {
     let stream = [AUTH, HEARTBEAT].concat();
-    assert_eq!(
-        decode(&stream, 4096),
-        Ok(Some((frame(op::AUTH, 1, b"42"), AUTH.len())))
-    );
+    assert_eq!(decode(&stream, 4096), Ok(Some((frame(op::AUTH, 1, b"42"), AUTH.len()))));
 }
 
 #[test]
 fn a_body_at_the_limit_is_taken() {
     assert_eq!(decode(AUTH, 2), Ok(Some((frame(op::AUTH, 1, b"42"), 18))));
-    assert_eq!(
-        decode(HEARTBEAT, 0),
-        Ok(Some((frame(op::HEARTBEAT, 3, b""), 16)))
-    );
+    assert_eq!(decode(HEARTBEAT, 0), Ok(Some((frame(op::HEARTBEAT, 3, b""), 16))));
 }
 
 #[test]
@@ -72,16 +53,11 @@ fn websocket_header_lengths() {
         let body = vec![b'x'; message_len - 16];
         let encoded = Encoded::frame(&frame(op::SEND_REPLY, 0, &body));
         assert_eq!(encoded.for_tcp().len(), message_len);
-        assert_eq!(
-            encoded.for_websocket(),
-            [header, encoded.for_tcp()].concat()
-        );
+        assert_eq!(encoded.for_websocket(), [header, encoded.for_tcp()].concat());
 
         let sent = masked(FIN | BINARY, [1, 2, 3, 4], encoded.for_tcp());
         let mut scratch = Vec::new();
-        let (_, consumed) = read(&sent, &mut None, &mut scratch, message_len)
-            .unwrap()
-            .unwrap();
+        let (_, consumed) = read(&sent, &mut None, &mut scratch, message_len).unwrap().unwrap();
         assert_eq!(consumed, sent.len());
         assert_eq!(scratch, encoded.for_tcp());
     }
@@ -114,10 +90,7 @@ fn a_long_batch() {
 fn an_empty_batch_sends_nothing_on_tcp() {
     let encoded = Encoded::frame(&frame(op::RAW, 0, b""));
     assert_eq!(encoded.for_tcp(), b"");
-    assert_eq!(
-        encoded.for_websocket(),
-        b"\x82\x10\0\0\0\x10\0\x10\0\x01\0\0\0\x09\0\0\0\0"
-    );
+    assert_eq!(encoded.for_websocket(), b"\x82\x10\0\0\0\x10\0\x10\0\x01\0\0\0\x09\0\0\0\0");
 }
 
 #[test]
@@ -138,10 +111,7 @@ fn control_frames_are_for_websocket_alone() {
     check(&Encoded::pong(b"Hello"), b"\x8a\x05Hello");
     check(&Encoded::close(1001, ""), b"\x88\x02\x03\xe9");
     check(&Encoded::close(1002, "bad"), b"\x88\x05\x03\xeabad");
-    check(
-        &Encoded::pong(&[7; 125]),
-        &[&b"\x8a\x7d"[..], &[7; 125]].concat(),
-    );
+    check(&Encoded::pong(&[7; 125]), &[&b"\x8a\x7d"[..], &[7; 125]].concat());
 }
 
 #[test]
@@ -173,11 +143,7 @@ fn an_upgrade() {
         let head_len = stream.len();
         stream.extend(masked(FIN | BINARY, [9; 4], AUTH));
         for cut in 0..head_len {
-            assert_eq!(
-                upgrade(&stream[..cut], "/sub", 1024),
-                Ok(None),
-                "{cut} bytes"
-            );
+            assert_eq!(upgrade(&stream[..cut], "/sub", 1024), Ok(None), "{cut} bytes");
         }
         let response = b"HTTP/1.1 101 Switching Protocols\r\n\
             Upgrade: websocket\r\n\
@@ -203,10 +169,7 @@ fn an_upgrade() {
     check("GET /sub HTTP/1.1", &["cookie: café"], Some("café"), None);
     check(
         "GET /sub HTTP/1.1",
-        &[
-            "Sec-WebSocket-Extensions: permessage-deflate",
-            "Sec-WebSocket-Protocol: chat",
-        ],
+        &["Sec-WebSocket-Extensions: permessage-deflate", "Sec-WebSocket-Protocol: chat"],
         None,
         None,
     );

@@ -1,0 +1,51 @@
+//! `comet-sim --seeds N [--start S]` runs N seeds from S, or from a random one; `comet-sim --seed X`
+//! replays one and tells what happened last. Exit code 1 on a failure, 64 for a bad argument.
+
+use std::process::ExitCode;
+
+use comet_sim::Summary;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let numbers: Result<Vec<u64>, _> =
+        words.iter().skip(1).step_by(2).map(|number| number.parse()).collect();
+    match (&words[..], numbers.as_deref()) {
+        (["--seed", _], Ok([seed])) => replay(*seed),
+        (["--seeds", _], Ok([seeds])) => run(rand::random(), *seeds),
+        (["--seeds", _, "--start", _], Ok([seeds, start])) => run(*start, *seeds),
+        _ => {
+            eprintln!("usage: comet-sim --seeds N [--start S] | --seed X");
+            ExitCode::from(64)
+        }
+    }
+}
+
+fn replay(seed: u64) -> ExitCode {
+    match comet_sim::replay(seed) {
+        Ok(summary) => {
+            println!("seed {seed} holds\n{summary}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(start: u64, seeds: u64) -> ExitCode {
+    println!("{seeds} seeds from {start}");
+    let mut sum = Summary::default();
+    for seed in (0..seeds).map(|index| start.wrapping_add(index)) {
+        match comet_sim::run(seed) {
+            Ok(summary) => sum += summary,
+            Err(failure) => {
+                eprintln!("{failure}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    println!("{sum}");
+    ExitCode::SUCCESS
+}

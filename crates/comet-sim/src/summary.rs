@@ -1,0 +1,121 @@
+//! What a run exercised.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+use comet_core::{CloseReason, Counters, DropReason, Limits, SlowConsumer, Tally};
+
+/// What one run exercised, or several added up.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// Runs added up.
+    pub runs: u64,
+    /// Steps of simulated time.
+    pub steps: u64,
+    /// Runs by number of shards, from 1.
+    pub shards: [u64; 4],
+    /// Runs by what a full outbox does: drop newest, drop oldest, close.
+    pub policies: [u64; 3],
+    /// Push calls, and others.
+    pub calls: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections turned away.
+    pub refused: u64,
+    /// Connections authenticated.
+    pub authenticated: u64,
+    /// Connections closed, by [`CloseReason`].
+    pub closed: [u64; CloseReason::COUNT],
+    /// What became of the pushes.
+    pub deliveries: Tally,
+    /// Deliveries the sockets took.
+    pub sent: u64,
+    /// Deliveries lost with their connection.
+    pub lost: u64,
+    /// Deliveries given up for newer ones.
+    pub superseded: u64,
+    /// Messages that found an inbox full.
+    pub mesh_waits: u64,
+    /// Of everything the clients heard; equal for equal seeds.
+    pub digest: u64,
+}
+
+impl Summary {
+    pub(crate) fn new(limits: &Limits, shards: u16) -> Self {
+        let mut summary = Self { runs: 1, ..Self::default() };
+        summary.shards[usize::from(shards) - 1] = 1;
+        let policy = match limits.slow_consumer {
+            SlowConsumer::DropNewest => 0,
+            SlowConsumer::DropOldest => 1,
+            SlowConsumer::Close => 2,
+        };
+        summary.policies[policy] = 1;
+        summary
+    }
+
+    /// Adds what one shard counted.
+    pub(crate) fn add(&mut self, counters: &Counters) {
+        self.accepted += counters.accepted_tcp + counters.accepted_websocket;
+        self.refused += counters.refused;
+        self.authenticated += counters.authenticated;
+        self.deliveries += counters.deliveries;
+        self.sent += counters.sent;
+        self.lost += counters.lost;
+        self.superseded += counters.superseded;
+        self.mesh_waits += counters.mesh_waits;
+        add_each(&mut self.closed, &counters.closed);
+    }
+}
+
+fn add_each(sums: &mut [u64], numbers: &[u64]) {
+    for (sum, number) in sums.iter_mut().zip(numbers) {
+        *sum += number;
+    }
+}
+
+impl AddAssign for Summary {
+    fn add_assign(&mut self, other: Self) {
+        self.runs += other.runs;
+        self.steps += other.steps;
+        add_each(&mut self.shards, &other.shards);
+        add_each(&mut self.policies, &other.policies);
+        self.calls += other.calls;
+        self.accepted += other.accepted;
+        self.refused += other.refused;
+        self.authenticated += other.authenticated;
+        add_each(&mut self.closed, &other.closed);
+        self.deliveries += other.deliveries;
+        self.sent += other.sent;
+        self.lost += other.lost;
+        self.superseded += other.superseded;
+        self.mesh_waits += other.mesh_waits;
+        self.digest ^= other.digest;
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { runs, steps, shards, policies, calls, .. } = self;
+        writeln!(f, "{runs} runs of {steps} steps; by shards, from 1: {shards:?}")?;
+        writeln!(f, "full outbox [drop newest, drop oldest, close]: {policies:?}")?;
+        let Self { accepted, refused, authenticated, mesh_waits, .. } = self;
+        writeln!(
+            f,
+            "connections: {accepted} accepted, {refused} refused, {authenticated} authenticated"
+        )?;
+        writeln!(f, "calls: {calls}; messages that waited for an inbox: {mesh_waits}")?;
+        let Self { deliveries, sent, lost, superseded, .. } = self;
+        let Tally { matched, queued, dropped, .. } = deliveries;
+        writeln!(f, "deliveries: {matched} matched, {queued} queued")?;
+        writeln!(f, "queued: {sent} sent, {lost} lost, {superseded} superseded")?;
+        writeln!(f, "dropped:")?;
+        for reason in DropReason::ALL {
+            writeln!(f, "  {:<22}{:>9}", reason.label(), dropped[*reason as usize])?;
+        }
+        writeln!(f, "closed:")?;
+        for reason in CloseReason::ALL {
+            writeln!(f, "  {:<22}{:>9}", reason.label(), self.closed[*reason as usize])?;
+        }
+        Ok(())
+    }
+}
