@@ -80,8 +80,6 @@ reasons! {
         InputOverflow => "input_overflow",
         /// Replies waited beyond their bound: the peer asks and does not read.
         ReplyOverflow => "reply_overflow",
-        /// The server is at a limit and cannot take the connection.
-        Overloaded => "overloaded",
         /// The server is going down.
         Draining => "draining",
     }

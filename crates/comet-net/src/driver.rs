@@ -1,21 +1,18 @@
 //! The driver of one core: a short loop of plainly named steps.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use comet_core::{
-    AuthRequest, CloseHow, CloseReason, ClosedEvent, ConnId, Hangup, Message, Millis, Report,
-    Shard, ShardId,
-};
+use comet_core::{AuthRequest, CloseHow, ConnId, Hangup, Message, Millis, Report, Shard, ShardId};
 use comet_logic::Auther;
 use comet_mesh::{EventFd, Inbox, Returned, Sender};
-use rustix::net::{Shutdown, getpeername, shutdown};
+use rustix::net::{Shutdown, shutdown};
 
 use crate::buffers::Buffers;
+use crate::closings::Closings;
 use crate::core::{CoreSettings, Listener, Ports};
 use crate::ring::{self, Completion, Operation, Ring};
 use crate::sockets::Sockets;
@@ -56,6 +53,8 @@ pub(crate) struct Driver<A> {
     retry: bool,
     spin: Duration,
     epoch: Instant,
+    now: Millis,
+    closings: Closings,
     stop: Arc<AtomicBool>,
 }
 
@@ -96,6 +95,8 @@ impl<A: Auther> Driver<A> {
             retry: false,
             spin: settings.spin,
             epoch: settings.epoch,
+            now,
+            closings: Closings::default(),
             stop,
         })
     }
@@ -122,7 +123,8 @@ impl<A: Auther> Driver<A> {
     }
 
     fn tell_time(&mut self) {
-        self.shard.handle_time(Millis(self.epoch.elapsed().as_millis() as u64));
+        self.now = Millis(self.epoch.elapsed().as_millis() as u64);
+        self.shard.handle_time(self.now);
     }
 
     fn take_messages(&mut self) {
@@ -305,7 +307,7 @@ impl<A: Auther> Driver<A> {
 
     fn log_closed(&mut self) {
         while let Some(event) = self.shard.poll_closed() {
-            log_closed(&event, &self.sockets);
+            self.closings.log(&event, &self.sockets, self.now);
         }
     }
 
@@ -359,30 +361,4 @@ impl<A: Auther> Driver<A> {
         }
         false
     }
-}
-
-/// What a peer did wrong is told; what ends ordinarily is there for who looks closely.
-fn log_closed(event: &ClosedEvent, sockets: &Sockets) {
-    let level = match event.reason {
-        CloseReason::PeerClosed | CloseReason::Draining => log::Level::Debug,
-        _ => log::Level::Info,
-    };
-    if !log::log_enabled!(level) {
-        return;
-    }
-    let ClosedEvent { conn, reason, key, detail } = event;
-    let peer = sockets
-        .get(conn.slot)
-        .filter(|socket| socket.conn == *conn)
-        .and_then(|socket| getpeername(socket).ok())
-        .and_then(|address| SocketAddr::try_from(address?).ok())
-        .map_or_else(|| "-".to_string(), |address| address.to_string());
-    let key = if key.is_empty() { "-" } else { key };
-    let (shard, slot, generation) = (conn.shard.0, conn.slot, conn.generation);
-    log::log!(
-        level,
-        "closed {shard}/{slot}.{generation} key={key} peer={peer} reason={}{}{detail}",
-        reason.label(),
-        if detail.is_empty() { "" } else { ": " },
-    );
 }

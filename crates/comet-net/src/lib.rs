@@ -9,6 +9,7 @@
 #![allow(clippy::disallowed_methods, reason = "this edge reads the clock for the shard")]
 
 mod buffers;
+mod closings;
 mod core;
 mod driver;
 mod listen;

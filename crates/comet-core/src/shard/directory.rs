@@ -114,9 +114,7 @@ impl Shard {
         entry.accepts = identity.accepts;
         self.counters.authenticated += 1;
         self.counters.live += 1;
-        let deadline = self.deadline(self.conns[slot].heartbeat_ms);
-        self.conns[slot].deadline = deadline;
-        self.wheel.arm(slot, deadline);
+        self.set_deadline(slot, self.conns[slot].heartbeat_ms);
         let reply = Reply { operation: op::AUTH_REPLY, sequence };
         match identity.room {
             Some(room) => self.join(slot, &room, reply),

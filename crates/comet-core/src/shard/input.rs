@@ -53,8 +53,10 @@ impl Shard {
         let consumed = self.read(slot, &bytes);
         if consumed == 0 {
             // The usual case of a frame that drips in: keep the buffer, copy nothing.
-            if self.conns[slot].is_open() {
-                self.conns[slot].input_mut().bytes = bytes;
+            let entry = &mut self.conns[slot];
+            if entry.is_open() {
+                entry.input_mut().bytes = bytes;
+                entry.shed_input();
             }
             self.bound_held(slot);
         } else {
@@ -196,9 +198,7 @@ impl Shard {
         match operation {
             op::HEARTBEAT => {
                 self.counters.heartbeats += 1;
-                let deadline = self.deadline(self.conns[slot].heartbeat_ms);
-                self.conns[slot].deadline = deadline;
-                self.wheel.arm(slot, deadline);
+                self.set_deadline(slot, self.conns[slot].heartbeat_ms);
                 let online = i32::try_from(self.online(slot)).unwrap_or(i32::MAX);
                 self.reply(slot, op::HEARTBEAT_REPLY, sequence, &online.to_be_bytes());
             }

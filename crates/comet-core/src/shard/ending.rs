@@ -1,0 +1,182 @@
+//! How a connection ends: deadlines, reasons, the goodbye, and what is lost.
+
+use comet_proto::websocket::Fault;
+use comet_proto::{Encoded, op};
+
+use crate::conn::{Life, Transport};
+use crate::ledger::CloseReason;
+use crate::limits::{EVENTS_MAX, TICK_MS};
+use crate::wheel::Tick;
+
+use super::{CloseHow, ClosedEvent, Shard, tick};
+
+impl Shard {
+    pub(super) fn deadline(&self, millis: u32) -> Tick {
+        // Rounded up: a deadline may come late by a tick, never early.
+        let at = self.now.0 + u64::from(millis);
+        Tick(u32::try_from(at.div_ceil(TICK_MS)).unwrap_or(u32::MAX))
+    }
+
+    /// Looks at the sends begun since the last time: one that still goes on gets its write deadline.
+    pub(super) fn watch(&mut self) {
+        let tick = tick(self.now);
+        let mut watched = std::mem::take(&mut self.watched);
+        watched.retain(|&slot| {
+            if !self.conns.occupied(slot) {
+                return false;
+            }
+            let entry = &mut self.conns[slot];
+            if !entry.is_watched {
+                return false;
+            }
+            if entry.outbox.is_sending() && entry.moved == tick {
+                return true;
+            }
+            entry.is_watched = false;
+            if entry.outbox.is_sending() {
+                self.arm(slot);
+            }
+            false
+        });
+        self.watched = watched;
+    }
+
+    fn write_deadline(&self, slot: u32) -> Tick {
+        // The send moved somewhere within that tick, so the whole of it does not count.
+        Tick(self.conns[slot].moved.0 + 1 + self.limits.write_ms.div_ceil(TICK_MS as u32))
+    }
+
+    /// The wheel came past `slot`: something is due, or its deadline has moved.
+    pub(super) fn expire(&mut self, slot: u32) {
+        let now = tick(self.now);
+        let entry = &self.conns[slot];
+        let is_sending = entry.outbox.is_sending();
+        if matches!(entry.life, Life::Closed) {
+            return;
+        }
+        if is_sending && self.write_deadline(slot) <= now {
+            self.close(slot, CloseReason::WriteTimeout, "");
+            self.abort(slot);
+        } else if entry.deadline <= now {
+            match entry.life {
+                Life::Live | Life::Joining { .. } => {
+                    self.close(slot, CloseReason::HeartbeatTimeout, "");
+                }
+                Life::Goodbye | Life::Lingering => self.abort(slot),
+                _ => self.close(slot, CloseReason::HandshakeTimeout, ""),
+            }
+        } else {
+            self.arm(slot);
+        }
+    }
+
+    /// Moves the deadline of `slot` to `millis` from now.
+    pub(super) fn set_deadline(&mut self, slot: u32, millis: u32) {
+        self.conns[slot].deadline = self.deadline(millis);
+        self.arm(slot);
+    }
+
+    /// Has the wheel come past at the deadline of `slot`, or at that of its send if that is earlier.
+    fn arm(&mut self, slot: u32) {
+        let entry = &self.conns[slot];
+        let mut next = entry.deadline;
+        // A send that has just begun gets its deadline from `watch`, if it has not ended by then.
+        if entry.outbox.is_sending() && !entry.is_watched {
+            next = next.min(self.write_deadline(slot));
+        }
+        self.wheel.arm(slot, next);
+    }
+
+    /// Ends a connection: out of its room and homes at once, goodbye queued, flushed, shut.
+    pub(super) fn close(&mut self, slot: u32, reason: CloseReason, detail: &str) {
+        let code = match reason {
+            CloseReason::PeerClosed => 1000,
+            CloseReason::Draining => 1001,
+            CloseReason::BadFrame | CloseReason::RawFromClient => 1002,
+            _ => 1008,
+        };
+        self.close_with(slot, reason, detail, code);
+    }
+
+    pub(super) fn close_for_fault(&mut self, slot: u32, fault: &Fault) {
+        let reason = match fault {
+            Fault::TooLarge => CloseReason::WebSocketTooLarge,
+            Fault::Text => CloseReason::WebSocketText,
+            _ => CloseReason::BadWebSocket,
+        };
+        self.close_with(slot, reason, &fault.to_string(), fault.close_code());
+    }
+
+    fn close_with(&mut self, slot: u32, reason: CloseReason, detail: &str, code: u16) {
+        if !self.conns[slot].is_open() {
+            return;
+        }
+        self.counters.closed[reason as usize] += 1;
+        let conn = self.conn_id(slot);
+        let entry = &mut self.conns[slot];
+        let life = std::mem::replace(&mut entry.life, Life::Goodbye);
+        entry.input = None;
+        if matches!(life, Life::Live | Life::Joining { .. }) {
+            self.counters.live -= 1;
+        }
+        let key = std::mem::take(&mut entry.key);
+        if self.events.len() < EVENTS_MAX {
+            let event = ClosedEvent { conn, reason, key: key.clone(), detail: detail.into() };
+            self.events.push_back(event);
+        }
+        self.unregister(slot, key);
+        // Before the upgrade is answered the peer speaks HTTP, and its answer is queued already.
+        if !matches!(life, Life::Upgrading) && reason != CloseReason::SocketError {
+            self.say_goodbye(slot, reason, detail, code);
+        }
+        self.set_deadline(slot, self.limits.linger_ms);
+        if self.conns[slot].outbox.is_empty() {
+            self.shut_write(slot);
+        }
+    }
+
+    fn say_goodbye(&mut self, slot: u32, reason: CloseReason, detail: &str, code: u16) {
+        if reason != CloseReason::PeerClosed {
+            let body = if detail.is_empty() { reason.label() } else { detail };
+            self.reply(slot, op::DISCONNECT_REPLY, 0, body.as_bytes());
+        }
+        if self.conns[slot].transport == Transport::WebSocket {
+            self.reply_with(slot, Encoded::close(code, reason.label()));
+        }
+    }
+
+    /// All is said: shut our side and wait for the peer to do the same.
+    pub(super) fn shut_write(&mut self, slot: u32) {
+        self.conns[slot].life = Life::Lingering;
+        self.closes.push_back((self.conn_id(slot), CloseHow::Write));
+    }
+
+    /// Gives up on a connection that is closing: what waits is lost, and counted.
+    pub(super) fn abort(&mut self, slot: u32) {
+        let entry = &mut self.conns[slot];
+        debug_assert!(!entry.is_open(), "a reason was given first");
+        if matches!(entry.life, Life::Closed) {
+            return;
+        }
+        entry.life = Life::Closed;
+        self.counters.lost += u64::from(self.chains.clear_pending(&mut entry.outbox));
+        // A send that was cut short and is not resumed yet has no completion to come.
+        if entry.is_ready {
+            self.lose_in_flight(slot);
+        }
+        self.closes.push_back((self.conn_id(slot), CloseHow::Both));
+    }
+
+    /// The last completion of a closed connection has come: what it left of the chain is lost.
+    pub(super) fn forget_in_flight(&mut self, slot: u32) {
+        self.abort(slot);
+        self.lose_in_flight(slot);
+    }
+
+    fn lose_in_flight(&mut self, slot: u32) {
+        let entry = &mut self.conns[slot];
+        let (sent, lost) = self.chains.clear_in_flight(&mut entry.outbox, entry.transport);
+        self.counters.sent += u64::from(sent);
+        self.counters.lost += u64::from(lost);
+    }
+}
