@@ -160,7 +160,7 @@ pub struct Counters {
     pub frames_ignored: u64,
     /// Heartbeats answered.
     pub heartbeats: u64,
-    /// Client messages given to logic.
+    /// Client messages answered: operation 4 and every operation without a meaning here.
     pub received: u64,
     /// Bytes read from clients.
     pub bytes_in: u64,

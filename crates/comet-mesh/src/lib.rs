@@ -4,7 +4,7 @@
 //! Nobody ever waits for room: a full inbox gives the message back, and what to do then is the
 //! sender's policy. A sender pays a system call only when the receiver said that it sleeps.
 //!
-//! **Invariant:** this crate never looks into what it carries, and no call in it blocks.
+//! **Invariant:** this crate never looks into what it carries, and no send or receive blocks.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,10 +1,12 @@
 //! The wire of the goim family: frames and their operations, and the WebSocket upgrade and framing
 //! around them.
 //!
-//! Everything works on slices the caller owns: nothing here reads a socket or a clock, or knows what a
-//! room is. Bytes of a peer are checked in exactly two places, [`decode`] and [`websocket`]; what fails
+//! Everything works on slices the caller owns. Bytes of a peer are checked in exactly two places, [`decode`] and [`websocket`]; what fails
 //! there is a named fault with the numbers in it. What goes out is built once as [`Encoded`] and shared
 //! by every connection, whatever its transport.
+//!
+//! **Invariant:** nothing here reads a socket or a clock, or knows what a room is; and no bytes make it
+//! panic or allocate without a bound.
 
 mod encoded;
 mod frame;

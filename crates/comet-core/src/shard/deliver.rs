@@ -269,6 +269,10 @@ impl Delivery {
             SlowConsumer::DropOldest => {
                 let entry = &mut shard.conns[slot];
                 let bytes = self.bytes[entry.transport as usize];
+                // It would not fit even then.
+                if bytes > shard.limits.outbox_bytes {
+                    return false;
+                }
                 // By count one is enough; by bytes it may take several.
                 loop {
                     if !shard.chains.drop_oldest(&mut entry.outbox) {
