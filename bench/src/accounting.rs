@@ -118,13 +118,13 @@ impl Account {
 }
 
 impl Deliveries {
-    /// The faults, in words; none where each message came once and in order, or the server said it had
-    /// dropped it.
+    /// The faults, in words; none where each message came once and in order, and the server said that it
+    /// had dropped exactly what did not come.
     pub(crate) fn faults(&self, dropped: u64) -> Vec<String> {
         let mut faults = Vec::new();
-        if self.lost > dropped {
+        if self.lost != dropped {
             faults.push(format!(
-                "{} of {} deliveries lost, of which the server owned to {dropped}",
+                "{} of {} deliveries lost, where the server owned to {dropped}",
                 self.lost, self.expected
             ));
         }
@@ -202,6 +202,7 @@ mod tests {
         let deliveries = Deliveries { expected: 10, received: 8, lost: 2, ..Default::default() };
         assert!(deliveries.faults(2).is_empty());
         assert_eq!(deliveries.faults(1).len(), 1);
+        assert_eq!(deliveries.faults(3).len(), 1, "a false confession");
         let worse = Deliveries { out_of_order: 1, duplicate: 1, foreign: 1, ..deliveries };
         assert_eq!(worse.faults(0).len(), 4);
     }

@@ -54,7 +54,7 @@ pub(crate) enum Command {
 #[derive(Args, Clone, Debug, Serialize)]
 pub(crate) struct HostArgs {
     /// CPUs of the server's data cores, and of the bare loops: "0-3,6".
-    #[arg(long, value_name = "CPUS", default_value = "0")]
+    #[arg(long, value_name = "CPUS", default_value_t = CpuList::first())]
     pub server_core: CpuList,
     /// CPUs of the server's control thread; those of --server-core unless given.
     #[arg(long, value_name = "CPUS")]

@@ -16,10 +16,14 @@ impl CpuList {
         Self(vec![cpu])
     }
 
+    /// The first CPU that the process may use.
+    pub(crate) fn first() -> Self {
+        Self::one(usable().next().unwrap_or(0))
+    }
+
     /// The last CPU that the process may use.
     pub(crate) fn last() -> Self {
-        let usable = sched_getaffinity(None).unwrap_or_default();
-        Self::one((0..CpuSet::MAX_CPU).rfind(|&cpu| usable.is_set(cpu)).unwrap_or(0))
+        Self::one(usable().last().unwrap_or(0))
     }
 
     /// Both lists together.
@@ -41,6 +45,11 @@ impl CpuList {
         }
         Ok(sched_setaffinity(None, &set)?)
     }
+}
+
+fn usable() -> impl Iterator<Item = usize> {
+    let set = sched_getaffinity(None).unwrap_or_default();
+    (0..CpuSet::MAX_CPU).filter(move |&cpu| set.is_set(cpu))
 }
 
 impl FromStr for CpuList {

@@ -35,8 +35,12 @@ impl Running {
     /// # Errors
     ///
     /// It could not be started.
-    pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
-        Ok(Self(command.spawn()?))
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let child = command.spawn().map_err(|error| {
+            let program = command.get_program().display();
+            format!("cannot start {program}, which is this program: {error}; was it replaced?")
+        });
+        Ok(Self(child?))
     }
 
     /// Its process id.

@@ -36,7 +36,7 @@ pub(crate) struct Turn {
     pub round: u32,
     pub deliveries: Deliveries,
     pub sent: Sent,
-    /// Time from the first push to the last delivery.
+    /// Time from when the first push was due to the last delivery.
     pub elapsed_ns: u64,
     /// CPU time of the server in that time.
     pub cpu: Option<CpuUsed>,
@@ -60,7 +60,7 @@ impl Turn {
 
     /// What went wrong, in words.
     pub(crate) fn faults(&self) -> Vec<String> {
-        let mut faults = self.deliveries.faults(self.sent.answers.ledger.dropped());
+        let mut faults = self.deliveries.faults(self.sent.dropped);
         let closed: u64 = self.closed.values().sum();
         if closed > 0 {
             faults.push(format!("{closed} connections closed: {:?}", self.closed));
@@ -89,7 +89,7 @@ pub(crate) struct Place {
 /// The connections could not be made, or the target ended. Lost deliveries are a result.
 pub(crate) fn measure(
     place: Place,
-    target: &Target,
+    target: &mut Target,
     sink: Sink,
     plan: Plan,
     crowd: &Crowd,
@@ -98,7 +98,7 @@ pub(crate) fn measure(
     let progress = Arc::new(Progress::default());
     let mut receiver = Receiver::new(plan.run, plan.operation, Arc::clone(&progress))?;
     let label = format!("{} {}", place.subject, place.round);
-    let bar = progress_bar(crowd.connections as u64, &format!("{label}: connecting"));
+    let bar = progress_bar(Some(crowd.connections as u64), &format!("{label}: connecting"));
     dial(&mut receiver, target, crowd, 0..crowd.connections, in_flight, &bar)?;
     bar.finish_and_clear();
     settle(&mut receiver, target)?;
@@ -106,7 +106,6 @@ pub(crate) fn measure(
 
     let bar = progress_bar(plan.expected(), &format!("{label}: delivering"));
     let before = target.cpu()?;
-    let started_ns = now_ns();
     let pushed = push(&mut receiver, plan, sink, progress, &bar)?;
     let after = target.cpu()?;
     bar.finish_and_clear();
@@ -121,8 +120,8 @@ pub(crate) fn measure(
         subject: place.subject,
         round: place.round,
         deliveries,
+        elapsed_ns: pushed.last_ns.saturating_sub(pushed.sent.started_ns),
         sent: pushed.sent,
-        elapsed_ns: pushed.last_ns.saturating_sub(started_ns),
         cpu_per_delivery_ns: per_delivery(|cpu| cpu.total_ns),
         data_cpu_per_delivery_ns: per_delivery(|cpu| cpu.data_ns),
         cpu,
@@ -152,18 +151,21 @@ fn push(
     let mut finished = None;
     let mut received = 0;
     let mut last_ns = now_ns();
+    let mut quiet_since_ns = last_ns;
     loop {
         receiver.turn(20 * MILLISECOND_NS)?;
         if receiver.accounts().received() > received {
             (received, last_ns) = (receiver.accounts().received(), now_ns());
+            quiet_since_ns = last_ns;
             bar.set_position(received);
         }
         if let Some(done) = thread.take_if(|thread| thread.is_finished()) {
             finished = Some(done.join().map_err(|_| "the sender panicked")??);
+            quiet_since_ns = now_ns();
         }
         if let Some((sent, feed)) = finished.take() {
-            let all = received + sent.answers.ledger.dropped() >= sent.deliveries;
-            if all || now_ns() > last_ns + QUIET_NS {
+            let all = received + sent.dropped >= sent.deliveries;
+            if all || now_ns() > quiet_since_ns + QUIET_NS {
                 return Ok(Pushed { sent, last_ns, _feed: feed });
             }
             finished = Some((sent, feed));
@@ -176,7 +178,7 @@ fn push(
 /// # Errors
 ///
 /// The server has ended.
-pub(crate) fn settle(receiver: &mut Receiver, target: &Target) -> Result<()> {
+pub(crate) fn settle(receiver: &mut Receiver, target: &mut Target) -> Result<()> {
     let deadline_ns = now_ns() + SETTLING_NS_MAX;
     while now_ns() < deadline_ns {
         let before = target.cpu()?;

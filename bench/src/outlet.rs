@@ -33,7 +33,8 @@ pub(crate) enum Outlet {
 pub(crate) struct Calls {
     pusher: Pusher,
     operation: i32,
-    is_batch: bool,
+    /// Messages in one push.
+    batch: u64,
     addresses: Vec<Address>,
     /// The last call of each stream; it waits for the one before it.
     last: Vec<Option<JoinHandle<()>>>,
@@ -61,7 +62,7 @@ impl Outlet {
             Sink::Server { grpc, addresses } => Self::Server(Box::new(Calls {
                 pusher: Pusher::connect(&grpc).await?,
                 operation: plan.operation,
-                is_batch: plan.batch > 1,
+                batch: plan.batch,
                 last: addresses.iter().map(|_| None).collect(),
                 addresses,
                 answers: Arc::default(),
@@ -73,7 +74,7 @@ impl Outlet {
     pub(crate) fn takes_frames(&self) -> bool {
         match self {
             Self::Yardstick(_) => true,
-            Self::Server(calls) => calls.is_batch,
+            Self::Server(calls) => calls.is_batch(),
         }
     }
 
@@ -90,11 +91,31 @@ impl Outlet {
         Ok(())
     }
 
-    /// Deliveries the server has owned to not making.
+    /// Deliveries the server has owned to not making, so far. A ledger counts pushes, a batch as one.
     pub(crate) fn dropped(&self) -> u64 {
         match self {
             Self::Yardstick(_) => 0,
-            Self::Server(calls) => calls.answers().ledger.dropped(),
+            Self::Server(calls) => calls.answers().ledger.dropped() * calls.batch,
+        }
+    }
+
+    /// Waits for all answers.
+    ///
+    /// # Errors
+    ///
+    /// One does not come in time.
+    pub(crate) async fn answers(&mut self) -> Result<Answers> {
+        match self {
+            Self::Yardstick(_) => Ok(Answers::default()),
+            Self::Server(calls) => calls.finish().await,
+        }
+    }
+
+    /// What feeds the yardstick, if it is one.
+    pub(crate) fn into_feed(self) -> Option<Feed> {
+        match self {
+            Self::Yardstick(feed) => Some(feed),
+            Self::Server(_) => None,
         }
     }
 }
@@ -102,7 +123,7 @@ impl Outlet {
 impl Calls {
     fn begin(&mut self, stream: usize, content: Vec<u8>) {
         let to = self.addresses[stream].clone();
-        let push = Push { to, operation: self.operation, content, is_batch: self.is_batch };
+        let push = Push { to, operation: self.operation, content, is_batch: self.is_batch() };
         let (mut pusher, answers) = (self.pusher.clone(), Arc::clone(&self.answers));
         let before = self.last[stream].take();
         self.last[stream] = Some(tokio::spawn(async move {
@@ -114,12 +135,11 @@ impl Calls {
         }));
     }
 
-    /// Waits for all answers.
-    ///
-    /// # Errors
-    ///
-    /// One does not come in time.
-    pub(crate) async fn finish(mut self) -> Result<Answers> {
+    fn is_batch(&self) -> bool {
+        self.batch > 1
+    }
+
+    async fn finish(&mut self) -> Result<Answers> {
         let last = std::mem::take(&mut self.last);
         let all = async {
             for call in last.into_iter().flatten() {

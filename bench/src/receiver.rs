@@ -25,6 +25,8 @@ const READ_BUFFER: usize = 256 << 10;
 /// after a minute, so that short runs have none.
 const HEARTBEAT_NS: u64 = 120 * SECOND_NS;
 const HEARTBEAT_FIRST_NS: u64 = 60 * SECOND_NS;
+/// The longest wait for events: heartbeats are looked at between waits.
+const WAIT_NS_MAX: u64 = SECOND_NS;
 
 /// All connections of a run.
 pub(crate) struct Receiver {
@@ -96,19 +98,25 @@ impl Receiver {
         })
     }
 
-    /// Takes over a socket whose connecting has begun, to receive `stream`.
+    /// Takes over a socket whose connecting began at `since_ns`, to receive `stream`.
     ///
     /// # Errors
     ///
     /// epoll does not take it.
-    pub(crate) fn add(&mut self, socket: OwnedFd, session: Session, stream: u32) -> io::Result<()> {
+    pub(crate) fn add(
+        &mut self,
+        socket: OwnedFd,
+        session: Session,
+        stream: u32,
+        since_ns: u64,
+    ) -> io::Result<()> {
         let token = EventData::new_u64(self.connections.len() as u64);
         epoll::add(&self.epoll, &socket, token, EventFlags::IN | EventFlags::OUT)?;
         self.books.accounts.open(stream);
         self.connections.push(Connection {
             socket: Some(socket),
             session,
-            stage: Stage::Connecting(now_ns()),
+            stage: Stage::Connecting(since_ns),
             watches_output: true,
         });
         Ok(())
@@ -144,7 +152,7 @@ impl Receiver {
         &self.books.handshakes
     }
 
-    /// Waits for events, at most for `timeout_ns`, and handles them.
+    /// Waits for events, at most for `timeout_ns` and never longer than a second, and handles them.
     ///
     /// # Errors
     ///
@@ -154,7 +162,7 @@ impl Receiver {
         let mut events = std::mem::take(&mut self.events);
         events.clear();
         let room = rustix::buffer::spare_capacity(&mut events);
-        match epoll::wait(&self.epoll, room, Some(&timespec(timeout_ns))) {
+        match epoll::wait(&self.epoll, room, Some(&timespec(timeout_ns.min(WAIT_NS_MAX)))) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::{fs, io};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::system::uname;
 use serde::Serialize;
 
@@ -13,6 +13,9 @@ use crate::Result;
 use crate::args::HostArgs;
 use crate::clock::unix_time_s;
 use crate::stats::Spread;
+
+/// How often a progress bar is drawn, in a second.
+const DRAWN_HZ: u8 = 4;
 
 /// Everything about a run, as it is written to the file.
 #[derive(Serialize)]
@@ -94,10 +97,11 @@ impl Host {
     }
 }
 
-/// A bar on the terminal; nothing where standard error is none.
-pub(crate) fn progress_bar(length: u64, label: &str) -> ProgressBar {
+/// A bar on the terminal, to an end that may not be known; nothing where standard error is none.
+pub(crate) fn progress_bar(length: Option<u64>, label: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:24} {wide_bar} {human_pos}/{human_len} {eta}");
-    ProgressBar::new(length)
+    // Drawn seldom, for it is the receivers' thread that draws.
+    ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr_with_hz(DRAWN_HZ))
         .with_style(style.expect("the template is well-formed"))
         .with_message(label.to_owned())
 }

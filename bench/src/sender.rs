@@ -66,10 +66,15 @@ pub(crate) struct Sent {
     /// Messages of each stream.
     #[serde(skip)]
     pub messages: Vec<u64>,
+    /// When the first tick was due.
+    #[serde(skip)]
+    pub started_ns: u64,
     pub ticks: u64,
     pub pushes: u64,
     /// Deliveries the pushes are meant to become.
     pub deliveries: u64,
+    /// Of these, what the server has owned to not making.
+    pub dropped: u64,
     /// Time from the first tick to the last.
     pub elapsed_ns: u64,
     /// The most the sender was behind its own schedule; latencies contain it.
@@ -121,6 +126,7 @@ impl Sender {
     async fn run(mut self) -> Result<(Sent, Option<Feed>)> {
         let start_ns = now_ns() + LEAD_NS;
         let end_ns = start_ns + self.plan.duration_ns;
+        self.sent.started_ns = start_ns;
         let mut tick_ns = start_ns;
         self.timer.until(start_ns).await?;
         while tick_ns < end_ns {
@@ -136,13 +142,9 @@ impl Sender {
             };
         }
         self.sent.elapsed_ns = now_ns() - start_ns;
-        match self.outlet {
-            Outlet::Yardstick(feed) => Ok((self.sent, Some(feed))),
-            Outlet::Server(calls) => {
-                self.sent.answers = calls.finish().await?;
-                Ok((self.sent, None))
-            }
-        }
+        self.sent.answers = self.outlet.answers().await?;
+        self.sent.dropped = self.outlet.dropped();
+        Ok((self.sent, self.outlet.into_feed()))
     }
 
     async fn tick(&mut self, intended_ns: u64) -> Result<()> {
@@ -207,16 +209,16 @@ impl Plan {
         (rate > 0.0).then(|| ((SECOND_NS as f64 / rate) as u64).max(1))
     }
 
-    /// Deliveries that the whole plan will become; 0 where nobody can know.
-    pub(crate) fn expected(&self) -> u64 {
-        let ticks =
-            self.interval_ns.map_or(0, |interval_ns| self.duration_ns.div_ceil(interval_ns));
+    /// Deliveries that the whole plan will become; flat out nobody can know.
+    pub(crate) fn expected(&self) -> Option<u64> {
+        let ticks = self.duration_ns.div_ceil(self.interval_ns?);
         let members: u64 = self.members.iter().sum();
-        let streams_per_tick = match self.pattern {
-            Pattern::Every => 1.0,
-            Pattern::Rotating => 1.0 / self.members.len() as f64,
-        };
-        (ticks as f64 * (members * self.batch) as f64 * streams_per_tick) as u64
+        let streams = self.members.len() as u64;
+        let every = ticks * members * self.batch;
+        Some(match self.pattern {
+            Pattern::Every => every,
+            Pattern::Rotating => every / streams,
+        })
     }
 }
 
@@ -237,8 +239,8 @@ mod tests {
             duration_ns: SECOND_NS,
             window: 1,
         };
-        assert_eq!(plan.expected(), 80);
-        assert_eq!(Plan { pattern: Pattern::Rotating, ..plan.clone() }.expected(), 40);
-        assert_eq!(Plan { interval_ns: Plan::interval_of(0.0), ..plan }.expected(), 0);
+        assert_eq!(plan.expected(), Some(80));
+        assert_eq!(Plan { pattern: Pattern::Rotating, ..plan.clone() }.expected(), Some(40));
+        assert_eq!(Plan { interval_ns: Plan::interval_of(0.0), ..plan }.expected(), None);
     }
 }

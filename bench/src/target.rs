@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 use std::{env, fs, io};
 
@@ -30,12 +30,13 @@ pub(crate) struct Target {
     /// None where it is not known: then there are no figures of its cost.
     pid: Option<u32>,
     /// Ends with the target.
-    _child: Option<Child>,
+    child: Option<Child>,
 }
 
 struct Child {
     process: Running,
-    log: Option<PathBuf>,
+    /// What it says, where it is not on the terminal.
+    log: Option<File>,
 }
 
 impl Target {
@@ -51,7 +52,7 @@ impl Target {
                 websocket: server.ws_addr,
                 grpc: server.grpc.clone(),
                 pid: server.pid,
-                _child: None,
+                child: None,
             }),
             None => Self::start(server, host),
         }
@@ -73,7 +74,7 @@ impl Target {
             websocket: None,
             grpc: None,
             pid: Some(yardstick.process.pid()),
-            _child: Some(Child { process: yardstick.process, log: None }),
+            child: Some(Child { process: yardstick.process, log: None }),
         };
         Ok((target, yardstick.messages))
     }
@@ -82,8 +83,11 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// The process has ended.
-    pub(crate) fn cpu(&self) -> Result<Option<CpuSample>> {
+    /// The process has ended; the end of its log is in the error.
+    pub(crate) fn cpu(&mut self) -> Result<Option<CpuSample>> {
+        if let Some(child) = &mut self.child {
+            child.ensure_runs()?;
+        }
         let sample = self.pid.map(CpuSample::of).transpose();
         sample.map_err(|error| format!("the server's CPU time cannot be read: {error}").into())
     }
@@ -109,8 +113,7 @@ impl Target {
         }
         let control = host.control_cores.as_ref().unwrap_or(&host.server_core);
         let [tcp, websocket, grpc, stat] = free_ports()?;
-        let log = env::temp_dir().join(format!("comet-bench-{}-server.log", std::process::id()));
-        let output = File::create(&log)?;
+        let log = unnamed_file()?;
         let mut command = Running::command(&host.server_core.with(control), &program)?;
         command
             .args(["--cores", &host.server_core.to_string()])
@@ -126,7 +129,7 @@ impl Target {
         for setting in &server.server_set {
             command.args(["--set", setting]);
         }
-        command.stdout(output.try_clone()?).stderr(output);
+        command.stdout(log.try_clone()?).stderr(log.try_clone()?);
         let process = Running::start(&mut command)?;
         let mut child = Child { process, log: Some(log) };
         child.wait_until_healthy(stat)?;
@@ -135,7 +138,7 @@ impl Target {
             websocket: Some(websocket),
             grpc: Some(grpc.to_string()),
             pid: Some(child.process.pid()),
-            _child: Some(child),
+            child: Some(child),
         })
     }
 }
@@ -144,9 +147,7 @@ impl Child {
     fn wait_until_healthy(&mut self, stat: SocketAddr) -> Result<()> {
         let deadline_ns = now_ns() + START_NS;
         while !is_healthy(stat) {
-            if let Some(status) = self.process.ended()? {
-                return Err(format!("the server ended: {status}\n{}", self.log_end()).into());
-            }
+            self.ensure_runs()?;
             if now_ns() > deadline_ns {
                 return Err(format!("the server is not healthy\n{}", self.log_end()).into());
             }
@@ -155,21 +156,32 @@ impl Child {
         Ok(())
     }
 
+    fn ensure_runs(&mut self) -> Result<()> {
+        match self.process.ended()? {
+            None => Ok(()),
+            Some(status) => Err(format!("the server ended: {status}\n{}", self.log_end()).into()),
+        }
+    }
+
     fn log_end(&self) -> String {
-        let log = self.log.as_ref().map(|path| fs::read(path).unwrap_or_default());
-        let log = log.unwrap_or_default();
-        let start = log.len().saturating_sub(LOG_SHOWN);
-        String::from_utf8_lossy(&log[start..]).into_owned()
+        let end = self.log.as_ref().map(|log| -> io::Result<Vec<u8>> {
+            let start = log.metadata()?.len().saturating_sub(LOG_SHOWN as u64);
+            let mut end = vec![0; LOG_SHOWN];
+            let read = log.read_at(&mut end, start)?;
+            end.truncate(read);
+            Ok(end)
+        });
+        let end = end.and_then(io::Result::ok).unwrap_or_default();
+        String::from_utf8_lossy(&end).into_owned()
     }
 }
 
-impl Drop for Child {
-    fn drop(&mut self) {
-        if let Some(log) = &self.log {
-            // A log left behind in the temporary directory harms nobody.
-            let _ = fs::remove_file(log);
-        }
-    }
+/// A file without a name, which is gone when nobody has it open.
+fn unnamed_file() -> io::Result<File> {
+    let path = env::temp_dir().join(format!("comet-bench-{}.log", std::process::id()));
+    let file = File::options().read(true).append(true).create(true).open(&path)?;
+    fs::remove_file(path)?;
+    Ok(file)
 }
 
 /// Whether `GET /healthz` is answered with 200.

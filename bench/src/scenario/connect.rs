@@ -64,14 +64,14 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
     pin(&args.host)?;
     let mut storms = Vec::new();
     for round in 1..=args.rounds {
-        let target = Target::server(&args.server, &args.host)?;
+        let mut target = Target::server(&args.server, &args.host)?;
         let rooms = args.rooms as usize;
         let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
-        storms.push(storm("comet", round, &target, &crowd, args)?);
+        storms.push(storm("comet", round, &mut target, &crowd, args)?);
         drop(target);
-        let (target, _feed) = Target::yardstick(Mode::Send, connections, &args.host)?;
+        let (mut target, _feed) = Target::yardstick(Mode::Send, connections, &args.host)?;
         let crowd = Crowd::of_yardstick(connections);
-        storms.push(storm("bare", round, &target, &crowd, args)?);
+        storms.push(storm("bare", round, &mut target, &crowd, args)?);
     }
     let results = Results {
         comet_to_bare: Spread::of(storms.chunks(2).filter_map(|pair| {
@@ -97,14 +97,15 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
 fn storm(
     subject: &'static str,
     round: u32,
-    target: &Target,
+    target: &mut Target,
     crowd: &Crowd,
     args: &ConnectArgs,
 ) -> Result<Storm> {
     let mut receiver =
         Receiver::new(run_id(), args.server.operation, Arc::new(Progress::default()))?;
     let in_flight = args.dial.in_flight as usize;
-    let bar = progress_bar(crowd.connections as u64, &format!("{subject} {round}: connecting"));
+    let bar =
+        progress_bar(Some(crowd.connections as u64), &format!("{subject} {round}: connecting"));
     let first = WARM_UP.min(crowd.connections / 10);
     dial(&mut receiver, target, crowd, 0..first, in_flight, &bar)?;
     settle(&mut receiver, target)?;

@@ -63,7 +63,7 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
 }
 
 fn comet_turn(args: &LatencyArgs, interval_ns: u64, round: u32) -> Result<Turn> {
-    let target = Target::server(&args.server, &args.host)?;
+    let mut target = Target::server(&args.server, &args.host)?;
     let connections = args.dial.connections as usize;
     let crowd = Crowd::of_server(&args.server, connections, 1, Streams::Keys);
     let grpc = target.grpc.clone().ok_or("no push API: name --grpc")?;
@@ -81,7 +81,7 @@ fn comet_turn(args: &LatencyArgs, interval_ns: u64, round: u32) -> Result<Turn> 
     };
     let place = Place { subject: "comet", round };
     let sink = Sink::Server { grpc, addresses };
-    measure(place, &target, sink, plan, &crowd, args.dial.in_flight as usize)
+    measure(place, &mut target, sink, plan, &crowd, args.dial.in_flight as usize)
 }
 
 fn percentiles_table(turns: &[Turn], pings: &[Percentiles]) -> String {

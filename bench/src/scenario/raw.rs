@@ -77,10 +77,10 @@ pub(super) fn yardstick_turn(
         Mode::Echo => "echo",
     };
     let crowd = Crowd::of_yardstick(dial.connections as usize);
-    let (target, feed) = Target::yardstick(mode, crowd.connections, host)?;
+    let (mut target, feed) = Target::yardstick(mode, crowd.connections, host)?;
     let plan = plan(load, OPERATION, &crowd);
     let place = Place { subject, round };
-    measure(place, &target, Sink::Yardstick(feed), plan, &crowd, dial.in_flight as usize)
+    measure(place, &mut target, Sink::Yardstick(feed), plan, &crowd, dial.in_flight as usize)
 }
 
 /// A bare ping-pong's turn.
@@ -144,7 +144,7 @@ pub(super) fn turns_table(turns: &[Turn]) -> String {
             is.lost.to_string(),
             is.out_of_order.to_string(),
             is.duplicate.to_string(),
-            turn.sent.answers.ledger.dropped().to_string(),
+            turn.sent.dropped.to_string(),
             number(Some(turn.per_second()), 0),
             number(turn.cpu_per_delivery_ns, 0),
             number(turn.data_cpu_per_delivery_ns, 0),
