@@ -8,8 +8,8 @@ use comet_core::{
 };
 
 use crate::Summary;
+use crate::call::Call;
 use crate::client::Client;
-use crate::control::Call;
 use crate::driver::Driver;
 use crate::plan::ROOMS;
 use crate::wire::Kind;
@@ -33,6 +33,8 @@ pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     };
     holds(deliveries.matched == deliveries.queued + deliveries.dropped_total(), "matched")?;
     holds(deliveries.queued == sent + lost + superseded + waiting, "queued")?;
+    let room = u64::from(env.plan.limits.svr_proto) * counters.connections;
+    holds(waiting <= room, "more waits than outboxes hold")?;
     holds(sent <= settled.pushes_taken, "sent, and no socket took it")?;
     holds(counters.bytes_out == settled.bytes_taken, "bytes out")?;
     holds(counters.bytes_in == settled.bytes_received, "bytes in")?;
@@ -100,7 +102,8 @@ fn totals(world: &World) -> Result<(), String> {
     for driver in &world.drivers {
         counted += driver.shard.counters().deliveries;
     }
-    let numbers = |tally: &Tally| [&[tally.matched, tally.queued][..], &tally.dropped].concat();
+    let numbers =
+        |tally: &Tally| [&[tally.matched, tally.queued, tally.absent][..], &tally.dropped].concat();
     let control = &world.env.control;
     let (counted, told) = (numbers(&counted), numbers(&control.total));
     let agrees = if control.has_paced {
@@ -159,12 +162,11 @@ fn directories(world: &World) -> Result<(), String> {
 fn gauges(world: &World) -> Result<(), String> {
     for driver in &world.drivers {
         let shard = &driver.shard;
-        let here: Vec<_> = shard.live_conns().collect();
-        let rooms: BTreeSet<_> = here.iter().filter_map(|live| live.room).collect();
         let users: BTreeSet<_> = shard.sessions().map(|(user, ..)| user).collect();
+        let live = shard.live_conns().count();
         let counters = shard.counters();
         let gauges = [counters.live, counters.rooms, counters.users, counters.keys];
-        let listed = [here.len(), rooms.len(), users.len(), shard.keys().count()];
+        let listed = [live, shard.home_rooms().len(), users.len(), shard.keys().count()];
         same("gauges", &gauges.map(|gauge| gauge as usize), &listed)?;
     }
     Ok(())

@@ -67,9 +67,6 @@ impl Client {
         if persona.is_refused {
             deserves.push(CloseReason::AuthRefused);
         }
-        if reads == Reads::NoMore {
-            deserves.push(CloseReason::ReplyOverflow);
-        }
         Self {
             hearing: Hearing::new(&persona, plan.limits.filter_rooms),
             persona,
@@ -96,14 +93,14 @@ impl Client {
             return Ok(());
         }
         match self.reads {
-            Reads::NoMore if self.hearing.is_live => {}
+            // It looks once more when the server has long given up.
+            Reads::NoMore if self.hearing.is_live && !socket.is_gone => {}
             Reads::Slowly if !is_quiet => socket.read(dice.between(0, 50)),
             _ => socket.read(u64::MAX),
         }
         while let Some(says) = socket.next_said() {
             self.hearing.hear(says, next_call)?;
         }
-        // A client that does not read does not see the end either.
         if socket.is_at_end() {
             self.end(socket, Hangup::Eof);
             self.is_over = true;
@@ -126,15 +123,16 @@ impl Client {
             Stage::Connected => self.open(socket, dice, plan),
             Stage::Upgraded => self.authenticate(socket, dice, plan),
             Stage::Authenticating if self.hearing.is_live => {
-                let is_silent = matches!(self.misdeed, Some(Misdeed::Silence));
-                if now >= self.next_heartbeat && !is_silent {
+                let is_silent = self.misdeed == Some(Misdeed::Silence);
+                let waits = self.hearing.expected.len();
+                if now >= self.next_heartbeat && !is_silent && waits <= REQUESTS_MAX {
                     let interval = u64::from(self.persona.heartbeat_ms) / 3;
                     self.next_heartbeat = now.after(interval.max(1));
                     self.heartbeat(socket, dice);
                 } else if is_quiet || !dice.percent(30) {
                 } else if self.misdeed.is_some() && self.patience == 0 {
                     self.misbehave(socket, dice, plan);
-                } else if self.hearing.expected.len() < REQUESTS_MAX {
+                } else if waits < REQUESTS_MAX {
                     self.patience = self.patience.saturating_sub(1);
                     self.ask(socket, dice);
                 }
@@ -241,7 +239,11 @@ impl Client {
         let Some(misdeed) = self.misdeed else { return };
         self.stage = Stage::Done;
         let transport = self.persona.transport;
-        let half = &wire::frame(op::SEND, 1, b"cut here")[..dice.between(1, 20) as usize];
+        let mut half = wire::frame(op::SEND, 1, b"cut here");
+        if transport == Transport::WebSocket {
+            half = wire::websocket(BINARY, Some(mask(dice)), &half);
+        }
+        half.truncate(dice.between(1, 20) as usize);
         match misdeed {
             Misdeed::Fault(fault) => {
                 let is_all = self.persona.accepts.is_open();
@@ -251,9 +253,9 @@ impl Client {
                 self.deserves.push(reason);
                 self.must_be_closed = true;
             }
-            Misdeed::HalfThenSilence => socket.write(half),
+            Misdeed::HalfThenSilence => socket.write(&half),
             Misdeed::HalfThenEnd => {
-                socket.write(half);
+                socket.write(&half);
                 self.end(socket, Hangup::Eof);
             }
             Misdeed::AsksAndNeverReads => {

@@ -5,31 +5,17 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_core::{
-    CallId, DropReason, Message, Millis, Push, Report, ShardId, Tally, home_of_key, home_of_room,
-    home_of_user,
+    CallId, Message, Millis, Push, Report, ShardId, Tally, home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
 
+use crate::call::{Call, check_sum};
 use crate::mesh::Mesh;
 use crate::plan::{Dice, KEYS, OPERATIONS, Plan, ROOMS, USERS};
 use crate::wire::{self, Kind, PUSH_SEQUENCE, Stamp};
 
 /// Slowest paced broadcast, connections a second on each shard.
 const SPEED_LEAST: u64 = 50;
-
-/// A call, until the next quiet point.
-pub(crate) struct Call {
-    pub(crate) id: u64,
-    pub(crate) kind: Kind,
-    pub(crate) operation: i32,
-    pub(crate) keys: Vec<Box<str>>,
-    pub(crate) users: Vec<i64>,
-    /// Reports still to come.
-    missing: u64,
-    pub(crate) tally: Tally,
-    /// A shard had too many paced broadcasts under way.
-    is_refused: bool,
-}
 
 pub(crate) struct Control {
     shards: u16,
@@ -89,10 +75,12 @@ impl Control {
         }
     }
 
-    /// Tells every shard to say goodbye.
-    pub(crate) fn drain(&mut self) {
-        for lane in &mut self.lanes {
-            lane.push_back(Message::Drain);
+    /// Tells every shard to say goodbye; an impatient operator does it twice.
+    pub(crate) fn drain(&mut self, dice: &mut Dice) {
+        for _ in 0..dice.pick(&[1, 1, 2]) {
+            for lane in &mut self.lanes {
+                lane.push_back(Message::Drain);
+            }
         }
     }
 
@@ -129,38 +117,37 @@ impl Control {
         while !dice.percent(20) {
             let Some(report) = self.inbox.pop_front() else { break };
             moved = true;
-            self.settle(report, now)?;
+            self.settle(&report, now)?;
         }
         Ok(moved)
     }
 
     /// Every call has its reports, and every message is on its way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.calls.iter().all(|call| call.missing == 0)
+        self.calls.iter().all(Call::is_complete)
             && self.inbox.is_empty()
             && self.lanes.iter().all(VecDeque::is_empty)
     }
 
     pub(crate) fn unanswered(&self) -> Vec<(u64, Kind)> {
-        let open = self.calls.iter().filter(|call| call.missing > 0);
+        let open = self.calls.iter().filter(|call| !call.is_complete());
         open.map(|call| (call.id, call.kind)).collect()
     }
 
-    fn settle(&mut self, report: Report, now: Millis) -> Result<(), String> {
-        let is_refusal = matches!(report, Report::Busy { .. });
-        let (call, tally, parts) = match report {
-            Report::Tally { call, tally, parts } => (call, tally, parts),
-            Report::Part { call, tally } => (call, tally, 0),
+    fn settle(&mut self, report: &Report, now: Millis) -> Result<(), String> {
+        let (call, tally, messages, parts) = match report {
+            Report::Tally { call, tally, parts } => (call, *tally, 1, i64::from(*parts)),
+            Report::Part { call, tally } => (call, *tally, 0, -1),
             Report::Scheduled { call, connections } => {
                 // Connections that come meanwhile may be visited too.
                 let longest = (connections + self.clients) * 1000 / SPEED_LEAST + 100;
                 self.paced_until = self.paced_until.max(now.after(longest));
-                (call, Tally::default(), 0)
+                (call, Tally::default(), 1, 0)
             }
-            Report::Busy { call } | Report::Rooms { call, .. } => (call, Tally::default(), 0),
+            Report::Busy { call } | Report::Rooms { call, .. } => (call, Tally::default(), 1, 0),
             Report::Snapshot { call, counters, .. } => {
                 check_sum(&counters.deliveries)?;
-                (call, Tally::default(), 0)
+                (call, Tally::default(), 1, 0)
             }
             Report::Drained { shard } => {
                 self.drained[usize::from(shard.0)] += 1;
@@ -172,13 +159,15 @@ impl Control {
         let first = self.calls.first().map_or(0, |call| call.id);
         let known = call.0.checked_sub(first).and_then(|index| self.calls.get_mut(index as usize));
         let open = known.ok_or_else(|| format!("a report to call {} of long ago", call.0))?;
+        if open.is_complete() {
+            return Err(format!("call {} was complete, and there comes {report:?}", call.0));
+        }
         open.tally += tally;
-        open.is_refused |= is_refusal;
-        open.missing = (open.missing + u64::from(parts))
-            .checked_sub(1)
-            .ok_or_else(|| format!("a report to call {} after its last", call.0))?;
-        if open.missing == 0 {
-            open.check_complete()?;
+        open.missing -= messages;
+        open.parts += parts;
+        open.is_refused |= matches!(report, Report::Busy { .. });
+        if open.is_complete() {
+            open.check()?;
         }
         Ok(())
     }
@@ -263,7 +252,17 @@ impl Control {
         let (keys, users) = (Vec::new(), Vec::new());
         let operation = dice.pick(&OPERATIONS);
         let (tally, is_refused) = (Tally::default(), false);
-        self.calls.push(Call { id, kind, operation, keys, users, missing: 0, tally, is_refused });
+        self.calls.push(Call {
+            id,
+            kind,
+            operation,
+            keys,
+            users,
+            missing: 0,
+            parts: 0,
+            tally,
+            is_refused,
+        });
         id
     }
 
@@ -295,37 +294,4 @@ impl Control {
         };
         Push { operation, frame }
     }
-}
-
-impl Call {
-    /// What must hold once all reports are in, whatever happened on the way.
-    fn check_complete(&self) -> Result<(), String> {
-        let Tally { matched, absent, .. } = self.tally;
-        let is_sound = match self.kind {
-            // Nobody or one connection holds a key.
-            Kind::Keys => matched + absent == self.keys.len() as u64,
-            Kind::Users => absent <= self.users.len() as u64,
-            Kind::Room(_) | Kind::All => absent == 0,
-            Kind::Paced => self.tally == Tally::default(),
-        };
-        let (id, kind, tally) = (self.id, self.kind, &self.tally);
-        is_sound.then_some(()).ok_or_else(|| format!("call {id} to {kind:?} adds up to {tally:?}"))
-    }
-
-    /// Connections that were meant and did not get it, except by their own wish.
-    pub(crate) fn dropped_unasked(&self) -> u64 {
-        self.tally.dropped_total() - self.tally.dropped[DropReason::Filtered as usize]
-    }
-
-    /// Its numbers are no count of connections: a home drops in the mesh for as many members of a room
-    /// as it last heard of, and a refused broadcast is nobody's.
-    pub(crate) fn is_estimated(&self) -> bool {
-        let in_mesh = self.tally.dropped[DropReason::MeshFull as usize];
-        self.is_refused || in_mesh > 0 && matches!(self.kind, Kind::Room(_))
-    }
-}
-
-fn check_sum(tally: &Tally) -> Result<(), String> {
-    let is_sound = tally.matched == tally.queued + tally.dropped_total();
-    is_sound.then_some(()).ok_or_else(|| format!("matched is not queued and dropped: {tally:?}"))
 }

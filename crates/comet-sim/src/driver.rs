@@ -4,11 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use comet_core::limits::TICK_MS;
-use comet_core::{
-    AuthRequest, CloseHow, CloseReason, ClosedEvent, Hangup, Millis, Settings, Shard, ShardId,
-};
+use comet_core::{AuthRequest, CloseHow, Hangup, Message, Millis, Settings, Shard, ShardId};
 
+use crate::deadlines;
 use crate::persona;
 use crate::plan::Plan;
 use crate::socket::Received;
@@ -18,7 +16,7 @@ use crate::world::{Env, Peer};
 pub(crate) struct Driver {
     pub(crate) shard: Shard,
     /// Connections that hold a slot: by slot, the peer.
-    slots: BTreeMap<u32, usize>,
+    pub(crate) slots: BTreeMap<u32, usize>,
     /// Connected, not accepted yet.
     pub(crate) backlog: VecDeque<usize>,
     /// Tokens logic looks at, and when it answers.
@@ -26,7 +24,7 @@ pub(crate) struct Driver {
     /// An inbox was full.
     must_retry: bool,
     /// When it last took something from its inbox.
-    message_at: Millis,
+    pub(crate) message_at: Millis,
     /// Of connections that are gone.
     settled: Settled,
 }
@@ -108,7 +106,7 @@ impl Driver {
             let Some(message) = env.mesh.take(&mut env.dice, env.now, self.shard.id()) else {
                 break;
             };
-            trace!(env, "{:?} <- {message:?}", self.shard.id());
+            trace!(env, "{:?} <- {}", self.shard.id(), brief(&message));
             env.stir();
             self.message_at = env.now;
             self.shard.handle_message(message);
@@ -247,30 +245,38 @@ impl Driver {
                 return Err(format!("{how:?} for {conn:?} after {before:?}"));
             }
         }
-        self.poll_reports(env);
+        if env.dice.percent(50) {
+            self.pass_reports(env);
+            self.pass_messages(env);
+        } else {
+            self.pass_messages(env);
+            self.pass_reports(env);
+        }
         self.poll_closed(env)
     }
 
-    /// Reports first: control must know of the parts of a call before any part can reach it.
-    fn poll_reports(&mut self, env: &mut Env) {
+    fn pass_reports(&mut self, env: &mut Env) {
         while let Some(report) = self.shard.poll_report() {
-            env.stir();
             if let Err(report) = env.control.offer(report) {
                 self.shard.return_report(*report);
                 self.must_retry = true;
                 return;
             }
+            env.stir();
         }
+    }
+
+    fn pass_messages(&mut self, env: &mut Env) {
         let me = self.shard.id();
         for peer in (0..env.plan.shards).map(ShardId) {
             while let Some(message) = self.shard.poll_message(peer) {
-                env.stir();
                 let dice = (&mut env.dice, env.now);
                 if let Err(message) = env.mesh.send(dice, Some(me), peer, message) {
                     self.shard.return_message(peer, *message);
                     self.must_retry = true;
                     break;
                 }
+                env.stir();
             }
         }
     }
@@ -281,39 +287,8 @@ impl Driver {
             env.stir();
             let slot = event.conn.slot;
             let peer = *self.slots.get(&slot).ok_or("closed, and nobody there")?;
-            check_closed(env, peer, &event)?;
+            deadlines::check_closed(env, peer, &event)?;
             env.peers[peer].closed = Some((event.reason, env.now));
-        }
-        Ok(())
-    }
-
-    /// Nothing is overdue while the shard says that it may sleep.
-    pub(crate) fn check_deadlines(&mut self, env: &mut Env) -> Result<(), String> {
-        let limits = &env.plan.limits;
-        let live: Vec<u32> = self.shard.live_conns().map(|live| live.conn.slot).collect();
-        for (slot, &peer) in &self.slots {
-            let entry = &mut env.peers[peer];
-            if entry.socket.shut == Some(CloseHow::Both) {
-                continue;
-            }
-            let (since, limit, what) = if let Some((_, at)) = entry.closed {
-                (at, limits.linger_ms, "linger")
-            } else if live.contains(slot) {
-                let since = *entry.live_at.get_or_insert(env.now);
-                let since = since.max(entry.received_at).max(self.message_at);
-                (since, entry.client.persona.heartbeat_ms, "heartbeat")
-            } else {
-                (entry.accepted_at, limits.handshake_ms, "handshake")
-            };
-            let mut overdue = is_overdue(since, limit, env.now).then_some(what);
-            if entry.socket.is_sending()
-                && is_overdue(entry.socket.moved_at, limits.write_ms, env.now)
-            {
-                overdue = Some("write");
-            }
-            if let Some(what) = overdue {
-                return Err(format!("peer {peer} is past its {what} deadline, and nothing is due"));
-            }
         }
         Ok(())
     }
@@ -323,32 +298,11 @@ impl Driver {
     }
 }
 
-/// A deadline may come late by a tick or two, for the rounding of its begin and of its end.
-fn is_overdue(since: Millis, limit_ms: u32, now: Millis) -> bool {
-    now > since.after(u64::from(limit_ms) + 3 * TICK_MS)
-}
-
-/// A connection is closed once, for something it did, and no deadline comes early.
-fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Result<(), String> {
-    let entry = &env.peers[peer];
-    let ClosedEvent { conn, reason, .. } = event;
-    if entry.conn != Some(*conn) || entry.closed.is_some() {
-        return Err(format!("{event:?} of peer {peer}, which was closed before"));
+/// A message in a line of the trace: without the bytes of a push.
+fn brief(message: &Message) -> String {
+    let text = format!("{message:?}");
+    match text.split_once(", push: ") {
+        Some((head, _)) => format!("{head}, .. }}"),
+        None => text,
     }
-    let limits = &env.plan.limits;
-    let (since, limit) = match reason {
-        CloseReason::HandshakeTimeout => (entry.accepted_at, limits.handshake_ms),
-        CloseReason::HeartbeatTimeout => {
-            let heartbeat = entry.socket.heartbeat_at.unwrap_or_default();
-            (heartbeat.max(entry.accepted_at), entry.client.persona.heartbeat_ms)
-        }
-        CloseReason::WriteTimeout => (entry.socket.moved_at, limits.write_ms),
-        CloseReason::Draining if env.is_draining => return Ok(()),
-        reason if entry.client.deserves.contains(reason) => return Ok(()),
-        _ => return Err(format!("peer {peer} did nothing for which {event:?} would be right")),
-    };
-    if env.now < since.after(u64::from(limit)) {
-        return Err(format!("{reason:?} of peer {peer} comes early: {since:?} and {limit} ms"));
-    }
-    Ok(())
 }

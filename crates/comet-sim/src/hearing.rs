@@ -69,6 +69,12 @@ impl Hearing {
         }
     }
 
+    /// Its token, or a request to change rooms, is not answered yet: homes are asked.
+    pub(crate) fn waits_for_homes(&self) -> bool {
+        let asks = |(_, expected): &_| matches!(expected, Expected::Auth | Expected::Room(_));
+        self.expected.iter().any(asks)
+    }
+
     /// Checks one thing the server said; `next_call` is the call control makes next.
     pub(crate) fn hear(&mut self, says: Says, next_call: u64) -> Result<(), String> {
         if self.is_closed {

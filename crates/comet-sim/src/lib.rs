@@ -1,15 +1,17 @@
 //! One seed decides a whole run: shards, a mesh, control, sockets and clients on one thread and a fake
 //! clock, with delays, cuts, slow readers, full queues, bad manners and sudden death, and with checkers
-//! that say «delivered once, in order, or counted».
+//! that say "delivered once, in order, or counted".
 //!
 //! The shards are the real ones; [`comet_core`]'s module text is the contract the fake drivers keep. A
 //! failure names its seed, and the seed is all it takes to see it again: [`replay`].
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket or depends on the order of a hash map.
 
+mod call;
 mod check;
 mod client;
 mod control;
+mod deadlines;
 mod driver;
 mod hearing;
 mod mesh;

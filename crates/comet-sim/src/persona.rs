@@ -102,5 +102,5 @@ pub(crate) fn auth(token: &[u8], cookie: &str, plan: &Plan) -> Result<Identity, 
 
 /// Logic has its own idea of one user's heartbeat, as a service may.
 fn heartbeat_ms(user: i64, plan: &Plan) -> Option<u32> {
-    (user == 3).then(|| plan.limits.heartbeat_ms / 2)
+    (user == 3).then_some(plan.limits.heartbeat_ms / 2)
 }

@@ -87,7 +87,7 @@ impl Plan {
             head_max: 1024,
             svr_proto: dice.pick(&[1, 2, 5, 80]),
             outbox_bytes: dice.pick(&[400, 4_000, 1 << 20]),
-            cli_proto: dice.pick(&[8, 16, 64]),
+            cli_proto: dice.pick(&[16, 24, 64]),
             slow_consumer: dice.pick(&[
                 SlowConsumer::DropNewest,
                 SlowConsumer::DropOldest,

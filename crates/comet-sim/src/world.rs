@@ -7,6 +7,7 @@ use crate::Summary;
 use crate::check::{self, Marks};
 use crate::client::{Client, Reads};
 use crate::control::Control;
+use crate::deadlines;
 use crate::driver::Driver;
 use crate::mesh::Mesh;
 use crate::persona::Persona;
@@ -99,7 +100,7 @@ impl World {
             self.step(Mood::Busy)?;
         }
         self.env.is_draining = true;
-        self.env.control.drain();
+        self.env.control.drain(&mut self.env.dice);
         for _ in 0..self.env.dice.between(0, 50) {
             self.step(Mood::Busy)?;
         }
@@ -110,6 +111,7 @@ impl World {
     /// Lets everything come to rest: all is delivered, and room counts have travelled.
     fn rest(&mut self, is_done: impl Fn(&Control) -> bool) -> Result<(), String> {
         let begin = self.env.now;
+        self.env.stir();
         loop {
             self.step(Mood::Quiet)?;
             let Env { now, stirred_at, control, .. } = &self.env;
@@ -179,7 +181,7 @@ impl World {
         let shard = env.dice.below(self.drivers.len());
         let capacity = env.dice.pick(env.plan.socket_bytes);
         let peer = env.peers.len();
-        trace!(env, "peer {peer} connects to shard {shard}: {:?}", persona.token.escape_ascii());
+        trace!(env, "peer {peer} connects to shard {shard}: {}", persona.token.escape_ascii());
         env.peers.push(Peer {
             socket: Socket::new(persona.transport, capacity),
             client: Client::new(&mut env.dice, &env.plan, persona),
@@ -206,6 +208,7 @@ impl World {
         let is_quiet = mood == Mood::Quiet;
         let env = &mut self.env;
         let next_call = env.control.next_call;
+        let mut will_stir = false;
         for &peer in &self.active {
             if !is_quiet && env.dice.percent(50) {
                 continue;
@@ -218,6 +221,10 @@ impl World {
             if !is_quiet && env.dice.below(1000) == 0 {
                 client.die(socket, &mut env.dice);
             }
+            will_stir |= client.hearing.waits_for_homes() && !socket.is_drained_by_server();
+        }
+        if will_stir {
+            env.stir();
         }
         self.active
             .retain(|&peer| !env.peers[peer].client.is_over || !env.peers[peer].socket.is_gone);
@@ -231,7 +238,7 @@ impl World {
         for shard in first..first + shards {
             let driver = &mut self.drivers[shard % shards];
             if !driver.is_awake(env) {
-                driver.check_deadlines(env)?;
+                deadlines::check_overdue(driver, env)?;
             } else if env.dice.percent(env.plan.turn_percent) {
                 driver.turn(env)?;
                 check::turn(driver, env)?;

@@ -1,0 +1,72 @@
+//! Deadlines: none comes early, none is forgotten, and nobody is closed for nothing.
+
+use comet_core::limits::TICK_MS;
+use comet_core::{CloseHow, CloseReason, ClosedEvent, Millis};
+
+use crate::driver::Driver;
+use crate::world::Env;
+
+/// Nothing is overdue while the shard says that it may sleep.
+pub(crate) fn check_overdue(driver: &Driver, env: &mut Env) -> Result<(), String> {
+    let limits = &env.plan.limits;
+    let live: Vec<u32> = driver.shard.live_conns().map(|live| live.conn.slot).collect();
+    for (slot, &peer) in &driver.slots {
+        let entry = &mut env.peers[peer];
+        if entry.socket.shut == Some(CloseHow::Both) {
+            continue;
+        }
+        if !entry.socket.owes_hangup() {
+            return Err(format!("peer {peer} hung up, and its socket is not shut"));
+        }
+        let (since, limit, what) = if let Some((_, at)) = entry.closed {
+            (at, limits.linger_ms, "linger")
+        } else if live.contains(slot) {
+            let since = *entry.live_at.get_or_insert(env.now);
+            let since = since.max(entry.received_at).max(driver.message_at);
+            (since, entry.client.persona.heartbeat_ms, "heartbeat")
+        } else {
+            (entry.accepted_at, limits.handshake_ms, "handshake")
+        };
+        let mut overdue = is_overdue(since, limit, env.now).then_some(what);
+        if entry.socket.is_sending() && is_overdue(entry.socket.moved_at, limits.write_ms, env.now)
+        {
+            overdue = Some("write");
+        }
+        if let Some(what) = overdue {
+            return Err(format!("peer {peer} is past its {what} deadline, and nothing is due"));
+        }
+    }
+    Ok(())
+}
+
+/// A deadline may come late by a tick or two, for the rounding of its begin and of its end.
+fn is_overdue(since: Millis, limit_ms: u32, now: Millis) -> bool {
+    now > since.after(u64::from(limit_ms) + 3 * TICK_MS)
+}
+
+/// A connection is closed once, for something it did, and no deadline comes early.
+pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Result<(), String> {
+    let entry = &env.peers[peer];
+    let ClosedEvent { conn, reason, .. } = event;
+    if entry.conn != Some(*conn) || entry.closed.is_some() {
+        return Err(format!("{event:?} of peer {peer}, which was closed before"));
+    }
+    let limits = &env.plan.limits;
+    let (since, limit) = match reason {
+        CloseReason::HandshakeTimeout => (entry.accepted_at, limits.handshake_ms),
+        // What a client says while its homes are asked waits with the rest of its input.
+        CloseReason::HeartbeatTimeout if entry.client.hearing.waits_for_homes() => return Ok(()),
+        CloseReason::HeartbeatTimeout => {
+            let heartbeat = entry.socket.heartbeat_at.unwrap_or_default();
+            (heartbeat.max(entry.accepted_at), entry.client.persona.heartbeat_ms)
+        }
+        CloseReason::WriteTimeout => (entry.socket.moved_at, limits.write_ms),
+        CloseReason::Draining if env.is_draining => return Ok(()),
+        reason if entry.client.deserves.contains(reason) => return Ok(()),
+        _ => return Err(format!("peer {peer} did nothing for which {event:?} would be right")),
+    };
+    if env.now < since.after(u64::from(limit)) {
+        return Err(format!("{reason:?} of peer {peer} comes early: {since:?} and {limit} ms"));
+    }
+    Ok(())
+}

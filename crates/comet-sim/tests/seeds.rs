@@ -1,0 +1,50 @@
+//! Some hundred seeds of the simulator, and what they must have exercised.
+
+use comet_core::{CloseReason, DropReason};
+use comet_sim::Summary;
+
+const SEEDS: u64 = 300;
+
+#[test]
+fn three_hundred_seeds_hold_and_exercise_what_matters() {
+    let runs = std::thread::scope(|scope| {
+        // Two threads: what a small machine has.
+        let halves = [0, 1].map(|first| {
+            scope.spawn(move || {
+                let mut sum = Summary::default();
+                for seed in (first..SEEDS).step_by(2) {
+                    sum += comet_sim::run(seed).map_err(|failure| failure.to_string())?;
+                }
+                Ok::<Summary, String>(sum)
+            })
+        });
+        halves.map(|half| half.join().expect("a run catches its panics"))
+    });
+    let mut sum = Summary::default();
+    for run in runs {
+        sum += run.unwrap_or_else(|failure| panic!("{failure}"));
+    }
+    println!("{sum}");
+
+    assert_eq!(sum.runs, SEEDS);
+    assert!(sum.shards.iter().all(|runs| *runs > 30), "{sum}");
+    assert!(sum.policies.iter().all(|runs| *runs > 30), "{sum}");
+    for reason in CloseReason::ALL {
+        assert!(sum.closed[*reason as usize] > 0, "no connection was closed for {reason:?}: {sum}");
+    }
+    for reason in DropReason::ALL {
+        assert!(sum.deliveries.dropped[*reason as usize] > 0, "no push was {reason:?}: {sum}");
+    }
+    let others = [sum.lost, sum.superseded, sum.refused, sum.mesh_waits, sum.deliveries.absent];
+    assert!(others.iter().all(|number| *number > 0), "{sum}");
+    assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);
+}
+
+#[test]
+fn a_seed_replays() {
+    for seed in [3, 1 << 40] {
+        let first = comet_sim::run(seed).expect("holds");
+        assert_eq!(comet_sim::replay(seed).expect("holds"), first);
+        assert_ne!(comet_sim::run(seed + 1).expect("holds").digest, first.digest);
+    }
+}

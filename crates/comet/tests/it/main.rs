@@ -1,0 +1,16 @@
+//! The running server: real cores, real sockets on loopback, ordinary and hostile peers.
+#![allow(clippy::disallowed_methods, reason = "real sockets need real deadlines")]
+
+mod control;
+mod crowd;
+mod hostile;
+mod http_push;
+mod operations;
+mod peer;
+mod process;
+mod pushes;
+mod replaced;
+mod slow;
+mod support;
+mod timeouts;
+mod tokens;

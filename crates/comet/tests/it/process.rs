@@ -1,0 +1,357 @@
+//! The program itself, as a process of its own: command line, exit codes, signals, helpers.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use comet_client::Transport;
+use comet_control::caller::PushClient;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::peer::{Goodbye, Peer, UPGRADE, frame_with};
+use crate::support::{
+    FREE_PORTS, Metrics, PATIENCE, To, dropped, get, push, queued, two_cores, until,
+};
+
+fn comet(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_comet"));
+    command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+/// Runs the program to its end.
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = comet(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().expect("no signal ended it"), text(stdout), text(stderr))
+}
+
+/// `--set` for every port, and for `sets`.
+fn with_sets<'a>(sets: &[&'a str]) -> Vec<&'a str> {
+    FREE_PORTS.iter().chain(sets).flat_map(|set| ["--set", set]).collect()
+}
+
+/// Lines of a running program's standard error, as they come.
+fn lines(stderr: ChildStderr) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines() {
+            let Ok(line) = line else { return };
+            // Whoever asked for the lines may have heard enough; the pipe has to be emptied.
+            let _ = sender.send(line);
+        }
+    });
+    receiver
+}
+
+#[track_caller]
+fn line_with(lines: &Receiver<String>, text: &str) -> String {
+    loop {
+        let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("{text}: {error}"));
+        if line.contains(text) {
+            return line;
+        }
+    }
+}
+
+/// A running program that is not left behind.
+struct Running(Child);
+
+impl Running {
+    fn start(mut command: Command) -> (Self, Receiver<String>) {
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = lines(child.stderr.take().unwrap());
+        (Self(child), lines)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The server as a process.
+struct Server {
+    process: Running,
+    log: Receiver<String>,
+    tcp: SocketAddr,
+    websocket: SocketAddr,
+    grpc: SocketAddr,
+    stat: SocketAddr,
+}
+
+impl Server {
+    fn start(sets: &[&str]) -> Self {
+        let cores = two_cores();
+        let arguments = [&["--cores", &cores][..], &with_sets(sets)].concat();
+        let (process, log) = Running::start(comet(&arguments));
+        let [tcp, websocket] = addresses(&line_with(&log, "tcp ["));
+        let [grpc, stat] = addresses(&line_with(&log, "stat ["));
+        Self { process, log, tcp, websocket, grpc, stat }
+    }
+
+    fn live(&self, transport: Transport, token: &str) -> Peer {
+        let address = match transport {
+            Transport::Tcp => self.tcp,
+            Transport::WebSocket => self.websocket,
+        };
+        let mut peer = Peer::connect(address, transport);
+        peer.upgrade();
+        peer.authenticate(token);
+        peer
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process.0), signal).unwrap();
+    }
+
+    /// Waits for the end; returns the exit code and what was logged.
+    fn end(mut self) -> (Option<i32>, Vec<String>) {
+        let mut logged = Vec::new();
+        // The pipe is closed by the end of the process.
+        while let Ok(line) = self.log.recv_timeout(PATIENCE) {
+            logged.push(line);
+        }
+        until("the process to end", || self.process.0.try_wait().unwrap().is_some());
+        (self.process.0.wait().unwrap().code(), logged)
+    }
+}
+
+/// The two addresses in a line of the log.
+fn addresses(line: &str) -> [SocketAddr; 2] {
+    let found = line.split(['[', ']']).filter_map(|part| part.parse().ok());
+    found.collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("{line}"))
+}
+
+#[test]
+fn version_and_help_are_told() {
+    let (code, stdout, _) = run(&["--version"]);
+    assert_eq!((code, stdout.trim()), (0, concat!("comet ", env!("CARGO_PKG_VERSION"))));
+    let (code, stdout, _) = run(&["--help"]);
+    assert_eq!(code, 0);
+    for flag in ["--config", "--cores", "--control-cores", "--set", "--check", "listen", "push"] {
+        assert!(stdout.contains(flag), "{flag}: {stdout}");
+    }
+}
+
+#[test]
+fn check_prints_a_configuration_that_reads_back_the_same() {
+    let cores = two_cores();
+    let sets = ["protocol.svr_proto=7", r#"websocket.path="/push""#];
+    let arguments = [&["--check", "--cores", &cores][..], &with_sets(&sets)].concat();
+    let (code, printed, stderr) = run(&arguments);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    for line in ["svr_proto = 7", "path = \"/push\"", "# worst case for "] {
+        assert!(printed.contains(line), "{line}: {printed}");
+    }
+    let file = temporary("check.toml", &printed);
+    let (code, again, stderr) = run(&["--check", "--config", &file]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_eq!(again, printed);
+}
+
+/// A file of `text` in the directory cargo gives tests; its path.
+fn temporary(name: &str, text: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_cannot_be_used_ends_with_64_and_every_mistake() {
+    let file = temporary("mistakes.toml", "[tcp]\nbidn = []\n\n[protocol]\nsvr_proto = 0\n");
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--cores", "99"], &["--cores", "99"]),
+        (&["--cores", "x"], &["--cores"]),
+        (&["--set", "tcp.bidn=[]"], &["tcp.bidn"]),
+        (&["--set", "tpc.bind=[]"], &["tpc"]),
+        (&["--set", "protocol.heartbeat=\"1 fortnight\""], &["protocol.heartbeat", "fortnight"]),
+        (&["--set", "logic.addrs=[\"127.0.0.1:7170\"]"], &["logic.addrs"]),
+        (&["--config", "/nonexistent/comet.toml"], &["/nonexistent/comet.toml"]),
+        (
+            &["--config", &file, "--cores", "99"],
+            &["mistakes.toml:2", "tcp.bidn", "mistakes.toml:5", "protocol.svr_proto", "--cores"],
+        ),
+        (&["--no-such-flag"], &["--no-such-flag"]),
+        (&["listen"], &["--room"]),
+        (&["push", "nobody", "text"], &["nobody"]),
+    ];
+    for (arguments, expected) in cases {
+        let (code, stdout, stderr) = run(arguments);
+        assert_eq!((code, stdout.as_str()), (64, ""), "{arguments:?}: {stderr}");
+        for text in *expected {
+            assert!(stderr.contains(text), "{arguments:?}: {text} in {stderr}");
+        }
+    }
+}
+
+#[test]
+fn a_taken_port_ends_with_1_and_a_sentence() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    for setting in ["tcp.bind", "websocket.bind", "push.grpc", "monitor.stat"] {
+        let set = format!("{setting}=[\"{address}\"]");
+        let (code, stdout, stderr) = run(&with_sets(&[&set]));
+        assert_eq!((code, stdout.as_str()), (1, ""), "{setting}: {stderr}");
+        let last = stderr.lines().last().unwrap();
+        assert!(last.starts_with(&format!("comet: {setting}: ")), "{last}");
+        assert!(last.contains(&address.to_string()) && last.contains("in use"), "{last}");
+    }
+}
+
+#[test]
+fn both_signals_end_it_with_a_goodbye_to_everybody() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let server = Server::start(&[]);
+        assert_eq!(get(server.stat, "/healthz"), (200, "ok\n".to_owned()));
+        let mut tcp = server.live(Transport::Tcp, "1");
+        let mut websocket = server.live(Transport::WebSocket, "1");
+        let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
+        // What is queued before the signal arrives before the goodbye.
+        for _ in 0..50 {
+            assert_eq!(push(&caller, To::Room("1"), 5, b"last words"), queued(2));
+        }
+        drop(caller);
+        server.signal(signal);
+        for peer in [&mut tcp, &mut websocket] {
+            for _ in 0..50 {
+                assert_eq!(peer.recv().body, b"last words");
+            }
+        }
+        let reason = || "draining".to_owned();
+        assert_eq!(tcp.goodbye(), Goodbye { reason: reason(), close: None });
+        let close = Some((1001, reason()));
+        assert_eq!(websocket.goodbye(), Goodbye { reason: reason(), close });
+        drop((tcp, websocket));
+        let (code, logged) = server.end();
+        assert_eq!(code, Some(0), "{logged:?}");
+        assert!(logged.iter().any(|line| line.ends_with("2 of 2 cores drained in time")));
+    }
+}
+
+#[test]
+fn one_that_does_not_read_holds_the_end_up_no_longer_than_the_drain_timeout() {
+    let server = Server::start(&[
+        "server.drain_timeout=\"1s\"",
+        "protocol.linger=\"1h\"",
+        "protocol.write_timeout=\"1h\"",
+        "protocol.svr_proto=4",
+        "tcp.sndbuf=4096",
+    ]);
+    let stuck = server.live(Transport::Tcp, "1");
+    let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
+    let full = dropped(queued(0), "outbox_full", 1);
+    while push(&caller, To::User(1), 5, &[0; 1 << 18]) != full {}
+    Metrics::read(server.stat).assert_balanced();
+    drop(caller);
+
+    let begin = Instant::now();
+    server.signal(Signal::TERM);
+    // While it waits, it says that it is no longer to be used, and takes nobody in.
+    let draining = (503, "draining\n".to_owned());
+    until("health to say so", || get(server.stat, "/healthz") == draining);
+    until("no more connections", || TcpStream::connect(server.tcp).is_err());
+    let (code, logged) = server.end();
+    let took = begin.elapsed();
+    assert_eq!(code, Some(0), "{logged:?}");
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
+    assert!(logged.iter().any(|line| line.ends_with("1 of 2 cores drained in time")));
+    drop(stuck);
+}
+
+#[test]
+fn bad_input_is_in_the_log_with_its_reason() {
+    let server = Server::start(&[]);
+    let mut bad = server.live(Transport::Tcp, "42");
+    let from = bad.stream.local_addr().unwrap();
+    bad.write(&frame_with(15, 16, 5, 1, b""));
+    bad.goodbye();
+    let line = line_with(&server.log, "reason=bad_frame");
+    for text in ["key=42_1", &format!("peer={from}"), "packLen is 15, less than the 16 bytes"] {
+        assert!(line.contains(text), "{text}: {line}");
+    }
+    let mut other = Peer::connect(server.websocket, Transport::WebSocket);
+    other.write(UPGRADE.replace("GET", "PUT").as_bytes());
+    let line = line_with(&server.log, "reason=bad_upgrade");
+    assert!(line.contains("Only GET can open a WebSocket."), "{line}");
+}
+
+#[test]
+fn listen_prints_what_push_pushes() {
+    let server = Server::start(&[]);
+    let grpc = server.grpc.to_string();
+    for (transport, address) in [("--user=42", server.tcp), ("--ws", server.websocket)] {
+        let address = address.to_string();
+        let arguments = ["listen", "--room", "r", "--user", "42", "--addr", &address];
+        let mut arguments = arguments.to_vec();
+        if transport == "--ws" {
+            arguments.push(transport);
+        }
+        let (mut listener, errors) = Running::start(comet(&arguments));
+        line_with(&errors, "connected to ");
+        let mut out = BufReader::new(listener.0.stdout.take().unwrap()).lines();
+        let cases: &[(&[&str], &str, Option<&str>)] = &[
+            (&["room", "r", "to the room"], "matched 1 queued 1", Some("op 5: to the room")),
+            (&["user", "42", "to the user"], "matched 1 queued 1", Some("op 5: to the user")),
+            (&["key", "42_1", "to the key"], "matched 1 queued 1", Some("op 5: to the key")),
+            (&["key", "42_9", "to nobody"], "matched 0 queued 0 absent 1", None),
+            (&["room", "1", "to an empty room"], "matched 0 queued 0", None),
+            (
+                &["all", "to all", "--operation", "1000"],
+                "matched 1 queued 1",
+                Some("op 1000: to all"),
+            ),
+        ];
+        for (target, ledger, printed) in cases {
+            let arguments = [&["push", "--grpc", &grpc][..], target].concat();
+            let (code, stdout, stderr) = run(&arguments);
+            assert_eq!((code, stdout.trim(), stderr.as_str()), (0, *ledger, ""), "{target:?}");
+            if let Some(printed) = printed {
+                assert_eq!(out.next().unwrap().unwrap(), *printed);
+            }
+        }
+        drop(listener);
+        until("the listener to be gone", || {
+            Metrics::read(server.stat).value("comet_connections") == 0
+        });
+    }
+    let (code, _, stderr) = run(&["push", "--grpc", &grpc, "room", "", "text"]);
+    assert_eq!(
+        (code, stderr.trim()),
+        (1, "comet: roomID is empty: name the room (InvalidArgument)")
+    );
+}
+
+/// The pipe behind `comet listen | head -1` is closed: it ends, and that is no failure.
+#[test]
+fn listen_ends_when_nobody_reads_it() {
+    let server = Server::start(&[]);
+    let address = server.tcp.to_string();
+    let (mut listener, errors) =
+        Running::start(comet(&["listen", "--room", "r", "--addr", &address]));
+    line_with(&errors, "connected to ");
+    drop(listener.0.stdout.take());
+    let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
+    assert_eq!(push(&caller, To::Room("r"), 5, b"hi"), queued(1));
+    until("it to end", || listener.0.try_wait().unwrap().is_some());
+    assert_eq!(listener.0.wait().unwrap().code(), Some(0));
+    let mut rest = String::new();
+    errors.iter().for_each(|line| rest.push_str(&line));
+    assert!(!rest.contains("panicked"), "{rest}");
+}
+
+/// A push server that is not there is said in one line.
+#[test]
+fn push_to_nobody_fails_with_a_sentence() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (code, stdout, stderr) = run(&["push", "--grpc", &free, "all", "text"]);
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(stderr.starts_with(&format!("comet: no push server at {free}: ")), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}

@@ -1,0 +1,189 @@
+//! Peers that do not read: bounded, counted, closed in the end, and nobody else waits for them.
+
+use std::io::{Read, Write};
+
+use comet_client::{Client, Transport, op};
+use comet_control::caller::Ledger;
+
+use crate::peer::{BINARY, Peer, frame, message, unmasked};
+use crate::support::{BOTH, Server, To, dropped, queued, received, until};
+
+/// A small buffer, so that little has to be pushed before it is full. The client's does not grow while
+/// nobody reads; a smaller one would only make reading slow, with zero-window probes.
+const SMALL: [&str; 2] = ["tcp.sndbuf=65536", "protocol.linger=\"20s\""];
+
+/// More pushes than any of the outboxes here and the kernel's buffers hold.
+const PUSHES_MAX: u32 = 500;
+
+fn body(number: u32) -> Vec<u8> {
+    let mut body = vec![0; 16 << 10];
+    body[..4].copy_from_slice(&number.to_be_bytes());
+    body
+}
+
+/// The bytes of push `number` as a client of `transport` gets them.
+fn on_the_wire(transport: Transport, number: u32) -> Vec<u8> {
+    let frame = frame(5, 0, &body(number));
+    match transport {
+        Transport::Tcp => frame,
+        Transport::WebSocket => unmasked(BINARY, &frame),
+    }
+}
+
+/// A room of two: one that reads, and one that does not.
+struct Scene {
+    healthy: Client,
+    stuck: Peer,
+    pushed: u32,
+    /// The last field: it drains when both have left.
+    server: Server,
+}
+
+impl Scene {
+    fn new(transport: Transport, sets: &[&str]) -> Self {
+        let server = Server::start(&[&SMALL[..], sets].concat());
+        let healthy = server.client(transport, "1");
+        let mut stuck = Peer::open(&server, transport);
+        stuck.authenticate("2");
+        Self { healthy, stuck, pushed: 0, server }
+    }
+
+    /// One push to the room; whoever reads gets it at once, whatever the other does.
+    fn push(&mut self) -> Ledger {
+        let body = body(self.pushed);
+        self.pushed += 1;
+        assert!(self.pushed < PUSHES_MAX, "the stuck client takes everything");
+        let ledger = self.server.push(To::Room("1"), 5, &body);
+        assert!(received(&mut self.healthy) == body, "push {}", self.pushed - 1);
+        ledger
+    }
+
+    /// Pushes until one finds the outbox full; that is the last.
+    fn fill(&mut self) {
+        let full = dropped(queued(1), "outbox_full", 1);
+        loop {
+            let ledger = self.push();
+            if ledger == full {
+                return;
+            }
+            assert_eq!(ledger, queued(2));
+        }
+    }
+}
+
+#[test]
+fn one_that_takes_nothing_is_cut_off_after_the_write_timeout() {
+    for transport in BOTH {
+        let sets = ["protocol.write_timeout=\"500ms\"", "protocol.svr_proto=8"];
+        let mut scene = Scene::new(transport, &sets);
+        scene.fill();
+        scene.server.until("comet_closed_total{reason=\"write_timeout\"}", 1);
+        scene.server.until("comet_connections", 1);
+        assert_eq!(scene.push(), queued(1));
+
+        // It was sent the beginning of what it was pushed, and nothing else.
+        let mut taken = Vec::new();
+        scene.stuck.stream.read_to_end(&mut taken).unwrap();
+        let pushes: Vec<u8> =
+            (0..scene.pushed).flat_map(|number| on_the_wire(transport, number)).collect();
+        assert!(!taken.is_empty() && pushes.starts_with(&taken), "{} bytes", taken.len());
+        scene.server.until("comet_waiting", 0);
+        let metrics = scene.server.metrics();
+        assert_eq!(metrics.dropped("outbox_full"), 1);
+        let lost = metrics.value("comet_lost_total");
+        assert!((1..=8).contains(&lost), "an outbox of 8 lost {lost}");
+    }
+}
+
+#[test]
+fn drop_newest_keeps_what_came_first() {
+    let by_count = ["protocol.svr_proto=8"];
+    let by_bytes =
+        ["protocol.svr_proto=60000", "push.frame_max=\"32KiB\"", "protocol.outbox_bytes=\"64KiB\""];
+    for (transport, sets) in [(BOTH[0], &by_count[..]), (BOTH[1], &by_bytes), (BOTH[1], &by_count)]
+    {
+        let sets = [sets, &["protocol.write_timeout=\"1h\""]].concat();
+        let mut scene = Scene::new(transport, &sets);
+        scene.fill();
+        let mut kept: Vec<_> = (0..scene.pushed - 1).collect();
+        // The kernel may find room for one more; what counts is what the ledger says.
+        for _ in 0..5 {
+            if scene.push() == queued(2) {
+                kept.push(scene.pushed - 1);
+            }
+        }
+        assert!(scene.server.metrics().dropped("outbox_full") > 1);
+        // It reads again: everything that was queued is there, and new pushes are taken.
+        for number in kept {
+            assert_eq!(scene.stuck.recv(), message(5, 0, &body(number)));
+        }
+        assert_eq!(scene.stuck.online(), 2);
+        assert_eq!(scene.push(), queued(2));
+        assert_eq!(scene.stuck.recv(), message(5, 0, &body(scene.pushed - 1)));
+    }
+}
+
+#[test]
+fn drop_oldest_keeps_what_came_last() {
+    for transport in BOTH {
+        let sets = [
+            "protocol.slow_consumer=\"drop-oldest\"",
+            "protocol.svr_proto=8",
+            "protocol.write_timeout=\"1h\"",
+        ];
+        let mut scene = Scene::new(transport, &sets);
+        while scene.server.metric("comet_superseded_total") < 20 {
+            assert_eq!(scene.push(), queued(2));
+        }
+        // What the kernel had and what was on its way, gaps where the oldest were, the newest.
+        let mut heard = Vec::new();
+        while heard.last() != Some(&(scene.pushed - 1)) {
+            let number = scene.stuck.recv().body[..4].try_into().unwrap();
+            heard.push(u32::from_be_bytes(number));
+        }
+        assert!(heard.is_sorted_by(|one, next| one < next), "{heard:?}");
+        assert!(heard.ends_with(&[scene.pushed - 3, scene.pushed - 2, scene.pushed - 1]));
+        let superseded = scene.server.metric("comet_superseded_total");
+        assert_eq!(heard.len() as u64, u64::from(scene.pushed) - superseded);
+        assert_eq!(scene.stuck.online(), 2);
+    }
+}
+
+#[test]
+fn close_says_goodbye_behind_what_was_queued() {
+    for transport in BOTH {
+        let sets = [
+            "protocol.slow_consumer=\"close\"",
+            "protocol.svr_proto=8",
+            "protocol.write_timeout=\"1h\"",
+        ];
+        let mut scene = Scene::new(transport, &sets);
+        scene.fill();
+        assert_eq!(scene.server.metrics().closed("slow_consumer"), 1);
+        assert_eq!(scene.push(), queued(1));
+        for number in 0..scene.pushed - 2 {
+            assert_eq!(scene.stuck.recv(), message(5, 0, &body(number)));
+        }
+        let goodbye = scene.stuck.goodbye();
+        assert_eq!(goodbye.reason, "slow_consumer");
+        let close = (transport == Transport::WebSocket).then_some(1008);
+        assert_eq!(goodbye.close.map(|(code, _)| code), close);
+        drop(scene.stuck);
+        scene.server.until("comet_connections", 1);
+        assert_eq!(scene.server.metric("comet_lost_total"), 0);
+    }
+}
+
+#[test]
+fn one_that_asks_on_without_reading_is_closed() {
+    for transport in BOTH {
+        let mut scene = Scene::new(transport, &["protocol.cli_proto=16"]);
+        let heartbeats = scene.stuck.wrap(&frame(op::HEARTBEAT, 1, b"")).repeat(1000);
+        until("a reply overflow", || {
+            // After the end it may be cut off in the middle.
+            let _ = scene.stuck.stream.write_all(&heartbeats);
+            scene.server.metrics().closed("reply_overflow") == 1
+        });
+        assert_eq!(scene.push(), queued(1));
+    }
+}

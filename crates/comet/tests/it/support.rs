@@ -1,0 +1,297 @@
+//! A server of two cores on free ports, and what tests ask of it: connections, pushes, metrics.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use comet::App;
+use comet_client::{Client, Options, Transport};
+use comet_config::{Config, Source};
+use comet_control::caller::{CallError, Ledger, PushClient};
+
+/// Longest wait for something that has to happen, before the test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What most tests are run over.
+pub(crate) const BOTH: [Transport; 2] = [Transport::Tcp, Transport::WebSocket];
+
+/// Every listener on loopback, at a port the kernel picks.
+pub(crate) const FREE_PORTS: [&str; 5] = [
+    r#"tcp.bind=["127.0.0.1:0"]"#,
+    r#"websocket.bind=["127.0.0.1:0"]"#,
+    r#"push.grpc=["127.0.0.1:0"]"#,
+    r#"push.http=["127.0.0.1:0"]"#,
+    r#"monitor.stat=["127.0.0.1:0"]"#,
+];
+
+/// The first two CPUs the tests may run on, as a list for `--cores`.
+pub(crate) fn two_cores() -> String {
+    let cpus = comet::machine().unwrap().cpus;
+    assert!(cpus.len() >= 2, "a server of two cores needs two CPUs, here are {cpus:?}");
+    format!("{},{}", cpus[0], cpus[1])
+}
+
+/// Two cores, free ports, and `sets` over the defaults.
+pub(crate) fn config(sets: &[&str]) -> Config {
+    let sets: Vec<_> = FREE_PORTS.iter().chain(sets).map(|set| (*set).to_owned()).collect();
+    let source = Source { sets: &sets, cores: Some(&two_cores()), ..Source::default() };
+    comet_config::load(&source, &comet::machine().unwrap())
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+/// Calls `done` again and again until it says yes; each call asks the server something, so this is no
+/// busier than its answers.
+#[track_caller]
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < PATIENCE, "still waiting for {what}");
+    }
+}
+
+/// Whom to push to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum To<'a> {
+    Keys(&'a [&'a str]),
+    User(i64),
+    Room(&'a str),
+    All,
+}
+
+/// A ledger in which `queued` connections got the push and nobody else was meant.
+pub(crate) fn queued(queued: u64) -> Ledger {
+    Ledger { matched: queued, queued, ..Ledger::default() }
+}
+
+/// A ledger that also has `dropped` connections under `reason`.
+pub(crate) fn dropped(ledger: Ledger, reason: &str, dropped: u64) -> Ledger {
+    let mut ledger = Ledger { matched: ledger.matched + dropped, ..ledger };
+    ledger.dropped.insert(reason.to_owned(), dropped);
+    ledger
+}
+
+pub(crate) fn push(caller: &PushClient, to: To<'_>, operation: i32, body: &[u8]) -> Ledger {
+    try_push(caller, to, operation, body).unwrap_or_else(|error| panic!("{to:?}: {error}"))
+}
+
+pub(crate) fn try_push(
+    caller: &PushClient,
+    to: To<'_>,
+    operation: i32,
+    body: &[u8],
+) -> Result<Ledger, CallError> {
+    match to {
+        To::Keys(keys) => {
+            caller.push_keys(keys.iter().map(|key| (*key).to_owned()).collect(), operation, body)
+        }
+        To::User(user) => caller.push_users(vec![user], operation, body),
+        To::Room(room) => caller.push_room(room.to_owned(), operation, body),
+        To::All => caller.broadcast(operation, body, None),
+    }
+}
+
+/// Status and body of a GET.
+pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: comet\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.expect("a status line"), body.to_owned())
+}
+
+/// Every sample of `/metrics`, summed over the cores at one moment of each.
+pub(crate) struct Metrics(HashMap<String, u64>);
+
+impl Metrics {
+    pub(crate) fn read(stat: SocketAddr) -> Self {
+        let (status, page) = get(stat, "/metrics");
+        assert_eq!(status, 200, "{page}");
+        let samples = page.lines().filter(|line| !line.starts_with('#')).map(|line| {
+            let (name, value) = line.rsplit_once(' ').expect("a sample has a value");
+            (name.to_owned(), value.parse().expect("a whole number"))
+        });
+        Self(samples.collect())
+    }
+
+    #[track_caller]
+    pub(crate) fn value(&self, sample: &str) -> u64 {
+        *self.0.get(sample).unwrap_or_else(|| panic!("no {sample} in /metrics"))
+    }
+
+    pub(crate) fn closed(&self, reason: &str) -> u64 {
+        self.value(&format!("comet_closed_total{{reason=\"{reason}\"}}"))
+    }
+
+    pub(crate) fn dropped(&self, reason: &str) -> u64 {
+        self.value(&format!("comet_dropped_total{{reason=\"{reason}\"}}"))
+    }
+
+    /// Everything of the family `name`, by its label's value; zeros left out.
+    pub(crate) fn by_label(&self, name: &str) -> Vec<(String, u64)> {
+        let of_family = self.0.iter().filter_map(|(sample, value)| {
+            let label = sample.strip_prefix(name)?.strip_prefix('{')?.split('"').nth(1)?;
+            (*value > 0).then(|| (label.to_owned(), *value))
+        });
+        let mut family: Vec<_> = of_family.collect();
+        family.sort();
+        family
+    }
+
+    /// What holds at any moment, whatever happened: nothing is lost without being counted.
+    pub(crate) fn assert_balanced(&self) {
+        let dropped: u64 = self.by_label("comet_dropped_total").iter().map(|(_, n)| n).sum();
+        let [matched, queued, sent, lost, superseded] =
+            ["matched", "queued", "sent", "lost", "superseded"]
+                .map(|name| self.value(&format!("comet_{name}_total")));
+        let waiting = self.value("comet_waiting");
+        assert_eq!(matched, queued + dropped, "matched = queued + dropped");
+        assert_eq!(queued, sent + lost + superseded + waiting, "what was queued is somewhere");
+    }
+}
+
+/// A running server. Dropped, it drains, and its counters must balance.
+pub(crate) struct Server {
+    app: Option<App>,
+    caller: Option<PushClient>,
+}
+
+impl Server {
+    pub(crate) fn start(sets: &[&str]) -> Self {
+        let app = App::start(&config(sets)).unwrap_or_else(|error| panic!("{error}"));
+        let caller = PushClient::connect(&app.grpc_addrs()[0].to_string()).unwrap();
+        Self { app: Some(app), caller: Some(caller) }
+    }
+
+    fn app(&self) -> &App {
+        self.app.as_ref().expect("until it is drained")
+    }
+
+    /// Where clients of `transport` connect to.
+    pub(crate) fn address(&self, transport: Transport) -> SocketAddr {
+        match transport {
+            Transport::Tcp => self.app().tcp_addrs()[0],
+            Transport::WebSocket => self.app().websocket_addrs()[0],
+        }
+    }
+
+    pub(crate) fn grpc(&self) -> SocketAddr {
+        self.app().grpc_addrs()[0]
+    }
+
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.app().http_addrs()[0]
+    }
+
+    pub(crate) fn stat(&self) -> SocketAddr {
+        self.app().stat_addrs()[0]
+    }
+
+    /// An authenticated client.
+    pub(crate) fn client(&self, transport: Transport, token: &str) -> Client {
+        let address = self.address(transport).to_string();
+        let options = match transport {
+            Transport::Tcp => Options::tcp(address, token),
+            Transport::WebSocket => Options::websocket(address, "/sub", token),
+        };
+        options.timeout(PATIENCE).connect().unwrap_or_else(|error| panic!("{token}: {error}"))
+    }
+
+    pub(crate) fn push(&self, to: To<'_>, operation: i32, body: &[u8]) -> Ledger {
+        push(self.caller(), to, operation, body)
+    }
+
+    /// A connection to the push API.
+    pub(crate) fn caller(&self) -> &PushClient {
+        self.caller.as_ref().expect("until it is drained")
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics::read(self.stat())
+    }
+
+    pub(crate) fn metric(&self, sample: &str) -> u64 {
+        self.metrics().value(sample)
+    }
+
+    /// Waits until `sample` is `value`.
+    #[track_caller]
+    pub(crate) fn until(&self, sample: &str, value: u64) {
+        let mut last = 0;
+        until(&format!("{sample} to be {value}"), || {
+            last = self.metric(sample);
+            last == value
+        });
+    }
+
+    /// Connections open, by core.
+    pub(crate) fn connections(&self) -> [u64; 2] {
+        let metrics = self.metrics();
+        [0, 1].map(|core| metrics.value(&format!("comet_core_connections{{core=\"{core}\"}}")))
+    }
+
+    /// A connection of `transport` that the kernel steered to `core`; nothing is said on it yet.
+    /// Nobody else may connect meanwhile.
+    pub(crate) fn connect_on(&self, core: usize, transport: Transport) -> TcpStream {
+        let before = self.connections();
+        let total: u64 = before.iter().sum();
+        loop {
+            let stream = TcpStream::connect(self.address(transport)).unwrap();
+            self.until("comet_connections", total + 1);
+            if self.connections()[core] > before[core] {
+                return stream;
+            }
+            drop(stream);
+            self.until("comet_connections", total);
+        }
+    }
+
+    /// Says goodbye to everybody. Every core has to be done with it in time.
+    pub(crate) fn drain(mut self) {
+        self.finish();
+    }
+
+    fn finish(&mut self) {
+        let Some(app) = self.app.take() else { return };
+        Metrics::read(app.stat_addrs()[0]).assert_balanced();
+        // A caller that nobody drives does not close its end, and the server waits a second for that.
+        self.caller = None;
+        let ended = app.drain();
+        assert_eq!(ended.drained, ended.cores, "cores drained in time");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // After a failure there is nothing to check, and a second panic would hide the first.
+        if !thread::panicking() {
+            self.finish();
+        }
+    }
+}
+
+/// What the client gets up to and with a message whose body is `last`, as bodies.
+#[track_caller]
+pub(crate) fn received_until(client: &mut Client, last: &[u8]) -> Vec<Vec<u8>> {
+    let mut bodies = Vec::new();
+    loop {
+        bodies.push(received(client));
+        if bodies.last().is_some_and(|body| body == last) {
+            return bodies;
+        }
+    }
+}
+
+/// The body of the next message.
+#[track_caller]
+pub(crate) fn received(client: &mut Client) -> Vec<u8> {
+    match client.receive_timeout(PATIENCE) {
+        Ok(Some(message)) => message.body,
+        Ok(None) => panic!("no message came"),
+        Err(error) => panic!("{error}"),
+    }
+}
