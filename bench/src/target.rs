@@ -126,6 +126,8 @@ impl Target {
         ] {
             command.arg("--set").arg(format!("{key}=[\"{address}\"]"));
         }
+        // Two servers may run beside each other; the bench pushes by gRPC.
+        command.args(["--set", "push.http=[]"]);
         for setting in &server.server_set {
             command.args(["--set", setting]);
         }

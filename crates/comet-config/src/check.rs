@@ -73,14 +73,19 @@ fn server(check: &mut Kinds<'_>, raw: RawServer, default: Server, machine: &Mach
             cores.retain(is_free);
         }
     }
-    Server {
-        id: check.text(
-            "server.id",
-            raw.id.filter(|id| !id.is_empty()),
-            default.id,
-            |id| id.len() <= 255 && id.bytes().all(|b| b.is_ascii_graphic()),
+    let mut name = |key, raw: Option<String>, default| {
+        check.text(
+            key,
+            raw.filter(|name| !name.is_empty()),
+            default,
+            |name| name.len() <= 255 && name.bytes().all(|b| b.is_ascii_graphic()),
             "a name of up to 255 printable characters without spaces",
-        ),
+        )
+    };
+    let id = name("server.id", raw.id, default.id);
+    Server {
+        domain: name("server.domain", raw.domain, id.clone()),
+        id,
         cores,
         control_cores,
         spin: check.duration("server.spin", raw.spin, default.spin, Duration::ZERO..=SECOND),
@@ -126,6 +131,7 @@ fn websocket(check: &mut Kinds<'_>, raw: RawWebSocket, default: WebSocket) -> We
 fn push(check: &mut Kinds<'_>, raw: RawPush, default: Push) -> Push {
     Push {
         grpc: check.addresses("push.grpc", raw.grpc, default.grpc),
+        http: check.addresses("push.http", raw.http, default.http),
         frame_max: check.size("push.frame_max", raw.frame_max, default.frame_max, KIB..=64 * MIB),
         keys_max: check.number("push.keys_max", raw.keys_max, default.keys_max, 1..=1_000_000),
         timeout: check.duration(

@@ -17,7 +17,7 @@ pub struct Config {
     pub tcp: Tcp,
     /// The WebSocket listeners.
     pub websocket: WebSocket,
-    /// The gRPC service that push callers use.
+    /// The services that push callers use.
     pub push: Push,
     /// Health and metrics.
     pub monitor: Monitor,
@@ -38,6 +38,8 @@ pub struct Config {
 pub struct Server {
     /// The name of this server towards logic and in metrics.
     pub id: String,
+    /// The name or address that clients are told to reach this server by.
+    pub domain: String,
     /// CPUs of the data cores, one shard each; ascending, not empty.
     #[serde(serialize_with = "serialize_cpus")]
     pub cores: Vec<usize>,
@@ -88,10 +90,12 @@ pub struct WebSocket {
 pub struct Push {
     /// Addresses of the gRPC service; empty: none.
     pub grpc: Vec<SocketAddr>,
+    /// Addresses of goim's HTTP push API; empty: none.
+    pub http: Vec<SocketAddr>,
     /// Largest body a caller may push, bytes.
     #[serde(serialize_with = "serialize_size")]
     pub frame_max: usize,
-    /// Keys a caller may name in one call.
+    /// Keys, users, or rooms asked about, that a caller may name in one call.
     pub keys_max: usize,
     /// How long a call may take.
     #[serde(serialize_with = "serialize_duration")]
@@ -229,6 +233,7 @@ impl Config {
         Self {
             server: Server {
                 id: machine.host_name.clone(),
+                domain: machine.host_name.clone(),
                 cores: machine.cpus.clone(),
                 control_cores: Vec::new(),
                 spin: Duration::ZERO,
@@ -249,6 +254,7 @@ impl Config {
             },
             push: Push {
                 grpc: here(8083),
+                http: here(7172),
                 frame_max: 1 << 20,
                 keys_max: 10_000,
                 timeout: Duration::from_secs(5),

@@ -28,6 +28,7 @@ pub(crate) struct RawConfig {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawServer {
     pub(crate) id: Option<String>,
+    pub(crate) domain: Option<String>,
     pub(crate) cores: Option<String>,
     pub(crate) control_cores: Option<String>,
     pub(crate) spin: Option<Span>,
@@ -57,6 +58,7 @@ pub(crate) struct RawWebSocket {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawPush {
     pub(crate) grpc: Option<List>,
+    pub(crate) http: Option<List>,
     pub(crate) frame_max: Option<Size>,
     pub(crate) keys_max: Option<Number>,
     pub(crate) timeout: Option<Span>,

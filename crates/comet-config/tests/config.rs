@@ -54,12 +54,14 @@ fn the_shipped_file_names_every_key() {
 fn the_effective_configuration_is_read_back() {
     let sets = [
         "server.id=\"a\"",
+        "server.domain=\"a.example\"",
         "server.cores=\"1\"",
         "server.control_cores=\"0\"",
         "server.spin=\"50us\"",
         "tcp.sndbuf=1000",
         "tcp.bind=[\"127.0.0.1:0\", \"[::1]:0\"]",
         "push.grpc=[]",
+        "push.http=[\"[::1]:0\"]",
         "protocol.slow_consumer=\"drop-oldest\"",
         "protocol.heartbeat=\"90s\"",
         "log.level=\"trace\"",
@@ -91,6 +93,17 @@ fn values_are_read_in_their_units() {
     assert_eq!(config.server.drain_timeout, Duration::from_secs(3600));
     assert_eq!(config.log.level, LogLevel::Warn);
     assert_eq!(config.log.level.label(), "warn");
+}
+
+#[test]
+fn clients_know_the_server_by_its_id_unless_it_has_a_domain() {
+    let check = |sets: &[&str], expected: [&str; 2]| {
+        let server = good("", sets).server;
+        assert_eq!([server.id, server.domain], expected);
+    };
+    check(&[], ["edge-1", "edge-1"]);
+    check(&["server.id=\"a\""], ["a", "a"]);
+    check(&["server.domain=\"push.example\""], ["edge-1", "push.example"]);
 }
 
 #[test]
@@ -183,7 +196,9 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     );
     let (longest, beyond) =
         (format!("\"{}\"", "x".repeat(255)), format!("\"{}\"", "x".repeat(256)));
-    check("server.id", "\"\"", &longest, &[&beyond, "\"a b\"", "\"a\\nb\""]);
+    for key in ["server.id", "server.domain"] {
+        check(key, "\"\"", &longest, &[&beyond, "\"a b\"", "\"a\\nb\""]);
+    }
 }
 
 #[test]
@@ -240,8 +255,8 @@ fn all_mistakes_are_told_at_once() {
             "--set tcp.nodelay: maybe is not a TOML value (string values must be quoted, expected \
              literal string): text needs quotes, --set 'tcp.nodelay=\"maybe\"'",
             "--set push.keys_max: 0 is out of range: 1 to 1000000",
-            "--set push.keys: unknown key `keys`, expected one of `grpc`, `frame_max`, `keys_max`, \
-             `timeout`",
+            "--set push.keys: unknown key `keys`, expected one of `grpc`, `http`, `frame_max`, \
+             `keys_max`, `timeout`",
             "--set log.level: unknown variant `loud`, expected one of `off`, `error`, `warn`, \
              `info`, `debug`, `trace`",
         ],

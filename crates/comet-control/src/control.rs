@@ -13,6 +13,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 
+use crate::api::{Api, Bodies, Node};
 use crate::grpc::{Answers, PushService};
 use crate::hub::Hub;
 use crate::monitor::Monitor;
@@ -31,19 +32,23 @@ const KEY_BYTES: usize = 256;
 pub struct Options {
     /// Addresses of the push API (`push.grpc`); port 0 takes a free one.
     pub grpc: Vec<SocketAddr>,
+    /// Addresses of goim's HTTP push API (`push.http`); port 0 takes a free one.
+    pub http: Vec<SocketAddr>,
     /// Addresses of health, metrics and stats (`monitor.stat`); port 0 takes a free one.
     pub stat: Vec<SocketAddr>,
+    /// What the HTTP push API says of this server.
+    pub node: Node,
     /// Longest body of a pushed frame, bytes.
     pub frame_max: usize,
-    /// Most keys, or users, in one call.
+    /// Most keys, users, or rooms asked about, in one call.
     pub keys_max: usize,
     /// How long a call waits for the shards before its caller is told so.
     pub call_timeout: Duration,
     /// CPUs the thread runs on; empty leaves it where the process may run.
     pub cpus: Vec<usize>,
-    /// Name of this server in metrics and stats.
+    /// Name of this server in metrics, stats and answers.
     pub server_id: String,
-    /// Version of this server in metrics and stats.
+    /// Version of this server in metrics, stats and answers.
     pub version: &'static str,
 }
 
@@ -106,6 +111,7 @@ pub struct Drained {
 /// The control thread. Dropping it without [`Control::stop`] ends the thread, too, but does not wait.
 pub struct Control {
     grpc: Vec<SocketAddr>,
+    http: Vec<SocketAddr>,
     stat: Vec<SocketAddr>,
     hub: Arc<Hub>,
     phase: watch::Sender<Phase>,
@@ -131,7 +137,16 @@ impl Control {
         reports: Inbox<Report>,
     ) -> Result<Self, StartError> {
         let (grpc, grpc_addrs) = listen("push.grpc", &options.grpc)?;
+        let (http, http_addrs) = listen("push.http", &options.http)?;
         let (stat, stat_addrs) = listen("monitor.stat", &options.stat)?;
+        for (setting, addresses) in [("push.grpc", &grpc_addrs), ("push.http", &http_addrs)] {
+            for address in exposed(addresses) {
+                log::warn!(
+                    "{setting}: {address} is not loopback, and nobody is asked who they are: \
+                     whoever reaches it may push"
+                );
+            }
+        }
         let hub = Arc::new(Hub::new(shards, wake));
         let (phase, phases) = watch::channel(Phase::Starting);
         let bounds = Bounds {
@@ -140,19 +155,29 @@ impl Control {
             timeout: options.call_timeout,
         };
         let answers = Arc::new(Answers::default());
+        let pushes = Arc::new(Pushes::new(Arc::clone(&hub), bounds));
+        let api = Api {
+            pushes: Arc::clone(&pushes),
+            answers: Arc::clone(&answers),
+            bodies: Bodies::new(bounds),
+            node: options.node,
+            server_id: options.server_id.clone(),
+            version: options.version,
+            grpc: grpc_addrs.clone(),
+            phase: phases.clone(),
+        };
         let servers = Servers {
             grpc,
+            http,
             stat,
             hub: Arc::clone(&hub),
-            push: PushService {
-                pushes: Arc::new(Pushes::new(Arc::clone(&hub), bounds)),
-                answers: Arc::clone(&answers),
-            },
+            push: PushService { pushes, answers: Arc::clone(&answers) },
             request_max: options
                 .keys_max
                 .saturating_mul(KEY_BYTES)
                 .saturating_add(options.frame_max)
                 .saturating_add(REQUEST_SLACK),
+            api,
             monitor: Monitor {
                 hub: Arc::clone(&hub),
                 answers,
@@ -168,13 +193,19 @@ impl Control {
             .spawn(move || run(cpus, servers, reports, &started))
             .map_err(StartError::Thread)?;
         outcome.recv().expect("the thread says how it started before it ends")?;
-        Ok(Self { grpc: grpc_addrs, stat: stat_addrs, hub, phase, thread })
+        Ok(Self { grpc: grpc_addrs, http: http_addrs, stat: stat_addrs, hub, phase, thread })
     }
 
     /// Where the push API is, with real ports, in the order of [`Options::grpc`].
     #[must_use]
     pub fn grpc_addrs(&self) -> &[SocketAddr] {
         &self.grpc
+    }
+
+    /// Where the HTTP push API is, with real ports, in the order of [`Options::http`].
+    #[must_use]
+    pub fn http_addrs(&self) -> &[SocketAddr] {
+        &self.http
     }
 
     /// Where health and metrics are, with real ports, in the order of [`Options::stat`].
@@ -222,6 +253,7 @@ impl fmt::Debug for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Control")
             .field("grpc", &self.grpc)
+            .field("http", &self.http)
             .field("stat", &self.stat)
             .field("phase", &*self.phase.borrow())
             .finish_non_exhaustive()
@@ -284,4 +316,23 @@ fn listen(
             open(address).map_err(|error| StartError::Listen { setting, address, error })
         })
         .collect()
+}
+
+/// Those of `addresses` that other machines may reach.
+fn exposed(addresses: &[SocketAddr]) -> impl Iterator<Item = &SocketAddr> {
+    addresses.iter().filter(|address| !address.ip().to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_not_exposed() {
+        let addresses = ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"];
+        let beyond = ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[2001:db8::1]:1"];
+        let parsed: Vec<SocketAddr> =
+            addresses.iter().chain(&beyond).map(|address| address.parse().unwrap()).collect();
+        assert_eq!(exposed(&parsed).map(ToString::to_string).collect::<Vec<_>>(), beyond);
+    }
 }

@@ -14,12 +14,12 @@ use crate::wire::goim::comet::{
     RoomsReply, RoomsReq,
 };
 
-/// How many calls were answered, by name and code.
+/// How many calls were answered, by name (over HTTP the path) and code.
 #[derive(Default)]
 pub(crate) struct Answers(Mutex<BTreeMap<(&'static str, i32), u64>>);
 
 impl Answers {
-    fn count<T>(&self, rpc: &'static str, answer: &Result<T, Status>) {
+    pub(crate) fn count<T>(&self, rpc: &'static str, answer: &Result<T, Status>) {
         let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
         *self.0.lock().expect(NO_PANIC).entry((rpc, code as i32)).or_default() += 1;
     }

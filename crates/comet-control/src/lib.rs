@@ -1,14 +1,15 @@
 //! The control thread: one tokio runtime that speaks gRPC and HTTP to the outside, and is one more
 //! peer on the mesh of shards.
 //!
-//! [`Control`] serves the push API (`goim.comet.Comet` and `comet.v1.Push`), gRPC health and
-//! reflection, and at the stat addresses `/healthz`, `/metrics` and `/stat`. Each call becomes
-//! messages to shards; their reports are added up and answered as the call's ledger. [`caller`] is the
+//! [`Control`] serves the push API over gRPC (`goim.comet.Comet` and `comet.v1.Push`) with health and
+//! reflection, the same pushes over HTTP as goim's logic does (`/goim/push/…`), and at the stat
+//! addresses `/healthz`, `/metrics` and `/stat`. Each call becomes messages to shards; their reports are added up and answered as the call's ledger. [`caller`] is the
 //! other end of the push API.
 //!
 //! **Invariant:** no other crate of the server names tokio, tonic or axum, and no shard ever waits for
 //! this thread: it takes room in their inboxes as it finds it and makes its own callers wait.
 
+mod api;
 pub mod caller;
 mod calls;
 mod control;
@@ -24,6 +25,7 @@ mod signals;
 mod status;
 mod wake;
 
+pub use api::Node;
 pub use control::{Control, Drained, Options, StartError};
 pub use signals::{Signal, Signals};
 pub use wake::ControlWake;

@@ -49,7 +49,11 @@ const FIELDS: &[Field] = &[
     counter("frames_in", "Frames read from clients.", |c| c.frames_in),
     counter("frames_ignored", "Frames from clients not authenticated yet.", |c| c.frames_ignored),
     counter("heartbeats", "Heartbeats answered.", |c| c.heartbeats),
-    counter("received", "Client messages given to logic.", |c| c.received),
+    counter(
+        "received",
+        "Client messages answered: operation 4 and those without a meaning here.",
+        |c| c.received,
+    ),
     counter("bytes_in", "Bytes read from clients.", |c| c.bytes_in),
     counter("bytes_out", "Bytes the kernel took for clients.", |c| c.bytes_out),
     counter("sends", "Sends the kernel was asked for.", |c| c.sends),
@@ -57,7 +61,7 @@ const FIELDS: &[Field] = &[
     gauge("waiting", "Deliveries in an outbox or on their way into the kernel.", |c| c.waiting),
     gauge("connections", "Connections open.", |c| c.connections),
     gauge("live", "Connections authenticated.", |c| c.live),
-    gauge("rooms", "Rooms with members, counted on each shard that has some.", |c| c.rooms),
+    gauge("rooms", "Rooms with somebody online.", |c| c.rooms),
     gauge("users", "Users with a session.", |c| c.users),
     gauge("keys", "Keys with a connection.", |c| c.keys),
 ];
@@ -140,7 +144,7 @@ impl Reading<'_> {
         let mut calls = page.family(
             "comet_calls_total",
             Kind::Counter,
-            "Calls answered, by name and gRPC code.",
+            "Calls answered, by name or path and by gRPC code.",
         );
         for (rpc, code, count) in &self.answers {
             calls.labelled(&[("rpc", rpc), ("code", &format_args!("{code:?}"))], *count);

@@ -4,6 +4,7 @@
 //! Up to the first await everything happens in one go, so calls to one key or room reach its home in
 //! the order they arrived in.
 
+use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::wire::goim::protocol::Proto;
 pub(crate) struct Bounds {
     /// Longest body of a frame, bytes.
     pub(crate) frame_max: usize,
-    /// Keys, or users, in one call.
+    /// Keys, users, or rooms asked about, in one call.
     pub(crate) keys_max: usize,
     /// How long a call may take.
     pub(crate) timeout: Duration,
@@ -149,11 +150,14 @@ impl Pushes {
         Ok(call.complete(self.bounds.timeout).await?.rooms)
     }
 
-    async fn ledger(&self, call: Result<Call<'_>, Unfinished>) -> Result<Ledger, Status> {
-        Ok(call?.complete(self.bounds.timeout).await?.tally.into())
+    /// How many connections are authenticated.
+    pub(crate) async fn live(&self) -> Result<u64, Status> {
+        let counters = snapshots(&self.hub, self.bounds.timeout).await?;
+        Ok(counters.iter().map(|(_, counters)| counters.live).sum())
     }
 
-    fn check_count(&self, what: &str, count: usize) -> Result<(), Status> {
+    /// Refuses more than [`Bounds::keys_max`] of `what`, and none.
+    pub(crate) fn check_count(&self, what: &str, count: usize) -> Result<(), Status> {
         let max = self.bounds.keys_max;
         match count {
             0 => Err(invalid(format!("no {what} is given: name at least one"))),
@@ -164,15 +168,17 @@ impl Pushes {
         }
     }
 
+    async fn ledger(&self, call: Result<Call<'_>, Unfinished>) -> Result<Ledger, Status> {
+        Ok(call?.complete(self.bounds.timeout).await?.tally.into())
+    }
+
     /// Checks and encodes the frame. `operation` is what the accept filter goes by; 0 leaves that to
     /// the frame's own.
     fn push(&self, proto: Option<Proto>, operation: i32) -> Result<Push, Status> {
         let proto = proto.ok_or_else(|| invalid("proto is missing: nothing to push"))?;
         let (length, max) = (proto.body.len(), self.bounds.frame_max);
         if length > max {
-            return Err(invalid(format!(
-                "the body has {length} bytes, more than the {max} allowed"
-            )));
+            return Err(body_too_long(length, max));
         }
         if proto.op == op::RAW {
             match count_frames(&proto.body) {
@@ -198,6 +204,10 @@ impl Pushes {
         });
         Ok(Push { operation: if operation == 0 { proto.op } else { operation }, frame })
     }
+}
+
+pub(crate) fn body_too_long(length: impl Display, max: usize) -> Status {
+    invalid(format!("the body has {length} bytes, more than the {max} allowed"))
 }
 
 /// The counters of every shard, in their order.

@@ -6,6 +6,8 @@ use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::serve::ListenerExt;
 use comet_core::Report;
 use comet_mesh::Inbox;
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +22,7 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::api::{self, Api};
 use crate::grpc::PushService;
 use crate::http;
 use crate::hub::Hub;
@@ -53,11 +56,13 @@ pub(crate) enum Phase {
 /// Everything the thread takes with it.
 pub(crate) struct Servers {
     pub(crate) grpc: Vec<StdListener>,
+    pub(crate) http: Vec<StdListener>,
     pub(crate) stat: Vec<StdListener>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) push: PushService,
     /// Longest request, bytes.
     pub(crate) request_max: usize,
+    pub(crate) api: Api,
     pub(crate) monitor: Monitor,
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -68,23 +73,21 @@ impl Servers {
     /// # Errors
     /// If the runtime refuses a listener.
     pub(crate) fn start(self, reports: Inbox<Report>) -> io::Result<impl Future<Output = ()>> {
-        let Self { grpc, stat, hub, push, request_max, monitor, phase } = self;
+        let Self { grpc, http, stat, hub, push, request_max, api, monitor, phase } = self;
         let reporter = HealthReporter::new();
         let routes = grpc_routes(push, request_max, reporter.clone());
+        let calls = api::router(api);
         let pages = http::router(monitor, phase.clone());
         let mut servers = JoinSet::new();
         for listener in grpc {
             let incoming = incoming(TcpListener::from_std(listener)?);
             servers.spawn(serve_grpc(routes.clone(), incoming, phase.clone()));
         }
-        for listener in stat {
+        let http = http.into_iter().map(|listener| (listener, &calls));
+        let stat = stat.into_iter().map(|listener| (listener, &pages));
+        for (listener, router) in http.chain(stat) {
             let listener = TcpListener::from_std(listener)?;
-            let serving =
-                axum::serve(listener, pages.clone()).with_graceful_shutdown(stopped(phase.clone()));
-            servers.spawn(async {
-                // axum's accept loop has no error to return; its signature leaves room for one.
-                let _ = serving.await;
-            });
+            servers.spawn(serve_http(router.clone(), listener, phase.clone()));
         }
         servers.spawn(report_health(reporter, phase.clone()));
         Ok(async move {
@@ -136,12 +139,16 @@ async fn serve_grpc(
     }
 }
 
+async fn serve_http(router: Router, listener: TcpListener, phase: watch::Receiver<Phase>) {
+    let incoming = listener.tap_io(no_delay);
+    // axum's accept loop has no error to return; its signature leaves room for one.
+    let _ = axum::serve(incoming, router).with_graceful_shutdown(stopped(phase)).await;
+}
+
 fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
-    TcpListenerStream::new(listener).then(async |accepted| {
-        match &accepted {
-            // A reply is one small segment; it is not to wait for the next. A socket that refuses
-            // has failed already, and the first read says so.
-            Ok(stream) => drop(stream.set_nodelay(true)),
+    TcpListenerStream::new(listener).then(async |mut accepted| {
+        match &mut accepted {
+            Ok(stream) => no_delay(stream),
             Err(error) => {
                 log::warn!("a push address could not accept: {error}");
                 sleep(ACCEPT_REST).await;
@@ -149,6 +156,12 @@ fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> 
         }
         accepted
     })
+}
+
+/// A reply is one small segment; it is not to wait for the next.
+fn no_delay(stream: &mut TcpStream) {
+    // A socket that refuses has failed already, and the first read says so.
+    let _ = stream.set_nodelay(true);
 }
 
 /// Keeps gRPC health, of the server and of both push services, in step with the phase.

@@ -60,7 +60,7 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
             let heartbeat = entry.socket.heartbeat_at.unwrap_or_default();
             (heartbeat.max(entry.accepted_at), entry.client.persona.heartbeat_ms)
         }
-        CloseReason::WriteTimeout => (entry.socket.moved_at, limits.write_ms),
+        CloseReason::WriteTimeout => (entry.socket.moved_at_least, limits.write_ms),
         CloseReason::Draining if env.is_draining => return Ok(()),
         reason if entry.client.deserves.contains(reason) => return Ok(()),
         _ => return Err(format!("peer {peer} did nothing for which {event:?} would be right")),

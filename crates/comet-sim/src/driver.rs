@@ -23,6 +23,8 @@ pub(crate) struct Driver {
     auths: Vec<(Millis, AuthRequest)>,
     /// An inbox was full.
     must_retry: bool,
+    /// Since when transmits wait that the last turns had no room for.
+    ready_since: Option<Millis>,
     /// When it last took something from its inbox.
     pub(crate) message_at: Millis,
     /// Of connections that are gone.
@@ -59,6 +61,7 @@ impl Driver {
             backlog: VecDeque::new(),
             auths: Vec::new(),
             must_retry: false,
+            ready_since: None,
             message_at: Millis(0),
             settled: Settled::default(),
         }
@@ -223,14 +226,25 @@ impl Driver {
                 delay => self.auths.push((env.now.after(delay), request)),
             }
         }
-        while let Some(transmit) = self.shard.poll_transmit() {
+        loop {
+            // A ring has room for so many sends; the others wait for the next turn.
+            if env.dice.percent(3) {
+                self.must_retry = true;
+                self.ready_since.get_or_insert(env.now);
+                break;
+            }
+            let Some(transmit) = self.shard.poll_transmit() else {
+                self.ready_since = None;
+                break;
+            };
             let slot = transmit.conn.slot;
             let peer = *self.slots.get(&slot).ok_or("a transmit for nobody")?;
             let entry = &mut env.peers[peer];
             if entry.conn != Some(transmit.conn) {
                 return Err(format!("a transmit for {:?}, which is gone", transmit.conn));
             }
-            entry.socket.transmit(transmit.bytes, env.now)?;
+            let ready_since = self.ready_since.unwrap_or(env.now);
+            entry.socket.transmit(transmit.bytes, ready_since, env.now)?;
         }
         while let Some((conn, how)) = self.shard.poll_close() {
             trace!(env, "shut {how:?} {conn:?}");

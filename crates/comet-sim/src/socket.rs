@@ -35,6 +35,8 @@ pub(crate) struct Socket {
     in_flight: Option<Vec<u8>>,
     /// When the kernel last took something of the transmit in flight.
     pub(crate) moved_at: Millis,
+    /// The same, if the transmit goes on with one that was cut and had to wait for a turn.
+    pub(crate) moved_at_least: Millis,
     /// Bytes the kernel took.
     pub(crate) taken: u64,
     /// Pushes of which the kernel took the last byte.
@@ -61,6 +63,7 @@ impl Socket {
             is_hangup_told: false,
             in_flight: None,
             moved_at: Millis(0),
+            moved_at_least: Millis(0),
             taken: 0,
             pushes_taken: 0,
             read: 0,
@@ -161,7 +164,12 @@ impl Socket {
     }
 
     /// Takes a transmit; the bytes are what they are now, whenever the kernel comes to them.
-    pub(crate) fn transmit(&mut self, bytes: &[u8], now: Millis) -> Result<(), String> {
+    pub(crate) fn transmit(
+        &mut self,
+        bytes: &[u8],
+        ready_since: Millis,
+        now: Millis,
+    ) -> Result<(), String> {
         if self.in_flight.is_some() {
             return Err("a transmit while another one is under way".to_owned());
         }
@@ -173,6 +181,7 @@ impl Socket {
         }
         self.in_flight = Some(bytes.to_vec());
         self.moved_at = now;
+        self.moved_at_least = ready_since;
         Ok(())
     }
 
@@ -195,6 +204,7 @@ impl Socket {
         self.decoder.feed(&bytes[..taken], &mut self.says)?;
         self.taken += taken as u64;
         self.moved_at = now;
+        self.moved_at_least = now;
         let is_last = |(_, says): &&(u64, Says)| matches!(says, Says::Push(stamp) if stamp.part + 1 == stamp.parts);
         self.pushes_taken += self.says.iter().skip(known).filter(is_last).count() as u64;
         Ok(Some(Ok(taken)))

@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine, SlowConsumer};
-use comet_control::{Control, ControlWake, Options};
+use comet_control::{Control, ControlWake, Node, Options};
 use comet_core::{Limits, Settings, ShardId, Transport};
 use comet_logic::Embedded;
 use comet_mesh::{EventFd, Wake, inbox};
@@ -128,8 +128,9 @@ impl App {
             peers.push(sender);
             inboxes.push((inbox, bell));
         }
-        let control = Control::start(options(config), wake, peers.clone(), reports)
-            .map_err(StartError::Control)?;
+        let options = options(config, &tcp, &websocket);
+        let control =
+            Control::start(options, wake, peers.clone(), reports).map_err(StartError::Control)?;
 
         let mut app = Self {
             control,
@@ -192,6 +193,12 @@ impl App {
         self.control.grpc_addrs()
     }
 
+    /// Addresses of the HTTP push API.
+    #[must_use]
+    pub fn http_addrs(&self) -> &[SocketAddr] {
+        self.control.http_addrs()
+    }
+
     /// Addresses of health and metrics.
     #[must_use]
     pub fn stat_addrs(&self) -> &[SocketAddr] {
@@ -233,6 +240,7 @@ impl App {
         );
         log::info!("tcp {:?}, websocket {:?}", self.tcp, self.websocket);
         log::info!("push {:?}, stat {:?}", self.grpc_addrs(), self.stat_addrs());
+        log::info!("http push {:?}", self.http_addrs());
         log::warn!(
             "embedded logic takes every token at its word: whoever connects says who they are"
         );
@@ -265,10 +273,17 @@ fn listen(
     Ok(bound)
 }
 
-fn options(config: &Config) -> Options {
+fn options(config: &Config, tcp: &[SocketAddr], websocket: &[SocketAddr]) -> Options {
     Options {
         grpc: config.push.grpc.clone(),
+        http: config.push.http.clone(),
         stat: config.monitor.stat.clone(),
+        node: Node {
+            domain: config.server.domain.clone(),
+            tcp: tcp.to_vec(),
+            websocket: websocket.to_vec(),
+            heartbeat: config.protocol.heartbeat,
+        },
         frame_max: config.push.frame_max,
         keys_max: config.push.keys_max,
         call_timeout: config.push.timeout,

@@ -1,9 +1,10 @@
 //! A control thread whose shards are played by the test: it takes each message and answers it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_control::{Control, ControlWake, Options};
+use comet_control::{Control, ControlWake, Node, Options};
 use comet_core::{CallId, Counters, Message, Report, ShardId, Tally};
 use comet_mesh::{Inbox, Sender, Wake, inbox};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,7 +24,14 @@ pub(crate) const ROOMY: usize = 1_024;
 pub(crate) fn options(call_timeout: Duration) -> Options {
     Options {
         grpc: vec!["127.0.0.1:0".parse().unwrap()],
+        http: vec!["127.0.0.1:0".parse().unwrap()],
         stat: vec!["127.0.0.1:0".parse().unwrap()],
+        node: Node {
+            domain: "push.example".to_owned(),
+            tcp: vec!["192.0.2.1:8080".parse().unwrap(), "192.0.2.2:8081".parse().unwrap()],
+            websocket: vec!["192.0.2.1:8090".parse().unwrap()],
+            heartbeat: Duration::from_secs(300),
+        },
         frame_max: 256,
         keys_max: 8,
         call_timeout,
@@ -79,17 +87,29 @@ impl Fake {
 
     /// Status, content type and body of a page at the stat address.
     pub(crate) async fn page(&self, path: &str) -> (u16, String, String) {
-        let mut stream = TcpStream::connect(self.control.stat_addrs()[0]).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let (status, head, body) = exchange(self.control.stat_addrs()[0], request.as_bytes()).await;
         let content_type =
             head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default();
-        (status, content_type.to_owned(), body.to_owned())
+        (status, content_type.to_owned(), body)
     }
+}
+
+/// Sends `request`, which asks for the connection to be closed, and takes its answer apart: status, head
+/// and body.
+pub(crate) async fn exchange(address: SocketAddr, request: &[u8]) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    answer(&mut stream).await
+}
+
+/// Reads an answer to its end.
+pub(crate) async fn answer(stream: &mut TcpStream) -> (u16, String, String) {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head.to_owned(), body.to_owned())
 }
 
 #[derive(Default)]

@@ -132,6 +132,10 @@ fn a_start_that_cannot_work_says_why() {
         format!("push.grpc: cannot listen at {address}: Address already in use (os error 98)")
     );
     assert_eq!(
+        check(&|options| options.http = vec![address]).to_string(),
+        format!("push.http: cannot listen at {address}: Address already in use (os error 98)")
+    );
+    assert_eq!(
         check(&|options| options.stat = vec![address]).to_string(),
         format!("monitor.stat: cannot listen at {address}: Address already in use (os error 98)")
     );

@@ -2,6 +2,8 @@
 
 mod fake;
 mod http;
+mod http_body;
+mod http_push;
 mod lifecycle;
 mod overload;
 mod push;

@@ -1,6 +1,7 @@
 //! The shard: one core's connections, rooms and homes, as one state machine.
 //!
-//! After any number of `handle_*` calls the driver polls, each until it gives nothing more:
+//! A turn of the driver begins with [`Shard::handle_time`]: deadlines count from the time told last.
+//! After any number of other `handle_*` calls it polls, each until it gives nothing more:
 //! [`Shard::poll_auth`], [`Shard::poll_transmit`], [`Shard::poll_close`], [`Shard::poll_message`] for
 //! each peer, [`Shard::poll_report`], [`Shard::poll_closed`]; then it sleeps no longer than
 //! [`Shard::poll_timeout`] says.

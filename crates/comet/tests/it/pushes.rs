@@ -115,16 +115,16 @@ fn the_client_takes_a_batch_apart() {
 
 #[test]
 fn accepted_operations_filter_keys_users_and_broadcasts_but_not_rooms() {
-    check_filter(&[], queued(1));
+    check_filter(&[], &queued(1));
 }
 
 #[test]
 fn with_filter_rooms_they_filter_rooms_too() {
-    check_filter(&["protocol.filter_rooms=true"], dropped(queued(0), "filtered", 1));
+    check_filter(&["protocol.filter_rooms=true"], &dropped(queued(0), "filtered", 1));
 }
 
 /// `room`: what a push with an operation that is not accepted does in a room.
-fn check_filter(sets: &[&str], room: Ledger) {
+fn check_filter(sets: &[&str], room: &Ledger) {
     let token = r#"{"mid":42,"key":"k","room_id":"r","accepts":[1000,1001]}"#;
     for transport in BOTH {
         let server = Server::start(sets);
@@ -136,7 +136,7 @@ fn check_filter(sets: &[&str], room: Ledger) {
                 assert_eq!(server.push(to, operation, b"accepted"), queued(1), "{to:?}");
                 assert_eq!(received(&mut client), b"accepted");
             }
-            let expected = if matches!(to, To::Room(_)) { &room } else { &filtered };
+            let expected = if matches!(to, To::Room(_)) { room } else { &filtered };
             assert_eq!(server.push(to, 5, b"other"), *expected, "{to:?}");
         }
         server.push(To::All, 1000, b"end");

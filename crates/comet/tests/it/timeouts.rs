@@ -62,7 +62,8 @@ fn who_is_silent_past_the_handshake_timeout_is_told_and_closed() {
     assert_eq!(received(&mut healthy), b"still there");
 }
 
-/// Nothing came in time; a read with a timeout is not restarted after a signal.
+/// Nothing came in time. A read with a timeout is not restarted when the kernel interrupts its thread,
+/// as it does to clean up after the ring that probed the machine.
 fn is_silence(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

@@ -1,0 +1,121 @@
+//! Deadlines on a clock that is moved by hand: never early, and late by two ticks at most.
+
+use comet_core::limits::TICK_MS;
+use comet_core::{CloseHow, CloseReason, ConnId, Limits, Transport};
+
+use crate::rig::{Rig, UPGRADE, frame};
+
+fn limits() -> Limits {
+    Limits {
+        handshake_ms: 1_000,
+        heartbeat_ms: 3_000,
+        write_ms: 700,
+        linger_ms: 400,
+        ..Limits::default()
+    }
+}
+
+/// Until `limit_ms` after `since` the connection lives; two ticks later it is closed for `reason`.
+fn check(rig: &mut Rig, conn: ConnId, since: u64, limit_ms: u32, reason: CloseReason) {
+    let limit = since + u64::from(limit_ms);
+    rig.pass(limit - 1 - rig.now());
+    assert!(!rig.is_closed(conn), "{reason:?} is early");
+    rig.pass(2 * TICK_MS + 1);
+    assert_eq!(rig.reason(conn), reason);
+}
+
+#[test]
+fn the_handshake_has_its_time() {
+    for offset in [0, 1, 49, 50, 77] {
+        for said in [&b""[..], UPGRADE, &UPGRADE[..20]] {
+            let mut rig = Rig::new(1, limits());
+            rig.pass(offset);
+            let conn = rig.connect(0, Transport::WebSocket);
+            rig.pass(300);
+            rig.feed(conn, said);
+            check(&mut rig, conn, offset, 1_000, CloseReason::HandshakeTimeout);
+        }
+        let mut rig = Rig::new(1, limits());
+        rig.pass(offset);
+        let conn = rig.connect(0, Transport::Tcp);
+        rig.feed(conn, &frame(2, 1, b""));
+        check(&mut rig, conn, offset, 1_000, CloseReason::HandshakeTimeout);
+        assert_eq!(rig.take(conn), frame(6, 0, b"handshake_timeout"));
+    }
+}
+
+#[test]
+fn only_a_heartbeat_moves_the_heartbeats_deadline() {
+    let mut rig = Rig::new(1, limits());
+    let conn = rig.join(0, "7/k/r/");
+    for _ in 0..3 {
+        rig.pass(2_900);
+        assert_eq!(rig.ask(conn, &frame(2, 1, b"")).len(), 20);
+    }
+    let since = rig.now();
+    rig.pass(2_000);
+    rig.ask(conn, &frame(4, 1, b"not a heartbeat"));
+    check(&mut rig, conn, since, 3_000, CloseReason::HeartbeatTimeout);
+    assert_eq!(rig.take(conn), frame(6, 0, b"heartbeat_timeout"));
+    assert_eq!(rig.shards[0].keys().count(), 0);
+}
+
+#[test]
+fn who_takes_nothing_is_closed_though_it_heartbeats() {
+    for offset in [0, 1, 49] {
+        let mut rig = Rig::new(1, limits());
+        let conn = rig.join(0, "7/k/r/");
+        rig.pass(offset);
+        rig.allow(conn, Some(3));
+        rig.push_room("r", 5, b"for the eyes of nobody");
+        let since = rig.now();
+        for _ in 0..3 {
+            rig.pass(200);
+            rig.feed(conn, &frame(2, 1, b""));
+        }
+        check(&mut rig, conn, since, 700, CloseReason::WriteTimeout);
+        assert_eq!(rig.shut(conn), Some(CloseHow::Both));
+        let counters = rig.shards[0].counters();
+        assert_eq!((counters.sent, counters.lost, counters.waiting), (0, 1, 0));
+    }
+}
+
+#[test]
+fn who_takes_a_little_now_and_then_is_not() {
+    let mut rig = Rig::new(1, limits());
+    let conn = rig.join(0, "7/k/r/");
+    rig.allow(conn, Some(0));
+    rig.push_room("r", 5, b"slowly");
+    for _ in 0..22 {
+        rig.pass(600);
+        rig.feed(conn, &frame(2, 1, b""));
+        rig.take(conn);
+        rig.allow(conn, Some(1));
+    }
+    assert!(!rig.is_closed(conn));
+    assert_eq!(rig.shards[0].counters().sent, 1);
+}
+
+#[test]
+fn a_goodbye_that_is_not_answered_ends() {
+    let mut rig = Rig::new(1, limits());
+    let conn = rig.join(0, "7/k/r/");
+    rig.feed(conn, &frame(9, 1, b""));
+    assert_eq!(rig.shut(conn), Some(CloseHow::Write));
+    rig.pass(399);
+    assert_eq!(rig.shut(conn), Some(CloseHow::Write));
+    rig.pass(1 + 2 * TICK_MS);
+    assert_eq!(rig.shut(conn), Some(CloseHow::Both));
+}
+
+#[test]
+fn nothing_is_due_when_nobody_is_there() {
+    let mut rig = Rig::new(1, limits());
+    assert_eq!(rig.shards[0].poll_timeout(), None);
+    let conn = rig.join(0, "7/k/r/");
+    assert!(rig.shards[0].poll_timeout().is_some());
+    rig.hang_up(conn);
+    rig.take(conn);
+    rig.pass(1_000);
+    assert_eq!(rig.shards[0].poll_timeout(), None);
+}

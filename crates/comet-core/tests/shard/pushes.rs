@@ -1,0 +1,130 @@
+//! Pushes in the corners: cut sends, crowded rooms, the drain.
+
+use comet_core::{
+    CloseHow, CloseReason, DropReason, Limits, Message, Report, ShardId, SlowConsumer, Transport,
+};
+use comet_proto::op;
+
+use crate::rig::{Rig, UPGRADE, frame, key_at, masked, plain, room_at};
+
+#[test]
+fn a_batch_is_the_inner_frames_on_tcp_and_one_message_on_websocket() {
+    let mut rig = Rig::new(1, Limits::default());
+    let tcp = rig.join(0, "/tcp/r/");
+    let websocket = rig.connect(0, Transport::WebSocket);
+    rig.ask(websocket, &[UPGRADE, &masked(0x82, &frame(7, 1, b"/ws/r/"))].concat());
+    let batch = [frame(5, 0, b"one"), frame(5, 0, b"two")].concat();
+    assert_eq!(rig.push_room("r", op::RAW, &batch).queued, 2);
+    assert_eq!(rig.take(tcp), batch);
+    assert_eq!(rig.take(websocket), plain(0x82, &frame(op::RAW, 0, &batch)));
+}
+
+#[test]
+fn a_send_that_was_cut_is_lost_with_its_connection() {
+    let mut rig = Rig::new(1, Limits::default());
+    let conn = rig.join(0, "/k//");
+    rig.allow(conn, Some(0));
+    for body in [b"1", b"2"] {
+        rig.push_keys(&["k"], 5, body);
+    }
+    rig.hang_up_amid(conn, 5);
+    let counters = rig.shards[0].counters();
+    assert_eq!((counters.sent, counters.lost, counters.waiting), (0, 2, 0));
+    assert_eq!(counters.connections, 0);
+}
+
+#[test]
+fn who_waits_for_a_room_may_leave_it_in_the_same_breath() {
+    let mut rig = Rig::new(2, Limits::default());
+    let room = room_at(1);
+    let conns = [0, 0].map(|shard| rig.join(shard, "///"));
+    rig.held.insert((1, 0));
+    for conn in conns {
+        rig.feed(conn, &[frame(12, 1, room.as_bytes()), frame(12, 2, b"other")].concat());
+    }
+    rig.held.clear();
+    rig.run();
+    for conn in conns {
+        assert_eq!(rig.take(conn), [frame(13, 1, b""), frame(13, 2, b"")].concat());
+    }
+    assert_eq!(rig.push_room(&room, 5, b"").matched, 0);
+    assert_eq!(rig.push_room("other", 5, b"").queued, 2);
+}
+
+#[test]
+fn a_push_too_large_for_any_outbox_pushes_nobody_out() {
+    let limits =
+        Limits { outbox_bytes: 100, slow_consumer: SlowConsumer::DropOldest, ..Limits::default() };
+    let mut rig = Rig::new(1, limits);
+    let conn = rig.join(0, "/k//");
+    rig.allow(conn, Some(0));
+    for body in [b"1", b"2"] {
+        rig.push_keys(&["k"], 5, body);
+    }
+    let tally = rig.push_keys(&["k"], 5, &[0; 100]);
+    assert_eq!(tally.dropped[DropReason::OutboxFull as usize], 1);
+    rig.allow(conn, None);
+    assert_eq!(rig.take(conn), [frame(5, 0, b"1"), frame(5, 0, b"2")].concat());
+}
+
+#[test]
+fn nothing_overtakes_the_reply_to_the_token() {
+    let mut rig = Rig::new(2, Limits::default());
+    let room = room_at(1);
+    let conn = rig.connect(0, Transport::Tcp);
+    rig.held.insert((1, 0));
+    // Its key has its home here; its room's home is not heard.
+    let key = key_at(0);
+    rig.feed(conn, &frame(7, 1, format!("/{key}/{room}/").as_bytes()));
+    let tally = rig.push_keys(&[&key], 5, b"early");
+    assert_eq!(tally.dropped[DropReason::NotReady as usize], 1);
+    rig.push_room(&room, 5, b"for members");
+    assert_eq!(rig.take(conn), b"");
+    rig.held.clear();
+    rig.run();
+    assert_eq!(rig.take(conn), [frame(8, 1, b""), frame(5, 0, b"for members")].concat());
+}
+
+#[test]
+fn a_full_mesh_drops_pushes_and_counts_them() {
+    let mut rig = Rig::new(2, Limits { mesh_backlog: 2, ..Limits::default() });
+    let room = room_at(1);
+    let conn = rig.join(0, &format!("//{room}/"));
+    rig.held.insert((1, 0));
+    for _ in 0..2 {
+        assert_eq!(rig.push_room(&room, 5, b"waits").matched, 0);
+    }
+    let tally = rig.push_room(&room, 5, b"dropped");
+    assert_eq!((tally.matched, tally.dropped[DropReason::MeshFull as usize]), (1, 1));
+    rig.held.clear();
+    rig.run();
+    assert_eq!(rig.take(conn), [frame(5, 0, b"waits"), frame(5, 0, b"waits")].concat());
+}
+
+#[test]
+fn a_drain_says_goodbye_and_reports_once() {
+    let mut rig = Rig::new(1, Limits::default());
+    let tcp = rig.join(0, "/tcp//");
+    let websocket = rig.connect(0, Transport::WebSocket);
+    rig.ask(websocket, &[UPGRADE, &masked(0x82, &frame(7, 1, b"/ws//"))].concat());
+    let silent = rig.connect(0, Transport::Tcp);
+    rig.send(ShardId(0), Message::Drain);
+    rig.send(ShardId(0), Message::Drain);
+    assert_eq!(rig.take(tcp), frame(6, 0, b"draining"));
+    let goodbye = [plain(0x82, &frame(6, 0, b"draining")), plain(0x88, b"\x03\xe9draining")];
+    assert_eq!(rig.take(websocket), goodbye.concat());
+    for conn in [tcp, websocket, silent] {
+        assert_eq!(rig.reason(conn), CloseReason::Draining);
+        assert_eq!(rig.shut(conn), Some(CloseHow::Write));
+    }
+    assert_eq!(rig.shards[0].handle_accept(Transport::Tcp), None);
+    rig.hang_up(tcp);
+    rig.hang_up(websocket);
+    let drained = |rig: &Rig| {
+        rig.reports.iter().filter(|report| matches!(report, Report::Drained { .. })).count()
+    };
+    assert_eq!(drained(&rig), 0);
+    rig.take(silent);
+    rig.pass(2_100);
+    assert_eq!(drained(&rig), 1);
+}

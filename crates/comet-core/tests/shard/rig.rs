@@ -1,0 +1,346 @@
+//! A few shards with plain queues for sockets and mesh, and a clock that stands until it is moved.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use comet_core::{
+    Accepts, CallId, CloseHow, CloseReason, ClosedEvent, ConnId, Hangup, Identity, Limits, Message,
+    Millis, Push, Report, Settings, Shard, ShardId, Tally, Transport, home_of_key, home_of_room,
+    home_of_user,
+};
+use comet_proto::{Encoded, Frame, op};
+
+/// Opens a WebSocket at the default path; the key is the example of RFC 6455 1.3.
+pub(crate) const UPGRADE: &[u8] = b"GET /sub HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n\
+    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+#[derive(Default)]
+struct Wire {
+    output: Vec<u8>,
+    in_flight: Option<Vec<u8>>,
+    /// Takes so many bytes more; `None` is no end of them.
+    room: Option<usize>,
+    shut: Option<CloseHow>,
+}
+
+pub(crate) struct Rig {
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) reports: Vec<Report>,
+    /// Messages from one shard to another stay where they are.
+    pub(crate) held: BTreeSet<(u16, u16)>,
+    now: u64,
+    wires: BTreeMap<ConnId, Wire>,
+    closed: BTreeMap<ConnId, ClosedEvent>,
+    last_call: u64,
+}
+
+impl Rig {
+    pub(crate) fn new(shards: u16, limits: Limits) -> Self {
+        let limits = Arc::new(limits);
+        let settings = |shard| Settings {
+            shard: ShardId(shard),
+            shards,
+            limits: Arc::clone(&limits),
+            hash_seed: 7,
+        };
+        Self {
+            shards: (0..shards).map(|shard| Shard::new(&settings(shard), Millis(0))).collect(),
+            reports: Vec::new(),
+            held: BTreeSet::new(),
+            now: 0,
+            wires: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            last_call: 0,
+        }
+    }
+
+    // ---- clients -------------------------------------------------------------------------------
+
+    pub(crate) fn connect(&mut self, shard: u16, transport: Transport) -> ConnId {
+        let conn = self.shards[usize::from(shard)].handle_accept(transport).expect("has room");
+        self.wires.insert(conn, Wire::default());
+        conn
+    }
+
+    /// A TCP client that has read the reply to its token; see [`identity`] for the token.
+    pub(crate) fn join(&mut self, shard: u16, token: &str) -> ConnId {
+        let conn = self.connect(shard, Transport::Tcp);
+        self.feed(conn, &frame(op::AUTH, 1, token.as_bytes()));
+        assert_eq!(self.take(conn), frame(op::AUTH_REPLY, 1, b""), "{token}");
+        conn
+    }
+
+    pub(crate) fn feed(&mut self, conn: ConnId, bytes: &[u8]) {
+        self.shard(conn).handle_recv(conn, bytes);
+        self.run();
+    }
+
+    /// The client's answer to a request.
+    pub(crate) fn ask(&mut self, conn: ConnId, request: &[u8]) -> Vec<u8> {
+        self.feed(conn, request);
+        self.take(conn)
+    }
+
+    /// What the client was sent since it was looked at last.
+    pub(crate) fn take(&mut self, conn: ConnId) -> Vec<u8> {
+        self.wires.get_mut(&conn).map(|wire| std::mem::take(&mut wire.output)).unwrap_or_default()
+    }
+
+    /// From now on the client's kernel takes `room` bytes more.
+    pub(crate) fn allow(&mut self, conn: ConnId, room: Option<usize>) {
+        self.wires.get_mut(&conn).expect("connected").room = room;
+        self.run();
+    }
+
+    pub(crate) fn hang_up(&mut self, conn: ConnId) {
+        self.shard(conn).handle_hangup(conn, Hangup::Eof);
+        self.run();
+    }
+
+    /// Cuts the send under way after `bytes` and hangs up before it can be resumed.
+    pub(crate) fn hang_up_amid(&mut self, conn: ConnId, bytes: usize) {
+        let wire = self.wires.get_mut(&conn).expect("connected");
+        assert!(wire.in_flight.take().is_some_and(|sending| bytes < sending.len()));
+        self.shard(conn).handle_sent(conn, bytes);
+        self.hang_up(conn);
+    }
+
+    /// Why the connection was closed; panics while it is not.
+    pub(crate) fn reason(&self, conn: ConnId) -> CloseReason {
+        self.closed.get(&conn).map(|event| event.reason).expect("closed")
+    }
+
+    pub(crate) fn is_closed(&self, conn: ConnId) -> bool {
+        self.closed.contains_key(&conn)
+    }
+
+    /// Which sides of its socket are shut.
+    pub(crate) fn shut(&self, conn: ConnId) -> Option<CloseHow> {
+        self.wires.get(&conn).map_or(Some(CloseHow::Both), |wire| wire.shut)
+    }
+
+    // ---- control -------------------------------------------------------------------------------
+
+    /// Pushes to keys, each by way of its home, in the order given.
+    pub(crate) fn push_keys(&mut self, keys: &[&str], operation: i32, body: &[u8]) -> Tally {
+        let call = self.call();
+        let push = push(operation, body);
+        let shards = self.shards.len() as u16;
+        for home in (0..shards).map(ShardId) {
+            let here = keys.iter().filter(|key| home_of_key(key, shards) == home);
+            let keys: Vec<Box<str>> = here.map(|key| (*key).into()).collect();
+            let push = push.clone();
+            self.send(home, Message::PushKeys { call, keys, push });
+        }
+        self.tally(call)
+    }
+
+    pub(crate) fn push_user(&mut self, user: i64, operation: i32, body: &[u8]) -> Tally {
+        let call = self.call();
+        let home = home_of_user(user, self.shards.len() as u16);
+        let push = push(operation, body);
+        self.send(home, Message::PushUsers { call, users: vec![user], push });
+        self.tally(call)
+    }
+
+    pub(crate) fn push_room(&mut self, room: &str, operation: i32, body: &[u8]) -> Tally {
+        let call = self.call();
+        let home = home_of_room(room, self.shards.len() as u16);
+        self.send(home, Message::PushRoom { call, room: room.into(), push: push(operation, body) });
+        self.tally(call)
+    }
+
+    pub(crate) fn push_all(&mut self, operation: i32, body: &[u8], speed: Option<u32>) -> Tally {
+        let call = self.call();
+        let (push, speed) = (push(operation, body), speed.and_then(NonZeroU32::new));
+        for shard in (0..self.shards.len() as u16).map(ShardId) {
+            self.send(shard, Message::Broadcast { call, push: push.clone(), speed });
+        }
+        self.tally(call)
+    }
+
+    pub(crate) fn send(&mut self, shard: ShardId, message: Message) {
+        self.shards[usize::from(shard.0)].handle_message(message);
+        self.run();
+    }
+
+    /// The sum of the tallies of `call`.
+    pub(crate) fn tally(&self, call: CallId) -> Tally {
+        let mut sum = Tally::default();
+        for report in &self.reports {
+            if let Report::Tally { call: of, tally, .. } | Report::Part { call: of, tally } = report
+                && *of == call
+            {
+                sum += *tally;
+            }
+        }
+        sum
+    }
+
+    fn call(&mut self) -> CallId {
+        self.last_call += 1;
+        CallId(self.last_call)
+    }
+
+    // ---- time and the driver -------------------------------------------------------------------
+
+    pub(crate) fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Lets `millis` pass, and wakes each shard when it asked to be woken, and not before.
+    pub(crate) fn pass(&mut self, millis: u64) {
+        let end = self.now + millis;
+        loop {
+            let due = self.shards.iter().filter_map(Shard::poll_timeout).min();
+            let next = due.map_or(end, |due| due.0.max(self.now + 1).min(end));
+            self.now = next;
+            for shard in &mut self.shards {
+                shard.handle_time(Millis(next));
+            }
+            self.run();
+            if next == end {
+                return;
+            }
+        }
+    }
+
+    /// Carries everything to where it goes, until nothing moves.
+    pub(crate) fn run(&mut self) {
+        let mut moved = true;
+        while moved {
+            moved = false;
+            for index in 0..self.shards.len() {
+                moved |= self.turn(index);
+            }
+        }
+    }
+
+    fn turn(&mut self, index: usize) -> bool {
+        let mut moved = false;
+        let shard = &mut self.shards[index];
+        while let Some(request) = shard.poll_auth() {
+            shard.handle_auth(request.conn, identity(&request.token));
+            moved = true;
+        }
+        while let Some(transmit) = shard.poll_transmit() {
+            let wire = self.wires.get_mut(&transmit.conn).expect("a transmit for somebody");
+            assert!(wire.in_flight.is_none() && wire.shut.is_none() && !transmit.bytes.is_empty());
+            wire.in_flight = Some(transmit.bytes.to_vec());
+        }
+        while let Some((conn, how)) = shard.poll_close() {
+            self.wires.get_mut(&conn).expect("a close for somebody").shut = Some(how);
+        }
+        while let Some(event) = shard.poll_closed() {
+            assert!(self.closed.insert(event.conn, event).is_none(), "closed once");
+        }
+        self.reports.extend(std::iter::from_fn(|| shard.poll_report()));
+        moved |= self.complete_sends(index);
+        for peer in (0..self.shards.len()).filter(|peer| *peer != index) {
+            if self.held.contains(&(index as u16, peer as u16)) {
+                continue;
+            }
+            while let Some(message) = self.shards[index].poll_message(ShardId(peer as u16)) {
+                self.shards[peer].handle_message(message);
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    fn complete_sends(&mut self, index: usize) -> bool {
+        let shard = &mut self.shards[index];
+        let mut moved = false;
+        let mine = |conn: &ConnId| usize::from(conn.shard.0) == index;
+        for (&conn, wire) in self.wires.iter_mut().filter(|(conn, _)| mine(conn)) {
+            let Some(bytes) = &wire.in_flight else { continue };
+            let taken = bytes.len().min(wire.room.unwrap_or(usize::MAX));
+            if taken > 0 {
+                wire.output.extend(&bytes[..taken]);
+                wire.room = wire.room.map(|room| room - taken);
+                shard.handle_sent(conn, taken);
+            } else if wire.shut == Some(CloseHow::Both) {
+                shard.handle_send_failed(conn, 32);
+            } else {
+                continue;
+            }
+            wire.in_flight = None;
+            moved = true;
+        }
+        let gone = |wire: &Wire| wire.shut == Some(CloseHow::Both) && wire.in_flight.is_none();
+        self.wires.retain(|conn, wire| {
+            let goes = mine(conn) && gone(wire) && wire.output.is_empty();
+            if goes {
+                shard.handle_gone(*conn);
+                moved = true;
+            }
+            !goes
+        });
+        moved
+    }
+
+    fn shard(&mut self, conn: ConnId) -> &mut Shard {
+        &mut self.shards[usize::from(conn.shard.0)]
+    }
+}
+
+pub(crate) fn frame(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = (16 + body.len() as u32).to_be_bytes().to_vec();
+    bytes.extend([0, 16, 0, 1]);
+    bytes.extend(operation.to_be_bytes());
+    bytes.extend(sequence.to_be_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// A WebSocket frame of a client, with the example mask of RFC 6455 5.7. The payload is short.
+pub(crate) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [0x37, 0xfa, 0x21, 0x3d];
+    assert!(payload.len() < 126);
+    let mut bytes = vec![first, 0x80 | payload.len() as u8];
+    bytes.extend(mask);
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
+}
+
+/// A WebSocket frame of the server. The payload is short.
+pub(crate) fn plain(first: u8, payload: &[u8]) -> Vec<u8> {
+    assert!(payload.len() < 126);
+    [&[first, payload.len() as u8], payload].concat()
+}
+
+pub(crate) fn push(operation: i32, body: &[u8]) -> Push {
+    let frame = Frame { version: 1, operation, sequence: 0, body };
+    Push { operation, frame: Encoded::frame(&frame) }
+}
+
+/// A key whose home is shard `home` of two.
+pub(crate) fn key_at(home: u16) -> String {
+    let mut keys = (0..).map(|number| format!("k{number}"));
+    keys.find(|key| home_of_key(key, 2).0 == home).expect("half of all keys")
+}
+
+/// A room whose home is shard `home` of two.
+pub(crate) fn room_at(home: u16) -> String {
+    let mut rooms = (0..).map(|number| format!("r{number}"));
+    rooms.find(|room| home_of_room(room, 2).0 == home).expect("half of all rooms")
+}
+
+/// `user/key/room/operations`, any of them empty; `no` is refused.
+fn identity(token: &[u8]) -> Result<Identity, String> {
+    let text = std::str::from_utf8(token).expect("tokens here are text");
+    let [user, key, room, operations] = text.split('/').collect::<Vec<_>>()[..] else {
+        return Err("no such token".to_owned());
+    };
+    let name = |name: &str| (!name.is_empty()).then(|| name.into());
+    let listed = || operations.split(',').map(|operation| operation.parse().unwrap()).collect();
+    Ok(Identity {
+        user: user.parse().unwrap_or(0),
+        key: name(key),
+        room: name(room),
+        accepts: if operations.is_empty() { Accepts::All } else { Accepts::Only(listed()) },
+        heartbeat_ms: None,
+    })
+}
