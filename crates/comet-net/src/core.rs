@@ -89,7 +89,8 @@ pub struct Core {
 }
 
 impl Core {
-    /// Starts the thread. Once its listeners accept, or when it cannot, it says so on `ready`.
+    /// Starts the thread. Once its listeners accept, or when it cannot, it says so on `ready`. If it
+    /// does not even get as far as that, `ready` is dropped, and [`Core::stop`] says why.
     ///
     /// # Errors
     /// If the CPU is not there or the kernel starts no thread.
@@ -113,10 +114,13 @@ impl Core {
                     Ok(driver) => {
                         // The starter may have given up on another core's failure.
                         let _ = ready.send(Ok(shard));
+                        // While one is kept, the starter cannot see that nobody else will speak.
+                        drop(ready);
                         driver.run().await;
                     }
                     Err(error) => {
-                        let _ = ready.send(Err(failed(explain(&error))));
+                        let cause = format!("its ring cannot be set up: {}", explain(&error));
+                        let _ = ready.send(Err(failed(cause)));
                     }
                 }
             })
@@ -131,7 +135,7 @@ impl Core {
     pub fn stop(self) -> Result<(), String> {
         self.stop.store(true, Ordering::Release);
         self.bell.wake();
-        self.thread.join().map_err(|error| error.to_string())
+        self.thread.join().map_err(|error| explain(&error.into()))
     }
 }
 
@@ -141,6 +145,13 @@ impl fmt::Debug for Core {
     }
 }
 
+/// Newer kernels (6.18 is one, 6.1 is not) count the rings themselves as locked memory.
 fn explain(error: &io::Error) -> String {
-    format!("its ring cannot be set up: {error}; a smaller limits.ring_entries may help")
+    match error.kind() {
+        io::ErrorKind::OutOfMemory => "no locked memory is left: raise the limit (ulimit -l, or \
+             LimitMEMLOCK= in a systemd unit) to 1 MiB a core and more, or lower \
+             limits.ring_entries"
+            .to_owned(),
+        _ => error.to_string(),
+    }
 }

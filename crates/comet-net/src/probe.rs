@@ -57,7 +57,9 @@ fn explain_ring(error: &io::Error) -> String {
         }
         Some(libc::ENOSYS) => "the kernel was built without io_uring: use one that has it".into(),
         Some(libc::ENOMEM) => {
-            "io_uring got no memory: raise the locked-memory limit (ulimit -l) to 8192 KiB".into()
+            "io_uring got no locked memory: raise the limit (ulimit -l, or LimitMEMLOCK= in a \
+             systemd unit) to 1 MiB a core and more"
+                .into()
         }
         _ => format!("io_uring cannot be set up: {error}"),
     }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine, SlowConsumer};
@@ -163,11 +164,15 @@ impl App {
                 Err(error) => return Err(app.give_up(StartError::Core(error))),
             }
         }
+        drop(ready);
         for _ in 0..count {
             match is_ready.recv_timeout(START_TIMEOUT) {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(app.give_up(StartError::Core(error))),
-                Err(_) => return Err(app.give_up(StartError::Silent)),
+                Err(RecvTimeoutError::Timeout) => return Err(app.give_up(StartError::Silent)),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(app.explain_end(&config.server.cores));
+                }
             }
         }
         app.control.set_ready();
@@ -212,22 +217,33 @@ impl App {
     #[must_use]
     pub fn drain(self) -> Ended {
         let drained = self.control.drain(self.drain_timeout);
-        self.stop();
+        if let Err((shard, cause)) = self.stop() {
+            panic!("core {} failed: {cause}", shard.0);
+        }
         Ended { drained: drained.done, cores: drained.shards }
     }
 
-    fn stop(self) {
-        for core in self.cores {
-            if let Err(error) = core.stop() {
-                panic!("a core failed: {error}");
-            }
+    /// Ends everything; says which core had failed, and why.
+    fn stop(self) -> Result<(), (ShardId, String)> {
+        let mut ended = Ok(());
+        for (index, core) in (0..).zip(self.cores) {
+            ended = ended.and(core.stop().map_err(|cause| (ShardId(index), cause)));
         }
         self.control.stop();
+        ended
     }
 
     fn give_up(self, error: StartError) -> StartError {
-        self.stop();
+        // A core that failed beside it would only say the same.
+        let _ = self.stop();
         error
+    }
+
+    /// A core ended before it could speak.
+    fn explain_end(self, cpus: &[usize]) -> StartError {
+        let (shard, cause) = self.stop().expect_err("only a core that failed says nothing");
+        let cpu = Some(cpus[usize::from(shard.0)]);
+        StartError::Core(comet_net::StartError { shard, cpu, cause })
     }
 
     fn announce(&self, config: &Config, limits: &Limits) {

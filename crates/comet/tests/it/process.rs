@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::peer::{Goodbye, Peer, UPGRADE, frame_with};
 use crate::support::{
-    FREE_PORTS, Metrics, PATIENCE, To, dropped, get, push, queued, two_cores, until,
+    FREE_PORTS, Metrics, PATIENCE, Permit, To, dropped, get, push, queued, two_cores, until,
 };
 
 fn comet(arguments: &[&str]) -> Command {
@@ -84,16 +84,18 @@ struct Server {
     websocket: SocketAddr,
     grpc: SocketAddr,
     stat: SocketAddr,
+    _permit: Permit,
 }
 
 impl Server {
     fn start(sets: &[&str]) -> Self {
+        let permit = Permit::wait();
         let cores = two_cores();
         let arguments = [&["--cores", &cores][..], &with_sets(sets)].concat();
         let (process, log) = Running::start(comet(&arguments));
         let [tcp, websocket] = addresses(&line_with(&log, "tcp ["));
         let [grpc, stat] = addresses(&line_with(&log, "stat ["));
-        Self { process, log, tcp, websocket, grpc, stat }
+        Self { process, log, tcp, websocket, grpc, stat, _permit: permit }
     }
 
     fn live(&self, transport: Transport, token: &str) -> Peer {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,34 @@ pub(crate) fn config(sets: &[&str]) -> Config {
     let source = Source { sets: &sets, cores: Some(&two_cores()), ..Source::default() };
     comet_config::load(&source, &comet::machine().unwrap())
         .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+/// Servers that run at once, of this process and as processes of their own. Each may take 1.3 MiB of
+/// the memory a user may lock, often 8 MiB, and all of them share two CPUs. No test that holds one
+/// waits for another.
+const SERVERS_MAX: usize = 3;
+
+static SERVERS: Mutex<usize> = Mutex::new(0);
+static SERVER_ENDED: Condvar = Condvar::new();
+
+/// Leave to run a server.
+pub(crate) struct Permit(());
+
+impl Permit {
+    pub(crate) fn wait() -> Self {
+        let servers = SERVERS.lock().unwrap();
+        let mut servers =
+            SERVER_ENDED.wait_while(servers, |servers| *servers == SERVERS_MAX).unwrap();
+        *servers += 1;
+        Self(())
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        *SERVERS.lock().unwrap() -= 1;
+        SERVER_ENDED.notify_one();
+    }
 }
 
 /// Calls `done` again and again until it says yes; each call asks the server something, so this is no
@@ -158,13 +187,15 @@ impl Metrics {
 pub(crate) struct Server {
     app: Option<App>,
     caller: Option<PushClient>,
+    _permit: Permit,
 }
 
 impl Server {
     pub(crate) fn start(sets: &[&str]) -> Self {
+        let permit = Permit::wait();
         let app = App::start(&config(sets)).unwrap_or_else(|error| panic!("{error}"));
         let caller = PushClient::connect(&app.grpc_addrs()[0].to_string()).unwrap();
-        Self { app: Some(app), caller: Some(caller) }
+        Self { app: Some(app), caller: Some(caller), _permit: permit }
     }
 
     fn app(&self) -> &App {
