@@ -6,7 +6,8 @@ pub enum SlowConsumer {
     /// The new message is dropped, as goim does; counted as `outbox_full`.
     #[default]
     DropNewest,
-    /// The oldest message that is not on its way yet makes room; counted as `superseded`.
+    /// The oldest message that is not on its way yet makes room; counted as `superseded`. Where all are on
+    /// their way, the newest is queued beyond the bound.
     DropOldest,
     /// The message is dropped and the connection closed with `slow_consumer`.
     Close,

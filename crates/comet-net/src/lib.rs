@@ -19,4 +19,4 @@ mod sockets;
 
 pub use self::core::{Core, CoreSettings, Listener, Ports, StartError};
 pub use listen::{ListenError, ListenOptions, bind};
-pub use probe::{ProbeError, probe};
+pub use probe::{ProbeError, fit_ring, probe};

@@ -9,6 +9,10 @@ use crate::ring;
 
 /// glommio refuses to start an executor with less.
 const MEMLOCK_MIN: u64 = 512 << 10;
+/// Locked memory of a core beside its own ring: glommio's three rings and their buffers.
+const MEMLOCK_BESIDE: u64 = 160 << 10;
+/// A ring is made no smaller than this to fit the locked memory.
+const ENTRIES_MIN: u32 = 256;
 /// Descriptors beside the connections: listeners, rings, control's sockets, files.
 const DESCRIPTORS_BESIDE: u64 = 256;
 
@@ -24,8 +28,8 @@ impl fmt::Display for ProbeError {
 
 impl std::error::Error for ProbeError {}
 
-/// Checks kernel, io_uring, locked memory and open files. Raises the soft limit of open files to the
-/// hard one. Returns how many connections the open files allow.
+/// Checks kernel, io_uring, locked memory and open files. Raises the soft limits of locked memory and
+/// open files to the hard ones. Returns how many connections the open files allow.
 ///
 /// # Errors
 /// The first thing that is missing, in a sentence that says what to change.
@@ -34,8 +38,29 @@ pub fn probe() -> Result<u64, ProbeError> {
     if let Err(error) = ring::build(8) {
         return Err(ProbeError(explain_ring(&error)));
     }
-    check_memlock(getrlimit(Resource::Memlock).current)?;
-    Ok(raise_open_files())
+    check_memlock(raise(Resource::Memlock))?;
+    Ok(raise(Resource::Nofile).unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_BESIDE))
+}
+
+/// The largest ring, `entries` at most, with which `cores` cores stay within the locked memory this
+/// process may have. Newer kernels (6.18 is one, 6.1 is not) count rings as such, unless the process has
+/// `CAP_IPC_LOCK`; a smaller ring only makes turns shorter. Call it after [`probe`].
+#[must_use]
+pub fn fit_ring(entries: u32, cores: usize) -> u32 {
+    let is_free = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::IPC_LOCK));
+    match getrlimit(Resource::Memlock).current {
+        Some(bytes) if !is_free => fit(entries, bytes / cores as u64),
+        _ => entries,
+    }
+}
+
+fn fit(entries: u32, bytes: u64) -> u32 {
+    let halves = std::iter::successors(Some(entries), |entries| Some(entries / 2));
+    let mut halves = halves.take_while(|&entries| entries >= ENTRIES_MIN);
+    halves
+        .find(|&entries| MEMLOCK_BESIDE + ring::ring_bytes(entries) <= bytes)
+        .unwrap_or(entries.min(ENTRIES_MIN))
 }
 
 fn check_kernel(release: &str) -> Result<(), ProbeError> {
@@ -77,14 +102,14 @@ fn check_memlock(limit: Option<u64>) -> Result<(), ProbeError> {
     }
 }
 
-fn raise_open_files() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
+/// Raises the soft limit to the hard one; what it is then, `None` for no limit.
+fn raise(resource: Resource) -> Option<u64> {
+    let limit = getrlimit(resource);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let open = match setrlimit(Resource::Nofile, raised) {
+    match setrlimit(resource, raised) {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
-    };
-    open.unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_BESIDE)
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +137,17 @@ mod tests {
         assert_eq!(check_memlock(None), Ok(()));
         let forbidden = explain_ring(&io::Error::from_raw_os_error(libc::EPERM));
         assert!(forbidden.contains("kernel.io_uring_disabled=0"), "{forbidden}");
+    }
+
+    #[test]
+    fn rings_shrink_until_all_cores_fit() {
+        let mib = 1 << 20;
+        assert_eq!(fit(4096, 8 * mib / 2), 4096);
+        assert_eq!(fit(4096, 8 * mib / 16), 2048);
+        assert_eq!(fit(4096, 8 * mib / 40), 256);
+        // Too little for the smallest: the start says what to raise.
+        assert_eq!(fit(4096, 8 * mib / 400), 256);
+        assert_eq!(fit(64, 8 * mib / 400), 64);
     }
 
     #[test]

@@ -45,6 +45,16 @@ pub(crate) struct Ring {
 /// The one group of provided buffers.
 pub(crate) const BUFFER_GROUP: u16 = 0;
 
+/// Entries of the completion queue for each of the submission queue: sends complete beside whatever
+/// arrives in the same turn. What does not fit waits in the kernel, at a price, and is not lost.
+const COMPLETIONS_A_SEND: u32 = 4;
+
+/// Bytes of a ring with so many entries, which newer kernels count as locked memory: a submission is
+/// 64 bytes and its place in the queue 4, a completion 16.
+pub(crate) fn ring_bytes(entries: u32) -> u64 {
+    u64::from(entries) * (64 + 4 + 16 * u64::from(COMPLETIONS_A_SEND))
+}
+
 /// The flags of every ring here. Kernel 6.1 is the first to know all of them.
 pub(crate) fn build(entries: u32) -> io::Result<IoUring> {
     IoUring::builder()
@@ -53,7 +63,7 @@ pub(crate) fn build(entries: u32) -> io::Result<IoUring> {
         // Says when deferred completions wait, so that a busy turn need not ask.
         .setup_taskrun_flag()
         .setup_submit_all()
-        .setup_cqsize((entries * 4).max(16 << 10))
+        .setup_cqsize(entries * COMPLETIONS_A_SEND)
         .setup_clamp()
         .build(entries)
 }

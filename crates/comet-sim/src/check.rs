@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use comet_core::{
-    ConnId, Counters, DropReason, LiveConn, ShardId, Tally, Transport, home_of_key, home_of_room,
-    home_of_user,
+    ConnId, Counters, DropReason, LiveConn, ShardId, SlowConsumer, Tally, Transport, home_of_key,
+    home_of_room, home_of_user,
 };
 
 use crate::Summary;
@@ -33,7 +33,10 @@ pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     };
     holds(deliveries.matched == deliveries.queued + deliveries.dropped_total(), "matched")?;
     holds(deliveries.queued == sent + lost + superseded + waiting, "queued")?;
-    let room = u64::from(env.plan.limits.svr_proto) * counters.connections;
+    let limits = &env.plan.limits;
+    // Where the oldest makes room, one waits beside those on their way, however many these are.
+    let beside = u64::from(limits.slow_consumer == SlowConsumer::DropOldest);
+    let room = (u64::from(limits.svr_proto) + beside) * counters.connections;
     holds(waiting <= room, "more waits than outboxes hold")?;
     holds(sent <= settled.pushes_taken, "sent, and no socket took it")?;
     holds(counters.bytes_out == settled.bytes_taken, "bytes out")?;

@@ -107,6 +107,14 @@ impl App {
         let shards =
             u16::try_from(count).expect("the configuration names no more CPUs than there are");
         let limits = Arc::new(limits(config, open_files));
+        let ring_entries = comet_net::fit_ring(config.limits.ring_entries, count);
+        if ring_entries < config.limits.ring_entries {
+            log::warn!(
+                "limits.ring_entries is {ring_entries} and not {}: {count} cores would lock more \
+                 memory than this user may (ulimit -l, or LimitMEMLOCK= in a systemd unit)",
+                config.limits.ring_entries
+            );
+        }
 
         let mut listeners: Vec<Vec<Listener>> = (0..count).map(|_| Vec::new()).collect();
         let tcp = listen(config, "tcp.bind", &config.tcp.bind, Transport::Tcp, &mut listeners)?;
@@ -151,7 +159,7 @@ impl App {
                 cpu: Some(*cpu),
                 shard: Settings { shard, shards, limits: Arc::clone(&limits), hash_seed },
                 listeners,
-                ring_entries: config.limits.ring_entries,
+                ring_entries,
                 recv_buffers: config.limits.recv_buffers,
                 recv_buffer_size: config.limits.recv_buffer_size as usize,
                 spin: config.server.spin,

@@ -273,19 +273,19 @@ impl Delivery {
                 if bytes > shard.limits.outbox_bytes {
                     return false;
                 }
-                // By count one is enough; by bytes it may take several.
-                loop {
+                // By count one is enough; by bytes it may take several. What is on its way cannot be
+                // taken back: where that alone fills the outbox, the newest waits beside it.
+                let mut load = shard.chains.load(&entry.outbox, entry.transport);
+                while load.pushes >= u32::from(shard.limits.svr_proto)
+                    || load.bytes.saturating_add(bytes) > shard.limits.outbox_bytes
+                {
                     if !shard.chains.drop_oldest(&mut entry.outbox) {
-                        return false;
+                        break;
                     }
                     shard.counters.superseded += 1;
-                    let load = shard.chains.load(&entry.outbox, entry.transport);
-                    if load.pushes < u32::from(shard.limits.svr_proto)
-                        && load.bytes.saturating_add(bytes) <= shard.limits.outbox_bytes
-                    {
-                        return true;
-                    }
+                    load = shard.chains.load(&entry.outbox, entry.transport);
                 }
+                true
             }
         }
     }

@@ -67,6 +67,22 @@ fn a_push_too_large_for_any_outbox_pushes_nobody_out() {
     assert_eq!(rig.take(conn), [frame(5, 0, b"1"), frame(5, 0, b"2")].concat());
 }
 
+/// The only place is taken by a push on its way: the newest waits beside it, until a newer one comes.
+#[test]
+fn drop_oldest_always_takes_the_newest() {
+    let limits =
+        Limits { svr_proto: 1, slow_consumer: SlowConsumer::DropOldest, ..Limits::default() };
+    let mut rig = Rig::new(1, limits);
+    let conn = rig.join(0, "/k//");
+    rig.allow(conn, Some(0));
+    for body in [b"1", b"2", b"3"] {
+        assert_eq!(rig.push_keys(&["k"], 5, body).queued, 1);
+    }
+    assert_eq!(rig.shards[0].counters().superseded, 1);
+    rig.allow(conn, None);
+    assert_eq!(rig.take(conn), [frame(5, 0, b"1"), frame(5, 0, b"3")].concat());
+}
+
 #[test]
 fn nothing_overtakes_the_reply_to_the_token() {
     let mut rig = Rig::new(2, Limits::default());

@@ -27,6 +27,10 @@ pub(crate) const FREE_PORTS: [&str; 5] = [
     r#"monitor.stat=["127.0.0.1:0"]"#,
 ];
 
+/// Rings count as locked memory, of which a user often has 8 MiB, and the kernel gives that of a server
+/// back only a while after its end.
+pub(crate) const SMALL_RING: &str = "limits.ring_entries=256";
+
 /// The first two CPUs the tests may run on, as a list for `--cores`.
 pub(crate) fn two_cores() -> String {
     let cpus = comet::machine().unwrap().cpus;
@@ -34,17 +38,17 @@ pub(crate) fn two_cores() -> String {
     format!("{},{}", cpus[0], cpus[1])
 }
 
-/// Two cores, free ports, and `sets` over the defaults.
+/// Two cores, free ports, small rings, and `sets` over the defaults.
 pub(crate) fn config(sets: &[&str]) -> Config {
-    let sets: Vec<_> = FREE_PORTS.iter().chain(sets).map(|set| (*set).to_owned()).collect();
+    let sets: Vec<_> =
+        FREE_PORTS.iter().chain([&SMALL_RING]).chain(sets).map(|set| (*set).to_owned()).collect();
     let source = Source { sets: &sets, cores: Some(&two_cores()), ..Source::default() };
     comet_config::load(&source, &comet::machine().unwrap())
         .unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
 
-/// Servers that run at once, of this process and as processes of their own. Each may take 1.3 MiB of
-/// the memory a user may lock, often 8 MiB, and all of them share two CPUs. No test that holds one
-/// waits for another.
+/// Servers that run at once, of this process and as processes of their own: all share two CPUs. No test
+/// that holds one waits for another.
 const SERVERS_MAX: usize = 3;
 
 static SERVERS: Mutex<usize> = Mutex::new(0);
