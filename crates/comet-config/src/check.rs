@@ -1,28 +1,30 @@
 //! From [`RawConfig`] to [`Config`]: the range of every key, and what must fit together.
 
+mod fit;
+mod identity;
 mod kinds;
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::config::{
-    Bucket, Config, Limits, Log, Logic, Monitor, Protocol, Push, Server, Tcp, WebSocket,
+    Bucket, Config, Limits, Log, Monitor, Protocol, Push, Server, Tcp, Tls, WebSocket,
 };
 use crate::cpus::Machine;
 use crate::mistakes::{Mistakes, Report};
+use crate::network::Network;
 use crate::raw::{
-    RawConfig, RawLimits, RawLogic, RawProtocol, RawPush, RawServer, RawTcp, RawWebSocket,
+    RawBucket, RawConfig, RawLimits, RawLog, RawMonitor, RawProtocol, RawPush, RawServer, RawTcp,
+    RawTls, RawWebSocket,
 };
-use crate::units::size_text;
 
-use kinds::{Bound, Kinds};
-
-/// What a frame can be longer than its body: 16 bytes of its own header and up to 10 of WebSocket's
-/// (RFC 6455, section 5.2; a server's frames carry no mask).
-const FRAME_HEADERS: u64 = 26;
+use kinds::{Kinds, NAME, is_name};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+/// What TCP_KEEPIDLE and TCP_KEEPINTVL take, in hours: the kernel knows up to 32767 seconds.
+const KEEPALIVE: RangeInclusive<Duration> = SECOND..=Duration::from_secs(9 * 3600);
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -41,24 +43,19 @@ pub(crate) fn check(
         tcp: tcp(check, raw.tcp, default.tcp),
         websocket: websocket(check, raw.websocket, default.websocket),
         push: push(check, raw.push, default.push),
-        monitor: Monitor {
-            stat: check.addresses("monitor.stat", raw.monitor.stat, default.monitor.stat),
-        },
+        tls: tls(check, raw.tls, default.tls),
+        monitor: monitor(check, raw.monitor, default.monitor),
         protocol: protocol(check, &raw.protocol, &default.protocol),
         limits: limits(check, &raw.limits, &default.limits),
-        bucket: Bucket {
-            count: check.number(
-                "bucket.count",
-                raw.bucket.count,
-                default.bucket.count,
-                1..=1 << 20,
-            ),
-        },
-        logic: logic(check, raw.logic),
-        log: Log { level: raw.log.level.unwrap_or(default.log.level) },
+        bucket: bucket(check, &raw.bucket, &default.bucket),
+        logic: identity::logic(check, raw.logic, default.logic),
+        token: identity::token(check, raw.token, default.token),
+        white_list: identity::white_list(check, raw.white_list, default.white_list),
+        logic_server: identity::logic_server(check, raw.logic_server, default.logic_server),
+        log: log(check, raw.log, default.log),
     };
-    bound_twice(check);
-    fits_together(check, &config);
+    fit::bound_twice(check);
+    fit::fits_together(&mut check.report, &config);
     kinds.report.conclude(config)
 }
 
@@ -74,13 +71,7 @@ fn server(check: &mut Kinds<'_>, raw: RawServer, default: Server, machine: &Mach
         }
     }
     let mut name = |key, raw: Option<String>, default| {
-        check.text(
-            key,
-            raw.filter(|name| !name.is_empty()),
-            default,
-            |name| name.len() <= 255 && name.bytes().all(|b| b.is_ascii_graphic()),
-            "a name of up to 255 printable characters without spaces",
-        )
+        check.text(key, raw.filter(|name| !name.is_empty()), default, is_name, NAME)
     };
     let id = name("server.id", raw.id, default.id);
     Server {
@@ -95,17 +86,56 @@ fn server(check: &mut Kinds<'_>, raw: RawServer, default: Server, machine: &Mach
             default.drain_timeout,
             Duration::ZERO..=HOUR,
         ),
+        drain_over: check.duration(
+            "server.drain_over",
+            raw.drain_over,
+            default.drain_over,
+            Duration::ZERO..=HOUR,
+        ),
+        retry_after: check.duration(
+            "server.retry_after",
+            raw.retry_after,
+            default.retry_after,
+            Duration::ZERO..=HOUR,
+        ),
+        pid_file: check.file("server.pid_file", raw.pid_file, default.pid_file),
     }
 }
 
 fn tcp(check: &mut Kinds<'_>, raw: RawTcp, default: Tcp) -> Tcp {
     Tcp {
         bind: check.addresses("tcp.bind", raw.bind, default.bind),
+        tls_bind: check.addresses("tcp.tls_bind", raw.tls_bind, default.tls_bind),
         sndbuf: check.size("tcp.sndbuf", raw.sndbuf, default.sndbuf, 0..=GIB),
         rcvbuf: check.size("tcp.rcvbuf", raw.rcvbuf, default.rcvbuf, 0..=GIB),
         keepalive: raw.keepalive.unwrap_or(default.keepalive),
+        keepalive_idle: check.duration(
+            "tcp.keepalive_idle",
+            raw.keepalive_idle,
+            default.keepalive_idle,
+            KEEPALIVE,
+        ),
+        keepalive_interval: check.duration(
+            "tcp.keepalive_interval",
+            raw.keepalive_interval,
+            default.keepalive_interval,
+            KEEPALIVE,
+        ),
+        keepalive_count: check.number(
+            "tcp.keepalive_count",
+            raw.keepalive_count,
+            default.keepalive_count,
+            1..=127,
+        ),
         nodelay: raw.nodelay.unwrap_or(default.nodelay),
         backlog: check.number("tcp.backlog", raw.backlog, default.backlog, 1..=65_535),
+        steering: raw.steering.unwrap_or(default.steering),
+        proxy_from: check.list(
+            "tcp.proxy_from",
+            raw.proxy_from,
+            default.proxy_from,
+            str::parse::<Network>,
+        ),
     }
 }
 
@@ -117,6 +147,7 @@ fn websocket(check: &mut Kinds<'_>, raw: RawWebSocket, default: WebSocket) -> We
     };
     WebSocket {
         bind: check.addresses("websocket.bind", raw.bind, default.bind),
+        tls_bind: check.addresses("websocket.tls_bind", raw.tls_bind, default.tls_bind),
         path: check.text(
             "websocket.path",
             raw.path,
@@ -125,6 +156,59 @@ fn websocket(check: &mut Kinds<'_>, raw: RawWebSocket, default: WebSocket) -> We
             "a path: / and up to 255 printable characters without space, ? and #",
         ),
         head_max: check.size("websocket.head_max", raw.head_max, default.head_max, KIB..=64 * KIB),
+        origins: check.list("websocket.origins", raw.origins, default.origins, origin),
+    }
+}
+
+/// An origin as browsers send it (RFC 6454, section 6.2), in lower case.
+fn origin(text: &str) -> Result<String, String> {
+    let is_good = text.split_once("://").is_some_and(|(scheme, host)| {
+        let is_scheme = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
+        let is_host = |b: u8| b.is_ascii_graphic() && !b"/?#@,".contains(&b);
+        text.len() <= 255
+            && !(scheme.is_empty() || host.is_empty())
+            && scheme.bytes().all(is_scheme)
+            && host.bytes().all(is_host)
+    });
+    if is_good {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(format!("{text:?} is not an origin: write SCHEME://HOST or SCHEME://HOST:PORT"))
+    }
+}
+
+fn tls(check: &mut Kinds<'_>, raw: RawTls, default: Tls) -> Tls {
+    let certificates = raw.certificates;
+    Tls {
+        certificates: check.files("tls.certificates", certificates, default.certificates),
+        keys: check.files("tls.keys", raw.keys, default.keys),
+        min_version: raw.min_version.unwrap_or(default.min_version),
+    }
+}
+
+fn monitor(check: &mut Kinds<'_>, raw: RawMonitor, default: Monitor) -> Monitor {
+    Monitor {
+        stat: check.addresses("monitor.stat", raw.stat, default.stat),
+        pprof: check.addresses("monitor.pprof", raw.pprof, default.pprof),
+    }
+}
+
+fn log(check: &mut Kinds<'_>, raw: RawLog, default: Log) -> Log {
+    Log {
+        level: raw.level.unwrap_or(default.level),
+        file: check.file("log.file", raw.file, default.file),
+    }
+}
+
+fn bucket(check: &mut Kinds<'_>, raw: &RawBucket, default: &Bucket) -> Bucket {
+    Bucket {
+        count: check.number("bucket.count", raw.count, default.count, 1..=1 << 20),
+        user_memory: check.duration(
+            "bucket.user_memory",
+            raw.user_memory,
+            default.user_memory,
+            Duration::ZERO..=24 * HOUR,
+        ),
     }
 }
 
@@ -215,54 +299,5 @@ fn limits(check: &mut Kinds<'_>, raw: &RawLimits, default: &Limits) -> Limits {
             raw.ring_entries,
             default.ring_entries,
         ),
-    }
-}
-
-fn logic(check: &mut Kinds<'_>, raw: RawLogic) -> Logic {
-    if raw.addrs.is_some_and(|addrs| !addrs.is_empty()) {
-        check.report.value(
-            "logic.addrs",
-            "comet cannot call a logic service yet: leave the list empty, and comet is its own logic",
-        );
-    }
-    Logic { addrs: Vec::new() }
-}
-
-/// Two listeners on one address would take each other's clients: `SO_REUSEPORT` lets them.
-fn bound_twice(check: &mut Kinds<'_>) {
-    for (later, bound) in check.bound.iter().enumerate() {
-        let is_same = |earlier: &&Bound| earlier.address == bound.address;
-        let Some(earlier) = check.bound[..later].iter().find(is_same) else {
-            continue;
-        };
-        if bound.address.port() == 0 {
-            continue; // The kernel finds a free one for each.
-        }
-        // Whoever wrote one of the two reads about that one, not about the default.
-        let (mine, other) =
-            if check.report.is_default(bound.key) { (earlier, bound) } else { (bound, earlier) };
-        let what = format!("{} is bound by {}[{}] too", mine.address, other.key, other.index);
-        check.report.element(mine.key, mine.index, &mine.at, &what);
-    }
-}
-
-fn fits_together(check: &mut Kinds<'_>, config: &Config) {
-    let report = &mut check.report;
-    let (outbox, frame) = ("protocol.outbox_bytes", "push.frame_max");
-    let needed = config.push.frame_max as u64 + FRAME_HEADERS;
-    let has = u64::from(config.protocol.outbox_bytes);
-    if report.is_sound(&[outbox, frame]) && has < needed {
-        let what = format!(
-            "no outbox would take the largest push: {frame} is {}, and with {FRAME_HEADERS} bytes of \
-             headers that is more than {outbox}, {}",
-            size_text(config.push.frame_max as u64),
-            size_text(has)
-        );
-        report.value(if report.is_default(outbox) { frame } else { outbox }, &what);
-    }
-    let (tcp, websocket) = ("tcp.bind", "websocket.bind");
-    let nobody = config.tcp.bind.is_empty() && config.websocket.bind.is_empty();
-    if report.is_sound(&[tcp, websocket]) && nobody {
-        report.value(websocket, &format!("is empty, and so is {tcp}: no client could connect"));
     }
 }

@@ -1,12 +1,19 @@
 //! The checked configuration: plain values that fit the machine and each other.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod defaults;
+mod identity;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::{serialize_duration, serialize_size};
-use crate::{Machine, cpus};
+use crate::cpus;
+use crate::network::Network;
+use crate::units::{serialize_duration, serialize_optional, serialize_size};
+
+pub use identity::{Algorithm, Logic, LogicServer, SessionStore, Token, TokenKind, WhiteList};
 
 /// A configuration that can be used as it is; made by [`crate::load`].
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -17,9 +24,11 @@ pub struct Config {
     pub tcp: Tcp,
     /// The WebSocket listeners.
     pub websocket: WebSocket,
+    /// Certificates of the listeners that speak TLS.
+    pub tls: Tls,
     /// The services that push callers use.
     pub push: Push,
-    /// Health and metrics.
+    /// Health, metrics and profiles.
     pub monitor: Monitor,
     /// What every client connection is held to.
     pub protocol: Protocol,
@@ -29,6 +38,12 @@ pub struct Config {
     pub bucket: Bucket,
     /// Who says who a client is.
     pub logic: Logic,
+    /// What a token has to be where comet is logic itself.
+    pub token: Token,
+    /// Users whose connections are written down.
+    pub white_list: WhiteList,
+    /// `comet logic`, a process of its own.
+    pub logic_server: LogicServer,
     /// The log.
     pub log: Log,
 }
@@ -52,6 +67,15 @@ pub struct Server {
     /// How long clients may take to leave once the server was told to end.
     #[serde(serialize_with = "serialize_duration")]
     pub drain_timeout: Duration,
+    /// Time over which the goodbyes of a drain are spread; at most [`Server::drain_timeout`].
+    #[serde(serialize_with = "serialize_duration")]
+    pub drain_over: Duration,
+    /// A client said goodbye to in a drain is told to wait a random time up to this; zero: nothing.
+    #[serde(serialize_with = "serialize_duration")]
+    pub retry_after: Duration,
+    /// The file that holds the process's number while it runs.
+    #[serde(serialize_with = "serialize_optional")]
+    pub pid_file: Option<PathBuf>,
 }
 
 /// `[tcp]`: the plain TCP listeners. The socket options hold for WebSocket connections too.
@@ -59,6 +83,8 @@ pub struct Server {
 pub struct Tcp {
     /// Addresses listened on by every data core; empty: no plain TCP.
     pub bind: Vec<SocketAddr>,
+    /// The same for plain TCP inside TLS.
+    pub tls_bind: Vec<SocketAddr>,
     /// Send buffer of a connection in the kernel, bytes; 0: the kernel's own tuning.
     #[serde(serialize_with = "serialize_size")]
     pub sndbuf: usize,
@@ -67,10 +93,32 @@ pub struct Tcp {
     pub rcvbuf: usize,
     /// Whether the kernel probes silent peers (`SO_KEEPALIVE`).
     pub keepalive: bool,
+    /// Silence before the first probe (`TCP_KEEPIDLE`); whole seconds count.
+    #[serde(serialize_with = "serialize_duration")]
+    pub keepalive_idle: Duration,
+    /// Time between probes (`TCP_KEEPINTVL`); whole seconds count.
+    #[serde(serialize_with = "serialize_duration")]
+    pub keepalive_interval: Duration,
+    /// Probes without an answer after which a peer is gone (`TCP_KEEPCNT`).
+    pub keepalive_count: u32,
     /// Whether small segments leave at once (`TCP_NODELAY`).
     pub nodelay: bool,
     /// Connections that may wait to be accepted, for each listener.
     pub backlog: i32,
+    /// Which data core takes a connection.
+    pub steering: Steering,
+    /// Whose connections begin with a PROXY protocol header, version 1 or 2; nobody else's do.
+    pub proxy_from: Vec<Network>,
+}
+
+/// Which of the listeners of one address takes a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Steering {
+    /// The kernel's choice: a hash of both addresses.
+    Off,
+    /// The data core on whose CPU the packets arrive.
+    Cpu,
 }
 
 /// `[websocket]`
@@ -78,11 +126,37 @@ pub struct Tcp {
 pub struct WebSocket {
     /// Addresses listened on by every data core; empty: no WebSocket.
     pub bind: Vec<SocketAddr>,
+    /// The same for WebSocket inside TLS.
+    pub tls_bind: Vec<SocketAddr>,
     /// The path clients upgrade at; begins with `/`.
     pub path: String,
     /// Largest head of an upgrade request, bytes.
     #[serde(serialize_with = "serialize_size")]
     pub head_max: usize,
+    /// Values of `Origin` that may upgrade, in lower case, `scheme://host[:port]`; empty: all.
+    pub origins: Vec<String>,
+}
+
+/// `[tls]`
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Tls {
+    /// PEM files with a chain each; the first one serves clients that name no server.
+    pub certificates: Vec<PathBuf>,
+    /// PEM files with the keys of [`Tls::certificates`], as many and in the same order.
+    pub keys: Vec<PathBuf>,
+    /// The oldest version spoken.
+    pub min_version: TlsVersion,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// RFC 8446.
+    #[serde(rename = "1.3")]
+    V1_3,
 }
 
 /// `[push]`
@@ -105,8 +179,10 @@ pub struct Push {
 /// `[monitor]`
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Monitor {
-    /// Addresses of `/healthz` and `/metrics`; empty: none.
+    /// Addresses of `/healthz`, `/metrics` and `/stat`; empty: none.
     pub stat: Vec<SocketAddr>,
+    /// Addresses of `/debug/pprof/`; empty: none.
+    pub pprof: Vec<SocketAddr>,
 }
 
 /// `[protocol]`: what a client connection is held to.
@@ -175,13 +251,9 @@ pub struct Limits {
 pub struct Bucket {
     /// Key maps of the process, shared out over the data cores.
     pub count: usize,
-}
-
-/// `[logic]`
-#[derive(Clone, PartialEq, Debug, Serialize)]
-pub struct Logic {
-    /// Addresses of the logic service. Always empty: comet is its own logic so far.
-    pub addrs: Vec<SocketAddr>,
+    /// How long a user's session numbers count on after the last session left; zero: not at all.
+    #[serde(serialize_with = "serialize_duration")]
+    pub user_memory: Duration,
 }
 
 /// `[log]`
@@ -189,6 +261,9 @@ pub struct Logic {
 pub struct Log {
     /// The least severe messages that are written.
     pub level: LogLevel,
+    /// Where they are appended; `None`: standard error.
+    #[serde(serialize_with = "serialize_optional")]
+    pub file: Option<PathBuf>,
 }
 
 /// Severity of log messages.
@@ -225,67 +300,6 @@ impl LogLevel {
 }
 
 impl Config {
-    /// What holds on `machine` when nothing is configured: the values `comet.toml` ships.
-    #[must_use]
-    pub fn defaults(machine: &Machine) -> Self {
-        let everywhere = |port| vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)];
-        let here = |port| vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)];
-        Self {
-            server: Server {
-                id: machine.host_name.clone(),
-                domain: machine.host_name.clone(),
-                cores: machine.cpus.clone(),
-                control_cores: Vec::new(),
-                spin: Duration::ZERO,
-                drain_timeout: Duration::from_secs(10),
-            },
-            tcp: Tcp {
-                bind: everywhere(8080),
-                sndbuf: 0,
-                rcvbuf: 0,
-                keepalive: false,
-                nodelay: true,
-                backlog: 4096,
-            },
-            websocket: WebSocket {
-                bind: everywhere(8090),
-                path: "/sub".to_owned(),
-                head_max: 8 << 10,
-            },
-            push: Push {
-                grpc: here(8083),
-                http: here(7172),
-                frame_max: 1 << 20,
-                keys_max: 10_000,
-                timeout: Duration::from_secs(5),
-            },
-            monitor: Monitor { stat: here(6972) },
-            protocol: Protocol {
-                handshake_timeout: Duration::from_secs(5),
-                write_timeout: Duration::from_secs(5),
-                heartbeat: Duration::from_secs(300),
-                linger: Duration::from_secs(2),
-                body_max: 4 << 10,
-                svr_proto: 80,
-                outbox_bytes: 2 << 20,
-                cli_proto: 256,
-                slow_consumer: SlowConsumer::DropNewest,
-                filter_rooms: false,
-            },
-            limits: Limits {
-                connections: 0,
-                mesh_inbox: 4096,
-                mesh_backlog: 65_536,
-                recv_buffers: 512,
-                recv_buffer_size: 2 << 10,
-                ring_entries: 4096,
-            },
-            bucket: Bucket { count: 1024 },
-            logic: Logic { addrs: Vec::new() },
-            log: Log { level: LogLevel::Info },
-        }
-    }
-
     /// The configuration as a file that [`crate::load`] reads back to the same values.
     #[must_use]
     pub fn to_toml(&self) -> String {

@@ -12,17 +12,20 @@ mod config;
 mod cpus;
 mod layers;
 mod mistakes;
+mod network;
 mod raw;
 mod units;
 
 use std::path::Path;
 
 pub use config::{
-    Bucket, Config, Limits, Log, LogLevel, Logic, Monitor, Protocol, Push, Server, SlowConsumer,
-    Tcp, WebSocket,
+    Algorithm, Bucket, Config, Limits, Log, LogLevel, Logic, LogicServer, Monitor, Protocol, Push,
+    Server, SessionStore, SlowConsumer, Steering, Tcp, Tls, TlsVersion, Token, TokenKind,
+    WebSocket, WhiteList,
 };
 pub use cpus::Machine;
 pub use mistakes::Mistakes;
+pub use network::Network;
 
 /// Where a configuration comes from. An empty source gives the defaults.
 #[derive(Clone, Copy, Default, Debug)]

@@ -1,5 +1,6 @@
-//! Durations and sizes as people write them: `"500ms"`, `"4KiB"`.
+//! Durations and sizes as people write them: `"500ms"`, `"4KiB"`; and how values are written back.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serializer};
@@ -106,6 +107,16 @@ pub(crate) fn serialize_size<S: Serializer, T: Copy + TryInto<u64>>(
         Some(text) => serializer.serialize_str(&text),
         None => serializer.serialize_u64(bytes),
     }
+}
+
+/// A path; none is written as `""`.
+#[allow(clippy::ref_option, reason = "what serde calls it with")]
+pub(crate) fn serialize_optional<S: Serializer>(
+    path: &Option<PathBuf>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let text = path.as_ref().map_or(Some(""), |path| path.to_str());
+    serializer.serialize_str(text.expect("read from text"))
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use comet_config::{Config, LogLevel, Machine, SlowConsumer, Source, load};
+use comet_config::{
+    Algorithm, Config, LogLevel, Machine, SessionStore, SlowConsumer, Source, Steering, TlsVersion,
+    TokenKind, load,
+};
 
 const SHIPPED: &str = include_str!("../../../comet.toml");
 
@@ -47,7 +50,7 @@ fn the_shipped_file_names_every_key() {
     };
     let shipped = keys(SHIPPED);
     assert_eq!(shipped, keys(&Config::defaults(&machine(2)).to_toml()));
-    assert!(shipped.len() > 35, "{shipped:?}");
+    assert!(shipped.len() > 80, "{shipped:?}");
 }
 
 #[test]
@@ -65,6 +68,25 @@ fn the_effective_configuration_is_read_back() {
         "protocol.slow_consumer=\"drop-oldest\"",
         "protocol.heartbeat=\"90s\"",
         "log.level=\"trace\"",
+        "log.file=\"/var/log/comet.log\"",
+        "server.pid_file=\"comet.pid\"",
+        "server.drain_over=\"10s\"",
+        "tcp.tls_bind=[\"127.0.0.1:8443\"]",
+        "tcp.steering=\"cpu\"",
+        "tcp.proxy_from=[\"10.0.0.0/8\", \"::1\"]",
+        "tls.certificates=[\"a.pem\", \"b.pem\"]",
+        "tls.keys=[\"a.key\", \"a.key\"]",
+        "tls.min_version=\"1.3\"",
+        "websocket.origins=[\"https://example.com\", \"http://localhost:3000\"]",
+        "logic.addrs=[\"logic:7170\", \"[::1]:7170\"]",
+        "token.kind=\"jwt\"",
+        "token.jwt_keys=[\"keys.jwks\"]",
+        "token.jwt_algorithms=[\"EdDSA\"]",
+        "token.issuer=\"https://accounts.example\"",
+        "white_list.users=[7, -1, 7]",
+        "white_list.file=\"white.log\"",
+        "logic_server.comets=[\"a=127.0.0.1:8083\", \"b=b.example:8083\"]",
+        "logic_server.store=\"redis\"",
     ];
     for config in [good("", &[]), good("", &sets)] {
         assert_eq!(good(&config.to_toml(), &[]), config);
@@ -93,6 +115,83 @@ fn values_are_read_in_their_units() {
     assert_eq!(config.server.drain_timeout, Duration::from_secs(3600));
     assert_eq!(config.log.level, LogLevel::Warn);
     assert_eq!(config.log.level.label(), "warn");
+}
+
+#[test]
+fn lists_and_choices_are_read() {
+    let config = good(
+        "[tcp]\nproxy_from = [\"10.0.0.0/8\"]\nsteering = \"cpu\"\n\
+         [websocket]\norigins = [\"HTTPS://Example.com\"]\n\
+         [tls]\ncertificates = [\"a.pem\"]\nkeys = [\"a.key\"]\nmin_version = \"1.3\"\n\
+         [logic]\naddrs = [\"logic.example:7170\"]\n\
+         [token]\nkind = \"jwt\"\njwt_keys = [\"k\"]\njwt_algorithms = [\"ES256\"]\naudience = \"a\"\n\
+         [white_list]\nusers = [42, 7, 42]\nfile = \"white.log\"\n\
+         [logic_server]\ncomets = [\"edge-1=127.0.0.1:8083\"]\nstore = \"redis\"\n\
+         [log]\nfile = \"comet.log\"\n",
+        &[],
+    );
+    assert!(config.tcp.proxy_from[0].contains("10.1.2.3".parse().unwrap()));
+    assert_eq!(config.tcp.steering, Steering::Cpu);
+    assert_eq!(config.websocket.origins, ["https://example.com"]);
+    assert_eq!(config.tls.certificates, [Path::new("a.pem")]);
+    assert_eq!(config.tls.min_version, TlsVersion::V1_3);
+    // A name, as it was written: nobody has resolved it.
+    assert_eq!(config.logic.addrs, ["logic.example:7170"]);
+    assert_eq!(config.token.kind, TokenKind::Jwt);
+    assert_eq!(config.token.jwt_algorithms, [Algorithm::ES256]);
+    assert_eq!((config.token.issuer, config.token.audience.as_deref()), (None, Some("a")));
+    assert_eq!(config.white_list.users, [7, 42]);
+    assert_eq!(config.white_list.file.as_deref(), Some(Path::new("white.log")));
+    let comet = ("edge-1".to_owned(), "127.0.0.1:8083".to_owned());
+    assert_eq!(config.logic_server.comets, [comet]);
+    assert_eq!(config.logic_server.store, SessionStore::Redis);
+    assert_eq!(config.log.file.as_deref(), Some(Path::new("comet.log")));
+    assert_eq!(config.server.pid_file, None);
+}
+
+#[test]
+fn every_element_of_a_list_says_what_is_wrong_with_it() {
+    let check = |set: &str, what: &str| {
+        let key = set.split('=').next().unwrap();
+        check_mistakes("", &[set], &[&format!("--set {key}{what}")]);
+    };
+    let network = "is not a network: write one like \"10.0.0.0/8\"";
+    check("tcp.proxy_from=[\"x\"]", &format!("[0]: \"x\" {network}"));
+    check(
+        "tcp.proxy_from=[\"10.0.0.0/8\", \"10.1.2.3/8\"]",
+        "[1]: \"10.1.2.3/8\" is an address inside 10.0.0.0/8: write that network",
+    );
+    for origin in ["example.com", "https://", "://a", "https://a/", "https://a b", "*", "null"] {
+        let what = "is not an origin: write SCHEME://HOST or SCHEME://HOST:PORT";
+        let set = format!("websocket.origins=[\"{origin}\"]");
+        check(&set, &format!("[0]: \"{origin}\" {what}"));
+    }
+    check("tls.keys=[\"\"]", "[0]: \"\" is not the name of a file");
+    check("log.file=\"a\\u0000b\"", ": \"a\\0b\" is not the name of a file");
+    check("logic.addrs=[\"logic\"]", "[0]: \"logic\" is not an address: use HOST:PORT");
+    let unreachable = "names no port: nothing can be reached at 0";
+    check("logic.addrs=[\"[::1]:0\"]", &format!("[0]: \"[::1]:0\" {unreachable}"));
+    let form = "write SERVER-ID=HOST:PORT";
+    for comet in ["a", "=h:1", "a b=h:1"] {
+        let set = format!("logic_server.comets=[\"{comet}\"]");
+        check(&set, &format!("[0]: \"{comet}\" is not a comet: {form}"));
+    }
+    check(
+        "logic_server.comets=[\"a=h:1\", \"b=h\", \"c=h:1\"]",
+        "[1]: \"h\" is not an address: use HOST:PORT",
+    );
+    check("logic_server.comets=[\"a=h:1\", \"a=h:2\"]", "[1]: \"a\" is named twice");
+    let form = "write redis://HOST:PORT";
+    for redis in ["127.0.0.1:6379", "redis://", "http://a"] {
+        let set = format!("logic_server.redis=[\"{redis}\"]");
+        check(&set, &format!("[0]: \"{redis}\" is not a Redis address: {form}"));
+    }
+    check(
+        "token.jwt_algorithms=[\"none\"]",
+        ": unknown variant `none`, expected one of `HS256`, `RS256`, `ES256`, `EdDSA`",
+    );
+    check("white_list.users=[1, \"anna\"]", ": \"anna\" is not a whole number");
+    check("tls.min_version=\"1.1\"", ": unknown variant `1.1`, expected `1.2` or `1.3`");
 }
 
 #[test]
@@ -164,6 +263,11 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     };
     check("server.spin", "\"0us\"", "\"1s\"", &["\"1001ms\""]);
     check("server.drain_timeout", "\"0s\"", "\"1h\"", &["\"61m\""]);
+    check("server.retry_after", "\"0s\"", "\"1h\"", &["\"61m\""]);
+    check("server.drain_over", "\"0s\"", "\"10s\"", &["\"61m\"", "\"11s\""]);
+    check("tcp.keepalive_idle", "\"1s\"", "\"9h\"", &["\"999ms\"", "\"10h\""]);
+    check("tcp.keepalive_interval", "\"1s\"", "\"9h\"", &["\"0s\"", "\"10h\""]);
+    check("tcp.keepalive_count", "1", "127", &["0", "128"]);
     check("tcp.sndbuf", "0", "\"1GiB\"", &["-1", "1073741825"]);
     check("tcp.rcvbuf", "0", "\"1GiB\"", &["-1", "1073741825"]);
     check("tcp.backlog", "1", "65535", &["0", "65536"]);
@@ -186,6 +290,21 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("limits.recv_buffer_size", "256", "65536", &["255", "65537"]);
     check("limits.ring_entries", "16", "32768", &["8", "17", "65536"]);
     check("bucket.count", "1", "1048576", &["0", "1048577"]);
+    check("bucket.user_memory", "\"0s\"", "\"24h\"", &["\"25h\""]);
+    check("logic.timeout", "\"100ms\"", "\"1m\"", &["\"99ms\"", "\"61s\""]);
+    check("logic.calls", "1", "1048576", &["0", "1048577"]);
+    check("logic.ping", "\"100ms\"", "\"1m\"", &["\"99ms\"", "\"61s\""]);
+    check("logic.renew", "\"100ms\"", "\"1h\"", &["\"99ms\"", "\"61m\""]);
+    check("logic.heartbeat_min", "\"100ms\"", "\"30m\"", &["\"99ms\"", "\"31m\""]);
+    check("logic.heartbeat_max", "\"10m\"", "\"24h\"", &["\"9m\"", "\"25h\""]);
+    check("logic.retry_after", "\"0s\"", "\"1h\"", &["\"61m\""]);
+    check("logic_server.heartbeat", "\"0s\"", "\"24h\"", &["\"25h\""]);
+    check("logic_server.expire", "\"1s\"", "\"24h\"", &["\"999ms\"", "\"25h\""]);
+    let claim = format!("\"{}\"", "x".repeat(255));
+    let beyond = format!("\"{}\"", "x".repeat(256));
+    for key in ["token.mid", "token.key", "token.room", "token.accepts"] {
+        check(key, "\"x\"", &claim, &[&beyond, "\"\"", "\"a b\""]);
+    }
     let longest = format!("\"/{}\"", "x".repeat(255));
     let beyond = format!("\"/{}\"", "x".repeat(256));
     check(
@@ -225,13 +344,14 @@ fn all_mistakes_are_told_at_once() {
          ring_entries = 1000\n\
          recv_buffers = \"many\"\n\
          [logic]\n\
-         addrs = [\"127.0.0.1:7170\"]\n",
+         addrs = [\"127.0.0.1:7170\", \"logic\"]\n",
         &["tcp.nodelay=maybe", "push.keys_max=0", "push.keys=1", "log.level=\"loud\""],
         &[
             "comet.toml:2:25: tcp.bind[1]: \"0.0.0.0:80800\" is not an address: use HOST:PORT",
             "comet.toml:2:42: tcp.bind[2]: \"x\" is not an address: use HOST:PORT",
-            "comet.toml:3:1: tcp.bnd: unknown key `bnd`, expected one of `bind`, `sndbuf`, \
-             `rcvbuf`, `keepalive`, `nodelay`, `backlog`",
+            "comet.toml:3:1: tcp.bnd: unknown key `bnd`, expected one of `bind`, \
+             `tls_bind`, `sndbuf`, `rcvbuf`, `keepalive`, `keepalive_idle`, `keepalive_interval`, \
+             `keepalive_count`, `nodelay`, `backlog`, `steering`, `proxy_from`",
             "comet.toml:4:11: tcp.backlog: 0 is out of range: 1 to 65535",
             "comet.toml:5:13: tcp.keepalive: invalid type: integer `1`, expected a boolean",
             "comet.toml:7:8: websocket.path: \"sub\" is not a path: / and up to 255 printable \
@@ -239,7 +359,8 @@ fn all_mistakes_are_told_at_once() {
             "comet.toml:8:12: websocket.head_max: \"8KB\" is not a size: use bytes, or a number \
              and KiB, MiB or GiB, like \"4KiB\"",
             "comet.toml:9:2: weird: unknown section `weird`, expected one of `server`, `tcp`, \
-             `websocket`, `push`, `monitor`, `protocol`, `limits`, `bucket`, `logic`, `log`",
+             `websocket`, `tls`, `push`, `monitor`, `protocol`, `limits`, `bucket`, `logic`, \
+             `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:13:13: protocol.heartbeat: \"5x\" is not a duration: use a number and us, \
              ms, s, m or h, like \"500ms\"",
             "comet.toml:14:17: protocol.write_timeout: 5 is not a duration: use a number and us, \
@@ -250,8 +371,7 @@ fn all_mistakes_are_told_at_once() {
             "comet.toml:17:10: protocol.linger: 1ms is out of range: 100ms to 1h",
             "comet.toml:19:16: limits.ring_entries: 1000 is not a power of two from 16 to 32768",
             "comet.toml:20:16: limits.recv_buffers: \"many\" is not a whole number",
-            "comet.toml:22:9: logic.addrs: comet cannot call a logic service yet: leave the list \
-             empty, and comet is its own logic",
+            "comet.toml:22:28: logic.addrs[1]: \"logic\" is not an address: use HOST:PORT",
             "--set tcp.nodelay: maybe is not a TOML value (string values must be quoted, expected \
              literal string): text needs quotes, --set 'tcp.nodelay=\"maybe\"'",
             "--set push.keys_max: 0 is out of range: 1 to 1000000",
@@ -271,7 +391,8 @@ fn a_section_is_a_table() {
         &[
             "comet.toml:1:8: push: this is a section: write [push] and its keys below",
             "comet.toml:2:1: bind: unknown section `bind`, expected one of `server`, `tcp`, \
-             `websocket`, `push`, `monitor`, `protocol`, `limits`, `bucket`, `logic`, `log`",
+             `websocket`, `tls`, `push`, `monitor`, `protocol`, `limits`, `bucket`, `logic`, \
+             `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:3:1: tcp: this is a section: write [tcp] and its keys below",
             "comet.toml:5:1: websocket.bind: invalid type: map, expected a sequence",
         ],
@@ -302,7 +423,8 @@ fn a_set_is_a_key_and_a_value() {
         "",
         &["weird.a=x"],
         &["--set weird: unknown section `weird`, expected one of `server`, `tcp`, `websocket`, \
-          `push`, `monitor`, `protocol`, `limits`, `bucket`, `logic`, `log`"],
+          `tls`, `push`, `monitor`, `protocol`, `limits`, `bucket`, `logic`, `token`, `white_list`, \
+          `logic_server`, `log`"],
     );
     check_mistakes(
         "",
@@ -322,7 +444,7 @@ fn a_set_is_a_key_and_a_value() {
 
 #[test]
 fn a_torn_file_is_read_or_refused() {
-    for end in (0..SHIPPED.len()).step_by(7) {
+    for end in (0..SHIPPED.len()).step_by(17) {
         let text = &SHIPPED[..SHIPPED.floor_char_boundary(end)];
         match read(text, &[]) {
             Ok(config) => assert_eq!(good(&config.to_toml(), &[]), config, "{text}"),
@@ -344,6 +466,13 @@ fn two_listeners_cannot_share_an_address() {
     // The other one is a default.
     let lines = ["--set tcp.bind[0]: 0.0.0.0:8090 is bound by websocket.bind[0] too"];
     check_mistakes("", &["tcp.bind=[\"0.0.0.0:8090\"]"], &lines);
+    let lines = ["--set tcp.tls_bind[0]: 0.0.0.0:8090 is bound by websocket.bind[0] too"];
+    let pair = ["tls.certificates=[\"a\"]", "tls.keys=[\"b\"]"];
+    check_mistakes("", &["tcp.tls_bind=[\"0.0.0.0:8090\"]", pair[0], pair[1]], &lines);
+    // comet logic is another process, and has listeners of its own.
+    good("", &["logic_server.stat=[\"127.0.0.1:6972\"]"]);
+    let lines = ["--set logic_server.http[0]: 127.0.0.1:7170 is bound by logic_server.grpc[0] too"];
+    check_mistakes("", &["logic_server.http=[\"127.0.0.1:7170\"]"], &lines);
     good("[tcp]\nbind = [\"127.0.0.1:0\"]\n[websocket]\nbind = [\"127.0.0.1:0\"]\n", &[]);
 }
 
@@ -363,7 +492,52 @@ fn values_that_do_not_fit_each_other_are_mistakes() {
     check_mistakes(
         "",
         &["tcp.bind=[]", "websocket.bind=[]"],
-        &["--set websocket.bind: is empty, and so is tcp.bind: no client could connect"],
+        &["--set websocket.bind: is empty, and so are tcp.bind, tcp.tls_bind and \
+          websocket.tls_bind: no client could connect"],
+    );
+    let later = "server.drain_timeout";
+    check_mistakes(
+        "[server]\ndrain_over = \"11s\"\n",
+        &[],
+        &[&format!("comet.toml:2:14: server.drain_over: 11s is more than {later}, 10s")],
+    );
+    check_mistakes(
+        "",
+        &["logic.heartbeat_max=\"5m\""],
+        &["--set logic.heartbeat_max: 5m is less than logic.heartbeat_min, 10m"],
+    );
+    let pairs = "each needs its own, in order";
+    check_mistakes(
+        "[tls]\ncertificates = [\"a\", \"b\"]\nkeys = [\"a\"]\n",
+        &[],
+        &[&format!("comet.toml:3:8: tls.keys: 1 for 2 tls.certificates: {pairs}")],
+    );
+    check_mistakes(
+        "",
+        &["tls.certificates=[\"a\"]"],
+        &[&format!("--set tls.certificates: 0 for 1 tls.certificates: {pairs}")],
+    );
+    for key in ["tcp.tls_bind", "websocket.tls_bind"] {
+        let set = format!("{key}=[\"127.0.0.1:1\"]");
+        let what = "needs tls.certificates and tls.keys: what clients are shown";
+        check_mistakes("", &[&set], &[&format!("--set {key}: {what}")]);
+        good("", &[&set, "tls.certificates=[\"a\"]", "tls.keys=[\"b\"]"]);
+        let nobody = ["tcp.bind=[]", "websocket.bind=[]"];
+        good("", &[&[&*set, "tls.certificates=[\"a\"]", "tls.keys=[\"b\"]"], &nobody[..]].concat());
+    }
+    let keys = "needs token.jwt_keys: without a key no token is valid";
+    check_mistakes("", &["token.kind=\"jwt\""], &[&format!("--set token.kind: {keys}")]);
+    check_mistakes(
+        "",
+        &["token.kind=\"jwt\"", "token.jwt_keys=[\"k\"]", "token.jwt_algorithms=[]"],
+        &["--set token.kind: needs token.jwt_algorithms: without one no token is valid"],
+    );
+    let log = "needs white_list.file: the log their connections are written to";
+    check_mistakes("", &["white_list.users=[1]"], &[&format!("--set white_list.users: {log}")]);
+    check_mistakes(
+        "",
+        &["logic_server.store=\"redis\"", "logic_server.redis=[]"],
+        &["--set logic_server.store: needs logic_server.redis: where the sessions are kept"],
     );
     // What is compared with a mistake says nothing.
     check_mistakes(

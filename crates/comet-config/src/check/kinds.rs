@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::{Range, RangeInclusive};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -12,6 +13,14 @@ use crate::cpus::{self, Machine};
 use crate::mistakes::Report;
 use crate::raw::List;
 use crate::units::{Number, Size, Span, duration_text, size_text};
+
+/// What [`is_name`] takes, for reports.
+pub(super) const NAME: &str = "a name of up to 255 printable characters without spaces";
+
+/// A name that fits into a line of a log and a label of a metric; may be empty.
+pub(super) fn is_name(text: &str) -> bool {
+    text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic())
+}
 
 /// The checks of single values, and what they found.
 pub(super) struct Kinds<'a> {
@@ -127,6 +136,55 @@ impl Kinds<'_> {
         text
     }
 
+    /// A file; `""` is none.
+    pub(super) fn file(
+        &mut self,
+        key: &str,
+        raw: Option<String>,
+        default: Option<PathBuf>,
+    ) -> Option<PathBuf> {
+        let text = raw?;
+        if text.is_empty() {
+            return None;
+        }
+        path(&text).map_or_else(
+            |what| {
+                self.report.value(key, &what);
+                default
+            },
+            Some,
+        )
+    }
+
+    /// Files, each with a name.
+    pub(super) fn files(
+        &mut self,
+        key: &str,
+        raw: Option<List>,
+        default: Vec<PathBuf>,
+    ) -> Vec<PathBuf> {
+        self.list(key, raw, default, path)
+    }
+
+    /// A list of whatever `read` makes of text; it says what is wrong with an element.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &str,
+        raw: Option<List>,
+        default: Vec<T>,
+        mut read: impl FnMut(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let Some(list) = raw else { return default };
+        let mut values = Vec::with_capacity(list.len());
+        for (index, text) in list.iter().enumerate() {
+            match read(text.get_ref()) {
+                Ok(value) => values.push(value),
+                Err(what) => self.report.element(key, index, &text.span(), &what),
+            }
+        }
+        values
+    }
+
     /// CPUs of `machine`; none written is none.
     pub(super) fn cpus(&mut self, key: &str, raw: Option<&str>, machine: &Machine) -> Vec<usize> {
         cpus::parse(raw.unwrap_or_default(), machine).unwrap_or_else(|what| {
@@ -179,11 +237,7 @@ fn resolve(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
-    let is_named = text.rsplit_once(':').is_some_and(|(host, port)| {
-        let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
-        !host.is_empty() && host.bytes().all(is_name) && port.parse::<u16>().is_ok()
-    });
-    if !is_named {
+    if !has_name_and_port(text) {
         return Err(format!("{text:?} is not an address: use HOST:PORT"));
     }
     let found = text.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
@@ -194,6 +248,34 @@ fn resolve(text: &str) -> Result<SocketAddr, String> {
         Ok(addresses) => first(&addresses).ok_or_else(|| format!("{text:?} has no address")),
         Err(fault) => Err(format!("{text:?} has no address: {fault}")),
     }
+}
+
+/// Whether `text` is `NAME:PORT`, with the name of a host.
+fn has_name_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+        !host.is_empty() && host.bytes().all(is_name) && port.parse::<u16>().is_ok()
+    })
+}
+
+/// An address to connect to, as it was written: names are resolved by whoever connects.
+pub(super) fn peer(text: &str) -> Result<String, String> {
+    let is_address = text.parse::<SocketAddr>().is_ok() || has_name_and_port(text);
+    if !is_address {
+        return Err(format!("{text:?} is not an address: use HOST:PORT"));
+    }
+    if text.ends_with(":0") {
+        return Err(format!("{text:?} names no port: nothing can be reached at 0"));
+    }
+    Ok(text.to_owned())
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    // The kernel knows paths up to 4095 bytes (PATH_MAX), and none with a zero in it.
+    if text.is_empty() || text.len() > 4095 || text.contains('\0') {
+        return Err(format!("{text:?} is not the name of a file"));
+    }
+    Ok(PathBuf::from(text))
 }
 
 #[cfg(test)]

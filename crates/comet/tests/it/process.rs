@@ -175,7 +175,7 @@ fn what_cannot_be_used_ends_with_64_and_every_mistake() {
         (&["--set", "tcp.bidn=[]"], &["tcp.bidn"]),
         (&["--set", "tpc.bind=[]"], &["tpc"]),
         (&["--set", "protocol.heartbeat=\"1 fortnight\""], &["protocol.heartbeat", "fortnight"]),
-        (&["--set", "logic.addrs=[\"127.0.0.1:7170\"]"], &["logic.addrs"]),
+        (&["--set", "logic.addrs=[\"logic\"]"], &["logic.addrs"]),
         (&["--config", "/nonexistent/comet.toml"], &["/nonexistent/comet.toml"]),
         (
             &["--config", &file, "--cores", "99"],

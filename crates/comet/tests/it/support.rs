@@ -19,12 +19,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const BOTH: [Transport; 2] = [Transport::Tcp, Transport::WebSocket];
 
 /// Every listener on loopback, at a port the kernel picks.
-pub(crate) const FREE_PORTS: [&str; 5] = [
+pub(crate) const FREE_PORTS: [&str; 6] = [
     r#"tcp.bind=["127.0.0.1:0"]"#,
     r#"websocket.bind=["127.0.0.1:0"]"#,
     r#"push.grpc=["127.0.0.1:0"]"#,
     r#"push.http=["127.0.0.1:0"]"#,
     r#"monitor.stat=["127.0.0.1:0"]"#,
+    r#"monitor.pprof=["127.0.0.1:0"]"#,
 ];
 
 /// Rings count as locked memory, of which a user often has 8 MiB, and the kernel gives that of a server

@@ -1,0 +1,150 @@
+//! Values that are good alone, and have to fit each other.
+
+use std::time::Duration;
+
+use super::kinds::{Bound, Kinds};
+use crate::config::{Config, SessionStore, TokenKind};
+use crate::mistakes::Report;
+use crate::units::{duration_text, size_text};
+
+/// What a frame can be longer than its body: 16 bytes of its own header and up to 10 of WebSocket's
+/// (RFC 6455, section 5.2; a server's frames carry no mask).
+const FRAME_HEADERS: u64 = 26;
+
+/// Two listeners on one address would take each other's clients: `SO_REUSEPORT` lets them.
+pub(super) fn bound_twice(check: &mut Kinds<'_>) {
+    for (later, bound) in check.bound.iter().enumerate() {
+        let is_same = |earlier: &&Bound| {
+            earlier.address == bound.address && is_of_logic(earlier) == is_of_logic(bound)
+        };
+        let Some(earlier) = check.bound[..later].iter().find(is_same) else {
+            continue;
+        };
+        if bound.address.port() == 0 {
+            continue; // The kernel finds a free one for each.
+        }
+        // Whoever wrote one of the two reads about that one, not about the default.
+        let (mine, other) =
+            if check.report.is_default(bound.key) { (earlier, bound) } else { (bound, earlier) };
+        let what = format!("{} is bound by {}[{}] too", mine.address, other.key, other.index);
+        check.report.element(mine.key, mine.index, &mine.at, &what);
+    }
+}
+
+/// `comet logic` is another process: it may stand where comet's own services do not run.
+fn is_of_logic(bound: &Bound) -> bool {
+    bound.key.starts_with("logic_server.")
+}
+
+pub(super) fn fits_together(report: &mut Report<'_>, config: &Config) {
+    outbox_takes_a_push(report, config);
+    listeners(report, config);
+    let mut ordered = |less: &str, more: &str, [least, most]: [Duration; 2]| {
+        if report.is_sound(&[less, more]) && least > most {
+            let (key, what) = if report.is_default(less) {
+                (
+                    more,
+                    format!(
+                        "{} is less than {less}, {}",
+                        duration_text(most),
+                        duration_text(least)
+                    ),
+                )
+            } else {
+                (
+                    less,
+                    format!(
+                        "{} is more than {more}, {}",
+                        duration_text(least),
+                        duration_text(most)
+                    ),
+                )
+            };
+            report.value(key, &what);
+        }
+    };
+    let (server, logic) = (&config.server, &config.logic);
+    ordered("server.drain_over", "server.drain_timeout", [server.drain_over, server.drain_timeout]);
+    ordered(
+        "logic.heartbeat_min",
+        "logic.heartbeat_max",
+        [logic.heartbeat_min, logic.heartbeat_max],
+    );
+    // A switch that was turned on, and the list or file that it needs.
+    let mut needs = |switch: &str, is_on: bool, needed: &str, is_there: bool, what: &str| {
+        if report.is_sound(&[switch, needed]) && is_on && !is_there {
+            report.value(switch, &format!("needs {needed}: {what}"));
+        }
+    };
+    let is_jwt = config.token.kind == TokenKind::Jwt;
+    let (keys, algorithms) = (&config.token.jwt_keys, &config.token.jwt_algorithms);
+    needs(
+        "token.kind",
+        is_jwt,
+        "token.jwt_keys",
+        !keys.is_empty(),
+        "without a key no token is valid",
+    );
+    needs(
+        "token.kind",
+        is_jwt,
+        "token.jwt_algorithms",
+        !algorithms.is_empty(),
+        "without one no token is valid",
+    );
+    needs(
+        "white_list.users",
+        !config.white_list.users.is_empty(),
+        "white_list.file",
+        config.white_list.file.is_some(),
+        "the log their connections are written to",
+    );
+    needs(
+        "logic_server.store",
+        config.logic_server.store == SessionStore::Redis,
+        "logic_server.redis",
+        !config.logic_server.redis.is_empty(),
+        "where the sessions are kept",
+    );
+}
+
+fn outbox_takes_a_push(report: &mut Report<'_>, config: &Config) {
+    let (outbox, frame) = ("protocol.outbox_bytes", "push.frame_max");
+    let needed = config.push.frame_max as u64 + FRAME_HEADERS;
+    let has = u64::from(config.protocol.outbox_bytes);
+    if report.is_sound(&[outbox, frame]) && has < needed {
+        let what = format!(
+            "no outbox would take the largest push: {frame} is {}, and with {FRAME_HEADERS} bytes of \
+             headers that is more than {outbox}, {}",
+            size_text(config.push.frame_max as u64),
+            size_text(has)
+        );
+        report.value(if report.is_default(outbox) { frame } else { outbox }, &what);
+    }
+}
+
+fn listeners(report: &mut Report<'_>, config: &Config) {
+    let (tcp, websocket) = ("tcp.bind", "websocket.bind");
+    let (tcp_tls, websocket_tls) = ("tcp.tls_bind", "websocket.tls_bind");
+    let plain = config.tcp.bind.is_empty() && config.websocket.bind.is_empty();
+    let in_tls = config.tcp.tls_bind.is_empty() && config.websocket.tls_bind.is_empty();
+    if report.is_sound(&[tcp, websocket, tcp_tls, websocket_tls]) && plain && in_tls {
+        let what = format!(
+            "is empty, and so are {tcp}, {tcp_tls} and {websocket_tls}: no client could connect"
+        );
+        report.value(websocket, &what);
+    }
+    let (certificates, keys) = ("tls.certificates", "tls.keys");
+    let [chains, private] = [&config.tls.certificates, &config.tls.keys].map(Vec::len);
+    if report.is_sound(&[certificates, keys]) && chains != private {
+        let what = format!("{private} for {chains} {certificates}: each needs its own, in order");
+        report.value(if report.is_default(keys) { certificates } else { keys }, &what);
+    }
+    for (key, addresses) in
+        [(tcp_tls, &config.tcp.tls_bind), (websocket_tls, &config.websocket.tls_bind)]
+    {
+        if report.is_sound(&[key, certificates]) && !addresses.is_empty() && chains == 0 {
+            report.value(key, &format!("needs {certificates} and {keys}: what clients are shown"));
+        }
+    }
+}
