@@ -7,6 +7,7 @@
 //! **Invariant:** nothing outside this crate sees an unchecked value, and nothing in it opens a file.
 //! The one thing it asks the system is the address of a name in a `bind`.
 
+mod changes;
 mod check;
 mod config;
 mod cpus;
@@ -18,6 +19,7 @@ mod units;
 
 use std::path::Path;
 
+pub use changes::Change;
 pub use config::{
     Algorithm, Bucket, Config, Limits, Log, LogLevel, Logic, LogicServer, Monitor, Protocol, Push,
     Server, SessionStore, SlowConsumer, Steering, Tcp, Tls, TlsVersion, Token, TokenKind,

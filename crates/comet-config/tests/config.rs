@@ -206,6 +206,27 @@ fn clients_know_the_server_by_its_id_unless_it_has_a_domain() {
 }
 
 #[test]
+fn changes_are_told_by_key_with_both_values() {
+    let check = |before: &[&str], now: &[&str], expected: &[[&str; 3]]| {
+        let changes = good("", before).changes(&good("", now));
+        let found: Vec<_> =
+            changes.iter().map(|change| [&*change.key, &*change.from, &*change.to]).collect();
+        assert_eq!(found, expected);
+    };
+    check(&["log.level=\"warn\""], &["log.level=\"warn\""], &[]);
+    check(
+        &["protocol.heartbeat=\"5m\""],
+        &["protocol.heartbeat=\"90s\"", "log.file=\"a\"", "tcp.bind=[]", "tcp.nodelay=false"],
+        &[
+            ["log.file", "\"\"", "\"a\""],
+            ["protocol.heartbeat", "\"5m\"", "\"90s\""],
+            ["tcp.bind", "[\"0.0.0.0:8080\"]", "[]"],
+            ["tcp.nodelay", "true", "false"],
+        ],
+    );
+}
+
+#[test]
 fn later_layers_overrule_earlier_ones() {
     let text = "[protocol]\nsvr_proto = 100\n[server]\ncores = \"0\"\n";
     assert_eq!(good(text, &[]).protocol.svr_proto, 100);

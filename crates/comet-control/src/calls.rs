@@ -101,7 +101,12 @@ impl Calls {
                 open.missing -= 1;
                 open.gathered.rooms.extend(rooms);
             }),
-            Report::Drained { .. } => {
+            Report::Drained { .. }
+            | Report::Identify(_)
+            | Report::Receive { .. }
+            | Report::Heartbeat { .. }
+            | Report::Disconnected { .. }
+            | Report::White(_) => {
                 unreachable!("the hub keeps the reports that no call asked for")
             }
         }

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fmt, io};
 
-use comet_core::{Message, Report};
+use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Sender};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::runtime::Builder;
@@ -97,6 +97,17 @@ impl Error for StartError {
             }
         }
     }
+}
+
+/// How a drain goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Goodbye {
+    /// How long clients may take to leave.
+    pub limit: Duration,
+    /// Time the goodbyes are spread over.
+    pub over: Duration,
+    /// Each client is told to wait a random time up to this before it comes again; zero: nothing.
+    pub retry_after: Duration,
 }
 
 /// How far the shards got with saying goodbye.
@@ -220,13 +231,18 @@ impl Control {
         self.move_on(Phase::Ready);
     }
 
+    /// Tells every shard the bounds that hold from now on; none is waited for.
+    pub fn configure(&self, limits: Limits) {
+        self.hub.configure(limits);
+    }
+
     /// Turns health off, tells every shard to say goodbye to its clients, and blocks the calling
-    /// thread until all of them are gone or `timeout` has passed. Pushes are still taken meanwhile:
-    /// clients that have not left get them.
+    /// thread until all of them are gone or the limit of `goodbye` has passed. Pushes are still taken
+    /// meanwhile: clients that have not left get them.
     #[must_use]
-    pub fn drain(&self, timeout: Duration) -> Drained {
+    pub fn drain(&self, goodbye: Goodbye) -> Drained {
         self.move_on(Phase::Draining);
-        Drained { done: self.hub.drain(timeout), shards: usize::from(self.hub.shards()) }
+        Drained { done: self.hub.drain(goodbye), shards: usize::from(self.hub.shards()) }
     }
 
     /// Ends the servers and waits for the thread; calls under way get a second to end.

@@ -1,18 +1,20 @@
 //! Where calls meet the mesh: messages out to the shards, reports back to their calls.
 //!
 //! The control thread is the only one that calls in here, except for [`Hub::drain`], which another
-//! thread waits in; so the lock is free whenever it is asked for, and nobody holds it across an await.
+//! thread waits in, and [`Hub::configure`]; so the lock is free whenever it is asked for, and nobody
+//! holds it across an await.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use comet_core::{CallId, Message, Report, ShardId};
+use comet_core::{CallId, Limits, Message, Report, ShardId};
 use comet_mesh::{Inbox, Sender, Wake};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::calls::{CALLS_MAX, Calls, Gathered, GivenUp, Outcome};
+use crate::control::Goodbye;
 use crate::lane::{Gone, Lane};
 use crate::wake::ControlWake;
 
@@ -132,6 +134,14 @@ impl Hub {
                     drained[usize::from(shard.0)] = true;
                     self.progress.notify_all();
                 }
+                // Logic is embedded and the white list is empty: nothing of these comes.
+                Some(
+                    Report::Identify(_)
+                    | Report::Receive { .. }
+                    | Report::Heartbeat { .. }
+                    | Report::Disconnected { .. }
+                    | Report::White(_),
+                ) => {}
                 Some(report) => calls.settle(report),
                 None => break,
             }
@@ -148,20 +158,38 @@ impl Hub {
         lanes.iter().any(Lane::is_backed_up)
     }
 
-    /// Tells every shard to say goodbye, and blocks until all are done or `limit` has passed. Returns
-    /// how many are. A shard that has ended has nobody left to say goodbye to.
-    pub(crate) fn drain(&self, limit: Duration) -> usize {
+    /// Tells every shard to say goodbye as `goodbye` says, and blocks until all are done or its limit
+    /// has passed. Returns how many are. A shard that has ended has nobody left to say goodbye to.
+    pub(crate) fn drain(&self, goodbye: Goodbye) -> usize {
+        let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let message = Message::Drain {
+            over_ms: millis(goodbye.over),
+            retry_after_ms: millis(goodbye.retry_after),
+        };
         let mut state = self.lock();
-        let State { calls, lanes, drained } = &mut *state;
+        let State { calls, lanes, drained, .. } = &mut *state;
         for (lane, drained) in lanes.iter_mut().zip(drained) {
-            *drained |= lane.send(None, Message::Drain, |call| calls.runs(call)).is_err();
+            *drained |= lane.send(None, message.clone(), |call| calls.runs(call)).is_err();
         }
         self.wake.wake();
         let (state, _) = self
             .progress
-            .wait_timeout_while(state, limit, |state| state.drained.contains(&false))
+            .wait_timeout_while(state, goodbye.limit, |state| state.drained.contains(&false))
             .expect(NO_PANIC);
         state.drained.iter().filter(|drained| **drained).count()
+    }
+
+    /// Tells every shard the bounds that hold from now on; none is waited for.
+    pub(crate) fn configure(&self, limits: Limits) {
+        let limits = Arc::new(limits);
+        let mut state = self.lock();
+        let State { calls, lanes, .. } = &mut *state;
+        for lane in lanes {
+            let message = Message::Configure { limits: Arc::clone(&limits) };
+            // A shard that has ended has nothing left to bound.
+            let _ = lane.send(None, message, |call| calls.runs(call));
+        }
+        self.wake.wake();
     }
 
     pub(crate) fn calls_under_way(&self) -> usize {

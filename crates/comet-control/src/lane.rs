@@ -143,10 +143,10 @@ mod tests {
     fn what_no_call_can_end_goes_out() {
         let (mut lane, inbox) = lane(1);
         send(&mut lane, 1).unwrap();
-        lane.send(None, Message::Drain, |_| false).unwrap();
+        lane.send(None, Message::Drain { over_ms: 0, retry_after_ms: 0 }, |_| false).unwrap();
         assert_eq!(received(&inbox), [1]);
         lane.flush(|_| false).unwrap();
-        assert!(matches!(inbox.try_recv(), Some(Message::Drain)));
+        assert!(matches!(inbox.try_recv(), Some(Message::Drain { .. })));
     }
 
     #[test]

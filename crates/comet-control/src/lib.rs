@@ -26,7 +26,7 @@ mod status;
 mod wake;
 
 pub use api::Node;
-pub use control::{Control, Drained, Options, StartError};
+pub use control::{Control, Drained, Goodbye, Options, StartError};
 pub use signals::{Signal, Signals};
 pub use wake::ControlWake;
 

@@ -1,17 +1,19 @@
-//! SIGTERM and SIGINT as values, for the thread that waits to end the process.
+//! SIGTERM, SIGINT and SIGHUP as values, for the thread that waits to end the process.
 
 use std::{fmt, io};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-/// A request to end.
+/// What the process is asked to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
-    /// SIGTERM: from a service manager.
+    /// SIGTERM: to end, from a service manager.
     Terminate,
-    /// SIGINT: from a terminal.
+    /// SIGINT: to end, from a terminal.
     Interrupt,
+    /// SIGHUP: to read its configuration again.
+    Hangup,
 }
 
 impl fmt::Display for Signal {
@@ -19,39 +21,44 @@ impl fmt::Display for Signal {
         f.write_str(match self {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
+            Self::Hangup => "SIGHUP",
         })
     }
 }
 
-/// SIGTERM and SIGINT, taken from their default of ending the process at once.
+/// The signals of [`Signal`], taken from their default of ending the process at once.
 #[derive(Debug)]
 pub struct Signals {
     runtime: Runtime,
     terminate: Stream,
     interrupt: Stream,
+    hangup: Stream,
 }
 
 impl Signals {
-    /// Takes both signals over for the rest of the process's life. What arrives from here on is
+    /// Takes the signals over for the rest of the process's life. What arrives from here on is
     /// returned by [`Signals::wait`], also if it arrives before that is called.
     ///
     /// # Errors
     /// When the process is out of file descriptors.
     pub fn listen() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().build()?;
-        let (terminate, interrupt) = {
-            let _entered = runtime.enter();
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-        };
-        Ok(Self { runtime, terminate, interrupt })
+        let entered = runtime.enter();
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
+        drop(entered);
+        Ok(Self { runtime, terminate, interrupt, hangup })
     }
 
-    /// Blocks the calling thread until one of them arrives.
+    /// Blocks the calling thread until one of them arrives. Several of one kind that arrive before
+    /// they are waited for are one.
     pub fn wait(&mut self) -> Signal {
         self.runtime.block_on(async {
             tokio::select! {
                 _ = self.terminate.recv() => Signal::Terminate,
                 _ = self.interrupt.recv() => Signal::Interrupt,
+                _ = self.hangup.recv() => Signal::Hangup,
             }
         })
     }

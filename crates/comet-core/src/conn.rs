@@ -46,6 +46,8 @@ pub(crate) enum Life {
     Joining { reply: Reply },
     /// Authenticated and registered.
     Live,
+    /// As live; logic has a message of its, and the reply waits.
+    Receiving { reply: Reply },
     /// A reason was given; what is queued is being flushed.
     Goodbye,
     /// Our side is shut; waiting for the peer to close, or for the linger deadline.
@@ -88,12 +90,17 @@ pub(crate) struct Conn {
     pub(crate) is_ready: bool,
     /// In the list of connections whose send may be stuck.
     pub(crate) is_watched: bool,
+    /// What happens to it goes to the white log.
+    pub(crate) is_white: bool,
     pub(crate) outbox: Outbox,
     /// When the kernel last took something of the send in flight.
     pub(crate) moved: Tick,
     /// Handshake, heartbeat or linger deadline.
     pub(crate) deadline: Tick,
+    /// As logic says; 0: as the limits say.
     pub(crate) heartbeat_ms: u32,
+    /// From then on a heartbeat renews its session at logic.
+    pub(crate) renew_at: Tick,
     /// Number among the user's sessions, once registered.
     pub(crate) session: i32,
     pub(crate) user: i64,
@@ -114,10 +121,12 @@ impl Conn {
             transport,
             is_ready: false,
             is_watched: false,
+            is_white: false,
             outbox: Outbox::EMPTY,
             moved: Tick(0),
             deadline,
             heartbeat_ms: 0,
+            renew_at: Tick(0),
             session: 0,
             user: 0,
             key: Box::default(),
@@ -129,7 +138,18 @@ impl Conn {
 
     /// Input must wait until logic or a home has answered.
     pub(crate) fn holds_input(&self) -> bool {
-        matches!(self.life, Life::Identifying { .. } | Life::Registering(_) | Life::Joining { .. })
+        matches!(
+            self.life,
+            Life::Identifying { .. }
+                | Life::Registering(_)
+                | Life::Joining { .. }
+                | Life::Receiving { .. }
+        )
+    }
+
+    /// It is authenticated and registered, and no goodbye was said yet.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.life, Life::Live | Life::Receiving { .. } | Life::Joining { .. })
     }
 
     /// No goodbye was said yet.
@@ -141,7 +161,7 @@ impl Conn {
     #[inline]
     pub(crate) fn takes_pushes(&self) -> Result<(), DropReason> {
         match self.life {
-            Life::Live => Ok(()),
+            Life::Live | Life::Receiving { .. } => Ok(()),
             Life::Joining { reply } if reply.operation != op::AUTH_REPLY => Ok(()),
             Life::Goodbye | Life::Lingering | Life::Closed => Err(DropReason::Closing),
             _ => Err(DropReason::NotReady),

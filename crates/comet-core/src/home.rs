@@ -6,8 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ahash::{AHashMap, RandomState};
+
 use crate::bucket::Buckets;
-use crate::ids::{ConnId, ShardId};
+use crate::departed::Departed;
+use crate::ids::{ConnId, Millis, ShardId};
 
 /// The sessions of one user: a number that counts up, and who holds which.
 struct User {
@@ -26,6 +29,8 @@ enum Sessions {
 struct HomeRoom {
     /// Shards with members, and how many they said they have.
     shards: Vec<(ShardId, u32)>,
+    /// Members on other hosts.
+    beyond: u32,
     is_dirty: bool,
 }
 
@@ -34,6 +39,12 @@ pub(crate) struct Home {
     users: Buckets<i64, User>,
     rooms: Buckets<Arc<str>, HomeRoom>,
     dirty: Vec<Arc<str>>,
+    /// Members on other hosts, of the rooms that have some there.
+    beyond: AHashMap<Arc<str>, u32>,
+    /// Numbers of the last sessions of users who left.
+    users_left: Departed<i64, i32>,
+    /// Keys that logic was told are gone, for as long as it may have let in somebody just before.
+    parted: Departed<Box<str>, ()>,
     /// Sessions handed out to anonymous users on this shard; see [`crate::home_of_user`].
     anonymous: i32,
     shard: ShardId,
@@ -47,6 +58,9 @@ impl Home {
             users: Buckets::new(buckets, seed ^ 2),
             rooms: Buckets::new(buckets, seed ^ 3),
             dirty: Vec::new(),
+            beyond: AHashMap::with_hasher(RandomState::with_seeds(seed, 7, 8, 9)),
+            users_left: Departed::new(buckets, seed ^ 5),
+            parted: Departed::new(buckets, seed ^ 6),
             anonymous: 0,
             shard,
             shards,
@@ -65,7 +79,8 @@ impl Home {
         self.users.len()
     }
 
-    /// Gives `conn` the next number among the sessions of `user`, counting from 1.
+    /// Gives `conn` the next number among the sessions of `user`, counting from 1, or on from where a
+    /// user who is remembered left.
     pub(crate) fn begin_session(&mut self, user: i64, conn: ConnId) -> i32 {
         if user == 0 {
             // Every shard numbers its own: n-th here is unique among all shards without asking them.
@@ -77,8 +92,9 @@ impl Home {
             return seq;
         }
         let Some(known) = self.users.get_mut(&user) else {
-            self.users.insert(user, User { last: 1, sessions: Sessions::One(1, conn) });
-            return 1;
+            let last = self.users_left.take(&user).unwrap_or(0).wrapping_add(1);
+            self.users.insert(user, User { last, sessions: Sessions::One(last, conn) });
+            return last;
         };
         known.last = known.last.wrapping_add(1);
         let seq = known.last;
@@ -93,11 +109,10 @@ impl Home {
         seq
     }
 
-    /// Ends a session, if `conn` still holds it.
-    pub(crate) fn end_session(&mut self, user: i64, seq: i32, conn: ConnId) {
-        let Some(known) = self.users.get_mut(&user) else {
-            return;
-        };
+    /// Ends a session, if `conn` still holds it. `Some`: the user's last one, with the number to go on
+    /// from.
+    pub(crate) fn end_session(&mut self, user: i64, seq: i32, conn: ConnId) -> Option<i32> {
+        let known = self.users.get_mut(&user)?;
         let is_last = match &mut known.sessions {
             Sessions::One(held, owner) => (*held, *owner) == (seq, conn),
             Sessions::Many(sessions) => {
@@ -107,9 +122,35 @@ impl Home {
                 sessions.is_empty()
             }
         };
-        if is_last {
-            self.users.remove(&user);
-        }
+        if is_last { self.users.remove(&user).map(|known| known.last) } else { None }
+    }
+
+    /// `user` left at `now`; the next session counts on from `last` for as long as that is remembered.
+    pub(crate) fn remember_user(&mut self, now: Millis, user: i64, last: i32) {
+        self.users_left.insert(now, user, last);
+    }
+
+    /// Logic is told at `now` that nobody holds `key`.
+    pub(crate) fn remember_parted(&mut self, now: Millis, key: &str) {
+        self.parted.insert(now, key.into(), ());
+    }
+
+    /// Whether logic was told lately that nobody holds `key`.
+    pub(crate) fn take_parted(&mut self, key: &str) -> bool {
+        self.parted.take(key).is_some()
+    }
+
+    /// Forgets users who left so long ago, and keys that did.
+    pub(crate) fn forget(&mut self, now: Millis, user_memory_ms: u64, parted_memory_ms: u64) {
+        self.users_left.forget(now, user_memory_ms);
+        self.parted.forget(now, parted_memory_ms);
+    }
+
+    /// When [`Home::forget`] has something to do next.
+    pub(crate) fn forgets_at(&self, user_memory_ms: u64, parted_memory_ms: u64) -> Option<Millis> {
+        let user = self.users_left.first().map(|left| left.after(user_memory_ms));
+        let key = self.parted.first().map(|left| left.after(parted_memory_ms));
+        user.into_iter().chain(key).min()
     }
 
     /// Every connection of `user`, oldest session first.
@@ -131,11 +172,14 @@ impl Home {
         }
     }
 
-    /// Frees `key` if `conn` still owns it: the late farewell of a replaced owner changes nothing.
-    pub(crate) fn release(&mut self, key: &str, conn: ConnId) {
-        if self.keys.get(key) == Some(&conn) {
+    /// Frees `key` if `conn` still owns it, and says whether: the late farewell of a replaced owner
+    /// changes nothing.
+    pub(crate) fn release(&mut self, key: &str, conn: ConnId) -> bool {
+        let is_owner = self.keys.get(key) == Some(&conn);
+        if is_owner {
             self.keys.remove(key);
         }
+        is_owner
     }
 
     pub(crate) fn owner(&self, key: &str) -> Option<ConnId> {
@@ -152,10 +196,12 @@ impl Home {
         self.keys.iter().map(|(key, &conn)| (&**key, conn))
     }
 
-    /// `shard` has its first member in `room`; returns how many members the others have.
+    /// `shard` has its first member in `room`; returns how many members there are elsewhere.
     pub(crate) fn join_room(&mut self, room: &Arc<str>, shard: ShardId) -> u32 {
         if self.rooms.get(room).is_none() {
-            self.rooms.insert(Arc::clone(room), HomeRoom { shards: Vec::new(), is_dirty: false });
+            let beyond = self.beyond.get(room).copied().unwrap_or(0);
+            let known = HomeRoom { shards: Vec::new(), beyond, is_dirty: false };
+            self.rooms.insert(Arc::clone(room), known);
         }
         self.set_members(room, shard, 1);
         self.rooms.get(room).map_or(0, |known| known.elsewhere(shard))
@@ -177,9 +223,23 @@ impl Home {
         }
         if known.shards.is_empty() {
             self.rooms.remove(room);
-        } else if !known.is_dirty {
-            known.is_dirty = true;
-            self.dirty.push(Arc::clone(room));
+        } else {
+            known.mark(room, &mut self.dirty);
+        }
+    }
+
+    /// Members on other hosts are `rooms` now, and none in rooms that are not named.
+    pub(crate) fn set_beyond(&mut self, rooms: Vec<(Arc<str>, u32)>) {
+        let mut news =
+            AHashMap::with_capacity_and_hasher(rooms.len(), self.beyond.hasher().clone());
+        news.extend(rooms);
+        let past = std::mem::replace(&mut self.beyond, news);
+        for room in self.beyond.keys().chain(past.keys()) {
+            let Some(known) = self.rooms.get_mut(room) else { continue };
+            let beyond = self.beyond.get(room).copied().unwrap_or(0);
+            if std::mem::replace(&mut known.beyond, beyond) != beyond {
+                known.mark(room, &mut self.dirty);
+            }
         }
     }
 
@@ -188,7 +248,7 @@ impl Home {
         self.rooms.get(room).map_or(&[], |known| &known.shards)
     }
 
-    /// Rooms with someone online whose home this is, and how many that are.
+    /// Rooms with someone online on this host whose home this is, and how many that are.
     pub(crate) fn rooms(&self) -> Vec<(Arc<str>, u32)> {
         self.rooms
             .iter()
@@ -220,8 +280,19 @@ impl Home {
 }
 
 impl HomeRoom {
+    /// Members on all other shards and hosts.
     fn elsewhere(&self, shard: ShardId) -> u32 {
-        self.shards.iter().filter(|(other, _)| *other != shard).map(|&(_, members)| members).sum()
+        let others = self.shards.iter().filter(|(other, _)| *other != shard);
+        let here: u32 = others.map(|&(_, members)| members).sum();
+        here.saturating_add(self.beyond)
+    }
+
+    /// Its shards must be told.
+    fn mark(&mut self, room: &Arc<str>, dirty: &mut Vec<Arc<str>>) {
+        if !self.is_dirty {
+            self.is_dirty = true;
+            dirty.push(Arc::clone(room));
+        }
     }
 }
 

@@ -82,6 +82,19 @@ reasons! {
         ReplyOverflow => "reply_overflow",
         /// The server is going down.
         Draining => "draining",
+        /// No logic service could say who the client is.
+        LogicUnavailable => "logic_unavailable",
+        /// TLS failed, in its handshake or after it.
+        TlsFailed => "tls_failed",
+        /// The PROXY protocol header was missing or wrong.
+        BadProxyHeader => "bad_proxy_header",
+    }
+}
+
+impl CloseReason {
+    /// Nothing can be said through the socket any more.
+    pub(crate) fn is_broken_socket(self) -> bool {
+        matches!(self, Self::SocketError | Self::TlsFailed | Self::BadProxyHeader)
     }
 }
 
@@ -154,6 +167,9 @@ pub struct Counters {
     pub superseded: u64,
     /// Deliveries in an outbox or on their way into the kernel, now.
     pub waiting: u64,
+    /// Bytes in outboxes that the kernel has not taken, now: of pushes and replies, for each connection
+    /// as if it were alone, though equal ones are stored once.
+    pub waiting_bytes: u64,
     /// Frames read from clients.
     pub frames_in: u64,
     /// Of these, frames ignored because the client was not authenticated yet.
@@ -170,6 +186,14 @@ pub struct Counters {
     pub sends: u64,
     /// Directory messages to other shards that had to wait for room in an inbox.
     pub mesh_waits: u64,
+    /// Events of white connections that were not told, because too many waited.
+    pub white_missed: u64,
+    /// Turns of the driver.
+    pub turns: u64,
+    /// Time they took, microseconds.
+    pub turn_micros: u64,
+    /// Time the longest one took, microseconds.
+    pub turn_micros_max: u64,
     /// Connections that hold a slot, now.
     pub connections: u64,
     /// Connections that are authenticated, now.

@@ -8,7 +8,9 @@
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock or spawns a task.
 
 mod bucket;
+mod chance;
 mod conn;
+mod departed;
 mod home;
 mod ids;
 mod ledger;
@@ -24,5 +26,7 @@ pub use conn::Transport;
 pub use ids::{CallId, ConnId, Millis, Peer, ShardId, home_of_key, home_of_room, home_of_user};
 pub use ledger::{CloseReason, Counters, DropReason, Tally};
 pub use limits::{Limits, SlowConsumer};
-pub use message::{Accepts, Identity, Message, Push, Report};
-pub use shard::{AuthRequest, CloseHow, ClosedEvent, Hangup, LiveConn, Settings, Shard, Transmit};
+pub use message::{
+    Accepts, AuthRequest, Denied, Identity, Message, Push, Report, WhiteEvent, WhiteWhat,
+};
+pub use shard::{CloseHow, ClosedEvent, Hangup, LiveConn, Logic, Settings, Shard, Transmit};

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use comet_proto::Encoded;
 
-use crate::ids::{CallId, ConnId, ShardId};
+use crate::ids::{CallId, ConnId, Millis, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
+use crate::limits::Limits;
 
 /// Operations a connection accepts from a push by key and from a broadcast.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -34,6 +35,37 @@ pub struct Identity {
     pub accepts: Accepts,
     /// Milliseconds without a heartbeat after which it is closed. `None`: the configured default.
     pub heartbeat_ms: Option<u32>,
+}
+
+/// A token to be looked at. Embedded logic answers with [`Shard::handle_auth`](crate::Shard::handle_auth),
+/// remote logic with [`Message::Identified`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthRequest {
+    /// Whose it is.
+    pub conn: ConnId,
+    /// Body of the op 7.
+    pub token: Box<[u8]>,
+    /// Cookie header of the upgrade; empty where there was none.
+    pub cookie: Box<str>,
+}
+
+/// Why a client is not let in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Denied {
+    /// [`CloseReason::AuthRefused`], or [`CloseReason::LogicUnavailable`].
+    pub reason: CloseReason,
+    /// For the client and the log; empty where the reason says it all.
+    pub sentence: Box<str>,
+    /// Milliseconds the client is told to wait before it comes again; `None`: it is told nothing.
+    pub retry_after_ms: Option<u32>,
+}
+
+impl Denied {
+    /// Logic refused the token, and says why in `sentence`.
+    #[must_use]
+    pub fn refused(sentence: impl Into<Box<str>>) -> Self {
+        Self { reason: CloseReason::AuthRefused, sentence: sentence.into(), retry_after_ms: None }
+    }
 }
 
 /// A message to be put on sockets: built once, shared by every shard and every connection.
@@ -63,9 +95,21 @@ pub enum Message {
     Snapshot { call: CallId },
     /// Control to any shard: report the rooms whose home it is.
     Rooms { call: CallId },
-    /// Control to every shard: say goodbye to every client and take no new ones. Answered with
+    /// Control to every shard: take no new clients, and say goodbye to those there are, spread evenly
+    /// over `over_ms`. Each is told to wait a random time up to `retry_after_ms` before it comes again;
+    /// 0: it is told nothing. A second one takes the place of the first. Answered with
     /// [`Report::Drained`] once the last connection is gone.
-    Drain,
+    Drain { over_ms: u32, retry_after_ms: u32 },
+    /// Control to every shard: bounds that hold from now on. What a connection keeps of them follows at
+    /// its next event; [`Limits::buckets`] stays as it was.
+    Configure { limits: Arc<Limits> },
+    /// Control to a home: members on other hosts of the rooms whose home it is. All such rooms are
+    /// named; one that is not has none.
+    RoomsBeyond { rooms: Vec<(Arc<str>, u32)> },
+    /// Control to the owner: the answer to [`Report::Identify`].
+    Identified { conn: ConnId, answer: Result<Identity, Denied> },
+    /// Control to the owner: the answer to [`Report::Receive`]; the sentence is for the client.
+    Receipt { conn: ConnId, outcome: Result<(), Box<str>> },
 
     /// Home to owner: a push to these connections of the receiving shard, as (slot, generation).
     DeliverConns { call: CallId, conns: Vec<(u32, u32)>, push: Push },
@@ -83,15 +127,20 @@ pub enum Message {
     /// Owner to the user's home: the session ended.
     EndSession { conn: ConnId, user: i64, seq: i32 },
     /// Owner to the key's home: the connection is gone; ignored where the key has a newer owner.
-    Release { conn: ConnId, key: Box<str> },
+    Release { conn: ConnId, user: i64, key: Box<str> },
+    /// Owner to the key's home: logic let in a client that never claimed the key. Unless somebody holds
+    /// it, logic must hear that.
+    Unclaimed { user: i64, key: Box<str> },
+    /// Owner to the key's home: time to renew the session at logic, if `conn` still holds the key.
+    Renew { conn: ConnId, user: i64, key: Box<str> },
 
     /// Shard to the room's home: `shard` has its first member; answered with [`Message::RoomJoined`].
-    JoinRoom { shard: ShardId, room: Arc<str>, epoch: u32 },
+    JoinRoom { shard: ShardId, room: Arc<str> },
     /// Room's home to the shard: pushes reach it from here on.
-    RoomJoined { room: Arc<str>, epoch: u32, elsewhere: u32 },
+    RoomJoined { room: Arc<str>, elsewhere: u32 },
     /// Shard to the room's home: `members` are there now; 0 ends its interest.
     RoomMembers { shard: ShardId, room: Arc<str>, members: u32 },
-    /// Room's home to a shard with members: how many are online on all the other shards.
+    /// Room's home to a shard with members: how many are online on all the other shards and hosts.
     RoomOnline { room: Arc<str>, elsewhere: u32 },
 }
 
@@ -112,8 +161,81 @@ pub enum Report {
     Snapshot { call: CallId, shard: ShardId, counters: Box<Counters> },
     /// The answer to [`Message::Rooms`]: rooms with someone online, and how many.
     Rooms { call: CallId, rooms: Vec<(Arc<str>, u32)> },
-    /// The last connection of the shard is gone.
+    /// The last connection of the shard is gone. What homes have to tell logic of it may still come.
     Drained { shard: ShardId },
+    /// Remote logic: who is this? Answered with [`Message::Identified`].
+    Identify(AuthRequest),
+    /// Remote logic: a client's message. Answered with [`Message::Receipt`]; until then the connection
+    /// has no other one under way.
+    Receive {
+        conn: ConnId,
+        user: i64,
+        key: Box<str>,
+        operation: i32,
+        sequence: i32,
+        body: Box<[u8]>,
+    },
+    /// Remote logic: the key is still here. Renewals and [`Report::Disconnected`] of one key come from
+    /// one shard, its home, and must reach logic in the order in which they come from there.
+    Heartbeat { user: i64, key: Box<str> },
+    /// Remote logic: nobody here holds the key any more. A connection that was replaced causes none.
+    Disconnected { user: i64, key: Box<str> },
+    /// A line for the white log.
+    White(Box<WhiteEvent>),
+}
+
+/// What happened to a connection of a user on [`Limits::white_list`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WhiteEvent {
+    /// Which connection.
+    pub conn: ConnId,
+    /// Its user.
+    pub user: i64,
+    /// Its key; empty for what is written after its close.
+    pub key: Box<str>,
+    /// What happened.
+    pub what: WhiteWhat,
+    /// When.
+    pub at: Millis,
+}
+
+/// What happened to a white connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WhiteWhat {
+    /// It is authenticated and registered.
+    Authenticated {
+        /// The room it starts in.
+        room: Option<Box<str>>,
+    },
+    /// A frame was read.
+    Read {
+        /// The frame's operation.
+        operation: i32,
+        /// The frame's sequence.
+        sequence: i32,
+        /// Length of the whole frame.
+        bytes: u32,
+    },
+    /// The kernel took the last byte of a frame; of a batch, each frame in it.
+    Wrote {
+        /// The frame's operation.
+        operation: i32,
+        /// The frame's sequence.
+        sequence: i32,
+        /// Length of the whole frame.
+        bytes: u32,
+    },
+    /// It was closed; what is written after that is the rest of its outbox and the goodbye.
+    Closed {
+        /// Why.
+        reason: CloseReason,
+    },
+    /// Events of this and other connections were not told, because too many waited. The event's
+    /// connection is that of the first of them.
+    Missed {
+        /// How many.
+        events: u64,
+    },
 }
 
 impl Message {

@@ -10,7 +10,7 @@
 //! Reference counts here are plain integers of one shard. The bytes of a chain stay where they are
 //! for as long as an outbox has it in flight: the kernel reads them.
 
-use comet_proto::Encoded;
+use comet_proto::{Encoded, decode};
 
 use crate::conn::Transport;
 use crate::limits::{JOIN_MAX, JOINED_BYTES_MAX};
@@ -79,6 +79,17 @@ pub(crate) struct Chains {
     first: u32,
     serial: u32,
     joined_bytes: usize,
+}
+
+/// What was left of an outbox when its connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Remains {
+    /// Pushes that the kernel took to the last byte.
+    pub(crate) sent: u32,
+    /// Pushes that it did not.
+    pub(crate) lost: u32,
+    /// Bytes that it did not.
+    pub(crate) bytes: u32,
 }
 
 /// Totals of one outbox.
@@ -236,8 +247,42 @@ impl Chains {
         Progress::Done { pushes }
     }
 
-    /// Takes the oldest push that is not in flight out of the outbox. `false`: there is none.
-    pub(crate) fn drop_oldest(&mut self, outbox: &mut Outbox) -> bool {
+    /// Operation, sequence and length of each frame whose last byte is among the next `bytes` of what is
+    /// in flight. A batch is the frames in it; what is no frame of the protocol is left out.
+    pub(crate) fn frames_taken(
+        &self,
+        outbox: &Outbox,
+        transport: Transport,
+        bytes: usize,
+    ) -> Vec<(i32, i32, u32)> {
+        let taken = outbox.taken as usize + 1..=outbox.taken as usize + bytes;
+        let mut whole = Vec::new();
+        let mut at = outbox.in_flight;
+        while at != NONE {
+            let chain = &self.chains[at];
+            if taken.contains(&(chain.bytes[transport as usize] as usize)) {
+                whole.push(&chain.item.frame);
+            }
+            at = chain.before;
+        }
+        let mut frames = Vec::new();
+        for encoded in whole.into_iter().rev() {
+            let mut run = encoded.for_tcp();
+            while let Ok(Some((frame, length))) = decode(run, usize::MAX) {
+                frames.push((frame.operation, frame.sequence, length as u32));
+                run = &run[length..];
+            }
+        }
+        frames
+    }
+
+    /// Takes the oldest push that is not in flight out of the outbox, and says how many bytes that was.
+    /// `None`: there is none.
+    pub(crate) fn drop_oldest(
+        &mut self,
+        outbox: &mut Outbox,
+        transport: Transport,
+    ) -> Option<usize> {
         let mut items = Vec::new();
         let mut at = outbox.pending;
         while at != NONE {
@@ -245,45 +290,42 @@ impl Chains {
             items.push(chain.item.clone());
             at = chain.before;
         }
-        let Some(oldest) = items.iter().rposition(|item| item.is_push) else {
-            return false;
-        };
-        items.remove(oldest);
+        let oldest = items.iter().rposition(|item| item.is_push)?;
+        let dropped = items.remove(oldest);
         let pending = std::mem::replace(&mut outbox.pending, NONE);
         for item in items.iter().rev() {
             self.append(outbox, item);
         }
         self.release(pending);
-        true
+        Some(transport.bytes(&dropped.frame).len())
     }
 
-    /// Drops what waits; returns how many pushes that were. What is in flight stays.
-    pub(crate) fn clear_pending(&mut self, outbox: &mut Outbox) -> u32 {
-        let pending = std::mem::replace(&mut outbox.pending, NONE);
-        let pushes = if pending == NONE { 0 } else { self.chains[pending].pushes };
-        self.release(pending);
-        pushes
+    /// Drops what waits. What is in flight stays.
+    pub(crate) fn clear_pending(&mut self, outbox: &mut Outbox, transport: Transport) -> Remains {
+        let index = std::mem::replace(&mut outbox.pending, NONE);
+        if index == NONE {
+            return Remains::default();
+        }
+        let Chain { pushes, bytes, .. } = self.chains[index];
+        self.release(index);
+        Remains { sent: 0, lost: pushes, bytes: bytes[transport as usize] }
     }
 
-    /// Drops what is in flight, after its last completion; returns (sent, lost) pushes: those the
-    /// kernel took to the last byte, and the others.
-    pub(crate) fn clear_in_flight(
-        &mut self,
-        outbox: &mut Outbox,
-        transport: Transport,
-    ) -> (u32, u32) {
+    /// Drops what is in flight, after its last completion.
+    pub(crate) fn clear_in_flight(&mut self, outbox: &mut Outbox, transport: Transport) -> Remains {
         let index = std::mem::replace(&mut outbox.in_flight, NONE);
         if index == NONE {
-            return (0, 0);
+            return Remains::default();
         }
-        let pushes = self.chains[index].pushes;
+        let Chain { pushes, bytes, .. } = self.chains[index];
         let mut at = index;
         while at != NONE && self.chains[at].bytes[transport as usize] > outbox.taken {
             at = self.chains[at].before;
         }
         let sent = if at == NONE { 0 } else { self.chains[at].pushes };
         self.release(index);
-        (sent, pushes - sent)
+        let bytes = bytes[transport as usize] - outbox.taken;
+        Remains { sent, lost: pushes - sent, bytes }
     }
 
     #[inline]
@@ -317,166 +359,4 @@ impl Chains {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-
-    use comet_proto::Frame;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        /// The same frame to all outboxes of a mask.
-        Push {
-            mask: u8,
-            len: usize,
-            is_push: bool,
-        },
-        Send {
-            outbox: usize,
-            bytes: usize,
-        },
-        DropOldest {
-            outbox: usize,
-        },
-        Clear {
-            outbox: usize,
-        },
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            5 => (any::<u8>(), prop_oneof![9 => 0..200_usize, 1 => 30_000..40_000_usize], any::<bool>())
-                .prop_map(|(mask, len, is_push)| Step::Push { mask, len, is_push }),
-            6 => (0..8_usize, prop_oneof![1..60_usize, Just(usize::MAX)])
-                .prop_map(|(outbox, bytes)| Step::Send { outbox, bytes }),
-            1 => (0..8_usize).prop_map(|outbox| Step::DropOldest { outbox }),
-            1 => (0..8_usize).prop_map(|outbox| Step::Clear { outbox }),
-        ];
-        prop::collection::vec(step, 1..80)
-    }
-
-    /// An outbox as a plain queue of frames.
-    #[derive(Default)]
-    struct Model {
-        pending: VecDeque<(Vec<u8>, bool)>,
-        in_flight: Vec<u8>,
-        in_flight_pushes: u32,
-    }
-
-    fn transport(outbox: usize) -> Transport {
-        if outbox.is_multiple_of(2) { Transport::Tcp } else { Transport::WebSocket }
-    }
-
-    proptest! {
-        #[test]
-        fn sends_what_eight_separate_queues_would(steps in steps()) {
-            let mut chains = Chains::new();
-            let mut outboxes = [Outbox::EMPTY; 8];
-            let mut models: [Model; 8] = Default::default();
-            for (step, sequence) in steps.into_iter().zip(1..) {
-                match step {
-                    Step::Push { mask, len, is_push } => {
-                        let body = vec![sequence as u8; len];
-                        let frame = Frame { version: 1, operation: 5, sequence, body: &body };
-                        let item = chains.item(Encoded::frame(&frame), is_push);
-                        for outbox in (0..8).filter(|outbox| mask & (1 << outbox) != 0) {
-                            chains.append(&mut outboxes[outbox], &item);
-                            let bytes = transport(outbox).bytes(&item.frame).to_vec();
-                            models[outbox].pending.push_back((bytes, is_push));
-                        }
-                    }
-                    Step::Send { outbox, bytes } => {
-                        let (mine, model) = (&mut outboxes[outbox], &mut models[outbox]);
-                        if !mine.is_sending() {
-                            let started = chains.start(mine);
-                            prop_assert_eq!(started, !model.pending.is_empty());
-                            if !started { continue; }
-                            for (bytes, is_push) in model.pending.drain(..) {
-                                model.in_flight.extend(bytes);
-                                model.in_flight_pushes += u32::from(is_push);
-                            }
-                        }
-                        let slice = chains.slice(mine, transport(outbox)).to_vec();
-                        prop_assert!(!slice.is_empty());
-                        prop_assert_eq!(&slice[..], &model.in_flight[..slice.len()]);
-                        let bytes = bytes.min(slice.len());
-                        model.in_flight.drain(..bytes);
-                        let progress = chains.advance(mine, transport(outbox), bytes);
-                        if model.in_flight.is_empty() {
-                            let pushes = std::mem::take(&mut model.in_flight_pushes);
-                            prop_assert_eq!(progress, Progress::Done { pushes });
-                        } else {
-                            prop_assert_eq!(progress, Progress::Partial);
-                        }
-                    }
-                    Step::DropOldest { outbox } => {
-                        let model = &mut models[outbox].pending;
-                        let oldest = model.iter().position(|(_, is_push)| *is_push);
-                        prop_assert_eq!(chains.drop_oldest(&mut outboxes[outbox]), oldest.is_some());
-                        if let Some(oldest) = oldest {
-                            model.remove(oldest);
-                        }
-                    }
-                    Step::Clear { outbox } => {
-                        let (mine, model) = (&mut outboxes[outbox], &mut models[outbox]);
-                        let waiting = model.pending.drain(..).filter(|(_, is_push)| *is_push).count();
-                        prop_assert_eq!(chains.clear_pending(mine) as usize, waiting);
-                        let (sent, lost) = chains.clear_in_flight(mine, transport(outbox));
-                        prop_assert_eq!(sent + lost, std::mem::take(&mut model.in_flight_pushes));
-                        model.in_flight.clear();
-                    }
-                }
-                for (outbox, mine) in outboxes.iter().enumerate() {
-                    let load = chains.load(mine, transport(outbox));
-                    let model = &models[outbox];
-                    let waiting = model.pending.iter().filter(|(_, is_push)| *is_push).count() as u32;
-                    prop_assert_eq!(load.pushes, waiting + model.in_flight_pushes);
-                }
-            }
-            for (outbox, mine) in outboxes.iter_mut().enumerate() {
-                chains.clear_pending(mine);
-                chains.clear_in_flight(mine, transport(outbox));
-            }
-            prop_assert!(chains.is_empty());
-        }
-    }
-
-    #[test]
-    fn equal_outboxes_share_one_chain_and_one_buffer() {
-        let mut chains = Chains::new();
-        let mut outboxes = vec![Outbox::EMPTY; 100];
-        for sequence in 0..3 {
-            let frame = Frame { version: 1, operation: 5, sequence, body: b"shared" };
-            let item = chains.item(Encoded::frame(&frame), true);
-            for outbox in &mut outboxes {
-                chains.append(outbox, &item);
-            }
-        }
-        assert_eq!(chains.chains.len(), 3);
-        let mut buffers = Vec::new();
-        for outbox in &mut outboxes {
-            assert!(chains.start(outbox));
-            buffers.push(chains.slice(outbox, Transport::Tcp).as_ptr());
-        }
-        buffers.dedup();
-        assert_eq!(buffers.len(), 1);
-        assert_eq!(chains.joined_bytes, 3 * (16 + 6));
-    }
-
-    #[test]
-    fn a_frame_cut_in_the_middle_is_lost_and_the_ones_before_it_are_sent() {
-        let mut chains = Chains::new();
-        let mut outbox = Outbox::EMPTY;
-        for sequence in 0..3 {
-            let frame = Frame { version: 1, operation: 5, sequence, body: b"1234" };
-            let item = chains.item(Encoded::frame(&frame), true);
-            chains.append(&mut outbox, &item);
-        }
-        assert!(chains.start(&mut outbox));
-        assert_eq!(chains.advance(&mut outbox, Transport::Tcp, 39), Progress::Partial);
-        assert_eq!(chains.clear_in_flight(&mut outbox, Transport::Tcp), (1, 2));
-        assert!(chains.is_empty());
-    }
-}
+mod tests;

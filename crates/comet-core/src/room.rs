@@ -35,10 +35,8 @@ pub(crate) struct Room {
     pub(crate) members: Vec<u32>,
     /// Who joins once the home knows of this shard.
     pub(crate) waiting: Vec<Waiting>,
-    /// The question the home's answer must match: a room may be left and joined while it travels.
-    pub(crate) epoch: u32,
     pub(crate) is_joined: bool,
-    /// Members on other shards, as the home last said.
+    /// Members on other shards and hosts, as the home last said.
     pub(crate) elsewhere: u32,
     /// In the list of rooms whose home does not know the present count.
     pub(crate) is_dirty: bool,
@@ -48,7 +46,6 @@ pub(crate) struct Rooms {
     rooms: Slab<Room>,
     names: AHashMap<Arc<str>, u32>,
     dirty: Vec<Arc<str>>,
-    epoch: u32,
 }
 
 impl Rooms {
@@ -57,7 +54,6 @@ impl Rooms {
             rooms: Slab::new(),
             names: AHashMap::with_hasher(RandomState::with_seeds(seed, 1, 2, 3)),
             dirty: Vec::new(),
-            epoch: 0,
         }
     }
 
@@ -70,13 +66,11 @@ impl Rooms {
         if let Some(index) = self.find(name) {
             return (index, false);
         }
-        self.epoch = self.epoch.wrapping_add(1);
         let name: Arc<str> = name.into();
         let index = self.rooms.insert(Room {
             name: Arc::clone(&name),
             members: Vec::new(),
             waiting: Vec::new(),
-            epoch: self.epoch,
             is_joined: false,
             elsewhere: 0,
             is_dirty: false,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use comet_core::{AuthRequest, CloseHow, ConnId, Hangup, Message, Millis, Report, Shard, ShardId};
+use comet_core::{
+    AuthRequest, CloseHow, ConnId, Denied, Hangup, Message, Millis, Report, Shard, ShardId,
+};
 use comet_logic::Auther;
 use comet_mesh::{EventFd, Inbox, Returned, Sender};
 use rustix::net::{Shutdown, shutdown};
@@ -234,7 +236,8 @@ impl<A: Auther> Driver<A> {
 
     fn ask_logic(&mut self) {
         while let Some(AuthRequest { conn, token, cookie }) = self.shard.poll_auth() {
-            let answer = self.auther.auth(&token, &cookie).map_err(|refusal| refusal.to_string());
+            let answer = self.auther.auth(&token, &cookie);
+            let answer = answer.map_err(|refusal| Denied::refused(refusal.to_string()));
             self.shard.handle_auth(conn, answer);
         }
     }

@@ -50,6 +50,7 @@ pub(crate) fn quiet_point(world: &mut World) -> Result<(), String> {
     directories(world)?;
     totals(world)?;
     beliefs(world)?;
+    logic(world)?;
     deliveries(world)?;
     world.env.control.calls.clear();
     for peer in &mut world.env.peers {
@@ -61,7 +62,9 @@ pub(crate) fn quiet_point(world: &mut World) -> Result<(), String> {
 /// After the drain: nobody is left, and nothing of them.
 pub(crate) fn end(world: &mut World) -> Result<Summary, String> {
     totals(world)?;
+    logic(world)?;
     let env = &world.env;
+    env.control.white.end(&env.plan)?;
     if let Some(times) = env.control.drained.iter().find(|times| **times != 1) {
         return Err(format!("a shard was drained {times} times"));
     }
@@ -73,9 +76,10 @@ pub(crate) fn end(world: &mut World) -> Result<Summary, String> {
             return Err(format!("shard {} takes connections after its drain", shard.id().0));
         }
         let counters = shard.counters();
-        let Counters { connections, live, rooms, users, keys, waiting, .. } = counters;
-        let left = [connections, live, rooms, users, keys, waiting];
-        if left != [0; 6] || !shard.home_rooms().is_empty() {
+        let Counters { connections, live, rooms, users, keys, waiting, waiting_bytes, .. } =
+            counters;
+        let left = [connections, live, rooms, users, keys, waiting, waiting_bytes];
+        if left != [0; 7] || !shard.home_rooms().is_empty() {
             return Err(format!(
                 "shard {} is not empty after its drain: {counters:?}",
                 shard.id().0
@@ -93,6 +97,12 @@ pub(crate) fn end(world: &mut World) -> Result<Summary, String> {
         }
         summary.digest = summary.digest.rotate_left(1) ^ client.hearing.digest;
     }
+    let logic = &env.control.logic;
+    summary.remote = u64::from(env.plan.is_remote());
+    summary.renewals = logic.renewals;
+    summary.departures = logic.departures;
+    summary.failures = logic.failures;
+    summary.white = env.control.white.lines;
     summary.steps = env.trace.step;
     summary.calls = env.control.calls_total;
     Ok(summary)
@@ -153,7 +163,9 @@ fn directories(world: &World) -> Result<(), String> {
         .collect();
     same("rooms", &held, &rooms)?;
     for live in live_conns(world) {
-        let online = live.room.map_or(0, |room| rooms[&(home_of_room(room, shards), room)]);
+        let beyond = |room| world.env.control.beyond.get(room).copied().unwrap_or(0);
+        let here = |room| rooms[&(home_of_room(room, shards), room)];
+        let online = live.room.map_or(0, |room| here(room) + beyond(room));
         if live.online != online {
             return Err(format!("{live:?} would be told another number than {online}"));
         }
@@ -200,7 +212,11 @@ fn beliefs(world: &World) -> Result<(), String> {
                 continue;
             }
             let persona = &client.persona;
-            let made = format!("{}_{}", persona.user, live.session);
+            let made = match world.env.plan.is_remote() {
+                // Logic numbers sessions as it likes.
+                true if live.key.starts_with(&format!("{}_", persona.user)) => live.key.to_owned(),
+                _ => format!("{}_{}", persona.user, live.session),
+            };
             same("keys of a client", &live.key, &persona.key.unwrap_or(&made))?;
             same("users", &live.user, &persona.user)?;
             let room = client.hearing.room.map(|room| ROOMS[usize::from(room)]);
@@ -208,6 +224,18 @@ fn beliefs(world: &World) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What logic believes to be here is here.
+fn logic(world: &World) -> Result<(), String> {
+    let held: BTreeSet<Box<str>> = match world.env.plan.is_remote() {
+        true => {
+            let keys = world.drivers.iter().flat_map(|driver| driver.shard.keys());
+            keys.map(|(key, _)| key.into()).collect()
+        }
+        false => BTreeSet::new(),
+    };
+    same("keys at logic", &world.env.control.logic.present, &held)
 }
 
 /// What calls meant a client that was there all the time has come, or the call counted it as dropped,

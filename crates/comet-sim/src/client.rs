@@ -7,6 +7,7 @@ use comet_core::{CloseReason, Hangup, Millis, SlowConsumer, Transport};
 use comet_proto::op;
 
 use crate::hearing::{Expected, Hearing};
+use crate::logic;
 use crate::misdeed::{Misdeed, bad_upgrade};
 use crate::persona::Persona;
 use crate::plan::{Dice, OPERATIONS, Plan, ROOMS};
@@ -43,6 +44,7 @@ pub(crate) struct Client {
     pub(crate) deserves: Vec<CloseReason>,
     /// Its last bytes leave the server no choice.
     pub(crate) must_be_closed: bool,
+    is_remote: bool,
     misdeed: Option<Misdeed>,
     /// Requests before the misdeed.
     patience: u32,
@@ -64,15 +66,19 @@ impl Client {
         if plan.limits.slow_consumer == SlowConsumer::Close {
             deserves.push(CloseReason::SlowConsumer);
         }
+        if plan.is_remote() {
+            deserves.push(CloseReason::LogicUnavailable);
+        }
         if persona.is_refused {
             deserves.push(CloseReason::AuthRefused);
         }
         Self {
-            hearing: Hearing::new(&persona, plan.limits.filter_rooms),
+            hearing: Hearing::new(&persona, plan),
             persona,
             reads,
             deserves,
             must_be_closed: false,
+            is_remote: plan.is_remote(),
             misdeed,
             patience: dice.below(12) as u32,
             stage: Stage::Connected,
@@ -143,16 +149,24 @@ impl Client {
 
     /// It goes away without a word.
     pub(crate) fn die(&mut self, socket: &mut Socket, dice: &mut Dice) {
-        let how = dice.pick(&[Hangup::Eof, Hangup::Error(104)]);
-        self.end(socket, how);
+        let how = if dice.percent(50) { Hangup::Eof } else { broken(dice) };
+        self.end(socket, how.clone());
         self.stage = Stage::Done;
-        self.is_over = matches!(how, Hangup::Error(_));
+        self.is_over = how != Hangup::Eof;
     }
 
     fn end(&mut self, socket: &mut Socket, how: Hangup) {
         self.deserves.push(CloseReason::PeerClosed);
-        if matches!(how, Hangup::Error(_)) {
-            self.deserves.push(CloseReason::SocketError);
+        match how {
+            Hangup::Eof => {}
+            Hangup::Error(_) => self.deserves.push(CloseReason::SocketError),
+            // A send may find out first.
+            Hangup::Tls(_) => {
+                self.deserves.extend([CloseReason::SocketError, CloseReason::TlsFailed]);
+            }
+            Hangup::Proxy(_) => {
+                self.deserves.extend([CloseReason::SocketError, CloseReason::BadProxyHeader]);
+            }
         }
         socket.end(how);
     }
@@ -192,13 +206,19 @@ impl Client {
             self.deserves.extend([CloseReason::InputOverflow, CloseReason::ReplyOverflow]);
             let body = vec![b'f'; plan.limits.body_max];
             for _ in 0..(HELD_MAX / body.len()) + 3 {
-                self.request(socket, dice, op::SEND, &body, Expected::Echo(op::SEND));
+                self.tell(socket, dice, op::SEND, &body);
             }
         } else if dice.percent(30) {
             for _ in 0..dice.below(REQUESTS_MAX) {
                 self.ask(socket, dice);
             }
         }
+    }
+
+    /// A message of its own kind.
+    fn tell(&mut self, socket: &mut Socket, dice: &mut Dice, operation: i32, body: &[u8]) {
+        let fails = self.is_remote && logic::fails(body);
+        self.request(socket, dice, operation, body, Expected::Echo { operation, fails });
     }
 
     fn heartbeat(&mut self, socket: &mut Socket, dice: &mut Dice) {
@@ -230,7 +250,7 @@ impl Client {
             _ => {
                 let operation = dice.pick(&[op::SEND, 777, -3]);
                 let body = vec![b'm'; dice.below(200)];
-                self.request(socket, dice, operation, &body, Expected::Echo(operation));
+                self.tell(socket, dice, operation, &body);
             }
         }
     }
@@ -274,7 +294,7 @@ impl Client {
             }
             Misdeed::Goodbye | Misdeed::End => self.end(socket, Hangup::Eof),
             Misdeed::Reset => {
-                self.end(socket, Hangup::Error(104));
+                self.end(socket, broken(dice));
                 self.is_over = true;
             }
             Misdeed::Silence
@@ -324,6 +344,15 @@ impl Client {
             self.hearing.expected.extend(waiting);
         }
         socket.write(&wire::websocket(CONTINUATION_END, Some(mask(dice)), rest));
+    }
+}
+
+/// An end that nothing can be said to.
+fn broken(dice: &mut Dice) -> Hangup {
+    match dice.below(4) {
+        0 => Hangup::Tls("a bad record".into()),
+        1 => Hangup::Proxy("no header".into()),
+        _ => Hangup::Error(104),
     }
 }
 

@@ -1,17 +1,21 @@
 //! The fake control thread: pushes to keys, users, rooms and everybody, and the sum of what came of them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_core::{
-    CallId, Message, Millis, Push, Report, ShardId, Tally, home_of_key, home_of_room, home_of_user,
+    CallId, Limits, Message, Millis, Push, Report, ShardId, Tally, home_of_key, home_of_room,
+    home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
 
 use crate::call::{Call, check_sum};
+use crate::driver;
+use crate::logic::Logic;
 use crate::mesh::Mesh;
-use crate::plan::{Dice, KEYS, OPERATIONS, Plan, ROOMS, USERS};
+use crate::plan::{Dice, KEYS, OPERATIONS, OTHER_WHITE_LIST, Plan, ROOMS, USERS};
+use crate::white::White;
 use crate::wire::{self, Kind, PUSH_SEQUENCE, Stamp};
 
 /// Slowest paced broadcast, connections a second on each shard.
@@ -35,6 +39,10 @@ pub(crate) struct Control {
     pub(crate) paced_until: Millis,
     /// How often each shard said so.
     pub(crate) drained: Vec<u32>,
+    pub(crate) logic: Logic,
+    pub(crate) white: White,
+    /// Members on other hosts, as the homes were told last.
+    pub(crate) beyond: BTreeMap<&'static str, u32>,
 }
 
 impl Control {
@@ -52,6 +60,9 @@ impl Control {
             has_paced: false,
             paced_until: Millis(0),
             drained: vec![0; usize::from(plan.shards)],
+            logic: Logic::default(),
+            white: White::default(),
+            beyond: BTreeMap::new(),
         }
     }
 
@@ -71,16 +82,58 @@ impl Control {
                 let speed = NonZeroU32::new(dice.between(SPEED_LEAST, 2000) as u32);
                 self.push_all(dice, plan, speed);
             }
+            94..96 => self.tell_beyond(dice),
+            96..98 if plan.is_configured => self.configure(dice, plan),
             _ => self.ask(dice),
         }
     }
 
     /// Tells every shard to say goodbye; an impatient operator does it twice.
-    pub(crate) fn drain(&mut self, dice: &mut Dice) {
+    pub(crate) fn drain(&mut self, dice: &mut Dice, plan: &Plan) {
+        let mut over_ms = plan.drain_over_ms;
+        let retry_after_ms = plan.retry_after_ms;
         for _ in 0..dice.pick(&[1, 1, 2]) {
-            for lane in &mut self.lanes {
-                lane.push_back(Message::Drain);
+            self.send_all(&Message::Drain { over_ms, retry_after_ms });
+            over_ms = dice.pick(&[0, over_ms]);
+        }
+    }
+
+    /// Limits that change nothing about what clients must see.
+    fn configure(&mut self, dice: &mut Dice, plan: &Plan) {
+        let mut limits: Limits = plan.limits.clone();
+        if dice.percent(50) {
+            limits.white_list = OTHER_WHITE_LIST.into();
+            limits.user_memory_ms = 50;
+        }
+        self.send_all(&Message::Configure { limits: Arc::new(limits) });
+    }
+
+    /// Other hosts have counted the members of their rooms.
+    fn tell_beyond(&mut self, dice: &mut Dice) {
+        self.beyond.clear();
+        for room in ROOMS {
+            if dice.percent(50) {
+                self.beyond.insert(room, dice.between(1, 100) as u32);
             }
+        }
+        for shard in 0..self.shards {
+            let here = |room: &&str| home_of_room(room, self.shards).0 == shard;
+            let rooms = self.beyond.iter().filter(|(room, _)| here(room));
+            let rooms = rooms.map(|(room, members)| ((*room).into(), *members)).collect();
+            self.lanes[usize::from(shard)].push_back(Message::RoomsBeyond { rooms });
+        }
+    }
+
+    /// Has logic do what is due.
+    pub(crate) fn turn_logic(&mut self, dice: &mut Dice, plan: &Plan, now: Millis) {
+        for (shard, message) in self.logic.turn(dice, plan, now) {
+            self.lanes[usize::from(shard.0)].push_back(message);
+        }
+    }
+
+    fn send_all(&mut self, message: &Message) {
+        for lane in &mut self.lanes {
+            lane.push_back(message.clone());
         }
     }
 
@@ -112,12 +165,24 @@ impl Control {
     }
 
     /// Works through some of the inbox.
-    pub(crate) fn take_reports(&mut self, dice: &mut Dice, now: Millis) -> Result<bool, String> {
+    pub(crate) fn take_reports(
+        &mut self,
+        dice: &mut Dice,
+        plan: &Plan,
+        now: Millis,
+    ) -> Result<bool, String> {
         let mut moved = false;
         while !dice.percent(20) {
             let Some(report) = self.inbox.pop_front() else { break };
-            moved = true;
-            self.settle(&report, now)?;
+            moved |= driver::is_news(&report);
+            match report {
+                Report::Identify(_)
+                | Report::Receive { .. }
+                | Report::Heartbeat { .. }
+                | Report::Disconnected { .. } => self.logic.hear(dice, plan, now, report)?,
+                Report::White(event) => self.white.hear(plan, &event)?,
+                report => self.settle(&report, now)?,
+            }
         }
         Ok(moved)
     }
@@ -126,6 +191,7 @@ impl Control {
     pub(crate) fn is_idle(&self) -> bool {
         self.calls.iter().all(Call::is_complete)
             && self.inbox.is_empty()
+            && self.logic.is_idle()
             && self.lanes.iter().all(VecDeque::is_empty)
     }
 
@@ -153,6 +219,11 @@ impl Control {
                 self.drained[usize::from(shard.0)] += 1;
                 return Ok(());
             }
+            Report::Identify(_)
+            | Report::Receive { .. }
+            | Report::Heartbeat { .. }
+            | Report::Disconnected { .. }
+            | Report::White(_) => unreachable!("no report to a call"),
         };
         check_sum(&tally)?;
         self.total += tally;

@@ -55,7 +55,7 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
     let (since, limit) = match reason {
         CloseReason::HandshakeTimeout => (entry.accepted_at, limits.handshake_ms),
         // What a client says while its homes are asked waits with the rest of its input.
-        CloseReason::HeartbeatTimeout if entry.client.hearing.waits_for_homes() => return Ok(()),
+        CloseReason::HeartbeatTimeout if entry.client.hearing.waits_for_others() => return Ok(()),
         CloseReason::HeartbeatTimeout => {
             let heartbeat = entry.socket.heartbeat_at.unwrap_or_default();
             (heartbeat.max(entry.accepted_at), entry.client.persona.heartbeat_ms)

@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use comet_core::{AuthRequest, CloseHow, Hangup, Message, Millis, Settings, Shard, ShardId};
+use comet_core::{
+    AuthRequest, CloseHow, CloseReason, Denied, Hangup, Message, Millis, Report, Settings, Shard,
+    ShardId,
+};
 
 use crate::deadlines;
 use crate::persona;
@@ -27,8 +30,30 @@ pub(crate) struct Driver {
     ready_since: Option<Millis>,
     /// When it last took something from its inbox.
     pub(crate) message_at: Millis,
+    /// The drain it was told of last.
+    drain: Option<Drain>,
     /// Of connections that are gone.
     settled: Settled,
+}
+
+/// A drain under way, and its goodbyes.
+struct Drain {
+    since: Millis,
+    over_ms: u64,
+    connections: u64,
+    said: u64,
+}
+
+impl Drain {
+    /// One more goodbye at `now`, which must not come before its time.
+    fn say(&mut self, now: Millis) -> Result<(), String> {
+        self.said += 1;
+        let elapsed = now.0 - self.since.0;
+        let Self { over_ms, connections, said, .. } = *self;
+        let is_due = elapsed >= over_ms || said * over_ms <= connections * elapsed;
+        let what = || format!("goodbye {said} of {connections} after {elapsed} of {over_ms} ms");
+        is_due.then_some(()).ok_or_else(what)
+    }
 }
 
 /// What the sockets of a shard saw, summed up.
@@ -53,6 +78,7 @@ impl Driver {
             shard,
             shards: plan.shards,
             limits: Arc::new(plan.limits.clone()),
+            logic: plan.logic,
             hash_seed: 0x5eed ^ u64::from(shard.0),
         };
         Self {
@@ -63,6 +89,7 @@ impl Driver {
             must_retry: false,
             ready_since: None,
             message_at: Millis(0),
+            drain: None,
             settled: Settled::default(),
         }
     }
@@ -110,8 +137,14 @@ impl Driver {
                 break;
             };
             trace!(env, "{:?} <- {}", self.shard.id(), brief(&message));
-            env.stir();
+            if !matches!(message, Message::Renew { .. }) {
+                env.stir();
+            }
             self.message_at = env.now;
+            if let Message::Drain { over_ms, .. } = message {
+                let (since, connections) = (env.now, self.slots.len() as u64);
+                self.drain = Some(Drain { since, over_ms: over_ms.into(), connections, said: 0 });
+            }
             self.shard.handle_message(message);
         }
         self.accept(env);
@@ -216,7 +249,7 @@ impl Driver {
     fn decide(&mut self, env: &mut Env, request: &AuthRequest) {
         env.stir();
         let answer = persona::auth(&request.token, &request.cookie, &env.plan);
-        self.shard.handle_auth(request.conn, answer);
+        self.shard.handle_auth(request.conn, answer.map_err(Denied::refused));
     }
 
     fn poll(&mut self, env: &mut Env) -> Result<(), String> {
@@ -271,12 +304,15 @@ impl Driver {
 
     fn pass_reports(&mut self, env: &mut Env) {
         while let Some(report) = self.shard.poll_report() {
+            let is_news = is_news(&report);
             if let Err(report) = env.control.offer(report) {
                 self.shard.return_report(*report);
                 self.must_retry = true;
                 return;
             }
-            env.stir();
+            if is_news {
+                env.stir();
+            }
         }
     }
 
@@ -285,12 +321,15 @@ impl Driver {
         for peer in (0..env.plan.shards).map(ShardId) {
             while let Some(message) = self.shard.poll_message(peer) {
                 let dice = (&mut env.dice, env.now);
+                let is_news = !matches!(message, Message::Renew { .. });
                 if let Err(message) = env.mesh.send(dice, Some(me), peer, message) {
                     self.shard.return_message(peer, *message);
                     self.must_retry = true;
                     break;
                 }
-                env.stir();
+                if is_news {
+                    env.stir();
+                }
             }
         }
     }
@@ -301,6 +340,11 @@ impl Driver {
             env.stir();
             let slot = event.conn.slot;
             let peer = *self.slots.get(&slot).ok_or("closed, and nobody there")?;
+            if let Some(drain) = &mut self.drain
+                && event.reason == CloseReason::Draining
+            {
+                drain.say(env.now)?;
+            }
             deadlines::check_closed(env, peer, &event)?;
             env.peers[peer].closed = Some((event.reason, env.now));
         }
@@ -310,6 +354,11 @@ impl Driver {
     pub(crate) fn is_quiet(&self) -> bool {
         self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry
     }
+}
+
+/// Not what goes on for as long as clients send heartbeats.
+pub(crate) fn is_news(report: &Report) -> bool {
+    !matches!(report, Report::White(_) | Report::Heartbeat { .. })
 }
 
 /// A message in a line of the trace: without the bytes of a push.

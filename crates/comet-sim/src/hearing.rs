@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 
 use comet_proto::op;
 
+use crate::logic::FAILURE;
 use crate::persona::{Accepted, Persona};
-use crate::plan::ROOMS;
+use crate::plan::{Plan, RETRY_AFTER_MS_MAX, ROOMS};
 use crate::wire::{Kind, Says, Stamp};
 
 /// The reply to a request, and what the client knows once it has it.
@@ -16,7 +17,7 @@ pub(crate) enum Expected {
     Heartbeat,
     Room(Option<u8>),
     Accepts { accept: bool, operations: Vec<i32> },
-    Echo(i32),
+    Echo { operation: i32, fails: bool },
     Pong(Box<[u8]>),
 }
 
@@ -33,6 +34,7 @@ pub(crate) struct Hearing {
     pub(crate) room: Option<u8>,
     pub(crate) accepts: Accepted,
     filters_rooms: bool,
+    is_remote: bool,
     /// First call that was made after it had read so: it is authenticated, in `room`, accepts `accepts`.
     pub(crate) live_since: u64,
     pub(crate) room_since: u64,
@@ -48,7 +50,7 @@ pub(crate) struct Hearing {
 }
 
 impl Hearing {
-    pub(crate) fn new(persona: &Persona, filters_rooms: bool) -> Self {
+    pub(crate) fn new(persona: &Persona, plan: &Plan) -> Self {
         Self {
             expected: VecDeque::new(),
             status: 101,
@@ -57,7 +59,8 @@ impl Hearing {
             is_closed: false,
             room: persona.room,
             accepts: persona.accepts.clone(),
-            filters_rooms,
+            filters_rooms: plan.limits.filter_rooms,
+            is_remote: plan.is_remote(),
             live_since: 0,
             room_since: 0,
             accepts_since: 0,
@@ -69,9 +72,14 @@ impl Hearing {
         }
     }
 
-    /// Its token, or a request to change rooms, is not answered yet: homes are asked.
-    pub(crate) fn waits_for_homes(&self) -> bool {
-        let asks = |(_, expected): &_| matches!(expected, Expected::Auth | Expected::Room(_));
+    /// Its token, a request to change rooms, or a message to logic, is not answered yet: somebody is
+    /// asked, and what it says meanwhile waits.
+    pub(crate) fn waits_for_others(&self) -> bool {
+        let asks = |(_, expected): &(_, Expected)| match expected {
+            Expected::Auth | Expected::Room(_) => true,
+            Expected::Echo { .. } => self.is_remote,
+            _ => false,
+        };
         self.expected.iter().any(asks)
     }
 
@@ -102,7 +110,10 @@ impl Hearing {
                 Some((_, Expected::Pong(asked))) if asked == payload => {}
                 other => return Err(format!("a pong instead of {other:?}")),
             },
-            Says::Reply { operation: op::DISCONNECT_REPLY, sequence: 0, .. } => self.is_told = true,
+            Says::Reply { operation: op::DISCONNECT_REPLY, sequence: 0, body } => {
+                self.is_told = true;
+                return check_goodbye(&body);
+            }
             Says::Reply { operation, sequence, body } => {
                 self.mix(operation as u64);
                 return self.reply(operation, sequence, &body, next_call);
@@ -130,14 +141,19 @@ impl Hearing {
             Expected::Room(_) => op::CHANGE_ROOM_REPLY,
             Expected::Accepts { accept: true, .. } => op::SUBSCRIBE_REPLY,
             Expected::Accepts { accept: false, .. } => op::UNSUBSCRIBE_REPLY,
-            Expected::Echo(operation) => *operation,
+            Expected::Echo { operation, .. } => *operation,
             Expected::Pong(_) => return wrong("not a pong"),
         };
         if (operation, sequence) != (right, asked) {
             return wrong("out of turn");
         }
-        if !body.is_empty() && expected != Expected::Heartbeat {
-            return wrong("a body");
+        let is_body_right = match &expected {
+            Expected::Heartbeat => true,
+            Expected::Echo { fails: true, .. } => body == FAILURE.as_bytes(),
+            _ => body.is_empty(),
+        };
+        if !is_body_right {
+            return wrong("a wrong body");
         }
         match expected {
             Expected::Auth => {
@@ -164,7 +180,7 @@ impl Hearing {
                 }
                 self.accepts_since = next_call;
             }
-            Expected::Echo(_) | Expected::Pong(_) => {}
+            Expected::Echo { .. } | Expected::Pong(_) => {}
         }
         Ok(())
     }
@@ -217,4 +233,13 @@ impl Hearing {
     fn mix(&mut self, value: u64) {
         self.digest = (self.digest.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
+}
+
+/// A goodbye is a sentence, and perhaps a time to wait.
+fn check_goodbye(body: &[u8]) -> Result<(), String> {
+    let wrong = || format!("a goodbye of {:?}", body.escape_ascii().to_string());
+    let text = std::str::from_utf8(body).map_err(|_| wrong())?;
+    let (sentence, hint) = text.split_once("; retry_after_ms=").unwrap_or((text, "0"));
+    let millis: u32 = hint.parse().map_err(|_| wrong())?;
+    (!sentence.is_empty() && millis <= RETRY_AFTER_MS_MAX).then_some(()).ok_or_else(wrong)
 }

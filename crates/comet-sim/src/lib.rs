@@ -14,6 +14,7 @@ mod control;
 mod deadlines;
 mod driver;
 mod hearing;
+mod logic;
 mod mesh;
 mod misdeed;
 mod persona;
@@ -21,6 +22,7 @@ mod plan;
 mod socket;
 mod summary;
 mod trace;
+mod white;
 mod wire;
 mod world;
 

@@ -1,7 +1,7 @@
 //! What a seed decides before the first step: how many shards, how tight their limits, how bad the
 //! network and the clients.
 
-use comet_core::{Limits, SlowConsumer};
+use comet_core::{Limits, Logic, SlowConsumer};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
@@ -14,6 +14,11 @@ pub(crate) const OPERATIONS: [i32; 4] = [5, 1000, 1001, 1002];
 pub(crate) const KEYS: [&str; 6] = ["k0", "k1", "k2", "k3", "1_1", "2_1"];
 /// Users are numbered below this; 0 is anonymous.
 pub(crate) const USERS: i64 = 5;
+
+/// Longest time a client is told to wait.
+pub(crate) const RETRY_AFTER_MS_MAX: u32 = 900;
+/// Who is white after a change of limits.
+pub(crate) const OTHER_WHITE_LIST: [i64; 2] = [2, 3];
 
 /// Every random decision of a run, in the order it is made.
 pub(crate) struct Dice(Xoshiro256PlusPlus);
@@ -52,6 +57,14 @@ impl Dice {
 pub(crate) struct Plan {
     pub(crate) shards: u16,
     pub(crate) limits: Limits,
+    /// Where tokens and client messages go.
+    pub(crate) logic: Logic,
+    /// Limits change while clients are there.
+    pub(crate) is_configured: bool,
+    /// Time the goodbyes of the drain are spread over.
+    pub(crate) drain_over_ms: u32,
+    /// Longest time a client is told to wait after the drain.
+    pub(crate) retry_after_ms: u32,
     /// Busy stretches, each of which ends in a quiet point.
     pub(crate) rounds: u32,
     /// Steps of a busy stretch.
@@ -79,8 +92,22 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    pub(crate) fn is_remote(&self) -> bool {
+        self.logic != Logic::Embedded
+    }
+
+    /// The lists of white users there are at one time or another.
+    pub(crate) fn white_lists(&self) -> impl Iterator<Item = &[i64]> {
+        [&*self.limits.white_list, if self.is_configured { &OTHER_WHITE_LIST } else { &[] }]
+            .into_iter()
+    }
+
     pub(crate) fn roll(dice: &mut Dice) -> Self {
         let large = dice.percent(8);
+        let inbox = dice.pick(&[1, 2, 8, 1000]);
+        // Through the smallest inboxes the lines of the white log would never come to rest.
+        let white_lists: &[&[i64]] =
+            if inbox < 8 { &[&[]] } else { &[&[], &[1], &[0, 1, 2, 3, 4]] };
         let limits = Limits {
             connections: if dice.percent(8) { 3 } else { 10_000 },
             body_max: dice.pick(&[256, 1024, 4096]),
@@ -100,15 +127,24 @@ impl Plan {
             heartbeat_ms: dice.between(400, 2000) as u32,
             linger_ms: dice.between(50, 400) as u32,
             buckets: dice.pick(&[1, 8]),
+            user_memory_ms: dice.pick(&[0, 500]),
+            white_list: dice.pick(white_lists).into(),
             ..Limits::default()
         };
         Self {
             shards: dice.between(1, 4) as u16,
             limits,
+            logic: match dice.percent(50) {
+                true => Logic::Embedded,
+                false => Logic::Remote { renew_ms: (50, dice.between(50, 500) as u32) },
+            },
+            is_configured: inbox >= 8 && dice.percent(40),
+            drain_over_ms: dice.pick(&[0, 0, 200, 2_000]),
+            retry_after_ms: dice.pick(&[0, RETRY_AFTER_MS_MAX]),
             rounds: 3,
             steps: dice.between(100, 350) as u32,
             clients: dice.between(3, 20) as usize,
-            inbox: dice.pick(&[1, 2, 8, 1000]),
+            inbox,
             delay_ms_max: dice.pick(&[0, 2, 20]),
             turn_percent: dice.pick(&[20, 60, 100]),
             auth_ms_max: dice.pick(&[0, 5, 60]),

@@ -91,14 +91,14 @@ impl Socket {
 
     /// The client writes no more; after an error it reads no more either.
     pub(crate) fn end(&mut self, how: Hangup) {
-        self.client_end = Some(how);
-        if matches!(how, Hangup::Error(_)) {
+        if how != Hangup::Eof {
             self.written.clear();
         }
+        self.client_end = Some(how);
     }
 
     pub(crate) fn is_reset(&self) -> bool {
-        matches!(self.client_end, Some(Hangup::Error(_)))
+        self.client_end.as_ref().is_some_and(|how| *how != Hangup::Eof)
     }
 
     /// Reads up to `most` bytes.
@@ -140,7 +140,7 @@ impl Socket {
         if !self.can_receive() {
             return None;
         }
-        if let Some(end) = self.client_end.filter(|_| self.written.is_empty()) {
+        if let Some(end) = self.client_end.clone().filter(|_| self.written.is_empty()) {
             self.is_hangup_told = true;
             return Some(Received::Hangup(end));
         }

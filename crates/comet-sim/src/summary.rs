@@ -36,6 +36,16 @@ pub struct Summary {
     pub superseded: u64,
     /// Messages that found an inbox full.
     pub mesh_waits: u64,
+    /// Runs with remote logic.
+    pub remote: u64,
+    /// Sessions renewed at logic.
+    pub renewals: u64,
+    /// Keys that logic heard are gone.
+    pub departures: u64,
+    /// Client messages that logic did not take.
+    pub failures: u64,
+    /// Lines of the white log.
+    pub white: u64,
     /// Of everything the clients heard; equal for equal seeds.
     pub digest: u64,
 }
@@ -89,6 +99,11 @@ impl AddAssign for Summary {
         self.lost += other.lost;
         self.superseded += other.superseded;
         self.mesh_waits += other.mesh_waits;
+        self.remote += other.remote;
+        self.renewals += other.renewals;
+        self.departures += other.departures;
+        self.failures += other.failures;
+        self.white += other.white;
         self.digest ^= other.digest;
     }
 }
@@ -104,6 +119,12 @@ impl fmt::Display for Summary {
             "connections: {accepted} accepted, {refused} refused, {authenticated} authenticated"
         )?;
         writeln!(f, "calls: {calls}; messages that waited for an inbox: {mesh_waits}")?;
+        let Self { remote, renewals, departures, failures, white, .. } = self;
+        writeln!(
+            f,
+            "remote logic: {remote} runs, {renewals} renewals, {departures} departures, {failures} \
+             messages refused; white lines: {white}"
+        )?;
         let Self { deliveries, sent, lost, superseded, .. } = self;
         let Tally { matched, queued, dropped, .. } = deliveries;
         writeln!(f, "deliveries: {matched} matched, {queued} queued")?;

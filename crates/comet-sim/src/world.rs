@@ -100,7 +100,7 @@ impl World {
             self.step(Mood::Busy)?;
         }
         self.env.is_draining = true;
-        self.env.control.drain(&mut self.env.dice);
+        self.env.control.drain(&mut self.env.dice, &self.env.plan);
         for _ in 0..self.env.dice.between(0, 50) {
             self.step(Mood::Busy)?;
         }
@@ -197,8 +197,9 @@ impl World {
 
     fn turn_control(&mut self) -> Result<(), String> {
         let env = &mut self.env;
+        env.control.turn_logic(&mut env.dice, &env.plan, env.now);
         let has_sent = env.control.flush(&mut env.dice, env.now, &mut env.mesh);
-        if env.control.take_reports(&mut env.dice, env.now)? || has_sent {
+        if env.control.take_reports(&mut env.dice, &env.plan, env.now)? || has_sent {
             env.stir();
         }
         Ok(())
@@ -221,7 +222,7 @@ impl World {
             if !is_quiet && env.dice.below(1000) == 0 {
                 client.die(socket, &mut env.dice);
             }
-            will_stir |= client.hearing.waits_for_homes() && !socket.is_drained_by_server();
+            will_stir |= client.hearing.waits_for_others() && !socket.is_drained_by_server();
         }
         if will_stir {
             env.stir();

@@ -1,23 +1,26 @@
 //! Start, run, drain: the life of the server.
 
-use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use comet_config::{Config, Machine, SlowConsumer};
-use comet_control::{Control, ControlWake, Node, Options};
-use comet_core::{Limits, Settings, ShardId, Transport};
+use comet_config::{Config, Machine};
+use comet_control::{Control, ControlWake, Goodbye};
+use comet_core::{Limits, Logic, Settings, ShardId, Transport};
 use comet_logic::Embedded;
 use comet_mesh::{EventFd, Wake, inbox};
-use comet_net::{Core, CoreSettings, ListenOptions, Listener, Ports, ProbeError};
+use comet_net::{Core, CoreSettings, ListenOptions, Listener, Ports};
+
+use crate::StartError;
+use crate::options::{control_options, limits};
+use crate::reload::{Reloaded, adopt, compare};
 
 /// Reports that may wait for the control thread.
 const REPORTS: usize = 65_536;
 /// How long a core may take to set up its ring.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running server.
 #[derive(Debug)]
@@ -26,52 +29,10 @@ pub struct App {
     cores: Vec<Core>,
     tcp: Vec<SocketAddr>,
     websocket: Vec<SocketAddr>,
-    drain_timeout: Duration,
-}
-
-/// Why a server did not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// The machine lacks something.
-    Probe(ProbeError),
-    /// An address cannot be listened on.
-    Listen {
-        /// Key of the configuration that names it.
-        setting: &'static str,
-        /// What is wrong with it.
-        source: comet_net::ListenError,
-    },
-    /// The control thread did not start.
-    Control(comet_control::StartError),
-    /// A core did not start.
-    Core(comet_net::StartError),
-    /// The process is out of something at once.
-    System(std::io::Error),
-    /// A core said nothing for too long.
-    Silent,
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Probe(error) => error.fmt(f),
-            Self::Listen { setting, source } => write!(f, "{setting}: {source}"),
-            Self::Control(error) => error.fmt(f),
-            Self::Core(error) => error.fmt(f),
-            Self::System(error) => error.fmt(f),
-            Self::Silent => {
-                write!(f, "a core did not start within {START_TIMEOUT:?}: is its CPU busy?")
-            }
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl From<ProbeError> for StartError {
-    fn from(error: ProbeError) -> Self {
-        Self::Probe(error)
-    }
+    /// What is in effect.
+    config: Config,
+    /// What the limit on open files leaves for connections.
+    open_files: u64,
 }
 
 /// How a server ended.
@@ -137,7 +98,7 @@ impl App {
             peers.push(sender);
             inboxes.push((inbox, bell));
         }
-        let options = options(config, &tcp, &websocket);
+        let options = control_options(config, &tcp, &websocket);
         let control =
             Control::start(options, wake, peers.clone(), reports).map_err(StartError::Control)?;
 
@@ -146,7 +107,8 @@ impl App {
             cores: Vec::with_capacity(count),
             tcp,
             websocket,
-            drain_timeout: config.server.drain_timeout,
+            config: config.clone(),
+            open_files,
         };
         let (ready, is_ready) = mpsc::channel();
         // Keys of the std hasher are random for each process.
@@ -157,7 +119,13 @@ impl App {
             let shard = ShardId(index);
             let settings = CoreSettings {
                 cpu: Some(*cpu),
-                shard: Settings { shard, shards, limits: Arc::clone(&limits), hash_seed },
+                shard: Settings {
+                    shard,
+                    shards,
+                    limits: Arc::clone(&limits),
+                    logic: Logic::Embedded,
+                    hash_seed,
+                },
                 listeners,
                 ring_entries,
                 recv_buffers: config.limits.recv_buffers,
@@ -218,13 +186,37 @@ impl App {
         self.control.stat_addrs()
     }
 
+    /// The configuration in effect.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Takes over what can change alive of `newer`, and says what that is and what is left.
+    ///
+    /// # Errors
+    /// If some of it cannot be used, as a sentence for each mistake; then nothing changes.
+    pub fn reload(&mut self, newer: &Config) -> Result<Reloaded, String> {
+        let machine = machine().map_err(|error| format!("no list of CPUs: {error}"))?;
+        let adopted = adopt(&self.config, newer, &machine)?;
+        let reloaded = compare(&self.config, &adopted, newer);
+        self.control.configure(limits(&adopted, self.open_files));
+        self.config = adopted;
+        Ok(reloaded)
+    }
+
     /// Says goodbye to every client, waits for them to leave as long as the drain timeout, and ends.
     ///
     /// # Panics
     /// If a core had failed.
     #[must_use]
     pub fn drain(self) -> Ended {
-        let drained = self.control.drain(self.drain_timeout);
+        let server = &self.config.server;
+        let drained = self.control.drain(Goodbye {
+            limit: server.drain_timeout,
+            over: server.drain_over,
+            retry_after: server.retry_after,
+        });
         if let Err((shard, cause)) = self.stop() {
             panic!("core {} failed: {cause}", shard.0);
         }
@@ -296,58 +288,3 @@ fn listen(
     }
     Ok(bound)
 }
-
-fn options(config: &Config, tcp: &[SocketAddr], websocket: &[SocketAddr]) -> Options {
-    Options {
-        grpc: config.push.grpc.clone(),
-        http: config.push.http.clone(),
-        stat: config.monitor.stat.clone(),
-        node: Node {
-            domain: config.server.domain.clone(),
-            tcp: tcp.to_vec(),
-            websocket: websocket.to_vec(),
-            heartbeat: config.protocol.heartbeat,
-        },
-        frame_max: config.push.frame_max,
-        keys_max: config.push.keys_max,
-        call_timeout: config.push.timeout,
-        cpus: config.server.control_cores.clone(),
-        server_id: config.server.id.clone(),
-        version: env!("CARGO_PKG_VERSION"),
-    }
-}
-
-/// The shard's bounds from the configuration; durations are bounded there to fit.
-pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
-    let protocol = &config.protocol;
-    let cores = config.server.cores.len() as u64;
-    let connections = match config.limits.connections {
-        0 => u32::try_from(open_files / cores).unwrap_or(u32::MAX).clamp(1, CONNECTIONS_MAX),
-        connections => connections,
-    };
-    let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
-    Limits {
-        connections,
-        body_max: protocol.body_max,
-        head_max: config.websocket.head_max,
-        path: config.websocket.path.as_str().into(),
-        svr_proto: protocol.svr_proto,
-        outbox_bytes: protocol.outbox_bytes,
-        cli_proto: protocol.cli_proto,
-        slow_consumer: match protocol.slow_consumer {
-            SlowConsumer::DropNewest => comet_core::SlowConsumer::DropNewest,
-            SlowConsumer::DropOldest => comet_core::SlowConsumer::DropOldest,
-            SlowConsumer::Close => comet_core::SlowConsumer::Close,
-        },
-        filter_rooms: protocol.filter_rooms,
-        mesh_backlog: config.limits.mesh_backlog,
-        handshake_ms: millis(protocol.handshake_timeout),
-        write_ms: millis(protocol.write_timeout),
-        heartbeat_ms: millis(protocol.heartbeat),
-        linger_ms: millis(protocol.linger),
-        buckets: (config.bucket.count / config.server.cores.len()).next_power_of_two(),
-    }
-}
-
-/// Connections of a core where nothing but the open files bounds them.
-const CONNECTIONS_MAX: u32 = 1 << 24;

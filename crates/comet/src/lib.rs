@@ -7,7 +7,16 @@
 mod app;
 pub mod args;
 pub mod helpers;
+mod log_output;
 mod memory;
+mod options;
+mod pid_file;
+mod reload;
+mod start_error;
 
-pub use app::{App, Ended, StartError, machine};
+pub use app::{App, Ended, machine};
+pub use log_output::LogOutput;
 pub use memory::worst_case;
+pub use pid_file::PidFile;
+pub use reload::Reloaded;
+pub use start_error::StartError;

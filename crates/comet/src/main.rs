@@ -4,9 +4,9 @@ use std::fs;
 use std::process::ExitCode;
 
 use comet::args::{self, Command, EXIT_USAGE, Serve};
-use comet::{App, helpers};
+use comet::{App, LogOutput, PidFile, helpers};
 use comet_config::{Config, Source};
-use comet_control::Signals;
+use comet_control::{Signal, Signals};
 
 fn main() -> ExitCode {
     let args = match args::parse(std::env::args_os()) {
@@ -29,25 +29,11 @@ fn serve(serve: &Serve) -> ExitCode {
         Ok(config) => config,
         Err(mistakes) => return fail(&mistakes, EXIT_USAGE),
     };
-    if serve.check {
-        return check(&config);
+    let done = if serve.check { check(&config) } else { run(serve, &config) };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
     }
-    log_to_stderr(&config);
-    abort_on_panic();
-    // Before anything starts: a signal that comes while the cores start is not lost.
-    let mut signals = match Signals::listen() {
-        Ok(signals) => signals,
-        Err(error) => return fail(&error, 1),
-    };
-    let app = match App::start(&config) {
-        Ok(app) => app,
-        Err(error) => return fail(&error, 1),
-    };
-    let signal = signals.wait();
-    log::info!("{signal}: saying goodbye");
-    let ended = app.drain();
-    log::info!("{} of {} cores drained in time", ended.drained, ended.cores);
-    ExitCode::SUCCESS
 }
 
 fn configure(serve: &Serve) -> Result<Config, String> {
@@ -68,19 +54,64 @@ fn configure(serve: &Serve) -> Result<Config, String> {
     comet_config::load(&source, &machine).map_err(|mistakes| mistakes.to_string())
 }
 
-fn check(config: &Config) -> ExitCode {
-    match comet_net::probe() {
-        Ok(open_files) => {
-            println!("{}\n{}", config.to_toml(), comet::worst_case(config, open_files));
-            ExitCode::SUCCESS
-        }
-        Err(error) => fail(&error, 1),
-    }
+fn check(config: &Config) -> Result<(), String> {
+    let open_files = comet_net::probe().map_err(|error| error.to_string())?;
+    println!("{}\n{}", config.to_toml(), comet::worst_case(config, open_files));
+    Ok(())
 }
 
-fn log_to_stderr(config: &Config) {
-    let default = env_logger::Env::default().default_filter_or(config.log.level.label());
-    env_logger::Builder::from_env(default).format_timestamp_millis().init();
+fn run(serve: &Serve, config: &Config) -> Result<(), String> {
+    // First: where another comet runs already, nothing is touched.
+    let pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
+    let log = LogOutput::start(&config.log)?;
+    abort_on_panic();
+    // Before anything starts: a signal that comes while the cores start is not lost.
+    let mut signals = Signals::listen().map_err(|error| error.to_string())?;
+    let mut app = App::start(config).map_err(|error| error.to_string())?;
+    if let Some(pid_file) = &pid_file {
+        pid_file.write()?;
+    }
+    let signal = loop {
+        match signals.wait() {
+            Signal::Hangup => reload(serve, &log, &mut app),
+            signal => break signal,
+        }
+    };
+    log::info!("{signal}: saying goodbye");
+    let ended = app.drain();
+    log::info!("{} of {} cores drained in time", ended.drained, ended.cores);
+    Ok(())
+}
+
+/// Reads the configuration again, in the layers of the start.
+fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
+    if let Err(error) = log.reopen() {
+        log::error!("SIGHUP: {error}");
+    }
+    let level = app.config().log.level;
+    let reloaded = match configure(serve).and_then(|newer| app.reload(&newer)) {
+        Ok(reloaded) => reloaded,
+        Err(mistakes) => {
+            for mistake in mistakes.lines() {
+                log::error!("SIGHUP: nothing changes: {mistake}");
+            }
+            return;
+        }
+    };
+    if app.config().log.level != level
+        && let Err(error) = log.set_level(app.config().log.level)
+    {
+        log::warn!("SIGHUP: {error}");
+    }
+    for change in &reloaded.alive {
+        log::info!("SIGHUP: {change}");
+    }
+    for change in &reloaded.later {
+        log::warn!("SIGHUP: {change}, at the next start");
+    }
+    if reloaded.alive.is_empty() && reloaded.later.is_empty() {
+        log::info!("SIGHUP: no key has changed");
+    }
 }
 
 /// A core that fails has lost its connections' state; going on without it would hang its clients.

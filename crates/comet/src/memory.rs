@@ -5,7 +5,7 @@ use std::fmt::Write;
 use comet_config::Config;
 use comet_core::limits::JOINED_BYTES_MAX;
 
-use crate::app::limits;
+use crate::options::limits;
 
 /// User memory of an idle connection, all tables included; what the bench measures stays below it.
 const CONNECTION: u64 = 512;

@@ -1,9 +1,10 @@
 //! Start, health, drain, stop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use comet_control::{Control, ControlWake, Drained, Signal, Signals, StartError};
-use comet_core::{Message, Report, ShardId};
+use comet_control::{Control, ControlWake, Drained, Goodbye, Signal, Signals, StartError};
+use comet_core::{Limits, Message, Report, ShardId};
 use comet_mesh::inbox;
 use rustix::process::{Signal as Kill, getpid, kill_process};
 use tokio_stream::StreamExt;
@@ -17,6 +18,11 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
 use crate::fake::{HASTY, PATIENT, ROOMY, options, start};
+
+/// A drain at once, with nothing to wait for told.
+fn within(limit: Duration) -> Goodbye {
+    Goodbye { limit, over: Duration::ZERO, retry_after: Duration::ZERO }
+}
 
 /// The statuses of a service as they change.
 async fn watch(
@@ -51,7 +57,7 @@ async fn health_follows_ready_and_drain() {
     assert_eq!(healthz().await, (200, "ok\n".to_owned()));
 
     // Nobody answers yet, so this only counts; the goodbyes are said.
-    let drained = fake.control.drain(HASTY);
+    let drained = fake.control.drain(within(HASTY));
     assert_eq!(drained, Drained { done: 0, shards: 2 });
     for watch in &mut watches {
         assert_eq!(watch.next().await, Some(ServingStatus::NotServing));
@@ -59,7 +65,7 @@ async fn health_follows_ready_and_drain() {
     fake.control.set_ready();
     assert_eq!(healthz().await, (503, "draining\n".to_owned()));
     for shard in &fake.shards {
-        assert!(matches!(shard.next().await, Message::Drain));
+        assert!(matches!(shard.next().await, Message::Drain { .. }));
     }
     drop(watches);
     fake.control.stop();
@@ -71,22 +77,49 @@ async fn a_drain_ends_with_the_last_shard() {
     let reports = fake.reports.clone();
     let control = fake.control;
     let draining = tokio::task::spawn_blocking(move || {
-        let drained = control.drain(PATIENT);
+        let drained = control.drain(within(PATIENT));
         control.stop();
         drained
     });
     for (index, shard) in (0..).zip(&fake.shards) {
-        assert!(matches!(shard.next().await, Message::Drain));
+        assert!(matches!(shard.next().await, Message::Drain { .. }));
         reports.try_send(Report::Drained { shard: ShardId(index) }).unwrap();
     }
     assert_eq!(draining.await.unwrap(), Drained { done: 2, shards: 2 });
 }
 
 #[tokio::test]
+async fn every_shard_is_told_how_to_say_goodbye() {
+    let fake = start(PATIENT, &[ROOMY, ROOMY]);
+    let (over, retry_after) = (Duration::from_secs(2), Duration::from_millis(1_500));
+    let _ = fake.control.drain(Goodbye { limit: HASTY, over, retry_after });
+    for shard in &fake.shards {
+        let message = shard.next().await;
+        assert!(
+            matches!(message, Message::Drain { over_ms: 2_000, retry_after_ms: 1_500 }),
+            "{message:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_shard_is_told_new_limits() {
+    let fake = start(PATIENT, &[ROOMY, ROOMY]);
+    fake.control.configure(Limits { svr_proto: 7, ..Limits::default() });
+    for shard in &fake.shards {
+        let message = shard.next().await;
+        assert!(
+            matches!(&message, Message::Configure { limits } if limits.svr_proto == 7),
+            "{message:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_shard_that_ended_counts_as_drained() {
     let mut fake = start(PATIENT, &[ROOMY]);
     fake.shards.clear();
-    assert_eq!(fake.control.drain(PATIENT), Drained { done: 1, shards: 1 });
+    assert_eq!(fake.control.drain(within(PATIENT)), Drained { done: 1, shards: 1 });
 }
 
 #[tokio::test]
@@ -152,7 +185,12 @@ fn a_start_that_cannot_work_says_why() {
 #[test]
 fn signals_arrive_as_values() {
     let mut signals = Signals::listen().unwrap();
-    for (kill, expected) in [(Kill::TERM, Signal::Terminate), (Kill::INT, Signal::Interrupt)] {
+    for (kill, expected) in [
+        (Kill::TERM, Signal::Terminate),
+        (Kill::INT, Signal::Interrupt),
+        (Kill::HUP, Signal::Hangup),
+        (Kill::HUP, Signal::Hangup),
+    ] {
         kill_process(getpid(), kill).unwrap();
         assert_eq!(signals.wait(), expected);
     }

@@ -208,11 +208,17 @@ impl Shard {
             operation: push.operation,
             filter,
             bytes: [push.frame.for_tcp().len() as u32, push.frame.for_websocket().len() as u32],
+            queued: [0, 0],
             tally: Tally::default(),
             slow: Vec::new(),
         };
         visit(self, &mut delivery);
-        let Delivery { tally, slow, .. } = delivery;
+        let Delivery { queued, bytes, mut tally, slow, .. } = delivery;
+        for (queued, bytes) in queued.into_iter().zip(bytes) {
+            tally.matched += queued;
+            tally.queued += queued;
+            self.bytes_queued += queued * u64::from(bytes);
+        }
         self.counters.pushes += 1;
         self.counters.deliveries += tally;
         for slot in slow {
@@ -228,6 +234,9 @@ struct Delivery {
     filter: Filter,
     /// Of the frame, on each transport.
     bytes: [u32; 2],
+    /// Outboxes that took it, by transport.
+    queued: [u64; 2],
+    /// What became of the rest.
     tally: Tally,
     /// To be closed when the walk is over.
     slow: Vec<u32>,
@@ -250,12 +259,12 @@ impl Delivery {
             return self.tally.drop_as(DropReason::OutboxFull, 1);
         }
         let entry: &mut Conn = &mut shard.conns[slot];
+        self.queued[entry.transport as usize] += 1;
         shard.chains.append(&mut entry.outbox, &self.item);
         if !entry.is_ready && !entry.outbox.is_sending() {
             entry.is_ready = true;
             shard.ready.push_back(slot);
         }
-        self.tally.queue();
     }
 
     #[cold]
@@ -279,10 +288,10 @@ impl Delivery {
                 while load.pushes >= u32::from(shard.limits.svr_proto)
                     || load.bytes.saturating_add(bytes) > shard.limits.outbox_bytes
                 {
-                    if !shard.chains.drop_oldest(&mut entry.outbox) {
-                        break;
-                    }
+                    let (outbox, transport) = (&mut entry.outbox, entry.transport);
+                    let Some(dropped) = shard.chains.drop_oldest(outbox, transport) else { break };
                     shard.counters.superseded += 1;
+                    shard.bytes_given_up += dropped as u64;
                     load = shard.chains.load(&entry.outbox, entry.transport);
                 }
                 true

@@ -7,8 +7,7 @@ use comet_proto::op;
 use crate::conn::{Life, Registering, Reply};
 use crate::ids::{ConnId, ShardId, home_of_key, home_of_room, home_of_user};
 use crate::ledger::CloseReason;
-use crate::limits::{ACCEPTS_MAX, NAME_MAX};
-use crate::message::{Identity, Message, Report};
+use crate::message::{Message, Report, WhiteWhat};
 use crate::room::Waiting;
 
 use super::Shard;
@@ -32,7 +31,11 @@ impl Shard {
             Message::Rooms { call } => {
                 self.reports.push_back(Report::Rooms { call, rooms: self.home.rooms() });
             }
-            Message::Drain => self.drain(),
+            Message::Drain { over_ms, retry_after_ms } => self.drain(over_ms, retry_after_ms),
+            Message::Configure { limits } => self.configure(limits),
+            Message::RoomsBeyond { rooms } => self.home.set_beyond(rooms),
+            Message::Identified { conn, answer } => self.identified(conn, answer),
+            Message::Receipt { conn, outcome } => self.receipt(conn, outcome),
 
             Message::Register { conn, user, key } => {
                 let seq = self.home.begin_session(user, conn);
@@ -45,6 +48,7 @@ impl Shard {
                     let reason = CloseReason::Replaced;
                     self.route(former.shard, Message::Evict { conn: former, reason });
                 }
+                self.heal(user, &key);
                 self.route(conn.shard, Message::Registered { conn, user, seq, key });
             }
             Message::Registered { conn, user, seq, key } => self.registered(conn, user, seq, key),
@@ -53,16 +57,34 @@ impl Shard {
                     self.close(slot, reason, "");
                 }
             }
-            Message::EndSession { conn, user, seq } => self.home.end_session(user, seq, conn),
-            Message::Release { conn, key } => self.home.release(&key, conn),
+            Message::EndSession { conn, user, seq } => {
+                if let Some(last) = self.home.end_session(user, seq, conn)
+                    && self.limits.user_memory_ms > 0
+                {
+                    self.home.remember_user(self.now, user, last);
+                }
+            }
+            Message::Release { conn, user, key } => {
+                if self.home.release(&key, conn) {
+                    self.part(user, key);
+                }
+            }
+            Message::Unclaimed { user, key } => {
+                if self.home.owner(&key).is_none() {
+                    self.part(user, key);
+                }
+            }
+            Message::Renew { conn, user, key } => {
+                if self.home.owner(&key) == Some(conn) {
+                    self.reports.push_back(Report::Heartbeat { user, key });
+                }
+            }
 
-            Message::JoinRoom { shard, room, epoch } => {
+            Message::JoinRoom { shard, room } => {
                 let elsewhere = self.home.join_room(&room, shard);
-                self.route(shard, Message::RoomJoined { room, epoch, elsewhere });
+                self.route(shard, Message::RoomJoined { room, elsewhere });
             }
-            Message::RoomJoined { room, epoch, elsewhere } => {
-                self.room_joined(&room, epoch, elsewhere);
-            }
+            Message::RoomJoined { room, elsewhere } => self.room_joined(&room, elsewhere),
             Message::RoomMembers { shard, room, members } => {
                 self.home.set_members(&room, shard, members);
             }
@@ -74,26 +96,7 @@ impl Shard {
         }
     }
 
-    /// Logic has answered.
-    pub(super) fn authenticated(&mut self, slot: u32, answer: Result<Identity, String>) {
-        let entry = &mut self.conns[slot];
-        let Life::Identifying { sequence } = entry.life else {
-            return;
-        };
-        let identity = match answer.and_then(check_names) {
-            Ok(identity) => identity,
-            Err(refusal) => return self.close(slot, CloseReason::AuthRefused, &refusal),
-        };
-        entry.user = identity.user;
-        entry.heartbeat_ms =
-            identity.heartbeat_ms.filter(|&millis| millis > 0).unwrap_or(self.limits.heartbeat_ms);
-        let (user, key) = (identity.user, identity.key.clone());
-        entry.life = Life::Registering(Box::new(Registering { sequence, identity }));
-        let conn = self.conn_id(slot);
-        self.route(self.home_of_user(user), Message::Register { conn, user, key });
-    }
-
-    fn home_of_user(&self, user: i64) -> ShardId {
+    pub(super) fn home_of_user(&self, user: i64) -> ShardId {
         if user == 0 { self.id } else { home_of_user(user, self.shards) }
     }
 
@@ -114,11 +117,16 @@ impl Shard {
         entry.accepts = identity.accepts;
         self.counters.authenticated += 1;
         self.counters.live += 1;
-        self.set_deadline(slot, self.conns[slot].heartbeat_ms);
+        self.set_deadline(slot, self.heartbeat_ms(slot));
+        self.plan_renewal(slot);
+        self.list(slot);
+        if self.conns[slot].is_white {
+            self.note(slot, WhiteWhat::Authenticated { room: identity.room.clone() });
+        }
         let reply = Reply { operation: op::AUTH_REPLY, sequence };
         match identity.room {
             Some(room) => self.join(slot, &room, reply),
-            None => self.answer(slot, reply),
+            None => self.answer(slot, reply, b""),
         }
     }
 
@@ -127,16 +135,16 @@ impl Shard {
         let (index, is_new) = self.rooms.find_or_create(room);
         if self.rooms[index].is_joined {
             self.rooms.enter(index, slot, &mut self.conns[slot]);
-            return self.answer(slot, reply);
+            return self.answer(slot, reply, b"");
         }
         let generation = self.conns.generation(slot);
         self.conns[slot].life = Life::Joining { reply };
         let room = &mut self.rooms[index];
         room.waiting.push(Waiting { slot, generation, reply });
         if is_new {
-            let (room, epoch, shard) = (Arc::clone(&room.name), room.epoch, self.id);
+            let (room, shard) = (Arc::clone(&room.name), self.id);
             let home = home_of_room(&room, self.shards);
-            self.route(home, Message::JoinRoom { shard, room, epoch });
+            self.route(home, Message::JoinRoom { shard, room });
         }
     }
 
@@ -154,12 +162,12 @@ impl Shard {
         }
     }
 
-    fn room_joined(&mut self, name: &str, epoch: u32, elsewhere: u32) {
-        let Some(index) = self.rooms.find(name).filter(|&index| self.rooms[index].epoch == epoch)
-        else {
-            return;
-        };
+    fn room_joined(&mut self, name: &str, elsewhere: u32) {
+        // Who waits keeps the room, even when gone meanwhile: so there is one question at a time, and
+        // each answer finds the room that asked.
+        let index = self.rooms.find(name).expect("a room waits for its home's answer");
         let room = &mut self.rooms[index];
+        assert!(!room.is_joined, "a home answers once");
         room.is_joined = true;
         room.elsewhere = elsewhere;
         let mut waiting = std::mem::take(&mut room.waiting);
@@ -176,14 +184,14 @@ impl Shard {
         self.forget_if_empty(index);
         // Only now: a client that reads on may leave again, and take the room with it if it is alone.
         for Waiting { slot, reply, .. } in waiting {
-            self.answer(slot, reply);
+            self.answer(slot, reply, b"");
         }
     }
 
     /// Sends the reply a client waited for, and reads on where its input was held.
-    fn answer(&mut self, slot: u32, reply: Reply) {
+    pub(super) fn answer(&mut self, slot: u32, reply: Reply, body: &[u8]) {
         self.conns[slot].life = Life::Live;
-        self.reply(slot, reply.operation, reply.sequence, b"");
+        self.reply(slot, reply.operation, reply.sequence, body);
         self.resume(slot);
     }
 
@@ -203,7 +211,7 @@ impl Shard {
             self.route(home, Message::EndSession { conn, user, seq });
         }
         let home = home_of_key(&key, self.shards);
-        self.route(home, Message::Release { conn, key });
+        self.route(home, Message::Release { conn, user, key });
     }
 
     /// Members of the room `slot` is in, on all shards; 0 without a room.
@@ -223,24 +231,5 @@ impl Shard {
         for (shard, room, elsewhere) in self.home.take_changed() {
             self.route(shard, Message::RoomOnline { room, elsewhere });
         }
-    }
-}
-
-/// Logic may be somebody else's: its names are bounded here once more.
-fn check_names(identity: Identity) -> Result<Identity, String> {
-    let check = |what: &str, name: Option<&str>| match name {
-        Some("") => Err(format!("logic gave an empty {what}")),
-        Some(name) if name.len() > NAME_MAX => {
-            Err(format!("{what} of {} bytes; at most {NAME_MAX} are taken", name.len()))
-        }
-        _ => Ok(()),
-    };
-    check("key", identity.key.as_deref())?;
-    check("room", identity.room.as_deref())?;
-    match identity.accepts.listed() {
-        listed if listed > ACCEPTS_MAX => {
-            Err(format!("{listed} accepted operations; at most {ACCEPTS_MAX} are taken"))
-        }
-        _ => Ok(identity),
     }
 }

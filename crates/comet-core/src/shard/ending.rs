@@ -6,9 +6,22 @@ use comet_proto::{Encoded, op};
 use crate::conn::{Life, Transport};
 use crate::ledger::CloseReason;
 use crate::limits::{EVENTS_MAX, TICK_MS};
+use crate::message::WhiteWhat;
+use crate::outbox::Remains;
 use crate::wheel::Tick;
 
 use super::{CloseHow, ClosedEvent, Shard, tick};
+
+/// What a client is told when it is closed.
+struct Goodbye<'a> {
+    reason: CloseReason,
+    /// What exactly was wrong; empty where the reason says it all.
+    detail: &'a str,
+    /// The WebSocket's close code (RFC 6455 7.4.1).
+    code: u16,
+    /// How long to wait before it comes again.
+    retry_after_ms: Option<u32>,
+}
 
 impl Shard {
     pub(super) fn deadline(&self, millis: u32) -> Tick {
@@ -59,10 +72,8 @@ impl Shard {
             self.abort(slot);
         } else if entry.deadline <= now {
             match entry.life {
-                Life::Live | Life::Joining { .. } => {
-                    self.close(slot, CloseReason::HeartbeatTimeout, "");
-                }
                 Life::Goodbye | Life::Lingering => self.abort(slot),
+                _ if entry.is_live() => self.close(slot, CloseReason::HeartbeatTimeout, ""),
                 _ => self.close(slot, CloseReason::HandshakeTimeout, ""),
             }
         } else {
@@ -89,13 +100,25 @@ impl Shard {
 
     /// Ends a connection: out of its room and homes at once, goodbye queued, flushed, shut.
     pub(super) fn close(&mut self, slot: u32, reason: CloseReason, detail: &str) {
+        self.turn_away(slot, reason, detail, None);
+    }
+
+    /// Closes, and tells the client how long to wait before it comes again.
+    pub(super) fn turn_away(
+        &mut self,
+        slot: u32,
+        reason: CloseReason,
+        detail: &str,
+        retry_after_ms: Option<u32>,
+    ) {
         let code = match reason {
             CloseReason::PeerClosed => 1000,
             CloseReason::Draining => 1001,
             CloseReason::BadFrame | CloseReason::RawFromClient => 1002,
+            CloseReason::LogicUnavailable => 1013,
             _ => 1008,
         };
-        self.close_with(slot, reason, detail, code);
+        self.close_with(slot, &Goodbye { reason, detail, code, retry_after_ms });
     }
 
     pub(super) fn close_for_fault(&mut self, slot: u32, fault: &Fault) {
@@ -104,21 +127,24 @@ impl Shard {
             Fault::Text => CloseReason::WebSocketText,
             _ => CloseReason::BadWebSocket,
         };
-        self.close_with(slot, reason, &fault.to_string(), fault.close_code());
+        let (detail, code) = (fault.to_string(), fault.close_code());
+        self.close_with(slot, &Goodbye { reason, detail: &detail, code, retry_after_ms: None });
     }
 
-    fn close_with(&mut self, slot: u32, reason: CloseReason, detail: &str, code: u16) {
+    fn close_with(&mut self, slot: u32, goodbye: &Goodbye<'_>) {
+        let Goodbye { reason, detail, .. } = *goodbye;
         if !self.conns[slot].is_open() {
             return;
         }
         self.counters.closed[reason as usize] += 1;
         let conn = self.conn_id(slot);
+        if self.conns[slot].is_white {
+            self.note(slot, WhiteWhat::Closed { reason });
+        }
         let entry = &mut self.conns[slot];
+        self.counters.live -= u64::from(entry.is_live());
         let life = std::mem::replace(&mut entry.life, Life::Goodbye);
         entry.input = None;
-        if matches!(life, Life::Live | Life::Joining { .. }) {
-            self.counters.live -= 1;
-        }
         let key = std::mem::take(&mut entry.key);
         if self.events.len() < EVENTS_MAX {
             let event = ClosedEvent { conn, reason, key: key.clone(), detail: detail.into() };
@@ -126,8 +152,8 @@ impl Shard {
         }
         self.unregister(slot, key);
         // Before the upgrade is answered the peer speaks HTTP, and its answer is queued already.
-        if !matches!(life, Life::Upgrading) && reason != CloseReason::SocketError {
-            self.say_goodbye(slot, reason, detail, code);
+        if !matches!(life, Life::Upgrading) && !reason.is_broken_socket() {
+            self.say_goodbye(slot, goodbye);
         }
         self.set_deadline(slot, self.limits.linger_ms);
         if self.conns[slot].outbox.is_empty() {
@@ -135,13 +161,18 @@ impl Shard {
         }
     }
 
-    fn say_goodbye(&mut self, slot: u32, reason: CloseReason, detail: &str, code: u16) {
+    fn say_goodbye(&mut self, slot: u32, goodbye: &Goodbye<'_>) {
+        let Goodbye { reason, detail, code, retry_after_ms } = *goodbye;
+        let hinted = |text: &str| match retry_after_ms {
+            Some(millis) => format!("{text}; retry_after_ms={millis}"),
+            None => text.to_owned(),
+        };
         if reason != CloseReason::PeerClosed {
             let body = if detail.is_empty() { reason.label() } else { detail };
-            self.reply(slot, op::DISCONNECT_REPLY, 0, body.as_bytes());
+            self.reply(slot, op::DISCONNECT_REPLY, 0, hinted(body).as_bytes());
         }
         if self.conns[slot].transport == Transport::WebSocket {
-            self.reply_with(slot, Encoded::close(code, reason.label()));
+            self.reply_with(slot, Encoded::close(code, &hinted(reason.label())));
         }
     }
 
@@ -159,9 +190,11 @@ impl Shard {
             return;
         }
         entry.life = Life::Closed;
-        self.counters.lost += u64::from(self.chains.clear_pending(&mut entry.outbox));
+        let remains = self.chains.clear_pending(&mut entry.outbox, entry.transport);
+        let has_cut_send = entry.is_ready;
+        self.write_off(remains);
         // A send that was cut short and is not resumed yet has no completion to come.
-        if entry.is_ready {
+        if has_cut_send {
             self.lose_in_flight(slot);
         }
         self.closes.push_back((self.conn_id(slot), CloseHow::Both));
@@ -175,8 +208,13 @@ impl Shard {
 
     fn lose_in_flight(&mut self, slot: u32) {
         let entry = &mut self.conns[slot];
-        let (sent, lost) = self.chains.clear_in_flight(&mut entry.outbox, entry.transport);
+        let remains = self.chains.clear_in_flight(&mut entry.outbox, entry.transport);
+        self.write_off(remains);
+    }
+
+    fn write_off(&mut self, Remains { sent, lost, bytes }: Remains) {
         self.counters.sent += u64::from(sent);
         self.counters.lost += u64::from(lost);
+        self.bytes_given_up += u64::from(bytes);
     }
 }

@@ -8,7 +8,7 @@ use crate::ids::ConnId;
 use crate::ledger::CloseReason;
 use crate::limits::{ACCEPTS_MAX, HELD_MAX, NAME_MAX};
 
-use super::{AuthRequest, Shard};
+use super::Shard;
 
 /// What looking at the front of the input led to.
 enum Step {
@@ -19,6 +19,11 @@ enum Step {
     /// The connection is closing; the rest does not matter.
     Closed,
 }
+
+/// The answer to a page of an origin that is not listed.
+const FORBIDDEN: &[u8] = b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\
+    Content-Type: text/plain; charset=utf-8\r\nContent-Length: 38\r\n\r\n\
+    Pages of this origin may not connect.\n";
 
 impl Shard {
     /// Bytes came from the peer.
@@ -111,6 +116,13 @@ impl Shard {
     fn upgrade(&mut self, slot: u32, input: &[u8]) -> Step {
         match websocket::upgrade(input, &self.limits.path, self.limits.head_max) {
             Ok(None) => Step::Incomplete,
+            Ok(Some(upgrade)) if !self.allows(upgrade.origin.as_deref()) => {
+                self.reply_with(slot, Encoded::verbatim(FORBIDDEN));
+                let origin = upgrade.origin.unwrap_or_default();
+                let detail = format!("pages of the origin {origin:?} may not connect");
+                self.close(slot, CloseReason::BadUpgrade, &detail);
+                Step::Closed
+            }
             Ok(Some(upgrade)) => {
                 self.conns[slot].life = Life::Authing;
                 if upgrade.cookie.is_some() {
@@ -125,6 +137,14 @@ impl Shard {
                 Step::Closed
             }
         }
+    }
+
+    /// What is no browser names no origin.
+    fn allows(&self, origin: Option<&str>) -> bool {
+        let origins = &self.limits.origins;
+        let is_listed =
+            |origin: &str| origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin));
+        origins.is_empty() || origin.is_none_or(is_listed)
     }
 
     fn read_frame(&mut self, slot: u32, input: &[u8]) -> Step {
@@ -185,6 +205,9 @@ impl Shard {
 
     fn handle_frame(&mut self, slot: u32, frame: Frame<'_>) {
         self.counters.frames_in += 1;
+        if self.conns[slot].is_white {
+            self.note_read(slot, &frame);
+        }
         let Frame { operation, sequence, body, .. } = frame;
         if matches!(self.conns[slot].life, Life::Authing) {
             if operation == op::AUTH {
@@ -198,7 +221,8 @@ impl Shard {
         match operation {
             op::HEARTBEAT => {
                 self.counters.heartbeats += 1;
-                self.set_deadline(slot, self.conns[slot].heartbeat_ms);
+                self.set_deadline(slot, self.heartbeat_ms(slot));
+                self.renew(slot);
                 let online = i32::try_from(self.online(slot)).unwrap_or(i32::MAX);
                 self.reply(slot, op::HEARTBEAT_REPLY, sequence, &online.to_be_bytes());
             }
@@ -208,24 +232,8 @@ impl Shard {
             }
             op::CHANGE_ROOM => self.change_room(slot, sequence, body),
             op::SUBSCRIBE | op::UNSUBSCRIBE => self.change_accepts(slot, frame),
-            _ => {
-                self.counters.received += 1;
-                self.reply(slot, operation, sequence, b"");
-            }
+            _ => self.receive(slot, frame),
         }
-    }
-
-    fn ask_logic(&mut self, slot: u32, sequence: i32, token: &[u8]) {
-        let conn = self.conn_id(slot);
-        let entry = &mut self.conns[slot];
-        entry.life = Life::Identifying { sequence };
-        let cookie = entry.input.as_mut().and_then(|input| input.cookie.take());
-        entry.shed_input();
-        self.auths.push_back(AuthRequest {
-            conn,
-            token: token.into(),
-            cookie: cookie.unwrap_or_default(),
-        });
     }
 
     fn change_room(&mut self, slot: u32, sequence: i32, body: &[u8]) {

@@ -1,7 +1,6 @@
 //! The shard's state as plain data: what the simulator checks against its model, and what handing
 //! the state to a new process will start from.
 
-use crate::conn::Life;
 use crate::ids::ConnId;
 
 use super::Shard;
@@ -28,7 +27,7 @@ impl Shard {
     pub fn live_conns(&self) -> impl Iterator<Item = LiveConn<'_>> {
         (0..self.conns.end()).filter(|&slot| self.conns.occupied(slot)).filter_map(|slot| {
             let entry = &self.conns[slot];
-            matches!(entry.life, Life::Live | Life::Joining { .. }).then(|| LiveConn {
+            entry.is_live().then(|| LiveConn {
                 conn: self.conn_id(slot),
                 key: &entry.key,
                 user: entry.user,

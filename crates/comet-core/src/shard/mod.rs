@@ -8,28 +8,37 @@
 
 mod deliver;
 mod directory;
+mod drain;
 mod ending;
 mod input;
 mod inspect;
+mod logic;
+mod socket;
+mod white;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use comet_proto::{Encoded, Frame};
 
-use crate::conn::{Conn, Life, Transport};
+use crate::chance::Chance;
+use crate::conn::{Conn, Life};
 use crate::home::Home;
 use crate::ids::{CallId, ConnId, Millis, ShardId};
 use crate::ledger::{CloseReason, Counters};
 use crate::limits::{Limits, PACE_MS, ROOM_COUNT_MS, TICK_MS};
-use crate::message::{Identity, Message, Report};
-use crate::outbox::{Chains, Progress};
+use crate::message::{AuthRequest, Message, Report};
+use crate::outbox::Chains;
 use crate::room::Rooms;
 use crate::slab::Slab;
 use crate::wheel::{Tick, Wheel};
 
 use deliver::Paced;
+use drain::Draining;
 pub use inspect::LiveConn;
+pub use logic::Logic;
+pub use socket::{CloseHow, Hangup, Transmit};
+use white::White;
 
 /// What makes a shard.
 #[derive(Clone, Debug)]
@@ -40,48 +49,10 @@ pub struct Settings {
     pub shards: u16,
     /// Its bounds.
     pub limits: Arc<Limits>,
-    /// Secret of its hash maps; the simulator fixes it so that a seed replays.
+    /// Where tokens and client messages go.
+    pub logic: Logic,
+    /// Secret of its hash maps and its choices; the simulator fixes it so that a seed replays.
     pub hash_seed: u64,
-}
-
-/// A token to be looked at. Answered with [`Shard::handle_auth`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuthRequest {
-    /// Whose it is.
-    pub conn: ConnId,
-    /// Body of the op 7.
-    pub token: Box<[u8]>,
-    /// Cookie header of the upgrade; empty where there was none.
-    pub cookie: Box<str>,
-}
-
-/// Bytes for one socket.
-#[derive(Debug)]
-pub struct Transmit<'a> {
-    /// Whose socket.
-    pub conn: ConnId,
-    /// What to send; never empty. The bytes keep their address and content until the
-    /// [`Shard::handle_sent`] or [`Shard::handle_send_failed`] that answers this transmit, even if the
-    /// connection is closed before it.
-    pub bytes: &'a [u8],
-}
-
-/// Which sides of a socket to shut.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CloseHow {
-    /// All is sent: shut our side, keep reading until the peer closes too.
-    Write,
-    /// Shut both sides. Once no operation on the socket is left, [`Shard::handle_gone`].
-    Both,
-}
-
-/// How the reading side of a socket ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Hangup {
-    /// The peer closed it.
-    Eof,
-    /// The kernel's error number.
-    Error(i32),
 }
 
 /// A connection that was told to close, for the log.
@@ -102,13 +73,18 @@ pub struct Shard {
     id: ShardId,
     shards: u16,
     limits: Arc<Limits>,
+    logic: Logic,
     now: Millis,
     conns: Slab<Conn>,
     chains: Chains,
     wheel: Wheel,
     rooms: Rooms,
     home: Home,
+    chance: Chance,
     counters: Counters,
+    /// Bytes that ever entered an outbox, and those that left one in another way than to the kernel.
+    bytes_queued: u64,
+    bytes_given_up: u64,
     /// Connections with something to send and nothing in flight.
     ready: VecDeque<u32>,
     /// Connections whose send was still under way when it was looked at last.
@@ -124,7 +100,9 @@ pub struct Shard {
     next_pace: Millis,
     next_room_count: Millis,
     is_draining: bool,
+    draining: Option<Draining>,
     drained_reported: bool,
+    white: White,
     scratch: Vec<u8>,
     expired: Vec<u32>,
 }
@@ -144,19 +122,24 @@ impl Shard {
     #[must_use]
     pub fn new(settings: &Settings, now: Millis) -> Self {
         settings.limits.assert_sound();
+        settings.logic.assert_sound();
         assert!(settings.shard.0 < settings.shards, "shards are numbered from 0 without gaps");
         let seed = settings.hash_seed;
         Self {
             id: settings.shard,
             shards: settings.shards,
             limits: Arc::clone(&settings.limits),
+            logic: settings.logic,
             now,
             conns: Slab::new(),
             chains: Chains::new(),
             wheel: Wheel::new(tick(now)),
             rooms: Rooms::new(seed ^ 4),
             home: Home::new(settings.shard, settings.shards, settings.limits.buckets, seed),
+            chance: Chance::new(seed ^ u64::from(settings.shard.0)),
             counters: Counters::default(),
+            bytes_queued: 0,
+            bytes_given_up: 0,
             ready: VecDeque::new(),
             watched: Vec::new(),
             closes: VecDeque::new(),
@@ -169,7 +152,9 @@ impl Shard {
             next_pace: now,
             next_room_count: now,
             is_draining: false,
+            draining: None,
             drained_reported: false,
+            white: White::default(),
             scratch: Vec::new(),
             expired: Vec::new(),
         }
@@ -189,6 +174,7 @@ impl Shard {
         counters.rooms = self.home.rooms_with_members() as u64;
         counters.users = self.home.users() as u64;
         counters.keys = self.home.keys() as u64;
+        counters.waiting_bytes = self.bytes_queued - counters.bytes_out - self.bytes_given_up;
         counters.waiting =
             counters.deliveries.queued - counters.sent - counters.lost - counters.superseded;
         counters
@@ -202,81 +188,6 @@ impl Shard {
 
     // ---- what comes in -------------------------------------------------------------------------
 
-    /// A socket was accepted. `None`: the shard is full or draining, close it.
-    pub fn handle_accept(&mut self, transport: Transport) -> Option<ConnId> {
-        if self.is_draining || self.conns.len() >= self.limits.connections as usize {
-            self.counters.refused += 1;
-            return None;
-        }
-        match transport {
-            Transport::Tcp => self.counters.accepted_tcp += 1,
-            Transport::WebSocket => self.counters.accepted_websocket += 1,
-        }
-        let deadline = self.deadline(self.limits.handshake_ms);
-        let slot = self.conns.insert(Conn::new(transport, deadline));
-        self.wheel.arm(slot, deadline);
-        Some(self.conn_id(slot))
-    }
-
-    /// The kernel took `bytes` of the last transmit of `conn`.
-    pub fn handle_sent(&mut self, conn: ConnId, bytes: usize) {
-        let tick = tick(self.now);
-        let slot = self.slot(conn).expect("a slot is not reused while a send is in flight");
-        let entry = &mut self.conns[slot];
-        self.counters.bytes_out += bytes as u64;
-        match self.chains.advance(&mut entry.outbox, entry.transport, bytes) {
-            Progress::Partial => entry.moved = tick,
-            Progress::Done { pushes } => self.counters.sent += u64::from(pushes),
-        }
-        if matches!(entry.life, Life::Closed) {
-            self.forget_in_flight(slot);
-        } else if !entry.outbox.is_empty() {
-            self.mark_ready(slot);
-        } else if matches!(entry.life, Life::Goodbye) {
-            self.shut_write(slot);
-        }
-    }
-
-    /// The last transmit of `conn` failed with this error number.
-    pub fn handle_send_failed(&mut self, conn: ConnId, error: i32) {
-        let slot = self.slot(conn).expect("a slot is not reused while a send is in flight");
-        self.close(slot, CloseReason::SocketError, &format!("send failed: error {error}"));
-        self.forget_in_flight(slot);
-        self.settle();
-    }
-
-    /// Nothing more will be read from `conn`.
-    pub fn handle_hangup(&mut self, conn: ConnId, how: Hangup) {
-        let Some(slot) = self.slot(conn) else { return };
-        match how {
-            Hangup::Eof => self.close(slot, CloseReason::PeerClosed, ""),
-            Hangup::Error(error) => {
-                self.close(
-                    slot,
-                    CloseReason::SocketError,
-                    &format!("receive failed: error {error}"),
-                );
-            }
-        }
-        // It was closing already, and now there is nobody left to say goodbye to.
-        self.abort(slot);
-        self.settle();
-    }
-
-    /// No operation on the socket of `conn` is left; its slot may be taken again.
-    ///
-    /// # Panics
-    /// If the shard did not ask for [`CloseHow::Both`] first, or a send was not answered.
-    pub fn handle_gone(&mut self, conn: ConnId) {
-        let slot = self.slot(conn).expect("a connection is gone only once");
-        let entry = &self.conns[slot];
-        assert!(matches!(entry.life, Life::Closed), "shut before it is gone");
-        assert!(entry.outbox.is_empty(), "every transmit was answered");
-        self.wheel.disarm(slot);
-        self.conns.remove(slot);
-        self.report_drained();
-    }
-
     /// The time has come to `now`. Call it whenever [`Shard::poll_timeout`] has passed; more often does
     /// no harm. `now` never goes back.
     pub fn handle_time(&mut self, now: Millis) {
@@ -285,6 +196,7 @@ impl Shard {
         if now >= self.next_pace {
             self.next_pace = now.after(PACE_MS);
             self.pace();
+            self.say_goodbyes();
         }
         if self.wheel.now() < tick(now) {
             self.watch();
@@ -298,8 +210,18 @@ impl Shard {
         if now >= self.next_room_count {
             self.next_room_count = now.after(ROOM_COUNT_MS);
             self.tell_room_counts();
+            let (users, keys) = self.memory_ms();
+            self.home.forget(now, users, keys);
         }
         self.settle();
+    }
+
+    /// The driver's last turn took `micros`, its sleep not counted.
+    pub fn handle_turn(&mut self, micros: u32) {
+        let micros = u64::from(micros);
+        self.counters.turns += 1;
+        self.counters.turn_micros += micros;
+        self.counters.turn_micros_max = self.counters.turn_micros_max.max(micros);
     }
 
     /// A message from another shard or from control.
@@ -310,45 +232,9 @@ impl Shard {
 
     // ---- what goes out -------------------------------------------------------------------------
 
-    /// The next token to look at.
+    /// The next token to look at; none with [`Logic::Remote`].
     pub fn poll_auth(&mut self) -> Option<AuthRequest> {
         self.auths.pop_front()
-    }
-
-    /// The next bytes to send. At most one transmit of a connection is under way at any time.
-    pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
-        loop {
-            let slot = self.ready.pop_front()?;
-            // A slot that was freed while it waited here, and perhaps taken again.
-            if !self.conns.occupied(slot) {
-                continue;
-            }
-            let entry = &mut self.conns[slot];
-            if !std::mem::take(&mut entry.is_ready) || matches!(entry.life, Life::Closed) {
-                continue;
-            }
-            if !entry.outbox.is_sending() {
-                if !self.chains.start(&mut entry.outbox) {
-                    continue;
-                }
-                entry.moved = tick(self.now);
-                if !entry.is_watched {
-                    entry.is_watched = true;
-                    self.watched.push(slot);
-                }
-            }
-            self.counters.sends += 1;
-            let conn = ConnId { shard: self.id, slot, generation: self.conns.generation(slot) };
-            let entry = &self.conns[slot];
-            let bytes = self.chains.slice(&entry.outbox, entry.transport);
-            debug_assert!(!bytes.is_empty());
-            return Some(Transmit { conn, bytes });
-        }
-    }
-
-    /// The next socket to shut.
-    pub fn poll_close(&mut self) -> Option<(ConnId, CloseHow)> {
-        self.closes.pop_front()
     }
 
     /// The next message for `peer`.
@@ -369,11 +255,18 @@ impl Shard {
 
     /// The next report for control.
     pub fn poll_report(&mut self) -> Option<Report> {
-        self.reports.pop_front()
+        let report = self.reports.pop_front()?;
+        if matches!(report, Report::White(_)) {
+            self.white_told();
+        }
+        Some(report)
     }
 
     /// Takes back a report that control had no room for; it is the next one again.
     pub fn return_report(&mut self, report: Report) {
+        if matches!(report, Report::White(_)) {
+            self.white_returned();
+        }
         self.reports.push_front(report);
     }
 
@@ -387,10 +280,37 @@ impl Shard {
     pub fn poll_timeout(&self) -> Option<Millis> {
         let wheel = self.wheel.next_tick().map(|tick| Millis(u64::from(tick.0) * TICK_MS));
         let watch = (!self.watched.is_empty()).then(|| self.now.after(TICK_MS));
-        let pace = (!self.paced.is_empty()).then_some(self.next_pace);
+        let is_pacing = !self.paced.is_empty() || self.draining.is_some();
+        let pace = is_pacing.then_some(self.next_pace);
         let counts =
             (self.rooms.has_changed() || self.home.has_changed()).then_some(self.next_room_count);
-        [wheel, watch, pace, counts].into_iter().flatten().min()
+        let (users, keys) = self.memory_ms();
+        let forget = self.home.forgets_at(users, keys).map(|at| at.max(self.next_room_count));
+        [wheel, watch, pace, counts, forget].into_iter().flatten().min()
+    }
+
+    // ---- bounds ---------------------------------------------------------------------------------
+
+    fn configure(&mut self, limits: Arc<Limits>) {
+        limits.assert_sound();
+        let past = std::mem::replace(&mut self.limits, limits);
+        if past.white_list != self.limits.white_list {
+            self.relist();
+        }
+    }
+
+    /// Time between the heartbeats of `slot`.
+    fn heartbeat_ms(&self, slot: u32) -> u32 {
+        match self.conns[slot].heartbeat_ms {
+            0 => self.limits.heartbeat_ms,
+            millis => millis,
+        }
+    }
+
+    /// How long users who left are remembered, and keys that did: somebody whom logic let in before it
+    /// heard of that claims the key within the handshake timeout, or never.
+    fn memory_ms(&self) -> (u64, u64) {
+        (self.limits.user_memory_ms.into(), u64::from(self.limits.handshake_ms) + ROOM_COUNT_MS)
     }
 
     // ---- small things everybody here needs -----------------------------------------------------
@@ -432,6 +352,7 @@ impl Shard {
         {
             return;
         }
+        self.bytes_queued += entry.transport.bytes(&frame).len() as u64;
         let item = self.chains.item(frame, false);
         self.chains.append(&mut entry.outbox, &item);
         let replies = self.chains.load(&entry.outbox, entry.transport).replies;
@@ -465,34 +386,9 @@ impl Shard {
         true
     }
 
-    fn drain(&mut self) {
-        self.is_draining = true;
-        for slot in 0..self.conns.end() {
-            if self.conns.occupied(slot) {
-                self.close(slot, CloseReason::Draining, "");
-            }
-        }
-        self.report_drained();
-    }
-
-    fn report_drained(&mut self) {
-        if self.is_draining && self.conns.len() == 0 && !self.drained_reported {
-            self.drained_reported = true;
-            self.reports.push_back(Report::Drained { shard: self.id });
-        }
-    }
-
     fn snapshot(&mut self, call: CallId) {
         let counters = Box::new(self.counters());
         self.reports.push_back(Report::Snapshot { call, shard: self.id, counters });
-    }
-
-    /// Logic's answer to [`Shard::poll_auth`]. A refusal is a sentence for the client and the log.
-    pub fn handle_auth(&mut self, conn: ConnId, answer: Result<Identity, String>) {
-        if let Some(slot) = self.slot(conn) {
-            self.authenticated(slot, answer);
-            self.settle();
-        }
     }
 }
 

@@ -124,8 +124,8 @@ fn a_drain_says_goodbye_and_reports_once() {
     let websocket = rig.connect(0, Transport::WebSocket);
     rig.ask(websocket, &[UPGRADE, &masked(0x82, &frame(7, 1, b"/ws//"))].concat());
     let silent = rig.connect(0, Transport::Tcp);
-    rig.send(ShardId(0), Message::Drain);
-    rig.send(ShardId(0), Message::Drain);
+    rig.send(ShardId(0), Message::Drain { over_ms: 0, retry_after_ms: 0 });
+    rig.send(ShardId(0), Message::Drain { over_ms: 0, retry_after_ms: 0 });
     assert_eq!(rig.take(tcp), frame(6, 0, b"draining"));
     let goodbye = [plain(0x82, &frame(6, 0, b"draining")), plain(0x88, b"\x03\xe9draining")];
     assert_eq!(rig.take(websocket), goodbye.concat());

@@ -5,9 +5,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, CallId, CloseHow, CloseReason, ClosedEvent, ConnId, Hangup, Identity, Limits, Message,
-    Millis, Push, Report, Settings, Shard, ShardId, Tally, Transport, home_of_key, home_of_room,
-    home_of_user,
+    Accepts, AuthRequest, CallId, CloseHow, CloseReason, ClosedEvent, ConnId, Denied, Hangup,
+    Identity, Limits, Logic, Message, Millis, Push, Report, Settings, Shard, ShardId, Tally,
+    Transport, home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
 
@@ -38,11 +38,16 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(shards: u16, limits: Limits) -> Self {
+        Self::with_logic(shards, limits, Logic::Embedded)
+    }
+
+    pub(crate) fn with_logic(shards: u16, limits: Limits, logic: Logic) -> Self {
         let limits = Arc::new(limits);
         let settings = |shard| Settings {
             shard: ShardId(shard),
             shards,
             limits: Arc::clone(&limits),
+            logic,
             hash_seed: 7,
         };
         Self {
@@ -95,7 +100,11 @@ impl Rig {
     }
 
     pub(crate) fn hang_up(&mut self, conn: ConnId) {
-        self.shard(conn).handle_hangup(conn, Hangup::Eof);
+        self.end(conn, Hangup::Eof);
+    }
+
+    pub(crate) fn end(&mut self, conn: ConnId, how: Hangup) {
+        self.shard(conn).handle_hangup(conn, how);
         self.run();
     }
 
@@ -166,6 +175,30 @@ impl Rig {
         self.run();
     }
 
+    /// The same message to every shard.
+    pub(crate) fn send_all(&mut self, message: &Message) {
+        for shard in (0..self.shards.len() as u16).map(ShardId) {
+            self.send(shard, message.clone());
+        }
+    }
+
+    /// Remote logic lets the client in that has sent its token, as [`identity`] reads it.
+    pub(crate) fn admit(&mut self, conn: ConnId) {
+        let mine =
+            |report: &Report| matches!(report, Report::Identify(asked) if asked.conn == conn);
+        let at = self.reports.iter().position(mine).expect("logic was asked");
+        let Report::Identify(AuthRequest { token, .. }) = self.reports.remove(at) else {
+            unreachable!("looked at above")
+        };
+        let answer = identity(&token).map_err(Denied::refused);
+        self.send(conn.shard, Message::Identified { conn, answer });
+    }
+
+    /// What control was told since it was looked at last.
+    pub(crate) fn take_reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
     /// The sum of the tallies of `call`.
     pub(crate) fn tally(&self, call: CallId) -> Tally {
         let mut sum = Tally::default();
@@ -222,7 +255,7 @@ impl Rig {
         let mut moved = false;
         let shard = &mut self.shards[index];
         while let Some(request) = shard.poll_auth() {
-            shard.handle_auth(request.conn, identity(&request.token));
+            shard.handle_auth(request.conn, identity(&request.token).map_err(Denied::refused));
             moved = true;
         }
         while let Some(transmit) = shard.poll_transmit() {

@@ -9,6 +9,7 @@ mod operations;
 mod peer;
 mod process;
 mod pushes;
+mod reload;
 mod replaced;
 mod slow;
 mod support;

@@ -17,21 +17,21 @@ use crate::support::{
     until,
 };
 
-fn comet(arguments: &[&str]) -> Command {
+pub(crate) fn comet(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_comet"));
     command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }
 
 /// Runs the program to its end.
-fn run(arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } = comet(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code().expect("no signal ended it"), text(stdout), text(stderr))
 }
 
 /// `--set` for every port, a small ring, and for `sets`.
-fn with_sets<'a>(sets: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn with_sets<'a>(sets: &[&'a str]) -> Vec<&'a str> {
     FREE_PORTS.iter().chain([&SMALL_RING]).chain(sets).flat_map(|set| ["--set", set]).collect()
 }
 
@@ -49,7 +49,7 @@ fn lines(stderr: ChildStderr) -> Receiver<String> {
 }
 
 #[track_caller]
-fn line_with(lines: &Receiver<String>, text: &str) -> String {
+pub(crate) fn line_with(lines: &Receiver<String>, text: &str) -> String {
     loop {
         let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("{text}: {error}"));
         if line.contains(text) {
@@ -59,13 +59,17 @@ fn line_with(lines: &Receiver<String>, text: &str) -> String {
 }
 
 /// A running program that is not left behind.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Running {
-    fn start(mut command: Command) -> (Self, Receiver<String>) {
+    pub(crate) fn start(mut command: Command) -> (Self, Receiver<String>) {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = lines(child.stderr.take().unwrap());
         (Self(child), lines)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 }
 
@@ -78,28 +82,32 @@ impl Drop for Running {
 }
 
 /// The server as a process.
-struct Server {
+pub(crate) struct Server {
     process: Running,
-    log: Receiver<String>,
-    tcp: SocketAddr,
-    websocket: SocketAddr,
-    grpc: SocketAddr,
-    stat: SocketAddr,
+    pub(crate) log: Receiver<String>,
+    pub(crate) tcp: SocketAddr,
+    pub(crate) websocket: SocketAddr,
+    pub(crate) grpc: SocketAddr,
+    pub(crate) stat: SocketAddr,
     _permit: Permit,
 }
 
 impl Server {
-    fn start(sets: &[&str]) -> Self {
+    pub(crate) fn start(sets: &[&str]) -> Self {
+        Self::start_with(&[], sets)
+    }
+
+    pub(crate) fn start_with(arguments: &[&str], sets: &[&str]) -> Self {
         let permit = Permit::wait();
         let cores = two_cores();
-        let arguments = [&["--cores", &cores][..], &with_sets(sets)].concat();
+        let arguments = [&["--cores", &cores], arguments, &with_sets(sets)].concat();
         let (process, log) = Running::start(comet(&arguments));
         let [tcp, websocket] = addresses(&line_with(&log, "tcp ["));
         let [grpc, stat] = addresses(&line_with(&log, "stat ["));
         Self { process, log, tcp, websocket, grpc, stat, _permit: permit }
     }
 
-    fn live(&self, transport: Transport, token: &str) -> Peer {
+    pub(crate) fn live(&self, transport: Transport, token: &str) -> Peer {
         let address = match transport {
             Transport::Tcp => self.tcp,
             Transport::WebSocket => self.websocket,
@@ -110,12 +118,16 @@ impl Server {
         peer
     }
 
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process.0), signal).unwrap();
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    pub(crate) fn pid(&self) -> String {
+        self.process.0.id().to_string()
     }
 
     /// Waits for the end; returns the exit code and what was logged.
-    fn end(mut self) -> (Option<i32>, Vec<String>) {
+    pub(crate) fn end(mut self) -> (Option<i32>, Vec<String>) {
         let mut logged = Vec::new();
         // The pipe is closed by the end of the process.
         while let Ok(line) = self.log.recv_timeout(PATIENCE) {
@@ -160,7 +172,7 @@ fn check_prints_a_configuration_that_reads_back_the_same() {
 }
 
 /// A file of `text` in the directory cargo gives tests; its path.
-fn temporary(name: &str, text: &str) -> String {
+pub(crate) fn temporary(name: &str, text: &str) -> String {
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
@@ -236,6 +248,28 @@ fn both_signals_end_it_with_a_goodbye_to_everybody() {
         assert_eq!(code, Some(0), "{logged:?}");
         assert!(logged.iter().any(|line| line.ends_with("2 of 2 cores drained in time")));
     }
+}
+
+/// So that clients do not all come back to the next server at once.
+#[test]
+fn goodbyes_are_spread_and_carry_a_time_to_wait() {
+    let server = Server::start(&["server.drain_over=\"300ms\"", "server.retry_after=\"2s\""]);
+    let mut peers = Vec::new();
+    for transport in [Transport::Tcp, Transport::WebSocket].repeat(4) {
+        peers.push(server.live(transport, "1"));
+    }
+    server.signal(Signal::TERM);
+    for peer in &mut peers {
+        let Goodbye { reason, close } = peer.goodbye();
+        let wait = reason.strip_prefix("draining; retry_after_ms=").and_then(|ms| ms.parse().ok());
+        assert!(wait.is_some_and(|wait: u32| wait <= 2_000), "{reason}");
+        if let Some(close) = close {
+            assert_eq!(close, (1001, reason));
+        }
+    }
+    drop(peers);
+    let (code, logged) = server.end();
+    assert_eq!(code, Some(0), "{logged:?}");
 }
 
 #[test]

@@ -1,0 +1,198 @@
+//! Bounds that change alive, origins, users who are remembered, rooms beyond this host, and gauges.
+
+use std::sync::Arc;
+
+use comet_core::{
+    CloseReason, Hangup, Limits, Message, Report, ShardId, SlowConsumer, Transport, home_of_room,
+    home_of_user,
+};
+use comet_proto::op;
+
+use crate::rig::{Rig, UPGRADE, frame, masked, room_at};
+
+fn configure(rig: &mut Rig, limits: Limits) {
+    rig.send_all(&Message::Configure { limits: Arc::new(limits) });
+}
+
+#[test]
+fn new_bounds_hold_from_the_next_event_on() {
+    let mut rig = Rig::new(1, Limits { heartbeat_ms: 1_000, ..Limits::default() });
+    let conn = rig.join(0, "7/k/r/1000");
+    let silent = rig.join(0, "7/silent//");
+    let changed = Limits {
+        heartbeat_ms: 5_000,
+        connections: 2,
+        body_max: 10,
+        filter_rooms: true,
+        ..Limits::default()
+    };
+    configure(&mut rig, changed);
+    assert_eq!(rig.shards[0].handle_accept(Transport::Tcp), None);
+    rig.ask(conn, &frame(2, 1, b""));
+    rig.pass(4_900);
+    // Its deadline stood already, and no event moved it.
+    assert_eq!(rig.reason(silent), CloseReason::HeartbeatTimeout);
+    assert!(!rig.is_closed(conn));
+    assert_eq!(rig.push_room("r", 5, b"").queued, 0);
+    rig.feed(conn, &frame(4, 1, &[0; 11]));
+    assert_eq!(rig.reason(conn), CloseReason::BadFrame);
+}
+
+#[test]
+#[should_panic(expected = "white_list is sorted")]
+fn bounds_that_contradict_each_other_are_our_mistake() {
+    let mut rig = Rig::new(1, Limits::default());
+    configure(&mut rig, Limits { white_list: [2, 1].into(), ..Limits::default() });
+}
+
+#[test]
+fn pages_of_other_origins_are_turned_away() {
+    let listed = ["https://push.example".into(), "http://localhost:3000".into()];
+    let limits = Limits { origins: listed.into(), ..Limits::default() };
+    let good = std::str::from_utf8(UPGRADE).unwrap();
+    let check = |limits: &Limits, origin: Option<&str>, is_allowed: bool| {
+        let mut rig = Rig::new(1, limits.clone());
+        let conn = rig.connect(0, Transport::WebSocket);
+        let header = origin.map_or(String::new(), |origin| format!("\r\nOrigin: {origin}"));
+        let request = good.replace("\r\n\r\n", &format!("{header}\r\n\r\n"));
+        let answer = String::from_utf8(rig.ask(conn, request.as_bytes())).unwrap();
+        assert_eq!(rig.is_closed(conn), !is_allowed, "{origin:?}: {answer}");
+        if is_allowed {
+            assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+            let auth = masked(0x82, &frame(op::AUTH, 1, b"7/k//"));
+            assert!(rig.ask(conn, &auth).ends_with(&frame(op::AUTH_REPLY, 1, b"")));
+        } else {
+            let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+            assert!(head.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{head}");
+            assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{head}");
+            assert_eq!(rig.reason(conn), CloseReason::BadUpgrade);
+        }
+    };
+    check(&limits, None, true);
+    check(&limits, Some("https://push.example"), true);
+    check(&limits, Some("HTTPS://Push.Example"), true);
+    check(&limits, Some("http://localhost:3000"), true);
+    for other in
+        ["http://push.example", "https://push.example:444", "null", "", "https://push.example.evil"]
+    {
+        check(&limits, Some(other), false);
+        check(&Limits::default(), Some(other), true);
+    }
+}
+
+#[test]
+fn a_user_who_comes_back_in_time_counts_on() {
+    let mut rig = Rig::new(2, Limits { user_memory_ms: 1_000, ..Limits::default() });
+    let sessions = |rig: &Rig| -> Vec<i32> {
+        let all = rig.shards.iter().flat_map(|shard| shard.sessions().collect::<Vec<_>>());
+        all.map(|(_, session, _)| session).collect()
+    };
+    let visit = |rig: &mut Rig, expected: i32| {
+        let conn = rig.join(0, "42///");
+        assert_eq!(sessions(rig), [expected]);
+        rig.hang_up(conn);
+        let home = usize::from(home_of_user(42, 2).0);
+        assert_eq!(rig.shards[home].counters().users, 0);
+    };
+    visit(&mut rig, 1);
+    rig.pass(900);
+    visit(&mut rig, 2);
+    // Remembered from when it left last.
+    rig.pass(900);
+    visit(&mut rig, 3);
+    rig.pass(1_300);
+    visit(&mut rig, 1);
+    configure(&mut rig, Limits::default());
+    rig.pass(300);
+    visit(&mut rig, 1);
+    visit(&mut rig, 1);
+    rig.pass(3_000);
+    assert!(rig.shards.iter().all(|shard| shard.poll_timeout().is_none()));
+}
+
+#[test]
+fn members_on_other_hosts_are_told_and_not_reported() {
+    let mut rig = Rig::new(2, Limits::default());
+    let rooms = [room_at(0), room_at(1)];
+    let beyond = |rig: &mut Rig, members: [u32; 2]| {
+        for (room, members) in rooms.iter().zip(members) {
+            let rooms = match members {
+                0 => vec![("other".into(), 9)],
+                members => vec![(room.as_str().into(), members), ("other".into(), 9)],
+            };
+            rig.send(home_of_room(room, 2), Message::RoomsBeyond { rooms });
+        }
+    };
+    let online = |rig: &mut Rig, conn| {
+        let reply = rig.ask(conn, &frame(2, 1, b""));
+        i32::from_be_bytes(reply[16..].try_into().unwrap())
+    };
+    // The host hears of a room before anybody here is in it.
+    beyond(&mut rig, [100, 200]);
+    let conns = [0, 0, 1].map(|room| rig.join(0, &format!("//{}/", rooms[room])));
+    rig.pass(500);
+    assert_eq!(conns.map(|conn| online(&mut rig, conn)), [102, 102, 201]);
+    beyond(&mut rig, [0, u32::MAX]);
+    rig.pass(500);
+    assert_eq!(conns.map(|conn| online(&mut rig, conn)), [2, 2, i32::MAX]);
+    let mut local: Vec<u32> = (0..2_u16)
+        .flat_map(|shard| rig.shards[usize::from(shard)].home_rooms())
+        .map(|(_, members)| members)
+        .collect();
+    local.sort_unstable();
+    assert_eq!(local, [1, 2]);
+    rig.take_reports();
+    rig.send(ShardId(0), Message::Rooms { call: comet_core::CallId(99) });
+    let Some(Report::Rooms { rooms, .. }) = rig.take_reports().pop() else { panic!("asked") };
+    assert_eq!(rooms.len(), 1);
+}
+
+#[test]
+fn tls_and_proxy_failures_have_names_of_their_own() {
+    for (how, reason) in [
+        (Hangup::Tls("no certificate".into()), CloseReason::TlsFailed),
+        (Hangup::Proxy("not a header".into()), CloseReason::BadProxyHeader),
+    ] {
+        let mut rig = Rig::new(1, Limits::default());
+        let conn = rig.connect(0, Transport::Tcp);
+        rig.end(conn, how);
+        assert_eq!(rig.reason(conn), reason);
+        assert_eq!(rig.take(conn), b"");
+        assert_eq!(rig.shards[0].counters().connections, 0);
+    }
+}
+
+#[test]
+fn turns_are_summed_and_the_longest_is_kept() {
+    let mut rig = Rig::new(1, Limits::default());
+    for micros in [5, 40, 7] {
+        rig.shards[0].handle_turn(micros);
+    }
+    let counters = rig.shards[0].counters();
+    assert_eq!((counters.turns, counters.turn_micros, counters.turn_micros_max), (3, 52, 40));
+}
+
+#[test]
+fn bytes_that_wait_are_counted_until_they_go() {
+    let waiting = |rig: &Rig| rig.shards[0].counters().waiting_bytes;
+    let limits =
+        Limits { svr_proto: 2, slow_consumer: SlowConsumer::DropOldest, ..Limits::default() };
+    let mut rig = Rig::new(1, limits);
+    let [slow, other] = ["/slow/r/", "/other/r/"].map(|token| rig.join(0, token));
+    assert_eq!(waiting(&rig), 0);
+    rig.allow(slow, Some(5));
+    rig.push_room("r", 5, b"1234");
+    assert_eq!(waiting(&rig), 15);
+    rig.push_room("r", 5, b"12345678");
+    assert_eq!(waiting(&rig), 15 + 24);
+    // The place of the one that waits is taken by one of another length.
+    rig.push_room("r", 5, b"1");
+    assert_eq!(waiting(&rig), 15 + 17);
+    rig.feed(slow, &frame(2, 1, b""));
+    assert_eq!(waiting(&rig), 15 + 17 + 20);
+    rig.hang_up(slow);
+    rig.hang_up(other);
+    assert_eq!(waiting(&rig), 0);
+    let counters = rig.shards[0].counters();
+    assert_eq!((counters.lost, counters.superseded, counters.waiting), (2, 1, 0));
+}

@@ -1,0 +1,89 @@
+//! The paced drain.
+
+use comet_core::{CloseReason, ConnId, Limits, Message, Report, ShardId, Transport};
+
+use crate::rig::{Rig, frame};
+
+fn drain(over_ms: u32, retry_after_ms: u32) -> Message {
+    Message::Drain { over_ms, retry_after_ms }
+}
+
+fn closed(rig: &Rig) -> u64 {
+    rig.shards.iter().map(|shard| shard.counters().closed[CloseReason::Draining as usize]).sum()
+}
+
+fn drained(rig: &Rig) -> usize {
+    rig.reports.iter().filter(|report| matches!(report, Report::Drained { .. })).count()
+}
+
+#[test]
+fn goodbyes_are_spread_evenly_and_take_in_who_is_not_authenticated() {
+    let mut rig = Rig::new(1, Limits::default());
+    let mut conns: Vec<ConnId> = (0..70).map(|at| rig.join(0, &format!("/k{at}/r/"))).collect();
+    conns.extend((0..30).map(|_| rig.connect(0, Transport::Tcp)));
+    rig.pass(77);
+    rig.send(ShardId(0), drain(2_000, 0));
+    assert_eq!(rig.shards[0].handle_accept(Transport::Tcp), None);
+    assert_eq!(closed(&rig), 0);
+    for tenth in 1..20 {
+        rig.pass(100);
+        let due = tenth * 5;
+        assert!((due - 1..=due).contains(&closed(&rig)), "{} after {tenth}", closed(&rig));
+    }
+    // Who is left still gets what is pushed.
+    assert!(rig.push_room("r", 5, b"").matched <= 5);
+    rig.pass(110);
+    assert_eq!(closed(&rig), 100);
+    assert_eq!(drained(&rig), 0);
+    for conn in conns {
+        assert!(rig.take(conn).ends_with(&frame(6, 0, b"draining")));
+        rig.hang_up(conn);
+    }
+    assert_eq!(drained(&rig), 1);
+    rig.pass(500);
+    assert_eq!(rig.shards[0].poll_timeout(), None);
+}
+
+#[test]
+fn who_leaves_by_itself_is_not_waited_for() {
+    let mut rig = Rig::new(1, Limits::default());
+    let conns = [0, 1, 2].map(|at| rig.join(0, &format!("/k{at}//")));
+    rig.send(ShardId(0), drain(60_000, 0));
+    for conn in conns {
+        rig.hang_up(conn);
+        rig.take(conn);
+    }
+    rig.pass(20);
+    assert_eq!((closed(&rig), drained(&rig)), (0, 1));
+}
+
+#[test]
+fn the_latest_order_counts() {
+    let mut rig = Rig::new(1, Limits::default());
+    for at in 0..10 {
+        rig.join(0, &format!("/k{at}//"));
+    }
+    rig.send(ShardId(0), drain(60_000, 0));
+    rig.pass(6_050);
+    assert_eq!(closed(&rig), 1);
+    rig.send(ShardId(0), drain(0, 0));
+    assert_eq!(closed(&rig), 10);
+}
+
+#[test]
+fn each_client_is_told_a_time_of_its_own() {
+    let mut rig = Rig::new(2, Limits::default());
+    let conns: Vec<ConnId> = (0..100).map(|at| rig.join(at % 2, &format!("/k{at}//"))).collect();
+    rig.send_all(&drain(0, 5_000));
+    let mut hints: Vec<u32> = Vec::new();
+    for conn in conns {
+        let goodbye = rig.take(conn);
+        let text = std::str::from_utf8(&goodbye[16..]).unwrap();
+        let hint = text.strip_prefix("draining; retry_after_ms=").expect("a hint");
+        hints.push(hint.parse().unwrap());
+    }
+    hints.sort_unstable();
+    assert!(hints[0] < 500 && hints[99] > 4_500 && hints[99] <= 5_000, "{hints:?}");
+    hints.dedup();
+    assert!(hints.len() > 90, "{hints:?}");
+}

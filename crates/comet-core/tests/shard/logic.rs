@@ -1,0 +1,258 @@
+//! Remote logic: who is let in, what becomes of messages, and what logic hears of who is here.
+
+use comet_core::{
+    CloseReason, ConnId, Denied, DropReason, Limits, Logic, Message, Report, Transport,
+};
+use comet_proto::op;
+
+use crate::rig::{Rig, UPGRADE, frame, key_at, masked, plain};
+
+fn rig(shards: u16) -> Rig {
+    Rig::with_logic(shards, Limits::default(), Logic::Remote { renew_ms: (1_000, 3_000) })
+}
+
+/// A TCP client whose token is with logic.
+fn knock(rig: &mut Rig, shard: u16, token: &str) -> ConnId {
+    let conn = rig.connect(shard, Transport::Tcp);
+    rig.feed(conn, &frame(op::AUTH, 1, token.as_bytes()));
+    conn
+}
+
+/// A TCP client that logic has let in.
+fn join(rig: &mut Rig, shard: u16, token: &str) -> ConnId {
+    let conn = knock(rig, shard, token);
+    rig.admit(conn);
+    assert_eq!(rig.take(conn), frame(op::AUTH_REPLY, 1, b""));
+    conn
+}
+
+/// What logic was told about keys: `+key` is here, `-key` is gone.
+fn news(rig: &mut Rig) -> Vec<String> {
+    let told = rig.take_reports().into_iter().filter_map(|report| match report {
+        Report::Heartbeat { key, .. } => Some(format!("+{key}")),
+        Report::Disconnected { key, .. } => Some(format!("-{key}")),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn a_token_goes_out_and_its_answer_lets_the_client_in() {
+    let mut rig = rig(2);
+    let conn = rig.connect(1, Transport::Tcp);
+    // What comes behind the token waits.
+    rig.feed(conn, &[frame(op::AUTH, 1, b"7/k/r/"), frame(op::HEARTBEAT, 2, b"")].concat());
+    assert_eq!(rig.take(conn), b"");
+    assert!(rig.shards[1].poll_auth().is_none());
+    rig.admit(conn);
+    let replies = [frame(op::AUTH_REPLY, 1, b""), frame(op::HEARTBEAT_REPLY, 2, &[0, 0, 0, 1])];
+    assert_eq!(rig.take(conn), replies.concat());
+    assert_eq!(rig.push_keys(&["k"], 5, b"x").queued, 1);
+}
+
+#[test]
+fn who_is_not_let_in_hears_why_and_how_long_to_wait() {
+    let cases = [
+        (CloseReason::AuthRefused, "no such user", None, 1008, "no such user", ""),
+        (
+            CloseReason::LogicUnavailable,
+            "",
+            Some(2500),
+            1013,
+            "logic_unavailable; retry_after_ms=2500",
+            "; retry_after_ms=2500",
+        ),
+        (
+            CloseReason::AuthRefused,
+            "banned",
+            Some(0),
+            1008,
+            "banned; retry_after_ms=0",
+            "; retry_after_ms=0",
+        ),
+    ];
+    for (reason, sentence, retry_after_ms, code, told, hint) in cases {
+        let denied = Denied { reason, sentence: sentence.into(), retry_after_ms };
+        let mut rig = rig(1);
+        let tcp = knock(&mut rig, 0, "7/k//");
+        let answer = Err(denied.clone());
+        rig.send(tcp.shard, Message::Identified { conn: tcp, answer });
+        assert_eq!(rig.take(tcp), frame(op::DISCONNECT_REPLY, 0, told.as_bytes()));
+        assert_eq!(rig.reason(tcp), reason);
+
+        let websocket = rig.connect(0, Transport::WebSocket);
+        rig.ask(websocket, &[UPGRADE, &masked(0x82, &frame(op::AUTH, 1, b"7/k//"))].concat());
+        rig.send(websocket.shard, Message::Identified { conn: websocket, answer: Err(denied) });
+        let close = format!("{}{hint}", reason.label());
+        let close = [&u16::to_be_bytes(code)[..], close.as_bytes()].concat();
+        let goodbye =
+            [plain(0x82, &frame(op::DISCONNECT_REPLY, 0, told.as_bytes())), plain(0x88, &close)];
+        assert_eq!(rig.take(websocket), goodbye.concat());
+        assert!(news(&mut rig).is_empty(), "logic let nobody in");
+    }
+}
+
+#[test]
+fn a_long_sentence_is_cut_between_characters() {
+    let mut rig = rig(1);
+    let conn = knock(&mut rig, 0, "7/k//");
+    let answer = Err(Denied::refused("ü".repeat(4000)));
+    rig.send(conn.shard, Message::Identified { conn, answer });
+    assert_eq!(rig.take(conn), frame(op::DISCONNECT_REPLY, 0, "ü".repeat(512).as_bytes()));
+}
+
+#[test]
+fn messages_go_to_logic_one_at_a_time_and_pushes_pass_them() {
+    let mut rig = rig(2);
+    let key = key_at(1);
+    let conn = join(&mut rig, 0, &format!("7/{key}/r/"));
+    let requests =
+        [frame(op::SEND, 5, b"one"), frame(4711, 6, b"two"), frame(op::HEARTBEAT, 7, b"")];
+    rig.feed(conn, &requests.concat());
+    let receives = |rig: &mut Rig| -> Vec<(ConnId, i64, String, i32, i32, Vec<u8>)> {
+        let reports = rig.take_reports().into_iter();
+        let receives = reports.filter_map(|report| match report {
+            Report::Receive { conn, user, key, operation, sequence, body } => {
+                Some((conn, user, key.into(), operation, sequence, body.into()))
+            }
+            _ => None,
+        });
+        receives.collect()
+    };
+    assert_eq!(receives(&mut rig), [(conn, 7, key.clone(), op::SEND, 5, b"one".to_vec())]);
+    assert_eq!(rig.push_keys(&[&key], 5, b"push").queued, 1);
+    assert_eq!(rig.push_room("r", 5, b"room").queued, 1);
+    assert_eq!(rig.take(conn), [frame(5, 0, b"push"), frame(5, 0, b"room")].concat());
+
+    rig.send(conn.shard, Message::Receipt { conn, outcome: Ok(()) });
+    assert_eq!(rig.take(conn), frame(op::SEND, 5, b""));
+    assert_eq!(receives(&mut rig), [(conn, 7, key, 4711, 6, b"two".to_vec())]);
+    // goim's fault 10: a failure was answered with success.
+    rig.send(conn.shard, Message::Receipt { conn, outcome: Err("try later".into()) });
+    let replies = [frame(4711, 6, b"try later"), frame(op::HEARTBEAT_REPLY, 7, &[0, 0, 0, 1])];
+    assert_eq!(rig.take(conn), replies.concat());
+    assert_eq!(rig.shards[0].counters().received, 2);
+    // An answer that nobody waits for.
+    rig.send(conn.shard, Message::Receipt { conn, outcome: Ok(()) });
+    assert_eq!(rig.take(conn), b"");
+}
+
+#[test]
+fn who_waits_for_logic_keeps_its_deadline_and_may_go() {
+    let limits = Limits { heartbeat_ms: 1_000, ..Limits::default() };
+    let mut rig = Rig::with_logic(1, limits, Logic::Remote { renew_ms: (1, 1) });
+    let [waits, goes] = ["7/k//", "7/l//"].map(|token| join(&mut rig, 0, token));
+    rig.feed(waits, &[frame(op::SEND, 1, b"x"), frame(op::HEARTBEAT, 2, b"")].concat());
+    rig.feed(goes, &frame(op::SEND, 1, b"x"));
+    rig.hang_up(goes);
+    rig.send(goes.shard, Message::Receipt { conn: goes, outcome: Ok(()) });
+    rig.pass(1_150);
+    assert_eq!(rig.reason(waits), CloseReason::HeartbeatTimeout);
+    rig.send(waits.shard, Message::Receipt { conn: waits, outcome: Ok(()) });
+    assert_eq!(rig.take(waits), frame(op::DISCONNECT_REPLY, 0, b"heartbeat_timeout"));
+}
+
+#[test]
+fn more_messages_than_may_wait_for_logic_close() {
+    let mut rig = rig(1);
+    let conn = join(&mut rig, 0, "7/k//");
+    rig.feed(conn, &frame(op::SEND, 0, b""));
+    for _ in 0..16 {
+        rig.feed(conn, &frame(op::SEND, 1, &[9; 4096]));
+        assert!(!rig.is_closed(conn));
+    }
+    rig.feed(conn, &frame(op::SEND, 1, &[9; 4096]));
+    assert_eq!(rig.reason(conn), CloseReason::InputOverflow);
+}
+
+#[test]
+fn a_heartbeat_renews_the_session_now_and_then() {
+    let mut rig = rig(2);
+    let conn = join(&mut rig, 0, "7/k//");
+    let mut renewed_at = vec![rig.now()];
+    for _ in 0..400 {
+        rig.pass(50);
+        rig.feed(conn, &frame(op::HEARTBEAT, 1, b""));
+        if !news(&mut rig).is_empty() {
+            renewed_at.push(rig.now());
+        }
+    }
+    let pauses: Vec<u64> = renewed_at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!((6..=20).contains(&pauses.len()), "{pauses:?}");
+    assert!(pauses.iter().all(|pause| (1_000..=3_100).contains(pause)), "{pauses:?}");
+    assert!(pauses.iter().any(|pause| *pause != pauses[0]), "{pauses:?}");
+}
+
+#[test]
+fn logic_hears_of_the_last_owner_of_a_key_only() {
+    for shard in [0, 1] {
+        let mut rig = rig(2);
+        let old = join(&mut rig, 0, "7/k//");
+        let new = join(&mut rig, shard, "7/k//");
+        assert_eq!(rig.reason(old), CloseReason::Replaced);
+        rig.hang_up(old);
+        assert!(news(&mut rig).is_empty(), "the key is held");
+        rig.hang_up(new);
+        assert_eq!(news(&mut rig), ["-k"]);
+    }
+}
+
+#[test]
+fn a_farewell_that_comes_late_tells_logic_nothing() {
+    let mut rig = rig(2);
+    let key = key_at(1);
+    let token = format!("/{key}//");
+    let old = join(&mut rig, 0, &token);
+    rig.held.insert((0, 1));
+    rig.hang_up(old);
+    let new = join(&mut rig, 1, &token);
+    rig.hang_up(new);
+    assert_eq!(news(&mut rig), [format!("-{key}")]);
+    rig.held.clear();
+    rig.run();
+    assert!(news(&mut rig).is_empty());
+}
+
+#[test]
+fn who_left_before_logic_said_yes_is_not_left_there() {
+    let mut rig = rig(2);
+    let gone = knock(&mut rig, 0, "7/k//");
+    rig.hang_up(gone);
+    rig.admit(gone);
+    assert_eq!(news(&mut rig), ["-k"]);
+    // Once more, while somebody else holds the key.
+    let gone = knock(&mut rig, 0, "7/k//");
+    let holder = join(&mut rig, 1, "7/k//");
+    rig.hang_up(gone);
+    news(&mut rig);
+    let answer = Ok(comet_core::Identity { key: Some("k".into()), ..Default::default() });
+    rig.send(gone.shard, Message::Identified { conn: gone, answer });
+    assert!(news(&mut rig).is_empty());
+    assert_eq!(rig.push_keys(&["k"], 5, b"x").dropped[DropReason::Closing as usize], 0);
+    assert!(!rig.is_closed(holder));
+    // And where comet refuses what logic gave.
+    let refused = knock(&mut rig, 0, &format!("7/other/{}/", "r".repeat(257)));
+    rig.admit(refused);
+    assert_eq!(rig.reason(refused), CloseReason::AuthRefused);
+    assert_eq!(news(&mut rig), ["-other"]);
+}
+
+/// Logic lets the new owner in, then hears that the old one is gone, and only then is the key claimed.
+#[test]
+fn a_departure_that_crosses_the_next_arrival_is_made_good() {
+    let mut rig = rig(2);
+    let key = key_at(1);
+    let token = format!("7/{key}//");
+    let old = join(&mut rig, 0, &token);
+    let new = knock(&mut rig, 0, &token);
+    rig.hang_up(old);
+    rig.admit(new);
+    assert_eq!(news(&mut rig), [format!("-{key}"), format!("+{key}")]);
+    // Long after a departure nobody can have crossed it.
+    rig.hang_up(new);
+    news(&mut rig);
+    rig.pass(6_000);
+    join(&mut rig, 0, &token);
+    assert!(news(&mut rig).is_empty());
+    assert_eq!(rig.shards[1].counters().keys, 1);
+}

@@ -1,0 +1,71 @@
+//! From the configuration to what each part is told.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use comet_config::{Config, SlowConsumer};
+use comet_control::{Node, Options};
+use comet_core::Limits;
+
+/// What the control thread is told.
+pub(crate) fn control_options(
+    config: &Config,
+    tcp: &[SocketAddr],
+    websocket: &[SocketAddr],
+) -> Options {
+    Options {
+        grpc: config.push.grpc.clone(),
+        http: config.push.http.clone(),
+        stat: config.monitor.stat.clone(),
+        node: Node {
+            domain: config.server.domain.clone(),
+            tcp: tcp.to_vec(),
+            websocket: websocket.to_vec(),
+            heartbeat: config.protocol.heartbeat,
+        },
+        frame_max: config.push.frame_max,
+        keys_max: config.push.keys_max,
+        call_timeout: config.push.timeout,
+        cpus: config.server.control_cores.clone(),
+        server_id: config.server.id.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+    }
+}
+
+/// The shard's bounds from the configuration; durations are bounded there to fit.
+pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
+    let protocol = &config.protocol;
+    let cores = config.server.cores.len() as u64;
+    let connections = match config.limits.connections {
+        0 => u32::try_from(open_files / cores).unwrap_or(u32::MAX).clamp(1, CONNECTIONS_MAX),
+        connections => connections,
+    };
+    let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+    Limits {
+        connections,
+        body_max: protocol.body_max,
+        head_max: config.websocket.head_max,
+        path: config.websocket.path.as_str().into(),
+        svr_proto: protocol.svr_proto,
+        outbox_bytes: protocol.outbox_bytes,
+        cli_proto: protocol.cli_proto,
+        slow_consumer: match protocol.slow_consumer {
+            SlowConsumer::DropNewest => comet_core::SlowConsumer::DropNewest,
+            SlowConsumer::DropOldest => comet_core::SlowConsumer::DropOldest,
+            SlowConsumer::Close => comet_core::SlowConsumer::Close,
+        },
+        filter_rooms: protocol.filter_rooms,
+        mesh_backlog: config.limits.mesh_backlog,
+        handshake_ms: millis(protocol.handshake_timeout),
+        write_ms: millis(protocol.write_timeout),
+        heartbeat_ms: millis(protocol.heartbeat),
+        linger_ms: millis(protocol.linger),
+        origins: config.websocket.origins.iter().map(|origin| origin.as_str().into()).collect(),
+        white_list: config.white_list.users.as_slice().into(),
+        user_memory_ms: millis(config.bucket.user_memory),
+        buckets: (config.bucket.count / config.server.cores.len()).next_power_of_two(),
+    }
+}
+
+/// Connections of a core where nothing but the open files bounds them.
+const CONNECTIONS_MAX: u32 = 1 << 24;

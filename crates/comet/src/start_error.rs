@@ -1,0 +1,52 @@
+//! Why a server did not start, each in one sentence.
+
+use std::fmt;
+
+use comet_net::ProbeError;
+
+use crate::app::START_TIMEOUT;
+
+/// Why a server did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The machine lacks something.
+    Probe(ProbeError),
+    /// An address cannot be listened on.
+    Listen {
+        /// Key of the configuration that names it.
+        setting: &'static str,
+        /// What is wrong with it.
+        source: comet_net::ListenError,
+    },
+    /// The control thread did not start.
+    Control(comet_control::StartError),
+    /// A core did not start.
+    Core(comet_net::StartError),
+    /// The process is out of something at once.
+    System(std::io::Error),
+    /// A core said nothing for too long.
+    Silent,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Probe(error) => error.fmt(f),
+            Self::Listen { setting, source } => write!(f, "{setting}: {source}"),
+            Self::Control(error) => error.fmt(f),
+            Self::Core(error) => error.fmt(f),
+            Self::System(error) => error.fmt(f),
+            Self::Silent => {
+                write!(f, "a core did not start within {START_TIMEOUT:?}: is its CPU busy?")
+            }
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<ProbeError> for StartError {
+    fn from(error: ProbeError) -> Self {
+        Self::Probe(error)
+    }
+}

@@ -1,0 +1,212 @@
+//! The running program and its files: configuration read again at SIGHUP, log file, pid file.
+
+use std::fs;
+use std::path::Path;
+
+use comet_client::Transport;
+use rustix::process::Signal;
+
+use crate::peer::{Peer, UPGRADE};
+use crate::process::{Running, Server, comet, line_with, run, temporary, with_sets};
+use crate::support::{Metrics, PATIENCE, Permit, two_cores, until};
+
+/// A configuration that can be written anew.
+struct File(String);
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        Self(temporary(name, text))
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.0, text).unwrap();
+    }
+
+    fn server(&self, sets: &[&str]) -> Server {
+        Server::start_with(&["--config", &self.0], sets)
+    }
+}
+
+/// A path in the tests' directory where nothing is.
+fn nothing_at(name: &str) -> String {
+    let path = temporary(name, "");
+    fs::remove_file(&path).unwrap();
+    path
+}
+
+/// Every core has taken what was sent to it before.
+fn settle(server: &Server) {
+    Metrics::read(server.stat);
+}
+
+#[test]
+fn what_can_change_alive_does_and_the_rest_is_named() {
+    let file = File::new("alive.toml", "[tcp]\nbacklog = 100\n");
+    let server = file.server(&["push.keys_max=100"]);
+    let mut before = server.live(Transport::Tcp, "1");
+    before.ask(5, 1, &[0; 100]);
+
+    file.write(
+        "[tcp]\nbacklog = 200\n\
+         [protocol]\nbody_max = 64\nheartbeat = \"1m\"\n\
+         [websocket]\npath = \"/push\"\n\
+         [limits]\nconnections = 1\n\
+         [push]\nkeys_max = 7\n",
+    );
+    server.signal(Signal::HUP);
+    // In the order of the keys; what --set overrules has not changed.
+    for text in [
+        "limits.connections changed from 0 to 1",
+        "protocol.body_max changed from \"4KiB\" to 64",
+        "protocol.heartbeat changed from \"5m\" to \"1m\"",
+        "websocket.path changed from \"/sub\" to \"/push\"",
+        "tcp.backlog changed from 100 to 200, at the next start",
+    ] {
+        let line = line_with(&server.log, "SIGHUP: ");
+        assert!(line.ends_with(&format!("SIGHUP: {text}")), "{text}: {line}");
+    }
+    settle(&server);
+    // It holds for whoever is there, and for whoever comes.
+    before.send(5, 2, &[0; 100]);
+    assert_eq!(before.goodbye().reason, "the body has 100 bytes, more than the 64 allowed");
+    drop(before);
+    until("the connection to be gone", || {
+        Metrics::read(server.stat).value("comet_connections") == 0
+    });
+    let mut peer = Peer::connect(server.websocket, Transport::WebSocket);
+    peer.write(UPGRADE.as_bytes());
+    assert!(peer.read_head().starts_with("HTTP/1.1 404 "));
+    drop(peer);
+    until("the connection to be gone", || {
+        Metrics::read(server.stat).value("comet_connections") == 0
+    });
+    let mut peer = Peer::connect(server.websocket, Transport::WebSocket);
+    peer.write(UPGRADE.replace("/sub", "/push").as_bytes());
+    peer.expect_upgraded();
+
+    // What needs a restart is named again, what is in effect is not.
+    server.signal(Signal::HUP);
+    let line = line_with(&server.log, "SIGHUP: ");
+    assert!(line.contains("tcp.backlog changed from 100 to 200"), "{line}");
+    file.write(
+        "[tcp]\nbacklog = 100\n[protocol]\nbody_max = 64\nheartbeat = \"1m\"\n\
+                [websocket]\npath = \"/push\"\n[limits]\nconnections = 1\n",
+    );
+    server.signal(Signal::HUP);
+    line_with(&server.log, "SIGHUP: no key has changed");
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_every_mistake_is_logged() {
+    let file = File::new("bad.toml", "");
+    let server = file.server(&[]);
+    let mut peer = server.live(Transport::Tcp, "1");
+    let name = Path::new(&file.0).display();
+    file.write("[protocol]\nbody_max = 1\nsvr_proto = 0\n[tcp]\nbidn = []\n");
+    server.signal(Signal::HUP);
+    for text in ["3:13: protocol.svr_proto: 0 is out of range", "5:1: tcp.bidn: unknown key"] {
+        let line = line_with(&server.log, "SIGHUP: ");
+        assert!(line.contains(&format!("nothing changes: {name}:{text}")), "{line}");
+    }
+    // Good alone, but not with the frame_max that holds until the next start.
+    file.write("[protocol]\nbody_max = 1\noutbox_bytes = \"4KiB\"\n[push]\nframe_max = \"2KiB\"\n");
+    server.signal(Signal::HUP);
+    let line = line_with(&server.log, "SIGHUP: ");
+    assert!(line.contains("nothing changes: ") && line.contains("protocol.outbox_bytes"), "{line}");
+    fs::remove_file(&file.0).unwrap();
+    server.signal(Signal::HUP);
+    let line = line_with(&server.log, "SIGHUP: ");
+    assert!(line.contains(&format!("nothing changes: {name}: No such file")), "{line}");
+
+    settle(&server);
+    assert_eq!(peer.ask(2, 7, b"a body of more than one byte").sequence, 7);
+}
+
+#[test]
+fn the_log_level_changes_alive() {
+    let file = File::new("level.toml", "");
+    let server = file.server(&[]);
+    // A connection that is closed for its first bytes, and where it came from; logged at "info".
+    let bad = || {
+        let mut peer = Peer::connect(server.websocket, Transport::WebSocket);
+        peer.write(b"PUT / HTTP/1.1\r\n\r\n");
+        peer.read_head();
+        let from = format!("peer={} ", peer.stream.local_addr().unwrap());
+        (peer, from)
+    };
+    let (_peer, from) = bad();
+    line_with(&server.log, &from);
+
+    // What needs a restart is a warning, and the last that is told.
+    file.write("[log]\nlevel = \"warn\"\n[tcp]\nbacklog = 200\n");
+    server.signal(Signal::HUP);
+    line_with(&server.log, "tcp.backlog changed from 4096 to 200");
+    let (_peer, untold) = bad();
+    until("it to be closed", || {
+        Metrics::read(server.stat).value("comet_closed_total{reason=\"bad_upgrade\"}") == 2
+    });
+    settle(&server);
+
+    // A connection that ends by itself is logged at "debug".
+    file.write("[log]\nlevel = \"debug\"\n[tcp]\nbacklog = 4096\n");
+    server.signal(Signal::HUP);
+    let line = server.log.recv_timeout(PATIENCE).unwrap();
+    assert!(!line.contains(&untold), "{line}");
+    assert!(line.ends_with("log.level changed from \"warn\" to \"debug\""), "{line}");
+    drop(server.live(Transport::Tcp, "1"));
+    line_with(&server.log, "reason=peer_closed");
+}
+
+#[test]
+fn the_log_file_is_appended_to_and_opened_again() {
+    let _permit = Permit::wait();
+    let (path, moved) = (temporary("comet.log", "before\n"), nothing_at("comet.log.1"));
+    let set = format!("log.file={path:?}");
+    let arguments = ["--cores", &two_cores()];
+    let arguments = [&arguments[..], &with_sets(&[&set])].concat();
+    let (process, stderr) = Running::start(comet(&arguments));
+    let has = |path: &str, text: &str| fs::read_to_string(path).is_ok_and(|log| log.contains(text));
+    until("the start to be logged", || has(&path, "comet ") && has(&path, "websocket ["));
+    assert!(fs::read_to_string(&path).unwrap().starts_with("before\n"));
+
+    fs::rename(&path, &moved).unwrap();
+    process.signal(Signal::HUP);
+    until("a file under the old name", || has(&path, "SIGHUP: no key has changed"));
+    assert!(!has(&moved, "SIGHUP"));
+    process.signal(Signal::TERM);
+    until("the last line", || has(&path, "2 of 2 cores drained in time"));
+    assert_eq!(stderr.iter().collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_ends_with_1_and_a_sentence() {
+    let set = "log.file=\"/nonexistent/comet.log\"";
+    let (code, stdout, stderr) = run(&with_sets(&[set]));
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    let expected = "comet: log.file: cannot open /nonexistent/comet.log: No such file";
+    assert!(stderr.starts_with(expected) && stderr.lines().count() == 1, "{stderr}");
+}
+
+#[test]
+fn the_pid_file_is_there_while_the_process_is() {
+    // Left behind by a process that is gone; its number is another one's now.
+    let path = temporary("comet.pid", "1\n and more than a number\n");
+    let set = format!("server.pid_file={path:?}");
+    let server = Server::start(&[&set]);
+    let pid = format!("{}\n", server.pid());
+    until("the number", || fs::read_to_string(&path).unwrap() == pid);
+
+    let (code, stdout, stderr) = run(&with_sets(&[&set]));
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    let owner = format!("belongs to process {}, which is running", server.pid());
+    assert_eq!(stderr.trim(), format!("comet: server.pid_file: {path} {owner}"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), pid);
+
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().0, Some(0));
+    assert!(!Path::new(&path).exists());
+
+    let (code, _, stderr) = run(&with_sets(&["server.pid_file=\"/nonexistent/comet.pid\""]));
+    let expected = "comet: server.pid_file: cannot write /nonexistent/comet.pid: No such file";
+    assert!(code == 1 && stderr.starts_with(expected), "{stderr}");
+}
