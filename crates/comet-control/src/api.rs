@@ -30,6 +30,8 @@ use crate::serve::Phase;
 
 pub(crate) use body::Bodies;
 pub use nodes::Node;
+pub(crate) use online::fullest;
+pub(crate) use query::Query;
 
 /// What every call works with.
 pub(crate) struct Api {

@@ -2,9 +2,10 @@
 
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use comet_core::{Limits, Message, Report};
@@ -20,6 +21,7 @@ use crate::monitor::Monitor;
 use crate::pushes::{Bounds, Pushes};
 use crate::serve::{Phase, Servers};
 use crate::wake::ControlWake;
+use crate::white_log::WhiteLog;
 
 /// What the longest request may hold besides its body and keys.
 const REQUEST_SLACK: usize = 1_024;
@@ -36,6 +38,8 @@ pub struct Options {
     pub http: Vec<SocketAddr>,
     /// Addresses of health, metrics and stats (`monitor.stat`); port 0 takes a free one.
     pub stat: Vec<SocketAddr>,
+    /// Addresses of profiles and of what may be changed alive (`monitor.pprof`); port 0 takes a free one.
+    pub debug: Vec<SocketAddr>,
     /// What the HTTP push API says of this server.
     pub node: Node,
     /// Longest body of a pushed frame, bytes.
@@ -50,6 +54,12 @@ pub struct Options {
     pub server_id: String,
     /// Version of this server in metrics, stats and answers.
     pub version: &'static str,
+    /// What the shards are started with.
+    pub limits: Arc<Limits>,
+    /// The file of the white log (`white_list.file`); `None`: there is none.
+    pub white_log: Option<PathBuf>,
+    /// The zero of the shards' clock.
+    pub epoch: Instant,
 }
 
 /// Why the control thread did not start.
@@ -61,6 +71,13 @@ pub enum StartError {
         setting: &'static str,
         /// The address.
         address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The white log's file cannot be opened.
+    WhiteLog {
+        /// Its path.
+        path: PathBuf,
         /// What the system said.
         error: io::Error,
     },
@@ -81,6 +98,9 @@ impl fmt::Display for StartError {
             Self::Listen { setting, address, error } => {
                 write!(f, "{setting}: cannot listen at {address}: {error}")
             }
+            Self::WhiteLog { path, error } => {
+                write!(f, "white_list.file: cannot write {}: {error}", path.display())
+            }
             Self::Pin { cpus, error } => {
                 write!(f, "cannot run the control thread on CPUs {cpus:?}: {error}")
             }
@@ -92,9 +112,10 @@ impl fmt::Display for StartError {
 impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Listen { error, .. } | Self::Pin { error, .. } | Self::Thread(error) => {
-                Some(error)
-            }
+            Self::Listen { error, .. }
+            | Self::WhiteLog { error, .. }
+            | Self::Pin { error, .. }
+            | Self::Thread(error) => Some(error),
         }
     }
 }
@@ -124,8 +145,10 @@ pub struct Control {
     grpc: Vec<SocketAddr>,
     http: Vec<SocketAddr>,
     stat: Vec<SocketAddr>,
+    debug: Vec<SocketAddr>,
     hub: Arc<Hub>,
     phase: watch::Sender<Phase>,
+    epoch: Instant,
     thread: JoinHandle<()>,
 }
 
@@ -150,6 +173,7 @@ impl Control {
         let (grpc, grpc_addrs) = listen("push.grpc", &options.grpc)?;
         let (http, http_addrs) = listen("push.http", &options.http)?;
         let (stat, stat_addrs) = listen("monitor.stat", &options.stat)?;
+        let (debug, debug_addrs) = listen("monitor.pprof", &options.debug)?;
         for (setting, addresses) in [("push.grpc", &grpc_addrs), ("push.http", &http_addrs)] {
             for address in exposed(addresses) {
                 log::warn!(
@@ -158,7 +182,17 @@ impl Control {
                 );
             }
         }
-        let hub = Arc::new(Hub::new(shards, wake));
+        for address in exposed(&debug_addrs) {
+            log::warn!(
+                "monitor.pprof: {address} is not loopback, and nobody is asked who they are: whoever \
+                 reaches it may profile this process and change its log level and white list"
+            );
+        }
+        let white_log = options.white_log.map(|path| {
+            WhiteLog::open(path.clone(), options.epoch)
+                .map_err(|error| StartError::WhiteLog { path, error })
+        });
+        let hub = Arc::new(Hub::new(shards, wake, options.limits, white_log.transpose()?));
         let (phase, phases) = watch::channel(Phase::Starting);
         let bounds = Bounds {
             frame_max: options.frame_max,
@@ -181,6 +215,7 @@ impl Control {
             grpc,
             http,
             stat,
+            debug,
             hub: Arc::clone(&hub),
             push: PushService { pushes, answers: Arc::clone(&answers) },
             request_max: options
@@ -194,6 +229,8 @@ impl Control {
                 answers,
                 server_id: options.server_id,
                 version: options.version,
+                started: Instant::now(),
+                phase: phases.clone(),
             },
             phase: phases,
         };
@@ -204,7 +241,16 @@ impl Control {
             .spawn(move || run(cpus, servers, reports, &started))
             .map_err(StartError::Thread)?;
         outcome.recv().expect("the thread says how it started before it ends")?;
-        Ok(Self { grpc: grpc_addrs, http: http_addrs, stat: stat_addrs, hub, phase, thread })
+        Ok(Self {
+            grpc: grpc_addrs,
+            http: http_addrs,
+            stat: stat_addrs,
+            debug: debug_addrs,
+            hub,
+            phase,
+            epoch: options.epoch,
+            thread,
+        })
     }
 
     /// Where the push API is, with real ports, in the order of [`Options::grpc`].
@@ -225,15 +271,30 @@ impl Control {
         &self.stat
     }
 
-    /// Says that every listener for clients is bound: `/healthz` answers 200 from here on, and gRPC
-    /// health SERVING. Without effect once draining.
-    pub fn set_ready(&self) {
-        self.move_on(Phase::Ready);
+    /// Where profiles are, with real ports, in the order of [`Options::debug`].
+    #[must_use]
+    pub fn debug_addrs(&self) -> &[SocketAddr] {
+        &self.debug
     }
 
     /// Tells every shard the bounds that hold from now on; none is waited for.
     pub fn configure(&self, limits: Limits) {
-        self.hub.configure(limits);
+        self.hub.configure(|_| limits);
+    }
+
+    /// Lets the white log be written to `path` from now on, or to nothing. Where that is the file's path
+    /// already it is opened again under its name, for whoever has moved it away.
+    ///
+    /// # Errors
+    /// If another file cannot be opened; then the old one is kept.
+    pub fn set_white_log(&self, path: Option<PathBuf>) -> io::Result<()> {
+        self.hub.set_white_log(path, self.epoch)
+    }
+
+    /// Says that every listener for clients is bound: `/healthz` answers 200 from here on, and gRPC
+    /// health SERVING. Without effect once draining.
+    pub fn set_ready(&self) {
+        self.move_on(Phase::Ready);
     }
 
     /// Turns health off, tells every shard to say goodbye to its clients, and blocks the calling
@@ -271,6 +332,7 @@ impl fmt::Debug for Control {
             .field("grpc", &self.grpc)
             .field("http", &self.http)
             .field("stat", &self.stat)
+            .field("debug", &self.debug)
             .field("phase", &*self.phase.borrow())
             .finish_non_exhaustive()
     }

@@ -1,6 +1,7 @@
 //! The Prometheus text format, version 0.0.4: families of samples, each under one HELP and one TYPE.
 
-use std::fmt::{Display, Write};
+use std::fmt::{self, Display, Write};
+use std::time::Duration;
 
 /// `Content-Type` of the format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -9,6 +10,36 @@ pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 pub(crate) enum Kind {
     Counter,
     Gauge,
+}
+
+/// A value of a sample.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Number {
+    Whole(u64),
+    /// A time in seconds, the format's base unit.
+    Seconds(Duration),
+}
+
+impl From<u64> for Number {
+    fn from(whole: u64) -> Self {
+        Self::Whole(whole)
+    }
+}
+
+impl From<Duration> for Number {
+    fn from(time: Duration) -> Self {
+        Self::Seconds(time)
+    }
+}
+
+impl Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(whole) => whole.fmt(f),
+            // All nine digits: a sum of nanoseconds would lose its last ones in an f64.
+            Self::Seconds(time) => write!(f, "{}.{:09}", time.as_secs(), time.subsec_nanos()),
+        }
+    }
 }
 
 /// A page under construction.
@@ -32,7 +63,7 @@ impl Exposition {
         self.0
     }
 
-    fn write(&mut self, text: std::fmt::Arguments<'_>) {
+    fn write(&mut self, text: fmt::Arguments<'_>) {
         self.0.write_fmt(text).expect("a String takes everything");
     }
 }
@@ -44,12 +75,12 @@ pub(crate) struct Family<'page> {
 
 impl Family<'_> {
     /// A sample without labels.
-    pub(crate) fn sample(&mut self, value: u64) {
-        self.page.write(format_args!("{} {value}\n", self.name));
+    pub(crate) fn sample(&mut self, value: impl Into<Number>) {
+        self.page.write(format_args!("{} {}\n", self.name, value.into()));
     }
 
     /// A sample with labels.
-    pub(crate) fn labelled(&mut self, labels: &[(&str, &dyn Display)], value: u64) {
+    pub(crate) fn labelled(&mut self, labels: &[(&str, &dyn Display)], value: impl Into<Number>) {
         self.page.write(format_args!("{}{{", self.name));
         for (index, (label, text)) in labels.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
@@ -57,7 +88,7 @@ impl Family<'_> {
             let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             self.page.write(format_args!("{comma}{label}=\"{text}\""));
         }
-        self.page.write(format_args!("}} {value}\n"));
+        self.page.write(format_args!("}} {}\n", value.into()));
     }
 }
 
@@ -72,10 +103,12 @@ mod tests {
         let mut family = page.family("b", Kind::Gauge, "Labels");
         family.labelled(&[("x", &1), ("y", &"q\"\\\n")], 4);
         family.labelled(&[("x", &2)], 5);
+        page.family("c_seconds", Kind::Gauge, "A time").sample(Duration::from_micros(1_000_050));
         assert_eq!(
             page.finish(),
             "# HELP a_total Two\\nlines\n# TYPE a_total counter\na_total 3\n\
-             # HELP b Labels\n# TYPE b gauge\nb{x=\"1\",y=\"q\\\"\\\\\\n\"} 4\nb{x=\"2\"} 5\n"
+             # HELP b Labels\n# TYPE b gauge\nb{x=\"1\",y=\"q\\\"\\\\\\n\"} 4\nb{x=\"2\"} 5\n\
+             # HELP c_seconds A time\n# TYPE c_seconds gauge\nc_seconds 1.000050000\n"
         );
     }
 }

@@ -1,26 +1,38 @@
-//! The stat addresses: `/healthz`, `/metrics` and `/stat`.
+//! The stat addresses: `/healthz`, `/metrics`, `/stat`, `/stat/rooms` and `/buildinfo`. They only tell;
+//! what changes the server is at the debug addresses.
 
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use serde_json::Value;
 use tokio::sync::watch;
-use tonic::Status;
+use tonic::{Code, Status};
 
+use crate::api::Query;
+use crate::build_info;
 use crate::exposition::CONTENT_TYPE;
-use crate::hub::Unfinished;
 use crate::monitor::Monitor;
 use crate::serve::Phase;
+use crate::stat::top_rooms;
+
+/// Rooms in an answer that was not asked for more or less.
+const TOP: usize = 10;
+
+/// Rooms in one answer at most.
+const TOP_MAX: usize = 10_000;
 
 /// The routes; an unknown path is 404, another method 405.
-pub(crate) fn router(monitor: Monitor, phase: watch::Receiver<Phase>) -> Router {
+pub(crate) fn router(monitor: Arc<Monitor>, phase: watch::Receiver<Phase>) -> Router {
     let monitored = Router::new()
         .route("/metrics", get(metrics))
         .route("/stat", get(stat))
-        .with_state(Arc::new(monitor));
+        .route("/stat/rooms", get(rooms))
+        .route("/buildinfo", get(build_info))
+        .with_state(monitor);
     Router::new().route("/healthz", get(healthz)).with_state(phase).merge(monitored)
 }
 
@@ -35,18 +47,49 @@ async fn healthz(State(phase): State<watch::Receiver<Phase>>) -> (StatusCode, &'
 async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
     match monitor.read().await {
         Ok(reading) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], reading.metrics()).into_response(),
-        Err(unfinished) => unavailable(unfinished),
+        Err(unfinished) => refusal(&unfinished.into()),
     }
 }
 
-async fn stat(State(monitor): State<Arc<Monitor>>) -> Response {
-    match monitor.read().await {
-        Ok(reading) => Json(reading.stat()).into_response(),
-        Err(unfinished) => unavailable(unfinished),
+async fn stat(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
+    let answer = async {
+        let top = top(&uri)?;
+        let (reading, rooms) = tokio::try_join!(monitor.read(), monitor.rooms())?;
+        Ok::<_, Status>(reading.stat(&rooms, top))
+    };
+    answered(answer.await)
+}
+
+async fn rooms(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
+    let answer = async {
+        let top = top(&uri)?;
+        Ok::<_, Status>(top_rooms(&monitor.rooms().await?, top))
+    };
+    answered(answer.await)
+}
+
+async fn build_info(State(monitor): State<Arc<Monitor>>) -> Json<Value> {
+    Json(build_info::page(monitor.version))
+}
+
+/// How many rooms the query asks for.
+fn top(uri: &Uri) -> Result<usize, Status> {
+    let asked = Query::read(uri.query())?.optional_number("top", 1..=TOP_MAX as i64)?;
+    Ok(if asked == 0 { TOP } else { asked })
+}
+
+fn answered(answer: Result<Value, Status>) -> Response {
+    match answer {
+        Ok(value) => Json(value).into_response(),
+        Err(status) => refusal(&status),
     }
 }
 
-fn unavailable(unfinished: Unfinished) -> Response {
-    let sentence = format!("{}\n", Status::from(unfinished).message());
-    (StatusCode::SERVICE_UNAVAILABLE, sentence).into_response()
+/// A refusal in words.
+pub(crate) fn refusal(status: &Status) -> Response {
+    let code = match status.code() {
+        Code::InvalidArgument => StatusCode::BAD_REQUEST,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (code, format!("{}\n", status.message())).into_response()
 }

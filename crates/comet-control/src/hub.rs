@@ -1,12 +1,14 @@
 //! Where calls meet the mesh: messages out to the shards, reports back to their calls.
 //!
 //! The control thread is the only one that calls in here, except for [`Hub::drain`], which another
-//! thread waits in, and [`Hub::configure`]; so the lock is free whenever it is asked for, and nobody
+//! thread waits in, and what changes alive; so the lock is free whenever it is asked for, and nobody
 //! holds it across an await.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{io, mem};
 
 use comet_core::{CallId, Limits, Message, Report, ShardId};
 use comet_mesh::{Inbox, Sender, Wake};
@@ -17,6 +19,7 @@ use crate::calls::{CALLS_MAX, Calls, Gathered, GivenUp, Outcome};
 use crate::control::Goodbye;
 use crate::lane::{Gone, Lane};
 use crate::wake::ControlWake;
+use crate::white_log::WhiteLog;
 
 /// Reports taken from the inbox before the servers get their turn.
 const TURN_REPORTS: usize = 1_024;
@@ -42,6 +45,9 @@ struct State {
     lanes: Vec<Lane>,
     /// By shard: its last connection is gone.
     drained: Vec<bool>,
+    /// What every shard has been told, or is about to be.
+    limits: Arc<Limits>,
+    white_log: Option<WhiteLog>,
 }
 
 pub(crate) struct Hub {
@@ -53,15 +59,24 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
+    /// `limits` are those that the shards were started with.
+    ///
     /// # Panics
     /// If there is no shard, or more than a [`ShardId`] can number.
-    pub(crate) fn new(shards: Vec<Sender<Message>>, wake: Arc<ControlWake>) -> Self {
+    pub(crate) fn new(
+        shards: Vec<Sender<Message>>,
+        wake: Arc<ControlWake>,
+        limits: Arc<Limits>,
+        white_log: Option<WhiteLog>,
+    ) -> Self {
         assert!(!shards.is_empty(), "there is at least one shard");
         let count = u16::try_from(shards.len()).expect("shards are numbered in 16 bits");
         let state = State {
             calls: Calls::default(),
             drained: vec![false; shards.len()],
             lanes: shards.into_iter().map(Lane::new).collect(),
+            limits,
+            white_log,
         };
         Self { shards: count, wake, state: Mutex::new(state), progress: Condvar::new() }
     }
@@ -127,20 +142,24 @@ impl Hub {
     /// Settles a bounded number of reports and flushes the lanes. Are messages still waiting?
     fn turn(&self, reports: &Inbox<Report>) -> bool {
         let mut state = self.lock();
-        let State { calls, lanes, drained } = &mut *state;
+        let State { calls, lanes, drained, white_log, .. } = &mut *state;
         for _ in 0..TURN_REPORTS {
             match reports.try_recv() {
                 Some(Report::Drained { shard }) => {
                     drained[usize::from(shard.0)] = true;
                     self.progress.notify_all();
                 }
-                // Logic is embedded and the white list is empty: nothing of these comes.
+                Some(Report::White(event)) => {
+                    if let Some(white_log) = white_log {
+                        white_log.write(event);
+                    }
+                }
+                // Logic is embedded: nothing of these comes.
                 Some(
                     Report::Identify(_)
                     | Report::Receive { .. }
                     | Report::Heartbeat { .. }
-                    | Report::Disconnected { .. }
-                    | Report::White(_),
+                    | Report::Disconnected { .. },
                 ) => {}
                 Some(report) => calls.settle(report),
                 None => break,
@@ -179,17 +198,49 @@ impl Hub {
         state.drained.iter().filter(|drained| **drained).count()
     }
 
-    /// Tells every shard the bounds that hold from now on; none is waited for.
-    pub(crate) fn configure(&self, limits: Limits) {
-        let limits = Arc::new(limits);
+    /// Bounds that every shard is told of: `change` makes them from those that held so far, which are
+    /// returned.
+    pub(crate) fn configure(&self, change: impl FnOnce(Limits) -> Limits) -> Arc<Limits> {
         let mut state = self.lock();
-        let State { calls, lanes, .. } = &mut *state;
+        let State { calls, lanes, limits, .. } = &mut *state;
+        let changed = Arc::new(change(Limits::clone(limits)));
         for lane in lanes {
-            let message = Message::Configure { limits: Arc::clone(&limits) };
+            let message = Message::Configure { limits: Arc::clone(&changed) };
             // A shard that has ended has nothing left to bound.
             let _ = lane.send(None, message, |call| calls.runs(call));
         }
         self.wake.wake();
+        mem::replace(limits, changed)
+    }
+
+    /// The bounds that hold.
+    pub(crate) fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.lock().limits)
+    }
+
+    /// Lines of the white log, and events it has not; `None` without one.
+    pub(crate) fn white_log_counts(&self) -> Option<(u64, u64)> {
+        self.lock().white_log.as_ref().map(WhiteLog::counts)
+    }
+
+    /// Lets the white log be written to the file that is now called `path`, or ends it. `epoch` is the
+    /// zero of the events' times. Waits for the lines of a file that is given up.
+    ///
+    /// # Errors
+    /// If a file that was not open yet cannot be opened; then nothing changes.
+    pub(crate) fn set_white_log(&self, path: Option<PathBuf>, epoch: Instant) -> io::Result<()> {
+        let white_log = match path {
+            Some(path) => match &self.lock().white_log {
+                Some(white_log) if white_log.path() == path => return Ok(white_log.reopen()),
+                _ => Some(path),
+            },
+            None => None,
+        };
+        let white_log = white_log.map(|path| WhiteLog::open(path, epoch)).transpose()?;
+        let old = mem::replace(&mut self.lock().white_log, white_log);
+        // Not under the lock: this waits for the disk.
+        drop(old);
+        Ok(())
     }
 
     pub(crate) fn calls_under_way(&self) -> usize {

@@ -3,27 +3,42 @@
 //!
 //! [`Control`] serves the push API over gRPC (`goim.comet.Comet` and `comet.v1.Push`) with health and
 //! reflection, the same pushes over HTTP as goim's logic does (`/goim/push/…`), and at the stat
-//! addresses `/healthz`, `/metrics` and `/stat`. Each call becomes messages to shards; their reports are added up and answered as the call's ledger. [`caller`] is the
-//! other end of the push API.
+//! addresses `/healthz`, `/metrics`, `/stat` and `/buildinfo`. The debug addresses have CPU profiles and
+//! what an operator may change alive; the white log is written beside them. Each call becomes messages to
+//! shards; their reports are added up and answered as the call's ledger. [`caller`] is the other end of
+//! the push API.
 //!
 //! **Invariant:** no other crate of the server names tokio, tonic or axum, and no shard ever waits for
 //! this thread: it takes room in their inboxes as it finds it and makes its own callers wait.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "metrics, profiles and the white log tell the time of day; calls wait in tokio's"
+)]
+
 mod api;
+mod build_info;
 pub mod caller;
 mod calls;
 mod control;
+mod debug;
 mod exposition;
+mod flamegraph;
 mod grpc;
 mod http;
 mod hub;
 mod lane;
+mod metrics;
 mod monitor;
+mod process;
+mod profile;
 mod pushes;
 mod serve;
 mod signals;
+mod stat;
 mod status;
 mod wake;
+mod white_log;
 
 pub use api::Node;
 pub use control::{Control, Drained, Goodbye, Options, StartError};

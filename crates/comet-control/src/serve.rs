@@ -23,6 +23,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api::{self, Api};
+use crate::debug;
 use crate::grpc::PushService;
 use crate::http;
 use crate::hub::Hub;
@@ -58,6 +59,7 @@ pub(crate) struct Servers {
     pub(crate) grpc: Vec<StdListener>,
     pub(crate) http: Vec<StdListener>,
     pub(crate) stat: Vec<StdListener>,
+    pub(crate) debug: Vec<StdListener>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) push: PushService,
     /// Longest request, bytes.
@@ -73,11 +75,12 @@ impl Servers {
     /// # Errors
     /// If the runtime refuses a listener.
     pub(crate) fn start(self, reports: Inbox<Report>) -> io::Result<impl Future<Output = ()>> {
-        let Self { grpc, http, stat, hub, push, request_max, api, monitor, phase } = self;
+        let Self { grpc, http, stat, debug, hub, push, request_max, api, monitor, phase } = self;
         let reporter = HealthReporter::new();
         let routes = grpc_routes(push, request_max, reporter.clone());
         let calls = api::router(api);
-        let pages = http::router(monitor, phase.clone());
+        let pages = http::router(Arc::new(monitor), phase.clone());
+        let tools = debug::router(Arc::clone(&hub));
         let mut servers = JoinSet::new();
         for listener in grpc {
             let incoming = incoming(TcpListener::from_std(listener)?);
@@ -85,7 +88,8 @@ impl Servers {
         }
         let http = http.into_iter().map(|listener| (listener, &calls));
         let stat = stat.into_iter().map(|listener| (listener, &pages));
-        for (listener, router) in http.chain(stat) {
+        let debug = debug.into_iter().map(|listener| (listener, &tools));
+        for (listener, router) in http.chain(stat).chain(debug) {
             let listener = TcpListener::from_std(listener)?;
             servers.spawn(serve_http(router.clone(), listener, phase.clone()));
         }

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -98,7 +99,7 @@ impl App {
             peers.push(sender);
             inboxes.push((inbox, bell));
         }
-        let options = control_options(config, &tcp, &websocket);
+        let options = control_options(config, (&tcp, &websocket), &limits, epoch);
         let control =
             Control::start(options, wake, peers.clone(), reports).map_err(StartError::Control)?;
 
@@ -200,9 +201,27 @@ impl App {
         let machine = machine().map_err(|error| format!("no list of CPUs: {error}"))?;
         let adopted = adopt(&self.config, newer, &machine)?;
         let reloaded = compare(&self.config, &adopted, newer);
+        // Also where the name is the same: the file may have been moved away.
+        self.set_white_log(&adopted)?;
         self.control.configure(limits(&adopted, self.open_files));
         self.config = adopted;
         Ok(reloaded)
+    }
+
+    fn set_white_log(&self, config: &Config) -> Result<(), String> {
+        let file = config.white_list.file.as_deref();
+        self.control.set_white_log(file.map(Path::to_owned)).map_err(|error| {
+            format!(
+                "white_list.file: cannot write {}: {error}",
+                file.unwrap_or("".as_ref()).display()
+            )
+        })
+    }
+
+    /// Addresses of profiles and of what may be changed alive.
+    #[must_use]
+    pub fn debug_addrs(&self) -> &[SocketAddr] {
+        self.control.debug_addrs()
     }
 
     /// Says goodbye to every client, waits for them to leave as long as the drain timeout, and ends.
@@ -256,7 +275,7 @@ impl App {
         );
         log::info!("tcp {:?}, websocket {:?}", self.tcp, self.websocket);
         log::info!("push {:?}, stat {:?}", self.grpc_addrs(), self.stat_addrs());
-        log::info!("http push {:?}", self.http_addrs());
+        log::info!("http push {:?}, debug {:?}", self.http_addrs(), self.debug_addrs());
         log::warn!(
             "embedded logic takes every token at its word: whoever connects says who they are"
         );

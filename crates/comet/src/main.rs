@@ -98,8 +98,10 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
             return;
         }
     };
-    if app.config().log.level != level
-        && let Err(error) = log.set_level(app.config().log.level)
+    // Also where the file says the same: somebody else may have changed the level.
+    let newer = app.config().log.level;
+    if let Err(error) = log.set_level(newer)
+        && newer != level
     {
         log::warn!("SIGHUP: {error}");
     }

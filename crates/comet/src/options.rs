@@ -1,22 +1,26 @@
 //! From the configuration to what each part is told.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use comet_config::{Config, SlowConsumer};
 use comet_control::{Node, Options};
 use comet_core::Limits;
 
-/// What the control thread is told.
+/// What the control thread is told. Clients connect to `tcp` and `websocket`; `limits` and `epoch` are
+/// what the shards are started with.
 pub(crate) fn control_options(
     config: &Config,
-    tcp: &[SocketAddr],
-    websocket: &[SocketAddr],
+    (tcp, websocket): (&[SocketAddr], &[SocketAddr]),
+    limits: &Arc<Limits>,
+    epoch: Instant,
 ) -> Options {
     Options {
         grpc: config.push.grpc.clone(),
         http: config.push.http.clone(),
         stat: config.monitor.stat.clone(),
+        debug: config.monitor.pprof.clone(),
         node: Node {
             domain: config.server.domain.clone(),
             tcp: tcp.to_vec(),
@@ -29,6 +33,9 @@ pub(crate) fn control_options(
         cpus: config.server.control_cores.clone(),
         server_id: config.server.id.clone(),
         version: env!("CARGO_PKG_VERSION"),
+        limits: Arc::clone(limits),
+        white_log: config.white_list.file.clone(),
+        epoch,
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) async fn total(api: Arc<Api>, _: Request) -> Result<Value, Status> {
 }
 
 /// The first `limit` of `rooms`, the fullest first; of equal ones the one whose name comes first.
-fn fullest(mut rooms: Vec<(&str, u32)>, limit: usize) -> Vec<(&str, u32)> {
+pub(crate) fn fullest(mut rooms: Vec<(&str, u32)>, limit: usize) -> Vec<(&str, u32)> {
     let order = |one: &(&str, u32), other: &(&str, u32)| {
         other.1.cmp(&one.1).then_with(|| one.0.cmp(other.0))
     };

@@ -10,12 +10,12 @@ use tonic::Status;
 use crate::status::invalid;
 
 /// Decoded parameters in their order. Those no call asks for do not matter, as in goim.
-pub(super) struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     /// # Errors
     /// If a parameter is not UTF-8.
-    pub(super) fn read(text: Option<&str>) -> Result<Self, Status> {
+    pub(crate) fn read(text: Option<&str>) -> Result<Self, Status> {
         let parts = text.unwrap_or_default().split('&').filter(|part| !part.is_empty());
         let decoded = parts.map(|part| {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -28,7 +28,7 @@ impl Query {
     ///
     /// # Errors
     /// If it is missing, empty, or given more than once.
-    pub(super) fn text(&self, name: &str) -> Result<&str, Status> {
+    pub(crate) fn text(&self, name: &str) -> Result<&str, Status> {
         match self.single(name)? {
             None => Err(invalid(format!("{name} is missing"))),
             Some("") => Err(invalid(format!("{name} is empty"))),
@@ -40,7 +40,7 @@ impl Query {
     ///
     /// # Errors
     /// If it is missing, not in `range`, or given more than once.
-    pub(super) fn number<T: TryFrom<i64>>(
+    pub(crate) fn number<T: TryFrom<i64>>(
         &self,
         name: &str,
         range: RangeInclusive<i64>,
@@ -49,7 +49,7 @@ impl Query {
     }
 
     /// The same where the number may be left out, which is 0.
-    pub(super) fn optional_number<T: TryFrom<i64> + Default>(
+    pub(crate) fn optional_number<T: TryFrom<i64> + Default>(
         &self,
         name: &str,
         range: RangeInclusive<i64>,
@@ -65,7 +65,7 @@ impl Query {
     ///
     /// # Errors
     /// If it is missing or has an empty element.
-    pub(super) fn list(&self, name: &str) -> Result<Vec<&str>, Status> {
+    pub(crate) fn list(&self, name: &str) -> Result<Vec<&str>, Status> {
         let list: Vec<_> = self.all(name).flat_map(|text| text.split(',')).collect();
         match list.iter().position(|element| element.is_empty()) {
             None if list.is_empty() => Err(invalid(format!("{name} is missing"))),
@@ -79,7 +79,7 @@ impl Query {
     ///
     /// # Errors
     /// If it is missing, or an element is not a whole number of 64 bits.
-    pub(super) fn numbers(&self, name: &str) -> Result<Vec<i64>, Status> {
+    pub(crate) fn numbers(&self, name: &str) -> Result<Vec<i64>, Status> {
         let list = self.list(name)?;
         list.into_iter().map(|text| number(name, text, &(i64::MIN..=i64::MAX))).collect()
     }

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use comet_control::{Control, ControlWake, Node, Options};
-use comet_core::{CallId, Counters, Message, Report, ShardId, Tally};
+use comet_core::{CallId, Counters, Limits, Message, Report, ShardId, Tally};
 use comet_mesh::{Inbox, Sender, Wake, inbox};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,6 +26,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         grpc: vec!["127.0.0.1:0".parse().unwrap()],
         http: vec!["127.0.0.1:0".parse().unwrap()],
         stat: vec!["127.0.0.1:0".parse().unwrap()],
+        debug: vec!["127.0.0.1:0".parse().unwrap()],
         node: Node {
             domain: "push.example".to_owned(),
             tcp: vec!["192.0.2.1:8080".parse().unwrap(), "192.0.2.2:8081".parse().unwrap()],
@@ -38,6 +39,9 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         cpus: Vec::new(),
         server_id: "test".to_owned(),
         version: "0.0.0",
+        limits: Arc::new(Limits::default()),
+        white_log: None,
+        epoch: Instant::now(),
     }
 }
 
@@ -49,11 +53,15 @@ pub(crate) struct Fake {
 
 /// Starts a control thread with as many fake shards as there are capacities.
 pub(crate) fn start(call_timeout: Duration, capacities: &[usize]) -> Fake {
+    start_with(options(call_timeout), capacities)
+}
+
+pub(crate) fn start_with(options: Options, capacities: &[usize]) -> Fake {
     let wake = Arc::new(ControlWake::default());
     let waker: Arc<dyn Wake> = wake.clone();
     let (reports, report_inbox) = inbox(ROOMY, waker);
     let (senders, shards) = capacities.iter().map(|capacity| FakeShard::new(*capacity)).unzip();
-    let control = Control::start(options(call_timeout), wake, senders, report_inbox).unwrap();
+    let control = Control::start(options, wake, senders, report_inbox).unwrap();
     Fake { control, shards, reports }
 }
 
@@ -77,12 +85,33 @@ impl Fake {
     /// Lets each shard answer one snapshot with these counters.
     pub(crate) async fn answer_snapshots(&self, counters: &[Counters]) {
         for (index, counters) in counters.iter().enumerate() {
-            let Message::Snapshot { call } = self.shards[index].next().await else {
-                panic!("expected a snapshot")
-            };
-            let shard = ShardId(u16::try_from(index).unwrap());
-            self.report(Report::Snapshot { call, shard, counters: Box::new(counters.clone()) });
+            let message = self.shards[index].next().await;
+            self.answer(index, message, counters, &[]);
         }
+    }
+
+    /// Lets each shard answer what `/stat` asks, a snapshot and its rooms.
+    pub(crate) async fn answer_stat(&self, counters: &[Counters], rooms: &[&[(&str, u32)]]) {
+        for (index, (counters, rooms)) in counters.iter().zip(rooms).enumerate() {
+            for _ in 0..2 {
+                let message = self.shards[index].next().await;
+                self.answer(index, message, counters, rooms);
+            }
+        }
+    }
+
+    fn answer(&self, index: usize, message: Message, counters: &Counters, rooms: &[(&str, u32)]) {
+        let shard = ShardId(u16::try_from(index).unwrap());
+        self.report(match message {
+            Message::Snapshot { call } => {
+                Report::Snapshot { call, shard, counters: Box::new(counters.clone()) }
+            }
+            Message::Rooms { call } => {
+                let rooms = rooms.iter().map(|(name, online)| ((*name).into(), *online));
+                Report::Rooms { call, rooms: rooms.collect() }
+            }
+            other => panic!("{other:?}"),
+        });
     }
 
     /// Status, content type and body of a page at the stat address.
@@ -92,6 +121,17 @@ impl Fake {
         let content_type =
             head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default();
         (status, content_type.to_owned(), body)
+    }
+
+    /// Status and body of a call at the debug address.
+    pub(crate) async fn debug(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n\r\n{body}"
+        );
+        let (status, _, body) = exchange(self.control.debug_addrs()[0], request.as_bytes()).await;
+        (status, body)
     }
 }
 

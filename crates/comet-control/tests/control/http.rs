@@ -2,16 +2,22 @@
 
 use comet_control::wire::goim::comet::PushMsgReq;
 use comet_control::wire::goim::comet::comet_client::CometClient;
-use comet_core::{CloseReason, Counters, DropReason};
+use comet_core::{CloseReason, Counters, DropReason, Message, Report};
+use serde_json::{Value, json};
 
 use crate::fake::{PATIENT, ROOMY, start};
 use crate::text_format::parse;
 
-fn counters(scale: u64) -> Counters {
+pub(crate) fn counters(scale: u64) -> Counters {
     let mut counters = Counters {
         accepted_tcp: 3 * scale,
         live: 2 * scale,
         connections: 5 * scale,
+        turns: 4 * scale,
+        turn_micros: 1_000_000 * scale,
+        turn_micros_max: 600_000 + scale,
+        waiting_bytes: 100 * scale,
+        white_missed: scale,
         ..Counters::default()
     };
     counters.closed[CloseReason::Replaced as usize] = 7 * scale;
@@ -31,36 +37,107 @@ async fn metrics_sum_the_shards() {
         tokio::join!(fake.page("/metrics"), fake.answer_snapshots(&both));
     assert_eq!((status, content_type.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
     let metrics = parse(&body).unwrap();
-    let check = |sample: &str, kind: &str, value: u64| {
+    let check = |sample: &str, kind: &str, value: f64| {
         assert_eq!(metrics.get(sample), Some(&(kind.to_owned(), value)), "{sample}");
     };
-    check("comet_accepted_tcp_total", "counter", 33);
-    check("comet_live", "gauge", 22);
-    check("comet_matched_total", "counter", 121);
-    check("comet_queued_total", "counter", 99);
-    check("comet_dropped_total{reason=\"filtered\"}", "counter", 22);
-    check("comet_dropped_total{reason=\"outbox_full\"}", "counter", 0);
-    check("comet_closed_total{reason=\"replaced\"}", "counter", 77);
-    check("comet_core_connections{core=\"0\"}", "gauge", 5);
-    check("comet_core_connections{core=\"1\"}", "gauge", 50);
-    check("comet_core_inbox_depth{core=\"1\"}", "gauge", 0);
-    check("comet_calls_total{rpc=\"PushMsg\",code=\"InvalidArgument\"}", "counter", 1);
-    check("comet_build_info{version=\"0.0.0\",server_id=\"test\"}", "gauge", 1);
+    check("comet_accepted_tcp_total", "counter", 33.0);
+    check("comet_live", "gauge", 22.0);
+    check("comet_matched_total", "counter", 121.0);
+    check("comet_queued_total", "counter", 99.0);
+    check("comet_dropped_total{reason=\"filtered\"}", "counter", 22.0);
+    check("comet_dropped_total{reason=\"outbox_full\"}", "counter", 0.0);
+    check("comet_closed_total{reason=\"replaced\"}", "counter", 77.0);
+    check("comet_core_connections{core=\"0\"}", "gauge", 5.0);
+    check("comet_core_connections{core=\"1\"}", "gauge", 50.0);
+    check("comet_core_inbox_depth{core=\"1\"}", "gauge", 0.0);
+    check("comet_calls_total{rpc=\"PushMsg\",code=\"InvalidArgument\"}", "counter", 1.0);
+    check("comet_waiting_bytes", "gauge", 1100.0);
+    check("comet_white_log_missed_total", "counter", 11.0);
+    check("comet_core_turns_total{core=\"1\"}", "counter", 40.0);
+    check("comet_core_turn_seconds_total{core=\"1\"}", "counter", 10.0);
+    check("comet_core_turn_seconds_max{core=\"0\"}", "gauge", 0.600001);
+    let of_process = |name: &str| metrics[name].1;
+    assert!(of_process("process_resident_memory_bytes") > 0.0);
+    assert!(of_process("process_cpu_seconds_total") > 0.0);
+    assert!(of_process("process_open_fds") < of_process("process_max_fds"));
+    assert!(of_process("process_start_time_seconds") > 1.5e9);
+    let build = metrics.keys().find(|sample| sample.starts_with("comet_build_info{")).unwrap();
+    for label in ["version=\"0.0.0\"", "server_id=\"test\"", "rustc=\"rustc 1.", "revision=\""] {
+        assert!(build.contains(label), "{label} in {build}");
+    }
 }
 
 #[tokio::test]
-async fn stat_has_the_same_totals() {
+async fn stat_has_totals_cores_and_the_fullest_rooms() {
     let fake = start(PATIENT, &[ROOMY, ROOMY]);
     let both = [counters(1), counters(10)];
+    let rooms: [&[(&str, u32)]; 2] = [&[("a", 1), ("b", 7)], &[("c", 3)]];
     let ((status, content_type, body), ()) =
-        tokio::join!(fake.page("/stat"), fake.answer_snapshots(&both));
+        tokio::join!(fake.page("/stat?top=2"), fake.answer_stat(&both, &rooms));
     assert_eq!((status, content_type.as_str()), (200, "application/json"));
-    let stat: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let stat: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(stat["server_id"], "test");
-    assert_eq!(stat["cores"], 2);
-    assert_eq!(stat["totals"]["live"], 22);
-    assert_eq!(stat["totals"]["closed"]["replaced"], 77);
-    assert_eq!(stat["totals"]["dropped"]["filtered"], 22);
+    assert_eq!(stat["phase"], "starting");
+    assert!(stat["uptime_seconds"].is_u64());
+    assert_eq!(stat["calls_under_way"], 0);
+    let totals = &stat["totals"];
+    assert_eq!(totals["live"], 22);
+    assert_eq!(totals["closed"]["replaced"], 77);
+    assert_eq!(totals["dropped"]["filtered"], 22);
+    let turns = json!({
+        "count": 44, "micros": 11_000_000, "micros_mean": 250_000, "micros_max": 600_010
+    });
+    assert_eq!(totals["turns"], turns);
+    let cores = stat["cores"].as_array().unwrap();
+    let on_cores: Vec<_> =
+        cores.iter().map(|core| (&core["core"], &core["live"], &core["inbox_depth"])).collect();
+    assert_eq!(on_cores, [(&json!(0), &json!(2), &json!(0)), (&json!(1), &json!(20), &json!(0))]);
+    assert_eq!(cores[0]["dropped"]["filtered"], 2);
+    assert_eq!(cores[1]["turns"]["micros_max"], 600_010);
+    let fullest = json!([{ "room": "b", "online": 7 }, { "room": "c", "online": 3 }]);
+    assert_eq!(stat["rooms"], json!({ "count": 3, "fullest": fullest }));
+}
+
+#[tokio::test]
+async fn rooms_are_ten_or_as_many_as_asked_for() {
+    let fake = start(PATIENT, &[ROOMY]);
+    let names: Vec<String> = (0..12).map(|index| format!("room{index:02}")).collect();
+    let rooms: Vec<_> = names.iter().map(String::as_str).zip(1..).collect();
+    for (path, count) in [("/stat/rooms", 10), ("/stat/rooms?top=3", 3), ("/stat/rooms?top=20", 12)]
+    {
+        let answer = async {
+            let Message::Rooms { call } = fake.shards[0].next().await else {
+                panic!("only rooms are asked for")
+            };
+            let rooms = rooms.iter().map(|(name, online)| ((*name).into(), *online)).collect();
+            fake.report(Report::Rooms { call, rooms });
+        };
+        let ((status, _, body), ()) = tokio::join!(fake.page(path), answer);
+        assert_eq!(status, 200, "{body}");
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        let fullest = answer["fullest"].as_array().unwrap();
+        assert_eq!((&answer["count"], fullest.len()), (&json!(12), count), "{path}");
+        assert_eq!(fullest[0], json!({ "room": "room11", "online": 12 }));
+    }
+    for top in ["0", "10001", "x"] {
+        let (status, _, body) = fake.page(&format!("/stat/rooms?top={top}")).await;
+        let sentence = format!("top: {top:?} is not a whole number from 1 to 10000\n");
+        assert_eq!((status, body), (400, sentence));
+    }
+}
+
+#[tokio::test]
+async fn build_info_says_what_runs() {
+    let fake = start(PATIENT, &[ROOMY]);
+    let (status, content_type, body) = fake.page("/buildinfo").await;
+    assert_eq!((status, content_type.as_str()), (200, "application/json"));
+    let info: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(info["version"], "0.0.0");
+    assert!(info["rustc"].as_str().unwrap().starts_with("rustc 1."), "{info}");
+    assert!(info["target"].as_str().unwrap().contains("linux"), "{info}");
+    assert!(["debug", "release"].contains(&info["profile"].as_str().unwrap()), "{info}");
+    let commit = info["commit"].as_str().unwrap();
+    assert!(commit == "unknown" || commit.len() >= 7, "{info}");
 }
 
 #[tokio::test]

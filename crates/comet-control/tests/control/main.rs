@@ -1,5 +1,7 @@
 //! A real control thread over loopback, between real gRPC and HTTP callers and shards played by hand.
 
+mod debug;
+mod documents;
 mod fake;
 mod http;
 mod http_body;
@@ -8,3 +10,4 @@ mod lifecycle;
 mod overload;
 mod push;
 mod text_format;
+mod white_log;

@@ -1,9 +1,10 @@
-//! A strict reader of the Prometheus text format, for what comet writes: whole numbers, no timestamps.
+//! A strict reader of the Prometheus text format, for what comet writes: counters and gauges, no
+//! timestamps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Every sample, as it is written, with the type of its family and its value.
-pub(crate) fn parse(page: &str) -> Result<BTreeMap<String, (String, u64)>, String> {
+pub(crate) fn parse(page: &str) -> Result<BTreeMap<String, (String, f64)>, String> {
     let mut samples = BTreeMap::new();
     let mut families = BTreeSet::new();
     let mut family: Option<(&str, &str)> = None;
@@ -31,7 +32,10 @@ pub(crate) fn parse(page: &str) -> Result<BTreeMap<String, (String, u64)>, Strin
             return Err(format!("a sample outside its family: {line}"));
         };
         check_labels(labels).ok_or_else(|| format!("bad labels: {line}"))?;
-        let value = value.parse().map_err(|_| format!("bad value: {line}"))?;
+        let value: f64 = value.parse().map_err(|_| format!("bad value: {line}"))?;
+        if !value.is_finite() || (kind == "counter" && value < 0.0) {
+            return Err(format!("bad value: {line}"));
+        }
         if samples.insert(sample.to_owned(), (kind.to_owned(), value)).is_some() {
             return Err(format!("a sample twice: {line}"));
         }
@@ -73,6 +77,9 @@ fn the_reader_refuses_what_is_wrong() {
     check(&format!("{family}a_total{{x=1}} 1\n"), false);
     check(&format!("{family}a_total 1\na_total 1\n"), false);
     check(&format!("{family}{family}"), false);
+    check(&format!("{family}a_total 1.5\n"), true);
+    check(&format!("{family}a_total -1\n"), false);
+    check(&format!("{family}a_total NaN\n"), false);
     check("# HELP a Text.\n# TYPE a counter\na 1\n", false);
     check("a 1\n", false);
 }

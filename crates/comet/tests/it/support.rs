@@ -128,14 +128,23 @@ pub(crate) fn try_push(
 
 /// Status and body of a GET.
 pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let (status, body) = http(address, "GET", path, "");
+    (status, String::from_utf8(body).expect("a page is text"))
+}
+
+/// Status and body of a request.
+pub(crate) fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, Vec<u8>) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: comet\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    (status.expect("a status line"), body.to_owned())
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: comet\r\nContent-Length: {length}\r\n");
+    write!(stream, "{head}Connection: close\r\n\r\n{body}").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let head = answer.windows(4).position(|end| end == b"\r\n\r\n").expect("an answer has a head");
+    let body = answer.split_off(head + 4);
+    let status = str::from_utf8(&answer).ok().and_then(|head| head.split(' ').nth(1)?.parse().ok());
+    (status.expect("a status line"), body)
 }
 
 /// Every sample of `/metrics`, summed over the cores at one moment of each.
@@ -145,9 +154,10 @@ impl Metrics {
     pub(crate) fn read(stat: SocketAddr) -> Self {
         let (status, page) = get(stat, "/metrics");
         assert_eq!(status, 200, "{page}");
-        let samples = page.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let samples = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
             let (name, value) = line.rsplit_once(' ').expect("a sample has a value");
-            (name.to_owned(), value.parse().expect("a whole number"))
+            // Times are not whole, and nobody asks for them here.
+            Some((name.to_owned(), value.parse().ok()?))
         });
         Self(samples.collect())
     }
@@ -225,6 +235,10 @@ impl Server {
 
     pub(crate) fn stat(&self) -> SocketAddr {
         self.app().stat_addrs()[0]
+    }
+
+    pub(crate) fn debug(&self) -> SocketAddr {
+        self.app().debug_addrs()[0]
     }
 
     /// An authenticated client.

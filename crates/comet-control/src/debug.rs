@@ -1,0 +1,152 @@
+//! The debug addresses: profiles at `/debug/pprof/`, and what an operator changes while the server runs,
+//! `/log/level` and `/white_list`. Nobody is asked who they are; that is why they are not the addresses
+//! that metrics are read from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use comet_core::Limits;
+use log::LevelFilter;
+use serde_json::{Value, json};
+use tonic::Status;
+
+use crate::api::Query;
+use crate::http::refusal;
+use crate::hub::Hub;
+use crate::profile::{NoProfile, Profile};
+use crate::status::invalid;
+
+/// Seconds of a profile that was not asked to be shorter or longer.
+const SECONDS: u64 = 10;
+
+/// Seconds of a profile at most.
+const SECONDS_MAX: i64 = 60;
+
+/// `Content-Type` of an encoded profile; browsers save it.
+const PROTOBUF: &str = "application/octet-stream";
+
+/// Users on the white list at most, as of `white_list.users`.
+const USERS_MAX: usize = 65_536;
+
+const PATH_LEVEL: &str = "/log/level";
+const PATH_WHITE_LIST: &str = "/white_list";
+
+const INDEX: &str = include_str!("debug/index.html");
+const NO_HEAP: &str = include_str!("debug/heap.txt");
+
+/// The routes; an unknown path is 404, another method 405.
+pub(crate) fn router(hub: Arc<Hub>) -> Router {
+    Router::new()
+        .route("/debug/pprof/", get(async || Html(INDEX)))
+        .route("/debug/pprof/profile", get(profile))
+        .route("/debug/pprof/flamegraph", get(flamegraph))
+        .route("/debug/pprof/heap", get(async || (StatusCode::NOT_IMPLEMENTED, NO_HEAP)))
+        .route(PATH_LEVEL, get(async || Json(level())).put(set_level))
+        .route(PATH_WHITE_LIST, get(white_list).put(set_white_list))
+        .with_state(hub)
+}
+
+async fn profile(uri: Uri) -> Response {
+    match take(&uri).await.and_then(|profile| profile.encode().map_err(explain)) {
+        Ok(profile) => ([(header::CONTENT_TYPE, PROTOBUF)], profile).into_response(),
+        Err(refused) => refused,
+    }
+}
+
+async fn flamegraph(uri: Uri) -> Response {
+    match take(&uri).await {
+        Ok(profile) => {
+            ([(header::CONTENT_TYPE, "image/svg+xml")], profile.flamegraph()).into_response()
+        }
+        Err(refused) => refused,
+    }
+}
+
+/// Takes the profile that the query asks for.
+async fn take(uri: &Uri) -> Result<Profile, Response> {
+    let seconds = Query::read(uri.query())
+        .and_then(|query| query.optional_number("seconds", 1..=SECONDS_MAX))
+        .map_err(|status| refusal(&status))?;
+    let seconds = if seconds == 0 { SECONDS } else { seconds };
+    log::info!("taking a CPU profile for {seconds} s");
+    Profile::take(Duration::from_secs(seconds)).await.map_err(explain)
+}
+
+fn explain(error: NoProfile) -> Response {
+    match error {
+        NoProfile::Busy => {
+            (StatusCode::CONFLICT, "another profile is being taken: try again when it has ended\n")
+                .into_response()
+        }
+        NoProfile::Failed(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("no profile: {error}\n")).into_response()
+        }
+    }
+}
+
+fn level() -> Value {
+    json!({ "level": log::max_level().as_str().to_lowercase() })
+}
+
+async fn set_level(body: String) -> Response {
+    let Ok(wanted) = body.trim().parse::<LevelFilter>() else {
+        let sentence = format!(
+            "{:?} is no level: send off, error, warn, info, debug or trace as the body",
+            body.trim()
+        );
+        return refusal(&invalid(sentence));
+    };
+    let old = log::max_level();
+    log::set_max_level(wanted);
+    log::warn!("log.level is {wanted} and not {old} any more, by a call of {PATH_LEVEL}");
+    Json(json!({ "level": wanted.as_str().to_lowercase(), "old": old.as_str().to_lowercase() }))
+        .into_response()
+}
+
+async fn white_list(State(hub): State<Arc<Hub>>) -> Json<Value> {
+    Json(json!({ "users": hub.limits().white_list }))
+}
+
+async fn set_white_list(State(hub): State<Arc<Hub>>, body: String) -> Response {
+    match users(&body) {
+        Ok(users) if hub.white_log_counts().is_some() || users.is_empty() => {
+            let old = hub.configure(|limits| Limits { white_list: users.clone(), ..limits });
+            log::warn!(
+                "white_list.users are {} and not {} any more, by a call of {PATH_WHITE_LIST}",
+                users.len(),
+                old.white_list.len()
+            );
+            Json(json!({ "users": users, "old": old.white_list })).into_response()
+        }
+        Ok(_) => {
+            let sentence = "white_list.file is not set: there is no file to write to\n";
+            (StatusCode::CONFLICT, sentence).into_response()
+        }
+        Err(status) => refusal(&status),
+    }
+}
+
+/// The users of `{"users":[1,2]}`, sorted, each once.
+fn users(body: &str) -> Result<Box<[i64]>, Status> {
+    let read = || {
+        let body: Value = serde_json::from_str(body).ok()?;
+        let users = body.as_object().filter(|object| object.len() == 1)?.get("users")?;
+        users.as_array()?.iter().map(Value::as_i64).collect::<Option<Vec<_>>>()
+    };
+    let mut users = read()
+        .ok_or_else(|| invalid("the body is not {\"users\":[…]} with whole numbers of 64 bits"))?;
+    users.sort_unstable();
+    users.dedup();
+    if users.len() > USERS_MAX {
+        return Err(invalid(format!(
+            "{} users are more than the {USERS_MAX} allowed",
+            users.len()
+        )));
+    }
+    Ok(users.into())
+}

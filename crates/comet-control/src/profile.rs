@@ -1,0 +1,74 @@
+//! CPU profiles of the running process.
+//!
+//! The kernel raises SIGPROF for every 10 ms of CPU time the process uses, in the thread that uses it;
+//! the handler notes the thread's stack. A core that sleeps is not woken, and one that is interrupted
+//! goes on: its driver takes an interrupted wait for the end of a wait. The handler allocates nothing.
+//! It takes the stack apart with the unwinder of libgcc, which asks glibc for tables under no lock since
+//! glibc 2.35; the vDSO, whose tables are not always right, is left out. Between profiles nothing runs.
+
+use std::time::Duration;
+
+use pprof::protos::Message;
+use pprof::{ProfilerGuard, ProfilerGuardBuilder, Report};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use crate::flamegraph::FlameGraph;
+
+/// Samples for each second of CPU time; not 100, so as not to keep step with something periodic.
+const FREQUENCY: i32 = 99;
+
+/// Why there is no profile.
+#[derive(Debug)]
+pub(crate) enum NoProfile {
+    /// Another one is being taken.
+    Busy,
+    /// The profiler could not be set up or read.
+    Failed(pprof::Error),
+}
+
+/// Stacks and how often they were found.
+pub(crate) struct Profile(Report);
+
+impl Profile {
+    /// Takes a profile for `time`. Given up, it ends at once.
+    pub(crate) async fn take(time: Duration) -> Result<Self, NoProfile> {
+        // Looking for segments and symbols takes longer than callers of the control thread are to wait.
+        let guard = blocking(begin).await?;
+        sleep(time).await;
+        blocking(move || guard.report().build()).await.map(Self)
+    }
+
+    /// As `perftools.profiles.Profile`, which `go tool pprof` and its kin read.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, NoProfile> {
+        let profile = self.0.pprof().map_err(NoProfile::Failed)?;
+        Ok(profile.encode_to_vec())
+    }
+
+    /// As a picture; the outermost frame of each stack is its thread.
+    pub(crate) fn flamegraph(&self) -> String {
+        let mut graph = FlameGraph::default();
+        for (stack, samples) in &self.0.data {
+            let frames = stack.frames.iter().rev().flat_map(|inlined| inlined.iter().rev());
+            let names = frames.map(ToString::to_string);
+            let samples = u64::try_from(*samples).unwrap_or_default();
+            graph.add([stack.thread_name_or_id()].into_iter().chain(names), samples);
+        }
+        graph.svg("CPU")
+    }
+}
+
+fn begin() -> pprof::Result<ProfilerGuard<'static>> {
+    ProfilerGuardBuilder::default().frequency(FREQUENCY).blocklist(&["vdso"]).build()
+}
+
+/// Runs `work` beside the control thread's event loop.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> pprof::Result<T> + Send + 'static,
+) -> Result<T, NoProfile> {
+    let done = spawn_blocking(work).await.expect("neither the profiler panics nor is it cancelled");
+    done.map_err(|error| match error {
+        pprof::Error::Running => NoProfile::Busy,
+        error => NoProfile::Failed(error),
+    })
+}

@@ -1,0 +1,82 @@
+//! What `/stat` and `/stat/rooms` answer: the numbers of the metrics as JSON, in total and by core, and
+//! the fullest rooms.
+
+use std::time::Instant;
+
+use comet_core::{CloseReason, Counters, DropReason};
+use serde_json::{Map, Value, json};
+
+use crate::api::fullest;
+use crate::monitor::{FIELDS, Reading, Rooms};
+
+impl Reading<'_> {
+    /// The whole answer, with the `top` fullest of `rooms`.
+    pub(crate) fn stat(&self, rooms: &Rooms, top: usize) -> Value {
+        let monitor = self.monitor;
+        let mut totals = numbers(|read| self.sum(read));
+        totals.insert("turns".to_owned(), self.turns());
+        let by_core = self.counters.iter().zip(&self.inbox_depths).enumerate();
+        let cores: Vec<Value> = by_core
+            .map(|(core, (counters, inbox_depth))| {
+                let mut numbers = numbers(|read| read(counters));
+                numbers.insert("turns".to_owned(), turns(std::slice::from_ref(counters)));
+                numbers.insert("core".to_owned(), core.into());
+                numbers.insert("inbox_depth".to_owned(), (*inbox_depth).into());
+                Value::Object(numbers)
+            })
+            .collect();
+        json!({
+            "server_id": monitor.server_id,
+            "version": monitor.version,
+            "phase": format!("{:?}", *monitor.phase.borrow()).to_lowercase(),
+            "uptime_seconds": Instant::now().duration_since(monitor.started).as_secs(),
+            "calls_under_way": self.calls_under_way,
+            "totals": totals,
+            "cores": cores,
+            "rooms": top_rooms(rooms, top),
+        })
+    }
+
+    fn turns(&self) -> Value {
+        turns(&self.counters)
+    }
+}
+
+/// The `top` fullest of `rooms`, and how many there are in all.
+pub(crate) fn top_rooms(rooms: &Rooms, top: usize) -> Value {
+    let fullest = fullest(rooms.iter().map(|(name, online)| (&**name, *online)).collect(), top);
+    let fullest: Vec<Value> =
+        fullest.iter().map(|(name, online)| json!({ "room": name, "online": online })).collect();
+    json!({ "count": rooms.len(), "fullest": fullest })
+}
+
+/// Every number by its name. `read` says what a reading of one shard comes to.
+fn numbers(read: impl Fn(&dyn Fn(&Counters) -> u64) -> u64) -> Map<String, Value> {
+    let mut numbers: Map<String, Value> =
+        FIELDS.iter().map(|field| (field.name.to_owned(), read(&field.read).into())).collect();
+    let closed: Map<String, Value> = CloseReason::ALL
+        .iter()
+        .map(|&reason| (reason.label().to_owned(), read(&|c| c.closed[reason as usize]).into()))
+        .collect();
+    numbers.insert("closed".to_owned(), closed.into());
+    let dropped: Map<String, Value> = DropReason::ALL
+        .iter()
+        .map(|&reason| {
+            (reason.label().to_owned(), read(&|c| c.deliveries.dropped[reason as usize]).into())
+        })
+        .collect();
+    numbers.insert("dropped".to_owned(), dropped.into());
+    numbers
+}
+
+/// The driver's turns on some cores, times in microseconds.
+fn turns(cores: &[Counters]) -> Value {
+    let count: u64 = cores.iter().map(|core| core.turns).sum();
+    let micros: u64 = cores.iter().map(|core| core.turn_micros).sum();
+    json!({
+        "count": count,
+        "micros": micros,
+        "micros_mean": micros.checked_div(count).unwrap_or_default(),
+        "micros_max": cores.iter().map(|core| core.turn_micros_max).max(),
+    })
+}

@@ -1,0 +1,72 @@
+//! What the documents for operators say of metrics is true: every name in the dashboard and in the page
+//! with the alerts is one of `/metrics`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use comet_core::Counters;
+use serde_json::Value;
+
+use crate::fake::{PATIENT, ROOMY, start};
+use crate::text_format::parse;
+
+async fn families() -> BTreeSet<String> {
+    let fake = start(PATIENT, &[ROOMY]);
+    let counters = [Counters::default()];
+    let ((status, _, page), ()) =
+        tokio::join!(fake.page("/metrics"), fake.answer_snapshots(&counters));
+    assert_eq!(status, 200, "{page}");
+    parse(&page).unwrap();
+    let help = page.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next());
+    help.map(str::to_owned).collect()
+}
+
+fn document(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Words of `text` that are names of metrics by their first part.
+fn names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("comet_") || word.starts_with("process_")).collect()
+}
+
+#[test]
+fn names_are_found_in_queries() {
+    let query = "sum by (core) (rate(comet_a_total{x=\"1\"}[5m])) / process_b > 0.5";
+    assert_eq!(names(query), BTreeSet::from(["comet_a_total", "process_b"]));
+}
+
+#[tokio::test]
+async fn the_dashboard_asks_for_what_there_is() {
+    let text = document("grafana.json");
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    let queries: Vec<&str> = targets.map(|target| target["expr"].as_str().unwrap()).collect();
+    assert!(queries.len() > 20, "{queries:?}");
+    let families = families().await;
+    for query in queries {
+        let names = names(query);
+        assert!(!names.is_empty(), "{query}");
+        for name in names {
+            assert!(families.contains(name), "{name} of the dashboard is not in /metrics");
+        }
+    }
+    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), panels.len(), "each panel has an id of its own");
+}
+
+#[tokio::test]
+async fn alerts_are_about_what_there_is() {
+    let families = families().await;
+    let text = document("OPERATIONS.md");
+    // The names of crates, in an example of RUST_LOG.
+    let names: Vec<_> = names(&text).into_iter().filter(|name| *name != "comet_net").collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        assert!(families.contains(name), "{name} of OPERATIONS.md is not in /metrics");
+    }
+}

@@ -1,0 +1,124 @@
+//! The white log's file: lines, rotation, and what becomes of what cannot be written.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use comet_control::{Options, StartError};
+use comet_core::{ConnId, Millis, Report, ShardId, WhiteEvent, WhiteWhat};
+
+use crate::fake::{Fake, PATIENT, ROOMY, options, start_with};
+
+fn path(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Of an earlier run, if at all.
+    let _ = fs::remove_file(&path);
+    path
+}
+
+fn start(path: &Path) -> Fake {
+    start_with(Options { white_log: Some(path.to_owned()), ..options(PATIENT) }, &[ROOMY])
+}
+
+fn read(fake: &Fake, sequence: i32) {
+    fake.report(Report::White(Box::new(WhiteEvent {
+        conn: ConnId { shard: ShardId(0), slot: 4, generation: 1 },
+        user: 7,
+        key: "7_1".into(),
+        what: WhiteWhat::Read { operation: 2, sequence, bytes: 16 },
+        at: Millis(1_500),
+    })));
+}
+
+/// Waits until a file has `lines` lines; they are appended whole.
+async fn lines(path: &Path, lines: usize) -> Vec<String> {
+    loop {
+        match fs::read_to_string(path) {
+            Ok(text) if text.lines().count() >= lines => {
+                return text.lines().map(str::to_owned).collect();
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => panic!("{error}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn events_are_lines_with_a_time() {
+    let path = path("white-lines.log");
+    let fake = start(&path);
+    for sequence in 0..3 {
+        read(&fake, sequence);
+    }
+    let lines = lines(&path, 3).await;
+    for (sequence, line) in lines.iter().enumerate() {
+        let (time, rest) = line.split_once(' ').unwrap();
+        assert_eq!((time.len(), &time[19..20], &time[23..]), (24, ".", "Z"), "{time}");
+        let expected = format!("conn=0/4.1 key=\"7_1\" user=7 read op=2 seq={sequence} bytes=16");
+        assert_eq!(rest, expected);
+    }
+    assert_eq!(lines.len(), 3);
+}
+
+#[tokio::test]
+async fn a_file_that_was_moved_away_is_made_again() {
+    let (path, moved) = (path("white-moved.log"), path("white-moved.log.1"));
+    let fake = start(&path);
+    read(&fake, 1);
+    lines(&path, 1).await;
+    fs::rename(&path, &moved).unwrap();
+    read(&fake, 2);
+    assert_eq!(lines(&moved, 2).await.len(), 2);
+    fake.control.set_white_log(Some(path.clone())).unwrap();
+    lines(&path, 0).await;
+    read(&fake, 3);
+    assert!(lines(&path, 1).await[0].contains("seq=3"));
+    assert_eq!(lines(&moved, 2).await.len(), 2);
+}
+
+#[tokio::test]
+async fn another_file_takes_over_and_a_bad_one_does_not() {
+    let (one, other) = (path("white-one.log"), path("white-other.log"));
+    let fake = start(&one);
+    fake.control.set_white_log(Some("/nonexistent/white.log".into())).unwrap_err();
+    read(&fake, 1);
+    lines(&one, 1).await;
+    fake.control.set_white_log(Some(other.clone())).unwrap();
+    read(&fake, 2);
+    assert!(lines(&other, 1).await[0].contains("seq=2"));
+    assert_eq!(lines(&one, 1).await.len(), 1);
+    fake.control.set_white_log(None).unwrap();
+    let (status, _) = fake.debug("PUT", "/white_list", r#"{"users":[1]}"#).await;
+    assert_eq!(status, 409);
+}
+
+/// `/dev/full` takes no byte. What it does not take is counted; what comes after it says how much.
+#[tokio::test]
+async fn what_cannot_be_written_is_counted() {
+    let fake = start(Path::new("/dev/full"));
+    for sequence in 0..5 {
+        read(&fake, sequence);
+    }
+    let counters = [comet_core::Counters::default()];
+    loop {
+        let ((_, _, page), ()) =
+            tokio::join!(fake.page("/metrics"), fake.answer_snapshots(&counters));
+        if page.contains("\ncomet_white_log_missed_total 5\n") {
+            assert!(page.contains("\ncomet_white_log_lines_total 0\n"), "{page}");
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_fails_the_start() {
+    let wake = std::sync::Arc::new(comet_control::ControlWake::default());
+    let (shard, _inbox) = comet_mesh::inbox(1, wake.clone());
+    let (_, reports) = comet_mesh::inbox(1, wake.clone());
+    let options = Options { white_log: Some("/nonexistent/white.log".into()), ..options(PATIENT) };
+    let error = comet_control::Control::start(options, wake, vec![shard], reports).unwrap_err();
+    assert!(matches!(error, StartError::WhiteLog { .. }));
+    let sentence = error.to_string();
+    assert!(sentence.starts_with("white_list.file: cannot write /nonexistent/"), "{sentence}");
+}
