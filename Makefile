@@ -45,6 +45,6 @@ deny:
 # The parsers of peer bytes. Needs `cargo install cargo-fuzz`; RUSTC_BOOTSTRAP spares a nightly
 # toolchain.
 fuzz:
-	cd crates/comet-proto && for target in frame websocket upgrade; do \
+	cd crates/comet-proto && for target in frame websocket upgrade proxy; do \
 		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done

@@ -48,10 +48,10 @@ impl Buffers {
         (self.ring as u64, self.count)
     }
 
-    /// What the kernel wrote into `buffer`.
-    pub(crate) fn filled(&self, buffer: u16, length: usize) -> &[u8] {
+    /// What the kernel wrote into `buffer`; it may be changed in place until it is offered again.
+    pub(crate) fn filled(&mut self, buffer: u16, length: usize) -> &mut [u8] {
         let begin = usize::from(buffer) * self.size;
-        &self.memory[begin..begin + length.min(self.size)]
+        &mut self.memory[begin..begin + length.min(self.size)]
     }
 
     /// Gives `buffer` back; the kernel sees it after [`Buffers::publish`].

@@ -1,11 +1,8 @@
 //! The log lines of closed connections: who, why, and not more of them than somebody can read.
 
-use std::net::SocketAddr;
-
 use comet_core::{CloseReason, ClosedEvent, Millis};
-use rustix::net::getpeername;
 
-use crate::sockets::Sockets;
+use crate::sockets::{Socket, Sockets};
 
 /// Lines a core writes in one second about peers that did something wrong.
 const LINES_A_SECOND: u32 = 100;
@@ -30,8 +27,7 @@ impl Closings {
         let peer = sockets
             .get(conn.slot)
             .filter(|socket| socket.conn == *conn)
-            .and_then(|socket| getpeername(socket).ok())
-            .and_then(|address| SocketAddr::try_from(address?).ok())
+            .and_then(Socket::peer)
             .map_or_else(|| "-".to_string(), |address| address.to_string());
         let key = if key.is_empty() { "-" } else { key };
         let (shard, slot, generation) = (conn.shard.0, conn.slot, conn.generation);

@@ -13,7 +13,9 @@ use comet_logic::Auther;
 use comet_mesh::{EventFd, Inbox, Sender, Wake};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
+use crate::certificates::Tls;
 use crate::driver::Driver;
+use crate::front::ProxyFrom;
 
 /// A listening socket of one core.
 #[derive(Debug)]
@@ -22,6 +24,10 @@ pub struct Listener {
     pub socket: OwnedFd,
     /// What arrives there speaks this.
     pub transport: Transport,
+    /// Inside TLS, with this; `None`: in plain.
+    pub tls: Option<Tls>,
+    /// Peers that say first whose connection they pass on; `None`: nobody does.
+    pub proxy_from: Option<ProxyFrom>,
 }
 
 /// What one core is made of.

@@ -1,22 +1,22 @@
 //! The driver of one core: a short loop of plainly named steps.
 
+mod traffic;
+
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use comet_core::{
-    AuthRequest, CloseHow, ConnId, Denied, Hangup, Message, Millis, Report, Shard, ShardId,
-};
+use comet_core::{AuthRequest, ConnId, Denied, Message, Millis, Report, Shard, ShardId};
 use comet_logic::Auther;
 use comet_mesh::{EventFd, Inbox, Returned, Sender};
-use rustix::net::{Shutdown, shutdown};
 
 use crate::buffers::Buffers;
 use crate::closings::Closings;
 use crate::core::{CoreSettings, Listener, Ports};
-use crate::ring::{self, Completion, Operation, Ring};
+use crate::ring::{Completion, Operation, Ring};
 use crate::sockets::Sockets;
 
 /// Most messages taken from the inbox in one turn.
@@ -40,6 +40,8 @@ pub(crate) struct Driver<A> {
     hear_again_at: Instant,
     /// Connections whose receive ended for want of a buffer.
     starved: Vec<u32>,
+    /// Connections whose TLS handshake can go on.
+    handshakes: VecDeque<ConnId>,
     batch: Vec<Completion>,
     inbox: Inbox<Message>,
     bell: Arc<EventFd>,
@@ -84,6 +86,7 @@ impl<A: Auther> Driver<A> {
             deaf: Vec::new(),
             hear_again_at: settings.epoch,
             starved: Vec::new(),
+            handshakes: VecDeque::new(),
             batch: Vec::new(),
             inbox: ports.inbox,
             bell: ports.bell,
@@ -105,8 +108,10 @@ impl<A: Auther> Driver<A> {
 
     pub(crate) async fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
-            self.tell_time();
+            let begin = Instant::now();
+            self.tell_time(begin);
             self.take_completions();
+            self.shake_hands();
             self.take_messages();
             self.ask_logic();
             self.submit_sends();
@@ -114,7 +119,9 @@ impl<A: Auther> Driver<A> {
             self.shut_sockets();
             self.pass_messages();
             self.hear_again();
-            if self.is_behind || self.inbox.depth() > 0 {
+            let micros = u32::try_from(begin.elapsed().as_micros()).unwrap_or(u32::MAX);
+            self.shard.handle_turn(micros);
+            if self.is_behind || !self.handshakes.is_empty() || self.inbox.depth() > 0 {
                 self.ring.submit();
             } else {
                 self.wait();
@@ -124,8 +131,8 @@ impl<A: Auther> Driver<A> {
         }
     }
 
-    fn tell_time(&mut self) {
-        self.now = Millis(self.epoch.elapsed().as_millis() as u64);
+    fn tell_time(&mut self, now: Instant) {
+        self.now = Millis((now - self.epoch).as_millis() as u64);
         self.shard.handle_time(self.now);
     }
 
@@ -163,125 +170,11 @@ impl<A: Auther> Driver<A> {
         }
     }
 
-    fn accepted(&mut self, completion: Completion) {
-        let listener = completion.index;
-        if !completion.more {
-            self.deaf.push(listener);
-        }
-        let transport = self.listeners[listener as usize].transport;
-        match completion.result {
-            Ok(fd) => {
-                let fd = ring::accepted(fd);
-                if let Some(conn) = self.shard.handle_accept(transport) {
-                    self.ring.recv(fd.as_raw_fd(), conn.slot);
-                    self.sockets.insert(fd, conn);
-                    self.sockets.at(conn.slot).is_receiving = true;
-                }
-            }
-            Err(libc::ECONNABORTED) => {}
-            Err(error) if self.shard.is_draining() => {
-                log::debug!("core {}: accept ended: error {error}", self.shard.id().0);
-            }
-            Err(error) => {
-                self.hear_again_at = Instant::now() + ACCEPT_RETRY;
-                let error = io::Error::from_raw_os_error(error);
-                log::warn!("core {}: accept failed: {error}", self.shard.id().0);
-            }
-        }
-    }
-
-    fn received(&mut self, completion: Completion) {
-        let slot = completion.index;
-        let socket = self.sockets.at(slot);
-        socket.is_receiving = completion.more;
-        let conn = socket.conn;
-        match completion.result {
-            Ok(0) => self.hung_up(conn, Hangup::Eof),
-            Ok(length) => {
-                let buffer = completion.buffer.expect("a receive with bytes names its buffer");
-                let bytes = self.buffers.filled(buffer, length as usize);
-                self.shard.handle_recv(conn, bytes);
-                self.buffers.offer(buffer);
-                if !completion.more {
-                    self.starved.push(slot);
-                }
-            }
-            Err(libc::ENOBUFS) => self.starved.push(slot),
-            Err(error) => self.hung_up(conn, Hangup::Error(error)),
-        }
-    }
-
-    fn hung_up(&mut self, conn: ConnId, how: Hangup) {
-        self.shard.handle_hangup(conn, how);
-        self.free_if_gone(conn);
-    }
-
-    fn sent(&mut self, completion: Completion) {
-        let socket = self.sockets.at(completion.index);
-        socket.is_sending = false;
-        let conn = socket.conn;
-        match completion.result {
-            Ok(bytes) => self.shard.handle_sent(conn, bytes as usize),
-            Err(error) => self.shard.handle_send_failed(conn, error),
-        }
-        self.free_if_gone(conn);
-    }
-
-    fn free_if_gone(&mut self, conn: ConnId) {
-        if self.sockets.at(conn.slot).is_gone() {
-            self.sockets.remove(conn.slot);
-            self.shard.handle_gone(conn);
-        }
-    }
-
     fn ask_logic(&mut self) {
         while let Some(AuthRequest { conn, token, cookie }) = self.shard.poll_auth() {
             let answer = self.auther.auth(&token, &cookie);
             let answer = answer.map_err(|refusal| Denied::refused(refusal.to_string()));
             self.shard.handle_auth(conn, answer);
-        }
-    }
-
-    fn submit_sends(&mut self) {
-        self.is_behind = true;
-        for _ in 0..self.ring.entries() {
-            let Some(transmit) = self.shard.poll_transmit() else {
-                self.is_behind = false;
-                return;
-            };
-            let slot = transmit.conn.slot;
-            let socket = self.sockets.at(slot);
-            debug_assert!(!socket.is_sending && !socket.is_closing);
-            socket.is_sending = true;
-            self.ring.send(socket.raw(), slot, (transmit.bytes.as_ptr(), transmit.bytes.len()));
-        }
-    }
-
-    fn shut_sockets(&mut self) {
-        while let Some((conn, how)) = self.shard.poll_close() {
-            let Some(socket) = self.sockets.get(conn.slot).filter(|socket| socket.conn == conn)
-            else {
-                continue;
-            };
-            let side = match how {
-                CloseHow::Write => Shutdown::Write,
-                CloseHow::Both => Shutdown::Both,
-            };
-            // ENOTCONN: the peer was faster. What is under way completes either way.
-            if how == CloseHow::Write || socket.is_receiving || socket.is_sending {
-                let _ = shutdown(socket, side);
-            }
-            if how == CloseHow::Both {
-                self.sockets.at(conn.slot).is_closing = true;
-                self.free_if_gone(conn);
-            }
-        }
-        if self.shard.is_draining() && !self.has_shut_listeners {
-            self.has_shut_listeners = true;
-            for listener in &self.listeners {
-                // Ends the accept that is under way, which closing the descriptor would not.
-                let _ = shutdown(&listener.socket, Shutdown::Both);
-            }
         }
     }
 

@@ -2,21 +2,28 @@
 //!
 //! A core is a thread that glommio places and runs. Its one task is the driver ([`Core::start`]): take
 //! completions and messages, let the shard work, submit what it wants sent, sleep when nothing is
-//! left. Connections are entries in an array, not tasks.
+//! left. Connections are entries in an array, not tasks. Between a socket and its connection there may
+//! be a front: a PROXY header to be read first, and TLS.
 //!
 //! **Invariant:** nothing here decides who gets a message or when a connection closes; and all
-//! `unsafe` of the server is in `ring.rs` and `buffers.rs`.
+//! `unsafe` of the server is in `ring.rs`, `buffers.rs` and `steer.rs`.
 #![allow(clippy::disallowed_methods, reason = "this edge reads the clock for the shard")]
 
 mod buffers;
+mod certificates;
 mod closings;
 mod core;
 mod driver;
+mod front;
 mod listen;
 mod probe;
 mod ring;
 mod sockets;
+mod steer;
+mod tls;
 
 pub use self::core::{Core, CoreSettings, Listener, Ports, StartError};
-pub use listen::{ListenError, ListenOptions, bind};
+pub use certificates::{Tls, TlsError, TlsOptions, TlsVersion};
+pub use front::ProxyFrom;
+pub use listen::{Attempt, Keepalive, ListenError, ListenOptions, bind};
 pub use probe::{ProbeError, fit_ring, probe};

@@ -4,8 +4,11 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::steer;
 
 /// How listening sockets are made; accepted sockets inherit all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,10 +19,24 @@ pub struct ListenOptions {
     pub sndbuf: usize,
     /// SO_RCVBUF, bytes; 0 lets the kernel tune it.
     pub rcvbuf: usize,
-    /// SO_KEEPALIVE.
-    pub keepalive: bool,
+    /// SO_KEEPALIVE, with what the kernel is to do; `None`: silent peers are not probed.
+    pub keepalive: Option<Keepalive>,
     /// TCP_NODELAY.
     pub nodelay: bool,
+    /// The CPU of each core, in their order: a connection goes to the core on whose CPU its packets
+    /// arrive. `None`: the kernel's choice, a hash of both addresses.
+    pub steering: Option<Vec<usize>>,
+}
+
+/// How the kernel finds peers that are gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// TCP_KEEPIDLE: silence before the first probe; whole seconds, at least one.
+    pub idle: Duration,
+    /// TCP_KEEPINTVL: time between probes; whole seconds, at least one.
+    pub interval: Duration,
+    /// TCP_KEEPCNT: probes without an answer after which the peer is gone; at least one.
+    pub count: u32,
 }
 
 /// An address that could not be listened on.
@@ -27,13 +44,31 @@ pub struct ListenOptions {
 pub struct ListenError {
     /// Which.
     pub address: SocketAddr,
+    /// What was asked of the kernel.
+    pub attempt: Attempt,
     /// The kernel's words.
     pub source: io::Error,
 }
 
+/// A step that can fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attempt {
+    /// To listen.
+    Listen,
+    /// To steer connections by CPU.
+    Steer,
+}
+
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, source } = self;
+        let Self { address, attempt, source } = self;
+        if *attempt == Attempt::Steer {
+            return write!(
+                f,
+                "connections to {address} cannot be steered by CPU: {source}: set tcp.steering to \
+                 \"off\""
+            );
+        }
         match source.kind() {
             io::ErrorKind::AddrInUse => write!(
                 f,
@@ -65,23 +100,31 @@ impl std::error::Error for ListenError {
 /// # Errors
 /// If the kernel refuses, or anybody listens there already: SO_REUSEPORT alone would share the port
 /// with another process of the same user without a word.
+///
+/// # Panics
+/// If steering does not name a CPU for each of `cores`.
 pub fn bind(
     address: SocketAddr,
     cores: usize,
     options: &ListenOptions,
 ) -> Result<(SocketAddr, Vec<OwnedFd>), ListenError> {
-    let failed = |source| ListenError { address, source };
+    let failed = |source| ListenError { address, attempt: Attempt::Listen, source };
     if address.port() != 0 {
         let alone = socket(address).map_err(failed)?;
         alone.bind(&address.into()).map_err(failed)?;
     }
     let mut bound = address;
-    let mut listeners = Vec::with_capacity(cores);
+    let mut listeners: Vec<OwnedFd> = Vec::with_capacity(cores);
     for _ in 0..cores {
         let listener = listen(bound, options).map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         bound = local.as_socket().expect("an IP socket has an IP address");
         listeners.push(listener.into());
+    }
+    if let Some(cpus) = &options.steering {
+        assert_eq!(cpus.len(), cores, "each core has its CPU");
+        let failed = |source| ListenError { address: bound, attempt: Attempt::Steer, source };
+        steer::by_cpu(&listeners[0], cpus).map_err(failed)?;
     }
     Ok((bound, listeners))
 }
@@ -100,7 +143,10 @@ fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
     let socket = socket(address)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(options.nodelay)?;
-    socket.set_keepalive(options.keepalive)?;
+    if let Some(Keepalive { idle, interval, count }) = &options.keepalive {
+        let keepalive = TcpKeepalive::new().with_time(*idle).with_interval(*interval);
+        socket.set_tcp_keepalive(&keepalive.with_retries(*count))?;
+    }
     // Buffers must be set before listen: the window scale is negotiated from them.
     if options.sndbuf > 0 {
         socket.set_send_buffer_size(options.sndbuf)?;
@@ -115,10 +161,22 @@ fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+    use std::thread;
+
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
     use super::*;
 
-    const OPTIONS: ListenOptions =
-        ListenOptions { backlog: 16, sndbuf: 0, rcvbuf: 0, keepalive: false, nodelay: true };
+    const OPTIONS: ListenOptions = ListenOptions {
+        backlog: 16,
+        sndbuf: 0,
+        rcvbuf: 0,
+        keepalive: None,
+        nodelay: true,
+        steering: None,
+    };
 
     #[test]
     fn every_core_listens_on_one_port_and_nobody_else_may() {
@@ -137,5 +195,70 @@ mod tests {
     fn an_address_of_another_host_is_named() {
         let error = bind("192.0.2.1:9".parse().unwrap(), 1, &OPTIONS).unwrap_err();
         assert!(error.to_string().starts_with("192.0.2.1:9 is no address of this host"), "{error}");
+    }
+
+    #[test]
+    fn both_families_share_a_port() {
+        let (address, _listeners) = bind("[::1]:0".parse().unwrap(), 2, &OPTIONS).unwrap();
+        assert!(address.is_ipv6());
+        let v4 = SocketAddr::new("127.0.0.1".parse().unwrap(), address.port());
+        bind(v4, 2, &OPTIONS).unwrap();
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_the_options() {
+        let seconds = Duration::from_secs;
+        let keepalive = Keepalive { idle: seconds(600), interval: seconds(20), count: 4 };
+        let options = ListenOptions { keepalive: Some(keepalive), ..OPTIONS };
+        let (address, listeners) = bind("127.0.0.1:0".parse().unwrap(), 1, &options).unwrap();
+        let _client = TcpStream::connect(address).unwrap();
+        let listener = Socket::from(listeners.into_iter().next().unwrap());
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(accepted.keepalive().unwrap() && accepted.tcp_nodelay().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), seconds(600));
+        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), seconds(20));
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 4);
+    }
+
+    /// Packets of loopback are handled on the CPU that sends them.
+    #[test]
+    fn a_connection_goes_to_the_core_of_its_cpu() {
+        let allowed = sched_getaffinity(None).unwrap();
+        let cpus: Vec<_> =
+            (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).take(2).collect();
+        let options = ListenOptions { steering: Some(cpus.clone()), ..OPTIONS };
+        let any = "127.0.0.1:0".parse().unwrap();
+        let (address, listeners) = bind(any, cpus.len(), &options).unwrap();
+        for (core, &cpu) in cpus.iter().enumerate().rev().cycle().take(16) {
+            let connect = move || {
+                let mut only = CpuSet::new();
+                only.set(cpu);
+                sched_setaffinity(None, &only).unwrap();
+                TcpStream::connect(address).unwrap()
+            };
+            let _client = thread::spawn(connect).join().unwrap();
+            let mut ready: Vec<_> =
+                listeners.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+            poll(&mut ready, None).unwrap();
+            let at = ready.iter().position(|fd| !fd.revents().is_empty());
+            assert_eq!(at, Some(core), "CPU {cpu}");
+            rustix::net::accept(&listeners[core]).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_steered_says_what_to_set() {
+        let error = ListenError {
+            address: "127.0.0.1:3101".parse().unwrap(),
+            attempt: Attempt::Steer,
+            source: steer::by_cpu(socket("127.0.0.1:0".parse().unwrap()).unwrap(), &[])
+                .unwrap_err(),
+        };
+        let sentence = error.to_string();
+        assert!(
+            sentence.starts_with("connections to 127.0.0.1:3101 cannot be steered by CPU: ")
+                && sentence.ends_with("set tcp.steering to \"off\""),
+            "{sentence}"
+        );
     }
 }

@@ -108,8 +108,8 @@ impl Ring {
         self.push(entry, Operation::Recv, slot);
     }
 
-    /// Sends from `bytes`, whose address and content the shard keeps until the completion has been
-    /// handed back to it ([`comet_core::Transmit::bytes`]).
+    /// Sends from `bytes`, whose address and content their owner keeps until the completion has been
+    /// handed back to it: the shard ([`comet_core::Transmit::bytes`]) or the connection's TLS session.
     pub(crate) fn send(&mut self, socket: RawFd, slot: u32, bytes: (*const u8, usize)) {
         let (address, length) = bytes;
         let length = u32::try_from(length).unwrap_or(u32::MAX);
@@ -122,7 +122,7 @@ impl Ring {
         let entry = entry.user_data(u64::from(operation as u8) << 32 | u64::from(index));
         // SAFETY: accept, recv and poll take no memory of ours (recv writes to the provided buffers,
         // which live as long as the ring); send reads bytes that stay put until its completion, which
-        // is the contract of `Transmit`.
+        // is the contract of `Transmit` and of `TlsSession::transmit`.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.submit();
         }

@@ -2,7 +2,7 @@
 //! the crate's tests run it on the corpus.
 
 use comet_proto::websocket::{self, Event, Fault, Fragments};
-use comet_proto::{Encoded, count_frames, decode, op};
+use comet_proto::{Encoded, count_frames, decode, op, proxy};
 
 const BODY_MAX: usize = 4096;
 const MESSAGE_MAX: usize = 512;
@@ -106,4 +106,21 @@ pub(crate) fn upgrade(input: &[u8]) {
     let (head, body) = response.split_once("\r\n\r\n").expect("a blank line");
     assert!(head.starts_with("HTTP/1.1 "));
     assert_eq!(head.starts_with("HTTP/1.1 101 "), body.is_empty());
+}
+
+/// A PROXY header: judged once, by the bytes up to its end, and never beyond the bound.
+pub(crate) fn proxy(input: &[u8]) {
+    let verdict = proxy::read(input);
+    for cut in 0..input.len().min(proxy::HEADER_MAX) {
+        let early = proxy::read(&input[..cut]);
+        if early != Ok(None) {
+            assert_eq!(early, verdict, "after {cut} bytes");
+            break;
+        }
+    }
+    match verdict {
+        Ok(None) => assert!(input.len() < proxy::HEADER_MAX),
+        Ok(Some(header)) => assert!(header.consumed <= input.len().min(proxy::HEADER_MAX)),
+        Err(fault) => assert!(!fault.to_string().is_empty()),
+    }
 }

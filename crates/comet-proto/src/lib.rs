@@ -1,8 +1,8 @@
 //! The wire of the goim family: frames and their operations, and the WebSocket upgrade and framing
-//! around them.
+//! around them, and the PROXY protocol before them.
 //!
-//! Everything works on slices the caller owns. Bytes of a peer are checked in exactly two places, [`decode`] and [`websocket`]; what fails
-//! there is a named fault with the numbers in it. What goes out is built once as [`Encoded`] and shared
+//! Everything works on slices the caller owns. Bytes of a peer are checked in exactly three places, [`decode`], [`websocket`] and [`proxy`];
+//! what fails there is a named fault with the numbers in it. What goes out is built once as [`Encoded`] and shared
 //! by every connection, whatever its transport.
 //!
 //! **Invariant:** nothing here reads a socket or a clock, or knows what a room is; and no bytes make it
@@ -11,6 +11,7 @@
 mod encoded;
 mod frame;
 pub mod op;
+pub mod proxy;
 pub mod websocket;
 
 pub use encoded::Encoded;

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
 use comet_control::{Control, ControlWake, Goodbye};
-use comet_core::{Limits, Logic, Settings, ShardId, Transport};
+use comet_core::{Limits, Logic, Settings, ShardId};
 use comet_logic::Embedded;
 use comet_mesh::{EventFd, Wake, inbox};
-use comet_net::{Core, CoreSettings, ListenOptions, Listener, Ports};
+use comet_net::{Core, CoreSettings, Ports, Tls};
 
 use crate::StartError;
+use crate::listeners::{self, Addresses, Listeners};
 use crate::options::{control_options, limits};
 use crate::reload::{Reloaded, adopt, compare};
 
@@ -28,8 +29,8 @@ pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct App {
     control: Control,
     cores: Vec<Core>,
-    tcp: Vec<SocketAddr>,
-    websocket: Vec<SocketAddr>,
+    addresses: Addresses,
+    tls: Option<Tls>,
     /// What is in effect.
     config: Config,
     /// What the limit on open files leaves for connections.
@@ -78,15 +79,7 @@ impl App {
             );
         }
 
-        let mut listeners: Vec<Vec<Listener>> = (0..count).map(|_| Vec::new()).collect();
-        let tcp = listen(config, "tcp.bind", &config.tcp.bind, Transport::Tcp, &mut listeners)?;
-        let websocket = listen(
-            config,
-            "websocket.bind",
-            &config.websocket.bind,
-            Transport::WebSocket,
-            &mut listeners,
-        )?;
+        let Listeners { cores: listeners, addresses, tls } = listeners::open(config)?;
 
         let wake = Arc::new(ControlWake::default());
         let (control_sender, reports) = inbox(REPORTS, Arc::clone(&wake) as Arc<dyn Wake>);
@@ -99,15 +92,15 @@ impl App {
             peers.push(sender);
             inboxes.push((inbox, bell));
         }
-        let options = control_options(config, (&tcp, &websocket), &limits, epoch);
+        let options = control_options(config, &addresses, &limits, epoch);
         let control =
             Control::start(options, wake, peers.clone(), reports).map_err(StartError::Control)?;
 
         let mut app = Self {
             control,
             cores: Vec::with_capacity(count),
-            tcp,
-            websocket,
+            addresses,
+            tls,
             config: config.clone(),
             open_files,
         };
@@ -160,13 +153,25 @@ impl App {
     /// TCP addresses in use.
     #[must_use]
     pub fn tcp_addrs(&self) -> &[SocketAddr] {
-        &self.tcp
+        &self.addresses.tcp
+    }
+
+    /// Addresses of TCP inside TLS in use.
+    #[must_use]
+    pub fn tcp_tls_addrs(&self) -> &[SocketAddr] {
+        &self.addresses.tcp_tls
     }
 
     /// WebSocket addresses in use.
     #[must_use]
     pub fn websocket_addrs(&self) -> &[SocketAddr] {
-        &self.websocket
+        &self.addresses.websocket
+    }
+
+    /// Addresses of WebSocket inside TLS in use.
+    #[must_use]
+    pub fn websocket_tls_addrs(&self) -> &[SocketAddr] {
+        &self.addresses.websocket_tls
     }
 
     /// Addresses of the push API.
@@ -201,11 +206,20 @@ impl App {
         let machine = machine().map_err(|error| format!("no list of CPUs: {error}"))?;
         let adopted = adopt(&self.config, newer, &machine)?;
         let reloaded = compare(&self.config, &adopted, newer);
-        // Also where the name is the same: the file may have been moved away.
+        // These two also where the names are the same: the files may be others.
         self.set_white_log(&adopted)?;
+        if let Err(error) = self.reload_tls(&adopted) {
+            self.set_white_log(&self.config)?;
+            return Err(error);
+        }
         self.control.configure(limits(&adopted, self.open_files));
         self.config = adopted;
         Ok(reloaded)
+    }
+
+    fn reload_tls(&self, config: &Config) -> Result<(), String> {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        listeners::reload(tls, config).map_err(|error| format!("tls: {error}"))
     }
 
     fn set_white_log(&self, config: &Config) -> Result<(), String> {
@@ -273,37 +287,15 @@ impl App {
             self.cores.len(),
             limits.connections,
         );
-        log::info!("tcp {:?}, websocket {:?}", self.tcp, self.websocket);
+        let Addresses { tcp, tcp_tls, websocket, websocket_tls } = &self.addresses;
+        log::info!("tcp {tcp:?}, websocket {websocket:?}");
+        if self.tls.is_some() {
+            log::info!("with TLS: tcp {tcp_tls:?}, websocket {websocket_tls:?}");
+        }
         log::info!("push {:?}, stat {:?}", self.grpc_addrs(), self.stat_addrs());
         log::info!("http push {:?}, debug {:?}", self.http_addrs(), self.debug_addrs());
         log::warn!(
             "embedded logic takes every token at its word: whoever connects says who they are"
         );
     }
-}
-
-fn listen(
-    config: &Config,
-    setting: &'static str,
-    addresses: &[SocketAddr],
-    transport: Transport,
-    listeners: &mut [Vec<Listener>],
-) -> Result<Vec<SocketAddr>, StartError> {
-    let options = ListenOptions {
-        backlog: config.tcp.backlog,
-        sndbuf: config.tcp.sndbuf,
-        rcvbuf: config.tcp.rcvbuf,
-        keepalive: config.tcp.keepalive,
-        nodelay: config.tcp.nodelay,
-    };
-    let mut bound = Vec::with_capacity(addresses.len());
-    for &address in addresses {
-        let (address, sockets) = comet_net::bind(address, listeners.len(), &options)
-            .map_err(|source| StartError::Listen { setting, source })?;
-        bound.push(address);
-        for (core, socket) in listeners.iter_mut().zip(sockets) {
-            core.push(Listener { socket, transport });
-        }
-    }
-    Ok(bound)
 }

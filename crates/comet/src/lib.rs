@@ -7,6 +7,7 @@
 mod app;
 pub mod args;
 pub mod helpers;
+mod listeners;
 mod log_output;
 mod memory;
 mod options;

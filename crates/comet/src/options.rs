@@ -1,6 +1,5 @@
 //! From the configuration to what each part is told.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,11 +7,13 @@ use comet_config::{Config, SlowConsumer};
 use comet_control::{Node, Options};
 use comet_core::Limits;
 
-/// What the control thread is told. Clients connect to `tcp` and `websocket`; `limits` and `epoch` are
-/// what the shards are started with.
+use crate::listeners::Addresses;
+
+/// What the control thread is told. Clients connect to `addresses`; `limits` and `epoch` are what the
+/// shards are started with.
 pub(crate) fn control_options(
     config: &Config,
-    (tcp, websocket): (&[SocketAddr], &[SocketAddr]),
+    addresses: &Addresses,
     limits: &Arc<Limits>,
     epoch: Instant,
 ) -> Options {
@@ -23,8 +24,8 @@ pub(crate) fn control_options(
         debug: config.monitor.pprof.clone(),
         node: Node {
             domain: config.server.domain.clone(),
-            tcp: tcp.to_vec(),
-            websocket: websocket.to_vec(),
+            tcp: addresses.tcp.clone(),
+            websocket: addresses.websocket.clone(),
             heartbeat: config.protocol.heartbeat,
         },
         frame_max: config.push.frame_max,

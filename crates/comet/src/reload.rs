@@ -25,6 +25,7 @@ pub(crate) fn adopt(running: &Config, newer: &Config, machine: &Machine) -> Resu
     config.websocket.origins.clone_from(&newer.websocket.origins);
     config.tls.certificates.clone_from(&newer.tls.certificates);
     config.tls.keys.clone_from(&newer.tls.keys);
+    config.tls.min_version = newer.tls.min_version;
     config.protocol = newer.protocol.clone();
     config.limits.connections = newer.limits.connections;
     config.limits.mesh_backlog = newer.limits.mesh_backlog;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use comet_net::ProbeError;
+use comet_net::{ProbeError, TlsError};
 
 use crate::app::START_TIMEOUT;
 
@@ -18,6 +18,8 @@ pub enum StartError {
         /// What is wrong with it.
         source: comet_net::ListenError,
     },
+    /// TLS cannot be served.
+    Tls(TlsError),
     /// The control thread did not start.
     Control(comet_control::StartError),
     /// A core did not start.
@@ -33,6 +35,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Probe(error) => error.fmt(f),
             Self::Listen { setting, source } => write!(f, "{setting}: {source}"),
+            Self::Tls(error) => write!(f, "tls: {error}"),
             Self::Control(error) => error.fmt(f),
             Self::Core(error) => error.fmt(f),
             Self::System(error) => error.fmt(f),

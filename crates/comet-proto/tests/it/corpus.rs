@@ -33,3 +33,8 @@ fn websocket() {
 fn upgrade() {
     run("upgrade", checks::upgrade);
 }
+
+#[test]
+fn proxy() {
+    run("proxy", checks::proxy);
+}

@@ -83,9 +83,10 @@ pub(crate) struct Goodbye {
     pub(crate) close: Option<(u16, String)>,
 }
 
-pub(crate) struct Peer {
-    pub(crate) stream: TcpStream,
-    transport: Transport,
+/// Over a socket, or what stands for one.
+pub(crate) struct Peer<S = TcpStream> {
+    pub(crate) stream: S,
+    pub(crate) transport: Transport,
 }
 
 impl Peer {
@@ -115,7 +116,9 @@ impl Peer {
         peer.authenticate(token);
         peer
     }
+}
 
+impl<S: Read + Write> Peer<S> {
     pub(crate) fn upgrade(&mut self) {
         if self.transport == Transport::WebSocket {
             self.write(UPGRADE.as_bytes());

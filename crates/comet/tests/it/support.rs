@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use comet::App;
+use comet::{App, Reloaded};
 use comet_client::{Client, Options, Transport};
 use comet_config::{Config, Source};
 use comet_control::caller::{CallError, Ledger, PushClient};
@@ -213,8 +213,12 @@ impl Server {
         Self { app: Some(app), caller: Some(caller), _permit: permit }
     }
 
-    fn app(&self) -> &App {
+    pub(crate) fn app(&self) -> &App {
         self.app.as_ref().expect("until it is drained")
+    }
+
+    pub(crate) fn reload(&mut self, newer: &Config) -> Result<Reloaded, String> {
+        self.app.as_mut().expect("until it is drained").reload(newer)
     }
 
     /// Where clients of `transport` connect to.

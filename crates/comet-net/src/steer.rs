@@ -1,0 +1,89 @@
+//! Steering: a connection goes to the core on whose CPU its packets arrive.
+//!
+//! The sockets of one address are a reuseport group, and a classic BPF program of the group says which
+//! of them gets a connection (SO_ATTACH_REUSEPORT_CBPF in socket(7), Linux 4.5).
+#![allow(unsafe_code, reason = "no safe binding has this socket option")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use libc::{
+    BPF_A, BPF_ABS, BPF_ALU, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET, BPF_W, SKF_AD_CPU,
+    SKF_AD_OFF, sock_filter, sock_fprog,
+};
+
+/// Has the group of `listener` choose by the CPU that handles the first packet: the socket whose index
+/// in the group is that of the CPU in `cpus`. Packets on other CPUs are spread over all.
+///
+/// An index is the order in which the sockets of the group began to listen.
+///
+/// # Errors
+/// If the kernel refuses.
+pub(crate) fn by_cpu(listener: impl AsFd, cpus: &[usize]) -> io::Result<()> {
+    let mut program = program(cpus);
+    let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = sock_fprog { len: length, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel copies the program, which outlives the call, and reads `length` entries of it.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of::<sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn program(cpus: &[usize]) -> Vec<sock_filter> {
+    let instruction = |code: u32, jump_if_not: u8, value: usize| sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: jump_if_not,
+        k: value as u32,
+    };
+    let cpu = (SKF_AD_OFF + SKF_AD_CPU) as usize;
+    let mut program = vec![instruction(BPF_LD | BPF_W | BPF_ABS, 0, cpu)];
+    for (index, &cpu) in cpus.iter().enumerate() {
+        program.push(instruction(BPF_JMP | BPF_JEQ | BPF_K, 1, cpu));
+        program.push(instruction(BPF_RET | BPF_K, 0, index));
+    }
+    program.push(instruction(BPF_ALU | BPF_MOD | BPF_K, 0, cpus.len()));
+    program.push(instruction(BPF_RET | BPF_A, 0, 0));
+    program
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the program answers on `cpu`, by the rules of its four instructions.
+    fn run(program: &[sock_filter], cpu: u32) -> u32 {
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let sock_filter { code, jf, k, .. } = program[at];
+            at += 1;
+            match u32::from(code) {
+                code if code == BPF_LD | BPF_W | BPF_ABS => {
+                    assert_eq!(k as i32, SKF_AD_OFF + SKF_AD_CPU);
+                    accumulator = cpu;
+                }
+                code if code == BPF_JMP | BPF_JEQ | BPF_K => {
+                    at += if accumulator == k { 0 } else { usize::from(jf) };
+                }
+                code if code == BPF_ALU | BPF_MOD | BPF_K => accumulator %= k,
+                code if code == BPF_RET | BPF_K => return k,
+                code if code == BPF_RET | BPF_A => return accumulator,
+                code => panic!("instruction {code:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_cpu_with_a_core_goes_there_and_others_are_spread() {
+        let program = program(&[4, 6, 0]);
+        let chosen: Vec<_> = (0..9).map(|cpu| run(&program, cpu)).collect();
+        assert_eq!(chosen, [2, 1, 2, 0, 0, 2, 1, 1, 2]);
+    }
+}

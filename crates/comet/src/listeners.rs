@@ -1,0 +1,126 @@
+//! From the configuration to listening sockets, and what stands before connections there.
+
+use std::net::SocketAddr;
+
+use comet_config::{Config, Steering};
+use comet_core::Transport;
+use comet_net::{Keepalive, ListenOptions, Listener, ProxyFrom, Tls, TlsError, TlsOptions};
+
+use crate::StartError;
+
+/// Everything clients connect to.
+pub(crate) struct Listeners {
+    /// The sockets of each core.
+    pub(crate) cores: Vec<Vec<Listener>>,
+    pub(crate) addresses: Addresses,
+    /// What the TLS listeners share; `None` where there are none.
+    pub(crate) tls: Option<Tls>,
+}
+
+/// Addresses in use, in the order of the configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses {
+    pub(crate) tcp: Vec<SocketAddr>,
+    pub(crate) tcp_tls: Vec<SocketAddr>,
+    pub(crate) websocket: Vec<SocketAddr>,
+    pub(crate) websocket_tls: Vec<SocketAddr>,
+}
+
+/// Reads the certificates and binds every address once for each core.
+///
+/// # Errors
+/// The first file or address that does not work.
+pub(crate) fn open(config: &Config) -> Result<Listeners, StartError> {
+    let Config { tcp, websocket, .. } = config;
+    let serves_tls = !tcp.tls_bind.is_empty() || !websocket.tls_bind.is_empty();
+    let tls = serves_tls.then(|| Tls::load(&tls_options(config))).transpose();
+    let tls = tls.map_err(StartError::Tls)?;
+    let mut cores = Vec::new();
+    cores.resize_with(config.server.cores.len(), Vec::new);
+    let mut opening = Opening { options: options(config), proxy_from: proxy_from(config), cores };
+    use Transport::{Tcp, WebSocket};
+    let addresses = Addresses {
+        tcp: opening.listen("tcp.bind", &tcp.bind, Tcp, None)?,
+        tcp_tls: opening.listen("tcp.tls_bind", &tcp.tls_bind, Tcp, tls.as_ref())?,
+        websocket: opening.listen("websocket.bind", &websocket.bind, WebSocket, None)?,
+        websocket_tls: opening.listen(
+            "websocket.tls_bind",
+            &websocket.tls_bind,
+            WebSocket,
+            tls.as_ref(),
+        )?,
+    };
+    Ok(Listeners { cores: opening.cores, addresses, tls })
+}
+
+/// Has handshakes that begin from now on use the files `config` names.
+///
+/// # Errors
+/// The first file that does not work; then nothing changes.
+pub(crate) fn reload(tls: &Tls, config: &Config) -> Result<(), TlsError> {
+    tls.reload(&tls_options(config))
+}
+
+struct Opening {
+    options: ListenOptions,
+    proxy_from: Option<ProxyFrom>,
+    cores: Vec<Vec<Listener>>,
+}
+
+impl Opening {
+    fn listen(
+        &mut self,
+        setting: &'static str,
+        addresses: &[SocketAddr],
+        transport: Transport,
+        tls: Option<&Tls>,
+    ) -> Result<Vec<SocketAddr>, StartError> {
+        let mut bound = Vec::with_capacity(addresses.len());
+        for &address in addresses {
+            let (address, sockets) = comet_net::bind(address, self.cores.len(), &self.options)
+                .map_err(|source| StartError::Listen { setting, source })?;
+            bound.push(address);
+            for (core, socket) in self.cores.iter_mut().zip(sockets) {
+                let (tls, proxy_from) = (tls.cloned(), self.proxy_from.clone());
+                core.push(Listener { socket, transport, tls, proxy_from });
+            }
+        }
+        Ok(bound)
+    }
+}
+
+fn options(config: &Config) -> ListenOptions {
+    let tcp = &config.tcp;
+    ListenOptions {
+        backlog: tcp.backlog,
+        sndbuf: tcp.sndbuf,
+        rcvbuf: tcp.rcvbuf,
+        keepalive: tcp.keepalive.then_some(Keepalive {
+            idle: tcp.keepalive_idle,
+            interval: tcp.keepalive_interval,
+            count: tcp.keepalive_count,
+        }),
+        nodelay: tcp.nodelay,
+        steering: match tcp.steering {
+            Steering::Off => None,
+            Steering::Cpu => Some(config.server.cores.clone()),
+        },
+    }
+}
+
+fn proxy_from(config: &Config) -> Option<ProxyFrom> {
+    let networks = config.tcp.proxy_from.clone();
+    (!networks.is_empty())
+        .then(|| ProxyFrom::new(move |peer| networks.iter().any(|network| network.contains(peer))))
+}
+
+fn tls_options(config: &Config) -> TlsOptions {
+    let tls = &config.tls;
+    TlsOptions {
+        pairs: tls.certificates.iter().cloned().zip(tls.keys.iter().cloned()).collect(),
+        min_version: match tls.min_version {
+            comet_config::TlsVersion::V1_2 => comet_net::TlsVersion::V1_2,
+            comet_config::TlsVersion::V1_3 => comet_net::TlsVersion::V1_3,
+        },
+    }
+}
