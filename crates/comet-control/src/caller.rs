@@ -175,7 +175,9 @@ fn frame(operation: i32, body: &[u8]) -> Option<Proto> {
 }
 
 /// The innermost error says what happened; those around it only where.
-fn root_cause<'error>(mut error: &'error (dyn Error + 'static)) -> &'error (dyn Error + 'static) {
+pub(crate) fn root_cause<'error>(
+    mut error: &'error (dyn Error + 'static),
+) -> &'error (dyn Error + 'static) {
     while let Some(source) = error.source() {
         error = source;
     }

@@ -15,8 +15,10 @@ use tokio::runtime::Builder;
 use tokio::sync::watch;
 
 use crate::api::{Api, Bodies, Node};
+use crate::caller::root_cause;
 use crate::grpc::{Answers, PushService};
 use crate::hub::Hub;
+use crate::logic::{BadAddress, Logic, LogicOptions};
 use crate::monitor::Monitor;
 use crate::pushes::{Bounds, Pushes};
 use crate::serve::{Phase, Servers};
@@ -40,6 +42,8 @@ pub struct Options {
     pub stat: Vec<SocketAddr>,
     /// Addresses of profiles and of what may be changed alive (`monitor.pprof`); port 0 takes a free one.
     pub debug: Vec<SocketAddr>,
+    /// Where logic is. `None`: shards ask their own, and no report may ask for another.
+    pub logic: Option<LogicOptions>,
     /// What the HTTP push API says of this server.
     pub node: Node,
     /// Longest body of a pushed frame, bytes.
@@ -81,6 +85,13 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// An address of a logic service is none.
+    LogicAddress {
+        /// What stands there.
+        address: String,
+        /// What is wrong with it.
+        error: tonic::transport::Error,
+    },
     /// The thread cannot run on these CPUs.
     Pin {
         /// The CPUs asked for.
@@ -101,6 +112,9 @@ impl fmt::Display for StartError {
             Self::WhiteLog { path, error } => {
                 write!(f, "white_list.file: cannot write {}: {error}", path.display())
             }
+            Self::LogicAddress { address, error } => {
+                write!(f, "logic.addrs: {address:?} is no address: {}", root_cause(error))
+            }
             Self::Pin { cpus, error } => {
                 write!(f, "cannot run the control thread on CPUs {cpus:?}: {error}")
             }
@@ -116,6 +130,7 @@ impl Error for StartError {
             | Self::WhiteLog { error, .. }
             | Self::Pin { error, .. }
             | Self::Thread(error) => Some(error),
+            Self::LogicAddress { error, .. } => Some(error),
         }
     }
 }
@@ -129,6 +144,12 @@ pub struct Goodbye {
     pub over: Duration,
     /// Each client is told to wait a random time up to this before it comes again; zero: nothing.
     pub retry_after: Duration,
+}
+
+impl From<BadAddress> for StartError {
+    fn from(BadAddress { address, error }: BadAddress) -> Self {
+        Self::LogicAddress { address, error }
+    }
 }
 
 /// How far the shards got with saying goodbye.
@@ -160,7 +181,7 @@ impl Control {
     /// their order.
     ///
     /// # Errors
-    /// If an address is taken, the CPUs do not exist, or the thread cannot be made.
+    /// If an address is taken or none, the CPUs do not exist, or the thread cannot be made.
     ///
     /// # Panics
     /// If there is no shard, or more than a [`comet_core::ShardId`] can number.
@@ -193,6 +214,11 @@ impl Control {
                 .map_err(|error| StartError::WhiteLog { path, error })
         });
         let hub = Arc::new(Hub::new(shards, wake, options.limits, white_log.transpose()?));
+        let logic = match &options.logic {
+            Some(logic) => Some(Logic::new(logic, options.server_id.clone(), Arc::clone(&hub))?),
+            None => None,
+        };
+        let logic = logic.map(Arc::new);
         let (phase, phases) = watch::channel(Phase::Starting);
         let bounds = Bounds {
             frame_max: options.frame_max,
@@ -217,6 +243,7 @@ impl Control {
             stat,
             debug,
             hub: Arc::clone(&hub),
+            logic: logic.clone(),
             push: PushService { pushes, answers: Arc::clone(&answers) },
             request_max: options
                 .keys_max
@@ -226,6 +253,7 @@ impl Control {
             api,
             monitor: Monitor {
                 hub: Arc::clone(&hub),
+                logic,
                 answers,
                 server_id: options.server_id,
                 version: options.version,

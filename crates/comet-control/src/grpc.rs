@@ -20,7 +20,10 @@ pub(crate) struct Answers(Mutex<BTreeMap<(&'static str, i32), u64>>);
 
 impl Answers {
     pub(crate) fn count<T>(&self, rpc: &'static str, answer: &Result<T, Status>) {
-        let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        self.add(rpc, answer.as_ref().map_or_else(Status::code, |_| Code::Ok));
+    }
+
+    pub(crate) fn add(&self, rpc: &'static str, code: Code) {
         *self.0.lock().expect(NO_PANIC).entry((rpc, code as i32)).or_default() += 1;
     }
 

@@ -121,10 +121,32 @@ impl Hub {
         self.begin(|call| (0..self.shards).map(move |shard| (ShardId(shard), message(call))))
     }
 
-    /// Carries reports to calls, and waiting messages to shards, for as long as it is polled.
-    pub(crate) async fn run(&self, reports: &Inbox<Report>) -> Infallible {
+    /// Puts a message that belongs to no call on its way. One that finds too many waiting is gone:
+    /// whoever asked for it runs into a deadline. A shard that has ended misses nothing.
+    pub(crate) fn tell(&self, shard: ShardId, message: Message) {
+        let mut state = self.lock();
+        let State { calls, lanes, .. } = &mut *state;
+        let lane = &mut lanes[usize::from(shard.0)];
+        if lane.is_full() {
+            return;
+        }
+        if lane.send(None, message, |call| calls.runs(call)).is_ok() && lane.is_backed_up() {
+            self.wake.wake();
+        }
+    }
+
+    /// Carries reports to calls, those that no call asked for to `others`, and waiting messages to
+    /// shards, for as long as it is polled.
+    pub(crate) async fn run(
+        &self,
+        reports: &Inbox<Report>,
+        mut others: impl FnMut(Report),
+    ) -> Infallible {
+        let mut unasked = Vec::new();
         loop {
-            let backed_up = self.turn(reports);
+            let backed_up = self.turn(reports, &mut unasked);
+            // Outside the lock: whoever gets them may have something to say to a shard at once.
+            unasked.drain(..).for_each(&mut others);
             if !reports.doze() {
                 tokio::task::yield_now().await;
                 continue;
@@ -140,7 +162,7 @@ impl Hub {
     }
 
     /// Settles a bounded number of reports and flushes the lanes. Are messages still waiting?
-    fn turn(&self, reports: &Inbox<Report>) -> bool {
+    fn turn(&self, reports: &Inbox<Report>, unasked: &mut Vec<Report>) -> bool {
         let mut state = self.lock();
         let State { calls, lanes, drained, white_log, .. } = &mut *state;
         for _ in 0..TURN_REPORTS {
@@ -154,14 +176,7 @@ impl Hub {
                         white_log.write(event);
                     }
                 }
-                // Logic is embedded: nothing of these comes.
-                Some(
-                    Report::Identify(_)
-                    | Report::Receive { .. }
-                    | Report::Heartbeat { .. }
-                    | Report::Disconnected { .. },
-                ) => {}
-                Some(report) => calls.settle(report),
+                Some(report) => unasked.extend(calls.settle(report)),
                 None => break,
             }
         }

@@ -81,6 +81,11 @@ impl Lane {
         Ok(())
     }
 
+    /// So many messages wait that only those of calls, which are bounded themselves, may join them.
+    pub(crate) fn is_full(&self) -> bool {
+        self.waiting.len() >= WAITING_MAX
+    }
+
     pub(crate) fn is_backed_up(&self) -> bool {
         !self.waiting.is_empty()
     }
@@ -147,6 +152,16 @@ mod tests {
         assert_eq!(received(&inbox), [1]);
         lane.flush(|_| false).unwrap();
         assert!(matches!(inbox.try_recv(), Some(Message::Drain { .. })));
+    }
+
+    #[test]
+    fn what_no_call_can_end_finds_the_lane_full() {
+        let (mut lane, _inbox) = lane(1);
+        for _ in 0..=WAITING_MAX {
+            assert!(!lane.is_full());
+            lane.send(None, Message::RoomsBeyond { rooms: Vec::new() }, |_| true).unwrap();
+        }
+        assert!(lane.is_full());
     }
 
     #[test]

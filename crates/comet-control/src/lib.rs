@@ -8,6 +8,9 @@
 //! shards; their reports are added up and answered as the call's ledger. [`caller`] is the other end of
 //! the push API.
 //!
+//! With [`LogicOptions`] it asks logic services (`goim.logic.Logic`) who clients are and tells them what
+//! they say.
+//!
 //! **Invariant:** no other crate of the server names tokio, tonic or axum, and no shard ever waits for
 //! this thread: it takes room in their inboxes as it finds it and makes its own callers wait.
 
@@ -28,6 +31,7 @@ mod grpc;
 mod http;
 mod hub;
 mod lane;
+mod logic;
 mod metrics;
 mod monitor;
 mod process;
@@ -42,14 +46,15 @@ mod white_log;
 
 pub use api::Node;
 pub use control::{Control, Drained, Goodbye, Options, StartError};
+pub use logic::LogicOptions;
 pub use signals::{Signal, Signals};
 pub use wake::ControlWake;
 
-/// Messages, services and clients of the push API, generated from `proto/`.
+/// Messages, services and clients of the push API and of logic, generated from `proto/`.
 #[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
 pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/wire.rs"));
 
-    /// Every file of the push API as an encoded `google.protobuf.FileDescriptorSet`.
+    /// Every file of `proto/` as an encoded `google.protobuf.FileDescriptorSet`.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 }

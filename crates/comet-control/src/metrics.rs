@@ -94,6 +94,9 @@ impl Reading<'_> {
         for (rpc, code, count) in &self.answers {
             calls.labelled(&[("rpc", rpc), ("code", &format_args!("{code:?}"))], *count);
         }
+        if let Some(logic) = &self.logic {
+            logic.expose(page);
+        }
         let (lines, missed) = self.white_log.unwrap_or_default();
         page.family(
             "comet_white_log_lines_total",

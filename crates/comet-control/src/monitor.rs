@@ -11,6 +11,7 @@ use tonic::Code;
 use crate::exposition::Kind;
 use crate::grpc::Answers;
 use crate::hub::{Hub, Unfinished};
+use crate::logic::{Logic, LogicStats};
 use crate::pushes::snapshots;
 use crate::serve::Phase;
 
@@ -81,6 +82,7 @@ pub(crate) const FIELDS: &[Field] = &[
 /// Where numbers come from.
 pub(crate) struct Monitor {
     pub(crate) hub: Arc<Hub>,
+    pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) answers: Arc<Answers>,
     pub(crate) server_id: String,
     pub(crate) version: &'static str,
@@ -98,6 +100,7 @@ pub(crate) struct Reading<'monitor> {
     pub(crate) answers: Vec<(&'static str, Code, u64)>,
     /// Lines of the white log, and events it has not; `None` without one.
     pub(crate) white_log: Option<(u64, u64)>,
+    pub(crate) logic: Option<LogicStats>,
 }
 
 /// Rooms with somebody online, and how many.
@@ -116,6 +119,7 @@ impl Monitor {
             calls_under_way,
             answers: self.answers.all(),
             white_log: self.hub.white_log_counts(),
+            logic: self.logic.as_deref().map(Logic::stats),
         })
     }
 

@@ -10,9 +10,10 @@ use axum::Router;
 use axum::serve::ListenerExt;
 use comet_core::Report;
 use comet_mesh::Inbox;
+use tokio::join;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
@@ -27,6 +28,7 @@ use crate::debug;
 use crate::grpc::PushService;
 use crate::http;
 use crate::hub::Hub;
+use crate::logic::Logic;
 use crate::monitor::Monitor;
 use crate::wire;
 use crate::wire::comet::v1::push_server::PushServer;
@@ -61,6 +63,7 @@ pub(crate) struct Servers {
     pub(crate) stat: Vec<StdListener>,
     pub(crate) debug: Vec<StdListener>,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) push: PushService,
     /// Longest request, bytes.
     pub(crate) request_max: usize,
@@ -75,7 +78,8 @@ impl Servers {
     /// # Errors
     /// If the runtime refuses a listener.
     pub(crate) fn start(self, reports: Inbox<Report>) -> io::Result<impl Future<Output = ()>> {
-        let Self { grpc, http, stat, debug, hub, push, request_max, api, monitor, phase } = self;
+        let Self { grpc, http, stat, debug, hub, logic, push, request_max, api, monitor, phase } =
+            self;
         let reporter = HealthReporter::new();
         let routes = grpc_routes(push, request_max, reporter.clone());
         let calls = api::router(api);
@@ -95,13 +99,26 @@ impl Servers {
         }
         servers.spawn(report_health(reporter, phase.clone()));
         Ok(async move {
+            let _tending = logic.as_ref().map(Logic::start);
+            let logic_heard = async {
+                let Some(logic) = &logic else { return };
+                // The shards have ended: what they had to say of their last clients is here.
+                while reports.depth() > 0 {
+                    yield_now().await;
+                }
+                logic.until_all_heard().await;
+            };
             let ended = async {
                 stopped(phase).await;
                 // Who still holds a stream open after the grace is cut off with the runtime.
-                let _ = timeout(STOP_GRACE, servers.join_all()).await;
+                let _ = join!(timeout(STOP_GRACE, servers.join_all()), logic_heard);
+            };
+            let unasked = |report| match (&logic, report) {
+                (Some(logic), report) => logic.take(report),
+                (None, report) => unreachable!("there is no logic to ask: {report:?}"),
             };
             tokio::select! {
-                never = hub.run(&reports) => match never {},
+                never = hub.run(&reports, unasked) => match never {},
                 () = ended => {}
             }
         })
@@ -114,9 +131,14 @@ async fn stopped(mut phase: watch::Receiver<Phase>) {
 }
 
 fn grpc_routes(push: PushService, request_max: usize, reporter: HealthReporter) -> Routes {
+    // Named one by one: the descriptors have what others serve, too.
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name(CometServer::<PushService>::NAME)
+        .with_service_name(PushServer::<PushService>::NAME)
+        .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
+        .with_service_name(tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME)
         .build_v1()
         .expect("the descriptors come from the compiler of this build");
     let health = tonic_health::server::HealthService::from_health_reporter(reporter);

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
 use comet_control::{Control, ControlWake, Goodbye};
-use comet_core::{Limits, Logic, Settings, ShardId};
+use comet_core::{Limits, Settings, ShardId};
 use comet_logic::Embedded;
 use comet_mesh::{EventFd, Wake, inbox};
 use comet_net::{Core, CoreSettings, Ports, Tls};
 
 use crate::StartError;
 use crate::listeners::{self, Addresses, Listeners};
-use crate::options::{control_options, limits};
+use crate::options::{control_options, limits, logic};
 use crate::reload::{Reloaded, adopt, compare};
 
 /// Reports that may wait for the control thread.
@@ -105,6 +105,7 @@ impl App {
             open_files,
         };
         let (ready, is_ready) = mpsc::channel();
+        let logic = logic(&config.logic);
         // Keys of the std hasher are random for each process.
         let hash_seed = RandomState::new().hash_one("comet");
         for (((index, cpu), (inbox, bell)), listeners) in
@@ -113,13 +114,7 @@ impl App {
             let shard = ShardId(index);
             let settings = CoreSettings {
                 cpu: Some(*cpu),
-                shard: Settings {
-                    shard,
-                    shards,
-                    limits: Arc::clone(&limits),
-                    logic: Logic::Embedded,
-                    hash_seed,
-                },
+                shard: Settings { shard, shards, limits: Arc::clone(&limits), logic, hash_seed },
                 listeners,
                 ring_entries,
                 recv_buffers: config.limits.recv_buffers,
@@ -294,8 +289,12 @@ impl App {
         }
         log::info!("push {:?}, stat {:?}", self.grpc_addrs(), self.stat_addrs());
         log::info!("http push {:?}, debug {:?}", self.http_addrs(), self.debug_addrs());
-        log::warn!(
-            "embedded logic takes every token at its word: whoever connects says who they are"
-        );
+        if config.logic.addrs.is_empty() {
+            log::warn!(
+                "embedded logic takes every token at its word: whoever connects says who they are"
+            );
+        } else {
+            log::info!("logic {:?}", config.logic.addrs);
+        }
     }
 }

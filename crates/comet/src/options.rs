@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, SlowConsumer};
-use comet_control::{Node, Options};
-use comet_core::Limits;
+use comet_control::{LogicOptions, Node, Options};
+use comet_core::{Limits, Logic};
 
 use crate::listeners::Addresses;
 
@@ -22,6 +22,14 @@ pub(crate) fn control_options(
         http: config.push.http.clone(),
         stat: config.monitor.stat.clone(),
         debug: config.monitor.pprof.clone(),
+        logic: (!config.logic.addrs.is_empty()).then(|| LogicOptions {
+            addrs: config.logic.addrs.clone(),
+            timeout: config.logic.timeout,
+            calls: config.logic.calls,
+            ping: config.logic.ping,
+            renew: config.logic.renew,
+            retry_after: config.logic.retry_after,
+        }),
         node: Node {
             domain: config.server.domain.clone(),
             tcp: addresses.tcp.clone(),
@@ -40,6 +48,14 @@ pub(crate) fn control_options(
     }
 }
 
+/// Whom a shard asks who clients are.
+pub(crate) fn logic(logic: &comet_config::Logic) -> Logic {
+    if logic.addrs.is_empty() {
+        return Logic::Embedded;
+    }
+    Logic::Remote { renew_ms: (millis(logic.heartbeat_min), millis(logic.heartbeat_max)) }
+}
+
 /// The shard's bounds from the configuration; durations are bounded there to fit.
 pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
     let protocol = &config.protocol;
@@ -48,7 +64,6 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         0 => u32::try_from(open_files / cores).unwrap_or(u32::MAX).clamp(1, CONNECTIONS_MAX),
         connections => connections,
     };
-    let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
     Limits {
         connections,
         body_max: protocol.body_max,
@@ -73,6 +88,11 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         user_memory_ms: millis(config.bucket.user_memory),
         buckets: (config.bucket.count / config.server.cores.len()).next_power_of_two(),
     }
+}
+
+/// Durations of the configuration fit.
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// Connections of a core where nothing but the open files bounds them.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_control::{Control, ControlWake, Node, Options};
+use comet_control::{Control, ControlWake, Node, Options, StartError};
 use comet_core::{CallId, Counters, Limits, Message, Report, ShardId, Tally};
 use comet_mesh::{Inbox, Sender, Wake, inbox};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,6 +33,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
             websocket: vec!["192.0.2.1:8090".parse().unwrap()],
             heartbeat: Duration::from_secs(300),
         },
+        logic: None,
         frame_max: 256,
         keys_max: 8,
         call_timeout,
@@ -56,6 +57,7 @@ pub(crate) fn start(call_timeout: Duration, capacities: &[usize]) -> Fake {
     start_with(options(call_timeout), capacities)
 }
 
+/// The same with `options`.
 pub(crate) fn start_with(options: Options, capacities: &[usize]) -> Fake {
     let wake = Arc::new(ControlWake::default());
     let waker: Arc<dyn Wake> = wake.clone();
@@ -63,6 +65,14 @@ pub(crate) fn start_with(options: Options, capacities: &[usize]) -> Fake {
     let (senders, shards) = capacities.iter().map(|capacity| FakeShard::new(*capacity)).unzip();
     let control = Control::start(options, wake, senders, report_inbox).unwrap();
     Fake { control, shards, reports }
+}
+
+/// Starts a control thread that nobody is to talk to.
+pub(crate) fn try_start(options: Options) -> Result<Control, StartError> {
+    let wake = Arc::new(ControlWake::default());
+    let (shard, _messages) = inbox(1, wake.clone());
+    let (_reports, report_inbox) = inbox(1, wake.clone());
+    Control::start(options, wake, vec![shard], report_inbox)
 }
 
 impl Fake {
@@ -186,6 +196,11 @@ impl FakeShard {
                 self.inbox.rouse();
             }
         }
+    }
+
+    /// The next message, if it is there.
+    pub(crate) fn try_next(&self) -> Option<Message> {
+        self.inbox.try_recv()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -1,11 +1,9 @@
 //! Start, health, drain, stop.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use comet_control::{Control, ControlWake, Drained, Goodbye, Signal, Signals, StartError};
+use comet_control::{Drained, Goodbye, Signal, Signals, StartError};
 use comet_core::{Limits, Message, Report, ShardId};
-use comet_mesh::inbox;
 use rustix::process::{Signal as Kill, getpid, kill_process};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
@@ -17,7 +15,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
-use crate::fake::{HASTY, PATIENT, ROOMY, options, start};
+use crate::fake::{HASTY, PATIENT, ROOMY, options, start, try_start};
 
 /// A drain at once, with nothing to wait for told.
 fn within(limit: Duration) -> Goodbye {
@@ -155,10 +153,7 @@ fn a_start_that_cannot_work_says_why() {
     let check = |change: &dyn Fn(&mut comet_control::Options)| -> StartError {
         let mut options = options(PATIENT);
         change(&mut options);
-        let wake = Arc::new(ControlWake::default());
-        let (shard, _messages) = inbox(1, wake.clone());
-        let (_reports, report_inbox) = inbox(1, wake.clone());
-        Control::start(options, wake, vec![shard], report_inbox).unwrap_err()
+        try_start(options).unwrap_err()
     };
     assert_eq!(
         check(&|options| options.grpc.push(address)).to_string(),

@@ -3,10 +3,13 @@
 mod debug;
 mod documents;
 mod fake;
+mod fake_logic;
 mod http;
 mod http_body;
 mod http_push;
 mod lifecycle;
+mod logic;
+mod logic_away;
 mod overload;
 mod push;
 mod text_format;

@@ -3,8 +3,11 @@
 
 mod control;
 mod crowd;
+#[path = "../../../comet-control/tests/control/fake_logic.rs"]
+mod fake_logic;
 mod hostile;
 mod http_push;
+mod logic;
 mod monitor;
 mod operations;
 mod peer;

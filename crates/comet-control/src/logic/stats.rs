@@ -1,0 +1,56 @@
+//! What logic's side tells about itself, for the metrics.
+
+use tonic::Code;
+
+use super::caller::Caller;
+use super::notices::Notices;
+use crate::exposition::{Exposition, Kind};
+
+/// The numbers of one moment.
+#[derive(Debug)]
+pub(crate) struct LogicStats {
+    /// Each address and whether it is there.
+    pub(crate) addresses: Vec<(String, bool)>,
+    /// Calls under way.
+    pub(crate) calls_under_way: usize,
+    /// Name, code and count of all calls answered so far.
+    pub(crate) calls: Vec<(&'static str, Code, u64)>,
+    /// Heartbeats and ends of sessions that wait to be told.
+    pub(crate) notices_waiting: usize,
+    /// Those that were given up.
+    pub(crate) notices_dropped: u64,
+}
+
+impl LogicStats {
+    pub(super) fn of(caller: &Caller, notices: &Notices) -> Self {
+        Self {
+            addresses: caller.addresses().all(),
+            calls_under_way: caller.under_way(),
+            calls: caller.answers(),
+            notices_waiting: notices.waiting(),
+            notices_dropped: notices.dropped(),
+        }
+    }
+
+    /// Adds the families to a page of metrics.
+    pub(crate) fn expose(&self, page: &mut Exposition) {
+        let mut up = page.family("comet_logic_up", Kind::Gauge, "Is logic there, by address?");
+        for (address, is_live) in &self.addresses {
+            up.labelled(&[("address", address)], u64::from(*is_live));
+        }
+        let help = "Calls of logic that are under way.";
+        page.family("comet_logic_calls_under_way", Kind::Gauge, help)
+            .sample(self.calls_under_way as u64);
+        let help = "Calls of logic, by name and gRPC code.";
+        let mut calls = page.family("comet_logic_calls_total", Kind::Counter, help);
+        for (rpc, code, count) in &self.calls {
+            calls.labelled(&[("rpc", rpc), ("code", &format_args!("{code:?}"))], *count);
+        }
+        let help = "Heartbeats and ends of sessions of which logic has still to hear.";
+        page.family("comet_logic_notices_waiting", Kind::Gauge, help)
+            .sample(self.notices_waiting as u64);
+        let help = "Heartbeats and ends of sessions of which logic was not told.";
+        page.family("comet_logic_notices_dropped_total", Kind::Counter, help)
+            .sample(self.notices_dropped);
+    }
+}

@@ -1,0 +1,315 @@
+//! What shards ask of logic, and what they hear of it: a real control thread between shards played by
+//! hand and logic services over TCP.
+
+use std::time::Duration;
+
+use comet_control::LogicOptions;
+use comet_control::wire::goim::logic::{
+    ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, OnlineReq, ReceiveReq,
+};
+use comet_control::wire::goim::protocol::Proto;
+use comet_core::{
+    Accepts, AuthRequest, CloseReason, ConnId, Denied, Identity, Message, Report, ShardId,
+    home_of_room,
+};
+use tonic::{Code, Status};
+
+use crate::fake::{Fake, PATIENT, ROOMY, options, start_with};
+use crate::fake_logic::{Asked, FakeLogic};
+
+/// Rooms are renewed so seldom that a test sees it once, at the start.
+pub(crate) const SELDOM: Duration = Duration::from_secs(3_600);
+
+pub(crate) fn logic_options(logic: &[&FakeLogic]) -> LogicOptions {
+    LogicOptions {
+        addrs: logic.iter().map(|logic| logic.address.to_string()).collect(),
+        timeout: PATIENT,
+        calls: 64,
+        ping: Duration::from_millis(50),
+        renew: SELDOM,
+        retry_after: Duration::from_secs(4),
+    }
+}
+
+/// Two shards, and logic at all of `logic`.
+pub(crate) fn start(logic: &[&FakeLogic], change: impl FnOnce(&mut LogicOptions)) -> Fake {
+    let mut asked = logic_options(logic);
+    change(&mut asked);
+    let mut options = options(PATIENT);
+    options.logic = Some(asked);
+    start_with(options, &[ROOMY, ROOMY])
+}
+
+pub(crate) fn conn(shard: u16, slot: u32) -> ConnId {
+    ConnId { shard: ShardId(shard), slot, generation: 7 }
+}
+
+pub(crate) fn identify(fake: &Fake, conn: ConnId, token: &[u8]) {
+    let cookie = "sid=1".into();
+    fake.report(Report::Identify(AuthRequest { conn, token: token.into(), cookie }));
+}
+
+/// The next message of a shard, renewals aside.
+pub(crate) async fn next(fake: &Fake, shard: u16) -> Message {
+    loop {
+        match fake.shards[usize::from(shard)].next().await {
+            Message::Rooms { call } => fake.report(Report::Rooms { call, rooms: Vec::new() }),
+            Message::RoomsBeyond { .. } => {}
+            other => return other,
+        }
+    }
+}
+
+/// The answer of which `asked` has to be the connection.
+pub(crate) async fn identified(fake: &Fake, asked: ConnId) -> Result<Identity, Denied> {
+    match next(fake, asked.shard.0).await {
+        Message::Identified { conn, answer } if conn == asked => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) async fn receipt(fake: &Fake, asked: ConnId) -> Result<(), Box<str>> {
+    match next(fake, asked.shard.0).await {
+        Message::Receipt { conn, outcome } if conn == asked => outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Asks until somebody is let in; how often it was told that logic is away does not matter.
+pub(crate) async fn until_let_in(fake: &Fake) {
+    loop {
+        identify(fake, conn(0, 0), b"1");
+        match identified(fake, conn(0, 0)).await {
+            Ok(_) => return,
+            Err(denied) => assert_eq!(denied.reason, CloseReason::LogicUnavailable, "{denied:?}"),
+        }
+    }
+}
+
+/// Waits until the metric has the value.
+pub(crate) async fn until_metric(fake: &Fake, sample: &str, value: u64) {
+    let line = format!("{sample} {value}");
+    loop {
+        let page = metrics(fake).await;
+        if page.lines().any(|found| found == line) {
+            return;
+        }
+    }
+}
+
+async fn metrics(fake: &Fake) -> String {
+    let answered = async {
+        loop {
+            for shard in [0, 1] {
+                if let Some(message) = fake.shards[shard].try_next() {
+                    let shard = ShardId(u16::try_from(shard).unwrap());
+                    match message {
+                        Message::Snapshot { call } => {
+                            let counters = Box::default();
+                            fake.report(Report::Snapshot { call, shard, counters });
+                        }
+                        Message::Rooms { call } => {
+                            fake.report(Report::Rooms { call, rooms: Vec::new() });
+                        }
+                        Message::RoomsBeyond { .. } => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        (status, _, page) = fake.page("/metrics") => {
+            assert_eq!(status, 200, "{page}");
+            page
+        }
+        () = answered => unreachable!(),
+    }
+}
+
+pub(crate) fn up(logic: &FakeLogic) -> String {
+    format!("comet_logic_up{{address=\"{}\"}}", logic.address)
+}
+
+#[tokio::test]
+async fn logic_says_who_a_client_is() {
+    let logic = FakeLogic::start();
+    let fake = start(&[&logic], |_| {});
+    until_let_in(&fake).await;
+    let reply = ConnectReply {
+        mid: 42,
+        key: "phone".to_owned(),
+        room_id: "live://1000".to_owned(),
+        accepts: vec![1000, 1001],
+        heartbeat: 240_000_000_000,
+    };
+    let answer = reply.clone();
+    logic.script(|script| script.connect = Box::new(move |_| Ok(answer.clone())));
+    logic.all_asked();
+    identify(&fake, conn(1, 3), b"\xff token");
+    let identity = Identity {
+        user: 42,
+        key: Some("phone".into()),
+        room: Some("live://1000".into()),
+        accepts: Accepts::Only([1000, 1001].into()),
+        heartbeat_ms: Some(240_000),
+    };
+    assert_eq!(identified(&fake, conn(1, 3)).await, Ok(identity));
+    let request = ConnectReq {
+        server: "test".to_owned(),
+        cookie: "sid=1".to_owned(),
+        token: b"\xff token".to_vec(),
+    };
+    assert_eq!(logic.connect(), request);
+
+    // What logic leaves open, the shard fills in.
+    logic.script(|script| script.connect = Box::new(|_| Ok(ConnectReply::default())));
+    identify(&fake, conn(0, 1), b"");
+    let nobody = Identity { accepts: Accepts::Only(Box::default()), ..Identity::default() };
+    assert_eq!(identified(&fake, conn(0, 1)).await, Ok(nobody));
+    fake.control.stop();
+}
+
+#[tokio::test]
+async fn a_no_is_passed_on_and_anything_else_is_worth_another_try() {
+    let logic = FakeLogic::start();
+    let fake = start(&[&logic], |_| {});
+    until_let_in(&fake).await;
+    let answer = async |code| {
+        logic.script(|script| {
+            script.connect = Box::new(move |_| Err(Status::new(code, "so be it")));
+        });
+        identify(&fake, conn(0, 1), b"1");
+        identified(&fake, conn(0, 1)).await.unwrap_err()
+    };
+    let no = [Code::Unauthenticated, Code::PermissionDenied, Code::InvalidArgument, Code::Unknown];
+    for code in no {
+        assert_eq!(answer(code).await, Denied::refused("so be it"), "{code:?}");
+    }
+    for code in [Code::Unavailable, Code::ResourceExhausted, Code::Unimplemented] {
+        let denied = answer(code).await;
+        assert_eq!(denied.reason, CloseReason::LogicUnavailable, "{code:?}");
+        assert!((2_000..=4_000).contains(&denied.retry_after_ms.unwrap()), "{denied:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_clients_say_is_received_and_a_failure_is_told() {
+    let logic = FakeLogic::start();
+    let fake = start(&[&logic], |_| {});
+    until_let_in(&fake).await;
+    let say = |sequence| {
+        fake.report(Report::Receive {
+            conn: conn(1, 2),
+            user: 42,
+            key: "phone".into(),
+            operation: 4,
+            sequence,
+            body: (*b"hello").into(),
+        });
+    };
+    say(9);
+    assert_eq!(receipt(&fake, conn(1, 2)).await, Ok(()));
+    let received = logic.asked(|asked| match asked {
+        Asked::Receive(request) => Some(request),
+        _ => None,
+    });
+    let proto = Proto { ver: 1, op: 4, seq: 9, body: b"hello"[..].into() };
+    assert_eq!(received, ReceiveReq { mid: 42, proto: Some(proto) });
+    logic.script(|script| {
+        script.receive = Box::new(|_| Err(Status::failed_precondition("the room is closed")));
+    });
+    say(10);
+    assert_eq!(receipt(&fake, conn(1, 2)).await, Err("the room is closed".into()));
+}
+
+#[tokio::test]
+async fn logic_hears_of_sessions_that_go_on_or_end() {
+    let logic = FakeLogic::start();
+    let fake = start(&[&logic], |_| {});
+    until_let_in(&fake).await;
+    let server = "test".to_owned();
+    fake.report(Report::Heartbeat { user: 42, key: "a".into() });
+    let goes = HeartbeatReq { mid: 42, key: "a".to_owned(), server: server.clone() };
+    assert_eq!(logic.notice(), Asked::Heartbeat(goes.clone()));
+    fake.report(Report::Disconnected { user: 42, key: "a".into() });
+    let ended = DisconnectReq { mid: 42, key: "a".to_owned(), server };
+    assert_eq!(logic.notice(), Asked::Disconnect(ended.clone()));
+
+    // The same at once: the second waits for the first to be answered.
+    until_metric(&fake, "comet_logic_calls_total{rpc=\"Disconnect\",code=\"Ok\"}", 1).await;
+    logic.hold(true);
+    fake.report(Report::Disconnected { user: 42, key: "a".into() });
+    assert_eq!(logic.notice(), Asked::Disconnect(ended));
+    fake.report(Report::Heartbeat { user: 42, key: "a".into() });
+    identify(&fake, conn(0, 0), b"1");
+    let before = logic.asked(|asked| (!matches!(asked, Asked::Renew(..))).then_some(asked));
+    assert!(matches!(before, Asked::Connect(_)), "{before:?}");
+    logic.hold(false);
+    assert_eq!(logic.notice(), Asked::Heartbeat(goes));
+}
+
+/// A client comes back with the key it had while logic is away: the former session's end, which could
+/// not be said, must not end the new one.
+#[tokio::test]
+async fn the_end_of_a_session_never_hits_the_next_one_of_its_key() {
+    let mut logic = FakeLogic::start();
+    let fake = start(&[&logic], |_| {});
+    until_let_in(&fake).await;
+    logic.kill();
+    until_metric(&fake, &up(&logic), 0).await;
+    for key in ["k1", "gone"] {
+        fake.report(Report::Disconnected { user: 1, key: key.into() });
+    }
+    until_metric(&fake, "comet_logic_notices_waiting", 2).await;
+    fake.report(Report::Heartbeat { user: 1, key: "k1".into() });
+    until_metric(&fake, "comet_logic_notices_waiting", 1).await;
+    logic.revive();
+    let Asked::Disconnect(ended) = logic.notice() else { panic!() };
+    assert_eq!(ended.key, "gone");
+
+    // The answer to the new connection comes while the end is on its way: it is mended.
+    logic.hold(true);
+    fake.report(Report::Disconnected { user: 1, key: "k1".into() });
+    assert!(matches!(logic.notice(), Asked::Disconnect(ended) if ended.key == "k1"));
+    identify(&fake, conn(0, 0), b"1");
+    logic.connect();
+    logic.hold(false);
+    assert!(identified(&fake, conn(0, 0)).await.is_ok());
+    assert!(matches!(logic.notice(), Asked::Heartbeat(goes) if goes.key == "k1"));
+}
+
+#[tokio::test]
+async fn rooms_are_renewed_and_homes_hear_of_others() {
+    let logic = FakeLogic::start();
+    let online = [("ours", 5), ("theirs", 2), ("only ours", 1), ("late", 1)];
+    let online = online.map(|(room, count)| (room.to_owned(), count));
+    logic.script(|script| script.online = online.into());
+    let fake = start(&[&logic], |logic| logic.renew = Duration::from_millis(1));
+    for _ in 0..2 {
+        let counts = [("ours", 3_u32), ("only ours", 1), ("late", 2)];
+        for (shard, fake_shard) in (0..).map(ShardId).zip(&fake.shards) {
+            let Message::Rooms { call } = fake_shard.next().await else { panic!() };
+            let rooms = counts.iter().filter(|(room, _)| home_of_room(room, 2) == shard);
+            let rooms = rooms.map(|(room, count)| ((*room).into(), *count)).collect();
+            fake.report(Report::Rooms { call, rooms });
+        }
+        let (request, encoding) = logic.asked(|asked| match asked {
+            Asked::Renew(request, encoding) => Some((request, encoding)),
+            _ => None,
+        });
+        let room_count =
+            counts.map(|(room, count)| (room.to_owned(), i32::try_from(count).unwrap()));
+        let expected = OnlineReq { server: "test".to_owned(), room_count: room_count.into() };
+        assert_eq!((request, encoding.as_deref()), (expected, Some("gzip")));
+        let mut beyond = Vec::new();
+        for (shard, fake_shard) in (0..).map(ShardId).zip(&fake.shards) {
+            let Message::RoomsBeyond { rooms } = fake_shard.next().await else { panic!() };
+            assert!(rooms.iter().all(|(room, _)| home_of_room(room, 2) == shard), "{rooms:?}");
+            beyond.extend(rooms.into_iter().map(|(room, others)| (room.to_string(), others)));
+        }
+        beyond.sort();
+        assert_eq!(beyond, [("ours".to_owned(), 2), ("theirs".to_owned(), 2)]);
+    }
+}

@@ -1,0 +1,167 @@
+//! Logic that is not there, slow, or asked too much; and several of it.
+
+use std::mem;
+use std::panic::resume_unwind;
+use std::time::Duration;
+
+use comet_control::StartError;
+use comet_core::{CloseReason, Denied, Message, Report};
+
+use crate::fake::{HASTY, PATIENT, options, try_start};
+use crate::fake_logic::{Asked, FakeLogic};
+use crate::logic::{
+    SELDOM, conn, identified, identify, logic_options, next, receipt, start, until_let_in,
+    until_metric, up,
+};
+
+#[tokio::test]
+async fn calls_go_to_whoever_is_there() {
+    let mut logic = [FakeLogic::start(), FakeLogic::start()];
+    let fake = start(&[&logic[0], &logic[1]], |_| {});
+    for logic in &logic {
+        until_metric(&fake, &up(logic), 1).await;
+    }
+    let let_in = async || {
+        identify(&fake, conn(0, 1), b"1");
+        identified(&fake, conn(0, 1)).await
+    };
+    for _ in 0..10 {
+        assert!(let_in().await.is_ok());
+    }
+    for logic in &logic {
+        let connects = logic.all_asked();
+        let connects = connects.iter().filter(|asked| matches!(asked, Asked::Connect(_)));
+        // Renewals have their turns, too.
+        assert!((4..=6).contains(&connects.count()));
+    }
+
+    // Nobody notices one that is gone: what failed there is asked of the other.
+    logic[0].kill();
+    for _ in 0..10 {
+        assert!(let_in().await.is_ok());
+    }
+    until_metric(&fake, &up(&logic[0]), 0).await;
+
+    logic[1].kill();
+    until_metric(&fake, &up(&logic[1]), 0).await;
+    let denied = let_in().await.unwrap_err();
+    assert_eq!(denied.reason, CloseReason::LogicUnavailable);
+    assert_eq!(&*denied.sentence, "logic is not there");
+    assert!((2_000..=4_000).contains(&denied.retry_after_ms.unwrap()), "{denied:?}");
+    fake.report(Report::Receive {
+        conn: conn(0, 1),
+        user: 1,
+        key: "k1".into(),
+        operation: 4,
+        sequence: 1,
+        body: Box::default(),
+    });
+    assert_eq!(receipt(&fake, conn(0, 1)).await, Err("logic is not there".into()));
+
+    logic[0].revive();
+    until_let_in(&fake).await;
+    logic[1].revive();
+    until_metric(&fake, &up(&logic[1]), 1).await;
+}
+
+#[tokio::test]
+async fn comet_starts_without_logic_and_takes_it_when_it_comes() {
+    let mut logic = FakeLogic::absent();
+    let fake = start(&[&logic], |logic| logic.retry_after = Duration::ZERO);
+    identify(&fake, conn(0, 1), b"1");
+    let denied = Denied {
+        reason: CloseReason::LogicUnavailable,
+        sentence: "logic is not there".into(),
+        retry_after_ms: None,
+    };
+    assert_eq!(identified(&fake, conn(0, 1)).await, Err(denied));
+    logic.revive();
+    until_let_in(&fake).await;
+    fake.control.stop();
+}
+
+#[tokio::test]
+async fn calls_under_way_are_bounded() {
+    let logic = FakeLogic::start();
+    let fake = start(&[&logic], |logic| logic.calls = 2);
+    until_let_in(&fake).await;
+    // The renewal of the start is over.
+    until_metric(&fake, "comet_logic_calls_total{rpc=\"RenewOnline\",code=\"Ok\"}", 1).await;
+    logic.all_asked();
+    logic.hold(true);
+    for slot in [1, 2] {
+        identify(&fake, conn(0, slot), b"1");
+        logic.connect();
+    }
+    identify(&fake, conn(0, 3), b"1");
+    let denied = identified(&fake, conn(0, 3)).await.unwrap_err();
+    assert_eq!(denied.reason, CloseReason::LogicUnavailable);
+    assert_eq!(&*denied.sentence, "logic has too much to do");
+    // What can wait, waits.
+    fake.report(Report::Disconnected { user: 7, key: "k7".into() });
+    logic.hold(false);
+    for slot in [1, 2] {
+        let Message::Identified { answer: Ok(_), .. } = next(&fake, 0).await else {
+            panic!("{slot}")
+        };
+    }
+    assert!(matches!(logic.notice(), Asked::Disconnect(ended) if ended.key == "k7"));
+}
+
+#[tokio::test]
+async fn logic_that_does_not_answer_in_time_is_not_waited_for() {
+    let logic = FakeLogic::start();
+    let fake = start(&[&logic], |logic| logic.timeout = HASTY);
+    until_let_in(&fake).await;
+    logic.hold(true);
+    // On a busy machine a ping may be late, too.
+    loop {
+        identify(&fake, conn(0, 1), b"1");
+        let denied = identified(&fake, conn(0, 1)).await.unwrap_err();
+        assert_eq!(denied.reason, CloseReason::LogicUnavailable);
+        if &*denied.sentence == "logic did not answer in time" {
+            break;
+        }
+    }
+    // It is slow, not gone.
+    logic.hold(false);
+    until_let_in(&fake).await;
+}
+
+/// Whatever one client's token does to logic, the others are let in.
+#[tokio::test]
+async fn a_call_that_makes_logic_stumble_cuts_nobody_else_off() {
+    let logic = FakeLogic::start();
+    let fake = start(&[&logic], |logic| logic.ping = SELDOM);
+    until_let_in(&fake).await;
+    logic.script(|script| {
+        let connect = mem::replace(&mut script.connect, Box::new(|_| unreachable!()));
+        script.connect = Box::new(move |request| match &*request.token {
+            // As a panic, but quiet: the call ends without an answer.
+            b"666" => resume_unwind(Box::new(())),
+            _ => connect(request),
+        });
+    });
+    for slot in 0..20 {
+        identify(&fake, conn(0, slot), b"666");
+        let denied = identified(&fake, conn(0, slot)).await.unwrap_err();
+        assert_eq!(denied.reason, CloseReason::LogicUnavailable, "{denied:?}");
+        identify(&fake, conn(1, slot), b"1");
+        assert!(identified(&fake, conn(1, slot)).await.is_ok());
+    }
+}
+
+#[test]
+fn an_address_that_is_none_is_named() {
+    let logic = FakeLogic::absent();
+    let mut asked = logic_options(&[&logic]);
+    asked.addrs = vec!["not an address".to_owned()];
+    let mut options = options(PATIENT);
+    options.logic = Some(asked);
+    let error = try_start(options).unwrap_err();
+    assert!(matches!(error, StartError::LogicAddress { .. }), "{error:?}");
+    assert_eq!(
+        error.to_string(),
+        "logic.addrs: \"not an address\" is no address: invalid uri character"
+    );
+}
