@@ -29,6 +29,7 @@ const SECONDS_MAX: i64 = 60;
 
 /// `Content-Type` of an encoded profile; browsers save it.
 const PROTOBUF: &str = "application/octet-stream";
+const SVG: &str = "image/svg+xml";
 
 /// Users on the white list at most, as of `white_list.users`.
 const USERS_MAX: usize = 65_536;
@@ -51,42 +52,46 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .with_state(hub)
 }
 
-async fn profile(uri: Uri) -> Response {
-    match take(&uri).await.and_then(|profile| profile.encode().map_err(explain)) {
-        Ok(profile) => ([(header::CONTENT_TYPE, PROTOBUF)], profile).into_response(),
-        Err(refused) => refused,
+/// Why a request for a profile is not met.
+enum Refused {
+    Query(Status),
+    Profile(NoProfile),
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Query(status) => refusal(&status),
+            Self::Profile(NoProfile::Busy) => {
+                let sentence = "another profile is being taken: try again when it has ended\n";
+                (StatusCode::CONFLICT, sentence).into_response()
+            }
+            Self::Profile(NoProfile::Failed(error)) => {
+                let sentence = format!("no profile: {error}\n");
+                (StatusCode::INTERNAL_SERVER_ERROR, sentence).into_response()
+            }
+        }
     }
 }
 
-async fn flamegraph(uri: Uri) -> Response {
-    match take(&uri).await {
-        Ok(profile) => {
-            ([(header::CONTENT_TYPE, "image/svg+xml")], profile.flamegraph()).into_response()
-        }
-        Err(refused) => refused,
-    }
+async fn profile(uri: Uri) -> Result<Response, Refused> {
+    let profile = take(&uri).await?.encode().map_err(Refused::Profile)?;
+    Ok(([(header::CONTENT_TYPE, PROTOBUF)], profile).into_response())
+}
+
+async fn flamegraph(uri: Uri) -> Result<Response, Refused> {
+    let picture = take(&uri).await?.flamegraph();
+    Ok(([(header::CONTENT_TYPE, SVG)], picture).into_response())
 }
 
 /// Takes the profile that the query asks for.
-async fn take(uri: &Uri) -> Result<Profile, Response> {
+async fn take(uri: &Uri) -> Result<Profile, Refused> {
     let seconds = Query::read(uri.query())
         .and_then(|query| query.optional_number("seconds", 1..=SECONDS_MAX))
-        .map_err(|status| refusal(&status))?;
+        .map_err(Refused::Query)?;
     let seconds = if seconds == 0 { SECONDS } else { seconds };
     log::info!("taking a CPU profile for {seconds} s");
-    Profile::take(Duration::from_secs(seconds)).await.map_err(explain)
-}
-
-fn explain(error: NoProfile) -> Response {
-    match error {
-        NoProfile::Busy => {
-            (StatusCode::CONFLICT, "another profile is being taken: try again when it has ended\n")
-                .into_response()
-        }
-        NoProfile::Failed(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("no profile: {error}\n")).into_response()
-        }
-    }
+    Profile::take(Duration::from_secs(seconds)).await.map_err(Refused::Profile)
 }
 
 fn level() -> Value {

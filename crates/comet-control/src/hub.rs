@@ -244,14 +244,13 @@ impl Hub {
     /// # Errors
     /// If a file that was not open yet cannot be opened; then nothing changes.
     pub(crate) fn set_white_log(&self, path: Option<PathBuf>, epoch: Instant) -> io::Result<()> {
-        let white_log = match path {
-            Some(path) => match &self.lock().white_log {
-                Some(white_log) if white_log.path() == path => return Ok(white_log.reopen()),
-                _ => Some(path),
-            },
-            None => None,
-        };
-        let white_log = white_log.map(|path| WhiteLog::open(path, epoch)).transpose()?;
+        if let Some(white_log) = &self.lock().white_log
+            && path.as_deref() == Some(white_log.path())
+        {
+            white_log.reopen();
+            return Ok(());
+        }
+        let white_log = path.map(|path| WhiteLog::open(path, epoch)).transpose()?;
         let old = mem::replace(&mut self.lock().white_log, white_log);
         // Not under the lock: this waits for the disk.
         drop(old);

@@ -46,6 +46,8 @@ pub(crate) struct Front {
     /// The peer, where a header named it.
     peer: Option<SocketAddr>,
     tls: Option<Box<TlsSession>>,
+    /// The stream has ended behind what was put off.
+    has_ended: bool,
 }
 
 impl Front {
@@ -53,7 +55,7 @@ impl Front {
     pub(crate) fn new(awaits_header: bool, tls: Option<TlsSession>) -> Option<Box<Self>> {
         (awaits_header || tls.is_some()).then(|| {
             let header = awaits_header.then(Vec::new);
-            Box::new(Self { header, peer: None, tls: tls.map(Box::new) })
+            Box::new(Self { header, peer: None, tls: tls.map(Box::new), has_ended: false })
         })
     }
 
@@ -110,15 +112,22 @@ impl Front {
         }
     }
 
+    /// The stream has ended. `false`: not before what was put off is done.
+    pub(crate) fn end(&mut self) -> bool {
+        self.has_ended = self.tls().is_some_and(|tls| tls.is_deferred());
+        !self.has_ended
+    }
+
     /// Does what was put off.
     ///
     /// # Errors
     /// As [`Front::receive`].
     pub(crate) fn shake_hands(&mut self, hear: impl FnMut(&[u8])) -> Result<(), Hangup> {
         match self.tls() {
-            Some(tls) if tls.is_deferred() => decrypt(tls, &mut [], hear),
-            _ => Ok(()),
+            Some(tls) if tls.is_deferred() => decrypt(tls, &mut [], hear)?,
+            _ => {}
         }
+        if self.has_ended { Err(Hangup::Eof) } else { Ok(()) }
     }
 }
 

@@ -56,9 +56,10 @@ impl Mesh {
         self.lanes[usize::from(shard.0)].iter().any(|lane| has_arrived(lane, now))
     }
 
-    /// Nothing is on its way.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lanes.iter().flatten().all(VecDeque::is_empty)
+    /// Nothing is on its way, but for renewals, which go on for as long as clients send heartbeats.
+    pub(crate) fn is_calm(&self) -> bool {
+        let mut messages = self.lanes.iter().flatten().flatten();
+        messages.all(|(_, message)| matches!(message, Message::Renew { .. }))
     }
 
     fn depth(&self, shard: ShardId) -> usize {

@@ -136,7 +136,7 @@ impl Plan {
             limits,
             logic: match dice.percent(50) {
                 true => Logic::Embedded,
-                false => Logic::Remote { renew_ms: (50, dice.between(50, 500) as u32) },
+                false => Logic::Remote { renew_ms: (100, dice.between(100, 800) as u32) },
             },
             is_configured: inbox >= 8 && dice.percent(40),
             drain_over_ms: dice.pick(&[0, 0, 200, 2_000]),

@@ -135,7 +135,7 @@ impl World {
     }
 
     fn is_calm(&self) -> bool {
-        self.env.mesh.is_empty()
+        self.env.mesh.is_calm()
             && self.drivers.iter().all(Driver::is_quiet)
             && self.active.iter().all(|&peer| {
                 let Peer { client, socket, .. } = &self.env.peers[peer];

@@ -2,7 +2,6 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -193,6 +192,14 @@ impl App {
         &self.config
     }
 
+    /// Opens the white log's file again under its name: the old one may have been moved away.
+    ///
+    /// # Errors
+    /// If that fails, as a sentence.
+    pub fn reopen(&self) -> Result<(), String> {
+        self.set_white_log(&self.config)
+    }
+
     /// Takes over what can change alive of `newer`, and says what that is and what is left.
     ///
     /// # Errors
@@ -201,8 +208,10 @@ impl App {
         let machine = machine().map_err(|error| format!("no list of CPUs: {error}"))?;
         let adopted = adopt(&self.config, newer, &machine)?;
         let reloaded = compare(&self.config, &adopted, newer);
-        // These two also where the names are the same: the files may be others.
-        self.set_white_log(&adopted)?;
+        if adopted.white_list.file != self.config.white_list.file {
+            self.set_white_log(&adopted)?;
+        }
+        // Also where the names are the same: the certificates may be others.
         if let Err(error) = self.reload_tls(&adopted) {
             self.set_white_log(&self.config)?;
             return Err(error);
@@ -218,13 +227,11 @@ impl App {
     }
 
     fn set_white_log(&self, config: &Config) -> Result<(), String> {
-        let file = config.white_list.file.as_deref();
-        self.control.set_white_log(file.map(Path::to_owned)).map_err(|error| {
-            format!(
-                "white_list.file: cannot write {}: {error}",
-                file.unwrap_or("".as_ref()).display()
-            )
-        })
+        let file = config.white_list.file.clone();
+        let name = file.clone().unwrap_or_default();
+        self.control
+            .set_white_log(file)
+            .map_err(|error| format!("white_list.file: cannot write {}: {error}", name.display()))
     }
 
     /// Addresses of profiles and of what may be changed alive.
@@ -288,7 +295,8 @@ impl App {
             log::info!("with TLS: tcp {tcp_tls:?}, websocket {websocket_tls:?}");
         }
         log::info!("push {:?}, stat {:?}", self.grpc_addrs(), self.stat_addrs());
-        log::info!("http push {:?}, debug {:?}", self.http_addrs(), self.debug_addrs());
+        log::info!("http push {:?}", self.http_addrs());
+        log::info!("debug {:?}", self.debug_addrs());
         if config.logic.addrs.is_empty() {
             log::warn!(
                 "embedded logic takes every token at its word: whoever connects says who they are"

@@ -85,8 +85,10 @@ fn run(serve: &Serve, config: &Config) -> Result<(), String> {
 
 /// Reads the configuration again, in the layers of the start.
 fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
-    if let Err(error) = log.reopen() {
-        log::error!("SIGHUP: {error}");
+    for reopened in [log.reopen(), app.reopen()] {
+        if let Err(error) = reopened {
+            log::error!("SIGHUP: {error}");
+        }
     }
     let level = app.config().log.level;
     let reloaded = match configure(serve).and_then(|newer| app.reload(&newer)) {

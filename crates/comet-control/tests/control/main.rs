@@ -1,5 +1,7 @@
 //! A real control thread over loopback, between real gRPC and HTTP callers and shards played by hand.
 
+#![allow(clippy::disallowed_methods, reason = "shards played by hand have a clock")]
+
 mod debug;
 mod documents;
 mod fake;

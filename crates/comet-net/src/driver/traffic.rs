@@ -58,7 +58,11 @@ impl<A: Auther> Driver<A> {
         socket.is_receiving = completion.more;
         let conn = socket.conn;
         match completion.result {
-            Ok(0) => self.hung_up(conn, Hangup::Eof),
+            Ok(0) => {
+                if socket.front.as_mut().is_none_or(|front| front.end()) {
+                    self.hung_up(conn, Hangup::Eof);
+                }
+            }
             Ok(length) => {
                 let buffer = completion.buffer.expect("a receive with bytes names its buffer");
                 let bytes = self.buffers.filled(buffer, length as usize);

@@ -1,22 +1,18 @@
 //! What a running server tells about itself, and what is changed while it runs.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Instant;
 
-use comet_client::{Client, Options, Transport, op};
+use comet_client::{Options, Transport, op};
 use comet_control::caller::PushClient;
 use serde_json::{Value, json};
 
-use crate::peer::Peer;
+use crate::process::{Server as Process, line_with};
 use crate::support::{
-    BOTH, FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, Server, To, get, http, push, queued,
-    received, two_cores, until,
+    BOTH, Metrics, PATIENCE, Server, To, get, http, push, queued, received, until,
 };
 
 fn json_at(address: SocketAddr, path: &str) -> Value {
@@ -90,80 +86,24 @@ fn metrics_have_the_process_and_what_it_was_built_from() {
     }
 }
 
-/// The server as a process: a profile and the log's level are the process's.
-struct Process {
-    child: Child,
-    log: Receiver<String>,
-    tcp: SocketAddr,
-    grpc: SocketAddr,
-    stat: SocketAddr,
-    debug: SocketAddr,
-    _permit: Permit,
-}
-
-impl Process {
-    fn start() -> Self {
-        let permit = Permit::wait();
-        let cores = two_cores();
-        let sets = FREE_PORTS.iter().chain([&SMALL_RING]).flat_map(|set| ["--set", *set]);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_comet"))
-            .args(["--cores", &cores])
-            .args(sets)
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stderr = child.stderr.take().unwrap();
-        let (sender, log) = channel();
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                // The pipe has to be emptied after the test has heard enough, too.
-                let _ = sender.send(line);
-            }
-        });
-        let [tcp, _] = addresses(&line_with(&log, "tcp ["));
-        let [grpc, stat] = addresses(&line_with(&log, "stat ["));
-        let [_, debug] = addresses(&line_with(&log, "debug ["));
-        Self { child, log, tcp, grpc, stat, debug, _permit: permit }
-    }
-
-    fn client(&self, token: &str) -> Client {
-        let options = Options::tcp(self.tcp.to_string(), token);
-        options.timeout(PATIENCE).connect().unwrap_or_else(|error| panic!("{token}: {error}"))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[track_caller]
-fn line_with(log: &Receiver<String>, text: &str) -> String {
-    loop {
-        let line = log.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("{text}: {error}"));
-        if line.contains(text) {
-            return line;
-        }
-    }
-}
-
-/// The two addresses in a line of the log.
-fn addresses(line: &str) -> [SocketAddr; 2] {
-    let found = line.split(['[', ']']).filter_map(|part| part.parse().ok());
-    found.collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("{line}"))
+/// The server as a process, and its debug address: a profile and the log's level are the process's.
+fn start_process() -> (Process, SocketAddr) {
+    let server = Process::start(&[]);
+    let line = line_with(&server.log, "debug [");
+    let debug = line.split(['[', ']']).find_map(|part| part.parse().ok());
+    (server, debug.unwrap_or_else(|| panic!("{line}")))
 }
 
 #[test]
 fn a_profile_of_a_busy_server_has_its_cores_and_costs_no_client() {
-    let server = Process::start();
+    let (server, debug) = start_process();
     let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
-    let mut clients: Vec<_> = (0..8).map(|user| server.client(&user.to_string())).collect();
+    let mut clients: Vec<_> = (0..8)
+        .map(|user| {
+            let options = Options::tcp(server.tcp.to_string(), user.to_string());
+            options.timeout(PATIENCE).connect().unwrap()
+        })
+        .collect();
     let (caller, is_done) = (&caller, &AtomicBool::new(false));
     let stat = server.stat;
     thread::scope(|scope| {
@@ -183,7 +123,7 @@ fn a_profile_of_a_busy_server_has_its_cores_and_costs_no_client() {
         });
         // Samples are by CPU time, of which both cores get their part sooner or later.
         loop {
-            let (status, profile) = http(server.debug, "GET", "/debug/pprof/profile?seconds=1", "");
+            let (status, profile) = http(debug, "GET", "/debug/pprof/profile?seconds=1", "");
             assert_eq!(status, 200, "{}", String::from_utf8_lossy(&profile));
             let has = |text: &str| profile.windows(text.len()).any(|part| part == text.as_bytes());
             assert!(has("cpu") && has("nanoseconds"));
@@ -192,7 +132,7 @@ fn a_profile_of_a_busy_server_has_its_cores_and_costs_no_client() {
             }
             assert!(begin.elapsed() < PATIENCE, "no sample on the cores");
         }
-        let (status, svg) = http(server.debug, "GET", "/debug/pprof/flamegraph?seconds=1", "");
+        let (status, svg) = http(debug, "GET", "/debug/pprof/flamegraph?seconds=1", "");
         assert_eq!(status, 200, "{}", String::from_utf8_lossy(&svg));
         assert!(svg.starts_with(b"<svg ") && svg.ends_with(b"</svg>\n"));
         is_done.store(true, Ordering::Relaxed);
@@ -209,13 +149,12 @@ fn a_profile_of_a_busy_server_has_its_cores_and_costs_no_client() {
 
 #[test]
 fn one_profile_at_a_time() {
-    let server = Process::start();
+    let (server, debug) = start_process();
     thread::scope(|scope| {
-        let long =
-            scope.spawn(|| http(server.debug, "GET", "/debug/pprof/profile?seconds=2", "").0);
+        let long = scope.spawn(|| http(debug, "GET", "/debug/pprof/profile?seconds=2", "").0);
         line_with(&server.log, "taking a CPU profile for 2 s");
         // The first one may still be on its way to the profiler; then this one is taken.
-        let second = || http(server.debug, "GET", "/debug/pprof/flamegraph?seconds=1", "").0;
+        let second = || http(debug, "GET", "/debug/pprof/flamegraph?seconds=1", "").0;
         let statuses = [second(), long.join().unwrap()];
         assert!(statuses.contains(&200), "{statuses:?}");
         assert!(statuses.iter().all(|status| [200, 409].contains(status)), "{statuses:?}");
@@ -224,17 +163,16 @@ fn one_profile_at_a_time() {
 
 #[test]
 fn the_log_level_is_changed_alive() {
-    let server = Process::start();
+    let (server, debug) = start_process();
     let level = |method: &str, body: &str| {
-        let (status, answer) = http(server.debug, method, "/log/level", body);
+        let (status, answer) = http(debug, method, "/log/level", body);
         assert_eq!(status, 200);
         serde_json::from_slice::<Value>(&answer).unwrap()
     };
     assert_eq!(level("GET", ""), json!({ "level": "info" }));
     let close = |key: &str| {
         let token = format!(r#"{{"mid":1,"key":"{key}","accepts":[]}}"#);
-        let mut peer = Peer::connect(server.tcp, Transport::Tcp);
-        peer.authenticate(&token);
+        let mut peer = server.live(Transport::Tcp, &token);
         peer.ask(op::HEARTBEAT, 1, b"");
         drop(peer);
         until("the connection to be gone", || {

@@ -300,7 +300,7 @@ fn the_least_version_is_kept() {
 #[test]
 fn a_crowd_gets_in() {
     let certificates = Certificates::new(&["a.example"]);
-    let server = certificates.server(&[]);
+    let server = certificates.server(&[r#"protocol.handshake_timeout="1m""#]);
     let config = Arc::new(certificates.client(&[&TLS13]));
     let transport = Transport::WebSocket;
     let begun = |_| {
@@ -310,12 +310,12 @@ fn a_crowd_gets_in() {
         client.write_tls(&mut socket).unwrap();
         Peer { stream: StreamOwned::new(client, socket), transport }
     };
-    let mut crowd: Vec<_> = (0..200).map(begun).collect();
+    let mut crowd: Vec<_> = (0..150).map(begun).collect();
     for peer in &mut crowd {
         peer.upgrade();
         peer.authenticate("7");
     }
-    assert_eq!(server.push(To::Room("1"), 1000, b"welcome"), queued(200));
+    assert_eq!(server.push(To::Room("1"), 1000, b"welcome"), queued(150));
     for peer in &mut crowd {
         assert_eq!(peer.recv().body, b"welcome");
     }

@@ -1,0 +1,140 @@
+//! Which node a Redis key lives on: a consistent-hash ring as ketama made it popular.
+//!
+//! Each node stands at 160 points of the ring, by hashes of its name, and a key belongs to the
+//! first point at or after its own hash. So a node that is taken away leaves its keys to the others
+//! and moves nothing else. The ring and SipHash-2-4, which stays what it is between releases and
+//! machines, come from `hashring`; the ring does not have the points of libketama, which is built
+//! on MD5.
+
+use std::hash::{Hash, Hasher};
+
+use hashring::HashRing;
+
+/// Points of a node on the ring, as many as libketama gives it.
+const POINTS: usize = 160;
+
+/// Finds the node of a key, as an index into the names it was made of.
+#[derive(Debug)]
+pub(super) struct Ring {
+    points: HashRing<Point>,
+}
+
+/// One of a node's points. Only its text decides where it stands.
+#[derive(Debug)]
+struct Point {
+    text: String,
+    node: usize,
+}
+
+/// A key to look up; hashed as its bytes alone, as a point is.
+struct Name<'a>(&'a str);
+
+impl Ring {
+    /// A ring of nodes with `names`. Where a node stands depends on its name alone.
+    ///
+    /// # Panics
+    /// Without names.
+    pub(super) fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let points = names.into_iter().enumerate().flat_map(|(node, name)| {
+            (0..POINTS).map(move |point| Point { text: format!("{name}#{point}"), node })
+        });
+        let points: Vec<Point> = points.collect();
+        assert!(!points.is_empty(), "a ring has nodes");
+        let mut ring = HashRing::new();
+        ring.batch_add(points);
+        Self { points: ring }
+    }
+
+    /// The node of a key.
+    pub(super) fn node(&self, key: &str) -> usize {
+        self.points.get(&Name(key)).expect("a ring has nodes").node
+    }
+}
+
+impl Hash for Point {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.text.as_bytes());
+    }
+}
+
+impl Hash for Name<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.0.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names(seed: u32, count: usize) -> Vec<String> {
+        (0..count).map(|node| format!("redis-{seed}-{node}:6379/0")).collect()
+    }
+
+    fn ring(names: &[String]) -> Ring {
+        Ring::new(names.iter().map(String::as_str))
+    }
+
+    fn users(count: usize) -> impl Iterator<Item = String> {
+        (1..=count).map(|user| format!("mid_{user}"))
+    }
+
+    /// What is stored must be found again by every later version.
+    #[test]
+    fn keys_stay_where_they_are() {
+        let ring = ring(&names(0, 4));
+        let found: Vec<usize> = users(12).map(|user| ring.node(&user)).collect();
+        assert_eq!(found, [2, 3, 1, 1, 2, 2, 3, 1, 2, 1, 3, 1]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn a_removed_node_moves_its_own_keys_only(
+            seed in any::<u32>(),
+            count in 2..8_usize,
+            removed in any::<prop::sample::Index>(),
+        ) {
+            let names = names(seed, count);
+            let removed = removed.index(count);
+            let mut left = names.clone();
+            left.remove(removed);
+            let (before, after) = (ring(&names), ring(&left));
+            for user in users(2_000) {
+                let node = before.node(&user);
+                if node != removed {
+                    prop_assert_eq!(&names[node], &left[after.node(&user)]);
+                }
+            }
+        }
+
+        #[test]
+        fn the_order_of_the_nodes_does_not_matter(seed in any::<u32>(), count in 2..8_usize) {
+            let names = names(seed, count);
+            let turned: Vec<String> = names.iter().rev().cloned().collect();
+            let (one, other) = (ring(&names), ring(&turned));
+            for user in users(500) {
+                prop_assert_eq!(&names[one.node(&user)], &turned[other.node(&user)]);
+            }
+        }
+
+        /// 160 points leave a node's share within about 8% of the mean, one standard deviation;
+        /// half and double are more than six away.
+        #[test]
+        fn every_node_gets_its_share(seed in any::<u32>(), count in 2..8_usize) {
+            let ring = ring(&names(seed, count));
+            let mut shares = vec![0; count];
+            for user in users(20_000) {
+                shares[ring.node(&user)] += 1;
+            }
+            let mean = 20_000 / count;
+            prop_assert!(
+                shares.iter().all(|share| (mean / 2..=mean * 2).contains(share)),
+                "{:?}", shares
+            );
+        }
+    }
+}

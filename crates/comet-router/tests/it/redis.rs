@@ -1,0 +1,289 @@
+//! The store in Redis: the same suite against real servers, the layout, the ring, and what happens
+//! when a server goes away.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use comet_router::{Options, Redis, Sessions, Store, StoreError};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncTypedCommands, cmd};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::conformance::{Aged, LIFETIME, check};
+use crate::server::{PATIENCE, Server};
+
+fn store(servers: &[&Server], deadline: Duration) -> Redis {
+    let servers = servers.iter().map(|server| server.url()).collect();
+    Redis::new(&Options { servers, lifetime: LIFETIME, deadline }).unwrap()
+}
+
+struct Real {
+    store: Store,
+    servers: Vec<Server>,
+}
+
+impl Real {
+    async fn start(count: usize) -> Option<Self> {
+        let mut servers = Vec::new();
+        for _ in 0..count {
+            servers.push(Server::start().await?);
+        }
+        let store = store(&servers.iter().collect::<Vec<_>>(), PATIENCE);
+        Some(Self { store: Store::Redis(store), servers })
+    }
+}
+
+impl Aged for Real {
+    type Store = Store;
+
+    fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Shortens what every key and every index entry has left to live.
+    async fn age(&mut self, by: Duration) {
+        let script = redis::Script::new(
+            r"
+            local by = tonumber(ARGV[1])
+            for _, key in ipairs(redis.call('KEYS', '*')) do
+                if redis.call('TYPE', key).ok == 'zset' then
+                    for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do
+                        redis.call('ZINCRBY', key, -by, member)
+                    end
+                end
+                local left = redis.call('PTTL', key)
+                if left <= by then
+                    redis.call('DEL', key)
+                else
+                    redis.call('PEXPIRE', key, left - by)
+                end
+            end
+            ",
+        );
+        for server in &self.servers {
+            let mut connection = server.connection().await;
+            let mut script = script.prepare_invoke();
+            script.arg(by.as_millis() as u64);
+            script.invoke_async::<()>(&mut connection).await.unwrap();
+        }
+    }
+
+    async fn clear(&mut self) {
+        for server in &self.servers {
+            cmd("FLUSHALL").exec_async(&mut server.connection().await).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn redis_conforms() {
+    let Some(real) = Real::start(1).await else { return };
+    check(real).await;
+}
+
+#[tokio::test]
+async fn three_redis_servers_conform() {
+    let Some(real) = Real::start(3).await else { return };
+    check(real).await;
+}
+
+async fn ttl(connection: &mut MultiplexedConnection, key: &str) -> Duration {
+    let left: i64 = cmd("PTTL").arg(key).query_async(connection).await.unwrap();
+    Duration::from_millis(u64::try_from(left).unwrap_or_else(|_| panic!("{key} never expires")))
+}
+
+#[tokio::test]
+async fn the_layout_is_goims() {
+    let Some(server) = Server::start().await else { return };
+    let store = store(&[&server], PATIENCE);
+    let mut redis = server.connection().await;
+
+    store.put(7, "phone", "comet-1").await.unwrap();
+    store.add_room_counts("comet-1", &HashMap::from([("live://1".to_owned(), 3)])).await.unwrap();
+    assert_eq!(redis.hget("mid_7", "phone").await.unwrap().as_deref(), Some("comet-1"));
+    assert_eq!(redis.get("key_phone").await.unwrap().as_deref(), Some("comet-1"));
+    let online = redis.hget("ol_comet-1", "0").await.unwrap().unwrap();
+    let online: serde_json::Value = serde_json::from_str(&online).unwrap();
+    assert_eq!(online["server"], "comet-1");
+    assert_eq!(online["room_count"], serde_json::json!({"live://1": 3}));
+    assert!(online["updated"].as_i64().unwrap() > 1_700_000_000);
+    assert_eq!(redis.get("seq_7").await.unwrap().as_deref(), Some("1"));
+
+    for key in redis.keys("*").await.unwrap() {
+        let most = if key.starts_with("ol_") { Duration::from_secs(5 * 60) } else { LIFETIME };
+        assert!(ttl(&mut redis, &key).await <= most, "{key}");
+    }
+    assert!(store.del(7, "phone", "comet-1").await.unwrap());
+    assert_eq!(store.del_server("comet-1").await.unwrap(), 0);
+    let mut left = redis.keys("*").await.unwrap();
+    left.sort();
+    assert_eq!(left, ["comet_servers", "seq_7"]);
+}
+
+/// An unchanged goim logic writes these three and nothing else.
+#[tokio::test]
+async fn what_goims_logic_wrote_is_found() {
+    let Some(server) = Server::start().await else { return };
+    let store = store(&[&server], PATIENCE);
+    let mut redis = server.connection().await;
+    redis.hset("mid_7", "phone", "comet-1").await.unwrap();
+    redis.set("key_phone", "comet-1").await.unwrap();
+
+    assert_eq!(store.servers_of_keys(&["phone"]).await.unwrap(), [Some("comet-1".to_owned())]);
+    let sessions = vec![("phone".to_owned(), "comet-1".to_owned())];
+    assert_eq!(store.sessions_of(&[7]).await.unwrap(), [(7, sessions)]);
+    assert!(!store.renew(7, "phone", "comet-2").await.unwrap());
+    assert!(store.renew(7, "phone", "comet-1").await.unwrap());
+    assert!(ttl(&mut redis, "key_phone").await <= LIFETIME);
+    assert!(store.del(7, "phone", "comet-1").await.unwrap());
+    assert_eq!(store.sessions_of(&[7]).await.unwrap(), [(7, Vec::new())]);
+}
+
+#[tokio::test]
+async fn both_of_two_nodes_get_users() {
+    let (Some(one), Some(other)) = (Server::start().await, Server::start().await) else { return };
+    let store = store(&[&one, &other], PATIENCE);
+    for user in 1..=200 {
+        store.put(user, "", "s").await.unwrap();
+    }
+    let mut shares = Vec::new();
+    for server in [&one, &other] {
+        shares.push(server.connection().await.keys("mid_*").await.unwrap().len());
+    }
+    assert_eq!(shares.iter().sum::<usize>(), 200);
+    assert!(shares.iter().all(|share| *share >= 40), "{shares:?}");
+    assert_eq!(store.counts().await.unwrap().users, 200);
+}
+
+/// Calls that overlap, from two logic services: whoever lists a key in the end has it.
+#[tokio::test]
+async fn no_loser_of_a_race_stays_listed() {
+    const USERS: i64 = 3;
+    let (Some(one), Some(other)) = (Server::start().await, Server::start().await) else { return };
+    let services = [0, 1].map(|_| Arc::new(store(&[&one, &other], PATIENCE)));
+    for round in 0..30 {
+        let mut calls = JoinSet::new();
+        for call in 0..12_i64 {
+            let store = Arc::clone(&services[call as usize % 2]);
+            let server = if (call + round) % 4 < 2 { "a" } else { "b" };
+            let user = 1 + (call * 7 + round) % USERS;
+            calls.spawn(async move {
+                match (call + round) % 5 {
+                    0..3 => drop(store.put(user, "phone", server).await.unwrap()),
+                    3 => drop(store.renew(user, "phone", server).await.unwrap()),
+                    _ => drop(store.del(user, "phone", server).await.unwrap()),
+                }
+            });
+        }
+        while let Some(call) = calls.join_next().await {
+            call.unwrap();
+        }
+        let owner = services[0].servers_of_keys(&["phone"]).await.unwrap().remove(0);
+        let mut holders = Vec::new();
+        for (user, sessions) in services[0].sessions_of(&[1, 2, 3]).await.unwrap() {
+            for (_, server) in sessions {
+                assert_eq!(Some(&server), owner.as_ref(), "round {round}: user {user}");
+                assert!(services[0].renew(user, "phone", &server).await.unwrap());
+                holders.push(user);
+            }
+        }
+        assert!(holders.len() <= 1, "round {round}: {holders:?}");
+    }
+}
+
+/// Calls `store` until it answers.
+async fn until_it_answers(store: &Redis) {
+    let answers = async {
+        while let Err(error) = store.put(7, "phone", "a").await {
+            assert!(matches!(error, StoreError::Failed { .. } | StoreError::Deadline { .. }));
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, answers).await.expect("it answers again");
+}
+
+#[tokio::test]
+async fn a_killed_server_is_an_error_until_it_is_back() {
+    let Some(mut server) = Server::start().await else { return };
+    let store = store(&[&server], PATIENCE / 2);
+    store.put(7, "phone", "a").await.unwrap();
+    server.kill();
+    for _ in 0..3 {
+        let call = timeout(PATIENCE, store.servers_of_keys(&["phone"]));
+        let sentence = call.await.expect("an answer by the deadline").unwrap_err().to_string();
+        let begin = format!("the session store at {}/0 failed: ", server.address());
+        assert!(sentence.starts_with(&begin), "{sentence}");
+        assert!(sentence.len() > begin.len(), "{sentence}");
+    }
+    server.restart().await;
+    until_it_answers(&store).await;
+    let found = store.servers_of_keys(&["phone"]).await.unwrap();
+    assert_eq!(found, [Some("a".to_owned())]);
+}
+
+/// The connection is found lost by the next call, which has none of it.
+#[tokio::test]
+async fn a_restart_between_calls_costs_no_call() {
+    let Some(mut server) = Server::start().await else { return };
+    let store = store(&[&server], PATIENCE);
+    store.put(7, "phone", "a").await.unwrap();
+    server.kill();
+    server.restart().await;
+    assert_eq!(store.put(7, "phone", "a").await.unwrap().sequence, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_an_error_by_the_deadline() {
+    const DEADLINE: Duration = Duration::from_millis(300);
+    let Some(server) = Server::start().await else { return };
+    let store = store(&[&server], DEADLINE);
+    until_it_answers(&store).await;
+    server.freeze();
+    let answer = timeout(PATIENCE, store.sessions_of(&[7])).await.expect("an end by the deadline");
+    server.thaw();
+    let node = format!("{}/0", server.address());
+    let sentence = format!("the session store at {node} did not answer within 300ms");
+    let error = answer.unwrap_err();
+    assert_eq!(error, StoreError::Deadline { node, deadline: DEADLINE });
+    assert_eq!(error.to_string(), sentence);
+    until_it_answers(&store).await;
+}
+
+#[tokio::test]
+async fn a_key_of_another_kind_is_an_error() {
+    let Some(server) = Server::start().await else { return };
+    let store = store(&[&server], PATIENCE);
+    let mut redis = server.connection().await;
+    redis.set("mid_7", "no hash").await.unwrap();
+    let sentence = store.sessions_of(&[7]).await.unwrap_err().to_string();
+    assert!(sentence.contains("WRONGTYPE"), "{sentence}");
+
+    store.add_room_counts("s", &HashMap::new()).await.unwrap();
+    redis.hset("ol_s", "0", "no JSON").await.unwrap();
+    let sentence = store.room_counts().await.unwrap_err().to_string();
+    assert!(sentence.starts_with("ol_s in the session store at "), "{sentence}");
+}
+
+#[test]
+fn bad_addresses_are_refused_without_their_password() {
+    let check = |servers: &[&str], sentence: &str| {
+        let servers = servers.iter().map(|&server| server.to_owned()).collect();
+        let options = Options { servers, lifetime: LIFETIME, deadline: PATIENCE };
+        assert_eq!(Redis::new(&options).unwrap_err().to_string(), sentence);
+    };
+    check(&[], "a session store in Redis needs an address");
+    check(
+        &["redis://:secret@a:1/2", "redis://u:other@a:1/2"],
+        "the session store a:1/2 is listed twice",
+    );
+    let options = Options {
+        servers: vec!["http://:secret@a".to_owned()],
+        lifetime: LIFETIME,
+        deadline: PATIENCE,
+    };
+    let sentence = Redis::new(&options).unwrap_err().to_string();
+    assert!(sentence.starts_with("an address of a session store is no URL: "), "{sentence}");
+    assert!(!sentence.contains("secret"), "{sentence}");
+}
