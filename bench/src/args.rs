@@ -88,6 +88,9 @@ pub(crate) struct ServerArgs {
     /// Process id of the running server; without it there are no CPU and memory figures.
     #[arg(long, value_name = "PID", requires = "addr")]
     pub pid: Option<u32>,
+    /// Connects over TLS, to a server that is started with a certificate made for it.
+    #[arg(long, conflicts_with = "addr")]
+    pub tls: bool,
     /// Path of the WebSocket endpoint.
     #[arg(long, value_name = "PATH", default_value = "/sub")]
     pub ws_path: String,

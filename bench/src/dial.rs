@@ -16,6 +16,7 @@ use crate::args::ServerArgs;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
 use crate::receiver::Receiver;
 use crate::target::Target;
+use crate::tls::Tls;
 
 /// Connections from one loopback address. connect(2) looks for a free port in the even half of the usual
 /// range first, 14,116 ports, and takes a millisecond and more when that is nearly full.
@@ -202,10 +203,11 @@ fn open(receiver: &mut Receiver, target: &Target, crowd: &Crowd, connection: usi
     let host = address.to_string();
     let session = Session::new(transport, &host, &crowd.websocket_path, token.as_bytes());
     let stream = u32::try_from(crowd.stream(connection))?;
+    let tls = target.tls.as_ref().map(|clients| Tls::new(clients, address.ip())).transpose()?;
     let since_ns = now_ns();
     let socket = begin_to_connect(address, connection)
         .map_err(|error| format!("connection {connection} to {address}: {error}"))?;
-    receiver.add(socket, session, stream, since_ns)?;
+    receiver.add(socket, tls, session, stream, since_ns)?;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ mod scenario;
 mod sender;
 mod stats;
 mod target;
+mod tls;
 mod yardstick;
 
 use std::error::Error;

@@ -16,6 +16,7 @@ use crate::clock::{SECOND_NS, now_ns, timespec};
 use crate::message::{OP_HEARTBEAT, Stamp};
 use crate::sender::Progress;
 use crate::stats::latency_histogram;
+use crate::tls::Tls;
 
 /// Events taken with one system call.
 const EVENTS: usize = 1024;
@@ -55,6 +56,8 @@ struct Books {
 struct Connection {
     /// None once it is closed.
     socket: Option<OwnedFd>,
+    /// Between the socket and the session, where there is any.
+    tls: Option<Tls>,
     session: Session,
     stage: Stage,
     /// epoll watches for room to write.
@@ -106,6 +109,7 @@ impl Receiver {
     pub(crate) fn add(
         &mut self,
         socket: OwnedFd,
+        tls: Option<Tls>,
         session: Session,
         stream: u32,
         since_ns: u64,
@@ -115,6 +119,7 @@ impl Receiver {
         self.books.accounts.open(stream);
         self.connections.push(Connection {
             socket: Some(socket),
+            tls,
             session,
             stage: Stage::Connecting(since_ns),
             watches_output: true,
@@ -243,13 +248,19 @@ impl Connection {
                 Err(error) => return Err(error.to_string()),
             };
             let now_ns = now_ns();
-            self.session
-                .handle_input(&buffer[..read], |frame| {
+            let session = &mut self.session;
+            let mut take = |bytes: &[u8]| {
+                let handled = session.handle_input(bytes, |frame| {
                     if frame.operation == books.operation {
                         books.book(index, frame.body, now_ns);
                     }
-                })
-                .map_err(|error| error.to_string())?;
+                });
+                handled.map_err(|error| error.to_string())
+            };
+            match &mut self.tls {
+                None => take(&buffer[..read])?,
+                Some(tls) => tls.receive(&buffer[..read], take)?,
+            }
             if read < buffer.len() {
                 return Ok(());
             }
@@ -259,15 +270,11 @@ impl Connection {
     /// Writes what the session has to say, and watches for room only while there is none.
     fn transmit(&mut self, epoll: &OwnedFd, index: usize) -> Result<(), String> {
         let socket = self.socket.as_ref().expect("the caller has an open connection");
-        while !self.session.output().is_empty() {
-            match send(socket, self.session.output(), SendFlags::NOSIGNAL) {
-                Ok(written) => self.session.consume_output(written),
-                Err(Errno::AGAIN) => break,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.to_string()),
-            }
-        }
-        let watches_output = !self.session.output().is_empty();
+        let sent = match &mut self.tls {
+            None => send_all(&mut self.session, socket),
+            Some(tls) => tls.transmit(&mut self.session, socket),
+        };
+        let watches_output = !sent.map_err(|error| error.to_string())?;
         if watches_output != self.watches_output {
             self.watches_output = watches_output;
             let mut flags = EventFlags::IN;
@@ -277,6 +284,19 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Writes what the session has to say as far as the socket takes it; says whether that was all.
+fn send_all(session: &mut Session, socket: &OwnedFd) -> io::Result<bool> {
+    while !session.output().is_empty() {
+        match send(socket, session.output(), SendFlags::NOSIGNAL) {
+            Ok(written) => session.consume_output(written),
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
 }
 
 impl Books {

@@ -1,17 +1,23 @@
 //! What is measured: a comet that the bench starts, a server that runs already, or a yardstick.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 use std::{env, fs, io};
+
+use rustls::ClientConfig;
 
 use crate::Result;
 use crate::args::{HostArgs, ServerArgs};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::launch::Running;
 use crate::process::{CpuSample, Memory};
+use crate::tls::Certificate;
 use crate::yardstick::{Feed, Mode, Yardstick};
 
 /// How long a server may take to be healthy.
@@ -25,6 +31,8 @@ const LOG_SHOWN: usize = 4096;
 pub(crate) struct Target {
     pub tcp: SocketAddr,
     pub websocket: Option<SocketAddr>,
+    /// How clients speak TLS to both addresses, where they do.
+    pub tls: Option<Arc<ClientConfig>>,
     /// Its push API, host:port.
     pub grpc: Option<String>,
     /// None where it is not known: then there are no figures of its cost.
@@ -50,6 +58,7 @@ impl Target {
             Some(tcp) => Ok(Self {
                 tcp,
                 websocket: server.ws_addr,
+                tls: None,
                 grpc: server.grpc.clone(),
                 pid: server.pid,
                 child: None,
@@ -72,6 +81,7 @@ impl Target {
         let target = Self {
             tcp: yardstick.address,
             websocket: None,
+            tls: None,
             grpc: None,
             pid: Some(yardstick.process.pid()),
             child: Some(Child { process: yardstick.process, log: None }),
@@ -118,16 +128,28 @@ impl Target {
         command
             .args(["--cores", &host.server_core.to_string()])
             .args(["--control-cores", &control.to_string()]);
-        for (key, address) in [
-            ("tcp.bind", tcp),
-            ("websocket.bind", websocket),
-            ("push.grpc", grpc),
-            ("monitor.stat", stat),
-        ] {
-            command.arg("--set").arg(format!("{key}=[\"{address}\"]"));
+        for (key, address) in [("push.grpc", grpc), ("monitor.stat", stat)] {
+            set(&mut command, key, address);
         }
-        // Two servers may run beside each other; the bench pushes by gRPC.
-        command.args(["--set", "push.http=[]"]);
+        // Two servers may run beside each other; the bench pushes by gRPC and takes no profiles.
+        for key in ["push.http", "monitor.pprof"] {
+            command.arg("--set").arg(format!("{key}=[]"));
+        }
+        // Its files are read when the server starts, and then gone.
+        let certificate = server.tls.then(Certificate::make).transpose()?;
+        for (transport, address) in [("tcp", tcp), ("websocket", websocket)] {
+            match &certificate {
+                None => set(&mut command, &format!("{transport}.bind"), address),
+                Some(_) => {
+                    command.arg("--set").arg(format!("{transport}.bind=[]"));
+                    set(&mut command, &format!("{transport}.tls_bind"), address);
+                }
+            }
+        }
+        if let Some(certificate) = &certificate {
+            set(&mut command, "tls.certificates", certificate.certificate().display());
+            set(&mut command, "tls.keys", certificate.key().display());
+        }
         for setting in &server.server_set {
             command.args(["--set", setting]);
         }
@@ -138,6 +160,7 @@ impl Target {
         Ok(Self {
             tcp,
             websocket: Some(websocket),
+            tls: certificate.as_ref().map(Certificate::clients),
             grpc: Some(grpc.to_string()),
             pid: Some(child.process.pid()),
             child: Some(child),
@@ -176,6 +199,11 @@ impl Child {
         let end = end.and_then(io::Result::ok).unwrap_or_default();
         String::from_utf8_lossy(&end).into_owned()
     }
+}
+
+/// Adds the setting of a list with one text in it.
+fn set(command: &mut Command, key: &str, value: impl Display) {
+    command.arg("--set").arg(format!("{key}=[\"{value}\"]"));
 }
 
 /// A file without a name, which is gone when nobody has it open.

@@ -84,6 +84,8 @@ fn what_cannot_be_measured_is_said() {
     };
     check(&["fanout", "--server", "/nowhere/comet"], "no server at /nowhere/comet");
     check(&["fanout", "--server", "/bin/false"], "the server ended");
+    check(&["connect", "--tls", "--server", "/bin/false"], "the server ended");
+    check(&["connect", "--tls", "--addr", "127.0.0.1:1"], "cannot be used with");
     check(&["latency", "--rate", "0"], "rate above 0");
     check(&["raw", "--server-core", "1000"], "cannot run on CPU 1000");
 }

@@ -84,9 +84,10 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
     };
     let text = format!(
         "{}\nCPU of a connection, comet / bare: {}\n\
-         RSS of an idle connection of comet: {} bytes; private: {} bytes\n",
+         RSS of an idle {}connection of comet: {} bytes; private: {} bytes\n",
         storms_table(&results.storms),
         spread(results.comet_to_bare, 2),
+        if args.server.tls { "TLS " } else { "" },
         spread(results.comet_rss_bytes, 0),
         spread(results.comet_anonymous_bytes, 0),
     );

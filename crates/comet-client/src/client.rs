@@ -1,9 +1,9 @@
-//! The blocking client: one connection on a `TcpStream`, used by one thread.
+//! The blocking client: one connection on a socket, used by one thread.
 
 #![allow(clippy::disallowed_methods)] // This is the edge: heartbeats and timeouts need the clock.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::io::{self, ErrorKind};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use comet_proto::op;
@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::inbox::{Inbox, Message};
 use crate::options::Options;
 use crate::session::Session;
+use crate::stream::Stream;
 
 /// Longest body, in bytes, that servers of this family take from a client.
 pub const SEND_BODY_MAX: usize = 4096;
@@ -37,7 +38,7 @@ const OPERATIONS_MAX: usize = SEND_BODY_MAX / 12;
 /// After an error the connection is over: what had arrived before can still be received.
 #[derive(Debug)]
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
     session: Session,
     buffer: Box<[u8]>,
     inbox: Inbox,
@@ -58,11 +59,11 @@ impl Client {
         within_body_max(&options.token)?;
         let now = Instant::now();
         let deadline = now.checked_add(options.timeout);
-        let stream = open(&options.address, deadline)?;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(options.timeout))?;
+        let socket = open(&options.address, deadline)?;
+        socket.set_nodelay(true)?;
+        socket.set_write_timeout(Some(options.timeout))?;
         let mut client = Self {
-            stream,
+            stream: Stream::over(socket, options)?,
             session: options.session(),
             buffer: vec![0; READ_LEN].into_boxed_slice(),
             inbox: Inbox::default(),
@@ -163,14 +164,14 @@ impl Client {
     }
 
     /// Says goodbye and closes the connection. Dropping the client closes it without the goodbye,
-    /// which only WebSocket has.
+    /// which only WebSocket and TLS have.
     ///
     /// # Errors
     /// When the socket fails.
     pub fn close(mut self) -> Result<(), Error> {
         self.session.close();
         self.flush()?;
-        Ok(self.stream.shutdown(Shutdown::Both)?)
+        self.stream.close()
     }
 
     fn receive_until(&mut self, deadline: Option<Instant>) -> Result<Option<Message>, Error> {
@@ -268,15 +269,10 @@ impl Client {
     fn read(&mut self, until: Option<Instant>) -> Result<bool, Error> {
         let wait = until.map(|until| until.saturating_duration_since(Instant::now()).max(WAIT_MIN));
         self.stream.set_read_timeout(wait)?;
-        let len = match self.stream.read(&mut self.buffer) {
-            Ok(0) => return Err(Error::Ended),
-            Ok(len) => len,
-            Err(error) => match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {
-                    return Ok(false);
-                }
-                _ => return Err(error.into()),
-            },
+        let len = match self.stream.read(&mut self.buffer)? {
+            None => return Ok(false),
+            Some(0) => return Err(Error::Ended),
+            Some(len) => len,
         };
         self.silent = false;
         let taken = self.session.handle_input(&self.buffer[..len], |frame| self.inbox.push(frame));

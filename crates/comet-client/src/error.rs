@@ -5,6 +5,10 @@ use std::{error, fmt, io};
 
 use comet_proto::FrameFault;
 
+use crate::hint;
+#[cfg(feature = "tls")]
+use crate::tls::TlsError;
+
 /// Why a [`Session`](crate::Session) is over. It takes no more input after any of these.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -16,6 +20,8 @@ pub enum SessionError {
         code: Option<u16>,
         /// The server's words, empty where it has none; lossy where they are not UTF-8.
         reason: String,
+        /// How long the server asks to be left alone, an hour at most. It is not in the reason.
+        retry_after: Option<Duration>,
     },
     /// The server answered the WebSocket upgrade with another status than 101.
     UpgradeRefused {
@@ -58,13 +64,21 @@ pub enum WebSocketFault {
     TooLarge,
 }
 
+impl SessionError {
+    /// A close with the server's `goodbye`, which may end in a delay.
+    pub(crate) fn closed(code: Option<u16>, goodbye: &str) -> Self {
+        let (reason, retry_after) = hint::split(goodbye);
+        Self::Closed { code, reason: reason.to_owned(), retry_after }
+    }
+}
+
 impl fmt::Display for SessionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Closed { code: Some(code), reason } => {
+            Self::Closed { code: Some(code), reason, .. } => {
                 write!(f, "the server closed with code {code}: {reason:?}")
             }
-            Self::Closed { code: None, reason } => write!(f, "the server closed: {reason:?}"),
+            Self::Closed { code: None, reason, .. } => write!(f, "the server closed: {reason:?}"),
             Self::UpgradeRefused { status } => {
                 write!(f, "the server refused the upgrade with status {status}")
             }
@@ -118,6 +132,9 @@ pub enum Error {
     Io(io::Error),
     /// The server closed with a reason, refused, or broke the protocol.
     Session(SessionError),
+    /// TLS failed, or was not to be had.
+    #[cfg(feature = "tls")]
+    Tls(TlsError),
     /// The server ended the stream without a word.
     Ended,
     /// The server did not answer within this time: to the connection, or to a request.
@@ -133,11 +150,24 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// How long the server asked to be left alone when it closed; an hour at most.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Session(SessionError::Closed { retry_after, .. }) => *retry_after,
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => error.fmt(f),
             Self::Session(error) => error.fmt(f),
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => error.fmt(f),
             Self::Ended => f.write_str("the server ended the connection"),
             Self::Unanswered(time) => write!(f, "no answer within {time:?}"),
             Self::Silent => f.write_str("no heartbeat was answered"),
@@ -152,6 +182,8 @@ impl error::Error for Error {
         match self {
             Self::Io(error) => error.source(),
             Self::Session(error) => error.source(),
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => error.source(),
             _ => None,
         }
     }
@@ -166,5 +198,12 @@ impl From<io::Error> for Error {
 impl From<SessionError> for Error {
     fn from(error: SessionError) -> Self {
         Self::Session(error)
+    }
+}
+
+#[cfg(feature = "tls")]
+impl From<TlsError> for Error {
+    fn from(error: TlsError) -> Self {
+        Self::Tls(error)
     }
 }

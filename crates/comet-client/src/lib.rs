@@ -5,6 +5,8 @@
 //! connection is lost. Programs with I/O of their own take the [`Session`]: the protocol alone, bytes
 //! in and out, for as many connections as they like.
 //!
+//! With the feature `tls`, on by default, [`Options::tls`] puts TLS under either transport.
+//!
 //! ```
 //! use std::time::Duration;
 //!
@@ -40,10 +42,14 @@
 mod backoff;
 mod client;
 mod error;
+mod hint;
 mod inbox;
 mod listener;
 mod options;
 mod session;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 mod websocket;
 
 pub use backoff::Backoff;
@@ -54,3 +60,5 @@ pub use inbox::Message;
 pub use listener::{Event, Listener};
 pub use options::Options;
 pub use session::{BODY_MAX_DEFAULT, Session, Transport};
+#[cfg(feature = "tls")]
+pub use tls::{TlsError, TlsOptions};

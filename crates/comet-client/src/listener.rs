@@ -31,8 +31,9 @@ pub enum Event {
 /// [`Options::reconnecting`].
 ///
 /// Each lost connection and each failed attempt makes the next delay longer, up to the longest of the
-/// [`Backoff`](crate::Backoff); a connection that lived for as long as that starts over. It tries for
-/// ever, whatever the reason: break off where a reason will not go away, such as a refused token.
+/// [`Backoff`](crate::Backoff); a connection that lived for as long as that starts over. Where the server
+/// asked for a longer delay ([`Error::retry_after`]), that is waited. It tries for ever, whatever the
+/// reason: break off where a reason will not go away, such as a refused token.
 #[derive(Debug)]
 pub struct Listener {
     options: Options,
@@ -121,7 +122,8 @@ impl Listener {
         {
             self.attempt = 0;
         }
-        let retry_in = self.options.backoff.delay(self.attempt, &mut rand::rng());
+        let delay = self.options.backoff.delay(self.attempt, &mut rand::rng());
+        let retry_in = delay.max(reason.retry_after().unwrap_or_default());
         self.attempt = self.attempt.saturating_add(1);
         self.state = State::Waiting(retry_in);
         log::debug!("{}: {reason}; next attempt in {retry_in:?}", self.options.address);

@@ -8,6 +8,8 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::listener::Listener;
 use crate::session::{BODY_MAX_DEFAULT, Session, Transport};
+#[cfg(feature = "tls")]
+use crate::tls::TlsOptions;
 
 /// Where a server is, who is calling, and the settings of the connection.
 ///
@@ -28,6 +30,8 @@ pub struct Options {
     pub(crate) timeout: Duration,
     body_max: usize,
     pub(crate) backoff: Backoff,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<TlsOptions>,
 }
 
 impl Options {
@@ -43,6 +47,8 @@ impl Options {
             timeout: Duration::from_secs(10),
             body_max: BODY_MAX_DEFAULT,
             backoff: Backoff::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 
@@ -99,11 +105,19 @@ impl Options {
         self
     }
 
+    /// Speaks TLS, to a listener of the server's that expects it.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls.speaking(self.transport));
+        self
+    }
+
     /// Connects, and returns once the server has accepted the token.
     ///
     /// # Errors
-    /// When no address behind the name can be reached, the server refuses, or it does not answer in
-    /// time; and when the token is longer than [`SEND_BODY_MAX`](crate::SEND_BODY_MAX).
+    /// When no address behind the name can be reached, the server refuses, it is not the one that TLS
+    /// demands, or it does not answer in time; and when the token is longer than [`SEND_BODY_MAX`](crate::SEND_BODY_MAX).
     ///
     /// # Panics
     /// If the WebSocket path does not begin with `/` or cannot stand in an HTTP request.

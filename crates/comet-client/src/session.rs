@@ -292,7 +292,7 @@ impl Session {
             (OpCode::Control(Control::Close), _) => {
                 let (code, text) = websocket::parse_close(payload)?;
                 websocket::write_control(&mut self.output, Control::Close, payload);
-                return Err(SessionError::Closed { code, reason: text.to_owned() });
+                return Err(SessionError::closed(code, text));
             }
             // Pongs: nothing was asked. `parse` lets no reserved opcode through.
             (OpCode::Control(_), _) => {}
@@ -328,8 +328,7 @@ impl Session {
     ) -> Result<(), SessionError> {
         match (frame.operation, &self.state) {
             (op::DISCONNECT_REPLY, _) => {
-                let reason = String::from_utf8_lossy(frame.body).into_owned();
-                return Err(SessionError::Closed { code: None, reason });
+                return Err(SessionError::closed(None, &String::from_utf8_lossy(frame.body)));
             }
             (op::RAW, _) => return Err(SessionError::StrayBatch),
             (op::AUTH_REPLY, State::Authing) => self.state = State::Live,

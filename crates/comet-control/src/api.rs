@@ -1,5 +1,5 @@
-//! The HTTP push API of goim's logic, on the `push.http` addresses: its routes, and the form of its
-//! answers.
+//! The HTTP push API of goim's logic, on the `push.http` addresses, and in `comet logic` on those of
+//! `logic_server.http`: its routes, and the form of its answers.
 //!
 //! An answer is JSON, `{"code":0,"message":"","data":…}`. As in goim a call that failed is HTTP 200, too,
 //! and its code says what failed: -400 the request, -500 the server; `message` is the sentence and there
@@ -25,17 +25,18 @@ use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use crate::grpc::Answers;
-use crate::pushes::Pushes;
+use crate::reach::Reach;
 use crate::serve::Phase;
 
 pub(crate) use body::Bodies;
+pub(crate) use nodes::Instance;
 pub use nodes::Node;
 pub(crate) use online::fullest;
 pub(crate) use query::Query;
 
 /// What every call works with.
 pub(crate) struct Api {
-    pub(crate) pushes: Arc<Pushes>,
+    pub(crate) reach: Reach,
     pub(crate) answers: Arc<Answers>,
     pub(crate) bodies: Bodies,
     pub(crate) node: Node,

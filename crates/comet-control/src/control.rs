@@ -21,6 +21,7 @@ use crate::hub::Hub;
 use crate::logic::{BadAddress, Logic, LogicOptions};
 use crate::monitor::Monitor;
 use crate::pushes::{Bounds, Pushes};
+use crate::reach::Reach;
 use crate::serve::{Phase, Servers};
 use crate::wake::ControlWake;
 use crate::white_log::WhiteLog;
@@ -92,6 +93,13 @@ pub enum StartError {
         /// What is wrong with it.
         error: tonic::transport::Error,
     },
+    /// An address of a comet that `comet logic` serves is none.
+    CometAddress {
+        /// What stands there.
+        address: String,
+        /// What is wrong with it.
+        error: tonic::transport::Error,
+    },
     /// The thread cannot run on these CPUs.
     Pin {
         /// The CPUs asked for.
@@ -115,6 +123,9 @@ impl fmt::Display for StartError {
             Self::LogicAddress { address, error } => {
                 write!(f, "logic.addrs: {address:?} is no address: {}", root_cause(error))
             }
+            Self::CometAddress { address, error } => {
+                write!(f, "logic_server.comets: {address:?} is no address: {}", root_cause(error))
+            }
             Self::Pin { cpus, error } => {
                 write!(f, "cannot run the control thread on CPUs {cpus:?}: {error}")
             }
@@ -130,7 +141,7 @@ impl Error for StartError {
             | Self::WhiteLog { error, .. }
             | Self::Pin { error, .. }
             | Self::Thread(error) => Some(error),
-            Self::LogicAddress { error, .. } => Some(error),
+            Self::LogicAddress { error, .. } | Self::CometAddress { error, .. } => Some(error),
         }
     }
 }
@@ -228,7 +239,7 @@ impl Control {
         let answers = Arc::new(Answers::default());
         let pushes = Arc::new(Pushes::new(Arc::clone(&hub), bounds));
         let api = Api {
-            pushes: Arc::clone(&pushes),
+            reach: Reach::Shards(Arc::clone(&pushes)),
             answers: Arc::clone(&answers),
             bodies: Bodies::new(bounds),
             node: options.node,
@@ -392,7 +403,7 @@ fn run(
 }
 
 /// Binds this thread to `cpus`, or leaves it alone if there are none.
-fn pin(cpus: &[usize]) -> io::Result<()> {
+pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
     if cpus.is_empty() {
         return Ok(());
     }
@@ -406,7 +417,7 @@ fn pin(cpus: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-fn listen(
+pub(crate) fn listen(
     setting: &'static str,
     addresses: &[SocketAddr],
 ) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), StartError> {
@@ -425,7 +436,7 @@ fn listen(
 }
 
 /// Those of `addresses` that other machines may reach.
-fn exposed(addresses: &[SocketAddr]) -> impl Iterator<Item = &SocketAddr> {
+pub(crate) fn exposed(addresses: &[SocketAddr]) -> impl Iterator<Item = &SocketAddr> {
     addresses.iter().filter(|address| !address.ip().to_canonical().is_loopback())
 }
 

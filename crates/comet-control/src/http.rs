@@ -36,7 +36,9 @@ pub(crate) fn router(monitor: Arc<Monitor>, phase: watch::Receiver<Phase>) -> Ro
     Router::new().route("/healthz", get(healthz)).with_state(phase).merge(monitored)
 }
 
-async fn healthz(State(phase): State<watch::Receiver<Phase>>) -> (StatusCode, &'static str) {
+pub(crate) async fn healthz(
+    State(phase): State<watch::Receiver<Phase>>,
+) -> (StatusCode, &'static str) {
     match *phase.borrow() {
         Phase::Ready => (StatusCode::OK, "ok\n"),
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),

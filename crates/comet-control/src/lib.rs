@@ -11,6 +11,8 @@
 //! With [`LogicOptions`] it asks logic services (`goim.logic.Logic`) who clients are and tells them what
 //! they say.
 //!
+//! [`logic_server`] is the other process that this crate runs: `comet logic`.
+//!
 //! **Invariant:** no other crate of the server names tokio, tonic or axum, and no shard ever waits for
 //! this thread: it takes room in their inboxes as it finds it and makes its own callers wait.
 
@@ -32,11 +34,13 @@ mod http;
 mod hub;
 mod lane;
 mod logic;
+pub mod logic_server;
 mod metrics;
 mod monitor;
 mod process;
 mod profile;
 mod pushes;
+mod reach;
 mod serve;
 mod signals;
 mod stat;

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use pprof::protos::Message;
-use pprof::{ProfilerGuard, ProfilerGuardBuilder, Report};
+use pprof::{Frames, ProfilerGuard, ProfilerGuardBuilder, Report, Symbol};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
@@ -36,7 +36,7 @@ impl Profile {
         // Looking for segments and symbols takes longer than callers of the control thread are to wait.
         let guard = blocking(begin).await?;
         sleep(time).await;
-        blocking(move || guard.report().build()).await.map(Self)
+        blocking(move || finish(&guard)).await.map(Self)
     }
 
     /// As `perftools.profiles.Profile`, which `go tool pprof` and its kin read.
@@ -60,6 +60,25 @@ impl Profile {
 
 fn begin() -> pprof::Result<ProfilerGuard<'static>> {
     ProfilerGuardBuilder::default().frequency(FREQUENCY).blocklist(&["vdso"]).build()
+}
+
+/// Looks the symbols up, and gives back the memory that took: an unpacked table for every function.
+fn finish(guard: &ProfilerGuard<'_>) -> pprof::Result<Report> {
+    let report = guard.report().frames_post_processor(leave_out_profiler).build();
+    backtrace::clear_symbol_cache();
+    report
+}
+
+/// The innermost frames are those that took the stack apart.
+fn leave_out_profiler(stack: &mut Frames) {
+    let is_profiler = |inlined: &Vec<Symbol>| {
+        inlined.iter().all(|symbol| {
+            let name = symbol.name();
+            ["backtrace::", "pprof::", "<pprof::"].iter().any(|begin| name.starts_with(begin))
+        })
+    };
+    let outer = stack.frames.iter().take_while(|inlined| is_profiler(inlined)).count();
+    stack.frames.drain(..outer);
 }
 
 /// Runs `work` beside the control thread's event loop.

@@ -29,6 +29,41 @@ pub(crate) struct Bounds {
     pub(crate) timeout: Duration,
 }
 
+impl Bounds {
+    /// Refuses more than [`Bounds::keys_max`] of `what`, and none.
+    pub(crate) fn check_count(&self, what: &str, count: usize) -> Result<(), Status> {
+        let max = self.keys_max;
+        match count {
+            0 => Err(invalid(format!("no {what} is given: name at least one"))),
+            _ if count > max => {
+                Err(invalid(format!("{count} {what}s are more than the {max} of one call")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what is no frame to push.
+    pub(crate) fn check_proto(&self, proto: Option<Proto>) -> Result<Proto, Status> {
+        let proto = proto.ok_or_else(|| invalid("proto is missing: nothing to push"))?;
+        let (length, max) = (proto.body.len(), self.frame_max);
+        if length > max {
+            return Err(body_too_long(length, max));
+        }
+        if proto.op == op::RAW {
+            match count_frames(&proto.body) {
+                Ok(0) => return Err(invalid("the body of operation 9 holds no frame")),
+                Ok(_) => {}
+                Err(fault) => {
+                    return Err(invalid(format!(
+                        "the body of operation 9 is not a run of whole frames: {fault}"
+                    )));
+                }
+            }
+        }
+        Ok(proto)
+    }
+}
+
 pub(crate) struct Pushes {
     hub: Arc<Hub>,
     bounds: Bounds,
@@ -39,6 +74,10 @@ impl Pushes {
         Self { hub, bounds }
     }
 
+    pub(crate) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     /// To the connections that hold `keys`; a key given twice is pushed to twice.
     pub(crate) async fn to_keys(
         &self,
@@ -46,7 +85,7 @@ impl Pushes {
         proto: Option<Proto>,
         operation: i32,
     ) -> Result<Ledger, Status> {
-        self.check_count("key", keys.len())?;
+        self.bounds.check_count("key", keys.len())?;
         let push = self.push(proto, operation)?;
         let keys = keys.into_iter().map(String::into_boxed_str);
         let homes = by_home(keys, self.hub.shards(), |key| home_of_key(key, self.hub.shards()));
@@ -65,7 +104,7 @@ impl Pushes {
         proto: Option<Proto>,
         operation: i32,
     ) -> Result<Ledger, Status> {
-        self.check_count("user", users.len())?;
+        self.bounds.check_count("user", users.len())?;
         let push = self.push(proto, operation)?;
         let given = users.len();
         // User 0 is everybody without an id: nobody's home, so nobody to push to.
@@ -111,10 +150,9 @@ impl Pushes {
         operation: i32,
         speed: i32,
     ) -> Result<Ledger, Status> {
-        let speed = u32::try_from(speed)
-            .map_err(|_| invalid(format!("speed is {speed}: give 0 or connections a second")))?;
+        let speed = pace(speed)?;
         let push = self.push(proto, operation)?;
-        let Some(speed) = NonZeroU32::new(speed) else {
+        let Some(speed) = speed else {
             let call = self.hub.begin_everywhere(|call| Message::Broadcast {
                 call,
                 push: push.clone(),
@@ -156,18 +194,6 @@ impl Pushes {
         Ok(counters.iter().map(|(_, counters)| counters.live).sum())
     }
 
-    /// Refuses more than [`Bounds::keys_max`] of `what`, and none.
-    pub(crate) fn check_count(&self, what: &str, count: usize) -> Result<(), Status> {
-        let max = self.bounds.keys_max;
-        match count {
-            0 => Err(invalid(format!("no {what} is given: name at least one"))),
-            _ if count > max => {
-                Err(invalid(format!("{count} {what}s are more than the {max} of one call")))
-            }
-            _ => Ok(()),
-        }
-    }
-
     async fn ledger(&self, call: Result<Call<'_>, Unfinished>) -> Result<Ledger, Status> {
         Ok(call?.complete(self.bounds.timeout).await?.tally.into())
     }
@@ -175,22 +201,7 @@ impl Pushes {
     /// Checks and encodes the frame. `operation` is what the accept filter goes by; 0 leaves that to
     /// the frame's own.
     fn push(&self, proto: Option<Proto>, operation: i32) -> Result<Push, Status> {
-        let proto = proto.ok_or_else(|| invalid("proto is missing: nothing to push"))?;
-        let (length, max) = (proto.body.len(), self.bounds.frame_max);
-        if length > max {
-            return Err(body_too_long(length, max));
-        }
-        if proto.op == op::RAW {
-            match count_frames(&proto.body) {
-                Ok(0) => return Err(invalid("the body of operation 9 holds no frame")),
-                Ok(_) => {}
-                Err(fault) => {
-                    return Err(invalid(format!(
-                        "the body of operation 9 is not a run of whole frames: {fault}"
-                    )));
-                }
-            }
-        }
+        let proto = self.bounds.check_proto(proto)?;
         let version = match proto.ver {
             0 => VERSION,
             other => u16::try_from(other)
@@ -204,6 +215,13 @@ impl Pushes {
         });
         Ok(Push { operation: if operation == 0 { proto.op } else { operation }, frame })
     }
+}
+
+/// Connections a second; 0 is all at once.
+pub(crate) fn pace(speed: i32) -> Result<Option<NonZeroU32>, Status> {
+    u32::try_from(speed)
+        .map(NonZeroU32::new)
+        .map_err(|_| invalid(format!("speed is {speed}: give 0 or connections a second")))
 }
 
 pub(crate) fn body_too_long(length: impl Display, max: usize) -> Status {
@@ -234,9 +252,9 @@ fn by_home<T>(
     (0..).map(ShardId).zip(homes).filter(|(_, items)| !items.is_empty())
 }
 
-/// Splits `speed` over shards in proportion to their connections, so that all end at about the same
+/// Splits `speed` over shards (or whole servers) in proportion to their connections, so that all end at about the same
 /// time. Each gets at least 1: a shard whose first connections come in a moment still takes part.
-fn shares(speed: NonZeroU32, live: &[u64]) -> Vec<NonZeroU32> {
+pub(crate) fn shares(speed: NonZeroU32, live: &[u64]) -> Vec<NonZeroU32> {
     let speed = u128::from(speed.get());
     let total = live.iter().map(|live| u128::from(*live)).sum::<u128>().max(1);
     let mut before = 0;

@@ -45,7 +45,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// How long calls under way may take to end when the servers stop.
-const STOP_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// Where the process is in its life; only ever moves on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -97,7 +97,8 @@ impl Servers {
             let listener = TcpListener::from_std(listener)?;
             servers.spawn(serve_http(router.clone(), listener, phase.clone()));
         }
-        servers.spawn(report_health(reporter, phase.clone()));
+        let names = ["", CometServer::<PushService>::NAME, PushServer::<PushService>::NAME];
+        servers.spawn(report_health(reporter, names, phase.clone()));
         Ok(async move {
             let _tending = logic.as_ref().map(Logic::start);
             let logic_heard = async {
@@ -126,7 +127,7 @@ impl Servers {
 }
 
 /// Resolves when the servers are to end, which the handle's sudden end is, too.
-async fn stopped(mut phase: watch::Receiver<Phase>) {
+pub(crate) async fn stopped(mut phase: watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
 }
 
@@ -149,7 +150,7 @@ fn grpc_routes(push: PushService, request_max: usize, reporter: HealthReporter) 
         .prepare()
 }
 
-async fn serve_grpc(
+pub(crate) async fn serve_grpc(
     routes: Routes,
     incoming: impl Stream<Item = io::Result<TcpStream>>,
     phase: watch::Receiver<Phase>,
@@ -161,22 +162,26 @@ async fn serve_grpc(
         .serve_with_incoming_shutdown(incoming, stopped(phase))
         .await;
     if let Err(error) = served {
-        log::error!("a push address stopped serving: {error}");
+        log::error!("a gRPC address stopped serving: {error}");
     }
 }
 
-async fn serve_http(router: Router, listener: TcpListener, phase: watch::Receiver<Phase>) {
+pub(crate) async fn serve_http(
+    router: Router,
+    listener: TcpListener,
+    phase: watch::Receiver<Phase>,
+) {
     let incoming = listener.tap_io(no_delay);
     // axum's accept loop has no error to return; its signature leaves room for one.
     let _ = axum::serve(incoming, router).with_graceful_shutdown(stopped(phase)).await;
 }
 
-fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+pub(crate) fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
     TcpListenerStream::new(listener).then(async |mut accepted| {
         match &mut accepted {
             Ok(stream) => no_delay(stream),
             Err(error) => {
-                log::warn!("a push address could not accept: {error}");
+                log::warn!("a gRPC address could not accept: {error}");
                 sleep(ACCEPT_REST).await;
             }
         }
@@ -190,9 +195,12 @@ fn no_delay(stream: &mut TcpStream) {
     let _ = stream.set_nodelay(true);
 }
 
-/// Keeps gRPC health, of the server and of both push services, in step with the phase.
-async fn report_health(reporter: HealthReporter, mut phase: watch::Receiver<Phase>) {
-    let names = ["", CometServer::<PushService>::NAME, PushServer::<PushService>::NAME];
+/// Keeps gRPC health, of the server (the empty name) and of its services, in step with the phase.
+pub(crate) async fn report_health<const SERVICES: usize>(
+    reporter: HealthReporter,
+    names: [&'static str; SERVICES],
+    mut phase: watch::Receiver<Phase>,
+) {
     loop {
         let now = *phase.borrow_and_update();
         let status = match now {

@@ -2,6 +2,7 @@
 //! sentence.
 
 use std::fmt;
+use std::ops::AddAssign;
 
 use comet_core::{DropReason, Tally};
 use tonic::Status;
@@ -55,6 +56,18 @@ impl From<Tally> for Ledger {
             dropped,
             absent: tally.absent,
             scheduled: 0,
+        }
+    }
+}
+
+impl AddAssign for Ledger {
+    fn add_assign(&mut self, other: Self) {
+        self.matched += other.matched;
+        self.queued += other.queued;
+        self.absent += other.absent;
+        self.scheduled += other.scheduled;
+        for (reason, connections) in other.dropped {
+            *self.dropped.entry(reason).or_default() += connections;
         }
     }
 }

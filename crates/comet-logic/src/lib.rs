@@ -1,4 +1,5 @@
-//! Who a client is: the [`Auther`] trait, and [`Embedded`], which takes a token at its word.
+//! Who a client is: the [`Auther`] trait, [`Embedded`], which takes a token at its word, and [`Jwt`], which
+//! takes those that a known key has signed.
 //!
 //! An auther gets what a client showed and says who it is, or why not. It decides nothing else: rooms,
 //! sessions and keys that need counting are the shard's.
@@ -6,10 +7,13 @@
 //! **Invariant:** no token, whatever its bytes, makes an auther panic.
 
 mod embedded;
+mod jwt;
 
 pub use embedded::Embedded;
+pub use jwt::{Algorithm, ClaimNames, Jwt, JwtError, JwtOptions, KeyFile};
 
 use std::fmt;
+use std::sync::Arc;
 
 use comet_core::Identity;
 
@@ -21,6 +25,24 @@ pub trait Auther {
     /// # Errors
     /// The [`Refusal`] that goes to the log and to the client.
     fn auth(&self, token: &[u8], cookie: &str) -> Result<Identity, Refusal>;
+}
+
+/// The auther of a configured kind (`token.kind`); a clone shares its keys.
+#[derive(Clone, Debug)]
+pub enum AnyAuther {
+    /// Tokens are taken at their word.
+    Open(Embedded),
+    /// Tokens are signed.
+    Jwt(Arc<Jwt>),
+}
+
+impl Auther for AnyAuther {
+    fn auth(&self, token: &[u8], cookie: &str) -> Result<Identity, Refusal> {
+        match self {
+            Self::Open(open) => open.auth(token, cookie),
+            Self::Jwt(jwt) => jwt.auth(token, cookie),
+        }
+    }
 }
 
 /// Why a token was not accepted: one short sentence, for the log and for the client.

@@ -198,14 +198,6 @@ mod tests {
     }
 
     #[test]
-    fn both_families_share_a_port() {
-        let (address, _listeners) = bind("[::1]:0".parse().unwrap(), 2, &OPTIONS).unwrap();
-        assert!(address.is_ipv6());
-        let v4 = SocketAddr::new("127.0.0.1".parse().unwrap(), address.port());
-        bind(v4, 2, &OPTIONS).unwrap();
-    }
-
-    #[test]
     fn accepted_sockets_inherit_the_options() {
         let seconds = Duration::from_secs;
         let keepalive = Keepalive { idle: seconds(600), interval: seconds(20), count: 4 };

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use comet_config::{Config, Machine};
 use comet_control::{Control, ControlWake, Goodbye};
 use comet_core::{Limits, Settings, ShardId};
-use comet_logic::Embedded;
+use comet_logic::{AnyAuther, Embedded};
 use comet_mesh::{EventFd, Wake, inbox};
 use comet_net::{Core, CoreSettings, Ports, Tls};
 
 use crate::StartError;
 use crate::listeners::{self, Addresses, Listeners};
+use crate::logic::auther;
 use crate::options::{control_options, limits, logic};
 use crate::reload::{Reloaded, adopt, compare};
 
@@ -64,6 +65,13 @@ impl App {
     /// The first thing that did not work; nothing is left running.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let open_files = comet_net::probe()?;
+        let embedded = config.logic.addrs.is_empty();
+        let auther = if embedded {
+            auther(&config.token).map_err(StartError::Logic)?
+        } else {
+            // Never asked: tokens are another process's matter, and so are the keys.
+            AnyAuther::Open(Embedded)
+        };
         let epoch = Instant::now();
         let count = config.server.cores.len();
         let shards =
@@ -123,7 +131,7 @@ impl App {
             };
             let ports =
                 Ports { inbox, bell, peers: peers.clone(), control: control_sender.clone() };
-            match Core::start(settings, ports, Embedded, ready.clone()) {
+            match Core::start(settings, ports, auther.clone(), ready.clone()) {
                 Ok(core) => app.cores.push(core),
                 Err(error) => return Err(app.give_up(StartError::Core(error))),
             }
@@ -141,6 +149,11 @@ impl App {
         }
         app.control.set_ready();
         app.announce(config, &limits);
+        if embedded && matches!(auther, AnyAuther::Open(_)) {
+            log::warn!(
+                "embedded logic takes every token at its word: whoever connects says who they are"
+            );
+        }
         Ok(app)
     }
 
@@ -297,11 +310,7 @@ impl App {
         log::info!("push {:?}, stat {:?}", self.grpc_addrs(), self.stat_addrs());
         log::info!("http push {:?}", self.http_addrs());
         log::info!("debug {:?}", self.debug_addrs());
-        if config.logic.addrs.is_empty() {
-            log::warn!(
-                "embedded logic takes every token at its word: whoever connects says who they are"
-            );
-        } else {
+        if !config.logic.addrs.is_empty() {
             log::info!("logic {:?}", config.logic.addrs);
         }
     }

@@ -1,4 +1,4 @@
-//! The command line: the server and its flags, and the two helpers `listen` and `push`.
+//! The command line: the server and its flags, `comet logic`, and the two helpers `listen` and `push`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -47,13 +47,34 @@ pub struct Serve {
     pub check: bool,
 }
 
-/// Helpers that talk to a running server.
+/// The other server, and helpers that talk to a running one.
 #[derive(Clone, PartialEq, Debug, Subcommand)]
 pub enum Command {
+    /// Run the logic service of other comets: tokens, sessions, and the HTTP push API before them
+    Logic(Logic),
     /// Join a room and print what arrives
     Listen(Listen),
     /// Push a message and print what became of it
     Push(Push),
+}
+
+/// `comet logic`
+#[derive(Clone, PartialEq, Debug, Default, clap::Args)]
+pub struct Logic {
+    /// The configuration file; the comets' own will do
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Overrules one key of the configuration; the value is TOML: 'token.kind="jwt"'
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub sets: Vec<String>,
+}
+
+impl Logic {
+    /// The same as flags of the server, all of whose sections are in one file.
+    #[must_use]
+    pub fn serve(&self) -> Serve {
+        Serve { config: self.config.clone(), sets: self.sets.clone(), ..Serve::default() }
+    }
 }
 
 /// `comet listen`
@@ -68,17 +89,32 @@ pub struct Listen {
     /// Connect over WebSocket instead of TCP
     #[arg(long)]
     pub ws: bool,
-    /// HOST:PORT of the server [default: 127.0.0.1:8080, with --ws 127.0.0.1:8090]
+    /// HOST:PORT of the server [default: 127.0.0.1:8080, with --ws 127.0.0.1:8090, with --ws --tls
+    /// 127.0.0.1:8095]
     #[arg(long)]
     pub addr: Option<String>,
+    /// Connect over TLS: HOST:PORT is one of tcp.tls_bind, with --ws one of websocket.tls_bind
+    #[arg(long)]
+    pub tls: bool,
+    /// PEM certificates to trust, instead of the authorities that browsers trust
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    pub ca: Option<PathBuf>,
+    /// The name the server's certificate is for, if not HOST
+    #[arg(long, value_name = "NAME", requires = "tls")]
+    pub server_name: Option<String>,
 }
 
 impl Listen {
-    /// Where to connect to.
+    /// Where to connect to; `None` where there is no usual place, which is TCP under TLS.
     #[must_use]
-    pub fn address(&self) -> &str {
-        let default = if self.ws { "127.0.0.1:8090" } else { "127.0.0.1:8080" };
-        self.addr.as_deref().unwrap_or(default)
+    pub fn address(&self) -> Option<&str> {
+        let default = match (self.ws, self.tls) {
+            (false, false) => Some("127.0.0.1:8080"),
+            (true, false) => Some("127.0.0.1:8090"),
+            (true, true) => Some("127.0.0.1:8095"),
+            (false, true) => None,
+        };
+        self.addr.as_deref().or(default)
     }
 }
 
@@ -192,17 +228,37 @@ mod tests {
     }
 
     #[test]
+    fn logic_takes_the_same_configuration() {
+        let check = |line: &[&str], logic: Logic| {
+            assert_eq!(read(line).unwrap().command, Some(Command::Logic(logic)), "{line:?}");
+        };
+        check(&["logic"], Logic::default());
+        check(
+            &["logic", "--config", "a.toml", "--set", "a.b=1", "--set", "c.d=2"],
+            Logic {
+                config: Some("a.toml".into()),
+                sets: vec!["a.b=1".to_owned(), "c.d=2".to_owned()],
+            },
+        );
+    }
+
+    #[test]
     fn listen_knows_where_each_transport_is() {
-        let check = |line: &[&str], user, ws, address: &str| {
+        let check = |line: &[&str], user, ws, address: Option<&str>| {
             let Some(Command::Listen(listen)) = read(line).unwrap().command else {
                 panic!("{line:?}");
             };
             assert_eq!((listen.room.as_str(), listen.user, listen.ws), ("r", user, ws), "{line:?}");
             assert_eq!(listen.address(), address, "{line:?}");
         };
-        check(&["listen", "--room", "r"], 0, false, "127.0.0.1:8080");
-        check(&["listen", "--ws", "--room", "r", "--user", "-7"], -7, true, "127.0.0.1:8090");
-        check(&["listen", "--room=r", "--addr", "h:1"], 0, false, "h:1");
+        check(&["listen", "--room", "r"], 0, false, Some("127.0.0.1:8080"));
+        check(&["listen", "--ws", "--room", "r", "--user", "-7"], -7, true, Some("127.0.0.1:8090"));
+        check(&["listen", "--room=r", "--addr", "h:1"], 0, false, Some("h:1"));
+        check(&["listen", "--room=r", "--ws", "--tls"], 0, true, Some("127.0.0.1:8095"));
+        check(&["listen", "--room=r", "--tls"], 0, false, None);
+        let tls = ["--tls", "--ca", "ca.pem", "--server-name", "push.example.com"];
+        let line = [&["listen", "--room=r", "--addr", "h:1"], &tls[..]].concat();
+        check(&line, 0, false, Some("h:1"));
     }
 
     #[test]
@@ -244,9 +300,12 @@ mod tests {
         check(&["--core", "1"], EXIT_USAGE);
         check(&["--config"], EXIT_USAGE);
         check(&["serve"], EXIT_USAGE);
+        check(&["logic", "--cores", "1"], EXIT_USAGE);
         check(&["--check", "listen", "--room", "r"], EXIT_USAGE);
         check(&["listen"], EXIT_USAGE);
         check(&["listen", "--room", "r", "--user", "anna"], EXIT_USAGE);
+        check(&["listen", "--room", "r", "--ca", "ca.pem"], EXIT_USAGE);
+        check(&["listen", "--room", "r", "--server-name", "h"], EXIT_USAGE);
         check(&["push"], EXIT_USAGE);
         check(&["push", "all"], EXIT_USAGE);
         check(&["push", "key", "text"], EXIT_USAGE);

@@ -1,9 +1,10 @@
 //! `comet listen` and `comet push`: a client and a caller at hand, for a first try and for operators.
 
 use std::error::Error;
+use std::fs;
 use std::io::{self, Write};
 
-use comet_client::{Event, Options};
+use comet_client::{Error as ClientError, Event, Options, TlsError, TlsOptions};
 use comet_control::caller::{Ledger, PushClient};
 
 use crate::args::{Listen, Push, Target};
@@ -11,26 +12,34 @@ use crate::args::{Listen, Push, Target};
 /// Joins a room and prints what arrives, until standard output is closed. Reconnects by itself.
 ///
 /// # Errors
-/// If standard output fails for another reason.
+/// If standard output fails for another reason, there is nowhere to connect to, or TLS cannot be had as it
+/// was asked for: that does not change by waiting.
 pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
+    let address = listen.address().ok_or("TLS over TCP has no usual port: name it with --addr")?;
     let token = listen.user.to_string();
-    let options = if listen.ws {
-        Options::websocket(listen.address(), "/sub", token)
+    let mut options = if listen.ws {
+        Options::websocket(address, "/sub", token)
     } else {
-        Options::tcp(listen.address(), token)
+        Options::tcp(address, token)
     };
+    if listen.tls {
+        options = options.tls(tls(listen)?);
+    }
     let mut listener = options.reconnecting();
     let mut out = io::stdout().lock();
     listener.join(&listen.room)?;
     for event in listener {
         let written = match event {
             Event::Connected => {
-                eprintln!("connected to {}, in room {}", listen.address(), listen.room);
+                eprintln!("connected to {address}, in room {}", listen.room);
                 Ok(())
             }
             Event::Message(message) => {
                 let text = String::from_utf8_lossy(&message.body);
                 writeln!(out, "op {}: {text}", message.operation).and_then(|()| out.flush())
+            }
+            Event::Disconnected { reason: ClientError::Tls(error), .. } => {
+                return Err(format!("{address}: {error}{}", advice(&error)).into());
             }
             Event::Disconnected { reason, retry_in } => {
                 eprintln!("disconnected: {reason}; again in {:.1} s", retry_in.as_secs_f32());
@@ -43,6 +52,32 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
+}
+
+fn tls(listen: &Listen) -> Result<TlsOptions, Box<dyn Error>> {
+    let options = match &listen.ca {
+        Some(path) => {
+            let named = |error: &dyn Error| format!("--ca {}: {error}", path.display());
+            let pem = fs::read(path).map_err(|error| named(&error))?;
+            TlsOptions::with_authorities(&pem).map_err(|error| named(&error))?
+        }
+        None => TlsOptions::new(),
+    };
+    Ok(match &listen.server_name {
+        Some(name) => options.server_name(name),
+        None => options,
+    })
+}
+
+/// What else to try, as the end of a sentence.
+fn advice(error: &TlsError) -> &'static str {
+    match error {
+        TlsError::Untrusted => "; name the certificate of who signed it with --ca",
+        TlsError::OtherName(_) => "; if that is the server you mean, name it with --server-name",
+        TlsError::AuthoritysOwn => "; make one with basicConstraints=CA:FALSE for the server",
+        TlsError::NotTls => "; leave --tls out, or name an address that is bound for TLS",
+        _ => "",
+    }
 }
 
 /// Pushes one message and prints its ledger.

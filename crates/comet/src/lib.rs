@@ -9,15 +9,15 @@ pub mod args;
 pub mod helpers;
 mod listeners;
 mod log_output;
+pub mod logic;
 mod memory;
 mod options;
 mod pid_file;
 mod reload;
+pub mod run;
 mod start_error;
 
 pub use app::{App, Ended, machine};
-pub use log_output::LogOutput;
 pub use memory::worst_case;
-pub use pid_file::PidFile;
 pub use reload::Reloaded;
 pub use start_error::StartError;

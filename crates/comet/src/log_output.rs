@@ -15,7 +15,7 @@ use log::LevelFilter;
 
 /// The log of the process.
 #[derive(Debug)]
-pub struct LogOutput {
+pub(crate) struct LogOutput {
     file: Option<LogFile>,
     /// RUST_LOG is set: the configured level is not heeded.
     is_overruled: bool,
@@ -35,7 +35,7 @@ impl LogOutput {
     ///
     /// # Panics
     /// If the process has a log already.
-    pub fn start(settings: &Log) -> Result<Self, String> {
+    pub(crate) fn start(settings: &Log) -> Result<Self, String> {
         let filters = std::env::var(DEFAULT_FILTER_ENV).ok();
         let mut builder = Builder::new();
         builder.format_timestamp_millis();
@@ -62,7 +62,7 @@ impl LogOutput {
     ///
     /// # Errors
     /// If that fails, as a sentence; the old one is written to then.
-    pub fn reopen(&self) -> Result<(), String> {
+    pub(crate) fn reopen(&self) -> Result<(), String> {
         let Some(LogFile { path, open }) = &self.file else { return Ok(()) };
         let file = append(path).map_err(|error| cannot_open(path, &error))?;
         *open.lock().expect(NO_PANIC) = file;
@@ -73,7 +73,7 @@ impl LogOutput {
     ///
     /// # Errors
     /// If it does, as a sentence.
-    pub fn set_level(&self, level: LogLevel) -> Result<(), String> {
+    pub(crate) fn set_level(&self, level: LogLevel) -> Result<(), String> {
         if self.is_overruled {
             return Err(format!("log.level: {DEFAULT_FILTER_ENV} is set and overrules it"));
         }

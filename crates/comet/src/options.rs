@@ -34,6 +34,7 @@ pub(crate) fn control_options(
             domain: config.server.domain.clone(),
             tcp: addresses.tcp.clone(),
             websocket: addresses.websocket.clone(),
+            websocket_tls: addresses.websocket_tls.clone(),
             heartbeat: config.protocol.heartbeat,
         },
         frame_max: config.push.frame_max,

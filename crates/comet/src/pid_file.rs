@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// A pid file of this process; removed when dropped.
 #[derive(Debug)]
-pub struct PidFile {
+pub(crate) struct PidFile {
     path: PathBuf,
     file: File,
 }
@@ -20,7 +20,7 @@ impl PidFile {
     ///
     /// # Errors
     /// If a living process has it, or it cannot be opened, as a sentence.
-    pub fn claim(path: &Path) -> Result<Self, String> {
+    pub(crate) fn claim(path: &Path) -> Result<Self, String> {
         let failed =
             |error: io::Error| format!("server.pid_file: cannot write {}: {error}", path.display());
         loop {
@@ -57,7 +57,7 @@ impl PidFile {
     ///
     /// # Errors
     /// If it cannot be written, as a sentence.
-    pub fn write(&self) -> Result<(), String> {
+    pub(crate) fn write(&self) -> Result<(), String> {
         writeln!(&self.file, "{}", std::process::id()).map_err(|error| {
             format!("server.pid_file: cannot write {}: {error}", self.path.display())
         })

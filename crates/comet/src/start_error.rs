@@ -5,6 +5,7 @@ use std::fmt;
 use comet_net::{ProbeError, TlsError};
 
 use crate::app::START_TIMEOUT;
+use crate::logic::LogicError;
 
 /// Why a server did not start.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub enum StartError {
     },
     /// TLS cannot be served.
     Tls(TlsError),
+    /// Tokens cannot be checked.
+    Logic(LogicError),
     /// The control thread did not start.
     Control(comet_control::StartError),
     /// A core did not start.
@@ -36,6 +39,7 @@ impl fmt::Display for StartError {
             Self::Probe(error) => error.fmt(f),
             Self::Listen { setting, source } => write!(f, "{setting}: {source}"),
             Self::Tls(error) => write!(f, "tls: {error}"),
+            Self::Logic(error) => error.fmt(f),
             Self::Control(error) => error.fmt(f),
             Self::Core(error) => error.fmt(f),
             Self::System(error) => error.fmt(f),

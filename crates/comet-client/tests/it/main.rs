@@ -3,5 +3,7 @@
 mod reconnect;
 mod session;
 mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
 mod websocket;
 mod wire;

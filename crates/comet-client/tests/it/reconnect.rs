@@ -15,11 +15,15 @@ fn listener(address: String) -> Listener {
 }
 
 fn disconnected(listener: &mut Listener) -> Error {
+    let (reason, retry_in) = put_off(listener);
+    assert!((BASE..=MAX).contains(&retry_in), "{retry_in:?}");
+    reason
+}
+
+/// Why the connection was lost or could not be made, and how long the next attempt is put off.
+fn put_off(listener: &mut Listener) -> (Error, Duration) {
     match listener.next().unwrap() {
-        Event::Disconnected { reason, retry_in } => {
-            assert!((BASE..=MAX).contains(&retry_in), "{retry_in:?}");
-            reason
-        }
+        Event::Disconnected { reason, retry_in } => (reason, retry_in),
         other => panic!("{other:?}"),
     }
 }
@@ -91,5 +95,50 @@ fn what_is_asked_before_the_first_connection_is_asked_there() {
     let mut listener = listener(address);
     listener.join("").unwrap();
     connected(&mut listener);
+    server.join().unwrap();
+}
+
+/// Nobody waits here: what is asserted is how long it would be.
+#[test]
+fn a_servers_delay_is_waited_where_it_is_the_longer_one() {
+    const HINT: Duration = Duration::from_millis(1_234_567);
+    // Body of the server's goodbye; what is left of it, and whether the delay was believed.
+    let cases = [
+        ("draining; retry_after_ms=1234567", "draining", Some(HINT)),
+        ("draining; retry_after_ms=3600000", "draining", Some(Duration::from_secs(3600))),
+        ("draining; retry_after_ms=0", "draining", Some(Duration::ZERO)),
+        ("draining", "draining", None),
+        ("draining; retry_after_ms=3600001", "draining; retry_after_ms=3600001", None),
+        ("draining; retry_after_ms=-1", "draining; retry_after_ms=-1", None),
+        ("draining; retry_after_ms=", "draining; retry_after_ms=", None),
+    ];
+    // Each words are the answer to a token first, and then the end of a live connection.
+    let (address, server) = serve(2 * cases.len(), move |connection, mut stream| {
+        let goodbye = frame(6, 0, cases[connection / 2].0.as_bytes());
+        if connection % 2 == 0 {
+            read_frame(&mut stream);
+        } else {
+            authenticate(&mut stream);
+        }
+        stream.write_all(&goodbye).unwrap();
+    });
+    for (goodbye, expected, delay) in cases {
+        for is_live in [false, true] {
+            let mut listener = listener(address.clone());
+            if is_live {
+                connected(&mut listener);
+            }
+            let (error, retry_in) = put_off(&mut listener);
+            assert_eq!(error.retry_after(), delay, "{goodbye}");
+            let Error::Session(SessionError::Closed { reason, .. }) = error else {
+                panic!("{error}");
+            };
+            assert_eq!(reason, expected);
+            match delay.filter(|delay| *delay > MAX) {
+                Some(delay) => assert_eq!(retry_in, delay),
+                None => assert!((BASE..=MAX).contains(&retry_in), "{goodbye}: {retry_in:?}"),
+            }
+        }
+    }
     server.join().unwrap();
 }

@@ -1,5 +1,7 @@
 //! The session on its own: any split of the input, batches, refusals, hostile lengths.
 
+use std::time::Duration;
+
 use comet_client::{FrameFault, Session, SessionError, Transport, WebSocketFault};
 use proptest::prelude::*;
 use tungstenite::handshake::derive_accept_key;
@@ -198,7 +200,11 @@ proptest! {
 
 #[test]
 fn a_session_ends_with_the_servers_reason() {
-    let closed = |code, reason: &str| SessionError::Closed { code, reason: reason.to_owned() };
+    let closed = |code, reason: &str| SessionError::Closed {
+        code,
+        reason: reason.to_owned(),
+        retry_after: None,
+    };
     let goodbye = frame(6, 0, b"heartbeat_timeout");
     check_end(Transport::Tcp, &goodbye, &closed(None, "heartbeat_timeout"));
     check_end(Transport::WebSocket, &websocket(0x82, &goodbye), &closed(None, "heartbeat_timeout"));
@@ -209,6 +215,21 @@ fn a_session_ends_with_the_servers_reason() {
     );
     check_end(Transport::WebSocket, &websocket(0x88, b""), &closed(None, ""));
     check_end(Transport::Tcp, &frame(6, 0, b"\xff"), &closed(None, "\u{fffd}"));
+}
+
+#[test]
+fn a_goodbye_may_name_a_delay() {
+    let closed = |code| SessionError::Closed {
+        code,
+        reason: "draining".to_owned(),
+        retry_after: Some(Duration::from_millis(1830)),
+    };
+    let words = b"draining; retry_after_ms=1830";
+    let goodbye = frame(6, 0, words);
+    check_end(Transport::Tcp, &goodbye, &closed(None));
+    check_end(Transport::WebSocket, &websocket(0x82, &goodbye), &closed(None));
+    let close = [&b"\x03\xe9"[..], words].concat();
+    check_end(Transport::WebSocket, &websocket(0x88, &close), &closed(Some(1001)));
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn the_servers_reason_comes_after_its_messages() {
     let mut client = Options::tcp(address, "42").connect().unwrap();
     assert_eq!(client.receive().unwrap(), Some(message(5, 0, b"last")));
     match client.receive() {
-        Err(Error::Session(SessionError::Closed { code: None, reason })) => {
+        Err(Error::Session(SessionError::Closed { code: None, reason, .. })) => {
             assert_eq!(reason, "replaced");
         }
         other => panic!("{other:?}"),

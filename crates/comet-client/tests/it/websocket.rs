@@ -74,7 +74,7 @@ fn a_close_has_a_code_and_a_text_and_is_answered() {
     });
     let mut client = options(address).connect().unwrap();
     match client.receive() {
-        Err(Error::Session(SessionError::Closed { code: Some(1001), reason })) => {
+        Err(Error::Session(SessionError::Closed { code: Some(1001), reason, .. })) => {
             assert_eq!(reason, "draining");
         }
         other => panic!("{other:?}"),

@@ -35,8 +35,8 @@ pub(crate) fn websocket(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// One frame a client sent over TCP.
-pub(crate) fn read_frame(stream: &mut TcpStream) -> (i32, i32, Vec<u8>) {
+/// One frame a client sent over TCP, or TLS over it.
+pub(crate) fn read_frame(stream: &mut impl Read) -> (i32, i32, Vec<u8>) {
     let mut header = [0; 16];
     stream.read_exact(&mut header).unwrap();
     let word = |at: usize| i32::from_be_bytes(header[at..at + 4].try_into().unwrap());
@@ -47,7 +47,7 @@ pub(crate) fn read_frame(stream: &mut TcpStream) -> (i32, i32, Vec<u8>) {
 }
 
 /// Takes the auth frame and accepts it; returns the token.
-pub(crate) fn authenticate(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) fn authenticate(stream: &mut (impl Read + Write)) -> Vec<u8> {
     let (operation, sequence, token) = read_frame(stream);
     assert_eq!(operation, 7);
     stream.write_all(&frame(8, sequence, b"")).unwrap();

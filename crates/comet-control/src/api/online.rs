@@ -19,7 +19,7 @@ pub(super) async fn top(api: Arc<Api>, request: Request) -> Result<Value, Status
     let query = Query::read(request.uri().query())?;
     let prefix = room_id(query.text("type")?, "");
     let limit = query.number("limit", 1..=TOP_MAX as i64)?;
-    let rooms = api.pushes.rooms().await?;
+    let rooms = api.reach.rooms().await?;
     let of_type =
         rooms.iter().filter_map(|(id, online)| Some((id.strip_prefix(&*prefix)?, *online)));
     let rooms = fullest(of_type.collect(), limit);
@@ -30,11 +30,11 @@ pub(super) async fn top(api: Arc<Api>, request: Request) -> Result<Value, Status
 pub(super) async fn room(api: Arc<Api>, request: Request) -> Result<Value, Status> {
     let query = Query::read(request.uri().query())?;
     let (kind, names) = (query.text("type")?, query.list("rooms")?);
-    api.pushes.check_count("room", names.len())?;
+    api.reach.bounds().check_count("room", names.len())?;
     let mut counts: Map<String, Value> =
         names.into_iter().map(|name| (name.to_owned(), 0.into())).collect();
     let prefix = room_id(kind, "");
-    for (id, online) in api.pushes.rooms().await? {
+    for (id, online) in api.reach.rooms().await? {
         if let Some(count) = id.strip_prefix(&*prefix).and_then(|name| counts.get_mut(name)) {
             *count = online.into();
         }
@@ -45,7 +45,7 @@ pub(super) async fn room(api: Arc<Api>, request: Request) -> Result<Value, Statu
 /// Connections that are authenticated. `ip_count`, in goim the distinct addresses they come from, is
 /// null: comet keeps no address of a connection.
 pub(super) async fn total(api: Arc<Api>, _: Request) -> Result<Value, Status> {
-    Ok(json!({ "conn_count": api.pushes.live().await?, "ip_count": null }))
+    Ok(json!({ "conn_count": api.reach.live().await?, "ip_count": null }))
 }
 
 /// The first `limit` of `rooms`, the fullest first; of equal ones the one whose name comes first.

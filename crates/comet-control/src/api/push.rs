@@ -11,6 +11,7 @@ use tonic::Status;
 
 use super::Api;
 use super::query::Query;
+use crate::reach::Pushed;
 use crate::wire::goim::comet::Ledger;
 use crate::wire::goim::protocol::Proto;
 
@@ -18,28 +19,28 @@ use crate::wire::goim::protocol::Proto;
 pub(super) async fn keys(api: Arc<Api>, request: Request) -> Result<Value, Status> {
     let Message { query, operation, proto } = read(&api, request).await?;
     let keys = query.list("keys")?.into_iter().map(str::to_owned).collect();
-    api.pushes.to_keys(keys, Some(proto), operation).await.map(data)
+    api.reach.to_keys(keys, Some(proto), operation).await.map(data)
 }
 
 /// To every session of the users `mids`.
 pub(super) async fn mids(api: Arc<Api>, request: Request) -> Result<Value, Status> {
     let Message { query, operation, proto } = read(&api, request).await?;
     let users = query.numbers("mids")?;
-    api.pushes.to_users(users, Some(proto), operation).await.map(data)
+    api.reach.to_users(users, Some(proto), operation).await.map(data)
 }
 
 /// To the members of the room `type://room`.
 pub(super) async fn room(api: Arc<Api>, request: Request) -> Result<Value, Status> {
     let Message { query, proto, .. } = read(&api, request).await?;
     let room = room_id(query.text("type")?, query.text("room")?);
-    api.pushes.to_room(room, Some(proto)).await.map(data)
+    api.reach.to_room(room, Some(proto)).await.map(data)
 }
 
 /// To everybody: at once, or `speed` connections a second.
 pub(super) async fn all(api: Arc<Api>, request: Request) -> Result<Value, Status> {
     let Message { query, operation, proto } = read(&api, request).await?;
     let speed = query.optional_number("speed", 0..=i32::MAX.into())?;
-    api.pushes.to_all(Some(proto), operation, speed).await.map(data)
+    api.reach.to_all(Some(proto), operation, speed).await.map(data)
 }
 
 /// The id that connections know a room by.
@@ -64,13 +65,21 @@ async fn read(api: &Api, request: Request) -> Result<Message, Status> {
     Ok(Message { query, operation, proto })
 }
 
-fn data(ledger: Ledger) -> Value {
+/// The ledger, and where there are any the servers that the push did not reach.
+fn data(Pushed { ledger, failed }: Pushed) -> Value {
     let Ledger { matched, queued, dropped, absent, scheduled } = ledger;
-    json!({
+    let mut data = json!({
         "matched": matched,
         "queued": queued,
         "dropped": dropped,
         "absent": absent,
         "scheduled": scheduled,
-    })
+    });
+    if !failed.is_empty() {
+        let failed = failed.into_iter();
+        data["failed"] = failed
+            .map(|failure| json!({ "server": failure.server, "message": failure.message }))
+            .collect();
+    }
+    data
 }

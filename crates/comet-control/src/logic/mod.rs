@@ -256,7 +256,10 @@ fn identity(reply: ConnectReply) -> Identity {
         user: reply.mid,
         key: named(reply.key),
         room: named(reply.room_id),
-        accepts: Accepts::Only(reply.accepts.into()),
+        accepts: match reply.accepts_all {
+            true => Accepts::All,
+            false => Accepts::Only(reply.accepts.into()),
+        },
         heartbeat_ms: heartbeat_ms(reply.heartbeat),
     }
 }

@@ -31,6 +31,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
             domain: "push.example".to_owned(),
             tcp: vec!["192.0.2.1:8080".parse().unwrap(), "192.0.2.2:8081".parse().unwrap()],
             websocket: vec!["192.0.2.1:8090".parse().unwrap()],
+            websocket_tls: Vec::new(),
             heartbeat: Duration::from_secs(300),
         },
         logic: None,

@@ -54,6 +54,7 @@ fn open_door(request: &ConnectReq) -> Result<ConnectReply, Status> {
         room_id: "live://1".to_owned(),
         accepts: vec![5],
         heartbeat: 0,
+        accepts_all: false,
     })
 }
 

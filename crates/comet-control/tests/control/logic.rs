@@ -143,6 +143,7 @@ async fn logic_says_who_a_client_is() {
         room_id: "live://1000".to_owned(),
         accepts: vec![1000, 1001],
         heartbeat: 240_000_000_000,
+        accepts_all: false,
     };
     let answer = reply.clone();
     logic.script(|script| script.connect = Box::new(move |_| Ok(answer.clone())));
@@ -168,6 +169,13 @@ async fn logic_says_who_a_client_is() {
     identify(&fake, conn(0, 1), b"");
     let nobody = Identity { accepts: Accepts::Only(Box::default()), ..Identity::default() };
     assert_eq!(identified(&fake, conn(0, 1)).await, Ok(nobody));
+
+    // comet's own word for every operation; the list says nothing then.
+    let all = ConnectReply { accepts: vec![1], accepts_all: true, ..ConnectReply::default() };
+    logic.script(|script| script.connect = Box::new(move |_| Ok(all.clone())));
+    identify(&fake, conn(0, 1), b"");
+    let everything = Identity { accepts: Accepts::All, ..Identity::default() };
+    assert_eq!(identified(&fake, conn(0, 1)).await, Ok(everything));
     fake.control.stop();
 }
 

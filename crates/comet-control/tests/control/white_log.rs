@@ -1,10 +1,15 @@
 //! The white log's file: lines, rotation, and what becomes of what cannot be written.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use comet_control::{Options, StartError};
 use comet_core::{ConnId, Millis, Report, ShardId, WhiteEvent, WhiteWhat};
+
+use comet_mesh::Returned;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::fake::{Fake, PATIENT, ROOMY, options, start_with};
 
@@ -20,13 +25,17 @@ fn start(path: &Path) -> Fake {
 }
 
 fn read(fake: &Fake, sequence: i32) {
-    fake.report(Report::White(Box::new(WhiteEvent {
+    fake.report(event(sequence));
+}
+
+fn event(sequence: i32) -> Report {
+    Report::White(Box::new(WhiteEvent {
         conn: ConnId { shard: ShardId(0), slot: 4, generation: 1 },
         user: 7,
         key: "7_1".into(),
         what: WhiteWhat::Read { operation: 2, sequence, bytes: 16 },
         at: Millis(1_500),
-    })));
+    }))
 }
 
 /// Waits until a file has `lines` lines; they are appended whole.
@@ -91,6 +100,40 @@ async fn another_file_takes_over_and_a_bad_one_does_not() {
     fake.control.set_white_log(None).unwrap();
     let (status, _) = fake.debug("PUT", "/white_list", r#"{"users":[1]}"#).await;
     assert_eq!(status, 409);
+}
+
+/// A pipe nobody reads stands for a disk that hangs: the control thread goes on, and every event is in
+/// the file in the end or counted there as missing.
+#[tokio::test]
+async fn a_file_that_hangs_makes_nobody_wait() {
+    const EVENTS: u64 = 30_000;
+    let path = path("white-pipe");
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    // Opened for both, a pipe makes nobody wait for its other end.
+    let pipe = File::options().read(true).write(true).open(&path).unwrap();
+    let fake = start(&path);
+    for _ in 0..EVENTS {
+        let mut report = event(1);
+        while let Err(Returned::Full(back)) = fake.reports.try_send(report) {
+            report = back;
+            tokio::task::yield_now().await;
+        }
+    }
+    let counted = tokio::task::spawn_blocking(move || {
+        let (mut written, mut missed) = (0, 0);
+        let mut lines = BufReader::new(pipe).lines();
+        while written + missed < EVENTS {
+            let line = lines.next().unwrap().unwrap();
+            match line.split_once(" missed events=") {
+                Some((_, events)) => missed += events.parse::<u64>().unwrap(),
+                None => written += 1,
+            }
+        }
+        (written, missed)
+    });
+    let (written, missed) = counted.await.unwrap();
+    assert_eq!(written + missed, EVENTS);
+    assert!(missed > 0, "the queue is bounded");
 }
 
 /// `/dev/full` takes no byte. What it does not take is counted; what comes after it says how much.

@@ -3,17 +3,23 @@
 
 mod control;
 mod crowd;
+mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]
 mod fake_logic;
 mod hostile;
 mod http_push;
+mod listen_tls;
 mod logic;
+mod logic_process;
+mod logic_server;
+mod logic_tokens;
 mod monitor;
 mod operations;
 mod peer;
 mod process;
 mod proxy;
 mod pushes;
+mod redis;
 mod reload;
 mod replaced;
 mod slow;

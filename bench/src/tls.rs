@@ -1,0 +1,221 @@
+//! TLS of the bench: a certificate for the server it starts, and the client's end of each connection.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, BufRead, ErrorKind, Write};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::{env, process};
+
+use comet_client::Session;
+use rcgen::generate_simple_self_signed;
+use rustix::net::{SendFlags, send};
+use rustls::client::Resumption;
+use rustls::crypto::ring;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+use crate::Result;
+use crate::clock::now_ns;
+
+/// A certificate for loopback addresses, signed by itself. Its files are there as long as it is.
+pub(crate) struct Certificate {
+    folder: PathBuf,
+    config: Arc<ClientConfig>,
+}
+
+impl Certificate {
+    /// Makes one.
+    ///
+    /// # Errors
+    ///
+    /// Its files cannot be written.
+    pub(crate) fn make() -> Result<Self> {
+        let own = generate_simple_self_signed(["127.0.0.1".to_owned(), "::1".to_owned()])?;
+        let mut roots = RootCertStore::empty();
+        roots.add(own.cert.der().clone())?;
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        // A storm is one of clients that were not there before.
+        config.resumption = Resumption::disabled();
+        // The time tells it from one that a bench of the same process id left behind.
+        let name = format!("comet-bench-{}-{}.tls", process::id(), now_ns());
+        let folder = env::temp_dir().join(name);
+        DirBuilder::new().mode(0o700).create(&folder)?;
+        let made = Self { folder, config: Arc::new(config) };
+        fs::write(made.certificate(), own.cert.pem())?;
+        fs::write(made.key(), own.signing_key.serialize_pem())?;
+        Ok(made)
+    }
+
+    /// The certificate's file.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.folder.join("certificate.pem")
+    }
+
+    /// The key's file.
+    pub(crate) fn key(&self) -> PathBuf {
+        self.folder.join("key.pem")
+    }
+
+    /// How clients connect that trust this certificate and no other.
+    pub(crate) fn clients(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+}
+
+impl Drop for Certificate {
+    fn drop(&mut self) {
+        // What is left behind is of no use to anybody.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The TLS of one connection, without its socket's reads.
+pub(crate) struct Tls(Box<ClientConnection>);
+
+impl Tls {
+    /// A connection to `server` that begins.
+    ///
+    /// # Errors
+    ///
+    /// rustls does not take the address as a name.
+    pub(crate) fn new(clients: &Arc<ClientConfig>, server: IpAddr) -> Result<Self> {
+        let connection = ClientConnection::new(Arc::clone(clients), server.into())?;
+        Ok(Self(Box::new(connection)))
+    }
+
+    /// Decrypts what the socket gave and hands it on in pieces.
+    ///
+    /// # Errors
+    ///
+    /// It is not what TLS allows, or `take` fails.
+    pub(crate) fn receive(
+        &mut self,
+        mut encrypted: &[u8],
+        mut take: impl FnMut(&[u8]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        while !encrypted.is_empty() {
+            self.0.read_tls(&mut encrypted).map_err(|error| error.to_string())?;
+            self.0.process_new_packets().map_err(|error| error.to_string())?;
+            loop {
+                let mut reader = self.0.reader();
+                let len = match reader.fill_buf() {
+                    Ok([]) => return Err("the server closed TLS".to_owned()),
+                    Ok(plain) => {
+                        take(plain)?;
+                        plain.len()
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error.to_string()),
+                };
+                reader.consume(len);
+            }
+        }
+        Ok(())
+    }
+
+    /// Encrypts what the session has to say and writes what the socket takes; says whether that was all.
+    ///
+    /// # Errors
+    ///
+    /// The socket failed.
+    pub(crate) fn transmit(&mut self, session: &mut Session, socket: &OwnedFd) -> io::Result<bool> {
+        // While the handshake lasts, rustls keeps it for later.
+        let taken = self.0.writer().write(session.output())?;
+        session.consume_output(taken);
+        while self.0.wants_write() {
+            match self.0.write_tls(&mut Socket(socket)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(session.output().is_empty())
+    }
+}
+
+struct Socket<'a>(&'a OwnedFd);
+
+impl Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(send(self.0.as_fd(), bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::thread;
+
+    use comet_client::Transport;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+    use super::*;
+
+    /// The server's end, with the files as a server reads them.
+    fn server(made: &Certificate) -> Arc<ServerConfig> {
+        let certificate = CertificateDer::from_pem_file(made.certificate()).unwrap();
+        let key = PrivateKeyDer::from_pem_file(made.key()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key);
+        Arc::new(config.unwrap())
+    }
+
+    #[test]
+    fn a_session_is_carried_both_ways() {
+        const AUTH: &[u8] = b"\0\0\0\x12\0\x10\0\x01\0\0\0\x07\0\0\0\x0142";
+        const REPLY: &[u8] = b"\0\0\0\x10\0\x10\0\x01\0\0\0\x08\0\0\0\x01";
+        // A frame of 200,016 bytes.
+        const LONG: &[u8] = b"\0\x03\x0d\x50\0\x10\0\x01\0\0\0\x05\0\0\0\0";
+        let made = Certificate::make().unwrap();
+        let config = server(&made);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let socket = listener.accept().unwrap().0;
+            let connection = ServerConnection::new(config).unwrap();
+            let mut stream = StreamOwned::new(connection, socket);
+            let mut auth = [0; AUTH.len()];
+            stream.read_exact(&mut auth).unwrap();
+            assert_eq!(auth, AUTH);
+            stream.write_all(REPLY).unwrap();
+            stream.write_all(&[LONG, &[7; 200_000]].concat()).unwrap();
+        });
+        let mut stream = TcpStream::connect(address).unwrap();
+        let socket = OwnedFd::from(stream.try_clone().unwrap());
+        let mut tls = Tls::new(&made.clients(), address.ip()).unwrap();
+        let mut session = Session::new(Transport::Tcp, "", "", b"42");
+        let mut body_len = 0;
+        let mut buffer = [0; 4096];
+        while body_len == 0 {
+            assert!(tls.transmit(&mut session, &socket).unwrap(), "the socket takes everything");
+            let read = stream.read(&mut buffer).unwrap();
+            let received = tls.receive(&buffer[..read], |plain| {
+                let handled = session.handle_input(plain, |frame| body_len = frame.body.len());
+                handled.map_err(|error| error.to_string())
+            });
+            received.unwrap();
+        }
+        assert!(session.is_live());
+        assert_eq!(body_len, 200_000);
+        server.join().unwrap();
+        let folder = made.folder.clone();
+        drop(made);
+        assert!(!folder.exists());
+    }
+}

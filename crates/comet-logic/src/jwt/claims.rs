@@ -1,0 +1,85 @@
+//! From the claims of a checked token to an identity.
+
+use comet_core::limits::{ACCEPTS_MAX, NAME_MAX};
+use comet_core::{Accepts, Identity};
+use serde_json::{Map, Value};
+
+use crate::Refusal;
+
+/// Which claims say what (`token.mid`, `token.key`, `token.room`, `token.accepts`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClaimNames {
+    /// The user id: a whole number, or a text that is one (`sub` is always a text).
+    pub mid: String,
+    /// The connection's key, a text. Without it logic makes one.
+    pub key: String,
+    /// The room the connection starts in, a text. Without it, none.
+    pub room: String,
+    /// The operations the connection accepts, a list of numbers. Without it, all.
+    pub accepts: String,
+}
+
+impl Default for ClaimNames {
+    /// The names of goim v2's tokens.
+    fn default() -> Self {
+        let [mid, key, room, accepts] = ["mid", "key", "room_id", "accepts"].map(str::to_owned);
+        Self { mid, key, room, accepts }
+    }
+}
+
+impl ClaimNames {
+    /// The identity that `claims` name.
+    pub(super) fn identity(&self, claims: &Map<String, Value>) -> Result<Identity, Refusal> {
+        Ok(Identity {
+            user: user(&self.mid, claims)?,
+            key: name(&self.key, claims)?,
+            room: name(&self.room, claims)?,
+            accepts: accepts(&self.accepts, claims)?,
+            heartbeat_ms: None,
+        })
+    }
+}
+
+/// `null` is as good as absent: Go writes it for what is not there.
+fn given<'a>(claim: &str, claims: &'a Map<String, Value>) -> Option<&'a Value> {
+    claims.get(claim).filter(|value| !value.is_null())
+}
+
+fn user(claim: &str, claims: &Map<String, Value>) -> Result<i64, Refusal> {
+    let user = match given(claim, claims) {
+        None => return Err(Refusal::new(format!("the token has no claim {claim:?}"))),
+        Some(Value::Number(number)) => number.as_i64(),
+        Some(Value::String(text)) => text.parse().ok(),
+        Some(_) => None,
+    };
+    user.ok_or_else(|| Refusal::new(format!("the claim {claim:?} is not a user id")))
+}
+
+/// A key or room id; an empty one is none.
+fn name(claim: &str, claims: &Map<String, Value>) -> Result<Option<Box<str>>, Refusal> {
+    match given(claim, claims) {
+        None => Ok(None),
+        Some(Value::String(text)) if text.len() > NAME_MAX => {
+            Err(Refusal::new(format!("the claim {claim:?} is longer than {NAME_MAX} bytes")))
+        }
+        Some(Value::String(text)) => Ok((!text.is_empty()).then(|| text.as_str().into())),
+        Some(_) => Err(Refusal::new(format!("the claim {claim:?} is not a text"))),
+    }
+}
+
+fn accepts(claim: &str, claims: &Map<String, Value>) -> Result<Accepts, Refusal> {
+    match given(claim, claims) {
+        None => Ok(Accepts::All),
+        Some(Value::Array(list)) if list.len() > ACCEPTS_MAX => {
+            Err(Refusal::new(format!("the claim {claim:?} has more than {ACCEPTS_MAX} operations")))
+        }
+        Some(Value::Array(list)) => {
+            let operations = list.iter().map(|value| value.as_i64()?.try_into().ok());
+            let operations: Option<Box<[i32]>> = operations.collect();
+            operations.map(Accepts::Only).ok_or_else(|| {
+                Refusal::new(format!("the claim {claim:?} holds what is no operation"))
+            })
+        }
+        Some(_) => Err(Refusal::new(format!("the claim {claim:?} is not a list"))),
+    }
+}

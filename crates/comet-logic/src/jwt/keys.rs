@@ -1,0 +1,181 @@
+//! Keys that tokens are checked with, from the bytes of their files. Each is for one algorithm, which is
+//! the key's and never the token's choice.
+
+use std::fmt;
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
+use jsonwebtoken::{DecodingKey, DecodingKeyKind};
+
+use super::{Algorithm, JwtError};
+
+/// Shortest HMAC secret, bytes (RFC 7518, section 3.2).
+const SECRET_MIN: usize = 32;
+
+/// Shortest RSA modulus, bytes (RFC 7518, section 3.3: 2048 bits).
+const MODULUS_MIN: usize = 256;
+
+/// What a key file holds, read by its owner: this crate opens none.
+#[derive(Clone)]
+pub struct KeyFile {
+    /// What it is called where something is wrong with it, and how it is read: a name that ends in
+    /// `.jwks` or `.json` is a JWK set (RFC 7517). Else what has a PEM line in it is a public key
+    /// (SPKI, or PKCS #1 for RSA), and anything else is an HMAC secret. The line feed that ends a text
+    /// is no part of the secret.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Leaves the bytes out: they may be a secret.
+impl fmt::Debug for KeyFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyFile").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A key and what it is for.
+pub(super) struct Key {
+    pub(super) algorithm: Algorithm,
+    /// Only keys of a JWK set have one.
+    pub(super) id: Option<String>,
+    pub(super) key: DecodingKey,
+}
+
+impl KeyFile {
+    /// The keys in the file for one of the `allowed` algorithms, at least one.
+    pub(super) fn read(&self, allowed: &[Algorithm]) -> Result<Vec<Key>, JwtError> {
+        let Self { name, bytes } = self;
+        let keys = if name.ends_with(".jwks") || name.ends_with(".json") {
+            from_set(bytes, allowed)
+        } else if contains(bytes, b"-----BEGIN ") {
+            from_pem(bytes).map(|key| vec![key])
+        } else {
+            from_secret(bytes).map(|key| vec![key])
+        };
+        let mut keys = keys.map_err(|what| JwtError(format!("{name}: {what}")))?;
+        let found = keys.first().map(|key| key.algorithm);
+        keys.retain(|key| allowed.contains(&key.algorithm));
+        match (keys.is_empty(), found) {
+            (false, _) => Ok(keys),
+            (true, Some(algorithm)) => Err(JwtError(format!(
+                "{name}: its key is for {algorithm}, which is not among the algorithms allowed"
+            ))),
+            (true, None) => Err(JwtError(format!(
+                "{name}: none of its keys is for an algorithm that is allowed"
+            ))),
+        }
+    }
+}
+
+fn contains(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
+}
+
+fn from_pem(bytes: &[u8]) -> Result<Key, String> {
+    if contains(bytes, b"PRIVATE KEY-----") {
+        return Err("this is a private key: give its public one".to_owned());
+    }
+    if bytes.windows(11).filter(|window| window == b"-----BEGIN ").count() > 1 {
+        return Err("it holds more than one key: give each its file".to_owned());
+    }
+    if !contains(bytes, b"PUBLIC KEY-----") {
+        return Err("this PEM is no public key".to_owned());
+    }
+    let (algorithm, key) = if let Ok(key) = DecodingKey::from_ed_pem(bytes) {
+        (Algorithm::EdDsa, key)
+    } else if let Ok(key) = DecodingKey::from_ec_pem(bytes) {
+        (Algorithm::Es256, key)
+    } else if let Ok(key) = DecodingKey::from_rsa_pem(bytes) {
+        (Algorithm::Rs256, key)
+    } else {
+        return Err("this public key cannot be read: RSA, P-256 and Ed25519 can".to_owned());
+    };
+    check(&key, algorithm)?;
+    Ok(Key { algorithm, id: None, key })
+}
+
+fn from_secret(bytes: &[u8]) -> Result<Key, String> {
+    let secret = match bytes.strip_suffix(b"\n") {
+        Some(text) if text.is_ascii() => text.strip_suffix(b"\r").unwrap_or(text),
+        _ => bytes,
+    };
+    if is_der(secret) {
+        // Taken for a secret, a public key would let everybody make tokens.
+        return Err("this is DER, not a secret: give a public key as PEM".to_owned());
+    }
+    let key = DecodingKey::from_secret(secret);
+    check(&key, Algorithm::Hs256)?;
+    Ok(Key { algorithm: Algorithm::Hs256, id: None, key })
+}
+
+/// Is it, all of it, one ASN.1 SEQUENCE in DER (X.690, section 8.1.3)? A random secret of 32 bytes
+/// looks like one with a chance of 1 in 65,536.
+fn is_der(bytes: &[u8]) -> bool {
+    match bytes {
+        [0x30, length @ 0..=0x7f, rest @ ..] => usize::from(*length) == rest.len(),
+        [0x30, 0x81, length, rest @ ..] => usize::from(*length) == rest.len(),
+        [0x30, 0x82, high, low, rest @ ..] => {
+            usize::from(u16::from_be_bytes([*high, *low])) == rest.len()
+        }
+        _ => false,
+    }
+}
+
+/// Keys of a set that comet has no use for are passed over, as RFC 7517, section 5 wants it.
+fn from_set(bytes: &[u8], allowed: &[Algorithm]) -> Result<Vec<Key>, String> {
+    let set: JwkSet =
+        serde_json::from_slice(bytes).map_err(|fault| format!("not a JWK set: {fault}"))?;
+    let mut keys = Vec::new();
+    for jwk in &set.keys {
+        let Some(algorithm) = purpose(jwk).filter(|algorithm| allowed.contains(algorithm)) else {
+            continue;
+        };
+        let id = jwk.common.key_id.clone();
+        let named = |what: &dyn fmt::Display| match &id {
+            Some(id) => format!("the key {id:?}: {what}"),
+            None => format!("a key without kid: {what}"),
+        };
+        let key = DecodingKey::from_jwk(jwk).map_err(|fault| named(&fault))?;
+        check(&key, algorithm).map_err(|what| named(&what))?;
+        keys.push(Key { algorithm, id, key });
+    }
+    Ok(keys)
+}
+
+/// The algorithm whose signatures the key is there to check, if comet knows it.
+fn purpose(jwk: &Jwk) -> Option<Algorithm> {
+    let by_type = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => Algorithm::Rs256,
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+            Algorithm::Es256
+        }
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+            Algorithm::EdDsa
+        }
+        AlgorithmParameters::OctetKey(_) => Algorithm::Hs256,
+        _ => return None,
+    };
+    let verifies = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
+    let named = jwk.common.key_algorithm.is_none_or(|name| name == by_type.wire().into());
+    (verifies && named).then_some(by_type)
+}
+
+/// Keys too short to be safe, or of a curve the algorithm does not know.
+fn check(key: &DecodingKey, algorithm: Algorithm) -> Result<(), String> {
+    let length = match key.kind() {
+        DecodingKeyKind::SecretOrDer(bytes) => bytes.len(),
+        DecodingKeyKind::RsaModulusExponent { n, .. } => n.len(),
+    };
+    match algorithm {
+        Algorithm::Hs256 if length < SECRET_MIN => {
+            Err(format!("the secret has {length} bytes: HS256 wants at least {SECRET_MIN}"))
+        }
+        Algorithm::Rs256 if length < MODULUS_MIN => {
+            Err("the RSA key is too short: RS256 wants at least 2048 bits".to_owned())
+        }
+        // An uncompressed point: 0x04, x, y.
+        Algorithm::Es256 if length != 65 => Err("the key is not one of P-256".to_owned()),
+        Algorithm::EdDsa if length != 32 => Err("the key is not one of Ed25519".to_owned()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,477 @@
+//! Signed tokens, with real keys: which are taken, which are refused and with what sentence.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tokens have times, and their checker reads the clock"
+)]
+
+use std::time::SystemTime;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use comet_core::{Accepts, Identity};
+use comet_logic::{Algorithm, AnyAuther, Auther, ClaimNames, Jwt, JwtOptions, KeyFile};
+use proptest::prelude::*;
+use ring::hmac;
+use ring::rand::SystemRandom;
+use ring::rsa::PublicKeyComponents;
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
+    RsaKeyPair,
+};
+use serde_json::{Value, json};
+
+const SECRET: &[u8] = b"a secret of thirty-two bytes, ok";
+
+/// An RSA key of 2048 bits (PKCS #8): ring makes none. It signs nothing but these tests.
+const RSA: &str = include_str!("rsa.pem");
+
+/// SubjectPublicKeyInfo up to the key itself (RFC 5480, RFC 8410).
+const SPKI_P256: &[u8] =
+    b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\
+    \x3d\x03\x01\x07\x03\x42\x00";
+const SPKI_ED25519: &[u8] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
+
+/// A key of each kind that signs.
+enum Signer {
+    Hmac(Vec<u8>),
+    Rsa(RsaKeyPair),
+    Ec(EcdsaKeyPair),
+    Ed(Ed25519KeyPair),
+}
+
+impl Signer {
+    fn hmac(secret: &[u8]) -> Self {
+        Self::Hmac(secret.to_vec())
+    }
+
+    fn rsa() -> Self {
+        let lines: String = RSA.lines().filter(|line| !line.starts_with("-----")).collect();
+        Self::Rsa(RsaKeyPair::from_pkcs8(&STANDARD.decode(lines).unwrap()).unwrap())
+    }
+
+    fn ec() -> Self {
+        let (random, algorithm) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+        let key = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+        Self::Ec(EcdsaKeyPair::from_pkcs8(algorithm, key.as_ref(), &random).unwrap())
+    }
+
+    fn ed() -> Self {
+        let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+        Self::Ed(Ed25519KeyPair::from_pkcs8(key.as_ref()).unwrap())
+    }
+
+    fn algorithm(&self) -> &'static str {
+        match self {
+            Self::Hmac(_) => "HS256",
+            Self::Rsa(_) => "RS256",
+            Self::Ec(_) => "ES256",
+            Self::Ed(_) => "EdDSA",
+        }
+    }
+
+    fn sign(&self, message: &[u8]) -> Vec<u8> {
+        let random = SystemRandom::new();
+        match self {
+            Self::Hmac(secret) => {
+                hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message).as_ref().to_vec()
+            }
+            Self::Rsa(key) => {
+                let mut signature = vec![0; key.public().modulus_len()];
+                key.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).unwrap();
+                signature
+            }
+            Self::Ec(key) => key.sign(&random, message).unwrap().as_ref().to_vec(),
+            Self::Ed(key) => key.sign(message).as_ref().to_vec(),
+        }
+    }
+
+    /// The key to check with, as its own kind of file.
+    fn file(&self) -> KeyFile {
+        let bytes = match self {
+            Self::Hmac(secret) => secret.clone(),
+            Self::Rsa(key) => pem("RSA PUBLIC KEY", key.public().as_ref()),
+            Self::Ec(key) => pem("PUBLIC KEY", &[SPKI_P256, key.public_key().as_ref()].concat()),
+            Self::Ed(key) => pem("PUBLIC KEY", &[SPKI_ED25519, key.public_key().as_ref()].concat()),
+        };
+        file("the.key", bytes)
+    }
+
+    /// The same as a JWK.
+    fn jwk(&self, id: &str) -> Value {
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        match self {
+            Self::Hmac(secret) => json!({ "kty": "oct", "kid": id, "k": text(secret) }),
+            Self::Rsa(key) => {
+                let PublicKeyComponents::<Vec<u8>> { n, e } = key.public().into();
+                json!({ "kty": "RSA", "kid": id, "use": "sig", "n": text(&n), "e": text(&e) })
+            }
+            Self::Ec(key) => {
+                let point = key.public_key().as_ref();
+                let (x, y) = (text(&point[1..33]), text(&point[33..]));
+                json!({ "kty": "EC", "kid": id, "crv": "P-256", "x": x, "y": y })
+            }
+            Self::Ed(key) => {
+                let x = text(key.public_key().as_ref());
+                json!({ "kty": "OKP", "kid": id, "crv": "Ed25519", "alg": "EdDSA", "x": x })
+            }
+        }
+    }
+
+    fn token(&self, claims: &Value) -> Vec<u8> {
+        self.token_with(&json!({ "alg": self.algorithm(), "typ": "JWT" }), claims)
+    }
+
+    fn token_with(&self, header: &Value, claims: &Value) -> Vec<u8> {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let message = format!("{}.{}", part(header), part(claims));
+        let signature = URL_SAFE_NO_PAD.encode(self.sign(message.as_bytes()));
+        format!("{message}.{signature}").into_bytes()
+    }
+}
+
+fn all() -> [Signer; 4] {
+    [Signer::hmac(SECRET), Signer::rsa(), Signer::ec(), Signer::ed()]
+}
+
+fn pem(label: &str, der: &[u8]) -> Vec<u8> {
+    let body = STANDARD.encode(der);
+    format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n").into_bytes()
+}
+
+fn file(name: &str, bytes: impl Into<Vec<u8>>) -> KeyFile {
+    KeyFile { name: name.to_owned(), bytes: bytes.into() }
+}
+
+fn set(keys: &[Value]) -> KeyFile {
+    file("keys.jwks", json!({ "keys": keys }).to_string())
+}
+
+fn options(keys: Vec<KeyFile>) -> JwtOptions {
+    JwtOptions {
+        algorithms: Algorithm::ALL.to_vec(),
+        keys,
+        issuer: None,
+        audience: None,
+        claims: ClaimNames::default(),
+    }
+}
+
+fn jwt(keys: Vec<KeyFile>) -> Jwt {
+    Jwt::new(options(keys)).unwrap()
+}
+
+/// Seconds since 1970, `offset` away from now.
+fn at(offset: i64) -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    i64::try_from(now).unwrap() + offset
+}
+
+/// Claims of a user whose token holds for an hour, and `more`.
+fn claims(more: Value) -> Value {
+    let mut claims = json!({ "mid": 42, "exp": at(3600) });
+    let Value::Object(more) = more else { panic!("claims are an object") };
+    claims.as_object_mut().unwrap().extend(more);
+    claims
+}
+
+#[track_caller]
+fn refused(jwt: &Jwt, token: &[u8], sentence: &str) {
+    let refusal = jwt.auth(token, "").expect_err(sentence);
+    assert_eq!(refusal.to_string(), sentence, "{}", token.escape_ascii());
+}
+
+#[test]
+fn every_algorithm_is_checked_with_a_key_file_and_a_jwk() {
+    for signer in all() {
+        let token = signer.token(&claims(json!({})));
+        for keys in [vec![signer.file()], vec![set(&[signer.jwk("a")])]] {
+            let jwt = jwt(keys);
+            assert_eq!(jwt.auth(&token, "").unwrap().user, 42, "{}", signer.algorithm());
+            // One bit of the signature's last whole byte, and of the claims.
+            let mut bent = token.clone();
+            let last = bent.len() - 2;
+            bent[last] = if bent[last] == b'A' { b'B' } else { b'A' };
+            refused(&jwt, &bent, "the token's signature is wrong");
+            let other = signer.token(&claims(json!({ "mid": 43 })));
+            let dot = |token: &[u8]| token.iter().rposition(|byte| *byte == b'.').unwrap();
+            let mixed = [&other[..dot(&other)], &token[dot(&token)..]].concat();
+            refused(&jwt, &mixed, "the token's signature is wrong");
+        }
+    }
+    let rsa = Signer::rsa();
+    let Signer::Rsa(key) = &rsa else { unreachable!() };
+    let spki = b"\x30\x82\x01\x22\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00\x03\x82\x01\x0f\x00";
+    let jwt = jwt(vec![file("k", pem("PUBLIC KEY", &[spki, key.public().as_ref()].concat()))]);
+    assert_eq!(jwt.auth(&rsa.token(&claims(json!({}))), "").unwrap().user, 42);
+}
+
+#[test]
+fn claims_become_an_identity() {
+    let signer = Signer::hmac(SECRET);
+    let check = |names: ClaimNames, more: Value, expected: Identity| {
+        let jwt = Jwt::new(JwtOptions { claims: names, ..options(vec![signer.file()]) }).unwrap();
+        assert_eq!(jwt.auth(&signer.token(&claims(more.clone())), "c=1"), Ok(expected), "{more}");
+    };
+    let goim = ClaimNames::default();
+    let of = |user, key: Option<&str>, room: Option<&str>, accepts| Identity {
+        user,
+        key: key.map(Into::into),
+        room: room.map(Into::into),
+        accepts,
+        heartbeat_ms: None,
+    };
+    check(goim.clone(), json!({}), of(42, None, None, Accepts::All));
+    check(
+        goim.clone(),
+        json!({ "mid": -7, "key": "k", "room_id": "live://1", "accepts": [1000, -1] }),
+        of(-7, Some("k"), Some("live://1"), Accepts::Only([1000, -1].into())),
+    );
+    check(
+        goim,
+        json!({ "key": "", "room_id": null, "accepts": [] }),
+        of(42, None, None, Accepts::Only([].into())),
+    );
+    let [mid, key, room, accepts] = ["sub", "jti", "room", "ops"].map(str::to_owned);
+    check(
+        ClaimNames { mid, key, room, accepts },
+        json!({ "sub": "9223372036854775807", "jti": "é", "room": "r", "ops": null, "key": 7 }),
+        of(i64::MAX, Some("é"), Some("r"), Accepts::All),
+    );
+}
+
+#[test]
+fn claims_of_another_kind_are_refused() {
+    let signer = Signer::hmac(SECRET);
+    let jwt = jwt(vec![signer.file()]);
+    let check = |more: Value, sentence: &str| {
+        refused(&jwt, &signer.token(&claims(more)), sentence);
+    };
+    check(json!({ "mid": null }), "the token has no claim \"mid\"");
+    for mid in
+        [json!("anna"), json!(1.5), json!(9_223_372_036_854_775_808_u64), json!([1]), json!("")]
+    {
+        check(json!({ "mid": mid }), "the claim \"mid\" is not a user id");
+    }
+    check(json!({ "key": 7 }), "the claim \"key\" is not a text");
+    check(json!({ "room_id": {} }), "the claim \"room_id\" is not a text");
+    check(json!({ "key": "x".repeat(257) }), "the claim \"key\" is longer than 256 bytes");
+    check(json!({ "room_id": "é".repeat(129) }), "the claim \"room_id\" is longer than 256 bytes");
+    check(json!({ "accepts": "1000" }), "the claim \"accepts\" is not a list");
+    check(json!({ "accepts": ["1000"] }), "the claim \"accepts\" holds what is no operation");
+    check(
+        json!({ "accepts": [2_147_483_648_i64] }),
+        "the claim \"accepts\" holds what is no operation",
+    );
+    check(json!({ "accepts": vec![1; 65] }), "the claim \"accepts\" has more than 64 operations");
+    check(json!({ "exp": "tomorrow" }), "the token has no claim \"exp\"");
+    check(json!({ "nbf": "now" }), "the claim \"nbf\" does not fit");
+    refused(&jwt, &signer.token(&json!([1])), "the token's header or claims do not fit");
+}
+
+#[test]
+fn times_hold_with_a_minute_of_leeway() {
+    let signer = Signer::ed();
+    let jwt = jwt(vec![signer.file()]);
+    let check = |times: Value, outcome: Result<(), &str>| match outcome {
+        Ok(()) => assert_eq!(jwt.auth(&signer.token(&times), "").map(|id| id.user), Ok(42)),
+        Err(sentence) => refused(&jwt, &signer.token(&times), sentence),
+    };
+    check(json!({ "mid": 42 }), Err("the token has no claim \"exp\""));
+    check(json!({ "mid": 42, "exp": null }), Err("the token has no claim \"exp\""));
+    check(json!({ "mid": 42, "exp": at(-3600) }), Err("the token has expired"));
+    check(json!({ "mid": 42, "exp": 0 }), Err("the token has expired"));
+    check(json!({ "mid": 42, "exp": at(-20) }), Ok(()));
+    check(json!({ "mid": 42, "exp": u64::MAX }), Ok(()));
+    check(json!({ "mid": 42, "exp": at(9), "nbf": at(3600) }), Err("the token is not valid yet"));
+    check(json!({ "mid": 42, "exp": at(9), "nbf": at(20) }), Ok(()));
+    check(json!({ "mid": 42, "exp": at(9), "nbf": u64::MAX }), Err("the token is not valid yet"));
+}
+
+#[test]
+fn issuer_and_audience_hold_when_they_are_set() {
+    let signer = Signer::hmac(SECRET);
+    let strict = Jwt::new(JwtOptions {
+        issuer: Some("us".to_owned()),
+        audience: Some("comet".to_owned()),
+        ..options(vec![signer.file()])
+    })
+    .unwrap();
+    let check = |more: Value, sentence: &str| {
+        refused(&strict, &signer.token(&claims(more)), sentence);
+    };
+    check(json!({ "iss": "them", "aud": "comet" }), "the token is from another issuer");
+    check(json!({ "iss": "us", "aud": "mail" }), "the token is for another audience");
+    check(json!({ "iss": "us", "aud": [] }), "the token is for another audience");
+    check(json!({ "aud": "comet" }), "the token has no claim \"iss\"");
+    check(json!({ "iss": "us" }), "the token has no claim \"aud\"");
+    let loose = jwt(vec![signer.file()]);
+    for audience in [json!("comet"), json!(["mail", "comet"])] {
+        let token = signer.token(&claims(json!({ "iss": "us", "aud": audience })));
+        assert!(strict.auth(&token, "").is_ok());
+        assert!(loose.auth(&token, "").is_ok(), "not asked for, not looked at");
+    }
+}
+
+/// The algorithm is the key's: a token does not get to choose.
+#[test]
+fn no_token_chooses_its_algorithm() {
+    let rsa = Signer::rsa();
+    let with_rsa = jwt(vec![rsa.file()]);
+    // The known attack: the public key, which everybody has, as the secret of an HMAC.
+    let Signer::Rsa(key) = &rsa else { unreachable!() };
+    for public in [rsa.file().bytes, key.public().as_ref().to_vec()] {
+        let forged = Signer::Hmac(public).token(&claims(json!({})));
+        refused(&with_rsa, &forged, "the token's algorithm is not accepted");
+    }
+    let claims = claims(json!({}));
+    for algorithm in ["none", "None", "RS1", ""] {
+        let forged = rsa.token_with(&json!({ "alg": algorithm }), &claims);
+        refused(&with_rsa, &forged, "the token's header or claims do not fit");
+    }
+    for algorithm in ["RS384", "PS256", "ES256", "EdDSA", "HS512"] {
+        let forged = rsa.token_with(&json!({ "alg": algorithm }), &claims);
+        refused(&with_rsa, &forged, "the token's algorithm is not accepted");
+    }
+    // Known, but not allowed.
+    let allowed = vec![Algorithm::EdDsa];
+    let ed = Signer::ed();
+    let keys = vec![set(&[rsa.jwk("rsa"), ed.jwk("ed")])];
+    let narrow = Jwt::new(JwtOptions { algorithms: allowed, ..options(keys) }).unwrap();
+    refused(&narrow, &rsa.token(&claims), "the token's algorithm is not accepted");
+    assert!(narrow.auth(&ed.token(&claims), "").is_ok());
+    let critical =
+        ed.token_with(&json!({ "alg": "EdDSA", "crit": ["b64"], "b64": false }), &claims);
+    refused(&narrow, &critical, "the token has critical headers, which nobody knows here");
+}
+
+#[test]
+fn a_kid_picks_the_key_of_a_set() {
+    let (one, other, plain) = (Signer::ed(), Signer::ed(), Signer::ed());
+    let jwt = jwt(vec![set(&[one.jwk("one"), other.jwk("other")]), plain.file()]);
+    let check = |signer: &Signer, header: Value, outcome: Result<(), &str>| {
+        let token = signer.token_with(&header, &claims(json!({})));
+        match outcome {
+            Ok(()) => assert!(jwt.auth(&token, "").is_ok(), "{header}"),
+            Err(sentence) => refused(&jwt, &token, sentence),
+        }
+    };
+    check(&one, json!({ "alg": "EdDSA", "kid": "one" }), Ok(()));
+    check(&other, json!({ "alg": "EdDSA", "kid": "other" }), Ok(()));
+    check(&other, json!({ "alg": "EdDSA" }), Ok(()));
+    check(&plain, json!({ "alg": "EdDSA", "kid": "anything" }), Ok(()));
+    check(&one, json!({ "alg": "EdDSA", "kid": "other" }), Err("the token's signature is wrong"));
+    let only = self::jwt(vec![set(&[one.jwk("one")])]);
+    let token = one.token_with(&json!({ "alg": "EdDSA", "kid": "two" }), &claims(json!({})));
+    refused(&only, &token, "the token's key is not known");
+}
+
+#[test]
+fn key_files_that_cannot_serve_say_why() {
+    let check = |options: JwtOptions, sentence: &str| {
+        assert_eq!(Jwt::new(options).unwrap_err().to_string(), sentence);
+    };
+    let of = |name: &str, bytes: &[u8]| options(vec![file(name, bytes)]);
+    check(options(Vec::new()), "there is no key to check tokens with");
+    check(of("s", &SECRET[1..]), "s: the secret has 31 bytes: HS256 wants at least 32");
+    check(of("s", b""), "s: the secret has 0 bytes: HS256 wants at least 32");
+    check(of("k", RSA.as_bytes()), "k: this is a private key: give its public one");
+    let Signer::Rsa(rsa) = Signer::rsa() else { unreachable!() };
+    check(
+        of("k.der", rsa.public().as_ref()),
+        "k.der: this is DER, not a secret: give a public key as PEM",
+    );
+    check(of("k", &pem("CERTIFICATE", b"\x30\x00")), "k: this PEM is no public key");
+    check(
+        of("k", &pem("PUBLIC KEY", b"\x30\x00")),
+        "k: this public key cannot be read: RSA, P-256 and Ed25519 can",
+    );
+    let twice = Signer::ed().file().bytes.repeat(2);
+    check(of("k", &twice), "k: it holds more than one key: give each its file");
+    check(
+        of("k", SHORT_RSA.as_bytes()),
+        "k: the RSA key is too short: RS256 wants at least 2048 bits",
+    );
+    check(
+        of("k.jwks", br#"{"keys":[{"kty":"oct","kid":"a","k":"c2hvcnQ"}]}"#),
+        "k.jwks: the key \"a\": the secret has 5 bytes: HS256 wants at least 32",
+    );
+    check(
+        of("k.jwks", br#"{"keys":[{"kty":"RSA","use":"enc","n":"AQAB","e":"AQAB"}]}"#),
+        "k.jwks: none of its keys is for an algorithm that is allowed",
+    );
+    let ec = Signer::ec().file();
+    check(
+        JwtOptions { algorithms: vec![Algorithm::EdDsa], ..options(vec![ec]) },
+        "the.key: its key is for ES256, which is not among the algorithms allowed",
+    );
+    let not_json = Jwt::new(of("k.json", b"[")).unwrap_err().to_string();
+    assert!(not_json.starts_with("k.json: not a JWK set: "), "{not_json}");
+    assert_eq!(
+        "HS512".parse::<Algorithm>().unwrap_err().to_string(),
+        "\"HS512\" is no algorithm here: HS256, RS256, ES256 and EdDSA are"
+    );
+}
+
+/// A secret written by an editor ends in a line feed that nobody means.
+#[test]
+fn the_end_of_a_line_is_no_part_of_a_secret() {
+    let token = Signer::hmac(SECRET).token(&claims(json!({})));
+    for end in [&b""[..], b"\n", b"\r\n"] {
+        let jwt = jwt(vec![file("secret", [SECRET, end].concat())]);
+        assert!(jwt.auth(&token, "").is_ok(), "{}", end.escape_ascii());
+    }
+    let binary: Vec<u8> = (0xe0..=0xff).chain([b'\n']).collect();
+    let jwt = jwt(vec![file("secret", binary.clone())]);
+    assert!(jwt.auth(&Signer::hmac(&binary).token(&claims(json!({}))), "").is_ok());
+}
+
+#[test]
+fn nothing_that_is_shown_holds_a_secret() {
+    let file = file("secret", SECRET);
+    let shown = format!("{file:?} {:?} {:?}", options(vec![file.clone()]), jwt(vec![file.clone()]));
+    let bytes = format!("{SECRET:?}");
+    assert!(!shown.contains("a secret of") && !shown.contains(bytes.trim_matches(['[', ']'])));
+}
+
+#[test]
+fn the_configured_kind_is_asked() {
+    let signer = Signer::hmac(SECRET);
+    let jwt = AnyAuther::Jwt(jwt(vec![signer.file()]).into());
+    let open = AnyAuther::Open(comet_logic::Embedded);
+    assert_eq!(open.auth(b"42", "").unwrap().user, 42);
+    assert_eq!(jwt.auth(b"42", "").unwrap_err().to_string(), "the token is not a JWT");
+    assert_eq!(jwt.auth(&signer.token(&claims(json!({}))), "").unwrap().user, 42);
+}
+
+/// A public RSA key of 1024 bits.
+const SHORT_RSA: &str = include_str!("rsa1024.pem");
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(token in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let jwt = jwt(vec![file("secret", SECRET)]);
+        prop_assert!(jwt.auth(&token, "").is_err());
+    }
+
+    /// Parts that are base64 of anything, signed or not.
+    #[test]
+    fn no_parts_panic(
+        header in "\\{\"alg\":\"HS256\"(,\"[a-z]{2,4}\":[\\[\\]{}0-9\"x]{0,5})?\\}|.{0,40}",
+        claims in proptest::collection::vec(any::<u8>(), 0..100),
+    ) {
+        let jwt = jwt(vec![file("secret", SECRET)]);
+        let message =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+        let signature = URL_SAFE_NO_PAD.encode(Signer::hmac(SECRET).sign(message.as_bytes()));
+        for token in [format!("{message}.{signature}"), format!("{message}."), message] {
+            prop_assert!(jwt.auth(token.as_bytes(), "").is_err(), "{}", token);
+        }
+    }
+
+    #[test]
+    fn any_number_is_taken_as_a_time_or_refused(exp in any::<f64>(), nbf in any::<u64>()) {
+        let signer = Signer::hmac(SECRET);
+        let jwt = jwt(vec![signer.file()]);
+        let _ = jwt.auth(&signer.token(&json!({ "mid": 1, "exp": exp, "nbf": nbf })), "");
+    }
+}

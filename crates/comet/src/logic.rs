@@ -1,0 +1,134 @@
+//! `comet logic`, and what a token is: the parts of the configuration that are about logic, put together.
+
+use std::fmt;
+use std::time::Duration;
+
+use comet_config::{Algorithm, Config, SessionStore, Token, TokenKind};
+use comet_control::Node;
+use comet_control::logic_server::{LogicServer, Options};
+use comet_logic::{AnyAuther, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
+use comet_router::{Memory, Redis, Store, StoreError};
+
+/// How long a session store may take to answer; `comet logic` then says so to who asked.
+const STORE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Why there is no logic.
+#[derive(Debug)]
+pub enum LogicError {
+    /// The keys that tokens are checked with: a sentence that names the file.
+    Token(String),
+    /// The session store's addresses.
+    Store(StoreError),
+    /// `comet logic` did not start.
+    Start(comet_control::StartError),
+}
+
+impl fmt::Display for LogicError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(sentence) => write!(f, "token.jwt_keys: {sentence}"),
+            Self::Store(error) => write!(f, "logic_server.redis: {error}"),
+            Self::Start(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for LogicError {}
+
+/// Who says who a client is, from `[token]`; reads the key files.
+///
+/// # Errors
+/// [`LogicError::Token`].
+pub fn auther(token: &Token) -> Result<AnyAuther, LogicError> {
+    if token.kind == TokenKind::Open {
+        return Ok(AnyAuther::Open(Embedded));
+    }
+    let read = |path: &std::path::PathBuf| {
+        let name = path.display().to_string();
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(KeyFile { name, bytes }),
+            Err(error) => Err(LogicError::Token(format!("{name}: {error}"))),
+        }
+    };
+    let options = JwtOptions {
+        algorithms: token.jwt_algorithms.iter().map(|algorithm| named(*algorithm)).collect(),
+        keys: token.jwt_keys.iter().map(read).collect::<Result<_, _>>()?,
+        issuer: token.issuer.clone(),
+        audience: token.audience.clone(),
+        claims: ClaimNames {
+            mid: token.mid.clone(),
+            key: token.key.clone(),
+            room: token.room.clone(),
+            accepts: token.accepts.clone(),
+        },
+    };
+    let jwt = Jwt::new(options).map_err(|error| LogicError::Token(error.to_string()))?;
+    Ok(AnyAuther::Jwt(jwt.into()))
+}
+
+fn named(algorithm: Algorithm) -> comet_logic::Algorithm {
+    match algorithm {
+        Algorithm::HS256 => comet_logic::Algorithm::Hs256,
+        Algorithm::RS256 => comet_logic::Algorithm::Rs256,
+        Algorithm::ES256 => comet_logic::Algorithm::Es256,
+        Algorithm::EdDSA => comet_logic::Algorithm::EdDsa,
+    }
+}
+
+/// Starts `comet logic`. When this returns, every listener accepts.
+///
+/// # Errors
+/// The first thing that did not work; nothing is left running.
+pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
+    let settings = &config.logic_server;
+    let auther = auther(&config.token)?;
+    let store = match settings.store {
+        SessionStore::Memory => Store::Memory(Memory::new(settings.expire)),
+        SessionStore::Redis => {
+            let options = comet_router::Options {
+                servers: settings.redis.clone(),
+                lifetime: settings.expire,
+                deadline: STORE_DEADLINE,
+            };
+            Store::Redis(Redis::new(&options).map_err(LogicError::Store)?)
+        }
+    };
+    let server = LogicServer::start(options(config), auther, store).map_err(LogicError::Start)?;
+    log::info!(
+        "comet logic {}: {:?} tokens, sessions in {:?}, {} comets",
+        env!("CARGO_PKG_VERSION"),
+        config.token.kind,
+        settings.store,
+        settings.comets.len(),
+    );
+    log::info!("logic {:?}, http push {:?}", server.grpc_addrs(), server.http_addrs());
+    log::info!("stat {:?}", server.stat_addrs());
+    Ok(server)
+}
+
+fn options(config: &Config) -> Options {
+    let settings = &config.logic_server;
+    let heartbeat = match settings.heartbeat {
+        Duration::ZERO => config.protocol.heartbeat,
+        heartbeat => heartbeat,
+    };
+    Options {
+        grpc: settings.grpc.clone(),
+        http: settings.http.clone(),
+        stat: settings.stat.clone(),
+        comets: settings.comets.clone(),
+        heartbeat: settings.heartbeat,
+        node: Node {
+            domain: config.server.domain.clone(),
+            tcp: config.tcp.bind.clone(),
+            websocket: config.websocket.bind.clone(),
+            websocket_tls: config.websocket.tls_bind.clone(),
+            heartbeat,
+        },
+        frame_max: config.push.frame_max,
+        keys_max: config.push.keys_max,
+        call_timeout: config.push.timeout,
+        server_id: config.server.id.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+    }
+}

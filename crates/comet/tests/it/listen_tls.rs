@@ -1,0 +1,148 @@
+//! `comet listen --tls`, and what it says where TLS cannot be had.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use comet_client::Transport;
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+
+use crate::support::{BOTH, PATIENCE, Server, To, queued};
+
+fn comet(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_comet"));
+    command.args(["listen", "--room", "r"]).args(arguments);
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+/// Runs `comet listen` to its end, which has to be a failure; returns what it said.
+#[track_caller]
+fn failure(arguments: &[&str]) -> String {
+    let output = comet(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.stdout, b"");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// A running `comet listen` that is not left behind.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The lines of a pipe, as they come.
+fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            // Whoever asked for them may have heard enough.
+            let _ = sender.send(line);
+        }
+    });
+    lines
+}
+
+/// A server inside TLS whose certificate is for `name`, and the certificate's file.
+fn server_named(name: &str) -> (Server, PathBuf) {
+    let own = generate_simple_self_signed([name.to_owned()]).unwrap();
+    let CertifiedKey { cert, signing_key } = own;
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let [certificate, key] = ["pem", "key"].map(|kind| folder.join(format!("{name}.{kind}")));
+    fs::write(&certificate, cert.pem()).unwrap();
+    fs::write(&key, signing_key.serialize_pem()).unwrap();
+    let server = Server::start(&[
+        r#"tcp.tls_bind=["127.0.0.1:0"]"#,
+        r#"websocket.tls_bind=["127.0.0.1:0"]"#,
+        &format!("tls.certificates=[{certificate:?}]"),
+        &format!("tls.keys=[{key:?}]"),
+    ]);
+    (server, certificate)
+}
+
+fn tls_address(server: &Server, transport: Transport) -> String {
+    let addresses = match transport {
+        Transport::Tcp => server.app().tcp_tls_addrs(),
+        Transport::WebSocket => server.app().websocket_tls_addrs(),
+    };
+    addresses[0].to_string()
+}
+
+#[test]
+fn messages_arrive_over_tls() {
+    let (server, certificate) = server_named("listen.example.com");
+    for transport in BOTH {
+        let address = tls_address(&server, transport);
+        let mut command = comet(&["--tls", "--addr", &address]);
+        command.arg("--ca").arg(&certificate).args(["--server-name", "listen.example.com"]);
+        if transport == Transport::WebSocket {
+            command.arg("--ws");
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let [said, heard] =
+            [lines(child.stderr.take().unwrap()), lines(child.stdout.take().unwrap())];
+        let running = Running(child);
+        let connected = format!("connected to {address}, in room r");
+        assert_eq!(said.recv_timeout(PATIENCE), Ok(connected));
+        assert_eq!(server.push(To::Room("r"), 1000, b"hello"), queued(1));
+        assert_eq!(heard.recv_timeout(PATIENCE), Ok("op 1000: hello".to_owned()));
+        drop(running);
+        server.until("comet_connections", 0);
+    }
+}
+
+#[test]
+fn a_certificate_that_does_not_fit_is_named_as_that() {
+    let (server, certificate) = server_named("other.example.com");
+    let address = tls_address(&server, Transport::Tcp);
+    assert_eq!(
+        failure(&["--tls", "--addr", &address, "--server-name", "other.example.com"]),
+        format!(
+            "comet: {address}: the server's certificate is signed by nobody who is trusted; name the \
+             certificate of who signed it with --ca\n"
+        )
+    );
+    let certificate = certificate.to_str().unwrap();
+    let said = failure(&["--tls", "--addr", &address, "--ca", certificate]);
+    assert!(
+        said.starts_with(&format!("comet: {address}: the server has another name: ")),
+        "{said}"
+    );
+    assert!(said.contains("other.example.com"), "{said}");
+    assert!(said.ends_with("name it with --server-name\n"), "{said}");
+}
+
+#[test]
+fn a_listener_without_tls_is_named_as_that() {
+    let server = Server::start(&[]);
+    let address = server.address(Transport::Tcp).to_string();
+    assert_eq!(
+        failure(&["--tls", "--addr", &address]),
+        format!(
+            "comet: {address}: the server speaks no TLS here; leave --tls out, or name an address \
+             that is bound for TLS\n"
+        )
+    );
+}
+
+#[test]
+fn what_cannot_be_used_is_said_before_anything_is_tried() {
+    for (arguments, said) in [
+        (&["--tls"][..], "TLS over TCP has no usual port: name it with --addr"),
+        (
+            &["--tls", "--ws", "--ca", "/nowhere/ca.pem"],
+            "--ca /nowhere/ca.pem: No such file or directory (os error 2)",
+        ),
+        (&["--tls", "--ws", "--ca", "/dev/null"], "--ca /dev/null: no PEM certificate to trust"),
+    ] {
+        assert_eq!(failure(arguments), format!("comet: {said}\n"));
+    }
+}

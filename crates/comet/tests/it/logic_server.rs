@@ -1,0 +1,483 @@
+//! `comet logic`: the service that comets ask, and the HTTP push API in front of two of them.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use comet::{App, logic};
+use comet_client::{Client, Options};
+use comet_config::{Config, Source};
+use comet_control::logic_server::LogicServer;
+use comet_control::wire::goim::logic::logic_client::LogicClient;
+use comet_control::wire::goim::logic::{
+    ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, NodesReq, OnlineReq, ReceiveReq,
+};
+use comet_control::wire::goim::protocol::Proto;
+use serde_json::{Value, json};
+use tonic::codec::CompressionEncoding;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use crate::logic_process::own_address;
+use crate::redis::RedisServer;
+use crate::support::{FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, received, until};
+
+const LOGIC_PORTS: [&str; 3] = [
+    r#"logic_server.grpc=["127.0.0.1:0"]"#,
+    r#"logic_server.http=["127.0.0.1:0"]"#,
+    r#"logic_server.stat=["127.0.0.1:0"]"#,
+];
+
+/// The configuration of a server on the first CPU or the second, with `sets`.
+fn config(core: usize, sets: &[&str]) -> Config {
+    let machine = comet::machine().unwrap();
+    let sets: Vec<String> = FREE_PORTS
+        .iter()
+        .chain(&LOGIC_PORTS)
+        .chain([&SMALL_RING])
+        .chain(sets)
+        .map(|set| (*set).to_owned())
+        .collect();
+    let cores = machine.cpus[core].to_string();
+    let source = Source { sets: &sets, cores: Some(&cores), ..Source::default() };
+    comet_config::load(&source, &machine).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+/// `comet logic` inside this process.
+pub(crate) struct Logic(Option<LogicServer>);
+
+impl Logic {
+    pub(crate) fn start(sets: &[&str]) -> Self {
+        let server = logic::start(&config(0, sets)).unwrap_or_else(|error| panic!("{error}"));
+        Self(Some(server))
+    }
+
+    fn server(&self) -> &LogicServer {
+        self.0.as_ref().expect("until it is dropped")
+    }
+
+    pub(crate) fn grpc(&self) -> SocketAddr {
+        self.server().grpc_addrs()[0]
+    }
+
+    fn http(&self) -> SocketAddr {
+        self.server().http_addrs()[0]
+    }
+
+    fn metrics(&self) -> Metrics {
+        Metrics::read(self.server().stat_addrs()[0])
+    }
+
+    pub(crate) async fn client(&self) -> LogicClient<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc())).unwrap();
+        LogicClient::new(endpoint.timeout(PATIENCE).connect().await.unwrap())
+    }
+
+    #[track_caller]
+    fn post(&self, target: &str, body: &[u8]) -> Value {
+        post(self.http(), target, body)
+    }
+
+    #[track_caller]
+    fn get(&self, target: &str) -> Value {
+        get_data(self.http(), target)
+    }
+}
+
+impl Drop for Logic {
+    fn drop(&mut self) {
+        if let Some(server) = self.0.take() {
+            server.stop();
+        }
+    }
+}
+
+fn request(address: SocketAddr, method: &str, target: &str, body: &[u8]) -> Value {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let length = body.len();
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nHost: comet\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+    serde_json::from_str(body).expect("JSON")
+}
+
+/// The data of the answer to a push.
+#[track_caller]
+pub(crate) fn post(address: SocketAddr, target: &str, body: &[u8]) -> Value {
+    answered(request(address, "POST", &format!("/goim/push/{target}"), body))
+}
+
+/// The data of the answer to a question.
+#[track_caller]
+pub(crate) fn get_data(address: SocketAddr, target: &str) -> Value {
+    answered(request(address, "GET", &format!("/goim/{target}"), b""))
+}
+
+#[track_caller]
+fn answered(mut answer: Value) -> Value {
+    assert_eq!((&answer["code"], &answer["message"]), (&json!(0), &json!("")), "{answer}");
+    answer["data"].take()
+}
+
+pub(crate) fn ledger(queued: u64, absent: u64) -> Value {
+    json!({ "matched": queued, "queued": queued, "dropped": {}, "absent": absent, "scheduled": 0 })
+}
+
+/// Two comets of one core each, which count as one server of two.
+pub(crate) struct Comets {
+    apps: Option<[App; 2]>,
+    _permit: Permit,
+}
+
+impl Comets {
+    /// Comets that are their own logic.
+    fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Comets called a and b with `sets`.
+    pub(crate) fn start_with(sets: &[String]) -> Self {
+        let permit = Permit::wait();
+        let start = |core: usize| {
+            let id = format!("server.id={:?}", ["a", "b"][core]);
+            let sets: Vec<&str> = sets.iter().chain([&id]).map(String::as_str).collect();
+            App::start(&config(core, &sets)).unwrap_or_else(|error| panic!("{error}"))
+        };
+        Self { apps: Some([start(0), start(1)]), _permit: permit }
+    }
+
+    pub(crate) fn stats(&self) -> [SocketAddr; 2] {
+        [0, 1].map(|comet| self.apps()[comet].stat_addrs()[0])
+    }
+
+    pub(crate) fn tcp(&self, comet: usize) -> SocketAddr {
+        self.apps()[comet].tcp_addrs()[0]
+    }
+
+    fn apps(&self) -> &[App; 2] {
+        self.apps.as_ref().expect("until they are drained")
+    }
+
+    /// `logic_server.comets` of these, called a and b, and of `more`.
+    pub(crate) fn setting(&self, more: &[String]) -> String {
+        let [a, b] = [0, 1].map(|comet| self.apps()[comet].grpc_addrs()[0]);
+        let comets: Vec<String> =
+            [format!("a={a}"), format!("b={b}")].into_iter().chain(more.iter().cloned()).collect();
+        format!("logic_server.comets={comets:?}")
+    }
+
+    pub(crate) fn client(&self, comet: usize, token: &str) -> Client {
+        Options::tcp(self.tcp(comet).to_string(), token).timeout(PATIENCE).connect().unwrap()
+    }
+}
+
+impl Drop for Comets {
+    fn drop(&mut self) {
+        for app in self.apps.take().into_iter().flatten() {
+            let _ = app.drain();
+        }
+    }
+}
+
+fn token(user: i64, key: &str, room: &str) -> String {
+    json!({ "mid": user, "key": key, "room_id": room, "accepts": [1000] }).to_string()
+}
+
+async fn connect(
+    client: &mut LogicClient<Channel>,
+    server: &str,
+    token: &str,
+) -> Result<ConnectReply, Status> {
+    let request = ConnectReq {
+        server: server.to_owned(),
+        cookie: String::new(),
+        token: token.as_bytes().to_vec(),
+    };
+    Ok(client.connect(request).await?.into_inner())
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, sentence: &str) {
+    let status = answer.expect_err(sentence);
+    assert_eq!((status.code(), status.message()), (code, sentence));
+}
+
+/// What a comet asks, and what it is told, whatever the sessions are kept in.
+async fn a_comet_is_served(sets: &[&str]) {
+    let logic = Logic::start(sets);
+    let mut client = logic.client().await;
+    for expected in ["42_1", "42_2"] {
+        let reply = connect(&mut client, "a", "42").await.unwrap();
+        assert_eq!((reply.mid, reply.key.as_str(), reply.room_id.as_str()), (42, expected, "1"));
+        assert!(reply.accepts_all && reply.accepts.is_empty(), "the seed's tokens accept all");
+        assert_eq!(reply.heartbeat, 0, "the comet's own time holds");
+    }
+    let reply = connect(&mut client, "b", &token(7, "k7", "live://1")).await.unwrap();
+    assert_eq!((reply.mid, reply.key.as_str(), reply.room_id.as_str()), (7, "k7", "live://1"));
+    assert_eq!((reply.accepts.as_slice(), reply.accepts_all), (&[1000][..], false));
+
+    let end = async |client: &mut LogicClient<Channel>, mid, key: &str, server: &str| {
+        let request = DisconnectReq { mid, key: key.to_owned(), server: server.to_owned() };
+        client.disconnect(request).await.map(|reply| reply.into_inner().has)
+    };
+    assert!(!end(&mut client, 7, "k7", "a").await.unwrap(), "the key is at b");
+    assert!(end(&mut client, 7, "k7", "b").await.unwrap());
+    assert!(!end(&mut client, 7, "k7", "b").await.unwrap(), "once");
+    refused(
+        end(&mut client, 7, "", "b").await,
+        Code::InvalidArgument,
+        "key is empty: name the session",
+    );
+    let long = "x".repeat(257);
+    refused(
+        end(&mut client, 7, &long, "b").await,
+        Code::InvalidArgument,
+        "key has 257 bytes, more than 256",
+    );
+
+    let heartbeat = HeartbeatReq { mid: 7, key: "k7".to_owned(), server: "b".to_owned() };
+    client.heartbeat(heartbeat).await.unwrap();
+    assert!(end(&mut client, 7, "k7", "b").await.unwrap(), "a heartbeat makes it anew");
+
+    refused(
+        connect(&mut client, "", "42").await,
+        Code::InvalidArgument,
+        "server is empty: name the comet",
+    );
+    refused(
+        connect(&mut client, "a", "{}").await,
+        Code::Unauthenticated,
+        "the token does not fit: missing field `mid` at line 1 column 2",
+    );
+
+    let said = Proto { ver: 1, op: 4, seq: 1, body: b"hi".to_vec().into() };
+    client.receive(ReceiveReq { mid: 42, proto: Some(said) }).await.unwrap();
+    refused(
+        client.receive(ReceiveReq { mid: 42, proto: None }).await,
+        Code::InvalidArgument,
+        "proto is missing: nothing was said",
+    );
+
+    let metrics = logic.metrics();
+    assert_eq!(metrics.value("comet_logic_store_up"), 1);
+    assert_eq!(metrics.value("comet_logic_sessions{server=\"a\"}"), 2);
+    assert_eq!(metrics.value("comet_logic_users"), 1);
+    assert_eq!(metrics.value("comet_calls_total{rpc=\"Receive\",code=\"Ok\"}"), 1);
+    assert_eq!(metrics.value("comet_calls_total{rpc=\"Connect\",code=\"Unauthenticated\"}"), 1);
+}
+
+/// Rooms are counted over all comets; the lists go both ways compressed, and uncompressed for goim's
+/// comet that does not ask for it.
+async fn rooms_are_counted(sets: &[&str]) {
+    let logic = Logic::start(sets);
+    let plain = logic.client().await;
+    let zipped = plain
+        .clone()
+        .send_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Gzip);
+    let renew = async |mut client: LogicClient<Channel>, server: &str, rooms: &[(&str, i32)]| {
+        let room_count = rooms.iter().map(|(room, online)| ((*room).to_owned(), *online)).collect();
+        let request = OnlineReq { server: server.to_owned(), room_count };
+        client.renew_online(request).await.unwrap().into_inner().all_room_count
+    };
+    let counts = |rooms: &[(&str, i32)]| -> HashMap<String, i32> {
+        rooms.iter().map(|(room, online)| ((*room).to_owned(), *online)).collect()
+    };
+    let first = renew(zipped.clone(), "a", &[("live://1", 3), ("live://2", 1)]).await;
+    assert_eq!(first, counts(&[("live://1", 3), ("live://2", 1)]));
+    let second = renew(plain.clone(), "b", &[("live://1", 4), ("chat://1", 9)]).await;
+    assert_eq!(second, counts(&[("live://1", 7), ("live://2", 1), ("chat://1", 9)]));
+    // What cannot be is left out; what a comet said before is gone.
+    let third = renew(zipped, "a", &[("live://1", -3), ("live://3", 0), ("", 5)]).await;
+    assert_eq!(third, counts(&[("live://1", 4), ("chat://1", 9)]));
+
+    assert_eq!(logic.get("online/top?type=live&limit=9"), json!([{ "room_id": "1", "count": 4 }]));
+    assert_eq!(logic.get("online/room?type=chat&rooms=1,2"), json!({ "1": 9, "2": 0 }));
+}
+
+#[tokio::test]
+async fn sessions_are_kept_in_memory() {
+    a_comet_is_served(&[]).await;
+    rooms_are_counted(&[]).await;
+}
+
+#[tokio::test]
+async fn sessions_are_kept_in_redis() {
+    let Some(redis) = RedisServer::start() else { return };
+    let sets = redis.sets();
+    let sets = sets.each_ref().map(String::as_str);
+    a_comet_is_served(&sets).await;
+    rooms_are_counted(&sets).await;
+    // Another logic on the same store sees the sessions of the first.
+    let logic = Logic::start(&sets);
+    let reply = connect(&mut logic.client().await, "a", "42").await.unwrap();
+    assert_eq!(reply.key, "42_3");
+    assert_eq!(logic.get("online/total"), json!({ "conn_count": 3, "ip_count": null }));
+}
+
+#[tokio::test]
+async fn a_store_that_is_gone_is_said_and_used_again_when_it_is_back() {
+    let Some(mut redis) = RedisServer::start() else { return };
+    let logic = Logic::start(&redis.sets().each_ref().map(String::as_str));
+    let mut client = logic.client().await;
+    assert_eq!(connect(&mut client, "a", "42").await.unwrap().key, "42_1");
+    redis.stop();
+    let status = connect(&mut client, "a", "42").await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().starts_with("the session store at 127."), "{status:?}");
+    let answer = request(logic.http(), "POST", "/goim/push/mids?operation=1000&mids=42", b"hi");
+    assert_eq!(answer["code"], -500, "{answer}");
+    let metrics = logic.metrics();
+    assert_eq!(metrics.value("comet_logic_store_up"), 0);
+    redis.restart();
+    until("the store to be back", || logic.metrics().value("comet_logic_store_up") == 1);
+    assert_eq!(connect(&mut client, "a", "42").await.unwrap().key, "42_1", "it forgot");
+}
+
+/// Each kind of push goes to the comets it concerns, and their ledgers are added up.
+#[tokio::test]
+async fn pushes_reach_exactly_whom_they_name_on_every_comet() {
+    let comets = Comets::start();
+    let logic = Logic::start(&[&comets.setting(&[])]);
+    let mut client = logic.client().await;
+    let mut clients = Vec::new();
+    for (comet, user, key, room) in
+        [(0, 41, "k41", "live://1"), (1, 42, "k42", "live://1"), (1, 43, "k43", "live://2")]
+    {
+        let token = token(user, key, room);
+        connect(&mut client, ["a", "b"][comet], &token).await.unwrap();
+        clients.push(comets.client(comet, &token));
+    }
+    let cases: &[(&str, Value, &[usize])] = &[
+        ("keys?operation=1000&keys=k41,gone,k43", ledger(2, 1), &[0, 2]),
+        ("keys?operation=1000&keys=k42&keys=k43", ledger(2, 0), &[1, 2]),
+        ("keys?operation=1000&keys=gone", ledger(0, 1), &[]),
+        ("mids?operation=1000&mids=41,42,99,0", ledger(2, 2), &[0, 1]),
+        ("room?operation=1000&type=live&room=1", ledger(2, 0), &[0, 1]),
+        ("room?operation=1000&type=live&room=2", ledger(1, 0), &[2]),
+        ("room?operation=1000&type=live&room=3", ledger(0, 0), &[]),
+        ("all?operation=1000", ledger(3, 0), &[0, 1, 2]),
+    ];
+    for (target, ledger, receivers) in cases {
+        assert_eq!(logic.post(target, target.as_bytes()), *ledger, "{target}");
+        for receiver in *receivers {
+            assert_eq!(received(&mut clients[*receiver]), target.as_bytes(), "{target}");
+        }
+    }
+    let scheduled =
+        json!({ "matched": 0, "queued": 0, "dropped": {}, "absent": 0, "scheduled": 3 });
+    assert_eq!(logic.post("all?operation=1000&speed=3000", b"paced"), scheduled);
+    for client in &mut clients {
+        assert_eq!(received(client), b"paced");
+    }
+    let filtered = json!({
+        "matched": 3, "queued": 0, "dropped": { "filtered": 3 }, "absent": 0, "scheduled": 0,
+    });
+    assert_eq!(logic.post("all?operation=1001", b"nobody accepts it"), filtered);
+    assert_eq!(logic.get("online/total"), json!({ "conn_count": 3, "ip_count": null }));
+    for (target, sentence) in [
+        ("/goim/push/all?operation=9", "the body of operation 9 is not a run of whole frames"),
+        ("/goim/push/keys?operation=1000", "keys is missing"),
+        ("/goim/push/all?operation=1000&speed=-1", "speed: \"-1\" is not a whole number"),
+    ] {
+        let answer = request(logic.http(), "POST", target, b"hi");
+        assert_eq!(answer["code"], -400, "{answer}");
+        assert!(answer["message"].as_str().unwrap().starts_with(sentence), "{answer}");
+    }
+}
+
+/// No comet that a push concerned is left out without a word.
+#[tokio::test]
+async fn comets_that_cannot_be_reached_are_named() {
+    let comets = Comets::start();
+    let gone = own_address();
+    let logic = Logic::start(&[&comets.setting(&[format!("c={gone}")])]);
+    let mut client = logic.client().await;
+    for (server, key) in [("a", "ka"), ("c", "kc"), ("z", "kz")] {
+        connect(&mut client, server, &token(7, key, "live://1")).await.unwrap();
+    }
+    let mut listener = comets.client(0, &token(7, "ka", "live://1"));
+    let servers = |data: &Value| -> Vec<String> {
+        let failed = data["failed"].as_array().unwrap_or_else(|| panic!("{data}"));
+        failed.iter().map(|failure| failure["server"].as_str().unwrap().to_owned()).collect()
+    };
+    let data = logic.post("mids?operation=1000&mids=7", b"to seven");
+    assert_eq!((&data["queued"], &data["matched"]), (&json!(1), &json!(1)), "{data}");
+    assert_eq!(servers(&data), ["c", "z"]);
+    assert_eq!(data["failed"][1]["message"], "1 keys are there: logic_server.comets lacks it");
+    let message = data["failed"][0]["message"].as_str().unwrap();
+    assert!(message.contains("refused"), "{message}");
+    assert_eq!(received(&mut listener), b"to seven");
+
+    let data = logic.post("room?operation=1000&type=live&room=1", b"to the room");
+    assert_eq!((&data["queued"], servers(&data)), (&json!(1), vec!["c".to_owned()]), "{data}");
+    assert_eq!(received(&mut listener), b"to the room");
+
+    // Nobody took it: that is a failure.
+    let answer = request(logic.http(), "POST", "/goim/push/keys?operation=1000&keys=kc,kz", b"hi");
+    assert_eq!(answer["code"], -500, "{answer}");
+    let message = answer["message"].as_str().unwrap();
+    assert!(message.starts_with("no comet took it: "), "{message}");
+    for named in ["c: ", "z: "] {
+        assert!(message.contains(named), "{message}");
+    }
+    let metrics = logic.metrics();
+    assert_eq!(metrics.value("comet_logic_push_failures_total{server=\"c\"}"), 3);
+    assert_eq!(metrics.value("comet_logic_push_failures_total{server=\"unknown\"}"), 2);
+    assert_eq!(metrics.value("comet_calls_total{rpc=\"/goim/push/keys\",code=\"Unavailable\"}"), 1);
+}
+
+#[tokio::test]
+async fn clients_are_told_of_the_comets() {
+    let comets = Comets::start();
+    let gone = own_address();
+    let sets = [
+        &comets.setting(&[format!("c={gone}")]),
+        "server.domain=\"comet.example\"",
+        "tcp.bind=[\"127.0.0.1:8080\"]",
+        "websocket.bind=[\"127.0.0.1:8090\"]",
+        "protocol.heartbeat=\"60s\"",
+    ];
+    let logic = Logic::start(&sets);
+    let mut client = logic.client().await;
+    connect(&mut client, "b", "42").await.unwrap();
+    for comet in ["a", "b"] {
+        let up = format!("comet_logic_comet_up{{server=\"{comet}\"}}");
+        until("both to be there", || logic.metrics().value(&up) == 1);
+    }
+    let reply = client.nodes(NodesReq::default()).await.unwrap().into_inner();
+    assert_eq!(reply.domain, "comet.example");
+    assert_eq!((reply.tcp_port, reply.ws_port, reply.wss_port), (8080, 8090, 0));
+    assert_eq!((reply.heartbeat, reply.heartbeat_max), (30, 2));
+    assert_eq!(reply.nodes, ["127.0.0.1"]);
+    let expected = json!({
+        "domain": "comet.example",
+        "tcp_port": 8080,
+        "ws_port": 8090,
+        "heartbeat": 30,
+        "heartbeat_max": 2,
+        "nodes": ["127.0.0.1"],
+        "backoff": { "max_delay": 300, "base_delay": 3, "factor": 1.8, "jitter": 0.3 },
+    });
+    assert_eq!(logic.get("nodes/weighted?platform=web"), expected);
+
+    let instances = logic.get("nodes/instances");
+    let told: Vec<_> = instances
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|instance| {
+            let of = |name: &str| instance["metadata"][name].as_str().unwrap().to_owned();
+            (instance["hostname"].as_str().unwrap(), of("conn_count"), of("offline"))
+        })
+        .collect();
+    let of = |name, live: &str, offline: &str| (name, live.to_owned(), offline.to_owned());
+    assert_eq!(told, [of("a", "0", "false"), of("b", "1", "false"), of("c", "0", "true")]);
+}
