@@ -7,6 +7,7 @@ use comet_core::{CloseReason, Counters, DropReason};
 use serde_json::{Map, Value, json};
 
 use crate::api::fullest;
+use crate::logic::LogicStats;
 use crate::monitor::{FIELDS, Reading, Rooms};
 
 impl Reading<'_> {
@@ -14,7 +15,7 @@ impl Reading<'_> {
     pub(crate) fn stat(&self, rooms: &Rooms, top: usize) -> Value {
         let monitor = self.monitor;
         let mut totals = numbers(|read| self.sum(read));
-        totals.insert("turns".to_owned(), self.turns());
+        totals.insert("turns".to_owned(), turns(&self.counters));
         let by_core = self.counters.iter().zip(&self.inbox_depths).enumerate();
         let cores: Vec<Value> = by_core
             .map(|(core, (counters, inbox_depth))| {
@@ -34,11 +35,8 @@ impl Reading<'_> {
             "totals": totals,
             "cores": cores,
             "rooms": top_rooms(rooms, top),
+            "logic": self.logic.as_ref().map(logic),
         })
-    }
-
-    fn turns(&self) -> Value {
-        turns(&self.counters)
     }
 }
 
@@ -67,6 +65,18 @@ fn numbers(read: impl Fn(&dyn Fn(&Counters) -> u64) -> u64) -> Map<String, Value
         .collect();
     numbers.insert("dropped".to_owned(), dropped.into());
     numbers
+}
+
+/// Where logic is remote: which addresses are there, and what waits for them.
+fn logic(stats: &LogicStats) -> Value {
+    let addresses: Map<String, Value> =
+        stats.addresses.iter().map(|(address, is_up)| (address.clone(), (*is_up).into())).collect();
+    json!({
+        "up": addresses,
+        "calls_under_way": stats.calls_under_way,
+        "notices_waiting": stats.notices_waiting,
+        "notices_dropped": stats.notices_dropped,
+    })
 }
 
 /// The driver's turns on some cores, times in microseconds.

@@ -93,6 +93,9 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
             Store::Redis(Redis::new(&options).map_err(LogicError::Store)?)
         }
     };
+    if settings.comets.is_empty() {
+        log::warn!("logic_server.comets is empty: pushes over HTTP reach nobody");
+    }
     let server = LogicServer::start(options(config), auther, store).map_err(LogicError::Start)?;
     log::info!(
         "comet logic {}: {:?} tokens, sessions in {:?}, {} comets",

@@ -203,6 +203,7 @@ impl Comets {
         proto: Option<Proto>,
     ) -> Result<Pushed, Status> {
         let proto = self.bounds.check_proto(proto)?;
+        self.check_comets()?;
         let _place = self.place()?;
         let request = BroadcastRoomReq { room_id: room, proto: Some(proto) };
         let requests = self.comets.iter().map(|comet| (comet, Request::Room(request.clone())));
@@ -218,6 +219,7 @@ impl Comets {
     ) -> Result<Pushed, Status> {
         let speed = pace(speed)?;
         let proto = self.bounds.check_proto(proto)?;
+        self.check_comets()?;
         let _place = self.place()?;
         let speeds = match speed {
             None => vec![0; self.comets.len()],
@@ -252,6 +254,14 @@ impl Comets {
         let counts = self.sessions.counts().await.map_err(unavailable)?;
         let live = |comet: &Comet| counts.by_server.get(&comet.id).copied().unwrap_or(0);
         Ok(self.comets.iter().map(live).collect())
+    }
+
+    /// A push to everybody that nobody could get is no success.
+    fn check_comets(&self) -> Result<(), Status> {
+        match self.comets.is_empty() {
+            true => Err(Status::failed_precondition("logic_server.comets names nobody to push to")),
+            false => Ok(()),
+        }
     }
 
     fn place(&self) -> Result<SemaphorePermit<'_>, Status> {

@@ -9,7 +9,7 @@ use comet_client::{Client, Options, Transport};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::logic_server::{Comets, get_data, ledger, post};
+use crate::logic_rig::{Comets, get_data, ledger, post};
 use crate::peer::{Goodbye, Peer};
 use crate::redis::RedisServer;
 use crate::support::{Metrics, PATIENCE, received, until};

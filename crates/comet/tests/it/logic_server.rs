@@ -1,207 +1,21 @@
 //! `comet logic`: the service that comets ask, and the HTTP push API in front of two of them.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 
-use comet::{App, logic};
-use comet_client::{Client, Options};
-use comet_config::{Config, Source};
-use comet_control::logic_server::LogicServer;
 use comet_control::wire::goim::logic::logic_client::LogicClient;
 use comet_control::wire::goim::logic::{
-    ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, NodesReq, OnlineReq, ReceiveReq,
+    DisconnectReq, HeartbeatReq, NodesReq, OnlineReq, ReceiveReq,
 };
 use comet_control::wire::goim::protocol::Proto;
 use serde_json::{Value, json};
 use tonic::codec::CompressionEncoding;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::logic_process::own_address;
+use crate::logic_rig::{Comets, Logic, connect, ledger, request, token};
 use crate::redis::RedisServer;
-use crate::support::{FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, received, until};
-
-const LOGIC_PORTS: [&str; 3] = [
-    r#"logic_server.grpc=["127.0.0.1:0"]"#,
-    r#"logic_server.http=["127.0.0.1:0"]"#,
-    r#"logic_server.stat=["127.0.0.1:0"]"#,
-];
-
-/// The configuration of a server on the first CPU or the second, with `sets`.
-fn config(core: usize, sets: &[&str]) -> Config {
-    let machine = comet::machine().unwrap();
-    let sets: Vec<String> = FREE_PORTS
-        .iter()
-        .chain(&LOGIC_PORTS)
-        .chain([&SMALL_RING])
-        .chain(sets)
-        .map(|set| (*set).to_owned())
-        .collect();
-    let cores = machine.cpus[core].to_string();
-    let source = Source { sets: &sets, cores: Some(&cores), ..Source::default() };
-    comet_config::load(&source, &machine).unwrap_or_else(|mistakes| panic!("{mistakes}"))
-}
-
-/// `comet logic` inside this process.
-pub(crate) struct Logic(Option<LogicServer>);
-
-impl Logic {
-    pub(crate) fn start(sets: &[&str]) -> Self {
-        let server = logic::start(&config(0, sets)).unwrap_or_else(|error| panic!("{error}"));
-        Self(Some(server))
-    }
-
-    fn server(&self) -> &LogicServer {
-        self.0.as_ref().expect("until it is dropped")
-    }
-
-    pub(crate) fn grpc(&self) -> SocketAddr {
-        self.server().grpc_addrs()[0]
-    }
-
-    fn http(&self) -> SocketAddr {
-        self.server().http_addrs()[0]
-    }
-
-    fn metrics(&self) -> Metrics {
-        Metrics::read(self.server().stat_addrs()[0])
-    }
-
-    pub(crate) async fn client(&self) -> LogicClient<Channel> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc())).unwrap();
-        LogicClient::new(endpoint.timeout(PATIENCE).connect().await.unwrap())
-    }
-
-    #[track_caller]
-    fn post(&self, target: &str, body: &[u8]) -> Value {
-        post(self.http(), target, body)
-    }
-
-    #[track_caller]
-    fn get(&self, target: &str) -> Value {
-        get_data(self.http(), target)
-    }
-}
-
-impl Drop for Logic {
-    fn drop(&mut self) {
-        if let Some(server) = self.0.take() {
-            server.stop();
-        }
-    }
-}
-
-fn request(address: SocketAddr, method: &str, target: &str, body: &[u8]) -> Value {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let length = body.len();
-    let head = format!(
-        "{method} {target} HTTP/1.1\r\nHost: comet\r\nConnection: close\r\n\
-         Content-Length: {length}\r\n\r\n"
-    );
-    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
-    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
-    serde_json::from_str(body).expect("JSON")
-}
-
-/// The data of the answer to a push.
-#[track_caller]
-pub(crate) fn post(address: SocketAddr, target: &str, body: &[u8]) -> Value {
-    answered(request(address, "POST", &format!("/goim/push/{target}"), body))
-}
-
-/// The data of the answer to a question.
-#[track_caller]
-pub(crate) fn get_data(address: SocketAddr, target: &str) -> Value {
-    answered(request(address, "GET", &format!("/goim/{target}"), b""))
-}
-
-#[track_caller]
-fn answered(mut answer: Value) -> Value {
-    assert_eq!((&answer["code"], &answer["message"]), (&json!(0), &json!("")), "{answer}");
-    answer["data"].take()
-}
-
-pub(crate) fn ledger(queued: u64, absent: u64) -> Value {
-    json!({ "matched": queued, "queued": queued, "dropped": {}, "absent": absent, "scheduled": 0 })
-}
-
-/// Two comets of one core each, which count as one server of two.
-pub(crate) struct Comets {
-    apps: Option<[App; 2]>,
-    _permit: Permit,
-}
-
-impl Comets {
-    /// Comets that are their own logic.
-    fn start() -> Self {
-        Self::start_with(&[])
-    }
-
-    /// Comets called a and b with `sets`.
-    pub(crate) fn start_with(sets: &[String]) -> Self {
-        let permit = Permit::wait();
-        let start = |core: usize| {
-            let id = format!("server.id={:?}", ["a", "b"][core]);
-            let sets: Vec<&str> = sets.iter().chain([&id]).map(String::as_str).collect();
-            App::start(&config(core, &sets)).unwrap_or_else(|error| panic!("{error}"))
-        };
-        Self { apps: Some([start(0), start(1)]), _permit: permit }
-    }
-
-    pub(crate) fn stats(&self) -> [SocketAddr; 2] {
-        [0, 1].map(|comet| self.apps()[comet].stat_addrs()[0])
-    }
-
-    pub(crate) fn tcp(&self, comet: usize) -> SocketAddr {
-        self.apps()[comet].tcp_addrs()[0]
-    }
-
-    fn apps(&self) -> &[App; 2] {
-        self.apps.as_ref().expect("until they are drained")
-    }
-
-    /// `logic_server.comets` of these, called a and b, and of `more`.
-    pub(crate) fn setting(&self, more: &[String]) -> String {
-        let [a, b] = [0, 1].map(|comet| self.apps()[comet].grpc_addrs()[0]);
-        let comets: Vec<String> =
-            [format!("a={a}"), format!("b={b}")].into_iter().chain(more.iter().cloned()).collect();
-        format!("logic_server.comets={comets:?}")
-    }
-
-    pub(crate) fn client(&self, comet: usize, token: &str) -> Client {
-        Options::tcp(self.tcp(comet).to_string(), token).timeout(PATIENCE).connect().unwrap()
-    }
-}
-
-impl Drop for Comets {
-    fn drop(&mut self) {
-        for app in self.apps.take().into_iter().flatten() {
-            let _ = app.drain();
-        }
-    }
-}
-
-fn token(user: i64, key: &str, room: &str) -> String {
-    json!({ "mid": user, "key": key, "room_id": room, "accepts": [1000] }).to_string()
-}
-
-async fn connect(
-    client: &mut LogicClient<Channel>,
-    server: &str,
-    token: &str,
-) -> Result<ConnectReply, Status> {
-    let request = ConnectReq {
-        server: server.to_owned(),
-        cookie: String::new(),
-        token: token.as_bytes().to_vec(),
-    };
-    Ok(client.connect(request).await?.into_inner())
-}
+use crate::support::{received, until};
 
 #[track_caller]
 fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, sentence: &str) {
@@ -432,6 +246,23 @@ async fn comets_that_cannot_be_reached_are_named() {
     assert_eq!(metrics.value("comet_logic_push_failures_total{server=\"c\"}"), 3);
     assert_eq!(metrics.value("comet_logic_push_failures_total{server=\"unknown\"}"), 2);
     assert_eq!(metrics.value("comet_calls_total{rpc=\"/goim/push/keys\",code=\"Unavailable\"}"), 1);
+}
+
+#[tokio::test]
+async fn without_comets_a_push_to_many_fails() {
+    let logic = Logic::start(&[]);
+    for target in ["room?operation=1000&type=live&room=1", "all?operation=1000"] {
+        let answer = request(logic.http(), "POST", &format!("/goim/push/{target}"), b"hi");
+        let sentence = "logic_server.comets names nobody to push to";
+        assert_eq!(answer, json!({ "code": -500, "message": sentence }), "{target}");
+    }
+    // Nobody has this key: that much is known.
+    assert_eq!(logic.post("keys?operation=1000&keys=k", b"hi"), ledger(0, 1));
+    connect(&mut logic.client().await, "a", &token(7, "k", "live://1")).await.unwrap();
+    let answer = request(logic.http(), "POST", "/goim/push/keys?operation=1000&keys=k", b"hi");
+    assert_eq!(answer["code"], -500, "{answer}");
+    let reply = logic.client().await.nodes(NodesReq::default()).await.unwrap().into_inner();
+    assert_eq!(reply.nodes, [reply.domain]);
 }
 
 #[tokio::test]

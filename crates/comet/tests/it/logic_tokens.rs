@@ -13,7 +13,7 @@ use ring::hmac;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::logic_server::Logic;
+use crate::logic_rig::Logic;
 use crate::support::{BOTH, PATIENCE, Server, To, config, queued, received};
 
 const SECRET: &[u8] = b"a secret of thirty-two bytes, ok";

@@ -55,6 +55,10 @@ fn stat_tells_what_the_server_holds() {
     check("sent", 3);
     check("waiting", 0);
     check("waiting_bytes", 0);
+    let turns = &totals["turns"];
+    assert!(turns["count"].as_u64() > Some(0), "{turns}");
+    assert!(turns["micros_max"].as_u64() >= turns["micros_mean"].as_u64(), "{turns}");
+    assert_eq!(stat["logic"], Value::Null, "it is embedded");
     let cores = stat["cores"].as_array().unwrap();
     assert_eq!(cores.len(), 2);
     for name in ["live", "sent", "frames_in", "sends"] {

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use comet_client::Transport;
+use comet_control::caller::{Ledger, PushClient};
 use rustix::process::Signal;
 
 use crate::peer::{Peer, UPGRADE};
 use crate::process::{Running, Server, comet, line_with, run, temporary, with_sets};
-use crate::support::{Metrics, PATIENCE, Permit, two_cores, until};
+use crate::support::{Metrics, PATIENCE, Permit, To, push, queued, two_cores, until};
 
 /// A configuration that can be written anew.
 struct File(String);
@@ -209,4 +210,44 @@ fn the_pid_file_is_there_while_the_process_is() {
     let (code, _, stderr) = run(&with_sets(&["server.pid_file=\"/nonexistent/comet.pid\""]));
     let expected = "comet: server.pid_file: cannot write /nonexistent/comet.pid: No such file";
     assert!(code == 1 && stderr.starts_with(expected), "{stderr}");
+}
+
+#[test]
+fn origins_are_allowed_and_change_alive() {
+    let file = File::new("origins.toml", "[websocket]\norigins = [\"https://a.example\"]\n");
+    let server = file.server(&[]);
+    let upgrade = |origin: Option<&str>| {
+        let mut peer = Peer::connect(server.websocket, Transport::WebSocket);
+        let header = origin.map_or(String::new(), |origin| format!("Origin: {origin}\r\n"));
+        let end = UPGRADE.len() - 2;
+        peer.write(format!("{}{header}\r\n", &UPGRADE[..end]).as_bytes());
+        let head = peer.read_head();
+        head.split(' ').nth(1).and_then(|status| status.parse::<u16>().ok())
+    };
+    assert_eq!(upgrade(Some("https://A.example")), Some(101));
+    assert_eq!(upgrade(Some("https://b.example")), Some(403));
+    assert_eq!(upgrade(None), Some(101));
+
+    file.write("[websocket]\norigins = [\"https://b.example\"]\n");
+    server.signal(Signal::HUP);
+    line_with(&server.log, "SIGHUP: websocket.origins changed from ");
+    settle(&server);
+    assert_eq!(upgrade(Some("https://a.example")), Some(403));
+    assert_eq!(upgrade(Some("https://b.example")), Some(101));
+}
+
+#[test]
+fn users_who_left_are_remembered_as_long_as_configured() {
+    for (memory, second) in [("0s", "42_1"), ("1h", "42_2")] {
+        let server = Server::start(&[&format!("bucket.user_memory={memory:?}")]);
+        let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
+        let first = server.live(Transport::Tcp, "42");
+        assert_eq!(push(&caller, To::Keys(&["42_1"]), 5, b"first"), queued(1));
+        drop(first);
+        let gone = Ledger { absent: 1, ..queued(0) };
+        until("the key to be free", || push(&caller, To::Keys(&["42_1"]), 5, b"") == gone);
+        until("the session to be gone", || push(&caller, To::User(42), 5, b"") == gone);
+        let _second = server.live(Transport::Tcp, "42");
+        assert_eq!(push(&caller, To::Keys(&[second]), 5, b"second"), queued(1), "{memory}");
+    }
 }

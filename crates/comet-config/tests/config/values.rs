@@ -1,0 +1,188 @@
+//! What is read, and what it comes to.
+
+use std::path::Path;
+use std::time::Duration;
+
+use comet_config::{
+    Algorithm, Config, LogLevel, SessionStore, SlowConsumer, Source, Steering, TlsVersion,
+    TokenKind, load,
+};
+
+use crate::{SHIPPED, good, machine};
+
+#[test]
+fn the_shipped_file_is_the_default() {
+    assert_eq!(good(SHIPPED, &[]), Config::defaults(&machine(2)));
+    assert_eq!(load(&Source::default(), &machine(2)).unwrap(), Config::defaults(&machine(2)));
+}
+
+#[test]
+fn the_shipped_file_names_every_key() {
+    let keys = |text: &str| -> Vec<String> {
+        let document: toml::Table = text.parse().unwrap();
+        let of = |(section, keys): (&String, &toml::Value)| {
+            let keys = keys.as_table().unwrap().keys();
+            keys.map(|key| format!("{section}.{key}")).collect::<Vec<_>>()
+        };
+        document.iter().flat_map(of).collect()
+    };
+    let shipped = keys(SHIPPED);
+    assert_eq!(shipped, keys(&Config::defaults(&machine(2)).to_toml()));
+    assert!(shipped.len() > 80, "{shipped:?}");
+}
+
+#[test]
+fn the_effective_configuration_is_read_back() {
+    let sets = [
+        "server.id=\"a\"",
+        "server.domain=\"a.example\"",
+        "server.cores=\"1\"",
+        "server.control_cores=\"0\"",
+        "server.spin=\"50us\"",
+        "tcp.sndbuf=1000",
+        "tcp.bind=[\"127.0.0.1:0\", \"[::1]:0\"]",
+        "push.grpc=[]",
+        "push.http=[\"[::1]:0\"]",
+        "protocol.slow_consumer=\"drop-oldest\"",
+        "protocol.heartbeat=\"90s\"",
+        "log.level=\"trace\"",
+        "log.file=\"/var/log/comet.log\"",
+        "server.pid_file=\"comet.pid\"",
+        "server.drain_over=\"10s\"",
+        "tcp.tls_bind=[\"127.0.0.1:8443\"]",
+        "tcp.steering=\"cpu\"",
+        "tcp.proxy_from=[\"10.0.0.0/8\", \"::1\"]",
+        "tls.certificates=[\"a.pem\", \"b.pem\"]",
+        "tls.keys=[\"a.key\", \"a.key\"]",
+        "tls.min_version=\"1.3\"",
+        "websocket.origins=[\"https://example.com\", \"http://localhost:3000\"]",
+        "logic.addrs=[\"logic:7170\", \"[::1]:7170\"]",
+        "token.kind=\"jwt\"",
+        "token.jwt_keys=[\"keys.jwks\"]",
+        "token.jwt_algorithms=[\"EdDSA\"]",
+        "token.issuer=\"https://accounts.example\"",
+        "white_list.users=[7, -1, 7]",
+        "white_list.file=\"white.log\"",
+        "logic_server.comets=[\"a=127.0.0.1:8083\", \"b=b.example:8083\"]",
+        "logic_server.store=\"redis\"",
+    ];
+    for config in [good("", &[]), good("", &sets)] {
+        assert_eq!(good(&config.to_toml(), &[]), config);
+    }
+}
+
+#[test]
+fn values_are_read_in_their_units() {
+    let config = good(
+        "[tcp]\nsndbuf = 4096\nrcvbuf = \"4KiB\"\nkeepalive = true\n\
+         [push]\nframe_max = \"64KiB\"\n\
+         [protocol]\nhandshake_timeout = \"500ms\"\nheartbeat = \"5m\"\n\
+         slow_consumer = \"close\"\noutbox_bytes = \"1MiB\"\n\
+         [server]\nspin = \"20us\"\ndrain_timeout = \"1h\"\n\
+         [log]\nlevel = \"warn\"\n",
+        &[],
+    );
+    assert_eq!((config.tcp.sndbuf, config.tcp.rcvbuf), (4096, 4096));
+    assert!(config.tcp.keepalive);
+    assert_eq!(config.push.frame_max, 64 << 10);
+    assert_eq!(config.protocol.handshake_timeout, Duration::from_millis(500));
+    assert_eq!(config.protocol.heartbeat, Duration::from_secs(300));
+    assert_eq!(config.protocol.slow_consumer, SlowConsumer::Close);
+    assert_eq!(config.protocol.outbox_bytes, 1 << 20);
+    assert_eq!(config.server.spin, Duration::from_micros(20));
+    assert_eq!(config.server.drain_timeout, Duration::from_secs(3600));
+    assert_eq!(config.log.level, LogLevel::Warn);
+    assert_eq!(config.log.level.label(), "warn");
+}
+
+#[test]
+fn lists_and_choices_are_read() {
+    let config = good(
+        "[tcp]\nproxy_from = [\"10.0.0.0/8\"]\nsteering = \"cpu\"\n\
+         [websocket]\norigins = [\"HTTPS://Example.com\"]\n\
+         [tls]\ncertificates = [\"a.pem\"]\nkeys = [\"a.key\"]\nmin_version = \"1.3\"\n\
+         [logic]\naddrs = [\"logic.example:7170\"]\n\
+         [token]\nkind = \"jwt\"\njwt_keys = [\"k\"]\njwt_algorithms = [\"ES256\"]\naudience = \"a\"\n\
+         [white_list]\nusers = [42, 7, 42]\nfile = \"white.log\"\n\
+         [logic_server]\ncomets = [\"edge-1=127.0.0.1:8083\"]\nstore = \"redis\"\n\
+         [log]\nfile = \"comet.log\"\n",
+        &[],
+    );
+    assert!(config.tcp.proxy_from[0].contains("10.1.2.3".parse().unwrap()));
+    assert_eq!(config.tcp.steering, Steering::Cpu);
+    assert_eq!(config.websocket.origins, ["https://example.com"]);
+    assert_eq!(config.tls.certificates, [Path::new("a.pem")]);
+    assert_eq!(config.tls.min_version, TlsVersion::V1_3);
+    // A name, as it was written: nobody has resolved it.
+    assert_eq!(config.logic.addrs, ["logic.example:7170"]);
+    assert_eq!(config.token.kind, TokenKind::Jwt);
+    assert_eq!(config.token.jwt_algorithms, [Algorithm::ES256]);
+    assert_eq!((config.token.issuer, config.token.audience.as_deref()), (None, Some("a")));
+    assert_eq!(config.white_list.users, [7, 42]);
+    assert_eq!(config.white_list.file.as_deref(), Some(Path::new("white.log")));
+    let comet = ("edge-1".to_owned(), "127.0.0.1:8083".to_owned());
+    assert_eq!(config.logic_server.comets, [comet]);
+    assert_eq!(config.logic_server.store, SessionStore::Redis);
+    assert_eq!(config.log.file.as_deref(), Some(Path::new("comet.log")));
+    assert_eq!(config.server.pid_file, None);
+}
+
+#[test]
+fn clients_know_the_server_by_its_id_unless_it_has_a_domain() {
+    let check = |sets: &[&str], expected: [&str; 2]| {
+        let server = good("", sets).server;
+        assert_eq!([server.id, server.domain], expected);
+    };
+    check(&[], ["edge-1", "edge-1"]);
+    check(&["server.id=\"a\""], ["a", "a"]);
+    check(&["server.domain=\"push.example\""], ["edge-1", "push.example"]);
+}
+
+#[test]
+fn changes_are_told_by_key_with_both_values() {
+    let check = |before: &[&str], now: &[&str], expected: &[[&str; 3]]| {
+        let changes = good("", before).changes(&good("", now));
+        let found: Vec<_> =
+            changes.iter().map(|change| [&*change.key, &*change.from, &*change.to]).collect();
+        assert_eq!(found, expected);
+    };
+    check(&["log.level=\"warn\""], &["log.level=\"warn\""], &[]);
+    check(
+        &["protocol.heartbeat=\"5m\""],
+        &["protocol.heartbeat=\"90s\"", "log.file=\"a\"", "tcp.bind=[]", "tcp.nodelay=false"],
+        &[
+            ["log.file", "\"\"", "\"a\""],
+            ["protocol.heartbeat", "\"5m\"", "\"90s\""],
+            ["tcp.bind", "[\"0.0.0.0:8080\"]", "[]"],
+            ["tcp.nodelay", "true", "false"],
+        ],
+    );
+}
+
+#[test]
+fn later_layers_overrule_earlier_ones() {
+    let text = "[protocol]\nsvr_proto = 100\n[server]\ncores = \"0\"\n";
+    assert_eq!(good(text, &[]).protocol.svr_proto, 100);
+    let sets = ["protocol.svr_proto=200", "protocol.svr_proto = 300", "websocket.path=\"/x\""];
+    let config = good(text, &sets);
+    assert_eq!((config.protocol.svr_proto, config.websocket.path.as_str()), (300, "/x"));
+
+    let sets = ["server.cores=\"0\"".to_owned()];
+    let source = Source { sets: &sets, cores: Some("1"), ..Source::default() };
+    assert_eq!(load(&source, &machine(2)).unwrap().server.cores, [1]);
+}
+
+#[test]
+fn cores_are_all_but_control_where_there_are_enough() {
+    let check = |cpus, cores: Option<&str>, control: Option<&str>, expected: &[usize]| {
+        let source = Source { cores, control_cores: control, ..Source::default() };
+        let config = load(&source, &machine(cpus)).unwrap();
+        assert_eq!(config.server.cores, expected, "{cpus} {cores:?} {control:?}");
+    };
+    check(4, None, None, &[0, 1, 2, 3]);
+    check(4, None, Some("3"), &[0, 1, 2]);
+    check(4, Some("2-3"), Some("3"), &[2, 3]);
+    check(4, None, Some("0-3"), &[0, 1, 2, 3]);
+    check(2, None, Some("1"), &[0, 1]);
+    check(1, None, Some("0"), &[0]);
+}
