@@ -13,8 +13,9 @@
 //!
 //! [`logic_server`] is the other process that this crate runs: `comet logic`.
 //!
-//! **Invariant:** no other crate of the server names tokio, tonic or axum, and no shard ever waits for
-//! this thread: it takes room in their inboxes as it finds it and makes its own callers wait.
+//! **Invariant:** no other crate of the server names tonic or axum, none but comet-router tokio, and no
+//! shard ever waits for this thread: it takes room in their inboxes as it finds it and makes its own
+//! callers wait.
 
 #![allow(
     clippy::disallowed_methods,
@@ -43,15 +44,17 @@ mod pushes;
 mod reach;
 mod serve;
 mod signals;
+mod start;
 mod stat;
 mod status;
 mod wake;
 mod white_log;
 
 pub use api::Node;
-pub use control::{Control, Drained, Goodbye, Options, StartError};
+pub use control::{Control, Drained, Goodbye, Options};
 pub use logic::LogicOptions;
 pub use signals::{Signal, Signals};
+pub use start::StartError;
 pub use wake::ControlWake;
 
 /// Messages, services and clients of the push API and of logic, generated from `proto/`.

@@ -15,14 +15,13 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use comet_logic::AnyAuther;
 use comet_router::Store;
 use tokio::net::TcpListener;
-use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -32,11 +31,11 @@ use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
 use crate::api::{self, Api, Bodies, Node};
-use crate::control::{StartError, exposed, listen};
 use crate::grpc::Answers;
 use crate::pushes::Bounds;
 use crate::reach::Reach;
 use crate::serve::{Phase, STOP_GRACE, incoming, report_health, serve_grpc, serve_http, stopped};
+use crate::start::{self, StartError, exposed, listen};
 use crate::wire;
 use crate::wire::goim::logic::logic_server::LogicServer as Service;
 use service::LogicService;
@@ -97,12 +96,7 @@ impl LogicServer {
         }
         let (phase, phases) = watch::channel(Phase::Ready);
         let servers = Servers { grpc, http, stat, options, auther, sessions, phase: phases };
-        let (started, outcome) = mpsc::sync_channel(1);
-        let thread = thread::Builder::new()
-            .name("comet-logic".to_owned())
-            .spawn(move || run(servers, &started))
-            .map_err(StartError::Thread)?;
-        outcome.recv().expect("the thread says how it started before it ends")?;
+        let thread = start::spawn("comet-logic", Vec::new(), || servers.start())?;
         Ok(Self { grpc: grpc_addrs, http: http_addrs, stat: stat_addrs, phase, thread })
     }
 
@@ -177,23 +171,6 @@ struct Servers {
     auther: AnyAuther,
     sessions: Store,
     phase: watch::Receiver<Phase>,
-}
-
-/// The thread from its first to its last moment.
-fn run(servers: Servers, started: &mpsc::SyncSender<Result<(), StartError>>) {
-    let report = |outcome| started.send(outcome).expect("whoever starts the thread waits for this");
-    let runtime = match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return report(Err(StartError::Thread(error))),
-    };
-    let _entered = runtime.enter();
-    match servers.start() {
-        Ok(serving) => {
-            report(Ok(()));
-            runtime.block_on(serving);
-        }
-        Err(error) => report(Err(error)),
-    }
 }
 
 impl Servers {

@@ -46,8 +46,8 @@ pub(crate) struct Front {
     /// The peer, where a header named it.
     peer: Option<SocketAddr>,
     tls: Option<Box<TlsSession>>,
-    /// The stream has ended behind what was put off.
-    has_ended: bool,
+    /// How the stream has ended, behind what was put off.
+    end: Option<Hangup>,
 }
 
 impl Front {
@@ -55,7 +55,7 @@ impl Front {
     pub(crate) fn new(awaits_header: bool, tls: Option<TlsSession>) -> Option<Box<Self>> {
         (awaits_header || tls.is_some()).then(|| {
             let header = awaits_header.then(Vec::new);
-            Box::new(Self { header, peer: None, tls: tls.map(Box::new), has_ended: false })
+            Box::new(Self { header, peer: None, tls: tls.map(Box::new), end: None })
         })
     }
 
@@ -112,10 +112,14 @@ impl Front {
         }
     }
 
-    /// The stream has ended. `false`: not before what was put off is done.
-    pub(crate) fn end(&mut self) -> bool {
-        self.has_ended = self.tls().is_some_and(|tls| tls.is_deferred());
-        !self.has_ended
+    /// The stream has ended. `None`: not before what was put off is done, which may say more.
+    pub(crate) fn end(&mut self, how: Hangup) -> Option<Hangup> {
+        if self.tls().is_some_and(|tls| tls.is_deferred()) {
+            self.end = Some(how);
+            None
+        } else {
+            Some(how)
+        }
     }
 
     /// Does what was put off.
@@ -127,7 +131,7 @@ impl Front {
             Some(tls) if tls.is_deferred() => decrypt(tls, &mut [], hear)?,
             _ => {}
         }
-        if self.has_ended { Err(Hangup::Eof) } else { Ok(()) }
+        self.end.take().map_or(Ok(()), Err)
     }
 }
 

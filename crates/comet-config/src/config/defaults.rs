@@ -114,7 +114,7 @@ impl Config {
                 heartbeat: Duration::ZERO,
                 store: SessionStore::Memory,
                 redis: vec!["redis://127.0.0.1:6379".to_owned()],
-                expire: Duration::from_secs(1800),
+                expire: Duration::from_secs(3600),
             },
             log: Log { level: LogLevel::Info, file: None },
         }

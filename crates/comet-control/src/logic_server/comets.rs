@@ -18,9 +18,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::caller::root_cause;
-use crate::control::StartError;
 use crate::pushes::{Bounds, pace, shares};
 use crate::reach::{Failure, Pushed};
+use crate::start::StartError;
 use crate::status::invalid;
 use crate::wire::goim::comet::comet_client::CometClient;
 use crate::wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};

@@ -58,11 +58,7 @@ impl<A: Auther> Driver<A> {
         socket.is_receiving = completion.more;
         let conn = socket.conn;
         match completion.result {
-            Ok(0) => {
-                if socket.front.as_mut().is_none_or(|front| front.end()) {
-                    self.hung_up(conn, Hangup::Eof);
-                }
-            }
+            Ok(0) => self.ended(conn, Hangup::Eof),
             Ok(length) => {
                 let buffer = completion.buffer.expect("a receive with bytes names its buffer");
                 let bytes = self.buffers.filled(buffer, length as usize);
@@ -89,7 +85,18 @@ impl<A: Auther> Driver<A> {
                 }
             }
             Err(libc::ENOBUFS) => self.starved.push(slot),
-            Err(error) => self.hung_up(conn, Hangup::Error(error)),
+            Err(error) => self.ended(conn, Hangup::Error(error)),
+        }
+    }
+
+    /// The stream has ended, as soon as all before it is done.
+    fn ended(&mut self, conn: ConnId, how: Hangup) {
+        let how = match &mut self.sockets.at(conn.slot).front {
+            None => Some(how),
+            Some(front) => front.end(how),
+        };
+        if let Some(how) = how {
+            self.hung_up(conn, how);
         }
     }
 
