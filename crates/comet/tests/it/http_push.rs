@@ -8,23 +8,12 @@ use comet_client::Transport;
 use serde_json::{Value, json};
 
 use crate::peer::{Peer, frame};
-use crate::support::{BOTH, PATIENCE, Server, config, received_until, until};
+use crate::support::{BOTH, PATIENCE, Server, config, http, received_until, until};
 
 /// Sends a request and reads status and JSON of its answer.
 fn request(server: &Server, method: &str, target: &str, body: &[u8]) -> (u16, Value) {
-    let mut stream = TcpStream::connect(server.http()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let length = body.len();
-    let head = format!(
-        "{method} {target} HTTP/1.1\r\nHost: comet\r\nConnection: close\r\n\
-         Content-Length: {length}\r\n\r\n"
-    );
-    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    (status.expect("a status line"), serde_json::from_str(body).expect("JSON"))
+    let (status, answer) = http(server.http(), method, target, body);
+    (status, serde_json::from_slice(&answer).expect("JSON"))
 }
 
 /// The ledger in the answer to a push.

@@ -1,7 +1,6 @@
 //! `comet logic` inside this process, two comets, and what tests ask of them.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
 use comet::{App, logic};
 use comet_client::{Client, Options};
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::support::{FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING};
+use crate::support::{FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, http};
 
 const LOGIC_PORTS: [&str; 3] = [
     r#"logic_server.grpc=["127.0.0.1:0"]"#,
@@ -86,19 +85,9 @@ impl Drop for Logic {
 }
 
 pub(crate) fn request(address: SocketAddr, method: &str, target: &str, body: &[u8]) -> Value {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let length = body.len();
-    let head = format!(
-        "{method} {target} HTTP/1.1\r\nHost: comet\r\nConnection: close\r\n\
-         Content-Length: {length}\r\n\r\n"
-    );
-    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
-    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
-    serde_json::from_str(body).expect("JSON")
+    let (status, answer) = http(address, method, target, body);
+    assert_eq!(status, 200, "{}", answer.escape_ascii());
+    serde_json::from_slice(&answer).expect("JSON")
 }
 
 /// The data of the answer to a push.

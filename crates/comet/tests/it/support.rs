@@ -133,12 +133,21 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
 }
 
 /// Status and body of a request.
-pub(crate) fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, Vec<u8>) {
+pub(crate) fn http(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: impl AsRef<[u8]>,
+) -> (u16, Vec<u8>) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let body = body.as_ref();
     let length = body.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: comet\r\nContent-Length: {length}\r\n");
-    write!(stream, "{head}Connection: close\r\n\r\n{body}").unwrap();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: comet\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     let head = answer.windows(4).position(|end| end == b"\r\n\r\n").expect("an answer has a head");
