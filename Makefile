@@ -5,10 +5,12 @@ ARGS ?=
 # Seeds that `make sim` tries; SEED=x replays one of them.
 SEEDS ?= 1000
 SEED ?=
+# Which micro-benchmarks `make microbench` runs; all.
+BENCH ?=
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 60
 
-.PHONY: run test sim check fmt clippy edges doc deny fuzz
+.PHONY: run test sim microbench check fmt clippy edges doc deny fuzz
 
 # The server, on comet.toml.
 run:
@@ -21,6 +23,11 @@ test:
 # More seeds of the simulator. A failure prints the seed that replays it.
 sim:
 	cargo run --release -p comet-sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+# What a frame, a push and a message between cores cost without a kernel under them; BENCH=room_walk
+# measures only what has that in its name. `make test` runs each of them once.
+microbench:
+	cargo bench -p comet-proto -p comet-core -p comet-mesh --bench codec --bench shard --bench mesh -- $(BENCH)
 
 # What has to hold before a commit, besides the tests.
 check: fmt clippy edges doc

@@ -1,0 +1,138 @@
+//! What a shard costs without a kernel under it. Where a sample is one iteration, what goes before it
+//! is not measured.
+
+mod rig;
+
+use std::cell::RefCell;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+
+use rig::{Rig, key, push, room};
+
+/// Connections of a busy shard, here.
+const CROWD: usize = 15_000;
+
+fn main() {
+    divan::main();
+}
+
+/// A push to a room whose members have nothing pending, into every outbox.
+#[divan::bench(args = [1_000, CROWD], sample_size = 1)]
+fn room_walk(bencher: Bencher, members: usize) {
+    let rig = RefCell::new(Rig::with_members(1, members, 1));
+    let (room, push) = (room(0).into(), push(128));
+    bencher
+        .counter(ItemsCount::new(members))
+        .with_inputs(|| rig.borrow_mut().send_all())
+        .bench_local_values(|()| {
+            assert_eq!(rig.borrow_mut().push_room(&room, &push), members as u64);
+        });
+}
+
+/// So many pushes to a room of 1,000, one send for each member, and its completion.
+#[divan::bench(args = [1, 20])]
+fn outbox(bencher: Bencher, frames: usize) {
+    const MEMBERS: usize = 1_000;
+    let mut rig = Rig::with_members(1, MEMBERS, 1);
+    let (room, push) = (room(0).into(), push(128));
+    bencher.counter(ItemsCount::new(frames * MEMBERS)).bench_local(|| {
+        for _ in 0..frames {
+            assert_eq!(rig.push_room(&room, &push), MEMBERS as u64);
+        }
+        rig.send_all();
+    });
+}
+
+/// 10,000 connections in so many rooms: one push to each room, sends and completions.
+#[divan::bench(args = [1, 100, 10_000])]
+fn rooms(bencher: Bencher, rooms: usize) {
+    const MEMBERS: usize = 10_000;
+    let mut rig = Rig::with_members(1, MEMBERS, rooms);
+    let names: Vec<Arc<str>> = (0..rooms).map(|number| room(number).into()).collect();
+    let push = push(128);
+    bencher.counter(ItemsCount::new(MEMBERS)).bench_local(|| {
+        let queued: u64 = names.iter().map(|room| rig.push_room(room, &push)).sum();
+        assert_eq!(queued, MEMBERS as u64);
+        rig.send_all();
+    });
+}
+
+/// A push to a room with members on so many shards, one of which is its home: with the message between
+/// them, sends and completions.
+#[divan::bench(args = [1, 2])]
+fn shards(bencher: Bencher, shards: u16) {
+    const MEMBERS: usize = 1_000;
+    let mut rig = Rig::with_members(shards, MEMBERS, 1);
+    let (room, push) = (room(0).into(), push(128));
+    bencher.counter(ItemsCount::new(MEMBERS)).bench_local(|| {
+        assert_eq!(rig.push_room(&room, &push), MEMBERS as u64);
+        rig.send_all();
+    });
+}
+
+/// A push to so many keys of 15,000, sends and completions.
+#[divan::bench(args = [1, 500])]
+fn keys(bencher: Bencher, keys: usize) {
+    let mut rig = Rig::with_members(1, CROWD, 1);
+    let keys: Vec<Box<str>> = (0..keys).map(|number| key(number * 29).into()).collect();
+    let push = push(128);
+    bencher.counter(ItemsCount::new(keys.len())).bench_local(|| {
+        assert_eq!(rig.push_keys(black_box(&keys), &push), keys.len() as u64);
+        rig.send_all();
+    });
+}
+
+/// The deadlines of a second: 15,000 connections, each with a heartbeat every 30 seconds, of 60 allowed.
+#[divan::bench(sample_size = 1)]
+fn wheel_second(bencher: Bencher) {
+    let rig = RefCell::new(Rig::with_members(1, CROWD, 1));
+    bencher
+        .with_inputs(|| {
+            let mut rig = rig.borrow_mut();
+            rig.heartbeat(CROWD / 30);
+            rig.send_all();
+        })
+        .bench_local_values(|()| {
+            let mut rig = rig.borrow_mut();
+            for _ in 0..20 {
+                rig.pass(50);
+            }
+        });
+    assert!(rig.borrow_mut().shards[0].poll_closed().is_none(), "all deadlines were moved in time");
+}
+
+/// A heartbeat, its reply sent.
+#[divan::bench]
+fn heartbeats(bencher: Bencher) {
+    const COUNT: usize = 100;
+    let mut rig = Rig::with_members(1, CROWD, 1);
+    bencher.counter(ItemsCount::new(COUNT)).bench_local(|| {
+        rig.heartbeat(COUNT);
+        rig.send_all();
+    });
+}
+
+/// Accept, token, claim of the key, room, reply; beside 15,000 that are there.
+#[divan::bench(sample_size = 1)]
+fn connect(bencher: Bencher) {
+    const COUNT: usize = 1_000;
+    let rig = RefCell::new(Rig::with_members(1, CROWD + COUNT, 1));
+    bencher
+        .counter(ItemsCount::new(COUNT))
+        .with_inputs(|| rig.borrow_mut().hang_up(COUNT))
+        .bench_local_values(|()| rig.borrow_mut().connect(COUNT, 1));
+}
+
+/// The end of a connection: room, key and user given back, the slot free.
+#[divan::bench(sample_size = 1)]
+fn disconnect(bencher: Bencher) {
+    const COUNT: usize = 1_000;
+    let rig = RefCell::new(Rig::with_members(1, CROWD, 1));
+    bencher
+        .counter(ItemsCount::new(COUNT))
+        .with_inputs(|| rig.borrow_mut().connect(COUNT, 1))
+        .bench_local_values(|()| rig.borrow_mut().hang_up(COUNT));
+}

@@ -1,0 +1,193 @@
+//! Shards with clients whose kernel takes everything at once, so that what is measured is the shard.
+
+use std::sync::Arc;
+
+use comet_core::{
+    Accepts, CallId, CloseHow, ConnId, Hangup, Identity, Limits, Logic, Message, Millis, Push,
+    Report, Settings, Shard, ShardId, Transport, home_of_room,
+};
+use comet_proto::{Encoded, Frame, VERSION, op};
+
+pub(crate) struct Rig {
+    pub(crate) shards: Vec<Shard>,
+    /// Every connection, in the order of coming.
+    pub(crate) clients: Vec<ConnId>,
+    now: Millis,
+    /// Sends that the kernel has, and their bytes.
+    sending: Vec<(ConnId, usize)>,
+    calls: u64,
+    /// Ever connected: so keys are not used twice.
+    connected: usize,
+    /// Whose heartbeat is next.
+    next_heartbeat: usize,
+}
+
+impl Rig {
+    pub(crate) fn new(shards: u16) -> Self {
+        let limits = Arc::new(Limits { heartbeat_ms: 60_000, ..Limits::default() });
+        let settings = |shard| Settings {
+            shard: ShardId(shard),
+            shards,
+            limits: Arc::clone(&limits),
+            logic: Logic::Embedded,
+            hash_seed: 7,
+        };
+        Self {
+            shards: (0..shards).map(|shard| Shard::new(&settings(shard), Millis(0))).collect(),
+            clients: Vec::new(),
+            now: Millis(0),
+            sending: Vec::new(),
+            calls: 0,
+            connected: 0,
+            next_heartbeat: 0,
+        }
+    }
+
+    /// So many connections, divided between the shards and into so many rooms.
+    pub(crate) fn with_members(shards: u16, members: usize, rooms: usize) -> Self {
+        let mut rig = Self::new(shards);
+        rig.connect(members, rooms);
+        rig
+    }
+
+    /// Lets so many clients more in, each with a key and a user of its own, and sends them the reply.
+    pub(crate) fn connect(&mut self, count: usize, rooms: usize) {
+        let token = frame(op::AUTH, 1, b"token");
+        let shards = self.shards.len();
+        for number in self.connected..self.connected + count {
+            let shard = &mut self.shards[number % shards];
+            let conn = shard.handle_accept(Transport::Tcp).expect("there is room");
+            shard.handle_recv(conn, &token);
+            let request = shard.poll_auth().expect("a token to be looked at");
+            shard.handle_auth(
+                request.conn,
+                Ok(Identity {
+                    user: number as i64 + 1,
+                    key: Some(key(number).into()),
+                    room: Some(room(number / shards % rooms).into()),
+                    accepts: Accepts::All,
+                    heartbeat_ms: None,
+                }),
+            );
+            self.clients.push(conn);
+        }
+        self.connected += count;
+        self.pass_messages();
+        self.send_all();
+    }
+
+    /// Ends the newest connections.
+    pub(crate) fn hang_up(&mut self, count: usize) {
+        for conn in self.clients.split_off(self.clients.len() - count) {
+            self.shard(conn).handle_hangup(conn, Hangup::Eof);
+        }
+        self.pass_messages();
+        for shard in &mut self.shards {
+            while let Some((conn, how)) = shard.poll_close() {
+                if how == CloseHow::Both {
+                    shard.handle_gone(conn);
+                }
+            }
+            while shard.poll_closed().is_some() {}
+        }
+    }
+
+    /// Hands a push to the room's home, and its parts to the other shards; how many outboxes took it.
+    pub(crate) fn push_room(&mut self, room: &Arc<str>, push: &Push) -> u64 {
+        let home = home_of_room(room, self.shards.len() as u16);
+        let (room, push) = (Arc::clone(room), push.clone());
+        self.push(home, |call| Message::PushRoom { call, room, push })
+    }
+
+    /// Hands a push to keys to shard 0, their home.
+    pub(crate) fn push_keys(&mut self, keys: &[Box<str>], push: &Push) -> u64 {
+        let (keys, push) = (keys.to_vec(), push.clone());
+        self.push(ShardId(0), |call| Message::PushKeys { call, keys, push })
+    }
+
+    fn push(&mut self, home: ShardId, message: impl FnOnce(CallId) -> Message) -> u64 {
+        self.calls += 1;
+        let message = message(CallId(self.calls));
+        self.shards[usize::from(home.0)].handle_message(message);
+        self.pass_messages();
+        let mut queued = 0;
+        for shard in &mut self.shards {
+            while let Some(report) = shard.poll_report() {
+                if let Report::Tally { tally, .. } | Report::Part { tally, .. } = report {
+                    queued += tally.queued;
+                }
+            }
+        }
+        queued
+    }
+
+    /// Offers everything that waits to the kernel, which takes it: a turn's sends, then their
+    /// completions, as the driver does it.
+    pub(crate) fn send_all(&mut self) {
+        for shard in &mut self.shards {
+            while let Some(transmit) = shard.poll_transmit() {
+                self.sending.push((transmit.conn, transmit.bytes.len()));
+            }
+            for (conn, bytes) in self.sending.drain(..) {
+                shard.handle_sent(conn, bytes);
+            }
+        }
+    }
+
+    /// So many clients, in turn, send a heartbeat.
+    pub(crate) fn heartbeat(&mut self, count: usize) {
+        let heartbeat = frame(op::HEARTBEAT, 2, b"");
+        for _ in 0..count {
+            self.next_heartbeat = (self.next_heartbeat + 1) % self.clients.len();
+            let conn = self.clients[self.next_heartbeat];
+            self.shard(conn).handle_recv(conn, &heartbeat);
+        }
+    }
+
+    /// Lets the time pass.
+    pub(crate) fn pass(&mut self, millis: u64) {
+        self.now = self.now.after(millis);
+        for shard in &mut self.shards {
+            shard.handle_time(self.now);
+        }
+    }
+
+    fn pass_messages(&mut self) {
+        let mut moved = self.shards.len() > 1;
+        while std::mem::take(&mut moved) {
+            for from in 0..self.shards.len() {
+                for to in 0..self.shards.len() {
+                    while let Some(message) = self.shards[from].poll_message(ShardId(to as u16)) {
+                        self.shards[to].handle_message(message);
+                        moved = true;
+                    }
+                }
+            }
+        }
+    }
+
+    fn shard(&mut self, conn: ConnId) -> &mut Shard {
+        &mut self.shards[usize::from(conn.shard.0)]
+    }
+}
+
+/// The key of a client, by its number.
+pub(crate) fn key(number: usize) -> String {
+    format!("k{number}")
+}
+
+/// The id of a room, by its number.
+pub(crate) fn room(number: usize) -> String {
+    format!("live://{number}")
+}
+
+/// A push with a body of so many bytes.
+pub(crate) fn push(body: usize) -> Push {
+    let body = vec![b'x'; body];
+    let frame = Frame { version: VERSION, operation: 1000, sequence: 0, body: &body };
+    Push { operation: 1000, frame: Encoded::frame(&frame) }
+}
+
+fn frame(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
+    Encoded::frame(&Frame { version: VERSION, operation, sequence, body }).for_tcp().to_vec()
+}
