@@ -16,13 +16,14 @@ use serde_json::{Value, json};
 use tonic::Status;
 
 use crate::api::Query;
+use crate::heap::{self, HeapProfile};
 use crate::http::refusal;
 use crate::hub::Hub;
 use crate::profile::{NoProfile, Profile};
 use crate::status::invalid;
 
-/// Seconds of a profile that was not asked to be shorter or longer.
-const SECONDS: u64 = 10;
+/// Of a profile that was not asked to be shorter or longer.
+const SECONDS: Duration = Duration::from_secs(10);
 
 /// Seconds of a profile at most.
 const SECONDS_MAX: i64 = 60;
@@ -38,7 +39,6 @@ const PATH_LEVEL: &str = "/log/level";
 const PATH_WHITE_LIST: &str = "/white_list";
 
 const INDEX: &str = include_str!("debug/index.html");
-const NO_HEAP: &str = include_str!("debug/heap.txt");
 
 /// The routes; an unknown path is 404, another method 405.
 pub(crate) fn router(hub: Arc<Hub>) -> Router {
@@ -46,7 +46,8 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route("/debug/pprof/", get(async || Html(INDEX)))
         .route("/debug/pprof/profile", get(profile))
         .route("/debug/pprof/flamegraph", get(flamegraph))
-        .route("/debug/pprof/heap", get(async || (StatusCode::NOT_IMPLEMENTED, NO_HEAP)))
+        .route("/debug/pprof/heap", get(heap))
+        .route("/debug/pprof/heap/flamegraph", get(heap_flamegraph))
         .route(PATH_LEVEL, get(async || Json(level())).put(set_level))
         .route(PATH_WHITE_LIST, get(white_list).put(set_white_list))
         .with_state(hub)
@@ -84,14 +85,49 @@ async fn flamegraph(uri: Uri) -> Result<Response, Refused> {
     Ok(([(header::CONTENT_TYPE, SVG)], picture).into_response())
 }
 
-/// Takes the profile that the query asks for.
+async fn heap(uri: Uri) -> Result<Response, Refused> {
+    let profile = take_heap(&uri).await?.encode();
+    Ok(([(header::CONTENT_TYPE, PROTOBUF)], profile).into_response())
+}
+
+async fn heap_flamegraph(uri: Uri) -> Result<Response, Refused> {
+    let query = Query::read(uri.query()).map_err(Refused::Query)?;
+    let kind = query.optional_choice("sample", &heap::KINDS).map_err(Refused::Query)?;
+    let picture = take_heap(&uri).await?.flamegraph(kind.unwrap_or(heap::KIND));
+    Ok(([(header::CONTENT_TYPE, SVG)], picture).into_response())
+}
+
+/// Takes the CPU profile that the query asks for.
 async fn take(uri: &Uri) -> Result<Profile, Refused> {
+    let time = seconds(uri)?.unwrap_or(SECONDS);
+    log::info!("taking a CPU profile for {} s", time.as_secs());
+    Profile::take(time).await.map_err(Refused::Profile)
+}
+
+/// Takes the heap profile that the query asks for.
+async fn take_heap(uri: &Uri) -> Result<HeapProfile, Refused> {
+    let profile = match seconds(uri)? {
+        Some(_) if heap::is_kept() => {
+            let sentence = "seconds: this process samples its heap from its start on: take two \
+                            profiles without it, and compare them (go tool pprof -diff_base)";
+            return Err(Refused::Query(invalid(sentence)));
+        }
+        None if heap::is_kept() => HeapProfile::read().await,
+        time => {
+            let time = time.unwrap_or(SECONDS);
+            log::info!("taking a heap profile for {} s", time.as_secs());
+            HeapProfile::take(time).await
+        }
+    };
+    profile.map_err(Refused::Profile)
+}
+
+/// How long the query wants a profile to be, if it says so.
+fn seconds(uri: &Uri) -> Result<Option<Duration>, Refused> {
     let seconds = Query::read(uri.query())
         .and_then(|query| query.optional_number("seconds", 1..=SECONDS_MAX))
         .map_err(Refused::Query)?;
-    let seconds = if seconds == 0 { SECONDS } else { seconds };
-    log::info!("taking a CPU profile for {seconds} s");
-    Profile::take(Duration::from_secs(seconds)).await.map_err(Refused::Profile)
+    Ok((seconds != 0).then(|| Duration::from_secs(seconds)))
 }
 
 fn level() -> Value {

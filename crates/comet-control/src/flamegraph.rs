@@ -1,5 +1,5 @@
 //! A flame graph as one SVG without scripts: callers above their callees, each as wide as its share of
-//! the samples. The name and the numbers of a frame are its tooltip.
+//! what was sampled. The name and the numbers of a frame are its tooltip.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -28,9 +28,10 @@ struct Frame {
 
 /// Where a frame is drawn.
 #[derive(Clone, Copy)]
-struct Place {
+struct Place<'a> {
     left: f64,
     row: usize,
+    unit: &'a str,
 }
 
 impl FlameGraph {
@@ -44,23 +45,23 @@ impl FlameGraph {
         }
     }
 
-    /// The picture.
-    pub(crate) fn svg(&self, title: &str) -> String {
+    /// The picture of samples that are counted in `unit`.
+    pub(crate) fn svg(&self, title: &str, unit: &str) -> String {
         let total = self.root.samples;
         let mut rows = 0;
         let mut frames = String::new();
-        self.draw(&mut frames, &mut rows, ("all", &self.root), Place { left: 0.0, row: 0 });
+        self.draw(&mut frames, &mut rows, ("all", &self.root), Place { left: 0.0, row: 0, unit });
         let height = HEADER + ROW * rows as f64;
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
              font-family=\"monospace\" font-size=\"12\">\n\
              <rect width=\"100%\" height=\"100%\" fill=\"#fffdf5\"/>\n\
-             <text x=\"{INDENT}\" y=\"19\">{}: {total} samples</text>\n{frames}</svg>\n",
+             <text x=\"{INDENT}\" y=\"19\">{}: {total} {unit}</text>\n{frames}</svg>\n",
             escape(title)
         )
     }
 
-    fn draw(&self, page: &mut String, rows: &mut usize, named: (&str, &Frame), place: Place) {
+    fn draw(&self, page: &mut String, rows: &mut usize, named: (&str, &Frame), place: Place<'_>) {
         let (name, frame) = named;
         let per_sample = WIDTH / self.root.samples.max(1) as f64;
         let width = per_sample * frame.samples as f64;
@@ -69,12 +70,12 @@ impl FlameGraph {
         }
         *rows = (*rows).max(place.row + 1);
         let share = 100.0 * frame.samples as f64 / self.root.samples.max(1) as f64;
-        let Place { left, row } = place;
+        let Place { left, row, unit } = place;
         let top = HEADER + ROW * row as f64;
         let (text, tooltip) = (escape(&shortened(name, width)), escape(name));
         let _ = writeln!(
             page,
-            "<g><title>{tooltip}: {} samples, {share:.2}%</title>\
+            "<g><title>{tooltip}: {} {unit}, {share:.2}%</title>\
              <rect x=\"{left:.1}\" y=\"{top}\" width=\"{width:.1}\" height=\"{}\" fill=\"{}\"/>\
              <text x=\"{:.1}\" y=\"{}\">{text}</text></g>",
             frame.samples,
@@ -85,7 +86,7 @@ impl FlameGraph {
         );
         let mut left = left;
         for (name, callee) in &frame.callees {
-            self.draw(page, rows, (name, callee), Place { left, row: row + 1 });
+            self.draw(page, rows, (name, callee), Place { left, row: row + 1, unit });
             left += per_sample * callee.samples as f64;
         }
     }
@@ -127,7 +128,7 @@ mod tests {
         graph.add(stack(&["core", "run", "send<u8>"]), 6);
         graph.add(stack(&["core", "run"]), 2);
         graph.add(stack(&["control"]), 2);
-        let svg = graph.svg("CPU & more");
+        let svg = graph.svg("CPU & more", "samples");
         for part in [
             "CPU &amp; more: 10 samples",
             "<title>all: 10 samples, 100.00%</title><rect x=\"0.0\" y=\"30\" width=\"1200.0\"",
@@ -143,8 +144,8 @@ mod tests {
 
     #[test]
     fn nothing_to_draw_is_an_empty_picture() {
-        let svg = FlameGraph::default().svg("CPU");
-        assert!(svg.contains("CPU: 0 samples") && !svg.contains("<g>"), "{svg}");
+        let svg = FlameGraph::default().svg("heap", "bytes");
+        assert!(svg.contains("heap: 0 bytes") && !svg.contains("<g>"), "{svg}");
     }
 
     #[test]

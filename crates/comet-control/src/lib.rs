@@ -3,8 +3,8 @@
 //!
 //! [`Control`] serves the push API over gRPC (`goim.comet.Comet` and `comet.v1.Push`) with health and
 //! reflection, the same pushes over HTTP as goim's logic does (`/goim/push/…`), and at the stat
-//! addresses `/healthz`, `/metrics`, `/stat` and `/buildinfo`. The debug addresses have CPU profiles and
-//! what an operator may change alive; the white log is written beside them. Each call becomes messages to
+//! addresses `/healthz`, `/metrics`, `/stat` and `/buildinfo`. The debug addresses have CPU and heap
+//! profiles and what an operator may change alive; the white log is written beside them. Each call becomes messages to
 //! shards; their reports are added up and answered as the call's ledger. [`caller`] is the other end of
 //! the push API.
 //!
@@ -31,6 +31,8 @@ mod debug;
 mod exposition;
 mod flamegraph;
 mod grpc;
+mod heap;
+mod heap_use;
 mod http;
 mod hub;
 mod lane;

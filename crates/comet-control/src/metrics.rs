@@ -8,6 +8,7 @@ use comet_core::{CloseReason, DropReason};
 
 use crate::build_info::{COMMIT, RUSTC};
 use crate::exposition::{Exposition, Kind};
+use crate::heap_use::HeapUse;
 use crate::monitor::{FIELDS, Field, Reading, counter, gauge};
 use crate::process::Process;
 
@@ -33,6 +34,10 @@ impl Reading<'_> {
         match Process::read() {
             Ok(process) => process.expose(&mut page),
             Err(error) => log::debug!("no process metrics: {error}"),
+        }
+        match HeapUse::read() {
+            Ok(heap) => heap.expose(&mut page),
+            Err(error) => log::debug!("no heap metrics: {error}"),
         }
         page.finish()
     }

@@ -6,8 +6,11 @@
 //! It takes the stack apart with the unwinder of libgcc, which asks glibc for tables under no lock since
 //! glibc 2.35; the vDSO, whose tables are not always right, is left out. Between profiles nothing runs.
 
+use std::io::Write;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use pprof::protos::Message;
 use pprof::{Frames, ProfilerGuard, ProfilerGuardBuilder, Report, Symbol};
 use tokio::task::spawn_blocking;
@@ -23,8 +26,14 @@ const FREQUENCY: i32 = 99;
 pub(crate) enum NoProfile {
     /// Another one is being taken.
     Busy,
-    /// The profiler could not be set up or read.
-    Failed(pprof::Error),
+    /// The profiler could not be set up or read, as a sentence.
+    Failed(String),
+}
+
+impl From<std::io::Error> for NoProfile {
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
 }
 
 /// Stacks and how often they were found.
@@ -39,10 +48,10 @@ impl Profile {
         blocking(move || finish(&guard)).await.map(Self)
     }
 
-    /// As `perftools.profiles.Profile`, which `go tool pprof` and its kin read.
+    /// As `perftools.profiles.Profile`, gzipped, which `go tool pprof` and its kin read.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, NoProfile> {
-        let profile = self.0.pprof().map_err(NoProfile::Failed)?;
-        Ok(profile.encode_to_vec())
+        let profile = self.0.pprof().map_err(|error| NoProfile::Failed(error.to_string()))?;
+        Ok(gzip(&profile.encode_to_vec()))
     }
 
     /// As a picture; the outermost frame of each stack is its thread.
@@ -54,8 +63,15 @@ impl Profile {
             let samples = u64::try_from(*samples).unwrap_or_default();
             graph.add([stack.thread_name_or_id()].into_iter().chain(names), samples);
         }
-        graph.svg("CPU")
+        graph.svg("CPU", "samples")
     }
+}
+
+/// The form in which profiles are kept.
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).expect("a Vec takes everything");
+    encoder.finish().expect("a Vec takes everything")
 }
 
 fn begin() -> pprof::Result<ProfilerGuard<'static>> {
@@ -88,6 +104,6 @@ async fn blocking<T: Send + 'static>(
     let done = spawn_blocking(work).await.expect("neither the profiler panics nor is it cancelled");
     done.map_err(|error| match error {
         pprof::Error::Running => NoProfile::Busy,
-        error => NoProfile::Failed(error),
+        error => NoProfile::Failed(error.to_string()),
     })
 }

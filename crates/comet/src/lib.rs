@@ -21,3 +21,8 @@ pub use app::{App, Ended, machine};
 pub use memory::worst_case;
 pub use reload::Reloaded;
 pub use start_error::StartError;
+
+/// Its heap profiles are what comet-control serves; glibc's allocator has none. `.cargo/config.toml` says how
+/// it is set.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

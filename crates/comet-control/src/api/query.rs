@@ -60,6 +60,25 @@ impl Query {
         }
     }
 
+    /// The text of `name`, which has to be one of `allowed`; `None` where it is left out.
+    ///
+    /// # Errors
+    /// If it is another, or given more than once.
+    pub(crate) fn optional_choice<'a>(
+        &self,
+        name: &str,
+        allowed: &[&'a str],
+    ) -> Result<Option<&'a str>, Status> {
+        let Some(text) = self.single(name)?.filter(|text| !text.is_empty()) else {
+            return Ok(None);
+        };
+        let choice = allowed.iter().find(|choice| **choice == text);
+        choice
+            .copied()
+            .map(Some)
+            .ok_or_else(|| invalid(format!("{name}: {text:?} is none of {}", allowed.join(", "))))
+    }
+
     /// Every element of the list `name`: separated by commas, or the parameter repeated as goim's own
     /// clients do.
     ///
@@ -164,6 +183,14 @@ mod tests {
         let speed = |text: &str| read(text).optional_number::<i32>("n", 0..=9);
         assert_eq!((speed("m=1").unwrap(), speed("n=").unwrap(), speed("n=9").unwrap()), (0, 0, 9));
         refused(speed("n=-1"), "n: \"-1\" is not a whole number from 0 to 9");
+    }
+
+    #[test]
+    fn a_choice_is_one_of_those_allowed() {
+        let choice = |text: &str| read(text).optional_choice("c", &["fine", "coarse"]);
+        assert_eq!(choice("c=coarse").unwrap(), Some("coarse"));
+        assert_eq!((choice("").unwrap(), choice("c=").unwrap()), (None, None));
+        refused(choice("c=Fine"), "c: \"Fine\" is none of fine, coarse");
     }
 
     #[test]

@@ -12,7 +12,7 @@ async fn the_index_names_what_is_there() {
     let fake = start(PATIENT, &[ROOMY]);
     let (status, page) = fake.debug("GET", "/debug/pprof/", "").await;
     assert_eq!(status, 200);
-    for path in ["profile", "flamegraph", "heap", "/log/level", "/white_list"] {
+    for path in ["profile", "flamegraph", "heap", "heap/flamegraph", "/log/level", "/white_list"] {
         assert!(page.contains(path), "{path} in {page}");
     }
     assert_eq!(fake.debug("GET", "/metrics", "").await.0, 404);
@@ -20,21 +20,28 @@ async fn the_index_names_what_is_there() {
 }
 
 #[tokio::test]
-async fn heap_profiles_are_refused_with_what_to_use_instead() {
-    let fake = start(PATIENT, &[ROOMY]);
-    let (status, text) = fake.debug("GET", "/debug/pprof/heap", "").await;
-    assert_eq!(status, 501);
-    assert!(text.contains("heaptrack"), "{text}");
-}
-
-#[tokio::test]
 async fn seconds_are_bounded() {
     let fake = start(PATIENT, &[ROOMY]);
-    for (path, seconds) in [("profile", "0"), ("profile", "61"), ("flamegraph", "x")] {
+    for (path, seconds) in [
+        ("profile", "0"),
+        ("profile", "61"),
+        ("flamegraph", "x"),
+        ("heap", "61"),
+        ("heap/flamegraph", "-1"),
+    ] {
         let path = format!("/debug/pprof/{path}?seconds={seconds}");
         let sentence = format!("seconds: {seconds:?} is not a whole number from 1 to 60\n");
         assert_eq!(fake.debug("GET", &path, "").await, (400, sentence));
     }
+}
+
+#[tokio::test]
+async fn a_flame_graph_of_the_heap_shows_one_of_four_counts() {
+    let fake = start(PATIENT, &[ROOMY]);
+    let (status, sentence) = fake.debug("GET", "/debug/pprof/heap/flamegraph?sample=cpu", "").await;
+    let expected = "sample: \"cpu\" is none of alloc_objects, alloc_space, inuse_objects, \
+                    inuse_space\n";
+    assert_eq!((status, sentence.as_str()), (400, expected));
 }
 
 /// The only test of this program that changes the level: it belongs to the process.

@@ -18,6 +18,7 @@ mod monitor;
 mod operations;
 mod peer;
 mod process;
+mod profiles;
 mod proxy;
 mod pushes;
 mod redis;

@@ -2,19 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Instant;
 
 use comet_client::{Transport, op};
-use comet_control::caller::PushClient;
 use serde_json::{Value, json};
 
-use crate::peer::frame;
-use crate::process::{Server as Process, line_with};
-use crate::support::{
-    BOTH, Metrics, PATIENCE, Server, To, get, http, push, queued, received, until,
-};
+use crate::profiles::start_process;
+use crate::support::{BOTH, Metrics, PATIENCE, Server, To, get, http, queued, received, until};
 
 fn json_at(address: SocketAddr, path: &str) -> Value {
     let (status, body) = get(address, path);
@@ -81,6 +74,10 @@ fn metrics_have_the_process_and_what_it_was_built_from() {
     assert!(samples["process_resident_memory_bytes"] > 1e6);
     assert!(samples["process_cpu_seconds_total"] > 0.0);
     assert!(samples["process_open_fds"] > 10.0);
+    let [allocated, resident] =
+        ["comet_heap_allocated_bytes", "comet_heap_resident_bytes"].map(|name| samples[name]);
+    // The inboxes of two cores and of control alone have megabytes.
+    assert!(1e6 < allocated && allocated < resident, "{allocated} {resident}");
     let info = json_at(server.stat(), "/buildinfo");
     assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
     let labels = [("version", "version"), ("revision", "commit"), ("rustc", "rustc")]
@@ -91,80 +88,9 @@ fn metrics_have_the_process_and_what_it_was_built_from() {
     }
 }
 
-/// The server as a process, and its debug address: a profile and the log's level are the process's.
-fn start_process() -> (Process, SocketAddr) {
-    let server = Process::start(&[]);
-    let line = line_with(&server.log, "debug [");
-    let debug = line.split(['[', ']']).find_map(|part| part.parse().ok());
-    (server, debug.unwrap_or_else(|| panic!("{line}")))
-}
-
-#[test]
-fn a_profile_of_a_busy_server_has_its_cores_and_costs_no_client() {
-    let (server, debug) = start_process();
-    let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
-    // Fewer than protocol.cli_proto, so that replies never are too many.
-    let burst = frame(op::HEARTBEAT, 1, b"").repeat(100);
-    let is_done = AtomicBool::new(false);
-    let begin = Instant::now();
-    thread::scope(|scope| {
-        let peers = [Transport::Tcp; 4].map(|transport| {
-            let mut peer = server.live(transport, "1");
-            let (burst, is_done) = (&burst, &is_done);
-            scope.spawn(move || {
-                // Not for ever: a failure below must not hang the test.
-                while !is_done.load(Ordering::Relaxed) && begin.elapsed() < 3 * PATIENCE {
-                    peer.write(burst);
-                    for _ in 0..100 {
-                        assert_eq!(peer.recv().operation, op::HEARTBEAT_REPLY);
-                    }
-                }
-                peer
-            })
-        });
-        // A core has its sample once it has had the CPU for 10 ms.
-        let core_is_in = || {
-            let (status, profile) = http(debug, "GET", "/debug/pprof/profile?seconds=1", "");
-            assert_eq!(status, 200, "{}", String::from_utf8_lossy(&profile));
-            let has = |text: &str| profile.windows(text.len()).any(|part| part == text.as_bytes());
-            assert!(has("cpu") && has("nanoseconds"));
-            has("comet-core-0-") || has("comet-core-1-")
-        };
-        until("a sample on a core", core_is_in);
-        let (status, svg) = http(debug, "GET", "/debug/pprof/flamegraph?seconds=1", "");
-        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&svg));
-        assert!(svg.starts_with(b"<svg ") && svg.ends_with(b"</svg>\n"));
-        let metrics = Metrics::read(server.stat);
-        assert_eq!(
-            (metrics.value("comet_live"), metrics.by_label("comet_closed_total")),
-            (4, vec![])
-        );
-        is_done.store(true, Ordering::Relaxed);
-        let mut peers = peers.map(|peer| peer.join().unwrap());
-        assert_eq!(push(&caller, To::All, 5, b"end"), queued(4));
-        for peer in &mut peers {
-            assert_eq!(peer.recv().body, b"end");
-        }
-    });
-}
-
-#[test]
-fn one_profile_at_a_time() {
-    let (server, debug) = start_process();
-    thread::scope(|scope| {
-        let long = scope.spawn(|| http(debug, "GET", "/debug/pprof/profile?seconds=2", "").0);
-        line_with(&server.log, "taking a CPU profile for 2 s");
-        // The first one may still be on its way to the profiler; then this one is taken.
-        let second = || http(debug, "GET", "/debug/pprof/flamegraph?seconds=1", "").0;
-        let statuses = [second(), long.join().unwrap()];
-        assert!(statuses.contains(&200), "{statuses:?}");
-        assert!(statuses.iter().all(|status| [200, 409].contains(status)), "{statuses:?}");
-    });
-}
-
 #[test]
 fn the_log_level_is_changed_alive() {
-    let (server, debug) = start_process();
+    let (server, debug) = start_process(&[], &[]);
     let level = |method: &str, body: &str| {
         let (status, answer) = http(debug, method, "/log/level", body);
         assert_eq!(status, 200);

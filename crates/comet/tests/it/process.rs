@@ -98,10 +98,21 @@ impl Server {
     }
 
     pub(crate) fn start_with(arguments: &[&str], sets: &[&str]) -> Self {
+        Self::start_in(&[], arguments, sets)
+    }
+
+    /// With variables of its environment.
+    pub(crate) fn start_in(
+        environment: &[(&str, &str)],
+        arguments: &[&str],
+        sets: &[&str],
+    ) -> Self {
         let permit = Permit::wait();
         let cores = two_cores();
         let arguments = [&["--cores", &cores], arguments, &with_sets(sets)].concat();
-        let (process, log) = Running::start(comet(&arguments));
+        let mut command = comet(&arguments);
+        command.envs(environment.iter().copied());
+        let (process, log) = Running::start(command);
         let [tcp, websocket] = addresses(&line_with(&log, "tcp ["));
         let [grpc, stat] = addresses(&line_with(&log, "stat ["));
         Self { process, log, tcp, websocket, grpc, stat, _permit: permit }
