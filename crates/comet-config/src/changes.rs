@@ -24,11 +24,13 @@ impl fmt::Display for Change {
 }
 
 impl Config {
-    /// What is different in `newer`, sorted by key.
+    /// What is different in `newer`, sorted by key. Passwords in addresses are `***`.
     #[must_use]
     pub fn changes(&self, newer: &Self) -> Vec<Change> {
-        let [before, now] =
-            [self, newer].map(|config| Table::try_from(config).expect("tables of plain values"));
+        let table = |config: &Self| Table::try_from(config).expect("tables of plain values");
+        let [before, now] = [self, newer].map(table);
+        let [shown_before, shown_now] =
+            [self, newer].map(|config| table(&config.without_passwords()));
         let mut changes = Vec::new();
         for (section, keys) in &before {
             for (key, from) in keys.as_table().into_iter().flatten() {
@@ -36,8 +38,8 @@ impl Config {
                 if from != to {
                     changes.push(Change {
                         key: format!("{section}.{key}"),
-                        from: from.to_string(),
-                        to: to.to_string(),
+                        from: shown_before[section][key].to_string(),
+                        to: shown_now[section][key].to_string(),
                     });
                 }
             }

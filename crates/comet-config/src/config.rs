@@ -300,10 +300,11 @@ impl LogLevel {
 }
 
 impl Config {
-    /// The configuration as a file that [`crate::load`] reads back to the same values.
+    /// The configuration as a file that [`crate::load`] reads back to the same values; but passwords in
+    /// addresses are `***`.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("tables of plain values")
+        toml::to_string(&self.without_passwords()).expect("tables of plain values")
     }
 }
 

@@ -15,6 +15,7 @@ mod layers;
 mod mistakes;
 mod network;
 mod raw;
+mod secrets;
 mod units;
 
 use std::path::Path;

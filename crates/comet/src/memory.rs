@@ -9,6 +9,10 @@ use crate::options::limits;
 
 /// User memory of an idle connection, all tables included; what the bench measures stays below it.
 const CONNECTION: u64 = 512;
+/// What an idle session of TLS has beside it, measured by a test of comet-net.
+const TLS_SESSION: u64 = 4 << 10;
+/// What a session of TLS keeps of a record whose rest has not come, and of one the kernel has not taken.
+const TLS_RECORDS: u64 = (32 << 10) + (16 << 10);
 /// A message in an outbox that nobody else has pending: its entry, without its bytes.
 const OUTBOX_ENTRY: u64 = 128;
 
@@ -21,11 +25,16 @@ pub fn worst_case(config: &Config, open_files: u64) -> String {
     let buffers = u64::from(config.limits.recv_buffers) * u64::from(config.limits.recv_buffer_size);
     // A frame that is not complete, and a message in fragments beside it.
     let unread = 2 * limits.body_max as u64;
+    // Any connection may be one in TLS where there is a listener for it.
+    let has_tls = !(config.tcp.tls_bind.is_empty() && config.websocket.tls_bind.is_empty());
+    let in_tls = if has_tls { connections } else { 0 };
     let rows = [
         ("connections, idle and authenticated", connections * CONNECTION),
+        ("if all of them are in TLS, sessions", in_tls * TLS_SESSION),
         ("receive buffers", cores * buffers),
         ("joined frames on their way", cores * JOINED_BYTES_MAX as u64),
         ("if every client leaves a frame unfinished", connections * unread),
+        ("if all are in TLS and stop amid a record", in_tls * TLS_RECORDS),
         (
             "if every outbox is full, entries",
             connections * u64::from(limits.svr_proto) * OUTBOX_ENTRY,
@@ -36,7 +45,7 @@ pub fn worst_case(config: &Config, open_files: u64) -> String {
         ),
     ];
     let mut text = format!("# worst case for {connections} connections on {cores} cores\n");
-    for (what, bytes) in rows {
+    for (what, bytes) in rows.into_iter().filter(|(_, bytes)| *bytes > 0) {
         let _ = writeln!(text, "# {what:46} {:>12.1} MiB", bytes as f64 / f64::from(1 << 20));
     }
     text

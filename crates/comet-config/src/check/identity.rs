@@ -7,6 +7,7 @@ use super::kinds::{Kinds, NAME, is_name, peer};
 use super::{HOUR, MILLISECOND, SECOND};
 use crate::config::{Logic, LogicServer, Token, WhiteList};
 use crate::raw::{RawLogic, RawLogicServer, RawToken, RawWhiteList};
+use crate::secrets::without_password;
 use crate::units::Number;
 
 /// Most users on the white list: each of their frames is a line in a file.
@@ -101,7 +102,10 @@ pub(super) fn logic_server(
         Some(rest) if !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic()) => {
             Ok(text.to_owned())
         }
-        _ => Err(format!("{text:?} is not a Redis address: write redis://HOST:PORT")),
+        _ => {
+            let shown = without_password(text);
+            Err(format!("{shown:?} is not a Redis address: write redis://HOST:PORT"))
+        }
     };
     LogicServer {
         grpc: check.addresses("logic_server.grpc", raw.grpc, default.grpc),

@@ -157,6 +157,13 @@ fn changes_are_told_by_key_with_both_values() {
             ["tcp.nodelay", "true", "false"],
         ],
     );
+    // Also where only the password is another.
+    let shown = "[\"redis://comet:***@store:6379/1\"]";
+    check(
+        &["logic_server.redis=[\"redis://comet:first@store:6379/1\"]"],
+        &["logic_server.redis=[\"redis://comet:second@store:6379/1\"]"],
+        &[["logic_server.redis", shown, shown]],
+    );
 }
 
 #[test]

@@ -209,6 +209,26 @@ fn several_addresses_of_both_families_are_served() {
     }
 }
 
+/// As proc(5) has it, a socket whose only timer is that of the next probe says 02 and the time until then, in
+/// hundredths of a second.
+#[test]
+fn silent_clients_are_probed_as_configured() {
+    let timer = |sets: &[&str]| {
+        let server = Server::start(sets);
+        let peer = Peer::open(&server, Transport::Tcp);
+        let [local, remote] = [peer.stream.peer_addr(), peer.stream.local_addr()]
+            .map(|address| format!("0100007F:{:04X}", address.unwrap().port()));
+        let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let fields = sockets.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+        let mut ours = fields.filter(|fields| fields[1..3] == [local.as_str(), remote.as_str()]);
+        let (kind, when) = ours.next().expect("the server's end")[5].split_once(':').unwrap();
+        (kind == "02").then(|| u64::from_str_radix(when, 16).unwrap() / 100)
+    };
+    assert_eq!(timer(&[]), None);
+    let probed = timer(&["tcp.keepalive=true", "tcp.keepalive_idle=\"3h\""]).unwrap();
+    assert!((7_201..=10_800).contains(&probed), "{probed}");
+}
+
 /// Packets of loopback are handled on the CPU that sends them.
 #[test]
 fn steered_connections_go_to_the_core_of_their_cpu() {
