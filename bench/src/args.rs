@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::{env, io};
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
@@ -115,6 +116,29 @@ pub(crate) struct ServerArgs {
     pub operation: i32,
 }
 
+impl ServerArgs {
+    /// The comet to start.
+    ///
+    /// # Errors
+    ///
+    /// The bench does not find its own executable.
+    pub(crate) fn program(&self) -> io::Result<PathBuf> {
+        match &self.server {
+            Some(program) => Ok(program.clone()),
+            None => Ok(env::current_exe()?.with_file_name("comet")),
+        }
+    }
+}
+
+/// What the arguments of every scenario tell a report.
+pub(crate) trait Setting: Serialize {
+    /// Where it runs.
+    fn host(&self) -> &HostArgs;
+
+    /// What it measures; none where it measures yardsticks alone.
+    fn server(&self) -> Option<&ServerArgs>;
+}
+
 /// How the connections are made.
 #[derive(Args, Clone, Debug, Serialize)]
 pub(crate) struct DialArgs {
@@ -175,6 +199,16 @@ pub(crate) struct ConnectArgs {
     pub rounds: u32,
 }
 
+impl Setting for ConnectArgs {
+    fn host(&self) -> &HostArgs {
+        &self.host
+    }
+
+    fn server(&self) -> Option<&ServerArgs> {
+        Some(&self.server)
+    }
+}
+
 #[derive(Args, Clone, Debug, Serialize)]
 pub(crate) struct FanoutArgs {
     #[command(flatten)]
@@ -189,6 +223,16 @@ pub(crate) struct FanoutArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub rooms: u32,
+}
+
+impl Setting for FanoutArgs {
+    fn host(&self) -> &HostArgs {
+        &self.host
+    }
+
+    fn server(&self) -> Option<&ServerArgs> {
+        Some(&self.server)
+    }
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
@@ -215,6 +259,16 @@ pub(crate) struct LatencyArgs {
     pub rounds: u32,
 }
 
+impl Setting for LatencyArgs {
+    fn host(&self) -> &HostArgs {
+        &self.host
+    }
+
+    fn server(&self) -> Option<&ServerArgs> {
+        Some(&self.server)
+    }
+}
+
 #[derive(Args, Clone, Debug, Serialize)]
 pub(crate) struct RawArgs {
     #[command(flatten)]
@@ -223,6 +277,16 @@ pub(crate) struct RawArgs {
     pub dial: DialArgs,
     #[command(flatten)]
     pub load: LoadArgs,
+}
+
+impl Setting for RawArgs {
+    fn host(&self) -> &HostArgs {
+        &self.host
+    }
+
+    fn server(&self) -> Option<&ServerArgs> {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod outlet;
 mod process;
 mod receiver;
 mod report;
+mod sampler;
 mod scenario;
 mod sender;
 mod stats;

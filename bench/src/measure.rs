@@ -13,6 +13,7 @@ use crate::outlet::Sink;
 use crate::process::{CpuUsed, Memory};
 use crate::receiver::Receiver;
 use crate::report::progress_bar;
+use crate::sampler::{Sampler, Series};
 use crate::sender::{self, Plan, Progress, Sent};
 use crate::stats::Percentiles;
 use crate::target::Target;
@@ -48,6 +49,8 @@ pub(crate) struct Turn {
     pub memory: Option<Memory>,
     /// From the time a push was due to its delivery.
     pub latency: Percentiles,
+    /// From just before the first push to the last delivery.
+    pub series: Series,
     /// Connections that the server closed, by reason.
     pub closed: std::collections::BTreeMap<String, u64>,
 }
@@ -106,7 +109,7 @@ pub(crate) fn measure(
 
     let bar = progress_bar(plan.expected(), &format!("{label}: delivering"));
     let before = target.cpu()?;
-    let pushed = push(&mut receiver, plan, sink, progress, &bar)?;
+    let pushed = push(&mut receiver, target, plan, sink, progress, &bar)?;
     let after = target.cpu()?;
     bar.finish_and_clear();
     turn_for(&mut receiver, AFTERMATH_NS)?;
@@ -127,6 +130,7 @@ pub(crate) fn measure(
         cpu,
         memory,
         latency: Percentiles::of(receiver.latencies()),
+        series: pushed.series,
         closed: receiver.close_reasons().clone(),
     })
 }
@@ -135,6 +139,7 @@ struct Pushed {
     sent: Sent,
     /// When the last delivery came.
     last_ns: u64,
+    series: Series,
     /// Keeps a yardstick alive until it is measured.
     _feed: Option<crate::yardstick::Feed>,
 }
@@ -142,11 +147,13 @@ struct Pushed {
 /// Runs the sender to its end and waits for what it sent.
 fn push(
     receiver: &mut Receiver,
+    target: &mut Target,
     plan: Plan,
     sink: Sink,
     progress: Arc<Progress>,
     bar: &ProgressBar,
 ) -> Result<Pushed> {
+    let mut sampler = Sampler::start(target)?;
     let mut thread = Some(sender::start(plan, sink, progress));
     let mut finished = None;
     let mut received = 0;
@@ -159,6 +166,7 @@ fn push(
             quiet_since_ns = last_ns;
             bar.set_position(received);
         }
+        sampler.look(received, target)?;
         if let Some(done) = thread.take_if(|thread| thread.is_finished()) {
             finished = Some(done.join().map_err(|_| "the sender panicked")??);
             quiet_since_ns = now_ns();
@@ -166,7 +174,8 @@ fn push(
         if let Some((sent, feed)) = finished.take() {
             let all = received + sent.dropped >= sent.deliveries;
             if all || now_ns() > quiet_since_ns + QUIET_NS {
-                return Ok(Pushed { sent, last_ns, _feed: feed });
+                let series = sampler.finish(received, target)?;
+                return Ok(Pushed { sent, last_ns, series, _feed: feed });
             }
             finished = Some((sent, feed));
         }

@@ -97,6 +97,18 @@ impl Memory {
     }
 }
 
+/// Resident pages of a process, from `/proc/PID/statm`: unlike [`Memory`] a read that walks no page tables,
+/// but the kernel's counter may be some pages behind.
+///
+/// # Errors
+///
+/// The process is gone.
+pub(crate) fn resident_bytes(pid: u32) -> io::Result<u64> {
+    let pages = parse_statm(&fs::read_to_string(format!("/proc/{pid}/statm"))?)
+        .ok_or_else(|| io::Error::other("statm has no resident pages"))?;
+    Ok(pages * rustix::param::page_size() as u64)
+}
+
 fn thread_time(path: &std::path::Path) -> io::Result<ThreadTime> {
     let read = |file: &str| fs::read_to_string(PathBuf::from(path).join(file));
     let cpu_ns = parse_schedstat(&read("schedstat")?)
@@ -112,6 +124,10 @@ fn is_gone(error: &io::Error) -> bool {
 
 fn parse_schedstat(text: &str) -> Option<u64> {
     text.split_ascii_whitespace().next()?.parse().ok()
+}
+
+fn parse_statm(text: &str) -> Option<u64> {
+    text.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 fn parse_memory(rollup: &str) -> Option<Memory> {
@@ -132,6 +148,12 @@ mod tests {
         assert_eq!(parse_schedstat("166311 3286336 2\n"), Some(166_311));
         assert_eq!(parse_schedstat(""), None);
         assert_eq!(parse_schedstat("x 1 2"), None);
+    }
+
+    #[test]
+    fn the_second_field_of_statm_is_resident() {
+        assert_eq!(parse_statm("1574 281 254 9 0 102 0\n"), Some(281));
+        assert_eq!(parse_statm("1574\n"), None);
     }
 
     #[test]
@@ -167,6 +189,7 @@ mod tests {
         let pid = std::process::id();
         assert!(!CpuSample::of(pid).unwrap().threads.is_empty());
         assert!(Memory::of(pid).unwrap().rss_bytes > 0);
+        assert!(resident_bytes(pid).unwrap() > 0);
         assert!(CpuSample::of(u32::MAX).is_err());
     }
 }

@@ -13,8 +13,13 @@ pub(crate) fn latency_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are in order")
 }
 
+/// Points of a curve for each factor of ten by which fewer are left above.
+const POINTS_PER_DECADE: u32 = 20;
+/// The curve ends with the largest of ten thousand: at 99.99 %.
+const DECADES: u32 = 4;
+
 /// The usual percentiles, in microseconds.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub(crate) struct Percentiles {
     /// How many were measured.
     pub count: u64,
@@ -23,6 +28,8 @@ pub(crate) struct Percentiles {
     pub p99_us: f64,
     pub p999_us: f64,
     pub max_us: f64,
+    /// Pairs of percent and microseconds, dense enough to draw; the last is that of 100 %.
+    pub curve: Vec<(f64, f64)>,
 }
 
 impl Percentiles {
@@ -36,8 +43,30 @@ impl Percentiles {
             p99_us: at(0.99),
             p999_us: at(0.999),
             max_us: histogram.max() as f64 / 1e3,
+            curve: curve(histogram),
         }
     }
+}
+
+/// Percentiles at even steps of the logarithm of what is left above them, so that the tail has as many as
+/// the body; only those that fewer values than there are can tell apart.
+fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
+    if histogram.is_empty() {
+        return Vec::new();
+    }
+    let rounded = |value: f64, steps: f64| (value * steps).round() / steps;
+    let point =
+        |quantile: f64, ns: u64| (rounded(quantile * 100.0, 1e4), rounded(ns as f64 / 1e3, 1e1));
+    let mut points = Vec::new();
+    for step in 0..=POINTS_PER_DECADE * DECADES {
+        let above = 10_f64.powf(-f64::from(step) / f64::from(POINTS_PER_DECADE));
+        if above * (histogram.len() as f64) < 1.0 {
+            break;
+        }
+        points.push(point(1.0 - above, histogram.value_at_quantile(1.0 - above)));
+    }
+    points.push(point(1.0, histogram.max()));
+    points
 }
 
 /// One figure over the rounds of a run.
@@ -91,5 +120,24 @@ mod tests {
         assert!((is.p50_us - 500.0).abs() < 1.0, "{is:?}");
         assert!((is.p99_us - 990.0).abs() < 1.0, "{is:?}");
         assert!((is.max_us - 1000.0).abs() < 1.0, "{is:?}");
+    }
+
+    #[test]
+    fn a_curve_goes_as_far_as_its_values() {
+        assert!(Percentiles::of(&latency_histogram()).curve.is_empty());
+        let curve_of = |count| {
+            let mut histogram = latency_histogram();
+            for microseconds in 1..=count {
+                histogram.record(microseconds * 1000).unwrap();
+            }
+            Percentiles::of(&histogram).curve
+        };
+        let short = curve_of(100);
+        assert_eq!(short.len(), 42, "two decades, both their ends, and the maximum");
+        let long = curve_of(100_000);
+        assert_eq!(long.len(), 82);
+        assert_eq!((long[0].0, long[80].0, long[81].0), (0.0, 99.99, 100.0));
+        assert!(long.is_sorted(), "{long:?}");
+        assert!((long[20].1 - 90_000.0).abs() < 100.0, "{:?}", long[20]);
     }
 }

@@ -16,7 +16,7 @@ use crate::Result;
 use crate::args::{HostArgs, ServerArgs};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::launch::Running;
-use crate::process::{CpuSample, Memory};
+use crate::process::{CpuSample, Memory, resident_bytes};
 use crate::tls::Certificate;
 use crate::yardstick::{Feed, Mode, Yardstick};
 
@@ -112,11 +112,25 @@ impl Target {
         sample.map_err(|error| format!("the server's memory cannot be read: {error}").into())
     }
 
+    /// Resident memory, read so cheaply that it can be often, if the process is known.
+    ///
+    /// # Errors
+    ///
+    /// The process has ended.
+    pub(crate) fn resident_bytes(&self) -> Result<Option<u64>> {
+        let bytes = self.pid.map(resident_bytes).transpose();
+        bytes.map_err(|error| format!("the server's memory cannot be read: {error}").into())
+    }
+
+    /// A process that nothing can connect to.
+    #[cfg(test)]
+    pub(crate) fn of_process(pid: u32) -> Self {
+        let tcp = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self { tcp, websocket: None, tls: None, grpc: None, pid: Some(pid), child: None }
+    }
+
     fn start(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
-        let program = match &server.server {
-            Some(program) => program.clone(),
-            None => env::current_exe()?.with_file_name("comet"),
-        };
+        let program = server.program()?;
         if !program.is_file() {
             let program = program.display();
             return Err(format!("no server at {program}: build it, or name it by --server").into());

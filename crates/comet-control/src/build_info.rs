@@ -5,6 +5,10 @@ use serde_json::{Value, json};
 /// Commit of the source, as `COMET_COMMIT` or git said it at build time; `unknown` without either.
 pub(crate) const COMMIT: &str = env!("COMET_BUILD_COMMIT");
 
+/// What `comet --version` says: of what release, and of which commit, the program is.
+pub const VERSION_AND_COMMIT: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("COMET_BUILD_COMMIT"), ")");
+
 /// `rustc --version` of the compiler.
 pub(crate) const RUSTC: &str = env!("COMET_BUILD_RUSTC");
 

@@ -53,6 +53,7 @@ mod wake;
 mod white_log;
 
 pub use api::Node;
+pub use build_info::VERSION_AND_COMMIT;
 pub use control::{Control, Drained, Goodbye, Options};
 pub use logic::LogicOptions;
 pub use signals::{Signal, Signals};

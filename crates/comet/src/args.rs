@@ -17,7 +17,12 @@ pub const OPERATION: i32 = 5;
 /// Without a command it runs the server, on the built-in defaults (those comet.toml ships) if no
 /// --config is given.
 #[derive(Clone, PartialEq, Debug, Parser)]
-#[command(name = "comet", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "comet",
+    version,
+    long_version = comet_control::VERSION_AND_COMMIT,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Args {
     /// How to run the server; all defaults where [`Args::command`] names something else to do.
     #[command(flatten)]

@@ -158,7 +158,10 @@ fn addresses(line: &str) -> [SocketAddr; 2] {
 #[test]
 fn version_and_help_are_told() {
     let (code, stdout, _) = run(&["--version"]);
-    assert_eq!((code, stdout.trim()), (0, concat!("comet ", env!("CARGO_PKG_VERSION"))));
+    let expected = concat!("comet ", env!("CARGO_PKG_VERSION"), " (commit ");
+    assert!(code == 0 && stdout.starts_with(expected) && stdout.ends_with(")\n"), "{stdout}");
+    let (_, stdout, _) = run(&["-V"]);
+    assert_eq!(stdout.trim(), concat!("comet ", env!("CARGO_PKG_VERSION")));
     let (code, stdout, _) = run(&["--help"]);
     assert_eq!(code, 0);
     for flag in ["--config", "--cores", "--control-cores", "--set", "--check", "listen", "push"] {

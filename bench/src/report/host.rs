@@ -1,0 +1,178 @@
+//! Where a measurement was made: the machine, the CPUs each side was pinned to, and the programs.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::{env, fs};
+
+use rustix::system::uname;
+use serde::Serialize;
+
+use crate::args::{HostArgs, ServerArgs};
+
+/// The machine. What it does not tell is null.
+#[derive(Serialize)]
+pub(crate) struct Host {
+    pub name: String,
+    pub kernel: String,
+    pub cpu: String,
+    pub cpus: usize,
+    pub memory_bytes: Option<u64>,
+    /// It is a guest, and its CPUs may be shared with others.
+    pub virtual_machine: bool,
+    pub clock_source: Option<String>,
+    /// What sets the clock of the CPUs.
+    pub governor: Option<String>,
+    /// What the kernel does about each weakness of the CPU that it has.
+    pub mitigations: BTreeMap<String, String>,
+}
+
+/// The CPUs each side may use, as lists; null for what takes no part, or is not known.
+#[derive(Serialize)]
+pub(crate) struct Pinning {
+    /// The data cores of a server the bench started; all of one that ran already.
+    pub server: Option<String>,
+    pub control: Option<String>,
+    pub yardsticks: String,
+    pub bench: String,
+}
+
+/// A program that took part.
+#[derive(PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct Program {
+    pub version: String,
+    /// The commit it was built from; `unknown` outside of git, null where it does not say.
+    pub commit: Option<String>,
+}
+
+impl Host {
+    /// This one.
+    pub(crate) fn here() -> Self {
+        let system = uname();
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let of_cpu = |key| cpuinfo.lines().find_map(|line| value(line, key));
+        Self {
+            name: system.nodename().to_string_lossy().into_owned(),
+            kernel: system.release().to_string_lossy().into_owned(),
+            cpu: of_cpu("model name").unwrap_or("unknown").to_owned(),
+            cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
+            memory_bytes: memory_bytes(),
+            virtual_machine: of_cpu("flags")
+                .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
+            clock_source: line_of(
+                "/sys/devices/system/clocksource/clocksource0/current_clocksource",
+            ),
+            governor: line_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            mitigations: mitigations(),
+        }
+    }
+}
+
+impl Pinning {
+    /// As the arguments ask for; of a server that runs already, as the kernel says.
+    pub(crate) fn of(host: &HostArgs, server: Option<&ServerArgs>) -> Self {
+        let started = server.is_some_and(|server| server.addr.is_none());
+        let control = host.control_cores.as_ref().unwrap_or(&host.server_core);
+        Self {
+            server: match server {
+                Some(_) if started => Some(host.server_core.to_string()),
+                Some(server) => server.pid.and_then(allowed_cpus),
+                None => None,
+            },
+            control: started.then(|| control.to_string()),
+            yardsticks: host.server_core.to_string(),
+            bench: host.bench_core.to_string(),
+        }
+    }
+}
+
+impl Program {
+    /// This one.
+    pub(crate) fn bench() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: Some(env!("COMET_BENCH_COMMIT").to_owned()),
+        }
+    }
+
+    /// The server that the bench starts, by what its `--version` says. One that runs already is asked
+    /// for nothing, since it may be anything.
+    pub(crate) fn server(server: &ServerArgs) -> Option<Self> {
+        if server.addr.is_some() {
+            return None;
+        }
+        let output = Command::new(server.program().ok()?).arg("--version").output().ok()?;
+        parse_version(&String::from_utf8(output.stdout).ok()?)
+    }
+}
+
+/// Takes `comet 0.1.0 (commit 2c797b4)` apart; the commit may be missing.
+fn parse_version(line: &str) -> Option<Program> {
+    let (_name, rest) = line.trim().split_once(' ')?;
+    let (version, commit) = match rest.split_once(" (commit ") {
+        Some((version, commit)) => (version, commit.strip_suffix(')')),
+        None => (rest, None),
+    };
+    Some(Program { version: version.to_owned(), commit: commit.map(str::to_owned) })
+}
+
+/// The value in a line `key : value` of procfs.
+fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    Some(line.strip_prefix(key)?.trim_start().strip_prefix(':')?.trim())
+}
+
+fn line_of(file: &str) -> Option<String> {
+    Some(fs::read_to_string(file).ok()?.trim().to_owned())
+}
+
+fn memory_bytes() -> Option<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let total = meminfo.lines().find_map(|line| value(line, "MemTotal"))?;
+    let kilobytes: u64 = total.strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+fn mitigations() -> BTreeMap<String, String> {
+    let files = fs::read_dir("/sys/devices/system/cpu/vulnerabilities").into_iter().flatten();
+    let entries = files.flatten().filter_map(|file| {
+        let text = line_of(file.path().to_str()?)?;
+        (text != "Not affected").then(|| (file.file_name().to_string_lossy().into_owned(), text))
+    });
+    entries.collect()
+}
+
+fn allowed_cpus(pid: u32) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| value(line, "Cpus_allowed_list")).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_taken_apart() {
+        let check = |line, version: &str, commit: Option<&str>| {
+            let commit = commit.map(str::to_owned);
+            let expected = Program { version: version.to_owned(), commit };
+            assert_eq!(parse_version(line), Some(expected), "{line}");
+        };
+        check("comet 0.1.0 (commit 2c797b4)\n", "0.1.0", Some("2c797b4"));
+        check("comet 0.1.0\n", "0.1.0", None);
+        assert_eq!(parse_version("nothing"), None);
+    }
+
+    #[test]
+    fn lines_of_procfs_are_read() {
+        assert_eq!(value("model name\t: A CPU: fast", "model name"), Some("A CPU: fast"));
+        assert_eq!(value("MemTotal:  12 kB", "MemTotal"), Some("12 kB"));
+        assert_eq!(value("MemTotals:  12 kB", "MemTotal"), None);
+    }
+
+    #[test]
+    fn this_host_is_known() {
+        let host = Host::here();
+        assert!(host.cpus > 0);
+        assert!(host.memory_bytes.is_some_and(|bytes| bytes > 1 << 20));
+        assert!(allowed_cpus(std::process::id()).is_some());
+    }
+}
