@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Latency(LatencyArgs),
     /// The bare loops and the ping-pong alone.
     Raw(RawArgs),
+    /// Results side by side: a table, and a page with plots.
+    Report(ReportArgs),
     /// The process of a bare loop.
     #[command(hide = true)]
     Yardstick {
@@ -136,7 +138,7 @@ pub(crate) trait Setting: Serialize {
     fn host(&self) -> &HostArgs;
 
     /// What it measures; none where it measures yardsticks alone.
-    fn server(&self) -> Option<&ServerArgs>;
+    fn server(&self) -> Option<ServerArgs>;
 }
 
 /// How the connections are made.
@@ -204,8 +206,8 @@ impl Setting for ConnectArgs {
         &self.host
     }
 
-    fn server(&self) -> Option<&ServerArgs> {
-        Some(&self.server)
+    fn server(&self) -> Option<ServerArgs> {
+        Some(self.server.clone())
     }
 }
 
@@ -230,8 +232,8 @@ impl Setting for FanoutArgs {
         &self.host
     }
 
-    fn server(&self) -> Option<&ServerArgs> {
-        Some(&self.server)
+    fn server(&self) -> Option<ServerArgs> {
+        Some(self.server.clone())
     }
 }
 
@@ -264,8 +266,8 @@ impl Setting for LatencyArgs {
         &self.host
     }
 
-    fn server(&self) -> Option<&ServerArgs> {
-        Some(&self.server)
+    fn server(&self) -> Option<ServerArgs> {
+        Some(self.server.clone())
     }
 }
 
@@ -284,9 +286,19 @@ impl Setting for RawArgs {
         &self.host
     }
 
-    fn server(&self) -> Option<&ServerArgs> {
+    fn server(&self) -> Option<ServerArgs> {
         None
     }
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ReportArgs {
+    /// Results; each is compared with the first of its scenario.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Folder of the page and the plots.
+    #[arg(long, value_name = "FOLDER", default_value = "bench/results/report")]
+    pub out: PathBuf,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod accounting;
 mod args;
 mod clock;
+mod comparison;
 mod cpu;
 mod dial;
 mod grpc;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Fanout(args) => fanout::run(&args),
         Command::Latency(args) => latency::run(&args),
         Command::Raw(args) => raw::run(&args),
+        Command::Report(args) => comparison::run(&args).map(|()| true),
         Command::Yardstick { mode, connections } => {
             yardstick::serve(mode, connections).map(|()| true)
         }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::{env, fs};
 
 use rustix::system::uname;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::args::{HostArgs, ServerArgs};
 
@@ -37,7 +37,7 @@ pub(crate) struct Pinning {
 }
 
 /// A program that took part.
-#[derive(PartialEq, Eq, Debug, Serialize)]
+#[derive(PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Program {
     pub version: String,
     /// The commit it was built from; `unknown` outside of git, null where it does not say.

@@ -14,7 +14,8 @@ use crate::Result;
 use crate::args::{HostArgs, Setting};
 use crate::clock::unix_time_s;
 
-use host::{Host, Pinning, Program};
+pub(crate) use host::Program;
+use host::{Host, Pinning};
 pub(crate) use text::{number, progress_bar, spread, table};
 
 /// Form of the file. It goes up where a figure that `comet-bench report` reads moves or changes its
@@ -47,14 +48,15 @@ impl<'a, C: Setting, R: Serialize> Report<'a, C, R> {
         results: R,
         faults: Vec<String>,
     ) -> Self {
+        let server = config.server();
         Self {
             schema: SCHEMA,
             scenario,
             finished_unix_s: unix_time_s(),
             bench: Program::bench(),
-            server: config.server().and_then(Program::server),
+            server: server.as_ref().and_then(Program::server),
             host: Host::here(),
-            pinning: Pinning::of(config.host(), config.server()),
+            pinning: Pinning::of(config.host(), server.as_ref()),
             config,
             results,
             passed: faults.is_empty(),

@@ -1,0 +1,195 @@
+//! Results as they are read: each checked to be one, and put with the others of its scenario.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::Result;
+use crate::report::{Program, SCHEMA};
+
+/// A result. What only some scenarios have is left as JSON.
+#[derive(Deserialize, Debug)]
+pub(super) struct ResultFile {
+    /// What it is called in a comparison.
+    #[serde(skip)]
+    pub name: String,
+    pub scenario: String,
+    pub finished_unix_s: i64,
+    pub bench: Program,
+    pub server: Option<Program>,
+    pub host: Value,
+    pub pinning: Value,
+    pub config: Value,
+    pub results: Value,
+    pub faults: Vec<String>,
+}
+
+/// Reads results, and finds names for them that differ.
+///
+/// # Errors
+///
+/// A file cannot be read, or is no result that this program knows.
+pub(super) fn load(paths: &[PathBuf]) -> Result<Vec<ResultFile>> {
+    let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let stems: BTreeSet<_> = paths.iter().map(|path| stem(path)).collect();
+    let mut files = Vec::with_capacity(paths.len());
+    for path in paths {
+        let whole = path.display().to_string();
+        let text = fs::read(path).map_err(|error| format!("cannot read {whole}: {error}"))?;
+        let mut file = parse(&text).map_err(|words| format!("{whole} {words}"))?;
+        let short = stem(path).filter(|_| stems.len() == paths.len());
+        file.name = short.unwrap_or(whole);
+        files.push(file);
+    }
+    Ok(files)
+}
+
+/// The results of each scenario, in the order of the first of them.
+///
+/// # Errors
+///
+/// A scenario has but one result, where there are several scenarios: nothing compares with it.
+pub(super) fn by_scenario(files: Vec<ResultFile>) -> Result<Vec<Vec<ResultFile>>> {
+    let mut scenarios: Vec<Vec<ResultFile>> = Vec::new();
+    for file in files {
+        match scenarios.iter_mut().find(|others| others[0].scenario == file.scenario) {
+            Some(others) => others.push(file),
+            None => scenarios.push(vec![file]),
+        }
+    }
+    let alone = scenarios.iter().find(|files| files.len() == 1);
+    if let Some(alone) = alone.filter(|_| scenarios.len() > 1) {
+        let (name, scenario) = (&alone[0].name, &alone[0].scenario);
+        let others: Vec<_> = scenarios.iter().flatten().filter(|file| file.name != *name).collect();
+        let words = others.iter().map(|file| format!("{} of {}", file.name, file.scenario));
+        let words = words.collect::<Vec<_>>().join(", ");
+        return Err(format!(
+            "{name} is a result of {scenario} and cannot be compared with {words}: \
+             name another result of {scenario}, or report it alone"
+        )
+        .into());
+    }
+    Ok(scenarios)
+}
+
+/// Reads a result; what is wrong with it is said so that it follows the file's name.
+fn parse(text: &[u8]) -> Result<ResultFile, String> {
+    const NAME_ONE: &str = "name a file that comet-bench has written (--json)";
+    let json: Value =
+        serde_json::from_slice(text).map_err(|error| format!("is no JSON: {error}; {NAME_ONE}"))?;
+    if json.get("scenario").is_none() || json.get("results").is_none() {
+        return Err(format!("is no result: {NAME_ONE}"));
+    }
+    match json.get("schema").map(Value::as_u64) {
+        Some(Some(SCHEMA)) => {}
+        None => {
+            return Err(format!(
+                "is of a comet-bench before there were comparisons (no schema, this one reads \
+                 {SCHEMA}): measure again"
+            ));
+        }
+        Some(_) => {
+            let schema = &json["schema"];
+            let by = json.pointer("/bench/version").and_then(Value::as_str).unwrap_or("unknown");
+            return Err(format!(
+                "has schema {schema}, and this comet-bench reads {SCHEMA}: use the one that wrote \
+                 it (version {by}), or measure again"
+            ));
+        }
+    }
+    serde_json::from_value(json).map_err(|error| format!("is a damaged result: {error}"))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A result of `scenario` with `results`.
+    pub(in super::super) fn result(name: &str, scenario: &str, results: &Value) -> ResultFile {
+        let text = json!({
+            "schema": SCHEMA,
+            "scenario": scenario,
+            "finished_unix_s": 1_700_000_000,
+            "bench": {"version": "0.1.0", "commit": "abc"},
+            "server": null,
+            "host": {"name": "edge", "kernel": "6.8"},
+            "pinning": {"server": "0", "bench": "1"},
+            "config": {},
+            "results": results,
+            "passed": true,
+            "faults": [],
+        });
+        let mut file = parse(text.to_string().as_bytes()).unwrap();
+        file.name = name.to_owned();
+        file
+    }
+
+    #[test]
+    fn what_is_no_result_is_refused_with_what_to_do() {
+        let check = |text: &str, words: &[&str]| {
+            let said = parse(text.as_bytes()).unwrap_err();
+            assert!(words.iter().all(|word| said.contains(word)), "{text}: {said}");
+        };
+        check("turn  deliv/s", &["is no JSON", "--json"]);
+        check("[]", &["is no result", "--json"]);
+        check(r#"{"name": "package"}"#, &["is no result", "--json"]);
+        check(r#"{"scenario": "raw", "results": {}}"#, &["no schema", "measure again"]);
+        let newer =
+            r#"{"schema": 99, "scenario": "raw", "results": {}, "bench": {"version": "7.1"}}"#;
+        check(newer, &["schema 99", "reads 1", "7.1"]);
+        check(r#"{"schema": "1", "scenario": "raw", "results": {}}"#, &["has schema \"1\""]);
+        check(r#"{"schema": 1, "scenario": "raw", "results": {}}"#, &["damaged", "missing field"]);
+    }
+
+    #[test]
+    fn results_go_with_others_of_their_scenario() {
+        let files = |scenarios: &[&str]| {
+            let named = scenarios.iter().enumerate();
+            named
+                .map(|(index, scenario)| result(&index.to_string(), scenario, &json!({})))
+                .collect()
+        };
+        let groups = |scenarios: &[&str]| {
+            let names = |files: &Vec<ResultFile>| {
+                files.iter().map(|file| file.name.as_str()).collect::<String>()
+            };
+            by_scenario(files(scenarios)).map(|groups| groups.iter().map(names).collect::<Vec<_>>())
+        };
+        assert_eq!(groups(&["raw"]).unwrap(), ["0"]);
+        assert_eq!(groups(&["raw", "raw"]).unwrap(), ["01"]);
+        assert_eq!(groups(&["raw", "idle", "raw", "idle"]).unwrap(), ["02", "13"]);
+        let said = groups(&["raw", "raw", "idle"]).unwrap_err().to_string();
+        assert!(said.contains("2 is a result of idle"), "{said}");
+        assert!(said.contains("0 of raw, 1 of raw") && said.contains("alone"), "{said}");
+    }
+
+    #[test]
+    fn files_of_one_name_are_told_apart_by_their_folder() {
+        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let folder = std::env::temp_dir().join(format!("comet-bench-names-{}", std::process::id()));
+        let text = json!({
+            "schema": SCHEMA, "scenario": "raw", "finished_unix_s": 1, "faults": [], "config": {},
+            "bench": {"version": "1"}, "host": {}, "pinning": {}, "results": {},
+        });
+        let write = |name: &str| {
+            let path = folder.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text.to_string()).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let (one, other, third) = (write("a/one.json"), write("b/one.json"), write("b/two.json"));
+        let names = |names: &[&str]| {
+            load(&paths(names)).unwrap().into_iter().map(|file| file.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[&one, &third]), ["one", "two"]);
+        assert_eq!(names(&[&one, &other]), [one.as_str(), other.as_str()]);
+        let said = load(&paths(&["/nowhere/x.json"])).unwrap_err().to_string();
+        assert!(said.starts_with("cannot read /nowhere/x.json"), "{said}");
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,206 @@
+//! The plots of a comparison: latency by percentile, throughput over time, memory over time. A line for
+//! each subject of each result.
+
+mod draw;
+
+use serde_json::Value;
+
+use super::figures::{Group, groups, per_second, percentiles};
+use super::file::ResultFile;
+use crate::stats::Spread;
+use draw::{Axes, Scale};
+
+/// Throughput is taken over so long, since what is pushed in ticks comes in bursts.
+const WINDOW_S: f64 = 0.5;
+
+/// A plot, drawn.
+pub(super) struct Plot {
+    /// As its file is called.
+    pub name: &'static str,
+    /// What it shows, in words.
+    pub caption: &'static str,
+    pub svg: String,
+}
+
+/// Points under a name.
+#[derive(PartialEq, Debug)]
+struct Line {
+    label: String,
+    points: Vec<(f64, f64)>,
+}
+
+/// Those plots there are points for.
+pub(super) fn plots(files: &[ResultFile]) -> Vec<Plot> {
+    let latency = Axes {
+        x: "percentile",
+        y: "microseconds",
+        x_scale: Scale::Percentile,
+        y_scale: Scale::Logarithmic,
+    };
+    let over_time = |y| Axes { x: "seconds", y, x_scale: Scale::Linear, y_scale: Scale::Linear };
+    let plot = |name, caption, axes: &Axes, lines: Vec<Line>| {
+        (!lines.is_empty()).then(|| Plot { name, caption, svg: draw::svg(axes, &lines) })
+    };
+    let plots = [
+        plot(
+            "latency",
+            "Latency by percentile, the median of the rounds at each point.",
+            &latency,
+            lines(files, latencies),
+        ),
+        plot(
+            "throughput",
+            "Deliveries a second over half a second each, in the round in the middle.",
+            &over_time("deliveries a second"),
+            lines(files, throughput),
+        ),
+        plot(
+            "memory",
+            "Resident memory, in the round in the middle.",
+            &over_time("megabytes"),
+            lines(files, memory),
+        ),
+    ];
+    plots.into_iter().flatten().collect()
+}
+
+fn lines(files: &[ResultFile], points: fn(&Group<'_>) -> Vec<(f64, f64)>) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for file in files {
+        for group in groups(&file.results) {
+            let points = points(&group);
+            if points.len() > 1 {
+                let label = match files {
+                    [_] => group.subject,
+                    _ => format!("{} {}", file.name, group.subject),
+                };
+                lines.push(Line { label, points });
+            }
+        }
+    }
+    lines
+}
+
+/// Percent and microseconds, as far as all rounds reach; the maximum, which is no percentile, is left out.
+fn latencies(group: &Group<'_>) -> Vec<(f64, f64)> {
+    let curve = |round: &&Value| pairs(percentiles(round).first()?.1.get("curve")?);
+    let curves: Vec<Vec<(f64, f64)>> = group.rounds.iter().filter_map(curve).collect();
+    let points = curves.first().map_or(&[][..], Vec::as_slice).iter();
+    let median = points.filter(|(percent, _)| *percent < 100.0).map_while(|&(percent, _)| {
+        let at = |curve: &Vec<(f64, f64)>| {
+            curve.iter().find(|(other, _)| *other == percent).map(|(_, value)| *value)
+        };
+        let values: Option<Vec<f64>> = curves.iter().map(at).collect();
+        Some((percent, Spread::of(values?)?.median))
+    });
+    median.collect()
+}
+
+fn throughput(group: &Group<'_>) -> Vec<(f64, f64)> {
+    let received = series(group, "received");
+    let rates = received.iter().enumerate().skip(1).map(|(index, &(at, count))| {
+        let begun = received[..index].iter().rposition(|&(time, _)| time <= at - WINDOW_S);
+        let (time, before) = received[begun.unwrap_or(0)];
+        (at, (count - before) / (at - time).max(1e-6))
+    });
+    rates.collect()
+}
+
+fn memory(group: &Group<'_>) -> Vec<(f64, f64)> {
+    series(group, "rss_bytes").into_iter().map(|(at, bytes)| (at, bytes / 1e6)).collect()
+}
+
+/// Seconds and values of a column of the time series, of the round in the middle by its throughput.
+fn series(group: &Group<'_>, column: &str) -> Vec<(f64, f64)> {
+    let mut rounds: Vec<&Value> = group.rounds.clone();
+    let rate = |round: &Value| per_second(round).unwrap_or(0.0);
+    rounds.sort_by(|one, other| rate(one).total_cmp(&rate(other)));
+    let middle = rounds[(rounds.len() - 1) / 2];
+    let numbers = |column: &str| -> Option<Vec<f64>> {
+        middle.get("series")?.get(column)?.as_array()?.iter().map(Value::as_f64).collect()
+    };
+    let (times, values) =
+        (numbers("at_us").unwrap_or_default(), numbers(column).unwrap_or_default());
+    times.into_iter().map(|us| us / 1e6).zip(values).collect()
+}
+
+fn pairs(value: &Value) -> Option<Vec<(f64, f64)>> {
+    value
+        .as_array()?
+        .iter()
+        .map(|pair| Some((pair.get(0)?.as_f64()?, pair.get(1)?.as_f64()?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::file::tests::result;
+    use super::*;
+
+    fn turn(round: u32, per_second: f64, curve: &[(f64, f64)]) -> Value {
+        json!({
+            "subject": "comet", "round": round, "per_second": per_second,
+            "latency": {"p50_us": 1.0, "curve": curve},
+            "series": {
+                "at_us": [0, 400_000, 800_000, 1_200_000],
+                "received": [0.0, per_second, per_second, per_second * 3.0],
+                "rss_bytes": [1e6, 2e6, 2e6, 3e6],
+            },
+        })
+    }
+
+    fn of(results: &Value, points: fn(&Group<'_>) -> Vec<(f64, f64)>) -> Vec<Line> {
+        lines(&[result("a", "fanout", results)], points)
+    }
+
+    #[test]
+    fn latencies_are_medians_as_far_as_all_rounds_reach() {
+        let results = json!({"turns": [
+            turn(1, 1.0, &[(0.0, 1.0), (50.0, 5.0), (90.0, 9.0), (100.0, 99.0)]),
+            turn(2, 1.0, &[(0.0, 3.0), (50.0, 6.0), (100.0, 88.0)]),
+        ]});
+        let lines = of(&results, latencies);
+        assert_eq!(
+            lines,
+            [Line { label: "comet".to_owned(), points: vec![(0.0, 2.0), (50.0, 5.5)] }]
+        );
+    }
+
+    #[test]
+    fn the_round_in_the_middle_is_drawn_over_time() {
+        let results =
+            json!({"turns": [turn(1, 10.0, &[]), turn(2, 40.0, &[]), turn(3, 20.0, &[])]});
+        let rates = of(&results, throughput);
+        let expected = [(0.4, 50.0), (0.8, 25.0), (1.2, 50.0)];
+        assert_eq!(rates[0].points.len(), expected.len());
+        for (is, expected) in rates[0].points.iter().zip(expected) {
+            assert!(
+                (is.0 - expected.0).abs() < 1e-9 && (is.1 - expected.1).abs() < 1e-6,
+                "{rates:?}"
+            );
+        }
+        let memories = of(&results, memory);
+        assert_eq!(memories[0].points, [(0.0, 1.0), (0.4, 2.0), (0.8, 2.0), (1.2, 3.0)]);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_drawn() {
+        let bare = json!({"subject": "goim", "round": 1, "series": {"at_us": [0, 1, 2], "received": [0, 1, 2]}});
+        let results = json!({"turns": [bare]});
+        assert!(of(&results, memory).is_empty());
+        assert!(of(&results, latencies).is_empty());
+        let names: Vec<_> =
+            plots(&[result("a", "fanout", &results)]).iter().map(|plot| plot.name).collect();
+        assert_eq!(names, ["throughput"]);
+    }
+
+    #[test]
+    fn lines_of_several_results_are_told_apart() {
+        let results = json!({"turns": [turn(1, 10.0, &[])]});
+        let files = ["a", "b"].map(|name| result(name, "fanout", &results));
+        let labels: Vec<_> = lines(&files, memory).into_iter().map(|line| line.label).collect();
+        assert_eq!(labels, ["a comet", "b comet"]);
+    }
+}

@@ -1,0 +1,256 @@
+//! Runs `comet-bench report` on results, good and bad.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+/// The comparison of `side_by_side`, as it is printed.
+const GOLDEN: &str = include_str!("report.txt");
+
+/// A folder of one test, empty.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report").join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder of the build");
+    folder
+}
+
+fn bench(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_comet-bench")).args(arguments).output();
+    output.expect("the program can be run")
+}
+
+/// Reports `files` into the folder `out` beside them.
+fn report(folder: &Path, files: &[&str]) -> Output {
+    let mut arguments = vec![PathBuf::from("report"), "--out".into(), folder.join("out")];
+    arguments.extend(files.iter().map(|file| folder.join(file)));
+    bench(arguments)
+}
+
+/// A turn that takes 2 s; `scale` makes one differ from another.
+fn turn(subject: &str, round: u32, scale: f64) -> Value {
+    let curve = json!([[0.0, 10.0 * scale], [50.0, 90.0 * scale], [99.0, 900.0], [100.0, 950.0]]);
+    json!({
+        "subject": subject,
+        "round": round,
+        "elapsed_ns": 2_000_000_000_u64,
+        "deliveries": {"expected": 20_000, "received": 20_000, "lost": 0},
+        "sent": {"ticks": 20, "dropped": 0},
+        "cpu_per_delivery_ns": 4000.0 * scale,
+        "data_cpu_per_delivery_ns": 3000.0 * scale,
+        "memory": {"rss_bytes": 12_345_678},
+        "latency": {
+            "count": 20_000, "p50_us": 90.0 * scale, "p99_us": 900.0, "p999_us": 940.0,
+            "max_us": 950.0, "curve": curve,
+        },
+        "series": {
+            "at_us": [0, 500_000, 1_000_000, 2_000_000],
+            "received": [0, 5_000, 10_000, 20_000],
+            "cpu_us": [0, 20_000, 40_000, 80_000],
+            "rss_bytes": [12_000_000, 12_100_000, 12_200_000, 12_345_678],
+        },
+    })
+}
+
+/// A result of `fanout` with a server and a yardstick; the server's cost is `scale` of the usual.
+fn fanout(scale: f64) -> Value {
+    let turns = [1, 2, 3].map(|round| {
+        let drift = 1.0 + f64::from(round) / 100.0;
+        [turn("comet", round, scale * drift), turn("ring", round, drift)]
+    });
+    json!({
+        "schema": 1,
+        "scenario": "fanout",
+        "finished_unix_s": 1_700_000_000,
+        "bench": {"version": "0.1.0", "commit": "v0.1.0-3-g0123456789ab"},
+        "server": {"version": "0.1.0", "commit": "1111111111111111111111111111111111111111"},
+        "host": {"name": "edge1", "kernel": "6.8.0", "cpus": 2},
+        "pinning": {"server": "0", "control": "0", "yardsticks": "0", "bench": "1"},
+        "config": {"load": {"rate": 10.0, "size": 64}, "host": {"json": "x"}},
+        "results": {
+            "turns": turns.concat(),
+            "comet_to_ring": {"median": scale, "min": scale - 0.01, "max": scale + 0.01},
+        },
+        "passed": true,
+        "faults": [],
+    })
+}
+
+/// The same of a server that ran already, of which no process was named.
+fn foreign() -> Value {
+    let mut result = fanout(2.0);
+    result["server"] = Value::Null;
+    result["pinning"]["server"] = Value::Null;
+    result["pinning"]["control"] = Value::Null;
+    result["host"]["kernel"] = json!("6.9.0");
+    result["config"]["load"]["rate"] = json!(20.0);
+    result["passed"] = json!(false);
+    result["faults"] = json!(["comet, round 1: 3 of 20000 deliveries lost"]);
+    result["results"]["comet_to_ring"] = Value::Null;
+    for turn in result["results"]["turns"].as_array_mut().expect("turns") {
+        if turn["subject"] == "comet" {
+            for key in ["cpu_per_delivery_ns", "data_cpu_per_delivery_ns", "memory"] {
+                turn[key] = Value::Null;
+            }
+            turn["series"] = json!({"at_us": [0, 1_000_000, 2_000_000], "received": [0, 9, 20]});
+        }
+    }
+    result
+}
+
+fn write(folder: &Path, name: &str, result: &Value) {
+    fs::write(folder.join(name), result.to_string()).expect("a folder of the build");
+}
+
+/// How often each tag is in an SVG; fails where they do not close in order.
+fn tags(svg: &str) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    let mut open = Vec::new();
+    for tag in svg.split('<').skip(1) {
+        let (tag, text) = tag.split_once('>').expect("a tag ends");
+        assert!(!text.contains('>'), "{text}");
+        let name = tag.trim_start_matches('/').split([' ', '/']).next().expect("a name");
+        if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name), "{svg}");
+        } else {
+            *counts.entry(name.to_owned()).or_default() += 1;
+            assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
+            if !tag.ends_with('/') {
+                open.push(name);
+            }
+        }
+    }
+    assert!(open.is_empty(), "{open:?} do not close");
+    counts
+}
+
+/// The lines of a plot by colour, each once in the chart and once in the legend.
+fn drawn_lines(svg: &str) -> usize {
+    let colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
+    let is_drawn = |colour: &&&str| {
+        let stroke = format!("stroke=\"{colour}\"");
+        let count = svg.lines().filter(|tag| tag.starts_with("<polyline") && tag.contains(&stroke));
+        match count.count() {
+            0 => false,
+            2 => true,
+            other => panic!("{other} lines of {colour}: {svg}"),
+        }
+    };
+    colours.iter().filter(is_drawn).count()
+}
+
+#[test]
+fn results_stand_side_by_side() {
+    let folder = folder("side_by_side");
+    write(&folder, "before.json", &fanout(1.5));
+    write(&folder, "after.json", &fanout(1.2));
+    write(&folder, "goim.json", &foreign());
+    let output = report(&folder, &["before.json", "after.json", "goim.json"]);
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let page = folder.join("out/report.html");
+    let expected = format!("{GOLDEN}\nwritten to {}\n", page.display());
+    assert_eq!(said, expected, "is:\n{said}\nshould be:\n{expected}");
+
+    let read = |name: &str| fs::read_to_string(folder.join("out").join(name)).expect(name);
+    let page = read("report.html");
+    for (name, expected) in [("latency", 6), ("throughput", 6), ("memory", 5)] {
+        let svg = read(&format!("fanout-{name}.svg"));
+        assert_eq!(tags(&svg)["svg"], 1, "{svg}");
+        assert_eq!(drawn_lines(&svg), expected, "{name}: {svg}");
+        for label in ["before comet", "before ring", "after comet", "after ring", "goim ring"] {
+            assert!(svg.lines().any(|text| text == label), "{name} has no {label}: {svg}");
+        }
+        let foreign = svg.lines().any(|text| text == "goim comet");
+        assert_eq!(foreign, name != "memory", "{name}: {svg}");
+        assert!(page.contains(&svg), "{name} is in the page");
+    }
+    assert!(read("fanout-latency.svg").contains("\n50 %\n"));
+    assert!(page.contains("<td>comet: CPU of a delivery, ns</td>"), "{page}");
+    assert!(!page.contains("src=") && !page.contains("href="), "it needs nothing beside it");
+}
+
+#[test]
+fn one_result_is_plotted_alone() {
+    let folder = folder("alone");
+    write(&folder, "only.json", &fanout(1.5));
+    let output = report(&folder, &["only.json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let svg = fs::read_to_string(folder.join("out/fanout-latency.svg")).expect("a plot");
+    assert_eq!(drawn_lines(&svg), 2);
+    assert!(svg.lines().any(|text| text == "comet"), "{svg}");
+}
+
+#[test]
+fn a_run_of_today_can_be_reported() {
+    let folder = folder("today");
+    let file = folder.join("raw.json");
+    let path = file.to_str().expect("a path of the build");
+    let load = ["-n", "10", "--rate", "100", "--seconds", "0.3", "--rounds", "1"];
+    let output = bench([&["raw"][..], &load, &["--json", path]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = fs::read_to_string(&file).expect("a result");
+    let result: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(result["schema"], 1);
+    assert!(result["pinning"]["yardsticks"].is_string());
+    assert!(result["bench"]["commit"].is_string());
+    for turn in result["results"]["turns"].as_array().expect("turns") {
+        let series = &turn["series"];
+        let length = |key: &str| series[key].as_array().map_or(0, Vec::len);
+        assert!(length("at_us") >= 3, "{series}");
+        for column in ["received", "cpu_us", "rss_bytes"] {
+            assert_eq!(length(column), length("at_us"), "{column}: {series}");
+        }
+        let received = series["received"].as_array().and_then(|list| list.last()).expect("a last");
+        assert_eq!(received, &turn["deliveries"]["received"]);
+        assert!(turn["latency"]["curve"].as_array().expect("a curve").len() > 20, "{turn}");
+    }
+    let lines_max = 300;
+    assert!(text.lines().count() < lines_max, "a list is on one line:\n{text}");
+
+    let output = report(&folder, &["raw.json", "raw.json"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for words in ["ring: CPU of a delivery, ns", "ping-pong: latency p50, us", "ring to send"] {
+        assert!(said.lines().any(|line| line.starts_with(words)), "{words}: {said}");
+    }
+    assert!(!said.contains("NOTE"), "a result does not differ from itself: {said}");
+    for name in ["latency", "throughput", "memory"] {
+        assert!(folder.join("out").join(format!("raw-{name}.svg")).exists(), "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_compared_is_said() {
+    let folder = folder("refused");
+    write(&folder, "fanout.json", &fanout(1.5));
+    let mut other = fanout(1.5);
+    other["scenario"] = json!("latency");
+    write(&folder, "latency.json", &other);
+    other["schema"] = json!(2);
+    write(&folder, "newer.json", &other);
+    other.as_object_mut().expect("an object").remove("schema");
+    write(&folder, "older.json", &other);
+    write(&folder, "package.json", &json!({"name": "no result"}));
+    fs::write(folder.join("table.txt"), "turn  deliv/s\n").expect("a folder of the build");
+    let check = |files: &[&str], words: &[&str]| {
+        let output = report(&folder, files);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{files:?} passed");
+        assert!(words.iter().all(|word| said.contains(word)), "{files:?} said {said:?}");
+    };
+    let pair = ["fanout.json", "latency.json"];
+    check(&pair, &["fanout is a result of fanout", "latency of latency", "report it alone"]);
+    check(&["fanout.json", "newer.json"], &["newer.json has schema 2", "reads 1"]);
+    check(&["older.json"], &["older.json is of a comet-bench before", "measure again"]);
+    check(&["package.json"], &["package.json is no result", "--json"]);
+    check(&["table.txt"], &["table.txt is no JSON", "--json"]);
+    check(&["nothing.json"], &["cannot read", "nothing.json"]);
+    check(&[], &["Usage"]);
+    fs::write(folder.join("out"), "a file").expect("a folder of the build");
+    check(&["fanout.json"], &["cannot write to"]);
+}
