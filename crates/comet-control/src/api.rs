@@ -11,6 +11,7 @@ mod nodes;
 mod online;
 mod push;
 mod query;
+mod sessions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,7 +50,13 @@ pub(crate) struct Api {
 
 /// All routes.
 pub(crate) fn router(api: Api) -> Router {
+    let sessions = match api.reach {
+        Reach::Comets(_) => call(MethodFilter::POST, "/comet/sessions/end", sessions::end),
+        // They end with their connections.
+        Reach::Shards(_) => Router::new(),
+    };
     Router::new()
+        .merge(sessions)
         .merge(call(MethodFilter::POST, "/goim/push/keys", push::keys))
         .merge(call(MethodFilter::POST, "/goim/push/mids", push::mids))
         .merge(call(MethodFilter::POST, "/goim/push/room", push::room))

@@ -79,6 +79,14 @@ async fn a_comet_is_served(sets: &[&str]) {
         "proto is missing: nothing was said",
     );
 
+    connect(&mut client, "lost", &token(8, "k8", "")).await.unwrap();
+    let target = "/comet/sessions/end?server=lost";
+    let ended = |count| json!({ "code": 0, "message": "", "data": { "ended": count } });
+    assert_eq!(request(logic.http(), "POST", target, b""), ended(1));
+    assert_eq!(request(logic.http(), "POST", target, b""), ended(0), "once");
+    let unnamed = request(logic.http(), "POST", "/comet/sessions/end", b"");
+    assert_eq!(unnamed["code"], -400, "{unnamed}");
+
     let metrics = logic.metrics();
     assert_eq!(metrics.value("comet_logic_store_up"), 1);
     assert_eq!(metrics.value("comet_logic_sessions{server=\"a\"}"), 2);
