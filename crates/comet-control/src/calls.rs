@@ -5,9 +5,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use comet_core::{CallId, Counters, Report, ShardId, Tally};
 use tokio::sync::oneshot;
+
+use crate::hub::Unfinished;
 
 /// Calls that may be under way at once. Each holds its frame, so this also bounds memory; a caller
 /// beyond it is refused at once.
@@ -25,8 +28,8 @@ pub(crate) struct Gathered {
     pub(crate) rooms: Vec<(Arc<str>, u32)>,
 }
 
-/// How a call ended: with everything, or with a shard that is no longer there.
-pub(crate) type Outcome = Result<Gathered, ShardId>;
+/// How a call ended.
+pub(crate) type Outcome = Result<Gathered, Unfinished>;
 
 struct Open {
     /// Reports still to come for messages that were sent.
@@ -34,13 +37,10 @@ struct Open {
     /// Parts announced that have not come; below zero, parts that came before they were announced.
     parts: i64,
     gathered: Gathered,
+    /// How long it may take, and when that is over.
+    limit: Duration,
+    deadline: Instant,
     done: oneshot::Sender<Outcome>,
-}
-
-/// A call that was given up, with what it knew.
-pub(crate) struct GivenUp {
-    pub(crate) missing: u64,
-    pub(crate) gathered: Gathered,
 }
 
 #[derive(Default)]
@@ -64,12 +64,19 @@ impl Calls {
         CallId(self.last)
     }
 
-    /// Opens `call`, to be complete after `reports` of them, at least one.
-    pub(crate) fn open(&mut self, call: CallId, reports: u64) -> oneshot::Receiver<Outcome> {
+    /// Opens `call`, to be complete after `reports` of them, at least one, within `limit` from `now`.
+    pub(crate) fn open(
+        &mut self,
+        call: CallId,
+        reports: u64,
+        limit: Duration,
+        now: Instant,
+    ) -> oneshot::Receiver<Outcome> {
         debug_assert!(reports > 0, "a call without a report would never end");
         let (done, outcome) = oneshot::channel();
+        let (gathered, deadline) = (Gathered::default(), now + limit);
         self.open
-            .insert(call, Open { missing: reports, parts: 0, gathered: Gathered::default(), done });
+            .insert(call, Open { missing: reports, parts: 0, gathered, limit, deadline, done });
         outcome
     }
 
@@ -122,13 +129,33 @@ impl Calls {
     /// Ends `call`: a message of it cannot reach `shard` any more.
     pub(crate) fn fail(&mut self, call: CallId, shard: ShardId) {
         if let Some(open) = self.open.remove(&call) {
-            let _ = open.done.send(Err(shard));
+            let _ = open.done.send(Err(Unfinished::ShardGone(shard)));
         }
     }
 
-    /// Ends `call` without an answer; `None` if it has ended already.
-    pub(crate) fn give_up(&mut self, call: CallId) -> Option<GivenUp> {
-        let Open { missing, parts, gathered, .. } = self.open.remove(&call)?;
-        Some(GivenUp { missing: missing.saturating_add_signed(parts), gathered })
+    /// Ends the calls whose time is over at `now` with what they know; `blocked` are those of which a
+    /// message still waits before a shard's full inbox. Returns when the next one is due.
+    pub(crate) fn end_late(
+        &mut self,
+        now: Instant,
+        blocked: &HashMap<CallId, ShardId>,
+    ) -> Option<Instant> {
+        for (call, open) in self.open.extract_if(|_, open| open.deadline <= now) {
+            let Open { missing, parts, gathered, limit: waited, done, .. } = open;
+            let known = Box::new(gathered);
+            let _ = done.send(Err(match blocked.get(&call) {
+                Some(&shard) => Unfinished::InboxFull { shard, waited, known },
+                None => {
+                    let missing = missing.saturating_add_signed(parts);
+                    Unfinished::Late { missing, waited, known }
+                }
+            }));
+        }
+        self.open.values().map(|open| open.deadline).min()
+    }
+
+    /// Ends `call`, whose caller has left.
+    pub(crate) fn forget(&mut self, call: CallId) {
+        self.open.remove(&call);
     }
 }

@@ -167,7 +167,7 @@ impl Control {
             debug,
             hub: Arc::clone(&hub),
             logic: logic.clone(),
-            push: PushService { pushes, answers: Arc::clone(&answers) },
+            push: PushService { pushes, answers: Arc::clone(&answers), phase: phases.clone() },
             request_max: options
                 .keys_max
                 .saturating_mul(KEY_BYTES)

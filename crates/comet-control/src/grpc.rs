@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use tonic::{Code, Request, Response, Status};
+use tokio::sync::watch;
+use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::push_stream::PushStream;
 use crate::pushes::Pushes;
+use crate::serve::{Phase, stopped};
 use crate::wire::comet::v1::push_server::Push;
-use crate::wire::comet::v1::{PushUsersReply, PushUsersReq};
+use crate::wire::comet::v1::{PushStreamReq, PushUsersReply, PushUsersReq};
 use crate::wire::goim::comet::comet_server::Comet;
 use crate::wire::goim::comet::{
     BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
@@ -41,6 +44,7 @@ const NO_PANIC: &str = "nothing panics between lock and unlock";
 pub(crate) struct PushService {
     pub(crate) pushes: Arc<Pushes>,
     pub(crate) answers: Arc<Answers>,
+    pub(crate) phase: watch::Receiver<Phase>,
 }
 
 #[tonic::async_trait]
@@ -93,5 +97,16 @@ impl Push for PushService {
         let answer = self.pushes.to_users(users, proto, proto_op).await;
         self.answers.count("PushUsers", &answer);
         Ok(Response::new(PushUsersReply { ledger: Some(answer?) }))
+    }
+
+    type PushStreamStream = PushStream;
+
+    async fn push_stream(
+        &self,
+        request: Request<Streaming<PushStreamReq>>,
+    ) -> Result<Response<PushStream>, Status> {
+        let (pushes, answers) = (Arc::clone(&self.pushes), Arc::clone(&self.answers));
+        let stopped = stopped(self.phase.clone());
+        Ok(Response::new(PushStream::new(request.into_inner(), pushes, answers, stopped)))
     }
 }

@@ -5,17 +5,21 @@
 //! holds it across an await.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
 use comet_core::{CallId, Limits, Message, Report, ShardId};
 use comet_mesh::{Inbox, Sender, Wake};
+use tokio::select;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::sleep_until;
 
-use crate::calls::{CALLS_MAX, Calls, Gathered, GivenUp, Outcome};
+use crate::calls::{CALLS_MAX, Calls, Gathered, Outcome};
 use crate::control::Goodbye;
 use crate::lane::{Gone, Lane};
 use crate::wake::ControlWake;
@@ -26,6 +30,9 @@ const TURN_REPORTS: usize = 1_024;
 
 /// How long a full inbox is left alone before it is tried again.
 const RETRY: Duration = Duration::from_millis(1);
+
+/// Time between two looks for late calls, at least: each look is at all of them.
+const LATE_LOOK: Duration = Duration::from_millis(10);
 
 /// Why a call has no complete answer.
 #[derive(Debug)]
@@ -42,6 +49,8 @@ pub(crate) enum Unfinished {
 
 struct State {
     calls: Calls,
+    /// When late calls are looked for; one timer for all, where it is not later than any call's end.
+    late_at: Option<Instant>,
     lanes: Vec<Lane>,
     /// By shard: its last connection is gone.
     drained: Vec<bool>,
@@ -73,6 +82,7 @@ impl Hub {
         let count = u16::try_from(shards.len()).expect("shards are numbered in 16 bits");
         let state = State {
             calls: Calls::default(),
+            late_at: None,
             drained: vec![false; shards.len()],
             lanes: shards.into_iter().map(Lane::new).collect(),
             limits,
@@ -85,17 +95,19 @@ impl Hub {
         self.shards
     }
 
-    /// Starts a call: puts its messages, one report for each to come, on their way to the shards, all
-    /// before anybody else's. Does not wait, so calls reach each shard in the order they start in.
+    /// Starts a call that may take as long as `limit`: puts its messages, one report for each to come, on
+    /// their way to the shards, all before anybody else's. Does not wait, so calls reach each shard in
+    /// the order they start in.
     pub(crate) fn begin<M>(
-        &self,
+        self: &Arc<Self>,
+        limit: Duration,
         messages: impl FnOnce(CallId) -> M,
-    ) -> Result<Call<'_>, Unfinished>
+    ) -> Result<Call, Unfinished>
     where
         M: IntoIterator<Item = (ShardId, Message)>,
     {
         let mut state = self.lock();
-        let State { calls, lanes, .. } = &mut *state;
+        let State { calls, lanes, late_at, .. } = &mut *state;
         if calls.under_way() >= CALLS_MAX {
             return Err(Unfinished::TooManyCalls);
         }
@@ -110,15 +122,22 @@ impl Hub {
             }
             sent += 1;
         }
-        Ok(Call { hub: self, id, outcome: calls.open(id, sent) })
+        let now = Instant::now();
+        let outcome = calls.open(id, sent, limit, now);
+        if late_at.is_none_or(|at| now + limit < at) {
+            *late_at = Some(now + limit);
+            self.wake.wake();
+        }
+        Ok(Call { hub: Arc::clone(self), id, outcome })
     }
 
     /// The same message to every shard.
     pub(crate) fn begin_everywhere(
-        &self,
+        self: &Arc<Self>,
+        limit: Duration,
         message: impl Fn(CallId) -> Message,
-    ) -> Result<Call<'_>, Unfinished> {
-        self.begin(|call| (0..self.shards).map(move |shard| (ShardId(shard), message(call))))
+    ) -> Result<Call, Unfinished> {
+        self.begin(limit, |call| (0..self.shards).map(move |shard| (ShardId(shard), message(call))))
     }
 
     /// Puts a message that belongs to no call on its way. One that finds too many waiting is gone:
@@ -143,28 +162,35 @@ impl Hub {
         mut others: impl FnMut(Report),
     ) -> Infallible {
         let mut unasked = Vec::new();
+        let mut alarm = pin!(sleep_until(Instant::now().into()));
         loop {
-            let backed_up = self.turn(reports, &mut unasked);
+            let due = self.turn(reports, &mut unasked);
             // Outside the lock: whoever gets them may have something to say to a shard at once.
             unasked.drain(..).for_each(&mut others);
             if !reports.doze() {
                 tokio::task::yield_now().await;
                 continue;
             }
-            if backed_up {
-                // Either way it is time to look again.
-                let _ = timeout(RETRY, self.wake.rung()).await;
-            } else {
-                self.wake.rung().await;
+            if let Some(at) = due
+                && alarm.deadline() != at.into()
+            {
+                alarm.as_mut().reset(at.into());
+            }
+            // Either way it is time to look again.
+            select! {
+                biased;
+                () = self.wake.rung() => {}
+                () = &mut alarm, if due.is_some() => {}
             }
             reports.rouse();
         }
     }
 
-    /// Settles a bounded number of reports and flushes the lanes. Are messages still waiting?
-    fn turn(&self, reports: &Inbox<Report>, unasked: &mut Vec<Report>) -> bool {
+    /// Settles a bounded number of reports, flushes the lanes and ends late calls. Says when there is
+    /// something to do again, if no report comes before.
+    fn turn(&self, reports: &Inbox<Report>, unasked: &mut Vec<Report>) -> Option<Instant> {
         let mut state = self.lock();
-        let State { calls, lanes, drained, white_log, .. } = &mut *state;
+        let State { calls, lanes, drained, white_log, late_at, .. } = &mut *state;
         for _ in 0..TURN_REPORTS {
             match reports.try_recv() {
                 Some(Report::Drained { shard }) => {
@@ -189,7 +215,15 @@ impl Hub {
                 }
             }
         }
-        lanes.iter().any(Lane::is_backed_up)
+        let now = Instant::now();
+        if late_at.is_some_and(|at| at <= now) {
+            let waiting = (0..).map(ShardId).zip(&*lanes);
+            let blocked =
+                waiting.flat_map(|(shard, lane)| lane.calls().map(move |call| (call, shard)));
+            *late_at = calls.end_late(now, &blocked.collect()).map(|at| at.max(now + LATE_LOOK));
+        }
+        let retry = lanes.iter().any(Lane::is_backed_up).then(|| now + RETRY);
+        [retry, *late_at].into_iter().flatten().min()
     }
 
     /// Tells every shard to say goodbye as `goodbye` says, and blocks until all are done or its limit
@@ -273,37 +307,27 @@ impl Hub {
 
 const NO_PANIC: &str = "nothing panics between lock and unlock";
 
-/// A call under way. Dropped, it is given up: messages of it that still wait are not sent.
-pub(crate) struct Call<'hub> {
-    hub: &'hub Hub,
+/// A call under way: ready with the last report, or when its time is over. Dropped before, it is given
+/// up: messages of it that still wait are not sent.
+pub(crate) struct Call {
+    hub: Arc<Hub>,
     id: CallId,
     outcome: oneshot::Receiver<Outcome>,
 }
 
-impl Call<'_> {
-    /// Waits for the last report, at most `limit`.
-    pub(crate) async fn complete(mut self, limit: Duration) -> Result<Gathered, Unfinished> {
-        if let Ok(outcome) = timeout(limit, &mut self.outcome).await {
-            return outcome
-                .expect("a call leaves the table with an outcome, or by its own hand")
-                .map_err(Unfinished::ShardGone);
-        }
-        let mut state = self.hub.lock();
-        let GivenUp { missing, gathered } =
-            state.calls.give_up(self.id).expect("no outcome came, so the call is open");
-        let full = (0..).zip(&state.lanes).find(|(_, lane)| lane.holds(self.id));
-        let known = Box::new(gathered);
-        Err(match full {
-            Some((shard, _)) => {
-                Unfinished::InboxFull { shard: ShardId(shard), waited: limit, known }
-            }
-            None => Unfinished::Late { missing, waited: limit, known },
-        })
+impl Future for Call {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let outcome = ready!(Pin::new(&mut self.outcome).poll(cx));
+        Poll::Ready(outcome.expect("a call leaves the table with an outcome, or by its own hand"))
     }
 }
 
-impl Drop for Call<'_> {
+impl Drop for Call {
     fn drop(&mut self) {
-        self.hub.lock().calls.give_up(self.id);
+        if !self.outcome.is_terminated() {
+            self.hub.lock().calls.forget(self.id);
+        }
     }
 }

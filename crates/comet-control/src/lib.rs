@@ -42,6 +42,7 @@ mod metrics;
 mod monitor;
 mod process;
 mod profile;
+mod push_stream;
 mod pushes;
 mod reach;
 mod serve;

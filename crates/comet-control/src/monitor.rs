@@ -125,8 +125,8 @@ impl Monitor {
 
     /// Asks every home for its rooms.
     pub(crate) async fn rooms(&self) -> Result<Rooms, Unfinished> {
-        let call = self.hub.begin_everywhere(|call| Message::Rooms { call })?;
-        Ok(call.complete(ANSWER_TIMEOUT).await?.rooms)
+        let call = self.hub.begin_everywhere(ANSWER_TIMEOUT, |call| Message::Rooms { call })?;
+        Ok(call.await?.rooms)
     }
 }
 

@@ -5,8 +5,11 @@
 //! the order they arrived in.
 
 use std::fmt::Display;
+use std::future::Future;
 use std::num::NonZeroU32;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use comet_core::{Counters, Message, Push, ShardId, home_of_key, home_of_room, home_of_user};
@@ -69,6 +72,14 @@ pub(crate) struct Pushes {
     bounds: Bounds,
 }
 
+/// A push on its way to the shards; ready with its ledger.
+pub(crate) struct UnderWay {
+    /// None where nobody could be meant.
+    call: Option<Call>,
+    /// Beside those that the shards find absent.
+    absent: u64,
+}
+
 impl Pushes {
     pub(crate) fn new(hub: Arc<Hub>, bounds: Bounds) -> Self {
         Self { hub, bounds }
@@ -85,16 +96,7 @@ impl Pushes {
         proto: Option<Proto>,
         operation: i32,
     ) -> Result<Ledger, Status> {
-        self.bounds.check_count("key", keys.len())?;
-        let push = self.push(proto, operation)?;
-        let keys = keys.into_iter().map(String::into_boxed_str);
-        let homes = by_home(keys, self.hub.shards(), |key| home_of_key(key, self.hub.shards()));
-        let call = self.hub.begin(|call| {
-            homes.map(move |(home, keys)| {
-                (home, Message::PushKeys { call, keys, push: push.clone() })
-            })
-        });
-        self.ledger(call).await
+        self.begin_keys(keys, proto, operation)?.await
     }
 
     /// To every session of `users`.
@@ -104,26 +106,7 @@ impl Pushes {
         proto: Option<Proto>,
         operation: i32,
     ) -> Result<Ledger, Status> {
-        self.bounds.check_count("user", users.len())?;
-        let push = self.push(proto, operation)?;
-        let given = users.len();
-        // User 0 is everybody without an id: nobody's home, so nobody to push to.
-        let users: Vec<i64> = users.into_iter().filter(|user| *user != 0).collect();
-        let nobody = (given - users.len()) as u64;
-        if users.is_empty() {
-            return Ok(Ledger { absent: nobody, ..Ledger::default() });
-        }
-        let homes = by_home(users.into_iter(), self.hub.shards(), |user| {
-            home_of_user(*user, self.hub.shards())
-        });
-        let call = self.hub.begin(|call| {
-            homes.map(move |(home, users)| {
-                (home, Message::PushUsers { call, users, push: push.clone() })
-            })
-        });
-        let mut ledger = self.ledger(call).await?;
-        ledger.absent += nobody;
-        Ok(ledger)
+        self.begin_users(users, proto, operation)?.await
     }
 
     /// To the members of `room`.
@@ -132,15 +115,70 @@ impl Pushes {
         room: String,
         proto: Option<Proto>,
     ) -> Result<Ledger, Status> {
+        self.begin_room(room, proto)?.await
+    }
+
+    /// What [`Pushes::to_keys`] does before it waits.
+    pub(crate) fn begin_keys(
+        &self,
+        keys: Vec<String>,
+        proto: Option<Proto>,
+        operation: i32,
+    ) -> Result<UnderWay, Status> {
+        self.bounds.check_count("key", keys.len())?;
+        let push = self.push(proto, operation)?;
+        let keys = keys.into_iter().map(String::into_boxed_str);
+        let homes = by_home(keys, self.hub.shards(), |key| home_of_key(key, self.hub.shards()));
+        let call = self.hub.begin(self.bounds.timeout, |call| {
+            homes.map(move |(home, keys)| {
+                (home, Message::PushKeys { call, keys, push: push.clone() })
+            })
+        })?;
+        Ok(call.into())
+    }
+
+    /// What [`Pushes::to_users`] does before it waits.
+    pub(crate) fn begin_users(
+        &self,
+        users: Vec<i64>,
+        proto: Option<Proto>,
+        operation: i32,
+    ) -> Result<UnderWay, Status> {
+        self.bounds.check_count("user", users.len())?;
+        let push = self.push(proto, operation)?;
+        let given = users.len();
+        // User 0 is everybody without an id: nobody's home, so nobody to push to.
+        let users: Vec<i64> = users.into_iter().filter(|user| *user != 0).collect();
+        let absent = (given - users.len()) as u64;
+        if users.is_empty() {
+            return Ok(UnderWay { call: None, absent });
+        }
+        let homes = by_home(users.into_iter(), self.hub.shards(), |user| {
+            home_of_user(*user, self.hub.shards())
+        });
+        let call = self.hub.begin(self.bounds.timeout, |call| {
+            homes.map(move |(home, users)| {
+                (home, Message::PushUsers { call, users, push: push.clone() })
+            })
+        })?;
+        Ok(UnderWay { call: Some(call), absent })
+    }
+
+    /// What [`Pushes::to_room`] does before it waits.
+    pub(crate) fn begin_room(
+        &self,
+        room: String,
+        proto: Option<Proto>,
+    ) -> Result<UnderWay, Status> {
         if room.is_empty() {
             return Err(invalid("roomID is empty: name the room"));
         }
         let push = self.push(proto, 0)?;
         let home = home_of_room(&room, self.hub.shards());
-        let call = self
-            .hub
-            .begin(|call| [(home, Message::PushRoom { call, room: Arc::from(room), push })]);
-        self.ledger(call).await
+        let call = self.hub.begin(self.bounds.timeout, |call| {
+            [(home, Message::PushRoom { call, room: Arc::from(room), push })]
+        })?;
+        Ok(call.into())
     }
 
     /// To every connection: at once, or `speed` connections a second.
@@ -153,24 +191,22 @@ impl Pushes {
         let speed = pace(speed)?;
         let push = self.push(proto, operation)?;
         let Some(speed) = speed else {
-            let call = self.hub.begin_everywhere(|call| Message::Broadcast {
-                call,
-                push: push.clone(),
-                speed: None,
-            });
-            return self.ledger(call).await;
+            let call = self.hub.begin_everywhere(self.bounds.timeout, |call| {
+                Message::Broadcast { call, push: push.clone(), speed: None }
+            })?;
+            return UnderWay::from(call).await;
         };
         let mut live = vec![0; usize::from(self.hub.shards())];
         for (shard, counters) in snapshots(&self.hub, self.bounds.timeout).await? {
             live[usize::from(shard.0)] = counters.live;
         }
         let shares = shares(speed, &live);
-        let call = self.hub.begin(|call| {
+        let call = self.hub.begin(self.bounds.timeout, |call| {
             (0..).map(ShardId).zip(shares).map(move |(shard, share)| {
                 (shard, Message::Broadcast { call, push: push.clone(), speed: Some(share) })
             })
         });
-        let gathered = call?.complete(self.bounds.timeout).await?;
+        let gathered = call?.await?;
         if gathered.busy > 0 {
             return Err(Status::resource_exhausted(format!(
                 "{} of {} shards have too many paced broadcasts under way; {}",
@@ -184,18 +220,14 @@ impl Pushes {
 
     /// The rooms with someone online, and how many.
     pub(crate) async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
-        let call = self.hub.begin_everywhere(|call| Message::Rooms { call })?;
-        Ok(call.complete(self.bounds.timeout).await?.rooms)
+        let limit = self.bounds.timeout;
+        Ok(self.hub.begin_everywhere(limit, |call| Message::Rooms { call })?.await?.rooms)
     }
 
     /// How many connections are authenticated.
     pub(crate) async fn live(&self) -> Result<u64, Status> {
         let counters = snapshots(&self.hub, self.bounds.timeout).await?;
         Ok(counters.iter().map(|(_, counters)| counters.live).sum())
-    }
-
-    async fn ledger(&self, call: Result<Call<'_>, Unfinished>) -> Result<Ledger, Status> {
-        Ok(call?.complete(self.bounds.timeout).await?.tally.into())
     }
 
     /// Checks and encodes the frame. `operation` is what the accept filter goes by; 0 leaves that to
@@ -217,6 +249,25 @@ impl Pushes {
     }
 }
 
+impl From<Call> for UnderWay {
+    fn from(call: Call) -> Self {
+        Self { call: Some(call), absent: 0 }
+    }
+}
+
+impl Future for UnderWay {
+    type Output = Result<Ledger, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut ledger = match &mut self.call {
+            Some(call) => Ledger::from(ready!(Pin::new(call).poll(cx))?.tally),
+            None => Ledger::default(),
+        };
+        ledger.absent += self.absent;
+        Poll::Ready(Ok(ledger))
+    }
+}
+
 /// Connections a second; 0 is all at once.
 pub(crate) fn pace(speed: i32) -> Result<Option<NonZeroU32>, Status> {
     u32::try_from(speed)
@@ -230,11 +281,11 @@ pub(crate) fn body_too_long(length: impl Display, max: usize) -> Status {
 
 /// The counters of every shard, in their order.
 pub(crate) async fn snapshots(
-    hub: &Hub,
+    hub: &Arc<Hub>,
     limit: Duration,
 ) -> Result<Vec<(ShardId, Box<Counters>)>, Unfinished> {
-    let call = hub.begin_everywhere(|call| Message::Snapshot { call })?;
-    let mut counters = call.complete(limit).await?.counters;
+    let call = hub.begin_everywhere(limit, |call| Message::Snapshot { call })?;
+    let mut counters = call.await?.counters;
     counters.sort_by_key(|(shard, _)| *shard);
     Ok(counters)
 }

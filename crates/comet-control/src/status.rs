@@ -47,8 +47,9 @@ impl From<Tally> for Ledger {
     fn from(tally: Tally) -> Self {
         let dropped = DropReason::ALL
             .iter()
-            .map(|reason| (reason.label().to_owned(), tally.dropped[*reason as usize]))
+            .map(|reason| (reason, tally.dropped[*reason as usize]))
             .filter(|(_, connections)| *connections > 0)
+            .map(|(reason, connections)| (reason.label().to_owned(), connections))
             .collect();
         Self {
             matched: tally.matched,

@@ -52,8 +52,9 @@ impl Logic {
 
     /// How many are online in each room of this server; `None` if a shard did not say.
     async fn count_rooms(&self) -> Option<HashMap<String, i32>> {
-        let call = self.hub.begin_everywhere(|call| Message::Rooms { call }).ok()?;
-        let rooms = call.complete(self.caller.timeout()).await.ok()?.rooms;
+        let limit = self.caller.timeout();
+        let call = self.hub.begin_everywhere(limit, |call| Message::Rooms { call }).ok()?;
+        let rooms = call.await.ok()?.rooms;
         let count = |online| i32::try_from(online).unwrap_or(i32::MAX);
         Some(
             rooms.into_iter().map(|(room, online)| (String::from(&*room), count(online))).collect(),

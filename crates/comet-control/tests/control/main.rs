@@ -14,5 +14,6 @@ mod logic;
 mod logic_away;
 mod overload;
 mod push;
+mod push_stream;
 mod text_format;
 mod white_log;

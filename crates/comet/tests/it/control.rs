@@ -4,9 +4,14 @@ use std::future::Future;
 
 use comet::{App, StartError};
 use comet_client::{Transport, op};
+use comet_control::wire::comet::v1::push_client::PushClient;
+use comet_control::wire::comet::v1::push_stream_reply::answer::Outcome;
+use comet_control::wire::comet::v1::push_stream_req::{Keys, Target, Users};
+use comet_control::wire::comet::v1::{PushStreamReply, PushStreamReq};
 use comet_control::wire::goim::comet::comet_client::CometClient;
-use comet_control::wire::goim::comet::{BroadcastReq, PushMsgReq, RoomsReq};
+use comet_control::wire::goim::comet::{BroadcastReq, Ledger, PushMsgReq, RoomsReq};
 use comet_control::wire::goim::protocol::Proto;
+use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -39,6 +44,55 @@ fn a_running_server_is_healthy() {
         };
         // A task of its own tells gRPC's health what `/healthz` says at once.
         until("gRPC health to follow", || status() == ServingStatus::Serving);
+    }
+}
+
+/// A caller of the stream need not wait for answers: what it pushes to one key or room arrives in order.
+#[test]
+fn a_stream_of_pushes_arrives_in_order() {
+    const PUSHES: u64 = 60;
+    let server = Server::start(&[]);
+    let mut clients = BOTH.map(|transport| server.client(transport, "42"));
+    let targets = [
+        Target::Keys(Keys { keys: vec!["42_1".to_owned(), "42_2".to_owned()] }),
+        Target::Users(Users { users: vec![42] }),
+        Target::RoomId("1".to_owned()),
+        Target::Keys(Keys { keys: vec!["gone".to_owned()] }),
+    ];
+    let pushes = (0..PUSHES).map(|id| {
+        let body = format!("push {id}").into_bytes().into();
+        let proto = Some(Proto { ver: 1, op: 5, seq: 0, body });
+        let target = Some(targets[id as usize % targets.len()].clone());
+        PushStreamReq { id, target, proto, proto_op: 0 }
+    });
+    let answers = over_grpc(&server, async |channel| {
+        let mut client = PushClient::new(channel);
+        let replies = client.push_stream(tokio_stream::iter(pushes.collect::<Vec<_>>())).await;
+        let replies = replies.unwrap().into_inner();
+        let replies: Vec<PushStreamReply> = replies.map(|reply| reply.unwrap()).collect().await;
+        replies.into_iter().flat_map(|reply| reply.answers).collect::<Vec<_>>()
+    });
+    let mut expected: [Vec<Vec<u8>>; 3] = Default::default();
+    for id in 0..PUSHES {
+        if let Some(expected) = expected.get_mut(id as usize % targets.len()) {
+            expected.push(format!("push {id}").into_bytes());
+        }
+    }
+    for (id, answer) in (0..).zip(&answers) {
+        let is_absent = id as usize % targets.len() == 3;
+        let ledger = if is_absent { Ledger { absent: 1, ..queued(0) } } else { queued(2) };
+        assert_eq!((answer.id, &answer.outcome), (id, &Some(Outcome::Ledger(ledger))));
+    }
+    assert_eq!(answers.len() as u64, PUSHES);
+    assert_eq!(server.push(To::All, 5, b"end"), queued(2));
+    for client in &mut clients {
+        let received = received_until(client, b"end");
+        assert_eq!(received.len() as u64, PUSHES / 4 * 3 + 1);
+        for expected in &expected {
+            let of_target: Vec<_> =
+                received.iter().filter(|body| expected.contains(body)).collect();
+            assert!(of_target.into_iter().eq(expected), "{received:?}");
+        }
     }
 }
 
