@@ -60,10 +60,26 @@ impl<T> Sender<T> {
     /// # Errors
     /// Gives the message back when there is no room or nobody to receive it.
     pub fn try_send(&self, message: T) -> Result<(), Returned<T>> {
+        self.post(message)?;
+        self.ring();
+        Ok(())
+    }
+
+    /// Puts `message` into the inbox and leaves a sleeping receiver asleep, until [`Sender::ring`]. Who
+    /// has several messages posts them all first: a receiver on the same CPU, woken by the first, may
+    /// run at once, and sleep again before the second.
+    ///
+    /// # Errors
+    /// Gives the message back when there is no room or nobody to receive it.
+    pub fn post(&self, message: T) -> Result<(), Returned<T>> {
         self.queue.try_send(message).map_err(|refused| match refused {
             TrySendError::Full(message) => Returned::Full(message),
             TrySendError::Disconnected(message) => Returned::Closed(message),
-        })?;
+        })
+    }
+
+    /// Wakes the receiver if it sleeps, for all that was posted before.
+    pub fn ring(&self) {
         // Pairs with the fence in `Inbox::doze`: either we see that it dozes, or it sees the message.
         fence(Ordering::SeqCst);
         if self.bell.asleep.load(Ordering::Relaxed)
@@ -71,7 +87,6 @@ impl<T> Sender<T> {
         {
             self.bell.waker.wake();
         }
-        Ok(())
     }
 
     /// Messages waiting in the inbox now.
@@ -182,6 +197,21 @@ mod tests {
         sender.try_send(2).unwrap();
         sender.try_send(3).unwrap();
         assert_eq!(rings.0.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn what_is_posted_wakes_nobody_before_the_bell() {
+        let rings = Arc::new(Rings::default());
+        let waker: Arc<dyn Wake> = rings.clone();
+        let (sender, inbox) = inbox(8, waker);
+        assert!(inbox.doze());
+        sender.post(1).unwrap();
+        sender.post(2).unwrap();
+        assert_eq!(rings.0.load(Ordering::SeqCst), 0);
+        sender.ring();
+        sender.ring();
+        assert_eq!(rings.0.load(Ordering::SeqCst), 1);
+        assert_eq!((inbox.try_recv(), inbox.try_recv()), (Some(1), Some(2)));
     }
 
     /// The receiver sleeps on a real eventfd whenever it sees an empty inbox; a lost wake-up hangs it.

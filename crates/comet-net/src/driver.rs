@@ -180,24 +180,34 @@ impl<A: Auther> Driver<A> {
 
     fn pass_messages(&mut self) {
         for (peer, sender) in (0..).map(ShardId).zip(&self.peers) {
+            let mut has_posted = false;
             while let Some(message) = self.shard.poll_message(peer) {
                 if let Err(Returned::Full(message) | Returned::Closed(message)) =
-                    sender.try_send(message)
+                    sender.post(message)
                 {
                     self.shard.return_message(peer, message);
                     self.retry = true;
                     break;
                 }
+                has_posted = true;
+            }
+            if has_posted {
+                sender.ring();
             }
         }
+        let mut has_reported = false;
         while let Some(report) = self.shard.poll_report() {
             if let Err(Returned::Full(report) | Returned::Closed(report)) =
-                self.control.try_send(report)
+                self.control.post(report)
             {
                 self.shard.return_report(report);
                 self.retry = true;
                 break;
             }
+            has_reported = true;
+        }
+        if has_reported {
+            self.control.ring();
         }
     }
 
