@@ -111,23 +111,19 @@ impl Hub {
         if calls.under_way() >= CALLS_MAX {
             return Err(Unfinished::TooManyCalls);
         }
+        // It runs later, on this thread, and then finds what follows.
+        self.wake.wake();
         let id = calls.next_id();
         let mut sent = 0;
         for (shard, message) in messages(id) {
-            let lane = &mut lanes[usize::from(shard.0)];
-            lane.send(Some(id), message, |call| call == id || calls.runs(call))
+            lanes[usize::from(shard.0)]
+                .send(Some(id), message, |call| call == id || calls.runs(call))
                 .map_err(|Gone| Unfinished::ShardGone(shard))?;
-            if lane.is_backed_up() {
-                self.wake.wake();
-            }
             sent += 1;
         }
         let now = Instant::now();
         let outcome = calls.open(id, sent, limit, now);
-        if late_at.is_none_or(|at| now + limit < at) {
-            *late_at = Some(now + limit);
-            self.wake.wake();
-        }
+        *late_at = Some(late_at.map_or(now + limit, |at| at.min(now + limit)));
         Ok(Call { hub: Arc::clone(self), id, outcome })
     }
 
@@ -149,22 +145,25 @@ impl Hub {
         if lane.is_full() {
             return;
         }
-        if lane.send(None, message, |call| calls.runs(call)).is_ok() && lane.is_backed_up() {
+        if lane.send(None, message, |call| calls.runs(call)).is_ok() {
             self.wake.wake();
         }
     }
 
-    /// Carries reports to calls, those that no call asked for to `others`, and waiting messages to
-    /// shards, for as long as it is polled.
+    /// Carries reports to calls, those that no call asked for to `others`, and messages to shards, for as
+    /// long as it is polled.
+    ///
+    /// To be polled as a task of its own: whatever begins a call wakes it, so it runs behind all the
+    /// calls that came in at once, and each shard is woken once for all of them.
     pub(crate) async fn run(
-        &self,
-        reports: &Inbox<Report>,
+        self: Arc<Self>,
+        reports: Arc<Inbox<Report>>,
         mut others: impl FnMut(Report),
     ) -> Infallible {
         let mut unasked = Vec::new();
         let mut alarm = pin!(sleep_until(Instant::now().into()));
         loop {
-            let due = self.turn(reports, &mut unasked);
+            let due = self.turn(&reports, &mut unasked);
             // Outside the lock: whoever gets them may have something to say to a shard at once.
             unasked.drain(..).for_each(&mut others);
             if !reports.doze() {
@@ -186,7 +185,7 @@ impl Hub {
         }
     }
 
-    /// Settles a bounded number of reports, flushes the lanes and ends late calls. Says when there is
+    /// Settles a bounded number of reports, flushes the lanes, wakes the shards and ends late calls. Says when there is
     /// something to do again, if no report comes before.
     fn turn(&self, reports: &Inbox<Report>, unasked: &mut Vec<Report>) -> Option<Instant> {
         let mut state = self.lock();
@@ -214,6 +213,7 @@ impl Hub {
                     calls.fail(call, ShardId(shard));
                 }
             }
+            lane.ring();
         }
         let now = Instant::now();
         if late_at.is_some_and(|at| at <= now) {

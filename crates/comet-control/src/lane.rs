@@ -2,9 +2,10 @@
 //! that found it full.
 //!
 //! A message waits behind those before it, so what is put in first arrives first, and putting it in
-//! never waits. It is the caller who waits, for the reports; when it gives up, its message is skipped.
+//! never waits. The shard is woken only by [`Lane::ring`], once for all that was put in. It is the caller who waits, for the reports; when it gives up, its message is skipped.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use comet_core::{CallId, Message};
 use comet_mesh::{Returned, Sender};
@@ -27,12 +28,14 @@ struct Waiting {
 
 pub(crate) struct Lane {
     inbox: Sender<Message>,
+    /// Something is in the inbox that the shard may sleep over.
+    is_silent: bool,
     waiting: VecDeque<Waiting>,
 }
 
 impl Lane {
     pub(crate) fn new(inbox: Sender<Message>) -> Self {
-        Self { inbox, waiting: VecDeque::new() }
+        Self { inbox, is_silent: false, waiting: VecDeque::new() }
     }
 
     /// Puts `message` into the inbox, or behind those that wait for it. `runs` says whether a call
@@ -47,8 +50,11 @@ impl Lane {
             self.waiting.retain(|waiting| waiting.call.is_none_or(&runs));
         }
         let message = if self.waiting.is_empty() {
-            match self.inbox.try_send(message) {
-                Ok(()) => return Ok(()),
+            match self.inbox.post(message) {
+                Ok(()) => {
+                    self.is_silent = true;
+                    return Ok(());
+                }
                 Err(Returned::Full(message)) => message,
                 Err(Returned::Closed(_)) => return Err(Gone),
             }
@@ -66,8 +72,8 @@ impl Lane {
             if !call.is_none_or(&runs) {
                 continue;
             }
-            match self.inbox.try_send(message) {
-                Ok(()) => {}
+            match self.inbox.post(message) {
+                Ok(()) => self.is_silent = true,
                 Err(Returned::Full(message)) => {
                     self.waiting.push_front(Waiting { call, message });
                     break;
@@ -79,6 +85,13 @@ impl Lane {
             }
         }
         Ok(())
+    }
+
+    /// Wakes the shard if it sleeps over what was put in.
+    pub(crate) fn ring(&mut self) {
+        if mem::take(&mut self.is_silent) {
+            self.inbox.ring();
+        }
     }
 
     /// So many messages wait that only those of calls, which are bounded themselves, may join them.

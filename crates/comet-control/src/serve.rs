@@ -99,7 +99,17 @@ impl Servers {
         }
         let names = ["", CometServer::<PushService>::NAME, PushServer::<PushService>::NAME];
         servers.spawn(report_health(reporter, names, phase.clone()));
+        let reports = Arc::new(reports);
+        let carrying = hub.run(Arc::clone(&reports), {
+            let logic = logic.clone();
+            move |report| match (&logic, report) {
+                (Some(logic), report) => logic.take(report),
+                (None, report) => unreachable!("there is no logic to ask: {report:?}"),
+            }
+        });
         Ok(async move {
+            let mut carrier = JoinSet::new();
+            carrier.spawn(carrying);
             let _tending = logic.as_ref().map(Logic::start);
             let logic_heard = async {
                 let Some(logic) = &logic else { return };
@@ -114,12 +124,8 @@ impl Servers {
                 // Who still holds a stream open after the grace is cut off with the runtime.
                 let _ = join!(timeout(STOP_GRACE, servers.join_all()), logic_heard);
             };
-            let unasked = |report| match (&logic, report) {
-                (Some(logic), report) => logic.take(report),
-                (None, report) => unreachable!("there is no logic to ask: {report:?}"),
-            };
             tokio::select! {
-                never = hub.run(&reports, unasked) => match never {},
+                Some(ended) = carrier.join_next() => match ended.expect("the hub does not panic") {},
                 () = ended => {}
             }
         })
