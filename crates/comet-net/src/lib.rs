@@ -26,4 +26,4 @@ pub use self::core::{Core, CoreSettings, Listener, Ports, StartError};
 pub use certificates::{Tls, TlsError, TlsOptions, TlsVersion};
 pub use front::ProxyFrom;
 pub use listen::{Attempt, Keepalive, ListenError, ListenOptions, bind};
-pub use probe::{ProbeError, fit_ring, probe};
+pub use probe::{ProbeError, fit_ring, probe, reserve_descriptors};

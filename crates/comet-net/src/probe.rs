@@ -16,6 +16,9 @@ const ENTRIES_MIN: u32 = 256;
 /// Descriptors beside the connections: listeners, rings, control's sockets, files.
 const DESCRIPTORS_BESIDE: u64 = 256;
 
+/// Entries the table of descriptors is made for at start at most: 8 MiB of the kernel's memory.
+const RESERVED_MAX: u64 = 1 << 20;
+
 /// What is missing, and what to change.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ProbeError(String);
@@ -40,6 +43,19 @@ pub fn probe() -> Result<u64, ProbeError> {
     }
     check_memlock(raise(Resource::Memlock))?;
     Ok(raise(Resource::Nofile).unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_BESIDE))
+}
+
+/// Has the kernel make room in the table of descriptors for `connections`, and says whether it did. Call
+/// it after [`probe`] and before threads are started: in a process with threads the kernel waits for an
+/// RCU grace period each time the table doubles (`expand_fdtable` in fs/file.c), 8 to 26 ms in which the
+/// core that accepts does nothing else.
+pub fn reserve_descriptors(connections: u64) -> bool {
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let wanted = connections.saturating_add(DESCRIPTORS_BESIDE).min(RESERVED_MAX).min(allowed);
+    // The table never shrinks: a descriptor at its end need not stay.
+    let last = i32::try_from(wanted.saturating_sub(1)).expect("bounded above");
+    let any = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
+    any.and_then(|any| rustix::io::fcntl_dupfd_cloexec(any, last)).is_ok()
 }
 
 /// The largest ring, `entries` at most, with which `cores` cores stay within the locked memory this
@@ -148,6 +164,19 @@ mod tests {
         // Too little for the smallest: the start says what to raise.
         assert_eq!(fit(4096, 8 * mib / 400), 256);
         assert_eq!(fit(64, 8 * mib / 400), 64);
+    }
+
+    #[test]
+    fn the_table_of_descriptors_is_made_at_once() {
+        probe().unwrap();
+        let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let wanted = 2000.min(allowed - DESCRIPTORS_BESIDE);
+        assert!(reserve_descriptors(wanted));
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+        assert!(size.trim().parse::<u64>().unwrap() >= wanted, "{size}");
+        // More than is allowed is cut to what is.
+        assert!(reserve_descriptors(u64::MAX - DESCRIPTORS_BESIDE));
     }
 
     #[test]

@@ -77,6 +77,9 @@ impl App {
         let shards =
             u16::try_from(count).expect("the configuration names no more CPUs than there are");
         let limits = Arc::new(limits(config, open_files));
+        if !comet_net::reserve_descriptors(u64::from(shards) * u64::from(limits.connections)) {
+            log::debug!("the table of descriptors grows while connections come");
+        }
         let ring_entries = comet_net::fit_ring(config.limits.ring_entries, count);
         if ring_entries < config.limits.ring_entries {
             log::warn!(
