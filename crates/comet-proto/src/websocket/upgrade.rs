@@ -2,15 +2,17 @@
 
 use std::error::Error;
 use std::fmt;
+use std::mem::MaybeUninit;
 
-use tungstenite::error::{Error as HandshakeError, ProtocolError};
-use tungstenite::handshake::machine::TryParse;
-use tungstenite::handshake::server::{Request, create_response};
-use tungstenite::http::HeaderValue;
+use httparse::Header;
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::http::Uri;
 
 /// The version of RFC 6455, and the only one spoken.
 const VERSION: &str = "13";
 const VERSION_HEADER: &str = "Sec-WebSocket-Version";
+/// Header lines of a request at most.
+const HEADERS_MAX: usize = 124;
 
 /// An upgrade that was understood.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -108,32 +110,102 @@ pub fn upgrade(input: &[u8], path: &str, head_max: usize) -> Result<Option<Upgra
     let Some(head) = head(input, head_max)? else {
         return Ok(None);
     };
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = request.parse_with_uninit_headers(head, &mut headers).map_err(fault)?;
     // A head with its blank line that still parses as incomplete began with one.
-    let parsed = Request::try_parse(head).map_err(fault)?;
-    let (consumed, mut request) = parsed.ok_or(UpgradeFault::Malformed)?;
-    if request.uri().path() != path {
+    let (httparse::Status::Complete(consumed), Some(method), Some(target), Some(minor)) =
+        (parsed, request.method, request.path, request.version)
+    else {
+        return Err(UpgradeFault::Malformed);
+    };
+    if method != "GET" {
+        return Err(UpgradeFault::Method);
+    }
+    if minor < 1 {
+        return Err(UpgradeFault::Malformed);
+    }
+    if !names(target, path)? {
         return Err(UpgradeFault::Path);
     }
+    let Fields { connection, upgrade, key, version, cookie, origin } = fields(request.headers);
+    let is_wanted = |value: &[u8]| value.eq_ignore_ascii_case(b"websocket");
+    if !connection.is_some_and(lists_upgrade) {
+        return Err(UpgradeFault::MissingHeader("Connection"));
+    }
+    if !upgrade.is_some_and(is_wanted) {
+        return Err(UpgradeFault::MissingHeader("Upgrade"));
+    }
+    let Some(key) = key.filter(|key| is_key(key)) else {
+        return Err(UpgradeFault::MissingHeader("Sec-WebSocket-Key"));
+    };
     // The version is judged last, of a request that is otherwise an upgrade.
-    let version = request.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
-    let accepted = create_response(&request).map_err(fault)?;
     match version {
         None => return Err(UpgradeFault::MissingHeader(VERSION_HEADER)),
-        Some(version) if version != VERSION => return Err(UpgradeFault::Version),
+        Some(version) if version != VERSION.as_bytes() => return Err(UpgradeFault::Version),
         Some(_) => {}
     }
-    let accept = accepted.headers()["Sec-WebSocket-Accept"].to_str();
-    let accept = accept.expect("base64 is ASCII");
-    let response = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {accept}\r\n\r\n"
-    );
-    Ok(Some(Upgrade {
-        response: response.into_bytes(),
-        consumed,
-        cookie: text(&request, "Cookie"),
-        origin: text(&request, "Origin"),
-    }))
+    let accept = derive_accept_key(key);
+    let response = [SWITCHING, accept.as_bytes(), b"\r\n\r\n"].concat();
+    Ok(Some(Upgrade { response, consumed, cookie: cookie.map(text), origin: origin.map(text) }))
+}
+
+/// The answer to an upgrade, up to what is derived from the key.
+const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Accept: ";
+
+/// What matters of the headers; of one that stands there twice, the first.
+#[derive(Default)]
+struct Fields<'a> {
+    connection: Option<&'a [u8]>,
+    upgrade: Option<&'a [u8]>,
+    key: Option<&'a [u8]>,
+    version: Option<&'a [u8]>,
+    cookie: Option<&'a [u8]>,
+    origin: Option<&'a [u8]>,
+}
+
+fn fields<'a>(headers: &[Header<'a>]) -> Fields<'a> {
+    let mut fields = Fields::default();
+    for Header { name, value } in headers {
+        let field = match name.len() {
+            6 if name.eq_ignore_ascii_case("Cookie") => &mut fields.cookie,
+            6 if name.eq_ignore_ascii_case("Origin") => &mut fields.origin,
+            7 if name.eq_ignore_ascii_case("Upgrade") => &mut fields.upgrade,
+            10 if name.eq_ignore_ascii_case("Connection") => &mut fields.connection,
+            17 if name.eq_ignore_ascii_case("Sec-WebSocket-Key") => &mut fields.key,
+            21 if name.eq_ignore_ascii_case(VERSION_HEADER) => &mut fields.version,
+            _ => continue,
+        };
+        field.get_or_insert(value);
+    }
+    fields
+}
+
+/// Whether the request's target is `path`, with a query or without; a proxy's clients write it with the
+/// host before it (RFC 9112 3.2.2).
+fn names(target: &str, path: &str) -> Result<bool, UpgradeFault> {
+    match target.strip_prefix(path) {
+        Some(rest) if rest.is_empty() || rest.starts_with('?') => Ok(true),
+        _ => match target.parse::<Uri>() {
+            Ok(uri) => Ok(uri.path() == path),
+            Err(_) => Err(UpgradeFault::Malformed),
+        },
+    }
+}
+
+/// `Connection` is a list, and has `Upgrade` in it.
+fn lists_upgrade(value: &[u8]) -> bool {
+    value
+        .split(|byte| matches!(byte, b' ' | b',' | b'\t'))
+        .any(|item| item.eq_ignore_ascii_case(b"Upgrade"))
+}
+
+/// Sixteen bytes in base64 (RFC 6455 4.2.1): the last digit before the padding holds two bits of them.
+fn is_key(key: &[u8]) -> bool {
+    let Some((digits, b"==")) = key.split_at_checked(22) else { return false };
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    digits.iter().all(is_digit) && matches!(digits[21], b'A' | b'Q' | b'g' | b'w')
 }
 
 /// The request up to and with its blank line, once that is there.
@@ -153,25 +225,13 @@ fn head(input: &[u8], head_max: usize) -> Result<Option<&[u8]>, UpgradeFault> {
     }
 }
 
-fn text(request: &Request, header: &str) -> Option<Box<str>> {
-    let value = request.headers().get(header)?;
-    Some(String::from_utf8_lossy(value.as_bytes()).into())
+fn text(value: &[u8]) -> Box<str> {
+    String::from_utf8_lossy(value).into()
 }
 
-fn fault(error: HandshakeError) -> UpgradeFault {
+fn fault(error: httparse::Error) -> UpgradeFault {
     match error {
-        HandshakeError::Capacity(_) => UpgradeFault::HeadTooLarge,
-        HandshakeError::Protocol(error) => match error {
-            ProtocolError::WrongHttpMethod => UpgradeFault::Method,
-            ProtocolError::MissingConnectionUpgradeHeader => {
-                UpgradeFault::MissingHeader("Connection")
-            }
-            ProtocolError::MissingUpgradeWebSocketHeader => UpgradeFault::MissingHeader("Upgrade"),
-            ProtocolError::MissingSecWebSocketKey | ProtocolError::InvalidSecWebSocketKey => {
-                UpgradeFault::MissingHeader("Sec-WebSocket-Key")
-            }
-            _ => UpgradeFault::Malformed,
-        },
+        httparse::Error::TooManyHeaders => UpgradeFault::HeadTooLarge,
         _ => UpgradeFault::Malformed,
     }
 }
