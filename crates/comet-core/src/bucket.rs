@@ -3,22 +3,23 @@
 use std::borrow::Borrow;
 use std::hash::Hash;
 
-use ahash::{AHashMap, RandomState};
+use ahash::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::{Entry, OccupiedEntry};
 
 pub(crate) struct Buckets<K, V> {
-    buckets: Box<[AHashMap<K, V>]>,
-    /// Picks the bucket; each map hashes with keys of its own.
-    pick: RandomState,
+    buckets: Box<[HashTable<(K, V)>]>,
+    /// One hash for both: the bucket and the place in it.
+    hasher: RandomState,
 }
 
 impl<K: Hash + Eq, V> Buckets<K, V> {
     /// `count` is a power of two; `seed` keeps hostile keys from aiming at one bucket.
     pub(crate) fn new(count: usize, seed: u64) -> Self {
         assert!(count.is_power_of_two(), "the number of buckets is a power of two");
-        let inside = RandomState::with_seeds(seed, !seed, seed.rotate_left(17), 0x5bd1_e995);
         Self {
-            buckets: (0..count).map(|_| AHashMap::with_hasher(inside.clone())).collect(),
-            pick: RandomState::with_seeds(seed.rotate_left(32), seed, 0x27d4_eb2f, !seed),
+            buckets: (0..count).map(|_| HashTable::new()).collect(),
+            hasher: RandomState::with_seeds(seed.rotate_left(32), seed, 0x27d4_eb2f, !seed),
         }
     }
 
@@ -26,41 +27,71 @@ impl<K: Hash + Eq, V> Buckets<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.buckets[self.index(key)].get(key)
+        let (bucket, hash) = self.place(key);
+        self.buckets[bucket].find(hash, |(known, _)| known.borrow() == key).map(|(_, value)| value)
     }
 
     pub(crate) fn get_mut<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
     {
-        let index = self.index(key);
-        self.buckets[index].get_mut(key)
+        let (bucket, hash) = self.place(key);
+        let found = self.buckets[bucket].find_mut(hash, |(known, _)| known.borrow() == key);
+        found.map(|(_, value)| value)
+    }
+
+    /// Where `key` is or belongs, found once for looking and inserting.
+    pub(crate) fn entry<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Entry<'_, (K, V)>
+    where
+        K: Borrow<Q>,
+    {
+        let (bucket, hash) = self.place(key);
+        let Self { buckets, hasher } = self;
+        let is_it = |(known, _): &(K, V)| known.borrow() == key;
+        buckets[bucket].entry(hash, is_it, |(known, _)| hasher.hash_one(known))
+    }
+
+    /// Where `key` is, found once for looking and removing.
+    pub(crate) fn find<Q: Hash + Eq + ?Sized>(
+        &mut self,
+        key: &Q,
+    ) -> Option<OccupiedEntry<'_, (K, V)>>
+    where
+        K: Borrow<Q>,
+    {
+        let (bucket, hash) = self.place(key);
+        self.buckets[bucket].find_entry(hash, |(known, _)| known.borrow() == key).ok()
     }
 
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
-        let index = self.index(&key);
-        self.buckets[index].insert(key, value)
+        match self.entry(&key) {
+            Entry::Occupied(known) => Some(std::mem::replace(&mut known.into_mut().1, value)),
+            Entry::Vacant(free) => {
+                free.insert((key, value));
+                None
+            }
+        }
     }
 
     pub(crate) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
     {
-        let index = self.index(key);
-        self.buckets[index].remove(key)
+        self.find(key).map(|known| known.remove().0.1)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.buckets.iter().map(|map| map.len()).sum()
+        self.buckets.iter().map(HashTable::len).sum()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.buckets.iter().flatten()
+        self.buckets.iter().flatten().map(|(key, value)| (key, value))
     }
 
-    fn index<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
+    fn place<Q: Hash + ?Sized>(&self, key: &Q) -> (usize, u64) {
+        let hash = self.hasher.hash_one(key);
         // hashbrown takes its group from the low bits and its tag from the top seven.
-        (self.pick.hash_one(key) >> 32) as usize & (self.buckets.len() - 1)
+        ((hash >> 32) as usize & (self.buckets.len() - 1), hash)
     }
 }
 

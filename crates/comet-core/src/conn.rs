@@ -59,6 +59,7 @@ pub(crate) enum Life {
 /// What is known between logic's answer and the homes' answer.
 pub(crate) struct Registering {
     pub(crate) sequence: i32,
+    /// Without its key, which is with the homes.
     pub(crate) identity: Identity,
 }
 

@@ -30,6 +30,10 @@ impl<K: Hash + Eq + Clone, V> Departed<K, V> {
     where
         K: Borrow<Q>,
     {
+        // Nobody left lately: the usual case.
+        if self.order.is_empty() {
+            return None;
+        }
         self.known.remove(key).map(|(_, value)| value)
     }
 

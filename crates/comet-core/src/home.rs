@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ahash::{AHashMap, RandomState};
+use hashbrown::hash_table::Entry;
 
 use crate::bucket::Buckets;
 use crate::departed::Departed;
@@ -91,10 +92,13 @@ impl Home {
             self.anonymous = self.anonymous.wrapping_add(1);
             return seq;
         }
-        let Some(known) = self.users.get_mut(&user) else {
-            let last = self.users_left.take(&user).unwrap_or(0).wrapping_add(1);
-            self.users.insert(user, User { last, sessions: Sessions::One(last, conn) });
-            return last;
+        let (_, known) = match self.users.entry(&user) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(free) => {
+                let last = self.users_left.take(&user).unwrap_or(0).wrapping_add(1);
+                free.insert((user, User { last, sessions: Sessions::One(last, conn) }));
+                return last;
+            }
         };
         known.last = known.last.wrapping_add(1);
         let seq = known.last;
@@ -112,8 +116,8 @@ impl Home {
     /// Ends a session, if `conn` still holds it. `Some`: the user's last one, with the number to go on
     /// from.
     pub(crate) fn end_session(&mut self, user: i64, seq: i32, conn: ConnId) -> Option<i32> {
-        let known = self.users.get_mut(&user)?;
-        let is_last = match &mut known.sessions {
+        let mut entry = self.users.find(&user)?;
+        let is_last = match &mut entry.get_mut().1.sessions {
             Sessions::One(held, owner) => (*held, *owner) == (seq, conn),
             Sessions::Many(sessions) => {
                 if sessions.get(&seq) == Some(&conn) {
@@ -122,7 +126,7 @@ impl Home {
                 sessions.is_empty()
             }
         };
-        if is_last { self.users.remove(&user).map(|known| known.last) } else { None }
+        is_last.then(|| entry.remove().0.1.last)
     }
 
     /// `user` left at `now`; the next session counts on from `last` for as long as that is remembered.
@@ -166,20 +170,28 @@ impl Home {
 
     /// Makes `conn` the owner of `key`; returns the owner it replaces.
     pub(crate) fn claim(&mut self, key: &str, conn: ConnId) -> Option<ConnId> {
-        match self.keys.get_mut(key) {
-            Some(owner) => Some(std::mem::replace(owner, conn)).filter(|&former| former != conn),
-            None => self.keys.insert(key.into(), conn),
+        match self.keys.entry(key) {
+            Entry::Occupied(known) => {
+                let former = std::mem::replace(&mut known.into_mut().1, conn);
+                Some(former).filter(|&former| former != conn)
+            }
+            Entry::Vacant(free) => {
+                free.insert((key.into(), conn));
+                None
+            }
         }
     }
 
     /// Frees `key` if `conn` still owns it, and says whether: the late farewell of a replaced owner
     /// changes nothing.
     pub(crate) fn release(&mut self, key: &str, conn: ConnId) -> bool {
-        let is_owner = self.keys.get(key) == Some(&conn);
-        if is_owner {
-            self.keys.remove(key);
+        match self.keys.find(key) {
+            Some(known) if known.get().1 == conn => {
+                known.remove();
+                true
+            }
+            _ => false,
         }
-        is_owner
     }
 
     pub(crate) fn owner(&self, key: &str) -> Option<ConnId> {

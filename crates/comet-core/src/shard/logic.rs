@@ -61,7 +61,7 @@ impl Shard {
         let Life::Identifying { sequence } = self.conns[slot].life else {
             return self.decline(answer);
         };
-        let identity = match answer {
+        let mut identity = match answer {
             Ok(identity) => identity,
             Err(Denied { reason, sentence, retry_after_ms }) => {
                 debug_assert!(matches!(
@@ -78,7 +78,7 @@ impl Shard {
         let entry = &mut self.conns[slot];
         entry.user = identity.user;
         entry.heartbeat_ms = identity.heartbeat_ms.unwrap_or(0);
-        let (user, key) = (identity.user, identity.key.clone());
+        let (user, key) = (identity.user, identity.key.take());
         entry.life = Life::Registering(Box::new(Registering { sequence, identity }));
         self.route(self.home_of_user(user), Message::Register { conn, user, key });
     }
