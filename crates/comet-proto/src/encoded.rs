@@ -69,6 +69,12 @@ impl Encoded {
         Self::new(bytes, 0)
     }
 
+    /// Whether this is `frame`, which is no batch.
+    #[must_use]
+    pub fn is_frame(&self, frame: &Frame<'_>) -> bool {
+        self.for_tcp().strip_prefix(&frame.header()) == Some(frame.body)
+    }
+
     /// What goes to a TCP connection; may be empty.
     #[must_use]
     pub fn for_tcp(&self) -> &[u8] {

@@ -13,22 +13,23 @@ mod ending;
 mod input;
 mod inspect;
 mod logic;
+mod reply;
 mod socket;
 mod white;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use comet_proto::{Encoded, Frame};
+use comet_proto::Encoded;
 
 use crate::chance::Chance;
-use crate::conn::{Conn, Life};
+use crate::conn::Conn;
 use crate::home::Home;
 use crate::ids::{CallId, ConnId, Millis, ShardId};
 use crate::ledger::{CloseReason, Counters};
 use crate::limits::{Limits, PACE_MS, ROOM_COUNT_MS, TICK_MS};
 use crate::message::{AuthRequest, Message, Report};
-use crate::outbox::Chains;
+use crate::outbox::{Chains, Item};
 use crate::room::Rooms;
 use crate::slab::Slab;
 use crate::wheel::{Tick, Wheel};
@@ -94,6 +95,8 @@ pub struct Shard {
     /// Messages to this shard itself, carried out before a `handle_*` returns.
     local: VecDeque<Message>,
     outgoing: Box<[Outgoing]>,
+    /// The last reply of this turn: who comes next often gets the same, and then shares it.
+    replied: Option<(Encoded, Item)>,
     reports: VecDeque<Report>,
     events: VecDeque<ClosedEvent>,
     paced: VecDeque<Paced>,
@@ -146,6 +149,7 @@ impl Shard {
             auths: VecDeque::new(),
             local: VecDeque::new(),
             outgoing: (0..settings.shards).map(|_| Outgoing::default()).collect(),
+            replied: None,
             reports: VecDeque::new(),
             events: VecDeque::new(),
             paced: VecDeque::new(),
@@ -193,6 +197,7 @@ impl Shard {
     pub fn handle_time(&mut self, now: Millis) {
         debug_assert!(now >= self.now);
         self.now = now;
+        self.replied = None;
         if now >= self.next_pace {
             self.next_pace = now.after(PACE_MS);
             self.pace();
@@ -336,32 +341,6 @@ impl Shard {
         if !entry.is_ready {
             entry.is_ready = true;
             self.ready.push_back(slot);
-        }
-    }
-
-    fn reply(&mut self, slot: u32, operation: i32, sequence: i32, body: &[u8]) {
-        let frame = Frame { version: 1, operation, sequence, body };
-        self.reply_with(slot, Encoded::frame(&frame));
-    }
-
-    /// Queues a reply, which has room of its own beside the pushes.
-    fn reply_with(&mut self, slot: u32, frame: Encoded) {
-        let entry = &mut self.conns[slot];
-        if matches!(entry.life, Life::Closed | Life::Lingering)
-            || entry.transport.bytes(&frame).is_empty()
-        {
-            return;
-        }
-        self.bytes_queued += entry.transport.bytes(&frame).len() as u64;
-        let item = self.chains.item(frame, false);
-        self.chains.append(&mut entry.outbox, &item);
-        let replies = self.chains.load(&entry.outbox, entry.transport).replies;
-        let is_sending = entry.outbox.is_sending();
-        if !is_sending {
-            self.mark_ready(slot);
-        }
-        if replies > u32::from(self.limits.cli_proto) {
-            self.close(slot, CloseReason::ReplyOverflow, "");
         }
     }
 

@@ -129,6 +129,18 @@ fn a_close_reason_is_cut_between_characters() {
 }
 
 #[test]
+fn an_encoded_frame_is_told_from_others() {
+    let frame = Frame { version: 1, operation: 8, sequence: 7, body: b"body" };
+    let encoded = Encoded::frame(&frame);
+    assert!(encoded.is_frame(&frame));
+    assert!(!encoded.is_frame(&Frame { sequence: 8, ..frame }));
+    assert!(!encoded.is_frame(&Frame { operation: 3, ..frame }));
+    assert!(!encoded.is_frame(&Frame { body: b"bodies", ..frame }));
+    assert!(!encoded.is_frame(&Frame { body: b"bod", ..frame }));
+    assert!(!Encoded::close(1000, "").is_frame(&frame));
+}
+
+#[test]
 fn verbatim_bytes_are_the_same_on_both() {
     let encoded = Encoded::verbatim(b"HTTP/1.1 404 Not Found\r\n\r\n");
     assert_eq!(encoded.for_tcp(), b"HTTP/1.1 404 Not Found\r\n\r\n");
