@@ -3,9 +3,10 @@
 //! The frames a connection has pending form a *chain*: the last frame, and the chain before it.
 //! Chains live in one store per shard and are shared: when a room of a thousand idle members gets a
 //! push, all thousand outboxes name the same one-frame chain; the next push takes all of them to the
-//! same two-frame chain. So a push costs each member one comparison and two counts, its bytes are
-//! shared by all, and where frames are joined into one buffer for sending, that buffer is built once
-//! for everybody who has the same frames pending.
+//! same two-frame chain. So a push costs each member one comparison, and the chains' reference counts
+//! one addition for a whole run of members that are alike; its bytes are shared by all, and where
+//! frames are joined into one buffer for sending, that buffer is built once for everybody who has the
+//! same frames pending.
 //!
 //! Reference counts here are plain integers of one shard. The bytes of a chain stay where they are
 //! for as long as an outbox has it in flight: the kernel reads them.
@@ -47,6 +48,36 @@ pub(crate) struct Item {
     frame: Encoded,
     /// Counted in the ledger; otherwise a reply.
     is_push: bool,
+}
+
+/// What the outboxes of a walk are like, as long as one after the other is like the one before it.
+#[derive(Clone, Copy)]
+pub(crate) struct Alike {
+    pending: u32,
+    in_flight: u32,
+    /// What such an outbox has pending once it got the walk's frame.
+    lengthened: u32,
+    /// Outboxes that got it and are not in the chains' reference counts yet.
+    uncounted: u32,
+}
+
+impl Alike {
+    /// Like no outbox.
+    pub(crate) const NONE: Self =
+        Self { pending: NONE, in_flight: NONE, lengthened: NONE, uncounted: 0 };
+
+    /// Gives `outbox` the walk's frame if it is like the one before it.
+    #[inline]
+    pub(crate) fn append(&mut self, outbox: &mut Outbox) -> bool {
+        let is_alike = outbox.pending == self.pending
+            && outbox.in_flight == self.in_flight
+            && self.lengthened != NONE;
+        if is_alike {
+            outbox.pending = self.lengthened;
+            self.uncounted += 1;
+        }
+        is_alike
+    }
 }
 
 /// A chain: `frame` after everything in `before`. Totals are over the whole chain.
@@ -138,6 +169,28 @@ impl Chains {
         } else {
             self.lengthen(before, item)
         };
+    }
+
+    /// As [`Chains::append`]; `alike` is what outboxes after it are compared with.
+    pub(crate) fn append_as(&mut self, alike: &mut Alike, outbox: &mut Outbox, item: &Item) {
+        debug_assert_eq!(alike.uncounted, 0, "counted before anything else happens to chains");
+        let Outbox { pending, in_flight, .. } = *outbox;
+        self.append(outbox, item);
+        *alike = Alike { pending, in_flight, lengthened: outbox.pending, uncounted: 0 };
+    }
+
+    /// Counts the outboxes that [`Alike::append`] took from one chain to another. Until then their chains
+    /// have references to spare, and the longer one too few: nothing else may happen to it.
+    pub(crate) fn count(&mut self, alike: &mut Alike) {
+        let moved = std::mem::take(&mut alike.uncounted);
+        if moved == 0 {
+            return;
+        }
+        self.chains[alike.lengthened].references += moved;
+        if alike.pending != NONE {
+            // Not the last ones: the longer chain has a reference of its own.
+            self.chains[alike.pending].references -= moved;
+        }
     }
 
     /// Makes the chain `before` + `item`; takes over the caller's reference to `before`.

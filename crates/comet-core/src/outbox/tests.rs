@@ -63,11 +63,18 @@ proptest! {
                     let body = vec![sequence as u8; len];
                     let frame = Frame { version: 1, operation: 5, sequence, body: &body };
                     let item = chains.item(Encoded::frame(&frame), is_push);
+                    let mut alike = [Alike::NONE; 2];
                     for outbox in (0..8).filter(|outbox| mask & (1 << outbox) != 0) {
-                        chains.append(&mut outboxes[outbox], &item);
+                        let of_this = transport(outbox) as usize;
+                        if !alike[of_this].append(&mut outboxes[outbox]) {
+                            alike.iter_mut().for_each(|alike| chains.count(alike));
+                            let (alike, mine) = (&mut alike[of_this], &mut outboxes[outbox]);
+                            chains.append_as(alike, mine, &item);
+                        }
                         let bytes = transport(outbox).bytes(&item.frame).to_vec();
                         models[outbox].pending.push_back((bytes, is_push));
                     }
+                    alike.iter_mut().for_each(|alike| chains.count(alike));
                 }
                 Step::Send { outbox, bytes } => {
                     let (mine, model) = (&mut outboxes[outbox], &mut models[outbox]);

@@ -3,12 +3,11 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::conn::Conn;
 use crate::ids::{CallId, ConnId, Millis, ShardId, home_of_room};
 use crate::ledger::{CloseReason, DropReason, Tally};
 use crate::limits::{PACED_MAX, SlowConsumer};
 use crate::message::{Message, Push, Report};
-use crate::outbox::Item;
+use crate::outbox::{Alike, Item};
 
 use super::Shard;
 
@@ -208,11 +207,13 @@ impl Shard {
             operation: push.operation,
             filter,
             bytes: [push.frame.for_tcp().len() as u32, push.frame.for_websocket().len() as u32],
+            alike: [Alike::NONE; 2],
             queued: [0, 0],
             tally: Tally::default(),
             slow: Vec::new(),
         };
         visit(self, &mut delivery);
+        delivery.count(self);
         let Delivery { queued, bytes, mut tally, slow, .. } = delivery;
         for (queued, bytes) in queued.into_iter().zip(bytes) {
             tally.matched += queued;
@@ -234,6 +235,8 @@ struct Delivery {
     filter: Filter,
     /// Of the frame, on each transport.
     bytes: [u32; 2],
+    /// What the last outbox was like, on each transport.
+    alike: [Alike; 2],
     /// Outboxes that took it, by transport.
     queued: [u64; 2],
     /// What became of the rest.
@@ -251,19 +254,47 @@ impl Delivery {
         if self.filter == Filter::On && !entry.accepts.contains(self.operation) {
             return self.tally.drop_as(DropReason::Filtered, 1);
         }
+        let transport = entry.transport as usize;
+        // Members of a room mostly have the same frames pending: what a look at the chains said of the
+        // one before holds for this one.
+        if !self.alike[transport].append(&mut entry.outbox) && !self.append(shard, slot) {
+            return self.tally.drop_as(DropReason::OutboxFull, 1);
+        }
+        self.queued[transport] += 1;
+        let entry = &mut shard.conns[slot];
+        if !entry.is_ready && !entry.outbox.is_sending() {
+            entry.is_ready = true;
+            shard.ready.push_back(slot);
+        }
+    }
+
+    /// `false`: the outbox is full.
+    fn append(&mut self, shard: &mut Shard, slot: u32) -> bool {
+        self.count(shard);
+        let entry = &mut shard.conns[slot];
         let load = shard.chains.load(&entry.outbox, entry.transport);
         let bytes = self.bytes[entry.transport as usize];
         let is_full = load.pushes >= u32::from(shard.limits.svr_proto)
             || load.bytes.saturating_add(bytes) > shard.limits.outbox_bytes;
         if is_full && !self.make_room(shard, slot) {
-            return self.tally.drop_as(DropReason::OutboxFull, 1);
+            return false;
         }
-        let entry: &mut Conn = &mut shard.conns[slot];
-        self.queued[entry.transport as usize] += 1;
-        shard.chains.append(&mut entry.outbox, &self.item);
-        if !entry.is_ready && !entry.outbox.is_sending() {
-            entry.is_ready = true;
-            shard.ready.push_back(slot);
+        let entry = &mut shard.conns[slot];
+        let alike = &mut self.alike[entry.transport as usize];
+        if is_full {
+            // Room was made in this one alone.
+            *alike = Alike::NONE;
+            shard.chains.append(&mut entry.outbox, &self.item);
+        } else {
+            shard.chains.append_as(alike, &mut entry.outbox, &self.item);
+        }
+        true
+    }
+
+    /// Settles the chains' reference counts: before anything but a look is done with them.
+    fn count(&mut self, shard: &mut Shard) {
+        for alike in &mut self.alike {
+            shard.chains.count(alike);
         }
     }
 
