@@ -63,7 +63,7 @@ impl Default for Limits {
             body_max: 4096,
             head_max: 8192,
             path: "/sub".into(),
-            svr_proto: 80,
+            svr_proto: 512,
             outbox_bytes: 2 << 20,
             cli_proto: 256,
             slow_consumer: SlowConsumer::DropNewest,

@@ -64,7 +64,7 @@ impl Config {
                 heartbeat: Duration::from_secs(300),
                 linger: Duration::from_secs(2),
                 body_max: 4 << 10,
-                svr_proto: 80,
+                svr_proto: 512,
                 outbox_bytes: 2 << 20,
                 cli_proto: 256,
                 slow_consumer: SlowConsumer::DropNewest,
