@@ -95,8 +95,9 @@ pub const ACCEPTS_MAX: usize = 64;
 pub const HELD_MAX: usize = 64 << 10;
 /// Paced broadcasts under way on one shard; one more is refused as busy.
 pub const PACED_MAX: usize = 64;
-/// Frames of one outbox are joined into one buffer up to this size; longer runs go frame by frame.
-pub const JOIN_MAX: usize = 64 << 10;
+/// Frames of one outbox are joined into one buffer up to this size; longer runs go frame by frame. What a
+/// turn leaves in an outbox has to fit while its frames are small: 256 pushes of 1 KiB do.
+pub const JOIN_MAX: usize = 256 << 10;
 /// Bytes of such buffers on one shard; beyond it frames go one by one, as they are.
 pub const JOINED_BYTES_MAX: usize = 64 << 20;
 /// Longest sentence of logic that is handed on to a client, bytes; a longer one is cut.

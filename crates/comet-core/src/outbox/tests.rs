@@ -29,7 +29,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        5 => (any::<u8>(), prop_oneof![9 => 0..200_usize, 1 => 30_000..40_000_usize], any::<bool>())
+        5 => (any::<u8>(), prop_oneof![9 => 0..200_usize, 1 => 100_000..150_000_usize], any::<bool>())
             .prop_map(|(mask, len, is_push)| Step::Push { mask, len, is_push }),
         6 => (0..8_usize, prop_oneof![1..60_usize, Just(usize::MAX)])
             .prop_map(|(outbox, bytes)| Step::Send { outbox, bytes }),
