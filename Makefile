@@ -1,6 +1,6 @@
 # Everything one does with a checkout. Needed: a Rust toolchain, git, gcc and make.
 
-# Flags for the server: make run ARGS='--cores 0-1'
+# Flags for what is run: make run ARGS='--cores 0-1', make bench ARGS='--only 1,2'
 ARGS ?=
 # Seeds that `make sim` tries; SEED=x replays one of them.
 SEEDS ?= 1000
@@ -10,7 +10,7 @@ BENCH ?=
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 60
 
-.PHONY: run test sim microbench check fmt clippy edges doc deny fuzz
+.PHONY: run test sim bench microbench check fmt clippy edges doc deny fuzz
 
 # The server, on comet.toml.
 run:
@@ -23,6 +23,12 @@ test:
 # More seeds of the simulator. A failure prints the seed that replays it.
 sim:
 	cargo run --release -p comet-sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+# What the project means to reach, and what is measured here: `comet-bench targets` starts servers and
+# yardsticks itself, on two CPUs that should have nothing else to do, and takes under five minutes.
+bench:
+	cargo build --release --bin comet --bin comet-bench
+	$(or $(CARGO_TARGET_DIR),target)/release/comet-bench targets $(ARGS)
 
 # What a frame, a push and a message between cores cost without a kernel under them; BENCH=room_walk
 # measures only what has that in its name. `make test` runs each of them once.

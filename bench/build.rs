@@ -1,5 +1,6 @@
-//! Compiles the contract of the push API to a client, and nothing else: the bench is a caller like any
-//! other and shares no code with the server. Also notes the commit, for the results.
+//! Compiles the contract of the push API: the bench is a caller like any other and shares no code with
+//! the server. Of the services it needs only the least that can answer, as a yardstick. Also notes the
+//! commit, for the results.
 
 use std::env;
 use std::error::Error;
@@ -9,9 +10,8 @@ use std::process::Command;
 fn main() -> Result<(), Box<dyn Error>> {
     let contract = "../crates/comet-control/proto";
     println!("cargo::rerun-if-changed={contract}");
-    let descriptors = protox::compile(["goim/comet.proto"], [contract])?;
+    let descriptors = protox::compile(["goim/comet.proto", "comet/v1/push.proto"], [contract])?;
     tonic_prost_build::configure()
-        .build_server(false)
         .bytes(".goim.protocol.Proto.body")
         .include_file("wire.rs")
         .compile_fds(descriptors)?;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A jump beyond this many sequence numbers is no gap but a foreign message.
 const GAP_MAX: u64 = 1 << 24;
@@ -27,7 +27,7 @@ struct Account {
 }
 
 /// What became of the messages of a run.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Deliveries {
     /// Messages sent to each stream, times its connections.
     pub expected: u64,
@@ -49,9 +49,31 @@ impl Accounts {
         self.connections.push(Account { stream, next: 0, missing: Vec::new() });
     }
 
+    /// Empties the books; the connections and their streams stay.
+    pub(crate) fn restart(&mut self) {
+        let mut connections = std::mem::take(&mut self.connections);
+        for account in &mut connections {
+            account.next = 0;
+            account.missing.clear();
+        }
+        *self = Self { connections, ..Self::default() };
+    }
+
     /// Distinct deliveries so far.
     pub(crate) fn received(&self) -> u64 {
         self.received
+    }
+
+    /// The stream of a connection, and the sequence number after the highest it has seen.
+    pub(crate) fn next(&self, connection: usize) -> (u32, u64) {
+        let account = &self.connections[connection];
+        (account.stream, account.next)
+    }
+
+    /// Books `count` deliveries that came in order, the first of them being the next one.
+    pub(crate) fn record_next(&mut self, connection: usize, count: u64) {
+        self.connections[connection].next += count;
+        self.received += count;
     }
 
     /// Books a delivery.
@@ -85,14 +107,7 @@ impl Accounts {
 
     /// Closes the books: `sent` has the number of messages of each stream.
     pub(crate) fn close(&self, sent: &[u64]) -> Deliveries {
-        let mut expected = 0;
-        let mut lost = 0;
-        for account in &self.connections {
-            let sent = sent.get(account.stream as usize).copied().unwrap_or(0);
-            let missing: u64 = account.missing.iter().map(|gap| gap.end - gap.start).sum();
-            expected += sent;
-            lost += missing + sent.saturating_sub(account.next);
-        }
+        let (expected, lost) = self.lost_by(sent, |_| true);
         Deliveries {
             expected,
             received: self.received,
@@ -101,6 +116,19 @@ impl Accounts {
             duplicate: self.duplicate,
             foreign: self.foreign,
         }
+    }
+
+    /// What the connections of a part were to receive, and did not.
+    pub(crate) fn lost_by(&self, sent: &[u64], part: impl Fn(usize) -> bool) -> (u64, u64) {
+        let mut expected = 0;
+        let mut lost = 0;
+        for (_, account) in self.connections.iter().enumerate().filter(|(index, _)| part(*index)) {
+            let sent = sent.get(account.stream as usize).copied().unwrap_or(0);
+            let missing: u64 = account.missing.iter().map(|gap| gap.end - gap.start).sum();
+            expected += sent;
+            lost += missing + sent.saturating_sub(account.next);
+        }
+        (expected, lost)
     }
 }
 
@@ -118,6 +146,16 @@ impl Account {
 }
 
 impl Deliveries {
+    /// Adds those of other connections.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.expected += other.expected;
+        self.received += other.received;
+        self.lost += other.lost;
+        self.out_of_order += other.out_of_order;
+        self.duplicate += other.duplicate;
+        self.foreign += other.foreign;
+    }
+
     /// The faults, in words; none where each message came once and in order, and the server said that it
     /// had dropped exactly what did not come.
     pub(crate) fn faults(&self, dropped: u64) -> Vec<String> {
@@ -195,6 +233,18 @@ mod tests {
         accounts.record_foreign();
         let is = accounts.close(&[1, 1]);
         assert_eq!((is.received, is.foreign, is.lost), (0, 3, 2));
+    }
+
+    #[test]
+    fn restarted_books_begin_anew() {
+        let mut accounts = Accounts::default();
+        accounts.open(7);
+        accounts.record(0, 7, 3);
+        accounts.record(0, 8, 0);
+        accounts.restart();
+        accounts.record(0, 7, 0);
+        let is = accounts.close(&[0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(is, Deliveries { expected: 1, received: 1, ..Deliveries::default() });
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The command line. What a scenario was asked to do goes into its result as it is.
 
+mod crowd;
+mod targets;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,16 +11,26 @@ use std::{env, io};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
+pub(crate) use self::crowd::{ChurnArgs, DayArgs, IdleArgs, ReadersArgs};
+pub(crate) use self::targets::TargetsArgs;
 use crate::cpu::CpuList;
-use crate::message::STAMP_LEN;
+use crate::message::{COMPACT_LEN, STAMP_LEN};
+use crate::source::Sources;
 use crate::yardstick::Mode;
 
 /// The largest body that may be asked for, in bytes.
 const SIZE_MAX: i64 = 1 << 20;
 
+const WS_PATH: &str = "/sub";
+const TOKEN: &str = r#"{"mid":%d,"key":"%k","room_id":"%r","platform":"bench","accepts":[1000]}"#;
+const KEY: &str = "k%d";
+const ROOM: &str = "live://%d";
+const OPERATION: i32 = 1000;
+
 /// Measures a push server from outside, next to the least any server could do.
 #[derive(Parser, Debug)]
 #[command(name = "comet-bench", version, about)]
+#[command(args_override_self = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -29,12 +42,32 @@ pub(crate) enum Command {
     Connect(ConnectArgs),
     /// Pushes to rooms: CPU of a delivery, as a ratio to bare loops.
     Fanout(FanoutArgs),
-    /// Pushes to single keys at a rate: latency, as a ratio to a bare ping-pong.
+    /// Pushes by key: latency and CPU of a call, next to a bare ping-pong and a bare gRPC server.
     Latency(LatencyArgs),
+    /// Connections that do nothing but send heartbeats: CPU, memory, round trips.
+    Idle(IdleArgs),
+    /// Connections that come, change their room and go, while pushes go to the rooms.
+    Churn(ChurnArgs),
+    /// Readers that are slow or stalled, and what the others notice of them.
+    Readers(ReadersArgs),
+    /// A day in phases: storms, pushes of all kinds, coming and going.
+    Day(DayArgs),
     /// The bare loops and the ping-pong alone.
     Raw(RawArgs),
+    /// The project's targets, each with what is measured: what `make bench` runs.
+    Targets(TargetsArgs),
     /// Results side by side: a table, and a page with plots.
     Report(ReportArgs),
+    /// Any of these as a TOML file says: `scenario = "fanout"`, and flags as keys.
+    Run {
+        file: PathBuf,
+        /// Flags that take the place of what the file says.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        flags: Vec<OsString>,
+    },
+    /// The process of a part of the connections.
+    #[command(hide = true)]
+    Worker,
     /// The process of a bare loop.
     #[command(hide = true)]
     Yardstick {
@@ -88,6 +121,9 @@ pub(crate) struct ServerArgs {
     /// Push API of the running server, host:port.
     #[arg(long, value_name = "ADDRESS", requires = "addr")]
     pub grpc: Option<String>,
+    /// Address of the running comet's metrics, which tell what it lost after it had said it would deliver it.
+    #[arg(long, value_name = "ADDRESS", requires = "addr")]
+    pub stat: Option<SocketAddr>,
     /// Process id of the running server; without it there are no CPU and memory figures.
     #[arg(long, value_name = "PID", requires = "addr")]
     pub pid: Option<u32>,
@@ -95,26 +131,22 @@ pub(crate) struct ServerArgs {
     #[arg(long, conflicts_with = "addr")]
     pub tls: bool,
     /// Path of the WebSocket endpoint.
-    #[arg(long, value_name = "PATH", default_value = "/sub")]
+    #[arg(long, value_name = "PATH", default_value = WS_PATH)]
     pub ws_path: String,
     /// Share of the connections that use WebSocket, 0 to 1.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub ws_share: f64,
     /// Token of a connection: %d is its number, from 1; %k its key; %r its room's id.
-    #[arg(
-        long,
-        value_name = "TEMPLATE",
-        default_value = r#"{"mid":%d,"key":"%k","room_id":"%r","platform":"bench","accepts":[1000]}"#
-    )]
+    #[arg(long, value_name = "TEMPLATE", default_value = TOKEN)]
     pub token: String,
     /// Key of a connection, as pushes name it: %d is its number, from 1.
-    #[arg(long, value_name = "TEMPLATE", default_value = "k%d")]
+    #[arg(long, value_name = "TEMPLATE", default_value = KEY)]
     pub key: String,
     /// Id of a room: %d is its number, from 1.
-    #[arg(long, value_name = "TEMPLATE", default_value = "live://%d")]
+    #[arg(long, value_name = "TEMPLATE", default_value = ROOM)]
     pub room: String,
     /// Operation of the pushed messages; the token must accept it.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
+    #[arg(long, value_name = "NUMBER", default_value_t = OPERATION)]
     pub operation: i32,
 }
 
@@ -152,14 +184,22 @@ pub(crate) struct DialArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 256,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub in_flight: u32,
+    /// Processes that share the connections: where one ends at its limit of open files, or at its CPU.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub processes: u32,
+    /// Addresses the connections come from, in turn: "10.0.0.5,10.0.0.8-10.0.0.11". On the loopback a new
+    /// one is taken every 8,000 connections unless given.
+    #[arg(long, value_name = "ADDRESSES")]
+    pub source: Option<Sources>,
 }
 
 /// What is pushed to rooms, and how fast.
 #[derive(Args, Clone, Debug, Serialize)]
 pub(crate) struct LoadArgs {
-    /// Bytes of each message's body.
+    /// Bytes of each message's body. Below 28 it has no room for a time, and so there is no latency.
     #[arg(long, value_name = "BYTES", default_value_t = 128,
-        value_parser = clap::value_parser!(u32).range(STAMP_LEN as i64..=SIZE_MAX))]
+        value_parser = clap::value_parser!(u32).range(COMPACT_LEN as i64..=SIZE_MAX))]
     pub size: u32,
     /// Ticks a second, each a push to every room; 0 is flat out.
     #[arg(long, value_name = "HERTZ", default_value_t = 10.0)]
@@ -225,6 +265,13 @@ pub(crate) struct FanoutArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub rooms: u32,
+    /// Pushes through one PushStream instead of a call each: those of one room need not wait for the answer
+    /// before them.
+    #[arg(long)]
+    pub stream: bool,
+    /// Takes no turns with the yardsticks.
+    #[arg(long)]
+    pub alone: bool,
 }
 
 impl Setting for FanoutArgs {
@@ -249,9 +296,20 @@ pub(crate) struct LatencyArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 128,
         value_parser = clap::value_parser!(u32).range(STAMP_LEN as i64..=SIZE_MAX))]
     pub size: u32,
-    /// Pushes a second, each to the next key.
+    /// Calls a second, each to the next keys; 0 is flat out.
     #[arg(long, value_name = "HERTZ", default_value_t = 1000.0)]
     pub rate: f64,
+    /// Calls that may be under way when flat out.
+    #[arg(long, value_name = "NUMBER", default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub window: u32,
+    /// Keys that one call names.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub keys_per_call: u32,
+    /// Pushes through one PushStream instead of a call each.
+    #[arg(long)]
+    pub stream: bool,
     /// Length of each measurement.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     pub seconds: f64,
@@ -314,8 +372,9 @@ mod tests {
 
     #[test]
     fn sizes_below_a_stamp_are_refused() {
-        let parse = |size| Cli::try_parse_from(["comet-bench", "raw", "--size", size]);
-        assert!(parse("27").is_err());
-        assert!(parse("28").is_ok());
+        let parse =
+            |scenario, size| Cli::try_parse_from(["comet-bench", scenario, "--size", size]).is_ok();
+        assert!(!parse("raw", "9") && parse("raw", "10"));
+        assert!(!parse("latency", "27") && parse("latency", "28"));
     }
 }

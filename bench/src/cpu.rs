@@ -26,6 +26,23 @@ impl CpuList {
         Self::one(usable().last().unwrap_or(0))
     }
 
+    /// The CPUs that the process may use.
+    pub(crate) fn usable() -> Self {
+        Self(usable().collect())
+    }
+
+    /// The first of them alone.
+    pub(crate) fn head(&self) -> Self {
+        Self(self.0.iter().take(1).copied().collect())
+    }
+
+    /// Those that are not in `other`, if there are any.
+    pub(crate) fn without(&self, other: &Self) -> Option<Self> {
+        let left: Vec<usize> =
+            self.0.iter().filter(|cpu| !other.0.contains(cpu)).copied().collect();
+        (!left.is_empty()).then_some(Self(left))
+    }
+
     /// Both lists together.
     pub(crate) fn with(&self, other: &Self) -> Self {
         let mut all = self.0.clone();
@@ -99,6 +116,14 @@ mod tests {
         assert_eq!("0-3,6".parse(), Ok(CpuList(vec![0, 1, 2, 3, 6])));
         assert_eq!("2".parse(), Ok(CpuList::one(2)));
         assert_eq!("0,2".parse::<CpuList>().unwrap().to_string(), "0,2");
+    }
+
+    #[test]
+    fn a_difference_may_be_nothing() {
+        let cpus = |text: &str| text.parse::<CpuList>().unwrap();
+        assert_eq!(cpus("0-3").without(&cpus("1,3")), Some(cpus("0,2")));
+        assert_eq!(cpus("0,1").without(&cpus("0-1")), None);
+        assert_eq!(cpus("2,0").head(), cpus("2"));
     }
 
     #[test]

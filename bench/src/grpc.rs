@@ -1,21 +1,27 @@
-//! A caller of the push API, `goim.comet.Comet`.
+//! A caller of the push API: `goim.comet.Comet`, and the stream of `comet.v1.Push`.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tonic::Status;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
 
+use self::wire::comet::v1::push_client::PushClient;
+use self::wire::comet::v1::push_stream_reply::answer::Outcome;
+use self::wire::comet::v1::push_stream_req::{Keys, Target};
+use self::wire::comet::v1::{PushStreamReply, PushStreamReq};
 pub(crate) use self::wire::goim::comet::Ledger;
 use self::wire::goim::comet::comet_client::CometClient;
-use self::wire::goim::comet::{BroadcastRoomReq, PushMsgReq};
+use self::wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
 use self::wire::goim::protocol::Proto;
 use crate::Result;
 use crate::message::OP_RAW;
 
 /// The messages and services, made by the build script.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, dead_code, clippy::all)] // Generated.
-mod wire {
+pub(crate) mod wire {
     include!(concat!(env!("OUT_DIR"), "/wire.rs"));
 }
 
@@ -23,7 +29,8 @@ mod wire {
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
     Room(String),
-    Key(String),
+    Keys(Vec<String>),
+    Everybody,
 }
 
 /// A push as the API takes it.
@@ -52,6 +59,26 @@ pub(crate) struct LedgerSums {
 #[derive(Clone)]
 pub(crate) struct Pusher(CometClient<Channel>);
 
+/// A stream of pushes: what goes out never waits for what comes back.
+pub(crate) struct PushStream {
+    /// None once it is ended.
+    pushes: Option<mpsc::UnboundedSender<PushStreamReq>>,
+    /// Pushes so far, and the id of the next.
+    pub begun: u64,
+}
+
+/// The other half of a [`PushStream`].
+pub(crate) struct StreamAnswers {
+    answers: Streaming<PushStreamReply>,
+    next: u64,
+}
+
+async fn connect(address: &str) -> Result<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
+    let channel = endpoint.connect().await;
+    channel.map_err(|error| format!("no push API at {address}: {error:?}").into())
+}
+
 impl Pusher {
     /// Connects to `address`, `host:port`.
     ///
@@ -59,10 +86,7 @@ impl Pusher {
     ///
     /// It is no address, or nobody listens there.
     pub(crate) async fn connect(address: &str) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
-        let channel = endpoint.connect().await;
-        let channel = channel.map_err(|error| format!("no push API at {address}: {error:?}"))?;
-        Ok(Self(CometClient::new(channel)))
+        Ok(Self(CometClient::new(connect(address).await?)))
     }
 
     /// Pushes and waits for the answer.
@@ -71,18 +95,93 @@ impl Pusher {
     ///
     /// The server refused, or is gone.
     pub(crate) async fn push(&mut self, push: Push) -> Result<Option<Ledger>, Status> {
-        let op = if push.is_batch { OP_RAW } else { push.operation };
-        let proto = Some(Proto { ver: 1, op, seq: 0, body: push.content.into() });
-        match push.to {
+        let operation = push.operation;
+        let (to, proto) = push.into_parts();
+        match to {
             Address::Room(room_id) => {
                 let reply = self.0.broadcast_room(BroadcastRoomReq { room_id, proto }).await?;
                 Ok(reply.into_inner().ledger)
             }
-            Address::Key(key) => {
-                let request = PushMsgReq { keys: vec![key], proto, proto_op: push.operation };
+            Address::Keys(keys) => {
+                let request = PushMsgReq { keys, proto, proto_op: operation };
                 Ok(self.0.push_msg(request).await?.into_inner().ledger)
             }
+            Address::Everybody => {
+                let request = BroadcastReq { proto_op: operation, proto, speed: 0 };
+                Ok(self.0.broadcast(request).await?.into_inner().ledger)
+            }
         }
+    }
+}
+
+impl Push {
+    fn into_parts(self) -> (Address, Option<Proto>) {
+        let op = if self.is_batch { OP_RAW } else { self.operation };
+        (self.to, Some(Proto { ver: 1, op, seq: 0, body: self.content.into() }))
+    }
+}
+
+impl PushStream {
+    /// Opens a stream to `address`, `host:port`.
+    ///
+    /// # Errors
+    ///
+    /// It is no address, nobody listens there, or the server has no such call.
+    pub(crate) async fn open(address: &str) -> Result<(Self, StreamAnswers)> {
+        let mut client = PushClient::new(connect(address).await?);
+        let (pushes, requests) = mpsc::unbounded_channel();
+        let answers = client.push_stream(UnboundedReceiverStream::new(requests)).await?;
+        let answers = StreamAnswers { answers: answers.into_inner(), next: 0 };
+        Ok((Self { pushes: Some(pushes), begun: 0 }, answers))
+    }
+
+    /// Puts a push on its way. Where the stream has ended, its answers say so.
+    pub(crate) fn push(&mut self, push: Push) {
+        let (id, proto_op) = (self.begun, push.operation);
+        self.begun += 1;
+        let (to, proto) = push.into_parts();
+        let target = match to {
+            Address::Room(room) => Some(Target::RoomId(room)),
+            Address::Keys(keys) => Some(Target::Keys(Keys { keys })),
+            // The call knows no such push, and is to say so.
+            Address::Everybody => None,
+        };
+        let pushes = self.pushes.as_ref().expect("nobody pushes after the end");
+        let _ = pushes.send(PushStreamReq { id, target, proto, proto_op });
+    }
+
+    /// Tells the server that no more pushes come.
+    pub(crate) fn end(&mut self) {
+        self.pushes = None;
+    }
+}
+
+impl StreamAnswers {
+    /// The next answers, each as that of a call; none at the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// The stream broke, or an answer is not the one whose turn it is.
+    pub(crate) async fn next(
+        &mut self,
+    ) -> Result<Option<Vec<Result<Option<Ledger>, Status>>>, Status> {
+        let Some(reply) = self.answers.message().await? else { return Ok(None) };
+        let mut outcomes = Vec::with_capacity(reply.answers.len());
+        for answer in reply.answers {
+            if answer.id != self.next {
+                let words = format!("push {} is answered before {}", answer.id, self.next);
+                return Err(Status::internal(words));
+            }
+            self.next += 1;
+            outcomes.push(match answer.outcome {
+                Some(Outcome::Ledger(ledger)) => Ok(Some(ledger)),
+                Some(Outcome::Error(error)) => {
+                    Err(Status::new(Code::from_i32(error.code), error.message))
+                }
+                None => Ok(None),
+            });
+        }
+        Ok(Some(outcomes))
     }
 }
 

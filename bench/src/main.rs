@@ -3,24 +3,34 @@
 
 mod accounting;
 mod args;
+mod clients;
 mod clock;
 mod comparison;
 mod cpu;
+mod crew;
+mod crowd;
 mod dial;
+mod file;
+mod findings;
 mod grpc;
 mod launch;
 mod measure;
 mod message;
 mod outlet;
 mod process;
+mod pushing;
 mod receiver;
 mod report;
 mod sampler;
 mod scenario;
+mod scrape;
 mod sender;
+mod source;
 mod stats;
 mod target;
 mod tls;
+mod visits;
+mod worker;
 mod yardstick;
 
 use std::error::Error;
@@ -29,7 +39,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
-use crate::scenario::{connect, fanout, latency, raw};
+use crate::scenario::{churn, connect, day, fanout, idle, latency, raw, readers, targets};
 
 /// Failures are for the person who runs it: sentences.
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
@@ -39,15 +49,8 @@ const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     let passed = match Cli::parse().command {
-        Command::Connect(args) => connect::run(&args),
-        Command::Fanout(args) => fanout::run(&args),
-        Command::Latency(args) => latency::run(&args),
-        Command::Raw(args) => raw::run(&args),
-        Command::Report(args) => comparison::run(&args).map(|()| true),
-        Command::Yardstick { mode, connections } => {
-            yardstick::serve(mode, connections).map(|()| true)
-        }
-        Command::Launch { cpus, command } => launch::launch(&cpus, &command).map(|()| true),
+        Command::Run { file, flags } => file::read(&file, flags).and_then(run),
+        command => run(command),
     };
     match passed {
         Ok(true) => ExitCode::SUCCESS,
@@ -56,5 +59,27 @@ fn main() -> ExitCode {
             eprintln!("comet-bench: {error}");
             ExitCode::from(FAILED)
         }
+    }
+}
+
+/// Runs a command; says whether what it measured passed.
+fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Connect(args) => connect::run(&args),
+        Command::Fanout(args) => fanout::run(&args),
+        Command::Latency(args) => latency::run(&args),
+        Command::Idle(args) => idle::run(&args),
+        Command::Churn(args) => churn::run(&args),
+        Command::Readers(args) => readers::run(&args),
+        Command::Day(args) => day::run(&args),
+        Command::Raw(args) => raw::run(&args),
+        Command::Targets(args) => targets::run(&args),
+        Command::Report(args) => comparison::run(&args).map(|()| true),
+        Command::Run { file, .. } => Err(format!("{} names another file", file.display()).into()),
+        Command::Worker => worker::work().map(|()| true),
+        Command::Yardstick { mode, connections } => {
+            yardstick::serve(mode, connections).map(|()| true)
+        }
+        Command::Launch { cpus, command } => launch::launch(&cpus, &command).map(|()| true),
     }
 }

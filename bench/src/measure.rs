@@ -7,16 +7,18 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::accounting::Deliveries;
+use crate::args::DialArgs;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
-use crate::dial::{Crowd, dial};
+use crate::crew::{Brief, Crew};
+use crate::crowd::Crowd;
 use crate::outlet::Sink;
 use crate::process::{CpuUsed, Memory};
-use crate::receiver::Receiver;
 use crate::report::progress_bar;
 use crate::sampler::{Sampler, Series};
 use crate::sender::{self, Plan, Progress, Sent};
 use crate::stats::Percentiles;
 use crate::target::Target;
+use crate::yardstick::Feed;
 
 /// After this long without any delivery, what has not come is lost.
 const QUIET_NS: u64 = 5 * SECOND_NS;
@@ -56,9 +58,20 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
+    /// CPU time of all threads, and of the data cores alone, for each of `count`.
+    pub(crate) fn cpu_for_each(&self, count: u64) -> Option<(f64, f64)> {
+        let each = |ns: u64| ns as f64 / count.max(1) as f64;
+        self.cpu.as_ref().map(|cpu| (each(cpu.total_ns), each(cpu.data_ns)))
+    }
+
     /// Deliveries a second.
     pub(crate) fn per_second(&self) -> f64 {
         self.deliveries.received as f64 * 1e9 / self.elapsed_ns.max(1) as f64
+    }
+
+    /// Deliveries for a second of the data cores' CPU time: what one data core makes that is never idle.
+    pub(crate) fn per_core_second(&self) -> Option<f64> {
+        self.data_cpu_per_delivery_ns.map(|ns| 1e9 / ns)
     }
 
     /// What went wrong, in words.
@@ -96,30 +109,53 @@ pub(crate) fn measure(
     sink: Sink,
     plan: Plan,
     crowd: &Crowd,
-    in_flight: usize,
+    dial: &DialArgs,
 ) -> Result<Turn> {
     let progress = Arc::new(Progress::default());
-    let mut receiver = Receiver::new(plan.run, plan.operation, Arc::clone(&progress))?;
-    let label = format!("{} {}", place.subject, place.round);
-    let bar = progress_bar(Some(crowd.connections as u64), &format!("{label}: connecting"));
-    dial(&mut receiver, target, crowd, 0..crowd.connections, in_flight, &bar)?;
+    let brief =
+        Brief { run: plan.run, operation: plan.operation, size: plan.size, slow_buffer: None };
+    let mut crew = Crew::gather(brief, target, crowd, dial, Arc::clone(&progress))?;
+    let label = format!("{} {}: connecting", place.subject, place.round);
+    let bar = progress_bar(Some(crowd.connections as u64), &label);
+    crew.dial(0..crowd.connections, &bar)?;
     bar.finish_and_clear();
-    settle(&mut receiver, target)?;
+    settle(&mut crew, target)?;
     let memory = target.memory()?;
 
-    let bar = progress_bar(plan.expected(), &format!("{label}: delivering"));
+    let (turn, _feed) = take_turn(place, target, &mut crew, progress, (plan, sink), AFTERMATH_NS)?;
+    Ok(Turn { memory, ..turn })
+}
+
+/// The turn itself, with all connections made: pushes `plan` into `sink`, waits for what it becomes and then
+/// `aftermath_ns` for what should not come. The crew, which reports to `progress`, has opened its books for the
+/// plan's run. A yardstick's feed comes back, for another turn.
+///
+/// # Errors
+///
+/// The target ended. Lost deliveries are a result.
+pub(crate) fn take_turn(
+    place: Place,
+    target: &mut Target,
+    crew: &mut Crew,
+    progress: Arc<Progress>,
+    (plan, sink): (Plan, Sink),
+    aftermath_ns: u64,
+) -> Result<(Turn, Option<Feed>)> {
+    let label = format!("{} {}: delivering", place.subject, place.round);
+    let bar = progress_bar(plan.expected(), &label);
     let before = target.cpu()?;
-    let pushed = push(&mut receiver, target, plan, sink, progress, &bar)?;
+    let pushed = push(crew, target, plan, sink, progress, &bar)?;
     let after = target.cpu()?;
     bar.finish_and_clear();
-    turn_for(&mut receiver, AFTERMATH_NS)?;
+    turn_for(crew, aftermath_ns)?;
 
-    let deliveries = receiver.accounts().close(&pushed.sent.messages);
+    let findings = crew.findings(std::slice::from_ref(&pushed.sent.messages))?;
+    let deliveries = findings.deliveries;
     let cpu = after.zip(before).map(|(after, before)| after.since(&before));
     let per_delivery = |ns: fn(&CpuUsed) -> u64| {
         Some(ns(cpu.as_ref()?) as f64 / deliveries.received.max(1) as f64)
     };
-    Ok(Turn {
+    let turn = Turn {
         subject: place.subject,
         round: place.round,
         deliveries,
@@ -128,11 +164,12 @@ pub(crate) fn measure(
         cpu_per_delivery_ns: per_delivery(|cpu| cpu.total_ns),
         data_cpu_per_delivery_ns: per_delivery(|cpu| cpu.data_ns),
         cpu,
-        memory,
-        latency: Percentiles::of(receiver.latencies()),
+        memory: None,
+        latency: Percentiles::of(&findings.latencies),
         series: pushed.series,
-        closed: receiver.close_reasons().clone(),
-    })
+        closed: findings.closed,
+    };
+    Ok((turn, pushed.feed))
 }
 
 struct Pushed {
@@ -140,13 +177,13 @@ struct Pushed {
     /// When the last delivery came.
     last_ns: u64,
     series: Series,
-    /// Keeps a yardstick alive until it is measured.
-    _feed: Option<crate::yardstick::Feed>,
+    /// A yardstick ends without it.
+    feed: Option<Feed>,
 }
 
 /// Runs the sender to its end and waits for what it sent.
 fn push(
-    receiver: &mut Receiver,
+    crew: &mut Crew,
     target: &mut Target,
     plan: Plan,
     sink: Sink,
@@ -160,9 +197,9 @@ fn push(
     let mut last_ns = now_ns();
     let mut quiet_since_ns = last_ns;
     loop {
-        receiver.turn(20 * MILLISECOND_NS)?;
-        if receiver.accounts().received() > received {
-            (received, last_ns) = (receiver.accounts().received(), now_ns());
+        crew.turn(20 * MILLISECOND_NS)?;
+        if crew.received() > received {
+            (received, last_ns) = (crew.received(), now_ns());
             quiet_since_ns = last_ns;
             bar.set_position(received);
         }
@@ -175,7 +212,7 @@ fn push(
             let all = received + sent.dropped >= sent.deliveries;
             if all || now_ns() > quiet_since_ns + QUIET_NS {
                 let series = sampler.finish(received, target)?;
-                return Ok(Pushed { sent, last_ns, series, _feed: feed });
+                return Ok(Pushed { sent, last_ns, series, feed });
             }
             finished = Some((sent, feed));
         }
@@ -187,11 +224,11 @@ fn push(
 /// # Errors
 ///
 /// The server has ended.
-pub(crate) fn settle(receiver: &mut Receiver, target: &mut Target) -> Result<()> {
+pub(crate) fn settle(crew: &mut Crew, target: &mut Target) -> Result<()> {
     let deadline_ns = now_ns() + SETTLING_NS_MAX;
     while now_ns() < deadline_ns {
         let before = target.cpu()?;
-        turn_for(receiver, SETTLED_NS)?;
+        turn_for(crew, SETTLED_NS)?;
         let Some((after, before)) = target.cpu()?.zip(before) else { return Ok(()) };
         if after.since(&before).total_ns as f64 <= SETTLED_NS as f64 * SETTLED_SHARE {
             return Ok(());
@@ -204,14 +241,14 @@ pub(crate) fn settle(receiver: &mut Receiver, target: &mut Target) -> Result<()>
 ///
 /// # Errors
 ///
-/// epoll failed.
-pub(crate) fn turn_for(receiver: &mut Receiver, duration_ns: u64) -> Result<()> {
+/// The clients' side failed.
+pub(crate) fn turn_for(crew: &mut Crew, duration_ns: u64) -> Result<()> {
     let deadline_ns = now_ns() + duration_ns;
     loop {
         let left_ns = deadline_ns.saturating_sub(now_ns());
         if left_ns == 0 {
             return Ok(());
         }
-        receiver.turn(left_ns)?;
+        crew.turn(left_ns)?;
     }
 }

@@ -1,19 +1,32 @@
 //! What is pushed: a body whose first bytes say which run, stream and place it is and when it was meant to
 //! be sent, and the frame around it (goim's wire: lengths, version, operation, sequence; big-endian).
+//!
+//! A body too small for all of that has a compact stamp: everything but the time, in 10 bytes.
 
-/// Bytes of a [`Stamp`]; no body can be smaller.
+/// Bytes of a whole [`Stamp`]; bodies from this size on say when they were meant to be sent.
 pub(crate) const STAMP_LEN: usize = 28;
+/// Bytes of a compact [`Stamp`]; no body can be smaller.
+pub(crate) const COMPACT_LEN: usize = 10;
 /// Bytes of a frame's header.
 pub(crate) const HEADER_LEN: usize = 16;
 /// Operation of a run of whole frames.
 pub(crate) const OP_RAW: i32 = 9;
 /// Operation of a client's heartbeat.
 pub(crate) const OP_HEARTBEAT: i32 = 2;
+/// Operation of the reply to it.
+pub(crate) const OP_HEARTBEAT_REPLY: i32 = 3;
 /// Operation of the reply to an authentication.
 pub(crate) const OP_AUTH_REPLY: i32 = 8;
+/// Operation of a client's change to another room, whose id is the body.
+pub(crate) const OP_CHANGE_ROOM: i32 = 12;
+/// Operation of the reply to it.
+pub(crate) const OP_CHANGE_ROOM_REPLY: i32 = 13;
 
 const MAGIC: [u8; 4] = *b"CMTB";
 const PADDING: u8 = b'.';
+/// Bits of a compact stamp, of 80: 16 of the run, 24 of the stream, 40 of the sequence number.
+const COMPACT_STREAM_BITS: u32 = 24;
+const COMPACT_SEQUENCE_BITS: u32 = 40;
 
 /// What a receiver needs to account for a delivery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,23 +37,34 @@ pub(crate) struct Stamp {
     pub stream: u32,
     /// Counts up in its stream, from 0.
     pub sequence: u64,
-    /// When it was meant to be sent: the tick of the schedule, not the moment the sender came to it.
-    pub intended_ns: u64,
+    /// When it was meant to be sent: the tick of the schedule, not the moment the sender came to it. A
+    /// compact stamp does not say.
+    pub intended_ns: Option<u64>,
 }
 
 impl Stamp {
-    /// Reads a body; `None` where no bench wrote it.
-    pub(crate) fn decode(body: &[u8]) -> Option<Self> {
+    /// Reads a body; `None` where it was not written by `run`.
+    pub(crate) fn decode(body: &[u8], run: u32) -> Option<Self> {
+        if body.len() < STAMP_LEN {
+            let mut compact = [0; 16];
+            compact[16 - COMPACT_LEN..].copy_from_slice(body.first_chunk::<COMPACT_LEN>()?);
+            let compact = u128::from_be_bytes(compact);
+            let sequence = compact as u64 & ((1 << COMPACT_SEQUENCE_BITS) - 1);
+            let stream =
+                (compact >> COMPACT_SEQUENCE_BITS) as u32 & ((1 << COMPACT_STREAM_BITS) - 1);
+            let stamp = Self { run, stream, sequence, intended_ns: None };
+            return (compact == stamp.compact()).then_some(stamp);
+        }
         let (magic, rest) = body.split_first_chunk::<4>()?;
-        let (run, rest) = rest.split_first_chunk()?;
+        let (written_by, rest) = rest.split_first_chunk()?;
         let (stream, rest) = rest.split_first_chunk()?;
         let (sequence, rest) = rest.split_first_chunk()?;
         let intended_ns = rest.first_chunk()?;
-        (*magic == MAGIC).then(|| Self {
-            run: u32::from_be_bytes(*run),
+        (*magic == MAGIC && u32::from_be_bytes(*written_by) == run).then(|| Self {
+            run,
             stream: u32::from_be_bytes(*stream),
             sequence: u64::from_be_bytes(*sequence),
-            intended_ns: u64::from_be_bytes(*intended_ns),
+            intended_ns: Some(u64::from_be_bytes(*intended_ns)),
         })
     }
 
@@ -48,15 +72,21 @@ impl Stamp {
     ///
     /// # Panics
     ///
-    /// `size` is below [`STAMP_LEN`].
+    /// `size` is below [`COMPACT_LEN`], or the stamp has no time and a body of this size says it.
     pub(crate) fn append_body(&self, size: usize, out: &mut Vec<u8>) {
-        let padding = size.checked_sub(STAMP_LEN).expect("sizes are checked with the arguments");
-        out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&self.run.to_be_bytes());
-        out.extend_from_slice(&self.stream.to_be_bytes());
-        out.extend_from_slice(&self.sequence.to_be_bytes());
-        out.extend_from_slice(&self.intended_ns.to_be_bytes());
-        out.resize(out.len() + padding, PADDING);
+        let end = out.len() + size;
+        if size < STAMP_LEN {
+            out.extend_from_slice(&self.compact().to_be_bytes()[16 - COMPACT_LEN..]);
+        } else {
+            out.extend_from_slice(&MAGIC);
+            out.extend_from_slice(&self.run.to_be_bytes());
+            out.extend_from_slice(&self.stream.to_be_bytes());
+            out.extend_from_slice(&self.sequence.to_be_bytes());
+            let intended_ns = self.intended_ns.expect("a sender knows when it is to send");
+            out.extend_from_slice(&intended_ns.to_be_bytes());
+        }
+        assert!(out.len() <= end, "sizes are checked with the arguments");
+        out.resize(end, PADDING);
     }
 
     /// Appends a frame around a body of `size` bytes.
@@ -65,6 +95,13 @@ impl Stamp {
         let sequence = (self.sequence & 0x7fff_ffff) as u32;
         append_header(operation, sequence, size, out);
         self.append_body(size, out);
+    }
+
+    /// The compact form, the last [`COMPACT_LEN`] bytes of the number.
+    fn compact(&self) -> u128 {
+        u128::from(self.run as u16) << (COMPACT_STREAM_BITS + COMPACT_SEQUENCE_BITS)
+            | u128::from(self.stream) << COMPACT_SEQUENCE_BITS
+            | u128::from(self.sequence)
     }
 }
 
@@ -78,19 +115,119 @@ pub(crate) fn append_header(operation: i32, sequence: u32, size: usize, out: &mu
     out.extend_from_slice(&sequence.to_be_bytes());
 }
 
+/// The frames of a run as its sender writes them. A receiver that knows which is to come next compares
+/// a few words with each, and takes apart only what is something else.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    run: u32,
+    length: usize,
+    /// Header without the sequence number, which is the server's to fill in.
+    head: [u8; HEADER_LEN - 4],
+}
+
+impl Shape {
+    /// Of the frames of `run` with `operation` and bodies of `size` bytes.
+    pub(crate) fn new(run: u32, operation: i32, size: usize) -> Self {
+        let mut header = Vec::new();
+        append_header(operation, 0, size, &mut header);
+        let head = *header.first_chunk().expect("a header is longer than its start");
+        Self { run, length: HEADER_LEN + size, head }
+    }
+
+    /// Bytes of a frame.
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Whether `bytes` begin as a frame does, as far as they go and a header says.
+    pub(crate) fn begins(&self, bytes: &[u8]) -> bool {
+        let known = bytes.len().min(self.head.len());
+        bytes[..known] == self.head[..known]
+    }
+
+    /// How many frames at the head of `input` are the messages of `stream` from `next` on, in order.
+    /// `on_time` is told when they were meant to be sent, and how many of them.
+    pub(crate) fn count(
+        &self,
+        input: &[u8],
+        stream: u32,
+        next: u64,
+        on_time: impl FnMut(u64, u64),
+    ) -> u64 {
+        let first = Stamp { run: self.run, stream, sequence: next, intended_ns: None };
+        if self.length < HEADER_LEN + STAMP_LEN {
+            self.count_compact(input, first)
+        } else {
+            self.count_whole(input, first, on_time)
+        }
+    }
+
+    fn count_compact(&self, input: &[u8], first: Stamp) -> u64 {
+        let mut next = first.compact();
+        for frame in input.chunks_exact(self.length) {
+            let frame: &[u8; HEADER_LEN + COMPACT_LEN] =
+                frame.first_chunk().expect("no body is smaller than a compact stamp");
+            let (high, low) = frame[HEADER_LEN..].split_at(8);
+            let is_next = frame[..self.head.len()] == self.head
+                && *high == ((next >> 16) as u64).to_be_bytes()
+                && *low == (next as u16).to_be_bytes();
+            if !is_next {
+                break;
+            }
+            next += 1;
+        }
+        (next - first.compact()) as u64
+    }
+
+    fn count_whole(&self, input: &[u8], first: Stamp, mut on_time: impl FnMut(u64, u64)) -> u64 {
+        let mut mark = [0; 12];
+        mark[..4].copy_from_slice(&MAGIC);
+        mark[4..8].copy_from_slice(&self.run.to_be_bytes());
+        mark[8..].copy_from_slice(&first.stream.to_be_bytes());
+        let mut next = first.sequence;
+        // Frames of one push are meant for one time: the time, and the first of those that have it.
+        let mut same = (0, next);
+        for frame in input.chunks_exact(self.length) {
+            let frame: &[u8; HEADER_LEN + STAMP_LEN] =
+                frame.first_chunk().expect("such bodies hold a stamp");
+            let stamp = &frame[HEADER_LEN..];
+            let is_next = frame[..self.head.len()] == self.head
+                && stamp[..12] == mark
+                && stamp[12..20] == next.to_be_bytes();
+            if !is_next {
+                break;
+            }
+            let intended_ns = u64::from_be_bytes(*stamp.last_chunk().expect("8 of its bytes"));
+            if intended_ns != same.0 {
+                if next > same.1 {
+                    on_time(same.0, next - same.1);
+                }
+                same = (intended_ns, next);
+            }
+            next += 1;
+        }
+        if next > same.1 {
+            on_time(same.0, next - same.1);
+        }
+        next - first.sequence
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const STAMP: Stamp = Stamp { run: 7, stream: 3, sequence: 1 << 40, intended_ns: 99 };
+    const STAMP: Stamp = Stamp { run: 7, stream: 3, sequence: 1 << 39, intended_ns: Some(99) };
 
     #[test]
     fn a_body_has_the_size_asked_for_and_reads_back() {
-        for size in [STAMP_LEN, STAMP_LEN + 1, 1024] {
+        for size in [COMPACT_LEN, STAMP_LEN - 1, STAMP_LEN, STAMP_LEN + 1, 1024] {
             let mut body = Vec::new();
             STAMP.append_body(size, &mut body);
             assert_eq!(body.len(), size);
-            assert_eq!(Stamp::decode(&body), Some(STAMP));
+            let intended_ns = STAMP.intended_ns.filter(|_| size >= STAMP_LEN);
+            assert_eq!(Stamp::decode(&body, 7), Some(Stamp { intended_ns, ..STAMP }));
+            assert_eq!(Stamp::decode(&body, 8), None, "another run's");
         }
     }
 
@@ -100,15 +237,64 @@ mod tests {
         STAMP.append_frame(1000, 40, &mut frame);
         assert_eq!(frame.len(), 56);
         assert_eq!(frame[..16], [0, 0, 0, 56, 0, 16, 0, 1, 0, 0, 3, 232, 0, 0, 0, 0]);
-        assert_eq!(Stamp::decode(&frame[HEADER_LEN..]), Some(STAMP));
+        assert_eq!(Stamp::decode(&frame[HEADER_LEN..], 7), Some(STAMP));
     }
 
     #[test]
     fn other_bodies_are_no_stamp() {
-        assert_eq!(Stamp::decode(b""), None);
-        assert_eq!(Stamp::decode(&[0; STAMP_LEN]), None);
-        let mut body = Vec::new();
-        STAMP.append_body(STAMP_LEN, &mut body);
-        assert_eq!(Stamp::decode(&body[..STAMP_LEN - 1]), None);
+        assert_eq!(Stamp::decode(b"", 7), None);
+        assert_eq!(Stamp::decode(&[0; COMPACT_LEN - 1], 0), None);
+        assert_eq!(Stamp::decode(&[1; COMPACT_LEN], 7), None);
+        assert_eq!(Stamp::decode(&[0; STAMP_LEN], 7), None);
+    }
+
+    /// Frames of `size` with these sequence numbers, two for each time.
+    fn frames(size: usize, sequences: &[u64]) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for &sequence in sequences {
+            let intended_ns = Some(1000 + sequence / 2);
+            Stamp { sequence, intended_ns, ..STAMP }.append_frame(5, size, &mut frames);
+        }
+        frames
+    }
+
+    #[test]
+    fn frames_are_counted_up_to_the_first_that_is_not_next() {
+        for size in [COMPACT_LEN, 20, STAMP_LEN, 100] {
+            let shape = Shape::new(7, 5, size);
+            let check = |sequences: &[u64], cut: usize, count| {
+                let input = frames(size, sequences);
+                let is = shape.count(&input[..input.len() - cut], 3, 4, |_, _| {});
+                assert_eq!(is, count, "{sequences:?} of {size} bytes, {cut} cut off");
+            };
+            check(&[], 0, 0);
+            check(&[4, 5, 6], 0, 3);
+            check(&[4, 5, 6], 1, 2);
+            check(&[4, 6], 0, 1);
+            check(&[4, 4], 0, 1);
+            check(&[5], 0, 0);
+            let input = frames(size, &[4]);
+            for (run, operation, stream) in [(8, 5, 3), (7, 6, 3), (7, 5, 2)] {
+                let is = Shape::new(run, operation, size).count(&input, stream, 4, |_, _| {});
+                assert_eq!(is, 0, "a frame of run 7, operation 5 and stream 3");
+            }
+        }
+    }
+
+    #[test]
+    fn frames_of_one_time_are_told_together() {
+        let mut times = Vec::new();
+        let shape = Shape::new(7, 5, 40);
+        let input = frames(40, &[3, 4, 5, 6, 9]);
+        shape.count(&input, 3, 3, |intended_ns, count| times.push((intended_ns, count)));
+        assert_eq!(times, [(1001, 1), (1002, 2), (1003, 1)]);
+    }
+
+    #[test]
+    fn a_beginning_is_one_as_far_as_it_goes() {
+        let shape = Shape::new(7, 5, 40);
+        let frame = frames(40, &[0]);
+        assert!(shape.begins(&frame[..3]) && shape.begins(&frame[..30]));
+        assert!(!shape.begins(&frame[1..]));
     }
 }

@@ -8,43 +8,55 @@ use tokio::task::JoinHandle;
 use tonic::Status;
 
 use crate::Result;
-use crate::grpc::{Address, Ledger, LedgerSums, Push, Pusher};
-use crate::sender::Plan;
+use crate::grpc::{Address, Ledger, LedgerSums, Push, PushStream, Pusher, StreamAnswers};
+use crate::sender::{Plan, Progress};
 use crate::yardstick::Feed;
 
 /// How long answers may take after the last call.
 const ANSWERS: Duration = Duration::from_secs(30);
 
+const NO_PANIC: &str = "a caller does not panic";
+
 /// Where pushes are to go.
 pub(crate) enum Sink {
-    /// To a server's push API; each stream has an address.
-    Server { grpc: String, addresses: Vec<Address> },
-    /// To a yardstick.
+    /// To a server's push API; each stream has an address. With `one_stream` through one PushStream,
+    /// else by a call each.
+    Server { grpc: String, addresses: Vec<Address>, one_stream: bool },
+    /// To a yardstick: to all its connections, or to one where each is a stream.
     Yardstick(Feed),
 }
 
 /// A [`Sink`] that is open.
 pub(crate) enum Outlet {
     Server(Box<Calls>),
-    Yardstick(Feed),
+    Yardstick { feed: Feed, has_streams: bool },
 }
 
-/// The calls under way.
+/// The pushes under way.
 pub(crate) struct Calls {
-    pusher: Pusher,
+    way: Way,
     operation: i32,
     /// Messages in one push.
     batch: u64,
     addresses: Vec<Address>,
-    /// The last call of each stream; it waits for the one before it.
-    last: Vec<Option<JoinHandle<()>>>,
     answers: Arc<Mutex<Answers>>,
+    progress: Arc<Progress>,
+}
+
+/// How pushes are made.
+enum Way {
+    /// By a call each. The last one of each stream waits for the one before it.
+    Unary { pusher: Pusher, last: Vec<Option<JoinHandle<()>>> },
+    /// By one PushStream, which keeps them in order.
+    Stream { pushes: PushStream, reader: JoinHandle<()> },
 }
 
 /// What was answered.
 #[derive(Clone, Default, Debug, Serialize)]
 pub(crate) struct Answers {
     pub ledger: LedgerSums,
+    /// Pushes the server made.
+    pub given: u64,
     pub refused: u64,
     /// The first refusal's words.
     pub refusal: Option<String>,
@@ -56,24 +68,31 @@ impl Outlet {
     /// # Errors
     ///
     /// Nobody listens at the push API.
-    pub(crate) async fn open(sink: Sink, plan: &Plan) -> Result<Self> {
-        Ok(match sink {
-            Sink::Yardstick(feed) => Self::Yardstick(feed),
-            Sink::Server { grpc, addresses } => Self::Server(Box::new(Calls {
-                pusher: Pusher::connect(&grpc).await?,
-                operation: plan.operation,
-                batch: plan.batch,
-                last: addresses.iter().map(|_| None).collect(),
-                addresses,
-                answers: Arc::default(),
-            })),
-        })
+    pub(crate) async fn open(sink: Sink, plan: &Plan, progress: &Arc<Progress>) -> Result<Self> {
+        let (grpc, addresses, one_stream) = match sink {
+            Sink::Yardstick(feed) => {
+                return Ok(Self::Yardstick { feed, has_streams: plan.members.len() > 1 });
+            }
+            Sink::Server { grpc, addresses, one_stream } => (grpc, addresses, one_stream),
+        };
+        let answers = Arc::<Mutex<Answers>>::default();
+        let progress = Arc::clone(progress);
+        let way = if one_stream {
+            let (pushes, replies) = PushStream::open(&grpc).await?;
+            let reading = read(replies, Arc::clone(&answers), Arc::clone(&progress));
+            Way::Stream { pushes, reader: tokio::spawn(reading) }
+        } else {
+            let last = addresses.iter().map(|_| None).collect();
+            Way::Unary { pusher: Pusher::connect(&grpc).await?, last }
+        };
+        let (operation, batch) = (plan.operation, plan.batch);
+        Ok(Self::Server(Box::new(Calls { way, operation, batch, addresses, answers, progress })))
     }
 
     /// The content of a push is frames, not one body.
     pub(crate) fn takes_frames(&self) -> bool {
         match self {
-            Self::Yardstick(_) => true,
+            Self::Yardstick { .. } => true,
             Self::Server(calls) => calls.is_batch(),
         }
     }
@@ -85,7 +104,9 @@ impl Outlet {
     /// The yardstick has ended. What a server answers is looked at in the end.
     pub(crate) fn push(&mut self, stream: usize, content: Vec<u8>) -> Result<()> {
         match self {
-            Self::Yardstick(feed) => feed.push(&content)?,
+            Self::Yardstick { feed, has_streams } => {
+                feed.push(has_streams.then_some(stream), &content)?;
+            }
             Self::Server(calls) => calls.begin(stream, content),
         }
         Ok(())
@@ -94,7 +115,7 @@ impl Outlet {
     /// Deliveries the server has owned to not making, so far. A ledger counts pushes, a batch as one.
     pub(crate) fn dropped(&self) -> u64 {
         match self {
-            Self::Yardstick(_) => 0,
+            Self::Yardstick { .. } => 0,
             Self::Server(calls) => calls.answers().ledger.dropped() * calls.batch,
         }
     }
@@ -106,7 +127,7 @@ impl Outlet {
     /// One does not come in time.
     pub(crate) async fn answers(&mut self) -> Result<Answers> {
         match self {
-            Self::Yardstick(_) => Ok(Answers::default()),
+            Self::Yardstick { .. } => Ok(Answers::default()),
             Self::Server(calls) => calls.finish().await,
         }
     }
@@ -114,7 +135,7 @@ impl Outlet {
     /// What feeds the yardstick, if it is one.
     pub(crate) fn into_feed(self) -> Option<Feed> {
         match self {
-            Self::Yardstick(feed) => Some(feed),
+            Self::Yardstick { feed, .. } => Some(feed),
             Self::Server(_) => None,
         }
     }
@@ -124,14 +145,19 @@ impl Calls {
     fn begin(&mut self, stream: usize, content: Vec<u8>) {
         let to = self.addresses[stream].clone();
         let push = Push { to, operation: self.operation, content, is_batch: self.is_batch() };
-        let (mut pusher, answers) = (self.pusher.clone(), Arc::clone(&self.answers));
-        let before = self.last[stream].take();
-        self.last[stream] = Some(tokio::spawn(async move {
+        let (pusher, last) = match &mut self.way {
+            Way::Unary { pusher, last } => (pusher, last),
+            Way::Stream { pushes, .. } => return pushes.push(push),
+        };
+        let (mut pusher, answers) = (pusher.clone(), Arc::clone(&self.answers));
+        let (before, progress) = (last[stream].take(), Arc::clone(&self.progress));
+        last[stream] = Some(tokio::spawn(async move {
             if let Some(before) = before {
-                before.await.expect("a call does not panic");
+                before.await.expect(NO_PANIC);
             }
             let answer = pusher.push(push).await;
             answers.lock().unwrap_or_else(PoisonError::into_inner).add(answer);
+            progress.answered();
         }));
     }
 
@@ -140,15 +166,31 @@ impl Calls {
     }
 
     async fn finish(&mut self) -> Result<Answers> {
-        let last = std::mem::take(&mut self.last);
-        let all = async {
-            for call in last.into_iter().flatten() {
-                call.await.expect("a call does not panic");
+        let in_time = match &mut self.way {
+            Way::Unary { last, .. } => {
+                let last = std::mem::take(last);
+                let all = async {
+                    for call in last.into_iter().flatten() {
+                        call.await.expect(NO_PANIC);
+                    }
+                };
+                tokio::time::timeout(ANSWERS, all).await
+            }
+            Way::Stream { pushes, reader } => {
+                pushes.end();
+                let read = tokio::time::timeout(ANSWERS, reader).await;
+                read.map(|read| read.expect(NO_PANIC))
             }
         };
-        let in_time = tokio::time::timeout(ANSWERS, all).await;
         in_time.map_err(|_| format!("pushes are unanswered after {ANSWERS:?}"))?;
-        Ok(self.answers().clone())
+        let answers = self.answers().clone();
+        if let Way::Stream { pushes, .. } = &self.way
+            && answers.given + answers.refused != pushes.begun
+        {
+            let given = answers.given;
+            return Err(format!("{given} of {} pushes are answered", pushes.begun).into());
+        }
+        Ok(answers)
     }
 
     fn answers(&self) -> std::sync::MutexGuard<'_, Answers> {
@@ -156,11 +198,30 @@ impl Calls {
     }
 }
 
+/// Takes the answers of a stream to its end.
+async fn read(mut replies: StreamAnswers, answers: Arc<Mutex<Answers>>, progress: Arc<Progress>) {
+    loop {
+        let batch = match replies.next().await {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return,
+            Err(status) => {
+                return answers.lock().unwrap_or_else(PoisonError::into_inner).add(Err(status));
+            }
+        };
+        let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+        batch.into_iter().for_each(|answer| answers.add(answer));
+        drop(answers);
+        progress.answered();
+    }
+}
+
 impl Answers {
     fn add(&mut self, answer: Result<Option<Ledger>, Status>) {
         match answer {
-            Ok(Some(ledger)) => self.ledger.add(ledger),
-            Ok(None) => {}
+            Ok(ledger) => {
+                self.given += 1;
+                ledger.into_iter().for_each(|ledger| self.ledger.add(ledger));
+            }
             Err(status) => {
                 self.refused += 1;
                 let words = || format!("{:?}: {}", status.code(), status.message());

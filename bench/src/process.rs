@@ -35,7 +35,7 @@ pub(crate) struct CpuUsed {
 }
 
 /// Resident memory at one moment.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 pub(crate) struct Memory {
     /// Resident pages of all kinds.
     pub rss_bytes: u64,

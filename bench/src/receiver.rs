@@ -1,31 +1,29 @@
 //! The receiving side: all connections of a run on one thread and one epoll, each delivery booked as it comes.
 
+mod books;
+mod conduct;
+mod heartbeats;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use comet_client::Session;
-use hdrhistogram::Histogram;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 
-use crate::accounting::Accounts;
+pub(crate) use self::books::Books;
+use self::heartbeats::Heartbeats;
 use crate::clock::{SECOND_NS, now_ns, timespec};
-use crate::message::{OP_HEARTBEAT, Stamp};
 use crate::sender::Progress;
-use crate::stats::latency_histogram;
 use crate::tls::Tls;
 
 /// Events taken with one system call.
 const EVENTS: usize = 1024;
 /// Bytes read with one system call, shared by all connections.
 const READ_BUFFER: usize = 256 << 10;
-/// Time between heartbeats of a connection, below goim's five minutes by half; the first of all is sent
-/// after a minute, so that short runs have none.
-const HEARTBEAT_NS: u64 = 120 * SECOND_NS;
-const HEARTBEAT_FIRST_NS: u64 = 60 * SECOND_NS;
 /// The longest wait for events: heartbeats are looked at between waits.
 const WAIT_NS_MAX: u64 = SECOND_NS;
 
@@ -39,18 +37,8 @@ pub(crate) struct Receiver {
     live: usize,
     closed: usize,
     close_reasons: BTreeMap<String, u64>,
-    heartbeats_sent: u64,
-    started_ns: u64,
+    heartbeats: Heartbeats,
     progress: Arc<Progress>,
-}
-
-/// What is known about the deliveries; apart from the sessions, since both change at once.
-struct Books {
-    run: u32,
-    operation: i32,
-    accounts: Accounts,
-    latencies: Histogram<u64>,
-    handshakes: Histogram<u64>,
 }
 
 struct Connection {
@@ -62,6 +50,10 @@ struct Connection {
     stage: Stage,
     /// epoll watches for room to write.
     watches_output: bool,
+    /// Bytes that the session still needs of a frame it has the beginning of, where it is one of the run's.
+    owed: usize,
+    /// epoll does not watch it at all: it is read when its turn comes, or never.
+    is_muted: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,29 +66,27 @@ enum Stage {
 }
 
 impl Receiver {
-    /// A receiver that books messages of `run` with `operation`.
+    /// A receiver that books messages of `run` with `operation` and, nearly all, bodies of `size` bytes.
     ///
     /// # Errors
     ///
     /// The host refuses another descriptor.
-    pub(crate) fn new(run: u32, operation: i32, progress: Arc<Progress>) -> io::Result<Self> {
+    pub(crate) fn new(
+        run: u32,
+        operation: i32,
+        size: usize,
+        progress: Arc<Progress>,
+    ) -> io::Result<Self> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             connections: Vec::new(),
-            books: Books {
-                run,
-                operation,
-                accounts: Accounts::default(),
-                latencies: latency_histogram(),
-                handshakes: latency_histogram(),
-            },
+            books: Books::new(run, operation, size),
             buffer: vec![0; READ_BUFFER].into(),
             events: Vec::with_capacity(EVENTS),
             live: 0,
             closed: 0,
             close_reasons: BTreeMap::new(),
-            heartbeats_sent: 0,
-            started_ns: now_ns(),
+            heartbeats: Heartbeats::default_from(now_ns()),
             progress,
         })
     }
@@ -123,6 +113,8 @@ impl Receiver {
             session,
             stage: Stage::Connecting(since_ns),
             watches_output: true,
+            owed: 0,
+            is_muted: false,
         });
         Ok(())
     }
@@ -143,18 +135,8 @@ impl Receiver {
     }
 
     /// The books.
-    pub(crate) fn accounts(&self) -> &Accounts {
-        &self.books.accounts
-    }
-
-    /// Time from the intended send to the read that brought it, in ns.
-    pub(crate) fn latencies(&self) -> &Histogram<u64> {
-        &self.books.latencies
-    }
-
-    /// Time from connect(2) to the reply to the authentication, in ns.
-    pub(crate) fn handshakes(&self) -> &Histogram<u64> {
-        &self.books.handshakes
+    pub(crate) fn books(&self) -> &Books {
+        &self.books
     }
 
     /// Waits for events, at most for `timeout_ns` and never longer than a second, and handles them.
@@ -163,11 +145,12 @@ impl Receiver {
     ///
     /// epoll failed. What happens to single connections is no error but counted.
     pub(crate) fn turn(&mut self, timeout_ns: u64) -> io::Result<()> {
-        self.send_heartbeats();
+        let heartbeat_ns = self.send_heartbeats();
         let mut events = std::mem::take(&mut self.events);
         events.clear();
+        let wait_ns = timeout_ns.min(WAIT_NS_MAX).min(heartbeat_ns);
         let room = rustix::buffer::spare_capacity(&mut events);
-        match epoll::wait(&self.epoll, room, Some(&timespec(timeout_ns.min(WAIT_NS_MAX)))) {
+        match epoll::wait(&self.epoll, room, Some(&timespec(wait_ns))) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -177,20 +160,26 @@ impl Receiver {
             self.handle(index, flags);
         }
         self.events = events;
-        self.progress.report(self.books.accounts.received());
+        self.progress.report(self.books.received());
         Ok(())
     }
 
     fn handle(&mut self, index: usize, flags: EventFlags) {
         let outcome = self.handle_connection(index, flags);
         if let Err(reason) = outcome {
-            let connection = &mut self.connections[index];
-            // Closing the descriptor takes it out of epoll.
-            connection.socket = None;
-            self.closed += 1;
-            self.live -= usize::from(connection.stage == Stage::Live);
-            *self.close_reasons.entry(reason).or_default() += 1;
+            self.end(index, reason);
         }
+    }
+
+    /// The server's end of the connection is gone, or as good as gone.
+    fn end(&mut self, index: usize, reason: String) {
+        let connection = &mut self.connections[index];
+        // Closing the descriptor takes it out of epoll.
+        connection.socket = None;
+        connection.tls = None;
+        self.closed += 1;
+        self.live -= usize::from(connection.stage == Stage::Live);
+        *self.close_reasons.entry(reason).or_default() += 1;
     }
 
     fn handle_connection(&mut self, index: usize, flags: EventFlags) -> Result<(), String> {
@@ -213,22 +202,6 @@ impl Receiver {
         }
         connection.transmit(&self.epoll, index)
     }
-
-    /// Spreads the heartbeats of all connections evenly over their interval.
-    fn send_heartbeats(&mut self) {
-        let connections = self.connections.len() as u64;
-        let since_first_ns = now_ns().saturating_sub(self.started_ns + HEARTBEAT_FIRST_NS);
-        let due = u128::from(since_first_ns) * u128::from(connections) / u128::from(HEARTBEAT_NS);
-        while u128::from(self.heartbeats_sent) < due {
-            let index = usize::try_from(self.heartbeats_sent % connections).expect("an index");
-            self.heartbeats_sent += 1;
-            let connection = &mut self.connections[index];
-            if connection.stage == Stage::Live && connection.socket.is_some() {
-                connection.session.send(OP_HEARTBEAT, 0, &[]);
-                self.handle(index, EventFlags::empty());
-            }
-        }
-    }
 }
 
 impl Connection {
@@ -238,33 +211,35 @@ impl Connection {
         buffer: &mut [u8],
         books: &mut Books,
     ) -> Result<(), String> {
+        while self.receive_once(index, buffer, books)? == buffer.len() {}
+        Ok(())
+    }
+
+    /// Reads once and books what it brings; says how many bytes that were.
+    fn receive_once(
+        &mut self,
+        index: usize,
+        buffer: &mut [u8],
+        books: &mut Books,
+    ) -> Result<usize, String> {
         let socket = self.socket.as_ref().expect("closed sockets have no events");
-        loop {
-            let read = match recv(socket, &mut *buffer, RecvFlags::empty()) {
+        let read = loop {
+            match recv(socket, &mut *buffer, RecvFlags::empty()) {
                 Ok((0, _)) => return Err("the server ended the connection".to_owned()),
-                Ok((read, _)) => read,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => continue,
+                Ok((read, _)) => break read,
+                Err(Errno::AGAIN) => return Ok(0),
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.to_string()),
-            };
-            let now_ns = now_ns();
-            let session = &mut self.session;
-            let mut take = |bytes: &[u8]| {
-                let handled = session.handle_input(bytes, |frame| {
-                    if frame.operation == books.operation {
-                        books.book(index, frame.body, now_ns);
-                    }
-                });
-                handled.map_err(|error| error.to_string())
-            };
-            match &mut self.tls {
-                None => take(&buffer[..read])?,
-                Some(tls) => tls.receive(&buffer[..read], take)?,
             }
-            if read < buffer.len() {
-                return Ok(());
-            }
+        };
+        let now_ns = now_ns();
+        let (session, owed) = (&mut self.session, &mut self.owed);
+        let mut take = |bytes: &[u8]| books.take(index, session, owed, bytes, now_ns);
+        match &mut self.tls {
+            None => take(&buffer[..read])?,
+            Some(tls) => tls.receive(&buffer[..read], take)?,
         }
+        Ok(read)
     }
 
     /// Writes what the session has to say, and watches for room only while there is none.
@@ -275,7 +250,7 @@ impl Connection {
             Some(tls) => tls.transmit(&mut self.session, socket),
         };
         let watches_output = !sent.map_err(|error| error.to_string())?;
-        if watches_output != self.watches_output {
+        if watches_output != self.watches_output && !self.is_muted {
             self.watches_output = watches_output;
             let mut flags = EventFlags::IN;
             flags.set(EventFlags::OUT, watches_output);
@@ -297,16 +272,4 @@ fn send_all(session: &mut Session, socket: &OwnedFd) -> io::Result<bool> {
         }
     }
     Ok(true)
-}
-
-impl Books {
-    fn book(&mut self, connection: usize, body: &[u8], now_ns: u64) {
-        match Stamp::decode(body) {
-            Some(stamp) if stamp.run == self.run => {
-                self.accounts.record(connection, stamp.stream, stamp.sequence);
-                self.latencies.saturating_record(now_ns.saturating_sub(stamp.intended_ns));
-            }
-            _ => self.accounts.record_foreign(),
-        }
-    }
 }

@@ -89,6 +89,11 @@ impl Progress {
             self.changed.notify_one();
         }
     }
+
+    /// A push was answered: the server may own to not having made deliveries.
+    pub(crate) fn answered(&self) {
+        self.changed.notify_one();
+    }
 }
 
 /// Starts the sender's thread. A yardstick's feed comes back with the result, since a yardstick ends with
@@ -101,7 +106,7 @@ pub(crate) fn start(
     thread::spawn(move || {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let outlet = Outlet::open(sink, &plan).await?;
+            let outlet = Outlet::open(sink, &plan, &progress).await?;
             let sender = Sender {
                 sent: Sent { messages: vec![0; plan.members.len()], ..Sent::default() },
                 timer: Timer::new()?,
@@ -165,8 +170,11 @@ impl Sender {
             self.sent.pushes += 1;
             self.sent.deliveries += self.plan.batch * self.plan.members[stream];
         }
-        // Lets the runtime write the calls before the next tick is looked at.
-        tokio::task::yield_now().await;
+        // Lets the runtime write the calls before the next tick is looked at. Calls that are made flat out
+        // are written together, as many as there is room for: the sender is not to be what is measured.
+        if self.plan.interval_ns.is_some() || self.plan.pattern == Pattern::Every {
+            tokio::task::yield_now().await;
+        }
         Ok(())
     }
 
@@ -177,7 +185,8 @@ impl Sender {
         for _ in 0..plan.batch {
             let sequence = self.sent.messages[stream];
             self.sent.messages[stream] += 1;
-            let stamp = Stamp { run: plan.run, stream: id, sequence, intended_ns };
+            let stamp =
+                Stamp { run: plan.run, stream: id, sequence, intended_ns: Some(intended_ns) };
             if self.outlet.takes_frames() {
                 stamp.append_frame(plan.operation, plan.size, &mut content);
             } else {

@@ -17,6 +17,30 @@ pub(crate) fn latency_histogram() -> Histogram<u64> {
 const POINTS_PER_DECADE: u32 = 20;
 /// The curve ends with the largest of ten thousand: at 99.99 %.
 const DECADES: u32 = 4;
+/// A latency histogram as pairs of a value and how often it was recorded, which is exact: all of them have
+/// the same buckets.
+pub(crate) mod pairs {
+    use hdrhistogram::Histogram;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(
+        histogram: &Histogram<u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let recorded = histogram.iter_recorded();
+        serializer.collect_seq(recorded.map(|at| (at.value_iterated_to(), at.count_at_value())))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Histogram<u64>, D::Error> {
+        let mut histogram = super::latency_histogram();
+        for (value, count) in Vec::<(u64, u64)>::deserialize(deserializer)? {
+            histogram.saturating_record_n(value, count);
+        }
+        Ok(histogram)
+    }
+}
 
 /// The usual percentiles, in microseconds.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -90,6 +114,11 @@ impl Spread {
             f64::midpoint(values[middle - 1], values[middle])
         };
         Some(Self { median, min, max })
+    }
+
+    /// The same in another unit.
+    pub(crate) fn times(self, factor: f64) -> Self {
+        Self { median: self.median * factor, min: self.min * factor, max: self.max * factor }
     }
 }
 

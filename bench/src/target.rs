@@ -2,22 +2,20 @@
 
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
-use std::sync::Arc;
-use std::time::Duration;
 use std::{env, fs, io};
 
-use rustls::ClientConfig;
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::args::{HostArgs, ServerArgs};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::launch::Running;
 use crate::process::{CpuSample, Memory, resident_bytes};
-use crate::tls::Certificate;
+use crate::scrape::{http_get, is_ok};
+use crate::tls::{Certificate, Trust};
 use crate::yardstick::{Feed, Mode, Yardstick};
 
 /// How long a server may take to be healthy.
@@ -27,13 +25,21 @@ const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 /// Bytes of a failed server's log that are shown.
 const LOG_SHOWN: usize = 4096;
 
-/// Something that connections can be made to.
-pub(crate) struct Target {
+/// Where clients connect.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Doors {
     pub tcp: SocketAddr,
     pub websocket: Option<SocketAddr>,
     /// How clients speak TLS to both addresses, where they do.
-    pub tls: Option<Arc<ClientConfig>>,
-    /// Its push API, host:port.
+    pub tls: Option<Trust>,
+}
+
+/// Something that connections can be made to.
+pub(crate) struct Target {
+    pub doors: Doors,
+    /// Where its metrics are, if it has any.
+    pub stat: Option<SocketAddr>,
+    /// Its push API, host:port; of yardsticks only one has it.
     pub grpc: Option<String>,
     /// None where it is not known: then there are no figures of its cost.
     pid: Option<u32>,
@@ -56,9 +62,8 @@ impl Target {
     pub(crate) fn server(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
         match server.addr {
             Some(tcp) => Ok(Self {
-                tcp,
-                websocket: server.ws_addr,
-                tls: None,
+                doors: Doors { tcp, websocket: server.ws_addr, tls: None },
+                stat: server.stat,
                 grpc: server.grpc.clone(),
                 pid: server.pid,
                 child: None,
@@ -79,10 +84,9 @@ impl Target {
     ) -> Result<(Self, Feed)> {
         let yardstick = Yardstick::start(mode, connections, &host.server_core)?;
         let target = Self {
-            tcp: yardstick.address,
-            websocket: None,
-            tls: None,
-            grpc: None,
+            doors: Doors { tcp: yardstick.address, websocket: Some(yardstick.address), tls: None },
+            stat: None,
+            grpc: (mode == Mode::Grpc).then(|| yardstick.address.to_string()),
             pid: Some(yardstick.process.pid()),
             child: Some(Child { process: yardstick.process, log: None }),
         };
@@ -172,9 +176,12 @@ impl Target {
         let mut child = Child { process, log: Some(log) };
         child.wait_until_healthy(stat)?;
         Ok(Self {
-            tcp,
-            websocket: Some(websocket),
-            tls: certificate.as_ref().map(Certificate::clients),
+            doors: Doors {
+                tcp,
+                websocket: Some(websocket),
+                tls: certificate.as_ref().map(Certificate::clients),
+            },
+            stat: Some(stat),
             grpc: Some(grpc.to_string()),
             pid: Some(child.process.pid()),
             child: Some(child),
@@ -230,16 +237,7 @@ fn unnamed_file() -> io::Result<File> {
 
 /// Whether `GET /healthz` is answered with 200.
 fn is_healthy(stat: SocketAddr) -> bool {
-    let status = || -> io::Result<[u8; 12]> {
-        let mut stream = TcpStream::connect(stat)?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        let request = format!("GET /healthz HTTP/1.1\r\nHost: {stat}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes())?;
-        let mut status = [0; 12];
-        stream.read_exact(&mut status)?;
-        Ok(status)
-    };
-    status().is_ok_and(|status| status == *b"HTTP/1.1 200")
+    http_get(stat, "/healthz").is_ok_and(|answer| is_ok(&answer))
 }
 
 /// Ports that were free a moment ago. They are given back before the server takes them: nothing else on a

@@ -14,7 +14,9 @@ use rcgen::generate_simple_self_signed;
 use rustix::net::{SendFlags, send};
 use rustls::client::Resumption;
 use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::clock::now_ns;
@@ -22,7 +24,38 @@ use crate::clock::now_ns;
 /// A certificate for loopback addresses, signed by itself. Its files are there as long as it is.
 pub(crate) struct Certificate {
     folder: PathBuf,
+    trust: Trust,
+}
+
+/// How clients connect that trust one certificate and no other.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
+pub(crate) struct Trust {
+    certificate: CertificateDer<'static>,
     config: Arc<ClientConfig>,
+}
+
+impl TryFrom<Vec<u8>> for Trust {
+    type Error = rustls::Error;
+
+    fn try_from(der: Vec<u8>) -> Result<Self, rustls::Error> {
+        let certificate = CertificateDer::from(der);
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone())?;
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        // A storm is one of clients that were not there before.
+        config.resumption = Resumption::disabled();
+        Ok(Self { certificate, config: Arc::new(config) })
+    }
+}
+
+impl From<Trust> for Vec<u8> {
+    fn from(trust: Trust) -> Self {
+        trust.certificate.to_vec()
+    }
 }
 
 impl Certificate {
@@ -33,19 +66,12 @@ impl Certificate {
     /// Its files cannot be written.
     pub(crate) fn make() -> Result<Self> {
         let own = generate_simple_self_signed(["127.0.0.1".to_owned(), "::1".to_owned()])?;
-        let mut roots = RootCertStore::empty();
-        roots.add(own.cert.der().clone())?;
-        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        // A storm is one of clients that were not there before.
-        config.resumption = Resumption::disabled();
+        let trust = Trust::try_from(own.cert.der().to_vec())?;
         // The time tells it from one that a bench of the same process id left behind.
         let name = format!("comet-bench-{}-{}.tls", process::id(), now_ns());
         let folder = env::temp_dir().join(name);
         DirBuilder::new().mode(0o700).create(&folder)?;
-        let made = Self { folder, config: Arc::new(config) };
+        let made = Self { folder, trust };
         fs::write(made.certificate(), own.cert.pem())?;
         fs::write(made.key(), own.signing_key.serialize_pem())?;
         Ok(made)
@@ -62,8 +88,8 @@ impl Certificate {
     }
 
     /// How clients connect that trust this certificate and no other.
-    pub(crate) fn clients(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.config)
+    pub(crate) fn clients(&self) -> Trust {
+        self.trust.clone()
     }
 }
 
@@ -83,8 +109,8 @@ impl Tls {
     /// # Errors
     ///
     /// rustls does not take the address as a name.
-    pub(crate) fn new(clients: &Arc<ClientConfig>, server: IpAddr) -> Result<Self> {
-        let connection = ClientConnection::new(Arc::clone(clients), server.into())?;
+    pub(crate) fn new(clients: &Trust, server: IpAddr) -> Result<Self> {
+        let connection = ClientConnection::new(Arc::clone(&clients.config), server.into())?;
         Ok(Self(Box::new(connection)))
     }
 

@@ -1,32 +1,31 @@
-//! `connect`: a storm of connections, and what they cost when they idle, in turns with a bare accept loop.
+//! `connect`: a storm of connections, and what they cost when they idle, in turns with a bare ring that
+//! accepts, receives and sends as often for each, the same bytes: once for a TCP client, twice for a
+//! WebSocket client.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{pin, run_id};
+use super::{WARM_UP, pin, run_id};
 use crate::Result;
 use crate::args::ConnectArgs;
 use crate::clock::{now_ns, seconds_to_ns};
-use crate::dial::{Crowd, Streams, dial, ensure_descriptors};
-use crate::measure::{settle, turn_for};
-use crate::process::CpuUsed;
-use crate::receiver::Receiver;
+use crate::crew::{Brief, Crew};
+use crate::dial::{Crowd, Streams, ensure_descriptors};
+use crate::measure::{Place, settle, turn_for};
+use crate::message::STAMP_LEN;
+use crate::process::{CpuSample, CpuUsed};
 use crate::report::{Report, number, progress_bar, spread, table};
 use crate::sender::Progress;
 use crate::stats::{Percentiles, Spread};
 use crate::target::Target;
 use crate::yardstick::Mode;
 
-/// Connections made before the first look at the memory, so that what a server allocates once is not
-/// charged to the connections; at most a tenth of them.
-const WARM_UP: usize = 200;
-
 #[derive(Serialize)]
 struct Results {
     storms: Vec<Storm>,
-    /// CPU of a handshake for that of a bare accept, read and write.
+    /// CPU of a handshake for that of the bare accept, receives and sends.
     comet_to_bare: Option<Spread>,
     /// Resident memory of an idle connection, in bytes.
     comet_rss_bytes: Option<Spread>,
@@ -36,17 +35,19 @@ struct Results {
 
 /// What one storm gave.
 #[derive(Clone, Debug, Serialize)]
-struct Storm {
+pub(super) struct Storm {
     subject: &'static str,
     round: u32,
     connections: usize,
     elapsed_ns: u64,
-    per_second: f64,
+    pub per_second: f64,
     /// From connect(2) to the reply to the authentication.
     handshake: Percentiles,
     cpu: Option<CpuUsed>,
-    cpu_per_connection_ns: Option<f64>,
-    rss_per_connection_bytes: Option<f64>,
+    pub cpu_per_connection_ns: Option<f64>,
+    /// Share of its CPU that the bench used: near 1 it was the bench that set the pace.
+    bench_cpu_share: f64,
+    pub rss_per_connection_bytes: Option<f64>,
     anonymous_per_connection_bytes: Option<f64>,
     /// Share of one CPU that the server uses while all idle.
     idle_cpu_share: Option<f64>,
@@ -60,7 +61,7 @@ struct Storm {
 /// The measurement could not be made, or a connection was refused.
 pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
     let connections = args.dial.connections as usize;
-    ensure_descriptors(connections)?;
+    ensure_descriptors(connections, args.dial.processes)?;
     pin(&args.host)?;
     let mut storms = Vec::new();
     for round in 1..=args.rounds {
@@ -69,8 +70,7 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
         let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
         storms.push(storm("comet", round, &mut target, &crowd, args)?);
         drop(target);
-        let (mut target, _feed) = Target::yardstick(Mode::Send, connections, &args.host)?;
-        let crowd = Crowd::of_yardstick(connections);
+        let (mut target, _feed) = Target::yardstick(Mode::Ring, connections, &args.host)?;
         storms.push(storm("bare", round, &mut target, &crowd, args)?);
     }
     let results = Results {
@@ -95,6 +95,7 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
     Report::new("connect", args, results, faults).finish(&text, &args.host)
 }
 
+/// A storm and what follows: all idle for a while.
 fn storm(
     subject: &'static str,
     round: u32,
@@ -102,24 +103,47 @@ fn storm(
     crowd: &Crowd,
     args: &ConnectArgs,
 ) -> Result<Storm> {
-    let mut receiver =
-        Receiver::new(run_id(), args.server.operation, Arc::new(Progress::default()))?;
-    let in_flight = args.dial.in_flight as usize;
-    let bar =
-        progress_bar(Some(crowd.connections as u64), &format!("{subject} {round}: connecting"));
-    let first = WARM_UP.min(crowd.connections / 10);
-    dial(&mut receiver, target, crowd, 0..first, in_flight, &bar)?;
-    settle(&mut receiver, target)?;
-    let (memory_before, cpu_before) = (target.memory()?, target.cpu()?);
-    let started_ns = now_ns();
-    dial(&mut receiver, target, crowd, first..crowd.connections, in_flight, &bar)?;
-    let elapsed_ns = now_ns() - started_ns;
-    bar.finish_and_clear();
-    settle(&mut receiver, target)?;
-    let (memory_after, cpu_after) = (target.memory()?, target.cpu()?);
-    turn_for(&mut receiver, seconds_to_ns(args.hold))?;
-    let idle = target.cpu()?.zip(cpu_after.as_ref()).map(|(later, now)| later.since(now));
+    let brief = Brief {
+        run: run_id(),
+        operation: args.server.operation,
+        size: STAMP_LEN,
+        slow_buffer: None,
+    };
+    let mut crew = Crew::gather(brief, target, crowd, &args.dial, Arc::new(Progress::default()))?;
+    let mut storm = connect_all(Place { subject, round }, target, crowd, &mut crew)?;
+    storm.idle_cpu_share = idle_share(target, &mut crew, args.hold)?;
+    storm.closed = crew.findings(&[])?.closed;
+    Ok(storm)
+}
 
+/// Makes all connections of `crowd`, and measures what that takes.
+///
+/// # Errors
+///
+/// The target ended, or a connection was refused.
+pub(super) fn connect_all(
+    place: Place,
+    target: &mut Target,
+    crowd: &Crowd,
+    crew: &mut Crew,
+) -> Result<Storm> {
+    let Place { subject, round } = place;
+    let label = format!("{subject} {round}: connecting");
+    let bar = progress_bar(Some(crowd.connections as u64), &label);
+    let first = WARM_UP.min(crowd.connections / 10);
+    crew.dial(0..first, &bar)?;
+    settle(crew, target)?;
+    let (memory_before, cpu_before) = (target.memory()?, target.cpu()?);
+    let bench_before = CpuSample::of(std::process::id())?;
+    let started_ns = now_ns();
+    crew.dial(first..crowd.connections, &bar)?;
+    let elapsed_ns = now_ns() - started_ns;
+    let bench = CpuSample::of(std::process::id())?.since(&bench_before);
+    bar.finish_and_clear();
+    settle(crew, target)?;
+    let (memory_after, cpu_after) = (target.memory()?, target.cpu()?);
+
+    let findings = crew.findings(&[])?;
     let connections = crowd.connections - first;
     let each = |total: f64| total / connections as f64;
     let grown = memory_after.zip(memory_before);
@@ -131,15 +155,33 @@ fn storm(
         connections,
         elapsed_ns,
         per_second: connections as f64 * 1e9 / elapsed_ns.max(1) as f64,
-        handshake: Percentiles::of(receiver.handshakes()),
+        handshake: Percentiles::of(&findings.handshakes),
         cpu_per_connection_ns: cpu.as_ref().map(|cpu| each(cpu.total_ns as f64)),
+        bench_cpu_share: bench.total_ns as f64 / elapsed_ns.max(1) as f64,
         cpu,
         rss_per_connection_bytes: grown.map(|(now, then)| growth(now.rss_bytes, then.rss_bytes)),
         anonymous_per_connection_bytes: grown
             .map(|(now, then)| growth(now.anonymous_bytes, then.anonymous_bytes)),
-        idle_cpu_share: idle.map(|idle| idle.total_ns as f64 / (args.hold.max(1e-9) * 1e9)),
-        closed: receiver.close_reasons().clone(),
+        idle_cpu_share: None,
+        closed: findings.closed,
     })
+}
+
+/// The share of one CPU that the target uses in so many seconds in which nothing is asked of it.
+///
+/// # Errors
+///
+/// The target ended.
+pub(super) fn idle_share(
+    target: &mut Target,
+    crew: &mut Crew,
+    seconds: f64,
+) -> Result<Option<f64>> {
+    let (before, started_ns) = (target.cpu()?, now_ns());
+    turn_for(crew, seconds_to_ns(seconds))?;
+    let used = target.cpu()?.zip(before).map(|(after, before)| after.since(&before));
+    let elapsed_ns = (now_ns() - started_ns).max(1);
+    Ok(used.map(|used| used.total_ns as f64 / elapsed_ns as f64))
 }
 
 impl Storm {
@@ -165,6 +207,7 @@ fn storms_table(storms: &[Storm]) -> String {
         "p99 us",
         "max us",
         "CPU us",
+        "bench CPU %",
         "RSS B",
         "private B",
         "idle CPU %",
@@ -178,6 +221,7 @@ fn storms_table(storms: &[Storm]) -> String {
             number(Some(storm.handshake.p99_us), 0),
             number(Some(storm.handshake.max_us), 0),
             number(storm.cpu_per_connection_ns.map(|ns| ns / 1e3), 1),
+            number(Some(storm.bench_cpu_share * 100.0), 0),
             number(storm.rss_per_connection_bytes, 0),
             number(storm.anonymous_per_connection_bytes, 0),
             number(storm.idle_cpu_share.map(|share| share * 100.0), 2),

@@ -36,12 +36,13 @@ struct Results {
 ///
 /// The measurement could not be made.
 pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
-    ensure_descriptors(args.dial.connections as usize)?;
+    ensure_descriptors(args.dial.connections as usize, args.dial.processes)?;
     pin(&args.host)?;
     let mut turns = Vec::new();
     for round in 1..=args.load.rounds {
         turns.push(comet_turn(args, round)?);
-        for mode in [Mode::Ring, Mode::Send] {
+        let yardsticks: &[Mode] = if args.alone { &[] } else { &[Mode::Ring, Mode::Send] };
+        for &mode in yardsticks {
             turns.push(yardstick_turn(mode, round, &args.host, &args.dial, &args.load)?);
         }
     }
@@ -64,7 +65,7 @@ pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
         spread(results.comet_to_send, 2),
         spread(results.comet_data_to_send, 2),
     );
-    if args.load.rate <= 0.0 && args.load.window > 1 {
+    if args.load.rate <= 0.0 && args.load.window > 1 && !args.alone {
         text += &format!(
             "flat out: comet may put up to {} pushes into one write, a yardstick never does\n",
             args.load.window
@@ -82,6 +83,6 @@ fn comet_turn(args: &FanoutArgs, round: u32) -> Result<Turn> {
     let addresses = (0..rooms).map(|room| Address::Room(crowd.room(room))).collect();
     let plan = plan(&args.load, args.server.operation, &crowd);
     let place = Place { subject: COMET, round };
-    let sink = Sink::Server { grpc, addresses };
-    measure(place, &mut target, sink, plan, &crowd, args.dial.in_flight as usize)
+    let sink = Sink::Server { grpc, addresses, one_stream: args.stream };
+    measure(place, &mut target, sink, plan, &crowd, &args.dial)
 }

@@ -1,13 +1,82 @@
-//! The four measurements.
+//! The measurements.
 
+pub(crate) mod churn;
 pub(crate) mod connect;
+pub(crate) mod day;
 pub(crate) mod fanout;
+pub(crate) mod idle;
 pub(crate) mod latency;
 pub(crate) mod raw;
+pub(crate) mod readers;
+pub(crate) mod targets;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
 
 use crate::Result;
 use crate::args::HostArgs;
 use crate::clock::now_ns;
+use crate::findings::Findings;
+use crate::process::Memory;
+use crate::sender::Sent;
+
+/// Connections made before the first look at the memory, so that what a server allocates once is not
+/// charged to the connections; at most a tenth of them.
+const WARM_UP: usize = 200;
+
+/// Memory of one connection: what the server grew by, divided.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Growth {
+    rss_bytes: f64,
+    /// The private part of it.
+    anonymous_bytes: f64,
+}
+
+impl Growth {
+    fn between(before: Option<Memory>, after: Option<Memory>, connections: usize) -> Option<Self> {
+        let (before, after) = before.zip(after)?;
+        let each = |now: u64, then: u64| (now as f64 - then as f64) / connections.max(1) as f64;
+        Some(Self {
+            rss_bytes: each(after.rss_bytes, before.rss_bytes),
+            anonymous_bytes: each(after.anonymous_bytes, before.anonymous_bytes),
+        })
+    }
+}
+
+/// What a server has owned to not delivering, by reason, in messages; `batch` of them are one push.
+fn dropped_by_reason<'a>(
+    sent: impl IntoIterator<Item = &'a Sent>,
+    batch: u64,
+) -> BTreeMap<String, u64> {
+    let mut dropped = BTreeMap::new();
+    for (reason, count) in sent.into_iter().flat_map(|sent| &sent.answers.ledger.dropped) {
+        *dropped.entry(reason.clone()).or_default() += count * batch;
+    }
+    dropped
+}
+
+/// What is wrong with deliveries to members and guests, in words: where guests come and go, the server may
+/// have dropped more than anybody here can miss, but not less.
+fn faults_beside_guests(findings: &Findings, dropped: &BTreeMap<String, u64>) -> Vec<String> {
+    // These befall only connections that are coming or going.
+    let of_members = |reason: &&String| !["closing", "not_ready"].contains(&reason.as_str());
+    let dropped = dropped.keys().filter(of_members).map(|reason| dropped[reason]).sum::<u64>();
+    let lost = findings.lost();
+    let mut faults = findings.deliveries.faults(findings.deliveries.lost);
+    faults.extend(findings.visits.faults());
+    faults.extend(findings.close_fault());
+    if lost > dropped {
+        faults.push(format!("{lost} deliveries lost, where the server owned to {dropped}"));
+    }
+    faults
+}
+
+/// The words of the first push that was refused.
+fn refusal(sent: &Sent) -> Option<String> {
+    let answers = &sent.answers;
+    Some(format!("{} pushes refused: {}", answers.refused, answers.refusal.as_ref()?))
+}
 
 /// Pins the bench; children are started with CPUs of their own.
 ///

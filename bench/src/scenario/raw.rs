@@ -34,7 +34,7 @@ struct Results {
 ///
 /// The measurement could not be made.
 pub(crate) fn run(args: &RawArgs) -> Result<bool> {
-    ensure_descriptors(args.dial.connections as usize)?;
+    ensure_descriptors(args.dial.connections as usize, args.dial.processes)?;
     pin(&args.host)?;
     let mut turns = Vec::new();
     let mut pings = Vec::new();
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &RawArgs) -> Result<bool> {
             turns.push(yardstick_turn(mode, round, &args.host, &args.dial, &args.load)?);
         }
         let size = HEADER_LEN + args.load.size as usize;
-        pings.push(echo_turn(size, None, args.load.seconds, &args.host)?);
+        pings.push(echo_turn(size, None, args.load.seconds, &args.host)?.latency);
     }
     let ring_to_send = ratio(&turns, "ring", "send", |turn| turn.cpu_per_delivery_ns);
     let mut text = turns_table(&turns);
@@ -75,12 +75,22 @@ pub(super) fn yardstick_turn(
         Mode::Ring => "ring",
         Mode::Send => "send",
         Mode::Echo => "echo",
+        Mode::Grpc => "gRPC",
     };
     let crowd = Crowd::of_yardstick(dial.connections as usize);
     let (mut target, feed) = Target::yardstick(mode, crowd.connections, host)?;
     let plan = plan(load, OPERATION, &crowd);
     let place = Place { subject, round };
-    measure(place, &mut target, Sink::Yardstick(feed), plan, &crowd, dial.in_flight as usize)
+    measure(place, &mut target, Sink::Yardstick(feed), plan, &crowd, dial)
+}
+
+/// What a bare ping-pong gave.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct PingPong {
+    /// Of a round trip.
+    pub latency: Percentiles,
+    /// CPU time of the echoing side for one round trip.
+    pub cpu_ns: f64,
 }
 
 /// A bare ping-pong's turn.
@@ -93,10 +103,17 @@ pub(super) fn echo_turn(
     interval_ns: Option<u64>,
     seconds: f64,
     host: &HostArgs,
-) -> Result<Percentiles> {
-    let (target, _feed) = Target::yardstick(Mode::Echo, 1, host)?;
-    let histogram = ping_pong(target.tcp, bytes, interval_ns, seconds_to_ns(seconds))?;
-    Ok(Percentiles::of(&histogram))
+) -> Result<PingPong> {
+    let (mut target, _feed) = Target::yardstick(Mode::Echo, 1, host)?;
+    let before = target.cpu()?;
+    let (histogram, socket) =
+        ping_pong(target.doors.tcp, bytes, interval_ns, seconds_to_ns(seconds))?;
+    let cpu = target.cpu()?.zip(before).map(|(after, before)| after.since(&before).total_ns);
+    // Only now: the yardstick ends with its connection.
+    drop(socket);
+    let latency = Percentiles::of(&histogram);
+    let cpu = cpu.expect("a yardstick's process is known");
+    Ok(PingPong { cpu_ns: cpu as f64 / latency.count.max(1) as f64, latency })
 }
 
 /// What `load` asks for, pushed to all streams of `crowd`.
@@ -132,9 +149,25 @@ pub(super) fn ratio(
 /// A row for each turn.
 pub(super) fn turns_table(turns: &[Turn]) -> String {
     let headings = [
-        "turn", "expected", "received", "lost", "late", "double", "dropped", "deliv/s", "CPU ns",
-        "data ns", "p50 us", "p99 us", "max us",
+        "turn",
+        "expected",
+        "received",
+        "lost",
+        "late",
+        "double",
+        "dropped",
+        "deliv/s",
+        "per core s",
+        "CPU ns",
+        "data ns",
+        "p50 us",
+        "p99 us",
+        "max us",
     ];
+    // Bodies too small for a time have no latency.
+    let latency = |turn: &Turn, us: fn(&Percentiles) -> f64| {
+        number((turn.latency.count > 0).then(|| us(&turn.latency)), 0)
+    };
     let row = |turn: &Turn| {
         let is = &turn.deliveries;
         vec![
@@ -146,11 +179,12 @@ pub(super) fn turns_table(turns: &[Turn]) -> String {
             is.duplicate.to_string(),
             turn.sent.dropped.to_string(),
             number(Some(turn.per_second()), 0),
-            number(turn.cpu_per_delivery_ns, 0),
-            number(turn.data_cpu_per_delivery_ns, 0),
-            number(Some(turn.latency.p50_us), 0),
-            number(Some(turn.latency.p99_us), 0),
-            number(Some(turn.latency.max_us), 0),
+            number(turn.per_core_second(), 0),
+            number(turn.cpu_per_delivery_ns, 1),
+            number(turn.data_cpu_per_delivery_ns, 1),
+            latency(turn, |is| is.p50_us),
+            latency(turn, |is| is.p99_us),
+            latency(turn, |is| is.max_us),
         ]
     };
     table(&headings, &turns.iter().map(row).collect::<Vec<_>>())

@@ -1,10 +1,13 @@
 //! The yardstick: the least a server can do. A bare loop that sends bytes it is handed to all its sockets, in
 //! a process of its own, measured exactly as the server is.
 //!
-//! It speaks just enough of the protocol for the same receiver: it answers the authentication. Everything
-//! else is taken out: no rooms, no filters, no queues, no gRPC. Messages come over its standard input, each
-//! as a length (u32, little-endian) and that many bytes.
+//! It speaks just enough of the protocol for the same receiver: it answers the upgrade and the
+//! authentication. Everything else is taken out: no rooms, no filters, no queues, no gRPC. Messages come
+//! over its standard input, each as its length and the number of the socket it is for (u32,
+//! little-endian), and that many bytes.
 
+mod admit;
+mod grpc;
 mod pingpong;
 mod plain;
 mod ring;
@@ -23,8 +26,13 @@ use crate::Result;
 use crate::cpu::CpuList;
 use crate::launch::Running;
 
+/// Bytes in front of a message.
+const HEAD_LEN: usize = 8;
 /// The longest message a yardstick takes.
 const MESSAGE_MAX: u32 = 16 << 20;
+
+/// Instead of a socket's number: the message is for all.
+const ALL: u32 = u32::MAX;
 
 /// How a yardstick sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
@@ -36,6 +44,8 @@ pub(crate) enum Mode {
     Send,
     /// Sends back what it receives on one connection.
     Echo,
+    /// Answers the calls of the push API at once, and sends nothing.
+    Grpc,
 }
 
 /// A yardstick that runs.
@@ -73,14 +83,19 @@ impl Yardstick {
 }
 
 impl Feed {
-    /// Has `message` sent to every connection once. Blocks while the yardstick is behind by a pipe full.
+    /// Has `message` sent to one connection, by the order in which they were made, or to every one. Blocks
+    /// while the yardstick is behind by a pipe full.
     ///
     /// # Errors
     ///
     /// The yardstick has ended.
-    pub(crate) fn push(&mut self, message: &[u8]) -> io::Result<()> {
+    pub(crate) fn push(&mut self, to: Option<usize>, message: &[u8]) -> io::Result<()> {
         let length = u32::try_from(message.len()).map_err(io::Error::other)?;
-        self.0.write_all(&length.to_le_bytes())?;
+        let to = to.map_or(Ok(ALL), u32::try_from).map_err(io::Error::other)?;
+        let mut head = [0; HEAD_LEN];
+        head[..4].copy_from_slice(&length.to_le_bytes());
+        head[4..].copy_from_slice(&to.to_le_bytes());
+        self.0.write_all(&head)?;
         self.0.write_all(message)
     }
 }

@@ -14,7 +14,7 @@ use crate::stats::latency_histogram;
 const ECHO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Round trips of `bytes` to the echo at `address` for `duration_ns`: one each `interval_ns`, or one after
-/// the other. In ns, from the write to the last byte read.
+/// the other. In ns, from the write to the last byte read. The connection comes back open.
 ///
 /// # Errors
 ///
@@ -24,7 +24,7 @@ pub(crate) fn ping_pong(
     bytes: usize,
     interval_ns: Option<u64>,
     duration_ns: u64,
-) -> Result<Histogram<u64>> {
+) -> Result<(Histogram<u64>, TcpStream)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(ECHO_TIMEOUT))?;
@@ -42,5 +42,5 @@ pub(crate) fn ping_pong(
         histogram.saturating_record(back_ns - sent_ns);
         due_ns = interval_ns.map_or(back_ns, |interval_ns| due_ns + interval_ns);
     }
-    Ok(histogram)
+    Ok((histogram, stream))
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpStream;
+use std::ops::Range;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -19,13 +20,13 @@ impl PlainLoop {
         Self { sockets, behind: Vec::new() }
     }
 
-    /// Sends `message` to every socket once; returns when all have taken it or failed.
+    /// Sends `message` to `which` sockets once; returns when all have taken it or failed.
     ///
     /// # Errors
     ///
     /// Waiting for full sockets failed. A socket that fails is skipped: its receiver will miss the message.
-    pub(super) fn round(&mut self, message: &[u8]) -> io::Result<()> {
-        for index in 0..self.sockets.len() {
+    pub(super) fn round(&mut self, message: &[u8], which: Range<usize>) -> io::Result<()> {
+        for index in which {
             self.advance(index, 0, message);
         }
         while !self.behind.is_empty() {

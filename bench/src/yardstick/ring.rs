@@ -5,6 +5,7 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::net::TcpStream;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, opcode, types};
@@ -13,6 +14,20 @@ use io_uring::{IoUring, opcode, types};
 const BATCH: usize = 256;
 /// Completions the ring holds at least; a full one makes the kernel allocate.
 const COMPLETIONS_MIN: u32 = 16 << 10;
+
+/// The ring of a yardstick for so many connections.
+///
+/// # Errors
+///
+/// The kernel is too old for it, or forbids it.
+pub(super) fn build(connections: usize) -> io::Result<IoUring> {
+    let connections = u32::try_from(connections).map_err(io::Error::other)?;
+    IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_cqsize(connections.next_power_of_two().max(COMPLETIONS_MIN))
+        .build(BATCH as u32)
+}
 
 /// The ring and its sockets.
 pub(super) struct RingLoop {
@@ -29,25 +44,20 @@ impl RingLoop {
     ///
     /// The kernel is too old for the ring, or forbids it.
     pub(super) fn new(sockets: Vec<TcpStream>) -> io::Result<Self> {
-        let connections = u32::try_from(sockets.len()).map_err(io::Error::other)?;
-        let ring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_cqsize(connections.next_power_of_two().max(COMPLETIONS_MIN))
-            .build(BATCH as u32)?;
+        let ring = build(sockets.len())?;
         Ok(Self { ring, sent: vec![0; sockets.len()], sockets, behind: Vec::new() })
     }
 
-    /// Sends `message` to every socket once; returns when all have taken it or failed.
+    /// Sends `message` to `which` sockets once; returns when all have taken it or failed.
     ///
     /// # Errors
     ///
     /// The ring failed. A socket that fails is skipped: its receiver will miss the message.
-    pub(super) fn round(&mut self, message: Vec<u8>) -> io::Result<()> {
+    pub(super) fn round(&mut self, message: Vec<u8>, which: Range<usize>) -> io::Result<()> {
         // Sends may be in flight where an error leaves this function: then the message is never freed.
         let message = ManuallyDrop::new(message);
-        self.sent.fill(0);
-        let mut fresh = 0..self.sockets.len();
+        self.sent[which.clone()].fill(0);
+        let mut fresh = which;
         let mut in_flight = 0;
         loop {
             in_flight += self.submit(&message, &mut fresh);
@@ -64,7 +74,7 @@ impl RingLoop {
     }
 
     /// Fills the submission queue; says with how many sends.
-    fn submit(&mut self, message: &[u8], fresh: &mut std::ops::Range<usize>) -> usize {
+    fn submit(&mut self, message: &[u8], fresh: &mut Range<usize>) -> usize {
         let mut queue = self.ring.submission();
         let mut submitted = 0;
         while !queue.is_full() {

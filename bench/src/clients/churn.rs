@@ -1,0 +1,254 @@
+//! Guests: connections that arrive at a rate, change their room perhaps, and leave after a random time.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use serde::{Deserialize, Serialize};
+
+use super::kind;
+use crate::Result;
+use crate::clock::{now_ns, seconds_to_ns};
+use crate::dial::Dialer;
+use crate::findings::GuestSums;
+use crate::message::OP_CHANGE_ROOM;
+use crate::receiver::Receiver;
+use crate::sender::Plan;
+use crate::visits::StreamId;
+
+/// How guests come and go.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ChurnPlan {
+    /// Time between two arrivals. They are due when they are due, however those before them fare.
+    pub interval_ns: u64,
+    /// How long a guest stays, on average; exponentially distributed.
+    pub life_ns: u64,
+    /// Share of the guests that change their room halfway.
+    pub moves: f64,
+    /// Number of the first guest, and how many further the next one is.
+    pub first: usize,
+    pub stride: usize,
+    /// The most there may be at once.
+    pub present_max: u64,
+}
+
+impl ChurnPlan {
+    /// Guests beside so many `members`.
+    pub(crate) fn of(arrivals: f64, life_s: f64, moves: f64, members: usize) -> Self {
+        Self {
+            interval_ns: Plan::interval_of(arrivals).unwrap_or(u64::MAX / 2),
+            life_ns: seconds_to_ns(life_s),
+            moves,
+            first: members,
+            stride: 1,
+            present_max: guests_max(arrivals, life_s),
+        }
+    }
+
+    /// What one of `count` processes does of it.
+    pub(crate) fn part(&self, count: usize, index: usize) -> Self {
+        Self {
+            interval_ns: self.interval_ns.saturating_mul(count as u64),
+            first: self.first + index * self.stride,
+            stride: self.stride * count,
+            present_max: self.present_max.div_ceil(count as u64),
+            ..self.clone()
+        }
+    }
+}
+
+/// Room for the guests there are at once: twice what there are on average, and some.
+pub(crate) fn guests_max(arrivals: f64, life_s: f64) -> u64 {
+    (arrivals.max(0.0) * life_s.max(0.0) * 2.0).ceil() as u64 + 100
+}
+
+/// Arrivals.
+pub(super) struct Churn {
+    plan: ChurnPlan,
+    due_ns: u64,
+    number: usize,
+    random: Random,
+}
+
+/// Those who are there, and what they are going to do.
+#[derive(Default)]
+pub(super) struct Guests {
+    agenda: BinaryHeap<Reverse<Appointment>>,
+    present: u64,
+    pub sums: GuestSums,
+}
+
+/// In the order of their time.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Appointment {
+    due_ns: u64,
+    /// The connection at the receiver.
+    index: usize,
+    step: Step,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    MoveTo(usize),
+    Leave,
+}
+
+impl Churn {
+    /// Arrivals that begin now.
+    pub(super) fn new(plan: ChurnPlan) -> Self {
+        let random = Random(plan.first as u64);
+        Self { due_ns: now_ns() + plan.interval_ns, number: plan.first, random, plan }
+    }
+
+    /// Does what is due; says when the next is.
+    ///
+    /// # Errors
+    ///
+    /// The host refuses a connection.
+    pub(super) fn act(
+        &mut self,
+        guests: &mut Guests,
+        receiver: &mut Receiver,
+        dialer: &Dialer,
+    ) -> Result<u64> {
+        let now_ns = now_ns();
+        while self.due_ns <= now_ns {
+            if guests.present < self.plan.present_max {
+                self.arrive(guests, receiver, dialer)?;
+            } else {
+                guests.sums.turned_away += 1;
+            }
+            self.due_ns += self.plan.interval_ns;
+        }
+        let appointment_ns = guests.keep_appointments(now_ns, receiver, dialer);
+        Ok(appointment_ns.map_or(self.due_ns, |due_ns| due_ns.min(self.due_ns)))
+    }
+
+    fn arrive(
+        &mut self,
+        guests: &mut Guests,
+        receiver: &mut Receiver,
+        dialer: &Dialer,
+    ) -> Result<()> {
+        let index = receiver.next_index();
+        dialer.begin(receiver, self.number, self.due_ns)?;
+        let room = dialer.crowd.room_of(self.number).expect("scenarios with guests have rooms");
+        receiver.visit(index, StreamId { kind: kind::ROOM, number: room as u32 }, false);
+        receiver.visit(index, StreamId { kind: kind::EVERYBODY, number: 0 }, false);
+        let life_ns = (self.random.exponential() * self.plan.life_ns as f64) as u64;
+        let rooms = dialer.crowd.rooms;
+        if self.random.uniform() < self.plan.moves && rooms > 1 {
+            let beyond = 1 + (self.random.uniform() * (rooms - 1) as f64) as usize;
+            let step = Step::MoveTo((room + beyond) % rooms);
+            guests.appoint(self.due_ns + life_ns / 2, index, step);
+        }
+        guests.appoint(self.due_ns + life_ns, index, Step::Leave);
+        guests.present += 1;
+        guests.sums.arrived += 1;
+        guests.sums.present_max = guests.sums.present_max.max(guests.present);
+        self.number += self.plan.stride;
+        Ok(())
+    }
+}
+
+impl Guests {
+    /// Everybody leaves, at once.
+    pub(super) fn leave_all(&mut self, receiver: &mut Receiver) {
+        for Reverse(appointment) in self.agenda.drain().collect::<Vec<_>>() {
+            if appointment.step == Step::Leave {
+                self.leave(appointment.index, receiver);
+            }
+        }
+    }
+
+    fn appoint(&mut self, due_ns: u64, index: usize, step: Step) {
+        self.agenda.push(Reverse(Appointment { due_ns, index, step }));
+    }
+
+    /// Does what is due; says when the next is.
+    fn keep_appointments(
+        &mut self,
+        now_ns: u64,
+        receiver: &mut Receiver,
+        dialer: &Dialer,
+    ) -> Option<u64> {
+        loop {
+            let due_ns = self.agenda.peek()?.0.due_ns;
+            if due_ns > now_ns {
+                return Some(due_ns);
+            }
+            let Reverse(Appointment { index, step, .. }) = self.agenda.pop()?;
+            match step {
+                Step::Leave => self.leave(index, receiver),
+                // One who is not in yet stays where it asked to be.
+                Step::MoveTo(room) if receiver.is_live(index) => {
+                    let stream = StreamId { kind: kind::ROOM, number: room as u32 };
+                    receiver.visit(index, stream, false);
+                    receiver.say(index, OP_CHANGE_ROOM, dialer.crowd.room(room).as_bytes());
+                }
+                Step::MoveTo(_) => {}
+            }
+        }
+    }
+
+    fn leave(&mut self, index: usize, receiver: &mut Receiver) {
+        let was_in = receiver.is_live(index);
+        if receiver.leave(index) && !was_in {
+            self.sums.gave_up += 1;
+        }
+        self.present -= 1;
+    }
+}
+
+/// SplitMix64: the guests of two runs behave alike.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// At least 0 and below 1.
+    fn uniform(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Of mean 1.
+    fn exponential(&mut self) -> f64 {
+        -(1.0 - self.uniform()).ln()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lives_have_the_mean_asked_for() {
+        let mut random = Random(7);
+        let mean = (0..10_000).map(|_| random.exponential()).sum::<f64>() / 1e4;
+        assert!((0.95..1.05).contains(&mean), "{mean}");
+        assert!((0..10_000).all(|_| (0.0..1.0).contains(&random.uniform())));
+    }
+
+    #[test]
+    fn processes_share_the_arrivals() {
+        let whole = ChurnPlan::of(100.0, 2.0, 0.5, 1000);
+        assert_eq!((whole.interval_ns, whole.first, whole.present_max), (10_000_000, 1000, 500));
+        let part = whole.part(3, 1);
+        assert_eq!((part.interval_ns, part.first, part.stride), (30_000_000, 1001, 3));
+    }
+
+    #[test]
+    fn appointments_come_in_the_order_of_their_time() {
+        let mut guests = Guests::default();
+        guests.appoint(7, 0, Step::Leave);
+        guests.appoint(3, 1, Step::Leave);
+        guests.appoint(3, 0, Step::MoveTo(2));
+        let due = std::iter::from_fn(|| guests.agenda.pop());
+        let order: Vec<(u64, usize)> = due.map(|Reverse(is)| (is.due_ns, is.index)).collect();
+        assert_eq!(order, [(3, 0), (3, 1), (7, 0)]);
+    }
+}

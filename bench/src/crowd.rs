@@ -1,0 +1,243 @@
+//! Who the connections of a run are: their keys and rooms, their transport, how they read.
+
+use comet_client::Transport;
+use serde::{Deserialize, Serialize};
+
+use crate::args::ServerArgs;
+
+/// What each connection is told to be. Connections have numbers, from 0; those beyond `connections` are
+/// guests.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Crowd {
+    pub connections: usize,
+    /// 0 for none.
+    pub rooms: usize,
+    /// Rooms have sizes as 1, 1/2, 1/3 and so on, instead of equal ones.
+    pub zipf: bool,
+    pub streams: Streams,
+    pub websocket_share: f64,
+    /// Shares of those who read slowly, and not at all.
+    pub slow_share: f64,
+    pub stalled_share: f64,
+    /// The request target of the WebSocket endpoint.
+    pub websocket_path: String,
+    /// Templates: `%d` is a number, from 1, `%k` the key and `%r` the room's id.
+    pub token: String,
+    pub key: String,
+    pub room: String,
+}
+
+/// What a connection receives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Streams {
+    /// One stream for each room.
+    Rooms,
+    /// One stream for each run of so many connections, whose keys a push names.
+    Keys(usize),
+}
+
+/// How a connection reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reading {
+    AtOnce,
+    Slowly,
+    Never,
+}
+
+impl Crowd {
+    /// Connections to a server, by its templates.
+    pub(crate) fn of_server(
+        server: &ServerArgs,
+        connections: usize,
+        rooms: usize,
+        streams: Streams,
+    ) -> Self {
+        Self {
+            connections,
+            rooms,
+            zipf: false,
+            streams,
+            websocket_share: server.ws_share,
+            slow_share: 0.0,
+            stalled_share: 0.0,
+            websocket_path: server.ws_path.clone(),
+            token: server.token.clone(),
+            key: server.key.clone(),
+            room: server.room.clone(),
+        }
+    }
+
+    /// Connections to a yardstick: all TCP, and all of one stream.
+    pub(crate) fn of_yardstick(connections: usize) -> Self {
+        Self {
+            connections,
+            rooms: 1,
+            zipf: false,
+            streams: Streams::Rooms,
+            websocket_share: 0.0,
+            slow_share: 0.0,
+            stalled_share: 0.0,
+            websocket_path: String::new(),
+            token: "%d".to_owned(),
+            key: String::new(),
+            room: String::new(),
+        }
+    }
+
+    /// The key of a connection.
+    pub(crate) fn key(&self, connection: usize) -> String {
+        numbered(&self.key, connection)
+    }
+
+    /// The id of a room.
+    pub(crate) fn room(&self, room: usize) -> String {
+        numbered(&self.room, room)
+    }
+
+    /// How many connections each stream has.
+    pub(crate) fn members(&self) -> Vec<u64> {
+        let streams = match self.streams {
+            Streams::Rooms => self.rooms,
+            Streams::Keys(each) => self.connections.div_ceil(each),
+        };
+        let mut members = vec![0; streams];
+        for connection in 0..self.connections {
+            members[self.stream(connection)] += 1;
+        }
+        members
+    }
+
+    /// The stream that a connection receives.
+    pub(crate) fn stream(&self, connection: usize) -> usize {
+        match self.streams {
+            Streams::Rooms => self.room_of(connection).unwrap_or(0),
+            Streams::Keys(each) => connection / each,
+        }
+    }
+
+    /// The room of a connection. Rooms are runs of connections, and so each has its share of every
+    /// transport; guests spread evenly.
+    pub(crate) fn room_of(&self, connection: usize) -> Option<usize> {
+        if self.rooms == 0 {
+            None
+        } else if connection >= self.connections {
+            Some(connection % self.rooms)
+        } else if self.zipf {
+            Some(self.room_by_weight(connection))
+        } else {
+            Some(connection * self.rooms / self.connections)
+        }
+    }
+
+    /// The room where the connection's place in the crowd is its place in the sum of the rooms' weights.
+    fn room_by_weight(&self, connection: usize) -> usize {
+        let weights = || (1..=self.rooms).map(|rank| 1.0 / rank as f64);
+        let all: f64 = weights().sum();
+        let place = (connection as f64 + 0.5) / self.connections as f64 * all;
+        let mut sum = 0.0;
+        let ends = weights().map(|weight| {
+            sum += weight;
+            sum
+        });
+        ends.take(self.rooms - 1).take_while(|&end| end < place).count()
+    }
+
+    /// What a connection authenticates with.
+    pub(crate) fn token(&self, connection: usize) -> String {
+        let room = self.room_of(connection).map(|room| self.room(room)).unwrap_or_default();
+        numbered(&self.token.replace("%k", &self.key(connection)).replace("%r", &room), connection)
+    }
+
+    /// What carries a connection.
+    pub(crate) fn transport(&self, connection: usize) -> Transport {
+        if is_of_share(self.websocket_share, connection) {
+            Transport::WebSocket
+        } else {
+            Transport::Tcp
+        }
+    }
+
+    /// How a connection reads.
+    pub(crate) fn reading(&self, connection: usize) -> Reading {
+        if is_of_share(self.stalled_share, connection) {
+            return Reading::Never;
+        }
+        let others = connection - count_of_share(self.stalled_share, connection);
+        let share = self.slow_share / (1.0 - self.stalled_share).max(f64::EPSILON);
+        if is_of_share(share, others) { Reading::Slowly } else { Reading::AtOnce }
+    }
+}
+
+/// Whether number `index` belongs to a `share` that is spread evenly.
+fn is_of_share(share: f64, index: usize) -> bool {
+    count_of_share(share, index + 1) > count_of_share(share, index)
+}
+
+/// How many of the first `count` belong to a `share`.
+fn count_of_share(share: f64, count: usize) -> usize {
+    (count as f64 * share.clamp(0.0, 1.0)).floor() as usize
+}
+
+fn numbered(template: &str, index: usize) -> String {
+    template.replace("%d", &(index + 1).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn crowd(connections: usize, rooms: usize, streams: Streams) -> Crowd {
+        Crowd {
+            rooms,
+            streams,
+            token: r#"{"mid":%d,"key":"%k","room_id":"%r"}"#.to_owned(),
+            key: "k%d".to_owned(),
+            room: "live://%d".to_owned(),
+            ..Crowd::of_yardstick(connections)
+        }
+    }
+
+    #[test]
+    fn templates_are_filled_in() {
+        let crowd = crowd(4, 2, Streams::Rooms);
+        assert_eq!(crowd.token(2), r#"{"mid":3,"key":"k3","room_id":"live://2"}"#);
+        assert_eq!(crowd.token(4), r#"{"mid":5,"key":"k5","room_id":"live://1"}"#, "a guest");
+        let homeless = Crowd { rooms: 0, ..crowd };
+        assert_eq!(homeless.token(0), r#"{"mid":1,"key":"k1","room_id":""}"#);
+    }
+
+    #[test]
+    fn every_connection_is_in_one_stream() {
+        assert_eq!(crowd(10, 3, Streams::Rooms).members(), [4, 3, 3]);
+        assert_eq!(crowd(3, 2, Streams::Keys(1)).members(), [1, 1, 1]);
+        assert_eq!(crowd(5, 2, Streams::Keys(2)).members(), [2, 2, 1]);
+        let weighted = Crowd { zipf: true, ..crowd(110, 3, Streams::Rooms) };
+        assert_eq!(weighted.members(), [60, 30, 20]);
+    }
+
+    #[test]
+    fn transports_divide_evenly_in_every_room() {
+        for (share, expected) in [(0.0, 0), (0.25, 5), (0.5, 10), (1.0, 20)] {
+            let crowd = Crowd { websocket_share: share, ..crowd(100, 5, Streams::Rooms) };
+            for room in 0..5 {
+                let websockets = (room * 20..(room + 1) * 20)
+                    .filter(|&connection| crowd.transport(connection) == Transport::WebSocket);
+                assert_eq!(websockets.count(), expected, "share {share}, room {room}");
+            }
+        }
+    }
+
+    #[test]
+    fn readers_divide_by_their_shares() {
+        let check = |slow, stalled, expected| {
+            let base = crowd(100, 1, Streams::Rooms);
+            let crowd = Crowd { slow_share: slow, stalled_share: stalled, ..base };
+            let count = |reading| (0..100).filter(|&index| crowd.reading(index) == reading).count();
+            assert_eq!([count(Reading::Slowly), count(Reading::Never)], expected);
+        };
+        check(0.0, 0.0, [0, 0]);
+        check(0.25, 0.5, [25, 50]);
+        check(0.0, 1.0, [0, 100]);
+        check(1.0, 0.0, [100, 0]);
+    }
+}

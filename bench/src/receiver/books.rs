@@ -1,0 +1,187 @@
+//! What a receiver knows about what came: deliveries and their latencies, replies and their round trips.
+
+use comet_client::Session;
+use hdrhistogram::Histogram;
+
+use super::Receiver;
+use crate::accounting::Accounts;
+use crate::message::{OP_CHANGE_ROOM_REPLY, OP_HEARTBEAT_REPLY, Shape, Stamp};
+use crate::stats::latency_histogram;
+use crate::visits::{STREAM_KINDS, StreamId, Visits};
+
+/// Apart from the sessions, since both change at once.
+pub(crate) struct Books {
+    run: u32,
+    operation: i32,
+    /// Of the run's frames.
+    shape: Shape,
+    /// Of the connections that receive one stream from the beginning to the end.
+    pub accounts: Accounts,
+    /// Of all others.
+    pub visits: Visits,
+    /// From the intended send to the read that brought it, in ns.
+    pub latencies: Histogram<u64>,
+    /// The same of connections that are slow to read.
+    pub impaired_latencies: Histogram<u64>,
+    /// From connect(2), or when it was due, to the reply to the authentication, in ns.
+    pub handshakes: Histogram<u64>,
+    /// From when a heartbeat was due to its reply, in ns.
+    pub round_trips: Histogram<u64>,
+    /// When the last heartbeat of each connection was due, until it is answered.
+    heartbeats_due_ns: Vec<Option<u64>>,
+    /// Whether a connection is slow to read; shorter than the connections where the last ones are not.
+    impaired: Vec<bool>,
+    /// Rooms that connections have changed to.
+    pub moved: u64,
+}
+
+impl Books {
+    pub(super) fn new(run: u32, operation: i32, size: usize) -> Self {
+        Self {
+            run,
+            operation,
+            shape: Shape::new(run, operation, size),
+            accounts: Accounts::default(),
+            visits: Visits::default(),
+            latencies: latency_histogram(),
+            impaired_latencies: latency_histogram(),
+            handshakes: latency_histogram(),
+            round_trips: latency_histogram(),
+            heartbeats_due_ns: Vec::new(),
+            impaired: Vec::new(),
+            moved: 0,
+        }
+    }
+
+    /// Distinct deliveries so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.accounts.received() + self.visits.received()
+    }
+
+    /// Whether the connection reads slowly or not at all.
+    pub(crate) fn is_impaired(&self, connection: usize) -> bool {
+        self.impaired.get(connection).is_some_and(|&is| is)
+    }
+
+    pub(super) fn impair(&mut self, connection: usize) {
+        if self.impaired.len() <= connection {
+            self.impaired.resize(connection + 1, false);
+        }
+        self.impaired[connection] = true;
+    }
+
+    pub(super) fn heartbeat_sent(&mut self, connection: usize, due_ns: u64) {
+        if self.heartbeats_due_ns.len() <= connection {
+            self.heartbeats_due_ns.resize(connection + 1, None);
+        }
+        self.heartbeats_due_ns[connection] = Some(due_ns);
+    }
+
+    /// Books what came on a connection. What is next in its stream, which is nearly all, is compared with
+    /// what it must be; only the rest goes through the session.
+    pub(super) fn take(
+        &mut self,
+        connection: usize,
+        session: &mut Session,
+        owed: &mut usize,
+        input: &[u8],
+        now_ns: u64,
+    ) -> Result<(), String> {
+        let (begun, mut input) = input.split_at(input.len().min(*owed));
+        *owed -= begun.len();
+        self.parse(connection, session, begun, now_ns)?;
+        let is_plain = !self.visits.has(connection) && !self.is_impaired(connection);
+        if *owed == 0 && is_plain && session.is_live() {
+            let count = self.book_next(connection, input, now_ns);
+            input = &input[count * self.shape.length()..];
+            if !input.is_empty() && input.len() < self.shape.length() && self.shape.begins(input) {
+                *owed = self.shape.length() - input.len();
+            }
+        }
+        self.parse(connection, session, input, now_ns)
+    }
+
+    fn book_next(&mut self, connection: usize, input: &[u8], now_ns: u64) -> usize {
+        let (stream, next) = self.accounts.next(connection);
+        let latencies = &mut self.latencies;
+        let count = self.shape.count(input, stream, next, |intended_ns, count| {
+            latencies.saturating_record_n(now_ns.saturating_sub(intended_ns), count);
+        });
+        self.accounts.record_next(connection, count);
+        usize::try_from(count).expect("they are in memory")
+    }
+
+    fn parse(
+        &mut self,
+        connection: usize,
+        session: &mut Session,
+        input: &[u8],
+        now_ns: u64,
+    ) -> Result<(), String> {
+        if input.is_empty() {
+            return Ok(());
+        }
+        let handled = session.handle_input(input, |frame| {
+            self.hear(connection, frame.operation, frame.body, now_ns);
+        });
+        handled.map_err(|error| error.to_string())
+    }
+
+    /// Books a frame of the server.
+    fn hear(&mut self, connection: usize, operation: i32, body: &[u8], now_ns: u64) {
+        if operation == self.operation {
+            self.book(connection, body, now_ns);
+        } else if operation == OP_HEARTBEAT_REPLY {
+            let due_ns = self.heartbeats_due_ns.get_mut(connection).and_then(Option::take);
+            if let Some(due_ns) = due_ns {
+                self.round_trips.saturating_record(now_ns.saturating_sub(due_ns));
+            }
+        } else if operation == OP_CHANGE_ROOM_REPLY {
+            self.moved += 1;
+        }
+    }
+
+    fn book(&mut self, connection: usize, body: &[u8], now_ns: u64) {
+        let mut runs = self.run..self.run + STREAM_KINDS;
+        let Some(stamp) = runs.find_map(|run| Stamp::decode(body, run)) else {
+            return self.accounts.record_foreign();
+        };
+        if self.visits.has(connection) {
+            let stream = StreamId { kind: stamp.run - self.run, number: stamp.stream };
+            self.visits.record(connection, stream, stamp.sequence);
+        } else if stamp.run == self.run {
+            self.accounts.record(connection, stamp.stream, stamp.sequence);
+        } else {
+            return self.accounts.record_foreign();
+        }
+        let Some(intended_ns) = stamp.intended_ns else { return };
+        let latency_ns = now_ns.saturating_sub(intended_ns);
+        if self.is_impaired(connection) {
+            self.impaired_latencies.saturating_record(latency_ns);
+        } else {
+            self.latencies.saturating_record(latency_ns);
+        }
+    }
+}
+
+impl Receiver {
+    /// Forgets all figures so far, and who visits what: what comes from here on is of `run`, with bodies of
+    /// `size` bytes.
+    pub(crate) fn start_over(&mut self, run: u32, size: usize) {
+        let books = &mut self.books;
+        books.run = run;
+        books.shape = Shape::new(run, books.operation, size);
+        books.accounts.restart();
+        for histogram in [
+            &mut books.latencies,
+            &mut books.impaired_latencies,
+            &mut books.handshakes,
+            &mut books.round_trips,
+        ] {
+            histogram.reset();
+        }
+        books.visits = Visits::default();
+        books.moved = 0;
+        self.heartbeats.sent = 0;
+    }
+}

@@ -1,0 +1,79 @@
+//! Two data cores against one: the same pushes to the same rooms, half of which have their home on the core
+//! where a connection is not.
+
+use super::goal::{Goal, Reach};
+use super::stand::{Guests, Stand};
+use super::{Findings, Setup};
+use crate::Result;
+use crate::args::HostArgs;
+use crate::cpu::CpuList;
+use crate::crowd::Streams;
+use crate::sender::Plan;
+
+const GUESTS: Guests =
+    Guests { connections: 1_000, rooms: 8, streams: Streams::Rooms, websocket: false };
+/// Pushes a second to each room: a load that leaves every CPU idle by half, for one of them may be the
+/// bench's.
+const HZ: f64 = 20.0;
+
+const TWO_CORES: Goal = Goal {
+    target: 10,
+    name: "two_cores",
+    what: "two data cores against one, 8 rooms",
+    reach: Some(Reach::AtMost(1.05)),
+    unit: "",
+    decimals: 2,
+    compared: "data cores' CPU of a delivery / mean of one core's on either of the two CPUs",
+};
+const TWO_CORES_ALL: Goal = Goal {
+    name: "two_cores_all_threads",
+    what: "the same, all threads",
+    reach: None,
+    compared: "with the control thread, which has two cores to ask",
+    ..TWO_CORES
+};
+
+pub(super) const GOALS: [Goal; 2] = [TWO_CORES, TWO_CORES_ALL];
+
+/// # Errors
+///
+/// A server did not start, or ended.
+pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> {
+    let host = &setup.args.host;
+    let first = host.server_core.head();
+    let second = second_core(host);
+    // All three have their control thread at the same place, for the cores to be compared only.
+    let control = host.control_cores.clone().unwrap_or_else(|| first.clone());
+    let start = |cores: CpuList| -> Result<Stand> {
+        let control_cores = Some(control.clone());
+        let host = HostArgs { server_core: cores, control_cores, ..host.clone() };
+        let mut stand = Stand::comet(setup, &host, GUESTS)?;
+        stand.connect()?;
+        Ok(stand)
+    };
+    let mut one = start(first.clone())?;
+    let mut other = start(second.clone())?;
+    let mut both = start(first.with(&second))?;
+    for round in 1..=setup.args.rounds {
+        let mut turn = |stand: &mut Stand| -> Result<[f64; 2]> {
+            let plan = Plan { interval_ns: Plan::interval_of(HZ), ..stand.plan() };
+            let turn = stand.turn(round, plan, findings)?;
+            Ok([turn.data_cpu_ns()?, turn.cpu_ns()?])
+        };
+        let (one, both, other) = (turn(&mut one)?, turn(&mut both)?, turn(&mut other)?);
+        for (goal, index) in [(&TWO_CORES, 0), (&TWO_CORES_ALL, 1)] {
+            findings.note(goal, both[index] / f64::midpoint(one[index], other[index]));
+        }
+    }
+    Ok(())
+}
+
+/// A CPU for the second data core: one that has nothing to do, or else the bench's, as has to be where there
+/// are only two.
+fn second_core(host: &HostArgs) -> CpuList {
+    let mut taken = host.server_core.with(&host.bench_core);
+    if let Some(control) = &host.control_cores {
+        taken = taken.with(control);
+    }
+    CpuList::usable().without(&taken).unwrap_or_else(|| host.bench_core.clone()).head()
+}

@@ -1,0 +1,164 @@
+//! `targets`: what the project means to reach, each figure beside what it is compared with, in a few minutes.
+//!
+//! A stage holds its servers and yardsticks for many turns and lets them take turns, so that a figure and
+//! what it is compared with see the same minute of the host. A stage that fails leaves its lines without
+//! figures and the others as they are.
+
+mod cores;
+mod flood;
+mod goal;
+mod keys;
+mod rooms;
+mod sizes;
+mod stand;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use self::goal::{Goal, Line, render};
+use super::connect::Storm;
+use super::pin;
+use crate::Result;
+use crate::args::{HostArgs, ServerArgs, Setting, TargetsArgs};
+use crate::clock::now_ns;
+use crate::dial::ensure_descriptors;
+use crate::measure::Turn;
+use crate::report::Report;
+
+/// The connections that all stages need at once, at most.
+const CONNECTIONS_MAX: usize = 17_000;
+
+/// The kernel has no schedstat.
+const NO_CPU: &str = "there are no CPU figures";
+
+/// What the stages run with.
+#[derive(Serialize)]
+struct Setup<'a> {
+    #[serde(flatten)]
+    args: &'a TargetsArgs,
+    #[serde(skip)]
+    server: ServerArgs,
+}
+
+impl Setting for Setup<'_> {
+    fn host(&self) -> &HostArgs {
+        &self.args.host
+    }
+
+    fn server(&self) -> Option<ServerArgs> {
+        Some(self.server.clone())
+    }
+}
+
+/// Goals that are measured together.
+struct Stage {
+    name: &'static str,
+    goals: &'static [Goal],
+    measure: fn(&Setup<'_>, &mut Findings) -> Result<()>,
+}
+
+const STAGES: [Stage; 5] = [
+    Stage { name: "sizes", goals: &sizes::GOALS, measure: sizes::measure },
+    Stage { name: "flood", goals: &flood::GOALS, measure: flood::measure },
+    Stage { name: "keys", goals: &keys::GOALS, measure: keys::measure },
+    Stage { name: "cores", goals: &cores::GOALS, measure: cores::measure },
+    Stage { name: "rooms", goals: &rooms::GOALS, measure: rooms::measure },
+];
+
+/// What the stages found.
+#[derive(Default, Serialize)]
+struct Findings {
+    #[serde(skip)]
+    rounds: BTreeMap<&'static str, Vec<f64>>,
+    turns: Vec<Turn>,
+    storms: Vec<Storm>,
+    #[serde(skip)]
+    faults: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Results {
+    lines: Vec<Line>,
+    elapsed_s: f64,
+    #[serde(flatten)]
+    findings: Findings,
+}
+
+/// Runs it; says whether all could be measured, and with `--strict` whether all was reached.
+///
+/// # Errors
+///
+/// The host is not fit for it, or the result cannot be written.
+pub(crate) fn run(args: &TargetsArgs) -> Result<bool> {
+    let started_ns = now_ns();
+    ensure_descriptors(CONNECTIONS_MAX, 1)?;
+    pin(&args.host)?;
+    let setup = Setup { args, server: args.server() };
+    let mut findings = Findings::default();
+    let mut lines = Vec::new();
+    for stage in &STAGES {
+        let asked: Vec<&Goal> = stage.goals.iter().filter(|goal| args.asks(goal.target)).collect();
+        if asked.is_empty() {
+            continue;
+        }
+        let begun_ns = now_ns();
+        let outcome = (stage.measure)(&setup, &mut findings);
+        eprintln!("{}: {:.0} s", stage.name, seconds_since(begun_ns));
+        let failure = outcome.err().map(|error| error.to_string());
+        for goal in asked {
+            lines.push(findings.judge(goal, failure.as_deref()));
+        }
+    }
+    lines.sort_by_key(Line::target);
+    let elapsed_s = seconds_since(started_ns);
+    let text = format!("{}\ntook {elapsed_s:.0} s\n", render(&lines));
+    let failures = lines.iter().filter_map(Line::failure);
+    let faults = findings.faults.drain(..).chain(failures).collect();
+    let missed = lines.iter().any(Line::is_missed);
+    let results = Results { lines, elapsed_s, findings };
+    let measured = Report::new("targets", &setup, results, faults).finish(&text, &args.host)?;
+    Ok(measured && !(args.strict && missed))
+}
+
+impl Findings {
+    /// Notes one round's figure, in the goal's unit.
+    fn note(&mut self, goal: &Goal, figure: f64) {
+        self.rounds.entry(goal.name).or_default().push(figure);
+    }
+
+    /// Keeps a turn, and what went wrong in it where anybody was to receive anything.
+    fn add(&mut self, turn: &Turn, has_receivers: bool) {
+        if has_receivers {
+            self.faults.extend(turn.faults());
+        }
+        self.turns.push(turn.clone());
+    }
+
+    fn judge(&mut self, goal: &Goal, failure: Option<&str>) -> Line {
+        let rounds = self.rounds.remove(goal.name).unwrap_or_default();
+        Line::judge(goal, rounds, failure.map(str::to_owned))
+    }
+}
+
+impl Turn {
+    /// CPU time of a delivery, all threads, in ns.
+    fn cpu_ns(&self) -> Result<f64> {
+        self.cpu_per_delivery_ns.ok_or_else(|| NO_CPU.into())
+    }
+
+    /// CPU time of a delivery, data cores, in ns.
+    fn data_cpu_ns(&self) -> Result<f64> {
+        self.data_cpu_per_delivery_ns.ok_or_else(|| NO_CPU.into())
+    }
+
+    /// CPU time of the whole turn, all threads, divided by `count`, in us.
+    fn cpu_us_of(&self, count: u64) -> Result<f64> {
+        let cpu = self.cpu.as_ref().ok_or(NO_CPU)?;
+        Ok(cpu.total_ns as f64 / 1e3 / count.max(1) as f64)
+    }
+}
+
+fn seconds_since(ns: u64) -> f64 {
+    (now_ns() - ns) as f64 / 1e9
+}

@@ -1,0 +1,252 @@
+//! A server or a yardstick with its connections, kept for many turns: connecting takes longer than a turn.
+
+use std::sync::Arc;
+
+use super::{Findings, NO_CPU, Setup};
+use crate::Result;
+use crate::args::{DialArgs, HostArgs};
+use crate::clients::Order;
+use crate::clock::{MILLISECOND_NS, seconds_to_ns};
+use crate::crew::{Brief, Crew};
+use crate::crowd::{Crowd, Streams};
+use crate::grpc::Address;
+use crate::measure::{Place, Turn, settle, take_turn};
+use crate::outlet::Sink;
+use crate::report::progress_bar;
+use crate::scenario::connect::{Storm, connect_all, idle_share};
+use crate::scenario::run_id;
+use crate::sender::{Pattern, Plan, Progress};
+use crate::target::Target;
+use crate::yardstick::{Feed, Mode};
+
+/// The operation of all messages.
+const OPERATION: i32 = 1000;
+/// Handshakes under way at once.
+const IN_FLIGHT: u32 = 256;
+/// Bytes of a body, unless a stage says otherwise.
+const SIZE: usize = 128;
+/// After a turn's last delivery, so long for what should not come.
+const AFTERMATH_NS: u64 = 50 * MILLISECOND_NS;
+
+/// It runs; it has no connections before [`Stand::connect`] or [`Stand::storm`].
+pub(super) struct Stand {
+    subject: &'static str,
+    target: Target,
+    crowd: Crowd,
+    crew: Crew,
+    progress: Arc<Progress>,
+    way: Way,
+}
+
+/// How its messages reach it.
+enum Way {
+    /// The push API, and the address of each stream.
+    Calls { grpc: String, addresses: Vec<Address>, one_stream: bool },
+    /// None while a turn has it.
+    Feed(Option<Feed>),
+}
+
+/// The connections a server is to have.
+#[derive(Clone, Copy)]
+pub(super) struct Guests {
+    pub connections: usize,
+    pub rooms: usize,
+    pub streams: Streams,
+    pub websocket: bool,
+}
+
+impl Guests {
+    /// TCP connections that are all in one room.
+    pub(super) const fn in_one_room(connections: usize) -> Self {
+        Self { connections, rooms: 1, streams: Streams::Rooms, websocket: false }
+    }
+
+    fn crowd(self, setup: &Setup<'_>) -> Crowd {
+        let Self { connections, rooms, streams, websocket } = self;
+        let mut crowd = Crowd::of_server(&setup.server, connections, rooms, streams);
+        crowd.websocket_share = if websocket { 1.0 } else { 0.0 };
+        crowd
+    }
+}
+
+impl Way {
+    /// Calls of `target`, to the streams of `crowd`.
+    fn calls(target: &Target, crowd: &Crowd) -> Self {
+        let addresses = match crowd.streams {
+            Streams::Rooms => (0..crowd.rooms).map(|at| Address::Room(crowd.room(at))).collect(),
+            Streams::Keys(each) => {
+                let keys: Vec<String> = (0..crowd.connections).map(|at| crowd.key(at)).collect();
+                keys.chunks(each).map(|keys| Address::Keys(keys.to_vec())).collect()
+            }
+        };
+        let grpc = target.grpc.clone().expect("what takes calls has a push API");
+        Self::Calls { grpc, addresses, one_stream: false }
+    }
+}
+
+impl Stand {
+    /// Starts a comet on the CPUs of `host`.
+    ///
+    /// # Errors
+    ///
+    /// It does not start.
+    pub(super) fn comet(setup: &Setup<'_>, host: &HostArgs, guests: Guests) -> Result<Self> {
+        let target = Target::server(&setup.server, host)?;
+        let crowd = guests.crowd(setup);
+        let way = Way::calls(&target, &crowd);
+        Self::new("comet", target, crowd, way)
+    }
+
+    /// Starts a bare gRPC server, which answers the calls of a server with `guests` and has none.
+    ///
+    /// # Errors
+    ///
+    /// It does not start.
+    pub(super) fn bare_grpc(setup: &Setup<'_>, host: &HostArgs, guests: Guests) -> Result<Self> {
+        let (target, _feed) = Target::yardstick(Mode::Grpc, 0, host)?;
+        let crowd = guests.crowd(setup);
+        let way = Way::calls(&target, &crowd);
+        Self::new("bare gRPC", target, crowd, way)
+    }
+
+    /// Starts a bare ring loop, which sends each message to all its connections.
+    ///
+    /// # Errors
+    ///
+    /// It does not start.
+    pub(super) fn ring(host: &HostArgs, connections: usize) -> Result<Self> {
+        Self::yardstick(host, Crowd::of_yardstick(connections))
+    }
+
+    /// Starts a bare ring loop for the very connections that a comet would have, upgrades included.
+    ///
+    /// # Errors
+    ///
+    /// It does not start.
+    pub(super) fn ring_for(setup: &Setup<'_>, host: &HostArgs, guests: Guests) -> Result<Self> {
+        Self::yardstick(host, guests.crowd(setup))
+    }
+
+    /// Starts a bare ring loop that sends each message to one of its connections.
+    ///
+    /// # Errors
+    ///
+    /// It does not start.
+    pub(super) fn ring_of_streams(host: &HostArgs, connections: usize) -> Result<Self> {
+        let mut crowd = Crowd::of_yardstick(connections);
+        crowd.streams = Streams::Keys(1);
+        Self::yardstick(host, crowd)
+    }
+
+    fn yardstick(host: &HostArgs, crowd: Crowd) -> Result<Self> {
+        let (target, feed) = Target::yardstick(Mode::Ring, crowd.connections, host)?;
+        Self::new("ring", target, crowd, Way::Feed(Some(feed)))
+    }
+
+    fn new(subject: &'static str, target: Target, crowd: Crowd, way: Way) -> Result<Self> {
+        let brief = Brief { run: run_id(), operation: OPERATION, size: SIZE, slow_buffer: None };
+        let dial = DialArgs {
+            connections: u32::try_from(crowd.connections)?,
+            in_flight: IN_FLIGHT,
+            processes: 1,
+            source: None,
+        };
+        let progress = Arc::new(Progress::default());
+        let crew = Crew::gather(brief, &target, &crowd, &dial, Arc::clone(&progress))?;
+        Ok(Self { subject, target, crowd, crew, progress, way })
+    }
+
+    /// Makes all connections.
+    ///
+    /// # Errors
+    ///
+    /// One was refused, or the target ended.
+    pub(super) fn connect(&mut self) -> Result<()> {
+        let connections = self.crowd.connections;
+        let bar = progress_bar(Some(connections as u64), &format!("{}: connecting", self.subject));
+        self.crew.dial(0..connections, &bar)?;
+        bar.finish_and_clear();
+        settle(&mut self.crew, &mut self.target)
+    }
+
+    /// Makes all connections, and measures that.
+    ///
+    /// # Errors
+    ///
+    /// One was refused, or the target ended.
+    pub(super) fn storm(&mut self, round: u32, findings: &mut Findings) -> Result<Storm> {
+        let place = Place { subject: self.subject, round };
+        let storm = connect_all(place, &mut self.target, &self.crowd, &mut self.crew)?;
+        findings.storms.push(storm.clone());
+        Ok(storm)
+    }
+
+    /// What a turn does, unless it is changed: single messages to every stream, ten times a second.
+    pub(super) fn plan(&self) -> Plan {
+        Plan {
+            run: run_id(),
+            operation: OPERATION,
+            size: SIZE,
+            batch: 1,
+            members: self.crowd.members(),
+            pattern: Pattern::Every,
+            interval_ns: Plan::interval_of(10.0),
+            duration_ns: 1000 * MILLISECOND_NS,
+            window: 1,
+        }
+    }
+
+    /// Takes a turn. What goes wrong with deliveries goes to the findings.
+    ///
+    /// # Errors
+    ///
+    /// The target ended.
+    pub(super) fn turn(&mut self, round: u32, plan: Plan, findings: &mut Findings) -> Result<Turn> {
+        self.crew.order(Order::Begin { run: plan.run, size: plan.size, visitors: false })?;
+        // Tells the progress of it.
+        self.crew.turn(0)?;
+        let sink = match &mut self.way {
+            Way::Calls { grpc, addresses, one_stream } => Sink::Server {
+                grpc: grpc.clone(),
+                addresses: addresses.clone(),
+                one_stream: *one_stream,
+            },
+            Way::Feed(feed) => Sink::Yardstick(feed.take().ok_or("the yardstick's feed is lost")?),
+        };
+        let place = Place { subject: self.subject, round };
+        let (crew, target) = (&mut self.crew, &mut self.target);
+        let progress = Arc::clone(&self.progress);
+        let (turn, feed) = take_turn(place, target, crew, progress, (plan, sink), AFTERMATH_NS)?;
+        if let Way::Feed(home) = &mut self.way {
+            *home = feed;
+        }
+        findings.add(&turn, matches!(self.subject, "comet" | "ring"));
+        Ok(turn)
+    }
+
+    /// Whether the pushes to come go through one PushStream, instead of a call each.
+    pub(super) fn push_through_one_stream(&mut self, yes: bool) {
+        if let Way::Calls { one_stream, .. } = &mut self.way {
+            *one_stream = yes;
+        }
+    }
+
+    /// From now on each connection sends a heartbeat every so many seconds, spread evenly.
+    ///
+    /// # Errors
+    ///
+    /// The clients' side failed.
+    pub(super) fn beat(&mut self, seconds: f64) -> Result<()> {
+        self.crew.order(Order::Heartbeat(seconds_to_ns(seconds)))
+    }
+
+    /// The share of one CPU that it uses in so many seconds in which nothing is pushed.
+    ///
+    /// # Errors
+    ///
+    /// The target ended.
+    pub(super) fn idle(&mut self, seconds: f64) -> Result<f64> {
+        let share = idle_share(&mut self.target, &mut self.crew, seconds)?;
+        share.ok_or_else(|| NO_CPU.into())
+    }
+}

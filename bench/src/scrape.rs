@@ -1,0 +1,123 @@
+//! The metrics of a running comet (Prometheus text format): what became of deliveries after the answer to
+//! their push.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::Result;
+
+/// How long a server may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a server has counted since it started.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct Counted {
+    /// Deliveries that were queued and then lost with their connection.
+    pub lost: u64,
+    /// Deliveries that were queued and then made room for newer ones.
+    pub superseded: u64,
+    /// Deliveries that are queued now.
+    pub waiting: u64,
+    /// Connections closed, by reason.
+    pub closed: BTreeMap<String, u64>,
+}
+
+impl Counted {
+    /// Asks the server.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer with metrics.
+    pub(crate) fn of(stat: SocketAddr) -> Result<Self> {
+        let answer = http_get(stat, "/metrics");
+        let answer = answer.map_err(|error| format!("no metrics at {stat}: {error}"))?;
+        if !is_ok(&answer) || !answer.contains("comet_lost_total") {
+            return Err(format!("no metrics of a comet at {stat}").into());
+        }
+        Ok(Self::parse(&answer))
+    }
+
+    /// What was counted since `earlier`; what waits is what waits now.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let before = |reason: &String| earlier.closed.get(reason).copied().unwrap_or(0);
+        let closed =
+            self.closed.iter().map(|(reason, &now)| (reason.clone(), now - before(reason)));
+        Self {
+            lost: self.lost - earlier.lost,
+            superseded: self.superseded - earlier.superseded,
+            waiting: self.waiting,
+            closed: closed.filter(|(_, count)| *count > 0).collect(),
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut counted = Self::default();
+        for line in text.lines() {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            let Ok(value) = value.parse::<u64>() else { continue };
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            match name {
+                "comet_lost_total" => counted.lost += value,
+                "comet_superseded_total" => counted.superseded += value,
+                "comet_waiting" => counted.waiting += value,
+                "comet_closed_total" => {
+                    let reason = label(labels, "reason").unwrap_or("unknown").to_owned();
+                    *counted.closed.entry(reason).or_default() += value;
+                }
+                _ => {}
+            }
+        }
+        counted
+    }
+}
+
+fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+    let (_, value) = labels.split_once(&format!("{name}=\""))?;
+    Some(value.split_once('"')?.0)
+}
+
+/// The whole answer to a GET, head and all.
+pub(crate) fn http_get(address: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Whether an answer is a 200.
+pub(crate) fn is_ok(answer: &str) -> bool {
+    answer.starts_with("HTTP/1.1 200")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_added_up_and_reasons_kept_apart() {
+        let text = "# TYPE comet_lost_total counter\n\
+                    comet_lost_total{core=\"0\"} 2\n\
+                    comet_lost_total{core=\"1\"} 3\n\
+                    comet_superseded_total 7\n\
+                    comet_waiting{core=\"0\"} 1\n\
+                    comet_closed_total{core=\"0\",reason=\"peer_closed\"} 4\n\
+                    comet_closed_total{core=\"1\",reason=\"write_timeout\"} 1\n\
+                    comet_closed_total{core=\"1\",reason=\"peer_closed\"} 1\n";
+        let counted = Counted::parse(text);
+        assert_eq!((counted.lost, counted.superseded, counted.waiting), (5, 7, 1));
+        assert_eq!(counted.closed["peer_closed"], 5);
+        let mut earlier = counted.clone();
+        earlier.lost = 1;
+        earlier.closed.insert("write_timeout".to_owned(), 0);
+        let since = counted.since(&earlier);
+        assert_eq!((since.lost, since.superseded), (4, 0));
+        assert_eq!(since.closed, BTreeMap::from([("write_timeout".to_owned(), 1)]));
+    }
+}

@@ -1,0 +1,275 @@
+//! The accept phase of a yardstick, by io_uring: for a TCP client one accept, one receive and one send,
+//! for a WebSocket client a receive and a send more. The same exchange as with the server, and nothing
+//! besides: no look at the token, nobody registered, nothing armed for what a client says next.
+#![allow(unsafe_code)] // The kernel writes and reads the buffers that only this module knows to be alive.
+
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+
+use io_uring::types::Fd;
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use tungstenite::handshake::derive_accept_key;
+
+use super::ring;
+use crate::Result;
+use crate::message::{HEADER_LEN, OP_AUTH_REPLY, append_header};
+
+/// A client's request for a WebSocket, or its token, comes whole within so many bytes.
+const REQUEST_MAX: usize = 4096;
+/// What the completion of the accept is known by; the others have a guest's number.
+const ACCEPT: u64 = u64::MAX;
+
+/// Takes `connections` clients and answers what they show.
+///
+/// # Errors
+///
+/// The ring failed, or a client does not speak the protocol.
+pub(super) fn accept_all(listener: &TcpListener, connections: usize) -> Result<Vec<TcpStream>> {
+    let mut door = Door::new(listener, connections)?;
+    while door.admitted < connections {
+        door.turn(listener)?;
+    }
+    // A client beyond the last would be accepted by the ring still: it goes first.
+    let Door { ring, sockets, .. } = door;
+    drop(ring);
+    Ok(sockets)
+}
+
+struct Door {
+    ring: IoUring,
+    completions: Vec<cqueue::Entry>,
+    sockets: Vec<TcpStream>,
+    /// Boxed: an operation under way knows the address of its buffer. A guest is used again by the next
+    /// client once its own is admitted.
+    #[allow(clippy::vec_box)]
+    guests: Vec<Box<Guest>>,
+    vacant: Vec<usize>,
+    admitted: usize,
+}
+
+/// A client on its way in. At most one operation of it is under way.
+struct Guest {
+    socket: RawFd,
+    stage: Stage,
+    request: [u8; REQUEST_MAX],
+    reply: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its first bytes are awaited: a request for a WebSocket, or a frame with a token.
+    Arriving,
+    /// The answer to the request is being sent.
+    Upgrading,
+    /// Over WebSocket: the frame with the token is awaited.
+    Authing,
+    /// The answer to the token is being sent.
+    Entering,
+}
+
+impl Door {
+    fn new(listener: &TcpListener, connections: usize) -> io::Result<Self> {
+        let mut door = Self {
+            ring: ring::build(connections)?,
+            completions: Vec::new(),
+            sockets: Vec::with_capacity(connections),
+            guests: Vec::new(),
+            vacant: Vec::new(),
+            admitted: 0,
+        };
+        door.accept(listener)?;
+        Ok(door)
+    }
+
+    fn turn(&mut self, listener: &TcpListener) -> Result<()> {
+        match self.ring.submit_and_wait(1) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
+            _ => {}
+        }
+        let mut completions = std::mem::take(&mut self.completions);
+        completions.extend(self.ring.completion());
+        for completion in completions.drain(..) {
+            let result = completion.result();
+            if result < 0 {
+                return Err(io::Error::from_raw_os_error(-result).into());
+            }
+            if completion.user_data() == ACCEPT {
+                self.arrive(result)?;
+                if !cqueue::more(completion.flags()) {
+                    self.accept(listener)?;
+                }
+                continue;
+            }
+            let guest = usize::try_from(completion.user_data()).expect("it was an index");
+            let length = result.unsigned_abs() as usize;
+            match self.guests[guest].stage {
+                Stage::Arriving | Stage::Authing => {
+                    self.guests[guest].answer(length)?;
+                    self.send(guest)?;
+                }
+                Stage::Upgrading => {
+                    self.guests[guest].stage = Stage::Authing;
+                    self.recv(guest)?;
+                }
+                Stage::Entering => {
+                    self.vacant.push(guest);
+                    self.admitted += 1;
+                }
+            }
+        }
+        self.completions = completions;
+        Ok(())
+    }
+
+    fn arrive(&mut self, socket: RawFd) -> io::Result<()> {
+        // SAFETY: the descriptor is fresh and nobody else knows it.
+        self.sockets.push(unsafe { TcpStream::from_raw_fd(socket) });
+        let guest = self.vacant.pop().unwrap_or_else(|| {
+            self.guests.push(Box::new(Guest::new()));
+            self.guests.len() - 1
+        });
+        self.guests[guest].socket = socket;
+        self.guests[guest].stage = Stage::Arriving;
+        self.recv(guest)
+    }
+
+    fn accept(&mut self, listener: &TcpListener) -> io::Result<()> {
+        let accept = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).build();
+        self.push(&accept.user_data(ACCEPT))
+    }
+
+    fn recv(&mut self, index: usize) -> io::Result<()> {
+        let guest = &mut self.guests[index];
+        let (address, length) = (guest.request.as_mut_ptr(), guest.request.len() as u32);
+        let recv = opcode::Recv::new(Fd(guest.socket), address, length).build();
+        self.push(&recv.user_data(index as u64))
+    }
+
+    fn send(&mut self, index: usize) -> io::Result<()> {
+        let guest = &self.guests[index];
+        let (address, length) = (guest.reply.as_ptr(), guest.reply.len() as u32);
+        let send = opcode::Send::new(Fd(guest.socket), address, length);
+        let send = send.flags(libc::MSG_NOSIGNAL).build();
+        self.push(&send.user_data(index as u64))
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: an accept takes no memory. The buffers of a guest stay where they are and are not
+        // touched until its one operation has completed; the ring is closed before they are freed.
+        while unsafe { self.ring.submission().push(entry) }.is_err() {
+            self.ring.submit()?;
+        }
+        Ok(())
+    }
+}
+
+impl Guest {
+    fn new() -> Self {
+        Self {
+            socket: -1,
+            stage: Stage::Arriving,
+            request: [0; REQUEST_MAX],
+            reply: Vec::with_capacity(256),
+        }
+    }
+
+    /// Writes the reply to the first `length` bytes of the request.
+    fn answer(&mut self, length: usize) -> Result<()> {
+        let request = &self.request[..length];
+        self.reply.clear();
+        match self.stage {
+            Stage::Arriving if request.starts_with(b"GET ") => {
+                self.stage = Stage::Upgrading;
+                let key = websocket_key(request).ok_or("a client's request has no key")?;
+                self.reply.extend_from_slice(
+                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+                      Connection: Upgrade\r\nSec-WebSocket-Accept: ",
+                );
+                self.reply.extend_from_slice(derive_accept_key(key).as_bytes());
+                self.reply.extend_from_slice(b"\r\n\r\n");
+            }
+            Stage::Arriving => {
+                self.stage = Stage::Entering;
+                let sequence = sequence(request, [0; 4]).ok_or("a client's frame is cut")?;
+                append_header(OP_AUTH_REPLY, sequence, 0, &mut self.reply);
+            }
+            _ => {
+                self.stage = Stage::Entering;
+                let sequence = masked_sequence(request).ok_or("a client's message is cut")?;
+                self.reply.extend_from_slice(&[0x82, HEADER_LEN as u8]);
+                append_header(OP_AUTH_REPLY, sequence, 0, &mut self.reply);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The sequence number in a frame's header, with the mask that lies over it.
+fn sequence(frame: &[u8], mask: [u8; 4]) -> Option<u32> {
+    let field = frame.get(HEADER_LEN - 4..HEADER_LEN)?;
+    let field = <[u8; 4]>::try_from(field).expect("four bytes were taken");
+    Some(u32::from_be_bytes(field) ^ u32::from_be_bytes(mask))
+}
+
+/// The same of the frame in a client's WebSocket message (RFC 6455 5.2). The header's length is a
+/// multiple of the mask's.
+fn masked_sequence(message: &[u8]) -> Option<u32> {
+    let mask_at = match message.get(1)? & 0x7f {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
+    let (mask, frame) = message.get(mask_at..)?.split_first_chunk()?;
+    sequence(frame, *mask)
+}
+
+fn websocket_key(request: &[u8]) -> Option<&[u8]> {
+    const NAME: &[u8] = b"sec-websocket-key:";
+    let line = request
+        .split(|&byte| byte == b'\n')
+        .find(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))?;
+    Some(line[NAME.len()..].trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::thread;
+
+    use comet_client::{Session, Transport};
+
+    use super::*;
+
+    #[test]
+    fn clients_of_both_transports_are_admitted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients = [Transport::Tcp, Transport::WebSocket, Transport::Tcp].map(|transport| {
+            thread::spawn(move || {
+                let mut session = Session::new(transport, "host", "/sub", b"a token");
+                let mut socket = TcpStream::connect(address).unwrap();
+                let mut buffer = [0; 1024];
+                while !session.is_live() {
+                    let written = socket.write(session.output()).unwrap();
+                    session.consume_output(written);
+                    if session.output().is_empty() {
+                        let length = socket.read(&mut buffer).unwrap();
+                        session.handle_input(&buffer[..length], |_| {}).unwrap();
+                    }
+                }
+            })
+        });
+        assert_eq!(accept_all(&listener, clients.len()).unwrap().len(), clients.len());
+        for client in clients {
+            client.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_is_an_error() {
+        assert_eq!(sequence(&[0; 15], [0; 4]), None);
+        assert_eq!(masked_sequence(&[0x82, 0xfe, 0, 90, 1, 2, 3, 4, 0, 0]), None);
+        assert_eq!(websocket_key(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"), None);
+    }
+}

@@ -1,0 +1,77 @@
+//! The yardstick of a call: the push API on a bare tonic server of one thread, which decodes every push
+//! and answers at once that nobody got it.
+
+use std::net::TcpListener;
+
+use tokio::runtime;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use crate::Result;
+use crate::grpc::Ledger;
+use crate::grpc::wire::goim::comet::comet_server::{Comet, CometServer};
+use crate::grpc::wire::goim::comet::{
+    BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
+    RoomsReply, RoomsReq,
+};
+
+/// The longest request that is decoded, bytes.
+const REQUEST_MAX: usize = 64 << 20;
+/// The reason of all that is not delivered.
+const REASON: &str = "yardstick";
+
+/// Answers until it is killed.
+///
+/// # Errors
+///
+/// The runtime refuses the listener.
+pub(super) fn serve(listener: TcpListener) -> Result<()> {
+    listener.set_nonblocking(true)?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let incoming = TcpListenerStream::new(listener).map(|accepted| {
+            let stream = accepted?;
+            stream.set_nodelay(true)?;
+            Ok::<_, std::io::Error>(stream)
+        });
+        let service = CometServer::new(Nobody).max_decoding_message_size(REQUEST_MAX);
+        Ok(Server::builder().add_service(service).serve_with_incoming(incoming).await?)
+    })
+}
+
+struct Nobody;
+
+fn dropped(connections: usize) -> Option<Ledger> {
+    let connections = connections as u64;
+    let dropped = [(REASON.to_owned(), connections)].into();
+    Some(Ledger { matched: connections, dropped, ..Ledger::default() })
+}
+
+#[tonic::async_trait]
+impl Comet for Nobody {
+    async fn push_msg(&self, push: Request<PushMsgReq>) -> Result<Response<PushMsgReply>, Status> {
+        let ledger = dropped(push.get_ref().keys.len());
+        Ok(Response::new(PushMsgReply { ledger }))
+    }
+
+    async fn broadcast(
+        &self,
+        _: Request<BroadcastReq>,
+    ) -> Result<Response<BroadcastReply>, Status> {
+        Err(Status::unimplemented("there is nobody"))
+    }
+
+    async fn broadcast_room(
+        &self,
+        _: Request<BroadcastRoomReq>,
+    ) -> Result<Response<BroadcastRoomReply>, Status> {
+        Err(Status::unimplemented("there are no rooms"))
+    }
+
+    async fn rooms(&self, _: Request<RoomsReq>) -> Result<Response<RoomsReply>, Status> {
+        Ok(Response::new(RoomsReply::default()))
+    }
+}

@@ -1,0 +1,207 @@
+//! Each scenario once and small, against a comet: what it counts, never how long it takes.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::{json, measured, result_file, with_comet};
+
+fn count(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
+}
+
+#[test]
+fn connections_storm_and_stay() {
+    let results = measured(
+        "connect",
+        &["connect", "-n", "40", "--ws-share", "0.5", "--hold", "0.1", "--rounds", "1"],
+    );
+    let storm = &results["storms"][0];
+    assert_eq!(storm["subject"], "comet");
+    assert_eq!(storm["handshake"]["count"], 40);
+}
+
+#[test]
+fn rooms_are_pushed_to_from_several_processes() {
+    let results = measured(
+        "fanout",
+        &[
+            "fanout",
+            "-n",
+            "40",
+            "--rooms",
+            "4",
+            "--rate",
+            "20",
+            "--seconds",
+            "0.5",
+            "--rounds",
+            "1",
+            "--processes",
+            "2",
+            "--ws-share",
+            "0.5",
+            "--tls",
+        ],
+    );
+    let turn = &results["turns"][0];
+    assert_eq!(turn["subject"], "comet");
+    assert_eq!(turn["deliveries"]["received"], 400, "{turn}");
+    assert_eq!(turn["latency"]["count"], 400, "{turn}");
+}
+
+#[test]
+fn idle_connections_are_answered() {
+    let results = measured(
+        "idle",
+        &["idle", "-n", "30", "--heartbeat", "0.2", "--seconds", "1", "--rounds", "1"],
+    );
+    let turn = &results["turns"][0];
+    assert!(count(&turn["heartbeats"]) > 30, "{turn}");
+    assert_eq!(turn["round_trip"]["count"], turn["heartbeats"], "{turn}");
+    assert!(turn["cpu_share"].as_f64().expect("a figure") > 0.0, "{turn}");
+}
+
+#[test]
+fn members_notice_nothing_of_guests() {
+    let check = |name, processes| {
+        let results = measured(
+            name,
+            &[
+                "churn",
+                "-n",
+                "20",
+                "--rooms",
+                "4",
+                "--arrivals",
+                "100",
+                "--life",
+                "0.2",
+                "--rate",
+                "20",
+                "--seconds",
+                "1",
+                "--rounds",
+                "1",
+                "--ws-share",
+                "0.5",
+                "--processes",
+                processes,
+            ],
+        );
+        let turn = &results["turns"][0];
+        assert_eq!(turn["deliveries"]["expected"], 400, "{turn}");
+        assert_eq!(turn["deliveries"]["received"], 400, "{turn}");
+        let guests = &turn["guests"];
+        assert!(count(&guests["arrived"]) > 20, "{turn}");
+        assert!(count(&guests["moved"]) > 0, "{turn}");
+        assert_eq!(guests["turned_away"], 0, "{turn}");
+        assert!(count(&turn["visits"]["received"]) > 0, "{turn}");
+        let (handshakes, gave_up) = (&turn["handshake"]["count"], &guests["gave_up"]);
+        assert!(count(handshakes) + count(gave_up) >= count(&guests["arrived"]), "{turn}");
+    };
+    check("churn", "1");
+    check("churn-shared", "2");
+}
+
+/// Five of 20 do not read, five hardly; what becomes of them under a policy.
+fn readers(name: &str, policy: &str) -> Value {
+    let policy = format!("protocol.slow_consumer=\"{policy}\"");
+    let results = measured(
+        name,
+        &[
+            "readers",
+            "-n",
+            "20",
+            "--slow",
+            "0.25",
+            "--stalled",
+            "0.25",
+            "--slow-rate",
+            "10000",
+            "--size",
+            "4000",
+            "--rate",
+            "100",
+            "--seconds",
+            "1.5",
+            "--rounds",
+            "1",
+            "--server-set",
+            "tcp.sndbuf=4096",
+            "--server-set",
+            &policy,
+        ],
+    );
+    let turn = results["turns"][0].clone();
+    assert_eq!(turn["healthy_expected"], 1500, "{turn}");
+    let healthy = count(&turn["healthy_latency"]["count"]) + count(&turn["healthy_lost"]);
+    assert_eq!(healthy, 1500, "{turn}");
+    assert!(count(&turn["fate"]["missing"]) > 0, "{turn}");
+    turn
+}
+
+#[test]
+fn what_slow_readers_miss_is_owned_to() {
+    let newest = readers("readers-newest", "drop-newest");
+    assert_eq!(newest["fate"]["dropped"]["outbox_full"], newest["fate"]["missing"], "{newest}");
+    let oldest = readers("readers-oldest", "drop-oldest");
+    assert_eq!(oldest["fate"]["superseded"], oldest["fate"]["missing"], "{oldest}");
+}
+
+#[test]
+fn slow_readers_that_are_closed_are_told_from_lost_ones() {
+    let turn = readers("readers-close", "close");
+    assert!(count(&turn["closed_by_server"]["slow_consumer"]) > 0, "{turn}");
+    assert!(count(&turn["fate"]["closed_before"]) > 0, "{turn}");
+}
+
+#[test]
+fn a_day_has_a_row_for_each_phase() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("day.toml");
+    let day = "scenario = \"day\"\nconnections = 40\nrooms = 5\nheartbeat = 0.5\nlife = 0.2\n\
+               [[phase]]\nname = \"storm\"\nconnect = 0.5\nseconds = 0.1\n\
+               [[phase]]\nname = \"rush\"\nseconds = 1\nroom-rate = 20\nkey-rate = 40\n\
+               broadcast-rate = 5\narrivals = 50\n\
+               [[phase]]\nname = \"again\"\nseconds = 1\nreconnect = 0.5\nbroadcast-rate = 10\n";
+    fs::write(&file, day).expect("the file can be written");
+    let path = file.to_str().expect("a path of the build");
+    let results = measured("day", &["run", path, "--processes", "2"]);
+    let [storm, rush, again] = results["phases"].as_array().expect("phases").as_slice() else {
+        panic!("{results}");
+    };
+    assert_eq!(storm["connections"], 20, "{storm}");
+    assert_eq!(storm["handshake"]["count"], 20, "{storm}");
+    assert_eq!(rush["connections"], 40, "{rush}");
+    assert_eq!(rush["pushes"], 65, "{rush}");
+    assert_eq!(rush["deliveries"]["lost"], 0, "{rush}");
+    // All keys once, five times everybody, and rooms beside that.
+    assert!(count(&rush["deliveries"]["received"]) > 240, "{rush}");
+    assert!(count(&rush["guests"]["arrived"]) > 0, "{rush}");
+    assert!(count(&rush["heartbeats"]) > 0, "{rush}");
+    assert_eq!(again["connections"], 40, "{again}");
+    assert_eq!(again["handshake"]["count"], 20, "{again}");
+}
+
+#[test]
+fn what_the_server_filters_is_owned_to() {
+    let file = result_file("lost");
+    // An operation that the connections' tokens do not accept: keys get nothing of it.
+    let output = with_comet(
+        &file,
+        &[
+            "day",
+            "-n",
+            "5",
+            "--operation",
+            "77",
+            "--phase",
+            "{ name = 'x', seconds = 0.2, key-rate = 50 }",
+        ],
+    );
+    assert!(output.status.success(), "the server owns to what it filters");
+    let phase = json(&file)["results"]["phases"][0].clone();
+    assert_eq!(phase["dropped"]["filtered"], 10, "{phase}");
+    assert_eq!(phase["deliveries"]["lost"], 10, "{phase}");
+}
