@@ -130,7 +130,8 @@ impl Target {
     #[cfg(test)]
     pub(crate) fn of_process(pid: u32) -> Self {
         let tcp = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self { tcp, websocket: None, tls: None, grpc: None, pid: Some(pid), child: None }
+        let doors = Doors { tcp, websocket: None, tls: None };
+        Self { doors, stat: None, grpc: None, pid: Some(pid), child: None }
     }
 
     fn start(server: &ServerArgs, host: &HostArgs) -> Result<Self> {

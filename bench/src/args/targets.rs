@@ -61,7 +61,6 @@ impl TargetsArgs {
 mod tests {
     use clap::Parser;
 
-    use super::*;
     use crate::args::{Cli, Command};
 
     #[test]

@@ -21,14 +21,18 @@ pub(super) struct Group<'a> {
 }
 
 /// Figures with words of their own, in the order of the table: label, place in a measurement, factor.
-const KNOWN: [(&str, &str, f64); 11] = [
+const KNOWN: [(&str, &str, f64); 15] = [
     ("a second", "/per_second", 1.0),
     ("CPU of a delivery, ns", "/cpu_per_delivery_ns", 1.0),
     ("data CPU of a delivery, ns", "/data_cpu_per_delivery_ns", 1.0),
     ("CPU of a connection, us", "/cpu_per_connection_ns", 1e-3),
     ("CPU of a round trip, us", "/cpu_ns", 1e-3),
     ("CPU while idle, %", "/idle_cpu_share", 100.0),
-    ("RSS, MB", "/memory/rss_bytes", 1e-6),
+    ("CPU, % of one", "/cpu_share", 100.0),
+    ("RSS, B", "/memory/rss_bytes", 1.0),
+    ("RSS before, B", "/memory_before/rss_bytes", 1.0),
+    ("RSS at most, B", "/memory_peak/rss_bytes", 1.0),
+    ("RSS after, B", "/memory_after/rss_bytes", 1.0),
     ("RSS of a connection, B", "/rss_per_connection_bytes", 1.0),
     ("private of a connection, B", "/anonymous_per_connection_bytes", 1.0),
     ("lost", "/deliveries/lost", 1.0),
@@ -39,8 +43,8 @@ const NO_FIGURES: [&str; 3] = ["round", "elapsed_ns", "connections"];
 /// The percentiles of the table.
 const PERCENTILES: [(&str, &str); 4] =
     [("p50", "p50_us"), ("p99", "p99_us"), ("p99.9", "p999_us"), ("max", "max_us")];
-/// The subject that all others are compared with stands first.
-const FIRST: &str = "comet";
+/// The subject of measurements that have a round and name none; it stands first.
+const SERVER: &str = "comet";
 
 /// All figures of a result: those of the subjects, then those over subjects.
 pub(super) fn figures(file: &ResultFile) -> Vec<Figure> {
@@ -76,7 +80,7 @@ pub(super) fn groups(results: &Value) -> Vec<Group<'_>> {
             rounds.iter().enumerate().all(|(index, round)| !rounds[..index].contains(round))
         }));
     }
-    groups.sort_by_key(|group| !group.subject.starts_with(FIRST));
+    groups.sort_by_key(|group| !group.subject.starts_with(SERVER));
     groups
 }
 
@@ -102,20 +106,25 @@ pub(super) fn per_second(measurement: &Value) -> Option<f64> {
 fn groups_of_list<'a>(key: &str, list: &'a [Value]) -> Vec<Group<'a>> {
     let mut groups: Vec<Group<'a>> = Vec::new();
     for measurement in list {
-        let text = |name| measurement.get(name).and_then(Value::as_str);
-        let subject = match text("subject") {
-            Some(subject) => {
-                [Some(subject), text("phase")].into_iter().flatten().collect::<Vec<_>>().join(" ")
-            }
-            None if !percentiles(measurement).is_empty() => key.replace('_', "-"),
-            None => continue,
-        };
+        let Some(subject) = subject(key, measurement) else { continue };
         match groups.iter_mut().find(|group| group.subject == subject) {
             Some(group) => group.rounds.push(measurement),
             None => groups.push(Group { subject, rounds: vec![measurement] }),
         }
     }
     groups
+}
+
+/// What a measurement in the list `key` is about; none where it is no measurement.
+fn subject(key: &str, measurement: &Value) -> Option<String> {
+    let text = |place| measurement.pointer(place).and_then(Value::as_str);
+    let phase = text("/phase").or_else(|| text("/phase/name"));
+    let round = measurement.get("round").map(|_| SERVER);
+    let named = text("/subject").or(round).into_iter().chain(phase).collect::<Vec<_>>().join(" ");
+    if !named.is_empty() {
+        return Some(named);
+    }
+    (!percentiles(measurement).is_empty()).then(|| key.replace('_', "-"))
 }
 
 fn of_measurement(measurement: &Value) -> Vec<(String, f64)> {
@@ -228,6 +237,16 @@ mod tests {
             ("comet dawn: moved rooms", [3.0; 3]),
         ];
         check(&json!({"storms": [storm]}), &expected);
+    }
+
+    #[test]
+    fn measurements_without_a_subject_are_of_the_server_or_of_their_phase() {
+        let idle = json!({"round": 1, "cpu_share": 0.005, "memory": {"rss_bytes": 407.0}});
+        let expected = [("comet: CPU, % of one", [0.5; 3]), ("comet: RSS, B", [407.0; 3])];
+        check(&json!({"turns": [idle]}), &expected);
+        let phase = |name: &str, pushes: u32| json!({"phase": {"name": name}, "pushes": pushes});
+        let expected = [("morning: pushes", [1.0; 3]), ("noon: pushes", [2.0; 3])];
+        check(&json!({"phases": [phase("morning", 1), phase("noon", 2)]}), &expected);
     }
 
     #[test]

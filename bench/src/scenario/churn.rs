@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::raw::plan;
-use super::{dropped_by_reason, faults_beside_guests, pin, refusal};
+use super::{COMET, dropped_by_reason, faults_beside_guests, pin, refusal};
 use crate::Result;
 use crate::accounting::Deliveries;
 use crate::args::ChurnArgs;
@@ -36,6 +36,7 @@ struct Results {
 /// What one turn gave.
 #[derive(Serialize)]
 struct Churned {
+    subject: &'static str,
     round: u32,
     guests: GuestSums,
     /// From when a guest was due to the reply to its authentication.
@@ -118,6 +119,7 @@ fn turn(round: u32, args: &ChurnArgs) -> Result<Churned> {
     let cpu = cpu_after.zip(cpu_before).map(|(after, before)| after.since(&before));
     let elapsed_ns = ended_ns - started_ns;
     Ok(Churned {
+        subject: COMET,
         round,
         guests: findings.guests,
         handshake: Percentiles::of(&findings.handshakes),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub(crate) use self::phase::Phase;
-use super::{dropped_by_reason, faults_beside_guests, pin, refusal, run_id};
+use super::{COMET, dropped_by_reason, faults_beside_guests, pin, refusal, run_id};
 use crate::Result;
 use crate::args::DayArgs;
 use crate::clients::{Order, guests_max, kind};
@@ -42,7 +42,9 @@ struct Results {
 /// What one phase gave.
 #[derive(Serialize)]
 struct Outcome {
-    phase: Phase,
+    subject: &'static str,
+    /// Its name; the rest of it is in the config.
+    phase: String,
     /// Members that are connected at its end.
     connections: usize,
     guests: GuestSums,
@@ -224,7 +226,8 @@ impl<'a> Day<'a> {
             faults.push(format!("{connections} of {} members are connected", self.connected));
         }
         Outcome {
-            phase: phase.clone(),
+            subject: COMET,
+            phase: phase.name.clone(),
             connections,
             guests: findings.guests,
             handshake: Percentiles::of(&findings.handshakes),
@@ -258,7 +261,7 @@ fn phases_table(phases: &[Outcome]) -> String {
     ];
     let row = |is: &Outcome| {
         vec![
-            is.phase.name.clone(),
+            is.phase.clone(),
             is.connections.to_string(),
             is.guests.arrived.to_string(),
             is.handshake.count.to_string(),

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::pin;
 use super::raw::{plan, ratio, turns_table, yardstick_turn};
+use super::{COMET, pin};
 use crate::Result;
 use crate::args::FanoutArgs;
 use crate::dial::{Crowd, Streams, ensure_descriptors};
@@ -14,8 +14,6 @@ use crate::report::{Report, spread};
 use crate::stats::Spread;
 use crate::target::Target;
 use crate::yardstick::Mode;
-
-const COMET: &str = "comet";
 
 #[derive(Serialize)]
 struct Results {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Growth, WARM_UP, pin, run_id};
+use super::{COMET, Growth, WARM_UP, pin, run_id};
 use crate::Result;
 use crate::args::IdleArgs;
 use crate::clients::Order;
@@ -37,6 +37,7 @@ struct Results {
 /// What one turn gave.
 #[derive(Serialize)]
 struct Idle {
+    subject: &'static str,
     round: u32,
     connections: usize,
     elapsed_ns: u64,
@@ -46,8 +47,9 @@ struct Idle {
     /// From when a heartbeat was due to its reply.
     round_trip: Percentiles,
     cpu: Option<CpuUsed>,
-    cpu_share: Option<f64>,
+    idle_cpu_share: Option<f64>,
     cpu_per_heartbeat_ns: Option<f64>,
+    #[serde(flatten)]
     memory: Option<Growth>,
     closed: BTreeMap<String, u64>,
 }
@@ -66,9 +68,9 @@ pub(crate) fn run(args: &IdleArgs) -> Result<bool> {
     }
     let over = |figure: fn(&Idle) -> Option<f64>| Spread::of(turns.iter().filter_map(figure));
     let results = Results {
-        cpu_share: over(|turn| turn.cpu_share),
+        cpu_share: over(|turn| turn.idle_cpu_share),
         cpu_per_heartbeat_ns: over(|turn| turn.cpu_per_heartbeat_ns),
-        rss_bytes: over(|turn| Some(turn.memory?.rss_bytes)),
+        rss_bytes: over(|turn| Some(turn.memory?.rss_per_connection_bytes)),
         turns,
     };
     let percent = results.cpu_share.map(|share| share.times(100.0));
@@ -119,13 +121,14 @@ fn turn(round: u32, args: &IdleArgs) -> Result<Idle> {
     let cpu = cpu_after.zip(cpu_before).map(|(after, before)| after.since(&before));
     let total_ns = cpu.as_ref().map(|cpu| cpu.total_ns as f64);
     Ok(Idle {
+        subject: COMET,
         round,
         connections,
         elapsed_ns,
         heartbeats,
         unanswered: heartbeats.saturating_sub(findings.round_trips.len()),
         round_trip: Percentiles::of(&findings.round_trips),
-        cpu_share: total_ns.map(|ns| ns / elapsed_ns.max(1) as f64),
+        idle_cpu_share: total_ns.map(|ns| ns / elapsed_ns.max(1) as f64),
         cpu_per_heartbeat_ns: total_ns.filter(|_| heartbeats > 0).map(|ns| ns / heartbeats as f64),
         cpu,
         memory,
@@ -164,10 +167,10 @@ fn turns_table(turns: &[Idle]) -> String {
             turn.round.to_string(),
             turn.connections.to_string(),
             turn.heartbeats.to_string(),
-            number(turn.cpu_share.map(|share| share * 100.0), 2),
+            number(turn.idle_cpu_share.map(|share| share * 100.0), 2),
             number(turn.cpu_per_heartbeat_ns.map(|ns| ns / 1e3), 1),
-            number(turn.memory.map(|memory| memory.rss_bytes), 0),
-            number(turn.memory.map(|memory| memory.anonymous_bytes), 0),
+            number(turn.memory.map(|memory| memory.rss_per_connection_bytes), 0),
+            number(turn.memory.map(|memory| memory.anonymous_per_connection_bytes), 0),
             number(Some(turn.round_trip.p50_us), 0),
             number(Some(turn.round_trip.p99_us), 0),
             number(Some(turn.round_trip.max_us), 0),

@@ -25,12 +25,15 @@ use crate::sender::Sent;
 /// charged to the connections; at most a tenth of them.
 const WARM_UP: usize = 200;
 
+/// What a server's figures stand under in results, whichever server it is.
+const COMET: &str = "comet";
+
 /// Memory of one connection: what the server grew by, divided.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Growth {
-    rss_bytes: f64,
+    rss_per_connection_bytes: f64,
     /// The private part of it.
-    anonymous_bytes: f64,
+    anonymous_per_connection_bytes: f64,
 }
 
 impl Growth {
@@ -38,8 +41,8 @@ impl Growth {
         let (before, after) = before.zip(after)?;
         let each = |now: u64, then: u64| (now as f64 - then as f64) / connections.max(1) as f64;
         Some(Self {
-            rss_bytes: each(after.rss_bytes, before.rss_bytes),
-            anonymous_bytes: each(after.anonymous_bytes, before.anonymous_bytes),
+            rss_per_connection_bytes: each(after.rss_bytes, before.rss_bytes),
+            anonymous_per_connection_bytes: each(after.anonymous_bytes, before.anonymous_bytes),
         })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::raw::plan;
-use super::{dropped_by_reason, pin, refusal};
+use super::{COMET, dropped_by_reason, pin, refusal};
 use crate::Result;
 use crate::accounting::Deliveries;
 use crate::args::ReadersArgs;
@@ -41,6 +41,7 @@ struct Results {
 /// What one turn gave.
 #[derive(Serialize)]
 struct Read {
+    subject: &'static str,
     round: u32,
     deliveries: Deliveries,
     /// What those who read at once were to receive, and did not.
@@ -159,6 +160,7 @@ fn turn(round: u32, args: &ReadersArgs) -> Result<Read> {
     let cpu = cpu_after.zip(cpu_before).map(|(after, before)| after.since(&before));
     let received = findings.deliveries.received.max(1) as f64;
     Ok(Read {
+        subject: COMET,
         round,
         deliveries: findings.deliveries,
         healthy_expected: findings.healthy_expected,

@@ -60,7 +60,7 @@ fn idle_connections_are_answered() {
     let turn = &results["turns"][0];
     assert!(count(&turn["heartbeats"]) > 30, "{turn}");
     assert_eq!(turn["round_trip"]["count"], turn["heartbeats"], "{turn}");
-    assert!(turn["cpu_share"].as_f64().expect("a figure") > 0.0, "{turn}");
+    assert!(turn["idle_cpu_share"].as_f64().expect("a figure") > 0.0, "{turn}");
 }
 
 #[test]
@@ -130,6 +130,8 @@ fn readers(name: &str, policy: &str) -> Value {
             "1",
             "--server-set",
             "tcp.sndbuf=4096",
+            "--server-set",
+            "protocol.svr_proto=80",
             "--server-set",
             &policy,
         ],

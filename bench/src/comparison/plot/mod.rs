@@ -64,26 +64,42 @@ pub(super) fn plots(files: &[ResultFile]) -> Vec<Plot> {
     plots.into_iter().flatten().collect()
 }
 
-fn lines(files: &[ResultFile], points: fn(&Group<'_>) -> Vec<(f64, f64)>) -> Vec<Line> {
+/// The lines of every subject of every result, where `drawn` finds points.
+fn lines(files: &[ResultFile], drawn: fn(&Group<'_>) -> Vec<Line>) -> Vec<Line> {
     let mut lines = Vec::new();
     for file in files {
         for group in groups(&file.results) {
-            let points = points(&group);
-            if points.len() > 1 {
-                let label = match files {
-                    [_] => group.subject,
-                    _ => format!("{} {}", file.name, group.subject),
-                };
-                lines.push(Line { label, points });
+            for line in drawn(&group).into_iter().filter(|line| line.points.len() > 1) {
+                let result = if files.len() > 1 { &file.name } else { "" };
+                let words = [result, &group.subject, &line.label];
+                let label = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>();
+                lines.push(Line { label: label.join(" "), points: line.points });
             }
         }
     }
     lines
 }
 
+/// The latencies of a subject; of one that has none what else it took the percentiles of, like handshakes.
+fn latencies(group: &Group<'_>) -> Vec<Line> {
+    const LATENCY: &str = "latency";
+    let all: Vec<&str> = percentiles(group.rounds[0]).into_iter().map(|(name, _)| name).collect();
+    let named: Vec<&str> = all.iter().copied().filter(|name| name.contains(LATENCY)).collect();
+    let names = if named.is_empty() { all } else { named };
+    let line = |name: &str| Line {
+        label: if name == LATENCY { String::new() } else { name.replace('_', " ") },
+        points: curve(group, name),
+    };
+    names.into_iter().map(line).collect()
+}
+
 /// Percent and microseconds, as far as all rounds reach; the maximum, which is no percentile, is left out.
-fn latencies(group: &Group<'_>) -> Vec<(f64, f64)> {
-    let curve = |round: &&Value| pairs(percentiles(round).first()?.1.get("curve")?);
+fn curve(group: &Group<'_>, name: &str) -> Vec<(f64, f64)> {
+    let curve = |round: &&Value| {
+        let percentiles = percentiles(round);
+        let (_, found) = percentiles.into_iter().find(|(other, _)| *other == name)?;
+        pairs(found.get("curve")?)
+    };
     let curves: Vec<Vec<(f64, f64)>> = group.rounds.iter().filter_map(curve).collect();
     let points = curves.first().map_or(&[][..], Vec::as_slice).iter();
     let median = points.filter(|(percent, _)| *percent < 100.0).map_while(|&(percent, _)| {
@@ -96,18 +112,22 @@ fn latencies(group: &Group<'_>) -> Vec<(f64, f64)> {
     median.collect()
 }
 
-fn throughput(group: &Group<'_>) -> Vec<(f64, f64)> {
+fn throughput(group: &Group<'_>) -> Vec<Line> {
     let received = series(group, "received");
     let rates = received.iter().enumerate().skip(1).map(|(index, &(at, count))| {
         let begun = received[..index].iter().rposition(|&(time, _)| time <= at - WINDOW_S);
         let (time, before) = received[begun.unwrap_or(0)];
         (at, (count - before) / (at - time).max(1e-6))
     });
-    rates.collect()
+    vec![Line { label: String::new(), points: rates.collect() }]
 }
 
-fn memory(group: &Group<'_>) -> Vec<(f64, f64)> {
-    series(group, "rss_bytes").into_iter().map(|(at, bytes)| (at, bytes / 1e6)).collect()
+fn memory(group: &Group<'_>) -> Vec<Line> {
+    let bytes = series(group, "rss_bytes").into_iter();
+    vec![Line {
+        label: String::new(),
+        points: bytes.map(|(at, bytes)| (at, bytes / 1e6)).collect(),
+    }]
 }
 
 /// Seconds and values of a column of the time series, of the round in the middle by its throughput.
@@ -151,8 +171,8 @@ mod tests {
         })
     }
 
-    fn of(results: &Value, points: fn(&Group<'_>) -> Vec<(f64, f64)>) -> Vec<Line> {
-        lines(&[result("a", "fanout", results)], points)
+    fn of(results: &Value, drawn: fn(&Group<'_>) -> Vec<Line>) -> Vec<Line> {
+        lines(&[result("a", "fanout", results)], drawn)
     }
 
     #[test]
@@ -166,6 +186,20 @@ mod tests {
             lines,
             [Line { label: "comet".to_owned(), points: vec![(0.0, 2.0), (50.0, 5.5)] }]
         );
+    }
+
+    #[test]
+    fn handshakes_are_drawn_where_there_are_no_latencies() {
+        let percentiles = json!({"p50_us": 1.0, "curve": [[0.0, 1.0], [50.0, 5.0]]});
+        let mut storm = json!({"subject": "bare", "round": 1, "handshake": percentiles});
+        let labels = |storm: &Value| {
+            let lines = of(&json!({"storms": [storm]}), latencies);
+            lines.into_iter().map(|line| line.label).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(&storm), ["bare handshake"]);
+        storm["impaired_latency"] = percentiles.clone();
+        storm["latency"] = percentiles;
+        assert_eq!(labels(&storm), ["bare impaired latency", "bare"]);
     }
 
     #[test]
