@@ -185,8 +185,8 @@ impl Hub {
         }
     }
 
-    /// Settles a bounded number of reports, flushes the lanes, wakes the shards and ends late calls. Says when there is
-    /// something to do again, if no report comes before.
+    /// Settles a bounded number of reports, flushes the lanes, wakes the shards and ends late calls.
+    /// Says when there is something to do again, if no report comes before.
     fn turn(&self, reports: &Inbox<Report>, unasked: &mut Vec<Report>) -> Option<Instant> {
         let mut state = self.lock();
         let State { calls, lanes, drained, white_log, late_at, .. } = &mut *state;

@@ -2,7 +2,8 @@
 //! that found it full.
 //!
 //! A message waits behind those before it, so what is put in first arrives first, and putting it in
-//! never waits. The shard is woken only by [`Lane::ring`], once for all that was put in. It is the caller who waits, for the reports; when it gives up, its message is skipped.
+//! never waits. The shard is woken only by [`Lane::ring`], once for all that was put in. It is the caller
+//! who waits, for the reports; when it gives up, its message is skipped.
 
 use std::collections::VecDeque;
 use std::mem;

@@ -47,7 +47,7 @@ pub fn probe() -> Result<u64, ProbeError> {
 
 /// Has the kernel make room in the table of descriptors for `connections`, and says whether it did. Call
 /// it after [`probe`] and before threads are started: in a process with threads the kernel waits for an
-/// RCU grace period each time the table doubles (`expand_fdtable` in fs/file.c), 8 to 26 ms in which the
+/// RCU grace period each time the table doubles (`expand_fdtable` in fs/file.c), 6 to 26 ms in which the
 /// core that accepts does nothing else.
 pub fn reserve_descriptors(connections: u64) -> bool {
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
