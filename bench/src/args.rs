@@ -173,6 +173,23 @@ pub(crate) trait Setting: Serialize {
     fn server(&self) -> Option<ServerArgs>;
 }
 
+/// [`Setting`] for scenarios that measure a server.
+macro_rules! server_scenarios {
+    ($($arguments:ty),+ $(,)?) => {$(
+        impl Setting for $arguments {
+            fn host(&self) -> &HostArgs {
+                &self.host
+            }
+
+            fn server(&self) -> Option<ServerArgs> {
+                Some(self.server.clone())
+            }
+        }
+    )+};
+}
+
+server_scenarios!(ConnectArgs, FanoutArgs, LatencyArgs, IdleArgs, ChurnArgs, ReadersArgs, DayArgs);
+
 /// How the connections are made.
 #[derive(Args, Clone, Debug, Serialize)]
 pub(crate) struct DialArgs {
@@ -241,16 +258,6 @@ pub(crate) struct ConnectArgs {
     pub rounds: u32,
 }
 
-impl Setting for ConnectArgs {
-    fn host(&self) -> &HostArgs {
-        &self.host
-    }
-
-    fn server(&self) -> Option<ServerArgs> {
-        Some(self.server.clone())
-    }
-}
-
 #[derive(Args, Clone, Debug, Serialize)]
 pub(crate) struct FanoutArgs {
     #[command(flatten)]
@@ -272,16 +279,6 @@ pub(crate) struct FanoutArgs {
     /// Takes no turns with the yardsticks.
     #[arg(long)]
     pub alone: bool,
-}
-
-impl Setting for FanoutArgs {
-    fn host(&self) -> &HostArgs {
-        &self.host
-    }
-
-    fn server(&self) -> Option<ServerArgs> {
-        Some(self.server.clone())
-    }
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
@@ -317,16 +314,6 @@ pub(crate) struct LatencyArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 3,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
-}
-
-impl Setting for LatencyArgs {
-    fn host(&self) -> &HostArgs {
-        &self.host
-    }
-
-    fn server(&self) -> Option<ServerArgs> {
-        Some(self.server.clone())
-    }
 }
 
 #[derive(Args, Clone, Debug, Serialize)]

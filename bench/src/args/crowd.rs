@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{DialArgs, HostArgs, LoadArgs, SIZE_MAX, ServerArgs, Setting};
+use super::{DialArgs, HostArgs, LoadArgs, SIZE_MAX, ServerArgs};
 use crate::message::STAMP_LEN;
 use crate::scenario::day::Phase;
 
@@ -112,44 +112,4 @@ pub(crate) struct DayArgs {
     /// be repeated; without any there is a default day.
     #[arg(long, value_name = "TABLE")]
     pub phase: Vec<Phase>,
-}
-
-impl Setting for IdleArgs {
-    fn host(&self) -> &HostArgs {
-        &self.host
-    }
-
-    fn server(&self) -> Option<ServerArgs> {
-        Some(self.server.clone())
-    }
-}
-
-impl Setting for ChurnArgs {
-    fn host(&self) -> &HostArgs {
-        &self.host
-    }
-
-    fn server(&self) -> Option<ServerArgs> {
-        Some(self.server.clone())
-    }
-}
-
-impl Setting for ReadersArgs {
-    fn host(&self) -> &HostArgs {
-        &self.host
-    }
-
-    fn server(&self) -> Option<ServerArgs> {
-        Some(self.server.clone())
-    }
-}
-
-impl Setting for DayArgs {
-    fn host(&self) -> &HostArgs {
-        &self.host
-    }
-
-    fn server(&self) -> Option<ServerArgs> {
-        Some(self.server.clone())
-    }
 }
