@@ -304,7 +304,8 @@ fn by_home<T>(
 }
 
 /// Splits `speed` over shards (or whole servers) in proportion to their connections, so that all end at
-/// about the same time. Each gets at least 1: a shard whose first connections come in a moment still takes part.
+/// about the same time. Each gets at least 1: a shard whose first connections come in a moment still
+/// takes part.
 pub(crate) fn shares(speed: NonZeroU32, live: &[u64]) -> Vec<NonZeroU32> {
     let speed = u128::from(speed.get());
     let total = live.iter().map(|live| u128::from(*live)).sum::<u128>().max(1);
