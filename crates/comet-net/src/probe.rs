@@ -159,7 +159,7 @@ mod tests {
     fn rings_shrink_until_all_cores_fit() {
         let mib = 1 << 20;
         assert_eq!(fit(4096, 8 * mib / 2), 4096);
-        assert_eq!(fit(4096, 8 * mib / 16), 2048);
+        assert_eq!(fit(4096, 8 * mib / 16), 1024);
         assert_eq!(fit(4096, 8 * mib / 40), 256);
         // Too little for the smallest: the start says what to raise.
         assert_eq!(fit(4096, 8 * mib / 400), 256);

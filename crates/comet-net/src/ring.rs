@@ -39,20 +39,30 @@ const COMPLETIONS_A_TURN: usize = 4096;
 
 pub(crate) struct Ring {
     ring: IoUring,
-    entries: usize,
+    sends_a_turn: usize,
 }
 
 /// The one group of provided buffers.
 pub(crate) const BUFFER_GROUP: u16 = 0;
 
-/// Entries of the completion queue for each of the submission queue: sends complete beside whatever
-/// arrives in the same turn. What does not fit waits in the kernel, at a price, and is not lost.
-const COMPLETIONS_A_SEND: u32 = 4;
+/// Submission queues one turn may fill. A queue is one system call, and what it submits should be in
+/// the core's own cache until it has completed: the kernel keeps some 256 bytes for each send until all
+/// of the call are done. A turn is longer than that, since each costs the same once more.
+const SUBMISSIONS_A_TURN: usize = 4;
+/// Entries of the completion queue for each of the submission queue: the sends of a turn complete beside
+/// whatever arrives meanwhile. What does not fit waits in the kernel, at a price, and is not lost.
+const COMPLETIONS_A_SEND: u32 = 16;
+/// The kernel makes no longer completion queue (`IORING_MAX_CQ_ENTRIES`).
+const COMPLETIONS_MAX: u32 = 64 << 10;
+
+fn completions(entries: u32) -> u32 {
+    entries.saturating_mul(COMPLETIONS_A_SEND).min(COMPLETIONS_MAX)
+}
 
 /// Bytes of a ring with so many entries, which newer kernels count as locked memory: a submission is
 /// 64 bytes and its place in the queue 4, a completion 16.
 pub(crate) fn ring_bytes(entries: u32) -> u64 {
-    u64::from(entries) * (64 + 4 + 16 * u64::from(COMPLETIONS_A_SEND))
+    u64::from(entries) * (64 + 4) + u64::from(completions(entries)) * 16
 }
 
 /// The flags of every ring here. Kernel 6.1 is the first to know all of them.
@@ -63,7 +73,7 @@ pub(crate) fn build(entries: u32) -> io::Result<IoUring> {
         // Says when deferred completions wait, so that a busy turn need not ask.
         .setup_taskrun_flag()
         .setup_submit_all()
-        .setup_cqsize(entries * COMPLETIONS_A_SEND)
+        .setup_cqsize(completions(entries))
         .setup_clamp()
         .build(entries)
 }
@@ -80,13 +90,13 @@ impl Ring {
         unsafe {
             ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0)?;
         };
-        let entries = ring.submission().capacity();
-        Ok(Self { ring, entries })
+        let sends_a_turn = ring.submission().capacity() * SUBMISSIONS_A_TURN;
+        Ok(Self { ring, sends_a_turn })
     }
 
-    /// Sends one turn may submit.
-    pub(crate) fn entries(&self) -> usize {
-        self.entries
+    /// Sends one turn may queue; each time the queue is full the kernel is handed it.
+    pub(crate) fn sends_a_turn(&self) -> usize {
+        self.sends_a_turn
     }
 
     /// A completion each time somebody raises the eventfd.

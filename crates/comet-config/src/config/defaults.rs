@@ -76,7 +76,7 @@ impl Config {
                 mesh_backlog: 65_536,
                 recv_buffers: 512,
                 recv_buffer_size: 2 << 10,
-                ring_entries: 4096,
+                ring_entries: 1024,
             },
             bucket: Bucket { count: 1024, user_memory: Duration::ZERO },
             logic: Logic {

@@ -136,7 +136,7 @@ impl<A: Auther> Driver<A> {
 
     pub(super) fn submit_sends(&mut self) {
         self.is_behind = true;
-        for _ in 0..self.ring.entries() {
+        for _ in 0..self.ring.sends_a_turn() {
             let Some(transmit) = self.shard.poll_transmit() else {
                 self.is_behind = false;
                 return;
