@@ -248,6 +248,12 @@ fn protocol(check: &mut Kinds<'_>, raw: &RawProtocol, default: &Protocol) -> Pro
             default.heartbeat,
             SECOND..=24 * HOUR,
         ),
+        heartbeat_coalesce: check.duration(
+            "protocol.heartbeat_coalesce",
+            raw.heartbeat_coalesce,
+            default.heartbeat_coalesce,
+            Duration::ZERO..=10 * SECOND,
+        ),
         linger: check.duration("protocol.linger", raw.linger, default.linger, waits),
         body_max: check.size("protocol.body_max", raw.body_max, default.body_max, 1..=MIB),
         svr_proto: check.number("protocol.svr_proto", raw.svr_proto, default.svr_proto, 1..=65_535),

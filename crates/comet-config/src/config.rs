@@ -197,6 +197,9 @@ pub struct Protocol {
     /// Time without a heartbeat after which a client is closed, where logic names none.
     #[serde(serialize_with = "serialize_duration")]
     pub heartbeat: Duration,
+    /// How long heartbeats may wait to be answered together, while clients send nothing else.
+    #[serde(serialize_with = "serialize_duration")]
+    pub heartbeat_coalesce: Duration,
     /// How long a goodbye may take.
     #[serde(serialize_with = "serialize_duration")]
     pub linger: Duration,

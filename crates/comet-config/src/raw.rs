@@ -102,6 +102,7 @@ pub(crate) struct RawProtocol {
     pub(crate) handshake_timeout: Option<Span>,
     pub(crate) write_timeout: Option<Span>,
     pub(crate) heartbeat: Option<Span>,
+    pub(crate) heartbeat_coalesce: Option<Span>,
     pub(crate) linger: Option<Span>,
     pub(crate) body_max: Option<Size>,
     pub(crate) svr_proto: Option<Number>,

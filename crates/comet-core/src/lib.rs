@@ -8,6 +8,7 @@
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock or spawns a task.
 
 mod bucket;
+mod calm;
 mod chance;
 mod conn;
 mod departed;

@@ -43,6 +43,12 @@ pub struct Limits {
     pub write_ms: u32,
     /// Time between heartbeats where logic names none, milliseconds.
     pub heartbeat_ms: u32,
+    /// How long heartbeats may wait to be answered together, while clients send nothing else,
+    /// milliseconds; 0: not at all.
+    pub coalesce_ms: u32,
+    /// They do when nothing else has happened for so long, milliseconds; a client that sends them closer
+    /// together is measuring, and then none wait.
+    pub calm_ms: u32,
     /// How long a goodbye may take, milliseconds.
     pub linger_ms: u32,
     /// Values of the `Origin` header a WebSocket may be opened with: lower case, `scheme://host[:port]`.
@@ -72,6 +78,8 @@ impl Default for Limits {
             handshake_ms: 5_000,
             write_ms: 5_000,
             heartbeat_ms: 300_000,
+            coalesce_ms: 25,
+            calm_ms: CALM_MS,
             linger_ms: 2_000,
             origins: [].into(),
             white_list: [].into(),
@@ -87,6 +95,8 @@ pub const TICK_MS: u64 = 50;
 pub const PACE_MS: u64 = 10;
 /// How often changed room counts travel between a room's home and its shards, milliseconds.
 pub const ROOM_COUNT_MS: u64 = 200;
+/// [`Limits::calm_ms`] of a server, milliseconds.
+pub const CALM_MS: u32 = 1_000;
 /// Longest room id and key, bytes. A longer one is refused.
 pub const NAME_MAX: usize = 256;
 /// Operations one connection may list as accepted; more are refused.

@@ -4,7 +4,7 @@ mod traffic;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use comet_core::{AuthRequest, ConnId, Denied, Message, Millis, Report, Shard, ShardId};
 use comet_logic::Auther;
 use comet_mesh::{EventFd, Inbox, Returned, Sender};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::buffers::Buffers;
 use crate::closings::Closings;
@@ -238,19 +239,43 @@ impl<A: Auther> Driver<A> {
             self.ring.poll_wake(self.bell.as_raw_fd());
             self.is_bell_armed = true;
         }
+        let nap = self.shard.poll_nap().filter(|_| !self.retry);
+        if nap.is_some() {
+            // Its past raises were seen by the ring. One that comes now stays, whatever is seen below.
+            self.bell.clear();
+        }
         if self.has_work_while_spinning() || !self.inbox.doze() {
             return self.ring.submit();
         }
         if !self.stop.load(Ordering::Acquire) {
-            let due = self.shard.poll_timeout().map(|at| {
+            let until = [self.shard.poll_timeout(), nap].into_iter().flatten().min();
+            let until = until.map(|at| {
                 let at = Duration::from_millis(at.0);
                 at.saturating_sub(self.epoch.elapsed())
             });
             let retry = std::mem::take(&mut self.retry).then_some(RETRY);
-            let timeout = [due, retry].into_iter().flatten().min();
-            self.ring.submit_and_wait(timeout);
+            let timeout = [until, retry].into_iter().flatten().min();
+            match timeout {
+                Some(timeout) if nap.is_some() => self.nap(timeout),
+                _ => self.ring.submit_and_wait(timeout),
+            }
         }
         self.inbox.rouse();
+    }
+
+    /// Submits, and sleeps until somebody calls or connects, or `timeout` is over: what completes
+    /// meanwhile stays with the kernel, which wakes nobody for it while nobody waits in the ring.
+    fn nap(&mut self, timeout: Duration) {
+        self.ring.flush();
+        let awaited = self.listeners.iter().map(|listener| listener.socket.as_fd());
+        let awaited = awaited.chain([self.bell.as_fd()]);
+        let mut awaited: Vec<_> =
+            awaited.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let timeout = Timespec::try_from(timeout).expect("deadlines are less than ages away");
+        // If nobody did, all of it stays there until the nap is over: a deadline may come before.
+        if poll(&mut awaited, Some(&timeout)) != Ok(0) {
+            self.ring.submit();
+        }
     }
 
     fn has_work_while_spinning(&mut self) -> bool {

@@ -138,6 +138,13 @@ impl Ring {
         }
     }
 
+    /// Hands the kernel what was queued, if anything was.
+    pub(crate) fn flush(&mut self) {
+        if !self.ring.submission().is_empty() {
+            self.submit();
+        }
+    }
+
     /// Hands the kernel what was queued, and lets it post what it has; never waits.
     pub(crate) fn submit(&mut self) {
         let mut submission = self.ring.submission();

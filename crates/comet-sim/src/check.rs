@@ -71,6 +71,7 @@ pub(crate) fn end(world: &mut World) -> Result<Summary, String> {
     let mut summary = Summary::new(&env.plan.limits, env.plan.shards);
     for driver in &mut world.drivers {
         let settled = driver.settled(env);
+        summary.naps += driver.naps;
         let shard = &mut driver.shard;
         if shard.handle_accept(Transport::Tcp).is_some() {
             return Err(format!("shard {} takes connections after its drain", shard.id().0));

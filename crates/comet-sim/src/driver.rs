@@ -34,6 +34,8 @@ pub(crate) struct Driver {
     drain: Option<Drain>,
     /// Of connections that are gone.
     settled: Settled,
+    /// Turns in which clients' input was left where it was.
+    pub(crate) naps: u64,
 }
 
 /// A drain under way, and its goodbyes.
@@ -91,6 +93,7 @@ impl Driver {
             message_at: Millis(0),
             drain: None,
             settled: Settled::default(),
+            naps: 0,
         }
     }
 
@@ -115,9 +118,10 @@ impl Driver {
 
     /// Something has come in, or is due.
     pub(crate) fn is_awake(&self, env: &Env) -> bool {
+        let naps = self.naps(env);
         let is_active = |peer: usize| {
             let socket = &env.peers[peer].socket;
-            socket.can_receive() || socket.can_send() || socket.can_go()
+            (socket.can_receive() && !naps) || socket.can_send() || socket.can_go()
         };
         self.must_retry
             || !self.backlog.is_empty()
@@ -127,9 +131,17 @@ impl Driver {
             || self.peers().any(is_active)
     }
 
+    /// What clients send may wait.
+    fn naps(&self, env: &Env) -> bool {
+        self.shard.poll_nap().is_some_and(|until| env.now < until)
+    }
+
     /// One turn of the loop: what came in, in any order, and then everything that goes out.
     pub(crate) fn turn(&mut self, env: &mut Env) -> Result<(), String> {
         self.must_retry = false;
+        // Woken by something else it may find what clients sent, or not.
+        let leaves_input = self.naps(env) && env.dice.percent(50);
+        self.naps += u64::from(leaves_input);
         self.shard.handle_time(env.now);
         self.poll_closed(env)?;
         for _ in 0..env.dice.pick(&[1, 4, 1000]) {
@@ -158,6 +170,7 @@ impl Driver {
                     continue;
                 }
                 match operation {
+                    0 if leaves_input => {}
                     0 => self.receive(env, peer),
                     1 => self.send(env, peer)?,
                     _ => self.let_go(env, slot, peer),

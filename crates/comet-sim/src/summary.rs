@@ -36,6 +36,8 @@ pub struct Summary {
     pub superseded: u64,
     /// Messages that found an inbox full.
     pub mesh_waits: u64,
+    /// Turns in which clients' input was left where it was.
+    pub naps: u64,
     /// Runs with remote logic.
     pub remote: u64,
     /// Sessions renewed at logic.
@@ -99,6 +101,7 @@ impl AddAssign for Summary {
         self.lost += other.lost;
         self.superseded += other.superseded;
         self.mesh_waits += other.mesh_waits;
+        self.naps += other.naps;
         self.remote += other.remote;
         self.renewals += other.renewals;
         self.departures += other.departures;
@@ -118,7 +121,11 @@ impl fmt::Display for Summary {
             f,
             "connections: {accepted} accepted, {refused} refused, {authenticated} authenticated"
         )?;
-        writeln!(f, "calls: {calls}; messages that waited for an inbox: {mesh_waits}")?;
+        let naps = self.naps;
+        writeln!(
+            f,
+            "calls: {calls}; messages that waited for an inbox: {mesh_waits}; naps: {naps}"
+        )?;
         let Self { remote, renewals, departures, failures, white, .. } = self;
         writeln!(
             f,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use comet_config::{Config, SlowConsumer};
 use comet_control::{LogicOptions, Node, Options};
+use comet_core::limits::CALM_MS;
 use comet_core::{Limits, Logic};
 
 use crate::listeners::Addresses;
@@ -83,6 +84,8 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         handshake_ms: millis(protocol.handshake_timeout),
         write_ms: millis(protocol.write_timeout),
         heartbeat_ms: millis(protocol.heartbeat),
+        coalesce_ms: millis(protocol.heartbeat_coalesce),
+        calm_ms: CALM_MS,
         linger_ms: millis(protocol.linger),
         origins: config.websocket.origins.iter().map(|origin| origin.as_str().into()).collect(),
         white_list: config.white_list.users.as_slice().into(),

@@ -63,7 +63,12 @@ pub(super) fn fits_together(report: &mut Report<'_>, config: &Config) {
             report.value(key, &what);
         }
     };
-    let (server, logic) = (&config.server, &config.logic);
+    let (server, logic, protocol) = (&config.server, &config.logic, &config.protocol);
+    ordered(
+        "protocol.heartbeat_coalesce",
+        "protocol.heartbeat",
+        [protocol.heartbeat_coalesce, protocol.heartbeat],
+    );
     ordered("server.drain_over", "server.drain_timeout", [server.drain_over, server.drain_timeout]);
     ordered(
         "logic.heartbeat_min",

@@ -62,6 +62,7 @@ impl Config {
                 handshake_timeout: Duration::from_secs(5),
                 write_timeout: Duration::from_secs(5),
                 heartbeat: Duration::from_secs(300),
+                heartbeat_coalesce: Duration::from_millis(25),
                 linger: Duration::from_secs(2),
                 body_max: 4 << 10,
                 svr_proto: 512,

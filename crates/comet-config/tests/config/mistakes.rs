@@ -82,6 +82,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
         }
     };
     check("server.spin", "\"0us\"", "\"1s\"", &["\"1001ms\""]);
+    check("protocol.heartbeat_coalesce", "\"0s\"", "\"10s\"", &["\"10001ms\""]);
     check("server.drain_timeout", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.retry_after", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.drain_over", "\"0s\"", "\"10s\"", &["\"61m\"", "\"11s\""]);
@@ -325,6 +326,11 @@ fn values_that_do_not_fit_each_other_are_mistakes() {
         "",
         &["logic.heartbeat_max=\"5m\""],
         &["--set logic.heartbeat_max: 5m is less than logic.heartbeat_min, 10m"],
+    );
+    check_mistakes(
+        "[protocol]\nheartbeat = \"2s\"\nheartbeat_coalesce = \"3s\"\n",
+        &[],
+        &["comet.toml:3:22: protocol.heartbeat_coalesce: 3s is more than protocol.heartbeat, 2s"],
     );
     let pairs = "each needs its own, in order";
     check_mistakes(

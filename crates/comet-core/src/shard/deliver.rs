@@ -221,6 +221,7 @@ impl Shard {
             self.bytes_queued += queued * u64::from(bytes);
         }
         self.counters.pushes += 1;
+        self.calm.stir(self.now);
         self.counters.deliveries += tally;
         for slot in slow {
             self.close(slot, CloseReason::SlowConsumer, "");

@@ -6,7 +6,7 @@ use comet_proto::{Encoded, Frame, HEADER_LEN, decode, op};
 use crate::conn::{Life, Reply, Transport};
 use crate::ids::ConnId;
 use crate::ledger::CloseReason;
-use crate::limits::{ACCEPTS_MAX, HELD_MAX, NAME_MAX};
+use crate::limits::{ACCEPTS_MAX, HELD_MAX, NAME_MAX, TICK_MS};
 
 use super::Shard;
 
@@ -197,7 +197,10 @@ impl Shard {
                 }
                 Err(fault) => self.close(slot, CloseReason::BadFrame, &fault.to_string()),
             },
-            Event::Ping(payload) => self.reply_with(slot, Encoded::pong(payload)),
+            Event::Ping(payload) => {
+                self.calm.stir(self.now);
+                self.reply_with(slot, Encoded::pong(payload));
+            }
             Event::Pong | Event::Fragment => {}
             Event::Close(_) => self.close(slot, CloseReason::PeerClosed, ""),
         }
@@ -209,6 +212,9 @@ impl Shard {
             self.note_read(slot, &frame);
         }
         let Frame { operation, sequence, body, .. } = frame;
+        if operation != op::HEARTBEAT {
+            self.calm.stir(self.now);
+        }
         if matches!(self.conns[slot].life, Life::Authing) {
             if operation == op::AUTH {
                 self.ask_logic(slot, sequence, body);
@@ -221,7 +227,13 @@ impl Shard {
         match operation {
             op::HEARTBEAT => {
                 self.counters.heartbeats += 1;
+                self.calm.hear(self.now);
+                let past = self.conns[slot].deadline;
                 self.set_deadline(slot, self.heartbeat_ms(slot));
+                let moved = self.conns[slot].deadline.0.saturating_sub(past.0);
+                if u64::from(moved) * TICK_MS < self.limits.calm_ms.into() {
+                    self.calm.stir(self.now);
+                }
                 self.renew(slot);
                 let online = i32::try_from(self.online(slot)).unwrap_or(i32::MAX);
                 self.reply(slot, op::HEARTBEAT_REPLY, sequence, &online.to_be_bytes());

@@ -4,7 +4,7 @@
 //! After any number of other `handle_*` calls it polls, each until it gives nothing more:
 //! [`Shard::poll_auth`], [`Shard::poll_transmit`], [`Shard::poll_close`], [`Shard::poll_message`] for
 //! each peer, [`Shard::poll_report`], [`Shard::poll_closed`]; then it sleeps no longer than
-//! [`Shard::poll_timeout`] says.
+//! [`Shard::poll_timeout`] says, or naps ([`Shard::poll_nap`]).
 
 mod deliver;
 mod directory;
@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use comet_proto::Encoded;
 
+use crate::calm::Calm;
 use crate::chance::Chance;
 use crate::conn::Conn;
 use crate::home::Home;
@@ -82,6 +83,7 @@ pub struct Shard {
     rooms: Rooms,
     home: Home,
     chance: Chance,
+    calm: Calm,
     counters: Counters,
     /// Bytes that ever entered an outbox, and those that left one in another way than to the kernel.
     bytes_queued: u64,
@@ -140,6 +142,7 @@ impl Shard {
             rooms: Rooms::new(seed ^ 4),
             home: Home::new(settings.shard, settings.shards, settings.limits.buckets, seed),
             chance: Chance::new(seed ^ u64::from(settings.shard.0)),
+            calm: Calm::new(now),
             counters: Counters::default(),
             bytes_queued: 0,
             bytes_given_up: 0,
@@ -292,6 +295,14 @@ impl Shard {
         let (users, keys) = self.memory_ms();
         let forget = self.home.forgets_at(users, keys).map(|at| at.max(self.next_room_count));
         [wheel, watch, pace, counts, forget].into_iter().flatten().min()
+    }
+
+    /// Until when the driver may leave what clients send where it is, if there is no work left and none
+    /// comes from elsewhere: messages, new connections and [`Shard::poll_timeout`] do not wait.
+    #[must_use]
+    pub fn poll_nap(&self) -> Option<Millis> {
+        let until = self.calm.lasts_until(self.now, &self.limits);
+        until.filter(|_| !self.is_draining)
     }
 
     // ---- bounds ---------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ impl Shard {
             Transport::Tcp => self.counters.accepted_tcp += 1,
             Transport::WebSocket => self.counters.accepted_websocket += 1,
         }
+        self.calm.stir(self.now);
         let deadline = self.deadline(self.limits.handshake_ms);
         let slot = self.conns.insert(Conn::new(transport, deadline));
         self.wheel.arm(slot, deadline);
@@ -67,7 +68,10 @@ impl Shard {
         let entry = &mut self.conns[slot];
         self.counters.bytes_out += bytes as u64;
         match self.chains.advance(&mut entry.outbox, entry.transport, bytes) {
-            Progress::Partial => entry.moved = tick,
+            Progress::Partial => {
+                entry.moved = tick;
+                self.calm.stir(self.now);
+            }
             Progress::Done { pushes } => self.counters.sent += u64::from(pushes),
         }
         if matches!(entry.life, Life::Closed) {

@@ -1,6 +1,7 @@
 //! The shard from outside: bytes and messages in, bytes, tallies and reasons out.
 
 mod bounds;
+mod calm;
 mod deadlines;
 mod drain;
 mod goim_faults;

@@ -1,0 +1,83 @@
+//! Heartbeats that wait for each other on a core whose clients are calm, and what does not wait.
+
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use comet_client::{Message, Transport, op};
+
+use crate::peer::{Peer, message};
+use crate::support::{PATIENCE, Server, To, queued};
+
+/// Clients are calm when so long nothing but heartbeats came (`CALM_MS`), and then some.
+const CALM: Duration = Duration::from_millis(1_200);
+/// So long is looked for an answer that should not come: a small part of what it has to wait.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+/// Nothing comes for `time`.
+fn silence(peer: &mut Peer, time: Duration) {
+    let begin = Instant::now();
+    while let Some(left) = time.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) {
+        peer.stream.set_read_timeout(Some(left)).unwrap();
+        match peer.stream.peek(&mut [0]) {
+            Err(error)
+                if [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&error.kind()) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    peer.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+}
+
+/// Does what should wake a core that naps; the client is on that core.
+type Wake<'a> = &'a dyn Fn(&mut Peer);
+
+fn is_online_reply(message: &Message) -> bool {
+    (message.operation, message.sequence, message.body.len()) == (op::HEARTBEAT_REPLY, 2, 4)
+}
+
+#[test]
+fn heartbeats_wait_for_each_other_and_nothing_else_does() {
+    // Had anything waited for so long, the test would have lost its patience.
+    let server = Server::start(&["protocol.heartbeat_coalesce=\"10s\""]);
+    for transport in [Transport::Tcp, Transport::WebSocket] {
+        let mut peers = [1, 2].map(|user| {
+            let mut peer = Peer::over(server.connect_on(0, transport), transport);
+            peer.upgrade();
+            peer.authenticate(&format!(
+                r#"{{"mid":{user},"key":"{transport:?}-{user}","accepts":[5]}}"#
+            ));
+            peer
+        });
+        let key = format!("{transport:?}-1");
+        let wakes: [(&str, Wake<'_>); 2] = [
+            ("a push", &|peer| {
+                assert_eq!(server.push(To::Keys(&[&key]), 5, b"up"), queued(1));
+                assert_eq!(peer.recv(), message(5, 0, b"up"));
+            }),
+            // The kernel picks a core for each: it would take luck for none to be the one that naps.
+            ("clients", &|_| {
+                for _ in 0..40 {
+                    Peer::live(&server, transport, "3");
+                }
+            }),
+        ];
+        for (what, wake) in wakes {
+            let [first, second] = &mut peers;
+            silence(first, CALM);
+            // It is taken at once; what comes after it is not.
+            assert!(is_online_reply(&first.ask(op::HEARTBEAT, 2, b"")), "{what}");
+            second.send(op::HEARTBEAT, 2, b"");
+            silence(second, A_WHILE);
+            let begin = Instant::now();
+            wake(first);
+            assert!(is_online_reply(&second.recv()), "{what}");
+            assert!(
+                begin.elapsed() < Duration::from_secs(5),
+                "{what} waited {:?}",
+                begin.elapsed()
+            );
+        }
+        drop(peers);
+        // Each look at the metrics wakes the cores, which then take what clients have sent.
+        server.until("comet_connections", 0);
+    }
+}
