@@ -8,7 +8,6 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
 use self::churn::{Churn, Guests};
@@ -20,6 +19,7 @@ use crate::crowd::{Crowd, Reading};
 use crate::dial::Dialer;
 use crate::findings::Findings;
 use crate::receiver::Receiver;
+use crate::sampler::Counts;
 use crate::sender::Progress;
 use crate::source::Sources;
 use crate::target::Doors;
@@ -127,12 +127,21 @@ impl Clients {
         self.receiver.live()
     }
 
-    /// Connects members `which`; returns when all are live.
+    /// What was counted since the clients are there.
+    pub(crate) fn counts(&self) -> Counts {
+        self.receiver.counts()
+    }
+
+    /// Connects members `which`; returns when all are live. `watch` is called now and then.
     ///
     /// # Errors
     ///
-    /// A connection was refused, closed, or nothing happened for ten seconds.
-    pub(crate) fn dial(&mut self, which: Range<usize>, bar: &ProgressBar) -> Result<()> {
+    /// A connection was refused, closed, or nothing happened for ten seconds; or `watch` failed.
+    pub(crate) fn dial(
+        &mut self,
+        which: Range<usize>,
+        mut watch: impl FnMut(&Self) -> Result<()>,
+    ) -> Result<()> {
         let wanted = self.live() + which.len();
         self.waiting.extend(which);
         let mut live = self.live();
@@ -144,11 +153,11 @@ impl Clients {
             }
             if self.live() > live {
                 (live, moved_ns) = (self.live(), now_ns());
-                bar.set_position(live as u64);
             } else if now_ns() > moved_ns + STALL_NS {
                 let opening = self.receiver.opening();
                 return Err(format!("{opening} handshakes are not answered; {live} were").into());
             }
+            watch(self)?;
         }
         Ok(())
     }

@@ -10,12 +10,20 @@ use crate::args::DialArgs;
 use crate::clients::{ChurnPlan, Clients, Order, Setup};
 use crate::crowd::Crowd;
 use crate::findings::Findings;
+use crate::process::Gauge;
+use crate::sampler::{Counts, Sampler, Series};
 use crate::sender::Progress;
 use crate::target::Target;
 use crate::worker::Workers;
 
 /// All clients of a run.
-pub(crate) enum Crew {
+pub(crate) struct Crew {
+    party: Party,
+    /// Takes samples of all they do, while there is one.
+    sampler: Option<Sampler>,
+}
+
+enum Party {
     Here(Box<Clients>),
     Apart(Workers),
 }
@@ -54,50 +62,80 @@ impl Crew {
             slow_buffer: brief.slow_buffer,
             in_flight: dial.in_flight as usize,
         };
-        Ok(match dial.processes {
-            0 | 1 => Self::Here(Box::new(Clients::new(setup, progress)?)),
-            processes => Self::Apart(Workers::start(setup, processes as usize, progress)?),
-        })
+        let party = match dial.processes {
+            0 | 1 => Party::Here(Box::new(Clients::new(setup, progress)?)),
+            processes => Party::Apart(Workers::start(setup, processes as usize, progress)?),
+        };
+        Ok(Self { party, sampler: None })
+    }
+
+    /// From now on samples are taken, of the clients and of the process they are connected to.
+    ///
+    /// # Errors
+    ///
+    /// The process has ended.
+    pub(crate) fn start_series(&mut self, gauge: Gauge) -> Result<()> {
+        self.sampler = Some(Sampler::start(gauge, self.party.counts())?);
+        Ok(())
+    }
+
+    /// The samples that were taken since [`Crew::start_series`].
+    ///
+    /// # Errors
+    ///
+    /// The process has ended.
+    pub(crate) fn end_series(&mut self) -> Result<Series> {
+        let sampler = self.sampler.take().expect("a series was started");
+        sampler.finish(self.party.counts())
     }
 
     /// Distinct deliveries since the books were opened.
     pub(crate) fn received(&self) -> u64 {
-        match self {
-            Self::Here(clients) => clients.received(),
-            Self::Apart(workers) => workers.received(),
+        match &self.party {
+            Party::Here(clients) => clients.received(),
+            Party::Apart(workers) => workers.received(),
         }
     }
 
     /// Connections that are authenticated and open.
     pub(crate) fn live(&self) -> usize {
-        match self {
-            Self::Here(clients) => clients.live(),
-            Self::Apart(workers) => workers.live(),
-        }
+        self.party.counts().connections as usize
     }
 
     /// Connects members `which`; returns when all are live.
     ///
     /// # Errors
     ///
-    /// A connection was refused, closed, or nothing happened for ten seconds.
+    /// A connection was refused, closed, or nothing happened for ten seconds; or a sampled process has ended.
     pub(crate) fn dial(&mut self, which: Range<usize>, bar: &ProgressBar) -> Result<()> {
-        match self {
-            Self::Here(clients) => clients.dial(which, bar),
-            Self::Apart(workers) => workers.dial(which, bar),
-        }
+        let sampler = &mut self.sampler;
+        let mut watch = |counts: Counts| {
+            bar.set_position(counts.connections);
+            sampler.as_mut().map_or(Ok(()), |sampler| sampler.look(counts))
+        };
+        match &mut self.party {
+            Party::Here(clients) => clients.dial(which, |clients| watch(clients.counts())),
+            Party::Apart(workers) => workers.dial(which, |workers| watch(workers.counts())),
+        }?;
+        // A storm may be over between two samples, and would look as long as the time between them.
+        self.sampler.as_mut().map_or(Ok(()), |sampler| sampler.mark(self.party.counts()))
     }
 
     /// Handles what comes, for at most `timeout_ns`.
     ///
     /// # Errors
     ///
-    /// The clients' side failed. What a server does to a connection is counted.
+    /// The clients' side failed, or a sampled process has ended. What a server does to a connection is counted.
     pub(crate) fn turn(&mut self, timeout_ns: u64) -> Result<()> {
-        match self {
-            Self::Here(clients) => clients.turn(timeout_ns),
-            Self::Apart(workers) => workers.turn(timeout_ns),
-        }
+        // Where nothing comes, that is to be seen as well.
+        let sample_ns = self.sampler.as_ref().map_or(u64::MAX, Sampler::left_ns);
+        let timeout_ns = timeout_ns.min(sample_ns);
+        match &mut self.party {
+            Party::Here(clients) => clients.turn(timeout_ns),
+            Party::Apart(workers) => workers.turn(timeout_ns),
+        }?;
+        let sampler = self.sampler.as_mut();
+        sampler.map_or(Ok(()), |sampler| sampler.look(self.party.counts()))
     }
 
     /// Tells the clients what to do.
@@ -106,9 +144,9 @@ impl Crew {
     ///
     /// The clients' side failed.
     pub(crate) fn order(&mut self, order: Order) -> Result<()> {
-        match self {
-            Self::Here(clients) => clients.obey(order),
-            Self::Apart(workers) => workers.order(&order),
+        match &mut self.party {
+            Party::Here(clients) => clients.obey(order),
+            Party::Apart(workers) => workers.order(&order),
         }
     }
 
@@ -125,9 +163,9 @@ impl Crew {
         crowd: &Crowd,
     ) -> Result<()> {
         let plan = ChurnPlan::of(arrivals, life_s, moves, crowd.connections);
-        match self {
-            Self::Here(clients) => clients.obey(Order::Churn(plan)),
-            Self::Apart(workers) => workers.churn(&plan),
+        match &mut self.party {
+            Party::Here(clients) => clients.obey(Order::Churn(plan)),
+            Party::Apart(workers) => workers.churn(&plan),
         }
     }
 
@@ -138,9 +176,18 @@ impl Crew {
     ///
     /// The clients' side failed.
     pub(crate) fn findings(&mut self, sent: &[Vec<u64>]) -> Result<Findings> {
+        match &mut self.party {
+            Party::Here(clients) => Ok(clients.findings(sent)),
+            Party::Apart(workers) => workers.findings(sent),
+        }
+    }
+}
+
+impl Party {
+    fn counts(&self) -> Counts {
         match self {
-            Self::Here(clients) => Ok(clients.findings(sent)),
-            Self::Apart(workers) => workers.findings(sent),
+            Self::Here(clients) => clients.counts(),
+            Self::Apart(workers) => workers.counts(),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::crowd::Crowd;
 use crate::outlet::Sink;
 use crate::process::{CpuUsed, Memory};
 use crate::report::progress_bar;
-use crate::sampler::{Sampler, Series};
+use crate::sampler::Series;
 use crate::sender::{self, Plan, Progress, Sent};
 use crate::stats::Percentiles;
 use crate::target::Target;
@@ -190,7 +190,7 @@ fn push(
     progress: Arc<Progress>,
     bar: &ProgressBar,
 ) -> Result<Pushed> {
-    let mut sampler = Sampler::start(target)?;
+    crew.start_series(target.gauge)?;
     let mut thread = Some(sender::start(plan, sink, progress));
     let mut finished = None;
     let mut received = 0;
@@ -202,8 +202,10 @@ fn push(
             (received, last_ns) = (crew.received(), now_ns());
             quiet_since_ns = last_ns;
             bar.set_position(received);
+        } else {
+            // One that has ended delivers nothing, and would be waited for until all is pushed.
+            target.ensure_runs()?;
         }
-        sampler.look(received, target)?;
         if let Some(done) = thread.take_if(|thread| thread.is_finished()) {
             finished = Some(done.join().map_err(|_| "the sender panicked")??);
             quiet_since_ns = now_ns();
@@ -211,7 +213,7 @@ fn push(
         if let Some((sent, feed)) = finished.take() {
             let all = received + sent.dropped >= sent.deliveries;
             if all || now_ns() > quiet_since_ns + QUIET_NS {
-                let series = sampler.finish(received, target)?;
+                let series = crew.end_series()?;
                 return Ok(Pushed { sent, last_ns, series, feed });
             }
             finished = Some((sent, feed));

@@ -6,8 +6,16 @@ use std::{fs, io};
 
 use serde::Serialize;
 
+use crate::Result;
+
 /// Threads whose name starts so do the push API's work; the others carry deliveries.
 const CONTROL_THREADS: [&str; 2] = ["comet-control", "tokio"];
+
+/// Reads what a process costs; nothing where it is not known which process that is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gauge {
+    pub pid: Option<u32>,
+}
 
 /// CPU time of each thread at one moment.
 #[derive(Clone, Default, Debug)]
@@ -41,6 +49,38 @@ pub(crate) struct Memory {
     pub rss_bytes: u64,
     /// Of these, heap, stacks and private mappings.
     pub anonymous_bytes: u64,
+}
+
+impl Gauge {
+    /// CPU time so far.
+    ///
+    /// # Errors
+    ///
+    /// The process is gone.
+    pub(crate) fn cpu(self) -> Result<Option<CpuSample>> {
+        let sample = self.pid.map(CpuSample::of).transpose();
+        sample.map_err(|error| format!("the server's CPU time cannot be read: {error}").into())
+    }
+
+    /// Memory.
+    ///
+    /// # Errors
+    ///
+    /// The process is gone.
+    pub(crate) fn memory(self) -> Result<Option<Memory>> {
+        let sample = self.pid.map(Memory::of).transpose();
+        sample.map_err(|error| format!("the server's memory cannot be read: {error}").into())
+    }
+
+    /// Resident memory, read so cheaply that it can be often.
+    ///
+    /// # Errors
+    ///
+    /// The process is gone.
+    pub(crate) fn resident_bytes(self) -> Result<Option<u64>> {
+        let bytes = self.pid.map(resident_bytes).transpose();
+        bytes.map_err(|error| format!("the server's memory cannot be read: {error}").into())
+    }
 }
 
 impl CpuSample {
@@ -103,7 +143,7 @@ impl Memory {
 /// # Errors
 ///
 /// The process is gone.
-pub(crate) fn resident_bytes(pid: u32) -> io::Result<u64> {
+fn resident_bytes(pid: u32) -> io::Result<u64> {
     let pages = parse_statm(&fs::read_to_string(format!("/proc/{pid}/statm"))?)
         .ok_or_else(|| io::Error::other("statm has no resident pages"))?;
     Ok(pages * rustix::param::page_size() as u64)

@@ -17,6 +17,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 pub(crate) use self::books::Books;
 use self::heartbeats::Heartbeats;
 use crate::clock::{SECOND_NS, now_ns, timespec};
+use crate::sampler::Counts;
 use crate::sender::Progress;
 use crate::tls::Tls;
 
@@ -122,6 +123,15 @@ impl Receiver {
     /// Connections whose handshake is over and that are still open.
     pub(crate) fn live(&self) -> usize {
         self.live
+    }
+
+    /// What was counted since the receiver is there.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            received: self.books.received_ever(),
+            heartbeats: self.books.answered_ever(),
+            connections: self.live as u64,
+        }
     }
 
     /// Connections whose handshake is under way.

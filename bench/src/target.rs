@@ -13,7 +13,7 @@ use crate::Result;
 use crate::args::{HostArgs, ServerArgs};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::launch::Running;
-use crate::process::{CpuSample, Memory, resident_bytes};
+use crate::process::{CpuSample, Gauge, Memory};
 use crate::scrape::{http_get, is_ok};
 use crate::tls::{Certificate, Trust};
 use crate::yardstick::{Feed, Mode, Yardstick};
@@ -41,8 +41,8 @@ pub(crate) struct Target {
     pub stat: Option<SocketAddr>,
     /// Its push API, host:port; of yardsticks only one has it.
     pub grpc: Option<String>,
-    /// None where it is not known: then there are no figures of its cost.
-    pid: Option<u32>,
+    /// What it costs, which can be read by others too while it is used.
+    pub gauge: Gauge,
     /// Ends with the target.
     child: Option<Child>,
 }
@@ -65,7 +65,7 @@ impl Target {
                 doors: Doors { tcp, websocket: server.ws_addr, tls: None },
                 stat: server.stat,
                 grpc: server.grpc.clone(),
-                pid: server.pid,
+                gauge: Gauge { pid: server.pid },
                 child: None,
             }),
             None => Self::start(server, host),
@@ -87,7 +87,7 @@ impl Target {
             doors: Doors { tcp: yardstick.address, websocket: Some(yardstick.address), tls: None },
             stat: None,
             grpc: (mode == Mode::Grpc).then(|| yardstick.address.to_string()),
-            pid: Some(yardstick.process.pid()),
+            gauge: Gauge { pid: Some(yardstick.process.pid()) },
             child: Some(Child { process: yardstick.process, log: None }),
         };
         Ok((target, yardstick.messages))
@@ -99,11 +99,8 @@ impl Target {
     ///
     /// The process has ended; the end of its log is in the error.
     pub(crate) fn cpu(&mut self) -> Result<Option<CpuSample>> {
-        if let Some(child) = &mut self.child {
-            child.ensure_runs()?;
-        }
-        let sample = self.pid.map(CpuSample::of).transpose();
-        sample.map_err(|error| format!("the server's CPU time cannot be read: {error}").into())
+        self.ensure_runs()?;
+        self.gauge.cpu()
     }
 
     /// Memory, if the process is known.
@@ -112,26 +109,16 @@ impl Target {
     ///
     /// The process has ended.
     pub(crate) fn memory(&self) -> Result<Option<Memory>> {
-        let sample = self.pid.map(Memory::of).transpose();
-        sample.map_err(|error| format!("the server's memory cannot be read: {error}").into())
+        self.gauge.memory()
     }
 
-    /// Resident memory, read so cheaply that it can be often, if the process is known.
+    /// Looks whether a process that the bench has started is still there.
     ///
     /// # Errors
     ///
-    /// The process has ended.
-    pub(crate) fn resident_bytes(&self) -> Result<Option<u64>> {
-        let bytes = self.pid.map(resident_bytes).transpose();
-        bytes.map_err(|error| format!("the server's memory cannot be read: {error}").into())
-    }
-
-    /// A process that nothing can connect to.
-    #[cfg(test)]
-    pub(crate) fn of_process(pid: u32) -> Self {
-        let tcp = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let doors = Doors { tcp, websocket: None, tls: None };
-        Self { doors, stat: None, grpc: None, pid: Some(pid), child: None }
+    /// It has ended; the end of its log is in the error.
+    pub(crate) fn ensure_runs(&mut self) -> Result<()> {
+        self.child.as_mut().map_or(Ok(()), Child::ensure_runs)
     }
 
     fn start(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
@@ -184,7 +171,7 @@ impl Target {
             },
             stat: Some(stat),
             grpc: Some(grpc.to_string()),
-            pid: Some(child.process.pid()),
+            gauge: Gauge { pid: Some(child.process.pid()) },
             child: Some(child),
         })
     }

@@ -11,7 +11,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::thread;
 use std::time::Duration;
 
-use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -21,6 +20,7 @@ use crate::cpu::CpuList;
 use crate::dial::ensure_descriptors;
 use crate::findings::Findings;
 use crate::launch::Running;
+use crate::sampler::Counts;
 use crate::sender::Progress;
 
 /// The longest a worker waits before it looks for orders.
@@ -52,8 +52,9 @@ enum Note {
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
+    /// Since the books were opened.
     received: u64,
-    live: usize,
+    counts: Counts,
 }
 
 /// The workers of a run, as the bench sees them.
@@ -96,17 +97,29 @@ impl Workers {
         self.workers.iter().map(|worker| worker.state.received).sum()
     }
 
-    /// Connections that are authenticated and open, as far as they are reported.
-    pub(crate) fn live(&self) -> usize {
-        self.workers.iter().map(|worker| worker.state.live).sum()
+    /// What was counted since the workers are there, as far as it is reported.
+    pub(crate) fn counts(&self) -> Counts {
+        let sum = |count: fn(&Counts) -> u64| {
+            self.workers.iter().map(|worker| count(&worker.state.counts)).sum()
+        };
+        Counts {
+            received: sum(|counts| counts.received),
+            heartbeats: sum(|counts| counts.heartbeats),
+            connections: sum(|counts| counts.connections),
+        }
     }
 
-    /// Has each worker connect its part of `which`; returns when all are live.
+    /// Has each worker connect its part of `which`; returns when all are live. `watch` is called now and
+    /// then.
     ///
     /// # Errors
     ///
-    /// A worker failed to.
-    pub(crate) fn dial(&mut self, which: Range<usize>, bar: &ProgressBar) -> Result<()> {
+    /// A worker failed to, or `watch` failed.
+    pub(crate) fn dial(
+        &mut self,
+        which: Range<usize>,
+        mut watch: impl FnMut(&Self) -> Result<()>,
+    ) -> Result<()> {
         let count = self.workers.len();
         let mut dialing = 0;
         for (index, worker) in self.workers.iter_mut().enumerate() {
@@ -120,8 +133,8 @@ impl Workers {
         while dialing > 0 {
             if let Note::Dialed(_) = self.answer()? {
                 dialing -= 1;
-                bar.set_position(self.live() as u64);
             }
+            watch(self)?;
         }
         Ok(())
     }
@@ -269,41 +282,61 @@ fn obey(tasks: &Receiver<io::Result<Task>>, out: &mut impl Write) -> Result<()> 
     // The bench has looked whether the limit suffices.
     ensure_descriptors(0, 1)?;
     let mut clients = Clients::new(*setup, Arc::new(Progress::default()))?;
-    let mut told = State::default();
-    let mut report_ns = 0;
+    let mut teller = Teller { out, told: State::default(), report_ns: 0 };
     loop {
         match tasks.try_recv() {
-            Ok(task) => carry_out(task?, &mut clients, out)?,
+            Ok(task) => carry_out(task?, &mut clients, &mut teller)?,
             Err(TryRecvError::Empty) => clients.turn(LOOK_NS)?,
             Err(TryRecvError::Disconnected) => return Ok(()),
         }
-        let state = clients.state();
-        if state != told && now_ns() >= report_ns {
-            write_line(out, &Note::State(state))?;
-            told = state;
-            report_ns = now_ns() + REPORT_NS;
-        }
+        teller.report(&clients)?;
     }
 }
 
-fn carry_out(task: Task, clients: &mut Clients, out: &mut impl Write) -> Result<()> {
+fn carry_out(task: Task, clients: &mut Clients, teller: &mut Teller<impl Write>) -> Result<()> {
     match task {
         Task::Setup(_) => return Err("a worker is set up once".into()),
         Task::Dial(which) => {
-            clients.dial(which, &ProgressBar::hidden())?;
-            write_line(out, &Note::Dialed(clients.state()))?;
+            clients.dial(which, |clients| teller.report(clients))?;
+            teller.tell(&Note::Dialed(clients.state()))?;
         }
         Task::Order(order) => clients.obey(order)?,
         Task::Findings(sent) => {
-            write_line(out, &Note::Findings(Box::new(clients.findings(&sent))))?;
+            // What is counted is not to be behind what was found.
+            teller.tell(&Note::State(clients.state()))?;
+            teller.tell(&Note::Findings(Box::new(clients.findings(&sent))))?;
         }
     }
     Ok(())
 }
 
+/// Tells the bench how far a worker is.
+struct Teller<Out> {
+    out: Out,
+    told: State,
+    report_ns: u64,
+}
+
+impl<Out: Write> Teller<Out> {
+    /// Says how far `clients` are, unless that was said already or a moment ago.
+    fn report(&mut self, clients: &Clients) -> Result<()> {
+        let state = clients.state();
+        if state != self.told && now_ns() >= self.report_ns {
+            self.tell(&Note::State(state))?;
+            self.told = state;
+            self.report_ns = now_ns() + REPORT_NS;
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, note: &Note) -> Result<()> {
+        Ok(write_line(&mut self.out, note)?)
+    }
+}
+
 impl Clients {
     fn state(&self) -> State {
-        State { received: self.received(), live: self.live() }
+        State { received: self.received(), counts: self.counts() }
     }
 }
 

@@ -33,6 +33,9 @@ pub(crate) struct Books {
     impaired: Vec<bool>,
     /// Rooms that connections have changed to.
     pub moved: u64,
+    /// Deliveries and answered heartbeats of the books before these.
+    received_before: u64,
+    answered_before: u64,
 }
 
 impl Books {
@@ -50,12 +53,24 @@ impl Books {
             heartbeats_due_ns: Vec::new(),
             impaired: Vec::new(),
             moved: 0,
+            received_before: 0,
+            answered_before: 0,
         }
     }
 
     /// Distinct deliveries so far.
     pub(crate) fn received(&self) -> u64 {
         self.accounts.received() + self.visits.received()
+    }
+
+    /// Those of all books there were.
+    pub(super) fn received_ever(&self) -> u64 {
+        self.received_before + self.received()
+    }
+
+    /// Heartbeats that were answered, of all books there were.
+    pub(super) fn answered_ever(&self) -> u64 {
+        self.answered_before + self.round_trips.len()
     }
 
     /// Whether the connection reads slowly or not at all.
@@ -169,6 +184,8 @@ impl Receiver {
     /// `size` bytes.
     pub(crate) fn start_over(&mut self, run: u32, size: usize) {
         let books = &mut self.books;
+        books.received_before = books.received_ever();
+        books.answered_before = books.answered_ever();
         books.run = run;
         books.shape = Shape::new(run, books.operation, size);
         books.accounts.restart();
