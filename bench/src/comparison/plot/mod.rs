@@ -1,14 +1,16 @@
-//! The plots of a comparison: latency by percentile, throughput over time, memory over time. A line for
-//! each subject of each result.
+//! The plots of a comparison: latency by percentile, and over time what came, who was connected, and memory.
+//! A line for each subject of each result.
 
 mod draw;
+mod scale;
 
 use serde_json::Value;
 
 use super::figures::{Group, groups, per_second, percentiles};
 use super::file::ResultFile;
 use crate::stats::Spread;
-use draw::{Axes, Scale};
+use draw::Axes;
+use scale::Scale;
 
 /// Throughput is taken over so long, since what is pushed in ticks comes in bursts.
 const WINDOW_S: f64 = 0.5;
@@ -22,22 +24,27 @@ pub(super) struct Plot {
     pub svg: String,
 }
 
+type Points = Vec<(f64, f64)>;
+
 /// Points under a name.
 #[derive(PartialEq, Debug)]
 struct Line {
     label: String,
-    points: Vec<(f64, f64)>,
+    /// What it is about and of which result, by number: lines that share either look alike.
+    subject: usize,
+    result: usize,
+    points: Points,
 }
 
 /// Those plots there are points for.
 pub(super) fn plots(files: &[ResultFile]) -> Vec<Plot> {
     let latency = Axes {
         x: "percentile",
-        y: "microseconds",
+        y: "latency, microseconds",
         x_scale: Scale::Percentile,
         y_scale: Scale::Logarithmic,
     };
-    let over_time = |y| Axes { x: "seconds", y, x_scale: Scale::Linear, y_scale: Scale::Linear };
+    let over_time = |y| Axes { x: "seconds", y, x_scale: Scale::Time, y_scale: Scale::Linear };
     let plot = |name, caption, axes: &Axes, lines: Vec<Line>| {
         (!lines.is_empty()).then(|| Plot { name, caption, svg: draw::svg(axes, &lines) })
     };
@@ -52,28 +59,50 @@ pub(super) fn plots(files: &[ResultFile]) -> Vec<Plot> {
             "throughput",
             "Deliveries a second over half a second each, in the round in the middle.",
             &over_time("deliveries a second"),
-            lines(files, throughput),
+            lines(files, |group| rate(group, "received")),
+        ),
+        plot(
+            "heartbeats",
+            "Heartbeats answered a second over half a second each, in the round in the middle.",
+            &over_time("heartbeats a second"),
+            lines(files, |group| rate(group, "heartbeats")),
+        ),
+        plot(
+            "connections",
+            "Connections that are authenticated and open, in the round in the middle.",
+            &over_time("connections"),
+            lines(files, connections),
         ),
         plot(
             "memory",
             "Resident memory, in the round in the middle.",
-            &over_time("megabytes"),
+            &over_time("resident memory, megabytes"),
             lines(files, memory),
         ),
     ];
     plots.into_iter().flatten().collect()
 }
 
-/// The lines of every subject of every result, where `drawn` finds points.
-fn lines(files: &[ResultFile], drawn: fn(&Group<'_>) -> Vec<Line>) -> Vec<Line> {
+/// The lines of every subject of every result, where `drawn` finds points; it names what it draws of a
+/// subject, unless there is nothing else.
+fn lines(files: &[ResultFile], drawn: impl Fn(&Group<'_>) -> Vec<(String, Points)>) -> Vec<Line> {
     let mut lines = Vec::new();
-    for file in files {
+    let mut subjects: Vec<String> = Vec::new();
+    for (result, file) in files.iter().enumerate() {
         for group in groups(&file.results) {
-            for line in drawn(&group).into_iter().filter(|line| line.points.len() > 1) {
-                let result = if files.len() > 1 { &file.name } else { "" };
-                let words = [result, &group.subject, &line.label];
-                let label = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>();
-                lines.push(Line { label: label.join(" "), points: line.points });
+            for (name, points) in drawn(&group).into_iter().filter(|(_, points)| points.len() > 1) {
+                let about = [&group.subject, " ", &name].concat().trim_end().to_owned();
+                let label = if files.len() > 1 {
+                    [&file.name, " ", &about].concat()
+                } else {
+                    about.clone()
+                };
+                let known = subjects.iter().position(|subject| *subject == about);
+                let subject = known.unwrap_or(subjects.len());
+                if known.is_none() {
+                    subjects.push(about);
+                }
+                lines.push(Line { label, subject, result, points });
             }
         }
     }
@@ -81,29 +110,29 @@ fn lines(files: &[ResultFile], drawn: fn(&Group<'_>) -> Vec<Line>) -> Vec<Line> 
 }
 
 /// The latencies of a subject; of one that has none what else it took the percentiles of, like handshakes.
-fn latencies(group: &Group<'_>) -> Vec<Line> {
+fn latencies(group: &Group<'_>) -> Vec<(String, Points)> {
     const LATENCY: &str = "latency";
     let all: Vec<&str> = percentiles(group.rounds[0]).into_iter().map(|(name, _)| name).collect();
     let named: Vec<&str> = all.iter().copied().filter(|name| name.contains(LATENCY)).collect();
     let names = if named.is_empty() { all } else { named };
-    let line = |name: &str| Line {
-        label: if name == LATENCY { String::new() } else { name.replace('_', " ") },
-        points: curve(group, name),
+    let line = |name: &str| {
+        let words = if name == LATENCY { String::new() } else { name.replace('_', " ") };
+        (words, curve(group, name))
     };
     names.into_iter().map(line).collect()
 }
 
 /// Percent and microseconds, as far as all rounds reach; the maximum, which is no percentile, is left out.
-fn curve(group: &Group<'_>, name: &str) -> Vec<(f64, f64)> {
+fn curve(group: &Group<'_>, name: &str) -> Points {
     let curve = |round: &&Value| {
         let percentiles = percentiles(round);
         let (_, found) = percentiles.into_iter().find(|(other, _)| *other == name)?;
         pairs(found.get("curve")?)
     };
-    let curves: Vec<Vec<(f64, f64)>> = group.rounds.iter().filter_map(curve).collect();
+    let curves: Vec<Points> = group.rounds.iter().filter_map(curve).collect();
     let points = curves.first().map_or(&[][..], Vec::as_slice).iter();
     let median = points.filter(|(percent, _)| *percent < 100.0).map_while(|&(percent, _)| {
-        let at = |curve: &Vec<(f64, f64)>| {
+        let at = |curve: &Points| {
             curve.iter().find(|(other, _)| *other == percent).map(|(_, value)| *value)
         };
         let values: Option<Vec<f64>> = curves.iter().map(at).collect();
@@ -112,26 +141,35 @@ fn curve(group: &Group<'_>, name: &str) -> Vec<(f64, f64)> {
     median.collect()
 }
 
-fn throughput(group: &Group<'_>) -> Vec<Line> {
-    let received = series(group, "received");
-    let rates = received.iter().enumerate().skip(1).map(|(index, &(at, count))| {
-        let begun = received[..index].iter().rposition(|&(time, _)| time <= at - WINDOW_S);
-        let (time, before) = received[begun.unwrap_or(0)];
-        (at, (count - before) / (at - time).max(1e-6))
+/// A count of the time series as what it grew by in a second, where it grew.
+fn rate(group: &Group<'_>, column: &str) -> Vec<(String, Points)> {
+    let counts = series(group, column);
+    // What came in a moment says nothing about a second.
+    let shortest_s = (WINDOW_S / 2.0).min(counts.last().map_or(0.0, |last| last.0 / 2.0));
+    let rates = counts.iter().enumerate().skip(1).filter_map(|(index, &(at, count))| {
+        let begun = counts[..index].iter().rposition(|&(time, _)| time <= at - WINDOW_S);
+        let (time, before) = counts[begun.unwrap_or(0)];
+        (at - time >= shortest_s).then(|| (at, (count - before) / (at - time).max(1e-6)))
     });
-    vec![Line { label: String::new(), points: rates.collect() }]
+    let rates: Points = rates.collect();
+    let grows = rates.iter().any(|(_, rate)| *rate > 0.0);
+    if grows { vec![(String::new(), rates)] } else { Vec::new() }
 }
 
-fn memory(group: &Group<'_>) -> Vec<Line> {
+/// Who was connected, where that was not the same all the time.
+fn connections(group: &Group<'_>) -> Vec<(String, Points)> {
+    let points = series(group, "connections");
+    let moves = points.iter().any(|(_, count)| *count != points[0].1);
+    if moves { vec![(String::new(), points)] } else { Vec::new() }
+}
+
+fn memory(group: &Group<'_>) -> Vec<(String, Points)> {
     let bytes = series(group, "rss_bytes").into_iter();
-    vec![Line {
-        label: String::new(),
-        points: bytes.map(|(at, bytes)| (at, bytes / 1e6)).collect(),
-    }]
+    vec![(String::new(), bytes.map(|(at, bytes)| (at, bytes / 1e6)).collect())]
 }
 
 /// Seconds and values of a column of the time series, of the round in the middle by its throughput.
-fn series(group: &Group<'_>, column: &str) -> Vec<(f64, f64)> {
+fn series(group: &Group<'_>, column: &str) -> Points {
     let mut rounds: Vec<&Value> = group.rounds.clone();
     let rate = |round: &Value| per_second(round).unwrap_or(0.0);
     rounds.sort_by(|one, other| rate(one).total_cmp(&rate(other)));
@@ -144,7 +182,7 @@ fn series(group: &Group<'_>, column: &str) -> Vec<(f64, f64)> {
     times.into_iter().map(|us| us / 1e6).zip(values).collect()
 }
 
-fn pairs(value: &Value) -> Option<Vec<(f64, f64)>> {
+fn pairs(value: &Value) -> Option<Points> {
     value
         .as_array()?
         .iter()
@@ -171,8 +209,12 @@ mod tests {
         })
     }
 
-    fn of(results: &Value, drawn: fn(&Group<'_>) -> Vec<Line>) -> Vec<Line> {
+    fn of(results: &Value, drawn: fn(&Group<'_>) -> Vec<(String, Points)>) -> Vec<Line> {
         lines(&[result("a", "fanout", results)], drawn)
+    }
+
+    fn throughput(group: &Group<'_>) -> Vec<(String, Points)> {
+        rate(group, "received")
     }
 
     #[test]
@@ -182,9 +224,10 @@ mod tests {
             turn(2, 1.0, &[(0.0, 3.0), (50.0, 6.0), (100.0, 88.0)]),
         ]});
         let lines = of(&results, latencies);
+        assert_eq!(lines.len(), 1);
         assert_eq!(
-            lines,
-            [Line { label: "comet".to_owned(), points: vec![(0.0, 2.0), (50.0, 5.5)] }]
+            (lines[0].label.as_str(), &lines[0].points),
+            ("comet", &vec![(0.0, 2.0), (50.0, 5.5)])
         );
     }
 
@@ -231,10 +274,55 @@ mod tests {
     }
 
     #[test]
+    fn each_scenario_has_the_plots_of_what_moves() {
+        let check = |columns: Value, expected: &[&str]| {
+            let mut series = json!({"at_us": [0, 300_000, 600_000], "rss_bytes": [1, 1, 1]});
+            for (column, values) in columns.as_object().unwrap() {
+                series[column] = values.clone();
+            }
+            let results = json!({"turns": [{"subject": "comet", "round": 1, "series": series}]});
+            let plots = plots(&[result("a", "any", &results)]);
+            let names: Vec<_> = plots.iter().map(|plot| plot.name).collect();
+            assert_eq!(names, expected, "{columns}");
+            for (name, axis) in [("throughput", "deliveries"), ("heartbeats", "heartbeats")] {
+                let plot = plots.iter().find(|plot| plot.name == name);
+                let says = format!("\n{axis} a second\n");
+                assert!(plot.is_none_or(|plot| plot.svg.contains(&says)), "{name}");
+            }
+        };
+        let (still, grows) = (json!([0, 0, 0]), json!([0, 4, 9]));
+        check(
+            json!({"received": grows, "heartbeats": still, "connections": [7, 7, 7]}),
+            &["throughput", "memory"],
+        );
+        check(
+            json!({"received": still, "heartbeats": grows, "connections": [7, 7, 7]}),
+            &["heartbeats", "memory"],
+        );
+        check(
+            json!({"received": still, "heartbeats": still, "connections": [7, 9, 9]}),
+            &["connections", "memory"],
+        );
+        check(json!({"received": grows}), &["throughput", "memory"]);
+    }
+
+    #[test]
+    fn a_moment_makes_no_rate() {
+        let series = json!({
+            "at_us": [0, 1000, 300_000, 600_000], "received": [0, 1, 3, 6],
+        });
+        let results = json!({"turns": [{"subject": "comet", "round": 1, "series": series}]});
+        let points = &of(&results, throughput)[0].points;
+        assert_eq!(points.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0.3, 0.6]);
+    }
+
+    #[test]
     fn lines_of_several_results_are_told_apart() {
         let results = json!({"turns": [turn(1, 10.0, &[])]});
         let files = ["a", "b"].map(|name| result(name, "fanout", &results));
-        let labels: Vec<_> = lines(&files, memory).into_iter().map(|line| line.label).collect();
-        assert_eq!(labels, ["a comet", "b comet"]);
+        let lines = lines(&files, memory);
+        let looks: Vec<_> =
+            lines.iter().map(|line| (line.label.as_str(), line.subject, line.result)).collect();
+        assert_eq!(looks, [("a comet", 0, 0), ("b comet", 0, 1)]);
     }
 }
