@@ -23,6 +23,7 @@ use crate::outlet::Sink;
 use crate::process::{CpuUsed, Memory};
 use crate::pushing::{await_all, push_all};
 use crate::report::{Report, number, progress_bar, table};
+use crate::sampler::Series;
 use crate::sender::{Progress, Sent};
 use crate::stats::Percentiles;
 use crate::target::Target;
@@ -55,6 +56,8 @@ struct Churned {
     /// With the members alone, before the first guest and after the last.
     memory_before: Option<Memory>,
     memory_after: Option<Memory>,
+    /// From just before the first guest to the last delivery.
+    series: Series,
     faults: Vec<String>,
 }
 
@@ -97,6 +100,7 @@ fn turn(round: u32, args: &ChurnArgs) -> Result<Churned> {
 
     crew.order(Order::Begin { run: plan.run, size: plan.size, visitors: false })?;
     let (started_ns, cpu_before) = (now_ns(), target.cpu()?);
+    crew.start_series(target.gauge)?;
     crew.churn(args.arrivals, args.life, args.moves, &crowd)?;
     let bar = progress_bar(None, &format!("churn {round}: delivering"));
     let addresses = (0..rooms).map(|room| Address::Room(crowd.room(room))).collect();
@@ -111,6 +115,7 @@ fn turn(round: u32, args: &ChurnArgs) -> Result<Churned> {
     let sent = sent.into_iter().next().expect("one plan, one result");
     let messages = std::slice::from_ref(&sent.messages);
     let findings = await_all(&mut crew, messages, sent.dropped)?;
+    let series = crew.end_series()?;
     settle(&mut crew, &mut target)?;
 
     let dropped = dropped_by_reason([&sent], u64::from(args.load.batch));
@@ -133,6 +138,7 @@ fn turn(round: u32, args: &ChurnArgs) -> Result<Churned> {
         cpu,
         memory_before,
         memory_after: target.memory()?,
+        series,
         faults: faults.into_iter().map(|fault| format!("churn, round {round}: {fault}")).collect(),
     })
 }

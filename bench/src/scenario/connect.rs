@@ -17,6 +17,7 @@ use crate::measure::{Place, settle, turn_for};
 use crate::message::STAMP_LEN;
 use crate::process::{CpuSample, CpuUsed};
 use crate::report::{Report, number, progress_bar, spread, table};
+use crate::sampler::Series;
 use crate::sender::Progress;
 use crate::stats::{Percentiles, Spread};
 use crate::target::Target;
@@ -51,6 +52,8 @@ pub(super) struct Storm {
     anonymous_per_connection_bytes: Option<f64>,
     /// Share of one CPU that the server uses while all idle.
     idle_cpu_share: Option<f64>,
+    /// From just before the first of these connections to when the server has settled.
+    series: Series,
     closed: BTreeMap<String, u64>,
 }
 
@@ -135,6 +138,7 @@ pub(super) fn connect_all(
     settle(crew, target)?;
     let (memory_before, cpu_before) = (target.memory()?, target.cpu()?);
     let bench_before = CpuSample::of(std::process::id())?;
+    crew.start_series(target.gauge)?;
     let started_ns = now_ns();
     crew.dial(first..crowd.connections, &bar)?;
     let elapsed_ns = now_ns() - started_ns;
@@ -142,6 +146,7 @@ pub(super) fn connect_all(
     bar.finish_and_clear();
     settle(crew, target)?;
     let (memory_after, cpu_after) = (target.memory()?, target.cpu()?);
+    let series = crew.end_series()?;
 
     let findings = crew.findings(&[])?;
     let connections = crowd.connections - first;
@@ -163,6 +168,7 @@ pub(super) fn connect_all(
         anonymous_per_connection_bytes: grown
             .map(|(now, then)| growth(now.anonymous_bytes, then.anonymous_bytes)),
         idle_cpu_share: None,
+        series,
         closed: findings.closed,
     })
 }

@@ -24,6 +24,7 @@ use crate::outlet::Sink;
 use crate::process::Memory;
 use crate::pushing::{await_all, push_all};
 use crate::report::{Report, number, progress_bar, table};
+use crate::sampler::Series;
 use crate::sender::{Pattern, Plan, Progress, Sent};
 use crate::stats::Percentiles;
 use crate::target::Target;
@@ -36,7 +37,18 @@ const BACK_NS_MAX: u64 = 30 * SECOND_NS;
 
 #[derive(Serialize)]
 struct Results {
+    /// One, in the form of turns.
+    days: [Whole; 1],
     phases: Vec<Outcome>,
+}
+
+/// What is not of one phase alone.
+#[derive(Serialize)]
+struct Whole {
+    subject: &'static str,
+    round: u32,
+    /// From before the first connection to the last delivery.
+    series: Series,
 }
 
 /// What one phase gave.
@@ -96,9 +108,10 @@ pub(crate) fn run(args: &DayArgs) -> Result<bool> {
     for phase in &args.phase {
         phases.push(day.pass(phase)?);
     }
+    let days = [Whole { subject: COMET, round: 1, series: day.crew.end_series()? }];
     let text = phases_table(&phases);
     let faults = phases.iter().flat_map(|phase| phase.faults.iter().cloned()).collect();
-    Report::new("day", &args, Results { phases }, faults).finish(&text, &args.host)
+    Report::new("day", &args, Results { days, phases }, faults).finish(&text, &args.host)
 }
 
 impl<'a> Day<'a> {
@@ -118,6 +131,7 @@ impl<'a> Day<'a> {
         let progress = Arc::new(Progress::default());
         let mut crew = Crew::gather(brief, &target, &crowd, &args.dial, Arc::clone(&progress))?;
         crew.order(Order::Heartbeat(seconds_to_ns(args.heartbeat)))?;
+        crew.start_series(target.gauge)?;
         Ok(Self { args, crowd, target, crew, progress, connected: 0 })
     }
 

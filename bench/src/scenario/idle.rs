@@ -17,6 +17,7 @@ use crate::measure::{settle, turn_for};
 use crate::message::STAMP_LEN;
 use crate::process::CpuUsed;
 use crate::report::{Report, number, progress_bar, spread, table};
+use crate::sampler::Series;
 use crate::sender::Progress;
 use crate::stats::{Percentiles, Spread};
 use crate::target::Target;
@@ -51,6 +52,8 @@ struct Idle {
     cpu_per_heartbeat_ns: Option<f64>,
     #[serde(flatten)]
     memory: Option<Growth>,
+    /// From just before the first heartbeat until no more are sent.
+    series: Series,
     closed: BTreeMap<String, u64>,
 }
 
@@ -108,10 +111,12 @@ fn turn(round: u32, args: &IdleArgs) -> Result<Idle> {
     let memory = Growth::between(before, target.memory()?, connections - first);
 
     crew.order(Order::Begin { run: brief.run, size: brief.size, visitors: false })?;
+    crew.start_series(target.gauge)?;
     crew.order(Order::Heartbeat(seconds_to_ns(args.heartbeat)))?;
     let (started_ns, cpu_before) = (now_ns(), target.cpu()?);
     turn_for(&mut crew, seconds_to_ns(args.seconds))?;
     let (ended_ns, cpu_after) = (now_ns(), target.cpu()?);
+    let series = crew.end_series()?;
     crew.order(Order::Heartbeat(0))?;
     turn_for(&mut crew, seconds_to_ns(LAST_REPLIES_S))?;
     let findings = crew.findings(&[])?;
@@ -132,6 +137,7 @@ fn turn(round: u32, args: &IdleArgs) -> Result<Idle> {
         cpu_per_heartbeat_ns: total_ns.filter(|_| heartbeats > 0).map(|ns| ns / heartbeats as f64),
         cpu,
         memory,
+        series,
         closed: findings.closed,
     })
 }

@@ -23,6 +23,7 @@ use crate::outlet::Sink;
 use crate::process::{CpuUsed, Memory};
 use crate::pushing::{await_all, push_all};
 use crate::report::{Report, number, progress_bar, table};
+use crate::sampler::Series;
 use crate::scrape::Counted;
 use crate::sender::{Progress, Sent};
 use crate::stats::Percentiles;
@@ -57,6 +58,8 @@ struct Read {
     cpu_per_delivery_ns: Option<f64>,
     memory_before: Option<Memory>,
     memory_peak: Option<Memory>,
+    /// From when the first ones read slowly to the last delivery.
+    series: Series,
     /// Connections closed, as the clients saw it, and as the server counted it.
     closed: BTreeMap<String, u64>,
     closed_by_server: BTreeMap<String, u64>,
@@ -128,6 +131,7 @@ fn turn(round: u32, args: &ReadersArgs) -> Result<Read> {
     let memory_before = target.memory()?;
     let counted_before = target.stat.map(Counted::of).transpose()?;
 
+    crew.start_series(target.gauge)?;
     crew.order(Order::Impede(args.slow_rate))?;
     let bar = progress_bar(plan.expected(), &format!("readers {round}: delivering"));
     let addresses = (0..rooms).map(|room| Address::Room(crowd.room(room))).collect();
@@ -154,6 +158,7 @@ fn turn(round: u32, args: &ReadersArgs) -> Result<Read> {
     let owned = dropped.values().sum::<u64>() + (counted.lost + counted.superseded) * batch;
     let messages = std::slice::from_ref(&sent.messages);
     let findings = await_all(&mut crew, messages, owned)?;
+    let series = crew.end_series()?;
     let fate = Fate::of(&findings, &sent, &counted, dropped, batch);
     let mut faults = faults(&findings, &fate);
     faults.extend(refusal(&sent));
@@ -173,6 +178,7 @@ fn turn(round: u32, args: &ReadersArgs) -> Result<Read> {
         cpu,
         memory_before,
         memory_peak,
+        series,
         closed: findings.closed,
         closed_by_server: counted.closed,
         faults: faults.into_iter().map(|fault| format!("round {round}: {fault}")).collect(),

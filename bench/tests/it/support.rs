@@ -33,6 +33,52 @@ pub(crate) fn measured(name: &str, arguments: &[&str]) -> Value {
     result["results"].clone()
 }
 
+/// Checks the time series of one measurement in the result `name`: that it is whole, that of its counts those
+/// in `moving` move and no others, and that a report of the result draws `plots` of it.
+#[track_caller]
+pub(crate) fn check_series(name: &str, measurement: &Value, moving: &[&str], plots: &[&str]) {
+    let series = &measurement["series"];
+    let at_us = column(series, "at_us");
+    assert!(at_us.len() >= 3 && at_us[0] == 0 && at_us.is_sorted(), "{series}");
+    for name in ["received", "heartbeats", "connections", "cpu_us", "rss_bytes"] {
+        assert_eq!(column(series, name).len(), at_us.len(), "{name}: {series}");
+    }
+    for name in ["received", "heartbeats", "cpu_us"] {
+        let counts = column(series, name);
+        assert!(counts[0] == 0 && counts.is_sorted(), "{name}: {series}");
+    }
+    for name in ["received", "heartbeats", "connections"] {
+        let counts = column(series, name);
+        let moves = counts.iter().any(|count| *count != counts[0]);
+        assert_eq!(moves, moving.contains(&name), "{name}: {series}");
+    }
+    assert!(column(series, "rss_bytes").iter().all(|bytes| *bytes > 0), "{series}");
+
+    let file = result_file(name);
+    let folder = file.with_extension("report");
+    let [path, out] = [&file, &folder].map(|path| path.to_str().expect("a path of the build"));
+    let output = bench(&["report", path, "--out", out]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let page = std::fs::read_to_string(folder.join("report.html")).expect("a page");
+    let scenario = json(&file)["scenario"].as_str().expect("a name").to_owned();
+    for plot in plots {
+        let file = folder.join(format!("{scenario}-{plot}.svg"));
+        let svg = std::fs::read_to_string(&file).unwrap_or_else(|_| panic!("{}", file.display()));
+        assert!(svg.contains("\ncomet\n") && page.contains(&svg), "{plot}: {svg}");
+    }
+}
+
+/// The last value of a column of a measurement's time series.
+#[track_caller]
+pub(crate) fn last(measurement: &Value, name: &str) -> u64 {
+    *column(&measurement["series"], name).last().expect("a sample")
+}
+
+fn column(series: &Value, name: &str) -> Vec<u64> {
+    let values = series[name].as_array().unwrap_or_else(|| panic!("no {name}: {series}"));
+    values.iter().map(|value| value.as_u64().expect("a count")).collect()
+}
+
 /// Runs a scenario against a comet of its own, however it ends.
 pub(crate) fn with_comet(file: &Path, arguments: &[&str]) -> Output {
     let _turn = turn();
