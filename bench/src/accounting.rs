@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize};
 const GAP_MAX: u64 = 1 << 24;
 
 /// The books of all connections of a run. A connection receives one stream: its room's or its key's.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub(crate) struct Accounts {
     connections: Vec<Account>,
+    /// Who take turns at each stream: a message has to come after those that its own caller sent before it,
+    /// and no others.
+    pub callers: u64,
     received: u64,
     out_of_order: u64,
     duplicate: u64,
@@ -35,12 +38,25 @@ pub(crate) struct Deliveries {
     pub received: u64,
     /// Never came.
     pub lost: u64,
-    /// Came after a later one of their stream.
+    /// Came after a later one of their caller and stream.
     pub out_of_order: u64,
     /// Came again.
     pub duplicate: u64,
     /// Came to a connection that they were not for, or were sent by somebody else.
     pub foreign: u64,
+}
+
+impl Default for Accounts {
+    fn default() -> Self {
+        Self {
+            connections: Vec::new(),
+            callers: 1,
+            received: 0,
+            out_of_order: 0,
+            duplicate: 0,
+            foreign: 0,
+        }
+    }
 }
 
 impl Accounts {
@@ -56,7 +72,7 @@ impl Accounts {
             account.next = 0;
             account.missing.clear();
         }
-        *self = Self { connections, ..Self::default() };
+        *self = Self { connections, callers: self.callers, ..Self::default() };
     }
 
     /// Distinct deliveries so far.
@@ -93,7 +109,7 @@ impl Accounts {
             account.next = sequence + 1;
             self.received += 1;
         } else if account.fill(sequence) {
-            self.out_of_order += 1;
+            self.out_of_order += u64::from(account.has_later(sequence, self.callers));
             self.received += 1;
         } else {
             self.duplicate += 1;
@@ -133,6 +149,13 @@ impl Accounts {
 }
 
 impl Account {
+    /// A message that the caller of `sequence`, one of so many, sent after it has come.
+    fn has_later(&self, sequence: u64, callers: u64) -> bool {
+        let is_missing = |later| self.missing.iter().any(|gap| gap.contains(&later));
+        let mut later = (sequence + callers..self.next).step_by(callers as usize);
+        later.any(|later| !is_missing(later))
+    }
+
     /// Takes `sequence` from what is missing; false where it is not.
     fn fill(&mut self, sequence: u64) -> bool {
         let Some(index) = self.missing.iter().position(|gap| gap.contains(&sequence)) else {
@@ -209,6 +232,28 @@ mod tests {
         check(&[2, 1, 0], 3, [3, 0, 2, 0]);
         check(&[0, 0, 1, 1, 2], 3, [3, 0, 0, 2]);
         check(&[0, 5, 3, 3], 8, [3, 5, 1, 1]);
+    }
+
+    #[test]
+    fn callers_overtake_each_other_and_not_themselves() {
+        let check = |sequences: &[u64], expected: [u64; 4]| {
+            let mut accounts = Accounts { callers: 3, ..Accounts::default() };
+            accounts.open(0);
+            for &sequence in sequences {
+                accounts.record(0, 0, sequence);
+            }
+            accounts.record(0, 0, 9);
+            let is = accounts.close(&[10]);
+            let fates = [is.received, is.lost, is.out_of_order, is.duplicate];
+            assert_eq!(fates, expected, "of {sequences:?} and 9");
+        };
+        check(&[2, 0, 1, 5, 3, 4, 8, 7, 6], [10, 0, 0, 0]);
+        check(&[0, 3, 6, 1, 4, 7, 2, 5, 8], [10, 0, 0, 0]);
+        // 3 after 6, and 1 after 4 and 7.
+        check(&[0, 6, 3, 4, 7, 1, 2, 5, 8], [10, 0, 2, 0]);
+        // 4 is lost, and 1 comes before it could.
+        check(&[0, 3, 6, 2, 1, 7, 5, 8], [9, 1, 0, 0]);
+        check(&[8, 0, 3, 0, 8, 6], [5, 5, 0, 2]);
     }
 
     #[test]

@@ -304,8 +304,12 @@ pub(crate) struct LatencyArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub keys_per_call: u32,
+    /// Callers that take turns at each call's keys; each waits for the answer to its last call.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub callers: u32,
     /// Pushes through one PushStream instead of a call each.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "callers")]
     pub stream: bool,
     /// Length of each measurement.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]

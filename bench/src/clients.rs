@@ -104,8 +104,10 @@ impl Clients {
     /// The host refuses another descriptor.
     pub(crate) fn new(setup: Setup, progress: Arc<Progress>) -> io::Result<Self> {
         let Setup { run, operation, size, doors, crowd, sources, slow_buffer, in_flight } = setup;
+        let mut receiver = Receiver::new(run, operation, size, progress)?;
+        receiver.expect_callers(crowd.callers);
         Ok(Self {
-            receiver: Receiver::new(run, operation, size, progress)?,
+            receiver,
             dialer: Dialer { doors, crowd, sources, slow_buffer },
             in_flight,
             waiting: VecDeque::new(),

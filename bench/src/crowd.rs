@@ -15,6 +15,8 @@ pub(crate) struct Crowd {
     /// Rooms have sizes as 1, 1/2, 1/3 and so on, instead of equal ones.
     pub zipf: bool,
     pub streams: Streams,
+    /// Whose messages to each stream may overtake those of each other: they take turns.
+    pub callers: u64,
     pub websocket_share: f64,
     /// Shares of those who read slowly, and not at all.
     pub slow_share: f64,
@@ -57,6 +59,7 @@ impl Crowd {
             rooms,
             zipf: false,
             streams,
+            callers: 1,
             websocket_share: server.ws_share,
             slow_share: 0.0,
             stalled_share: 0.0,
@@ -74,6 +77,7 @@ impl Crowd {
             rooms: 1,
             zipf: false,
             streams: Streams::Rooms,
+            callers: 1,
             websocket_share: 0.0,
             slow_share: 0.0,
             stalled_share: 0.0,

@@ -1,5 +1,6 @@
 //! Where pushes go: calls of a server's push API, or the feed of a yardstick.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,11 +20,20 @@ const NO_PANIC: &str = "a caller does not panic";
 
 /// Where pushes are to go.
 pub(crate) enum Sink {
-    /// To a server's push API; each stream has an address. With `one_stream` through one PushStream,
-    /// else by a call each.
-    Server { grpc: String, addresses: Vec<Address>, one_stream: bool },
+    /// To a server's push API; each stream has an address.
+    Server { grpc: String, addresses: Vec<Address>, manner: Manner },
     /// To a yardstick: to all its connections, or to one where each is a stream.
     Yardstick(Feed),
+}
+
+/// How pushes are made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Manner {
+    /// By a call each. So many callers take turns at each stream, and each waits for the answer to its last
+    /// call before it makes another: what it pushes stays in order, beside what the others push.
+    Calls { callers: usize },
+    /// Through one PushStream, which keeps all in order.
+    OneStream,
 }
 
 /// A [`Sink`] that is open.
@@ -45,8 +55,8 @@ pub(crate) struct Calls {
 
 /// How pushes are made.
 enum Way {
-    /// By a call each. The last one of each stream waits for the one before it.
-    Unary { pusher: Pusher, last: Vec<Option<JoinHandle<()>>> },
+    /// By a call each. The callers of each stream take turns; the one in front is next.
+    Unary { pusher: Pusher, callers: Vec<VecDeque<Option<JoinHandle<()>>>> },
     /// By one PushStream, which keeps them in order.
     Stream { pushes: PushStream, reader: JoinHandle<()> },
 }
@@ -69,21 +79,25 @@ impl Outlet {
     ///
     /// Nobody listens at the push API.
     pub(crate) async fn open(sink: Sink, plan: &Plan, progress: &Arc<Progress>) -> Result<Self> {
-        let (grpc, addresses, one_stream) = match sink {
+        let (grpc, addresses, manner) = match sink {
             Sink::Yardstick(feed) => {
                 return Ok(Self::Yardstick { feed, has_streams: plan.members.len() > 1 });
             }
-            Sink::Server { grpc, addresses, one_stream } => (grpc, addresses, one_stream),
+            Sink::Server { grpc, addresses, manner } => (grpc, addresses, manner),
         };
         let answers = Arc::<Mutex<Answers>>::default();
         let progress = Arc::clone(progress);
-        let way = if one_stream {
-            let (pushes, replies) = PushStream::open(&grpc).await?;
-            let reading = read(replies, Arc::clone(&answers), Arc::clone(&progress));
-            Way::Stream { pushes, reader: tokio::spawn(reading) }
-        } else {
-            let last = addresses.iter().map(|_| None).collect();
-            Way::Unary { pusher: Pusher::connect(&grpc).await?, last }
+        let way = match manner {
+            Manner::OneStream => {
+                let (pushes, replies) = PushStream::open(&grpc).await?;
+                let reading = read(replies, Arc::clone(&answers), Arc::clone(&progress));
+                Way::Stream { pushes, reader: tokio::spawn(reading) }
+            }
+            Manner::Calls { callers } => {
+                let idle = || (0..callers).map(|_| None).collect();
+                let callers = addresses.iter().map(|_| idle()).collect();
+                Way::Unary { pusher: Pusher::connect(&grpc).await?, callers }
+            }
         };
         let (operation, batch) = (plan.operation, plan.batch);
         Ok(Self::Server(Box::new(Calls { way, operation, batch, addresses, answers, progress })))
@@ -97,7 +111,7 @@ impl Outlet {
         }
     }
 
-    /// Pushes `content` to `stream`, after what was pushed to it before.
+    /// Pushes `content` to `stream`, after what the same caller pushed to it before.
     ///
     /// # Errors
     ///
@@ -145,20 +159,21 @@ impl Calls {
     fn begin(&mut self, stream: usize, content: Vec<u8>) {
         let to = self.addresses[stream].clone();
         let push = Push { to, operation: self.operation, content, is_batch: self.is_batch() };
-        let (pusher, last) = match &mut self.way {
-            Way::Unary { pusher, last } => (pusher, last),
+        let (pusher, callers) = match &mut self.way {
+            Way::Unary { pusher, callers } => (pusher, &mut callers[stream]),
             Way::Stream { pushes, .. } => return pushes.push(push),
         };
         let (mut pusher, answers) = (pusher.clone(), Arc::clone(&self.answers));
-        let (before, progress) = (last[stream].take(), Arc::clone(&self.progress));
-        last[stream] = Some(tokio::spawn(async move {
+        let before = callers.pop_front().expect("a stream has a caller");
+        let progress = Arc::clone(&self.progress);
+        callers.push_back(Some(tokio::spawn(async move {
             if let Some(before) = before {
                 before.await.expect(NO_PANIC);
             }
             let answer = pusher.push(push).await;
             answers.lock().unwrap_or_else(PoisonError::into_inner).add(answer);
             progress.answered();
-        }));
+        })));
     }
 
     fn is_batch(&self) -> bool {
@@ -167,10 +182,10 @@ impl Calls {
 
     async fn finish(&mut self) -> Result<Answers> {
         let in_time = match &mut self.way {
-            Way::Unary { last, .. } => {
-                let last = std::mem::take(last);
+            Way::Unary { callers, .. } => {
+                let callers = std::mem::take(callers);
                 let all = async {
-                    for call in last.into_iter().flatten() {
+                    for call in callers.into_iter().flatten().flatten() {
                         call.await.expect(NO_PANIC);
                     }
                 };

@@ -92,6 +92,11 @@ impl Receiver {
         })
     }
 
+    /// So many callers take turns at each stream; one unless said.
+    pub(crate) fn expect_callers(&mut self, callers: u64) {
+        self.books.accounts.callers = callers;
+    }
+
     /// Takes over a socket whose connecting began at `since_ns`, to receive `stream`.
     ///
     /// # Errors

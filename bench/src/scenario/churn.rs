@@ -19,7 +19,7 @@ use crate::dial::ensure_descriptors;
 use crate::findings::GuestSums;
 use crate::grpc::Address;
 use crate::measure::settle;
-use crate::outlet::Sink;
+use crate::outlet::{Manner, Sink};
 use crate::process::{CpuUsed, Memory};
 use crate::pushing::{await_all, push_all};
 use crate::report::{Report, number, progress_bar, table};
@@ -104,7 +104,7 @@ fn turn(round: u32, args: &ChurnArgs) -> Result<Churned> {
     crew.churn(args.arrivals, args.life, args.moves, &crowd)?;
     let bar = progress_bar(None, &format!("churn {round}: delivering"));
     let addresses = (0..rooms).map(|room| Address::Room(crowd.room(room))).collect();
-    let sink = Sink::Server { grpc, addresses, one_stream: false };
+    let sink = Sink::Server { grpc, addresses, manner: Manner::Calls { callers: 1 } };
     let sent = push_all(&mut crew, vec![(plan, sink)], &progress, |crew| {
         bar.set_position(crew.received());
         Ok(())

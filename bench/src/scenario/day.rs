@@ -20,7 +20,7 @@ use crate::dial::ensure_descriptors;
 use crate::findings::{Findings, GuestSums};
 use crate::grpc::Address;
 use crate::measure::turn_for;
-use crate::outlet::Sink;
+use crate::outlet::{Manner, Sink};
 use crate::process::Memory;
 use crate::pushing::{await_all, push_all};
 use crate::report::{Report, number, progress_bar, table};
@@ -217,7 +217,10 @@ impl<'a> Day<'a> {
                 window: 1,
             };
             let grpc = self.target.grpc.clone().ok_or("no push API: name --grpc")?;
-            pushes.push((plan, Sink::Server { grpc, addresses, one_stream: false }));
+            pushes.push((
+                plan,
+                Sink::Server { grpc, addresses, manner: Manner::Calls { callers: 1 } },
+            ));
         }
         Ok(pushes)
     }

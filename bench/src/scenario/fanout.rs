@@ -9,7 +9,7 @@ use crate::args::FanoutArgs;
 use crate::dial::{Crowd, Streams, ensure_descriptors};
 use crate::grpc::Address;
 use crate::measure::{Place, Turn, measure};
-use crate::outlet::Sink;
+use crate::outlet::{Manner, Sink};
 use crate::report::{Report, spread};
 use crate::stats::Spread;
 use crate::target::Target;
@@ -81,6 +81,7 @@ fn comet_turn(args: &FanoutArgs, round: u32) -> Result<Turn> {
     let addresses = (0..rooms).map(|room| Address::Room(crowd.room(room))).collect();
     let plan = plan(&args.load, args.server.operation, &crowd);
     let place = Place { subject: COMET, round };
-    let sink = Sink::Server { grpc, addresses, one_stream: args.stream };
+    let manner = if args.stream { Manner::OneStream } else { Manner::Calls { callers: 1 } };
+    let sink = Sink::Server { grpc, addresses, manner };
     measure(place, &mut target, sink, plan, &crowd, &args.dial)
 }

@@ -12,7 +12,7 @@ use crate::dial::{Crowd, Streams, ensure_descriptors};
 use crate::grpc::Address;
 use crate::measure::{Place, Turn, measure};
 use crate::message::HEADER_LEN;
-use crate::outlet::Sink;
+use crate::outlet::{Manner, Sink};
 use crate::report::{Report, number, spread, table};
 use crate::sender::{Pattern, Plan};
 use crate::stats::{Percentiles, Spread};
@@ -93,6 +93,7 @@ fn turn(subject: &'static str, mut target: Target, args: &LatencyArgs, round: u3
     let connections = args.dial.connections as usize;
     let each = args.keys_per_call as usize;
     let mut crowd = Crowd::of_server(&args.server, connections, 1, Streams::Keys(each));
+    crowd.callers = u64::from(args.callers);
     let members = crowd.members();
     let grpc = target.grpc.clone().ok_or("no push API: name --grpc")?;
     let keys: Vec<String> = (0..connections).map(|index| crowd.key(index)).collect();
@@ -112,7 +113,11 @@ fn turn(subject: &'static str, mut target: Target, args: &LatencyArgs, round: u3
         crowd.connections = 0;
     }
     let place = Place { subject, round };
-    let sink = Sink::Server { grpc, addresses, one_stream: args.stream };
+    let manner = match args.stream {
+        true => Manner::OneStream,
+        false => Manner::Calls { callers: args.callers as usize },
+    };
+    let sink = Sink::Server { grpc, addresses, manner };
     measure(place, &mut target, sink, plan, &crowd, &args.dial)
 }
 

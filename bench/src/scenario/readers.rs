@@ -19,7 +19,7 @@ use crate::dial::ensure_descriptors;
 use crate::findings::Findings;
 use crate::grpc::Address;
 use crate::measure::{settle, turn_for};
-use crate::outlet::Sink;
+use crate::outlet::{Manner, Sink};
 use crate::process::{CpuUsed, Memory};
 use crate::pushing::{await_all, push_all};
 use crate::report::{Report, number, progress_bar, table};
@@ -135,7 +135,7 @@ fn turn(round: u32, args: &ReadersArgs) -> Result<Read> {
     crew.order(Order::Impede(args.slow_rate))?;
     let bar = progress_bar(plan.expected(), &format!("readers {round}: delivering"));
     let addresses = (0..rooms).map(|room| Address::Room(crowd.room(room))).collect();
-    let sink = Sink::Server { grpc, addresses, one_stream: false };
+    let sink = Sink::Server { grpc, addresses, manner: Manner::Calls { callers: 1 } };
     let cpu_before = target.cpu()?;
     let mut memory_peak = memory_before;
     let mut look_ns = now_ns();

@@ -104,6 +104,7 @@ fn what_cannot_be_measured_is_said() {
     check(&["connect", "--tls", "--server", "/bin/false"], "the server ended");
     check(&["connect", "--tls", "--addr", "127.0.0.1:1"], "cannot be used with");
     check(&["latency", "--keys-per-call", "0"], "0 is not in 1..");
+    check(&["latency", "--callers", "2", "--stream"], "cannot be used with");
     check(&["raw", "--server-core", "1000"], "cannot run on CPU 1000");
     check(&["churn", "--rate", "0"], "rate above 0");
     check(&["readers", "--slow", "0.6", "--stalled", "0.6"], "more than all");

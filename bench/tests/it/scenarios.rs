@@ -65,6 +65,20 @@ fn rooms_are_pushed_to_from_several_processes() {
 }
 
 #[test]
+fn callers_overlap_and_keep_their_order() {
+    let check = |name, arguments: &[&str]| {
+        let shared = ["-n", "20", "--keys-per-call", "10", "--seconds", "0.3", "--rounds", "1"];
+        let results = measured(name, &[&["latency"][..], &shared, arguments].concat());
+        let turn = &results["turns"][0];
+        let received = count(&turn["deliveries"]["received"]);
+        assert_eq!(received, 10 * count(&turn["sent"]["pushes"]), "{turn}");
+        assert!(received > 10, "{turn}");
+    };
+    check("callers", &["--callers", "4", "--rate", "0", "--window", "8"]);
+    check("callers-shared", &["--callers", "3", "--rate", "200", "--processes", "2"]);
+}
+
+#[test]
 fn idle_connections_are_answered() {
     let results = measured(
         "idle",

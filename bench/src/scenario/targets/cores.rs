@@ -11,7 +11,7 @@ use crate::crowd::Streams;
 use crate::sender::Plan;
 
 const GUESTS: Guests =
-    Guests { connections: 1_000, rooms: 8, streams: Streams::Rooms, websocket: false };
+    Guests { connections: 1_000, rooms: 8, streams: Streams::Rooms, callers: 1, websocket: false };
 /// Pushes a second to each room: a load that leaves every CPU idle by half, for one of them may be the
 /// bench's.
 const HZ: f64 = 20.0;

