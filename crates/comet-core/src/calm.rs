@@ -36,8 +36,8 @@ impl Calm {
         }
     }
 
-    /// Until when what clients send may wait, [`Limits::coalesce_ms`] after the latest heartbeats; `None`: not any
-    /// longer. Where heartbeats are further apart than that, waiting would save no wake-up.
+    /// Until when what clients send may wait: [`Limits::coalesce_ms`] after the latest heartbeats. `None`:
+    /// not any longer. Where heartbeats are further apart than that, waiting would save no wake-up.
     pub(crate) fn lasts_until(&self, now: Millis, limits: &Limits) -> Option<Millis> {
         let coalesce_ms = u64::from(limits.coalesce_ms);
         let until = self.heard_at.after(coalesce_ms);

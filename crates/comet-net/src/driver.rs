@@ -241,7 +241,8 @@ impl<A: Auther> Driver<A> {
         }
         let nap = self.shard.poll_nap().filter(|_| !self.retry);
         if nap.is_some() {
-            // Its past raises were seen by the ring. One that comes now stays, whatever is seen below.
+            // What was raised before would end the nap at once. Its message is in the inbox by now, which
+            // `doze` looks into below.
             self.bell.clear();
         }
         if self.has_work_while_spinning() || !self.inbox.doze() {
