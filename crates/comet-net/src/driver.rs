@@ -249,32 +249,39 @@ impl<A: Auther> Driver<A> {
             return self.ring.submit();
         }
         if !self.stop.load(Ordering::Acquire) {
-            let until = [self.shard.poll_timeout(), nap].into_iter().flatten().min();
-            let until = until.map(|at| {
-                let at = Duration::from_millis(at.0);
-                at.saturating_sub(self.epoch.elapsed())
-            });
-            let retry = std::mem::take(&mut self.retry).then_some(RETRY);
-            let timeout = [until, retry].into_iter().flatten().min();
-            match timeout {
-                Some(timeout) if nap.is_some() => self.nap(timeout),
-                _ => self.ring.submit_and_wait(timeout),
+            let due = self.shard.poll_timeout();
+            match nap {
+                Some(until) => self.nap(until, due),
+                None => {
+                    let due = due.map(|due| self.time_to(due));
+                    let retry = std::mem::take(&mut self.retry).then_some(RETRY);
+                    self.ring.submit_and_wait([due, retry].into_iter().flatten().min());
+                }
             }
         }
         self.inbox.rouse();
     }
 
-    /// Submits, and sleeps until somebody calls or connects, or `timeout` is over: what completes
+    fn time_to(&self, at: Millis) -> Duration {
+        Duration::from_millis(at.0).saturating_sub(self.epoch.elapsed())
+    }
+
+    /// Submits, and sleeps until somebody calls or connects, a deadline is `due`, or `until`: what completes
     /// meanwhile stays with the kernel, which wakes nobody for it while nobody waits in the ring.
-    fn nap(&mut self, timeout: Duration) {
+    fn nap(&mut self, until: Millis, due: Option<Millis>) {
         self.ring.flush();
+        if self.ring.has_completions() {
+            return; // They came while the turn worked.
+        }
         let awaited = self.listeners.iter().map(|listener| listener.socket.as_fd());
         let awaited = awaited.chain([self.bell.as_fd()]);
         let mut awaited: Vec<_> =
             awaited.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let timeout = self.time_to(due.map_or(until, |due| due.min(until)));
         let timeout = Timespec::try_from(timeout).expect("deadlines are less than ages away");
-        // If nobody did, all of it stays there until the nap is over: a deadline may come before.
-        if poll(&mut awaited, Some(&timeout)) != Ok(0) {
+        let is_called = poll(&mut awaited, Some(&timeout)) != Ok(0);
+        // A deadline alone is no reason to take what has come before the nap is over.
+        if is_called || self.time_to(until).is_zero() {
             self.ring.submit();
         }
     }

@@ -168,9 +168,14 @@ impl Ring {
         check(result);
     }
 
+    /// The kernel has posted completions that were not taken.
+    pub(crate) fn has_completions(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
     /// Nothing has completed.
     pub(crate) fn is_quiet(&mut self) -> bool {
-        self.ring.completion().is_empty() && !self.ring.submission().taskrun()
+        !self.has_completions() && !self.ring.submission().taskrun()
     }
 
     /// Moves a bounded batch of completions to the end of `batch`.
