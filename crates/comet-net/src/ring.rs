@@ -138,6 +138,11 @@ impl Ring {
         }
     }
 
+    /// Operations the kernel has not been handed yet.
+    pub(crate) fn queued(&mut self) -> usize {
+        self.ring.submission().len()
+    }
+
     /// Hands the kernel what was queued, if anything was.
     pub(crate) fn flush(&mut self) {
         if !self.ring.submission().is_empty() {
