@@ -57,7 +57,10 @@ pub(crate) enum Pattern {
     /// All.
     Every,
     /// One, in turn.
-    Rotating,
+    Rotating {
+        /// The one to begin with; beyond the last it starts again.
+        first: usize,
+    },
 }
 
 /// What was pushed.
@@ -156,8 +159,8 @@ impl Sender {
         let streams = self.plan.members.len();
         let pushed = match self.plan.pattern {
             Pattern::Every => 0..streams,
-            Pattern::Rotating => {
-                let stream = usize::try_from(self.sent.ticks)? % streams;
+            Pattern::Rotating { first } => {
+                let stream = (first + usize::try_from(self.sent.ticks)?) % streams;
                 stream..stream + 1
             }
         };
@@ -226,7 +229,7 @@ impl Plan {
         let every = ticks * members * self.batch;
         Some(match self.pattern {
             Pattern::Every => every,
-            Pattern::Rotating => every / streams,
+            Pattern::Rotating { .. } => every / streams,
         })
     }
 }
@@ -249,7 +252,10 @@ mod tests {
             window: 1,
         };
         assert_eq!(plan.expected(), Some(80));
-        assert_eq!(Plan { pattern: Pattern::Rotating, ..plan.clone() }.expected(), Some(40));
+        assert_eq!(
+            Plan { pattern: Pattern::Rotating { first: 0 }, ..plan.clone() }.expected(),
+            Some(40)
+        );
         assert_eq!(Plan { interval_ns: Plan::interval_of(0.0), ..plan }.expected(), None);
     }
 }

@@ -211,7 +211,7 @@ impl<'a> Day<'a> {
                 size: self.args.size as usize,
                 batch: 1,
                 members,
-                pattern: Pattern::Rotating,
+                pattern: Pattern::Rotating { first: 0 },
                 interval_ns: Some(interval_ns),
                 duration_ns: seconds_to_ns(phase.seconds),
                 window: 1,

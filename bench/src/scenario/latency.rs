@@ -104,7 +104,7 @@ fn turn(subject: &'static str, mut target: Target, args: &LatencyArgs, round: u3
         size: args.size as usize,
         batch: 1,
         members,
-        pattern: Pattern::Rotating,
+        pattern: Pattern::Rotating { first: 0 },
         interval_ns: Plan::interval_of(args.rate),
         duration_ns: seconds_to_ns(args.seconds),
         window: u64::from(args.window),

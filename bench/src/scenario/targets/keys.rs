@@ -131,13 +131,13 @@ pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> 
         stand.connect()?;
     }
     let paced = |stand: &Stand| Plan {
-        pattern: Pattern::Rotating,
+        pattern: Pattern::Rotating { first: 0 },
         interval_ns: Plan::interval_of(HZ),
         duration_ns: (PACED_S * 1e9) as u64,
         ..stand.plan()
     };
     let flat_out = |stand: &Stand, window| Plan {
-        pattern: Pattern::Rotating,
+        pattern: Pattern::Rotating { first: 0 },
         interval_ns: None,
         duration_ns: FLAT_OUT_NS,
         window,

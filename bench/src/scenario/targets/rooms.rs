@@ -1,14 +1,17 @@
-//! One room and ten thousand: the same pushes, each to one member, to the same room or to all in turn.
+//! One room and ten thousand: the same pushes, each to one member, to the same room or to another each time.
 
 use super::goal::{Goal, Reach};
-use super::stand::{Guests, Stand};
+use super::stand::{Cost, Guests, SHORT_NS, Stand, alternate};
 use super::{Findings, Setup};
 use crate::Result;
+use crate::clock::SECOND_NS;
 use crate::sender::{Pattern, Plan};
 
 const ROOMS: usize = 10_000;
 /// Pushes a second.
 const HZ: f64 = 2_000.0;
+/// Pushes of a turn. With all rooms no room gets two in a round.
+const PUSHES: usize = (HZ * SHORT_NS as f64 / SECOND_NS as f64) as usize;
 
 const GROWTH: Goal = Goal {
     target: 11,
@@ -17,7 +20,7 @@ const GROWTH: Goal = Goal {
     reach: Some(Reach::AtMost(1.25)),
     unit: "",
     decimals: 2,
-    compared: "growth of CPU of a push, all threads / the bare ring loop's, one socket to all in turn",
+    compared: "growth of CPU of a push, all threads / the bare ring loop's, one socket to another each time",
 };
 const GROWTH_DATA: Goal = Goal {
     name: "growth_rooms_data",
@@ -36,21 +39,27 @@ pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> 
     let host = &setup.args.host;
     for round in 1..=setup.args.rounds {
         // One after the other: together they need more descriptors than a process usually has.
-        let mut cost = |mut stand: Stand| -> Result<[f64; 2]> {
-            stand.connect()?;
-            let interval_ns = Plan::interval_of(HZ);
-            let plan = Plan { interval_ns, pattern: Pattern::Rotating, ..stand.plan() };
-            let turn = stand.turn(round, plan, findings)?;
-            Ok([turn.cpu_ns()?, turn.data_cpu_ns()?])
-        };
+        let mut growth = |one: Stand, all: Stand| growth(round, [one, all], findings);
         let guests = |rooms| Guests { connections: rooms, rooms, ..Guests::in_one_room(rooms) };
-        let one = cost(Stand::comet(setup, host, guests(1))?)?;
-        let all = cost(Stand::comet(setup, host, guests(ROOMS))?)?;
-        let [bare_one, _] = cost(Stand::ring(host, 1)?)?;
-        let [bare_all, _] = cost(Stand::ring_of_streams(host, ROOMS)?)?;
-        for (goal, index) in [(&GROWTH, 0), (&GROWTH_DATA, 1)] {
-            findings.note(goal, (all[index] / one[index]) / (bare_all / bare_one));
-        }
+        let comet = |rooms| Stand::comet(setup, host, guests(rooms));
+        let comet = growth(comet(1)?, comet(ROOMS)?)?;
+        let bare = growth(Stand::ring(host, 1)?, Stand::ring_of_streams(host, ROOMS)?)?;
+        findings.note(&GROWTH, comet.all_threads / bare.all_threads);
+        findings.note(&GROWTH_DATA, comet.data / bare.all_threads);
     }
     Ok(())
+}
+
+/// How many times as much CPU a delivery takes with all rooms as with one.
+fn growth(round: u32, mut stands: [Stand; 2], findings: &mut Findings) -> Result<Cost> {
+    for stand in &mut stands {
+        stand.connect()?;
+    }
+    let plan = |stand: &Stand, turn| Plan {
+        interval_ns: Plan::interval_of(HZ),
+        pattern: Pattern::Rotating { first: turn * PUSHES },
+        ..stand.plan()
+    };
+    let [one, all] = alternate(round, stands.each_mut(), plan, findings)?;
+    Ok(Cost { all_threads: all.all_threads / one.all_threads, data: all.data / one.data })
 }

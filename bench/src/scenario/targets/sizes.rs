@@ -1,7 +1,7 @@
 //! Few connections and many: fan-out to both, what a connection costs to make, to hold and to leave idle.
 
 use super::goal::{Goal, Reach};
-use super::stand::{Guests, Stand};
+use super::stand::{Guests, Stand, alternate};
 use super::{Findings, NO_CPU, Setup};
 use crate::Result;
 use crate::measure::Turn;
@@ -31,6 +31,13 @@ const SINGLE_FEW: Goal = Goal {
     decimals: 2,
     compared: "CPU of a delivery, all threads / bare ring loop",
 };
+const SINGLE_FEW_FLOOR: Goal = Goal {
+    name: "single_1000_floor",
+    what: "  floor: the ring, and a bare gRPC server for the calls",
+    reach: None,
+    compared: "which has the CPU and its caches to itself",
+    ..SINGLE_FEW
+};
 const SINGLE_MANY: Goal =
     Goal { name: "single_15000", what: "single messages, 15,000 connections", ..SINGLE_FEW };
 const BATCHES: Goal = Goal {
@@ -41,6 +48,13 @@ const BATCHES: Goal = Goal {
     unit: "",
     decimals: 2,
     compared: "CPU of a message, all threads / bare ring loop sending the same bytes",
+};
+const BATCHES_FLOOR: Goal = Goal {
+    name: "batch_1000_floor",
+    what: SINGLE_FEW_FLOOR.what,
+    reach: None,
+    compared: SINGLE_FEW_FLOOR.compared,
+    ..BATCHES
 };
 const RSS_TCP: Goal = Goal {
     target: 5,
@@ -100,10 +114,12 @@ const GROWTH: Goal = Goal {
     compared: "growth of CPU of a delivery / growth of the bare ring loop's",
 };
 
-pub(super) const GOALS: [Goal; 11] = [
+pub(super) const GOALS: [Goal; 13] = [
     SINGLE_FEW,
+    SINGLE_FEW_FLOOR,
     SINGLE_MANY,
     BATCHES,
+    BATCHES_FLOOR,
     RSS_TCP,
     RSS_WEBSOCKET,
     IDLE,
@@ -124,6 +140,11 @@ impl Pair {
     fn ratio(&self) -> f64 {
         self.comet_ns / self.ring_ns
     }
+
+    /// The ratio of a ring that had a share of a bare gRPC server's calls to pay for, too.
+    fn floor(&self, grpc_ns: f64) -> f64 {
+        (self.ring_ns + grpc_ns) / self.ring_ns
+    }
 }
 
 /// # Errors
@@ -133,23 +154,29 @@ pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> 
     let host = &setup.args.host;
     let mut comet = Stand::comet(setup, host, Guests::in_one_room(FEW))?;
     let mut ring = Stand::ring(host, FEW)?;
+    let mut grpc = Stand::bare_grpc(setup, host, Guests::in_one_room(FEW))?;
     comet.connect()?;
     ring.connect()?;
     for round in 1..=setup.args.rounds {
-        let turn = |stand: &mut Stand, hertz, batch, findings: &mut Findings| {
+        let plan = |stand: &Stand, hertz, batch| {
             let interval_ns = Plan::interval_of(hertz);
-            let plan = Plan { interval_ns, batch, ..stand.plan() };
-            stand.turn(round, plan, findings)
+            Plan { interval_ns, batch, ..stand.plan() }
         };
         let mut both = |hertz, batch, findings: &mut Findings| -> Result<Pair> {
-            let comet_ns = turn(&mut comet, hertz, batch, findings)?.cpu_ns()?;
-            let ring_ns = turn(&mut ring, hertz, batch, findings)?.cpu_ns()?;
-            Ok(Pair { comet_ns, ring_ns })
+            let plan = |stand: &Stand, _| plan(stand, hertz, batch);
+            let [comet, ring] = alternate(round, [&mut comet, &mut ring], plan, findings)?;
+            Ok(Pair { comet_ns: comet.all_threads, ring_ns: ring.all_threads })
         };
         let few = both(FEW_HZ, 1, findings)?;
         findings.note(&SINGLE_FEW, few.ratio());
         let batches = both(BATCH_HZ, BATCH, findings)?;
         findings.note(&BATCHES, batches.ratio());
+        for (pair, hertz, batch, goal) in
+            [(&few, FEW_HZ, 1, &SINGLE_FEW_FLOOR), (&batches, BATCH_HZ, BATCH, &BATCHES_FLOOR)]
+        {
+            let calls = grpc.turn(round, plan(&grpc, hertz, batch), findings)?;
+            findings.note(goal, pair.floor(calls.cpu_us_of(calls.sent.deliveries)? * 1e3));
+        }
         let many = many(setup, round, findings)?;
         findings.note(&SINGLE_MANY, many.ratio());
         findings.note(&GROWTH, many.ratio() / few.ratio());

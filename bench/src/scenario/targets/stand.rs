@@ -27,6 +27,9 @@ const IN_FLIGHT: u32 = 256;
 const SIZE: usize = 128;
 /// After a turn's last delivery, so long for what should not come.
 const AFTERMATH_NS: u64 = 50 * MILLISECOND_NS;
+/// Turns of each where two alternate, and how long one takes.
+pub(super) const ALTERNATIONS: usize = 4;
+pub(super) const SHORT_NS: u64 = 500 * MILLISECOND_NS;
 
 /// It runs; it has no connections before [`Stand::connect`] or [`Stand::storm`].
 pub(super) struct Stand {
@@ -70,6 +73,38 @@ impl Guests {
         crowd.websocket_share = if websocket { 1.0 } else { 0.0 };
         crowd
     }
+}
+
+/// CPU of a delivery, ns.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Cost {
+    pub all_threads: f64,
+    pub data: f64,
+}
+
+/// Lets two take turns, several and short ones as `plan` says for each, and gives the mean cost of both. What
+/// the host does besides, and whether a CPU sleeps when it is to be woken, comes and goes within seconds;
+/// so both have their share of it.
+///
+/// # Errors
+///
+/// One of them ended.
+pub(super) fn alternate(
+    round: u32,
+    mut stands: [&mut Stand; 2],
+    plan: impl Fn(&Stand, usize) -> Plan,
+    findings: &mut Findings,
+) -> Result<[Cost; 2]> {
+    let mut costs = [Cost::default(); 2];
+    for at in 0..ALTERNATIONS {
+        for (stand, cost) in stands.iter_mut().zip(&mut costs) {
+            let plan = Plan { duration_ns: SHORT_NS, ..plan(stand, at) };
+            let turn = stand.turn(round, plan, findings)?;
+            cost.all_threads += turn.cpu_ns()? / ALTERNATIONS as f64;
+            cost.data += turn.data_cpu_ns()? / ALTERNATIONS as f64;
+        }
+    }
+    Ok(costs)
 }
 
 fn callers_of(crowd: &Crowd) -> Manner {
