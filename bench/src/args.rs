@@ -98,6 +98,9 @@ pub(crate) struct HostArgs {
     /// CPUs of the bench itself.
     #[arg(long, value_name = "CPUS", default_value_t = CpuList::last())]
     pub bench_core: CpuList,
+    /// Keeps the CPUs out of their idle states meanwhile, as root: waking one can cost more than what is measured.
+    #[arg(long)]
+    pub awake: bool,
     /// File of the result; bench/results/SCENARIO-TIME.json unless given.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

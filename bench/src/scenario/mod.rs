@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::Result;
 use crate::args::HostArgs;
 use crate::clock::now_ns;
+use crate::cpu;
 use crate::findings::Findings;
 use crate::process::Memory;
 use crate::sender::Sent;
@@ -81,14 +82,18 @@ fn refusal(sent: &Sent) -> Option<String> {
     Some(format!("{} pushes refused: {}", answers.refused, answers.refusal.as_ref()?))
 }
 
-/// Pins the bench; children are started with CPUs of their own.
+/// Pins the bench, and keeps the CPUs awake if that is asked for; children are started with CPUs of their own.
 ///
 /// # Errors
 ///
-/// The host has no such CPU.
+/// The host has no such CPU, or lets nobody keep it awake.
 fn pin(host: &HostArgs) -> Result<()> {
     let cpus = &host.bench_core;
-    cpus.pin().map_err(|error| format!("cannot run on CPU {cpus}: {error}").into())
+    cpus.pin().map_err(|error| format!("cannot run on CPU {cpus}: {error}"))?;
+    if host.awake {
+        cpu::stay_awake().map_err(|error| format!("--awake: {}: {error}", cpu::IDLE_CONTROL))?;
+    }
+    Ok(())
 }
 
 /// A number that tells the messages of one turn from those of any other.
