@@ -16,6 +16,7 @@ use crate::report::progress_bar;
 use crate::scenario::connect::{Storm, connect_all, idle_share};
 use crate::scenario::run_id;
 use crate::sender::{Pattern, Plan, Progress};
+use crate::stats::Spread;
 use crate::target::Target;
 use crate::yardstick::{Feed, Mode};
 
@@ -28,7 +29,7 @@ const SIZE: usize = 128;
 /// After a turn's last delivery, so long for what should not come.
 const AFTERMATH_NS: u64 = 50 * MILLISECOND_NS;
 /// Turns of each where two alternate, and how long one takes.
-pub(super) const ALTERNATIONS: usize = 4;
+const ALTERNATIONS: usize = 5;
 pub(super) const SHORT_NS: u64 = 500 * MILLISECOND_NS;
 
 /// It runs; it has no connections before [`Stand::connect`] or [`Stand::storm`].
@@ -76,15 +77,14 @@ impl Guests {
 }
 
 /// CPU of a delivery, ns.
-#[derive(Clone, Copy, Default)]
 pub(super) struct Cost {
     pub all_threads: f64,
     pub data: f64,
 }
 
-/// Lets two take turns, several and short ones as `plan` says for each, and gives the mean cost of both. What
-/// the host does besides, and whether a CPU sleeps when it is to be woken, comes and goes within seconds;
-/// so both have their share of it.
+/// Lets two take turns, several and short ones as `plan` says for each, and gives the median cost of both.
+/// What the host does besides, and whether a CPU sleeps when it is to be woken, comes and goes within
+/// seconds; so both have their share of it.
 ///
 /// # Errors
 ///
@@ -95,16 +95,20 @@ pub(super) fn alternate(
     plan: impl Fn(&Stand, usize) -> Plan,
     findings: &mut Findings,
 ) -> Result<[Cost; 2]> {
-    let mut costs = [Cost::default(); 2];
+    let mut costs = [const { Vec::new() }; 2];
     for at in 0..ALTERNATIONS {
-        for (stand, cost) in stands.iter_mut().zip(&mut costs) {
+        for (stand, costs) in stands.iter_mut().zip(&mut costs) {
             let plan = Plan { duration_ns: SHORT_NS, ..plan(stand, at) };
             let turn = stand.turn(round, plan, findings)?;
-            cost.all_threads += turn.cpu_ns()? / ALTERNATIONS as f64;
-            cost.data += turn.data_cpu_ns()? / ALTERNATIONS as f64;
+            costs.push(Cost { all_threads: turn.cpu_ns()?, data: turn.data_cpu_ns()? });
         }
     }
-    Ok(costs)
+    Ok(costs.map(|costs| {
+        let median = |figure: fn(&Cost) -> f64| {
+            Spread::of(costs.iter().map(figure)).expect("there were turns").median
+        };
+        Cost { all_threads: median(|cost| cost.all_threads), data: median(|cost| cost.data) }
+    }))
 }
 
 fn callers_of(crowd: &Crowd) -> Manner {
