@@ -21,7 +21,7 @@ fn connections_storm_and_stay() {
     assert_eq!(storm["subject"], "comet");
     assert_eq!(storm["handshake"]["count"], 40);
     for storm in results["storms"].as_array().expect("storms") {
-        check_series("connect", storm, &["connections"], &["connections", "memory"]);
+        check_series("connect", storm, &["connections"], &["connections", "cpu", "memory"]);
         assert_eq!(last(storm, "connections"), 40, "{storm}");
     }
 }
@@ -31,7 +31,7 @@ fn connections_of_several_processes_are_seen_as_well() {
     let shared = ["--processes", "2", "--hold", "0.1", "--rounds", "1"];
     let results = measured("connect-shared", &[&["connect", "-n", "40"][..], &shared].concat());
     let storm = &results["storms"][0];
-    check_series("connect-shared", storm, &["connections"], &["connections", "memory"]);
+    check_series("connect-shared", storm, &["connections"], &["connections", "cpu", "memory"]);
     assert_eq!(last(storm, "connections"), 40, "{storm}");
 }
 
@@ -88,7 +88,7 @@ fn idle_connections_are_answered() {
     assert!(count(&turn["heartbeats"]) > 30, "{turn}");
     assert_eq!(turn["round_trip"]["count"], turn["heartbeats"], "{turn}");
     assert!(turn["idle_cpu_share"].as_f64().expect("a figure") > 0.0, "{turn}");
-    check_series("idle", turn, &["heartbeats"], &["heartbeats", "memory"]);
+    check_series("idle", turn, &["heartbeats"], &["heartbeats", "cpu", "memory"]);
     // The last ones may be answered when no more are sent.
     let answered = last(turn, "heartbeats");
     assert!(answered > 30 && answered <= count(&turn["heartbeats"]), "{turn}");
@@ -131,7 +131,7 @@ fn members_notice_nothing_of_guests() {
         assert!(count(&turn["visits"]["received"]) > 0, "{turn}");
         let (handshakes, gave_up) = (&turn["handshake"]["count"], &guests["gave_up"]);
         assert!(count(handshakes) + count(gave_up) >= count(&guests["arrived"]), "{turn}");
-        let plots = ["throughput", "connections", "memory"];
+        let plots = ["throughput", "connections", "cpu", "memory"];
         check_series(name, turn, &["received", "connections"], &plots);
         assert_eq!(last(turn, "received"), 400 + count(&turn["visits"]["received"]), "{turn}");
         assert_eq!(last(turn, "connections"), 20, "the guests are gone: {turn}");
@@ -178,7 +178,7 @@ fn readers(name: &str, policy: &str) -> Value {
     assert!(count(&turn["fate"]["missing"]) > 0, "{turn}");
     let closed = turn["closed"].as_object().is_some_and(|closed| !closed.is_empty());
     let moving: &[&str] = if closed { &["received", "connections"] } else { &["received"] };
-    check_series(name, &turn, moving, &["throughput", "memory"]);
+    check_series(name, &turn, moving, &["throughput", "cpu", "memory"]);
     assert_eq!(last(&turn, "received"), count(&turn["deliveries"]["received"]), "{turn}");
     turn
 }
@@ -225,7 +225,12 @@ fn a_day_has_a_row_for_each_phase() {
     assert_eq!(again["handshake"]["count"], 20, "{again}");
     let day = &results["days"][0];
     let moving = ["received", "heartbeats", "connections"];
-    check_series("day", day, &moving, &["throughput", "heartbeats", "connections", "memory"]);
+    check_series(
+        "day",
+        day,
+        &moving,
+        &["throughput", "heartbeats", "connections", "cpu", "memory"],
+    );
     let received = [storm, rush, again].map(|phase| count(&phase["deliveries"]["received"]));
     assert_eq!(last(day, "received"), received.iter().sum::<u64>(), "{day}");
     assert_eq!(last(day, "connections"), 40, "{day}");

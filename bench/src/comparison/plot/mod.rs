@@ -1,5 +1,5 @@
-//! The plots of a comparison: latency by percentile, and over time what came, who was connected, and memory.
-//! A line for each subject of each result.
+//! The plots of a comparison: latency by percentile, and over time what came, who was connected, CPU
+//! and memory. A line for each subject of each result.
 
 mod draw;
 mod scale;
@@ -72,6 +72,12 @@ pub(super) fn plots(files: &[ResultFile]) -> Vec<Plot> {
             "Connections that are authenticated and open, in the round in the middle.",
             &over_time("connections"),
             lines(files, connections),
+        ),
+        plot(
+            "cpu",
+            "CPU time of all threads over half a second each, in the round in the middle.",
+            &over_time("percent of a CPU"),
+            lines(files, cpu),
         ),
         plot(
             "memory",
@@ -161,6 +167,17 @@ fn connections(group: &Group<'_>) -> Vec<(String, Points)> {
     let points = series(group, "connections");
     let moves = points.iter().any(|(_, count)| *count != points[0].1);
     if moves { vec![(String::new(), points)] } else { Vec::new() }
+}
+
+/// CPU time as a share of one CPU, percent.
+fn cpu(group: &Group<'_>) -> Vec<(String, Points)> {
+    /// Microseconds a second that are one percent.
+    const PERCENT: f64 = 1e4;
+    let mut lines = rate(group, "cpu_us");
+    for (_, share) in lines.iter_mut().flat_map(|(_, points)| points) {
+        *share /= PERCENT;
+    }
+    lines
 }
 
 fn memory(group: &Group<'_>) -> Vec<(String, Points)> {
@@ -304,6 +321,7 @@ mod tests {
             &["connections", "memory"],
         );
         check(json!({"received": grows}), &["throughput", "memory"]);
+        check(json!({"received": grows, "cpu_us": grows}), &["throughput", "cpu", "memory"]);
     }
 
     #[test]
@@ -314,6 +332,13 @@ mod tests {
         let results = json!({"turns": [{"subject": "comet", "round": 1, "series": series}]});
         let points = &of(&results, throughput)[0].points;
         assert_eq!(points.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0.3, 0.6]);
+    }
+
+    #[test]
+    fn cpu_time_is_drawn_as_a_share() {
+        let series = json!({"at_us": [0, 500_000, 1_000_000], "cpu_us": [70, 250_070, 250_070]});
+        let results = json!({"turns": [{"subject": "comet", "round": 1, "series": series}]});
+        assert_eq!(of(&results, cpu)[0].points, [(0.5, 50.0), (1.0, 0.0)]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One room and ten thousand: the same pushes, each to one member, to the same room or to another each time.
 
 use super::goal::{Goal, Reach};
-use super::stand::{Cost, Guests, SHORT_NS, Stand, alternate};
+use super::stand::{Figures, Guests, SHORT_NS, Stand, alternate};
 use super::{Findings, Setup};
 use crate::Result;
 use crate::clock::SECOND_NS;
@@ -51,7 +51,7 @@ pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> 
 }
 
 /// How many times as much CPU a delivery takes with all rooms as with one.
-fn growth(round: u32, mut stands: [Stand; 2], findings: &mut Findings) -> Result<Cost> {
+fn growth(round: u32, mut stands: [Stand; 2], findings: &mut Findings) -> Result<Figures> {
     for stand in &mut stands {
         stand.connect()?;
     }
@@ -61,5 +61,5 @@ fn growth(round: u32, mut stands: [Stand; 2], findings: &mut Findings) -> Result
         ..stand.plan()
     };
     let [one, all] = alternate(round, stands.each_mut(), plan, findings)?;
-    Ok(Cost { all_threads: all.all_threads / one.all_threads, data: all.data / one.data })
+    Ok(Figures { all_threads: all.all_threads / one.all_threads, data: all.data / one.data })
 }

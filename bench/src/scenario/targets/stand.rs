@@ -76,15 +76,15 @@ impl Guests {
     }
 }
 
-/// CPU of a delivery, ns.
-pub(super) struct Cost {
+/// A figure of all threads of a server, and the same of its data cores alone.
+pub(super) struct Figures {
     pub all_threads: f64,
     pub data: f64,
 }
 
-/// Lets two take turns, several and short ones as `plan` says for each, and gives the median cost of both.
-/// What the host does besides, and whether a CPU sleeps when it is to be woken, comes and goes within
-/// seconds; so both have their share of it.
+/// Lets two take turns, several and short ones as `plan` says for each, and gives the median CPU of a delivery
+/// of both, ns. What the host does besides, and whether a CPU sleeps when it is to be woken, comes and goes
+/// within seconds; so both have their share of it.
 ///
 /// # Errors
 ///
@@ -94,20 +94,20 @@ pub(super) fn alternate(
     mut stands: [&mut Stand; 2],
     plan: impl Fn(&Stand, usize) -> Plan,
     findings: &mut Findings,
-) -> Result<[Cost; 2]> {
+) -> Result<[Figures; 2]> {
     let mut costs = [const { Vec::new() }; 2];
     for at in 0..ALTERNATIONS {
         for (stand, costs) in stands.iter_mut().zip(&mut costs) {
             let plan = Plan { duration_ns: SHORT_NS, ..plan(stand, at) };
             let turn = stand.turn(round, plan, findings)?;
-            costs.push(Cost { all_threads: turn.cpu_ns()?, data: turn.data_cpu_ns()? });
+            costs.push(Figures { all_threads: turn.cpu_ns()?, data: turn.data_cpu_ns()? });
         }
     }
     Ok(costs.map(|costs| {
-        let median = |figure: fn(&Cost) -> f64| {
+        let median = |figure: fn(&Figures) -> f64| {
             Spread::of(costs.iter().map(figure)).expect("there were turns").median
         };
-        Cost { all_threads: median(|cost| cost.all_threads), data: median(|cost| cost.data) }
+        Figures { all_threads: median(|cost| cost.all_threads), data: median(|cost| cost.data) }
     }))
 }
 
