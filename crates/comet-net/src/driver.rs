@@ -124,9 +124,6 @@ impl<A: Auther> Driver<A> {
             self.shut_sockets();
             self.pass_messages();
             self.hear_again();
-            if self.ring.queued() <= SENDS_BEFORE_REPORTS {
-                self.ring.flush();
-            }
             self.pass_reports();
             let micros = u32::try_from(begin.elapsed().as_micros()).unwrap_or(u32::MAX);
             self.shard.handle_turn(micros);
@@ -209,6 +206,9 @@ impl<A: Auther> Driver<A> {
     fn pass_reports(&mut self) {
         let mut has_reported = false;
         while let Some(report) = self.shard.poll_report() {
+            if !has_reported && self.ring.queued() <= SENDS_BEFORE_REPORTS {
+                self.ring.flush();
+            }
             if let Err(Returned::Full(report) | Returned::Closed(report)) =
                 self.control.post(report)
             {
