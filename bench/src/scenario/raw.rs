@@ -89,6 +89,8 @@ pub(super) fn yardstick_turn(
 pub(super) struct PingPong {
     /// Of a round trip.
     pub latency: Percentiles,
+    /// From the time it was due to its end, as latencies of pushes are measured.
+    pub since_due: Percentiles,
     /// CPU time of the echoing side for one round trip.
     pub cpu_ns: f64,
 }
@@ -106,14 +108,14 @@ pub(super) fn echo_turn(
 ) -> Result<PingPong> {
     let (mut target, _feed) = Target::yardstick(Mode::Echo, 1, host)?;
     let before = target.cpu()?;
-    let (histogram, socket) =
-        ping_pong(target.doors.tcp, bytes, interval_ns, seconds_to_ns(seconds))?;
+    let (pongs, socket) = ping_pong(target.doors.tcp, bytes, interval_ns, seconds_to_ns(seconds))?;
     let cpu = target.cpu()?.zip(before).map(|(after, before)| after.since(&before).total_ns);
     // Only now: the yardstick ends with its connection.
     drop(socket);
-    let latency = Percentiles::of(&histogram);
+    let latency = Percentiles::of(&pongs.round_trips);
+    let since_due = Percentiles::of(&pongs.since_due);
     let cpu = cpu.expect("a yardstick's process is known");
-    Ok(PingPong { cpu_ns: cpu as f64 / latency.count.max(1) as f64, latency })
+    Ok(PingPong { cpu_ns: cpu as f64 / latency.count.max(1) as f64, latency, since_due })
 }
 
 /// What `load` asks for, pushed to all streams of `crowd`.

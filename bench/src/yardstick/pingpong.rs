@@ -2,9 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::num::NonZero;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use rustix::thread::set_current_timer_slack;
 
 use crate::Result;
 use crate::clock::{now_ns, sleep_until};
@@ -13,8 +15,16 @@ use crate::stats::latency_histogram;
 /// How long an echo may take.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Round trips of `bytes` to the echo at `address` for `duration_ns`: one each `interval_ns`, or one after
-/// the other. In ns, from the write to the last byte read. The connection comes back open.
+/// How long echoes took, in ns.
+pub(crate) struct Pongs {
+    /// From the write to the last byte read.
+    pub round_trips: Histogram<u64>,
+    /// From the time the write was due, which one before it that took long makes late.
+    pub since_due: Histogram<u64>,
+}
+
+/// Sends `bytes` to the echo at `address` for `duration_ns`: each `interval_ns`, or one after the other's
+/// return. The connection comes back open. Sleeps of this thread are exact from now on.
 ///
 /// # Errors
 ///
@@ -24,13 +34,15 @@ pub(crate) fn ping_pong(
     bytes: usize,
     interval_ns: Option<u64>,
     duration_ns: u64,
-) -> Result<(Histogram<u64>, TcpStream)> {
+) -> Result<(Pongs, TcpStream)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(ECHO_TIMEOUT))?;
+    // 50 us unless set. The timer that pushes are due by has none.
+    set_current_timer_slack(Some(NonZero::<u64>::MIN))?;
     let ping = vec![b'.'; bytes];
     let mut pong = vec![0; bytes];
-    let mut histogram = latency_histogram();
+    let mut pongs = Pongs { round_trips: latency_histogram(), since_due: latency_histogram() };
     let mut due_ns = now_ns();
     let end_ns = due_ns + duration_ns;
     while due_ns < end_ns {
@@ -39,8 +51,9 @@ pub(crate) fn ping_pong(
         stream.write_all(&ping)?;
         stream.read_exact(&mut pong)?;
         let back_ns = now_ns();
-        histogram.saturating_record(back_ns - sent_ns);
+        pongs.round_trips.saturating_record(back_ns - sent_ns);
+        pongs.since_due.saturating_record(back_ns - due_ns);
         due_ns = interval_ns.map_or(back_ns, |interval_ns| due_ns + interval_ns);
     }
-    Ok((histogram, stream))
+    Ok((pongs, stream))
 }

@@ -16,7 +16,6 @@ use crate::report::progress_bar;
 use crate::scenario::connect::{Storm, connect_all, idle_share};
 use crate::scenario::run_id;
 use crate::sender::{Pattern, Plan, Progress};
-use crate::stats::Spread;
 use crate::target::Target;
 use crate::yardstick::{Feed, Mode};
 
@@ -28,9 +27,10 @@ const IN_FLIGHT: u32 = 256;
 const SIZE: usize = 128;
 /// After a turn's last delivery, so long for what should not come.
 const AFTERMATH_NS: u64 = 50 * MILLISECOND_NS;
-/// Turns of each where two alternate, and how long one takes. Half as long, the first pushes after the other's
-/// turn, which find nothing of theirs in the caches, were a tenth of what is measured.
-const ALTERNATIONS: usize = 3;
+/// Turns of each where two alternate, and how long one takes. One turn's figure varies by a seventh, with batches
+/// by a quarter. Half as long, the first pushes after the other's turn, which find nothing of theirs in the
+/// caches, were a tenth of what is measured.
+const ALTERNATIONS: usize = 5;
 pub(super) const SHORT_NS: u64 = 1_000 * MILLISECOND_NS;
 
 /// It runs; it has no connections before [`Stand::connect`] or [`Stand::storm`].
@@ -83,9 +83,9 @@ pub(super) struct Figures {
     pub data: f64,
 }
 
-/// Lets two take turns, several and short ones as `plan` says for each, and gives the median CPU of a delivery
-/// of both, ns. What the host does besides, and whether a CPU sleeps when it is to be woken, comes and goes
-/// within seconds; so both have their share of it.
+/// Lets two take turns, several and short ones as `plan` says for each, and gives the CPU of a delivery of both
+/// over all of them, ns. What the host does besides, and whether a CPU sleeps when it is to be woken, comes and
+/// goes within seconds; so both have their share of it.
 ///
 /// # Errors
 ///
@@ -96,20 +96,17 @@ pub(super) fn alternate(
     plan: impl Fn(&Stand, usize) -> Plan,
     findings: &mut Findings,
 ) -> Result<[Figures; 2]> {
-    let mut costs = [const { Vec::new() }; 2];
+    let mut means = [const { Figures { all_threads: 0.0, data: 0.0 } }; 2];
     for at in 0..ALTERNATIONS {
-        for (stand, costs) in stands.iter_mut().zip(&mut costs) {
+        for (stand, mean) in stands.iter_mut().zip(&mut means) {
             let plan = Plan { duration_ns: SHORT_NS, ..plan(stand, at) };
             let turn = stand.turn(round, plan, findings)?;
-            costs.push(Figures { all_threads: turn.cpu_ns()?, data: turn.data_cpu_ns()? });
+            // Each turn has as many deliveries.
+            mean.all_threads += turn.cpu_ns()? / ALTERNATIONS as f64;
+            mean.data += turn.data_cpu_ns()? / ALTERNATIONS as f64;
         }
     }
-    Ok(costs.map(|costs| {
-        let median = |figure: fn(&Figures) -> f64| {
-            Spread::of(costs.iter().map(figure)).expect("there were turns").median
-        };
-        Figures { all_threads: median(|cost| cost.all_threads), data: median(|cost| cost.data) }
-    }))
+    Ok(means)
 }
 
 fn callers_of(crowd: &Crowd) -> Manner {
