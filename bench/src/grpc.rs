@@ -1,13 +1,19 @@
 //! A caller of the push API: `goim.comet.Comet`, and the stream of `comet.v1.Push`.
 
-use std::collections::BTreeMap;
+mod gathered;
 
+use std::collections::BTreeMap;
+use std::io;
+
+use hyper_util::rt::TokioIo;
 use serde::Serialize;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
+use self::gathered::Gathered;
 use self::wire::comet::v1::push_client::PushClient;
 use self::wire::comet::v1::push_stream_reply::answer::Outcome;
 use self::wire::comet::v1::push_stream_req::{Keys, Target};
@@ -74,9 +80,19 @@ pub(crate) struct StreamAnswers {
 }
 
 async fn connect(address: &str) -> Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
-    let channel = endpoint.connect().await;
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    let connector = tower::service_fn({
+        let address = address.to_owned();
+        move |_| dial(address.clone())
+    });
+    let channel = endpoint.connect_with_connector(connector).await;
     channel.map_err(|error| format!("no push API at {address}: {error:?}").into())
+}
+
+async fn dial(address: String) -> io::Result<TokioIo<Gathered>> {
+    let socket = TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    Ok(TokioIo::new(Gathered::new(socket)))
 }
 
 impl Pusher {

@@ -1,0 +1,129 @@
+//! Small writes of a caller put together, as grpc-go does it: goim's job, which the bench stands in for, sends
+//! the head and the body of a call in one segment. A client of hyper flushes between them; the server
+//! would be woken twice for a call, and acknowledge it before it answers.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// With less to write a flush lets the other tasks run first, once. grpc-go has the same bound.
+const FEW: usize = 1_000;
+/// With more no write is taken before what there is has left.
+const MANY: usize = 64 << 10;
+
+/// A socket that sends at flushes.
+pub(super) struct Gathered {
+    socket: TcpStream,
+    unsent: Vec<u8>,
+    /// How much of it has left.
+    sent: usize,
+    /// The others have had their turn since the last flush.
+    has_yielded: bool,
+}
+
+impl Gathered {
+    pub(super) fn new(socket: TcpStream) -> Self {
+        Self { socket, unsent: Vec::new(), sent: 0, has_yielded: false }
+    }
+
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.unsent.len() {
+            let socket = Pin::new(&mut self.socket);
+            self.sent += match ready!(socket.poll_write(context, &self.unsent[self.sent..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => sent,
+            };
+        }
+        self.unsent.clear();
+        self.sent = 0;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Gathered {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Gathered {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.unsent.len() >= MANY {
+            ready!(self.poll_send(context))?;
+        }
+        self.unsent.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.has_yielded && (1..FEW).contains(&self.unsent.len()) {
+            self.has_yielded = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        ready!(self.poll_send(context))?;
+        self.has_yielded = false;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(context))?;
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (Gathered, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (Gathered::new(near.unwrap()), far.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn what_is_written_while_a_flush_waits_leaves_with_it() {
+        let (mut near, mut far) = pair().await;
+        near.write_all(b"head").await.unwrap();
+        let first = poll_fn(|context| Poll::Ready(Pin::new(&mut near).poll_flush(context)));
+        assert!(first.await.is_pending());
+        near.write_all(b"body").await.unwrap();
+        near.flush().await.unwrap();
+        let mut buffer = [0; 100];
+        // One segment, and so one read.
+        let read = far.read(&mut buffer).await.unwrap();
+        assert_eq!(&buffer[..read], b"headbody");
+    }
+
+    #[tokio::test]
+    async fn more_than_the_socket_takes_leaves_in_order() {
+        let (mut near, mut far) = pair().await;
+        let sent: Vec<u8> = (0..10 << 20).map(|at: usize| (at / 7) as u8).collect();
+        let writing = async {
+            near.write_all(&sent).await.unwrap();
+            near.shutdown().await.unwrap();
+        };
+        let mut received = Vec::new();
+        let (_, read) = tokio::join!(writing, far.read_to_end(&mut received));
+        assert_eq!(read.unwrap(), sent.len());
+        assert!(received == sent);
+    }
+}
