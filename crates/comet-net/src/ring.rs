@@ -34,7 +34,9 @@ pub(crate) struct Completion {
     pub(crate) more: bool,
 }
 
-/// Completions taken in one turn at most, so that no turn is long.
+/// Completions taken in one turn at most, so that no turn is long. There are no more than sends that may be
+/// queued either: each may be a request, and the replies have to leave in the same turn, or the shard
+/// falls behind for as long as clients ask.
 const COMPLETIONS_A_TURN: usize = 4096;
 
 pub(crate) struct Ring {
@@ -82,8 +84,6 @@ impl Ring {
     /// A ring for the calling thread, which alone may use it.
     pub(crate) fn new(entries: u32, buffers: &Buffers) -> io::Result<Self> {
         let mut ring = build(entries)?;
-        // Saves a lookup of the ring's descriptor in every enter; the ring works without it.
-        let _ = ring.submitter().register_ring_fd();
         let (address, count) = buffers.ring();
         // SAFETY: the driver keeps `buffers` alive longer than the ring (its fields are dropped in
         // the order it names them), and the kernel forgets the group when the ring is closed.
@@ -185,7 +185,8 @@ impl Ring {
 
     /// Moves a bounded batch of completions to the end of `batch`.
     pub(crate) fn take(&mut self, batch: &mut Vec<Completion>) {
-        batch.extend(self.ring.completion().take(COMPLETIONS_A_TURN).map(|entry| {
+        let most = COMPLETIONS_A_TURN.min(self.sends_a_turn);
+        batch.extend(self.ring.completion().take(most).map(|entry| {
             let (flags, result) = (entry.flags(), entry.result());
             Completion {
                 operation: match (entry.user_data() >> 32) as u8 {
