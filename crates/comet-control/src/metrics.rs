@@ -65,7 +65,7 @@ impl Reading<'_> {
         let mut busy = page.family(
             "comet_core_turn_seconds_total",
             Kind::Counter,
-            "Time the driver's turns took, without its sleep, by core.",
+            "Time the driver's turns took, without its sleep and what the kernel sends in the same call, by core.",
         );
         for (core, counters) in self.counters.iter().enumerate() {
             busy.labelled(&[("core", &core)], Duration::from_micros(counters.turn_micros));

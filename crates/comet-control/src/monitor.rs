@@ -69,7 +69,9 @@ pub(crate) const FIELDS: &[Field] = &[
     counter("bytes_in", "Bytes read from clients.", |c| c.bytes_in),
     counter("bytes_out", "Bytes the kernel took for clients.", |c| c.bytes_out),
     counter("sends", "Sends the kernel was asked for.", |c| c.sends),
-    counter("mesh_waits", "Messages between shards that waited for room.", |c| c.mesh_waits),
+    counter("mesh_waits", "Times that a message to another core found its inbox full.", |c| {
+        c.mesh_waits
+    }),
     gauge("waiting", "Deliveries in an outbox or on their way into the kernel.", |c| c.waiting),
     gauge("waiting_bytes", "Bytes in outboxes that the kernel has not taken.", |c| c.waiting_bytes),
     gauge("connections", "Connections open.", |c| c.connections),

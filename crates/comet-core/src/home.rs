@@ -46,8 +46,8 @@ pub(crate) struct Home {
     users_left: Departed<i64, i32>,
     /// Keys that logic was told are gone, for as long as it may have let in somebody just before.
     parted: Departed<Box<str>, ()>,
-    /// Sessions handed out to anonymous users on this shard; see [`crate::home_of_user`].
-    anonymous: i32,
+    /// Keys handed out to anonymous users on this shard; see [`crate::home_of_user`].
+    anonymous: u64,
     shard: ShardId,
     shards: u16,
 }
@@ -80,17 +80,19 @@ impl Home {
         self.users.len()
     }
 
+    /// The next number for a key without a user. Every shard numbers its own: the n-th here is unique among
+    /// all shards without asking them.
+    pub(crate) fn number_anonymous(&mut self) -> u64 {
+        let number = self.anonymous * u64::from(self.shards) + u64::from(self.shard.0) + 1;
+        self.anonymous += 1;
+        number
+    }
+
     /// Gives `conn` the next number among the sessions of `user`, counting from 1, or on from where a
-    /// user who is remembered left.
+    /// user who is remembered left. Sessions without a user have no numbers.
     pub(crate) fn begin_session(&mut self, user: i64, conn: ConnId) -> i32 {
         if user == 0 {
-            // Every shard numbers its own: n-th here is unique among all shards without asking them.
-            let seq = self
-                .anonymous
-                .wrapping_mul(i32::from(self.shards))
-                .wrapping_add(i32::from(self.shard.0) + 1);
-            self.anonymous = self.anonymous.wrapping_add(1);
-            return seq;
+            return 0;
         }
         let (_, known) = match self.users.entry(&user) {
             Entry::Occupied(known) => known.into_mut(),
@@ -332,13 +334,14 @@ mod tests {
     }
 
     #[test]
-    fn anonymous_sessions_are_unique_across_shards() {
+    fn anonymous_keys_are_unique_across_shards() {
         let mut seen = std::collections::BTreeSet::new();
         for shard in 0..3 {
             let mut home = Home::new(ShardId(shard), 3, 4, 7);
             for slot in 0..10 {
-                let seq = home.begin_session(0, conn(shard, slot));
-                assert!(seq > 0 && seen.insert(seq));
+                assert_eq!(home.begin_session(0, conn(shard, slot)), 0);
+                let number = home.number_anonymous();
+                assert!(number > 0 && seen.insert(number));
             }
             assert_eq!(home.users(), 0);
         }

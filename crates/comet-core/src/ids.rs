@@ -34,15 +34,6 @@ impl Millis {
     }
 }
 
-/// Who gets a message that leaves a shard.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Peer {
-    /// Another shard, or the sender itself.
-    Shard(ShardId),
-    /// The control thread.
-    Control,
-}
-
 /// Fixed keys: every thread of the process, and every run of the simulator, must agree on a home.
 /// The maps inside a home are seeded per process, so a caller who aims at one home gains nothing
 /// beyond that core's share.

@@ -155,7 +155,8 @@ pub struct Counters {
     pub authenticated: u64,
     /// Connections closed, by [`CloseReason`].
     pub closed: [u64; CloseReason::COUNT],
-    /// Pushes carried out on this shard: one for each message and shard it reached.
+    /// Pushes carried out on this shard: one for each shard that one reached. A paced broadcast counts when
+    /// it is scheduled.
     pub pushes: u64,
     /// Deliveries: what the pushes of this shard added up to.
     pub deliveries: Tally,
@@ -184,7 +185,7 @@ pub struct Counters {
     pub bytes_out: u64,
     /// Sends the kernel was asked for.
     pub sends: u64,
-    /// Directory messages to other shards that had to wait for room in an inbox.
+    /// Times that a message to another shard found its inbox full.
     pub mesh_waits: u64,
     /// Events of white connections that were not told, because too many waited.
     pub white_missed: u64,

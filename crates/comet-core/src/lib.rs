@@ -24,7 +24,7 @@ mod slab;
 mod wheel;
 
 pub use conn::Transport;
-pub use ids::{CallId, ConnId, Millis, Peer, ShardId, home_of_key, home_of_room, home_of_user};
+pub use ids::{CallId, ConnId, Millis, ShardId, home_of_key, home_of_room, home_of_user};
 pub use ledger::{CloseReason, Counters, DropReason, Tally};
 pub use limits::{Limits, SlowConsumer};
 pub use message::{

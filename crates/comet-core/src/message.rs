@@ -110,6 +110,9 @@ pub enum Message {
     Identified { conn: ConnId, answer: Result<Identity, Denied> },
     /// Control to the owner: the answer to [`Report::Receive`]; the sentence is for the client.
     Receipt { conn: ConnId, outcome: Result<(), Box<str>> },
+    /// Control to the key's home: logic did not hear a [`Report::Heartbeat`] and is not told again, for
+    /// now.
+    Unheard { key: Box<str> },
 
     /// Home to owner: a push to these connections of the receiving shard, as (slot, generation).
     DeliverConns { call: CallId, conns: Vec<(u32, u32)>, push: Push },
@@ -133,6 +136,8 @@ pub enum Message {
     Unclaimed { user: i64, key: Box<str> },
     /// Owner to the key's home: time to renew the session at logic, if `conn` still holds the key.
     Renew { conn: ConnId, user: i64, key: Box<str> },
+    /// Key's home to the owner: the last renewal was not heard; renew with the next heartbeat.
+    RenewAgain { conn: ConnId },
 
     /// Shard to the room's home: `shard` has its first member; answered with [`Message::RoomJoined`].
     JoinRoom { shard: ShardId, room: Arc<str> },
@@ -239,6 +244,20 @@ pub enum WhiteWhat {
 }
 
 impl Message {
+    /// Bytes that it puts into an outbox: those of its frame, if it is a push.
+    #[must_use]
+    pub fn push_bytes(&self) -> usize {
+        match self {
+            Self::PushKeys { push, .. }
+            | Self::PushUsers { push, .. }
+            | Self::PushRoom { push, .. }
+            | Self::Broadcast { push, .. }
+            | Self::DeliverConns { push, .. }
+            | Self::DeliverRoom { push, .. } => push.frame.for_websocket().len(),
+            _ => 0,
+        }
+    }
+
     /// Part of a push on its way between shards: bounded, and counted when dropped.
     pub(crate) fn is_push(&self) -> bool {
         matches!(self, Self::DeliverConns { .. } | Self::DeliverRoom { .. })

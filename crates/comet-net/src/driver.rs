@@ -20,7 +20,7 @@ use crate::core::{CoreSettings, Listener, Ports};
 use crate::ring::{Completion, Operation, Ring};
 use crate::sockets::Sockets;
 
-/// Most messages taken from the inbox in one turn.
+/// Messages taken from the inbox in one turn at most.
 const MESSAGES_A_TURN: usize = 256;
 /// Sends that a turn hands to the kernel before it wakes the control thread: woken on the same CPU, that one
 /// would answer its caller first, and clients get their pushes later. With more sends the caller would
@@ -53,8 +53,6 @@ pub(crate) struct Driver<A> {
     is_bell_armed: bool,
     peers: Vec<Sender<Message>>,
     control: Sender<Report>,
-    /// Less than half an outbox: a burst fills nobody's outbox before its bytes were offered once.
-    messages_a_turn: usize,
     /// Connections still have bytes to submit: they go before more pushes are taken.
     is_behind: bool,
     has_shut_listeners: bool,
@@ -98,8 +96,6 @@ impl<A: Auther> Driver<A> {
             is_bell_armed: false,
             peers: ports.peers,
             control: ports.control,
-            messages_a_turn: usize::from(settings.shard.limits.svr_proto / 2)
-                .clamp(1, MESSAGES_A_TURN),
             is_behind: false,
             has_shut_listeners: false,
             retry: false,
@@ -116,6 +112,7 @@ impl<A: Auther> Driver<A> {
             let begin = Instant::now();
             self.tell_time(begin);
             self.take_completions();
+            self.shard.handle_deadlines();
             self.shake_hands();
             self.take_messages();
             self.ask_logic();
@@ -125,11 +122,10 @@ impl<A: Auther> Driver<A> {
             self.pass_messages();
             self.hear_again();
             self.pass_reports();
+            let goes_on = self.hand_over();
             let micros = u32::try_from(begin.elapsed().as_micros()).unwrap_or(u32::MAX);
             self.shard.handle_turn(micros);
-            if self.is_behind || !self.handshakes.is_empty() || self.inbox.depth() > 0 {
-                self.ring.submit();
-            } else {
+            if !goes_on {
                 self.wait();
             }
             // Other tasks of this executor, when glommio's preempt timer says that it is their turn.
@@ -146,10 +142,18 @@ impl<A: Auther> Driver<A> {
         if self.is_behind {
             return;
         }
-        for _ in 0..self.messages_a_turn {
-            match self.inbox.try_recv() {
-                Some(message) => self.shard.handle_message(message),
-                None => return,
+        // Half an outbox of messages and a quarter of its bytes, with the longest frame behind them: a burst
+        // fills nobody's outbox before its bytes were offered once.
+        let limits = self.shard.limits();
+        let messages = usize::from(limits.svr_proto / 2).clamp(1, MESSAGES_A_TURN);
+        let bytes_max = limits.outbox_bytes as usize / 4;
+        let mut bytes = 0;
+        for _ in 0..messages {
+            let Some(message) = self.inbox.try_recv() else { return };
+            bytes += message.push_bytes();
+            self.shard.handle_message(message);
+            if bytes > bytes_max {
+                return;
             }
         }
     }
@@ -162,7 +166,7 @@ impl<A: Auther> Driver<A> {
                 Operation::Recv => self.received(completion),
                 Operation::Send => self.sent(completion),
                 Operation::Accept => self.accepted(completion),
-                // The eventfd is not read: each raise completes the poll once more by itself.
+                // The eventfd need not be read: each raise completes the poll once more by itself.
                 Operation::Wake => self.is_bell_armed = completion.more,
             }
         }
@@ -243,12 +247,22 @@ impl<A: Auther> Driver<A> {
         }
     }
 
-    /// Submits, and sleeps until something completes, somebody calls, or a deadline is due. Sends
-    /// mostly complete as they are submitted, and then the next turn comes first.
-    fn wait(&mut self) {
-        if self.ring.has_completions() {
-            return;
+    /// Hands the kernel what was queued where the next turn comes at once, and says whether it does: sends
+    /// mostly complete as they are submitted.
+    fn hand_over(&mut self) -> bool {
+        if self.is_behind || !self.handshakes.is_empty() || self.inbox.depth() > 0 {
+            self.ring.submit();
+            return true;
         }
+        let has_completed = self.ring.has_completions();
+        if has_completed {
+            self.ring.flush();
+        }
+        has_completed
+    }
+
+    /// Submits, and sleeps until something completes, somebody calls, or a deadline is due.
+    fn wait(&mut self) {
         if !self.is_bell_armed {
             self.ring.poll_wake(self.bell.as_raw_fd());
             self.is_bell_armed = true;
@@ -281,7 +295,8 @@ impl<A: Auther> Driver<A> {
     }
 
     /// Submits, and sleeps until somebody calls or connects, a deadline is `due`, or `until`: what completes
-    /// meanwhile stays with the kernel, which wakes nobody for it while nobody waits in the ring.
+    /// meanwhile stays with the kernel, which wakes nobody for it while nobody waits in the ring. All of it
+    /// is taken then, before a deadline is looked at.
     fn nap(&mut self, until: Millis, due: Option<Millis>) {
         self.ring.flush();
         if self.ring.has_completions() {
@@ -293,11 +308,9 @@ impl<A: Auther> Driver<A> {
             awaited.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         let timeout = self.time_to(due.map_or(until, |due| due.min(until)));
         let timeout = Timespec::try_from(timeout).expect("deadlines are less than ages away");
-        let is_called = poll(&mut awaited, Some(&timeout)) != Ok(0);
-        // A deadline alone is no reason to take what has come before the nap is over.
-        if is_called || self.time_to(until).is_zero() {
-            self.ring.submit();
-        }
+        // Whatever ends it.
+        let _ = poll(&mut awaited, Some(&timeout));
+        self.ring.submit();
     }
 
     fn has_work_while_spinning(&mut self) -> bool {

@@ -4,10 +4,6 @@
 //! comes back with the same operation and an empty body. goim's 10 and 11 never leave its process and
 //! are not named either.
 
-/// Reserved; nothing answers it.
-pub const HANDSHAKE: i32 = 0;
-/// Reserved, as [`HANDSHAKE`].
-pub const HANDSHAKE_REPLY: i32 = 1;
 /// A client lives; re-arms its heartbeat deadline. No body.
 pub const HEARTBEAT: i32 = 2;
 /// Answers [`HEARTBEAT`]; the body is a big-endian `i32`: how many are online in the connection's room.

@@ -143,7 +143,6 @@ impl Driver {
         let leaves_input = self.naps(env) && env.dice.percent(50);
         self.naps += u64::from(leaves_input);
         self.shard.handle_time(env.now);
-        self.poll_closed(env)?;
         for _ in 0..env.dice.pick(&[1, 4, 1000]) {
             let Some(message) = env.mesh.take(&mut env.dice, env.now, self.shard.id()) else {
                 break;
@@ -178,6 +177,7 @@ impl Driver {
             }
         }
         self.answer(env);
+        self.shard.handle_deadlines();
         self.poll(env)
     }
 

@@ -149,6 +149,7 @@ impl Rig {
         self.now = self.now.after(millis);
         for shard in &mut self.shards {
             shard.handle_time(self.now);
+            shard.handle_deadlines();
         }
     }
 

@@ -112,6 +112,7 @@ impl Shard {
 
     pub(super) fn broadcast(&mut self, call: CallId, push: Push, speed: Option<NonZeroU32>) {
         let Some(speed) = speed else {
+            self.counters.pushes += 1;
             let slots = self.conns.end();
             let tally = self.deliver(&push, Filter::On, |shard, delivery| {
                 for slot in 0..slots {
@@ -136,6 +137,7 @@ impl Shard {
             credit: 1000,
             since: self.now,
         });
+        self.counters.pushes += 1;
         self.reports.push_back(Report::Scheduled { call, connections: self.counters.live });
     }
 
@@ -169,6 +171,7 @@ impl Shard {
 
     /// Connections of this shard, as (slot, generation).
     pub(super) fn deliver_conns(&mut self, conns: &[(u32, u32)], push: &Push) -> Tally {
+        self.counters.pushes += 1;
         self.deliver(push, Filter::On, |shard, delivery| {
             for &(slot, generation) in conns {
                 let entry = shard.conns.at(slot, generation);
@@ -186,6 +189,7 @@ impl Shard {
         let Some(index) = self.rooms.find(room) else {
             return Tally::default();
         };
+        self.counters.pushes += 1;
         self.deliver(push, filter, |shard, delivery| {
             let members = std::mem::take(&mut shard.rooms[index].members);
             for &slot in &members {
@@ -220,7 +224,6 @@ impl Shard {
             tally.queued += queued;
             self.bytes_queued += queued * u64::from(bytes);
         }
-        self.counters.pushes += 1;
         self.calm.stir(self.now);
         self.counters.deliveries += tally;
         for slot in slow {

@@ -10,7 +10,7 @@ use crate::ledger::CloseReason;
 use crate::message::{Message, Report, WhiteWhat};
 use crate::room::Waiting;
 
-use super::Shard;
+use super::{Shard, tick};
 
 impl Shard {
     pub(super) fn carry_out(&mut self, message: Message) {
@@ -39,7 +39,10 @@ impl Shard {
 
             Message::Register { conn, user, key } => {
                 let seq = self.home.begin_session(user, conn);
-                let key = key.unwrap_or_else(|| format!("{user}_{seq}").into());
+                let key = key.unwrap_or_else(|| match user {
+                    0 => format!("0_{}", self.home.number_anonymous()).into(),
+                    _ => format!("{user}_{seq}").into(),
+                });
                 let home = home_of_key(&key, self.shards);
                 self.route(home, Message::Claim { conn, user, seq, key });
             }
@@ -77,6 +80,17 @@ impl Shard {
             Message::Renew { conn, user, key } => {
                 if self.home.owner(&key) == Some(conn) {
                     self.reports.push_back(Report::Heartbeat { user, key });
+                }
+            }
+
+            Message::Unheard { key } => {
+                if let Some(owner) = self.home.owner(&key) {
+                    self.route(owner.shard, Message::RenewAgain { conn: owner });
+                }
+            }
+            Message::RenewAgain { conn } => {
+                if let Some(slot) = self.slot(conn) {
+                    self.conns[slot].renew_at = tick(self.now);
                 }
             }
 
@@ -222,7 +236,11 @@ impl Shard {
         })
     }
 
+    /// Not while somebody takes no messages: what has changed by then is told once, and does not pile up.
     pub(super) fn tell_room_counts(&mut self) {
+        if self.outgoing.iter().any(|outgoing| outgoing.is_stuck) {
+            return;
+        }
         let shard = self.id;
         for (room, members) in self.rooms.take_changed() {
             let home = home_of_room(&room, self.shards);

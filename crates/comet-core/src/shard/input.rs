@@ -103,7 +103,10 @@ impl Shard {
             };
             match step {
                 Step::Consumed(bytes) => consumed += bytes,
-                Step::Incomplete => break,
+                Step::Incomplete => {
+                    self.calm.stir(self.now);
+                    break;
+                }
                 Step::Closed => return input.len(),
             }
             if !self.conns[slot].is_open() {
@@ -114,6 +117,7 @@ impl Shard {
     }
 
     fn upgrade(&mut self, slot: u32, input: &[u8]) -> Step {
+        self.calm.stir(self.now);
         match websocket::upgrade(input, &self.limits.path, self.limits.head_max) {
             Ok(None) => Step::Incomplete,
             Ok(Some(upgrade)) if !self.allows(upgrade.origin.as_deref()) => {
@@ -201,7 +205,8 @@ impl Shard {
                 self.calm.stir(self.now);
                 self.reply_with(slot, Encoded::pong(payload));
             }
-            Event::Pong | Event::Fragment => {}
+            Event::Fragment => self.calm.stir(self.now),
+            Event::Pong => {}
             Event::Close(_) => self.close(slot, CloseReason::PeerClosed, ""),
         }
     }

@@ -1,10 +1,12 @@
 //! The shard: one core's connections, rooms and homes, as one state machine.
 //!
 //! A turn of the driver begins with [`Shard::handle_time`]: deadlines count from the time told last.
-//! After any number of other `handle_*` calls it polls, each until it gives nothing more:
-//! [`Shard::poll_auth`], [`Shard::poll_transmit`], [`Shard::poll_close`], [`Shard::poll_message`] for
-//! each peer, [`Shard::poll_report`], [`Shard::poll_closed`]; then it sleeps no longer than
-//! [`Shard::poll_timeout`] says, or naps ([`Shard::poll_nap`]).
+//! Then it hands over what completed, and only then [`Shard::handle_deadlines`]: a client that spoke in
+//! time is not late because the core was. After any number of other `handle_*` calls it polls, each until
+//! it gives nothing more: [`Shard::poll_auth`], [`Shard::poll_transmit`], [`Shard::poll_closed`],
+//! [`Shard::poll_close`], after which a driver may not know the peer any more, [`Shard::poll_message`] for
+//! each peer, [`Shard::poll_report`]; then it sleeps no longer than [`Shard::poll_timeout`] says, or naps
+//! ([`Shard::poll_nap`]).
 
 mod deliver;
 mod directory;
@@ -117,6 +119,8 @@ pub struct Shard {
 struct Outgoing {
     messages: VecDeque<Message>,
     pushes: usize,
+    /// It had no room for the last one.
+    is_stuck: bool,
 }
 
 impl Shard {
@@ -187,6 +191,12 @@ impl Shard {
         counters
     }
 
+    /// The bounds that hold now.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// It was told to drain: the driver takes no more connections.
     #[must_use]
     pub fn is_draining(&self) -> bool {
@@ -195,12 +205,17 @@ impl Shard {
 
     // ---- what comes in -------------------------------------------------------------------------
 
-    /// The time has come to `now`. Call it whenever [`Shard::poll_timeout`] has passed; more often does
-    /// no harm. `now` never goes back.
+    /// The time has come to `now`, which never goes back.
     pub fn handle_time(&mut self, now: Millis) {
         debug_assert!(now >= self.now);
         self.now = now;
         self.replied = None;
+    }
+
+    /// Does what is due by now. Call it whenever [`Shard::poll_timeout`] has passed; more often does no
+    /// harm.
+    pub fn handle_deadlines(&mut self) {
+        let now = self.now;
         if now >= self.next_pace {
             self.next_pace = now.after(PACE_MS);
             self.pace();
@@ -250,6 +265,7 @@ impl Shard {
         let outgoing = &mut self.outgoing[usize::from(peer.0)];
         let message = outgoing.messages.pop_front()?;
         outgoing.pushes -= usize::from(message.is_push());
+        outgoing.is_stuck = false;
         Some(message)
     }
 
@@ -258,6 +274,7 @@ impl Shard {
         self.counters.mesh_waits += 1;
         let outgoing = &mut self.outgoing[usize::from(peer.0)];
         outgoing.pushes += usize::from(message.is_push());
+        outgoing.is_stuck = true;
         outgoing.messages.push_front(message);
     }
 
@@ -283,7 +300,7 @@ impl Shard {
         self.events.pop_front()
     }
 
-    /// When [`Shard::handle_time`] is due next, if nothing happens before.
+    /// When [`Shard::handle_deadlines`] is due next, if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Millis> {
         let wheel = self.wheel.next_tick().map(|tick| Millis(u64::from(tick.0) * TICK_MS));

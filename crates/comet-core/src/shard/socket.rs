@@ -32,7 +32,7 @@ pub enum CloseHow {
 pub enum Hangup {
     /// The peer closed it.
     Eof,
-    /// The kernel's error number.
+    /// The kernel's error number; of a receive, or of a send of TLS's own.
     Error(i32),
     /// TLS failed; what went wrong.
     Tls(Box<str>),
@@ -100,7 +100,7 @@ impl Shard {
                 self.close(
                     slot,
                     CloseReason::SocketError,
-                    &format!("receive failed: error {error}"),
+                    &format!("the socket failed: error {error}"),
                 );
             }
             Hangup::Tls(fault) => self.close(slot, CloseReason::TlsFailed, &fault),

@@ -1,7 +1,7 @@
 //! Remote logic: who is let in, what becomes of messages, and what logic hears of who is here.
 
 use comet_core::{
-    CloseReason, ConnId, Denied, DropReason, Limits, Logic, Message, Report, Transport,
+    CloseReason, ConnId, Denied, DropReason, Limits, Logic, Message, Report, ShardId, Transport,
 };
 use comet_proto::op;
 
@@ -181,6 +181,30 @@ fn a_heartbeat_renews_the_session_now_and_then() {
     assert!((6..=20).contains(&pauses.len()), "{pauses:?}");
     assert!(pauses.iter().all(|pause| (1_000..=3_100).contains(pause)), "{pauses:?}");
     assert!(pauses.iter().any(|pause| *pause != pauses[0]), "{pauses:?}");
+}
+
+#[test]
+fn a_renewal_that_was_not_heard_comes_with_the_next_heartbeat() {
+    for shard in [0, 1] {
+        let mut rig = rig(2);
+        let (key, heartbeat) = (key_at(1), frame(op::HEARTBEAT, 1, b""));
+        let conn = join(&mut rig, shard, &format!("7/{key}//"));
+        rig.pass(3_100);
+        rig.feed(conn, &heartbeat);
+        assert_eq!(news(&mut rig), [format!("+{key}")]);
+        rig.feed(conn, &heartbeat);
+        assert!(news(&mut rig).is_empty(), "it has been renewed");
+        rig.send(ShardId(1), Message::Unheard { key: (*key).into() });
+        rig.feed(conn, &heartbeat);
+        assert_eq!(news(&mut rig), [format!("+{key}")]);
+        rig.feed(conn, &heartbeat);
+        assert!(news(&mut rig).is_empty(), "once is enough");
+        // Nobody is left to renew it.
+        rig.hang_up(conn);
+        news(&mut rig);
+        rig.send(ShardId(1), Message::Unheard { key: (*key).into() });
+        assert!(news(&mut rig).is_empty());
+    }
 }
 
 #[test]

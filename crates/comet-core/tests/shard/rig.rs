@@ -232,6 +232,7 @@ impl Rig {
             self.now = next;
             for shard in &mut self.shards {
                 shard.handle_time(Millis(next));
+                shard.handle_deadlines();
             }
             self.run();
             if next == end {
