@@ -15,7 +15,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_core::{Accepts, AuthRequest, ConnId, Denied, Identity, Message, Report};
+use comet_core::{Accepts, AuthRequest, ConnId, Denied, Identity, Message, Report, home_of_key};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tonic::transport;
@@ -109,10 +109,8 @@ impl Logic {
                     Proto { ver: FRAME_VERSION, op: operation, seq: sequence, body: body.into() };
                 self.receive(conn, ReceiveReq { mid: user, proto: Some(proto) });
             }
-            Report::Heartbeat { user, key } => self.heartbeat(user, key),
-            Report::Disconnected { user, key } => {
-                self.notices.add(Notice::new(user, key, Turn::Ended));
-            }
+            Report::Heartbeat { user, key } => self.notify(Notice::new(user, key, Turn::Goes)),
+            Report::Disconnected { user, key } => self.notify(Notice::new(user, key, Turn::Ended)),
             other => unreachable!("{other:?} is not for logic"),
         }
     }
@@ -153,7 +151,7 @@ impl Logic {
                 Ok(reply) => {
                     let identity = identity(reply);
                     if let Some(key) = &identity.key {
-                        logic.notices.key_in_use(identity.user, key, asked);
+                        logic.give_up(logic.notices.key_in_use(identity.user, key, asked));
                     }
                     Ok(identity)
                 }
@@ -183,13 +181,15 @@ impl Logic {
         });
     }
 
-    /// Logic makes the session anew where it is gone, so with logic away only an end that waits to be
-    /// said matters: the next heartbeat does for this one.
-    fn heartbeat(&self, user: i64, key: Box<str>) {
-        if self.caller.addresses().live() == 0 {
-            self.notices.take_back(&key);
-        } else {
-            self.notices.add(Notice::new(user, key, Turn::Goes));
+    fn notify(&self, notice: Notice) {
+        self.give_up(self.notices.add(notice));
+    }
+
+    /// Of an end that it does not hear logic learns by expiry. But a renewal must not be lost: the shard has
+    /// planned the next one already, and by then the session may have expired under a client that is there.
+    fn give_up(&self, notice: Option<Notice>) {
+        if let Some(Notice { key, turn: Turn::Goes, .. }) = notice {
+            self.hub.tell(home_of_key(&key, self.hub.shards()), Message::Unheard { key });
         }
     }
 
@@ -209,7 +209,7 @@ impl Logic {
                 if !heard {
                     sleep(NOTICE_REST).await;
                 }
-                logic.notices.end(notice, heard);
+                logic.give_up(logic.notices.end(notice, heard));
             });
         }
     }

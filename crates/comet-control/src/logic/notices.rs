@@ -73,10 +73,12 @@ pub(crate) struct Notices {
 }
 
 impl Notices {
-    /// To be said when there is somebody to hear it; counted as dropped if too many wait.
-    pub(crate) fn add(&self, notice: Notice) {
-        self.lock().add(notice);
+    /// To be said when there is somebody to hear it. If too many wait it comes back, and is counted as
+    /// dropped.
+    pub(crate) fn add(&self, notice: Notice) -> Option<Notice> {
+        let given_up = self.lock().add(notice);
         self.changed.notify_waiters();
+        given_up
     }
 
     pub(crate) fn now(&self) -> Moment {
@@ -84,24 +86,17 @@ impl Notices {
     }
 
     /// Logic has given the key to a connection, asked at `since`: an end said after that may have ended
-    /// the new session.
-    pub(crate) fn key_in_use(&self, user: i64, key: &str, since: Moment) {
+    /// the new session. What would mend that comes back if too many wait.
+    pub(crate) fn key_in_use(&self, user: i64, key: &str, since: Moment) -> Option<Notice> {
         let mut state = self.lock();
         state.take_back(key);
-        let goes = || Notice::new(user, key.into(), Turn::Goes);
-        if let Some(next) = state.on_their_way.get_mut(key) {
-            *next = Some(goes());
-        } else if state.ended.get(key).is_some_and(|ended| *ended > since) {
-            state.add(goes());
-        }
+        let is_hit = state.on_their_way.contains_key(key)
+            || state.ended.get(key).is_some_and(|ended| *ended > since);
+        let given_up =
+            if is_hit { state.add(Notice::new(user, key.into(), Turn::Goes)) } else { None };
         drop(state);
         self.changed.notify_waiters();
-    }
-
-    /// The key is still in use: its end must not be said any more.
-    pub(crate) fn take_back(&self, key: &str) {
-        self.lock().take_back(key);
-        self.changed.notify_waiters();
+        given_up
     }
 
     /// The one to say now.
@@ -116,8 +111,9 @@ impl Notices {
         Some(notice)
     }
 
-    /// It was heard, or not: then it waits for another time, unless there is newer.
-    pub(crate) fn end(&self, notice: Notice, heard: bool) {
+    /// It was heard, or not: then it waits for another time, unless there is newer. One that is given up
+    /// comes back, and is counted as dropped.
+    pub(crate) fn end(&self, notice: Notice, heard: bool) -> Option<Notice> {
         let mut state = self.lock();
         let next = state.on_their_way.remove(&notice.key).flatten();
         if notice.turn == Turn::Ended {
@@ -125,14 +121,18 @@ impl Notices {
             state.remember_end(notice.key.clone());
         }
         let failures = notice.failures + u32::from(!heard);
-        match next {
+        let given_up = match next {
             Some(next) => state.add(next),
-            None if heard => {}
+            None if heard => None,
             None if failures < ATTEMPTS => state.add(Notice { failures, ..notice }),
-            None => state.dropped += 1,
-        }
+            None => {
+                state.dropped += 1;
+                Some(notice)
+            }
+        };
         drop(state);
         self.changed.notify_waiters();
+        given_up
     }
 
     /// Resolves when one may be said.
@@ -180,7 +180,7 @@ impl State {
         self.waiting.is_empty() && self.on_their_way.is_empty()
     }
 
-    fn add(&mut self, notice: Notice) {
+    fn add(&mut self, notice: Notice) -> Option<Notice> {
         if let Some(next) = self.on_their_way.get_mut(&notice.key) {
             *next = Some(notice);
         } else if let Some(place) = self.places.get(&notice.key) {
@@ -191,7 +191,9 @@ impl State {
             self.waiting.insert(place, notice);
         } else {
             self.dropped += 1;
+            return Some(notice);
         }
+        None
     }
 
     fn take_back(&mut self, key: &str) {
@@ -250,11 +252,9 @@ mod tests {
     #[test]
     fn the_last_word_on_a_key_is_said_once_in_order() {
         let notices = Notices::default();
-        for notice in [ended("a"), goes("b"), ended("c"), goes("a"), ended("b")] {
+        for notice in [ended("a"), goes("b"), goes("a"), ended("b")] {
             notices.add(notice);
         }
-        notices.take_back("c");
-        notices.take_back("nobody");
         assert_eq!(say_all(&notices), [("a".into(), Turn::Goes), ("b".into(), Turn::Ended)]);
         assert_eq!(notices.dropped(), 0);
     }
@@ -303,7 +303,8 @@ mod tests {
         notices.add(ended("a"));
         for attempt in 1..=ATTEMPTS {
             let notice = notices.begin().expect("it still waits");
-            notices.end(notice, false);
+            let given_up = notices.end(notice, false);
+            assert_eq!(given_up.is_some(), attempt == ATTEMPTS);
             assert_eq!(notices.dropped(), u64::from(attempt == ATTEMPTS));
         }
         assert!(notices.lock().is_idle());
@@ -313,7 +314,8 @@ mod tests {
     fn everything_is_bounded() {
         let notices = Notices::default();
         for key in 0..WAITING_MAX + 5 {
-            notices.add(ended(&key.to_string()));
+            let given_up = notices.add(ended(&key.to_string()));
+            assert_eq!(given_up.is_some(), key >= WAITING_MAX);
         }
         assert_eq!((notices.waiting(), notices.dropped()), (WAITING_MAX, 5));
         let on_their_way: Vec<_> = std::iter::from_fn(|| notices.begin()).collect();

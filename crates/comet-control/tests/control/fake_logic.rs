@@ -40,6 +40,7 @@ type Answer<Req, Rep> = Box<dyn Fn(&Req) -> Result<Rep, Status> + Send>;
 /// What is answered from now on.
 pub(crate) struct Script {
     pub(crate) connect: Answer<ConnectReq, ConnectReply>,
+    pub(crate) heartbeat: Answer<HeartbeatReq, HeartbeatReply>,
     pub(crate) receive: Answer<ReceiveReq, ReceiveReply>,
     pub(crate) online: HashMap<String, i32>,
 }
@@ -103,8 +104,9 @@ impl Logic for Service {
         &self,
         request: Request<HeartbeatReq>,
     ) -> Result<Response<HeartbeatReply>, Status> {
-        self.note(Asked::Heartbeat(request.into_inner())).await;
-        Ok(Response::new(HeartbeatReply {}))
+        let request = request.into_inner();
+        self.note(Asked::Heartbeat(request.clone())).await;
+        self.script(|script| (script.heartbeat)(&request)).map(Response::new)
     }
 
     async fn renew_online(
@@ -157,6 +159,7 @@ impl FakeLogic {
         let (sender, asked) = mpsc::channel();
         let script = Script {
             connect: Box::new(open_door),
+            heartbeat: Box::new(|_| Ok(HeartbeatReply {})),
             receive: Box::new(|_| Ok(ReceiveReply {})),
             online: HashMap::new(),
         };

@@ -1,6 +1,7 @@
 //! What shards ask of logic, and what they hear of it: a real control thread between shards played by
 //! hand and logic services over TCP.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use comet_control::LogicOptions;
@@ -271,11 +272,17 @@ async fn the_end_of_a_session_never_hits_the_next_one_of_its_key() {
         fake.report(Report::Disconnected { user: 1, key: key.into() });
     }
     until_metric(&fake, "comet_logic_notices_waiting", 2).await;
+    // It takes the place of the end of its key.
     fake.report(Report::Heartbeat { user: 1, key: "k1".into() });
-    until_metric(&fake, "comet_logic_notices_waiting", 1).await;
+    fake.report(Report::Disconnected { user: 1, key: "last".into() });
+    until_metric(&fake, "comet_logic_notices_waiting", 3).await;
     logic.revive();
-    let Asked::Disconnect(ended) = logic.notice() else { panic!() };
-    assert_eq!(ended.key, "gone");
+    let notices = [(); 3].map(|()| match logic.notice() {
+        Asked::Heartbeat(goes) => format!("+{}", goes.key),
+        Asked::Disconnect(ended) => format!("-{}", ended.key),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(BTreeSet::from(notices), ["+k1", "-gone", "-last"].map(str::to_owned).into());
 
     // The answer to the new connection comes while the end is on its way: it is mended.
     logic.hold(true);

@@ -5,7 +5,8 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use comet_control::StartError;
-use comet_core::{CloseReason, Denied, Message, Report};
+use comet_core::{CloseReason, Denied, Message, Report, home_of_key};
+use tonic::Status;
 
 use crate::fake::{HASTY, PATIENT, options, try_start};
 use crate::fake_logic::{Asked, FakeLogic};
@@ -149,6 +150,40 @@ async fn a_call_that_makes_logic_stumble_cuts_nobody_else_off() {
         identify(&fake, conn(1, slot), b"1");
         assert!(identified(&fake, conn(1, slot)).await.is_ok());
     }
+}
+
+#[tokio::test]
+async fn a_renewal_waits_for_logic_that_is_away() {
+    let mut logic = FakeLogic::absent();
+    let fake = start(&[&logic], |_| {});
+    fake.report(Report::Heartbeat { user: 7, key: "k7".into() });
+    // Answered behind it.
+    identify(&fake, conn(0, 1), b"1");
+    assert!(identified(&fake, conn(0, 1)).await.is_err());
+    logic.revive();
+    let heartbeat = logic.notice();
+    assert!(matches!(&heartbeat, Asked::Heartbeat(goes) if goes.key == "k7"), "{heartbeat:?}");
+}
+
+#[tokio::test]
+async fn a_renewal_that_logic_does_not_take_goes_back_to_the_shard() {
+    let logic = FakeLogic::start();
+    logic.script(|script| {
+        script.heartbeat = Box::new(|_| Err(Status::internal("the store is away")));
+    });
+    let fake = start(&[&logic], |_| {});
+    until_let_in(&fake).await;
+    for key in ["k7", "k8"] {
+        fake.report(Report::Heartbeat { user: 7, key: key.into() });
+        match next(&fake, home_of_key(key, 2).0).await {
+            Message::Unheard { key: unheard } => assert_eq!(&*unheard, key),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Of an end it learns by expiry.
+    fake.report(Report::Disconnected { user: 7, key: "k7".into() });
+    until_metric(&fake, "comet_logic_calls_total{rpc=\"Disconnect\",code=\"Ok\"}", 1).await;
+    assert!(fake.shards.iter().all(|shard| shard.is_empty()));
 }
 
 #[test]
