@@ -82,9 +82,7 @@ where
 {
     let handler = async move |State(api): State<Arc<Api>>, request: Request| {
         let answers = Arc::clone(&api.answers);
-        let answer = handle(api, request).await;
-        answers.count(path, &answer);
-        match answer {
+        match answers.of(path, handle(api, request)).await {
             Ok(data) => Json(json!({ "code": 0, "message": "", "data": data })).into_response(),
             Err(status) => failed(code(&status), status.message()),
         }

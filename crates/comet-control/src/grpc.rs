@@ -22,6 +22,19 @@ use crate::wire::goim::comet::{
 pub(crate) struct Answers(Mutex<BTreeMap<(&'static str, i32), u64>>);
 
 impl Answers {
+    /// The answer, counted; [`Code::Cancelled`] where the caller leaves before there is one.
+    pub(crate) async fn of<T>(
+        &self,
+        rpc: &'static str,
+        answer: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let mut awaited = Awaited { answers: self, rpc, is_there: false };
+        let answer = answer.await;
+        awaited.is_there = true;
+        self.count(rpc, &answer);
+        answer
+    }
+
     pub(crate) fn count<T>(&self, rpc: &'static str, answer: &Result<T, Status>) {
         self.add(rpc, answer.as_ref().map_or_else(Status::code, |_| Code::Ok));
     }
@@ -34,6 +47,21 @@ impl Answers {
     pub(crate) fn all(&self) -> Vec<(&'static str, Code, u64)> {
         let answers = self.0.lock().expect(NO_PANIC);
         answers.iter().map(|((rpc, code), count)| (*rpc, Code::from_i32(*code), *count)).collect()
+    }
+}
+
+/// An answer that somebody waits for.
+struct Awaited<'a> {
+    answers: &'a Answers,
+    rpc: &'static str,
+    is_there: bool,
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        if !self.is_there {
+            self.answers.add(self.rpc, Code::Cancelled);
+        }
     }
 }
 
@@ -54,9 +82,9 @@ impl Comet for PushService {
         request: Request<PushMsgReq>,
     ) -> Result<Response<PushMsgReply>, Status> {
         let PushMsgReq { keys, proto, proto_op } = request.into_inner();
-        let answer = self.pushes.to_keys(keys, proto, proto_op).await;
-        self.answers.count("PushMsg", &answer);
-        Ok(Response::new(PushMsgReply { ledger: Some(answer?) }))
+        let answer = self.pushes.to_keys(keys, proto, proto_op);
+        let ledger = Some(self.answers.of("PushMsg", answer).await?);
+        Ok(Response::new(PushMsgReply { ledger }))
     }
 
     async fn broadcast(
@@ -64,9 +92,9 @@ impl Comet for PushService {
         request: Request<BroadcastReq>,
     ) -> Result<Response<BroadcastReply>, Status> {
         let BroadcastReq { proto_op, proto, speed } = request.into_inner();
-        let answer = self.pushes.to_all(proto, proto_op, speed).await;
-        self.answers.count("Broadcast", &answer);
-        Ok(Response::new(BroadcastReply { ledger: Some(answer?) }))
+        let answer = self.pushes.to_all(proto, proto_op, speed);
+        let ledger = Some(self.answers.of("Broadcast", answer).await?);
+        Ok(Response::new(BroadcastReply { ledger }))
     }
 
     async fn broadcast_room(
@@ -74,15 +102,14 @@ impl Comet for PushService {
         request: Request<BroadcastRoomReq>,
     ) -> Result<Response<BroadcastRoomReply>, Status> {
         let BroadcastRoomReq { room_id, proto } = request.into_inner();
-        let answer = self.pushes.to_room(room_id, proto).await;
-        self.answers.count("BroadcastRoom", &answer);
-        Ok(Response::new(BroadcastRoomReply { ledger: Some(answer?) }))
+        let answer = self.pushes.to_room(room_id, proto);
+        let ledger = Some(self.answers.of("BroadcastRoom", answer).await?);
+        Ok(Response::new(BroadcastRoomReply { ledger }))
     }
 
     async fn rooms(&self, _: Request<RoomsReq>) -> Result<Response<RoomsReply>, Status> {
-        let answer = self.pushes.rooms().await;
-        self.answers.count("Rooms", &answer);
-        let rooms = answer?.into_iter().map(|(room, _)| (room.as_ref().to_owned(), true)).collect();
+        let rooms = self.answers.of("Rooms", self.pushes.rooms()).await?;
+        let rooms = rooms.into_iter().map(|(room, _)| (room.as_ref().to_owned(), true)).collect();
         Ok(Response::new(RoomsReply { rooms }))
     }
 }
@@ -94,9 +121,9 @@ impl Push for PushService {
         request: Request<PushUsersReq>,
     ) -> Result<Response<PushUsersReply>, Status> {
         let PushUsersReq { users, proto, proto_op } = request.into_inner();
-        let answer = self.pushes.to_users(users, proto, proto_op).await;
-        self.answers.count("PushUsers", &answer);
-        Ok(Response::new(PushUsersReply { ledger: Some(answer?) }))
+        let answer = self.pushes.to_users(users, proto, proto_op);
+        let ledger = Some(self.answers.of("PushUsers", answer).await?);
+        Ok(Response::new(PushUsersReply { ledger }))
     }
 
     type PushStreamStream = PushStream;

@@ -120,6 +120,15 @@ impl PushStream {
     }
 }
 
+impl Drop for PushStream {
+    /// Whoever cut it hears no more answers; the pushes count all the same.
+    fn drop(&mut self) {
+        for _ in &self.under_way {
+            self.answers.add("PushStream", Code::Cancelled);
+        }
+    }
+}
+
 impl Stream for PushStream {
     type Item = Result<PushStreamReply, Status>;
 

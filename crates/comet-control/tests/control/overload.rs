@@ -2,7 +2,7 @@
 
 use comet_control::wire::goim::comet::BroadcastRoomReq;
 use comet_control::wire::goim::comet::comet_client::CometClient;
-use comet_core::{CallId, Message, Report, Tally};
+use comet_core::{CallId, Counters, Message, Report, Tally};
 use comet_proto::decode;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
@@ -91,6 +91,27 @@ async fn a_call_whose_reports_are_late_says_what_is_known() {
     let next = tokio::spawn(push(client(&fake).await, 2));
     fake.queued(next_push(&fake.shards[0]).await.0);
     assert_eq!(next.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_call_whose_caller_leaves_is_counted() {
+    let fake = start(PATIENT, &[8]);
+    let asked = tokio::spawn(push(client(&fake).await, 1));
+    next_push(&fake.shards[0]).await;
+    asked.abort();
+    until_counted(&fake, "comet_calls_total{rpc=\"BroadcastRoom\",code=\"Cancelled\"} 1").await;
+}
+
+/// Waits for the line of a shard's metrics.
+pub(crate) async fn until_counted(fake: &Fake, line: &str) {
+    let counters = [Counters::default()];
+    loop {
+        let ((_, _, page), ()) =
+            tokio::join!(fake.page("/metrics"), fake.answer_snapshots(&counters));
+        if page.lines().any(|found| found == line) {
+            return;
+        }
+    }
 }
 
 #[tokio::test]

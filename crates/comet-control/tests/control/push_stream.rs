@@ -14,6 +14,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use crate::fake::{Fake, FakeShard, HASTY, PATIENT, ROOMY, start};
+use crate::overload::until_counted;
 use crate::push::proto;
 
 /// A stream as its caller has it.
@@ -117,6 +118,18 @@ async fn every_push_is_answered_in_the_order_they_came_in() {
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
     }
+}
+
+#[tokio::test]
+async fn pushes_of_a_stream_that_is_cut_are_counted() {
+    let fake = start(PATIENT, &[ROOMY]);
+    let stream = Stream::open(&fake).await;
+    for id in 0..3 {
+        stream.push(id, key());
+        next_push(&fake.shards[0]).await;
+    }
+    drop(stream);
+    until_counted(&fake, "comet_calls_total{rpc=\"PushStream\",code=\"Cancelled\"} 3").await;
 }
 
 /// Far more pushes at once than the inbox holds: none overtakes another, and each has its answer, also
