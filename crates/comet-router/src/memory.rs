@@ -68,6 +68,18 @@ impl Memory {
     }
 }
 
+/// The key of a session that came without one.
+fn numbered(user: i64, sequence: i32) -> String {
+    format!("{user}_{sequence}")
+}
+
+/// The sequence in `key`, if the key is [`numbered`].
+fn number(user: i64, key: &str) -> Option<i32> {
+    let (_, sequence) = key.rsplit_once('_')?;
+    let sequence = sequence.parse().ok()?;
+    (sequence > 0 && key == numbered(user, sequence)).then_some(sequence)
+}
+
 impl fmt::Debug for Memory {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -83,8 +95,16 @@ impl Sessions for Memory {
         let (mut table, now) = self.open();
         self.check_room(&table, user, key)?;
         let until = now + self.lifetime;
-        let sequence = table.count(user, now, until);
-        let key = if key.is_empty() { format!("{user}_{sequence}") } else { key.to_owned() };
+        let mut sequence = table.count(user, now, until);
+        let key = if key.is_empty() {
+            // A token may have named such a key, and after the last number the first comes again.
+            while table.session(&numbered(user, sequence), now).is_some() {
+                sequence = table.count(user, now, until);
+            }
+            numbered(user, sequence)
+        } else {
+            key.to_owned()
+        };
         table.place(user, &key, server, until);
         Ok(Placed { sequence, key })
     }
@@ -110,6 +130,9 @@ impl Sessions for Memory {
         self.check_room(&table, user, key)?;
         let until = now + self.lifetime;
         table.remember(user, until);
+        if let Some(sequence) = number(user, key) {
+            table.count_on(user, sequence);
+        }
         table.place(user, key, server, until);
         Ok(true)
     }

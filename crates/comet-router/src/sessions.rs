@@ -41,7 +41,7 @@ pub struct Counts {
 /// sequence is forgotten.
 pub trait Sessions: Send + Sync {
     /// Begins a session: `key` is at `server` from now on, wherever it was before. An empty `key`
-    /// stands for `<user>_<sequence>`.
+    /// stands for `<user>_<sequence>`; numbers whose key the user has a session with are skipped.
     ///
     /// # Errors
     /// A [`StoreError`]; the session has then not begun.
@@ -64,8 +64,9 @@ pub trait Sessions: Send + Sync {
         server: &str,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Keeps a session from expiring, and makes it anew if it has expired. Says whether `key` is
-    /// this user's and server's; if it is another's by now, nothing changes.
+    /// Keeps a session from expiring, and makes it anew if it has expired or was forgotten; the
+    /// sequence then counts on from the one in its key. Says whether `key` is this user's and
+    /// server's; if it is another's by now, nothing changes.
     ///
     /// # Errors
     /// A [`StoreError`].

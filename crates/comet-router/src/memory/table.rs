@@ -121,6 +121,12 @@ impl Table {
         self.due.insert((until, Due::User(user)));
     }
 
+    /// The next session of `user`, who is remembered, comes after `sequence`.
+    pub(super) fn count_on(&mut self, user: i64, sequence: i32) {
+        let known = self.users.get_mut(&user).expect("who has sessions is remembered");
+        known.sequence = known.sequence.max(sequence);
+    }
+
     /// Makes `key` this user's and server's, whoever's it was. The user is remembered at least as
     /// long.
     pub(super) fn place(&mut self, user: i64, key: &str, server: &str, until: Duration) {

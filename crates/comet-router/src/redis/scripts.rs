@@ -40,7 +40,8 @@ end
 /// All of them, with their hashes.
 pub(super) struct Scripts {
     /// On the user's node: lists a session.
-    /// ARGV: user, key (empty: made of the number), server, lifetime, `count` or `keep`.
+    /// ARGV: user, key (empty: made of the first number whose key the user does not have), server,
+    /// lifetime, `count` or `keep`; `keep` counts on from the number the key was made of.
     /// Returns number (0 for `keep`) and key.
     pub(super) list: Script,
     /// On the key's node: makes the key this user's and server's.
@@ -82,19 +83,34 @@ impl Scripts {
 }
 
 const LIST: &str = r"
-local user, key, server, lifetime = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local sequence = 0
-if ARGV[5] == 'count' then
-    sequence = redis.call('INCR', 'seq_' .. user)
+local function count(user)
+    local sequence = redis.call('INCR', 'seq_' .. user)
     if sequence > 2147483647 then
         sequence = 1
         redis.call('SET', 'seq_' .. user, sequence)
     end
+    return sequence
+end
+
+local user, key, server, lifetime = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local sequence = 0
+if ARGV[5] == 'count' then
+    sequence = count(user)
+    if key == '' then
+        key = user .. '_' .. sequence
+        while redis.call('HEXISTS', 'mid_' .. user, key) == 1 do
+            sequence = count(user)
+            key = user .. '_' .. sequence
+        end
+    end
+else
+    local number = tonumber(string.match(key, '_([1-9]%d*)$') or 0)
+    if key == string.format('%s_%.0f', user, number) and number <= 2147483647
+        and number > tonumber(redis.call('GET', 'seq_' .. user) or 0) then
+        redis.call('SET', 'seq_' .. user, string.format('%.0f', number))
+    end
 end
 redis.call('PEXPIRE', 'seq_' .. user, lifetime)
-if key == '' then
-    key = user .. '_' .. sequence
-end
 if user ~= '0' then
     redis.call('HSET', 'mid_' .. user, key, server)
     redis.call('PEXPIRE', 'mid_' .. user, lifetime)

@@ -46,6 +46,10 @@ pub(crate) async fn check(mut kind: impl Aged) {
     kind.clear().await;
     the_number_is_remembered_for_a_lifetime(&mut kind).await;
     kind.clear().await;
+    a_forgotten_session_keeps_its_key(kind.store()).await;
+    kind.clear().await;
+    a_key_that_a_token_named_is_skipped(kind.store()).await;
+    kind.clear().await;
     room_counts_expire(&mut kind).await;
 }
 
@@ -263,6 +267,39 @@ async fn the_number_is_remembered_for_a_lifetime(kind: &mut impl Aged) {
     assert_eq!(come_and_go(kind.store()).await, 3, "counted from when the last session left");
     kind.age(LIFETIME).await;
     assert_eq!(come_and_go(kind.store()).await, 1);
+}
+
+/// The store lost what it knew, and its servers tell it again.
+async fn a_forgotten_session_keeps_its_key(store: &impl Sessions) {
+    for (key, next) in [
+        ("7_2", "7_3"),
+        ("7_1", "7_4"),
+        ("8_9", "7_5"),
+        ("7_010", "7_6"),
+        ("7_+10", "7_7"),
+        ("7_-10", "7_8"),
+        ("7_99999999999999999999", "7_9"),
+        ("7_4294967297", "7_10"),
+        ("phone", "7_11"),
+    ] {
+        assert!(store.renew(7, key, "a").await.unwrap());
+        assert_eq!(store.put(7, "", "a").await.unwrap().key, next, "after {key}");
+    }
+    assert!(store.renew(0, "0_3", "a").await.unwrap());
+    assert_eq!(store.put(0, "", "a").await.unwrap().key, "0_4", "nobody's are numbered, too");
+    assert!(store.renew(-8, "-8_3", "a").await.unwrap());
+    assert_eq!(store.put(-8, "", "a").await.unwrap().key, "-8_4");
+    assert!(store.renew(9, "9_2147483647", "a").await.unwrap());
+    assert_eq!(store.put(9, "", "a").await.unwrap().key, "9_1", "after the last comes the first");
+}
+
+async fn a_key_that_a_token_named_is_skipped(store: &impl Sessions) {
+    store.put(7, "7_2", "a").await.unwrap();
+    store.put(7, "7_3", "b").await.unwrap();
+    let placed = store.put(7, "", "a").await.unwrap();
+    assert_eq!((placed.sequence, placed.key.as_str()), (4, "7_4"));
+    let expected = [found("a"), found("b"), found("a")];
+    assert_eq!(servers(store, &["7_2", "7_3", "7_4"]).await, expected);
 }
 
 async fn room_counts_expire(kind: &mut impl Aged) {
