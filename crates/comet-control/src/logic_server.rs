@@ -55,10 +55,8 @@ pub struct Options {
     pub stat: Vec<SocketAddr>,
     /// Server id of each comet and `HOST:PORT` of its push service (`logic_server.comets`).
     pub comets: Vec<(String, String)>,
-    /// The silence that clients are told ends their connection (`logic_server.heartbeat`); zero tells
-    /// nothing, and the comet's own time holds.
-    pub heartbeat: Duration,
-    /// What clients are told of the comets.
+    /// What clients are told of the comets, and comets of the silence that ends a connection. That is
+    /// never zero: goim's comet would close every connection at once.
     pub node: Node,
     /// Longest body of a pushed frame, bytes.
     pub frame_max: usize,
@@ -191,7 +189,6 @@ impl Servers {
             sessions: Arc::clone(&sessions),
             comets: Arc::clone(&comets),
             node: options.node.clone(),
-            heartbeat: options.heartbeat,
             answers: Arc::clone(&answers),
         };
         let reporter = HealthReporter::new();

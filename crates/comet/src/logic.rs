@@ -120,7 +120,6 @@ fn options(config: &Config) -> Options {
         http: settings.http.clone(),
         stat: settings.stat.clone(),
         comets: settings.comets.clone(),
-        heartbeat: settings.heartbeat,
         node: Node {
             domain: config.server.domain.clone(),
             tcp: config.tcp.bind.clone(),

@@ -107,7 +107,7 @@ pub struct LogicServer {
     /// Server id of each comet, none twice, and `HOST:PORT` of its `push.grpc`.
     #[serde(serialize_with = "serialize_comets")]
     pub comets: Vec<(String, String)>,
-    /// The time between heartbeats that clients are given; zero: comet's own.
+    /// Silence after which comets close the clients they ask for; zero: that of `[protocol]`.
     #[serde(serialize_with = "serialize_duration")]
     pub heartbeat: Duration,
     /// Where sessions are kept.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use comet_core::limits::NAME_MAX;
 use comet_core::{Accepts, Identity};
@@ -29,8 +28,6 @@ pub(crate) struct LogicService {
     pub(crate) sessions: Arc<Store>,
     pub(crate) comets: Arc<Comets>,
     pub(crate) node: Node,
-    /// What clients are told; zero: nothing, so that the comet's own time holds.
-    pub(crate) heartbeat: Duration,
     pub(crate) answers: Arc<Answers>,
 }
 
@@ -56,7 +53,7 @@ impl LogicService {
             key,
             room_id: room.map(Into::into).unwrap_or_default(),
             accepts,
-            heartbeat: i64::try_from(self.heartbeat.as_nanos()).unwrap_or(i64::MAX),
+            heartbeat: i64::try_from(self.node.heartbeat.as_nanos()).unwrap_or(i64::MAX),
             accepts_all,
         })
     }

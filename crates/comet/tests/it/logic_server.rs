@@ -31,7 +31,7 @@ async fn a_comet_is_served(sets: &[&str]) {
         let reply = connect(&mut client, "a", "42").await.unwrap();
         assert_eq!((reply.mid, reply.key.as_str(), reply.room_id.as_str()), (42, expected, "1"));
         assert!(reply.accepts_all && reply.accepts.is_empty(), "the seed's tokens accept all");
-        assert_eq!(reply.heartbeat, 0, "the comet's own time holds");
+        assert_eq!(reply.heartbeat, 300_000_000_000, "goim's comet takes zero at its word");
     }
     let reply = connect(&mut client, "b", &token(7, "k7", "live://1")).await.unwrap();
     assert_eq!((reply.mid, reply.key.as_str(), reply.room_id.as_str()), (7, "k7", "live://1"));
@@ -286,7 +286,8 @@ async fn clients_are_told_of_the_comets() {
     ];
     let logic = Logic::start(&sets);
     let mut client = logic.client().await;
-    connect(&mut client, "b", "42").await.unwrap();
+    let told = connect(&mut client, "b", "42").await.unwrap();
+    assert_eq!(told.heartbeat, 60_000_000_000);
     for comet in ["a", "b"] {
         let up = format!("comet_logic_comet_up{{server=\"{comet}\"}}");
         until("both to be there", || logic.metrics().value(&up) == 1);
