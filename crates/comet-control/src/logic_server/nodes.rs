@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -40,8 +40,11 @@ pub(crate) async fn tend(comets: Arc<Comets>) -> Infallible {
 
 async fn is_serving(channel: Channel) -> bool {
     let request = HealthCheckRequest { service: String::new() };
-    let answer = HealthClient::new(channel).check(request).await;
-    answer.is_ok_and(|answer| answer.into_inner().status == ServingStatus::Serving as i32)
+    match HealthClient::new(channel).check(request).await {
+        Ok(answer) => answer.into_inner().status == ServingStatus::Serving as i32,
+        // goim's comet has no health service; that it says so is an answer, too.
+        Err(status) => status.code() == Code::Unimplemented,
+    }
 }
 
 /// The hosts of the comets that take clients, the one with the fewest sessions first, none twice; `domain`

@@ -1,6 +1,7 @@
 //! `comet logic`: the service that comets ask, and the HTTP push API in front of two of them.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use comet_control::wire::goim::logic::logic_client::LogicClient;
 use comet_control::wire::goim::logic::{
@@ -9,7 +10,8 @@ use comet_control::wire::goim::logic::{
 use comet_control::wire::goim::protocol::Proto;
 use serde_json::{Value, json};
 use tonic::codec::CompressionEncoding;
-use tonic::transport::Channel;
+use tonic::service::Routes;
+use tonic::transport::{Channel, Server};
 use tonic::{Code, Status};
 
 use crate::logic_process::own_address;
@@ -273,12 +275,23 @@ async fn without_comets_a_push_to_many_fails() {
     assert_eq!(reply.nodes, [reply.domain]);
 }
 
+/// A gRPC server that knows no call, the health service's neither; it ends with the process.
+fn without_health() -> SocketAddr {
+    let address = own_address();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let server = Server::builder().add_routes(Routes::default());
+        runtime.block_on(server.serve(address)).unwrap();
+    });
+    address
+}
+
 #[tokio::test]
 async fn clients_are_told_of_the_comets() {
     let comets = Comets::start();
-    let gone = own_address();
+    let (gone, goim) = (own_address(), without_health());
     let sets = [
-        &comets.setting(&[format!("c={gone}")]),
+        &comets.setting(&[format!("c={gone}"), format!("d={goim}")]),
         "server.domain=\"comet.example\"",
         "tcp.bind=[\"127.0.0.1:8080\"]",
         "websocket.bind=[\"127.0.0.1:8090\"]",
@@ -288,22 +301,23 @@ async fn clients_are_told_of_the_comets() {
     let mut client = logic.client().await;
     let told = connect(&mut client, "b", "42").await.unwrap();
     assert_eq!(told.heartbeat, 60_000_000_000);
-    for comet in ["a", "b"] {
+    for comet in ["a", "b", "d"] {
         let up = format!("comet_logic_comet_up{{server=\"{comet}\"}}");
-        until("both to be there", || logic.metrics().value(&up) == 1);
+        until("those that run to be there", || logic.metrics().value(&up) == 1);
     }
     let reply = client.nodes(NodesReq::default()).await.unwrap().into_inner();
     assert_eq!(reply.domain, "comet.example");
     assert_eq!((reply.tcp_port, reply.ws_port, reply.wss_port), (8080, 8090, 0));
     assert_eq!((reply.heartbeat, reply.heartbeat_max), (30, 2));
-    assert_eq!(reply.nodes, ["127.0.0.1"]);
+    let hosts = ["127.0.0.1".to_owned(), goim.ip().to_string()];
+    assert_eq!(reply.nodes, hosts);
     let expected = json!({
         "domain": "comet.example",
         "tcp_port": 8080,
         "ws_port": 8090,
         "heartbeat": 30,
         "heartbeat_max": 2,
-        "nodes": ["127.0.0.1"],
+        "nodes": hosts,
         "backoff": { "max_delay": 300, "base_delay": 3, "factor": 1.8, "jitter": 0.3 },
     });
     assert_eq!(logic.get("nodes/weighted?platform=web"), expected);
@@ -319,5 +333,7 @@ async fn clients_are_told_of_the_comets() {
         })
         .collect();
     let of = |name, live: &str, offline: &str| (name, live.to_owned(), offline.to_owned());
-    assert_eq!(told, [of("a", "0", "false"), of("b", "1", "false"), of("c", "0", "true")]);
+    let c_is_gone =
+        [of("a", "0", "false"), of("b", "1", "false"), of("c", "0", "true"), of("d", "0", "false")];
+    assert_eq!(told, c_is_gone);
 }
