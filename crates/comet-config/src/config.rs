@@ -234,7 +234,8 @@ pub enum SlowConsumer {
 /// `[limits]`: bounds of one data core.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Limits {
-    /// Connections a core holds; 0: its share of what the limit on open files allows.
+    /// Connections a core holds, at most its share of what the limit on open files allows; 0: that
+    /// share.
     pub connections: u32,
     /// Messages in a core's inbox.
     pub mesh_inbox: usize,

@@ -16,7 +16,7 @@ use comet_net::{Core, CoreSettings, Ports, Tls};
 use crate::StartError;
 use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::auther;
-use crate::options::{control_options, limits, logic};
+use crate::options::{control_options, limits, logic, too_few_open_files};
 use crate::reload::{Reloaded, adopt, compare};
 
 /// Reports that may wait for the control thread.
@@ -76,6 +76,9 @@ impl App {
         let count = config.server.cores.len();
         let shards =
             u16::try_from(count).expect("the configuration names no more CPUs than there are");
+        if let Some(warning) = too_few_open_files(config, open_files) {
+            log::warn!("{warning}");
+        }
         let limits = Arc::new(limits(config, open_files));
         if !comet_net::reserve_descriptors(u64::from(shards) * u64::from(limits.connections)) {
             log::debug!("the table of descriptors grows while connections come");
@@ -231,6 +234,9 @@ impl App {
         if let Err(error) = self.reload_tls(&adopted) {
             self.set_white_log(&self.config)?;
             return Err(error);
+        }
+        if let Some(warning) = too_few_open_files(&adopted, self.open_files) {
+            log::warn!("{warning}");
         }
         self.control.configure(limits(&adopted, self.open_files));
         self.config = adopted;

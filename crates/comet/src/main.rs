@@ -38,6 +38,9 @@ fn configured(serve: &Serve, task: impl FnOnce(&Serve, &Config) -> Result<(), St
 
 fn check(config: &Config) -> Result<(), String> {
     let open_files = comet_net::probe().map_err(|error| error.to_string())?;
+    if let Some(warning) = comet::too_few_open_files(config, open_files) {
+        eprintln!("comet: {warning}");
+    }
     println!("{}\n{}", config.to_toml(), comet::worst_case(config, open_files));
     Ok(())
 }

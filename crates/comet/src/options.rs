@@ -58,13 +58,35 @@ pub(crate) fn logic(logic: &comet_config::Logic) -> Logic {
     Logic::Remote { renew_ms: (millis(logic.heartbeat_min), millis(logic.heartbeat_max)) }
 }
 
+/// A core's share of the connections that the limit on open files leaves room for.
+fn share(config: &Config, open_files: u64) -> u32 {
+    let share = open_files / config.server.cores.len() as u64;
+    u32::try_from(share).unwrap_or(u32::MAX).clamp(1, CONNECTIONS_MAX)
+}
+
+/// What to say where more connections are configured than the limit on open files leaves room for.
+/// `open_files` is what [`comet_net::probe`] says.
+#[must_use]
+pub fn too_few_open_files(config: &Config, open_files: u64) -> Option<String> {
+    let (connections, share) = (config.limits.connections, share(config, open_files));
+    (connections > share).then(|| {
+        let cores = config.server.cores.len();
+        format!(
+            "limits.connections is {share} and not {connections}: {cores} cores would hold {}, and the \
+             limit on open files leaves room for {open_files} (raise it with ulimit -n, or LimitNOFILE= \
+             in a systemd unit)",
+            cores as u64 * u64::from(connections)
+        )
+    })
+}
+
 /// The shard's bounds from the configuration; durations are bounded there to fit.
 pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
     let protocol = &config.protocol;
-    let cores = config.server.cores.len() as u64;
-    let connections = match config.limits.connections {
-        0 => u32::try_from(open_files / cores).unwrap_or(u32::MAX).clamp(1, CONNECTIONS_MAX),
-        connections => connections,
+    // One more would take a descriptor that control, logs and accepting need.
+    let connections = match (config.limits.connections, share(config, open_files)) {
+        (0, share) => share,
+        (connections, share) => connections.min(share),
     };
     Limits {
         connections,
@@ -101,3 +123,33 @@ fn millis(duration: Duration) -> u32 {
 
 /// Connections of a core where nothing but the open files bounds them.
 const CONNECTIONS_MAX: u32 = 1 << 24;
+
+#[cfg(test)]
+mod tests {
+    use comet_config::{Machine, Source, load};
+
+    use super::*;
+
+    #[test]
+    fn no_core_holds_more_than_its_share_of_the_open_files() {
+        let check = |configured: u32, held: u32, sentence: Option<&str>| {
+            let sets = [format!("limits.connections={configured}")];
+            let machine = Machine { cpus: vec![0, 1], host_name: "host".to_owned() };
+            let config = load(&Source { sets: &sets, ..Source::default() }, &machine).unwrap();
+            assert_eq!(limits(&config, 65_280).connections, held);
+            assert_eq!(too_few_open_files(&config, 65_280).as_deref(), sentence);
+        };
+        check(0, 32_640, None);
+        check(1, 1, None);
+        check(32_640, 32_640, None);
+        check(
+            1_000_000,
+            32_640,
+            Some(
+                "limits.connections is 32640 and not 1000000: 2 cores would hold 2000000, and the \
+                 limit on open files leaves room for 65280 (raise it with ulimit -n, or LimitNOFILE= \
+                 in a systemd unit)",
+            ),
+        );
+    }
+}

@@ -185,6 +185,19 @@ fn check_prints_a_configuration_that_reads_back_the_same() {
     assert_eq!(again, printed);
 }
 
+/// More than any limit on open files allows.
+#[test]
+fn connections_that_the_open_files_do_not_allow_are_said() {
+    let (connections, begin) = ("limits.connections=16777216", "limits.connections is ");
+    let cores = two_cores();
+    let arguments = [&["--check", "--cores", &cores][..], &with_sets(&[connections])].concat();
+    let (code, _, stderr) = run(&arguments);
+    assert!(code == 0 && stderr.starts_with(&format!("comet: {begin}")), "{stderr}");
+    let server = Server::start(&[connections]);
+    server.signal(Signal::HUP);
+    line_with(&server.log, begin);
+}
+
 #[test]
 fn check_counts_tls_and_shows_no_password() {
     let check = |sets: &[&str]| {
