@@ -62,7 +62,8 @@ impl App {
     /// so.
     ///
     /// # Errors
-    /// The first thing that did not work; nothing is left running.
+    /// The first thing that did not work. Nothing is left running but cores after
+    /// [`StartError::Silent`]: they end as soon as they can.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let open_files = comet_net::probe()?;
         let embedded = config.logic.addrs.is_empty();
@@ -147,7 +148,7 @@ impl App {
             match is_ready.recv_timeout(START_TIMEOUT) {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(app.give_up(StartError::Core(error))),
-                Err(RecvTimeoutError::Timeout) => return Err(app.give_up(StartError::Silent)),
+                Err(RecvTimeoutError::Timeout) => return Err(app.abandon()),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(app.explain_end(&config.server.cores));
                 }
@@ -294,6 +295,16 @@ impl App {
         // A core that failed beside it would only say the same.
         let _ = self.stop();
         error
+    }
+
+    /// A core does not speak, and perhaps it does not end either: all are told to, and none is waited
+    /// for.
+    fn abandon(self) -> StartError {
+        for core in self.cores {
+            std::thread::spawn(move || core.stop());
+        }
+        self.control.stop();
+        StartError::Silent
     }
 
     /// A core ended before it could speak.
