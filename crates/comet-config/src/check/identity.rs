@@ -16,12 +16,14 @@ const WHITE_USERS_MAX: usize = 65_536;
 pub(super) fn logic(check: &mut Kinds<'_>, raw: RawLogic, default: Logic) -> Logic {
     let short = 100 * MILLISECOND..=60 * SECOND;
     let beats = 100 * MILLISECOND..=24 * HOUR;
+    // Logic believes the counts for five minutes, goim's too: one report may be missed.
+    let reports = 100 * MILLISECOND..=120 * SECOND;
     Logic {
         addrs: check.list("logic.addrs", raw.addrs, default.addrs, peer),
         timeout: check.duration("logic.timeout", raw.timeout, default.timeout, short.clone()),
         calls: check.number("logic.calls", raw.calls, default.calls, 1..=1 << 20),
         ping: check.duration("logic.ping", raw.ping, default.ping, short),
-        renew: check.duration("logic.renew", raw.renew, default.renew, 100 * MILLISECOND..=HOUR),
+        renew: check.duration("logic.renew", raw.renew, default.renew, reports),
         heartbeat_min: check.duration(
             "logic.heartbeat_min",
             raw.heartbeat_min,

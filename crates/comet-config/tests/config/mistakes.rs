@@ -115,7 +115,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("logic.timeout", "\"100ms\"", "\"1m\"", &["\"99ms\"", "\"61s\""]);
     check("logic.calls", "1", "1048576", &["0", "1048577"]);
     check("logic.ping", "\"100ms\"", "\"1m\"", &["\"99ms\"", "\"61s\""]);
-    check("logic.renew", "\"100ms\"", "\"1h\"", &["\"99ms\"", "\"61m\""]);
+    check("logic.renew", "\"100ms\"", "\"2m\"", &["\"99ms\"", "\"121s\""]);
     check("logic.heartbeat_min", "\"100ms\"", "\"30m\"", &["\"99ms\"", "\"31m\""]);
     check("logic.heartbeat_max", "\"10m\"", "\"24h\"", &["\"9m\"", "\"25h\""]);
     check("logic.retry_after", "\"0s\"", "\"1h\"", &["\"61m\""]);
