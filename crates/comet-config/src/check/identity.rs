@@ -8,7 +8,7 @@ use super::{HOUR, MILLISECOND, SECOND};
 use crate::config::{Logic, LogicServer, Token, WhiteList};
 use crate::raw::{RawLogic, RawLogicServer, RawToken, RawWhiteList};
 use crate::secrets::without_password;
-use crate::units::Number;
+use crate::units::{Number, Span};
 
 /// Most users on the white list: each of their frames is a line in a file.
 const WHITE_USERS_MAX: usize = 65_536;
@@ -114,12 +114,15 @@ pub(super) fn logic_server(
         http: check.addresses("logic_server.http", raw.http, default.http),
         stat: check.addresses("logic_server.stat", raw.stat, default.stat),
         comets: check.list("logic_server.comets", raw.comets, default.comets, comet),
-        heartbeat: check.duration(
-            "logic_server.heartbeat",
-            raw.heartbeat,
-            default.heartbeat,
-            Duration::ZERO..=24 * HOUR,
-        ),
+        heartbeat: match raw.heartbeat {
+            Some(Span(Duration::ZERO)) => Duration::ZERO,
+            heartbeat => check.duration(
+                "logic_server.heartbeat",
+                heartbeat,
+                default.heartbeat,
+                SECOND..=24 * HOUR,
+            ),
+        },
         store: raw.store.unwrap_or(default.store),
         redis: check.list("logic_server.redis", raw.redis, default.redis, redis),
         expire: check.duration(

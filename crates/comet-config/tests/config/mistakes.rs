@@ -119,7 +119,8 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("logic.heartbeat_min", "\"100ms\"", "\"30m\"", &["\"99ms\"", "\"31m\""]);
     check("logic.heartbeat_max", "\"10m\"", "\"24h\"", &["\"9m\"", "\"25h\""]);
     check("logic.retry_after", "\"0s\"", "\"1h\"", &["\"61m\""]);
-    check("logic_server.heartbeat", "\"0s\"", "\"24h\"", &["\"25h\""]);
+    check("logic_server.heartbeat", "\"1s\"", "\"24h\"", &["\"999ms\"", "\"25h\""]);
+    good("", &["logic_server.heartbeat=\"0s\""]);
     check("logic_server.expire", "\"1s\"", "\"24h\"", &["\"999ms\"", "\"25h\""]);
     let claim = format!("\"{}\"", "x".repeat(255));
     let beyond = format!("\"{}\"", "x".repeat(256));
