@@ -109,13 +109,13 @@ fn tcp(check: &mut Kinds<'_>, raw: RawTcp, default: Tcp) -> Tcp {
         sndbuf: check.size("tcp.sndbuf", raw.sndbuf, default.sndbuf, 0..=GIB),
         rcvbuf: check.size("tcp.rcvbuf", raw.rcvbuf, default.rcvbuf, 0..=GIB),
         keepalive: raw.keepalive.unwrap_or(default.keepalive),
-        keepalive_idle: check.duration(
+        keepalive_idle: check.seconds(
             "tcp.keepalive_idle",
             raw.keepalive_idle,
             default.keepalive_idle,
             KEEPALIVE,
         ),
-        keepalive_interval: check.duration(
+        keepalive_interval: check.seconds(
             "tcp.keepalive_interval",
             raw.keepalive_interval,
             default.keepalive_interval,

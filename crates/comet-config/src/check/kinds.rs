@@ -107,6 +107,23 @@ impl Kinds<'_> {
         duration
     }
 
+    /// A duration that the kernel takes in whole seconds.
+    pub(super) fn seconds(
+        &mut self,
+        key: &str,
+        raw: Option<Span>,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
+        let duration = self.duration(key, raw, default, range);
+        if duration.subsec_nanos() != 0 {
+            let text = duration_text(duration);
+            self.report.value(key, &format!("{text} is not a whole number of seconds"));
+            return default;
+        }
+        duration
+    }
+
     fn out_of_range<T>(
         &mut self,
         key: &str,

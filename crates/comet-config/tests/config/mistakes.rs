@@ -86,8 +86,8 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("server.drain_timeout", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.retry_after", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.drain_over", "\"0s\"", "\"10s\"", &["\"61m\"", "\"11s\""]);
-    check("tcp.keepalive_idle", "\"1s\"", "\"9h\"", &["\"999ms\"", "\"10h\""]);
-    check("tcp.keepalive_interval", "\"1s\"", "\"9h\"", &["\"0s\"", "\"10h\""]);
+    check("tcp.keepalive_idle", "\"1s\"", "\"9h\"", &["\"999ms\"", "\"1500ms\"", "\"10h\""]);
+    check("tcp.keepalive_interval", "\"1s\"", "\"9h\"", &["\"0s\"", "\"1001ms\"", "\"10h\""]);
     check("tcp.keepalive_count", "1", "127", &["0", "128"]);
     check("tcp.sndbuf", "0", "\"1GiB\"", &["-1", "1073741825"]);
     check("tcp.rcvbuf", "0", "\"1GiB\"", &["-1", "1073741825"]);
@@ -332,6 +332,11 @@ fn values_that_do_not_fit_each_other_are_mistakes() {
         "[protocol]\nheartbeat = \"2s\"\nheartbeat_coalesce = \"3s\"\n",
         &[],
         &["comet.toml:3:22: protocol.heartbeat_coalesce: 3s is more than protocol.heartbeat, 2s"],
+    );
+    check_mistakes(
+        "",
+        &["tcp.keepalive_idle=\"1500ms\""],
+        &["--set tcp.keepalive_idle: 1500ms is not a whole number of seconds"],
     );
     let pairs = "each needs its own, in order";
     check_mistakes(
