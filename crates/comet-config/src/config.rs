@@ -67,7 +67,8 @@ pub struct Server {
     /// How long clients may take to leave once the server was told to end.
     #[serde(serialize_with = "serialize_duration")]
     pub drain_timeout: Duration,
-    /// Time over which the goodbyes of a drain are spread; at most [`Server::drain_timeout`].
+    /// Time over which the goodbyes of a drain are spread; a second less than [`Server::drain_timeout`] at
+    /// most.
     #[serde(serialize_with = "serialize_duration")]
     pub drain_over: Duration,
     /// A client said goodbye to in a drain is told to wait a random time up to this; zero: nothing.
@@ -197,7 +198,8 @@ pub struct Protocol {
     /// Time without a heartbeat after which a client is closed, where logic names none.
     #[serde(serialize_with = "serialize_duration")]
     pub heartbeat: Duration,
-    /// How long heartbeats may wait to be answered together, while clients send nothing else.
+    /// How long heartbeats may wait to be answered together, while clients send nothing else; a quarter
+    /// of [`Protocol::heartbeat`] at most.
     #[serde(serialize_with = "serialize_duration")]
     pub heartbeat_coalesce: Duration,
     /// How long a goodbye may take.

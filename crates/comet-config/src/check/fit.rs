@@ -10,6 +10,9 @@ use crate::units::{duration_text, size_text};
 /// What a frame can be longer than its body: 16 bytes of its own header and up to 10 of WebSocket's
 /// (RFC 6455, section 5.2; a server's frames carry no mask).
 const FRAME_HEADERS: u64 = 26;
+/// Least time between the last goodbye of a drain and its end: cores do not begin at the same moment, and
+/// clients take a while to leave.
+const LAST_GOODBYES: Duration = Duration::from_secs(1);
 
 /// Two listeners on one address would take each other's clients: `SO_REUSEPORT` lets them.
 pub(super) fn bound_twice(check: &mut Kinds<'_>) {
@@ -65,16 +68,27 @@ pub(super) fn fits_together(report: &mut Report<'_>, config: &Config) {
     };
     let (server, logic, protocol) = (&config.server, &config.logic, &config.protocol);
     ordered(
-        "protocol.heartbeat_coalesce",
-        "protocol.heartbeat",
-        [protocol.heartbeat_coalesce, protocol.heartbeat],
-    );
-    ordered("server.drain_over", "server.drain_timeout", [server.drain_over, server.drain_timeout]);
-    ordered(
         "logic.heartbeat_min",
         "logic.heartbeat_max",
         [logic.heartbeat_min, logic.heartbeat_max],
     );
+    let mut leaves_room = |key: &str, other: &str, [part, whole, most]: [Duration; 3]| {
+        if report.is_sound(&[key, other]) && part > most {
+            let [part, whole, most] = [part, whole, most].map(duration_text);
+            report.value(key, &format!("{part} is too much for {other}, {whole}: up to {most}"));
+        }
+    };
+    let (over, timeout) = (server.drain_over, server.drain_timeout);
+    let most = timeout.saturating_sub(LAST_GOODBYES);
+    leaves_room("server.drain_over", "server.drain_timeout", [over, timeout, most]);
+    let (key, coalesce) = ("protocol.heartbeat_coalesce", protocol.heartbeat_coalesce);
+    // A client that sends in time is not to be closed for what waits unread.
+    let silence = protocol.heartbeat;
+    leaves_room(key, "protocol.heartbeat", [coalesce, silence, silence / 4]);
+    let silence = config.logic_server.heartbeat;
+    if silence != Duration::ZERO {
+        leaves_room(key, "logic_server.heartbeat", [coalesce, silence, silence / 4]);
+    }
     // A switch that was turned on, and the list or file that it needs.
     let mut needs = |switch: &str, is_on: bool, needed: &str, is_there: bool, what: &str| {
         if report.is_sound(&[switch, needed]) && is_on && !is_there {

@@ -85,7 +85,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("protocol.heartbeat_coalesce", "\"0s\"", "\"10s\"", &["\"10001ms\""]);
     check("server.drain_timeout", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.retry_after", "\"0s\"", "\"1h\"", &["\"61m\""]);
-    check("server.drain_over", "\"0s\"", "\"10s\"", &["\"61m\"", "\"11s\""]);
+    check("server.drain_over", "\"0s\"", "\"9s\"", &["\"61m\"", "\"9001ms\""]);
     check("tcp.keepalive_idle", "\"1s\"", "\"9h\"", &["\"999ms\"", "\"1500ms\"", "\"10h\""]);
     check("tcp.keepalive_interval", "\"1s\"", "\"9h\"", &["\"0s\"", "\"1001ms\"", "\"10h\""]);
     check("tcp.keepalive_count", "1", "127", &["0", "128"]);
@@ -319,9 +319,18 @@ fn values_that_do_not_fit_each_other_are_mistakes() {
     );
     let later = "server.drain_timeout";
     check_mistakes(
-        "[server]\ndrain_over = \"11s\"\n",
+        "[server]\ndrain_over = \"10s\"\n",
         &[],
-        &[&format!("comet.toml:2:14: server.drain_over: 11s is more than {later}, 10s")],
+        &[&format!(
+            "comet.toml:2:14: server.drain_over: 10s is too much for {later}, 10s: up to 9s"
+        )],
+    );
+    check_mistakes(
+        "[server]\ndrain_over = \"1ms\"\ndrain_timeout = \"500ms\"\n",
+        &[],
+        &[&format!(
+            "comet.toml:2:14: server.drain_over: 1ms is too much for {later}, 500ms: up to 0s"
+        )],
     );
     check_mistakes(
         "",
@@ -329,9 +338,19 @@ fn values_that_do_not_fit_each_other_are_mistakes() {
         &["--set logic.heartbeat_max: 5m is less than logic.heartbeat_min, 10m"],
     );
     check_mistakes(
-        "[protocol]\nheartbeat = \"2s\"\nheartbeat_coalesce = \"3s\"\n",
+        "[protocol]\nheartbeat = \"2s\"\nheartbeat_coalesce = \"501ms\"\n",
         &[],
-        &["comet.toml:3:22: protocol.heartbeat_coalesce: 3s is more than protocol.heartbeat, 2s"],
+        &[
+            "comet.toml:3:22: protocol.heartbeat_coalesce: 501ms is too much for protocol.heartbeat, \
+          2s: up to 500ms",
+        ],
+    );
+    good("[protocol]\nheartbeat = \"2s\"\nheartbeat_coalesce = \"500ms\"\n", &[]);
+    check_mistakes(
+        "[protocol]\nheartbeat_coalesce = \"501ms\"\n[logic_server]\nheartbeat = \"2s\"\n",
+        &[],
+        &["comet.toml:2:22: protocol.heartbeat_coalesce: 501ms is too much for \
+          logic_server.heartbeat, 2s: up to 500ms"],
     );
     check_mistakes(
         "",

@@ -48,7 +48,7 @@ fn the_effective_configuration_is_read_back() {
         "log.level=\"trace\"",
         "log.file=\"/var/log/comet.log\"",
         "server.pid_file=\"comet.pid\"",
-        "server.drain_over=\"10s\"",
+        "server.drain_over=\"9s\"",
         "tcp.tls_bind=[\"127.0.0.1:8443\"]",
         "tcp.steering=\"cpu\"",
         "tcp.proxy_from=[\"10.0.0.0/8\", \"::1\"]",
