@@ -93,6 +93,9 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
             Store::Redis(Redis::new(&options).map_err(LogicError::Store)?)
         }
     };
+    if let Some(warning) = early_expiry(config) {
+        log::warn!("{warning}");
+    }
     if settings.comets.is_empty() {
         log::warn!("logic_server.comets is empty: pushes over HTTP reach nobody");
     }
@@ -109,12 +112,31 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     Ok(server)
 }
 
-fn options(config: &Config) -> Options {
-    let settings = &config.logic_server;
-    let heartbeat = match settings.heartbeat {
+/// What to say where sessions of clients that are there may be forgotten. No mistake: comets may have
+/// another configuration than this one.
+fn early_expiry(config: &Config) -> Option<String> {
+    let expire = config.logic_server.expire;
+    // A comet renews at the first heartbeat of a client after a random time.
+    let renewed = config.logic.heartbeat_max + heartbeat(config);
+    (expire <= renewed).then(|| {
+        format!(
+            "logic_server.expire is {expire:?}, and comets with this configuration may take \
+             {renewed:?} to renew a session (logic.heartbeat_max and a heartbeat): what is pushed to \
+             keys and users misses those that were forgotten before"
+        )
+    })
+}
+
+/// The silence that ends a connection.
+fn heartbeat(config: &Config) -> Duration {
+    match config.logic_server.heartbeat {
         Duration::ZERO => config.protocol.heartbeat,
         heartbeat => heartbeat,
-    };
+    }
+}
+
+fn options(config: &Config) -> Options {
+    let settings = &config.logic_server;
     Options {
         grpc: settings.grpc.clone(),
         http: settings.http.clone(),
@@ -125,12 +147,34 @@ fn options(config: &Config) -> Options {
             tcp: config.tcp.bind.clone(),
             websocket: config.websocket.bind.clone(),
             websocket_tls: config.websocket.tls_bind.clone(),
-            heartbeat,
+            heartbeat: heartbeat(config),
         },
         frame_max: config.push.frame_max,
         keys_max: config.push.keys_max,
         call_timeout: config.push.timeout,
         server_id: config.server.id.clone(),
         version: env!("CARGO_PKG_VERSION"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use comet_config::{Machine, Source, load};
+
+    use super::*;
+
+    #[test]
+    fn sessions_that_expire_before_they_are_renewed_are_warned_of() {
+        let check = |sets: &[&str], is_early: bool| {
+            let machine = Machine { cpus: vec![0], host_name: "host".to_owned() };
+            let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+            let config = load(&Source { sets: &sets, ..Source::default() }, &machine).unwrap();
+            assert_eq!(early_expiry(&config).is_some(), is_early, "{sets:?}");
+        };
+        check(&[], false);
+        check(&["logic_server.expire=\"35m\""], true);
+        check(&["logic_server.expire=\"2101s\""], false);
+        check(&["logic_server.expire=\"35m\"", "logic_server.heartbeat=\"1m\""], false);
+        check(&["logic.heartbeat_max=\"1h\""], true);
     }
 }
