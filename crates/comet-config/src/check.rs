@@ -7,6 +7,7 @@ mod kinds;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::Process;
 use crate::config::{
     Bucket, Config, Limits, Log, Monitor, Protocol, Push, Server, Tcp, Tls, WebSocket,
 };
@@ -34,9 +35,10 @@ pub(crate) fn check(
     raw: RawConfig,
     report: Report<'_>,
     machine: &Machine,
+    process: Process,
 ) -> Result<Config, Mistakes> {
     let default = Config::defaults(machine);
-    let mut kinds = Kinds { report, bound: Vec::new() };
+    let mut kinds = Kinds { report, process, bound: Vec::new() };
     let check = &mut kinds;
     let config = Config {
         server: server(check, raw.server, default.server, machine),

@@ -51,5 +51,22 @@ pub struct Source<'a> {
 /// Every mistake that was found, in the order of the layers and of the lines.
 pub fn load(source: &Source<'_>, machine: &Machine) -> Result<Config, Mistakes> {
     let (raw, report) = layers::read(source);
-    check::check(raw, report, machine)
+    check::check(raw, report, machine, Process::Comet)
+}
+
+/// The same for `comet logic`, which may read the file of comets on other hosts: CPUs are neither
+/// checked nor taken over, and of names that comets listen on only the ports are.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_for_logic(source: &Source<'_>, machine: &Machine) -> Result<Config, Mistakes> {
+    let (raw, report) = layers::read(source);
+    check::check(raw, report, machine, Process::Logic)
+}
+
+/// Which process reads the configuration.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Process {
+    Comet,
+    Logic,
 }

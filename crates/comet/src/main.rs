@@ -12,9 +12,10 @@ fn main() -> ExitCode {
         Err(stop) => return stop.report(),
     };
     let done = match &args.command {
-        None if args.serve.check => return configured(&args.serve, |_, config| check(config)),
-        None => return configured(&args.serve, run::serve),
-        Some(Command::Logic(logic)) => return configured(&logic.serve(), run::logic),
+        None => return serve(&args.serve),
+        Some(Command::Logic(logic)) => {
+            return configured(run::configure_logic(&logic.serve()), run::logic);
+        }
         Some(Command::Listen(listen)) => helpers::listen(listen),
         Some(Command::Push(push)) => helpers::push(push),
     };
@@ -24,13 +25,23 @@ fn main() -> ExitCode {
     }
 }
 
+fn serve(serve: &Serve) -> ExitCode {
+    configured(run::configure(serve), |config| match serve.check {
+        true => check(config),
+        false => run::serve(serve, config),
+    })
+}
+
 /// Does what needs a configuration.
-fn configured(serve: &Serve, task: impl FnOnce(&Serve, &Config) -> Result<(), String>) -> ExitCode {
-    let config = match run::configure(serve) {
+fn configured(
+    config: Result<Config, String>,
+    task: impl FnOnce(&Config) -> Result<(), String>,
+) -> ExitCode {
+    let config = match config {
         Ok(config) => config,
         Err(mistakes) => return fail(&mistakes, EXIT_USAGE),
     };
-    match task(serve, &config) {
+    match task(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),
     }

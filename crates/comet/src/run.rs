@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use comet_config::{Config, Source, load};
+use comet_config::{Config, Machine, Mistakes, Source, load, load_for_logic};
 use comet_control::{Signal, Signals};
 
 use crate::App;
@@ -15,6 +15,21 @@ use crate::pid_file::PidFile;
 /// # Errors
 /// All mistakes, a line each.
 pub fn configure(serve: &Serve) -> Result<Config, String> {
+    read(serve, load)
+}
+
+/// The same for `comet logic`, for which the file of comets on other hosts will do.
+///
+/// # Errors
+/// As for [`configure`].
+pub fn configure_logic(serve: &Serve) -> Result<Config, String> {
+    read(serve, load_for_logic)
+}
+
+fn read(
+    serve: &Serve,
+    load: impl FnOnce(&Source<'_>, &Machine) -> Result<Config, Mistakes>,
+) -> Result<Config, String> {
     let machine = crate::machine().map_err(|error| format!("no list of CPUs: {error}"))?;
     let text = match &serve.config {
         Some(path) => Some((
@@ -64,7 +79,7 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<(), String> {
 ///
 /// # Panics
 /// If the process has a log already.
-pub fn logic(_: &Serve, config: &Config) -> Result<(), String> {
+pub fn logic(config: &Config) -> Result<(), String> {
     let log = LogOutput::start(&config.log)?;
     abort_on_panic();
     let mut signals = Signals::listen().map_err(|error| error.to_string())?;

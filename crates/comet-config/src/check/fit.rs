@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::kinds::{Bound, Kinds};
+use super::kinds::{Bound, Kinds, is_of_logic};
+use crate::Process;
 use crate::config::{Config, SessionStore, TokenKind};
 use crate::mistakes::Report;
 use crate::units::{duration_text, size_text};
@@ -16,9 +17,14 @@ const LAST_GOODBYES: Duration = Duration::from_secs(1);
 
 /// Two listeners on one address would take each other's clients: `SO_REUSEPORT` lets them.
 pub(super) fn bound_twice(check: &mut Kinds<'_>) {
+    if check.process == Process::Logic {
+        // Comets have made sure of theirs, whose names are not known here.
+        check.bound.retain(|bound| is_of_logic(bound.key));
+    }
     for (later, bound) in check.bound.iter().enumerate() {
+        // `comet logic` is another process: it may stand where comet's own services do not run.
         let is_same = |earlier: &&Bound| {
-            earlier.address == bound.address && is_of_logic(earlier) == is_of_logic(bound)
+            earlier.address == bound.address && is_of_logic(earlier.key) == is_of_logic(bound.key)
         };
         let Some(earlier) = check.bound[..later].iter().find(is_same) else {
             continue;
@@ -32,11 +38,6 @@ pub(super) fn bound_twice(check: &mut Kinds<'_>) {
         let what = format!("{} is bound by {}[{}] too", mine.address, other.key, other.index);
         check.report.element(mine.key, mine.index, &mine.at, &what);
     }
-}
-
-/// `comet logic` is another process: it may stand where comet's own services do not run.
-fn is_of_logic(bound: &Bound) -> bool {
-    bound.key.starts_with("logic_server.")
 }
 
 pub(super) fn fits_together(report: &mut Report<'_>, config: &Config) {

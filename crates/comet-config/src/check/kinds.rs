@@ -2,13 +2,14 @@
 //! After a mistake the default stands in, so that the rest can be checked.
 
 use std::fmt::Display;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Spanned;
 
+use crate::Process;
 use crate::cpus::{self, Machine};
 use crate::mistakes::Report;
 use crate::raw::List;
@@ -25,6 +26,7 @@ pub(super) fn is_name(text: &str) -> bool {
 /// The checks of single values, and what they found.
 pub(super) struct Kinds<'a> {
     pub(super) report: Report<'a>,
+    pub(super) process: Process,
     /// Every address that will be listened on, in the order of the sections.
     pub(super) bound: Vec<Bound>,
 }
@@ -202,8 +204,9 @@ impl Kinds<'_> {
         values
     }
 
-    /// CPUs of `machine`; none written is none.
+    /// CPUs of `machine`; none written is none. Those of comets may be on another one.
     pub(super) fn cpus(&mut self, key: &str, raw: Option<&str>, machine: &Machine) -> Vec<usize> {
+        let raw = raw.filter(|_| self.process == Process::Comet);
         cpus::parse(raw.unwrap_or_default(), machine).unwrap_or_else(|what| {
             self.report.value(key, &what);
             Vec::new()
@@ -236,7 +239,8 @@ impl Kinds<'_> {
 
     fn address(&mut self, key: &'static str, index: usize, text: &Spanned<String>) {
         let at = text.span();
-        match resolve(text.get_ref()) {
+        let is_elsewhere = self.process == Process::Logic && !is_of_logic(key);
+        match resolve(text.get_ref(), is_elsewhere) {
             Ok(address) => self.bound.push(Bound { key, index, at, address }),
             Err(what) => self.report.element(key, index, &at, &what),
         }
@@ -248,14 +252,23 @@ fn fit<S, T: TryFrom<S>>(value: S) -> T {
     T::try_from(value).ok().expect("every range fits the type it is for")
 }
 
+/// Whether `comet logic` listens there, and not comet.
+pub(super) fn is_of_logic(key: &str) -> bool {
+    key.starts_with("logic_server.")
+}
+
 /// One address of `HOST:PORT`: where a name has several, the first of IPv4, so that it does not
-/// depend on the resolver's mood which family is listened on.
-fn resolve(text: &str) -> Result<SocketAddr, String> {
+/// depend on the resolver's mood which family is listened on. A name that `is_elsewhere` may have none
+/// here: then any address stands for it.
+fn resolve(text: &str, is_elsewhere: bool) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
-    if !has_name_and_port(text) {
+    let Some(port) = port_after_name(text) else {
         return Err(format!("{text:?} is not an address: use HOST:PORT"));
+    };
+    if is_elsewhere {
+        return Ok((Ipv4Addr::UNSPECIFIED, port).into());
     }
     let found = text.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
     let first = |found: &Vec<SocketAddr>| {
@@ -267,17 +280,17 @@ fn resolve(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// Whether `text` is `NAME:PORT`, with the name of a host.
-fn has_name_and_port(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| {
-        let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
-        !host.is_empty() && host.bytes().all(is_name) && port.parse::<u16>().is_ok()
-    })
+/// The port of `NAME:PORT`, if `text` is that, with the name of a host.
+fn port_after_name(text: &str) -> Option<u16> {
+    let (host, port) = text.rsplit_once(':')?;
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    let is_host = !host.is_empty() && host.bytes().all(is_name);
+    port.parse().ok().filter(|_| is_host)
 }
 
 /// An address to connect to, as it was written: names are resolved by whoever connects.
 pub(super) fn peer(text: &str) -> Result<String, String> {
-    let is_address = text.parse::<SocketAddr>().is_ok() || has_name_and_port(text);
+    let is_address = text.parse::<SocketAddr>().is_ok() || port_after_name(text).is_some();
     if !is_address {
         return Err(format!("{text:?} is not an address: use HOST:PORT"));
     }
@@ -302,7 +315,8 @@ mod tests {
     #[test]
     fn addresses_and_names_are_resolved() {
         let check = |text: &str, expected: &str| {
-            assert_eq!(resolve(text).map(|address| address.to_string()), Ok(expected.to_owned()));
+            let resolved = resolve(text, false).map(|address| address.to_string());
+            assert_eq!(resolved, Ok(expected.to_owned()));
         };
         check("0.0.0.0:8080", "0.0.0.0:8080");
         check("[::]:0", "[::]:0");
@@ -324,7 +338,8 @@ mod tests {
             "[::1",
         ] {
             let expected = format!("{text:?} is not an address: use HOST:PORT");
-            assert_eq!(resolve(text), Err(expected));
+            assert_eq!(resolve(text, false), Err(expected.clone()));
+            assert_eq!(resolve(text, true), Err(expected));
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What is refused, and in which words.
 
-use comet_config::{Source, load};
+use std::net::SocketAddr;
+use std::path::Path;
+
+use comet_config::{Source, load, load_for_logic};
 
 use crate::{SHIPPED, check_mistakes, good, machine, read};
 
@@ -296,6 +299,30 @@ fn two_listeners_cannot_share_an_address() {
     let lines = ["--set logic_server.http[0]: 127.0.0.1:7170 is bound by logic_server.grpc[0] too"];
     check_mistakes("", &["logic_server.http=[\"127.0.0.1:7170\"]"], &lines);
     good("[tcp]\nbind = [\"127.0.0.1:0\"]\n[websocket]\nbind = [\"127.0.0.1:0\"]\n", &[]);
+}
+
+/// The comets' CPUs and names are those of other hosts; what is its own has to be here.
+#[test]
+fn comet_logic_reads_the_file_of_another_host() {
+    let text = "[server]\ncores = \"0-31\"\ncontrol_cores = \"31\"\n\
+                [tcp]\nbind = [\"edge.invalid:81\", \"edge-too.invalid:81\"]\n\
+                [push]\ngrpc = [\"edge.invalid:8083\"]\n\
+                [monitor]\nstat = [\"edge\"]\n\
+                [logic_server]\ngrpc = [\"logic.invalid:7170\"]\n";
+    let load = |text| {
+        let source = Source { file: Some((Path::new("comet.toml"), text)), ..Source::default() };
+        load_for_logic(&source, &machine(2)).map_err(|mistakes| mistakes.to_string())
+    };
+    let mistakes = load(text).unwrap_err();
+    let (first, second) = mistakes.split_once('\n').unwrap();
+    assert_eq!(first, "comet.toml:9:9: monitor.stat[0]: \"edge\" is not an address: use HOST:PORT");
+    let begin = "comet.toml:11:9: logic_server.grpc[0]: \"logic.invalid:7170\" has no address";
+    assert!(second.starts_with(begin), "{second}");
+
+    let text = text.replace("\"edge\"", "").replace("logic.invalid", "127.0.0.1");
+    let config = load(&text).unwrap();
+    let ports: Vec<u16> = config.tcp.bind.iter().map(SocketAddr::port).collect();
+    assert_eq!((ports, config.server.cores.as_slice()), (vec![81, 81], &[0, 1][..]));
 }
 
 #[test]
