@@ -36,8 +36,10 @@ pub(crate) fn adopt(running: &Config, newer: &Config, machine: &Machine) -> Resu
     config.logic_server = newer.logic_server.clone();
     let text = config.to_toml();
     let name = "with what needs a restart as it is".as_ref();
-    load(&Source { file: Some((name, &text)), ..Source::default() }, machine)
-        .map_err(|mistakes| mistakes.to_string())
+    let adopted = load(&Source { file: Some((name, &text)), ..Source::default() }, machine)
+        .map_err(|mistakes| mistakes.to_string())?;
+    // The text is without its passwords.
+    Ok(Config { logic_server: config.logic_server, ..adopted })
 }
 
 /// What `newer` changes of `running` if `adopted` is what [`adopt`] made of them.

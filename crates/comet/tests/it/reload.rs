@@ -43,7 +43,9 @@ fn settle(server: &Server) {
 #[test]
 fn what_can_change_alive_does_and_the_rest_is_named() {
     let file = File::new("alive.toml", "[tcp]\nbacklog = 100\n");
-    let server = file.server(&["push.keys_max=100"]);
+    // Its password is not shown, and no change.
+    let redis = "logic_server.redis=[\"redis://:secret@store:6379\"]";
+    let server = file.server(&["push.keys_max=100", redis]);
     let mut before = server.live(Transport::Tcp, "1");
     before.ask(5, 1, &[0; 100]);
 
