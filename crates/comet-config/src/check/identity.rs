@@ -100,14 +100,12 @@ pub(super) fn logic_server(
         }
         Ok((id.to_owned(), peer(address)?))
     };
-    let redis = |text: &str| match text.strip_prefix("redis://") {
-        Some(rest) if !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic()) => {
-            Ok(text.to_owned())
+    let redis = |text: &str| {
+        if is_redis(text) {
+            return Ok(text.to_owned());
         }
-        _ => {
-            let shown = without_password(text);
-            Err(format!("{shown:?} is not a Redis address: write redis://HOST:PORT"))
-        }
+        let shown = without_password(text);
+        Err(format!("{shown:?} is not a Redis address: write redis://HOST:PORT"))
     };
     LogicServer {
         grpc: check.addresses("logic_server.grpc", raw.grpc, default.grpc),
@@ -132,4 +130,17 @@ pub(super) fn logic_server(
             SECOND..=24 * HOUR,
         ),
     }
+}
+
+/// Whether `text` is `redis://[user:password@]host[:port][/database]`.
+fn is_redis(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("redis://") else {
+        return false;
+    };
+    let (place, more) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let address = place.rsplit_once('@').map_or(place, |(_, address)| address);
+    let database = more.split(['?', '#']).next().unwrap_or_default().trim_matches('/');
+    text.bytes().all(|b| b.is_ascii_graphic())
+        && (peer(address).is_ok() || peer(&format!("{address}:6379")).is_ok())
+        && (database.is_empty() || database.parse::<i64>().is_ok())
 }

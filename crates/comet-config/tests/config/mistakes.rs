@@ -44,7 +44,18 @@ fn every_element_of_a_list_says_what_is_wrong_with_it() {
         "logic_server.redis=[\"rediss://comet:secret@a\"]",
         &format!("[0]: \"rediss://comet:***@a\" is not a Redis address: {form}"),
     );
-    for redis in ["127.0.0.1:6379", "redis://", "http://a"] {
+    for redis in [
+        "127.0.0.1:6379",
+        "redis://",
+        "redis://h:x",
+        "redis://h:",
+        "redis://h:0",
+        "redis://h:65536",
+        "redis://::1",
+        "redis://h/one",
+        "redis:///1",
+        "http://a",
+    ] {
         let set = format!("logic_server.redis=[\"{redis}\"]");
         check(&set, &format!("[0]: \"{redis}\" is not a Redis address: {form}"));
     }

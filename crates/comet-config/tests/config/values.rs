@@ -123,6 +123,16 @@ fn lists_and_choices_are_read() {
     let comet = ("edge-1".to_owned(), "127.0.0.1:8083".to_owned());
     assert_eq!(config.logic_server.comets, [comet]);
     assert_eq!(config.logic_server.store, SessionStore::Redis);
+    for redis in [
+        "redis://127.0.0.1",
+        "redis://store.example:6380",
+        "redis://[::1]/7",
+        "redis://[::1]:6379/",
+        "redis://user:s:e@cret@store/1?protocol=resp3",
+        "redis://:***@store:6379/1",
+    ] {
+        good("", &[&format!("logic_server.redis=[\"{redis}\"]")]);
+    }
     assert_eq!(config.log.file.as_deref(), Some(Path::new("comet.log")));
     assert_eq!(config.server.pid_file, None);
 }
