@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use comet_config::Config;
-use comet_core::limits::JOINED_BYTES_MAX;
+use comet_core::limits::{HELD_MAX, JOINED_BYTES_MAX};
 
 use crate::options::limits;
 
@@ -34,6 +34,7 @@ pub fn worst_case(config: &Config, open_files: u64) -> String {
         ("receive buffers", cores * buffers),
         ("joined frames on their way", cores * JOINED_BYTES_MAX as u64),
         ("if every client leaves a frame unfinished", connections * unread),
+        ("if every client sends on while logic is asked", connections * HELD_MAX as u64),
         ("if all are in TLS and stop amid a record", in_tls * TLS_RECORDS),
         (
             "if every outbox is full, entries",
