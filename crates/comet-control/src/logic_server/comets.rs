@@ -256,12 +256,12 @@ impl Comets {
         Ok(self.comets.iter().map(live).collect())
     }
 
-    /// A push to everybody that nobody could get is no success.
     /// Ends every session at the comet that calls itself `server`, and says how many there were.
     pub(crate) async fn end_sessions(&self, server: &str) -> Result<u64, Status> {
         self.sessions.del_server(server).await.map_err(unavailable)
     }
 
+    /// A push to everybody that nobody could get is no success.
     fn check_comets(&self) -> Result<(), Status> {
         match self.comets.is_empty() {
             true => Err(Status::failed_precondition("logic_server.comets names nobody to push to")),
