@@ -21,7 +21,6 @@ use crate::reach::Reach;
 use crate::serve::{Phase, Servers};
 use crate::start::{self, StartError, exposed, listen};
 use crate::wake::ControlWake;
-use crate::white_log::WhiteLog;
 
 /// What the longest request may hold besides its body and keys.
 const REQUEST_SLACK: usize = 1_024;
@@ -132,11 +131,11 @@ impl Control {
                  reaches it may profile this process and change its log level and white list"
             );
         }
-        let white_log = options.white_log.map(|path| {
-            WhiteLog::open(path.clone(), options.epoch)
-                .map_err(|error| StartError::WhiteLog { path, error })
-        });
-        let hub = Arc::new(Hub::new(shards, wake, options.limits, white_log.transpose()?));
+        let hub = Arc::new(Hub::new(shards, wake, options.limits));
+        if let Some(path) = options.white_log {
+            hub.set_white_log(Some(path.clone()), options.epoch)
+                .map_err(|error| StartError::WhiteLog { path, error })?;
+        }
         let logic = match &options.logic {
             Some(logic) => Some(Logic::new(logic, options.server_id.clone(), Arc::clone(&hub))?),
             None => None,

@@ -155,7 +155,7 @@ async fn white_list(State(hub): State<Arc<Hub>>) -> Json<Value> {
 
 async fn set_white_list(State(hub): State<Arc<Hub>>, body: String) -> Response {
     match users(&body) {
-        Ok(users) if hub.white_log_counts().is_some() || users.is_empty() => {
+        Ok(users) if hub.has_white_log() || users.is_empty() => {
             let old = hub.configure(|limits| Limits { white_list: users.clone(), ..limits });
             log::warn!(
                 "white_list.users are {} and not {} any more, by a call of {PATH_WHITE_LIST}",

@@ -23,7 +23,7 @@ use crate::calls::{CALLS_MAX, Calls, Gathered, Outcome};
 use crate::control::Goodbye;
 use crate::lane::{Gone, Lane};
 use crate::wake::ControlWake;
-use crate::white_log::WhiteLog;
+use crate::white_log::{Counts, WhiteLog};
 
 /// Reports taken from the inbox before the servers get their turn.
 const TURN_REPORTS: usize = 1_024;
@@ -62,6 +62,8 @@ struct State {
 pub(crate) struct Hub {
     shards: u16,
     wake: Arc<ControlWake>,
+    /// Of all files the white log was written to.
+    white_counts: Arc<Counts>,
     state: Mutex<State>,
     /// Rings when `drained` changes.
     progress: Condvar,
@@ -76,7 +78,6 @@ impl Hub {
         shards: Vec<Sender<Message>>,
         wake: Arc<ControlWake>,
         limits: Arc<Limits>,
-        white_log: Option<WhiteLog>,
     ) -> Self {
         assert!(!shards.is_empty(), "there is at least one shard");
         let count = u16::try_from(shards.len()).expect("shards are numbered in 16 bits");
@@ -86,9 +87,15 @@ impl Hub {
             drained: vec![false; shards.len()],
             lanes: shards.into_iter().map(Lane::new).collect(),
             limits,
-            white_log,
+            white_log: None,
         };
-        Self { shards: count, wake, state: Mutex::new(state), progress: Condvar::new() }
+        Self {
+            shards: count,
+            wake,
+            white_counts: Arc::default(),
+            state: Mutex::new(state),
+            progress: Condvar::new(),
+        }
     }
 
     pub(crate) fn shards(&self) -> u16 {
@@ -267,9 +274,14 @@ impl Hub {
         Arc::clone(&self.lock().limits)
     }
 
-    /// Lines of the white log, and events it has not; `None` without one.
-    pub(crate) fn white_log_counts(&self) -> Option<(u64, u64)> {
-        self.lock().white_log.as_ref().map(WhiteLog::counts)
+    /// Whether there is a file to write to.
+    pub(crate) fn has_white_log(&self) -> bool {
+        self.lock().white_log.is_some()
+    }
+
+    /// Lines of the white log, and events it has not.
+    pub(crate) fn white_log_counts(&self) -> (u64, u64) {
+        self.white_counts.read()
     }
 
     /// Lets the white log be written to the file that is now called `path`, or ends it. `epoch` is the
@@ -284,7 +296,8 @@ impl Hub {
             white_log.reopen();
             return Ok(());
         }
-        let white_log = path.map(|path| WhiteLog::open(path, epoch)).transpose()?;
+        let open = |path| WhiteLog::open(path, epoch, Arc::clone(&self.white_counts));
+        let white_log = path.map(open).transpose()?;
         let old = mem::replace(&mut self.lock().white_log, white_log);
         // Not under the lock: this waits for the disk.
         drop(old);

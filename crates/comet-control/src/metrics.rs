@@ -102,7 +102,7 @@ impl Reading<'_> {
         if let Some(logic) = &self.logic {
             logic.expose(page);
         }
-        let (lines, missed) = self.white_log.unwrap_or_default();
+        let (lines, missed) = self.white_log;
         page.family(
             "comet_white_log_lines_total",
             Kind::Counter,

@@ -100,8 +100,8 @@ pub(crate) struct Reading<'monitor> {
     pub(crate) inbox_depths: Vec<usize>,
     pub(crate) calls_under_way: usize,
     pub(crate) answers: Vec<(&'static str, Code, u64)>,
-    /// Lines of the white log, and events it has not; `None` without one.
-    pub(crate) white_log: Option<(u64, u64)>,
+    /// Lines of the white log, and events it has not.
+    pub(crate) white_log: (u64, u64),
     pub(crate) logic: Option<LogicStats>,
 }
 

@@ -35,20 +35,33 @@ enum Entry {
     Wake,
 }
 
+/// What became of events, in one file after the other.
+#[derive(Default)]
+pub(crate) struct Counts {
+    /// All events no file has.
+    missed: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Counts {
+    /// Lines written, and events no file has.
+    pub(crate) fn read(&self) -> (u64, u64) {
+        (self.written.load(Ordering::Relaxed), self.missed.load(Ordering::Relaxed))
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     /// Events the file has not, and does not say so yet.
     untold: AtomicU64,
-    /// All events the file has not.
-    missed: AtomicU64,
-    written: AtomicU64,
+    counts: Arc<Counts>,
     reopen: AtomicBool,
 }
 
 impl Shared {
     fn miss(&self, events: u64) {
         self.untold.fetch_add(events, Ordering::Relaxed);
-        self.missed.fetch_add(events, Ordering::Relaxed);
+        self.counts.missed.fetch_add(events, Ordering::Relaxed);
     }
 }
 
@@ -62,12 +75,13 @@ pub(crate) struct WhiteLog {
 }
 
 impl WhiteLog {
-    /// Opens the file, or makes it, and starts the thread. `epoch` is the zero of the events' times.
+    /// Opens the file, or makes it, and starts the thread. `epoch` is the zero of the events' times;
+    /// `counts` go on from where they are.
     ///
     /// # Errors
     /// If the file cannot be opened or the thread not be made.
-    pub(crate) fn open(path: PathBuf, epoch: Instant) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+    pub(crate) fn open(path: PathBuf, epoch: Instant, counts: Arc<Counts>) -> io::Result<Self> {
+        let shared = Arc::new(Shared { counts, ..Shared::default() });
         let file = open(&path)?;
         let writer = Writer {
             path: path.clone(),
@@ -99,12 +113,6 @@ impl WhiteLog {
         self.shared.reopen.store(true, Ordering::Release);
         // Full: the thread is awake and looks at the flag after this batch.
         let _ = self.send(Entry::Wake);
-    }
-
-    /// Lines written, and events the file has not.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        let Shared { written, missed, .. } = &*self.shared;
-        (written.load(Ordering::Relaxed), missed.load(Ordering::Relaxed))
     }
 
     fn send(&self, entry: Entry) -> Result<(), TrySendError<Entry>> {
@@ -157,7 +165,7 @@ impl Writer {
             }
             let outcome = self.file.write_all(lines.as_bytes());
             if outcome.is_ok() {
-                self.shared.written.fetch_add(events, Ordering::Relaxed);
+                self.shared.counts.written.fetch_add(events, Ordering::Relaxed);
             } else {
                 self.shared.untold.fetch_add(untold, Ordering::Relaxed);
                 self.shared.miss(events);

@@ -98,6 +98,9 @@ async fn another_file_takes_over_and_a_bad_one_does_not() {
     assert!(lines(&other, 1).await[0].contains("seq=2"));
     assert_eq!(lines(&one, 1).await.len(), 1);
     fake.control.set_white_log(None).unwrap();
+    let counters = [comet_core::Counters::default()];
+    let ((_, _, page), ()) = tokio::join!(fake.page("/metrics"), fake.answer_snapshots(&counters));
+    assert!(page.contains("\ncomet_white_log_lines_total 2\n"), "of both files: {page}");
     let (status, _) = fake.debug("PUT", "/white_list", r#"{"users":[1]}"#).await;
     assert_eq!(status, 409);
 }
