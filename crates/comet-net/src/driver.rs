@@ -136,6 +136,10 @@ impl<A: Auther> Driver<A> {
     fn tell_time(&mut self, now: Instant) {
         self.now = Millis((now - self.epoch).as_millis() as u64);
         self.shard.handle_time(self.now);
+        if self.shard.has_expired() {
+            // What came during a nap first.
+            self.ring.submit();
+        }
     }
 
     fn take_messages(&mut self) {
@@ -295,8 +299,7 @@ impl<A: Auther> Driver<A> {
     }
 
     /// Submits, and sleeps until somebody calls or connects, a deadline is `due`, or `until`: what completes
-    /// meanwhile stays with the kernel, which wakes nobody for it while nobody waits in the ring. All of it
-    /// is taken then, before a deadline is looked at.
+    /// meanwhile stays with the kernel, which wakes nobody for it while nobody waits in the ring.
     fn nap(&mut self, until: Millis, due: Option<Millis>) {
         self.ring.flush();
         if self.ring.has_completions() {
@@ -308,9 +311,11 @@ impl<A: Auther> Driver<A> {
             awaited.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         let timeout = self.time_to(due.map_or(until, |due| due.min(until)));
         let timeout = Timespec::try_from(timeout).expect("deadlines are less than ages away");
-        // Whatever ends it.
-        let _ = poll(&mut awaited, Some(&timeout));
-        self.ring.submit();
+        let is_called = poll(&mut awaited, Some(&timeout)) != Ok(0);
+        // A deadline alone is no reason to take what has come before the nap is over.
+        if is_called || self.time_to(until).is_zero() {
+            self.ring.submit();
+        }
     }
 
     fn has_work_while_spinning(&mut self) -> bool {

@@ -139,10 +139,12 @@ impl Driver {
     /// One turn of the loop: what came in, in any order, and then everything that goes out.
     pub(crate) fn turn(&mut self, env: &mut Env) -> Result<(), String> {
         self.must_retry = false;
-        // Woken by something else it may find what clients sent, or not.
-        let leaves_input = self.naps(env) && env.dice.percent(50);
-        self.naps += u64::from(leaves_input);
+        let naps = self.naps(env);
         self.shard.handle_time(env.now);
+        let has_expired = self.shard.has_expired();
+        // Woken by something else it may find what clients sent, or not.
+        let leaves_input = naps && !has_expired && env.dice.percent(50);
+        self.naps += u64::from(leaves_input);
         for _ in 0..env.dice.pick(&[1, 4, 1000]) {
             let Some(message) = env.mesh.take(&mut env.dice, env.now, self.shard.id()) else {
                 break;
@@ -165,7 +167,7 @@ impl Driver {
         for (slot, peer) in slots {
             let operations = if env.dice.percent(50) { [0, 1, 2] } else { [1, 0, 2] };
             for operation in operations {
-                if env.dice.percent(20) {
+                if env.dice.percent(20) && !has_expired {
                     continue;
                 }
                 match operation {

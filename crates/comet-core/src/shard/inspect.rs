@@ -14,7 +14,7 @@ pub struct LiveConn<'a> {
     pub key: &'a str,
     /// User id; 0 is anonymous.
     pub user: i64,
-    /// Its number among the user's sessions.
+    /// Its number among the user's sessions; 0 without a user.
     pub session: i32,
     /// The room it is in.
     pub room: Option<&'a str>,

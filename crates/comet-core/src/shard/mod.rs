@@ -1,8 +1,8 @@
 //! The shard: one core's connections, rooms and homes, as one state machine.
 //!
 //! A turn of the driver begins with [`Shard::handle_time`]: deadlines count from the time told last.
-//! Then it hands over what completed, and only then [`Shard::handle_deadlines`]: a client that spoke in
-//! time is not late because the core was. After any number of other `handle_*` calls it polls, each until
+//! Then it hands over what completed, all of it if [`Shard::has_expired`], and only then
+//! [`Shard::handle_deadlines`]: a client that spoke in time is not late because the core was. After any number of other `handle_*` calls it polls, each until
 //! it gives nothing more: [`Shard::poll_auth`], [`Shard::poll_transmit`], [`Shard::poll_closed`],
 //! [`Shard::poll_close`], after which a driver may not know the peer any more, [`Shard::poll_message`] for
 //! each peer, [`Shard::poll_report`]; then it sleeps no longer than [`Shard::poll_timeout`] says, or naps
@@ -111,6 +111,7 @@ pub struct Shard {
     drained_reported: bool,
     white: White,
     scratch: Vec<u8>,
+    /// The wheel came past these slots.
     expired: Vec<u32>,
 }
 
@@ -210,6 +211,17 @@ impl Shard {
         debug_assert!(now >= self.now);
         self.now = now;
         self.replied = None;
+        if self.wheel.now() < tick(now) {
+            self.watch();
+            self.wheel.advance(tick(now), &mut self.expired);
+        }
+    }
+
+    /// Deadlines of connections have passed. What those have done by now is to be handed over before
+    /// [`Shard::handle_deadlines`].
+    #[must_use]
+    pub fn has_expired(&self) -> bool {
+        !self.expired.is_empty()
     }
 
     /// Does what is due by now. Call it whenever [`Shard::poll_timeout`] has passed; more often does no
@@ -221,15 +233,14 @@ impl Shard {
             self.pace();
             self.say_goodbyes();
         }
-        if self.wheel.now() < tick(now) {
-            self.watch();
-            let mut expired = std::mem::take(&mut self.expired);
-            self.wheel.advance(tick(now), &mut expired);
-            for slot in expired.drain(..) {
+        let mut expired = std::mem::take(&mut self.expired);
+        for slot in expired.drain(..) {
+            // It may have gone meanwhile; and whoever has come in its place has a later deadline.
+            if self.conns.occupied(slot) {
                 self.expire(slot);
             }
-            self.expired = expired;
         }
+        self.expired = expired;
         if now >= self.next_room_count {
             self.next_room_count = now.after(ROOM_COUNT_MS);
             self.tell_room_counts();
