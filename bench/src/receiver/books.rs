@@ -106,7 +106,9 @@ impl Books {
         *owed -= begun.len();
         self.parse(connection, session, begun, now_ns)?;
         let is_plain = !self.visits.has(connection) && !self.is_impaired(connection);
-        if *owed == 0 && is_plain && session.is_live() {
+        // What the session has the beginning of is its own to end: behind a WebSocket header that came alone,
+        // too, the next input begins as the next message does.
+        if is_plain && session.is_live() && !session.is_amid_input() {
             let count = self.book_next(connection, input, now_ns);
             input = &input[count * self.shape.length()..];
             if !input.is_empty() && input.len() < self.shape.length() && self.shape.begins(input) {
@@ -200,5 +202,87 @@ impl Receiver {
         books.visits = Visits::default();
         books.moved = 0;
         self.heartbeats.sent = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use comet_client::Transport;
+    use tungstenite::handshake::derive_accept_key;
+
+    use super::*;
+    use crate::message::{OP_AUTH_REPLY, OP_RAW, append_header};
+
+    const RUN: u32 = 7;
+    const OPERATION: i32 = 1000;
+    const SIZE: usize = 128;
+
+    /// A session whose server has accepted it.
+    fn live(transport: Transport) -> Session {
+        let mut session = Session::new(transport, "localhost", "/sub", b"1");
+        let mut reply = Vec::new();
+        append_header(OP_AUTH_REPLY, 1, 0, &mut reply);
+        if transport == Transport::WebSocket {
+            let request = String::from_utf8_lossy(session.output()).into_owned();
+            let (_, key) = request.split_once("ey: ").expect("an upgrade has a key");
+            let key = key.lines().next().expect("it has an end").as_bytes();
+            let answer = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                 Sec-WebSocket-Accept: {}\r\n\r\n",
+                derive_accept_key(key)
+            );
+            reply = [answer.as_bytes(), &message(&reply)].concat();
+        }
+        session.handle_input(&reply, |_| {}).expect("the server accepts");
+        assert!(session.is_live());
+        session
+    }
+
+    /// The first frames of the stream.
+    fn frames(count: u64) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for sequence in 0..count {
+            let stamp = Stamp { run: RUN, stream: 0, sequence, intended_ns: Some(1) };
+            stamp.append_frame(OPERATION, SIZE, &mut frames);
+        }
+        frames
+    }
+
+    /// A WebSocket message of the server.
+    fn message(payload: &[u8]) -> Vec<u8> {
+        let mut message = match u8::try_from(payload.len()) {
+            Ok(length @ 0..126) => vec![0x82, length],
+            _ => [&[0x82, 126][..], &(payload.len() as u16).to_be_bytes()].concat(),
+        };
+        message.extend_from_slice(payload);
+        message
+    }
+
+    /// All `count` deliveries of `input` are booked, wherever it is cut in two.
+    fn check(transport: Transport, input: &[u8], count: u64) {
+        for cut in 0..=input.len() {
+            let mut books = Books::new(RUN, OPERATION, SIZE);
+            books.accounts.open(0);
+            let (mut session, mut owed) = (live(transport), 0);
+            for part in [&input[..cut], &input[cut..]] {
+                let taken = books.take(0, &mut session, &mut owed, part, 2);
+                assert_eq!(taken, Ok(()), "{transport:?}, cut at {cut}");
+            }
+            let is = books.accounts.close(&[count]);
+            assert_eq!((is.received, is.lost), (count, 0), "{transport:?}, cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn an_input_may_end_anywhere() {
+        check(Transport::Tcp, &frames(3), 3);
+        let frame = frames(1).len();
+        let singles = frames(3).chunks(frame).flat_map(message).collect::<Vec<_>>();
+        check(Transport::WebSocket, &singles, 3);
+        let mut batch = Vec::new();
+        append_header(OP_RAW, 0, 3 * frame, &mut batch);
+
+        batch.extend(frames(3));
+        check(Transport::WebSocket, &message(&batch), 3);
     }
 }

@@ -121,6 +121,12 @@ impl Session {
         matches!(self.state, State::Live | State::Over { accepted: true })
     }
 
+    /// Part of what the last input held waits for its rest: the next input continues it.
+    #[must_use]
+    pub fn is_amid_input(&self) -> bool {
+        !self.tail.is_empty() || self.fragments.is_some()
+    }
+
     /// Bytes to be written to the socket, in this order.
     #[must_use]
     pub fn output(&self) -> &[u8] {
