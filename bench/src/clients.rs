@@ -227,12 +227,15 @@ impl Clients {
         let of_members = sent.first().filter(|_| !self.are_visitors).map_or(&[][..], Vec::as_slice);
         let is_healthy = |connection: usize| !books.is_impaired(connection);
         let (healthy_expected, healthy_lost) = books.accounts.lost_by(of_members, is_healthy);
+        let is_open = |connection: usize| self.receiver.is_live(connection);
+        let (_, open_lost) = books.accounts.lost_by(of_members, is_open);
         let mut guests = self.guests.sums;
         guests.moved = books.moved;
         Findings {
             deliveries: books.accounts.close(of_members),
             healthy_expected,
             healthy_lost,
+            open_lost,
             visits: books.visits.close(sent),
             guests,
             latencies: books.latencies.clone(),
@@ -241,6 +244,7 @@ impl Clients {
             round_trips: books.round_trips.clone(),
             heartbeats_sent: self.receiver.heartbeats_sent(),
             closed: self.receiver.close_reasons().clone(),
+            healthy_closed: self.receiver.healthy_closed(),
         }
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct Findings {
     /// Of these deliveries, what those that read at once were to receive, and did not.
     pub healthy_expected: u64,
     pub healthy_lost: u64,
+    /// Of all that is lost of these deliveries, what connections miss that are open.
+    pub open_lost: u64,
     /// Of all others.
     pub visits: VisitSums,
     pub guests: GuestSums,
@@ -31,6 +33,8 @@ pub(crate) struct Findings {
     pub heartbeats_sent: u64,
     /// Connections that the server closed, by reason.
     pub closed: BTreeMap<String, u64>,
+    /// Of these, those that read at once.
+    pub healthy_closed: u64,
 }
 
 /// What guests did.
@@ -53,6 +57,7 @@ impl Default for Findings {
             deliveries: Deliveries::default(),
             healthy_expected: 0,
             healthy_lost: 0,
+            open_lost: 0,
             visits: VisitSums::default(),
             guests: GuestSums::default(),
             latencies: latency_histogram(),
@@ -61,6 +66,7 @@ impl Default for Findings {
             round_trips: latency_histogram(),
             heartbeats_sent: 0,
             closed: BTreeMap::new(),
+            healthy_closed: 0,
         }
     }
 }
@@ -71,6 +77,7 @@ impl Findings {
         self.deliveries.add(&other.deliveries);
         self.healthy_expected += other.healthy_expected;
         self.healthy_lost += other.healthy_lost;
+        self.open_lost += other.open_lost;
         self.visits.add(&other.visits);
         self.guests.add(&other.guests);
         for (mine, theirs) in [
@@ -85,6 +92,7 @@ impl Findings {
         for (reason, count) in &other.closed {
             *self.closed.entry(reason.clone()).or_default() += count;
         }
+        self.healthy_closed += other.healthy_closed;
     }
 
     /// Deliveries that had to be made and were not.
@@ -124,6 +132,7 @@ mod tests {
         one.visits.received = 7;
         one.guests.arrived = 2;
         one.closed.insert("replaced".to_owned(), 1);
+        (one.open_lost, one.healthy_closed) = (1, 1);
         let line = serde_json::to_string(&one).unwrap();
         assert!(!line.contains('\n'));
         let read: Findings = serde_json::from_str(&line).unwrap();
@@ -133,6 +142,7 @@ mod tests {
         assert_eq!(both.latencies.len(), 8);
         assert_eq!((both.deliveries.expected, both.lost()), (10, 2));
         assert_eq!((both.visits.received, both.guests.arrived), (14, 4));
+        assert_eq!((both.open_lost, both.healthy_closed), (2, 2));
         assert_eq!(both.close_fault().unwrap(), "2 connections closed: {\"replaced\": 2}");
     }
 }

@@ -38,6 +38,7 @@ pub(crate) struct Receiver {
     live: usize,
     closed: usize,
     close_reasons: BTreeMap<String, u64>,
+    healthy_closed: u64,
     heartbeats: Heartbeats,
     progress: Arc<Progress>,
 }
@@ -87,6 +88,7 @@ impl Receiver {
             live: 0,
             closed: 0,
             close_reasons: BTreeMap::new(),
+            healthy_closed: 0,
             heartbeats: Heartbeats::default_from(now_ns()),
             progress,
         })
@@ -149,6 +151,11 @@ impl Receiver {
         &self.close_reasons
     }
 
+    /// Connections of these that read at once.
+    pub(crate) fn healthy_closed(&self) -> u64 {
+        self.healthy_closed
+    }
+
     /// The books.
     pub(crate) fn books(&self) -> &Books {
         &self.books
@@ -195,6 +202,7 @@ impl Receiver {
         self.closed += 1;
         self.live -= usize::from(connection.stage == Stage::Live);
         *self.close_reasons.entry(reason).or_default() += 1;
+        self.healthy_closed += u64::from(!self.books.is_impaired(index));
     }
 
     fn handle_connection(&mut self, index: usize, flags: EventFlags) -> Result<(), String> {

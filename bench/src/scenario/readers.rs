@@ -70,6 +70,8 @@ struct Read {
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
 struct Fate {
     missing: u64,
+    /// Of these: missing at connections that are open to the end, and can only have been dropped or superseded.
+    open_missing: u64,
     /// Of these: pushed when the connection was closed already.
     closed_before: u64,
     /// Not queued, by reason.
@@ -218,7 +220,8 @@ impl Fate {
         let (superseded, lost) = (counted.superseded * batch, counted.lost * batch);
         let owned = closed_before + dropped.values().sum::<u64>() + superseded + lost;
         let in_kernel = is.lost as i64 - owned as i64;
-        Self { missing: is.lost, closed_before, dropped, superseded, lost, in_kernel }
+        let open_missing = findings.open_lost;
+        Self { missing: is.lost, open_missing, closed_before, dropped, superseded, lost, in_kernel }
     }
 }
 
@@ -226,11 +229,22 @@ fn faults(findings: &Findings, fate: &Fate) -> Vec<String> {
     let is = &findings.deliveries;
     // Lost ones are looked at by their fate.
     let mut faults = is.faults(is.lost);
-    if fate.in_kernel < 0 || (fate.in_kernel > 0 && findings.closed.is_empty()) {
+    if fate.in_kernel < 0 {
         faults.push(format!(
-            "{} of {} deliveries missing, and what the server owned to differs by {}",
-            fate.missing, is.expected, fate.in_kernel
+            "{} of {} deliveries missing, and the server owned to {} more",
+            fate.missing, is.expected, -fate.in_kernel
         ));
+    }
+    let owned = fate.dropped.values().sum::<u64>() + fate.superseded;
+    if fate.open_missing > owned {
+        faults.push(format!(
+            "{} deliveries missing at connections that are open, where the server owned to {owned}",
+            fate.open_missing
+        ));
+    }
+    if findings.healthy_closed > 0 {
+        let (healthy, closed) = (findings.healthy_closed, &findings.closed);
+        faults.push(format!("{healthy} connections closed that read at once; of all: {closed:?}"));
     }
     faults
 }
@@ -312,6 +326,8 @@ mod tests {
         findings.deliveries.lost = missing;
         if closes > 0 {
             findings.closed.insert("write timeout".to_owned(), closes);
+        } else {
+            findings.open_lost = missing;
         }
         let mut sent = Sent::default();
         sent.answers.ledger.replies = 1;
@@ -331,5 +347,26 @@ mod tests {
         check(25, 90, 10, 1, 0, false);
         check(28, 90, 10, 1, 3, false);
         check(20, 90, 10, 1, -5, true);
+    }
+
+    #[test]
+    fn a_cut_connection_explains_what_it_misses_and_no_more() {
+        let check = |open_missing, healthy_closed, is_fault| {
+            let closed = BTreeMap::from([("write timeout".to_owned(), 1)]);
+            let findings = Findings { closed, healthy_closed, ..Findings::default() };
+            let dropped = BTreeMap::from([("outbox_full".to_owned(), 5)]);
+            let fate = Fate {
+                missing: 18,
+                open_missing,
+                dropped,
+                lost: 10,
+                in_kernel: 3,
+                ..Fate::default()
+            };
+            assert_eq!(!faults(&findings, &fate).is_empty(), is_fault, "{fate:?}");
+        };
+        check(5, 0, false);
+        check(6, 0, true);
+        check(5, 1, true);
     }
 }

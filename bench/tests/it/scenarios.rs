@@ -189,6 +189,7 @@ fn what_slow_readers_miss_is_owned_to() {
     assert_eq!(newest["fate"]["dropped"]["outbox_full"], newest["fate"]["missing"], "{newest}");
     let oldest = readers("readers-oldest", "drop-oldest");
     assert_eq!(oldest["fate"]["superseded"], oldest["fate"]["missing"], "{oldest}");
+    assert_eq!(oldest["fate"]["open_missing"], oldest["fate"]["missing"], "{oldest}");
 }
 
 #[test]
@@ -196,6 +197,7 @@ fn slow_readers_that_are_closed_are_told_from_lost_ones() {
     let turn = readers("readers-close", "close");
     assert!(count(&turn["closed_by_server"]["slow_consumer"]) > 0, "{turn}");
     assert!(count(&turn["fate"]["closed_before"]) > 0, "{turn}");
+    assert!(count(&turn["fate"]["open_missing"]) < count(&turn["fate"]["missing"]), "{turn}");
 }
 
 #[test]
