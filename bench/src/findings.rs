@@ -99,12 +99,17 @@ impl Findings {
     pub(crate) fn lost(&self) -> u64 {
         self.deliveries.lost + self.visits.lost
     }
+}
 
-    /// Connections that the server closed, in words.
-    pub(crate) fn close_fault(&self) -> Option<String> {
-        let closed: u64 = self.closed.values().sum();
-        (closed > 0).then(|| format!("{closed} connections closed: {:?}", self.closed))
-    }
+/// Heartbeats that were not answered, in words.
+pub(crate) fn silence_fault(unanswered: u64) -> Option<String> {
+    (unanswered > 0).then(|| format!("{unanswered} heartbeats unanswered"))
+}
+
+/// Connections that the server closed, so many for each reason, in words.
+pub(crate) fn close_fault(closed: &BTreeMap<String, u64>) -> Option<String> {
+    let count: u64 = closed.values().sum();
+    (count > 0).then(|| format!("{count} connections closed: {closed:?}"))
 }
 
 impl GuestSums {
@@ -143,6 +148,6 @@ mod tests {
         assert_eq!((both.deliveries.expected, both.lost()), (10, 2));
         assert_eq!((both.visits.received, both.guests.arrived), (14, 4));
         assert_eq!((both.open_lost, both.healthy_closed), (2, 2));
-        assert_eq!(both.close_fault().unwrap(), "2 connections closed: {\"replaced\": 2}");
+        assert_eq!(close_fault(&both.closed).unwrap(), "2 connections closed: {\"replaced\": 2}");
     }
 }

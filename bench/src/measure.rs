@@ -11,6 +11,7 @@ use crate::args::DialArgs;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
 use crate::crew::{Brief, Crew};
 use crate::crowd::Crowd;
+use crate::findings::close_fault;
 use crate::outlet::Sink;
 use crate::process::{CpuUsed, Memory};
 use crate::report::progress_bar;
@@ -21,7 +22,7 @@ use crate::target::Target;
 use crate::yardstick::Feed;
 
 /// After this long without any delivery, what has not come is lost.
-const QUIET_NS: u64 = 5 * SECOND_NS;
+pub(crate) const QUIET_NS: u64 = 5 * SECOND_NS;
 /// After the last delivery, so long for what should not come: duplicates.
 const AFTERMATH_NS: u64 = 200 * MILLISECOND_NS;
 /// A server has settled once it uses less than this share of one CPU for so long.
@@ -77,10 +78,7 @@ impl Turn {
     /// What went wrong, in words.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = self.deliveries.faults(self.sent.dropped);
-        let closed: u64 = self.closed.values().sum();
-        if closed > 0 {
-            faults.push(format!("{closed} connections closed: {:?}", self.closed));
-        }
+        faults.extend(close_fault(&self.closed));
         if let Some(words) = &self.sent.answers.refusal {
             faults.push(format!("{} pushes refused: {words}", self.sent.answers.refused));
         }

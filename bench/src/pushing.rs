@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::Result;
-use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
+use crate::clock::{MILLISECOND_NS, now_ns};
 use crate::crew::Crew;
 use crate::findings::Findings;
+use crate::measure::{QUIET_NS, turn_for};
 use crate::outlet::Sink;
 use crate::sender::{self, Plan, Progress, Sent};
 use crate::yardstick::Feed;
 
-/// After this long without any delivery, what has not come is lost.
-const QUIET_NS: u64 = 5 * SECOND_NS;
 /// Time between two looks at what is missing.
 const LOOK_NS: u64 = 50 * MILLISECOND_NS;
 
@@ -53,7 +52,7 @@ pub(crate) fn await_all(crew: &mut Crew, sent: &[Vec<u64>], dropped: u64) -> Res
     let mut received = crew.received();
     let mut quiet_since_ns = now_ns();
     loop {
-        crate::measure::turn_for(crew, LOOK_NS)?;
+        turn_for(crew, LOOK_NS)?;
         let findings = crew.findings(sent)?;
         if crew.received() != received {
             received = crew.received();

@@ -13,6 +13,7 @@ use crate::args::ConnectArgs;
 use crate::clock::{now_ns, seconds_to_ns};
 use crate::crew::{Brief, Crew};
 use crate::dial::{Crowd, Streams, ensure_descriptors};
+use crate::findings::close_fault;
 use crate::measure::{Place, settle, turn_for};
 use crate::message::STAMP_LEN;
 use crate::process::{CpuSample, CpuUsed};
@@ -192,11 +193,8 @@ pub(super) fn idle_share(
 
 impl Storm {
     fn faults(&self) -> Option<String> {
-        let closed: u64 = self.closed.values().sum();
-        let (subject, round) = (self.subject, self.round);
-        (closed > 0).then(|| {
-            format!("{subject}, round {round}: {closed} connections closed: {:?}", self.closed)
-        })
+        let fault = close_fault(&self.closed)?;
+        Some(format!("{}, round {}: {fault}", self.subject, self.round))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::clock::{now_ns, seconds_to_ns};
 use crate::crew::{Brief, Crew};
 use crate::crowd::{Crowd, Streams};
 use crate::dial::ensure_descriptors;
+use crate::findings::{close_fault, silence_fault};
 use crate::measure::{settle, turn_for};
 use crate::message::STAMP_LEN;
 use crate::process::CpuUsed;
@@ -144,13 +145,9 @@ fn turn(round: u32, args: &IdleArgs) -> Result<Idle> {
 
 impl Idle {
     fn faults(&self) -> Vec<String> {
-        let closed: u64 = self.closed.values().sum();
-        let faults = [
-            (self.unanswered, "heartbeats unanswered".to_owned()),
-            (closed, format!("connections closed: {:?}", self.closed)),
-        ];
-        let faults = faults.into_iter().filter(|(count, _)| *count > 0);
-        faults.map(|(count, what)| format!("round {}: {count} {what}", self.round)).collect()
+        let silence = silence_fault(self.unanswered);
+        let faults = silence.into_iter().chain(close_fault(&self.closed));
+        faults.map(|fault| format!("round {}: {fault}", self.round)).collect()
     }
 }
 

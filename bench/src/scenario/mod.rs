@@ -18,7 +18,7 @@ use crate::Result;
 use crate::args::HostArgs;
 use crate::clock::now_ns;
 use crate::cpu;
-use crate::findings::Findings;
+use crate::findings::{Findings, close_fault};
 use crate::process::Memory;
 use crate::sender::Sent;
 
@@ -69,7 +69,7 @@ fn faults_beside_guests(findings: &Findings, dropped: &BTreeMap<String, u64>) ->
     let lost = findings.lost();
     let mut faults = findings.deliveries.faults(findings.deliveries.lost);
     faults.extend(findings.visits.faults());
-    faults.extend(findings.close_fault());
+    faults.extend(close_fault(&findings.closed));
     if lost > dropped {
         faults.push(format!("{lost} deliveries lost, where the server owned to {dropped}"));
     }
