@@ -99,6 +99,11 @@ impl Findings {
     pub(crate) fn lost(&self) -> u64 {
         self.deliveries.lost + self.visits.lost
     }
+
+    /// Heartbeats whose reply has not come.
+    pub(crate) fn unanswered(&self) -> u64 {
+        self.heartbeats_sent.saturating_sub(self.round_trips.len())
+    }
 }
 
 /// Heartbeats that were not answered, in words.
@@ -135,6 +140,8 @@ mod tests {
         }
         one.deliveries = Deliveries { expected: 5, received: 4, lost: 1, ..Deliveries::default() };
         one.visits.received = 7;
+        one.heartbeats_sent = 4;
+        one.round_trips.saturating_record(1);
         one.guests.arrived = 2;
         one.closed.insert("replaced".to_owned(), 1);
         (one.open_lost, one.healthy_closed) = (1, 1);
@@ -147,6 +154,8 @@ mod tests {
         assert_eq!(both.latencies.len(), 8);
         assert_eq!((both.deliveries.expected, both.lost()), (10, 2));
         assert_eq!((both.visits.received, both.guests.arrived), (14, 4));
+        assert_eq!((both.unanswered(), silence_fault(0)), (6, None));
+        assert_eq!(silence_fault(both.unanswered()).unwrap(), "6 heartbeats unanswered");
         assert_eq!((both.open_lost, both.healthy_closed), (2, 2));
         assert_eq!(close_fault(&both.closed).unwrap(), "2 connections closed: {\"replaced\": 2}");
     }

@@ -8,10 +8,11 @@ use serde::Serialize;
 use crate::Result;
 use crate::accounting::Deliveries;
 use crate::args::DialArgs;
+use crate::clients::Order;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
 use crate::crew::{Brief, Crew};
 use crate::crowd::Crowd;
-use crate::findings::close_fault;
+use crate::findings::{Findings, close_fault};
 use crate::outlet::Sink;
 use crate::process::{CpuUsed, Memory};
 use crate::report::progress_bar;
@@ -235,6 +236,29 @@ pub(crate) fn settle(crew: &mut Crew, target: &mut Target) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Has no more heartbeats sent and handles what comes until all are answered, or no reply comes any more; says
+/// what was found since the books were opened.
+///
+/// # Errors
+///
+/// The clients' side failed.
+pub(crate) fn await_replies(crew: &mut Crew) -> Result<Findings> {
+    crew.order(Order::Heartbeat(0))?;
+    let mut answered = 0;
+    let mut quiet_since_ns = now_ns();
+    loop {
+        turn_for(crew, 20 * MILLISECOND_NS)?;
+        let findings = crew.findings(&[])?;
+        if findings.round_trips.len() != answered {
+            answered = findings.round_trips.len();
+            quiet_since_ns = now_ns();
+        }
+        if findings.unanswered() == 0 || now_ns() > quiet_since_ns + QUIET_NS {
+            return Ok(findings);
+        }
+    }
 }
 
 /// Handles what comes for so long.

@@ -14,7 +14,7 @@ use crate::crew::{Brief, Crew};
 use crate::crowd::{Crowd, Streams};
 use crate::dial::ensure_descriptors;
 use crate::findings::{close_fault, silence_fault};
-use crate::measure::{settle, turn_for};
+use crate::measure::{await_replies, settle, turn_for};
 use crate::message::STAMP_LEN;
 use crate::process::CpuUsed;
 use crate::report::{Report, number, progress_bar, spread, table};
@@ -22,9 +22,6 @@ use crate::sampler::Series;
 use crate::sender::Progress;
 use crate::stats::{Percentiles, Spread};
 use crate::target::Target;
-
-/// How long the replies to the last heartbeats may take.
-const LAST_REPLIES_S: f64 = 0.2;
 
 #[derive(Serialize)]
 struct Results {
@@ -118,9 +115,7 @@ fn turn(round: u32, args: &IdleArgs) -> Result<Idle> {
     turn_for(&mut crew, seconds_to_ns(args.seconds))?;
     let (ended_ns, cpu_after) = (now_ns(), target.cpu()?);
     let series = crew.end_series()?;
-    crew.order(Order::Heartbeat(0))?;
-    turn_for(&mut crew, seconds_to_ns(LAST_REPLIES_S))?;
-    let findings = crew.findings(&[])?;
+    let findings = await_replies(&mut crew)?;
 
     let elapsed_ns = ended_ns - started_ns;
     let heartbeats = findings.heartbeats_sent;
@@ -132,7 +127,7 @@ fn turn(round: u32, args: &IdleArgs) -> Result<Idle> {
         connections,
         elapsed_ns,
         heartbeats,
-        unanswered: heartbeats.saturating_sub(findings.round_trips.len()),
+        unanswered: findings.unanswered(),
         round_trip: Percentiles::of(&findings.round_trips),
         idle_cpu_share: total_ns.map(|ns| ns / elapsed_ns.max(1) as f64),
         cpu_per_heartbeat_ns: total_ns.filter(|_| heartbeats > 0).map(|ns| ns / heartbeats as f64),
