@@ -192,7 +192,8 @@ pub(super) fn idle_share(
 }
 
 impl Storm {
-    fn faults(&self) -> Option<String> {
+    /// What went wrong, in words.
+    pub(super) fn faults(&self) -> Option<String> {
         let fault = close_fault(&self.closed)?;
         Some(format!("{}, round {}: {fault}", self.subject, self.round))
     }

@@ -222,6 +222,7 @@ fn many(setup: &Setup<'_>, round: u32, findings: &mut Findings) -> Result<Pair> 
         for _ in 0..IDLE_PARTS {
             findings.note(&IDLE, 100.0 * comet.idle(IDLE_PART_S)?);
         }
+        comet.calm(findings)?;
     }
     Ok(Pair { comet_ns, ring_ns })
 }

@@ -9,8 +9,9 @@ use crate::clients::Order;
 use crate::clock::{MILLISECOND_NS, seconds_to_ns};
 use crate::crew::{Brief, Crew};
 use crate::crowd::{Crowd, Streams};
+use crate::findings::{close_fault, silence_fault};
 use crate::grpc::Address;
-use crate::measure::{Place, Turn, settle, take_turn};
+use crate::measure::{Place, Turn, await_replies, settle, take_turn};
 use crate::outlet::{Manner, Sink};
 use crate::report::progress_bar;
 use crate::scenario::connect::{Storm, connect_all, idle_share};
@@ -213,7 +214,7 @@ impl Stand {
         settle(&mut self.crew, &mut self.target)
     }
 
-    /// Makes all connections, and measures that.
+    /// Makes all connections, and measures that. Those that are closed go to the findings.
     ///
     /// # Errors
     ///
@@ -221,6 +222,7 @@ impl Stand {
     pub(super) fn storm(&mut self, round: u32, findings: &mut Findings) -> Result<Storm> {
         let place = Place { subject: self.subject, round };
         let storm = connect_all(place, &mut self.target, &self.crowd, &mut self.crew)?;
+        findings.faults.extend(storm.faults());
         findings.storms.push(storm.clone());
         Ok(storm)
     }
@@ -279,7 +281,22 @@ impl Stand {
     ///
     /// The clients' side failed.
     pub(super) fn beat(&mut self, seconds: f64) -> Result<()> {
+        self.crew.order(Order::Begin { run: run_id(), size: SIZE, visitors: false })?;
         self.crew.order(Order::Heartbeat(seconds_to_ns(seconds)))
+    }
+
+    /// Ends the heartbeats. Those that were not answered since [`Stand::beat`], and connections that are closed,
+    /// go to the findings.
+    ///
+    /// # Errors
+    ///
+    /// The clients' side failed.
+    pub(super) fn calm(&mut self, findings: &mut Findings) -> Result<()> {
+        let found = await_replies(&mut self.crew)?;
+        let silence = silence_fault(found.unanswered());
+        let faults = silence.into_iter().chain(close_fault(&found.closed));
+        findings.faults.extend(faults.map(|fault| format!("{}, idle: {fault}", self.subject)));
+        Ok(())
     }
 
     /// The share of one CPU that it uses in so many seconds in which nothing is pushed.
