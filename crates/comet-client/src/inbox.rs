@@ -47,6 +47,11 @@ impl Inbox {
         }
     }
 
+    /// No message waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
     /// The oldest message.
     pub(crate) fn pop(&mut self) -> Option<Message> {
         let message = self.messages.pop_front()?;

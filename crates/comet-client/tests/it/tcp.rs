@@ -85,6 +85,27 @@ fn heartbeats_keep_the_line_and_tell_who_is_online() {
     server.join().unwrap();
 }
 
+/// Heartbeats are always due here: one before each message that waits, though none has been answered.
+#[test]
+fn heartbeats_go_on_while_messages_wait() {
+    let (address, server) = serve(1, |_, mut stream| {
+        let (_, sequence, _) = read_frame(&mut stream);
+        let messages = [b"a", b"b", b"c"].map(|body| frame(5, 0, body)).concat();
+        // In one piece, so that one read of the client brings them all.
+        stream.write_all(&[frame(8, sequence, b""), messages].concat()).unwrap();
+        for _ in 0..3 {
+            assert_eq!(read_frame(&mut stream).0, 2);
+        }
+    });
+    let options = Options::tcp(address, "42").heartbeat(Duration::from_nanos(1));
+    let mut client = options.connect().unwrap();
+    for body in [b"a", b"b", b"c"] {
+        assert_eq!(client.receive().unwrap(), Some(message(5, 0, body)));
+    }
+    drop(client);
+    server.join().unwrap();
+}
+
 #[test]
 fn a_silent_server_is_given_up() {
     let (address, server) = serve(1, |_, mut stream| {
