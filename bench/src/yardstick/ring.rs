@@ -13,7 +13,9 @@ use io_uring::{IoUring, opcode, types};
 /// Sends submitted with one system call.
 const BATCH: usize = 256;
 /// Completions the ring holds at least; a full one makes the kernel allocate.
-const COMPLETIONS_MIN: u32 = 16 << 10;
+const COMPLETIONS_MIN: usize = 16 << 10;
+/// Completions the ring holds at most: the kernel refuses larger ones (`IORING_MAX_CQ_ENTRIES`).
+const COMPLETIONS_MAX: usize = 64 << 10;
 
 /// The ring of a yardstick for so many connections.
 ///
@@ -21,11 +23,11 @@ const COMPLETIONS_MIN: u32 = 16 << 10;
 ///
 /// The kernel is too old for it, or forbids it.
 pub(super) fn build(connections: usize) -> io::Result<IoUring> {
-    let connections = u32::try_from(connections).map_err(io::Error::other)?;
+    let completions = connections.clamp(COMPLETIONS_MIN, COMPLETIONS_MAX).next_power_of_two();
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
-        .setup_cqsize(connections.next_power_of_two().max(COMPLETIONS_MIN))
+        .setup_cqsize(completions as u32)
         .build(BATCH as u32)
 }
 
@@ -116,5 +118,17 @@ impl RingLoop {
             }
         }
         completed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_connections_has_a_ring() {
+        for connections in [1, COMPLETIONS_MAX, COMPLETIONS_MAX + 1, 1_000_000] {
+            build(connections).unwrap_or_else(|error| panic!("{connections}: {error}"));
+        }
     }
 }
