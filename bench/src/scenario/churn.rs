@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::raw::plan;
-use super::{COMET, dropped_by_reason, faults_beside_guests, pin, refusal};
+use super::{COMET, dropped_by_reason, dropped_of_present, faults_beside_guests, pin, refusal};
 use crate::Result;
 use crate::accounting::Deliveries;
 use crate::args::ChurnArgs;
@@ -114,11 +114,11 @@ fn turn(round: u32, args: &ChurnArgs) -> Result<Churned> {
     crew.order(Order::Calm)?;
     let sent = sent.into_iter().next().expect("one plan, one result");
     let messages = std::slice::from_ref(&sent.messages);
-    let findings = await_all(&mut crew, messages, sent.dropped)?;
+    let dropped = dropped_by_reason([&sent], u64::from(args.load.batch));
+    let findings = await_all(&mut crew, messages, dropped_of_present(&dropped))?;
     let series = crew.end_series()?;
     settle(&mut crew, &mut target)?;
 
-    let dropped = dropped_by_reason([&sent], u64::from(args.load.batch));
     let mut faults = faults_beside_guests(&findings, &dropped);
     faults.extend(refusal(&sent));
     let cpu = cpu_after.zip(cpu_before).map(|(after, before)| after.since(&before));

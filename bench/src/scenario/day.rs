@@ -9,7 +9,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub(crate) use self::phase::Phase;
-use super::{COMET, dropped_by_reason, faults_beside_guests, pin, refusal, run_id};
+use super::{
+    COMET, dropped_by_reason, dropped_of_present, faults_beside_guests, pin, refusal, run_id,
+};
 use crate::Result;
 use crate::args::DayArgs;
 use crate::clients::{Order, guests_max, kind};
@@ -162,7 +164,7 @@ impl<'a> Day<'a> {
         self.crew.order(Order::Calm)?;
         self.await_members()?;
 
-        let dropped: u64 = sent.iter().map(|sent| sent.dropped).sum();
+        let dropped = dropped_of_present(&dropped_by_reason(&sent, 1));
         let messages = messages_by_kind(phase, &sent);
         let mut findings = await_all(&mut self.crew, &messages, dropped)?;
         findings.handshakes.add(&dialed.handshakes)?;
