@@ -16,7 +16,10 @@ const FIRST_NS: u64 = 60 * SECOND_NS;
 pub(super) struct Heartbeats {
     /// 0 for none.
     interval_ns: u64,
-    due_ns: u64,
+    /// When the last one was due.
+    last_ns: u64,
+    /// Of the last look for one that is due.
+    looked_ns: u64,
     next: usize,
     pub(super) sent: u64,
 }
@@ -24,14 +27,33 @@ pub(super) struct Heartbeats {
 impl Heartbeats {
     /// Those that keep a connection open, for a receiver that starts at `now_ns`.
     pub(super) fn default_from(now_ns: u64) -> Self {
-        Self { interval_ns: INTERVAL_NS, due_ns: now_ns + FIRST_NS, next: 0, sent: 0 }
+        let last_ns = now_ns + FIRST_NS;
+        Self { interval_ns: INTERVAL_NS, last_ns, looked_ns: now_ns, next: 0, sent: 0 }
+    }
+
+    /// Takes the next one where it is due, with so many connections live: when it was.
+    fn take(&mut self, live: usize, now_ns: u64) -> Option<u64> {
+        let due_ns = self.due_ns(live).filter(|&due_ns| due_ns <= now_ns)?;
+        self.last_ns = due_ns;
+        Some(due_ns)
+    }
+
+    fn due_ns(&self, live: usize) -> Option<u64> {
+        if self.interval_ns == 0 || live == 0 {
+            return None;
+        }
+        let step_ns = (self.interval_ns / live as u64).max(1);
+        // Where more are live than at the last look it is due earlier, but was not due then.
+        Some((self.last_ns + step_ns).max(self.looked_ns))
     }
 }
 
 impl Receiver {
     /// From now on each connection sends a heartbeat every so many ns; 0 for none.
     pub(crate) fn set_heartbeat(&mut self, interval_ns: u64) {
-        self.heartbeats = Heartbeats { interval_ns, due_ns: now_ns(), ..self.heartbeats };
+        let now_ns = now_ns();
+        let (last_ns, looked_ns) = (now_ns, now_ns);
+        self.heartbeats = Heartbeats { interval_ns, last_ns, looked_ns, ..self.heartbeats };
     }
 
     /// Heartbeats sent since the books were opened.
@@ -41,21 +63,16 @@ impl Receiver {
 
     /// Sends those that are due; says in how many ns the next one is.
     pub(super) fn send_heartbeats(&mut self) -> u64 {
-        if self.heartbeats.interval_ns == 0 || self.live == 0 {
-            return u64::MAX;
-        }
-        let step_ns = self.heartbeats.interval_ns / self.live as u64;
         let now_ns = now_ns();
-        while self.heartbeats.due_ns <= now_ns {
-            let due_ns = self.heartbeats.due_ns;
-            self.heartbeats.due_ns += step_ns.max(1);
+        while let Some(due_ns) = self.heartbeats.take(self.live, now_ns) {
             let Some(index) = self.next_live() else { break };
             self.heartbeats.sent += 1;
             self.books.heartbeat_sent(index, due_ns);
             self.connections[index].session.send(OP_HEARTBEAT, 0, &[]);
             self.handle(index, EventFlags::empty());
         }
-        self.heartbeats.due_ns.saturating_sub(now_ns)
+        self.heartbeats.looked_ns = now_ns;
+        self.heartbeats.due_ns(self.live).map_or(u64::MAX, |due_ns| due_ns - now_ns)
     }
 
     /// The next connection that is open, from where the last search ended.
@@ -69,5 +86,42 @@ impl Receiver {
         let found = (first..first + connections).map(|index| index % connections).find(is_live)?;
         self.heartbeats.next = found + 1;
         Some(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::MILLISECOND_NS;
+
+    /// Looks every 10 ms from `from_ms` to `to_ms`, with so many live; gives how many were due.
+    fn count(heartbeats: &mut Heartbeats, live: usize, from_ms: u64, to_ms: u64) -> u64 {
+        let mut count = 0;
+        for now_ms in (from_ms..to_ms).step_by(10) {
+            let now_ns = now_ms * MILLISECOND_NS;
+            while let Some(due_ns) = heartbeats.take(live, now_ns) {
+                assert!(due_ns >= heartbeats.looked_ns, "{due_ns} ns is past at {now_ms} ms");
+                count += 1;
+            }
+            heartbeats.looked_ns = now_ns;
+        }
+        count
+    }
+
+    #[test]
+    fn those_who_come_late_have_theirs_at_once() {
+        let interval_ns = 60 * SECOND_NS;
+        let heartbeats = Heartbeats { interval_ns, last_ns: 0, looked_ns: 0, next: 0, sent: 0 };
+        let check = |before: usize| {
+            let mut heartbeats = heartbeats;
+            assert_eq!(count(&mut heartbeats, before, 0, 30_000), before as u64 / 2);
+            // One at once, and then one each 60 ms.
+            assert_eq!(count(&mut heartbeats, 1000, 30_000, 30_050), 1);
+            assert_eq!(count(&mut heartbeats, 1000, 30_050, 90_000), 1000);
+            assert_eq!(count(&mut heartbeats, 0, 90_000, 200_000), 0);
+            assert_eq!(count(&mut heartbeats, 1, 200_000, 200_050), 1, "not all of those before");
+        };
+        check(0);
+        check(1);
     }
 }
