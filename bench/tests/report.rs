@@ -63,7 +63,7 @@ fn fanout(scale: f64) -> Value {
         [turn("comet", round, scale * drift), turn("ring", round, drift)]
     });
     json!({
-        "schema": 1,
+        "schema": 2,
         "scenario": "fanout",
         "finished_unix_s": 1_700_000_000,
         "bench": {"version": "0.1.0", "commit": "v0.1.0-3-g0123456789ab"},
@@ -193,7 +193,7 @@ fn a_run_of_today_can_be_reported() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = fs::read_to_string(&file).expect("a result");
     let result: Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!(result["schema"], 1);
+    assert_eq!(result["schema"], 2);
     assert!(result["pinning"]["yardsticks"].is_string());
     assert!(result["bench"]["commit"].is_string());
     for turn in result["results"]["turns"].as_array().expect("turns") {
@@ -229,7 +229,7 @@ fn what_cannot_be_compared_is_said() {
     let mut other = fanout(1.5);
     other["scenario"] = json!("latency");
     write(&folder, "latency.json", &other);
-    other["schema"] = json!(2);
+    other["schema"] = json!(3);
     write(&folder, "newer.json", &other);
     other.as_object_mut().expect("an object").remove("schema");
     write(&folder, "older.json", &other);
@@ -243,7 +243,7 @@ fn what_cannot_be_compared_is_said() {
     };
     let pair = ["fanout.json", "latency.json"];
     check(&pair, &["fanout is a result of fanout", "latency of latency", "report it alone"]);
-    check(&["fanout.json", "newer.json"], &["newer.json has schema 2", "reads 1"]);
+    check(&["fanout.json", "newer.json"], &["newer.json has schema 3", "reads 2"]);
     check(&["older.json"], &["older.json is of a comet-bench before", "measure again"]);
     check(&["package.json"], &["package.json is no result", "--json"]);
     check(&["table.txt"], &["table.txt is no JSON", "--json"]);

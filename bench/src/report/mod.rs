@@ -20,7 +20,7 @@ pub(crate) use text::{number, progress_bar, spread, table};
 
 /// Form of the file. It goes up where a figure that `comet-bench report` reads moves or changes its
 /// meaning; one that is added changes nothing.
-pub(crate) const SCHEMA: u64 = 1;
+pub(crate) const SCHEMA: u64 = 2;
 
 /// Everything about a run, as it is written to the file.
 #[derive(Serialize)]
