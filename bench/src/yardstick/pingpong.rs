@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::num::NonZero;
+use std::thread;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -24,12 +25,23 @@ pub(crate) struct Pongs {
 }
 
 /// Sends `bytes` to the echo at `address` for `duration_ns`: each `interval_ns`, or one after the other's
-/// return. The connection comes back open. Sleeps of this thread are exact from now on.
+/// return. The connection comes back open.
 ///
 /// # Errors
 ///
 /// The echo is gone.
 pub(crate) fn ping_pong(
+    address: SocketAddr,
+    bytes: usize,
+    interval_ns: Option<u64>,
+    duration_ns: u64,
+) -> Result<(Pongs, TcpStream)> {
+    // What a thread starts inherits its exact sleeps, and servers are started by the caller's.
+    let played = thread::spawn(move || play(address, bytes, interval_ns, duration_ns)).join();
+    played.map_err(|_| "the ping-pong panicked")?
+}
+
+fn play(
     address: SocketAddr,
     bytes: usize,
     interval_ns: Option<u64>,
@@ -56,4 +68,32 @@ pub(crate) fn ping_pong(
         due_ns = interval_ns.map_or(back_ns, |interval_ns| due_ns + interval_ns);
     }
     Ok((pongs, stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use rustix::thread::current_timer_slack;
+
+    use super::*;
+    use crate::clock::MILLISECOND_NS;
+
+    #[test]
+    fn the_callers_sleeps_stay_as_they_were() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let echo = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut output = stream.try_clone().unwrap();
+            std::io::copy(&mut stream, &mut output).unwrap();
+        });
+        let before = current_timer_slack().unwrap();
+        assert!(before > 1, "{before} ns are exact already");
+        let (pongs, stream) = ping_pong(address, 10, None, MILLISECOND_NS).unwrap();
+        assert!(!pongs.round_trips.is_empty());
+        assert_eq!(current_timer_slack().unwrap(), before);
+        drop(stream);
+        echo.join().unwrap();
+    }
 }
