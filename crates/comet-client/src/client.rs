@@ -314,7 +314,7 @@ fn open(address: &str, deadline: Option<Instant>) -> Result<TcpStream, Error> {
     Err(failure.into())
 }
 
-fn within_body_max(body: &[u8]) -> Result<(), Error> {
+pub(crate) fn within_body_max(body: &[u8]) -> Result<(), Error> {
     match body.len() {
         0..=SEND_BODY_MAX => Ok(()),
         len => Err(Error::BodyTooLong { len }),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::Client;
+use crate::client::{Client, within_body_max};
 use crate::error::Error;
 use crate::inbox::Message;
 use crate::options::Options;
@@ -77,11 +77,10 @@ impl Listener {
     /// When the connection there is now is lost by it; later ones will be in `room` all the same.
     /// [`Error::BodyTooLong`]: nothing was changed.
     pub fn join(&mut self, room: &str) -> Result<(), Error> {
-        let joined = self.client().map_or(Ok(()), |client| client.join(room));
-        if !matches!(joined, Err(Error::BodyTooLong { .. })) {
-            self.room = Some(room.to_owned());
-        }
-        joined
+        // Before it is remembered: no connection could be made with it.
+        within_body_max(room.as_bytes())?;
+        self.room = Some(room.to_owned());
+        self.client().map_or(Ok(()), |client| client.join(room))
     }
 
     /// Accepts `operations`, now and after each reconnect.

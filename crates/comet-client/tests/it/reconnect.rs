@@ -94,6 +94,7 @@ fn what_is_asked_before_the_first_connection_is_asked_there() {
     });
     let mut listener = listener(address);
     listener.join("").unwrap();
+    assert!(matches!(listener.join(&"x".repeat(5000)), Err(Error::BodyTooLong { len: 5000 })));
     connected(&mut listener);
     server.join().unwrap();
 }
