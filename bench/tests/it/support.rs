@@ -1,5 +1,6 @@
 //! Runs of the bench, and the comet that it starts.
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -95,20 +96,28 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The server beside the bench, where `cargo test --workspace` has built it before; built now where only the
-/// bench is tested.
+/// The server beside the bench, of the code there is now: where only the bench is tested, nobody has built it yet
+/// or since it was changed.
 fn comet() -> &'static Path {
     static COMET: OnceLock<PathBuf> = OnceLock::new();
     COMET.get_or_init(|| {
         let beside = Path::new(env!("CARGO_BIN_EXE_comet-bench")).with_file_name("comet");
-        if !beside.is_file() {
-            let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--package", "comet", "--bin", "comet"]);
-            if beside.parent().is_some_and(|folder| folder.ends_with("release")) {
-                build.arg("--release");
-            }
-            assert!(build.status().expect("cargo can be run").success(), "comet is not built");
+        let mut build = Command::new(env!("CARGO"));
+        // As for the tests of all crates, which share what they build then.
+        build.args(["build", "--workspace", "--bin", "comet"]);
+        if beside.parent().is_some_and(|folder| folder.ends_with("release")) {
+            build.arg("--release");
         }
+        // Cargo tells a test its package, and some build scripts start over where that has changed.
+        for (name, _) in env::vars_os() {
+            let is_of_package = ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR"]
+                .iter()
+                .any(|prefix| name.to_string_lossy().starts_with(prefix));
+            if is_of_package {
+                build.env_remove(name);
+            }
+        }
+        assert!(build.status().expect("cargo can be run").success(), "comet is not built");
         assert!(beside.is_file(), "no comet at {}", beside.display());
         beside
     })
