@@ -75,9 +75,10 @@ impl Misdeed {
         let is_websocket = transport == Transport::WebSocket;
         match dice.below(100) {
             0..5 => Self::NeverAuthenticates,
-            5..15 if is_websocket => Self::BadUpgrade(dice.pick(&[400, 404, 405, 426, 431])),
             5..8 => Self::Flood,
-            8..15 => Self::Silence,
+            8..11 => Self::Silence,
+            11..18 if is_websocket => Self::BadUpgrade(dice.pick(&[400, 404, 405, 426, 431])),
+            11..15 => Self::Silence,
             15..50 => {
                 let faults = if is_websocket { FAULTS.len() } else { FAULTS_OF_TCP };
                 Self::Fault(FAULTS[dice.below(faults)])
@@ -158,6 +159,24 @@ impl Fault {
         match transport {
             Transport::Tcp => (frame, reason),
             Transport::WebSocket => (wire::websocket(BINARY, mask, &frame), reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::mem::discriminant;
+
+    use super::*;
+
+    #[test]
+    fn clients_of_either_transport_do_whatever_they_can() {
+        // Only WebSocket has an upgrade to get wrong.
+        for (transport, kinds) in [(Transport::Tcp, 10), (Transport::WebSocket, 11)] {
+            let mut dice = Dice::new(1);
+            let rolled = (0..1000).map(|_| discriminant(&Misdeed::roll(&mut dice, transport)));
+            assert_eq!(rolled.collect::<HashSet<_>>().len(), kinds, "{transport:?}");
         }
     }
 }
