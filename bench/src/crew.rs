@@ -10,7 +10,7 @@ use crate::args::DialArgs;
 use crate::clients::{ChurnPlan, Clients, Order, Setup};
 use crate::crowd::Crowd;
 use crate::findings::Findings;
-use crate::process::Gauge;
+use crate::process::{CpuSample, Gauge};
 use crate::sampler::{Counts, Sampler, Series};
 use crate::sender::Progress;
 use crate::target::Target;
@@ -100,6 +100,21 @@ impl Crew {
     /// Connections that are authenticated and open.
     pub(crate) fn live(&self) -> usize {
         self.party.counts().connections as usize
+    }
+
+    /// CPU time so far of the bench, the processes that hold connections for it included.
+    ///
+    /// # Errors
+    ///
+    /// One of them has ended, or the kernel has no schedstat.
+    pub(crate) fn cpu(&self) -> Result<CpuSample> {
+        let mut sample = CpuSample::of(std::process::id())?;
+        if let Party::Apart(workers) = &self.party {
+            for pid in workers.pids() {
+                sample.add(CpuSample::of(pid)?);
+            }
+        }
+        Ok(sample)
     }
 
     /// Connects members `which`; returns when all are live.

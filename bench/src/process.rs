@@ -107,6 +107,12 @@ impl CpuSample {
         Ok(Self { threads })
     }
 
+    /// Adds the threads of another process.
+    pub(crate) fn add(&mut self, other: Self) {
+        // The host numbers all threads.
+        self.threads.extend(other.threads);
+    }
+
     /// What was spent since `earlier`. A thread that ended in between is not in it.
     pub(crate) fn since(&self, earlier: &Self) -> CpuUsed {
         let mut used = CpuUsed::default();
@@ -217,10 +223,11 @@ mod tests {
                 .collect(),
         };
         let before = sample(&[(1, "comet-control", 5), (2, "comet-core-0", 10), (4, "gone", 1)]);
-        let after =
+        let mut after =
             sample(&[(1, "comet-control", 8), (2, "comet-core-0", 30), (3, "comet-core-0", 2)]);
+        after.add(sample(&[(7, "of another process", 4)]));
         let used = after.since(&before);
-        assert_eq!((used.total_ns, used.control_ns, used.data_ns), (25, 3, 22));
+        assert_eq!((used.total_ns, used.control_ns, used.data_ns), (29, 3, 26));
         assert_eq!(used.by_thread_ns["comet-core-0"], 22);
     }
 

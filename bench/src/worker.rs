@@ -67,7 +67,7 @@ pub(crate) struct Workers {
 }
 
 struct Worker {
-    _process: Running,
+    process: Running,
     tasks: BufWriter<ChildStdin>,
     state: State,
 }
@@ -107,6 +107,11 @@ impl Workers {
             heartbeats: sum(|counts| counts.heartbeats),
             connections: sum(|counts| counts.connections),
         }
+    }
+
+    /// Their process ids.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.workers.iter().map(|worker| worker.process.pid())
     }
 
     /// Has each worker connect its part of `which`; returns when all are live. `watch` is called now and
@@ -221,7 +226,7 @@ impl Worker {
         let mut process = Running::start(&mut command)?;
         let (stdin, stdout) = process.pipes();
         thread::spawn(move || listen(index, stdout, &notes));
-        Ok(Self { _process: process, tasks: BufWriter::new(stdin), state: State::default() })
+        Ok(Self { process, tasks: BufWriter::new(stdin), state: State::default() })
     }
 
     fn tell(&mut self, task: &Task) -> Result<()> {

@@ -16,7 +16,7 @@ use crate::dial::{Crowd, Streams, ensure_descriptors};
 use crate::findings::close_fault;
 use crate::measure::{Place, settle, turn_for};
 use crate::message::STAMP_LEN;
-use crate::process::{CpuSample, CpuUsed};
+use crate::process::CpuUsed;
 use crate::report::{Report, number, progress_bar, spread, table};
 use crate::sampler::Series;
 use crate::sender::Progress;
@@ -47,7 +47,8 @@ pub(super) struct Storm {
     handshake: Percentiles,
     cpu: Option<CpuUsed>,
     pub cpu_per_connection_ns: Option<f64>,
-    /// Share of its CPU that the bench used: near 1 it was the bench that set the pace.
+    /// Share of one CPU that the bench used, all its processes: near the number of its CPUs it was the bench that
+    /// set the pace.
     bench_cpu_share: f64,
     pub rss_per_connection_bytes: Option<f64>,
     anonymous_per_connection_bytes: Option<f64>,
@@ -138,12 +139,12 @@ pub(super) fn connect_all(
     crew.dial(0..first, &bar)?;
     settle(crew, target)?;
     let (memory_before, cpu_before) = (target.memory()?, target.cpu()?);
-    let bench_before = CpuSample::of(std::process::id())?;
+    let bench_before = crew.cpu()?;
     crew.start_series(target.gauge)?;
     let started_ns = now_ns();
     crew.dial(first..crowd.connections, &bar)?;
     let elapsed_ns = now_ns() - started_ns;
-    let bench = CpuSample::of(std::process::id())?.since(&bench_before);
+    let bench = crew.cpu()?.since(&bench_before);
     bar.finish_and_clear();
     settle(crew, target)?;
     let (memory_after, cpu_after) = (target.memory()?, target.cpu()?);
