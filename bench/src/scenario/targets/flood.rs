@@ -12,10 +12,9 @@ const MEMBERS: usize = 1_000;
 /// Bytes of a body, as in `{"test":1}`.
 const SIZE: usize = 10;
 const BATCH: u64 = 20;
-/// Pushes under way: as many as leave in one write, and below what an outbox is to hold.
+/// Pushes under way: as many as leave in one write, and below what an outbox holds (`protocol.svr_proto`, 512).
 const BATCHES_WINDOW: u64 = 64;
 const SINGLE_WINDOW: u64 = 256;
-const OUTBOX: &str = "protocol.svr_proto=512";
 const DURATION_NS: u64 = 1_500 * MILLISECOND_NS;
 
 const BATCHES: Goal = Goal {
@@ -52,10 +51,7 @@ pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> 
     let host = &setup.args.host;
     let control = host.control_cores.as_ref().unwrap_or(&host.bench_core);
     let host = HostArgs { control_cores: Some(control.clone()), ..host.clone() };
-    let mut server = setup.server.clone();
-    server.server_set.push(OUTBOX.to_owned());
-    let setup = Setup { server, ..*setup };
-    let mut comet = Stand::comet(&setup, &host, Guests::in_one_room(MEMBERS))?;
+    let mut comet = Stand::comet(setup, &host, Guests::in_one_room(MEMBERS))?;
     // Many pushes to one room are under way, which only a stream keeps in order.
     comet.push_through_one_stream(true);
     comet.connect()?;
