@@ -5,7 +5,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
-use std::{env, fs, io};
+use std::{env, fs, io, path};
 
 use serde::{Deserialize, Serialize};
 
@@ -127,6 +127,8 @@ impl Target {
             let program = program.display();
             return Err(format!("no server at {program}: build it, or name it by --server").into());
         }
+        // One without a folder is here, and would be looked for in PATH.
+        let program = path::absolute(program)?;
         let control = host.control_cores.as_ref().unwrap_or(&host.server_core);
         let [tcp, websocket, grpc, stat] = free_ports()?;
         let log = unnamed_file()?;

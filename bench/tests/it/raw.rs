@@ -1,5 +1,10 @@
 //! The yardsticks alone, and what cannot be measured at all.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
 use crate::support::{bench, json, result_file};
 
 #[test]
@@ -89,6 +94,19 @@ fn flat_out_loses_nothing() {
         assert!(turn["deliveries"]["received"].as_u64().expect("a count") > 0, "{turn}");
         assert_eq!(turn["deliveries"]["expected"], turn["deliveries"]["received"], "{turn}");
     }
+}
+
+#[test]
+fn a_server_without_a_folder_is_the_one_that_is_here() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("here");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder of the build");
+    symlink("/bin/false", folder.join("no-comet")).expect("it is empty");
+    let mut fanout = Command::new(env!("CARGO_BIN_EXE_comet-bench"));
+    fanout.args(["fanout", "--server", "no-comet"]).current_dir(&folder);
+    let output = fanout.output().expect("the program can be run");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the server ended") && !said.contains("cannot run"), "{said}");
 }
 
 #[test]
