@@ -262,4 +262,9 @@ impl Message {
     pub(crate) fn is_push(&self) -> bool {
         matches!(self, Self::DeliverConns { .. } | Self::DeliverRoom { .. })
     }
+
+    /// How many are in a room, as far as the sender knows.
+    pub(crate) fn is_room_count(&self) -> bool {
+        matches!(self, Self::RoomMembers { .. } | Self::RoomOnline { .. })
+    }
 }

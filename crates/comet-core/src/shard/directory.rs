@@ -236,9 +236,9 @@ impl Shard {
         })
     }
 
-    /// Not while somebody takes no messages: what has changed by then is told once, and does not pile up.
+    /// Not while the last ones wait for somebody: what has changed by then is told once, and does not pile up.
     pub(super) fn tell_room_counts(&mut self) {
-        if self.outgoing.iter().any(|outgoing| outgoing.is_stuck) {
+        if self.outgoing.iter().any(|outgoing| outgoing.room_counts > 0) {
             return;
         }
         let shard = self.id;

@@ -120,8 +120,28 @@ pub struct Shard {
 struct Outgoing {
     messages: VecDeque<Message>,
     pushes: usize,
-    /// It had no room for the last one.
-    is_stuck: bool,
+    room_counts: usize,
+}
+
+impl Outgoing {
+    fn push_back(&mut self, message: Message) {
+        self.pushes += usize::from(message.is_push());
+        self.room_counts += usize::from(message.is_room_count());
+        self.messages.push_back(message);
+    }
+
+    fn pop_front(&mut self) -> Option<Message> {
+        let message = self.messages.pop_front()?;
+        self.pushes -= usize::from(message.is_push());
+        self.room_counts -= usize::from(message.is_room_count());
+        Some(message)
+    }
+
+    fn push_front(&mut self, message: Message) {
+        self.pushes += usize::from(message.is_push());
+        self.room_counts += usize::from(message.is_room_count());
+        self.messages.push_front(message);
+    }
 }
 
 impl Shard {
@@ -273,20 +293,13 @@ impl Shard {
 
     /// The next message for `peer`.
     pub fn poll_message(&mut self, peer: ShardId) -> Option<Message> {
-        let outgoing = &mut self.outgoing[usize::from(peer.0)];
-        let message = outgoing.messages.pop_front()?;
-        outgoing.pushes -= usize::from(message.is_push());
-        outgoing.is_stuck = false;
-        Some(message)
+        self.outgoing[usize::from(peer.0)].pop_front()
     }
 
     /// Takes back a message that `peer` had no room for; it is the next one again.
     pub fn return_message(&mut self, peer: ShardId, message: Message) {
         self.counters.mesh_waits += 1;
-        let outgoing = &mut self.outgoing[usize::from(peer.0)];
-        outgoing.pushes += usize::from(message.is_push());
-        outgoing.is_stuck = true;
-        outgoing.messages.push_front(message);
+        self.outgoing[usize::from(peer.0)].push_front(message);
     }
 
     /// The next report for control.
@@ -388,7 +401,7 @@ impl Shard {
         if to == self.id {
             self.local.push_back(message);
         } else {
-            self.outgoing[usize::from(to.0)].messages.push_back(message);
+            self.outgoing[usize::from(to.0)].push_back(message);
         }
     }
 
@@ -399,8 +412,7 @@ impl Shard {
         if outgoing.pushes >= self.limits.mesh_backlog {
             return false;
         }
-        outgoing.pushes += 1;
-        outgoing.messages.push_back(message);
+        outgoing.push_back(message);
         true
     }
 
