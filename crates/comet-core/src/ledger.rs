@@ -78,7 +78,7 @@ reasons! {
         SlowConsumer => "slow_consumer",
         /// More input than may wait while logic or the directory is asked about the connection.
         InputOverflow => "input_overflow",
-        /// Replies waited beyond their bound: the peer asks and does not read.
+        /// Replies waited beyond their bound: the peer asks and does not read, or asks too much at once.
         ReplyOverflow => "reply_overflow",
         /// The server is going down.
         Draining => "draining",

@@ -22,9 +22,9 @@ use crate::sockets::Sockets;
 
 /// Messages taken from the inbox in one turn at most.
 const MESSAGES_A_TURN: usize = 256;
-/// Sends that a turn hands to the kernel before it wakes the control thread: woken on the same CPU, that one
-/// would answer its caller first, and clients get their pushes later. With more sends the caller would
-/// wait for too long, who may have the next push ready.
+/// Operations, sends mostly, that the kernel is handed before the control thread is woken, if no more are
+/// left: woken on the same CPU, control would answer its caller first, and clients get their pushes later.
+/// With more the caller would wait for too long, who may have the next push ready.
 const SENDS_BEFORE_REPORTS: usize = 64;
 /// How soon a peer whose inbox was full is tried again.
 const RETRY: Duration = Duration::from_millis(1);
