@@ -1,7 +1,7 @@
 //! Deadlines on a clock that is moved by hand: never early, and late by two ticks at most.
 
 use comet_core::limits::TICK_MS;
-use comet_core::{CloseHow, CloseReason, ConnId, Limits, Transport};
+use comet_core::{CloseHow, CloseReason, ConnId, Hangup, Limits, Millis, Transport};
 
 use crate::rig::{Rig, UPGRADE, frame};
 
@@ -58,6 +58,29 @@ fn only_a_heartbeat_moves_the_heartbeats_deadline() {
     check(&mut rig, conn, since, 3_000, CloseReason::HeartbeatTimeout);
     assert_eq!(rig.take(conn), frame(6, 0, b"heartbeat_timeout"));
     assert_eq!(rig.shards[0].keys().count(), 0);
+}
+
+/// The core slept past the deadline, and finds what came before it.
+#[test]
+fn a_heartbeat_that_lay_unread_counts() {
+    let mut rig = Rig::new(1, limits());
+    let [speaks, silent, leaves] = ["7/a//", "7/b//", "7/c//"].map(|token| rig.join(0, token));
+    let late = Millis(rig.now() + 3_100);
+    let shard = &mut rig.shards[0];
+    assert!(!shard.has_expired());
+    shard.handle_time(late);
+    assert!(shard.has_expired());
+    shard.handle_recv(speaks, &frame(2, 1, b""));
+    shard.handle_hangup(leaves, Hangup::Eof);
+    shard.handle_gone(leaves);
+    let newcomer = shard.handle_accept(Transport::Tcp).expect("there is room");
+    assert_eq!(newcomer.slot, leaves.slot);
+    shard.handle_deadlines();
+    let closed: Vec<_> = std::iter::from_fn(|| shard.poll_closed())
+        .map(|event| (event.conn, event.reason))
+        .collect();
+    let expected = [(leaves, CloseReason::PeerClosed), (silent, CloseReason::HeartbeatTimeout)];
+    assert_eq!(closed, expected);
 }
 
 #[test]
