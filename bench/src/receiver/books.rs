@@ -281,7 +281,6 @@ mod tests {
         check(Transport::WebSocket, &singles, 3);
         let mut batch = Vec::new();
         append_header(OP_RAW, 0, 3 * frame, &mut batch);
-
         batch.extend(frames(3));
         check(Transport::WebSocket, &message(&batch), 3);
     }

@@ -1,6 +1,7 @@
 //! `goim.logic.Logic`: who a client is, where its session is, and who is in which room.
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::sync::Arc;
 
 use comet_core::limits::NAME_MAX;
@@ -117,13 +118,13 @@ impl LogicService {
         })
     }
 
-    /// Counts an answer and packs it. Only lists of rooms are worth their compression.
-    fn answer<T>(
+    /// Waits for an answer, counts and packs it. Only lists of rooms are worth their compression.
+    async fn answer<T>(
         &self,
         rpc: &'static str,
-        answer: Result<T, Status>,
+        answer: impl Future<Output = Result<T, Status>>,
     ) -> Result<Response<T>, Status> {
-        self.answers.count(rpc, &answer);
+        let answer = self.answers.of(rpc, answer).await;
         if let Err(status) = &answer {
             log::debug!("{rpc}: {:?}, {}", status.code(), status.message());
         }
@@ -141,44 +142,40 @@ impl Logic for LogicService {
         &self,
         request: Request<ConnectReq>,
     ) -> Result<Response<ConnectReply>, Status> {
-        let answer = self.begin(request.into_inner()).await;
-        self.answer("Connect", answer)
+        self.answer("Connect", self.begin(request.into_inner())).await
     }
 
     async fn disconnect(
         &self,
         request: Request<DisconnectReq>,
     ) -> Result<Response<DisconnectReply>, Status> {
-        let answer = self.end(request.into_inner()).await;
-        self.answer("Disconnect", answer)
+        self.answer("Disconnect", self.end(request.into_inner())).await
     }
 
     async fn heartbeat(
         &self,
         request: Request<HeartbeatReq>,
     ) -> Result<Response<HeartbeatReply>, Status> {
-        let answer = self.renew(request.into_inner()).await;
-        self.answer("Heartbeat", answer)
+        self.answer("Heartbeat", self.renew(request.into_inner())).await
     }
 
     async fn renew_online(
         &self,
         request: Request<OnlineReq>,
     ) -> Result<Response<OnlineReply>, Status> {
-        let answer = self.count(request.into_inner()).await;
-        self.answer("RenewOnline", answer)
+        self.answer("RenewOnline", self.count(request.into_inner())).await
     }
 
     async fn receive(
         &self,
         request: Request<ReceiveReq>,
     ) -> Result<Response<ReceiveReply>, Status> {
-        self.answer("Receive", Self::hear(request.into_inner()))
+        self.answer("Receive", ready(Self::hear(request.into_inner()))).await
     }
 
     async fn nodes(&self, _: Request<NodesReq>) -> Result<Response<NodesReply>, Status> {
         let answer = Self::nodes(self).await;
-        self.answer("Nodes", answer)
+        self.answer("Nodes", ready(answer)).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! The shard: one core's connections, rooms and homes, as one state machine.
 //!
 //! A turn of the driver begins with [`Shard::handle_time`]: deadlines count from the time told last.
-//! Then it hands over what completed, all of it if [`Shard::has_expired`], and only then
+//! Then it hands over what completed, if [`Shard::has_expired`] as much as one turn takes, and only then
 //! [`Shard::handle_deadlines`]: a client that spoke in time is not late because the core was. After any number of other `handle_*` calls it polls, each until
 //! it gives nothing more: [`Shard::poll_auth`], [`Shard::poll_transmit`], [`Shard::poll_closed`],
 //! [`Shard::poll_close`], after which a driver may not know the peer any more, [`Shard::poll_message`] for
