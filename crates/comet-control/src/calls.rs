@@ -1,6 +1,6 @@
 //! The calls under way: what their reports have added up to, and how many are still to come.
 //!
-//! A call is complete when a report has come for every message that was sent, and as many parts as
+//! A call is complete when a report has come for every message that was sent, and as many partials as
 //! those reports announced. A part may overtake its announcement: it comes from another thread.
 
 use std::collections::HashMap;
@@ -34,8 +34,8 @@ pub(crate) type Outcome = Result<Gathered, Unfinished>;
 struct Open {
     /// Reports still to come for messages that were sent.
     missing: u64,
-    /// Parts announced that have not come; below zero, parts that came before they were announced.
-    parts: i64,
+    /// Partial tallies announced that have not come; below zero, partials that came before they were announced.
+    partials: i64,
     gathered: Gathered,
     /// How long it may take, and when that is over.
     limit: Duration,
@@ -76,7 +76,7 @@ impl Calls {
         let (done, outcome) = oneshot::channel();
         let (gathered, deadline) = (Gathered::default(), now + limit);
         self.open
-            .insert(call, Open { missing: reports, parts: 0, gathered, limit, deadline, done });
+            .insert(call, Open { missing: reports, partials: 0, gathered, limit, deadline, done });
         outcome
     }
 
@@ -84,13 +84,13 @@ impl Calls {
     /// Gives back what no call asked for.
     pub(crate) fn settle(&mut self, report: Report) -> Option<Report> {
         match report {
-            Report::Tally { call, tally, parts } => self.add(call, |open| {
+            Report::Tally { call, tally, partials } => self.add(call, |open| {
                 open.missing -= 1;
-                open.parts += i64::from(parts);
+                open.partials += i64::from(partials);
                 open.gathered.tally += tally;
             }),
-            Report::Part { call, tally } => self.add(call, |open| {
-                open.parts -= 1;
+            Report::PartialTally { call, tally } => self.add(call, |open| {
+                open.partials -= 1;
                 open.gathered.tally += tally;
             }),
             Report::Scheduled { call, connections } => self.add(call, |open| {
@@ -118,7 +118,7 @@ impl Calls {
         let Some(open) = self.open.get_mut(&call) else { return };
         report(open);
         if open.missing == 0
-            && open.parts == 0
+            && open.partials == 0
             && let Some(Open { gathered, done, .. }) = self.open.remove(&call)
         {
             // Refused only when the caller left in this very moment.
@@ -141,12 +141,12 @@ impl Calls {
         blocked: &HashMap<CallId, ShardId>,
     ) -> Option<Instant> {
         for (call, open) in self.open.extract_if(|_, open| open.deadline <= now) {
-            let Open { missing, parts, gathered, limit: waited, done, .. } = open;
+            let Open { missing, partials, gathered, limit: waited, done, .. } = open;
             let known = Box::new(gathered);
             let _ = done.send(Err(match blocked.get(&call) {
                 Some(&shard) => Unfinished::InboxFull { shard, waited, known },
                 None => {
-                    let missing = missing.saturating_add_signed(parts);
+                    let missing = missing.saturating_add_signed(partials);
                     Unfinished::Late { missing, waited, known }
                 }
             }));

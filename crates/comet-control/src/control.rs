@@ -57,8 +57,8 @@ pub struct Options {
     pub version: &'static str,
     /// What the shards are started with.
     pub limits: Arc<Limits>,
-    /// The file of the white log (`white_list.file`); `None`: there is none.
-    pub white_log: Option<PathBuf>,
+    /// The file of the trace log (`white_list.file`); `None`: there is none.
+    pub trace_log: Option<PathBuf>,
     /// The zero of the shards' clock.
     pub epoch: Instant,
 }
@@ -132,9 +132,9 @@ impl Control {
             );
         }
         let hub = Arc::new(Hub::new(shards, wake, options.limits));
-        if let Some(path) = options.white_log {
-            hub.set_white_log(Some(path.clone()), options.epoch)
-                .map_err(|error| StartError::WhiteLog { path, error })?;
+        if let Some(path) = options.trace_log {
+            hub.set_trace_log(Some(path.clone()), options.epoch)
+                .map_err(|error| StartError::TraceLog { path, error })?;
         }
         let logic = match &options.logic {
             Some(logic) => Some(Logic::new(logic, options.server_id.clone(), Arc::clone(&hub))?),
@@ -228,13 +228,13 @@ impl Control {
         self.hub.configure(|_| limits);
     }
 
-    /// Lets the white log be written to `path` from now on, or to nothing. Where that is the file's path
+    /// Lets the trace log be written to `path` from now on, or to nothing. Where that is the file's path
     /// already it is opened again under its name, for whoever has moved it away.
     ///
     /// # Errors
     /// If another file cannot be opened; then the old one is kept.
-    pub fn set_white_log(&self, path: Option<PathBuf>) -> io::Result<()> {
-        self.hub.set_white_log(path, self.epoch)
+    pub fn set_trace_log(&self, path: Option<PathBuf>) -> io::Result<()> {
+        self.hub.set_trace_log(path, self.epoch)
     }
 
     /// Says that every listener for clients is bound: `/healthz` answers 200 from here on, and gRPC

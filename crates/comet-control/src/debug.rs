@@ -150,19 +150,19 @@ async fn set_level(body: String) -> Response {
 }
 
 async fn white_list(State(hub): State<Arc<Hub>>) -> Json<Value> {
-    Json(json!({ "users": hub.limits().white_list }))
+    Json(json!({ "users": hub.limits().trace_users }))
 }
 
 async fn set_white_list(State(hub): State<Arc<Hub>>, body: String) -> Response {
     match users(&body) {
-        Ok(users) if hub.has_white_log() || users.is_empty() => {
-            let old = hub.configure(|limits| Limits { white_list: users.clone(), ..limits });
+        Ok(users) if hub.has_trace_log() || users.is_empty() => {
+            let old = hub.configure(|limits| Limits { trace_users: users.clone(), ..limits });
             log::warn!(
                 "white_list.users are {} and not {} any more, by a call of {PATH_WHITE_LIST}",
                 users.len(),
-                old.white_list.len()
+                old.trace_users.len()
             );
-            Json(json!({ "users": users, "old": old.white_list })).into_response()
+            Json(json!({ "users": users, "old": old.trace_users })).into_response()
         }
         Ok(_) => {
             let sentence = "white_list.file is not set: there is no file to write to\n";

@@ -22,8 +22,8 @@ use tokio::time::sleep_until;
 use crate::calls::{CALLS_MAX, Calls, Gathered, Outcome};
 use crate::control::Goodbye;
 use crate::lane::{Gone, Lane};
+use crate::trace_log::{Counts, TraceLog};
 use crate::wake::ControlWake;
-use crate::white_log::{Counts, WhiteLog};
 
 /// Reports taken from the inbox before the servers get their turn.
 const TURN_REPORTS: usize = 1_024;
@@ -56,14 +56,14 @@ struct State {
     drained: Vec<bool>,
     /// What every shard has been told, or is about to be.
     limits: Arc<Limits>,
-    white_log: Option<WhiteLog>,
+    trace_log: Option<TraceLog>,
 }
 
 pub(crate) struct Hub {
     shards: u16,
     wake: Arc<ControlWake>,
-    /// Of all files the white log was written to.
-    white_counts: Arc<Counts>,
+    /// Of all files the trace log was written to.
+    trace_counts: Arc<Counts>,
     state: Mutex<State>,
     /// Rings when `drained` changes.
     progress: Condvar,
@@ -87,12 +87,12 @@ impl Hub {
             drained: vec![false; shards.len()],
             lanes: shards.into_iter().map(Lane::new).collect(),
             limits,
-            white_log: None,
+            trace_log: None,
         };
         Self {
             shards: count,
             wake,
-            white_counts: Arc::default(),
+            trace_counts: Arc::default(),
             state: Mutex::new(state),
             progress: Condvar::new(),
         }
@@ -173,7 +173,7 @@ impl Hub {
             let due = self.turn(&reports, &mut unasked);
             // Outside the lock: whoever gets them may have something to say to a shard at once.
             unasked.drain(..).for_each(&mut others);
-            if !reports.doze() {
+            if !reports.arm_wakeup() {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -185,10 +185,10 @@ impl Hub {
             // Either way it is time to look again.
             select! {
                 biased;
-                () = self.wake.rung() => {}
+                () = self.wake.notified() => {}
                 () = &mut alarm, if due.is_some() => {}
             }
-            reports.rouse();
+            reports.disarm_wakeup();
         }
     }
 
@@ -196,16 +196,16 @@ impl Hub {
     /// Says when there is something to do again, if no report comes before.
     fn turn(&self, reports: &Inbox<Report>, unasked: &mut Vec<Report>) -> Option<Instant> {
         let mut state = self.lock();
-        let State { calls, lanes, drained, white_log, late_at, .. } = &mut *state;
+        let State { calls, lanes, drained, trace_log, late_at, .. } = &mut *state;
         for _ in 0..TURN_REPORTS {
             match reports.try_recv() {
                 Some(Report::Drained { shard }) => {
                     drained[usize::from(shard.0)] = true;
                     self.progress.notify_all();
                 }
-                Some(Report::White(event)) => {
-                    if let Some(white_log) = white_log {
-                        white_log.write(event);
+                Some(Report::Trace(event)) => {
+                    if let Some(trace_log) = trace_log {
+                        trace_log.write(event);
                     }
                 }
                 Some(report) => unasked.extend(calls.settle(report)),
@@ -220,7 +220,7 @@ impl Hub {
                     calls.fail(call, ShardId(shard));
                 }
             }
-            lane.ring();
+            lane.notify();
         }
         let now = Instant::now();
         if late_at.is_some_and(|at| at <= now) {
@@ -275,30 +275,30 @@ impl Hub {
     }
 
     /// Whether there is a file to write to.
-    pub(crate) fn has_white_log(&self) -> bool {
-        self.lock().white_log.is_some()
+    pub(crate) fn has_trace_log(&self) -> bool {
+        self.lock().trace_log.is_some()
     }
 
-    /// Lines of the white log, and events it has not.
-    pub(crate) fn white_log_counts(&self) -> (u64, u64) {
-        self.white_counts.read()
+    /// Lines of the trace log, and events it has not.
+    pub(crate) fn trace_log_counts(&self) -> (u64, u64) {
+        self.trace_counts.read()
     }
 
-    /// Lets the white log be written to the file that is now called `path`, or ends it. `epoch` is the
+    /// Lets the trace log be written to the file that is now called `path`, or ends it. `epoch` is the
     /// zero of the events' times. Waits for the lines of a file that is given up.
     ///
     /// # Errors
     /// If a file that was not open yet cannot be opened; then nothing changes.
-    pub(crate) fn set_white_log(&self, path: Option<PathBuf>, epoch: Instant) -> io::Result<()> {
-        if let Some(white_log) = &self.lock().white_log
-            && path.as_deref() == Some(white_log.path())
+    pub(crate) fn set_trace_log(&self, path: Option<PathBuf>, epoch: Instant) -> io::Result<()> {
+        if let Some(trace_log) = &self.lock().trace_log
+            && path.as_deref() == Some(trace_log.path())
         {
-            white_log.reopen();
+            trace_log.reopen();
             return Ok(());
         }
-        let open = |path| WhiteLog::open(path, epoch, Arc::clone(&self.white_counts));
-        let white_log = path.map(open).transpose()?;
-        let old = mem::replace(&mut self.lock().white_log, white_log);
+        let open = |path| TraceLog::open(path, epoch, Arc::clone(&self.trace_counts));
+        let trace_log = path.map(open).transpose()?;
+        let old = mem::replace(&mut self.lock().trace_log, trace_log);
         // Not under the lock: this waits for the disk.
         drop(old);
         Ok(())

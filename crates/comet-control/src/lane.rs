@@ -2,7 +2,7 @@
 //! that found it full.
 //!
 //! A message waits behind those before it, so what is put in first arrives first, and putting it in
-//! never waits. The shard is woken only by [`Lane::ring`], once for all that was put in. It is the caller
+//! never waits. The shard is woken only by [`Lane::notify`], once for all that was put in. It is the caller
 //! who waits, for the reports; when it gives up, its message is skipped.
 
 use std::collections::VecDeque;
@@ -89,9 +89,9 @@ impl Lane {
     }
 
     /// Wakes the shard if it sleeps over what was put in.
-    pub(crate) fn ring(&mut self) {
+    pub(crate) fn notify(&mut self) {
         if mem::take(&mut self.is_silent) {
-            self.inbox.ring();
+            self.inbox.notify();
         }
     }
 
@@ -174,7 +174,7 @@ mod tests {
         let (mut lane, _inbox) = lane(1);
         for _ in 0..=WAITING_MAX {
             assert!(!lane.is_full());
-            lane.send(None, Message::RoomsBeyond { rooms: Vec::new() }, |_| true).unwrap();
+            lane.send(None, Message::RemoteRoomCounts { rooms: Vec::new() }, |_| true).unwrap();
         }
         assert!(lane.is_full());
     }

@@ -4,7 +4,7 @@
 //! [`Control`] serves the push API over gRPC (`goim.comet.Comet` and `comet.v1.Push`) with health and
 //! reflection, the same pushes over HTTP as goim's logic does (`/goim/push/…`), and at the stat
 //! addresses `/healthz`, `/metrics`, `/stat` and `/buildinfo`. The debug addresses have CPU and heap
-//! profiles and what an operator may change alive; the white log is written beside them. Each call becomes messages to
+//! profiles and what an operator may change alive; the trace log is written beside them. Each call becomes messages to
 //! shards; their reports are added up and answered as the call's ledger. [`caller`] is the other end of
 //! the push API.
 //!
@@ -19,7 +19,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "metrics, profiles and the white log tell the time of day; calls wait in tokio's"
+    reason = "metrics, profiles and the trace log tell the time of day; calls wait in tokio's"
 )]
 
 mod api;
@@ -50,8 +50,8 @@ mod signals;
 mod start;
 mod stat;
 mod status;
+mod trace_log;
 mod wake;
-mod white_log;
 
 pub use api::Node;
 pub use build_info::VERSION_AND_COMMIT;

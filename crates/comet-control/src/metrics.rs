@@ -102,19 +102,19 @@ impl Reading<'_> {
         if let Some(logic) = &self.logic {
             logic.expose(page);
         }
-        let (lines, missed) = self.white_log;
+        let (lines, missed) = self.trace_log;
         page.family(
             "comet_white_log_lines_total",
             Kind::Counter,
-            "Lines written to the white log.",
+            "Lines written to the trace log.",
         )
         .sample(lines);
         page.family(
             "comet_white_log_missed_total",
             Kind::Counter,
-            "Events the white log has not, because too many waited or it could not be written.",
+            "Events the trace log has not, because too many waited or it could not be written.",
         )
-        .sample(missed + self.sum(|counters| counters.white_missed));
+        .sample(missed + self.sum(|counters| counters.trace_missed));
         page.family("comet_build_info", Kind::Gauge, "Always 1; the labels say what runs here.")
             .labelled(
                 &[

@@ -100,8 +100,8 @@ pub(crate) struct Reading<'monitor> {
     pub(crate) inbox_depths: Vec<usize>,
     pub(crate) calls_under_way: usize,
     pub(crate) answers: Vec<(&'static str, Code, u64)>,
-    /// Lines of the white log, and events it has not.
-    pub(crate) white_log: (u64, u64),
+    /// Lines of the trace log, and events it has not.
+    pub(crate) trace_log: (u64, u64),
     pub(crate) logic: Option<LogicStats>,
 }
 
@@ -120,7 +120,7 @@ impl Monitor {
             inbox_depths,
             calls_under_way,
             answers: self.answers.all(),
-            white_log: self.hub.white_log_counts(),
+            trace_log: self.hub.trace_log_counts(),
             logic: self.logic.as_deref().map(Logic::stats),
         })
     }

@@ -26,8 +26,8 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
-    /// The white log's file cannot be opened.
-    WhiteLog {
+    /// The trace log's file cannot be opened.
+    TraceLog {
         /// Its path.
         path: PathBuf,
         /// What the system said.
@@ -64,7 +64,7 @@ impl fmt::Display for StartError {
             Self::Listen { setting, address, error } => {
                 write!(f, "{setting}: cannot listen at {address}: {error}")
             }
-            Self::WhiteLog { path, error } => {
+            Self::TraceLog { path, error } => {
                 write!(f, "white_list.file: cannot write {}: {error}", path.display())
             }
             Self::LogicAddress { address, error } => {
@@ -85,7 +85,7 @@ impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Listen { error, .. }
-            | Self::WhiteLog { error, .. }
+            | Self::TraceLog { error, .. }
             | Self::Pin { error, .. }
             | Self::Thread(error) => Some(error),
             Self::LogicAddress { error, .. } | Self::CometAddress { error, .. } => Some(error),

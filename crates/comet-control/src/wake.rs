@@ -9,7 +9,7 @@ pub struct ControlWake(Notify);
 
 impl ControlWake {
     /// Waits for the next wake-up, or takes the one that came since the last.
-    pub(crate) async fn rung(&self) {
+    pub(crate) async fn notified(&self) {
         self.0.notified().await;
     }
 }

@@ -91,8 +91,8 @@ pub(crate) struct Conn {
     pub(crate) is_ready: bool,
     /// In the list of connections whose send may be stuck.
     pub(crate) is_watched: bool,
-    /// What happens to it goes to the white log.
-    pub(crate) is_white: bool,
+    /// What happens to it goes to the trace log.
+    pub(crate) is_traced: bool,
     pub(crate) outbox: Outbox,
     /// When the kernel last took something of the send in flight.
     pub(crate) moved: Tick,
@@ -122,7 +122,7 @@ impl Conn {
             transport,
             is_ready: false,
             is_watched: false,
-            is_white: false,
+            is_traced: false,
             outbox: Outbox::EMPTY,
             moved: Tick(0),
             deadline,

@@ -187,8 +187,8 @@ pub struct Counters {
     pub sends: u64,
     /// Times that a message to another shard found its inbox full.
     pub mesh_waits: u64,
-    /// Events of white connections that were not told, because too many waited.
-    pub white_missed: u64,
+    /// Events of traced connections that were not told, because too many waited.
+    pub trace_missed: u64,
     /// Turns of the driver.
     pub turns: u64,
     /// Time they took, microseconds.

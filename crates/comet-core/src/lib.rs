@@ -28,6 +28,6 @@ pub use ids::{CallId, ConnId, Millis, ShardId, home_of_key, home_of_room, home_o
 pub use ledger::{CloseReason, Counters, DropReason, Tally};
 pub use limits::{Limits, SlowConsumer};
 pub use message::{
-    Accepts, AuthRequest, Denied, Identity, Message, Push, Report, WhiteEvent, WhiteWhat,
+    Accepts, AuthRequest, Denied, Identity, Message, Push, Report, TraceEvent, TraceKind,
 };
 pub use shard::{CloseHow, ClosedEvent, Hangup, LiveConn, Logic, Settings, Shard, Transmit};

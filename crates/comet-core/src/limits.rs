@@ -54,8 +54,8 @@ pub struct Limits {
     /// Values of the `Origin` header a WebSocket may be opened with: lower case, `scheme://host[:port]`.
     /// Another one is answered with 403. Empty: any. No header, as of what is no browser, always passes.
     pub origins: Box<[Box<str>]>,
-    /// Users whose connections are written to the white log, sorted.
-    pub white_list: Box<[i64]>,
+    /// Users whose connections are written to the trace log, sorted.
+    pub trace_users: Box<[i64]>,
     /// How long a user's sessions count on after the last one ended, milliseconds; 0: from 1 at once.
     pub user_memory_ms: u32,
     /// Maps a shard's directory is split into, so that none grows in one long step. A power of two.
@@ -82,7 +82,7 @@ impl Default for Limits {
             calm_ms: CALM_MS,
             linger_ms: 2_000,
             origins: [].into(),
-            white_list: [].into(),
+            trace_users: [].into(),
             user_memory_ms: 0,
             buckets: 256,
         }
@@ -112,8 +112,8 @@ pub const JOIN_MAX: usize = 256 << 10;
 pub const JOINED_BYTES_MAX: usize = 64 << 20;
 /// Longest sentence of logic that is handed on to a client, bytes; a longer one is cut.
 pub const SENTENCE_MAX: usize = 1024;
-/// Events of white connections that wait for control; more are only counted.
-pub const WHITE_MAX: usize = 4096;
+/// Events of traced connections that wait for control; more are only counted.
+pub const TRACE_EVENTS_MAX: usize = 4096;
 /// Events kept for the log; older ones wait, newer ones are counted only.
 pub const EVENTS_MAX: usize = 1024;
 /// Longest pushed body the outbox arithmetic is made for, bytes.
@@ -134,6 +134,6 @@ impl Limits {
         assert!(self.outbox_bytes <= 1 << 30, "outbox_bytes");
         assert!(self.buckets.is_power_of_two(), "buckets is a power of two");
         assert!(self.handshake_ms > 0 && self.write_ms > 0 && self.heartbeat_ms > 0);
-        assert!(self.white_list.is_sorted(), "white_list is sorted");
+        assert!(self.trace_users.is_sorted(), "trace_users is sorted");
     }
 }

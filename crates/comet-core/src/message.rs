@@ -82,7 +82,7 @@ pub struct Push {
 #[allow(missing_docs, reason = "the variants say what their fields are for")]
 pub enum Message {
     /// Control to the keys' home: put `push` on the connections that hold `keys`, all of which have
-    /// this home. Answered with one [`Report::Tally`] and as many [`Report::Part`]s as it says.
+    /// this home. Answered with one [`Report::Tally`] and as many [`Report::PartialTally`]s as it says.
     PushKeys { call: CallId, keys: Vec<Box<str>>, push: Push },
     /// Control to the users' home: the same for every session of `users`.
     PushUsers { call: CallId, users: Vec<i64>, push: Push },
@@ -105,14 +105,14 @@ pub enum Message {
     Configure { limits: Arc<Limits> },
     /// Control to a home: members on other hosts of the rooms whose home it is. All such rooms are
     /// named; one that is not has none.
-    RoomsBeyond { rooms: Vec<(Arc<str>, u32)> },
+    RemoteRoomCounts { rooms: Vec<(Arc<str>, u32)> },
     /// Control to the owner: the answer to [`Report::Identify`].
     Identified { conn: ConnId, answer: Result<Identity, Denied> },
     /// Control to the owner: the answer to [`Report::Receive`]; the sentence is for the client.
     Receipt { conn: ConnId, outcome: Result<(), Box<str>> },
     /// Control to the key's home: logic did not hear a [`Report::Heartbeat`] and is not told again, for
     /// now.
-    Unheard { key: Box<str> },
+    RenewalFailed { key: Box<str> },
 
     /// Home to owner: a push to these connections of the receiving shard, as (slot, generation).
     DeliverConns { call: CallId, conns: Vec<(u32, u32)>, push: Push },
@@ -153,11 +153,11 @@ pub enum Message {
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the variants say what their fields are for")]
 pub enum Report {
-    /// What became of a push where control sent it, and in how many [`Report::Part`]s other shards
-    /// report the rest. Parts may come first: threads are not ordered among each other.
-    Tally { call: CallId, tally: Tally, parts: u32 },
+    /// What became of a push where control sent it, and in how many [`Report::PartialTally`]s other shards
+    /// report the rest. Partial tallies may come first: threads are not ordered among each other.
+    Tally { call: CallId, tally: Tally, partials: u32 },
     /// What became of a push on a shard that a home sent it to.
-    Part { call: CallId, tally: Tally },
+    PartialTally { call: CallId, tally: Tally },
     /// A paced broadcast will visit this many connections; its deliveries appear in the counters.
     Scheduled { call: CallId, connections: u64 },
     /// A paced broadcast was refused: too many are under way on this shard.
@@ -185,13 +185,13 @@ pub enum Report {
     Heartbeat { user: i64, key: Box<str> },
     /// Remote logic: nobody here holds the key any more. A connection that was replaced causes none.
     Disconnected { user: i64, key: Box<str> },
-    /// A line for the white log.
-    White(Box<WhiteEvent>),
+    /// A line for the trace log.
+    Trace(Box<TraceEvent>),
 }
 
-/// What happened to a connection of a user on [`Limits::white_list`].
+/// What happened to a connection of a user on [`Limits::trace_users`].
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct WhiteEvent {
+pub struct TraceEvent {
     /// Which connection.
     pub conn: ConnId,
     /// Its user.
@@ -199,14 +199,14 @@ pub struct WhiteEvent {
     /// Its key; empty for what is written after its close.
     pub key: Box<str>,
     /// What happened.
-    pub what: WhiteWhat,
+    pub what: TraceKind,
     /// When.
     pub at: Millis,
 }
 
-/// What happened to a white connection.
+/// What happened to a traced connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum WhiteWhat {
+pub enum TraceKind {
     /// It is authenticated and registered.
     Authenticated {
         /// The room it starts in.

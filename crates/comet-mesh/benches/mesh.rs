@@ -39,7 +39,7 @@ fn send_and_receive(bencher: Bencher, letters: usize) {
 fn send_to_a_sleeper(bencher: Bencher) {
     let (sender, inbox, bell) = mailbox();
     bencher.bench_local(|| {
-        assert!(inbox.doze());
+        assert!(inbox.arm_wakeup());
         sender.try_send(black_box([1; 7])).expect("there is room");
         bell.clear();
         black_box(inbox.try_recv().expect("it was sent"))
@@ -145,9 +145,9 @@ fn receive_asleep(inbox: &Inbox<Letter>, bell: &EventFd) -> Letter {
         if let Some(letter) = inbox.try_recv() {
             return letter;
         }
-        if inbox.doze() {
+        if inbox.arm_wakeup() {
             bell.wait().expect("an eventfd can be awaited");
-            inbox.rouse();
+            inbox.disarm_wakeup();
         }
     }
 }

@@ -61,11 +61,11 @@ impl<T> Sender<T> {
     /// Gives the message back when there is no room or nobody to receive it.
     pub fn try_send(&self, message: T) -> Result<(), Returned<T>> {
         self.post(message)?;
-        self.ring();
+        self.notify();
         Ok(())
     }
 
-    /// Puts `message` into the inbox and leaves a sleeping receiver asleep, until [`Sender::ring`]. Who
+    /// Puts `message` into the inbox and leaves a sleeping receiver asleep, until [`Sender::notify`]. Who
     /// has several messages posts them all first: a receiver on the same CPU, woken by the first, may
     /// run at once, and sleep again before the second.
     ///
@@ -79,8 +79,8 @@ impl<T> Sender<T> {
     }
 
     /// Wakes the receiver if it sleeps, for all that was posted before.
-    pub fn ring(&self) {
-        // Pairs with the fence in `Inbox::doze`: either we see that it dozes, or it sees the message.
+    pub fn notify(&self) {
+        // Pairs with the fence in `Inbox::arm_wakeup`: either we see that it dozes, or it sees the message.
         fence(Ordering::SeqCst);
         if self.bell.asleep.load(Ordering::Relaxed)
             && self.bell.asleep.swap(false, Ordering::Relaxed)
@@ -124,18 +124,18 @@ impl<T> Inbox<T> {
     /// Announces that the owner is about to sleep. `false`: a message is there, so it must not.
     /// After `true`, the next sender calls [`Wake::wake`] once.
     #[must_use]
-    pub fn doze(&self) -> bool {
+    pub fn arm_wakeup(&self) -> bool {
         self.bell.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if self.messages.is_empty() {
             return true;
         }
-        self.rouse();
+        self.disarm_wakeup();
         false
     }
 
     /// Announces that the owner is awake, so that senders need not wake it.
-    pub fn rouse(&self) {
+    pub fn disarm_wakeup(&self) {
         self.bell.asleep.store(false, Ordering::Relaxed);
     }
 
@@ -191,9 +191,9 @@ mod tests {
         let (sender, inbox) = inbox(8, waker);
         sender.try_send(1).unwrap();
         assert_eq!(rings.0.load(Ordering::SeqCst), 0);
-        assert!(!inbox.doze(), "a message is there");
+        assert!(!inbox.arm_wakeup(), "a message is there");
         assert_eq!(inbox.try_recv(), Some(1));
-        assert!(inbox.doze());
+        assert!(inbox.arm_wakeup());
         sender.try_send(2).unwrap();
         sender.try_send(3).unwrap();
         assert_eq!(rings.0.load(Ordering::SeqCst), 1);
@@ -204,12 +204,12 @@ mod tests {
         let rings = Arc::new(Rings::default());
         let waker: Arc<dyn Wake> = rings.clone();
         let (sender, inbox) = inbox(8, waker);
-        assert!(inbox.doze());
+        assert!(inbox.arm_wakeup());
         sender.post(1).unwrap();
         sender.post(2).unwrap();
         assert_eq!(rings.0.load(Ordering::SeqCst), 0);
-        sender.ring();
-        sender.ring();
+        sender.notify();
+        sender.notify();
         assert_eq!(rings.0.load(Ordering::SeqCst), 1);
         assert_eq!((inbox.try_recv(), inbox.try_recv()), (Some(1), Some(2)));
     }
@@ -241,9 +241,9 @@ mod tests {
                 sum += message;
                 count += 1;
             }
-            if count < 2 * MESSAGES && inbox.doze() {
+            if count < 2 * MESSAGES && inbox.arm_wakeup() {
                 bell.wait().unwrap();
-                inbox.rouse();
+                inbox.disarm_wakeup();
             }
         }
         assert_eq!(sum, MESSAGES * (MESSAGES - 1));

@@ -206,7 +206,7 @@ impl<A: Auther> Driver<A> {
                 has_posted = true;
             }
             if has_posted {
-                sender.ring();
+                sender.notify();
             }
         }
     }
@@ -227,7 +227,7 @@ impl<A: Auther> Driver<A> {
             has_reported = true;
         }
         if has_reported {
-            self.control.ring();
+            self.control.notify();
         }
     }
 
@@ -274,10 +274,10 @@ impl<A: Auther> Driver<A> {
         let nap = self.shard.poll_nap().filter(|_| !self.retry);
         if nap.is_some() {
             // What was raised before would end the nap at once. Its message is in the inbox by now, which
-            // `doze` looks into below.
+            // `arm_wakeup` looks into below.
             self.bell.clear();
         }
-        if self.has_work_while_spinning() || !self.inbox.doze() {
+        if self.has_work_while_spinning() || !self.inbox.arm_wakeup() {
             return self.ring.submit();
         }
         if !self.stop.load(Ordering::Acquire) {
@@ -291,7 +291,7 @@ impl<A: Auther> Driver<A> {
                 }
             }
         }
-        self.inbox.rouse();
+        self.inbox.disarm_wakeup();
     }
 
     fn time_to(&self, at: Millis) -> Duration {

@@ -13,8 +13,8 @@ pub(crate) struct Call {
     pub(crate) users: Vec<i64>,
     /// Reports still to come for messages that were sent.
     pub(crate) missing: u64,
-    /// Parts announced that have not come; below zero, parts that came before they were announced.
-    pub(crate) parts: i64,
+    /// Partial tallies announced that have not come; below zero, partials that came before they were announced.
+    pub(crate) partials: i64,
     pub(crate) tally: Tally,
     /// A shard had too many paced broadcasts under way.
     pub(crate) is_refused: bool,
@@ -22,7 +22,7 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn is_complete(&self) -> bool {
-        self.missing == 0 && self.parts == 0
+        self.missing == 0 && self.partials == 0
     }
 
     /// What must hold once all reports are in, whatever happened on the way.

@@ -64,7 +64,7 @@ pub(crate) fn end(world: &mut World) -> Result<Summary, String> {
     totals(world)?;
     logic(world)?;
     let env = &world.env;
-    env.control.white.end(&env.plan)?;
+    env.control.trace_log.end(&env.plan)?;
     if let Some(times) = env.control.drained.iter().find(|times| **times != 1) {
         return Err(format!("a shard was drained {times} times"));
     }
@@ -103,7 +103,7 @@ pub(crate) fn end(world: &mut World) -> Result<Summary, String> {
     summary.renewals = logic.renewals;
     summary.departures = logic.departures;
     summary.failures = logic.failures;
-    summary.white = env.control.white.lines;
+    summary.traced = env.control.trace_log.lines;
     summary.steps = env.trace.step;
     summary.calls = env.control.calls_total;
     Ok(summary)

@@ -14,8 +14,8 @@ use crate::call::{Call, check_sum};
 use crate::driver;
 use crate::logic::Logic;
 use crate::mesh::Mesh;
-use crate::plan::{Dice, KEYS, OPERATIONS, OTHER_WHITE_LIST, Plan, ROOMS, USERS};
-use crate::white::White;
+use crate::plan::{Dice, KEYS, OPERATIONS, OTHER_TRACE_USERS, Plan, ROOMS, USERS};
+use crate::trace_log::TraceLog;
 use crate::wire::{self, Kind, PUSH_SEQUENCE, Stamp};
 
 /// Slowest paced broadcast, connections a second on each shard.
@@ -40,7 +40,7 @@ pub(crate) struct Control {
     /// How often each shard said so.
     pub(crate) drained: Vec<u32>,
     pub(crate) logic: Logic,
-    pub(crate) white: White,
+    pub(crate) trace_log: TraceLog,
     /// Members on other hosts, as the homes were told last.
     pub(crate) beyond: BTreeMap<&'static str, u32>,
 }
@@ -61,7 +61,7 @@ impl Control {
             paced_until: Millis(0),
             drained: vec![0; usize::from(plan.shards)],
             logic: Logic::default(),
-            white: White::default(),
+            trace_log: TraceLog::default(),
             beyond: BTreeMap::new(),
         }
     }
@@ -102,7 +102,7 @@ impl Control {
     fn configure(&mut self, dice: &mut Dice, plan: &Plan) {
         let mut limits: Limits = plan.limits.clone();
         if dice.percent(50) {
-            limits.white_list = OTHER_WHITE_LIST.into();
+            limits.trace_users = OTHER_TRACE_USERS.into();
             limits.user_memory_ms = 50;
         }
         self.send_all(&Message::Configure { limits: Arc::new(limits) });
@@ -120,7 +120,7 @@ impl Control {
             let here = |room: &&str| home_of_room(room, self.shards).0 == shard;
             let rooms = self.beyond.iter().filter(|(room, _)| here(room));
             let rooms = rooms.map(|(room, members)| ((*room).into(), *members)).collect();
-            self.lanes[usize::from(shard)].push_back(Message::RoomsBeyond { rooms });
+            self.lanes[usize::from(shard)].push_back(Message::RemoteRoomCounts { rooms });
         }
     }
 
@@ -180,7 +180,7 @@ impl Control {
                 | Report::Receive { .. }
                 | Report::Heartbeat { .. }
                 | Report::Disconnected { .. } => self.logic.hear(dice, plan, now, report)?,
-                Report::White(event) => self.white.hear(plan, &event)?,
+                Report::Trace(event) => self.trace_log.hear(plan, &event)?,
                 report => self.settle(&report, now)?,
             }
         }
@@ -201,9 +201,9 @@ impl Control {
     }
 
     fn settle(&mut self, report: &Report, now: Millis) -> Result<(), String> {
-        let (call, tally, messages, parts) = match report {
-            Report::Tally { call, tally, parts } => (call, *tally, 1, i64::from(*parts)),
-            Report::Part { call, tally } => (call, *tally, 0, -1),
+        let (call, tally, messages, partials) = match report {
+            Report::Tally { call, tally, partials } => (call, *tally, 1, i64::from(*partials)),
+            Report::PartialTally { call, tally } => (call, *tally, 0, -1),
             Report::Scheduled { call, connections } => {
                 // Connections that come meanwhile may be visited too.
                 let longest = (connections + self.clients) * 1000 / SPEED_LEAST + 100;
@@ -223,7 +223,7 @@ impl Control {
             | Report::Receive { .. }
             | Report::Heartbeat { .. }
             | Report::Disconnected { .. }
-            | Report::White(_) => unreachable!("no report to a call"),
+            | Report::Trace(_) => unreachable!("no report to a call"),
         };
         check_sum(&tally)?;
         self.total += tally;
@@ -235,7 +235,7 @@ impl Control {
         }
         open.tally += tally;
         open.missing -= messages;
-        open.parts += parts;
+        open.partials += partials;
         open.is_refused |= matches!(report, Report::Busy { .. });
         if open.is_complete() {
             open.check()?;
@@ -330,7 +330,7 @@ impl Control {
             keys,
             users,
             missing: 0,
-            parts: 0,
+            partials: 0,
             tally,
             is_refused,
         });

@@ -373,7 +373,7 @@ impl Driver {
 
 /// Not what goes on for as long as clients send heartbeats.
 pub(crate) fn is_news(report: &Report) -> bool {
-    !matches!(report, Report::White(_) | Report::Heartbeat { .. })
+    !matches!(report, Report::Trace(_) | Report::Heartbeat { .. })
 }
 
 /// A message in a line of the trace: without the bytes of a push.

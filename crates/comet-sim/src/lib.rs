@@ -22,7 +22,7 @@ mod plan;
 mod socket;
 mod summary;
 mod trace;
-mod white;
+mod trace_log;
 mod wire;
 mod world;
 

@@ -17,8 +17,8 @@ pub(crate) const USERS: i64 = 5;
 
 /// Longest time a client is told to wait.
 pub(crate) const RETRY_AFTER_MS_MAX: u32 = 900;
-/// Who is white after a change of limits.
-pub(crate) const OTHER_WHITE_LIST: [i64; 2] = [2, 3];
+/// Who is traced after a change of limits.
+pub(crate) const OTHER_TRACE_USERS: [i64; 2] = [2, 3];
 
 /// Every random decision of a run, in the order it is made.
 pub(crate) struct Dice(Xoshiro256PlusPlus);
@@ -96,17 +96,17 @@ impl Plan {
         self.logic != Logic::Embedded
     }
 
-    /// The lists of white users there are at one time or another.
-    pub(crate) fn white_lists(&self) -> impl Iterator<Item = &[i64]> {
-        [&*self.limits.white_list, if self.is_configured { &OTHER_WHITE_LIST } else { &[] }]
+    /// The lists of traced users there are at one time or another.
+    pub(crate) fn trace_lists(&self) -> impl Iterator<Item = &[i64]> {
+        [&*self.limits.trace_users, if self.is_configured { &OTHER_TRACE_USERS } else { &[] }]
             .into_iter()
     }
 
     pub(crate) fn roll(dice: &mut Dice) -> Self {
         let large = dice.percent(8);
         let inbox = dice.pick(&[1, 2, 8, 1000]);
-        // Through the smallest inboxes the lines of the white log would never come to rest.
-        let white_lists: &[&[i64]] =
+        // Through the smallest inboxes the lines of the trace log would never come to rest.
+        let trace_lists: &[&[i64]] =
             if inbox < 8 { &[&[]] } else { &[&[], &[1], &[0, 1, 2, 3, 4]] };
         let limits = Limits {
             connections: if dice.percent(8) { 3 } else { 10_000 },
@@ -130,7 +130,7 @@ impl Plan {
             linger_ms: dice.between(50, 400) as u32,
             buckets: dice.pick(&[1, 8]),
             user_memory_ms: dice.pick(&[0, 500]),
-            white_list: dice.pick(white_lists).into(),
+            trace_users: dice.pick(trace_lists).into(),
             ..Limits::default()
         };
         Self {

@@ -46,8 +46,8 @@ pub struct Summary {
     pub departures: u64,
     /// Client messages that logic did not take.
     pub failures: u64,
-    /// Lines of the white log.
-    pub white: u64,
+    /// Lines of the trace log.
+    pub traced: u64,
     /// Of everything the clients heard; equal for equal seeds.
     pub digest: u64,
 }
@@ -106,7 +106,7 @@ impl AddAssign for Summary {
         self.renewals += other.renewals;
         self.departures += other.departures;
         self.failures += other.failures;
-        self.white += other.white;
+        self.traced += other.traced;
         self.digest ^= other.digest;
     }
 }
@@ -126,11 +126,11 @@ impl fmt::Display for Summary {
             f,
             "calls: {calls}; messages that waited for an inbox: {mesh_waits}; naps: {naps}"
         )?;
-        let Self { remote, renewals, departures, failures, white, .. } = self;
+        let Self { remote, renewals, departures, failures, traced, .. } = self;
         writeln!(
             f,
             "remote logic: {remote} runs, {renewals} renewals, {departures} departures, {failures} \
-             messages refused; white lines: {white}"
+             messages refused; traced lines: {traced}"
         )?;
         let Self { deliveries, sent, lost, superseded, .. } = self;
         let Tally { matched, queued, dropped, .. } = deliveries;

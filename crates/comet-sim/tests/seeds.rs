@@ -37,7 +37,7 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     }
     let others = [sum.lost, sum.superseded, sum.refused, sum.mesh_waits, sum.deliveries.absent];
     assert!(others.iter().all(|number| *number > 0), "{sum}");
-    let told = [sum.naps, sum.remote, sum.renewals, sum.departures, sum.failures, sum.white];
+    let told = [sum.naps, sum.remote, sum.renewals, sum.departures, sum.failures, sum.traced];
     assert!(told.iter().all(|number| *number > 100), "{sum}");
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);
 }

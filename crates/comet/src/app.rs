@@ -212,12 +212,12 @@ impl App {
         &self.config
     }
 
-    /// Opens the white log's file again under its name: the old one may have been moved away.
+    /// Opens the trace log's file again under its name: the old one may have been moved away.
     ///
     /// # Errors
     /// If that fails, as a sentence.
     pub fn reopen(&self) -> Result<(), String> {
-        self.set_white_log(&self.config)
+        self.set_trace_log(&self.config)
     }
 
     /// Takes over what can change alive of `newer`, and says what that is and what is left.
@@ -229,11 +229,11 @@ impl App {
         let adopted = adopt(&self.config, newer, &machine)?;
         let reloaded = compare(&self.config, &adopted, newer);
         if adopted.white_list.file != self.config.white_list.file {
-            self.set_white_log(&adopted)?;
+            self.set_trace_log(&adopted)?;
         }
         // Also where the names are the same: the certificates may be others.
         if let Err(error) = self.reload_tls(&adopted) {
-            self.set_white_log(&self.config)?;
+            self.set_trace_log(&self.config)?;
             return Err(error);
         }
         if let Some(warning) = too_few_open_files(&adopted, self.open_files) {
@@ -249,11 +249,11 @@ impl App {
         listeners::reload(tls, config).map_err(|error| format!("tls: {error}"))
     }
 
-    fn set_white_log(&self, config: &Config) -> Result<(), String> {
+    fn set_trace_log(&self, config: &Config) -> Result<(), String> {
         let file = config.white_list.file.clone();
         let name = file.clone().unwrap_or_default();
         self.control
-            .set_white_log(file)
+            .set_trace_log(file)
             .map_err(|error| format!("white_list.file: cannot write {}: {error}", name.display()))
     }
 

@@ -45,7 +45,7 @@ pub(crate) fn control_options(
         server_id: config.server.id.clone(),
         version: env!("CARGO_PKG_VERSION"),
         limits: Arc::clone(limits),
-        white_log: config.white_list.file.clone(),
+        trace_log: config.white_list.file.clone(),
         epoch,
     }
 }
@@ -110,7 +110,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         calm_ms: CALM_MS,
         linger_ms: millis(protocol.linger),
         origins: config.websocket.origins.iter().map(|origin| origin.as_str().into()).collect(),
-        white_list: config.white_list.users.as_slice().into(),
+        trace_users: config.white_list.users.as_slice().into(),
         user_memory_ms: millis(config.bucket.user_memory),
         buckets: (config.bucket.count / config.server.cores.len()).next_power_of_two(),
     }

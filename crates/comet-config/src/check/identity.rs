@@ -11,7 +11,7 @@ use crate::secrets::without_password;
 use crate::units::{Number, Span};
 
 /// Most users on the white list: each of their frames is a line in a file.
-const WHITE_USERS_MAX: usize = 65_536;
+const TRACE_USERS_MAX: usize = 65_536;
 
 pub(super) fn logic(check: &mut Kinds<'_>, raw: RawLogic, default: Logic) -> Logic {
     let short = 100 * MILLISECOND..=60 * SECOND;
@@ -77,8 +77,8 @@ pub(super) fn white_list(
     });
     users.sort_unstable();
     users.dedup();
-    if users.len() > WHITE_USERS_MAX {
-        let what = format!("{} users are too many: up to {WHITE_USERS_MAX}", users.len());
+    if users.len() > TRACE_USERS_MAX {
+        let what = format!("{} users are too many: up to {TRACE_USERS_MAX}", users.len());
         check.report.value("white_list.users", &what);
     }
     WhiteList { users, file: check.file("white_list.file", raw.file, default.file) }

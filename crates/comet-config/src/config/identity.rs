@@ -90,7 +90,7 @@ pub enum Algorithm {
 pub struct WhiteList {
     /// Ids of the users whose connections are written down; ascending, none twice.
     pub users: Vec<i64>,
-    /// The white log; there is one where there are users.
+    /// The trace log; there is one where there are users.
     #[serde(serialize_with = "serialize_optional")]
     pub file: Option<PathBuf>,
 }

@@ -45,7 +45,7 @@ impl Logic {
         if let Ok(OnlineReply { all_room_count }) = renewed {
             let homes = beyond(all_room_count, &here, self.hub.shards());
             for (shard, rooms) in (0..).zip(homes) {
-                self.hub.tell(ShardId(shard), Message::RoomsBeyond { rooms });
+                self.hub.tell(ShardId(shard), Message::RemoteRoomCounts { rooms });
             }
         }
     }

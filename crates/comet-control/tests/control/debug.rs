@@ -67,14 +67,14 @@ async fn the_log_level_is_changed_alive() {
 #[tokio::test]
 async fn every_shard_hears_of_a_new_white_list() {
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("white-list.log");
-    let with_file = Options { white_log: Some(file), ..options(PATIENT) };
+    let with_file = Options { trace_log: Some(file), ..options(PATIENT) };
     let fake = start_with(with_file, &[ROOMY, ROOMY]);
     let put = async |body: &str| fake.debug("PUT", "/white_list", body).await;
     let (status, answer) = put(r#"{"users":[7,-1,7]}"#).await;
     assert_eq!((status, answer.as_str()), (200, r#"{"old":[],"users":[-1,7]}"#));
     for shard in &fake.shards {
         let Message::Configure { limits } = shard.next().await else { panic!("nothing else") };
-        assert_eq!(*limits.white_list, [-1, 7]);
+        assert_eq!(*limits.trace_users, [-1, 7]);
     }
     let (status, answer) = fake.debug("GET", "/white_list", "").await;
     assert_eq!((status, answer.as_str()), (200, r#"{"users":[-1,7]}"#));

@@ -42,7 +42,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         server_id: "test".to_owned(),
         version: "0.0.0",
         limits: Arc::new(Limits::default()),
-        white_log: None,
+        trace_log: None,
         epoch: Instant::now(),
     }
 }
@@ -90,7 +90,7 @@ impl Fake {
     pub(crate) fn queued(&self, call: CallId) {
         let mut tally = Tally::default();
         tally.queue();
-        self.report(Report::Tally { call, tally, parts: 0 });
+        self.report(Report::Tally { call, tally, partials: 0 });
     }
 
     /// Lets each shard answer one snapshot with these counters.
@@ -192,9 +192,9 @@ impl FakeShard {
             if let Some(message) = self.inbox.try_recv() {
                 return message;
             }
-            if self.inbox.doze() {
+            if self.inbox.arm_wakeup() {
                 self.bell.0.notified().await;
-                self.inbox.rouse();
+                self.inbox.disarm_wakeup();
             }
         }
     }

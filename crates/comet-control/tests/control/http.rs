@@ -17,7 +17,7 @@ pub(crate) fn counters(scale: u64) -> Counters {
         turn_micros: 1_000_000 * scale,
         turn_micros_max: 600_000 + scale,
         waiting_bytes: 100 * scale,
-        white_missed: scale,
+        trace_missed: scale,
         ..Counters::default()
     };
     counters.closed[CloseReason::Replaced as usize] = 7 * scale;

@@ -103,7 +103,7 @@ async fn every_push_is_one_frame_with_the_operation_and_is_answered_with_the_led
             assert_eq!(pushed.operation, 1_000, "{target}");
             assert_eq!(pushed.frame.for_tcp(), hi(1_000).for_tcp(), "{target}");
             assert_eq!(pushed.frame.for_websocket(), hi(1_000).for_websocket(), "{target}");
-            fake.report(Report::Tally { call: *call, tally, parts: 0 });
+            fake.report(Report::Tally { call: *call, tally, partials: 0 });
         };
         let (answer, ()) = tokio::join!(asked, told);
         assert_eq!(answer, done(&data), "{target}");
@@ -252,7 +252,7 @@ async fn a_push_that_did_not_end_is_a_server_error_with_what_is_known() {
     let fake = start(HASTY, &[ROOMY]);
     let told = async {
         let Message::PushRoom { call, .. } = fake.shards[0].next().await else { panic!() };
-        fake.report(Report::Tally { call, tally: ledger().0, parts: 1 });
+        fake.report(Report::Tally { call, tally: ledger().0, partials: 1 });
     };
     let (answer, ()) =
         tokio::join!(push(&fake, "/goim/push/room?operation=5&type=live&room=1"), told);

@@ -55,7 +55,7 @@ pub(crate) async fn next(fake: &Fake, shard: u16) -> Message {
     loop {
         match fake.shards[usize::from(shard)].next().await {
             Message::Rooms { call } => fake.report(Report::Rooms { call, rooms: Vec::new() }),
-            Message::RoomsBeyond { .. } => {}
+            Message::RemoteRoomCounts { .. } => {}
             other => return other,
         }
     }
@@ -112,7 +112,7 @@ async fn metrics(fake: &Fake) -> String {
                         Message::Rooms { call } => {
                             fake.report(Report::Rooms { call, rooms: Vec::new() });
                         }
-                        Message::RoomsBeyond { .. } => {}
+                        Message::RemoteRoomCounts { .. } => {}
                         other => panic!("{other:?}"),
                     }
                 }
@@ -320,7 +320,7 @@ async fn rooms_are_renewed_and_homes_hear_of_others() {
         assert_eq!((request, encoding.as_deref()), (expected, Some("gzip")));
         let mut beyond = Vec::new();
         for (shard, fake_shard) in (0..).map(ShardId).zip(&fake.shards) {
-            let Message::RoomsBeyond { rooms } = fake_shard.next().await else { panic!() };
+            let Message::RemoteRoomCounts { rooms } = fake_shard.next().await else { panic!() };
             assert!(rooms.iter().all(|(room, _)| home_of_room(room, 2) == shard), "{rooms:?}");
             beyond.extend(rooms.into_iter().map(|(room, others)| (room.to_string(), others)));
         }

@@ -176,7 +176,7 @@ async fn a_renewal_that_logic_does_not_take_goes_back_to_the_shard() {
     for key in ["k7", "k8"] {
         fake.report(Report::Heartbeat { user: 7, key: key.into() });
         match next(&fake, home_of_key(key, 2).0).await {
-            Message::Unheard { key: unheard } => assert_eq!(&*unheard, key),
+            Message::RenewalFailed { key: unheard } => assert_eq!(&*unheard, key),
             other => panic!("{other:?}"),
         }
     }

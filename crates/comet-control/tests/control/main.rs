@@ -16,4 +16,4 @@ mod overload;
 mod push;
 mod push_stream;
 mod text_format;
-mod white_log;
+mod trace_log;

@@ -63,10 +63,10 @@ async fn keys_go_to_their_homes_and_all_parts_make_the_ledger() {
     assert_eq!((same, keys.len(), keys[0].as_ref()), (call, 1, there[0].as_str()));
 
     // One part overtakes the report that announces it.
-    fake.report(Report::Tally { call, tally: tally(10, 0, 0), parts: 0 });
-    fake.report(Report::Part { call, tally: tally(2, 3, 0) });
-    fake.report(Report::Tally { call, tally: tally(1, 0, 1), parts: 2 });
-    fake.report(Report::Part { call, tally: tally(0, 4, 0) });
+    fake.report(Report::Tally { call, tally: tally(10, 0, 0), partials: 0 });
+    fake.report(Report::PartialTally { call, tally: tally(2, 3, 0) });
+    fake.report(Report::Tally { call, tally: tally(1, 0, 1), partials: 2 });
+    fake.report(Report::PartialTally { call, tally: tally(0, 4, 0) });
     let ledger = asked.await.unwrap().unwrap().into_inner().ledger.unwrap();
     let dropped = BTreeMap::from([("outbox_full".to_owned(), 7)]);
     assert_eq!(ledger, Ledger { matched: 20, queued: 13, dropped, absent: 1, scheduled: 0 });
@@ -259,7 +259,7 @@ async fn the_blocking_caller_pushes_all_kinds() {
             panic!()
         };
         assert_eq!(push.frame.for_tcp(), frame(5, 0, b"x").for_tcp());
-        fake.report(Report::Tally { call, tally: tally(2, 1, 1), parts: 0 });
+        fake.report(Report::Tally { call, tally: tally(2, 1, 1), partials: 0 });
     }
     for ledger in asked.await.unwrap() {
         assert_eq!(ledger.to_string(), "matched 3, queued 2, dropped 1 (outbox_full), absent 1");

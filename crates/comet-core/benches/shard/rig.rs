@@ -113,7 +113,7 @@ impl Rig {
         let mut queued = 0;
         for shard in &mut self.shards {
             while let Some(report) = shard.poll_report() {
-                if let Report::Tally { tally, .. } | Report::Part { tally, .. } = report {
+                if let Report::Tally { tally, .. } | Report::PartialTally { tally, .. } = report {
                     queued += tally.queued;
                 }
             }

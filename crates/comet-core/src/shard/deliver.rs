@@ -57,7 +57,7 @@ impl Shard {
     fn push_owners(&mut self, call: CallId, owners: Vec<ConnId>, absent: u64, push: &Push) {
         let mut tally = Tally { absent, ..Tally::default() };
         self.counters.deliveries += tally;
-        let mut parts = 0;
+        let mut partials = 0;
         let mut by_shard: Vec<(ShardId, Vec<(u32, u32)>)> = Vec::new();
         for owner in owners {
             let conn = (owner.slot, owner.generation);
@@ -74,19 +74,19 @@ impl Shard {
             let count = conns.len() as u64;
             let push = push.clone();
             if self.route_push(shard, Message::DeliverConns { call, conns, push }) {
-                parts += 1;
+                partials += 1;
             } else {
                 self.drop_in_mesh(&mut tally, count);
             }
         }
-        self.reports.push_back(Report::Tally { call, tally, parts });
+        self.reports.push_back(Report::Tally { call, tally, partials });
     }
 
     /// A room whose home is here: its order is the order of these calls.
     pub(super) fn push_room(&mut self, call: CallId, room: &Arc<str>, push: &Push) {
         debug_assert_eq!(home_of_room(room, self.shards), self.id);
         let mut tally = Tally::default();
-        let mut parts = 0;
+        let mut partials = 0;
         // A copy of a few entries: delivering here changes the shard.
         for (shard, members) in self.home.shards_of(room).to_vec() {
             if shard == self.id {
@@ -95,12 +95,12 @@ impl Shard {
             }
             let (room, push) = (Arc::clone(room), push.clone());
             if self.route_push(shard, Message::DeliverRoom { call, room, push }) {
-                parts += 1;
+                partials += 1;
             } else {
                 self.drop_in_mesh(&mut tally, u64::from(members));
             }
         }
-        self.reports.push_back(Report::Tally { call, tally, parts });
+        self.reports.push_back(Report::Tally { call, tally, partials });
     }
 
     fn drop_in_mesh(&mut self, tally: &mut Tally, connections: u64) {
@@ -121,7 +121,7 @@ impl Shard {
                     }
                 }
             });
-            return self.reports.push_back(Report::Tally { call, tally, parts: 0 });
+            return self.reports.push_back(Report::Tally { call, tally, partials: 0 });
         };
         if self.paced.len() >= PACED_MAX {
             return self.reports.push_back(Report::Busy { call });

@@ -7,7 +7,7 @@ use comet_proto::op;
 use crate::conn::{Life, Registering, Reply};
 use crate::ids::{ConnId, ShardId, home_of_key, home_of_room, home_of_user};
 use crate::ledger::CloseReason;
-use crate::message::{Message, Report, WhiteWhat};
+use crate::message::{Message, Report, TraceKind};
 use crate::room::Waiting;
 
 use super::{Shard, tick};
@@ -21,11 +21,11 @@ impl Shard {
             Message::Broadcast { call, push, speed } => self.broadcast(call, push, speed),
             Message::DeliverConns { call, conns, push } => {
                 let tally = self.deliver_conns(&conns, &push);
-                self.reports.push_back(Report::Part { call, tally });
+                self.reports.push_back(Report::PartialTally { call, tally });
             }
             Message::DeliverRoom { call, room, push } => {
                 let tally = self.deliver_room(&room, &push);
-                self.reports.push_back(Report::Part { call, tally });
+                self.reports.push_back(Report::PartialTally { call, tally });
             }
             Message::Snapshot { call } => self.snapshot(call),
             Message::Rooms { call } => {
@@ -33,7 +33,7 @@ impl Shard {
             }
             Message::Drain { over_ms, retry_after_ms } => self.drain(over_ms, retry_after_ms),
             Message::Configure { limits } => self.configure(limits),
-            Message::RoomsBeyond { rooms } => self.home.set_beyond(rooms),
+            Message::RemoteRoomCounts { rooms } => self.home.set_beyond(rooms),
             Message::Identified { conn, answer } => self.identified(conn, answer),
             Message::Receipt { conn, outcome } => self.receipt(conn, outcome),
 
@@ -83,7 +83,7 @@ impl Shard {
                 }
             }
 
-            Message::Unheard { key } => {
+            Message::RenewalFailed { key } => {
                 if let Some(owner) = self.home.owner(&key) {
                     self.route(owner.shard, Message::RenewAgain { conn: owner });
                 }
@@ -134,8 +134,8 @@ impl Shard {
         self.set_deadline(slot, self.heartbeat_ms(slot));
         self.plan_renewal(slot);
         self.list(slot);
-        if self.conns[slot].is_white {
-            self.note(slot, WhiteWhat::Authenticated { room: identity.room.clone() });
+        if self.conns[slot].is_traced {
+            self.note(slot, TraceKind::Authenticated { room: identity.room.clone() });
         }
         let reply = Reply { operation: op::AUTH_REPLY, sequence };
         match identity.room {

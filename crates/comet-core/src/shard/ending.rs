@@ -6,7 +6,7 @@ use comet_proto::{Encoded, op};
 use crate::conn::{Life, Transport};
 use crate::ledger::CloseReason;
 use crate::limits::{EVENTS_MAX, TICK_MS};
-use crate::message::WhiteWhat;
+use crate::message::TraceKind;
 use crate::outbox::Remains;
 use crate::wheel::Tick;
 
@@ -138,8 +138,8 @@ impl Shard {
         }
         self.counters.closed[reason as usize] += 1;
         let conn = self.conn_id(slot);
-        if self.conns[slot].is_white {
-            self.note(slot, WhiteWhat::Closed { reason });
+        if self.conns[slot].is_traced {
+            self.note(slot, TraceKind::Closed { reason });
         }
         let entry = &mut self.conns[slot];
         self.counters.live -= u64::from(entry.is_live());

@@ -213,7 +213,7 @@ impl Shard {
 
     fn handle_frame(&mut self, slot: u32, frame: Frame<'_>) {
         self.counters.frames_in += 1;
-        if self.conns[slot].is_white {
+        if self.conns[slot].is_traced {
             self.note_read(slot, &frame);
         }
         let Frame { operation, sequence, body, .. } = frame;

@@ -62,7 +62,7 @@ impl Shard {
     pub fn handle_sent(&mut self, conn: ConnId, bytes: usize) {
         let tick = tick(self.now);
         let slot = self.slot(conn).expect("a slot is not reused while a send is in flight");
-        if self.conns[slot].is_white {
+        if self.conns[slot].is_traced {
             self.note_written(slot, bytes);
         }
         let entry = &mut self.conns[slot];

@@ -39,10 +39,10 @@ fn new_bounds_hold_from_the_next_event_on() {
 }
 
 #[test]
-#[should_panic(expected = "white_list is sorted")]
+#[should_panic(expected = "trace_users is sorted")]
 fn bounds_that_contradict_each_other_are_our_mistake() {
     let mut rig = Rig::new(1, Limits::default());
-    configure(&mut rig, Limits { white_list: [2, 1].into(), ..Limits::default() });
+    configure(&mut rig, Limits { trace_users: [2, 1].into(), ..Limits::default() });
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn members_on_other_hosts_are_told_and_not_reported() {
                 0 => vec![("other".into(), 9)],
                 members => vec![(room.as_str().into(), members), ("other".into(), 9)],
             };
-            rig.send(home_of_room(room, 2), Message::RoomsBeyond { rooms });
+            rig.send(home_of_room(room, 2), Message::RemoteRoomCounts { rooms });
         }
     };
     let online = |rig: &mut Rig, conn| {

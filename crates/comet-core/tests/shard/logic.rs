@@ -194,7 +194,7 @@ fn a_renewal_that_was_not_heard_comes_with_the_next_heartbeat() {
         assert_eq!(news(&mut rig), [format!("+{key}")]);
         rig.feed(conn, &heartbeat);
         assert!(news(&mut rig).is_empty(), "it has been renewed");
-        rig.send(ShardId(1), Message::Unheard { key: (*key).into() });
+        rig.send(ShardId(1), Message::RenewalFailed { key: (*key).into() });
         rig.feed(conn, &heartbeat);
         assert_eq!(news(&mut rig), [format!("+{key}")]);
         rig.feed(conn, &heartbeat);
@@ -202,7 +202,7 @@ fn a_renewal_that_was_not_heard_comes_with_the_next_heartbeat() {
         // Nobody is left to renew it.
         rig.hang_up(conn);
         news(&mut rig);
-        rig.send(ShardId(1), Message::Unheard { key: (*key).into() });
+        rig.send(ShardId(1), Message::RenewalFailed { key: (*key).into() });
         assert!(news(&mut rig).is_empty());
     }
 }

@@ -10,4 +10,4 @@ mod logic;
 mod pushes;
 mod replies;
 mod rig;
-mod white;
+mod trace;

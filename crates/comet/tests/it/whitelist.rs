@@ -1,4 +1,4 @@
-//! The white log of a running server: what happens to connections of listed users, and of nobody else.
+//! The trace log of a running server: what happens to connections of listed users, and of nobody else.
 
 use std::fs;
 use std::path::{Path, PathBuf};

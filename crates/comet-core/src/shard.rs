@@ -17,7 +17,7 @@ mod inspect;
 mod logic;
 mod reply;
 mod socket;
-mod white;
+mod trace;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ use drain::Draining;
 pub use inspect::LiveConn;
 pub use logic::Logic;
 pub use socket::{CloseHow, Hangup, Transmit};
-use white::White;
+use trace::TraceQueue;
 
 /// What makes a shard.
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ pub struct Shard {
     is_draining: bool,
     draining: Option<Draining>,
     drained_reported: bool,
-    white: White,
+    trace: TraceQueue,
     scratch: Vec<u8>,
     /// The wheel came past these slots.
     expired: Vec<u32>,
@@ -186,7 +186,7 @@ impl Shard {
             is_draining: false,
             draining: None,
             drained_reported: false,
-            white: White::default(),
+            trace: TraceQueue::default(),
             scratch: Vec::new(),
             expired: Vec::new(),
         }
@@ -305,16 +305,16 @@ impl Shard {
     /// The next report for control.
     pub fn poll_report(&mut self) -> Option<Report> {
         let report = self.reports.pop_front()?;
-        if matches!(report, Report::White(_)) {
-            self.white_told();
+        if matches!(report, Report::Trace(_)) {
+            self.trace_reported();
         }
         Some(report)
     }
 
     /// Takes back a report that control had no room for; it is the next one again.
     pub fn return_report(&mut self, report: Report) {
-        if matches!(report, Report::White(_)) {
-            self.white_returned();
+        if matches!(report, Report::Trace(_)) {
+            self.trace_returned();
         }
         self.reports.push_front(report);
     }
@@ -351,7 +351,7 @@ impl Shard {
     fn configure(&mut self, limits: Arc<Limits>) {
         limits.assert_sound();
         let past = std::mem::replace(&mut self.limits, limits);
-        if past.white_list != self.limits.white_list {
+        if past.trace_users != self.limits.trace_users {
             self.relist();
         }
     }

@@ -1,4 +1,4 @@
-//! The white log's file: lines, rotation, and what becomes of what cannot be written.
+//! The trace log's file: lines, rotation, and what becomes of what cannot be written.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use comet_control::{Options, StartError};
-use comet_core::{ConnId, Millis, Report, ShardId, WhiteEvent, WhiteWhat};
+use comet_core::{ConnId, Millis, Report, ShardId, TraceEvent, TraceKind};
 
 use comet_mesh::Returned;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -21,7 +21,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 fn start(path: &Path) -> Fake {
-    start_with(Options { white_log: Some(path.to_owned()), ..options(PATIENT) }, &[ROOMY])
+    start_with(Options { trace_log: Some(path.to_owned()), ..options(PATIENT) }, &[ROOMY])
 }
 
 fn read(fake: &Fake, sequence: i32) {
@@ -29,11 +29,11 @@ fn read(fake: &Fake, sequence: i32) {
 }
 
 fn event(sequence: i32) -> Report {
-    Report::White(Box::new(WhiteEvent {
+    Report::Trace(Box::new(TraceEvent {
         conn: ConnId { shard: ShardId(0), slot: 4, generation: 1 },
         user: 7,
         key: "7_1".into(),
-        what: WhiteWhat::Read { operation: 2, sequence, bytes: 16 },
+        what: TraceKind::Read { operation: 2, sequence, bytes: 16 },
         at: Millis(1_500),
     }))
 }
@@ -79,7 +79,7 @@ async fn a_file_that_was_moved_away_is_made_again() {
     fs::rename(&path, &moved).unwrap();
     read(&fake, 2);
     assert_eq!(lines(&moved, 2).await.len(), 2);
-    fake.control.set_white_log(Some(path.clone())).unwrap();
+    fake.control.set_trace_log(Some(path.clone())).unwrap();
     lines(&path, 0).await;
     read(&fake, 3);
     assert!(lines(&path, 1).await[0].contains("seq=3"));
@@ -90,14 +90,14 @@ async fn a_file_that_was_moved_away_is_made_again() {
 async fn another_file_takes_over_and_a_bad_one_does_not() {
     let (one, other) = (path("white-one.log"), path("white-other.log"));
     let fake = start(&one);
-    fake.control.set_white_log(Some("/nonexistent/white.log".into())).unwrap_err();
+    fake.control.set_trace_log(Some("/nonexistent/white.log".into())).unwrap_err();
     read(&fake, 1);
     lines(&one, 1).await;
-    fake.control.set_white_log(Some(other.clone())).unwrap();
+    fake.control.set_trace_log(Some(other.clone())).unwrap();
     read(&fake, 2);
     assert!(lines(&other, 1).await[0].contains("seq=2"));
     assert_eq!(lines(&one, 1).await.len(), 1);
-    fake.control.set_white_log(None).unwrap();
+    fake.control.set_trace_log(None).unwrap();
     let counters = [comet_core::Counters::default()];
     let ((_, _, page), ()) = tokio::join!(fake.page("/metrics"), fake.answer_snapshots(&counters));
     assert!(page.contains("\ncomet_white_log_lines_total 2\n"), "of both files: {page}");
@@ -162,9 +162,9 @@ fn a_file_that_cannot_be_opened_fails_the_start() {
     let wake = std::sync::Arc::new(comet_control::ControlWake::default());
     let (shard, _inbox) = comet_mesh::inbox(1, wake.clone());
     let (_, reports) = comet_mesh::inbox(1, wake.clone());
-    let options = Options { white_log: Some("/nonexistent/white.log".into()), ..options(PATIENT) };
+    let options = Options { trace_log: Some("/nonexistent/white.log".into()), ..options(PATIENT) };
     let error = comet_control::Control::start(options, wake, vec![shard], reports).unwrap_err();
-    assert!(matches!(error, StartError::WhiteLog { .. }));
+    assert!(matches!(error, StartError::TraceLog { .. }));
     let sentence = error.to_string();
     assert!(sentence.starts_with("white_list.file: cannot write /nonexistent/"), "{sentence}");
 }

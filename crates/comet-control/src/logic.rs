@@ -189,7 +189,7 @@ impl Logic {
     /// planned the next one already, and by then the session may have expired under a client that is there.
     fn give_up(&self, notice: Option<Notice>) {
         if let Some(Notice { key, turn: Turn::Goes, .. }) = notice {
-            self.hub.tell(home_of_key(&key, self.hub.shards()), Message::Unheard { key });
+            self.hub.tell(home_of_key(&key, self.hub.shards()), Message::RenewalFailed { key });
         }
     }
 

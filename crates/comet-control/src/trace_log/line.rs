@@ -1,10 +1,10 @@
-//! The lines of the white log: a time in RFC 3339 with milliseconds, then words and `name=value`. A key,
+//! The lines of the trace log: a time in RFC 3339 with milliseconds, then words and `name=value`. A key,
 //! a room and everything else a client chose is quoted and escaped, so that a line stays a line.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use comet_core::{Millis, WhiteEvent, WhiteWhat};
+use comet_core::{Millis, TraceEvent, TraceKind};
 use jiff::{SignedDuration, Timestamp};
 
 /// Lines under construction.
@@ -25,8 +25,8 @@ impl Lines {
     }
 
     /// Adds the line of `event`.
-    pub(super) fn event(&mut self, event: &WhiteEvent) {
-        let WhiteEvent { conn, user, key, what, at: Millis(at) } = event;
+    pub(super) fn event(&mut self, event: &TraceEvent) {
+        let TraceEvent { conn, user, key, what, at: Millis(at) } = event;
         let at = SignedDuration::from_millis(i64::try_from(*at).unwrap_or(i64::MAX));
         let at = self.epoch.saturating_add(at).unwrap_or_default();
         let (shard, slot, generation) = (conn.shard.0, conn.slot, conn.generation);
@@ -34,20 +34,20 @@ impl Lines {
             "{at:.3} conn={shard}/{slot}.{generation} key={key:?} user={user} "
         ));
         match what {
-            WhiteWhat::Authenticated { room: None } => self.write(format_args!("authenticated")),
-            WhiteWhat::Authenticated { room: Some(room) } => {
+            TraceKind::Authenticated { room: None } => self.write(format_args!("authenticated")),
+            TraceKind::Authenticated { room: Some(room) } => {
                 self.write(format_args!("authenticated room={room:?}"));
             }
-            WhiteWhat::Read { operation, sequence, bytes } => {
+            TraceKind::Read { operation, sequence, bytes } => {
                 self.write(format_args!("read op={operation} seq={sequence} bytes={bytes}"));
             }
-            WhiteWhat::Wrote { operation, sequence, bytes } => {
+            TraceKind::Wrote { operation, sequence, bytes } => {
                 self.write(format_args!("wrote op={operation} seq={sequence} bytes={bytes}"));
             }
-            WhiteWhat::Closed { reason } => {
+            TraceKind::Closed { reason } => {
                 self.write(format_args!("closed reason={}", reason.label()));
             }
-            WhiteWhat::Missed { events } => self.write(format_args!("missed events={events}")),
+            TraceKind::Missed { events } => self.write(format_args!("missed events={events}")),
         }
         self.text.push('\n');
     }
@@ -79,15 +79,15 @@ mod tests {
         let mut lines = Lines::new(epoch + Duration::from_secs(60), Duration::from_secs(60));
         let room = Some("a\" b\n".into());
         let events = [
-            WhiteWhat::Authenticated { room: None },
-            WhiteWhat::Authenticated { room },
-            WhiteWhat::Read { operation: 2, sequence: -1, bytes: 16 },
-            WhiteWhat::Wrote { operation: 1000, sequence: 0, bytes: 20 },
-            WhiteWhat::Closed { reason: CloseReason::Replaced },
-            WhiteWhat::Missed { events: 3 },
+            TraceKind::Authenticated { room: None },
+            TraceKind::Authenticated { room },
+            TraceKind::Read { operation: 2, sequence: -1, bytes: 16 },
+            TraceKind::Wrote { operation: 1000, sequence: 0, bytes: 20 },
+            TraceKind::Closed { reason: CloseReason::Replaced },
+            TraceKind::Missed { events: 3 },
         ];
         for (at, what) in (0..).zip(events) {
-            lines.event(&WhiteEvent {
+            lines.event(&TraceEvent {
                 conn: ConnId { shard: ShardId(1), slot: 2, generation: 3 },
                 user: 7,
                 key: "k\r\u{1b}[31m".into(),
@@ -112,11 +112,11 @@ mod tests {
     #[test]
     fn times_beyond_all_bounds_do_not_stop_the_log() {
         let mut lines = Lines::new(SystemTime::UNIX_EPOCH, Duration::MAX);
-        lines.event(&WhiteEvent {
+        lines.event(&TraceEvent {
             conn: ConnId { shard: ShardId(0), slot: 0, generation: 0 },
             user: 0,
             key: "".into(),
-            what: WhiteWhat::Missed { events: 1 },
+            what: TraceKind::Missed { events: 1 },
             at: Millis(u64::MAX),
         });
         assert!(lines.text.ends_with("missed events=1\n"));

@@ -1,4 +1,4 @@
-//! The white log: what happens to connections of users on the white list, a line each.
+//! The trace log: what happens to connections of users on the white list, a line each.
 //!
 //! A thread of its own writes; the control thread hands it events through a bounded queue and never
 //! waits. What finds the queue full, or cannot be written, is counted, and the file says how much is
@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime};
 
-use comet_core::WhiteEvent;
+use comet_core::TraceEvent;
 
 use self::line::Lines;
 
@@ -30,7 +30,7 @@ const BATCH_MAX: usize = 512;
 const MODE: u32 = 0o640;
 
 enum Entry {
-    Event(Box<WhiteEvent>),
+    Event(Box<TraceEvent>),
     /// Look at the flags.
     Wake,
 }
@@ -66,7 +66,7 @@ impl Shared {
 }
 
 /// The way to the file. Dropped, it waits for what is under way to be written.
-pub(crate) struct WhiteLog {
+pub(crate) struct TraceLog {
     path: PathBuf,
     /// `None` once dropped.
     entries: Option<SyncSender<Entry>>,
@@ -74,7 +74,7 @@ pub(crate) struct WhiteLog {
     thread: Option<JoinHandle<()>>,
 }
 
-impl WhiteLog {
+impl TraceLog {
     /// Opens the file, or makes it, and starts the thread. `epoch` is the zero of the events' times;
     /// `counts` go on from where they are.
     ///
@@ -92,7 +92,7 @@ impl WhiteLog {
         };
         let (entries, waiting) = sync_channel(WAITING_MAX);
         let thread = thread::Builder::new()
-            .name("comet-white".to_owned())
+            .name("comet-trace".to_owned())
             .spawn(move || writer.run(&waiting))?;
         Ok(Self { path, entries: Some(entries), shared, thread: Some(thread) })
     }
@@ -102,7 +102,7 @@ impl WhiteLog {
     }
 
     /// Hands an event over; counts it as missed where there is no room. Never waits.
-    pub(crate) fn write(&self, event: Box<WhiteEvent>) {
+    pub(crate) fn write(&self, event: Box<TraceEvent>) {
         if self.send(Entry::Event(event)).is_err() {
             self.shared.miss(1);
         }
@@ -120,7 +120,7 @@ impl WhiteLog {
     }
 }
 
-impl Drop for WhiteLog {
+impl Drop for TraceLog {
     fn drop(&mut self) {
         self.entries = None;
         if let Some(thread) = self.thread.take() {

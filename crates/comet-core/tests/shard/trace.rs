@@ -1,37 +1,37 @@
-//! The white log: what is told of listed users, and that it is bounded.
+//! The trace log: what is told of listed users, and that it is bounded.
 
 use std::sync::Arc;
 
-use comet_core::limits::WHITE_MAX;
-use comet_core::{CloseReason, Limits, Message, Report, Transport, WhiteEvent, WhiteWhat};
+use comet_core::limits::TRACE_EVENTS_MAX;
+use comet_core::{CloseReason, Limits, Message, Report, TraceEvent, TraceKind, Transport};
 use comet_proto::op;
 
 use crate::rig::{Rig, UPGRADE, frame, masked};
 
-fn limits(white_list: &[i64]) -> Limits {
-    Limits { white_list: white_list.into(), ..Limits::default() }
+fn limits(trace_users: &[i64]) -> Limits {
+    Limits { trace_users: trace_users.into(), ..Limits::default() }
 }
 
-fn events(rig: &mut Rig) -> Vec<WhiteEvent> {
+fn events(rig: &mut Rig) -> Vec<TraceEvent> {
     let reports = rig.take_reports().into_iter();
     reports
         .filter_map(|report| match report {
-            Report::White(event) => Some(*event),
+            Report::Trace(event) => Some(*event),
             _ => None,
         })
         .collect()
 }
 
-fn whats(rig: &mut Rig) -> Vec<WhiteWhat> {
+fn whats(rig: &mut Rig) -> Vec<TraceKind> {
     events(rig).into_iter().map(|event| event.what).collect()
 }
 
-fn read(operation: i32, sequence: i32, bytes: u32) -> WhiteWhat {
-    WhiteWhat::Read { operation, sequence, bytes }
+fn read(operation: i32, sequence: i32, bytes: u32) -> TraceKind {
+    TraceKind::Read { operation, sequence, bytes }
 }
 
-fn wrote(operation: i32, sequence: i32, bytes: u32) -> WhiteWhat {
-    WhiteWhat::Wrote { operation, sequence, bytes }
+fn wrote(operation: i32, sequence: i32, bytes: u32) -> TraceKind {
+    TraceKind::Wrote { operation, sequence, bytes }
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn everything_that_happens_to_a_listed_user_is_told() {
     assert!(told.iter().all(|event| event.conn == conn && event.user == 7 && &*event.key == "k"));
     assert!(told.iter().all(|event| event.at.0 == 1_234));
     let [first, second] = &told[..] else { panic!("{told:?}") };
-    assert_eq!(first.what, WhiteWhat::Authenticated { room: Some("r".into()) });
+    assert_eq!(first.what, TraceKind::Authenticated { room: Some("r".into()) });
     assert_eq!(second.what, wrote(op::AUTH_REPLY, 1, 16));
 
     rig.feed(conn, &[frame(2, 5, b""), frame(4, 6, b"hello")].concat());
@@ -56,7 +56,7 @@ fn everything_that_happens_to_a_listed_user_is_told() {
     rig.feed(conn, &frame(9, 1, b""));
     let reason = CloseReason::RawFromClient;
     let goodbye = 16 + "operation 9 is the server's".len() as u32;
-    let expected = [read(9, 1, 16), WhiteWhat::Closed { reason }, wrote(6, 0, goodbye)];
+    let expected = [read(9, 1, 16), TraceKind::Closed { reason }, wrote(6, 0, goodbye)];
     assert_eq!(whats(&mut rig), expected);
 }
 
@@ -111,7 +111,7 @@ fn events_that_nobody_takes_are_counted_and_told_as_missed() {
     let mut rig = Rig::new(1, limits(&[7]));
     let conn = rig.join(0, "7/k//");
     whats(&mut rig);
-    let asked = WHITE_MAX as u32 + 100;
+    let asked = TRACE_EVENTS_MAX as u32 + 100;
     let heartbeats: Vec<u8> = (0..asked).flat_map(|_| frame(16, 1, b"")).collect();
     // The reports are taken only after all of it was read.
     rig.allow(conn, Some(0));
@@ -120,10 +120,10 @@ fn events_that_nobody_takes_are_counted_and_told_as_missed() {
     rig.send_all(&Message::Configure { limits: Arc::new(limits) });
     rig.feed(conn, &heartbeats);
     let told = whats(&mut rig);
-    assert_eq!(told.len(), WHITE_MAX + 1);
-    assert!(told[..WHITE_MAX].iter().all(|what| *what == read(16, 1, 16)));
-    assert_eq!(told[WHITE_MAX], WhiteWhat::Missed { events: 100 });
-    assert_eq!(rig.shards[0].counters().white_missed, 100);
+    assert_eq!(told.len(), TRACE_EVENTS_MAX + 1);
+    assert!(told[..TRACE_EVENTS_MAX].iter().all(|what| *what == read(16, 1, 16)));
+    assert_eq!(told[TRACE_EVENTS_MAX], TraceKind::Missed { events: 100 });
+    assert_eq!(rig.shards[0].counters().trace_missed, 100);
     rig.ask(conn, &frame(2, 1, b""));
     assert_eq!(whats(&mut rig), [read(2, 1, 16)]);
 }
