@@ -1,20 +1,23 @@
-//! In which keys two configurations differ.
+//! What is different in a newer configuration, what of it changes alive, and how values are printed.
 
 use std::fmt;
 
-use toml::{Table, Value};
-
-use crate::Config;
+use crate::declare::{Entry, TakesEffect};
+use crate::fit;
+use crate::keys::{Config, SECTIONS};
+use crate::mistakes::{Mistakes, Origin, Report};
 
 /// A key that has another value than before.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Change {
     /// `section.key`
-    pub key: String,
+    pub key: &'static str,
     /// The value before, as TOML.
     pub from: String,
     /// The value now, as TOML.
     pub to: String,
+    /// When the value holds in a server that runs.
+    pub takes_effect: TakesEffect,
 }
 
 impl fmt::Display for Change {
@@ -24,26 +27,49 @@ impl fmt::Display for Change {
 }
 
 impl Config {
-    /// What is different in `newer`, sorted by key. Passwords in addresses are `***`.
+    /// What is different in `newer`, sorted by key. Passwords are `***`.
     #[must_use]
     pub fn changes(&self, newer: &Self) -> Vec<Change> {
-        let table = |config: &Self| Table::try_from(config).expect("tables of plain values");
-        let [before, now] = [self, newer].map(table);
-        let [shown_before, shown_now] =
-            [self, newer].map(|config| table(&config.without_passwords()));
-        let mut changes = Vec::new();
-        for (section, keys) in &before {
-            for (key, from) in keys.as_table().into_iter().flatten() {
-                let to: &Value = &now[section][key];
-                if from != to {
-                    changes.push(Change {
-                        key: format!("{section}.{key}"),
-                        from: shown_before[section][key].to_string(),
-                        to: shown_now[section][key].to_string(),
-                    });
-                }
-            }
-        }
+        let pairs = self.entries().zip(newer.entries());
+        let mut changes: Vec<_> = pairs
+            .filter(|(before, now)| before.value != now.value)
+            .map(|(Entry { key, shown, .. }, now)| Change {
+                key: key.path,
+                from: shown.to_string(),
+                to: now.shown.to_string(),
+                takes_effect: key.takes_effect,
+            })
+            .collect();
+        changes.sort_by_key(|change| change.key);
         changes
+    }
+
+    /// This configuration with what of `newer` does not wait for the next start.
+    ///
+    /// # Errors
+    /// If that does not fit the keys that wait.
+    pub fn adopt(&self, newer: &Self) -> Result<Self, Mistakes> {
+        let mut adopted = self.clone();
+        adopted.take_alive(newer);
+        let mut report = Report::new(None);
+        // Of two keys that do not fit each other, the one that changed is the mistake.
+        for change in self.changes(&adopted) {
+            report.found(change.key, Origin::Default, 0..0);
+        }
+        fit::fits_together(&mut report, &adopted);
+        report.conclude(adopted)
+    }
+
+    /// The configuration as a file that [`crate::load`] reads back to the same values, except for passwords,
+    /// which are `***`.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut entries = self.entries();
+        let sections = SECTIONS.iter().map(|section| {
+            let entries = entries.by_ref().take(section.keys.len());
+            let lines = entries.map(|Entry { key, shown, .. }| format!("{} = {shown}\n", key.name));
+            format!("[{}]\n{}", section.name, lines.collect::<String>())
+        });
+        sections.collect::<Vec<_>>().join("\n")
     }
 }

@@ -1,47 +1,57 @@
-//! From text to [`RawConfig`]: the file, then every `--set`, then the flags; the last one wins.
+//! From text to one value a key: the file, then the environment, then every `--set`, then the flags; the
+//! last one wins.
 //!
-//! serde stops at the first mistake of a document. So every key is first read in a document of its
-//! own, which tells all the mistakes; the keys that passed are then read together.
+//! serde stops at the first mistake of a document. So every value is read alone, which reports all mistakes.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::ops::Range;
+use std::path::Path;
 
-use serde::Deserialize;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::de::{DeTable, DeValue};
 
-use crate::Source;
+use crate::declare::{Key, Section};
+use crate::environment::{Variable, variable};
+use crate::keys::SECTIONS;
+use crate::kinds::Bare;
 use crate::mistakes::{Origin, Report};
-use crate::raw::RawConfig;
+use crate::reader::Written;
+use crate::secrets;
+use crate::source::Source;
 
 type Name<'a> = Spanned<Cow<'a, str>>;
 type Value<'a> = Spanned<DeValue<'a>>;
 
 /// Reads all layers of `source`.
-pub(crate) fn read<'a>(source: &Source<'a>) -> (RawConfig, Report<'a>) {
-    let mut layers = Layers { merged: DeTable::new(), report: Report::new(source.file) };
+pub(crate) fn read<'a>(source: &Source<'a>) -> (Written<'a>, Report<'a>) {
+    let mut layers =
+        Layers { source: *source, merged: Written::new(), report: Report::new(source.file) };
     if let Some((_, text)) = source.file {
         layers.add_file(text);
+    }
+    for (name, value) in source.environment {
+        if let Some(name) = name.to_str() {
+            layers.add_variable(name, value);
+        }
     }
     for (index, set) in source.sets.iter().enumerate() {
         layers.add_set(index, set);
     }
     for (flag, key, list) in [
-        ("--cores", "cores", source.cores),
-        ("--control-cores", "control_cores", source.control_cores),
+        ("--cores", "server.cores", source.cores),
+        ("--control-cores", "server.control_cores", source.control_cores),
     ] {
         if let Some(list) = list {
-            let value = written(DeValue::String(list.into()));
-            layers.add(Origin::Flag(flag), written("server".into()), written(key.into()), value);
+            layers.add_flag(flag, key, list);
         }
     }
-    let raw = deserialize(layers.merged).expect("every key of it was read before");
-    (raw, layers.report)
+    (layers.merged, layers.report)
 }
 
 struct Layers<'a> {
-    /// Section by section, the keys that were read so far.
-    merged: DeTable<'a>,
+    source: Source<'a>,
+    merged: Written<'a>,
     report: Report<'a>,
 }
 
@@ -52,19 +62,57 @@ impl<'a> Layers<'a> {
             let offset = fault.span().map_or(0, |span| span.start);
             self.report.add_unread(offset, &format!("not TOML: {}", fault.message()));
         }
-        for (section, contents) in document.into_inner() {
-            if !self.is_section(Origin::File, &section) {
-                continue;
-            }
+        for (name, contents) in document.into_inner() {
+            let Some(section) = self.section(Origin::File, &name) else { continue };
             let span = contents.span();
             let DeValue::Table(keys) = contents.into_inner() else {
-                let name = section.get_ref();
+                let name = section.name;
                 let text = format!("{name}: this is a section: write [{name}] and its keys below");
                 self.report.add(Origin::File, span.start, name, &text);
                 continue;
             };
-            for (key, value) in keys {
-                self.add(Origin::File, section.clone(), key, value);
+            for (name, value) in keys {
+                if let Some(key) = self.key(Origin::File, section, &name) {
+                    self.add(Origin::File, key, value);
+                }
+            }
+        }
+    }
+
+    fn add_variable(&mut self, name: &'a str, value: &'a OsStr) {
+        let origin = Origin::Variable(name);
+        let key = match variable(name) {
+            Variable::Sets(key) => key,
+            Variable::Mistaken(closest) => {
+                let text = format!("sets no key: did you mean {closest}?");
+                return self.report.add(origin, 0, name, &text);
+            }
+            Variable::Other => return,
+        };
+        let Some(text) = value.to_str() else {
+            let text = format!("{}: the value is not UTF-8", key.path);
+            return self.report.add(origin, 0, key.path, &text);
+        };
+        let is_text = match (key.facts)().bare {
+            Bare::Toml => false,
+            Bare::NumberOrText if text.bytes().all(|b| b.is_ascii_digit()) => false,
+            Bare::Text | Bare::NumberOrText => !text.starts_with(['"', '\'', '[', '{']),
+        };
+        let value = if is_text {
+            Ok(written(DeValue::String(text.into())))
+        } else {
+            DeValue::parse(text.trim())
+        };
+        match value {
+            Ok(value) => self.add(origin, key, value),
+            Err(fault) => {
+                let (name, text) = (key.path, if key.is_secret() { "***" } else { text });
+                let text = format!(
+                    "{name}: {text} is not a TOML value ({}); the default is {}",
+                    fault.message(),
+                    key.default
+                );
+                self.report.add(origin, 0, name, &text);
             }
         }
     }
@@ -79,65 +127,111 @@ impl<'a> Layers<'a> {
             self.report.add(origin, 0, "", &format!("{set}: write it as section.key=value"));
             return;
         };
-        let section = written(section.into());
-        if !self.is_section(origin, &section) {
-            return;
-        }
+        let Some(section) = self.section(origin, &written(section.into())) else { return };
+        let Some(key) = self.key(origin, section, &written(key.into())) else { return };
         match DeValue::parse(text) {
-            Ok(value) => self.add(origin, section, written(key.into()), value),
+            Ok(value) => self.add(origin, key, value),
             Err(fault) => {
-                let name = format!("{section}.{key}");
+                let (name, text) = (key.path, if key.is_secret() { "***" } else { text });
                 let text = format!(
                     "{name}: {text} is not a TOML value ({}): text needs quotes, \
                      --set '{name}=\"{}\"'",
                     fault.message(),
                     text.trim_matches('"')
                 );
-                self.report.add(origin, 0, &name, &text);
+                self.report.add(origin, 0, name, &text);
             }
         }
     }
 
-    /// Whether there is such a section. If not, that is one mistake, whatever is in it.
-    fn is_section(&mut self, origin: Origin, section: &Name<'a>) -> bool {
-        let empty = written(DeValue::Table(DeTable::new()));
-        let Err(fault) = deserialize(DeTable::from_iter([(section.clone(), empty)])) else {
-            return true;
-        };
-        self.refuse(origin, section.get_ref(), &section.span(), &fault, "section");
-        false
+    fn add_flag(&mut self, flag: &'static str, path: &str, text: &'a str) {
+        let mut keys = SECTIONS.iter().flat_map(|section| section.keys);
+        let key = keys.find(|key| key.path == path).expect("flags are for keys");
+        self.add(Origin::Flag(flag), key, written(DeValue::String(text.into())));
     }
 
-    /// Takes one key over, if it can be read.
-    fn add(&mut self, origin: Origin, section: Name<'a>, key: Name<'a>, value: Value<'a>) {
-        let name = format!("{}.{}", section.get_ref(), key.get_ref());
-        let alone = DeTable::from_iter([(key.clone(), value.clone())]);
-        let alone = DeTable::from_iter([(section.clone(), written(DeValue::Table(alone)))]);
-        if let Err(fault) = deserialize(alone) {
-            self.refuse(origin, &name, &value.span(), &fault, "key");
+    /// The section of this name. If there is none, that is one mistake, whatever is in it.
+    fn section(&mut self, origin: Origin<'a>, name: &Name<'a>) -> Option<&'static Section> {
+        let found = SECTIONS.iter().find(|section| section.name == name.get_ref());
+        if found.is_none() {
+            let sections = SECTIONS.iter().map(|section| section.name);
+            self.unknown(origin, name, "section", name.get_ref(), sections);
+        }
+        found
+    }
+
+    /// The key of this name.
+    fn key(
+        &mut self,
+        origin: Origin<'a>,
+        section: &'static Section,
+        name: &Name<'a>,
+    ) -> Option<&'static Key> {
+        let found = section.keys.iter().find(|key| key.name == name.get_ref());
+        if found.is_none() {
+            let path = format!("{}.{}", section.name, name.get_ref());
+            let keys = section.keys.iter().map(|key| key.name);
+            self.unknown(origin, name, "key", &path, keys);
+        }
+        found
+    }
+
+    fn unknown(
+        &mut self,
+        origin: Origin<'a>,
+        name: &Name<'a>,
+        kind: &str,
+        path: &str,
+        known: impl Iterator<Item = &'static str>,
+    ) {
+        let known: Vec<String> = known.map(|name| format!("`{name}`")).collect();
+        let expected = match known.as_slice() {
+            [one, other] => format!("{one} or {other}"),
+            known => format!("one of {}", known.join(", ")),
+        };
+        let text = format!("{path}: unknown {kind} `{}`, expected {expected}", name.get_ref());
+        self.report.add(origin, name.span().start, path, &text);
+    }
+
+    /// Takes one value over, if it has the shape of its key.
+    fn add(&mut self, origin: Origin<'a>, key: &'static Key, mut value: Value<'a>) {
+        if key.is_secret() && !self.read_files(origin, key, &mut value) {
             return;
         }
-        self.report.found(name, origin, value.span());
-        let keys = self.merged.entry(section).or_insert(written(DeValue::Table(DeTable::new())));
-        if let DeValue::Table(keys) = keys.get_mut() {
-            keys.insert(key, value);
+        let span = value.span();
+        if let Err(fault) = (key.shape)(value.clone()) {
+            let at = fault.span().filter(|span| *span != NOWHERE).unwrap_or(span);
+            let text = format!("{}: {}", key.path, fault.message());
+            self.report.add(origin, at.start, key.path, &text);
+            return;
         }
+        self.report.found(key.path, origin, span);
+        self.merged.insert(key.path, value);
     }
 
-    /// Reports what serde says about `name`; `at` is where it stands, should serde not know.
-    fn refuse(
-        &mut self,
-        origin: Origin,
-        name: &str,
-        at: &Range<usize>,
-        fault: &toml::de::Error,
-        kind: &str,
-    ) {
-        let offset =
-            fault.span().filter(|span| *span != NOWHERE).map_or(at.start, |span| span.start);
-        // serde speaks of the fields of a struct.
-        let what = fault.message().replacen("unknown field", &format!("unknown {kind}"), 1);
-        self.report.add(origin, offset, name, &format!("{name}: {what}"));
+    /// Reads the files that a secret names. False if one cannot be read.
+    fn read_files(&mut self, origin: Origin<'a>, key: &'static Key, value: &mut Value<'a>) -> bool {
+        let read = self.source.read_secret;
+        secrets::read_files(value, |index, at, path| {
+            let text = match read {
+                Some(read) => read(Path::new(path)).map_err(|error| error.to_string()),
+                None => Err("no files are read here".to_owned()),
+            };
+            match text {
+                Ok(text) => {
+                    let text = text.strip_suffix('\n').unwrap_or(&text);
+                    let text = text.strip_suffix('\r').unwrap_or(text);
+                    self.report.read_secret(key.path, text, path);
+                    Some(text.to_owned())
+                }
+                Err(error) => {
+                    let index = index.map_or(String::new(), |index| format!("[{index}]"));
+                    let text = format!("{}{index}: cannot read {path}: {error}", key.path);
+                    self.report.add(origin, at, key.path, &text);
+                    None
+                }
+            }
+        })
     }
 }
 
@@ -146,10 +240,6 @@ const NOWHERE: Range<usize> = 0..0;
 /// `value` as if it had been written in the file, where it was not.
 fn written<T>(value: T) -> Spanned<T> {
     Spanned::new(NOWHERE, value)
-}
-
-fn deserialize(document: DeTable<'_>) -> Result<RawConfig, toml::de::Error> {
-    RawConfig::deserialize(ValueDeserializer::from(written(DeValue::Table(document))))
 }
 
 fn is_bare(name: &str) -> bool {

@@ -1,47 +1,45 @@
-//! `comet.toml`, the flags that overrule it, and the checked [`Config`] they make.
+//! `comet.toml`, the environment and the flags that overrule it, and the checked [`Config`] they make.
 //!
-//! [`load`] reads every layer (the file, then each `--set`, then `--cores` and `--control-cores`; a
-//! later one overrules an earlier one), checks every value, and gives either a `Config` that can be
-//! used as it is, or all the [`Mistakes`] at once.
+//! A key stands once, in [`SECTIONS`]. [`load`] reads every layer (the file, then the environment, then each
+//! `--set`, then `--cores` and `--control-cores`; a later one overrules an earlier one), checks every value,
+//! and gives either a `Config` that can be used as it is, or all the [`Mistakes`] at once.
 //!
-//! **Invariant:** nothing outside this crate sees an unchecked value, and nothing in it opens a file.
-//! The one thing it asks the system is the address of a name in a `bind`.
+//! **Invariant:** nothing outside this crate sees an unchecked value, and nothing in it opens a file: the
+//! caller reads `comet.toml`, the environment and secrets. It asks the system for one thing, the address of
+//! a name in a `bind`.
 
 mod changes;
-mod check;
-mod config;
+mod choices;
 mod cpus;
+mod declare;
+mod environment;
+mod fit;
+mod keys;
+mod kinds;
 mod layers;
 mod mistakes;
 mod network;
-mod raw;
+mod reader;
 mod secrets;
+mod source;
 mod units;
 
-use std::path::Path;
-
 pub use changes::Change;
-pub use config::{
-    Algorithm, Bucket, Config, Limits, Log, LogLevel, Logic, LogicServer, Monitor, Protocol, Push,
-    Server, SessionStore, SlowConsumer, Steering, Tcp, Tls, TlsVersion, Token, TokenKind,
-    WebSocket, WhiteList,
+pub use choices::{
+    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenKind, Word,
 };
 pub use cpus::Machine;
+pub use declare::{Key, Section, TakesEffect};
+pub use keys::{
+    Bucket, Config, Limits, Log, Logic, LogicServer, Monitor, Protocol, Push, SECTIONS, Server,
+    Tcp, Tls, Token, WebSocket, WhiteList,
+};
 pub use mistakes::Mistakes;
 pub use network::Network;
+pub use source::Source;
 
-/// Where a configuration comes from. An empty source gives the defaults.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Source<'a> {
-    /// The file's name, for messages, and its text.
-    pub file: Option<(&'a Path, &'a str)>,
-    /// `--set`: each is `section.key=value`, the value in TOML.
-    pub sets: &'a [String],
-    /// `--cores`: overrules `server.cores`.
-    pub cores: Option<&'a str>,
-    /// `--control-cores`: overrules `server.control_cores`.
-    pub control_cores: Option<&'a str>,
-}
+use reader::Reader;
+use source::Process;
 
 /// Reads and checks a configuration for `machine`.
 ///
@@ -50,23 +48,36 @@ pub struct Source<'a> {
 /// # Errors
 /// Every mistake that was found, in the order of the layers and of the lines.
 pub fn load(source: &Source<'_>, machine: &Machine) -> Result<Config, Mistakes> {
-    let (raw, report) = layers::read(source);
-    check::check(raw, report, machine, Process::Comet)
+    load_as(Process::Comet, source, machine)
 }
 
-/// The same for `comet logic`, which may read the file of comets on other hosts: CPUs are neither
-/// checked nor taken over, and of names that comets listen on only the ports are.
+/// The same for `comet logic`, which may read the file of comets on other hosts. Lists of CPUs are neither
+/// checked nor taken over. Of the addresses that comets listen on, names are not resolved.
 ///
 /// # Errors
 /// As for [`load`].
 pub fn load_for_logic(source: &Source<'_>, machine: &Machine) -> Result<Config, Mistakes> {
-    let (raw, report) = layers::read(source);
-    check::check(raw, report, machine, Process::Logic)
+    load_as(Process::Logic, source, machine)
 }
 
-/// Which process reads the configuration.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Process {
-    Comet,
-    Logic,
+fn load_as(process: Process, source: &Source<'_>, machine: &Machine) -> Result<Config, Mistakes> {
+    let (written, report) = layers::read(source);
+    let mut reader = Reader::new(written, report, machine, process);
+    let mut config = Config::read(&mut reader);
+    fit::complete(&mut config, machine);
+    let Reader { mut report, bound, .. } = reader;
+    fit::bound_twice(&mut report, bound, process);
+    fit::fits_together(&mut report, &config);
+    report.conclude(config)
+}
+
+impl Config {
+    /// What holds on `machine` when nothing is configured: the values of `comet.toml`.
+    ///
+    /// # Panics
+    /// Never: a test reads the defaults.
+    #[must_use]
+    pub fn defaults(machine: &Machine) -> Self {
+        load(&Source::default(), machine).expect("defaults are good")
+    }
 }

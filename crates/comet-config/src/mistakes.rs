@@ -27,10 +27,12 @@ impl std::error::Error for Mistakes {}
 
 /// Where a value was written. Ordered as the layers overrule each other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Origin {
+pub(crate) enum Origin<'a> {
     /// Nowhere: it is the default.
     Default,
     File,
+    /// The environment variable of this name.
+    Variable(&'a str),
     /// The `--set` with this index.
     Set(usize),
     /// A flag of its own.
@@ -41,14 +43,16 @@ pub(crate) enum Origin {
 pub(crate) struct Report<'a> {
     file: Option<(&'a Path, &'a str)>,
     /// Where the value of each `section.key` comes from, unless it is the default.
-    places: BTreeMap<String, (Origin, Range<usize>)>,
-    /// Some of the file is not TOML: what is missing from it may have been written after all.
+    places: BTreeMap<&'static str, (Origin<'a>, Range<usize>)>,
+    /// Text of secrets that were read from files: the key, the text as mistakes quote it, the file.
+    secrets: Vec<(&'static str, String, String)>,
+    /// Some of the file is not TOML. A key that seems to be missing may be in that part.
     is_partly_read: bool,
-    mistakes: Vec<Mistake>,
+    mistakes: Vec<Mistake<'a>>,
 }
 
-struct Mistake {
-    origin: Origin,
+struct Mistake<'a> {
+    origin: Origin<'a>,
     /// Byte offset into the file; 0 elsewhere.
     offset: usize,
     /// `section.key`, without an index.
@@ -58,12 +62,23 @@ struct Mistake {
 
 impl<'a> Report<'a> {
     pub(crate) fn new(file: Option<(&'a Path, &'a str)>) -> Self {
-        Self { file, places: BTreeMap::new(), is_partly_read: false, mistakes: Vec::new() }
+        Self {
+            file,
+            places: BTreeMap::new(),
+            secrets: Vec::new(),
+            is_partly_read: false,
+            mistakes: Vec::new(),
+        }
     }
 
     /// Notes where the value of `key` was written; a later place overrules an earlier one.
-    pub(crate) fn found(&mut self, key: String, origin: Origin, at: Range<usize>) {
+    pub(crate) fn found(&mut self, key: &'static str, origin: Origin<'a>, at: Range<usize>) {
         self.places.insert(key, (origin, at));
+    }
+
+    /// Notes that `key` has `text` from the file `path`. Mistakes name the file, and not the text.
+    pub(crate) fn read_secret(&mut self, key: &'static str, text: &str, path: &str) {
+        self.secrets.push((key, format!("{text:?}"), format!("the text of {path}")));
     }
 
     pub(crate) fn is_default(&self, key: &str) -> bool {
@@ -83,23 +98,28 @@ impl<'a> Report<'a> {
     }
 
     /// Notes a mistake of `origin`; `text` is the whole line but for the place.
-    pub(crate) fn add(&mut self, origin: Origin, offset: usize, key: &str, text: &str) {
+    pub(crate) fn add(&mut self, origin: Origin<'a>, offset: usize, key: &str, text: &str) {
+        let mut text = text.to_owned();
+        for (_, secret, file) in self.secrets.iter().filter(|(of, ..)| *of == key) {
+            text = text.replace(secret, file);
+        }
         let line = match (origin, self.file) {
             (Origin::File, Some((path, contents))) => {
                 let (line, column) = position(contents, offset);
                 format!("{}:{line}:{column}: {text}", path.display())
             }
+            (Origin::Variable(name), _) => format!("{name}: {text}"),
             (Origin::Set(_), _) => format!("--set {text}"),
             // A flag names its value, not its key: `--cores 99: this machine has CPUs 0-1`.
             (Origin::Flag(flag), _) => {
                 let what = text.strip_prefix(key).and_then(|rest| rest.strip_prefix(": "));
-                format!("{flag} {}", what.unwrap_or(text))
+                format!("{flag} {}", what.unwrap_or(&text))
             }
-            (Origin::Default | Origin::File, _) => text.to_owned(),
+            (Origin::Default | Origin::File, _) => text,
         };
-        // Where the text is not TOML, its value is a guess of the parser.
-        let is_told = |told: &Mistake| (told.origin, told.offset) == (Origin::File, offset);
-        if origin == Origin::File && self.mistakes.iter().any(is_told) {
+        // Where the text is not TOML, the parser guesses its value: one mistake a place.
+        let is_same = |other: &Mistake<'_>| (other.origin, other.offset) == (Origin::File, offset);
+        if origin == Origin::File && self.mistakes.iter().any(is_same) {
             return;
         }
         let offset = if origin == Origin::File { offset } else { 0 };
@@ -114,7 +134,7 @@ impl<'a> Report<'a> {
         self.add(Origin::File, offset, "", text);
     }
 
-    /// Whether nothing is wrong with any of `keys`, so that comparing them says something.
+    /// Whether no mistake is known in any of `keys`. Only then their values are compared.
     pub(crate) fn is_sound(&self, keys: &[&str]) -> bool {
         !self.is_partly_read
             && self.mistakes.iter().all(|mistake| !keys.contains(&mistake.key.as_str()))

@@ -1,20 +1,23 @@
-//! What is not shown: passwords in addresses.
+//! Secrets: how they are shown, and where they are read from.
 
-use crate::Config;
+use std::borrow::Cow;
 
-impl Config {
-    /// The same, as it may be printed and logged.
-    pub(crate) fn without_passwords(&self) -> Self {
-        let mut shown = self.clone();
-        for url in &mut shown.logic_server.redis {
-            *url = without_password(url);
-        }
-        shown
+use toml::de::DeValue;
+use toml::{Spanned, Value};
+
+/// `value` as it may be printed and logged.
+pub(crate) fn mask(value: Value) -> Value {
+    match value {
+        Value::Array(elements) => Value::Array(elements.into_iter().map(mask).collect()),
+        // Of an address the rest helps who reads it.
+        Value::String(text) if text.contains("://") => without_password(&text).into(),
+        Value::String(text) if text.is_empty() => text.into(),
+        _ => "***".into(),
     }
 }
 
-/// `url` with `***` for the password of `scheme://user:password@host`. Of what is no URL rather too much is
-/// taken away than too little.
+/// `url` with `***` for the password of `scheme://user:password@host`. If it is no URL, rather too much is
+/// left out than too little.
 pub(crate) fn without_password(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     match rest.rsplit_once('@') {
@@ -23,6 +26,37 @@ pub(crate) fn without_password(url: &str) -> String {
             format!("{scheme}://{user}:***@{host}")
         }
         None => url.to_owned(),
+    }
+}
+
+/// The path in `{ file = "PATH" }`.
+pub(crate) fn file_of<'v>(value: &'v DeValue<'_>) -> Option<&'v str> {
+    let DeValue::Table(table) = value else { return None };
+    let (name, path) = table.iter().next().filter(|_| table.len() == 1)?;
+    path.get_ref().as_str().filter(|_| name.get_ref() == "file")
+}
+
+/// Puts `read` of each `{ file = "PATH" }` in its place: of the value, or of the elements of the list that
+/// it is. `read` gets the index of an element, the place in the document and the path. False if it had no
+/// text for one of them.
+pub(crate) fn read_files(
+    value: &mut Spanned<DeValue<'_>>,
+    mut read: impl FnMut(Option<usize>, usize, &str) -> Option<String>,
+) -> bool {
+    let mut read_one = |index, value: &mut Spanned<DeValue<'_>>| {
+        let at = value.span().start;
+        let Some(path) = file_of(value.get_ref()) else { return true };
+        let text = read(index, at, path);
+        let is_read = text.is_some();
+        *value.get_mut() = DeValue::String(Cow::Owned(text.unwrap_or_default()));
+        is_read
+    };
+    match value.get_mut() {
+        DeValue::Array(elements) => {
+            let elements = elements.iter_mut().enumerate();
+            elements.fold(true, |good, (index, element)| read_one(Some(index), element) && good)
+        }
+        _ => read_one(None, value),
     }
 }
 
@@ -39,5 +73,14 @@ mod tests {
         check("redis://secret@h", "redis://:***@h");
         check("rediss://u:secret@h", "rediss://u:***@h");
         check("u:secret@h", "://u:***@h");
+    }
+
+    #[test]
+    fn other_secrets_are_left_out_whole() {
+        let check = |value: Value, shown: Value| assert_eq!(mask(value), shown);
+        check("secret".into(), "***".into());
+        check("".into(), "".into());
+        check(5.into(), "***".into());
+        check(vec!["redis://a:b@c", "d"].into(), vec!["redis://a:***@c", "***"].into());
     }
 }

@@ -1,9 +1,12 @@
 //! Durations and sizes as people write them: `"500ms"`, `"4KiB"`; and how values are written back.
+//!
+//! The crates for this take other inputs. humantime and jiff take `1h 30m`, `5 sec`, and `M` for months, and
+//! write 75 s as `1m 15s`. bytesize takes `5KB` for 5000 bytes. Here a value has one unit, and no unit is
+//! close to another one.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serializer};
+use serde::Deserialize;
 use toml::Value;
 
 const DURATION_UNITS: [(&str, u64); 5] =
@@ -91,32 +94,17 @@ pub(crate) fn size_text(bytes: u64) -> String {
     in_units(bytes, &SIZE_UNITS).unwrap_or_else(|| bytes.to_string())
 }
 
-pub(crate) fn serialize_duration<S: Serializer>(
-    duration: &Duration,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&duration_text(*duration))
+/// `duration` as TOML that [`Span`] reads.
+pub(crate) fn duration_value(duration: Duration) -> Value {
+    duration_text(duration).into()
 }
 
-pub(crate) fn serialize_size<S: Serializer, T: Copy + TryInto<u64>>(
-    size: &T,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let bytes = (*size).try_into().ok().expect("a size fits 64 bits");
+/// `bytes` as TOML that [`Size`] reads.
+pub(crate) fn size_value(bytes: u64) -> Value {
     match in_units(bytes, &SIZE_UNITS) {
-        Some(text) => serializer.serialize_str(&text),
-        None => serializer.serialize_u64(bytes),
+        Some(text) => text.into(),
+        None => Value::Integer(i64::try_from(bytes).expect("sizes in bytes are in 63 bits")),
     }
-}
-
-/// A path; none is written as `""`.
-#[allow(clippy::ref_option, reason = "what serde calls it with")]
-pub(crate) fn serialize_optional<S: Serializer>(
-    path: &Option<PathBuf>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let text = path.as_ref().map_or(Some(""), |path| path.to_str());
-    serializer.serialize_str(text.expect("read from text"))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::StartError;
 use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::auther;
 use crate::options::{control_options, limits, logic, too_few_open_files};
-use crate::reload::{Reloaded, adopt, compare};
+use crate::reload::Reloaded;
 
 /// Reports that may wait for the control thread.
 const REPORTS: usize = 65_536;
@@ -225,9 +225,11 @@ impl App {
     /// # Errors
     /// If some of it cannot be used, as a sentence for each mistake; then nothing changes.
     pub fn reload(&mut self, newer: &Config) -> Result<Reloaded, String> {
-        let machine = machine().map_err(|error| format!("no list of CPUs: {error}"))?;
-        let adopted = adopt(&self.config, newer, &machine)?;
-        let reloaded = compare(&self.config, &adopted, newer);
+        let adopted = self.config.adopt(newer).map_err(|mistakes| {
+            let with = |mistake| format!("with what needs a restart as it is: {mistake}");
+            mistakes.iter().map(with).collect::<Vec<_>>().join("\n")
+        })?;
+        let reloaded = Reloaded::compare(&self.config, newer);
         if adopted.white_list.file != self.config.white_list.file {
             self.set_trace_log(&adopted)?;
         }

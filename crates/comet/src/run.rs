@@ -1,6 +1,6 @@
 //! The two servers as processes: from the checked configuration to the signal that ends them.
 
-use std::fs;
+use std::{env, fs};
 
 use comet_config::{Config, Machine, Mistakes, Source, load, load_for_logic};
 use comet_control::{Signal, Signals};
@@ -10,7 +10,7 @@ use crate::args::Serve;
 use crate::log_output::LogOutput;
 use crate::pid_file::PidFile;
 
-/// Reads and checks the configuration: the file, and the flags that overrule it.
+/// Reads and checks the configuration: the file, and the environment and the flags that overrule it.
 ///
 /// # Errors
 /// All mistakes, a line each.
@@ -40,9 +40,11 @@ fn read(
     };
     let source = Source {
         file: text.as_ref().map(|(path, text)| (*path, text.as_str())),
+        environment: &env::vars_os().collect::<Vec<_>>(),
         sets: &serve.sets,
         cores: serve.cores.as_deref(),
         control_cores: serve.control_cores.as_deref(),
+        read_secret: Some(|path| fs::read_to_string(path)),
     };
     load(&source, &machine).map_err(|mistakes| mistakes.to_string())
 }

@@ -1,6 +1,8 @@
 //! Configurations as people write them, and what they are told about them.
 
+mod layers;
 mod mistakes;
+mod pages;
 mod values;
 
 use std::path::Path;

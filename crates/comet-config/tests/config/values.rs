@@ -153,7 +153,7 @@ fn changes_are_told_by_key_with_both_values() {
     let check = |before: &[&str], now: &[&str], expected: &[[&str; 3]]| {
         let changes = good("", before).changes(&good("", now));
         let found: Vec<_> =
-            changes.iter().map(|change| [&*change.key, &*change.from, &*change.to]).collect();
+            changes.iter().map(|change| [change.key, &*change.from, &*change.to]).collect();
         assert_eq!(found, expected);
     };
     check(&["log.level=\"warn\""], &["log.level=\"warn\""], &[]);

@@ -1,46 +1,68 @@
-//! Values that are good alone, and have to fit each other.
+//! Values that are good alone, and have to fit each other and the machine.
 
 use std::time::Duration;
 
-use super::kinds::{Bound, Kinds, is_of_logic};
-use crate::Process;
-use crate::config::{Config, SessionStore, TokenKind};
+use crate::choices::{SessionStore, TokenKind};
+use crate::cpus::Machine;
+use crate::keys::Config;
 use crate::mistakes::Report;
+use crate::reader::Bound;
+use crate::source::Process;
 use crate::units::{duration_text, size_text};
 
 /// What a frame can be longer than its body: 16 bytes of its own header and up to 10 of WebSocket's
 /// (RFC 6455, section 5.2; a server's frames carry no mask).
 const FRAME_HEADERS: u64 = 26;
-/// Least time between the last goodbye of a drain and its end: cores do not begin at the same moment, and
-/// clients take a while to leave.
-const LAST_GOODBYES: Duration = Duration::from_secs(1);
+/// Least time between the last close notice of a drain and its end. Cores do not begin at the same moment,
+/// and clients take a while to leave.
+const AFTER_LAST_NOTICE: Duration = Duration::from_secs(1);
 
-/// Two listeners on one address would take each other's clients: `SO_REUSEPORT` lets them.
-pub(super) fn bound_twice(check: &mut Kinds<'_>) {
-    if check.process == Process::Logic {
-        // Comets have made sure of theirs, whose names are not known here.
-        check.bound.retain(|bound| is_of_logic(bound.key));
-    }
-    for (later, bound) in check.bound.iter().enumerate() {
-        // `comet logic` is another process: it may stand where comet's own services do not run.
-        let is_same = |earlier: &&Bound| {
-            earlier.address == bound.address && is_of_logic(earlier.key) == is_of_logic(bound.key)
-        };
-        let Some(earlier) = check.bound[..later].iter().find(is_same) else {
-            continue;
-        };
-        if bound.address.port() == 0 {
-            continue; // The kernel finds a free one for each.
+/// Fills in the values that depend on the machine or on another key.
+pub(crate) fn complete(config: &mut Config, machine: &Machine) {
+    let server = &mut config.server;
+    if server.cores.is_empty() {
+        server.cores.clone_from(&machine.cpus);
+        let is_free = |cpu: &usize| !server.control_cores.contains(cpu);
+        // Of two CPUs neither can be spared for control alone.
+        if server.cores.len() > 2 && server.cores.iter().any(is_free) {
+            server.cores.retain(is_free);
         }
-        // Whoever wrote one of the two reads about that one, not about the default.
-        let (mine, other) =
-            if check.report.is_default(bound.key) { (earlier, bound) } else { (bound, earlier) };
-        let what = format!("{} is bound by {}[{}] too", mine.address, other.key, other.index);
-        check.report.element(mine.key, mine.index, &mine.at, &what);
+    }
+    if server.id.is_empty() {
+        server.id.clone_from(&machine.host_name);
+    }
+    if server.domain.is_empty() {
+        server.domain.clone_from(&server.id);
     }
 }
 
-pub(super) fn fits_together(report: &mut Report<'_>, config: &Config) {
+/// Two listeners on one address would take each other's clients: `SO_REUSEPORT` lets them. `bound` is every
+/// listener of both processes.
+pub(crate) fn bound_twice(report: &mut Report<'_>, mut bound: Vec<Bound>, process: Process) {
+    if process == Process::Logic {
+        // The names that comets listen on are not known here. They check them themselves.
+        bound.retain(|bound| process.owns(bound.key));
+    }
+    for (later, this) in bound.iter().enumerate() {
+        // `comet logic` is another process. It may use an address where comet's own services do not run.
+        let is_same = |earlier: &&Bound| {
+            earlier.address == this.address && process.owns(earlier.key) == process.owns(this.key)
+        };
+        let Some(earlier) = bound[..later].iter().find(is_same) else {
+            continue;
+        };
+        if this.address.port() == 0 {
+            continue; // The kernel finds a free one for each.
+        }
+        // The mistake is in the one that was written, not in the default.
+        let (mine, other) =
+            if report.is_default(this.key) { (earlier, this) } else { (this, earlier) };
+        let what = format!("{} is bound by {}[{}] too", mine.address, other.key, other.index);
+        report.element(mine.key, mine.index, &mine.at, &what);
+    }
+}
+
+pub(crate) fn fits_together(report: &mut Report<'_>, config: &Config) {
     outbox_takes_a_push(report, config);
     listeners(report, config);
     let mut ordered = |less: &str, more: &str, [least, most]: [Duration; 2]| {
@@ -80,7 +102,7 @@ pub(super) fn fits_together(report: &mut Report<'_>, config: &Config) {
         }
     };
     let (over, timeout) = (server.drain_over, server.drain_timeout);
-    let most = timeout.saturating_sub(LAST_GOODBYES);
+    let most = timeout.saturating_sub(AFTER_LAST_NOTICE);
     leaves_room("server.drain_over", "server.drain_timeout", [over, timeout, most]);
     let (key, coalesce) = ("protocol.heartbeat_coalesce", protocol.heartbeat_coalesce);
     // A client that sends in time is not to be closed for what waits unread.

@@ -1,0 +1,299 @@
+//! Every key of the configuration, each declared once: its meaning and unit, its type, its default, its kind
+//! with its limits, and when a change takes effect. Everything else that is about keys follows from here:
+//! [`Config`], the checks, `comet.toml`, the tables in `docs/CONFIG.md`, `--check`, the environment
+//! variables, and what SIGHUP changes.
+//!
+//! The text above a key is what `comet.toml` and `docs/CONFIG.md` have; limits are added there from its
+//! kind. [`sections!`](crate::declare) describes the syntax.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::choices::{
+    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenKind,
+};
+use crate::declare::{Entry, Key, Section, TakesEffect, sections};
+use crate::kinds::lists::{Addresses, Comets, Files, Networks, Origins, Peers, RedisUrls, list};
+use crate::kinds::{
+    self, AnyOf, Cpus, FileOrNone, Kind, OneOf, Secret, Switch, Text, TextOrNone, Users, duration,
+    number, power_of_two, size, whole_seconds, zero_or,
+};
+use crate::network::Network;
+use crate::reader::Reader;
+
+const ZERO: Duration = Duration::ZERO;
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Timeouts: a shorter one would end what works.
+const TIMEOUT: RangeInclusive<Duration> = TENTH..=HOUR;
+const TENTH: Duration = Duration::from_millis(100);
+/// What TCP_KEEPIDLE and TCP_KEEPINTVL take, in hours: the kernel knows up to 32767 seconds.
+const KEEPALIVE: RangeInclusive<Duration> = SECOND..=Duration::from_secs(9 * 3600);
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Entries of a ring, of sends or of buffers: the kernel takes powers of two up to 32768
+/// (`IORING_MAX_ENTRIES`).
+const RING: RangeInclusive<i64> = 16..=32_768;
+/// Most users on the trace list: each of their frames is a line in a file.
+const TRACE_USERS_MAX: usize = 65_536;
+
+sections! {
+    /// The process: its name, its CPUs, its end.
+    server: Server {
+        /// The name of this server towards logic and in metrics. "": the name of the host.
+        id: String = "" in Text::NAME, AtStart;
+        /// The name or address that clients reach this server by, as GET /goim/nodes/weighted reports it.
+        /// "": the same as id.
+        domain: String = "" in Text::NAME, AtStart;
+        /// CPUs of the data cores, a list like "0-3,6". Each has listeners of its own and its own share of
+        /// everything. "": all but the control cores; on a machine of one or two CPUs all.
+        cores: Vec<usize> = "" in Cpus, AtStart;
+        /// CPUs that the control thread (gRPC, metrics) is pinned to, a list like "7". "": it is not pinned.
+        control_cores: Vec<usize> = "" in Cpus, AtStart;
+        /// How long an idle core looks for work again before it sleeps. A longer time takes CPU time and
+        /// saves a few microseconds of latency.
+        spin: Duration = "0us" in duration(ZERO..=SECOND), AtStart;
+        /// How long clients may take to leave at SIGTERM and SIGINT. Those that are left then are cut off.
+        drain_timeout: Duration = "10s" in duration(ZERO..=HOUR), Alive;
+        /// Time over which the close notices at SIGTERM are spread, so that clients do not all connect to
+        /// another server at once. At least a second shorter than drain_timeout, if not zero.
+        drain_over: Duration = "0s" in duration(ZERO..=HOUR), Alive;
+        /// The close notice of a drain asks a client to wait a random time up to this before it connects
+        /// again. "0s": it names no time.
+        retry_after: Duration = "0s" in duration(ZERO..=HOUR), Alive;
+        /// The file that holds the process id while the server runs. "": none.
+        pid_file: Option<PathBuf> = "" in FileOrNone, AtStart;
+    }
+
+    /// Plain TCP listeners. All keys but the addresses hold for WebSocket connections too.
+    tcp: Tcp {
+        /// Addresses for plain TCP clients; []: none. Every data core listens on each.
+        bind: Vec<SocketAddr> = ["0.0.0.0:8080"] in Addresses, AtStart;
+        /// Addresses for the same inside TLS; []: none. They need tls.certificates.
+        tls_bind: Vec<SocketAddr> = [] in Addresses, AtStart;
+        /// Send buffer of a connection in the kernel, bytes; 0: the kernel finds the right size. What small
+        /// ones cost and save is in docs/OPERATIONS.md.
+        sndbuf: usize = 0 in size(0..=GIB), AtStart;
+        /// Receive buffer of a connection in the kernel, as sndbuf.
+        rcvbuf: usize = 0 in size(0..=GIB), AtStart;
+        /// Whether the kernel probes silent peers (SO_KEEPALIVE). Heartbeats do that already.
+        keepalive: bool = false in Switch, AtStart;
+        /// With keepalive: silence before the first probe.
+        keepalive_idle: Duration = "2h" in whole_seconds(KEEPALIVE), AtStart;
+        /// With keepalive: time between probes.
+        keepalive_interval: Duration = "75s" in whole_seconds(KEEPALIVE), AtStart;
+        /// With keepalive: probes without an answer that end the connection.
+        keepalive_count: u32 = 9 in number(1..=127), AtStart;
+        /// Whether a small message leaves at once (TCP_NODELAY).
+        nodelay: bool = true in Switch, AtStart;
+        /// Connections that may wait to be accepted on one listener. The kernel cuts it to
+        /// net.core.somaxconn.
+        backlog: i32 = 4096 in number(1..=65_535), AtStart;
+        /// Which data core takes a connection.
+        steering: Steering = "off" in OneOf, AtStart;
+        /// Networks, like "10.0.0.0/8", whose connections begin with a PROXY protocol header of version 1 or
+        /// 2: your load balancers. What it says of the client is taken as true. Nobody else may send one.
+        proxy_from: Vec<Network> = [] in list(Networks), AtStart;
+    }
+
+    /// WebSocket listeners.
+    websocket: WebSocket {
+        /// Addresses for WebSocket clients; []: none. Every data core listens on each.
+        bind: Vec<SocketAddr> = ["0.0.0.0:8090"] in Addresses, AtStart;
+        /// Addresses for the same inside TLS, like "0.0.0.0:8095"; []: none. They need tls.certificates.
+        tls_bind: Vec<SocketAddr> = [] in Addresses, AtStart;
+        /// The path of the upgrade. Another path is answered with 404.
+        path: String = "/sub" in Text::URL_PATH, Alive;
+        /// Largest head of an upgrade request, bytes.
+        head_max: usize = "8KiB" in size(KIB..=64 * KIB), Alive;
+        /// Values of the Origin header that may connect, like `"https://example.com"`, with the port if it is
+        /// not the usual one of the scheme. Others are answered with 403. []: all. Clients that send none,
+        /// which are no browsers, always may.
+        origins: Vec<String> = [] in list(Origins), Alive;
+    }
+
+    /// Certificates of the listeners that speak TLS. SIGHUP reads the files again.
+    tls: Tls {
+        /// PEM files, each with a certificate and the chain below its root. The client's SNI chooses among
+        /// the names in them; the first one serves clients that name no server.
+        certificates: Vec<PathBuf> = [] in list(Files), Alive;
+        /// PEM files with the private keys of certificates, as many and in the same order.
+        keys: Vec<PathBuf> = [] in list(Files), Alive;
+        /// The oldest version spoken.
+        min_version: TlsVersion = "1.2" in OneOf, Alive;
+    }
+
+    /// The services for push callers.
+    push: Push {
+        /// Addresses of the gRPC service; []: none. Anybody who reaches them may push.
+        grpc: Vec<SocketAddr> = ["127.0.0.1:8083"] in Addresses, AtStart;
+        /// Addresses of the HTTP push API of goim's logic; []: none. Anybody who reaches them may push.
+        http: Vec<SocketAddr> = ["127.0.0.1:7172"] in Addresses, AtStart;
+        /// Largest body a caller may push, bytes. With 26 bytes of headers it has to fit
+        /// protocol.outbox_bytes.
+        frame_max: usize = "1MiB" in size(KIB..=64 * MIB), AtStart;
+        /// Keys, users, or rooms to be asked about, that a caller may name in one call.
+        keys_max: usize = 10000 in number(1..=1_000_000), AtStart;
+        /// How long a call may take.
+        timeout: Duration = "5s" in duration(TIMEOUT), AtStart;
+    }
+
+    /// Health, metrics and profiles.
+    monitor: Monitor {
+        /// Addresses of GET /healthz, /metrics and /stat; []: none.
+        stat: Vec<SocketAddr> = ["127.0.0.1:6972"] in Addresses, AtStart;
+        /// Addresses of GET /debug/pprof/; []: none. Anybody who reaches them may make the server work.
+        pprof: Vec<SocketAddr> = ["127.0.0.1:6971"] in Addresses, AtStart;
+    }
+
+    /// Limits of every client connection. A change holds for open connections too, from their next frame or
+    /// deadline.
+    protocol: Protocol {
+        /// Time from accept until the client is authenticated.
+        handshake_timeout: Duration = "5s" in duration(TIMEOUT), Alive;
+        /// How long a client may take nothing while bytes wait for it.
+        write_timeout: Duration = "5s" in duration(TIMEOUT), Alive;
+        /// Time without a heartbeat after which a client is closed. Logic can name another one for each
+        /// client.
+        heartbeat: Duration = "5m" in duration(SECOND..=DAY), Alive;
+        /// How long heartbeats may wait to be answered together, while clients send nothing else. At most a
+        /// quarter of heartbeat, and of every one that logic names. Cores whose clients idle wake up less
+        /// often. Pushes and new connections do not wait.
+        heartbeat_coalesce: Duration = "25ms" in duration(ZERO..=10 * SECOND), Alive;
+        /// How long a close notice may take before the connection is cut.
+        linger: Duration = "2s" in duration(TIMEOUT), Alive;
+        /// Largest frame body from a client, bytes.
+        body_max: usize = "4KiB" in size(1..=MIB), Alive;
+        /// Pushes that may wait for one client. Then slow_consumer decides. At most half as many, and at most
+        /// 256, go to a client in one send: a core that is fully loaded with small messages needs 512.
+        svr_proto: u16 = 512 in number(1..=65_535), Alive;
+        /// Bytes that may wait for one client. Then slow_consumer decides. Pushes are shared between the
+        /// clients they wait for, so this is not memory that each client takes. The largest push has to fit
+        /// (push.frame_max).
+        outbox_bytes: u32 = "2MiB" in size(2 * KIB..=GIB), Alive;
+        /// Replies that may wait for one client beside the pushes. A client that asks for more before it has
+        /// read them, or in one go, is closed.
+        cli_proto: u16 = 256 in number(1..=65_535), Alive;
+        /// What becomes of a push to a client that is full. Each outcome is counted.
+        slow_consumer: SlowConsumer = "drop-newest" in OneOf, Alive;
+        /// Whether pushes to a room reach only clients that accept their operation. goim: false.
+        filter_rooms: bool = false in Switch, Alive;
+    }
+
+    /// Bounds of one data core.
+    limits: Limits {
+        /// Connections a data core holds, and at most its share of the limit on open files. 0: that share.
+        connections: u32 = 0 in number(0..=16 << 20), Alive;
+        /// Messages in the inbox of a core. Push callers wait when it is full.
+        mesh_inbox: usize = 4096 in number(16..=1 << 20), AtStart;
+        /// Messages a core keeps for another one whose inbox is full. More pushes are dropped and counted as
+        /// mesh_full.
+        mesh_backlog: usize = 65536 in number(16..=16 << 20), Alive;
+        /// Receive buffers that all connections of a core share.
+        recv_buffers: u16 = 512 in power_of_two(RING), AtStart;
+        /// Size of one receive buffer, bytes.
+        recv_buffer_size: u32 = "2KiB" in size(256..=64 * KIB), AtStart;
+        /// Entries of a core's io_uring, so many sends go into one system call.
+        ring_entries: u32 = 1024 in power_of_two(RING), AtStart;
+    }
+
+    /// The directory of keys and users.
+    bucket: Bucket {
+        /// Maps the directory is split into, for the whole process.
+        count: usize = 1024 in number(1..=1 << 20), AtStart;
+        /// How long the numbers of a user's sessions count on after the last one ended. "0s": they begin at 1
+        /// again at once.
+        user_memory: Duration = "0s" in duration(ZERO..=DAY), Alive;
+    }
+
+    /// The logic service, which authenticates clients.
+    logic: Logic {
+        /// HOST:PORT of the logic services. Calls are spread over those that answer; names are resolved for
+        /// each connection. []: comet is its own logic, and `[token]` describes the tokens it takes.
+        addrs: Vec<String> = [] in list(Peers), AtStart;
+        /// How long a call may take.
+        timeout: Duration = "2s" in duration(TENTH..=MINUTE), AtStart;
+        /// Calls under way. One more is refused.
+        calls: usize = 4096 in number(1..=1 << 20), AtStart;
+        /// How often each address is pinged.
+        ping: Duration = "1s" in duration(TENTH..=MINUTE), AtStart;
+        /// How often the number of connections in each room is reported to logic, which believes it for 5
+        /// minutes: one report may be lost.
+        renew: Duration = "10s" in duration(TENTH..=2 * MINUTE), AtStart;
+        /// Shortest time between two heartbeats of a connection towards logic. Each time is random.
+        heartbeat_min: Duration = "10m" in duration(TENTH..=DAY), AtStart;
+        /// Longest time between two of them; not shorter than heartbeat_min.
+        heartbeat_max: Duration = "30m" in duration(TENTH..=DAY), AtStart;
+        /// Clients refused because no logic service is available are asked to wait a random time from half of this up
+        /// to it. "0s": no time is named.
+        retry_after: Duration = "5s" in duration(ZERO..=HOUR), AtStart;
+    }
+
+    /// The form of tokens where comet is its own logic, and for `comet logic`.
+    token: Token {
+        /// What a token is.
+        kind: TokenKind = "open" in OneOf, AtStart;
+        /// Files with keys: .jwks and .json are key sets (RFC 7517), PEM is a public key, anything else is an
+        /// HMAC secret.
+        jwt_keys: Vec<PathBuf> = [] in list(Files), AtStart;
+        /// Signatures that are taken.
+        jwt_algorithms: Vec<Algorithm> = ["HS256", "RS256", "ES256", "EdDSA"] in AnyOf, AtStart;
+        /// What the claim iss has to be. "": anything.
+        issuer: Option<String> = "" in TextOrNone, AtStart;
+        /// What the claim aud has to name. "": anything.
+        audience: Option<String> = "" in TextOrNone, AtStart;
+        /// The claim that holds the user id.
+        mid: String = "mid" in Text::CLAIM, AtStart;
+        /// The claim that holds the connection's key.
+        key: String = "key" in Text::CLAIM, AtStart;
+        /// The claim that holds the room.
+        room: String = "room_id" in Text::CLAIM, AtStart;
+        /// The claim that holds the list of operations that the client accepts.
+        accepts: String = "accepts" in Text::CLAIM, AtStart;
+    }
+
+    /// The trace list: users whose connections and frames are written to the trace log.
+    white_list: WhiteList {
+        /// Ids of the users. With any, file is needed.
+        users: Vec<i64> = [] in Users { most: TRACE_USERS_MAX }, Alive;
+        /// The trace log. Lines are appended, and SIGHUP opens it again. "": none.
+        file: Option<PathBuf> = "" in FileOrNone, Alive;
+    }
+
+    /// `comet logic`, a process of its own that is the logic service of other comets. The server does not use
+    /// these keys.
+    logic_server: LogicServer {
+        /// Addresses of goim.logic.Logic; []: none.
+        grpc: Vec<SocketAddr> = ["127.0.0.1:7170"] in Addresses, InLogic;
+        /// Addresses of the HTTP push API; []: none. Anybody who reaches them may push.
+        http: Vec<SocketAddr> = ["127.0.0.1:7172"] in Addresses, InLogic;
+        /// Addresses of GET /healthz and /metrics; []: none.
+        stat: Vec<SocketAddr> = ["127.0.0.1:6973"] in Addresses, InLogic;
+        /// The comets that pushes go to, each "SERVER-ID=HOST:PORT" of its push.grpc. Ids are unique.
+        comets: Vec<(String, String)> = [] in list(Comets), InLogic;
+        /// Time without a heartbeat after which comets close the clients they ask for here. "0s":
+        /// protocol.heartbeat of this file.
+        heartbeat: Duration = "0s" in zero_or(SECOND..=DAY), InLogic;
+        /// Where sessions are kept.
+        store: SessionStore = "memory" in OneOf, InLogic;
+        /// redis://HOST:PORT of the Redis servers. Users are spread over several by a hash of their id.
+        redis: Vec<String> = ["redis://127.0.0.1:6379"] in Secret(list(RedisUrls)), InLogic;
+        /// When sessions that nobody renews are forgotten.
+        expire: Duration = "1h" in duration(SECOND..=DAY), InLogic;
+    }
+
+    /// The log.
+    log: Log {
+        /// Least severe messages to write.
+        level: LogLevel = "info" in OneOf, Alive;
+        /// The file they are appended to. SIGHUP opens it again, for logrotate. "": standard error.
+        file: Option<PathBuf> = "" in FileOrNone, AtStart;
+    }
+}

@@ -1,0 +1,291 @@
+//! Lists of text, such as addresses and files. Each element may be a mistake of its own.
+
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use toml::{Spanned, Value};
+
+use super::{Check, Facts, Kind, is_name, path};
+use crate::network::Network;
+use crate::secrets::without_password;
+
+/// What the elements of a list are. `T` is what a checked element is.
+pub(crate) trait Elements<T> {
+    /// What the list is, in a word or two.
+    const FORM: &'static str;
+
+    /// Checks one element; `earlier` are the good ones before it.
+    ///
+    /// # Errors
+    /// A sentence after the name of the key.
+    fn read(&self, text: &str, earlier: &[T]) -> Result<T, String>;
+
+    /// `element` as text that reads back the same.
+    fn write(&self, element: &T) -> String;
+}
+
+/// A list of `E`.
+pub(crate) struct List<E>(E);
+
+pub(crate) fn list<E>(elements: E) -> List<E> {
+    List(elements)
+}
+
+impl<T, E: Elements<T>> Kind<Vec<T>> for List<E> {
+    type Raw = Vec<Spanned<String>>;
+
+    fn facts(&self) -> Facts {
+        Facts::new(E::FORM)
+    }
+
+    fn check(&self, raw: Self::Raw, check: &mut Check<'_>) -> Option<Vec<T>> {
+        Some(good(raw, check, |text, earlier| self.0.read(text, earlier)))
+    }
+
+    fn write(&self, value: &Vec<T>) -> Value {
+        value.iter().map(|element| self.0.write(element)).collect::<Vec<_>>().into()
+    }
+}
+
+/// The elements that `read` takes; the others are reported.
+fn good<T>(
+    raw: Vec<Spanned<String>>,
+    check: &mut Check<'_>,
+    read: impl Fn(&str, &[T]) -> Result<T, String>,
+) -> Vec<T> {
+    let mut values = Vec::with_capacity(raw.len());
+    for (index, text) in raw.into_iter().enumerate() {
+        match read(text.get_ref(), &values) {
+            Ok(value) => values.push(value),
+            Err(what) => check.refuse_element(index, text.span(), what),
+        }
+    }
+    values
+}
+
+/// Addresses to listen on. Names are resolved here.
+pub(crate) struct Addresses;
+
+impl Kind<Vec<SocketAddr>> for Addresses {
+    type Raw = Vec<Spanned<String>>;
+
+    fn facts(&self) -> Facts {
+        Facts::new("list of addresses")
+    }
+
+    fn check(&self, raw: Self::Raw, check: &mut Check<'_>) -> Option<Vec<SocketAddr>> {
+        let is_elsewhere = check.is_elsewhere;
+        Some(good(raw, check, |text, _| resolve(text, is_elsewhere)))
+    }
+
+    fn write(&self, value: &Vec<SocketAddr>) -> Value {
+        value.iter().map(ToString::to_string).collect::<Vec<_>>().into()
+    }
+
+    fn listeners<'v>(&self, value: &'v Vec<SocketAddr>) -> &'v [SocketAddr] {
+        value
+    }
+}
+
+/// One address of `HOST:PORT`. Of several addresses of a name the first one of IPv4 is taken, so that the
+/// family does not depend on the order in which the resolver answers. A name that `is_elsewhere` may have
+/// no address here: then any address stands for it.
+fn resolve(text: &str, is_elsewhere: bool) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let Some(port) = port_after_name(text) else {
+        return Err(format!("{text:?} is not an address: use HOST:PORT"));
+    };
+    if is_elsewhere {
+        return Ok((Ipv4Addr::UNSPECIFIED, port).into());
+    }
+    let found = text.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+    let first = |found: &Vec<SocketAddr>| {
+        found.iter().find(|address| address.is_ipv4()).or(found.first()).copied()
+    };
+    match found {
+        Ok(addresses) => first(&addresses).ok_or_else(|| format!("{text:?} has no address")),
+        Err(fault) => Err(format!("{text:?} has no address: {fault}")),
+    }
+}
+
+/// The port of `NAME:PORT`, if `text` is that, with the name of a host.
+fn port_after_name(text: &str) -> Option<u16> {
+    let (host, port) = text.rsplit_once(':')?;
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    let is_host = !host.is_empty() && host.bytes().all(is_name);
+    port.parse().ok().filter(|_| is_host)
+}
+
+/// Addresses to connect to, as they were written: names are resolved for each connection.
+pub(crate) struct Peers;
+
+impl Elements<String> for Peers {
+    const FORM: &'static str = "list of addresses";
+
+    fn read(&self, text: &str, _: &[String]) -> Result<String, String> {
+        peer(text)
+    }
+
+    fn write(&self, element: &String) -> String {
+        element.clone()
+    }
+}
+
+fn peer(text: &str) -> Result<String, String> {
+    let is_address = text.parse::<SocketAddr>().is_ok() || port_after_name(text).is_some();
+    if !is_address {
+        return Err(format!("{text:?} is not an address: use HOST:PORT"));
+    }
+    if text.ends_with(":0") {
+        return Err(format!("{text:?} names no port: nothing can be reached at 0"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Networks.
+pub(crate) struct Networks;
+
+impl Elements<Network> for Networks {
+    const FORM: &'static str = "list of networks";
+
+    fn read(&self, text: &str, _: &[Network]) -> Result<Network, String> {
+        text.parse()
+    }
+
+    fn write(&self, element: &Network) -> String {
+        element.to_string()
+    }
+}
+
+/// Files, each with a name.
+pub(crate) struct Files;
+
+impl Elements<PathBuf> for Files {
+    const FORM: &'static str = "list of files";
+
+    fn read(&self, text: &str, _: &[PathBuf]) -> Result<PathBuf, String> {
+        path(text)
+    }
+
+    fn write(&self, element: &PathBuf) -> String {
+        element.to_str().expect("read from text").to_owned()
+    }
+}
+
+/// Origins as browsers send them (RFC 6454, section 6.2), in lower case.
+pub(crate) struct Origins;
+
+impl Elements<String> for Origins {
+    const FORM: &'static str = "list of origins";
+
+    fn read(&self, text: &str, _: &[String]) -> Result<String, String> {
+        let is_good = text.split_once("://").is_some_and(|(scheme, host)| {
+            let is_scheme = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
+            let is_host = |b: u8| b.is_ascii_graphic() && !b"/?#@,".contains(&b);
+            text.len() <= 255
+                && !(scheme.is_empty() || host.is_empty())
+                && scheme.bytes().all(is_scheme)
+                && host.bytes().all(is_host)
+        });
+        if is_good {
+            Ok(text.to_ascii_lowercase())
+        } else {
+            Err(format!("{text:?} is not an origin: write SCHEME://HOST or SCHEME://HOST:PORT"))
+        }
+    }
+
+    fn write(&self, element: &String) -> String {
+        element.clone()
+    }
+}
+
+/// Server id of a comet, and `HOST:PORT` of its `push.grpc`. Ids are unique.
+pub(crate) struct Comets;
+
+impl Elements<(String, String)> for Comets {
+    const FORM: &'static str = "list of comets";
+
+    fn read(&self, text: &str, earlier: &[(String, String)]) -> Result<(String, String), String> {
+        let (id, address) = text
+            .split_once('=')
+            .filter(|(id, _)| !id.is_empty() && is_name(id))
+            .ok_or_else(|| format!("{text:?} is not a comet: write SERVER-ID=HOST:PORT"))?;
+        if earlier.iter().any(|(other, _)| other == id) {
+            return Err(format!("{id:?} is named twice"));
+        }
+        Ok((id.to_owned(), peer(address)?))
+    }
+
+    fn write(&self, (id, address): &(String, String)) -> String {
+        format!("{id}={address}")
+    }
+}
+
+/// `redis://[user:password@]host[:port][/database]`
+pub(crate) struct RedisUrls;
+
+impl Elements<String> for RedisUrls {
+    const FORM: &'static str = "list of URLs";
+
+    fn read(&self, text: &str, _: &[String]) -> Result<String, String> {
+        if is_redis(text) {
+            return Ok(text.to_owned());
+        }
+        let shown = without_password(text);
+        Err(format!("{shown:?} is not a Redis address: write redis://HOST:PORT"))
+    }
+
+    fn write(&self, element: &String) -> String {
+        element.clone()
+    }
+}
+
+fn is_redis(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("redis://") else {
+        return false;
+    };
+    let (place, more) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let address = place.rsplit_once('@').map_or(place, |(_, address)| address);
+    let database = more.split(['?', '#']).next().unwrap_or_default().trim_matches('/');
+    text.bytes().all(|b| b.is_ascii_graphic())
+        && (peer(address).is_ok() || peer(&format!("{address}:6379")).is_ok())
+        && (database.is_empty() || database.parse::<i64>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_names_are_resolved() {
+        let check = |text: &str, expected: &str| {
+            let resolved = resolve(text, false).map(|address| address.to_string());
+            assert_eq!(resolved, Ok(expected.to_owned()));
+        };
+        check("0.0.0.0:8080", "0.0.0.0:8080");
+        check("[::]:0", "[::]:0");
+        check("[::1]:65535", "[::1]:65535");
+        check("localhost:8083", "127.0.0.1:8083");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for text in [
+            "",
+            "8080",
+            ":8080",
+            "localhost",
+            "0.0.0.0:80800",
+            "localhost:x",
+            "::1:80",
+            "a b:80",
+            "[::1",
+        ] {
+            let expected = format!("{text:?} is not an address: use HOST:PORT");
+            assert_eq!(resolve(text, false), Err(expected.clone()));
+            assert_eq!(resolve(text, true), Err(expected));
+        }
+    }
+}
