@@ -4,49 +4,18 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use ipnet::IpNet;
 
-/// A network: an address and how many of its leading bits count.
+/// A network. It is written by its first address, and IPv4 never as IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Network {
-    /// Its first address; IPv4 is never written as IPv6.
-    pub address: IpAddr,
-    /// Leading bits all its addresses share: up to 32, with IPv6 up to 128.
-    pub bits: u8,
-}
+pub struct Network(IpNet);
 
 impl Network {
     /// Whether `address` is in it. An IPv4 address written as IPv6 (`::ffff:192.0.2.1`), as a listener
     /// for both families reports it, counts as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(mine), IpAddr::V4(other)) => {
-                let differing = mine.to_bits() ^ other.to_bits();
-                differing.leading_zeros() >= u32::from(self.bits)
-            }
-            (IpAddr::V6(mine), IpAddr::V6(other)) => {
-                let differing = mine.to_bits() ^ other.to_bits();
-                differing.leading_zeros() >= u32::from(self.bits)
-            }
-            _ => false,
-        }
-    }
-
-    /// The same network by its first address.
-    fn masked(self) -> Self {
-        let bits = u32::from(self.bits);
-        let address = match self.address {
-            IpAddr::V4(address) => {
-                let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
-                IpAddr::V4((address.to_bits() & mask).into())
-            }
-            IpAddr::V6(address) => {
-                let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
-                IpAddr::V6((address.to_bits() & mask).into())
-            }
-        };
-        Self { address, bits: self.bits }
+        self.0.contains(&address.to_canonical())
     }
 }
 
@@ -55,38 +24,23 @@ impl FromStr for Network {
 
     /// Reads `10.0.0.0/8`, `2001:db8::/32`, or an address alone, which is a network of one.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a network: write one like \"10.0.0.0/8\"");
-        let (address, bits) =
-            text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
-            None => most,
-            Some(bits) if bits.bytes().all(|b| b.is_ascii_digit()) => {
-                bits.parse().ok().filter(|bits| *bits <= most).ok_or_else(wrong)?
-            }
-            Some(_) => return Err(wrong()),
-        };
-        if address.to_canonical() != address {
+        let alone = text.parse::<IpAddr>().map(IpNet::from);
+        let network = alone
+            .or_else(|_| text.parse::<IpNet>())
+            .map_err(|_| format!("{text:?} is not a network: write one like \"10.0.0.0/8\""))?;
+        if network.addr().to_canonical() != network.addr() {
             return Err(format!("{text:?} is IPv4 written as IPv6: write it as IPv4"));
         }
-        let network = Self { address, bits };
-        match network.masked() {
-            masked if masked == network => Ok(network),
-            masked => Err(format!("{text:?} is an address inside {masked}: write that network")),
+        match network.trunc() {
+            first if first == network => Ok(Self(network)),
+            first => Err(format!("{text:?} is an address inside {first}: write that network")),
         }
     }
 }
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.bits)
-    }
-}
-
-impl Serialize for Network {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.0.fmt(f)
     }
 }
 
