@@ -62,92 +62,12 @@ pub(crate) fn bound_twice(report: &mut Report<'_>, mut bound: Vec<Bound>, proces
     }
 }
 
+/// Keys whose values have to fit each other. Keys with a mistake of their own are left out.
 pub(crate) fn fits_together(report: &mut Report<'_>, config: &Config) {
     outbox_takes_a_push(report, config);
     listeners(report, config);
-    let mut ordered = |less: &str, more: &str, [least, most]: [Duration; 2]| {
-        if report.is_sound(&[less, more]) && least > most {
-            let (key, what) = if report.is_default(less) {
-                (
-                    more,
-                    format!(
-                        "{} is less than {less}, {}",
-                        duration_text(most),
-                        duration_text(least)
-                    ),
-                )
-            } else {
-                (
-                    less,
-                    format!(
-                        "{} is more than {more}, {}",
-                        duration_text(least),
-                        duration_text(most)
-                    ),
-                )
-            };
-            report.value(key, &what);
-        }
-    };
-    let (server, logic, protocol) = (&config.server, &config.logic, &config.protocol);
-    ordered(
-        "logic.heartbeat_min",
-        "logic.heartbeat_max",
-        [logic.heartbeat_min, logic.heartbeat_max],
-    );
-    let mut leaves_room = |key: &str, other: &str, [part, whole, most]: [Duration; 3]| {
-        if report.is_sound(&[key, other]) && part > most {
-            let [part, whole, most] = [part, whole, most].map(duration_text);
-            report.value(key, &format!("{part} is too much for {other}, {whole}: up to {most}"));
-        }
-    };
-    let (over, timeout) = (server.drain_over, server.drain_timeout);
-    let most = timeout.saturating_sub(AFTER_LAST_NOTICE);
-    leaves_room("server.drain_over", "server.drain_timeout", [over, timeout, most]);
-    let (key, coalesce) = ("protocol.heartbeat_coalesce", protocol.heartbeat_coalesce);
-    // A client that sends in time is not to be closed for what waits unread.
-    let silence = protocol.heartbeat;
-    leaves_room(key, "protocol.heartbeat", [coalesce, silence, silence / 4]);
-    let silence = config.logic_server.heartbeat;
-    if silence != Duration::ZERO {
-        leaves_room(key, "logic_server.heartbeat", [coalesce, silence, silence / 4]);
-    }
-    // A switch that was turned on, and the list or file that it needs.
-    let mut needs = |switch: &str, is_on: bool, needed: &str, is_there: bool, what: &str| {
-        if report.is_sound(&[switch, needed]) && is_on && !is_there {
-            report.value(switch, &format!("needs {needed}: {what}"));
-        }
-    };
-    let is_jwt = config.token.kind == TokenKind::Jwt;
-    let (keys, algorithms) = (&config.token.jwt_keys, &config.token.jwt_algorithms);
-    needs(
-        "token.kind",
-        is_jwt,
-        "token.jwt_keys",
-        !keys.is_empty(),
-        "without a key no token is valid",
-    );
-    needs(
-        "token.kind",
-        is_jwt,
-        "token.jwt_algorithms",
-        !algorithms.is_empty(),
-        "without one no token is valid",
-    );
-    needs(
-        "white_list.users",
-        !config.white_list.users.is_empty(),
-        "white_list.file",
-        config.white_list.file.is_some(),
-        "the log their connections are written to",
-    );
-    needs(
-        "logic_server.store",
-        config.logic_server.store == SessionStore::Redis,
-        "logic_server.redis",
-        !config.logic_server.redis.is_empty(),
-        "where the sessions are kept",
-    );
+    durations(report, config);
+    switches(report, config);
 }
 
 fn outbox_takes_a_push(report: &mut Report<'_>, config: &Config) {
@@ -189,4 +109,56 @@ fn listeners(report: &mut Report<'_>, config: &Config) {
             report.value(key, &format!("needs {certificates} and {keys}: what clients are shown"));
         }
     }
+}
+
+fn durations(report: &mut Report<'_>, config: &Config) {
+    let Config { server, protocol, logic, logic_server, .. } = config;
+    let [less, more] = ["logic.heartbeat_min", "logic.heartbeat_max"];
+    let [least, most] = [logic.heartbeat_min, logic.heartbeat_max];
+    if report.is_sound(&[less, more]) && least > most {
+        let [least, most] = [least, most].map(duration_text);
+        if report.is_default(less) {
+            report.value(more, &format!("{most} is less than {less}, {least}"));
+        } else {
+            report.value(less, &format!("{least} is more than {more}, {most}"));
+        }
+    }
+    let mut leaves_room = |key: &str, other: &str, [part, whole, most]: [Duration; 3]| {
+        if report.is_sound(&[key, other]) && part > most {
+            let [part, whole, most] = [part, whole, most].map(duration_text);
+            report.value(key, &format!("{part} is too much for {other}, {whole}: up to {most}"));
+        }
+    };
+    let (over, timeout) = (server.drain_over, server.drain_timeout);
+    let most = timeout.saturating_sub(AFTER_LAST_NOTICE);
+    leaves_room("server.drain_over", "server.drain_timeout", [over, timeout, most]);
+    // A heartbeat that came in time waits unread for so long. It must not be too late for that.
+    let (key, wait) = ("protocol.heartbeat_coalesce", protocol.heartbeat_coalesce);
+    let of_comet = ("protocol.heartbeat", protocol.heartbeat);
+    let of_logic = ("logic_server.heartbeat", logic_server.heartbeat);
+    // Zero is that of comet.
+    for (other, silence) in [of_comet, of_logic].into_iter().filter(|(_, time)| !time.is_zero()) {
+        leaves_room(key, other, [wait, silence, silence / 4]);
+    }
+}
+
+/// Values that need another key.
+fn switches(report: &mut Report<'_>, config: &Config) {
+    let Config { token, white_list, logic_server, .. } = config;
+    let mut needs = |key: &str, is_on: bool, needed: &str, is_empty: bool, why: &str| {
+        if report.is_sound(&[key, needed]) && is_on && is_empty {
+            report.value(key, &format!("needs {needed}: {why}"));
+        }
+    };
+    let is_jwt = token.kind == TokenKind::Jwt;
+    let (needed, why) = ("token.jwt_keys", "without a key no token is valid");
+    needs("token.kind", is_jwt, needed, token.jwt_keys.is_empty(), why);
+    let (needed, why) = ("token.jwt_algorithms", "without one no token is valid");
+    needs("token.kind", is_jwt, needed, token.jwt_algorithms.is_empty(), why);
+    let (is_on, needed) = (!white_list.users.is_empty(), "white_list.file");
+    let why = "the log their connections are written to";
+    needs("white_list.users", is_on, needed, white_list.file.is_none(), why);
+    let (is_on, needed) = (logic_server.store == SessionStore::Redis, "logic_server.redis");
+    let why = "where the sessions are kept";
+    needs("logic_server.store", is_on, needed, logic_server.redis.is_empty(), why);
 }

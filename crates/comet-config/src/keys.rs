@@ -16,10 +16,9 @@ use crate::choices::{
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::lists::{Addresses, Comets, Files, Networks, Origins, Peers, RedisUrls, list};
-use crate::kinds::{
-    self, AnyOf, Cpus, FileOrNone, Kind, OneOf, Secret, Switch, Text, TextOrNone, Users, duration,
-    number, power_of_two, size, whole_seconds, zero_or,
-};
+use crate::kinds::quantities::{duration, number, power_of_two, size, whole_seconds, zero_or};
+use crate::kinds::texts::{FileOrNone, Text, TextOrNone};
+use crate::kinds::{self, AnyOf, Cpus, Kind, OneOf, Secret, Switch, Users};
 use crate::network::Network;
 use crate::reader::Reader;
 

@@ -1,11 +1,11 @@
 //! The kinds of values: how each is read, checked, written and described.
 
 pub(crate) mod lists;
+pub(crate) mod quantities;
+pub(crate) mod texts;
 
 use std::net::SocketAddr;
-use std::ops::{Range, RangeInclusive};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -15,7 +15,7 @@ use toml::{Spanned, Value};
 use crate::choices::{Choice, Word};
 use crate::cpus::{self, Machine};
 use crate::secrets;
-use crate::units::{Number, Size, Span, duration_text, duration_value, size_text, size_value};
+use crate::units::Number;
 
 /// A kind of value. `T` is what a checked value of it is.
 pub(crate) trait Kind<T> {
@@ -121,11 +121,6 @@ impl Check<'_> {
     }
 }
 
-/// Limits as a sentence.
-fn from_to(least: &Value, most: &Value) -> String {
-    format!("From {least} to {most}.")
-}
-
 /// `true` or `false`.
 pub(crate) struct Switch;
 
@@ -142,136 +137,6 @@ impl Kind<bool> for Switch {
 
     fn write(&self, value: &bool) -> Value {
         Value::Boolean(*value)
-    }
-}
-
-/// A whole number in a range, which has to fit the type of the field.
-pub(crate) struct Numbers {
-    range: RangeInclusive<i64>,
-    is_power_of_two: bool,
-}
-
-pub(crate) fn number(range: RangeInclusive<i64>) -> Numbers {
-    Numbers { range, is_power_of_two: false }
-}
-
-pub(crate) fn power_of_two(range: RangeInclusive<i64>) -> Numbers {
-    Numbers { range, is_power_of_two: true }
-}
-
-impl<T: TryFrom<i64> + TryInto<i64> + Copy> Kind<T> for Numbers {
-    type Raw = Number;
-
-    fn facts(&self) -> Facts {
-        let (least, most) = (self.range.start(), self.range.end());
-        let limits = if self.is_power_of_two {
-            format!("A power of two from {least} to {most}.")
-        } else {
-            from_to(&(*least).into(), &(*most).into())
-        };
-        Facts { limits, ..Facts::new("number") }
-    }
-
-    fn check(&self, Number(number): Number, check: &mut Check<'_>) -> Option<T> {
-        let (least, most) = (self.range.start(), self.range.end());
-        if self.is_power_of_two {
-            if !self.range.contains(&number) || number.count_ones() != 1 {
-                let what = format!("{number} is not a power of two from {least} to {most}");
-                return check.refuse(what);
-            }
-        } else if !self.range.contains(&number) {
-            return check.out_of_range([number, *least, *most].map(|number| number.to_string()));
-        }
-        Some(fit(number))
-    }
-
-    fn write(&self, value: &T) -> Value {
-        let number: i64 = (*value).try_into().ok().expect("read from 64 bits");
-        number.into()
-    }
-}
-
-/// `value` in the type of the field.
-fn fit<S, T: TryFrom<S>>(value: S) -> T {
-    T::try_from(value).ok().expect("every range fits the type it is for")
-}
-
-/// A size in bytes.
-pub(crate) struct Sizes(RangeInclusive<u64>);
-
-pub(crate) fn size(range: RangeInclusive<u64>) -> Sizes {
-    Sizes(range)
-}
-
-impl<T: TryFrom<u64> + TryInto<u64> + Copy> Kind<T> for Sizes {
-    type Raw = Size;
-
-    fn facts(&self) -> Facts {
-        let limits = from_to(&size_value(*self.0.start()), &size_value(*self.0.end()));
-        Facts { limits, bare: Bare::NumberOrText, ..Facts::new("size") }
-    }
-
-    fn check(&self, Size(size): Size, check: &mut Check<'_>) -> Option<T> {
-        if !self.0.contains(&size) {
-            return check.out_of_range([size, *self.0.start(), *self.0.end()].map(size_text));
-        }
-        Some(fit(size))
-    }
-
-    fn write(&self, value: &T) -> Value {
-        size_value((*value).try_into().ok().expect("a size fits 64 bits"))
-    }
-}
-
-/// A duration.
-pub(crate) struct Durations {
-    range: RangeInclusive<Duration>,
-    /// The kernel takes whole seconds.
-    in_seconds: bool,
-    /// Zero means something else, and is below the range.
-    or_zero: bool,
-}
-
-pub(crate) fn duration(range: RangeInclusive<Duration>) -> Durations {
-    Durations { range, in_seconds: false, or_zero: false }
-}
-
-pub(crate) fn whole_seconds(range: RangeInclusive<Duration>) -> Durations {
-    Durations { in_seconds: true, ..duration(range) }
-}
-
-pub(crate) fn zero_or(range: RangeInclusive<Duration>) -> Durations {
-    Durations { or_zero: true, ..duration(range) }
-}
-
-impl Kind<Duration> for Durations {
-    type Raw = Span;
-
-    fn facts(&self) -> Facts {
-        let [least, most] = [self.range.start(), self.range.end()].map(|end| duration_value(*end));
-        let limits = match (self.in_seconds, self.or_zero) {
-            (true, _) => format!("Whole seconds from {least} to {most}."),
-            (false, true) => format!("\"0s\", or from {least} to {most}."),
-            (false, false) => from_to(&least, &most),
-        };
-        Facts { limits, bare: Bare::Text, ..Facts::new("duration") }
-    }
-
-    fn check(&self, Span(duration): Span, check: &mut Check<'_>) -> Option<Duration> {
-        let is_zero = self.or_zero && duration == Duration::ZERO;
-        if !is_zero && !self.range.contains(&duration) {
-            let (least, most) = (*self.range.start(), *self.range.end());
-            return check.out_of_range([duration, least, most].map(duration_text));
-        }
-        if self.in_seconds && duration.subsec_nanos() != 0 {
-            let text = duration_text(duration);
-            return check.refuse(format!("{text} is not a whole number of seconds"));
-        }
-        Some(duration)
-    }
-
-    fn write(&self, value: &Duration) -> Value {
-        duration_value(*value)
     }
 }
 
@@ -315,115 +180,6 @@ impl<T: Choice + DeserializeOwned> Kind<Vec<T>> for AnyOf {
 
 fn words<T: Choice>() -> Vec<Word> {
     T::WORDS.iter().map(|(_, word)| *word).collect()
-}
-
-/// Text of a form.
-pub(crate) struct Text {
-    is_good: fn(&str) -> bool,
-    /// The form, for a mistake.
-    form: &'static str,
-    /// The form, for documents.
-    limits: &'static str,
-}
-
-impl Text {
-    /// A name; may be empty.
-    pub(crate) const NAME: Self = Self {
-        is_good: is_name,
-        form: "a name of up to 255 printable characters without spaces",
-        limits: "Up to 255 printable characters without spaces.",
-    };
-
-    /// The name of a claim of a token.
-    pub(crate) const CLAIM: Self =
-        Self { is_good: |name| !name.is_empty() && is_name(name), ..Self::NAME };
-
-    /// The path of a URL.
-    pub(crate) const URL_PATH: Self = Self {
-        is_good: |path| {
-            path.starts_with('/')
-                && path.len() <= 256
-                && path.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b))
-        },
-        form: "a path: / and up to 255 printable characters without space, ? and #",
-        limits: "It is / and up to 255 printable characters without space, ? and #.",
-    };
-}
-
-/// A name that fits into a line of a log and a label of a metric; may be empty.
-fn is_name(text: &str) -> bool {
-    text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic())
-}
-
-impl Kind<String> for Text {
-    type Raw = String;
-
-    fn facts(&self) -> Facts {
-        Facts { limits: self.limits.to_owned(), bare: Bare::Text, ..Facts::new("text") }
-    }
-
-    fn check(&self, raw: String, check: &mut Check<'_>) -> Option<String> {
-        if !(self.is_good)(&raw) {
-            return check.refuse(format!("{raw:?} is not {}", self.form));
-        }
-        Some(raw)
-    }
-
-    fn write(&self, value: &String) -> Value {
-        value.as_str().into()
-    }
-}
-
-/// Any text; `""` is none.
-pub(crate) struct TextOrNone;
-
-impl Kind<Option<String>> for TextOrNone {
-    type Raw = String;
-
-    fn facts(&self) -> Facts {
-        Facts { bare: Bare::Text, ..Facts::new("text") }
-    }
-
-    fn check(&self, raw: String, _: &mut Check<'_>) -> Option<Option<String>> {
-        Some(Some(raw).filter(|text| !text.is_empty()))
-    }
-
-    fn write(&self, value: &Option<String>) -> Value {
-        value.as_deref().unwrap_or_default().into()
-    }
-}
-
-/// A file; `""` is none.
-pub(crate) struct FileOrNone;
-
-impl Kind<Option<PathBuf>> for FileOrNone {
-    type Raw = String;
-
-    fn facts(&self) -> Facts {
-        Facts { bare: Bare::Text, ..Facts::new("file") }
-    }
-
-    fn check(&self, raw: String, check: &mut Check<'_>) -> Option<Option<PathBuf>> {
-        if raw.is_empty() {
-            return Some(None);
-        }
-        match path(&raw) {
-            Ok(path) => Some(Some(path)),
-            Err(what) => check.refuse(what),
-        }
-    }
-
-    fn write(&self, value: &Option<PathBuf>) -> Value {
-        value.as_deref().map_or("", |path| path.to_str().expect("read from text")).into()
-    }
-}
-
-fn path(text: &str) -> Result<PathBuf, String> {
-    // The kernel knows paths up to 4095 bytes (PATH_MAX), and none with a zero in it.
-    if text.is_empty() || text.len() > 4095 || text.contains('\0') {
-        return Err(format!("{text:?} is not the name of a file"));
-    }
-    Ok(PathBuf::from(text))
 }
 
 /// CPUs of this machine. What is for another host is not looked at, and is none.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use toml::{Spanned, Value};
 
-use super::{Check, Facts, Kind, is_name, path};
+use super::texts::{is_name, path};
+use super::{Check, Facts, Kind};
 use crate::network::Network;
 use crate::secrets::without_password;
 

@@ -1,0 +1,116 @@
+//! Text of a form, and names of files.
+
+use std::path::PathBuf;
+
+use toml::Value;
+
+use super::{Bare, Check, Facts, Kind};
+
+/// Text of a form.
+pub(crate) struct Text {
+    is_good: fn(&str) -> bool,
+    /// The form, for a mistake.
+    form: &'static str,
+    /// The form, for documents.
+    limits: &'static str,
+}
+
+impl Text {
+    /// A name; may be empty.
+    pub(crate) const NAME: Self = Self {
+        is_good: is_name,
+        form: "a name of up to 255 printable characters without spaces",
+        limits: "Up to 255 printable characters without spaces.",
+    };
+
+    /// The name of a claim of a token.
+    pub(crate) const CLAIM: Self =
+        Self { is_good: |name| !name.is_empty() && is_name(name), ..Self::NAME };
+
+    /// The path of a URL.
+    pub(crate) const URL_PATH: Self = Self {
+        is_good: |path| {
+            path.starts_with('/')
+                && path.len() <= 256
+                && path.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b))
+        },
+        form: "a path: / and up to 255 printable characters without space, ? and #",
+        limits: "It is / and up to 255 printable characters without space, ? and #.",
+    };
+}
+
+/// A name that fits into a line of a log and a label of a metric; may be empty.
+pub(super) fn is_name(text: &str) -> bool {
+    text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+impl Kind<String> for Text {
+    type Raw = String;
+
+    fn facts(&self) -> Facts {
+        Facts { limits: self.limits.to_owned(), bare: Bare::Text, ..Facts::new("text") }
+    }
+
+    fn check(&self, raw: String, check: &mut Check<'_>) -> Option<String> {
+        if !(self.is_good)(&raw) {
+            return check.refuse(format!("{raw:?} is not {}", self.form));
+        }
+        Some(raw)
+    }
+
+    fn write(&self, value: &String) -> Value {
+        value.as_str().into()
+    }
+}
+
+/// Any text; `""` is none.
+pub(crate) struct TextOrNone;
+
+impl Kind<Option<String>> for TextOrNone {
+    type Raw = String;
+
+    fn facts(&self) -> Facts {
+        Facts { bare: Bare::Text, ..Facts::new("text") }
+    }
+
+    fn check(&self, raw: String, _: &mut Check<'_>) -> Option<Option<String>> {
+        Some(Some(raw).filter(|text| !text.is_empty()))
+    }
+
+    fn write(&self, value: &Option<String>) -> Value {
+        value.as_deref().unwrap_or_default().into()
+    }
+}
+
+/// A file; `""` is none.
+pub(crate) struct FileOrNone;
+
+impl Kind<Option<PathBuf>> for FileOrNone {
+    type Raw = String;
+
+    fn facts(&self) -> Facts {
+        Facts { bare: Bare::Text, ..Facts::new("file") }
+    }
+
+    fn check(&self, raw: String, check: &mut Check<'_>) -> Option<Option<PathBuf>> {
+        if raw.is_empty() {
+            return Some(None);
+        }
+        match path(&raw) {
+            Ok(path) => Some(Some(path)),
+            Err(what) => check.refuse(what),
+        }
+    }
+
+    fn write(&self, value: &Option<PathBuf>) -> Value {
+        value.as_deref().map_or("", |path| path.to_str().expect("read from text")).into()
+    }
+}
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    // The kernel knows paths up to 4095 bytes (PATH_MAX), and none with a zero in it.
+    if text.is_empty() || text.len() > 4095 || text.contains('\0') {
+        return Err(format!("{text:?} is not the name of a file"));
+    }
+    Ok(PathBuf::from(text))
+}
