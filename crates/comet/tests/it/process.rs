@@ -1,5 +1,6 @@
 //! The program itself, as a process of its own: command line, exit codes, signals, helpers.
 
+use std::env;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -20,6 +21,12 @@ use crate::support::{
 pub(crate) fn comet(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_comet"));
     command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
+    // Keys of whoever runs the tests.
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("COMET_") {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
@@ -183,6 +190,40 @@ fn check_prints_a_configuration_that_reads_back_the_same() {
     let (code, again, stderr) = run(&["--check", "--config", &file]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert_eq!(again, printed);
+}
+
+#[test]
+fn keys_are_read_from_the_environment() {
+    let cores = two_cores();
+    let check = |environment: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = comet(&[&["--check", "--cores", &cores], arguments].concat());
+        let Output { status, stdout, stderr } =
+            command.envs(environment.iter().copied()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (status.code(), text(stdout), text(stderr))
+    };
+    let secret = temporary("check.secret", "redis://comet:hunter2@store:6379\n");
+    let redis = format!("[{{ file = {secret:?} }}]");
+    let environment = [
+        ("COMET_PROTOCOL_SVR_PROTO", "7"),
+        ("COMET_WEBSOCKET_PATH", "/push"),
+        ("COMET_SERVER_CORES", "99"),
+        ("COMET_LOGIC_SERVER_REDIS", &redis),
+        ("COMET_LOGIC_SERVICE_HOST", "10.0.0.1"),
+    ];
+    let (code, printed, stderr) = check(&environment, &["--set", "protocol.svr_proto=8"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    for line in ["svr_proto = 8", "path = \"/push\"", "redis://comet:***@store:6379"] {
+        assert!(printed.contains(line), "{line}: {printed}");
+    }
+    assert!(!printed.contains("hunter2"), "{printed}");
+
+    let environment = [("COMET_TPC_BIND", "[]"), ("COMET_PROTOCOL_SVR_PROTO", "0")];
+    let (code, printed, stderr) = check(&environment, &[]);
+    assert_eq!((code, printed.as_str()), (Some(64), ""));
+    let lines = "comet: COMET_PROTOCOL_SVR_PROTO: protocol.svr_proto: 0 is out of range: 1 to 65535\n\
+                 COMET_TPC_BIND: sets no key: did you mean COMET_TCP_BIND?\n";
+    assert_eq!(stderr, lines);
 }
 
 /// More than any limit on open files allows.

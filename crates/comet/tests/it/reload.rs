@@ -126,6 +126,39 @@ fn a_bad_file_changes_nothing_and_every_mistake_is_logged() {
 }
 
 #[test]
+fn the_environment_and_secrets_are_read_again() {
+    let secret = File::new("redis.secret", "redis://:first@store:6379\n");
+    let file = File::new("layers.toml", "");
+    let redis = format!("[{{ file = {:?} }}]", secret.0);
+    let environment = [("COMET_PROTOCOL_LINGER", "1s"), ("COMET_LOGIC_SERVER_REDIS", &redis)];
+    let server = Server::start_in(&environment, &["--config", &file.0], &[]);
+
+    // The variable overrules the file after SIGHUP, too.
+    file.write("[protocol]\nlinger = \"3s\"\nbody_max = 64\n");
+    server.signal(Signal::HUP);
+    let line = line_with(&server.log, "SIGHUP: ");
+    assert!(line.ends_with("SIGHUP: protocol.body_max changed from \"4KiB\" to 64"), "{line}");
+
+    secret.write("second");
+    server.signal(Signal::HUP);
+    let line = line_with(&server.log, "SIGHUP: ");
+    let of = "COMET_LOGIC_SERVER_REDIS: logic_server.redis[0]:";
+    let what = format!("the text of {} is not a Redis address: ", secret.0);
+    assert!(line.contains(&format!("nothing changes: {of} {what}")), "{line}");
+
+    fs::remove_file(&secret.0).unwrap();
+    server.signal(Signal::HUP);
+    let line = line_with(&server.log, "SIGHUP: ");
+    let what = format!("cannot read {}: No such file", secret.0);
+    assert!(line.contains(&format!("nothing changes: {of} {what}")), "{line}");
+
+    // A key of another process is not named.
+    secret.write("redis://:second@store:6379");
+    server.signal(Signal::HUP);
+    line_with(&server.log, "SIGHUP: no key has changed");
+}
+
+#[test]
 fn the_log_level_changes_alive() {
     let file = File::new("level.toml", "");
     let server = file.server(&[]);
