@@ -1,4 +1,4 @@
-//! What is different in a newer configuration, what of it changes alive, and how values are printed.
+//! Printing a configuration, comparing it with a newer one, and taking over what changes alive.
 
 use std::fmt;
 

@@ -150,7 +150,7 @@ impl<'a> Layers<'a> {
         self.add(Origin::Flag(flag), key, written(DeValue::String(text.into())));
     }
 
-    /// The section of this name. If there is none, that is one mistake, whatever is in it.
+    /// The section of this name. An unknown one is one mistake, however many keys are in it.
     fn section(&mut self, origin: Origin<'a>, name: &Name<'a>) -> Option<&'static Section> {
         let found = SECTIONS.iter().find(|section| section.name == name.get_ref());
         if found.is_none() {

@@ -9,7 +9,7 @@ use toml::{Spanned, Value};
 pub(crate) fn mask(value: Value) -> Value {
     match value {
         Value::Array(elements) => Value::Array(elements.into_iter().map(mask).collect()),
-        // Of an address the rest helps who reads it.
+        // The rest of an address helps the reader.
         Value::String(text) if text.contains("://") => without_password(&text).into(),
         Value::String(text) if text.is_empty() => text.into(),
         _ => "***".into(),

@@ -22,7 +22,7 @@ use crate::reload::Reloaded;
 /// Reports that may wait for the control thread.
 const REPORTS: usize = 65_536;
 /// How long a core may take to set up its ring.
-pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running server.
 #[derive(Debug)]
@@ -31,9 +31,9 @@ pub struct App {
     cores: Vec<Core>,
     addresses: Addresses,
     tls: Option<Tls>,
-    /// What is in effect.
+    /// The configuration in effect.
     config: Config,
-    /// What the limit on open files leaves for connections.
+    /// Descriptors that the limit on open files leaves for connections.
     open_files: u64,
 }
 
@@ -49,7 +49,7 @@ pub struct Ended {
 /// The machine as the configuration needs it: the CPUs this process may run on, and its name.
 ///
 /// # Errors
-/// If the kernel does not say.
+/// If the kernel does not report them.
 pub fn machine() -> std::io::Result<Machine> {
     let allowed = rustix::thread::sched_getaffinity(None)?;
     let cpus = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
@@ -58,19 +58,19 @@ pub fn machine() -> std::io::Result<Machine> {
 }
 
 impl App {
-    /// Starts everything `config` names. When this returns, every listener accepts and `/healthz` says
-    /// so.
+    /// Starts everything `config` names. When this returns, every listener accepts and `/healthz` reports
+    /// it.
     ///
     /// # Errors
-    /// The first thing that did not work. Nothing is left running but cores after
-    /// [`StartError::Silent`]: they end as soon as they can.
+    /// The first failure. Nothing is left running, except after [`StartError::Silent`]: cores then end as
+    /// soon as they can.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let open_files = comet_net::probe()?;
         let embedded = config.logic.addrs.is_empty();
         let auther = if embedded {
             auther(&config.token).map_err(StartError::Logic)?
         } else {
-            // Never asked: tokens are another process's matter, and so are the keys.
+            // Never used: another process checks the tokens, and has the keys.
             AnyAuther::Open(Embedded)
         };
         let epoch = Instant::now();
@@ -212,7 +212,7 @@ impl App {
         &self.config
     }
 
-    /// Opens the trace log's file again under its name: the old one may have been moved away.
+    /// Opens the file of the trace log again under its name: the old file may have been moved away.
     ///
     /// # Errors
     /// If that fails, as a sentence.
@@ -220,10 +220,10 @@ impl App {
         self.set_trace_log(&self.config)
     }
 
-    /// Takes over what can change alive of `newer`, and says what that is and what is left.
+    /// Takes over the keys of `newer` that change alive. Returns what changed and what waits.
     ///
     /// # Errors
-    /// If some of it cannot be used, as a sentence for each mistake; then nothing changes.
+    /// If some of it cannot be used, a sentence for each mistake; then nothing changes.
     pub fn reload(&mut self, newer: &Config) -> Result<Reloaded, String> {
         let adopted = self.config.adopt(newer).map_err(|mistakes| {
             let with = |mistake| format!("with what needs a restart as it is: {mistake}");
@@ -233,7 +233,7 @@ impl App {
         if adopted.white_list.file != self.config.white_list.file {
             self.set_trace_log(&adopted)?;
         }
-        // Also where the names are the same: the certificates may be others.
+        // Also where the names are the same: the files may have changed.
         if let Err(error) = self.reload_tls(&adopted) {
             self.set_trace_log(&self.config)?;
             return Err(error);
@@ -259,13 +259,13 @@ impl App {
             .map_err(|error| format!("white_list.file: cannot write {}: {error}", name.display()))
     }
 
-    /// Addresses of profiles and of what may be changed alive.
+    /// Addresses of profiles, of the log level and of the trace list.
     #[must_use]
     pub fn debug_addrs(&self) -> &[SocketAddr] {
         self.control.debug_addrs()
     }
 
-    /// Says goodbye to every client, waits for them to leave as long as the drain timeout, and ends.
+    /// Sends every client a close notice, waits for clients to leave up to the drain timeout, and ends.
     ///
     /// # Panics
     /// If a core had failed.
@@ -283,7 +283,7 @@ impl App {
         Ended { drained: drained.done, cores: drained.shards }
     }
 
-    /// Ends everything; says which core had failed, and why.
+    /// Ends everything. The error is a core that had failed, and why.
     fn stop(self) -> Result<(), (ShardId, String)> {
         let mut ended = Ok(());
         for (index, core) in (0..).zip(self.cores) {
@@ -294,22 +294,22 @@ impl App {
     }
 
     fn give_up(self, error: StartError) -> StartError {
-        // A core that failed beside it would only say the same.
+        // A core that failed beside it would report the same.
         let _ = self.stop();
         error
     }
 
-    /// A core does not speak, and perhaps it does not end either: all are told to, and none is waited
-    /// for.
+    /// A core did not report in time, and it may not end, either. All cores are stopped, and nothing waits
+    /// for them.
     fn abandon(self) -> StartError {
         for core in self.cores {
             std::thread::spawn(move || core.stop());
         }
         self.control.stop();
-        StartError::Silent
+        StartError::Silent(START_TIMEOUT)
     }
 
-    /// A core ended before it could speak.
+    /// A core ended before it reported.
     fn explain_end(self, cpus: &[usize]) -> StartError {
         let (shard, cause) = self.stop().expect_err("only a core that failed says nothing");
         let cpu = Some(cpus[usize::from(shard.0)]);

@@ -21,10 +21,11 @@ pub const OPERATION: i32 = 5;
     name = "comet",
     version,
     long_version = comet_control::VERSION_AND_COMMIT,
+    after_help = "COMET_SECTION_KEY in the environment sets a key too: COMET_TCP_BIND sets tcp.bind.",
     args_conflicts_with_subcommands = true
 )]
 pub struct Args {
-    /// How to run the server; all defaults where [`Args::command`] names something else to do.
+    /// How to run the server; all defaults if there is a [`Args::command`].
     #[command(flatten)]
     pub serve: Serve,
     /// What to do instead of running the server.
@@ -110,7 +111,7 @@ pub struct Listen {
 }
 
 impl Listen {
-    /// Where to connect to; `None` where there is no usual place, which is TCP under TLS.
+    /// The address to connect to; `None` if it has no usual port, which is TCP in TLS.
     #[must_use]
     pub fn address(&self) -> Option<&str> {
         let default = match (self.ws, self.tls) {
@@ -180,7 +181,7 @@ impl Stop {
         if self.0.use_stderr() { EXIT_USAGE } else { 0 }
     }
 
-    /// Prints what is to be said, to stdout if it was asked for and to stderr if it is a mistake.
+    /// Prints help and version to stdout, mistakes to stderr.
     #[must_use]
     pub fn report(self) -> ExitCode {
         // A closed pipe behind `comet --help | head` changes nothing.
@@ -192,7 +193,7 @@ impl Stop {
 /// Reads a command line; the first of `args` is the program's name.
 ///
 /// # Errors
-/// Where nothing is left to run; see [`Stop`].
+/// If nothing is to be run; see [`Stop`].
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, Stop> {
     Args::try_parse_from(args).map_err(Stop)
 }

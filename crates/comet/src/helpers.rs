@@ -1,4 +1,4 @@
-//! `comet listen` and `comet push`: a client and a caller at hand, for a first try and for operators.
+//! `comet listen` and `comet push`: a client and a push caller, for a first try and for operators.
 
 use std::error::Error;
 use std::fs;
@@ -12,8 +12,8 @@ use crate::args::{Listen, Push, Target};
 /// Joins a room and prints what arrives, until standard output is closed. Reconnects by itself.
 ///
 /// # Errors
-/// If standard output fails for another reason, there is nowhere to connect to, or TLS cannot be had as it
-/// was asked for: that does not change by waiting.
+/// If standard output fails for another reason, if no address is known, or if TLS fails in a way that
+/// waiting does not mend.
 pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
     let address = listen.address().ok_or("TLS over TCP has no usual port: name it with --addr")?;
     let token = listen.user.to_string();
@@ -69,7 +69,7 @@ fn tls(listen: &Listen) -> Result<TlsOptions, Box<dyn Error>> {
     })
 }
 
-/// What else to try, as the end of a sentence.
+/// Advice, as the end of a sentence.
 fn advice(error: &TlsError) -> &'static str {
     match error {
         TlsError::Untrusted => "; name the certificate of who signed it with --ca",

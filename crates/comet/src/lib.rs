@@ -1,7 +1,7 @@
 //! comet, put together: cores, mesh and control as one [`App`].
 //!
-//! **Invariant:** no crate depends on this one but its own tests; what it decides is only where things
-//! run and in which order they start and end.
+//! **Invariant:** no crate depends on this one but its own tests. It decides only where things run, and in
+//! which order they start and end.
 #![allow(clippy::disallowed_methods, reason = "the process's clock starts here")]
 
 mod app;
@@ -23,7 +23,6 @@ pub use options::too_few_open_files;
 pub use reload::Reloaded;
 pub use start_error::StartError;
 
-/// Its heap profiles are what comet-control serves; glibc's allocator has none. `.cargo/config.toml` says how
-/// it is set.
+/// comet-control serves its heap profiles; glibc's allocator has none. `.cargo/config.toml` has its settings.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

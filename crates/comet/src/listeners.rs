@@ -1,4 +1,4 @@
-//! From the configuration to listening sockets, and what stands before connections there.
+//! From the configuration to listening sockets, with TLS and the PROXY protocol in front of them.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ pub(crate) struct Listeners {
     /// The sockets of each core.
     pub(crate) cores: Vec<Vec<Listener>>,
     pub(crate) addresses: Addresses,
-    /// What the TLS listeners share; `None` where there are none.
+    /// Certificates and keys that the TLS listeners share; `None` without such listeners.
     pub(crate) tls: Option<Tls>,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct Addresses {
 /// Reads the certificates and binds every address once for each core.
 ///
 /// # Errors
-/// The first file or address that does not work.
+/// The first file or address that cannot be used.
 pub(crate) fn open(config: &Config) -> Result<Listeners, StartError> {
     let Config { tcp, websocket, .. } = config;
     let serves_tls = !tcp.tls_bind.is_empty() || !websocket.tls_bind.is_empty();
@@ -53,10 +53,10 @@ pub(crate) fn open(config: &Config) -> Result<Listeners, StartError> {
     Ok(Listeners { cores: opening.cores, addresses, tls })
 }
 
-/// Has handshakes that begin from now on use the files `config` names.
+/// Reads the files that `config` names, for handshakes that begin from now on.
 ///
 /// # Errors
-/// The first file that does not work; then nothing changes.
+/// The first file that cannot be used; then nothing changes.
 pub(crate) fn reload(tls: &Tls, config: &Config) -> Result<(), TlsError> {
     tls.reload(&tls_options(config))
 }

@@ -1,8 +1,8 @@
 //! Which log lines are written, and where: `log.level` and `log.file`.
 //!
-//! The level is the facade's own ([`log::max_level`]), so it can be changed alive by anybody. RUST_LOG
-//! is a filter behind it: where it is set, it says what is written, by module, and the level starts
-//! out as the loudest one it names.
+//! The level is the facade's own ([`log::max_level`]), so any code can change it while the server runs.
+//! RUST_LOG is a filter behind it. Where it is set, it decides by module what is written, and the level
+//! starts as the most verbose one it names.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -17,7 +17,7 @@ use log::LevelFilter;
 #[derive(Debug)]
 pub(crate) struct LogOutput {
     file: Option<LogFile>,
-    /// RUST_LOG is set: the configured level is not heeded.
+    /// RUST_LOG is set: the configured level has no effect.
     is_overruled: bool,
 }
 
@@ -28,7 +28,7 @@ struct LogFile {
 }
 
 impl LogOutput {
-    /// Writes the log to where `settings` say from here on.
+    /// Writes the log as `settings` say from here on.
     ///
     /// # Errors
     /// If the file cannot be opened to append, as a sentence.
@@ -61,7 +61,7 @@ impl LogOutput {
     /// the two.
     ///
     /// # Errors
-    /// If that fails, as a sentence; the old one is written to then.
+    /// If that fails, as a sentence; the log goes on in the old file.
     pub(crate) fn reopen(&self) -> Result<(), String> {
         let Some(LogFile { path, open }) = &self.file else { return Ok(()) };
         let file = append(path).map_err(|error| cannot_open(path, &error))?;
@@ -82,7 +82,7 @@ impl LogOutput {
     }
 }
 
-/// Writes to whatever file is open.
+/// Writes to the file that is open.
 struct Appender(Arc<Mutex<File>>);
 
 impl Write for Appender {

@@ -1,4 +1,4 @@
-//! `comet logic`, and what a token is: the parts of the configuration that are about logic, put together.
+//! `comet logic`, and the check of tokens, from the configuration.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use comet_control::logic_server::{LogicServer, Options};
 use comet_logic::{AnyAuther, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
 use comet_router::{Memory, Redis, Store, StoreError};
 
-/// How long a session store may take to answer; `comet logic` then says so to who asked.
+/// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
 const STORE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Why there is no logic.
+/// Why logic did not start.
 #[derive(Debug)]
 pub enum LogicError {
-    /// The keys that tokens are checked with: a sentence that names the file.
+    /// The keys that verify tokens: a sentence that names the file.
     Token(String),
     /// The session store's addresses.
     Store(StoreError),
@@ -35,7 +35,7 @@ impl fmt::Display for LogicError {
 
 impl std::error::Error for LogicError {}
 
-/// Who says who a client is, from `[token]`; reads the key files.
+/// The check of tokens that `[token]` describes; reads the key files.
 ///
 /// # Errors
 /// [`LogicError::Token`].
@@ -112,8 +112,8 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     Ok(server)
 }
 
-/// What to say where sessions of clients that are there may be forgotten. No mistake: comets may have
-/// another configuration than this one.
+/// A warning if sessions of connected clients may expire. This is no mistake: comets may have another
+/// configuration.
 fn early_expiry(config: &Config) -> Option<String> {
     let expire = config.logic_server.expire;
     // A comet renews at the first heartbeat of a client after a random time.
@@ -127,7 +127,7 @@ fn early_expiry(config: &Config) -> Option<String> {
     })
 }
 
-/// The silence that ends a connection.
+/// Time without a heartbeat that ends a connection.
 fn heartbeat(config: &Config) -> Duration {
     match config.logic_server.heartbeat {
         Duration::ZERO => config.protocol.heartbeat,

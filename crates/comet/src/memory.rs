@@ -1,4 +1,4 @@
-//! What the configured bounds add up to: the worst case, before anything is bound.
+//! The worst case of memory that the configured bounds add up to, before anything is bound.
 
 use std::fmt::Write;
 
@@ -7,16 +7,17 @@ use comet_core::limits::{HELD_MAX, JOINED_BYTES_MAX};
 
 use crate::options::limits;
 
-/// User memory of an idle connection, all tables included; what the bench measures stays below it.
+/// User memory of an idle connection, all tables included. The bench measures less.
 const CONNECTION: u64 = 512;
-/// What an idle session of TLS has beside it, measured by a test of comet-net.
+/// Memory of an idle TLS session beside it, measured by a test of comet-net.
 const TLS_SESSION: u64 = 4 << 10;
-/// What a session of TLS keeps of a record whose rest has not come, and of one the kernel has not taken.
+/// What a TLS session keeps of a record that is not complete, and of one the kernel has not taken.
 const TLS_RECORDS: u64 = (32 << 10) + (16 << 10);
-/// A message in an outbox that nobody else has pending: its entry, without its bytes.
+/// The entry of a message in an outbox, without the bytes of the message.
 const OUTBOX_ENTRY: u64 = 128;
 
-/// A table of the worst case, in lines for a terminal. `open_files` is what [`comet_net::probe`] says.
+/// A table of the worst case, in lines for a terminal. `open_files` is what [`comet_net::probe`]
+/// returns.
 #[must_use]
 pub fn worst_case(config: &Config, open_files: u64) -> String {
     let limits = limits(config, open_files);
@@ -25,7 +26,7 @@ pub fn worst_case(config: &Config, open_files: u64) -> String {
     let buffers = u64::from(config.limits.recv_buffers) * u64::from(config.limits.recv_buffer_size);
     // A frame that is not complete, and a message in fragments beside it.
     let unread = 2 * limits.body_max as u64;
-    // Any connection may be one in TLS where there is a listener for it.
+    // Any connection may be in TLS if there is a listener for it.
     let has_tls = !(config.tcp.tls_bind.is_empty() && config.websocket.tls_bind.is_empty());
     let in_tls = if has_tls { connections } else { 0 };
     let rows = [

@@ -1,4 +1,4 @@
-//! From the configuration to what each part is told.
+//! From the configuration to the options of each part.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use comet_core::{Limits, Logic};
 
 use crate::listeners::Addresses;
 
-/// What the control thread is told. Clients connect to `addresses`; `limits` and `epoch` are what the
-/// shards are started with.
+/// Options of the control thread. Clients connect to `addresses`; the shards are started with the same
+/// `limits` and `epoch`.
 pub(crate) fn control_options(
     config: &Config,
     addresses: &Addresses,
@@ -50,7 +50,7 @@ pub(crate) fn control_options(
     }
 }
 
-/// Whom a shard asks who clients are.
+/// Where a shard has clients authenticated.
 pub(crate) fn logic(logic: &comet_config::Logic) -> Logic {
     if logic.addrs.is_empty() {
         return Logic::Embedded;
@@ -64,8 +64,8 @@ fn share(config: &Config, open_files: u64) -> u32 {
     u32::try_from(share).unwrap_or(u32::MAX).clamp(1, CONNECTIONS_MAX)
 }
 
-/// What to say where more connections are configured than the limit on open files leaves room for.
-/// `open_files` is what [`comet_net::probe`] says.
+/// A warning if more connections are configured than the limit on open files leaves room for.
+/// `open_files` is what [`comet_net::probe`] returns.
 #[must_use]
 pub fn too_few_open_files(config: &Config, open_files: u64) -> Option<String> {
     let (connections, share) = (config.limits.connections, share(config, open_files));
@@ -80,7 +80,7 @@ pub fn too_few_open_files(config: &Config, open_files: u64) -> Option<String> {
     })
 }
 
-/// The shard's bounds from the configuration; durations are bounded there to fit.
+/// The shard's bounds. The configuration keeps durations small enough.
 pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
     let protocol = &config.protocol;
     // One more would take a descriptor that control, logs and accepting need.
@@ -121,7 +121,7 @@ fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// Connections of a core where nothing but the open files bounds them.
+/// Connections of a core if nothing but the open files bounds them.
 const CONNECTIONS_MAX: u32 = 1 << 24;
 
 #[cfg(test)]

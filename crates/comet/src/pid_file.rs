@@ -1,7 +1,7 @@
-//! The file that holds the process's number while it runs.
+//! The file that holds the process id while the server runs.
 //!
-//! Numbers are used again, so the one in a file left behind says nothing. What says that its process
-//! lives is a lock (flock(2)), which ends with the process, however that ends.
+//! Ids are used again, so the one in a file that was left behind means nothing. A lock (flock(2)) shows that
+//! the process lives: it ends with the process, however that ends.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ pub(crate) struct PidFile {
 }
 
 impl PidFile {
-    /// Takes the file, before anything else is. What a process that is gone has left in it is removed.
+    /// Takes the file before anything else is opened. What an ended process left in it is removed.
     ///
     /// # Errors
     /// If a living process has it, or it cannot be opened, as a sentence.
@@ -32,7 +32,7 @@ impl PidFile {
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
                 Err(TryLockError::WouldBlock) => {
                     let mut number = String::new();
-                    // Only for the sentence.
+                    // Only for the message.
                     let _ = file.read_to_string(&mut number);
                     let owner = match number.trim() {
                         "" => "a process that is starting or ending".to_owned(),
@@ -41,7 +41,7 @@ impl PidFile {
                     return Err(format!("server.pid_file: {} belongs to {owner}", path.display()));
                 }
             }
-            // The one who had it may have removed it between the two.
+            // Its owner may have removed it between opening and locking.
             let is_there = fs::metadata(path).is_ok_and(|there| {
                 file.metadata()
                     .is_ok_and(|mine| (mine.dev(), mine.ino()) == (there.dev(), there.ino()))
@@ -53,7 +53,7 @@ impl PidFile {
         }
     }
 
-    /// Writes the number: the process is up.
+    /// Writes the process id: the server is up.
     ///
     /// # Errors
     /// If it cannot be written, as a sentence.

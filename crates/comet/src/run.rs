@@ -1,4 +1,4 @@
-//! The two servers as processes: from the checked configuration to the signal that ends them.
+//! The two servers as processes: from the configuration to the signal that ends them.
 
 use std::{env, fs};
 
@@ -18,7 +18,7 @@ pub fn configure(serve: &Serve) -> Result<Config, String> {
     read(serve, load)
 }
 
-/// The same for `comet logic`, for which the file of comets on other hosts will do.
+/// The same for `comet logic`, which may read the file of comets on other hosts.
 ///
 /// # Errors
 /// As for [`configure`].
@@ -49,7 +49,7 @@ fn read(
     load(&source, &machine).map_err(|mistakes| mistakes.to_string())
 }
 
-/// Runs comet until it is told to end. SIGHUP reads the configuration again, in the layers of `serve`.
+/// Runs comet until a signal ends it. SIGHUP reads the configuration again, in the layers of `serve`.
 ///
 /// # Errors
 /// Why it did not start, as a sentence.
@@ -57,24 +57,24 @@ fn read(
 /// # Panics
 /// If the process has a log already.
 pub fn serve(serve: &Serve, config: &Config) -> Result<(), String> {
-    // First: where another comet runs already, nothing is touched.
+    // First: if another comet runs already, nothing is touched.
     let pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
     let log = LogOutput::start(&config.log)?;
     abort_on_panic();
-    // Before anything starts: a signal that comes while the cores start is not lost.
+    // Before anything starts, so that no signal is lost while the cores start.
     let mut signals = Signals::listen().map_err(|error| error.to_string())?;
     let mut app = App::start(config).map_err(|error| error.to_string())?;
     if let Some(pid_file) = &pid_file {
         pid_file.write()?;
     }
     let signal = until_end(&mut signals, || reload(serve, &log, &mut app));
-    log::info!("{signal}: saying goodbye");
+    log::info!("{signal}: closing all connections");
     let ended = app.drain();
     log::info!("{} of {} cores drained in time", ended.drained, ended.cores);
     Ok(())
 }
 
-/// Runs `comet logic` until it is told to end. SIGHUP opens the log file again.
+/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again.
 ///
 /// # Errors
 /// Why it did not start, as a sentence.
@@ -95,7 +95,7 @@ pub fn logic(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Waits for a signal to end; every SIGHUP before it is one call of `hangup`.
+/// Waits for a signal to end. Calls `hangup` for every SIGHUP before it.
 fn until_end(signals: &mut Signals, mut hangup: impl FnMut()) -> Signal {
     loop {
         match signals.wait() {
@@ -121,7 +121,7 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
             return;
         }
     };
-    // Also where the file says the same: somebody else may have changed the level.
+    // Also if the key is the same: the level may have been changed at the debug address.
     let newer = app.config().log.level;
     if let Err(error) = log.set_level(newer)
         && newer != level
@@ -139,7 +139,7 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
     }
 }
 
-/// A core that fails has lost its connections' state; going on without it would hang its clients.
+/// A core that fails has lost the state of its connections. Without it its clients would hang.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -1,20 +1,20 @@
 //! Why a server did not start, each in one sentence.
 
 use std::fmt;
+use std::time::Duration;
 
 use comet_net::{ProbeError, TlsError};
 
-use crate::app::START_TIMEOUT;
 use crate::logic::LogicError;
 
 /// Why a server did not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// The machine lacks something.
+    /// The machine lacks something that comet needs.
     Probe(ProbeError),
     /// An address cannot be listened on.
     Listen {
-        /// Key of the configuration that names it.
+        /// The key of the configuration that names it.
         setting: &'static str,
         /// What is wrong with it.
         source: comet_net::ListenError,
@@ -27,10 +27,10 @@ pub enum StartError {
     Control(comet_control::StartError),
     /// A core did not start.
     Core(comet_net::StartError),
-    /// The process is out of something at once.
+    /// The process lacks a resource of the system.
     System(std::io::Error),
-    /// A core said nothing for too long.
-    Silent,
+    /// A core did not report within this time.
+    Silent(Duration),
 }
 
 impl fmt::Display for StartError {
@@ -43,8 +43,8 @@ impl fmt::Display for StartError {
             Self::Control(error) => error.fmt(f),
             Self::Core(error) => error.fmt(f),
             Self::System(error) => error.fmt(f),
-            Self::Silent => {
-                write!(f, "a core did not start within {START_TIMEOUT:?}: is its CPU busy?")
+            Self::Silent(time) => {
+                write!(f, "a core did not start within {time:?}: is its CPU busy?")
             }
         }
     }

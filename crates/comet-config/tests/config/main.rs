@@ -1,4 +1,4 @@
-//! Configurations as people write them, and what they are told about them.
+//! Configurations as people write them, and the mistakes that are reported.
 
 mod layers;
 mod mistakes;

@@ -1,4 +1,4 @@
-//! What is refused, and in which words.
+//! What is refused, and with which message.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -157,7 +157,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once() {
+fn all_mistakes_are_reported_at_once() {
     check_mistakes(
         "[tcp]\n\
          bind = [\"0.0.0.0:8080\", \"0.0.0.0:80800\", \"x\"]\n\
@@ -236,7 +236,7 @@ fn a_section_is_a_table() {
 }
 
 #[test]
-fn text_that_is_not_toml_is_told_with_its_line() {
+fn text_that_is_not_toml_is_reported_with_its_line() {
     check_mistakes(
         "[tcp]\nbacklog = 0\nnodelay = yes\n[push]\nkeys_max 5\n",
         &["tcp.backlog", "push.frame_max=\"4MiB\""],
@@ -312,7 +312,7 @@ fn two_listeners_cannot_share_an_address() {
     good("[tcp]\nbind = [\"127.0.0.1:0\"]\n[websocket]\nbind = [\"127.0.0.1:0\"]\n", &[]);
 }
 
-/// The comets' CPUs and names are those of other hosts; what is its own has to be here.
+/// The CPUs and names of comets are those of other hosts. Its own names have to resolve here.
 #[test]
 fn comet_logic_reads_the_file_of_another_host() {
     let text = "[server]\ncores = \"0-31\"\ncontrol_cores = \"31\"\n\
@@ -428,7 +428,7 @@ fn values_that_do_not_fit_each_other_are_mistakes() {
         &["logic_server.store=\"redis\"", "logic_server.redis=[]"],
         &["--set logic_server.store: needs logic_server.redis: where the sessions are kept"],
     );
-    // What is compared with a mistake says nothing.
+    // A value with a mistake of its own is not compared.
     check_mistakes(
         "",
         &["push.frame_max=\"4MiB\"", "protocol.outbox_bytes=0"],

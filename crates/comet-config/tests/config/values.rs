@@ -1,4 +1,4 @@
-//! What is read, and what it comes to.
+//! How values are read and written.
 
 use std::path::Path;
 use std::time::Duration;
@@ -113,7 +113,7 @@ fn lists_and_choices_are_read() {
     assert_eq!(config.websocket.origins, ["https://example.com"]);
     assert_eq!(config.tls.certificates, [Path::new("a.pem")]);
     assert_eq!(config.tls.min_version, TlsVersion::V1_3);
-    // A name, as it was written: nobody has resolved it.
+    // A name, as it was written: it is not resolved.
     assert_eq!(config.logic.addrs, ["logic.example:7170"]);
     assert_eq!(config.token.kind, TokenKind::Jwt);
     assert_eq!(config.token.jwt_algorithms, [Algorithm::ES256]);
@@ -149,7 +149,7 @@ fn clients_know_the_server_by_its_id_unless_it_has_a_domain() {
 }
 
 #[test]
-fn changes_are_told_by_key_with_both_values() {
+fn changes_are_reported_by_key_with_both_values() {
     let check = |before: &[&str], now: &[&str], expected: &[[&str; 3]]| {
         let changes = good("", before).changes(&good("", now));
         let found: Vec<_> =
@@ -167,7 +167,7 @@ fn changes_are_told_by_key_with_both_values() {
             ["tcp.nodelay", "true", "false"],
         ],
     );
-    // Also where only the password is another.
+    // Also if only the password differs.
     let shown = "[\"redis://comet:***@store:6379/1\"]";
     check(
         &["logic_server.redis=[\"redis://comet:first@store:6379/1\"]"],
