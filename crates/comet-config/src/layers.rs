@@ -195,8 +195,13 @@ impl<'a> Layers<'a> {
 
     /// Takes one value over, if it has the shape of its key.
     fn add(&mut self, origin: Origin<'a>, key: &'static Key, mut value: Value<'a>) {
-        if key.is_secret() && !self.read_files(origin, key, &mut value) {
-            return;
+        if key.is_secret() {
+            if let DeValue::String(text) = value.get_ref() {
+                self.report.hide(key.path, text, "\"***\"".to_owned());
+            }
+            if !self.read_files(origin, key, &mut value) {
+                return;
+            }
         }
         let span = value.span();
         if let Err(fault) = (key.shape)(value.clone()) {
@@ -221,7 +226,7 @@ impl<'a> Layers<'a> {
                 Ok(text) => {
                     let text = text.strip_suffix('\n').unwrap_or(&text);
                     let text = text.strip_suffix('\r').unwrap_or(text);
-                    self.report.read_secret(key.path, text, path);
+                    self.report.hide(key.path, text, format!("the text of {path}"));
                     Some(text.to_owned())
                 }
                 Err(error) => {

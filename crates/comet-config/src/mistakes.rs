@@ -44,7 +44,7 @@ pub(crate) struct Report<'a> {
     file: Option<(&'a Path, &'a str)>,
     /// Where the value of each `section.key` comes from, unless it is the default.
     places: BTreeMap<&'static str, (Origin<'a>, Range<usize>)>,
-    /// Text of secrets that were read from files: the key, the text as mistakes quote it, the file.
+    /// Text that mistakes do not show: the key, the text as they would quote it, what stands for it.
     secrets: Vec<(&'static str, String, String)>,
     /// Some of the file is not TOML. A key that seems to be missing may be in that part.
     is_partly_read: bool,
@@ -76,9 +76,9 @@ impl<'a> Report<'a> {
         self.places.insert(key, (origin, at));
     }
 
-    /// Notes that `key` has `text` from the file `path`. Mistakes name the file, and not the text.
-    pub(crate) fn read_secret(&mut self, key: &'static str, text: &str, path: &str) {
-        self.secrets.push((key, format!("{text:?}"), format!("the text of {path}")));
+    /// Has mistakes in `key` show `instead` where they would quote `text`.
+    pub(crate) fn hide(&mut self, key: &'static str, text: &str, instead: String) {
+        self.secrets.push((key, format!("{text:?}"), instead));
     }
 
     pub(crate) fn is_default(&self, key: &str) -> bool {
@@ -100,8 +100,8 @@ impl<'a> Report<'a> {
     /// Notes a mistake of `origin`; `text` is the whole line but for the place.
     pub(crate) fn add(&mut self, origin: Origin<'a>, offset: usize, key: &str, text: &str) {
         let mut text = text.to_owned();
-        for (_, secret, file) in self.secrets.iter().filter(|(of, ..)| *of == key) {
-            text = text.replace(secret, file);
+        for (_, secret, instead) in self.secrets.iter().filter(|(of, ..)| *of == key) {
+            text = text.replace(secret, instead);
         }
         let line = match (origin, self.file) {
             (Origin::File, Some((path, contents))) => {

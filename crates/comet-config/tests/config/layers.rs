@@ -206,7 +206,14 @@ fn mistakes_about_secrets_name_key_and_file_and_no_secret() {
     );
     let read = read("", &[], &[&format!("logic_server.redis={url}")]).unwrap_err();
     assert!(read.starts_with("--set logic_server.redis: ***") && !read.contains("pass"), "{read}");
-    // Others are written where they are used.
+    let string = "invalid type: string \"***\", expected a sequence";
+    check(
+        &format!("[logic_server]\nredis = \"{url}\"\n"),
+        &[],
+        &[],
+        &[&format!("comet.toml:2:9: logic_server.redis: {string}")],
+    );
+    // Keys that are no secrets take no file.
     check(
         "[log]\nfile = { file = \"/run/secrets/other\" }\n",
         &[],

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use comet_config::{
-    Algorithm, Config, LogLevel, SessionStore, SlowConsumer, Source, Steering, TlsVersion,
-    TokenKind, load,
+    Algorithm, Change, Config, LogLevel, SessionStore, SlowConsumer, Source, Steering, TakesEffect,
+    TlsVersion, TokenKind, load,
 };
 
 use crate::{SHIPPED, good, machine};
@@ -174,6 +174,29 @@ fn changes_are_reported_by_key_with_both_values() {
         &["logic_server.redis=[\"redis://comet:second@store:6379/1\"]"],
         &[["logic_server.redis", shown, shown]],
     );
+}
+
+#[test]
+fn keys_that_are_alive_are_adopted_and_the_others_wait() {
+    let running = good("", &[]);
+    let sets = ["log.level=\"warn\"", "tcp.backlog=1", "logic_server.expire=\"2h\""];
+    let newer = good("", &sets);
+    let adopted = running.adopt(&newer).unwrap();
+    assert_eq!((adopted.log.level, adopted.tcp.backlog), (LogLevel::Warn, 4096));
+    assert_eq!(adopted.logic_server.expire, Duration::from_secs(7200));
+    let takes_effect = |change: &Change| (change.key, change.takes_effect);
+    assert_eq!(
+        running.changes(&newer).iter().map(takes_effect).collect::<Vec<_>>(),
+        [
+            ("log.level", TakesEffect::Alive),
+            ("logic_server.expire", TakesEffect::InLogic),
+            ("tcp.backlog", TakesEffect::AtStart),
+        ]
+    );
+    // Good together, but not with the frame_max that stays.
+    let newer = good("", &["push.frame_max=\"1KiB\"", "protocol.outbox_bytes=\"4KiB\""]);
+    let mistakes = running.adopt(&newer).unwrap_err().to_string();
+    assert!(mistakes.starts_with("protocol.outbox_bytes: no outbox would take"), "{mistakes}");
 }
 
 #[test]
