@@ -1,5 +1,7 @@
 //! Which key an environment variable sets: `COMET_TCP_BIND` sets `tcp.bind`.
 
+use std::ffi::OsStr;
+
 use crate::declare::Key;
 use crate::keys::SECTIONS;
 
@@ -18,14 +20,14 @@ pub(crate) enum Variable {
     Other,
 }
 
-/// What the variable `name` is.
-pub(crate) fn variable(name: &str) -> Variable {
+/// What the variable `name` with this value is.
+pub(crate) fn variable(name: &str, value: &OsStr) -> Variable {
     let Some(rest) = name.strip_prefix(PREFIX) else { return Variable::Other };
     let keys = || SECTIONS.iter().flat_map(|section| section.keys);
     if let Some(key) = keys().find(|key| key.variable() == name) {
         return Variable::Sets(key);
     }
-    if is_service_link(rest) {
+    if is_service_link(rest, &value.to_string_lossy()) {
         return Variable::Other;
     }
     let distance = |variable: &String| strsim::damerau_levenshtein(name, variable);
@@ -39,13 +41,13 @@ pub(crate) fn variable(name: &str) -> Variable {
 
 /// Whether Kubernetes sets such a variable in every pod beside a service named `comet` or `comet-...`:
 /// `COMET_LOGIC_SERVICE_HOST`, `COMET_PORT_8083_TCP_ADDR`
-/// (<https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables>).
-fn is_service_link(rest: &str) -> bool {
+/// (<https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>).
+fn is_service_link(rest: &str, value: &str) -> bool {
     let words: Vec<&str> = rest.split('_').collect();
     let is_port = |word: &&str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
     words.ends_with(&["SERVICE", "HOST"])
         || words.windows(2).any(|pair| pair == ["SERVICE", "PORT"])
-        || words.ends_with(&["PORT"])
+        || (words.ends_with(&["PORT"]) && value.contains("://"))
         || words.windows(2).any(|pair| pair[0] == "PORT" && is_port(&pair[1]))
 }
 
@@ -62,21 +64,26 @@ mod tests {
         assert_eq!(variables.len(), keys.len());
         for key in keys {
             let name = key.variable();
-            assert!(!is_service_link(&name[PREFIX.len()..]), "{name}");
-            assert!(matches!(variable(&name), Variable::Sets(found) if found.path == key.path));
+            assert!(!is_service_link(&name[PREFIX.len()..], "tcp://10.0.0.1:80"), "{name}");
+            assert!(
+                matches!(variable(&name, OsStr::new("")), Variable::Sets(found) if found.path == key.path)
+            );
         }
     }
 
     #[test]
     fn variables_that_look_like_keys_are_mistakes() {
         let check = |name: &str, expected: &str| {
-            let Variable::Mistaken(closest) = variable(name) else { panic!("{name}") };
+            let Variable::Mistaken(closest) = variable(name, OsStr::new("8080")) else {
+                panic!("{name}");
+            };
             assert_eq!(closest, expected, "{name}");
         };
         check("COMET_TPC_BIND", "COMET_TCP_BIND");
         check("COMET_TCP_BINDS", "COMET_TCP_BIND");
         check("COMET_WHITELIST_FILE", "COMET_WHITE_LIST_FILE");
         check("COMET_LOG_FILENAME", "COMET_LOG_FILE");
+        check("COMET_TCP_PORT", "COMET_TCP_BIND");
         check("COMET_LOGIC_SERVER_REDIS_URL", "COMET_LOGIC_SERVER_REDIS");
     }
 
@@ -101,7 +108,8 @@ mod tests {
             "COMET_LOGIC_PORT",
             "COMET_LOGIC_PORT_7170_TCP_PROTO",
         ] {
-            assert!(matches!(variable(name), Variable::Other), "{name}");
+            let value = OsStr::new("tcp://10.0.0.1:8083");
+            assert!(matches!(variable(name, value), Variable::Other), "{name}");
         }
     }
 }

@@ -3,6 +3,8 @@
 //! [`Config`], the checks, `comet.toml`, the tables in `docs/CONFIG.md`, `--check`, the environment
 //! variables, and what SIGHUP changes.
 //!
+//! To add a key, declare it here and run `UPDATE_DOCS=1 cargo test -p comet-config`.
+//!
 //! The text above a key is what `comet.toml` and `docs/CONFIG.md` have; limits are added there from its
 //! kind. [`sections!`](crate::declare) describes the syntax.
 

@@ -81,7 +81,7 @@ impl<'a> Layers<'a> {
 
     fn add_variable(&mut self, name: &'a str, value: &'a OsStr) {
         let origin = Origin::Variable(name);
-        let key = match variable(name) {
+        let key = match variable(name, value) {
             Variable::Sets(key) => key,
             Variable::Mistaken(closest) => {
                 let text = format!("sets no key: did you mean {closest}?");

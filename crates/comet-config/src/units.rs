@@ -1,8 +1,7 @@
 //! Durations and sizes as people write them: `"500ms"`, `"4KiB"`; and how values are written back.
 //!
 //! The crates for this take other inputs. humantime and jiff take `1h 30m`, `5 sec`, and `M` for months, and
-//! write 75 s as `1m 15s`. bytesize takes `5KB` for 5000 bytes. Here a value has one unit, and no unit is
-//! close to another one.
+//! write 75 s as `1m 15s`. bytesize takes `5KB` for 5000 bytes. Here a value is a whole number and one unit.
 
 use std::time::Duration;
 

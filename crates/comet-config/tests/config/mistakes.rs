@@ -1,9 +1,10 @@
 //! What is refused, and with which message.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use comet_config::{Source, load, load_for_logic};
+use comet_config::{SECTIONS, Source, load, load_for_logic};
 
 use crate::{SHIPPED, check_mistakes, good, machine, read};
 
@@ -80,7 +81,9 @@ fn the_flags_say_what_is_wrong_with_them() {
 
 #[test]
 fn the_ends_of_every_range_are_taken_and_no_more() {
-    let check = |key: &str, least: &str, most: &str, beyond: &[&str]| {
+    let mut checked = BTreeSet::new();
+    let mut check = |key: &'static str, least: &str, most: &str, beyond: &[&str]| {
+        checked.insert(key);
         // The default outbox would be too small for the largest push, and the default push too
         // large for the smallest outbox.
         let room = match key {
@@ -154,6 +157,19 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     for key in ["server.id", "server.domain"] {
         check(key, "\"\"", &longest, &[&beyond, "\"a b\"", "\"a\\nb\""]);
     }
+    let users = |count: usize| format!("{:?}", (0..count).collect::<Vec<_>>());
+    let log = ["white_list.file=\"trace.log\""];
+    good("", &[log[0], &format!("white_list.users={}", users(65_536))]);
+    let set = format!("white_list.users={}", users(65_537));
+    check_mistakes(
+        "",
+        &[log[0], &set],
+        &["--set white_list.users: 65537 users are too many: up to 65536"],
+    );
+    checked.insert("white_list.users");
+    let keys = SECTIONS.iter().flat_map(|section| section.keys);
+    let limited = keys.filter(|key| !key.limits().is_empty()).map(|key| key.path);
+    assert_eq!(checked, limited.collect());
 }
 
 #[test]
