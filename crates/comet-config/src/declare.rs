@@ -151,7 +151,7 @@ macro_rules! sections {
             /// Every value, in the order of [`SECTIONS`].
             pub(crate) fn entries(&self) -> impl Iterator<Item = Entry> {
                 let values = [$($(
-                    kinds::written::<$type, _>(&$kind, &self.$section.$key),
+                    kinds::value_and_shown::<$type, _>(&$kind, &self.$section.$key),
                 )+)+];
                 let keys = SECTIONS.iter().flat_map(|section| section.keys);
                 keys.zip(values).map(|(key, [value, shown])| Entry { key, value, shown })

@@ -84,7 +84,7 @@ pub(crate) fn shape<T, K: Kind<T>>(
 }
 
 /// `value` as it is written and as it is shown.
-pub(crate) fn written<T, K: Kind<T>>(kind: &K, value: &T) -> [Value; 2] {
+pub(crate) fn value_and_shown<T, K: Kind<T>>(kind: &K, value: &T) -> [Value; 2] {
     [kind.write(value), kind.show(value)]
 }
 

@@ -99,7 +99,7 @@ impl<'a> Layers<'a> {
             Bare::Text | Bare::NumberOrText => !text.starts_with(['"', '\'', '[', '{']),
         };
         let value = if is_text {
-            Ok(written(DeValue::String(text.into())))
+            Ok(unplaced(DeValue::String(text.into())))
         } else {
             DeValue::parse(text.trim())
         };
@@ -127,8 +127,8 @@ impl<'a> Layers<'a> {
             self.report.add(origin, 0, "", &format!("{set}: write it as section.key=value"));
             return;
         };
-        let Some(section) = self.section(origin, &written(section.into())) else { return };
-        let Some(key) = self.key(origin, section, &written(key.into())) else { return };
+        let Some(section) = self.section(origin, &unplaced(section.into())) else { return };
+        let Some(key) = self.key(origin, section, &unplaced(key.into())) else { return };
         match DeValue::parse(text) {
             Ok(value) => self.add(origin, key, value),
             Err(fault) => {
@@ -147,7 +147,7 @@ impl<'a> Layers<'a> {
     fn add_flag(&mut self, flag: &'static str, path: &str, text: &'a str) {
         let mut keys = SECTIONS.iter().flat_map(|section| section.keys);
         let key = keys.find(|key| key.path == path).expect("flags are for keys");
-        self.add(Origin::Flag(flag), key, written(DeValue::String(text.into())));
+        self.add(Origin::Flag(flag), key, unplaced(DeValue::String(text.into())));
     }
 
     /// The section of this name. An unknown one is one mistake, however many keys are in it.
@@ -243,7 +243,7 @@ impl<'a> Layers<'a> {
 const NOWHERE: Range<usize> = 0..0;
 
 /// `value` as if it had been written in the file, where it was not.
-fn written<T>(value: T) -> Spanned<T> {
+fn unplaced<T>(value: T) -> Spanned<T> {
     Spanned::new(NOWHERE, value)
 }
 

@@ -54,7 +54,7 @@ impl<'a> Reader<'a> {
     ) -> T {
         let written = self.written.remove(key);
         let places = written.as_ref().map(places_of_elements).unwrap_or_default();
-        let mut check = self.check(key);
+        let mut check = self.context(key);
         let value = written.and_then(|written| kind.check(raw(written), &mut check));
         let faults = check.faults;
         for fault in &faults {
@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
         }
         let value = value.unwrap_or_else(|| {
             let default = DeValue::parse(default).expect("defaults are TOML");
-            let mut check = self.check(key);
+            let mut check = self.context(key);
             kind.check(raw(default), &mut check).expect("defaults are good")
         });
         let is_good = |index: &usize| {
@@ -80,7 +80,7 @@ impl<'a> Reader<'a> {
         value
     }
 
-    fn check(&self, key: &str) -> Check<'a> {
+    fn context(&self, key: &str) -> Check<'a> {
         let is_elsewhere = self.process == Process::Logic && !self.process.owns(key);
         Check { machine: self.machine, is_elsewhere, faults: Vec::new() }
     }
