@@ -1,4 +1,5 @@
-# Everything one does with a checkout. Needed: a Rust toolchain, git, gcc and make.
+# Everything one does with a checkout. Needed: make and Rust; .ci/prepare installs or names what else is
+# missing.
 
 # Flags for what is run: make run ARGS='--cores 0-1', make bench ARGS='--only 1,2'
 ARGS ?=
@@ -14,10 +15,12 @@ FUZZ_SECONDS ?= 60
 
 # The server, on comet.toml.
 run:
+	@.ci/prepare run
 	cargo run --release --bin comet -- --config comet.toml $(ARGS)
 
 # Every test there is, the simulator's among them.
 test:
+	@.ci/prepare test
 	cargo test --workspace
 
 # More seeds of the simulator. A failure prints the seed that replays it.
@@ -27,6 +30,7 @@ sim:
 # What the project means to reach, and what is measured here: `comet-bench targets` starts servers and
 # yardsticks itself, on two CPUs that should have nothing else to do, and takes under five minutes.
 bench:
+	@.ci/prepare run
 	cargo build --release --bin comet --bin comet-bench
 	$(or $(CARGO_TARGET_DIR),target)/release/comet-bench targets $(ARGS)
 
