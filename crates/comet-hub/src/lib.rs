@@ -5,3 +5,13 @@
 //! runs the same state machines with a fake mesh and a fake clock.
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock, awaits or names a runtime.
+
+mod calls;
+#[cfg(test)]
+mod fake;
+mod hub;
+mod lane;
+
+pub use calls::{CALLS_MAX, CallError, CallResult, Ended, Outcome};
+pub use hub::{Hub, LATE_LOOK_MS, RETRY_MS};
+pub use lane::{Inboxes, Refused};
