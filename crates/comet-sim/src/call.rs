@@ -40,12 +40,12 @@ impl Call {
     }
 
     /// Connections that were meant and did not get it, except by their own wish.
-    pub(crate) fn dropped_unasked(&self) -> u64 {
+    pub(crate) fn dropped_unwanted(&self) -> u64 {
         self.tally.dropped_total() - self.tally.dropped[DropReason::Filtered as usize]
     }
 
     /// Its numbers are no count of connections: a home drops in the mesh for as many members of a room
-    /// as it last heard of, and a refused broadcast is nobody's.
+    /// as were last reported to it, and a refused broadcast reaches nobody.
     pub(crate) fn is_estimated(&self) -> bool {
         let in_mesh = self.tally.dropped[DropReason::MeshFull as usize];
         self.is_refused || in_mesh > 0 && matches!(self.kind, Kind::Room(_))

@@ -17,15 +17,15 @@ use crate::world::{Env, Peer, World};
 
 /// Counters as they were at the last quiet point.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Marks {
+pub(crate) struct Baseline {
     superseded: u64,
-    dropped_unasked: u64,
+    dropped_unwanted: u64,
 }
 
 /// After a turn of one shard: its books balance, with each other and with its sockets.
 pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     let counters = driver.shard.counters();
-    let settled = driver.settled(env);
+    let sockets = driver.socket_totals(env);
     let Counters { deliveries, sent, lost, superseded, waiting, .. } = counters;
     let holds = |holds: bool, law: &str| {
         let shard = driver.shard.id().0;
@@ -38,9 +38,9 @@ pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     let beside = u64::from(limits.slow_consumer == SlowConsumer::DropOldest);
     let room = (u64::from(limits.svr_proto) + beside) * counters.connections;
     holds(waiting <= room, "more waits than outboxes hold")?;
-    holds(sent <= settled.pushes_taken, "sent, and no socket took it")?;
-    holds(counters.bytes_out == settled.bytes_taken, "bytes out")?;
-    holds(counters.bytes_in == settled.bytes_received, "bytes in")?;
+    holds(sent <= sockets.pushes_taken, "sent, and no socket took it")?;
+    holds(counters.bytes_out == sockets.bytes_taken, "bytes out")?;
+    holds(counters.bytes_in == sockets.bytes_received, "bytes in")?;
     holds(counters.connections == driver.peers().count() as u64, "connections")
 }
 
@@ -49,12 +49,12 @@ pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
 pub(crate) fn quiet_point(world: &mut World) -> Result<(), String> {
     directories(world)?;
     totals(world)?;
-    beliefs(world)?;
+    clients(world)?;
     logic(world)?;
     deliveries(world)?;
     world.env.control.calls.clear();
     for peer in &mut world.env.peers {
-        peer.client.hearing.pushes.clear();
+        peer.client.received.pushes.clear();
     }
     Ok(())
 }
@@ -70,8 +70,8 @@ pub(crate) fn end(world: &mut World) -> Result<Summary, String> {
     }
     let mut summary = Summary::new(&env.plan.limits, env.plan.shards);
     for driver in &mut world.drivers {
-        let settled = driver.settled(env);
-        summary.naps += driver.naps;
+        let sockets = driver.socket_totals(env);
+        summary.coalesced_waits += driver.coalesced_waits;
         let shard = &mut driver.shard;
         if shard.handle_accept(Transport::Tcp).is_some() {
             return Err(format!("shard {} takes connections after its drain", shard.id().0));
@@ -86,17 +86,17 @@ pub(crate) fn end(world: &mut World) -> Result<Summary, String> {
                 shard.id().0
             ));
         }
-        if counters.sent != settled.pushes_taken {
-            let taken = settled.pushes_taken;
+        if counters.sent != sockets.pushes_taken {
+            let taken = sockets.pushes_taken;
             return Err(format!("{} pushes sent, {taken} taken by sockets", counters.sent));
         }
         summary.add(&counters);
     }
     for (number, Peer { client, socket, closed, conn, .. }) in env.peers.iter().enumerate() {
-        if !socket.is_gone || conn.is_some() != closed.is_some() {
+        if !socket.is_released || conn.is_some() != closed.is_some() {
             return Err(format!("peer {number} was not closed: {closed:?}"));
         }
-        summary.digest = summary.digest.rotate_left(1) ^ client.hearing.digest;
+        summary.digest = summary.digest.rotate_left(1) ^ client.received.digest;
     }
     let logic = &env.control.logic;
     summary.remote = u64::from(env.plan.is_remote());
@@ -119,13 +119,13 @@ fn totals(world: &World) -> Result<(), String> {
     let numbers =
         |tally: &Tally| [&[tally.matched, tally.queued, tally.absent][..], &tally.dropped].concat();
     let control = &world.env.control;
-    let (counted, told) = (numbers(&counted), numbers(&control.total));
+    let (counted, reported) = (numbers(&counted), numbers(&control.total));
     let agrees = if control.has_paced {
-        counted.iter().zip(&told).all(|(counted, told)| counted >= told)
+        counted.iter().zip(&reported).all(|(counted, reported)| counted >= reported)
     } else {
-        counted == told
+        counted == reported
     };
-    agrees.then_some(()).ok_or_else(|| format!("shards counted {counted:?}, control {told:?}"))
+    agrees.then_some(()).ok_or_else(|| format!("shards counted {counted:?}, control {reported:?}"))
 }
 
 /// Keys, sessions and rooms are where their homes are, and are those of the live connections.
@@ -157,18 +157,19 @@ fn directories(world: &World) -> Result<(), String> {
         })
         .collect();
     same("sessions", &held, &sessions)?;
-    let told: Vec<_> = homes().map(|(home, shard)| (home, shard.home_rooms())).collect();
-    let held: BTreeMap<(ShardId, &str), u32> = told
+    let listed: Vec<_> = homes().map(|(home, shard)| (home, shard.home_rooms())).collect();
+    let held: BTreeMap<(ShardId, &str), u32> = listed
         .iter()
         .flat_map(|(home, rooms)| rooms.iter().map(|(room, members)| ((*home, &**room), *members)))
         .collect();
     same("rooms", &held, &rooms)?;
     for live in live_conns(world) {
-        let beyond = |room| world.env.control.beyond.get(room).copied().unwrap_or(0);
+        let remote_members =
+            |room| world.env.control.remote_members.get(room).copied().unwrap_or(0);
         let here = |room| rooms[&(home_of_room(room, shards), room)];
-        let online = live.room.map_or(0, |room| here(room) + beyond(room));
+        let online = live.room.map_or(0, |room| here(room) + remote_members(room));
         if live.online != online {
-            return Err(format!("{live:?} would be told another number than {online}"));
+            return Err(format!("{live:?} would get another number than {online}"));
         }
     }
     gauges(world)
@@ -188,15 +189,15 @@ fn gauges(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-/// What clients were told is what is so.
-fn beliefs(world: &World) -> Result<(), String> {
+/// What clients know of themselves is so.
+fn clients(world: &World) -> Result<(), String> {
     for driver in &world.drivers {
         let live: BTreeMap<ConnId, LiveConn<'_>> =
             driver.shard.live_conns().map(|live| (live.conn, live)).collect();
         for number in driver.peers() {
             let Peer { client, socket, conn, closed, .. } = &world.env.peers[number];
             let Some(live) = live.get(&conn.expect("accepted")) else {
-                if client.hearing.is_live && closed.is_none() {
+                if client.received.is_live && closed.is_none() {
                     return Err(format!(
                         "peer {number} was authenticated, and its shard forgot it"
                     ));
@@ -209,19 +210,19 @@ fn beliefs(world: &World) -> Result<(), String> {
             if client.must_be_closed && socket.is_drained_by_server() {
                 return Err(format!("peer {number} did what it must be closed for, and lives"));
             }
-            if !client.hearing.is_live || !client.hearing.expected.is_empty() {
+            if !client.received.is_live || !client.received.expected.is_empty() {
                 continue;
             }
-            let persona = &client.persona;
+            let profile = &client.profile;
             // Logic numbers sessions as it likes, and so does a shard those of nobody.
-            let may_differ = world.env.plan.is_remote() || persona.user == 0;
+            let may_differ = world.env.plan.is_remote() || profile.user == 0;
             let made = match may_differ {
-                true if live.key.starts_with(&format!("{}_", persona.user)) => live.key.to_owned(),
-                _ => format!("{}_{}", persona.user, live.session),
+                true if live.key.starts_with(&format!("{}_", profile.user)) => live.key.to_owned(),
+                _ => format!("{}_{}", profile.user, live.session),
             };
-            same("keys of a client", &live.key, &persona.key.unwrap_or(&made))?;
-            same("users", &live.user, &persona.user)?;
-            let room = client.hearing.room.map(|room| ROOMS[usize::from(room)]);
+            same("keys of a client", &live.key, &profile.key.unwrap_or(&made))?;
+            same("users", &live.user, &profile.user)?;
+            let room = client.received.room.map(|room| ROOMS[usize::from(room)]);
             same("rooms of a client", &live.room, &room)?;
         }
     }
@@ -247,7 +248,7 @@ fn deliveries(world: &mut World) -> Result<(), String> {
     let mut unexplained = 0;
     let settled: Vec<_> = settled(world).collect();
     let mut delivered: BTreeMap<u64, u64> = BTreeMap::new();
-    for id in world.env.peers.iter().flat_map(|peer| &peer.client.hearing.pushes) {
+    for id in world.env.peers.iter().flat_map(|peer| &peer.client.received.pushes) {
         *delivered.entry(*id).or_default() += 1;
     }
     for call in calls {
@@ -261,16 +262,16 @@ fn deliveries(world: &mut World) -> Result<(), String> {
         let meant = settled.iter().filter(|(client, live)| is_meant(call, client, live));
         let (mut expected, mut missing) = (0, 0);
         for (client, _) in meant {
-            let hearing = &client.hearing;
+            let received = &client.received;
             let is_filtered =
                 !matches!(call.kind, Kind::Room(_)) || world.env.plan.limits.filter_rooms;
             expected += 1;
-            if is_filtered && hearing.accepts_since > call.id {
+            if is_filtered && received.accepts_since > call.id {
                 // What it accepted back then is not known any more.
                 continue;
             }
-            let accepts = !is_filtered || hearing.accepts.contains(call.operation);
-            missing += u64::from(accepts && !hearing.pushes.contains(&call.id));
+            let accepts = !is_filtered || received.accepts.contains(call.operation);
+            missing += u64::from(accepts && !received.pushes.contains(&call.id));
         }
         if call.kind != Kind::Paced && expected > call.tally.matched {
             return Err(format!(
@@ -278,19 +279,19 @@ fn deliveries(world: &mut World) -> Result<(), String> {
                 call.id, call.tally
             ));
         }
-        unexplained += missing.saturating_sub(call.dropped_unasked());
+        unexplained += missing.saturating_sub(call.dropped_unwanted());
     }
-    let mut marks = Marks::default();
+    let mut baseline = Baseline::default();
     for driver in &world.drivers {
         let Counters { deliveries, superseded, .. } = driver.shard.counters();
-        marks.superseded += superseded;
-        marks.dropped_unasked +=
+        baseline.superseded += superseded;
+        baseline.dropped_unwanted +=
             deliveries.dropped_total() - deliveries.dropped[DropReason::Filtered as usize];
     }
-    let told: u64 = calls.iter().map(Call::dropped_unasked).sum();
-    let paced = marks.dropped_unasked - world.marks.dropped_unasked - told;
-    let explained = marks.superseded - world.marks.superseded + paced;
-    world.marks = marks;
+    let reported: u64 = calls.iter().map(Call::dropped_unwanted).sum();
+    let paced = baseline.dropped_unwanted - world.baseline.dropped_unwanted - reported;
+    let explained = baseline.superseded - world.baseline.superseded + paced;
+    world.baseline = baseline;
     if unexplained > explained {
         return Err(format!("{unexplained} deliveries are missing, {explained} were given up"));
     }
@@ -303,20 +304,20 @@ fn settled(world: &World) -> impl Iterator<Item = (&Client, LiveConn<'_>)> {
         driver.shard.live_conns().filter_map(|live| {
             let peer = driver.peer(live.conn.slot)?;
             let Peer { client, socket, .. } = &world.env.peers[peer];
-            let is_settled = client.hearing.is_live && client.hearing.expected.is_empty();
-            (is_settled && socket.is_calm()).then_some((client, live))
+            let is_settled = client.received.is_live && client.received.expected.is_empty();
+            (is_settled && socket.is_idle()).then_some((client, live))
         })
     })
 }
 
 /// Whether the call meant this connection, and it was there from before the call until now.
 fn is_meant(call: &Call, client: &Client, live: &LiveConn<'_>) -> bool {
-    let hearing = &client.hearing;
-    call.id >= hearing.live_since
+    let received = &client.received;
+    call.id >= received.live_since
         && match call.kind {
             Kind::Keys => call.keys.iter().any(|key| **key == *live.key),
             Kind::Users => call.users.contains(&live.user),
-            Kind::Room(room) => hearing.room == Some(room) && call.id >= hearing.room_since,
+            Kind::Room(room) => received.room == Some(room) && call.id >= received.room_since,
             Kind::All | Kind::Paced => true,
         }
 }

@@ -14,7 +14,8 @@ use crate::call::{Call, check_sum};
 use crate::driver;
 use crate::logic::Logic;
 use crate::mesh::Mesh;
-use crate::plan::{Dice, KEYS, OPERATIONS, OTHER_TRACE_USERS, Plan, ROOMS, USERS};
+use crate::plan::{KEYS, OPERATIONS, OTHER_TRACE_USERS, Plan, ROOMS, USERS};
+use crate::rng::Rng;
 use crate::trace_log::TraceLog;
 use crate::wire::{self, Kind, PUSH_SEQUENCE, Stamp};
 
@@ -42,7 +43,7 @@ pub(crate) struct Control {
     pub(crate) logic: Logic,
     pub(crate) trace_log: TraceLog,
     /// Members on other hosts, as the homes were told last.
-    pub(crate) beyond: BTreeMap<&'static str, u32>,
+    pub(crate) remote_members: BTreeMap<&'static str, u32>,
 }
 
 impl Control {
@@ -62,46 +63,46 @@ impl Control {
             drained: vec![0; usize::from(plan.shards)],
             logic: Logic::default(),
             trace_log: TraceLog::default(),
-            beyond: BTreeMap::new(),
+            remote_members: BTreeMap::new(),
         }
     }
 
     /// Makes one call, or a burst of calls to one room.
-    pub(crate) fn push(&mut self, dice: &mut Dice, plan: &Plan) {
-        match dice.below(100) {
-            0..30 => self.push_keys(dice, plan),
-            30..45 => self.push_users(dice, plan),
+    pub(crate) fn push(&mut self, rng: &mut Rng, plan: &Plan) {
+        match rng.below(100) {
+            0..30 => self.push_keys(rng, plan),
+            30..45 => self.push_users(rng, plan),
             45..75 => {
-                let room = dice.below(ROOMS.len()) as u8;
-                for _ in 0..dice.pick(&[1, 1, 2, 10]) {
-                    self.push_room(dice, plan, room);
+                let room = rng.below(ROOMS.len()) as u8;
+                for _ in 0..rng.pick(&[1, 1, 2, 10]) {
+                    self.push_room(rng, plan, room);
                 }
             }
-            75..90 => self.push_all(dice, plan, None),
+            75..90 => self.push_all(rng, plan, None),
             90..94 => {
-                let speed = NonZeroU32::new(dice.between(SPEED_LEAST, 2000) as u32);
-                self.push_all(dice, plan, speed);
+                let speed = NonZeroU32::new(rng.between(SPEED_LEAST, 2000) as u32);
+                self.push_all(rng, plan, speed);
             }
-            94..96 => self.tell_beyond(dice),
-            96..98 if plan.is_configured => self.configure(dice, plan),
-            _ => self.ask(dice),
+            94..96 => self.report_remote_members(rng),
+            96..98 if plan.is_configured => self.configure(rng, plan),
+            _ => self.ask(rng),
         }
     }
 
     /// Tells every shard to say goodbye; an impatient operator does it twice.
-    pub(crate) fn drain(&mut self, dice: &mut Dice, plan: &Plan) {
+    pub(crate) fn drain(&mut self, rng: &mut Rng, plan: &Plan) {
         let mut over_ms = plan.drain_over_ms;
         let retry_after_ms = plan.retry_after_ms;
-        for _ in 0..dice.pick(&[1, 1, 2]) {
+        for _ in 0..rng.pick(&[1, 1, 2]) {
             self.send_all(&Message::Drain { over_ms, retry_after_ms });
-            over_ms = dice.pick(&[0, over_ms]);
+            over_ms = rng.pick(&[0, over_ms]);
         }
     }
 
     /// Limits that change nothing about what clients must see.
-    fn configure(&mut self, dice: &mut Dice, plan: &Plan) {
+    fn configure(&mut self, rng: &mut Rng, plan: &Plan) {
         let mut limits: Limits = plan.limits.clone();
-        if dice.percent(50) {
+        if rng.percent(50) {
             limits.trace_users = OTHER_TRACE_USERS.into();
             limits.user_memory_ms = 50;
         }
@@ -109,24 +110,24 @@ impl Control {
     }
 
     /// Other hosts have counted the members of their rooms.
-    fn tell_beyond(&mut self, dice: &mut Dice) {
-        self.beyond.clear();
+    fn report_remote_members(&mut self, rng: &mut Rng) {
+        self.remote_members.clear();
         for room in ROOMS {
-            if dice.percent(50) {
-                self.beyond.insert(room, dice.between(1, 100) as u32);
+            if rng.percent(50) {
+                self.remote_members.insert(room, rng.between(1, 100) as u32);
             }
         }
         for shard in 0..self.shards {
             let here = |room: &&str| home_of_room(room, self.shards).0 == shard;
-            let rooms = self.beyond.iter().filter(|(room, _)| here(room));
+            let rooms = self.remote_members.iter().filter(|(room, _)| here(room));
             let rooms = rooms.map(|(room, members)| ((*room).into(), *members)).collect();
             self.lanes[usize::from(shard)].push_back(Message::RemoteRoomCounts { rooms });
         }
     }
 
     /// Has logic do what is due.
-    pub(crate) fn turn_logic(&mut self, dice: &mut Dice, plan: &Plan, now: Millis) {
-        for (shard, message) in self.logic.turn(dice, plan, now) {
+    pub(crate) fn turn_logic(&mut self, rng: &mut Rng, plan: &Plan, now: Millis) {
+        for (shard, message) in self.logic.turn(rng, plan, now) {
             self.lanes[usize::from(shard.0)].push_back(message);
         }
     }
@@ -138,11 +139,11 @@ impl Control {
     }
 
     /// Puts on the mesh what its inboxes have room for.
-    pub(crate) fn flush(&mut self, dice: &mut Dice, now: Millis, mesh: &mut Mesh) -> bool {
+    pub(crate) fn flush(&mut self, rng: &mut Rng, now: Millis, mesh: &mut Mesh) -> bool {
         let mut moved = false;
         for (shard, lane) in (0..).map(ShardId).zip(&mut self.lanes) {
             while let Some(message) = lane.pop_front() {
-                if let Err(message) = mesh.send((dice, now), None, shard, message) {
+                if let Err(message) = mesh.send((rng, now), None, shard, message) {
                     lane.push_front(*message);
                     break;
                 }
@@ -167,19 +168,19 @@ impl Control {
     /// Works through some of the inbox.
     pub(crate) fn take_reports(
         &mut self,
-        dice: &mut Dice,
+        rng: &mut Rng,
         plan: &Plan,
         now: Millis,
     ) -> Result<bool, String> {
         let mut moved = false;
-        while !dice.percent(20) {
+        while !rng.percent(20) {
             let Some(report) = self.inbox.pop_front() else { break };
             moved |= driver::is_news(&report);
             match report {
                 Report::Identify(_)
                 | Report::Receive { .. }
                 | Report::Heartbeat { .. }
-                | Report::Disconnected { .. } => self.logic.hear(dice, plan, now, report)?,
+                | Report::Disconnected { .. } => self.logic.hear(rng, plan, now, report)?,
                 Report::Trace(event) => self.trace_log.hear(plan, &event)?,
                 report => self.settle(&report, now)?,
             }
@@ -243,19 +244,19 @@ impl Control {
         Ok(())
     }
 
-    fn push_keys(&mut self, dice: &mut Dice, plan: &Plan) {
+    fn push_keys(&mut self, rng: &mut Rng, plan: &Plan) {
         let mut keys: Vec<Box<str>> = Vec::new();
-        for _ in 0..dice.between(1, 5) {
-            let key = match dice.percent(60) {
-                true => dice.pick(&KEYS).to_owned(),
-                false => format!("{}_{}", dice.below(USERS as usize), dice.between(1, 6)),
+        for _ in 0..rng.between(1, 5) {
+            let key = match rng.percent(60) {
+                true => rng.pick(&KEYS).to_owned(),
+                false => format!("{}_{}", rng.below(USERS as usize), rng.between(1, 6)),
             };
             if !keys.iter().any(|known| **known == *key) {
                 keys.push(key.into());
             }
         }
-        let call = self.open(dice, Kind::Keys);
-        let push = self.encode(dice, plan, call);
+        let call = self.open(rng, Kind::Keys);
+        let push = self.encode(rng, plan, call);
         let shards = self.shards;
         for home in (0..shards).map(ShardId) {
             let here = keys.iter().filter(|key| home_of_key(key, shards) == home);
@@ -268,13 +269,13 @@ impl Control {
         self.last_call().keys = keys;
     }
 
-    fn push_users(&mut self, dice: &mut Dice, plan: &Plan) {
-        let mut users: Vec<i64> = (1..USERS).filter(|_| dice.percent(40)).collect();
+    fn push_users(&mut self, rng: &mut Rng, plan: &Plan) {
+        let mut users: Vec<i64> = (1..USERS).filter(|_| rng.percent(40)).collect();
         if users.is_empty() {
             users.push(1);
         }
-        let call = self.open(dice, Kind::Users);
-        let push = self.encode(dice, plan, call);
+        let call = self.open(rng, Kind::Users);
+        let push = self.encode(rng, plan, call);
         let shards = self.shards;
         for home in (0..shards).map(ShardId) {
             let here = users.iter().filter(|user| home_of_user(**user, shards) == home);
@@ -287,28 +288,28 @@ impl Control {
         self.last_call().users = users;
     }
 
-    fn push_room(&mut self, dice: &mut Dice, plan: &Plan, room: u8) {
-        let call = self.open(dice, Kind::Room(room));
-        let push = self.encode(dice, plan, call);
+    fn push_room(&mut self, rng: &mut Rng, plan: &Plan, room: u8) {
+        let call = self.open(rng, Kind::Room(room));
+        let push = self.encode(rng, plan, call);
         let room: Arc<str> = ROOMS[usize::from(room)].into();
         let home = home_of_room(&room, self.shards);
         self.send(home, Message::PushRoom { call: CallId(call), room, push });
     }
 
-    fn push_all(&mut self, dice: &mut Dice, plan: &Plan, speed: Option<NonZeroU32>) {
+    fn push_all(&mut self, rng: &mut Rng, plan: &Plan, speed: Option<NonZeroU32>) {
         self.has_paced |= speed.is_some();
-        let call = self.open(dice, if speed.is_some() { Kind::Paced } else { Kind::All });
-        let push = self.encode(dice, plan, call);
+        let call = self.open(rng, if speed.is_some() { Kind::Paced } else { Kind::All });
+        let push = self.encode(rng, plan, call);
         for shard in (0..self.shards).map(ShardId) {
             self.send(shard, Message::Broadcast { call: CallId(call), push: push.clone(), speed });
         }
     }
 
     /// Counters and rooms, as the monitor asks for them.
-    fn ask(&mut self, dice: &mut Dice) {
+    fn ask(&mut self, rng: &mut Rng) {
         // Recorded as a push to nobody.
-        let call = CallId(self.open(dice, Kind::Users));
-        let snapshot = dice.percent(50);
+        let call = CallId(self.open(rng, Kind::Users));
+        let snapshot = rng.percent(50);
         for shard in (0..self.shards).map(ShardId) {
             let message =
                 if snapshot { Message::Snapshot { call } } else { Message::Rooms { call } };
@@ -316,12 +317,12 @@ impl Control {
         }
     }
 
-    fn open(&mut self, dice: &mut Dice, kind: Kind) -> u64 {
+    fn open(&mut self, rng: &mut Rng, kind: Kind) -> u64 {
         let id = self.next_call;
         self.next_call += 1;
         self.calls_total += 1;
         let (keys, users) = (Vec::new(), Vec::new());
-        let operation = dice.pick(&OPERATIONS);
+        let operation = rng.pick(&OPERATIONS);
         let (tally, is_refused) = (Tally::default(), false);
         self.calls.push(Call {
             id,
@@ -347,10 +348,10 @@ impl Control {
     }
 
     /// The call's frame: one, or a batch as goim's job makes it.
-    fn encode(&mut self, dice: &mut Dice, plan: &Plan, id: u64) -> Push {
+    fn encode(&mut self, rng: &mut Rng, plan: &Plan, id: u64) -> Push {
         let Call { kind, operation, .. } = *self.last_call();
-        let parts = if dice.percent(25) { dice.between(1, 4) as u8 } else { 0 };
-        let padding = dice.below(plan.push_body_max + 1);
+        let parts = if rng.percent(25) { rng.between(1, 4) as u8 } else { 0 };
+        let padding = rng.below(plan.push_body_max + 1);
         let stamp = Stamp { id, part: 0, parts: parts.max(1), kind, operation };
         let frame = |operation, sequence, body: &[u8]| {
             Encoded::frame(&Frame { version: 1, operation, sequence, body })

@@ -23,7 +23,7 @@ pub(crate) fn check_overdue(driver: &Driver, env: &mut Env) -> Result<(), String
         } else if live.contains(slot) {
             let since = *entry.live_at.get_or_insert(env.now);
             let since = since.max(entry.received_at).max(driver.message_at);
-            (since, entry.client.persona.heartbeat_ms, "heartbeat")
+            (since, entry.client.profile.heartbeat_ms, "heartbeat")
         } else {
             (entry.accepted_at, limits.handshake_ms, "handshake")
         };
@@ -55,14 +55,14 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
     let (since, limit) = match reason {
         CloseReason::HandshakeTimeout => (entry.accepted_at, limits.handshake_ms),
         // What a client says while its homes are asked waits with the rest of its input.
-        CloseReason::HeartbeatTimeout if entry.client.hearing.waits_for_others() => return Ok(()),
+        CloseReason::HeartbeatTimeout if entry.client.received.waits_for_others() => return Ok(()),
         CloseReason::HeartbeatTimeout => {
             let heartbeat = entry.socket.heartbeat_at.unwrap_or_default();
-            (heartbeat.max(entry.accepted_at), entry.client.persona.heartbeat_ms)
+            (heartbeat.max(entry.accepted_at), entry.client.profile.heartbeat_ms)
         }
         CloseReason::WriteTimeout => (entry.socket.moved_at_least, limits.write_ms),
         CloseReason::Draining if env.is_draining => return Ok(()),
-        reason if entry.client.deserves.contains(reason) => return Ok(()),
+        reason if entry.client.allowed_closes.contains(reason) => return Ok(()),
         _ => return Err(format!("peer {peer} did nothing for which {event:?} would be right")),
     };
     if env.now < since.after(u64::from(limit)) {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use comet_core::{Message, Millis, ShardId};
 
-use crate::plan::Dice;
+use crate::rng::Rng;
 
 pub(crate) struct Mesh {
     /// By receiver, then by sender; control sends from behind the last shard.
@@ -27,7 +27,7 @@ impl Mesh {
     /// Gives it back if the inbox is full.
     pub(crate) fn send(
         &mut self,
-        (dice, now): (&mut Dice, Millis),
+        (rng, now): (&mut Rng, Millis),
         sender: Option<ShardId>,
         to: ShardId,
         message: Message,
@@ -35,7 +35,7 @@ impl Mesh {
         if self.depth(to) >= self.capacity {
             return Err(Box::new(message));
         }
-        let due = now.after(dice.between(0, self.delay_ms_max));
+        let due = now.after(rng.between(0, self.delay_ms_max));
         let inbox = &mut self.lanes[usize::from(to.0)];
         let lane = sender.map_or(inbox.len() - 1, |shard| usize::from(shard.0));
         inbox[lane].push_back((due, message));
@@ -43,9 +43,9 @@ impl Mesh {
     }
 
     /// A message for `shard` that has arrived: the oldest of any one sender.
-    pub(crate) fn take(&mut self, dice: &mut Dice, now: Millis, shard: ShardId) -> Option<Message> {
+    pub(crate) fn take(&mut self, rng: &mut Rng, now: Millis, shard: ShardId) -> Option<Message> {
         let inbox = &mut self.lanes[usize::from(shard.0)];
-        let first = dice.below(inbox.len());
+        let first = rng.below(inbox.len());
         let lane =
             (first..inbox.len()).chain(0..first).find(|&lane| has_arrived(&inbox[lane], now))?;
         inbox[lane].pop_front().map(|(_, message)| message)
@@ -57,7 +57,7 @@ impl Mesh {
     }
 
     /// Nothing is on its way, but for renewals, which go on for as long as clients send heartbeats.
-    pub(crate) fn is_calm(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         let mut messages = self.lanes.iter().flatten().flatten();
         messages.all(|(_, message)| matches!(message, Message::Renew { .. }))
     }

@@ -37,18 +37,18 @@ pub struct Summary {
     /// Messages that found an inbox full.
     pub mesh_waits: u64,
     /// Turns in which clients' input was left where it was.
-    pub naps: u64,
+    pub coalesced_waits: u64,
     /// Runs with remote logic.
     pub remote: u64,
     /// Sessions renewed at logic.
     pub renewals: u64,
-    /// Keys that logic heard are gone.
+    /// Ends of sessions that were reported to logic.
     pub departures: u64,
     /// Client messages that logic did not take.
     pub failures: u64,
     /// Lines of the trace log.
     pub traced: u64,
-    /// Of everything the clients heard; equal for equal seeds.
+    /// Of everything the clients received; equal for equal seeds.
     pub digest: u64,
 }
 
@@ -101,7 +101,7 @@ impl AddAssign for Summary {
         self.lost += other.lost;
         self.superseded += other.superseded;
         self.mesh_waits += other.mesh_waits;
-        self.naps += other.naps;
+        self.coalesced_waits += other.coalesced_waits;
         self.remote += other.remote;
         self.renewals += other.renewals;
         self.departures += other.departures;
@@ -121,10 +121,10 @@ impl fmt::Display for Summary {
             f,
             "connections: {accepted} accepted, {refused} refused, {authenticated} authenticated"
         )?;
-        let naps = self.naps;
+        let coalesced_waits = self.coalesced_waits;
         writeln!(
             f,
-            "calls: {calls}; messages that waited for an inbox: {mesh_waits}; naps: {naps}"
+            "calls: {calls}; messages that waited for an inbox: {mesh_waits}; coalesced waits: {coalesced_waits}"
         )?;
         let Self { remote, renewals, departures, failures, traced, .. } = self;
         writeln!(

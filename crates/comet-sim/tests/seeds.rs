@@ -37,8 +37,9 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     }
     let others = [sum.lost, sum.superseded, sum.refused, sum.mesh_waits, sum.deliveries.absent];
     assert!(others.iter().all(|number| *number > 0), "{sum}");
-    let told = [sum.naps, sum.remote, sum.renewals, sum.departures, sum.failures, sum.traced];
-    assert!(told.iter().all(|number| *number > 100), "{sum}");
+    let counts =
+        [sum.coalesced_waits, sum.remote, sum.renewals, sum.departures, sum.failures, sum.traced];
+    assert!(counts.iter().all(|number| *number > 100), "{sum}");
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);
 }
 
