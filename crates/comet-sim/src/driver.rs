@@ -5,21 +5,22 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{
-    AuthRequest, CloseHow, CloseReason, Denied, Hangup, Message, Millis, Report, Settings, Shard,
+    AuthRequest, CloseHow, CloseReason, Denied, Hangup, LiveConn, Message, Millis, Settings, Shard,
     ShardId,
 };
 
+use crate::activity;
 use crate::deadlines;
+use crate::env::{Env, Peer};
 use crate::plan::Plan;
 use crate::profile;
 use crate::socket::ReceiveCompletion;
 use crate::trace::trace;
-use crate::world::{Env, Peer};
 
 pub(crate) struct Driver {
     pub(crate) shard: Shard,
     /// Connections that hold a slot: by slot, the peer.
-    pub(crate) slots: BTreeMap<u32, usize>,
+    slots: BTreeMap<u32, usize>,
     /// Connected, not accepted yet.
     pub(crate) backlog: VecDeque<usize>,
     /// Tokens logic looks at, and when it answers.
@@ -29,7 +30,7 @@ pub(crate) struct Driver {
     /// Since when transmits wait that the last turns had no room for.
     ready_since: Option<Millis>,
     /// When it last took something from its inbox.
-    pub(crate) message_at: Millis,
+    message_at: Millis,
     /// The last drain that was requested.
     drain: Option<Drain>,
     /// Of sockets that were released.
@@ -151,7 +152,7 @@ impl Driver {
                 break;
             };
             trace!(env, "{:?} <- {}", self.shard.id(), brief(&message));
-            if !matches!(message, Message::Renew { .. }) {
+            if activity::is_active_message(&message) {
                 env.note_activity();
             }
             self.message_at = env.now;
@@ -321,13 +322,13 @@ impl Driver {
 
     fn pass_reports(&mut self, env: &mut Env) {
         while let Some(report) = self.shard.poll_report() {
-            let is_news = is_news(&report);
+            let is_active = activity::is_active_report(&report);
             if let Err(report) = env.control.offer(report) {
                 self.shard.return_report(*report);
                 self.must_retry = true;
                 return;
             }
-            if is_news {
+            if is_active {
                 env.note_activity();
             }
         }
@@ -338,13 +339,13 @@ impl Driver {
         for peer in (0..env.plan.shards).map(ShardId) {
             while let Some(message) = self.shard.poll_message(peer) {
                 let rng = (&mut env.rng, env.now);
-                let is_news = !matches!(message, Message::Renew { .. });
+                let is_active = activity::is_active_message(&message);
                 if let Err(message) = env.mesh.send(rng, Some(me), peer, message) {
                     self.shard.return_message(peer, *message);
                     self.must_retry = true;
                     break;
                 }
-                if is_news {
+                if is_active {
                     env.note_activity();
                 }
             }
@@ -368,14 +369,19 @@ impl Driver {
         Ok(())
     }
 
+    /// Nothing is overdue while the shard says that it may sleep.
+    pub(crate) fn check_overdue(&self, env: &mut Env) -> Result<(), String> {
+        deadlines::check_overdue(&self.shard, &self.slots, self.message_at, env)
+    }
+
     pub(crate) fn is_quiet(&self) -> bool {
         self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry
     }
 }
 
-/// Not what goes on for as long as clients send heartbeats.
-pub(crate) fn is_news(report: &Report) -> bool {
-    !matches!(report, Report::Trace(_) | Report::Heartbeat { .. })
+/// Authenticated connections of all shards.
+pub(crate) fn live_conns(drivers: &[Driver]) -> impl Iterator<Item = LiveConn<'_>> {
+    drivers.iter().flat_map(|driver| driver.shard.live_conns())
 }
 
 /// A message in a line of the trace: without the bytes of a push.

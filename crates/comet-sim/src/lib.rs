@@ -7,17 +7,21 @@
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket or depends on the order of a hash map.
 
+mod activity;
 mod call;
+mod call_checker;
 mod check;
 mod client;
 mod control;
 mod deadlines;
 mod driver;
+mod env;
 mod logic;
 mod mesh;
 mod plan;
 mod profile;
 mod received;
+mod request;
 mod rng;
 mod socket;
 mod summary;

@@ -20,6 +20,9 @@ pub(crate) const RETRY_AFTER_MS_MAX: u32 = 900;
 /// Who is traced after a change of limits.
 pub(crate) const OTHER_TRACE_USERS: [i64; 2] = [2, 3];
 
+/// The limit of calls that must be answered: no run comes to rest while one is open, nor takes that long.
+const CALL_MS_LONG: u64 = 3_600_000;
+
 /// One run.
 pub(crate) struct Plan {
     pub(crate) shards: u16,
@@ -48,6 +51,12 @@ pub(crate) struct Plan {
     pub(crate) auth_ms_max: u64,
     /// How often control pushes in a step.
     pub(crate) push_percent: u32,
+    /// Choices for the limit of a call.
+    pub(crate) call_limits_ms: &'static [u64],
+    /// How often a caller leaves in a step.
+    pub(crate) leave_percent: u32,
+    /// How often, of a thousand steps, the control thread stalls.
+    pub(crate) stall_permille: usize,
     /// Longest padding of a pushed frame.
     pub(crate) push_body_max: usize,
     /// How often a new client has a violation in mind.
@@ -118,6 +127,14 @@ impl Plan {
             turn_percent: rng.pick(&[20, 60, 100]),
             auth_ms_max: rng.pick(&[0, 5, 60]),
             push_percent: rng.pick(&[5, 30, 80]),
+            call_limits_ms: rng.pick(&[
+                &[CALL_MS_LONG],
+                &[CALL_MS_LONG],
+                &[30, CALL_MS_LONG, CALL_MS_LONG, CALL_MS_LONG],
+                &[1, 5, 50, 300, CALL_MS_LONG],
+            ]),
+            leave_percent: rng.pick(&[0, 0, 1, 10]),
+            stall_permille: rng.pick(&[0, 0, 5, 20]),
             push_body_max: if large { 40_000 } else { rng.pick(&[0, 60, 300]) },
             violation_percent: rng.pick(&[0, 25, 60]),
             slow_percent: rng.pick(&[0, 20, 60]),

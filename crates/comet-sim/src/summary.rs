@@ -18,6 +18,16 @@ pub struct Summary {
     pub policies: [u64; 3],
     /// Push calls, and others.
     pub calls: u64,
+    /// Calls that ended with a message before a full inbox.
+    pub calls_inbox_full: u64,
+    /// Calls that ended with reports missing.
+    pub calls_late: u64,
+    /// Callers that left before the end of their call.
+    pub callers_left: u64,
+    /// Messages that were not sent because their call had ended.
+    pub messages_skipped: u64,
+    /// Times that the control thread stalled.
+    pub stalls: u64,
     /// Connections accepted.
     pub accepted: u64,
     /// Connections turned away.
@@ -92,6 +102,11 @@ impl AddAssign for Summary {
         add_each(&mut self.shards, &other.shards);
         add_each(&mut self.policies, &other.policies);
         self.calls += other.calls;
+        self.calls_inbox_full += other.calls_inbox_full;
+        self.calls_late += other.calls_late;
+        self.callers_left += other.callers_left;
+        self.messages_skipped += other.messages_skipped;
+        self.stalls += other.stalls;
         self.accepted += other.accepted;
         self.refused += other.refused;
         self.authenticated += other.authenticated;
@@ -125,6 +140,13 @@ impl fmt::Display for Summary {
         writeln!(
             f,
             "calls: {calls}; messages that waited for an inbox: {mesh_waits}; coalesced waits: {coalesced_waits}"
+        )?;
+        let Self { calls_inbox_full, calls_late, callers_left, messages_skipped, stalls, .. } =
+            self;
+        writeln!(
+            f,
+            "calls that ended early: {calls_inbox_full} before a full inbox, {calls_late} late, \
+             {callers_left} left; messages skipped: {messages_skipped}; control stalled: {stalls}"
         )?;
         let Self { remote, renewals, departures, failures, traced, .. } = self;
         writeln!(

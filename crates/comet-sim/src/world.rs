@@ -1,54 +1,19 @@
 //! The world of one run: shards with their drivers, the mesh, control, clients, and the clock.
 
 use comet_core::limits::ROOM_COUNT_MS;
-use comet_core::{CloseReason, ConnId, Millis, ShardId};
+use comet_core::{Millis, ShardId};
 
-use crate::Summary;
 use crate::check::{self, Baseline};
 use crate::client::{Client, Reads};
 use crate::control::Control;
-use crate::deadlines;
 use crate::driver::Driver;
-use crate::mesh::Mesh;
+use crate::env::{Env, Peer};
 use crate::plan::Plan;
 use crate::profile::ClientProfile;
 use crate::rng::Rng;
 use crate::socket::Socket;
+use crate::summary::Summary;
 use crate::trace::{Trace, trace};
-
-/// A connection of a fake client, from its connect to its end on both sides.
-pub(crate) struct Peer {
-    pub(crate) client: Client,
-    pub(crate) socket: Socket,
-    /// Once accepted.
-    pub(crate) conn: Option<ConnId>,
-    pub(crate) accepted_at: Millis,
-    pub(crate) received_at: Millis,
-    /// When it was first seen to be authenticated.
-    pub(crate) live_at: Option<Millis>,
-    /// What its shard said when it gave it up.
-    pub(crate) closed: Option<(CloseReason, Millis)>,
-}
-
-/// Everything around the shards.
-pub(crate) struct Env {
-    pub(crate) now: Millis,
-    pub(crate) rng: Rng,
-    pub(crate) plan: Plan,
-    pub(crate) mesh: Mesh,
-    pub(crate) control: Control,
-    pub(crate) peers: Vec<Peer>,
-    pub(crate) is_draining: bool,
-    pub(crate) trace: Trace,
-    /// When something last happened that others may hear of.
-    active_at: Millis,
-}
-
-impl Env {
-    pub(crate) fn note_activity(&mut self) {
-        self.active_at = self.now;
-    }
-}
 
 pub(crate) struct World {
     pub(crate) env: Env,
@@ -67,7 +32,7 @@ enum Phase {
 }
 
 /// Simulated time in which everything must come to rest, milliseconds. Clients with slow sockets who send
-/// heartbeats every few hundred milliseconds are seldom all calm at once: some seeds need a minute.
+/// heartbeats every few hundred milliseconds are seldom all idle at once: some seeds need a minute.
 const QUIET_MS_MAX: u64 = 600_000;
 
 impl World {
@@ -75,19 +40,8 @@ impl World {
         let mut rng = Rng::new(seed);
         let plan = Plan::random(&mut rng);
         let drivers = (0..plan.shards).map(|shard| Driver::new(ShardId(shard), &plan)).collect();
-        let env = Env {
-            now: Millis(0),
-            mesh: Mesh::new(plan.shards, plan.inbox, plan.delay_ms_max),
-            control: Control::new(&plan),
-            rng,
-            plan,
-            peers: Vec::new(),
-            is_draining: false,
-            trace,
-            active_at: Millis(0),
-        };
         Self {
-            env,
+            env: Env::new(plan, rng, trace),
             drivers,
             active: Vec::new(),
             profiles: Vec::new(),
@@ -102,18 +56,19 @@ impl World {
                 self.step(Phase::Busy)?;
             }
             self.rest(|_| true)?;
-            check::quiet_point(self)?;
+            check::quiet_point(&mut self.env, &self.drivers, &mut self.baseline)?;
         }
         for _ in 0..self.env.rng.between(0, 50) {
             self.step(Phase::Busy)?;
         }
         self.env.is_draining = true;
-        self.env.control.drain(&mut self.env.rng, &self.env.plan);
+        let (control, context) = self.env.control();
+        control.drain(context)?;
         for _ in 0..self.env.rng.between(0, 50) {
             self.step(Phase::Busy)?;
         }
         self.rest(|control| control.drained.iter().all(|times| *times > 0))?;
-        check::end(self)
+        check::end(&mut self.env, &mut self.drivers)
     }
 
     /// Lets everything come to rest: all is delivered, and room counts have travelled.
@@ -122,7 +77,8 @@ impl World {
         self.env.note_activity();
         loop {
             self.step(Phase::Quiet)?;
-            let Env { now, active_at, control, .. } = &self.env;
+            let Env { now, control, .. } = &self.env;
+            let active_at = self.env.active_at();
             let is_still = *now > active_at.after(2 * ROOM_COUNT_MS + 100)
                 && *now > control.paced_until
                 && control.is_idle()
@@ -132,9 +88,9 @@ impl World {
             }
             if *now > begin.after(QUIET_MS_MAX) {
                 return Err(format!(
-                    "no rest: calls {:?} lack reports, last note_activity at {active_at:?}, drained {:?}, \
-                     calm {}",
-                    control.unanswered(),
+                    "no rest: calls {:?} are open, last activity at {active_at:?}, drained {:?}, \
+                     idle {}",
+                    control.calls.open(),
                     control.drained,
                     self.is_idle(),
                 ));
@@ -164,10 +120,8 @@ impl World {
         env.now = env.now.after(pause);
         if phase == Phase::Busy {
             self.connect();
-            let env = &mut self.env;
-            if env.rng.percent(env.plan.push_percent) {
-                env.control.push(&mut env.rng, &env.plan);
-            }
+            let (control, context) = self.env.control();
+            control.be_busy(context)?;
         }
         self.turn_control()?;
         self.turn_clients(phase)?;
@@ -204,11 +158,9 @@ impl World {
     }
 
     fn turn_control(&mut self) -> Result<(), String> {
-        let env = &mut self.env;
-        env.control.turn_logic(&mut env.rng, &env.plan, env.now);
-        let has_sent = env.control.flush(&mut env.rng, env.now, &mut env.mesh);
-        if env.control.take_reports(&mut env.rng, &env.plan, env.now)? || has_sent {
-            env.note_activity();
+        let (control, context) = self.env.control();
+        if control.turn(context)? {
+            self.env.note_activity();
         }
         Ok(())
     }
@@ -216,7 +168,7 @@ impl World {
     fn turn_clients(&mut self, phase: Phase) -> Result<(), String> {
         let is_quiet = phase == Phase::Quiet;
         let env = &mut self.env;
-        let next_call = env.control.next_call;
+        let next_call = env.control.calls.next_id();
         let mut is_active = false;
         for &peer in &self.active {
             if !is_quiet && env.rng.percent(50) {
@@ -247,7 +199,7 @@ impl World {
         for shard in first..first + shards {
             let driver = &mut self.drivers[shard % shards];
             if !driver.is_awake(env) {
-                deadlines::check_overdue(driver, env)?;
+                driver.check_overdue(env)?;
             } else if env.rng.percent(env.plan.turn_percent) {
                 driver.turn(env)?;
                 check::turn(driver, env)?;
