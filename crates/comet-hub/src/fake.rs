@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use comet_core::{Message, ShardId};
 
-use crate::lane::{Inboxes, Refused};
+use crate::inboxes::{Inboxes, Refused};
 
 pub(crate) struct FakeInboxes {
     /// By shard; `None` once it has ended.

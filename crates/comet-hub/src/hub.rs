@@ -6,7 +6,8 @@ use std::sync::Arc;
 use comet_core::{CallId, Limits, Message, Millis, Report, ShardId};
 
 use crate::calls::{CALLS_MAX, CallError, Calls, Ended};
-use crate::lane::{Gone, Inboxes, Lane};
+use crate::inboxes::Inboxes;
+use crate::lane::{Gone, Lane};
 
 /// How long a full inbox is left alone before it is tried again, milliseconds.
 pub const RETRY_MS: u64 = 1;
@@ -35,7 +36,7 @@ pub const LATE_LOOK_MS: u64 = 10;
 /// 5. [`poll_timeout`](Self::poll_timeout): when the next turn is due, if nothing comes before.
 ///
 /// Every call that [`begin`](Self::begin) returns gets exactly one outcome, unless it is forgotten before
-/// it ends. Times given to one hub must not go back.
+/// it ends. The times of turns must not go back; that of a `begin` may be rounded up.
 pub struct Hub<C> {
     calls: Calls<C>,
     /// When late calls are looked for; one timer for all, where it is not later than any call's end.

@@ -11,32 +11,11 @@ use std::mem;
 use comet_core::{CallId, Message, ShardId};
 
 use crate::calls::CALLS_MAX;
+use crate::inboxes::{Inboxes, Refused};
 
 /// Messages that may wait before those of ended calls are swept out. At most [`CALLS_MAX`] belong to
 /// calls that still run, so a sweep frees at least half and costs nothing in the mean.
 pub(crate) const WAITING_MAX: usize = 2 * CALLS_MAX;
-
-/// The inboxes of the shards, as the hub uses them. Neither method waits.
-pub trait Inboxes {
-    /// Puts `message` into the inbox of `shard`, and leaves a sleeping shard asleep until
-    /// [`Inboxes::notify`].
-    ///
-    /// # Errors
-    /// If there is no room, or no shard any more.
-    fn post(&mut self, shard: ShardId, message: Message) -> Result<(), Refused>;
-
-    /// Wakes `shard` if it sleeps, for all that was posted before.
-    fn notify(&mut self, shard: ShardId);
-}
-
-/// Why an inbox did not take a message.
-#[derive(Debug)]
-pub enum Refused {
-    /// It is full. The message comes back, for another attempt.
-    Full(Message),
-    /// The shard took it down: the shard has ended.
-    Closed,
-}
 
 /// The shard has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

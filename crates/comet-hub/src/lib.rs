@@ -10,8 +10,9 @@ mod calls;
 #[cfg(test)]
 mod fake;
 mod hub;
+mod inboxes;
 mod lane;
 
 pub use calls::{CALLS_MAX, CallError, CallResult, Ended, Outcome};
 pub use hub::{Hub, LATE_LOOK_MS, RETRY_MS};
-pub use lane::{Inboxes, Refused};
+pub use inboxes::{Inboxes, Refused};

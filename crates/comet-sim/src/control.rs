@@ -5,27 +5,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{CallId, Limits, Message, Millis, Report, ShardId, home_of_room};
-use comet_hub::{Hub, Inboxes, Refused};
+use comet_hub::Hub;
 
 use crate::activity;
 use crate::call::{Call, Sums};
 use crate::call_checker::CallChecker;
 use crate::logic::Logic;
-use crate::mesh::Mesh;
 use crate::plan::{OPERATIONS, OTHER_TRACE_USERS, Plan, ROOMS};
+use crate::posts::{Context, Posts};
 use crate::request::{Request, SPEED_LEAST, encode};
-use crate::rng::Rng;
-use crate::trace::{Trace, trace};
+use crate::trace::trace;
 use crate::trace_log::TraceLog;
-
-/// What the control thread works with.
-pub(crate) struct Context<'env> {
-    pub(crate) now: Millis,
-    pub(crate) rng: &'env mut Rng,
-    pub(crate) plan: &'env Plan,
-    pub(crate) mesh: &'env mut Mesh,
-    pub(crate) trace: &'env mut Trace,
-}
 
 pub(crate) struct Control {
     hub: Hub<u64>,
@@ -68,7 +58,7 @@ impl Control {
     }
 
     /// What happens in a busy phase besides turns: callers come and leave, and the thread stalls.
-    pub(crate) fn be_busy(&mut self, mut context: Context<'_>) -> Result<(), String> {
+    pub(crate) fn act(&mut self, mut context: Context<'_>) -> Result<(), String> {
         let Context { now, rng, plan, .. } = &mut context;
         if *now < self.stalled_until {
             return Ok(());
@@ -343,55 +333,5 @@ impl Control {
             return Err(format!("{} shards are drained, not {drained}", self.hub.drained()));
         }
         Ok(())
-    }
-}
-
-/// The way into the mesh, with the account of what goes there.
-struct Posts<'context> {
-    now: Millis,
-    rng: &'context mut Rng,
-    mesh: &'context mut Mesh,
-    calls: &'context mut CallChecker,
-    posted: u64,
-    /// The first message that should not have been posted.
-    violation: Option<String>,
-}
-
-impl<'context> Posts<'context> {
-    fn new(context: &'context mut Context<'_>, calls: &'context mut CallChecker) -> Self {
-        let Context { now, rng, mesh, .. } = context;
-        Self { now: *now, rng, mesh, calls, posted: 0, violation: None }
-    }
-}
-
-impl Inboxes for Posts<'_> {
-    fn post(&mut self, shard: ShardId, message: Message) -> Result<(), Refused> {
-        let call = call_of(&message);
-        let sent = self.mesh.send((self.rng, self.now), None, shard, message);
-        sent.map_err(|message| Refused::Full(*message))?;
-        self.posted += 1;
-        if let Some(call) = call
-            && let Err(violation) = self.calls.post(call, shard)
-        {
-            self.violation.get_or_insert(violation);
-        }
-        Ok(())
-    }
-
-    fn notify(&mut self, shard: ShardId) {
-        self.mesh.notify(shard);
-    }
-}
-
-/// The call that control sends `message` for.
-fn call_of(message: &Message) -> Option<CallId> {
-    match message {
-        Message::PushKeys { call, .. }
-        | Message::PushUsers { call, .. }
-        | Message::PushRoom { call, .. }
-        | Message::Broadcast { call, .. }
-        | Message::Snapshot { call }
-        | Message::Rooms { call } => Some(*call),
-        _ => None,
     }
 }

@@ -3,9 +3,10 @@
 use comet_core::{CloseReason, ConnId, Millis};
 
 use crate::client::Client;
-use crate::control::{Context, Control};
+use crate::control::Control;
 use crate::mesh::Mesh;
 use crate::plan::Plan;
+use crate::posts::Context;
 use crate::rng::Rng;
 use crate::socket::Socket;
 use crate::trace::Trace;

@@ -121,7 +121,7 @@ impl World {
         if phase == Phase::Busy {
             self.connect();
             let (control, context) = self.env.control();
-            control.be_busy(context)?;
+            control.act(context)?;
         }
         self.turn_control()?;
         self.turn_clients(phase)?;
