@@ -131,7 +131,7 @@ impl Control {
                  reaches it may profile this process and change its log level and white list"
             );
         }
-        let hub = Arc::new(Hub::new(shards, wake, options.limits));
+        let hub = Arc::new(Hub::new(shards, wake, options.limits, options.epoch));
         if let Some(path) = options.trace_log {
             hub.set_trace_log(Some(path.clone()), options.epoch)
                 .map_err(|error| StartError::TraceLog { path, error })?;

@@ -49,7 +49,7 @@ pub(crate) async fn healthz(
 async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
     match monitor.read().await {
         Ok(reading) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], reading.metrics()).into_response(),
-        Err(unfinished) => refusal(&unfinished.into()),
+        Err(failed) => refusal(&failed.into()),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Where calls meet the mesh: messages out to the shards, reports back to their calls.
+//! The tokio side of [`comet_hub::Hub`]: its lock, its clock, the callers that wait, and the task that
+//! takes its turns.
 //!
 //! The control thread is the only one that calls in here, except for [`Hub::drain`], which another
 //! thread waits in, and what changes alive; so the lock is free whenever it is asked for, and nobody
@@ -13,64 +14,76 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use comet_core::{CallId, Limits, Message, Report, ShardId};
-use comet_mesh::{Inbox, Sender, Wake};
+use comet_core::{CallId, Limits, Message, Millis, Report, ShardId};
+use comet_hub::{CallError, CallResult, Inboxes, Outcome, Refused};
+use comet_mesh::{Inbox, Returned, Sender, Wake};
 use tokio::select;
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
-use crate::calls::{CALLS_MAX, Calls, Gathered, Outcome};
 use crate::control::Goodbye;
-use crate::lane::{Gone, Lane};
 use crate::trace_log::{Counts, TraceLog};
 use crate::wake::ControlWake;
 
 /// Reports taken from the inbox before the servers get their turn.
 const TURN_REPORTS: usize = 1_024;
 
-/// How long a full inbox is left alone before it is tried again.
-const RETRY: Duration = Duration::from_millis(1);
-
-/// Time between two looks for late calls, at least: each look is at all of them.
-const LATE_LOOK: Duration = Duration::from_millis(10);
-
-/// Why a call has no complete answer.
+/// A [`CallError`], which a service may turn into its own.
 #[derive(Debug)]
-pub(crate) enum Unfinished {
-    /// [`CALLS_MAX`] calls are under way.
-    TooManyCalls,
-    /// The shard has ended.
-    ShardGone(ShardId),
-    /// The shard's inbox had no room in time; other shards may have got their part.
-    InboxFull { shard: ShardId, waited: Duration, known: Box<Gathered> },
-    /// Some reports did not come in time.
-    Late { missing: u64, waited: Duration, known: Box<Gathered> },
-}
+pub(crate) struct CallFailed(pub(crate) CallError);
 
 struct State {
-    calls: Calls,
-    /// When late calls are looked for; one timer for all, where it is not later than any call's end.
-    late_at: Option<Instant>,
-    lanes: Vec<Lane>,
-    /// By shard: its last connection is gone.
-    drained: Vec<bool>,
-    /// What every shard has been told, or is about to be.
-    limits: Arc<Limits>,
+    hub: comet_hub::Hub<oneshot::Sender<Outcome>>,
+    inboxes: Senders,
     trace_log: Option<TraceLog>,
+}
+
+impl State {
+    /// Passes outcomes on to the callers that wait for them.
+    fn answer(&mut self) {
+        while let Some(ended) = self.hub.poll_outcome() {
+            // Refused only when the caller left in this very moment.
+            let _ = ended.caller.send(ended.outcome);
+        }
+    }
+}
+
+/// By shard.
+struct Senders(Vec<Sender<Message>>);
+
+impl Senders {
+    fn of(&self, shard: ShardId) -> &Sender<Message> {
+        &self.0[usize::from(shard.0)]
+    }
+}
+
+impl Inboxes for Senders {
+    fn post(&mut self, shard: ShardId, message: Message) -> Result<(), Refused> {
+        self.of(shard).post(message).map_err(|returned| match returned {
+            Returned::Full(message) => Refused::Full(message),
+            Returned::Closed(_) => Refused::Closed,
+        })
+    }
+
+    fn notify(&mut self, shard: ShardId) {
+        self.of(shard).notify();
+    }
 }
 
 pub(crate) struct Hub {
     shards: u16,
+    /// The zero of its clock, which is the shards'.
+    epoch: Instant,
     wake: Arc<ControlWake>,
     /// Of all files the trace log was written to.
     trace_counts: Arc<Counts>,
     state: Mutex<State>,
-    /// Rings when `drained` changes.
+    /// Notified when the number of drained shards changes.
     progress: Condvar,
 }
 
 impl Hub {
-    /// `limits` are those that the shards were started with.
+    /// `limits` are those that the shards were started with, `epoch` is the zero of their clock.
     ///
     /// # Panics
     /// If there is no shard, or more than a [`ShardId`] can number.
@@ -78,22 +91,16 @@ impl Hub {
         shards: Vec<Sender<Message>>,
         wake: Arc<ControlWake>,
         limits: Arc<Limits>,
+        epoch: Instant,
     ) -> Self {
-        assert!(!shards.is_empty(), "there is at least one shard");
         let count = u16::try_from(shards.len()).expect("shards are numbered in 16 bits");
-        let state = State {
-            calls: Calls::default(),
-            late_at: None,
-            drained: vec![false; shards.len()],
-            lanes: shards.into_iter().map(Lane::new).collect(),
-            limits,
-            trace_log: None,
-        };
+        let hub = comet_hub::Hub::new(count, limits);
         Self {
             shards: count,
+            epoch,
             wake,
             trace_counts: Arc::default(),
-            state: Mutex::new(state),
+            state: Mutex::new(State { hub, inboxes: Senders(shards), trace_log: None }),
             progress: Condvar::new(),
         }
     }
@@ -102,36 +109,30 @@ impl Hub {
         self.shards
     }
 
-    /// Starts a call that may take as long as `limit`: puts its messages, one report for each to come, on
-    /// their way to the shards, all before anybody else's. Does not wait, so calls reach each shard in
-    /// the order they start in.
+    /// Starts a call that may take as long as `limit`, in whole milliseconds: puts its messages, one report
+    /// for each to come, on their way to the shards, all before anybody else's. Does not wait, so calls
+    /// reach each shard in the order they start in.
     pub(crate) fn begin<M>(
         self: &Arc<Self>,
         limit: Duration,
         messages: impl FnOnce(CallId) -> M,
-    ) -> Result<Call, Unfinished>
+    ) -> Result<Call, CallFailed>
     where
         M: IntoIterator<Item = (ShardId, Message)>,
     {
+        let (caller, outcome) = oneshot::channel();
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         let mut state = self.lock();
-        let State { calls, lanes, late_at, .. } = &mut *state;
-        if calls.under_way() >= CALLS_MAX {
-            return Err(Unfinished::TooManyCalls);
+        let State { hub, inboxes, .. } = &mut *state;
+        // Rounded up, where the turns round down: no call has less than its limit.
+        let now = self.now().after(1);
+        let begun = hub.begin((now, limit_ms), inboxes, caller, messages);
+        if !matches!(begun, Err(CallError::TooManyCalls)) {
+            // The task runs later, on this thread. It also wakes the shards that a call reached which
+            // then found another one gone.
+            self.wake.wake();
         }
-        // It runs later, on this thread, and then finds what follows.
-        self.wake.wake();
-        let id = calls.next_id();
-        let mut sent = 0;
-        for (shard, message) in messages(id) {
-            lanes[usize::from(shard.0)]
-                .send(Some(id), message, |call| call == id || calls.runs(call))
-                .map_err(|Gone| Unfinished::ShardGone(shard))?;
-            sent += 1;
-        }
-        let now = Instant::now();
-        let outcome = calls.open(id, sent, limit, now);
-        *late_at = Some(late_at.map_or(now + limit, |at| at.min(now + limit)));
-        Ok(Call { hub: Arc::clone(self), id, outcome })
+        begun.map(|id| Call { hub: Arc::clone(self), id, outcome }).map_err(CallFailed)
     }
 
     /// The same message to every shard.
@@ -139,7 +140,7 @@ impl Hub {
         self: &Arc<Self>,
         limit: Duration,
         message: impl Fn(CallId) -> Message,
-    ) -> Result<Call, Unfinished> {
+    ) -> Result<Call, CallFailed> {
         self.begin(limit, |call| (0..self.shards).map(move |shard| (ShardId(shard), message(call))))
     }
 
@@ -147,12 +148,8 @@ impl Hub {
     /// whoever asked for it runs into a deadline. A shard that has ended misses nothing.
     pub(crate) fn tell(&self, shard: ShardId, message: Message) {
         let mut state = self.lock();
-        let State { calls, lanes, .. } = &mut *state;
-        let lane = &mut lanes[usize::from(shard.0)];
-        if lane.is_full() {
-            return;
-        }
-        if lane.send(None, message, |call| calls.runs(call)).is_ok() {
+        let State { hub, inboxes, .. } = &mut *state;
+        if hub.tell(inboxes, shard, message) {
             self.wake.wake();
         }
     }
@@ -192,86 +189,65 @@ impl Hub {
         }
     }
 
-    /// Settles a bounded number of reports, flushes the lanes, wakes the shards and ends late calls.
-    /// Says when there is something to do again, if no report comes before.
+    /// One turn of the hub, with a bounded number of reports; those of no call go to `unasked`. Returns when
+    /// the next turn is due, if no report comes before.
     fn turn(&self, reports: &Inbox<Report>, unasked: &mut Vec<Report>) -> Option<Instant> {
         let mut state = self.lock();
-        let State { calls, lanes, drained, trace_log, late_at, .. } = &mut *state;
+        let drained_before = state.hub.drained();
         for _ in 0..TURN_REPORTS {
             match reports.try_recv() {
-                Some(Report::Drained { shard }) => {
-                    drained[usize::from(shard.0)] = true;
-                    self.progress.notify_all();
-                }
                 Some(Report::Trace(event)) => {
-                    if let Some(trace_log) = trace_log {
+                    if let Some(trace_log) = &mut state.trace_log {
                         trace_log.write(event);
                     }
                 }
-                Some(report) => unasked.extend(calls.settle(report)),
+                Some(report) => {
+                    unasked.extend(state.hub.handle_report(report));
+                    state.answer();
+                }
                 None => break,
             }
         }
-        for (shard, lane) in (0..).zip(lanes.iter_mut()) {
-            if let Err(abandoned) = lane.flush(|call| calls.runs(call)) {
-                drained[usize::from(shard)] = true;
-                self.progress.notify_all();
-                for call in abandoned {
-                    calls.fail(call, ShardId(shard));
-                }
-            }
-            lane.notify();
+        let now = self.now();
+        let State { hub, inboxes, .. } = &mut *state;
+        hub.flush(now, inboxes);
+        hub.handle_timeout(now);
+        state.answer();
+        if state.hub.drained() != drained_before {
+            self.progress.notify_all();
         }
-        let now = Instant::now();
-        if late_at.is_some_and(|at| at <= now) {
-            let waiting = (0..).map(ShardId).zip(&*lanes);
-            let blocked =
-                waiting.flat_map(|(shard, lane)| lane.calls().map(move |call| (call, shard)));
-            *late_at = calls.end_late(now, &blocked.collect()).map(|at| at.max(now + LATE_LOOK));
-        }
-        let retry = lanes.iter().any(Lane::is_backed_up).then(|| now + RETRY);
-        [retry, *late_at].into_iter().flatten().min()
+        state.hub.poll_timeout().map(|at| self.epoch + Duration::from_millis(at.0))
     }
 
     /// Tells every shard to say goodbye as `goodbye` says, and blocks until all are done or its limit
     /// has passed. Returns how many are. A shard that has ended has nobody left to say goodbye to.
     pub(crate) fn drain(&self, goodbye: Goodbye) -> usize {
         let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-        let message = Message::Drain {
-            over_ms: millis(goodbye.over),
-            retry_after_ms: millis(goodbye.retry_after),
-        };
         let mut state = self.lock();
-        let State { calls, lanes, drained, .. } = &mut *state;
-        for (lane, drained) in lanes.iter_mut().zip(drained) {
-            *drained |= lane.send(None, message.clone(), |call| calls.runs(call)).is_err();
-        }
+        let State { hub, inboxes, .. } = &mut *state;
+        hub.drain(inboxes, millis(goodbye.over), millis(goodbye.retry_after));
         self.wake.wake();
+        let all = usize::from(self.shards);
         let (state, _) = self
             .progress
-            .wait_timeout_while(state, goodbye.limit, |state| state.drained.contains(&false))
+            .wait_timeout_while(state, goodbye.limit, |state| state.hub.drained() < all)
             .expect(NO_PANIC);
-        state.drained.iter().filter(|drained| **drained).count()
+        state.hub.drained()
     }
 
     /// Bounds that every shard is told of: `change` makes them from those that held so far, which are
     /// returned.
     pub(crate) fn configure(&self, change: impl FnOnce(Limits) -> Limits) -> Arc<Limits> {
         let mut state = self.lock();
-        let State { calls, lanes, limits, .. } = &mut *state;
-        let changed = Arc::new(change(Limits::clone(limits)));
-        for lane in lanes {
-            let message = Message::Configure { limits: Arc::clone(&changed) };
-            // A shard that has ended has nothing left to bound.
-            let _ = lane.send(None, message, |call| calls.runs(call));
-        }
+        let State { hub, inboxes, .. } = &mut *state;
+        let before = hub.configure(inboxes, change);
         self.wake.wake();
-        mem::replace(limits, changed)
+        before
     }
 
     /// The bounds that hold.
     pub(crate) fn limits(&self) -> Arc<Limits> {
-        Arc::clone(&self.lock().limits)
+        Arc::clone(self.lock().hub.limits())
     }
 
     /// Whether there is a file to write to.
@@ -305,12 +281,20 @@ impl Hub {
     }
 
     pub(crate) fn calls_under_way(&self) -> usize {
-        self.lock().calls.under_way()
+        self.lock().hub.calls_under_way()
     }
 
-    /// Messages on their way to each shard.
+    /// Messages on their way to each shard, in its inbox and in front of it.
     pub(crate) fn depths(&self) -> Vec<usize> {
-        self.lock().lanes.iter().map(Lane::depth).collect()
+        let state = self.lock();
+        let State { hub, inboxes, .. } = &*state;
+        let shards = (0..self.shards).map(ShardId);
+        shards.map(|shard| inboxes.of(shard).depth() + hub.waiting(shard)).collect()
+    }
+
+    /// Rounded down.
+    fn now(&self) -> Millis {
+        Millis(u64::try_from(self.epoch.elapsed().as_millis()).expect("no process runs that long"))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -329,18 +313,19 @@ pub(crate) struct Call {
 }
 
 impl Future for Call {
-    type Output = Outcome;
+    type Output = Result<CallResult, CallFailed>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = ready!(Pin::new(&mut self.outcome).poll(cx));
-        Poll::Ready(outcome.expect("a call leaves the table with an outcome, or by its own hand"))
+        let outcome = outcome.expect("a call ends with an outcome unless it is forgotten");
+        Poll::Ready(outcome.map_err(CallFailed))
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.outcome.is_terminated() {
-            self.hub.lock().calls.forget(self.id);
+            self.hub.lock().hub.forget(self.id);
         }
     }
 }

@@ -25,7 +25,6 @@
 mod api;
 mod build_info;
 pub mod caller;
-mod calls;
 mod control;
 mod debug;
 mod exposition;
@@ -35,7 +34,6 @@ mod heap;
 mod heap_use;
 mod http;
 mod hub;
-mod lane;
 mod logic;
 pub mod logic_server;
 mod metrics;

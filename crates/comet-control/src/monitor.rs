@@ -10,7 +10,7 @@ use tonic::Code;
 
 use crate::exposition::Kind;
 use crate::grpc::Answers;
-use crate::hub::{Hub, Unfinished};
+use crate::hub::{CallFailed, Hub};
 use crate::logic::{Logic, LogicStats};
 use crate::pushes::snapshots;
 use crate::serve::Phase;
@@ -110,7 +110,7 @@ pub(crate) type Rooms = Vec<(Arc<str>, u32)>;
 
 impl Monitor {
     /// Asks every shard. All or nothing: a sum over some shards would look like a counter that fell.
-    pub(crate) async fn read(&self) -> Result<Reading<'_>, Unfinished> {
+    pub(crate) async fn read(&self) -> Result<Reading<'_>, CallFailed> {
         let inbox_depths = self.hub.depths();
         let calls_under_way = self.hub.calls_under_way();
         let snapshots = snapshots(&self.hub, ANSWER_TIMEOUT).await?;
@@ -126,7 +126,7 @@ impl Monitor {
     }
 
     /// Asks every home for its rooms.
-    pub(crate) async fn rooms(&self) -> Result<Rooms, Unfinished> {
+    pub(crate) async fn rooms(&self) -> Result<Rooms, CallFailed> {
         let call = self.hub.begin_everywhere(ANSWER_TIMEOUT, |call| Message::Rooms { call })?;
         Ok(call.await?.rooms)
     }

@@ -16,7 +16,7 @@ use comet_core::{Counters, Message, Push, ShardId, home_of_key, home_of_room, ho
 use comet_proto::{Encoded, Frame, VERSION, count_frames, op};
 use tonic::Status;
 
-use crate::hub::{Call, Hub, Unfinished};
+use crate::hub::{Call, CallFailed, Hub};
 use crate::status::{invalid, known};
 use crate::wire::goim::comet::Ledger;
 use crate::wire::goim::protocol::Proto;
@@ -206,16 +206,16 @@ impl Pushes {
                 (shard, Message::Broadcast { call, push: push.clone(), speed: Some(share) })
             })
         });
-        let gathered = call?.await?;
-        if gathered.busy > 0 {
+        let result = call?.await?;
+        if result.busy > 0 {
             return Err(Status::resource_exhausted(format!(
                 "{} of {} shards have too many paced broadcasts under way; {}",
-                gathered.busy,
+                result.busy,
                 self.hub.shards(),
-                known(&gathered),
+                known(&result),
             )));
         }
-        Ok(Ledger { scheduled: gathered.scheduled, ..gathered.tally.into() })
+        Ok(Ledger { scheduled: result.scheduled, ..result.tally.into() })
     }
 
     /// The rooms with someone online, and how many.
@@ -283,7 +283,7 @@ pub(crate) fn body_too_long(length: impl Display, max: usize) -> Status {
 pub(crate) async fn snapshots(
     hub: &Arc<Hub>,
     limit: Duration,
-) -> Result<Vec<(ShardId, Box<Counters>)>, Unfinished> {
+) -> Result<Vec<(ShardId, Box<Counters>)>, CallFailed> {
     let call = hub.begin_everywhere(limit, |call| Message::Snapshot { call })?;
     let mut counters = call.await?.counters;
     counters.sort_by_key(|(shard, _)| *shard);

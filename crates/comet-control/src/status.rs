@@ -3,12 +3,13 @@
 
 use std::fmt;
 use std::ops::AddAssign;
+use std::time::Duration;
 
 use comet_core::{DropReason, Tally};
+use comet_hub::{CALLS_MAX, CallError, CallResult};
 use tonic::Status;
 
-use crate::calls::{CALLS_MAX, Gathered};
-use crate::hub::Unfinished;
+use crate::hub::CallFailed;
 use crate::wire::goim::comet::Ledger;
 
 pub(crate) fn invalid(sentence: impl Into<String>) -> Status {
@@ -16,29 +17,34 @@ pub(crate) fn invalid(sentence: impl Into<String>) -> Status {
 }
 
 /// What a call that failed has done all the same.
-pub(crate) fn known(gathered: &Gathered) -> String {
-    format!("known so far: {}", Ledger { scheduled: gathered.scheduled, ..gathered.tally.into() })
+pub(crate) fn known(result: &CallResult) -> String {
+    format!("known so far: {}", Ledger { scheduled: result.scheduled, ..result.tally.into() })
 }
 
-impl From<Unfinished> for Status {
-    fn from(unfinished: Unfinished) -> Self {
-        match unfinished {
-            Unfinished::TooManyCalls => Self::resource_exhausted(format!(
+impl From<CallFailed> for Status {
+    fn from(CallFailed(error): CallFailed) -> Self {
+        match error {
+            CallError::TooManyCalls => Self::resource_exhausted(format!(
                 "{CALLS_MAX} calls are under way; try again when some are answered"
             )),
-            Unfinished::ShardGone(shard) => {
+            CallError::ShardGone(shard) => {
                 Self::unavailable(format!("shard {} has ended: the server is going down", shard.0))
             }
-            Unfinished::InboxFull { shard, waited, known: gathered } => {
+            CallError::InboxFull { shard, waited_ms, known: result } => {
                 Self::resource_exhausted(format!(
-                    "the inbox of shard {} stayed full for {waited:?}; {}",
+                    "the inbox of shard {} stayed full for {:?}; {}",
                     shard.0,
-                    known(&gathered)
+                    Duration::from_millis(waited_ms),
+                    known(&result)
                 ))
             }
-            Unfinished::Late { missing, waited, known: gathered } => Self::deadline_exceeded(
-                format!("reports still missing after {waited:?}: {missing}; {}", known(&gathered)),
-            ),
+            CallError::Late { missing, waited_ms, known: result } => {
+                Self::deadline_exceeded(format!(
+                    "reports still missing after {:?}: {missing}; {}",
+                    Duration::from_millis(waited_ms),
+                    known(&result)
+                ))
+            }
         }
     }
 }

@@ -1,8 +1,32 @@
-//! One call to the shards: what its reports have added up to, and when it is complete.
+//! One call to the shards, as the checker accounts for it.
 
-use comet_core::{DropReason, Tally};
+use comet_core::{DropReason, Millis, ShardId, Tally};
 
 use crate::wire::Kind;
+
+/// How a call ended for its caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// With everything that was reported.
+    Answered,
+    /// After its limit, with a message still before a full inbox.
+    InboxFull,
+    /// After its limit, with reports missing.
+    Late,
+    /// The caller has left.
+    Left,
+}
+
+/// What the reports of a call add up to. Unlike the hub this goes on after the call has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Sums {
+    pub(crate) tally: Tally,
+    pub(crate) scheduled: u64,
+    /// Shards that had too many paced broadcasts under way.
+    pub(crate) busy: u32,
+    pub(crate) snapshots: usize,
+    pub(crate) rooms: usize,
+}
 
 /// A call, until the next quiet point.
 pub(crate) struct Call {
@@ -11,48 +35,64 @@ pub(crate) struct Call {
     pub(crate) operation: i32,
     pub(crate) keys: Vec<Box<str>>,
     pub(crate) users: Vec<i64>,
-    /// Reports still to come for messages that were sent.
-    pub(crate) missing: u64,
+    pub(crate) limit_ms: u64,
+    pub(crate) deadline: Millis,
+    /// Shards whose message is not in their inbox yet, in their order.
+    pub(crate) unposted: Vec<ShardId>,
+    /// Messages that an inbox took; each is answered with one report.
+    pub(crate) posted: u64,
+    /// Reports that came, partial tallies aside.
+    pub(crate) reported: u64,
     /// Partial tallies announced that have not come; below zero, partials that came before they were announced.
     pub(crate) partials: i64,
-    pub(crate) tally: Tally,
-    /// A shard had too many paced broadcasts under way.
-    pub(crate) is_refused: bool,
+    pub(crate) sums: Sums,
+    pub(crate) end: Option<End>,
 }
 
 impl Call {
+    /// Every message that was posted is answered in full.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.reported == self.posted && self.partials == 0
+    }
+
+    /// Every message was posted and answered.
     pub(crate) fn is_complete(&self) -> bool {
-        self.missing == 0 && self.partials == 0
+        self.unposted.is_empty() && self.is_settled()
+    }
+
+    /// Reports that its caller still waits for.
+    pub(crate) fn missing(&self) -> u64 {
+        let posted = self.posted + self.unposted.len() as u64;
+        (posted - self.reported).saturating_add_signed(self.partials)
     }
 
     /// What must hold once all reports are in, whatever happened on the way.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let Tally { matched, absent, .. } = self.tally;
+        let tally = &self.sums.tally;
+        let Tally { matched, absent, .. } = *tally;
         let is_sound = match self.kind {
             // Nobody or one connection holds a key.
             Kind::Keys => matched + absent == self.keys.len() as u64,
             Kind::Users => absent <= self.users.len() as u64,
             Kind::Room(_) | Kind::All => absent == 0,
-            Kind::Paced => self.tally == Tally::default(),
+            Kind::Paced => *tally == Tally::default(),
         };
-        let (id, kind, tally) = (self.id, self.kind, &self.tally);
+        let (id, kind) = (self.id, self.kind);
         is_sound.then_some(()).ok_or_else(|| format!("call {id} to {kind:?} adds up to {tally:?}"))
     }
 
     /// Connections that were meant and did not get it, except by their own wish.
-    pub(crate) fn dropped_unasked(&self) -> u64 {
-        self.tally.dropped_total() - self.tally.dropped[DropReason::Filtered as usize]
+    pub(crate) fn dropped_unwanted(&self) -> u64 {
+        let tally = &self.sums.tally;
+        tally.dropped_total() - tally.dropped[DropReason::Filtered as usize]
     }
 
-    /// Its numbers are no count of connections: a home drops in the mesh for as many members of a room
-    /// as it last heard of, and a refused broadcast is nobody's.
+    /// Its numbers are no count of connections: a message of it was never sent, or a home drops in the mesh
+    /// for as many members of a room as were last reported to it, or a refused broadcast reaches nobody.
     pub(crate) fn is_estimated(&self) -> bool {
-        let in_mesh = self.tally.dropped[DropReason::MeshFull as usize];
-        self.is_refused || in_mesh > 0 && matches!(self.kind, Kind::Room(_))
+        let in_mesh = self.sums.tally.dropped[DropReason::MeshFull as usize];
+        !self.unposted.is_empty()
+            || self.sums.busy > 0
+            || in_mesh > 0 && matches!(self.kind, Kind::Room(_))
     }
-}
-
-pub(crate) fn check_sum(tally: &Tally) -> Result<(), String> {
-    let is_sound = tally.matched == tally.queued + tally.dropped_total();
-    is_sound.then_some(()).ok_or_else(|| format!("matched is not queued and dropped: {tally:?}"))
 }

@@ -1,155 +1,213 @@
-//! The fake control thread: pushes to keys, users, rooms and everybody, and the sum of what came of them.
+//! The control thread: the real hub behind an inbox of reports, callers that push, leave and run late, and
+//! a thread that may stall.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use comet_core::{
-    CallId, Limits, Message, Millis, Push, Report, ShardId, Tally, home_of_key, home_of_room,
-    home_of_user,
-};
-use comet_proto::{Encoded, Frame, op};
+use comet_core::{CallId, Limits, Message, Millis, Report, ShardId, home_of_room};
+use comet_hub::Hub;
 
-use crate::call::{Call, check_sum};
-use crate::driver;
+use crate::activity;
+use crate::call::{Call, Sums};
+use crate::call_checker::CallChecker;
 use crate::logic::Logic;
-use crate::mesh::Mesh;
-use crate::plan::{Dice, KEYS, OPERATIONS, OTHER_TRACE_USERS, Plan, ROOMS, USERS};
+use crate::plan::{OPERATIONS, OTHER_TRACE_USERS, Plan, ROOMS};
+use crate::posts::{Context, Posts};
+use crate::request::{Request, SPEED_LEAST, encode};
+use crate::trace::trace;
 use crate::trace_log::TraceLog;
-use crate::wire::{self, Kind, PUSH_SEQUENCE, Stamp};
-
-/// Slowest paced broadcast, connections a second on each shard.
-const SPEED_LEAST: u64 = 50;
 
 pub(crate) struct Control {
-    shards: u16,
-    clients: u64,
-    /// Messages for which a shard's inbox had no room yet.
-    lanes: Vec<VecDeque<Message>>,
+    hub: Hub<u64>,
+    /// A command was given since the last turn.
+    must_turn: bool,
     inbox: VecDeque<Report>,
     inbox_max: usize,
-    pub(crate) next_call: u64,
-    /// Calls made since the last quiet point, without gaps.
-    pub(crate) calls: Vec<Call>,
-    /// The sum of all tallies.
-    pub(crate) total: Tally,
-    pub(crate) calls_total: u64,
+    /// Until then the thread does nothing.
+    stalled_until: Millis,
+    pub(crate) stalls: u64,
+    pub(crate) calls: CallChecker,
     pub(crate) has_paced: bool,
     /// Paced broadcasts are over by then.
     pub(crate) paced_until: Millis,
-    /// How often each shard said so.
+    /// How often each shard has reported its drain.
     pub(crate) drained: Vec<u32>,
     pub(crate) logic: Logic,
     pub(crate) trace_log: TraceLog,
-    /// Members on other hosts, as the homes were told last.
-    pub(crate) beyond: BTreeMap<&'static str, u32>,
+    /// Members on other hosts, as last reported to the homes.
+    pub(crate) remote_members: BTreeMap<&'static str, u32>,
 }
 
 impl Control {
     pub(crate) fn new(plan: &Plan) -> Self {
         Self {
-            shards: plan.shards,
-            clients: plan.clients as u64,
-            lanes: (0..plan.shards).map(|_| VecDeque::new()).collect(),
+            hub: Hub::new(plan.shards, Arc::new(plan.limits.clone())),
+            must_turn: false,
             inbox: VecDeque::new(),
             inbox_max: plan.inbox,
-            next_call: 1,
-            calls: Vec::new(),
-            total: Tally::default(),
-            calls_total: 0,
+            stalled_until: Millis(0),
+            stalls: 0,
+            calls: CallChecker::new(plan.shards),
             has_paced: false,
             paced_until: Millis(0),
             drained: vec![0; usize::from(plan.shards)],
             logic: Logic::default(),
             trace_log: TraceLog::default(),
-            beyond: BTreeMap::new(),
+            remote_members: BTreeMap::new(),
         }
     }
 
-    /// Makes one call, or a burst of calls to one room.
-    pub(crate) fn push(&mut self, dice: &mut Dice, plan: &Plan) {
-        match dice.below(100) {
-            0..30 => self.push_keys(dice, plan),
-            30..45 => self.push_users(dice, plan),
+    /// What happens in a busy phase besides turns: callers come and leave, and the thread stalls.
+    pub(crate) fn act(&mut self, mut context: Context<'_>) -> Result<(), String> {
+        let Context { now, rng, plan, .. } = &mut context;
+        if *now < self.stalled_until {
+            return Ok(());
+        }
+        if rng.below(1000) < plan.stall_permille {
+            self.stalls += 1;
+            self.stalled_until = now.after(rng.between(5, 200));
+            trace!(context, "control stalls until {:?}", self.stalled_until);
+            return Ok(());
+        }
+        if rng.percent(plan.leave_percent) {
+            self.leave(&mut context)?;
+        }
+        if context.rng.percent(context.plan.push_percent) {
+            self.push(&mut context)?;
+        }
+        Ok(())
+    }
+
+    /// Begins one call, or a burst of calls to one room; or configures.
+    fn push(&mut self, context: &mut Context<'_>) -> Result<(), String> {
+        let rng = &mut *context.rng;
+        let request = match rng.below(100) {
+            0..30 => Request::random_keys(rng),
+            30..45 => Request::random_users(rng),
             45..75 => {
-                let room = dice.below(ROOMS.len()) as u8;
-                for _ in 0..dice.pick(&[1, 1, 2, 10]) {
-                    self.push_room(dice, plan, room);
+                let room = rng.below(ROOMS.len()) as u8;
+                for _ in 1..rng.pick(&[1, 1, 2, 10]) {
+                    self.begin(context, &Request::Room(room))?;
                 }
+                Request::Room(room)
             }
-            75..90 => self.push_all(dice, plan, None),
-            90..94 => {
-                let speed = NonZeroU32::new(dice.between(SPEED_LEAST, 2000) as u32);
-                self.push_all(dice, plan, speed);
-            }
-            94..96 => self.tell_beyond(dice),
-            96..98 if plan.is_configured => self.configure(dice, plan),
-            _ => self.ask(dice),
+            75..90 => Request::All,
+            90..94 => Request::random_pace(rng),
+            94..96 => return self.report_remote_members(context),
+            96..98 if context.plan.is_configured => return self.configure(context),
+            _ if rng.percent(50) => Request::Snapshot,
+            _ => Request::Rooms,
+        };
+        self.begin(context, &request)
+    }
+
+    fn begin(&mut self, context: &mut Context<'_>, request: &Request) -> Result<(), String> {
+        let Context { now, rng, plan, .. } = context;
+        let id = self.calls.next_id();
+        let (kind, operation) = (request.kind(), rng.pick(&OPERATIONS));
+        let limit_ms = rng.pick(plan.call_limits_ms);
+        let push = encode(rng, plan, id, kind, operation);
+        let messages = request.messages(CallId(id), plan.shards, &push);
+        self.has_paced |= matches!(request, Request::Paced(_));
+        self.calls.add(Call {
+            id,
+            kind,
+            operation,
+            keys: if let Request::Keys(keys) = request { keys.clone() } else { Vec::new() },
+            users: if let Request::Users(users) = request { users.clone() } else { Vec::new() },
+            limit_ms,
+            deadline: now.after(limit_ms),
+            unposted: messages.iter().map(|(shard, _)| *shard).collect(),
+            posted: 0,
+            reported: 0,
+            partials: 0,
+            sums: Sums::default(),
+            end: None,
+        });
+        trace!(context, "call {id} to {kind:?}, {limit_ms} ms");
+        let now = context.now;
+        let begun = self.command(context, |hub, inboxes| {
+            hub.begin((now, limit_ms), inboxes, id, |_| messages)
+        })?;
+        match begun {
+            Ok(CallId(begun)) if begun == id => Ok(()),
+            other => Err(format!("call {id} begins as {other:?}")),
         }
     }
 
-    /// Tells every shard to say goodbye; an impatient operator does it twice.
-    pub(crate) fn drain(&mut self, dice: &mut Dice, plan: &Plan) {
-        let mut over_ms = plan.drain_over_ms;
-        let retry_after_ms = plan.retry_after_ms;
-        for _ in 0..dice.pick(&[1, 1, 2]) {
-            self.send_all(&Message::Drain { over_ms, retry_after_ms });
-            over_ms = dice.pick(&[0, over_ms]);
+    /// A caller leaves, perhaps one whose call has just ended.
+    fn leave(&mut self, context: &mut Context<'_>) -> Result<(), String> {
+        let made = self.calls.calls().len();
+        let recent = made.min(10);
+        if recent == 0 {
+            return Ok(());
         }
+        let id = self.calls.calls()[made - 1 - context.rng.below(recent)].id;
+        trace!(context, "the caller of {id} leaves");
+        self.hub.forget(CallId(id));
+        self.calls.leave(id)
+    }
+
+    /// Drains every shard; an impatient operator does it twice.
+    pub(crate) fn drain(&mut self, mut context: Context<'_>) -> Result<(), String> {
+        let mut over_ms = context.plan.drain_over_ms;
+        let retry_after_ms = context.plan.retry_after_ms;
+        for _ in 0..context.rng.pick(&[1, 1, 2]) {
+            self.command(&mut context, |hub, inboxes| hub.drain(inboxes, over_ms, retry_after_ms))?;
+            over_ms = context.rng.pick(&[0, over_ms]);
+        }
+        Ok(())
     }
 
     /// Limits that change nothing about what clients must see.
-    fn configure(&mut self, dice: &mut Dice, plan: &Plan) {
-        let mut limits: Limits = plan.limits.clone();
-        if dice.percent(50) {
+    fn configure(&mut self, context: &mut Context<'_>) -> Result<(), String> {
+        let mut limits: Limits = context.plan.limits.clone();
+        if context.rng.percent(50) {
             limits.trace_users = OTHER_TRACE_USERS.into();
             limits.user_memory_ms = 50;
         }
-        self.send_all(&Message::Configure { limits: Arc::new(limits) });
+        self.command(context, |hub, inboxes| drop(hub.configure(inboxes, |_| limits)))
     }
 
     /// Other hosts have counted the members of their rooms.
-    fn tell_beyond(&mut self, dice: &mut Dice) {
-        self.beyond.clear();
+    fn report_remote_members(&mut self, context: &mut Context<'_>) -> Result<(), String> {
+        self.remote_members.clear();
         for room in ROOMS {
-            if dice.percent(50) {
-                self.beyond.insert(room, dice.between(1, 100) as u32);
+            if context.rng.percent(50) {
+                self.remote_members.insert(room, context.rng.between(1, 100) as u32);
             }
         }
-        for shard in 0..self.shards {
-            let here = |room: &&str| home_of_room(room, self.shards).0 == shard;
-            let rooms = self.beyond.iter().filter(|(room, _)| here(room));
+        let shards = context.plan.shards;
+        for shard in (0..shards).map(ShardId) {
+            let here = |room: &&str| home_of_room(room, shards) == shard;
+            let rooms = self.remote_members.iter().filter(|(room, _)| here(room));
             let rooms = rooms.map(|(room, members)| ((*room).into(), *members)).collect();
-            self.lanes[usize::from(shard)].push_back(Message::RemoteRoomCounts { rooms });
+            self.tell(context, shard, Message::RemoteRoomCounts { rooms })?;
         }
+        Ok(())
     }
 
-    /// Has logic do what is due.
-    pub(crate) fn turn_logic(&mut self, dice: &mut Dice, plan: &Plan, now: Millis) {
-        for (shard, message) in self.logic.turn(dice, plan, now) {
-            self.lanes[usize::from(shard.0)].push_back(message);
-        }
+    fn tell(
+        &mut self,
+        context: &mut Context<'_>,
+        shard: ShardId,
+        message: Message,
+    ) -> Result<(), String> {
+        let is_on_its_way =
+            self.command(context, |hub, inboxes| hub.tell(inboxes, shard, message))?;
+        is_on_its_way.then_some(()).ok_or_else(|| "a lane is full".to_owned())
     }
 
-    fn send_all(&mut self, message: &Message) {
-        for lane in &mut self.lanes {
-            lane.push_back(message.clone());
-        }
-    }
-
-    /// Puts on the mesh what its inboxes have room for.
-    pub(crate) fn flush(&mut self, dice: &mut Dice, now: Millis, mesh: &mut Mesh) -> bool {
-        let mut moved = false;
-        for (shard, lane) in (0..).map(ShardId).zip(&mut self.lanes) {
-            while let Some(message) = lane.pop_front() {
-                if let Err(message) = mesh.send((dice, now), None, shard, message) {
-                    lane.push_front(*message);
-                    break;
-                }
-                moved = true;
-            }
-        }
-        moved
+    /// Gives the hub a command, and has it take a turn afterwards.
+    fn command<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        command: impl FnOnce(&mut Hub<u64>, &mut Posts<'_>) -> T,
+    ) -> Result<T, String> {
+        self.must_turn = true;
+        let mut posts = Posts::new(context, &mut self.calls);
+        let result = command(&mut self.hub, &mut posts);
+        posts.violation.map_or(Ok(result), Err)
     }
 
     /// Takes a report into the inbox.
@@ -164,57 +222,59 @@ impl Control {
         Ok(())
     }
 
-    /// Works through some of the inbox.
-    pub(crate) fn take_reports(
-        &mut self,
-        dice: &mut Dice,
-        plan: &Plan,
-        now: Millis,
-    ) -> Result<bool, String> {
-        let mut moved = false;
-        while !dice.percent(20) {
+    /// What the thread does once it wakes, if it does: whatever logic has decided, and a turn of the hub.
+    /// `true`: others may have something to do now.
+    pub(crate) fn turn(&mut self, mut context: Context<'_>) -> Result<bool, String> {
+        let Context { now, rng, plan, .. } = &mut context;
+        let now = *now;
+        if now < self.stalled_until {
+            return Ok(false);
+        }
+        let mut is_active = false;
+        for (shard, message) in self.logic.turn(rng, plan, now) {
+            is_active = true;
+            self.tell(&mut context, shard, message)?;
+        }
+        let is_due = self.hub.poll_timeout().is_some_and(|due| due <= now);
+        if self.must_turn || !self.inbox.is_empty() || is_due {
+            self.must_turn = false;
+            is_active |= self.take_reports(&mut context)?;
+            let mut posts = Posts::new(&mut context, &mut self.calls);
+            self.hub.flush(now, &mut posts);
+            is_active |= posts.posted > 0;
+            posts.violation.map_or(Ok(()), Err)?;
+            self.hub.handle_timeout(now);
+            self.take_outcomes(now)?;
+        }
+        self.calls.check_open(now)?;
+        let (open, under_way) = (self.calls.open().len(), self.hub.calls_under_way());
+        if open != under_way {
+            return Err(format!("{under_way} calls are under way, and {open} callers wait"));
+        }
+        Ok(is_active)
+    }
+
+    /// Works through the inbox: through all of it after a stall, else through some.
+    fn take_reports(&mut self, context: &mut Context<'_>) -> Result<bool, String> {
+        let mut is_active = false;
+        let has_stalled = self.stalled_until > Millis(0);
+        self.stalled_until = Millis(0);
+        while has_stalled || !context.rng.percent(20) {
             let Some(report) = self.inbox.pop_front() else { break };
-            moved |= driver::is_news(&report);
-            match report {
-                Report::Identify(_)
-                | Report::Receive { .. }
-                | Report::Heartbeat { .. }
-                | Report::Disconnected { .. } => self.logic.hear(dice, plan, now, report)?,
-                Report::Trace(event) => self.trace_log.hear(plan, &event)?,
-                report => self.settle(&report, now)?,
+            is_active |= activity::is_active_report(&report);
+            self.check_report(context, &report)?;
+            if let Some(report) = self.hub.handle_report(report) {
+                self.take_unclaimed(context, report)?;
+            }
+            if context.rng.percent(50) {
+                self.take_outcomes(context.now)?;
             }
         }
-        Ok(moved)
+        Ok(is_active)
     }
 
-    /// Every call has its reports, and every message is on its way.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.calls.iter().all(Call::is_complete)
-            && self.inbox.is_empty()
-            && self.logic.is_idle()
-            && self.lanes.iter().all(VecDeque::is_empty)
-    }
-
-    pub(crate) fn unanswered(&self) -> Vec<(u64, Kind)> {
-        let open = self.calls.iter().filter(|call| !call.is_complete());
-        open.map(|call| (call.id, call.kind)).collect()
-    }
-
-    fn settle(&mut self, report: &Report, now: Millis) -> Result<(), String> {
-        let (call, tally, messages, partials) = match report {
-            Report::Tally { call, tally, partials } => (call, *tally, 1, i64::from(*partials)),
-            Report::PartialTally { call, tally } => (call, *tally, 0, -1),
-            Report::Scheduled { call, connections } => {
-                // Connections that come meanwhile may be visited too.
-                let longest = (connections + self.clients) * 1000 / SPEED_LEAST + 100;
-                self.paced_until = self.paced_until.max(now.after(longest));
-                (call, Tally::default(), 1, 0)
-            }
-            Report::Busy { call } | Report::Rooms { call, .. } => (call, Tally::default(), 1, 0),
-            Report::Snapshot { call, counters, .. } => {
-                check_sum(&counters.deliveries)?;
-                (call, Tally::default(), 1, 0)
-            }
+    fn check_report(&mut self, context: &Context<'_>, report: &Report) -> Result<(), String> {
+        match report {
             Report::Drained { shard } => {
                 self.drained[usize::from(shard.0)] += 1;
                 return Ok(());
@@ -223,146 +283,55 @@ impl Control {
             | Report::Receive { .. }
             | Report::Heartbeat { .. }
             | Report::Disconnected { .. }
-            | Report::Trace(_) => unreachable!("no report to a call"),
-        };
-        check_sum(&tally)?;
-        self.total += tally;
-        let first = self.calls.first().map_or(0, |call| call.id);
-        let known = call.0.checked_sub(first).and_then(|index| self.calls.get_mut(index as usize));
-        let open = known.ok_or_else(|| format!("a report to call {} of long ago", call.0))?;
-        if open.is_complete() {
-            return Err(format!("call {} was complete, and there comes {report:?}", call.0));
+            | Report::Trace(_) => return Ok(()),
+            Report::Scheduled { connections, .. } => {
+                // Connections that come meanwhile may be visited too.
+                let clients = context.plan.clients as u64;
+                let longest = (connections + clients) * 1000 / SPEED_LEAST + 100;
+                self.paced_until = self.paced_until.max(context.now.after(longest));
+            }
+            _ => {}
         }
-        open.tally += tally;
-        open.missing -= messages;
-        open.partials += partials;
-        open.is_refused |= matches!(report, Report::Busy { .. });
-        if open.is_complete() {
-            open.check()?;
+        self.calls.report(report)
+    }
+
+    /// A report that belongs to no call.
+    fn take_unclaimed(&mut self, context: &mut Context<'_>, report: Report) -> Result<(), String> {
+        let Context { now, rng, plan, .. } = context;
+        match report {
+            Report::Identify(_)
+            | Report::Receive { .. }
+            | Report::Heartbeat { .. }
+            | Report::Disconnected { .. } => self.logic.hear(rng, plan, *now, report),
+            Report::Trace(event) => self.trace_log.add(plan, &event),
+            other => Err(format!("the hub does not take {other:?}")),
+        }
+    }
+
+    fn take_outcomes(&mut self, now: Millis) -> Result<(), String> {
+        while let Some(ended) = self.hub.poll_outcome() {
+            self.calls.end(now, ended)?;
         }
         Ok(())
     }
 
-    fn push_keys(&mut self, dice: &mut Dice, plan: &Plan) {
-        let mut keys: Vec<Box<str>> = Vec::new();
-        for _ in 0..dice.between(1, 5) {
-            let key = match dice.percent(60) {
-                true => dice.pick(&KEYS).to_owned(),
-                false => format!("{}_{}", dice.below(USERS as usize), dice.between(1, 6)),
-            };
-            if !keys.iter().any(|known| **known == *key) {
-                keys.push(key.into());
-            }
+    /// Every call has ended, and every message is on its way and was answered.
+    pub(crate) fn is_idle(&self) -> bool {
+        let mut shards = (0..self.drained.len()).map(|shard| ShardId(shard as u16));
+        self.calls.open().is_empty()
+            && self.calls.is_settled()
+            && self.inbox.is_empty()
+            && self.logic.is_idle()
+            && shards.all(|shard| self.hub.waiting(shard) == 0)
+    }
+
+    /// At a quiet point: the hub agrees that all is done.
+    pub(crate) fn check_quiet(&mut self) -> Result<(), String> {
+        self.calls.check_quiet()?;
+        let drained = self.drained.iter().filter(|times| **times > 0).count();
+        if self.hub.drained() != drained {
+            return Err(format!("{} shards are drained, not {drained}", self.hub.drained()));
         }
-        let call = self.open(dice, Kind::Keys);
-        let push = self.encode(dice, plan, call);
-        let shards = self.shards;
-        for home in (0..shards).map(ShardId) {
-            let here = keys.iter().filter(|key| home_of_key(key, shards) == home);
-            let keys: Vec<_> = here.cloned().collect();
-            if !keys.is_empty() {
-                let call = CallId(call);
-                self.send(home, Message::PushKeys { call, keys, push: push.clone() });
-            }
-        }
-        self.last_call().keys = keys;
-    }
-
-    fn push_users(&mut self, dice: &mut Dice, plan: &Plan) {
-        let mut users: Vec<i64> = (1..USERS).filter(|_| dice.percent(40)).collect();
-        if users.is_empty() {
-            users.push(1);
-        }
-        let call = self.open(dice, Kind::Users);
-        let push = self.encode(dice, plan, call);
-        let shards = self.shards;
-        for home in (0..shards).map(ShardId) {
-            let here = users.iter().filter(|user| home_of_user(**user, shards) == home);
-            let users: Vec<_> = here.copied().collect();
-            if !users.is_empty() {
-                let call = CallId(call);
-                self.send(home, Message::PushUsers { call, users, push: push.clone() });
-            }
-        }
-        self.last_call().users = users;
-    }
-
-    fn push_room(&mut self, dice: &mut Dice, plan: &Plan, room: u8) {
-        let call = self.open(dice, Kind::Room(room));
-        let push = self.encode(dice, plan, call);
-        let room: Arc<str> = ROOMS[usize::from(room)].into();
-        let home = home_of_room(&room, self.shards);
-        self.send(home, Message::PushRoom { call: CallId(call), room, push });
-    }
-
-    fn push_all(&mut self, dice: &mut Dice, plan: &Plan, speed: Option<NonZeroU32>) {
-        self.has_paced |= speed.is_some();
-        let call = self.open(dice, if speed.is_some() { Kind::Paced } else { Kind::All });
-        let push = self.encode(dice, plan, call);
-        for shard in (0..self.shards).map(ShardId) {
-            self.send(shard, Message::Broadcast { call: CallId(call), push: push.clone(), speed });
-        }
-    }
-
-    /// Counters and rooms, as the monitor asks for them.
-    fn ask(&mut self, dice: &mut Dice) {
-        // Recorded as a push to nobody.
-        let call = CallId(self.open(dice, Kind::Users));
-        let snapshot = dice.percent(50);
-        for shard in (0..self.shards).map(ShardId) {
-            let message =
-                if snapshot { Message::Snapshot { call } } else { Message::Rooms { call } };
-            self.send(shard, message);
-        }
-    }
-
-    fn open(&mut self, dice: &mut Dice, kind: Kind) -> u64 {
-        let id = self.next_call;
-        self.next_call += 1;
-        self.calls_total += 1;
-        let (keys, users) = (Vec::new(), Vec::new());
-        let operation = dice.pick(&OPERATIONS);
-        let (tally, is_refused) = (Tally::default(), false);
-        self.calls.push(Call {
-            id,
-            kind,
-            operation,
-            keys,
-            users,
-            missing: 0,
-            partials: 0,
-            tally,
-            is_refused,
-        });
-        id
-    }
-
-    fn last_call(&mut self) -> &mut Call {
-        self.calls.last_mut().expect("a call was opened")
-    }
-
-    fn send(&mut self, shard: ShardId, message: Message) {
-        self.last_call().missing += 1;
-        self.lanes[usize::from(shard.0)].push_back(message);
-    }
-
-    /// The call's frame: one, or a batch as goim's job makes it.
-    fn encode(&mut self, dice: &mut Dice, plan: &Plan, id: u64) -> Push {
-        let Call { kind, operation, .. } = *self.last_call();
-        let parts = if dice.percent(25) { dice.between(1, 4) as u8 } else { 0 };
-        let padding = dice.below(plan.push_body_max + 1);
-        let stamp = Stamp { id, part: 0, parts: parts.max(1), kind, operation };
-        let frame = |operation, sequence, body: &[u8]| {
-            Encoded::frame(&Frame { version: 1, operation, sequence, body })
-        };
-        let frame = if parts == 0 {
-            frame(operation, PUSH_SEQUENCE, &stamp.write(padding))
-        } else {
-            let inner = (0..parts).flat_map(|part| {
-                wire::frame(operation, PUSH_SEQUENCE, &Stamp { part, ..stamp }.write(padding))
-            });
-            frame(op::RAW, 0, &inner.collect::<Vec<u8>>())
-        };
-        Push { operation, frame }
+        Ok(())
     }
 }

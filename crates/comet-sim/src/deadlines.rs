@@ -1,16 +1,23 @@
 //! Deadlines: none comes early, none is forgotten, and nobody is closed for nothing.
 
+use std::collections::BTreeMap;
+
 use comet_core::limits::TICK_MS;
-use comet_core::{CloseHow, CloseReason, ClosedEvent, Millis};
+use comet_core::{CloseHow, CloseReason, ClosedEvent, Millis, Shard};
 
-use crate::driver::Driver;
-use crate::world::Env;
+use crate::env::Env;
 
-/// Nothing is overdue while the shard says that it may sleep.
-pub(crate) fn check_overdue(driver: &Driver, env: &mut Env) -> Result<(), String> {
+/// Nothing is overdue while the shard says that it may sleep. `slots` are the peers by slot; the shard
+/// last took a message at `message_at`.
+pub(crate) fn check_overdue(
+    shard: &Shard,
+    slots: &BTreeMap<u32, usize>,
+    message_at: Millis,
+    env: &mut Env,
+) -> Result<(), String> {
     let limits = &env.plan.limits;
-    let live: Vec<u32> = driver.shard.live_conns().map(|live| live.conn.slot).collect();
-    for (slot, &peer) in &driver.slots {
+    let live: Vec<u32> = shard.live_conns().map(|live| live.conn.slot).collect();
+    for (slot, &peer) in slots {
         let entry = &mut env.peers[peer];
         if entry.socket.shut == Some(CloseHow::Both) {
             continue;
@@ -22,8 +29,8 @@ pub(crate) fn check_overdue(driver: &Driver, env: &mut Env) -> Result<(), String
             (at, limits.linger_ms, "linger")
         } else if live.contains(slot) {
             let since = *entry.live_at.get_or_insert(env.now);
-            let since = since.max(entry.received_at).max(driver.message_at);
-            (since, entry.client.persona.heartbeat_ms, "heartbeat")
+            let since = since.max(entry.received_at).max(message_at);
+            (since, entry.client.profile.heartbeat_ms, "heartbeat")
         } else {
             (entry.accepted_at, limits.handshake_ms, "handshake")
         };
@@ -55,14 +62,14 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
     let (since, limit) = match reason {
         CloseReason::HandshakeTimeout => (entry.accepted_at, limits.handshake_ms),
         // What a client says while its homes are asked waits with the rest of its input.
-        CloseReason::HeartbeatTimeout if entry.client.hearing.waits_for_others() => return Ok(()),
+        CloseReason::HeartbeatTimeout if entry.client.received.waits_for_others() => return Ok(()),
         CloseReason::HeartbeatTimeout => {
             let heartbeat = entry.socket.heartbeat_at.unwrap_or_default();
-            (heartbeat.max(entry.accepted_at), entry.client.persona.heartbeat_ms)
+            (heartbeat.max(entry.accepted_at), entry.client.profile.heartbeat_ms)
         }
         CloseReason::WriteTimeout => (entry.socket.moved_at_least, limits.write_ms),
         CloseReason::Draining if env.is_draining => return Ok(()),
-        reason if entry.client.deserves.contains(reason) => return Ok(()),
+        reason if entry.client.allowed_closes.contains(reason) => return Ok(()),
         _ => return Err(format!("peer {peer} did nothing for which {event:?} would be right")),
     };
     if env.now < since.after(u64::from(limit)) {

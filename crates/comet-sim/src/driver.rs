@@ -5,21 +5,22 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{
-    AuthRequest, CloseHow, CloseReason, Denied, Hangup, Message, Millis, Report, Settings, Shard,
+    AuthRequest, CloseHow, CloseReason, Denied, Hangup, LiveConn, Message, Millis, Settings, Shard,
     ShardId,
 };
 
+use crate::activity;
 use crate::deadlines;
-use crate::persona;
+use crate::env::{Env, Peer};
 use crate::plan::Plan;
-use crate::socket::Received;
+use crate::profile;
+use crate::socket::ReceiveCompletion;
 use crate::trace::trace;
-use crate::world::{Env, Peer};
 
 pub(crate) struct Driver {
     pub(crate) shard: Shard,
     /// Connections that hold a slot: by slot, the peer.
-    pub(crate) slots: BTreeMap<u32, usize>,
+    slots: BTreeMap<u32, usize>,
     /// Connected, not accepted yet.
     pub(crate) backlog: VecDeque<usize>,
     /// Tokens logic looks at, and when it answers.
@@ -29,44 +30,45 @@ pub(crate) struct Driver {
     /// Since when transmits wait that the last turns had no room for.
     ready_since: Option<Millis>,
     /// When it last took something from its inbox.
-    pub(crate) message_at: Millis,
-    /// The drain it was told of last.
+    message_at: Millis,
+    /// The last drain that was requested.
     drain: Option<Drain>,
-    /// Of connections that are gone.
-    settled: Settled,
+    /// Of sockets that were released.
+    released: SocketTotals,
     /// Turns in which clients' input was left where it was.
-    pub(crate) naps: u64,
+    pub(crate) coalesced_waits: u64,
 }
 
-/// A drain under way, and its goodbyes.
+/// A drain under way, and its close notices.
 struct Drain {
     since: Millis,
     over_ms: u64,
     connections: u64,
-    said: u64,
+    notices: u64,
 }
 
 impl Drain {
-    /// One more goodbye at `now`, which must not come before its time.
-    fn say(&mut self, now: Millis) -> Result<(), String> {
-        self.said += 1;
+    /// One more close notice at `now`, which must not come before its time.
+    fn note_close(&mut self, now: Millis) -> Result<(), String> {
+        self.notices += 1;
         let elapsed = now.0 - self.since.0;
-        let Self { over_ms, connections, said, .. } = *self;
-        let is_due = elapsed >= over_ms || said * over_ms <= connections * elapsed;
-        let what = || format!("goodbye {said} of {connections} after {elapsed} of {over_ms} ms");
+        let Self { over_ms, connections, notices, .. } = *self;
+        let is_due = elapsed >= over_ms || notices * over_ms <= connections * elapsed;
+        let what =
+            || format!("close notice {notices} of {connections} after {elapsed} of {over_ms} ms");
         is_due.then_some(()).ok_or_else(what)
     }
 }
 
 /// What the sockets of a shard saw, summed up.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Settled {
+pub(crate) struct SocketTotals {
     pub(crate) pushes_taken: u64,
     pub(crate) bytes_taken: u64,
     pub(crate) bytes_received: u64,
 }
 
-impl Settled {
+impl SocketTotals {
     fn add(&mut self, peer: &Peer) {
         self.pushes_taken += peer.socket.pushes_taken;
         self.bytes_taken += peer.socket.taken;
@@ -92,8 +94,8 @@ impl Driver {
             ready_since: None,
             message_at: Millis(0),
             drain: None,
-            settled: Settled::default(),
-            naps: 0,
+            released: SocketTotals::default(),
+            coalesced_waits: 0,
         }
     }
 
@@ -107,9 +109,9 @@ impl Driver {
         self.slots.get(&slot).copied()
     }
 
-    /// All its sockets, those that are gone included.
-    pub(crate) fn settled(&self, env: &Env) -> Settled {
-        let mut sum = self.settled;
+    /// Of all its sockets, the released ones included.
+    pub(crate) fn socket_totals(&self, env: &Env) -> SocketTotals {
+        let mut sum = self.released;
         for peer in self.peers() {
             sum.add(&env.peers[peer]);
         }
@@ -118,10 +120,10 @@ impl Driver {
 
     /// Something has come in, or is due.
     pub(crate) fn is_awake(&self, env: &Env) -> bool {
-        let naps = self.naps(env);
+        let is_coalescing = self.is_coalescing(env);
         let is_active = |peer: usize| {
             let socket = &env.peers[peer].socket;
-            (socket.can_receive() && !naps) || socket.can_send() || socket.can_go()
+            (socket.can_receive() && !is_coalescing) || socket.can_send() || socket.can_release()
         };
         self.must_retry
             || !self.backlog.is_empty()
@@ -132,49 +134,50 @@ impl Driver {
     }
 
     /// What clients send may wait.
-    fn naps(&self, env: &Env) -> bool {
+    fn is_coalescing(&self, env: &Env) -> bool {
         self.shard.poll_nap().is_some_and(|until| env.now < until)
     }
 
     /// One turn of the loop: what came in, in any order, and then everything that goes out.
     pub(crate) fn turn(&mut self, env: &mut Env) -> Result<(), String> {
         self.must_retry = false;
-        let naps = self.naps(env);
+        let is_coalescing = self.is_coalescing(env);
         self.shard.handle_time(env.now);
         let has_expired = self.shard.has_expired();
         // Woken by something else it may find what clients sent, or not.
-        let leaves_input = naps && !has_expired && env.dice.percent(50);
-        self.naps += u64::from(leaves_input);
-        for _ in 0..env.dice.pick(&[1, 4, 1000]) {
-            let Some(message) = env.mesh.take(&mut env.dice, env.now, self.shard.id()) else {
+        let leaves_input = is_coalescing && !has_expired && env.rng.percent(50);
+        self.coalesced_waits += u64::from(leaves_input);
+        for _ in 0..env.rng.pick(&[1, 4, 1000]) {
+            let Some(message) = env.mesh.take(&mut env.rng, env.now, self.shard.id()) else {
                 break;
             };
             trace!(env, "{:?} <- {}", self.shard.id(), brief(&message));
-            if !matches!(message, Message::Renew { .. }) {
-                env.stir();
+            if activity::is_active_message(&message) {
+                env.note_activity();
             }
             self.message_at = env.now;
             if let Message::Drain { over_ms, .. } = message {
                 let (since, connections) = (env.now, self.slots.len() as u64);
-                self.drain = Some(Drain { since, over_ms: over_ms.into(), connections, said: 0 });
+                self.drain =
+                    Some(Drain { since, over_ms: over_ms.into(), connections, notices: 0 });
             }
             self.shard.handle_message(message);
         }
         self.accept(env);
         let mut slots: Vec<(u32, usize)> =
             self.slots.iter().map(|(&slot, &peer)| (slot, peer)).collect();
-        env.dice.shuffle(&mut slots);
+        env.rng.shuffle(&mut slots);
         for (slot, peer) in slots {
-            let operations = if env.dice.percent(50) { [0, 1, 2] } else { [1, 0, 2] };
+            let operations = if env.rng.percent(50) { [0, 1, 2] } else { [1, 0, 2] };
             for operation in operations {
-                if env.dice.percent(20) && !has_expired {
+                if env.rng.percent(20) && !has_expired {
                     continue;
                 }
                 match operation {
                     0 if leaves_input => {}
                     0 => self.receive(env, peer),
                     1 => self.send(env, peer)?,
-                    _ => self.let_go(env, slot, peer),
+                    _ => self.release(env, slot, peer),
                 }
             }
         }
@@ -185,10 +188,10 @@ impl Driver {
 
     fn accept(&mut self, env: &mut Env) {
         while let Some(peer) = self.backlog.pop_front() {
-            env.stir();
+            env.note_activity();
             let now = env.now;
             let entry = &mut env.peers[peer];
-            let conn = self.shard.handle_accept(entry.client.persona.transport);
+            let conn = self.shard.handle_accept(entry.client.profile.transport);
             trace!(env, "peer {peer} accepted as {conn:?}");
             let entry = &mut env.peers[peer];
             entry.conn = conn;
@@ -198,7 +201,7 @@ impl Driver {
                     let before = self.slots.insert(conn.slot, peer);
                     assert!(before.is_none(), "slot {} is taken", conn.slot);
                 }
-                None => entry.socket.go(),
+                None => entry.socket.release(),
             }
         }
     }
@@ -206,13 +209,13 @@ impl Driver {
     fn receive(&mut self, env: &mut Env, peer: usize) {
         let entry = &mut env.peers[peer];
         let conn = entry.conn.expect("accepted");
-        match entry.socket.receive(&mut env.dice, env.now) {
+        match entry.socket.receive(&mut env.rng, env.now) {
             None => {}
-            Some(Received::Bytes(bytes)) => {
+            Some(ReceiveCompletion::Bytes(bytes)) => {
                 entry.received_at = env.now;
                 self.shard.handle_recv(conn, &bytes);
             }
-            Some(Received::Hangup(how)) => {
+            Some(ReceiveCompletion::Hangup(how)) => {
                 trace!(env, "peer {peer} hangs up: {how:?}");
                 self.shard.handle_hangup(conn, how);
             }
@@ -222,7 +225,7 @@ impl Driver {
     fn send(&mut self, env: &mut Env, peer: usize) -> Result<(), String> {
         let entry = &mut env.peers[peer];
         let conn = entry.conn.expect("accepted");
-        match entry.socket.send(&mut env.dice, env.now)? {
+        match entry.socket.send(&mut env.rng, env.now)? {
             None => {}
             Some(Ok(bytes)) => self.shard.handle_sent(conn, bytes),
             Some(Err(error)) => {
@@ -233,22 +236,22 @@ impl Driver {
         Ok(())
     }
 
-    fn let_go(&mut self, env: &mut Env, slot: u32, peer: usize) {
+    fn release(&mut self, env: &mut Env, slot: u32, peer: usize) {
         let entry = &mut env.peers[peer];
-        if !entry.socket.can_go() {
+        if !entry.socket.can_release() {
             return;
         }
         let conn = entry.conn.expect("accepted");
         // The receive that was under way ends; a driver may tell or not.
-        if entry.socket.owes_hangup() && env.dice.percent(50) {
+        if entry.socket.owes_hangup() && env.rng.percent(50) {
             self.shard.handle_hangup(conn, Hangup::Eof);
         }
         self.shard.handle_gone(conn);
-        entry.socket.go();
-        self.settled.add(entry);
+        entry.socket.release();
+        self.released.add(entry);
         self.slots.remove(&slot);
         trace!(env, "peer {peer} is gone");
-        env.stir();
+        env.note_activity();
     }
 
     /// Logic has made up its mind about some tokens.
@@ -262,21 +265,21 @@ impl Driver {
     }
 
     fn decide(&mut self, env: &mut Env, request: &AuthRequest) {
-        env.stir();
-        let answer = persona::auth(&request.token, &request.cookie, &env.plan);
+        env.note_activity();
+        let answer = profile::auth(&request.token, &request.cookie, &env.plan);
         self.shard.handle_auth(request.conn, answer.map_err(Denied::refused));
     }
 
     fn poll(&mut self, env: &mut Env) -> Result<(), String> {
         while let Some(request) = self.shard.poll_auth() {
-            match env.dice.between(0, env.plan.auth_ms_max) {
+            match env.rng.between(0, env.plan.auth_ms_max) {
                 0 => self.decide(env, &request),
                 delay => self.auths.push((env.now.after(delay), request)),
             }
         }
         loop {
             // A ring has room for so many sends; the others wait for the next turn.
-            if env.dice.percent(3) {
+            if env.rng.percent(3) {
                 self.must_retry = true;
                 self.ready_since.get_or_insert(env.now);
                 break;
@@ -307,7 +310,7 @@ impl Driver {
                 return Err(format!("{how:?} for {conn:?} after {before:?}"));
             }
         }
-        if env.dice.percent(50) {
+        if env.rng.percent(50) {
             self.pass_reports(env);
             self.pass_messages(env);
         } else {
@@ -319,14 +322,14 @@ impl Driver {
 
     fn pass_reports(&mut self, env: &mut Env) {
         while let Some(report) = self.shard.poll_report() {
-            let is_news = is_news(&report);
+            let is_active = activity::is_active_report(&report);
             if let Err(report) = env.control.offer(report) {
                 self.shard.return_report(*report);
                 self.must_retry = true;
                 return;
             }
-            if is_news {
-                env.stir();
+            if is_active {
+                env.note_activity();
             }
         }
     }
@@ -335,15 +338,15 @@ impl Driver {
         let me = self.shard.id();
         for peer in (0..env.plan.shards).map(ShardId) {
             while let Some(message) = self.shard.poll_message(peer) {
-                let dice = (&mut env.dice, env.now);
-                let is_news = !matches!(message, Message::Renew { .. });
-                if let Err(message) = env.mesh.send(dice, Some(me), peer, message) {
+                let rng = (&mut env.rng, env.now);
+                let is_active = activity::is_active_message(&message);
+                if let Err(message) = env.mesh.send(rng, Some(me), peer, message) {
                     self.shard.return_message(peer, *message);
                     self.must_retry = true;
                     break;
                 }
-                if is_news {
-                    env.stir();
+                if is_active {
+                    env.note_activity();
                 }
             }
         }
@@ -352,13 +355,13 @@ impl Driver {
     fn poll_closed(&mut self, env: &mut Env) -> Result<(), String> {
         while let Some(event) = self.shard.poll_closed() {
             trace!(env, "closed {event:?}");
-            env.stir();
+            env.note_activity();
             let slot = event.conn.slot;
             let peer = *self.slots.get(&slot).ok_or("closed, and nobody there")?;
             if let Some(drain) = &mut self.drain
                 && event.reason == CloseReason::Draining
             {
-                drain.say(env.now)?;
+                drain.note_close(env.now)?;
             }
             deadlines::check_closed(env, peer, &event)?;
             env.peers[peer].closed = Some((event.reason, env.now));
@@ -366,14 +369,19 @@ impl Driver {
         Ok(())
     }
 
+    /// Nothing is overdue while the shard says that it may sleep.
+    pub(crate) fn check_overdue(&self, env: &mut Env) -> Result<(), String> {
+        deadlines::check_overdue(&self.shard, &self.slots, self.message_at, env)
+    }
+
     pub(crate) fn is_quiet(&self) -> bool {
         self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry
     }
 }
 
-/// Not what goes on for as long as clients send heartbeats.
-pub(crate) fn is_news(report: &Report) -> bool {
-    !matches!(report, Report::Trace(_) | Report::Heartbeat { .. })
+/// Authenticated connections of all shards.
+pub(crate) fn live_conns(drivers: &[Driver]) -> impl Iterator<Item = LiveConn<'_>> {
+    drivers.iter().flat_map(|driver| driver.shard.live_conns())
 }
 
 /// A message in a line of the trace: without the bytes of a push.

@@ -1,28 +1,35 @@
 //! One seed decides a whole run: shards, a mesh, control, sockets and clients on one thread and a fake
-//! clock, with delays, cuts, slow readers, full queues, bad manners and sudden death, and with checkers
-//! that say "delivered once, in order, or counted".
+//! clock, with delays, cuts, slow readers, full queues, protocol violations, lost connections and a
+//! control thread that stalls, and with checkers that say "delivered once, in order, or counted".
 //!
-//! The shards are the real ones; [`comet_core`]'s module text is the contract the fake drivers keep. A
-//! failure names its seed, and the seed is all it takes to see it again: [`replay`].
+//! The shards are the real ones, and so is the hub of the control thread. The fake drivers keep the contract
+//! of [`comet_core`]'s module text, and the fake control thread that of [`comet_hub::Hub`]. A failure names
+//! its seed, and the seed is all it takes to see it again: [`replay`].
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket or depends on the order of a hash map.
 
+mod activity;
 mod call;
+mod call_checker;
 mod check;
 mod client;
 mod control;
 mod deadlines;
 mod driver;
-mod hearing;
+mod env;
 mod logic;
 mod mesh;
-mod misdeed;
-mod persona;
 mod plan;
+mod posts;
+mod profile;
+mod received;
+mod request;
+mod rng;
 mod socket;
 mod summary;
 mod trace;
 mod trace_log;
+mod violation;
 mod wire;
 mod world;
 

@@ -7,8 +7,9 @@ use comet_core::{
     AuthRequest, CloseReason, ConnId, Denied, Identity, Message, Millis, Report, ShardId,
 };
 
-use crate::persona;
-use crate::plan::{Dice, Plan};
+use crate::plan::Plan;
+use crate::profile;
+use crate::rng::Rng;
 
 /// What it says of a message that it does not take.
 pub(crate) const FAILURE: &str = "logic has failed";
@@ -43,7 +44,7 @@ pub(crate) struct Logic {
 impl Logic {
     pub(crate) fn hear(
         &mut self,
-        dice: &mut Dice,
+        rng: &mut Rng,
         plan: &Plan,
         now: Millis,
         report: Report,
@@ -51,7 +52,7 @@ impl Logic {
         if !plan.is_remote() {
             return Err(format!("logic is embedded, and there comes {report:?}"));
         }
-        let due = now.after(dice.between(0, plan.auth_ms_max));
+        let due = now.after(rng.between(0, plan.auth_ms_max));
         match report {
             Report::Identify(request) => self.steps.push((due, Step::Decide(request))),
             Report::Receive { conn, body, .. } => {
@@ -79,7 +80,7 @@ impl Logic {
     /// Does what is due; its answers are the messages.
     pub(crate) fn turn(
         &mut self,
-        dice: &mut Dice,
+        rng: &mut Rng,
         plan: &Plan,
         now: Millis,
     ) -> Vec<(ShardId, Message)> {
@@ -91,8 +92,8 @@ impl Logic {
             match step {
                 Step::Decide(request) => {
                     let conn = request.conn;
-                    let answer = self.decide(dice, plan, &request);
-                    let due = now.after(dice.between(0, plan.auth_ms_max));
+                    let answer = self.decide(rng, plan, &request);
+                    let due = now.after(rng.between(0, plan.auth_ms_max));
                     let message = Message::Identified { conn, answer };
                     self.steps.push((due, Step::Answer(conn.shard, message)));
                 }
@@ -113,19 +114,19 @@ impl Logic {
 
     fn decide(
         &mut self,
-        dice: &mut Dice,
+        rng: &mut Rng,
         plan: &Plan,
         request: &AuthRequest,
     ) -> Result<Identity, Denied> {
-        if dice.percent(5) {
+        if rng.percent(5) {
             return Err(Denied {
                 reason: CloseReason::LogicUnavailable,
-                sentence: dice.pick(&["", "no logic service answers"]).into(),
-                retry_after_ms: dice.pick(&[None, Some(700)]),
+                sentence: rng.pick(&["", "no logic service answers"]).into(),
+                retry_after_ms: rng.pick(&[None, Some(700)]),
             });
         }
         let mut identity =
-            persona::auth(&request.token, &request.cookie, plan).map_err(Denied::refused)?;
+            profile::auth(&request.token, &request.cookie, plan).map_err(Denied::refused)?;
         let user = identity.user;
         let key = identity.key.take().unwrap_or_else(|| {
             let session = self.sessions.entry(user).or_default();

@@ -5,11 +5,14 @@ use std::collections::VecDeque;
 
 use comet_core::{Message, Millis, ShardId};
 
-use crate::plan::Dice;
+use crate::activity;
+use crate::rng::Rng;
 
 pub(crate) struct Mesh {
     /// By receiver, then by sender; control sends from behind the last shard.
     lanes: Vec<Vec<VecDeque<(Millis, Message)>>>,
+    /// By receiver, messages of control since it last notified it.
+    unannounced: Vec<usize>,
     capacity: usize,
     delay_ms_max: u64,
 }
@@ -18,16 +21,18 @@ impl Mesh {
     pub(crate) fn new(shards: u16, capacity: usize, delay_ms_max: u64) -> Self {
         let senders = usize::from(shards) + 1;
         let lanes = (0..shards).map(|_| (0..senders).map(|_| VecDeque::new()).collect());
-        Self { lanes: lanes.collect(), capacity, delay_ms_max }
+        let unannounced = vec![0; usize::from(shards)];
+        Self { lanes: lanes.collect(), unannounced, capacity, delay_ms_max }
     }
 
-    /// Puts `message` on its way; `sender` is `None` for control.
+    /// Puts `message` on its way; `sender` is `None` for control, whose messages wake nobody before
+    /// [`Mesh::notify`].
     ///
     /// # Errors
     /// Gives it back if the inbox is full.
     pub(crate) fn send(
         &mut self,
-        (dice, now): (&mut Dice, Millis),
+        (rng, now): (&mut Rng, Millis),
         sender: Option<ShardId>,
         to: ShardId,
         message: Message,
@@ -35,31 +40,45 @@ impl Mesh {
         if self.depth(to) >= self.capacity {
             return Err(Box::new(message));
         }
-        let due = now.after(dice.between(0, self.delay_ms_max));
+        let due = now.after(rng.between(0, self.delay_ms_max));
         let inbox = &mut self.lanes[usize::from(to.0)];
         let lane = sender.map_or(inbox.len() - 1, |shard| usize::from(shard.0));
         inbox[lane].push_back((due, message));
+        self.unannounced[usize::from(to.0)] += usize::from(sender.is_none());
         Ok(())
     }
 
-    /// A message for `shard` that has arrived: the oldest of any one sender.
-    pub(crate) fn take(&mut self, dice: &mut Dice, now: Millis, shard: ShardId) -> Option<Message> {
+    /// Control wakes `shard` for all it has sent.
+    pub(crate) fn notify(&mut self, shard: ShardId) {
+        self.unannounced[usize::from(shard.0)] = 0;
+    }
+
+    /// A message for `shard` that has arrived: the oldest of any one sender. A shard that is awake also
+    /// finds those it was not woken for.
+    pub(crate) fn take(&mut self, rng: &mut Rng, now: Millis, shard: ShardId) -> Option<Message> {
         let inbox = &mut self.lanes[usize::from(shard.0)];
-        let first = dice.below(inbox.len());
+        let first = rng.below(inbox.len());
         let lane =
             (first..inbox.len()).chain(0..first).find(|&lane| has_arrived(&inbox[lane], now))?;
-        inbox[lane].pop_front().map(|(_, message)| message)
+        let taken = inbox[lane].pop_front();
+        let unannounced = &mut self.unannounced[usize::from(shard.0)];
+        *unannounced = inbox.last().map_or(0, VecDeque::len).min(*unannounced);
+        taken.map(|(_, message)| message)
     }
 
-    /// Whether [`Mesh::take`] would give something.
+    /// Whether `shard` is awake for something that [`Mesh::take`] would give.
     pub(crate) fn has(&self, now: Millis, shard: ShardId) -> bool {
-        self.lanes[usize::from(shard.0)].iter().any(|lane| has_arrived(lane, now))
+        let (inbox, unannounced) =
+            (&self.lanes[usize::from(shard.0)], self.unannounced[usize::from(shard.0)]);
+        let (control, shards) = inbox.split_last().expect("control is a sender");
+        shards.iter().any(|lane| has_arrived(lane, now))
+            || control.len() > unannounced && has_arrived(control, now)
     }
 
-    /// Nothing is on its way, but for renewals, which go on for as long as clients send heartbeats.
-    pub(crate) fn is_calm(&self) -> bool {
+    /// Nothing is on its way, but for renewals.
+    pub(crate) fn is_idle(&self) -> bool {
         let mut messages = self.lanes.iter().flatten().flatten();
-        messages.all(|(_, message)| matches!(message, Message::Renew { .. }))
+        messages.all(|(_, message)| !activity::is_active_message(message))
     }
 
     fn depth(&self, shard: ShardId) -> usize {

@@ -2,8 +2,8 @@
 //! network and the clients.
 
 use comet_core::{Limits, Logic, SlowConsumer};
-use rand::rngs::Xoshiro256PlusPlus;
-use rand::{RngExt, SeedableRng};
+
+use crate::rng::Rng;
 
 /// Rooms clients are in; the first is where the embedded logic puts the seed's tokens.
 pub(crate) const ROOMS: [&str; 4] = ["1", "live://7", "live://8", "chat"];
@@ -15,43 +15,13 @@ pub(crate) const KEYS: [&str; 6] = ["k0", "k1", "k2", "k3", "1_1", "2_1"];
 /// Users are numbered below this; 0 is anonymous.
 pub(crate) const USERS: i64 = 5;
 
-/// Longest time a client is told to wait.
+/// The longest retry time in a close notice.
 pub(crate) const RETRY_AFTER_MS_MAX: u32 = 900;
 /// Who is traced after a change of limits.
 pub(crate) const OTHER_TRACE_USERS: [i64; 2] = [2, 3];
 
-/// Every random decision of a run, in the order it is made.
-pub(crate) struct Dice(Xoshiro256PlusPlus);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(Xoshiro256PlusPlus::seed_from_u64(seed))
-    }
-
-    pub(crate) fn between(&mut self, least: u64, most: u64) -> u64 {
-        self.0.random_range(least..=most)
-    }
-
-    /// A number below `end`, which is not 0.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        self.0.random_range(0..end)
-    }
-
-    pub(crate) fn percent(&mut self, percent: u32) -> bool {
-        self.0.random_range(0..100) < percent
-    }
-
-    pub(crate) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-
-    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            let other = self.below(last + 1);
-            items.swap(last, other);
-        }
-    }
-}
+/// The limit of calls that must be answered: no run comes to rest while one is open, nor takes that long.
+const CALL_MS_LONG: u64 = 3_600_000;
 
 /// One run.
 pub(crate) struct Plan {
@@ -61,9 +31,9 @@ pub(crate) struct Plan {
     pub(crate) logic: Logic,
     /// Limits change while clients are there.
     pub(crate) is_configured: bool,
-    /// Time the goodbyes of the drain are spread over.
+    /// Time the close notices of the drain are spread over.
     pub(crate) drain_over_ms: u32,
-    /// Longest time a client is told to wait after the drain.
+    /// The longest retry time in a close notice of the drain.
     pub(crate) retry_after_ms: u32,
     /// Busy stretches, each of which ends in a quiet point.
     pub(crate) rounds: u32,
@@ -81,10 +51,16 @@ pub(crate) struct Plan {
     pub(crate) auth_ms_max: u64,
     /// How often control pushes in a step.
     pub(crate) push_percent: u32,
+    /// Choices for the limit of a call.
+    pub(crate) call_limits_ms: &'static [u64],
+    /// How often a caller leaves in a step.
+    pub(crate) leave_percent: u32,
+    /// How often, of a thousand steps, the control thread stalls.
+    pub(crate) stall_permille: usize,
     /// Longest padding of a pushed frame.
     pub(crate) push_body_max: usize,
-    /// How often a new client has a misdeed in mind.
-    pub(crate) misdeed_percent: u32,
+    /// How often a new client has a violation in mind.
+    pub(crate) violation_percent: u32,
     /// How often a new client reads slowly or not at all.
     pub(crate) slow_percent: u32,
     /// What a kernel buffers for a client, as choices.
@@ -102,58 +78,66 @@ impl Plan {
             .into_iter()
     }
 
-    pub(crate) fn roll(dice: &mut Dice) -> Self {
-        let large = dice.percent(8);
-        let inbox = dice.pick(&[1, 2, 8, 1000]);
+    pub(crate) fn random(rng: &mut Rng) -> Self {
+        let large = rng.percent(8);
+        let inbox = rng.pick(&[1, 2, 8, 1000]);
         // Through the smallest inboxes the lines of the trace log would never come to rest.
         let trace_lists: &[&[i64]] =
             if inbox < 8 { &[&[]] } else { &[&[], &[1], &[0, 1, 2, 3, 4]] };
         let limits = Limits {
-            connections: if dice.percent(8) { 3 } else { 10_000 },
-            body_max: dice.pick(&[256, 1024, 4096]),
+            connections: if rng.percent(8) { 3 } else { 10_000 },
+            body_max: rng.pick(&[256, 1024, 4096]),
             head_max: 1024,
-            svr_proto: dice.pick(&[1, 2, 5, 80]),
-            outbox_bytes: dice.pick(&[400, 4_000, 1 << 20]),
-            cli_proto: dice.pick(&[16, 24, 64]),
-            slow_consumer: dice.pick(&[
+            svr_proto: rng.pick(&[1, 2, 5, 80]),
+            outbox_bytes: rng.pick(&[400, 4_000, 1 << 20]),
+            cli_proto: rng.pick(&[16, 24, 64]),
+            slow_consumer: rng.pick(&[
                 SlowConsumer::DropNewest,
                 SlowConsumer::DropOldest,
                 SlowConsumer::Close,
             ]),
-            filter_rooms: dice.percent(30),
-            mesh_backlog: dice.pick(&[0, 1, 3, 1000, 1000, 1000]),
-            handshake_ms: dice.between(200, 1500) as u32,
-            write_ms: dice.between(100, 800) as u32,
-            heartbeat_ms: dice.between(400, 2000) as u32,
-            coalesce_ms: dice.pick(&[0, 25, 200]),
-            calm_ms: dice.pick(&[0, 30]),
-            linger_ms: dice.between(50, 400) as u32,
-            buckets: dice.pick(&[1, 8]),
-            user_memory_ms: dice.pick(&[0, 500]),
-            trace_users: dice.pick(trace_lists).into(),
+            filter_rooms: rng.percent(30),
+            mesh_backlog: rng.pick(&[0, 1, 3, 1000, 1000, 1000]),
+            handshake_ms: rng.between(200, 1500) as u32,
+            write_ms: rng.between(100, 800) as u32,
+            heartbeat_ms: rng.between(400, 2000) as u32,
+            coalesce_ms: rng.pick(&[0, 25, 200]),
+            calm_ms: rng.pick(&[0, 30]),
+            linger_ms: rng.between(50, 400) as u32,
+            buckets: rng.pick(&[1, 8]),
+            user_memory_ms: rng.pick(&[0, 500]),
+            trace_users: rng.pick(trace_lists).into(),
             ..Limits::default()
         };
         Self {
-            shards: dice.between(1, 4) as u16,
+            shards: rng.between(1, 4) as u16,
             limits,
-            logic: match dice.percent(50) {
+            logic: match rng.percent(50) {
                 true => Logic::Embedded,
-                false => Logic::Remote { renew_ms: (100, dice.between(100, 800) as u32) },
+                false => Logic::Remote { renew_ms: (100, rng.between(100, 800) as u32) },
             },
-            is_configured: inbox >= 8 && dice.percent(40),
-            drain_over_ms: dice.pick(&[0, 0, 200, 2_000]),
-            retry_after_ms: dice.pick(&[0, RETRY_AFTER_MS_MAX]),
+            is_configured: inbox >= 8 && rng.percent(40),
+            drain_over_ms: rng.pick(&[0, 0, 200, 2_000]),
+            retry_after_ms: rng.pick(&[0, RETRY_AFTER_MS_MAX]),
             rounds: 3,
-            steps: dice.between(100, 350) as u32,
-            clients: dice.between(3, 20) as usize,
+            steps: rng.between(100, 350) as u32,
+            clients: rng.between(3, 20) as usize,
             inbox,
-            delay_ms_max: dice.pick(&[0, 2, 20]),
-            turn_percent: dice.pick(&[20, 60, 100]),
-            auth_ms_max: dice.pick(&[0, 5, 60]),
-            push_percent: dice.pick(&[5, 30, 80]),
-            push_body_max: if large { 40_000 } else { dice.pick(&[0, 60, 300]) },
-            misdeed_percent: dice.pick(&[0, 25, 60]),
-            slow_percent: dice.pick(&[0, 20, 60]),
+            delay_ms_max: rng.pick(&[0, 2, 20]),
+            turn_percent: rng.pick(&[20, 60, 100]),
+            auth_ms_max: rng.pick(&[0, 5, 60]),
+            push_percent: rng.pick(&[5, 30, 80]),
+            call_limits_ms: rng.pick(&[
+                &[CALL_MS_LONG],
+                &[CALL_MS_LONG],
+                &[30, CALL_MS_LONG, CALL_MS_LONG, CALL_MS_LONG],
+                &[1, 5, 50, 300, CALL_MS_LONG],
+            ]),
+            leave_percent: rng.pick(&[0, 0, 1, 10]),
+            stall_permille: rng.pick(&[0, 0, 5, 20]),
+            push_body_max: if large { 40_000 } else { rng.pick(&[0, 60, 300]) },
+            violation_percent: rng.pick(&[0, 25, 60]),
+            slow_percent: rng.pick(&[0, 20, 60]),
             socket_bytes: if large { &[9_000, 100_000] } else { &[64, 300, 2_000, 100_000] },
         }
     }

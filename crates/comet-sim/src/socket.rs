@@ -4,15 +4,15 @@ use std::collections::VecDeque;
 
 use comet_core::{CloseHow, Hangup, Millis, Transport};
 
-use crate::plan::Dice;
-use crate::wire::{Decoder, Says};
+use crate::rng::Rng;
+use crate::wire::{Decoder, ServerMessage};
 
 /// Broken pipe and connection reset, as Linux numbers them; the shard only repeats them.
 const EPIPE: i32 = 32;
 const ECONNRESET: i32 = 104;
 
 /// What a receive gave.
-pub(crate) enum Received {
+pub(crate) enum ReceiveCompletion {
     Bytes(Vec<u8>),
     Hangup(Hangup),
 }
@@ -29,7 +29,7 @@ pub(crate) struct Socket {
     pub(crate) heartbeat_at: Option<Millis>,
     /// How the client ended its side.
     client_end: Option<Hangup>,
-    is_hangup_told: bool,
+    is_hangup_reported: bool,
 
     // Server to client.
     in_flight: Option<Vec<u8>>,
@@ -44,11 +44,11 @@ pub(crate) struct Socket {
     read: u64,
     capacity: usize,
     decoder: Decoder,
-    says: VecDeque<(u64, Says)>,
+    messages: VecDeque<(u64, ServerMessage)>,
 
     pub(crate) shut: Option<CloseHow>,
     /// The server holds it no longer, or never took it.
-    pub(crate) is_gone: bool,
+    pub(crate) is_released: bool,
 }
 
 impl Socket {
@@ -60,7 +60,7 @@ impl Socket {
             heartbeats: VecDeque::new(),
             heartbeat_at: None,
             client_end: None,
-            is_hangup_told: false,
+            is_hangup_reported: false,
             in_flight: None,
             moved_at: Millis(0),
             moved_at_least: Millis(0),
@@ -69,9 +69,9 @@ impl Socket {
             read: 0,
             capacity,
             decoder: Decoder::new(transport),
-            says: VecDeque::new(),
+            messages: VecDeque::new(),
             shut: None,
-            is_gone: false,
+            is_released: false,
         }
     }
 
@@ -107,18 +107,20 @@ impl Socket {
     }
 
     /// The next thing of which the client has read the last byte.
-    pub(crate) fn next_said(&mut self) -> Option<Says> {
-        let (end, _) = self.says.front()?;
-        (*end <= self.read).then(|| self.says.pop_front().expect("looked at").1)
+    pub(crate) fn next_message(&mut self) -> Option<ServerMessage> {
+        let (end, _) = self.messages.front()?;
+        (*end <= self.read).then(|| self.messages.pop_front().expect("looked at").1)
     }
 
     /// The client has read all there was and ever will be.
     pub(crate) fn is_at_end(&self) -> bool {
-        (self.shut.is_some() || self.is_gone) && self.in_flight.is_none() && self.read == self.taken
+        (self.shut.is_some() || self.is_released)
+            && self.in_flight.is_none()
+            && self.read == self.taken
     }
 
     /// Nothing is on its way in either direction.
-    pub(crate) fn is_calm(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.written.is_empty() && self.in_flight.is_none() && self.read == self.taken
     }
 
@@ -130,28 +132,28 @@ impl Socket {
 
     /// Whether a receive would complete.
     pub(crate) fn can_receive(&self) -> bool {
-        !self.is_hangup_told
+        !self.is_hangup_reported
             && self.shut != Some(CloseHow::Both)
             && (!self.written.is_empty() || self.client_end.is_some())
     }
 
     /// What a receive completes with, in pieces as the kernel likes.
-    pub(crate) fn receive(&mut self, dice: &mut Dice, now: Millis) -> Option<Received> {
+    pub(crate) fn receive(&mut self, rng: &mut Rng, now: Millis) -> Option<ReceiveCompletion> {
         if !self.can_receive() {
             return None;
         }
         if let Some(end) = self.client_end.clone().filter(|_| self.written.is_empty()) {
-            self.is_hangup_told = true;
-            return Some(Received::Hangup(end));
+            self.is_hangup_reported = true;
+            return Some(ReceiveCompletion::Hangup(end));
         }
-        let most = dice.pick(&[1, 7, 100, 1024, 20_000]).min(self.written.len());
+        let most = rng.pick(&[1, 7, 100, 1024, 20_000]).min(self.written.len());
         let bytes: Vec<u8> = self.written.drain(..most).collect();
         self.received += bytes.len() as u64;
         while self.heartbeats.front().is_some_and(|end| *end <= self.received) {
             self.heartbeats.pop_front();
             self.heartbeat_at = Some(now);
         }
-        Some(Received::Bytes(bytes))
+        Some(ReceiveCompletion::Bytes(bytes))
     }
 
     pub(crate) fn is_sending(&self) -> bool {
@@ -188,7 +190,7 @@ impl Socket {
     /// What the transmit in flight completes with; `None` if it does not yet.
     pub(crate) fn send(
         &mut self,
-        dice: &mut Dice,
+        rng: &mut Rng,
         now: Millis,
     ) -> Result<Option<Result<usize, i32>>, String> {
         if !self.can_send() {
@@ -196,32 +198,32 @@ impl Socket {
         }
         let bytes = self.in_flight.take().expect("can_send");
         let most = bytes.len().min(self.room());
-        if self.is_broken() && (most == 0 || dice.percent(50)) {
+        if self.is_broken() && (most == 0 || rng.percent(50)) {
             return Ok(Some(Err(if self.is_reset() { ECONNRESET } else { EPIPE })));
         }
-        let taken = if dice.percent(25) { 1 + dice.below(most) } else { most };
-        let known = self.says.len();
-        self.decoder.feed(&bytes[..taken], &mut self.says)?;
+        let taken = if rng.percent(25) { 1 + rng.below(most) } else { most };
+        let known = self.messages.len();
+        self.decoder.feed(&bytes[..taken], &mut self.messages)?;
         self.taken += taken as u64;
         self.moved_at = now;
         self.moved_at_least = now;
-        let is_last = |(_, says): &&(u64, Says)| matches!(says, Says::Push(stamp) if stamp.part + 1 == stamp.parts);
-        self.pushes_taken += self.says.iter().skip(known).filter(is_last).count() as u64;
+        let is_last = |(_, message): &&(u64, ServerMessage)| matches!(message, ServerMessage::Push(stamp) if stamp.part + 1 == stamp.parts);
+        self.pushes_taken += self.messages.iter().skip(known).filter(is_last).count() as u64;
         Ok(Some(Ok(taken)))
     }
 
     /// After both sides were shut: the last operations are done.
-    pub(crate) fn can_go(&self) -> bool {
+    pub(crate) fn can_release(&self) -> bool {
         self.shut == Some(CloseHow::Both) && self.in_flight.is_none()
     }
 
-    /// The driver has not told the end of the receiving side.
+    /// The driver has not reported the end of the receiving side.
     pub(crate) fn owes_hangup(&self) -> bool {
-        !self.is_hangup_told
+        !self.is_hangup_reported
     }
 
-    pub(crate) fn go(&mut self) {
-        self.is_gone = true;
+    pub(crate) fn release(&mut self) {
+        self.is_released = true;
         self.written = VecDeque::new();
     }
 

@@ -18,6 +18,16 @@ pub struct Summary {
     pub policies: [u64; 3],
     /// Push calls, and others.
     pub calls: u64,
+    /// Calls that ended with a message before a full inbox.
+    pub calls_inbox_full: u64,
+    /// Calls that ended with reports missing.
+    pub calls_late: u64,
+    /// Callers that left before the end of their call.
+    pub callers_left: u64,
+    /// Messages that were not sent because their call had ended.
+    pub messages_skipped: u64,
+    /// Times that the control thread stalled.
+    pub stalls: u64,
     /// Connections accepted.
     pub accepted: u64,
     /// Connections turned away.
@@ -37,18 +47,18 @@ pub struct Summary {
     /// Messages that found an inbox full.
     pub mesh_waits: u64,
     /// Turns in which clients' input was left where it was.
-    pub naps: u64,
+    pub coalesced_waits: u64,
     /// Runs with remote logic.
     pub remote: u64,
     /// Sessions renewed at logic.
     pub renewals: u64,
-    /// Keys that logic heard are gone.
+    /// Ends of sessions that were reported to logic.
     pub departures: u64,
     /// Client messages that logic did not take.
     pub failures: u64,
     /// Lines of the trace log.
     pub traced: u64,
-    /// Of everything the clients heard; equal for equal seeds.
+    /// Of everything the clients received; equal for equal seeds.
     pub digest: u64,
 }
 
@@ -92,6 +102,11 @@ impl AddAssign for Summary {
         add_each(&mut self.shards, &other.shards);
         add_each(&mut self.policies, &other.policies);
         self.calls += other.calls;
+        self.calls_inbox_full += other.calls_inbox_full;
+        self.calls_late += other.calls_late;
+        self.callers_left += other.callers_left;
+        self.messages_skipped += other.messages_skipped;
+        self.stalls += other.stalls;
         self.accepted += other.accepted;
         self.refused += other.refused;
         self.authenticated += other.authenticated;
@@ -101,7 +116,7 @@ impl AddAssign for Summary {
         self.lost += other.lost;
         self.superseded += other.superseded;
         self.mesh_waits += other.mesh_waits;
-        self.naps += other.naps;
+        self.coalesced_waits += other.coalesced_waits;
         self.remote += other.remote;
         self.renewals += other.renewals;
         self.departures += other.departures;
@@ -121,10 +136,17 @@ impl fmt::Display for Summary {
             f,
             "connections: {accepted} accepted, {refused} refused, {authenticated} authenticated"
         )?;
-        let naps = self.naps;
+        let coalesced_waits = self.coalesced_waits;
         writeln!(
             f,
-            "calls: {calls}; messages that waited for an inbox: {mesh_waits}; naps: {naps}"
+            "calls: {calls}; messages that waited for an inbox: {mesh_waits}; coalesced waits: {coalesced_waits}"
+        )?;
+        let Self { calls_inbox_full, calls_late, callers_left, messages_skipped, stalls, .. } =
+            self;
+        writeln!(
+            f,
+            "calls that ended early: {calls_inbox_full} before a full inbox, {calls_late} late, \
+             {callers_left} left; messages skipped: {messages_skipped}; control stalled: {stalls}"
         )?;
         let Self { remote, renewals, departures, failures, traced, .. } = self;
         writeln!(

@@ -14,7 +14,7 @@ pub(crate) struct TraceLog {
 }
 
 impl TraceLog {
-    pub(crate) fn hear(&mut self, plan: &Plan, event: &TraceEvent) -> Result<(), String> {
+    pub(crate) fn add(&mut self, plan: &Plan, event: &TraceEvent) -> Result<(), String> {
         self.lines += 1;
         let TraceEvent { conn, user, what, .. } = event;
         if !plan.trace_lists().any(|list| list.contains(user)) {

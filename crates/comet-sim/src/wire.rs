@@ -1,4 +1,4 @@
-//! The client's side of the wire: frames and WebSocket messages to the server, and what it says.
+//! The client's side of the wire: frames and WebSocket messages to the server, and those of the server.
 
 use std::collections::VecDeque;
 
@@ -131,7 +131,7 @@ impl Stamp {
 
 /// What the server said.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Says {
+pub(crate) enum ServerMessage {
     Http(u16),
     Push(Stamp),
     Reply { operation: i32, sequence: i32, body: Box<[u8]> },
@@ -160,11 +160,11 @@ impl Decoder {
         }
     }
 
-    /// Adds to `says` what the bytes complete, each with where in the stream it ends.
+    /// Adds to `messages` what the bytes complete, each with where in the stream it ends.
     pub(crate) fn feed(
         &mut self,
         bytes: &[u8],
-        says: &mut VecDeque<(u64, Says)>,
+        messages: &mut VecDeque<(u64, ServerMessage)>,
     ) -> Result<(), String> {
         self.pending.extend_from_slice(bytes);
         let pending = std::mem::take(&mut self.pending);
@@ -172,9 +172,9 @@ impl Decoder {
         while !self.is_refused {
             let rest = &pending[at..];
             let consumed = match (self.is_upgraded, self.transport) {
-                (false, _) => self.http(rest, says)?,
-                (true, Transport::Tcp) => self.frame(rest, says)?,
-                (true, Transport::WebSocket) => self.message(rest, says)?,
+                (false, _) => self.http(rest, messages)?,
+                (true, Transport::Tcp) => self.frame(rest, messages)?,
+                (true, Transport::WebSocket) => self.message(rest, messages)?,
             };
             let Some(consumed) = consumed else { break };
             at += consumed;
@@ -188,7 +188,7 @@ impl Decoder {
     fn http(
         &mut self,
         input: &[u8],
-        says: &mut VecDeque<(u64, Says)>,
+        messages: &mut VecDeque<(u64, ServerMessage)>,
     ) -> Result<Option<usize>, String> {
         let Some(end) = input.windows(4).position(|four| four == b"\r\n\r\n") else {
             return Ok(None);
@@ -199,28 +199,28 @@ impl Decoder {
         self.is_upgraded = status == 101;
         self.is_refused = !self.is_upgraded;
         let end = end + 4;
-        says.push_back((self.taken + end as u64, Says::Http(status)));
+        messages.push_back((self.taken + end as u64, ServerMessage::Http(status)));
         Ok(Some(end))
     }
 
     fn frame(
         &self,
         input: &[u8],
-        says: &mut VecDeque<(u64, Says)>,
+        messages: &mut VecDeque<(u64, ServerMessage)>,
     ) -> Result<Option<usize>, String> {
         let decoded = decode(input, usize::MAX).map_err(|fault| format!("a bad frame: {fault}"))?;
         let Some((frame, consumed)) = decoded else { return Ok(None) };
         if frame.operation == op::RAW {
             return Err("operation 9 on TCP".to_owned());
         }
-        says.push_back((self.taken + consumed as u64, said(&frame)?));
+        messages.push_back((self.taken + consumed as u64, server_message(&frame)?));
         Ok(Some(consumed))
     }
 
     fn message(
         &self,
         input: &[u8],
-        says: &mut VecDeque<(u64, Says)>,
+        messages: &mut VecDeque<(u64, ServerMessage)>,
     ) -> Result<Option<usize>, String> {
         let [first, second, ..] = *input else { return Ok(None) };
         let (header, length) = match second {
@@ -253,17 +253,17 @@ impl Decoder {
                     let mut run = frame.body;
                     while !run.is_empty() {
                         let (inner, consumed) = whole(run)?;
-                        says.push_back((end, said(&inner)?));
+                        messages.push_back((end, server_message(&inner)?));
                         run = &run[consumed..];
                     }
                 } else {
-                    says.push_back((end, said(&frame)?));
+                    messages.push_back((end, server_message(&frame)?));
                 }
             }
-            0x8a => says.push_back((end, Says::Pong(payload.into()))),
+            0x8a => messages.push_back((end, ServerMessage::Pong(payload.into()))),
             CLOSE if payload.len() >= 2 => {
                 let code = u16::from_be_bytes([payload[0], payload[1]]);
-                says.push_back((end, Says::Close(code)));
+                messages.push_back((end, ServerMessage::Close(code)));
             }
             _ => return Err(format!("a WebSocket frame that begins with {first:#x}")),
         }
@@ -271,10 +271,10 @@ impl Decoder {
     }
 }
 
-fn said(frame: &Frame<'_>) -> Result<Says, String> {
+fn server_message(frame: &Frame<'_>) -> Result<ServerMessage, String> {
     if frame.sequence == PUSH_SEQUENCE {
-        return Stamp::read(frame).map(Says::Push);
+        return Stamp::read(frame).map(ServerMessage::Push);
     }
     let Frame { operation, sequence, body, .. } = *frame;
-    Ok(Says::Reply { operation, sequence, body: body.into() })
+    Ok(ServerMessage::Reply { operation, sequence, body: body.into() })
 }

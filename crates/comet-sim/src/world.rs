@@ -1,53 +1,19 @@
 //! The world of one run: shards with their drivers, the mesh, control, clients, and the clock.
 
 use comet_core::limits::ROOM_COUNT_MS;
-use comet_core::{CloseReason, ConnId, Millis, ShardId};
+use comet_core::{Millis, ShardId};
 
-use crate::Summary;
-use crate::check::{self, Marks};
+use crate::check::{self, Baseline};
 use crate::client::{Client, Reads};
 use crate::control::Control;
-use crate::deadlines;
 use crate::driver::Driver;
-use crate::mesh::Mesh;
-use crate::persona::Persona;
-use crate::plan::{Dice, Plan};
+use crate::env::{Env, Peer};
+use crate::plan::Plan;
+use crate::profile::ClientProfile;
+use crate::rng::Rng;
 use crate::socket::Socket;
+use crate::summary::Summary;
 use crate::trace::{Trace, trace};
-
-/// A connection of a fake client, from its connect to its end on both sides.
-pub(crate) struct Peer {
-    pub(crate) client: Client,
-    pub(crate) socket: Socket,
-    /// Once accepted.
-    pub(crate) conn: Option<ConnId>,
-    pub(crate) accepted_at: Millis,
-    pub(crate) received_at: Millis,
-    /// When it was first seen to be authenticated.
-    pub(crate) live_at: Option<Millis>,
-    /// What its shard said when it gave it up.
-    pub(crate) closed: Option<(CloseReason, Millis)>,
-}
-
-/// Everything around the shards.
-pub(crate) struct Env {
-    pub(crate) now: Millis,
-    pub(crate) dice: Dice,
-    pub(crate) plan: Plan,
-    pub(crate) mesh: Mesh,
-    pub(crate) control: Control,
-    pub(crate) peers: Vec<Peer>,
-    pub(crate) is_draining: bool,
-    pub(crate) trace: Trace,
-    /// When something last happened that others may hear of.
-    stirred_at: Millis,
-}
-
-impl Env {
-    pub(crate) fn stir(&mut self) {
-        self.stirred_at = self.now;
-    }
-}
 
 pub(crate) struct World {
     pub(crate) env: Env,
@@ -55,137 +21,132 @@ pub(crate) struct World {
     /// Peers that are not over on both sides.
     pub(crate) active: Vec<usize>,
     /// Those who came before, to come again.
-    personas: Vec<Persona>,
-    pub(crate) marks: Marks,
+    profiles: Vec<ClientProfile>,
+    pub(crate) baseline: Baseline,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mood {
+enum Phase {
     Busy,
     Quiet,
 }
 
 /// Simulated time in which everything must come to rest, milliseconds. Clients with slow sockets who send
-/// heartbeats every few hundred milliseconds are seldom all calm at once: some seeds need a minute.
+/// heartbeats every few hundred milliseconds are seldom all idle at once: some seeds need a minute.
 const QUIET_MS_MAX: u64 = 600_000;
 
 impl World {
     pub(crate) fn new(seed: u64, trace: Trace) -> Self {
-        let mut dice = Dice::new(seed);
-        let plan = Plan::roll(&mut dice);
+        let mut rng = Rng::new(seed);
+        let plan = Plan::random(&mut rng);
         let drivers = (0..plan.shards).map(|shard| Driver::new(ShardId(shard), &plan)).collect();
-        let env = Env {
-            now: Millis(0),
-            mesh: Mesh::new(plan.shards, plan.inbox, plan.delay_ms_max),
-            control: Control::new(&plan),
-            dice,
-            plan,
-            peers: Vec::new(),
-            is_draining: false,
-            trace,
-            stirred_at: Millis(0),
-        };
-        Self { env, drivers, active: Vec::new(), personas: Vec::new(), marks: Marks::default() }
+        Self {
+            env: Env::new(plan, rng, trace),
+            drivers,
+            active: Vec::new(),
+            profiles: Vec::new(),
+            baseline: Baseline::default(),
+        }
     }
 
     /// Busy stretches with quiet points between them, and the drain at the end.
     pub(crate) fn run(&mut self) -> Result<Summary, String> {
         for _ in 0..self.env.plan.rounds {
             for _ in 0..self.env.plan.steps {
-                self.step(Mood::Busy)?;
+                self.step(Phase::Busy)?;
             }
             self.rest(|_| true)?;
-            check::quiet_point(self)?;
+            check::quiet_point(&mut self.env, &self.drivers, &mut self.baseline)?;
         }
-        for _ in 0..self.env.dice.between(0, 50) {
-            self.step(Mood::Busy)?;
+        for _ in 0..self.env.rng.between(0, 50) {
+            self.step(Phase::Busy)?;
         }
         self.env.is_draining = true;
-        self.env.control.drain(&mut self.env.dice, &self.env.plan);
-        for _ in 0..self.env.dice.between(0, 50) {
-            self.step(Mood::Busy)?;
+        let (control, context) = self.env.control();
+        control.drain(context)?;
+        for _ in 0..self.env.rng.between(0, 50) {
+            self.step(Phase::Busy)?;
         }
         self.rest(|control| control.drained.iter().all(|times| *times > 0))?;
-        check::end(self)
+        check::end(&mut self.env, &mut self.drivers)
     }
 
     /// Lets everything come to rest: all is delivered, and room counts have travelled.
     fn rest(&mut self, is_done: impl Fn(&Control) -> bool) -> Result<(), String> {
         let begin = self.env.now;
-        self.env.stir();
+        self.env.note_activity();
         loop {
-            self.step(Mood::Quiet)?;
-            let Env { now, stirred_at, control, .. } = &self.env;
-            let is_still = *now > stirred_at.after(2 * ROOM_COUNT_MS + 100)
+            self.step(Phase::Quiet)?;
+            let Env { now, control, .. } = &self.env;
+            let active_at = self.env.active_at();
+            let is_still = *now > active_at.after(2 * ROOM_COUNT_MS + 100)
                 && *now > control.paced_until
                 && control.is_idle()
                 && is_done(control);
-            if is_still && self.is_calm() {
+            if is_still && self.is_idle() {
                 return Ok(());
             }
             if *now > begin.after(QUIET_MS_MAX) {
                 return Err(format!(
-                    "no rest: calls {:?} lack reports, last stir at {stirred_at:?}, drained {:?}, \
-                     calm {}",
-                    control.unanswered(),
+                    "no rest: calls {:?} are open, last activity at {active_at:?}, drained {:?}, \
+                     idle {}",
+                    control.calls.open(),
                     control.drained,
-                    self.is_calm(),
+                    self.is_idle(),
                 ));
             }
         }
     }
 
-    fn is_calm(&self) -> bool {
-        self.env.mesh.is_calm()
+    fn is_idle(&self) -> bool {
+        self.env.mesh.is_idle()
             && self.drivers.iter().all(Driver::is_quiet)
             && self.active.iter().all(|&peer| {
                 let Peer { client, socket, .. } = &self.env.peers[peer];
-                client.reads == Reads::NoMore && client.hearing.is_live
+                client.reads == Reads::NoMore && client.received.is_live
                     || socket.is_reset()
-                    || socket.is_calm()
+                    || socket.is_idle()
             })
     }
 
-    fn step(&mut self, mood: Mood) -> Result<(), String> {
+    fn step(&mut self, phase: Phase) -> Result<(), String> {
         let env = &mut self.env;
         env.trace.step += 1;
-        let pause = match mood {
-            Mood::Quiet => env.dice.between(1, 8),
-            Mood::Busy if env.dice.percent(1) => env.dice.between(50, 400),
-            Mood::Busy => env.dice.between(0, 3),
+        let pause = match phase {
+            Phase::Quiet => env.rng.between(1, 8),
+            Phase::Busy if env.rng.percent(1) => env.rng.between(50, 400),
+            Phase::Busy => env.rng.between(0, 3),
         };
         env.now = env.now.after(pause);
-        if mood == Mood::Busy {
+        if phase == Phase::Busy {
             self.connect();
-            let env = &mut self.env;
-            if env.dice.percent(env.plan.push_percent) {
-                env.control.push(&mut env.dice, &env.plan);
-            }
+            let (control, context) = self.env.control();
+            control.act(context)?;
         }
         self.turn_control()?;
-        self.turn_clients(mood)?;
+        self.turn_clients(phase)?;
         self.turn_shards()
     }
 
     /// New clients come, and old ones again.
     fn connect(&mut self) {
         let env = &mut self.env;
-        if self.active.len() >= env.plan.clients || !env.dice.percent(30) {
+        if self.active.len() >= env.plan.clients || !env.rng.percent(30) {
             return;
         }
-        let persona = if !self.personas.is_empty() && env.dice.percent(40) {
-            self.personas[env.dice.below(self.personas.len())].clone()
+        let profile = if !self.profiles.is_empty() && env.rng.percent(40) {
+            self.profiles[env.rng.below(self.profiles.len())].clone()
         } else {
-            Persona::roll(&mut env.dice, &env.plan)
+            ClientProfile::random(&mut env.rng, &env.plan)
         };
-        self.personas.push(persona.clone());
-        let shard = env.dice.below(self.drivers.len());
-        let capacity = env.dice.pick(env.plan.socket_bytes);
+        self.profiles.push(profile.clone());
+        let shard = env.rng.below(self.drivers.len());
+        let capacity = env.rng.pick(env.plan.socket_bytes);
         let peer = env.peers.len();
-        trace!(env, "peer {peer} connects to shard {shard}: {}", persona.token.escape_ascii());
+        trace!(env, "peer {peer} connects to shard {shard}: {}", profile.token.escape_ascii());
         env.peers.push(Peer {
-            socket: Socket::new(persona.transport, capacity),
-            client: Client::new(&mut env.dice, &env.plan, persona),
+            socket: Socket::new(profile.transport, capacity),
+            client: Client::new(&mut env.rng, &env.plan, profile),
             conn: None,
             accepted_at: Millis(0),
             received_at: Millis(0),
@@ -197,51 +158,49 @@ impl World {
     }
 
     fn turn_control(&mut self) -> Result<(), String> {
-        let env = &mut self.env;
-        env.control.turn_logic(&mut env.dice, &env.plan, env.now);
-        let has_sent = env.control.flush(&mut env.dice, env.now, &mut env.mesh);
-        if env.control.take_reports(&mut env.dice, &env.plan, env.now)? || has_sent {
-            env.stir();
+        let (control, context) = self.env.control();
+        if control.turn(context)? {
+            self.env.note_activity();
         }
         Ok(())
     }
 
-    fn turn_clients(&mut self, mood: Mood) -> Result<(), String> {
-        let is_quiet = mood == Mood::Quiet;
+    fn turn_clients(&mut self, phase: Phase) -> Result<(), String> {
+        let is_quiet = phase == Phase::Quiet;
         let env = &mut self.env;
-        let next_call = env.control.next_call;
-        let mut will_stir = false;
+        let next_call = env.control.calls.next_id();
+        let mut is_active = false;
         for &peer in &self.active {
-            if !is_quiet && env.dice.percent(50) {
+            if !is_quiet && env.rng.percent(50) {
                 continue;
             }
             let Peer { client, socket, .. } = &mut env.peers[peer];
             client
-                .read((socket, &mut env.dice), next_call, is_quiet)
+                .read((socket, &mut env.rng), next_call, is_quiet)
                 .map_err(|what| format!("peer {peer} read something wrong: {what}"))?;
-            client.write((socket, &mut env.dice), &env.plan, env.now, is_quiet);
-            if !is_quiet && env.dice.below(1000) == 0 {
-                client.die(socket, &mut env.dice);
+            client.write((socket, &mut env.rng), &env.plan, env.now, is_quiet);
+            if !is_quiet && env.rng.below(1000) == 0 {
+                client.disconnect(socket, &mut env.rng);
             }
-            will_stir |= client.hearing.waits_for_others() && !socket.is_drained_by_server();
+            is_active |= client.received.waits_for_others() && !socket.is_drained_by_server();
         }
-        if will_stir {
-            env.stir();
+        if is_active {
+            env.note_activity();
         }
         self.active
-            .retain(|&peer| !env.peers[peer].client.is_over || !env.peers[peer].socket.is_gone);
+            .retain(|&peer| !env.peers[peer].client.is_over || !env.peers[peer].socket.is_released);
         Ok(())
     }
 
     fn turn_shards(&mut self) -> Result<(), String> {
         let env = &mut self.env;
         let shards = self.drivers.len();
-        let first = env.dice.below(shards);
+        let first = env.rng.below(shards);
         for shard in first..first + shards {
             let driver = &mut self.drivers[shard % shards];
             if !driver.is_awake(env) {
-                deadlines::check_overdue(driver, env)?;
-            } else if env.dice.percent(env.plan.turn_percent) {
+                driver.check_overdue(env)?;
+            } else if env.rng.percent(env.plan.turn_percent) {
                 driver.turn(env)?;
                 check::turn(driver, env)?;
             }

@@ -35,10 +35,13 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     for reason in DropReason::ALL {
         assert!(sum.deliveries.dropped[*reason as usize] > 0, "no push was {reason:?}: {sum}");
     }
+    let early = [sum.calls_inbox_full, sum.calls_late, sum.callers_left, sum.messages_skipped];
+    assert!(early.iter().all(|number| *number > 300) && sum.stalls > 100, "{sum}");
     let others = [sum.lost, sum.superseded, sum.refused, sum.mesh_waits, sum.deliveries.absent];
     assert!(others.iter().all(|number| *number > 0), "{sum}");
-    let told = [sum.naps, sum.remote, sum.renewals, sum.departures, sum.failures, sum.traced];
-    assert!(told.iter().all(|number| *number > 100), "{sum}");
+    let counts =
+        [sum.coalesced_waits, sum.remote, sum.renewals, sum.departures, sum.failures, sum.traced];
+    assert!(counts.iter().all(|number| *number > 100), "{sum}");
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);
 }
 

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use comet_core::{Identity, Transport};
 use comet_logic::{Auther, Embedded};
 
-use crate::plan::{Dice, KEYS, OPERATIONS, Plan, ROOMS, USERS};
+use crate::plan::{KEYS, OPERATIONS, Plan, ROOMS, USERS};
+use crate::rng::Rng;
 
 #[derive(Clone)]
-pub(crate) struct Persona {
+pub(crate) struct ClientProfile {
     pub(crate) transport: Transport,
     pub(crate) token: Box<[u8]>,
     pub(crate) user: i64,
@@ -47,11 +48,11 @@ impl Accepted {
     }
 }
 
-impl Persona {
-    pub(crate) fn roll(dice: &mut Dice, plan: &Plan) -> Self {
-        let transport = dice.pick(&[Transport::Tcp, Transport::WebSocket]);
-        let user = dice.below(USERS as usize) as i64;
-        let mut persona = Self {
+impl ClientProfile {
+    pub(crate) fn random(rng: &mut Rng, plan: &Plan) -> Self {
+        let transport = rng.pick(&[Transport::Tcp, Transport::WebSocket]);
+        let user = rng.below(USERS as usize) as i64;
+        let mut profile = Self {
             transport,
             token: user.to_string().into_bytes().into(),
             user,
@@ -61,35 +62,35 @@ impl Persona {
             heartbeat_ms: 0,
             is_refused: false,
         };
-        match dice.below(100) {
+        match rng.below(100) {
             0..40 => {}
             40..50 => {
-                persona.token = (*b"anna").into();
-                persona.user = 0;
-                persona.room = None;
+                profile.token = (*b"anna").into();
+                profile.user = 0;
+                profile.room = None;
             }
             50..95 => {
-                let key = dice.pick(&KEYS);
-                let room = dice.percent(70).then(|| dice.below(ROOMS.len()) as u8);
+                let key = rng.pick(&KEYS);
+                let room = rng.percent(70).then(|| rng.below(ROOMS.len()) as u8);
                 let accepts: Vec<i32> =
-                    OPERATIONS.into_iter().filter(|_| dice.percent(70)).collect();
+                    OPERATIONS.into_iter().filter(|_| rng.percent(70)).collect();
                 let room_id = room.map_or("", |room| ROOMS[usize::from(room)]);
                 let token = format!(
                     r#"{{"mid":{user},"key":"{key}","room_id":"{room_id}","accepts":{accepts:?}}}"#
                 );
-                persona.token = token.into_bytes().into();
-                persona.key = Some(key);
-                persona.room = room;
+                profile.token = token.into_bytes().into();
+                profile.key = Some(key);
+                profile.room = room;
                 let exceptions = accepts.into_iter().collect();
-                persona.accepts = Accepted { by_default: false, exceptions };
+                profile.accepts = Accepted { by_default: false, exceptions };
             }
             _ => {
-                persona.token = (*b"{\"mid\":").into();
-                persona.is_refused = true;
+                profile.token = (*b"{\"mid\":").into();
+                profile.is_refused = true;
             }
         }
-        persona.heartbeat_ms = heartbeat_ms(persona.user, plan).unwrap_or(plan.limits.heartbeat_ms);
-        persona
+        profile.heartbeat_ms = heartbeat_ms(profile.user, plan).unwrap_or(plan.limits.heartbeat_ms);
+        profile
     }
 }
 

@@ -1,14 +1,14 @@
-//! What a client is told, checked as it comes: replies in the order of the requests, each push at most
-//! once and in its order, nothing before its time and nothing after the goodbye.
+//! What a client receives, checked as it comes: replies in the order of the requests, each push at most
+//! once and in its order, nothing before its time and nothing after the close notice.
 
 use std::collections::VecDeque;
 
 use comet_proto::op;
 
 use crate::logic::FAILURE;
-use crate::persona::{Accepted, Persona};
 use crate::plan::{Plan, RETRY_AFTER_MS_MAX, ROOMS};
-use crate::wire::{Kind, Says, Stamp};
+use crate::profile::{Accepted, ClientProfile};
+use crate::wire::{Kind, ServerMessage, Stamp};
 
 /// The reply to a request, and what the client knows once it has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,14 +21,14 @@ pub(crate) enum Expected {
     Pong(Box<[u8]>),
 }
 
-pub(crate) struct Hearing {
+pub(crate) struct ReceivedStream {
     /// Replies to come, with their sequences.
     pub(crate) expected: VecDeque<(i32, Expected)>,
     /// Status of the upgrade to come.
     pub(crate) status: u16,
     pub(crate) is_live: bool,
     /// The server has said that it closes.
-    pub(crate) is_told: bool,
+    pub(crate) is_closing: bool,
     is_closed: bool,
     /// Where the stream has left it; requests under way change this when their reply comes.
     pub(crate) room: Option<u8>,
@@ -45,20 +45,20 @@ pub(crate) struct Hearing {
     /// Last call to the key, to the user, to everybody, and to each room.
     last: [u64; 3 + ROOMS.len()],
     batch: Option<Stamp>,
-    /// Of everything heard, so that two runs can be compared.
+    /// Of everything received, so that two runs can be compared.
     pub(crate) digest: u64,
 }
 
-impl Hearing {
-    pub(crate) fn new(persona: &Persona, plan: &Plan) -> Self {
+impl ReceivedStream {
+    pub(crate) fn new(profile: &ClientProfile, plan: &Plan) -> Self {
         Self {
             expected: VecDeque::new(),
             status: 101,
             is_live: false,
-            is_told: false,
+            is_closing: false,
             is_closed: false,
-            room: persona.room,
-            accepts: persona.accepts.clone(),
+            room: profile.room,
+            accepts: profile.accepts.clone(),
             filters_rooms: plan.limits.filter_rooms,
             is_remote: plan.is_remote(),
             live_since: 0,
@@ -84,37 +84,37 @@ impl Hearing {
     }
 
     /// Checks one thing the server said; `next_call` is the call control makes next.
-    pub(crate) fn hear(&mut self, says: Says, next_call: u64) -> Result<(), String> {
+    pub(crate) fn receive(&mut self, message: ServerMessage, next_call: u64) -> Result<(), String> {
         if self.is_closed {
-            return Err(format!("said after the close: {says:?}"));
+            return Err(format!("after the close: {message:?}"));
         }
-        if self.is_told && !matches!(says, Says::Close(_)) {
-            return Err(format!("said after the goodbye: {says:?}"));
+        if self.is_closing && !matches!(message, ServerMessage::Close(_)) {
+            return Err(format!("after the close notice: {message:?}"));
         }
         if let Some(stamp) = self.batch
-            && !matches!(says, Says::Push(_))
+            && !matches!(message, ServerMessage::Push(_))
         {
-            return Err(format!("said in the middle of batch {}: {says:?}", stamp.id));
+            return Err(format!("in the middle of batch {}: {message:?}", stamp.id));
         }
-        match says {
-            Says::Http(status) if status == self.status => self.is_told = status != 101,
-            Says::Http(status) => {
+        match message {
+            ServerMessage::Http(status) if status == self.status => self.is_closing = status != 101,
+            ServerMessage::Http(status) => {
                 return Err(format!("status {status} instead of {}", self.status));
             }
-            Says::Close(_) => self.is_closed = true,
-            Says::Push(stamp) => {
+            ServerMessage::Close(_) => self.is_closed = true,
+            ServerMessage::Push(stamp) => {
                 self.mix(stamp.id);
                 return self.push(stamp);
             }
-            Says::Pong(payload) => match self.expected.pop_front() {
+            ServerMessage::Pong(payload) => match self.expected.pop_front() {
                 Some((_, Expected::Pong(asked))) if asked == payload => {}
                 other => return Err(format!("a pong instead of {other:?}")),
             },
-            Says::Reply { operation: op::DISCONNECT_REPLY, sequence: 0, body } => {
-                self.is_told = true;
-                return check_goodbye(&body);
+            ServerMessage::Reply { operation: op::DISCONNECT_REPLY, sequence: 0, body } => {
+                self.is_closing = true;
+                return check_close_notice(&body);
             }
-            Says::Reply { operation, sequence, body } => {
+            ServerMessage::Reply { operation, sequence, body } => {
                 self.mix(operation as u64);
                 return self.reply(operation, sequence, &body, next_call);
             }
@@ -235,9 +235,9 @@ impl Hearing {
     }
 }
 
-/// A goodbye is a sentence, and perhaps a time to wait.
-fn check_goodbye(body: &[u8]) -> Result<(), String> {
-    let wrong = || format!("a goodbye of {:?}", body.escape_ascii().to_string());
+/// A close notice is a sentence, and perhaps a time to wait.
+fn check_close_notice(body: &[u8]) -> Result<(), String> {
+    let wrong = || format!("a close notice of {:?}", body.escape_ascii().to_string());
     let text = std::str::from_utf8(body).map_err(|_| wrong())?;
     let (sentence, hint) = text.split_once("; retry_after_ms=").unwrap_or((text, "0"));
     let millis: u32 = hint.parse().map_err(|_| wrong())?;

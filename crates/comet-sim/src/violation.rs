@@ -1,14 +1,14 @@
-//! What a client may do against the protocol, or against good manners, and what it is closed for.
+//! What a client may do against the protocol, and what its connection is closed for.
 
 use comet_core::limits::{ACCEPTS_MAX, NAME_MAX};
 use comet_core::{CloseReason, Limits, Transport};
 use comet_proto::{HEADER_LEN, op};
 
-use crate::plan::Dice;
+use crate::rng::Rng;
 use crate::wire::{self, BINARY, PING, TEXT};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Misdeed {
+pub(crate) enum Violation {
     /// Connects and says nothing.
     NeverAuthenticates,
     /// A request that opens no WebSocket; the status it is answered with.
@@ -16,7 +16,7 @@ pub(crate) enum Misdeed {
     /// Sends its token and more behind it than may wait for the answer.
     Flood,
     /// Bytes that no frame or message of a client may have.
-    Fault(Fault),
+    Malformed(Malformed),
     /// Sends no heartbeats.
     Silence,
     /// Half a frame, and then no more.
@@ -26,7 +26,7 @@ pub(crate) enum Misdeed {
     /// Asks a lot and reads nothing.
     AsksAndNeverReads,
     /// A WebSocket close; on TCP the end.
-    Goodbye,
+    CloseFrame,
     /// The end of its side.
     End,
     /// A reset.
@@ -34,7 +34,7 @@ pub(crate) enum Misdeed {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Fault {
+pub(crate) enum Malformed {
     PackLenSmall,
     PackLenHuge,
     HeaderLen,
@@ -51,49 +51,49 @@ pub(crate) enum Fault {
     TwoFramesInMessage,
 }
 
-const FAULTS: [Fault; 14] = [
-    Fault::PackLenSmall,
-    Fault::PackLenHuge,
-    Fault::HeaderLen,
-    Fault::BodyTooLarge,
-    Fault::RawFrame,
-    Fault::RoomNotText,
-    Fault::RoomTooLong,
-    Fault::OperationsNotNumbers,
-    Fault::TooManyOperations,
+const MALFORMED: [Malformed; 14] = [
+    Malformed::PackLenSmall,
+    Malformed::PackLenHuge,
+    Malformed::HeaderLen,
+    Malformed::BodyTooLarge,
+    Malformed::RawFrame,
+    Malformed::RoomNotText,
+    Malformed::RoomTooLong,
+    Malformed::OperationsNotNumbers,
+    Malformed::TooManyOperations,
     // From here on only WebSocket can do it.
-    Fault::NotMasked,
-    Fault::ReservedBits,
-    Fault::Text,
-    Fault::PingTooLong,
-    Fault::TwoFramesInMessage,
+    Malformed::NotMasked,
+    Malformed::ReservedBits,
+    Malformed::Text,
+    Malformed::PingTooLong,
+    Malformed::TwoFramesInMessage,
 ];
-const FAULTS_OF_TCP: usize = 9;
+const MALFORMED_OVER_TCP: usize = 9;
 
-impl Misdeed {
-    pub(crate) fn roll(dice: &mut Dice, transport: Transport) -> Self {
+impl Violation {
+    pub(crate) fn random(rng: &mut Rng, transport: Transport) -> Self {
         let is_websocket = transport == Transport::WebSocket;
-        match dice.below(100) {
+        match rng.below(100) {
             0..5 => Self::NeverAuthenticates,
             5..8 => Self::Flood,
             8..11 => Self::Silence,
-            11..18 if is_websocket => Self::BadUpgrade(dice.pick(&[400, 404, 405, 426, 431])),
+            11..18 if is_websocket => Self::BadUpgrade(rng.pick(&[400, 404, 405, 426, 431])),
             11..15 => Self::Silence,
             15..50 => {
-                let faults = if is_websocket { FAULTS.len() } else { FAULTS_OF_TCP };
-                Self::Fault(FAULTS[dice.below(faults)])
+                let kinds = if is_websocket { MALFORMED.len() } else { MALFORMED_OVER_TCP };
+                Self::Malformed(MALFORMED[rng.below(kinds)])
             }
             50..57 => Self::HalfThenSilence,
             57..64 => Self::HalfThenEnd,
             64..70 => Self::AsksAndNeverReads,
-            70..80 => Self::Goodbye,
+            70..80 => Self::CloseFrame,
             80..90 => Self::End,
             _ => Self::Reset,
         }
     }
 }
 
-/// The request for [`Misdeed::BadUpgrade`].
+/// The request for [`Violation::BadUpgrade`].
 pub(crate) fn bad_upgrade(status: u16, limits: &Limits) -> Vec<u8> {
     let (path, key) = (&*limits.path, wire::KEY_HEADER);
     match status {
@@ -107,7 +107,7 @@ pub(crate) fn bad_upgrade(status: u16, limits: &Limits) -> Vec<u8> {
     }
 }
 
-impl Fault {
+impl Malformed {
     /// The bytes, and what the connection is closed for. `operation` is the one that can make the list
     /// of a connection's operations longer.
     pub(crate) fn bytes(
@@ -171,12 +171,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_of_either_transport_do_whatever_they_can() {
+    fn clients_of_either_transport_commit_every_violation() {
         // Only WebSocket has an upgrade to get wrong.
         for (transport, kinds) in [(Transport::Tcp, 10), (Transport::WebSocket, 11)] {
-            let mut dice = Dice::new(1);
-            let rolled = (0..1000).map(|_| discriminant(&Misdeed::roll(&mut dice, transport)));
-            assert_eq!(rolled.collect::<HashSet<_>>().len(), kinds, "{transport:?}");
+            let mut rng = Rng::new(1);
+            let drawn = (0..1000).map(|_| discriminant(&Violation::random(&mut rng, transport)));
+            assert_eq!(drawn.collect::<HashSet<_>>().len(), kinds, "{transport:?}");
         }
     }
 }

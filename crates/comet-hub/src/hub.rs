@@ -1,0 +1,230 @@
+//! Where calls meet the mesh: messages out to the shards, reports back to their calls.
+
+use std::mem;
+use std::sync::Arc;
+
+use comet_core::{CallId, Limits, Message, Millis, Report, ShardId};
+
+use crate::calls::{CALLS_MAX, CallError, Calls, Ended};
+use crate::inboxes::Inboxes;
+use crate::lane::{Gone, Lane};
+
+/// How long a full inbox is left alone before it is tried again, milliseconds.
+pub const RETRY_MS: u64 = 1;
+
+/// Time between two looks for late calls, at least, milliseconds: each look is at all of them.
+pub const LATE_LOOK_MS: u64 = 10;
+
+/// The calls under way, and what waits in front of the inboxes of the shards.
+///
+/// `C` is what the driver keeps with a call to find its caller again. It comes back with the outcome.
+///
+/// Commands: [`begin`](Self::begin), [`tell`](Self::tell), [`configure`](Self::configure) and
+/// [`drain`](Self::drain) post their messages at once where no other message waits before the same
+/// inbox, and wake no shard. [`forget`](Self::forget) ends a call whose caller has left.
+///
+/// The driver takes a turn when a report has come, after a command other than `forget`, and when
+/// [`poll_timeout`](Self::poll_timeout) is due. A turn is, in this order:
+///
+/// 1. [`handle_report`](Self::handle_report) for reports that have come, a bounded number of them. Those
+///    that come back belong to no call.
+/// 2. [`flush`](Self::flush): messages go into the inboxes, and the shards are woken.
+/// 3. [`handle_timeout`](Self::handle_timeout): late calls end. A report that has come before its call's
+///    end was noticed therefore counts.
+/// 4. [`poll_outcome`](Self::poll_outcome) until there is none. It may also be polled after every report,
+///    to keep the queue short.
+/// 5. [`poll_timeout`](Self::poll_timeout): when the next turn is due, if nothing comes before.
+///
+/// Every call that [`begin`](Self::begin) returns gets exactly one outcome, unless it is forgotten before
+/// it ends. The times of turns must not go back; that of a `begin` may be rounded up.
+pub struct Hub<C> {
+    calls: Calls<C>,
+    /// When late calls are looked for; one timer for all, where it is not later than any call's end.
+    late_at: Option<Millis>,
+    /// When full inboxes are tried again.
+    retry_at: Option<Millis>,
+    /// By shard.
+    lanes: Vec<Lane>,
+    /// By shard: its last connection is gone.
+    drained: Vec<bool>,
+    /// What every shard was sent, or is about to be.
+    limits: Arc<Limits>,
+}
+
+impl<C> Hub<C> {
+    /// `limits` are those that the shards were started with.
+    ///
+    /// # Panics
+    /// If there is no shard.
+    #[must_use]
+    pub fn new(shards: u16, limits: Arc<Limits>) -> Self {
+        assert!(shards > 0, "there is at least one shard");
+        Self {
+            calls: Calls::new(),
+            late_at: None,
+            retry_at: None,
+            lanes: (0..shards).map(|shard| Lane::new(ShardId(shard))).collect(),
+            drained: vec![false; usize::from(shards)],
+            limits,
+        }
+    }
+
+    /// Calls that have not ended.
+    #[must_use]
+    pub fn calls_under_way(&self) -> usize {
+        self.calls.under_way()
+    }
+
+    /// Messages that wait in front of the inbox of `shard`.
+    #[must_use]
+    pub fn waiting(&self, shard: ShardId) -> usize {
+        self.lanes[usize::from(shard.0)].waiting()
+    }
+
+    /// Shards that have reported the end of their drain, or have ended.
+    #[must_use]
+    pub fn drained(&self) -> usize {
+        self.drained.iter().filter(|drained| **drained).count()
+    }
+
+    /// The bounds that hold.
+    #[must_use]
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.limits
+    }
+
+    /// Starts a call that may take as long as `limit_ms`: puts its messages, at least one and each to be
+    /// answered with one report, on their way to the shards, behind those of earlier calls. Ids of calls
+    /// count up from 1 without gaps.
+    ///
+    /// # Errors
+    /// [`CallError::TooManyCalls`], before any message is made. [`CallError::ShardGone`]: shards before
+    /// that one may have got their messages. `caller` is dropped then.
+    pub fn begin<M>(
+        &mut self,
+        (now, limit_ms): (Millis, u64),
+        inboxes: &mut impl Inboxes,
+        caller: C,
+        messages: impl FnOnce(CallId) -> M,
+    ) -> Result<CallId, CallError>
+    where
+        M: IntoIterator<Item = (ShardId, Message)>,
+    {
+        let Self { calls, lanes, late_at, .. } = self;
+        if calls.under_way() >= CALLS_MAX {
+            return Err(CallError::TooManyCalls);
+        }
+        let id = calls.next_id();
+        let mut sent = 0;
+        for (shard, message) in messages(id) {
+            lanes[usize::from(shard.0)]
+                .send(inboxes, Some(id), message, |call| call == id || calls.runs(call))
+                .map_err(|Gone| CallError::ShardGone(shard))?;
+            sent += 1;
+        }
+        calls.open(id, sent, (now, limit_ms), caller);
+        let deadline = now.after(limit_ms);
+        *late_at = Some(late_at.map_or(deadline, |at| at.min(deadline)));
+        Ok(id)
+    }
+
+    /// Ends `call` without an outcome: its caller has left. Its messages that still wait are not sent. A
+    /// call that has ended is left alone.
+    pub fn forget(&mut self, call: CallId) {
+        self.calls.forget(call);
+    }
+
+    /// Puts a message that belongs to no call on its way to `shard`. `false`: it is dropped, because too
+    /// many wait already or the shard has ended.
+    pub fn tell(&mut self, inboxes: &mut impl Inboxes, shard: ShardId, message: Message) -> bool {
+        let Self { calls, lanes, .. } = self;
+        let lane = &mut lanes[usize::from(shard.0)];
+        !lane.is_full() && lane.send(inboxes, None, message, |call| calls.runs(call)).is_ok()
+    }
+
+    /// Puts bounds that hold from now on on their way to every shard. `change` makes them from those that
+    /// held so far, which are returned.
+    pub fn configure(
+        &mut self,
+        inboxes: &mut impl Inboxes,
+        change: impl FnOnce(Limits) -> Limits,
+    ) -> Arc<Limits> {
+        let Self { calls, lanes, limits, .. } = self;
+        let changed = Arc::new(change(Limits::clone(limits)));
+        for lane in lanes {
+            let message = Message::Configure { limits: Arc::clone(&changed) };
+            // A shard that has ended has nothing left to bound.
+            let _ = lane.send(inboxes, None, message, |call| calls.runs(call));
+        }
+        mem::replace(limits, changed)
+    }
+
+    /// Puts [`Message::Drain`] on its way to every shard; [`Hub::drained`] says how many are done. A shard
+    /// that has ended is.
+    pub fn drain(&mut self, inboxes: &mut impl Inboxes, over_ms: u32, retry_after_ms: u32) {
+        let Self { calls, lanes, drained, .. } = self;
+        for (lane, drained) in lanes.iter_mut().zip(drained) {
+            let message = Message::Drain { over_ms, retry_after_ms };
+            *drained |= lane.send(inboxes, None, message, |call| calls.runs(call)).is_err();
+        }
+    }
+
+    /// Takes a report from a shard. A report to a call that has ended is dropped. One that belongs to no
+    /// call comes back.
+    pub fn handle_report(&mut self, report: Report) -> Option<Report> {
+        match report {
+            Report::Drained { shard } => {
+                self.drained[usize::from(shard.0)] = true;
+                None
+            }
+            report => self.calls.settle(report),
+        }
+    }
+
+    /// Moves messages that wait into the inboxes, as far as there is room, and wakes the shards that got
+    /// any since the last time. Calls with a message to a shard that has ended end with
+    /// [`CallError::ShardGone`].
+    pub fn flush(&mut self, now: Millis, inboxes: &mut impl Inboxes) {
+        let Self { calls, lanes, drained, .. } = self;
+        let mut is_backed_up = false;
+        for ((shard, lane), drained) in (0..).map(ShardId).zip(lanes).zip(drained) {
+            if let Err(abandoned) = lane.flush(inboxes, |call| calls.runs(call)) {
+                *drained = true;
+                for call in abandoned {
+                    calls.fail(call, shard);
+                }
+            }
+            lane.notify(inboxes);
+            is_backed_up |= lane.waiting() > 0;
+        }
+        self.retry_at = is_backed_up.then(|| now.after(RETRY_MS));
+    }
+
+    /// Ends calls whose limit is over at `now`, if it is time to look for them: with
+    /// [`CallError::InboxFull`] where a message still waits, else with [`CallError::Late`]. A call ends at
+    /// most [`LATE_LOOK_MS`] after its limit, if the driver is in time.
+    pub fn handle_timeout(&mut self, now: Millis) {
+        if self.late_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let waiting = (0..).map(ShardId).zip(&self.lanes);
+        let blocked = waiting.flat_map(|(shard, lane)| lane.calls().map(move |call| (call, shard)));
+        let next = self.calls.end_late(now, &blocked.collect());
+        self.late_at = next.map(|at| at.max(now.after(LATE_LOOK_MS)));
+    }
+
+    /// The call that ended first of those not polled yet.
+    pub fn poll_outcome(&mut self) -> Option<Ended<C>> {
+        self.calls.poll_ended()
+    }
+
+    /// When the next turn is due, if nothing comes before. After a command this is right only once
+    /// [`Hub::flush`] was called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Millis> {
+        [self.retry_at, self.late_at].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests;

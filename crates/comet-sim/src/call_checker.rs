@@ -1,0 +1,259 @@
+//! The account of all calls, kept apart from the hub: from the messages that go out and the reports that
+//! come in it follows what the hub must answer.
+
+use std::collections::BTreeSet;
+
+use comet_core::{CallId, Millis, Report, ShardId, Tally};
+use comet_hub::{CallError, CallResult, Ended, LATE_LOOK_MS};
+
+use crate::call::{Call, End, Sums};
+
+pub(crate) struct CallChecker {
+    /// Since the last quiet point, without gaps.
+    calls: Vec<Call>,
+    next_id: u64,
+    /// Calls whose caller waits.
+    open: BTreeSet<u64>,
+    /// By shard, the last call of which a message was posted.
+    last_posted: Vec<u64>,
+    /// The sum of all tallies, those to ended calls included.
+    total: Tally,
+    pub(crate) counts: CallCounts,
+}
+
+/// Calls by how they ended.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct CallCounts {
+    pub(crate) answered: u64,
+    pub(crate) inbox_full: u64,
+    pub(crate) late: u64,
+    pub(crate) left: u64,
+    /// Messages that were never posted, because their call had ended.
+    pub(crate) skipped: u64,
+}
+
+impl CallChecker {
+    pub(crate) fn new(shards: u16) -> Self {
+        Self {
+            calls: Vec::new(),
+            next_id: 1,
+            open: BTreeSet::new(),
+            last_posted: vec![0; usize::from(shards)],
+            total: Tally::default(),
+            counts: CallCounts::default(),
+        }
+    }
+
+    /// The id that the hub must give to the next call.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id
+    }
+
+    /// All calls since the last quiet point.
+    pub(crate) fn calls(&self) -> &[Call] {
+        &self.calls
+    }
+
+    /// The sum of all tallies.
+    pub(crate) fn total(&self) -> &Tally {
+        &self.total
+    }
+
+    /// Calls whose caller waits.
+    pub(crate) fn open(&self) -> &BTreeSet<u64> {
+        &self.open
+    }
+
+    /// A call is about to begin; its id is [`CallChecker::next_id`].
+    pub(crate) fn add(&mut self, call: Call) {
+        assert_eq!(call.id, self.next_id, "ids have no gaps");
+        self.next_id += 1;
+        self.open.insert(call.id);
+        self.calls.push(call);
+    }
+
+    /// The caller of `call` leaves, if it still waits.
+    pub(crate) fn leave(&mut self, call: u64) -> Result<(), String> {
+        if self.open.remove(&call) {
+            self.counts.left += 1;
+            self.find(call)?.end = Some(End::Left);
+        }
+        Ok(())
+    }
+
+    /// The inbox of `shard` took a message of `call`.
+    pub(crate) fn post(&mut self, call: CallId, shard: ShardId) -> Result<(), String> {
+        let last = &mut self.last_posted[usize::from(shard.0)];
+        if *last >= call.0 {
+            return Err(format!("{call:?} reaches {shard:?} after call {last}"));
+        }
+        *last = call.0;
+        let known = self.find(call.0)?;
+        if let Some(end) = known.end {
+            return Err(format!("a message of {call:?} goes out, which has ended: {end:?}"));
+        }
+        let waiting = known.unposted.iter().position(|unposted| *unposted == shard);
+        known.unposted.remove(waiting.ok_or_else(|| format!("{call:?} has none for {shard:?}"))?);
+        known.posted += 1;
+        Ok(())
+    }
+
+    /// A report to a call has come.
+    pub(crate) fn report(&mut self, report: &Report) -> Result<(), String> {
+        let (call, reports, partials, sums) = match report {
+            Report::Tally { call, tally, partials } => {
+                (call, 1, i64::from(*partials), Sums { tally: *tally, ..Sums::default() })
+            }
+            Report::PartialTally { call, tally } => {
+                (call, 0, -1, Sums { tally: *tally, ..Sums::default() })
+            }
+            Report::Scheduled { call, connections } => {
+                (call, 1, 0, Sums { scheduled: *connections, ..Sums::default() })
+            }
+            Report::Busy { call } => (call, 1, 0, Sums { busy: 1, ..Sums::default() }),
+            Report::Rooms { call, rooms } => {
+                (call, 1, 0, Sums { rooms: rooms.len(), ..Sums::default() })
+            }
+            Report::Snapshot { call, counters, .. } => {
+                check_sum(&counters.deliveries)?;
+                (call, 1, 0, Sums { snapshots: 1, ..Sums::default() })
+            }
+            other => unreachable!("no report to a call: {other:?}"),
+        };
+        check_sum(&sums.tally)?;
+        self.total += sums.tally;
+        let call = self.find(call.0)?;
+        if call.is_settled() || call.reported + reports > call.posted {
+            return Err(format!(
+                "call {} had all its reports, and there comes {report:?}",
+                call.id
+            ));
+        }
+        call.reported += reports;
+        call.partials += partials;
+        call.sums.add(&sums);
+        if call.is_complete() { call.check() } else { Ok(()) }
+    }
+
+    /// The hub says how a call ended.
+    pub(crate) fn end(&mut self, now: Millis, ended: Ended<u64>) -> Result<(), String> {
+        let Ended { call: CallId(id), caller, outcome } = ended;
+        if caller != id || !self.open.remove(&id) {
+            return Err(format!("call {id} ends for caller {caller} with {outcome:?}"));
+        }
+        let call = self.find(id)?;
+        let is_over = now >= call.deadline;
+        let (end, is_right) = match &outcome {
+            Ok(result) => (End::Answered, call.is_complete() && call.sums.are(result)),
+            Err(CallError::Late { missing, waited_ms, known }) => {
+                let is_right = call.unposted.is_empty() && *missing == call.missing();
+                let is_known = *waited_ms == call.limit_ms && call.sums.are(known);
+                (End::Late, is_over && is_right && is_known)
+            }
+            Err(CallError::InboxFull { shard, waited_ms, known }) => {
+                let is_right = call.unposted.last() == Some(shard);
+                let is_known = *waited_ms == call.limit_ms && call.sums.are(known);
+                (End::InboxFull, is_over && is_right && is_known)
+            }
+            Err(CallError::TooManyCalls | CallError::ShardGone(_)) => (End::Late, false),
+        };
+        call.end = Some(end);
+        if !is_right {
+            let (sums, unposted, missing) = (call.sums, &call.unposted, call.missing());
+            return Err(format!(
+                "call {id}, due at {:?}, ends at {now:?} with {outcome:?}, and had {sums:?}, \
+                 {missing} missing, unposted {unposted:?}",
+                call.deadline
+            ));
+        }
+        match end {
+            End::Answered => self.counts.answered += 1,
+            End::InboxFull => self.counts.inbox_full += 1,
+            End::Late => self.counts.late += 1,
+            End::Left => unreachable!("a caller that left has no outcome"),
+        }
+        Ok(())
+    }
+
+    /// After a turn of the hub, or where it sees no reason for one: no outcome is owed.
+    pub(crate) fn check_open(&mut self, now: Millis) -> Result<(), String> {
+        let first = self.first();
+        for id in &self.open {
+            let call = &self.calls[(id - first) as usize];
+            if call.is_complete() {
+                return Err(format!("call {id} is complete, and its caller has no answer"));
+            }
+            if now > call.deadline.after(LATE_LOOK_MS) {
+                return Err(format!("call {id} is overdue since {:?}", call.deadline));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every posted message is answered in full.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.calls.iter().all(Call::is_settled)
+    }
+
+    /// At a quiet point: every call has ended, and what was never sent is of calls that ended early.
+    pub(crate) fn check_quiet(&mut self) -> Result<(), String> {
+        for call in &self.calls {
+            let skipped = call.unposted.len() as u64;
+            let is_right = match call.end {
+                None => false,
+                Some(End::Answered | End::Late) => skipped == 0,
+                Some(End::InboxFull) => skipped > 0,
+                Some(End::Left) => true,
+            };
+            if !is_right || !call.is_settled() {
+                let (id, end) = (call.id, call.end);
+                return Err(format!("call {id} ended as {end:?}, and {skipped} were not sent"));
+            }
+            self.counts.skipped += skipped;
+        }
+        Ok(())
+    }
+
+    /// Forgets the calls before a quiet point.
+    pub(crate) fn clear(&mut self) {
+        self.calls.clear();
+    }
+
+    fn first(&self) -> u64 {
+        self.next_id - self.calls.len() as u64
+    }
+
+    fn find(&mut self, id: u64) -> Result<&mut Call, String> {
+        let index = id.checked_sub(self.first()).map(|index| index as usize);
+        let call = index.and_then(|index| self.calls.get_mut(index));
+        call.ok_or_else(|| format!("call {id} is of long ago, or was never made"))
+    }
+}
+
+impl Sums {
+    fn add(&mut self, other: &Self) {
+        self.tally += other.tally;
+        self.scheduled += other.scheduled;
+        self.busy += other.busy;
+        self.snapshots += other.snapshots;
+        self.rooms += other.rooms;
+    }
+
+    /// Whether they are what the hub says.
+    fn are(&self, result: &CallResult) -> bool {
+        let CallResult { tally, scheduled, busy, counters, rooms } = result;
+        *self
+            == Self {
+                tally: *tally,
+                scheduled: *scheduled,
+                busy: *busy,
+                snapshots: counters.len(),
+                rooms: rooms.len(),
+            }
+    }
+}
+
+fn check_sum(tally: &Tally) -> Result<(), String> {
+    let is_sound = tally.matched == tally.queued + tally.dropped_total();
+    is_sound.then_some(()).ok_or_else(|| format!("matched is not queued and dropped: {tally:?}"))
+}

@@ -1,0 +1,105 @@
+//! Every push that a client had a right to has come or was counted.
+
+use std::collections::BTreeMap;
+use std::mem;
+
+use comet_core::{Counters, DropReason, LiveConn};
+
+use crate::call::Call;
+use crate::client::Client;
+use crate::driver::Driver;
+use crate::env::{Env, Peer};
+use crate::wire::Kind;
+
+/// Counters as they were at the last quiet point.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Baseline {
+    superseded: u64,
+    dropped_unwanted: u64,
+}
+
+/// What calls meant a client that was there all the time has come, or the call counted it as dropped,
+/// or somebody's outbox gave it up for a newer one.
+pub(super) fn check_deliveries(
+    env: &Env,
+    drivers: &[Driver],
+    baseline: &mut Baseline,
+) -> Result<(), String> {
+    let calls = env.control.calls.calls();
+    let mut unexplained = 0;
+    let settled: Vec<_> = settled(env, drivers).collect();
+    let mut delivered: BTreeMap<u64, u64> = BTreeMap::new();
+    for id in env.peers.iter().flat_map(|peer| &peer.client.received.pushes) {
+        *delivered.entry(*id).or_default() += 1;
+    }
+    for call in calls {
+        let delivered = delivered.get(&call.id).copied().unwrap_or(0);
+        if call.kind != Kind::Paced && delivered > call.sums.tally.queued {
+            return Err(format!("{delivered} got call {}: {:?}", call.id, call.sums.tally));
+        }
+        if call.is_estimated() {
+            continue;
+        }
+        let meant = settled.iter().filter(|(client, live)| is_meant(call, client, live));
+        let (mut expected, mut missing) = (0, 0);
+        for (client, _) in meant {
+            let received = &client.received;
+            let is_filtered = !matches!(call.kind, Kind::Room(_)) || env.plan.limits.filter_rooms;
+            expected += 1;
+            if is_filtered && received.accepts_since > call.id {
+                // What it accepted back then is not known any more.
+                continue;
+            }
+            let accepts = !is_filtered || received.accepts.contains(call.operation);
+            missing += u64::from(accepts && !received.pushes.contains(&call.id));
+        }
+        if call.kind != Kind::Paced && expected > call.sums.tally.matched {
+            return Err(format!(
+                "call {} reached fewer than {expected}: {:?}",
+                call.id, call.sums.tally
+            ));
+        }
+        unexplained += missing.saturating_sub(call.dropped_unwanted());
+    }
+    let before = mem::take(baseline);
+    for driver in drivers {
+        let Counters { deliveries, superseded, .. } = driver.shard.counters();
+        baseline.superseded += superseded;
+        baseline.dropped_unwanted +=
+            deliveries.dropped_total() - deliveries.dropped[DropReason::Filtered as usize];
+    }
+    let reported: u64 = calls.iter().map(Call::dropped_unwanted).sum();
+    let paced = baseline.dropped_unwanted - before.dropped_unwanted - reported;
+    let explained = baseline.superseded - before.superseded + paced;
+    if unexplained > explained {
+        return Err(format!("{unexplained} deliveries are missing, {explained} were given up"));
+    }
+    Ok(())
+}
+
+/// Clients that are live, have read everything and ask for nothing.
+fn settled<'run>(
+    env: &'run Env,
+    drivers: &'run [Driver],
+) -> impl Iterator<Item = (&'run Client, LiveConn<'run>)> {
+    drivers.iter().flat_map(move |driver| {
+        driver.shard.live_conns().filter_map(move |live| {
+            let peer = driver.peer(live.conn.slot)?;
+            let Peer { client, socket, .. } = &env.peers[peer];
+            let is_settled = client.received.is_live && client.received.expected.is_empty();
+            (is_settled && socket.is_idle()).then_some((client, live))
+        })
+    })
+}
+
+/// Whether the call meant this connection, and it was there from before the call until now.
+fn is_meant(call: &Call, client: &Client, live: &LiveConn<'_>) -> bool {
+    let received = &client.received;
+    call.id >= received.live_since
+        && match call.kind {
+            Kind::Keys => call.keys.iter().any(|key| **key == *live.key),
+            Kind::Users => call.users.contains(&live.user),
+            Kind::Room(room) => received.room == Some(room) && call.id >= received.room_since,
+            Kind::All | Kind::Paced => true,
+        }
+}

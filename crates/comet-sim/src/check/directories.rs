@@ -1,0 +1,126 @@
+//! What shards, homes, clients and logic know of each other agrees.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use comet_core::{ConnId, LiveConn, ShardId, home_of_key, home_of_room, home_of_user};
+
+use crate::driver::{Driver, live_conns};
+use crate::env::{Env, Peer};
+use crate::plan::ROOMS;
+
+/// Keys, sessions and rooms are where their homes are, and are those of the live connections.
+pub(super) fn check_directories(env: &Env, drivers: &[Driver]) -> Result<(), String> {
+    let shards = env.plan.shards;
+    let mut keys = BTreeMap::new();
+    let mut sessions = BTreeSet::new();
+    let mut rooms: BTreeMap<(ShardId, &str), u32> = BTreeMap::new();
+    for live in live_conns(drivers) {
+        let LiveConn { conn, key, user, session, room, .. } = live;
+        if let Some(other) = keys.insert((home_of_key(key, shards), key), conn) {
+            return Err(format!("{other:?} and {conn:?} both live with key {key}"));
+        }
+        if user != 0 {
+            sessions.insert((home_of_user(user, shards), user, session, conn));
+        }
+        if let Some(room) = room {
+            *rooms.entry((home_of_room(room, shards), room)).or_default() += 1;
+        }
+    }
+    let homes = || drivers.iter().map(|driver| (driver.shard.id(), &driver.shard));
+    let held: BTreeMap<(ShardId, &str), ConnId> = homes()
+        .flat_map(|(home, shard)| shard.keys().map(move |(key, conn)| ((home, key), conn)))
+        .collect();
+    same("keys", &held, &keys)?;
+    let held: BTreeSet<(ShardId, i64, i32, ConnId)> = homes()
+        .flat_map(|(home, shard)| {
+            shard.sessions().map(move |(user, seq, conn)| (home, user, seq, conn))
+        })
+        .collect();
+    same("sessions", &held, &sessions)?;
+    let listed: Vec<_> = homes().map(|(home, shard)| (home, shard.home_rooms())).collect();
+    let held: BTreeMap<(ShardId, &str), u32> = listed
+        .iter()
+        .flat_map(|(home, rooms)| rooms.iter().map(|(room, members)| ((*home, &**room), *members)))
+        .collect();
+    same("rooms", &held, &rooms)?;
+    for live in live_conns(drivers) {
+        let remote_members = |room| env.control.remote_members.get(room).copied().unwrap_or(0);
+        let here = |room| rooms[&(home_of_room(room, shards), room)];
+        let online = live.room.map_or(0, |room| here(room) + remote_members(room));
+        if live.online != online {
+            return Err(format!("{live:?} would get another number than {online}"));
+        }
+    }
+    Ok(())
+}
+
+/// The gauges count what the directories list.
+pub(super) fn check_gauges(drivers: &[Driver]) -> Result<(), String> {
+    for driver in drivers {
+        let shard = &driver.shard;
+        let users: BTreeSet<_> = shard.sessions().map(|(user, ..)| user).collect();
+        let live = shard.live_conns().count();
+        let counters = shard.counters();
+        let gauges = [counters.live, counters.rooms, counters.users, counters.keys];
+        let listed = [live, shard.home_rooms().len(), users.len(), shard.keys().count()];
+        same("gauges", &gauges.map(|gauge| gauge as usize), &listed)?;
+    }
+    Ok(())
+}
+
+/// What clients know of themselves is so.
+pub(super) fn check_clients(env: &Env, drivers: &[Driver]) -> Result<(), String> {
+    for driver in drivers {
+        let live: BTreeMap<ConnId, LiveConn<'_>> =
+            driver.shard.live_conns().map(|live| (live.conn, live)).collect();
+        for number in driver.peers() {
+            let Peer { client, socket, conn, closed, .. } = &env.peers[number];
+            let Some(live) = live.get(&conn.expect("accepted")) else {
+                if client.received.is_live && closed.is_none() {
+                    return Err(format!(
+                        "peer {number} was authenticated, and its shard forgot it"
+                    ));
+                }
+                continue;
+            };
+            if closed.is_some() {
+                return Err(format!("peer {number} was closed and lives: {live:?}"));
+            }
+            if client.must_be_closed && socket.is_drained_by_server() {
+                return Err(format!("peer {number} did what it must be closed for, and lives"));
+            }
+            if !client.received.is_live || !client.received.expected.is_empty() {
+                continue;
+            }
+            let profile = &client.profile;
+            // Logic numbers sessions as it likes, and so does a shard those of nobody.
+            let may_differ = env.plan.is_remote() || profile.user == 0;
+            let made = match may_differ {
+                true if live.key.starts_with(&format!("{}_", profile.user)) => live.key.to_owned(),
+                _ => format!("{}_{}", profile.user, live.session),
+            };
+            same("keys of a client", &live.key, &profile.key.unwrap_or(&made))?;
+            same("users", &live.user, &profile.user)?;
+            let room = client.received.room.map(|room| ROOMS[usize::from(room)]);
+            same("rooms of a client", &live.room, &room)?;
+        }
+    }
+    Ok(())
+}
+
+/// What logic believes to be here is here.
+pub(super) fn check_logic(env: &Env, drivers: &[Driver]) -> Result<(), String> {
+    let held: BTreeSet<Box<str>> = match env.plan.is_remote() {
+        true => {
+            let keys = drivers.iter().flat_map(|driver| driver.shard.keys());
+            keys.map(|(key, _)| key.into()).collect()
+        }
+        false => BTreeSet::new(),
+    };
+    same("keys at logic", &env.control.logic.present, &held)
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, held: &T, expected: &T) -> Result<(), String> {
+    let agrees = held == expected;
+    agrees.then_some(()).ok_or_else(|| format!("{what}: {held:?}, but should be {expected:?}"))
+}

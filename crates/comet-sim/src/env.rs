@@ -1,0 +1,69 @@
+//! Everything around the shards: the clock, the mesh, control, and the connections of the clients.
+
+use comet_core::{CloseReason, ConnId, Millis};
+
+use crate::client::Client;
+use crate::control::Control;
+use crate::mesh::Mesh;
+use crate::plan::Plan;
+use crate::posts::Context;
+use crate::rng::Rng;
+use crate::socket::Socket;
+use crate::trace::Trace;
+
+/// A connection of a fake client, from its connect to its end on both sides.
+pub(crate) struct Peer {
+    pub(crate) client: Client,
+    pub(crate) socket: Socket,
+    /// Once accepted.
+    pub(crate) conn: Option<ConnId>,
+    pub(crate) accepted_at: Millis,
+    pub(crate) received_at: Millis,
+    /// When it was first seen to be authenticated.
+    pub(crate) live_at: Option<Millis>,
+    /// Why its shard closed it, and when.
+    pub(crate) closed: Option<(CloseReason, Millis)>,
+}
+
+pub(crate) struct Env {
+    pub(crate) now: Millis,
+    pub(crate) rng: Rng,
+    pub(crate) plan: Plan,
+    pub(crate) mesh: Mesh,
+    pub(crate) control: Control,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) is_draining: bool,
+    pub(crate) trace: Trace,
+    /// When something last happened after which others may have something to do.
+    active_at: Millis,
+}
+
+impl Env {
+    pub(crate) fn new(plan: Plan, rng: Rng, trace: Trace) -> Self {
+        Self {
+            now: Millis(0),
+            mesh: Mesh::new(plan.shards, plan.inbox, plan.delay_ms_max),
+            control: Control::new(&plan),
+            rng,
+            plan,
+            peers: Vec::new(),
+            is_draining: false,
+            trace,
+            active_at: Millis(0),
+        }
+    }
+
+    pub(crate) fn note_activity(&mut self) {
+        self.active_at = self.now;
+    }
+
+    pub(crate) fn active_at(&self) -> Millis {
+        self.active_at
+    }
+
+    /// Control, and what it works with.
+    pub(crate) fn control(&mut self) -> (&mut Control, Context<'_>) {
+        let Self { now, rng, plan, mesh, control, trace, .. } = self;
+        (control, Context { now: *now, rng, plan, mesh, trace })
+    }
+}

@@ -1,0 +1,138 @@
+//! What callers ask of control, and the messages that this becomes.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use comet_core::{CallId, Message, Push, ShardId, home_of_key, home_of_room, home_of_user};
+use comet_proto::{Encoded, Frame, op};
+
+use crate::plan::{KEYS, Plan, ROOMS, USERS};
+use crate::rng::Rng;
+use crate::wire::{self, Kind, PUSH_SEQUENCE, Stamp};
+
+/// Slowest paced broadcast, connections a second on each shard.
+pub(crate) const SPEED_LEAST: u64 = 50;
+
+/// What a call asks for.
+pub(crate) enum Request {
+    Keys(Vec<Box<str>>),
+    Users(Vec<i64>),
+    /// Index into [`ROOMS`].
+    Room(u8),
+    All,
+    /// Connections a second on each shard.
+    Paced(NonZeroU32),
+    /// Counters, as the monitor asks for them.
+    Snapshot,
+    /// Rooms with someone online.
+    Rooms,
+}
+
+impl Request {
+    pub(crate) fn random_keys(rng: &mut Rng) -> Self {
+        let mut keys: Vec<Box<str>> = Vec::new();
+        for _ in 0..rng.between(1, 5) {
+            let key = match rng.percent(60) {
+                true => rng.pick(&KEYS).to_owned(),
+                false => format!("{}_{}", rng.below(USERS as usize), rng.between(1, 6)),
+            };
+            if !keys.iter().any(|known| **known == *key) {
+                keys.push(key.into());
+            }
+        }
+        Self::Keys(keys)
+    }
+
+    pub(crate) fn random_users(rng: &mut Rng) -> Self {
+        let mut users: Vec<i64> = (1..USERS).filter(|_| rng.percent(40)).collect();
+        if users.is_empty() {
+            users.push(1);
+        }
+        Self::Users(users)
+    }
+
+    pub(crate) fn random_pace(rng: &mut Rng) -> Self {
+        let speed = NonZeroU32::new(rng.between(SPEED_LEAST, 2000) as u32);
+        Self::Paced(speed.expect("the slowest is not 0"))
+    }
+
+    /// Counters and rooms count as a push to no user.
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Keys(_) => Kind::Keys,
+            Self::Users(_) | Self::Snapshot | Self::Rooms => Kind::Users,
+            Self::Room(room) => Kind::Room(*room),
+            Self::All => Kind::All,
+            Self::Paced(_) => Kind::Paced,
+        }
+    }
+
+    /// One message for each shard that it concerns, in the order of shards.
+    pub(crate) fn messages(
+        &self,
+        call: CallId,
+        shards: u16,
+        push: &Push,
+    ) -> Vec<(ShardId, Message)> {
+        let push = || push.clone();
+        let all = (0..shards).map(ShardId);
+        match self {
+            Self::Keys(keys) => {
+                let by_home = group(keys, shards, |key| home_of_key(key, shards));
+                by_home
+                    .map(|(home, keys)| (home, Message::PushKeys { call, keys, push: push() }))
+                    .collect()
+            }
+            Self::Users(users) => {
+                let by_home = group(users, shards, |user| home_of_user(*user, shards));
+                by_home
+                    .map(|(home, users)| (home, Message::PushUsers { call, users, push: push() }))
+                    .collect()
+            }
+            Self::Room(room) => {
+                let room: Arc<str> = ROOMS[usize::from(*room)].into();
+                vec![(home_of_room(&room, shards), Message::PushRoom { call, room, push: push() })]
+            }
+            Self::All => all
+                .map(|shard| (shard, Message::Broadcast { call, push: push(), speed: None }))
+                .collect(),
+            Self::Paced(speed) => {
+                let speed = Some(*speed);
+                all.map(|shard| (shard, Message::Broadcast { call, push: push(), speed })).collect()
+            }
+            Self::Snapshot => all.map(|shard| (shard, Message::Snapshot { call })).collect(),
+            Self::Rooms => all.map(|shard| (shard, Message::Rooms { call })).collect(),
+        }
+    }
+}
+
+/// `items` by home, homes without any left out.
+fn group<T: Clone>(
+    items: &[T],
+    shards: u16,
+    home: impl Fn(&T) -> ShardId,
+) -> impl Iterator<Item = (ShardId, Vec<T>)> {
+    (0..shards).map(ShardId).filter_map(move |shard| {
+        let here: Vec<T> = items.iter().filter(|item| home(item) == shard).cloned().collect();
+        (!here.is_empty()).then_some((shard, here))
+    })
+}
+
+/// The frame of call `id`: one, or a batch as goim's job makes it.
+pub(crate) fn encode(rng: &mut Rng, plan: &Plan, id: u64, kind: Kind, operation: i32) -> Push {
+    let parts = if rng.percent(25) { rng.between(1, 4) as u8 } else { 0 };
+    let padding = rng.below(plan.push_body_max + 1);
+    let stamp = Stamp { id, part: 0, parts: parts.max(1), kind, operation };
+    let frame = |operation, sequence, body: &[u8]| {
+        Encoded::frame(&Frame { version: 1, operation, sequence, body })
+    };
+    let frame = if parts == 0 {
+        frame(operation, PUSH_SEQUENCE, &stamp.write(padding))
+    } else {
+        let inner = (0..parts).flat_map(|part| {
+            wire::frame(operation, PUSH_SEQUENCE, &Stamp { part, ..stamp }.write(padding))
+        });
+        frame(op::RAW, 0, &inner.collect::<Vec<u8>>())
+    };
+    Push { operation, frame }
+}
