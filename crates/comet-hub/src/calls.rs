@@ -71,7 +71,8 @@ pub struct Ended<C> {
 struct Open<C> {
     /// Reports still to come for messages that were sent.
     missing: u64,
-    /// Partial tallies announced that have not come; below zero, partials that came before they were announced.
+    /// Partial tallies announced that have not come; below zero, those that came before they were
+    /// announced.
     partials: i64,
     result: CallResult,
     limit_ms: u64,

@@ -43,7 +43,8 @@ pub(crate) struct Call {
     pub(crate) posted: u64,
     /// Reports that came, partial tallies aside.
     pub(crate) reported: u64,
-    /// Partial tallies announced that have not come; below zero, partials that came before they were announced.
+    /// Partial tallies announced that have not come; below zero, those that came before they were
+    /// announced.
     pub(crate) partials: i64,
     pub(crate) sums: Sums,
     pub(crate) end: Option<End>,

@@ -14,7 +14,7 @@ use crate::driver::Driver;
 use crate::env::{Env, Peer};
 use crate::summary::Summary;
 
-/// After a turn of one shard: its books balance, with each other and with its sockets.
+/// After a turn of one shard: its counters balance, with each other and with its sockets.
 pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     let counters = driver.shard.counters();
     let sockets = driver.socket_totals(env);
@@ -26,7 +26,7 @@ pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     holds(deliveries.matched == deliveries.queued + deliveries.dropped_total(), "matched")?;
     holds(deliveries.queued == sent + lost + superseded + waiting, "queued")?;
     let limits = &env.plan.limits;
-    // Where the oldest makes room, one waits beside those on their way, however many these are.
+    // With `DropOldest` one push waits beside those on their way, however many those are.
     let beside = u64::from(limits.slow_consumer == SlowConsumer::DropOldest);
     let room = (u64::from(limits.svr_proto) + beside) * counters.connections;
     holds(waiting <= room, "more waits than outboxes hold")?;
@@ -57,7 +57,7 @@ pub(crate) fn quiet_point(
     Ok(())
 }
 
-/// After the drain: nobody is left, and nothing of them.
+/// After the drain: no connection is left, and no state of one.
 pub(crate) fn end(env: &mut Env, drivers: &mut [Driver]) -> Result<Summary, String> {
     env.control.check_quiet()?;
     check_totals(env, drivers)?;

@@ -33,7 +33,7 @@ enum Stage {
     Connected,
     Upgraded,
     Authenticating,
-    /// It has done its violation and waits for what comes of it.
+    /// The violation is done. The client waits for its consequence.
     Done,
 }
 
@@ -41,13 +41,13 @@ pub(crate) struct Client {
     pub(crate) profile: ClientProfile,
     pub(crate) received: ReceivedStream,
     pub(crate) reads: Reads,
-    /// What it may be closed for, besides what may happen to anybody.
+    /// Close reasons that its behaviour explains. Timeouts and drains may close any connection.
     pub(crate) allowed_closes: Vec<CloseReason>,
-    /// Its last bytes leave the server no choice.
+    /// The server must close the connection once it has read the last bytes.
     pub(crate) must_be_closed: bool,
     is_remote: bool,
     violation: Option<Violation>,
-    /// Requests before the violation.
+    /// Requests still to be made before the violation.
     requests_before_violation: u32,
     stage: Stage,
     sequence: i32,
@@ -89,7 +89,7 @@ impl Client {
         }
     }
 
-    /// Reads what its habits let it read, and checks it.
+    /// Reads as much as its profile allows, and checks it.
     pub(crate) fn read(
         &mut self,
         (socket, rng): (&mut Socket, &mut Rng),
@@ -100,7 +100,7 @@ impl Client {
             return Ok(());
         }
         match self.reads {
-            // It looks once more when the server has long given up.
+            // The rest is read once the server has released the socket.
             Reads::NoMore if self.received.is_live && !socket.is_released => {}
             Reads::Slowly if !is_quiet => socket.read(rng.between(0, 50)),
             _ => socket.read(u64::MAX),
@@ -115,7 +115,7 @@ impl Client {
         Ok(())
     }
 
-    /// Writes what comes next; in quiet times only what keeps it alive.
+    /// Writes what comes next; in a quiet phase only what keeps the connection alive.
     pub(crate) fn write(
         &mut self,
         (socket, rng): (&mut Socket, &mut Rng),
@@ -149,7 +149,7 @@ impl Client {
         }
     }
 
-    /// It goes away without a word.
+    /// Ends the connection without a close handshake.
     pub(crate) fn disconnect(&mut self, socket: &mut Socket, rng: &mut Rng) {
         let how = if rng.percent(50) { Hangup::Eof } else { broken(rng) };
         self.end(socket, how.clone());
@@ -162,7 +162,7 @@ impl Client {
         match how {
             Hangup::Eof => {}
             Hangup::Error(_) => self.allowed_closes.push(CloseReason::SocketError),
-            // A send may find out first.
+            // A send may fail before the hangup is read.
             Hangup::Tls(_) => {
                 self.allowed_closes.extend([CloseReason::SocketError, CloseReason::TlsFailed]);
             }
@@ -198,7 +198,7 @@ impl Client {
         }
         self.stage = Stage::Authenticating;
         if rng.percent(20) {
-            // Read over, as goim does; even an operation 9.
+            // The server ignores frames before the token, as goim does; even an operation 9.
             let operation = rng.pick(&[op::HEARTBEAT, op::RAW, op::CHANGE_ROOM, 4711]);
             self.send(socket, rng, &wire::frame(operation, 1, b"early"));
         }
@@ -217,7 +217,7 @@ impl Client {
         }
     }
 
-    /// A message of its own kind.
+    /// A message whose operation only logic knows.
     fn send_message(&mut self, socket: &mut Socket, rng: &mut Rng, operation: i32, body: &[u8]) {
         let fails = self.is_remote && logic::fails(body);
         self.request(socket, rng, operation, body, Expected::Echo { operation, fails });
@@ -228,7 +228,7 @@ impl Client {
         socket.mark_heartbeat();
     }
 
-    /// Any request a good client makes.
+    /// A random request within the protocol.
     fn ask(&mut self, socket: &mut Socket, rng: &mut Rng) {
         match rng.below(100) {
             0..45 => {
@@ -349,7 +349,7 @@ impl Client {
     }
 }
 
-/// An end that nothing can be said to.
+/// An end after which the client receives nothing.
 fn broken(rng: &mut Rng) -> Hangup {
     match rng.below(4) {
         0 => Hangup::Tls("a bad record".into()),

@@ -1,4 +1,4 @@
-//! Deadlines: none comes early, none is forgotten, and nobody is closed for nothing.
+//! Deadlines: none comes early, none is missed, and no connection is closed without a reason.
 
 use std::collections::BTreeMap;
 
@@ -46,12 +46,12 @@ pub(crate) fn check_overdue(
     Ok(())
 }
 
-/// A deadline may come late by a tick or two, for the rounding of its begin and of its end.
+/// A deadline may be late by some ticks, because its begin and its end are rounded.
 fn is_overdue(since: Millis, limit_ms: u32, now: Millis) -> bool {
     now > since.after(u64::from(limit_ms) + 3 * TICK_MS)
 }
 
-/// A connection is closed once, for something it did, and no deadline comes early.
+/// A connection is closed once, for a reason that its behaviour explains, and no deadline comes early.
 pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Result<(), String> {
     let entry = &env.peers[peer];
     let ClosedEvent { conn, reason, .. } = event;
@@ -61,7 +61,7 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
     let limits = &env.plan.limits;
     let (since, limit) = match reason {
         CloseReason::HandshakeTimeout => (entry.accepted_at, limits.handshake_ms),
-        // What a client says while its homes are asked waits with the rest of its input.
+        // A heartbeat sent while homes or logic are asked waits with the rest of the input.
         CloseReason::HeartbeatTimeout if entry.client.received.waits_for_others() => return Ok(()),
         CloseReason::HeartbeatTimeout => {
             let heartbeat = entry.socket.heartbeat_at.unwrap_or_default();

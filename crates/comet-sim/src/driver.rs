@@ -1,5 +1,5 @@
-//! The fake driver of a shard: the contract of `Shard`'s module text, with completions in any order and
-//! no sooner than it pleases the kernel.
+//! The fake driver of a shard. It keeps the contract of `Shard`'s module text, with completions in any order
+//! and with any delay.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -23,19 +23,19 @@ pub(crate) struct Driver {
     slots: BTreeMap<u32, usize>,
     /// Connected, not accepted yet.
     pub(crate) backlog: VecDeque<usize>,
-    /// Tokens logic looks at, and when it answers.
+    /// Tokens that embedded logic checks, and when it answers.
     auths: Vec<(Millis, AuthRequest)>,
     /// An inbox was full.
     must_retry: bool,
-    /// Since when transmits wait that the last turns had no room for.
+    /// Since when transmits wait that did not fit into the last turns.
     ready_since: Option<Millis>,
-    /// When it last took something from its inbox.
+    /// When it last took a message from its inbox.
     message_at: Millis,
     /// The last drain that was requested.
     drain: Option<Drain>,
     /// Of sockets that were released.
     released: SocketTotals,
-    /// Turns in which clients' input was left where it was.
+    /// Turns during a coalesced wait in which input stayed unread.
     pub(crate) coalesced_waits: u64,
 }
 
@@ -60,7 +60,7 @@ impl Drain {
     }
 }
 
-/// What the sockets of a shard saw, summed up.
+/// Totals of the sockets of a shard.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct SocketTotals {
     pub(crate) pushes_taken: u64,
@@ -104,7 +104,7 @@ impl Driver {
         self.slots.values().copied()
     }
 
-    /// Who holds `slot`.
+    /// The peer that holds `slot`.
     pub(crate) fn peer(&self, slot: u32) -> Option<usize> {
         self.slots.get(&slot).copied()
     }
@@ -118,7 +118,7 @@ impl Driver {
         sum
     }
 
-    /// Something has come in, or is due.
+    /// Input has come, or something is due.
     pub(crate) fn is_awake(&self, env: &Env) -> bool {
         let is_coalescing = self.is_coalescing(env);
         let is_active = |peer: usize| {
@@ -133,7 +133,7 @@ impl Driver {
             || self.peers().any(is_active)
     }
 
-    /// What clients send may wait.
+    /// The shard is in a coalesced wait: input may wait.
     fn is_coalescing(&self, env: &Env) -> bool {
         self.shard.poll_nap().is_some_and(|until| env.now < until)
     }
@@ -144,7 +144,7 @@ impl Driver {
         let is_coalescing = self.is_coalescing(env);
         self.shard.handle_time(env.now);
         let has_expired = self.shard.has_expired();
-        // Woken by something else it may find what clients sent, or not.
+        // A driver that something else has woken may find the input or not.
         let leaves_input = is_coalescing && !has_expired && env.rng.percent(50);
         self.coalesced_waits += u64::from(leaves_input);
         for _ in 0..env.rng.pick(&[1, 4, 1000]) {
@@ -242,7 +242,7 @@ impl Driver {
             return;
         }
         let conn = entry.conn.expect("accepted");
-        // The receive that was under way ends; a driver may tell or not.
+        // The receive under way ends; a driver may report that or not.
         if entry.socket.owes_hangup() && env.rng.percent(50) {
             self.shard.handle_hangup(conn, Hangup::Eof);
         }
@@ -254,7 +254,7 @@ impl Driver {
         env.note_activity();
     }
 
-    /// Logic has made up its mind about some tokens.
+    /// Passes on the answers of logic that are due.
     fn answer(&mut self, env: &mut Env) {
         let (due, waiting) =
             std::mem::take(&mut self.auths).into_iter().partition(|(due, _)| *due <= env.now);
@@ -278,7 +278,7 @@ impl Driver {
             }
         }
         loop {
-            // A ring has room for so many sends; the others wait for the next turn.
+            // The ring is full: the other sends wait for the next turn.
             if env.rng.percent(3) {
                 self.must_retry = true;
                 self.ready_since.get_or_insert(env.now);

@@ -1,5 +1,5 @@
-//! What a seed decides before the first step: how many shards, how tight their limits, how bad the
-//! network and the clients.
+//! What a seed decides before the first step: the number of shards, their limits, and how the network, the
+//! clients and the control thread behave.
 
 use comet_core::{Limits, Logic, SlowConsumer};
 
@@ -20,7 +20,7 @@ pub(crate) const RETRY_AFTER_MS_MAX: u32 = 900;
 /// Who is traced after a change of limits.
 pub(crate) const OTHER_TRACE_USERS: [i64; 2] = [2, 3];
 
-/// The limit of calls that must be answered: no run comes to rest while one is open, nor takes that long.
+/// A limit that no call reaches: a run fails earlier if it does not come to rest.
 const CALL_MS_LONG: u64 = 3_600_000;
 
 /// One run.
@@ -35,15 +35,15 @@ pub(crate) struct Plan {
     pub(crate) drain_over_ms: u32,
     /// The longest retry time in a close notice of the drain.
     pub(crate) retry_after_ms: u32,
-    /// Busy stretches, each of which ends in a quiet point.
+    /// Busy phases, each of which ends in a quiet point.
     pub(crate) rounds: u32,
-    /// Steps of a busy stretch.
+    /// Steps of a busy phase.
     pub(crate) steps: u32,
     /// Clients connected at a time.
     pub(crate) clients: usize,
     /// Messages an inbox holds.
     pub(crate) inbox: usize,
-    /// Longest way of a message between two shards.
+    /// Longest delay of a message between two shards.
     pub(crate) delay_ms_max: u64,
     /// How often a shard with work takes a turn.
     pub(crate) turn_percent: u32,
@@ -59,7 +59,7 @@ pub(crate) struct Plan {
     pub(crate) stall_permille: usize,
     /// Longest padding of a pushed frame.
     pub(crate) push_body_max: usize,
-    /// How often a new client has a violation in mind.
+    /// How often a new client is going to violate the protocol.
     pub(crate) violation_percent: u32,
     /// How often a new client reads slowly or not at all.
     pub(crate) slow_percent: u32,
@@ -72,7 +72,7 @@ impl Plan {
         self.logic != Logic::Embedded
     }
 
-    /// The lists of traced users there are at one time or another.
+    /// All lists of traced users of the run.
     pub(crate) fn trace_lists(&self) -> impl Iterator<Item = &[i64]> {
         [&*self.limits.trace_users, if self.is_configured { &OTHER_TRACE_USERS } else { &[] }]
             .into_iter()
@@ -81,7 +81,7 @@ impl Plan {
     pub(crate) fn random(rng: &mut Rng) -> Self {
         let large = rng.percent(8);
         let inbox = rng.pick(&[1, 2, 8, 1000]);
-        // Through the smallest inboxes the lines of the trace log would never come to rest.
+        // With the smallest inboxes the lines of the trace log would delay everything else forever.
         let trace_lists: &[&[i64]] =
             if inbox < 8 { &[&[]] } else { &[&[], &[1], &[0, 1, 2, 3, 4]] };
         let limits = Limits {

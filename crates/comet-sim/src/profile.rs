@@ -1,4 +1,4 @@
-//! Who a client says it is: its token, and what the embedded logic will make of it.
+//! The identity a client claims: its token, and what logic makes of it.
 
 use std::collections::BTreeSet;
 
@@ -34,7 +34,7 @@ impl Accepted {
         self.by_default != self.exceptions.contains(&operation)
     }
 
-    /// Everything is accepted that was not taken out.
+    /// Every operation is accepted that is no exception.
     pub(crate) fn is_open(&self) -> bool {
         self.by_default
     }
@@ -101,7 +101,7 @@ pub(crate) fn auth(token: &[u8], cookie: &str, plan: &Plan) -> Result<Identity, 
     Ok(identity)
 }
 
-/// Logic has its own idea of one user's heartbeat, as a service may.
+/// Logic sets a shorter heartbeat for one user, as a service may.
 fn heartbeat_ms(user: i64, plan: &Plan) -> Option<u32> {
     (user == 3).then_some(plan.limits.heartbeat_ms / 2)
 }

@@ -27,19 +27,20 @@ pub(crate) struct ReceivedStream {
     /// Status of the upgrade to come.
     pub(crate) status: u16,
     pub(crate) is_live: bool,
-    /// The server has said that it closes.
+    /// The server has announced that it closes.
     pub(crate) is_closing: bool,
     is_closed: bool,
-    /// Where the stream has left it; requests under way change this when their reply comes.
+    /// The room after the last reply. A request under way changes it when its reply comes.
     pub(crate) room: Option<u8>,
     pub(crate) accepts: Accepted,
     filters_rooms: bool,
     is_remote: bool,
-    /// First call that was made after it had read so: it is authenticated, in `room`, accepts `accepts`.
+    /// The first call made after the client had read that it is authenticated, in `room`, and accepts
+    /// `accepts`.
     pub(crate) live_since: u64,
     pub(crate) room_since: u64,
     pub(crate) accepts_since: u64,
-    /// Calls of which it has read a push, since the last quiet point.
+    /// Calls whose push the client has read, since the last quiet point.
     pub(crate) pushes: Vec<u64>,
     paced: Vec<u64>,
     /// Last call to the key, to the user, to everybody, and to each room.
@@ -72,8 +73,8 @@ impl ReceivedStream {
         }
     }
 
-    /// Its token, a request to change rooms, or a message to logic, is not answered yet: somebody is
-    /// asked, and what it says meanwhile waits.
+    /// A token, a change of rooms, or a message to logic is not answered yet. Its answer comes from another
+    /// shard or from logic, and the client's input waits meanwhile.
     pub(crate) fn waits_for_others(&self) -> bool {
         let asks = |(_, expected): &(_, Expected)| match expected {
             Expected::Auth | Expected::Room(_) => true,
@@ -83,7 +84,7 @@ impl ReceivedStream {
         self.expected.iter().any(asks)
     }
 
-    /// Checks one thing the server said; `next_call` is the call control makes next.
+    /// Checks one message of the server; `next_call` is the next call that control makes.
     pub(crate) fn receive(&mut self, message: ServerMessage, next_call: u64) -> Result<(), String> {
         if self.is_closed {
             return Err(format!("after the close: {message:?}"));
@@ -235,7 +236,7 @@ impl ReceivedStream {
     }
 }
 
-/// A close notice is a sentence, and perhaps a time to wait.
+/// A close notice is a sentence, and perhaps a retry time.
 fn check_close_notice(body: &[u8]) -> Result<(), String> {
     let wrong = || format!("a close notice of {:?}", body.escape_ascii().to_string());
     let text = std::str::from_utf8(body).map_err(|_| wrong())?;

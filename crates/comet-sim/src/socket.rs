@@ -21,11 +21,11 @@ pub(crate) struct Socket {
     // Client to server.
     written: VecDeque<u8>,
     written_total: u64,
-    /// Bytes the server was given.
+    /// Bytes that receives gave to the server.
     pub(crate) received: u64,
     /// Where in the stream each heartbeat frame ends.
     heartbeats: VecDeque<u64>,
-    /// When the server had the last heartbeat in whole.
+    /// When the server received the last byte of the last heartbeat.
     pub(crate) heartbeat_at: Option<Millis>,
     /// How the client ended its side.
     client_end: Option<Hangup>,
@@ -35,7 +35,7 @@ pub(crate) struct Socket {
     in_flight: Option<Vec<u8>>,
     /// When the kernel last took something of the transmit in flight.
     pub(crate) moved_at: Millis,
-    /// The same, if the transmit goes on with one that was cut and had to wait for a turn.
+    /// Lower bound of the same: a transmit that continues one which was cut had to wait for a turn.
     pub(crate) moved_at_least: Millis,
     /// Bytes the kernel took.
     pub(crate) taken: u64,
@@ -47,7 +47,7 @@ pub(crate) struct Socket {
     messages: VecDeque<(u64, ServerMessage)>,
 
     pub(crate) shut: Option<CloseHow>,
-    /// The server holds it no longer, or never took it.
+    /// The server has released it, or refused it at accept.
     pub(crate) is_released: bool,
 }
 
@@ -84,7 +84,7 @@ impl Socket {
         }
     }
 
-    /// What was written last ends a heartbeat.
+    /// The last byte written is the end of a heartbeat.
     pub(crate) fn mark_heartbeat(&mut self) {
         self.heartbeats.push_back(self.written_total);
     }
@@ -106,13 +106,13 @@ impl Socket {
         self.read = self.taken.min(self.read.saturating_add(most));
     }
 
-    /// The next thing of which the client has read the last byte.
+    /// The next message whose last byte the client has read.
     pub(crate) fn next_message(&mut self) -> Option<ServerMessage> {
         let (end, _) = self.messages.front()?;
         (*end <= self.read).then(|| self.messages.pop_front().expect("looked at").1)
     }
 
-    /// The client has read all there was and ever will be.
+    /// The client has read everything, and no more will come.
     pub(crate) fn is_at_end(&self) -> bool {
         (self.shut.is_some() || self.is_released)
             && self.in_flight.is_none()
@@ -165,7 +165,7 @@ impl Socket {
         self.in_flight.is_some() && (self.is_broken() || self.room() > 0)
     }
 
-    /// Takes a transmit; the bytes are what they are now, whenever the kernel comes to them.
+    /// Takes a transmit. Its bytes are copied now, whenever the kernel sends them.
     pub(crate) fn transmit(
         &mut self,
         bytes: &[u8],
@@ -207,7 +207,10 @@ impl Socket {
         self.taken += taken as u64;
         self.moved_at = now;
         self.moved_at_least = now;
-        let is_last = |(_, message): &&(u64, ServerMessage)| matches!(message, ServerMessage::Push(stamp) if stamp.part + 1 == stamp.parts);
+        let is_last = |(_, message): &&(u64, ServerMessage)| match message {
+            ServerMessage::Push(stamp) => stamp.part + 1 == stamp.parts,
+            _ => false,
+        };
         self.pushes_taken += self.messages.iter().skip(known).filter(is_last).count() as u64;
         Ok(Some(Ok(taken)))
     }

@@ -42,11 +42,11 @@ pub struct Summary {
     pub sent: u64,
     /// Deliveries lost with their connection.
     pub lost: u64,
-    /// Deliveries given up for newer ones.
+    /// Deliveries superseded by newer ones.
     pub superseded: u64,
     /// Messages that found an inbox full.
     pub mesh_waits: u64,
-    /// Turns in which clients' input was left where it was.
+    /// Turns during a coalesced wait in which input stayed unread.
     pub coalesced_waits: u64,
     /// Runs with remote logic.
     pub remote: u64,
@@ -139,7 +139,8 @@ impl fmt::Display for Summary {
         let coalesced_waits = self.coalesced_waits;
         writeln!(
             f,
-            "calls: {calls}; messages that waited for an inbox: {mesh_waits}; coalesced waits: {coalesced_waits}"
+            "calls: {calls}; messages that waited for an inbox: {mesh_waits}; \
+             coalesced waits: {coalesced_waits}"
         )?;
         let Self { calls_inbox_full, calls_late, callers_left, messages_skipped, stalls, .. } =
             self;

@@ -1,11 +1,11 @@
-//! What happened last, for whoever replays a seed.
+//! The last events of a run, for the replay of a seed.
 
 use std::collections::VecDeque;
 
 /// Lines kept.
 const LINES_MAX: usize = 200;
 
-/// The last lines of a run, if anybody is going to read them.
+/// The last lines of a run; none unless it is a replay.
 #[derive(Default)]
 pub(crate) struct Trace {
     pub(crate) is_on: bool,
@@ -22,7 +22,7 @@ impl Trace {
     }
 }
 
-/// Adds a line to the trace of an `Env`; formats nothing while the trace is off.
+/// Adds a line to the trace of an `Env` or a `Context`; formats nothing while the trace is off.
 macro_rules! trace {
     ($env:expr, $($text:tt)*) => {
         if $env.trace.is_on {

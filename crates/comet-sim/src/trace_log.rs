@@ -1,4 +1,4 @@
-//! The fake trace log: only of listed users, and each connection's lines in an order that makes sense.
+//! The checker of the trace log: only listed users have lines, and those of a connection are in order.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ impl TraceLog {
         is_right.then_some(()).ok_or_else(|| format!("a line out of place: {event:?}"))
     }
 
-    /// When everybody is gone.
+    /// After the last connection has ended.
     pub(crate) fn end(&self, plan: &Plan) -> Result<(), String> {
         let open = self.conns.iter().find(|(_, is_closed)| !**is_closed);
         match open {

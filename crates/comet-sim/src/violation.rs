@@ -9,11 +9,11 @@ use crate::wire::{self, BINARY, PING, TEXT};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Violation {
-    /// Connects and says nothing.
+    /// Connects and sends nothing.
     NeverAuthenticates,
     /// A request that opens no WebSocket; the status it is answered with.
     BadUpgrade(u16),
-    /// Sends its token and more behind it than may wait for the answer.
+    /// Sends more behind its token than may wait for the answer.
     Flood,
     /// Bytes that no frame or message of a client may have.
     Malformed(Malformed),
@@ -23,7 +23,7 @@ pub(crate) enum Violation {
     HalfThenSilence,
     /// Half a frame, and then the end.
     HalfThenEnd,
-    /// Asks a lot and reads nothing.
+    /// Sends many requests and reads no reply.
     AsksAndNeverReads,
     /// A WebSocket close; on TCP the end.
     CloseFrame,
@@ -61,7 +61,7 @@ const MALFORMED: [Malformed; 14] = [
     Malformed::RoomTooLong,
     Malformed::OperationsNotNumbers,
     Malformed::TooManyOperations,
-    // From here on only WebSocket can do it.
+    // The rest is possible over WebSocket only.
     Malformed::NotMasked,
     Malformed::ReservedBits,
     Malformed::Text,

@@ -61,7 +61,7 @@ pub(crate) fn upgrade(method: &str, path: &str, version: u32, key: &str) -> Vec<
 /// The header a client must send (RFC 6455 4.1); the key is the RFC's own example.
 pub(crate) const KEY_HEADER: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// Who a push was for; written into its body.
+/// The addressees of a push; written into its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     Keys,
@@ -129,7 +129,7 @@ impl Stamp {
     }
 }
 
-/// What the server said.
+/// What the server sends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ServerMessage {
     Http(u16),
@@ -139,11 +139,11 @@ pub(crate) enum ServerMessage {
     Close(u16),
 }
 
-/// Takes the server's bytes apart; every one of them is accounted for.
+/// Decodes the server's bytes; a byte that belongs to no message is an error.
 pub(crate) struct Decoder {
     transport: Transport,
     is_upgraded: bool,
-    /// The upgrade was refused: what follows is a text for people.
+    /// The upgrade was refused: the rest is text.
     is_refused: bool,
     pending: Vec<u8>,
     taken: u64,

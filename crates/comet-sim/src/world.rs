@@ -18,9 +18,9 @@ use crate::trace::{Trace, trace};
 pub(crate) struct World {
     pub(crate) env: Env,
     pub(crate) drivers: Vec<Driver>,
-    /// Peers that are not over on both sides.
+    /// Peers that have not ended on both sides.
     pub(crate) active: Vec<usize>,
-    /// Those who came before, to come again.
+    /// Profiles of earlier clients, some of which come again.
     profiles: Vec<ClientProfile>,
     pub(crate) baseline: Baseline,
 }
@@ -31,7 +31,7 @@ enum Phase {
     Quiet,
 }
 
-/// Simulated time in which everything must come to rest, milliseconds. Clients with slow sockets who send
+/// Simulated time in which everything must come to rest, milliseconds. Clients with slow sockets that send
 /// heartbeats every few hundred milliseconds are seldom all idle at once: some seeds need a minute.
 const QUIET_MS_MAX: u64 = 600_000;
 
@@ -49,7 +49,7 @@ impl World {
         }
     }
 
-    /// Busy stretches with quiet points between them, and the drain at the end.
+    /// Busy phases, each of which ends in a quiet point, and the drain at the end.
     pub(crate) fn run(&mut self) -> Result<Summary, String> {
         for _ in 0..self.env.plan.rounds {
             for _ in 0..self.env.plan.steps {
@@ -128,7 +128,7 @@ impl World {
         self.turn_shards()
     }
 
-    /// New clients come, and old ones again.
+    /// Connects a new client, or an earlier one again.
     fn connect(&mut self) {
         let env = &mut self.env;
         if self.active.len() >= env.plan.clients || !env.rng.percent(30) {

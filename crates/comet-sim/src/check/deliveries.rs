@@ -18,8 +18,8 @@ pub(crate) struct Baseline {
     dropped_unwanted: u64,
 }
 
-/// What calls meant a client that was there all the time has come, or the call counted it as dropped,
-/// or somebody's outbox gave it up for a newer one.
+/// For a client that was there all the time, each push meant for it was received, or its call counted it as
+/// dropped, or an outbox superseded it.
 pub(super) fn check_deliveries(
     env: &Env,
     drivers: &[Driver],
@@ -47,7 +47,7 @@ pub(super) fn check_deliveries(
             let is_filtered = !matches!(call.kind, Kind::Room(_)) || env.plan.limits.filter_rooms;
             expected += 1;
             if is_filtered && received.accepts_since > call.id {
-                // What it accepted back then is not known any more.
+                // What it accepted at the time of the call is not known any more.
                 continue;
             }
             let accepts = !is_filtered || received.accepts.contains(call.operation);

@@ -68,7 +68,7 @@ pub(super) fn check_gauges(drivers: &[Driver]) -> Result<(), String> {
     Ok(())
 }
 
-/// What clients know of themselves is so.
+/// What clients know of themselves agrees with their shards.
 pub(super) fn check_clients(env: &Env, drivers: &[Driver]) -> Result<(), String> {
     for driver in drivers {
         let live: BTreeMap<ConnId, LiveConn<'_>> =
@@ -93,7 +93,7 @@ pub(super) fn check_clients(env: &Env, drivers: &[Driver]) -> Result<(), String>
                 continue;
             }
             let profile = &client.profile;
-            // Logic numbers sessions as it likes, and so does a shard those of nobody.
+            // Remote logic numbers sessions itself, and so does a shard for anonymous users.
             let may_differ = env.plan.is_remote() || profile.user == 0;
             let made = match may_differ {
                 true if live.key.starts_with(&format!("{}_", profile.user)) => live.key.to_owned(),
@@ -108,7 +108,7 @@ pub(super) fn check_clients(env: &Env, drivers: &[Driver]) -> Result<(), String>
     Ok(())
 }
 
-/// What logic believes to be here is here.
+/// The keys that logic takes for present are present.
 pub(super) fn check_logic(env: &Env, drivers: &[Driver]) -> Result<(), String> {
     let held: BTreeSet<Box<str>> = match env.plan.is_remote() {
         true => {
