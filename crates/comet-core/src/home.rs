@@ -10,8 +10,9 @@ use ahash::{AHashMap, RandomState};
 use hashbrown::hash_table::Entry;
 
 use crate::bucket::Buckets;
-use crate::departed::Departed;
-use crate::ids::{ConnId, Millis, ShardId};
+use crate::ids::{ConnId, ShardId};
+use crate::retained::Retained;
+use crate::time::Millis;
 
 /// The sessions of one user: a number that counts up, and who holds which.
 struct User {
@@ -43,9 +44,9 @@ pub(crate) struct Home {
     /// Members on other hosts, of the rooms that have some there.
     beyond: AHashMap<Arc<str>, u32>,
     /// Numbers of the last sessions of users who left.
-    users_left: Departed<i64, i32>,
+    retained_sessions: Retained<i64, i32>,
     /// Keys that logic was told are gone, for as long as it may have let in somebody just before.
-    parted: Departed<Box<str>, ()>,
+    parted: Retained<Box<str>, ()>,
     /// Keys handed out to anonymous users on this shard; see [`crate::home_of_user`].
     anonymous: u64,
     shard: ShardId,
@@ -60,8 +61,8 @@ impl Home {
             rooms: Buckets::new(buckets, seed ^ 3),
             dirty: Vec::new(),
             beyond: AHashMap::with_hasher(RandomState::with_seeds(seed, 7, 8, 9)),
-            users_left: Departed::new(buckets, seed ^ 5),
-            parted: Departed::new(buckets, seed ^ 6),
+            retained_sessions: Retained::new(buckets, seed ^ 5),
+            parted: Retained::new(buckets, seed ^ 6),
             anonymous: 0,
             shard,
             shards,
@@ -97,7 +98,7 @@ impl Home {
         let (_, known) = match self.users.entry(&user) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(free) => {
-                let last = self.users_left.take(&user).unwrap_or(0).wrapping_add(1);
+                let last = self.retained_sessions.take(&user).unwrap_or(0).wrapping_add(1);
                 free.insert((user, User { last, sessions: Sessions::One(last, conn) }));
                 return last;
             }
@@ -133,7 +134,7 @@ impl Home {
 
     /// `user` left at `now`; the next session counts on from `last` for as long as that is remembered.
     pub(crate) fn remember_user(&mut self, now: Millis, user: i64, last: i32) {
-        self.users_left.insert(now, user, last);
+        self.retained_sessions.insert(now, user, last);
     }
 
     /// Logic is told at `now` that nobody holds `key`.
@@ -148,14 +149,14 @@ impl Home {
 
     /// Forgets users who left so long ago, and keys that did.
     pub(crate) fn forget(&mut self, now: Millis, user_memory_ms: u64, parted_memory_ms: u64) {
-        self.users_left.forget(now, user_memory_ms);
-        self.parted.forget(now, parted_memory_ms);
+        self.retained_sessions.expire(now, user_memory_ms);
+        self.parted.expire(now, parted_memory_ms);
     }
 
     /// When [`Home::forget`] has something to do next.
     pub(crate) fn forgets_at(&self, user_memory_ms: u64, parted_memory_ms: u64) -> Option<Millis> {
-        let user = self.users_left.first().map(|left| left.after(user_memory_ms));
-        let key = self.parted.first().map(|left| left.after(parted_memory_ms));
+        let user = self.retained_sessions.oldest().map(|left| left.after(user_memory_ms));
+        let key = self.parted.oldest().map(|left| left.after(parted_memory_ms));
         user.into_iter().chain(key).min()
     }
 

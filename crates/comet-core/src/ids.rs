@@ -22,18 +22,6 @@ pub struct ConnId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct CallId(pub u64);
 
-/// Milliseconds since the process started. The only time the core knows.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
-pub struct Millis(pub u64);
-
-impl Millis {
-    /// This moment and `millis` more.
-    #[must_use]
-    pub fn after(self, millis: u64) -> Self {
-        Self(self.0.saturating_add(millis))
-    }
-}
-
 /// Fixed keys: every thread of the process, and every run of the simulator, must agree on a home.
 /// The maps inside a home are seeded per process, so a caller who aims at one home gains nothing
 /// beyond that core's share.

@@ -7,27 +7,31 @@
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock or spawns a task.
 
+mod accepts;
 mod bucket;
-mod calm;
-mod chance;
 mod conn;
-mod departed;
 mod home;
+mod idle_coalescing;
 mod ids;
+mod jitter;
 mod ledger;
 pub mod limits;
 mod message;
 mod outbox;
+mod retained;
 mod room;
 mod shard;
 mod slab;
+mod state;
+mod time;
+mod transport;
 mod wheel;
 
-pub use conn::Transport;
-pub use ids::{CallId, ConnId, Millis, ShardId, home_of_key, home_of_room, home_of_user};
+pub use accepts::Accepts;
+pub use ids::{CallId, ConnId, ShardId, home_of_key, home_of_room, home_of_user};
 pub use ledger::{CloseReason, Counters, DropReason, Tally};
 pub use limits::{Limits, SlowConsumer};
-pub use message::{
-    Accepts, AuthRequest, Denied, Identity, Message, Push, Report, TraceEvent, TraceKind,
-};
+pub use message::{AuthRequest, Denied, Identity, Message, Push, Report, TraceEvent, TraceKind};
 pub use shard::{CloseHow, ClosedEvent, Hangup, LiveConn, Logic, Settings, Shard, Transmit};
+pub use time::Millis;
+pub use transport::Transport;

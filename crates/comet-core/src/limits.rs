@@ -48,7 +48,7 @@ pub struct Limits {
     pub coalesce_ms: u32,
     /// They do when nothing else has happened for so long, milliseconds; a client that sends them closer
     /// together is measuring, and then none wait.
-    pub calm_ms: u32,
+    pub coalesce_after_ms: u32,
     /// How long a goodbye may take, milliseconds.
     pub linger_ms: u32,
     /// Values of the `Origin` header a WebSocket may be opened with: lower case, `scheme://host[:port]`.
@@ -79,7 +79,7 @@ impl Default for Limits {
             write_ms: 5_000,
             heartbeat_ms: 300_000,
             coalesce_ms: 25,
-            calm_ms: CALM_MS,
+            coalesce_after_ms: COALESCE_AFTER_MS,
             linger_ms: 2_000,
             origins: [].into(),
             trace_users: [].into(),
@@ -95,8 +95,8 @@ pub const TICK_MS: u64 = 50;
 pub const PACE_MS: u64 = 10;
 /// How often changed room counts travel between a room's home and its shards, milliseconds.
 pub const ROOM_COUNT_MS: u64 = 200;
-/// [`Limits::calm_ms`] of a server, milliseconds.
-pub const CALM_MS: u32 = 1_000;
+/// [`Limits::coalesce_after_ms`] of a server, milliseconds.
+pub const COALESCE_AFTER_MS: u32 = 1_000;
 /// Longest room id and key, bytes. A longer one is refused.
 pub const NAME_MAX: usize = 256;
 /// Operations one connection may list as accepted; more are refused.

@@ -6,21 +6,11 @@ use std::sync::Arc;
 
 use comet_proto::Encoded;
 
-use crate::ids::{CallId, ConnId, Millis, ShardId};
+use crate::accepts::Accepts;
+use crate::ids::{CallId, ConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
-
-/// Operations a connection accepts from a push by key and from a broadcast.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub enum Accepts {
-    /// Every operation: the seed's tokens name none and filter nothing.
-    #[default]
-    All,
-    /// Only these; goim v2's tokens list them, and an empty list accepts nothing.
-    Only(Box<[i32]>),
-    /// Every operation but these: what op 16 makes of [`Accepts::All`].
-    AllBut(Box<[i32]>),
-}
+use crate::time::Millis;
 
 /// Who a connection is, as logic says it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

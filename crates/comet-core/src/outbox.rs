@@ -13,9 +13,9 @@
 
 use comet_proto::{Encoded, decode};
 
-use crate::conn::Transport;
 use crate::limits::{JOIN_MAX, JOINED_BYTES_MAX};
 use crate::slab::{NONE, Slab};
+use crate::transport::Transport;
 
 /// A connection's place in the chains.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +97,7 @@ struct Chain {
 
 /// What a completed send meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Progress {
+pub(crate) enum SendProgress {
     /// More of the same chain must be sent.
     Partial,
     /// All of it was taken: so many pushes.
@@ -286,18 +286,18 @@ impl Chains {
         outbox: &mut Outbox,
         transport: Transport,
         bytes: usize,
-    ) -> Progress {
+    ) -> SendProgress {
         let chain = &self.chains[outbox.in_flight];
         outbox.taken += u32::try_from(bytes).expect("a send is no longer than its chain");
         let total = chain.bytes[transport as usize];
         assert!(outbox.taken <= total, "the kernel took more than it was given");
         if outbox.taken < total {
-            return Progress::Partial;
+            return SendProgress::Partial;
         }
         let pushes = chain.pushes;
         let done = std::mem::replace(&mut outbox.in_flight, NONE);
         self.release(done);
-        Progress::Done { pushes }
+        SendProgress::Done { pushes }
     }
 
     /// Operation, sequence and length of each frame whose last byte is among the next `bytes` of what is

@@ -1,13 +1,13 @@
-//! The rooms with members on this shard: dense member lists, so that a push is a linear walk.
+//! The rooms with members on this shard. Each has a dense list of members, so that a push is a linear walk.
 
 use std::sync::Arc;
 
 use ahash::{AHashMap, RandomState};
 
-use crate::conn::{Conn, Reply};
 use crate::slab::{NONE, Slab};
+use crate::state::AwaitedReply;
 
-/// Where a connection stands in its room.
+/// Where a connection is in its room's list of members.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Membership {
     room: u32,
@@ -22,24 +22,30 @@ impl Membership {
     }
 }
 
-/// A connection that waits for the room's home.
+/// A connection that waits for the room's home to answer.
 pub(crate) struct Waiting {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
-    pub(crate) reply: Reply,
+    pub(crate) reply: AwaitedReply,
 }
 
 pub(crate) struct Room {
     pub(crate) name: Arc<str>,
-    /// Slots; a connection knows its position.
+    /// Slots. A connection knows its position.
     pub(crate) members: Vec<u32>,
-    /// Who joins once the home knows of this shard.
+    /// Connections that become members once the home knows of this shard.
     pub(crate) waiting: Vec<Waiting>,
     pub(crate) is_joined: bool,
-    /// Members on other shards and hosts, as the home last said.
+    /// Members on other shards and hosts, as the home last reported.
     pub(crate) elsewhere: u32,
     /// In the list of rooms whose home does not know the present count.
     pub(crate) is_dirty: bool,
+}
+
+/// A member that took the position of one that left.
+pub(crate) struct Moved {
+    pub(crate) slot: u32,
+    pub(crate) membership: Membership,
 }
 
 pub(crate) struct Rooms {
@@ -61,7 +67,7 @@ impl Rooms {
         self.names.get(name).copied()
     }
 
-    /// The room called `name`; the flag says that it is new and its home must be asked.
+    /// The room called `name`. The flag says that it is new, and its home must be asked to join.
     pub(crate) fn find_or_create(&mut self, name: &str) -> (u32, bool) {
         if let Some(index) = self.find(name) {
             return (index, false);
@@ -79,37 +85,34 @@ impl Rooms {
         (index, true)
     }
 
-    /// Puts the connection in `slot` into the room.
-    pub(crate) fn enter(&mut self, index: u32, slot: u32, conn: &mut Conn) {
-        debug_assert!(conn.room.room().is_none(), "a connection is in one room");
+    /// Appends the connection in `slot`, which must be in no room, to the members. The caller keeps the
+    /// result with the connection.
+    #[must_use]
+    pub(crate) fn enter(&mut self, index: u32, slot: u32) -> Membership {
         let room = &mut self.rooms[index];
-        conn.room = Membership {
-            room: index,
-            position: u32::try_from(room.members.len()).expect("members are slots, u32"),
-        };
+        let position = u32::try_from(room.members.len()).expect("members are slots, u32");
         room.members.push(slot);
         self.mark(index);
+        Membership { room: index, position }
     }
 
-    /// Takes `conn` out of its room in O(1). The caller looks with [`Rooms::remove_if_empty`].
-    pub(crate) fn leave(&mut self, slot: u32, conns: &mut Slab<Conn>) -> Option<u32> {
-        let membership = std::mem::replace(&mut conns[slot].room, Membership::NONE);
-        let index = membership.room()?;
-        let members = &mut self.rooms[index].members;
+    /// Removes the connection in `slot` from its room in O(1). The caller stores the result with the member
+    /// that moved, and then calls [`Rooms::remove_if_empty`].
+    #[must_use]
+    pub(crate) fn leave(&mut self, slot: u32, membership: Membership) -> Option<Moved> {
+        let members = &mut self.rooms[membership.room].members;
         let removed = members.swap_remove(membership.position as usize);
         assert_eq!(removed, slot, "a member knows its position");
-        if let Some(&moved) = members.get(membership.position as usize) {
-            conns[moved].room.position = membership.position;
-        }
-        // Long lists that shrank give their memory back, with room to grow again.
+        let moved = members.get(membership.position as usize).copied();
+        // A long list that shrank gives memory back, with space to grow again.
         if members.len() < members.capacity() / 4 && members.capacity() > 64 {
             members.shrink_to(members.len() * 2);
         }
-        self.mark(index);
-        Some(index)
+        self.mark(membership.room);
+        moved.map(|slot| Moved { slot, membership })
     }
 
-    /// Forgets a room nobody is in or waits for; returns its name.
+    /// Removes a room without members and waiting connections; returns its name.
     pub(crate) fn remove_if_empty(&mut self, index: u32) -> Option<Arc<str>> {
         let room = &self.rooms[index];
         if !room.members.is_empty() || !room.waiting.is_empty() {
@@ -134,7 +137,8 @@ impl Rooms {
         for name in std::mem::take(&mut self.dirty) {
             if let Some(&index) = self.names.get(&name) {
                 let room = &mut self.rooms[index];
-                // A room still asking has told its home nothing yet; the answer brings it back here.
+                // A room that has not joined yet has no count at its home. The first member that enters
+                // after the answer marks the room again.
                 if std::mem::take(&mut room.is_dirty) && room.is_joined {
                     changed.push((name, room.members.len() as u32));
                 }

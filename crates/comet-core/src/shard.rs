@@ -6,7 +6,7 @@
 //! it gives nothing more: [`Shard::poll_auth`], [`Shard::poll_transmit`], [`Shard::poll_closed`],
 //! [`Shard::poll_close`], after which a driver may not know the peer any more, [`Shard::poll_message`] for
 //! each peer, [`Shard::poll_report`]; then it sleeps no longer than [`Shard::poll_timeout`] says, or naps
-//! ([`Shard::poll_nap`]).
+//! ([`Shard::poll_coalesced_wait`]).
 
 mod deliver;
 mod directory;
@@ -24,18 +24,19 @@ use std::sync::Arc;
 
 use comet_proto::Encoded;
 
-use crate::calm::Calm;
-use crate::chance::Chance;
 use crate::conn::Conn;
 use crate::home::Home;
-use crate::ids::{CallId, ConnId, Millis, ShardId};
+use crate::idle_coalescing::IdleCoalescing;
+use crate::ids::{CallId, ConnId, ShardId};
+use crate::jitter::Jitter;
 use crate::ledger::{CloseReason, Counters};
 use crate::limits::{Limits, PACE_MS, ROOM_COUNT_MS, TICK_MS};
 use crate::message::{AuthRequest, Message, Report};
 use crate::outbox::{Chains, Item};
 use crate::room::Rooms;
 use crate::slab::Slab;
-use crate::wheel::{Tick, Wheel};
+use crate::time::{Millis, Tick};
+use crate::wheel::Wheel;
 
 use deliver::Paced;
 use drain::Draining;
@@ -84,8 +85,8 @@ pub struct Shard {
     wheel: Wheel,
     rooms: Rooms,
     home: Home,
-    chance: Chance,
-    calm: Calm,
+    jitter: Jitter,
+    idle: IdleCoalescing,
     counters: Counters,
     /// Bytes that ever entered an outbox, and those that left one in another way than to the kernel.
     bytes_queued: u64,
@@ -163,11 +164,11 @@ impl Shard {
             now,
             conns: Slab::new(),
             chains: Chains::new(),
-            wheel: Wheel::new(tick(now)),
+            wheel: Wheel::new(now.tick()),
             rooms: Rooms::new(seed ^ 4),
             home: Home::new(settings.shard, settings.shards, settings.limits.buckets, seed),
-            chance: Chance::new(seed ^ u64::from(settings.shard.0)),
-            calm: Calm::new(now),
+            jitter: Jitter::new(seed ^ u64::from(settings.shard.0)),
+            idle: IdleCoalescing::new(now),
             counters: Counters::default(),
             bytes_queued: 0,
             bytes_given_up: 0,
@@ -231,9 +232,9 @@ impl Shard {
         debug_assert!(now >= self.now);
         self.now = now;
         self.replied = None;
-        if self.wheel.now() < tick(now) {
+        if self.wheel.now() < now.tick() {
             self.watch();
-            self.wheel.advance(tick(now), &mut self.expired);
+            self.wheel.advance(now.tick(), &mut self.expired);
         }
     }
 
@@ -327,7 +328,7 @@ impl Shard {
     /// When [`Shard::handle_deadlines`] is due next, if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Millis> {
-        let wheel = self.wheel.next_tick().map(|tick| Millis(u64::from(tick.0) * TICK_MS));
+        let wheel = self.wheel.next_tick().map(Tick::begin);
         let watch = (!self.watched.is_empty()).then(|| self.now.after(TICK_MS));
         let is_pacing = !self.paced.is_empty() || self.draining.is_some();
         let pace = is_pacing.then_some(self.next_pace);
@@ -341,8 +342,8 @@ impl Shard {
     /// Until when the driver may leave what clients send where it is, if there is no work left and none
     /// comes from elsewhere: messages, new connections and [`Shard::poll_timeout`] do not wait.
     #[must_use]
-    pub fn poll_nap(&self) -> Option<Millis> {
-        let until = self.calm.lasts_until(self.now, &self.limits);
+    pub fn poll_coalesced_wait(&self) -> Option<Millis> {
+        let until = self.idle.waits_until(self.now, &self.limits);
         until.filter(|_| !self.is_draining)
     }
 
@@ -420,8 +421,4 @@ impl Shard {
         let counters = Box::new(self.counters());
         self.reports.push_back(Report::Snapshot { call, shard: self.id, counters });
     }
-}
-
-fn tick(now: Millis) -> Tick {
-    Tick(u32::try_from(now.0 / TICK_MS).unwrap_or(u32::MAX))
 }

@@ -4,6 +4,7 @@
 //! it. So a heartbeat costs one store, and an idle connection one visit per level and interval.
 
 use crate::slab::NONE;
+use crate::time::Tick;
 
 const LEVELS: u32 = 4;
 const BITS: u32 = 6;
@@ -12,10 +13,6 @@ const MASK: u32 = SLOTS - 1;
 const UNARMED: u16 = u16::MAX;
 /// Beyond this the entry is parked at the horizon and looked at again from there.
 const HORIZON: u32 = (1 << (BITS * LEVELS)) - 1;
-
-/// A point in time in units of [`crate::limits::TICK_MS`] since the process started.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub(crate) struct Tick(pub(crate) u32);
 
 #[derive(Clone, Copy)]
 struct Links {

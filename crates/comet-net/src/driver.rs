@@ -271,7 +271,7 @@ impl<A: Auther> Driver<A> {
             self.ring.poll_wake(self.bell.as_raw_fd());
             self.is_bell_armed = true;
         }
-        let nap = self.shard.poll_nap().filter(|_| !self.retry);
+        let nap = self.shard.poll_coalesced_wait().filter(|_| !self.retry);
         if nap.is_some() {
             // What was raised before would end the nap at once. Its message is in the inbox by now, which
             // `arm_wakeup` looks into below.

@@ -133,7 +133,7 @@ impl Driver {
 
     /// What clients send may wait.
     fn naps(&self, env: &Env) -> bool {
-        self.shard.poll_nap().is_some_and(|until| env.now < until)
+        self.shard.poll_coalesced_wait().is_some_and(|until| env.now < until)
     }
 
     /// One turn of the loop: what came in, in any order, and then everything that goes out.

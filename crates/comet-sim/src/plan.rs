@@ -126,7 +126,7 @@ impl Plan {
             write_ms: dice.between(100, 800) as u32,
             heartbeat_ms: dice.between(400, 2000) as u32,
             coalesce_ms: dice.pick(&[0, 25, 200]),
-            calm_ms: dice.pick(&[0, 30]),
+            coalesce_after_ms: dice.pick(&[0, 30]),
             linger_ms: dice.between(50, 400) as u32,
             buckets: dice.pick(&[1, 8]),
             user_memory_ms: dice.pick(&[0, 500]),

@@ -95,9 +95,9 @@ proptest! {
                     let progress = chains.advance(mine, transport(outbox), bytes);
                     if model.in_flight.is_empty() {
                         let pushes = std::mem::take(&mut model.in_flight_pushes);
-                        prop_assert_eq!(progress, Progress::Done { pushes });
+                        prop_assert_eq!(progress, SendProgress::Done { pushes });
                     } else {
-                        prop_assert_eq!(progress, Progress::Partial);
+                        prop_assert_eq!(progress, SendProgress::Partial);
                     }
                 }
                 Step::DropOldest { outbox } => {
@@ -167,7 +167,7 @@ fn a_frame_cut_in_the_middle_is_lost_and_the_ones_before_it_are_sent() {
         chains.append(&mut outbox, &item);
     }
     assert!(chains.start(&mut outbox));
-    assert_eq!(chains.advance(&mut outbox, Transport::Tcp, 39), Progress::Partial);
+    assert_eq!(chains.advance(&mut outbox, Transport::Tcp, 39), SendProgress::Partial);
     let remains = chains.clear_in_flight(&mut outbox, Transport::Tcp);
     assert_eq!(remains, Remains { sent: 1, lost: 2, bytes: 21 });
     assert!(chains.is_empty());

@@ -3,11 +3,12 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::ids::{CallId, ConnId, Millis, ShardId, home_of_room};
+use crate::ids::{CallId, ConnId, ShardId, home_of_room};
 use crate::ledger::{CloseReason, DropReason, Tally};
 use crate::limits::{PACED_MAX, SlowConsumer};
 use crate::message::{Message, Push, Report};
 use crate::outbox::{Alike, Item};
+use crate::time::Millis;
 
 use super::Shard;
 
@@ -224,7 +225,7 @@ impl Shard {
             tally.queued += queued;
             self.bytes_queued += queued * u64::from(bytes);
         }
-        self.calm.stir(self.now);
+        self.idle.note_activity(self.now);
         self.counters.deliveries += tally;
         for slot in slow {
             self.close(slot, CloseReason::SlowConsumer, "");

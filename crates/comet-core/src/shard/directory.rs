@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use comet_proto::op;
 
-use crate::conn::{Life, Registering, Reply};
 use crate::ids::{ConnId, ShardId, home_of_key, home_of_room, home_of_user};
 use crate::ledger::CloseReason;
 use crate::message::{Message, Report, TraceKind};
-use crate::room::Waiting;
+use crate::room::{Membership, Moved, Waiting};
+use crate::state::{AwaitedReply, ConnState, Registering};
 
-use super::{Shard, tick};
+use super::Shard;
 
 impl Shard {
     pub(super) fn carry_out(&mut self, message: Message) {
@@ -90,7 +90,7 @@ impl Shard {
             }
             Message::RenewAgain { conn } => {
                 if let Some(slot) = self.slot(conn) {
-                    self.conns[slot].renew_at = tick(self.now);
+                    self.conns[slot].renew_at = self.now.tick();
                 }
             }
 
@@ -116,7 +116,7 @@ impl Shard {
 
     fn registered(&mut self, conn: ConnId, user: i64, seq: i32, key: Box<str>) {
         let slot = self.slot(conn);
-        let waits = |slot: &u32| matches!(self.conns[*slot].life, Life::Registering(_));
+        let waits = |slot: &u32| matches!(self.conns[*slot].state, ConnState::Registering(_));
         let Some(slot) = slot.filter(waits) else {
             // It closed while its homes were asked; nobody else knows what to give back.
             return self.give_back(conn, user, seq, key);
@@ -124,7 +124,9 @@ impl Shard {
         let entry = &mut self.conns[slot];
         entry.key = key;
         entry.session = seq;
-        let Life::Registering(registering) = std::mem::replace(&mut entry.life, Life::Live) else {
+        let ConnState::Registering(registering) =
+            std::mem::replace(&mut entry.state, ConnState::Live)
+        else {
             unreachable!("looked at above")
         };
         let Registering { sequence, identity } = *registering;
@@ -137,7 +139,7 @@ impl Shard {
         if self.conns[slot].is_traced {
             self.note(slot, TraceKind::Authenticated { room: identity.room.clone() });
         }
-        let reply = Reply { operation: op::AUTH_REPLY, sequence };
+        let reply = AwaitedReply { operation: op::AUTH_REPLY, sequence };
         match identity.room {
             Some(room) => self.join(slot, &room, reply),
             None => self.answer(slot, reply, b""),
@@ -145,14 +147,14 @@ impl Shard {
     }
 
     /// Puts a connection without a room into `room`; `reply` is sent once pushes reach it there.
-    pub(super) fn join(&mut self, slot: u32, room: &str, reply: Reply) {
+    pub(super) fn join(&mut self, slot: u32, room: &str, reply: AwaitedReply) {
         let (index, is_new) = self.rooms.find_or_create(room);
         if self.rooms[index].is_joined {
-            self.rooms.enter(index, slot, &mut self.conns[slot]);
+            self.conns[slot].room = self.rooms.enter(index, slot);
             return self.answer(slot, reply, b"");
         }
         let generation = self.conns.generation(slot);
-        self.conns[slot].life = Life::Joining { reply };
+        self.conns[slot].state = ConnState::Joining { reply };
         let room = &mut self.rooms[index];
         room.waiting.push(Waiting { slot, generation, reply });
         if is_new {
@@ -164,9 +166,12 @@ impl Shard {
 
     /// Takes a connection out of its room; the home hears at once when that was the last member.
     pub(super) fn leave(&mut self, slot: u32) {
-        if let Some(index) = self.rooms.leave(slot, &mut self.conns) {
-            self.forget_if_empty(index);
+        let membership = std::mem::replace(&mut self.conns[slot].room, Membership::NONE);
+        let Some(index) = membership.room() else { return };
+        if let Some(Moved { slot, membership }) = self.rooms.leave(slot, membership) {
+            self.conns[slot].room = membership;
         }
+        self.forget_if_empty(index);
     }
 
     fn forget_if_empty(&mut self, index: u32) {
@@ -188,10 +193,11 @@ impl Shard {
         waiting.retain(|&Waiting { slot, generation, reply }| {
             let Some(entry) = self.conns.at(slot, generation) else { return false };
             // It may have closed meanwhile; it cannot have asked for another room, its input is held.
-            let waits = matches!(entry.life, Life::Joining { reply: asked } if asked == reply);
+            let waits =
+                matches!(entry.state, ConnState::Joining { reply: asked } if asked == reply);
             if waits {
-                entry.life = Life::Live;
-                self.rooms.enter(index, slot, entry);
+                entry.state = ConnState::Live;
+                entry.room = self.rooms.enter(index, slot);
             }
             waits
         });
@@ -203,8 +209,8 @@ impl Shard {
     }
 
     /// Sends the reply a client waited for, and reads on where its input was held.
-    pub(super) fn answer(&mut self, slot: u32, reply: Reply, body: &[u8]) {
-        self.conns[slot].life = Life::Live;
+    pub(super) fn answer(&mut self, slot: u32, reply: AwaitedReply, body: &[u8]) {
+        self.conns[slot].state = ConnState::Live;
         self.reply(slot, reply.operation, reply.sequence, body);
         self.resume(slot);
     }

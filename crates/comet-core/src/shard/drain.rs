@@ -1,8 +1,8 @@
 //! The drain: no new clients, goodbyes paced over a time, and the report that all are gone.
 
-use crate::ids::Millis;
 use crate::ledger::CloseReason;
 use crate::message::Report;
+use crate::time::Millis;
 
 use super::Shard;
 
@@ -43,7 +43,7 @@ impl Shard {
             draining.next += 1;
             if self.conns.occupied(slot) && self.conns[slot].is_open() {
                 draining.said += 1;
-                let hint = (retry_after_ms > 0).then(|| self.chance.within(0..=retry_after_ms));
+                let hint = (retry_after_ms > 0).then(|| self.jitter.within(0..=retry_after_ms));
                 self.turn_away(slot, CloseReason::Draining, "", hint);
             }
         }

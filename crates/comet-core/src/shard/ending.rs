@@ -3,14 +3,15 @@
 use comet_proto::websocket::Fault;
 use comet_proto::{Encoded, op};
 
-use crate::conn::{Life, Transport};
 use crate::ledger::CloseReason;
 use crate::limits::{EVENTS_MAX, TICK_MS};
 use crate::message::TraceKind;
 use crate::outbox::Remains;
-use crate::wheel::Tick;
+use crate::state::ConnState;
+use crate::time::Tick;
+use crate::transport::Transport;
 
-use super::{CloseHow, ClosedEvent, Shard, tick};
+use super::{CloseHow, ClosedEvent, Shard};
 
 /// What a client is told when it is closed.
 struct Goodbye<'a> {
@@ -26,13 +27,12 @@ struct Goodbye<'a> {
 impl Shard {
     pub(super) fn deadline(&self, millis: u32) -> Tick {
         // Rounded up: a deadline may come late by a tick, never early.
-        let at = self.now.0 + u64::from(millis);
-        Tick(u32::try_from(at.div_ceil(TICK_MS)).unwrap_or(u32::MAX))
+        self.now.after(millis.into()).tick_at_or_after()
     }
 
     /// Looks at the sends begun since the last time: one that still goes on gets its write deadline.
     pub(super) fn watch(&mut self) {
-        let tick = tick(self.now);
+        let tick = self.now.tick();
         let mut watched = std::mem::take(&mut self.watched);
         watched.retain(|&slot| {
             if !self.conns.occupied(slot) {
@@ -61,18 +61,18 @@ impl Shard {
 
     /// The wheel came past `slot`: something is due, or its deadline has moved.
     pub(super) fn expire(&mut self, slot: u32) {
-        let now = tick(self.now);
+        let now = self.now.tick();
         let entry = &self.conns[slot];
         let is_sending = entry.outbox.is_sending();
-        if matches!(entry.life, Life::Closed) {
+        if matches!(entry.state, ConnState::Closed) {
             return;
         }
         if is_sending && self.write_deadline(slot) <= now {
             self.close(slot, CloseReason::WriteTimeout, "");
             self.abort(slot);
         } else if entry.deadline <= now {
-            match entry.life {
-                Life::Goodbye | Life::Lingering => self.abort(slot),
+            match entry.state {
+                ConnState::Closing | ConnState::Lingering => self.abort(slot),
                 _ if entry.is_live() => self.close(slot, CloseReason::HeartbeatTimeout, ""),
                 _ => self.close(slot, CloseReason::HandshakeTimeout, ""),
             }
@@ -143,7 +143,7 @@ impl Shard {
         }
         let entry = &mut self.conns[slot];
         self.counters.live -= u64::from(entry.is_live());
-        let life = std::mem::replace(&mut entry.life, Life::Goodbye);
+        let state = std::mem::replace(&mut entry.state, ConnState::Closing);
         entry.input = None;
         let key = std::mem::take(&mut entry.key);
         if self.events.len() < EVENTS_MAX {
@@ -152,7 +152,7 @@ impl Shard {
         }
         self.unregister(slot, key);
         // Before the upgrade is answered the peer speaks HTTP, and its answer is queued already.
-        if !matches!(life, Life::Upgrading) && !reason.is_broken_socket() {
+        if !matches!(state, ConnState::Upgrading) && !reason.is_broken_socket() {
             self.say_goodbye(slot, goodbye);
         }
         self.set_deadline(slot, self.limits.linger_ms);
@@ -178,7 +178,7 @@ impl Shard {
 
     /// All is said: shut our side and wait for the peer to do the same.
     pub(super) fn shut_write(&mut self, slot: u32) {
-        self.conns[slot].life = Life::Lingering;
+        self.conns[slot].state = ConnState::Lingering;
         self.closes.push_back((self.conn_id(slot), CloseHow::Write));
     }
 
@@ -186,10 +186,10 @@ impl Shard {
     pub(super) fn abort(&mut self, slot: u32) {
         let entry = &mut self.conns[slot];
         debug_assert!(!entry.is_open(), "a reason was given first");
-        if matches!(entry.life, Life::Closed) {
+        if matches!(entry.state, ConnState::Closed) {
             return;
         }
-        entry.life = Life::Closed;
+        entry.state = ConnState::Closed;
         let remains = self.chains.clear_pending(&mut entry.outbox, entry.transport);
         let has_cut_send = entry.is_ready;
         self.write_off(remains);

@@ -3,10 +3,11 @@
 use comet_proto::websocket::{self, Event};
 use comet_proto::{Encoded, Frame, HEADER_LEN, decode, op};
 
-use crate::conn::{Life, Reply, Transport};
 use crate::ids::ConnId;
 use crate::ledger::CloseReason;
 use crate::limits::{ACCEPTS_MAX, HELD_MAX, NAME_MAX, TICK_MS};
+use crate::state::{AwaitedReply, ConnState};
+use crate::transport::Transport;
 
 use super::Shard;
 
@@ -96,15 +97,15 @@ impl Shard {
         while consumed < input.len() && !self.conns[slot].holds_input() {
             let rest = &input[consumed..];
             let entry = &self.conns[slot];
-            let step = match (entry.transport, &entry.life) {
-                (_, Life::Upgrading) => self.upgrade(slot, rest),
+            let step = match (entry.transport, &entry.state) {
+                (_, ConnState::Upgrading) => self.upgrade(slot, rest),
                 (Transport::Tcp, _) => self.read_frame(slot, rest),
                 (Transport::WebSocket, _) => self.read_message(slot, rest),
             };
             match step {
                 Step::Consumed(bytes) => consumed += bytes,
                 Step::Incomplete => {
-                    self.calm.stir(self.now);
+                    self.idle.note_activity(self.now);
                     break;
                 }
                 Step::Closed => return input.len(),
@@ -117,7 +118,7 @@ impl Shard {
     }
 
     fn upgrade(&mut self, slot: u32, input: &[u8]) -> Step {
-        self.calm.stir(self.now);
+        self.idle.note_activity(self.now);
         match websocket::upgrade(input, &self.limits.path, self.limits.head_max) {
             Ok(None) => Step::Incomplete,
             Ok(Some(upgrade)) if !self.allows(upgrade.origin.as_deref()) => {
@@ -128,7 +129,7 @@ impl Shard {
                 Step::Closed
             }
             Ok(Some(upgrade)) => {
-                self.conns[slot].life = Life::Authing;
+                self.conns[slot].state = ConnState::AwaitingAuth;
                 if upgrade.cookie.is_some() {
                     self.conns[slot].input_mut().cookie = upgrade.cookie;
                 }
@@ -202,10 +203,10 @@ impl Shard {
                 Err(fault) => self.close(slot, CloseReason::BadFrame, &fault.to_string()),
             },
             Event::Ping(payload) => {
-                self.calm.stir(self.now);
+                self.idle.note_activity(self.now);
                 self.reply_with(slot, Encoded::pong(payload));
             }
-            Event::Fragment => self.calm.stir(self.now),
+            Event::Fragment => self.idle.note_activity(self.now),
             Event::Pong => {}
             Event::Close(_) => self.close(slot, CloseReason::PeerClosed, ""),
         }
@@ -218,9 +219,9 @@ impl Shard {
         }
         let Frame { operation, sequence, body, .. } = frame;
         if operation != op::HEARTBEAT {
-            self.calm.stir(self.now);
+            self.idle.note_activity(self.now);
         }
-        if matches!(self.conns[slot].life, Life::Authing) {
+        if matches!(self.conns[slot].state, ConnState::AwaitingAuth) {
             if operation == op::AUTH {
                 self.ask_logic(slot, sequence, body);
             } else {
@@ -232,12 +233,12 @@ impl Shard {
         match operation {
             op::HEARTBEAT => {
                 self.counters.heartbeats += 1;
-                self.calm.hear(self.now);
+                self.idle.note_heartbeat(self.now);
                 let past = self.conns[slot].deadline;
                 self.set_deadline(slot, self.heartbeat_ms(slot));
                 let moved = self.conns[slot].deadline.0.saturating_sub(past.0);
-                if u64::from(moved) * TICK_MS < self.limits.calm_ms.into() {
-                    self.calm.stir(self.now);
+                if u64::from(moved) * TICK_MS < self.limits.coalesce_after_ms.into() {
+                    self.idle.note_activity(self.now);
                 }
                 self.renew(slot);
                 let online = i32::try_from(self.online(slot)).unwrap_or(i32::MAX);
@@ -254,7 +255,7 @@ impl Shard {
     }
 
     fn change_room(&mut self, slot: u32, sequence: i32, body: &[u8]) {
-        let reply = Reply { operation: op::CHANGE_ROOM_REPLY, sequence };
+        let reply = AwaitedReply { operation: op::CHANGE_ROOM_REPLY, sequence };
         let Ok(room) = std::str::from_utf8(body) else {
             return self.close(slot, CloseReason::BadFrame, "a room id is UTF-8");
         };

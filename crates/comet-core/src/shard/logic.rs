@@ -2,13 +2,13 @@
 
 use comet_proto::Frame;
 
-use crate::conn::{Life, Registering, Reply};
 use crate::ids::{ConnId, home_of_key};
 use crate::ledger::CloseReason;
 use crate::limits::{ACCEPTS_MAX, NAME_MAX, SENTENCE_MAX};
 use crate::message::{AuthRequest, Denied, Identity, Message, Report};
+use crate::state::{AwaitedReply, ConnState, Registering};
 
-use super::{Shard, tick};
+use super::Shard;
 
 /// Where logic is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -45,7 +45,7 @@ impl Shard {
     pub(super) fn ask_logic(&mut self, slot: u32, sequence: i32, token: &[u8]) {
         let conn = self.conn_id(slot);
         let entry = &mut self.conns[slot];
-        entry.life = Life::Identifying { sequence };
+        entry.state = ConnState::Identifying { sequence };
         let cookie = entry.input.as_mut().and_then(|input| input.cookie.take()).unwrap_or_default();
         entry.shed_input();
         let request = AuthRequest { conn, token: token.into(), cookie };
@@ -58,7 +58,7 @@ impl Shard {
     /// Logic has answered.
     pub(super) fn identified(&mut self, conn: ConnId, answer: Result<Identity, Denied>) {
         let Some(slot) = self.slot(conn) else { return self.decline(answer) };
-        let Life::Identifying { sequence } = self.conns[slot].life else {
+        let ConnState::Identifying { sequence } = self.conns[slot].state else {
             return self.decline(answer);
         };
         let mut identity = match answer {
@@ -79,7 +79,7 @@ impl Shard {
         entry.user = identity.user;
         entry.heartbeat_ms = identity.heartbeat_ms.unwrap_or(0);
         let (user, key) = (identity.user, identity.key.take());
-        entry.life = Life::Registering(Box::new(Registering { sequence, identity }));
+        entry.state = ConnState::Registering(Box::new(Registering { sequence, identity }));
         self.route(self.home_of_user(user), Message::Register { conn, user, key });
     }
 
@@ -103,7 +103,7 @@ impl Shard {
         }
         let conn = self.conn_id(slot);
         let entry = &mut self.conns[slot];
-        entry.life = Life::Receiving { reply: Reply { operation, sequence } };
+        entry.state = ConnState::Receiving { reply: AwaitedReply { operation, sequence } };
         let (user, key, body) = (entry.user, entry.key.clone(), body.into());
         self.reports.push_back(Report::Receive { conn, user, key, operation, sequence, body });
     }
@@ -111,7 +111,7 @@ impl Shard {
     /// Logic has taken a client's message, or says why not.
     pub(super) fn receipt(&mut self, conn: ConnId, outcome: Result<(), Box<str>>) {
         let Some(slot) = self.slot(conn) else { return };
-        let Life::Receiving { reply } = self.conns[slot].life else { return };
+        let ConnState::Receiving { reply } = self.conns[slot].state else { return };
         self.counters.received += 1;
         let sentence = outcome.err().unwrap_or_default();
         self.answer(slot, reply, cut(&sentence).as_bytes());
@@ -120,7 +120,7 @@ impl Shard {
     /// Chooses when the session of `slot` is renewed next.
     pub(super) fn plan_renewal(&mut self, slot: u32) {
         if let Logic::Remote { renew_ms: (least, most) } = self.logic {
-            let pause = self.chance.within(least..=most);
+            let pause = self.jitter.within(least..=most);
             self.conns[slot].renew_at = self.deadline(pause);
         }
     }
@@ -128,7 +128,7 @@ impl Shard {
     /// A client's heartbeat renews its session, when that is due.
     pub(super) fn renew(&mut self, slot: u32) {
         let entry = &self.conns[slot];
-        if self.logic == Logic::Embedded || entry.renew_at > tick(self.now) {
+        if self.logic == Logic::Embedded || entry.renew_at > self.now.tick() {
             return;
         }
         let (conn, user, key) = (self.conn_id(slot), entry.user, entry.key.clone());

@@ -3,9 +3,9 @@
 
 use comet_proto::{Encoded, Frame};
 
-use crate::conn::Life;
 use crate::ledger::CloseReason;
 use crate::outbox::Item;
+use crate::state::ConnState;
 
 use super::Shard;
 
@@ -32,7 +32,7 @@ impl Shard {
     /// Queues a reply, which has room of its own beside the pushes.
     fn queue_reply(&mut self, slot: u32, (frame, item): &(Encoded, Item)) {
         let entry = &mut self.conns[slot];
-        if matches!(entry.life, Life::Closed | Life::Lingering)
+        if matches!(entry.state, ConnState::Closed | ConnState::Lingering)
             || entry.transport.bytes(frame).is_empty()
         {
             return;

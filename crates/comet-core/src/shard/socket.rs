@@ -1,11 +1,13 @@
 //! Sockets, as the driver tells of them and is told: accepted, sent, hung up, gone; to send, to shut.
 
-use crate::conn::{Conn, Life, Transport};
+use crate::conn::Conn;
 use crate::ids::ConnId;
 use crate::ledger::CloseReason;
-use crate::outbox::Progress;
+use crate::outbox::SendProgress;
+use crate::state::ConnState;
+use crate::transport::Transport;
 
-use super::{Shard, tick};
+use super::Shard;
 
 /// Bytes for one socket.
 #[derive(Debug)]
@@ -51,7 +53,7 @@ impl Shard {
             Transport::Tcp => self.counters.accepted_tcp += 1,
             Transport::WebSocket => self.counters.accepted_websocket += 1,
         }
-        self.calm.stir(self.now);
+        self.idle.note_activity(self.now);
         let deadline = self.deadline(self.limits.handshake_ms);
         let slot = self.conns.insert(Conn::new(transport, deadline));
         self.wheel.arm(slot, deadline);
@@ -60,7 +62,7 @@ impl Shard {
 
     /// The kernel took `bytes` of the last transmit of `conn`.
     pub fn handle_sent(&mut self, conn: ConnId, bytes: usize) {
-        let tick = tick(self.now);
+        let tick = self.now.tick();
         let slot = self.slot(conn).expect("a slot is not reused while a send is in flight");
         if self.conns[slot].is_traced {
             self.note_written(slot, bytes);
@@ -68,17 +70,17 @@ impl Shard {
         let entry = &mut self.conns[slot];
         self.counters.bytes_out += bytes as u64;
         match self.chains.advance(&mut entry.outbox, entry.transport, bytes) {
-            Progress::Partial => {
+            SendProgress::Partial => {
                 entry.moved = tick;
-                self.calm.stir(self.now);
+                self.idle.note_activity(self.now);
             }
-            Progress::Done { pushes } => self.counters.sent += u64::from(pushes),
+            SendProgress::Done { pushes } => self.counters.sent += u64::from(pushes),
         }
-        if matches!(entry.life, Life::Closed) {
+        if matches!(entry.state, ConnState::Closed) {
             self.forget_in_flight(slot);
         } else if !entry.outbox.is_empty() {
             self.mark_ready(slot);
-        } else if matches!(entry.life, Life::Goodbye) {
+        } else if matches!(entry.state, ConnState::Closing) {
             self.shut_write(slot);
         }
     }
@@ -118,7 +120,7 @@ impl Shard {
     pub fn handle_gone(&mut self, conn: ConnId) {
         let slot = self.slot(conn).expect("a connection is gone only once");
         let entry = &self.conns[slot];
-        assert!(matches!(entry.life, Life::Closed), "shut before it is gone");
+        assert!(matches!(entry.state, ConnState::Closed), "shut before it is gone");
         assert!(entry.outbox.is_empty(), "every transmit was answered");
         self.wheel.disarm(slot);
         self.conns.remove(slot);
@@ -134,14 +136,14 @@ impl Shard {
                 continue;
             }
             let entry = &mut self.conns[slot];
-            if !std::mem::take(&mut entry.is_ready) || matches!(entry.life, Life::Closed) {
+            if !std::mem::take(&mut entry.is_ready) || matches!(entry.state, ConnState::Closed) {
                 continue;
             }
             if !entry.outbox.is_sending() {
                 if !self.chains.start(&mut entry.outbox) {
                     continue;
                 }
-                entry.moved = tick(self.now);
+                entry.moved = self.now.tick();
                 if !entry.is_watched {
                     entry.is_watched = true;
                     self.watched.push(slot);

@@ -1,11 +1,11 @@
 //! The shard from outside: bytes and messages in, bytes, tallies and reasons out.
 
 mod bounds;
-mod calm;
 mod deadlines;
 mod drain;
 mod goim_faults;
 mod hostile;
+mod idle_coalescing;
 mod logic;
 mod pushes;
 mod replies;

@@ -1,6 +1,6 @@
 //! When heartbeats may wait for each other.
 
-use comet_core::limits::CALM_MS;
+use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{ConnId, Limits, Message, Millis, ShardId, Transport};
 use comet_proto::op;
 
@@ -13,36 +13,36 @@ fn calm(coalesce_ms: u64) -> (Rig, Vec<ConnId>) {
     let limits = Limits { coalesce_ms: coalesce_ms as u32, ..Limits::default() };
     let mut rig = Rig::new(1, limits);
     let clients = (0..4).map(|user| rig.join(0, &format!("{user}/k{user}/r/"))).collect();
-    rig.pass(2 * u64::from(CALM_MS));
+    rig.pass(2 * u64::from(COALESCE_AFTER_MS));
     (rig, clients)
 }
 
 fn beat(rig: &mut Rig, client: ConnId) -> Option<Millis> {
     let reply = rig.ask(client, &frame(op::HEARTBEAT, 3, b""));
     assert_eq!(reply[..16], frame(op::HEARTBEAT_REPLY, 3, &[0; 4])[..16]);
-    rig.shards[0].poll_nap()
+    rig.shards[0].poll_coalesced_wait()
 }
 
 #[test]
 fn heartbeats_close_after_one_another_may_wait() {
     let (mut rig, clients) = calm(COALESCE_MS);
-    assert_eq!(rig.shards[0].poll_nap(), None);
+    assert_eq!(rig.shards[0].poll_coalesced_wait(), None);
     // Nobody knows yet that another one follows.
     assert_eq!(beat(&mut rig, clients[0]), None);
     rig.pass(2 * COALESCE_MS - 1);
-    let now = 2 * u64::from(CALM_MS) + 2 * COALESCE_MS - 1;
+    let now = 2 * u64::from(COALESCE_AFTER_MS) + 2 * COALESCE_MS - 1;
     assert_eq!(beat(&mut rig, clients[1]), Some(Millis(now + COALESCE_MS)));
     rig.pass(COALESCE_MS);
     // None came meanwhile: the next is awaited without a nap, and is the first again.
-    assert_eq!(rig.shards[0].poll_nap(), None);
+    assert_eq!(rig.shards[0].poll_coalesced_wait(), None);
     rig.pass(COALESCE_MS);
     assert_eq!(beat(&mut rig, clients[2]), None);
 }
 
 #[test]
 fn who_hears_no_heartbeat_waits_for_none() {
-    let (rig, _) = calm(10 * u64::from(CALM_MS));
-    assert_eq!(rig.shards[0].poll_nap(), None);
+    let (rig, _) = calm(10 * u64::from(COALESCE_AFTER_MS));
+    assert_eq!(rig.shards[0].poll_coalesced_wait(), None);
 }
 
 #[test]
@@ -83,6 +83,6 @@ fn whatever_else_happens_ends_it_for_a_while() {
         rig.pass(1);
         assert!(beat(&mut rig, clients[1]).is_some(), "{what}");
         stir(&mut rig, clients[2]);
-        assert_eq!(rig.shards[0].poll_nap(), None, "{what}");
+        assert_eq!(rig.shards[0].poll_coalesced_wait(), None, "{what}");
     }
 }
