@@ -315,8 +315,10 @@ impl HomeRoom {
 mod tests {
     use super::*;
 
+    use crate::ids::{Generation, Slot};
+
     fn conn(shard: u16, slot: u32) -> ConnId {
-        ConnId { shard: ShardId(shard), slot, generation: 0 }
+        ConnId { shard: ShardId(shard), slot: Slot(slot), generation: Generation(0) }
     }
 
     #[test]

@@ -1,21 +1,76 @@
-//! The names of things: shards, connections, calls, and the shard that is home to a key, user or room.
+//! Ids of shards, connections and calls, and the shard that is home to a key, user or room.
 
+use std::fmt;
 use std::hash::{BuildHasher, Hasher};
+
+use crate::slab::index;
 
 /// Index of a shard; shards are numbered from 0 without gaps.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ShardId(pub u16);
 
-/// A connection, for as long as it lives: a slot is reused, a slot with its generation never is
-/// (until the 32-bit generation of one slot wraps).
+/// Where a shard keeps a connection: the index into its slab.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(transparent)]
+pub struct Slot(pub u32);
+
+index!(Slot);
+
+impl Slot {
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How often a slot was taken before. Wraps after 2^32 connections in one slot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(transparent)]
+pub struct Generation(pub u32);
+
+impl Generation {
+    pub(crate) fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A connection, from accept to its removal. A slot is reused; a slot in one generation is not.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ConnId {
     /// The shard that accepted the connection and owns it to its end.
     pub shard: ShardId,
-    /// Index into that shard's slab.
-    pub slot: u32,
-    /// How often the slot was taken before.
-    pub generation: u32,
+    /// Where that shard keeps it.
+    pub slot: Slot,
+    /// Which of the connections in that slot it is.
+    pub generation: Generation,
+}
+
+impl ConnId {
+    /// The same connection, named to its own shard.
+    #[must_use]
+    pub fn local(self) -> LocalConnId {
+        LocalConnId { slot: self.slot, generation: self.generation }
+    }
+}
+
+/// A connection of the shard that the id is given to: a [`ConnId`] without its shard.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct LocalConnId {
+    /// Where the shard keeps it.
+    pub slot: Slot,
+    /// Which of the connections in that slot it is.
+    pub generation: Generation,
 }
 
 /// One call of a push caller; chosen by the control thread and echoed in every [`crate::Report`].

@@ -28,7 +28,9 @@ mod transport;
 mod wheel;
 
 pub use accepts::Accepts;
-pub use ids::{CallId, ConnId, ShardId, home_of_key, home_of_room, home_of_user};
+pub use ids::{
+    CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
+};
 pub use ledger::{CloseReason, Counters, DropReason, Tally};
 pub use limits::{Limits, SlowConsumer};
 pub use message::{AuthRequest, Denied, Identity, Message, Push, Report, TraceEvent, TraceKind};

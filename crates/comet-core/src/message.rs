@@ -7,7 +7,7 @@ use std::sync::Arc;
 use comet_proto::Encoded;
 
 use crate::accepts::Accepts;
-use crate::ids::{CallId, ConnId, ShardId};
+use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
 use crate::time::Millis;
@@ -104,8 +104,8 @@ pub enum Message {
     /// now.
     RenewalFailed { key: Box<str> },
 
-    /// Home to owner: a push to these connections of the receiving shard, as (slot, generation).
-    DeliverConns { call: CallId, conns: Vec<(u32, u32)>, push: Push },
+    /// Home to owner: a push to these connections of the receiving shard.
+    DeliverConns { call: CallId, conns: Vec<LocalConnId>, push: Push },
     /// Room's home to a shard with members.
     DeliverRoom { call: CallId, room: Arc<str>, push: Push },
 

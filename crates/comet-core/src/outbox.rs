@@ -14,29 +14,42 @@
 use comet_proto::{Encoded, decode};
 
 use crate::limits::{JOIN_MAX, JOINED_BYTES_MAX};
-use crate::slab::{NONE, Slab};
+use crate::slab::{Index, Slab, index};
 use crate::transport::Transport;
 
-/// A connection's place in the chains.
+/// A chain of frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+struct ChainId(u32);
+
+index!(ChainId);
+
+/// Tells the frames that are handed out on a shard apart, while they are: equal serials are equal frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+struct Serial(u32);
+
+/// The frames of one connection that are not sent yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outbox {
     /// Frames that wait.
-    pending: u32,
+    pending: ChainId,
     /// Frames of the send that is under way.
-    in_flight: u32,
+    in_flight: ChainId,
     /// Bytes of `in_flight` that the kernel took already.
     taken: u32,
 }
 
 impl Outbox {
-    pub(crate) const EMPTY: Self = Self { pending: NONE, in_flight: NONE, taken: 0 };
+    pub(crate) const EMPTY: Self =
+        Self { pending: ChainId::NONE, in_flight: ChainId::NONE, taken: 0 };
 
     pub(crate) fn is_sending(&self) -> bool {
-        self.in_flight != NONE
+        self.in_flight != ChainId::NONE
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.in_flight == NONE && self.pending == NONE
+        self.in_flight == ChainId::NONE && self.pending == ChainId::NONE
     }
 }
 
@@ -44,7 +57,7 @@ impl Outbox {
 #[derive(Clone)]
 pub(crate) struct Item {
     /// Unique on this shard while the frame is being handed out: equal serials are equal frames.
-    serial: u32,
+    serial: Serial,
     frame: Encoded,
     /// Counted in the ledger; otherwise a reply.
     is_push: bool,
@@ -53,25 +66,29 @@ pub(crate) struct Item {
 /// What the outboxes of a walk are like, as long as one after the other is like the one before it.
 #[derive(Clone, Copy)]
 pub(crate) struct Alike {
-    pending: u32,
-    in_flight: u32,
+    pending: ChainId,
+    in_flight: ChainId,
     /// What such an outbox has pending once it got the walk's frame.
-    lengthened: u32,
+    lengthened: ChainId,
     /// Outboxes that got it and are not in the chains' reference counts yet.
     uncounted: u32,
 }
 
 impl Alike {
     /// Like no outbox.
-    pub(crate) const NONE: Self =
-        Self { pending: NONE, in_flight: NONE, lengthened: NONE, uncounted: 0 };
+    pub(crate) const NONE: Self = Self {
+        pending: ChainId::NONE,
+        in_flight: ChainId::NONE,
+        lengthened: ChainId::NONE,
+        uncounted: 0,
+    };
 
     /// Gives `outbox` the walk's frame if it is like the one before it.
     #[inline]
     pub(crate) fn append(&mut self, outbox: &mut Outbox) -> bool {
         let is_alike = outbox.pending == self.pending
             && outbox.in_flight == self.in_flight
-            && self.lengthened != NONE;
+            && self.lengthened != ChainId::NONE;
         if is_alike {
             outbox.pending = self.lengthened;
             self.uncounted += 1;
@@ -83,11 +100,11 @@ impl Alike {
 /// A chain: `frame` after everything in `before`. Totals are over the whole chain.
 struct Chain {
     item: Item,
-    before: u32,
+    before: ChainId,
     /// Outboxes and longer chains that name this one.
     references: u32,
     /// The longer chain made from this one last; most likely the one the next outbox needs too.
-    longer: u32,
+    longer: ChainId,
     frames: u32,
     pushes: u32,
     bytes: [u32; 2],
@@ -105,10 +122,10 @@ pub(crate) enum SendProgress {
 }
 
 pub(crate) struct Chains {
-    chains: Slab<Chain>,
+    chains: Slab<ChainId, Chain>,
     /// The one-frame chain made last.
-    first: u32,
-    serial: u32,
+    first: ChainId,
+    serial: Serial,
     joined_bytes: usize,
 }
 
@@ -133,19 +150,19 @@ pub(crate) struct Load {
 
 impl Chains {
     pub(crate) fn new() -> Self {
-        Self { chains: Slab::new(), first: NONE, serial: 0, joined_bytes: 0 }
+        Self { chains: Slab::new(), first: ChainId::NONE, serial: Serial(0), joined_bytes: 0 }
     }
 
     /// A frame to hand out with [`Chains::append`].
     pub(crate) fn item(&mut self, frame: Encoded, is_push: bool) -> Item {
-        self.serial = self.serial.wrapping_add(1);
+        self.serial = Serial(self.serial.0.wrapping_add(1));
         Item { serial: self.serial, frame, is_push }
     }
 
     pub(crate) fn load(&self, outbox: &Outbox, transport: Transport) -> Load {
         let mut load = Load::default();
         for index in [outbox.pending, outbox.in_flight] {
-            if index != NONE {
+            if index != ChainId::NONE {
                 let chain = &self.chains[index];
                 load.pushes += chain.pushes;
                 load.replies += chain.frames - chain.pushes;
@@ -159,16 +176,17 @@ impl Chains {
     #[inline]
     pub(crate) fn append(&mut self, outbox: &mut Outbox, item: &Item) {
         let before = outbox.pending;
-        let likely = if before == NONE { self.first } else { self.chains[before].longer };
-        outbox.pending = if likely != NONE && self.chains[likely].item.serial == item.serial {
-            self.chains[likely].references += 1;
-            // The outbox named `before` and now names it through the longer chain, which holds its
-            // own reference.
-            self.release(before);
-            likely
-        } else {
-            self.lengthen(before, item)
-        };
+        let likely = if before == ChainId::NONE { self.first } else { self.chains[before].longer };
+        outbox.pending =
+            if likely != ChainId::NONE && self.chains[likely].item.serial == item.serial {
+                self.chains[likely].references += 1;
+                // The outbox named `before` and now names it through the longer chain, which holds its
+                // own reference.
+                self.release(before);
+                likely
+            } else {
+                self.lengthen(before, item)
+            };
     }
 
     /// As [`Chains::append`]; `alike` is what outboxes after it are compared with.
@@ -187,33 +205,33 @@ impl Chains {
             return;
         }
         self.chains[alike.lengthened].references += moved;
-        if alike.pending != NONE {
+        if alike.pending != ChainId::NONE {
             // Not the last ones: the longer chain has a reference of its own.
             self.chains[alike.pending].references -= moved;
         }
     }
 
     /// Makes the chain `before` + `item`; takes over the caller's reference to `before`.
-    fn lengthen(&mut self, before: u32, item: &Item) -> u32 {
+    fn lengthen(&mut self, before: ChainId, item: &Item) -> ChainId {
         let added = [item.frame.for_tcp().len() as u32, item.frame.for_websocket().len() as u32];
         let mut chain = Chain {
             item: item.clone(),
             before,
             references: 1,
-            longer: NONE,
+            longer: ChainId::NONE,
             frames: 1,
             pushes: u32::from(item.is_push),
             bytes: added,
             joined: [None, None],
         };
-        if before != NONE {
+        if before != ChainId::NONE {
             let shorter = &self.chains[before];
             chain.frames += shorter.frames;
             chain.pushes += shorter.pushes;
             chain.bytes = [added[0] + shorter.bytes[0], added[1] + shorter.bytes[1]];
         }
         let index = self.chains.insert(chain);
-        if before == NONE {
+        if before == ChainId::NONE {
             self.first = index;
         } else {
             self.chains[before].longer = index;
@@ -224,7 +242,7 @@ impl Chains {
     /// Begins a send of all that is pending, if nothing is in flight. `false`: nothing to send.
     pub(crate) fn start(&mut self, outbox: &mut Outbox) -> bool {
         debug_assert!(!outbox.is_sending());
-        outbox.in_flight = std::mem::replace(&mut outbox.pending, NONE);
+        outbox.in_flight = std::mem::replace(&mut outbox.pending, ChainId::NONE);
         outbox.taken = 0;
         outbox.is_sending()
     }
@@ -258,19 +276,19 @@ impl Chains {
 
     /// Where the last frame of `chain` begins.
     fn begin(&self, chain: &Chain, transport: Transport) -> usize {
-        if chain.before == NONE {
+        if chain.before == ChainId::NONE {
             0
         } else {
             self.chains[chain.before].bytes[transport as usize] as usize
         }
     }
 
-    fn join(&mut self, index: u32, transport: Transport) {
+    fn join(&mut self, index: ChainId, transport: Transport) {
         let mut end = self.chains[index].bytes[transport as usize] as usize;
         let mut joined = vec![0; end].into_boxed_slice();
         self.joined_bytes += joined.len();
         let mut at = index;
-        while at != NONE {
+        while at != ChainId::NONE {
             let chain = &self.chains[at];
             let bytes = transport.bytes(&chain.item.frame);
             joined[end - bytes.len()..end].copy_from_slice(bytes);
@@ -295,7 +313,7 @@ impl Chains {
             return SendProgress::Partial;
         }
         let pushes = chain.pushes;
-        let done = std::mem::replace(&mut outbox.in_flight, NONE);
+        let done = std::mem::replace(&mut outbox.in_flight, ChainId::NONE);
         self.release(done);
         SendProgress::Done { pushes }
     }
@@ -311,7 +329,7 @@ impl Chains {
         let taken = outbox.taken as usize + 1..=outbox.taken as usize + bytes;
         let mut whole = Vec::new();
         let mut at = outbox.in_flight;
-        while at != NONE {
+        while at != ChainId::NONE {
             let chain = &self.chains[at];
             if taken.contains(&(chain.bytes[transport as usize] as usize)) {
                 whole.push(&chain.item.frame);
@@ -338,14 +356,14 @@ impl Chains {
     ) -> Option<usize> {
         let mut items = Vec::new();
         let mut at = outbox.pending;
-        while at != NONE {
+        while at != ChainId::NONE {
             let chain = &self.chains[at];
             items.push(chain.item.clone());
             at = chain.before;
         }
         let oldest = items.iter().rposition(|item| item.is_push)?;
         let dropped = items.remove(oldest);
-        let pending = std::mem::replace(&mut outbox.pending, NONE);
+        let pending = std::mem::replace(&mut outbox.pending, ChainId::NONE);
         for item in items.iter().rev() {
             self.append(outbox, item);
         }
@@ -355,8 +373,8 @@ impl Chains {
 
     /// Drops what waits. What is in flight stays.
     pub(crate) fn clear_pending(&mut self, outbox: &mut Outbox, transport: Transport) -> Remains {
-        let index = std::mem::replace(&mut outbox.pending, NONE);
-        if index == NONE {
+        let index = std::mem::replace(&mut outbox.pending, ChainId::NONE);
+        if index == ChainId::NONE {
             return Remains::default();
         }
         let Chain { pushes, bytes, .. } = self.chains[index];
@@ -366,24 +384,24 @@ impl Chains {
 
     /// Drops what is in flight, after its last completion.
     pub(crate) fn clear_in_flight(&mut self, outbox: &mut Outbox, transport: Transport) -> Remains {
-        let index = std::mem::replace(&mut outbox.in_flight, NONE);
-        if index == NONE {
+        let index = std::mem::replace(&mut outbox.in_flight, ChainId::NONE);
+        if index == ChainId::NONE {
             return Remains::default();
         }
         let Chain { pushes, bytes, .. } = self.chains[index];
         let mut at = index;
-        while at != NONE && self.chains[at].bytes[transport as usize] > outbox.taken {
+        while at != ChainId::NONE && self.chains[at].bytes[transport as usize] > outbox.taken {
             at = self.chains[at].before;
         }
-        let sent = if at == NONE { 0 } else { self.chains[at].pushes };
+        let sent = if at == ChainId::NONE { 0 } else { self.chains[at].pushes };
         self.release(index);
         let bytes = bytes[transport as usize] - outbox.taken;
         Remains { sent, lost: pushes - sent, bytes }
     }
 
     #[inline]
-    fn release(&mut self, mut index: u32) {
-        while index != NONE {
+    fn release(&mut self, mut index: ChainId) {
+        while index != ChainId::NONE {
             let chain = &mut self.chains[index];
             chain.references -= 1;
             if chain.references > 0 {
@@ -393,12 +411,12 @@ impl Chains {
             for joined in chain.joined.iter().flatten() {
                 self.joined_bytes -= joined.len();
             }
-            if chain.before == NONE {
+            if chain.before == ChainId::NONE {
                 if self.first == index {
-                    self.first = NONE;
+                    self.first = ChainId::NONE;
                 }
             } else if self.chains[chain.before].longer == index {
-                self.chains[chain.before].longer = NONE;
+                self.chains[chain.before].longer = ChainId::NONE;
             }
             index = chain.before;
         }

@@ -27,7 +27,7 @@ use comet_proto::Encoded;
 use crate::conn::Conn;
 use crate::home::Home;
 use crate::idle_coalescing::IdleCoalescing;
-use crate::ids::{CallId, ConnId, ShardId};
+use crate::ids::{CallId, ConnId, ShardId, Slot};
 use crate::jitter::Jitter;
 use crate::ledger::{CloseReason, Counters};
 use crate::limits::{Limits, PACE_MS, ROOM_COUNT_MS, TICK_MS};
@@ -80,7 +80,7 @@ pub struct Shard {
     limits: Arc<Limits>,
     logic: Logic,
     now: Millis,
-    conns: Slab<Conn>,
+    conns: Slab<Slot, Conn>,
     chains: Chains,
     wheel: Wheel,
     rooms: Rooms,
@@ -92,9 +92,9 @@ pub struct Shard {
     bytes_queued: u64,
     bytes_given_up: u64,
     /// Connections with something to send and nothing in flight.
-    ready: VecDeque<u32>,
+    ready: VecDeque<Slot>,
     /// Connections whose send was still under way when it was looked at last.
-    watched: Vec<u32>,
+    watched: Vec<Slot>,
     closes: VecDeque<(ConnId, CloseHow)>,
     auths: VecDeque<AuthRequest>,
     /// Messages to this shard itself, carried out before a `handle_*` returns.
@@ -113,7 +113,7 @@ pub struct Shard {
     trace: TraceQueue,
     scratch: Vec<u8>,
     /// The wheel came past these slots.
-    expired: Vec<u32>,
+    expired: Vec<Slot>,
 }
 
 /// What waits for one other shard.
@@ -257,7 +257,7 @@ impl Shard {
         let mut expired = std::mem::take(&mut self.expired);
         for slot in expired.drain(..) {
             // It may have gone meanwhile; and whoever has come in its place has a later deadline.
-            if self.conns.occupied(slot) {
+            if self.conns.is_taken(slot) {
                 self.expire(slot);
             }
         }
@@ -358,7 +358,7 @@ impl Shard {
     }
 
     /// Time between the heartbeats of `slot`.
-    fn heartbeat_ms(&self, slot: u32) -> u32 {
+    fn heartbeat_ms(&self, slot: Slot) -> u32 {
         match self.conns[slot].heartbeat_ms {
             0 => self.limits.heartbeat_ms,
             millis => millis,
@@ -380,16 +380,16 @@ impl Shard {
         }
     }
 
-    fn slot(&mut self, conn: ConnId) -> Option<u32> {
+    fn slot(&mut self, conn: ConnId) -> Option<Slot> {
         debug_assert_eq!(conn.shard, self.id);
         self.conns.at(conn.slot, conn.generation).map(|_| conn.slot)
     }
 
-    fn conn_id(&self, slot: u32) -> ConnId {
+    fn conn_id(&self, slot: Slot) -> ConnId {
         ConnId { shard: self.id, slot, generation: self.conns.generation(slot) }
     }
 
-    fn mark_ready(&mut self, slot: u32) {
+    fn mark_ready(&mut self, slot: Slot) {
         let entry = &mut self.conns[slot];
         if !entry.is_ready {
             entry.is_ready = true;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use comet_core::{AuthRequest, ConnId, Denied, Message, Millis, Report, Shard, ShardId};
+use comet_core::{AuthRequest, ConnId, Denied, Message, Millis, Report, Shard, ShardId, Slot};
 use comet_logic::Auther;
 use comet_mesh::{EventFd, Inbox, Returned, Sender};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -44,7 +44,7 @@ pub(crate) struct Driver<A> {
     /// Not before this moment: a process out of descriptors would ask in vain, and loudly.
     hear_again_at: Instant,
     /// Connections whose receive ended for want of a buffer.
-    starved: Vec<u32>,
+    starved: Vec<Slot>,
     /// Connections whose TLS handshake can go on.
     handshakes: VecDeque<ConnId>,
     batch: Vec<Completion>,

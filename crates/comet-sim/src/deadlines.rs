@@ -1,7 +1,7 @@
 //! Deadlines: none comes early, none is forgotten, and nobody is closed for nothing.
 
 use comet_core::limits::TICK_MS;
-use comet_core::{CloseHow, CloseReason, ClosedEvent, Millis};
+use comet_core::{CloseHow, CloseReason, ClosedEvent, Millis, Slot};
 
 use crate::driver::Driver;
 use crate::world::Env;
@@ -9,7 +9,7 @@ use crate::world::Env;
 /// Nothing is overdue while the shard says that it may sleep.
 pub(crate) fn check_overdue(driver: &Driver, env: &mut Env) -> Result<(), String> {
     let limits = &env.plan.limits;
-    let live: Vec<u32> = driver.shard.live_conns().map(|live| live.conn.slot).collect();
+    let live: Vec<Slot> = driver.shard.live_conns().map(|live| live.conn.slot).collect();
     for (slot, &peer) in &driver.slots {
         let entry = &mut env.peers[peer];
         if entry.socket.shut == Some(CloseHow::Both) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use comet_core::{
     AuthRequest, CloseHow, CloseReason, Denied, Hangup, Message, Millis, Report, Settings, Shard,
-    ShardId,
+    ShardId, Slot,
 };
 
 use crate::deadlines;
@@ -19,7 +19,7 @@ use crate::world::{Env, Peer};
 pub(crate) struct Driver {
     pub(crate) shard: Shard,
     /// Connections that hold a slot: by slot, the peer.
-    pub(crate) slots: BTreeMap<u32, usize>,
+    pub(crate) slots: BTreeMap<Slot, usize>,
     /// Connected, not accepted yet.
     pub(crate) backlog: VecDeque<usize>,
     /// Tokens logic looks at, and when it answers.
@@ -103,7 +103,7 @@ impl Driver {
     }
 
     /// Who holds `slot`.
-    pub(crate) fn peer(&self, slot: u32) -> Option<usize> {
+    pub(crate) fn peer(&self, slot: Slot) -> Option<usize> {
         self.slots.get(&slot).copied()
     }
 
@@ -161,7 +161,7 @@ impl Driver {
             self.shard.handle_message(message);
         }
         self.accept(env);
-        let mut slots: Vec<(u32, usize)> =
+        let mut slots: Vec<(Slot, usize)> =
             self.slots.iter().map(|(&slot, &peer)| (slot, peer)).collect();
         env.dice.shuffle(&mut slots);
         for (slot, peer) in slots {
@@ -233,7 +233,7 @@ impl Driver {
         Ok(())
     }
 
-    fn let_go(&mut self, env: &mut Env, slot: u32, peer: usize) {
+    fn let_go(&mut self, env: &mut Env, slot: Slot, peer: usize) {
         let entry = &mut env.peers[peer];
         if !entry.socket.can_go() {
             return;

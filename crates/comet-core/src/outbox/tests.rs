@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[derive(Clone, Debug)]
-enum Step {
+enum OutboxStep {
     /// The same frame to all outboxes of a mask.
     Push {
         mask: u8,
@@ -27,14 +27,14 @@ enum Step {
     },
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<OutboxStep>> {
     let step = prop_oneof![
         5 => (any::<u8>(), prop_oneof![9 => 0..200_usize, 1 => 100_000..150_000_usize], any::<bool>())
-            .prop_map(|(mask, len, is_push)| Step::Push { mask, len, is_push }),
+            .prop_map(|(mask, len, is_push)| OutboxStep::Push { mask, len, is_push }),
         6 => (0..8_usize, prop_oneof![1..60_usize, Just(usize::MAX)])
-            .prop_map(|(outbox, bytes)| Step::Send { outbox, bytes }),
-        1 => (0..8_usize).prop_map(|outbox| Step::DropOldest { outbox }),
-        1 => (0..8_usize).prop_map(|outbox| Step::Clear { outbox }),
+            .prop_map(|(outbox, bytes)| OutboxStep::Send { outbox, bytes }),
+        1 => (0..8_usize).prop_map(|outbox| OutboxStep::DropOldest { outbox }),
+        1 => (0..8_usize).prop_map(|outbox| OutboxStep::Clear { outbox }),
     ];
     prop::collection::vec(step, 1..80)
 }
@@ -59,7 +59,7 @@ proptest! {
         let mut models: [Model; 8] = Default::default();
         for (step, sequence) in steps.into_iter().zip(1..) {
             match step {
-                Step::Push { mask, len, is_push } => {
+                OutboxStep::Push { mask, len, is_push } => {
                     let body = vec![sequence as u8; len];
                     let frame = Frame { version: 1, operation: 5, sequence, body: &body };
                     let item = chains.item(Encoded::frame(&frame), is_push);
@@ -76,7 +76,7 @@ proptest! {
                     }
                     alike.iter_mut().for_each(|alike| chains.count(alike));
                 }
-                Step::Send { outbox, bytes } => {
+                OutboxStep::Send { outbox, bytes } => {
                     let (mine, model) = (&mut outboxes[outbox], &mut models[outbox]);
                     if !mine.is_sending() {
                         let started = chains.start(mine);
@@ -100,14 +100,14 @@ proptest! {
                         prop_assert_eq!(progress, SendProgress::Partial);
                     }
                 }
-                Step::DropOldest { outbox } => {
+                OutboxStep::DropOldest { outbox } => {
                     let model = &mut models[outbox].pending;
                     let oldest = model.iter().position(|(_, is_push)| *is_push);
                     let bytes = oldest.and_then(|at| model.remove(at)).map(|(bytes, _)| bytes.len());
                     let mine = &mut outboxes[outbox];
                     prop_assert_eq!(chains.drop_oldest(mine, transport(outbox)), bytes);
                 }
-                Step::Clear { outbox } => {
+                OutboxStep::Clear { outbox } => {
                     let (mine, model) = (&mut outboxes[outbox], &mut models[outbox]);
                     let bytes: usize = model.pending.iter().map(|(bytes, _)| bytes.len()).sum();
                     let waiting = model.pending.drain(..).filter(|(_, is_push)| *is_push).count();

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::ids::{CallId, ConnId, ShardId, home_of_room};
+use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot, home_of_room};
 use crate::ledger::{CloseReason, DropReason, Tally};
 use crate::limits::{PACED_MAX, SlowConsumer};
 use crate::message::{Message, Push, Report};
@@ -15,7 +15,7 @@ use super::Shard;
 /// A broadcast on its way through the slab.
 pub(super) struct Paced {
     push: Push,
-    next: u32,
+    next: Slot,
     connections_per_second: u32,
     /// Thousandths of a connection that may be visited now.
     credit: u64,
@@ -59,9 +59,9 @@ impl Shard {
         let mut tally = Tally { absent, ..Tally::default() };
         self.counters.deliveries += tally;
         let mut partials = 0;
-        let mut by_shard: Vec<(ShardId, Vec<(u32, u32)>)> = Vec::new();
+        let mut by_shard: Vec<(ShardId, Vec<LocalConnId>)> = Vec::new();
         for owner in owners {
-            let conn = (owner.slot, owner.generation);
+            let conn = owner.local();
             match by_shard.iter_mut().find(|(shard, _)| *shard == owner.shard) {
                 Some((_, conns)) => conns.push(conn),
                 None => by_shard.push((owner.shard, vec![conn])),
@@ -114,10 +114,10 @@ impl Shard {
     pub(super) fn broadcast(&mut self, call: CallId, push: Push, speed: Option<NonZeroU32>) {
         let Some(speed) = speed else {
             self.counters.pushes += 1;
-            let slots = self.conns.end();
+            let slots = self.conns.indices();
             let tally = self.deliver(&push, Filter::On, |shard, delivery| {
-                for slot in 0..slots {
-                    if shard.conns.occupied(slot) && shard.conns[slot].takes_pushes().is_ok() {
+                for slot in slots {
+                    if shard.conns.is_taken(slot) && shard.conns[slot].takes_pushes().is_ok() {
                         delivery.offer(shard, slot);
                     }
                 }
@@ -132,7 +132,7 @@ impl Shard {
         }
         self.paced.push_back(Paced {
             push,
-            next: 0,
+            next: Slot(0),
             connections_per_second: speed.get(),
             // The first connection is visited at once.
             credit: 1000,
@@ -157,8 +157,8 @@ impl Shard {
             self.deliver(&push, Filter::On, |shard, delivery| {
                 while paced.credit >= 1000 && paced.next < end {
                     let slot = paced.next;
-                    paced.next += 1;
-                    if shard.conns.occupied(slot) && shard.conns[slot].takes_pushes().is_ok() {
+                    paced.next = slot.next();
+                    if shard.conns.is_taken(slot) && shard.conns[slot].takes_pushes().is_ok() {
                         paced.credit -= 1000;
                         delivery.offer(shard, slot);
                     }
@@ -170,11 +170,11 @@ impl Shard {
         }
     }
 
-    /// Connections of this shard, as (slot, generation).
-    pub(super) fn deliver_conns(&mut self, conns: &[(u32, u32)], push: &Push) -> Tally {
+    /// Connections of this shard.
+    pub(super) fn deliver_conns(&mut self, conns: &[LocalConnId], push: &Push) -> Tally {
         self.counters.pushes += 1;
         self.deliver(push, Filter::On, |shard, delivery| {
-            for &(slot, generation) in conns {
+            for &LocalConnId { slot, generation } in conns {
                 let entry = shard.conns.at(slot, generation);
                 match entry.map_or(Err(DropReason::Closing), |entry| entry.takes_pushes()) {
                     Ok(()) => delivery.offer(shard, slot),
@@ -247,13 +247,13 @@ struct Delivery {
     /// What became of the rest.
     tally: Tally,
     /// To be closed when the walk is over.
-    slow: Vec<u32>,
+    slow: Vec<Slot>,
 }
 
 impl Delivery {
     /// Puts the push into the outbox of a connection that takes pushes, or counts why not.
     #[inline]
-    fn offer(&mut self, shard: &mut Shard, slot: u32) {
+    fn offer(&mut self, shard: &mut Shard, slot: Slot) {
         let entry = &mut shard.conns[slot];
         debug_assert!(entry.takes_pushes().is_ok());
         if self.filter == Filter::On && !entry.accepts.contains(self.operation) {
@@ -274,7 +274,7 @@ impl Delivery {
     }
 
     /// `false`: the outbox is full.
-    fn append(&mut self, shard: &mut Shard, slot: u32) -> bool {
+    fn append(&mut self, shard: &mut Shard, slot: Slot) -> bool {
         self.count(shard);
         let entry = &mut shard.conns[slot];
         let load = shard.chains.load(&entry.outbox, entry.transport);
@@ -304,7 +304,7 @@ impl Delivery {
     }
 
     #[cold]
-    fn make_room(&mut self, shard: &mut Shard, slot: u32) -> bool {
+    fn make_room(&mut self, shard: &mut Shard, slot: Slot) -> bool {
         match shard.limits.slow_consumer {
             SlowConsumer::DropNewest => false,
             SlowConsumer::Close => {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use comet_proto::op;
 
-use crate::ids::{ConnId, ShardId, home_of_key, home_of_room, home_of_user};
+use crate::ids::{ConnId, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user};
 use crate::ledger::CloseReason;
 use crate::message::{Message, Report, TraceKind};
-use crate::room::{Membership, Moved, Waiting};
+use crate::room::{Membership, Moved, RoomId, Waiting};
 use crate::state::{AwaitedReply, ConnState, Registering};
 
 use super::Shard;
@@ -116,7 +116,7 @@ impl Shard {
 
     fn registered(&mut self, conn: ConnId, user: i64, seq: i32, key: Box<str>) {
         let slot = self.slot(conn);
-        let waits = |slot: &u32| matches!(self.conns[*slot].state, ConnState::Registering(_));
+        let waits = |slot: &Slot| matches!(self.conns[*slot].state, ConnState::Registering(_));
         let Some(slot) = slot.filter(waits) else {
             // It closed while its homes were asked; nobody else knows what to give back.
             return self.give_back(conn, user, seq, key);
@@ -147,16 +147,16 @@ impl Shard {
     }
 
     /// Puts a connection without a room into `room`; `reply` is sent once pushes reach it there.
-    pub(super) fn join(&mut self, slot: u32, room: &str, reply: AwaitedReply) {
+    pub(super) fn join(&mut self, slot: Slot, room: &str, reply: AwaitedReply) {
         let (index, is_new) = self.rooms.find_or_create(room);
         if self.rooms[index].is_joined {
             self.conns[slot].room = self.rooms.enter(index, slot);
             return self.answer(slot, reply, b"");
         }
-        let generation = self.conns.generation(slot);
+        let conn = self.conn_id(slot).local();
         self.conns[slot].state = ConnState::Joining { reply };
         let room = &mut self.rooms[index];
-        room.waiting.push(Waiting { slot, generation, reply });
+        room.waiting.push(Waiting { conn, reply });
         if is_new {
             let (room, shard) = (Arc::clone(&room.name), self.id);
             let home = home_of_room(&room, self.shards);
@@ -165,7 +165,7 @@ impl Shard {
     }
 
     /// Takes a connection out of its room; the home hears at once when that was the last member.
-    pub(super) fn leave(&mut self, slot: u32) {
+    pub(super) fn leave(&mut self, slot: Slot) {
         let membership = std::mem::replace(&mut self.conns[slot].room, Membership::NONE);
         let Some(index) = membership.room() else { return };
         if let Some(Moved { slot, membership }) = self.rooms.leave(slot, membership) {
@@ -174,7 +174,7 @@ impl Shard {
         self.forget_if_empty(index);
     }
 
-    fn forget_if_empty(&mut self, index: u32) {
+    fn forget_if_empty(&mut self, index: RoomId) {
         if let Some(room) = self.rooms.remove_if_empty(index) {
             let (home, shard) = (home_of_room(&room, self.shards), self.id);
             self.route(home, Message::RoomMembers { shard, room, members: 0 });
@@ -190,7 +190,7 @@ impl Shard {
         room.is_joined = true;
         room.elsewhere = elsewhere;
         let mut waiting = std::mem::take(&mut room.waiting);
-        waiting.retain(|&Waiting { slot, generation, reply }| {
+        waiting.retain(|&Waiting { conn: LocalConnId { slot, generation }, reply }| {
             let Some(entry) = self.conns.at(slot, generation) else { return false };
             // It may have closed meanwhile; it cannot have asked for another room, its input is held.
             let waits =
@@ -203,20 +203,20 @@ impl Shard {
         });
         self.forget_if_empty(index);
         // Only now: a client that reads on may leave again, and take the room with it if it is alone.
-        for Waiting { slot, reply, .. } in waiting {
-            self.answer(slot, reply, b"");
+        for Waiting { conn, reply } in waiting {
+            self.answer(conn.slot, reply, b"");
         }
     }
 
     /// Sends the reply a client waited for, and reads on where its input was held.
-    pub(super) fn answer(&mut self, slot: u32, reply: AwaitedReply, body: &[u8]) {
+    pub(super) fn answer(&mut self, slot: Slot, reply: AwaitedReply, body: &[u8]) {
         self.conns[slot].state = ConnState::Live;
         self.reply(slot, reply.operation, reply.sequence, body);
         self.resume(slot);
     }
 
     /// Takes a closing connection out of everything that knows it.
-    pub(super) fn unregister(&mut self, slot: u32, key: Box<str>) {
+    pub(super) fn unregister(&mut self, slot: Slot, key: Box<str>) {
         self.leave(slot);
         if !key.is_empty() {
             let entry = &self.conns[slot];
@@ -235,7 +235,7 @@ impl Shard {
     }
 
     /// Members of the room `slot` is in, on all shards; 0 without a room.
-    pub(super) fn online(&self, slot: u32) -> u32 {
+    pub(super) fn online(&self, slot: Slot) -> u32 {
         self.conns[slot].room.room().map_or(0, |index| {
             let room = &self.rooms[index];
             room.elsewhere.saturating_add(room.members.len() as u32)

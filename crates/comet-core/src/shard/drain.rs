@@ -1,5 +1,6 @@
 //! The drain: no new clients, goodbyes paced over a time, and the report that all are gone.
 
+use crate::ids::Slot;
 use crate::ledger::CloseReason;
 use crate::message::Report;
 use crate::time::Millis;
@@ -8,7 +9,7 @@ use super::Shard;
 
 /// Goodbyes on their way through the slab.
 pub(super) struct Draining {
-    next: u32,
+    next: Slot,
     /// Connections there were when it began, and how many of them were said goodbye to.
     connections: u64,
     said: u64,
@@ -23,7 +24,7 @@ impl Shard {
         let connections = self.conns.len() as u64;
         let since = self.now;
         self.draining =
-            Some(Draining { next: 0, connections, said: 0, since, over_ms, retry_after_ms });
+            Some(Draining { next: Slot(0), connections, said: 0, since, over_ms, retry_after_ms });
         self.say_goodbyes();
         self.report_drained();
     }
@@ -40,8 +41,8 @@ impl Shard {
         let end = self.conns.end();
         while draining.said < due && draining.next < end {
             let slot = draining.next;
-            draining.next += 1;
-            if self.conns.occupied(slot) && self.conns[slot].is_open() {
+            draining.next = slot.next();
+            if self.conns.is_taken(slot) && self.conns[slot].is_open() {
                 draining.said += 1;
                 let hint = (retry_after_ms > 0).then(|| self.jitter.within(0..=retry_after_ms));
                 self.turn_away(slot, CloseReason::Draining, "", hint);

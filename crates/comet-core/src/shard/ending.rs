@@ -3,6 +3,7 @@
 use comet_proto::websocket::Fault;
 use comet_proto::{Encoded, op};
 
+use crate::ids::Slot;
 use crate::ledger::CloseReason;
 use crate::limits::{EVENTS_MAX, TICK_MS};
 use crate::message::TraceKind;
@@ -35,7 +36,7 @@ impl Shard {
         let tick = self.now.tick();
         let mut watched = std::mem::take(&mut self.watched);
         watched.retain(|&slot| {
-            if !self.conns.occupied(slot) {
+            if !self.conns.is_taken(slot) {
                 return false;
             }
             let entry = &mut self.conns[slot];
@@ -54,13 +55,13 @@ impl Shard {
         self.watched = watched;
     }
 
-    fn write_deadline(&self, slot: u32) -> Tick {
+    fn write_deadline(&self, slot: Slot) -> Tick {
         // The send moved somewhere within that tick, so the whole of it does not count.
         Tick(self.conns[slot].moved.0 + 1 + self.limits.write_ms.div_ceil(TICK_MS as u32))
     }
 
     /// The wheel came past `slot`: something is due, or its deadline has moved.
-    pub(super) fn expire(&mut self, slot: u32) {
+    pub(super) fn expire(&mut self, slot: Slot) {
         let now = self.now.tick();
         let entry = &self.conns[slot];
         let is_sending = entry.outbox.is_sending();
@@ -82,13 +83,13 @@ impl Shard {
     }
 
     /// Moves the deadline of `slot` to `millis` from now.
-    pub(super) fn set_deadline(&mut self, slot: u32, millis: u32) {
+    pub(super) fn set_deadline(&mut self, slot: Slot, millis: u32) {
         self.conns[slot].deadline = self.deadline(millis);
         self.arm(slot);
     }
 
     /// Has the wheel come past at the deadline of `slot`, or at that of its send if that is earlier.
-    fn arm(&mut self, slot: u32) {
+    fn arm(&mut self, slot: Slot) {
         let entry = &self.conns[slot];
         let mut next = entry.deadline;
         // A send that has just begun gets its deadline from `watch`, if it has not ended by then.
@@ -99,14 +100,14 @@ impl Shard {
     }
 
     /// Ends a connection: out of its room and homes at once, goodbye queued, flushed, shut.
-    pub(super) fn close(&mut self, slot: u32, reason: CloseReason, detail: &str) {
+    pub(super) fn close(&mut self, slot: Slot, reason: CloseReason, detail: &str) {
         self.turn_away(slot, reason, detail, None);
     }
 
     /// Closes, and tells the client how long to wait before it comes again.
     pub(super) fn turn_away(
         &mut self,
-        slot: u32,
+        slot: Slot,
         reason: CloseReason,
         detail: &str,
         retry_after_ms: Option<u32>,
@@ -121,7 +122,7 @@ impl Shard {
         self.close_with(slot, &Goodbye { reason, detail, code, retry_after_ms });
     }
 
-    pub(super) fn close_for_fault(&mut self, slot: u32, fault: &Fault) {
+    pub(super) fn close_for_fault(&mut self, slot: Slot, fault: &Fault) {
         let reason = match fault {
             Fault::TooLarge => CloseReason::WebSocketTooLarge,
             Fault::Text => CloseReason::WebSocketText,
@@ -131,7 +132,7 @@ impl Shard {
         self.close_with(slot, &Goodbye { reason, detail: &detail, code, retry_after_ms: None });
     }
 
-    fn close_with(&mut self, slot: u32, goodbye: &Goodbye<'_>) {
+    fn close_with(&mut self, slot: Slot, goodbye: &Goodbye<'_>) {
         let Goodbye { reason, detail, .. } = *goodbye;
         if !self.conns[slot].is_open() {
             return;
@@ -161,7 +162,7 @@ impl Shard {
         }
     }
 
-    fn say_goodbye(&mut self, slot: u32, goodbye: &Goodbye<'_>) {
+    fn say_goodbye(&mut self, slot: Slot, goodbye: &Goodbye<'_>) {
         let Goodbye { reason, detail, code, retry_after_ms } = *goodbye;
         let hinted = |text: &str| match retry_after_ms {
             Some(millis) => format!("{text}; retry_after_ms={millis}"),
@@ -177,13 +178,13 @@ impl Shard {
     }
 
     /// All is said: shut our side and wait for the peer to do the same.
-    pub(super) fn shut_write(&mut self, slot: u32) {
+    pub(super) fn shut_write(&mut self, slot: Slot) {
         self.conns[slot].state = ConnState::Lingering;
         self.closes.push_back((self.conn_id(slot), CloseHow::Write));
     }
 
     /// Gives up on a connection that is closing: what waits is lost, and counted.
-    pub(super) fn abort(&mut self, slot: u32) {
+    pub(super) fn abort(&mut self, slot: Slot) {
         let entry = &mut self.conns[slot];
         debug_assert!(!entry.is_open(), "a reason was given first");
         if matches!(entry.state, ConnState::Closed) {
@@ -201,12 +202,12 @@ impl Shard {
     }
 
     /// The last completion of a closed connection has come: what it left of the chain is lost.
-    pub(super) fn forget_in_flight(&mut self, slot: u32) {
+    pub(super) fn forget_in_flight(&mut self, slot: Slot) {
         self.abort(slot);
         self.lose_in_flight(slot);
     }
 
-    fn lose_in_flight(&mut self, slot: u32) {
+    fn lose_in_flight(&mut self, slot: Slot) {
         let entry = &mut self.conns[slot];
         let remains = self.chains.clear_in_flight(&mut entry.outbox, entry.transport);
         self.write_off(remains);

@@ -3,7 +3,7 @@
 use comet_proto::websocket::{self, Event};
 use comet_proto::{Encoded, Frame, HEADER_LEN, decode, op};
 
-use crate::ids::ConnId;
+use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
 use crate::limits::{ACCEPTS_MAX, HELD_MAX, NAME_MAX, TICK_MS};
 use crate::state::{AwaitedReply, ConnState};
@@ -12,7 +12,7 @@ use crate::transport::Transport;
 use super::Shard;
 
 /// What looking at the front of the input led to.
-enum Step {
+enum ReadStep {
     /// So many bytes are done with.
     Consumed(usize),
     /// Nothing to do until more comes.
@@ -50,7 +50,7 @@ impl Shard {
     }
 
     /// Reads what was kept for a connection that may read again.
-    pub(super) fn resume(&mut self, slot: u32) {
+    pub(super) fn resume(&mut self, slot: Slot) {
         let entry = &mut self.conns[slot];
         let Some(input) = &mut entry.input else {
             return;
@@ -71,7 +71,7 @@ impl Shard {
     }
 
     /// Keeps the unread tail of the input, if there is one.
-    fn keep(&mut self, slot: u32, rest: &[u8]) {
+    fn keep(&mut self, slot: Slot, rest: &[u8]) {
         let entry = &mut self.conns[slot];
         if !entry.is_open() {
             return;
@@ -84,7 +84,7 @@ impl Shard {
     }
 
     /// An incomplete frame is bounded by its own limits; input that waits for an answer, here.
-    fn bound_held(&mut self, slot: u32) {
+    fn bound_held(&mut self, slot: Slot) {
         let held = self.conns[slot].input.as_ref().map_or(0, |input| input.bytes.len());
         if held > HELD_MAX + self.limits.body_max {
             self.close(slot, CloseReason::InputOverflow, "");
@@ -92,7 +92,7 @@ impl Shard {
     }
 
     /// Reads as much of `input` as may be read now; returns how many bytes that was.
-    fn read(&mut self, slot: u32, input: &[u8]) -> usize {
+    fn read(&mut self, slot: Slot, input: &[u8]) -> usize {
         let mut consumed = 0;
         while consumed < input.len() && !self.conns[slot].holds_input() {
             let rest = &input[consumed..];
@@ -103,12 +103,12 @@ impl Shard {
                 (Transport::WebSocket, _) => self.read_message(slot, rest),
             };
             match step {
-                Step::Consumed(bytes) => consumed += bytes,
-                Step::Incomplete => {
+                ReadStep::Consumed(bytes) => consumed += bytes,
+                ReadStep::Incomplete => {
                     self.idle.note_activity(self.now);
                     break;
                 }
-                Step::Closed => return input.len(),
+                ReadStep::Closed => return input.len(),
             }
             if !self.conns[slot].is_open() {
                 return input.len();
@@ -117,16 +117,16 @@ impl Shard {
         consumed
     }
 
-    fn upgrade(&mut self, slot: u32, input: &[u8]) -> Step {
+    fn upgrade(&mut self, slot: Slot, input: &[u8]) -> ReadStep {
         self.idle.note_activity(self.now);
         match websocket::upgrade(input, &self.limits.path, self.limits.head_max) {
-            Ok(None) => Step::Incomplete,
+            Ok(None) => ReadStep::Incomplete,
             Ok(Some(upgrade)) if !self.allows(upgrade.origin.as_deref()) => {
                 self.reply_with(slot, Encoded::verbatim(FORBIDDEN));
                 let origin = upgrade.origin.unwrap_or_default();
                 let detail = format!("pages of the origin {origin:?} may not connect");
                 self.close(slot, CloseReason::BadUpgrade, &detail);
-                Step::Closed
+                ReadStep::Closed
             }
             Ok(Some(upgrade)) => {
                 self.conns[slot].state = ConnState::AwaitingAuth;
@@ -134,12 +134,12 @@ impl Shard {
                     self.conns[slot].input_mut().cookie = upgrade.cookie;
                 }
                 self.reply_with(slot, Encoded::verbatim(&upgrade.response));
-                Step::Consumed(upgrade.consumed)
+                ReadStep::Consumed(upgrade.consumed)
             }
             Err(fault) => {
                 self.reply_with(slot, Encoded::verbatim(&fault.response()));
                 self.close(slot, CloseReason::BadUpgrade, &fault.to_string());
-                Step::Closed
+                ReadStep::Closed
             }
         }
     }
@@ -152,34 +152,34 @@ impl Shard {
         origins.is_empty() || origin.is_none_or(is_listed)
     }
 
-    fn read_frame(&mut self, slot: u32, input: &[u8]) -> Step {
+    fn read_frame(&mut self, slot: Slot, input: &[u8]) -> ReadStep {
         match decode(input, self.limits.body_max) {
-            Ok(None) => Step::Incomplete,
+            Ok(None) => ReadStep::Incomplete,
             Ok(Some((frame, consumed))) => {
                 self.handle_frame(slot, frame);
-                Step::Consumed(consumed)
+                ReadStep::Consumed(consumed)
             }
             Err(fault) => {
                 self.close(slot, CloseReason::BadFrame, &fault.to_string());
-                Step::Closed
+                ReadStep::Closed
             }
         }
     }
 
-    fn read_message(&mut self, slot: u32, input: &[u8]) -> Step {
+    fn read_message(&mut self, slot: Slot, input: &[u8]) -> ReadStep {
         let message_max = HEADER_LEN + self.limits.body_max;
         let entry = &mut self.conns[slot];
         let mut fragments = entry.input.as_mut().and_then(|input| input.fragments.take());
         let mut scratch = std::mem::take(&mut self.scratch);
         let step = match websocket::read(input, &mut fragments, &mut scratch, message_max) {
-            Ok(None) => Step::Incomplete,
+            Ok(None) => ReadStep::Incomplete,
             Ok(Some((event, consumed))) => {
                 self.handle_event(slot, event);
-                Step::Consumed(consumed)
+                ReadStep::Consumed(consumed)
             }
             Err(fault) => {
                 self.close_for_fault(slot, &fault);
-                Step::Closed
+                ReadStep::Closed
             }
         };
         self.scratch = scratch;
@@ -189,7 +189,7 @@ impl Shard {
         step
     }
 
-    fn handle_event(&mut self, slot: u32, event: Event<'_>) {
+    fn handle_event(&mut self, slot: Slot, event: Event<'_>) {
         match event {
             // One frame a message, as goim's clients send and goim's server reads.
             Event::Message(message) => match decode(message, self.limits.body_max) {
@@ -212,7 +212,7 @@ impl Shard {
         }
     }
 
-    fn handle_frame(&mut self, slot: u32, frame: Frame<'_>) {
+    fn handle_frame(&mut self, slot: Slot, frame: Frame<'_>) {
         self.counters.frames_in += 1;
         if self.conns[slot].is_traced {
             self.note_read(slot, &frame);
@@ -254,7 +254,7 @@ impl Shard {
         }
     }
 
-    fn change_room(&mut self, slot: u32, sequence: i32, body: &[u8]) {
+    fn change_room(&mut self, slot: Slot, sequence: i32, body: &[u8]) {
         let reply = AwaitedReply { operation: op::CHANGE_ROOM_REPLY, sequence };
         let Ok(room) = std::str::from_utf8(body) else {
             return self.close(slot, CloseReason::BadFrame, "a room id is UTF-8");
@@ -273,7 +273,7 @@ impl Shard {
         self.reply(slot, reply.operation, reply.sequence, b"");
     }
 
-    fn change_accepts(&mut self, slot: u32, frame: Frame<'_>) {
+    fn change_accepts(&mut self, slot: Slot, frame: Frame<'_>) {
         let Some(operations) = parse_operations(frame.body) else {
             let detail = "operations are decimal numbers with commas between them";
             return self.close(slot, CloseReason::BadFrame, detail);

@@ -25,7 +25,7 @@ pub struct LiveConn<'a> {
 impl Shard {
     /// Every live connection, by slot.
     pub fn live_conns(&self) -> impl Iterator<Item = LiveConn<'_>> {
-        (0..self.conns.end()).filter(|&slot| self.conns.occupied(slot)).filter_map(|slot| {
+        self.conns.indices().filter(|&slot| self.conns.is_taken(slot)).filter_map(|slot| {
             let entry = &self.conns[slot];
             entry.is_live().then(|| LiveConn {
                 conn: self.conn_id(slot),

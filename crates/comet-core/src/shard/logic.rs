@@ -2,7 +2,7 @@
 
 use comet_proto::Frame;
 
-use crate::ids::{ConnId, home_of_key};
+use crate::ids::{ConnId, Slot, home_of_key};
 use crate::ledger::CloseReason;
 use crate::limits::{ACCEPTS_MAX, NAME_MAX, SENTENCE_MAX};
 use crate::message::{AuthRequest, Denied, Identity, Message, Report};
@@ -42,7 +42,7 @@ impl Shard {
         self.settle();
     }
 
-    pub(super) fn ask_logic(&mut self, slot: u32, sequence: i32, token: &[u8]) {
+    pub(super) fn ask_logic(&mut self, slot: Slot, sequence: i32, token: &[u8]) {
         let conn = self.conn_id(slot);
         let entry = &mut self.conns[slot];
         entry.state = ConnState::Identifying { sequence };
@@ -95,7 +95,7 @@ impl Shard {
     }
 
     /// A client's message. Remote logic has one of a connection at a time: so they keep their order.
-    pub(super) fn receive(&mut self, slot: u32, frame: Frame<'_>) {
+    pub(super) fn receive(&mut self, slot: Slot, frame: Frame<'_>) {
         let Frame { operation, sequence, body, .. } = frame;
         if self.logic == Logic::Embedded {
             self.counters.received += 1;
@@ -118,7 +118,7 @@ impl Shard {
     }
 
     /// Chooses when the session of `slot` is renewed next.
-    pub(super) fn plan_renewal(&mut self, slot: u32) {
+    pub(super) fn plan_renewal(&mut self, slot: Slot) {
         if let Logic::Remote { renew_ms: (least, most) } = self.logic {
             let pause = self.jitter.within(least..=most);
             self.conns[slot].renew_at = self.deadline(pause);
@@ -126,7 +126,7 @@ impl Shard {
     }
 
     /// A client's heartbeat renews its session, when that is due.
-    pub(super) fn renew(&mut self, slot: u32) {
+    pub(super) fn renew(&mut self, slot: Slot) {
         let entry = &self.conns[slot];
         if self.logic == Logic::Embedded || entry.renew_at > self.now.tick() {
             return;

@@ -3,6 +3,7 @@
 
 use comet_proto::{Encoded, Frame};
 
+use crate::ids::Slot;
 use crate::ledger::CloseReason;
 use crate::outbox::Item;
 use crate::state::ConnState;
@@ -10,7 +11,7 @@ use crate::state::ConnState;
 use super::Shard;
 
 impl Shard {
-    pub(super) fn reply(&mut self, slot: u32, operation: i32, sequence: i32, body: &[u8]) {
+    pub(super) fn reply(&mut self, slot: Slot, operation: i32, sequence: i32, body: &[u8]) {
         let frame = Frame { version: 1, operation, sequence, body };
         let reply = match self.replied.take() {
             Some(same) if same.0.is_frame(&frame) => same,
@@ -20,7 +21,7 @@ impl Shard {
         self.replied = Some(reply);
     }
 
-    pub(super) fn reply_with(&mut self, slot: u32, frame: Encoded) {
+    pub(super) fn reply_with(&mut self, slot: Slot, frame: Encoded) {
         let reply = self.one_reply(frame);
         self.queue_reply(slot, &reply);
     }
@@ -30,7 +31,7 @@ impl Shard {
     }
 
     /// Queues a reply, which has room of its own beside the pushes.
-    fn queue_reply(&mut self, slot: u32, (frame, item): &(Encoded, Item)) {
+    fn queue_reply(&mut self, slot: Slot, (frame, item): &(Encoded, Item)) {
         let entry = &mut self.conns[slot];
         if matches!(entry.state, ConnState::Closed | ConnState::Lingering)
             || entry.transport.bytes(frame).is_empty()

@@ -132,7 +132,7 @@ impl Shard {
         loop {
             let slot = self.ready.pop_front()?;
             // A slot that was freed while it waited here, and perhaps taken again.
-            if !self.conns.occupied(slot) {
+            if !self.conns.is_taken(slot) {
                 continue;
             }
             let entry = &mut self.conns[slot];

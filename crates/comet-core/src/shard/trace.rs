@@ -2,6 +2,7 @@
 
 use comet_proto::{Frame, HEADER_LEN};
 
+use crate::ids::Slot;
 use crate::limits::TRACE_EVENTS_MAX;
 use crate::message::{Report, TraceEvent, TraceKind};
 
@@ -19,22 +20,22 @@ pub(super) struct TraceQueue {
 impl Shard {
     /// The list is another one: from now on other connections are traced.
     pub(super) fn relist(&mut self) {
-        for slot in 0..self.conns.end() {
-            if self.conns.occupied(slot) {
+        for slot in self.conns.indices() {
+            if self.conns.is_taken(slot) {
                 self.list(slot);
             }
         }
     }
 
     /// Decides whether a connection is traced; none is before it is registered.
-    pub(super) fn list(&mut self, slot: u32) {
+    pub(super) fn list(&mut self, slot: Slot) {
         let entry = &mut self.conns[slot];
         entry.is_traced =
             entry.is_live() && self.limits.trace_users.binary_search(&entry.user).is_ok();
     }
 
     #[cold]
-    pub(super) fn note_read(&mut self, slot: u32, frame: &Frame<'_>) {
+    pub(super) fn note_read(&mut self, slot: Slot, frame: &Frame<'_>) {
         let Frame { operation, sequence, body, .. } = *frame;
         let bytes = (HEADER_LEN + body.len()) as u32;
         self.note(slot, TraceKind::Read { operation, sequence, bytes });
@@ -42,7 +43,7 @@ impl Shard {
 
     /// The kernel is about to be thanked for `bytes` more of what is in flight.
     #[cold]
-    pub(super) fn note_written(&mut self, slot: u32, bytes: usize) {
+    pub(super) fn note_written(&mut self, slot: Slot, bytes: usize) {
         let entry = &self.conns[slot];
         for (operation, sequence, bytes) in
             self.chains.frames_taken(&entry.outbox, entry.transport, bytes)
@@ -52,7 +53,7 @@ impl Shard {
     }
 
     #[cold]
-    pub(super) fn note(&mut self, slot: u32, what: TraceKind) {
+    pub(super) fn note(&mut self, slot: Slot, what: TraceKind) {
         let conn = self.conn_id(slot);
         let entry = &self.conns[slot];
         let (user, key) = (entry.user, entry.key.clone());
