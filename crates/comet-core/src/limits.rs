@@ -115,7 +115,7 @@ pub const SENTENCE_MAX: usize = 1024;
 /// Events of traced connections that wait for control; more are only counted.
 pub const TRACE_EVENTS_MAX: usize = 4096;
 /// Events kept for the log; older ones wait, newer ones are counted only.
-pub const EVENTS_MAX: usize = 1024;
+pub const CLOSED_EVENTS_MAX: usize = 1024;
 /// Longest pushed body the outbox arithmetic is made for, bytes.
 pub const PUSH_BODY_MAX: usize = 64 << 20;
 

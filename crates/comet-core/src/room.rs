@@ -5,7 +5,8 @@ use std::sync::Arc;
 use ahash::{AHashMap, RandomState};
 
 use crate::ids::{LocalConnId, Slot};
-use crate::slab::{Index, Slab, index};
+use crate::index::{Index, index};
+use crate::slab::Slab;
 use crate::state::AwaitedReply;
 
 /// A room of this shard.

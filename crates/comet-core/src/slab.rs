@@ -1,37 +1,9 @@
 //! A slab in chunks: values keep their place, growing copies nothing, and a reused place has a new generation.
 
 use crate::ids::Generation;
+use crate::index::Index;
 
 const CHUNK: usize = 256;
-
-/// The type of the indices of a slab. Each slab has its own, so that an index of one is no index of another.
-pub(crate) trait Index: Copy + Eq {
-    /// The index of nothing.
-    const NONE: Self;
-
-    fn from_u32(index: u32) -> Self;
-    fn to_u32(self) -> u32;
-}
-
-/// Implements [`Index`] for a newtype of `u32`.
-macro_rules! index {
-    ($name:ident) => {
-        impl crate::slab::Index for $name {
-            const NONE: Self = Self(u32::MAX);
-
-            #[inline]
-            fn from_u32(index: u32) -> Self {
-                Self(index)
-            }
-
-            #[inline]
-            fn to_u32(self) -> u32 {
-                self.0
-            }
-        }
-    };
-}
-pub(crate) use index;
 
 enum Place<I, T> {
     Vacant { next: I },
@@ -113,6 +85,15 @@ impl<I: Index, T> Slab<I, T> {
         match &mut entry.place {
             Place::Taken(value) if entry.generation == generation => Some(value),
             _ => None,
+        }
+    }
+
+    /// The value at `index`, if there is one.
+    pub(crate) fn get_mut(&mut self, index: I) -> Option<&mut T> {
+        let index = index.to_u32() as usize;
+        match &mut self.chunks.get_mut(index / CHUNK)?[index % CHUNK].place {
+            Place::Taken(value) => Some(value),
+            Place::Vacant { .. } => None,
         }
     }
 

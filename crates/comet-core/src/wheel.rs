@@ -4,7 +4,7 @@
 //! it. So a heartbeat costs one store, and an idle connection one visit per level and interval.
 
 use crate::ids::Slot;
-use crate::slab::Index;
+use crate::index::Index;
 use crate::time::Tick;
 
 const LEVELS: u32 = 4;

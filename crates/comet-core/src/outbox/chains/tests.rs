@@ -63,18 +63,18 @@ proptest! {
                     let body = vec![sequence as u8; len];
                     let frame = Frame { version: 1, operation: 5, sequence, body: &body };
                     let item = chains.item(Encoded::frame(&frame), is_push);
-                    let mut alike = [Alike::NONE; 2];
+                    let mut memos = [AppendMemo::NONE; 2];
                     for outbox in (0..8).filter(|outbox| mask & (1 << outbox) != 0) {
                         let of_this = transport(outbox) as usize;
-                        if !alike[of_this].append(&mut outboxes[outbox]) {
-                            alike.iter_mut().for_each(|alike| chains.count(alike));
-                            let (alike, mine) = (&mut alike[of_this], &mut outboxes[outbox]);
-                            chains.append_as(alike, mine, &item);
+                        if !memos[of_this].repeat(&mut outboxes[outbox]) {
+                            memos.iter_mut().for_each(|memo| chains.settle(memo));
+                            let (memo, mine) = (&mut memos[of_this], &mut outboxes[outbox]);
+                            chains.append_and_note(memo, mine, &item);
                         }
                         let bytes = transport(outbox).bytes(&item.frame).to_vec();
                         models[outbox].pending.push_back((bytes, is_push));
                     }
-                    alike.iter_mut().for_each(|alike| chains.count(alike));
+                    memos.iter_mut().for_each(|memo| chains.settle(memo));
                 }
                 OutboxStep::Send { outbox, bytes } => {
                     let (mine, model) = (&mut outboxes[outbox], &mut models[outbox]);
