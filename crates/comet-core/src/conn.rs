@@ -11,7 +11,7 @@ use crate::state::ConnState;
 use crate::time::Tick;
 use crate::transport::Transport;
 
-/// Input that is not consumed yet; most connections have none.
+/// Input that is not consumed yet. Most connections have none.
 #[derive(Default)]
 pub(crate) struct Input {
     pub(crate) bytes: Vec<u8>,
@@ -30,18 +30,18 @@ pub(crate) struct Conn {
     pub(crate) transport: Transport,
     /// In the queue of connections with something to send.
     pub(crate) is_ready: bool,
-    /// In the list of connections whose send may be stuck.
+    /// In the list of connections with a send that began after the last tick.
     pub(crate) is_watched: bool,
-    /// What happens to it goes to the trace log.
+    /// Its events go to the trace log.
     pub(crate) is_traced: bool,
     pub(crate) outbox: Outbox,
-    /// When the kernel last took something of the send in flight.
+    /// When the kernel last took bytes of the send in flight.
     pub(crate) moved: Tick,
     /// Handshake, heartbeat or linger deadline.
     pub(crate) deadline: Tick,
-    /// As logic says; 0: as the limits say.
+    /// Time between heartbeats as logic says; 0: as the limits say.
     pub(crate) heartbeat_ms: u32,
-    /// From then on a heartbeat renews its session at logic.
+    /// The first heartbeat from then on renews its session at logic.
     pub(crate) renew_at: Tick,
     /// Number among the user's sessions, once registered.
     pub(crate) session: i32,
@@ -78,7 +78,7 @@ impl Conn {
         }
     }
 
-    /// Input must wait until logic or a home has answered.
+    /// Whether input must wait until logic or a home has answered.
     pub(crate) fn holds_input(&self) -> bool {
         matches!(
             self.state,
@@ -89,7 +89,7 @@ impl Conn {
         )
     }
 
-    /// It is authenticated and registered, and no goodbye was said yet.
+    /// Whether it is authenticated and registered, and has no close reason.
     pub(crate) fn is_live(&self) -> bool {
         matches!(
             self.state,
@@ -97,12 +97,12 @@ impl Conn {
         )
     }
 
-    /// No goodbye was said yet.
+    /// Whether it has no close reason.
     pub(crate) fn is_open(&self) -> bool {
         !matches!(self.state, ConnState::Closing | ConnState::Lingering | ConnState::Closed)
     }
 
-    /// Whether a push may be queued, or why not. Nothing overtakes the reply to op 7.
+    /// Whether a push may be queued, or why not. No push overtakes the reply to op 7.
     #[inline]
     pub(crate) fn takes_pushes(&self) -> Result<(), DropReason> {
         match self.state {
@@ -119,7 +119,7 @@ impl Conn {
         self.input.get_or_insert_default()
     }
 
-    /// Gives the input buffer back once nothing is in it: an idle connection owns none.
+    /// Frees the input once nothing is in it: an idle connection owns none.
     pub(crate) fn shed_input(&mut self) {
         if self.input.as_ref().is_some_and(|input| input.is_idle()) {
             self.input = None;
@@ -133,8 +133,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_fits_its_budget() {
-        // 512 bytes of user memory all in; the rest is for the key's text, the homes' maps, the room's
-        // member list, the wheel's links and the driver's descriptor.
+        // The budget is 512 bytes of user memory. The rest of it is for the key's text, the homes' maps, the
+        // room's member list, the wheel's links and the driver's socket entry.
         assert!(size_of::<Conn>() <= 144, "{} bytes", size_of::<Conn>());
     }
 }

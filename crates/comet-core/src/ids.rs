@@ -77,9 +77,9 @@ pub struct LocalConnId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct CallId(pub u64);
 
-/// Fixed keys: every thread of the process, and every run of the simulator, must agree on a home.
-/// The maps inside a home are seeded per process, so a caller who aims at one home gains nothing
-/// beyond that core's share.
+/// Fixed, because every thread of the process and every run of the simulator must agree on a home. The maps
+/// inside a home are seeded for each process, so a caller who aims at one home gains nothing beyond that
+/// core's share.
 const HOME_SEED: [u64; 4] =
     [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
 
@@ -87,7 +87,7 @@ fn spread(bytes: &[u8], domain: u64, shards: u16) -> ShardId {
     let [a, b, c, d] = HOME_SEED;
     let mut hasher = ahash::RandomState::with_seeds(a ^ domain, b, c, d).build_hasher();
     hasher.write(bytes);
-    // Multiply-shift keeps all of the hash in play without a division.
+    // Multiply-shift uses all bits of the hash without a division.
     let high = (u128::from(hasher.finish()) * u128::from(shards)) >> 64;
     ShardId(u16::try_from(high).expect("below the number of shards"))
 }
@@ -105,7 +105,7 @@ pub fn home_of_user(user: i64, shards: u16) -> ShardId {
     spread(&user.to_le_bytes(), 2, shards)
 }
 
-/// The shard that fixes the order of pushes to `room` and knows who has members.
+/// The shard that orders the pushes to `room` and knows which shards have members.
 #[must_use]
 pub fn home_of_room(room: &str, shards: u16) -> ShardId {
     spread(room.as_bytes(), 3, shards)

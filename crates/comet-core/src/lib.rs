@@ -1,9 +1,9 @@
 //! The sans-IO shard: everything comet decides.
 //!
-//! A [`Shard`] owns the connections one core accepted and is home to its share of keys, users and
-//! rooms. Bytes, completions, messages and the time come in through `handle_*`; what to send, whom to
-//! tell and what to close come out through `poll_*`. The driver around it holds no policy, so the
-//! simulator runs the same decisions with fake sockets and a fake clock.
+//! A [`Shard`] owns the connections one core accepted and is home to its share of keys, users and rooms.
+//! Bytes, completions, messages and the time come in through `handle_*`. What to send, what to report and
+//! what to close come out through `poll_*`. The driver around it holds no policy, so the simulator runs the
+//! same decisions with fake sockets and a fake clock.
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock or spawns a task.
 

@@ -1,7 +1,7 @@
 //! Deadlines: a hierarchical timer wheel whose links are 16 bytes a slot in one array.
 //!
-//! A deadline that moves later only stores a tick; the entry is moved when the wheel next comes past
-//! it. So a heartbeat costs one store, and an idle connection one visit per level and interval.
+//! A deadline that moves to a later tick is only stored. The entry moves when the wheel next visits it. So a
+//! heartbeat costs one store, and an idle connection one visit per level and interval.
 
 use crate::ids::Slot;
 use crate::index::Index;
@@ -12,7 +12,7 @@ const BITS: u32 = 6;
 /// Lists of a level.
 const LISTS: u32 = 1 << BITS;
 const MASK: u32 = LISTS - 1;
-/// Beyond this the entry is parked at the horizon and looked at again from there.
+/// An entry with a deadline beyond this is put here, and visited again from here on.
 const HORIZON: u32 = (1 << (BITS * LEVELS)) - 1;
 
 /// One of the wheel's lists: `level * LISTS` and the index within the level.
@@ -109,8 +109,8 @@ impl Wheel {
         }
     }
 
-    /// The next tick at which [`Wheel::advance`] has something to do; no later than the next turn of
-    /// level 0.
+    /// The next tick at which [`Wheel::advance`] has something to do, no later than the next round of level
+    /// 0.
     pub(crate) fn next_tick(&self) -> Option<Tick> {
         if self.armed == 0 {
             return None;
@@ -122,7 +122,7 @@ impl Wheel {
             .map(Tick)
     }
 
-    /// Empties the list that is due at `level`: each entry expires or moves to where its deadline is.
+    /// Empties the list that is due at `level`: each entry expires, or moves to the list of its deadline.
     fn visit(&mut self, level: u32, expired: &mut Vec<Slot>) {
         let head = &mut self.heads[List::of(level, self.now.0).index()];
         let mut slot = std::mem::replace(head, Slot::NONE);

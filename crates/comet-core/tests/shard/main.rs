@@ -1,4 +1,4 @@
-//! The shard from outside: bytes and messages in, bytes, tallies and reasons out.
+//! The shard from outside: bytes and messages go in; bytes, tallies and close reasons come out.
 
 mod bounds;
 mod deadlines;
