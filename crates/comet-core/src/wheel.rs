@@ -54,11 +54,21 @@ pub(crate) struct Wheel {
     heads: [Slot; (LEVELS * LISTS) as usize],
     links: Vec<Box<[Links; CHUNK]>>,
     armed: usize,
+    /// Entries that were looked at: the work of [`Wheel::advance`].
+    #[cfg(test)]
+    visits: usize,
 }
 
 impl Wheel {
     pub(crate) fn new(now: Tick) -> Self {
-        Self { now, heads: [Slot::NONE; (LEVELS * LISTS) as usize], links: Vec::new(), armed: 0 }
+        Self {
+            now,
+            heads: [Slot::NONE; (LEVELS * LISTS) as usize],
+            links: Vec::new(),
+            armed: 0,
+            #[cfg(test)]
+            visits: 0,
+        }
     }
 
     /// The tick the wheel was last turned to.
@@ -127,6 +137,10 @@ impl Wheel {
         let head = &mut self.heads[List::of(level, self.now.0).index()];
         let mut slot = std::mem::replace(head, Slot::NONE);
         while slot != Slot::NONE {
+            #[cfg(test)]
+            {
+                self.visits += 1;
+            }
             let now = self.now;
             let links = self.at(slot);
             let next = links.next;
@@ -182,6 +196,40 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// A tick has no bound of its own: entries with one deadline expire together. Each of them was visited
+    /// once in a level at most before that.
+    #[test]
+    fn an_entry_is_visited_once_in_each_level() {
+        const COUNT: u32 = 100_000;
+        for (deadline, levels) in [(63, 1), (6_000, 3), (1_000_000, LEVELS)] {
+            let mut wheel = Wheel::new(Tick(0));
+            (0..COUNT).for_each(|slot| wheel.arm(Slot(slot), Tick(deadline)));
+            let mut expired = Vec::new();
+            wheel.advance(Tick(deadline - 1), &mut expired);
+            assert!(expired.is_empty());
+            wheel.advance(Tick(deadline), &mut expired);
+            assert_eq!(expired.len(), COUNT as usize);
+            assert!(wheel.visits <= (COUNT * levels) as usize, "{} visits", wheel.visits);
+        }
+    }
+
+    /// A heartbeat moves the deadline, which is a store and no visit. The wheel looks at the entry when the
+    /// former deadline is reached.
+    #[test]
+    fn moving_deadlines_cost_a_few_visits_in_an_interval() {
+        const INTERVAL: u32 = 1_200;
+        const ROUNDS: u32 = 50;
+        let mut wheel = Wheel::new(Tick(0));
+        let mut expired = Vec::new();
+        for heartbeat in 0..ROUNDS * 4 {
+            let now = heartbeat * INTERVAL / 4;
+            wheel.advance(Tick(now), &mut expired);
+            wheel.arm(Slot(0), Tick(now + INTERVAL));
+        }
+        assert!(expired.is_empty());
+        assert!(wheel.visits <= (ROUNDS * LEVELS) as usize, "{} visits", wheel.visits);
+    }
 
     #[derive(Clone, Debug)]
     enum TimerStep {

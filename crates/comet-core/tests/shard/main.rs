@@ -11,3 +11,4 @@ mod pushes;
 mod replies;
 mod rig;
 mod trace;
+mod turns;
