@@ -9,6 +9,7 @@
 
 mod accepts;
 mod bucket;
+mod budget;
 mod conn;
 mod home;
 mod idle_coalescing;
@@ -32,6 +33,7 @@ mod transport;
 mod wheel;
 
 pub use accepts::Accepts;
+pub use budget::MessageBudget;
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };

@@ -92,6 +92,9 @@ impl Default for Limits {
     }
 }
 
+/// Messages that a driver hands to its shard in one turn at most; the rest waits in the inbox. See
+/// [`MessageBudget`](crate::MessageBudget).
+pub const MESSAGES_PER_TURN: usize = 256;
 /// Granularity of every deadline, milliseconds.
 pub const TICK_MS: u64 = 50;
 /// Step of a paced broadcast, milliseconds.

@@ -7,11 +7,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_core::limits::{
-    CLOSED_EVENTS_MAX, JOIN_MAX, PACE_MS, PACED_MAX, ROOM_COUNT_MS, TRACE_EVENTS_MAX,
+    CLOSED_EVENTS_MAX, JOIN_MAX, MESSAGES_PER_TURN, PACE_MS, PACED_MAX, ROOM_COUNT_MS,
+    TRACE_EVENTS_MAX,
 };
 use comet_core::{
     Accepts, CallId, ConnId, Generation, Hangup, Identity, Limits, LocalConnId, Logic, Message,
-    Millis, Report, Settings, Shard, ShardId, Slot, Transport, home_of_room,
+    MessageBudget, Millis, Report, Settings, Shard, ShardId, Slot, Transport, home_of_room,
 };
 use comet_proto::op;
 
@@ -372,6 +373,47 @@ fn pushes_for_a_peer_are_bounded_by_its_backlog() {
     // The other 900 are counted as dropped.
     let bound = Work { deliveries: 900, messages: 100, reports: 1_000, ..Work::default() };
     work.assert_within(bound, "1,000 pushes for one peer");
+}
+
+/// The messages of a turn fill no outbox whose client takes what it is sent, while they can be joined.
+#[test]
+fn a_burst_of_pushes_is_spread_over_turns() {
+    const PUSHES: usize = 2_000;
+    let outbox = |svr_proto, outbox_bytes| Limits { svr_proto, outbox_bytes, ..Limits::default() };
+    let cases = [
+        (Limits::default(), 100, MESSAGES_PER_TURN),
+        (Limits::default(), 1_000, MESSAGES_PER_TURN),
+        (Limits::default(), 100_000, 6),
+        (outbox(1, 1 << 20), 100, 1),
+        (outbox(10, 1 << 20), 100, 5),
+        (outbox(u16::MAX, 1 << 20), 100, MESSAGES_PER_TURN),
+        (outbox(512, 4_000), 1_000, 1),
+    ];
+    for (limits, body, messages_max) in cases {
+        let case = format!("{} pushes, {} bytes", limits.svr_proto, limits.outbox_bytes);
+        let mut core = Core::with_members(1, limits.clone(), 3);
+        core.turn(|_| {});
+        let push = push(5, &vec![0; body]);
+        let mut inbox = vec![Message::DeliverRoom { call: CALL, room: "r".into(), push }; PUSHES];
+        while !inbox.is_empty() {
+            let before = inbox.len();
+            core.turn(|shard| {
+                let mut budget = MessageBudget::new(&limits);
+                while budget.is_left()
+                    && let Some(message) = inbox.pop()
+                {
+                    budget.spend(&message);
+                    shard.handle_message(message);
+                }
+            });
+            let taken = before - inbox.len();
+            assert!(taken == messages_max || inbox.is_empty(), "{case}: {taken} in one turn");
+        }
+        // Beyond the size of a joined buffer one frame leaves in a turn, and the outbox does fill.
+        if messages_max * body < JOIN_MAX {
+            assert_eq!(core.shard.counters().deliveries.dropped_total(), 0, "{case}");
+        }
+    }
 }
 
 #[test]
