@@ -107,7 +107,7 @@ pub struct Tally {
     pub queued: u64,
     /// Connections that did not get it, by [`DropReason`].
     pub dropped: [u64; DropReason::COUNT],
-    /// Keys (or users) that nobody holds.
+    /// Keys (or users) without a connection.
     pub absent: u64,
 }
 

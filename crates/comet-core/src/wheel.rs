@@ -43,6 +43,8 @@ struct Links {
     list: List,
 }
 
+const _: () = assert!(size_of::<Links>() == 16);
+
 const IDLE: Links =
     Links { next: Slot::NONE, previous: Slot::NONE, deadline: Tick(0), list: List::UNARMED };
 
