@@ -1,4 +1,4 @@
-//! A map in many pieces, so that growing moves a few entries at a time and not a million at once.
+//! A map split into many tables, so that growing moves a few entries at a time and not a million.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
@@ -9,12 +9,12 @@ use hashbrown::hash_table::{Entry, OccupiedEntry};
 
 pub(crate) struct Buckets<K, V> {
     buckets: Box<[HashTable<(K, V)>]>,
-    /// One hash for both: the bucket and the place in it.
+    /// One hash gives both the table and the place in it.
     hasher: RandomState,
 }
 
 impl<K: Hash + Eq, V> Buckets<K, V> {
-    /// `count` is a power of two; `seed` keeps hostile keys from aiming at one bucket.
+    /// `count` is a power of two. A secret `seed` keeps a peer from choosing keys of one table.
     pub(crate) fn new(count: usize, seed: u64) -> Self {
         assert!(count.is_power_of_two(), "the number of buckets is a power of two");
         Self {
@@ -40,7 +40,7 @@ impl<K: Hash + Eq, V> Buckets<K, V> {
         found.map(|(_, value)| value)
     }
 
-    /// Where `key` is or belongs, found once for looking and inserting.
+    /// Where `key` is or belongs. A look and an insertion hash the key once.
     pub(crate) fn entry<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Entry<'_, (K, V)>
     where
         K: Borrow<Q>,
@@ -51,7 +51,7 @@ impl<K: Hash + Eq, V> Buckets<K, V> {
         buckets[bucket].entry(hash, is_it, |(known, _)| hasher.hash_one(known))
     }
 
-    /// Where `key` is, found once for looking and removing.
+    /// Where `key` is. A look and a removal hash the key once.
     pub(crate) fn find<Q: Hash + Eq + ?Sized>(
         &mut self,
         key: &Q,

@@ -1,76 +1,17 @@
-//! One connection: what it is, how far it has come, and what it holds.
+//! One connection: its state, what it holds, and where it is registered.
 
+use comet_proto::op;
 use comet_proto::websocket::Fragments;
-use comet_proto::{Encoded, op};
 
+use crate::accepts::Accepts;
 use crate::ledger::DropReason;
-use crate::message::{Accepts, Identity};
 use crate::outbox::Outbox;
 use crate::room::Membership;
-use crate::wheel::Tick;
+use crate::state::ConnState;
+use crate::time::Tick;
+use crate::transport::Transport;
 
-/// How frames travel on a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u8)]
-pub enum Transport {
-    /// Frames back to back.
-    Tcp = 0,
-    /// An HTTP upgrade, then one binary message a frame.
-    WebSocket = 1,
-}
-
-impl Transport {
-    /// The bytes of `frame` on this transport.
-    #[inline]
-    #[must_use]
-    pub fn bytes(self, frame: &Encoded) -> &[u8] {
-        match self {
-            Self::Tcp => frame.for_tcp(),
-            Self::WebSocket => frame.for_websocket(),
-        }
-    }
-}
-
-/// How far a connection has come. Input is read in `Upgrading`, `Authing` and `Live`; in the states
-/// that wait for an answer it is held, after `Goodbye` it is thrown away.
-pub(crate) enum Life {
-    /// WebSocket: the HTTP request is not complete.
-    Upgrading,
-    /// Waiting for the first op 7.
-    Authing,
-    /// Logic is asked who this is.
-    Identifying { sequence: i32 },
-    /// The homes are asked for a place.
-    Registering(Box<Registering>),
-    /// Authenticated; the room's home is asked. The reply waits.
-    Joining { reply: Reply },
-    /// Authenticated and registered.
-    Live,
-    /// As live; logic has a message of its, and the reply waits.
-    Receiving { reply: Reply },
-    /// A reason was given; what is queued is being flushed.
-    Goodbye,
-    /// Our side is shut; waiting for the peer to close, or for the linger deadline.
-    Lingering,
-    /// Both sides are shut; waiting for the driver's last word.
-    Closed,
-}
-
-/// What is known between logic's answer and the homes' answer.
-pub(crate) struct Registering {
-    pub(crate) sequence: i32,
-    /// Without its key, which is with the homes.
-    pub(crate) identity: Identity,
-}
-
-/// The reply a client waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Reply {
-    pub(crate) operation: i32,
-    pub(crate) sequence: i32,
-}
-
-/// Input that is not consumed yet; most connections have none.
+/// Input that is not consumed yet. Most connections have none.
 #[derive(Default)]
 pub(crate) struct Input {
     pub(crate) bytes: Vec<u8>,
@@ -85,22 +26,22 @@ impl Input {
 }
 
 pub(crate) struct Conn {
-    pub(crate) life: Life,
+    pub(crate) state: ConnState,
     pub(crate) transport: Transport,
     /// In the queue of connections with something to send.
     pub(crate) is_ready: bool,
-    /// In the list of connections whose send may be stuck.
+    /// In the list of connections with a send that began after the last tick.
     pub(crate) is_watched: bool,
-    /// What happens to it goes to the trace log.
+    /// Its events go to the trace log.
     pub(crate) is_traced: bool,
     pub(crate) outbox: Outbox,
-    /// When the kernel last took something of the send in flight.
+    /// When the kernel last took bytes of the send in flight.
     pub(crate) moved: Tick,
     /// Handshake, heartbeat or linger deadline.
     pub(crate) deadline: Tick,
-    /// As logic says; 0: as the limits say.
+    /// Time between heartbeats as logic says; 0: as the limits say.
     pub(crate) heartbeat_ms: u32,
-    /// From then on a heartbeat renews its session at logic.
+    /// The first heartbeat from then on renews its session at logic.
     pub(crate) renew_at: Tick,
     /// Number among the user's sessions, once registered.
     pub(crate) session: i32,
@@ -115,9 +56,9 @@ pub(crate) struct Conn {
 impl Conn {
     pub(crate) fn new(transport: Transport, deadline: Tick) -> Self {
         Self {
-            life: match transport {
-                Transport::Tcp => Life::Authing,
-                Transport::WebSocket => Life::Upgrading,
+            state: match transport {
+                Transport::Tcp => ConnState::AwaitingAuth,
+                Transport::WebSocket => ConnState::Upgrading,
             },
             transport,
             is_ready: false,
@@ -137,34 +78,39 @@ impl Conn {
         }
     }
 
-    /// Input must wait until logic or a home has answered.
+    /// Whether input must wait until logic or a home has answered.
     pub(crate) fn holds_input(&self) -> bool {
         matches!(
-            self.life,
-            Life::Identifying { .. }
-                | Life::Registering(_)
-                | Life::Joining { .. }
-                | Life::Receiving { .. }
+            self.state,
+            ConnState::Identifying { .. }
+                | ConnState::Registering(_)
+                | ConnState::Joining { .. }
+                | ConnState::Receiving { .. }
         )
     }
 
-    /// It is authenticated and registered, and no goodbye was said yet.
+    /// Whether it is authenticated and registered, and has no close reason.
     pub(crate) fn is_live(&self) -> bool {
-        matches!(self.life, Life::Live | Life::Receiving { .. } | Life::Joining { .. })
+        matches!(
+            self.state,
+            ConnState::Live | ConnState::Receiving { .. } | ConnState::Joining { .. }
+        )
     }
 
-    /// No goodbye was said yet.
+    /// Whether it has no close reason.
     pub(crate) fn is_open(&self) -> bool {
-        !matches!(self.life, Life::Goodbye | Life::Lingering | Life::Closed)
+        !matches!(self.state, ConnState::Closing | ConnState::Lingering | ConnState::Closed)
     }
 
-    /// Whether a push may be queued, or why not. Nothing overtakes the reply to op 7.
+    /// Whether a push may be queued, or why not. No push overtakes the reply to op 7.
     #[inline]
     pub(crate) fn takes_pushes(&self) -> Result<(), DropReason> {
-        match self.life {
-            Life::Live | Life::Receiving { .. } => Ok(()),
-            Life::Joining { reply } if reply.operation != op::AUTH_REPLY => Ok(()),
-            Life::Goodbye | Life::Lingering | Life::Closed => Err(DropReason::Closing),
+        match self.state {
+            ConnState::Live | ConnState::Receiving { .. } => Ok(()),
+            ConnState::Joining { reply } if reply.operation != op::AUTH_REPLY => Ok(()),
+            ConnState::Closing | ConnState::Lingering | ConnState::Closed => {
+                Err(DropReason::Closing)
+            }
             _ => Err(DropReason::NotReady),
         }
     }
@@ -173,62 +119,12 @@ impl Conn {
         self.input.get_or_insert_default()
     }
 
-    /// Gives the input buffer back once nothing is in it: an idle connection owns none.
+    /// Frees the input once nothing is in it: an idle connection owns none.
     pub(crate) fn shed_input(&mut self) {
         if self.input.as_ref().is_some_and(|input| input.is_idle()) {
             self.input = None;
         }
     }
-}
-
-impl Accepts {
-    /// Whether `operation` passes.
-    #[must_use]
-    pub fn contains(&self, operation: i32) -> bool {
-        match self {
-            Self::All => true,
-            Self::Only(operations) => operations.contains(&operation),
-            Self::AllBut(operations) => !operations.contains(&operation),
-        }
-    }
-
-    /// How many operations are listed.
-    #[must_use]
-    pub fn listed(&self) -> usize {
-        match self {
-            Self::All => 0,
-            Self::Only(operations) | Self::AllBut(operations) => operations.len(),
-        }
-    }
-
-    /// Accepts `operations` too (op 14).
-    pub(crate) fn subscribe(&mut self, operations: &[i32]) {
-        match self {
-            Self::All => {}
-            Self::Only(listed) => *listed = union(listed, operations),
-            Self::AllBut(listed) => *listed = difference(listed, operations),
-        }
-    }
-
-    /// Accepts `operations` no longer (op 16).
-    pub(crate) fn unsubscribe(&mut self, operations: &[i32]) {
-        match self {
-            Self::All => *self = Self::AllBut(union(&[], operations)),
-            Self::Only(listed) => *listed = difference(listed, operations),
-            Self::AllBut(listed) => *listed = union(listed, operations),
-        }
-    }
-}
-
-fn union(listed: &[i32], added: &[i32]) -> Box<[i32]> {
-    let mut all = [listed, added].concat();
-    all.sort_unstable();
-    all.dedup();
-    all.into()
-}
-
-fn difference(listed: &[i32], removed: &[i32]) -> Box<[i32]> {
-    listed.iter().copied().filter(|operation| !removed.contains(operation)).collect()
 }
 
 #[cfg(test)]
@@ -237,25 +133,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_fits_its_budget() {
-        // 512 bytes of user memory all in; the rest is for the key's text, the homes' maps, the room's
-        // member list, the wheel's links and the driver's descriptor.
+        // The budget is 512 bytes of user memory. The rest of it is for the key's text, the homes' maps, the
+        // room's member list, the wheel's links and the driver's socket entry.
         assert!(size_of::<Conn>() <= 144, "{} bytes", size_of::<Conn>());
-    }
-
-    #[test]
-    fn accepts_follows_ops_14_and_16() {
-        let mut only = Accepts::Only([1].into());
-        only.subscribe(&[2, 3, 2]);
-        assert_eq!(only, Accepts::Only([1, 2, 3].into()));
-        only.unsubscribe(&[1, 9]);
-        assert!(only.contains(2) && !only.contains(1) && !only.contains(9));
-
-        let mut all = Accepts::All;
-        all.subscribe(&[5]);
-        assert_eq!(all, Accepts::All);
-        all.unsubscribe(&[5, 6]);
-        assert!(all.contains(4) && !all.contains(5) && !all.contains(6));
-        all.subscribe(&[5]);
-        assert!(all.contains(5) && !all.contains(6));
     }
 }

@@ -1,42 +1,85 @@
-//! The names of things: shards, connections, calls, and the shard that is home to a key, user or room.
+//! Ids of shards, connections and calls, and the shard that is home to a key, user or room.
 
+use std::fmt;
 use std::hash::{BuildHasher, Hasher};
+
+use crate::index::index;
 
 /// Index of a shard; shards are numbered from 0 without gaps.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ShardId(pub u16);
 
-/// A connection, for as long as it lives: a slot is reused, a slot with its generation never is
-/// (until the 32-bit generation of one slot wraps).
+/// Where a shard keeps a connection: the index into its slab.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(transparent)]
+pub struct Slot(pub u32);
+
+index!(Slot);
+
+impl Slot {
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How often a slot was taken before. Wraps after 2^32 connections in one slot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(transparent)]
+pub struct Generation(pub u32);
+
+impl Generation {
+    pub(crate) fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A connection, from accept to its removal. A slot is reused; a slot in one generation is not.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ConnId {
     /// The shard that accepted the connection and owns it to its end.
     pub shard: ShardId,
-    /// Index into that shard's slab.
-    pub slot: u32,
-    /// How often the slot was taken before.
-    pub generation: u32,
+    /// Where that shard keeps it.
+    pub slot: Slot,
+    /// Which of the connections in that slot it is.
+    pub generation: Generation,
+}
+
+impl ConnId {
+    /// The same connection, named to its own shard.
+    #[must_use]
+    pub fn local(self) -> LocalConnId {
+        LocalConnId { slot: self.slot, generation: self.generation }
+    }
+}
+
+/// A connection of the shard that the id is given to: a [`ConnId`] without its shard.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct LocalConnId {
+    /// Where the shard keeps it.
+    pub slot: Slot,
+    /// Which of the connections in that slot it is.
+    pub generation: Generation,
 }
 
 /// One call of a push caller; chosen by the control thread and echoed in every [`crate::Report`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct CallId(pub u64);
 
-/// Milliseconds since the process started. The only time the core knows.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
-pub struct Millis(pub u64);
-
-impl Millis {
-    /// This moment and `millis` more.
-    #[must_use]
-    pub fn after(self, millis: u64) -> Self {
-        Self(self.0.saturating_add(millis))
-    }
-}
-
-/// Fixed keys: every thread of the process, and every run of the simulator, must agree on a home.
-/// The maps inside a home are seeded per process, so a caller who aims at one home gains nothing
-/// beyond that core's share.
+/// Fixed, because every thread of the process and every run of the simulator must agree on a home. The maps
+/// inside a home are seeded for each process, so a caller who aims at one home gains nothing beyond that
+/// core's share.
 const HOME_SEED: [u64; 4] =
     [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
 
@@ -44,7 +87,7 @@ fn spread(bytes: &[u8], domain: u64, shards: u16) -> ShardId {
     let [a, b, c, d] = HOME_SEED;
     let mut hasher = ahash::RandomState::with_seeds(a ^ domain, b, c, d).build_hasher();
     hasher.write(bytes);
-    // Multiply-shift keeps all of the hash in play without a division.
+    // Multiply-shift uses all bits of the hash without a division.
     let high = (u128::from(hasher.finish()) * u128::from(shards)) >> 64;
     ShardId(u16::try_from(high).expect("below the number of shards"))
 }
@@ -62,7 +105,7 @@ pub fn home_of_user(user: i64, shards: u16) -> ShardId {
     spread(&user.to_le_bytes(), 2, shards)
 }
 
-/// The shard that fixes the order of pushes to `room` and knows who has members.
+/// The shard that orders the pushes to `room` and knows which shards have members.
 #[must_use]
 pub fn home_of_room(room: &str, shards: u16) -> ShardId {
     spread(room.as_bytes(), 3, shards)

@@ -1,7 +1,7 @@
-//! The ledger: what became of each push, and the counters that sum it up.
+//! The ledger: what became of each push, and the counters that add it up.
 //!
 //! `matched = queued + dropped` holds for every [`Tally`] and for the totals. What was queued and then
-//! lost with its connection is counted again under [`Counters::lost`], what made room for a newer message
+//! lost with its connection is counted again under [`Counters::lost`], what was dropped for a newer message
 //! under [`Counters::superseded`].
 
 use std::ops::AddAssign;
@@ -35,7 +35,7 @@ reasons! {
         OutboxFull => "outbox_full",
         /// The connection does not accept the operation.
         Filtered => "filtered",
-        /// The connection holds the key, but its client was not told yet that it is authenticated.
+        /// The connection holds the key, but the reply to its token is not queued yet.
         NotReady => "not_ready",
         /// The connection was closing, or had closed between its home and its shard.
         Closing => "closing",
@@ -47,15 +47,15 @@ reasons! {
 reasons! {
     /// Why a connection was closed.
     CloseReason {
-        /// The peer closed its side, or the socket failed under it.
+        /// The peer closed its side.
         PeerClosed => "peer_closed",
         /// The socket failed with an error.
         SocketError => "socket_error",
-        /// Nothing was authenticated within the handshake timeout.
+        /// It was not authenticated within the handshake timeout.
         HandshakeTimeout => "handshake_timeout",
         /// No heartbeat within the heartbeat interval.
         HeartbeatTimeout => "heartbeat_timeout",
-        /// The peer took nothing for as long as the write timeout.
+        /// A send made no progress within the write timeout.
         WriteTimeout => "write_timeout",
         /// A frame with a wrong packLen, headerLen or too large a body, or a body that its operation
         /// cannot take.
@@ -76,13 +76,13 @@ reasons! {
         Replaced => "replaced",
         /// The outbox was full and the policy is to close.
         SlowConsumer => "slow_consumer",
-        /// More input than may wait while logic or the directory is asked about the connection.
+        /// More input than may wait while logic or a home is asked about the connection.
         InputOverflow => "input_overflow",
-        /// Replies waited beyond their bound: the peer asks and does not read, or asks too much at once.
+        /// Replies waited beyond their bound: the peer does not read, or asks too much at once.
         ReplyOverflow => "reply_overflow",
-        /// The server is going down.
+        /// The server is draining.
         Draining => "draining",
-        /// No logic service could say who the client is.
+        /// No logic service could identify the client.
         LogicUnavailable => "logic_unavailable",
         /// TLS failed, in its handshake or after it.
         TlsFailed => "tls_failed",
@@ -92,7 +92,7 @@ reasons! {
 }
 
 impl CloseReason {
-    /// Nothing can be said through the socket any more.
+    /// Whether nothing can be sent on the socket any more.
     pub(crate) fn is_broken_socket(self) -> bool {
         matches!(self, Self::SocketError | Self::TlsFailed | Self::BadProxyHeader)
     }
@@ -107,7 +107,7 @@ pub struct Tally {
     pub queued: u64,
     /// Connections that did not get it, by [`DropReason`].
     pub dropped: [u64; DropReason::COUNT],
-    /// Keys (or users) that nobody holds.
+    /// Keys (or users) without a connection.
     pub absent: u64,
 }
 
@@ -155,8 +155,8 @@ pub struct Counters {
     pub authenticated: u64,
     /// Connections closed, by [`CloseReason`].
     pub closed: [u64; CloseReason::COUNT],
-    /// Pushes carried out on this shard: one for each shard that one reached. A paced broadcast counts when
-    /// it is scheduled.
+    /// Pushes that reached this shard. A push counts once on each shard that it reaches, a paced broadcast
+    /// when it is scheduled.
     pub pushes: u64,
     /// Deliveries: what the pushes of this shard added up to.
     pub deliveries: Tally,
@@ -187,7 +187,7 @@ pub struct Counters {
     pub sends: u64,
     /// Times that a message to another shard found its inbox full.
     pub mesh_waits: u64,
-    /// Events of traced connections that were not told, because too many waited.
+    /// Events of traced connections that were dropped, because too many waited.
     pub trace_missed: u64,
     /// Turns of the driver.
     pub turns: u64,
@@ -199,7 +199,7 @@ pub struct Counters {
     pub connections: u64,
     /// Connections that are authenticated, now.
     pub live: u64,
-    /// Rooms whose home is this shard and that somebody is in, now.
+    /// Rooms with members whose home is this shard, now.
     pub rooms: u64,
     /// Users whose home is this shard, now.
     pub users: u64,

@@ -1,33 +1,48 @@
 //! The sans-IO shard: everything comet decides.
 //!
-//! A [`Shard`] owns the connections one core accepted and is home to its share of keys, users and
-//! rooms. Bytes, completions, messages and the time come in through `handle_*`; what to send, whom to
-//! tell and what to close come out through `poll_*`. The driver around it holds no policy, so the
-//! simulator runs the same decisions with fake sockets and a fake clock.
+//! A [`Shard`] owns the connections one core accepted and is home to its share of keys, users and rooms.
+//! Bytes, completions, messages and the time come in through `handle_*`. What to send, what to report and
+//! what to close come out through `poll_*`. The driver around it holds no policy, so the simulator runs the
+//! same decisions with fake sockets and a fake clock.
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock or spawns a task.
 
+mod accepts;
 mod bucket;
-mod calm;
-mod chance;
+mod budget;
 mod conn;
-mod departed;
 mod home;
+mod idle_coalescing;
 mod ids;
+mod index;
+mod jitter;
 mod ledger;
 pub mod limits;
+mod live_conn;
 mod message;
 mod outbox;
+mod retained;
 mod room;
+mod settings;
 mod shard;
 mod slab;
+mod socket;
+mod state;
+mod time;
+mod transport;
 mod wheel;
 
-pub use conn::Transport;
-pub use ids::{CallId, ConnId, Millis, ShardId, home_of_key, home_of_room, home_of_user};
+pub use accepts::Accepts;
+pub use budget::MessageBudget;
+pub use ids::{
+    CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
+};
 pub use ledger::{CloseReason, Counters, DropReason, Tally};
 pub use limits::{Limits, SlowConsumer};
-pub use message::{
-    Accepts, AuthRequest, Denied, Identity, Message, Push, Report, TraceEvent, TraceKind,
-};
-pub use shard::{CloseHow, ClosedEvent, Hangup, LiveConn, Logic, Settings, Shard, Transmit};
+pub use live_conn::LiveConn;
+pub use message::{AuthRequest, Denied, Identity, Message, Push, Report, TraceEvent, TraceKind};
+pub use settings::{Logic, Settings};
+pub use shard::Shard;
+pub use socket::{CloseHow, ClosedEvent, Hangup, Transmit};
+pub use time::Millis;
+pub use transport::Transport;

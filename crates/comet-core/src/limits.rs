@@ -6,8 +6,8 @@ pub enum SlowConsumer {
     /// The new message is dropped, as goim does; counted as `outbox_full`.
     #[default]
     DropNewest,
-    /// The oldest message that is not on its way yet makes room; counted as `superseded`. Where all are on
-    /// their way, the newest is queued beyond the bound.
+    /// The oldest message that is not in flight is dropped; counted as `superseded`. Where all are in
+    /// flight, the new message is queued beyond the bound.
     DropOldest,
     /// The message is dropped and the connection closed with `slow_consumer`.
     Close,
@@ -34,31 +34,34 @@ pub struct Limits {
     pub slow_consumer: SlowConsumer,
     /// Whether pushes to a room look at what a connection accepts. goim does not.
     pub filter_rooms: bool,
-    /// Pushes that wait for room in the inbox of one other shard; one more is dropped as `mesh_full`.
-    /// Directory messages are not counted here: each connection causes a fixed number of them.
+    /// Pushes that wait for space in the inbox of one other shard; one more is dropped as `mesh_full`.
+    /// Directory messages are not counted, because each connection causes a fixed number of them.
     pub mesh_backlog: usize,
     /// From accept to authenticated and registered, milliseconds.
     pub handshake_ms: u32,
-    /// How long a peer may take nothing while bytes wait for it, milliseconds.
+    /// How long a send may make no progress, milliseconds.
     pub write_ms: u32,
     /// Time between heartbeats where logic names none, milliseconds.
     pub heartbeat_ms: u32,
-    /// How long heartbeats may wait to be answered together, while clients send nothing else,
-    /// milliseconds; 0: not at all.
+    /// How long heartbeats may wait to be answered together while clients send nothing else, milliseconds;
+    /// 0: not at all.
     pub coalesce_ms: u32,
-    /// They do when nothing else has happened for so long, milliseconds; a client that sends them closer
-    /// together is measuring, and then none wait.
-    pub calm_ms: u32,
-    /// How long a goodbye may take, milliseconds.
+    /// How long nothing but heartbeats must have happened before they wait, milliseconds. A client whose
+    /// heartbeats are closer together than that measures the latency, and then none wait.
+    pub coalesce_after_ms: u32,
+    /// How long a closing connection may take to send what is queued and to be closed by its peer,
+    /// milliseconds.
     pub linger_ms: u32,
     /// Values of the `Origin` header a WebSocket may be opened with: lower case, `scheme://host[:port]`.
-    /// Another one is answered with 403. Empty: any. No header, as of what is no browser, always passes.
+    /// Another one is answered with 403. Empty: any. A request without the header always passes; it is not
+    /// from a browser.
     pub origins: Box<[Box<str>]>,
     /// Users whose connections are written to the trace log, sorted.
     pub trace_users: Box<[i64]>,
-    /// How long a user's sessions count on after the last one ended, milliseconds; 0: from 1 at once.
+    /// How long the session number of a user is retained after the last session ended, milliseconds; 0: the
+    /// next session is number 1.
     pub user_memory_ms: u32,
-    /// Maps a shard's directory is split into, so that none grows in one long step. A power of two.
+    /// Tables that each map of a home is split into, so that none grows in one long step. A power of two.
     pub buckets: usize,
 }
 
@@ -79,7 +82,7 @@ impl Default for Limits {
             write_ms: 5_000,
             heartbeat_ms: 300_000,
             coalesce_ms: 25,
-            calm_ms: CALM_MS,
+            coalesce_after_ms: COALESCE_AFTER_MS,
             linger_ms: 2_000,
             origins: [].into(),
             trace_users: [].into(),
@@ -89,33 +92,36 @@ impl Default for Limits {
     }
 }
 
+/// Messages that a driver hands to its shard in one turn at most; the rest waits in the inbox. See
+/// [`MessageBudget`](crate::MessageBudget).
+pub const MESSAGES_PER_TURN: usize = 256;
 /// Granularity of every deadline, milliseconds.
 pub const TICK_MS: u64 = 50;
 /// Step of a paced broadcast, milliseconds.
 pub const PACE_MS: u64 = 10;
 /// How often changed room counts travel between a room's home and its shards, milliseconds.
 pub const ROOM_COUNT_MS: u64 = 200;
-/// [`Limits::calm_ms`] of a server, milliseconds.
-pub const CALM_MS: u32 = 1_000;
+/// [`Limits::coalesce_after_ms`] of a server, milliseconds.
+pub const COALESCE_AFTER_MS: u32 = 1_000;
 /// Longest room id and key, bytes. A longer one is refused.
 pub const NAME_MAX: usize = 256;
 /// Operations one connection may list as accepted; more are refused.
 pub const ACCEPTS_MAX: usize = 64;
-/// Input kept for a connection while logic or the directory is asked, bytes beyond one frame.
+/// Input held for a connection while it waits for logic or a home, bytes beyond one frame.
 pub const HELD_MAX: usize = 64 << 10;
 /// Paced broadcasts under way on one shard; one more is refused as busy.
 pub const PACED_MAX: usize = 64;
-/// Frames of one outbox are joined into one buffer up to this size; longer runs go frame by frame. What a
-/// turn leaves in an outbox has to fit while its frames are small: 256 pushes of 1 KiB do.
+/// Frames of one outbox are joined into one buffer up to this size; longer runs are sent frame by frame. The
+/// small frames of one turn have to fit: 256 pushes of 1 KiB do.
 pub const JOIN_MAX: usize = 256 << 10;
-/// Bytes of such buffers on one shard; beyond it frames go one by one, as they are.
+/// Bytes of such buffers on one shard; beyond it frames are sent one by one, as they are.
 pub const JOINED_BYTES_MAX: usize = 64 << 20;
-/// Longest sentence of logic that is handed on to a client, bytes; a longer one is cut.
+/// Longest sentence of logic that is passed on to a client, bytes; a longer one is cut.
 pub const SENTENCE_MAX: usize = 1024;
 /// Events of traced connections that wait for control; more are only counted.
 pub const TRACE_EVENTS_MAX: usize = 4096;
-/// Events kept for the log; older ones wait, newer ones are counted only.
-pub const EVENTS_MAX: usize = 1024;
+/// Closed connections that wait to be logged; more are only counted.
+pub const CLOSED_EVENTS_MAX: usize = 1024;
 /// Longest pushed body the outbox arithmetic is made for, bytes.
 pub const PUSH_BODY_MAX: usize = 64 << 20;
 
@@ -123,7 +129,7 @@ const _: () = assert!(ROOM_COUNT_MS.is_multiple_of(TICK_MS) && TICK_MS.is_multip
 const _: () = assert!(JOIN_MAX <= JOINED_BYTES_MAX);
 
 impl Limits {
-    /// Bounds that contradict each other are a mistake of the caller, found at start.
+    /// Checks the bounds against each other.
     ///
     /// # Panics
     /// If a bound is zero, or one is too small for another.

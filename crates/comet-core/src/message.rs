@@ -1,28 +1,18 @@
-//! What shards and the control thread say to each other. Plain data: it crosses threads, and the
-//! simulator delays and reorders it between peers (never within one pair).
+//! What shards and the control thread send each other. It is plain data, because it crosses threads. Messages
+//! of one pair of peers keep their order; messages of different pairs have none.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_proto::Encoded;
 
-use crate::ids::{CallId, ConnId, Millis, ShardId};
+use crate::accepts::Accepts;
+use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
+use crate::time::Millis;
 
-/// Operations a connection accepts from a push by key and from a broadcast.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub enum Accepts {
-    /// Every operation: the seed's tokens name none and filter nothing.
-    #[default]
-    All,
-    /// Only these; goim v2's tokens list them, and an empty list accepts nothing.
-    Only(Box<[i32]>),
-    /// Every operation but these: what op 16 makes of [`Accepts::All`].
-    AllBut(Box<[i32]>),
-}
-
-/// Who a connection is, as logic says it.
+/// The identity of a connection, as logic says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Identity {
     /// User id (goim: mid); 0 is anonymous.
@@ -33,15 +23,15 @@ pub struct Identity {
     pub room: Option<Box<str>>,
     /// What it accepts.
     pub accepts: Accepts,
-    /// Milliseconds without a heartbeat after which it is closed. `None`: the configured default.
+    /// Milliseconds without a heartbeat after which it is closed. `None`: [`Limits::heartbeat_ms`].
     pub heartbeat_ms: Option<u32>,
 }
 
-/// A token to be looked at. Embedded logic answers with [`Shard::handle_auth`](crate::Shard::handle_auth),
+/// A token to identify. Embedded logic answers with [`Shard::handle_auth`](crate::Shard::handle_auth),
 /// remote logic with [`Message::Identified`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthRequest {
-    /// Whose it is.
+    /// The connection that sent it.
     pub conn: ConnId,
     /// Body of the op 7.
     pub token: Box<[u8]>,
@@ -49,26 +39,27 @@ pub struct AuthRequest {
     pub cookie: Box<str>,
 }
 
-/// Why a client is not let in.
+/// Why a client is not authenticated.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Denied {
     /// [`CloseReason::AuthRefused`], or [`CloseReason::LogicUnavailable`].
     pub reason: CloseReason,
-    /// For the client and the log; empty where the reason says it all.
+    /// For the client and the log; empty where the reason says everything.
     pub sentence: Box<str>,
-    /// Milliseconds the client is told to wait before it comes again; `None`: it is told nothing.
+    /// How long the client should wait before it connects again, milliseconds. `None`: the close notice names
+    /// no time.
     pub retry_after_ms: Option<u32>,
 }
 
 impl Denied {
-    /// Logic refused the token, and says why in `sentence`.
+    /// Logic refused the token; `sentence` says why.
     #[must_use]
     pub fn refused(sentence: impl Into<Box<str>>) -> Self {
         Self { reason: CloseReason::AuthRefused, sentence: sentence.into(), retry_after_ms: None }
     }
 }
 
-/// A message to be put on sockets: built once, shared by every shard and every connection.
+/// A frame for clients: built once, and shared by every shard and connection.
 #[derive(Clone, Debug)]
 pub struct Push {
     /// The operation the accept filter looks at; for a batch (op 9) the caller's `protoOp`.
@@ -95,27 +86,27 @@ pub enum Message {
     Snapshot { call: CallId },
     /// Control to any shard: report the rooms whose home it is.
     Rooms { call: CallId },
-    /// Control to every shard: take no new clients, and say goodbye to those there are, spread evenly
-    /// over `over_ms`. Each is told to wait a random time up to `retry_after_ms` before it comes again;
-    /// 0: it is told nothing. A second one takes the place of the first. Answered with
-    /// [`Report::Drained`] once the last connection is gone.
+    /// Control to every shard: accept no new clients, and close those there are, spread evenly over
+    /// `over_ms`. Each close notice names a random time to wait, up to `retry_after_ms`; with 0 it names
+    /// none. A second drain replaces the first. Answered with [`Report::Drained`] once the last connection
+    /// is gone.
     Drain { over_ms: u32, retry_after_ms: u32 },
-    /// Control to every shard: bounds that hold from now on. What a connection keeps of them follows at
-    /// its next event; [`Limits::buckets`] stays as it was.
+    /// Control to every shard: bounds that hold from now on. A deadline that is armed already stays until the
+    /// connection's next event. [`Limits::buckets`] stays as it was.
     Configure { limits: Arc<Limits> },
-    /// Control to a home: members on other hosts of the rooms whose home it is. All such rooms are
-    /// named; one that is not has none.
+    /// Control to a home: members on other hosts, of rooms whose home it is. Rooms that are not named have
+    /// none there.
     RemoteRoomCounts { rooms: Vec<(Arc<str>, u32)> },
     /// Control to the owner: the answer to [`Report::Identify`].
     Identified { conn: ConnId, answer: Result<Identity, Denied> },
     /// Control to the owner: the answer to [`Report::Receive`]; the sentence is for the client.
     Receipt { conn: ConnId, outcome: Result<(), Box<str>> },
-    /// Control to the key's home: logic did not hear a [`Report::Heartbeat`] and is not told again, for
-    /// now.
+    /// Control to the key's home: a [`Report::Heartbeat`] did not reach logic, and control does not repeat
+    /// it.
     RenewalFailed { key: Box<str> },
 
-    /// Home to owner: a push to these connections of the receiving shard, as (slot, generation).
-    DeliverConns { call: CallId, conns: Vec<(u32, u32)>, push: Push },
+    /// Home to owner: a push to these connections of the receiving shard.
+    DeliverConns { call: CallId, conns: Vec<LocalConnId>, push: Push },
     /// Room's home to a shard with members.
     DeliverRoom { call: CallId, room: Arc<str>, push: Push },
 
@@ -131,21 +122,21 @@ pub enum Message {
     EndSession { conn: ConnId, user: i64, seq: i32 },
     /// Owner to the key's home: the connection is gone; ignored where the key has a newer owner.
     Release { conn: ConnId, user: i64, key: Box<str> },
-    /// Owner to the key's home: logic let in a client that never claimed the key. Unless somebody holds
-    /// it, logic must hear that.
+    /// Owner to the key's home: logic let in a client that never claimed the key. Unless a connection holds
+    /// the key, logic must be told.
     Unclaimed { user: i64, key: Box<str> },
     /// Owner to the key's home: time to renew the session at logic, if `conn` still holds the key.
     Renew { conn: ConnId, user: i64, key: Box<str> },
-    /// Key's home to the owner: the last renewal was not heard; renew with the next heartbeat.
+    /// Key's home to the owner: the last renewal did not reach logic; renew with the next heartbeat.
     RenewAgain { conn: ConnId },
 
     /// Shard to the room's home: `shard` has its first member; answered with [`Message::RoomJoined`].
     JoinRoom { shard: ShardId, room: Arc<str> },
-    /// Room's home to the shard: pushes reach it from here on.
+    /// Room's home to the shard: pushes reach it from here on. `elsewhere` as in [`Message::RoomOnline`].
     RoomJoined { room: Arc<str>, elsewhere: u32 },
-    /// Shard to the room's home: `members` are there now; 0 ends its interest.
+    /// Shard to the room's home: how many members are there now; 0 ends its interest.
     RoomMembers { shard: ShardId, room: Arc<str>, members: u32 },
-    /// Room's home to a shard with members: how many are online on all the other shards and hosts.
+    /// Room's home to a shard with members: how many members there are on all other shards and hosts.
     RoomOnline { room: Arc<str>, elsewhere: u32 },
 }
 
@@ -164,14 +155,14 @@ pub enum Report {
     Busy { call: CallId },
     /// The answer to [`Message::Snapshot`].
     Snapshot { call: CallId, shard: ShardId, counters: Box<Counters> },
-    /// The answer to [`Message::Rooms`]: rooms with someone online, and how many.
+    /// The answer to [`Message::Rooms`]: rooms with members on this host, and how many.
     Rooms { call: CallId, rooms: Vec<(Arc<str>, u32)> },
-    /// The last connection of the shard is gone. What homes have to tell logic of it may still come.
+    /// The last connection of the shard is gone. Reports of homes about it may still follow.
     Drained { shard: ShardId },
-    /// Remote logic: who is this? Answered with [`Message::Identified`].
+    /// Remote logic: a token to identify. Answered with [`Message::Identified`].
     Identify(AuthRequest),
-    /// Remote logic: a client's message. Answered with [`Message::Receipt`]; until then the connection
-    /// has no other one under way.
+    /// Remote logic: a client's message. Answered with [`Message::Receipt`]. Until then the connection has no
+    /// other one under way.
     Receive {
         conn: ConnId,
         user: i64,
@@ -180,10 +171,11 @@ pub enum Report {
         sequence: i32,
         body: Box<[u8]>,
     },
-    /// Remote logic: the key is still here. Renewals and [`Report::Disconnected`] of one key come from
-    /// one shard, its home, and must reach logic in the order in which they come from there.
+    /// Remote logic: a connection still holds the key. Renewals and [`Report::Disconnected`] of one key come
+    /// from one shard, its home, and must reach logic in that order.
     Heartbeat { user: i64, key: Box<str> },
-    /// Remote logic: nobody here holds the key any more. A connection that was replaced causes none.
+    /// Remote logic: no connection here holds the key any more. The end of a replaced connection causes no
+    /// such report.
     Disconnected { user: i64, key: Box<str> },
     /// A line for the trace log.
     Trace(Box<TraceEvent>),
@@ -192,11 +184,11 @@ pub enum Report {
 /// What happened to a connection of a user on [`Limits::trace_users`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TraceEvent {
-    /// Which connection.
+    /// The connection.
     pub conn: ConnId,
     /// Its user.
     pub user: i64,
-    /// Its key; empty for what is written after its close.
+    /// Its key; empty in events after its close.
     pub key: Box<str>,
     /// What happened.
     pub what: TraceKind,
@@ -230,13 +222,14 @@ pub enum TraceKind {
         /// Length of the whole frame.
         bytes: u32,
     },
-    /// It was closed; what is written after that is the rest of its outbox and the goodbye.
+    /// It was given a close reason. Frames written after that are the rest of its outbox and the close
+    /// notice.
     Closed {
         /// Why.
         reason: CloseReason,
     },
-    /// Events of this and other connections were not told, because too many waited. The event's
-    /// connection is that of the first of them.
+    /// Events of this and other connections were dropped, because too many waited. The event's connection is
+    /// that of the first of them.
     Missed {
         /// How many.
         events: u64,
@@ -244,7 +237,7 @@ pub enum TraceKind {
 }
 
 impl Message {
-    /// Bytes that it puts into an outbox: those of its frame, if it is a push.
+    /// Bytes that it puts into an outbox: the length of its frame, if it is a push.
     #[must_use]
     pub fn push_bytes(&self) -> usize {
         match self {
@@ -258,12 +251,12 @@ impl Message {
         }
     }
 
-    /// Part of a push on its way between shards: bounded, and counted when dropped.
+    /// Whether it is a push on its way between shards. Those are bounded, and counted when dropped.
     pub(crate) fn is_push(&self) -> bool {
         matches!(self, Self::DeliverConns { .. } | Self::DeliverRoom { .. })
     }
 
-    /// How many are in a room, as far as the sender knows.
+    /// Whether it reports how many members a room has.
     pub(crate) fn is_room_count(&self) -> bool {
         matches!(self, Self::RoomMembers { .. } | Self::RoomOnline { .. })
     }

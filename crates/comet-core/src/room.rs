@@ -1,50 +1,75 @@
-//! The rooms with members on this shard: dense member lists, so that a push is a linear walk.
+//! The rooms with members on this shard. Each has a dense list of members, so that a push is a linear walk.
 
 use std::sync::Arc;
 
 use ahash::{AHashMap, RandomState};
 
-use crate::conn::{Conn, Reply};
-use crate::slab::{NONE, Slab};
+use crate::ids::{LocalConnId, Slot};
+use crate::index::{Index, index};
+use crate::slab::Slab;
+use crate::state::AwaitedReply;
 
-/// Where a connection stands in its room.
+/// A room of this shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Membership {
-    room: u32,
-    position: u32,
-}
+#[repr(transparent)]
+pub(crate) struct RoomId(u32);
 
-impl Membership {
-    pub(crate) const NONE: Self = Self { room: NONE, position: NONE };
+index!(RoomId);
 
-    pub(crate) fn room(self) -> Option<u32> {
-        (self.room != NONE).then_some(self.room)
+/// A place in a room's list of members.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+struct Position(u32);
+
+impl Position {
+    fn index(self) -> usize {
+        self.0 as usize
     }
 }
 
-/// A connection that waits for the room's home.
+/// Where a connection is in its room's list of members.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Membership {
+    room: RoomId,
+    position: Position,
+}
+
+impl Membership {
+    pub(crate) const NONE: Self = Self { room: RoomId::NONE, position: Position(u32::MAX) };
+
+    pub(crate) fn room(self) -> Option<RoomId> {
+        (self.room != RoomId::NONE).then_some(self.room)
+    }
+}
+
+/// A connection that waits for the room's home to answer.
 pub(crate) struct Waiting {
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
-    pub(crate) reply: Reply,
+    pub(crate) conn: LocalConnId,
+    pub(crate) reply: AwaitedReply,
 }
 
 pub(crate) struct Room {
     pub(crate) name: Arc<str>,
-    /// Slots; a connection knows its position.
-    pub(crate) members: Vec<u32>,
-    /// Who joins once the home knows of this shard.
+    /// Slots. A connection knows its position.
+    pub(crate) members: Vec<Slot>,
+    /// Connections that become members once the home knows of this shard.
     pub(crate) waiting: Vec<Waiting>,
     pub(crate) is_joined: bool,
-    /// Members on other shards and hosts, as the home last said.
+    /// Members on other shards and hosts, as the home last reported.
     pub(crate) elsewhere: u32,
     /// In the list of rooms whose home does not know the present count.
     pub(crate) is_dirty: bool,
 }
 
+/// A member that took the position of one that left.
+pub(crate) struct Moved {
+    pub(crate) slot: Slot,
+    pub(crate) membership: Membership,
+}
+
 pub(crate) struct Rooms {
-    rooms: Slab<Room>,
-    names: AHashMap<Arc<str>, u32>,
+    rooms: Slab<RoomId, Room>,
+    names: AHashMap<Arc<str>, RoomId>,
     dirty: Vec<Arc<str>>,
 }
 
@@ -57,17 +82,17 @@ impl Rooms {
         }
     }
 
-    pub(crate) fn find(&self, name: &str) -> Option<u32> {
+    pub(crate) fn find(&self, name: &str) -> Option<RoomId> {
         self.names.get(name).copied()
     }
 
-    /// The room called `name`; the flag says that it is new and its home must be asked.
-    pub(crate) fn find_or_create(&mut self, name: &str) -> (u32, bool) {
-        if let Some(index) = self.find(name) {
-            return (index, false);
+    /// The room called `name`. The flag says that it is new, and its home must be asked to join.
+    pub(crate) fn find_or_create(&mut self, name: &str) -> (RoomId, bool) {
+        if let Some(room) = self.find(name) {
+            return (room, false);
         }
         let name: Arc<str> = name.into();
-        let index = self.rooms.insert(Room {
+        let room = self.rooms.insert(Room {
             name: Arc::clone(&name),
             members: Vec::new(),
             waiting: Vec::new(),
@@ -75,53 +100,50 @@ impl Rooms {
             elsewhere: 0,
             is_dirty: false,
         });
-        self.names.insert(name, index);
-        (index, true)
+        self.names.insert(name, room);
+        (room, true)
     }
 
-    /// Puts the connection in `slot` into the room.
-    pub(crate) fn enter(&mut self, index: u32, slot: u32, conn: &mut Conn) {
-        debug_assert!(conn.room.room().is_none(), "a connection is in one room");
-        let room = &mut self.rooms[index];
-        conn.room = Membership {
-            room: index,
-            position: u32::try_from(room.members.len()).expect("members are slots, u32"),
-        };
-        room.members.push(slot);
-        self.mark(index);
+    /// Appends the connection in `slot`, which must be in no room, to the members. The caller keeps the
+    /// result with the connection.
+    #[must_use]
+    pub(crate) fn enter(&mut self, room: RoomId, slot: Slot) -> Membership {
+        let members = &mut self.rooms[room].members;
+        let position = u32::try_from(members.len()).expect("members are slots, u32");
+        members.push(slot);
+        self.mark(room);
+        Membership { room, position: Position(position) }
     }
 
-    /// Takes `conn` out of its room in O(1). The caller looks with [`Rooms::remove_if_empty`].
-    pub(crate) fn leave(&mut self, slot: u32, conns: &mut Slab<Conn>) -> Option<u32> {
-        let membership = std::mem::replace(&mut conns[slot].room, Membership::NONE);
-        let index = membership.room()?;
-        let members = &mut self.rooms[index].members;
-        let removed = members.swap_remove(membership.position as usize);
+    /// Removes the connection in `slot` from its room in O(1). The caller stores the result with the member
+    /// that moved, and then calls [`Rooms::remove_if_empty`].
+    #[must_use]
+    pub(crate) fn leave(&mut self, slot: Slot, membership: Membership) -> Option<Moved> {
+        let members = &mut self.rooms[membership.room].members;
+        let removed = members.swap_remove(membership.position.index());
         assert_eq!(removed, slot, "a member knows its position");
-        if let Some(&moved) = members.get(membership.position as usize) {
-            conns[moved].room.position = membership.position;
-        }
-        // Long lists that shrank give their memory back, with room to grow again.
+        let moved = members.get(membership.position.index()).copied();
+        // A long list that shrank gives memory back, with space to grow again.
         if members.len() < members.capacity() / 4 && members.capacity() > 64 {
             members.shrink_to(members.len() * 2);
         }
-        self.mark(index);
-        Some(index)
+        self.mark(membership.room);
+        moved.map(|slot| Moved { slot, membership })
     }
 
-    /// Forgets a room nobody is in or waits for; returns its name.
-    pub(crate) fn remove_if_empty(&mut self, index: u32) -> Option<Arc<str>> {
-        let room = &self.rooms[index];
-        if !room.members.is_empty() || !room.waiting.is_empty() {
+    /// Removes a room without members and waiting connections; returns its name.
+    pub(crate) fn remove_if_empty(&mut self, room: RoomId) -> Option<Arc<str>> {
+        let Room { members, waiting, .. } = &self.rooms[room];
+        if !members.is_empty() || !waiting.is_empty() {
             return None;
         }
-        let room = self.rooms.remove(index);
+        let room = self.rooms.remove(room);
         self.names.remove(&room.name);
         Some(room.name)
     }
 
-    fn mark(&mut self, index: u32) {
-        let room = &mut self.rooms[index];
+    fn mark(&mut self, room: RoomId) {
+        let room = &mut self.rooms[room];
         if !room.is_dirty {
             room.is_dirty = true;
             self.dirty.push(Arc::clone(&room.name));
@@ -132,9 +154,10 @@ impl Rooms {
     pub(crate) fn take_changed(&mut self) -> Vec<(Arc<str>, u32)> {
         let mut changed = Vec::with_capacity(self.dirty.len());
         for name in std::mem::take(&mut self.dirty) {
-            if let Some(&index) = self.names.get(&name) {
-                let room = &mut self.rooms[index];
-                // A room still asking has told its home nothing yet; the answer brings it back here.
+            if let Some(&room) = self.names.get(&name) {
+                let room = &mut self.rooms[room];
+                // A room that has not joined yet has no count at its home. The first member that enters
+                // after the answer marks the room again.
                 if std::mem::take(&mut room.is_dirty) && room.is_joined {
                     changed.push((name, room.members.len() as u32));
                 }
@@ -148,16 +171,16 @@ impl Rooms {
     }
 }
 
-impl std::ops::Index<u32> for Rooms {
+impl std::ops::Index<RoomId> for Rooms {
     type Output = Room;
 
-    fn index(&self, index: u32) -> &Room {
-        &self.rooms[index]
+    fn index(&self, room: RoomId) -> &Room {
+        &self.rooms[room]
     }
 }
 
-impl std::ops::IndexMut<u32> for Rooms {
-    fn index_mut(&mut self, index: u32) -> &mut Room {
-        &mut self.rooms[index]
+impl std::ops::IndexMut<RoomId> for Rooms {
+    fn index_mut(&mut self, room: RoomId) -> &mut Room {
+        &mut self.rooms[room]
     }
 }

@@ -1,147 +1,94 @@
 //! The shard: one core's connections, rooms and homes, as one state machine.
 //!
-//! A turn of the driver begins with [`Shard::handle_time`]: deadlines count from the time told last.
-//! Then it hands over what completed, if [`Shard::has_expired`] as much as one turn takes, and only then
-//! [`Shard::handle_deadlines`]: a client that spoke in time is not late because the core was. After any number of other `handle_*` calls it polls, each until
-//! it gives nothing more: [`Shard::poll_auth`], [`Shard::poll_transmit`], [`Shard::poll_closed`],
-//! [`Shard::poll_close`], after which a driver may not know the peer any more, [`Shard::poll_message`] for
-//! each peer, [`Shard::poll_report`]; then it sleeps no longer than [`Shard::poll_timeout`] says, or naps
-//! ([`Shard::poll_nap`]).
+//! A turn of the driver is a sequence of calls in this order:
+//!
+//! 1. [`Shard::handle_time`] tells the time, from which all deadlines count.
+//! 2. `handle_*` calls pass on what has completed: accepts, bytes, finished sends. If
+//!    [`Shard::has_expired`], that is as much as one turn takes.
+//! 3. [`Shard::handle_deadlines`] does what is due. Deadlines run after completions, so a stalled core closes
+//!    no client that sent its heartbeat in time.
+//! 4. Any number of other `handle_*` calls.
+//! 5. The polls, each until it gives nothing more: [`Shard::poll_auth`], [`Shard::poll_transmit`],
+//!    [`Shard::poll_closed`], [`Shard::poll_close`], [`Shard::poll_message`] for each peer,
+//!    [`Shard::poll_report`]. The log event of a connection comes out before its socket is closed, so a driver
+//!    still knows the peer.
+//! 6. The driver sleeps until something happens, no longer than [`Shard::poll_timeout`] says. While
+//!    [`Shard::poll_coalesced_wait`] gives a time, received bytes may wait until then.
+//!
+//! The parts of a shard, one idea each, are the types in the modules below. What concerns several of them is
+//! a method of [`Shard`], in a module for each subject.
 
-mod deliver;
-mod directory;
+// Parts.
+mod connections;
+mod context;
+mod delivery;
+mod messages;
+mod outboxes;
+mod pacing;
+mod reports;
+
+// Methods of `Shard`.
+mod closing;
+mod deadlines;
+mod dispatch;
 mod drain;
-mod ending;
 mod input;
 mod inspect;
 mod logic;
+mod operations;
+mod pushes;
+mod registration;
 mod reply;
-mod socket;
+mod room_counts;
+mod rooms;
+mod socket_events;
 mod trace;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use comet_proto::Encoded;
-
-use crate::calm::Calm;
-use crate::chance::Chance;
-use crate::conn::Conn;
 use crate::home::Home;
-use crate::ids::{CallId, ConnId, Millis, ShardId};
-use crate::ledger::{CloseReason, Counters};
-use crate::limits::{Limits, PACE_MS, ROOM_COUNT_MS, TICK_MS};
+use crate::idle_coalescing::IdleCoalescing;
+use crate::ids::{CallId, ConnId, ShardId};
+use crate::jitter::Jitter;
+use crate::ledger::Counters;
+use crate::limits::Limits;
 use crate::message::{AuthRequest, Message, Report};
-use crate::outbox::{Chains, Item};
 use crate::room::Rooms;
-use crate::slab::Slab;
-use crate::wheel::{Tick, Wheel};
+use crate::settings::Settings;
+use crate::socket::{CloseHow, ClosedEvent};
+use crate::time::Millis;
 
-use deliver::Paced;
-use drain::Draining;
-pub use inspect::LiveConn;
-pub use logic::Logic;
-pub use socket::{CloseHow, Hangup, Transmit};
-use trace::TraceQueue;
+use connections::Connections;
+use context::Context;
+use messages::MessageQueues;
+use outboxes::Outboxes;
+use pacing::{DrainPhase, Pacing};
+use reports::ReportQueue;
 
-/// What makes a shard.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Which one it is.
-    pub shard: ShardId,
-    /// How many there are; at least one.
-    pub shards: u16,
-    /// Its bounds.
-    pub limits: Arc<Limits>,
-    /// Where tokens and client messages go.
-    pub logic: Logic,
-    /// Secret of its hash maps and its choices; the simulator fixes it so that a seed replays.
-    pub hash_seed: u64,
-}
-
-/// A connection that was told to close, for the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClosedEvent {
-    /// Which.
-    pub conn: ConnId,
-    /// Why.
-    pub reason: CloseReason,
-    /// Its key; empty if it never had one.
-    pub key: Box<str>,
-    /// What exactly was wrong; empty where the reason says it all.
-    pub detail: Box<str>,
-}
-
-/// One core's share of comet. See the module text for the order of calls.
+/// One core's share of comet. The module text gives the order of calls.
 pub struct Shard {
-    id: ShardId,
-    shards: u16,
-    limits: Arc<Limits>,
-    logic: Logic,
-    now: Millis,
-    conns: Slab<Conn>,
-    chains: Chains,
-    wheel: Wheel,
+    context: Context,
+    conns: Connections,
+    outboxes: Outboxes,
+    /// Rooms with members on this shard.
     rooms: Rooms,
+    /// Keys, users and rooms whose home is this shard.
     home: Home,
-    chance: Chance,
-    calm: Calm,
-    counters: Counters,
-    /// Bytes that ever entered an outbox, and those that left one in another way than to the kernel.
-    bytes_queued: u64,
-    bytes_given_up: u64,
-    /// Connections with something to send and nothing in flight.
-    ready: VecDeque<u32>,
-    /// Connections whose send was still under way when it was looked at last.
-    watched: Vec<u32>,
-    closes: VecDeque<(ConnId, CloseHow)>,
+    next_room_counts: Millis,
+    messages: MessageQueues,
+    reports: ReportQueue,
+    /// For the driver: tokens to look at, sockets to shut, closed connections to log.
     auths: VecDeque<AuthRequest>,
-    /// Messages to this shard itself, carried out before a `handle_*` returns.
-    local: VecDeque<Message>,
-    outgoing: Box<[Outgoing]>,
-    /// The last reply of this turn: who comes next often gets the same, and then shares it.
-    replied: Option<(Encoded, Item)>,
-    reports: VecDeque<Report>,
-    events: VecDeque<ClosedEvent>,
-    paced: VecDeque<Paced>,
-    next_pace: Millis,
-    next_room_count: Millis,
-    is_draining: bool,
-    draining: Option<Draining>,
-    drained_reported: bool,
-    trace: TraceQueue,
+    closes: VecDeque<(ConnId, CloseHow)>,
+    closed: VecDeque<ClosedEvent>,
+    pacing: Pacing,
+    drain: DrainPhase,
+    idle: IdleCoalescing,
+    jitter: Jitter,
+    counters: Counters,
+    /// Memory for WebSocket messages that are unmasked, kept between calls.
     scratch: Vec<u8>,
-    /// The wheel came past these slots.
-    expired: Vec<u32>,
-}
-
-/// What waits for one other shard.
-#[derive(Default)]
-struct Outgoing {
-    messages: VecDeque<Message>,
-    pushes: usize,
-    room_counts: usize,
-}
-
-impl Outgoing {
-    fn push_back(&mut self, message: Message) {
-        self.pushes += usize::from(message.is_push());
-        self.room_counts += usize::from(message.is_room_count());
-        self.messages.push_back(message);
-    }
-
-    fn pop_front(&mut self) -> Option<Message> {
-        let message = self.messages.pop_front()?;
-        self.pushes -= usize::from(message.is_push());
-        self.room_counts -= usize::from(message.is_room_count());
-        Some(message)
-    }
-
-    fn push_front(&mut self, message: Message) {
-        self.pushes += usize::from(message.is_push());
-        self.room_counts += usize::from(message.is_room_count());
-        self.messages.push_front(message);
-    }
 }
 
 impl Shard {
@@ -151,51 +98,33 @@ impl Shard {
     /// If the settings contradict each other.
     #[must_use]
     pub fn new(settings: &Settings, now: Millis) -> Self {
-        settings.limits.assert_sound();
-        settings.logic.assert_sound();
-        assert!(settings.shard.0 < settings.shards, "shards are numbered from 0 without gaps");
-        let seed = settings.hash_seed;
+        settings.assert_sound();
+        let Settings { shard, shards, ref limits, logic, hash_seed: seed } = *settings;
         Self {
-            id: settings.shard,
-            shards: settings.shards,
-            limits: Arc::clone(&settings.limits),
-            logic: settings.logic,
-            now,
-            conns: Slab::new(),
-            chains: Chains::new(),
-            wheel: Wheel::new(tick(now)),
+            context: Context { shard, shards, limits: Arc::clone(limits), logic, now },
+            conns: Connections::new(shard, now),
+            outboxes: Outboxes::new(),
             rooms: Rooms::new(seed ^ 4),
-            home: Home::new(settings.shard, settings.shards, settings.limits.buckets, seed),
-            chance: Chance::new(seed ^ u64::from(settings.shard.0)),
-            calm: Calm::new(now),
-            counters: Counters::default(),
-            bytes_queued: 0,
-            bytes_given_up: 0,
-            ready: VecDeque::new(),
-            watched: Vec::new(),
-            closes: VecDeque::new(),
+            home: Home::new(shard, shards, limits.buckets, seed),
+            next_room_counts: now,
+            messages: MessageQueues::new(shard, shards),
+            reports: ReportQueue::default(),
             auths: VecDeque::new(),
-            local: VecDeque::new(),
-            outgoing: (0..settings.shards).map(|_| Outgoing::default()).collect(),
-            replied: None,
-            reports: VecDeque::new(),
-            events: VecDeque::new(),
-            paced: VecDeque::new(),
-            next_pace: now,
-            next_room_count: now,
-            is_draining: false,
-            draining: None,
-            drained_reported: false,
-            trace: TraceQueue::default(),
+            closes: VecDeque::new(),
+            closed: VecDeque::new(),
+            pacing: Pacing::new(now),
+            drain: DrainPhase::default(),
+            idle: IdleCoalescing::new(now),
+            jitter: Jitter::new(seed ^ u64::from(shard.0)),
+            counters: Counters::default(),
             scratch: Vec::new(),
-            expired: Vec::new(),
         }
     }
 
     /// Which shard this is.
     #[must_use]
     pub fn id(&self) -> ShardId {
-        self.id
+        self.context.shard
     }
 
     /// The counters, with the gauges as they are now.
@@ -203,10 +132,11 @@ impl Shard {
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters.clone();
         counters.connections = self.conns.len() as u64;
-        counters.rooms = self.home.rooms_with_members() as u64;
-        counters.users = self.home.users() as u64;
-        counters.keys = self.home.keys() as u64;
-        counters.waiting_bytes = self.bytes_queued - counters.bytes_out - self.bytes_given_up;
+        counters.rooms = self.home.rooms.len() as u64;
+        counters.users = self.home.users.len() as u64;
+        counters.keys = self.home.keys.len() as u64;
+        let Outboxes { bytes_queued, bytes_dropped, .. } = self.outboxes;
+        counters.waiting_bytes = bytes_queued - counters.bytes_out - bytes_dropped;
         counters.waiting =
             counters.deliveries.queued - counters.sent - counters.lost - counters.superseded;
         counters
@@ -215,59 +145,41 @@ impl Shard {
     /// The bounds that hold now.
     #[must_use]
     pub fn limits(&self) -> &Limits {
-        &self.limits
+        &self.context.limits
     }
 
     /// It was told to drain: the driver takes no more connections.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.is_draining
+        self.drain != DrainPhase::Serving
     }
 
     // ---- what comes in -------------------------------------------------------------------------
 
-    /// The time has come to `now`, which never goes back.
+    /// The time is `now`, which never goes back.
     pub fn handle_time(&mut self, now: Millis) {
-        debug_assert!(now >= self.now);
-        self.now = now;
-        self.replied = None;
-        if self.wheel.now() < tick(now) {
-            self.watch();
-            self.wheel.advance(tick(now), &mut self.expired);
-        }
+        debug_assert!(now >= self.context.now);
+        self.context.now = now;
+        self.outboxes.begin_turn();
+        self.conns.advance(&self.context);
     }
 
-    /// Deadlines of connections have passed. What those have done by now is to be handed over before
+    /// Deadlines of connections have passed. What their peers sent by now is to be handed over before
     /// [`Shard::handle_deadlines`].
     #[must_use]
     pub fn has_expired(&self) -> bool {
-        !self.expired.is_empty()
+        self.conns.has_expired()
     }
 
-    /// Does what is due by now. Call it whenever [`Shard::poll_timeout`] has passed; more often does no
-    /// harm.
+    /// Does what is due by now. Due whenever [`Shard::poll_timeout`] has passed; more calls do no harm.
     pub fn handle_deadlines(&mut self) {
-        let now = self.now;
-        if now >= self.next_pace {
-            self.next_pace = now.after(PACE_MS);
-            self.pace();
-            self.say_goodbyes();
+        if self.pacing.begins_step(self.context.now) {
+            self.pace_broadcasts();
+            self.give_due_notices();
         }
-        let mut expired = std::mem::take(&mut self.expired);
-        for slot in expired.drain(..) {
-            // It may have gone meanwhile; and whoever has come in its place has a later deadline.
-            if self.conns.occupied(slot) {
-                self.expire(slot);
-            }
-        }
-        self.expired = expired;
-        if now >= self.next_room_count {
-            self.next_room_count = now.after(ROOM_COUNT_MS);
-            self.tell_room_counts();
-            let (users, keys) = self.memory_ms();
-            self.home.forget(now, users, keys);
-        }
-        self.settle();
+        self.expire_all();
+        self.count_rooms();
+        self.dispatch_local();
     }
 
     /// The driver's last turn took `micros`, its sleep not counted.
@@ -280,148 +192,78 @@ impl Shard {
 
     /// A message from another shard or from control.
     pub fn handle_message(&mut self, message: Message) {
-        self.local.push_back(message);
-        self.settle();
+        self.messages.push_local(message);
+        self.dispatch_local();
     }
 
     // ---- what goes out -------------------------------------------------------------------------
 
-    /// The next token to look at; none with [`Logic::Remote`].
+    /// The next token to look at; none with [`crate::Logic::Remote`].
     pub fn poll_auth(&mut self) -> Option<AuthRequest> {
         self.auths.pop_front()
     }
 
     /// The next message for `peer`.
     pub fn poll_message(&mut self, peer: ShardId) -> Option<Message> {
-        self.outgoing[usize::from(peer.0)].pop_front()
+        self.messages.pop(peer)
     }
 
-    /// Takes back a message that `peer` had no room for; it is the next one again.
+    /// Takes back a message that did not fit into the inbox of `peer`. It is the next one again.
     pub fn return_message(&mut self, peer: ShardId, message: Message) {
         self.counters.mesh_waits += 1;
-        self.outgoing[usize::from(peer.0)].push_front(message);
+        self.messages.put_back(peer, message);
     }
 
     /// The next report for control.
     pub fn poll_report(&mut self) -> Option<Report> {
-        let report = self.reports.pop_front()?;
-        if matches!(report, Report::Trace(_)) {
-            self.trace_reported();
-        }
-        Some(report)
+        self.reports.pop()
     }
 
-    /// Takes back a report that control had no room for; it is the next one again.
+    /// Takes back a report that did not fit into control's inbox. It is the next one again.
     pub fn return_report(&mut self, report: Report) {
-        if matches!(report, Report::Trace(_)) {
-            self.trace_returned();
-        }
-        self.reports.push_front(report);
+        self.reports.put_back(report);
     }
 
     /// The next closed connection to write to the log.
     pub fn poll_closed(&mut self) -> Option<ClosedEvent> {
-        self.events.pop_front()
+        self.closed.pop_front()
     }
 
     /// When [`Shard::handle_deadlines`] is due next, if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Millis> {
-        let wheel = self.wheel.next_tick().map(|tick| Millis(u64::from(tick.0) * TICK_MS));
-        let watch = (!self.watched.is_empty()).then(|| self.now.after(TICK_MS));
-        let is_pacing = !self.paced.is_empty() || self.draining.is_some();
-        let pace = is_pacing.then_some(self.next_pace);
-        let counts =
-            (self.rooms.has_changed() || self.home.has_changed()).then_some(self.next_room_count);
-        let (users, keys) = self.memory_ms();
-        let forget = self.home.forgets_at(users, keys).map(|at| at.max(self.next_room_count));
-        [wheel, watch, pace, counts, forget].into_iter().flatten().min()
+        let Context { now, .. } = self.context;
+        let deadline = self.conns.next_deadline(now);
+        let step = self.pacing.next_step();
+        let has_counts = self.rooms.has_changed() || self.home.rooms.has_changed();
+        let counts = has_counts.then_some(self.next_room_counts);
+        let user_ms = self.context.user_retention_ms();
+        let retained = self.home.next_expiry(user_ms, self.context.key_retention_ms());
+        // What is retained expires in the step of the room counts.
+        let retained = retained.map(|at| at.max(self.next_room_counts));
+        [deadline, step, counts, retained].into_iter().flatten().min()
     }
 
-    /// Until when the driver may leave what clients send where it is, if there is no work left and none
-    /// comes from elsewhere: messages, new connections and [`Shard::poll_timeout`] do not wait.
+    /// Until when the driver may leave received bytes in the kernel, if no work is left. Messages, new
+    /// connections and [`Shard::poll_timeout`] do not wait.
     #[must_use]
-    pub fn poll_nap(&self) -> Option<Millis> {
-        let until = self.calm.lasts_until(self.now, &self.limits);
-        until.filter(|_| !self.is_draining)
+    pub fn poll_coalesced_wait(&self) -> Option<Millis> {
+        let until = self.idle.waits_until(self.context.now, &self.context.limits);
+        until.filter(|_| !self.is_draining())
     }
 
-    // ---- bounds ---------------------------------------------------------------------------------
+    // ---- orders of control ---------------------------------------------------------------------
 
     fn configure(&mut self, limits: Arc<Limits>) {
         limits.assert_sound();
-        let past = std::mem::replace(&mut self.limits, limits);
-        if past.trace_users != self.limits.trace_users {
-            self.relist();
+        let former = std::mem::replace(&mut self.context.limits, limits);
+        if former.trace_users != self.context.limits.trace_users {
+            self.update_all_tracing();
         }
-    }
-
-    /// Time between the heartbeats of `slot`.
-    fn heartbeat_ms(&self, slot: u32) -> u32 {
-        match self.conns[slot].heartbeat_ms {
-            0 => self.limits.heartbeat_ms,
-            millis => millis,
-        }
-    }
-
-    /// How long users who left are remembered, and keys that did: somebody whom logic let in before it
-    /// heard of that claims the key within the handshake timeout, or never.
-    fn memory_ms(&self) -> (u64, u64) {
-        (self.limits.user_memory_ms.into(), u64::from(self.limits.handshake_ms) + ROOM_COUNT_MS)
-    }
-
-    // ---- small things everybody here needs -----------------------------------------------------
-
-    /// Carries out what the shard told itself, until nothing is left.
-    fn settle(&mut self) {
-        while let Some(message) = self.local.pop_front() {
-            self.carry_out(message);
-        }
-    }
-
-    fn slot(&mut self, conn: ConnId) -> Option<u32> {
-        debug_assert_eq!(conn.shard, self.id);
-        self.conns.at(conn.slot, conn.generation).map(|_| conn.slot)
-    }
-
-    fn conn_id(&self, slot: u32) -> ConnId {
-        ConnId { shard: self.id, slot, generation: self.conns.generation(slot) }
-    }
-
-    fn mark_ready(&mut self, slot: u32) {
-        let entry = &mut self.conns[slot];
-        if !entry.is_ready {
-            entry.is_ready = true;
-            self.ready.push_back(slot);
-        }
-    }
-
-    /// Sends a directory message; a home is often here.
-    fn route(&mut self, to: ShardId, message: Message) {
-        if to == self.id {
-            self.local.push_back(message);
-        } else {
-            self.outgoing[usize::from(to.0)].push_back(message);
-        }
-    }
-
-    /// Sends a part of a push. `false`: the queue towards `to` is full.
-    fn route_push(&mut self, to: ShardId, message: Message) -> bool {
-        debug_assert!(message.is_push() && to != self.id);
-        let outgoing = &mut self.outgoing[usize::from(to.0)];
-        if outgoing.pushes >= self.limits.mesh_backlog {
-            return false;
-        }
-        outgoing.push_back(message);
-        true
     }
 
     fn snapshot(&mut self, call: CallId) {
         let counters = Box::new(self.counters());
-        self.reports.push_back(Report::Snapshot { call, shard: self.id, counters });
+        self.reports.push(Report::Snapshot { call, shard: self.context.shard, counters });
     }
-}
-
-fn tick(now: Millis) -> Tick {
-    Tick(u32::try_from(now.0 / TICK_MS).unwrap_or(u32::MAX))
 }

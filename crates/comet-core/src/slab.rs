@@ -1,129 +1,152 @@
-//! A slab in chunks: slots keep their place, growing copies nothing, a reused slot has a new generation.
+//! A slab in chunks: values keep their place, growing copies nothing, and a reused place has a new generation.
+
+use crate::ids::Generation;
+use crate::index::Index;
 
 const CHUNK: usize = 256;
 
-/// No slot.
-pub(crate) const NONE: u32 = u32::MAX;
-
-enum Slot<T> {
-    Vacant { next: u32 },
+enum Place<I, T> {
+    Vacant { next: I },
     Taken(T),
 }
 
-struct Entry<T> {
-    generation: u32,
-    slot: Slot<T>,
+struct Entry<I, T> {
+    generation: Generation,
+    place: Place<I, T>,
 }
 
-pub(crate) struct Slab<T> {
-    chunks: Vec<Box<[Entry<T>]>>,
-    free: u32,
+pub(crate) struct Slab<I, T> {
+    chunks: Vec<Box<[Entry<I, T>]>>,
+    free: I,
     len: usize,
 }
 
-impl<T> Slab<T> {
+impl<I: Index, T> Slab<I, T> {
     pub(crate) fn new() -> Self {
-        Self { chunks: Vec::new(), free: NONE, len: 0 }
+        Self { chunks: Vec::new(), free: I::NONE, len: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// One past the highest slot that was ever taken, rounded up to a chunk.
-    pub(crate) fn end(&self) -> u32 {
-        u32::try_from(self.chunks.len() * CHUNK).expect("slots are counted in u32")
+    /// One past the highest index that was ever taken, rounded up to a chunk.
+    pub(crate) fn end(&self) -> I {
+        I::from_u32(self.capacity())
     }
 
-    pub(crate) fn insert(&mut self, value: T) -> u32 {
-        if self.free == NONE {
+    /// Every index below [`Slab::end`], taken or not.
+    pub(crate) fn indices(&self) -> impl Iterator<Item = I> + use<I, T> {
+        (0..self.capacity()).map(I::from_u32)
+    }
+
+    fn capacity(&self) -> u32 {
+        u32::try_from(self.chunks.len() * CHUNK).expect("indices are u32")
+    }
+
+    pub(crate) fn insert(&mut self, value: T) -> I {
+        if self.free == I::NONE {
             self.grow();
         }
         let index = self.free;
         let entry = self.entry_mut(index);
-        let Slot::Vacant { next } = entry.slot else {
-            unreachable!("a slot on the free list is vacant")
+        let Place::Vacant { next } = entry.place else {
+            unreachable!("a place on the free list is vacant")
         };
-        entry.slot = Slot::Taken(value);
+        entry.place = Place::Taken(value);
         self.free = next;
         self.len += 1;
         index
     }
 
     /// # Panics
-    /// If the slot is vacant: only its owner removes it, once.
-    pub(crate) fn remove(&mut self, index: u32) -> T {
+    /// If nothing is there: only its owner removes a value, once.
+    pub(crate) fn remove(&mut self, index: I) -> T {
         let next = self.free;
         let entry = self.entry_mut(index);
-        let Slot::Taken(value) = std::mem::replace(&mut entry.slot, Slot::Vacant { next }) else {
-            panic!("slot {index} was vacant")
+        let Place::Taken(value) = std::mem::replace(&mut entry.place, Place::Vacant { next })
+        else {
+            panic!("{} is vacant", index.to_u32())
         };
-        entry.generation = entry.generation.wrapping_add(1);
+        entry.generation = entry.generation.next();
         self.free = index;
         self.len -= 1;
         value
     }
 
-    pub(crate) fn generation(&self, index: u32) -> u32 {
+    pub(crate) fn generation(&self, index: I) -> Generation {
         self.entry(index).generation
     }
 
-    /// The value in `index` if that slot is still in this generation.
-    pub(crate) fn at(&mut self, index: u32, generation: u32) -> Option<&mut T> {
-        let chunk = self.chunks.get_mut(index as usize / CHUNK)?;
-        let entry = &mut chunk[index as usize % CHUNK];
-        match &mut entry.slot {
-            Slot::Taken(value) if entry.generation == generation => Some(value),
+    /// The value at `index`, if that place is still in this generation.
+    pub(crate) fn at(&mut self, index: I, generation: Generation) -> Option<&mut T> {
+        let index = index.to_u32() as usize;
+        let entry = &mut self.chunks.get_mut(index / CHUNK)?[index % CHUNK];
+        match &mut entry.place {
+            Place::Taken(value) if entry.generation == generation => Some(value),
             _ => None,
         }
     }
 
-    pub(crate) fn occupied(&self, index: u32) -> bool {
+    /// The value at `index`, if there is one.
+    pub(crate) fn get_mut(&mut self, index: I) -> Option<&mut T> {
+        let index = index.to_u32() as usize;
+        match &mut self.chunks.get_mut(index / CHUNK)?[index % CHUNK].place {
+            Place::Taken(value) => Some(value),
+            Place::Vacant { .. } => None,
+        }
+    }
+
+    pub(crate) fn is_taken(&self, index: I) -> bool {
+        let index = index.to_u32() as usize;
         self.chunks
-            .get(index as usize / CHUNK)
-            .is_some_and(|chunk| matches!(chunk[index as usize % CHUNK].slot, Slot::Taken(_)))
+            .get(index / CHUNK)
+            .is_some_and(|chunk| matches!(chunk[index % CHUNK].place, Place::Taken(_)))
     }
 
     fn grow(&mut self) {
-        let first = self.end();
-        assert!(first < NONE - CHUNK as u32, "a slab holds fewer than 2^32 slots");
+        let first = self.capacity();
+        assert!(first < u32::MAX - CHUNK as u32, "a slab holds fewer than 2^32 values");
         let end = first + CHUNK as u32;
+        let next = |next| if next == end { I::NONE } else { I::from_u32(next) };
         self.chunks.push(
             (first + 1..=end)
-                .map(|next| Entry {
-                    generation: 0,
-                    slot: Slot::Vacant { next: if next == end { NONE } else { next } },
+                .map(|index| Entry {
+                    generation: Generation(0),
+                    place: Place::Vacant { next: next(index) },
                 })
                 .collect(),
         );
-        self.free = first;
+        self.free = I::from_u32(first);
     }
 
-    fn entry(&self, index: u32) -> &Entry<T> {
-        &self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+    fn entry(&self, index: I) -> &Entry<I, T> {
+        let index = index.to_u32() as usize;
+        &self.chunks[index / CHUNK][index % CHUNK]
     }
 
-    fn entry_mut(&mut self, index: u32) -> &mut Entry<T> {
-        &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+    fn entry_mut(&mut self, index: I) -> &mut Entry<I, T> {
+        let index = index.to_u32() as usize;
+        &mut self.chunks[index / CHUNK][index % CHUNK]
     }
 }
 
-impl<T> std::ops::Index<u32> for Slab<T> {
+impl<I: Index, T> std::ops::Index<I> for Slab<I, T> {
     type Output = T;
 
-    fn index(&self, index: u32) -> &T {
-        match &self.entry(index).slot {
-            Slot::Taken(value) => value,
-            Slot::Vacant { .. } => panic!("slot {index} is vacant"),
+    fn index(&self, index: I) -> &T {
+        match &self.entry(index).place {
+            Place::Taken(value) => value,
+            Place::Vacant { .. } => panic!("{} is vacant", index.to_u32()),
         }
     }
 }
 
-impl<T> std::ops::IndexMut<u32> for Slab<T> {
-    fn index_mut(&mut self, index: u32) -> &mut T {
-        match &mut self.entry_mut(index).slot {
-            Slot::Taken(value) => value,
-            Slot::Vacant { .. } => panic!("slot {index} is vacant"),
+impl<I: Index, T> std::ops::IndexMut<I> for Slab<I, T> {
+    fn index_mut(&mut self, index: I) -> &mut T {
+        match &mut self.entry_mut(index).place {
+            Place::Taken(value) => value,
+            Place::Vacant { .. } => panic!("{} is vacant", index.to_u32()),
         }
     }
 }
@@ -132,14 +155,16 @@ impl<T> std::ops::IndexMut<u32> for Slab<T> {
 mod tests {
     use super::*;
 
+    use crate::ids::Slot;
+
     #[test]
-    fn a_reused_slot_has_a_new_generation() {
-        let mut slab = Slab::new();
+    fn a_reused_place_has_a_new_generation() {
+        let mut slab: Slab<Slot, char> = Slab::new();
         let first = slab.insert('a');
         let generation = slab.generation(first);
         assert_eq!(slab.at(first, generation), Some(&mut 'a'));
         assert_eq!(slab.remove(first), 'a');
-        assert!(!slab.occupied(first));
+        assert!(!slab.is_taken(first));
         let second = slab.insert('b');
         assert_eq!(second, first);
         assert_eq!(slab.at(first, generation), None);
@@ -147,12 +172,13 @@ mod tests {
     }
 
     #[test]
-    fn slots_keep_their_value_while_the_slab_grows() {
-        let mut slab = Slab::new();
-        let slots: Vec<u32> = (0..1000).map(|value| slab.insert(value)).collect();
+    fn values_keep_their_place_while_the_slab_grows() {
+        let mut slab: Slab<Slot, usize> = Slab::new();
+        let slots: Vec<Slot> = (0..1000).map(|value| slab.insert(value)).collect();
         assert_eq!(slab.len(), 1000);
         assert!((0..1000).all(|value: usize| slab[slots[value]] == value));
-        assert_eq!(slab.end(), 1024);
-        assert!(!slab.occupied(1000) && !slab.occupied(5000));
+        assert_eq!(slab.end(), Slot(1024));
+        assert_eq!(slab.indices().count(), 1024);
+        assert!(!slab.is_taken(Slot(1000)) && !slab.is_taken(Slot(5000)));
     }
 }

@@ -1,46 +1,76 @@
 //! Deadlines: a hierarchical timer wheel whose links are 16 bytes a slot in one array.
 //!
-//! A deadline that moves later only stores a tick; the entry is moved when the wheel next comes past
-//! it. So a heartbeat costs one store, and an idle connection one visit per level and interval.
+//! A deadline that moves to a later tick is only stored. The entry moves when the wheel next visits it. So a
+//! heartbeat costs one store, and an idle connection one visit per level and interval.
 
-use crate::slab::NONE;
+use crate::ids::Slot;
+use crate::index::Index;
+use crate::time::Tick;
 
 const LEVELS: u32 = 4;
 const BITS: u32 = 6;
-const SLOTS: u32 = 1 << BITS;
-const MASK: u32 = SLOTS - 1;
-const UNARMED: u16 = u16::MAX;
-/// Beyond this the entry is parked at the horizon and looked at again from there.
+/// Lists of a level.
+const LISTS: u32 = 1 << BITS;
+const MASK: u32 = LISTS - 1;
+/// An entry with a deadline beyond this is put here, and visited again from here on.
 const HORIZON: u32 = (1 << (BITS * LEVELS)) - 1;
 
-/// A point in time in units of [`crate::limits::TICK_MS`] since the process started.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub(crate) struct Tick(pub(crate) u32);
+/// One of the wheel's lists: `level * LISTS` and the index within the level.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+struct List(u16);
+
+impl List {
+    /// In no list.
+    const UNARMED: Self = Self(u16::MAX);
+
+    /// The list of `level` that holds what is due at `tick`.
+    fn of(level: u32, tick: u32) -> Self {
+        Self((level * LISTS + ((tick >> (BITS * level)) & MASK)) as u16)
+    }
+
+    fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
 
 #[derive(Clone, Copy)]
 struct Links {
-    next: u32,
-    previous: u32,
+    next: Slot,
+    previous: Slot,
     deadline: Tick,
-    /// Which list it is in: `level * SLOTS + index`, or `UNARMED`.
-    place: u16,
+    /// Which list it is in.
+    list: List,
 }
 
-const IDLE: Links = Links { next: NONE, previous: NONE, deadline: Tick(0), place: UNARMED };
+const _: () = assert!(size_of::<Links>() == 16);
+
+const IDLE: Links =
+    Links { next: Slot::NONE, previous: Slot::NONE, deadline: Tick(0), list: List::UNARMED };
 
 /// Links are allocated in chunks, so that a million of them are never copied in one step.
 const CHUNK: usize = 1024;
 
 pub(crate) struct Wheel {
     now: Tick,
-    heads: [u32; (LEVELS * SLOTS) as usize],
+    heads: [Slot; (LEVELS * LISTS) as usize],
     links: Vec<Box<[Links; CHUNK]>>,
     armed: usize,
+    /// Entries that were looked at: the work of [`Wheel::advance`].
+    #[cfg(test)]
+    visits: usize,
 }
 
 impl Wheel {
     pub(crate) fn new(now: Tick) -> Self {
-        Self { now, heads: [NONE; (LEVELS * SLOTS) as usize], links: Vec::new(), armed: 0 }
+        Self {
+            now,
+            heads: [Slot::NONE; (LEVELS * LISTS) as usize],
+            links: Vec::new(),
+            armed: 0,
+            #[cfg(test)]
+            visits: 0,
+        }
     }
 
     /// The tick the wheel was last turned to.
@@ -50,12 +80,12 @@ impl Wheel {
 
     /// Sets the deadline of `slot`, which [`Wheel::advance`] reports in the tick it is reached, or in
     /// the next tick if it has passed already.
-    pub(crate) fn arm(&mut self, slot: u32, deadline: Tick) {
-        while self.links.len() * CHUNK <= slot as usize {
+    pub(crate) fn arm(&mut self, slot: Slot, deadline: Tick) {
+        while self.links.len() * CHUNK <= slot.0 as usize {
             self.links.push(Box::new([IDLE; CHUNK]));
         }
         let links = self.at(slot);
-        if links.place != UNARMED {
+        if links.list != List::UNARMED {
             if deadline >= links.deadline {
                 links.deadline = deadline;
                 return;
@@ -68,18 +98,18 @@ impl Wheel {
         self.link(slot);
     }
 
-    pub(crate) fn disarm(&mut self, slot: u32) {
-        if slot as usize >= self.links.len() * CHUNK || self.at(slot).place == UNARMED {
+    pub(crate) fn disarm(&mut self, slot: Slot) {
+        if slot.0 as usize >= self.links.len() * CHUNK || self.at(slot).list == List::UNARMED {
             return;
         }
         self.unlink(slot);
-        self.at(slot).place = UNARMED;
+        self.at(slot).list = List::UNARMED;
         self.armed -= 1;
     }
 
     /// Turns the wheel to `now`; every slot whose deadline was reached is disarmed and added to
     /// `expired`.
-    pub(crate) fn advance(&mut self, now: Tick, expired: &mut Vec<u32>) {
+    pub(crate) fn advance(&mut self, now: Tick, expired: &mut Vec<Slot>) {
         while self.now < now {
             self.now.0 += 1;
             for level in (1..LEVELS).rev() {
@@ -91,30 +121,33 @@ impl Wheel {
         }
     }
 
-    /// The next tick at which [`Wheel::advance`] has something to do; no later than the next turn of
-    /// level 0.
+    /// The next tick at which [`Wheel::advance`] has something to do, no later than the next round of level
+    /// 0.
     pub(crate) fn next_tick(&self) -> Option<Tick> {
         if self.armed == 0 {
             return None;
         }
         let turn = (self.now.0 | MASK) + 1;
         (self.now.0 + 1..turn)
-            .find(|tick| self.heads[(tick & MASK) as usize] != NONE)
+            .find(|&tick| self.heads[List::of(0, tick).index()] != Slot::NONE)
             .or(Some(turn))
             .map(Tick)
     }
 
-    /// Empties the list that is due at `level`: each entry expires or moves to where its deadline is.
-    fn visit(&mut self, level: u32, expired: &mut Vec<u32>) {
-        let index = (self.now.0 >> (BITS * level)) & MASK;
-        let head = &mut self.heads[(level * SLOTS + index) as usize];
-        let mut slot = std::mem::replace(head, NONE);
-        while slot != NONE {
+    /// Empties the list that is due at `level`: each entry expires, or moves to the list of its deadline.
+    fn visit(&mut self, level: u32, expired: &mut Vec<Slot>) {
+        let head = &mut self.heads[List::of(level, self.now.0).index()];
+        let mut slot = std::mem::replace(head, Slot::NONE);
+        while slot != Slot::NONE {
+            #[cfg(test)]
+            {
+                self.visits += 1;
+            }
             let now = self.now;
             let links = self.at(slot);
             let next = links.next;
             if links.deadline <= now {
-                links.place = UNARMED;
+                links.list = List::UNARMED;
                 self.armed -= 1;
                 expired.push(slot);
             } else {
@@ -124,38 +157,37 @@ impl Wheel {
         }
     }
 
-    fn link(&mut self, slot: u32) {
+    fn link(&mut self, slot: Slot) {
         let now = self.now.0;
         let deadline = self.at(slot).deadline.0;
         // The list of the present tick has been visited already.
         let ahead = deadline.saturating_sub(now).clamp(1, HORIZON);
         let level = (31 - ahead.leading_zeros()) / BITS;
-        let index = ((now + ahead) >> (BITS * level)) & MASK;
-        let place = level * SLOTS + index;
-        let first = std::mem::replace(&mut self.heads[place as usize], slot);
-        if first != NONE {
+        let list = List::of(level, now + ahead);
+        let first = std::mem::replace(&mut self.heads[list.index()], slot);
+        if first != Slot::NONE {
             self.at(first).previous = slot;
         }
         let links = self.at(slot);
         links.next = first;
-        links.previous = NONE;
-        links.place = place as u16;
+        links.previous = Slot::NONE;
+        links.list = list;
     }
 
-    fn unlink(&mut self, slot: u32) {
-        let Links { next, previous, place, .. } = *self.at(slot);
-        if previous == NONE {
-            self.heads[place as usize] = next;
+    fn unlink(&mut self, slot: Slot) {
+        let Links { next, previous, list, .. } = *self.at(slot);
+        if previous == Slot::NONE {
+            self.heads[list.index()] = next;
         } else {
             self.at(previous).next = next;
         }
-        if next != NONE {
+        if next != Slot::NONE {
             self.at(next).previous = previous;
         }
     }
 
-    fn at(&mut self, slot: u32) -> &mut Links {
-        &mut self.links[slot as usize / CHUNK][slot as usize % CHUNK]
+    fn at(&mut self, slot: Slot) -> &mut Links {
+        &mut self.links[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK]
     }
 }
 
@@ -167,19 +199,53 @@ mod tests {
 
     use super::*;
 
+    /// A tick has no bound of its own: entries with one deadline expire together. Each of them was visited
+    /// once in a level at most before that.
+    #[test]
+    fn an_entry_is_visited_once_in_each_level() {
+        const COUNT: u32 = 100_000;
+        for (deadline, levels) in [(63, 1), (6_000, 3), (1_000_000, LEVELS)] {
+            let mut wheel = Wheel::new(Tick(0));
+            (0..COUNT).for_each(|slot| wheel.arm(Slot(slot), Tick(deadline)));
+            let mut expired = Vec::new();
+            wheel.advance(Tick(deadline - 1), &mut expired);
+            assert!(expired.is_empty());
+            wheel.advance(Tick(deadline), &mut expired);
+            assert_eq!(expired.len(), COUNT as usize);
+            assert!(wheel.visits <= (COUNT * levels) as usize, "{} visits", wheel.visits);
+        }
+    }
+
+    /// A heartbeat moves the deadline, which is a store and no visit. The wheel looks at the entry when the
+    /// former deadline is reached.
+    #[test]
+    fn moving_deadlines_cost_a_few_visits_in_an_interval() {
+        const INTERVAL: u32 = 1_200;
+        const ROUNDS: u32 = 50;
+        let mut wheel = Wheel::new(Tick(0));
+        let mut expired = Vec::new();
+        for heartbeat in 0..ROUNDS * 4 {
+            let now = heartbeat * INTERVAL / 4;
+            wheel.advance(Tick(now), &mut expired);
+            wheel.arm(Slot(0), Tick(now + INTERVAL));
+        }
+        assert!(expired.is_empty());
+        assert!(wheel.visits <= (ROUNDS * LEVELS) as usize, "{} visits", wheel.visits);
+    }
+
     #[derive(Clone, Debug)]
-    enum Step {
+    enum TimerStep {
         Arm(u32, u32),
         Disarm(u32),
         Advance(u32),
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
+    fn steps() -> impl Strategy<Value = Vec<TimerStep>> {
         let step = prop_oneof![
             4 => (0..40_u32, prop_oneof![0..200_u32, 0..20_000_u32, 0..20_000_000_u32])
-                .prop_map(|(slot, ahead)| Step::Arm(slot, ahead)),
-            1 => (0..40_u32).prop_map(Step::Disarm),
-            3 => prop_oneof![0..3_u32, 0..300_u32, 0..100_000_u32].prop_map(Step::Advance),
+                .prop_map(|(slot, ahead)| TimerStep::Arm(slot, ahead)),
+            1 => (0..40_u32).prop_map(TimerStep::Disarm),
+            3 => prop_oneof![0..3_u32, 0..300_u32, 0..100_000_u32].prop_map(TimerStep::Advance),
         ];
         prop::collection::vec(step, 1..120)
     }
@@ -192,25 +258,25 @@ mod tests {
             let mut now = start;
             for step in steps {
                 match step {
-                    Step::Arm(slot, ahead) => {
-                        wheel.arm(slot, Tick(now + ahead));
+                    TimerStep::Arm(slot, ahead) => {
+                        wheel.arm(Slot(slot), Tick(now + ahead));
                         model.insert(slot, now + ahead);
                     }
-                    Step::Disarm(slot) => {
-                        wheel.disarm(slot);
+                    TimerStep::Disarm(slot) => {
+                        wheel.disarm(Slot(slot));
                         model.remove(&slot);
                     }
-                    Step::Advance(by) => {
+                    TimerStep::Advance(by) => {
                         let to = now + by;
                         let mut expired = Vec::new();
                         while now < to {
                             // What the driver does: sleep until something is due.
                             now = wheel.next_tick().map_or(to, |next| next.0.min(to));
                             wheel.advance(Tick(now), &mut expired);
-                            let due: Vec<u32> = model
+                            let due: Vec<Slot> = model
                                 .iter()
                                 .filter(|&(_, &deadline)| deadline <= now)
-                                .map(|(&slot, _)| slot)
+                                .map(|(&slot, _)| Slot(slot))
                                 .collect();
                             expired.sort_unstable();
                             prop_assert_eq!(&expired, &due);

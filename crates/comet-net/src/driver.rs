@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use comet_core::{AuthRequest, ConnId, Denied, Message, Millis, Report, Shard, ShardId};
+use comet_core::{
+    AuthRequest, ConnId, Denied, Message, MessageBudget, Millis, Report, Shard, ShardId, Slot,
+};
 use comet_logic::Auther;
 use comet_mesh::{EventFd, Inbox, Returned, Sender};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,8 +22,6 @@ use crate::core::{CoreSettings, Listener, Ports};
 use crate::ring::{Completion, Operation, Ring};
 use crate::sockets::Sockets;
 
-/// Messages taken from the inbox in one turn at most.
-const MESSAGES_A_TURN: usize = 256;
 /// Operations, sends mostly, that the kernel is handed before the control thread is woken, if no more are
 /// left: woken on the same CPU, control would answer its caller first, and clients get their pushes later.
 /// With more the caller would wait for too long, who may have the next push ready.
@@ -44,7 +44,7 @@ pub(crate) struct Driver<A> {
     /// Not before this moment: a process out of descriptors would ask in vain, and loudly.
     hear_again_at: Instant,
     /// Connections whose receive ended for want of a buffer.
-    starved: Vec<u32>,
+    starved: Vec<Slot>,
     /// Connections whose TLS handshake can go on.
     handshakes: VecDeque<ConnId>,
     batch: Vec<Completion>,
@@ -146,19 +146,11 @@ impl<A: Auther> Driver<A> {
         if self.is_behind {
             return;
         }
-        // Half an outbox of messages and a quarter of its bytes, with the longest frame behind them: a burst
-        // fills nobody's outbox before its bytes were offered once.
-        let limits = self.shard.limits();
-        let messages = usize::from(limits.svr_proto / 2).clamp(1, MESSAGES_A_TURN);
-        let bytes_max = limits.outbox_bytes as usize / 4;
-        let mut bytes = 0;
-        for _ in 0..messages {
+        let mut budget = MessageBudget::new(self.shard.limits());
+        while budget.is_left() {
             let Some(message) = self.inbox.try_recv() else { return };
-            bytes += message.push_bytes();
+            budget.spend(&message);
             self.shard.handle_message(message);
-            if bytes > bytes_max {
-                return;
-            }
         }
     }
 
@@ -271,7 +263,7 @@ impl<A: Auther> Driver<A> {
             self.ring.poll_wake(self.bell.as_raw_fd());
             self.is_bell_armed = true;
         }
-        let nap = self.shard.poll_nap().filter(|_| !self.retry);
+        let nap = self.shard.poll_coalesced_wait().filter(|_| !self.retry);
         if nap.is_some() {
             // What was raised before would end the nap at once. Its message is in the inbox by now, which
             // `arm_wakeup` looks into below.

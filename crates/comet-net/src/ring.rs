@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use comet_core::Slot;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
@@ -113,19 +114,19 @@ impl Ring {
     }
 
     /// A completion with a provided buffer each time bytes arrive.
-    pub(crate) fn recv(&mut self, socket: RawFd, slot: u32) {
+    pub(crate) fn recv(&mut self, socket: RawFd, slot: Slot) {
         let entry = opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build();
-        self.push(entry, Operation::Recv, slot);
+        self.push(entry, Operation::Recv, slot.0);
     }
 
     /// Sends from `bytes`, whose address and content their owner keeps until the completion has been
     /// handed back to it: the shard ([`comet_core::Transmit::bytes`]) or the connection's TLS session.
-    pub(crate) fn send(&mut self, socket: RawFd, slot: u32, bytes: (*const u8, usize)) {
+    pub(crate) fn send(&mut self, socket: RawFd, slot: Slot, bytes: (*const u8, usize)) {
         let (address, length) = bytes;
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         let entry =
             opcode::Send::new(Fd(socket), address, length).flags(libc::MSG_NOSIGNAL).build();
-        self.push(entry, Operation::Send, slot);
+        self.push(entry, Operation::Send, slot.0);
     }
 
     fn push(&mut self, entry: squeue::Entry, operation: Operation, index: u32) {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use comet_core::ConnId;
+use comet_core::{ConnId, Slot};
 use rustix::net::{SendFlags, getpeername, send};
 
 use crate::front::Front;
@@ -80,7 +80,7 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     pub(crate) fn insert(&mut self, fd: OwnedFd, conn: ConnId, front: Option<Box<Front>>) {
-        let index = conn.slot as usize;
+        let index = conn.slot.0 as usize;
         if index >= self.sockets.len() {
             self.sockets.resize_with(index + 1, || None);
         }
@@ -97,17 +97,17 @@ impl Sockets {
         assert!(former.is_none(), "a slot is not reused before its socket is gone");
     }
 
-    pub(crate) fn get(&self, slot: u32) -> Option<&Socket> {
-        self.sockets.get(slot as usize)?.as_ref()
+    pub(crate) fn get(&self, slot: Slot) -> Option<&Socket> {
+        self.sockets.get(slot.0 as usize)?.as_ref()
     }
 
     /// # Panics
     /// If there is no socket: the shard and the kernel name only sockets that are there.
-    pub(crate) fn at(&mut self, slot: u32) -> &mut Socket {
-        self.sockets[slot as usize].as_mut().expect("a socket until its last completion")
+    pub(crate) fn at(&mut self, slot: Slot) -> &mut Socket {
+        self.sockets[slot.0 as usize].as_mut().expect("a socket until its last completion")
     }
 
-    pub(crate) fn remove(&mut self, slot: u32) {
-        self.sockets[slot as usize] = None;
+    pub(crate) fn remove(&mut self, slot: Slot) {
+        self.sockets[slot.0 as usize] = None;
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use comet_core::limits::TICK_MS;
-use comet_core::{CloseHow, CloseReason, ClosedEvent, Millis, Shard};
+use comet_core::{CloseHow, CloseReason, ClosedEvent, Millis, Shard, Slot};
 
 use crate::env::Env;
 
@@ -11,12 +11,12 @@ use crate::env::Env;
 /// last took a message at `message_at`.
 pub(crate) fn check_overdue(
     shard: &Shard,
-    slots: &BTreeMap<u32, usize>,
+    slots: &BTreeMap<Slot, usize>,
     message_at: Millis,
     env: &mut Env,
 ) -> Result<(), String> {
     let limits = &env.plan.limits;
-    let live: Vec<u32> = shard.live_conns().map(|live| live.conn.slot).collect();
+    let live: Vec<Slot> = shard.live_conns().map(|live| live.conn.slot).collect();
     for (slot, &peer) in slots {
         let entry = &mut env.peers[peer];
         if entry.socket.shut == Some(CloseHow::Both) {

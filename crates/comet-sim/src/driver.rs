@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use comet_core::{
     AuthRequest, CloseHow, CloseReason, Denied, Hangup, LiveConn, Message, Millis, Settings, Shard,
-    ShardId,
+    ShardId, Slot,
 };
 
 use crate::activity;
@@ -20,7 +20,7 @@ use crate::trace::trace;
 pub(crate) struct Driver {
     pub(crate) shard: Shard,
     /// Connections that hold a slot: by slot, the peer.
-    slots: BTreeMap<u32, usize>,
+    slots: BTreeMap<Slot, usize>,
     /// Connected, not accepted yet.
     pub(crate) backlog: VecDeque<usize>,
     /// Tokens that embedded logic checks, and when it answers.
@@ -105,7 +105,7 @@ impl Driver {
     }
 
     /// The peer that holds `slot`.
-    pub(crate) fn peer(&self, slot: u32) -> Option<usize> {
+    pub(crate) fn peer(&self, slot: Slot) -> Option<usize> {
         self.slots.get(&slot).copied()
     }
 
@@ -135,7 +135,7 @@ impl Driver {
 
     /// The shard is in a coalesced wait: input may wait.
     fn is_coalescing(&self, env: &Env) -> bool {
-        self.shard.poll_nap().is_some_and(|until| env.now < until)
+        self.shard.poll_coalesced_wait().is_some_and(|until| env.now < until)
     }
 
     /// One turn of the loop: what came in, in any order, and then everything that goes out.
@@ -164,7 +164,7 @@ impl Driver {
             self.shard.handle_message(message);
         }
         self.accept(env);
-        let mut slots: Vec<(u32, usize)> =
+        let mut slots: Vec<(Slot, usize)> =
             self.slots.iter().map(|(&slot, &peer)| (slot, peer)).collect();
         env.rng.shuffle(&mut slots);
         for (slot, peer) in slots {
@@ -236,7 +236,7 @@ impl Driver {
         Ok(())
     }
 
-    fn release(&mut self, env: &mut Env, slot: u32, peer: usize) {
+    fn release(&mut self, env: &mut Env, slot: Slot, peer: usize) {
         let entry = &mut env.peers[peer];
         if !entry.socket.can_release() {
             return;

@@ -102,7 +102,7 @@ impl Plan {
             write_ms: rng.between(100, 800) as u32,
             heartbeat_ms: rng.between(400, 2000) as u32,
             coalesce_ms: rng.pick(&[0, 25, 200]),
-            calm_ms: rng.pick(&[0, 30]),
+            coalesce_after_ms: rng.pick(&[0, 30]),
             linger_ms: rng.between(50, 400) as u32,
             buckets: rng.pick(&[1, 8]),
             user_memory_ms: rng.pick(&[0, 500]),

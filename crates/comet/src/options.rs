@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use comet_config::{Config, SlowConsumer};
 use comet_control::{LogicOptions, Node, Options};
-use comet_core::limits::CALM_MS;
+use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{Limits, Logic};
 
 use crate::listeners::Addresses;
@@ -107,7 +107,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         write_ms: millis(protocol.write_timeout),
         heartbeat_ms: millis(protocol.heartbeat),
         coalesce_ms: millis(protocol.heartbeat_coalesce),
-        calm_ms: CALM_MS,
+        coalesce_after_ms: COALESCE_AFTER_MS,
         linger_ms: millis(protocol.linger),
         origins: config.websocket.origins.iter().map(|origin| origin.as_str().into()).collect(),
         trace_users: config.white_list.users.as_slice().into(),

@@ -69,7 +69,7 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use comet_core::{CloseReason, ConnId, ShardId};
+    use comet_core::{CloseReason, ConnId, Generation, ShardId, Slot};
 
     use super::*;
 
@@ -88,7 +88,7 @@ mod tests {
         ];
         for (at, what) in (0..).zip(events) {
             lines.event(&TraceEvent {
-                conn: ConnId { shard: ShardId(1), slot: 2, generation: 3 },
+                conn: ConnId { shard: ShardId(1), slot: Slot(2), generation: Generation(3) },
                 user: 7,
                 key: "k\r\u{1b}[31m".into(),
                 what,
@@ -113,7 +113,7 @@ mod tests {
     fn times_beyond_all_bounds_do_not_stop_the_log() {
         let mut lines = Lines::new(SystemTime::UNIX_EPOCH, Duration::MAX);
         lines.event(&TraceEvent {
-            conn: ConnId { shard: ShardId(0), slot: 0, generation: 0 },
+            conn: ConnId { shard: ShardId(0), slot: Slot(0), generation: Generation(0) },
             user: 0,
             key: "".into(),
             what: TraceKind::Missed { events: 1 },

@@ -10,8 +10,8 @@ use comet_control::wire::goim::logic::{
 };
 use comet_control::wire::goim::protocol::Proto;
 use comet_core::{
-    Accepts, AuthRequest, CloseReason, ConnId, Denied, Identity, Message, Report, ShardId,
-    home_of_room,
+    Accepts, AuthRequest, CloseReason, ConnId, Denied, Generation, Identity, Message, Report,
+    ShardId, Slot, home_of_room,
 };
 use tonic::{Code, Status};
 
@@ -42,7 +42,7 @@ pub(crate) fn start(logic: &[&FakeLogic], change: impl FnOnce(&mut LogicOptions)
 }
 
 pub(crate) fn conn(shard: u16, slot: u32) -> ConnId {
-    ConnId { shard: ShardId(shard), slot, generation: 7 }
+    ConnId { shard: ShardId(shard), slot: Slot(slot), generation: Generation(7) }
 }
 
 pub(crate) fn identify(fake: &Fake, conn: ConnId, token: &[u8]) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use comet_control::{Options, StartError};
-use comet_core::{ConnId, Millis, Report, ShardId, TraceEvent, TraceKind};
+use comet_core::{ConnId, Generation, Millis, Report, ShardId, Slot, TraceEvent, TraceKind};
 
 use comet_mesh::Returned;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -30,7 +30,7 @@ fn read(fake: &Fake, sequence: i32) {
 
 fn event(sequence: i32) -> Report {
     Report::Trace(Box::new(TraceEvent {
-        conn: ConnId { shard: ShardId(0), slot: 4, generation: 1 },
+        conn: ConnId { shard: ShardId(0), slot: Slot(4), generation: Generation(1) },
         user: 7,
         key: "7_1".into(),
         what: TraceKind::Read { operation: 2, sequence, bytes: 16 },

@@ -1,5 +1,5 @@
-//! What a shard costs without a kernel under it. Where a sample is one iteration, what goes before it
-//! is not measured.
+//! What a shard costs without a kernel under it. Where a sample is one iteration, its preparation is not
+//! measured.
 
 mod rig;
 
@@ -12,7 +12,7 @@ use divan::counter::ItemsCount;
 
 use rig::{Rig, key, push, room};
 
-/// Connections of a busy shard, here.
+/// Connections of a busy shard.
 const CROWD: usize = 15_000;
 
 fn main() {
@@ -32,7 +32,7 @@ fn room_walk(bencher: Bencher, members: usize) {
         });
 }
 
-/// So many pushes to a room of 1,000, one send for each member, and its completion.
+/// `frames` pushes to a room of 1,000, one send for each member, and its completion.
 #[divan::bench(args = [1, 20])]
 fn outbox(bencher: Bencher, frames: usize) {
     const MEMBERS: usize = 1_000;
@@ -46,7 +46,7 @@ fn outbox(bencher: Bencher, frames: usize) {
     });
 }
 
-/// 10,000 connections in so many rooms: one push to each room, sends and completions.
+/// 10,000 connections in `rooms` rooms: one push to each room, sends and completions.
 #[divan::bench(args = [1, 100, 10_000])]
 fn rooms(bencher: Bencher, rooms: usize) {
     const MEMBERS: usize = 10_000;
@@ -60,8 +60,8 @@ fn rooms(bencher: Bencher, rooms: usize) {
     });
 }
 
-/// A push to a room with members on so many shards, one of which is its home: with the message between
-/// them, sends and completions.
+/// A push to a room with members on all shards, one of which is its home: the message between them, sends
+/// and completions.
 #[divan::bench(args = [1, 2])]
 fn shards(bencher: Bencher, shards: u16) {
     const MEMBERS: usize = 1_000;
@@ -73,7 +73,7 @@ fn shards(bencher: Bencher, shards: u16) {
     });
 }
 
-/// A push to so many keys of 15,000, sends and completions.
+/// A push to `keys` keys of 15,000, sends and completions.
 #[divan::bench(args = [1, 500])]
 fn keys(bencher: Bencher, keys: usize) {
     let mut rig = Rig::with_members(1, CROWD, 1);
@@ -115,7 +115,7 @@ fn heartbeats(bencher: Bencher) {
     });
 }
 
-/// Accept, token, claim of the key, room, reply; beside 15,000 that are there.
+/// Accept, token, claim of the key, room, reply; beside 15,000 other connections.
 #[divan::bench(sample_size = 1)]
 fn connect(bencher: Bencher) {
     const COUNT: usize = 1_000;
@@ -126,7 +126,7 @@ fn connect(bencher: Bencher) {
         .bench_local_values(|()| rig.borrow_mut().connect(COUNT, 1));
 }
 
-/// The end of a connection: room, key and user given back, the slot free.
+/// The end of a connection: it leaves room, key and user, and its slot is free.
 #[divan::bench(sample_size = 1)]
 fn disconnect(bencher: Bencher) {
     const COUNT: usize = 1_000;

@@ -1,4 +1,4 @@
-//! Shards with clients whose kernel takes everything at once, so that what is measured is the shard.
+//! Shards with clients whose kernel takes everything at once, so that only the shard is measured.
 
 use std::sync::Arc;
 
@@ -10,15 +10,15 @@ use comet_proto::{Encoded, Frame, VERSION, op};
 
 pub(crate) struct Rig {
     pub(crate) shards: Vec<Shard>,
-    /// Every connection, in the order of coming.
+    /// Every connection, in the order of accept.
     pub(crate) clients: Vec<ConnId>,
     now: Millis,
     /// Sends that the kernel has, and their bytes.
     sending: Vec<(ConnId, usize)>,
     calls: u64,
-    /// Ever connected: so keys are not used twice.
+    /// Connections there ever were: no key is used twice.
     connected: usize,
-    /// Whose heartbeat is next.
+    /// The client that sends the next heartbeat.
     next_heartbeat: usize,
 }
 
@@ -43,22 +43,22 @@ impl Rig {
         }
     }
 
-    /// So many connections, divided between the shards and into so many rooms.
+    /// `members` connections, divided between the shards and into rooms.
     pub(crate) fn with_members(shards: u16, members: usize, rooms: usize) -> Self {
         let mut rig = Self::new(shards);
         rig.connect(members, rooms);
         rig
     }
 
-    /// Lets so many clients more in, each with a key and a user of its own, and sends them the reply.
+    /// Connects `count` more clients, each with a key and a user of its own, and sends the replies.
     pub(crate) fn connect(&mut self, count: usize, rooms: usize) {
         let token = frame(op::AUTH, 1, b"token");
         let shards = self.shards.len();
         for number in self.connected..self.connected + count {
             let shard = &mut self.shards[number % shards];
-            let conn = shard.handle_accept(Transport::Tcp).expect("there is room");
+            let conn = shard.handle_accept(Transport::Tcp).expect("the shard is not full");
             shard.handle_recv(conn, &token);
-            let request = shard.poll_auth().expect("a token to be looked at");
+            let request = shard.poll_auth().expect("a token");
             shard.handle_auth(
                 request.conn,
                 Ok(Identity {
@@ -92,14 +92,14 @@ impl Rig {
         }
     }
 
-    /// Hands a push to the room's home, and its parts to the other shards; how many outboxes took it.
+    /// Pushes to a room by way of its home; returns how many outboxes took the push.
     pub(crate) fn push_room(&mut self, room: &Arc<str>, push: &Push) -> u64 {
         let home = home_of_room(room, self.shards.len() as u16);
         let (room, push) = (Arc::clone(room), push.clone());
         self.push(home, |call| Message::PushRoom { call, room, push })
     }
 
-    /// Hands a push to keys to shard 0, their home.
+    /// Pushes to keys by way of shard 0, their home.
     pub(crate) fn push_keys(&mut self, keys: &[Box<str>], push: &Push) -> u64 {
         let (keys, push) = (keys.to_vec(), push.clone());
         self.push(ShardId(0), |call| Message::PushKeys { call, keys, push })
@@ -121,8 +121,7 @@ impl Rig {
         queued
     }
 
-    /// Offers everything that waits to the kernel, which takes it: a turn's sends, then their
-    /// completions, as the driver does it.
+    /// Sends everything that waits: the transmits of a turn, then their completions, as a driver does.
     pub(crate) fn send_all(&mut self) {
         for shard in &mut self.shards {
             while let Some(transmit) = shard.poll_transmit() {
@@ -134,7 +133,7 @@ impl Rig {
         }
     }
 
-    /// So many clients, in turn, send a heartbeat.
+    /// The next `count` clients send a heartbeat.
     pub(crate) fn heartbeat(&mut self, count: usize) {
         let heartbeat = frame(op::HEARTBEAT, 2, b"");
         for _ in 0..count {
@@ -182,7 +181,7 @@ pub(crate) fn room(number: usize) -> String {
     format!("live://{number}")
 }
 
-/// A push with a body of so many bytes.
+/// A push with a body of `body` bytes.
 pub(crate) fn push(body: usize) -> Push {
     let body = vec![b'x'; body];
     let frame = Frame { version: VERSION, operation: 1000, sequence: 0, body: &body };

@@ -1,61 +1,45 @@
-//! The drain: no new clients, goodbyes paced over a time, and the report that all are gone.
+//! The drain: no new clients, close notices spread over a time, and the report that all clients are gone.
 
-use crate::ids::Millis;
 use crate::ledger::CloseReason;
 use crate::message::Report;
 
 use super::Shard;
-
-/// Goodbyes on their way through the slab.
-pub(super) struct Draining {
-    next: u32,
-    /// Connections there were when it began, and how many of them were said goodbye to.
-    connections: u64,
-    said: u64,
-    since: Millis,
-    over_ms: u32,
-    retry_after_ms: u32,
-}
+use super::pacing::{DrainPhase, PacedNotices};
 
 impl Shard {
     pub(super) fn drain(&mut self, over_ms: u32, retry_after_ms: u32) {
-        self.is_draining = true;
-        let connections = self.conns.len() as u64;
-        let since = self.now;
-        self.draining =
-            Some(Draining { next: 0, connections, said: 0, since, over_ms, retry_after_ms });
-        self.say_goodbyes();
+        if self.drain == DrainPhase::Serving {
+            self.drain = DrainPhase::Draining;
+        }
+        let (connections, now) = (self.conns.len() as u64, self.context.now);
+        self.pacing.notices = Some(PacedNotices::new(connections, over_ms, retry_after_ms, now));
+        self.give_due_notices();
         self.report_drained();
     }
 
-    /// Says goodbye to as many as are due.
-    pub(super) fn say_goodbyes(&mut self) {
-        let Some(mut draining) = self.draining.take() else { return };
-        let Draining { connections, since, over_ms, retry_after_ms, .. } = draining;
-        let elapsed = self.now.0 - since.0;
-        let due = match u64::from(over_ms) {
-            over_ms if elapsed >= over_ms => u64::MAX,
-            over_ms => connections * elapsed / over_ms,
-        };
+    /// Closes as many connections as are due.
+    pub(super) fn give_due_notices(&mut self) {
+        let Some(mut notices) = self.pacing.notices.take() else { return };
+        let due = notices.due(self.context.now);
         let end = self.conns.end();
-        while draining.said < due && draining.next < end {
-            let slot = draining.next;
-            draining.next += 1;
-            if self.conns.occupied(slot) && self.conns[slot].is_open() {
-                draining.said += 1;
-                let hint = (retry_after_ms > 0).then(|| self.chance.within(0..=retry_after_ms));
-                self.turn_away(slot, CloseReason::Draining, "", hint);
+        while let Some(slot) = notices.next_slot(due, end) {
+            if self.conns.in_slot(slot).is_some_and(|conn| conn.is_open()) {
+                notices.give();
+                let retry_after_ms = notices.retry_after_ms;
+                let hint = (retry_after_ms > 0).then(|| self.jitter.within(0..=retry_after_ms));
+                self.close_with_hint(slot, CloseReason::Draining, "", hint);
             }
         }
-        if draining.next < end {
-            self.draining = Some(draining);
+        if notices.is_under_way(end) {
+            self.pacing.notices = Some(notices);
         }
     }
 
+    /// Reports once that a shard that drains has no connection left.
     pub(super) fn report_drained(&mut self) {
-        if self.is_draining && self.conns.len() == 0 && !self.drained_reported {
-            self.drained_reported = true;
-            self.reports.push_back(Report::Drained { shard: self.id });
+        if self.drain == DrainPhase::Draining && self.conns.len() == 0 {
+            self.drain = DrainPhase::Drained;
+            self.reports.push(Report::Drained { shard: self.context.shard });
         }
     }
 }

@@ -1,65 +1,42 @@
-//! Logic, as a shard asks it: who a client is, what becomes of its messages, and that it is still here.
+//! What a shard asks logic: the identity behind a token, the answer to a client's message, and the renewal of
+//! a session.
 
 use comet_proto::Frame;
 
-use crate::conn::{Life, Registering, Reply};
-use crate::ids::{ConnId, home_of_key};
+use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
 use crate::limits::{ACCEPTS_MAX, NAME_MAX, SENTENCE_MAX};
 use crate::message::{AuthRequest, Denied, Identity, Message, Report};
+use crate::settings::Logic;
+use crate::state::{AwaitedReply, ConnState, Registering};
 
-use super::{Shard, tick};
-
-/// Where logic is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Logic {
-    /// The driver asks it, see [`Shard::poll_auth`]. Client messages are answered at once, and logic
-    /// hears of nothing else.
-    #[default]
-    Embedded,
-    /// Control asks it: tokens, client messages, renewals and departures go out as [`Report`]s.
-    Remote {
-        /// Least and most time between two renewals of a connection's session, milliseconds. A renewal
-        /// goes out with the first client heartbeat after a random time between the two.
-        renew_ms: (u32, u32),
-    },
-}
-
-impl Logic {
-    /// # Panics
-    /// If the times contradict each other.
-    pub(super) fn assert_sound(self) {
-        if let Self::Remote { renew_ms: (least, most) } = self {
-            assert!(least <= most, "renew_ms is least and most");
-        }
-    }
-}
+use super::Shard;
 
 impl Shard {
     /// Embedded logic's answer to [`Shard::poll_auth`].
     pub fn handle_auth(&mut self, conn: ConnId, answer: Result<Identity, Denied>) {
         self.identified(conn, answer);
-        self.settle();
+        self.dispatch_local();
     }
 
-    pub(super) fn ask_logic(&mut self, slot: u32, sequence: i32, token: &[u8]) {
-        let conn = self.conn_id(slot);
-        let entry = &mut self.conns[slot];
-        entry.life = Life::Identifying { sequence };
-        let cookie = entry.input.as_mut().and_then(|input| input.cookie.take()).unwrap_or_default();
-        entry.shed_input();
-        let request = AuthRequest { conn, token: token.into(), cookie };
-        match self.logic {
+    pub(super) fn request_identity(&mut self, slot: Slot, sequence: i32, token: &[u8]) {
+        let id = self.conns.id(slot);
+        let conn = &mut self.conns[slot];
+        conn.state = ConnState::Identifying { sequence };
+        let cookie = conn.input.as_mut().and_then(|input| input.cookie.take()).unwrap_or_default();
+        conn.shed_input();
+        let request = AuthRequest { conn: id, token: token.into(), cookie };
+        match self.context.logic {
             Logic::Embedded => self.auths.push_back(request),
-            Logic::Remote { .. } => self.reports.push_back(Report::Identify(request)),
+            Logic::Remote { .. } => self.reports.push(Report::Identify(request)),
         }
     }
 
-    /// Logic has answered.
+    /// Logic's answer to a token.
     pub(super) fn identified(&mut self, conn: ConnId, answer: Result<Identity, Denied>) {
-        let Some(slot) = self.slot(conn) else { return self.decline(answer) };
-        let Life::Identifying { sequence } = self.conns[slot].life else {
-            return self.decline(answer);
+        let Some(slot) = self.conns.find(conn) else { return self.discard_identity(answer) };
+        let ConnState::Identifying { sequence } = self.conns[slot].state else {
+            return self.discard_identity(answer);
         };
         let mut identity = match answer {
             Ok(identity) => identity,
@@ -68,98 +45,85 @@ impl Shard {
                     reason,
                     CloseReason::AuthRefused | CloseReason::LogicUnavailable
                 ));
-                return self.turn_away(slot, reason, cut(&sentence), retry_after_ms);
+                return self.close_with_hint(slot, reason, cut(&sentence), retry_after_ms);
             }
         };
         if let Err(fault) = check_names(&identity) {
-            self.decline(Ok(identity));
+            self.discard_identity(Ok(identity));
             return self.close(slot, CloseReason::AuthRefused, &fault);
         }
         let entry = &mut self.conns[slot];
         entry.user = identity.user;
         entry.heartbeat_ms = identity.heartbeat_ms.unwrap_or(0);
         let (user, key) = (identity.user, identity.key.take());
-        entry.life = Life::Registering(Box::new(Registering { sequence, identity }));
-        self.route(self.home_of_user(user), Message::Register { conn, user, key });
+        entry.state = ConnState::Registering(Box::new(Registering { sequence, identity }));
+        let home = self.context.home_of_user(user);
+        self.messages.send(home, Message::Register { conn, user, key });
     }
 
-    /// Logic let in a client that is not here to come in: its session there ends, unless somebody else
-    /// holds the key.
-    fn decline(&mut self, answer: Result<Identity, Denied>) {
-        if let Logic::Remote { .. } = self.logic
+    /// Logic let in a client that is not registered here. Its session at logic must end, unless another
+    /// connection holds the key.
+    fn discard_identity(&mut self, answer: Result<Identity, Denied>) {
+        if let Logic::Remote { .. } = self.context.logic
             && let Ok(Identity { user, key: Some(key), .. }) = answer
             && !key.is_empty()
         {
-            self.route(home_of_key(&key, self.shards), Message::Unclaimed { user, key });
+            let home = self.context.home_of_key(&key);
+            self.messages.send(home, Message::Unclaimed { user, key });
         }
     }
 
-    /// A client's message. Remote logic has one of a connection at a time: so they keep their order.
-    pub(super) fn receive(&mut self, slot: u32, frame: Frame<'_>) {
+    /// A client's message. Remote logic has at most one of a connection at a time, so they keep their order.
+    pub(super) fn receive(&mut self, slot: Slot, frame: Frame<'_>) {
         let Frame { operation, sequence, body, .. } = frame;
-        if self.logic == Logic::Embedded {
+        if self.context.logic == Logic::Embedded {
             self.counters.received += 1;
             return self.reply(slot, operation, sequence, b"");
         }
-        let conn = self.conn_id(slot);
-        let entry = &mut self.conns[slot];
-        entry.life = Life::Receiving { reply: Reply { operation, sequence } };
-        let (user, key, body) = (entry.user, entry.key.clone(), body.into());
-        self.reports.push_back(Report::Receive { conn, user, key, operation, sequence, body });
+        let id = self.conns.id(slot);
+        let conn = &mut self.conns[slot];
+        conn.state = ConnState::Receiving { reply: AwaitedReply { operation, sequence } };
+        let (user, key, body) = (conn.user, conn.key.clone(), body.into());
+        self.reports.push(Report::Receive { conn: id, user, key, operation, sequence, body });
     }
 
-    /// Logic has taken a client's message, or says why not.
+    /// Logic's answer to a client's message: taken, or a sentence that says why not.
     pub(super) fn receipt(&mut self, conn: ConnId, outcome: Result<(), Box<str>>) {
-        let Some(slot) = self.slot(conn) else { return };
-        let Life::Receiving { reply } = self.conns[slot].life else { return };
+        let Some(slot) = self.conns.find(conn) else { return };
+        let ConnState::Receiving { reply } = self.conns[slot].state else { return };
         self.counters.received += 1;
         let sentence = outcome.err().unwrap_or_default();
         self.answer(slot, reply, cut(&sentence).as_bytes());
     }
 
     /// Chooses when the session of `slot` is renewed next.
-    pub(super) fn plan_renewal(&mut self, slot: u32) {
-        if let Logic::Remote { renew_ms: (least, most) } = self.logic {
-            let pause = self.chance.within(least..=most);
-            self.conns[slot].renew_at = self.deadline(pause);
+    pub(super) fn plan_renewal(&mut self, slot: Slot) {
+        if let Logic::Remote { renew_ms: (least, most) } = self.context.logic {
+            let pause = self.jitter.within(least..=most);
+            self.conns[slot].renew_at = self.context.deadline(pause);
         }
     }
 
-    /// A client's heartbeat renews its session, when that is due.
-    pub(super) fn renew(&mut self, slot: u32) {
+    /// A client's heartbeat renews its session at logic, if that is due.
+    pub(super) fn renew(&mut self, slot: Slot) {
         let entry = &self.conns[slot];
-        if self.logic == Logic::Embedded || entry.renew_at > tick(self.now) {
+        if self.context.logic == Logic::Embedded || entry.renew_at > self.context.now.tick() {
             return;
         }
-        let (conn, user, key) = (self.conn_id(slot), entry.user, entry.key.clone());
-        // By way of the home: so no renewal comes behind the news that the key is gone.
-        self.route(home_of_key(&key, self.shards), Message::Renew { conn, user, key });
+        let (conn, user, key) = (self.conns.id(slot), entry.user, entry.key.clone());
+        // The key's home reports renewals and ends of sessions, so logic gets both in their order.
+        let home = self.context.home_of_key(&key);
+        self.messages.send(home, Message::Renew { conn, user, key });
         self.plan_renewal(slot);
-    }
-
-    /// Home: nobody holds `key` any more.
-    pub(super) fn part(&mut self, user: i64, key: Box<str>) {
-        if let Logic::Remote { .. } = self.logic {
-            self.home.remember_parted(self.now, &key);
-            self.reports.push_back(Report::Disconnected { user, key });
-        }
-    }
-
-    /// Home: `key` has an owner that logic let in perhaps before it heard that the last one is gone. Then
-    /// it has ended the new one's session, and a renewal brings it back.
-    pub(super) fn heal(&mut self, user: i64, key: &str) {
-        if self.home.take_parted(key) {
-            self.reports.push_back(Report::Heartbeat { user, key: key.into() });
-        }
     }
 }
 
-/// As much of logic's sentence as is handed on.
+/// As much of logic's sentence as is passed on.
 fn cut(sentence: &str) -> &str {
     &sentence[..sentence.floor_char_boundary(SENTENCE_MAX)]
 }
 
-/// Logic may be somebody else's: its names are bounded here once more.
+/// Logic may be somebody else's program, so the names it gives are bounded here once more.
 fn check_names(identity: &Identity) -> Result<(), String> {
     let check = |what: &str, name: Option<&str>| match name {
         Some("") => Err(format!("logic gave an empty {what}")),

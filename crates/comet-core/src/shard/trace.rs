@@ -2,88 +2,54 @@
 
 use comet_proto::{Frame, HEADER_LEN};
 
-use crate::limits::TRACE_EVENTS_MAX;
-use crate::message::{Report, TraceEvent, TraceKind};
+use crate::ids::Slot;
+use crate::message::{TraceEvent, TraceKind};
 
 use super::Shard;
 
-/// Events on their way to control.
-#[derive(Default)]
-pub(super) struct TraceQueue {
-    /// In the reports.
-    waiting: usize,
-    /// Those that came while too many waited; told as soon as there is room.
-    missed: Option<Box<TraceEvent>>,
-}
-
 impl Shard {
-    /// The list is another one: from now on other connections are traced.
-    pub(super) fn relist(&mut self) {
-        for slot in 0..self.conns.end() {
-            if self.conns.occupied(slot) {
-                self.list(slot);
+    /// The list has changed: decides anew for every connection.
+    pub(super) fn update_all_tracing(&mut self) {
+        for slot in self.conns.slots() {
+            if self.conns.is_taken(slot) {
+                self.update_tracing(slot);
             }
         }
     }
 
-    /// Decides whether a connection is traced; none is before it is registered.
-    pub(super) fn list(&mut self, slot: u32) {
-        let entry = &mut self.conns[slot];
-        entry.is_traced =
-            entry.is_live() && self.limits.trace_users.binary_search(&entry.user).is_ok();
+    /// Decides whether a connection is traced. None is before it is registered.
+    pub(super) fn update_tracing(&mut self, slot: Slot) {
+        let conn = &mut self.conns[slot];
+        conn.is_traced =
+            conn.is_live() && self.context.limits.trace_users.binary_search(&conn.user).is_ok();
     }
 
     #[cold]
-    pub(super) fn note_read(&mut self, slot: u32, frame: &Frame<'_>) {
+    pub(super) fn trace_read(&mut self, slot: Slot, frame: &Frame<'_>) {
         let Frame { operation, sequence, body, .. } = *frame;
         let bytes = (HEADER_LEN + body.len()) as u32;
-        self.note(slot, TraceKind::Read { operation, sequence, bytes });
+        self.trace(slot, TraceKind::Read { operation, sequence, bytes });
     }
 
-    /// The kernel is about to be thanked for `bytes` more of what is in flight.
+    /// The kernel took `bytes` more of what is in flight. Comes before the outbox advances.
     #[cold]
-    pub(super) fn note_written(&mut self, slot: u32, bytes: usize) {
-        let entry = &self.conns[slot];
+    pub(super) fn trace_written(&mut self, slot: Slot, bytes: usize) {
+        let conn = &self.conns[slot];
         for (operation, sequence, bytes) in
-            self.chains.frames_taken(&entry.outbox, entry.transport, bytes)
+            self.outboxes.chains.frames_taken(&conn.outbox, conn.transport, bytes)
         {
-            self.note(slot, TraceKind::Wrote { operation, sequence, bytes });
+            self.trace(slot, TraceKind::Wrote { operation, sequence, bytes });
         }
     }
 
     #[cold]
-    pub(super) fn note(&mut self, slot: u32, what: TraceKind) {
-        let conn = self.conn_id(slot);
-        let entry = &self.conns[slot];
-        let (user, key) = (entry.user, entry.key.clone());
-        let mut event = Box::new(TraceEvent { conn, user, key, what, at: self.now });
-        if self.trace.waiting < TRACE_EVENTS_MAX && self.trace.missed.is_none() {
-            self.trace.waiting += 1;
-            return self.reports.push_back(Report::Trace(event));
+    pub(super) fn trace(&mut self, slot: Slot, what: TraceKind) {
+        let conn = &self.conns[slot];
+        let (user, key) = (conn.user, conn.key.clone());
+        let id = self.conns.id(slot);
+        let event = TraceEvent { conn: id, user, key, what, at: self.context.now };
+        if !self.reports.push_trace(Box::new(event)) {
+            self.counters.trace_missed += 1;
         }
-        self.counters.trace_missed += 1;
-        match self.trace.missed.as_deref_mut() {
-            Some(TraceEvent { what: TraceKind::Missed { events }, .. }) => *events += 1,
-            _ => {
-                event.what = TraceKind::Missed { events: 1 };
-                self.trace.missed = Some(event);
-            }
-        }
-    }
-
-    /// A trace event went out to control.
-    pub(super) fn trace_reported(&mut self) {
-        self.trace.waiting -= 1;
-        if self.trace.waiting < TRACE_EVENTS_MAX
-            && let Some(missed) = self.trace.missed.take()
-        {
-            self.trace.waiting += 1;
-            self.reports.push_back(Report::Trace(missed));
-        }
-    }
-
-    /// And came back.
-    pub(super) fn trace_returned(&mut self) {
-        self.trace.waiting += 1;
     }
 }

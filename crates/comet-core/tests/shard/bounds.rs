@@ -1,4 +1,4 @@
-//! Bounds that change alive, origins, users who are remembered, rooms beyond this host, and gauges.
+//! Bounds that change at run time, origins, retained session numbers, members on other hosts, and gauges.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ fn new_bounds_hold_from_the_next_event_on() {
     assert_eq!(rig.shards[0].handle_accept(Transport::Tcp), None);
     rig.ask(conn, &frame(2, 1, b""));
     rig.pass(4_900);
-    // Its deadline stood already, and no event moved it.
+    // Its deadline was armed before, and no event moved it.
     assert_eq!(rig.reason(silent), CloseReason::HeartbeatTimeout);
     assert!(!rig.is_closed(conn));
     assert_eq!(rig.push_room("r", 5, b"").queued, 0);
@@ -40,13 +40,13 @@ fn new_bounds_hold_from_the_next_event_on() {
 
 #[test]
 #[should_panic(expected = "trace_users is sorted")]
-fn bounds_that_contradict_each_other_are_our_mistake() {
+fn bounds_that_contradict_each_other_panic() {
     let mut rig = Rig::new(1, Limits::default());
     configure(&mut rig, Limits { trace_users: [2, 1].into(), ..Limits::default() });
 }
 
 #[test]
-fn pages_of_other_origins_are_turned_away() {
+fn pages_of_other_origins_get_403() {
     let listed = ["https://push.example".into(), "http://localhost:3000".into()];
     let limits = Limits { origins: listed.into(), ..Limits::default() };
     let good = std::str::from_utf8(UPGRADE).unwrap();
@@ -81,7 +81,7 @@ fn pages_of_other_origins_are_turned_away() {
 }
 
 #[test]
-fn a_user_who_comes_back_in_time_counts_on() {
+fn the_session_number_of_a_user_is_retained_for_a_time() {
     let mut rig = Rig::new(2, Limits { user_memory_ms: 1_000, ..Limits::default() });
     let sessions = |rig: &Rig| -> Vec<i32> {
         let all = rig.shards.iter().flat_map(|shard| shard.sessions().collect::<Vec<_>>());
@@ -97,7 +97,7 @@ fn a_user_who_comes_back_in_time_counts_on() {
     visit(&mut rig, 1);
     rig.pass(900);
     visit(&mut rig, 2);
-    // Remembered from when it left last.
+    // The time counts from the end of the last session.
     rig.pass(900);
     visit(&mut rig, 3);
     rig.pass(1_300);
@@ -111,10 +111,10 @@ fn a_user_who_comes_back_in_time_counts_on() {
 }
 
 #[test]
-fn members_on_other_hosts_are_told_and_not_reported() {
+fn heartbeats_count_members_on_other_hosts_and_reports_do_not() {
     let mut rig = Rig::new(2, Limits::default());
     let rooms = [room_at(0), room_at(1)];
-    let beyond = |rig: &mut Rig, members: [u32; 2]| {
+    let set_remote = |rig: &mut Rig, members: [u32; 2]| {
         for (room, members) in rooms.iter().zip(members) {
             let rooms = match members {
                 0 => vec![("other".into(), 9)],
@@ -127,12 +127,12 @@ fn members_on_other_hosts_are_told_and_not_reported() {
         let reply = rig.ask(conn, &frame(2, 1, b""));
         i32::from_be_bytes(reply[16..].try_into().unwrap())
     };
-    // The host hears of a room before anybody here is in it.
-    beyond(&mut rig, [100, 200]);
+    // The counts of other hosts arrive before the room has a member here.
+    set_remote(&mut rig, [100, 200]);
     let conns = [0, 0, 1].map(|room| rig.join(0, &format!("//{}/", rooms[room])));
     rig.pass(500);
     assert_eq!(conns.map(|conn| online(&mut rig, conn)), [102, 102, 201]);
-    beyond(&mut rig, [0, u32::MAX]);
+    set_remote(&mut rig, [0, u32::MAX]);
     rig.pass(500);
     assert_eq!(conns.map(|conn| online(&mut rig, conn)), [2, 2, i32::MAX]);
     let mut local: Vec<u32> = (0..2_u16)
@@ -148,7 +148,7 @@ fn members_on_other_hosts_are_told_and_not_reported() {
 }
 
 #[test]
-fn tls_and_proxy_failures_have_names_of_their_own() {
+fn tls_and_proxy_failures_have_close_reasons_of_their_own() {
     for (how, reason) in [
         (Hangup::Tls("no certificate".into()), CloseReason::TlsFailed),
         (Hangup::Proxy("not a header".into()), CloseReason::BadProxyHeader),
@@ -163,7 +163,7 @@ fn tls_and_proxy_failures_have_names_of_their_own() {
 }
 
 #[test]
-fn turns_are_summed_and_the_longest_is_kept() {
+fn turn_times_are_added_up_and_the_longest_is_kept() {
     let mut rig = Rig::new(1, Limits::default());
     for micros in [5, 40, 7] {
         rig.shards[0].handle_turn(micros);
@@ -173,7 +173,7 @@ fn turns_are_summed_and_the_longest_is_kept() {
 }
 
 #[test]
-fn bytes_that_wait_are_counted_until_they_go() {
+fn waiting_bytes_are_counted_until_they_are_sent_or_lost() {
     let waiting = |rig: &Rig| rig.shards[0].counters().waiting_bytes;
     let limits =
         Limits { svr_proto: 2, slow_consumer: SlowConsumer::DropOldest, ..Limits::default() };
@@ -185,7 +185,7 @@ fn bytes_that_wait_are_counted_until_they_go() {
     assert_eq!(waiting(&rig), 15);
     rig.push_room("r", 5, b"12345678");
     assert_eq!(waiting(&rig), 15 + 24);
-    // The place of the one that waits is taken by one of another length.
+    // A push of another length replaces the one that waits.
     rig.push_room("r", 5, b"1");
     assert_eq!(waiting(&rig), 15 + 17);
     rig.feed(slow, &frame(2, 1, b""));

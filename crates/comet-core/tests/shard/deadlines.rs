@@ -1,4 +1,4 @@
-//! Deadlines on a clock that is moved by hand: never early, and late by two ticks at most.
+//! Deadlines: never early, and late by two ticks at most.
 
 use comet_core::limits::TICK_MS;
 use comet_core::{CloseHow, CloseReason, ConnId, Hangup, Limits, Millis, Transport};
@@ -15,7 +15,7 @@ fn limits() -> Limits {
     }
 }
 
-/// Until `limit_ms` after `since` the connection lives; two ticks later it is closed for `reason`.
+/// The connection is open until `limit_ms` after `since`; two ticks later it is closed for `reason`.
 fn check(rig: &mut Rig, conn: ConnId, since: u64, limit_ms: u32, reason: CloseReason) {
     let limit = since + u64::from(limit_ms);
     rig.pass(limit - 1 - rig.now());
@@ -25,7 +25,7 @@ fn check(rig: &mut Rig, conn: ConnId, since: u64, limit_ms: u32, reason: CloseRe
 }
 
 #[test]
-fn the_handshake_has_its_time() {
+fn the_handshake_timeout_counts_from_accept() {
     for offset in [0, 1, 49, 50, 77] {
         for said in [&b""[..], UPGRADE, &UPGRADE[..20]] {
             let mut rig = Rig::new(1, limits());
@@ -45,7 +45,7 @@ fn the_handshake_has_its_time() {
 }
 
 #[test]
-fn only_a_heartbeat_moves_the_heartbeats_deadline() {
+fn only_a_heartbeat_moves_the_heartbeat_deadline() {
     let mut rig = Rig::new(1, limits());
     let conn = rig.join(0, "7/k/r/");
     for _ in 0..3 {
@@ -60,9 +60,9 @@ fn only_a_heartbeat_moves_the_heartbeats_deadline() {
     assert_eq!(rig.shards[0].keys().count(), 0);
 }
 
-/// The core slept past the deadline, and finds what came before it.
+/// The core was held up past the deadline, and finds a heartbeat that arrived before it.
 #[test]
-fn a_heartbeat_that_lay_unread_counts() {
+fn an_unread_heartbeat_counts() {
     let mut rig = Rig::new(1, limits());
     let [speaks, silent, leaves] = ["7/a//", "7/b//", "7/c//"].map(|token| rig.join(0, token));
     let late = Millis(rig.now() + 3_100);
@@ -84,7 +84,7 @@ fn a_heartbeat_that_lay_unread_counts() {
 }
 
 #[test]
-fn who_takes_nothing_is_closed_though_it_heartbeats() {
+fn a_send_without_progress_closes_despite_heartbeats() {
     for offset in [0, 1, 49] {
         let mut rig = Rig::new(1, limits());
         let conn = rig.join(0, "7/k/r/");
@@ -104,7 +104,7 @@ fn who_takes_nothing_is_closed_though_it_heartbeats() {
 }
 
 #[test]
-fn who_takes_a_little_now_and_then_is_not() {
+fn a_send_with_slow_progress_goes_on() {
     let mut rig = Rig::new(1, limits());
     let conn = rig.join(0, "7/k/r/");
     rig.allow(conn, Some(0));
@@ -120,7 +120,7 @@ fn who_takes_a_little_now_and_then_is_not() {
 }
 
 #[test]
-fn a_goodbye_that_is_not_answered_ends() {
+fn an_unanswered_close_ends_at_the_linger_deadline() {
     let mut rig = Rig::new(1, limits());
     let conn = rig.join(0, "7/k/r/");
     rig.feed(conn, &frame(9, 1, b""));
@@ -132,7 +132,7 @@ fn a_goodbye_that_is_not_answered_ends() {
 }
 
 #[test]
-fn nothing_is_due_when_nobody_is_there() {
+fn without_connections_nothing_is_due() {
     let mut rig = Rig::new(1, limits());
     assert_eq!(rig.shards[0].poll_timeout(), None);
     let conn = rig.join(0, "7/k/r/");

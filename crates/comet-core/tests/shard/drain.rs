@@ -17,7 +17,7 @@ fn drained(rig: &Rig) -> usize {
 }
 
 #[test]
-fn goodbyes_are_spread_evenly_and_take_in_who_is_not_authenticated() {
+fn close_notices_are_spread_evenly_over_all_connections() {
     let mut rig = Rig::new(1, Limits::default());
     let mut conns: Vec<ConnId> = (0..70).map(|at| rig.join(0, &format!("/k{at}/r/"))).collect();
     conns.extend((0..30).map(|_| rig.connect(0, Transport::Tcp)));
@@ -30,7 +30,7 @@ fn goodbyes_are_spread_evenly_and_take_in_who_is_not_authenticated() {
         let due = tenth * 5;
         assert!((due - 1..=due).contains(&closed(&rig)), "{} after {tenth}", closed(&rig));
     }
-    // Who is left still gets what is pushed.
+    // Connections that are left still get pushes.
     assert!(rig.push_room("r", 5, b"").matched <= 5);
     rig.pass(110);
     assert_eq!(closed(&rig), 100);
@@ -45,7 +45,7 @@ fn goodbyes_are_spread_evenly_and_take_in_who_is_not_authenticated() {
 }
 
 #[test]
-fn who_leaves_by_itself_is_not_waited_for() {
+fn a_drain_ends_with_the_last_connection() {
     let mut rig = Rig::new(1, Limits::default());
     let conns = [0, 1, 2].map(|at| rig.join(0, &format!("/k{at}//")));
     rig.send(ShardId(0), drain(60_000, 0));
@@ -58,7 +58,7 @@ fn who_leaves_by_itself_is_not_waited_for() {
 }
 
 #[test]
-fn the_latest_order_counts() {
+fn a_second_drain_replaces_the_first() {
     let mut rig = Rig::new(1, Limits::default());
     for at in 0..10 {
         rig.join(0, &format!("/k{at}//"));
@@ -71,14 +71,14 @@ fn the_latest_order_counts() {
 }
 
 #[test]
-fn each_client_is_told_a_time_of_its_own() {
+fn each_close_notice_names_a_random_time_to_wait() {
     let mut rig = Rig::new(2, Limits::default());
     let conns: Vec<ConnId> = (0..100).map(|at| rig.join(at % 2, &format!("/k{at}//"))).collect();
     rig.send_all(&drain(0, 5_000));
     let mut hints: Vec<u32> = Vec::new();
     for conn in conns {
-        let goodbye = rig.take(conn);
-        let text = std::str::from_utf8(&goodbye[16..]).unwrap();
+        let notice = rig.take(conn);
+        let text = std::str::from_utf8(&notice[16..]).unwrap();
         let hint = text.strip_prefix("draining; retry_after_ms=").expect("a hint");
         hints.push(hint.parse().unwrap());
     }

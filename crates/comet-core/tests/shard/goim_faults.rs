@@ -1,5 +1,4 @@
-//! What goim gets wrong, each as it must be here. The numbers are those of the list that
-//! `docs/PROTOCOL.md` keeps of them.
+//! Faults of goim, and the right behaviour for each. The numbers are those of the list in `docs/PROTOCOL.md`.
 
 use comet_core::{CloseReason, ConnId, DropReason, Limits, SlowConsumer, Tally, home_of_user};
 
@@ -14,9 +13,9 @@ fn tally(queued: u64, dropped: &[(DropReason, u64)], absent: u64) -> Tally {
     tally
 }
 
-/// 1: the keys after a full connection got nothing. 2: the caller was told that all is well.
+/// 1: the keys after a full connection got nothing. 2: the caller got a success.
 #[test]
-fn a_full_connection_stops_nobody_else_and_is_counted() {
+fn a_full_outbox_is_counted_and_holds_up_no_other_key() {
     let cases = [
         (SlowConsumer::DropNewest, 1, [b"1", b"2"]),
         (SlowConsumer::DropOldest, 0, [b"1", b"3"]),
@@ -68,14 +67,14 @@ fn a_new_connection_does_not_wait_for_the_one_it_replaces() {
 
 /// 4: the late disconnect of a replaced connection made the user unreachable.
 #[test]
-fn the_farewell_of_a_replaced_connection_comes_late_and_changes_nothing() {
+fn the_late_release_of_a_replaced_connection_changes_nothing() {
     let mut rig = Rig::new(2, Limits::default());
-    // All that is to be asked about them has its home on shard 1.
+    // Key and user have their home on shard 1.
     let key = key_at(1);
     let user = (1..).find(|user| home_of_user(*user, 2).0 == 1).expect("half of all users");
     let token = format!("{user}/{key}//");
     let old = rig.join(0, &token);
-    // The farewell stays on its way while a new connection takes the key.
+    // The release is delayed while a new connection claims the key.
     rig.held.insert((0, 1));
     rig.hang_up(old);
     let new = rig.join(1, &token);
@@ -118,9 +117,9 @@ fn pushes_to_a_room_and_to_a_key_keep_their_order() {
     }
 }
 
-/// 6: rooms are not filtered by operation. That stays the default, and can be had.
+/// 6: rooms are not filtered by operation. That is the default here too; a setting turns the filter on.
 #[test]
-fn the_filter_of_operations_holds_for_rooms_where_it_is_set() {
+fn rooms_are_filtered_by_operation_where_that_is_set() {
     for filter_rooms in [false, true] {
         let mut rig = Rig::new(2, Limits { filter_rooms, ..Limits::default() });
         let conn = rig.join(0, "7/k/r/1000");
@@ -164,7 +163,7 @@ fn a_paced_broadcast_is_smooth() {
 
 /// 9: a change to the present room broke its list, and the last leave did not lower the count.
 #[test]
-fn a_rooms_count_follows_every_coming_and_going() {
+fn the_count_of_a_room_follows_joins_and_leaves() {
     let mut rig = Rig::new(2, Limits::default());
     let conns = [0, 0, 1].map(|shard| rig.join(shard, "///"));
     let check = |rig: &mut Rig, conn: ConnId, room: &str, online: u8| {

@@ -1,11 +1,11 @@
-//! What a peer must not send, and what it is told.
+//! What a peer must not send, and how it is closed for it.
 
 use comet_core::{CloseHow, CloseReason, Limits, Transport};
 
 use crate::rig::{Rig, UPGRADE, frame, key_at, masked, plain, room_at};
 
 /// A TCP client that is authenticated sends `bytes`, in one piece and byte by byte.
-fn check_tcp(bytes: &[u8], reason: CloseReason, told: &str) {
+fn check_tcp(bytes: &[u8], reason: CloseReason, detail: &str) {
     for pieces in [bytes.len(), 1] {
         let mut rig = Rig::new(1, Limits::default());
         let conn = rig.join(0, "7/k/r/");
@@ -13,10 +13,10 @@ fn check_tcp(bytes: &[u8], reason: CloseReason, told: &str) {
             rig.feed(conn, piece);
         }
         assert_eq!(rig.reason(conn), reason);
-        let goodbye = String::from_utf8(rig.take(conn).split_off(16)).unwrap();
-        assert_eq!(goodbye, told);
+        let notice = String::from_utf8(rig.take(conn).split_off(16)).unwrap();
+        assert_eq!(notice, detail);
         assert_eq!(rig.shut(conn), Some(CloseHow::Write));
-        // What it says now is not listened to.
+        // Input after that is discarded.
         assert_eq!(rig.ask(conn, &frame(2, 1, b"")), b"");
         assert_eq!(rig.shards[0].keys().count(), 0);
         assert!(rig.shards[0].home_rooms().is_empty());
@@ -26,14 +26,14 @@ fn check_tcp(bytes: &[u8], reason: CloseReason, told: &str) {
 }
 
 /// A WebSocket client that is authenticated sends `bytes`.
-fn check_websocket(bytes: &[u8], reason: CloseReason, code: u16, told: &str) {
+fn check_websocket(bytes: &[u8], reason: CloseReason, code: u16, detail: &str) {
     let mut rig = Rig::new(1, Limits::default());
     let conn = rig.connect(0, Transport::WebSocket);
     rig.ask(conn, &[UPGRADE, &masked(0x82, &frame(7, 1, b"7/k//"))].concat());
-    let goodbye = rig.ask(conn, bytes);
+    let notice = rig.ask(conn, bytes);
     let close = [&code.to_be_bytes(), reason.label().as_bytes()].concat();
-    let expected = [plain(0x82, &frame(6, 0, told.as_bytes())), plain(0x88, &close)].concat();
-    assert_eq!(String::from_utf8_lossy(&goodbye), String::from_utf8_lossy(&expected));
+    let expected = [plain(0x82, &frame(6, 0, detail.as_bytes())), plain(0x88, &close)].concat();
+    assert_eq!(String::from_utf8_lossy(&notice), String::from_utf8_lossy(&expected));
     assert_eq!(rig.reason(conn), reason);
 }
 
@@ -46,12 +46,12 @@ fn lengths(pack_len: u32, header_len: u16) -> Vec<u8> {
 fn lengths_are_hostile_input() {
     let bad = CloseReason::BadFrame;
     for pack_len in [0, 1, 15] {
-        let told = format!("packLen is {pack_len}, less than the 16 bytes of a header");
-        check_tcp(&lengths(pack_len, 16), bad, &told);
+        let detail = format!("packLen is {pack_len}, less than the 16 bytes of a header");
+        check_tcp(&lengths(pack_len, 16), bad, &detail);
     }
     for pack_len in [16 + 4097, 1 << 24, i32::MAX as u32, 1 << 31, u32::MAX - 15, u32::MAX] {
-        let told = format!("the body has {} bytes, more than the 4096 allowed", pack_len - 16);
-        check_tcp(&lengths(pack_len, 16), bad, &told);
+        let detail = format!("the body has {} bytes, more than the 4096 allowed", pack_len - 16);
+        check_tcp(&lengths(pack_len, 16), bad, &detail);
     }
     for header_len in [0, 15, 17, u16::MAX] {
         check_tcp(
@@ -74,12 +74,12 @@ fn bodies_that_their_operation_cannot_take() {
     let bad = CloseReason::BadFrame;
     check_tcp(&frame(9, 1, b""), CloseReason::RawFromClient, "operation 9 is the server's");
     check_tcp(&frame(12, 1, b"\xff"), bad, "a room id is UTF-8");
-    let told = "a room id of 257 bytes; at most 256 are taken";
-    check_tcp(&frame(12, 1, &[b'r'; 257]), bad, told);
-    let told = "operations are decimal numbers with commas between them";
+    let detail = "a room id of 257 bytes; at most 256 are taken";
+    check_tcp(&frame(12, 1, &[b'r'; 257]), bad, detail);
+    let detail = "operations are decimal numbers with commas between them";
     for body in ["x", "1,", ",1", "1,,2", "1.5", "2147483648", "1;2"] {
-        check_tcp(&frame(14, 1, body.as_bytes()), bad, told);
-        check_tcp(&frame(16, 1, body.as_bytes()), bad, told);
+        check_tcp(&frame(14, 1, body.as_bytes()), bad, detail);
+        check_tcp(&frame(16, 1, body.as_bytes()), bad, detail);
     }
     let many: Vec<String> = (0..65).map(|number| number.to_string()).collect();
     check_tcp(&frame(16, 1, many.join(",").as_bytes()), bad, "more than 64 operations");
@@ -88,24 +88,24 @@ fn bodies_that_their_operation_cannot_take() {
 #[test]
 fn websocket_frames_against_the_rules() {
     let (bad, heartbeat) = (CloseReason::BadWebSocket, frame(2, 1, b""));
-    let check = |bytes: Vec<u8>, told| check_websocket(&bytes, bad, 1002, told);
+    let check = |bytes: Vec<u8>, detail| check_websocket(&bytes, bad, 1002, detail);
     check(plain(0x82, &heartbeat), "a client's frame is not masked");
     check(masked(0xc2, &heartbeat), "a reserved bit is set");
     check(masked(0x80, &heartbeat), "a continuation follows no message");
     check(masked(0x09, b"ping"), "a control frame is fragmented");
     let inside = [masked(0x02, b"half"), masked(0x82, &heartbeat)].concat();
     check(inside, "a message begins inside a fragmented one");
-    let told = "a text message, where only binary ones are spoken";
-    check_websocket(&masked(0x81, b"hello"), CloseReason::WebSocketText, 1003, told);
-    let told = "the message is larger than allowed";
+    let detail = "a text message, where only binary ones are spoken";
+    check_websocket(&masked(0x81, b"hello"), CloseReason::WebSocketText, 1003, detail);
+    let detail = "the message is larger than allowed";
     let huge = [&[0x82, 0xff][..], &u64::MAX.to_be_bytes(), &[0; 4]].concat();
     for bytes in [huge, [&[0x82, 0xfe][..], &4113_u16.to_be_bytes(), &[0; 4]].concat()] {
-        check_websocket(&bytes, CloseReason::WebSocketTooLarge, 1009, told);
+        check_websocket(&bytes, CloseReason::WebSocketTooLarge, 1009, detail);
     }
     let two = masked(0x82, &[heartbeat.clone(), heartbeat.clone()].concat());
-    let told = "a WebSocket message is one whole frame";
-    check_websocket(&two, CloseReason::BadFrame, 1002, told);
-    check_websocket(&masked(0x82, &heartbeat[..15]), CloseReason::BadFrame, 1002, told);
+    let detail = "a WebSocket message is one whole frame";
+    check_websocket(&two, CloseReason::BadFrame, 1002, detail);
+    check_websocket(&masked(0x82, &heartbeat[..15]), CloseReason::BadFrame, 1002, detail);
     let raw = masked(0x82, &frame(9, 1, b""));
     check_websocket(&raw, CloseReason::RawFromClient, 1002, "operation 9 is the server's");
 }
@@ -135,9 +135,9 @@ fn a_bad_upgrade_is_answered_with_its_status() {
 }
 
 #[test]
-fn more_input_than_may_wait_closes() {
+fn too_much_held_input_closes() {
     let mut rig = Rig::new(2, Limits::default());
-    // The room's home is not heard, so the input of who asks for it waits.
+    // The room's home does not answer, so the input of the connection that joins it is held.
     rig.held.extend([(0, 1), (1, 0)]);
     let conn = rig.join(0, &format!("/{}//", key_at(0)));
     rig.feed(conn, &frame(12, 1, room_at(1).as_bytes()));
@@ -150,7 +150,7 @@ fn more_input_than_may_wait_closes() {
 }
 
 #[test]
-fn who_asks_and_never_reads_is_closed() {
+fn a_client_that_asks_and_never_reads_is_closed() {
     let mut rig = Rig::new(1, Limits { cli_proto: 4, ..Limits::default() });
     let conn = rig.join(0, "7/k//");
     rig.allow(conn, Some(0));
@@ -163,7 +163,7 @@ fn who_asks_and_never_reads_is_closed() {
 }
 
 #[test]
-fn a_full_shard_turns_connections_away() {
+fn a_full_shard_refuses_connections() {
     let mut rig = Rig::new(1, Limits { connections: 1, ..Limits::default() });
     let conn = rig.join(0, "7/k//");
     assert_eq!(rig.shards[0].handle_accept(Transport::Tcp), None);

@@ -1,4 +1,4 @@
-//! Remote logic: who is let in, what becomes of messages, and what logic hears of who is here.
+//! Remote logic: tokens, client messages, renewals, and what is reported about keys.
 
 use comet_core::{
     CloseReason, ConnId, Denied, DropReason, Limits, Logic, Message, Report, ShardId, Transport,
@@ -11,36 +11,36 @@ fn rig(shards: u16) -> Rig {
     Rig::with_logic(shards, Limits::default(), Logic::Remote { renew_ms: (1_000, 3_000) })
 }
 
-/// A TCP client whose token is with logic.
-fn knock(rig: &mut Rig, shard: u16, token: &str) -> ConnId {
+/// A TCP client that waits for the answer to its token.
+fn connect(rig: &mut Rig, shard: u16, token: &str) -> ConnId {
     let conn = rig.connect(shard, Transport::Tcp);
     rig.feed(conn, &frame(op::AUTH, 1, token.as_bytes()));
     conn
 }
 
-/// A TCP client that logic has let in.
+/// A TCP client that logic has accepted.
 fn join(rig: &mut Rig, shard: u16, token: &str) -> ConnId {
-    let conn = knock(rig, shard, token);
+    let conn = connect(rig, shard, token);
     rig.admit(conn);
     assert_eq!(rig.take(conn), frame(op::AUTH_REPLY, 1, b""));
     conn
 }
 
-/// What logic was told about keys: `+key` is here, `-key` is gone.
-fn news(rig: &mut Rig) -> Vec<String> {
-    let told = rig.take_reports().into_iter().filter_map(|report| match report {
+/// Reports about keys: `+key` is a heartbeat, `-key` is disconnected.
+fn key_reports(rig: &mut Rig) -> Vec<String> {
+    let reports = rig.take_reports().into_iter().filter_map(|report| match report {
         Report::Heartbeat { key, .. } => Some(format!("+{key}")),
         Report::Disconnected { key, .. } => Some(format!("-{key}")),
         _ => None,
     });
-    told.collect()
+    reports.collect()
 }
 
 #[test]
-fn a_token_goes_out_and_its_answer_lets_the_client_in() {
+fn the_answer_to_a_token_authenticates_the_client() {
     let mut rig = rig(2);
     let conn = rig.connect(1, Transport::Tcp);
-    // What comes behind the token waits.
+    // Input behind the token is held.
     rig.feed(conn, &[frame(op::AUTH, 1, b"7/k/r/"), frame(op::HEARTBEAT, 2, b"")].concat());
     assert_eq!(rig.take(conn), b"");
     assert!(rig.shards[1].poll_auth().is_none());
@@ -51,7 +51,7 @@ fn a_token_goes_out_and_its_answer_lets_the_client_in() {
 }
 
 #[test]
-fn who_is_not_let_in_hears_why_and_how_long_to_wait() {
+fn a_denied_client_is_told_why_and_how_long_to_wait() {
     let cases = [
         (CloseReason::AuthRefused, "no such user", None, 1008, "no such user", ""),
         (
@@ -74,7 +74,7 @@ fn who_is_not_let_in_hears_why_and_how_long_to_wait() {
     for (reason, sentence, retry_after_ms, code, told, hint) in cases {
         let denied = Denied { reason, sentence: sentence.into(), retry_after_ms };
         let mut rig = rig(1);
-        let tcp = knock(&mut rig, 0, "7/k//");
+        let tcp = connect(&mut rig, 0, "7/k//");
         let answer = Err(denied.clone());
         rig.send(tcp.shard, Message::Identified { conn: tcp, answer });
         assert_eq!(rig.take(tcp), frame(op::DISCONNECT_REPLY, 0, told.as_bytes()));
@@ -85,24 +85,24 @@ fn who_is_not_let_in_hears_why_and_how_long_to_wait() {
         rig.send(websocket.shard, Message::Identified { conn: websocket, answer: Err(denied) });
         let close = format!("{}{hint}", reason.label());
         let close = [&u16::to_be_bytes(code)[..], close.as_bytes()].concat();
-        let goodbye =
+        let notice =
             [plain(0x82, &frame(op::DISCONNECT_REPLY, 0, told.as_bytes())), plain(0x88, &close)];
-        assert_eq!(rig.take(websocket), goodbye.concat());
-        assert!(news(&mut rig).is_empty(), "logic let nobody in");
+        assert_eq!(rig.take(websocket), notice.concat());
+        assert!(key_reports(&mut rig).is_empty(), "logic accepted no client");
     }
 }
 
 #[test]
 fn a_long_sentence_is_cut_between_characters() {
     let mut rig = rig(1);
-    let conn = knock(&mut rig, 0, "7/k//");
+    let conn = connect(&mut rig, 0, "7/k//");
     let answer = Err(Denied::refused("ü".repeat(4000)));
     rig.send(conn.shard, Message::Identified { conn, answer });
     assert_eq!(rig.take(conn), frame(op::DISCONNECT_REPLY, 0, "ü".repeat(512).as_bytes()));
 }
 
 #[test]
-fn messages_go_to_logic_one_at_a_time_and_pushes_pass_them() {
+fn logic_has_one_message_of_a_client_at_a_time_and_pushes_pass_it() {
     let mut rig = rig(2);
     let key = key_at(1);
     let conn = join(&mut rig, 0, &format!("7/{key}/r/"));
@@ -132,13 +132,13 @@ fn messages_go_to_logic_one_at_a_time_and_pushes_pass_them() {
     let replies = [frame(4711, 6, b"try later"), frame(op::HEARTBEAT_REPLY, 7, &[0, 0, 0, 1])];
     assert_eq!(rig.take(conn), replies.concat());
     assert_eq!(rig.shards[0].counters().received, 2);
-    // An answer that nobody waits for.
+    // An answer that no client waits for is ignored.
     rig.send(conn.shard, Message::Receipt { conn, outcome: Ok(()) });
     assert_eq!(rig.take(conn), b"");
 }
 
 #[test]
-fn who_waits_for_logic_keeps_its_deadline_and_may_go() {
+fn a_client_that_waits_for_logic_keeps_its_deadline_and_may_leave() {
     let limits = Limits { heartbeat_ms: 1_000, ..Limits::default() };
     let mut rig = Rig::with_logic(1, limits, Logic::Remote { renew_ms: (1, 1) });
     let [waits, goes] = ["7/k//", "7/l//"].map(|token| join(&mut rig, 0, token));
@@ -153,7 +153,7 @@ fn who_waits_for_logic_keeps_its_deadline_and_may_go() {
 }
 
 #[test]
-fn more_messages_than_may_wait_for_logic_close() {
+fn too_many_messages_that_wait_for_logic_close() {
     let mut rig = rig(1);
     let conn = join(&mut rig, 0, "7/k//");
     rig.feed(conn, &frame(op::SEND, 0, b""));
@@ -166,14 +166,14 @@ fn more_messages_than_may_wait_for_logic_close() {
 }
 
 #[test]
-fn a_heartbeat_renews_the_session_now_and_then() {
+fn a_heartbeat_renews_the_session_at_random_intervals() {
     let mut rig = rig(2);
     let conn = join(&mut rig, 0, "7/k//");
     let mut renewed_at = vec![rig.now()];
     for _ in 0..400 {
         rig.pass(50);
         rig.feed(conn, &frame(op::HEARTBEAT, 1, b""));
-        if !news(&mut rig).is_empty() {
+        if !key_reports(&mut rig).is_empty() {
             renewed_at.push(rig.now());
         }
     }
@@ -184,45 +184,45 @@ fn a_heartbeat_renews_the_session_now_and_then() {
 }
 
 #[test]
-fn a_renewal_that_was_not_heard_comes_with_the_next_heartbeat() {
+fn a_failed_renewal_is_repeated_with_the_next_heartbeat() {
     for shard in [0, 1] {
         let mut rig = rig(2);
         let (key, heartbeat) = (key_at(1), frame(op::HEARTBEAT, 1, b""));
         let conn = join(&mut rig, shard, &format!("7/{key}//"));
         rig.pass(3_100);
         rig.feed(conn, &heartbeat);
-        assert_eq!(news(&mut rig), [format!("+{key}")]);
+        assert_eq!(key_reports(&mut rig), [format!("+{key}")]);
         rig.feed(conn, &heartbeat);
-        assert!(news(&mut rig).is_empty(), "it has been renewed");
+        assert!(key_reports(&mut rig).is_empty(), "it has been renewed");
         rig.send(ShardId(1), Message::RenewalFailed { key: (*key).into() });
         rig.feed(conn, &heartbeat);
-        assert_eq!(news(&mut rig), [format!("+{key}")]);
+        assert_eq!(key_reports(&mut rig), [format!("+{key}")]);
         rig.feed(conn, &heartbeat);
-        assert!(news(&mut rig).is_empty(), "once is enough");
-        // Nobody is left to renew it.
+        assert!(key_reports(&mut rig).is_empty(), "once is enough");
+        // No connection is left to renew it.
         rig.hang_up(conn);
-        news(&mut rig);
+        key_reports(&mut rig);
         rig.send(ShardId(1), Message::RenewalFailed { key: (*key).into() });
-        assert!(news(&mut rig).is_empty());
+        assert!(key_reports(&mut rig).is_empty());
     }
 }
 
 #[test]
-fn logic_hears_of_the_last_owner_of_a_key_only() {
+fn only_the_last_owner_of_a_key_is_reported_as_disconnected() {
     for shard in [0, 1] {
         let mut rig = rig(2);
         let old = join(&mut rig, 0, "7/k//");
         let new = join(&mut rig, shard, "7/k//");
         assert_eq!(rig.reason(old), CloseReason::Replaced);
         rig.hang_up(old);
-        assert!(news(&mut rig).is_empty(), "the key is held");
+        assert!(key_reports(&mut rig).is_empty(), "the key is held");
         rig.hang_up(new);
-        assert_eq!(news(&mut rig), ["-k"]);
+        assert_eq!(key_reports(&mut rig), ["-k"]);
     }
 }
 
 #[test]
-fn a_farewell_that_comes_late_tells_logic_nothing() {
+fn a_late_release_reports_nothing() {
     let mut rig = rig(2);
     let key = key_at(1);
     let token = format!("/{key}//");
@@ -231,52 +231,52 @@ fn a_farewell_that_comes_late_tells_logic_nothing() {
     rig.hang_up(old);
     let new = join(&mut rig, 1, &token);
     rig.hang_up(new);
-    assert_eq!(news(&mut rig), [format!("-{key}")]);
+    assert_eq!(key_reports(&mut rig), [format!("-{key}")]);
     rig.held.clear();
     rig.run();
-    assert!(news(&mut rig).is_empty());
+    assert!(key_reports(&mut rig).is_empty());
 }
 
 #[test]
-fn who_left_before_logic_said_yes_is_not_left_there() {
+fn a_client_that_left_before_its_answer_is_reported_as_disconnected() {
     let mut rig = rig(2);
-    let gone = knock(&mut rig, 0, "7/k//");
+    let gone = connect(&mut rig, 0, "7/k//");
     rig.hang_up(gone);
     rig.admit(gone);
-    assert_eq!(news(&mut rig), ["-k"]);
-    // Once more, while somebody else holds the key.
-    let gone = knock(&mut rig, 0, "7/k//");
+    assert_eq!(key_reports(&mut rig), ["-k"]);
+    // Once more, while another connection holds the key.
+    let gone = connect(&mut rig, 0, "7/k//");
     let holder = join(&mut rig, 1, "7/k//");
     rig.hang_up(gone);
-    news(&mut rig);
+    key_reports(&mut rig);
     let answer = Ok(comet_core::Identity { key: Some("k".into()), ..Default::default() });
     rig.send(gone.shard, Message::Identified { conn: gone, answer });
-    assert!(news(&mut rig).is_empty());
+    assert!(key_reports(&mut rig).is_empty());
     assert_eq!(rig.push_keys(&["k"], 5, b"x").dropped[DropReason::Closing as usize], 0);
     assert!(!rig.is_closed(holder));
-    // And where comet refuses what logic gave.
-    let refused = knock(&mut rig, 0, &format!("7/other/{}/", "r".repeat(257)));
+    // The same where the shard refuses what logic gave.
+    let refused = connect(&mut rig, 0, &format!("7/other/{}/", "r".repeat(257)));
     rig.admit(refused);
     assert_eq!(rig.reason(refused), CloseReason::AuthRefused);
-    assert_eq!(news(&mut rig), ["-other"]);
+    assert_eq!(key_reports(&mut rig), ["-other"]);
 }
 
-/// Logic lets the new owner in, then hears that the old one is gone, and only then is the key claimed.
+/// Logic accepts the new owner, then learns that the old one is gone, and only then is the key claimed.
 #[test]
-fn a_departure_that_crosses_the_next_arrival_is_made_good() {
+fn a_disconnect_that_crosses_the_next_connect_is_followed_by_a_renewal() {
     let mut rig = rig(2);
     let key = key_at(1);
     let token = format!("7/{key}//");
     let old = join(&mut rig, 0, &token);
-    let new = knock(&mut rig, 0, &token);
+    let new = connect(&mut rig, 0, &token);
     rig.hang_up(old);
     rig.admit(new);
-    assert_eq!(news(&mut rig), [format!("-{key}"), format!("+{key}")]);
-    // Long after a departure nobody can have crossed it.
+    assert_eq!(key_reports(&mut rig), [format!("-{key}"), format!("+{key}")]);
+    // After the handshake timeout no connect can have crossed the disconnect.
     rig.hang_up(new);
-    news(&mut rig);
+    key_reports(&mut rig);
     rig.pass(6_000);
     join(&mut rig, 0, &token);
-    assert!(news(&mut rig).is_empty());
+    assert!(key_reports(&mut rig).is_empty());
     assert_eq!(rig.shards[1].counters().keys, 1);
 }

@@ -1,13 +1,14 @@
-//! The shard from outside: bytes and messages in, bytes, tallies and reasons out.
+//! The shard from outside: bytes and messages go in; bytes, tallies and close reasons come out.
 
 mod bounds;
-mod calm;
 mod deadlines;
 mod drain;
 mod goim_faults;
 mod hostile;
+mod idle_coalescing;
 mod logic;
 mod pushes;
 mod replies;
 mod rig;
 mod trace;
+mod turns;

@@ -1,4 +1,4 @@
-//! Pushes in the corners: cut sends, crowded rooms, the drain.
+//! Pushes in special cases: cut sends, joins under way, full queues, the drain.
 
 use comet_core::{
     CloseHow, CloseReason, DropReason, Limits, Message, Report, ShardId, SlowConsumer, Transport,
@@ -34,7 +34,7 @@ fn a_send_that_was_cut_is_lost_with_its_connection() {
 }
 
 #[test]
-fn who_waits_for_a_room_may_leave_it_in_the_same_breath() {
+fn a_client_may_leave_a_room_with_the_input_behind_its_join() {
     let mut rig = Rig::new(2, Limits::default());
     let room = room_at(1);
     let conns = [0, 0].map(|shard| rig.join(shard, "///"));
@@ -52,7 +52,7 @@ fn who_waits_for_a_room_may_leave_it_in_the_same_breath() {
 }
 
 #[test]
-fn a_push_too_large_for_any_outbox_pushes_nobody_out() {
+fn a_push_too_large_for_any_outbox_drops_no_older_one() {
     let limits =
         Limits { outbox_bytes: 100, slow_consumer: SlowConsumer::DropOldest, ..Limits::default() };
     let mut rig = Rig::new(1, limits);
@@ -67,7 +67,7 @@ fn a_push_too_large_for_any_outbox_pushes_nobody_out() {
     assert_eq!(rig.take(conn), [frame(5, 0, b"1"), frame(5, 0, b"2")].concat());
 }
 
-/// The only place is taken by a push on its way: the newest waits beside it, until a newer one comes.
+/// The only place is taken by a push in flight. The newest push waits beside it, until a newer one comes.
 #[test]
 fn drop_oldest_always_takes_the_newest() {
     let limits =
@@ -89,7 +89,7 @@ fn nothing_overtakes_the_reply_to_the_token() {
     let room = room_at(1);
     let conn = rig.connect(0, Transport::Tcp);
     rig.held.insert((1, 0));
-    // Its key has its home here; its room's home is not heard.
+    // Its key has its home on its own shard; its room's home does not answer.
     let key = key_at(0);
     rig.feed(conn, &frame(7, 1, format!("/{key}/{room}/").as_bytes()));
     let tally = rig.push_keys(&[&key], 5, b"early");
@@ -118,7 +118,7 @@ fn a_full_mesh_drops_pushes_and_counts_them() {
 }
 
 #[test]
-fn a_drain_says_goodbye_and_reports_once() {
+fn a_drain_closes_all_and_reports_once() {
     let mut rig = Rig::new(1, Limits::default());
     let tcp = rig.join(0, "/tcp//");
     let websocket = rig.connect(0, Transport::WebSocket);
@@ -127,8 +127,8 @@ fn a_drain_says_goodbye_and_reports_once() {
     rig.send(ShardId(0), Message::Drain { over_ms: 0, retry_after_ms: 0 });
     rig.send(ShardId(0), Message::Drain { over_ms: 0, retry_after_ms: 0 });
     assert_eq!(rig.take(tcp), frame(6, 0, b"draining"));
-    let goodbye = [plain(0x82, &frame(6, 0, b"draining")), plain(0x88, b"\x03\xe9draining")];
-    assert_eq!(rig.take(websocket), goodbye.concat());
+    let notice = [plain(0x82, &frame(6, 0, b"draining")), plain(0x88, b"\x03\xe9draining")];
+    assert_eq!(rig.take(websocket), notice.concat());
     for conn in [tcp, websocket, silent] {
         assert_eq!(rig.reason(conn), CloseReason::Draining);
         assert_eq!(rig.shut(conn), Some(CloseHow::Write));

@@ -50,7 +50,7 @@ fn each_operation_has_its_reply() {
     check("7/k//", &[frame(14, 8, b"1000,1001")], &[frame(15, 8, b"")]);
     check("7/k//", &[frame(14, 8, b"")], &[frame(15, 8, b"")]);
     check("7/k//5", &[frame(16, 9, b"5, 1000")], &[frame(17, 9, b"")]);
-    // goim's own of no meaning to a client, and numbers nobody has a name for.
+    // Operations of goim that mean nothing from a client, and numbers without a meaning.
     for operation in [0, 1, 3, 5, 10, 11, 18, 4711, i32::MIN, i32::MAX] {
         check("7/k//", &[frame(operation, 1, b"x")], &[frame(operation, 1, b"")]);
     }
@@ -78,7 +78,7 @@ fn requests_in_a_row_are_answered_in_order() {
 }
 
 #[test]
-fn what_comes_before_the_token_is_read_over() {
+fn frames_before_the_token_are_ignored() {
     let mut rig = Rig::new(1, Limits::default());
     let conn = rig.connect(0, Transport::Tcp);
     let early = [frame(2, 1, b""), frame(9, 2, b""), frame(12, 3, b"r"), frame(4711, 4, b"x")];
@@ -99,7 +99,7 @@ fn a_ping_is_answered_and_a_close_returned() {
 }
 
 #[test]
-fn a_refused_token_is_told_why() {
+fn a_refused_token_is_answered_with_the_reason() {
     let mut rig = Rig::new(1, Limits::default());
     let conn = rig.connect(0, Transport::Tcp);
     assert_eq!(rig.ask(conn, &frame(7, 1, b"no")), frame(6, 0, b"no such token"));
@@ -116,7 +116,7 @@ fn a_refused_token_is_told_why() {
 }
 
 #[test]
-fn users_without_a_key_get_one_with_their_session() {
+fn users_without_a_key_get_one_with_their_session_number() {
     let mut rig = Rig::new(2, Limits::default());
     rig.join(0, "42///");
     rig.join(1, "42///");

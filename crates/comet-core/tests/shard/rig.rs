@@ -1,4 +1,4 @@
-//! A few shards with plain queues for sockets and mesh, and a clock that stands until it is moved.
+//! A few shards with plain queues for sockets and mesh, and a clock that the test moves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -20,15 +20,15 @@ pub(crate) const UPGRADE: &[u8] = b"GET /sub HTTP/1.1\r\nHost: h\r\nConnection: 
 struct Wire {
     output: Vec<u8>,
     in_flight: Option<Vec<u8>>,
-    /// Takes so many bytes more; `None` is no end of them.
-    room: Option<usize>,
+    /// How many more bytes it takes; `None`: any number.
+    window: Option<usize>,
     shut: Option<CloseHow>,
 }
 
 pub(crate) struct Rig {
     pub(crate) shards: Vec<Shard>,
     pub(crate) reports: Vec<Report>,
-    /// Messages from one shard to another stay where they are.
+    /// Pairs of shards between which messages stay in their queue.
     pub(crate) held: BTreeSet<(u16, u16)>,
     now: u64,
     wires: BTreeMap<ConnId, Wire>,
@@ -82,20 +82,20 @@ impl Rig {
         self.run();
     }
 
-    /// The client's answer to a request.
+    /// Sends a request; returns the answer to the client.
     pub(crate) fn ask(&mut self, conn: ConnId, request: &[u8]) -> Vec<u8> {
         self.feed(conn, request);
         self.take(conn)
     }
 
-    /// What the client was sent since it was looked at last.
+    /// What the client was sent since the last call.
     pub(crate) fn take(&mut self, conn: ConnId) -> Vec<u8> {
         self.wires.get_mut(&conn).map(|wire| std::mem::take(&mut wire.output)).unwrap_or_default()
     }
 
-    /// From now on the client's kernel takes `room` bytes more.
-    pub(crate) fn allow(&mut self, conn: ConnId, room: Option<usize>) {
-        self.wires.get_mut(&conn).expect("connected").room = room;
+    /// From now on the client's kernel takes `window` bytes more.
+    pub(crate) fn allow(&mut self, conn: ConnId, window: Option<usize>) {
+        self.wires.get_mut(&conn).expect("connected").window = window;
         self.run();
     }
 
@@ -108,7 +108,7 @@ impl Rig {
         self.run();
     }
 
-    /// Cuts the send under way after `bytes` and hangs up before it can be resumed.
+    /// Cuts the send in flight after `bytes`, and hangs up before it can be resumed.
     pub(crate) fn hang_up_amid(&mut self, conn: ConnId, bytes: usize) {
         let wire = self.wires.get_mut(&conn).expect("connected");
         assert!(wire.in_flight.take().is_some_and(|sending| bytes < sending.len()));
@@ -116,7 +116,10 @@ impl Rig {
         self.hang_up(conn);
     }
 
-    /// Why the connection was closed; panics while it is not.
+    /// Why the connection was closed.
+    ///
+    /// # Panics
+    /// While it is not closed.
     pub(crate) fn reason(&self, conn: ConnId) -> CloseReason {
         self.closed.get(&conn).map(|event| event.reason).expect("closed")
     }
@@ -182,7 +185,7 @@ impl Rig {
         }
     }
 
-    /// Remote logic lets the client in that has sent its token, as [`identity`] reads it.
+    /// Remote logic answers the token of `conn` as [`identity`] does.
     pub(crate) fn admit(&mut self, conn: ConnId) {
         let mine =
             |report: &Report| matches!(report, Report::Identify(asked) if asked.conn == conn);
@@ -194,7 +197,7 @@ impl Rig {
         self.send(conn.shard, Message::Identified { conn, answer });
     }
 
-    /// What control was told since it was looked at last.
+    /// What control was reported since the last call.
     pub(crate) fn take_reports(&mut self) -> Vec<Report> {
         std::mem::take(&mut self.reports)
     }
@@ -224,7 +227,7 @@ impl Rig {
         self.now
     }
 
-    /// Lets `millis` pass, and wakes each shard when it asked to be woken, and not before.
+    /// Lets `millis` pass. Each shard is called when its timeout is over, and not before.
     pub(crate) fn pass(&mut self, millis: u64) {
         let end = self.now + millis;
         loop {
@@ -242,7 +245,7 @@ impl Rig {
         }
     }
 
-    /// Carries everything to where it goes, until nothing moves.
+    /// Runs the drivers until nothing moves.
     pub(crate) fn run(&mut self) {
         let mut moved = true;
         while moved {
@@ -261,12 +264,13 @@ impl Rig {
             moved = true;
         }
         while let Some(transmit) = shard.poll_transmit() {
-            let wire = self.wires.get_mut(&transmit.conn).expect("a transmit for somebody");
+            let wire =
+                self.wires.get_mut(&transmit.conn).expect("a transmit of a known connection");
             assert!(wire.in_flight.is_none() && wire.shut.is_none() && !transmit.bytes.is_empty());
             wire.in_flight = Some(transmit.bytes.to_vec());
         }
         while let Some((conn, how)) = shard.poll_close() {
-            self.wires.get_mut(&conn).expect("a close for somebody").shut = Some(how);
+            self.wires.get_mut(&conn).expect("a close of a known connection").shut = Some(how);
         }
         while let Some(event) = shard.poll_closed() {
             assert!(self.closed.insert(event.conn, event).is_none(), "closed once");
@@ -291,10 +295,10 @@ impl Rig {
         let mine = |conn: &ConnId| usize::from(conn.shard.0) == index;
         for (&conn, wire) in self.wires.iter_mut().filter(|(conn, _)| mine(conn)) {
             let Some(bytes) = &wire.in_flight else { continue };
-            let taken = bytes.len().min(wire.room.unwrap_or(usize::MAX));
+            let taken = bytes.len().min(wire.window.unwrap_or(usize::MAX));
             if taken > 0 {
                 wire.output.extend(&bytes[..taken]);
-                wire.room = wire.room.map(|room| room - taken);
+                wire.window = wire.window.map(|window| window - taken);
                 shard.handle_sent(conn, taken);
             } else if wire.shut == Some(CloseHow::Both) {
                 shard.handle_send_failed(conn, 32);
@@ -306,12 +310,12 @@ impl Rig {
         }
         let gone = |wire: &Wire| wire.shut == Some(CloseHow::Both) && wire.in_flight.is_none();
         self.wires.retain(|conn, wire| {
-            let goes = mine(conn) && gone(wire) && wire.output.is_empty();
-            if goes {
+            let is_over = mine(conn) && gone(wire) && wire.output.is_empty();
+            if is_over {
                 shard.handle_gone(*conn);
                 moved = true;
             }
-            !goes
+            !is_over
         });
         moved
     }
@@ -363,7 +367,7 @@ pub(crate) fn room_at(home: u16) -> String {
     rooms.find(|room| home_of_room(room, 2).0 == home).expect("half of all rooms")
 }
 
-/// `user/key/room/operations`, any of them empty; `no` is refused.
+/// Reads `user/key/room/operations`, each of which may be empty. Anything else is refused.
 fn identity(token: &[u8]) -> Result<Identity, String> {
     let text = std::str::from_utf8(token).expect("tokens here are text");
     let [user, key, room, operations] = text.split('/').collect::<Vec<_>>()[..] else {

@@ -1,4 +1,4 @@
-//! The trace log: what is told of listed users, and that it is bounded.
+//! The trace log: the events of listed users, and their bound.
 
 use std::sync::Arc;
 
@@ -35,15 +35,17 @@ fn wrote(operation: i32, sequence: i32, bytes: u32) -> TraceKind {
 }
 
 #[test]
-fn everything_that_happens_to_a_listed_user_is_told() {
+fn every_event_of_a_listed_user_is_reported() {
     let mut rig = Rig::new(2, limits(&[7, 9]));
     rig.join(1, "8/other/r/");
     rig.pass(1_234);
     let conn = rig.join(0, "7/k/r/");
-    let told = events(&mut rig);
-    assert!(told.iter().all(|event| event.conn == conn && event.user == 7 && &*event.key == "k"));
-    assert!(told.iter().all(|event| event.at.0 == 1_234));
-    let [first, second] = &told[..] else { panic!("{told:?}") };
+    let reported = events(&mut rig);
+    assert!(
+        reported.iter().all(|event| event.conn == conn && event.user == 7 && &*event.key == "k")
+    );
+    assert!(reported.iter().all(|event| event.at.0 == 1_234));
+    let [first, second] = &reported[..] else { panic!("{reported:?}") };
     assert_eq!(first.what, TraceKind::Authenticated { room: Some("r".into()) });
     assert_eq!(second.what, wrote(op::AUTH_REPLY, 1, 16));
 
@@ -55,8 +57,8 @@ fn everything_that_happens_to_a_listed_user_is_told() {
     assert_eq!(whats(&mut rig), [wrote(5, 0, 20), wrote(5, 0, 17), wrote(6, 2, 18)]);
     rig.feed(conn, &frame(9, 1, b""));
     let reason = CloseReason::RawFromClient;
-    let goodbye = 16 + "operation 9 is the server's".len() as u32;
-    let expected = [read(9, 1, 16), TraceKind::Closed { reason }, wrote(6, 0, goodbye)];
+    let notice = 16 + "operation 9 is the server's".len() as u32;
+    let expected = [read(9, 1, 16), TraceKind::Closed { reason }, wrote(6, 0, notice)];
     assert_eq!(whats(&mut rig), expected);
 }
 
@@ -75,7 +77,7 @@ fn a_frame_is_written_with_its_last_byte_on_either_transport() {
     for body in [b"1", b"2", b"3"] {
         rig.push_keys(&["tcp"], 5, body);
     }
-    // The first is on its way alone, the others behind it together.
+    // The first is in flight alone, the others wait behind it together.
     rig.allow(tcp, Some(17 + 16));
     assert_eq!(whats(&mut rig), [wrote(5, 0, 17)]);
     rig.allow(tcp, Some(1));
@@ -85,7 +87,7 @@ fn a_frame_is_written_with_its_last_byte_on_either_transport() {
 }
 
 #[test]
-fn the_list_changes_alive() {
+fn the_list_changes_at_run_time() {
     let mut rig = Rig::new(2, limits(&[]));
     let conns = [0, 1].map(|shard| rig.join(shard, &format!("{}/k{shard}//", 7 + shard)));
     let listed = |users: &[i64]| Message::Configure { limits: Arc::new(limits(users)) };
@@ -107,13 +109,13 @@ fn the_list_changes_alive() {
 }
 
 #[test]
-fn events_that_nobody_takes_are_counted_and_told_as_missed() {
+fn events_beyond_the_bound_are_counted_and_reported_as_missed() {
     let mut rig = Rig::new(1, limits(&[7]));
     let conn = rig.join(0, "7/k//");
     whats(&mut rig);
     let asked = TRACE_EVENTS_MAX as u32 + 100;
     let heartbeats: Vec<u8> = (0..asked).flat_map(|_| frame(16, 1, b"")).collect();
-    // The reports are taken only after all of it was read.
+    // Reports are taken only after everything was read.
     rig.allow(conn, Some(0));
     let mut limits = limits(&[7]);
     limits.cli_proto = u16::MAX;

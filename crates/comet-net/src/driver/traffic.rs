@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use comet_core::{CloseHow, ConnId, Hangup};
+use comet_core::{CloseHow, ConnId, Hangup, Slot};
 use comet_logic::Auther;
 use rustix::net::{Shutdown, shutdown};
 
@@ -53,7 +53,7 @@ impl<A: Auther> Driver<A> {
     }
 
     pub(super) fn received(&mut self, completion: Completion) {
-        let slot = completion.index;
+        let slot = Slot(completion.index);
         let socket = self.sockets.at(slot);
         socket.is_receiving = completion.more;
         let conn = socket.conn;
@@ -161,7 +161,7 @@ impl<A: Auther> Driver<A> {
     }
 
     pub(super) fn sent(&mut self, completion: Completion) {
-        let slot = completion.index;
+        let slot = Slot(completion.index);
         let socket = self.sockets.at(slot);
         socket.is_sending = false;
         let conn = socket.conn;
@@ -187,7 +187,7 @@ impl<A: Auther> Driver<A> {
     }
 
     /// Submits ciphertext that waits, if none is under way.
-    fn send_sealed(&mut self, slot: u32) {
+    fn send_sealed(&mut self, slot: Slot) {
         let socket = self.sockets.at(slot);
         if socket.is_sending {
             return;

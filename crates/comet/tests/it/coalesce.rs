@@ -8,7 +8,7 @@ use comet_client::{Message, Transport, op};
 use crate::peer::{Peer, message};
 use crate::support::{PATIENCE, Server, To, queued};
 
-/// Clients are calm when so long nothing but heartbeats came (`CALM_MS`), and then some.
+/// Clients are calm when so long nothing but heartbeats came (`COALESCE_AFTER_MS`), and then some.
 const CALM: Duration = Duration::from_millis(1_200);
 /// So long is looked for an answer that should not come: a small part of what it has to wait.
 const A_WHILE: Duration = Duration::from_millis(300);

@@ -1,6 +1,6 @@
-//! When heartbeats may wait for each other.
+//! When received bytes may wait, so that heartbeats are answered together.
 
-use comet_core::limits::CALM_MS;
+use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{ConnId, Limits, Message, Millis, ShardId, Transport};
 use comet_proto::op;
 
@@ -8,46 +8,46 @@ use crate::rig::{Rig, UPGRADE, frame, masked};
 
 const COALESCE_MS: u64 = 20;
 
-/// Clients whose last heartbeat was long ago, on a shard where nothing else happened since.
-fn calm(coalesce_ms: u64) -> (Rig, Vec<ConnId>) {
+/// Clients on a shard where nothing has happened for a long time.
+fn idle(coalesce_ms: u64) -> (Rig, Vec<ConnId>) {
     let limits = Limits { coalesce_ms: coalesce_ms as u32, ..Limits::default() };
     let mut rig = Rig::new(1, limits);
     let clients = (0..4).map(|user| rig.join(0, &format!("{user}/k{user}/r/"))).collect();
-    rig.pass(2 * u64::from(CALM_MS));
+    rig.pass(2 * u64::from(COALESCE_AFTER_MS));
     (rig, clients)
 }
 
 fn beat(rig: &mut Rig, client: ConnId) -> Option<Millis> {
     let reply = rig.ask(client, &frame(op::HEARTBEAT, 3, b""));
     assert_eq!(reply[..16], frame(op::HEARTBEAT_REPLY, 3, &[0; 4])[..16]);
-    rig.shards[0].poll_nap()
+    rig.shards[0].poll_coalesced_wait()
 }
 
 #[test]
 fn heartbeats_close_after_one_another_may_wait() {
-    let (mut rig, clients) = calm(COALESCE_MS);
-    assert_eq!(rig.shards[0].poll_nap(), None);
-    // Nobody knows yet that another one follows.
+    let (mut rig, clients) = idle(COALESCE_MS);
+    assert_eq!(rig.shards[0].poll_coalesced_wait(), None);
+    // One heartbeat does not show that another one follows soon.
     assert_eq!(beat(&mut rig, clients[0]), None);
     rig.pass(2 * COALESCE_MS - 1);
-    let now = 2 * u64::from(CALM_MS) + 2 * COALESCE_MS - 1;
+    let now = 2 * u64::from(COALESCE_AFTER_MS) + 2 * COALESCE_MS - 1;
     assert_eq!(beat(&mut rig, clients[1]), Some(Millis(now + COALESCE_MS)));
     rig.pass(COALESCE_MS);
-    // None came meanwhile: the next is awaited without a nap, and is the first again.
-    assert_eq!(rig.shards[0].poll_nap(), None);
+    // None arrived in that time: the next one does not wait, and counts as the first again.
+    assert_eq!(rig.shards[0].poll_coalesced_wait(), None);
     rig.pass(COALESCE_MS);
     assert_eq!(beat(&mut rig, clients[2]), None);
 }
 
 #[test]
-fn who_hears_no_heartbeat_waits_for_none() {
-    let (rig, _) = calm(10 * u64::from(CALM_MS));
-    assert_eq!(rig.shards[0].poll_nap(), None);
+fn without_heartbeats_nothing_waits() {
+    let (rig, _) = idle(10 * u64::from(COALESCE_AFTER_MS));
+    assert_eq!(rig.shards[0].poll_coalesced_wait(), None);
 }
 
 #[test]
-fn none_waits_where_it_is_switched_off() {
-    let (mut rig, clients) = calm(0);
+fn with_coalescing_off_nothing_waits() {
+    let (mut rig, clients) = idle(0);
     for client in clients {
         assert_eq!(beat(&mut rig, client), None);
         rig.pass(1);
@@ -55,9 +55,9 @@ fn none_waits_where_it_is_switched_off() {
 }
 
 #[test]
-fn whatever_else_happens_ends_it_for_a_while() {
-    type Stir = fn(&mut Rig, ConnId);
-    let stirs: [(&str, Stir); 6] = [
+fn other_activity_ends_the_wait() {
+    type Activity = fn(&mut Rig, ConnId);
+    let activities: [(&str, Activity); 6] = [
         ("a message", |rig, client| rig.feed(client, &frame(op::CHANGE_ROOM, 4, b"s"))),
         ("heartbeats too close", |rig, client| {
             rig.feed(client, &frame(op::HEARTBEAT, 4, b"").repeat(2));
@@ -77,12 +77,12 @@ fn whatever_else_happens_ends_it_for_a_while() {
             rig.send(ShardId(0), Message::Drain { over_ms: 0, retry_after_ms: 0 });
         }),
     ];
-    for (what, stir) in stirs {
-        let (mut rig, clients) = calm(COALESCE_MS);
+    for (what, happens) in activities {
+        let (mut rig, clients) = idle(COALESCE_MS);
         assert_eq!(beat(&mut rig, clients[0]), None, "{what}");
         rig.pass(1);
         assert!(beat(&mut rig, clients[1]).is_some(), "{what}");
-        stir(&mut rig, clients[2]);
-        assert_eq!(rig.shards[0].poll_nap(), None, "{what}");
+        happens(&mut rig, clients[2]);
+        assert_eq!(rig.shards[0].poll_coalesced_wait(), None, "{what}");
     }
 }

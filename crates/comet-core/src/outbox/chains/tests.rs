@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[derive(Clone, Debug)]
-enum Step {
+enum OutboxStep {
     /// The same frame to all outboxes of a mask.
     Push {
         mask: u8,
@@ -27,14 +27,14 @@ enum Step {
     },
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<OutboxStep>> {
     let step = prop_oneof![
         5 => (any::<u8>(), prop_oneof![9 => 0..200_usize, 1 => 100_000..150_000_usize], any::<bool>())
-            .prop_map(|(mask, len, is_push)| Step::Push { mask, len, is_push }),
+            .prop_map(|(mask, len, is_push)| OutboxStep::Push { mask, len, is_push }),
         6 => (0..8_usize, prop_oneof![1..60_usize, Just(usize::MAX)])
-            .prop_map(|(outbox, bytes)| Step::Send { outbox, bytes }),
-        1 => (0..8_usize).prop_map(|outbox| Step::DropOldest { outbox }),
-        1 => (0..8_usize).prop_map(|outbox| Step::Clear { outbox }),
+            .prop_map(|(outbox, bytes)| OutboxStep::Send { outbox, bytes }),
+        1 => (0..8_usize).prop_map(|outbox| OutboxStep::DropOldest { outbox }),
+        1 => (0..8_usize).prop_map(|outbox| OutboxStep::Clear { outbox }),
     ];
     prop::collection::vec(step, 1..80)
 }
@@ -59,24 +59,24 @@ proptest! {
         let mut models: [Model; 8] = Default::default();
         for (step, sequence) in steps.into_iter().zip(1..) {
             match step {
-                Step::Push { mask, len, is_push } => {
+                OutboxStep::Push { mask, len, is_push } => {
                     let body = vec![sequence as u8; len];
                     let frame = Frame { version: 1, operation: 5, sequence, body: &body };
                     let item = chains.item(Encoded::frame(&frame), is_push);
-                    let mut alike = [Alike::NONE; 2];
+                    let mut memos = [AppendMemo::NONE; 2];
                     for outbox in (0..8).filter(|outbox| mask & (1 << outbox) != 0) {
                         let of_this = transport(outbox) as usize;
-                        if !alike[of_this].append(&mut outboxes[outbox]) {
-                            alike.iter_mut().for_each(|alike| chains.count(alike));
-                            let (alike, mine) = (&mut alike[of_this], &mut outboxes[outbox]);
-                            chains.append_as(alike, mine, &item);
+                        if !memos[of_this].repeat(&mut outboxes[outbox]) {
+                            memos.iter_mut().for_each(|memo| chains.settle(memo));
+                            let (memo, mine) = (&mut memos[of_this], &mut outboxes[outbox]);
+                            chains.append_and_note(memo, mine, &item);
                         }
                         let bytes = transport(outbox).bytes(&item.frame).to_vec();
                         models[outbox].pending.push_back((bytes, is_push));
                     }
-                    alike.iter_mut().for_each(|alike| chains.count(alike));
+                    memos.iter_mut().for_each(|memo| chains.settle(memo));
                 }
-                Step::Send { outbox, bytes } => {
+                OutboxStep::Send { outbox, bytes } => {
                     let (mine, model) = (&mut outboxes[outbox], &mut models[outbox]);
                     if !mine.is_sending() {
                         let started = chains.start(mine);
@@ -95,19 +95,19 @@ proptest! {
                     let progress = chains.advance(mine, transport(outbox), bytes);
                     if model.in_flight.is_empty() {
                         let pushes = std::mem::take(&mut model.in_flight_pushes);
-                        prop_assert_eq!(progress, Progress::Done { pushes });
+                        prop_assert_eq!(progress, SendProgress::Done { pushes });
                     } else {
-                        prop_assert_eq!(progress, Progress::Partial);
+                        prop_assert_eq!(progress, SendProgress::Partial);
                     }
                 }
-                Step::DropOldest { outbox } => {
+                OutboxStep::DropOldest { outbox } => {
                     let model = &mut models[outbox].pending;
                     let oldest = model.iter().position(|(_, is_push)| *is_push);
                     let bytes = oldest.and_then(|at| model.remove(at)).map(|(bytes, _)| bytes.len());
                     let mine = &mut outboxes[outbox];
                     prop_assert_eq!(chains.drop_oldest(mine, transport(outbox)), bytes);
                 }
-                Step::Clear { outbox } => {
+                OutboxStep::Clear { outbox } => {
                     let (mine, model) = (&mut outboxes[outbox], &mut models[outbox]);
                     let bytes: usize = model.pending.iter().map(|(bytes, _)| bytes.len()).sum();
                     let waiting = model.pending.drain(..).filter(|(_, is_push)| *is_push).count();
@@ -167,7 +167,7 @@ fn a_frame_cut_in_the_middle_is_lost_and_the_ones_before_it_are_sent() {
         chains.append(&mut outbox, &item);
     }
     assert!(chains.start(&mut outbox));
-    assert_eq!(chains.advance(&mut outbox, Transport::Tcp, 39), Progress::Partial);
+    assert_eq!(chains.advance(&mut outbox, Transport::Tcp, 39), SendProgress::Partial);
     let remains = chains.clear_in_flight(&mut outbox, Transport::Tcp);
     assert_eq!(remains, Remains { sent: 1, lost: 2, bytes: 21 });
     assert!(chains.is_empty());

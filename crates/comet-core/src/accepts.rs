@@ -1,0 +1,85 @@
+//! Which operations a connection accepts from pushes.
+
+/// Operations a connection accepts from a push by key and from a broadcast.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Accepts {
+    /// Every operation: the seed's tokens name none and filter nothing.
+    #[default]
+    All,
+    /// Only these; goim v2's tokens list them, and an empty list accepts nothing.
+    Only(Box<[i32]>),
+    /// Every operation but these: what op 16 makes of [`Accepts::All`].
+    AllBut(Box<[i32]>),
+}
+
+impl Accepts {
+    /// Whether `operation` passes.
+    #[must_use]
+    pub fn contains(&self, operation: i32) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(operations) => operations.contains(&operation),
+            Self::AllBut(operations) => !operations.contains(&operation),
+        }
+    }
+
+    /// How many operations are listed.
+    #[must_use]
+    pub fn listed(&self) -> usize {
+        match self {
+            Self::All => 0,
+            Self::Only(operations) | Self::AllBut(operations) => operations.len(),
+        }
+    }
+
+    /// Accepts `operations` too (op 14).
+    pub(crate) fn subscribe(&mut self, operations: &[i32]) {
+        match self {
+            Self::All => {}
+            Self::Only(listed) => *listed = union(listed, operations),
+            Self::AllBut(listed) => *listed = difference(listed, operations),
+        }
+    }
+
+    /// Accepts `operations` no longer (op 16).
+    pub(crate) fn unsubscribe(&mut self, operations: &[i32]) {
+        match self {
+            Self::All => *self = Self::AllBut(union(&[], operations)),
+            Self::Only(listed) => *listed = difference(listed, operations),
+            Self::AllBut(listed) => *listed = union(listed, operations),
+        }
+    }
+}
+
+fn union(listed: &[i32], added: &[i32]) -> Box<[i32]> {
+    let mut all = [listed, added].concat();
+    all.sort_unstable();
+    all.dedup();
+    all.into()
+}
+
+fn difference(listed: &[i32], removed: &[i32]) -> Box<[i32]> {
+    listed.iter().copied().filter(|operation| !removed.contains(operation)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_follows_ops_14_and_16() {
+        let mut only = Accepts::Only([1].into());
+        only.subscribe(&[2, 3, 2]);
+        assert_eq!(only, Accepts::Only([1, 2, 3].into()));
+        only.unsubscribe(&[1, 9]);
+        assert!(only.contains(2) && !only.contains(1) && !only.contains(9));
+
+        let mut all = Accepts::All;
+        all.subscribe(&[5]);
+        assert_eq!(all, Accepts::All);
+        all.unsubscribe(&[5, 6]);
+        assert!(all.contains(4) && !all.contains(5) && !all.contains(6));
+        all.subscribe(&[5]);
+        assert!(all.contains(5) && !all.contains(6));
+    }
+}

@@ -1,0 +1,20 @@
+//! A connection as plain data.
+
+use crate::ids::ConnId;
+
+/// A connection that is authenticated and registered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LiveConn<'a> {
+    /// Its id.
+    pub conn: ConnId,
+    /// The key it was registered under. A newer connection may have claimed the key since.
+    pub key: &'a str,
+    /// User id; 0 is anonymous.
+    pub user: i64,
+    /// Its number among the user's sessions; 0 without a user.
+    pub session: i32,
+    /// The room it is in.
+    pub room: Option<&'a str>,
+    /// The count that a heartbeat (op 2) would be answered with.
+    pub online: u32,
+}

@@ -1,0 +1,148 @@
+//! How a connection ends: its close reason, the close notice, and what is lost with it.
+
+use comet_proto::websocket::Fault;
+use comet_proto::{Encoded, op};
+
+use crate::ids::Slot;
+use crate::ledger::CloseReason;
+use crate::limits::CLOSED_EVENTS_MAX;
+use crate::message::TraceKind;
+use crate::outbox::Remains;
+use crate::socket::{CloseHow, ClosedEvent};
+use crate::state::ConnState;
+use crate::transport::Transport;
+
+use super::Shard;
+
+/// What a client is told when its connection is closed: operation 6, and over WebSocket a close frame.
+struct CloseNotice<'a> {
+    reason: CloseReason,
+    /// What exactly was wrong; empty where the reason says everything.
+    detail: &'a str,
+    /// The WebSocket's close code (RFC 6455 7.4.1).
+    code: u16,
+    /// How long the client should wait before it connects again.
+    retry_after_ms: Option<u32>,
+}
+
+impl Shard {
+    /// Begins the end of a connection: it leaves its room and its homes at once, then its outbox is sent, the
+    /// close notice last, and then the socket is shut.
+    pub(super) fn close(&mut self, slot: Slot, reason: CloseReason, detail: &str) {
+        self.close_with_hint(slot, reason, detail, None);
+    }
+
+    /// As [`Shard::close`]; the notice names a time to wait.
+    pub(super) fn close_with_hint(
+        &mut self,
+        slot: Slot,
+        reason: CloseReason,
+        detail: &str,
+        retry_after_ms: Option<u32>,
+    ) {
+        let code = match reason {
+            CloseReason::PeerClosed => 1000,
+            CloseReason::Draining => 1001,
+            CloseReason::BadFrame | CloseReason::RawFromClient => 1002,
+            CloseReason::LogicUnavailable => 1013,
+            _ => 1008,
+        };
+        self.close_with(slot, &CloseNotice { reason, detail, code, retry_after_ms });
+    }
+
+    /// As [`Shard::close`], for what a WebSocket client did wrong.
+    pub(super) fn close_for_fault(&mut self, slot: Slot, fault: &Fault) {
+        let reason = match fault {
+            Fault::TooLarge => CloseReason::WebSocketTooLarge,
+            Fault::Text => CloseReason::WebSocketText,
+            _ => CloseReason::BadWebSocket,
+        };
+        let (detail, code) = (fault.to_string(), fault.close_code());
+        self.close_with(slot, &CloseNotice { reason, detail: &detail, code, retry_after_ms: None });
+    }
+
+    fn close_with(&mut self, slot: Slot, notice: &CloseNotice<'_>) {
+        let CloseNotice { reason, detail, .. } = *notice;
+        if !self.conns[slot].is_open() {
+            return;
+        }
+        self.counters.closed[reason as usize] += 1;
+        let id = self.conns.id(slot);
+        if self.conns[slot].is_traced {
+            self.trace(slot, TraceKind::Closed { reason });
+        }
+        let conn = &mut self.conns[slot];
+        self.counters.live -= u64::from(conn.is_live());
+        let state = std::mem::replace(&mut conn.state, ConnState::Closing);
+        conn.input = None;
+        let key = std::mem::take(&mut conn.key);
+        if self.closed.len() < CLOSED_EVENTS_MAX {
+            let event = ClosedEvent { conn: id, reason, key: key.clone(), detail: detail.into() };
+            self.closed.push_back(event);
+        }
+        self.unregister(slot, key);
+        // Before the upgrade is answered the peer speaks HTTP, and its answer is queued already.
+        if !matches!(state, ConnState::Upgrading) && !reason.is_broken_socket() {
+            self.queue_notice(slot, notice);
+        }
+        self.set_deadline(slot, self.context.limits.linger_ms);
+        if self.conns[slot].outbox.is_empty() {
+            self.shut_write(slot);
+        }
+    }
+
+    fn queue_notice(&mut self, slot: Slot, notice: &CloseNotice<'_>) {
+        let CloseNotice { reason, detail, code, retry_after_ms } = *notice;
+        let hinted = |text: &str| match retry_after_ms {
+            Some(millis) => format!("{text}; retry_after_ms={millis}"),
+            None => text.to_owned(),
+        };
+        if reason != CloseReason::PeerClosed {
+            let body = if detail.is_empty() { reason.label() } else { detail };
+            self.reply(slot, op::DISCONNECT_REPLY, 0, hinted(body).as_bytes());
+        }
+        if self.conns[slot].transport == Transport::WebSocket {
+            self.reply_with(slot, Encoded::close(code, &hinted(reason.label())));
+        }
+    }
+
+    /// Everything is sent: shuts our side and waits for the peer to do the same.
+    pub(super) fn shut_write(&mut self, slot: Slot) {
+        self.conns[slot].state = ConnState::Lingering;
+        self.closes.push_back((self.conns.id(slot), CloseHow::Write));
+    }
+
+    /// Gives up on a connection that is closing. What waits is lost, and counted.
+    pub(super) fn abort(&mut self, slot: Slot) {
+        let conn = &mut self.conns[slot];
+        debug_assert!(!conn.is_open(), "a reason was given first");
+        if matches!(conn.state, ConnState::Closed) {
+            return;
+        }
+        conn.state = ConnState::Closed;
+        // A send that was cut short and is not resumed yet has no completion to come.
+        let has_cut_send = conn.is_ready;
+        let remains = self.outboxes.drop_pending(conn);
+        self.count_remains(remains);
+        if has_cut_send {
+            self.lose_in_flight(slot);
+        }
+        self.closes.push_back((self.conns.id(slot), CloseHow::Both));
+    }
+
+    /// The last completion of a closed connection has come. What it left in flight is lost.
+    pub(super) fn abort_after_send(&mut self, slot: Slot) {
+        self.abort(slot);
+        self.lose_in_flight(slot);
+    }
+
+    fn lose_in_flight(&mut self, slot: Slot) {
+        let remains = self.outboxes.drop_in_flight(&mut self.conns[slot]);
+        self.count_remains(remains);
+    }
+
+    fn count_remains(&mut self, Remains { sent, lost, .. }: Remains) {
+        self.counters.sent += u64::from(sent);
+        self.counters.lost += u64::from(lost);
+    }
+}

@@ -1,0 +1,186 @@
+//! The connections of a shard and their deadlines.
+
+use crate::conn::Conn;
+use crate::ids::{ConnId, LocalConnId, ShardId, Slot};
+use crate::limits::TICK_MS;
+use crate::slab::Slab;
+use crate::time::{Millis, Tick};
+use crate::transport::Transport;
+use crate::wheel::Wheel;
+
+use super::context::Context;
+
+pub(super) struct Connections {
+    shard: ShardId,
+    slab: Slab<Slot, Conn>,
+    wheel: Wheel,
+    /// Connections with a send under way that began after the last tick. See [`Connections::begin_send`].
+    watched: Vec<Slot>,
+    /// Slots that the wheel reported and that are not looked at yet.
+    expired: Vec<Slot>,
+}
+
+impl Connections {
+    pub(super) fn new(shard: ShardId, now: Millis) -> Self {
+        Self {
+            shard,
+            slab: Slab::new(),
+            wheel: Wheel::new(now.tick()),
+            watched: Vec::new(),
+            expired: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(super) fn insert(&mut self, transport: Transport, deadline: Tick) -> Slot {
+        let slot = self.slab.insert(Conn::new(transport, deadline));
+        self.wheel.arm(slot, deadline);
+        slot
+    }
+
+    pub(super) fn remove(&mut self, slot: Slot) {
+        self.wheel.disarm(slot);
+        self.slab.remove(slot);
+    }
+
+    pub(super) fn is_taken(&self, slot: Slot) -> bool {
+        self.slab.is_taken(slot)
+    }
+
+    /// The connection in `slot`, whichever that is.
+    #[inline]
+    pub(super) fn in_slot(&mut self, slot: Slot) -> Option<&mut Conn> {
+        self.slab.get_mut(slot)
+    }
+
+    /// One past the highest slot that was ever taken, rounded up.
+    pub(super) fn end(&self) -> Slot {
+        self.slab.end()
+    }
+
+    /// Every slot below [`Connections::end`], taken or not.
+    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        self.slab.indices()
+    }
+
+    /// The slot of `conn`, if that connection is still there.
+    pub(super) fn find(&mut self, conn: ConnId) -> Option<Slot> {
+        debug_assert_eq!(conn.shard, self.shard);
+        self.get(conn.local()).map(|_| conn.slot)
+    }
+
+    #[inline]
+    pub(super) fn get(&mut self, conn: LocalConnId) -> Option<&mut Conn> {
+        self.slab.at(conn.slot, conn.generation)
+    }
+
+    pub(super) fn id(&self, slot: Slot) -> ConnId {
+        ConnId { shard: self.shard, slot, generation: self.slab.generation(slot) }
+    }
+
+    // ---- deadlines -----------------------------------------------------------------------------
+
+    /// Moves the deadline of `slot`.
+    pub(super) fn set_deadline(&mut self, slot: Slot, deadline: Tick, context: &Context) {
+        self.slab[slot].deadline = deadline;
+        self.arm(slot, context);
+    }
+
+    /// Arms the wheel with the deadline of `slot`, or with that of its send if that is earlier.
+    pub(super) fn arm(&mut self, slot: Slot, context: &Context) {
+        let conn = &self.slab[slot];
+        let mut next = conn.deadline;
+        // A send that has just begun is watched, and armed at the next tick if it has not ended by then.
+        if conn.outbox.is_sending() && !conn.is_watched {
+            next = next.min(write_deadline(conn, context));
+        }
+        self.wheel.arm(slot, next);
+    }
+
+    /// A send of `slot` begins. Most sends end within the tick, so the wheel is not armed for it yet: the
+    /// connection is watched instead.
+    pub(super) fn begin_send(&mut self, slot: Slot, now: Tick) {
+        let conn = &mut self.slab[slot];
+        conn.moved = now;
+        if !conn.is_watched {
+            conn.is_watched = true;
+            self.watched.push(slot);
+        }
+    }
+
+    /// Turns the wheel to the present tick. What it reports waits for [`Connections::take_expired`].
+    pub(super) fn advance(&mut self, context: &Context) {
+        let tick = context.now.tick();
+        if self.wheel.now() < tick {
+            self.check_watched(tick, context);
+            self.wheel.advance(tick, &mut self.expired);
+        }
+    }
+
+    /// A watched send that is still under way gets its write deadline.
+    fn check_watched(&mut self, tick: Tick, context: &Context) {
+        let mut watched = std::mem::take(&mut self.watched);
+        watched.retain(|&slot| {
+            let Some(conn) = self.slab.get_mut(slot).filter(|conn| conn.is_watched) else {
+                return false;
+            };
+            if conn.outbox.is_sending() && conn.moved == tick {
+                return true;
+            }
+            conn.is_watched = false;
+            if conn.outbox.is_sending() {
+                self.arm(slot, context);
+            }
+            false
+        });
+        self.watched = watched;
+    }
+
+    pub(super) fn has_expired(&self) -> bool {
+        !self.expired.is_empty()
+    }
+
+    /// The slots that the wheel reported. [`Connections::return_expired`] takes the list back to keep its
+    /// memory.
+    pub(super) fn take_expired(&mut self) -> Vec<Slot> {
+        std::mem::take(&mut self.expired)
+    }
+
+    pub(super) fn return_expired(&mut self, mut expired: Vec<Slot>) {
+        debug_assert!(self.expired.is_empty());
+        expired.clear();
+        self.expired = expired;
+    }
+
+    /// When [`Connections::advance`] has something to do next.
+    pub(super) fn next_deadline(&self, now: Millis) -> Option<Millis> {
+        let wheel = self.wheel.next_tick().map(Tick::begin);
+        let watched = (!self.watched.is_empty()).then(|| now.after(TICK_MS));
+        wheel.into_iter().chain(watched).min()
+    }
+}
+
+/// When the send of `conn` has made no progress for too long.
+pub(super) fn write_deadline(conn: &Conn, context: &Context) -> Tick {
+    // The send moved somewhere within that tick, so the whole of the tick does not count.
+    Tick(conn.moved.0 + 1 + context.limits.write_ms.div_ceil(TICK_MS as u32))
+}
+
+impl std::ops::Index<Slot> for Connections {
+    type Output = Conn;
+
+    #[inline]
+    fn index(&self, slot: Slot) -> &Conn {
+        &self.slab[slot]
+    }
+}
+
+impl std::ops::IndexMut<Slot> for Connections {
+    #[inline]
+    fn index_mut(&mut self, slot: Slot) -> &mut Conn {
+        &mut self.slab[slot]
+    }
+}

@@ -1,0 +1,62 @@
+//! Which method handles which message.
+
+use crate::message::{Message, Report};
+
+use super::Shard;
+
+impl Shard {
+    /// Handles the messages of this shard to itself, until none is left.
+    pub(super) fn dispatch_local(&mut self) {
+        while let Some(message) = self.messages.pop_local() {
+            self.dispatch(message);
+        }
+    }
+
+    fn dispatch(&mut self, message: Message) {
+        match message {
+            Message::PushKeys { call, keys, push } => self.push_keys(call, &keys, &push),
+            Message::PushUsers { call, users, push } => self.push_users(call, &users, &push),
+            Message::PushRoom { call, room, push } => self.push_room(call, &room, &push),
+            Message::Broadcast { call, push, speed } => self.broadcast(call, push, speed),
+            Message::DeliverConns { call, conns, push } => {
+                let tally = self.deliver_conns(&conns, &push);
+                self.reports.push(Report::PartialTally { call, tally });
+            }
+            Message::DeliverRoom { call, room, push } => {
+                let tally = self.deliver_room(&room, &push);
+                self.reports.push(Report::PartialTally { call, tally });
+            }
+
+            Message::Snapshot { call } => self.snapshot(call),
+            Message::Rooms { call } => {
+                self.reports.push(Report::Rooms { call, rooms: self.home.rooms.counts() });
+            }
+            Message::Drain { over_ms, retry_after_ms } => self.drain(over_ms, retry_after_ms),
+            Message::Configure { limits } => self.configure(limits),
+            Message::RemoteRoomCounts { rooms } => self.home.rooms.set_remote_counts(rooms),
+            Message::Identified { conn, answer } => self.identified(conn, answer),
+            Message::Receipt { conn, outcome } => self.receipt(conn, outcome),
+            Message::RenewalFailed { key } => self.renewal_failed(&key),
+
+            Message::Register { conn, user, key } => self.register(conn, user, key),
+            Message::Claim { conn, user, seq, key } => self.claim(conn, user, seq, key),
+            Message::Registered { conn, user, seq, key } => self.registered(conn, user, seq, key),
+            Message::Evict { conn, reason } => self.evict(conn, reason),
+            Message::EndSession { conn, user, seq } => self.end_session(conn, user, seq),
+            Message::Release { conn, user, key } => self.release(conn, user, key),
+            Message::Unclaimed { user, key } => self.unclaimed(user, key),
+            Message::Renew { conn, user, key } => self.renew_owner(conn, user, key),
+            Message::RenewAgain { conn } => self.renew_again(conn),
+
+            Message::JoinRoom { shard, room } => {
+                let elsewhere = self.home.rooms.join(&room, shard);
+                self.messages.send(shard, Message::RoomJoined { room, elsewhere });
+            }
+            Message::RoomJoined { room, elsewhere } => self.room_joined(&room, elsewhere),
+            Message::RoomMembers { shard, room, members } => {
+                self.home.rooms.set_members(&room, shard, members);
+            }
+            Message::RoomOnline { room, elsewhere } => self.set_elsewhere(&room, elsewhere),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Messages on their way to shards, this one included.
+
+use std::collections::VecDeque;
+
+use crate::ids::ShardId;
+use crate::message::Message;
+
+pub(super) struct MessageQueues {
+    shard: ShardId,
+    /// Messages of this shard to itself. They are handled before a `handle_*` call returns.
+    local: VecDeque<Message>,
+    peers: Box<[PeerQueue]>,
+}
+
+/// What waits for one other shard.
+#[derive(Default)]
+struct PeerQueue {
+    messages: VecDeque<Message>,
+    pushes: usize,
+    room_counts: usize,
+}
+
+impl MessageQueues {
+    pub(super) fn new(shard: ShardId, shards: u16) -> Self {
+        let peers = (0..shards).map(|_| PeerQueue::default()).collect();
+        Self { shard, local: VecDeque::new(), peers }
+    }
+
+    /// Queues a directory message.
+    pub(super) fn send(&mut self, to: ShardId, message: Message) {
+        if to == self.shard {
+            self.local.push_back(message);
+        } else {
+            self.peers[usize::from(to.0)].push_back(message);
+        }
+    }
+
+    /// Queues a push for another shard. `false`: `backlog_max` pushes wait for that shard already.
+    pub(super) fn send_push(&mut self, to: ShardId, message: Message, backlog_max: usize) -> bool {
+        debug_assert!(message.is_push() && to != self.shard);
+        let peer = &mut self.peers[usize::from(to.0)];
+        if peer.pushes >= backlog_max {
+            return false;
+        }
+        peer.push_back(message);
+        true
+    }
+
+    pub(super) fn push_local(&mut self, message: Message) {
+        self.local.push_back(message);
+    }
+
+    pub(super) fn pop_local(&mut self) -> Option<Message> {
+        self.local.pop_front()
+    }
+
+    pub(super) fn pop(&mut self, peer: ShardId) -> Option<Message> {
+        self.peers[usize::from(peer.0)].pop_front()
+    }
+
+    pub(super) fn put_back(&mut self, peer: ShardId, message: Message) {
+        self.peers[usize::from(peer.0)].push_front(message);
+    }
+
+    /// Room counts wait for some shard.
+    pub(super) fn has_room_counts(&self) -> bool {
+        self.peers.iter().any(|peer| peer.room_counts > 0)
+    }
+}
+
+impl PeerQueue {
+    fn push_back(&mut self, message: Message) {
+        self.pushes += usize::from(message.is_push());
+        self.room_counts += usize::from(message.is_room_count());
+        self.messages.push_back(message);
+    }
+
+    fn pop_front(&mut self) -> Option<Message> {
+        let message = self.messages.pop_front()?;
+        self.pushes -= usize::from(message.is_push());
+        self.room_counts -= usize::from(message.is_room_count());
+        Some(message)
+    }
+
+    fn push_front(&mut self, message: Message) {
+        self.pushes += usize::from(message.is_push());
+        self.room_counts += usize::from(message.is_room_count());
+        self.messages.push_front(message);
+    }
+}

@@ -1,0 +1,103 @@
+//! The operations of clients, and what each does.
+
+use comet_proto::{Frame, op};
+
+use crate::ids::Slot;
+use crate::ledger::CloseReason;
+use crate::limits::{ACCEPTS_MAX, NAME_MAX, TICK_MS};
+use crate::state::{AwaitedReply, ConnState};
+
+use super::Shard;
+
+impl Shard {
+    pub(super) fn handle_frame(&mut self, slot: Slot, frame: Frame<'_>) {
+        self.counters.frames_in += 1;
+        if self.conns[slot].is_traced {
+            self.trace_read(slot, &frame);
+        }
+        let Frame { operation, sequence, body, .. } = frame;
+        if operation != op::HEARTBEAT {
+            self.idle.note_activity(self.context.now);
+        }
+        if matches!(self.conns[slot].state, ConnState::AwaitingAuth) {
+            if operation == op::AUTH {
+                self.request_identity(slot, sequence, body);
+            } else {
+                // As in goim, frames before the token are ignored.
+                self.counters.frames_ignored += 1;
+            }
+            return;
+        }
+        match operation {
+            op::HEARTBEAT => self.heartbeat(slot, sequence),
+            op::RAW => {
+                let detail = "operation 9 is the server's";
+                self.close(slot, CloseReason::RawFromClient, detail);
+            }
+            op::CHANGE_ROOM => self.change_room(slot, sequence, body),
+            op::SUBSCRIBE | op::UNSUBSCRIBE => self.change_accepts(slot, frame),
+            _ => self.receive(slot, frame),
+        }
+    }
+
+    fn heartbeat(&mut self, slot: Slot, sequence: i32) {
+        self.counters.heartbeats += 1;
+        self.idle.note_heartbeat(self.context.now);
+        let former = self.conns[slot].deadline;
+        self.set_deadline(slot, self.heartbeat_ms(slot));
+        let moved = self.conns[slot].deadline.0.saturating_sub(former.0);
+        // A client with so short an interval measures the latency, and its heartbeats do not wait.
+        if u64::from(moved) * TICK_MS < self.context.limits.coalesce_after_ms.into() {
+            self.idle.note_activity(self.context.now);
+        }
+        self.renew(slot);
+        let online = i32::try_from(self.online(slot)).unwrap_or(i32::MAX);
+        self.reply(slot, op::HEARTBEAT_REPLY, sequence, &online.to_be_bytes());
+    }
+
+    fn change_room(&mut self, slot: Slot, sequence: i32, body: &[u8]) {
+        let reply = AwaitedReply { operation: op::CHANGE_ROOM_REPLY, sequence };
+        let Ok(room) = std::str::from_utf8(body) else {
+            return self.close(slot, CloseReason::BadFrame, "a room id is UTF-8");
+        };
+        if room.len() > NAME_MAX {
+            let detail = format!("a room id of {} bytes; at most {NAME_MAX} are taken", room.len());
+            return self.close(slot, CloseReason::BadFrame, &detail);
+        }
+        let present = self.conns[slot].room.room().map(|id| &*self.rooms[id].name);
+        if present != Some(room) {
+            self.leave(slot);
+            if !room.is_empty() {
+                return self.join(slot, room, reply);
+            }
+        }
+        self.reply(slot, reply.operation, reply.sequence, b"");
+    }
+
+    fn change_accepts(&mut self, slot: Slot, frame: Frame<'_>) {
+        let Some(operations) = parse_operations(frame.body) else {
+            let detail = "operations are decimal numbers with commas between them";
+            return self.close(slot, CloseReason::BadFrame, detail);
+        };
+        let accepts = &mut self.conns[slot].accepts;
+        if frame.operation == op::SUBSCRIBE {
+            accepts.subscribe(&operations);
+        } else {
+            accepts.unsubscribe(&operations);
+        }
+        if accepts.listed() > ACCEPTS_MAX {
+            let detail = format!("more than {ACCEPTS_MAX} operations");
+            return self.close(slot, CloseReason::BadFrame, &detail);
+        }
+        // In all of goim's pairs the reply's operation is the request's plus one.
+        self.reply(slot, frame.operation + 1, frame.sequence, b"");
+    }
+}
+
+fn parse_operations(body: &[u8]) -> Option<Vec<i32>> {
+    let text = std::str::from_utf8(body).ok()?;
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    text.split(',').map(|number| number.trim().parse().ok()).collect()
+}

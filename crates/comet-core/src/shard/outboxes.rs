@@ -1,0 +1,94 @@
+//! What waits to be sent: the chains behind the outboxes, and the connections that can send.
+
+use std::collections::VecDeque;
+
+use comet_proto::{Encoded, Frame};
+
+use crate::conn::Conn;
+use crate::ids::Slot;
+use crate::outbox::chains::Chains;
+use crate::outbox::{Item, Load, Remains};
+
+pub(super) struct Outboxes {
+    pub(super) chains: Chains,
+    /// Connections with something to send and nothing in flight.
+    ready: VecDeque<Slot>,
+    /// The latest reply of this turn. The next client often gets the same one, and then shares it.
+    latest_reply: Option<Item>,
+    /// Bytes that ever entered an outbox.
+    pub(super) bytes_queued: u64,
+    /// Bytes that left an outbox in another way than to the kernel.
+    pub(super) bytes_dropped: u64,
+}
+
+impl Outboxes {
+    pub(super) fn new() -> Self {
+        Self {
+            chains: Chains::new(),
+            ready: VecDeque::new(),
+            latest_reply: None,
+            bytes_queued: 0,
+            bytes_dropped: 0,
+        }
+    }
+
+    /// A turn begins: replies of the last one are not shared any more.
+    pub(super) fn begin_turn(&mut self) {
+        self.latest_reply = None;
+    }
+
+    /// `frame` as a reply. Where it equals the latest one, that is taken and not encoded again; the caller
+    /// gives it to [`Outboxes::keep_reply`] after use.
+    pub(super) fn take_reply(&mut self, frame: &Frame<'_>) -> Item {
+        match self.latest_reply.take() {
+            Some(latest) if latest.frame().is_frame(frame) => latest,
+            _ => self.reply(Encoded::frame(frame)),
+        }
+    }
+
+    pub(super) fn keep_reply(&mut self, reply: Item) {
+        self.latest_reply = Some(reply);
+    }
+
+    pub(super) fn reply(&mut self, frame: Encoded) -> Item {
+        self.chains.item(frame, false)
+    }
+
+    /// Appends a reply to the outbox of `conn`; returns the outbox's load with it.
+    pub(super) fn append_reply(&mut self, slot: Slot, conn: &mut Conn, reply: &Item) -> Load {
+        self.bytes_queued += conn.transport.bytes(reply.frame()).len() as u64;
+        self.chains.append(&mut conn.outbox, reply);
+        if !conn.outbox.is_sending() {
+            self.mark_ready(slot, conn);
+        }
+        self.chains.load(&conn.outbox, conn.transport)
+    }
+
+    /// The connection has something to send and nothing in flight.
+    #[inline]
+    pub(super) fn mark_ready(&mut self, slot: Slot, conn: &mut Conn) {
+        if !conn.is_ready {
+            conn.is_ready = true;
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// The next slot that was marked ready. Its connection may have closed since.
+    pub(super) fn pop_ready(&mut self) -> Option<Slot> {
+        self.ready.pop_front()
+    }
+
+    /// Drops what `conn` has pending. What is in flight stays.
+    pub(super) fn drop_pending(&mut self, conn: &mut Conn) -> Remains {
+        let remains = self.chains.clear_pending(&mut conn.outbox, conn.transport);
+        self.bytes_dropped += u64::from(remains.bytes);
+        remains
+    }
+
+    /// Drops what `conn` has in flight, after its last completion.
+    pub(super) fn drop_in_flight(&mut self, conn: &mut Conn) -> Remains {
+        let remains = self.chains.clear_in_flight(&mut conn.outbox, conn.transport);
+        self.bytes_dropped += u64::from(remains.bytes);
+        remains
+    }
+}

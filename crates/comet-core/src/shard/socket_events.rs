@@ -1,0 +1,123 @@
+//! Sockets: accepted, sent, hung up and gone; what to send, and what to shut.
+
+use crate::ids::ConnId;
+use crate::ledger::CloseReason;
+use crate::outbox::SendProgress;
+use crate::socket::{CloseHow, Hangup, Transmit};
+use crate::state::ConnState;
+use crate::transport::Transport;
+
+use super::Shard;
+
+impl Shard {
+    /// A socket was accepted. `None`: the shard is full or draining, and the driver closes the socket.
+    pub fn handle_accept(&mut self, transport: Transport) -> Option<ConnId> {
+        let connections_max = self.context.limits.connections as usize;
+        if self.is_draining() || self.conns.len() >= connections_max {
+            self.counters.refused += 1;
+            return None;
+        }
+        match transport {
+            Transport::Tcp => self.counters.accepted_tcp += 1,
+            Transport::WebSocket => self.counters.accepted_websocket += 1,
+        }
+        self.idle.note_activity(self.context.now);
+        let deadline = self.context.deadline(self.context.limits.handshake_ms);
+        let slot = self.conns.insert(transport, deadline);
+        Some(self.conns.id(slot))
+    }
+
+    /// The kernel took `bytes` of the last transmit of `conn`.
+    pub fn handle_sent(&mut self, conn: ConnId, bytes: usize) {
+        let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
+        if self.conns[slot].is_traced {
+            self.trace_written(slot, bytes);
+        }
+        let conn = &mut self.conns[slot];
+        self.counters.bytes_out += bytes as u64;
+        match self.outboxes.chains.advance(&mut conn.outbox, conn.transport, bytes) {
+            SendProgress::Partial => {
+                conn.moved = self.context.now.tick();
+                self.idle.note_activity(self.context.now);
+            }
+            SendProgress::Done { pushes } => self.counters.sent += u64::from(pushes),
+        }
+        if matches!(conn.state, ConnState::Closed) {
+            self.abort_after_send(slot);
+        } else if !conn.outbox.is_empty() {
+            self.outboxes.mark_ready(slot, conn);
+        } else if matches!(conn.state, ConnState::Closing) {
+            self.shut_write(slot);
+        }
+    }
+
+    /// The last transmit of `conn` failed with this error number.
+    pub fn handle_send_failed(&mut self, conn: ConnId, error: i32) {
+        let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
+        self.close(slot, CloseReason::SocketError, &format!("send failed: error {error}"));
+        self.abort_after_send(slot);
+        self.dispatch_local();
+    }
+
+    /// Nothing more will be read from `conn`.
+    pub fn handle_hangup(&mut self, conn: ConnId, how: Hangup) {
+        let Some(slot) = self.conns.find(conn) else { return };
+        match how {
+            Hangup::Eof => self.close(slot, CloseReason::PeerClosed, ""),
+            Hangup::Error(error) => {
+                self.close(
+                    slot,
+                    CloseReason::SocketError,
+                    &format!("the socket failed: error {error}"),
+                );
+            }
+            Hangup::Tls(fault) => self.close(slot, CloseReason::TlsFailed, &fault),
+            Hangup::Proxy(fault) => self.close(slot, CloseReason::BadProxyHeader, &fault),
+        }
+        // It may have been closing already. No peer is left that the close notice could reach.
+        self.abort(slot);
+        self.dispatch_local();
+    }
+
+    /// No operation on the socket of `conn` is left; its slot may be taken again.
+    ///
+    /// # Panics
+    /// If the shard did not ask for [`CloseHow::Both`] first, or a send was not answered.
+    pub fn handle_gone(&mut self, conn: ConnId) {
+        let slot = self.conns.find(conn).expect("a connection is gone only once");
+        let conn = &self.conns[slot];
+        assert!(matches!(conn.state, ConnState::Closed), "shut before it is gone");
+        assert!(conn.outbox.is_empty(), "every transmit was answered");
+        self.conns.remove(slot);
+        self.report_drained();
+    }
+
+    /// The next bytes to send. At most one transmit of a connection is under way at any time.
+    pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
+        loop {
+            let slot = self.outboxes.pop_ready()?;
+            // The slot may have been freed while it waited here, and perhaps taken again.
+            let Some(conn) = self.conns.in_slot(slot) else { continue };
+            if !std::mem::take(&mut conn.is_ready) || matches!(conn.state, ConnState::Closed) {
+                continue;
+            }
+            if !conn.outbox.is_sending() {
+                if !self.outboxes.chains.start(&mut conn.outbox) {
+                    continue;
+                }
+                self.conns.begin_send(slot, self.context.now.tick());
+            }
+            self.counters.sends += 1;
+            let id = self.conns.id(slot);
+            let conn = &self.conns[slot];
+            let bytes = self.outboxes.chains.slice(&conn.outbox, conn.transport);
+            debug_assert!(!bytes.is_empty());
+            return Some(Transmit { conn: id, bytes });
+        }
+    }
+
+    /// The next socket to shut.
+    pub fn poll_close(&mut self) -> Option<(ConnId, CloseHow)> {
+        self.closes.pop_front()
+    }
+}

@@ -1,0 +1,50 @@
+//! What a shard and its driver exchange about sockets.
+
+use crate::ids::ConnId;
+use crate::ledger::CloseReason;
+
+/// Bytes for one socket.
+#[derive(Debug)]
+pub struct Transmit<'a> {
+    /// The connection whose socket it is.
+    pub conn: ConnId,
+    /// What to send; never empty. The bytes keep their address and content until the
+    /// [`crate::Shard::handle_sent`] or [`crate::Shard::handle_send_failed`] that answers this transmit, even
+    /// if the connection is closed before it.
+    pub bytes: &'a [u8],
+}
+
+/// Which sides of a socket to shut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseHow {
+    /// Everything is sent. Shut the write side, and keep reading until the peer closes.
+    Write,
+    /// Shut both sides. Call [`crate::Shard::handle_gone`] once no operation on the socket is left.
+    Both,
+}
+
+/// How the reading side of a socket ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Hangup {
+    /// The peer closed it.
+    Eof,
+    /// The kernel's error number, of a receive or of a send of TLS's own.
+    Error(i32),
+    /// TLS failed; what went wrong.
+    Tls(Box<str>),
+    /// The PROXY protocol header was missing or wrong; in what way.
+    Proxy(Box<str>),
+}
+
+/// A connection that was given a close reason, for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClosedEvent {
+    /// The connection.
+    pub conn: ConnId,
+    /// Why it is closed.
+    pub reason: CloseReason,
+    /// Its key; empty if it never had one.
+    pub key: Box<str>,
+    /// What exactly was wrong; empty where the reason says everything.
+    pub detail: Box<str>,
+}

@@ -1,0 +1,48 @@
+//! The states of a connection, from accept to its removal.
+
+use crate::message::Identity;
+
+/// The state of a connection. Input is read in `Upgrading`, `AwaitingAuth` and `Live`. In the states that
+/// wait for an answer it is held. From `Closing` on it is discarded.
+///
+/// ```text
+/// Upgrading ── AwaitingAuth ── Identifying ── Registering ─┬─ Live ⇄ Receiving
+///                                                          └─ Joining ⇄ Live
+/// any of these ── Closing ── Lingering ── Closed
+/// ```
+pub(crate) enum ConnState {
+    /// WebSocket: the HTTP request is not complete.
+    Upgrading,
+    /// Waiting for the first op 7.
+    AwaitingAuth,
+    /// Logic was asked for the identity behind the token.
+    Identifying { sequence: i32 },
+    /// The homes of the user and the key were asked to register the connection.
+    Registering(Box<Registering>),
+    /// Authenticated. The room's home was asked to join; the reply is due when it answers.
+    Joining { reply: AwaitedReply },
+    /// Authenticated and registered.
+    Live,
+    /// As `Live`. Logic has a message of this client; the reply is due when it answers.
+    Receiving { reply: AwaitedReply },
+    /// It has a close reason. What is queued is being sent, the close notice last.
+    Closing,
+    /// The write side is shut. Ends when the peer closes, or at the linger deadline.
+    Lingering,
+    /// Both sides are shut. The slot is free after [`crate::Shard::handle_gone`].
+    Closed,
+}
+
+/// What is known of a connection between logic's answer and the homes' answer.
+pub(crate) struct Registering {
+    pub(crate) sequence: i32,
+    /// Without its key, which went to the homes.
+    pub(crate) identity: Identity,
+}
+
+/// The reply that a client waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AwaitedReply {
+    pub(crate) operation: i32,
+    pub(crate) sequence: i32,
+}

@@ -1,0 +1,132 @@
+//! Connections that come and go at once, and one client that asks too much.
+
+use comet_core::limits::{CLOSED_EVENTS_MAX, JOIN_MAX, TRACE_EVENTS_MAX};
+use comet_core::{ConnId, Hangup, Identity, Limits, Logic, Message, Shard, Transport};
+use comet_proto::op;
+
+use crate::rig::{frame, push};
+
+use super::counting::{CALL, Core, Work};
+
+#[test]
+fn each_token_costs_one_reply_and_one_message() {
+    const COUNT: usize = 4_096;
+    let load = COUNT as u64;
+    let mut core = Core::new(2, Limits::default(), Logic::Embedded);
+    core.connect(COUNT);
+    let work = core.turn(|_| {});
+    // One more message asks the home of the room, and is sent once for all members.
+    let bound = Work { tokens: load, transmits: load, messages: load + 1, ..Work::default() };
+    work.assert_within(bound, "4,096 tokens");
+}
+
+#[test]
+fn each_end_of_a_connection_costs_two_closes_and_two_messages() {
+    const COUNT: usize = 4_096;
+    let load = COUNT as u64;
+    let mut core = Core::with_members(2, Limits::default(), COUNT);
+    let clients = std::mem::take(&mut core.clients);
+    core.turn(|_| {});
+    let work = core.turn(|shard| {
+        for conn in clients {
+            shard.handle_hangup(conn, Hangup::Eof);
+        }
+    });
+    let bound = Work {
+        closings: load,
+        closed_events: CLOSED_EVENTS_MAX as u64,
+        // First our side, then both: nothing is left to send.
+        closes: 2 * load,
+        messages: 2 * load + 1,
+        ..Work::default()
+    };
+    work.assert_within(bound, "4,096 hangups");
+}
+#[test]
+fn one_client_costs_no_more_than_its_bounds() {
+    struct Case {
+        name: &'static str,
+        limits: Limits,
+        logic: Logic,
+        load: fn(&mut Shard, ConnId),
+        bound: Work,
+    }
+    let remote = Logic::Remote { renew_ms: (60_000, 60_000) };
+    let close = Work { closings: 1, closed_events: 1, ..Work::default() };
+    let cases = [
+        Case {
+            name: "10,000 heartbeats, of which 4 may wait for their reply",
+            limits: Limits { cli_proto: 4, ..Limits::default() },
+            logic: Logic::Embedded,
+            load: |shard, conn| {
+                shard.handle_recv(conn, &frame(op::HEARTBEAT, 1, b"").repeat(10_000));
+                assert_eq!(shard.counters().heartbeats, 5);
+            },
+            bound: Work { transmits: 1, ..close },
+        },
+        Case {
+            name: "1,000 messages for remote logic",
+            limits: Limits::default(),
+            logic: remote,
+            load: |shard, conn| shard.handle_recv(conn, &frame(op::SEND, 1, b"").repeat(1_000)),
+            bound: Work { reports: 1, ..Work::default() },
+        },
+        Case {
+            name: "10,000 pushes",
+            limits: Limits::default(),
+            logic: Logic::Embedded,
+            load: |shard, conn| {
+                for _ in 0..10_000 {
+                    let (conns, push) = (vec![conn.local()], push(5, &[0; 1_000]));
+                    shard.handle_message(Message::DeliverConns { call: CALL, conns, push });
+                }
+                let queued = shard.counters().deliveries.queued;
+                assert_eq!(queued, u64::from(Limits::default().svr_proto));
+            },
+            bound: Work { deliveries: 10_000, transmits: 1, reports: 10_000, ..Work::default() },
+        },
+        Case {
+            name: "10,000 frames of a traced client",
+            limits: Limits { trace_users: [1].into(), cli_proto: u16::MAX, ..Limits::default() },
+            logic: Logic::Embedded,
+            load: |shard, conn| shard.handle_recv(conn, &frame(op::SEND, 1, b"").repeat(10_000)),
+            // The last one says how many were missed.
+            bound: Work { transmits: 1, reports: TRACE_EVENTS_MAX as u64 + 1, ..Work::default() },
+        },
+    ];
+    for Case { name, limits, logic, load, bound } in cases {
+        let mut core = Core::new(1, limits, logic);
+        core.connect(1);
+        let conn = core.clients[0];
+        core.turn(|shard| {
+            if logic != Logic::Embedded {
+                let answer = Ok(Identity { user: 1, key: Some("k".into()), ..Identity::default() });
+                shard.handle_message(Message::Identified { conn, answer });
+            }
+        });
+        core.turn(|_| {});
+        core.turn(|shard| load(shard, conn)).assert_within(bound, name);
+        assert!(core.longest_transmit <= JOIN_MAX, "{name}");
+    }
+}
+
+#[test]
+fn timeouts_of_one_tick_give_a_bounded_number_of_log_events() {
+    const COUNT: usize = 20_000;
+    let load = COUNT as u64;
+    let limits = Limits { handshake_ms: 1_000, ..Limits::default() };
+    let mut core = Core::new(1, limits, Logic::Embedded);
+    for _ in 0..COUNT {
+        core.shard.handle_accept(Transport::Tcp).expect("the shard is not full");
+    }
+    core.pass(1_050);
+    let work = core.turn(|_| {});
+    let bound = Work {
+        closings: load,
+        transmits: load,
+        closed_events: CLOSED_EVENTS_MAX as u64,
+        ..Work::default()
+    };
+    work.assert_within(bound, "20,000 handshake timeouts");
+    assert_eq!(work.closings, load, "the counters have all of them");
+}

@@ -1,0 +1,118 @@
+//! Work that is spread over time: close notices of a drain, paced broadcasts, room counts.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use comet_core::limits::{PACE_MS, PACED_MAX, ROOM_COUNT_MS};
+use comet_core::{Limits, Logic, Message, Millis, Report, Shard, ShardId, Transport, home_of_room};
+
+use crate::rig::push;
+
+use super::counting::{CALL, Core, Work};
+
+#[test]
+fn a_drain_closes_its_share_every_step() {
+    const COUNT: u64 = 300_000;
+    const OVER_MS: u32 = 60_000;
+    let share = COUNT * PACE_MS / u64::from(OVER_MS);
+    let mut core = Core::new(1, Limits::default(), Logic::Embedded);
+    for _ in 0..COUNT {
+        core.shard.handle_accept(Transport::Tcp).expect("the shard is not full");
+    }
+    core.turn(|shard| {
+        shard.handle_message(Message::Drain { over_ms: OVER_MS, retry_after_ms: 1_000 });
+    });
+    let bound = Work {
+        closings: share,
+        transmits: share,
+        closed_events: share,
+        // The notices of the step before are sent, and those sockets are shut.
+        closes: share,
+        ..Work::default()
+    };
+    for step in 1..=100 {
+        core.pass(PACE_MS);
+        let work = core.turn(|_| {});
+        work.assert_within(bound, "300,000 close notices");
+        assert_eq!(work.closings, share, "step {step}");
+        // More turns within the step close nothing.
+        assert_eq!(core.turn(|_| {}).closings, 0);
+    }
+}
+
+#[test]
+fn a_paced_broadcast_makes_up_for_one_second_at_most() {
+    const SPEED: u32 = 500;
+    let mut core = Core::with_members(1, Limits::default(), 2_000);
+    core.turn(|_| {});
+    let speed = NonZeroU32::new(SPEED);
+    let broadcast = || Message::Broadcast { call: CALL, push: push(5, b"x"), speed };
+    let mut reports = Vec::new();
+    for _ in 0..=PACED_MAX {
+        core.shard.handle_message(broadcast());
+        reports.extend(std::iter::from_fn(|| core.shard.poll_report()));
+    }
+    let scheduled = reports.iter().filter(|report| matches!(report, Report::Scheduled { .. }));
+    assert_eq!(scheduled.count(), PACED_MAX);
+    assert!(matches!(reports.last(), Some(Report::Busy { .. })));
+
+    let all = PACED_MAX as u64;
+    let per_step = all * u64::from(SPEED) * PACE_MS / 1_000;
+    let within = |core: &mut Core, deliveries: u64, case: &str| {
+        let work = core.turn(|_| {});
+        work.assert_within(Work { deliveries, transmits: 2_000, ..Work::default() }, case);
+    };
+    // Each visits its first connection at once.
+    within(&mut core, all, "begin");
+    for _ in 0..50 {
+        core.pass(PACE_MS);
+        within(&mut core, per_step, "a step");
+        within(&mut core, 0, "the same step");
+    }
+    core.pass(10_000);
+    within(&mut core, all * u64::from(SPEED), "a step after a stall");
+}
+
+#[test]
+fn a_room_sends_one_count_every_step_and_none_while_one_waits() {
+    const ROOMS: usize = 5_000;
+    let mut core = Core::new(2, Limits::default(), Logic::Embedded);
+    let room = |number: usize| -> Arc<str> { format!("r{number}").into() };
+    let here = |number: &usize| home_of_room(&room(*number), 2).0 == 0;
+    let rooms: Vec<Arc<str>> = (0..ROOMS).filter(here).map(room).collect();
+    let load = rooms.len() as u64;
+    let change = |shard: &mut Shard, members: u32| {
+        for room in &rooms {
+            let room = Arc::clone(room);
+            shard.handle_message(Message::RoomMembers { shard: ShardId(1), room, members });
+        }
+    };
+    core.turn(|shard| {
+        for room in &rooms {
+            let room = Arc::clone(room);
+            shard.handle_message(Message::JoinRoom { shard: ShardId(1), room });
+        }
+    });
+    core.pass(ROOM_COUNT_MS);
+    core.turn(|_| {});
+    let bound = Work { messages: load, ..Work::default() };
+    for _ in 0..3 {
+        core.pass(ROOM_COUNT_MS);
+        // However often a count changes within a step.
+        let work = core.turn(|shard| (1..10).for_each(|members| change(shard, members)));
+        work.assert_within(bound, "changed counts");
+        core.pass(ROOM_COUNT_MS / 2);
+        let work = core.turn(|shard| change(shard, 1));
+        assert_eq!(work.messages, 0, "within the step");
+        core.pass(ROOM_COUNT_MS / 2);
+        core.turn(|_| {}).assert_within(bound, "the last change");
+    }
+    // The peer takes nothing for some steps: the counts of one step wait for it, and no more.
+    for members in 20..25 {
+        change(&mut core.shard, members);
+        core.pass(ROOM_COUNT_MS);
+        core.shard.handle_time(Millis(core.now));
+        core.shard.handle_deadlines();
+    }
+    core.turn(|_| {}).assert_within(bound, "counts that waited");
+}
