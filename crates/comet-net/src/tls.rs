@@ -206,7 +206,9 @@ impl TlsSession {
         if self.life == Life::Failed {
             return false;
         }
-        // rustls keeps its place in what it has not used; there is nothing new in it.
+        // `held` is passed again because rustls keeps its position in input that it has not discarded. Bytes that
+        // `defer` kept are new to it. It processes them here, and their plaintext is dropped: the shard sends before
+        // the handshake is done only to close the connection, and ignores input from then on.
         let mut held = std::mem::take(&mut self.held);
         let (used, rest) = self.advance(&mut held, &mut |_| {}, say);
         held.drain(..used);
