@@ -15,7 +15,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 use crate::certificates::Tls;
 use crate::driver::Driver;
-use crate::front::ProxyFrom;
+use crate::layers::ProxyFrom;
 
 /// A listening socket of one core.
 #[derive(Debug)]

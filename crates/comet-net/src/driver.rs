@@ -1,6 +1,6 @@
 //! The driver of one core: a short loop of plainly named steps.
 
-mod traffic;
+mod receive;
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +15,7 @@ use comet_mesh::{EventFd, Inbox, Returned, Sender};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::buffers::Buffers;
-use crate::closings::Closings;
+use crate::close_log::Closings;
 use crate::core::{CoreSettings, Listener, Ports};
 use crate::ring::{Completion, Operation, Ring};
 use crate::sockets::Sockets;

@@ -11,10 +11,10 @@
 
 mod buffers;
 mod certificates;
-mod closings;
+mod close_log;
 mod core;
 mod driver;
-mod front;
+mod layers;
 mod listen;
 mod probe;
 mod ring;
@@ -24,6 +24,6 @@ mod tls;
 
 pub use self::core::{Core, CoreSettings, Listener, Ports, StartError};
 pub use certificates::{Tls, TlsError, TlsOptions, TlsVersion};
-pub use front::ProxyFrom;
+pub use layers::ProxyFrom;
 pub use listen::{Attempt, Keepalive, ListenError, ListenOptions, bind};
 pub use probe::{ProbeError, fit_ring, probe, reserve_descriptors};

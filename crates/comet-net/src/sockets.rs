@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use comet_core::ConnId;
 use rustix::net::{SendFlags, getpeername, send};
 
-use crate::front::Front;
+use crate::layers::Front;
 use crate::tls::TlsSession;
 
 pub(crate) struct Socket {

@@ -9,7 +9,7 @@ use comet_logic::Auther;
 use rustix::net::{Shutdown, shutdown};
 
 use super::{ACCEPT_RETRY, Driver};
-use crate::front::{Front, Progress};
+use crate::layers::{Front, Progress};
 use crate::ring::{self, Completion};
 use crate::sockets::peer;
 use crate::tls::TlsSession;
