@@ -1,65 +1,42 @@
-//! What stands between a socket and its connection: a PROXY header to be read first, then TLS. Only
-//! connections that have one of them have a front.
+//! Protocol layers between a socket and its connection: first a PROXY header, then TLS. Only a
+//! connection that has one of them has [`Layers`].
 
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::SocketAddr;
 
 use comet_core::Hangup;
 use comet_proto::proxy;
 
-use crate::tls::{Heard, TlsSession};
-
-/// The peers whose connections begin with a PROXY header.
-#[derive(Clone)]
-pub struct ProxyFrom(Arc<dyn Fn(IpAddr) -> bool + Send + Sync>);
-
-impl ProxyFrom {
-    /// Those for which `has` says yes; it is asked once per connection.
-    pub fn new(has: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
-        Self(Arc::new(has))
-    }
-
-    pub(crate) fn has(&self, peer: IpAddr) -> bool {
-        (self.0)(peer)
-    }
-}
-
-impl fmt::Debug for ProxyFrom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProxyFrom").finish_non_exhaustive()
-    }
-}
+use crate::tls::{ReadSide, TlsSession};
 
 /// What became of received bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Progress {
-    /// There is nothing left to do, or it was promised before.
-    Done,
-    /// [`Front::shake_hands`] is to be called once.
-    Handshake,
+pub(crate) enum Received {
+    /// They were processed, or kept for a call of [`Layers::continue_handshake`] that is due already.
+    Processed,
+    /// They were kept: [`Layers::continue_handshake`] is to be called once.
+    HandshakeDeferred,
 }
 
-pub(crate) struct Front {
-    /// The header's bytes so far, while it is awaited.
+pub(crate) struct Layers {
+    /// The bytes of the PROXY header so far; `None` once it is complete.
     header: Option<Vec<u8>>,
-    /// The peer, where a header named it.
+    /// The peer's address, if the header had one.
     peer: Option<SocketAddr>,
     tls: Option<Box<TlsSession>>,
-    /// How the stream has ended, behind what was put off.
-    end: Option<Hangup>,
+    /// How the stream ended, while a deferred handshake keeps the shard from being told.
+    deferred_end: Option<Hangup>,
 }
 
-impl Front {
-    /// `None` where nothing stands in between.
+impl Layers {
+    /// `None` for a connection without layers.
     pub(crate) fn new(awaits_header: bool, tls: Option<TlsSession>) -> Option<Box<Self>> {
         (awaits_header || tls.is_some()).then(|| {
             let header = awaits_header.then(Vec::new);
-            Box::new(Self { header, peer: None, tls: tls.map(Box::new), end: None })
+            Box::new(Self { header, peer: None, tls: tls.map(Box::new), deferred_end: None })
         })
     }
 
-    /// Whom the connection comes from, where that is not the socket's peer.
+    /// The peer's address, if a PROXY header had one.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
@@ -68,15 +45,15 @@ impl Front {
         self.tls.as_deref_mut()
     }
 
-    /// Bytes have come; `hear` gets what is meant for the connection.
+    /// Processes received bytes and calls `on_plaintext` with what is for the connection.
     ///
     /// # Errors
-    /// How the reading side ended.
-    pub(crate) fn receive(
+    /// Why nothing more is received.
+    pub(crate) fn handle_recv(
         &mut self,
         bytes: &mut [u8],
-        mut hear: impl FnMut(&[u8]),
-    ) -> Result<Progress, Hangup> {
+        mut on_plaintext: impl FnMut(&[u8]),
+    ) -> Result<Received, Hangup> {
         let bytes = match &mut self.header {
             None => bytes,
             Some(header) => {
@@ -84,7 +61,7 @@ impl Front {
                 let most = bytes.len().min(proxy::HEADER_MAX - before);
                 header.extend_from_slice(&bytes[..most]);
                 match proxy::read(header) {
-                    Ok(None) => return Ok(Progress::Done),
+                    Ok(None) => return Ok(Received::Processed),
                     Ok(Some(proxy::Header { source, consumed })) => {
                         self.peer = source;
                         self.header = None;
@@ -95,50 +72,58 @@ impl Front {
             }
         };
         match &mut self.tls {
-            _ if bytes.is_empty() => Ok(Progress::Done),
+            _ if bytes.is_empty() => Ok(Received::Processed),
             None => {
-                hear(bytes);
-                Ok(Progress::Done)
+                on_plaintext(bytes);
+                Ok(Received::Processed)
             }
             Some(tls) => {
                 let was_deferred = tls.is_deferred();
                 if !tls.defer(bytes) {
-                    decrypt(tls, bytes, hear)?;
+                    decrypt(tls, bytes, on_plaintext)?;
                 } else if !was_deferred {
-                    return Ok(Progress::Handshake);
+                    return Ok(Received::HandshakeDeferred);
                 }
-                Ok(Progress::Done)
+                Ok(Received::Processed)
             }
         }
     }
 
-    /// The stream has ended. `None`: not before what was put off is done, which may say more.
-    pub(crate) fn end(&mut self, how: Hangup) -> Option<Hangup> {
+    /// The stream has ended. Returns `end` if the shard may be told now. `None`: a deferred handshake
+    /// comes first, since it may have plaintext behind it; [`Layers::continue_handshake`] then returns `end`.
+    pub(crate) fn handle_end(&mut self, end: Hangup) -> Option<Hangup> {
         if self.tls().is_some_and(|tls| tls.is_deferred()) {
-            self.end = Some(how);
+            self.deferred_end = Some(end);
             None
         } else {
-            Some(how)
+            Some(end)
         }
     }
 
-    /// Does what was put off.
+    /// Processes the bytes of a deferred handshake.
     ///
     /// # Errors
-    /// As [`Front::receive`].
-    pub(crate) fn shake_hands(&mut self, hear: impl FnMut(&[u8])) -> Result<(), Hangup> {
+    /// As [`Layers::handle_recv`]; also the end that [`Layers::handle_end`] kept.
+    pub(crate) fn continue_handshake(
+        &mut self,
+        on_plaintext: impl FnMut(&[u8]),
+    ) -> Result<(), Hangup> {
         match self.tls() {
-            Some(tls) if tls.is_deferred() => decrypt(tls, &mut [], hear)?,
+            Some(tls) if tls.is_deferred() => decrypt(tls, &mut [], on_plaintext)?,
             _ => {}
         }
-        self.end.take().map_or(Ok(()), Err)
+        self.deferred_end.take().map_or(Ok(()), Err)
     }
 }
 
-fn decrypt(tls: &mut TlsSession, bytes: &mut [u8], hear: impl FnMut(&[u8])) -> Result<(), Hangup> {
-    match tls.receive(bytes, hear) {
-        Ok(Heard::Open) => Ok(()),
-        Ok(Heard::Closed) => Err(Hangup::Eof),
+fn decrypt(
+    tls: &mut TlsSession,
+    bytes: &mut [u8],
+    on_plaintext: impl FnMut(&[u8]),
+) -> Result<(), Hangup> {
+    match tls.handle_recv(bytes, on_plaintext) {
+        Ok(ReadSide::Open) => Ok(()),
+        Ok(ReadSide::Closed) => Err(Hangup::Eof),
         Err(fault) => Err(Hangup::Tls(fault.into())),
     }
 }

@@ -11,7 +11,7 @@ use comet_control::{Control, ControlWake, Goodbye};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuther, Embedded};
 use comet_mesh::{EventFd, Wake, inbox};
-use comet_net::{Core, CoreSettings, Ports, Tls};
+use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 
 use crate::StartError;
 use crate::listeners::{self, Addresses, Listeners};
@@ -136,8 +136,12 @@ impl App {
                 spin: config.server.spin,
                 epoch,
             };
-            let ports =
-                Ports { inbox, bell, peers: peers.clone(), control: control_sender.clone() };
+            let ports = MeshEndpoints {
+                inbox,
+                wakeup: bell,
+                peers: peers.clone(),
+                control: control_sender.clone(),
+            };
             match Core::start(settings, ports, auther.clone(), ready.clone()) {
                 Ok(core) => app.cores.push(core),
                 Err(error) => return Err(app.give_up(StartError::Core(error))),

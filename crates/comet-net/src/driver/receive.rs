@@ -1,43 +1,44 @@
-//! What happens on sockets: accepted, received, sent, shut. Through a front where there is one.
+//! The steps that accept connections and receive their bytes, through protocol layers where there are any.
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use comet_core::{CloseHow, ConnId, Hangup};
+use comet_core::{ConnId, Hangup};
 use comet_logic::Auther;
-use rustix::net::{Shutdown, shutdown};
 
-use super::{ACCEPT_RETRY, Driver};
-use crate::layers::{Front, Progress};
+use super::Driver;
+use crate::ids::{ListenerIndex, SocketSlot};
+use crate::layers::{Layers, Received};
 use crate::ring::{self, Completion};
-use crate::sockets::peer;
+use crate::sockets::peer_address;
 use crate::tls::TlsSession;
 
-/// Handshakes one turn goes on with: some 10 ms with ECDSA keys. When a crowd comes back at once, those
-/// who are there already get their pushes in between.
+/// How soon an accept that failed, mostly for want of a descriptor or of memory, is submitted again.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Most handshakes that one turn continues. They take some 10 ms with ECDSA keys. When many clients
+/// reconnect at once, those already connected get their pushes in between.
 const HANDSHAKES_A_TURN: usize = 64;
 
 impl<A: Auther> Driver<A> {
-    pub(super) fn accepted(&mut self, completion: Completion) {
-        let index = completion.index;
+    pub(super) fn handle_accepted(&mut self, index: ListenerIndex, completion: Completion) {
         if !completion.more {
-            self.deaf.push(index);
+            self.listeners_to_rearm.push(index);
         }
-        let listener = &self.listeners[index as usize];
+        let listener = &self.listeners[index.index()];
         match completion.result {
             Ok(fd) => {
                 let fd = ring::accepted(fd);
                 if let Some(conn) = self.shard.handle_accept(listener.transport) {
+                    let slot = SocketSlot::from(conn);
                     let tls = listener.tls.as_ref();
                     let tls = tls.map(|tls| TlsSession::new(tls.config(listener.transport)));
-                    let awaits_header = listener
-                        .proxy_from
-                        .as_ref()
-                        .is_some_and(|from| peer(&fd).is_some_and(|peer| from.has(peer.ip())));
-                    self.ring.recv(fd.as_raw_fd(), conn.slot);
-                    self.sockets.insert(fd, conn, Front::new(awaits_header, tls));
-                    self.sockets.at(conn.slot).is_receiving = true;
+                    let awaits_header = listener.proxy_from.as_ref().is_some_and(|proxies| {
+                        peer_address(&fd).is_some_and(|peer| proxies.contains(peer.ip()))
+                    });
+                    self.ring.recv(fd.as_raw_fd(), slot);
+                    self.sockets.insert(fd, conn, Layers::new(awaits_header, tls));
+                    self.sockets.at(slot).is_receiving = true;
                 }
             }
             Err(libc::ECONNABORTED) => {}
@@ -45,196 +46,115 @@ impl<A: Auther> Driver<A> {
                 log::debug!("core {}: accept ended: error {error}", self.shard.id().0);
             }
             Err(error) => {
-                self.hear_again_at = Instant::now() + ACCEPT_RETRY;
+                self.rearm_accepts_at = Instant::now() + ACCEPT_RETRY;
                 let error = io::Error::from_raw_os_error(error);
                 log::warn!("core {}: accept failed: {error}", self.shard.id().0);
             }
         }
     }
 
-    pub(super) fn received(&mut self, completion: Completion) {
-        let slot = completion.index;
+    /// Submits accepts again that ended by themselves.
+    pub(super) fn rearm_accepts(&mut self) {
+        if self.listeners_to_rearm.is_empty() || self.shard.is_draining() {
+            return;
+        }
+        if Instant::now() < self.rearm_accepts_at {
+            self.must_retry = true;
+            return;
+        }
+        for index in std::mem::take(&mut self.listeners_to_rearm) {
+            self.ring.accept(self.listeners[index.index()].socket.as_raw_fd(), index);
+        }
+    }
+
+    pub(super) fn handle_received(&mut self, slot: SocketSlot, completion: Completion) {
         let socket = self.sockets.at(slot);
         socket.is_receiving = completion.more;
         let conn = socket.conn;
         match completion.result {
-            Ok(0) => self.ended(conn, Hangup::Eof),
+            Ok(0) => self.handle_end(conn, Hangup::Eof),
             Ok(length) => {
                 let buffer = completion.buffer.expect("a receive with bytes names its buffer");
                 let bytes = self.buffers.filled(buffer, length as usize);
-                let progress = match &mut socket.front {
+                let received = match &mut socket.layers {
                     None => {
                         self.shard.handle_recv(conn, bytes);
                         None
                     }
-                    Some(front) => {
+                    Some(layers) => {
                         let shard = &mut self.shard;
-                        Some(front.receive(bytes, |plain| shard.handle_recv(conn, plain)))
+                        Some(layers.handle_recv(bytes, |plaintext| {
+                            shard.handle_recv(conn, plaintext);
+                        }))
                     }
                 };
                 self.buffers.offer(buffer);
                 if !completion.more {
-                    self.starved.push(slot);
+                    self.out_of_buffers.push(slot);
                 }
-                match progress {
+                match received {
                     None => {}
-                    // TLS may have something to say of its own.
-                    Some(Ok(Progress::Done)) => self.send_sealed(slot),
-                    Some(Ok(Progress::Handshake)) => self.handshakes.push_back(conn),
-                    Some(Err(hangup)) => self.cut(conn, hangup),
+                    // TLS may have queued bytes of its own.
+                    Some(Ok(Received::Processed)) => self.send_ciphertext(slot),
+                    Some(Ok(Received::HandshakeDeferred)) => {
+                        self.pending_handshakes.push_back(conn);
+                    }
+                    Some(Err(hangup)) => self.abort(conn, hangup),
                 }
             }
-            Err(libc::ENOBUFS) => self.starved.push(slot),
-            Err(error) => self.ended(conn, Hangup::Error(error)),
+            Err(libc::ENOBUFS) => self.out_of_buffers.push(slot),
+            Err(error) => self.handle_end(conn, Hangup::Error(error)),
         }
     }
 
-    /// The stream has ended, as soon as all before it is done.
-    fn ended(&mut self, conn: ConnId, how: Hangup) {
-        let how = match &mut self.sockets.at(conn.slot).front {
-            None => Some(how),
-            Some(front) => front.end(how),
+    /// Submits receives again that ended because no receive buffer was free. The buffers of this turn's
+    /// completions are free by now.
+    pub(super) fn rearm_receives(&mut self) {
+        for slot in std::mem::take(&mut self.out_of_buffers) {
+            if let Some(socket) = self.sockets.get(slot).filter(|socket| !socket.is_receiving) {
+                self.ring.recv(socket.raw_fd(), slot);
+                self.sockets.at(slot).is_receiving = true;
+            }
+        }
+    }
+
+    /// The socket will receive nothing more. The shard is told once a deferred handshake has run.
+    fn handle_end(&mut self, conn: ConnId, end: Hangup) {
+        let end = match &mut self.sockets.at(conn.into()).layers {
+            None => Some(end),
+            Some(layers) => layers.handle_end(end),
         };
-        if let Some(how) = how {
-            self.hung_up(conn, how);
+        if let Some(end) = end {
+            self.hang_up(conn, end);
         }
     }
 
-    /// Goes on with handshakes, as many as a turn may spend time on.
-    pub(super) fn shake_hands(&mut self) {
+    /// Runs deferred handshakes, up to a bound per turn.
+    pub(super) fn continue_handshakes(&mut self) {
         for _ in 0..HANDSHAKES_A_TURN {
-            let Some(conn) = self.handshakes.pop_front() else { return };
-            if self.sockets.get(conn.slot).is_none_or(|socket| socket.conn != conn) {
-                continue;
-            }
-            let shard = &mut self.shard;
-            let front = self.sockets.at(conn.slot).front.as_mut().expect("it shakes hands");
-            match front.shake_hands(|plain| shard.handle_recv(conn, plain)) {
-                Ok(()) => self.send_sealed(conn.slot),
-                Err(hangup) => self.cut(conn, hangup),
-            }
-        }
-    }
-
-    /// What came through the front was the last: its fault, or the peer's goodbye.
-    fn cut(&mut self, conn: ConnId, hangup: Hangup) {
-        self.sockets.at(conn.slot).say_last();
-        self.hung_up(conn, hangup);
-    }
-
-    fn hung_up(&mut self, conn: ConnId, how: Hangup) {
-        self.shard.handle_hangup(conn, how);
-        self.free_if_gone(conn);
-    }
-
-    fn free_if_gone(&mut self, conn: ConnId) {
-        if self.sockets.at(conn.slot).is_gone() {
-            self.sockets.remove(conn.slot);
-            self.shard.handle_gone(conn);
-        }
-    }
-
-    pub(super) fn submit_sends(&mut self) {
-        self.is_behind = true;
-        for _ in 0..self.ring.sends_a_turn() {
-            let Some(transmit) = self.shard.poll_transmit() else {
-                self.is_behind = false;
-                return;
-            };
-            let conn = transmit.conn;
-            let slot = conn.slot;
-            let socket = self.sockets.at(slot);
-            debug_assert!(!socket.is_closing);
-            let Some(tls) = socket.tls() else {
-                debug_assert!(!socket.is_sending);
-                socket.is_sending = true;
-                self.ring.send(socket.raw(), slot, (transmit.bytes.as_ptr(), transmit.bytes.len()));
-                continue;
-            };
-            if tls.seal(transmit.bytes) {
-                self.send_sealed(slot);
-            } else {
-                // A goodbye before the handshake is done: nobody could read it.
-                self.shard.handle_send_failed(conn, libc::ENOTCONN);
-            }
-        }
-    }
-
-    pub(super) fn sent(&mut self, completion: Completion) {
-        let slot = completion.index;
-        let socket = self.sockets.at(slot);
-        socket.is_sending = false;
-        let conn = socket.conn;
-        match (socket.tls(), completion.result) {
-            (None, Ok(bytes)) => self.shard.handle_sent(conn, bytes as usize),
-            (None, Err(error)) => self.shard.handle_send_failed(conn, error),
-            (Some(tls), Ok(bytes)) => {
-                let plain = tls.sent(bytes as usize);
-                if plain > 0 {
-                    self.shard.handle_sent(conn, plain);
-                }
-                self.send_sealed(slot);
-            }
-            (Some(tls), Err(error)) => {
-                if tls.fail() {
-                    self.shard.handle_send_failed(conn, error);
-                } else {
-                    self.shard.handle_hangup(conn, Hangup::Error(error));
-                }
-            }
-        }
-        self.free_if_gone(conn);
-    }
-
-    /// Submits ciphertext that waits, if none is under way.
-    fn send_sealed(&mut self, slot: u32) {
-        let socket = self.sockets.at(slot);
-        if socket.is_sending {
-            return;
-        }
-        let fd = socket.raw();
-        if let Some(bytes) = socket.tls().and_then(TlsSession::transmit) {
-            let bytes = (bytes.as_ptr(), bytes.len());
-            socket.is_sending = true;
-            self.ring.send(fd, slot, bytes);
-        } else if std::mem::take(&mut socket.is_ending) {
-            let _ = shutdown(socket, Shutdown::Write);
-        }
-    }
-
-    pub(super) fn shut_sockets(&mut self) {
-        while let Some((conn, how)) = self.shard.poll_close() {
-            let slot = conn.slot;
+            let Some(conn) = self.pending_handshakes.pop_front() else { return };
+            let slot = SocketSlot::from(conn);
             if self.sockets.get(slot).is_none_or(|socket| socket.conn != conn) {
                 continue;
             }
-            let socket = self.sockets.at(slot);
-            match (how, socket.tls()) {
-                (CloseHow::Write, Some(tls)) => {
-                    tls.close();
-                    socket.is_ending = true;
-                    self.send_sealed(slot);
-                }
-                // ENOTCONN, here and below: the peer was faster.
-                (CloseHow::Write, None) => {
-                    let _ = shutdown(socket, Shutdown::Write);
-                }
-                (CloseHow::Both, _) => {
-                    socket.is_closing = true;
-                    // What is under way completes either way.
-                    if socket.is_receiving || socket.is_sending {
-                        let _ = shutdown(socket, Shutdown::Both);
-                    }
-                    self.free_if_gone(conn);
-                }
+            let shard = &mut self.shard;
+            let layers = self.sockets.at(slot).layers.as_mut().expect("only TLS defers");
+            let end = layers.continue_handshake(|plaintext| shard.handle_recv(conn, plaintext));
+            match end {
+                Ok(()) => self.send_ciphertext(slot),
+                Err(hangup) => self.abort(conn, hangup),
             }
         }
-        if self.shard.is_draining() && !self.has_shut_listeners {
-            self.has_shut_listeners = true;
-            for listener in &self.listeners {
-                // Ends the accept that is under way, which closing the descriptor would not.
-                let _ = shutdown(&listener.socket, Shutdown::Both);
-            }
-        }
+    }
+
+    /// Ends a connection whose layers failed or whose TLS the peer closed.
+    fn abort(&mut self, conn: ConnId, hangup: Hangup) {
+        self.sockets.at(conn.into()).send_last_alert();
+        self.hang_up(conn, hangup);
+    }
+
+    fn hang_up(&mut self, conn: ConnId, hangup: Hangup) {
+        self.shard.handle_hangup(conn, hangup);
+        self.free_if_gone(conn);
     }
 }
