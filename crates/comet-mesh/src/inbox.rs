@@ -1,10 +1,4 @@
-//! Bounded inboxes between threads, and the wake-up of a thread that sleeps.
-//!
-//! Every shard and the control thread has one [`Inbox`]; everybody else holds a [`Sender`] to it.
-//! Nobody ever waits for room: a full inbox gives the message back, and what to do then is the
-//! sender's policy. A sender pays a system call only when the receiver said that it sleeps.
-//!
-//! **Invariant:** this crate never looks into what it carries, and no send or receive blocks.
+//! A bounded queue with one receiver, which senders wake when it sleeps.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,65 +6,59 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_channel::{Receiver, Sender as QueueSender, TrySendError};
 
-mod eventfd;
+use crate::wake::Wake;
 
-pub use eventfd::EventFd;
-
-/// How a sleeping receiver is woken. Called from the sender's thread; must not block.
-pub trait Wake: Send + Sync + 'static {
-    /// Makes the receiver look at its inbox again. Calls may be merged, none may be lost.
-    fn wake(&self);
-}
-
-/// Makes an inbox for `capacity` messages whose receiver is woken by `waker`.
+/// Makes an inbox for `capacity` messages; `waker` wakes its receiver.
 ///
 /// # Panics
-/// If `capacity` is 0: a rendezvous would make senders wait.
+/// If `capacity` is 0: senders would have to wait for the receiver.
 #[must_use]
 pub fn inbox<T: Send>(capacity: usize, waker: Arc<dyn Wake>) -> (Sender<T>, Inbox<T>) {
     assert!(capacity > 0, "an inbox holds at least one message");
     let (queue, messages) = crossbeam_channel::bounded(capacity);
-    let bell = Arc::new(Bell { asleep: AtomicBool::new(false), waker });
-    (Sender { queue, bell: Arc::clone(&bell) }, Inbox { messages, bell })
+    let wakeup = Arc::new(Wakeup { is_armed: AtomicBool::new(false), waker });
+    (Sender { queue, wakeup: Arc::clone(&wakeup) }, Inbox { messages, wakeup })
 }
 
-struct Bell {
-    asleep: AtomicBool,
+/// The wake-up that an inbox shares with its senders.
+struct Wakeup {
+    /// The receiver sleeps, or is about to: the next notification calls `waker`.
+    is_armed: AtomicBool,
     waker: Arc<dyn Wake>,
 }
 
-/// Why a message came back.
+/// Why a message was returned.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Returned<T> {
     /// The inbox is full; there may be room later.
     Full(T),
-    /// The receiver is gone for good.
+    /// The receiver is dropped.
     Closed(T),
 }
 
-/// The way into somebody's inbox.
+/// The sending end of an inbox.
 pub struct Sender<T> {
     queue: QueueSender<T>,
-    bell: Arc<Bell>,
+    wakeup: Arc<Wakeup>,
 }
 
 impl<T> Sender<T> {
     /// Puts `message` into the inbox and wakes the receiver if it sleeps.
     ///
     /// # Errors
-    /// Gives the message back when there is no room or nobody to receive it.
+    /// Returns the message if the inbox is full or the receiver is dropped.
     pub fn try_send(&self, message: T) -> Result<(), Returned<T>> {
         self.post(message)?;
         self.notify();
         Ok(())
     }
 
-    /// Puts `message` into the inbox and leaves a sleeping receiver asleep, until [`Sender::notify`]. Who
-    /// has several messages posts them all first: a receiver on the same CPU, woken by the first, may
-    /// run at once, and sleep again before the second.
+    /// Puts `message` into the inbox. A sleeping receiver sleeps on until [`Sender::notify`]. A sender with
+    /// several messages posts them all first: a receiver on the same CPU, woken by the first, may run at
+    /// once and sleep again before the second.
     ///
     /// # Errors
-    /// Gives the message back when there is no room or nobody to receive it.
+    /// Returns the message if the inbox is full or the receiver is dropped.
     pub fn post(&self, message: T) -> Result<(), Returned<T>> {
         self.queue.try_send(message).map_err(|refused| match refused {
             TrySendError::Full(message) => Returned::Full(message),
@@ -78,18 +66,19 @@ impl<T> Sender<T> {
         })
     }
 
-    /// Wakes the receiver if it sleeps, for all that was posted before.
+    /// Wakes the receiver if it sleeps. One call serves all messages posted before.
     pub fn notify(&self) {
-        // Pairs with the fence in `Inbox::arm_wakeup`: either we see that it dozes, or it sees the message.
+        // Pairs with the fence in `Inbox::arm_wakeup`: either the sender sees that the wake-up is armed, or the
+        // receiver sees the message.
         fence(Ordering::SeqCst);
-        if self.bell.asleep.load(Ordering::Relaxed)
-            && self.bell.asleep.swap(false, Ordering::Relaxed)
+        if self.wakeup.is_armed.load(Ordering::Relaxed)
+            && self.wakeup.is_armed.swap(false, Ordering::Relaxed)
         {
-            self.bell.waker.wake();
+            self.wakeup.waker.wake();
         }
     }
 
-    /// Messages waiting in the inbox now.
+    /// Messages in the inbox now.
     #[must_use]
     pub fn depth(&self) -> usize {
         self.queue.len()
@@ -98,7 +87,7 @@ impl<T> Sender<T> {
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone(), bell: Arc::clone(&self.bell) }
+        Self { queue: self.queue.clone(), wakeup: Arc::clone(&self.wakeup) }
     }
 }
 
@@ -111,21 +100,21 @@ impl<T> fmt::Debug for Sender<T> {
 /// The receiving end; one thread owns it.
 pub struct Inbox<T> {
     messages: Receiver<T>,
-    bell: Arc<Bell>,
+    wakeup: Arc<Wakeup>,
 }
 
 impl<T> Inbox<T> {
-    /// The oldest message, if there is one.
+    /// Takes the oldest message, if there is one.
     #[must_use]
     pub fn try_recv(&self) -> Option<T> {
         self.messages.try_recv().ok()
     }
 
-    /// Announces that the owner is about to sleep. `false`: a message is there, so it must not.
-    /// After `true`, the next sender calls [`Wake::wake`] once.
+    /// Announces that the owner is about to sleep. Returns false if a message is there: the owner must not sleep.
+    /// After true, the next notification calls [`Wake::wake`] once.
     #[must_use]
     pub fn arm_wakeup(&self) -> bool {
-        self.bell.asleep.store(true, Ordering::Relaxed);
+        self.wakeup.is_armed.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if self.messages.is_empty() {
             return true;
@@ -136,10 +125,10 @@ impl<T> Inbox<T> {
 
     /// Announces that the owner is awake, so that senders need not wake it.
     pub fn disarm_wakeup(&self) {
-        self.bell.asleep.store(false, Ordering::Relaxed);
+        self.wakeup.is_armed.store(false, Ordering::Relaxed);
     }
 
-    /// Messages waiting now.
+    /// Messages in the inbox now.
     #[must_use]
     pub fn depth(&self) -> usize {
         self.messages.len()
@@ -158,11 +147,12 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::eventfd::EventFd;
 
     #[derive(Default)]
-    struct Rings(AtomicUsize);
+    struct CountingWaker(AtomicUsize);
 
-    impl Wake for Rings {
+    impl Wake for CountingWaker {
         fn wake(&self) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
@@ -170,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_full_inbox_gives_the_message_back() {
-        let (sender, inbox) = inbox(2, Arc::new(Rings::default()));
+        let (sender, inbox) = inbox(2, Arc::new(CountingWaker::default()));
         assert_eq!(sender.try_send(1), Ok(()));
         assert_eq!(sender.try_send(2), Ok(()));
         assert_eq!(sender.try_send(3), Err(Returned::Full(3)));
@@ -185,41 +175,39 @@ mod tests {
     }
 
     #[test]
-    fn only_a_dozing_receiver_is_woken_and_only_once() {
-        let rings = Arc::new(Rings::default());
-        let waker: Arc<dyn Wake> = rings.clone();
-        let (sender, inbox) = inbox(8, waker);
+    fn only_an_armed_wakeup_calls_the_waker_and_only_once() {
+        let waker = Arc::new(CountingWaker::default());
+        let (sender, inbox) = inbox(8, waker.clone());
         sender.try_send(1).unwrap();
-        assert_eq!(rings.0.load(Ordering::SeqCst), 0);
+        assert_eq!(waker.0.load(Ordering::SeqCst), 0);
         assert!(!inbox.arm_wakeup(), "a message is there");
         assert_eq!(inbox.try_recv(), Some(1));
         assert!(inbox.arm_wakeup());
         sender.try_send(2).unwrap();
         sender.try_send(3).unwrap();
-        assert_eq!(rings.0.load(Ordering::SeqCst), 1);
+        assert_eq!(waker.0.load(Ordering::SeqCst), 1);
     }
 
     #[test]
-    fn what_is_posted_wakes_nobody_before_the_bell() {
-        let rings = Arc::new(Rings::default());
-        let waker: Arc<dyn Wake> = rings.clone();
-        let (sender, inbox) = inbox(8, waker);
+    fn post_calls_no_waker_before_notify() {
+        let waker = Arc::new(CountingWaker::default());
+        let (sender, inbox) = inbox(8, waker.clone());
         assert!(inbox.arm_wakeup());
         sender.post(1).unwrap();
         sender.post(2).unwrap();
-        assert_eq!(rings.0.load(Ordering::SeqCst), 0);
+        assert_eq!(waker.0.load(Ordering::SeqCst), 0);
         sender.notify();
         sender.notify();
-        assert_eq!(rings.0.load(Ordering::SeqCst), 1);
+        assert_eq!(waker.0.load(Ordering::SeqCst), 1);
         assert_eq!((inbox.try_recv(), inbox.try_recv()), (Some(1), Some(2)));
     }
 
-    /// The receiver sleeps on a real eventfd whenever it sees an empty inbox; a lost wake-up hangs it.
+    /// The receiver sleeps on a real eventfd whenever it sees an empty inbox. A lost wake-up hangs the test.
     #[test]
-    fn no_wake_up_is_lost_between_threads() {
+    fn no_wakeup_is_lost_between_threads() {
         const MESSAGES: u64 = 200_000;
-        let bell = Arc::new(EventFd::new().unwrap());
-        let waker: Arc<dyn Wake> = bell.clone();
+        let eventfd = Arc::new(EventFd::new().unwrap());
+        let waker: Arc<dyn Wake> = eventfd.clone();
         let (sender, inbox) = inbox::<u64>(64, waker);
         let senders: Vec<_> = (0..2)
             .map(|_| {
@@ -242,7 +230,7 @@ mod tests {
                 count += 1;
             }
             if count < 2 * MESSAGES && inbox.arm_wakeup() {
-                bell.wait().unwrap();
+                eventfd.wait().unwrap();
                 inbox.disarm_wakeup();
             }
         }

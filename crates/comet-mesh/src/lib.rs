@@ -1,0 +1,15 @@
+//! Bounded inboxes between threads, and the wake-up of a thread that sleeps.
+//!
+//! Every shard and the control thread has one [`Inbox`]; all others hold a [`Sender`] to it.
+//! No sender waits for room: a full inbox returns the message, and what happens to it then is the
+//! sender's policy. A sender makes a system call only if the receiver has announced that it sleeps.
+//!
+//! **Invariant:** this crate never looks into what it carries, and no send or receive blocks.
+
+mod eventfd;
+mod inbox;
+mod wake;
+
+pub use eventfd::EventFd;
+pub use inbox::{Inbox, Returned, Sender, inbox};
+pub use wake::Wake;
