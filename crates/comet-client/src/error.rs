@@ -82,7 +82,7 @@ impl fmt::Display for SessionError {
             }
             Self::BadUpgrade(what) => write!(f, "bad answer to the upgrade: {what}"),
             Self::Frame(fault) => write!(f, "bad frame: {fault}"),
-            Self::StrayBatch => f.write_str("a batch where none can be"),
+            Self::StrayBatch => f.write_str("a batch where none is allowed"),
             Self::WebSocket(fault) => write!(f, "bad WebSocket frame: {fault}"),
             Self::Over => f.write_str("the session is over"),
         }
@@ -112,7 +112,7 @@ impl fmt::Display for WebSocketFault {
             Self::Masked => "masked by the server",
             Self::Control => "control frame fragmented or too long",
             Self::Fragment => "fragments out of order",
-            Self::Text => "text where binary is spoken",
+            Self::Text => "text instead of binary",
             Self::Close => "malformed close",
             Self::TooLarge => "larger than accepted",
         })
@@ -169,7 +169,7 @@ impl fmt::Display for Error {
             Self::Ended => f.write_str("the server ended the connection"),
             Self::Unanswered(time) => write!(f, "no answer within {time:?}"),
             Self::Silent => f.write_str("no heartbeat was answered"),
-            Self::Backlog => f.write_str("too much waits to be received"),
+            Self::Backlog => f.write_str("too many messages wait to be received"),
             Self::BodyTooLong { len } => write!(f, "a body of {len} bytes is too long to send"),
         }
     }
@@ -262,10 +262,10 @@ impl fmt::Display for TlsError {
         match self {
             Self::NoAuthority => f.write_str("no PEM certificate to trust"),
             Self::BadAuthority(what) => {
-                write!(f, "a certificate to trust cannot be read: {what}")
+                write!(f, "a trusted certificate cannot be read: {what}")
             }
             Self::BadServerName(name) => {
-                write!(f, "{name:?} is no name a certificate can be for")
+                write!(f, "{name:?} is not a valid server name")
             }
             Self::Untrusted => {
                 f.write_str("the server's certificate is signed by nobody who is trusted")

@@ -23,7 +23,7 @@ pub(crate) struct Layers {
     /// The peer's address, if the header had one.
     peer: Option<SocketAddr>,
     tls: Option<Box<TlsSession>>,
-    /// How the stream ended, while a deferred handshake keeps the shard from being told.
+    /// How the stream ended, if a deferred handshake has to run before the shard is notified.
     deferred_end: Option<Hangup>,
 }
 
@@ -89,8 +89,8 @@ impl Layers {
         }
     }
 
-    /// The stream has ended. Returns `end` if the shard may be told now. `None`: a deferred handshake
-    /// comes first, since it may have plaintext behind it; [`Layers::continue_handshake`] then returns `end`.
+    /// The stream has ended. Returns `end` if the shard is to be notified now. `None`: a deferred handshake has to
+    /// run first, since plaintext may follow it. [`Layers::continue_handshake`] then returns `end`.
     pub(crate) fn handle_end(&mut self, end: Hangup) -> Option<Hangup> {
         if self.tls().is_some_and(|tls| tls.is_deferred()) {
             self.deferred_end = Some(end);

@@ -1,4 +1,4 @@
-//! The ring: the few operations the driver needs, with their safety argued in one place.
+//! The ring: the operations of the driver, with the reasons why they are safe in one place.
 #![allow(unsafe_code, reason = "an io_uring operation outlives the call that submits it")]
 
 use std::io;
@@ -70,7 +70,7 @@ pub(crate) struct Ring {
     sends_a_turn: usize,
 }
 
-/// The one group of provided buffers.
+/// The only group of provided buffers.
 pub(crate) const BUFFER_GROUP: u16 = 0;
 
 /// How often one turn may fill the submission queue. Each time is one system call. What one call submits should
@@ -99,7 +99,7 @@ pub(crate) fn build(entries: u32) -> io::Result<IoUring> {
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
-        // A flag tells when deferred completions wait, so a busy turn need not enter the kernel to see.
+        // A flag shows whether deferred completions wait, so a busy turn need not enter the kernel to see.
         .setup_taskrun_flag()
         .setup_submit_all()
         .setup_cqsize(completions(entries))
@@ -145,7 +145,7 @@ impl Ring {
         self.push(entry, Operation::Recv(slot));
     }
 
-    /// Sends `bytes`. Their owner keeps address and content unchanged until it has been told of the completion.
+    /// Sends `bytes`. Their owner keeps address and content unchanged until it is notified of the completion.
     /// The owner is the shard ([`comet_core::Transmit::bytes`]) or the connection's TLS session.
     pub(crate) fn send(&mut self, socket: RawFd, slot: SocketSlot, bytes: *const [u8]) {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);

@@ -1,4 +1,4 @@
-//! Steering: a connection goes to the core on whose CPU its packets arrive.
+//! Socket steering: a connection goes to the core on whose CPU its packets arrive.
 //!
 //! The sockets of one address form a reuseport group. A classic BPF program of the group chooses the
 //! socket that gets a connection (SO_ATTACH_REUSEPORT_CBPF in socket(7), Linux 4.5).

@@ -123,7 +123,8 @@ fn read_text(bytes: &[u8]) -> Result<Option<Header>, ProxyFault> {
     Ok(Some(Header { source, consumed }))
 }
 
-/// The source from the words after the protocol: source, destination, and their ports; no other words.
+/// The source address from the fields after the protocol: source, destination, and their ports. No other fields may
+/// follow.
 fn text_source<'a, A: FromStr + Into<IpAddr>>(
     mut words: impl Iterator<Item = &'a str>,
 ) -> Result<SocketAddr, ProxyFault> {

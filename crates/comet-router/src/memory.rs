@@ -112,14 +112,14 @@ impl Sessions for Memory {
 
     async fn del(&self, user: i64, key: &str, server: &str) -> Result<bool, StoreError> {
         let (mut table, now) = self.lock();
-        let entry = table
+        let is_owner = table
             .session(key, now)
             .is_some_and(|entry| entry.user == user && *entry.server == *server);
-        if entry {
+        if is_owner {
             table.remember(user, now + self.lifetime);
             table.remove(key);
         }
-        Ok(entry)
+        Ok(is_owner)
     }
 
     async fn renew(&self, user: i64, key: &str, server: &str) -> Result<bool, StoreError> {

@@ -141,7 +141,7 @@ impl Redis {
         let mut script = self.scripts.claim.prepare_invoke();
         script.arg(key).arg(user).arg(server).arg(millis(self.lifetime)).arg(mode);
         let node = &self.nodes[self.key_node(key)];
-        let (is_ours, former_server, owner): (bool, Option<String>, Option<i64>) =
+        let (is_owner, former_server, owner): (bool, Option<String>, Option<i64>) =
             node.script(&script, until).await?;
         if let Some(former_server) = former_server {
             let owner = owner.unwrap_or(user);
@@ -149,7 +149,7 @@ impl Redis {
                 self.unlist(&former_server, &[(key.to_owned(), owner)], until).await?;
             }
         }
-        Ok(is_ours)
+        Ok(is_owner)
     }
 
     /// Removes sessions of `server` from their users' lists.

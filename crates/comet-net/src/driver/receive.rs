@@ -118,7 +118,7 @@ impl<A: Auther> Driver<A> {
         }
     }
 
-    /// The socket will receive nothing more. The shard is told once a deferred handshake has run.
+    /// The socket receives nothing more. The shard is notified now, or after a deferred handshake.
     fn handle_end(&mut self, conn: ConnId, end: Hangup) {
         let end = match &mut self.sockets.at(conn.into()).layers {
             None => Some(end),

@@ -27,9 +27,9 @@ impl Sessions for Redis {
         let until = self.until();
         let mut script = self.scripts.release.prepare_invoke();
         script.arg(key).arg(user).arg(server);
-        let held = self.nodes[self.key_node(key)].script(&script, until).await?;
+        let was_owner = self.nodes[self.key_node(key)].script(&script, until).await?;
         self.unlist(server, &[(key.to_owned(), user)], until).await?;
-        Ok(held)
+        Ok(was_owner)
     }
 
     async fn renew(&self, user: i64, key: &str, server: &str) -> Result<bool, StoreError> {
@@ -39,11 +39,11 @@ impl Sessions for Redis {
         }
         self.list(user, key, server, "keep", until).await?;
         // Another owner may have claimed the key in between; then the session must not stay listed.
-        let ours = self.claim(user, key, server, "keep", until).await?;
-        if !ours {
+        let is_owner = self.claim(user, key, server, "keep", until).await?;
+        if !is_owner {
             self.unlist(server, &[(key.to_owned(), user)], until).await?;
         }
-        Ok(ours)
+        Ok(is_owner)
     }
 
     async fn servers_of_keys(&self, keys: &[&str]) -> Result<Vec<Option<String>>, StoreError> {
