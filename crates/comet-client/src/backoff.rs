@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use rand::{Rng, RngExt};
 
-/// Delays that grow with each failed attempt and are random, so that a million clients that lost the same
-/// server do not reconnect at the same moment.
+/// Delays that grow with each failed attempt and are random, so that a million clients that lost
+/// the same server do not reconnect at the same moment.
 ///
-/// The delay before attempt `n` (from 0) is uniformly distributed from `base` to `base * 2^(n + 1)`, and at
-/// most `max`.
+/// The delay before attempt `n` (from 0) is uniformly distributed from `base` to
+/// `base * 2^(n + 1)`, and at most `max`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Backoff {
     base: Duration,

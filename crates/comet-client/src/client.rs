@@ -27,8 +27,9 @@ const OPERATIONS_MAX: usize = SEND_BODY_MAX / 12;
 
 /// An authenticated connection; made by [`Options::connect`].
 ///
-/// Heartbeats are sent while a call waits for the server and at the start of each receive. So the thread that
-/// owns the client must make such a call more often than the server's heartbeat timeout.
+/// Heartbeats are sent while a call waits for the server and at the start of each receive. So the
+/// thread that owns the client must make such a call more often than the server's heartbeat
+/// timeout.
 ///
 /// After an error the connection has ended. Messages that arrived before can still be received.
 #[derive(Debug)]
@@ -99,8 +100,8 @@ impl Client {
         Ok(client)
     }
 
-    /// The next message; waits without a limit. `None`: the server ended the connection without a reason, or an
-    /// earlier call has returned an error.
+    /// The next message; waits without a limit. `None`: the server ended the connection without a
+    /// reason, or an earlier call has returned an error.
     ///
     /// # Errors
     /// If the connection is lost in any other way. The server's reason is in
@@ -120,11 +121,12 @@ impl Client {
         self.receive_until(Instant::now().checked_add(timeout))
     }
 
-    /// Moves the connection from its room to `room`; empty: to none. Messages that arrive before the reply can be
-    /// received afterwards.
+    /// Moves the connection from its room to `room`; empty: to none. Messages that arrive before
+    /// the reply can be received afterwards.
     ///
     /// # Errors
-    /// If the connection is lost, the reply does not arrive in time, or the room's name is too long.
+    /// If the connection is lost, the reply does not arrive in time, or the room's name is too
+    /// long.
     pub fn join(&mut self, room: &str) -> Result<(), Error> {
         self.request(op::CHANGE_ROOM, room.as_bytes())
     }
@@ -145,9 +147,9 @@ impl Client {
         self.request_operations(op::UNSUBSCRIBE, operations)
     }
 
-    /// Sends a message to the application behind the server ([`op::SEND`] is its usual operation) and
-    /// returns its sequence number without waiting. Servers echo it with an empty body, which arrives
-    /// as a [`Message`].
+    /// Sends a message to the application behind the server ([`op::SEND`] is its usual operation)
+    /// and returns its sequence number without waiting. Servers echo it with an empty body, which
+    /// arrives as a [`Message`].
     ///
     /// # Errors
     /// If the connection is lost, or `body` is longer than [`SEND_BODY_MAX`].
@@ -165,15 +167,15 @@ impl Client {
         Ok(self.sequence)
     }
 
-    /// How many connections are in this one's room, by the server's last reply to a heartbeat; `None` before the
-    /// first.
+    /// How many connections are in this one's room, by the server's last reply to a heartbeat;
+    /// `None` before the first.
     #[must_use]
     pub fn online(&self) -> Option<u32> {
         self.inbox.online
     }
 
-    /// Sends the close notices of WebSocket and of TLS, if they are in use, and closes the connection. Dropping
-    /// the client closes it without them.
+    /// Sends the close notices of WebSocket and of TLS, if they are in use, and closes the
+    /// connection. Dropping the client closes it without them.
     ///
     /// # Errors
     /// If the socket fails.
@@ -185,8 +187,9 @@ impl Client {
 
     fn receive_until(&mut self, deadline: Option<Instant>) -> Result<Option<Message>, Error> {
         loop {
-            // A heartbeat goes before the waiting messages, which may be many, with a slow caller. The reply to the
-            // last heartbeat may not have been read yet, so its absence is no error here.
+            // A heartbeat goes before the waiting messages, which may be many, with a slow caller.
+            // The reply to the last heartbeat may not have been read yet, so its absence is no
+            // error here.
             if !self.has_ended
                 && !self.inbox.is_empty()
                 && let Err(error) = self.send_due_heartbeat()
@@ -234,7 +237,8 @@ impl Client {
                 break Err(Error::Backlog);
             }
             match self.wait(deadline) {
-                // The reply is a success even if the server closed after it. The next receive returns that.
+                // The reply is a success even if the server closed after it. The next receive
+                // returns that.
                 outcome if self.inbox.awaited_reply.is_none() => {
                     if let Err(error) = outcome {
                         self.fail(error);
@@ -250,7 +254,8 @@ impl Client {
         replied
     }
 
-    /// Waits for bytes from the server until `deadline`, and sends heartbeats. Returns false if none arrived.
+    /// Waits for bytes from the server until `deadline`, and sends heartbeats. Returns false if
+    /// none arrived.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<bool, Error> {
         loop {
             if !self.is_heartbeat_unanswered {
@@ -290,7 +295,8 @@ impl Client {
         self.is_heartbeat_unanswered = false;
         let handled =
             self.session.handle_input(&self.buffer[..len], |frame| self.inbox.push(frame));
-        // Sends pongs, and the close that answers a close. An error of the session goes before one of the write.
+        // Sends pongs, and the close that answers a close. An error of the session goes before one
+        // of the write.
         let flushed = self.flush();
         handled?;
         flushed.map(|()| true)

@@ -17,8 +17,8 @@ pub enum SessionError {
         code: Option<u16>,
         /// The server's text, which may be empty. Bytes that are not UTF-8 are replaced.
         reason: String,
-        /// The delay that the server asks for before the next connection, an hour at most. It is not part of
-        /// the reason.
+        /// The delay that the server asks for before the next connection, an hour at most. It is
+        /// not part of the reason.
         retry_after: Option<Duration>,
     },
     /// The server answered the WebSocket upgrade with a status other than 101.
@@ -30,7 +30,8 @@ pub enum SessionError {
     BadUpgrade(&'static str),
     /// The server sent a malformed frame, or one beyond the session's limit.
     Frame(FrameFault),
-    /// The server sent a batch (operation 9) where none is allowed: over TCP, or inside another batch.
+    /// The server sent a batch (operation 9) where none is allowed: over TCP, or inside another
+    /// batch.
     StrayBatch,
     /// The server violated RFC 6455.
     WebSocket(WebSocketFault),
@@ -221,8 +222,8 @@ pub enum TlsError {
     Untrusted,
     /// The server's certificate is for other names; the text lists them.
     OtherName(String),
-    /// The server's certificate is that of a certificate authority, which no server may use (RFC 5280
-    /// section 4.2.1.9).
+    /// The server's certificate is that of a certificate authority, which no server may use (RFC
+    /// 5280 section 4.2.1.9).
     CaCertificate,
     /// The server does not speak TLS.
     NotTls,
@@ -235,7 +236,8 @@ impl From<rustls::Error> for TlsError {
     fn from(error: rustls::Error) -> Self {
         use rustls::CertificateError as Fault;
         match error {
-            // A bad signature comes from an authority that has the name of a trusted one and another key.
+            // A bad signature comes from an authority that has the name of a trusted one and
+            // another key.
             rustls::Error::InvalidCertificate(Fault::UnknownIssuer | Fault::BadSignature) => {
                 Self::Untrusted
             }

@@ -1,4 +1,5 @@
-//! What has arrived and was not received by the caller yet: messages in their order, and the content of replies.
+//! What has arrived and was not received by the caller yet: messages in their order, and the
+//! content of replies.
 
 use std::collections::VecDeque;
 

@@ -1,9 +1,9 @@
 //! A client of comet, and of every server that speaks goim's wire, over TCP and WebSocket.
 //!
-//! [`Options`] holds the address of the server and the token of the user. [`Options::connect`] makes a
-//! blocking [`Client`]; [`Options::reconnecting`] makes a [`Listener`], which reconnects whenever the
-//! connection is lost. Programs with I/O of their own take the [`Session`]: the protocol alone, bytes
-//! in and out, for any number of connections.
+//! [`Options`] holds the address of the server and the token of the user. [`Options::connect`]
+//! makes a blocking [`Client`]; [`Options::reconnecting`] makes a [`Listener`], which reconnects
+//! whenever the connection is lost. Programs with I/O of their own take the [`Session`]: the
+//! protocol alone, bytes in and out, for any number of connections.
 //!
 //! With the feature `tls`, on by default, [`Options::tls`] adds TLS under either transport.
 //!

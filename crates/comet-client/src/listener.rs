@@ -27,13 +27,14 @@ pub enum Event {
     },
 }
 
-/// An endless iterator over the events of a connection that is made again whenever it is lost. Made by
-/// [`Options::reconnecting`].
+/// An endless iterator over the events of a connection that is made again whenever it is lost. Made
+/// by [`Options::reconnecting`].
 ///
-/// Each lost connection and each failed attempt makes the next delay longer, up to the longest of the
-/// [`Backoff`](crate::Backoff). A connection that lasted for as long as that resets the delay. A longer delay
-/// that the server asked for ([`Error::retry_after`]) takes precedence. The attempts never end, whatever the
-/// reason: stop the iteration at a permanent reason, such as a refused token.
+/// Each lost connection and each failed attempt makes the next delay longer, up to the longest of
+/// the [`Backoff`](crate::Backoff). A connection that lasted for as long as that resets the delay.
+/// A longer delay that the server asked for ([`Error::retry_after`]) takes precedence. The attempts
+/// never end, whatever the reason: stop the iteration at a permanent reason, such as a refused
+/// token.
 #[derive(Debug)]
 pub struct Listener {
     options: Options,
@@ -41,7 +42,8 @@ pub struct Listener {
     attempt: u32,
     /// The room that was joined last. `None`: none was, and the token's room stays.
     room: Option<String>,
-    /// Operations that were subscribed to (`true`) or unsubscribed from, in addition to the token's.
+    /// Operations that were subscribed to (`true`) or unsubscribed from, in addition to the
+    /// token's.
     operations: BTreeMap<i32, bool>,
 }
 
@@ -52,8 +54,8 @@ enum State {
 }
 
 impl Options {
-    /// A connection that is made again whenever it is lost. Nothing happens before its first event is
-    /// requested.
+    /// A connection that is made again whenever it is lost. Nothing happens before its first event
+    /// is requested.
     #[must_use]
     pub fn reconnecting(self) -> Listener {
         Listener::new(self)
@@ -71,8 +73,8 @@ impl Listener {
         }
     }
 
-    /// The connection, if there is one. A reconnect does not restore what was joined or subscribed to through
-    /// it; use the methods of the listener for that.
+    /// The connection, if there is one. A reconnect does not restore what was joined or subscribed
+    /// to through it; use the methods of the listener for that.
     pub fn client(&mut self) -> Option<&mut Client> {
         match &mut self.state {
             State::Connected { client, .. } => Some(client),

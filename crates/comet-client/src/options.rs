@@ -32,7 +32,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// A connection over TCP to `address`, which is `host:port`, with the token that identifies the user.
+    /// A connection over TCP to `address`, which is `host:port`, with the token that identifies the
+    /// user.
     #[must_use]
     pub fn tcp(address: impl Into<String>, token: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -49,8 +50,8 @@ impl Options {
         }
     }
 
-    /// A connection over WebSocket to `address`, which is `host:port`, with the path (`/sub` unless the server
-    /// is configured otherwise) and the token.
+    /// A connection over WebSocket to `address`, which is `host:port`, with the path (`/sub` unless
+    /// the server is configured otherwise) and the token.
     #[must_use]
     pub fn websocket(
         address: impl Into<String>,
@@ -61,8 +62,8 @@ impl Options {
         Self { transport: Transport::WebSocket, path, ..Self::tcp(address, token) }
     }
 
-    /// The time between heartbeats; 60 seconds unless set. It must be shorter than the server's heartbeat
-    /// timeout, which is 5 minutes by default.
+    /// The time between heartbeats; 60 seconds unless set. It must be shorter than the server's
+    /// heartbeat timeout, which is 5 minutes by default.
     ///
     /// The connection ends if the server sends nothing for a whole interval after a heartbeat.
     ///
@@ -75,8 +76,8 @@ impl Options {
         self
     }
 
-    /// The timeout of each of these: connecting up to the accepted token, the reply to a request, and a write;
-    /// 10 seconds unless set.
+    /// The timeout of each of these: connecting up to the accepted token, the reply to a request,
+    /// and a write; 10 seconds unless set.
     ///
     /// # Panics
     /// If `timeout` is zero.
@@ -87,7 +88,8 @@ impl Options {
         self
     }
 
-    /// The largest accepted body of a message, in bytes; 1 MiB unless set. A longer one ends the connection.
+    /// The largest accepted body of a message, in bytes; 1 MiB unless set. A longer one ends the
+    /// connection.
     #[must_use]
     pub fn body_max(mut self, bytes: usize) -> Self {
         self.body_max = bytes;

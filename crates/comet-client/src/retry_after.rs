@@ -1,4 +1,5 @@
-//! The delay that a server may ask for at the end of its close reason: `draining; retry_after_ms=1830`.
+//! The delay that a server may ask for at the end of its close reason:
+//! `draining; retry_after_ms=1830`.
 
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
 //! The protocol of one connection without its socket: bytes in, frames and bytes out.
 //!
-//! A session never blocks, reads no clock and holds no buffer while no data is in flight. So one thread can hold
-//! many thousands of them over any kind of I/O. [`Client`](crate::Client) is the blocking driver around
-//! one. A driver of another kind repeats: write [`Session::output`], pass the number of written bytes to
-//! [`Session::consume_output`], read, pass the input to [`Session::handle_input`].
+//! A session never blocks, reads no clock and holds no buffer while no data is in flight. So one
+//! thread can hold many thousands of them over any kind of I/O. [`Client`](crate::Client) is the
+//! blocking driver around one. A driver of another kind repeats: write [`Session::output`], pass
+//! the number of written bytes to [`Session::consume_output`], read, pass the input to
+//! [`Session::handle_input`].
 
 mod input;
 
@@ -33,8 +34,8 @@ pub enum Transport {
     WebSocket,
 }
 
-/// The protocol state of one connection. It begins with the upgrade if the transport needs one, and then
-/// authenticates.
+/// The protocol state of one connection. It begins with the upgrade if the transport needs one, and
+/// then authenticates.
 ///
 /// A driver repeats: write [`Session::output`], pass the number of written bytes to
 /// [`Session::consume_output`], read, pass the input to [`Session::handle_input`].
@@ -65,11 +66,12 @@ struct Upgrading {
 impl Session {
     /// A session that authenticates with `token`. Its first bytes wait in [`Session::output`].
     ///
-    /// `host` and `path` are for WebSocket only: the `Host` header, and the request target, which begins
-    /// with `/`.
+    /// `host` and `path` are for WebSocket only: the `Host` header, and the request target, which
+    /// begins with `/`.
     ///
     /// # Panics
-    /// If `host` or `path` is not valid in an HTTP request, for example because of a space or a line break.
+    /// If `host` or `path` is not valid in an HTTP request, for example because of a space or a
+    /// line break.
     #[must_use]
     pub fn new(transport: Transport, host: &str, path: &str, token: &[u8]) -> Self {
         let (output, state) = match transport {
@@ -153,8 +155,8 @@ impl Session {
         }
     }
 
-    /// Ends the session from this side. Over WebSocket a close is queued, over TCP nothing. No more input is
-    /// accepted.
+    /// Ends the session from this side. Over WebSocket a close is queued, over TCP nothing. No more
+    /// input is accepted.
     pub fn close(&mut self) {
         let upgraded = matches!(self.state, State::Authing | State::Live);
         if upgraded && self.transport == Transport::WebSocket {
@@ -163,15 +165,16 @@ impl Session {
         self.end();
     }
 
-    /// Processes bytes from the socket and calls `on_frame` for each frame in them, in order, except for the
-    /// reply to the auth frame. For a batch (operation 9) it is called for each frame inside. A ping is
-    /// answered by a queued pong.
+    /// Processes bytes from the socket and calls `on_frame` for each frame in them, in order,
+    /// except for the reply to the auth frame. For a batch (operation 9) it is called for each
+    /// frame inside. A ping is answered by a queued pong.
     ///
     /// A frame that `input` contains as a whole is not copied.
     ///
     /// # Errors
-    /// If the server ends the session or violates the protocol. `on_frame` has been called for the frames before
-    /// that point. Further input returns [`SessionError::Over`]. Output may still wait to be written.
+    /// If the server ends the session or violates the protocol. `on_frame` has been called for the
+    /// frames before that point. Further input returns [`SessionError::Over`]. Output may still
+    /// wait to be written.
     pub fn handle_input(
         &mut self,
         input: &[u8],

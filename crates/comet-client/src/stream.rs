@@ -55,7 +55,8 @@ impl Stream {
         }
     }
 
-    /// Ends both directions. It is no error if the server has done so before, on the session's close.
+    /// Ends both directions. It is no error if the server has done so before, on the session's
+    /// close.
     pub(crate) fn close(&mut self) -> Result<(), Error> {
         #[cfg(feature = "tls")]
         if let Self::Tls(stream) = self {

@@ -14,8 +14,8 @@ use crate::error::{Error, TlsError};
 use crate::session::Transport;
 use crate::socket::or_timeout;
 
-/// The settings of TLS (1.2 or 1.3): the trusted certificates, and the name that the server's certificate must
-/// be for. They are given to [`Options::tls`](crate::Options::tls).
+/// The settings of TLS (1.2 or 1.3): the trusted certificates, and the name that the server's
+/// certificate must be for. They are given to [`Options::tls`](crate::Options::tls).
 ///
 /// Connections of the same `TlsOptions` resume each other's TLS sessions.
 #[derive(Clone)]
@@ -34,8 +34,8 @@ impl TlsOptions {
     /// Trusts only the certificates in `pem` and those signed by them.
     ///
     /// # Errors
-    /// [`TlsError::NoAuthority`] if `pem` contains no certificate, [`TlsError::BadAuthority`] if it contains
-    /// one that cannot be used.
+    /// [`TlsError::NoAuthority`] if `pem` contains no certificate, [`TlsError::BadAuthority`] if it
+    /// contains one that cannot be used.
     pub fn with_authorities(pem: &[u8]) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -61,15 +61,16 @@ impl TlsOptions {
         Self { config: Arc::new(config), server_name: None }
     }
 
-    /// The DNS name or IP address that the server's certificate must be for; the host of the server's
-    /// address unless set.
+    /// The DNS name or IP address that the server's certificate must be for; the host of the
+    /// server's address unless set.
     #[must_use]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
     }
 
-    /// Offers the application protocol by ALPN (RFC 7301) if it has a name: a WebSocket begins as HTTP/1.1.
+    /// Offers the application protocol by ALPN (RFC 7301) if it has a name: a WebSocket begins as
+    /// HTTP/1.1.
     pub(crate) fn for_transport(mut self, transport: Transport) -> Self {
         let protocols = match transport {
             Transport::Tcp => Vec::new(),
@@ -142,7 +143,8 @@ impl TlsStream {
         match self.connection.reader().read(buffer) {
             Ok(len) => Ok(Some(len)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-            // The stream ended without close_notify. Frames have a length, so a truncated one is detected.
+            // The stream ended without close_notify. Frames have a length, so a truncated one is
+            // detected.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(Some(0)),
             Err(error) => Err(error.into()),
         }

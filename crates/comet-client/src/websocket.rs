@@ -46,8 +46,8 @@ impl Upgrade {
         (bytes, Self { accept })
     }
 
-    /// Reads the server's answer at the start of `input`. Returns its length if it accepts the upgrade;
-    /// `None`: it is not complete.
+    /// Reads the server's answer at the start of `input`. Returns its length if it accepts the
+    /// upgrade; `None`: it is not complete.
     pub(crate) fn answer(&self, input: &[u8]) -> Result<Option<usize>, SessionError> {
         let parsed = Response::try_parse(input)
             .map_err(|_| SessionError::BadUpgrade("the answer is not HTTP/1.1"))?;
@@ -141,13 +141,15 @@ pub(crate) fn write_binary(output: &mut Vec<u8>, payload: &[u8]) {
     write(output, OpCode::Data(Data::Binary), payload);
 }
 
-/// Appends a control frame to `output`. Its payload must be within the limit, as that of a received one is.
+/// Appends a control frame to `output`. Its payload must be within the limit, as that of a received
+/// one is.
 pub(crate) fn write_control(output: &mut Vec<u8>, control: Control, payload: &[u8]) {
     debug_assert!(payload.len() as u64 <= CONTROL_MAX);
     write(output, OpCode::Control(control), payload);
 }
 
-/// Appends a frame with an unpredictable mask, as each frame of a client must have (RFC 6455 section 5.3).
+/// Appends a frame with an unpredictable mask, as each frame of a client must have (RFC 6455
+/// section 5.3).
 fn write(output: &mut Vec<u8>, opcode: OpCode, payload: &[u8]) {
     let mask: [u8; 4] = random();
     let header = FrameHeader { opcode, mask: Some(mask), ..FrameHeader::default() };

@@ -19,7 +19,8 @@ pub trait Auther {
 pub struct Refusal(String);
 
 impl Refusal {
-    /// The longest sentence, in bytes: the room for a reason in a WebSocket close frame (RFC 6455, section 5.5).
+    /// The longest sentence, in bytes: the room for a reason in a WebSocket close frame (RFC 6455,
+    /// section 5.5).
     pub const LEN_MAX: usize = 123;
 
     /// A refusal with this sentence, cut to [`Refusal::LEN_MAX`].

@@ -1,4 +1,5 @@
-//! The auther for an installation without a logic service: both token forms of the goim family, not verified.
+//! The auther for an installation without a logic service: both token forms of the goim family, not
+//! verified.
 
 use comet_core::limits::{ACCEPTS_MAX, NAME_MAX};
 use comet_core::{Accepts, Identity};
@@ -14,9 +15,10 @@ const SEED_ROOM: &str = "1";
 ///
 /// - `{`: goim v2's JSON, `{"mid":42,"key":"optional","room_id":"live://1000","accepts":[1000]}`.
 ///   Without a key it gets a random one (UUID v4), without a room it is in none, and without
-///   `accepts` it accepts nothing, as in goim. Other fields are ignored. JSON of another form is refused.
-/// - anything else: the seed's decimal user id. The user is in room `1` and accepts all operations. A token
-///   that is not a number is user 0, in no room; nothing is refused.
+///   `accepts` it accepts nothing, as in goim. Other fields are ignored. JSON of another form is
+///   refused.
+/// - anything else: the seed's decimal user id. The user is in room `1` and accepts all operations.
+///   A token that is not a number is user 0, in no room; nothing is refused.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Embedded;
 
@@ -29,7 +31,8 @@ impl Auther for Embedded {
     }
 }
 
-/// The fields of goim v2's token that comet uses. They are options because Go writes an absent list as `null`.
+/// The fields of goim v2's token that comet uses. They are options because Go writes an absent list
+/// as `null`.
 #[derive(Deserialize)]
 struct JsonToken {
     mid: i64,

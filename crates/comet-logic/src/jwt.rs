@@ -1,7 +1,8 @@
 //! Signed tokens: JSON Web Tokens (RFC 7519) in their compact form.
 //!
-//! A token is accepted if one of the configured keys has made its signature, with the algorithm that the key is
-//! for, and if its times are valid. Keys are bytes here; the caller reads them from files.
+//! A token is accepted if one of the configured keys has made its signature, with the algorithm
+//! that the key is for, and if its times are valid. Keys are bytes here; the caller reads them from
+//! files.
 
 mod algorithm;
 mod claims;
@@ -44,10 +45,10 @@ pub struct JwtOptions {
 
 /// Accepts tokens that a known key has signed.
 ///
-/// The times must be valid, with a minute of leeway: `exp` is required and must be in the future, and `nbf`, if
-/// present, in the past. A `kid` in the token's header selects among the keys of JWK sets; keys without an id
-/// are tried as well. A token without a key claim gets `<mid>_<seq>` from the user's home, as tokens of the
-/// seed's form do. Cookies are ignored.
+/// The times must be valid, with a minute of leeway: `exp` is required and must be in the future,
+/// and `nbf`, if present, in the past. A `kid` in the token's header selects among the keys of JWK
+/// sets; keys without an id are tried as well. A token without a key claim gets `<mid>_<seq>` from
+/// the user's home, as tokens of the seed's form do. Cookies are ignored.
 pub struct Jwt {
     keys: Vec<(Key, Validation)>,
     claims: ClaimNames,

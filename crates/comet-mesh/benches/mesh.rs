@@ -1,5 +1,5 @@
-//! The cost of a message from one core to another: on one thread, which measures the queue alone, and
-//! between two threads, awake and asleep.
+//! The cost of a message from one core to another: on one thread, which measures the queue alone,
+//! and between two threads, awake and asleep.
 
 use std::hint::{black_box, spin_loop};
 use std::sync::Arc;

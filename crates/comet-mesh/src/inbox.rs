@@ -53,9 +53,9 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Puts `message` into the inbox. A sleeping receiver sleeps on until [`Sender::notify`]. A sender with
-    /// several messages posts them all first: a receiver on the same CPU, woken by the first, may run at
-    /// once and sleep again before the second.
+    /// Puts `message` into the inbox. A sleeping receiver sleeps on until [`Sender::notify`]. A
+    /// sender with several messages posts them all first: a receiver on the same CPU, woken by the
+    /// first, may run at once and sleep again before the second.
     ///
     /// # Errors
     /// Returns the message if the inbox is full or the receiver is dropped.
@@ -68,8 +68,8 @@ impl<T> Sender<T> {
 
     /// Wakes the receiver if it sleeps. One call serves all messages posted before.
     pub fn notify(&self) {
-        // Pairs with the fence in `Inbox::arm_wakeup`: either the sender sees that the wake-up is armed, or the
-        // receiver sees the message.
+        // Pairs with the fence in `Inbox::arm_wakeup`: either the sender sees that the wake-up is
+        // armed, or the receiver sees the message.
         fence(Ordering::SeqCst);
         if self.wakeup.is_armed.load(Ordering::Relaxed)
             && self.wakeup.is_armed.swap(false, Ordering::Relaxed)
@@ -110,8 +110,8 @@ impl<T> Inbox<T> {
         self.messages.try_recv().ok()
     }
 
-    /// Announces that the owner is about to sleep. Returns false if a message is there: the owner must not sleep.
-    /// After true, the next notification calls [`Wake::wake`] once.
+    /// Announces that the owner is about to sleep. Returns false if a message is there: the owner
+    /// must not sleep. After true, the next notification calls [`Wake::wake`] once.
     #[must_use]
     pub fn arm_wakeup(&self) -> bool {
         self.wakeup.is_armed.store(true, Ordering::Relaxed);
@@ -202,7 +202,8 @@ mod tests {
         assert_eq!((inbox.try_recv(), inbox.try_recv()), (Some(1), Some(2)));
     }
 
-    /// The receiver sleeps on a real eventfd whenever it sees an empty inbox. A lost wake-up hangs the test.
+    /// The receiver sleeps on a real eventfd whenever it sees an empty inbox. A lost wake-up hangs
+    /// the test.
     #[test]
     fn no_wakeup_is_lost_between_threads() {
         const MESSAGES: u64 = 200_000;

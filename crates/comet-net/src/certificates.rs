@@ -36,8 +36,9 @@ pub enum TlsVersion {
 /// The certificates and versions of TLS listeners.
 #[derive(Clone, Debug)]
 pub struct TlsOptions {
-    /// PEM files of certificate chains, the server's own certificate first, each with the file of its private key.
-    /// A client gets the first certificate for the name it requests, else the first of all.
+    /// PEM files of certificate chains, the server's own certificate first, each with the file of
+    /// its private key. A client gets the first certificate for the name it requests, else the
+    /// first of all.
     pub pairs: Vec<(PathBuf, PathBuf)>,
     /// The lowest version.
     pub min_version: TlsVersion,
@@ -60,14 +61,14 @@ impl fmt::Display for TlsError {
 
 impl StdError for TlsError {}
 
-/// The TLS configuration that the listeners of all cores share; so do its clones. It is read once per
-/// handshake.
+/// The TLS configuration that the listeners of all cores share; so do its clones. It is read once
+/// per handshake.
 #[derive(Clone)]
 pub struct Tls(Arc<Shared>);
 
 struct Shared {
-    /// Makes session tickets: any core can resume a session, and the server stores none. The ticket keys
-    /// outlive a reload of the certificates.
+    /// Makes session tickets: any core can resume a session, and the server stores none. The ticket
+    /// keys outlive a reload of the certificates.
     ticketer: Arc<dyn ProducesTickets>,
     current: RwLock<Configs>,
 }
@@ -91,7 +92,8 @@ impl Tls {
         Ok(Self(Arc::new(Shared { ticketer, current })))
     }
 
-    /// Reads the files again. Handshakes that begin afterwards use them; connections are not affected.
+    /// Reads the files again. Handshakes that begin afterwards use them; connections are not
+    /// affected.
     ///
     /// # Errors
     /// As [`Tls::load`]; the configuration is then unchanged.

@@ -16,7 +16,8 @@ pub(crate) struct CloseLog {
 }
 
 impl CloseLog {
-    /// Writes a line at level info, or at debug for an ordinary end: the peer closed, or the server drains.
+    /// Writes a line at level info, or at debug for an ordinary end: the peer closed, or the server
+    /// drains.
     pub(crate) fn log(&mut self, event: &ClosedEvent, sockets: &Sockets, now: Millis) {
         let is_ordinary = matches!(event.reason, CloseReason::PeerClosed | CloseReason::Draining);
         let level = if is_ordinary { log::Level::Debug } else { log::Level::Info };

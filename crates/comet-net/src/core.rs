@@ -46,8 +46,8 @@ pub struct Core {
 
 impl Core {
     /// Starts the thread. `ready` receives `Ok` once the listeners accept, or the error that
-    /// prevented it. A thread that does not get as far as that drops `ready`, and [`Core::stop`] returns
-    /// the reason.
+    /// prevented it. A thread that does not get as far as that drops `ready`, and [`Core::stop`]
+    /// returns the reason.
     ///
     /// # Errors
     /// If the CPU does not exist or the kernel starts no thread.

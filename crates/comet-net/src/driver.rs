@@ -1,7 +1,8 @@
 //! The driver of one core: a loop of plainly named steps around the shard.
 //!
-//! The loop and its state are here. The steps are methods in the files below, one file for each thing
-//! the driver talks to: sockets that receive, sockets that send, inboxes, and the sleep of the core.
+//! The loop and its state are here. The steps are methods in the files below, one file for each
+//! thing the driver talks to: sockets that receive, sockets that send, inboxes, and the sleep of
+//! the core.
 
 mod exchange;
 mod receive;
@@ -37,8 +38,8 @@ pub(crate) struct Driver<A> {
     listeners: Vec<Listener>,
     /// Listeners whose multishot accept ended and has to be submitted again.
     listeners_to_rearm: Vec<ListenerIndex>,
-    /// No accept is submitted again before this. Without a pause a process that is out of descriptors
-    /// would fail and log in every turn.
+    /// No accept is submitted again before this. Without a pause a process that is out of
+    /// descriptors would fail and log in every turn.
     rearm_accepts_at: Instant,
     /// Sockets whose multishot receive ended because no receive buffer was free.
     out_of_buffers: Vec<SocketSlot>,

@@ -11,7 +11,8 @@ use crate::tls::{ReadSide, TlsSession};
 /// What became of received bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Received {
-    /// They were processed, or kept for a call of [`Layers::continue_handshake`] that is due already.
+    /// They were processed, or kept for a call of [`Layers::continue_handshake`] that is due
+    /// already.
     Processed,
     /// They were kept: [`Layers::continue_handshake`] is to be called once.
     HandshakeDeferred,
@@ -89,8 +90,9 @@ impl Layers {
         }
     }
 
-    /// The stream has ended. Returns `end` if the shard is to be notified now. `None`: a deferred handshake has to
-    /// run first, since plaintext may follow it. [`Layers::continue_handshake`] then returns `end`.
+    /// The stream has ended. Returns `end` if the shard is to be notified now. `None`: a deferred
+    /// handshake has to run first, since plaintext may follow it. [`Layers::continue_handshake`]
+    /// then returns `end`.
     pub(crate) fn handle_end(&mut self, end: Hangup) -> Option<Hangup> {
         if self.tls().is_some_and(|tls| tls.is_deferred()) {
             self.deferred_end = Some(end);

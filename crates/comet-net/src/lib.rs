@@ -1,9 +1,9 @@
 //! The edge between sockets and the shard: one io_uring ring per core, inside a glommio executor.
 //!
-//! A core is a thread that glommio places and runs. Its one task is the driver ([`Core::start`]): it
-//! handles completions and messages, submits what the shard wants to send, and sleeps when nothing is left to do.
-//! Connections are entries in an array, not tasks. Protocol layers may lie between a socket and its
-//! connection: a PROXY header, and TLS.
+//! A core is a thread that glommio places and runs. Its one task is the driver ([`Core::start`]):
+//! it handles completions and messages, submits what the shard wants to send, and sleeps when
+//! nothing is left to do. Connections are entries in an array, not tasks. Protocol layers may lie
+//! between a socket and its connection: a PROXY header, and TLS.
 //!
 //! **Invariant:** nothing here decides who gets a message or when a connection closes; and all
 //! `unsafe` of the server is in `ring.rs`, `buffers.rs` and `steer.rs`.

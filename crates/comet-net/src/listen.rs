@@ -23,8 +23,8 @@ pub struct ListenOptions {
     pub keepalive: Option<Keepalive>,
     /// TCP_NODELAY.
     pub nodelay: bool,
-    /// The CPU of each core, in the order of the cores. A connection then goes to the core on whose CPU its
-    /// packets arrive. `None`: the kernel chooses by a hash of both addresses.
+    /// The CPU of each core, in the order of the cores. A connection then goes to the core on whose
+    /// CPU its packets arrive. `None`: the kernel chooses by a hash of both addresses.
     pub steering: Option<Vec<usize>>,
 }
 
@@ -94,12 +94,12 @@ impl std::error::Error for ListenError {
     }
 }
 
-/// Binds `address` once for each of `cores`, with SO_REUSEPORT. Port 0 stands for a free port, the same for
-/// all cores. Returns the address with the port in use, and the sockets.
+/// Binds `address` once for each of `cores`, with SO_REUSEPORT. Port 0 stands for a free port, the
+/// same for all cores. Returns the address with the port in use, and the sockets.
 ///
 /// # Errors
-/// If the kernel refuses, or another socket listens there already. SO_REUSEPORT alone would silently share
-/// the port with another process of the same user.
+/// If the kernel refuses, or another socket listens there already. SO_REUSEPORT alone would
+/// silently share the port with another process of the same user.
 ///
 /// # Panics
 /// If steering does not name a CPU for each of `cores`.

@@ -30,8 +30,8 @@ impl fmt::Display for ProbeError {
 
 impl std::error::Error for ProbeError {}
 
-/// Checks kernel, io_uring and locked memory. Raises the soft limits of locked memory and of open files to
-/// the hard limits. Returns how many connections the limit of open files allows.
+/// Checks kernel, io_uring and locked memory. Raises the soft limits of locked memory and of open
+/// files to the hard limits. Returns how many connections the limit of open files allows.
 ///
 /// # Errors
 /// The first thing that is missing.
@@ -44,10 +44,10 @@ pub fn probe() -> Result<u64, ProbeError> {
     Ok(raise(Resource::Nofile).unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_OVERHEAD))
 }
 
-/// Makes the kernel enlarge the table of descriptors for `connections`, and returns whether it did. Call it
-/// after [`probe`] and before threads are started. In a process with threads the kernel waits for an RCU
-/// grace period each time the table doubles (`expand_fdtable` in fs/file.c); the core that accepts is
-/// blocked for those 6 to 26 ms.
+/// Makes the kernel enlarge the table of descriptors for `connections`, and returns whether it did.
+/// Call it after [`probe`] and before threads are started. In a process with threads the kernel
+/// waits for an RCU grace period each time the table doubles (`expand_fdtable` in fs/file.c); the
+/// core that accepts is blocked for those 6 to 26 ms.
 pub fn reserve_descriptors(connections: u64) -> bool {
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let wanted = connections.saturating_add(DESCRIPTORS_OVERHEAD).min(RESERVED_MAX).min(allowed);
@@ -57,9 +57,9 @@ pub fn reserve_descriptors(connections: u64) -> bool {
     any.and_then(|any| rustix::io::fcntl_dupfd_cloexec(any, last)).is_ok()
 }
 
-/// The largest ring, up to `entries`, with which `cores` cores stay within the limit of locked memory. Newer
-/// kernels (6.18 is one, 6.1 is not) count rings as locked memory, unless the process has `CAP_IPC_LOCK`. A
-/// smaller ring only makes turns shorter. Call it after [`probe`].
+/// The largest ring, up to `entries`, with which `cores` cores stay within the limit of locked
+/// memory. Newer kernels (6.18 is one, 6.1 is not) count rings as locked memory, unless the process
+/// has `CAP_IPC_LOCK`. A smaller ring only makes turns shorter. Call it after [`probe`].
 #[must_use]
 pub fn fit_ring(entries: u32, cores: usize) -> u32 {
     let is_unlimited = rustix::thread::capabilities(None)

@@ -25,7 +25,8 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    /// The operation as the user data of its submission: the kind in the upper half, the index below.
+    /// The operation as the user data of its submission: the kind in the upper half, the index
+    /// below.
     fn to_user_data(self) -> u64 {
         let (kind, index) = match self {
             Self::Wakeup => (0, 0),
@@ -60,9 +61,9 @@ pub(crate) struct Completion {
     pub(crate) more: bool,
 }
 
-/// Most completions taken in one turn, so that no turn is long. The number of sends that may be queued bounds
-/// them as well. Each completion may be a request, and its reply has to leave in the same turn; otherwise the
-/// shard falls behind for as long as clients send requests.
+/// Most completions taken in one turn, so that no turn is long. The number of sends that may be
+/// queued bounds them as well. Each completion may be a request, and its reply has to leave in the
+/// same turn; otherwise the shard falls behind for as long as clients send requests.
 const COMPLETIONS_A_TURN: usize = 4096;
 
 pub(crate) struct Ring {
@@ -73,13 +74,14 @@ pub(crate) struct Ring {
 /// The only group of provided buffers.
 pub(crate) const BUFFER_GROUP: u16 = 0;
 
-/// How often one turn may fill the submission queue. Each time is one system call. What one call submits should
-/// stay in the core's own cache until it has completed: the kernel keeps some 256 bytes for each send until
-/// all sends of the call are done. A turn has several calls because its other steps cost the same once more in
-/// each turn.
+/// How often one turn may fill the submission queue. Each time is one system call. What one call
+/// submits should stay in the core's own cache until it has completed: the kernel keeps some 256
+/// bytes for each send until all sends of the call are done. A turn has several calls because its
+/// other steps cost the same once more in each turn.
 const SUBMISSIONS_A_TURN: usize = 4;
-/// Entries of the completion queue for each entry of the submission queue. They hold the completions of a
-/// turn's sends and of what arrives meanwhile. The kernel keeps what does not fit, at a cost; nothing is lost.
+/// Entries of the completion queue for each entry of the submission queue. They hold the
+/// completions of a turn's sends and of what arrives meanwhile. The kernel keeps what does not fit,
+/// at a cost; nothing is lost.
 const COMPLETIONS_A_SEND: u32 = 16;
 /// The longest completion queue of the kernel (`IORING_MAX_CQ_ENTRIES`).
 const COMPLETIONS_MAX: u32 = 64 << 10;
@@ -88,8 +90,8 @@ fn completions(entries: u32) -> u32 {
     entries.saturating_mul(COMPLETIONS_A_SEND).min(COMPLETIONS_MAX)
 }
 
-/// Bytes of a ring with `entries`, which newer kernels count as locked memory. A submission has 64 bytes and
-/// its index in the queue 4; a completion has 16.
+/// Bytes of a ring with `entries`, which newer kernels count as locked memory. A submission has 64
+/// bytes and its index in the queue 4; a completion has 16.
 pub(crate) fn ring_bytes(entries: u32) -> u64 {
     u64::from(entries) * (64 + 4) + u64::from(completions(entries)) * 16
 }
@@ -99,7 +101,8 @@ pub(crate) fn build(entries: u32) -> io::Result<IoUring> {
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
-        // A flag shows whether deferred completions wait, so a busy turn need not enter the kernel to see.
+        // A flag shows whether deferred completions wait, so a busy turn need not enter the kernel
+        // to see.
         .setup_taskrun_flag()
         .setup_submit_all()
         .setup_cqsize(completions(entries))
@@ -112,8 +115,8 @@ impl Ring {
     pub(crate) fn new(entries: u32, buffers: &Buffers) -> io::Result<Self> {
         let mut ring = build(entries)?;
         let (address, count) = buffers.ring();
-        // SAFETY: the driver keeps `buffers` alive longer than the ring (fields are dropped in the order
-        // of their declaration), and the kernel forgets the group when the ring is closed.
+        // SAFETY: the driver keeps `buffers` alive longer than the ring (fields are dropped in the
+        // order of their declaration), and the kernel forgets the group when the ring is closed.
         unsafe {
             ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0)?;
         };
@@ -145,8 +148,9 @@ impl Ring {
         self.push(entry, Operation::Recv(slot));
     }
 
-    /// Sends `bytes`. Their owner keeps address and content unchanged until it is notified of the completion.
-    /// The owner is the shard ([`comet_core::Transmit::bytes`]) or the connection's TLS session.
+    /// Sends `bytes`. Their owner keeps address and content unchanged until it is notified of the
+    /// completion. The owner is the shard ([`comet_core::Transmit::bytes`]) or the connection's TLS
+    /// session.
     pub(crate) fn send(&mut self, socket: RawFd, slot: SocketSlot, bytes: *const [u8]) {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let entry =
@@ -157,8 +161,8 @@ impl Ring {
     fn push(&mut self, entry: squeue::Entry, operation: Operation) {
         let entry = entry.user_data(operation.to_user_data());
         // SAFETY: accept, recv and poll are given no memory of ours (recv writes to the provided
-        // buffers, which outlive the ring). send reads bytes that stay unchanged until its completion;
-        // that is the contract of `Transmit` and of `TlsSession::poll_transmit`.
+        // buffers, which outlive the ring). send reads bytes that stay unchanged until its
+        // completion; that is the contract of `Transmit` and of `TlsSession::poll_transmit`.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.submit();
         }

@@ -40,8 +40,8 @@ impl Socket {
         self.layers.as_ref().and_then(|layers| layers.peer()).or_else(|| peer_address(self))
     }
 
-    /// Sends the TLS alert that ends the connection, or the answer to the peer's, before both sides are
-    /// shut. Best effort: what the kernel does not take at once is dropped.
+    /// Sends the TLS alert that ends the connection, or the answer to the peer's, before both sides
+    /// are shut. Best effort: what the kernel does not take at once is dropped.
     pub(crate) fn send_last_alert(&mut self) {
         if self.is_sending {
             return;
@@ -74,7 +74,8 @@ pub(crate) fn peer_address(socket: impl AsFd) -> Option<SocketAddr> {
     getpeername(socket).ok().flatten().and_then(|address| address.try_into().ok())
 }
 
-/// The sockets, indexed by slot. Removing a socket closes it; that is for after its last completion.
+/// The sockets, indexed by slot. Removing a socket closes it; that is for after its last
+/// completion.
 #[derive(Default)]
 pub(crate) struct Sockets {
     sockets: Vec<Option<Socket>>,
@@ -104,7 +105,8 @@ impl Sockets {
     }
 
     /// # Panics
-    /// If the slot has no socket: the shard and the kernel name a slot only until its last completion.
+    /// If the slot has no socket: the shard and the kernel name a slot only until its last
+    /// completion.
     pub(crate) fn at(&mut self, slot: SocketSlot) -> &mut Socket {
         self.sockets[slot.index()].as_mut().expect("a socket until its last completion")
     }

@@ -1,7 +1,7 @@
 //! Socket steering: a connection goes to the core on whose CPU its packets arrive.
 //!
-//! The sockets of one address form a reuseport group. A classic BPF program of the group chooses the
-//! socket that gets a connection (SO_ATTACH_REUSEPORT_CBPF in socket(7), Linux 4.5).
+//! The sockets of one address form a reuseport group. A classic BPF program of the group chooses
+//! the socket that gets a connection (SO_ATTACH_REUSEPORT_CBPF in socket(7), Linux 4.5).
 #![allow(unsafe_code, reason = "no safe binding has this socket option")]
 
 use std::io;
@@ -12,8 +12,9 @@ use libc::{
     SKF_AD_OFF, sock_filter, sock_fprog,
 };
 
-/// Makes the group of `listener` choose a socket by the CPU that handles the first packet. The socket's index in
-/// the group is the index of the CPU in `cpus`. Connections from other CPUs are spread over all sockets.
+/// Makes the group of `listener` choose a socket by the CPU that handles the first packet. The
+/// socket's index in the group is the index of the CPU in `cpus`. Connections from other CPUs are
+/// spread over all sockets.
 ///
 /// A group numbers its sockets in the order in which they began to listen.
 ///

@@ -1,7 +1,8 @@
-//! The TLS session of one connection: ciphertext to and from the socket, plaintext to and from the shard.
+//! The TLS session of one connection: ciphertext to and from the socket, plaintext to and from the
+//! shard.
 //!
-//! Between calls a session holds what rustls needs, and bytes only while they are in flight: the start
-//! of a record whose rest has not arrived, and ciphertext that the kernel has not taken.
+//! Between calls a session holds what rustls needs, and bytes only while they are in flight: the
+//! start of a record whose rest has not arrived, and ciphertext that the kernel has not taken.
 
 mod encode;
 #[cfg(test)]
@@ -15,26 +16,28 @@ use rustls::{Error, ServerConfig};
 
 use self::encode::{KeysExhausted, append};
 
-/// Most plaintext in one record (RFC 8446, section 5.1). A transmit is cut to one record. So a slow reader
-/// holds one record of ciphertext, and the shard sees the transmit advance record by record.
+/// Most plaintext in one record (RFC 8446, section 5.1). A transmit is cut to one record. So a slow
+/// reader holds one record of ciphertext, and the shard sees the transmit advance record by record.
 const RECORD_MAX: usize = 16 << 10;
 /// Most bytes of a record besides its plaintext.
 const RECORD_OVERHEAD_MAX: usize = 32;
-/// Most ciphertext kept until the rest of its record or handshake message arrives. A record has at most
-/// 18,437 bytes. The remainder is for handshake messages that span records; those of ordinary clients are short.
+/// Most ciphertext kept until the rest of its record or handshake message arrives. A record has at
+/// most 18,437 bytes. The remainder is for handshake messages that span records; those of ordinary
+/// clients are short.
 const UNPROCESSED_MAX: usize = 32 << 10;
 
 pub(crate) struct TlsSession {
     rustls: UnbufferedServerConnection,
-    /// Received bytes that rustls has not consumed: the start of a record or of a handshake message, and
-    /// the bytes of a deferred handshake.
+    /// Received bytes that rustls has not consumed: the start of a record or of a handshake
+    /// message, and the bytes of a deferred handshake.
     unprocessed: Vec<u8>,
     /// What the kernel reads. Its bytes stay unchanged until [`TlsSession::handle_sent`] or
     /// [`TlsSession::handle_send_failed`].
     in_flight: Ciphertext,
     /// Bytes of `in_flight` that the kernel took.
     written: usize,
-    /// What is sent after `in_flight`. rustls bounds how much it answers to a peer that does not read.
+    /// What is sent after `in_flight`. rustls bounds how much it answers to a peer that does not
+    /// read.
     queued: Ciphertext,
     state: SessionState,
     /// `unprocessed` has bytes of a handshake, and a call of [`TlsSession::handle_recv`] is due.
@@ -50,7 +53,8 @@ enum SessionState {
     Failed,
 }
 
-/// Encrypted bytes, and how many bytes of a transmit they contain. A session has at most one transmit at a time.
+/// Encrypted bytes, and how many bytes of a transmit they contain. A session has at most one
+/// transmit at a time.
 #[derive(Default)]
 struct Ciphertext {
     bytes: Vec<u8>,
@@ -95,8 +99,9 @@ impl TlsSession {
         }
     }
 
-    /// Keeps `bytes` for the next [`TlsSession::handle_recv`] if the handshake is not done, because its
-    /// computations are expensive. Returns false if it is done, or if there are too many bytes to keep.
+    /// Keeps `bytes` for the next [`TlsSession::handle_recv`] if the handshake is not done, because
+    /// its computations are expensive. Returns false if it is done, or if there are too many bytes
+    /// to keep.
     pub(crate) fn defer(&mut self, bytes: &[u8]) -> bool {
         let defers = self.state == SessionState::Open
             && self.rustls.is_handshaking()
@@ -154,8 +159,8 @@ impl TlsSession {
         Err(fault)
     }
 
-    /// Encrypts the start of a transmit and queues it behind what is queued already. Returns false if the
-    /// handshake is not done or the session has failed: the peer could not read it.
+    /// Encrypts the start of a transmit and queues it behind what is queued already. Returns false
+    /// if the handshake is not done or the session has failed: the peer could not read it.
     pub(crate) fn encrypt(&mut self, transmit: &[u8]) -> bool {
         debug_assert!(self.plaintext_len() == 0, "one transmit at a time");
         let record = &transmit[..transmit.len().min(RECORD_MAX)];
@@ -182,8 +187,8 @@ impl TlsSession {
         (!rest.is_empty()).then_some(rest)
     }
 
-    /// The kernel took `bytes` of what is in flight. Returns how many bytes of the shard's transmit are
-    /// sent by that: all of the record once its last byte is taken, else 0.
+    /// The kernel took `bytes` of what is in flight. Returns how many bytes of the shard's transmit
+    /// are sent by that: all of the record once its last byte is taken, else 0.
     pub(crate) fn handle_sent(&mut self, bytes: usize) -> usize {
         self.written += bytes;
         assert!(
@@ -196,8 +201,8 @@ impl TlsSession {
         std::mem::take(&mut self.in_flight).plaintext_len
     }
 
-    /// A send failed: drops what is in flight and queued. Returns whether that includes a transmit of the
-    /// shard.
+    /// A send failed: drops what is in flight and queued. Returns whether that includes a transmit
+    /// of the shard.
     pub(crate) fn handle_send_failed(&mut self) -> bool {
         let had_transmit = self.plaintext_len() > 0;
         self.in_flight = Ciphertext::default();
@@ -209,16 +214,16 @@ impl TlsSession {
         self.in_flight.plaintext_len + self.queued.plaintext_len
     }
 
-    /// Encrypts `outgoing` into the queue. Returns false if the handshake is not done or the session has
-    /// ended or failed.
+    /// Encrypts `outgoing` into the queue. Returns false if the handshake is not done or the
+    /// session has ended or failed.
     fn queue(&mut self, outgoing: Outgoing<'_>) -> bool {
         if self.state == SessionState::Failed {
             return false;
         }
-        // The input is passed again because rustls keeps its position in input that it has not discarded.
-        // Bytes that `defer` kept are new to it. It processes them here, and their plaintext is dropped:
-        // the shard sends before the handshake is done only to close the connection, and ignores input
-        // from then on.
+        // The input is passed again because rustls keeps its position in input that it has not
+        // discarded. Bytes that `defer` kept are new to it. It processes them here, and their
+        // plaintext is dropped: the shard sends before the handshake is done only to close the
+        // connection, and ignores input from then on.
         let mut input = std::mem::take(&mut self.unprocessed);
         let (used, idle) = self.process(&mut input, &mut |_| {}, outgoing);
         input.drain(..used);
@@ -226,8 +231,9 @@ impl TlsSession {
         matches!(idle, Ok(Idle::Open))
     }
 
-    /// Lets rustls process `input` until it waits for either side. Encrypts `outgoing` if the handshake is
-    /// done by then. Returns how many bytes of `input` were used, and the state that was reached.
+    /// Lets rustls process `input` until it waits for either side. Encrypts `outgoing` if the
+    /// handshake is done by then. Returns how many bytes of `input` were used, and the state that
+    /// was reached.
     fn process(
         &mut self,
         input: &mut [u8],
@@ -287,7 +293,8 @@ impl TlsSession {
         }
     }
 
-    /// Queues the alert of an error. rustls returns what it has to send before it reads `input` again.
+    /// Queues the alert of an error. rustls returns what it has to send before it reads `input`
+    /// again.
     fn queue_alert(&mut self, input: &mut [u8]) {
         while self.rustls.wants_write() {
             let status = self.rustls.process_tls_records(input);

@@ -1,5 +1,5 @@
-//! Properties that hold for any bytes of a peer. The fuzz targets search for bytes that violate them; the crate's
-//! tests check them on the corpus.
+//! Properties that hold for any bytes of a peer. The fuzz targets search for bytes that violate
+//! them; the crate's tests check them on the corpus.
 
 use comet_proto::websocket::{self, Event, Fault, Fragments};
 use comet_proto::{Encoded, count_frames, decode, op, proxy};
@@ -8,8 +8,8 @@ const BODY_MAX: usize = 4096;
 const MESSAGE_MAX: usize = 512;
 const HEAD_MAX: usize = 1024;
 
-/// A stream of frames: encoding a decoded frame gives its bytes, and no byte changes the result for those before
-/// it.
+/// A stream of frames: encoding a decoded frame gives its bytes, and no byte changes the result for
+/// those before it.
 pub(crate) fn frame(stream: &[u8]) {
     let mut rest = stream;
     loop {
@@ -42,8 +42,8 @@ pub(crate) fn frame(stream: &[u8]) {
     }
 }
 
-/// A stream of WebSocket frames: the events are the same whether it arrives at once or byte by byte, and they are
-/// within the limits.
+/// A stream of WebSocket frames: the events are the same whether it arrives at once or byte by
+/// byte, and they are within the limits.
 pub(crate) fn websocket(stream: &[u8]) {
     assert_eq!(see(stream, stream.len().max(1)), see(stream, 1));
 }
@@ -83,7 +83,8 @@ fn within_limits(event: Event<'_>) {
     }
 }
 
-/// The head of an HTTP request: the bytes up to its end decide the result, and the response is complete.
+/// The head of an HTTP request: the bytes up to its end decide the result, and the response is
+/// complete.
 pub(crate) fn upgrade(input: &[u8]) {
     let result = websocket::upgrade(input, "/sub", HEAD_MAX);
     for cut in 0..input.len() {

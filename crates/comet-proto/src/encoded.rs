@@ -27,8 +27,8 @@ pub struct Encoded {
 
 impl Encoded {
     /// Encodes a frame. With operation [`op::RAW`] the body is a run of whole frames (see
-    /// [`count_frames`](crate::count_frames)). TCP gets only these frames. WebSocket gets them behind one header
-    /// in one message, as goim's web clients expect a batch.
+    /// [`count_frames`](crate::count_frames)). TCP gets only these frames. WebSocket gets them
+    /// behind one header in one message, as goim's web clients expect a batch.
     ///
     /// # Panics
     ///
@@ -48,13 +48,15 @@ impl Encoded {
     ///
     /// # Panics
     ///
-    /// If `payload` has more than 125 bytes, which no ping from [`read`](crate::websocket::read) has.
+    /// If `payload` has more than 125 bytes, which no ping from [`read`](crate::websocket::read)
+    /// has.
     #[must_use]
     pub fn pong(payload: &[u8]) -> Self {
         Self::control(Control::Pong, &[payload])
     }
 
-    /// A WebSocket close (RFC 6455 5.5.1). `reason` is cut to 123 bytes, between characters. Empty on TCP.
+    /// A WebSocket close (RFC 6455 5.5.1). `reason` is cut to 123 bytes, between characters. Empty
+    /// on TCP.
     #[must_use]
     pub fn close(code: u16, reason: &str) -> Self {
         let code = code.to_be_bytes();
@@ -103,5 +105,6 @@ impl Encoded {
     }
 }
 
-/// The longest header of a server's WebSocket frame: two bytes, eight of length, no mask (RFC 6455 5.2).
+/// The longest header of a server's WebSocket frame: two bytes, eight of length, no mask (RFC 6455
+/// 5.2).
 const WEBSOCKET_HEADER_MAX: usize = 10;

@@ -100,8 +100,8 @@ impl Error for FrameFault {}
 
 /// Reads the first frame of `input`, and returns it with its length in bytes.
 ///
-/// `Ok(None)`: more bytes are needed. A wrong packLen is found after four bytes and a wrong headerLen after six,
-/// so no reader waits for a body that will be refused.
+/// `Ok(None)`: more bytes are needed. A wrong packLen is found after four bytes and a wrong
+/// headerLen after six, so no reader waits for a body that will be refused.
 ///
 /// # Errors
 ///
@@ -141,8 +141,8 @@ fn fields(input: &[u8], body_len: usize) -> Option<Frame<'_>> {
     })
 }
 
-/// Checks that `body`, the body of a push with operation [`RAW`](crate::op::RAW), is a run of whole frames, and
-/// returns their number. An empty body has none.
+/// Checks that `body`, the body of a push with operation [`RAW`](crate::op::RAW), is a run of whole
+/// frames, and returns their number. An empty body has none.
 ///
 /// # Errors
 ///

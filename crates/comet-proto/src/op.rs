@@ -1,12 +1,13 @@
 //! The operations of frames.
 //!
-//! A frame with any other number is a message of an application's own kind: it goes to logic, and the server
-//! replies with the same operation and an empty body. goim uses 10 and 11 only inside its process, so they
-//! have no names here.
+//! A frame with any other number is a message of an application's own kind: it goes to logic, and
+//! the server replies with the same operation and an empty body. goim uses 10 and 11 only inside
+//! its process, so they have no names here.
 
 /// Restarts the heartbeat timeout of a client. No body.
 pub const HEARTBEAT: i32 = 2;
-/// Answers [`HEARTBEAT`]. The body is a big-endian `i32`: the number of connections in this one's room.
+/// Answers [`HEARTBEAT`]. The body is a big-endian `i32`: the number of connections in this one's
+/// room.
 pub const HEARTBEAT_REPLY: i32 = 3;
 /// A message from a client to logic.
 pub const SEND: i32 = 4;

@@ -1,8 +1,8 @@
 //! The PROXY protocol, versions 1 and 2: how a load balancer passes on the address of a client
 //! (haproxy's `doc/proxy-protocol.txt`).
 //!
-//! A header comes before everything else on a connection, also before TLS. Which peers may send one is the
-//! caller's decision.
+//! A header comes before everything else on a connection, also before TLS. Which peers may send one
+//! is the caller's decision.
 
 use std::error::Error;
 use std::fmt;
@@ -17,8 +17,8 @@ const TEXT_END: &[u8] = b"\r\n";
 /// Bytes of a version 2 header before its addresses (section 2.2).
 const BINARY_LEN: usize = 16;
 const BINARY_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Most bytes of addresses and extensions in an accepted version 2 header. The longest addresses have 216 bytes;
-/// the rest is for extensions, which are skipped.
+/// Most bytes of addresses and extensions in an accepted version 2 header. The longest addresses
+/// have 216 bytes; the rest is for extensions, which are skipped.
 const BINARY_REST_MAX: usize = 1024;
 
 /// The longest accepted header, in bytes.
@@ -27,8 +27,8 @@ pub const HEADER_MAX: usize = BINARY_LEN + BINARY_REST_MAX;
 /// A valid header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// The client's address. `None`: the socket's own address holds, because the connection is the balancer's own
-    /// (`LOCAL`), or because the address is unknown or not one of TCP.
+    /// The client's address. `None`: the socket's own address holds, because the connection is the
+    /// balancer's own (`LOCAL`), or because the address is unknown or not one of TCP.
     pub source: Option<SocketAddr>,
     /// Length of the header in bytes; the client's bytes follow.
     pub consumed: usize,
@@ -123,8 +123,8 @@ fn read_text(bytes: &[u8]) -> Result<Option<Header>, ProxyFault> {
     Ok(Some(Header { source, consumed }))
 }
 
-/// The source address from the fields after the protocol: source, destination, and their ports. No other fields may
-/// follow.
+/// The source address from the fields after the protocol: source, destination, and their ports. No
+/// other fields may follow.
 fn text_source<'a, A: FromStr + Into<IpAddr>>(
     mut words: impl Iterator<Item = &'a str>,
 ) -> Result<SocketAddr, ProxyFault> {

@@ -1,7 +1,8 @@
 //! The server's side of WebSocket (RFC 6455): the upgrade, and reading a client's frames.
 //!
-//! The codec of headers, the close codes and the accept key come from tungstenite. Reassembly, masking and limits
-//! are here, because the caller owns the buffers and an idle connection must not hold any.
+//! The codec of headers, the close codes and the accept key come from tungstenite. Reassembly,
+//! masking and limits are here, because the caller owns the buffers and an idle connection must not
+//! hold any.
 
 pub(crate) mod frames;
 mod upgrade;

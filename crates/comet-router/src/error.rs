@@ -5,8 +5,8 @@ use std::{error, fmt};
 
 /// Why a store gave no answer. `Display` writes one sentence, which names the node.
 ///
-/// The call may have taken effect in part. An incomplete session ends after the store's lifetime, or is completed
-/// by [`renew`](crate::Sessions::renew).
+/// The call may have taken effect in part. An incomplete session ends after the store's lifetime,
+/// or is completed by [`renew`](crate::Sessions::renew).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum StoreError {

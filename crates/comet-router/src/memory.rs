@@ -11,7 +11,8 @@ use self::table::Table;
 use crate::error::StoreError;
 use crate::sessions::{Placed, ROOM_COUNTS_LIFETIME_MAX, SessionCounts, Sessions, UserSessions};
 
-/// Most expired entries that one call removes. It is more than a call adds, so they do not accumulate.
+/// Most expired entries that one call removes. It is more than a call adds, so they do not
+/// accumulate.
 const SWEEP_MAX: usize = 64;
 /// Sessions that [`Sessions::del_server`] ends before it lets other calls run.
 const BATCH: usize = 256;
@@ -38,8 +39,8 @@ impl Memory {
         Self::with_clock(lifetime, Self::SESSIONS_MAX, move || start.elapsed())
     }
 
-    /// A store of at most `sessions_max` sessions and as many remembered users. `clock` returns the time since a
-    /// fixed point in the past; it must not go back.
+    /// A store of at most `sessions_max` sessions and as many remembered users. `clock` returns the
+    /// time since a fixed point in the past; it must not go back.
     #[must_use]
     pub fn with_clock(
         lifetime: Duration,
@@ -98,7 +99,8 @@ impl Sessions for Memory {
         let until = now + self.lifetime;
         let mut sequence = table.next_sequence(user, now, until);
         let key = if key.is_empty() {
-            // The key may be in use: a token can contain it, and the sequence starts again after its maximum.
+            // The key may be in use: a token can contain it, and the sequence starts again after
+            // its maximum.
             while table.session(&key_of(user, sequence), now).is_some() {
                 sequence = table.next_sequence(user, now, until);
             }

@@ -1,5 +1,5 @@
-//! [`Redis`]: sessions in one or several Redis servers, in the layout of goim v2's logic, so that both
-//! services can use the same data.
+//! [`Redis`]: sessions in one or several Redis servers, in the layout of goim v2's logic, so that
+//! both services can use the same data.
 //!
 //! | key | kind | holds | node |
 //! |---|---|---|---|
@@ -17,14 +17,14 @@
 //! | `srv_<server>` | index | keys of a server | those of its keys |
 //! | `comet_users`, `comet_servers` | index | users and servers | all |
 //!
-//! A session is stored in two places, with its user and with its key, and the two are not updated in one step.
-//! The key decides who owns it. A session is listed with its user before its key is claimed, and a claim removes
-//! the key from the list of its former owner. So overlapping calls may leave the new owner unlisted until it is
-//! renewed, but they never leave a former owner listed.
+//! A session is stored in two places, with its user and with its key, and the two are not updated
+//! in one step. The key decides who owns it. A session is listed with its user before its key is
+//! claimed, and a claim removes the key from the list of its former owner. So overlapping calls may
+//! leave the new owner unlisted until it is renewed, but they never leave a former owner listed.
 //!
-//! The node of a user is that of `mid_<user>` on the ring, and likewise for keys and servers. All entries expire
-//! after the store's lifetime. Sessions that goim's logic wrote are found by key and user, renewed and ended;
-//! they are not counted.
+//! The node of a user is that of `mid_<user>` on the ring, and likewise for keys and servers. All
+//! entries expire after the store's lifetime. Sessions that goim's logic wrote are found by key and
+//! user, renewed and ended; they are not counted.
 
 mod node;
 mod online;
@@ -48,7 +48,8 @@ use crate::sessions::Placed;
 #[derive(Clone, Debug)]
 pub struct RedisOptions {
     /// The servers, as `redis://[user:password@]host[:port][/database]`. Users and keys are spread
-    /// over them by a consistent-hash ring, on which host, port and database are the name of a server.
+    /// over them by a consistent-hash ring, on which host, port and database are the name of a
+    /// server.
     pub servers: Vec<String>,
     /// The lifetime of a session that is not renewed; at least 1 ms.
     pub lifetime: Duration,
@@ -66,8 +67,8 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// A store in `options.servers`. It does not connect yet: the first call to a server does, and so does the next
-    /// call after a lost connection.
+    /// A store in `options.servers`. It does not connect yet: the first call to a server does, and
+    /// so does the next call after a lost connection.
     ///
     /// # Errors
     /// [`StoreError::BadAddress`] if an address is invalid or listed twice, or there is none.
@@ -128,8 +129,8 @@ impl Redis {
         Ok(Placed { sequence, key })
     }
 
-    /// Gives a key to this user and server, and returns whether they own it now. Removes it from the list of its
-    /// former owner.
+    /// Gives a key to this user and server, and returns whether they own it now. Removes it from
+    /// the list of its former owner.
     async fn claim(
         &self,
         user: i64,
@@ -204,7 +205,8 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// A duration in milliseconds, for Redis. It is limited to some thousand years, because Redis refuses more.
+/// A duration in milliseconds, for Redis. It is limited to some thousand years, because Redis
+/// refuses more.
 fn millis(duration: Duration) -> u64 {
     const MAX: u64 = 1 << 46;
     duration.as_millis().try_into().unwrap_or(MAX).min(MAX)

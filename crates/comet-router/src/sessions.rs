@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use crate::error::StoreError;
 
-/// The lifetime of the room counts of a server that does not renew them, unless the store's lifetime is shorter.
-/// goim v2's logic has the same limit.
+/// The lifetime of the room counts of a server that does not renew them, unless the store's
+/// lifetime is shorter. goim v2's logic has the same limit.
 pub const ROOM_COUNTS_LIFETIME_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// A user and its sessions. Each is a key and the server of the connection; they are in the order of their keys.
+/// A user and its sessions. Each is a key and the server of the connection; they are in the order
+/// of their keys.
 pub type UserSessions = (i64, Vec<(String, String)>);
 
 /// The session that [`Sessions::put`] made.
@@ -35,12 +36,14 @@ pub struct SessionCounts {
 
 /// Which user is connected to which server.
 ///
-/// User 0 stands for anonymous users: its sessions have keys and servers, but are not listed as those of a user.
-/// Keys and server names are not checked; the caller bounds their length. An operation on a session sets its
-/// expiry to one lifetime from now, and the time at which its user's sequence is forgotten as well.
+/// User 0 stands for anonymous users: its sessions have keys and servers, but are not listed as
+/// those of a user. Keys and server names are not checked; the caller bounds their length. An
+/// operation on a session sets its expiry to one lifetime from now, and the time at which its
+/// user's sequence is forgotten as well.
 pub trait Sessions: Send + Sync {
-    /// Begins a session: `key` belongs to `user` and `server` from now on, whatever its owner was. An empty `key`
-    /// stands for `<user>_<sequence>`. A sequence is skipped if the user has a session with that key.
+    /// Begins a session: `key` belongs to `user` and `server` from now on, whatever its owner was.
+    /// An empty `key` stands for `<user>_<sequence>`. A sequence is skipped if the user has a
+    /// session with that key.
     ///
     /// # Errors
     /// A [`StoreError`]; the session has then not begun.
@@ -51,8 +54,8 @@ pub trait Sessions: Send + Sync {
         server: &str,
     ) -> impl Future<Output = Result<Placed, StoreError>> + Send;
 
-    /// Ends a session and returns whether there was one. Nothing changes if `key` belongs to another user or server
-    /// by now: a late call never ends the successor of a session.
+    /// Ends a session and returns whether there was one. Nothing changes if `key` belongs to
+    /// another user or server by now: a late call never ends the successor of a session.
     ///
     /// # Errors
     /// A [`StoreError`].
@@ -63,9 +66,9 @@ pub trait Sessions: Send + Sync {
         server: &str,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Renews a session, and makes it again if it has expired or was lost; the sequence then continues from the one
-    /// in its key. Returns whether `key` belongs to this user and server. Nothing changes if it belongs to another
-    /// by now.
+    /// Renews a session, and makes it again if it has expired or was lost; the sequence then
+    /// continues from the one in its key. Returns whether `key` belongs to this user and server.
+    /// Nothing changes if it belongs to another by now.
     ///
     /// # Errors
     /// A [`StoreError`].
@@ -94,15 +97,15 @@ pub trait Sessions: Send + Sync {
         users: &[i64],
     ) -> impl Future<Output = Result<Vec<UserSessions>, StoreError>> + Send;
 
-    /// Ends all sessions of `server`, removes its room counts, and returns the number of ended sessions. Works in
-    /// batches, between which other calls can run; each batch has the deadline.
+    /// Ends all sessions of `server`, removes its room counts, and returns the number of ended
+    /// sessions. Works in batches, between which other calls can run; each batch has the deadline.
     ///
     /// # Errors
     /// A [`StoreError`]; the batches before it have taken effect.
     fn del_server(&self, server: &str) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// Replaces the numbers of members that `server` has in its rooms. They expire after the store's lifetime, or
-    /// after [`ROOM_COUNTS_LIFETIME_MAX`] if that is shorter.
+    /// Replaces the numbers of members that `server` has in its rooms. They expire after the
+    /// store's lifetime, or after [`ROOM_COUNTS_LIFETIME_MAX`] if that is shorter.
     ///
     /// # Errors
     /// A [`StoreError`].
@@ -112,8 +115,8 @@ pub trait Sessions: Send + Sync {
         rooms: &HashMap<String, u32>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// The number of members of every room, over the servers whose counts have not expired. The cost grows with the
-    /// number of rooms.
+    /// The number of members of every room, over the servers whose counts have not expired. The
+    /// cost grows with the number of rooms.
     ///
     /// # Errors
     /// A [`StoreError`].

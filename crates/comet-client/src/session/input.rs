@@ -12,8 +12,9 @@ use crate::websocket::{self, Parsed};
 /// Most frames of the largest size that fit into one WebSocket message: goim's job batches 20.
 const BATCH_FRAMES_MAX: usize = 20;
 
-/// A ping is not answered while this many bytes wait to be written. RFC 6455 section 5.5.3 allows answering only
-/// the latest ping. A server that sends pings without reading must not fill our memory.
+/// A ping is not answered while this many bytes wait to be written. RFC 6455 section 5.5.3 allows
+/// answering only the latest ping. A server that sends pings without reading must not fill our
+/// memory.
 const PONG_BACKLOG_MAX: usize = 16 * 1024;
 
 /// The result of one step at the start of an input.
@@ -134,7 +135,8 @@ impl Session {
         Ok(Step::Used(used))
     }
 
-    /// Processes a binary message: a batch behind one header with operation 9, or frames back to back.
+    /// Processes a binary message: a batch behind one header with operation 9, or frames back to
+    /// back.
     fn take_message(
         &mut self,
         message: &[u8],

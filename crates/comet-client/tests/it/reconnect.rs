@@ -34,8 +34,8 @@ fn connected(listener: &mut Listener) {
     assert!(listener.client().is_some());
 }
 
-/// The first connection gets room and operations one by one. The second gets them before the event `Connected`.
-/// The server refuses the third connection and accepts the fourth.
+/// The first connection gets room and operations one by one. The second gets them before the event
+/// `Connected`. The server refuses the third connection and accepts the fourth.
 #[test]
 fn a_reconnect_restores_room_and_operations() {
     let (address, server) = serve(4, |connection, mut stream| {

@@ -66,7 +66,8 @@ fn check_end(transport: Transport, input: &[u8], expected: &SessionError) {
     assert!(!session.is_live());
 }
 
-/// The bytes that a server sends for a group of frames: a single frame as it is, several as goim's batch.
+/// The bytes that a server sends for a group of frames: a single frame as it is, several as goim's
+/// batch.
 fn encode(transport: Transport, group: &[(i32, i32, Vec<u8>)]) -> Vec<u8> {
     let run: Vec<u8> = group
         .iter()
@@ -100,8 +101,8 @@ fn consumed_output_is_removed() {
     assert_eq!(session.output(), b"");
 }
 
-/// The stream has an upgrade, a message, a batch, a ping between the fragments of a message, and another
-/// message. It is cut in two at every byte.
+/// The stream has an upgrade, a message, a batch, a ping between the fragments of a message, and
+/// another message. It is cut in two at every byte.
 #[test]
 fn the_frames_do_not_depend_on_where_the_input_is_cut() {
     for transport in TRANSPORTS {

@@ -85,7 +85,8 @@ fn heartbeats_are_sent_and_report_the_online_count() {
     server.join().unwrap();
 }
 
-/// With this interval a heartbeat is always due: one is sent before each waiting message, though none is answered.
+/// With this interval a heartbeat is always due: one is sent before each waiting message, though
+/// none is answered.
 #[test]
 fn heartbeats_are_sent_while_messages_wait() {
     let (address, server) = serve(1, |_, mut stream| {

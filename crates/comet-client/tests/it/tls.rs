@@ -1,4 +1,5 @@
-//! TLS under both transports, against rustls's server and against servers with the wrong certificate or none.
+//! TLS under both transports, against rustls's server and against servers with the wrong
+//! certificate or none.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

@@ -54,8 +54,8 @@ pub(crate) fn authenticate(stream: &mut (impl Read + Write)) -> Vec<u8> {
     token
 }
 
-/// Calls `serve` on a thread for each of `connections` connections to the returned address. Joining the handle
-/// reports a failed assertion of the server.
+/// Calls `serve` on a thread for each of `connections` connections to the returned address. Joining
+/// the handle reports a failed assertion of the server.
 pub(crate) fn serve(
     connections: usize,
     mut serve: impl FnMut(usize, TcpStream) + Send + 'static,

@@ -15,7 +15,8 @@ pub struct ClaimNames {
     pub key: String,
     /// The first room of the connection, a text. Without the claim it has none.
     pub room: String,
-    /// The operations that the connection accepts, a list of numbers. Without the claim it accepts all.
+    /// The operations that the connection accepts, a list of numbers. Without the claim it accepts
+    /// all.
     pub accepts: String,
 }
 

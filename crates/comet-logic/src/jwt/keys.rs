@@ -1,5 +1,5 @@
-//! The keys that check tokens, from the bytes of their files. Each key is for one algorithm. A token cannot choose
-//! another.
+//! The keys that check tokens, from the bytes of their files. Each key is for one algorithm. A
+//! token cannot choose another.
 
 use std::fmt;
 
@@ -18,9 +18,10 @@ const MODULUS_MIN: usize = 256;
 /// A key file that the caller has read: this crate opens no files.
 #[derive(Clone)]
 pub struct KeyFile {
-    /// The name in errors, which also decides the format: a name that ends in `.jwks` or `.json` is a JWK
-    /// set (RFC 7517). Of other files, those with a PEM line are a public key (SPKI, or PKCS #1 for
-    /// RSA), and the rest are an HMAC secret. A line end after a secret in ASCII is not part of it.
+    /// The name in errors, which also decides the format: a name that ends in `.jwks` or `.json` is
+    /// a JWK set (RFC 7517). Of other files, those with a PEM line are a public key (SPKI, or PKCS
+    /// #1 for RSA), and the rest are an HMAC secret. A line end after a secret in ASCII is not part
+    /// of it.
     pub name: String,
     /// The content.
     pub bytes: Vec<u8>,
@@ -108,8 +109,8 @@ fn from_secret(bytes: &[u8]) -> Result<Key, String> {
     Ok(Key { algorithm: Algorithm::Hs256, id: None, key })
 }
 
-/// Whether `bytes` are exactly one ASN.1 SEQUENCE in DER (X.690, section 8.1.3). So are random secrets of 32
-/// bytes with a probability of 1 in 65,536.
+/// Whether `bytes` are exactly one ASN.1 SEQUENCE in DER (X.690, section 8.1.3). So are random
+/// secrets of 32 bytes with a probability of 1 in 65,536.
 fn is_der(bytes: &[u8]) -> bool {
     match bytes {
         [0x30, length @ 0..=0x7f, rest @ ..] => usize::from(*length) == rest.len(),

@@ -8,9 +8,9 @@ use super::Driver;
 
 /// Most messages taken from the inbox in one turn.
 const MESSAGES_A_TURN: usize = 256;
-/// Up to this many queued operations, mostly sends, are submitted before control is notified. On the same
-/// CPU the notified control thread would answer its caller first, and the clients would get their
-/// pushes later. More operations would delay a caller that may have its next push ready.
+/// Up to this many queued operations, mostly sends, are submitted before control is notified. On
+/// the same CPU the notified control thread would answer its caller first, and the clients would
+/// get their pushes later. More operations would delay a caller that may have its next push ready.
 const SENDS_BEFORE_REPORTS: usize = 64;
 
 impl<A: Auther> Driver<A> {
@@ -18,8 +18,8 @@ impl<A: Auther> Driver<A> {
         if self.has_sends_left {
             return;
         }
-        // Half an outbox of messages, and a quarter of its bytes plus the longest frame. So a burst of pushes
-        // does not fill an outbox before its bytes were submitted once.
+        // Half an outbox of messages, and a quarter of its bytes plus the longest frame. So a burst
+        // of pushes does not fill an outbox before its bytes were submitted once.
         let limits = self.shard.limits();
         let messages = usize::from(limits.svr_proto / 2).clamp(1, MESSAGES_A_TURN);
         let bytes_max = limits.outbox_bytes as usize / 4;

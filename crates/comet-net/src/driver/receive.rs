@@ -1,4 +1,5 @@
-//! The steps that accept connections and receive their bytes, through protocol layers where there are any.
+//! The steps that accept connections and receive their bytes, through protocol layers where there
+//! are any.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -14,10 +15,11 @@ use crate::ring::{self, Completion};
 use crate::sockets::peer_address;
 use crate::tls::TlsSession;
 
-/// How soon an accept that failed, mostly for want of a descriptor or of memory, is submitted again.
+/// How soon a failed accept is submitted again. It mostly fails because descriptors or memory are
+/// exhausted.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Most handshakes that one turn continues. They take some 10 ms with ECDSA keys. When many clients
-/// reconnect at once, those already connected get their pushes in between.
+/// Most handshakes that one turn continues. Together they take some 10 ms with ECDSA keys. When
+/// many clients reconnect at once, those already connected get their pushes in between.
 const HANDSHAKES_A_TURN: usize = 64;
 
 impl<A: Auther> Driver<A> {
@@ -107,8 +109,8 @@ impl<A: Auther> Driver<A> {
         }
     }
 
-    /// Submits receives again that ended because no receive buffer was free. The buffers of this turn's
-    /// completions are free by now.
+    /// Submits receives again that ended because no receive buffer was free. The buffers of this
+    /// turn's completions are free by now.
     pub(super) fn rearm_receives(&mut self) {
         for slot in std::mem::take(&mut self.out_of_buffers) {
             if let Some(socket) = self.sockets.get(slot).filter(|socket| !socket.is_receiving) {

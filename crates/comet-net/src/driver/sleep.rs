@@ -28,7 +28,8 @@ impl<A: Auther> Driver<A> {
         has_completed
     }
 
-    /// Submits what is queued and sleeps until something completes, a message comes, or a deadline expires.
+    /// Submits what is queued and sleeps until something completes, a message comes, or a deadline
+    /// expires.
     pub(super) fn sleep(&mut self) {
         if !self.is_wakeup_polled {
             self.ring.poll_wakeup(self.wakeup.as_raw_fd());
@@ -36,8 +37,8 @@ impl<A: Auther> Driver<A> {
         }
         let coalesce_until = self.shard.poll_nap().filter(|_| !self.must_retry);
         if coalesce_until.is_some() {
-            // An earlier notification would end the coalesced wait at once. Its message is in the inbox by now,
-            // and `arm_wakeup` looks at the inbox below.
+            // An earlier notification would end the coalesced wait at once. Its message is in the
+            // inbox by now, and `arm_wakeup` looks at the inbox below.
             self.wakeup.clear();
         }
         if self.has_work_while_spinning() || !self.inbox.arm_wakeup() {
@@ -57,9 +58,9 @@ impl<A: Auther> Driver<A> {
         self.inbox.disarm_wakeup();
     }
 
-    /// Submits what is queued and sleeps until a message or a connection comes, or until the earlier of
-    /// `until` and `deadline`. The sleep is not in the ring, so the kernel queues what completes
-    /// meanwhile without waking this thread.
+    /// Submits what is queued and sleeps until a message or a connection comes, or until the
+    /// earlier of `until` and `deadline`. The sleep is not in the ring, so the kernel queues what
+    /// completes meanwhile without waking this thread.
     fn coalesced_wait(&mut self, until: Millis, deadline: Option<Millis>) {
         self.ring.flush();
         if self.ring.has_completions() {

@@ -30,7 +30,8 @@ impl From<EncryptError> for WriteError {
     }
 }
 
-/// Appends to `out` what `write` writes, with as much room as it asks for; `estimate` is the first try.
+/// Appends to `out` what `write` writes, with as much room as it asks for; `estimate` is the first
+/// try.
 ///
 /// # Errors
 /// If the keys must not encrypt any more; `out` is then unchanged.

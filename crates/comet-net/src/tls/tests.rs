@@ -85,7 +85,8 @@ impl Pair {
         read_side
     }
 
-    /// Passes all that the server has to send to the client. Returns how many bytes of transmits it contained.
+    /// Passes all that the server has to send to the client. Returns how many bytes of transmits it
+    /// contained.
     fn server_sends(&mut self) -> usize {
         let mut plaintext = 0;
         while let Some(bytes) = self.server.poll_transmit() {

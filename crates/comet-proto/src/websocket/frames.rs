@@ -12,8 +12,8 @@ pub(crate) const CONTROL_MAX: usize = 125;
 
 /// The fragments of a message so far.
 ///
-/// The owner has an `Option<Box<Fragments>>`, which takes eight bytes while no message is open. Clients rarely
-/// fragment messages.
+/// The owner has an `Option<Box<Fragments>>`, which takes eight bytes while no message is open.
+/// Clients rarely fragment messages.
 #[derive(Debug)]
 pub struct Fragments {
     payload: Vec<u8>,
@@ -104,14 +104,14 @@ impl Error for Fault {}
 
 /// Reads the first frame of `input` as the server, and returns its event and its length in bytes.
 ///
-/// `Ok(None)`: more bytes are needed, and `scratch` is unchanged. Payloads are unmasked into `scratch`, which
-/// overwrites its content. All faults of a header are found before its payload has arrived, also that a message
-/// gets longer than `message_max` bytes.
+/// `Ok(None)`: more bytes are needed, and `scratch` is unchanged. Payloads are unmasked into
+/// `scratch`, which overwrites its content. All faults of a header are found before its payload has
+/// arrived. One of them is a message longer than `message_max` bytes.
 ///
 /// # Errors
 ///
-/// The first [`Fault`]. The connection is to be closed with its code, and `fragments` and `scratch` must not be
-/// used any more.
+/// The first [`Fault`]. The connection is to be closed with its code, and `fragments` and `scratch`
+/// must not be used any more.
 pub fn read<'s>(
     input: &[u8],
     fragments: &mut Option<Box<Fragments>>,

@@ -1,4 +1,5 @@
-//! The HTTP request that upgrades a connection to WebSocket (RFC 6455 4.2), and the responses to it.
+//! The HTTP request that upgrades a connection to WebSocket (RFC 6455 4.2), and the responses to
+//! it.
 
 use std::error::Error;
 use std::fmt;
@@ -99,8 +100,8 @@ impl Error for UpgradeFault {}
 
 /// Reads the request that opens a WebSocket at `path`, with or without a query string.
 ///
-/// `Ok(None)`: more bytes are needed, until the head has `head_max` bytes. The head is parsed only once it is
-/// complete; before that it is only searched for the blank line at its end.
+/// `Ok(None)`: more bytes are needed, until the head has `head_max` bytes. The head is parsed only
+/// once it is complete; before that it is only searched for the blank line at its end.
 ///
 /// # Errors
 ///
@@ -182,8 +183,8 @@ fn fields<'a>(headers: &[Header<'a>]) -> Fields<'a> {
     fields
 }
 
-/// Whether the request's target is `path`, with or without a query. In requests to a proxy the target includes
-/// the host (RFC 9112 3.2.2).
+/// Whether the request's target is `path`, with or without a query. In requests to a proxy the
+/// target includes the host (RFC 9112 3.2.2).
 fn targets(target: &str, path: &str) -> Result<bool, UpgradeFault> {
     match target.strip_prefix(path) {
         Some(rest) if rest.is_empty() || rest.starts_with('?') => Ok(true),
@@ -201,8 +202,8 @@ fn lists_upgrade(value: &[u8]) -> bool {
         .any(|item| item.eq_ignore_ascii_case(b"Upgrade"))
 }
 
-/// Whether `key` is sixteen bytes in base64 (RFC 6455 4.2.1). The last digit before the padding has two of
-/// their bits.
+/// Whether `key` is sixteen bytes in base64 (RFC 6455 4.2.1). The last digit before the padding has
+/// two of their bits.
 fn is_key(key: &[u8]) -> bool {
     let Some((digits, b"==")) = key.split_at_checked(22) else { return false };
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
@@ -213,8 +214,9 @@ fn is_key(key: &[u8]) -> bool {
 fn head(input: &[u8], head_max: usize) -> Result<Option<&[u8]>, UpgradeFault> {
     const END: &[u8; 4] = b"\r\n\r\n";
     let window = &input[..input.len().min(head_max)];
-    // One of four consecutive bytes has an index of 3, 7, 11, ... Only these are examined, and few of them are
-    // part of a line end. So a search examines a quarter of the head, also when the head arrives byte by byte.
+    // One of four consecutive bytes has an index of 3, 7, 11, ... Only these are examined, and few
+    // of them are part of a line end. So a search examines a quarter of the head, also when the
+    // head arrives byte by byte.
     let end = (END.len() - 1..window.len())
         .step_by(END.len())
         .filter(|&index| END.contains(&window[index]))

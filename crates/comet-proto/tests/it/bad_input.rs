@@ -86,7 +86,8 @@ fn bad_batches_are_refused() {
 
 #[test]
 fn bad_websocket_frames_are_refused() {
-    /// Checks that the last of `frames` is refused as soon as its first `shown_by` bytes have arrived.
+    /// Checks that the last of `frames` is refused as soon as its first `shown_by` bytes have
+    /// arrived.
     #[track_caller]
     fn check(frames: &[&[u8]], shown_by: usize, fault: Fault, code: u16) {
         let (last, good) = frames.split_last().unwrap();

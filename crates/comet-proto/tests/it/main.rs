@@ -1,5 +1,5 @@
-//! Tests of the wire protocol: exact bytes, bad input, round trips, another implementation, and the corpus of
-//! the fuzz targets.
+//! Tests of the wire protocol: exact bytes, bad input, round trips, another implementation, and the
+//! corpus of the fuzz targets.
 
 mod bad_input;
 mod bad_upgrade;

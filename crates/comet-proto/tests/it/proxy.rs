@@ -20,7 +20,8 @@ fn whole(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
 
 #[test]
 fn headers_are_read() {
-    /// Checks that `header` has this source, that each byte of it is needed, and that none after it are used.
+    /// Checks that `header` has this source, that each byte of it is needed, and that none after it
+    /// are used.
     #[track_caller]
     fn check(header: impl AsRef<[u8]>, source: Option<&str>) {
         let header = header.as_ref();

@@ -56,7 +56,8 @@ fn message() -> impl Strategy<Value = Vec<MessageFragment>> {
     vec((vec(any::<u8>(), 0..200), any::<[u8; 4]>(), vec(control(), 0..3)), 1..5)
 }
 
-/// Appends `message` to the stream, one frame for each fragment, and the events a reader must see to `expected`.
+/// Appends `message` to the stream, one frame for each fragment, and the events a reader must see
+/// to `expected`.
 fn send(message: &[MessageFragment], stream: &mut Vec<u8>, expected: &mut Vec<Seen>) {
     let mut whole = Vec::new();
     for (index, (payload, mask, controls)) in message.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! The tables of [`Memory`](super::Memory): sessions by key, by user and by server. Plain data; the time is
-//! an argument.
+//! The tables of [`Memory`](super::Memory): sessions by key, by user and by server. Plain data; the
+//! time is an argument.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -127,8 +127,8 @@ impl Table {
         known.sequence = known.sequence.max(sequence);
     }
 
-    /// Gives `key` to this user and server, whatever its owner was. The user must be remembered at least until
-    /// `until`.
+    /// Gives `key` to this user and server, whatever its owner was. The user must be remembered at
+    /// least until `until`.
     pub(super) fn place(&mut self, user: i64, key: &str, server: &str, until: Duration) {
         self.remove(key);
         let key: Arc<str> = key.into();
@@ -164,8 +164,8 @@ impl Table {
         self.remove_if_empty(&session.server);
     }
 
-    /// Removes up to `most` sessions of `server`. Returns how many were removed, and how many of them had not
-    /// expired.
+    /// Removes up to `most` sessions of `server`. Returns how many were removed, and how many of
+    /// them had not expired.
     pub(super) fn take_from_server(
         &mut self,
         server: &str,

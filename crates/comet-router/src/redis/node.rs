@@ -1,5 +1,5 @@
-//! One Redis server: its connection, which reconnects by itself, the deadline of a call, and the pause after
-//! failed connections in which no call is tried.
+//! One Redis server: its connection, which reconnects by itself, the deadline of a call, and the
+//! pause after failed connections in which no call is tried.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -15,7 +15,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::error::StoreError;
 
-/// The pause after the first failed connection, in which calls fail at once. Each further failure doubles it.
+/// The pause after the first failed connection, in which calls fail at once. Each further failure
+/// doubles it.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -73,9 +74,10 @@ impl Node {
         self.call(until, async |mut connection| pipeline.query_async(&mut connection).await).await
     }
 
-    /// Runs `work`, with `until` as its deadline. Runs it once more if the connection was lost, so that no call
-    /// fails because a server was restarted or closed an idle connection. [`scripts`](super::scripts)
-    /// describes the effect of running a script twice. During a pause it fails at once.
+    /// Runs `work`, with `until` as its deadline. Runs it once more if the connection was lost, so
+    /// that no call fails because a server was restarted or closed an idle connection.
+    /// [`scripts`](super::scripts) describes the effect of running a script twice. During a pause
+    /// it fails at once.
     async fn call<T, F>(
         &self,
         until: Instant,
@@ -112,7 +114,8 @@ impl Node {
         Some(pause.sentence.clone())
     }
 
-    /// Records the result of a call: a lost connection begins or extends the pause, anything else ends it.
+    /// Records the result of a call: a lost connection begins or extends the pause, anything else
+    /// ends it.
     fn record(&self, lost: Option<&RedisError>) {
         let mut pause = self.pause.lock().expect("nothing panics while it holds the lock");
         let Some(error) = lost else {

@@ -1,6 +1,6 @@
-//! Room counts in the form of goim v2's logic: a hash `ol_<server>` with fields "0" to "63", each a JSON document
-//! with some of the server's rooms. goim chooses the field by a hash of the room. Here rooms are distributed
-//! evenly; goim's readers merge all fields, so they see no difference.
+//! Room counts in the form of goim v2's logic: a hash `ol_<server>` with fields "0" to "63", each a
+//! JSON document with some of the server's rooms. goim chooses the field by a hash of the room.
+//! Here rooms are distributed evenly; goim's readers merge all fields, so they see no difference.
 
 use std::collections::HashMap;
 
@@ -39,7 +39,8 @@ pub(super) fn encode(
     fields.into_iter().enumerate().map(document).collect()
 }
 
-/// The rooms in a server's documents. If several have the same room, the one that was updated last counts.
+/// The rooms in a server's documents. If several have the same room, the one that was updated last
+/// counts.
 ///
 /// # Errors
 /// If a document is not JSON of this form.

@@ -1,9 +1,9 @@
 //! The node of a Redis key: consistent hashing in the way of ketama.
 //!
-//! Each node has 160 points on the ring, at hashes of its name. A key belongs to the first point at or after its
-//! own hash. So a removed node's keys move to the others, and no other key moves. The ring comes from `hashring`,
-//! with SipHash-2-4, which is the same in all releases and on all machines. The points are not those of
-//! libketama, which uses MD5.
+//! Each node has 160 points on the ring, at hashes of its name. A key belongs to the first point at
+//! or after its own hash. So a removed node's keys move to the others, and no other key moves. The
+//! ring comes from `hashring`, with SipHash-2-4, which is the same in all releases and on all
+//! machines. The points are not those of libketama, which uses MD5.
 
 use std::hash::{Hash, Hasher};
 
@@ -120,8 +120,8 @@ mod tests {
             }
         }
 
-        /// With 160 points the standard deviation of a node's share is about 8% of the mean; half and double the
-        /// mean are more than six of these away.
+        /// With 160 points the standard deviation of a node's share is about 8% of the mean; half
+        /// and double the mean are more than six of these away.
         #[test]
         fn every_node_gets_its_share(seed in any::<u32>(), count in 2..8_usize) {
             let ring = ring(&names(seed, count));

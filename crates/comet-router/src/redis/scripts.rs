@@ -1,8 +1,8 @@
-//! The Lua scripts of [`Redis`](super::Redis). Each runs on one node, atomically. They access keys that are
-//! not in KEYS, so they are for separate servers and not for Redis Cluster.
+//! The Lua scripts of [`Redis`](super::Redis). Each runs on one node, atomically. They access keys
+//! that are not in KEYS, so they are for separate servers and not for Redis Cluster.
 //!
-//! Each script can be run again if the first answer is lost. At worst a sequence is skipped, or an ended session
-//! is not counted as ended or stays listed with its user until it expires.
+//! Each script can be run again if the first answer is lost. At worst a sequence is skipped, or an
+//! ended session is not counted as ended or stays listed with its user until it expires.
 //!
 //! The time is that of the node, in milliseconds, so no two clocks have to agree.
 
@@ -39,10 +39,9 @@ end
 
 /// All scripts, with their hashes.
 pub(super) struct Scripts {
-    /// On the user's node: lists a session.
-    /// ARGV: user, key (empty: made from the first sequence whose key the user does not have), server,
-    /// lifetime, `count` or `keep`; `keep` raises the sequence to the one in the key.
-    /// Returns sequence (0 for `keep`) and key.
+    /// On the user's node: lists a session. ARGV: user, key (empty: made from the first sequence
+    /// whose key the user does not have), server, lifetime, `count` or `keep`; `keep` raises the
+    /// sequence to the one in the key. Returns sequence (0 for `keep`) and key.
     pub(super) list: Script,
     /// On the key's node: gives the key to this user and server.
     /// ARGV: key, user, server, lifetime, `take` or `keep`; `keep` leaves a key with another owner.
@@ -62,7 +61,8 @@ pub(super) struct Scripts {
     /// On the server's node: replaces its room counts.
     /// ARGV: server, lifetime of the counts, lifetime of an index, then fields and documents.
     pub(super) rooms: Script,
-    /// On any node. Returns the number of users, and the servers and the numbers of their sessions, alternating.
+    /// On any node. Returns the number of users, and the servers and the numbers of their sessions,
+    /// alternating.
     pub(super) count: Script,
 }
 

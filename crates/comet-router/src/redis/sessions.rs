@@ -9,8 +9,8 @@ use super::{Redis, millis, online};
 use crate::error::StoreError;
 use crate::sessions::{Placed, ROOM_COUNTS_LIFETIME_MAX, SessionCounts, Sessions, UserSessions};
 
-/// Most users, keys or sessions in one command. It is enough to make round trips cheap, and few enough that Redis,
-/// which executes one command at a time, is not blocked for long.
+/// Most users, keys or sessions in one command. It is enough to make round trips cheap, and few
+/// enough that Redis, which executes one command at a time, is not blocked for long.
 const BATCH: usize = 256;
 /// Most servers whose room counts are read in one round trip.
 const ONLINE_BATCH: usize = 16;

@@ -1,4 +1,5 @@
-//! The behaviour of every kind of store. The module of each kind runs [`check`] on a store with [`LIFETIME`].
+//! The behaviour of every kind of store. The module of each kind runs [`check`] on a store with
+//! [`LIFETIME`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;

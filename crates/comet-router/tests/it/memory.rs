@@ -63,7 +63,8 @@ async fn a_full_store_is_an_error_and_keeps_its_sessions() {
     kind.store.put(3, "d", "s").await.unwrap();
 }
 
-/// Each call removes a bounded number of expired sessions. Those that remain are not found any more.
+/// Each call removes a bounded number of expired sessions. Those that remain are not found any
+/// more.
 #[tokio::test]
 async fn many_expired_sessions_are_not_found_and_removed_gradually() {
     const SESSIONS: i64 = 1_000;

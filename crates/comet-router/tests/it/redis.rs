@@ -1,4 +1,5 @@
-//! The store in Redis: the common suite against real servers, the layout, the ring, and unavailable servers.
+//! The store in Redis: the common suite against real servers, the layout, the ring, and unavailable
+//! servers.
 
 use std::collections::HashMap;
 use std::sync::Arc;

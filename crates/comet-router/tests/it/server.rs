@@ -14,7 +14,8 @@ use tokio::time::{sleep, timeout};
 /// The time limit for anything that must happen, also on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The ports to try. They are below the ephemeral ports, which the kernel gives to tests that run at the same time.
+/// The ports to try. They are below the ephemeral ports, which the kernel gives to tests that run
+/// at the same time.
 const PORTS: std::ops::Range<u32> = 12_000..32_000;
 
 /// A server without persistence; killed, and its directory removed, when dropped.
@@ -50,7 +51,8 @@ impl Server {
         }
     }
 
-    /// Starts the process and waits until it answers. Returns false if another process has the port.
+    /// Starts the process and waits until it answers. Returns false if another process has the
+    /// port.
     async fn run(&mut self) -> bool {
         let child = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
@@ -98,7 +100,8 @@ impl Server {
         timeout(PATIENCE, again).await.expect("the port is free again");
     }
 
-    /// Stops the process without ending it: the kernel accepts connections at its port, and nothing answers.
+    /// Stops the process without ending it: the kernel accepts connections at its port, and nothing
+    /// answers.
     pub(crate) fn freeze(&self) {
         let id = self.signal(Signal::STOP);
         waitid(WaitId::Pid(id), WaitIdOptions::STOPPED).unwrap();
