@@ -64,9 +64,9 @@ impl StdError for TlsError {}
 /// The TLS configuration that the listeners of all cores share; so do its clones. It is read once
 /// per handshake.
 #[derive(Clone)]
-pub struct Tls(Arc<Shared>);
+pub struct Tls(Arc<SharedConfig>);
 
-struct Shared {
+struct SharedConfig {
     /// Makes session tickets: any core can resume a session, and the server stores none. The ticket
     /// keys outlive a reload of the certificates.
     ticketer: Arc<dyn ProducesTickets>,
@@ -89,7 +89,7 @@ impl Tls {
     pub fn load(options: &TlsOptions) -> Result<Self, TlsError> {
         let ticketer = Ticketer::new().expect("the kernel gives random bytes");
         let current = RwLock::new(configs(options, &ticketer)?);
-        Ok(Self(Arc::new(Shared { ticketer, current })))
+        Ok(Self(Arc::new(SharedConfig { ticketer, current })))
     }
 
     /// Reads the files again. Handshakes that begin afterwards use them; connections are not

@@ -16,7 +16,7 @@ use crate::settings::{CoreSettings, MeshEndpoints};
 
 /// Why a core did not start.
 #[derive(Debug)]
-pub struct StartError {
+pub struct CoreStartError {
     /// The core's shard.
     pub shard: ShardId,
     /// The CPU it was meant for.
@@ -25,7 +25,7 @@ pub struct StartError {
     pub cause: String,
 }
 
-impl fmt::Display for StartError {
+impl fmt::Display for CoreStartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "core {}", self.shard.0)?;
         if let Some(cpu) = self.cpu {
@@ -35,7 +35,7 @@ impl fmt::Display for StartError {
     }
 }
 
-impl std::error::Error for StartError {}
+impl std::error::Error for CoreStartError {}
 
 /// A running core.
 pub struct Core {
@@ -55,13 +55,13 @@ impl Core {
         settings: CoreSettings,
         endpoints: MeshEndpoints,
         auther: A,
-        ready: ReadySender<Result<ShardId, StartError>>,
-    ) -> Result<Self, StartError> {
+        ready: ReadySender<Result<ShardId, CoreStartError>>,
+    ) -> Result<Self, CoreStartError> {
         let (shard, cpu) = (settings.shard.shard, settings.cpu);
         let stop = Arc::new(AtomicBool::new(false));
         let wakeup = Arc::clone(&endpoints.wakeup);
         let stopped = Arc::clone(&stop);
-        let failed = move |cause: String| StartError { shard, cpu, cause };
+        let failed = move |cause: String| CoreStartError { shard, cpu, cause };
         let thread = LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
             .name(&format!("comet-core-{}", shard.0))
             // glommio's own rings carry no traffic here; this is the smallest value it accepts.
@@ -81,7 +81,7 @@ impl Core {
                     }
                 }
             })
-            .map_err(|error| StartError { shard, cpu, cause: error.to_string() })?;
+            .map_err(|error| CoreStartError { shard, cpu, cause: error.to_string() })?;
         Ok(Self { stop, wakeup, thread })
     }
 

@@ -1,5 +1,5 @@
 //! Protocol layers between a socket and its connection: first a PROXY header, then TLS. Only a
-//! connection that has one of them has [`Layers`].
+//! connection that has one of them has [`ProtocolLayers`].
 
 use std::net::SocketAddr;
 
@@ -11,14 +11,14 @@ use crate::tls::{ReadSide, TlsSession};
 /// What became of received bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Received {
-    /// They were processed, or kept for a call of [`Layers::continue_handshake`] that is due
-    /// already.
+    /// They were processed, or kept for a call of [`ProtocolLayers::continue_handshake`] that is
+    /// due already.
     Processed,
-    /// They were kept: [`Layers::continue_handshake`] is to be called once.
+    /// They were kept: [`ProtocolLayers::continue_handshake`] is to be called once.
     HandshakeDeferred,
 }
 
-pub(crate) struct Layers {
+pub(crate) struct ProtocolLayers {
     /// The bytes of the PROXY header so far; `None` once it is complete.
     header: Option<Vec<u8>>,
     /// The peer's address, if the header had one.
@@ -28,7 +28,7 @@ pub(crate) struct Layers {
     deferred_end: Option<Hangup>,
 }
 
-impl Layers {
+impl ProtocolLayers {
     /// `None` for a connection without layers.
     pub(crate) fn new(awaits_header: bool, tls: Option<TlsSession>) -> Option<Box<Self>> {
         (awaits_header || tls.is_some()).then(|| {
@@ -91,8 +91,8 @@ impl Layers {
     }
 
     /// The stream has ended. Returns `end` if the shard is to be notified now. `None`: a deferred
-    /// handshake has to run first, since plaintext may follow it. [`Layers::continue_handshake`]
-    /// then returns `end`.
+    /// handshake has to run first, since plaintext may follow it.
+    /// [`ProtocolLayers::continue_handshake`] then returns `end`.
     pub(crate) fn handle_end(&mut self, end: Hangup) -> Option<Hangup> {
         if self.tls().is_some_and(|tls| tls.is_deferred()) {
             self.deferred_end = Some(end);
@@ -105,7 +105,7 @@ impl Layers {
     /// Processes the bytes of a deferred handshake.
     ///
     /// # Errors
-    /// As [`Layers::handle_recv`]; also the end that [`Layers::handle_end`] kept.
+    /// As [`ProtocolLayers::handle_recv`]; also the end that [`ProtocolLayers::handle_end`] kept.
     pub(crate) fn continue_handshake(
         &mut self,
         on_plaintext: impl FnMut(&[u8]),

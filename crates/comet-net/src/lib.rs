@@ -24,8 +24,8 @@ mod sockets;
 mod steer;
 mod tls;
 
-pub use self::core::{Core, StartError};
+pub use self::core::{Core, CoreStartError};
 pub use certificates::{Tls, TlsError, TlsOptions, TlsVersion};
-pub use listen::{Attempt, Keepalive, ListenError, ListenOptions, bind};
+pub use listen::{Keepalive, ListenError, ListenOptions, ListenStep, bind};
 pub use probe::{ProbeError, fit_ring, probe, reserve_descriptors};
 pub use settings::{CoreSettings, Listener, MeshEndpoints, ProxyFrom};

@@ -45,14 +45,14 @@ pub struct ListenError {
     /// The address.
     pub address: SocketAddr,
     /// What failed.
-    pub attempt: Attempt,
+    pub step: ListenStep,
     /// The kernel's error.
     pub source: io::Error,
 }
 
 /// A step that can fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Attempt {
+pub enum ListenStep {
     /// Binding and listening.
     Listen,
     /// Attaching the program that steers connections by CPU.
@@ -61,8 +61,8 @@ pub enum Attempt {
 
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, attempt, source } = self;
-        if *attempt == Attempt::Steer {
+        let Self { address, step, source } = self;
+        if *step == ListenStep::Steer {
             return write!(
                 f,
                 "connections to {address} cannot be steered by CPU: {source}: set tcp.steering to \
@@ -108,7 +108,7 @@ pub fn bind(
     cores: usize,
     options: &ListenOptions,
 ) -> Result<(SocketAddr, Vec<OwnedFd>), ListenError> {
-    let failed = |source| ListenError { address, attempt: Attempt::Listen, source };
+    let failed = |source| ListenError { address, step: ListenStep::Listen, source };
     if address.port() != 0 {
         let alone = socket(address).map_err(failed)?;
         alone.bind(&address.into()).map_err(failed)?;
@@ -123,7 +123,7 @@ pub fn bind(
     }
     if let Some(cpus) = &options.steering {
         assert_eq!(cpus.len(), cores, "each core has its CPU");
-        let failed = |source| ListenError { address: bound, attempt: Attempt::Steer, source };
+        let failed = |source| ListenError { address: bound, step: ListenStep::Steer, source };
         steer::by_cpu(&listeners[0], cpus).map_err(failed)?;
     }
     Ok((bound, listeners))
@@ -242,7 +242,7 @@ mod tests {
     fn a_steering_error_names_the_setting() {
         let error = ListenError {
             address: "127.0.0.1:3101".parse().unwrap(),
-            attempt: Attempt::Steer,
+            step: ListenStep::Steer,
             source: steer::by_cpu(socket("127.0.0.1:0".parse().unwrap()).unwrap(), &[])
                 .unwrap_err(),
         };

@@ -7,7 +7,7 @@ use comet_core::ConnId;
 use rustix::net::{SendFlags, getpeername, send};
 
 use crate::ids::SocketSlot;
-use crate::layers::Layers;
+use crate::layers::ProtocolLayers;
 use crate::tls::TlsSession;
 
 pub(crate) struct Socket {
@@ -20,7 +20,7 @@ pub(crate) struct Socket {
     /// The last ciphertext is queued: the write side is shut once it is sent.
     pub(crate) shuts_write_when_flushed: bool,
     /// PROXY header and TLS, if the connection has them.
-    pub(crate) layers: Option<Box<Layers>>,
+    pub(crate) layers: Option<Box<ProtocolLayers>>,
 }
 
 /// Part of the memory budget of every connection, idle or not.
@@ -82,7 +82,12 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    pub(crate) fn insert(&mut self, fd: OwnedFd, conn: ConnId, layers: Option<Box<Layers>>) {
+    pub(crate) fn insert(
+        &mut self,
+        fd: OwnedFd,
+        conn: ConnId,
+        layers: Option<Box<ProtocolLayers>>,
+    ) {
         let index = SocketSlot::from(conn).index();
         if index >= self.sockets.len() {
             self.sockets.resize_with(index + 1, || None);

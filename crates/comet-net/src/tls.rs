@@ -71,7 +71,7 @@ pub(crate) enum ReadSide {
 
 /// What to encrypt once the handshake is done.
 #[derive(Clone, Copy)]
-enum Outgoing<'a> {
+enum ToEncrypt<'a> {
     Nothing,
     Record(&'a [u8]),
     CloseNotify,
@@ -131,13 +131,13 @@ impl TlsSession {
             return Ok(ReadSide::Open);
         }
         let idle = if self.unprocessed.is_empty() {
-            let (used, idle) = self.process(bytes, &mut on_plaintext, Outgoing::Nothing);
+            let (used, idle) = self.process(bytes, &mut on_plaintext, ToEncrypt::Nothing);
             self.unprocessed.extend_from_slice(&bytes[used..]);
             idle
         } else {
             let mut input = std::mem::take(&mut self.unprocessed);
             input.extend_from_slice(bytes);
-            let (used, idle) = self.process(&mut input, &mut on_plaintext, Outgoing::Nothing);
+            let (used, idle) = self.process(&mut input, &mut on_plaintext, ToEncrypt::Nothing);
             if used < input.len() {
                 input.drain(..used);
                 self.unprocessed = input;
@@ -164,7 +164,7 @@ impl TlsSession {
     pub(crate) fn encrypt(&mut self, transmit: &[u8]) -> bool {
         debug_assert!(self.plaintext_len() == 0, "one transmit at a time");
         let record = &transmit[..transmit.len().min(RECORD_MAX)];
-        let is_encrypted = self.queue(Outgoing::Record(record));
+        let is_encrypted = self.queue(ToEncrypt::Record(record));
         if is_encrypted {
             self.queued.plaintext_len = record.len();
         }
@@ -173,7 +173,7 @@ impl TlsSession {
 
     /// Queues a close_notify, if the handshake is done.
     pub(crate) fn close(&mut self) {
-        self.queue(Outgoing::CloseNotify);
+        self.queue(ToEncrypt::CloseNotify);
     }
 
     /// The bytes to send next. Their address and content stay unchanged until
@@ -214,9 +214,9 @@ impl TlsSession {
         self.in_flight.plaintext_len + self.queued.plaintext_len
     }
 
-    /// Encrypts `outgoing` into the queue. Returns false if the handshake is not done or the
+    /// Encrypts `to_encrypt` into the queue. Returns false if the handshake is not done or the
     /// session has ended or failed.
-    fn queue(&mut self, outgoing: Outgoing<'_>) -> bool {
+    fn queue(&mut self, to_encrypt: ToEncrypt<'_>) -> bool {
         if self.state == SessionState::Failed {
             return false;
         }
@@ -225,20 +225,20 @@ impl TlsSession {
         // plaintext is dropped: the shard sends before the handshake is done only to close the
         // connection, and ignores input from then on.
         let mut input = std::mem::take(&mut self.unprocessed);
-        let (used, idle) = self.process(&mut input, &mut |_| {}, outgoing);
+        let (used, idle) = self.process(&mut input, &mut |_| {}, to_encrypt);
         input.drain(..used);
         self.unprocessed = input;
         matches!(idle, Ok(Idle::Open))
     }
 
-    /// Lets rustls process `input` until it waits for either side. Encrypts `outgoing` if the
+    /// Lets rustls process `input` until it waits for either side. Encrypts `to_encrypt` if the
     /// handshake is done by then. Returns how many bytes of `input` were used, and the state that
     /// was reached.
     fn process(
         &mut self,
         input: &mut [u8],
         on_plaintext: &mut impl FnMut(&[u8]),
-        outgoing: Outgoing<'_>,
+        to_encrypt: ToEncrypt<'_>,
     ) -> (usize, Result<Idle, Error>) {
         let mut used = 0;
         let mut is_closed = false;
@@ -267,14 +267,14 @@ impl TlsSession {
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::PeerClosed) => is_closed = true,
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    let encrypted = match outgoing {
-                        Outgoing::Nothing => Ok(()),
-                        Outgoing::Record(plaintext) => {
+                    let encrypted = match to_encrypt {
+                        ToEncrypt::Nothing => Ok(()),
+                        ToEncrypt::Record(plaintext) => {
                             append(queued, plaintext.len() + RECORD_OVERHEAD_MAX, |out| {
                                 traffic.encrypt(plaintext, out)
                             })
                         }
-                        Outgoing::CloseNotify => append(queued, RECORD_OVERHEAD_MAX, |out| {
+                        ToEncrypt::CloseNotify => append(queued, RECORD_OVERHEAD_MAX, |out| {
                             traffic.queue_close_notify(out)
                         }),
                     };

@@ -38,8 +38,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::node::Node;
-use self::ring::Ring;
+use self::node::RedisNode;
+use self::ring::NodeRing;
 use self::scripts::Scripts;
 use crate::error::StoreError;
 use crate::sessions::Placed;
@@ -59,8 +59,8 @@ pub struct RedisOptions {
 
 /// Sessions in Redis servers. Several logic services can share them.
 pub struct Redis {
-    nodes: Vec<Node>,
-    ring: Ring,
+    nodes: Vec<RedisNode>,
+    ring: NodeRing,
     scripts: Scripts,
     lifetime: Duration,
     deadline: Duration,
@@ -84,15 +84,15 @@ impl Redis {
         if options.servers.is_empty() {
             return Err(bad("a session store in Redis needs an address"));
         }
-        let nodes: Result<Vec<Node>, StoreError> =
-            options.servers.iter().map(|url| Node::new(url, options.deadline)).collect();
+        let nodes: Result<Vec<RedisNode>, StoreError> =
+            options.servers.iter().map(|url| RedisNode::new(url, options.deadline)).collect();
         let nodes = nodes?;
         for (at, node) in nodes.iter().enumerate() {
             if nodes[..at].iter().any(|earlier| earlier.name() == node.name()) {
                 return Err(bad(&format!("the session store {} is listed twice", node.name())));
             }
         }
-        let ring = Ring::new(nodes.iter().map(Node::name));
+        let ring = NodeRing::new(nodes.iter().map(RedisNode::name));
         let RedisOptions { lifetime, deadline, .. } = *options;
         Ok(Self { nodes, ring, scripts: Scripts::new(), lifetime, deadline })
     }
@@ -187,7 +187,7 @@ impl Redis {
     /// The number of users on a node, and its servers with the numbers of their sessions there.
     async fn count(
         &self,
-        node: &Node,
+        node: &RedisNode,
         until: Instant,
     ) -> Result<(u64, Vec<(String, u64)>), StoreError> {
         node.script(&self.scripts.count.prepare_invoke(), until).await

@@ -315,7 +315,7 @@ impl App {
     fn explain_end(self, cpus: &[usize]) -> StartError {
         let (shard, cause) = self.stop().expect_err("only a core that failed says nothing");
         let cpu = Some(cpus[usize::from(shard.0)]);
-        StartError::Core(comet_net::StartError { shard, cpu, cause })
+        StartError::Core(comet_net::CoreStartError { shard, cpu, cause })
     }
 
     fn announce(&self, config: &Config, limits: &Limits) {

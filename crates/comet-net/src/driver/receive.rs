@@ -10,7 +10,7 @@ use comet_logic::Auther;
 
 use super::Driver;
 use crate::ids::{ListenerIndex, SocketSlot};
-use crate::layers::{Layers, Received};
+use crate::layers::{ProtocolLayers, Received};
 use crate::ring::{self, Completion};
 use crate::sockets::peer_address;
 use crate::tls::TlsSession;
@@ -39,7 +39,7 @@ impl<A: Auther> Driver<A> {
                         peer_address(&fd).is_some_and(|peer| proxies.contains(peer.ip()))
                     });
                     self.ring.recv(fd.as_raw_fd(), slot);
-                    self.sockets.insert(fd, conn, Layers::new(awaits_header, tls));
+                    self.sockets.insert(fd, conn, ProtocolLayers::new(awaits_header, tls));
                     self.sockets.at(slot).is_receiving = true;
                 }
             }

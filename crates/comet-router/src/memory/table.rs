@@ -13,9 +13,9 @@ use crate::sessions::SessionCounts;
 /// Every key in `users` and `servers` is in `keys`. Everything that expires is in `expiries` once.
 #[derive(Default, Debug)]
 pub(super) struct Table {
-    keys: HashMap<Arc<str>, Session>,
-    users: HashMap<i64, User>,
-    servers: HashMap<Arc<str>, Server>,
+    keys: HashMap<Arc<str>, StoredSession>,
+    users: HashMap<i64, StoredUser>,
+    servers: HashMap<Arc<str>, StoredServer>,
     expiries: BTreeSet<(Duration, Expiring)>,
     /// The number of users with sessions.
     users_with_sessions: u64,
@@ -23,14 +23,14 @@ pub(super) struct Table {
 
 /// A session; its key is that of the map.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct StoredSession {
     pub(super) user: i64,
     pub(super) server: Arc<str>,
     until: Duration,
 }
 
 #[derive(Debug)]
-struct User {
+struct StoredUser {
     sequence: i32,
     keys: BTreeSet<Arc<str>>,
     /// When the sequence is forgotten: never before the sessions expire.
@@ -38,7 +38,7 @@ struct User {
 }
 
 #[derive(Default, Debug)]
-struct Server {
+struct StoredServer {
     keys: HashSet<Arc<str>>,
     rooms: HashMap<String, u32>,
     /// When `rooms` expire; without a meaning while there are none.
@@ -92,7 +92,7 @@ impl Table {
     }
 
     /// The live session with `key`.
-    pub(super) fn session(&self, key: &str, now: Duration) -> Option<&Session> {
+    pub(super) fn session(&self, key: &str, now: Duration) -> Option<&StoredSession> {
         self.keys.get(key).filter(|session| session.until > now)
     }
 
@@ -114,7 +114,7 @@ impl Table {
 
     /// Remembers `user` until `until`. The sequence of a new user is 0.
     pub(super) fn remember(&mut self, user: i64, until: Duration) {
-        let new = || User { sequence: 0, keys: BTreeSet::new(), until };
+        let new = || StoredUser { sequence: 0, keys: BTreeSet::new(), until };
         let known = self.users.entry(user).or_insert_with(new);
         self.expiries.remove(&(known.until, Expiring::User(user)));
         known.until = until;
@@ -141,7 +141,7 @@ impl Table {
             owner.keys.insert(Arc::clone(&key));
         }
         self.expiries.insert((until, Expiring::Session(Arc::clone(&key))));
-        self.keys.insert(key, Session { user, server, until });
+        self.keys.insert(key, StoredSession { user, server, until });
     }
 
     /// Removes the session with `key`, if there is one.
@@ -228,7 +228,7 @@ impl Table {
             return Arc::clone(known);
         }
         let name: Arc<str> = name.into();
-        self.servers.insert(Arc::clone(&name), Server::default());
+        self.servers.insert(Arc::clone(&name), StoredServer::default());
         name
     }
 

@@ -22,7 +22,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A Redis server and the connection to it, which the first call makes.
-pub(super) struct Node {
+pub(super) struct RedisNode {
     /// Address and database, without a password. It is also the node's name on the ring.
     name: String,
     client: Client,
@@ -39,7 +39,7 @@ struct Pause {
     until: Instant,
 }
 
-impl Node {
+impl RedisNode {
     /// The server at `url`. It does not connect yet.
     pub(super) fn new(url: &str, deadline: Duration) -> Result<Self, StoreError> {
         let bad = |sentence: String| StoreError::BadAddress { sentence };
@@ -151,8 +151,8 @@ fn is_lost(error: &RedisError) -> bool {
     error.is_connection_dropped() || error.is_connection_refusal() || error.is_timeout()
 }
 
-impl fmt::Debug for Node {
+impl fmt::Debug for RedisNode {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Node").field(&self.name).finish()
+        formatter.debug_tuple("RedisNode").field(&self.name).finish()
     }
 }

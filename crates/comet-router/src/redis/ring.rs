@@ -14,7 +14,7 @@ const POINTS: usize = 160;
 
 /// Finds the node of a key, as an index into the names of the nodes.
 #[derive(Debug)]
-pub(super) struct Ring {
+pub(super) struct NodeRing {
     points: HashRing<Point>,
 }
 
@@ -28,7 +28,7 @@ struct Point {
 /// A key to look up. As with a point, only its bytes are hashed.
 struct Name<'a>(&'a str);
 
-impl Ring {
+impl NodeRing {
     /// A ring of nodes with `names`. The place of a node depends only on its name.
     ///
     /// # Panics
@@ -72,8 +72,8 @@ mod tests {
         (0..count).map(|node| format!("redis-{seed}-{node}:6379/0")).collect()
     }
 
-    fn ring(names: &[String]) -> Ring {
-        Ring::new(names.iter().map(String::as_str))
+    fn ring(names: &[String]) -> NodeRing {
+        NodeRing::new(names.iter().map(String::as_str))
     }
 
     fn users(count: usize) -> impl Iterator<Item = String> {
