@@ -1,4 +1,5 @@
-//! Prints what arrives for a user, and in a room if one is named; comes back when the server goes.
+//! Prints the messages for a user, and of a room if one is named. Reconnects when the connection is
+//! lost.
 //!
 //! ```text
 //! cargo run -p comet-client --example listen -- tcp 127.0.0.1:8080 42 live://1000

@@ -1,14 +1,14 @@
-//! How long to wait before the next attempt to connect.
+//! The delay before the next attempt to connect.
 
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
 
-/// Delays that grow with each failed attempt and are spread at random, so that a million clients that
-/// lost the same server do not come back in the same moment.
+/// Delays that grow with each failed attempt and are random, so that a million clients that lost
+/// the same server do not reconnect at the same moment.
 ///
-/// The delay before attempt `n` (from 0) is drawn evenly from `base` to `base * 2^(n + 1)`, and never
-/// beyond `max`.
+/// The delay before attempt `n` (from 0) is uniformly distributed from `base` to
+/// `base * 2^(n + 1)`, and at most `max`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Backoff {
     base: Duration,
@@ -22,8 +22,8 @@ impl Backoff {
     /// If `base` is zero or longer than `max`.
     #[must_use]
     pub fn new(base: Duration, max: Duration) -> Self {
-        assert!(!base.is_zero(), "a backoff of nothing is a busy loop");
-        assert!(base <= max, "the shortest delay is beyond the longest");
+        assert!(!base.is_zero(), "a delay of zero is a busy loop");
+        assert!(base <= max, "the shortest delay is longer than the longest");
         Self { base, max }
     }
 
@@ -32,7 +32,7 @@ impl Backoff {
         self.max
     }
 
-    /// The delay before the attempt that follows `attempt` failed ones.
+    /// The delay before the next attempt, after `attempt` failed ones.
     pub(crate) fn delay(self, attempt: u32, rng: &mut impl Rng) -> Duration {
         let doublings = attempt.saturating_add(1).min(31);
         let ceiling = self.base.saturating_mul(1 << doublings).min(self.max);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn later_attempts_wait_longer_and_clients_spread() {
+    fn delays_grow_with_attempts_and_are_spread() {
         let backoff = Backoff::default();
         let mut rng = StdRng::seed_from_u64(1);
         let mut mean_ms = |attempt| {

@@ -1,46 +1,45 @@
-//! What can end a session or a connection, split by who is at fault.
+//! What can end a session or a connection: errors of the protocol, of TLS, and of the client.
 
 use std::time::Duration;
 use std::{error, fmt, io};
 
 use comet_proto::FrameFault;
 
-use crate::hint;
-#[cfg(feature = "tls")]
-use crate::tls::TlsError;
+use crate::retry_after;
 
 /// Why a [`Session`](crate::Session) is over. It takes no more input after any of these.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// The server closed the connection and said so: with operation 6 (then there is no code) or
-    /// with a WebSocket close.
+    /// The server sent a close notice: operation 6, which has no code, or a WebSocket close.
     Closed {
         /// Close code of RFC 6455 section 7.4.
         code: Option<u16>,
-        /// The server's words, empty where it has none; lossy where they are not UTF-8.
+        /// The server's text, which may be empty. Bytes that are not UTF-8 are replaced.
         reason: String,
-        /// How long the server asks to be left alone, an hour at most. It is not in the reason.
+        /// The delay that the server asks for before the next connection, an hour at most. It is
+        /// not part of the reason.
         retry_after: Option<Duration>,
     },
-    /// The server answered the WebSocket upgrade with another status than 101.
+    /// The server answered the WebSocket upgrade with a status other than 101.
     UpgradeRefused {
         /// HTTP status.
         status: u16,
     },
     /// The server's answer to the WebSocket upgrade breaks RFC 6455 section 4.1.
     BadUpgrade(&'static str),
-    /// The server sent a frame that is none, or one beyond the session's limit.
+    /// The server sent a malformed frame, or one beyond the session's limit.
     Frame(FrameFault),
-    /// The server sent a batch (operation 9) where none can be: over TCP, or inside another.
+    /// The server sent a batch (operation 9) where none is allowed: over TCP, or inside another
+    /// batch.
     StrayBatch,
-    /// The server broke RFC 6455.
+    /// The server violated RFC 6455.
     WebSocket(WebSocketFault),
-    /// The session was over before.
+    /// The session had ended before.
     Over,
 }
 
-/// How a server broke RFC 6455, or went beyond what this client accepts.
+/// How a server violated RFC 6455 or a limit of this client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum WebSocketFault {
@@ -50,13 +49,13 @@ pub enum WebSocketFault {
     Opcode,
     /// A reserved bit is set though no extension was agreed on.
     Reserved,
-    /// A server must not mask.
+    /// The server masked a frame, which it must not.
     Masked,
     /// A fragmented control frame, or one of more than 125 bytes.
     Control,
-    /// A continuation of nothing, or a new message inside a fragmented one.
+    /// A continuation without a message, or a new message inside a fragmented one.
     Fragment,
-    /// A text message; this protocol is binary.
+    /// A text message; frames travel in binary messages.
     Text,
     /// A close frame with half a code or a text that is not UTF-8.
     Close,
@@ -65,9 +64,9 @@ pub enum WebSocketFault {
 }
 
 impl SessionError {
-    /// A close with the server's `goodbye`, which may end in a delay.
-    pub(crate) fn closed(code: Option<u16>, goodbye: &str) -> Self {
-        let (reason, retry_after) = hint::split(goodbye);
+    /// A close with the server's `text`, which may end in a delay.
+    pub(crate) fn closed(code: Option<u16>, text: &str) -> Self {
+        let (reason, retry_after) = retry_after::split(text);
         Self::Closed { code, reason: reason.to_owned(), retry_after }
     }
 }
@@ -84,7 +83,7 @@ impl fmt::Display for SessionError {
             }
             Self::BadUpgrade(what) => write!(f, "bad answer to the upgrade: {what}"),
             Self::Frame(fault) => write!(f, "bad frame: {fault}"),
-            Self::StrayBatch => f.write_str("a batch where none can be"),
+            Self::StrayBatch => f.write_str("a batch where none is allowed"),
             Self::WebSocket(fault) => write!(f, "bad WebSocket frame: {fault}"),
             Self::Over => f.write_str("the session is over"),
         }
@@ -114,7 +113,7 @@ impl fmt::Display for WebSocketFault {
             Self::Masked => "masked by the server",
             Self::Control => "control frame fragmented or too long",
             Self::Fragment => "fragments out of order",
-            Self::Text => "text where binary is spoken",
+            Self::Text => "text instead of binary",
             Self::Close => "malformed close",
             Self::TooLarge => "larger than accepted",
         })
@@ -130,18 +129,18 @@ impl error::Error for WebSocketFault {}
 pub enum Error {
     /// The socket failed, or no address could be reached.
     Io(io::Error),
-    /// The server closed with a reason, refused, or broke the protocol.
+    /// The server closed with a reason, refused, or violated the protocol.
     Session(SessionError),
-    /// TLS failed, or was not to be had.
+    /// TLS failed.
     #[cfg(feature = "tls")]
     Tls(TlsError),
-    /// The server ended the stream without a word.
+    /// The server ended the stream without a close notice.
     Ended,
-    /// The server did not answer within this time: to the connection, or to a request.
+    /// The server did not accept the connection, or answer a request, within this time.
     Unanswered(Duration),
-    /// Nothing came from the server for a whole heartbeat interval after a heartbeat.
+    /// The server sent nothing for a whole heartbeat interval after a heartbeat.
     Silent,
-    /// More came than may wait for [`Client::receive`](crate::Client::receive).
+    /// More messages arrived than may wait for [`Client::receive`](crate::Client::receive).
     Backlog,
     /// A body to be sent is longer than servers accept. Nothing was sent.
     BodyTooLong {
@@ -151,7 +150,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// How long the server asked to be left alone when it closed; an hour at most.
+    /// The delay that the server asked for when it closed, an hour at most.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -171,7 +170,7 @@ impl fmt::Display for Error {
             Self::Ended => f.write_str("the server ended the connection"),
             Self::Unanswered(time) => write!(f, "no answer within {time:?}"),
             Self::Silent => f.write_str("no heartbeat was answered"),
-            Self::Backlog => f.write_str("too much waits to be received"),
+            Self::Backlog => f.write_str("too many messages wait to be received"),
             Self::BodyTooLong { len } => write!(f, "a body of {len} bytes is too long to send"),
         }
     }
@@ -205,5 +204,90 @@ impl From<SessionError> for Error {
 impl From<TlsError> for Error {
     fn from(error: TlsError) -> Self {
         Self::Tls(error)
+    }
+}
+
+/// Why TLS failed.
+#[cfg(feature = "tls")]
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// The PEM text of the trusted certificates contains none.
+    NoAuthority,
+    /// One of the trusted certificates cannot be read.
+    BadAuthority(String),
+    /// The server name is neither a DNS name nor an IP address.
+    BadServerName(String),
+    /// The server's certificate is not signed by a trusted authority.
+    Untrusted,
+    /// The server's certificate is for other names; the text lists them.
+    OtherName(String),
+    /// The server's certificate is that of a certificate authority, which no server may use (RFC
+    /// 5280 section 4.2.1.9).
+    CaCertificate,
+    /// The server does not speak TLS.
+    NotTls,
+    /// Any other failure of TLS.
+    Failed(rustls::Error),
+}
+
+#[cfg(feature = "tls")]
+impl From<rustls::Error> for TlsError {
+    fn from(error: rustls::Error) -> Self {
+        use rustls::CertificateError as Fault;
+        match error {
+            // A bad signature comes from an authority that has the name of a trusted one and
+            // another key.
+            rustls::Error::InvalidCertificate(Fault::UnknownIssuer | Fault::BadSignature) => {
+                Self::Untrusted
+            }
+            rustls::Error::InvalidCertificate(
+                fault @ (Fault::NotValidForName | Fault::NotValidForNameContext { .. }),
+            ) => Self::OtherName(fault.to_string()),
+            // rustls has no variant for it. It is what openssl makes by default.
+            rustls::Error::InvalidCertificate(Fault::Other(other))
+                if other.to_string() == "CaUsedAsEndEntity" =>
+            {
+                Self::CaCertificate
+            }
+            rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
+                Self::NotTls
+            }
+            error => Self::Failed(error),
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAuthority => f.write_str("no PEM certificate to trust"),
+            Self::BadAuthority(what) => {
+                write!(f, "a trusted certificate cannot be read: {what}")
+            }
+            Self::BadServerName(name) => {
+                write!(f, "{name:?} is not a valid server name")
+            }
+            Self::Untrusted => {
+                f.write_str("the server's certificate is signed by nobody who is trusted")
+            }
+            Self::OtherName(what) => write!(f, "the server has another name: {what}"),
+            Self::CaCertificate => {
+                f.write_str("the server's certificate is an authority's, not a server's")
+            }
+            Self::NotTls => f.write_str("the server speaks no TLS here"),
+            Self::Failed(error) => write!(f, "TLS failed: {error}"),
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl error::Error for TlsError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Self::Failed(error) => Some(error),
+            _ => None,
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! What came and was not asked for yet: messages in their order, and what replies say.
+//! What has arrived and was not received by the caller yet: messages in their order, and the
+//! content of replies.
 
 use std::collections::VecDeque;
 
@@ -7,29 +8,29 @@ use comet_proto::{Frame, op};
 /// What a server sent that is not a reply to a request of this client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
-    /// What kind of message it is; [`op::SEND_REPLY`] unless its sender chose another.
+    /// The kind of message; [`op::SEND_REPLY`] unless its sender chose another.
     pub operation: i32,
-    /// As its sender set it. Where it is the echo of a message sent with
-    /// [`Client::send`](crate::Client::send), what that returned.
+    /// The number that its sender set. In the echo of a message sent with
+    /// [`Client::send`](crate::Client::send) it is the number which that returned.
     pub sequence: i32,
-    /// The message.
+    /// The content of the message.
     pub body: Vec<u8>,
 }
 
-/// Messages that wait to be received, and the reply that is waited for.
+/// Messages that wait to be received, and the reply that a request waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     messages: VecDeque<Message>,
-    /// What the messages take in memory.
+    /// Memory of the messages, in bytes.
     pub(crate) bytes: usize,
-    /// Operation and sequence of the reply that is waited for.
-    pub(crate) awaited: Option<(i32, i32)>,
-    /// How many are in the room, by the last heartbeat's reply.
+    /// Operation and sequence of the reply that a request waits for.
+    pub(crate) awaited_reply: Option<(i32, i32)>,
+    /// How many connections are in the room, by the reply to the last heartbeat.
     pub(crate) online: Option<u32>,
 }
 
 impl Inbox {
-    /// Takes in a frame: a message waits here, a reply is noted.
+    /// Takes a frame: a message is queued, a reply is recorded.
     pub(crate) fn push(&mut self, frame: Frame<'_>) {
         match frame.operation {
             op::HEARTBEAT_REPLY => {
@@ -37,7 +38,7 @@ impl Inbox {
                 self.online = online.and_then(|online| u32::try_from(online).ok());
             }
             op::CHANGE_ROOM_REPLY | op::SUBSCRIBE_REPLY | op::UNSUBSCRIBE_REPLY => {
-                self.awaited.take_if(|awaited| *awaited == (frame.operation, frame.sequence));
+                self.awaited_reply.take_if(|awaited| *awaited == (frame.operation, frame.sequence));
             }
             operation => {
                 self.bytes += size_of::<Message>() + frame.body.len();
@@ -47,12 +48,12 @@ impl Inbox {
         }
     }
 
-    /// No message waits.
+    /// Whether no message waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
-    /// The oldest message.
+    /// Takes the oldest message.
     pub(crate) fn pop(&mut self) -> Option<Message> {
         let message = self.messages.pop_front()?;
         self.bytes -= size_of::<Message>() + message.body.len();

@@ -1,11 +1,11 @@
 //! A client of comet, and of every server that speaks goim's wire, over TCP and WebSocket.
 //!
-//! [`Options`] says where the server is and who is calling. [`Options::connect`] makes a blocking
-//! [`Client`]; [`Options::reconnecting`] makes a [`Listener`], which comes back whenever the
-//! connection is lost. Programs with I/O of their own take the [`Session`]: the protocol alone, bytes
-//! in and out, for as many connections as they like.
+//! [`Options`] holds the address of the server and the token of the user. [`Options::connect`]
+//! makes a blocking [`Client`]; [`Options::reconnecting`] makes a [`Listener`], which reconnects
+//! whenever the connection is lost. Programs with I/O of their own take the [`Session`]: the
+//! protocol alone, bytes in and out, for any number of connections.
 //!
-//! With the feature `tls`, on by default, [`Options::tls`] puts TLS under either transport.
+//! With the feature `tls`, on by default, [`Options::tls`] adds TLS under either transport.
 //!
 //! ```
 //! use std::time::Duration;
@@ -42,11 +42,12 @@
 mod backoff;
 mod client;
 mod error;
-mod hint;
 mod inbox;
 mod listener;
 mod options;
+mod retry_after;
 mod session;
+mod socket;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
@@ -55,10 +56,12 @@ mod websocket;
 pub use backoff::Backoff;
 pub use client::{Client, SEND_BODY_MAX};
 pub use comet_proto::{Frame, FrameFault, op};
+#[cfg(feature = "tls")]
+pub use error::TlsError;
 pub use error::{Error, SessionError, WebSocketFault};
 pub use inbox::Message;
 pub use listener::{Event, Listener};
 pub use options::Options;
 pub use session::{BODY_MAX_DEFAULT, Session, Transport};
 #[cfg(feature = "tls")]
-pub use tls::{TlsError, TlsOptions};
+pub use tls::TlsOptions;

@@ -1,4 +1,4 @@
-//! A client that comes back: reconnects after a jittered delay, into the room it was in.
+//! A client that reconnects after a jittered delay, into the room it was in.
 
 #![allow(clippy::disallowed_methods)] // This is the edge: waiting between attempts is its purpose.
 
@@ -11,37 +11,39 @@ use crate::error::Error;
 use crate::inbox::Message;
 use crate::options::Options;
 
-/// What happens to a [`Listener`].
+/// An event of a [`Listener`].
 #[derive(Debug)]
 pub enum Event {
-    /// A connection is authenticated and in the room that was last joined.
+    /// A connection is authenticated, and in the room that was joined last.
     Connected,
-    /// A message came.
+    /// A message arrived.
     Message(Message),
     /// The connection was lost, or could not be made.
     Disconnected {
         /// Why.
         reason: Error,
-        /// How long the next attempt is put off: asking for the next event waits so long.
+        /// The delay before the next attempt. The call for the next event waits that long.
         retry_in: Duration,
     },
 }
 
-/// An endless iterator over the events of a connection that is made again whenever it is lost. Made by
-/// [`Options::reconnecting`].
+/// An endless iterator over the events of a connection that is made again whenever it is lost. Made
+/// by [`Options::reconnecting`].
 ///
-/// Each lost connection and each failed attempt makes the next delay longer, up to the longest of the
-/// [`Backoff`](crate::Backoff); a connection that lived for as long as that starts over. Where the server
-/// asked for a longer delay ([`Error::retry_after`]), that is waited. It tries for ever, whatever the
-/// reason: break off where a reason will not go away, such as a refused token.
+/// Each lost connection and each failed attempt makes the next delay longer, up to the longest of
+/// the [`Backoff`](crate::Backoff). A connection that lasted for as long as that resets the delay.
+/// A longer delay that the server asked for ([`Error::retry_after`]) takes precedence. The attempts
+/// never end, whatever the reason: stop the iteration at a permanent reason, such as a refused
+/// token.
 #[derive(Debug)]
 pub struct Listener {
     options: Options,
     state: State,
     attempt: u32,
-    /// The room that was asked for last; `None` before that: the token's room is left alone.
+    /// The room that was joined last. `None`: none was, and the token's room stays.
     room: Option<String>,
-    /// What was subscribed to (`true`) and unsubscribed from, beyond what the token says.
+    /// Operations that were subscribed to (`true`) or unsubscribed from, in addition to the
+    /// token's.
     operations: BTreeMap<i32, bool>,
 }
 
@@ -51,8 +53,17 @@ enum State {
     Connected { client: Box<Client>, since: Instant },
 }
 
+impl Options {
+    /// A connection that is made again whenever it is lost. Nothing happens before its first event
+    /// is requested.
+    #[must_use]
+    pub fn reconnecting(self) -> Listener {
+        Listener::new(self)
+    }
+}
+
 impl Listener {
-    pub(crate) fn new(options: Options) -> Self {
+    fn new(options: Options) -> Self {
         Self {
             options,
             state: State::Waiting(Duration::ZERO),
@@ -62,8 +73,8 @@ impl Listener {
         }
     }
 
-    /// The connection, while there is one. What is joined or subscribed to through it is not
-    /// remembered; use the methods here for that.
+    /// The connection, if there is one. A reconnect does not restore what was joined or subscribed
+    /// to through it; use the methods of the listener for that.
     pub fn client(&mut self) -> Option<&mut Client> {
         match &mut self.state {
             State::Connected { client, .. } => Some(client),
@@ -74,10 +85,10 @@ impl Listener {
     /// Moves to `room` (empty: to none), now and after each reconnect.
     ///
     /// # Errors
-    /// When the connection there is now is lost by it; later ones will be in `room` all the same.
+    /// If the present connection is lost; later ones will be in `room` all the same.
     /// [`Error::BodyTooLong`]: nothing was changed.
     pub fn join(&mut self, room: &str) -> Result<(), Error> {
-        // Before it is remembered: no connection could be made with it.
+        // Checked before it is stored: no later connection could join such a room.
         within_body_max(room.as_bytes())?;
         self.room = Some(room.to_owned());
         self.client().map_or(Ok(()), |client| client.join(room))
@@ -86,7 +97,7 @@ impl Listener {
     /// Accepts `operations`, now and after each reconnect.
     ///
     /// # Errors
-    /// When the connection there is now is lost by it; later ones will accept them all the same.
+    /// If the present connection is lost; later ones will accept them all the same.
     pub fn subscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
         self.operations.extend(operations.iter().map(|operation| (*operation, true)));
         self.client().map_or(Ok(()), |client| client.subscribe(operations))
@@ -95,13 +106,13 @@ impl Listener {
     /// Refuses `operations`, now and after each reconnect.
     ///
     /// # Errors
-    /// When the connection there is now is lost by it; later ones will refuse them all the same.
+    /// If the present connection is lost; later ones will refuse them all the same.
     pub fn unsubscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
         self.operations.extend(operations.iter().map(|operation| (*operation, false)));
         self.client().map_or(Ok(()), |client| client.unsubscribe(operations))
     }
 
-    fn establish(&self) -> Result<Client, Error> {
+    fn connect(&self) -> Result<Client, Error> {
         let mut client = self.options.connect()?;
         let chosen = |accepted| {
             let operations = self.operations.iter().filter(move |(_, is)| **is == accepted);
@@ -115,7 +126,7 @@ impl Listener {
         Ok(client)
     }
 
-    fn disconnected(&mut self, reason: Error) -> Event {
+    fn handle_disconnect(&mut self, reason: Error) -> Event {
         if let State::Connected { since, .. } = self.state
             && since.elapsed() >= self.options.backoff.max()
         {
@@ -138,19 +149,19 @@ impl Iterator for Listener {
         let event = match &mut self.state {
             State::Waiting(delay) => {
                 thread::sleep(*delay);
-                match self.establish() {
+                match self.connect() {
                     Ok(client) => {
                         let client = Box::new(client);
                         self.state = State::Connected { client, since: Instant::now() };
                         Event::Connected
                     }
-                    Err(reason) => self.disconnected(reason),
+                    Err(reason) => self.handle_disconnect(reason),
                 }
             }
             State::Connected { client, .. } => match client.receive() {
                 Ok(Some(message)) => Event::Message(message),
-                Ok(None) => self.disconnected(Error::Ended),
-                Err(reason) => self.disconnected(reason),
+                Ok(None) => self.handle_disconnect(Error::Ended),
+                Err(reason) => self.handle_disconnect(reason),
             },
         };
         Some(event)

@@ -1,17 +1,14 @@
-//! What to connect to and how: the way into this crate.
+//! The settings of a connection: where every use of this crate begins.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::client::Client;
-use crate::error::Error;
-use crate::listener::Listener;
 use crate::session::{BODY_MAX_DEFAULT, Session, Transport};
 #[cfg(feature = "tls")]
 use crate::tls::TlsOptions;
 
-/// Where a server is, who is calling, and the settings of the connection.
+/// The address of a server, the token of the user, and the settings of the connection.
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -35,7 +32,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// A server's TCP address, as `host:port`, and the token that says who is calling.
+    /// A connection over TCP to `address`, which is `host:port`, with the token that identifies the
+    /// user.
     #[must_use]
     pub fn tcp(address: impl Into<String>, token: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -52,8 +50,8 @@ impl Options {
         }
     }
 
-    /// A server's WebSocket address, as `host:port`, the path it serves (`/sub` unless configured
-    /// otherwise) and the token.
+    /// A connection over WebSocket to `address`, which is `host:port`, with the path (`/sub` unless
+    /// the server is configured otherwise) and the token.
     #[must_use]
     pub fn websocket(
         address: impl Into<String>,
@@ -64,10 +62,10 @@ impl Options {
         Self { transport: Transport::WebSocket, path, ..Self::tcp(address, token) }
     }
 
-    /// How often to tell the server that the client lives; 60 seconds unless set. It must be shorter
-    /// than what the server waits for, which is 5 minutes by default.
+    /// The time between heartbeats; 60 seconds unless set. It must be shorter than the server's
+    /// heartbeat timeout, which is 5 minutes by default.
     ///
-    /// A server from which nothing comes for a whole interval after a heartbeat is given up.
+    /// The connection ends if the server sends nothing for a whole interval after a heartbeat.
     ///
     /// # Panics
     /// If `interval` is zero.
@@ -78,19 +76,19 @@ impl Options {
         self
     }
 
-    /// How long to wait for the connection with everything up to the accepted token, for the reply to
-    /// each request, and for the server to take what is written; 10 seconds unless set.
+    /// The timeout of each of these: connecting up to the accepted token, the reply to a request,
+    /// and a write; 10 seconds unless set.
     ///
     /// # Panics
     /// If `timeout` is zero.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        assert!(!timeout.is_zero(), "nothing is answered in no time");
+        assert!(!timeout.is_zero(), "a timeout of zero leaves no time for an answer");
         self.timeout = timeout;
         self
     }
 
-    /// Largest body of a message, in bytes, that is accepted; 1 MiB unless set. A longer one ends the
+    /// The largest accepted body of a message, in bytes; 1 MiB unless set. A longer one ends the
     /// connection.
     #[must_use]
     pub fn body_max(mut self, bytes: usize) -> Self {
@@ -98,40 +96,22 @@ impl Options {
         self
     }
 
-    /// The delays of a [`Listener`]; from 1 second to 2 minutes unless set.
+    /// The delays of a [`Listener`](crate::Listener); from 1 second to 2 minutes unless set.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// Speaks TLS, to a listener of the server's that expects it.
+    /// Uses TLS. The server's listener must expect it.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, tls: TlsOptions) -> Self {
-        self.tls = Some(tls.speaking(self.transport));
+        self.tls = Some(tls.for_transport(self.transport));
         self
     }
 
-    /// Connects, and returns once the server has accepted the token.
-    ///
-    /// # Errors
-    /// When no address behind the name can be reached, the server refuses, it is not the one that TLS
-    /// demands, or it does not answer in time; and when the token is longer than [`SEND_BODY_MAX`](crate::SEND_BODY_MAX).
-    ///
-    /// # Panics
-    /// If the WebSocket path does not begin with `/` or cannot stand in an HTTP request.
-    pub fn connect(&self) -> Result<Client, Error> {
-        Client::connect(self)
-    }
-
-    /// A connection that is made again whenever it is lost. Nothing happens before its first event is
-    /// asked for.
-    #[must_use]
-    pub fn reconnecting(self) -> Listener {
-        Listener::new(self)
-    }
-
+    /// A session with these settings.
     pub(crate) fn session(&self) -> Session {
         Session::new(self.transport, &self.address, &self.path, &self.token)
             .with_body_max(self.body_max)

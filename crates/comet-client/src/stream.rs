@@ -1,4 +1,4 @@
-//! The socket under a client: plain, or with TLS over it.
+//! The stream of a client: a plain socket, or TLS over one.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::options::Options;
+use crate::socket::or_timeout;
 #[cfg(feature = "tls")]
 use crate::tls::TlsStream;
 
-/// A connected socket that blocks, for as long as its timeouts let it.
+/// A connected stream that blocks up to its timeouts.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Plain(TcpStream),
@@ -18,9 +19,9 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Speaks over `socket` as `options` say. Nothing is read or written yet.
+    /// A stream over `socket`, with TLS if `options` have it. Nothing is read or written yet.
     #[cfg(feature = "tls")]
-    pub(crate) fn over(socket: TcpStream, options: &Options) -> Result<Self, Error> {
+    pub(crate) fn new(socket: TcpStream, options: &Options) -> Result<Self, Error> {
         Ok(match &options.tls {
             Some(tls) => Self::Tls(Box::new(tls.stream(socket, &options.address)?)),
             None => Self::Plain(socket),
@@ -28,7 +29,7 @@ impl Stream {
     }
 
     #[cfg(not(feature = "tls"))]
-    pub(crate) fn over(socket: TcpStream, _options: &Options) -> Result<Self, Error> {
+    pub(crate) fn new(socket: TcpStream, _options: &Options) -> Result<Self, Error> {
         Ok(Self::Plain(socket))
     }
 
@@ -37,10 +38,10 @@ impl Stream {
         self.socket().set_read_timeout(timeout)
     }
 
-    /// Reads once. `None`: nothing for us came in time; `Some(0)`: the stream has ended.
+    /// Reads once. `None`: no data arrived in time; `Some(0)`: the stream has ended.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
         match self {
-            Self::Plain(socket) => Ok(in_time(socket.read(buffer))?),
+            Self::Plain(socket) => Ok(or_timeout(socket.read(buffer))?),
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.read(buffer),
         }
@@ -54,11 +55,12 @@ impl Stream {
         }
     }
 
-    /// Ends both directions. A server that went at the session's goodbye has been faster, no more.
+    /// Ends both directions. It is no error if the server has done so before, on the session's
+    /// close.
     pub(crate) fn close(&mut self) -> Result<(), Error> {
         #[cfg(feature = "tls")]
         if let Self::Tls(stream) = self {
-            let _ = stream.say_goodbye();
+            let _ = stream.close();
         }
         match self.socket().shutdown(Shutdown::Both) {
             Err(error) if error.kind() != ErrorKind::NotConnected => Err(error.into()),
@@ -72,16 +74,5 @@ impl Stream {
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.socket(),
         }
-    }
-}
-
-/// What a read gave before its timeout.
-pub(crate) fn in_time(read: io::Result<usize>) -> io::Result<Option<usize>> {
-    match read {
-        Ok(len) => Ok(Some(len)),
-        Err(error) => match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(None),
-            _ => Err(error),
-        },
     }
 }

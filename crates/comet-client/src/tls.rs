@@ -1,6 +1,5 @@
-//! TLS under a client: whom to trust, and the stream.
+//! TLS under a client: the trusted certificates, and the stream.
 
-use std::error;
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -9,14 +8,14 @@ use std::sync::Arc;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{CertificateError, ClientConfig, ClientConnection, InvalidMessage, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-use crate::error::Error;
+use crate::error::{Error, TlsError};
 use crate::session::Transport;
-use crate::stream::in_time;
+use crate::socket::or_timeout;
 
-/// How to speak TLS (1.2 or 1.3): whom to trust, and which name the server's certificate must be for.
-/// What is made of it is given to [`Options::tls`](crate::Options::tls).
+/// The settings of TLS (1.2 or 1.3): the trusted certificates, and the name that the server's
+/// certificate must be for. They are given to [`Options::tls`](crate::Options::tls).
 ///
 /// Connections of the same `TlsOptions` resume each other's TLS sessions.
 #[derive(Clone)]
@@ -29,14 +28,14 @@ impl TlsOptions {
     /// Trusts the certificate authorities that Mozilla's products trust.
     #[must_use]
     pub fn new() -> Self {
-        Self::trusting(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect())
+        Self::with_roots(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect())
     }
 
-    /// Trusts the certificates in `pem` and those they have signed, and nobody else.
+    /// Trusts only the certificates in `pem` and those signed by them.
     ///
     /// # Errors
-    /// [`TlsError::NoAuthority`] and [`TlsError::BadAuthority`], when `pem` holds no certificate or one
-    /// that cannot be used.
+    /// [`TlsError::NoAuthority`] if `pem` contains no certificate, [`TlsError::BadAuthority`] if it
+    /// contains one that cannot be used.
     pub fn with_authorities(pem: &[u8]) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -50,10 +49,10 @@ impl TlsOptions {
         if roots.is_empty() {
             return Err(TlsError::NoAuthority);
         }
-        Ok(Self::trusting(roots))
+        Ok(Self::with_roots(roots))
     }
 
-    fn trusting(roots: RootCertStore) -> Self {
+    fn with_roots(roots: RootCertStore) -> Self {
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring has the cipher suites of both versions")
@@ -62,16 +61,17 @@ impl TlsOptions {
         Self { config: Arc::new(config), server_name: None }
     }
 
-    /// The DNS name or IP address that the server's certificate must be for; the host of the server's
-    /// address unless set.
+    /// The DNS name or IP address that the server's certificate must be for; the host of the
+    /// server's address unless set.
     #[must_use]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
     }
 
-    /// Names what will be spoken, where that has a name (RFC 7301; a WebSocket begins as HTTP/1.1).
-    pub(crate) fn speaking(mut self, transport: Transport) -> Self {
+    /// Offers the application protocol by ALPN (RFC 7301) if it has a name: a WebSocket begins as
+    /// HTTP/1.1.
+    pub(crate) fn for_transport(mut self, transport: Transport) -> Self {
         let protocols = match transport {
             Transport::Tcp => Vec::new(),
             Transport::WebSocket => vec![b"http/1.1".to_vec()],
@@ -108,83 +108,6 @@ fn host(address: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
-/// Why there is no TLS.
-#[derive(Clone, PartialEq, Debug)]
-#[non_exhaustive]
-pub enum TlsError {
-    /// There is no certificate in what should be the trusted ones.
-    NoAuthority,
-    /// A certificate that should be trusted cannot be read.
-    BadAuthority(String),
-    /// Neither a DNS name nor an IP address.
-    BadServerName(String),
-    /// The server's certificate is signed by nobody who is trusted.
-    Untrusted,
-    /// The server's certificate is for other names, as this says.
-    OtherName(String),
-    /// The server's certificate is an authority's own, which no server may use (RFC 5280 section 4.2.1.9).
-    AuthoritysOwn,
-    /// What the server said is no TLS.
-    NotTls,
-    /// Anything else between the server and us.
-    Failed(rustls::Error),
-}
-
-impl From<rustls::Error> for TlsError {
-    fn from(error: rustls::Error) -> Self {
-        use CertificateError as Fault;
-        match error {
-            // A bad signature is one of somebody who has only the name of whom we trust.
-            rustls::Error::InvalidCertificate(Fault::UnknownIssuer | Fault::BadSignature) => {
-                Self::Untrusted
-            }
-            rustls::Error::InvalidCertificate(
-                fault @ (Fault::NotValidForName | Fault::NotValidForNameContext { .. }),
-            ) => Self::OtherName(fault.to_string()),
-            // rustls has no name for it, and it is what openssl makes unless told otherwise.
-            rustls::Error::InvalidCertificate(Fault::Other(other))
-                if other.to_string() == "CaUsedAsEndEntity" =>
-            {
-                Self::AuthoritysOwn
-            }
-            rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::NotTls,
-            error => Self::Failed(error),
-        }
-    }
-}
-
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoAuthority => f.write_str("no PEM certificate to trust"),
-            Self::BadAuthority(what) => {
-                write!(f, "a certificate to trust cannot be read: {what}")
-            }
-            Self::BadServerName(name) => {
-                write!(f, "{name:?} is no name a certificate can be for")
-            }
-            Self::Untrusted => {
-                f.write_str("the server's certificate is signed by nobody who is trusted")
-            }
-            Self::OtherName(what) => write!(f, "the server has another name: {what}"),
-            Self::AuthoritysOwn => {
-                f.write_str("the server's certificate is an authority's, not a server's")
-            }
-            Self::NotTls => f.write_str("the server speaks no TLS here"),
-            Self::Failed(error) => write!(f, "TLS failed: {error}"),
-        }
-    }
-}
-
-impl error::Error for TlsError {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        match self {
-            Self::Failed(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
 /// TLS over a socket. The handshake is part of the first reads and writes.
 #[derive(Debug)]
 pub(crate) struct TlsStream {
@@ -197,36 +120,37 @@ impl TlsStream {
         &self.socket
     }
 
-    /// As [`Stream::read`](crate::stream::Stream::read). The socket is read once at most, so that a
-    /// server cannot stretch the caller's deadline by sending byte after byte.
+    /// As [`Stream::read`](crate::stream::Stream::read). Reads the socket at most once, so that a
+    /// server cannot extend the caller's deadline by sending byte after byte.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
-        // What one read of the socket brought may be more than one buffer.
-        if let Some(len) = self.take(buffer)? {
+        // An earlier read of the socket may have filled more than one buffer.
+        if let Some(len) = self.take_plaintext(buffer)? {
             return Ok(Some(len));
         }
-        if in_time(self.connection.read_tls(&mut self.socket))?.is_none() {
+        if or_timeout(self.connection.read_tls(&mut self.socket))?.is_none() {
             return Ok(None);
         }
         let processed = self.connection.process_new_packets();
-        // The next step of the handshake, or the alert that says what we do not accept.
+        // The next records of the handshake, or the alert of an error.
         let written = self.transmit();
         processed.map_err(TlsError::from)?;
         written?;
-        self.take(buffer)
+        self.take_plaintext(buffer)
     }
 
-    /// Takes what is decrypted.
-    fn take(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
+    /// Takes decrypted bytes.
+    fn take_plaintext(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
         match self.connection.reader().read(buffer) {
             Ok(len) => Ok(Some(len)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-            // An end without TLS's own goodbye. Frames say how long they are: none can be cut unseen.
+            // The stream ended without close_notify. Frames have a length, so a truncated one is
+            // detected.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(Some(0)),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Encrypts and writes; before the end of the handshake `bytes` wait for that, up to 64 KiB.
+    /// Encrypts and writes. Before the handshake is done, up to 64 KiB are buffered instead.
     pub(crate) fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
             match self.connection.writer().write(bytes)? {
@@ -238,8 +162,8 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Says that nothing more is to come (RFC 8446 section 6.1).
-    pub(crate) fn say_goodbye(&mut self) -> Result<(), Error> {
+    /// Sends close_notify (RFC 8446 section 6.1).
+    pub(crate) fn close(&mut self) -> Result<(), Error> {
         self.connection.send_close_notify();
         self.transmit()
     }

@@ -14,22 +14,22 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use crate::error::{SessionError, WebSocketFault};
 
-/// Longest answer to the upgrade that is waited for; servers of this protocol send some 130 bytes.
+/// The longest accepted answer to the upgrade, in bytes; servers of this protocol send some 130.
 const ANSWER_MAX: usize = 8 * 1024;
 
-/// Longest payload of a ping, a pong or a close (RFC 6455 section 5.5).
+/// The longest payload of a ping, a pong or a close (RFC 6455 section 5.5).
 const CONTROL_MAX: u64 = 125;
 
-/// An upgrade that was asked for and is not answered yet.
+/// An upgrade that was requested and is not answered yet.
 pub(crate) struct Upgrade {
     accept: String,
 }
 
 impl Upgrade {
-    /// The request to send, and what its answer must hold.
+    /// The request to send, and the state that checks its answer.
     ///
     /// # Panics
-    /// If `host` is no header value or `path` no request target.
+    /// If `host` is not a valid header value or `path` not a valid request target.
     pub(crate) fn request(host: &str, path: &str) -> (Vec<u8>, Self) {
         let key = generate_key();
         let accept = derive_accept_key(key.as_bytes());
@@ -46,7 +46,8 @@ impl Upgrade {
         (bytes, Self { accept })
     }
 
-    /// Looks for the server's answer at the start of `input`: its length if it is there and is a yes.
+    /// Reads the server's answer at the start of `input`. Returns its length if it accepts the
+    /// upgrade; `None`: it is not complete.
     pub(crate) fn answer(&self, input: &[u8]) -> Result<Option<usize>, SessionError> {
         let parsed = Response::try_parse(input)
             .map_err(|_| SessionError::BadUpgrade("the answer is not HTTP/1.1"))?;
@@ -60,32 +61,32 @@ impl Upgrade {
             return Err(SessionError::UpgradeRefused { status: response.status().as_u16() });
         }
         let headers = response.headers();
-        let says = |name, token: &str| {
+        let lists = |name, token: &str| {
             let value = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
             value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token))
         };
-        if !says(header::UPGRADE, "websocket") || !says(header::CONNECTION, "upgrade") {
+        if !lists(header::UPGRADE, "websocket") || !lists(header::CONNECTION, "upgrade") {
             return Err(SessionError::BadUpgrade("the answer does not upgrade to WebSocket"));
         }
         if headers.get(header::SEC_WEBSOCKET_ACCEPT).is_none_or(|value| *value != self.accept) {
             return Err(SessionError::BadUpgrade("the accept key does not match"));
         }
-        // RFC 6455 section 4.1: what was not asked for must not be granted.
+        // RFC 6455 section 4.1: the server must not grant what was not requested.
         if headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS)
             || headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL)
         {
-            return Err(SessionError::BadUpgrade("it grants what was not asked for"));
+            return Err(SessionError::BadUpgrade("the answer grants what was not requested"));
         }
         Ok(Some(len))
     }
 }
 
-/// What the start of an input holds.
+/// The frame at the start of an input.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Parsed<'a> {
-    /// Not a whole frame: nothing can be said before the input is this long.
+    /// It is not complete. The input has to be at least this long.
     Wants(usize),
-    /// A frame, and how much of the input it took.
+    /// A frame, and how many bytes of the input it uses.
     Frame { opcode: OpCode, is_final: bool, payload: &'a [u8], used: usize },
 }
 
@@ -94,7 +95,7 @@ pub(crate) fn parse(input: &[u8], payload_max: usize) -> Result<Parsed<'_>, WebS
     let mut cursor = Cursor::new(input);
     let parsed = FrameHeader::parse(&mut cursor).map_err(|error| match error {
         WireError::Protocol(ProtocolError::InvalidOpcode(_)) => WebSocketFault::Opcode,
-        // Reading from a slice fails only by its end, which is `Ok(None)`.
+        // Reading from a slice fails only at its end, and that is `Ok(None)`.
         _ => WebSocketFault::Header,
     })?;
     let Some((header, len)) = parsed else {
@@ -140,13 +141,15 @@ pub(crate) fn write_binary(output: &mut Vec<u8>, payload: &[u8]) {
     write(output, OpCode::Data(Data::Binary), payload);
 }
 
-/// Appends a control frame to `output`; its payload came in one, so it is within the limit.
+/// Appends a control frame to `output`. Its payload must be within the limit, as that of a received
+/// one is.
 pub(crate) fn write_control(output: &mut Vec<u8>, control: Control, payload: &[u8]) {
     debug_assert!(payload.len() as u64 <= CONTROL_MAX);
     write(output, OpCode::Control(control), payload);
 }
 
-/// A client masks all it sends, each frame with a mask nobody can foretell (RFC 6455 section 5.3).
+/// Appends a frame with an unpredictable mask, as each frame of a client must have (RFC 6455
+/// section 5.3).
 fn write(output: &mut Vec<u8>, opcode: OpCode, payload: &[u8]) {
     let mask: [u8; 4] = random();
     let header = FrameHeader { opcode, mask: Some(mask), ..FrameHeader::default() };
@@ -159,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_frames() {
+    fn frames_of_a_server_are_parsed_or_refused() {
         let binary = OpCode::Data(Data::Binary);
         #[rustfmt::skip]
         let cases: &[(&[u8], Result<Parsed<'_>, WebSocketFault>)] = &[
@@ -188,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn close_payloads() {
+    fn close_payloads_are_parsed_or_refused() {
         assert_eq!(parse_close(b""), Ok((None, "")));
         assert_eq!(parse_close(b"\x03\xe9bye"), Ok((Some(1001), "bye")));
         assert_eq!(parse_close(b"\x03"), Err(WebSocketFault::Close));
@@ -196,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_masked_and_unmasks_to_the_payload() {
+    fn written_frames_are_masked_and_unmask_to_the_payload() {
         let mut output = Vec::new();
         write_binary(&mut output, &[7; 300]);
         let mut cursor = Cursor::new(&output);

@@ -1,24 +1,24 @@
-//! The auther comet runs on when no logic service is configured: both token forms of the goim family,
-//! unverified.
+//! The auther for an installation without a logic service: both token forms of the goim family, not
+//! verified.
 
 use comet_core::limits::{ACCEPTS_MAX, NAME_MAX};
 use comet_core::{Accepts, Identity};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::{Auther, Refusal};
+use crate::auther::{Auther, Refusal};
 
-/// The room of a user who comes with a token of the seed's form.
+/// The room of a user whose token has the seed's form.
 const SEED_ROOM: &str = "1";
 
-/// Takes every well-formed token at its word; the first byte picks the form.
+/// Accepts every well-formed token as it is; the first byte selects the form.
 ///
 /// - `{`: goim v2's JSON, `{"mid":42,"key":"optional","room_id":"live://1000","accepts":[1000]}`.
 ///   Without a key it gets a random one (UUID v4), without a room it is in none, and without
-///   `accepts` it accepts nothing, as in goim. Fields not named here are ignored. What does not fit
-///   is refused.
-/// - anything else: the seed's decimal user id, who is in room `1` and accepts everything. What is
-///   not a number is user 0, in no room; nothing is refused.
+///   `accepts` it accepts nothing, as in goim. Other fields are ignored. JSON of another form is
+///   refused.
+/// - anything else: the seed's decimal user id. The user is in room `1` and accepts all operations.
+///   A token that is not a number is user 0, in no room; nothing is refused.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Embedded;
 
@@ -31,7 +31,8 @@ impl Auther for Embedded {
     }
 }
 
-/// goim v2's token, as far as comet needs it. Go writes an absent list as `null`, hence the options.
+/// The fields of goim v2's token that comet uses. They are options because Go writes an absent list
+/// as `null`.
 #[derive(Deserialize)]
 struct JsonToken {
     mid: i64,
@@ -60,7 +61,7 @@ fn from_json(token: &[u8]) -> Result<Identity, Refusal> {
     })
 }
 
-/// A key or room id; an empty one is none.
+/// A key or room id; `None` if it is empty.
 fn name(field: &str, value: Option<String>) -> Result<Option<Box<str>>, Refusal> {
     match value {
         Some(value) if value.len() > NAME_MAX => {
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seeds_tokens_are_numbers() {
+    fn tokens_of_the_seed_are_numbers() {
         let check = |token: &[u8], user, room: Option<&str>| {
             let expected = Identity {
                 user,
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_without_a_key_gets_one_of_its_own() {
+    fn a_token_without_a_key_gets_a_random_one() {
         for token in [r#"{"mid":1}"#, r#"{"mid":1,"key":""}"#, r#"{"mid":1,"key":null}"#] {
             let made = || auth(token.as_bytes()).unwrap().key.unwrap();
             let (one, other) = (made(), made());
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_with_a_sentence() {
+    fn malformed_tokens_are_refused_with_a_sentence() {
         let check = |token: &[u8], sentence: &str| {
             let refusal = auth(token).expect_err("refused").to_string();
             assert!(refusal.contains(sentence), "{}: {refusal}", token.escape_ascii());
@@ -190,14 +191,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(mut token in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn no_token_causes_a_panic(mut token in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = auth(&token);
             token.insert(0, b'{');
             let _ = auth(&token);
         }
 
         #[test]
-        fn a_token_is_accepted_within_the_limits_and_refused_beyond(
+        fn tokens_beyond_the_limits_are_refused(
             key in "[a-zé]{0,300}", room in "[a-zé]{0,300}", accepts in 0..2 * ACCEPTS_MAX,
         ) {
             let fits = key.len() <= NAME_MAX && room.len() <= NAME_MAX && accepts <= ACCEPTS_MAX;

@@ -1,123 +1,62 @@
 //! Signed tokens: JSON Web Tokens (RFC 7519) in their compact form.
 //!
-//! A token is taken if one of the configured keys made its signature, with the algorithm the key is for,
-//! and if its times hold. Keys are bytes here; who reads them from files is the caller's matter.
+//! A token is accepted if one of the configured keys has made its signature, with the algorithm
+//! that the key is for, and if its times are valid. Keys are bytes here; the caller reads them from
+//! files.
 
+mod algorithm;
 mod claims;
+mod error;
 mod keys;
 mod signatures;
 
+pub use algorithm::Algorithm;
 pub use claims::ClaimNames;
+pub use error::JwtError;
 pub use keys::KeyFile;
 
 use std::fmt;
-use std::str::FromStr;
 
 use comet_core::Identity;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
-use crate::{Auther, Refusal};
-use keys::Key;
+use self::keys::Key;
+use crate::auther::{Auther, Refusal};
 
-/// What the clocks of who signs and who checks may differ by, seconds.
-const LEEWAY: u64 = 60;
+/// By how much the clocks of signer and checker may differ, in seconds.
+const LEEWAY_SECONDS: u64 = 60;
 
-/// How a signature is made. There is no "none", and what is not here is not known.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Algorithm {
-    /// HMAC with SHA-256: who checks could also sign.
-    Hs256,
-    /// RSASSA-PKCS1-v1_5 with SHA-256, from 2048 bits on.
-    Rs256,
-    /// ECDSA on P-256 with SHA-256.
-    Es256,
-    /// Ed25519.
-    EdDsa,
-}
-
-impl Algorithm {
-    /// All that can be allowed.
-    pub const ALL: [Self; 4] = [Self::Hs256, Self::Rs256, Self::Es256, Self::EdDsa];
-
-    /// Its name in a token's header (RFC 7518, section 3.1; RFC 8037, section 3.1).
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Hs256 => "HS256",
-            Self::Rs256 => "RS256",
-            Self::Es256 => "ES256",
-            Self::EdDsa => "EdDSA",
-        }
-    }
-
-    fn wire(self) -> jsonwebtoken::Algorithm {
-        match self {
-            Self::Hs256 => jsonwebtoken::Algorithm::HS256,
-            Self::Rs256 => jsonwebtoken::Algorithm::RS256,
-            Self::Es256 => jsonwebtoken::Algorithm::ES256,
-            Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,
-        }
-    }
-}
-
-impl fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Algorithm {
-    type Err = JwtError;
-
-    fn from_str(name: &str) -> Result<Self, JwtError> {
-        let known = Self::ALL.into_iter().find(|algorithm| algorithm.name() == name);
-        known.ok_or_else(|| {
-            JwtError(format!("{name:?} is no algorithm here: HS256, RS256, ES256 and EdDSA are"))
-        })
-    }
-}
-
-/// What signed tokens have to be.
+/// The requirements on signed tokens.
 #[derive(Clone, Debug)]
 pub struct JwtOptions {
-    /// Algorithms that are taken.
+    /// The accepted algorithms.
     pub algorithms: Vec<Algorithm>,
-    /// Where the keys are.
+    /// The key files.
     pub keys: Vec<KeyFile>,
-    /// What `iss` has to be, if it has to be something.
+    /// The required value of `iss`, if any.
     pub issuer: Option<String>,
-    /// What `aud` has to be or to contain, if it has to be something.
+    /// The value that `aud` must be or contain, if any.
     pub audience: Option<String>,
-    /// Which claims say who a client is.
+    /// The names of the claims that make up an identity.
     pub claims: ClaimNames,
 }
 
-/// Why no token can be checked: one sentence that names the key file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct JwtError(String);
-
-impl fmt::Display for JwtError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for JwtError {}
-
-/// Takes tokens that a known key has signed.
+/// Accepts tokens that a known key has signed.
 ///
-/// The times have to hold, with a minute of leeway: `exp` must be there and not have passed, and `nbf`
-/// must have passed if it is there. A `kid` in the token's header picks among the keys of JWK sets;
-/// keys that have no id are tried, too. A token without a key claim gets `<mid>_<seq>` from the user's
-/// home, as the seed's tokens do. Cookies do not matter.
+/// The times must be valid, with a minute of leeway: `exp` is required and must be in the future,
+/// and `nbf`, if present, in the past. A `kid` in the token's header selects among the keys of JWK
+/// sets; keys without an id are tried as well. A token without a key claim gets `<mid>_<seq>` from
+/// the user's home, as tokens of the seed's form do. Cookies are ignored.
 pub struct Jwt {
     keys: Vec<(Key, Validation)>,
     claims: ClaimNames,
 }
 
 impl Jwt {
+    /// Reads the keys.
+    ///
     /// # Errors
     /// If a key file cannot be used, or there is none.
     pub fn new(options: JwtOptions) -> Result<Self, JwtError> {
@@ -145,11 +84,11 @@ impl fmt::Debug for Jwt {
     }
 }
 
-/// What a token has to be beside its signature.
+/// The checks of a token besides its signature.
 fn rules(algorithm: Algorithm, issuer: Option<&str>, audience: Option<&str>) -> Validation {
-    let mut rules = Validation::new(algorithm.wire());
+    let mut rules = Validation::new(algorithm.to_jsonwebtoken());
     let mut required = vec!["exp"];
-    rules.leeway = LEEWAY;
+    rules.leeway = LEEWAY_SECONDS;
     rules.validate_nbf = true;
     rules.validate_aud = audience.is_some();
     if let Some(issuer) = issuer {
@@ -168,30 +107,30 @@ impl Auther for Jwt {
     fn auth(&self, token: &[u8], _cookie: &str) -> Result<Identity, Refusal> {
         let header = decode_header(token).map_err(|error| refusal(&error))?;
         if header.crit.is_some() {
-            // RFC 7515, section 4.1.11: what must be understood and is not.
-            return Err(Refusal::new("the token has critical headers, which nobody knows here"));
+            // RFC 7515, section 4.1.11: a token with an unknown critical header is invalid.
+            return Err(Refusal::new("the token has critical headers that are not supported"));
         }
-        let mut of_algorithm = false;
-        let mut of_id = false;
+        let mut has_algorithm = false;
+        let mut has_id = false;
         for (key, rules) in &self.keys {
-            if key.algorithm.wire() != header.alg {
+            if key.algorithm.to_jsonwebtoken() != header.alg {
                 continue;
             }
-            of_algorithm = true;
+            has_algorithm = true;
             if let (Some(id), Some(wanted)) = (&key.id, &header.kid)
                 && id != wanted
             {
                 continue;
             }
-            of_id = true;
+            has_id = true;
             match decode::<Map<String, Value>>(token, &key.key, rules) {
                 Ok(token) => return self.claims.identity(&token.claims),
-                // Another key may have made it.
+                // Another key may have made the signature.
                 Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
                 Err(error) => return Err(refusal(&error)),
             }
         }
-        Err(Refusal::new(match (of_algorithm, of_id) {
+        Err(Refusal::new(match (has_algorithm, has_id) {
             (false, _) => "the token's algorithm is not accepted",
             (true, false) => "the token's key is not known",
             (true, true) => "the token's signature is wrong",
@@ -199,7 +138,7 @@ impl Auther for Jwt {
     }
 }
 
-/// What the client is told; what the token holds is not repeated.
+/// The sentence for the client. It repeats nothing of the token's content.
 fn refusal(error: &Error) -> Refusal {
     Refusal::new(match error.kind() {
         ErrorKind::ExpiredSignature => "the token has expired".to_owned(),

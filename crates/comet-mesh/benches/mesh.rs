@@ -1,5 +1,5 @@
-//! What a message from one core to another costs: on one thread, where nothing is but the queue; and
-//! between two, awake and asleep.
+//! The cost of a message from one core to another: on one thread, which measures the queue alone,
+//! and between two threads, awake and asleep.
 
 use std::hint::{black_box, spin_loop};
 use std::sync::Arc;
@@ -9,120 +9,120 @@ use comet_mesh::{EventFd, Inbox, Sender, Wake, inbox};
 use divan::Bencher;
 use divan::counter::ItemsCount;
 
-/// About what a push on its way between shards weighs.
-type Letter = [u64; 7];
+/// About as large as a push between shards.
+type Payload = [u64; 7];
 
 const CAPACITY: usize = 1024;
 /// Ends the peer of a ping-pong.
-const END: Letter = [u64::MAX; 7];
+const END: Payload = [u64::MAX; 7];
 
 fn main() {
     divan::main();
 }
 
-/// Into the inbox of somebody who is awake, and out.
+/// Into the inbox of a receiver that is awake, and out.
 #[divan::bench(args = [1, 256])]
-fn send_and_receive(bencher: Bencher, letters: usize) {
-    let (sender, inbox, _bell) = mailbox();
-    bencher.counter(ItemsCount::new(letters)).bench_local(|| {
-        for letter in 0..letters as u64 {
-            sender.try_send(black_box([letter; 7])).expect("there is room");
+fn send_and_receive(bencher: Bencher, payloads: usize) {
+    let (sender, inbox, _wakeup) = mailbox();
+    bencher.counter(ItemsCount::new(payloads)).bench_local(|| {
+        for payload in 0..payloads as u64 {
+            sender.try_send(black_box([payload; 7])).expect("there is room");
         }
-        for _ in 0..letters {
+        for _ in 0..payloads {
             black_box(inbox.try_recv().expect("it was sent"));
         }
     });
 }
 
-/// Into the inbox of somebody who said that it sleeps: with the system call that wakes it.
+/// Into the inbox of a receiver that sleeps, with the system call that wakes it.
 #[divan::bench]
-fn send_to_a_sleeper(bencher: Bencher) {
-    let (sender, inbox, bell) = mailbox();
+fn send_to_a_sleeping_receiver(bencher: Bencher) {
+    let (sender, inbox, wakeup) = mailbox();
     bencher.bench_local(|| {
         assert!(inbox.arm_wakeup());
         sender.try_send(black_box([1; 7])).expect("there is room");
-        bell.clear();
+        wakeup.clear();
         black_box(inbox.try_recv().expect("it was sent"))
     });
 }
 
-/// There and back between two threads that never sleep.
+/// A round trip between two threads that never sleep.
 #[divan::bench]
 fn ping_pong_awake(bencher: Bencher) {
     let peer = Peer::start(receive_awake);
     bencher.bench_local(|| {
         peer.sender.try_send(black_box([1; 7])).expect("there is room");
-        receive_awake(&peer.inbox, &peer.bell)
+        receive_awake(&peer.inbox, &peer.wakeup)
     });
     peer.end();
 }
 
-/// There and back between two threads that sleep until they are called.
+/// A round trip between two threads that sleep until they are woken.
 #[divan::bench]
 fn ping_pong_asleep(bencher: Bencher) {
     let peer = Peer::start(receive_asleep);
     bencher.bench_local(|| {
         peer.sender.try_send(black_box([1; 7])).expect("there is room");
-        receive_asleep(&peer.inbox, &peer.bell)
+        receive_asleep(&peer.inbox, &peer.wakeup)
     });
     peer.end();
 }
 
-/// One way, as many as fit, and one letter back when they have come.
+/// As many payloads as half an inbox holds in one direction, and one back when they have arrived.
 #[divan::bench]
 fn stream_to_another_thread(bencher: Bencher) {
-    const LETTERS: usize = CAPACITY / 2;
-    let (answers, inbox, bell) = mailbox();
-    let (sender, letters, letters_bell) = mailbox();
+    const MESSAGES: usize = CAPACITY / 2;
+    let (answers, inbox, wakeup) = mailbox();
+    let (sender, payloads, payloads_wakeup) = mailbox();
     let peer = thread::spawn(move || {
         loop {
-            for _ in 0..LETTERS {
-                if receive_awake(&letters, &letters_bell) == END {
+            for _ in 0..MESSAGES {
+                if receive_awake(&payloads, &payloads_wakeup) == END {
                     return;
                 }
             }
             answers.try_send([0; 7]).expect("there is room");
         }
     });
-    bencher.counter(ItemsCount::new(LETTERS)).bench_local(|| {
-        for letter in 0..LETTERS as u64 {
-            sender.try_send(black_box([letter; 7])).expect("there is room");
+    bencher.counter(ItemsCount::new(MESSAGES)).bench_local(|| {
+        for payload in 0..MESSAGES as u64 {
+            sender.try_send(black_box([payload; 7])).expect("there is room");
         }
-        receive_awake(&inbox, &bell)
+        receive_awake(&inbox, &wakeup)
     });
     sender.try_send(END).expect("there is room");
     peer.join().expect("the peer ends");
 }
 
-fn mailbox() -> (Sender<Letter>, Inbox<Letter>, Arc<EventFd>) {
-    let bell = Arc::new(EventFd::new().expect("a descriptor"));
-    let waker: Arc<dyn Wake> = bell.clone();
+fn mailbox() -> (Sender<Payload>, Inbox<Payload>, Arc<EventFd>) {
+    let wakeup = Arc::new(EventFd::new().expect("a descriptor"));
+    let waker: Arc<dyn Wake> = wakeup.clone();
     let (sender, inbox) = inbox(CAPACITY, waker);
-    (sender, inbox, bell)
+    (sender, inbox, wakeup)
 }
 
-/// A thread that sends back each letter.
+/// A thread that returns each payload.
 struct Peer {
-    sender: Sender<Letter>,
-    inbox: Inbox<Letter>,
-    bell: Arc<EventFd>,
+    sender: Sender<Payload>,
+    inbox: Inbox<Payload>,
+    wakeup: Arc<EventFd>,
     thread: JoinHandle<()>,
 }
 
 impl Peer {
-    fn start(receive: fn(&Inbox<Letter>, &EventFd) -> Letter) -> Self {
-        let (sender, its_inbox, its_bell) = mailbox();
-        let (back, inbox, bell) = mailbox();
+    fn start(receive: fn(&Inbox<Payload>, &EventFd) -> Payload) -> Self {
+        let (sender, its_inbox, its_wakeup) = mailbox();
+        let (back, inbox, wakeup) = mailbox();
         let thread = thread::spawn(move || {
             loop {
-                let letter = receive(&its_inbox, &its_bell);
-                if letter == END {
+                let payload = receive(&its_inbox, &its_wakeup);
+                if payload == END {
                     return;
                 }
-                back.try_send(letter).expect("there is room");
+                back.try_send(payload).expect("there is room");
             }
         });
-        Self { sender, inbox, bell, thread }
+        Self { sender, inbox, wakeup, thread }
     }
 
     fn end(self) {
@@ -131,22 +131,22 @@ impl Peer {
     }
 }
 
-fn receive_awake(inbox: &Inbox<Letter>, _: &EventFd) -> Letter {
+fn receive_awake(inbox: &Inbox<Payload>, _: &EventFd) -> Payload {
     loop {
-        if let Some(letter) = inbox.try_recv() {
-            return letter;
+        if let Some(payload) = inbox.try_recv() {
+            return payload;
         }
         spin_loop();
     }
 }
 
-fn receive_asleep(inbox: &Inbox<Letter>, bell: &EventFd) -> Letter {
+fn receive_asleep(inbox: &Inbox<Payload>, wakeup: &EventFd) -> Payload {
     loop {
-        if let Some(letter) = inbox.try_recv() {
-            return letter;
+        if let Some(payload) = inbox.try_recv() {
+            return payload;
         }
         if inbox.arm_wakeup() {
-            bell.wait().expect("an eventfd can be awaited");
+            wakeup.wait().expect("an eventfd can be awaited");
             inbox.disarm_wakeup();
         }
     }

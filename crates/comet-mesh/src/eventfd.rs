@@ -6,31 +6,31 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::{Errno, read, write};
 
-use crate::Wake;
+use crate::wake::Wake;
 
-/// A counter in the kernel that one thread waits for and others raise.
+/// A counter in the kernel: one thread waits until it is not 0, other threads raise it.
 #[derive(Debug)]
 pub struct EventFd(OwnedFd);
 
 impl EventFd {
-    /// A fresh one, non-blocking and closed on exec.
+    /// Makes one that is non-blocking and closed on exec.
     ///
     /// # Errors
-    /// When the process is out of file descriptors.
+    /// If the process is out of file descriptors.
     pub fn new() -> io::Result<Self> {
         Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
-    /// Takes back every wake-up so far.
+    /// Resets the counter: earlier wake-ups do not end the next wait.
     pub fn clear(&self) {
-        // EAGAIN: nothing was raised. No other error is possible on an eventfd we own.
+        // EAGAIN: the counter is 0. No other error is possible on an eventfd of our own.
         let _ = read(&self.0, &mut [0_u8; 8]);
     }
 
-    /// Blocks the calling thread until somebody calls [`Wake::wake`], and takes the wake-up back.
+    /// Blocks the calling thread until [`Wake::wake`] is called, and resets the counter.
     ///
     /// # Errors
-    /// Only when the kernel refuses to poll.
+    /// Only if the kernel refuses to poll.
     pub fn wait(&self) -> io::Result<()> {
         loop {
             match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) {
@@ -47,7 +47,7 @@ impl EventFd {
 
 impl Wake for EventFd {
     fn wake(&self) {
-        // EAGAIN means the counter is at its maximum: the receiver has 2^64 reasons to wake already.
+        // EAGAIN: the counter is at its maximum, so the receiver wakes anyway.
         let _ = write(&self.0, &1_u64.to_ne_bytes());
     }
 }

@@ -1,5 +1,5 @@
-//! The provided-buffer ring: receive buffers the kernel takes when bytes arrive, so that an idle
-//! connection pins none.
+//! The provided-buffer ring: receive buffers that the kernel takes when bytes arrive, so that an
+//! idle connection holds none.
 #![allow(unsafe_code, reason = "the kernel reads the ring and writes the buffers")]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
+use crate::ids::BufferId;
+
 const PAGE: usize = 4096;
 
 /// `count` buffers of `size` bytes, and the ring that offers them to the kernel.
 pub(crate) struct Buffers {
-    /// `count` entries; the tail the kernel watches is inside the first one (io_uring_buf_ring).
+    /// `count` entries. The tail, which the kernel reads, is part of the first
+    /// (`io_uring_buf_ring`).
     ring: *mut BufRingEntry,
     ring_layout: Layout,
     memory: Box<[u8]>,
@@ -32,11 +35,11 @@ impl Buffers {
         if ring.is_null() {
             handle_alloc_error(ring_layout);
         }
-        // Written, not only reserved: the pages are there from the start and not first when traffic
-        // is worst.
+        // Written, not only reserved, so that the pages exist from the start. Page faults would
+        // come when traffic is highest.
         let memory = vec![1; usize::from(count) * size].into_boxed_slice();
         let mut buffers = Self { ring, ring_layout, memory, count, size, tail: 0 };
-        for buffer in 0..count {
+        for buffer in (0..count).map(BufferId) {
             buffers.offer(buffer);
         }
         buffers.publish();
@@ -48,31 +51,32 @@ impl Buffers {
         (self.ring as u64, self.count)
     }
 
-    /// What the kernel wrote into `buffer`; it may be changed in place until it is offered again.
-    pub(crate) fn filled(&mut self, buffer: u16, length: usize) -> &mut [u8] {
-        let begin = usize::from(buffer) * self.size;
+    /// The `length` bytes that the kernel wrote into `buffer`. They may be changed in place until
+    /// the buffer is offered again.
+    pub(crate) fn filled(&mut self, buffer: BufferId, length: usize) -> &mut [u8] {
+        let begin = usize::from(buffer.0) * self.size;
         &mut self.memory[begin..begin + length.min(self.size)]
     }
 
-    /// Gives `buffer` back; the kernel sees it after [`Buffers::publish`].
-    pub(crate) fn offer(&mut self, buffer: u16) {
-        let begin = usize::from(buffer) * self.size;
+    /// Returns `buffer` to the ring. The kernel sees it after [`Buffers::publish`].
+    pub(crate) fn offer(&mut self, buffer: BufferId) {
+        let begin = usize::from(buffer.0) * self.size;
         let address = self.memory[begin..].as_mut_ptr() as u64;
         let index = self.tail & (self.count - 1);
-        // SAFETY: the index is below `count`, and between the completion that named the buffer and the
-        // publishing store the kernel looks at neither the entry nor the buffer. Writing field by field
-        // keeps the tail, which shares memory with the first entry.
+        // SAFETY: the index is below `count`. The kernel accesses neither the entry nor the buffer
+        // between the completion that named the buffer and the store in `publish`. Writing field by
+        // field keeps the tail, which shares memory with the first entry.
         let entry = unsafe { &mut *self.ring.add(usize::from(index)) };
         entry.set_addr(address);
         entry.set_len(self.size as u32);
-        entry.set_bid(buffer);
+        entry.set_bid(buffer.0);
         self.tail = self.tail.wrapping_add(1);
     }
 
-    /// Shows the kernel all that was offered.
+    /// Makes the offered buffers visible to the kernel.
     pub(crate) fn publish(&mut self) {
-        // SAFETY: `ring` is the first entry of a live, aligned ring; the kernel only reads the tail, and
-        // reads it with acquire ordering.
+        // SAFETY: `ring` is the first entry of a live, aligned ring. The kernel only reads the
+        // tail, with acquire ordering.
         unsafe {
             let tail = BufRingEntry::tail(self.ring).cast_mut();
             AtomicU16::from_ptr(tail).store(self.tail, Ordering::Release);
@@ -82,7 +86,8 @@ impl Buffers {
 
 impl Drop for Buffers {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout; the ring it was registered with is closed.
+        // SAFETY: allocated in `new` with this layout. The io_uring it was registered with is
+        // closed.
         unsafe { dealloc(self.ring.cast(), self.ring_layout) };
     }
 }

@@ -1,4 +1,4 @@
-//! What TLS listeners show their clients: certificates, versions, tickets; and swapping them alive.
+//! The TLS configuration of listeners: certificates, versions, tickets; and its reload.
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -24,7 +24,7 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
-/// The least version a client may speak.
+/// The lowest version that a client may use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum TlsVersion {
     /// TLS 1.2 and 1.3.
@@ -33,22 +33,23 @@ pub enum TlsVersion {
     V1_3,
 }
 
-/// What TLS listeners show.
+/// The certificates and versions of TLS listeners.
 #[derive(Clone, Debug)]
 pub struct TlsOptions {
-    /// PEM files of certificate chains, the server's own first, each with the file of its private key.
-    /// A client gets the first one that has the name it asks for, else the first.
+    /// PEM files of certificate chains, the server's own certificate first, each with the file of
+    /// its private key. A client gets the first certificate for the name it requests, else the
+    /// first of all.
     pub pairs: Vec<(PathBuf, PathBuf)>,
-    /// The least version.
+    /// The lowest version.
     pub min_version: TlsVersion,
 }
 
-/// A file that TLS cannot be served with.
+/// A certificate or key file that cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TlsError {
-    /// Which.
+    /// The file.
     pub file: PathBuf,
-    /// What is wrong with it, as the rest of a sentence that begins with its name.
+    /// What is wrong with it: the rest of a sentence that begins with the file's name.
     pub what: String,
 }
 
@@ -60,13 +61,14 @@ impl fmt::Display for TlsError {
 
 impl StdError for TlsError {}
 
-/// What the TLS listeners of all cores share; a clone is the same. Looked at once per handshake.
+/// The TLS configuration that the listeners of all cores share; so do its clones. It is read once
+/// per handshake.
 #[derive(Clone)]
-pub struct Tls(Arc<Shared>);
+pub struct Tls(Arc<SharedConfig>);
 
-struct Shared {
-    /// Tickets hold the session encrypted, so that it resumes on any core and costs the server no
-    /// memory. Its keys outlive a change of certificates.
+struct SharedConfig {
+    /// Makes session tickets: any core can resume a session, and the server stores none. The ticket
+    /// keys outlive a reload of the certificates.
     ticketer: Arc<dyn ProducesTickets>,
     current: RwLock<Configs>,
 }
@@ -77,23 +79,24 @@ struct Configs {
 }
 
 impl Tls {
-    /// Reads the files. A certificate that has expired is only warned of.
+    /// Reads the files. An expired certificate is used, with a warning in the log.
     ///
     /// # Errors
-    /// The first file that cannot be read, is not what it should be, or does not fit its pair.
+    /// The first file that cannot be read, has the wrong content, or does not match its pair.
     ///
     /// # Panics
     /// If no pair is named, or the kernel gives no random bytes.
     pub fn load(options: &TlsOptions) -> Result<Self, TlsError> {
         let ticketer = Ticketer::new().expect("the kernel gives random bytes");
         let current = RwLock::new(configs(options, &ticketer)?);
-        Ok(Self(Arc::new(Shared { ticketer, current })))
+        Ok(Self(Arc::new(SharedConfig { ticketer, current })))
     }
 
-    /// Reads the files anew. Handshakes that begin from now on use them; connections stay.
+    /// Reads the files again. Handshakes that begin afterwards use them; connections are not
+    /// affected.
     ///
     /// # Errors
-    /// As [`Tls::load`]; then nothing changes.
+    /// As [`Tls::load`]; the configuration is then unchanged.
     ///
     /// # Panics
     /// If no pair is named.
@@ -103,7 +106,7 @@ impl Tls {
         Ok(())
     }
 
-    /// For a handshake on a listener of `transport`.
+    /// The configuration for a handshake on a listener of `transport`.
     pub(crate) fn config(&self, transport: Transport) -> Arc<ServerConfig> {
         let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(match transport {
@@ -136,7 +139,7 @@ fn configs(options: &TlsOptions, ticketer: &Arc<dyn ProducesTickets>) -> Result<
         .with_cert_resolver(certificates);
     tcp.session_storage = Arc::new(NoServerSessionStorage {});
     tcp.ticketer = Arc::clone(ticketer);
-    // A connection lasts long; the next one brings a ticket of its own.
+    // Connections last long, and each resumption brings a new ticket.
     tcp.send_tls13_tickets = 1;
     let mut websocket = tcp.clone();
     websocket.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -204,14 +207,16 @@ fn explain(error: &PemError) -> String {
     }
 }
 
-/// Why clients will not take the certificate now, as far as that is its own affair. An error: it is
-/// none.
+/// Why clients refuse the certificate at present because of its dates, if they do.
+///
+/// # Errors
+/// If it is not a certificate.
 fn validity(
     own: &CertificateDer<'_>,
     provider: &CryptoProvider,
 ) -> Result<Option<CertificateError>, Error> {
     let parsed = ParsedCertificate::try_from(own)?;
-    // Who signed it is the clients' question; the dates are looked at before that.
+    // With no trust anchors the check always fails, but it checks the dates first.
     let verdict = verify_server_cert_signed_by_trust_anchor(
         &parsed,
         &RootCertStore::empty(),

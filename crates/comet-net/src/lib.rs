@@ -1,9 +1,9 @@
 //! The edge between sockets and the shard: one io_uring ring per core, inside a glommio executor.
 //!
-//! A core is a thread that glommio places and runs. Its one task is the driver ([`Core::start`]): take
-//! completions and messages, let the shard work, submit what it wants sent, sleep when nothing is
-//! left. Connections are entries in an array, not tasks. Between a socket and its connection there may
-//! be a front: a PROXY header to be read first, and TLS.
+//! A core is a thread that glommio places and runs. Its one task is the driver ([`Core::start`]):
+//! it handles completions and messages, submits what the shard wants to send, and sleeps when
+//! nothing is left to do. Connections are entries in an array, not tasks. Protocol layers may lie
+//! between a socket and its connection: a PROXY header, and TLS.
 //!
 //! **Invariant:** nothing here decides who gets a message or when a connection closes; and all
 //! `unsafe` of the server is in `ring.rs`, `buffers.rs` and `steer.rs`.
@@ -11,19 +11,21 @@
 
 mod buffers;
 mod certificates;
-mod closings;
+mod close_log;
 mod core;
 mod driver;
-mod front;
+mod ids;
+mod layers;
 mod listen;
 mod probe;
 mod ring;
+mod settings;
 mod sockets;
 mod steer;
 mod tls;
 
-pub use self::core::{Core, CoreSettings, Listener, Ports, StartError};
+pub use self::core::{Core, CoreStartError};
 pub use certificates::{Tls, TlsError, TlsOptions, TlsVersion};
-pub use front::ProxyFrom;
-pub use listen::{Attempt, Keepalive, ListenError, ListenOptions, bind};
+pub use listen::{Keepalive, ListenError, ListenOptions, ListenStep, bind};
 pub use probe::{ProbeError, fit_ring, probe, reserve_descriptors};
+pub use settings::{CoreSettings, Listener, MeshEndpoints, ProxyFrom};

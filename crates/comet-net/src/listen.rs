@@ -1,4 +1,4 @@
-//! Listening sockets: one per address and core, bound before any core starts.
+//! Listening sockets: one for each address and core, bound before any core starts.
 
 use std::fmt;
 use std::io;
@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::steer;
 
-/// How listening sockets are made; accepted sockets inherit all of it.
+/// The options of listening sockets. Accepted sockets inherit all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenOptions {
     /// Connections the kernel keeps until they are accepted.
@@ -19,50 +19,50 @@ pub struct ListenOptions {
     pub sndbuf: usize,
     /// SO_RCVBUF, bytes; 0 lets the kernel tune it.
     pub rcvbuf: usize,
-    /// SO_KEEPALIVE, with what the kernel is to do; `None`: silent peers are not probed.
+    /// SO_KEEPALIVE and its timing; `None`: silent peers are not probed.
     pub keepalive: Option<Keepalive>,
     /// TCP_NODELAY.
     pub nodelay: bool,
-    /// The CPU of each core, in their order: a connection goes to the core on whose CPU its packets
-    /// arrive. `None`: the kernel's choice, a hash of both addresses.
+    /// The CPU of each core, in the order of the cores. A connection then goes to the core on whose
+    /// CPU its packets arrive. `None`: the kernel chooses by a hash of both addresses.
     pub steering: Option<Vec<usize>>,
 }
 
-/// How the kernel finds peers that are gone.
+/// How the kernel detects unavailable peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keepalive {
     /// TCP_KEEPIDLE: silence before the first probe; whole seconds, at least one.
     pub idle: Duration,
     /// TCP_KEEPINTVL: time between probes; whole seconds, at least one.
     pub interval: Duration,
-    /// TCP_KEEPCNT: probes without an answer after which the peer is gone; at least one.
+    /// TCP_KEEPCNT: unanswered probes after which the connection is reset; at least one.
     pub count: u32,
 }
 
 /// An address that could not be listened on.
 #[derive(Debug)]
 pub struct ListenError {
-    /// Which.
+    /// The address.
     pub address: SocketAddr,
-    /// What was asked of the kernel.
-    pub attempt: Attempt,
-    /// The kernel's words.
+    /// What failed.
+    pub step: ListenStep,
+    /// The kernel's error.
     pub source: io::Error,
 }
 
 /// A step that can fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Attempt {
-    /// To listen.
+pub enum ListenStep {
+    /// Binding and listening.
     Listen,
-    /// To steer connections by CPU.
+    /// Attaching the program that steers connections by CPU.
     Steer,
 }
 
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, attempt, source } = self;
-        if *attempt == Attempt::Steer {
+        let Self { address, step, source } = self;
+        if *step == ListenStep::Steer {
             return write!(
                 f,
                 "connections to {address} cannot be steered by CPU: {source}: set tcp.steering to \
@@ -94,12 +94,12 @@ impl std::error::Error for ListenError {
     }
 }
 
-/// Binds `address` once for each of `cores`, with SO_REUSEPORT. Port 0 takes a free port, the same for
-/// all; the address in use is returned.
+/// Binds `address` once for each of `cores`, with SO_REUSEPORT. Port 0 stands for a free port, the
+/// same for all cores. Returns the address with the port in use, and the sockets.
 ///
 /// # Errors
-/// If the kernel refuses, or anybody listens there already: SO_REUSEPORT alone would share the port
-/// with another process of the same user without a word.
+/// If the kernel refuses, or another socket listens there already. SO_REUSEPORT alone would
+/// silently share the port with another process of the same user.
 ///
 /// # Panics
 /// If steering does not name a CPU for each of `cores`.
@@ -108,7 +108,7 @@ pub fn bind(
     cores: usize,
     options: &ListenOptions,
 ) -> Result<(SocketAddr, Vec<OwnedFd>), ListenError> {
-    let failed = |source| ListenError { address, attempt: Attempt::Listen, source };
+    let failed = |source| ListenError { address, step: ListenStep::Listen, source };
     if address.port() != 0 {
         let alone = socket(address).map_err(failed)?;
         alone.bind(&address.into()).map_err(failed)?;
@@ -123,7 +123,7 @@ pub fn bind(
     }
     if let Some(cpus) = &options.steering {
         assert_eq!(cpus.len(), cores, "each core has its CPU");
-        let failed = |source| ListenError { address: bound, attempt: Attempt::Steer, source };
+        let failed = |source| ListenError { address: bound, step: ListenStep::Steer, source };
         steer::by_cpu(&listeners[0], cpus).map_err(failed)?;
     }
     Ok((bound, listeners))
@@ -179,7 +179,7 @@ mod tests {
     };
 
     #[test]
-    fn every_core_listens_on_one_port_and_nobody_else_may() {
+    fn all_cores_share_one_port_and_no_other_socket_may() {
         let any = "127.0.0.1:0".parse().unwrap();
         let (address, listeners) = bind(any, 3, &OPTIONS).unwrap();
         assert_eq!(listeners.len(), 3);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_another_host_is_named() {
+    fn an_address_of_another_host_is_an_error_that_names_it() {
         let error = bind("192.0.2.1:9".parse().unwrap(), 1, &OPTIONS).unwrap_err();
         assert!(error.to_string().starts_with("192.0.2.1:9 is no address of this host"), "{error}");
     }
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 4);
     }
 
-    /// Packets of loopback are handled on the CPU that sends them.
+    /// The kernel handles loopback packets on the CPU that sends them.
     #[test]
     fn a_connection_goes_to_the_core_of_its_cpu() {
         let allowed = sched_getaffinity(None).unwrap();
@@ -239,10 +239,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_steered_says_what_to_set() {
+    fn a_steering_error_names_the_setting() {
         let error = ListenError {
             address: "127.0.0.1:3101".parse().unwrap(),
-            attempt: Attempt::Steer,
+            step: ListenStep::Steer,
             source: steer::by_cpu(socket("127.0.0.1:0".parse().unwrap()).unwrap(), &[])
                 .unwrap_err(),
         };

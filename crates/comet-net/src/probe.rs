@@ -1,4 +1,4 @@
-//! What this machine must offer, looked at before anything is bound: one sentence for what is missing.
+//! Checks of the machine before anything is bound, with one sentence for what is missing.
 
 use std::fmt;
 use std::io;
@@ -9,17 +9,16 @@ use crate::ring;
 
 /// glommio refuses to start an executor with less.
 const MEMLOCK_MIN: u64 = 512 << 10;
-/// Locked memory of a core beside its own ring: glommio's three rings and their buffers.
-const MEMLOCK_BESIDE: u64 = 160 << 10;
-/// A ring is made no smaller than this to fit the locked memory.
+/// Locked memory of a core in addition to its own ring: glommio's three rings and their buffers.
+const MEMLOCK_OVERHEAD: u64 = 160 << 10;
+/// The smallest ring that is tried to fit the locked memory.
 const ENTRIES_MIN: u32 = 256;
-/// Descriptors beside the connections: listeners, rings, control's sockets, files.
-const DESCRIPTORS_BESIDE: u64 = 256;
-
-/// Entries the table of descriptors is made for at start at most: 8 MiB of the kernel's memory.
+/// Descriptors that are no connections: listeners, rings, control's sockets, files.
+const DESCRIPTORS_OVERHEAD: u64 = 256;
+/// Most entries that the table of descriptors is made for at start: 8 MiB of the kernel's memory.
 const RESERVED_MAX: u64 = 1 << 20;
 
-/// What is missing, and what to change.
+/// A sentence about what is missing and what to change.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ProbeError(String);
 
@@ -31,42 +30,42 @@ impl fmt::Display for ProbeError {
 
 impl std::error::Error for ProbeError {}
 
-/// Checks kernel, io_uring, locked memory and open files. Raises the soft limits of locked memory and
-/// open files to the hard ones. Returns how many connections the open files allow.
+/// Checks kernel, io_uring and locked memory. Raises the soft limits of locked memory and of open
+/// files to the hard limits. Returns how many connections the limit of open files allows.
 ///
 /// # Errors
-/// The first thing that is missing, in a sentence that says what to change.
+/// The first thing that is missing.
 pub fn probe() -> Result<u64, ProbeError> {
     check_kernel(rustix::system::uname().release().to_str().unwrap_or_default())?;
     if let Err(error) = ring::build(8) {
         return Err(ProbeError(explain_ring(&error)));
     }
     check_memlock(raise(Resource::Memlock))?;
-    Ok(raise(Resource::Nofile).unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_BESIDE))
+    Ok(raise(Resource::Nofile).unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_OVERHEAD))
 }
 
-/// Has the kernel make room in the table of descriptors for `connections`, and says whether it did. Call
-/// it after [`probe`] and before threads are started: in a process with threads the kernel waits for an
-/// RCU grace period each time the table doubles (`expand_fdtable` in fs/file.c), 6 to 26 ms in which the
-/// core that accepts does nothing else.
+/// Makes the kernel enlarge the table of descriptors for `connections`, and returns whether it did.
+/// Call it after [`probe`] and before threads are started. In a process with threads the kernel
+/// waits for an RCU grace period each time the table doubles (`expand_fdtable` in fs/file.c); the
+/// core that accepts is blocked for those 6 to 26 ms.
 pub fn reserve_descriptors(connections: u64) -> bool {
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let wanted = connections.saturating_add(DESCRIPTORS_BESIDE).min(RESERVED_MAX).min(allowed);
-    // The table never shrinks: a descriptor at its end need not stay.
+    let wanted = connections.saturating_add(DESCRIPTORS_OVERHEAD).min(RESERVED_MAX).min(allowed);
+    // The table never shrinks, so the descriptor at its end may be closed again.
     let last = i32::try_from(wanted.saturating_sub(1)).expect("bounded above");
     let any = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
     any.and_then(|any| rustix::io::fcntl_dupfd_cloexec(any, last)).is_ok()
 }
 
-/// The largest ring, `entries` at most, with which `cores` cores stay within the locked memory this
-/// process may have. Newer kernels (6.18 is one, 6.1 is not) count rings as such, unless the process has
-/// `CAP_IPC_LOCK`; a smaller ring only makes turns shorter. Call it after [`probe`].
+/// The largest ring, up to `entries`, with which `cores` cores stay within the limit of locked
+/// memory. Newer kernels (6.18 is one, 6.1 is not) count rings as locked memory, unless the process
+/// has `CAP_IPC_LOCK`. A smaller ring only makes turns shorter. Call it after [`probe`].
 #[must_use]
 pub fn fit_ring(entries: u32, cores: usize) -> u32 {
-    let is_free = rustix::thread::capabilities(None)
+    let is_unlimited = rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::IPC_LOCK));
     match getrlimit(Resource::Memlock).current {
-        Some(bytes) if !is_free => fit(entries, bytes / cores as u64),
+        Some(bytes) if !is_unlimited => fit(entries, bytes / cores as u64),
         _ => entries,
     }
 }
@@ -75,7 +74,7 @@ fn fit(entries: u32, bytes: u64) -> u32 {
     let halves = std::iter::successors(Some(entries), |entries| Some(entries / 2));
     let mut halves = halves.take_while(|&entries| entries >= ENTRIES_MIN);
     halves
-        .find(|&entries| MEMLOCK_BESIDE + ring::ring_bytes(entries) <= bytes)
+        .find(|&entries| MEMLOCK_OVERHEAD + ring::ring_bytes(entries) <= bytes)
         .unwrap_or(entries.min(ENTRIES_MIN))
 }
 
@@ -118,7 +117,7 @@ fn check_memlock(limit: Option<u64>) -> Result<(), ProbeError> {
     }
 }
 
-/// Raises the soft limit to the hard one; what it is then, `None` for no limit.
+/// Raises the soft limit to the hard limit. Returns the new soft limit; `None`: no limit.
 fn raise(resource: Resource) -> Option<u64> {
     let limit = getrlimit(resource);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -133,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_are_told_apart() {
+    fn kernels_before_6_1_are_refused() {
         for (release, good) in [
             ("6.1.0-13-amd64", true),
             ("6.18.44", true),
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_says_what_to_change() {
+    fn errors_name_what_to_change() {
         let memlock = check_memlock(Some(64 << 10)).unwrap_err();
         assert!(memlock.to_string().contains("64 KiB: raise it to at least 512 KiB"), "{memlock}");
         assert_eq!(check_memlock(None), Ok(()));
@@ -156,27 +155,27 @@ mod tests {
     }
 
     #[test]
-    fn rings_shrink_until_all_cores_fit() {
+    fn rings_are_halved_until_all_cores_fit() {
         let mib = 1 << 20;
         assert_eq!(fit(4096, 8 * mib / 2), 4096);
         assert_eq!(fit(4096, 8 * mib / 16), 1024);
         assert_eq!(fit(4096, 8 * mib / 40), 256);
-        // Too little for the smallest: the start says what to raise.
+        // Not enough for the smallest ring: the start fails and names the limit to raise.
         assert_eq!(fit(4096, 8 * mib / 400), 256);
         assert_eq!(fit(64, 8 * mib / 400), 64);
     }
 
     #[test]
-    fn the_table_of_descriptors_is_made_at_once() {
+    fn reserving_enlarges_the_table_of_descriptors() {
         probe().unwrap();
         let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let wanted = 2000.min(allowed - DESCRIPTORS_BESIDE);
+        let wanted = 2000.min(allowed - DESCRIPTORS_OVERHEAD);
         assert!(reserve_descriptors(wanted));
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
         assert!(size.trim().parse::<u64>().unwrap() >= wanted, "{size}");
-        // More than is allowed is cut to what is.
-        assert!(reserve_descriptors(u64::MAX - DESCRIPTORS_BESIDE));
+        // A number beyond the limit is cut to the limit.
+        assert!(reserve_descriptors(u64::MAX - DESCRIPTORS_OVERHEAD));
     }
 
     #[test]

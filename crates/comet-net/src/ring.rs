@@ -1,4 +1,4 @@
-//! The ring: the few operations the driver needs, with their safety argued in one place.
+//! The ring: the operations of the driver, with the reasons why they are safe in one place.
 #![allow(unsafe_code, reason = "an io_uring operation outlives the call that submits it")]
 
 use std::io;
@@ -10,34 +10,61 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::buffers::Buffers;
+use crate::ids::{BufferId, ListenerIndex};
 
-/// What a completion belongs to.
+/// An operation in flight, and what it works on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
 pub(crate) enum Operation {
-    Wake = 0,
-    Accept = 1,
-    Recv = 2,
-    Send = 3,
+    /// The multishot poll of the wake-up eventfd.
+    Wakeup,
+    /// The multishot accept of a listener.
+    Accept(ListenerIndex),
+    /// The multishot receive of a socket.
+    Recv(Slot),
+    /// A send on a socket.
+    Send(Slot),
 }
 
-/// One completion, with what it needs of the queue entry.
+impl Operation {
+    /// The operation as the user data of its submission: the kind in the upper half, the index
+    /// below.
+    fn to_user_data(self) -> u64 {
+        let (kind, index) = match self {
+            Self::Wakeup => (0, 0),
+            Self::Accept(ListenerIndex(index)) => (1, index),
+            Self::Recv(Slot(slot)) => (2, slot),
+            Self::Send(Slot(slot)) => (3, slot),
+        };
+        kind << 32 | u64::from(index)
+    }
+
+    /// The inverse of [`Operation::to_user_data`]; the kernel returns user data unchanged.
+    fn from_user_data(data: u64) -> Self {
+        let index = data as u32;
+        match data >> 32 {
+            0 => Self::Wakeup,
+            1 => Self::Accept(ListenerIndex(index)),
+            2 => Self::Recv(Slot(index)),
+            _ => Self::Send(Slot(index)),
+        }
+    }
+}
+
+/// One entry of the completion queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Completion {
     pub(crate) operation: Operation,
-    /// A connection's slot, or a listener's index.
-    pub(crate) index: u32,
-    /// A count or a descriptor, or an error number.
+    /// A number of bytes or a descriptor; or an error number.
     pub(crate) result: Result<u32, i32>,
-    /// The provided buffer a receive filled.
-    pub(crate) buffer: Option<u16>,
-    /// The operation goes on; otherwise it must be submitted again to get more.
+    /// The buffer that a receive filled.
+    pub(crate) buffer: Option<BufferId>,
+    /// More completions of the operation follow. If not, it has to be submitted again.
     pub(crate) more: bool,
 }
 
-/// Completions taken in one turn at most, so that no turn is long. There are no more than sends that may be
-/// queued either: each may be a request, and the replies have to leave in the same turn, or the shard
-/// falls behind for as long as clients ask.
+/// Most completions taken in one turn, so that no turn is long. The number of sends that may be
+/// queued bounds them as well. Each completion may be a request, and its reply has to leave in the
+/// same turn; otherwise the shard falls behind for as long as clients send requests.
 const COMPLETIONS_A_TURN: usize = 4096;
 
 pub(crate) struct Ring {
@@ -45,35 +72,38 @@ pub(crate) struct Ring {
     sends_a_turn: usize,
 }
 
-/// The one group of provided buffers.
+/// The only group of provided buffers.
 pub(crate) const BUFFER_GROUP: u16 = 0;
 
-/// Submission queues one turn may fill. A queue is one system call, and what it submits should be in
-/// the core's own cache until it has completed: the kernel keeps some 256 bytes for each send until all
-/// of the call are done. A turn is longer than that, since each costs the same once more.
+/// How often one turn may fill the submission queue. Each time is one system call. What one call
+/// submits should stay in the core's own cache until it has completed: the kernel keeps some 256
+/// bytes for each send until all sends of the call are done. A turn has several calls because its
+/// other steps cost the same once more in each turn.
 const SUBMISSIONS_A_TURN: usize = 4;
-/// Entries of the completion queue for each of the submission queue: the sends of a turn complete beside
-/// whatever arrives meanwhile. What does not fit waits in the kernel, at a price, and is not lost.
+/// Entries of the completion queue for each entry of the submission queue. They hold the
+/// completions of a turn's sends and of what arrives meanwhile. The kernel keeps what does not fit,
+/// at a cost; nothing is lost.
 const COMPLETIONS_A_SEND: u32 = 16;
-/// The kernel makes no longer completion queue (`IORING_MAX_CQ_ENTRIES`).
+/// The longest completion queue of the kernel (`IORING_MAX_CQ_ENTRIES`).
 const COMPLETIONS_MAX: u32 = 64 << 10;
 
 fn completions(entries: u32) -> u32 {
     entries.saturating_mul(COMPLETIONS_A_SEND).min(COMPLETIONS_MAX)
 }
 
-/// Bytes of a ring with so many entries, which newer kernels count as locked memory: a submission is
-/// 64 bytes and its place in the queue 4, a completion 16.
+/// Bytes of a ring with `entries`, which newer kernels count as locked memory. A submission has 64
+/// bytes and its index in the queue 4; a completion has 16.
 pub(crate) fn ring_bytes(entries: u32) -> u64 {
     u64::from(entries) * (64 + 4) + u64::from(completions(entries)) * 16
 }
 
-/// The flags of every ring here. Kernel 6.1 is the first to know all of them.
+/// Makes a ring with the flags that every ring here has. Kernel 6.1 is the first with all of them.
 pub(crate) fn build(entries: u32) -> io::Result<IoUring> {
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
-        // Says when deferred completions wait, so that a busy turn need not ask.
+        // A flag shows whether deferred completions wait, so a busy turn need not enter the kernel
+        // to see.
         .setup_taskrun_flag()
         .setup_submit_all()
         .setup_cqsize(completions(entries))
@@ -82,12 +112,12 @@ pub(crate) fn build(entries: u32) -> io::Result<IoUring> {
 }
 
 impl Ring {
-    /// A ring for the calling thread, which alone may use it.
+    /// A ring that only the calling thread may use.
     pub(crate) fn new(entries: u32, buffers: &Buffers) -> io::Result<Self> {
         let mut ring = build(entries)?;
         let (address, count) = buffers.ring();
-        // SAFETY: the driver keeps `buffers` alive longer than the ring (its fields are dropped in
-        // the order it names them), and the kernel forgets the group when the ring is closed.
+        // SAFETY: the driver keeps `buffers` alive longer than the ring (fields are dropped in the
+        // order of their declaration), and the kernel forgets the group when the ring is closed.
         unsafe {
             ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0)?;
         };
@@ -95,63 +125,63 @@ impl Ring {
         Ok(Self { ring, sends_a_turn })
     }
 
-    /// Sends one turn may queue; each time the queue is full the kernel is handed it.
+    /// Most sends that one turn queues. A full queue is submitted at once.
     pub(crate) fn sends_a_turn(&self) -> usize {
         self.sends_a_turn
     }
 
-    /// A completion each time somebody raises the eventfd.
-    pub(crate) fn poll_wake(&mut self, eventfd: RawFd) {
+    /// Polls the eventfd: one completion for each write to it.
+    pub(crate) fn poll_wakeup(&mut self, eventfd: RawFd) {
         let entry = opcode::PollAdd::new(Fd(eventfd), libc::POLLIN as u32).multi(true).build();
-        self.push(entry, Operation::Wake, 0);
+        self.push(entry, Operation::Wakeup);
     }
 
-    /// A completion for each connection that arrives at `listener`.
-    pub(crate) fn accept(&mut self, listener: RawFd, index: u32) {
+    /// Accepts from `listener`: one completion for each connection.
+    pub(crate) fn accept(&mut self, listener: RawFd, index: ListenerIndex) {
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let entry = opcode::AcceptMulti::new(Fd(listener)).flags(flags).build();
-        self.push(entry, Operation::Accept, index);
+        self.push(entry, Operation::Accept(index));
     }
 
-    /// A completion with a provided buffer each time bytes arrive.
+    /// Receives from `socket`: one completion with a provided buffer each time bytes arrive.
     pub(crate) fn recv(&mut self, socket: RawFd, slot: Slot) {
         let entry = opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build();
-        self.push(entry, Operation::Recv, slot.0);
+        self.push(entry, Operation::Recv(slot));
     }
 
-    /// Sends from `bytes`, whose address and content their owner keeps until the completion has been
-    /// handed back to it: the shard ([`comet_core::Transmit::bytes`]) or the connection's TLS session.
-    pub(crate) fn send(&mut self, socket: RawFd, slot: Slot, bytes: (*const u8, usize)) {
-        let (address, length) = bytes;
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
+    /// Sends `bytes`. Their owner keeps address and content unchanged until it is notified of the
+    /// completion. The owner is the shard ([`comet_core::Transmit::bytes`]) or the connection's TLS
+    /// session.
+    pub(crate) fn send(&mut self, socket: RawFd, slot: Slot, bytes: *const [u8]) {
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let entry =
-            opcode::Send::new(Fd(socket), address, length).flags(libc::MSG_NOSIGNAL).build();
-        self.push(entry, Operation::Send, slot.0);
+            opcode::Send::new(Fd(socket), bytes.cast(), length).flags(libc::MSG_NOSIGNAL).build();
+        self.push(entry, Operation::Send(slot));
     }
 
-    fn push(&mut self, entry: squeue::Entry, operation: Operation, index: u32) {
-        let entry = entry.user_data(u64::from(operation as u8) << 32 | u64::from(index));
-        // SAFETY: accept, recv and poll take no memory of ours (recv writes to the provided buffers,
-        // which live as long as the ring); send reads bytes that stay put until its completion, which
-        // is the contract of `Transmit` and of `TlsSession::transmit`.
+    fn push(&mut self, entry: squeue::Entry, operation: Operation) {
+        let entry = entry.user_data(operation.to_user_data());
+        // SAFETY: accept, recv and poll are given no memory of ours (recv writes to the provided
+        // buffers, which outlive the ring). send reads bytes that stay unchanged until its
+        // completion; that is the contract of `Transmit` and of `TlsSession::poll_transmit`.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.submit();
         }
     }
 
-    /// Operations the kernel has not been handed yet.
+    /// Operations that are queued and not submitted yet.
     pub(crate) fn queued(&mut self) -> usize {
         self.ring.submission().len()
     }
 
-    /// Hands the kernel what was queued, if anything was.
+    /// Submits what is queued; no system call if nothing is.
     pub(crate) fn flush(&mut self) {
         if !self.ring.submission().is_empty() {
             self.submit();
         }
     }
 
-    /// Hands the kernel what was queued, and lets it post what it has; never waits.
+    /// Submits what is queued, and lets the kernel post deferred completions. Never waits.
     pub(crate) fn submit(&mut self) {
         let mut submission = self.ring.submission();
         if submission.is_empty() && !submission.taskrun() && !submission.cq_overflow() {
@@ -162,7 +192,7 @@ impl Ring {
         check(self.ring.submit());
     }
 
-    /// Hands the kernel what was queued and sleeps until something completes or `timeout` is over.
+    /// Submits what is queued, and sleeps until something completes or `timeout` has passed.
     pub(crate) fn submit_and_wait(&mut self, timeout: Option<Duration>) {
         let result = match timeout {
             None => self.ring.submit_and_wait(1),
@@ -174,49 +204,62 @@ impl Ring {
         check(result);
     }
 
-    /// The kernel has posted completions that were not taken.
+    /// Whether the completion queue has entries.
     pub(crate) fn has_completions(&mut self) -> bool {
         !self.ring.completion().is_empty()
     }
 
-    /// Nothing has completed.
+    /// Whether nothing has completed: no entry is posted and none is deferred.
     pub(crate) fn is_quiet(&mut self) -> bool {
         !self.has_completions() && !self.ring.submission().taskrun()
     }
 
-    /// Moves a bounded batch of completions to the end of `batch`.
+    /// Moves completions to the end of `batch`, up to the bound of a turn.
     pub(crate) fn take(&mut self, batch: &mut Vec<Completion>) {
         let most = COMPLETIONS_A_TURN.min(self.sends_a_turn);
         batch.extend(self.ring.completion().take(most).map(|entry| {
             let (flags, result) = (entry.flags(), entry.result());
             Completion {
-                operation: match (entry.user_data() >> 32) as u8 {
-                    0 => Operation::Wake,
-                    1 => Operation::Accept,
-                    2 => Operation::Recv,
-                    _ => Operation::Send,
-                },
-                index: entry.user_data() as u32,
+                operation: Operation::from_user_data(entry.user_data()),
                 result: u32::try_from(result).map_err(|_| -result),
-                buffer: cqueue::buffer_select(flags),
+                buffer: cqueue::buffer_select(flags).map(BufferId),
                 more: cqueue::more(flags),
             }
         }));
     }
 }
 
-/// The connection an accept's completion hands over; to be called once with its result.
+/// The socket of an accept's completion. To be called once with its result, which is then owned.
 pub(crate) fn accepted(fd: u32) -> OwnedFd {
-    // SAFETY: the descriptor is fresh and nobody else knows it.
+    // SAFETY: the kernel has just made the descriptor, and nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).expect("a descriptor is an i32")) }
 }
 
-/// Waiting ends early for reasons that are no failure; anything else is a ring we cannot use.
+/// Some error numbers only say that a wait ended early. After any other the ring cannot be used.
 fn check(result: io::Result<usize>) {
     if let Err(error) = result {
         match error.raw_os_error() {
             Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
             _ => panic!("io_uring_enter: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_survive_the_way_through_user_data() {
+        for index in [0, 1, u32::MAX] {
+            for operation in [
+                Operation::Wakeup,
+                Operation::Accept(ListenerIndex(index)),
+                Operation::Recv(Slot(index)),
+                Operation::Send(Slot(index)),
+            ] {
+                assert_eq!(Operation::from_user_data(operation.to_user_data()), operation);
+            }
         }
     }
 }

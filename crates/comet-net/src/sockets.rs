@@ -1,4 +1,4 @@
-//! The descriptors behind the shard's slots, and which operations on them are under way.
+//! The sockets of a core by slot, and which operations on them are in flight.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use comet_core::{ConnId, Slot};
 use rustix::net::{SendFlags, getpeername, send};
 
-use crate::front::Front;
+use crate::layers::ProtocolLayers;
 use crate::tls::TlsSession;
 
 pub(crate) struct Socket {
@@ -14,50 +14,51 @@ pub(crate) struct Socket {
     pub(crate) conn: ConnId,
     pub(crate) is_receiving: bool,
     pub(crate) is_sending: bool,
-    /// The shard asked to shut both sides: gone once nothing is under way.
-    pub(crate) is_closing: bool,
-    /// All that is to be sent is known: shut our side when it is out.
-    pub(crate) is_ending: bool,
-    /// PROXY header and TLS, where the connection has them.
-    pub(crate) front: Option<Box<Front>>,
+    /// The shard asked to shut both sides: the socket is freed once no operation is in flight.
+    pub(crate) is_shut: bool,
+    /// The last ciphertext is queued: the write side is shut once it is sent.
+    pub(crate) shuts_write_when_flushed: bool,
+    /// PROXY header and TLS, if the connection has them.
+    pub(crate) layers: Option<Box<ProtocolLayers>>,
 }
 
-/// A part of the budget of every connection, idle or not.
+/// Part of the memory budget of every connection, idle or not.
 const _: () = assert!(size_of::<Option<Socket>>() <= 32);
 
 impl Socket {
-    pub(crate) fn raw(&self) -> RawFd {
+    pub(crate) fn raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
 
     pub(crate) fn tls(&mut self) -> Option<&mut TlsSession> {
-        self.front.as_mut()?.tls()
+        self.layers.as_mut()?.tls()
     }
 
-    /// Whom the connection comes from, as far as is known.
+    /// The peer's address: the one of the PROXY header, else the socket's.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        self.front.as_ref().and_then(|front| front.peer()).or_else(|| peer(self))
+        self.layers.as_ref().and_then(|layers| layers.peer()).or_else(|| peer_address(self))
     }
 
-    /// Before both sides are shut: the alert, or the answer to the peer's, as far as the kernel takes it
-    /// at once. Nobody waits for it.
-    pub(crate) fn say_last(&mut self) {
+    /// Sends the TLS alert that ends the connection, or the answer to the peer's, before both sides
+    /// are shut. Best effort: what the kernel does not take at once is dropped.
+    pub(crate) fn send_last_alert(&mut self) {
         if self.is_sending {
             return;
         }
-        let Some(tls) = self.front.as_mut().and_then(|front| front.tls()) else {
+        let Some(tls) = self.layers.as_mut().and_then(|layers| layers.tls()) else {
             return;
         };
         tls.close();
-        if let Some(bytes) = tls.transmit() {
+        if let Some(bytes) = tls.poll_transmit() {
             let _ = send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         }
-        let had_transmit = tls.fail();
-        debug_assert!(!had_transmit, "a transmit is under way as soon as it is sealed");
+        let had_transmit = tls.handle_send_failed();
+        debug_assert!(!had_transmit, "an encrypted transmit is in flight at once");
     }
 
+    /// Both sides are to be shut, and the last operation has completed.
     pub(crate) fn is_gone(&self) -> bool {
-        self.is_closing && !self.is_receiving && !self.is_sending
+        self.is_shut && !self.is_receiving && !self.is_sending
     }
 }
 
@@ -67,19 +68,25 @@ impl AsFd for Socket {
     }
 }
 
-/// The other end of a socket.
-pub(crate) fn peer(socket: impl AsFd) -> Option<SocketAddr> {
+/// The address of the other end of a socket.
+pub(crate) fn peer_address(socket: impl AsFd) -> Option<SocketAddr> {
     getpeername(socket).ok().flatten().and_then(|address| address.try_into().ok())
 }
 
-/// Indexed by slot. A socket is closed by removing it, after its last completion.
+/// The sockets, indexed by slot. Removing a socket closes it; that is for after its last
+/// completion.
 #[derive(Default)]
 pub(crate) struct Sockets {
     sockets: Vec<Option<Socket>>,
 }
 
 impl Sockets {
-    pub(crate) fn insert(&mut self, fd: OwnedFd, conn: ConnId, front: Option<Box<Front>>) {
+    pub(crate) fn insert(
+        &mut self,
+        fd: OwnedFd,
+        conn: ConnId,
+        layers: Option<Box<ProtocolLayers>>,
+    ) {
         let index = conn.slot.0 as usize;
         if index >= self.sockets.len() {
             self.sockets.resize_with(index + 1, || None);
@@ -89,9 +96,9 @@ impl Sockets {
             conn,
             is_receiving: false,
             is_sending: false,
-            is_closing: false,
-            is_ending: false,
-            front,
+            is_shut: false,
+            shuts_write_when_flushed: false,
+            layers,
         };
         let former = self.sockets[index].replace(socket);
         assert!(former.is_none(), "a slot is not reused before its socket is gone");
@@ -102,7 +109,8 @@ impl Sockets {
     }
 
     /// # Panics
-    /// If there is no socket: the shard and the kernel name only sockets that are there.
+    /// If the slot has no socket: the shard and the kernel name a slot only until its last
+    /// completion.
     pub(crate) fn at(&mut self, slot: Slot) -> &mut Socket {
         self.sockets[slot.0 as usize].as_mut().expect("a socket until its last completion")
     }

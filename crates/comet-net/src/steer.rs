@@ -1,7 +1,7 @@
-//! Steering: a connection goes to the core on whose CPU its packets arrive.
+//! Socket steering: a connection goes to the core on whose CPU its packets arrive.
 //!
-//! The sockets of one address are a reuseport group, and a classic BPF program of the group says which
-//! of them gets a connection (SO_ATTACH_REUSEPORT_CBPF in socket(7), Linux 4.5).
+//! The sockets of one address form a reuseport group. A classic BPF program of the group chooses
+//! the socket that gets a connection (SO_ATTACH_REUSEPORT_CBPF in socket(7), Linux 4.5).
 #![allow(unsafe_code, reason = "no safe binding has this socket option")]
 
 use std::io;
@@ -12,10 +12,11 @@ use libc::{
     SKF_AD_OFF, sock_filter, sock_fprog,
 };
 
-/// Has the group of `listener` choose by the CPU that handles the first packet: the socket whose index
-/// in the group is that of the CPU in `cpus`. Packets on other CPUs are spread over all.
+/// Makes the group of `listener` choose a socket by the CPU that handles the first packet. The
+/// socket's index in the group is the index of the CPU in `cpus`. Connections from other CPUs are
+/// spread over all sockets.
 ///
-/// An index is the order in which the sockets of the group began to listen.
+/// A group numbers its sockets in the order in which they began to listen.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -23,7 +24,7 @@ pub(crate) fn by_cpu(listener: impl AsFd, cpus: &[usize]) -> io::Result<()> {
     let mut program = program(cpus);
     let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let program = sock_fprog { len: length, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel copies the program, which outlives the call, and reads `length` entries of it.
+    // SAFETY: the kernel copies `length` entries of the program, which outlives the call.
     let result = unsafe {
         libc::setsockopt(
             listener.as_fd().as_raw_fd(),
@@ -58,7 +59,7 @@ fn program(cpus: &[usize]) -> Vec<sock_filter> {
 mod tests {
     use super::*;
 
-    /// What the program answers on `cpu`, by the rules of its four instructions.
+    /// Interprets the program on `cpu` and returns its result.
     fn run(program: &[sock_filter], cpu: u32) -> u32 {
         let (mut at, mut accumulator) = (0, 0);
         loop {
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_with_a_core_goes_there_and_others_are_spread() {
+    fn the_cpu_of_a_core_selects_it_and_other_cpus_are_spread() {
         let program = program(&[4, 6, 0]);
         let chosen: Vec<_> = (0..9).map(|cpu| run(&program, cpu)).collect();
         assert_eq!(chosen, [2, 1, 2, 0, 0, 2, 1, 1, 2]);

@@ -1,79 +1,85 @@
-//! TLS of one connection: ciphertext in and out, plaintext to and from the shard.
+//! The TLS session of one connection: ciphertext to and from the socket, plaintext to and from the
+//! shard.
 //!
-//! Between the calls a session holds what rustls needs to go on, and bytes only while they are in
-//! flight: the start of a record whose rest has not come, and ciphertext the kernel has not taken.
+//! Between calls a session holds what rustls needs, and bytes only while they are in flight: the
+//! start of a record whose rest has not arrived, and ciphertext that the kernel has not taken.
 
+mod encode;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{Error, ServerConfig};
 
-/// Plaintext of one record (RFC 8446, section 5.1); a transmit is cut to it. So a slow reader holds
-/// one record of ciphertext, and the shard sees it move record by record.
+use self::encode::{KeysExhausted, append};
+
+/// Most plaintext in one record (RFC 8446, section 5.1). A transmit is cut to one record. So a slow
+/// reader holds one record of ciphertext, and the shard sees the transmit advance record by record.
 const RECORD_MAX: usize = 16 << 10;
-/// What a record has beside its plaintext, at most.
-const RECORD_BESIDE: usize = 32;
-/// Ciphertext kept until the rest of its record or handshake message comes. A record has at most
-/// 18,437 bytes; the rest is for handshake messages in several records, and honest ones are short.
-const HELD_MAX: usize = 32 << 10;
+/// Most bytes of a record besides its plaintext.
+const RECORD_OVERHEAD_MAX: usize = 32;
+/// Most ciphertext kept until the rest of its record or handshake message arrives. A record has at
+/// most 18,437 bytes. The remainder is for handshake messages that span records; those of ordinary
+/// clients are short.
+const UNPROCESSED_MAX: usize = 32 << 10;
 
 pub(crate) struct TlsSession {
     rustls: UnbufferedServerConnection,
-    /// The start of a record or of a handshake message.
-    held: Vec<u8>,
-    /// What the kernel reads: its bytes stay as they are until [`TlsSession::sent`] or
-    /// [`TlsSession::fail`].
-    under_way: Sealed,
-    /// Bytes of it that the kernel took.
-    taken: usize,
-    /// Goes after it. rustls bounds what peers can make it answer without reading.
-    next: Sealed,
-    life: Life,
-    /// Its next [`TlsSession::receive`] is promised.
+    /// Received bytes that rustls has not consumed: the start of a record or of a handshake
+    /// message, and the bytes of a deferred handshake.
+    unprocessed: Vec<u8>,
+    /// What the kernel reads. Its bytes stay unchanged until [`TlsSession::handle_sent`] or
+    /// [`TlsSession::handle_send_failed`].
+    in_flight: Ciphertext,
+    /// Bytes of `in_flight` that the kernel took.
+    written: usize,
+    /// What is sent after `in_flight`. rustls bounds how much it answers to a peer that does not
+    /// read.
+    queued: Ciphertext,
+    state: SessionState,
+    /// `unprocessed` has bytes of a handshake, and a call of [`TlsSession::handle_recv`] is due.
     is_deferred: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Life {
+enum SessionState {
     Open,
-    /// The peer sends no more.
+    /// The peer has sent its close_notify.
     PeerClosed,
-    /// rustls is not to be asked again.
+    /// rustls has returned an error and must not be called again.
     Failed,
 }
 
-/// Ciphertext, and how many bytes of a transmit are in it. Only one transmit is ever there.
+/// Encrypted bytes, and how many bytes of a transmit they contain. A session has at most one
+/// transmit at a time.
 #[derive(Default)]
-struct Sealed {
+struct Ciphertext {
     bytes: Vec<u8>,
-    plain: usize,
+    plaintext_len: usize,
 }
 
-/// What became of the reading side.
+/// Whether more plaintext can arrive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Heard {
-    /// It goes on.
+pub(crate) enum ReadSide {
     Open,
-    /// The peer said that it will send no more.
+    /// The peer has sent its close_notify.
     Closed,
 }
 
-/// What to put on the wire once the handshake is done.
+/// What to encrypt once the handshake is done.
 #[derive(Clone, Copy)]
-enum Say<'a> {
+enum ToEncrypt<'a> {
     Nothing,
     Record(&'a [u8]),
-    Goodbye,
+    CloseNotify,
 }
 
-/// Where rustls came to rest.
-enum Rest {
-    /// The handshake waits for the peer.
-    Handshake,
+/// The state in which rustls waits for more input or output.
+enum Idle {
+    Handshaking,
     Open,
     Closed,
 }
@@ -81,26 +87,27 @@ enum Rest {
 impl TlsSession {
     pub(crate) fn new(config: Arc<ServerConfig>) -> Self {
         let rustls = UnbufferedServerConnection::new(config)
-            .expect("only a fragment size of one's own could be refused");
+            .expect("rustls refuses only a maximum fragment size, and none is set");
         Self {
             rustls,
-            held: Vec::new(),
-            under_way: Sealed::default(),
-            taken: 0,
-            next: Sealed::default(),
-            life: Life::Open,
+            unprocessed: Vec::new(),
+            in_flight: Ciphertext::default(),
+            written: 0,
+            queued: Ciphertext::default(),
+            state: SessionState::Open,
             is_deferred: false,
         }
     }
 
-    /// Keeps `bytes` for the next [`TlsSession::receive`] if they are part of a handshake, whose
-    /// computations are dear. `false`: they are not, or there are too many of them to keep.
+    /// Keeps `bytes` for the next [`TlsSession::handle_recv`] if the handshake is not done, because
+    /// its computations are expensive. Returns false if it is done, or if there are too many bytes
+    /// to keep.
     pub(crate) fn defer(&mut self, bytes: &[u8]) -> bool {
-        let defers = self.life == Life::Open
+        let defers = self.state == SessionState::Open
             && self.rustls.is_handshaking()
-            && self.held.len() + bytes.len() <= HELD_MAX;
+            && self.unprocessed.len() + bytes.len() <= UNPROCESSED_MAX;
         if defers {
-            self.held.extend_from_slice(bytes);
+            self.unprocessed.extend_from_slice(bytes);
             self.is_deferred = true;
         }
         defers
@@ -110,229 +117,192 @@ impl TlsSession {
         self.is_deferred
     }
 
-    /// Bytes have come, which are decrypted where they are; `hear` gets the plaintext.
+    /// Decrypts received bytes in place and calls `on_plaintext` with the result.
     ///
     /// # Errors
-    /// What is wrong, for the log. Nothing more is read then; the alert is what is to be sent last.
-    pub(crate) fn receive(
+    /// What is wrong, for the log. Nothing more is decrypted after it; an alert is queued.
+    pub(crate) fn handle_recv(
         &mut self,
         bytes: &mut [u8],
-        mut hear: impl FnMut(&[u8]),
-    ) -> Result<Heard, String> {
+        mut on_plaintext: impl FnMut(&[u8]),
+    ) -> Result<ReadSide, String> {
         self.is_deferred = false;
-        if self.life != Life::Open {
-            return Ok(Heard::Open);
+        if self.state != SessionState::Open {
+            return Ok(ReadSide::Open);
         }
-        let rest = if self.held.is_empty() {
-            let (used, rest) = self.advance(bytes, &mut hear, Say::Nothing);
-            self.held.extend_from_slice(&bytes[used..]);
-            rest
+        let idle = if self.unprocessed.is_empty() {
+            let (used, idle) = self.process(bytes, &mut on_plaintext, ToEncrypt::Nothing);
+            self.unprocessed.extend_from_slice(&bytes[used..]);
+            idle
         } else {
-            let mut held = std::mem::take(&mut self.held);
-            held.extend_from_slice(bytes);
-            let (used, rest) = self.advance(&mut held, &mut hear, Say::Nothing);
-            if used < held.len() {
-                held.drain(..used);
-                self.held = held;
+            let mut input = std::mem::take(&mut self.unprocessed);
+            input.extend_from_slice(bytes);
+            let (used, idle) = self.process(&mut input, &mut on_plaintext, ToEncrypt::Nothing);
+            if used < input.len() {
+                input.drain(..used);
+                self.unprocessed = input;
             }
-            rest
+            idle
         };
-        let fault = match rest {
-            Ok(Rest::Closed) => {
-                self.life = Life::PeerClosed;
-                self.held = Vec::new();
-                return Ok(Heard::Closed);
+        let fault = match idle {
+            Ok(Idle::Closed) => {
+                self.state = SessionState::PeerClosed;
+                self.unprocessed = Vec::new();
+                return Ok(ReadSide::Closed);
             }
-            Ok(_) if self.held.len() <= HELD_MAX => return Ok(Heard::Open),
+            Ok(_) if self.unprocessed.len() <= UNPROCESSED_MAX => return Ok(ReadSide::Open),
             Ok(_) => "a handshake message in too many records".to_owned(),
             Err(error) => error.to_string(),
         };
-        self.life = Life::Failed;
-        self.held = Vec::new();
+        self.state = SessionState::Failed;
+        self.unprocessed = Vec::new();
         Err(fault)
     }
 
-    /// Encrypts the start of a transmit, to be sent after all that is to be sent already. `false`: the
-    /// handshake is not done or has failed, so nobody could read it.
-    pub(crate) fn seal(&mut self, transmit: &[u8]) -> bool {
-        debug_assert!(self.plain() == 0, "one transmit at a time");
+    /// Encrypts the start of a transmit and queues it behind what is queued already. Returns false
+    /// if the handshake is not done or the session has failed: the peer could not read it.
+    pub(crate) fn encrypt(&mut self, transmit: &[u8]) -> bool {
+        debug_assert!(self.plaintext_len() == 0, "one transmit at a time");
         let record = &transmit[..transmit.len().min(RECORD_MAX)];
-        let is_sealed = self.say(Say::Record(record));
-        if is_sealed {
-            self.next.plain = record.len();
+        let is_encrypted = self.queue(ToEncrypt::Record(record));
+        if is_encrypted {
+            self.queued.plaintext_len = record.len();
         }
-        is_sealed
+        is_encrypted
     }
 
-    /// Tells the peer that nothing more will come, if the handshake got as far as that.
+    /// Queues a close_notify, if the handshake is done.
     pub(crate) fn close(&mut self) {
-        self.say(Say::Goodbye);
+        self.queue(ToEncrypt::CloseNotify);
     }
 
-    /// What to send next; its address and content stay until that was answered with
-    /// [`TlsSession::sent`] or [`TlsSession::fail`].
-    pub(crate) fn transmit(&mut self) -> Option<&[u8]> {
-        if self.under_way.bytes.is_empty() {
-            self.under_way = std::mem::take(&mut self.next);
-            self.taken = 0;
+    /// The bytes to send next. Their address and content stay unchanged until
+    /// [`TlsSession::handle_sent`] or [`TlsSession::handle_send_failed`].
+    pub(crate) fn poll_transmit(&mut self) -> Option<&[u8]> {
+        if self.in_flight.bytes.is_empty() {
+            self.in_flight = std::mem::take(&mut self.queued);
+            self.written = 0;
         }
-        let rest = &self.under_way.bytes[self.taken..];
+        let rest = &self.in_flight.bytes[self.written..];
         (!rest.is_empty()).then_some(rest)
     }
 
-    /// The kernel took `bytes` of it. How many bytes of the shard's transmit are out with that.
-    pub(crate) fn sent(&mut self, bytes: usize) -> usize {
-        self.taken += bytes;
-        assert!(self.taken <= self.under_way.bytes.len(), "the kernel took more than it was given");
-        if self.taken < self.under_way.bytes.len() {
+    /// The kernel took `bytes` of what is in flight. Returns how many bytes of the shard's transmit
+    /// are sent by that: all of the record once its last byte is taken, else 0.
+    pub(crate) fn handle_sent(&mut self, bytes: usize) -> usize {
+        self.written += bytes;
+        assert!(
+            self.written <= self.in_flight.bytes.len(),
+            "the kernel took more than it was given"
+        );
+        if self.written < self.in_flight.bytes.len() {
             return 0;
         }
-        std::mem::take(&mut self.under_way).plain
+        std::mem::take(&mut self.in_flight).plaintext_len
     }
 
-    /// Sending has failed, nothing more is sent. Whether a transmit of the shard is among what is lost.
-    pub(crate) fn fail(&mut self) -> bool {
-        let had_transmit = self.plain() > 0;
-        self.under_way = Sealed::default();
-        self.next = Sealed::default();
+    /// A send failed: drops what is in flight and queued. Returns whether that includes a transmit
+    /// of the shard.
+    pub(crate) fn handle_send_failed(&mut self) -> bool {
+        let had_transmit = self.plaintext_len() > 0;
+        self.in_flight = Ciphertext::default();
+        self.queued = Ciphertext::default();
         had_transmit
     }
 
-    fn plain(&self) -> usize {
-        self.under_way.plain + self.next.plain
+    fn plaintext_len(&self) -> usize {
+        self.in_flight.plaintext_len + self.queued.plaintext_len
     }
 
-    fn say(&mut self, say: Say<'_>) -> bool {
-        if self.life == Life::Failed {
+    /// Encrypts `to_encrypt` into the queue. Returns false if the handshake is not done or the
+    /// session has ended or failed.
+    fn queue(&mut self, to_encrypt: ToEncrypt<'_>) -> bool {
+        if self.state == SessionState::Failed {
             return false;
         }
-        // rustls keeps its place in what it has not used; there is nothing new in it.
-        let mut held = std::mem::take(&mut self.held);
-        let (used, rest) = self.advance(&mut held, &mut |_| {}, say);
-        held.drain(..used);
-        self.held = held;
-        matches!(rest, Ok(Rest::Open))
+        // The input is passed again because rustls keeps its position in input that it has not
+        // discarded. Bytes that `defer` kept are new to it. It processes them here, and their
+        // plaintext is dropped: the shard sends before the handshake is done only to close the
+        // connection, and ignores input from then on.
+        let mut input = std::mem::take(&mut self.unprocessed);
+        let (used, idle) = self.process(&mut input, &mut |_| {}, to_encrypt);
+        input.drain(..used);
+        self.unprocessed = input;
+        matches!(idle, Ok(Idle::Open))
     }
 
-    /// Lets rustls work until it needs more from either side, and says `say` if it may. How much of
-    /// `input` was used, and where that ended.
-    fn advance(
+    /// Lets rustls process `input` until it waits for either side. Encrypts `to_encrypt` if the
+    /// handshake is done by then. Returns how many bytes of `input` were used, and the state that
+    /// was reached.
+    fn process(
         &mut self,
         input: &mut [u8],
-        hear: &mut impl FnMut(&[u8]),
-        say: Say<'_>,
-    ) -> (usize, Result<Rest, Error>) {
+        on_plaintext: &mut impl FnMut(&[u8]),
+        to_encrypt: ToEncrypt<'_>,
+    ) -> (usize, Result<Idle, Error>) {
         let mut used = 0;
         let mut is_closed = false;
         loop {
             let UnbufferedStatus { discard, state, .. } =
                 self.rustls.process_tls_records(&mut input[used..]);
             used += discard;
-            let next = &mut self.next.bytes;
+            let queued = &mut self.queued.bytes;
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
                         match record {
                             Ok(record) => {
                                 used += record.discard;
-                                hear(record.payload);
+                                on_plaintext(record.payload);
                             }
                             Err(error) => return (used, Err(error)),
                         }
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    append(next, 0, |out| data.encode(out).map_err(Short::from))
-                        .unwrap_or_else(|Spent| unreachable!("each record is encoded once"));
+                    append(queued, 0, |out| data.encode(out)).unwrap_or_else(|KeysExhausted| {
+                        unreachable!("each record is encoded once")
+                    });
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::PeerClosed) => is_closed = true,
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    let said = match say {
-                        Say::Nothing => Ok(()),
-                        Say::Record(plain) => append(next, plain.len() + RECORD_BESIDE, |out| {
-                            traffic.encrypt(plain, out).map_err(Short::from)
-                        }),
-                        Say::Goodbye => append(next, RECORD_BESIDE, |out| {
-                            traffic.queue_close_notify(out).map_err(Short::from)
+                    let encrypted = match to_encrypt {
+                        ToEncrypt::Nothing => Ok(()),
+                        ToEncrypt::Record(plaintext) => {
+                            append(queued, plaintext.len() + RECORD_OVERHEAD_MAX, |out| {
+                                traffic.encrypt(plaintext, out)
+                            })
+                        }
+                        ToEncrypt::CloseNotify => append(queued, RECORD_OVERHEAD_MAX, |out| {
+                            traffic.queue_close_notify(out)
                         }),
                     };
-                    let rest = if is_closed { Rest::Closed } else { Rest::Open };
-                    return (used, said.map(|()| rest).map_err(|Spent| Error::EncryptError));
+                    let idle = if is_closed { Idle::Closed } else { Idle::Open };
+                    let result = encrypted.map(|()| idle);
+                    return (used, result.map_err(|KeysExhausted| Error::EncryptError));
                 }
-                Ok(ConnectionState::BlockedHandshake) => return (used, Ok(Rest::Handshake)),
-                Ok(ConnectionState::Closed) => return (used, Ok(Rest::Closed)),
+                Ok(ConnectionState::BlockedHandshake) => return (used, Ok(Idle::Handshaking)),
+                Ok(ConnectionState::Closed) => return (used, Ok(Idle::Closed)),
                 Ok(_) => return (used, Err(Error::General("early data was not offered".into()))),
                 Err(error) => {
-                    self.take_alert(&mut input[used..]);
+                    self.queue_alert(&mut input[used..]);
                     return (used, Err(error));
                 }
             }
         }
     }
 
-    /// After an error: what is to be sent comes out before rustls looks at `input` again.
-    fn take_alert(&mut self, input: &mut [u8]) {
+    /// Queues the alert of an error. rustls returns what it has to send before it reads `input`
+    /// again.
+    fn queue_alert(&mut self, input: &mut [u8]) {
         while self.rustls.wants_write() {
             let status = self.rustls.process_tls_records(input);
             let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else {
                 return;
             };
-            append(&mut self.next.bytes, 0, |out| data.encode(out).map_err(Short::from))
-                .unwrap_or_else(|Spent| unreachable!("each record is encoded once"));
-        }
-    }
-}
-
-/// The keys may not encrypt any more.
-struct Spent;
-
-/// Why rustls wrote nothing.
-enum Short {
-    /// It needs so much room.
-    Room(usize),
-    Spent,
-}
-
-impl From<EncodeError> for Short {
-    fn from(error: EncodeError) -> Self {
-        match error {
-            EncodeError::InsufficientSize(size) => Self::Room(size.required_size),
-            EncodeError::AlreadyEncoded => Self::Spent,
-        }
-    }
-}
-
-impl From<EncryptError> for Short {
-    fn from(error: EncryptError) -> Self {
-        match error {
-            EncryptError::InsufficientSize(size) => Self::Room(size.required_size),
-            EncryptError::EncryptExhausted => Self::Spent,
-        }
-    }
-}
-
-/// Has `write` add to `out`, in as much room as it asks for; `likely` is a first guess.
-fn append(
-    out: &mut Vec<u8>,
-    likely: usize,
-    mut write: impl FnMut(&mut [u8]) -> Result<usize, Short>,
-) -> Result<(), Spent> {
-    let begin = out.len();
-    let mut room = likely;
-    loop {
-        out.reserve_exact(room);
-        out.resize(begin + room, 0);
-        match write(&mut out[begin..]) {
-            Ok(written) => {
-                out.truncate(begin + written);
-                return Ok(());
-            }
-            Err(Short::Room(required)) if required > room => room = required,
-            Err(_) => {
-                out.truncate(begin);
-                return Err(Spent);
-            }
+            append(&mut self.queued.bytes, 0, |out| data.encode(out))
+                .unwrap_or_else(|KeysExhausted| unreachable!("each record is encoded once"));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the wire costs: a frame built for both transports, a client's input taken apart.
+//! The cost of the wire protocol: encoding a frame for both transports, decoding a client's input.
 
 use std::hint::black_box;
 
@@ -15,7 +15,7 @@ fn main() {
     divan::main();
 }
 
-/// A push on its way in: once for all members and for both transports.
+/// Encoding a push, which happens once for all members and both transports.
 #[divan::bench(args = BODIES)]
 fn encode(bencher: Bencher, body: usize) {
     let body = vec![b'x'; body];
@@ -30,7 +30,7 @@ fn encode_batch(bencher: Bencher) {
     bencher.counter(ItemsCount::new(BATCH)).bench(|| Encoded::frame(black_box(&frame)));
 }
 
-/// What control does with a batch before it goes to a shard.
+/// The check of a batch by control.
 #[divan::bench]
 fn check_batch(bencher: Bencher) {
     let run = run(10);
@@ -39,7 +39,7 @@ fn check_batch(bencher: Bencher) {
         .bench(|| assert_eq!(count_frames(black_box(&run)), Ok(BATCH)));
 }
 
-/// A client's frames that came in one read.
+/// Decoding a client's frames of one read.
 #[divan::bench(args = BODIES)]
 fn decode_run(bencher: Bencher, body: usize) {
     let run = run(body);
@@ -53,7 +53,7 @@ fn decode_run(bencher: Bencher, body: usize) {
     });
 }
 
-/// A client's message, read and unmasked.
+/// Reading and unmasking a client's message.
 #[divan::bench(args = BODIES)]
 fn unmask(bencher: Bencher, body: usize) {
     let message = masked(&vec![b'x'; body]);
@@ -65,7 +65,7 @@ fn unmask(bencher: Bencher, body: usize) {
     });
 }
 
-/// The request of a browser.
+/// The upgrade request of a browser.
 #[divan::bench]
 fn upgrade_of_a_browser(bencher: Bencher) {
     const REQUEST: &[u8] = b"GET /sub HTTP/1.1\r\n\

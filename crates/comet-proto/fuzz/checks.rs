@@ -1,5 +1,5 @@
-//! What must hold for any bytes a peer can send. The fuzz targets look for bytes for which it does not;
-//! the crate's tests run it on the corpus.
+//! Properties that hold for any bytes of a peer. The fuzz targets search for bytes that violate
+//! them; the crate's tests check them on the corpus.
 
 use comet_proto::websocket::{self, Event, Fault, Fragments};
 use comet_proto::{Encoded, count_frames, decode, op, proxy};
@@ -8,17 +8,17 @@ const BODY_MAX: usize = 4096;
 const MESSAGE_MAX: usize = 512;
 const HEAD_MAX: usize = 1024;
 
-/// A stream of frames: what was read is what would be written, and no byte changes the verdict on those
-/// before it.
+/// A stream of frames: encoding a decoded frame gives its bytes, and no byte changes the result for
+/// those before it.
 pub(crate) fn frame(stream: &[u8]) {
     let mut rest = stream;
     loop {
-        let verdict = decode(rest, BODY_MAX);
+        let result = decode(rest, BODY_MAX);
         for cut in 0..rest.len().min(24) {
             let early = decode(&rest[..cut], BODY_MAX);
-            assert!(early == Ok(None) || early == verdict, "{early:?}, then {verdict:?}");
+            assert!(early == Ok(None) || early == result, "{early:?}, then {result:?}");
         }
-        let Ok(Some((frame, consumed))) = verdict else {
+        let Ok(Some((frame, consumed))) = result else {
             break;
         };
         let encoded = Encoded::frame(&frame);
@@ -42,13 +42,13 @@ pub(crate) fn frame(stream: &[u8]) {
     }
 }
 
-/// A stream of WebSocket frames: the same is seen whether it arrives at once or byte by byte, and within
-/// the limits.
+/// A stream of WebSocket frames: the events are the same whether it arrives at once or byte by
+/// byte, and they are within the limits.
 pub(crate) fn websocket(stream: &[u8]) {
     assert_eq!(see(stream, stream.len().max(1)), see(stream, 1));
 }
 
-/// What a stream amounts to that arrives in pieces of `piece_len`: a line for each event, and the fault.
+/// The events of a stream that arrives in pieces of `piece_len`, a line for each, and its fault.
 fn see(stream: &[u8], piece_len: usize) -> (Vec<String>, Option<Fault>) {
     let mut fragments: Option<Box<Fragments>> = None;
     let mut scratch = Vec::new();
@@ -83,17 +83,18 @@ fn within_limits(event: Event<'_>) {
     }
 }
 
-/// The head of an HTTP request: judged once, by the bytes up to its end, and answered in full.
+/// The head of an HTTP request: the bytes up to its end decide the result, and the response is
+/// complete.
 pub(crate) fn upgrade(input: &[u8]) {
-    let verdict = websocket::upgrade(input, "/sub", HEAD_MAX);
+    let result = websocket::upgrade(input, "/sub", HEAD_MAX);
     for cut in 0..input.len() {
         let early = websocket::upgrade(&input[..cut], "/sub", HEAD_MAX);
         if early != Ok(None) {
-            assert_eq!(early, verdict, "after {cut} bytes");
+            assert_eq!(early, result, "after {cut} bytes");
             break;
         }
     }
-    let response = match verdict {
+    let response = match result {
         Ok(None) => return assert!(input.len() < HEAD_MAX),
         Ok(Some(upgrade)) => {
             assert!(upgrade.consumed <= input.len().min(HEAD_MAX));
@@ -108,17 +109,17 @@ pub(crate) fn upgrade(input: &[u8]) {
     assert_eq!(head.starts_with("HTTP/1.1 101 "), body.is_empty());
 }
 
-/// A PROXY header: judged once, by the bytes up to its end, and never beyond the bound.
+/// A PROXY header: the bytes up to its end decide the result, within the bound.
 pub(crate) fn proxy(input: &[u8]) {
-    let verdict = proxy::read(input);
+    let result = proxy::read(input);
     for cut in 0..input.len().min(proxy::HEADER_MAX) {
         let early = proxy::read(&input[..cut]);
         if early != Ok(None) {
-            assert_eq!(early, verdict, "after {cut} bytes");
+            assert_eq!(early, result, "after {cut} bytes");
             break;
         }
     }
-    match verdict {
+    match result {
         Ok(None) => assert!(input.len() < proxy::HEADER_MAX),
         Ok(Some(header)) => assert!(header.consumed <= input.len().min(proxy::HEADER_MAX)),
         Err(fault) => assert!(!fault.to_string().is_empty()),

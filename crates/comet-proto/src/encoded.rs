@@ -1,4 +1,4 @@
-//! Bytes on their way out, built once and shared by every connection that gets them.
+//! Output that is built once and shared by all connections that get it.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use crate::frame::{Frame, HEADER_LEN};
 use crate::op;
 use crate::websocket::frames::{CONTROL_MAX, put_header};
 
-/// A frame as both transports send it. Cloning counts a reference.
+/// A frame in the form of both transports. A clone shares the buffer.
 ///
-/// There is one buffer: the TCP form is the WebSocket form without what stands before it.
+/// There is one buffer: the TCP form is the end of the WebSocket form.
 ///
 /// ```text
 /// any operation      WebSocket header | frame header | body
@@ -21,18 +21,18 @@ use crate::websocket::frames::{CONTROL_MAX, put_header};
 #[derive(Clone, Debug)]
 pub struct Encoded {
     bytes: Arc<[u8]>,
-    /// Where the TCP form begins.
+    /// The index at which the TCP form begins.
     tcp_at: u8,
 }
 
 impl Encoded {
     /// Encodes a frame. With operation [`op::RAW`] the body is a run of whole frames (see
-    /// [`count_frames`](crate::count_frames)): TCP gets only them, WebSocket gets them behind one header
-    /// in one message, which is how goim's web clients take a batch apart.
+    /// [`count_frames`](crate::count_frames)). TCP gets only these frames. WebSocket gets them
+    /// behind one header in one message, as goim's web clients expect a batch.
     ///
     /// # Panics
     ///
-    /// If the frame is longer than packLen, a `u32`, can say.
+    /// If the length of the frame exceeds packLen, a `u32`.
     #[must_use]
     pub fn frame(frame: &Frame<'_>) -> Self {
         let mut bytes = Vec::with_capacity(WEBSOCKET_HEADER_MAX + HEADER_LEN + frame.body.len());
@@ -48,14 +48,15 @@ impl Encoded {
     ///
     /// # Panics
     ///
-    /// If `payload` has more than 125 bytes; no ping that was read has.
+    /// If `payload` has more than 125 bytes, which no ping from [`read`](crate::websocket::read)
+    /// has.
     #[must_use]
     pub fn pong(payload: &[u8]) -> Self {
         Self::control(Control::Pong, &[payload])
     }
 
-    /// A WebSocket close (RFC 6455 5.5.1). Of `reason` as many whole characters are sent as fit into
-    /// 123 bytes. Empty on TCP.
+    /// A WebSocket close (RFC 6455 5.5.1). `reason` is cut to 123 bytes, between characters. Empty
+    /// on TCP.
     #[must_use]
     pub fn close(code: u16, reason: &str) -> Self {
         let code = code.to_be_bytes();
@@ -63,25 +64,25 @@ impl Encoded {
         Self::control(Control::Close, &[&code, reason.as_bytes()])
     }
 
-    /// Bytes sent as they are on either transport: the HTTP answer to an upgrade.
+    /// Bytes that both transports send unchanged: the HTTP response to an upgrade.
     #[must_use]
     pub fn verbatim(bytes: &[u8]) -> Self {
         Self::new(bytes, 0)
     }
 
-    /// Whether this is `frame`, which is no batch.
+    /// Whether this is the encoding of `frame`, which must not be a batch.
     #[must_use]
     pub fn is_frame(&self, frame: &Frame<'_>) -> bool {
         self.for_tcp().strip_prefix(&frame.header()) == Some(frame.body)
     }
 
-    /// What goes to a TCP connection; may be empty.
+    /// The bytes for a TCP connection; may be empty.
     #[must_use]
     pub fn for_tcp(&self) -> &[u8] {
         &self.bytes[usize::from(self.tcp_at)..]
     }
 
-    /// What goes to a WebSocket connection.
+    /// The bytes for a WebSocket connection.
     #[must_use]
     pub fn for_websocket(&self) -> &[u8] {
         &self.bytes
@@ -104,5 +105,6 @@ impl Encoded {
     }
 }
 
-/// A server's WebSocket frame has no mask: two bytes and eight of length (RFC 6455 5.2).
+/// The longest header of a server's WebSocket frame: two bytes, eight of length, no mask (RFC 6455
+/// 5.2).
 const WEBSOCKET_HEADER_MAX: usize = 10;

@@ -6,16 +6,16 @@
 //! | headerLen | 2 | always 16 |
 //! | version | 2 | 1 |
 //! | operation | 4 | see [`op`](crate::op) |
-//! | sequence | 4 | chosen by the asker, echoed in the reply |
+//! | sequence | 4 | chosen for a request, echoed in its reply |
 //! | body | packLen - 16 | |
 
 use std::error::Error;
 use std::fmt;
 
-/// Bytes of a frame before its body.
+/// Length of a frame's header, in bytes.
 pub const HEADER_LEN: usize = 16;
 
-/// The only version there is. [`decode`] hands on whatever a peer wrote, as goim does.
+/// The only version of the protocol. [`decode`] accepts any version, as goim does.
 pub const VERSION: u16 = 1;
 
 /// A checked borrowed view of one frame: its lengths agree with the bytes it was read from.
@@ -23,20 +23,20 @@ pub const VERSION: u16 = 1;
 pub struct Frame<'a> {
     /// Version of the protocol, [`VERSION`].
     pub version: u16,
-    /// What the frame is, see [`op`](crate::op).
+    /// The kind of frame, see [`op`](crate::op).
     pub operation: i32,
-    /// A reply carries the number of its request.
+    /// The sequence number; a reply has that of its request.
     pub sequence: i32,
-    /// What the operation is about.
+    /// The content; its meaning depends on the operation.
     pub body: &'a [u8],
 }
 
 impl Frame<'_> {
-    /// The bytes before the body.
+    /// The header of this frame.
     ///
     /// # Panics
     ///
-    /// If the frame is longer than packLen, a `u32`, can say.
+    /// If the length of the frame exceeds packLen, a `u32`.
     pub(crate) fn header(&self) -> [u8; HEADER_LEN] {
         let pack_len =
             u32::try_from(HEADER_LEN + self.body.len()).expect("a frame fits into its packLen");
@@ -63,11 +63,11 @@ pub enum FrameFault {
         /// The headerLen found.
         header_len: u16,
     },
-    /// The body is longer than the reader takes.
+    /// The body is longer than the reader accepts.
     BodyTooLarge {
         /// Length of the body by its packLen, in bytes.
         body_len: usize,
-        /// What the reader takes, in bytes.
+        /// The longest body that the reader accepts, in bytes.
         body_max: usize,
     },
     /// A run of frames ends inside one.
@@ -98,10 +98,10 @@ impl fmt::Display for FrameFault {
 
 impl Error for FrameFault {}
 
-/// Reads the first frame of `input`, and says how many bytes it took.
+/// Reads the first frame of `input`, and returns it with its length in bytes.
 ///
-/// `Ok(None)` asks for more bytes. A fault is found as soon as the bytes that show it are there: packLen
-/// after four bytes, headerLen after six, so nobody waits for a body that will be refused.
+/// `Ok(None)`: more bytes are needed. A wrong packLen is found after four bytes and a wrong
+/// headerLen after six, so no reader waits for a body that will be refused.
 ///
 /// # Errors
 ///
@@ -128,7 +128,7 @@ pub fn decode(input: &[u8], body_max: usize) -> Result<Option<(Frame<'_>, usize)
     Ok(fields(rest, body_len).map(|frame| (frame, frame_len)))
 }
 
-/// What follows the two lengths; `None` where not all of it is there yet.
+/// The fields behind the two lengths; `None` if they are not complete.
 fn fields(input: &[u8], body_len: usize) -> Option<Frame<'_>> {
     let (&version, input) = input.split_first_chunk()?;
     let (&operation, input) = input.split_first_chunk()?;
@@ -141,12 +141,12 @@ fn fields(input: &[u8], body_len: usize) -> Option<Frame<'_>> {
     })
 }
 
-/// Checks that `body`, of a push with operation [`RAW`](crate::op::RAW), is a run of whole frames, and
-/// counts them. An empty body is a run of none.
+/// Checks that `body`, the body of a push with operation [`RAW`](crate::op::RAW), is a run of whole
+/// frames, and returns their number. An empty body has none.
 ///
 /// # Errors
 ///
-/// The fault of the first frame that is not one, or [`FrameFault::Truncated`].
+/// The fault of the first malformed frame, or [`FrameFault::Truncated`].
 pub fn count_frames(mut body: &[u8]) -> Result<usize, FrameFault> {
     let mut frames = 0;
     while !body.is_empty() {

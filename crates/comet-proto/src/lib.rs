@@ -1,12 +1,12 @@
-//! The wire of the goim family: frames and their operations, and the WebSocket upgrade and framing
-//! around them, and the PROXY protocol before them.
+//! The wire protocol of the goim family: frames and their operations, the WebSocket upgrade and
+//! framing around them, and the PROXY protocol before them.
 //!
-//! Everything works on slices the caller owns. Bytes of a peer are checked in exactly three places, [`decode`], [`websocket`] and [`proxy`];
-//! what fails there is a named fault with the numbers in it. What goes out is built once as [`Encoded`] and shared
-//! by every connection, whatever its transport.
+//! All functions work on slices of the caller. Bytes of a peer are checked in exactly three places:
+//! [`decode`], [`websocket`] and [`proxy`]. A failed check is a named fault with the numbers in it.
+//! Output is built once as [`Encoded`] and shared by all connections, whatever their transport.
 //!
-//! **Invariant:** nothing here reads a socket or a clock, or knows what a room is; and no bytes make it
-//! panic or allocate without a bound.
+//! **Invariant:** nothing here reads a socket or a clock, or knows what a room is. No bytes cause a
+//! panic, or an allocation without a bound.
 
 mod encoded;
 mod frame;

@@ -1,14 +1,15 @@
-//! The PROXY protocol, versions 1 and 2: how a load balancer says whose connection it passes on
+//! The PROXY protocol, versions 1 and 2: how a load balancer passes on the address of a client
 //! (haproxy's `doc/proxy-protocol.txt`).
 //!
-//! Who may say it is not decided here. A header comes before everything else on a connection, TLS too.
+//! A header comes before everything else on a connection, also before TLS. Which peers may send one
+//! is the caller's decision.
 
 use std::error::Error;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// Longest version 1 header, its line end included (section 2.1).
+/// The longest version 1 header, in bytes, with its line end (section 2.1).
 const TEXT_MAX: usize = 107;
 const TEXT_START: &[u8] = b"PROXY ";
 const TEXT_END: &[u8] = b"\r\n";
@@ -16,55 +17,55 @@ const TEXT_END: &[u8] = b"\r\n";
 /// Bytes of a version 2 header before its addresses (section 2.2).
 const BINARY_LEN: usize = 16;
 const BINARY_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Addresses and extensions of a version 2 header taken at most. The longest addresses have 216 bytes;
-/// the rest is room for extensions, which are read over.
+/// Most bytes of addresses and extensions in an accepted version 2 header. The longest addresses
+/// have 216 bytes; the rest is for extensions, which are skipped.
 const BINARY_REST_MAX: usize = 1024;
 
-/// No header is longer than this.
+/// The longest accepted header, in bytes.
 pub const HEADER_MAX: usize = BINARY_LEN + BINARY_REST_MAX;
 
-/// A header that was understood.
+/// A valid header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// Whose connection it is; `None` where the header leaves it at the socket's own address: the
-    /// balancer speaks for itself (`LOCAL`), or does not know or not say in terms of TCP.
+    /// The client's address. `None`: the socket's own address holds, because the connection is the
+    /// balancer's own (`LOCAL`), or because the address is unknown or not one of TCP.
     pub source: Option<SocketAddr>,
-    /// Bytes of the header; the client's own follow.
+    /// Length of the header in bytes; the client's bytes follow.
     pub consumed: usize,
 }
 
-/// Why bytes are no header.
+/// Why bytes are not a header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fault {
-    /// They begin like neither version.
+pub enum ProxyFault {
+    /// They begin as in neither version.
     Start,
     /// Version 1: no line end within 107 bytes.
     LineTooLong,
-    /// Version 1: the line does not say what it must.
+    /// Version 1: the line is malformed.
     Line,
     /// Version 2: another version in the 13th byte.
     Version {
-        /// The one found.
+        /// The number found.
         version: u8,
     },
     /// Version 2: neither `LOCAL` nor `PROXY`.
     Command {
-        /// The one found.
+        /// The number found.
         command: u8,
     },
-    /// Version 2: an address family or transport nobody specified.
+    /// Version 2: an unspecified address family or transport.
     Family {
         /// The byte found.
         family: u8,
     },
-    /// Version 2: fewer bytes than the addresses need, or more than are taken.
+    /// Version 2: fewer bytes than the addresses need, or more than are accepted.
     Length {
         /// The length found.
         length: u16,
     },
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ProxyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start => f.write_str("the connection does not begin with a PROXY header"),
@@ -82,58 +83,59 @@ impl fmt::Display for Fault {
     }
 }
 
-impl Error for Fault {}
+impl Error for ProxyFault {}
 
-/// Reads the header at the start of `bytes`. `None`: more bytes are needed.
+/// Reads the header at the start of `bytes`. `Ok(None)`: more bytes are needed.
 ///
 /// # Errors
-/// As soon as the bytes cannot become a header.
-pub fn read(bytes: &[u8]) -> Result<Option<Header>, Fault> {
-    if begins_like(bytes, BINARY_START) {
+/// As soon as no further bytes can make it a header.
+pub fn read(bytes: &[u8]) -> Result<Option<Header>, ProxyFault> {
+    if may_begin_with(bytes, BINARY_START) {
         read_binary(bytes)
-    } else if begins_like(bytes, TEXT_START) {
+    } else if may_begin_with(bytes, TEXT_START) {
         read_text(bytes)
     } else {
-        Err(Fault::Start)
+        Err(ProxyFault::Start)
     }
 }
 
-/// `bytes` begin with `start`, or are the start of it.
-fn begins_like(bytes: &[u8], start: &[u8]) -> bool {
+/// Whether `bytes` begin with `start`, or `start` begins with `bytes`.
+fn may_begin_with(bytes: &[u8], start: &[u8]) -> bool {
     let len = bytes.len().min(start.len());
     bytes[..len] == start[..len]
 }
 
-fn read_text(bytes: &[u8]) -> Result<Option<Header>, Fault> {
+fn read_text(bytes: &[u8]) -> Result<Option<Header>, ProxyFault> {
     let window = &bytes[..bytes.len().min(TEXT_MAX)];
     let Some(end) = window.windows(TEXT_END.len()).position(|pair| pair == TEXT_END) else {
-        return if window.len() == TEXT_MAX { Err(Fault::LineTooLong) } else { Ok(None) };
+        return if window.len() == TEXT_MAX { Err(ProxyFault::LineTooLong) } else { Ok(None) };
     };
-    let line = std::str::from_utf8(&window[..end]).map_err(|_| Fault::Line)?;
+    let line = std::str::from_utf8(&window[..end]).map_err(|_| ProxyFault::Line)?;
     let consumed = end + TEXT_END.len();
     let mut words = line.split(' ').skip(1);
     let source = match words.next() {
-        // What follows is to be ignored.
+        // The rest of the line is to be ignored (section 2.1).
         Some("UNKNOWN") => None,
         Some("TCP4") => Some(text_source::<Ipv4Addr>(words)?),
         Some("TCP6") => Some(text_source::<Ipv6Addr>(words)?),
-        _ => return Err(Fault::Line),
+        _ => return Err(ProxyFault::Line),
     };
     Ok(Some(Header { source, consumed }))
 }
 
-/// Source and destination, and their ports; exactly these, one space apart.
+/// The source address from the fields after the protocol: source, destination, and their ports. No
+/// other fields may follow.
 fn text_source<'a, A: FromStr + Into<IpAddr>>(
     mut words: impl Iterator<Item = &'a str>,
-) -> Result<SocketAddr, Fault> {
-    let mut next = || words.next().ok_or(Fault::Line);
+) -> Result<SocketAddr, ProxyFault> {
+    let mut next = || words.next().ok_or(ProxyFault::Line);
     let [source, destination] = [next()?, next()?].map(|word| word.parse::<A>().ok());
     let [source_port, destination_port] = [next()?, next()?].map(text_port);
     match (source, destination, source_port, destination_port, words.next()) {
         (Some(address), Some(_), Some(port), Some(_), None) => {
             Ok(SocketAddr::new(address.into(), port))
         }
-        _ => Err(Fault::Line),
+        _ => Err(ProxyFault::Line),
     }
 }
 
@@ -144,30 +146,30 @@ fn text_port(word: &str) -> Option<u16> {
     word.parse().ok().filter(|_| is_canonical)
 }
 
-fn read_binary(bytes: &[u8]) -> Result<Option<Header>, Fault> {
+fn read_binary(bytes: &[u8]) -> Result<Option<Header>, ProxyFault> {
     let Some(head) = bytes.first_chunk::<BINARY_LEN>() else {
         return Ok(None);
     };
     let (version, command) = (head[12] >> 4, head[12] & 0xf);
     if version != 2 {
-        return Err(Fault::Version { version });
+        return Err(ProxyFault::Version { version });
     }
     if command > 1 {
-        return Err(Fault::Command { command });
+        return Err(ProxyFault::Command { command });
     }
     let family = head[13];
     if family >> 4 > 3 || family & 0xf > 2 {
-        return Err(Fault::Family { family });
+        return Err(ProxyFault::Family { family });
     }
     let length = u16::from_be_bytes([head[14], head[15]]);
-    // Only stream connections over IP come here; an address of another kind is no peer of theirs.
+    // Connections here are TCP. An address of another kind cannot be that of their client.
     let address_len = match (command, family) {
         (1, 0x11) => 12,
         (1, 0x21) => 36,
         _ => 0,
     };
     if !(address_len..=BINARY_REST_MAX).contains(&usize::from(length)) {
-        return Err(Fault::Length { length });
+        return Err(ProxyFault::Length { length });
     }
     let consumed = BINARY_LEN + usize::from(length);
     let Some(rest) = bytes.get(BINARY_LEN..consumed) else {

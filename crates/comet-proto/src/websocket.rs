@@ -1,7 +1,8 @@
 //! The server's side of WebSocket (RFC 6455): the upgrade, and reading a client's frames.
 //!
-//! Header codec, close codes and the handshake's rules are tungstenite's; reassembly, masking rules and
-//! limits are here, because the caller owns the buffers and an idle connection may hold none.
+//! The codec of headers, the close codes and the accept key come from tungstenite. Reassembly,
+//! masking and limits are here, because the caller owns the buffers and an idle connection must not
+//! hold any.
 
 pub(crate) mod frames;
 mod upgrade;

@@ -1,35 +1,35 @@
-//! What can keep a store from answering, each with a sentence for the log.
+//! The errors of a store, each with a sentence for the log.
 
 use std::time::Duration;
 use std::{error, fmt};
 
-/// Why a store gave no answer. Its `Display` is one sentence that names the store's node.
+/// Why a store gave no answer. `Display` writes one sentence, which names the node.
 ///
-/// What was asked may have been done in part: a session that is only half there ends with the
-/// store's lifetime, or is made whole by [`renew`](crate::Sessions::renew).
+/// The call may have taken effect in part. An incomplete session ends after the store's lifetime,
+/// or is completed by [`renew`](crate::Sessions::renew).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// An address that is none, or is listed twice, or no address at all.
+    /// An address is invalid or listed twice, or there is none.
     BadAddress {
-        /// What is wrong with it; without the password it may contain.
+        /// What is wrong. It does not contain the password of the address.
         sentence: String,
     },
     /// The node cannot be reached, or refused the command.
     Failed {
         /// Address and database of the node.
         node: String,
-        /// The node's words, or the operating system's.
+        /// The error text of the node or of the operating system.
         sentence: String,
     },
     /// The node did not answer in time.
     Deadline {
         /// Address and database of the node.
         node: String,
-        /// How long the whole call may take.
+        /// The time limit of the whole call.
         deadline: Duration,
     },
-    /// A key of the layout holds something else.
+    /// A key of the layout has a value of another form.
     Foreign {
         /// Address and database of the node.
         node: String,
@@ -40,7 +40,7 @@ pub enum StoreError {
     },
     /// The store in memory has no room for another session or user.
     Full {
-        /// How many it takes.
+        /// The most sessions that it holds.
         sessions_max: usize,
     },
 }

@@ -1,14 +1,15 @@
-//! Where a logic service keeps who is connected to which server: the [`Sessions`] trait, kept in
-//! this process by [`Memory`] and in Redis by [`Redis`], and [`Store`], which is either.
+//! The session store of a logic service: which user is connected to which server. [`Sessions`] is
+//! the trait. [`Memory`] keeps the sessions in this process, [`Redis`] in Redis, and [`Store`] is
+//! either.
 //!
-//! A session is a user, a key and the server that holds the connection. A key has one owner at a
-//! time, and the newest wins; what an earlier owner says afterwards changes nothing. Sessions that
-//! nobody renews end after the store's lifetime, and so do the room counts of a server that fell
-//! silent.
+//! A session consists of a user, a key and the server that holds the connection. A key has one
+//! owner at a time, the newest; later calls for an earlier owner change nothing. A session that is
+//! not renewed ends after the store's lifetime, and so do the room counts of a server that does not
+//! renew them.
 //!
-//! **Invariant:** this crate knows no shard and no client's socket, and a call to it ends: in an
-//! answer, or in a [`StoreError`] by its deadline.
-#![allow(clippy::disallowed_methods)] // sessions expire by the clock, and this is where it is read
+//! **Invariant:** this crate knows no shard and no client's socket. Each call ends by its deadline,
+//! with an answer or a [`StoreError`].
+#![allow(clippy::disallowed_methods, reason = "sessions expire by the clock")]
 
 mod error;
 mod memory;
@@ -18,6 +19,6 @@ mod store;
 
 pub use error::StoreError;
 pub use memory::Memory;
-pub use redis::{Options, Redis};
-pub use sessions::{Counts, Placed, ROOM_COUNTS_LIFETIME_MAX, Sessions, UserSessions};
+pub use redis::{Redis, RedisOptions};
+pub use sessions::{Placed, ROOM_COUNTS_LIFETIME_MAX, SessionCounts, Sessions, UserSessions};
 pub use store::Store;

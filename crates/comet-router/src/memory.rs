@@ -1,4 +1,4 @@
-//! [`Memory`]: sessions in this process, for one logic service that may forget them when it ends.
+//! [`Memory`]: sessions in this process, for a single logic service. They are lost when it ends.
 
 mod table;
 
@@ -8,17 +8,19 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use self::table::Table;
-use crate::{Counts, Placed, ROOM_COUNTS_LIFETIME_MAX, Sessions, StoreError, UserSessions};
+use crate::error::StoreError;
+use crate::sessions::{Placed, ROOM_COUNTS_LIFETIME_MAX, SessionCounts, Sessions, UserSessions};
 
-/// Expired entries a call removes on its way. More than a call adds, so none pile up.
+/// Most expired entries that one call removes. It is more than a call adds, so they do not
+/// accumulate.
 const SWEEP_MAX: usize = 64;
-/// Sessions [`Sessions::del_server`] ends before it lets other calls in.
+/// Sessions that [`Sessions::del_server`] ends before it lets other calls run.
 const BATCH: usize = 256;
 
-/// The time since any fixed moment.
+/// Returns the time since a fixed point in the past.
 type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
-/// Sessions behind one lock. Its calls never wait for anything else and never miss a deadline.
+/// Sessions behind one lock. Calls wait for nothing else, so they need no deadline.
 pub struct Memory {
     lifetime: Duration,
     sessions_max: usize,
@@ -27,7 +29,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Sessions, and users remembered, that a store made by [`Memory::new`] takes.
+    /// Most sessions, and most remembered users, of a store made by [`Memory::new`].
     pub const SESSIONS_MAX: usize = 1 << 24;
 
     /// A store of sessions that expire after `lifetime`.
@@ -37,8 +39,8 @@ impl Memory {
         Self::with_clock(lifetime, Self::SESSIONS_MAX, move || start.elapsed())
     }
 
-    /// A store of at most `sessions_max` sessions, and of as many users remembered, to which
-    /// `clock` says the time: since any fixed moment, never less than before.
+    /// A store of at most `sessions_max` sessions and as many remembered users. `clock` returns the
+    /// time since a fixed point in the past; it must not go back.
     #[must_use]
     pub fn with_clock(
         lifetime: Duration,
@@ -48,19 +50,19 @@ impl Memory {
         Self { lifetime, sessions_max, clock: Box::new(clock), table: Mutex::default() }
     }
 
-    /// The table, swept, and the time.
-    fn open(&self) -> (MutexGuard<'_, Table>, Duration) {
+    /// Locks the table and removes expired entries. Returns it with the time.
+    fn lock(&self) -> (MutexGuard<'_, Table>, Duration) {
         let now = (self.clock)();
         let mut table = self.table.lock().expect("no call panics while it holds the table");
         table.sweep(now, SWEEP_MAX);
         (table, now)
     }
 
-    /// Whether a session with `key` can be placed; an empty key is a new one.
+    /// Checks that there is room for a session with `key`; an empty key is a new one.
     fn check_room(&self, table: &Table, user: i64, key: &str) -> Result<(), StoreError> {
-        let key_fits = table.sessions() < self.sessions_max || table.has_key(key);
-        let user_fits = table.users() < self.sessions_max || table.has_user(user);
-        if key_fits && user_fits {
+        let has_session_room = table.sessions() < self.sessions_max || table.has_key(key);
+        let has_user_room = table.users() < self.sessions_max || table.has_user(user);
+        if has_session_room && has_user_room {
             Ok(())
         } else {
             Err(StoreError::Full { sessions_max: self.sessions_max })
@@ -68,16 +70,16 @@ impl Memory {
     }
 }
 
-/// The key of a session that came without one.
-fn numbered(user: i64, sequence: i32) -> String {
+/// The key of a session that was begun without one.
+fn key_of(user: i64, sequence: i32) -> String {
     format!("{user}_{sequence}")
 }
 
-/// The sequence in `key`, if the key is [`numbered`].
-fn number(user: i64, key: &str) -> Option<i32> {
+/// The sequence in `key`, if [`key_of`] made it.
+fn sequence_of(user: i64, key: &str) -> Option<i32> {
     let (_, sequence) = key.rsplit_once('_')?;
     let sequence = sequence.parse().ok()?;
-    (sequence > 0 && key == numbered(user, sequence)).then_some(sequence)
+    (sequence > 0 && key == key_of(user, sequence)).then_some(sequence)
 }
 
 impl fmt::Debug for Memory {
@@ -92,16 +94,17 @@ impl fmt::Debug for Memory {
 
 impl Sessions for Memory {
     async fn put(&self, user: i64, key: &str, server: &str) -> Result<Placed, StoreError> {
-        let (mut table, now) = self.open();
+        let (mut table, now) = self.lock();
         self.check_room(&table, user, key)?;
         let until = now + self.lifetime;
-        let mut sequence = table.count(user, now, until);
+        let mut sequence = table.next_sequence(user, now, until);
         let key = if key.is_empty() {
-            // A token may have named such a key, and after the last number the first comes again.
-            while table.session(&numbered(user, sequence), now).is_some() {
-                sequence = table.count(user, now, until);
+            // The key may be in use: a token can contain it, and the sequence starts again after
+            // its maximum.
+            while table.session(&key_of(user, sequence), now).is_some() {
+                sequence = table.next_sequence(user, now, until);
             }
-            numbered(user, sequence)
+            key_of(user, sequence)
         } else {
             key.to_owned()
         };
@@ -110,51 +113,53 @@ impl Sessions for Memory {
     }
 
     async fn del(&self, user: i64, key: &str, server: &str) -> Result<bool, StoreError> {
-        let (mut table, now) = self.open();
-        let held = table
+        let (mut table, now) = self.lock();
+        let is_owner = table
             .session(key, now)
-            .is_some_and(|held| held.user == user && *held.server == *server);
-        if held {
+            .is_some_and(|entry| entry.user == user && *entry.server == *server);
+        if is_owner {
             table.remember(user, now + self.lifetime);
             table.remove(key);
         }
-        Ok(held)
+        Ok(is_owner)
     }
 
     async fn renew(&self, user: i64, key: &str, server: &str) -> Result<bool, StoreError> {
-        let (mut table, now) = self.open();
-        if table.session(key, now).is_some_and(|held| held.user != user || *held.server != *server)
+        let (mut table, now) = self.lock();
+        if table
+            .session(key, now)
+            .is_some_and(|entry| entry.user != user || *entry.server != *server)
         {
             return Ok(false);
         }
         self.check_room(&table, user, key)?;
         let until = now + self.lifetime;
         table.remember(user, until);
-        if let Some(sequence) = number(user, key) {
-            table.count_on(user, sequence);
+        if let Some(sequence) = sequence_of(user, key) {
+            table.raise_sequence(user, sequence);
         }
         table.place(user, key, server, until);
         Ok(true)
     }
 
     async fn servers_of_keys(&self, keys: &[&str]) -> Result<Vec<Option<String>>, StoreError> {
-        let (table, now) = self.open();
-        let server = |key: &&str| table.session(key, now).map(|held| held.server.to_string());
+        let (table, now) = self.lock();
+        let server = |key: &&str| table.session(key, now).map(|entry| entry.server.to_string());
         Ok(keys.iter().map(server).collect())
     }
 
     async fn sessions_of(&self, users: &[i64]) -> Result<Vec<UserSessions>, StoreError> {
-        let (table, now) = self.open();
+        let (table, now) = self.lock();
         Ok(users.iter().map(|&user| (user, table.sessions_of(user, now))).collect())
     }
 
     async fn del_server(&self, server: &str) -> Result<u64, StoreError> {
-        self.open().0.set_rooms(server, HashMap::new(), Duration::ZERO);
+        self.lock().0.set_rooms(server, HashMap::new(), Duration::ZERO);
         let mut ended = 0;
         loop {
             let (taken, live) = {
-                let (mut table, now) = self.open();
-                table.take(server, BATCH, now, now + self.lifetime)
+                let (mut table, now) = self.lock();
+                table.take_from_server(server, BATCH, now, now + self.lifetime)
             };
             ended += live;
             if taken < BATCH {
@@ -170,17 +175,17 @@ impl Sessions for Memory {
         rooms: &HashMap<String, u32>,
     ) -> Result<(), StoreError> {
         let rooms = rooms.clone();
-        let (mut table, now) = self.open();
+        let (mut table, now) = self.lock();
         table.set_rooms(server, rooms, now + self.lifetime.min(ROOM_COUNTS_LIFETIME_MAX));
         Ok(())
     }
 
     async fn room_counts(&self) -> Result<HashMap<String, u32>, StoreError> {
-        let (table, now) = self.open();
+        let (table, now) = self.lock();
         Ok(table.room_counts(now))
     }
 
-    async fn counts(&self) -> Result<Counts, StoreError> {
-        Ok(self.open().0.counts())
+    async fn counts(&self) -> Result<SessionCounts, StoreError> {
+        Ok(self.lock().0.counts())
     }
 }

@@ -1,5 +1,5 @@
 //! [`Redis`]: sessions in one or several Redis servers, in the layout of goim v2's logic, so that
-//! both can look at the same data.
+//! both services can use the same data.
 //!
 //! | key | kind | holds | node |
 //! |---|---|---|---|
@@ -7,94 +7,93 @@
 //! | `key_<key>` | text | server | the key's |
 //! | `ol_<server>` | hash | room counts, as JSON in the fields "0" to "63" | the server's |
 //!
-//! These are goim's. Beside them comet keeps what goim has no place for:
+//! These are goim's keys. comet adds others for what goim does not store:
 //!
 //! | key | kind | holds | node |
 //! |---|---|---|---|
-//! | `seq_<user>` | number | the user's last session | the user's |
-//! | `exp_<user>` | index | keys of the user's sessions, by when they expire: a hash expires whole | the user's |
+//! | `seq_<user>` | number | the sequence of the user's last session | the user's |
+//! | `exp_<user>` | index | keys of the user's sessions by their expiry; a hash only expires as a whole | the user's |
 //! | `own_<key>` | text | the user a key belongs to | the key's |
 //! | `srv_<server>` | index | keys of a server | those of its keys |
 //! | `comet_users`, `comet_servers` | index | users and servers | all |
 //!
-//! A session stands in two places, with its user and with its key, and what happens to both is not
-//! one step. The key decides. A session is listed with its user before the key is claimed, and who
-//! claims a key removes it from the list of whoever had it: so calls that overlap may leave the
-//! winner unlisted until it is renewed, but never a loser listed.
+//! A session is stored in two places, with its user and with its key, and the two are not updated
+//! in one step. The key decides who owns it. A session is listed with its user before its key is
+//! claimed, and a claim removes the key from the list of its former owner. So overlapping calls may
+//! leave the new owner unlisted until it is renewed, but they never leave a former owner listed.
 //!
-//! A user's node is that of `mid_<user>` on the ring, and likewise a key's and a server's. All of
-//! them expire with the store's lifetime. Sessions that goim's logic wrote are found by key and
+//! The node of a user is that of `mid_<user>` on the ring, and likewise for keys and servers. All
+//! entries expire after the store's lifetime. Sessions that goim's logic wrote are found by key and
 //! user, renewed and ended; they are not counted.
 
 mod node;
 mod online;
 mod ring;
 mod scripts;
+mod sessions;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use redis::Pipeline;
 use tokio::time::Instant;
 
-use self::node::Node;
-use self::ring::Ring;
+use self::node::RedisNode;
+use self::ring::NodeRing;
 use self::scripts::Scripts;
-use crate::{Counts, Placed, ROOM_COUNTS_LIFETIME_MAX, Sessions, StoreError, UserSessions};
+use crate::error::StoreError;
+use crate::sessions::Placed;
 
-/// Users, keys or sessions in one command: enough to make round trips cheap, few enough that Redis,
-/// which does one thing at a time, answers others soon.
-const BATCH: usize = 256;
-/// Servers whose room counts are read in one round trip.
-const ONLINE_BATCH: usize = 16;
-
-/// How a [`Redis`] store works.
+/// The settings of a [`Redis`] store.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct RedisOptions {
     /// The servers, as `redis://[user:password@]host[:port][/database]`. Users and keys are spread
-    /// over them by a consistent-hash ring on which a server stands by host, port and database.
+    /// over them by a consistent-hash ring, on which host, port and database are the name of a
+    /// server.
     pub servers: Vec<String>,
-    /// After how long a session expires that nobody renews; at least 1 ms.
+    /// The lifetime of a session that is not renewed; at least 1 ms.
     pub lifetime: Duration,
-    /// How long a call may take.
+    /// The time limit of a call.
     pub deadline: Duration,
 }
 
-/// Sessions in Redis servers, which several logic services can share.
+/// Sessions in Redis servers. Several logic services can share them.
 pub struct Redis {
-    nodes: Vec<Node>,
-    ring: Ring,
+    nodes: Vec<RedisNode>,
+    ring: NodeRing,
     scripts: Scripts,
     lifetime: Duration,
     deadline: Duration,
 }
 
 impl Redis {
-    /// A store in `options.servers`. Connects to none of them yet: the first call to each does, and
-    /// whenever a connection is lost the next one does again.
+    /// A store in `options.servers`. It does not connect yet: the first call to a server does, and
+    /// so does the next call after a lost connection.
     ///
     /// # Errors
-    /// [`StoreError::BadAddress`] if an address is none or listed twice, or there are none.
+    /// [`StoreError::BadAddress`] if an address is invalid or listed twice, or there is none.
     ///
     /// # Panics
     /// If `options.lifetime` is less than 1 ms.
-    pub fn new(options: &Options) -> Result<Self, StoreError> {
-        assert!(options.lifetime >= Duration::from_millis(1), "sessions live for a while");
+    pub fn new(options: &RedisOptions) -> Result<Self, StoreError> {
+        assert!(
+            options.lifetime >= Duration::from_millis(1),
+            "the lifetime of sessions is at least 1 ms"
+        );
         let bad = |sentence: &str| StoreError::BadAddress { sentence: sentence.to_owned() };
         if options.servers.is_empty() {
             return Err(bad("a session store in Redis needs an address"));
         }
-        let nodes: Result<Vec<Node>, StoreError> =
-            options.servers.iter().map(|url| Node::new(url, options.deadline)).collect();
+        let nodes: Result<Vec<RedisNode>, StoreError> =
+            options.servers.iter().map(|url| RedisNode::new(url, options.deadline)).collect();
         let nodes = nodes?;
         for (at, node) in nodes.iter().enumerate() {
             if nodes[..at].iter().any(|earlier| earlier.name() == node.name()) {
                 return Err(bad(&format!("the session store {} is listed twice", node.name())));
             }
         }
-        let ring = Ring::new(nodes.iter().map(Node::name));
-        let Options { lifetime, deadline, .. } = *options;
+        let ring = NodeRing::new(nodes.iter().map(RedisNode::name));
+        let RedisOptions { lifetime, deadline, .. } = *options;
         Ok(Self { nodes, ring, scripts: Scripts::new(), lifetime, deadline })
     }
 
@@ -114,7 +113,7 @@ impl Redis {
         Instant::now() + self.deadline
     }
 
-    /// Lists a session with its user; `count` gives it a number.
+    /// Lists a session with its user. With the mode `count` it gets a new sequence.
     async fn list(
         &self,
         user: i64,
@@ -130,8 +129,8 @@ impl Redis {
         Ok(Placed { sequence, key })
     }
 
-    /// Makes a key this user's and server's, and says whether it is now. Where it was before, it is
-    /// no longer listed.
+    /// Gives a key to this user and server, and returns whether they own it now. Removes it from
+    /// the list of its former owner.
     async fn claim(
         &self,
         user: i64,
@@ -143,15 +142,15 @@ impl Redis {
         let mut script = self.scripts.claim.prepare_invoke();
         script.arg(key).arg(user).arg(server).arg(millis(self.lifetime)).arg(mode);
         let node = &self.nodes[self.key_node(key)];
-        let (ours, former, owner): (bool, Option<String>, Option<i64>) =
+        let (is_owner, former_server, owner): (bool, Option<String>, Option<i64>) =
             node.script(&script, until).await?;
-        if let Some(former) = former {
+        if let Some(former_server) = former_server {
             let owner = owner.unwrap_or(user);
-            if (owner, former.as_str()) != (user, server) {
-                self.unlist(&former, &[(key.to_owned(), owner)], until).await?;
+            if (owner, former_server.as_str()) != (user, server) {
+                self.unlist(&former_server, &[(key.to_owned(), owner)], until).await?;
             }
         }
-        Ok(ours)
+        Ok(is_owner)
     }
 
     /// Removes sessions of `server` from their users' lists.
@@ -172,7 +171,7 @@ impl Redis {
         Ok(())
     }
 
-    /// `items` by their nodes.
+    /// `items`, grouped by their nodes.
     fn grouped<'a, T>(
         &self,
         items: &'a [T],
@@ -185,168 +184,13 @@ impl Redis {
         groups
     }
 
-    /// Users of a node, and its servers with their sessions there.
+    /// The number of users on a node, and its servers with the numbers of their sessions there.
     async fn count(
         &self,
-        node: &Node,
+        node: &RedisNode,
         until: Instant,
     ) -> Result<(u64, Vec<(String, u64)>), StoreError> {
         node.script(&self.scripts.count.prepare_invoke(), until).await
-    }
-}
-
-impl Sessions for Redis {
-    async fn put(&self, user: i64, key: &str, server: &str) -> Result<Placed, StoreError> {
-        let until = self.until();
-        let placed = self.list(user, key, server, "count", until).await?;
-        self.claim(user, &placed.key, server, "take", until).await?;
-        Ok(placed)
-    }
-
-    async fn del(&self, user: i64, key: &str, server: &str) -> Result<bool, StoreError> {
-        let until = self.until();
-        let mut script = self.scripts.release.prepare_invoke();
-        script.arg(key).arg(user).arg(server);
-        let held = self.nodes[self.key_node(key)].script(&script, until).await?;
-        self.unlist(server, &[(key.to_owned(), user)], until).await?;
-        Ok(held)
-    }
-
-    async fn renew(&self, user: i64, key: &str, server: &str) -> Result<bool, StoreError> {
-        let until = self.until();
-        if !self.claim(user, key, server, "keep", until).await? {
-            return Ok(false);
-        }
-        self.list(user, key, server, "keep", until).await?;
-        // Taken away in between, it must not stay listed.
-        let ours = self.claim(user, key, server, "keep", until).await?;
-        if !ours {
-            self.unlist(server, &[(key.to_owned(), user)], until).await?;
-        }
-        Ok(ours)
-    }
-
-    async fn servers_of_keys(&self, keys: &[&str]) -> Result<Vec<Option<String>>, StoreError> {
-        let until = self.until();
-        let mut servers = vec![None; keys.len()];
-        let places: Vec<usize> = (0..keys.len()).collect();
-        for (node, places) in self.grouped(&places, |&at| self.key_node(keys[at])) {
-            for places in places.chunks(BATCH) {
-                let mut pipeline = Pipeline::new();
-                let mget = pipeline.cmd("MGET");
-                for &&at in places {
-                    mget.arg(format!("key_{}", keys[at]));
-                }
-                let (found,): (Vec<Option<String>>,) =
-                    self.nodes[node].pipeline(&pipeline, until).await?;
-                for (&&at, server) in places.iter().zip(found) {
-                    servers[at] = server;
-                }
-            }
-        }
-        Ok(servers)
-    }
-
-    async fn sessions_of(&self, users: &[i64]) -> Result<Vec<UserSessions>, StoreError> {
-        let until = self.until();
-        let mut answer: Vec<UserSessions> = users.iter().map(|&user| (user, Vec::new())).collect();
-        let places: Vec<usize> = (0..users.len()).collect();
-        for (node, places) in self.grouped(&places, |&at| self.user_node(users[at])) {
-            for places in places.chunks(BATCH) {
-                let mut script = self.scripts.read.prepare_invoke();
-                for &&at in places {
-                    script.arg(users[at]);
-                }
-                let found: Vec<Vec<(String, String)>> =
-                    self.nodes[node].script(&script, until).await?;
-                for (&&at, mut sessions) in places.iter().zip(found) {
-                    sessions.sort_unstable();
-                    answer[at].1 = sessions;
-                }
-            }
-        }
-        Ok(answer)
-    }
-
-    async fn del_server(&self, server: &str) -> Result<u64, StoreError> {
-        self.add_room_counts(server, &HashMap::new()).await?;
-        let mut ended = 0;
-        for node in &self.nodes {
-            loop {
-                let until = self.until();
-                let mut script = self.scripts.take.prepare_invoke();
-                script.arg(server).arg(BATCH);
-                let (taken, freed): (usize, Vec<(String, i64)>) =
-                    node.script(&script, until).await?;
-                ended += freed.len() as u64;
-                self.unlist(server, &freed, until).await?;
-                if taken < BATCH {
-                    break;
-                }
-            }
-        }
-        Ok(ended)
-    }
-
-    async fn add_room_counts(
-        &self,
-        server: &str,
-        rooms: &HashMap<String, u32>,
-    ) -> Result<(), StoreError> {
-        let updated = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut script = self.scripts.rooms.prepare_invoke();
-        script.arg(server);
-        script.arg(millis(self.lifetime.min(ROOM_COUNTS_LIFETIME_MAX)));
-        script.arg(millis(self.lifetime));
-        for (field, document) in online::encode(server, rooms, updated.cast_signed()) {
-            script.arg(field).arg(document);
-        }
-        self.nodes[self.server_node(server)].script(&script, self.until()).await
-    }
-
-    async fn room_counts(&self) -> Result<HashMap<String, u32>, StoreError> {
-        let until = self.until();
-        let mut sums: HashMap<String, u32> = HashMap::new();
-        for (at, node) in self.nodes.iter().enumerate() {
-            let (_, servers) = self.count(node, until).await?;
-            let servers = servers.into_iter().map(|(server, _)| server);
-            let servers: Vec<String> =
-                servers.filter(|server| self.server_node(server) == at).collect();
-            for servers in servers.chunks(ONLINE_BATCH) {
-                let mut pipeline = Pipeline::new();
-                for server in servers {
-                    pipeline.cmd("HVALS").arg(format!("ol_{server}"));
-                }
-                let found: Vec<Vec<String>> = node.pipeline(&pipeline, until).await?;
-                for (server, documents) in servers.iter().zip(found) {
-                    let rooms =
-                        online::decode(&documents).map_err(|error| StoreError::Foreign {
-                            node: node.name().to_owned(),
-                            name: format!("ol_{server}"),
-                            sentence: error.to_string(),
-                        })?;
-                    for (room, count) in rooms {
-                        let sum = sums.entry(room).or_default();
-                        *sum = sum.saturating_add(count);
-                    }
-                }
-            }
-        }
-        Ok(sums)
-    }
-
-    async fn counts(&self) -> Result<Counts, StoreError> {
-        let until = self.until();
-        let mut counts = Counts::default();
-        for node in &self.nodes {
-            let (users, servers) = self.count(node, until).await?;
-            counts.users += users;
-            for (server, sessions) in servers.into_iter().filter(|(_, sessions)| *sessions > 0) {
-                counts.sessions += sessions;
-                *counts.by_server.entry(server).or_default() += sessions;
-            }
-        }
-        Ok(counts)
     }
 }
 
@@ -361,7 +205,8 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// Milliseconds, as Redis takes them: beyond some thousand years it refuses.
+/// A duration in milliseconds, for Redis. It is limited to some thousand years, because Redis
+/// refuses more.
 fn millis(duration: Duration) -> u64 {
     const MAX: u64 = 1 << 46;
     duration.as_millis().try_into().unwrap_or(MAX).min(MAX)

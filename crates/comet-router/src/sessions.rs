@@ -1,47 +1,49 @@
-//! The [`Sessions`] trait: what a store of sessions answers, whatever it is made of.
+//! The [`Sessions`] trait: the interface of all session stores.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::StoreError;
+use crate::error::StoreError;
 
-/// How long the room counts of a server that no longer renews them are believed, unless the store's
-/// lifetime is shorter. goim v2's logic draws the line at the same age.
+/// The lifetime of the room counts of a server that does not renew them, unless the store's
+/// lifetime is shorter. goim v2's logic has the same limit.
 pub const ROOM_COUNTS_LIFETIME_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// A user and its sessions, each a key and the server that holds it, in order of their keys.
+/// A user and its sessions. Each is a key and the server of the connection; they are in the order
+/// of their keys.
 pub type UserSessions = (i64, Vec<(String, String)>);
 
-/// What [`Sessions::put`] made.
+/// The session that [`Sessions::put`] made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Placed {
-    /// Which session of its user this is, counting from 1 until the user is forgotten; 1 follows
+    /// The number of the session, counted per user from 1 until the user is forgotten; 1 follows
     /// [`i32::MAX`].
     pub sequence: i32,
     /// The session's key.
     pub key: String,
 }
 
-/// How much a store holds. Sessions that expired a moment ago may still be counted.
+/// How many sessions a store holds. Recently expired ones may be included.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Counts {
-    /// Users with sessions; user 0 is nobody and not counted.
+pub struct SessionCounts {
+    /// Users with sessions, without user 0.
     pub users: u64,
-    /// Sessions, those of user 0 among them.
+    /// Sessions, with those of user 0.
     pub sessions: u64,
-    /// Sessions by server; a server without any is left out.
+    /// Sessions by server, without servers that have none.
     pub by_server: BTreeMap<String, u64>,
 }
 
-/// Who is connected to which server.
+/// Which user is connected to which server.
 ///
-/// User 0 is nobody in particular: its sessions have keys and servers, but are not listed as a
-/// user's. Keys and server names are taken as they are; bounding their length is the caller's part.
-/// An operation on a session moves its expiry a lifetime ahead, and so the moment its user's
-/// sequence is forgotten.
+/// User 0 stands for anonymous users: its sessions have keys and servers, but are not listed as
+/// those of a user. Keys and server names are not checked; the caller bounds their length. An
+/// operation on a session sets its expiry to one lifetime from now, and the time at which its
+/// user's sequence is forgotten as well.
 pub trait Sessions: Send + Sync {
-    /// Begins a session: `key` is at `server` from now on, wherever it was before. An empty `key`
-    /// stands for `<user>_<sequence>`; numbers whose key the user has a session with are skipped.
+    /// Begins a session: `key` belongs to `user` and `server` from now on, whatever its owner was.
+    /// An empty `key` stands for `<user>_<sequence>`. A sequence is skipped if the user has a
+    /// session with that key.
     ///
     /// # Errors
     /// A [`StoreError`]; the session has then not begun.
@@ -52,8 +54,8 @@ pub trait Sessions: Send + Sync {
         server: &str,
     ) -> impl Future<Output = Result<Placed, StoreError>> + Send;
 
-    /// Ends a session and says whether there was one. If `key` belongs to another user or server by
-    /// now, nothing changes: a late farewell never ends its successor.
+    /// Ends a session and returns whether there was one. Nothing changes if `key` belongs to
+    /// another user or server by now: a late call never ends the successor of a session.
     ///
     /// # Errors
     /// A [`StoreError`].
@@ -64,9 +66,9 @@ pub trait Sessions: Send + Sync {
         server: &str,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Keeps a session from expiring, and makes it anew if it has expired or was forgotten; the
-    /// sequence then counts on from the one in its key. Says whether `key` is this user's and
-    /// server's; if it is another's by now, nothing changes.
+    /// Renews a session, and makes it again if it has expired or was lost; the sequence then
+    /// continues from the one in its key. Returns whether `key` belongs to this user and server.
+    /// Nothing changes if it belongs to another by now.
     ///
     /// # Errors
     /// A [`StoreError`].
@@ -80,7 +82,7 @@ pub trait Sessions: Send + Sync {
     /// The servers of `keys`, in their order.
     ///
     /// # Errors
-    /// A [`StoreError`]; there are no partial answers.
+    /// A [`StoreError`]; there is no partial answer.
     fn servers_of_keys(
         &self,
         keys: &[&str],
@@ -89,21 +91,21 @@ pub trait Sessions: Send + Sync {
     /// The sessions of `users`, in their order.
     ///
     /// # Errors
-    /// A [`StoreError`]; there are no partial answers.
+    /// A [`StoreError`]; there is no partial answer.
     fn sessions_of(
         &self,
         users: &[i64],
     ) -> impl Future<Output = Result<Vec<UserSessions>, StoreError>> + Send;
 
-    /// Ends all sessions of `server`, forgets its room counts, and says how many sessions there
-    /// were. Works in batches, between which other calls come; the deadline holds for each.
+    /// Ends all sessions of `server`, removes its room counts, and returns the number of ended
+    /// sessions. Works in batches, between which other calls can run; each batch has the deadline.
     ///
     /// # Errors
-    /// A [`StoreError`]; the batches before it are done.
+    /// A [`StoreError`]; the batches before it have taken effect.
     fn del_server(&self, server: &str) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// Replaces what `server` said about how many members it has in which room. Expires after the
-    /// store's lifetime, [`ROOM_COUNTS_LIFETIME_MAX`] at most.
+    /// Replaces the numbers of members that `server` has in its rooms. They expire after the
+    /// store's lifetime, or after [`ROOM_COUNTS_LIFETIME_MAX`] if that is shorter.
     ///
     /// # Errors
     /// A [`StoreError`].
@@ -113,16 +115,16 @@ pub trait Sessions: Send + Sync {
         rooms: &HashMap<String, u32>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Members of every room, summed over the servers whose counts have not expired. The work grows
-    /// with the number of rooms.
+    /// The number of members of every room, over the servers whose counts have not expired. The
+    /// cost grows with the number of rooms.
     ///
     /// # Errors
     /// A [`StoreError`].
     fn room_counts(&self) -> impl Future<Output = Result<HashMap<String, u32>, StoreError>> + Send;
 
-    /// How much the store holds. The work grows with the number of servers.
+    /// How many sessions the store holds. The cost grows with the number of servers.
     ///
     /// # Errors
     /// A [`StoreError`].
-    fn counts(&self) -> impl Future<Output = Result<Counts, StoreError>> + Send;
+    fn counts(&self) -> impl Future<Output = Result<SessionCounts, StoreError>> + Send;
 }

@@ -1,20 +1,23 @@
-//! [`Store`]: whichever kind the configuration names.
+//! [`Store`]: the kind of store that the configuration selects.
 
 use std::collections::HashMap;
 
-use crate::{Counts, Memory, Placed, Redis, Sessions, StoreError, UserSessions};
+use crate::error::StoreError;
+use crate::memory::Memory;
+use crate::redis::Redis;
+use crate::sessions::{Placed, SessionCounts, Sessions, UserSessions};
 
-/// Either kind of [`Sessions`].
+/// Either kind of session store.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // a service has one
+#[allow(clippy::large_enum_variant, reason = "a service has only one")]
 pub enum Store {
-    /// In this process; forgotten when it ends.
+    /// In this process; lost when it ends.
     Memory(Memory),
     /// In one or several Redis servers.
     Redis(Redis),
 }
 
-/// Passes a call on to the kind there is.
+/// Forwards a call to the store inside.
 macro_rules! either {
     ($store:expr, $inner:ident => $call:expr) => {
         match $store {
@@ -61,7 +64,7 @@ impl Sessions for Store {
         either!(self, store => store.room_counts())
     }
 
-    async fn counts(&self) -> Result<Counts, StoreError> {
+    async fn counts(&self) -> Result<SessionCounts, StoreError> {
         either!(self, store => store.counts())
     }
 }

@@ -11,7 +11,7 @@ use comet_control::{Control, ControlWake, Goodbye};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuther, Embedded};
 use comet_mesh::{EventFd, Wake, inbox};
-use comet_net::{Core, CoreSettings, Ports, Tls};
+use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 
 use crate::StartError;
 use crate::listeners::{self, Addresses, Listeners};
@@ -136,8 +136,12 @@ impl App {
                 spin: config.server.spin,
                 epoch,
             };
-            let ports =
-                Ports { inbox, bell, peers: peers.clone(), control: control_sender.clone() };
+            let ports = MeshEndpoints {
+                inbox,
+                wakeup: bell,
+                peers: peers.clone(),
+                control: control_sender.clone(),
+            };
             match Core::start(settings, ports, auther.clone(), ready.clone()) {
                 Ok(core) => app.cores.push(core),
                 Err(error) => return Err(app.give_up(StartError::Core(error))),
@@ -313,7 +317,7 @@ impl App {
     fn explain_end(self, cpus: &[usize]) -> StartError {
         let (shard, cause) = self.stop().expect_err("only a core that failed says nothing");
         let cpu = Some(cpus[usize::from(shard.0)]);
-        StartError::Core(comet_net::StartError { shard, cpu, cause })
+        StartError::Core(comet_net::CoreStartError { shard, cpu, cause })
     }
 
     fn announce(&self, config: &Config, limits: &Limits) {

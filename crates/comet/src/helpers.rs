@@ -74,7 +74,7 @@ fn advice(error: &TlsError) -> &'static str {
     match error {
         TlsError::Untrusted => "; name the certificate of who signed it with --ca",
         TlsError::OtherName(_) => "; if that is the server you mean, name it with --server-name",
-        TlsError::AuthoritysOwn => "; make one with basicConstraints=CA:FALSE for the server",
+        TlsError::CaCertificate => "; make one with basicConstraints=CA:FALSE for the server",
         TlsError::NotTls => "; leave --tls out, or name an address that is bound for TLS",
         _ => "",
     }

@@ -85,7 +85,7 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     let store = match settings.store {
         SessionStore::Memory => Store::Memory(Memory::new(settings.expire)),
         SessionStore::Redis => {
-            let options = comet_router::Options {
+            let options = comet_router::RedisOptions {
                 servers: settings.redis.clone(),
                 lifetime: settings.expire,
                 deadline: STORE_DEADLINE,

@@ -26,7 +26,7 @@ pub enum StartError {
     /// The control thread did not start.
     Control(comet_control::StartError),
     /// A core did not start.
-    Core(comet_net::StartError),
+    Core(comet_net::CoreStartError),
     /// The process lacks a resource of the system.
     System(std::io::Error),
     /// A core did not report within this time.

@@ -1,4 +1,4 @@
-//! The client against bytes written by hand and against tungstenite's server.
+//! Tests of the client against hand-written bytes and against tungstenite's server.
 
 mod reconnect;
 mod session;

@@ -1,4 +1,4 @@
-//! The client that comes back.
+//! The reconnecting client.
 
 use std::io::Write;
 use std::time::Duration;
@@ -15,13 +15,13 @@ fn listener(address: String) -> Listener {
 }
 
 fn disconnected(listener: &mut Listener) -> Error {
-    let (reason, retry_in) = put_off(listener);
+    let (reason, retry_in) = disconnected_with_delay(listener);
     assert!((BASE..=MAX).contains(&retry_in), "{retry_in:?}");
     reason
 }
 
-/// Why the connection was lost or could not be made, and how long the next attempt is put off.
-fn put_off(listener: &mut Listener) -> (Error, Duration) {
+/// Why the connection was lost or could not be made, and the delay before the next attempt.
+fn disconnected_with_delay(listener: &mut Listener) -> (Error, Duration) {
     match listener.next().unwrap() {
         Event::Disconnected { reason, retry_in } => (reason, retry_in),
         other => panic!("{other:?}"),
@@ -34,10 +34,10 @@ fn connected(listener: &mut Listener) {
     assert!(listener.client().is_some());
 }
 
-/// The first connection is told room and operations one by one; the second gets them before anybody
-/// hears that it is there. The third server refuses, the fourth takes it again.
+/// The first connection gets room and operations one by one. The second gets them before the event
+/// `Connected`. The server refuses the third connection and accepts the fourth.
 #[test]
-fn a_lost_connection_is_made_again_as_it_was() {
+fn a_reconnect_restores_room_and_operations() {
     let (address, server) = serve(4, |connection, mut stream| {
         let mut expect = |operation: i32, body: &[u8]| {
             let (asked, sequence, said) = read_frame(&mut stream);
@@ -85,7 +85,7 @@ fn a_lost_connection_is_made_again_as_it_was() {
 }
 
 #[test]
-fn what_is_asked_before_the_first_connection_is_asked_there() {
+fn a_room_joined_before_the_first_connection_is_joined_there() {
     let (address, server) = serve(1, |_, mut stream| {
         authenticate(&mut stream);
         let (operation, sequence, room) = read_frame(&mut stream);
@@ -99,11 +99,11 @@ fn what_is_asked_before_the_first_connection_is_asked_there() {
     server.join().unwrap();
 }
 
-/// Nobody waits here: what is asserted is how long it would be.
+/// No delay is waited for: the test checks the announced delays.
 #[test]
-fn a_servers_delay_is_waited_where_it_is_the_longer_one() {
+fn the_longer_of_server_delay_and_backoff_is_used() {
     const HINT: Duration = Duration::from_millis(1_234_567);
-    // Body of the server's goodbye; what is left of it, and whether the delay was believed.
+    // The body of the server's close notice, the reason in it, and the delay if it is accepted.
     let cases = [
         ("draining; retry_after_ms=1234567", "draining", Some(HINT)),
         ("draining; retry_after_ms=3600000", "draining", Some(Duration::from_secs(3600))),
@@ -113,31 +113,31 @@ fn a_servers_delay_is_waited_where_it_is_the_longer_one() {
         ("draining; retry_after_ms=-1", "draining; retry_after_ms=-1", None),
         ("draining; retry_after_ms=", "draining; retry_after_ms=", None),
     ];
-    // Each words are the answer to a token first, and then the end of a live connection.
+    // Each text is first the answer to a token, and then the end of a live connection.
     let (address, server) = serve(2 * cases.len(), move |connection, mut stream| {
-        let goodbye = frame(6, 0, cases[connection / 2].0.as_bytes());
+        let notice = frame(6, 0, cases[connection / 2].0.as_bytes());
         if connection % 2 == 0 {
             read_frame(&mut stream);
         } else {
             authenticate(&mut stream);
         }
-        stream.write_all(&goodbye).unwrap();
+        stream.write_all(&notice).unwrap();
     });
-    for (goodbye, expected, delay) in cases {
+    for (text, expected, delay) in cases {
         for is_live in [false, true] {
             let mut listener = listener(address.clone());
             if is_live {
                 connected(&mut listener);
             }
-            let (error, retry_in) = put_off(&mut listener);
-            assert_eq!(error.retry_after(), delay, "{goodbye}");
+            let (error, retry_in) = disconnected_with_delay(&mut listener);
+            assert_eq!(error.retry_after(), delay, "{text}");
             let Error::Session(SessionError::Closed { reason, .. }) = error else {
                 panic!("{error}");
             };
             assert_eq!(reason, expected);
             match delay.filter(|delay| *delay > MAX) {
                 Some(delay) => assert_eq!(retry_in, delay),
-                None => assert!((BASE..=MAX).contains(&retry_in), "{goodbye}: {retry_in:?}"),
+                None => assert!((BASE..=MAX).contains(&retry_in), "{text}: {retry_in:?}"),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The session on its own: any split of the input, batches, refusals, hostile lengths.
+//! The session alone: any split of the input, batches, refusals, hostile lengths.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn answer_with(session: &Session, status: &str, accept_of: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// What makes a fresh session live.
+/// The server's bytes that make a new session live.
 fn welcome(session: &Session, transport: Transport) -> Vec<u8> {
     let reply = frame(8, 1, b"");
     match transport {
@@ -57,7 +57,7 @@ fn feed(session: &mut Session, input: &[u8]) -> (Seen, Result<(), SessionError>)
     (seen, outcome)
 }
 
-/// Whatever came before it, the session ends with `expected`, and stays ended.
+/// Checks that `input` ends a session with `expected`, and that it stays ended.
 fn check_end(transport: Transport, input: &[u8], expected: &SessionError) {
     let mut session = live(transport);
     let (_, outcome) = feed(&mut session, input);
@@ -66,7 +66,8 @@ fn check_end(transport: Transport, input: &[u8], expected: &SessionError) {
     assert!(!session.is_live());
 }
 
-/// How a server sends a group of frames: one as it is, several as goim's batch.
+/// The bytes that a server sends for a group of frames: a single frame as it is, several as goim's
+/// batch.
 fn encode(transport: Transport, group: &[(i32, i32, Vec<u8>)]) -> Vec<u8> {
     let run: Vec<u8> = group
         .iter()
@@ -80,7 +81,7 @@ fn encode(transport: Transport, group: &[(i32, i32, Vec<u8>)]) -> Vec<u8> {
 }
 
 #[test]
-fn the_first_bytes() {
+fn a_new_session_sends_auth_or_the_upgrade() {
     let tcp = session(Transport::Tcp);
     assert_eq!(tcp.output(), b"\0\0\0\x12\0\x10\0\x01\0\0\0\x07\0\0\0\x0142");
     let websocket = session(Transport::WebSocket);
@@ -90,7 +91,7 @@ fn the_first_bytes() {
 }
 
 #[test]
-fn output_is_taken_as_it_is_written() {
+fn consumed_output_is_removed() {
     let mut session = session(Transport::Tcp);
     let all = session.output().to_vec();
     session.send(2, 7, b"");
@@ -100,10 +101,10 @@ fn output_is_taken_as_it_is_written() {
     assert_eq!(session.output(), b"");
 }
 
-/// An upgrade, a message, a batch, a ping between the fragments of a message, another message: cut in
-/// two at every byte.
+/// The stream has an upgrade, a message, a batch, a ping between the fragments of a message, and
+/// another message. It is cut in two at every byte.
 #[test]
-fn any_cut_gives_the_same_frames() {
+fn the_frames_do_not_depend_on_where_the_input_is_cut() {
     for transport in TRANSPORTS {
         let groups = [
             vec![(5, 1, b"one".to_vec())],
@@ -156,7 +157,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn any_chunks_give_the_frames_sent(
+    fn chunked_input_gives_the_frames_that_were_sent(
         groups in groups(),
         chunks in prop::collection::vec(1_usize..3000, 1..20),
         websocket: bool,
@@ -181,7 +182,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_break_a_session(
+    fn no_input_causes_a_panic(
         input in prop::collection::vec(any::<u8>(), 0..400),
         cut in 0_usize..400,
         websocket: bool,
@@ -205,9 +206,9 @@ fn a_session_ends_with_the_servers_reason() {
         reason: reason.to_owned(),
         retry_after: None,
     };
-    let goodbye = frame(6, 0, b"heartbeat_timeout");
-    check_end(Transport::Tcp, &goodbye, &closed(None, "heartbeat_timeout"));
-    check_end(Transport::WebSocket, &websocket(0x82, &goodbye), &closed(None, "heartbeat_timeout"));
+    let notice = frame(6, 0, b"heartbeat_timeout");
+    check_end(Transport::Tcp, &notice, &closed(None, "heartbeat_timeout"));
+    check_end(Transport::WebSocket, &websocket(0x82, &notice), &closed(None, "heartbeat_timeout"));
     check_end(
         Transport::WebSocket,
         &websocket(0x88, b"\x03\xe9draining"),
@@ -218,22 +219,22 @@ fn a_session_ends_with_the_servers_reason() {
 }
 
 #[test]
-fn a_goodbye_may_name_a_delay() {
+fn a_close_notice_may_contain_a_delay() {
     let closed = |code| SessionError::Closed {
         code,
         reason: "draining".to_owned(),
         retry_after: Some(Duration::from_millis(1830)),
     };
-    let words = b"draining; retry_after_ms=1830";
-    let goodbye = frame(6, 0, words);
-    check_end(Transport::Tcp, &goodbye, &closed(None));
-    check_end(Transport::WebSocket, &websocket(0x82, &goodbye), &closed(None));
-    let close = [&b"\x03\xe9"[..], words].concat();
+    let text = b"draining; retry_after_ms=1830";
+    let notice = frame(6, 0, text);
+    check_end(Transport::Tcp, &notice, &closed(None));
+    check_end(Transport::WebSocket, &websocket(0x82, &notice), &closed(None));
+    let close = [&b"\x03\xe9"[..], text].concat();
     check_end(Transport::WebSocket, &websocket(0x88, &close), &closed(Some(1001)));
 }
 
 #[test]
-fn frames_before_the_end_are_handed_on() {
+fn frames_before_the_end_are_delivered() {
     let mut session = live(Transport::Tcp);
     let input = [frame(5, 1, b"last"), frame(6, 0, b"bye"), frame(5, 2, b"never")].concat();
     let (seen, outcome) = feed(&mut session, &input);
@@ -242,7 +243,7 @@ fn frames_before_the_end_are_handed_on() {
 }
 
 #[test]
-fn bad_frames() {
+fn bad_frames_end_the_session() {
     let long = [&(16_u32 + 4097).to_be_bytes()[..], b"\0\x10\0\x01"].concat();
     let too_large =
         SessionError::Frame(FrameFault::BodyTooLarge { body_len: 4097, body_max: 4096 });
@@ -273,7 +274,7 @@ fn bad_frames() {
 }
 
 #[test]
-fn bad_websocket_frames() {
+fn bad_websocket_frames_end_the_session() {
     let fragments_without_end =
         [websocket(0x02, &[0; 60_000]), websocket(0x00, &[0; 22_257])].concat();
     let cases: &[(&[u8], WebSocketFault)] = &[
@@ -297,14 +298,14 @@ fn bad_websocket_frames() {
 }
 
 #[test]
-fn an_upgrade_may_be_refused_or_wrong() {
+fn a_refused_or_invalid_upgrade_ends_the_session() {
     let check = |answer: &dyn Fn(&Session) -> Vec<u8>, expected: &dyn Fn(&SessionError) -> bool| {
         let mut session = session(Transport::WebSocket);
         let answer = answer(&session);
         let request_len = session.output().len();
         let error = feed(&mut session, &answer).1.unwrap_err();
         assert!(expected(&error), "{error}");
-        assert_eq!(session.output().len(), request_len, "no token for such a server");
+        assert_eq!(session.output().len(), request_len, "such a server gets no token");
     };
     for (status, code) in [("404 Not Found", 404), ("426 Upgrade Required", 426), ("200 OK", 200)] {
         check(&|session| answer_with(session, status, ""), &|error| {
@@ -327,7 +328,7 @@ fn an_upgrade_may_be_refused_or_wrong() {
 }
 
 #[test]
-fn pings_are_answered_but_not_without_bound() {
+fn pings_are_answered_up_to_a_bound() {
     let mut session = live(Transport::WebSocket);
     let ping = websocket(0x89, &[1; 125]);
     feed(&mut session, &ping).1.unwrap();
@@ -339,7 +340,7 @@ fn pings_are_answered_but_not_without_bound() {
 }
 
 #[test]
-fn a_closed_session_says_goodbye_and_nothing_after() {
+fn a_closed_session_sends_a_close_and_nothing_after_it() {
     let mut session = live(Transport::WebSocket);
     session.close();
     session.send(2, 1, b"");
@@ -347,7 +348,7 @@ fn a_closed_session_says_goodbye_and_nothing_after() {
     assert_eq!(session.output()[..2], [0x88, 0x82]);
 }
 
-/// The bench holds many thousands.
+/// The bench holds many thousands of sessions.
 #[test]
 fn a_session_is_small() {
     assert!(size_of::<Session>() <= 128, "{} bytes", size_of::<Session>());

@@ -13,12 +13,12 @@ fn message(operation: i32, sequence: i32, body: &[u8]) -> Message {
 }
 
 #[test]
-fn requests_messages_and_a_quiet_end() {
+fn requests_messages_and_an_end_without_a_reason() {
     let (address, server) = serve(1, |_, mut stream| {
         assert_eq!(authenticate(&mut stream), b"42");
         let (operation, sequence, room) = read_frame(&mut stream);
         assert_eq!((operation, &room[..]), (12, &b"live://1000"[..]));
-        // Messages overtake the reply, and a reply nobody waits for comes first.
+        // Messages and a reply to no request arrive before the reply.
         let batch =
             [frame(5, 1, b"a"), frame(1000, 2, b"b"), frame(13, sequence - 1, b"")].concat();
         stream.write_all(&[batch, frame(13, sequence, b"")].concat()).unwrap();
@@ -45,7 +45,7 @@ fn requests_messages_and_a_quiet_end() {
 }
 
 #[test]
-fn many_operations_go_in_several_requests() {
+fn many_operations_take_several_requests() {
     let operations: Vec<i32> = (0..2000).map(|index| i32::MIN + index).collect();
     let (address, server) = serve(1, {
         let operations = operations.clone();
@@ -67,7 +67,7 @@ fn many_operations_go_in_several_requests() {
 }
 
 #[test]
-fn heartbeats_keep_the_line_and_tell_who_is_online() {
+fn heartbeats_are_sent_and_report_the_online_count() {
     let (address, server) = serve(1, |_, mut stream| {
         authenticate(&mut stream);
         for online in [7_u8, 8] {
@@ -85,13 +85,14 @@ fn heartbeats_keep_the_line_and_tell_who_is_online() {
     server.join().unwrap();
 }
 
-/// Heartbeats are always due here: one before each message that waits, though none has been answered.
+/// With this interval a heartbeat is always due: one is sent before each waiting message, though
+/// none is answered.
 #[test]
-fn heartbeats_go_on_while_messages_wait() {
+fn heartbeats_are_sent_while_messages_wait() {
     let (address, server) = serve(1, |_, mut stream| {
         let (_, sequence, _) = read_frame(&mut stream);
         let messages = [b"a", b"b", b"c"].map(|body| frame(5, 0, body)).concat();
-        // In one piece, so that one read of the client brings them all.
+        // In one write, so that the client reads them at once.
         stream.write_all(&[frame(8, sequence, b""), messages].concat()).unwrap();
         for _ in 0..3 {
             assert_eq!(read_frame(&mut stream).0, 2);
@@ -107,7 +108,7 @@ fn heartbeats_go_on_while_messages_wait() {
 }
 
 #[test]
-fn a_silent_server_is_given_up() {
+fn a_silent_server_is_an_error() {
     let (address, server) = serve(1, |_, mut stream| {
         authenticate(&mut stream);
         let mut rest = Vec::new();
@@ -123,7 +124,7 @@ fn a_silent_server_is_given_up() {
 }
 
 #[test]
-fn nothing_within_the_timeout_is_no_error() {
+fn a_receive_timeout_is_no_error() {
     let (address, server) = serve(1, |_, mut stream| {
         authenticate(&mut stream);
         read_frame(&mut stream);
@@ -140,7 +141,7 @@ fn nothing_within_the_timeout_is_no_error() {
 }
 
 #[test]
-fn the_servers_reason_comes_after_its_messages() {
+fn messages_are_received_before_the_servers_reason() {
     let (address, server) = serve(1, |_, mut stream| {
         authenticate(&mut stream);
         let last = [frame(5, 0, b"last"), frame(6, 0, b"replaced")].concat();
@@ -160,7 +161,7 @@ fn the_servers_reason_comes_after_its_messages() {
 }
 
 #[test]
-fn a_refused_token_and_an_unanswered_one() {
+fn refused_and_unanswered_tokens_are_errors() {
     let (address, server) = serve(2, |connection, mut stream| {
         read_frame(&mut stream);
         if connection == 0 {
@@ -178,7 +179,7 @@ fn a_refused_token_and_an_unanswered_one() {
 }
 
 #[test]
-fn an_unanswered_request_ends_the_connection_but_not_what_came() {
+fn messages_can_be_received_after_an_unanswered_request() {
     let (address, server) = serve(1, |_, mut stream| {
         authenticate(&mut stream);
         stream.write_all(&frame(5, 0, b"came")).unwrap();
@@ -195,7 +196,7 @@ fn an_unanswered_request_ends_the_connection_but_not_what_came() {
 }
 
 #[test]
-fn a_reply_counts_though_the_server_closed_behind_it() {
+fn a_reply_followed_by_a_close_is_a_success() {
     let (address, server) = serve(1, |_, mut stream| {
         authenticate(&mut stream);
         let (_, sequence, _) = read_frame(&mut stream);
@@ -209,7 +210,7 @@ fn a_reply_counts_though_the_server_closed_behind_it() {
 }
 
 #[test]
-fn too_long_a_body_is_not_sent() {
+fn a_body_that_is_too_long_is_not_sent() {
     let (address, server) = serve(1, |_, mut stream| {
         authenticate(&mut stream);
         assert_eq!(read_frame(&mut stream), (4, 2, vec![1; 4096]));
@@ -239,7 +240,7 @@ fn hostile_lengths_end_the_connection() {
 }
 
 #[test]
-fn nobody_listens() {
+fn an_address_without_a_server_is_an_error() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let refused = Options::tcp(address.to_string(), "42").connect();
     assert!(matches!(refused, Err(Error::Io(_))), "{refused:?}");

@@ -1,4 +1,5 @@
-//! TLS under both transports, against rustls' server and against servers that are not what was asked for.
+//! TLS under both transports, against rustls's server and against servers with the wrong
+//! certificate or none.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -19,7 +20,7 @@ use crate::wire::{authenticate, frame, read_frame, serve};
 
 type Stream = StreamOwned<ServerConnection, TcpStream>;
 
-/// A certificate for `name` that its own key has signed.
+/// A self-signed certificate.
 struct Identity(CertifiedKey<KeyPair>);
 
 impl Identity {
@@ -27,7 +28,7 @@ impl Identity {
         Self(generate_simple_self_signed([name.to_owned()]).unwrap())
     }
 
-    /// What openssl makes for `name` unless told otherwise: a server that is its own authority.
+    /// A certificate as openssl makes it for `name` by default: that of a certificate authority.
     fn authority(name: &str) -> Self {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -39,7 +40,7 @@ impl Identity {
         self.0.cert.pem()
     }
 
-    /// TLS of this identity over a connection.
+    /// Starts TLS with this identity on a connection.
     fn server(&self) -> impl Fn(TcpStream) -> Stream + Send + 'static {
         let key = self.0.signing_key.serialize_der().try_into().unwrap();
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -68,13 +69,13 @@ fn requests_and_messages_over_tcp() {
         assert_eq!(stream.conn.alpn_protocol(), None);
         let (operation, sequence, room) = read_frame(&mut stream);
         assert_eq!((operation, &room[..]), (12, &b"live://1000"[..]));
-        // More than the client reads at once, and more than one TLS record.
+        // Longer than one read of the client and than one TLS record.
         let long = frame(5, 1, &[7; 100_000]);
         stream.write_all(&[long, frame(13, sequence, b"")].concat()).unwrap();
         let (operation, _, body) = read_frame(&mut stream);
         assert_eq!((operation, body), (4, vec![1; 4096]));
         let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).expect("TLS is closed as it should be");
+        stream.read_to_end(&mut rest).expect("the client sends close_notify");
         assert_eq!(rest, b"");
     });
     let mut client = Options::tcp(address, "42").tls(trusted).connect().unwrap();
@@ -112,7 +113,7 @@ fn requests_and_messages_over_websocket() {
 }
 
 #[test]
-fn nothing_within_the_timeout_is_no_error() {
+fn a_receive_timeout_is_no_error() {
     let identity = Identity::of("127.0.0.1");
     let (trusted, tls) = (identity.trusted(), identity.server());
     let (address, server) = serve(1, move |_, stream| {
@@ -128,9 +129,9 @@ fn nothing_within_the_timeout_is_no_error() {
     server.join().unwrap();
 }
 
-/// Second connections resume the TLS session of the first, without the certificate being sent again.
+/// The second connection resumes the TLS session of the first; the certificate is not sent again.
 #[test]
-fn a_listener_comes_back_and_resumes_the_session() {
+fn a_reconnect_resumes_the_tls_session() {
     let identity = Identity::of("127.0.0.1");
     let (trusted, tls) = (identity.trusted(), identity.server());
     let (address, server) = serve(2, move |connection, stream| {
@@ -152,7 +153,7 @@ fn a_listener_comes_back_and_resumes_the_session() {
 }
 
 #[test]
-fn an_end_with_or_without_the_goodbye_of_tls_is_an_end() {
+fn the_stream_may_end_with_or_without_close_notify() {
     let identity = Identity::of("127.0.0.1");
     let (trusted, tls) = (identity.trusted(), identity.server());
     let (address, server) = serve(2, move |connection, stream| {
@@ -174,11 +175,11 @@ fn an_end_with_or_without_the_goodbye_of_tls_is_an_end() {
 }
 
 #[test]
-fn a_certificate_that_is_not_the_servers_gets_no_token() {
+fn a_server_with_a_wrong_certificate_gets_no_token() {
     let identity = Identity::of("push.example.com");
     let (trusted, tls) = (identity.trusted(), identity.server());
     let other = Identity::of("other.example.com").trusted();
-    // Whom to trust, the name that is expected (none: that of the address), and what is wrong.
+    // Trusted certificates, the expected name (none: that of the address), and the error.
     let cases = [
         (TlsOptions::new(), Some("push.example.com"), "is signed by nobody who is trusted"),
         (other, Some("push.example.com"), "is signed by nobody who is trusted"),
@@ -186,8 +187,8 @@ fn a_certificate_that_is_not_the_servers_gets_no_token() {
         (trusted, None, "the server has another name"),
     ];
     let (address, server) = serve(cases.len(), move |_, stream| {
-        let refused = tls(stream).read(&mut [0]).expect_err("the client goes away");
-        // An alert, which a reset may overtake where the client had not read everything.
+        let refused = tls(stream).read(&mut [0]).expect_err("the client disconnects");
+        // The client sends an alert. A reset may replace it if the client has unread input.
         let kinds = [ErrorKind::InvalidData, ErrorKind::ConnectionReset];
         assert!(kinds.contains(&refused.kind()), "{refused}");
     });
@@ -202,19 +203,19 @@ fn a_certificate_that_is_not_the_servers_gets_no_token() {
 }
 
 #[test]
-fn the_certificate_of_an_authority_is_no_servers() {
+fn the_certificate_of_an_authority_is_refused() {
     let identity = Identity::authority("127.0.0.1");
     let (trusted, tls) = (identity.trusted(), identity.server());
     let (address, server) = serve(1, move |_, stream| {
-        tls(stream).read(&mut [0]).expect_err("the client goes away");
+        tls(stream).read(&mut [0]).expect_err("the client disconnects");
     });
     let refused = Options::tcp(address, "42").tls(trusted).connect();
-    assert!(matches!(refused, Err(Error::Tls(TlsError::AuthoritysOwn))), "{refused:?}");
+    assert!(matches!(refused, Err(Error::Tls(TlsError::CaCertificate))), "{refused:?}");
     server.join().unwrap();
 }
 
 #[test]
-fn a_server_without_tls_is_told_from_one_with_it() {
+fn a_server_without_tls_is_an_error_of_its_own() {
     let (address, server) = serve(2, |connection, mut stream| {
         let mut hello = [0; 5];
         stream.read_exact(&mut hello).unwrap();
@@ -222,7 +223,7 @@ fn a_server_without_tls_is_told_from_one_with_it() {
         if connection == 0 {
             stream.write_all(&frame(6, 0, b"bad_frame")).unwrap();
             let mut rest = Vec::new();
-            // The alert; or a reset, since not all of it was read.
+            // The alert; or a reset, since the server has unread input.
             let _ = stream.read_to_end(&mut rest);
         }
     });
@@ -232,7 +233,7 @@ fn a_server_without_tls_is_told_from_one_with_it() {
     let ended = options.connect();
     let is_end = match &ended {
         Err(Error::Ended) => true,
-        // Bytes of the greeting that nobody read make it a reset.
+        // The server's unread input may cause a reset.
         Err(Error::Io(error)) => error.kind() == ErrorKind::ConnectionReset,
         _ => false,
     };
@@ -241,7 +242,7 @@ fn a_server_without_tls_is_told_from_one_with_it() {
 }
 
 #[test]
-fn a_server_that_does_not_shake_hands_is_given_up() {
+fn an_unanswered_handshake_is_an_error() {
     let (address, server) = serve(1, |_, mut stream| {
         let mut hello = Vec::new();
         stream.read_to_end(&mut hello).unwrap();
@@ -254,7 +255,7 @@ fn a_server_that_does_not_shake_hands_is_given_up() {
 }
 
 #[test]
-fn what_cannot_be_trusted_and_what_is_no_name() {
+fn bad_authorities_and_server_names_are_refused() {
     let key = Identity::of("a.example.com").0.signing_key.serialize_pem();
     for pem in ["", "no PEM", &key] {
         let refused = TlsOptions::with_authorities(pem.as_bytes()).unwrap_err();
@@ -266,7 +267,7 @@ fn what_cannot_be_trusted_and_what_is_no_name() {
         assert!(matches!(refused, Err(TlsError::BadAuthority(_))), "{body:?}: {refused:?}");
     }
     let (address, server) = serve(1, |_, mut stream| {
-        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "nothing is said to it");
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "nothing is sent");
     });
     let options = Options::tcp(address, "42");
     let refused = options.tls(TlsOptions::new().server_name("no name")).connect();

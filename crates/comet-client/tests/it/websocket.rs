@@ -1,4 +1,4 @@
-//! The blocking client over WebSocket, against tungstenite's server and against plain HTTP.
+//! The blocking client over WebSocket, against tungstenite's server and a plain HTTP server.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -64,7 +64,7 @@ fn requests_messages_pings_and_batches() {
 }
 
 #[test]
-fn a_close_has_a_code_and_a_text_and_is_answered() {
+fn a_close_is_answered_and_reported_with_code_and_reason() {
     let (address, server) = serve(1, |_, stream| {
         let mut socket = welcome(stream);
         let close = CloseFrame { code: 1001.into(), reason: "draining".into() };
@@ -83,7 +83,7 @@ fn a_close_has_a_code_and_a_text_and_is_answered() {
 }
 
 #[test]
-fn an_upgrade_is_refused_with_a_status() {
+fn the_status_of_a_refused_upgrade_is_reported() {
     let (address, server) = serve(1, |_, mut stream| {
         let mut request = [0; 4096];
         let len = stream.read(&mut request).unwrap();
@@ -98,7 +98,7 @@ fn an_upgrade_is_refused_with_a_status() {
 
 #[test]
 #[should_panic(expected = "host and path can stand in an HTTP request")]
-fn a_path_with_a_line_break_is_our_callers_bug() {
+fn a_path_with_a_line_break_panics() {
     let (address, _server) = serve(1, |_, _| {});
     let _ = Options::websocket(address, "/sub\r\nX: y", "42").connect();
 }

@@ -1,4 +1,4 @@
-//! The wire from its description, without this project's codec: what the tests compare against.
+//! The wire protocol written from its description, without this project's codec, for comparison.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -46,7 +46,7 @@ pub(crate) fn read_frame(stream: &mut impl Read) -> (i32, i32, Vec<u8>) {
     (word(8), word(12), body)
 }
 
-/// Takes the auth frame and accepts it; returns the token.
+/// Reads the auth frame, accepts it and returns the token.
 pub(crate) fn authenticate(stream: &mut (impl Read + Write)) -> Vec<u8> {
     let (operation, sequence, token) = read_frame(stream);
     assert_eq!(operation, 7);
@@ -54,8 +54,8 @@ pub(crate) fn authenticate(stream: &mut (impl Read + Write)) -> Vec<u8> {
     token
 }
 
-/// Runs `serve` on a thread with each connection to the returned address, `connections` in all.
-/// Join the handle: a failed assertion of the server is there.
+/// Calls `serve` on a thread for each of `connections` connections to the returned address. Joining
+/// the handle reports a failed assertion of the server.
 pub(crate) fn serve(
     connections: usize,
     mut serve: impl FnMut(usize, TcpStream) + Send + 'static,

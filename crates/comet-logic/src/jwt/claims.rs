@@ -4,18 +4,19 @@ use comet_core::limits::{ACCEPTS_MAX, NAME_MAX};
 use comet_core::{Accepts, Identity};
 use serde_json::{Map, Value};
 
-use crate::Refusal;
+use crate::auther::Refusal;
 
-/// Which claims say what (`token.mid`, `token.key`, `token.room`, `token.accepts`).
+/// The names of the claims (`token.mid`, `token.key`, `token.room`, `token.accepts`).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClaimNames {
-    /// The user id: a whole number, or a text that is one (`sub` is always a text).
+    /// The user id: an integer, or a text with one (`sub` is always a text).
     pub mid: String,
-    /// The connection's key, a text. Without it logic makes one.
+    /// The connection's key, a text. Without the claim the user's home makes one.
     pub key: String,
-    /// The room the connection starts in, a text. Without it, none.
+    /// The first room of the connection, a text. Without the claim it has none.
     pub room: String,
-    /// The operations the connection accepts, a list of numbers. Without it, all.
+    /// The operations that the connection accepts, a list of numbers. Without the claim it accepts
+    /// all.
     pub accepts: String,
 }
 
@@ -28,7 +29,7 @@ impl Default for ClaimNames {
 }
 
 impl ClaimNames {
-    /// The identity that `claims` name.
+    /// The identity in `claims`.
     pub(super) fn identity(&self, claims: &Map<String, Value>) -> Result<Identity, Refusal> {
         Ok(Identity {
             user: user(&self.mid, claims)?,
@@ -40,13 +41,13 @@ impl ClaimNames {
     }
 }
 
-/// `null` is as good as absent: Go writes it for what is not there.
-fn given<'a>(claim: &str, claims: &'a Map<String, Value>) -> Option<&'a Value> {
+/// The value of a claim. `null` counts as absent, because Go writes it for an absent value.
+fn value_of<'a>(claim: &str, claims: &'a Map<String, Value>) -> Option<&'a Value> {
     claims.get(claim).filter(|value| !value.is_null())
 }
 
 fn user(claim: &str, claims: &Map<String, Value>) -> Result<i64, Refusal> {
-    let user = match given(claim, claims) {
+    let user = match value_of(claim, claims) {
         None => return Err(Refusal::new(format!("the token has no claim {claim:?}"))),
         Some(Value::Number(number)) => number.as_i64(),
         Some(Value::String(text)) => text.parse().ok(),
@@ -55,9 +56,9 @@ fn user(claim: &str, claims: &Map<String, Value>) -> Result<i64, Refusal> {
     user.ok_or_else(|| Refusal::new(format!("the claim {claim:?} is not a user id")))
 }
 
-/// A key or room id; an empty one is none.
+/// A key or room id; `None` if it is absent or empty.
 fn name(claim: &str, claims: &Map<String, Value>) -> Result<Option<Box<str>>, Refusal> {
-    match given(claim, claims) {
+    match value_of(claim, claims) {
         None => Ok(None),
         Some(Value::String(text)) if text.len() > NAME_MAX => {
             Err(Refusal::new(format!("the claim {claim:?} is longer than {NAME_MAX} bytes")))
@@ -68,7 +69,7 @@ fn name(claim: &str, claims: &Map<String, Value>) -> Result<Option<Box<str>>, Re
 }
 
 fn accepts(claim: &str, claims: &Map<String, Value>) -> Result<Accepts, Refusal> {
-    match given(claim, claims) {
+    match value_of(claim, claims) {
         None => Ok(Accepts::All),
         Some(Value::Array(list)) if list.len() > ACCEPTS_MAX => {
             Err(Refusal::new(format!("the claim {claim:?} has more than {ACCEPTS_MAX} operations")))
@@ -77,7 +78,9 @@ fn accepts(claim: &str, claims: &Map<String, Value>) -> Result<Accepts, Refusal>
             let operations = list.iter().map(|value| value.as_i64()?.try_into().ok());
             let operations: Option<Box<[i32]>> = operations.collect();
             operations.map(Accepts::Only).ok_or_else(|| {
-                Refusal::new(format!("the claim {claim:?} holds what is no operation"))
+                Refusal::new(format!(
+                    "the claim {claim:?} contains a value that is not an operation"
+                ))
             })
         }
         Some(_) => Err(Refusal::new(format!("the claim {claim:?} is not a list"))),

@@ -1,48 +1,49 @@
-//! Keys that tokens are checked with, from the bytes of their files. Each is for one algorithm, which is
-//! the key's and never the token's choice.
+//! The keys that check tokens, from the bytes of their files. Each key is for one algorithm. A
+//! token cannot choose another.
 
 use std::fmt;
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 
-use super::{Algorithm, JwtError};
+use super::algorithm::Algorithm;
+use super::error::JwtError;
 
-/// Shortest HMAC secret, bytes (RFC 7518, section 3.2).
+/// The shortest HMAC secret, in bytes (RFC 7518, section 3.2).
 const SECRET_MIN: usize = 32;
 
-/// Shortest RSA modulus, bytes (RFC 7518, section 3.3: 2048 bits).
+/// The shortest RSA modulus, in bytes (RFC 7518, section 3.3: 2048 bits).
 const MODULUS_MIN: usize = 256;
 
-/// What a key file holds, read by its owner: this crate opens none.
+/// A key file that the caller has read: this crate opens no files.
 #[derive(Clone)]
 pub struct KeyFile {
-    /// What it is called where something is wrong with it, and how it is read: a name that ends in
-    /// `.jwks` or `.json` is a JWK set (RFC 7517). Else what has a PEM line in it is a public key
-    /// (SPKI, or PKCS #1 for RSA), and anything else is an HMAC secret. The line feed that ends a text
-    /// is no part of the secret.
+    /// The name in errors, which also decides the format: a name that ends in `.jwks` or `.json` is
+    /// a JWK set (RFC 7517). Of other files, those with a PEM line are a public key (SPKI, or PKCS
+    /// #1 for RSA), and the rest are an HMAC secret. A line end after a secret in ASCII is not part
+    /// of it.
     pub name: String,
-    /// Its bytes.
+    /// The content.
     pub bytes: Vec<u8>,
 }
 
-/// Leaves the bytes out: they may be a secret.
+/// Without the bytes, which may be a secret.
 impl fmt::Debug for KeyFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyFile").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
-/// A key and what it is for.
+/// A key and its algorithm.
 pub(super) struct Key {
     pub(super) algorithm: Algorithm,
-    /// Only keys of a JWK set have one.
+    /// The id; only keys of a JWK set have one.
     pub(super) id: Option<String>,
     pub(super) key: DecodingKey,
 }
 
 impl KeyFile {
-    /// The keys in the file for one of the `allowed` algorithms, at least one.
+    /// The keys in the file for the `allowed` algorithms; at least one.
     pub(super) fn read(&self, allowed: &[Algorithm]) -> Result<Vec<Key>, JwtError> {
         let Self { name, bytes } = self;
         let keys = if name.ends_with(".jwks") || name.ends_with(".json") {
@@ -100,7 +101,7 @@ fn from_secret(bytes: &[u8]) -> Result<Key, String> {
         _ => bytes,
     };
     if is_der(secret) {
-        // Taken for a secret, a public key would let everybody make tokens.
+        // If a public key were used as a secret, anybody could make tokens.
         return Err("this is DER, not a secret: give a public key as PEM".to_owned());
     }
     let key = DecodingKey::from_secret(secret);
@@ -108,8 +109,8 @@ fn from_secret(bytes: &[u8]) -> Result<Key, String> {
     Ok(Key { algorithm: Algorithm::Hs256, id: None, key })
 }
 
-/// Is it, all of it, one ASN.1 SEQUENCE in DER (X.690, section 8.1.3)? A random secret of 32 bytes
-/// looks like one with a chance of 1 in 65,536.
+/// Whether `bytes` are exactly one ASN.1 SEQUENCE in DER (X.690, section 8.1.3). So are random
+/// secrets of 32 bytes with a probability of 1 in 65,536.
 fn is_der(bytes: &[u8]) -> bool {
     match bytes {
         [0x30, length @ 0..=0x7f, rest @ ..] => usize::from(*length) == rest.len(),
@@ -121,7 +122,7 @@ fn is_der(bytes: &[u8]) -> bool {
     }
 }
 
-/// Keys of a set that comet has no use for are passed over, as RFC 7517, section 5 wants it.
+/// The keys of a JWK set. Keys that comet cannot use are skipped, as RFC 7517, section 5 says.
 fn from_set(bytes: &[u8], allowed: &[Algorithm]) -> Result<Vec<Key>, String> {
     let set: JwkSet =
         serde_json::from_slice(bytes).map_err(|fault| format!("not a JWK set: {fault}"))?;
@@ -142,7 +143,7 @@ fn from_set(bytes: &[u8], allowed: &[Algorithm]) -> Result<Vec<Key>, String> {
     Ok(keys)
 }
 
-/// The algorithm whose signatures the key is there to check, if comet knows it.
+/// The algorithm whose signatures the key checks, if comet supports it.
 fn purpose(jwk: &Jwk) -> Option<Algorithm> {
     let by_type = match &jwk.algorithm {
         AlgorithmParameters::RSA(_) => Algorithm::Rs256,
@@ -156,11 +157,15 @@ fn purpose(jwk: &Jwk) -> Option<Algorithm> {
         _ => return None,
     };
     let verifies = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
-    let named = jwk.common.key_algorithm.is_none_or(|name| name == by_type.wire().into());
+    let named =
+        jwk.common.key_algorithm.is_none_or(|name| name == by_type.to_jsonwebtoken().into());
     (verifies && named).then_some(by_type)
 }
 
-/// Keys too short to be safe, or of a curve the algorithm does not know.
+/// Checks the length of a key, which also depends on its curve.
+///
+/// # Errors
+/// If it is too short to be safe, or not of the algorithm's curve.
 fn check(key: &DecodingKey, algorithm: Algorithm) -> Result<(), String> {
     let length = match key.kind() {
         DecodingKeyKind::SecretOrDer(bytes) => bytes.len(),

@@ -1,7 +1,7 @@
-//! The signatures, by ring: what `jsonwebtoken` leaves to whoever it is built for.
+//! The signature backend of `jsonwebtoken`, with ring.
 //!
-//! Its own backends are not built in. Of the two, one needs a C build of its own; the other checks RSA
-//! with a crate that has an open advisory (RUSTSEC-2023-0071).
+//! `jsonwebtoken` has two backends of its own, which are not compiled in. One needs a C build of
+//! its own; the other checks RSA with a crate that has an open advisory (RUSTSEC-2023-0071).
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind, new_error};
@@ -13,26 +13,26 @@ use ring::signature::{
     UnparsedPublicKey,
 };
 
-/// Makes `jsonwebtoken` verify through ring, in the whole process; again has no effect.
+/// Makes `jsonwebtoken` verify with ring, in the whole process. Further calls have no effect.
 pub(super) fn install() {
-    // Refused if it is installed already, and nobody else installs one.
+    // An error means that a backend is installed already, and nothing else installs one.
     let _ = PROVIDER.install_default();
 }
 
 static PROVIDER: CryptoProvider = CryptoProvider {
-    signer_factory: sign_nothing,
+    signer_factory: refuse_to_sign,
     verifier_factory: verifier,
-    // Only asked when keys are turned into JWKs.
+    // Only used to convert keys to JWKs.
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// comet checks tokens and makes none.
-fn sign_nothing(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
+/// Refuses to sign: comet only checks tokens.
+fn refuse_to_sign(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
     Err(new_error(ErrorKind::UnsupportedAlgorithm))
 }
 
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
-    // What an RSA key is made of must never serve as the secret of an HMAC.
+    // The bytes of an RSA key must never be used as the secret of an HMAC.
     if key.family() != algorithm.family() {
         return Err(new_error(ErrorKind::InvalidAlgorithm));
     }

@@ -1,7 +1,7 @@
-//! Signed tokens, with real keys: which are taken, which are refused and with what sentence.
+//! Signed tokens, with real keys: accepted ones, and refused ones with their sentence.
 #![allow(
     clippy::disallowed_methods,
-    reason = "tokens have times, and their checker reads the clock"
+    reason = "tokens contain times, and the check reads the clock"
 )]
 
 mod signer;
@@ -31,13 +31,13 @@ fn jwt(keys: Vec<KeyFile>) -> Jwt {
     Jwt::new(options(keys)).unwrap()
 }
 
-/// Seconds since 1970, `offset` away from now.
+/// The time in `offset` seconds from now, as seconds since 1970.
 fn at(offset: i64) -> i64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     i64::try_from(now).unwrap() + offset
 }
 
-/// Claims of a user whose token holds for an hour, and `more`.
+/// Claims of a user whose token is valid for an hour, and `more`.
 fn claims(more: Value) -> Value {
     let mut claims = json!({ "mid": 42, "exp": at(3600) });
     let Value::Object(more) = more else { panic!("claims are an object") };
@@ -58,11 +58,11 @@ fn every_algorithm_is_checked_with_a_key_file_and_a_jwk() {
         for keys in [vec![signer.file()], vec![set(&[signer.jwk("a")])]] {
             let jwt = jwt(keys);
             assert_eq!(jwt.auth(&token, "").unwrap().user, 42, "{}", signer.algorithm());
-            // One bit of the signature's last whole byte, and of the claims.
-            let mut bent = token.clone();
-            let last = bent.len() - 2;
-            bent[last] = if bent[last] == b'A' { b'B' } else { b'A' };
-            refused(&jwt, &bent, "the token's signature is wrong");
+            // Changes the signature near its end, and the claims.
+            let mut changed = token.clone();
+            let last = changed.len() - 2;
+            changed[last] = if changed[last] == b'A' { b'B' } else { b'A' };
+            refused(&jwt, &changed, "the token's signature is wrong");
             let other = signer.token(&claims(json!({ "mid": 43 })));
             let dot = |token: &[u8]| token.iter().rposition(|byte| *byte == b'.').unwrap();
             let mixed = [&other[..dot(&other)], &token[dot(&token)..]].concat();
@@ -111,7 +111,7 @@ fn claims_become_an_identity() {
 }
 
 #[test]
-fn claims_of_another_kind_are_refused() {
+fn claims_of_another_type_are_refused() {
     let signer = Signer::hmac(SECRET);
     let jwt = jwt(vec![signer.file()]);
     let check = |more: Value, sentence: &str| {
@@ -128,10 +128,13 @@ fn claims_of_another_kind_are_refused() {
     check(json!({ "key": "x".repeat(257) }), "the claim \"key\" is longer than 256 bytes");
     check(json!({ "room_id": "é".repeat(129) }), "the claim \"room_id\" is longer than 256 bytes");
     check(json!({ "accepts": "1000" }), "the claim \"accepts\" is not a list");
-    check(json!({ "accepts": ["1000"] }), "the claim \"accepts\" holds what is no operation");
+    check(
+        json!({ "accepts": ["1000"] }),
+        "the claim \"accepts\" contains a value that is not an operation",
+    );
     check(
         json!({ "accepts": [2_147_483_648_i64] }),
-        "the claim \"accepts\" holds what is no operation",
+        "the claim \"accepts\" contains a value that is not an operation",
     );
     check(json!({ "accepts": vec![1; 65] }), "the claim \"accepts\" has more than 64 operations");
     check(json!({ "exp": "tomorrow" }), "the token has no claim \"exp\"");
@@ -140,7 +143,7 @@ fn claims_of_another_kind_are_refused() {
 }
 
 #[test]
-fn times_hold_with_a_minute_of_leeway() {
+fn times_are_checked_with_a_minute_of_leeway() {
     let signer = Signer::ed();
     let jwt = jwt(vec![signer.file()]);
     let check = |times: Value, outcome: Result<(), &str>| match outcome {
@@ -159,7 +162,7 @@ fn times_hold_with_a_minute_of_leeway() {
 }
 
 #[test]
-fn issuer_and_audience_hold_when_they_are_set() {
+fn issuer_and_audience_are_checked_if_set() {
     let signer = Signer::hmac(SECRET);
     let strict = Jwt::new(JwtOptions {
         issuer: Some("us".to_owned()),
@@ -179,16 +182,16 @@ fn issuer_and_audience_hold_when_they_are_set() {
     for audience in [json!("comet"), json!(["mail", "comet"])] {
         let token = signer.token(&claims(json!({ "iss": "us", "aud": audience })));
         assert!(strict.auth(&token, "").is_ok());
-        assert!(loose.auth(&token, "").is_ok(), "not asked for, not looked at");
+        assert!(loose.auth(&token, "").is_ok(), "not checked unless set");
     }
 }
 
-/// The algorithm is the key's: a token does not get to choose.
+/// The key decides the algorithm.
 #[test]
-fn no_token_chooses_its_algorithm() {
+fn a_token_cannot_choose_its_algorithm() {
     let rsa = Signer::rsa();
     let with_rsa = jwt(vec![rsa.file()]);
-    // The known attack: the public key, which everybody has, as the secret of an HMAC.
+    // A known attack: an HMAC with the public key as its secret.
     let Signer::Rsa(key) = &rsa else { unreachable!() };
     for public in [rsa.file().bytes, key.public().as_ref().to_vec()] {
         let forged = Signer::Hmac(public).token(&claims(json!({})));
@@ -203,7 +206,7 @@ fn no_token_chooses_its_algorithm() {
         let forged = rsa.token_with(&json!({ "alg": algorithm }), &claims);
         refused(&with_rsa, &forged, "the token's algorithm is not accepted");
     }
-    // Known, but not allowed.
+    // Supported, but not allowed.
     let allowed = vec![Algorithm::EdDsa];
     let ed = Signer::ed();
     let keys = vec![set(&[rsa.jwk("rsa"), ed.jwk("ed")])];
@@ -212,11 +215,11 @@ fn no_token_chooses_its_algorithm() {
     assert!(narrow.auth(&ed.token(&claims), "").is_ok());
     let critical =
         ed.token_with(&json!({ "alg": "EdDSA", "crit": ["b64"], "b64": false }), &claims);
-    refused(&narrow, &critical, "the token has critical headers, which nobody knows here");
+    refused(&narrow, &critical, "the token has critical headers that are not supported");
 }
 
 #[test]
-fn a_kid_picks_the_key_of_a_set() {
+fn a_kid_selects_the_key_of_a_set() {
     let (one, other, plain) = (Signer::ed(), Signer::ed(), Signer::ed());
     let jwt = jwt(vec![set(&[one.jwk("one"), other.jwk("other")]), plain.file()]);
     let check = |signer: &Signer, header: Value, outcome: Result<(), &str>| {
@@ -237,7 +240,7 @@ fn a_kid_picks_the_key_of_a_set() {
 }
 
 #[test]
-fn key_files_that_cannot_serve_say_why() {
+fn errors_of_key_files_say_what_is_wrong() {
     let check = |options: JwtOptions, sentence: &str| {
         assert_eq!(Jwt::new(options).unwrap_err().to_string(), sentence);
     };
@@ -279,13 +282,13 @@ fn key_files_that_cannot_serve_say_why() {
     assert!(not_json.starts_with("k.json: not a JWK set: "), "{not_json}");
     assert_eq!(
         "HS512".parse::<Algorithm>().unwrap_err().to_string(),
-        "\"HS512\" is no algorithm here: HS256, RS256, ES256 and EdDSA are"
+        "\"HS512\" is not a supported algorithm: HS256, RS256, ES256 and EdDSA are"
     );
 }
 
-/// A secret written by an editor ends in a line feed that nobody means.
+/// Editors end a file with a line feed.
 #[test]
-fn the_end_of_a_line_is_no_part_of_a_secret() {
+fn a_line_end_is_not_part_of_a_secret() {
     let token = Signer::hmac(SECRET).token(&claims(json!({})));
     for end in [&b""[..], b"\n", b"\r\n"] {
         let jwt = jwt(vec![file("secret", [SECRET, end].concat())]);
@@ -297,7 +300,7 @@ fn the_end_of_a_line_is_no_part_of_a_secret() {
 }
 
 #[test]
-fn nothing_that_is_shown_holds_a_secret() {
+fn debug_output_contains_no_secret() {
     let file = file("secret", SECRET);
     let shown = format!("{file:?} {:?} {:?}", options(vec![file.clone()]), jwt(vec![file.clone()]));
     let bytes = format!("{SECRET:?}");
@@ -305,7 +308,7 @@ fn nothing_that_is_shown_holds_a_secret() {
 }
 
 #[test]
-fn the_configured_kind_is_asked() {
+fn the_configured_kind_is_used() {
     let signer = Signer::hmac(SECRET);
     let jwt = AnyAuther::Jwt(jwt(vec![signer.file()]).into());
     let open = AnyAuther::Open(comet_logic::Embedded);
@@ -319,14 +322,14 @@ const SHORT_RSA: &str = include_str!("rsa1024.pem");
 
 proptest! {
     #[test]
-    fn no_bytes_panic(token in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn no_token_causes_a_panic(token in proptest::collection::vec(any::<u8>(), 0..300)) {
         let jwt = jwt(vec![file("secret", SECRET)]);
         prop_assert!(jwt.auth(&token, "").is_err());
     }
 
-    /// Parts that are base64 of anything, signed or not.
+    /// The parts are base64 of arbitrary bytes, signed or not.
     #[test]
-    fn no_parts_panic(
+    fn no_part_causes_a_panic(
         header in "\\{\"alg\":\"HS256\"(,\"[a-z]{2,4}\":[\\[\\]{}0-9\"x]{0,5})?\\}|.{0,40}",
         claims in proptest::collection::vec(any::<u8>(), 0..100),
     ) {
@@ -340,7 +343,7 @@ proptest! {
     }
 
     #[test]
-    fn any_number_is_taken_as_a_time_or_refused(exp in any::<f64>(), nbf in any::<u64>()) {
+    fn no_number_as_a_time_causes_a_panic(exp in any::<f64>(), nbf in any::<u64>()) {
         let signer = Signer::hmac(SECRET);
         let jwt = jwt(vec![signer.file()]);
         let _ = jwt.auth(&signer.token(&json!({ "mid": 1, "exp": exp, "nbf": nbf })), "");

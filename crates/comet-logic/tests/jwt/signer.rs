@@ -1,4 +1,4 @@
-//! Keys of every kind, the tokens they sign, and the files they are checked with.
+//! Keys of every kind, the tokens that they sign, and the key files to check these.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -14,16 +14,16 @@ use serde_json::{Value, json};
 
 pub(crate) const SECRET: &[u8] = b"a secret of thirty-two bytes, ok";
 
-/// An RSA key of 2048 bits (PKCS #8): ring makes none. It signs nothing but these tests.
+/// An RSA key of 2048 bits (PKCS #8), since ring makes none. Only these tests use it.
 pub(crate) const RSA: &str = include_str!("rsa.pem");
 
-/// SubjectPublicKeyInfo up to the key itself (RFC 5480, RFC 8410).
+/// The bytes of a SubjectPublicKeyInfo before the key (RFC 5480, RFC 8410).
 pub(crate) const SPKI_P256: &[u8] =
     b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\
     \x3d\x03\x01\x07\x03\x42\x00";
 pub(crate) const SPKI_ED25519: &[u8] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
 
-/// A key of each kind that signs.
+/// A signing key of any kind.
 pub(crate) enum Signer {
     Hmac(Vec<u8>),
     Rsa(RsaKeyPair),
@@ -77,7 +77,7 @@ impl Signer {
         }
     }
 
-    /// The key to check with, as its own kind of file.
+    /// The key that checks the signatures, as a file of its own.
     pub(crate) fn file(&self) -> KeyFile {
         let bytes = match self {
             Self::Hmac(secret) => secret.clone(),

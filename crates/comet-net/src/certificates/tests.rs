@@ -1,4 +1,4 @@
-//! Files that can be served with, and files that cannot.
+//! Certificate and key files that can be used, and files that cannot.
 
 use std::fs;
 use std::process;
@@ -8,7 +8,7 @@ use rcgen::{CertificateParams, CertifiedKey, KeyPair, date_time_ymd, generate_si
 
 use super::*;
 
-/// A folder of its own, gone with the value.
+/// A temporary folder, removed on drop.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -47,7 +47,7 @@ pub(crate) fn options(pairs: &[(PathBuf, PathBuf)], min_version: TlsVersion) -> 
 }
 
 #[test]
-fn what_is_wrong_is_said_of_the_file() {
+fn errors_name_the_file_and_its_fault() {
     let folder = Folder::new();
     let good = folder.pair(&["a.example"]);
     let other = folder.pair(&["b.example"]);
@@ -83,7 +83,7 @@ fn what_is_wrong_is_said_of_the_file() {
 }
 
 #[test]
-fn dates_are_looked_at_and_only_warned_of() {
+fn invalid_dates_are_only_a_warning() {
     let check = |from, until| {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["a.example".to_owned()]).unwrap();

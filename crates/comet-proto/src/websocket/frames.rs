@@ -10,52 +10,52 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 /// The longest payload of a control frame, in bytes (RFC 6455 5.5).
 pub(crate) const CONTROL_MAX: usize = 125;
 
-/// A fragmented message so far.
+/// The fragments of a message so far.
 ///
-/// Its owner keeps an `Option<Box<Fragments>>`: eight bytes while no message is open, and hardly any
-/// client ever fragments one.
+/// The owner has an `Option<Box<Fragments>>`, which takes eight bytes while no message is open.
+/// Clients rarely fragment messages.
 #[derive(Debug)]
 pub struct Fragments {
     payload: Vec<u8>,
 }
 
-/// What a frame of the client amounted to. Borrows from the scratch buffer of [`read`].
+/// The meaning of a client's frame. Borrows from the scratch buffer of [`read`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event<'s> {
-    /// A whole binary message, its fragments put together.
+    /// A whole binary message, reassembled from its fragments.
     Message(&'s [u8]),
-    /// To be answered with a pong of the same payload.
+    /// A ping, to be answered with a pong of the same payload.
     Ping(&'s [u8]),
-    /// Asks for nothing.
+    /// A pong, which needs no answer.
     Pong,
     /// The client closes, with this code if it gave one.
     Close(Option<u16>),
-    /// Part of a message; kept, and nothing is whole yet.
+    /// A fragment of a message that is not complete; it was kept.
     Fragment,
 }
 
-/// What a client did against RFC 6455, or against what is spoken here.
+/// How a client violated RFC 6455 or the rules of this protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// A client's frame must be masked (5.1).
     NotMasked,
-    /// No extension was agreed that would use a reserved bit (5.2).
+    /// A reserved bit is set, though no extension was agreed on (5.2).
     ReservedBits,
-    /// The opcode has no meaning yet (5.2).
+    /// The opcode is reserved (5.2).
     ReservedOpcode,
     /// A control frame holds more than 125 bytes (5.5).
     ControlTooLong,
-    /// A control frame must be whole (5.5).
+    /// A control frame must not be fragmented (5.5).
     ControlFragmented,
-    /// A continuation without a message it continues (5.4).
+    /// A continuation without a message (5.4).
     UnexpectedContinuation,
     /// A new message inside a fragmented one (5.4).
     ExpectedContinuation,
-    /// The message is longer than the reader takes.
+    /// The message is longer than the reader accepts.
     TooLarge,
     /// A text message; frames travel in binary ones.
     Text,
-    /// A close with half a code, or with a code that must not be sent (5.5.1, 7.4).
+    /// A close with a truncated code, or with a code that must not be sent (5.5.1, 7.4).
     BadClose,
     /// The reason of a close is not UTF-8 (5.5.1).
     BadCloseReason,
@@ -102,17 +102,16 @@ impl fmt::Display for Fault {
 
 impl Error for Fault {}
 
-/// Reads the first frame of `input` as the server, and says how many bytes it took.
+/// Reads the first frame of `input` as the server, and returns its event and its length in bytes.
 ///
-/// `Ok(None)` asks for more bytes; `scratch` is then untouched. Payloads are unmasked into `scratch`,
-/// whose content the caller must not need any more. A message of more than `message_max` bytes is refused
-/// by the header of the frame that makes it so, before its payload is there, and so is every other
-/// fault a header shows.
+/// `Ok(None)`: more bytes are needed, and `scratch` is unchanged. Payloads are unmasked into
+/// `scratch`, which overwrites its content. All faults of a header are found before its payload has
+/// arrived. One of them is a message longer than `message_max` bytes.
 ///
 /// # Errors
 ///
-/// The [`Fault`] found first. The connection is to be closed with its code; `fragments` and `scratch`
-/// are of no further use.
+/// The first [`Fault`]. The connection is to be closed with its code, and `fragments` and `scratch`
+/// must not be used any more.
 pub fn read<'s>(
     input: &[u8],
     fragments: &mut Option<Box<Fragments>>,
@@ -120,7 +119,7 @@ pub fn read<'s>(
     message_max: usize,
 ) -> Result<Option<(Event<'s>, usize)>, Fault> {
     let mut cursor = Cursor::new(input);
-    // A slice cannot fail to be read: a reserved opcode is all the codec complains about.
+    // Reading a slice cannot fail, so the only error of the codec is a reserved opcode.
     let parsed = FrameHeader::parse(&mut cursor).map_err(|_| Fault::ReservedOpcode)?;
     let Some((header, length)) = parsed else {
         return Ok(None);
@@ -145,7 +144,7 @@ pub fn read<'s>(
         }
         OpCode::Data(_) if header.is_final => {
             match fragments.take() {
-                // The message grew in a buffer of its own, which becomes the scratch buffer.
+                // The buffer of the fragments becomes the scratch buffer.
                 Some(open) => *scratch = open.payload,
                 None => scratch.clear(),
             }
@@ -161,7 +160,7 @@ pub fn read<'s>(
     Ok(Some((event, consumed)))
 }
 
-/// Everything a header shows about a payload of `length` bytes that is yet to come.
+/// Checks a header with a payload of `length` bytes, which need not have arrived.
 fn check_length(
     header: &FrameHeader,
     length: u64,
@@ -213,7 +212,7 @@ fn close_code(payload: &[u8]) -> Result<Option<u16>, Fault> {
     }
 }
 
-/// Appends `payload` to `buffer` with the client's masking undone (RFC 6455 5.3), eight bytes at a time.
+/// Appends the unmasked `payload` to `buffer` (RFC 6455 5.3), eight bytes at a time.
 fn append_unmasked(buffer: &mut Vec<u8>, payload: &[u8], mask: [u8; 4]) {
     let start = buffer.len();
     buffer.extend_from_slice(payload);
@@ -228,8 +227,8 @@ fn append_unmasked(buffer: &mut Vec<u8>, payload: &[u8], mask: [u8; 4]) {
     }
 }
 
-/// Appends the header of a whole, unmasked frame, as a server sends it.
+/// Appends the header of an unfragmented, unmasked frame, as a server sends it.
 pub(crate) fn put_header(buffer: &mut Vec<u8>, opcode: OpCode, length: usize) {
     let header = FrameHeader { opcode, ..FrameHeader::default() };
-    header.format(length as u64, buffer).expect("a Vec takes all that is written to it");
+    header.format(length as u64, buffer).expect("writing to a Vec cannot fail");
 }

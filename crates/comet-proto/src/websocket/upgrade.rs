@@ -1,4 +1,5 @@
-//! The HTTP request that turns a connection into a WebSocket (RFC 6455 4.2), and the answers to it.
+//! The HTTP request that upgrades a connection to WebSocket (RFC 6455 4.2), and the responses to
+//! it.
 
 use std::error::Error;
 use std::fmt;
@@ -8,35 +9,35 @@ use httparse::Header;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::http::Uri;
 
-/// The version of RFC 6455, and the only one spoken.
+/// The version of RFC 6455, the only one supported.
 const VERSION: &str = "13";
 const VERSION_HEADER: &str = "Sec-WebSocket-Version";
-/// Header lines of a request at most.
+/// Most header lines of a request.
 const HEADERS_MAX: usize = 124;
 
-/// An upgrade that was understood.
+/// A valid upgrade.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upgrade {
-    /// The whole HTTP response to send before anything else.
+    /// The whole HTTP response, to be sent before anything else.
     pub response: Vec<u8>,
-    /// Bytes of the request; WebSocket frames may follow.
+    /// Length of the request in bytes; WebSocket frames may follow.
     pub consumed: usize,
     /// The `Cookie` header, for logic. Bytes that are not UTF-8 are replaced.
     pub cookie: Option<Box<str>>,
-    /// The `Origin` header: the page a browser's script came from. Bytes that are not UTF-8 are replaced.
+    /// The `Origin` header: the origin of a browser's page. Bytes that are not UTF-8 are replaced.
     pub origin: Option<Box<str>>,
 }
 
-/// Why a request is no upgrade.
+/// Why a request is not an upgrade.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UpgradeFault {
     /// Not `GET`.
     Method,
-    /// Not the path WebSocket is served at.
+    /// Not the path of the WebSocket service.
     Path,
     /// `Sec-WebSocket-Version` is not 13.
     Version,
-    /// This header is missing, or does not say what it must.
+    /// This header is missing or has the wrong value.
     MissingHeader(&'static str),
     /// The head of the request is longer than allowed, or has more than 124 headers.
     HeadTooLarge,
@@ -45,7 +46,7 @@ pub enum UpgradeFault {
 }
 
 impl UpgradeFault {
-    /// The HTTP status that says so.
+    /// The HTTP status of the response.
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
@@ -57,14 +58,14 @@ impl UpgradeFault {
         }
     }
 
-    /// The whole HTTP response to send before closing; its body is this fault in a sentence.
+    /// The whole HTTP response, to be sent before closing. Its body is this fault as a sentence.
     #[must_use]
     pub fn response(&self) -> Vec<u8> {
         let (reason, extra) = match self {
             Self::MissingHeader(_) | Self::Malformed => ("Bad Request", ""),
             Self::Path => ("Not Found", ""),
             Self::Method => ("Method Not Allowed", "Allow: GET\r\n"),
-            // RFC 9110 15.5.22 wants the Upgrade header, and 7.8 its mention in Connection.
+            // RFC 9110 15.5.22 requires the Upgrade header, and 7.8 that Connection lists it.
             Self::Version => (
                 "Upgrade Required",
                 "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: upgrade\r\n",
@@ -97,10 +98,10 @@ impl fmt::Display for UpgradeFault {
 
 impl Error for UpgradeFault {}
 
-/// Reads the request that opens a WebSocket at `path`; a query string after it does not matter.
+/// Reads the request that opens a WebSocket at `path`, with or without a query string.
 ///
-/// `Ok(None)` asks for more bytes, at most until the head has `head_max`. Until the blank line that ends
-/// the head is there, all that is done is to look for it, so a head that drips in costs no parsing.
+/// `Ok(None)`: more bytes are needed, until the head has `head_max` bytes. The head is parsed only
+/// once it is complete; before that it is only searched for the blank line at its end.
 ///
 /// # Errors
 ///
@@ -113,7 +114,7 @@ pub fn upgrade(input: &[u8], path: &str, head_max: usize) -> Result<Option<Upgra
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let parsed = request.parse_with_uninit_headers(head, &mut headers).map_err(fault)?;
-    // A head with its blank line that still parses as incomplete began with one.
+    // The head ends with a blank line. It parses as incomplete only if it also begins with one.
     let (httparse::Status::Complete(consumed), Some(method), Some(target), Some(minor)) =
         (parsed, request.method, request.path, request.version)
     else {
@@ -125,7 +126,7 @@ pub fn upgrade(input: &[u8], path: &str, head_max: usize) -> Result<Option<Upgra
     if minor < 1 {
         return Err(UpgradeFault::Malformed);
     }
-    if !names(target, path)? {
+    if !targets(target, path)? {
         return Err(UpgradeFault::Path);
     }
     let Fields { connection, upgrade, key, version, cookie, origin } = fields(request.headers);
@@ -139,7 +140,7 @@ pub fn upgrade(input: &[u8], path: &str, head_max: usize) -> Result<Option<Upgra
     let Some(key) = key.filter(|key| is_key(key)) else {
         return Err(UpgradeFault::MissingHeader("Sec-WebSocket-Key"));
     };
-    // The version is judged last, of a request that is otherwise an upgrade.
+    // The version is checked last: 426 is for a request that is otherwise an upgrade.
     match version {
         None => return Err(UpgradeFault::MissingHeader(VERSION_HEADER)),
         Some(version) if version != VERSION.as_bytes() => return Err(UpgradeFault::Version),
@@ -150,11 +151,11 @@ pub fn upgrade(input: &[u8], path: &str, head_max: usize) -> Result<Option<Upgra
     Ok(Some(Upgrade { response, consumed, cookie: cookie.map(text), origin: origin.map(text) }))
 }
 
-/// The answer to an upgrade, up to what is derived from the key.
+/// The response to an upgrade, up to the accept key.
 const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: ";
 
-/// What matters of the headers; of one that stands there twice, the first.
+/// The values of the headers that matter. Of a repeated header it is the first.
 #[derive(Default)]
 struct Fields<'a> {
     connection: Option<&'a [u8]>,
@@ -182,9 +183,9 @@ fn fields<'a>(headers: &[Header<'a>]) -> Fields<'a> {
     fields
 }
 
-/// Whether the request's target is `path`, with a query or without; a proxy's clients write it with the
-/// host before it (RFC 9112 3.2.2).
-fn names(target: &str, path: &str) -> Result<bool, UpgradeFault> {
+/// Whether the request's target is `path`, with or without a query. In requests to a proxy the
+/// target includes the host (RFC 9112 3.2.2).
+fn targets(target: &str, path: &str) -> Result<bool, UpgradeFault> {
     match target.strip_prefix(path) {
         Some(rest) if rest.is_empty() || rest.starts_with('?') => Ok(true),
         _ => match target.parse::<Uri>() {
@@ -194,26 +195,28 @@ fn names(target: &str, path: &str) -> Result<bool, UpgradeFault> {
     }
 }
 
-/// `Connection` is a list, and has `Upgrade` in it.
+/// Whether the list in `Connection` contains `Upgrade`.
 fn lists_upgrade(value: &[u8]) -> bool {
     value
         .split(|byte| matches!(byte, b' ' | b',' | b'\t'))
         .any(|item| item.eq_ignore_ascii_case(b"Upgrade"))
 }
 
-/// Sixteen bytes in base64 (RFC 6455 4.2.1): the last digit before the padding holds two bits of them.
+/// Whether `key` is sixteen bytes in base64 (RFC 6455 4.2.1). The last digit before the padding has
+/// two of their bits.
 fn is_key(key: &[u8]) -> bool {
     let Some((digits, b"==")) = key.split_at_checked(22) else { return false };
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     digits.iter().all(is_digit) && matches!(digits[21], b'A' | b'Q' | b'g' | b'w')
 }
 
-/// The request up to and with its blank line, once that is there.
+/// The request up to the end of its blank line; `None` if it has not arrived.
 fn head(input: &[u8], head_max: usize) -> Result<Option<&[u8]>, UpgradeFault> {
     const END: &[u8; 4] = b"\r\n\r\n";
     let window = &input[..input.len().min(head_max)];
-    // Of four bytes in a row one is at an index 3, 7, 11, ...; hardly any of those ends a line, so a head
-    // that drips in is looked through at a quarter of its length each time.
+    // One of four consecutive bytes has an index of 3, 7, 11, ... Only these are examined, and few
+    // of them are part of a line end. So a search examines a quarter of the head, also when the
+    // head arrives byte by byte.
     let end = (END.len() - 1..window.len())
         .step_by(END.len())
         .filter(|&index| END.contains(&window[index]))

@@ -1,4 +1,4 @@
-//! Frames that must be refused: as what, after how many bytes, and with which close code.
+//! Bad frames: the fault, the byte at which it is found, and the close code.
 
 use comet_proto::websocket::Fault;
 use comet_proto::{FrameFault, count_frames, decode};
@@ -9,8 +9,8 @@ const BODY_MAX: usize = 4096;
 const MESSAGE_MAX: usize = 16 + BODY_MAX;
 
 #[test]
-fn frames() {
-    /// `bytes` are refused once the first `shown_by` of them are there.
+fn bad_frames_are_refused() {
+    /// Checks that `bytes` are refused as soon as the first `shown_by` of them have arrived.
     #[track_caller]
     fn check(bytes: &[u8], shown_by: usize, fault: FrameFault, text: &str) {
         for end in 0..=bytes.len() {
@@ -66,7 +66,7 @@ fn frames() {
 }
 
 #[test]
-fn batches() {
+fn bad_batches_are_refused() {
     #[track_caller]
     fn check(tail: &[u8], fault: FrameFault) {
         let good = b"\0\0\0\x11\0\x10\0\x01\0\0\0\x05\0\0\0\0!";
@@ -85,8 +85,9 @@ fn batches() {
 }
 
 #[test]
-fn websocket_frames() {
-    /// The last of `frames` is refused by its first `shown_by` bytes.
+fn bad_websocket_frames_are_refused() {
+    /// Checks that the last of `frames` is refused as soon as its first `shown_by` bytes have
+    /// arrived.
     #[track_caller]
     fn check(frames: &[&[u8]], shown_by: usize, fault: Fault, code: u16) {
         let (last, good) = frames.split_last().unwrap();
@@ -155,7 +156,7 @@ fn websocket_frames() {
 }
 
 #[test]
-fn messages_up_to_the_limit_are_taken() {
+fn messages_up_to_the_limit_are_accepted() {
     let mask = [1, 2, 3, 4];
     let stream = [
         masked(FIN | BINARY, mask, &[7; MESSAGE_MAX]),

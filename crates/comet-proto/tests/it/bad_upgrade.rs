@@ -1,11 +1,11 @@
-//! Upgrade requests that must be refused: as what, and with which answer.
+//! Bad upgrade requests: the fault and the response.
 
 use comet_proto::websocket::{UpgradeFault, upgrade};
 
 use crate::support::{GOOD_HEADERS, request};
 
 #[test]
-fn upgrades() {
+fn bad_upgrades_are_refused() {
     #[track_caller]
     fn check(head: &[u8], fault: UpgradeFault, status: u16) {
         let result = upgrade(head, "/sub", 1024);
@@ -76,7 +76,7 @@ fn upgrades() {
 }
 
 #[test]
-fn refusals_name_the_way_out() {
+fn responses_name_what_is_needed() {
     #[track_caller]
     fn check(fault: UpgradeFault, header: &str) {
         let response = String::from_utf8(fault.response()).unwrap();
@@ -89,7 +89,7 @@ fn refusals_name_the_way_out() {
 }
 
 #[test]
-fn a_head_is_awaited_only_up_to_its_limit() {
+fn no_head_beyond_the_limit_is_awaited() {
     let head = request("GET /sub HTTP/1.1", &GOOD_HEADERS);
     let head_max = head.len() - 1;
     for end in 0..head_max {

@@ -1,4 +1,4 @@
-//! Every input the fuzz targets start from holds as an ordinary test too.
+//! Runs the corpus of the fuzz targets as ordinary tests.
 
 use std::fs;
 use std::path::Path;
@@ -20,21 +20,21 @@ fn run(target: &str, check: fn(&[u8])) {
 }
 
 #[test]
-fn frame() {
+fn corpus_of_frame() {
     run("frame", checks::frame);
 }
 
 #[test]
-fn websocket() {
+fn corpus_of_websocket() {
     run("websocket", checks::websocket);
 }
 
 #[test]
-fn upgrade() {
+fn corpus_of_upgrade() {
     run("upgrade", checks::upgrade);
 }
 
 #[test]
-fn proxy() {
+fn corpus_of_proxy() {
     run("proxy", checks::proxy);
 }

@@ -1,4 +1,4 @@
-//! tungstenite's whole client against this crate as the server, without a socket between them.
+//! tungstenite's client against this crate as the server, without a socket.
 
 use std::io::{self, Read, Write};
 
@@ -8,7 +8,7 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Bytes, Error, Message, client};
 
-/// Sends every frame back, with the sequence one higher.
+/// Returns every frame with the next sequence number.
 #[derive(Default)]
 struct Echo {
     upgraded: bool,
@@ -69,7 +69,7 @@ impl Read for Echo {
 }
 
 #[test]
-fn tungstenite_is_understood_and_understands() {
+fn a_tungstenite_client_exchanges_frames_pings_and_closes() {
     let (mut socket, response) = client("ws://comet.example/sub?v=1", Echo::default()).unwrap();
     assert_eq!(response.status(), 101);
 

@@ -1,5 +1,5 @@
-//! The wire as others see it: exact bytes, what must be refused, round trips, another implementation,
-//! and the corpus of the fuzz targets.
+//! Tests of the wire protocol: exact bytes, bad input, round trips, another implementation, and the
+//! corpus of the fuzz targets.
 
 mod bad_input;
 mod bad_upgrade;

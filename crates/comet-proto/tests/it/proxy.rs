@@ -1,8 +1,8 @@
-//! PROXY headers: which are understood as what, which are refused by which byte, and round trips.
+//! PROXY headers: valid ones, bad ones with the byte at which they are refused, and round trips.
 
 use std::net::{IpAddr, SocketAddr};
 
-use comet_proto::proxy::{Fault, HEADER_MAX, Header, read};
+use comet_proto::proxy::{HEADER_MAX, Header, ProxyFault, read};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -19,8 +19,9 @@ fn whole(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn headers() {
-    /// `header` says this source, once its last byte is there and whatever follows.
+fn headers_are_read() {
+    /// Checks that `header` has this source, that each byte of it is needed, and that none after it
+    /// are used.
     #[track_caller]
     fn check(header: impl AsRef<[u8]>, source: Option<&str>) {
         let header = header.as_ref();
@@ -54,28 +55,28 @@ fn headers() {
 }
 
 #[test]
-fn bad_headers() {
-    /// `bytes` are refused once the first `shown_by` of them are there.
+fn bad_headers_are_refused() {
+    /// Checks that `bytes` are refused as soon as the first `shown_by` of them have arrived.
     #[track_caller]
-    fn check(bytes: impl AsRef<[u8]>, shown_by: usize, fault: Fault) {
+    fn check(bytes: impl AsRef<[u8]>, shown_by: usize, fault: ProxyFault) {
         let bytes = bytes.as_ref();
         for end in 0..=bytes.len() {
             let expected = if end < shown_by { Ok(None) } else { Err(fault) };
             assert_eq!(read(&bytes[..end]), expected, "{end} bytes");
         }
     }
-    let line = |line: &str| check(format!("{line}\r\n"), line.len() + 2, Fault::Line);
+    let line = |line: &str| check(format!("{line}\r\n"), line.len() + 2, ProxyFault::Line);
 
-    check(b"\0\0\0\x12\0\x10", 1, Fault::Start);
-    check(b"GET /sub HTTP/1.1\r\n", 1, Fault::Start);
-    check(b"\x16\x03\x01", 1, Fault::Start);
-    check(b"PROXY\tTCP4", 6, Fault::Start);
-    check(b"PROXX", 5, Fault::Start);
-    check(b"proxy TCP4", 1, Fault::Start);
-    check(b"\r\n\r\n\0\r\nQUIT\r", 12, Fault::Start);
+    check(b"\0\0\0\x12\0\x10", 1, ProxyFault::Start);
+    check(b"GET /sub HTTP/1.1\r\n", 1, ProxyFault::Start);
+    check(b"\x16\x03\x01", 1, ProxyFault::Start);
+    check(b"PROXY\tTCP4", 6, ProxyFault::Start);
+    check(b"PROXX", 5, ProxyFault::Start);
+    check(b"proxy TCP4", 1, ProxyFault::Start);
+    check(b"\r\n\r\n\0\r\nQUIT\r", 12, ProxyFault::Start);
 
-    check([b"PROXY TCP4 ", &[b'1'; 200][..]].concat(), 107, Fault::LineTooLong);
-    check(format!("PROXY UNKNOWN {}\r\n", "x".repeat(92)), 107, Fault::LineTooLong);
+    check([b"PROXY TCP4 ", &[b'1'; 200][..]].concat(), 107, ProxyFault::LineTooLong);
+    check(format!("PROXY UNKNOWN {}\r\n", "x".repeat(92)), 107, ProxyFault::LineTooLong);
     line("PROXY ");
     line("PROXY UDP4 192.0.2.7 198.51.100.9 1 2");
     line("PROXY unknown");
@@ -96,34 +97,37 @@ fn bad_headers() {
     line("PROXY TCP4 192.0.2.7 198.51.100.9 +1 2");
     line("PROXY TCP4 192.0.2.7 198.51.100.9 -1 2");
     line("PROXY TCP4 192.0.2.7 198.51.100.9  2");
-    check(b"PROXY TCP4 \xff\r\n", 14, Fault::Line);
+    check(b"PROXY TCP4 \xff\r\n", 14, ProxyFault::Line);
 
-    check(whole(0x11, 0x11, V4), 16, Fault::Version { version: 1 });
-    check(whole(0x31, 0x11, V4), 16, Fault::Version { version: 3 });
-    check(whole(0x22, 0x11, V4), 16, Fault::Command { command: 2 });
-    check(whole(0x2f, 0x11, V4), 16, Fault::Command { command: 15 });
-    check(whole(0x21, 0x41, V4), 16, Fault::Family { family: 0x41 });
-    check(whole(0x21, 0x13, V4), 16, Fault::Family { family: 0x13 });
-    check(whole(0x20, 0xff, V4), 16, Fault::Family { family: 0xff });
-    check(whole(0x21, 0x11, &V4[..11]), 16, Fault::Length { length: 11 });
-    check(whole(0x21, 0x21, &[0; 35]), 16, Fault::Length { length: 35 });
-    check(binary(0x21, 0x11, 1025, V4), 16, Fault::Length { length: 1025 });
-    check(binary(0x20, 0x00, 0xffff, b""), 16, Fault::Length { length: 0xffff });
+    check(whole(0x11, 0x11, V4), 16, ProxyFault::Version { version: 1 });
+    check(whole(0x31, 0x11, V4), 16, ProxyFault::Version { version: 3 });
+    check(whole(0x22, 0x11, V4), 16, ProxyFault::Command { command: 2 });
+    check(whole(0x2f, 0x11, V4), 16, ProxyFault::Command { command: 15 });
+    check(whole(0x21, 0x41, V4), 16, ProxyFault::Family { family: 0x41 });
+    check(whole(0x21, 0x13, V4), 16, ProxyFault::Family { family: 0x13 });
+    check(whole(0x20, 0xff, V4), 16, ProxyFault::Family { family: 0xff });
+    check(whole(0x21, 0x11, &V4[..11]), 16, ProxyFault::Length { length: 11 });
+    check(whole(0x21, 0x21, &[0; 35]), 16, ProxyFault::Length { length: 35 });
+    check(binary(0x21, 0x11, 1025, V4), 16, ProxyFault::Length { length: 1025 });
+    check(binary(0x20, 0x00, 0xffff, b""), 16, ProxyFault::Length { length: 0xffff });
 }
 
 #[test]
-fn faults_say_what_is_wrong() {
-    let check = |fault: Fault, text: &str| assert_eq!(fault.to_string(), text);
-    check(Fault::Start, "the connection does not begin with a PROXY header");
-    check(Fault::LineTooLong, "the PROXY line has no end within 107 bytes");
-    check(Fault::Line, "the PROXY line is malformed");
-    check(Fault::Version { version: 3 }, "PROXY version 3 in a binary header");
-    check(Fault::Command { command: 2 }, "PROXY command 2 is unknown");
-    check(Fault::Family { family: 0x41 }, "PROXY address family 0x41 is unknown");
-    check(Fault::Length { length: 11 }, "a PROXY header of this family does not have 11 bytes");
+fn faults_have_sentences() {
+    let check = |fault: ProxyFault, text: &str| assert_eq!(fault.to_string(), text);
+    check(ProxyFault::Start, "the connection does not begin with a PROXY header");
+    check(ProxyFault::LineTooLong, "the PROXY line has no end within 107 bytes");
+    check(ProxyFault::Line, "the PROXY line is malformed");
+    check(ProxyFault::Version { version: 3 }, "PROXY version 3 in a binary header");
+    check(ProxyFault::Command { command: 2 }, "PROXY command 2 is unknown");
+    check(ProxyFault::Family { family: 0x41 }, "PROXY address family 0x41 is unknown");
+    check(
+        ProxyFault::Length { length: 11 },
+        "a PROXY header of this family does not have 11 bytes",
+    );
 }
 
-/// Addresses of one family, as a header has them.
+/// Source and destination of one family.
 fn addresses() -> impl Strategy<Value = (IpAddr, IpAddr)> {
     let v4 = any::<([u8; 4], [u8; 4])>().prop_map(|(a, b)| (a.into(), b.into()));
     let v6 = any::<([u8; 16], [u8; 16])>().prop_map(|(a, b)| (a.into(), b.into()));
@@ -139,7 +143,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn what_a_balancer_writes_is_read(
+    fn written_headers_are_read_back(
         (source, destination) in addresses(),
         ports in any::<(u16, u16)>(),
         extensions in vec(any::<u8>(), 0..900),
@@ -163,7 +167,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_waits_beyond_the_bound(start in 0..2_usize, mut bytes in vec(any::<u8>(), HEADER_MAX)) {
+    fn no_header_beyond_the_bound_is_awaited(start in 0..2_usize, mut bytes in vec(any::<u8>(), HEADER_MAX)) {
         let start = [SIGNATURE, b"PROXY "][start];
         bytes[..start.len()].copy_from_slice(start);
         prop_assert!(read(&bytes) != Ok(None));

@@ -1,4 +1,4 @@
-//! What goes in comes out, however the stream is cut.
+//! Round trips of streams that are cut anywhere.
 
 use comet_proto::{Encoded, Frame, count_frames, decode, op};
 use proptest::collection::vec;
@@ -21,7 +21,7 @@ impl OwnedFrame {
     }
 }
 
-/// Any frame but a batch.
+/// Any frame except a batch.
 fn frame() -> impl Strategy<Value = OwnedFrame> {
     let operation = any::<i32>().prop_filter("a batch", |operation| *operation != op::RAW);
     (any::<u16>(), operation, any::<i32>(), vec(any::<u8>(), 0..300)).prop_map(
@@ -34,7 +34,7 @@ fn cuts() -> impl Strategy<Value = Vec<usize>> {
     prop_oneof![vec(1..4_usize, 1..8), vec(1..200_usize, 1..8), Just(vec![usize::MAX])]
 }
 
-/// A control frame, as its first byte and payload, and what is seen of it.
+/// A control frame, as its first byte and payload, and the event a reader must see.
 fn control() -> impl Strategy<Value = (u8, Vec<u8>, Seen)> {
     let payload = || vec(any::<u8>(), 0..=125);
     let code = prop_oneof![1000..=1003_u16, 1007..=1013_u16, 3000..=4999_u16];
@@ -49,15 +49,16 @@ fn control() -> impl Strategy<Value = (u8, Vec<u8>, Seen)> {
     ]
 }
 
-/// A part of a message, the mask it is sent with, and the control frames sent after it.
-type Part = (Vec<u8>, [u8; 4], Vec<(u8, Vec<u8>, Seen)>);
+/// A fragment of a message, its mask, and the control frames sent after it.
+type MessageFragment = (Vec<u8>, [u8; 4], Vec<(u8, Vec<u8>, Seen)>);
 
-fn message() -> impl Strategy<Value = Vec<Part>> {
+fn message() -> impl Strategy<Value = Vec<MessageFragment>> {
     vec((vec(any::<u8>(), 0..200), any::<[u8; 4]>(), vec(control(), 0..3)), 1..5)
 }
 
-/// Puts `message` on the stream, one frame a part, and notes what a reader must see of it.
-fn send(message: &[Part], stream: &mut Vec<u8>, expected: &mut Vec<Seen>) {
+/// Appends `message` to the stream, one frame for each fragment, and the events a reader must see
+/// to `expected`.
+fn send(message: &[MessageFragment], stream: &mut Vec<u8>, expected: &mut Vec<Seen>) {
     let mut whole = Vec::new();
     for (index, (payload, mask, controls)) in message.iter().enumerate() {
         let opcode = if index == 0 { BINARY } else { CONTINUATION };
@@ -74,7 +75,7 @@ fn send(message: &[Part], stream: &mut Vec<u8>, expected: &mut Vec<Seen>) {
 
 proptest! {
     #[test]
-    fn frames_over_tcp(frames in vec(frame(), 0..6), cuts in cuts()) {
+    fn frames_survive_tcp(frames in vec(frame(), 0..6), cuts in cuts()) {
         let mut stream = Vec::new();
         for frame in &frames {
             stream.extend_from_slice(Encoded::frame(&frame.view()).for_tcp());
@@ -95,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn batches_are_their_frames(frames in vec(frame(), 0..6), sequence in any::<i32>()) {
+    fn a_batch_contains_its_frames(frames in vec(frame(), 0..6), sequence in any::<i32>()) {
         let mut batch = Vec::new();
         for frame in &frames {
             batch.extend_from_slice(Encoded::frame(&frame.view()).for_tcp());
@@ -109,7 +110,7 @@ proptest! {
     }
 
     #[test]
-    fn messages_over_websocket(messages in vec(message(), 0..4), cuts in cuts()) {
+    fn messages_survive_websocket(messages in vec(message(), 0..4), cuts in cuts()) {
         let mut stream = Vec::new();
         let mut expected = Vec::new();
         for message in &messages {
@@ -125,7 +126,7 @@ proptest! {
     }
 
     #[test]
-    fn frames_over_websocket(frame in frame(), mask in any::<[u8; 4]>(), at in any::<prop::sample::Index>()) {
+    fn frames_survive_websocket(frame in frame(), mask in any::<[u8; 4]>(), at in any::<prop::sample::Index>()) {
         let encoded = Encoded::frame(&frame.view());
         let (left, right) = encoded.for_tcp().split_at(at.index(encoded.for_tcp().len()));
         let stream = [masked(BINARY, mask, left), masked(FIN | CONTINUATION, mask, right)].concat();
@@ -138,7 +139,7 @@ proptest! {
     }
 
     #[test]
-    fn close_reasons_fit(reason in "\\PC{0,200}") {
+    fn close_reasons_are_cut_to_fit(reason in "\\PC{0,200}") {
         let encoded = Encoded::close(1001, &reason);
         let sent = std::str::from_utf8(&encoded.for_websocket()[4..]).unwrap();
         prop_assert!(reason.starts_with(sent));

@@ -1,4 +1,4 @@
-//! The client's side of a connection, written out plainly: what the crate is tested against.
+//! A simple implementation of the client's side, for comparison.
 
 use comet_proto::websocket::{Event, Fault, Fragments, read};
 
@@ -10,7 +10,7 @@ pub(crate) const PING: u8 = 0x9;
 pub(crate) const PONG: u8 = 0xa;
 pub(crate) const FIN: u8 = 0x80;
 
-/// A WebSocket frame as a client sends it: `first` is its first byte, the payload is masked.
+/// A masked WebSocket frame, as a client sends it. `first` is its first byte.
 pub(crate) fn masked(first: u8, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
@@ -51,7 +51,7 @@ impl From<Event<'_>> for Seen {
     }
 }
 
-/// One connection's reading end: keeps what is not consumed yet, as a driver does.
+/// The reading end of a connection. It keeps unconsumed input, as a driver does.
 #[derive(Default)]
 pub(crate) struct Reader {
     unread: Vec<u8>,
@@ -60,7 +60,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Takes a piece of the stream; everything it completes is appended to `seen`.
+    /// Takes a piece of the stream, and appends the events it completes to `seen`.
     pub(crate) fn feed(
         &mut self,
         piece: &[u8],
@@ -77,13 +77,13 @@ impl Reader {
         Ok(())
     }
 
-    /// Nothing is kept: no bytes, no open message.
+    /// Whether it keeps no bytes and no open message.
     pub(crate) fn is_idle(&self) -> bool {
         self.unread.is_empty() && self.fragments.is_none()
     }
 }
 
-/// `stream` in pieces of these lengths, over and over.
+/// Cuts `stream` into pieces of these lengths, which are repeated.
 pub(crate) fn pieces<'a>(mut stream: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
     let mut pieces = Vec::new();
     for &length in lengths.iter().cycle() {

@@ -1,4 +1,4 @@
-//! Exact bytes, written out by hand.
+//! Exact bytes, written by hand.
 
 use comet_proto::websocket::{Upgrade, read, upgrade};
 use comet_proto::{Encoded, Frame, VERSION, count_frames, decode, op};
@@ -29,19 +29,19 @@ fn frames_on_tcp() {
 }
 
 #[test]
-fn decode_leaves_what_follows() {
+fn decode_leaves_the_following_frame() {
     let stream = [AUTH, HEARTBEAT].concat();
     assert_eq!(decode(&stream, 4096), Ok(Some((frame(op::AUTH, 1, b"42"), AUTH.len()))));
 }
 
 #[test]
-fn a_body_at_the_limit_is_taken() {
+fn a_body_at_the_limit_is_accepted() {
     assert_eq!(decode(AUTH, 2), Ok(Some((frame(op::AUTH, 1, b"42"), 18))));
     assert_eq!(decode(HEARTBEAT, 0), Ok(Some((frame(op::HEARTBEAT, 3, b""), 16))));
 }
 
 #[test]
-fn websocket_puts_one_header_before_the_frame() {
+fn websocket_frames_have_one_header_before_the_frame() {
     let encoded = Encoded::frame(&frame(op::AUTH, 1, b"42"));
     assert_eq!(encoded.for_websocket(), [b"\x82\x12", AUTH].concat());
 }
@@ -129,7 +129,7 @@ fn a_close_reason_is_cut_between_characters() {
 }
 
 #[test]
-fn an_encoded_frame_is_told_from_others() {
+fn is_frame_compares_all_fields() {
     let frame = Frame { version: 1, operation: 8, sequence: 7, body: b"body" };
     let encoded = Encoded::frame(&frame);
     assert!(encoded.is_frame(&frame));
@@ -141,7 +141,7 @@ fn an_encoded_frame_is_told_from_others() {
 }
 
 #[test]
-fn verbatim_bytes_are_the_same_on_both() {
+fn verbatim_bytes_are_the_same_on_both_transports() {
     let encoded = Encoded::verbatim(b"HTTP/1.1 404 Not Found\r\n\r\n");
     assert_eq!(encoded.for_tcp(), b"HTTP/1.1 404 Not Found\r\n\r\n");
     assert_eq!(encoded.for_websocket(), encoded.for_tcp());
@@ -188,7 +188,7 @@ fn an_upgrade() {
 }
 
 #[test]
-fn a_head_of_any_length_is_found_whole() {
+fn a_head_of_any_length_is_found() {
     for padding in 0..8 {
         let pad = format!("X: {}", "x".repeat(padding));
         let head = request("GET /sub HTTP/1.1", &[&GOOD_HEADERS[..], &[&pad]].concat());
@@ -199,7 +199,7 @@ fn a_head_of_any_length_is_found_whole() {
 }
 
 #[test]
-fn a_cookie_of_any_bytes_is_no_fault() {
+fn a_cookie_that_is_not_utf_8_is_accepted() {
     let mut head = request("GET /sub HTTP/1.1", &GOOD_HEADERS);
     head.truncate(head.len() - 2);
     head.extend(b"Cookie: a=\xff\r\n\r\n");

@@ -1,36 +1,36 @@
-//! The tables of [`Memory`](super::Memory): sessions by key, and who refers to them. Plain data;
-//! the time comes in as an argument.
+//! The tables of [`Memory`](super::Memory): sessions by key, by user and by server. Plain data; the
+//! time is an argument.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Counts;
+use crate::sessions::SessionCounts;
 
-/// Sessions, users and servers, and what expires next.
+/// Sessions, users and servers, and their expiry times.
 ///
-/// Every key in `users` and `servers` is in `keys`, and everything with a deadline is in `due` once.
+/// Every key in `users` and `servers` is in `keys`. Everything that expires is in `expiries` once.
 #[derive(Default, Debug)]
 pub(super) struct Table {
-    keys: HashMap<Arc<str>, Held>,
-    users: HashMap<i64, User>,
-    servers: HashMap<Arc<str>, Server>,
-    due: BTreeSet<(Duration, Due)>,
-    /// Users with sessions.
-    present: u64,
+    keys: HashMap<Arc<str>, StoredSession>,
+    users: HashMap<i64, StoredUser>,
+    servers: HashMap<Arc<str>, StoredServer>,
+    expiries: BTreeSet<(Duration, Expiring)>,
+    /// The number of users with sessions.
+    users_with_sessions: u64,
 }
 
-/// A session, found by its key.
+/// A session; its key is that of the map.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct StoredSession {
     pub(super) user: i64,
     pub(super) server: Arc<str>,
     until: Duration,
 }
 
 #[derive(Debug)]
-struct User {
+struct StoredUser {
     sequence: i32,
     keys: BTreeSet<Arc<str>>,
     /// When the sequence is forgotten: never before the sessions expire.
@@ -38,28 +38,28 @@ struct User {
 }
 
 #[derive(Default, Debug)]
-struct Server {
+struct StoredServer {
     keys: HashSet<Arc<str>>,
     rooms: HashMap<String, u32>,
-    /// When `rooms` expire; means nothing while there are none.
+    /// When `rooms` expire; without a meaning while there are none.
     until: Duration,
 }
 
-/// What expires. Sessions come before their user where both are due at the same time.
+/// What expires. A session comes before its user if both expire at the same time.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Due {
+enum Expiring {
     Session(Arc<str>),
     User(i64),
     Rooms(Arc<str>),
 }
 
 impl Table {
-    /// Sessions, those expired but not yet swept among them.
+    /// The number of sessions, with expired ones that were not swept yet.
     pub(super) fn sessions(&self) -> usize {
         self.keys.len()
     }
 
-    /// Users remembered, with sessions or without.
+    /// The number of remembered users, with or without sessions.
     pub(super) fn users(&self) -> usize {
         self.users.len()
     }
@@ -74,26 +74,26 @@ impl Table {
         self.users.contains_key(&user)
     }
 
-    /// Removes what has expired, `most` entries at most.
+    /// Removes up to `most` expired entries.
     pub(super) fn sweep(&mut self, now: Duration, most: usize) {
         for _ in 0..most {
-            if self.due.first().is_none_or(|(until, _)| *until > now) {
+            if self.expiries.first().is_none_or(|(until, _)| *until > now) {
                 return;
             }
-            match self.due.pop_first().expect("it has a first").1 {
-                Due::Session(key) => self.remove(&key),
-                Due::User(user) => {
-                    let forgotten = self.users.remove(&user).expect("what is due is there");
+            match self.expiries.pop_first().expect("a first entry was found").1 {
+                Expiring::Session(key) => self.remove(&key),
+                Expiring::User(user) => {
+                    let forgotten = self.users.remove(&user).expect("an expiry has its user");
                     assert!(forgotten.keys.is_empty(), "a user outlives its sessions");
                 }
-                Due::Rooms(server) => self.set_rooms(&server, HashMap::new(), now),
+                Expiring::Rooms(server) => self.set_rooms(&server, HashMap::new(), now),
             }
         }
     }
 
     /// The live session with `key`.
-    pub(super) fn session(&self, key: &str, now: Duration) -> Option<&Held> {
-        self.keys.get(key).filter(|held| held.until > now)
+    pub(super) fn session(&self, key: &str, now: Duration) -> Option<&StoredSession> {
+        self.keys.get(key).filter(|session| session.until > now)
     }
 
     /// Keys and servers of a user's live sessions.
@@ -103,8 +103,8 @@ impl Table {
             .collect()
     }
 
-    /// Counts a session of `user` and remembers the count until `until`.
-    pub(super) fn count(&mut self, user: i64, now: Duration, until: Duration) -> i32 {
+    /// The next sequence of `user`, which is then remembered until `until`.
+    pub(super) fn next_sequence(&mut self, user: i64, now: Duration, until: Duration) -> i32 {
         let forgotten = self.users.get(&user).is_some_and(|known| known.until <= now);
         self.remember(user, until);
         let known = self.users.get_mut(&user).expect("remembered just now");
@@ -112,68 +112,74 @@ impl Table {
         known.sequence
     }
 
-    /// Remembers `user` until `until`, from 0 sessions on if it is new.
+    /// Remembers `user` until `until`. The sequence of a new user is 0.
     pub(super) fn remember(&mut self, user: i64, until: Duration) {
-        let fresh = || User { sequence: 0, keys: BTreeSet::new(), until };
-        let known = self.users.entry(user).or_insert_with(fresh);
-        self.due.remove(&(known.until, Due::User(user)));
+        let new = || StoredUser { sequence: 0, keys: BTreeSet::new(), until };
+        let known = self.users.entry(user).or_insert_with(new);
+        self.expiries.remove(&(known.until, Expiring::User(user)));
         known.until = until;
-        self.due.insert((until, Due::User(user)));
+        self.expiries.insert((until, Expiring::User(user)));
     }
 
-    /// The next session of `user`, who is remembered, comes after `sequence`.
-    pub(super) fn count_on(&mut self, user: i64, sequence: i32) {
-        let known = self.users.get_mut(&user).expect("who has sessions is remembered");
+    /// Makes the next sequence of `user`, which must be remembered, greater than `sequence`.
+    pub(super) fn raise_sequence(&mut self, user: i64, sequence: i32) {
+        let known = self.users.get_mut(&user).expect("a user with sessions is remembered");
         known.sequence = known.sequence.max(sequence);
     }
 
-    /// Makes `key` this user's and server's, whoever's it was. The user is remembered at least as
-    /// long.
+    /// Gives `key` to this user and server, whatever its owner was. The user must be remembered at
+    /// least until `until`.
     pub(super) fn place(&mut self, user: i64, key: &str, server: &str, until: Duration) {
         self.remove(key);
         let key: Arc<str> = key.into();
-        let server = self.server(server);
-        let held = self.servers.get_mut(&server).expect("made just now");
-        held.keys.insert(Arc::clone(&key));
+        let server = self.insert_server(server);
+        let entry = self.servers.get_mut(&server).expect("it was inserted above");
+        entry.keys.insert(Arc::clone(&key));
         if user != 0 {
-            let owner = self.users.get_mut(&user).expect("who has sessions is remembered");
-            self.present += u64::from(owner.keys.is_empty());
+            let owner = self.users.get_mut(&user).expect("a user with sessions is remembered");
+            self.users_with_sessions += u64::from(owner.keys.is_empty());
             owner.keys.insert(Arc::clone(&key));
         }
-        self.due.insert((until, Due::Session(Arc::clone(&key))));
-        self.keys.insert(key, Held { user, server, until });
+        self.expiries.insert((until, Expiring::Session(Arc::clone(&key))));
+        self.keys.insert(key, StoredSession { user, server, until });
     }
 
     /// Removes the session with `key`, if there is one.
     pub(super) fn remove(&mut self, key: &str) {
-        let Some((key, held)) = self.keys.remove_entry(key) else {
+        let Some((key, session)) = self.keys.remove_entry(key) else {
             return;
         };
-        self.due.remove(&(held.until, Due::Session(Arc::clone(&key))));
-        if held.user != 0 {
-            let owner = self.users.get_mut(&held.user).expect("who has sessions is remembered");
+        self.expiries.remove(&(session.until, Expiring::Session(Arc::clone(&key))));
+        if session.user != 0 {
+            let owner =
+                self.users.get_mut(&session.user).expect("a user with sessions is remembered");
             owner.keys.remove(&key);
-            self.present -= u64::from(owner.keys.is_empty());
+            self.users_with_sessions -= u64::from(owner.keys.is_empty());
         }
-        self.servers.get_mut(&held.server).expect("who holds keys is there").keys.remove(&key);
-        self.drop_if_bare(&held.server);
+        self.servers
+            .get_mut(&session.server)
+            .expect("a server with sessions is in the table")
+            .keys
+            .remove(&key);
+        self.remove_if_empty(&session.server);
     }
 
-    /// Ends up to `most` sessions of `server`: how many were taken, and how many of them were live.
-    pub(super) fn take(
+    /// Removes up to `most` sessions of `server`. Returns how many were removed, and how many of
+    /// them had not expired.
+    pub(super) fn take_from_server(
         &mut self,
         server: &str,
         most: usize,
         now: Duration,
         until: Duration,
     ) -> (usize, u64) {
-        let held = self.servers.get(server).into_iter().flat_map(|server| &server.keys);
-        let keys: Vec<Arc<str>> = held.take(most).cloned().collect();
+        let keys = self.servers.get(server).into_iter().flat_map(|server| &server.keys);
+        let keys: Vec<Arc<str>> = keys.take(most).cloned().collect();
         let mut live = 0;
         for key in &keys {
-            if let Some(held) = self.session(key, now) {
+            if let Some(session) = self.session(key, now) {
                 live += 1;
-                self.remember(held.user, until);
+                self.remember(session.user, until);
             }
             self.remove(key);
         }
@@ -182,18 +188,18 @@ impl Table {
 
     /// Replaces the room counts of `server`, which expire at `until`.
     pub(super) fn set_rooms(&mut self, server: &str, rooms: HashMap<String, u32>, until: Duration) {
-        let server = self.server(server);
-        let known = self.servers.get_mut(&server).expect("made just now");
-        self.due.remove(&(known.until, Due::Rooms(Arc::clone(&server))));
+        let server = self.insert_server(server);
+        let known = self.servers.get_mut(&server).expect("it was inserted above");
+        self.expiries.remove(&(known.until, Expiring::Rooms(Arc::clone(&server))));
         known.until = until;
         known.rooms = rooms;
         if !known.rooms.is_empty() {
-            self.due.insert((until, Due::Rooms(Arc::clone(&server))));
+            self.expiries.insert((until, Expiring::Rooms(Arc::clone(&server))));
         }
-        self.drop_if_bare(&server);
+        self.remove_if_empty(&server);
     }
 
-    /// Members of every room over all servers, as far as they have not expired.
+    /// The members of every room, over the servers whose counts have not expired.
     pub(super) fn room_counts(&self, now: Duration) -> HashMap<String, u32> {
         let mut sums: HashMap<String, u32> = HashMap::new();
         let live = self.servers.values().filter(|server| server.until > now);
@@ -204,30 +210,30 @@ impl Table {
         sums
     }
 
-    /// How much there is.
-    pub(super) fn counts(&self) -> Counts {
-        let held = self.servers.iter().filter(|(_, server)| !server.keys.is_empty());
-        Counts {
-            users: self.present,
+    /// How many sessions there are.
+    pub(super) fn counts(&self) -> SessionCounts {
+        let servers = self.servers.iter().filter(|(_, server)| !server.keys.is_empty());
+        SessionCounts {
+            users: self.users_with_sessions,
             sessions: self.keys.len() as u64,
-            by_server: held
+            by_server: servers
                 .map(|(name, server)| (name.to_string(), server.keys.len() as u64))
                 .collect(),
         }
     }
 
-    /// The shared name of a server, which has an entry from now on.
-    fn server(&mut self, name: &str) -> Arc<str> {
+    /// The shared name of a server. Inserts the server if it is new.
+    fn insert_server(&mut self, name: &str) -> Arc<str> {
         if let Some((known, _)) = self.servers.get_key_value(name) {
             return Arc::clone(known);
         }
         let name: Arc<str> = name.into();
-        self.servers.insert(Arc::clone(&name), Server::default());
+        self.servers.insert(Arc::clone(&name), StoredServer::default());
         name
     }
 
-    /// Forgets a server that has neither sessions nor room counts.
-    fn drop_if_bare(&mut self, name: &Arc<str>) {
+    /// Removes a server that has neither sessions nor room counts.
+    fn remove_if_empty(&mut self, name: &Arc<str>) {
         if let Entry::Occupied(server) = self.servers.entry(Arc::clone(name))
             && server.get().keys.is_empty()
             && server.get().rooms.is_empty()
@@ -266,18 +272,18 @@ mod tests {
         ]
     }
 
-    fn check_books(table: &Table) {
+    fn check_consistency(table: &Table) {
         let owned = table.users.values().map(|user| user.keys.len()).sum::<usize>();
-        let nobody = table.keys.values().filter(|held| held.user == 0).count();
-        assert_eq!(owned + nobody, table.keys.len());
+        let anonymous = table.keys.values().filter(|session| session.user == 0).count();
+        assert_eq!(owned + anonymous, table.keys.len());
         assert_eq!(
             table.servers.values().map(|server| server.keys.len()).sum::<usize>(),
             table.keys.len()
         );
         let with_rooms = table.servers.values().filter(|server| !server.rooms.is_empty()).count();
-        assert_eq!(table.due.len(), table.keys.len() + table.users.len() + with_rooms);
+        assert_eq!(table.expiries.len(), table.keys.len() + table.users.len() + with_rooms);
         let present = table.users.values().filter(|user| !user.keys.is_empty()).count();
-        assert_eq!(table.present, present as u64);
+        assert_eq!(table.users_with_sessions, present as u64);
         assert!(
             table
                 .servers
@@ -288,7 +294,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_books_agree_and_empty_in_the_end(steps in prop::collection::vec(step(), 1..200)) {
+        fn tables_stay_consistent_and_are_empty_in_the_end(steps in prop::collection::vec(step(), 1..200)) {
             const LIFETIME: Duration = Duration::from_millis(100);
             let mut table = Table::default();
             let mut now = Duration::ZERO;
@@ -301,7 +307,7 @@ mod tests {
                     }
                     Step::Remove { key } => table.remove(&key.to_string()),
                     Step::Take { server } => {
-                        table.take(&server.to_string(), 2, now, until);
+                        table.take_from_server(&server.to_string(), 2, now, until);
                     }
                     Step::Rooms { server, rooms } => {
                         let rooms = (0..rooms).map(|room| (room.to_string(), 1)).collect();
@@ -310,10 +316,10 @@ mod tests {
                     Step::Pass { millis } => now += Duration::from_millis(millis),
                 }
                 table.sweep(now, 2);
-                check_books(&table);
+                check_consistency(&table);
             }
             table.sweep(now + LIFETIME, usize::MAX);
-            prop_assert!(table.due.is_empty() && table.keys.is_empty());
+            prop_assert!(table.expiries.is_empty() && table.keys.is_empty());
             prop_assert!(table.users.is_empty() && table.servers.is_empty());
         }
     }

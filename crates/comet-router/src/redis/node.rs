@@ -1,5 +1,5 @@
-//! One Redis server: its connection, which comes back by itself, the deadline of a call, and the
-//! pause in which a server that is down is left alone.
+//! One Redis server: its connection, which reconnects by itself, the deadline of a call, and the
+//! pause after failed connections in which no call is tried.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -13,32 +13,34 @@ use redis::{
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 
-use crate::StoreError;
+use crate::error::StoreError;
 
-/// How long calls fail at once after the first failed connection; doubled by each further one.
+/// The pause after the first failed connection, in which calls fail at once. Each further failure
+/// doubles it.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// The longest such pause.
+/// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// A Redis server and the connection to it, made by the first call.
-pub(super) struct Node {
-    /// Address and database, which is also the node's name on the ring; never a password.
+/// A Redis server and the connection to it, which the first call makes.
+pub(super) struct RedisNode {
+    /// Address and database, without a password. It is also the node's name on the ring.
     name: String,
     client: Client,
     deadline: Duration,
     connection: OnceCell<ConnectionManager>,
-    down: Mutex<Option<Down>>,
+    pause: Mutex<Option<Pause>>,
 }
 
-/// Why and how long nothing is tried: a server that is down is not asked again by every call.
-struct Down {
+/// A pause after failed connections, so that not every call tries an unavailable server.
+struct Pause {
+    /// The error of the last connection.
     sentence: String,
-    pause: Duration,
+    length: Duration,
     until: Instant,
 }
 
-impl Node {
-    /// The server at `url`; connects to nothing yet.
+impl RedisNode {
+    /// The server at `url`. It does not connect yet.
     pub(super) fn new(url: &str, deadline: Duration) -> Result<Self, StoreError> {
         let bad = |sentence: String| StoreError::BadAddress { sentence };
         let info = url
@@ -46,7 +48,7 @@ impl Node {
             .map_err(|error| bad(format!("an address of a session store is no URL: {error}")))?;
         let name = format!("{}/{}", info.addr, info.redis.db);
         let client = Client::open(info).map_err(|error| bad(format!("{name}: {error}")))?;
-        Ok(Self { name, client, deadline, connection: OnceCell::new(), down: Mutex::default() })
+        Ok(Self { name, client, deadline, connection: OnceCell::new(), pause: Mutex::default() })
     }
 
     /// Address and database.
@@ -54,7 +56,7 @@ impl Node {
         &self.name
     }
 
-    /// Runs a script until `until`.
+    /// Runs a script, with `until` as its deadline.
     pub(super) async fn script<T: FromRedisValue + Send>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -63,7 +65,7 @@ impl Node {
         self.call(until, async |mut connection| script.invoke_async(&mut connection).await).await
     }
 
-    /// Runs a pipeline until `until`.
+    /// Runs a pipeline, with `until` as its deadline.
     pub(super) async fn pipeline<T: FromRedisValue + Send>(
         &self,
         pipeline: &Pipeline,
@@ -72,9 +74,10 @@ impl Node {
         self.call(until, async |mut connection| pipeline.query_async(&mut connection).await).await
     }
 
-    /// Does `work` until `until`, and once more if the connection turned out to be gone: a server
-    /// that was restarted, or that closes idle connections, costs no call. What doing it twice means
-    /// is said in [`scripts`](super::scripts). While the server is known to be down, fails at once.
+    /// Runs `work`, with `until` as its deadline. Runs it once more if the connection was lost, so
+    /// that no call fails because a server was restarted or closed an idle connection.
+    /// [`scripts`](super::scripts) describes the effect of running a script twice. During a pause
+    /// it fails at once.
     async fn call<T, F>(
         &self,
         until: Instant,
@@ -83,53 +86,54 @@ impl Node {
     where
         F: Future<Output = RedisResult<T>>,
     {
-        if let Some(sentence) = self.known_down() {
+        if let Some(sentence) = self.failure_of_pause() {
             return Err(StoreError::Failed { node: self.name.clone(), sentence });
         }
-        let twice = async {
+        let attempts = async {
             let connection = self.connection.get_or_try_init(|| self.connect()).await?;
             match work(connection.clone()).await {
                 Err(error) if is_lost(&error) => work(connection.clone()).await,
                 answer => answer,
             }
         };
-        let Ok(answer) = timeout_at(until, twice).await else {
+        let Ok(answer) = timeout_at(until, attempts).await else {
             let node = self.name.clone();
             return Err(StoreError::Deadline { node, deadline: self.deadline });
         };
-        self.note(answer.as_ref().err().filter(|error| is_lost(error)));
+        self.record(answer.as_ref().err().filter(|error| is_lost(error)));
         answer.map_err(|error| StoreError::Failed {
             node: self.name.clone(),
             sentence: error.to_string(),
         })
     }
 
-    /// Why the server is not to be asked now.
-    fn known_down(&self) -> Option<String> {
-        let down = self.down.lock().expect("nothing panics while it holds this");
-        let down = down.as_ref().filter(|down| Instant::now() < down.until)?;
-        Some(down.sentence.clone())
+    /// The error that caused the pause, while it lasts.
+    fn failure_of_pause(&self) -> Option<String> {
+        let pause = self.pause.lock().expect("nothing panics while it holds the lock");
+        let pause = pause.as_ref().filter(|pause| Instant::now() < pause.until)?;
+        Some(pause.sentence.clone())
     }
 
-    /// Begins or lengthens the pause after a lost connection, and ends it after anything else.
-    fn note(&self, lost: Option<&RedisError>) {
-        let mut down = self.down.lock().expect("nothing panics while it holds this");
+    /// Records the result of a call: a lost connection begins or extends the pause, anything else
+    /// ends it.
+    fn record(&self, lost: Option<&RedisError>) {
+        let mut pause = self.pause.lock().expect("nothing panics while it holds the lock");
         let Some(error) = lost else {
-            *down = None;
+            *pause = None;
             return;
         };
         let now = Instant::now();
-        let pause = match &*down {
-            // Calls that failed together are one failure.
-            Some(down) if now < down.until => return,
-            Some(down) => (down.pause * 2).min(PAUSE_MAX),
+        let length = match &*pause {
+            // Calls that fail at the same time count as one failure.
+            Some(pause) if now < pause.until => return,
+            Some(pause) => (pause.length * 2).min(PAUSE_MAX),
             None => PAUSE_MIN,
         };
-        *down = Some(Down { sentence: error.to_string(), pause, until: now + pause });
+        *pause = Some(Pause { sentence: error.to_string(), length, until: now + length });
     }
 
     async fn connect(&self) -> RedisResult<ConnectionManager> {
-        // A peer that is gone without a word is noticed by the kernel; then the manager reconnects.
+        // The kernel detects a server that disappears silently; then the manager reconnects.
         let tcp = TcpSettings::default()
             .set_nodelay(true)
             .set_keepalive(TcpKeepalive::new().with_time(self.deadline.max(Duration::from_secs(1))))
@@ -142,13 +146,13 @@ impl Node {
     }
 }
 
-/// Whether there is no connection, or no longer.
+/// Whether the connection was lost or could not be made.
 fn is_lost(error: &RedisError) -> bool {
     error.is_connection_dropped() || error.is_connection_refusal() || error.is_timeout()
 }
 
-impl fmt::Debug for Node {
+impl fmt::Debug for RedisNode {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Node").field(&self.name).finish()
+        formatter.debug_tuple("RedisNode").field(&self.name).finish()
     }
 }

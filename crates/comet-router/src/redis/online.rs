@@ -1,26 +1,26 @@
-//! Room counts as goim v2's logic keeps them: in the hash `ol_<server>`, fields "0" to "63", each a
-//! JSON document with some of the server's rooms. goim chooses a room's field by its hash; here
-//! rooms are dealt out evenly, which its readers, who merge all fields, do not notice.
+//! Room counts in the form of goim v2's logic: a hash `ol_<server>` with fields "0" to "63", each a
+//! JSON document with some of the server's rooms. goim chooses the field by a hash of the room.
+//! Here rooms are distributed evenly; goim's readers merge all fields, so they see no difference.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Fields goim's logic reads.
+/// The number of fields that goim's logic reads.
 const FIELDS: usize = 64;
 
-/// One field's document. `updated` is a Unix time in seconds.
+/// The document of one field. `updated` is a Unix time in seconds.
 #[derive(Serialize, Deserialize)]
 struct Online {
     #[serde(default)]
     server: String,
-    /// goim's counts are signed; `null` is what Go writes for an empty map that was never made.
+    /// goim's counts are signed. Go writes `null` for a nil map.
     room_count: Option<HashMap<String, i32>>,
     #[serde(default)]
     updated: i64,
 }
 
-/// The fields that say `rooms`: name and document.
+/// The fields for `rooms`: name and document of each.
 pub(super) fn encode(
     server: &str,
     rooms: &HashMap<String, u32>,
@@ -32,16 +32,18 @@ pub(super) fn encode(
     }
     let document = |(field, rooms): (usize, HashMap<String, i32>)| {
         let online = Online { server: server.to_owned(), room_count: Some(rooms), updated };
-        let json = serde_json::to_string(&online).expect("texts and numbers are JSON");
+        let json =
+            serde_json::to_string(&online).expect("texts and numbers can be written as JSON");
         (field.to_string(), json)
     };
     fields.into_iter().enumerate().map(document).collect()
 }
 
-/// The rooms in a server's documents. Where several name a room, the one updated last holds.
+/// The rooms in a server's documents. If several have the same room, the one that was updated last
+/// counts.
 ///
 /// # Errors
-/// If a document is no such JSON.
+/// If a document is not JSON of this form.
 pub(super) fn decode(documents: &[String]) -> Result<HashMap<String, u32>, serde_json::Error> {
     let online: Result<Vec<Online>, _> =
         documents.iter().map(|json| serde_json::from_str(json)).collect();
@@ -66,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_update_of_a_room_holds() {
+    fn the_last_update_of_a_room_counts() {
         let documents = [
             r#"{"server":"s","room_count":{"a":2},"updated":20}"#.to_owned(),
             r#"{"server":"s","room_count":{"a":1,"b":-1},"updated":10}"#.to_owned(),
@@ -79,7 +81,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_comes_back(
+        fn encoded_rooms_are_decoded(
             rooms in prop::collection::hash_map(".{0,20}", 0..=i32::MAX as u32, 0..200),
         ) {
             let fields = encode("server", &rooms, 0);

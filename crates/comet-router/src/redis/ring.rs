@@ -1,39 +1,38 @@
-//! Which node a Redis key lives on: a consistent-hash ring as ketama made it popular.
+//! The node of a Redis key: consistent hashing in the way of ketama.
 //!
-//! Each node stands at 160 points of the ring, by hashes of its name, and a key belongs to the
-//! first point at or after its own hash. So a node that is taken away leaves its keys to the others
-//! and moves nothing else. The ring and SipHash-2-4, which stays what it is between releases and
-//! machines, come from `hashring`; the ring does not have the points of libketama, which is built
-//! on MD5.
+//! Each node has 160 points on the ring, at hashes of its name. A key belongs to the first point at
+//! or after its own hash. So a removed node's keys move to the others, and no other key moves. The
+//! ring comes from `hashring`, with SipHash-2-4, which is the same in all releases and on all
+//! machines. The points are not those of libketama, which uses MD5.
 
 use std::hash::{Hash, Hasher};
 
 use hashring::HashRing;
 
-/// Points of a node on the ring, as many as libketama gives it.
+/// The points of a node on the ring, as many as in libketama.
 const POINTS: usize = 160;
 
-/// Finds the node of a key, as an index into the names it was made of.
+/// Finds the node of a key, as an index into the names of the nodes.
 #[derive(Debug)]
-pub(super) struct Ring {
+pub(super) struct NodeRing {
     points: HashRing<Point>,
 }
 
-/// One of a node's points. Only its text decides where it stands.
+/// A point of a node. Only its text decides its place on the ring.
 #[derive(Debug)]
 struct Point {
     text: String,
     node: usize,
 }
 
-/// A key to look up; hashed as its bytes alone, as a point is.
+/// A key to look up. As with a point, only its bytes are hashed.
 struct Name<'a>(&'a str);
 
-impl Ring {
-    /// A ring of nodes with `names`. Where a node stands depends on its name alone.
+impl NodeRing {
+    /// A ring of nodes with `names`. The place of a node depends only on its name.
     ///
     /// # Panics
-    /// Without names.
+    /// If there are no names.
     pub(super) fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let points = names.into_iter().enumerate().flat_map(|(node, name)| {
             (0..POINTS).map(move |point| Point { text: format!("{name}#{point}"), node })
@@ -73,17 +72,17 @@ mod tests {
         (0..count).map(|node| format!("redis-{seed}-{node}:6379/0")).collect()
     }
 
-    fn ring(names: &[String]) -> Ring {
-        Ring::new(names.iter().map(String::as_str))
+    fn ring(names: &[String]) -> NodeRing {
+        NodeRing::new(names.iter().map(String::as_str))
     }
 
     fn users(count: usize) -> impl Iterator<Item = String> {
         (1..=count).map(|user| format!("mid_{user}"))
     }
 
-    /// What is stored must be found again by every later version.
+    /// Every later version must find the keys that this one has stored.
     #[test]
-    fn keys_stay_where_they_are() {
+    fn nodes_of_keys_never_change() {
         let ring = ring(&names(0, 4));
         let found: Vec<usize> = users(12).map(|user| ring.node(&user)).collect();
         assert_eq!(found, [2, 3, 1, 1, 2, 2, 3, 1, 2, 1, 3, 1]);
@@ -93,7 +92,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
-        fn a_removed_node_moves_its_own_keys_only(
+        fn removing_a_node_moves_only_its_keys(
             seed in any::<u32>(),
             count in 2..8_usize,
             removed in any::<prop::sample::Index>(),
@@ -114,15 +113,15 @@ mod tests {
         #[test]
         fn the_order_of_the_nodes_does_not_matter(seed in any::<u32>(), count in 2..8_usize) {
             let names = names(seed, count);
-            let turned: Vec<String> = names.iter().rev().cloned().collect();
-            let (one, other) = (ring(&names), ring(&turned));
+            let reversed: Vec<String> = names.iter().rev().cloned().collect();
+            let (one, other) = (ring(&names), ring(&reversed));
             for user in users(500) {
-                prop_assert_eq!(&names[one.node(&user)], &turned[other.node(&user)]);
+                prop_assert_eq!(&names[one.node(&user)], &reversed[other.node(&user)]);
             }
         }
 
-        /// 160 points leave a node's share within about 8% of the mean, one standard deviation;
-        /// half and double are more than six away.
+        /// With 160 points the standard deviation of a node's share is about 8% of the mean; half
+        /// and double the mean are more than six of these away.
         #[test]
         fn every_node_gets_its_share(seed in any::<u32>(), count in 2..8_usize) {
             let ring = ring(&names(seed, count));

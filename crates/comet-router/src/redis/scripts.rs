@@ -1,14 +1,14 @@
-//! The Lua scripts of [`Redis`](super::Redis). Each runs on one node, whole or not at all. They name
-//! keys they were not told, so they are for separate servers, not for Redis Cluster.
+//! The Lua scripts of [`Redis`](super::Redis). Each runs on one node, atomically. They access keys
+//! that are not in KEYS, so they are for separate servers and not for Redis Cluster.
 //!
-//! Where the first answer got lost each can be run again: at worst a session's number is skipped, an
-//! ended session is not counted as ended, or stays listed with its user until it expires.
+//! Each script can be run again if the first answer is lost. At worst a sequence is skipped, or an
+//! ended session is not counted as ended or stays listed with its user until it expires.
 //!
-//! Time is the node's own, in milliseconds, so that no two clocks have to agree.
+//! The time is that of the node, in milliseconds, so no two clocks have to agree.
 
 use redis::Script;
 
-/// What the scripts share. An index is a sorted set of members by the time at which they expire.
+/// The common start of all scripts. An index is a sorted set of members by their expiry time.
 const PRELUDE: &str = r"
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -37,32 +37,32 @@ local function sweep_user(user)
 end
 ";
 
-/// All of them, with their hashes.
+/// All scripts, with their hashes.
 pub(super) struct Scripts {
-    /// On the user's node: lists a session.
-    /// ARGV: user, key (empty: made of the first number whose key the user does not have), server,
-    /// lifetime, `count` or `keep`; `keep` counts on from the number the key was made of.
-    /// Returns number (0 for `keep`) and key.
+    /// On the user's node: lists a session. ARGV: user, key (empty: made from the first sequence
+    /// whose key the user does not have), server, lifetime, `count` or `keep`; `keep` raises the
+    /// sequence to the one in the key. Returns sequence (0 for `keep`) and key.
     pub(super) list: Script,
-    /// On the key's node: makes the key this user's and server's.
-    /// ARGV: key, user, server, lifetime, `take` or `keep`; `keep` takes nobody's key away.
-    /// Returns whether it is theirs now, and the server and user it was before.
+    /// On the key's node: gives the key to this user and server.
+    /// ARGV: key, user, server, lifetime, `take` or `keep`; `keep` leaves a key with another owner.
+    /// Returns whether they own it now, and its former server and user.
     pub(super) claim: Script,
-    /// On the key's node: frees the key if it is this user's and server's.
-    /// ARGV: key, user, server. Returns whether it was.
+    /// On the key's node: frees the key if this user and server own it.
+    /// ARGV: key, user, server. Returns whether they owned it.
     pub(super) release: Script,
-    /// On the users' node: removes sessions from users' lists where they are still this server's.
+    /// On the users' node: removes sessions from users' lists if they are still this server's.
     /// ARGV: server, lifetime, then pairs of user and key.
     pub(super) unlist: Script,
-    /// On the users' node. ARGV: users. Returns for each its keys and servers in turn.
+    /// On the users' node. ARGV: users. Returns for each its keys and servers, alternating.
     pub(super) read: Script,
-    /// On the keys' node: frees some keys of a server. ARGV: server, how many.
-    /// Returns how many entries were looked at, and the keys and users in turn.
+    /// On the keys' node: frees keys of a server. ARGV: server, how many at most.
+    /// Returns how many entries were examined, and the freed keys and their users, alternating.
     pub(super) take: Script,
     /// On the server's node: replaces its room counts.
     /// ARGV: server, lifetime of the counts, lifetime of an index, then fields and documents.
     pub(super) rooms: Script,
-    /// On any node. Returns the number of users, and the servers and their sessions in turn.
+    /// On any node. Returns the number of users, and the servers and the numbers of their sessions,
+    /// alternating.
     pub(super) count: Script,
 }
 

@@ -1,16 +1,17 @@
-//! What every kind of store does. Each kind's module runs [`check`] on a store of [`LIFETIME`].
+//! The behaviour of every kind of store. The module of each kind runs [`check`] on a store with
+//! [`LIFETIME`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use comet_router::{Counts, Sessions};
+use comet_router::{SessionCounts, Sessions};
 
-/// Of the sessions; so long that none expires unless the suite says that time passes.
+/// The lifetime of sessions; long enough that none expires unless the suite lets time pass.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(2 * 60 * 60);
 const HALF: Duration = Duration::from_secs(60 * 60);
 
-/// A store, and a way to make time pass for it.
-pub(crate) trait Aged {
+/// A store for which time can be made to pass.
+pub(crate) trait AgingStore {
     type Store: Sessions;
 
     fn store(&self) -> &Self::Store;
@@ -23,32 +24,32 @@ pub(crate) trait Aged {
 }
 
 /// Runs the suite.
-pub(crate) async fn check(mut kind: impl Aged) {
-    sessions_are_numbered_and_found(kind.store()).await;
+pub(crate) async fn check(mut kind: impl AgingStore) {
+    sessions_get_sequences_and_are_found(kind.store()).await;
     kind.clear().await;
-    anonymous_sessions_have_no_user(kind.store()).await;
+    anonymous_sessions_are_not_listed(kind.store()).await;
     kind.clear().await;
-    a_late_farewell_changes_nothing(kind.store()).await;
+    calls_for_a_former_owner_change_nothing(kind.store()).await;
     kind.clear().await;
     a_key_moves_between_users(kind.store()).await;
     kind.clear().await;
-    many_are_answered_in_order(kind.store()).await;
+    long_queries_are_answered_in_order(kind.store()).await;
     kind.clear().await;
-    a_server_ends_with_its_sessions(kind.store()).await;
+    deleting_a_server_ends_its_sessions(kind.store()).await;
     kind.clear().await;
     room_counts_are_replaced_and_summed(kind.store()).await;
     kind.clear().await;
-    strange_texts_are_kept_apart(kind.store()).await;
+    unusual_texts_are_distinguished(kind.store()).await;
     kind.clear().await;
     unrenewed_sessions_expire(&mut kind).await;
     kind.clear().await;
-    an_expired_session_is_made_anew(&mut kind).await;
+    renewing_an_expired_session_makes_it_again(&mut kind).await;
     kind.clear().await;
-    the_number_is_remembered_for_a_lifetime(&mut kind).await;
+    the_sequence_is_remembered_for_a_lifetime(&mut kind).await;
     kind.clear().await;
-    a_forgotten_session_keeps_its_key(kind.store()).await;
+    renewing_a_lost_session_continues_its_sequence(kind.store()).await;
     kind.clear().await;
-    a_key_that_a_token_named_is_skipped(kind.store()).await;
+    a_sequence_whose_key_is_in_use_is_skipped(kind.store()).await;
     kind.clear().await;
     room_counts_expire(&mut kind).await;
 }
@@ -73,17 +74,17 @@ fn found(server: &str) -> Option<String> {
     Some(server.to_owned())
 }
 
-fn counts(users: u64, by_server: &[(&str, u64)]) -> Counts {
+fn counts(users: u64, by_server: &[(&str, u64)]) -> SessionCounts {
     let by_server: BTreeMap<String, u64> =
         by_server.iter().map(|(server, sessions)| ((*server).to_owned(), *sessions)).collect();
-    Counts { users, sessions: by_server.values().sum(), by_server }
+    SessionCounts { users, sessions: by_server.values().sum(), by_server }
 }
 
 fn rooms(counts: &[(&str, u32)]) -> HashMap<String, u32> {
     counts.iter().map(|(room, count)| ((*room).to_owned(), *count)).collect()
 }
 
-async fn sessions_are_numbered_and_found(store: &impl Sessions) {
+async fn sessions_get_sequences_and_are_found(store: &impl Sessions) {
     let phone = store.put(7, "phone", "a").await.unwrap();
     assert_eq!((phone.sequence, phone.key.as_str()), (1, "phone"));
     let second = store.put(7, "", "b").await.unwrap();
@@ -98,15 +99,15 @@ async fn sessions_are_numbered_and_found(store: &impl Sessions) {
     assert_eq!(store.counts().await.unwrap(), counts(2, &[("a", 2), ("b", 1)]));
 
     assert!(store.del(7, "phone", "a").await.unwrap());
-    assert!(!store.del(7, "phone", "a").await.unwrap(), "it is gone already");
+    assert!(!store.del(7, "phone", "a").await.unwrap(), "it has ended already");
     assert_eq!(sessions(store, 7).await, [pair("7_2", "b")]);
     assert!(store.del(7, "7_2", "b").await.unwrap());
     assert_eq!(sessions(store, 7).await, []);
     assert_eq!(store.counts().await.unwrap(), counts(1, &[("a", 1)]));
-    assert_eq!(store.put(7, "", "a").await.unwrap().sequence, 3, "the number counts on");
+    assert_eq!(store.put(7, "", "a").await.unwrap().sequence, 3, "the sequence continues");
 }
 
-async fn anonymous_sessions_have_no_user(store: &impl Sessions) {
+async fn anonymous_sessions_are_not_listed(store: &impl Sessions) {
     let first = store.put(0, "", "a").await.unwrap();
     let second = store.put(0, "", "a").await.unwrap();
     assert_eq!((first.key.as_str(), second.key.as_str()), ("0_1", "0_2"));
@@ -118,7 +119,7 @@ async fn anonymous_sessions_have_no_user(store: &impl Sessions) {
     assert_eq!(store.counts().await.unwrap(), counts(0, &[("a", 1)]));
 }
 
-async fn a_late_farewell_changes_nothing(store: &impl Sessions) {
+async fn calls_for_a_former_owner_change_nothing(store: &impl Sessions) {
     store.put(7, "phone", "old").await.unwrap();
     store.put(7, "phone", "new").await.unwrap();
     assert_eq!(store.counts().await.unwrap(), counts(1, &[("new", 1)]));
@@ -131,10 +132,10 @@ async fn a_late_farewell_changes_nothing(store: &impl Sessions) {
     assert_eq!(sessions(store, 7).await, [pair("phone", "new")]);
     assert!(store.renew(7, "phone", "new").await.unwrap());
     assert!(store.del(7, "phone", "new").await.unwrap());
-    assert_eq!(store.counts().await.unwrap(), Counts::default());
+    assert_eq!(store.counts().await.unwrap(), SessionCounts::default());
 }
 
-/// Somebody else signs in on the same device: what is for the first user must not reach the second.
+/// Another user signs in on the same device. Pushes for the first user must not reach it.
 async fn a_key_moves_between_users(store: &impl Sessions) {
     store.put(1, "phone", "a").await.unwrap();
     store.put(2, "phone", "a").await.unwrap();
@@ -150,8 +151,8 @@ async fn a_key_moves_between_users(store: &impl Sessions) {
     assert!(store.del(2, "phone", "a").await.unwrap());
 }
 
-/// More than fit into one command, some of them twice, some unknown.
-async fn many_are_answered_in_order(store: &impl Sessions) {
+/// More keys and users than fit into one command, some twice and some unknown.
+async fn long_queries_are_answered_in_order(store: &impl Sessions) {
     const USERS: i64 = 300;
     for user in 1..=USERS {
         store.put(user, &format!("key-{user}"), &format!("server-{}", user % 3)).await.unwrap();
@@ -175,7 +176,7 @@ async fn many_are_answered_in_order(store: &impl Sessions) {
 }
 
 /// More sessions than a batch.
-async fn a_server_ends_with_its_sessions(store: &impl Sessions) {
+async fn deleting_a_server_ends_its_sessions(store: &impl Sessions) {
     for user in 1..=300 {
         store.put(user, "", "gone").await.unwrap();
     }
@@ -208,10 +209,10 @@ async fn room_counts_are_replaced_and_summed(store: &impl Sessions) {
     let many: HashMap<String, u32> = (0..500).map(|room| (format!("r{room}"), room)).collect();
     store.add_room_counts("a", &many).await.unwrap();
     assert_eq!(store.room_counts().await.unwrap(), many);
-    assert_eq!(store.counts().await.unwrap(), Counts::default(), "a room is no session");
+    assert_eq!(store.counts().await.unwrap(), SessionCounts::default(), "a room is no session");
 }
 
-async fn strange_texts_are_kept_apart(store: &impl Sessions) {
+async fn unusual_texts_are_distinguished(store: &impl Sessions) {
     let keys = ["a b", "a\nb", "a\0b", "ключ", "{tag}", "'; return 1", "*"];
     for (at, key) in keys.iter().enumerate() {
         store.put(i64::MIN + at as i64, key, &format!("server {at}\r\n{key}")).await.unwrap();
@@ -224,7 +225,7 @@ async fn strange_texts_are_kept_apart(store: &impl Sessions) {
     assert_eq!(store.counts().await.unwrap().users, 6);
 }
 
-async fn unrenewed_sessions_expire(kind: &mut impl Aged) {
+async fn unrenewed_sessions_expire(kind: &mut impl AgingStore) {
     kind.store().put(7, "silent", "a").await.unwrap();
     kind.store().put(7, "alive", "a").await.unwrap();
     kind.age(HALF).await;
@@ -237,14 +238,14 @@ async fn unrenewed_sessions_expire(kind: &mut impl Aged) {
     assert_eq!(store.counts().await.unwrap(), counts(1, &[("a", 1)]));
     assert!(!store.del(7, "silent", "a").await.unwrap());
     assert_eq!(store.del_server("a").await.unwrap(), 1);
-    assert_eq!(store.counts().await.unwrap(), Counts::default());
+    assert_eq!(store.counts().await.unwrap(), SessionCounts::default());
 }
 
-async fn an_expired_session_is_made_anew(kind: &mut impl Aged) {
+async fn renewing_an_expired_session_makes_it_again(kind: &mut impl AgingStore) {
     kind.store().put(7, "phone", "a").await.unwrap();
     kind.age(LIFETIME).await;
     assert_eq!(servers(kind.store(), &["phone"]).await, [None]);
-    assert_eq!(kind.store().counts().await.unwrap(), Counts::default());
+    assert_eq!(kind.store().counts().await.unwrap(), SessionCounts::default());
 
     assert!(kind.store().renew(7, "phone", "b").await.unwrap());
     assert_eq!(servers(kind.store(), &["phone"]).await, [found("b")]);
@@ -252,25 +253,25 @@ async fn an_expired_session_is_made_anew(kind: &mut impl Aged) {
     assert_eq!(kind.store().counts().await.unwrap(), counts(1, &[("b", 1)]));
 }
 
-/// The number of a session of user 7 that ends at once.
-async fn come_and_go(store: &impl Sessions) -> i32 {
+/// Begins and ends a session of user 7, and returns its sequence.
+async fn begin_and_end(store: &impl Sessions) -> i32 {
     let placed = store.put(7, "", "a").await.unwrap();
     assert!(store.del(7, &placed.key, "a").await.unwrap());
     placed.sequence
 }
 
-async fn the_number_is_remembered_for_a_lifetime(kind: &mut impl Aged) {
-    assert_eq!(come_and_go(kind.store()).await, 1);
+async fn the_sequence_is_remembered_for_a_lifetime(kind: &mut impl AgingStore) {
+    assert_eq!(begin_and_end(kind.store()).await, 1);
     kind.age(HALF).await;
-    assert_eq!(come_and_go(kind.store()).await, 2);
+    assert_eq!(begin_and_end(kind.store()).await, 2);
     kind.age(HALF).await;
-    assert_eq!(come_and_go(kind.store()).await, 3, "counted from when the last session left");
+    assert_eq!(begin_and_end(kind.store()).await, 3, "remembered since the last session ended");
     kind.age(LIFETIME).await;
-    assert_eq!(come_and_go(kind.store()).await, 1);
+    assert_eq!(begin_and_end(kind.store()).await, 1);
 }
 
-/// The store lost what it knew, and its servers tell it again.
-async fn a_forgotten_session_keeps_its_key(store: &impl Sessions) {
+/// The store has lost its data, and the servers renew their sessions.
+async fn renewing_a_lost_session_continues_its_sequence(store: &impl Sessions) {
     for (key, next) in [
         ("7_2", "7_3"),
         ("7_1", "7_4"),
@@ -286,14 +287,18 @@ async fn a_forgotten_session_keeps_its_key(store: &impl Sessions) {
         assert_eq!(store.put(7, "", "a").await.unwrap().key, next, "after {key}");
     }
     assert!(store.renew(0, "0_3", "a").await.unwrap());
-    assert_eq!(store.put(0, "", "a").await.unwrap().key, "0_4", "nobody's are numbered, too");
+    assert_eq!(
+        store.put(0, "", "a").await.unwrap().key,
+        "0_4",
+        "anonymous sessions have sequences as well"
+    );
     assert!(store.renew(-8, "-8_3", "a").await.unwrap());
     assert_eq!(store.put(-8, "", "a").await.unwrap().key, "-8_4");
     assert!(store.renew(9, "9_2147483647", "a").await.unwrap());
-    assert_eq!(store.put(9, "", "a").await.unwrap().key, "9_1", "after the last comes the first");
+    assert_eq!(store.put(9, "", "a").await.unwrap().key, "9_1", "1 follows the maximum");
 }
 
-async fn a_key_that_a_token_named_is_skipped(store: &impl Sessions) {
+async fn a_sequence_whose_key_is_in_use_is_skipped(store: &impl Sessions) {
     store.put(7, "7_2", "a").await.unwrap();
     store.put(7, "7_3", "b").await.unwrap();
     let placed = store.put(7, "", "a").await.unwrap();
@@ -302,7 +307,7 @@ async fn a_key_that_a_token_named_is_skipped(store: &impl Sessions) {
     assert_eq!(servers(store, &["7_2", "7_3", "7_4"]).await, expected);
 }
 
-async fn room_counts_expire(kind: &mut impl Aged) {
+async fn room_counts_expire(kind: &mut impl AgingStore) {
     kind.store().add_room_counts("silent", &rooms(&[("r", 1)])).await.unwrap();
     kind.age(Duration::from_secs(3 * 60)).await;
     kind.store().add_room_counts("alive", &rooms(&[("r", 2)])).await.unwrap();

@@ -1,4 +1,4 @@
-//! The stores from outside: one suite for both kinds, and what only Redis has.
+//! Tests of the stores: one suite for both kinds, and tests of each kind.
 
 mod conformance;
 mod memory;

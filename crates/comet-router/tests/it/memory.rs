@@ -1,19 +1,19 @@
-//! The store in memory, with a clock that goes when it is told to.
+//! The store in memory, with a clock that the tests set.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use comet_router::{Counts, Memory, Sessions, Store, StoreError};
+use comet_router::{Memory, SessionCounts, Sessions, Store, StoreError};
 
-use crate::conformance::{Aged, LIFETIME, check};
+use crate::conformance::{AgingStore, LIFETIME, check};
 
-struct Told {
+struct ManualClock {
     store: Store,
     millis: Arc<AtomicU64>,
 }
 
-impl Told {
+impl ManualClock {
     fn new(sessions_max: usize) -> Self {
         let millis = Arc::new(AtomicU64::new(0));
         let clock = Arc::clone(&millis);
@@ -22,7 +22,7 @@ impl Told {
     }
 }
 
-impl Aged for Told {
+impl AgingStore for ManualClock {
     type Store = Store;
 
     fn store(&self) -> &Store {
@@ -40,63 +40,68 @@ impl Aged for Told {
 
 #[tokio::test]
 async fn memory_conforms() {
-    check(Told::new(10_000)).await;
+    check(ManualClock::new(10_000)).await;
 }
 
 #[tokio::test]
-async fn a_full_store_says_so_and_keeps_what_it_has() {
-    let mut told = Told::new(2);
-    told.store.put(1, "a", "s").await.unwrap();
-    told.store.put(1, "b", "s").await.unwrap();
-    let full = told.store.put(1, "c", "s").await.unwrap_err();
+async fn a_full_store_is_an_error_and_keeps_its_sessions() {
+    let mut kind = ManualClock::new(2);
+    kind.store.put(1, "a", "s").await.unwrap();
+    kind.store.put(1, "b", "s").await.unwrap();
+    let full = kind.store.put(1, "c", "s").await.unwrap_err();
     assert_eq!(full, StoreError::Full { sessions_max: 2 });
     assert_eq!(full.to_string(), "the session store is full: it takes 2 sessions");
-    told.store.put(1, "a", "t").await.unwrap();
-    assert!(told.store.renew(1, "b", "s").await.unwrap());
-    assert_eq!(told.store.counts().await.unwrap().sessions, 2);
+    kind.store.put(1, "a", "t").await.unwrap();
+    assert!(kind.store.renew(1, "b", "s").await.unwrap());
+    assert_eq!(kind.store.counts().await.unwrap().sessions, 2);
 
-    assert!(told.store.del(1, "a", "t").await.unwrap());
-    told.store.put(2, "c", "s").await.unwrap();
-    assert!(told.store.del(1, "b", "s").await.unwrap());
-    assert_eq!(told.store.put(3, "d", "s").await, Err(full), "two users are remembered");
-    told.age(LIFETIME).await;
-    told.store.put(3, "d", "s").await.unwrap();
+    assert!(kind.store.del(1, "a", "t").await.unwrap());
+    kind.store.put(2, "c", "s").await.unwrap();
+    assert!(kind.store.del(1, "b", "s").await.unwrap());
+    assert_eq!(kind.store.put(3, "d", "s").await, Err(full), "two users are remembered");
+    kind.age(LIFETIME).await;
+    kind.store.put(3, "d", "s").await.unwrap();
 }
 
-/// Each call sweeps a bounded number of expired sessions; what is not swept yet is not found either.
+/// Each call removes a bounded number of expired sessions. Those that remain are not found any
+/// more.
 #[tokio::test]
-async fn a_crowd_that_expired_at_once_is_gone_at_once_and_swept_later() {
-    const CROWD: i64 = 1_000;
-    let mut told = Told::new(10_000);
-    for user in 1..=CROWD {
-        told.store.put(user, "", "s").await.unwrap();
+async fn many_expired_sessions_are_not_found_and_removed_gradually() {
+    const SESSIONS: i64 = 1_000;
+    let mut kind = ManualClock::new(10_000);
+    for user in 1..=SESSIONS {
+        kind.store.put(user, "", "s").await.unwrap();
     }
-    told.age(LIFETIME).await;
-    let users: Vec<i64> = (1..=CROWD).collect();
-    let found = told.store.sessions_of(&users).await.unwrap();
+    kind.age(LIFETIME).await;
+    let users: Vec<i64> = (1..=SESSIONS).collect();
+    let found = kind.store.sessions_of(&users).await.unwrap();
     assert!(found.iter().all(|(_, sessions)| sessions.is_empty()));
-    assert_eq!(told.store.servers_of_keys(&["1000_1"]).await.unwrap(), [None]);
-    assert!(told.store.counts().await.unwrap().sessions > 0, "a call does not sweep a thousand");
-    assert_eq!(told.store.put(CROWD, "", "s").await.unwrap().sequence, 1, "forgotten, not swept");
+    assert_eq!(kind.store.servers_of_keys(&["1000_1"]).await.unwrap(), [None]);
+    assert!(kind.store.counts().await.unwrap().sessions > 0, "one call does not remove a thousand");
+    assert_eq!(
+        kind.store.put(SESSIONS, "", "s").await.unwrap().sequence,
+        1,
+        "forgotten, though not removed"
+    );
 
-    for _ in 0..CROWD {
-        told.store.servers_of_keys(&[]).await.unwrap();
+    for _ in 0..SESSIONS {
+        kind.store.servers_of_keys(&[]).await.unwrap();
     }
-    let counts = told.store.counts().await.unwrap();
+    let counts = kind.store.counts().await.unwrap();
     assert_eq!((counts.users, counts.sessions), (1, 1));
-    assert_eq!(told.store.del_server("s").await.unwrap(), 1);
-    assert_eq!(told.store.counts().await.unwrap(), Counts::default());
+    assert_eq!(kind.store.del_server("s").await.unwrap(), 1);
+    assert_eq!(kind.store.counts().await.unwrap(), SessionCounts::default());
 }
 
-/// A server's sessions that expired unswept are not counted as ended.
+/// Expired sessions of a server are not counted as ended, even if they were not removed yet.
 #[tokio::test]
-async fn a_late_del_server_counts_the_living() {
-    let mut told = Told::new(10_000);
+async fn del_server_counts_only_live_sessions() {
+    let mut kind = ManualClock::new(10_000);
     for user in 1..=700 {
-        told.store.put(user, "", "s").await.unwrap();
+        kind.store.put(user, "", "s").await.unwrap();
     }
-    told.age(LIFETIME).await;
-    told.store.put(1, "new", "s").await.unwrap();
-    assert_eq!(told.store.del_server("s").await.unwrap(), 1);
-    assert_eq!(told.store.counts().await.unwrap().sessions, 0);
+    kind.age(LIFETIME).await;
+    kind.store.put(1, "new", "s").await.unwrap();
+    assert_eq!(kind.store.del_server("s").await.unwrap(), 1);
+    assert_eq!(kind.store.counts().await.unwrap().sessions, 0);
 }

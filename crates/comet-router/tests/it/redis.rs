@@ -1,30 +1,30 @@
-//! The store in Redis: the same suite against real servers, the layout, the ring, and what happens
-//! when a server goes away.
+//! The store in Redis: the common suite against real servers, the layout, the ring, and unavailable
+//! servers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_router::{Options, Redis, Sessions, Store, StoreError};
+use comet_router::{Redis, RedisOptions, Sessions, Store, StoreError};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncTypedCommands, cmd};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::conformance::{Aged, LIFETIME, check};
+use crate::conformance::{AgingStore, LIFETIME, check};
 use crate::server::{PATIENCE, Server};
 
 fn store(servers: &[&Server], deadline: Duration) -> Redis {
     let servers = servers.iter().map(|server| server.url()).collect();
-    Redis::new(&Options { servers, lifetime: LIFETIME, deadline }).unwrap()
+    Redis::new(&RedisOptions { servers, lifetime: LIFETIME, deadline }).unwrap()
 }
 
-struct Real {
+struct RealServers {
     store: Store,
     servers: Vec<Server>,
 }
 
-impl Real {
+impl RealServers {
     async fn start(count: usize) -> Option<Self> {
         let mut servers = Vec::new();
         for _ in 0..count {
@@ -35,14 +35,14 @@ impl Real {
     }
 }
 
-impl Aged for Real {
+impl AgingStore for RealServers {
     type Store = Store;
 
     fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Shortens what every key and every index entry has left to live.
+    /// Shortens the remaining lifetime of every key and every index entry.
     async fn age(&mut self, by: Duration) {
         let script = redis::Script::new(
             r"
@@ -79,13 +79,13 @@ impl Aged for Real {
 
 #[tokio::test]
 async fn redis_conforms() {
-    let Some(real) = Real::start(1).await else { return };
+    let Some(real) = RealServers::start(1).await else { return };
     check(real).await;
 }
 
 #[tokio::test]
-async fn three_redis_servers_conform() {
-    let Some(real) = Real::start(3).await else { return };
+async fn three_redis_servers_conform_as_well() {
+    let Some(real) = RealServers::start(3).await else { return };
     check(real).await;
 }
 
@@ -95,7 +95,7 @@ async fn ttl(connection: &mut MultiplexedConnection, key: &str) -> Duration {
 }
 
 #[tokio::test]
-async fn the_layout_is_goims() {
+async fn the_layout_is_that_of_goim() {
     let Some(server) = Server::start().await else { return };
     let store = store(&[&server], PATIENCE);
     let mut redis = server.connection().await;
@@ -122,9 +122,9 @@ async fn the_layout_is_goims() {
     assert_eq!(left, ["comet_servers", "seq_7"]);
 }
 
-/// An unchanged goim logic writes these three and nothing else.
+/// goim's logic writes only these keys.
 #[tokio::test]
-async fn what_goims_logic_wrote_is_found() {
+async fn sessions_that_goim_wrote_are_found() {
     let Some(server) = Server::start().await else { return };
     let store = store(&[&server], PATIENCE);
     let mut redis = server.connection().await;
@@ -142,7 +142,7 @@ async fn what_goims_logic_wrote_is_found() {
 }
 
 #[tokio::test]
-async fn both_of_two_nodes_get_users() {
+async fn users_are_spread_over_both_nodes() {
     let (Some(one), Some(other)) = (Server::start().await, Server::start().await) else { return };
     let store = store(&[&one, &other], PATIENCE);
     for user in 1..=200 {
@@ -157,9 +157,9 @@ async fn both_of_two_nodes_get_users() {
     assert_eq!(store.counts().await.unwrap().users, 200);
 }
 
-/// Calls that overlap, from two logic services: whoever lists a key in the end has it.
+/// Overlapping calls from two logic services: in the end only the owner of a key has it listed.
 #[tokio::test]
-async fn no_loser_of_a_race_stays_listed() {
+async fn a_former_owner_does_not_stay_listed_after_a_race() {
     const USERS: i64 = 3;
     let (Some(one), Some(other)) = (Server::start().await, Server::start().await) else { return };
     let services = [0, 1].map(|_| Arc::new(store(&[&one, &other], PATIENCE)));
@@ -205,7 +205,7 @@ async fn until_it_answers(store: &Redis) {
 }
 
 #[tokio::test]
-async fn a_killed_server_is_an_error_until_it_is_back() {
+async fn a_killed_server_is_an_error_until_it_is_restarted() {
     let Some(mut server) = Server::start().await else { return };
     let store = store(&[&server], PATIENCE / 2);
     store.put(7, "phone", "a").await.unwrap();
@@ -223,9 +223,9 @@ async fn a_killed_server_is_an_error_until_it_is_back() {
     assert_eq!(found, [Some("a".to_owned())]);
 }
 
-/// The connection is found lost by the next call, which has none of it.
+/// The next call notices the lost connection and repeats its command.
 #[tokio::test]
-async fn a_restart_between_calls_costs_no_call() {
+async fn no_call_fails_by_a_restart_between_calls() {
     let Some(mut server) = Server::start().await else { return };
     let store = store(&[&server], PATIENCE);
     store.put(7, "phone", "a").await.unwrap();
@@ -235,7 +235,7 @@ async fn a_restart_between_calls_costs_no_call() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_is_an_error_by_the_deadline() {
+async fn a_stopped_server_is_an_error_at_the_deadline() {
     const DEADLINE: Duration = Duration::from_millis(300);
     let Some(server) = Server::start().await else { return };
     let store = store(&[&server], DEADLINE);
@@ -252,7 +252,7 @@ async fn a_server_that_hangs_is_an_error_by_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_key_of_another_kind_is_an_error() {
+async fn a_key_with_another_type_of_value_is_an_error() {
     let Some(server) = Server::start().await else { return };
     let store = store(&[&server], PATIENCE);
     let mut redis = server.connection().await;
@@ -267,10 +267,10 @@ async fn a_key_of_another_kind_is_an_error() {
 }
 
 #[test]
-fn bad_addresses_are_refused_without_their_password() {
+fn errors_of_bad_addresses_contain_no_password() {
     let check = |servers: &[&str], sentence: &str| {
         let servers = servers.iter().map(|&server| server.to_owned()).collect();
-        let options = Options { servers, lifetime: LIFETIME, deadline: PATIENCE };
+        let options = RedisOptions { servers, lifetime: LIFETIME, deadline: PATIENCE };
         assert_eq!(Redis::new(&options).unwrap_err().to_string(), sentence);
     };
     check(&[], "a session store in Redis needs an address");
@@ -278,7 +278,7 @@ fn bad_addresses_are_refused_without_their_password() {
         &["redis://:secret@a:1/2", "redis://u:other@a:1/2"],
         "the session store a:1/2 is listed twice",
     );
-    let options = Options {
+    let options = RedisOptions {
         servers: vec!["http://:secret@a".to_owned()],
         lifetime: LIFETIME,
         deadline: PATIENCE,

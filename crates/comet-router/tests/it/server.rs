@@ -1,4 +1,4 @@
-//! A real `redis-server` on a free loopback port, for as long as a test holds it.
+//! A real `redis-server` on a free loopback port, which runs until the value is dropped.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
@@ -11,11 +11,11 @@ use redis::aio::MultiplexedConnection;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::time::{sleep, timeout};
 
-/// How long anything that must happen may take on a machine that does much else.
+/// The time limit for anything that must happen, also on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Ports tried for a server: below those the kernel hands out, which tests running at the same time
-/// would be given.
+/// The ports to try. They are below the ephemeral ports, which the kernel gives to tests that run
+/// at the same time.
 const PORTS: std::ops::Range<u32> = 12_000..32_000;
 
 /// A server without persistence; killed, and its directory removed, when dropped.
@@ -26,7 +26,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server that answers, or none where this machine has no `redis-server`.
+    /// Starts a server that answers; `None` if this machine has no `redis-server`.
     pub(crate) async fn start() -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if let Err(error) = Command::new("redis-server").arg("--version").output() {
@@ -51,7 +51,8 @@ impl Server {
         }
     }
 
-    /// Starts the process and waits until it answers; false if another has the port.
+    /// Starts the process and waits until it answers. Returns false if another process has the
+    /// port.
     async fn run(&mut self) -> bool {
         let child = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
@@ -76,7 +77,7 @@ impl Server {
         timeout(PATIENCE, ready).await.expect("redis-server answers or gives up")
     }
 
-    /// The process that answers PING at the port.
+    /// The id of the process that answers at the port.
     async fn process_id(&self) -> Option<u32> {
         let client = redis::Client::open(self.url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.ok()?;
@@ -86,26 +87,27 @@ impl Server {
         info.get("process_id")
     }
 
-    /// Kills the process, with all it holds.
+    /// Kills the process; its data is lost.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
-    /// Starts it again at the same port, empty.
+    /// Starts the process again at the same port, without data.
     pub(crate) async fn restart(&mut self) {
         let again = async { while !self.run().await {} };
         timeout(PATIENCE, again).await.expect("the port is free again");
     }
 
-    /// Stops the process without ending it: its port takes connections, and nothing answers.
+    /// Stops the process without ending it: the kernel accepts connections at its port, and nothing
+    /// answers.
     pub(crate) fn freeze(&self) {
         let id = self.signal(Signal::STOP);
         waitid(WaitId::Pid(id), WaitIdOptions::STOPPED).unwrap();
     }
 
-    /// Ends what [`Server::freeze`] began.
+    /// Continues the process after [`Server::freeze`].
     pub(crate) fn thaw(&self) {
         self.signal(Signal::CONT);
     }
@@ -116,7 +118,7 @@ impl Server {
         id
     }
 
-    /// Address, as the store's errors name it.
+    /// The address in the form of the store's errors.
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -125,7 +127,7 @@ impl Server {
         format!("redis://{}", self.address())
     }
 
-    /// A connection beside the store's.
+    /// A connection of the test's own.
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
         let client = redis::Client::open(self.url()).unwrap();
         client.get_multiplexed_async_connection().await.unwrap()

@@ -1,22 +1,23 @@
-//! The delay a server asks for at the end of its goodbye: `draining; retry_after_ms=1830`.
+//! The delay that a server may ask for at the end of its close reason:
+//! `draining; retry_after_ms=1830`.
 
 use std::time::Duration;
 
-/// What stands between the reason and the delay, in milliseconds.
-const MARK: &str = "; retry_after_ms=";
+/// The text between the reason and the delay in milliseconds.
+const SEPARATOR: &str = "; retry_after_ms=";
 
-/// A longer delay is not believed: no server may send its clients away for good.
+/// A longer delay is ignored, so no server can keep its clients away for good.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
 
-/// Splits a goodbye into its reason and the delay. What is no delay as servers write it, or one beyond
-/// [`RETRY_AFTER_MAX`], stays part of the reason.
-pub(crate) fn split(goodbye: &str) -> (&str, Option<Duration>) {
-    let hinted = goodbye.rsplit_once(MARK).and_then(|(reason, delay)| {
+/// Splits a server's close text into its reason and the delay. A delay that is malformed or beyond
+/// [`RETRY_AFTER_MAX`] stays part of the reason.
+pub(crate) fn split(text: &str) -> (&str, Option<Duration>) {
+    let split = text.rsplit_once(SEPARATOR).and_then(|(reason, delay)| {
         let is_number = delay.bytes().all(|byte| byte.is_ascii_digit());
         let delay = Duration::from_millis(delay.parse().ok()?);
         (is_number && delay <= RETRY_AFTER_MAX).then_some((reason, Some(delay)))
     });
-    hinted.unwrap_or((goodbye, None))
+    split.unwrap_or((text, None))
 }
 
 #[cfg(test)]
@@ -24,10 +25,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_delay_is_taken_off_its_reason() {
-        let check = |goodbye, reason, delay_ms| {
+    fn a_delay_is_split_from_the_reason() {
+        let check = |text, reason, delay_ms| {
             let expected = (reason, Some(Duration::from_millis(delay_ms)));
-            assert_eq!(split(goodbye), expected, "{goodbye}");
+            assert_eq!(split(text), expected, "{text}");
         };
         check("draining; retry_after_ms=1830", "draining", 1830);
         check("; retry_after_ms=0", "", 0);
@@ -37,8 +38,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_delay_stays_in_the_reason() {
-        for goodbye in [
+    fn a_malformed_delay_stays_in_the_reason() {
+        for text in [
             "",
             "draining",
             "retry_after_ms=5",
@@ -58,7 +59,7 @@ mod tests {
             "draining; retry_after_ms=18446744073709551616",
             "draining; retry_after_ms=99999999999999999999999999999999999999",
         ] {
-            assert_eq!(split(goodbye), (goodbye, None));
+            assert_eq!(split(text), (text, None));
         }
     }
 }

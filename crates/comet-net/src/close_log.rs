@@ -1,22 +1,23 @@
-//! The log lines of closed connections: who, why, and not more of them than somebody can read.
+//! The log lines of closed connections: peer, key and reason, at a bounded rate.
 
 use comet_core::{CloseReason, ClosedEvent, Millis};
 
 use crate::sockets::{Socket, Sockets};
 
-/// Lines a core writes in one second about peers that did something wrong.
+/// Most lines that a core writes in one second about closes that are not ordinary.
 const LINES_A_SECOND: u32 = 100;
 
-/// Writes the lines, and counts those that a flood of bad peers would have made.
+/// Writes the lines, and counts those beyond the bound.
 #[derive(Default)]
-pub(crate) struct Closings {
+pub(crate) struct CloseLog {
     second: u64,
     written: u32,
     withheld: u64,
 }
 
-impl Closings {
-    /// What a peer did wrong is told; what ends ordinarily is there for who looks closely.
+impl CloseLog {
+    /// Writes a line at level info, or at debug for an ordinary end: the peer closed, or the server
+    /// drains.
     pub(crate) fn log(&mut self, event: &ClosedEvent, sockets: &Sockets, now: Millis) {
         let is_ordinary = matches!(event.reason, CloseReason::PeerClosed | CloseReason::Draining);
         let level = if is_ordinary { log::Level::Debug } else { log::Level::Info };
@@ -61,11 +62,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_counted_and_the_next_second_starts_over() {
-        let mut closings = Closings::default();
-        let written = (0..250).filter(|_| closings.may_write(Millis(5_200))).count();
-        assert_eq!((written, closings.withheld), (100, 150));
-        assert!(closings.may_write(Millis(6_000)));
-        assert_eq!(closings.withheld, 0);
+    fn lines_beyond_the_bound_are_counted_until_the_next_second() {
+        let mut log = CloseLog::default();
+        let written = (0..250).filter(|_| log.may_write(Millis(5_200))).count();
+        assert_eq!((written, log.withheld), (100, 150));
+        assert!(log.may_write(Millis(6_000)));
+        assert_eq!(log.withheld, 0);
     }
 }

@@ -1,0 +1,182 @@
+//! How a session takes input: bytes to WebSocket frames, to messages, to frames.
+
+use std::mem;
+
+use comet_proto::{Frame, FrameFault, HEADER_LEN, decode, op};
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+use super::{Session, State, Transport};
+use crate::error::{SessionError, WebSocketFault};
+use crate::websocket::{self, Parsed};
+
+/// Most frames of the largest size that fit into one WebSocket message: goim's job batches 20.
+const BATCH_FRAMES_MAX: usize = 20;
+
+/// A ping is not answered while this many bytes wait to be written. RFC 6455 section 5.5.3 allows
+/// answering only the latest ping. A server that sends pings without reading must not fill our
+/// memory.
+const PONG_BACKLOG_MAX: usize = 16 * 1024;
+
+/// The result of one step at the start of an input.
+enum Step {
+    /// So many bytes are processed.
+    Used(usize),
+    /// The input has to be at least this long, which is longer than it is.
+    Wants(usize),
+}
+
+impl Session {
+    /// Processes `input`, behind what is left of earlier inputs.
+    pub(super) fn take_input(
+        &mut self,
+        mut input: &[u8],
+        on_frame: &mut impl FnMut(Frame<'_>),
+    ) -> Result<(), SessionError> {
+        let mut tail = mem::take(&mut self.tail);
+        while !tail.is_empty() {
+            match self.step(&tail, on_frame)? {
+                Step::Used(used) => {
+                    tail.drain(..used);
+                }
+                Step::Wants(_) if input.is_empty() => {
+                    self.tail = tail;
+                    return Ok(());
+                }
+                Step::Wants(len) => {
+                    let (missing, rest) = input.split_at(input.len().min(len - tail.len()));
+                    tail.extend_from_slice(missing);
+                    input = rest;
+                }
+            }
+        }
+        while !input.is_empty() {
+            match self.step(input, on_frame)? {
+                Step::Used(used) => input = &input[used..],
+                Step::Wants(_) => {
+                    self.tail = input.to_vec();
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        input: &[u8],
+        on_frame: &mut impl FnMut(Frame<'_>),
+    ) -> Result<Step, SessionError> {
+        match (&mut self.state, self.transport) {
+            (State::Over { .. }, _) => Err(SessionError::Over),
+            (State::Upgrading(upgrading), _) => {
+                let Some(used) = upgrading.upgrade.answer(input)? else {
+                    return Ok(Step::Wants(input.len() + 1));
+                };
+                self.output.append(&mut upgrading.pending);
+                self.state = State::Authing;
+                Ok(Step::Used(used))
+            }
+            (_, Transport::Tcp) => match decode(input, self.body_max)? {
+                Some((frame, used)) => {
+                    self.take_frame(frame, on_frame)?;
+                    Ok(Step::Used(used))
+                }
+                // `decode` has refused any packLen shorter than a header.
+                None => Ok(Step::Wants(
+                    input
+                        .first_chunk()
+                        .map_or(HEADER_LEN, |pack_len| u32::from_be_bytes(*pack_len) as usize),
+                )),
+            },
+            (_, Transport::WebSocket) => self.step_websocket(input, on_frame),
+        }
+    }
+
+    fn step_websocket(
+        &mut self,
+        input: &[u8],
+        on_frame: &mut impl FnMut(Frame<'_>),
+    ) -> Result<Step, SessionError> {
+        let buffered = self.fragments.as_ref().map_or(0, Vec::len);
+        let (opcode, is_final, payload, used) =
+            match websocket::parse(input, self.message_max().saturating_sub(buffered))? {
+                Parsed::Wants(len) => return Ok(Step::Wants(len)),
+                Parsed::Frame { opcode, is_final, payload, used } => {
+                    (opcode, is_final, payload, used)
+                }
+            };
+        match (opcode, &mut self.fragments) {
+            (OpCode::Data(Data::Binary), None) if is_final => {
+                self.take_message(payload, on_frame)?;
+            }
+            (OpCode::Data(Data::Binary), fragments @ None) => *fragments = Some(payload.to_vec()),
+            (OpCode::Data(Data::Continue), Some(fragments)) => {
+                fragments.extend_from_slice(payload);
+                if is_final {
+                    let message = self.fragments.take().expect("there were fragments");
+                    self.take_message(&message, on_frame)?;
+                }
+            }
+            (OpCode::Data(Data::Text), _) => return Err(WebSocketFault::Text.into()),
+            (OpCode::Data(_), _) => return Err(WebSocketFault::Fragment.into()),
+            (OpCode::Control(Control::Ping), _) => {
+                if self.output.len() < PONG_BACKLOG_MAX {
+                    websocket::write_control(&mut self.output, Control::Pong, payload);
+                }
+            }
+            (OpCode::Control(Control::Close), _) => {
+                let (code, text) = websocket::parse_close(payload)?;
+                websocket::write_control(&mut self.output, Control::Close, payload);
+                return Err(SessionError::closed(code, text));
+            }
+            // A pong needs no answer. `parse` has refused reserved opcodes.
+            (OpCode::Control(_), _) => {}
+        }
+        Ok(Step::Used(used))
+    }
+
+    /// Processes a binary message: a batch behind one header with operation 9, or frames back to
+    /// back.
+    fn take_message(
+        &mut self,
+        message: &[u8],
+        on_frame: &mut impl FnMut(Frame<'_>),
+    ) -> Result<(), SessionError> {
+        let mut run = match decode(message, self.message_max())? {
+            Some((batch, used)) if batch.operation == op::RAW && used == message.len() => {
+                batch.body
+            }
+            _ => message,
+        };
+        while !run.is_empty() {
+            let (frame, used) =
+                decode(run, self.body_max)?.ok_or(FrameFault::Truncated { left: run.len() })?;
+            self.take_frame(frame, on_frame)?;
+            run = &run[used..];
+        }
+        Ok(())
+    }
+
+    fn take_frame(
+        &mut self,
+        frame: Frame<'_>,
+        on_frame: &mut impl FnMut(Frame<'_>),
+    ) -> Result<(), SessionError> {
+        match (frame.operation, &self.state) {
+            (op::DISCONNECT_REPLY, _) => {
+                return Err(SessionError::closed(None, &String::from_utf8_lossy(frame.body)));
+            }
+            (op::RAW, _) => return Err(SessionError::StrayBatch),
+            (op::AUTH_REPLY, State::Authing) => self.state = State::Live,
+            _ => on_frame(frame),
+        }
+        Ok(())
+    }
+
+    fn message_max(&self) -> usize {
+        HEADER_LEN
+            .saturating_add(self.body_max)
+            .saturating_mul(BATCH_FRAMES_MAX)
+            .saturating_add(HEADER_LEN)
+    }
+}

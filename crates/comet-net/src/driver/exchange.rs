@@ -1,0 +1,76 @@
+//! The steps that exchange messages: with other shards, with control and with embedded logic.
+
+use comet_core::{AuthRequest, Denied, MessageBudget, ShardId};
+use comet_logic::Auther;
+use comet_mesh::Returned;
+
+use super::Driver;
+
+/// Up to this many queued operations, mostly sends, are submitted before control is notified. On
+/// the same CPU the notified control thread would answer its caller first, and the clients would
+/// get their pushes later. More operations would delay a caller that may have its next push ready.
+const SENDS_BEFORE_REPORTS: usize = 64;
+
+impl<A: Auther> Driver<A> {
+    pub(super) fn handle_messages(&mut self) {
+        if self.has_sends_left {
+            return;
+        }
+        let mut budget = MessageBudget::new(self.shard.limits());
+        while budget.is_left() {
+            let Some(message) = self.inbox.try_recv() else { return };
+            budget.spend(&message);
+            self.shard.handle_message(message);
+        }
+    }
+
+    /// Has embedded logic check tokens, which answers at once.
+    pub(super) fn authenticate(&mut self) {
+        while let Some(AuthRequest { conn, token, cookie }) = self.shard.poll_auth() {
+            let answer = self.auther.auth(&token, &cookie);
+            let answer = answer.map_err(|refusal| Denied::refused(refusal.to_string()));
+            self.shard.handle_auth(conn, answer);
+        }
+    }
+
+    /// Passes the shard's messages to the inboxes of the other shards.
+    pub(super) fn send_messages(&mut self) {
+        for (peer, sender) in (0..).map(ShardId).zip(&self.peers) {
+            let mut has_posted = false;
+            while let Some(message) = self.shard.poll_message(peer) {
+                if let Err(Returned::Full(message) | Returned::Closed(message)) =
+                    sender.post(message)
+                {
+                    self.shard.return_message(peer, message);
+                    self.must_retry = true;
+                    break;
+                }
+                has_posted = true;
+            }
+            if has_posted {
+                sender.notify();
+            }
+        }
+    }
+
+    /// Passes the shard's reports to the inbox of control.
+    pub(super) fn send_reports(&mut self) {
+        let mut has_posted = false;
+        while let Some(report) = self.shard.poll_report() {
+            if !has_posted && self.ring.queued() <= SENDS_BEFORE_REPORTS {
+                self.ring.flush();
+            }
+            if let Err(Returned::Full(report) | Returned::Closed(report)) =
+                self.control.post(report)
+            {
+                self.shard.return_report(report);
+                self.must_retry = true;
+                break;
+            }
+            has_posted = true;
+        }
+        if has_posted {
+            self.control.notify();
+        }
+    }
+}

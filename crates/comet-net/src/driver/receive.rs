@@ -1,0 +1,162 @@
+//! The steps that accept connections and receive their bytes, through protocol layers where there
+//! are any.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use comet_core::{ConnId, Hangup, Slot};
+use comet_logic::Auther;
+
+use super::Driver;
+use crate::ids::ListenerIndex;
+use crate::layers::{ProtocolLayers, Received};
+use crate::ring::{self, Completion};
+use crate::sockets::peer_address;
+use crate::tls::TlsSession;
+
+/// How soon a failed accept is submitted again. It mostly fails because descriptors or memory are
+/// exhausted.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Most handshakes that one turn continues. Together they take some 10 ms with ECDSA keys. When
+/// many clients reconnect at once, those already connected get their pushes in between.
+const HANDSHAKES_A_TURN: usize = 64;
+
+impl<A: Auther> Driver<A> {
+    pub(super) fn handle_accepted(&mut self, index: ListenerIndex, completion: Completion) {
+        if !completion.more {
+            self.listeners_to_rearm.push(index);
+        }
+        let listener = &self.listeners[index.index()];
+        match completion.result {
+            Ok(fd) => {
+                let fd = ring::accepted(fd);
+                if let Some(conn) = self.shard.handle_accept(listener.transport) {
+                    let slot = conn.slot;
+                    let tls = listener.tls.as_ref();
+                    let tls = tls.map(|tls| TlsSession::new(tls.config(listener.transport)));
+                    let awaits_header = listener.proxy_from.as_ref().is_some_and(|proxies| {
+                        peer_address(&fd).is_some_and(|peer| proxies.contains(peer.ip()))
+                    });
+                    self.ring.recv(fd.as_raw_fd(), slot);
+                    self.sockets.insert(fd, conn, ProtocolLayers::new(awaits_header, tls));
+                    self.sockets.at(slot).is_receiving = true;
+                }
+            }
+            Err(libc::ECONNABORTED) => {}
+            Err(error) if self.shard.is_draining() => {
+                log::debug!("core {}: accept ended: error {error}", self.shard.id().0);
+            }
+            Err(error) => {
+                self.rearm_accepts_at = Instant::now() + ACCEPT_RETRY;
+                let error = io::Error::from_raw_os_error(error);
+                log::warn!("core {}: accept failed: {error}", self.shard.id().0);
+            }
+        }
+    }
+
+    /// Submits accepts again that ended by themselves.
+    pub(super) fn rearm_accepts(&mut self) {
+        if self.listeners_to_rearm.is_empty() || self.shard.is_draining() {
+            return;
+        }
+        if Instant::now() < self.rearm_accepts_at {
+            self.must_retry = true;
+            return;
+        }
+        for index in std::mem::take(&mut self.listeners_to_rearm) {
+            self.ring.accept(self.listeners[index.index()].socket.as_raw_fd(), index);
+        }
+    }
+
+    pub(super) fn handle_received(&mut self, slot: Slot, completion: Completion) {
+        let socket = self.sockets.at(slot);
+        socket.is_receiving = completion.more;
+        let conn = socket.conn;
+        match completion.result {
+            Ok(0) => self.handle_end(conn, Hangup::Eof),
+            Ok(length) => {
+                let buffer = completion.buffer.expect("a receive with bytes names its buffer");
+                let bytes = self.buffers.filled(buffer, length as usize);
+                let received = match &mut socket.layers {
+                    None => {
+                        self.shard.handle_recv(conn, bytes);
+                        None
+                    }
+                    Some(layers) => {
+                        let shard = &mut self.shard;
+                        Some(layers.handle_recv(bytes, |plaintext| {
+                            shard.handle_recv(conn, plaintext);
+                        }))
+                    }
+                };
+                self.buffers.offer(buffer);
+                if !completion.more {
+                    self.out_of_buffers.push(slot);
+                }
+                match received {
+                    None => {}
+                    // TLS may have queued bytes of its own.
+                    Some(Ok(Received::Processed)) => self.send_ciphertext(slot),
+                    Some(Ok(Received::HandshakeDeferred)) => {
+                        self.pending_handshakes.push_back(conn);
+                    }
+                    Some(Err(hangup)) => self.abort(conn, hangup),
+                }
+            }
+            Err(libc::ENOBUFS) => self.out_of_buffers.push(slot),
+            Err(error) => self.handle_end(conn, Hangup::Error(error)),
+        }
+    }
+
+    /// Submits receives again that ended because no receive buffer was free. The buffers of this
+    /// turn's completions are free by now.
+    pub(super) fn rearm_receives(&mut self) {
+        for slot in std::mem::take(&mut self.out_of_buffers) {
+            if let Some(socket) = self.sockets.get(slot).filter(|socket| !socket.is_receiving) {
+                self.ring.recv(socket.raw_fd(), slot);
+                self.sockets.at(slot).is_receiving = true;
+            }
+        }
+    }
+
+    /// The socket receives nothing more. The shard is notified now, or after a deferred handshake.
+    fn handle_end(&mut self, conn: ConnId, end: Hangup) {
+        let end = match &mut self.sockets.at(conn.slot).layers {
+            None => Some(end),
+            Some(layers) => layers.handle_end(end),
+        };
+        if let Some(end) = end {
+            self.hang_up(conn, end);
+        }
+    }
+
+    /// Runs deferred handshakes, up to a bound per turn.
+    pub(super) fn continue_handshakes(&mut self) {
+        for _ in 0..HANDSHAKES_A_TURN {
+            let Some(conn) = self.pending_handshakes.pop_front() else { return };
+            let slot = conn.slot;
+            if self.sockets.get(slot).is_none_or(|socket| socket.conn != conn) {
+                continue;
+            }
+            let shard = &mut self.shard;
+            let layers = self.sockets.at(slot).layers.as_mut().expect("only TLS defers");
+            let end = layers.continue_handshake(|plaintext| shard.handle_recv(conn, plaintext));
+            match end {
+                Ok(()) => self.send_ciphertext(slot),
+                Err(hangup) => self.abort(conn, hangup),
+            }
+        }
+    }
+
+    /// Ends a connection whose layers failed or whose TLS the peer closed.
+    fn abort(&mut self, conn: ConnId, hangup: Hangup) {
+        self.sockets.at(conn.slot).send_last_alert();
+        self.hang_up(conn, hangup);
+    }
+
+    fn hang_up(&mut self, conn: ConnId, hangup: Hangup) {
+        self.shard.handle_hangup(conn, hangup);
+        self.free_if_gone(conn);
+    }
+}

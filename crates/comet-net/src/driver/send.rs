@@ -1,0 +1,127 @@
+//! The steps that send bytes and shut sockets, through TLS where a connection has it.
+
+use comet_core::{CloseHow, ConnId, Hangup, Slot};
+use comet_logic::Auther;
+use rustix::net::{Shutdown, shutdown};
+
+use super::Driver;
+use crate::tls::TlsSession;
+
+impl<A: Auther> Driver<A> {
+    pub(super) fn submit_sends(&mut self) {
+        self.has_sends_left = true;
+        for _ in 0..self.ring.sends_a_turn() {
+            let Some(transmit) = self.shard.poll_transmit() else {
+                self.has_sends_left = false;
+                return;
+            };
+            let conn = transmit.conn;
+            let slot = conn.slot;
+            let socket = self.sockets.at(slot);
+            debug_assert!(!socket.is_shut);
+            let Some(tls) = socket.tls() else {
+                debug_assert!(!socket.is_sending);
+                socket.is_sending = true;
+                self.ring.send(socket.raw_fd(), slot, transmit.bytes);
+                continue;
+            };
+            if tls.encrypt(transmit.bytes) {
+                self.send_ciphertext(slot);
+            } else {
+                // The handshake is not done, so the peer could not read a close notice.
+                self.shard.handle_send_failed(conn, libc::ENOTCONN);
+            }
+        }
+    }
+
+    pub(super) fn handle_sent(&mut self, slot: Slot, result: Result<u32, i32>) {
+        let socket = self.sockets.at(slot);
+        socket.is_sending = false;
+        let conn = socket.conn;
+        match (socket.tls(), result) {
+            (None, Ok(bytes)) => self.shard.handle_sent(conn, bytes as usize),
+            (None, Err(error)) => self.shard.handle_send_failed(conn, error),
+            (Some(tls), Ok(bytes)) => {
+                let plaintext = tls.handle_sent(bytes as usize);
+                if plaintext > 0 {
+                    self.shard.handle_sent(conn, plaintext);
+                }
+                self.send_ciphertext(slot);
+            }
+            (Some(tls), Err(error)) => {
+                if tls.handle_send_failed() {
+                    self.shard.handle_send_failed(conn, error);
+                } else {
+                    self.shard.handle_hangup(conn, Hangup::Error(error));
+                }
+            }
+        }
+        self.free_if_gone(conn);
+    }
+
+    /// Submits the queued ciphertext of a connection, if no send of it is in flight.
+    pub(super) fn send_ciphertext(&mut self, slot: Slot) {
+        let socket = self.sockets.at(slot);
+        if socket.is_sending {
+            return;
+        }
+        let fd = socket.raw_fd();
+        if let Some(bytes) = socket.tls().and_then(TlsSession::poll_transmit) {
+            let bytes: *const [u8] = bytes;
+            socket.is_sending = true;
+            self.ring.send(fd, slot, bytes);
+        } else if std::mem::take(&mut socket.shuts_write_when_flushed) {
+            let _ = shutdown(socket, Shutdown::Write);
+        }
+    }
+
+    /// Shuts one or both sides of the sockets that the shard closes.
+    pub(super) fn shut_sockets(&mut self) {
+        while let Some((conn, how)) = self.shard.poll_close() {
+            let slot = conn.slot;
+            if self.sockets.get(slot).is_none_or(|socket| socket.conn != conn) {
+                continue;
+            }
+            let socket = self.sockets.at(slot);
+            match (how, socket.tls()) {
+                (CloseHow::Write, Some(tls)) => {
+                    tls.close();
+                    socket.shuts_write_when_flushed = true;
+                    self.send_ciphertext(slot);
+                }
+                // Here and below ENOTCONN is possible: the peer has reset the connection.
+                (CloseHow::Write, None) => {
+                    let _ = shutdown(socket, Shutdown::Write);
+                }
+                (CloseHow::Both, _) => {
+                    socket.is_shut = true;
+                    // Makes the operations in flight complete.
+                    if socket.is_receiving || socket.is_sending {
+                        let _ = shutdown(socket, Shutdown::Both);
+                    }
+                    self.free_if_gone(conn);
+                }
+            }
+        }
+    }
+
+    /// Shuts the listeners when the shard begins to drain.
+    pub(super) fn shut_listeners(&mut self) {
+        if self.shard.is_draining() && !self.has_shut_listeners {
+            self.has_shut_listeners = true;
+            for listener in &self.listeners {
+                // Completes the accept in flight, which closing the descriptor would not.
+                let _ = shutdown(&listener.socket, Shutdown::Both);
+            }
+        }
+    }
+
+    /// Frees the socket and its slot after the last completion.
+    pub(super) fn free_if_gone(&mut self, conn: ConnId) {
+        let slot = conn.slot;
+        if self.sockets.at(slot).is_gone() {
+            self.sockets.remove(slot);
+            self.shard.handle_gone(conn);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Protocol layers between a socket and its connection: first a PROXY header, then TLS. Only a
+//! connection that has one of them has [`ProtocolLayers`].
+
+use std::net::SocketAddr;
+
+use comet_core::Hangup;
+use comet_proto::proxy;
+
+use crate::tls::{ReadSide, TlsSession};
+
+/// What became of received bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Received {
+    /// They were processed, or kept for a call of [`ProtocolLayers::continue_handshake`] that is
+    /// due already.
+    Processed,
+    /// They were kept: [`ProtocolLayers::continue_handshake`] is to be called once.
+    HandshakeDeferred,
+}
+
+pub(crate) struct ProtocolLayers {
+    /// The bytes of the PROXY header so far; `None` once it is complete.
+    header: Option<Vec<u8>>,
+    /// The peer's address, if the header had one.
+    peer: Option<SocketAddr>,
+    tls: Option<Box<TlsSession>>,
+    /// How the stream ended, if a deferred handshake has to run before the shard is notified.
+    deferred_end: Option<Hangup>,
+}
+
+impl ProtocolLayers {
+    /// `None` for a connection without layers.
+    pub(crate) fn new(awaits_header: bool, tls: Option<TlsSession>) -> Option<Box<Self>> {
+        (awaits_header || tls.is_some()).then(|| {
+            let header = awaits_header.then(Vec::new);
+            Box::new(Self { header, peer: None, tls: tls.map(Box::new), deferred_end: None })
+        })
+    }
+
+    /// The peer's address, if a PROXY header had one.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    pub(crate) fn tls(&mut self) -> Option<&mut TlsSession> {
+        self.tls.as_deref_mut()
+    }
+
+    /// Processes received bytes and calls `on_plaintext` with what is for the connection.
+    ///
+    /// # Errors
+    /// Why nothing more is received.
+    pub(crate) fn handle_recv(
+        &mut self,
+        bytes: &mut [u8],
+        mut on_plaintext: impl FnMut(&[u8]),
+    ) -> Result<Received, Hangup> {
+        let bytes = match &mut self.header {
+            None => bytes,
+            Some(header) => {
+                let before = header.len();
+                let most = bytes.len().min(proxy::HEADER_MAX - before);
+                header.extend_from_slice(&bytes[..most]);
+                match proxy::read(header) {
+                    Ok(None) => return Ok(Received::Processed),
+                    Ok(Some(proxy::Header { source, consumed })) => {
+                        self.peer = source;
+                        self.header = None;
+                        &mut bytes[consumed - before..]
+                    }
+                    Err(fault) => return Err(Hangup::Proxy(fault.to_string().into())),
+                }
+            }
+        };
+        match &mut self.tls {
+            _ if bytes.is_empty() => Ok(Received::Processed),
+            None => {
+                on_plaintext(bytes);
+                Ok(Received::Processed)
+            }
+            Some(tls) => {
+                let was_deferred = tls.is_deferred();
+                if !tls.defer(bytes) {
+                    decrypt(tls, bytes, on_plaintext)?;
+                } else if !was_deferred {
+                    return Ok(Received::HandshakeDeferred);
+                }
+                Ok(Received::Processed)
+            }
+        }
+    }
+
+    /// The stream has ended. Returns `end` if the shard is to be notified now. `None`: a deferred
+    /// handshake has to run first, since plaintext may follow it.
+    /// [`ProtocolLayers::continue_handshake`] then returns `end`.
+    pub(crate) fn handle_end(&mut self, end: Hangup) -> Option<Hangup> {
+        if self.tls().is_some_and(|tls| tls.is_deferred()) {
+            self.deferred_end = Some(end);
+            None
+        } else {
+            Some(end)
+        }
+    }
+
+    /// Processes the bytes of a deferred handshake.
+    ///
+    /// # Errors
+    /// As [`ProtocolLayers::handle_recv`]; also the end that [`ProtocolLayers::handle_end`] kept.
+    pub(crate) fn continue_handshake(
+        &mut self,
+        on_plaintext: impl FnMut(&[u8]),
+    ) -> Result<(), Hangup> {
+        match self.tls() {
+            Some(tls) if tls.is_deferred() => decrypt(tls, &mut [], on_plaintext)?,
+            _ => {}
+        }
+        self.deferred_end.take().map_or(Ok(()), Err)
+    }
+}
+
+fn decrypt(
+    tls: &mut TlsSession,
+    bytes: &mut [u8],
+    on_plaintext: impl FnMut(&[u8]),
+) -> Result<(), Hangup> {
+    match tls.handle_recv(bytes, on_plaintext) {
+        Ok(ReadSide::Open) => Ok(()),
+        Ok(ReadSide::Closed) => Err(Hangup::Eof),
+        Err(fault) => Err(Hangup::Tls(fault.into())),
+    }
+}

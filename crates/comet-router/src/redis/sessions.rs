@@ -1,0 +1,171 @@
+//! The calls of the [`Sessions`] trait, in terms of the scripts.
+
+use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use redis::Pipeline;
+
+use super::{Redis, millis, online};
+use crate::error::StoreError;
+use crate::sessions::{Placed, ROOM_COUNTS_LIFETIME_MAX, SessionCounts, Sessions, UserSessions};
+
+/// Most users, keys or sessions in one command. It is enough to make round trips cheap, and few
+/// enough that Redis, which executes one command at a time, is not blocked for long.
+const BATCH: usize = 256;
+/// Most servers whose room counts are read in one round trip.
+const ONLINE_BATCH: usize = 16;
+
+impl Sessions for Redis {
+    async fn put(&self, user: i64, key: &str, server: &str) -> Result<Placed, StoreError> {
+        let until = self.until();
+        let placed = self.list(user, key, server, "count", until).await?;
+        self.claim(user, &placed.key, server, "take", until).await?;
+        Ok(placed)
+    }
+
+    async fn del(&self, user: i64, key: &str, server: &str) -> Result<bool, StoreError> {
+        let until = self.until();
+        let mut script = self.scripts.release.prepare_invoke();
+        script.arg(key).arg(user).arg(server);
+        let was_owner = self.nodes[self.key_node(key)].script(&script, until).await?;
+        self.unlist(server, &[(key.to_owned(), user)], until).await?;
+        Ok(was_owner)
+    }
+
+    async fn renew(&self, user: i64, key: &str, server: &str) -> Result<bool, StoreError> {
+        let until = self.until();
+        if !self.claim(user, key, server, "keep", until).await? {
+            return Ok(false);
+        }
+        self.list(user, key, server, "keep", until).await?;
+        // Another owner may have claimed the key in between; then the session must not stay listed.
+        let is_owner = self.claim(user, key, server, "keep", until).await?;
+        if !is_owner {
+            self.unlist(server, &[(key.to_owned(), user)], until).await?;
+        }
+        Ok(is_owner)
+    }
+
+    async fn servers_of_keys(&self, keys: &[&str]) -> Result<Vec<Option<String>>, StoreError> {
+        let until = self.until();
+        let mut servers = vec![None; keys.len()];
+        let places: Vec<usize> = (0..keys.len()).collect();
+        for (node, places) in self.grouped(&places, |&at| self.key_node(keys[at])) {
+            for places in places.chunks(BATCH) {
+                let mut pipeline = Pipeline::new();
+                let mget = pipeline.cmd("MGET");
+                for &&at in places {
+                    mget.arg(format!("key_{}", keys[at]));
+                }
+                let (found,): (Vec<Option<String>>,) =
+                    self.nodes[node].pipeline(&pipeline, until).await?;
+                for (&&at, server) in places.iter().zip(found) {
+                    servers[at] = server;
+                }
+            }
+        }
+        Ok(servers)
+    }
+
+    async fn sessions_of(&self, users: &[i64]) -> Result<Vec<UserSessions>, StoreError> {
+        let until = self.until();
+        let mut answer: Vec<UserSessions> = users.iter().map(|&user| (user, Vec::new())).collect();
+        let places: Vec<usize> = (0..users.len()).collect();
+        for (node, places) in self.grouped(&places, |&at| self.user_node(users[at])) {
+            for places in places.chunks(BATCH) {
+                let mut script = self.scripts.read.prepare_invoke();
+                for &&at in places {
+                    script.arg(users[at]);
+                }
+                let found: Vec<Vec<(String, String)>> =
+                    self.nodes[node].script(&script, until).await?;
+                for (&&at, mut sessions) in places.iter().zip(found) {
+                    sessions.sort_unstable();
+                    answer[at].1 = sessions;
+                }
+            }
+        }
+        Ok(answer)
+    }
+
+    async fn del_server(&self, server: &str) -> Result<u64, StoreError> {
+        self.add_room_counts(server, &HashMap::new()).await?;
+        let mut ended = 0;
+        for node in &self.nodes {
+            loop {
+                let until = self.until();
+                let mut script = self.scripts.take.prepare_invoke();
+                script.arg(server).arg(BATCH);
+                let (taken, freed): (usize, Vec<(String, i64)>) =
+                    node.script(&script, until).await?;
+                ended += freed.len() as u64;
+                self.unlist(server, &freed, until).await?;
+                if taken < BATCH {
+                    break;
+                }
+            }
+        }
+        Ok(ended)
+    }
+
+    async fn add_room_counts(
+        &self,
+        server: &str,
+        rooms: &HashMap<String, u32>,
+    ) -> Result<(), StoreError> {
+        let updated = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut script = self.scripts.rooms.prepare_invoke();
+        script.arg(server);
+        script.arg(millis(self.lifetime.min(ROOM_COUNTS_LIFETIME_MAX)));
+        script.arg(millis(self.lifetime));
+        for (field, document) in online::encode(server, rooms, updated.cast_signed()) {
+            script.arg(field).arg(document);
+        }
+        self.nodes[self.server_node(server)].script(&script, self.until()).await
+    }
+
+    async fn room_counts(&self) -> Result<HashMap<String, u32>, StoreError> {
+        let until = self.until();
+        let mut sums: HashMap<String, u32> = HashMap::new();
+        for (at, node) in self.nodes.iter().enumerate() {
+            let (_, servers) = self.count(node, until).await?;
+            let servers = servers.into_iter().map(|(server, _)| server);
+            let servers: Vec<String> =
+                servers.filter(|server| self.server_node(server) == at).collect();
+            for servers in servers.chunks(ONLINE_BATCH) {
+                let mut pipeline = Pipeline::new();
+                for server in servers {
+                    pipeline.cmd("HVALS").arg(format!("ol_{server}"));
+                }
+                let found: Vec<Vec<String>> = node.pipeline(&pipeline, until).await?;
+                for (server, documents) in servers.iter().zip(found) {
+                    let rooms =
+                        online::decode(&documents).map_err(|error| StoreError::Foreign {
+                            node: node.name().to_owned(),
+                            name: format!("ol_{server}"),
+                            sentence: error.to_string(),
+                        })?;
+                    for (room, count) in rooms {
+                        let sum = sums.entry(room).or_default();
+                        *sum = sum.saturating_add(count);
+                    }
+                }
+            }
+        }
+        Ok(sums)
+    }
+
+    async fn counts(&self) -> Result<SessionCounts, StoreError> {
+        let until = self.until();
+        let mut counts = SessionCounts::default();
+        for node in &self.nodes {
+            let (users, servers) = self.count(node, until).await?;
+            counts.users += users;
+            for (server, sessions) in servers.into_iter().filter(|(_, sessions)| *sessions > 0) {
+                counts.sessions += sessions;
+                *counts.by_server.entry(server).or_default() += sessions;
+            }
+        }
+        Ok(counts)
+    }
+}
