@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::{env, io};
 
 use clap::{Args, Parser, Subcommand};
+use comet_cpus::CpuList;
 use serde::Serialize;
 
 pub(crate) use self::crowd::{ChurnArgs, DayArgs, IdleArgs, ReadersArgs};
 pub(crate) use self::targets::TargetsArgs;
-use crate::cpu::CpuList;
 use crate::message::{COMPACT_LEN, STAMP_LEN};
 use crate::source::Sources;
 use crate::yardstick::Mode;
@@ -90,13 +90,13 @@ pub(crate) enum Command {
 #[derive(Args, Clone, Debug, Serialize)]
 pub(crate) struct HostArgs {
     /// CPUs of the server's data cores, and of the bare loops: "0-3,6".
-    #[arg(long, value_name = "CPUS", default_value_t = CpuList::first())]
+    #[arg(long, value_name = "CPUS", default_value_t = CpuList::allowed().first())]
     pub server_core: CpuList,
     /// CPUs of the server's control thread; those of --server-core unless given.
     #[arg(long, value_name = "CPUS")]
     pub control_cores: Option<CpuList>,
     /// CPUs of the bench itself.
-    #[arg(long, value_name = "CPUS", default_value_t = CpuList::last())]
+    #[arg(long, value_name = "CPUS", default_value_t = CpuList::allowed().last())]
     pub bench_core: CpuList,
     /// Keeps the CPUs out of their idle states meanwhile, as root: waking one can cost more than what is measured.
     #[arg(long)]

@@ -10,10 +10,10 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus};
 use std::{env, io};
 
+use comet_cpus::CpuList;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::Result;
-use crate::cpu::CpuList;
 
 /// A child process; killed when dropped.
 pub(crate) struct Running(Child);

@@ -3,10 +3,10 @@
 
 mod accounting;
 mod args;
+mod awake;
 mod clients;
 mod clock;
 mod comparison;
-mod cpu;
 mod crew;
 mod crowd;
 mod dial;

@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(json["scenario"], "raw");
         assert_eq!(json["config"]["load"]["batch"], 1);
         assert_eq!(json["passed"], false);
-        assert_eq!(json["pinning"]["yardsticks"], "0,1");
+        assert_eq!(json["pinning"]["yardsticks"], "0-1");
         assert!(json["pinning"]["server"].is_null(), "raw has no server");
         assert!(json["server"].is_null());
         assert!(!json["bench"]["commit"].as_str().unwrap().is_empty());

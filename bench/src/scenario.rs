@@ -16,8 +16,8 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::args::HostArgs;
+use crate::awake;
 use crate::clock::now_ns;
-use crate::cpu;
 use crate::findings::{Findings, close_fault};
 use crate::process::Memory;
 use crate::sender::Sent;
@@ -95,7 +95,8 @@ fn pin(host: &HostArgs) -> Result<()> {
     let cpus = &host.bench_core;
     cpus.pin().map_err(|error| format!("cannot run on CPU {cpus}: {error}"))?;
     if host.awake {
-        cpu::stay_awake().map_err(|error| format!("--awake: {}: {error}", cpu::IDLE_CONTROL))?;
+        awake::stay_awake()
+            .map_err(|error| format!("--awake: {}: {error}", awake::IDLE_CONTROL))?;
     }
     Ok(())
 }

@@ -11,12 +11,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::thread;
 use std::time::Duration;
 
+use comet_cpus::CpuList;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::clients::{ChurnPlan, Clients, Order, Setup};
 use crate::clock::{MILLISECOND_NS, now_ns};
-use crate::cpu::CpuList;
 use crate::dial::ensure_descriptors;
 use crate::findings::Findings;
 use crate::launch::Running;
@@ -221,7 +221,7 @@ impl Workers {
 
 impl Worker {
     fn start(index: usize, notes: Sender<(usize, Note)>) -> Result<Self> {
-        let mut command = Running::command(&CpuList::usable(), &std::env::current_exe()?)?;
+        let mut command = Running::command(&CpuList::allowed(), &std::env::current_exe()?)?;
         command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Running::start(&mut command)?;
         let (stdin, stdout) = process.pipes();

@@ -18,12 +18,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{ChildStdin, ChildStdout, Stdio};
 
 use clap::ValueEnum;
+use comet_cpus::CpuList;
 use serde::Serialize;
 
 pub(crate) use self::pingpong::ping_pong;
 pub(crate) use self::serve::serve;
 use crate::Result;
-use crate::cpu::CpuList;
 use crate::launch::Running;
 
 /// Bytes in front of a message.

@@ -1,12 +1,13 @@
 //! Two data cores against one: the same pushes to the same rooms, half of which have their home on the core
 //! where a connection is not.
 
+use comet_cpus::CpuList;
+
 use super::goal::{Goal, Reach};
 use super::stand::{Guests, Stand};
 use super::{Findings, Setup};
 use crate::Result;
 use crate::args::HostArgs;
-use crate::cpu::CpuList;
 use crate::crowd::Streams;
 use crate::sender::Plan;
 
@@ -40,7 +41,7 @@ pub(super) const GOALS: [Goal; 2] = [TWO_CORES, TWO_CORES_ALL];
 /// A server did not start, or ended.
 pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> {
     let host = &setup.args.host;
-    let first = host.server_core.head();
+    let first = host.server_core.first();
     let second = second_core(host);
     // All three have their control thread at the same place, for the cores to be compared only.
     let control = host.control_cores.clone().unwrap_or_else(|| first.clone());
@@ -75,5 +76,5 @@ fn second_core(host: &HostArgs) -> CpuList {
     if let Some(control) = &host.control_cores {
         taken = taken.with(control);
     }
-    CpuList::usable().without(&taken).unwrap_or_else(|| host.bench_core.clone()).head()
+    CpuList::allowed().without(&taken).unwrap_or_else(|| host.bench_core.clone()).first()
 }
