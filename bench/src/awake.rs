@@ -7,11 +7,8 @@ use std::mem;
 /// Where the kernel is told how long waking a CPU may take (admin-guide/pm/cpuidle). Root may write to it.
 pub(crate) const IDLE_CONTROL: &str = "/dev/cpu_dma_latency";
 
-/// Keeps all CPUs of the host out of their idle states until the process ends.
-///
-/// # Errors
-///
-/// The kernel has no such control, or the user may not use it.
+/// Keeps all CPUs of the host out of their idle states until the process ends. Fails where the kernel has no
+/// such control, or the user may not use it.
 pub(crate) fn stay_awake() -> io::Result<()> {
     let mut control = File::options().write(true).open(IDLE_CONTROL)?;
     let none_us: i32 = 0;

@@ -21,6 +21,8 @@ pub(crate) struct Crowd {
     /// Shares of those who read slowly, and not at all.
     pub slow_share: f64,
     pub stalled_share: f64,
+    /// Kernel receive buffer of these, if it is not to be the usual one.
+    pub slow_buffer: Option<usize>,
     /// The request target of the WebSocket endpoint.
     pub websocket_path: String,
     /// Templates: `%d` is a number, from 1, `%k` the key and `%r` the room's id.
@@ -63,6 +65,7 @@ impl Crowd {
             websocket_share: server.ws_share,
             slow_share: 0.0,
             stalled_share: 0.0,
+            slow_buffer: None,
             websocket_path: server.ws_path.clone(),
             token: server.token.clone(),
             key: server.key.clone(),
@@ -81,6 +84,7 @@ impl Crowd {
             websocket_share: 0.0,
             slow_share: 0.0,
             stalled_share: 0.0,
+            slow_buffer: None,
             websocket_path: String::new(),
             token: "%d".to_owned(),
             key: String::new(),

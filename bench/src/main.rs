@@ -7,30 +7,31 @@ mod awake;
 mod clients;
 mod clock;
 mod comparison;
-mod crew;
 mod crowd;
 mod dial;
 mod figures;
 mod findings;
 mod grpc;
+mod heartbeats;
 mod launch;
-mod measure;
 mod message;
-mod outlet;
+mod plan;
 mod process;
-mod pushing;
 mod receiver;
+mod recorder;
 mod report;
 mod sampler;
 mod scenario;
 mod scrape;
 mod sender;
+mod sink;
 mod source;
 mod stats;
+mod storm;
+mod subject;
 mod target;
 mod tls;
-mod visits;
-mod worker;
+mod turn;
 mod yardstick;
 
 use std::error::Error;
@@ -71,7 +72,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Raw(args) => raw::run(&args),
         Command::Targets(args) => targets::run(&args),
         Command::Report(args) => comparison::run(&args).map(|()| true),
-        Command::Worker => worker::work().map(|()| true),
+        Command::Worker => clients::work().map(|()| true),
         Command::Yardstick { mode, connections } => {
             yardstick::serve(mode, connections).map(|()| true)
         }

@@ -54,11 +54,8 @@ struct Child {
 }
 
 impl Target {
-    /// The server the arguments name: started, unless it runs already.
-    ///
-    /// # Errors
-    ///
-    /// It does not start, or is not healthy in time; the end of its log is in the error.
+    /// The server the arguments name: started, unless it runs already. Fails where it does not start, or is
+    /// not healthy in time; the end of its log is in the error.
     pub(crate) fn server(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
         match server.addr {
             Some(tcp) => Ok(Self {
@@ -72,11 +69,7 @@ impl Target {
         }
     }
 
-    /// A yardstick for so many connections, and what feeds it.
-    ///
-    /// # Errors
-    ///
-    /// It does not start.
+    /// A yardstick for so many connections, and what feeds it. Fails where it does not start.
     pub(crate) fn yardstick(
         mode: Mode,
         connections: usize,
@@ -93,30 +86,20 @@ impl Target {
         Ok((target, yardstick.messages))
     }
 
-    /// CPU time so far, if the process is known.
-    ///
-    /// # Errors
-    ///
-    /// The process has ended; the end of its log is in the error.
+    /// CPU time so far, if the process is known. Fails where the process has ended; the end of its log is in
+    /// the error.
     pub(crate) fn cpu(&mut self) -> Result<Option<CpuSample>> {
         self.ensure_runs()?;
         self.gauge.cpu()
     }
 
-    /// Memory, if the process is known.
-    ///
-    /// # Errors
-    ///
-    /// The process has ended.
+    /// Memory, if the process is known. Fails where the process has ended.
     pub(crate) fn memory(&self) -> Result<Option<Memory>> {
         self.gauge.memory()
     }
 
-    /// Looks whether a process that the bench has started is still there.
-    ///
-    /// # Errors
-    ///
-    /// It has ended; the end of its log is in the error.
+    /// Looks whether a process that the bench has started is still there. Fails where it has ended; the end
+    /// of its log is in the error.
     pub(crate) fn ensure_runs(&mut self) -> Result<()> {
         self.child.as_mut().map_or(Ok(()), Child::ensure_runs)
     }

@@ -60,11 +60,8 @@ pub(crate) struct Yardstick {
 pub(crate) struct Feed(ChildStdin);
 
 impl Yardstick {
-    /// Starts one that will take `connections`, on `cpus`.
-    ///
-    /// # Errors
-    ///
-    /// It could not be started, or ended before it listened.
+    /// Starts one that will take `connections`, on `cpus`. Fails where it could not be started, or ended
+    /// before it listened.
     pub(crate) fn start(mode: Mode, connections: usize, cpus: &CpuList) -> Result<Self> {
         let program = std::env::current_exe()?;
         let mut command = Running::command(cpus, &program)?;
@@ -84,11 +81,7 @@ impl Yardstick {
 
 impl Feed {
     /// Has `message` sent to one connection, by the order in which they were made, or to every one. Blocks
-    /// while the yardstick is behind by a pipe full.
-    ///
-    /// # Errors
-    ///
-    /// The yardstick has ended.
+    /// while the yardstick is behind by a pipe full. Fails where the yardstick has ended.
     pub(crate) fn push(&mut self, to: Option<usize>, message: &[u8]) -> io::Result<()> {
         let length = u32::try_from(message.len()).map_err(io::Error::other)?;
         let to = to.map_or(Ok(ALL), u32::try_from).map_err(io::Error::other)?;

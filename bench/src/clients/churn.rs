@@ -5,15 +5,14 @@ use std::collections::BinaryHeap;
 
 use serde::{Deserialize, Serialize};
 
-use super::kind;
 use crate::Result;
+use crate::accounting::StreamId;
 use crate::clock::{now_ns, seconds_to_ns};
 use crate::dial::Dialer;
 use crate::findings::GuestSums;
 use crate::message::OP_CHANGE_ROOM;
+use crate::plan::Plan;
 use crate::receiver::Receiver;
-use crate::sender::Plan;
-use crate::visits::StreamId;
 
 /// How guests come and go.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,14 +71,14 @@ pub(super) struct Churn {
 /// Those who are there, and what they are going to do.
 #[derive(Default)]
 pub(super) struct Guests {
-    agenda: BinaryHeap<Reverse<Appointment>>,
+    events: BinaryHeap<Reverse<Event>>,
     present: u64,
     pub sums: GuestSums,
 }
 
 /// In the order of their time.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Appointment {
+struct Event {
     due_ns: u64,
     /// The connection at the receiver.
     index: usize,
@@ -99,11 +98,7 @@ impl Churn {
         Self { due_ns: now_ns() + plan.interval_ns, number: plan.first, random, plan }
     }
 
-    /// Does what is due; says when the next is.
-    ///
-    /// # Errors
-    ///
-    /// The host refuses a connection.
+    /// Does what is due; says when the next is. Fails where the host refuses a connection.
     pub(super) fn act(
         &mut self,
         guests: &mut Guests,
@@ -119,8 +114,8 @@ impl Churn {
             }
             self.due_ns += self.plan.interval_ns;
         }
-        let appointment_ns = guests.keep_appointments(now_ns, receiver, dialer);
-        Ok(appointment_ns.map_or(self.due_ns, |due_ns| due_ns.min(self.due_ns)))
+        let event_ns = guests.run_due(now_ns, receiver, dialer);
+        Ok(event_ns.map_or(self.due_ns, |due_ns| due_ns.min(self.due_ns)))
     }
 
     fn arrive(
@@ -129,19 +124,18 @@ impl Churn {
         receiver: &mut Receiver,
         dialer: &Dialer,
     ) -> Result<()> {
-        let index = receiver.next_index();
-        dialer.begin(receiver, self.number, self.due_ns)?;
+        let index = dialer.begin(receiver, self.number, self.due_ns)?;
         let room = dialer.crowd.room_of(self.number).expect("scenarios with guests have rooms");
-        receiver.visit(index, StreamId { kind: kind::ROOM, number: room as u32 }, false);
-        receiver.visit(index, StreamId { kind: kind::EVERYBODY, number: 0 }, false);
+        receiver.subscribe(index, StreamId::room(room), false);
+        receiver.subscribe(index, StreamId::broadcast(), false);
         let life_ns = (self.random.exponential() * self.plan.life_ns as f64) as u64;
         let rooms = dialer.crowd.rooms;
         if self.random.uniform() < self.plan.moves && rooms > 1 {
             let beyond = 1 + (self.random.uniform() * (rooms - 1) as f64) as usize;
             let step = Step::MoveTo((room + beyond) % rooms);
-            guests.appoint(self.due_ns + life_ns / 2, index, step);
+            guests.schedule(self.due_ns + life_ns / 2, index, step);
         }
-        guests.appoint(self.due_ns + life_ns, index, Step::Leave);
+        guests.schedule(self.due_ns + life_ns, index, Step::Leave);
         guests.present += 1;
         guests.sums.arrived += 1;
         guests.sums.present_max = guests.sums.present_max.max(guests.present);
@@ -153,37 +147,31 @@ impl Churn {
 impl Guests {
     /// Everybody leaves, at once.
     pub(super) fn leave_all(&mut self, receiver: &mut Receiver) {
-        for Reverse(appointment) in self.agenda.drain().collect::<Vec<_>>() {
-            if appointment.step == Step::Leave {
-                self.leave(appointment.index, receiver);
+        for Reverse(event) in self.events.drain().collect::<Vec<_>>() {
+            if event.step == Step::Leave {
+                self.leave(event.index, receiver);
             }
         }
     }
 
-    fn appoint(&mut self, due_ns: u64, index: usize, step: Step) {
-        self.agenda.push(Reverse(Appointment { due_ns, index, step }));
+    fn schedule(&mut self, due_ns: u64, index: usize, step: Step) {
+        self.events.push(Reverse(Event { due_ns, index, step }));
     }
 
     /// Does what is due; says when the next is.
-    fn keep_appointments(
-        &mut self,
-        now_ns: u64,
-        receiver: &mut Receiver,
-        dialer: &Dialer,
-    ) -> Option<u64> {
+    fn run_due(&mut self, now_ns: u64, receiver: &mut Receiver, dialer: &Dialer) -> Option<u64> {
         loop {
-            let due_ns = self.agenda.peek()?.0.due_ns;
+            let due_ns = self.events.peek()?.0.due_ns;
             if due_ns > now_ns {
                 return Some(due_ns);
             }
-            let Reverse(Appointment { index, step, .. }) = self.agenda.pop()?;
+            let Reverse(Event { index, step, .. }) = self.events.pop()?;
             match step {
                 Step::Leave => self.leave(index, receiver),
-                // One who is not in yet stays where it asked to be.
+                // A guest that is not live yet stays in the room it asked for.
                 Step::MoveTo(room) if receiver.is_live(index) => {
-                    let stream = StreamId { kind: kind::ROOM, number: room as u32 };
-                    receiver.visit(index, stream, false);
-                    receiver.say(index, OP_CHANGE_ROOM, dialer.crowd.room(room).as_bytes());
+                    receiver.subscribe(index, StreamId::room(room), false);
+                    receiver.send(index, OP_CHANGE_ROOM, dialer.crowd.room(room).as_bytes());
                 }
                 Step::MoveTo(_) => {}
             }
@@ -192,7 +180,7 @@ impl Guests {
 
     fn leave(&mut self, index: usize, receiver: &mut Receiver) {
         let was_in = receiver.is_live(index);
-        if receiver.leave(index) && !was_in {
+        if receiver.close(index) && !was_in {
             self.sums.gave_up += 1;
         }
         self.present -= 1;
@@ -242,12 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn appointments_come_in_the_order_of_their_time() {
+    fn events_come_in_the_order_of_their_time() {
         let mut guests = Guests::default();
-        guests.appoint(7, 0, Step::Leave);
-        guests.appoint(3, 1, Step::Leave);
-        guests.appoint(3, 0, Step::MoveTo(2));
-        let due = std::iter::from_fn(|| guests.agenda.pop());
+        guests.schedule(7, 0, Step::Leave);
+        guests.schedule(3, 1, Step::Leave);
+        guests.schedule(3, 0, Step::MoveTo(2));
+        let due = std::iter::from_fn(|| guests.events.pop());
         let order: Vec<(u64, usize)> = due.map(|Reverse(is)| (is.due_ns, is.index)).collect();
         assert_eq!(order, [(3, 0), (3, 1), (7, 0)]);
     }

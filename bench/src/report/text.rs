@@ -186,12 +186,6 @@ pub(crate) fn spread(value: Option<Spread>, decimals: usize) -> String {
     )
 }
 
-/// Rows of text under headings.
-pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
-    let headings = headings.iter().map(|heading| (*heading).to_owned()).collect();
-    Table { headings, rows: rows.to_vec(), legend: Vec::new() }.text()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;

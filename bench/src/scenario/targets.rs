@@ -17,14 +17,14 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use self::goal::{Goal, Line, render};
-use super::connect::Storm;
-use super::pin;
+use super::parts::pin;
 use crate::Result;
 use crate::args::{HostArgs, ServerArgs, Setting, TargetsArgs};
 use crate::clock::now_ns;
 use crate::dial::ensure_descriptors;
-use crate::measure::Turn;
 use crate::report::Report;
+use crate::storm::Storm;
+use crate::turn::Turn;
 
 /// The connections that all stages need at once, at most.
 const CONNECTIONS_MAX: usize = 17_000;

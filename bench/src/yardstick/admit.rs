@@ -20,11 +20,8 @@ const REQUEST_MAX: usize = 4096;
 /// What the completion of the accept is known by; the others have a guest's number.
 const ACCEPT: u64 = u64::MAX;
 
-/// Takes `connections` clients and answers what they show.
-///
-/// # Errors
-///
-/// The ring failed, or a client does not speak the protocol.
+/// Takes `connections` clients and answers what they show. Fails where the ring failed, or a client does not
+/// speak the protocol.
 pub(super) fn accept_all(listener: &TcpListener, connections: usize) -> Result<Vec<TcpStream>> {
     let mut door = Door::new(listener, connections)?;
     while door.admitted < connections {

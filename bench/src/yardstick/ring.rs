@@ -17,11 +17,7 @@ const COMPLETIONS_MIN: usize = 16 << 10;
 /// Completions the ring holds at most: the kernel refuses larger ones (`IORING_MAX_CQ_ENTRIES`).
 const COMPLETIONS_MAX: usize = 64 << 10;
 
-/// The ring of a yardstick for so many connections.
-///
-/// # Errors
-///
-/// The kernel is too old for it, or forbids it.
+/// The ring of a yardstick for so many connections. Fails where the kernel is too old for it, or forbids it.
 pub(super) fn build(connections: usize) -> io::Result<IoUring> {
     let completions = connections.clamp(COMPLETIONS_MIN, COMPLETIONS_MAX).next_power_of_two();
     IoUring::builder()
@@ -50,11 +46,8 @@ impl RingLoop {
         Ok(Self { ring, sent: vec![0; sockets.len()], sockets, behind: Vec::new() })
     }
 
-    /// Sends `message` to `which` sockets once; returns when all have taken it or failed.
-    ///
-    /// # Errors
-    ///
-    /// The ring failed. A socket that fails is skipped: its receiver will miss the message.
+    /// Sends `message` to `which` sockets once; returns when all have taken it or failed. Fails where the
+    /// ring failed. A socket that fails is skipped: its receiver will miss the message.
     pub(super) fn round(&mut self, message: Vec<u8>, which: Range<usize>) -> io::Result<()> {
         // Sends may be in flight where an error leaves this function: then the message is never freed.
         let message = ManuallyDrop::new(message);

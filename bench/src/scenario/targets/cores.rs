@@ -7,7 +7,7 @@ use super::{Record, Setup};
 use crate::Result;
 use crate::args::HostArgs;
 use crate::crowd::Streams;
-use crate::sender::Plan;
+use crate::plan::Plan;
 use comet_cpus::CpuList;
 
 const GUESTS: Members =

@@ -6,7 +6,7 @@ use super::{Record, Setup};
 use crate::Result;
 use crate::args::HostArgs;
 use crate::clock::MILLISECOND_NS;
-use crate::sender::Plan;
+use crate::plan::Plan;
 
 const MEMBERS: usize = 1_000;
 /// Bytes of a body, as in `{"test":1}`.

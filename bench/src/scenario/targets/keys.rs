@@ -7,8 +7,8 @@ use crate::Result;
 use crate::clock::MILLISECOND_NS;
 use crate::crowd::Streams;
 use crate::message::HEADER_LEN;
+use crate::plan::{Pattern, Plan};
 use crate::scenario::raw::echo_turn;
-use crate::sender::{Pattern, Plan};
 
 const CONNECTIONS: usize = 1_000;
 const HZ: f64 = 2_000.0;

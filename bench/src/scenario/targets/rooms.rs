@@ -5,7 +5,7 @@ use super::stand::{Figures, Members, SHORT_NS, Stand, alternate};
 use super::{Record, Setup};
 use crate::Result;
 use crate::clock::SECOND_NS;
-use crate::sender::{Pattern, Plan};
+use crate::plan::{Pattern, Plan};
 
 const ROOMS: usize = 10_000;
 /// Pushes a second.

@@ -4,8 +4,8 @@ use super::goal::{Goal, RATIO, Reach};
 use super::stand::{Members, Stand, alternate};
 use super::{NO_CPU, Record, Setup};
 use crate::Result;
-use crate::measure::Turn;
-use crate::sender::Plan;
+use crate::plan::Plan;
+use crate::turn::Turn;
 
 const FEW: usize = 1_000;
 const MANY: usize = 15_000;

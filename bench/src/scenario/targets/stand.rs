@@ -1,23 +1,18 @@
 //! A server or a yardstick with its connections, kept for many turns: connecting takes longer than a turn.
 
-use std::sync::Arc;
-
 use super::{NO_CPU, Record, Setup};
 use crate::Result;
 use crate::args::{DialArgs, HostArgs};
-use crate::clients::Order;
+use crate::clients::ClientCommand;
 use crate::clock::{MILLISECOND_NS, seconds_to_ns};
-use crate::crew::{Brief, Crew};
 use crate::crowd::{Crowd, Streams};
 use crate::findings::{close_fault, silence_fault};
-use crate::grpc::Address;
-use crate::measure::{Place, Turn, await_replies, settle, take_turn};
-use crate::outlet::{Manner, Sink};
-use crate::report::progress_bar;
-use crate::scenario::connect::{Storm, connect_all, idle_share};
-use crate::scenario::run_id;
-use crate::sender::{Pattern, Plan, Progress};
+use crate::plan::{Pattern, Plan, run_id};
+use crate::sink::{PushMethod, Sink};
+use crate::storm::Storm;
+use crate::subject::{COMET, Place, Subject};
 use crate::target::Target;
+use crate::turn::Turn;
 use crate::yardstick::{Feed, Mode};
 
 /// The operation of all messages.
@@ -36,18 +31,13 @@ pub(super) const SHORT_NS: u64 = 1_000 * MILLISECOND_NS;
 
 /// It runs; it has no connections before [`Stand::connect`] or [`Stand::storm`].
 pub(super) struct Stand {
-    subject: &'static str,
-    target: Target,
-    crowd: Crowd,
-    crew: Crew,
-    progress: Arc<Progress>,
+    subject: Subject,
     way: Way,
 }
 
 /// How its messages reach it.
 enum Way {
-    /// The push API, and the address of each stream.
-    Calls { grpc: String, addresses: Vec<Address>, manner: Manner },
+    Calls(PushMethod),
     /// None while a turn has it.
     Feed(Option<Feed>),
 }
@@ -106,39 +96,23 @@ pub(super) fn alternate(
     Ok(means)
 }
 
-fn callers_of(crowd: &Crowd) -> Manner {
-    Manner::Calls { callers: crowd.callers as usize }
-}
-
-impl Way {
-    /// Calls of `target`, to the streams of `crowd`.
-    fn calls(target: &Target, crowd: &Crowd) -> Self {
-        let addresses = match crowd.streams {
-            Streams::Rooms => (0..crowd.rooms).map(|at| Address::Room(crowd.room(at))).collect(),
-            Streams::Keys(each) => {
-                let keys: Vec<String> = (0..crowd.connections).map(|at| crowd.key(at)).collect();
-                keys.chunks(each).map(|keys| Address::Keys(keys.to_vec())).collect()
-            }
-        };
-        let grpc = target.grpc.clone().expect("what takes calls has a push API");
-        Self::Calls { grpc, addresses, manner: callers_of(crowd) }
-    }
+fn callers_of(crowd: &Crowd) -> PushMethod {
+    PushMethod::Calls { callers: crowd.callers as usize }
 }
 
 impl Stand {
     /// Starts a comet on the CPUs of `host`.
     pub(super) fn comet(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
-        let target = Target::server(&setup.server, host)?;
         let crowd = members.crowd(setup);
-        let way = Way::calls(&target, &crowd);
-        Self::new("comet", target, crowd, way)
+        let way = Way::Calls(callers_of(&crowd));
+        Self::new(COMET, Target::server(&setup.server, host)?, crowd, way)
     }
 
     /// Starts a bare gRPC server, which answers the calls of a server with `members` and has none.
     pub(super) fn bare_grpc(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
         let (target, _feed) = Target::yardstick(Mode::Grpc, 0, host)?;
         let crowd = members.crowd(setup);
-        let way = Way::calls(&target, &crowd);
+        let way = Way::Calls(callers_of(&crowd));
         Self::new("bare gRPC", target, crowd, way)
     }
 
@@ -165,31 +139,25 @@ impl Stand {
     }
 
     fn new(subject: &'static str, target: Target, crowd: Crowd, way: Way) -> Result<Self> {
-        let brief = Brief { run: run_id(), operation: OPERATION, size: SIZE, slow_buffer: None };
         let dial = DialArgs {
             connections: u32::try_from(crowd.connections)?,
             in_flight: IN_FLIGHT,
             processes: 1,
             source: None,
         };
-        let progress = Arc::new(Progress::default());
-        let crew = Crew::gather(brief, &target, &crowd, &dial, Arc::clone(&progress))?;
-        Ok(Self { subject, target, crowd, crew, progress, way })
+        let place = Place::of(subject);
+        Ok(Self { subject: Subject::new(place, target, crowd, OPERATION, &dial)?, way })
     }
 
     /// Makes all connections.
     pub(super) fn connect(&mut self) -> Result<()> {
-        let connections = self.crowd.connections;
-        let bar = progress_bar(Some(connections as u64), &format!("{}: connecting", self.subject));
-        self.crew.dial(0..connections, &bar)?;
-        bar.finish_and_clear();
-        settle(&mut self.crew, &mut self.target)
+        self.subject.connect(self.subject.crowd.connections)
     }
 
     /// Makes all connections, and measures that. Those that are closed go to the findings.
     pub(super) fn storm(&mut self, round: u32, record: &mut Record) -> Result<Storm> {
-        let place = Place { subject: self.subject, round };
-        let storm = connect_all(place, &mut self.target, &self.crowd, &mut self.crew)?;
+        self.subject.place.round = round;
+        let storm = self.subject.storm()?;
         record.faults.extend(storm.faults());
         record.storms.push(storm.clone());
         Ok(storm)
@@ -202,7 +170,7 @@ impl Stand {
             operation: OPERATION,
             size: SIZE,
             batch: 1,
-            members: self.crowd.members(),
+            members: self.subject.crowd.members(),
             pattern: Pattern::Every,
             interval_ns: Plan::interval_of(10.0),
             duration_ns: 1000 * MILLISECOND_NS,
@@ -212,52 +180,48 @@ impl Stand {
 
     /// Takes a turn. What goes wrong with deliveries goes to the findings.
     pub(super) fn turn(&mut self, round: u32, plan: Plan, record: &mut Record) -> Result<Turn> {
-        self.crew.order(Order::Begin { run: plan.run, size: plan.size, visitors: false })?;
-        // Tells the progress of it.
-        self.crew.turn(0)?;
+        self.subject.place.round = round;
         let sink = match &mut self.way {
-            Way::Calls { grpc, addresses, manner } => {
-                Sink::Server { grpc: grpc.clone(), addresses: addresses.clone(), manner: *manner }
-            }
+            Way::Calls(method) => self.subject.sink(*method)?,
             Way::Feed(feed) => Sink::Yardstick(feed.take().ok_or("the yardstick's feed is lost")?),
         };
-        let place = Place { subject: self.subject, round };
-        let (crew, target) = (&mut self.crew, &mut self.target);
-        let progress = Arc::clone(&self.progress);
-        let (turn, feed) = take_turn(place, target, crew, progress, (plan, sink), AFTERMATH_NS)?;
+        let (turn, feed) = self.subject.turn(plan, sink, AFTERMATH_NS)?;
         if let Way::Feed(home) = &mut self.way {
             *home = feed;
         }
-        record.add(&turn, matches!(self.subject, "comet" | "ring"));
+        record.add(&turn, matches!(turn.subject, COMET | "ring"));
         Ok(turn)
     }
 
     /// Whether the pushes to come go through one PushStream, instead of a call each.
     pub(super) fn push_through_one_stream(&mut self, yes: bool) {
-        if let Way::Calls { manner, .. } = &mut self.way {
-            *manner = if yes { Manner::OneStream } else { callers_of(&self.crowd) };
+        if let Way::Calls(method) = &mut self.way {
+            *method = if yes { PushMethod::OneStream } else { callers_of(&self.subject.crowd) };
         }
     }
 
     /// From now on each connection sends a heartbeat every so many seconds, spread evenly.
     pub(super) fn beat(&mut self, seconds: f64) -> Result<()> {
-        self.crew.order(Order::Begin { run: run_id(), size: SIZE, visitors: false })?;
-        self.crew.order(Order::Heartbeat(seconds_to_ns(seconds)))
+        let restart = ClientCommand::Restart { run: run_id(), size: SIZE, all_streams: false };
+        self.subject.clients.execute(restart)?;
+        self.subject.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(seconds)))
     }
 
     /// Ends the heartbeats. Those that were not answered since [`Stand::beat`], and connections that are closed,
     /// go to the findings.
     pub(super) fn calm(&mut self, record: &mut Record) -> Result<()> {
-        let found = await_replies(&mut self.crew)?;
+        let found = self.subject.await_replies()?;
         let silence = silence_fault(found.unanswered());
         let faults = silence.into_iter().chain(close_fault(&found.closed));
-        record.faults.extend(faults.map(|fault| format!("{}, idle: {fault}", self.subject)));
+        record
+            .faults
+            .extend(faults.map(|fault| format!("{}, idle: {fault}", self.subject.place.subject)));
         Ok(())
     }
 
     /// The share of one CPU that it uses in so many seconds in which nothing is pushed.
     pub(super) fn idle(&mut self, seconds: f64) -> Result<f64> {
-        let share = idle_share(&mut self.target, &mut self.crew, seconds)?;
+        let share = self.subject.idle_share(seconds)?;
         share.ok_or_else(|| NO_CPU.into())
     }
 }

@@ -1,7 +1,7 @@
 //! Where pushes go: calls of a server's push API, or the feed of a yardstick.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,7 +10,7 @@ use tonic::Status;
 
 use crate::Result;
 use crate::grpc::{Address, Ledger, LedgerSums, Push, PushStream, Pusher, StreamAnswers};
-use crate::sender::{Plan, Progress};
+use crate::plan::{Plan, Received};
 use crate::yardstick::Feed;
 
 /// How long answers may take after the last call.
@@ -21,14 +21,14 @@ const NO_PANIC: &str = "a caller does not panic";
 /// Where pushes are to go.
 pub(crate) enum Sink {
     /// To a server's push API; each stream has an address.
-    Server { grpc: String, addresses: Vec<Address>, manner: Manner },
+    Server { grpc: String, addresses: Vec<Address>, method: PushMethod },
     /// To a yardstick: to all its connections, or to one where each is a stream.
     Yardstick(Feed),
 }
 
 /// How pushes are made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Manner {
+pub(crate) enum PushMethod {
     /// By a call each. So many callers take turns at each stream, and each waits for the answer to its last
     /// call before it makes another: what it pushes stays in order, beside what the others push.
     Calls { callers: usize },
@@ -37,28 +37,33 @@ pub(crate) enum Manner {
 }
 
 /// A [`Sink`] that is open.
-pub(crate) enum Outlet {
+pub(crate) enum OpenSink {
     Server(Box<Calls>),
     Yardstick { feed: Feed, has_streams: bool },
 }
 
 /// The pushes under way.
 pub(crate) struct Calls {
-    way: Way,
+    api: Api,
     operation: i32,
     /// Messages in one push.
     batch: u64,
     addresses: Vec<Address>,
-    answers: Arc<Mutex<Answers>>,
-    progress: Arc<Progress>,
+    answers: SharedAnswers,
+    received: Arc<Received>,
 }
 
-/// How pushes are made.
-enum Way {
-    /// By a call each. The callers of each stream take turns; the one in front is next.
-    Unary { pusher: Pusher, callers: Vec<VecDeque<Option<JoinHandle<()>>>> },
-    /// By one PushStream, which keeps them in order.
-    Stream { pushes: PushStream, reader: JoinHandle<()> },
+/// An open [`PushMethod`].
+enum Api {
+    /// The callers of each stream take turns; the one in front is next.
+    Unary {
+        pusher: Pusher,
+        callers: Vec<VecDeque<Option<JoinHandle<()>>>>,
+    },
+    Stream {
+        pushes: PushStream,
+        reader: JoinHandle<()>,
+    },
 }
 
 /// What was answered.
@@ -72,35 +77,34 @@ pub(crate) struct Answers {
     pub refusal: Option<String>,
 }
 
-impl Outlet {
-    /// Opens `sink` for `plan`.
-    ///
-    /// # Errors
-    ///
-    /// Nobody listens at the push API.
-    pub(crate) async fn open(sink: Sink, plan: &Plan, progress: &Arc<Progress>) -> Result<Self> {
-        let (grpc, addresses, manner) = match sink {
+#[derive(Clone, Default)]
+struct SharedAnswers(Arc<Mutex<Answers>>);
+
+impl OpenSink {
+    /// Opens `sink` for `plan`. Fails where nobody listens at the push API.
+    pub(crate) async fn open(sink: Sink, plan: &Plan, received: &Arc<Received>) -> Result<Self> {
+        let (grpc, addresses, method) = match sink {
             Sink::Yardstick(feed) => {
                 return Ok(Self::Yardstick { feed, has_streams: plan.members.len() > 1 });
             }
-            Sink::Server { grpc, addresses, manner } => (grpc, addresses, manner),
+            Sink::Server { grpc, addresses, method } => (grpc, addresses, method),
         };
-        let answers = Arc::<Mutex<Answers>>::default();
-        let progress = Arc::clone(progress);
-        let way = match manner {
-            Manner::OneStream => {
+        let answers = SharedAnswers::default();
+        let received = Arc::clone(received);
+        let api = match method {
+            PushMethod::OneStream => {
                 let (pushes, replies) = PushStream::open(&grpc).await?;
-                let reading = read(replies, Arc::clone(&answers), Arc::clone(&progress));
-                Way::Stream { pushes, reader: tokio::spawn(reading) }
+                let reading = read(replies, answers.clone(), Arc::clone(&received));
+                Api::Stream { pushes, reader: tokio::spawn(reading) }
             }
-            Manner::Calls { callers } => {
+            PushMethod::Calls { callers } => {
                 let idle = || (0..callers).map(|_| None).collect();
                 let callers = addresses.iter().map(|_| idle()).collect();
-                Way::Unary { pusher: Pusher::connect(&grpc).await?, callers }
+                Api::Unary { pusher: Pusher::connect(&grpc).await?, callers }
             }
         };
         let (operation, batch) = (plan.operation, plan.batch);
-        Ok(Self::Server(Box::new(Calls { way, operation, batch, addresses, answers, progress })))
+        Ok(Self::Server(Box::new(Calls { api, operation, batch, addresses, answers, received })))
     }
 
     /// The content of a push is frames, not one body.
@@ -111,11 +115,8 @@ impl Outlet {
         }
     }
 
-    /// Pushes `content` to `stream`, after what the same caller pushed to it before.
-    ///
-    /// # Errors
-    ///
-    /// The yardstick has ended. What a server answers is looked at in the end.
+    /// Pushes `content` to `stream`, after what the same caller pushed to it before. Fails where a yardstick has
+    /// ended; what a server answers is looked at in the end.
     pub(crate) fn push(&mut self, stream: usize, content: Vec<u8>) -> Result<()> {
         match self {
             Self::Yardstick { feed, has_streams } => {
@@ -126,19 +127,15 @@ impl Outlet {
         Ok(())
     }
 
-    /// Deliveries the server has owned to not making, so far. A ledger counts pushes, a batch as one.
+    /// Deliveries that the server has counted as dropped so far. A ledger counts pushes, a batch as one.
     pub(crate) fn dropped(&self) -> u64 {
         match self {
             Self::Yardstick { .. } => 0,
-            Self::Server(calls) => calls.answers().ledger.dropped() * calls.batch,
+            Self::Server(calls) => calls.answers.lock().ledger.dropped() * calls.batch,
         }
     }
 
-    /// Waits for all answers.
-    ///
-    /// # Errors
-    ///
-    /// One does not come in time.
+    /// Waits for all answers. Fails where one does not come in time.
     pub(crate) async fn answers(&mut self) -> Result<Answers> {
         match self {
             Self::Yardstick { .. } => Ok(Answers::default()),
@@ -159,20 +156,20 @@ impl Calls {
     fn begin(&mut self, stream: usize, content: Vec<u8>) {
         let to = self.addresses[stream].clone();
         let push = Push { to, operation: self.operation, content, is_batch: self.is_batch() };
-        let (pusher, callers) = match &mut self.way {
-            Way::Unary { pusher, callers } => (pusher, &mut callers[stream]),
-            Way::Stream { pushes, .. } => return pushes.push(push),
+        let (pusher, callers) = match &mut self.api {
+            Api::Unary { pusher, callers } => (pusher, &mut callers[stream]),
+            Api::Stream { pushes, .. } => return pushes.push(push),
         };
-        let (mut pusher, answers) = (pusher.clone(), Arc::clone(&self.answers));
+        let (mut pusher, answers) = (pusher.clone(), self.answers.clone());
         let before = callers.pop_front().expect("a stream has a caller");
-        let progress = Arc::clone(&self.progress);
+        let received = Arc::clone(&self.received);
         callers.push_back(Some(tokio::spawn(async move {
             if let Some(before) = before {
                 before.await.expect(NO_PANIC);
             }
             let answer = pusher.push(push).await;
-            answers.lock().unwrap_or_else(PoisonError::into_inner).add(answer);
-            progress.answered();
+            answers.lock().add(answer);
+            received.answered();
         })));
     }
 
@@ -181,8 +178,8 @@ impl Calls {
     }
 
     async fn finish(&mut self) -> Result<Answers> {
-        let in_time = match &mut self.way {
-            Way::Unary { callers, .. } => {
+        let in_time = match &mut self.api {
+            Api::Unary { callers, .. } => {
                 let callers = std::mem::take(callers);
                 let all = async {
                     for call in callers.into_iter().flatten().flatten() {
@@ -191,15 +188,15 @@ impl Calls {
                 };
                 tokio::time::timeout(ANSWERS, all).await
             }
-            Way::Stream { pushes, reader } => {
+            Api::Stream { pushes, reader } => {
                 pushes.end();
                 let read = tokio::time::timeout(ANSWERS, reader).await;
                 read.map(|read| read.expect(NO_PANIC))
             }
         };
         in_time.map_err(|_| format!("pushes are unanswered after {ANSWERS:?}"))?;
-        let answers = self.answers().clone();
-        if let Way::Stream { pushes, .. } = &self.way
+        let answers = self.answers.lock().clone();
+        if let Api::Stream { pushes, .. } = &self.api
             && answers.given + answers.refused != pushes.begun
         {
             let given = answers.given;
@@ -207,30 +204,35 @@ impl Calls {
         }
         Ok(answers)
     }
-
-    fn answers(&self) -> std::sync::MutexGuard<'_, Answers> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Takes the answers of a stream to its end.
-async fn read(mut replies: StreamAnswers, answers: Arc<Mutex<Answers>>, progress: Arc<Progress>) {
+async fn read(mut replies: StreamAnswers, answers: SharedAnswers, received: Arc<Received>) {
     loop {
-        let batch = match replies.next().await {
-            Ok(Some(batch)) => batch,
-            Ok(None) => return,
-            Err(status) => {
-                return answers.lock().unwrap_or_else(PoisonError::into_inner).add(Err(status));
+        match replies.next().await {
+            Ok(Some(batch)) => {
+                let mut answers = answers.lock();
+                batch.into_iter().for_each(|answer| answers.add(answer));
             }
-        };
-        let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
-        batch.into_iter().for_each(|answer| answers.add(answer));
-        drop(answers);
-        progress.answered();
+            Ok(None) => return,
+            Err(status) => return answers.lock().add(Err(status)),
+        }
+        received.answered();
+    }
+}
+
+impl SharedAnswers {
+    fn lock(&self) -> MutexGuard<'_, Answers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Answers {
+    /// Whether the server counts deliveries: goim does not.
+    pub(crate) fn has_ledger(&self) -> bool {
+        self.ledger.replies > 0
+    }
+
     fn add(&mut self, answer: Result<Option<Ledger>, Status>) {
         match answer {
             Ok(ledger) => {
