@@ -199,7 +199,7 @@ impl LedgerSums {
         }
     }
 
-    /// Deliveries the server owned to not having made.
+    /// Deliveries that the server counted as dropped.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.values().sum()
     }

@@ -31,7 +31,7 @@ const COMPACT_SEQUENCE_BITS: u32 = 40;
 /// What a receiver needs to account for a delivery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stamp {
-    /// Tells this run's deliveries from strangers.
+    /// Distinguishes this run's deliveries from others.
     pub run: u32,
     /// The room or the key it was pushed to.
     pub stream: u32,
@@ -146,7 +146,7 @@ impl Shape {
     }
 
     /// How many frames at the head of `input` are the messages of `stream` from `next` on, in order.
-    /// `on_time` is told when they were meant to be sent, and how many of them.
+    /// `on_time` gets when they were meant to be sent, and how many of them.
     pub(crate) fn count(
         &self,
         input: &[u8],
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_one_time_are_told_together() {
+    fn frames_of_one_time_are_reported_together() {
         let mut times = Vec::new();
         let shape = Shape::new(7, 5, 40);
         let input = frames(40, &[3, 4, 5, 6, 9]);

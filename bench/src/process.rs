@@ -51,23 +51,25 @@ pub(crate) struct Memory {
     pub anonymous_bytes: u64,
 }
 
+/// Its methods fail where the process is gone.
 impl Gauge {
-    /// CPU time so far. Fails where the process is gone.
+    /// CPU time so far.
     pub(crate) fn cpu(self) -> Result<Option<CpuSample>> {
-        let sample = self.pid.map(CpuSample::of).transpose();
-        sample.map_err(|error| format!("the server's CPU time cannot be read: {error}").into())
+        self.read("CPU time", CpuSample::of)
     }
 
-    /// Memory. Fails where the process is gone.
     pub(crate) fn memory(self) -> Result<Option<Memory>> {
-        let sample = self.pid.map(Memory::of).transpose();
-        sample.map_err(|error| format!("the server's memory cannot be read: {error}").into())
+        self.read("memory", Memory::of)
     }
 
-    /// Resident memory, read so cheaply that it can be often. Fails where the process is gone.
+    /// Resident memory, read so cheaply that it can be often.
     pub(crate) fn resident_bytes(self) -> Result<Option<u64>> {
-        let bytes = self.pid.map(resident_bytes).transpose();
-        bytes.map_err(|error| format!("the server's memory cannot be read: {error}").into())
+        self.read("memory", resident_bytes)
+    }
+
+    fn read<T>(self, what: &str, of: fn(u32) -> io::Result<T>) -> Result<Option<T>> {
+        let sample = self.pid.map(of).transpose();
+        sample.map_err(|error| format!("the server's {what} cannot be read: {error}").into())
     }
 }
 

@@ -36,35 +36,35 @@ pub(crate) enum PushMethod {
     OneStream,
 }
 
-/// A [`Sink`] that is open.
-pub(crate) enum OpenSink {
-    Server(Box<Calls>),
-    Yardstick { feed: Feed, has_streams: bool },
-}
-
-/// The pushes under way.
-pub(crate) struct Calls {
-    api: Api,
+/// A [`Sink`] that is open, with the pushes under way.
+pub(crate) struct OpenSink {
+    way: Way,
     operation: i32,
     /// Messages in one push.
     batch: u64,
-    addresses: Vec<Address>,
     answers: SharedAnswers,
     received: Arc<Received>,
 }
 
-/// An open [`PushMethod`].
-enum Api {
+enum Way {
     /// The callers of each stream take turns; the one in front is next.
-    Unary {
+    Calls {
         pusher: Pusher,
-        callers: Vec<VecDeque<Option<JoinHandle<()>>>>,
+        addresses: Vec<Address>,
+        callers: Vec<Callers>,
     },
-    Stream {
+    OneStream {
         pushes: PushStream,
+        addresses: Vec<Address>,
         reader: JoinHandle<()>,
     },
+    Yardstick {
+        feed: Feed,
+        has_streams: bool,
+    },
 }
+
+type Callers = VecDeque<Option<JoinHandle<()>>>;
 
 /// What was answered.
 #[derive(Clone, Default, Debug, Serialize)]
@@ -83,127 +83,101 @@ struct SharedAnswers(Arc<Mutex<Answers>>);
 impl OpenSink {
     /// Opens `sink` for `plan`. Fails where nobody listens at the push API.
     pub(crate) async fn open(sink: Sink, plan: &Plan, received: &Arc<Received>) -> Result<Self> {
-        let (grpc, addresses, method) = match sink {
-            Sink::Yardstick(feed) => {
-                return Ok(Self::Yardstick { feed, has_streams: plan.members.len() > 1 });
-            }
-            Sink::Server { grpc, addresses, method } => (grpc, addresses, method),
-        };
-        let answers = SharedAnswers::default();
-        let received = Arc::clone(received);
-        let api = match method {
-            PushMethod::OneStream => {
+        let (answers, received) = (SharedAnswers::default(), Arc::clone(received));
+        let way = match sink {
+            Sink::Yardstick(feed) => Way::Yardstick { feed, has_streams: plan.members.len() > 1 },
+            Sink::Server { grpc, addresses, method: PushMethod::OneStream } => {
                 let (pushes, replies) = PushStream::open(&grpc).await?;
                 let reading = read(replies, answers.clone(), Arc::clone(&received));
-                Api::Stream { pushes, reader: tokio::spawn(reading) }
+                Way::OneStream { pushes, addresses, reader: tokio::spawn(reading) }
             }
-            PushMethod::Calls { callers } => {
+            Sink::Server { grpc, addresses, method: PushMethod::Calls { callers } } => {
                 let idle = || (0..callers).map(|_| None).collect();
                 let callers = addresses.iter().map(|_| idle()).collect();
-                Api::Unary { pusher: Pusher::connect(&grpc).await?, callers }
+                Way::Calls { pusher: Pusher::connect(&grpc).await?, addresses, callers }
             }
         };
-        let (operation, batch) = (plan.operation, plan.batch);
-        Ok(Self::Server(Box::new(Calls { api, operation, batch, addresses, answers, received })))
+        Ok(Self { way, operation: plan.operation, batch: plan.batch, answers, received })
     }
 
     /// The content of a push is frames, not one body.
     pub(crate) fn takes_frames(&self) -> bool {
-        match self {
-            Self::Yardstick { .. } => true,
-            Self::Server(calls) => calls.is_batch(),
-        }
+        matches!(self.way, Way::Yardstick { .. }) || self.batch > 1
     }
 
     /// Pushes `content` to `stream`, after what the same caller pushed to it before. Fails where a yardstick has
     /// ended; what a server answers is looked at in the end.
     pub(crate) fn push(&mut self, stream: usize, content: Vec<u8>) -> Result<()> {
-        match self {
-            Self::Yardstick { feed, has_streams } => {
+        let (operation, is_batch) = (self.operation, self.batch > 1);
+        let push = |to: &Address, content| Push { to: to.clone(), operation, content, is_batch };
+        match &mut self.way {
+            Way::Yardstick { feed, has_streams } => {
                 feed.push(has_streams.then_some(stream), &content)?;
             }
-            Self::Server(calls) => calls.begin(stream, content),
+            Way::OneStream { pushes, addresses, .. } => {
+                pushes.push(push(&addresses[stream], content));
+            }
+            Way::Calls { pusher, addresses, callers } => {
+                let (push, mut pusher) = (push(&addresses[stream], content), pusher.clone());
+                let (answers, received) = (self.answers.clone(), Arc::clone(&self.received));
+                let before = callers[stream].pop_front().expect("a stream has a caller");
+                callers[stream].push_back(Some(tokio::spawn(async move {
+                    if let Some(before) = before {
+                        before.await.expect(NO_PANIC);
+                    }
+                    let answer = pusher.push(push).await;
+                    answers.lock().add(answer);
+                    received.answered();
+                })));
+            }
         }
         Ok(())
     }
 
     /// Deliveries that the server has counted as dropped so far. A ledger counts pushes, a batch as one.
     pub(crate) fn dropped(&self) -> u64 {
-        match self {
-            Self::Yardstick { .. } => 0,
-            Self::Server(calls) => calls.answers.lock().ledger.dropped() * calls.batch,
-        }
+        self.answers.lock().ledger.dropped() * self.batch
     }
 
     /// Waits for all answers. Fails where one does not come in time.
     pub(crate) async fn answers(&mut self) -> Result<Answers> {
-        match self {
-            Self::Yardstick { .. } => Ok(Answers::default()),
-            Self::Server(calls) => calls.finish().await,
+        let begun = match &mut self.way {
+            Way::Yardstick { .. } => None,
+            Way::Calls { callers, .. } => {
+                let callers = std::mem::take(callers);
+                in_time(async {
+                    for call in callers.into_iter().flatten().flatten() {
+                        call.await.expect(NO_PANIC);
+                    }
+                })
+                .await?;
+                None
+            }
+            Way::OneStream { pushes, reader, .. } => {
+                pushes.end();
+                in_time(async { reader.await.expect(NO_PANIC) }).await?;
+                Some(pushes.begun)
+            }
+        };
+        let answers = self.answers.lock().clone();
+        if let Some(begun) = begun.filter(|begun| answers.given + answers.refused != *begun) {
+            return Err(format!("{} of {begun} pushes are answered", answers.given).into());
         }
+        Ok(answers)
     }
 
     /// What feeds the yardstick, if it is one.
     pub(crate) fn into_feed(self) -> Option<Feed> {
-        match self {
-            Self::Yardstick { feed, .. } => Some(feed),
-            Self::Server(_) => None,
+        match self.way {
+            Way::Yardstick { feed, .. } => Some(feed),
+            _ => None,
         }
     }
 }
 
-impl Calls {
-    fn begin(&mut self, stream: usize, content: Vec<u8>) {
-        let to = self.addresses[stream].clone();
-        let push = Push { to, operation: self.operation, content, is_batch: self.is_batch() };
-        let (pusher, callers) = match &mut self.api {
-            Api::Unary { pusher, callers } => (pusher, &mut callers[stream]),
-            Api::Stream { pushes, .. } => return pushes.push(push),
-        };
-        let (mut pusher, answers) = (pusher.clone(), self.answers.clone());
-        let before = callers.pop_front().expect("a stream has a caller");
-        let received = Arc::clone(&self.received);
-        callers.push_back(Some(tokio::spawn(async move {
-            if let Some(before) = before {
-                before.await.expect(NO_PANIC);
-            }
-            let answer = pusher.push(push).await;
-            answers.lock().add(answer);
-            received.answered();
-        })));
-    }
-
-    fn is_batch(&self) -> bool {
-        self.batch > 1
-    }
-
-    async fn finish(&mut self) -> Result<Answers> {
-        let in_time = match &mut self.api {
-            Api::Unary { callers, .. } => {
-                let callers = std::mem::take(callers);
-                let all = async {
-                    for call in callers.into_iter().flatten().flatten() {
-                        call.await.expect(NO_PANIC);
-                    }
-                };
-                tokio::time::timeout(ANSWERS, all).await
-            }
-            Api::Stream { pushes, reader } => {
-                pushes.end();
-                let read = tokio::time::timeout(ANSWERS, reader).await;
-                read.map(|read| read.expect(NO_PANIC))
-            }
-        };
-        in_time.map_err(|_| format!("pushes are unanswered after {ANSWERS:?}"))?;
-        let answers = self.answers.lock().clone();
-        if let Api::Stream { pushes, .. } = &self.api
-            && answers.given + answers.refused != pushes.begun
-        {
-            let given = answers.given;
-            return Err(format!("{given} of {} pushes are answered", pushes.begun).into());
-        }
-        Ok(answers)
-    }
+async fn in_time(answers: impl Future<Output = ()>) -> Result<()> {
+    let outcome = tokio::time::timeout(ANSWERS, answers).await;
+    outcome.map_err(|_| format!("pushes are unanswered after {ANSWERS:?}").into())
 }
 
 /// Takes the answers of a stream to its end.

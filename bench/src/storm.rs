@@ -19,10 +19,8 @@ const WARM_UP: usize = 200;
 /// What one storm gave.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Storm {
-    #[serde(skip)]
-    place: Place,
-    subject: &'static str,
-    round: u32,
+    #[serde(flatten)]
+    pub place: Place,
     connections: usize,
     elapsed_ns: u64,
     pub per_second: f64,
@@ -78,8 +76,6 @@ impl Subject {
         let growth = |now: u64, before: u64| each(now as f64 - before as f64);
         Ok(Storm {
             place: self.place,
-            subject: self.place.subject,
-            round: self.place.round,
             connections,
             elapsed_ns,
             per_second: connections as f64 * 1e9 / elapsed_ns.max(1) as f64,

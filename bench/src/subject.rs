@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use indicatif::ProgressBar;
+use serde::Serialize;
 
 use crate::Result;
 use crate::args::{DialArgs, HostArgs, ServerArgs};
@@ -36,14 +37,18 @@ const SETTLING_NS_MAX: u64 = 10 * SECOND_NS;
 const MISSING_NS: u64 = 50 * MILLISECOND_NS;
 
 /// Which turn of a run it is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Place {
+    /// What is measured: `comet`, `ring`, `send`.
     pub subject: &'static str,
     /// From 1.
     pub round: u32,
+    #[serde(skip)]
     pub rounds: u32,
     /// Over all rounds, from 1.
+    #[serde(skip)]
     pub turn: u32,
+    #[serde(skip)]
     pub turns: u32,
 }
 
@@ -219,7 +224,7 @@ impl Subject {
             self.clients.turn(LOOK_NS)?;
             watch(&self.clients, &mut self.target)?;
         }
-        let results = threads.into_iter().map(|thread| thread.join());
+        let results = threads.into_iter().map(JoinHandle::join);
         results.map(|result| result.map_err(|_| "the sender panicked")?).collect()
     }
 

@@ -2,11 +2,13 @@
 
 use std::fmt::Display;
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::FileExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::{env, fs, io, path};
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -16,7 +18,7 @@ use crate::launch::Running;
 use crate::process::{CpuSample, Gauge, Memory};
 use crate::scrape::{http_get, is_ok};
 use crate::tls::{Certificate, Trust};
-use crate::yardstick::{Feed, Mode, Yardstick};
+use crate::yardstick::{Feed, Mode};
 
 /// How long a server may take to be healthy.
 const START_NS: u64 = 20 * SECOND_NS;
@@ -75,15 +77,28 @@ impl Target {
         connections: usize,
         host: &HostArgs,
     ) -> Result<(Self, Feed)> {
-        let yardstick = Yardstick::start(mode, connections, &host.server_core)?;
+        let mut command = Running::command(&host.server_core, &env::current_exe()?)?;
+        let mode_name = mode.to_possible_value().expect("no mode is skipped");
+        command
+            .args(["yardstick", "--mode", mode_name.get_name()])
+            .args(["--connections", &connections.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut process = Running::start(&mut command)?;
+        let (stdin, stdout) = process.pipes();
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let port: u16 = (line.trim().parse())
+            .map_err(|_| "the yardstick ended before it listened; its reason is above")?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let target = Self {
-            doors: Doors { tcp: yardstick.address, websocket: Some(yardstick.address), tls: None },
+            doors: Doors { tcp: address, websocket: Some(address), tls: None },
             stat: None,
-            grpc: (mode == Mode::Grpc).then(|| yardstick.address.to_string()),
-            gauge: Gauge { pid: Some(yardstick.process.pid()) },
-            child: Some(Child { process: yardstick.process, log: None }),
+            grpc: (mode == Mode::Grpc).then(|| address.to_string()),
+            gauge: Gauge { pid: Some(process.pid()) },
+            child: Some(Child { process, log: None }),
         };
-        Ok((target, yardstick.messages))
+        Ok((target, Feed(stdin)))
     }
 
     /// CPU time so far, if the process is known. Fails where the process has ended; the end of its log is in

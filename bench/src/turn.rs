@@ -26,12 +26,8 @@ pub(crate) const AFTERMATH_NS: u64 = 200 * MILLISECOND_NS;
 /// What one turn gave.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Turn {
-    #[serde(skip)]
-    place: Place,
-    /// What was measured: `comet`, `ring`, `send`.
-    pub subject: &'static str,
-    /// From 1.
-    pub round: u32,
+    #[serde(flatten)]
+    pub place: Place,
     pub deliveries: Deliveries,
     pub sent: Sent,
     /// Time from when the first push was due to the last delivery.
@@ -117,8 +113,6 @@ impl Subject {
         let deliveries = findings.deliveries;
         let mut turn = Turn {
             place: self.place,
-            subject: self.place.subject,
-            round: self.place.round,
             deliveries,
             elapsed_ns: arrived.last_ns.saturating_sub(sent.started_ns),
             sent,

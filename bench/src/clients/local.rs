@@ -45,14 +45,14 @@ pub(crate) struct ClientSetup {
 /// What clients are told to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum ClientCommand {
-    /// Forget all figures: what comes is of `run`. Those who are connected now are to get everything: one
+    /// Forget all figures: what comes is of `run`. Members that are connected now are to get everything: one
     /// stream, or with `all_streams` their room's, their key's and the broadcasts.
     Restart { run: u32, size: usize, all_streams: bool },
     /// A heartbeat of each connection every so many ns; 0 for none.
     Heartbeat(u64),
     /// Guests begin to come and go.
     StartGuests(ChurnPlan),
-    /// No more guests; those who are there leave.
+    /// No more guests; those that are there leave.
     StopGuests,
     /// Slow readers begin to be slow: so many bytes a second.
     SlowDown(u32),

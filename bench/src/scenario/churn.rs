@@ -1,5 +1,7 @@
-//! `churn`: guests come, change their room and go, while pushes go to the rooms; members who stay are to
+//! `churn`: guests come, change their room and go, while pushes go to the rooms. Members that stay are to
 //! notice nothing of it.
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -19,20 +21,15 @@ use crate::sink::PushMethod;
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
 
-#[derive(Serialize)]
-struct Results {
-    turns: Vec<Churned>,
-}
-
 /// What one turn gave.
 #[derive(Serialize)]
 struct Churned {
-    subject: &'static str,
-    round: u32,
+    #[serde(flatten)]
+    place: Place,
     guests: GuestSums,
     /// From when a guest was due to the reply to its authentication.
     handshake: Percentiles,
-    /// To the members, who are there all the time.
+    /// To the members, which are there all the time.
     deliveries: Deliveries,
     /// To the guests, as far as that is known.
     visits: Deliveries,
@@ -62,14 +59,10 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<bool> {
     }
     let most = args.dial.connections as usize + guests_max(args.arrivals, args.life) as usize;
     prepare(&args.host, &args.dial, most)?;
-    let mut turns = Vec::new();
-    each_turn(args.load.rounds, &[COMET], |place| {
-        turns.push(turn(place, args)?);
-        Ok(())
-    })?;
+    let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
     let text = turns_table(&turns, FIGURES);
     let faults = turns.iter().flat_map(|turn| turn.faults.iter().cloned()).collect();
-    Report::new("churn", args, Results { turns }, faults).finish(&text, &args.host)
+    Report::new("churn", args, BTreeMap::from([("turns", turns)]), faults).finish(&text, &args.host)
 }
 
 fn turn(place: Place, args: &ChurnArgs) -> Result<Churned> {
@@ -103,8 +96,7 @@ fn turn(place: Place, args: &ChurnArgs) -> Result<Churned> {
 
     let faults = dropped.faults(&findings).into_iter().chain(sent.refusal());
     Ok(Churned {
-        subject: place.subject,
-        round: place.round,
+        place,
         guests: findings.guests,
         handshake: Percentiles::of(&findings.handshakes),
         deliveries: findings.deliveries,

@@ -36,8 +36,7 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
     prepare(&args.host, &args.dial, connections)?;
     let alone = !args.yardsticks.wanted(&args.server);
     let subjects: &[_] = if alone { &[COMET] } else { &[COMET, "bare"] };
-    let (mut comet, mut bare, mut storms) = (Vec::new(), Vec::new(), Vec::new());
-    each_turn(args.rounds, subjects, |place| {
+    let storms = each_turn(args.rounds, subjects, |place| {
         let rooms = args.rooms as usize;
         let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
         let (target, _feed) = if place.subject == COMET {
@@ -50,17 +49,12 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
         let mut storm = subject.storm()?;
         storm.idle_cpu_share = subject.idle_share(args.hold)?;
         storm.closed = subject.clients.findings(&[])?.closed;
-        storms.push(storm.clone());
-        if place.subject == COMET {
-            comet.push(storm)
-        } else {
-            bare.push(storm)
-        }
-        Ok(())
+        Ok(storm)
     })?;
-    let over = |figure: fn(&Storm) -> Option<f64>| Spread::of(comet.iter().filter_map(figure));
+    let of = |subject: &'static str| storms.iter().filter(move |is| is.place.subject == subject);
+    let over = |figure: fn(&Storm) -> Option<f64>| Spread::of(of(COMET).filter_map(figure));
     let results = Results {
-        comet_to_bare: Spread::of(comet.iter().zip(&bare).filter_map(|(comet, bare)| {
+        comet_to_bare: Spread::of(of(COMET).zip(of("bare")).filter_map(|(comet, bare)| {
             Some(comet.cpu_per_connection_ns? / bare.cpu_per_connection_ns?)
         })),
         comet_rss_bytes: over(|storm| storm.rss_per_connection_bytes),

@@ -23,7 +23,7 @@ use crate::subject::{COMET, Place, Subject};
 
 /// Share of the guests that change their room.
 const MOVES: f64 = 0.3;
-/// How long those who lost their connection may take to be back.
+/// How long reconnecting members may take.
 const BACK_NS_MAX: u64 = 30 * SECOND_NS;
 
 #[derive(Serialize)]
@@ -66,7 +66,7 @@ struct Outcome {
     pushes: u64,
     deliveries: Deliveries,
     dropped: Dropped,
-    /// Keys that nobody held when they were pushed to.
+    /// Keys that no connection held when they were pushed to.
     absent: Option<u64>,
     latency: Percentiles,
     heartbeats: u64,
@@ -135,7 +135,7 @@ impl<'a> Day<'a> {
         let restart = ClientCommand::Restart { run, size, all_streams: true };
         self.subject.clients.execute(restart.clone())?;
         let dialed = self.connect(phase)?;
-        // Those who have just come are there for all that follows.
+        // Members that have just connected are there for all that follows.
         self.subject.clients.execute(restart)?;
         if phase.reconnect > 0.0 {
             self.subject.clients.execute(ClientCommand::Reconnect(phase.reconnect))?;
@@ -239,7 +239,7 @@ impl<'a> Day<'a> {
         Ok(pushes)
     }
 
-    /// Waits for those who reconnect, and for the guests to be gone.
+    /// Waits for the members that reconnect, and for the guests to be gone.
     fn await_members(&mut self) -> Result<()> {
         let deadline_ns = now_ns() + BACK_NS_MAX;
         while self.subject.clients.live() != self.connected && now_ns() < deadline_ns {

@@ -32,13 +32,9 @@ pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
     prepare(&args.host, &args.dial, args.dial.connections as usize)?;
     let alone = !args.yardsticks.wanted(&args.server);
     let subjects: &[_] = if alone { &[COMET] } else { &[COMET, "ring", "send"] };
-    let mut turns = Vec::new();
-    each_turn(args.load.rounds, subjects, |place| {
-        turns.push(match place.subject {
-            COMET => comet_turn(place, args)?,
-            _ => yardstick_turn(place, &args.host, &args.dial, &args.load)?,
-        });
-        Ok(())
+    let turns = each_turn(args.load.rounds, subjects, |place| match place.subject {
+        COMET => comet_turn(place, args),
+        _ => yardstick_turn(place, &args.host, &args.dial, &args.load),
     })?;
     let total = |turn: &Turn| turn.cpu_per_delivery_ns;
     let data = |turn: &Turn| turn.data_cpu_per_delivery_ns;

@@ -32,10 +32,8 @@ struct Results {
 /// What one turn gave.
 #[derive(Serialize)]
 struct Idle {
-    #[serde(skip)]
+    #[serde(flatten)]
     place: Place,
-    subject: &'static str,
-    round: u32,
     connections: usize,
     elapsed_ns: u64,
     heartbeats: u64,
@@ -59,11 +57,7 @@ const FIGURES: &str = "connections, heartbeats, CPU while idle, CPU of a heartbe
 /// Runs it; says whether all connections stayed and were answered.
 pub(crate) fn run(args: &IdleArgs) -> Result<bool> {
     prepare(&args.host, &args.dial, args.dial.connections as usize)?;
-    let mut turns = Vec::new();
-    each_turn(args.rounds, &[COMET], |place| {
-        turns.push(turn(place, args)?);
-        Ok(())
-    })?;
+    let turns = each_turn(args.rounds, &[COMET], |place| turn(place, args))?;
     let over = |figure: fn(&Idle) -> Option<f64>| Spread::of(turns.iter().filter_map(figure));
     let results = Results {
         cpu_share: over(|turn| turn.idle_cpu_share),
@@ -96,8 +90,6 @@ fn turn(place: Place, args: &IdleArgs) -> Result<Idle> {
     let total_ns = used.cpu.as_ref().map(|cpu| cpu.total_ns as f64);
     Ok(Idle {
         place,
-        subject: place.subject,
-        round: place.round,
         connections,
         elapsed_ns: used.elapsed_ns,
         heartbeats,

@@ -103,7 +103,7 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
     Report::new("latency", args, results, faults).finish(&text, &args.host)
 }
 
-/// Calls `target`. Nobody connects to the bare gRPC server: it answers that all was dropped.
+/// Calls `target`. The bare gRPC server has no connections: it answers that all was dropped.
 fn turn(place: Place, target: Target, args: &LatencyArgs) -> Result<Turn> {
     let connections = args.dial.connections as usize;
     let streams = Streams::Keys(args.keys_per_call as usize);
@@ -135,10 +135,10 @@ impl Results {
         for (index, turn) in self.turns.iter().enumerate() {
             if let Some(ping) = self.ping_pong.get(index) {
                 let of = |is| serde_json::to_value(is);
-                latencies.push((format!("{PING_PONG} {}", turn.round), of(&ping.latency)?));
+                latencies.push((format!("{PING_PONG} {}", turn.place.round), of(&ping.latency)?));
                 latencies.push(("  from due".to_owned(), of(&ping.since_due)?));
             }
-            latencies.push((format!("{COMET} {}", turn.round), serde_json::to_value(turn)?));
+            latencies.push((format!("{COMET} {}", turn.place.round), serde_json::to_value(turn)?));
         }
         let turns: Vec<&Turn> = self.bare_grpc.iter().chain(&self.turns).collect();
         let (calls, latencies) =

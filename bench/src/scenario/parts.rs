@@ -32,21 +32,21 @@ pub(super) fn pin(host: &HostArgs) -> Result<()> {
     Ok(())
 }
 
-/// Takes so many rounds of a turn of each subject.
-pub(super) fn each_turn(
+/// Takes so many rounds of a turn of each subject, and gives what they gave.
+pub(super) fn each_turn<T>(
     rounds: u32,
     subjects: &[&'static str],
-    mut take: impl FnMut(Place) -> Result<()>,
-) -> Result<()> {
+    mut take: impl FnMut(Place) -> Result<T>,
+) -> Result<Vec<T>> {
     let turns = rounds * subjects.len() as u32;
-    let mut turn = 0;
+    let mut taken = Vec::new();
     for round in 1..=rounds {
         for subject in subjects {
-            turn += 1;
-            take(Place { subject, round, rounds, turn, turns })?;
+            let turn = taken.len() as u32 + 1;
+            taken.push(take(Place { subject, round, rounds, turn, turns })?);
         }
     }
-    Ok(())
+    Ok(taken)
 }
 
 /// The figures `names`, divided by commas, of each turn, in a row named by its subject and its round.
@@ -90,7 +90,7 @@ impl Dropped {
         self.count_if(|_| true)
     }
 
-    /// Of these, what members or guests who stay may miss.
+    /// Of these, what members or guests that stay may miss.
     pub(super) fn of_present(&self) -> u64 {
         // These befall only connections that are coming or going.
         self.count_if(|reason| !["closing", "not_ready"].contains(&reason))
@@ -136,14 +136,11 @@ mod tests {
 
     #[test]
     fn every_subject_has_a_turn_in_every_round() {
-        let mut taken = Vec::new();
-        let outcome = each_turn(2, &["comet", "ring"], |place| {
-            taken.push((place.round, place.subject, place.turn, place.turns));
-            Ok(())
+        let taken = each_turn(2, &["comet", "ring"], |place| {
+            Ok((place.round, place.subject, place.turn, place.turns))
         });
-        assert!(outcome.is_ok());
         let expected =
             [(1, "comet", 1, 4), (1, "ring", 2, 4), (2, "comet", 3, 4), (2, "ring", 4, 4)];
-        assert_eq!(taken, expected);
+        assert_eq!(taken.unwrap(), expected);
     }
 }

@@ -111,8 +111,10 @@ pub(super) fn ratio(
     figure: fn(&Turn) -> Option<f64>,
 ) -> Option<Spread> {
     let of = |subject: &str, round| {
-        figure(turns.iter().find(|turn| turn.subject == subject && turn.round == round)?)
+        figure(
+            turns.iter().find(|turn| turn.place.subject == subject && turn.place.round == round)?,
+        )
     };
-    let rounds = turns.iter().filter(|turn| turn.subject == to).map(|turn| turn.round);
+    let rounds = turns.iter().filter(|turn| turn.place.subject == to).map(|turn| turn.place.round);
     Spread::of(rounds.filter_map(|round| Some(of(subject, round)? / of(to, round)?)))
 }

@@ -1,5 +1,5 @@
-//! `readers`: some read slowly or not at all; the others are not to suffer, and what the slow miss is to be
-//! exactly what the server says it dropped.
+//! `readers`: some read slowly or not at all. The others are to notice nothing, and the slow ones are to miss
+//! exactly what the server counted as dropped.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -29,21 +29,16 @@ const MEMORY_NS: u64 = 200 * MILLISECOND_NS;
 /// How long the server may take to be rid of what waits, once all read again.
 const WAITING_NS_MAX: u64 = 10 * SECOND_NS;
 
-#[derive(Serialize)]
-struct Results {
-    turns: Vec<Read>,
-}
-
 /// What one turn gave.
 #[derive(Serialize)]
 struct Read {
-    subject: &'static str,
-    round: u32,
+    #[serde(flatten)]
+    place: Place,
     deliveries: Deliveries,
-    /// What those who read at once were to receive, and did not.
+    /// What connections that read at once were to receive, and did not.
     healthy_expected: u64,
     healthy_lost: u64,
-    /// Of those who read at once.
+    /// Of connections that read at once.
     healthy_latency: Percentiles,
     /// Of the others, as far as they read.
     impaired_latency: Percentiles,
@@ -94,14 +89,11 @@ pub(crate) fn run(args: &ReadersArgs) -> Result<bool> {
         return Err("the shares of slow and stalled readers are more than all".into());
     }
     prepare(&args.host, &args.dial, args.dial.connections as usize)?;
-    let mut turns = Vec::new();
-    each_turn(args.load.rounds, &[COMET], |place| {
-        turns.push(turn(place, args)?);
-        Ok(())
-    })?;
+    let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
     let text = format!("{}\n{}", turns_table(&turns, FIGURES), turns_table(&turns, FATES));
     let faults = turns.iter().flat_map(|turn| turn.faults.iter().cloned()).collect();
-    Report::new("readers", args, Results { turns }, faults).finish(&text, &args.host)
+    Report::new("readers", args, BTreeMap::from([("turns", turns)]), faults)
+        .finish(&text, &args.host)
 }
 
 fn turn(place: Place, args: &ReadersArgs) -> Result<Read> {
@@ -153,8 +145,7 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<Read> {
     let faults = faults(&findings, &fate).into_iter().chain(sent.refusal());
     let received = findings.deliveries.received.max(1) as f64;
     Ok(Read {
-        subject: place.subject,
-        round: place.round,
+        place,
         deliveries: findings.deliveries,
         healthy_expected: findings.healthy_expected,
         healthy_lost: findings.healthy_lost,

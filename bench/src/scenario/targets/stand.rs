@@ -189,7 +189,7 @@ impl Stand {
         if let Way::Feed(home) = &mut self.way {
             *home = feed;
         }
-        record.add(&turn, matches!(turn.subject, COMET | "ring"));
+        record.add(&turn, matches!(turn.place.subject, COMET | "ring"));
         Ok(turn)
     }
 
