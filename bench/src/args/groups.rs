@@ -107,10 +107,6 @@ impl ServerArgs {
     }
 
     /// The comet to start.
-    ///
-    /// # Errors
-    ///
-    /// The bench does not find its own executable.
     pub(crate) fn program(&self) -> io::Result<PathBuf> {
         match &self.server {
             Some(program) => Ok(program.clone()),
@@ -123,7 +119,7 @@ impl ServerArgs {
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Yardsticks")]
 pub(crate) struct YardstickArgs {
-    /// Takes turns with the yardsticks also where the server runs already (--addr), on CPUs of its own.
+    /// Takes turns with the yardsticks, on --server-core, also where the server runs already (--addr).
     #[arg(long)]
     pub yardsticks: bool,
     /// Takes no turns with the yardsticks.
