@@ -167,10 +167,10 @@ impl Accounts {
         self.of_single.foreign += 1;
     }
 
-    /// What became of the messages to connections with a single stream, and of those to subscribers. `sent`
-    /// has the number of messages of each stream, by kind.
-    pub(crate) fn close(&self, sent: &[Vec<u64>]) -> [Deliveries; 2] {
-        let (expected, lost) = self.lost_by(sent, |_| true);
+    /// What became of the messages to connections with a single stream, and of those to subscribers. Both have
+    /// the number of messages that were sent to each stream, by kind; nothing where there are no such connections.
+    pub(crate) fn close(&self, to_single: &[Vec<u64>], sent: &[Vec<u64>]) -> [Deliveries; 2] {
+        let (expected, lost) = self.lost_by(to_single, |_| true);
         let single = Deliveries { expected, lost, ..self.of_single };
         let mut subscribers = self.of_subscribers;
         let accounts = self.subscriptions.iter().flatten();
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn each_outcome_is_distinguished() {
         let check = |sequences: &[u64], sent, expected: [u64; 4]| {
-            let [is, _] = single(1, sequences).close(&[vec![sent]]);
+            let [is, _] = single(1, sequences).close(&[vec![sent]], &[vec![sent]]);
             assert_eq!(is.expected, sent);
             assert_eq!(figures(is)[..4], expected, "{sequences:?}");
         };
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn callers_overtake_each_other_and_not_themselves() {
         let check = |sequences: &[u64], expected: [u64; 4]| {
-            let [is, _] = single(3, &[sequences, &[9]].concat()).close(&[vec![10]]);
+            let [is, _] = single(3, &[sequences, &[9]].concat()).close(&[vec![10]], &[vec![10]]);
             assert_eq!(figures(is)[..4], expected, "of {sequences:?} and 9");
         };
         check(&[2, 0, 1, 5, 3, 4, 8, 7, 6], [10, 0, 0, 0]);
@@ -352,7 +352,7 @@ mod tests {
         accounts.record(0, StreamId::key(0), 0);
         accounts.record(1, ROOM, GAP_MAX + 1);
         accounts.record_foreign();
-        let [is, _] = accounts.close(&[vec![1, 1]]);
+        let [is, _] = accounts.close(&[vec![1, 1]], &[vec![1, 1]]);
         assert_eq!(figures(is), [0, 2, 0, 0, 4]);
     }
 
@@ -364,7 +364,7 @@ mod tests {
         accounts.restart();
         accounts.record(0, StreamId::room(0), 0);
         let received = Deliveries { expected: 1, received: 1, ..Deliveries::default() };
-        assert_eq!(accounts.close(&[vec![1, 9]]), [received, Deliveries::default()]);
+        assert_eq!(accounts.close(&[vec![1, 9]], &[vec![1, 9]]), [received, Deliveries::default()]);
     }
 
     #[test]
@@ -385,7 +385,7 @@ mod tests {
             for &sequence in sequences {
                 accounts.record(3, ROOM, sequence);
             }
-            let [_, is] = accounts.close(&[vec![0, 10]]);
+            let [_, is] = accounts.close(&[vec![0, 10]], &[vec![0, 10]]);
             assert_eq!(figures(is)[..4], expected, "{sequences:?}");
             assert_eq!(is.expected, is.received + is.lost);
         };
@@ -406,7 +406,7 @@ mod tests {
         accounts.record(0, ROOM, 0);
         accounts.unsubscribe(0);
         accounts.unsubscribe(7);
-        let [_, is] = accounts.close(&[vec![0, 10]]);
+        let [_, is] = accounts.close(&[vec![0, 10]], &[vec![0, 10]]);
         assert_eq!(figures(is), [1, 0, 0, 0, 0]);
     }
 
@@ -425,7 +425,7 @@ mod tests {
         accounts.record(0, ROOM, 90);
         accounts.record(0, StreamId::broadcast(), 0);
         assert!(accounts.is_subscriber(0) && !accounts.is_subscriber(1));
-        let [_, is] = accounts.close(&[vec![200, 100], vec![0, 1]]);
+        let [_, is] = accounts.close(&[vec![200, 100], vec![0, 1]], &[vec![200, 100], vec![0, 1]]);
         assert_eq!(figures(is), [5, 1, 0, 0, 1]);
     }
 }

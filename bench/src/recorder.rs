@@ -241,7 +241,7 @@ mod tests {
                 let taken = recorder.handle_input(0, &mut session, &mut owed, part, 2);
                 assert_eq!(taken, Ok(()), "{transport:?}, cut at {cut}");
             }
-            let [is, _] = recorder.accounts.close(&[vec![count]]);
+            let [is, _] = recorder.accounts.close(&[vec![count]], &[]);
             assert_eq!((is.received, is.lost), (count, 0), "{transport:?}, cut at {cut}");
         }
     }

@@ -194,13 +194,15 @@ impl LocalClients {
     /// What was found since the last restart; `sent` has the number of messages of each stream by kind.
     pub(crate) fn findings(&self, sent: &[Vec<u64>]) -> Findings {
         let recorder = &self.receiver.recorder;
+        // Where members have all their streams, a connection without subscriptions is one that was closed.
+        let to_single = if self.all_streams { &[] } else { sent };
         let is_healthy = |connection: usize| !recorder.is_slow(connection);
-        let (healthy_expected, healthy_lost) = recorder.accounts.lost_by(sent, is_healthy);
+        let (healthy_expected, healthy_lost) = recorder.accounts.lost_by(to_single, is_healthy);
         let is_open = |connection: usize| self.receiver.is_live(connection);
-        let (_, open_lost) = recorder.accounts.lost_by(sent, is_open);
+        let (_, open_lost) = recorder.accounts.lost_by(to_single, is_open);
         let mut guests = self.guests.sums;
         guests.moved = recorder.moved;
-        let [deliveries, visits] = recorder.accounts.close(sent);
+        let [deliveries, visits] = recorder.accounts.close(to_single, sent);
         Findings {
             deliveries,
             healthy_expected,

@@ -128,9 +128,10 @@ fn a_day_has_figures_and_times_of_each_phase() {
     let day = "day -n 40 --rooms 5 --heartbeat 0.5 --life 0.2 --processes 2 \
                --phase {name='storm',connect=0.5,seconds=0.1} \
                --phase {name='rush',seconds=1,room-rate=20,key-rate=40,broadcast-rate=5,arrivals=50} \
-               --phase {name='again',seconds=1,reconnect=0.5,broadcast-rate=10}";
+               --phase {name='again',seconds=1,reconnect=0.5,broadcast-rate=10} \
+               --phase {name='after',seconds=0.2,room-rate=20,broadcast-rate=10}";
     let results = measured("day", day);
-    let [storm, rush, again] = results["phases"].as_array().expect("phases").as_slice() else {
+    let [storm, rush, again, after] = results["phases"].as_array().expect("phases").as_slice() else {
         panic!("{results}");
     };
     assert_eq!(storm["connections"], 20, "{storm}");
@@ -144,16 +145,17 @@ fn a_day_has_figures_and_times_of_each_phase() {
     assert!(count(&rush["heartbeats"]) > 0, "{rush}");
     assert_eq!(again["connections"], 40, "{again}");
     assert_eq!(again["handshake"]["count"], 20, "{again}");
+    assert_eq!(after["deliveries"]["lost"], 0, "{after}");
     let day = &results["days"][0];
     let plots = ["throughput", "heartbeats", "connections", "cpu", "memory"];
     check_series("day", day, &["received", "heartbeats", "connections"], &plots);
     let spans = day["phases"].as_array().expect("phases");
     let names: Vec<_> = spans.iter().map(|span| span["name"].as_str().expect("a name")).collect();
-    assert_eq!(names, ["storm", "rush", "again"]);
+    assert_eq!(names, ["storm", "rush", "again", "after"]);
     let times = spans.iter().flat_map(|span| [&span["start_s"], &span["end_s"]]);
     let times: Vec<f64> = times.map(|time| time.as_f64().expect("seconds")).collect();
     assert!(times.is_sorted() && times[0] >= 0.0 && times[3] - times[2] >= 1.0, "{times:?}");
-    let received = [storm, rush, again].map(|phase| count(&phase["deliveries"]["received"]));
+    let received = [storm, rush, again, after].map(|phase| count(&phase["deliveries"]["received"]));
     assert_eq!(last(day, "received"), received.iter().sum::<u64>(), "{day}");
     assert_eq!(last(day, "connections"), 40, "{day}");
 }
