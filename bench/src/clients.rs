@@ -24,12 +24,12 @@ use crate::sampler::{Counts, Sampler, Series};
 /// All clients of a run. Their methods fail where a worker or the sampled server has ended; what a server does to
 /// a connection is counted.
 pub(crate) struct Clients {
-    clients: Home,
+    clients: Group,
     /// Takes samples of all they do, while there is one.
     sampler: Option<Sampler>,
 }
 
-enum Home {
+enum Group {
     Local(Box<LocalClients>),
     Workers(Workers),
 }
@@ -38,8 +38,8 @@ impl Clients {
     /// Clients that are not connected yet, in so many processes.
     pub(crate) fn new(setup: ClientSetup, processes: u32, received: Arc<Received>) -> Result<Self> {
         let clients = match processes {
-            0 | 1 => Home::Local(Box::new(LocalClients::new(setup, received)?)),
-            _ => Home::Workers(Workers::start(setup, processes as usize, received)?),
+            0 | 1 => Group::Local(Box::new(LocalClients::new(setup, received)?)),
+            _ => Group::Workers(Workers::start(setup, processes as usize, received)?),
         };
         Ok(Self { clients, sampler: None })
     }
@@ -59,8 +59,8 @@ impl Clients {
     /// Distinct deliveries since the last restart.
     pub(crate) fn received(&self) -> u64 {
         match &self.clients {
-            Home::Local(clients) => clients.received(),
-            Home::Workers(workers) => workers.received(),
+            Group::Local(clients) => clients.received(),
+            Group::Workers(workers) => workers.received(),
         }
     }
 
@@ -72,7 +72,7 @@ impl Clients {
     /// CPU time so far of the bench, its workers included.
     pub(crate) fn cpu(&self) -> Result<CpuSample> {
         let mut sample = CpuSample::of(std::process::id())?;
-        if let Home::Workers(workers) = &self.clients {
+        if let Group::Workers(workers) = &self.clients {
             for pid in workers.pids() {
                 sample.add(CpuSample::of(pid)?);
             }
@@ -89,8 +89,8 @@ impl Clients {
             sampler.as_mut().map_or(Ok(()), |sampler| sampler.look(counts))
         };
         match &mut self.clients {
-            Home::Local(clients) => clients.dial(which, |clients| watch(clients.counts())),
-            Home::Workers(workers) => workers.dial(which, |workers| watch(workers.counts())),
+            Group::Local(clients) => clients.dial(which, |clients| watch(clients.counts())),
+            Group::Workers(workers) => workers.dial(which, |workers| watch(workers.counts())),
         }?;
         // A storm may be over between two samples, and would look as long as the time between them.
         let counts = self.counts();
@@ -103,8 +103,8 @@ impl Clients {
         let sample_ns = self.sampler.as_ref().map_or(u64::MAX, Sampler::left_ns);
         let timeout_ns = timeout_ns.min(sample_ns);
         match &mut self.clients {
-            Home::Local(clients) => clients.turn(timeout_ns),
-            Home::Workers(workers) => workers.turn(timeout_ns),
+            Group::Local(clients) => clients.turn(timeout_ns),
+            Group::Workers(workers) => workers.turn(timeout_ns),
         }?;
         let counts = self.counts();
         self.sampler.as_mut().map_or(Ok(()), |sampler| sampler.look(counts))
@@ -113,23 +113,23 @@ impl Clients {
     /// Tells the clients what to do.
     pub(crate) fn execute(&mut self, command: ClientCommand) -> Result<()> {
         match &mut self.clients {
-            Home::Local(clients) => clients.execute(command),
-            Home::Workers(workers) => workers.execute(&command),
+            Group::Local(clients) => clients.execute(command),
+            Group::Workers(workers) => workers.execute(&command),
         }
     }
 
     /// What was found since the last restart; `sent` has the number of messages of each stream by kind.
     pub(crate) fn findings(&mut self, sent: &[Vec<u64>]) -> Result<Findings> {
         match &mut self.clients {
-            Home::Local(clients) => Ok(clients.findings(sent)),
-            Home::Workers(workers) => workers.findings(sent),
+            Group::Local(clients) => Ok(clients.findings(sent)),
+            Group::Workers(workers) => workers.findings(sent),
         }
     }
 
     fn counts(&self) -> Counts {
         match &self.clients {
-            Home::Local(clients) => clients.counts(),
-            Home::Workers(workers) => workers.counts(),
+            Group::Local(clients) => clients.counts(),
+            Group::Workers(workers) => workers.counts(),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::Result;
 use crate::crowd::{Crowd, Reading};
 use crate::receiver::Receiver;
 use crate::source::{Sources, default_source};
-use crate::target::Doors;
+use crate::target::Endpoints;
 use crate::tls::Tls;
 
 /// Descriptors of a process that are not connections.
@@ -21,7 +21,7 @@ const DESCRIPTORS_BESIDE: u64 = 64;
 
 /// All it takes to make a connection by its number.
 pub(crate) struct Dialer {
-    pub doors: Doors,
+    pub endpoints: Endpoints,
     pub crowd: Crowd,
     pub sources: Option<Sources>,
 }
@@ -35,12 +35,12 @@ impl Dialer {
         connection: usize,
         since_ns: u64,
     ) -> Result<usize> {
-        let (doors, crowd) = (&self.doors, &self.crowd);
+        let (endpoints, crowd) = (&self.endpoints, &self.crowd);
         let transport = crowd.transport(connection);
         let address = match transport {
-            Transport::Tcp => doors.tcp,
+            Transport::Tcp => endpoints.tcp,
             Transport::WebSocket => {
-                doors.websocket.ok_or("no WebSocket address: name --ws-addr")?
+                endpoints.websocket.ok_or("no WebSocket address: name --ws-addr")?
             }
         };
         let (host, token) = (address.to_string(), crowd.token(connection));
@@ -48,7 +48,8 @@ impl Dialer {
         // A guest's single stream expects nothing; it has subscriptions.
         let is_guest = connection >= crowd.connections;
         let stream = if is_guest { u32::MAX } else { u32::try_from(crowd.stream(connection))? };
-        let tls = doors.tls.as_ref().map(|clients| Tls::new(clients, address.ip())).transpose()?;
+        let tls =
+            endpoints.tls.as_ref().map(|clients| Tls::new(clients, address.ip())).transpose()?;
         let source = self.source(address.ip(), connection);
         let buffer = crowd.slow_buffer.filter(|_| crowd.reading(connection) != Reading::AtOnce);
         let socket = begin_to_connect(address, source, buffer)

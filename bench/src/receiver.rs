@@ -12,7 +12,7 @@ use comet_client::Session;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
-use self::connection::{Connection, Stage};
+use self::connection::{ConnectStage, Connection};
 use crate::accounting::StreamId;
 use crate::clock::{SECOND_NS, now_ns, timespec};
 use crate::heartbeats::Heartbeats;
@@ -222,7 +222,7 @@ impl Receiver {
         let was_live = connection.is_live();
         let outcome =
             connection.handle(index, flags, &self.epoll, &mut self.buffer, &mut self.recorder);
-        self.live += usize::from(!was_live && connection.stage == Stage::Live);
+        self.live += usize::from(!was_live && connection.stage == ConnectStage::Live);
         if let Err(reason) = outcome {
             self.end(index, reason);
         }
@@ -233,7 +233,7 @@ impl Receiver {
         let connection = &mut self.connections[index];
         connection.close();
         self.closed += 1;
-        self.live -= usize::from(connection.stage == Stage::Live);
+        self.live -= usize::from(connection.stage == ConnectStage::Live);
         *self.close_reasons.entry(reason).or_default() += 1;
         self.healthy_closed += u64::from(!self.recorder.is_slow(index));
     }

@@ -128,7 +128,7 @@ impl Subject {
             run: run_id(),
             operation,
             size: STAMP_LEN,
-            doors: target.doors.clone(),
+            endpoints: target.endpoints.clone(),
             crowd: crowd.clone(),
             sources: dial.source.clone(),
             in_flight: dial.in_flight as usize,

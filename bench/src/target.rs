@@ -29,7 +29,7 @@ const LOG_SHOWN: usize = 4096;
 
 /// Where clients connect.
 #[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Doors {
+pub(crate) struct Endpoints {
     pub tcp: SocketAddr,
     pub websocket: Option<SocketAddr>,
     /// How clients speak TLS to both addresses, where they do.
@@ -38,7 +38,7 @@ pub(crate) struct Doors {
 
 /// Something that connections can be made to.
 pub(crate) struct Target {
-    pub doors: Doors,
+    pub endpoints: Endpoints,
     /// Where its metrics are, if it has any.
     pub stat: Option<SocketAddr>,
     /// Its push API, host:port; of yardsticks only one has it.
@@ -61,7 +61,7 @@ impl Target {
     pub(crate) fn server(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
         match server.addr {
             Some(tcp) => Ok(Self {
-                doors: Doors { tcp, websocket: server.ws_addr, tls: None },
+                endpoints: Endpoints { tcp, websocket: server.ws_addr, tls: None },
                 stat: server.stat,
                 grpc: server.grpc.clone(),
                 gauge: Gauge { pid: server.pid },
@@ -92,7 +92,7 @@ impl Target {
             .map_err(|_| "the yardstick ended before it listened; its reason is above")?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let target = Self {
-            doors: Doors { tcp: address, websocket: Some(address), tls: None },
+            endpoints: Endpoints { tcp: address, websocket: Some(address), tls: None },
             stat: None,
             grpc: (mode == Mode::Grpc).then(|| address.to_string()),
             gauge: Gauge { pid: Some(process.pid()) },
@@ -164,7 +164,7 @@ impl Target {
         let mut child = Child { process, log: Some(log) };
         child.wait_until_healthy(stat)?;
         Ok(Self {
-            doors: Doors {
+            endpoints: Endpoints {
                 tcp,
                 websocket: Some(websocket),
                 tls: certificate.as_ref().map(Certificate::clients),

@@ -60,20 +60,21 @@ pub(crate) fn guests_max(arrivals: f64, life_s: f64) -> u64 {
     (arrivals.max(0.0) * life_s.max(0.0) * 2.0).ceil() as u64 + 100
 }
 
-/// Arrivals.
-pub(super) struct Churn {
+/// The guests that are there, what they are going to do, and when others arrive.
+#[derive(Default)]
+pub(super) struct Guests {
+    /// None while nobody arrives.
+    arrivals: Option<Arrivals>,
+    events: BinaryHeap<Reverse<Event>>,
+    present: u64,
+    pub sums: GuestSums,
+}
+
+struct Arrivals {
     plan: ChurnPlan,
     due_ns: u64,
     number: usize,
     random: Random,
-}
-
-/// Those who are there, and what they are going to do.
-#[derive(Default)]
-pub(super) struct Guests {
-    events: BinaryHeap<Reverse<Event>>,
-    present: u64,
-    pub sums: GuestSums,
 }
 
 /// In the order of their time.
@@ -91,67 +92,65 @@ enum Step {
     Leave,
 }
 
-impl Churn {
-    /// Arrivals that begin now.
-    pub(super) fn new(plan: ChurnPlan) -> Self {
-        let random = Random(plan.first as u64);
-        Self { due_ns: now_ns() + plan.interval_ns, number: plan.first, random, plan }
-    }
-
-    /// Does what is due; says when the next is. Fails where the host refuses a connection.
-    pub(super) fn act(
-        &mut self,
-        guests: &mut Guests,
-        receiver: &mut Receiver,
-        dialer: &Dialer,
-    ) -> Result<u64> {
-        let now_ns = now_ns();
-        while self.due_ns <= now_ns {
-            if guests.present < self.plan.present_max {
-                self.arrive(guests, receiver, dialer)?;
-            } else {
-                guests.sums.turned_away += 1;
-            }
-            self.due_ns += self.plan.interval_ns;
-        }
-        let event_ns = guests.run_due(now_ns, receiver, dialer);
-        Ok(event_ns.map_or(self.due_ns, |due_ns| due_ns.min(self.due_ns)))
-    }
-
-    fn arrive(
-        &mut self,
-        guests: &mut Guests,
-        receiver: &mut Receiver,
-        dialer: &Dialer,
-    ) -> Result<()> {
-        let index = dialer.begin(receiver, self.number, self.due_ns)?;
-        let room = dialer.crowd.room_of(self.number).expect("scenarios with guests have rooms");
-        receiver.subscribe(index, StreamId::room(room), false);
-        receiver.subscribe(index, StreamId::broadcast(), false);
-        let life_ns = (self.random.exponential() * self.plan.life_ns as f64) as u64;
-        let rooms = dialer.crowd.rooms;
-        if self.random.uniform() < self.plan.moves && rooms > 1 {
-            let beyond = 1 + (self.random.uniform() * (rooms - 1) as f64) as usize;
-            let step = Step::MoveTo((room + beyond) % rooms);
-            guests.schedule(self.due_ns + life_ns / 2, index, step);
-        }
-        guests.schedule(self.due_ns + life_ns, index, Step::Leave);
-        guests.present += 1;
-        guests.sums.arrived += 1;
-        guests.sums.present_max = guests.sums.present_max.max(guests.present);
-        self.number += self.plan.stride;
-        Ok(())
-    }
-}
-
 impl Guests {
-    /// Everybody leaves, at once.
-    pub(super) fn leave_all(&mut self, receiver: &mut Receiver) {
+    /// Guests begin to arrive.
+    pub(super) fn start(&mut self, plan: ChurnPlan) {
+        let (number, random) = (plan.first, Random(plan.first as u64));
+        self.arrivals =
+            Some(Arrivals { due_ns: now_ns() + plan.interval_ns, number, random, plan });
+    }
+
+    /// No more arrive, and those that are there leave at once.
+    pub(super) fn stop(&mut self, receiver: &mut Receiver) {
+        self.arrivals = None;
         for Reverse(event) in self.events.drain().collect::<Vec<_>>() {
             if event.step == Step::Leave {
                 self.leave(event.index, receiver);
             }
         }
+    }
+
+    /// Does what is due; says when the next is. Fails where the host refuses a connection.
+    pub(super) fn act(&mut self, receiver: &mut Receiver, dialer: &Dialer) -> Result<Option<u64>> {
+        let Some(mut arrivals) = self.arrivals.take() else { return Ok(None) };
+        let now_ns = now_ns();
+        while arrivals.due_ns <= now_ns {
+            if self.present < arrivals.plan.present_max {
+                self.arrive(&mut arrivals, receiver, dialer)?;
+            } else {
+                self.sums.turned_away += 1;
+            }
+            arrivals.due_ns += arrivals.plan.interval_ns;
+        }
+        let event_ns = self.run_due(now_ns, receiver, dialer).unwrap_or(u64::MAX);
+        let due_ns = event_ns.min(arrivals.due_ns);
+        self.arrivals = Some(arrivals);
+        Ok(Some(due_ns))
+    }
+
+    fn arrive(
+        &mut self,
+        arrivals: &mut Arrivals,
+        receiver: &mut Receiver,
+        dialer: &Dialer,
+    ) -> Result<()> {
+        let Arrivals { plan, due_ns, number, random } = arrivals;
+        let index = dialer.begin(receiver, *number, *due_ns)?;
+        let room = dialer.crowd.room_of(*number).expect("scenarios with guests have rooms");
+        receiver.subscribe(index, StreamId::room(room), false);
+        receiver.subscribe(index, StreamId::broadcast(), false);
+        let life_ns = (random.exponential() * plan.life_ns as f64) as u64;
+        let rooms = dialer.crowd.rooms;
+        if random.uniform() < plan.moves && rooms > 1 {
+            let beyond = 1 + (random.uniform() * (rooms - 1) as f64) as usize;
+            self.schedule(*due_ns + life_ns / 2, index, Step::MoveTo((room + beyond) % rooms));
+        }
+        self.schedule(*due_ns + life_ns, index, Step::Leave);
+        self.present += 1;
+        self.sums.arrived += 1;
+        self.sums.present_max = self.sums.present_max.max(self.present);
+        *number += plan.stride;
+        Ok(())
     }
 
     fn schedule(&mut self, due_ns: u64, index: usize, step: Step) {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::accounting::StreamId;
-use crate::clients::churn::{Churn, ChurnPlan, Guests};
+use crate::clients::churn::{ChurnPlan, Guests};
 use crate::clients::slow::SlowReaders;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
 use crate::crowd::Crowd;
@@ -20,7 +20,7 @@ use crate::receiver::Receiver;
 use crate::recorder::Recorder;
 use crate::sampler::Counts;
 use crate::source::Sources;
-use crate::target::Doors;
+use crate::target::Endpoints;
 
 /// Connections begun between two looks at those under way.
 const BURST: usize = 16;
@@ -35,7 +35,7 @@ pub(crate) struct ClientSetup {
     pub operation: i32,
     /// Bytes of nearly all bodies.
     pub size: usize,
-    pub doors: Doors,
+    pub endpoints: Endpoints,
     pub crowd: Crowd,
     pub sources: Option<Sources>,
     /// Handshakes under way at once.
@@ -72,7 +72,6 @@ pub(crate) struct LocalClients {
     members: Vec<Member>,
     /// Members have several streams.
     all_streams: bool,
-    churn: Option<Churn>,
     guests: Guests,
     slow: Option<SlowReaders>,
 }
@@ -91,15 +90,14 @@ impl LocalClients {
     pub(crate) fn new(setup: ClientSetup, received: Arc<Received>) -> io::Result<Self> {
         let mut recorder = Recorder::new(setup.run, setup.operation, setup.size);
         recorder.accounts.callers = setup.crowd.callers;
-        let ClientSetup { doors, crowd, sources, in_flight, .. } = setup;
+        let ClientSetup { endpoints, crowd, sources, in_flight, .. } = setup;
         Ok(Self {
             receiver: Receiver::new(recorder, received)?,
-            dialer: Dialer { doors, crowd, sources },
+            dialer: Dialer { endpoints, crowd, sources },
             in_flight,
             waiting: VecDeque::new(),
             members: Vec::new(),
             all_streams: false,
-            churn: None,
             guests: Guests::default(),
             slow: None,
         })
@@ -148,8 +146,7 @@ impl LocalClients {
         if !self.waiting.is_empty() && self.begin_waiting()? {
             timeout_ns = 0;
         }
-        if let Some(churn) = &mut self.churn {
-            let due_ns = churn.act(&mut self.guests, &mut self.receiver, &self.dialer)?;
+        if let Some(due_ns) = self.guests.act(&mut self.receiver, &self.dialer)? {
             timeout_ns = timeout_ns.min(due_ns.saturating_sub(now_ns()));
         }
         if let Some(slow) = &mut self.slow {
@@ -168,11 +165,8 @@ impl LocalClients {
             ClientCommand::Heartbeat(interval_ns) => {
                 self.receiver.heartbeats.set_interval(interval_ns, now_ns());
             }
-            ClientCommand::StartGuests(plan) => self.churn = Some(Churn::new(plan)),
-            ClientCommand::StopGuests => {
-                self.churn = None;
-                self.guests.leave_all(&mut self.receiver);
-            }
+            ClientCommand::StartGuests(plan) => self.guests.start(plan),
+            ClientCommand::StopGuests => self.guests.stop(&mut self.receiver),
             ClientCommand::SlowDown(bytes_per_second) => {
                 let mut slow = SlowReaders::new(bytes_per_second);
                 for member in &self.members {

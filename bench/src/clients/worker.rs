@@ -169,6 +169,10 @@ impl Workers {
                 command => command.clone(),
             }))?;
         }
+        if matches!(command, ClientCommand::Restart { .. }) {
+            // Messages of the new run may come as soon as this returns: no worker is to be behind.
+            self.findings(&[])?;
+        }
         Ok(())
     }
 

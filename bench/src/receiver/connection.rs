@@ -18,7 +18,7 @@ pub(super) struct Connection {
     /// Between the socket and the session, where there is any.
     tls: Option<Tls>,
     pub session: Session,
-    pub stage: Stage,
+    pub stage: ConnectStage,
     /// epoll watches for room to write.
     pub watches_output: bool,
     /// Bytes that the session still needs of a frame it has the beginning of, where it is one of the run's.
@@ -28,7 +28,7 @@ pub(super) struct Connection {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum ConnectStage {
     /// The kernel connects; since when.
     Connecting(u64),
     /// The protocol's handshake is under way; since when the kernel began to connect.
@@ -43,7 +43,7 @@ impl Connection {
             socket: Some(socket),
             tls,
             session,
-            stage: Stage::Connecting(since_ns),
+            stage: ConnectStage::Connecting(since_ns),
             watches_output: true,
             owed: 0,
             is_paused: false,
@@ -52,7 +52,7 @@ impl Connection {
 
     /// Whether the handshake is over and the connection is still open.
     pub(super) fn is_live(&self) -> bool {
-        self.stage == Stage::Live && self.socket.is_some()
+        self.stage == ConnectStage::Live && self.socket.is_some()
     }
 
     /// Closes the socket; false where that was done already.
@@ -71,19 +71,19 @@ impl Connection {
         buffer: &mut [u8],
         recorder: &mut Recorder,
     ) -> Result<(), String> {
-        if let Stage::Connecting(since_ns) = self.stage {
+        if let ConnectStage::Connecting(since_ns) = self.stage {
             let socket = self.socket.as_ref().expect("closed sockets have no events");
             let connected = sockopt::socket_error(socket).map_err(|error| error.to_string())?;
             connected.map_err(|error| format!("cannot connect: {error}"))?;
-            self.stage = Stage::Handshaking(since_ns);
+            self.stage = ConnectStage::Handshaking(since_ns);
         }
         if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             while self.receive_once(index, buffer, recorder)? == buffer.len() {}
         }
-        if let Stage::Handshaking(since_ns) = self.stage
+        if let ConnectStage::Handshaking(since_ns) = self.stage
             && self.session.is_live()
         {
-            self.stage = Stage::Live;
+            self.stage = ConnectStage::Live;
             recorder.handshakes.saturating_record(now_ns() - since_ns);
         }
         self.transmit(epoll, index)

@@ -21,29 +21,23 @@ use crate::sink::PushMethod;
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
 
-/// What one turn gave.
+/// What one turn gave. The figures are explained in [`crate::figures`].
 #[derive(Serialize)]
-struct Churned {
+struct ChurnTurn {
     #[serde(flatten)]
     place: Place,
     guests: GuestSums,
-    /// From when a guest was due to the reply to its authentication.
     handshake: Percentiles,
-    /// To the members, which are there all the time.
     deliveries: Deliveries,
-    /// To the guests, as far as that is known.
     visits: Deliveries,
     sent: Sent,
     dropped: Dropped,
     latency: Percentiles,
     elapsed_ns: u64,
     cpu: Option<CpuUsed>,
-    /// Share of one CPU that the server uses.
     cpu_share: Option<f64>,
-    /// With the members alone, before the first guest and after the last.
     memory_before: Option<Memory>,
     memory_after: Option<Memory>,
-    /// From just before the first guest to the last delivery.
     series: Series,
     faults: Vec<String>,
 }
@@ -65,7 +59,7 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<bool> {
     Report::new("churn", args, BTreeMap::from([("turns", turns)]), faults).finish(&text, &args.host)
 }
 
-fn turn(place: Place, args: &ChurnArgs) -> Result<Churned> {
+fn turn(place: Place, args: &ChurnArgs) -> Result<ChurnTurn> {
     let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
     let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
     let plan = Plan::of(&args.load, args.server.operation, &crowd);
@@ -95,7 +89,7 @@ fn turn(place: Place, args: &ChurnArgs) -> Result<Churned> {
     subject.settle()?;
 
     let faults = dropped.faults(&findings).into_iter().chain(sent.refusal());
-    Ok(Churned {
+    Ok(ChurnTurn {
         place,
         guests: findings.guests,
         handshake: Percentiles::of(&findings.handshakes),

@@ -15,14 +15,12 @@ use crate::subject::{COMET, Subject};
 use crate::target::Target;
 use crate::yardstick::Mode;
 
+/// Explained in [`crate::figures`].
 #[derive(Serialize)]
 struct Results {
     storms: Vec<Storm>,
-    /// CPU of a handshake for that of the bare accept, receives and sends.
     comet_to_bare: Option<Spread>,
-    /// Resident memory of an idle connection, in bytes.
     comet_rss_bytes: Option<Spread>,
-    /// The private part of it.
     comet_anonymous_bytes: Option<Spread>,
 }
 

@@ -14,16 +14,13 @@ use crate::stats::Spread;
 use crate::subject::{COMET, Place, Subject};
 use crate::turn::Turn;
 
+/// Explained in [`crate::figures`].
 #[derive(Serialize)]
 struct Results {
     turns: Vec<Turn>,
-    /// CPU of a delivery, all threads, for one of the bare ring loop.
     comet_to_ring: Option<Spread>,
-    /// The same for the bare send loop.
     comet_to_send: Option<Spread>,
-    /// CPU of a delivery without the control thread, for one of the bare ring loop.
     comet_data_to_ring: Option<Spread>,
-    /// The same for the bare send loop.
     comet_data_to_send: Option<Spread>,
 }
 

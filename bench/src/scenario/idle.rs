@@ -19,34 +19,30 @@ use crate::sampler::Series;
 use crate::stats::{Percentiles, Spread};
 use crate::subject::{COMET, Place, Subject};
 
+/// Explained in [`crate::figures`].
 #[derive(Serialize)]
 struct Results {
-    turns: Vec<Idle>,
-    /// Share of one CPU that the server uses.
+    turns: Vec<IdleTurn>,
     cpu_share: Option<Spread>,
-    /// CPU of a heartbeat, everything that the server does meanwhile included.
     cpu_per_heartbeat_ns: Option<Spread>,
     rss_bytes: Option<Spread>,
 }
 
-/// What one turn gave.
+/// What one turn gave. The figures are explained in [`crate::figures`].
 #[derive(Serialize)]
-struct Idle {
+struct IdleTurn {
     #[serde(flatten)]
     place: Place,
     connections: usize,
     elapsed_ns: u64,
     heartbeats: u64,
-    /// Heartbeats whose reply has not come.
     unanswered: u64,
-    /// From when a heartbeat was due to its reply.
     round_trip: Percentiles,
     cpu: Option<CpuUsed>,
     idle_cpu_share: Option<f64>,
     cpu_per_heartbeat_ns: Option<f64>,
     rss_per_connection_bytes: Option<f64>,
     anonymous_per_connection_bytes: Option<f64>,
-    /// From just before the first heartbeat until no more are sent.
     series: Series,
     closed: BTreeMap<String, u64>,
 }
@@ -58,7 +54,7 @@ const FIGURES: &str = "connections, heartbeats, CPU while idle, CPU of a heartbe
 pub(crate) fn run(args: &IdleArgs) -> Result<bool> {
     prepare(&args.host, &args.dial, args.dial.connections as usize)?;
     let turns = each_turn(args.rounds, &[COMET], |place| turn(place, args))?;
-    let over = |figure: fn(&Idle) -> Option<f64>| Spread::of(turns.iter().filter_map(figure));
+    let over = |figure: fn(&IdleTurn) -> Option<f64>| Spread::of(turns.iter().filter_map(figure));
     let results = Results {
         cpu_share: over(|turn| turn.idle_cpu_share),
         cpu_per_heartbeat_ns: over(|turn| turn.cpu_per_heartbeat_ns),
@@ -66,11 +62,11 @@ pub(crate) fn run(args: &IdleArgs) -> Result<bool> {
         turns,
     };
     let text = format!("{}\n{}", turns_table(&results.turns, FIGURES), summary(&results));
-    let faults = results.turns.iter().flat_map(Idle::faults).collect();
+    let faults = results.turns.iter().flat_map(IdleTurn::faults).collect();
     Report::new("idle", args, results, faults).finish(&text, &args.host)
 }
 
-fn turn(place: Place, args: &IdleArgs) -> Result<Idle> {
+fn turn(place: Place, args: &IdleArgs) -> Result<IdleTurn> {
     let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
     let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
     let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
@@ -88,7 +84,7 @@ fn turn(place: Place, args: &IdleArgs) -> Result<Idle> {
 
     let heartbeats = findings.heartbeats_sent;
     let total_ns = used.cpu.as_ref().map(|cpu| cpu.total_ns as f64);
-    Ok(Idle {
+    Ok(IdleTurn {
         place,
         connections,
         elapsed_ns: used.elapsed_ns,
@@ -105,7 +101,7 @@ fn turn(place: Place, args: &IdleArgs) -> Result<Idle> {
     })
 }
 
-impl Idle {
+impl IdleTurn {
     fn faults(&self) -> Vec<String> {
         let silence = silence_fault(self.unanswered);
         self.place.name_faults(silence.into_iter().chain(close_fault(&self.closed)))

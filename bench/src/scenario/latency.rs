@@ -23,25 +23,20 @@ use crate::yardstick::Mode;
 const PING_PONG: &str = "ping-pong";
 const BARE_GRPC: &str = "bare gRPC";
 
+/// Explained in [`crate::figures`].
 #[derive(Serialize)]
 struct Results {
     turns: Vec<Turn>,
-    /// The bare ping-pong of each round.
     ping_pong: Vec<PingPong>,
-    /// The bare gRPC server of each round; none with `--stream`.
     bare_grpc: Vec<Turn>,
-    /// The median of comet for the median of the ping-pong.
     p50_ratio: Option<Spread>,
-    /// The same at 99 %, but from the time the ping-pong was due: a stall of the host is charged to every push
-    /// that it delays, so it is to both.
+    /// From the time the ping-pong was due: a stall of the host is charged to every push that it delays, so it is
+    /// to both.
     p99_ratio: Option<Spread>,
-    /// CPU time of all threads of comet.
     cpu_per_call_us: Option<Spread>,
     cpu_per_key_us: Option<Spread>,
-    /// Of these, what its data cores spent.
     data_cpu_per_call_us: Option<Spread>,
     data_cpu_per_key_us: Option<Spread>,
-    /// The same of the bare gRPC server, and of the bare ping-pong for a round trip.
     bare_grpc_cpu_per_call_us: Option<Spread>,
     ping_pong_cpu_us: Option<Spread>,
 }

@@ -93,7 +93,8 @@ pub(super) fn echo_turn(
 ) -> Result<PingPong> {
     let (mut target, _feed) = Target::yardstick(Mode::Echo, 1, host)?;
     let before = target.cpu()?;
-    let (pongs, socket) = ping_pong(target.doors.tcp, bytes, interval_ns, seconds_to_ns(seconds))?;
+    let (pongs, socket) =
+        ping_pong(target.endpoints.tcp, bytes, interval_ns, seconds_to_ns(seconds))?;
     let cpu = target.cpu()?.zip(before).map(|(after, before)| after.since(&before).total_ns);
     // Only now: the yardstick ends with its connection.
     drop(socket);

@@ -29,18 +29,15 @@ const MEMORY_NS: u64 = 200 * MILLISECOND_NS;
 /// How long the server may take to be rid of what waits, once all read again.
 const WAITING_NS_MAX: u64 = 10 * SECOND_NS;
 
-/// What one turn gave.
+/// What one turn gave. The figures are explained in [`crate::figures`].
 #[derive(Serialize)]
-struct Read {
+struct ReadersTurn {
     #[serde(flatten)]
     place: Place,
     deliveries: Deliveries,
-    /// What connections that read at once were to receive, and did not.
     healthy_expected: u64,
     healthy_lost: u64,
-    /// Of connections that read at once.
     healthy_latency: Percentiles,
-    /// Of the others, as far as they read.
     impaired_latency: Percentiles,
     sent: Sent,
     fate: Fate,
@@ -48,9 +45,7 @@ struct Read {
     cpu_per_delivery_ns: Option<f64>,
     memory_before: Option<Memory>,
     memory_peak: Option<Memory>,
-    /// From when the first ones read slowly to the last delivery.
     series: Series,
-    /// Connections closed, as the clients saw it, and as the server counted it.
     closed: BTreeMap<String, u64>,
     closed_by_server: Option<BTreeMap<String, u64>>,
     faults: Vec<String>,
@@ -96,7 +91,7 @@ pub(crate) fn run(args: &ReadersArgs) -> Result<bool> {
         .finish(&text, &args.host)
 }
 
-fn turn(place: Place, args: &ReadersArgs) -> Result<Read> {
+fn turn(place: Place, args: &ReadersArgs) -> Result<ReadersTurn> {
     let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
     let crowd = Crowd {
         slow_share: args.slow,
@@ -144,7 +139,7 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<Read> {
     let fate = Fate::of(&findings, &sent, counted.as_ref(), dropped, batch);
     let faults = faults(&findings, &fate).into_iter().chain(sent.refusal());
     let received = findings.deliveries.received.max(1) as f64;
-    Ok(Read {
+    Ok(ReadersTurn {
         place,
         deliveries: findings.deliveries,
         healthy_expected: findings.healthy_expected,

@@ -131,7 +131,8 @@ fn a_day_has_figures_and_times_of_each_phase() {
                --phase {name='again',seconds=1,reconnect=0.5,broadcast-rate=10} \
                --phase {name='after',seconds=0.2,room-rate=20,broadcast-rate=10}";
     let results = measured("day", day);
-    let [storm, rush, again, after] = results["phases"].as_array().expect("phases").as_slice() else {
+    let [storm, rush, again, after] = results["phases"].as_array().expect("phases").as_slice()
+    else {
         panic!("{results}");
     };
     assert_eq!(storm["connections"], 20, "{storm}");
