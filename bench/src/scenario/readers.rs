@@ -66,9 +66,11 @@ struct Fate {
     superseded: Option<u64>,
     /// Queued, and lost with the connection.
     lost: Option<u64>,
-    /// Handed to the kernel for a connection that was cut before it had read them. Below 0 the server has
-    /// counted more than is missing.
-    in_kernel: i64,
+    /// Handed to the kernel for a connection that was cut before it had read them.
+    in_kernel: Option<i64>,
+    /// Missing, and not in what is known above. Below 0 the server has counted more than is missing.
+    #[serde(skip)]
+    unexplained: i64,
 }
 
 const FIGURES: &str = "healthy expected, healthy lost, healthy p50, healthy p99, healthy p99.9, healthy \
@@ -188,11 +190,13 @@ impl Fate {
             dropped,
             superseded: counted.map(|counted| counted.superseded * batch),
             lost: counted.map(|counted| counted.lost * batch),
-            in_kernel: 0,
+            in_kernel: None,
+            unexplained: 0,
         };
         let known = [fate.closed_before, fate.superseded, fate.lost];
         let explained = fate.dropped.count() + known.iter().flatten().sum::<u64>();
-        fate.in_kernel = is.lost as i64 - explained as i64;
+        fate.unexplained = is.lost as i64 - explained as i64;
+        fate.in_kernel = counted.map(|_| fate.unexplained);
         fate
     }
 }
@@ -201,10 +205,10 @@ fn faults(findings: &Findings, fate: &Fate) -> Vec<String> {
     let is = &findings.deliveries;
     // Lost ones are looked at by their fate.
     let mut faults = is.faults(is.lost);
-    if fate.in_kernel < 0 {
+    if fate.unexplained < 0 {
         faults.push(format!(
             "{} of {} deliveries missing, and the server counted {} more",
-            fate.missing, is.expected, -fate.in_kernel
+            fate.missing, is.expected, -fate.unexplained
         ));
     }
     let explained = fate.dropped.count() + fate.superseded.unwrap_or(0);
@@ -245,7 +249,7 @@ mod tests {
         sent.answers.ledger.matched = matched;
         let counted = Counted { lost, ..Counted::default() };
         let fate = Fate::of(&findings, &sent, Some(&counted), five_dropped(), 1);
-        assert_eq!(fate.in_kernel, in_kernel, "{fate:?}");
+        assert_eq!(fate.in_kernel, Some(in_kernel), "{fate:?}");
         assert_eq!(!faults(&findings, &fate).is_empty(), is_fault, "{fate:?}");
     }
 
@@ -265,8 +269,14 @@ mod tests {
             let closed = BTreeMap::from([("write timeout".to_owned(), 1)]);
             let findings = Findings { closed, healthy_closed, ..Findings::default() };
             let (dropped, lost) = (five_dropped(), Some(10));
-            let fate =
-                Fate { missing: 18, open_missing, dropped, lost, in_kernel: 3, ..Fate::default() };
+            let fate = Fate {
+                missing: 18,
+                open_missing,
+                dropped,
+                lost,
+                unexplained: 3,
+                ..Fate::default()
+            };
             assert_eq!(!faults(&findings, &fate).is_empty(), is_fault, "{fate:?}");
         };
         check(5, 0, false);
