@@ -259,8 +259,8 @@ impl Deliveries {
         self.foreign += other.foreign;
     }
 
-    /// The faults, in words; none where each message came once and in order, and the server said that it
-    /// had dropped exactly what did not come.
+    /// The faults, in words; none if each message came once and in order, and the server counted exactly those
+    /// as `dropped` that did not come.
     pub(crate) fn faults(&self, dropped: u64) -> Vec<String> {
         let mut faults = Vec::new();
         if self.lost != dropped {

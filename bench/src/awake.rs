@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::mem;
 
-/// Where the kernel is told how long waking a CPU may take (admin-guide/pm/cpuidle). Root may write to it.
+/// The kernel's bound on the time that waking a CPU may take (admin-guide/pm/cpuidle). Root may write to it.
 pub(crate) const IDLE_CONTROL: &str = "/dev/cpu_dma_latency";
 
-/// Keeps all CPUs of the host out of their idle states until the process ends. Fails where the kernel has no
+/// Keeps all CPUs of the host out of their idle states until the process ends. Fails if the kernel has no
 /// such control, or the user may not use it.
 pub(crate) fn stay_awake() -> io::Result<()> {
     let mut control = File::options().write(true).open(IDLE_CONTROL)?;

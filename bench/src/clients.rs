@@ -110,7 +110,7 @@ impl Clients {
         self.sampler.as_mut().map_or(Ok(()), |sampler| sampler.look(counts))
     }
 
-    /// Tells the clients what to do.
+    /// Has the clients carry out a command.
     pub(crate) fn execute(&mut self, command: ClientCommand) -> Result<()> {
         match &mut self.clients {
             Group::Local(clients) => clients.execute(command),

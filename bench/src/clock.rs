@@ -55,7 +55,7 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// Makes one on the current tokio runtime. Fails where the host refuses another descriptor.
+    /// Makes one on the current tokio runtime. Fails if the host refuses another descriptor.
     #[expect(
         deprecated,
         reason = "the owner of a descriptor never changes it; `register` is unsafe"
@@ -66,7 +66,7 @@ impl Timer {
         Ok(Self { descriptor: AsyncFd::new(descriptor)? })
     }
 
-    /// Waits until `deadline_ns`; does not yield where that has passed. Fails where the timer's descriptor
+    /// Waits until `deadline_ns`; does not yield where that has passed. Fails if the timer's descriptor
     /// failed.
     pub(crate) async fn until(&self, deadline_ns: u64) -> io::Result<()> {
         if deadline_ns <= now_ns() {

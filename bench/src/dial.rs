@@ -66,7 +66,7 @@ impl Dialer {
 }
 
 /// Raises the limit of open files as far as the host lets it, and checks it against `connections`, of which
-/// each of `processes` has its part. Fails where it stays below what they need.
+/// each of `processes` has its part. Fails if it stays below what they need.
 pub(crate) fn ensure_descriptors(connections: usize, processes: u32) -> Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

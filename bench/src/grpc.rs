@@ -96,12 +96,12 @@ async fn dial(address: String) -> io::Result<TokioIo<Gathered>> {
 }
 
 impl Pusher {
-    /// Connects to `address`, `host:port`. Fails where it is no address, or nobody listens there.
+    /// Connects to `address`, `host:port`. Fails if it is no address, or nobody listens there.
     pub(crate) async fn connect(address: &str) -> Result<Self> {
         Ok(Self(CometClient::new(connect(address).await?)))
     }
 
-    /// Pushes and waits for the answer. Fails where the server refused, or is gone.
+    /// Pushes and waits for the answer. Fails if the server refused, or is gone.
     pub(crate) async fn push(&mut self, push: Push) -> Result<Option<Ledger>, Status> {
         let operation = push.operation;
         let (to, proto) = push.into_parts();
@@ -130,7 +130,7 @@ impl Push {
 }
 
 impl PushStream {
-    /// Opens a stream to `address`, `host:port`. Fails where it is no address, nobody listens there, or the
+    /// Opens a stream to `address`, `host:port`. Fails if it is no address, nobody listens there, or the
     /// server has no such call.
     pub(crate) async fn open(address: &str) -> Result<(Self, StreamAnswers)> {
         let mut client = PushClient::new(connect(address).await?);
@@ -162,7 +162,7 @@ impl PushStream {
 }
 
 impl StreamAnswers {
-    /// The next answers, each as that of a call; none at the end of the stream. Fails where the stream broke,
+    /// The next answers, each as that of a call; none at the end of the stream. Fails if the stream broke,
     /// or an answer is not the one whose turn it is.
     pub(crate) async fn next(
         &mut self,

@@ -41,7 +41,7 @@ impl Heartbeats {
         Some(due_ns)
     }
 
-    /// All that were due at `now_ns` are sent; says in how many ns the next one is.
+    /// All that were due at `now_ns` are sent; returns in how many ns the next one is.
     pub(crate) fn looked(&mut self, live: usize, now_ns: u64) -> u64 {
         self.looked_ns = now_ns;
         self.due_ns(live).map_or(u64::MAX, |due_ns| due_ns - now_ns)

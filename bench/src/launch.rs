@@ -19,7 +19,7 @@ use crate::Result;
 pub(crate) struct Running(Child);
 
 impl Running {
-    /// The beginning of a command that runs `program` on `cpus`; its arguments are to be added. Fails where
+    /// The beginning of a command that runs `program` on `cpus`; its arguments are to be added. Fails if
     /// the bench does not find its own executable.
     pub(crate) fn command(cpus: &CpuList, program: &Path) -> io::Result<Command> {
         let mut command = Command::new(env::current_exe()?);
@@ -27,7 +27,7 @@ impl Running {
         Ok(command)
     }
 
-    /// Starts what [`Running::command`] began. Fails where it could not be started.
+    /// Starts what [`Running::command`] began. Fails if it could not be started.
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
         let child = command.spawn().map_err(|error| {
             let program = command.get_program().display();
@@ -41,7 +41,7 @@ impl Running {
         self.0.id()
     }
 
-    /// How it ended, if it has. Fails where the kernel does not say.
+    /// How it ended, if it has. Fails if the kernel does not say.
     pub(crate) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.0.try_wait()
     }
@@ -65,7 +65,7 @@ impl Drop for Running {
     }
 }
 
-/// Becomes `command`; returns only where that fails. Fails where the CPUs do not exist, or the program cannot
+/// Becomes `command`; returns only where that fails. Fails if the CPUs do not exist, or the program cannot
 /// be run.
 pub(crate) fn launch(cpus: &CpuList, command: &[OsString]) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;

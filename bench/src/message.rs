@@ -1,9 +1,9 @@
-//! What is pushed: a body whose first bytes say which run, stream and place it is and when it was meant to
-//! be sent, and the frame around it (goim's wire: lengths, version, operation, sequence; big-endian).
+//! What is pushed: a body that begins with its run, stream, sequence number and the time it was meant to be
+//! sent, and the frame around it (goim's wire: lengths, version, operation, sequence; big-endian).
 //!
 //! A body too small for all of that has a compact stamp: everything but the time, in 10 bytes.
 
-/// Bytes of a whole [`Stamp`]; bodies from this size on say when they were meant to be sent.
+/// Bytes of a whole [`Stamp`]; bodies from this size on have the time they were meant to be sent.
 pub(crate) const STAMP_LEN: usize = 28;
 /// Bytes of a compact [`Stamp`]; no body can be smaller.
 pub(crate) const COMPACT_LEN: usize = 10;
@@ -72,7 +72,7 @@ impl Stamp {
     ///
     /// # Panics
     ///
-    /// `size` is below [`COMPACT_LEN`], or the stamp has no time and a body of this size says it.
+    /// `size` is below [`COMPACT_LEN`], or the stamp has no time and a body of this size has room for it.
     pub(crate) fn append_body(&self, size: usize, out: &mut Vec<u8>) {
         let end = out.len() + size;
         if size < STAMP_LEN {
@@ -139,7 +139,7 @@ impl Shape {
         self.length
     }
 
-    /// Whether `bytes` begin as a frame does, as far as they go and a header says.
+    /// Whether `bytes` begin as the header of such a frame, as far as they go.
     pub(crate) fn begins(&self, bytes: &[u8]) -> bool {
         let known = bytes.len().min(self.head.len());
         bytes[..known] == self.head[..known]

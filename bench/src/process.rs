@@ -76,7 +76,7 @@ impl Gauge {
 impl CpuSample {
     /// Reads `/proc/PID/task/*/schedstat`, whose first field is time on a CPU in ns
     /// (Documentation/scheduler/sched-stats in the kernel's tree). A running thread's time is at most a
-    /// scheduler tick old. Fails where the process is gone, or the kernel has no schedstat.
+    /// scheduler tick old. Fails if the process is gone, or the kernel has no schedstat.
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
         let mut threads = BTreeMap::new();
         for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -118,7 +118,7 @@ impl CpuSample {
 }
 
 impl Memory {
-    /// Reads `/proc/PID/smaps_rollup` (Linux 4.14). Fails where the process is gone or belongs to somebody
+    /// Reads `/proc/PID/smaps_rollup` (Linux 4.14). Fails if the process is gone or belongs to somebody
     /// else.
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
         parse_memory(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?)
@@ -127,7 +127,7 @@ impl Memory {
 }
 
 /// Resident pages of a process, from `/proc/PID/statm`: unlike [`Memory`] a read that walks no page tables,
-/// but the kernel's counter may be some pages behind. Fails where the process is gone.
+/// but the kernel's counter may be some pages behind. Fails if the process is gone.
 fn resident_bytes(pid: u32) -> io::Result<u64> {
     let pages = parse_statm(&fs::read_to_string(format!("/proc/{pid}/statm"))?)
         .ok_or_else(|| io::Error::other("statm has no resident pages"))?;

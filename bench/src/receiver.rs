@@ -47,7 +47,7 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver without connections that notifies `received`. Fails where the host refuses a descriptor.
+    /// A receiver without connections that notifies `received`. Fails if the host refuses a descriptor.
     pub(crate) fn new(recorder: Recorder, received: Arc<Received>) -> io::Result<Self> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
@@ -111,7 +111,7 @@ impl Receiver {
         self.heartbeats.sent = 0;
     }
 
-    /// Waits for events, at most for `timeout_ns` and never longer than a second, and handles them. Fails where
+    /// Waits for events, at most for `timeout_ns` and never longer than a second, and handles them. Fails if
     /// epoll does; what happens to single connections is counted.
     pub(crate) fn turn(&mut self, timeout_ns: u64) -> io::Result<()> {
         let heartbeat_ns = self.send_heartbeats();
@@ -191,7 +191,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Sends the heartbeats that are due; says in how many ns the next one is.
+    /// Sends the heartbeats that are due; returns in how many ns the next one is.
     fn send_heartbeats(&mut self) -> u64 {
         let now_ns = now_ns();
         while let Some(due_ns) = self.heartbeats.take(self.live, now_ns) {

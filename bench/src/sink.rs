@@ -81,7 +81,7 @@ pub(crate) struct Answers {
 struct SharedAnswers(Arc<Mutex<Answers>>);
 
 impl OpenSink {
-    /// Opens `sink` for `plan`. Fails where nobody listens at the push API.
+    /// Opens `sink` for `plan`. Fails if nobody listens at the push API.
     pub(crate) async fn open(sink: Sink, plan: &Plan, received: &Arc<Received>) -> Result<Self> {
         let (answers, received) = (SharedAnswers::default(), Arc::clone(received));
         let way = match sink {
@@ -105,7 +105,7 @@ impl OpenSink {
         matches!(self.way, Way::Yardstick { .. }) || self.batch > 1
     }
 
-    /// Pushes `content` to `stream`, after what the same caller pushed to it before. Fails where a yardstick has
+    /// Pushes `content` to `stream`, after what the same caller pushed to it before. Fails if a yardstick has
     /// ended; what a server answers is looked at in the end.
     pub(crate) fn push(&mut self, stream: usize, content: Vec<u8>) -> Result<()> {
         let (operation, is_batch) = (self.operation, self.batch > 1);
@@ -139,7 +139,7 @@ impl OpenSink {
         self.answers.lock().ledger.dropped() * self.batch
     }
 
-    /// Waits for all answers. Fails where one does not come in time.
+    /// Waits for all answers. Fails if one does not come in time.
     pub(crate) async fn answers(&mut self) -> Result<Answers> {
         let begun = match &mut self.way {
             Way::Yardstick { .. } => None,

@@ -50,7 +50,7 @@ impl Storm {
 }
 
 impl Subject {
-    /// Makes all connections, and measures what that takes. Fails where one was refused.
+    /// Makes all connections, and measures what that takes. Fails if one was refused.
     pub(crate) fn storm(&mut self) -> Result<Storm> {
         let all = self.crowd.connections;
         let bar = self.place.bar(Some(all as u64), "connecting");

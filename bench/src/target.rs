@@ -51,12 +51,12 @@ pub(crate) struct Target {
 
 struct Child {
     process: Running,
-    /// What it says, where it is not on the terminal.
+    /// Its output, if that is not on the terminal.
     log: Option<File>,
 }
 
 impl Target {
-    /// The server the arguments name: started, unless it runs already. Fails where it does not start, or is
+    /// The server the arguments name: started, unless it runs already. Fails if it does not start, or is
     /// not healthy in time; the end of its log is in the error.
     pub(crate) fn server(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
         match server.addr {
@@ -71,7 +71,7 @@ impl Target {
         }
     }
 
-    /// A yardstick for so many connections, and what feeds it. Fails where it does not start.
+    /// A yardstick for so many connections, and what feeds it. Fails if it does not start.
     pub(crate) fn yardstick(
         mode: Mode,
         connections: usize,
@@ -101,19 +101,19 @@ impl Target {
         Ok((target, Feed(stdin)))
     }
 
-    /// CPU time so far, if the process is known. Fails where the process has ended; the end of its log is in
+    /// CPU time so far, if the process is known. Fails if the process has ended; the end of its log is in
     /// the error.
     pub(crate) fn cpu(&mut self) -> Result<Option<CpuSample>> {
         self.ensure_runs()?;
         self.gauge.cpu()
     }
 
-    /// Memory, if the process is known. Fails where the process has ended.
+    /// Memory, if the process is known. Fails if the process has ended.
     pub(crate) fn memory(&self) -> Result<Option<Memory>> {
         self.gauge.memory()
     }
 
-    /// Looks whether a process that the bench has started is still there. Fails where it has ended; the end
+    /// Looks whether a process that the bench has started is still there. Fails if it has ended; the end
     /// of its log is in the error.
     pub(crate) fn ensure_runs(&mut self) -> Result<()> {
         self.child.as_mut().map_or(Ok(()), Child::ensure_runs)

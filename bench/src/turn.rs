@@ -139,7 +139,7 @@ struct Arrivals {
 }
 
 impl Arrivals {
-    /// Says whether there are more than at the last look. Fails where there are not and the target has ended,
+    /// Whether there are more than at the last look. Fails if there are not and the target has ended,
     /// which would be waited for until all is pushed.
     fn look(&mut self, clients: &Clients, target: &mut Target) -> Result<bool> {
         let is_more = clients.received() > self.count;

@@ -110,7 +110,7 @@ impl Guests {
         }
     }
 
-    /// Does what is due; says when the next is. Fails where the host refuses a connection.
+    /// Does what is due; returns when the next is. Fails if the host refuses a connection.
     pub(super) fn act(&mut self, receiver: &mut Receiver, dialer: &Dialer) -> Result<Option<u64>> {
         let Some(mut arrivals) = self.arrivals.take() else { return Ok(None) };
         let now_ns = now_ns();
@@ -157,7 +157,7 @@ impl Guests {
         self.events.push(Reverse(Event { due_ns, index, step }));
     }
 
-    /// Does what is due; says when the next is.
+    /// Does what is due; returns when the next is.
     fn run_due(&mut self, now_ns: u64, receiver: &mut Receiver, dialer: &Dialer) -> Option<u64> {
         loop {
             let due_ns = self.events.peek()?.0.due_ns;

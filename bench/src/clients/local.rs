@@ -42,7 +42,7 @@ pub(crate) struct ClientSetup {
     pub in_flight: usize,
 }
 
-/// What clients are told to do.
+/// A command to all clients of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum ClientCommand {
     /// Forget all figures: what comes is of `run`. Members that are connected now are to get everything: one
@@ -85,7 +85,7 @@ struct Member {
 }
 
 impl LocalClients {
-    /// Clients without a connection yet, whose deliveries are reported to `received`. Fails where the host
+    /// Clients without a connection yet, whose deliveries are reported to `received`. Fails if the host
     /// refuses a descriptor.
     pub(crate) fn new(setup: ClientSetup, received: Arc<Received>) -> io::Result<Self> {
         let mut recorder = Recorder::new(setup.run, setup.operation, setup.size);
@@ -113,7 +113,7 @@ impl LocalClients {
         self.receiver.counts()
     }
 
-    /// Connects members `which`; returns when all are live. `watch` is called now and then. Fails where a
+    /// Connects members `which`; returns when all are live. `watch` is called now and then. Fails if a
     /// connection was refused or closed, nothing happened for ten seconds, or `watch` failed.
     pub(crate) fn dial(
         &mut self,
@@ -140,7 +140,7 @@ impl LocalClients {
         Ok(())
     }
 
-    /// Does what is due and handles what comes, for at most `timeout_ns`. Fails where a connection cannot be
+    /// Does what is due and handles what comes, for at most `timeout_ns`. Fails if a connection cannot be
     /// begun, or epoll failed; what a server does to one is counted.
     pub(crate) fn turn(&mut self, mut timeout_ns: u64) -> Result<()> {
         if !self.waiting.is_empty() && self.begin_waiting()? {
@@ -156,7 +156,7 @@ impl LocalClients {
         Ok(self.receiver.turn(timeout_ns)?)
     }
 
-    /// Carries out a command. Fails where epoll does.
+    /// Carries out a command. Fails if epoll does.
     pub(crate) fn execute(&mut self, command: ClientCommand) -> Result<()> {
         match command {
             ClientCommand::Restart { run, size, all_streams } => {
@@ -214,7 +214,7 @@ impl LocalClients {
         }
     }
 
-    /// Begins as many as may be under way; says whether there could be more.
+    /// Begins as many as may be under way; returns whether there could be more.
     fn begin_waiting(&mut self) -> Result<bool> {
         let room = self.in_flight.saturating_sub(self.receiver.opening());
         for _ in 0..room.min(BURST) {

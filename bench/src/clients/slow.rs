@@ -41,7 +41,7 @@ impl SlowReaders {
         receiver.pause_reading(index)
     }
 
-    /// Reads what is due; says when the next is.
+    /// Reads what is due; returns when the next is.
     pub(super) fn act(&mut self, receiver: &mut Receiver) -> u64 {
         if self.due_ns <= now_ns() {
             for &index in &self.slow {

@@ -31,7 +31,7 @@ const REPORT_NS: u64 = MILLISECOND_NS;
 /// How long a worker may take to answer; dialing has a bound of its own.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// What a worker is told.
+/// From the bench to a worker.
 #[derive(Serialize, Deserialize)]
 enum Task {
     Setup(Box<ClientSetup>),
@@ -41,7 +41,7 @@ enum Task {
     Findings(Vec<Vec<u64>>),
 }
 
-/// What a worker reports.
+/// From a worker to the bench.
 #[derive(Serialize, Deserialize)]
 enum Note {
     State(State),
@@ -233,7 +233,7 @@ fn read_lines<T: DeserializeOwned>(input: impl BufRead, take: impl Fn(io::Result
     while lines.next().is_some_and(|line| take(line.and_then(parse))) {}
 }
 
-/// Runs a worker until its standard input ends. Fails where the bench has ended, or sends what is no task; all
+/// Runs a worker until its standard input ends. Fails if the bench has ended, or sends what is no task; all
 /// other failures are reported to the bench.
 pub(crate) fn work() -> Result<()> {
     let (sender, tasks) = channel();

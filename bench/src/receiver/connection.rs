@@ -89,7 +89,7 @@ impl Connection {
         self.transmit(epoll, index)
     }
 
-    /// Reads once and records what it brings; says how many bytes that were.
+    /// Reads once and records what it brings; returns how many bytes that were.
     pub(super) fn receive_once(
         &mut self,
         index: usize,
@@ -135,7 +135,7 @@ impl Connection {
     }
 }
 
-/// Writes what the session has to send as far as the socket takes it; says whether that was all.
+/// Writes what the session has to send as far as the socket takes it; returns whether that was all.
 fn send_all(session: &mut Session, socket: &OwnedFd) -> io::Result<bool> {
     while !session.output().is_empty() {
         match send(socket, session.output(), SendFlags::NOSIGNAL) {

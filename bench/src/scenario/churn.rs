@@ -46,7 +46,7 @@ const FIGURES: &str = "guests, gave up, moved, guests at once, handshake p50, ha
     expected, lost, to guests, lost to guests, dropped, latency p50, latency p99, CPU, \
     RSS before, RSS after";
 
-/// Runs it; says whether every delivery was made or counted as dropped, and no connection was closed.
+/// Runs it; returns whether every delivery was made or counted as dropped, and no connection was closed.
 pub(crate) fn run(args: &ChurnArgs) -> Result<bool> {
     if args.load.rate <= 0.0 {
         return Err("churn needs a rate above 0".into());

@@ -28,7 +28,7 @@ const FIGURES: &str = "connections, connections a second, handshake p50, handsha
     of a connection, bench CPU, RSS of a connection, private of a connection, CPU while \
     idle";
 
-/// Runs it; says whether all connections stayed.
+/// Runs it; returns whether all connections stayed.
 pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
     let connections = args.dial.connections as usize;
     prepare(&args.host, &args.dial, connections)?;

@@ -89,7 +89,7 @@ struct Day<'a> {
     connected: usize,
 }
 
-/// Runs it; says whether every delivery was made or counted as dropped, and no connection was closed.
+/// Runs it; returns whether every delivery was made or counted as dropped, and no connection was closed.
 pub(crate) fn run(args: &DayArgs) -> Result<bool> {
     let args = args.clone().with_phases();
     let connections = args.dial.connections as usize;

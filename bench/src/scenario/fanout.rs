@@ -24,7 +24,7 @@ struct Results {
     comet_data_to_send: Option<Spread>,
 }
 
-/// Runs it; says whether every delivery was made or counted as dropped.
+/// Runs it; returns whether every delivery was made or counted as dropped.
 pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
     prepare(&args.host, &args.dial, args.dial.connections as usize)?;
     let alone = !args.yardsticks.wanted(&args.server);

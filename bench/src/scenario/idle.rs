@@ -50,7 +50,7 @@ struct IdleTurn {
 const FIGURES: &str = "connections, heartbeats, CPU while idle, CPU of a heartbeat, RSS of a connection, \
     private of a connection, round trip p50, round trip p99, round trip max, unanswered";
 
-/// Runs it; says whether all connections stayed and were answered.
+/// Runs it; returns whether all connections stayed and were answered.
 pub(crate) fn run(args: &IdleArgs) -> Result<bool> {
     prepare(&args.host, &args.dial, args.dial.connections as usize)?;
     let turns = each_turn(args.rounds, &[COMET], |place| turn(place, args))?;

@@ -46,7 +46,7 @@ const CALLS: &str = "calls, calls a second, received, lost, late, doubled, dropp
 const LATENCIES: &str =
     "latency p50, latency p90, latency p99, latency p99.9, latency max, sender behind";
 
-/// Runs it; says whether every delivery was made or counted as dropped.
+/// Runs it; returns whether every delivery was made or counted as dropped.
 pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
     prepare(&args.host, &args.dial, args.dial.connections as usize)?;
     let subjects: &[_] = match args.stream {

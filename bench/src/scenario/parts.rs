@@ -14,14 +14,14 @@ use crate::report::Table;
 use crate::sender::Sent;
 use crate::subject::Place;
 
-/// Raises the limit of open files for so many connections, and pins the bench. Fails where either is not possible.
+/// Raises the limit of open files for so many connections, and pins the bench. Fails if either is not possible.
 pub(super) fn prepare(host: &HostArgs, dial: &DialArgs, connections: usize) -> Result<()> {
     ensure_descriptors(connections, dial.processes)?;
     pin(host)
 }
 
 /// Pins the bench, and keeps the CPUs awake if that is asked for; children are started with CPUs of their own.
-/// Fails where the host has no such CPU, or lets nobody keep it awake.
+/// Fails if the host has no such CPU, or lets nobody keep it awake.
 pub(super) fn pin(host: &HostArgs) -> Result<()> {
     let cpus = &host.bench_core;
     cpus.pin().map_err(|error| format!("cannot run on CPU {cpus}: {error}"))?;

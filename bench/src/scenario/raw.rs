@@ -33,7 +33,7 @@ struct Results {
     ping_pong: Vec<Percentiles>,
 }
 
-/// Runs it; says whether every delivery was made.
+/// Runs it; returns whether every delivery was made.
 pub(crate) fn run(args: &RawArgs) -> Result<bool> {
     prepare(&args.host, &args.dial, args.dial.connections as usize)?;
     let (mut turns, mut pings, mut rows) = (Vec::new(), Vec::new(), Vec::new());

@@ -77,7 +77,7 @@ const FIGURES: &str = "healthy expected, healthy lost, healthy p50, healthy p99,
     max, expected, missing, CPU of a delivery, RSS before, RSS peak";
 const FATES: &str = "dropped, superseded, lost in queue, closed before, in kernel, closed";
 
-/// Runs it; says whether the server counted everything that is missing.
+/// Runs it; returns whether the server counted everything that is missing.
 pub(crate) fn run(args: &ReadersArgs) -> Result<bool> {
     if args.load.rate <= 0.0 {
         return Err("readers needs a rate above 0".into());

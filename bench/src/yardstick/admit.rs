@@ -1,6 +1,6 @@
 //! The accept phase of a yardstick, by io_uring: for a TCP client one accept, one receive and one send,
 //! for a WebSocket client a receive and a send more. The same exchange as with the server, and nothing
-//! besides: no look at the token, nobody registered, nothing armed for what a client says next.
+//! besides: the token is not checked, nothing is registered, and nothing is armed for further input.
 #![allow(unsafe_code)] // The kernel writes and reads the buffers that only this module knows to be alive.
 
 use std::io;
@@ -20,7 +20,7 @@ const REQUEST_MAX: usize = 4096;
 /// What the completion of the accept is known by; the others have a handshake's number.
 const ACCEPT: u64 = u64::MAX;
 
-/// Takes `connections` clients and answers what they show. Fails where the ring failed, or a client does not
+/// Takes `connections` clients and answers what they show. Fails if the ring failed, or a client does not
 /// speak the protocol.
 pub(super) fn accept_all(listener: &TcpListener, connections: usize) -> Result<Vec<TcpStream>> {
     let mut acceptor = Acceptor::new(listener, connections)?;

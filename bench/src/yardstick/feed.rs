@@ -34,7 +34,7 @@ pub(crate) struct Feed(pub ChildStdin);
 
 impl Feed {
     /// Has `message` sent to one connection, by the order in which they were made, or to every one. Blocks
-    /// while the yardstick is behind by a pipe full. Fails where the yardstick has ended.
+    /// while the yardstick is behind by a pipe full. Fails if the yardstick has ended.
     pub(crate) fn push(&mut self, to: Option<usize>, message: &[u8]) -> io::Result<()> {
         let length = u32::try_from(message.len()).map_err(io::Error::other)?;
         let to = to.map_or(Ok(ALL), u32::try_from).map_err(io::Error::other)?;
