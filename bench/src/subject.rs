@@ -20,10 +20,12 @@ use crate::report::{progress_bar, round_of};
 use crate::sender::{self, Sent};
 use crate::sink::{PushMethod, Sink};
 use crate::target::Target;
-use crate::yardstick::Feed;
+use crate::yardstick::{Feed, Mode};
 
 /// What a server's figures stand under in results, whichever server it is.
 pub(crate) const COMET: &str = "comet";
+/// The operation of a yardstick's messages; nothing looks at it.
+pub(crate) const OPERATION: i32 = 1000;
 /// The time for which one look for input may block, so that the sender is looked at as well.
 const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 /// After this long without any delivery, what has not come is lost.
@@ -82,6 +84,10 @@ pub(crate) struct Subject {
     pub clients: Clients,
     pub target: Target,
     pub crowd: Crowd,
+    /// How pushes to the push API are made.
+    pub method: PushMethod,
+    /// Takes the pushes to a yardstick; not here while a turn has it.
+    pub feed: Option<Feed>,
     received: Arc<Received>,
 }
 
@@ -112,13 +118,26 @@ impl Subject {
         (server, host, dial): (&ServerArgs, &HostArgs, &DialArgs),
         crowd: Crowd,
     ) -> Result<Self> {
-        Self::new(place, Target::server(server, host)?, crowd, server.operation, dial)
+        let target = Target::server(server, host)?;
+        Self::new(place, (target, None), crowd, server.operation, dial)
     }
 
-    /// A target with clients that are not connected, which receive messages with `operation`.
+    /// A yardstick, with clients that are not connected; the bare gRPC server never has any.
+    pub(crate) fn yardstick(
+        place: Place,
+        mode: Mode,
+        (host, dial): (&HostArgs, &DialArgs),
+        crowd: Crowd,
+    ) -> Result<Self> {
+        let (target, feed) = Target::yardstick(mode, crowd.connections, host)?;
+        let feed = Some(feed).filter(|_| mode != Mode::Grpc);
+        Self::new(place, (target, feed), crowd, OPERATION, dial)
+    }
+
+    /// The clients receive messages with `operation`.
     pub(crate) fn new(
         place: Place,
-        target: Target,
+        (target, feed): (Target, Option<Feed>),
         crowd: Crowd,
         operation: i32,
         dial: &DialArgs,
@@ -134,7 +153,8 @@ impl Subject {
             in_flight: dial.in_flight as usize,
         };
         let clients = Clients::new(setup, dial.processes, Arc::clone(&received))?;
-        Ok(Self { place, clients, target, crowd, received })
+        let method = PushMethod::Calls { callers: crowd.callers as usize };
+        Ok(Self { place, clients, target, crowd, method, feed, received })
     }
 
     /// Connects the first `count` members; returns when the target has settled.
@@ -189,8 +209,11 @@ impl Subject {
         Ok(self.since(&before)?.cpu_share())
     }
 
-    /// The push API of the target, with an address for each stream of the crowd.
-    pub(crate) fn sink(&self, method: PushMethod) -> Result<Sink> {
+    /// The feed of a yardstick, or the push API with an address for each stream of the crowd.
+    pub(crate) fn sink(&mut self) -> Result<Sink> {
+        if let Some(feed) = self.feed.take() {
+            return Ok(Sink::Yardstick(feed));
+        }
         let grpc = self.target.grpc.clone().ok_or("no push API: name --grpc")?;
         let crowd = &self.crowd;
         let addresses = match crowd.streams {
@@ -200,7 +223,7 @@ impl Subject {
                 keys.chunks(each).map(|keys| Address::Keys(keys.to_vec())).collect()
             }
         };
-        Ok(Sink::Server { grpc, addresses, method })
+        Ok(Sink::Server { grpc, addresses, method: self.method })
     }
 
     /// From now on the clients record messages of `plan`.

@@ -14,11 +14,9 @@ use crate::plan::Plan;
 use crate::process::{CpuUsed, Memory};
 use crate::sampler::Series;
 use crate::sender::Sent;
-use crate::sink::Sink;
 use crate::stats::Percentiles;
 use crate::subject::{Place, QUIET_NS, Subject};
 use crate::target::Target;
-use crate::yardstick::Feed;
 
 /// After the last delivery, so long for what should not come: duplicates.
 pub(crate) const AFTERMATH_NS: u64 = 200 * MILLISECOND_NS;
@@ -71,21 +69,16 @@ impl Turn {
 
 impl Subject {
     /// Connects the first `count` members and takes a turn, for which no connections are there before.
-    pub(crate) fn only_turn(&mut self, count: usize, plan: Plan, sink: Sink) -> Result<Turn> {
+    pub(crate) fn only_turn(&mut self, count: usize, plan: Plan) -> Result<Turn> {
         self.connect(count)?;
         let memory = self.target.memory()?;
-        let (turn, _feed) = self.turn(plan, sink, AFTERMATH_NS)?;
-        Ok(Turn { memory, ..turn })
+        Ok(Turn { memory, ..self.turn(plan, AFTERMATH_NS)? })
     }
 
-    /// The turn itself, with all connections made: pushes `plan` into `sink`, waits for what it becomes and then
-    /// `aftermath_ns` for what should not come. A yardstick's feed comes back, for another turn.
-    pub(crate) fn turn(
-        &mut self,
-        plan: Plan,
-        sink: Sink,
-        aftermath_ns: u64,
-    ) -> Result<(Turn, Option<Feed>)> {
+    /// The turn itself, with all connections made: pushes as `plan` says, waits for what it becomes and then
+    /// `aftermath_ns` for what should not come.
+    pub(crate) fn turn(&mut self, plan: Plan, aftermath_ns: u64) -> Result<Turn> {
+        let sink = self.sink()?;
         self.restart(&plan)?;
         let bar = self.place.bar(plan.expected(), "delivering");
         let before = self.mark()?;
@@ -94,7 +87,8 @@ impl Subject {
         let pushed = self.push(vec![(plan, sink)], |clients, target| {
             arrived.look(clients, target).map(|_| ())
         })?;
-        let (sent, feed) = pushed.into_iter().next().expect("one plan, one result");
+        let sent;
+        (sent, self.feed) = pushed.into_iter().next().expect("one plan, one result");
         let mut quiet_since_ns = now_ns();
         while arrived.count + sent.dropped() < sent.deliveries
             && now_ns() <= quiet_since_ns + QUIET_NS
@@ -126,7 +120,7 @@ impl Subject {
         };
         (turn.cpu_per_delivery_ns, turn.data_cpu_per_delivery_ns) =
             turn.cpu_for_each(deliveries.received).unzip();
-        Ok((turn, feed))
+        Ok(turn)
     }
 }
 

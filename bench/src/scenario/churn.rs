@@ -17,7 +17,6 @@ use crate::process::{CpuUsed, Memory};
 use crate::report::Report;
 use crate::sampler::Series;
 use crate::sender::Sent;
-use crate::sink::PushMethod;
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
 
@@ -64,7 +63,7 @@ fn turn(place: Place, args: &ChurnArgs) -> Result<ChurnTurn> {
     let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
     let plan = Plan::of(&args.load, args.server.operation, &crowd);
     let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
-    let sink = subject.sink(PushMethod::Calls { callers: 1 })?;
+    let sink = subject.sink()?;
     subject.connect(connections)?;
     let memory_before = subject.target.memory()?;
 

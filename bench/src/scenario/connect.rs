@@ -12,7 +12,6 @@ use crate::report::{Report, summary};
 use crate::stats::Spread;
 use crate::storm::Storm;
 use crate::subject::{COMET, Subject};
-use crate::target::Target;
 use crate::yardstick::Mode;
 
 /// Explained in [`crate::figures`].
@@ -37,13 +36,11 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
     let storms = each_turn(args.rounds, subjects, |place| {
         let rooms = args.rooms as usize;
         let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
-        let (target, _feed) = if place.subject == COMET {
-            (Target::server(&args.server, &args.host)?, None)
-        } else {
-            let (target, feed) = Target::yardstick(Mode::Ring, connections, &args.host)?;
-            (target, Some(feed))
+        let (server, host, dial) = (&args.server, &args.host, &args.dial);
+        let mut subject = match place.subject {
+            COMET => Subject::server(place, (server, host, dial), crowd)?,
+            _ => Subject::yardstick(place, Mode::Ring, (host, dial), crowd)?,
         };
-        let mut subject = Subject::new(place, target, crowd, args.server.operation, &args.dial)?;
         let mut storm = subject.storm()?;
         storm.idle_cpu_share = subject.idle_share(args.hold)?;
         storm.closed = subject.clients.findings(&[])?.closed;

@@ -57,8 +57,9 @@ fn comet_turn(place: Place, args: &FanoutArgs) -> Result<Turn> {
     let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
     let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
     let plan = Plan::of(&args.load, args.server.operation, &crowd);
-    let method = if args.stream { PushMethod::OneStream } else { PushMethod::Calls { callers: 1 } };
     let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
-    let sink = subject.sink(method)?;
-    subject.only_turn(connections, plan, sink)
+    if args.stream {
+        subject.method = PushMethod::OneStream;
+    }
+    subject.only_turn(connections, plan)
 }

@@ -16,7 +16,6 @@ use crate::report::{Report, summary};
 use crate::sink::PushMethod;
 use crate::stats::{Percentiles, Spread};
 use crate::subject::{COMET, Place, Subject};
-use crate::target::Target;
 use crate::turn::Turn;
 use crate::yardstick::Mode;
 
@@ -62,11 +61,8 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
                 let interval_ns = Plan::interval_of(args.rate);
                 pings.push(echo_turn(bytes, interval_ns, args.seconds, &args.host)?);
             }
-            BARE_GRPC => {
-                let (target, _feed) = Target::yardstick(Mode::Grpc, 0, &args.host)?;
-                bare.push(turn(place, target, args)?);
-            }
-            _ => turns.push(turn(place, Target::server(&args.server, &args.host)?, args)?),
+            BARE_GRPC => bare.push(turn(place, args)?),
+            _ => turns.push(turn(place, args)?),
         }
         Ok(())
     })?;
@@ -98,8 +94,8 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
     Report::new("latency", args, results, faults).finish(&text, &args.host)
 }
 
-/// Calls `target`. The bare gRPC server has no connections: it answers that all was dropped.
-fn turn(place: Place, target: Target, args: &LatencyArgs) -> Result<Turn> {
+/// Calls the server, or the bare gRPC server, which has no connections: it answers that all was dropped.
+fn turn(place: Place, args: &LatencyArgs) -> Result<Turn> {
     let connections = args.dial.connections as usize;
     let streams = Streams::Keys(args.keys_per_call as usize);
     let mut crowd = Crowd::of_server(&args.server, connections, 1, streams);
@@ -115,13 +111,15 @@ fn turn(place: Place, target: Target, args: &LatencyArgs) -> Result<Turn> {
         duration_ns: seconds_to_ns(args.seconds),
         window: u64::from(args.window),
     };
-    let method = match args.stream {
-        true => PushMethod::OneStream,
-        false => PushMethod::Calls { callers: args.callers as usize },
-    };
-    let mut subject = Subject::new(place, target, crowd, args.server.operation, &args.dial)?;
-    let sink = subject.sink(method)?;
-    subject.only_turn(if place.subject == COMET { connections } else { 0 }, plan, sink)
+    let (server, host, dial) = (&args.server, &args.host, &args.dial);
+    if place.subject == BARE_GRPC {
+        return Subject::yardstick(place, Mode::Grpc, (host, dial), crowd)?.only_turn(0, plan);
+    }
+    let mut comet = Subject::server(place, (server, host, dial), crowd)?;
+    if args.stream {
+        comet.method = PushMethod::OneStream;
+    }
+    comet.only_turn(connections, plan)
 }
 
 impl Results {

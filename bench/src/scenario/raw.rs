@@ -10,15 +10,12 @@ use crate::crowd::Crowd;
 use crate::message::HEADER_LEN;
 use crate::plan::Plan;
 use crate::report::{Report, summary};
-use crate::sink::Sink;
 use crate::stats::{Percentiles, Spread};
-use crate::subject::{Place, Subject};
+use crate::subject::{OPERATION, Place, Subject};
 use crate::target::Target;
 use crate::turn::Turn;
 use crate::yardstick::{Mode, ping_pong};
 
-/// The operation of a yardstick's messages; nobody looks at it.
-const OPERATION: i32 = 1000;
 /// Of a turn of pushes.
 pub(super) const FIGURES: &str = "expected, received, lost, late, doubled, dropped, deliveries a second, per core \
     second, CPU of a delivery, data CPU of a delivery, latency p50, latency p99, latency \
@@ -67,10 +64,9 @@ pub(super) fn yardstick_turn(
 ) -> Result<Turn> {
     let mode = if place.subject == "ring" { Mode::Ring } else { Mode::Send };
     let crowd = Crowd::of_yardstick(dial.connections as usize);
-    let (target, feed) = Target::yardstick(mode, crowd.connections, host)?;
     let plan = Plan::of(load, OPERATION, &crowd);
-    let mut subject = Subject::new(place, target, crowd, OPERATION, dial)?;
-    subject.only_turn(dial.connections as usize, plan, Sink::Yardstick(feed))
+    let mut subject = Subject::yardstick(place, mode, (host, dial), crowd)?;
+    subject.only_turn(dial.connections as usize, plan)
 }
 
 /// What a bare ping-pong gave.

@@ -20,7 +20,6 @@ use crate::report::Report;
 use crate::sampler::Series;
 use crate::scrape::Counted;
 use crate::sender::Sent;
-use crate::sink::PushMethod;
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
 
@@ -103,7 +102,7 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<ReadersTurn> {
     };
     let plan = Plan::of(&args.load, args.server.operation, &crowd);
     let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
-    let sink = subject.sink(PushMethod::Calls { callers: 1 })?;
+    let sink = subject.sink()?;
     subject.connect(connections)?;
     subject.restart(&plan)?;
     let memory_before = subject.target.memory()?;

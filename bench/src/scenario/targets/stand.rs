@@ -8,15 +8,12 @@ use crate::clock::{MILLISECOND_NS, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
 use crate::findings::{close_fault, silence_fault};
 use crate::plan::{Pattern, Plan, run_id};
-use crate::sink::{PushMethod, Sink};
+use crate::sink::PushMethod;
 use crate::storm::Storm;
-use crate::subject::{COMET, Place, Subject};
-use crate::target::Target;
+use crate::subject::{COMET, OPERATION, Place, Subject};
 use crate::turn::Turn;
-use crate::yardstick::{Feed, Mode};
+use crate::yardstick::Mode;
 
-/// The operation of all messages.
-const OPERATION: i32 = 1000;
 /// Handshakes under way at once.
 const IN_FLIGHT: u32 = 256;
 /// Bytes of a body, unless a stage says otherwise.
@@ -30,17 +27,7 @@ const ALTERNATIONS: usize = 5;
 pub(super) const SHORT_NS: u64 = 1_000 * MILLISECOND_NS;
 
 /// It runs; it has no connections before [`Stand::connect`] or [`Stand::storm`].
-pub(super) struct Stand {
-    subject: Subject,
-    way: Way,
-}
-
-/// How its messages reach it.
-enum Way {
-    Calls(PushMethod),
-    /// None while a turn has it.
-    Feed(Option<Feed>),
-}
+pub(super) struct Stand(Subject);
 
 /// The connections a server is to have.
 #[derive(Clone, Copy)]
@@ -96,68 +83,54 @@ pub(super) fn alternate(
     Ok(means)
 }
 
-fn callers_of(crowd: &Crowd) -> PushMethod {
-    PushMethod::Calls { callers: crowd.callers as usize }
+fn dial(crowd: &Crowd) -> Result<DialArgs> {
+    let connections = u32::try_from(crowd.connections)?;
+    Ok(DialArgs { connections, in_flight: IN_FLIGHT, processes: 1, source: None })
 }
 
 impl Stand {
     /// Starts a comet on the CPUs of `host`.
     pub(super) fn comet(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
         let crowd = members.crowd(setup);
-        let way = Way::Calls(callers_of(&crowd));
-        Self::new(COMET, Target::server(&setup.server, host)?, crowd, way)
+        let dial = dial(&crowd)?;
+        Ok(Self(Subject::server(Place::of(COMET), (&setup.server, host, &dial), crowd)?))
     }
 
     /// Starts a bare gRPC server, which answers the calls of a server with `members` and has none.
     pub(super) fn bare_grpc(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
-        let (target, _feed) = Target::yardstick(Mode::Grpc, 0, host)?;
-        let crowd = members.crowd(setup);
-        let way = Way::Calls(callers_of(&crowd));
-        Self::new("bare gRPC", target, crowd, way)
+        Self::yardstick("bare gRPC", Mode::Grpc, host, members.crowd(setup))
     }
 
     /// Starts a bare ring loop, which sends each message to all its connections.
     pub(super) fn ring(host: &HostArgs, connections: usize) -> Result<Self> {
-        Self::yardstick(host, Crowd::of_yardstick(connections))
+        Self::yardstick("ring", Mode::Ring, host, Crowd::of_yardstick(connections))
     }
 
     /// Starts a bare ring loop for the very connections that a comet would have, upgrades included.
     pub(super) fn ring_for(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
-        Self::yardstick(host, members.crowd(setup))
+        Self::yardstick("ring", Mode::Ring, host, members.crowd(setup))
     }
 
     /// Starts a bare ring loop that sends each message to one of its connections.
     pub(super) fn ring_of_streams(host: &HostArgs, connections: usize) -> Result<Self> {
-        let mut crowd = Crowd::of_yardstick(connections);
-        crowd.streams = Streams::Keys(1);
-        Self::yardstick(host, crowd)
+        let crowd = Crowd { streams: Streams::Keys(1), ..Crowd::of_yardstick(connections) };
+        Self::yardstick("ring", Mode::Ring, host, crowd)
     }
 
-    fn yardstick(host: &HostArgs, crowd: Crowd) -> Result<Self> {
-        let (target, feed) = Target::yardstick(Mode::Ring, crowd.connections, host)?;
-        Self::new("ring", target, crowd, Way::Feed(Some(feed)))
-    }
-
-    fn new(subject: &'static str, target: Target, crowd: Crowd, way: Way) -> Result<Self> {
-        let dial = DialArgs {
-            connections: u32::try_from(crowd.connections)?,
-            in_flight: IN_FLIGHT,
-            processes: 1,
-            source: None,
-        };
-        let place = Place::of(subject);
-        Ok(Self { subject: Subject::new(place, target, crowd, OPERATION, &dial)?, way })
+    fn yardstick(name: &'static str, mode: Mode, host: &HostArgs, crowd: Crowd) -> Result<Self> {
+        let dial = dial(&crowd)?;
+        Ok(Self(Subject::yardstick(Place::of(name), mode, (host, &dial), crowd)?))
     }
 
     /// Makes all connections.
     pub(super) fn connect(&mut self) -> Result<()> {
-        self.subject.connect(self.subject.crowd.connections)
+        self.0.connect(self.0.crowd.connections)
     }
 
     /// Makes all connections, and measures that. Those that are closed go to the findings.
     pub(super) fn storm(&mut self, round: u32, record: &mut Record) -> Result<Storm> {
-        self.subject.place.round = round;
-        let storm = self.subject.storm()?;
+        self.0.place.round = round;
+        let storm = self.0.storm()?;
         record.faults.extend(storm.faults());
         record.storms.push(storm.clone());
         Ok(storm)
@@ -170,7 +143,7 @@ impl Stand {
             operation: OPERATION,
             size: SIZE,
             batch: 1,
-            members: self.subject.crowd.members(),
+            members: self.0.crowd.members(),
             pattern: Pattern::Every,
             interval_ns: Plan::interval_of(10.0),
             duration_ns: 1000 * MILLISECOND_NS,
@@ -180,48 +153,40 @@ impl Stand {
 
     /// Takes a turn. What goes wrong with deliveries goes to the findings.
     pub(super) fn turn(&mut self, round: u32, plan: Plan, record: &mut Record) -> Result<Turn> {
-        self.subject.place.round = round;
-        let sink = match &mut self.way {
-            Way::Calls(method) => self.subject.sink(*method)?,
-            Way::Feed(feed) => Sink::Yardstick(feed.take().ok_or("the yardstick's feed is lost")?),
-        };
-        let (turn, feed) = self.subject.turn(plan, sink, AFTERMATH_NS)?;
-        if let Way::Feed(home) = &mut self.way {
-            *home = feed;
-        }
+        self.0.place.round = round;
+        let turn = self.0.turn(plan, AFTERMATH_NS)?;
         record.add(&turn, matches!(turn.place.subject, COMET | "ring"));
         Ok(turn)
     }
 
     /// Whether the pushes to come go through one PushStream, instead of a call each.
     pub(super) fn push_through_one_stream(&mut self, yes: bool) {
-        if let Way::Calls(method) = &mut self.way {
-            *method = if yes { PushMethod::OneStream } else { callers_of(&self.subject.crowd) };
-        }
+        let callers = self.0.crowd.callers as usize;
+        self.0.method = if yes { PushMethod::OneStream } else { PushMethod::Calls { callers } };
     }
 
     /// From now on each connection sends a heartbeat every so many seconds, spread evenly.
     pub(super) fn beat(&mut self, seconds: f64) -> Result<()> {
         let restart = ClientCommand::Restart { run: run_id(), size: SIZE, all_streams: false };
-        self.subject.clients.execute(restart)?;
-        self.subject.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(seconds)))
+        self.0.clients.execute(restart)?;
+        self.0.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(seconds)))
     }
 
     /// Ends the heartbeats. Those that were not answered since [`Stand::beat`], and connections that are closed,
     /// go to the findings.
     pub(super) fn calm(&mut self, record: &mut Record) -> Result<()> {
-        let found = self.subject.await_replies()?;
+        let found = self.0.await_replies()?;
         let silence = silence_fault(found.unanswered());
         let faults = silence.into_iter().chain(close_fault(&found.closed));
         record
             .faults
-            .extend(faults.map(|fault| format!("{}, idle: {fault}", self.subject.place.subject)));
+            .extend(faults.map(|fault| format!("{}, idle: {fault}", self.0.place.subject)));
         Ok(())
     }
 
     /// The share of one CPU that it uses in so many seconds in which nothing is pushed.
     pub(super) fn idle(&mut self, seconds: f64) -> Result<f64> {
-        let share = self.subject.idle_share(seconds)?;
+        let share = self.0.idle_share(seconds)?;
         share.ok_or_else(|| NO_CPU.into())
     }
 }
