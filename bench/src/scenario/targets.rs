@@ -10,9 +10,9 @@ mod goal;
 #[rustfmt::skip]
 mod goals;
 mod keys;
+mod rig;
 mod rooms;
 mod sizes;
-mod stand;
 
 use std::collections::BTreeMap;
 

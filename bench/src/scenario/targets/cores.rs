@@ -2,7 +2,7 @@
 //! where a connection is not.
 
 use super::goals::{TWO_CORES, TWO_CORES_ALL};
-use super::stand::{Members, Stand};
+use super::rig::{Members, Rig};
 use super::{Record, Setup};
 use crate::Result;
 use crate::args::HostArgs;
@@ -22,20 +22,20 @@ pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let second = second_core(host);
     // All three have their control thread at the same place, for the cores to be compared only.
     let control = host.control_cores.clone().unwrap_or_else(|| first.clone());
-    let start = |cores: CpuList| -> Result<Stand> {
+    let start = |cores: CpuList| -> Result<Rig> {
         let control_cores = Some(control.clone());
         let host = HostArgs { server_core: cores, control_cores, ..host.clone() };
-        let mut stand = Stand::comet(setup, &host, GUESTS)?;
-        stand.connect()?;
-        Ok(stand)
+        let mut rig = Rig::comet(setup, &host, GUESTS)?;
+        rig.connect()?;
+        Ok(rig)
     };
     let mut one = start(first.clone())?;
     let mut other = start(second.clone())?;
     let mut both = start(first.with(&second))?;
     for round in 1..=setup.args.rounds {
-        let mut turn = |stand: &mut Stand| -> Result<[f64; 2]> {
-            let plan = Plan { interval_ns: Plan::interval_of(HZ), ..stand.plan() };
-            let turn = stand.turn(round, plan, record)?;
+        let mut turn = |rig: &mut Rig| -> Result<[f64; 2]> {
+            let plan = Plan { interval_ns: Plan::interval_of(HZ), ..rig.plan() };
+            let turn = rig.turn(round, plan, record)?;
             Ok([turn.data_cpu_ns()?, turn.cpu_ns()?])
         };
         let (one, both, other) = (turn(&mut one)?, turn(&mut both)?, turn(&mut other)?);

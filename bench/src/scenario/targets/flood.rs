@@ -1,7 +1,7 @@
 //! Flat out into one room: what one data core can do with everything else on other CPUs.
 
 use super::goals::{FLOOD_BATCHES, FLOOD_BATCHES_CORE, FLOOD_SINGLE, FLOOD_SINGLE_CORE};
-use super::stand::{Members, Stand};
+use super::rig::{Members, Rig};
 use super::{Record, Setup};
 use crate::Result;
 use crate::args::HostArgs;
@@ -21,7 +21,7 @@ pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let host = &setup.args.host;
     let control = host.control_cores.as_ref().unwrap_or(&host.bench_core);
     let host = HostArgs { control_cores: Some(control.clone()), ..host.clone() };
-    let mut comet = Stand::comet(setup, &host, Members::in_one_room(MEMBERS))?;
+    let mut comet = Rig::comet(setup, &host, Members::in_one_room(MEMBERS))?;
     // Many pushes to one room are under way, which only a stream keeps in order.
     comet.push_through_one_stream(true);
     comet.connect()?;

@@ -4,7 +4,7 @@ use super::goals::{
     FLAT_OUT, FLAT_OUT_ECHO, FLAT_OUT_GRPC, MANY, MANY_ONE, P50, P50_US, P99, P99_ECHO_US, P99_US,
     PACED, PACED_ECHO, PACED_GRPC, STREAM,
 };
-use super::stand::{Members, Stand};
+use super::rig::{Members, Rig};
 use super::{Record, Setup};
 use crate::Result;
 use crate::clock::MILLISECOND_NS;
@@ -32,25 +32,25 @@ pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
         callers,
         ..Members::in_one_room(CONNECTIONS)
     };
-    let mut comet = Stand::comet(setup, host, members(1, 1))?;
-    let mut comet_many = Stand::comet(setup, host, members(KEYS, CALLERS))?;
-    let mut comet_one = Stand::comet(setup, host, members(KEYS, 1))?;
-    let mut bare = Stand::bare_grpc(setup, host, members(1, 1))?;
-    for stand in [&mut comet, &mut comet_many, &mut comet_one] {
-        stand.connect()?;
+    let mut comet = Rig::comet(setup, host, members(1, 1))?;
+    let mut comet_many = Rig::comet(setup, host, members(KEYS, CALLERS))?;
+    let mut comet_one = Rig::comet(setup, host, members(KEYS, 1))?;
+    let mut bare = Rig::bare_grpc(setup, host, members(1, 1))?;
+    for rig in [&mut comet, &mut comet_many, &mut comet_one] {
+        rig.connect()?;
     }
-    let paced = |stand: &Stand| Plan {
+    let paced = |rig: &Rig| Plan {
         pattern: Pattern::Rotating { first: 0 },
         interval_ns: Plan::interval_of(HZ),
         duration_ns: (PACED_S * 1e9) as u64,
-        ..stand.plan()
+        ..rig.plan()
     };
-    let flat_out = |stand: &Stand, window| Plan {
+    let flat_out = |rig: &Rig, window| Plan {
         pattern: Pattern::Rotating { first: 0 },
         interval_ns: None,
         duration_ns: FLAT_OUT_NS,
         window,
-        ..stand.plan()
+        ..rig.plan()
     };
     for round in 1..=setup.args.rounds {
         let bytes = HEADER_LEN + comet.plan().size;

@@ -5,7 +5,7 @@ use super::goals::{
     CONNECT_WEBSOCKET, GROWTH_CONNECTIONS, IDLE, RSS_TCP, RSS_WEBSOCKET, SINGLE_FEW,
     SINGLE_FEW_FLOOR, SINGLE_MANY,
 };
-use super::stand::{Members, Stand, alternate};
+use super::rig::{Members, Rig, alternate};
 use super::{NO_CPU, Record, Setup};
 use crate::Result;
 use crate::plan::Plan;
@@ -45,19 +45,19 @@ impl Pair {
 
 pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let host = &setup.args.host;
-    let mut comet = Stand::comet(setup, host, Members::in_one_room(FEW))?;
-    let mut ring = Stand::ring(host, FEW)?;
+    let mut comet = Rig::comet(setup, host, Members::in_one_room(FEW))?;
+    let mut ring = Rig::ring(host, FEW)?;
     // Of which nobody expects deliveries.
-    let mut grpc = Stand::bare_grpc(setup, host, Members::in_one_room(1))?;
+    let mut grpc = Rig::bare_grpc(setup, host, Members::in_one_room(1))?;
     comet.connect()?;
     ring.connect()?;
     for round in 1..=setup.args.rounds {
-        let plan = |stand: &Stand, hertz, batch| {
+        let plan = |rig: &Rig, hertz, batch| {
             let interval_ns = Plan::interval_of(hertz);
-            Plan { interval_ns, batch, ..stand.plan() }
+            Plan { interval_ns, batch, ..rig.plan() }
         };
         let mut both = |hertz, batch, record: &mut Record| -> Result<Pair> {
-            let plan = |stand: &Stand, _| plan(stand, hertz, batch);
+            let plan = |rig: &Rig, _| plan(rig, hertz, batch);
             let [comet, ring] = alternate(round, [&mut comet, &mut ring], plan, record)?;
             Ok(Pair { comet_ns: comet.all_threads, ring_ns: ring.all_threads })
         };
@@ -83,22 +83,22 @@ pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
 /// enough for both.
 fn many(setup: &Setup<'_>, round: u32, record: &mut Record) -> Result<Pair> {
     let host = &setup.args.host;
-    let each_tick = |stand: &mut Stand, record: &mut Record| -> Result<Turn> {
-        let plan = Plan { interval_ns: Plan::interval_of(MANY_HZ), ..stand.plan() };
-        stand.turn(round, plan, record)
+    let each_tick = |rig: &mut Rig, record: &mut Record| -> Result<Turn> {
+        let plan = Plan { interval_ns: Plan::interval_of(MANY_HZ), ..rig.plan() };
+        rig.turn(round, plan, record)
     };
     let members = Members::in_one_room(MANY);
-    let mut comet = Stand::comet(setup, host, members)?;
+    let mut comet = Rig::comet(setup, host, members)?;
     let tcp = comet.storm(round, record)?;
     let comet_ns = each_tick(&mut comet, record)?.cpu_ns()?;
     drop(comet);
-    let mut ring = Stand::ring_for(setup, host, members)?;
+    let mut ring = Rig::ring_for(setup, host, members)?;
     let bare_tcp = ring.storm(round, record)?;
     let ring_ns = each_tick(&mut ring, record)?.cpu_ns()?;
     drop(ring);
     let members = Members { websocket: true, ..members };
-    let bare_websocket = Stand::ring_for(setup, host, members)?.storm(round, record)?;
-    let mut comet = Stand::comet(setup, host, members)?;
+    let bare_websocket = Rig::ring_for(setup, host, members)?.storm(round, record)?;
+    let mut comet = Rig::comet(setup, host, members)?;
     let websocket = comet.storm(round, record)?;
 
     for (storm, bare, rss, cpu, rate) in [
@@ -111,11 +111,11 @@ fn many(setup: &Setup<'_>, round: u32, record: &mut Record) -> Result<Pair> {
         record.note(rss, storm.rss_per_connection_bytes.ok_or("no memory figures")?);
     }
     if round == setup.args.rounds {
-        comet.beat(HEARTBEAT_S)?;
+        comet.start_heartbeats(HEARTBEAT_S)?;
         for _ in 0..IDLE_PARTS {
             record.note(&IDLE, 100.0 * comet.idle(IDLE_PART_S)?);
         }
-        comet.calm(record)?;
+        comet.end_heartbeats(record)?;
     }
     Ok(Pair { comet_ns, ring_ns })
 }

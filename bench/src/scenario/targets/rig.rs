@@ -1,4 +1,5 @@
-//! A server or a yardstick with its connections, kept for many turns: connecting takes longer than a turn.
+//! The test rig of a stage: a server or a yardstick with its connections, kept for many turns, since connecting takes
+//! longer than a turn.
 
 use super::{NO_CPU, Record, Setup};
 use crate::Result;
@@ -26,8 +27,8 @@ const AFTERMATH_NS: u64 = 50 * MILLISECOND_NS;
 const ALTERNATIONS: usize = 5;
 pub(super) const SHORT_NS: u64 = 1_000 * MILLISECOND_NS;
 
-/// It runs; it has no connections before [`Stand::connect`] or [`Stand::storm`].
-pub(super) struct Stand(Subject);
+/// It runs, and has no connections before [`Rig::connect`] or [`Rig::storm`].
+pub(super) struct Rig(Subject);
 
 /// The connections a server is to have.
 #[derive(Clone, Copy)]
@@ -66,15 +67,15 @@ pub(super) struct Figures {
 /// goes within seconds; so both have their share of it.
 pub(super) fn alternate(
     round: u32,
-    mut stands: [&mut Stand; 2],
-    plan: impl Fn(&Stand, usize) -> Plan,
+    mut rigs: [&mut Rig; 2],
+    plan: impl Fn(&Rig, usize) -> Plan,
     record: &mut Record,
 ) -> Result<[Figures; 2]> {
     let mut means = [const { Figures { all_threads: 0.0, data: 0.0 } }; 2];
     for at in 0..ALTERNATIONS {
-        for (stand, mean) in stands.iter_mut().zip(&mut means) {
-            let plan = Plan { duration_ns: SHORT_NS, ..plan(stand, at) };
-            let turn = stand.turn(round, plan, record)?;
+        for (rig, mean) in rigs.iter_mut().zip(&mut means) {
+            let plan = Plan { duration_ns: SHORT_NS, ..plan(rig, at) };
+            let turn = rig.turn(round, plan, record)?;
             // Each turn has as many deliveries.
             mean.all_threads += turn.cpu_ns()? / ALTERNATIONS as f64;
             mean.data += turn.data_cpu_ns()? / ALTERNATIONS as f64;
@@ -88,7 +89,7 @@ fn dial(crowd: &Crowd) -> Result<DialArgs> {
     Ok(DialArgs { connections, in_flight: IN_FLIGHT, processes: 1, source: None })
 }
 
-impl Stand {
+impl Rig {
     /// Starts a comet on the CPUs of `host`.
     pub(super) fn comet(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
         let crowd = members.crowd(setup);
@@ -166,15 +167,15 @@ impl Stand {
     }
 
     /// From now on each connection sends a heartbeat every so many seconds, spread evenly.
-    pub(super) fn beat(&mut self, seconds: f64) -> Result<()> {
+    pub(super) fn start_heartbeats(&mut self, seconds: f64) -> Result<()> {
         let restart = ClientCommand::Restart { run: run_id(), size: SIZE, all_streams: false };
         self.0.clients.execute(restart)?;
         self.0.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(seconds)))
     }
 
-    /// Ends the heartbeats. Those that were not answered since [`Stand::beat`], and connections that are closed,
+    /// Ends the heartbeats. Those that were not answered since [`Rig::start_heartbeats`], and connections that are closed,
     /// go to the findings.
-    pub(super) fn calm(&mut self, record: &mut Record) -> Result<()> {
+    pub(super) fn end_heartbeats(&mut self, record: &mut Record) -> Result<()> {
         let found = self.0.await_replies()?;
         let silence = silence_fault(found.unanswered());
         let faults = silence.into_iter().chain(close_fault(&found.closed));
