@@ -55,19 +55,16 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A turn of the first round, where it is not known how many there are.
-    pub(crate) fn of(subject: &'static str) -> Self {
-        Self { subject, round: 1, rounds: 0, turn: 0, turns: 0 }
+    /// A turn of the first round, if it is not known how many turns there are.
+    pub(crate) fn of(subject: &'static str, rounds: u32) -> Self {
+        Self { subject, round: 1, rounds, turn: 0, turns: 0 }
     }
 
     /// A bar for a part of the turn, which shows how far the run is.
     pub(crate) fn bar(&self, length: Option<u64>, part: &str) -> ProgressBar {
         let Self { subject, round, rounds, turn, turns } = self;
-        let label = match *turns {
-            0 => format!("round {round}, {subject}: {part}"),
-            _ => format!("{}, {subject} ({turn} of {turns}): {part}", round_of(*round, *rounds)),
-        };
-        progress_bar(length, &label)
+        let turn = if *turns > 0 { format!(" ({turn} of {turns})") } else { String::new() };
+        progress_bar(length, &format!("{}, {subject}{turn}: {part}", round_of(*round, *rounds)))
     }
 
     /// The faults, each with the turn it is of.

@@ -94,33 +94,52 @@ impl Rig {
     pub(super) fn comet(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
         let crowd = members.crowd(setup);
         let dial = dial(&crowd)?;
-        Ok(Self(Subject::server(Place::of(COMET), (&setup.server, host, &dial), crowd)?))
+        Ok(Self(Subject::server(
+            Place::of(COMET, setup.args.rounds),
+            (&setup.server, host, &dial),
+            crowd,
+        )?))
     }
 
     /// Starts a bare gRPC server, which answers the calls of a server with `members` and has none.
     pub(super) fn bare_grpc(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
-        Self::yardstick("bare gRPC", Mode::Grpc, host, members.crowd(setup))
+        Self::yardstick(setup, "bare gRPC", Mode::Grpc, host, members.crowd(setup))
     }
 
     /// Starts a bare ring loop, which sends each message to all its connections.
-    pub(super) fn ring(host: &HostArgs, connections: usize) -> Result<Self> {
-        Self::yardstick("ring", Mode::Ring, host, Crowd::of_yardstick(connections))
+    pub(super) fn ring(setup: &Setup<'_>, host: &HostArgs, connections: usize) -> Result<Self> {
+        Self::yardstick(setup, "ring", Mode::Ring, host, Crowd::of_yardstick(connections))
     }
 
     /// Starts a bare ring loop for the very connections that a comet would have, upgrades included.
     pub(super) fn ring_for(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
-        Self::yardstick("ring", Mode::Ring, host, members.crowd(setup))
+        Self::yardstick(setup, "ring", Mode::Ring, host, members.crowd(setup))
     }
 
     /// Starts a bare ring loop that sends each message to one of its connections.
-    pub(super) fn ring_of_streams(host: &HostArgs, connections: usize) -> Result<Self> {
+    pub(super) fn ring_of_streams(
+        setup: &Setup<'_>,
+        host: &HostArgs,
+        connections: usize,
+    ) -> Result<Self> {
         let crowd = Crowd { streams: Streams::Keys(1), ..Crowd::of_yardstick(connections) };
-        Self::yardstick("ring", Mode::Ring, host, crowd)
+        Self::yardstick(setup, "ring", Mode::Ring, host, crowd)
     }
 
-    fn yardstick(name: &'static str, mode: Mode, host: &HostArgs, crowd: Crowd) -> Result<Self> {
+    fn yardstick(
+        setup: &Setup<'_>,
+        name: &'static str,
+        mode: Mode,
+        host: &HostArgs,
+        crowd: Crowd,
+    ) -> Result<Self> {
         let dial = dial(&crowd)?;
-        Ok(Self(Subject::yardstick(Place::of(name), mode, (host, &dial), crowd)?))
+        Ok(Self(Subject::yardstick(
+            Place::of(name, setup.args.rounds),
+            mode,
+            (host, &dial),
+            crowd,
+        )?))
     }
 
     /// Makes all connections.

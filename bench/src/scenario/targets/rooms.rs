@@ -21,7 +21,7 @@ pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
         let members = |rooms| Members { connections: rooms, rooms, ..Members::in_one_room(rooms) };
         let comet = |rooms| Rig::comet(setup, host, members(rooms));
         let comet = growth(comet(1)?, comet(ROOMS)?)?;
-        let bare = growth(Rig::ring(host, 1)?, Rig::ring_of_streams(host, ROOMS)?)?;
+        let bare = growth(Rig::ring(setup, host, 1)?, Rig::ring_of_streams(setup, host, ROOMS)?)?;
         record.note(&GROWTH_ROOMS, comet.all_threads / bare.all_threads);
         record.note(&GROWTH_ROOMS_DATA, comet.data / bare.all_threads);
     }

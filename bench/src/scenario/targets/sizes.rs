@@ -46,7 +46,7 @@ impl Pair {
 pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let host = &setup.args.host;
     let mut comet = Rig::comet(setup, host, Members::in_one_room(FEW))?;
-    let mut ring = Rig::ring(host, FEW)?;
+    let mut ring = Rig::ring(setup, host, FEW)?;
     // Of which nobody expects deliveries.
     let mut grpc = Rig::bare_grpc(setup, host, Members::in_one_room(1))?;
     comet.connect()?;
