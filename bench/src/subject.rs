@@ -132,7 +132,7 @@ impl Subject {
     }
 
     /// The clients receive messages with `operation`.
-    pub(crate) fn new(
+    fn new(
         place: Place,
         (target, feed): (Target, Option<Feed>),
         crowd: Crowd,
