@@ -62,10 +62,12 @@ pub(crate) struct Accounts {
 #[derive(Debug)]
 struct Account {
     stream: StreamId,
-    /// The sequence number after the highest received; unknown to a late subscriber before its first message.
-    next: Option<u64>,
+    /// The sequence number after the highest received.
+    next: u64,
     /// Sequence numbers below `next` that have not come, ascending; nearly always empty.
     missing: Vec<Range<u64>>,
+    /// `next` is known: not so for a late subscriber before its first message.
+    has_joined: bool,
     /// The connection is to receive all to the last message.
     stays: bool,
 }
@@ -98,7 +100,7 @@ impl Accounts {
     pub(crate) fn restart(&mut self) {
         let mut single = std::mem::take(&mut self.single);
         for account in &mut single {
-            account.next = Some(0);
+            account.next = 0;
             account.missing.clear();
         }
         *self = Self { single, callers: self.callers, ..Self::default() };
@@ -138,13 +140,12 @@ impl Accounts {
     /// The single stream of a connection, and the sequence number after the highest it has received.
     pub(crate) fn next(&self, connection: usize) -> (u32, u64) {
         let account = &self.single[connection];
-        (account.stream.number, account.next.unwrap_or(0))
+        (account.stream.number, account.next)
     }
 
     /// Records `count` deliveries of a single stream that came in order, the first of them being the next.
     pub(crate) fn record_next(&mut self, connection: usize, count: u64) {
-        let account = &mut self.single[connection];
-        account.next = Some(account.next.unwrap_or(0) + count);
+        self.single[connection].next += count;
         self.of_single.received += count;
     }
 
@@ -191,12 +192,15 @@ impl Accounts {
 
 impl Account {
     fn new(stream: StreamId, from_the_start: bool) -> Self {
-        let next = from_the_start.then_some(0);
-        Self { stream, next, missing: Vec::new(), stays: from_the_start }
+        let (has_joined, stays) = (from_the_start, from_the_start);
+        Self { stream, next: 0, missing: Vec::new(), has_joined, stays }
     }
 
     fn record(&mut self, sequence: u64, callers: u64, sums: &mut Deliveries) {
-        let next = *self.next.get_or_insert(sequence);
+        if !std::mem::replace(&mut self.has_joined, true) {
+            self.next = sequence;
+        }
+        let next = self.next;
         if sequence >= next {
             if sequence - next > GAP_MAX {
                 sums.foreign += 1;
@@ -205,10 +209,10 @@ impl Account {
             if sequence > next {
                 self.missing.push(next..sequence);
             }
-            self.next = Some(sequence + 1);
+            self.next = sequence + 1;
             sums.received += 1;
         } else if self.fill(sequence) {
-            sums.out_of_order += u64::from(self.has_later(sequence, next, callers));
+            sums.out_of_order += u64::from(self.has_later(sequence, callers));
             sums.received += 1;
         } else {
             sums.duplicate += 1;
@@ -216,9 +220,9 @@ impl Account {
     }
 
     /// A message that the caller of `sequence`, one of so many, sent after it has come.
-    fn has_later(&self, sequence: u64, next: u64, callers: u64) -> bool {
+    fn has_later(&self, sequence: u64, callers: u64) -> bool {
         let is_missing = |later| self.missing.iter().any(|gap| gap.contains(&later));
-        (sequence + callers..next).step_by(callers as usize).any(|later| !is_missing(later))
+        (sequence + callers..self.next).step_by(callers as usize).any(|later| !is_missing(later))
     }
 
     /// Takes `sequence` from what is missing; false where it is not.
@@ -243,7 +247,7 @@ impl Account {
     }
 
     fn lost(&self, sent: &[Vec<u64>]) -> u64 {
-        let to_come = self.sent(sent).saturating_sub(self.next.unwrap_or(0));
+        let to_come = self.sent(sent).saturating_sub(self.next);
         self.missing() + if self.stays { to_come } else { 0 }
     }
 }
