@@ -1,4 +1,8 @@
 //! Accounts for every delivery: received once and in order, or lost, late or doubled.
+//!
+//! A connection either receives one stream from its first message to the last, or it subscribes to several:
+//! then it may join late, leave early and change its room. A late subscriber's messages count from the first
+//! that it received, those of one that left to the last. In between none may be missing.
 
 use std::ops::Range;
 
@@ -7,32 +11,71 @@ use serde::{Deserialize, Serialize};
 /// A jump beyond this many sequence numbers is no gap but a foreign message.
 const GAP_MAX: u64 = 1 << 24;
 
-/// The books of all connections of a run. A connection receives one stream: its room's or its key's.
-#[derive(Debug)]
-pub(crate) struct Accounts {
-    connections: Vec<Account>,
-    /// Who take turns at each stream: a message has to come after those that its own caller sent before it,
-    /// and no others.
-    pub callers: u64,
-    received: u64,
-    out_of_order: u64,
-    duplicate: u64,
-    foreign: u64,
+/// A stream of messages: a room's, a key's or the broadcasts. The messages have the number of the run plus
+/// that of the kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct StreamId {
+    pub kind: u32,
+    pub number: u32,
 }
 
+impl StreamId {
+    pub(crate) const ROOM: u32 = 0;
+    pub(crate) const KEY: u32 = 1;
+    pub(crate) const BROADCAST: u32 = 2;
+    /// How many kinds there are.
+    pub(crate) const KINDS: u32 = 3;
+
+    pub(crate) fn room(number: usize) -> Self {
+        Self { kind: Self::ROOM, number: as_u32(number) }
+    }
+
+    pub(crate) fn key(number: usize) -> Self {
+        Self { kind: Self::KEY, number: as_u32(number) }
+    }
+
+    pub(crate) fn broadcast() -> Self {
+        Self { kind: Self::BROADCAST, number: 0 }
+    }
+}
+
+fn as_u32(number: usize) -> u32 {
+    u32::try_from(number).expect("connections and rooms are numbered by u32")
+}
+
+/// The accounts of all connections of a run.
+#[derive(Default, Debug)]
+pub(crate) struct Accounts {
+    /// By connection; without a use where the connection has subscriptions.
+    single: Vec<Account>,
+    /// By connection, empty for those with a single stream; shorter than the connections where the last ones
+    /// have none.
+    subscriptions: Vec<Vec<Account>>,
+    /// Callers that take turns at each stream: a message has to come after those that its own caller sent
+    /// before it, and no others. 0 stands for one.
+    pub callers: u64,
+    of_single: Deliveries,
+    of_subscribers: Deliveries,
+}
+
+/// One connection's account of one stream.
 #[derive(Debug)]
 struct Account {
-    stream: u32,
-    /// The sequence number after the highest seen.
+    stream: StreamId,
+    /// The sequence number after the highest received.
     next: u64,
     /// Sequence numbers below `next` that have not come, ascending; nearly always empty.
     missing: Vec<Range<u64>>,
+    /// `next` is known: not so for a late subscriber before its first message.
+    has_joined: bool,
+    /// The connection is to receive all to the last message.
+    stays: bool,
 }
 
 /// What became of the messages of a run.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Deliveries {
-    /// Messages sent to each stream, times its connections.
+    /// Messages sent to each stream, times its connections. Of subscribers: received and lost together.
     pub expected: u64,
     /// Came, each counted once.
     pub received: u64,
@@ -46,114 +89,140 @@ pub(crate) struct Deliveries {
     pub foreign: u64,
 }
 
-impl Default for Accounts {
-    fn default() -> Self {
-        Self {
-            connections: Vec::new(),
-            callers: 1,
-            received: 0,
-            out_of_order: 0,
-            duplicate: 0,
-            foreign: 0,
-        }
-    }
-}
-
 impl Accounts {
-    /// Opens the account of the next connection, which is to receive `stream`.
+    /// Opens the account of the next connection, which is to receive this one stream.
     pub(crate) fn open(&mut self, stream: u32) {
-        self.connections.push(Account { stream, next: 0, missing: Vec::new() });
+        let stream = StreamId { kind: StreamId::ROOM, number: stream };
+        self.single.push(Account::new(stream, true));
     }
 
-    /// Empties the books; the connections and their streams stay.
+    /// Empties all accounts and ends all subscriptions; the connections and their single streams stay.
     pub(crate) fn restart(&mut self) {
-        let mut connections = std::mem::take(&mut self.connections);
-        for account in &mut connections {
+        let mut single = std::mem::take(&mut self.single);
+        for account in &mut single {
             account.next = 0;
             account.missing.clear();
         }
-        *self = Self { connections, callers: self.callers, ..Self::default() };
+        *self = Self { single, callers: self.callers, ..Self::default() };
+    }
+
+    /// From now on the connection may receive `stream`; all of it where it is there `from_the_start`. Its
+    /// single stream does not count any more.
+    pub(crate) fn subscribe(&mut self, connection: usize, stream: StreamId, from_the_start: bool) {
+        if self.subscriptions.len() <= connection {
+            self.subscriptions.resize_with(connection + 1, Vec::new);
+        }
+        let accounts = &mut self.subscriptions[connection];
+        // A connection that comes back to a room may have missed messages in between.
+        for earlier in accounts.extract_if(.., |account| account.stream == stream) {
+            self.of_subscribers.lost += earlier.missing();
+        }
+        accounts.push(Account::new(stream, from_the_start));
+    }
+
+    /// The connection is closed: it does not need to receive what its subscriptions have not brought by now.
+    pub(crate) fn unsubscribe(&mut self, connection: usize) {
+        for account in self.subscriptions.get_mut(connection).into_iter().flatten() {
+            account.stays = false;
+        }
+    }
+
+    /// Whether the connection has subscriptions.
+    pub(crate) fn is_subscriber(&self, connection: usize) -> bool {
+        self.subscriptions.get(connection).is_some_and(|accounts| !accounts.is_empty())
     }
 
     /// Distinct deliveries so far.
     pub(crate) fn received(&self) -> u64 {
-        self.received
+        self.of_single.received + self.of_subscribers.received
     }
 
-    /// The stream of a connection, and the sequence number after the highest it has seen.
+    /// The single stream of a connection, and the sequence number after the highest it has received.
     pub(crate) fn next(&self, connection: usize) -> (u32, u64) {
-        let account = &self.connections[connection];
-        (account.stream, account.next)
+        let account = &self.single[connection];
+        (account.stream.number, account.next)
     }
 
-    /// Books `count` deliveries that came in order, the first of them being the next one.
+    /// Records `count` deliveries of a single stream that came in order, the first of them being the next.
     pub(crate) fn record_next(&mut self, connection: usize, count: u64) {
-        self.connections[connection].next += count;
-        self.received += count;
+        self.single[connection].next += count;
+        self.of_single.received += count;
     }
 
-    /// Books a delivery.
-    pub(crate) fn record(&mut self, connection: usize, stream: u32, sequence: u64) {
-        let account = &mut self.connections[connection];
-        if account.stream != stream {
-            self.foreign += 1;
-        } else if sequence == account.next {
-            account.next += 1;
-            self.received += 1;
-        } else if sequence > account.next {
-            if sequence - account.next > GAP_MAX {
-                self.foreign += 1;
-                return;
-            }
-            account.missing.push(account.next..sequence);
-            account.next = sequence + 1;
-            self.received += 1;
-        } else if account.fill(sequence) {
-            self.out_of_order += u64::from(account.has_later(sequence, self.callers));
-            self.received += 1;
+    /// Records a delivery.
+    pub(crate) fn record(&mut self, connection: usize, stream: StreamId, sequence: u64) {
+        let callers = self.callers.max(1);
+        let (accounts, sums) = if self.is_subscriber(connection) {
+            (self.subscriptions[connection].as_mut_slice(), &mut self.of_subscribers)
         } else {
-            self.duplicate += 1;
+            (std::slice::from_mut(&mut self.single[connection]), &mut self.of_single)
+        };
+        match accounts.iter_mut().find(|account| account.stream == stream) {
+            Some(account) => account.record(sequence, callers, sums),
+            None => sums.foreign += 1,
         }
     }
 
-    /// Books what no bench of this run has sent.
+    /// Records a message that no bench of this run has sent.
     pub(crate) fn record_foreign(&mut self) {
-        self.foreign += 1;
+        self.of_single.foreign += 1;
     }
 
-    /// Closes the books: `sent` has the number of messages of each stream.
-    pub(crate) fn close(&self, sent: &[u64]) -> Deliveries {
-        let (expected, lost) = self.lost_by(sent, |_| true);
-        Deliveries {
-            expected,
-            received: self.received,
-            lost,
-            out_of_order: self.out_of_order,
-            duplicate: self.duplicate,
-            foreign: self.foreign,
-        }
+    /// What became of the messages to connections with a single stream, and of those to subscribers. Both have
+    /// the number of messages that were sent to each stream, by kind; nothing where there are no such connections.
+    pub(crate) fn close(&self, to_single: &[Vec<u64>], sent: &[Vec<u64>]) -> [Deliveries; 2] {
+        let (expected, lost) = self.lost_by(to_single, |_| true);
+        let single = Deliveries { expected, lost, ..self.of_single };
+        let mut subscribers = self.of_subscribers;
+        let accounts = self.subscriptions.iter().flatten();
+        subscribers.lost += accounts.map(|account| account.lost(sent)).sum::<u64>();
+        subscribers.expected = subscribers.received + subscribers.lost;
+        [single, subscribers]
     }
 
-    /// What the connections of a part were to receive, and did not.
-    pub(crate) fn lost_by(&self, sent: &[u64], part: impl Fn(usize) -> bool) -> (u64, u64) {
-        let mut expected = 0;
-        let mut lost = 0;
-        for (_, account) in self.connections.iter().enumerate().filter(|(index, _)| part(*index)) {
-            let sent = sent.get(account.stream as usize).copied().unwrap_or(0);
-            let missing: u64 = account.missing.iter().map(|gap| gap.end - gap.start).sum();
-            expected += sent;
-            lost += missing + sent.saturating_sub(account.next);
-        }
-        (expected, lost)
+    /// What those connections with a single stream for which `is_one` holds were to receive, and did not.
+    pub(crate) fn lost_by(&self, sent: &[Vec<u64>], is_one: impl Fn(usize) -> bool) -> (u64, u64) {
+        let accounts = self.single.iter().enumerate();
+        let those = accounts.filter(|(index, _)| !self.is_subscriber(*index) && is_one(*index));
+        those.fold((0, 0), |(expected, lost), (_, account)| {
+            (expected + account.sent(sent), lost + account.lost(sent))
+        })
     }
 }
 
 impl Account {
+    fn new(stream: StreamId, from_the_start: bool) -> Self {
+        let (has_joined, stays) = (from_the_start, from_the_start);
+        Self { stream, next: 0, missing: Vec::new(), has_joined, stays }
+    }
+
+    fn record(&mut self, sequence: u64, callers: u64, sums: &mut Deliveries) {
+        if !std::mem::replace(&mut self.has_joined, true) {
+            self.next = sequence;
+        }
+        let next = self.next;
+        if sequence >= next {
+            if sequence - next > GAP_MAX {
+                sums.foreign += 1;
+                return;
+            }
+            if sequence > next {
+                self.missing.push(next..sequence);
+            }
+            self.next = sequence + 1;
+            sums.received += 1;
+        } else if self.fill(sequence) {
+            sums.out_of_order += u64::from(self.has_later(sequence, callers));
+            sums.received += 1;
+        } else {
+            sums.duplicate += 1;
+        }
+    }
+
     /// A message that the caller of `sequence`, one of so many, sent after it has come.
     fn has_later(&self, sequence: u64, callers: u64) -> bool {
         let is_missing = |later| self.missing.iter().any(|gap| gap.contains(&later));
-        let mut later = (sequence + callers..self.next).step_by(callers as usize);
-        later.any(|later| !is_missing(later))
+        (sequence + callers..self.next).step_by(callers as usize).any(|later| !is_missing(later))
     }
 
     /// Takes `sequence` from what is missing; false where it is not.
@@ -165,6 +234,21 @@ impl Account {
         let halves = [gap.start..sequence, sequence + 1..gap.end];
         self.missing.splice(index..=index, halves.into_iter().filter(|half| !half.is_empty()));
         true
+    }
+
+    fn missing(&self) -> u64 {
+        self.missing.iter().map(|gap| gap.end - gap.start).sum()
+    }
+
+    fn sent(&self, sent: &[Vec<u64>]) -> u64 {
+        let streams = sent.get(self.stream.kind as usize);
+        let sent = streams.and_then(|streams| streams.get(self.stream.number as usize));
+        sent.copied().unwrap_or(0)
+    }
+
+    fn lost(&self, sent: &[Vec<u64>]) -> u64 {
+        let to_come = self.sent(sent).saturating_sub(self.next);
+        self.missing() + if self.stays { to_come } else { 0 }
     }
 }
 
@@ -179,13 +263,13 @@ impl Deliveries {
         self.foreign += other.foreign;
     }
 
-    /// The faults, in words; none where each message came once and in order, and the server said that it
-    /// had dropped exactly what did not come.
+    /// The faults, in words; none if each message came once and in order, and the server counted exactly those
+    /// as `dropped` that did not come.
     pub(crate) fn faults(&self, dropped: u64) -> Vec<String> {
         let mut faults = Vec::new();
         if self.lost != dropped {
             faults.push(format!(
-                "{} of {} deliveries lost, where the server owned to {dropped}",
+                "{} of {} deliveries lost, where the server counted {dropped} as dropped",
                 self.lost, self.expected
             ));
         }
@@ -206,24 +290,30 @@ impl Deliveries {
 mod tests {
     use super::*;
 
-    /// One connection of stream 0 gets `sequences` of `sent` messages.
-    fn check(sequences: &[u64], sent: u64, expected: [u64; 4]) {
-        let mut accounts = Accounts::default();
+    const ROOM: StreamId = StreamId { kind: StreamId::ROOM, number: 1 };
+
+    /// Received, lost, out of order, duplicate and foreign.
+    fn figures(is: Deliveries) -> [u64; 5] {
+        [is.received, is.lost, is.out_of_order, is.duplicate, is.foreign]
+    }
+
+    /// Accounts of one connection of stream 0, whose messages come from so many callers.
+    fn single(callers: u64, sequences: &[u64]) -> Accounts {
+        let mut accounts = Accounts { callers, ..Accounts::default() };
         accounts.open(0);
         for &sequence in sequences {
-            accounts.record(0, 0, sequence);
+            accounts.record(0, StreamId::room(0), sequence);
         }
-        let is = accounts.close(&[sent]);
-        assert_eq!(is.expected, sent);
-        assert_eq!(
-            [is.received, is.lost, is.out_of_order, is.duplicate],
-            expected,
-            "received, lost, out of order, duplicate of {sequences:?}"
-        );
+        accounts
     }
 
     #[test]
-    fn each_fate_is_told_from_the_others() {
+    fn each_outcome_is_distinguished() {
+        let check = |sequences: &[u64], sent, expected: [u64; 4]| {
+            let [is, _] = single(1, sequences).close(&[vec![sent]], &[vec![sent]]);
+            assert_eq!(is.expected, sent);
+            assert_eq!(figures(is)[..4], expected, "{sequences:?}");
+        };
         check(&[0, 1, 2], 3, [3, 0, 0, 0]);
         check(&[], 3, [0, 3, 0, 0]);
         check(&[0, 1], 3, [2, 1, 0, 0]);
@@ -237,15 +327,8 @@ mod tests {
     #[test]
     fn callers_overtake_each_other_and_not_themselves() {
         let check = |sequences: &[u64], expected: [u64; 4]| {
-            let mut accounts = Accounts { callers: 3, ..Accounts::default() };
-            accounts.open(0);
-            for &sequence in sequences {
-                accounts.record(0, 0, sequence);
-            }
-            accounts.record(0, 0, 9);
-            let is = accounts.close(&[10]);
-            let fates = [is.received, is.lost, is.out_of_order, is.duplicate];
-            assert_eq!(fates, expected, "of {sequences:?} and 9");
+            let [is, _] = single(3, &[sequences, &[9]].concat()).close(&[vec![10]], &[vec![10]]);
+            assert_eq!(figures(is)[..4], expected, "of {sequences:?} and 9");
         };
         check(&[2, 0, 1, 5, 3, 4, 8, 7, 6], [10, 0, 0, 0]);
         check(&[0, 3, 6, 1, 4, 7, 2, 5, 8], [10, 0, 0, 0]);
@@ -258,47 +341,95 @@ mod tests {
 
     #[test]
     fn a_gap_is_split_by_what_fills_its_middle() {
-        let mut accounts = Accounts::default();
-        accounts.open(0);
-        accounts.record(0, 0, 10);
-        accounts.record(0, 0, 5);
-        assert_eq!(accounts.connections[0].missing, [0..5, 6..10]);
-        accounts.record(0, 0, 0);
-        accounts.record(0, 0, 9);
-        assert_eq!(accounts.connections[0].missing, [1..5, 6..9]);
+        let mut accounts = single(1, &[10, 5]);
+        assert_eq!(accounts.single[0].missing, [0..5, 6..10]);
+        accounts.record(0, StreamId::room(0), 0);
+        accounts.record(0, StreamId::room(0), 9);
+        assert_eq!(accounts.single[0].missing, [1..5, 6..9]);
     }
 
     #[test]
-    fn strangers_are_foreign() {
-        let mut accounts = Accounts::default();
-        accounts.open(0);
+    fn messages_for_others_are_foreign() {
+        let mut accounts = single(1, &[]);
         accounts.open(1);
-        accounts.record(0, 1, 0);
-        accounts.record(1, 1, GAP_MAX + 1);
+        accounts.record(0, ROOM, 0);
+        accounts.record(0, StreamId::key(0), 0);
+        accounts.record(1, ROOM, GAP_MAX + 1);
         accounts.record_foreign();
-        let is = accounts.close(&[1, 1]);
-        assert_eq!((is.received, is.foreign, is.lost), (0, 3, 2));
+        let [is, _] = accounts.close(&[vec![1, 1]], &[vec![1, 1]]);
+        assert_eq!(figures(is), [0, 2, 0, 0, 4]);
     }
 
     #[test]
-    fn restarted_books_begin_anew() {
-        let mut accounts = Accounts::default();
-        accounts.open(7);
-        accounts.record(0, 7, 3);
-        accounts.record(0, 8, 0);
+    fn restarted_accounts_are_empty() {
+        let mut accounts = single(1, &[3]);
+        accounts.record(0, ROOM, 0);
+        accounts.subscribe(0, ROOM, true);
         accounts.restart();
-        accounts.record(0, 7, 0);
-        let is = accounts.close(&[0, 0, 0, 0, 0, 0, 0, 1]);
-        assert_eq!(is, Deliveries { expected: 1, received: 1, ..Deliveries::default() });
+        accounts.record(0, StreamId::room(0), 0);
+        let received = Deliveries { expected: 1, received: 1, ..Deliveries::default() };
+        assert_eq!(accounts.close(&[vec![1, 9]], &[vec![1, 9]]), [received, Deliveries::default()]);
     }
 
     #[test]
-    fn losses_the_server_owned_to_are_no_fault() {
+    fn losses_that_the_server_counted_are_no_fault() {
         let deliveries = Deliveries { expected: 10, received: 8, lost: 2, ..Default::default() };
         assert!(deliveries.faults(2).is_empty());
         assert_eq!(deliveries.faults(1).len(), 1);
-        assert_eq!(deliveries.faults(3).len(), 1, "a false confession");
+        assert_eq!(deliveries.faults(3).len(), 1, "more dropped than lost");
         let worse = Deliveries { out_of_order: 1, duplicate: 1, foreign: 1, ..deliveries };
         assert_eq!(worse.faults(0).len(), 4);
+    }
+
+    #[test]
+    fn a_subscriber_misses_nothing_between_its_first_and_its_last() {
+        let check = |from_the_start, sequences: &[u64], expected: [u64; 4]| {
+            let mut accounts = Accounts::default();
+            accounts.subscribe(3, ROOM, from_the_start);
+            for &sequence in sequences {
+                accounts.record(3, ROOM, sequence);
+            }
+            let [_, is] = accounts.close(&[vec![0, 10]], &[vec![0, 10]]);
+            assert_eq!(figures(is)[..4], expected, "{sequences:?}");
+            assert_eq!(is.expected, is.received + is.lost);
+        };
+        check(false, &[], [0, 0, 0, 0]);
+        check(false, &[4, 5, 6], [3, 0, 0, 0]);
+        check(false, &[4, 7], [2, 2, 0, 0]);
+        check(false, &[4, 7, 5], [3, 1, 1, 0]);
+        check(false, &[4, 5, 5, 4], [2, 0, 0, 2]);
+        check(true, &[], [0, 10, 0, 0]);
+        check(true, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [10, 0, 0, 0]);
+        check(true, &[1, 2], [2, 8, 0, 0]);
+    }
+
+    #[test]
+    fn a_closed_connection_does_not_lose_what_comes_later() {
+        let mut accounts = Accounts::default();
+        accounts.subscribe(0, ROOM, true);
+        accounts.record(0, ROOM, 0);
+        accounts.unsubscribe(0);
+        accounts.unsubscribe(7);
+        let [_, is] = accounts.close(&[vec![0, 10]], &[vec![0, 10]]);
+        assert_eq!(figures(is), [1, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_subscriber_has_several_streams_and_may_come_back_to_one() {
+        let mut accounts = Accounts::default();
+        assert!(!accounts.is_subscriber(0));
+        accounts.subscribe(0, ROOM, false);
+        accounts.subscribe(0, StreamId::key(1), true);
+        accounts.record(0, ROOM, 5);
+        accounts.record(0, ROOM, 7);
+        accounts.record(0, StreamId::key(1), 0);
+        accounts.subscribe(0, StreamId::room(0), false);
+        accounts.record(0, StreamId::room(0), 100);
+        accounts.subscribe(0, ROOM, false);
+        accounts.record(0, ROOM, 90);
+        accounts.record(0, StreamId::broadcast(), 0);
+        assert!(accounts.is_subscriber(0) && !accounts.is_subscriber(1));
+        let [_, is] = accounts.close(&[vec![200, 100], vec![0, 1]], &[vec![200, 100], vec![0, 1]]);
+        assert_eq!(figures(is), [5, 1, 0, 0, 1]);
     }
 }

@@ -55,11 +55,7 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// Makes one on the current tokio runtime.
-    ///
-    /// # Errors
-    ///
-    /// The host refuses another descriptor.
+    /// Makes one on the current tokio runtime. Fails if the host refuses another descriptor.
     #[expect(
         deprecated,
         reason = "the owner of a descriptor never changes it; `register` is unsafe"
@@ -70,11 +66,8 @@ impl Timer {
         Ok(Self { descriptor: AsyncFd::new(descriptor)? })
     }
 
-    /// Waits until `deadline_ns`; does not yield where that has passed.
-    ///
-    /// # Errors
-    ///
-    /// The timer's descriptor failed.
+    /// Waits until `deadline_ns`; does not yield where that has passed. Fails if the timer's descriptor
+    /// failed.
     pub(crate) async fn until(&self, deadline_ns: u64) -> io::Result<()> {
         if deadline_ns <= now_ns() {
             return Ok(());

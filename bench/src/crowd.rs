@@ -1,13 +1,13 @@
-//! Who the connections of a run are: their keys and rooms, their transport, how they read.
+//! The connections of a run: their keys and rooms, their transport, how they read.
 
 use comet_client::Transport;
 use serde::{Deserialize, Serialize};
 
 use crate::args::ServerArgs;
 
-/// What each connection is told to be. Connections have numbers, from 0; those beyond `connections` are
+/// What each connection is. Connections have numbers, from 0; those beyond `connections` are
 /// guests.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Crowd {
     pub connections: usize,
     /// 0 for none.
@@ -18,9 +18,11 @@ pub(crate) struct Crowd {
     /// Whose messages to each stream may overtake those of each other: they take turns.
     pub callers: u64,
     pub websocket_share: f64,
-    /// Shares of those who read slowly, and not at all.
+    /// Shares of the connections that read slowly, and not at all.
     pub slow_share: f64,
     pub stalled_share: f64,
+    /// Kernel receive buffer of these, if it is not to be the usual one.
+    pub slow_buffer: Option<usize>,
     /// The request target of the WebSocket endpoint.
     pub websocket_path: String,
     /// Templates: `%d` is a number, from 1, `%k` the key and `%r` the room's id.
@@ -30,9 +32,10 @@ pub(crate) struct Crowd {
 }
 
 /// What a connection receives.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Streams {
     /// One stream for each room.
+    #[default]
     Rooms,
     /// One stream for each run of so many connections, whose keys a push names.
     Keys(usize),
@@ -55,37 +58,21 @@ impl Crowd {
         streams: Streams,
     ) -> Self {
         Self {
-            connections,
             rooms,
-            zipf: false,
             streams,
-            callers: 1,
             websocket_share: server.ws_share,
-            slow_share: 0.0,
-            stalled_share: 0.0,
             websocket_path: server.ws_path.clone(),
             token: server.token.clone(),
             key: server.key.clone(),
             room: server.room.clone(),
+            ..Self::of_yardstick(connections)
         }
     }
 
     /// Connections to a yardstick: all TCP, and all of one stream.
     pub(crate) fn of_yardstick(connections: usize) -> Self {
-        Self {
-            connections,
-            rooms: 1,
-            zipf: false,
-            streams: Streams::Rooms,
-            callers: 1,
-            websocket_share: 0.0,
-            slow_share: 0.0,
-            stalled_share: 0.0,
-            websocket_path: String::new(),
-            token: "%d".to_owned(),
-            key: String::new(),
-            room: String::new(),
-        }
+        let (rooms, callers, token) = (1, 1, "%d".to_owned());
+        Self { connections, rooms, callers, token, ..Self::default() }
     }
 
     /// The key of a connection.

@@ -10,10 +10,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::Result;
-pub(crate) use crate::crowd::{Crowd, Reading, Streams};
+use crate::crowd::{Crowd, Reading};
 use crate::receiver::Receiver;
 use crate::source::{Sources, default_source};
-use crate::target::Doors;
+use crate::target::Endpoints;
 use crate::tls::Tls;
 
 /// Descriptors of a process that are not connections.
@@ -21,45 +21,40 @@ const DESCRIPTORS_BESIDE: u64 = 64;
 
 /// All it takes to make a connection by its number.
 pub(crate) struct Dialer {
-    pub doors: Doors,
+    pub endpoints: Endpoints,
     pub crowd: Crowd,
     pub sources: Option<Sources>,
-    /// Kernel receive buffer of those who are slow to read.
-    pub slow_buffer: Option<usize>,
 }
 
 impl Dialer {
-    /// Begins a connection, whose handshake is measured from `since_ns`.
-    ///
-    /// # Errors
-    ///
-    /// The host refuses it, or there is no such address.
+    /// Begins a connection, whose handshake is measured from `since_ns`; gives its index at the receiver. Fails
+    /// where the host refuses it, or there is no such address.
     pub(crate) fn begin(
         &self,
         receiver: &mut Receiver,
         connection: usize,
         since_ns: u64,
-    ) -> Result<()> {
-        let (doors, crowd) = (&self.doors, &self.crowd);
+    ) -> Result<usize> {
+        let (endpoints, crowd) = (&self.endpoints, &self.crowd);
         let transport = crowd.transport(connection);
         let address = match transport {
-            Transport::Tcp => doors.tcp,
+            Transport::Tcp => endpoints.tcp,
             Transport::WebSocket => {
-                doors.websocket.ok_or("no WebSocket address: name --ws-addr")?
+                endpoints.websocket.ok_or("no WebSocket address: name --ws-addr")?
             }
         };
         let (host, token) = (address.to_string(), crowd.token(connection));
         let session = Session::new(transport, &host, &crowd.websocket_path, token.as_bytes());
-        // A guest's account expects nothing; its visits are booked elsewhere.
+        // A guest's single stream expects nothing; it has subscriptions.
         let is_guest = connection >= crowd.connections;
         let stream = if is_guest { u32::MAX } else { u32::try_from(crowd.stream(connection))? };
-        let tls = doors.tls.as_ref().map(|clients| Tls::new(clients, address.ip())).transpose()?;
+        let tls =
+            endpoints.tls.as_ref().map(|clients| Tls::new(clients, address.ip())).transpose()?;
         let source = self.source(address.ip(), connection);
-        let buffer = self.slow_buffer.filter(|_| crowd.reading(connection) != Reading::AtOnce);
+        let buffer = crowd.slow_buffer.filter(|_| crowd.reading(connection) != Reading::AtOnce);
         let socket = begin_to_connect(address, source, buffer)
             .map_err(|error| format!("connection {connection} to {address}: {error}"))?;
-        receiver.add(socket, tls, session, stream, since_ns)?;
-        Ok(())
+        Ok(receiver.add(socket, tls, session, stream, since_ns)?)
     }
 
     fn source(&self, destination: IpAddr, connection: usize) -> Option<IpAddr> {
@@ -71,11 +66,7 @@ impl Dialer {
 }
 
 /// Raises the limit of open files as far as the host lets it, and checks it against `connections`, of which
-/// each of `processes` has its part.
-///
-/// # Errors
-///
-/// It stays below what they need.
+/// each of `processes` has its part. Fails if it stays below what they need.
 pub(crate) fn ensure_descriptors(connections: usize, processes: u32) -> Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -122,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_few_descriptors_are_said_with_what_to_do() {
+    fn too_few_descriptors_are_named_with_what_to_do() {
         assert!(check_descriptors(1000, None).is_ok());
         assert!(check_descriptors(1000, Some(1064)).is_ok());
         let error = check_descriptors(1000, Some(1063)).unwrap_err().to_string();

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::accounting::Deliveries;
 use crate::stats::{latency_histogram, pairs};
-use crate::visits::VisitSums;
 
 /// Everything that was booked since the books were opened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,7 +19,7 @@ pub(crate) struct Findings {
     /// Of all that is lost of these deliveries, what connections miss that are open.
     pub open_lost: u64,
     /// Of all others.
-    pub visits: VisitSums,
+    pub visits: Deliveries,
     pub guests: GuestSums,
     #[serde(with = "pairs")]
     pub latencies: Histogram<u64>,
@@ -58,7 +57,7 @@ impl Default for Findings {
             healthy_expected: 0,
             healthy_lost: 0,
             open_lost: 0,
-            visits: VisitSums::default(),
+            visits: Deliveries::default(),
             guests: GuestSums::default(),
             latencies: latency_histogram(),
             impaired_latencies: latency_histogram(),

@@ -96,20 +96,12 @@ async fn dial(address: String) -> io::Result<TokioIo<Gathered>> {
 }
 
 impl Pusher {
-    /// Connects to `address`, `host:port`.
-    ///
-    /// # Errors
-    ///
-    /// It is no address, or nobody listens there.
+    /// Connects to `address`, `host:port`. Fails if it is no address, or nobody listens there.
     pub(crate) async fn connect(address: &str) -> Result<Self> {
         Ok(Self(CometClient::new(connect(address).await?)))
     }
 
-    /// Pushes and waits for the answer.
-    ///
-    /// # Errors
-    ///
-    /// The server refused, or is gone.
+    /// Pushes and waits for the answer. Fails if the server refused, or is gone.
     pub(crate) async fn push(&mut self, push: Push) -> Result<Option<Ledger>, Status> {
         let operation = push.operation;
         let (to, proto) = push.into_parts();
@@ -138,11 +130,8 @@ impl Push {
 }
 
 impl PushStream {
-    /// Opens a stream to `address`, `host:port`.
-    ///
-    /// # Errors
-    ///
-    /// It is no address, nobody listens there, or the server has no such call.
+    /// Opens a stream to `address`, `host:port`. Fails if it is no address, nobody listens there, or the
+    /// server has no such call.
     pub(crate) async fn open(address: &str) -> Result<(Self, StreamAnswers)> {
         let mut client = PushClient::new(connect(address).await?);
         let (pushes, requests) = mpsc::unbounded_channel();
@@ -173,11 +162,8 @@ impl PushStream {
 }
 
 impl StreamAnswers {
-    /// The next answers, each as that of a call; none at the end of the stream.
-    ///
-    /// # Errors
-    ///
-    /// The stream broke, or an answer is not the one whose turn it is.
+    /// The next answers, each as that of a call; none at the end of the stream. Fails if the stream broke,
+    /// or an answer is not the one whose turn it is.
     pub(crate) async fn next(
         &mut self,
     ) -> Result<Option<Vec<Result<Option<Ledger>, Status>>>, Status> {
@@ -213,7 +199,7 @@ impl LedgerSums {
         }
     }
 
-    /// Deliveries the server owned to not having made.
+    /// Deliveries that the server counted as dropped.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.values().sum()
     }

@@ -10,31 +10,24 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus};
 use std::{env, io};
 
+use comet_cpus::CpuList;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::Result;
-use crate::cpu::CpuList;
 
 /// A child process; killed when dropped.
 pub(crate) struct Running(Child);
 
 impl Running {
-    /// The beginning of a command that runs `program` on `cpus`; its arguments are to be added.
-    ///
-    /// # Errors
-    ///
-    /// The bench does not find its own executable.
+    /// The beginning of a command that runs `program` on `cpus`; its arguments are to be added. Fails if
+    /// the bench does not find its own executable.
     pub(crate) fn command(cpus: &CpuList, program: &Path) -> io::Result<Command> {
         let mut command = Command::new(env::current_exe()?);
         command.args(["launch", "--cpus", &cpus.to_string(), "--"]).arg(program);
         Ok(command)
     }
 
-    /// Starts what [`Running::command`] began.
-    ///
-    /// # Errors
-    ///
-    /// It could not be started.
+    /// Starts what [`Running::command`] began. Fails if it could not be started.
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
         let child = command.spawn().map_err(|error| {
             let program = command.get_program().display();
@@ -48,11 +41,7 @@ impl Running {
         self.0.id()
     }
 
-    /// How it ended, if it has.
-    ///
-    /// # Errors
-    ///
-    /// The kernel does not say.
+    /// How it ended, if it has. Fails if the kernel does not say.
     pub(crate) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.0.try_wait()
     }
@@ -76,11 +65,8 @@ impl Drop for Running {
     }
 }
 
-/// Becomes `command`; returns only where that fails.
-///
-/// # Errors
-///
-/// The CPUs do not exist, or the program cannot be run.
+/// Becomes `command`; returns only where that fails. Fails if the CPUs do not exist, or the program cannot
+/// be run.
 pub(crate) fn launch(cpus: &CpuList, command: &[OsString]) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     cpus.pin().map_err(|error| format!("cannot run on CPU {cpus}: {error}"))?;

@@ -3,34 +3,35 @@
 
 mod accounting;
 mod args;
+mod awake;
 mod clients;
 mod clock;
 mod comparison;
-mod cpu;
-mod crew;
 mod crowd;
 mod dial;
-mod file;
+mod figures;
 mod findings;
 mod grpc;
+mod heartbeats;
 mod launch;
-mod measure;
 mod message;
-mod outlet;
+mod plan;
 mod process;
-mod pushing;
 mod receiver;
+mod recorder;
 mod report;
 mod sampler;
 mod scenario;
 mod scrape;
 mod sender;
+mod sink;
 mod source;
 mod stats;
+mod storm;
+mod subject;
 mod target;
 mod tls;
-mod visits;
-mod worker;
+mod turn;
 mod yardstick;
 
 use std::error::Error;
@@ -41,18 +42,14 @@ use clap::Parser;
 use crate::args::{Cli, Command};
 use crate::scenario::{churn, connect, day, fanout, idle, latency, raw, readers, targets};
 
-/// Failures are for the person who runs it: sentences.
+/// Errors are sentences for the person who runs the bench.
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// Exit code of a run that lost, doubled or reordered a delivery, and of one that could not be made.
+/// Exit code of a run that lost, doubled or reordered a delivery, and of one that failed.
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
-    let passed = match Cli::parse().command {
-        Command::Run { file, flags } => file::read(&file, flags).and_then(run),
-        command => run(command),
-    };
-    match passed {
+    match run(Cli::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILED),
         Err(error) => {
@@ -62,7 +59,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command; says whether what it measured passed.
+/// Runs a command. True if what it measured passed.
 fn run(command: Command) -> Result<bool> {
     match command {
         Command::Connect(args) => connect::run(&args),
@@ -75,8 +72,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Raw(args) => raw::run(&args),
         Command::Targets(args) => targets::run(&args),
         Command::Report(args) => comparison::run(&args).map(|()| true),
-        Command::Run { file, .. } => Err(format!("{} names another file", file.display()).into()),
-        Command::Worker => worker::work().map(|()| true),
+        Command::Worker => clients::work().map(|()| true),
         Command::Yardstick { mode, connections } => {
             yardstick::serve(mode, connections).map(|()| true)
         }

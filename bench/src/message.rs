@@ -1,9 +1,9 @@
-//! What is pushed: a body whose first bytes say which run, stream and place it is and when it was meant to
-//! be sent, and the frame around it (goim's wire: lengths, version, operation, sequence; big-endian).
+//! What is pushed: a body that begins with its run, stream, sequence number and the time it was meant to be
+//! sent, and the frame around it (goim's wire: lengths, version, operation, sequence; big-endian).
 //!
 //! A body too small for all of that has a compact stamp: everything but the time, in 10 bytes.
 
-/// Bytes of a whole [`Stamp`]; bodies from this size on say when they were meant to be sent.
+/// Bytes of a whole [`Stamp`]; bodies from this size on have the time they were meant to be sent.
 pub(crate) const STAMP_LEN: usize = 28;
 /// Bytes of a compact [`Stamp`]; no body can be smaller.
 pub(crate) const COMPACT_LEN: usize = 10;
@@ -31,7 +31,7 @@ const COMPACT_SEQUENCE_BITS: u32 = 40;
 /// What a receiver needs to account for a delivery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stamp {
-    /// Tells this run's deliveries from strangers.
+    /// Distinguishes this run's deliveries from others.
     pub run: u32,
     /// The room or the key it was pushed to.
     pub stream: u32,
@@ -72,7 +72,7 @@ impl Stamp {
     ///
     /// # Panics
     ///
-    /// `size` is below [`COMPACT_LEN`], or the stamp has no time and a body of this size says it.
+    /// `size` is below [`COMPACT_LEN`], or the stamp has no time and a body of this size has room for it.
     pub(crate) fn append_body(&self, size: usize, out: &mut Vec<u8>) {
         let end = out.len() + size;
         if size < STAMP_LEN {
@@ -139,14 +139,14 @@ impl Shape {
         self.length
     }
 
-    /// Whether `bytes` begin as a frame does, as far as they go and a header says.
+    /// Whether `bytes` begin as the header of such a frame, as far as they go.
     pub(crate) fn begins(&self, bytes: &[u8]) -> bool {
         let known = bytes.len().min(self.head.len());
         bytes[..known] == self.head[..known]
     }
 
     /// How many frames at the head of `input` are the messages of `stream` from `next` on, in order.
-    /// `on_time` is told when they were meant to be sent, and how many of them.
+    /// `on_time` gets when they were meant to be sent, and how many of them.
     pub(crate) fn count(
         &self,
         input: &[u8],
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_one_time_are_told_together() {
+    fn frames_of_one_time_are_reported_together() {
         let mut times = Vec::new();
         let shape = Shape::new(7, 5, 40);
         let input = frames(40, &[3, 4, 5, 6, 9]);

@@ -51,46 +51,32 @@ pub(crate) struct Memory {
     pub anonymous_bytes: u64,
 }
 
+/// Its methods fail where the process is gone.
 impl Gauge {
     /// CPU time so far.
-    ///
-    /// # Errors
-    ///
-    /// The process is gone.
     pub(crate) fn cpu(self) -> Result<Option<CpuSample>> {
-        let sample = self.pid.map(CpuSample::of).transpose();
-        sample.map_err(|error| format!("the server's CPU time cannot be read: {error}").into())
+        self.read("CPU time", CpuSample::of)
     }
 
-    /// Memory.
-    ///
-    /// # Errors
-    ///
-    /// The process is gone.
     pub(crate) fn memory(self) -> Result<Option<Memory>> {
-        let sample = self.pid.map(Memory::of).transpose();
-        sample.map_err(|error| format!("the server's memory cannot be read: {error}").into())
+        self.read("memory", Memory::of)
     }
 
     /// Resident memory, read so cheaply that it can be often.
-    ///
-    /// # Errors
-    ///
-    /// The process is gone.
     pub(crate) fn resident_bytes(self) -> Result<Option<u64>> {
-        let bytes = self.pid.map(resident_bytes).transpose();
-        bytes.map_err(|error| format!("the server's memory cannot be read: {error}").into())
+        self.read("memory", resident_bytes)
+    }
+
+    fn read<T>(self, what: &str, of: fn(u32) -> io::Result<T>) -> Result<Option<T>> {
+        let sample = self.pid.map(of).transpose();
+        sample.map_err(|error| format!("the server's {what} cannot be read: {error}").into())
     }
 }
 
 impl CpuSample {
     /// Reads `/proc/PID/task/*/schedstat`, whose first field is time on a CPU in ns
     /// (Documentation/scheduler/sched-stats in the kernel's tree). A running thread's time is at most a
-    /// scheduler tick old.
-    ///
-    /// # Errors
-    ///
-    /// The process is gone, or the kernel has no schedstat.
+    /// scheduler tick old. Fails if the process is gone, or the kernel has no schedstat.
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
         let mut threads = BTreeMap::new();
         for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -132,11 +118,8 @@ impl CpuSample {
 }
 
 impl Memory {
-    /// Reads `/proc/PID/smaps_rollup` (Linux 4.14).
-    ///
-    /// # Errors
-    ///
-    /// The process is gone or belongs to somebody else.
+    /// Reads `/proc/PID/smaps_rollup` (Linux 4.14). Fails if the process is gone or belongs to somebody
+    /// else.
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
         parse_memory(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?)
             .ok_or_else(|| io::Error::other("smaps_rollup names no Rss"))
@@ -144,11 +127,7 @@ impl Memory {
 }
 
 /// Resident pages of a process, from `/proc/PID/statm`: unlike [`Memory`] a read that walks no page tables,
-/// but the kernel's counter may be some pages behind.
-///
-/// # Errors
-///
-/// The process is gone.
+/// but the kernel's counter may be some pages behind. Fails if the process is gone.
 fn resident_bytes(pid: u32) -> io::Result<u64> {
     let pages = parse_statm(&fs::read_to_string(format!("/proc/{pid}/statm"))?)
         .ok_or_else(|| io::Error::other("statm has no resident pages"))?;

@@ -1,8 +1,7 @@
-//! The receiving side: all connections of a run on one thread and one epoll, each delivery booked as it comes.
+//! The receiving side: all connections of a process on one thread and one epoll, each delivery recorded as it
+//! comes.
 
-mod books;
-mod conduct;
-mod heartbeats;
+mod connection;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,13 +11,15 @@ use std::sync::Arc;
 use comet_client::Session;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 
-pub(crate) use self::books::Books;
-use self::heartbeats::Heartbeats;
+use self::connection::{ConnectStage, Connection};
+use crate::accounting::StreamId;
 use crate::clock::{SECOND_NS, now_ns, timespec};
+use crate::heartbeats::Heartbeats;
+use crate::message::OP_HEARTBEAT;
+use crate::plan::Received;
+use crate::recorder::Recorder;
 use crate::sampler::Counts;
-use crate::sender::Progress;
 use crate::tls::Tls;
 
 /// Events taken with one system call.
@@ -28,61 +29,30 @@ const READ_BUFFER: usize = 256 << 10;
 /// The longest wait for events: heartbeats are looked at between waits.
 const WAIT_NS_MAX: u64 = SECOND_NS;
 
-/// All connections of a run.
+/// All connections of a process, which are known by their index.
 pub(crate) struct Receiver {
     epoll: OwnedFd,
     connections: Vec<Connection>,
-    books: Books,
+    pub recorder: Recorder,
     buffer: Box<[u8]>,
     events: Vec<epoll::Event>,
     live: usize,
     closed: usize,
-    close_reasons: BTreeMap<String, u64>,
-    healthy_closed: u64,
-    heartbeats: Heartbeats,
-    progress: Arc<Progress>,
-}
-
-struct Connection {
-    /// None once it is closed.
-    socket: Option<OwnedFd>,
-    /// Between the socket and the session, where there is any.
-    tls: Option<Tls>,
-    session: Session,
-    stage: Stage,
-    /// epoll watches for room to write.
-    watches_output: bool,
-    /// Bytes that the session still needs of a frame it has the beginning of, where it is one of the run's.
-    owed: usize,
-    /// epoll does not watch it at all: it is read when its turn comes, or never.
-    is_muted: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// The kernel connects; since when.
-    Connecting(u64),
-    /// The protocol's handshake is under way; since when the kernel began to connect.
-    Shaking(u64),
-    Live,
+    /// Why the server closed connections, and how many for each reason.
+    pub close_reasons: BTreeMap<String, u64>,
+    /// Connections of these that read at once.
+    pub healthy_closed: u64,
+    pub heartbeats: Heartbeats,
+    received: Arc<Received>,
 }
 
 impl Receiver {
-    /// A receiver that books messages of `run` with `operation` and, nearly all, bodies of `size` bytes.
-    ///
-    /// # Errors
-    ///
-    /// The host refuses another descriptor.
-    pub(crate) fn new(
-        run: u32,
-        operation: i32,
-        size: usize,
-        progress: Arc<Progress>,
-    ) -> io::Result<Self> {
+    /// A receiver without connections that notifies `received`. Fails if the host refuses a descriptor.
+    pub(crate) fn new(recorder: Recorder, received: Arc<Received>) -> io::Result<Self> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             connections: Vec::new(),
-            books: Books::new(run, operation, size),
+            recorder,
             buffer: vec![0; READ_BUFFER].into(),
             events: Vec::with_capacity(EVENTS),
             live: 0,
@@ -90,20 +60,11 @@ impl Receiver {
             close_reasons: BTreeMap::new(),
             healthy_closed: 0,
             heartbeats: Heartbeats::default_from(now_ns()),
-            progress,
+            received,
         })
     }
 
-    /// So many callers take turns at each stream; one unless said.
-    pub(crate) fn expect_callers(&mut self, callers: u64) {
-        self.books.accounts.callers = callers;
-    }
-
-    /// Takes over a socket whose connecting began at `since_ns`, to receive `stream`.
-    ///
-    /// # Errors
-    ///
-    /// epoll does not take it.
+    /// Takes over a socket whose connecting began at `since_ns`, to receive `stream`; gives its index.
     pub(crate) fn add(
         &mut self,
         socket: OwnedFd,
@@ -111,20 +72,13 @@ impl Receiver {
         session: Session,
         stream: u32,
         since_ns: u64,
-    ) -> io::Result<()> {
-        let token = EventData::new_u64(self.connections.len() as u64);
+    ) -> io::Result<usize> {
+        let index = self.connections.len();
+        let token = EventData::new_u64(index as u64);
         epoll::add(&self.epoll, &socket, token, EventFlags::IN | EventFlags::OUT)?;
-        self.books.accounts.open(stream);
-        self.connections.push(Connection {
-            socket: Some(socket),
-            tls,
-            session,
-            stage: Stage::Connecting(since_ns),
-            watches_output: true,
-            owed: 0,
-            is_muted: false,
-        });
-        Ok(())
+        self.recorder.accounts.open(stream);
+        self.connections.push(Connection::new(socket, tls, session, since_ns));
+        Ok(index)
     }
 
     /// Connections whose handshake is over and that are still open.
@@ -132,40 +86,33 @@ impl Receiver {
         self.live
     }
 
-    /// What was counted since the receiver is there.
-    pub(crate) fn counts(&self) -> Counts {
-        Counts {
-            received: self.books.received_ever(),
-            heartbeats: self.books.answered_ever(),
-            connections: self.live as u64,
-        }
-    }
-
     /// Connections whose handshake is under way.
     pub(crate) fn opening(&self) -> usize {
         self.connections.len() - self.live - self.closed
     }
 
-    /// Why connections closed, and how many for each reason.
-    pub(crate) fn close_reasons(&self) -> &BTreeMap<String, u64> {
-        &self.close_reasons
+    /// Whether the connection's handshake is over and it is still open.
+    pub(crate) fn is_live(&self, index: usize) -> bool {
+        self.connections[index].is_live()
     }
 
-    /// Connections of these that read at once.
-    pub(crate) fn healthy_closed(&self) -> u64 {
-        self.healthy_closed
+    /// What was counted since the receiver is there.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            received: self.recorder.received_ever(),
+            heartbeats: self.recorder.answered_ever(),
+            connections: self.live as u64,
+        }
     }
 
-    /// The books.
-    pub(crate) fn books(&self) -> &Books {
-        &self.books
+    /// Forgets all figures and subscriptions so far: what comes from here on is of `run`.
+    pub(crate) fn restart(&mut self, run: u32, size: usize) {
+        self.recorder.restart(run, size);
+        self.heartbeats.sent = 0;
     }
 
-    /// Waits for events, at most for `timeout_ns` and never longer than a second, and handles them.
-    ///
-    /// # Errors
-    ///
-    /// epoll failed. What happens to single connections is no error but counted.
+    /// Waits for events, at most for `timeout_ns` and never longer than a second, and handles them. Fails if
+    /// epoll does; what happens to single connections is counted.
     pub(crate) fn turn(&mut self, timeout_ns: u64) -> io::Result<()> {
         let heartbeat_ns = self.send_heartbeats();
         let mut events = std::mem::take(&mut self.events);
@@ -182,12 +129,100 @@ impl Receiver {
             self.handle(index, flags);
         }
         self.events = events;
-        self.progress.report(self.books.received());
+        self.received.report(self.recorder.accounts.received());
         Ok(())
     }
 
+    /// Sends a frame, if the connection is live.
+    pub(crate) fn send(&mut self, index: usize, operation: i32, body: &[u8]) {
+        if self.is_live(index) {
+            self.connections[index].session.send(operation, 0, body);
+            self.handle(index, EventFlags::empty());
+        }
+    }
+
+    /// From now on the connection may receive `stream`; all of it where it is there `from_the_start`.
+    pub(crate) fn subscribe(&mut self, index: usize, stream: StreamId, from_the_start: bool) {
+        self.recorder.accounts.subscribe(index, stream, from_the_start);
+    }
+
+    /// Closes the connection from this side; false where it was closed already.
+    pub(crate) fn close(&mut self, index: usize) -> bool {
+        let was_live = self.is_live(index);
+        let was_open = self.connections[index].close();
+        self.closed += usize::from(was_open);
+        self.live -= usize::from(was_live);
+        self.recorder.accounts.unsubscribe(index);
+        was_open
+    }
+
+    /// Reads no more from the connection, until [`Receiver::read_some`] or [`Receiver::resume_reading`].
+    pub(crate) fn pause_reading(&mut self, index: usize) -> io::Result<()> {
+        self.recorder.mark_slow(index);
+        let connection = &mut self.connections[index];
+        // Out of epoll altogether, which would go on to report a connection that the server has cut.
+        if let Some(socket) = connection.socket.as_ref().filter(|_| !connection.is_paused) {
+            epoll::delete(&self.epoll, socket)?;
+            connection.is_paused = true;
+        }
+        Ok(())
+    }
+
+    /// Reads at most so many bytes of what waits for a connection that is paused.
+    pub(crate) fn read_some(&mut self, index: usize, bytes: usize) {
+        let connection = &mut self.connections[index];
+        if connection.socket.is_some() {
+            let buffer = &mut self.buffer[..bytes.clamp(1, READ_BUFFER)];
+            if let Err(reason) = connection.receive_once(index, buffer, &mut self.recorder) {
+                self.end(index, reason);
+            }
+        }
+    }
+
+    /// Reads from the connection again as from any other.
+    pub(crate) fn resume_reading(&mut self, index: usize) -> io::Result<()> {
+        let connection = &mut self.connections[index];
+        if let Some(socket) = connection.socket.as_ref().filter(|_| connection.is_paused) {
+            let flags = EventFlags::IN | EventFlags::OUT;
+            epoll::add(&self.epoll, socket, EventData::new_u64(index as u64), flags)?;
+            connection.is_paused = false;
+            connection.watches_output = true;
+        }
+        Ok(())
+    }
+
+    /// Sends the heartbeats that are due; returns in how many ns the next one is.
+    fn send_heartbeats(&mut self) -> u64 {
+        let now_ns = now_ns();
+        while let Some(due_ns) = self.heartbeats.take(self.live, now_ns) {
+            let Some(index) = self.next_for_heartbeat() else { break };
+            self.heartbeats.sent += 1;
+            self.recorder.heartbeat_sent(index, due_ns);
+            self.connections[index].session.send(OP_HEARTBEAT, 0, &[]);
+            self.handle(index, EventFlags::empty());
+        }
+        self.heartbeats.looked(self.live, now_ns)
+    }
+
+    /// The next connection that is live and read, from where the last search ended.
+    fn next_for_heartbeat(&mut self) -> Option<usize> {
+        let connections = self.connections.len();
+        let first = self.heartbeats.next;
+        let may_send = |index: &usize| {
+            let connection = &self.connections[*index];
+            connection.is_live() && !connection.is_paused
+        };
+        let found = (first..first + connections).map(|index| index % connections).find(may_send)?;
+        self.heartbeats.next = found + 1;
+        Some(found)
+    }
+
     fn handle(&mut self, index: usize, flags: EventFlags) {
-        let outcome = self.handle_connection(index, flags);
+        let connection = &mut self.connections[index];
+        let was_live = connection.is_live();
+        let outcome =
+            connection.handle(index, flags, &self.epoll, &mut self.buffer, &mut self.recorder);
+        self.live += usize::from(!was_live && connection.stage == ConnectStage::Live);
         if let Err(reason) = outcome {
             self.end(index, reason);
         }
@@ -196,103 +231,10 @@ impl Receiver {
     /// The server's end of the connection is gone, or as good as gone.
     fn end(&mut self, index: usize, reason: String) {
         let connection = &mut self.connections[index];
-        // Closing the descriptor takes it out of epoll.
-        connection.socket = None;
-        connection.tls = None;
+        connection.close();
         self.closed += 1;
-        self.live -= usize::from(connection.stage == Stage::Live);
+        self.live -= usize::from(connection.stage == ConnectStage::Live);
         *self.close_reasons.entry(reason).or_default() += 1;
-        self.healthy_closed += u64::from(!self.books.is_impaired(index));
+        self.healthy_closed += u64::from(!self.recorder.is_slow(index));
     }
-
-    fn handle_connection(&mut self, index: usize, flags: EventFlags) -> Result<(), String> {
-        let connection = &mut self.connections[index];
-        if let Stage::Connecting(since_ns) = connection.stage {
-            let socket = connection.socket.as_ref().expect("closed sockets have no events");
-            let connected = sockopt::socket_error(socket).map_err(|error| error.to_string())?;
-            connected.map_err(|error| format!("cannot connect: {error}"))?;
-            connection.stage = Stage::Shaking(since_ns);
-        }
-        if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
-            connection.receive(index, &mut self.buffer, &mut self.books)?;
-        }
-        if let Stage::Shaking(since_ns) = connection.stage
-            && connection.session.is_live()
-        {
-            connection.stage = Stage::Live;
-            self.live += 1;
-            self.books.handshakes.saturating_record(now_ns() - since_ns);
-        }
-        connection.transmit(&self.epoll, index)
-    }
-}
-
-impl Connection {
-    fn receive(
-        &mut self,
-        index: usize,
-        buffer: &mut [u8],
-        books: &mut Books,
-    ) -> Result<(), String> {
-        while self.receive_once(index, buffer, books)? == buffer.len() {}
-        Ok(())
-    }
-
-    /// Reads once and books what it brings; says how many bytes that were.
-    fn receive_once(
-        &mut self,
-        index: usize,
-        buffer: &mut [u8],
-        books: &mut Books,
-    ) -> Result<usize, String> {
-        let socket = self.socket.as_ref().expect("closed sockets have no events");
-        let read = loop {
-            match recv(socket, &mut *buffer, RecvFlags::empty()) {
-                Ok((0, _)) => return Err("the server ended the connection".to_owned()),
-                Ok((read, _)) => break read,
-                Err(Errno::AGAIN) => return Ok(0),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.to_string()),
-            }
-        };
-        let now_ns = now_ns();
-        let (session, owed) = (&mut self.session, &mut self.owed);
-        let mut take = |bytes: &[u8]| books.take(index, session, owed, bytes, now_ns);
-        match &mut self.tls {
-            None => take(&buffer[..read])?,
-            Some(tls) => tls.receive(&buffer[..read], take)?,
-        }
-        Ok(read)
-    }
-
-    /// Writes what the session has to say, and watches for room only while there is none.
-    fn transmit(&mut self, epoll: &OwnedFd, index: usize) -> Result<(), String> {
-        let socket = self.socket.as_ref().expect("the caller has an open connection");
-        let sent = match &mut self.tls {
-            None => send_all(&mut self.session, socket),
-            Some(tls) => tls.transmit(&mut self.session, socket),
-        };
-        let watches_output = !sent.map_err(|error| error.to_string())?;
-        if watches_output != self.watches_output && !self.is_muted {
-            self.watches_output = watches_output;
-            let mut flags = EventFlags::IN;
-            flags.set(EventFlags::OUT, watches_output);
-            let token = EventData::new_u64(index as u64);
-            epoll::modify(epoll, socket, token, flags).map_err(|error| error.to_string())?;
-        }
-        Ok(())
-    }
-}
-
-/// Writes what the session has to say as far as the socket takes it; says whether that was all.
-fn send_all(session: &mut Session, socket: &OwnedFd) -> io::Result<bool> {
-    while !session.output().is_empty() {
-        match send(socket, session.output(), SendFlags::NOSIGNAL) {
-            Ok(written) => session.consume_output(written),
-            Err(Errno::AGAIN) => return Ok(false),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(true)
 }

@@ -16,11 +16,11 @@ use crate::clock::unix_time_s;
 
 pub(crate) use host::Program;
 use host::{Host, Pinning};
-pub(crate) use text::{number, progress_bar, spread, table};
+pub(crate) use text::{NOT_MEASURED, Table, cell_of, number, progress_bar, round_of, summary};
 
-/// Form of the file. It goes up where a figure that `comet-bench report` reads moves or changes its
-/// meaning; one that is added changes nothing.
-pub(crate) const SCHEMA: u64 = 2;
+/// Form of the file. It goes up when a figure that `comet-bench report` reads moves or changes its meaning;
+/// an added figure changes nothing.
+pub(crate) const SCHEMA: u64 = 3;
 
 /// Everything about a run, as it is written to the file.
 #[derive(Serialize)]
@@ -29,13 +29,13 @@ pub(crate) struct Report<'a, C: Setting, R: Serialize> {
     pub scenario: &'static str,
     pub finished_unix_s: u64,
     pub bench: Program,
-    /// None where there was none, or it was running already.
+    /// None for a scenario without a server, and for a server that ran already.
     pub server: Option<Program>,
     pub host: Host,
     pub pinning: Pinning,
     pub config: &'a C,
     pub results: R,
-    /// Nothing went wrong that the server did not own to.
+    /// Nothing went wrong that the server did not report itself.
     pub passed: bool,
     pub faults: Vec<String>,
 }
@@ -64,11 +64,7 @@ impl<'a, C: Setting, R: Serialize> Report<'a, C, R> {
         }
     }
 
-    /// Prints `text` and the faults, writes the file; says whether the run passed.
-    ///
-    /// # Errors
-    ///
-    /// The file cannot be written.
+    /// Prints `text` and the faults, and writes the file. True if the run passed.
     pub(crate) fn finish(&self, text: &str, host: &HostArgs) -> Result<bool> {
         let file = host.json.clone().unwrap_or_else(|| self.default_file());
         let mut out = io::stdout().lock();
@@ -79,7 +75,7 @@ impl<'a, C: Setting, R: Serialize> Report<'a, C, R> {
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder)?;
         }
-        let written = fs::write(&file, json::to_vec(self)?);
+        let written = fs::write(&file, json::to_text(self)?);
         written.map_err(|error| format!("cannot write {}: {error}", file.display()))?;
         writeln!(out, "written to {}", file.display())?;
         Ok(self.passed)
@@ -107,7 +103,7 @@ mod tests {
         assert_eq!(json["scenario"], "raw");
         assert_eq!(json["config"]["load"]["batch"], 1);
         assert_eq!(json["passed"], false);
-        assert_eq!(json["pinning"]["yardsticks"], "0,1");
+        assert_eq!(json["pinning"]["yardsticks"], "0-1");
         assert!(json["pinning"]["server"].is_null(), "raw has no server");
         assert!(json["server"].is_null());
         assert!(!json["bench"]["commit"].as_str().unwrap().is_empty());

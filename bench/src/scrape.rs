@@ -27,11 +27,7 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    /// Asks the server.
-    ///
-    /// # Errors
-    ///
-    /// It does not answer with metrics.
+    /// Asks the server. Fails if it does not answer with metrics.
     pub(crate) fn of(stat: SocketAddr) -> Result<Self> {
         let answer = http_get(stat, "/metrics");
         let answer = answer.map_err(|error| format!("no metrics at {stat}: {error}"))?;

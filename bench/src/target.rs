@@ -2,11 +2,13 @@
 
 use std::fmt::Display;
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::FileExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::{env, fs, io, path};
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -16,7 +18,7 @@ use crate::launch::Running;
 use crate::process::{CpuSample, Gauge, Memory};
 use crate::scrape::{http_get, is_ok};
 use crate::tls::{Certificate, Trust};
-use crate::yardstick::{Feed, Mode, Yardstick};
+use crate::yardstick::{Feed, Mode};
 
 /// How long a server may take to be healthy.
 const START_NS: u64 = 20 * SECOND_NS;
@@ -27,7 +29,7 @@ const LOG_SHOWN: usize = 4096;
 
 /// Where clients connect.
 #[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Doors {
+pub(crate) struct Endpoints {
     pub tcp: SocketAddr,
     pub websocket: Option<SocketAddr>,
     /// How clients speak TLS to both addresses, where they do.
@@ -36,7 +38,7 @@ pub(crate) struct Doors {
 
 /// Something that connections can be made to.
 pub(crate) struct Target {
-    pub doors: Doors,
+    pub endpoints: Endpoints,
     /// Where its metrics are, if it has any.
     pub stat: Option<SocketAddr>,
     /// Its push API, host:port; of yardsticks only one has it.
@@ -49,20 +51,17 @@ pub(crate) struct Target {
 
 struct Child {
     process: Running,
-    /// What it says, where it is not on the terminal.
+    /// Its output, if that is not on the terminal.
     log: Option<File>,
 }
 
 impl Target {
-    /// The server the arguments name: started, unless it runs already.
-    ///
-    /// # Errors
-    ///
-    /// It does not start, or is not healthy in time; the end of its log is in the error.
+    /// The server the arguments name: started, unless it runs already. Fails if it does not start, or is
+    /// not healthy in time; the end of its log is in the error.
     pub(crate) fn server(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
         match server.addr {
             Some(tcp) => Ok(Self {
-                doors: Doors { tcp, websocket: server.ws_addr, tls: None },
+                endpoints: Endpoints { tcp, websocket: server.ws_addr, tls: None },
                 stat: server.stat,
                 grpc: server.grpc.clone(),
                 gauge: Gauge { pid: server.pid },
@@ -72,51 +71,50 @@ impl Target {
         }
     }
 
-    /// A yardstick for so many connections, and what feeds it.
-    ///
-    /// # Errors
-    ///
-    /// It does not start.
+    /// A yardstick for so many connections, and what feeds it. Fails if it does not start.
     pub(crate) fn yardstick(
         mode: Mode,
         connections: usize,
         host: &HostArgs,
     ) -> Result<(Self, Feed)> {
-        let yardstick = Yardstick::start(mode, connections, &host.server_core)?;
+        let mut command = Running::command(&host.server_core, &env::current_exe()?)?;
+        let mode_name = mode.to_possible_value().expect("no mode is skipped");
+        command
+            .args(["yardstick", "--mode", mode_name.get_name()])
+            .args(["--connections", &connections.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut process = Running::start(&mut command)?;
+        let (stdin, stdout) = process.pipes();
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let port: u16 = (line.trim().parse())
+            .map_err(|_| "the yardstick ended before it listened; its reason is above")?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let target = Self {
-            doors: Doors { tcp: yardstick.address, websocket: Some(yardstick.address), tls: None },
+            endpoints: Endpoints { tcp: address, websocket: Some(address), tls: None },
             stat: None,
-            grpc: (mode == Mode::Grpc).then(|| yardstick.address.to_string()),
-            gauge: Gauge { pid: Some(yardstick.process.pid()) },
-            child: Some(Child { process: yardstick.process, log: None }),
+            grpc: (mode == Mode::Grpc).then(|| address.to_string()),
+            gauge: Gauge { pid: Some(process.pid()) },
+            child: Some(Child { process, log: None }),
         };
-        Ok((target, yardstick.messages))
+        Ok((target, Feed(stdin)))
     }
 
-    /// CPU time so far, if the process is known.
-    ///
-    /// # Errors
-    ///
-    /// The process has ended; the end of its log is in the error.
+    /// CPU time so far, if the process is known. Fails if the process has ended; the end of its log is in
+    /// the error.
     pub(crate) fn cpu(&mut self) -> Result<Option<CpuSample>> {
         self.ensure_runs()?;
         self.gauge.cpu()
     }
 
-    /// Memory, if the process is known.
-    ///
-    /// # Errors
-    ///
-    /// The process has ended.
+    /// Memory, if the process is known. Fails if the process has ended.
     pub(crate) fn memory(&self) -> Result<Option<Memory>> {
         self.gauge.memory()
     }
 
-    /// Looks whether a process that the bench has started is still there.
-    ///
-    /// # Errors
-    ///
-    /// It has ended; the end of its log is in the error.
+    /// Looks whether a process that the bench has started is still there. Fails if it has ended; the end
+    /// of its log is in the error.
     pub(crate) fn ensure_runs(&mut self) -> Result<()> {
         self.child.as_mut().map_or(Ok(()), Child::ensure_runs)
     }
@@ -166,7 +164,7 @@ impl Target {
         let mut child = Child { process, log: Some(log) };
         child.wait_until_healthy(stat)?;
         Ok(Self {
-            doors: Doors {
+            endpoints: Endpoints {
                 tcp,
                 websocket: Some(websocket),
                 tls: certificate.as_ref().map(Certificate::clients),

@@ -59,15 +59,11 @@ impl From<Trust> for Vec<u8> {
 }
 
 impl Certificate {
-    /// Makes one.
-    ///
-    /// # Errors
-    ///
-    /// Its files cannot be written.
+    /// Makes one. Fails if its files cannot be written.
     pub(crate) fn make() -> Result<Self> {
         let own = generate_simple_self_signed(["127.0.0.1".to_owned(), "::1".to_owned()])?;
         let trust = Trust::try_from(own.cert.der().to_vec())?;
-        // The time tells it from one that a bench of the same process id left behind.
+        // The time distinguishes it from one that a bench of the same process id left behind.
         let name = format!("comet-bench-{}-{}.tls", process::id(), now_ns());
         let folder = env::temp_dir().join(name);
         DirBuilder::new().mode(0o700).create(&folder)?;
@@ -104,21 +100,14 @@ impl Drop for Certificate {
 pub(crate) struct Tls(Box<ClientConnection>);
 
 impl Tls {
-    /// A connection to `server` that begins.
-    ///
-    /// # Errors
-    ///
-    /// rustls does not take the address as a name.
+    /// A connection to `server` that begins. Fails if rustls does not take the address as a name.
     pub(crate) fn new(clients: &Trust, server: IpAddr) -> Result<Self> {
         let connection = ClientConnection::new(Arc::clone(&clients.config), server.into())?;
         Ok(Self(Box::new(connection)))
     }
 
-    /// Decrypts what the socket gave and hands it on in pieces.
-    ///
-    /// # Errors
-    ///
-    /// It is not what TLS allows, or `take` fails.
+    /// Decrypts what the socket gave and hands it on in pieces. Fails if it is not what TLS allows, or
+    /// `take` fails.
     pub(crate) fn receive(
         &mut self,
         mut encrypted: &[u8],
@@ -144,11 +133,8 @@ impl Tls {
         Ok(())
     }
 
-    /// Encrypts what the session has to say and writes what the socket takes; says whether that was all.
-    ///
-    /// # Errors
-    ///
-    /// The socket failed.
+    /// Encrypts what the session has to say and writes what the socket takes; returns whether that was all.
+    /// Fails if the socket does.
     pub(crate) fn transmit(&mut self, session: &mut Session, socket: &OwnedFd) -> io::Result<bool> {
         // While the handshake lasts, rustls keeps it for later.
         let taken = self.0.writer().write(session.output())?;

@@ -5,15 +5,14 @@ use std::collections::BinaryHeap;
 
 use serde::{Deserialize, Serialize};
 
-use super::kind;
 use crate::Result;
+use crate::accounting::StreamId;
 use crate::clock::{now_ns, seconds_to_ns};
 use crate::dial::Dialer;
 use crate::findings::GuestSums;
 use crate::message::OP_CHANGE_ROOM;
+use crate::plan::Plan;
 use crate::receiver::Receiver;
-use crate::sender::Plan;
-use crate::visits::StreamId;
 
 /// How guests come and go.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -61,25 +60,26 @@ pub(crate) fn guests_max(arrivals: f64, life_s: f64) -> u64 {
     (arrivals.max(0.0) * life_s.max(0.0) * 2.0).ceil() as u64 + 100
 }
 
-/// Arrivals.
-pub(super) struct Churn {
+/// The guests that are there, what they are going to do, and when others arrive.
+#[derive(Default)]
+pub(super) struct Guests {
+    /// None while nobody arrives.
+    arrivals: Option<Arrivals>,
+    events: BinaryHeap<Reverse<Event>>,
+    present: u64,
+    pub sums: GuestSums,
+}
+
+struct Arrivals {
     plan: ChurnPlan,
     due_ns: u64,
     number: usize,
     random: Random,
 }
 
-/// Those who are there, and what they are going to do.
-#[derive(Default)]
-pub(super) struct Guests {
-    agenda: BinaryHeap<Reverse<Appointment>>,
-    present: u64,
-    pub sums: GuestSums,
-}
-
 /// In the order of their time.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Appointment {
+struct Event {
     due_ns: u64,
     /// The connection at the receiver.
     index: usize,
@@ -92,98 +92,85 @@ enum Step {
     Leave,
 }
 
-impl Churn {
-    /// Arrivals that begin now.
-    pub(super) fn new(plan: ChurnPlan) -> Self {
-        let random = Random(plan.first as u64);
-        Self { due_ns: now_ns() + plan.interval_ns, number: plan.first, random, plan }
+impl Guests {
+    /// Guests begin to arrive.
+    pub(super) fn start(&mut self, plan: ChurnPlan) {
+        let (number, random) = (plan.first, Random(plan.first as u64));
+        self.arrivals =
+            Some(Arrivals { due_ns: now_ns() + plan.interval_ns, number, random, plan });
     }
 
-    /// Does what is due; says when the next is.
-    ///
-    /// # Errors
-    ///
-    /// The host refuses a connection.
-    pub(super) fn act(
-        &mut self,
-        guests: &mut Guests,
-        receiver: &mut Receiver,
-        dialer: &Dialer,
-    ) -> Result<u64> {
-        let now_ns = now_ns();
-        while self.due_ns <= now_ns {
-            if guests.present < self.plan.present_max {
-                self.arrive(guests, receiver, dialer)?;
-            } else {
-                guests.sums.turned_away += 1;
+    /// No more arrive, and those that are there leave at once.
+    pub(super) fn stop(&mut self, receiver: &mut Receiver) {
+        self.arrivals = None;
+        for Reverse(event) in self.events.drain().collect::<Vec<_>>() {
+            if event.step == Step::Leave {
+                self.leave(event.index, receiver);
             }
-            self.due_ns += self.plan.interval_ns;
         }
-        let appointment_ns = guests.keep_appointments(now_ns, receiver, dialer);
-        Ok(appointment_ns.map_or(self.due_ns, |due_ns| due_ns.min(self.due_ns)))
+    }
+
+    /// Does what is due; returns when the next is. Fails if the host refuses a connection.
+    pub(super) fn act(&mut self, receiver: &mut Receiver, dialer: &Dialer) -> Result<Option<u64>> {
+        let Some(mut arrivals) = self.arrivals.take() else { return Ok(None) };
+        let now_ns = now_ns();
+        while arrivals.due_ns <= now_ns {
+            if self.present < arrivals.plan.present_max {
+                self.arrive(&mut arrivals, receiver, dialer)?;
+            } else {
+                self.sums.turned_away += 1;
+            }
+            arrivals.due_ns += arrivals.plan.interval_ns;
+        }
+        let event_ns = self.run_due(now_ns, receiver, dialer).unwrap_or(u64::MAX);
+        let due_ns = event_ns.min(arrivals.due_ns);
+        self.arrivals = Some(arrivals);
+        Ok(Some(due_ns))
     }
 
     fn arrive(
         &mut self,
-        guests: &mut Guests,
+        arrivals: &mut Arrivals,
         receiver: &mut Receiver,
         dialer: &Dialer,
     ) -> Result<()> {
-        let index = receiver.next_index();
-        dialer.begin(receiver, self.number, self.due_ns)?;
-        let room = dialer.crowd.room_of(self.number).expect("scenarios with guests have rooms");
-        receiver.visit(index, StreamId { kind: kind::ROOM, number: room as u32 }, false);
-        receiver.visit(index, StreamId { kind: kind::EVERYBODY, number: 0 }, false);
-        let life_ns = (self.random.exponential() * self.plan.life_ns as f64) as u64;
+        let Arrivals { plan, due_ns, number, random } = arrivals;
+        let index = dialer.begin(receiver, *number, *due_ns)?;
+        let room = dialer.crowd.room_of(*number).expect("scenarios with guests have rooms");
+        receiver.subscribe(index, StreamId::room(room), false);
+        receiver.subscribe(index, StreamId::broadcast(), false);
+        let life_ns = (random.exponential() * plan.life_ns as f64) as u64;
         let rooms = dialer.crowd.rooms;
-        if self.random.uniform() < self.plan.moves && rooms > 1 {
-            let beyond = 1 + (self.random.uniform() * (rooms - 1) as f64) as usize;
-            let step = Step::MoveTo((room + beyond) % rooms);
-            guests.appoint(self.due_ns + life_ns / 2, index, step);
+        if random.uniform() < plan.moves && rooms > 1 {
+            let beyond = 1 + (random.uniform() * (rooms - 1) as f64) as usize;
+            self.schedule(*due_ns + life_ns / 2, index, Step::MoveTo((room + beyond) % rooms));
         }
-        guests.appoint(self.due_ns + life_ns, index, Step::Leave);
-        guests.present += 1;
-        guests.sums.arrived += 1;
-        guests.sums.present_max = guests.sums.present_max.max(guests.present);
-        self.number += self.plan.stride;
+        self.schedule(*due_ns + life_ns, index, Step::Leave);
+        self.present += 1;
+        self.sums.arrived += 1;
+        self.sums.present_max = self.sums.present_max.max(self.present);
+        *number += plan.stride;
         Ok(())
     }
-}
 
-impl Guests {
-    /// Everybody leaves, at once.
-    pub(super) fn leave_all(&mut self, receiver: &mut Receiver) {
-        for Reverse(appointment) in self.agenda.drain().collect::<Vec<_>>() {
-            if appointment.step == Step::Leave {
-                self.leave(appointment.index, receiver);
-            }
-        }
+    fn schedule(&mut self, due_ns: u64, index: usize, step: Step) {
+        self.events.push(Reverse(Event { due_ns, index, step }));
     }
 
-    fn appoint(&mut self, due_ns: u64, index: usize, step: Step) {
-        self.agenda.push(Reverse(Appointment { due_ns, index, step }));
-    }
-
-    /// Does what is due; says when the next is.
-    fn keep_appointments(
-        &mut self,
-        now_ns: u64,
-        receiver: &mut Receiver,
-        dialer: &Dialer,
-    ) -> Option<u64> {
+    /// Does what is due; returns when the next is.
+    fn run_due(&mut self, now_ns: u64, receiver: &mut Receiver, dialer: &Dialer) -> Option<u64> {
         loop {
-            let due_ns = self.agenda.peek()?.0.due_ns;
+            let due_ns = self.events.peek()?.0.due_ns;
             if due_ns > now_ns {
                 return Some(due_ns);
             }
-            let Reverse(Appointment { index, step, .. }) = self.agenda.pop()?;
+            let Reverse(Event { index, step, .. }) = self.events.pop()?;
             match step {
                 Step::Leave => self.leave(index, receiver),
-                // One who is not in yet stays where it asked to be.
+                // A guest that is not live yet stays in the room it asked for.
                 Step::MoveTo(room) if receiver.is_live(index) => {
-                    let stream = StreamId { kind: kind::ROOM, number: room as u32 };
-                    receiver.visit(index, stream, false);
-                    receiver.say(index, OP_CHANGE_ROOM, dialer.crowd.room(room).as_bytes());
+                    receiver.subscribe(index, StreamId::room(room), false);
+                    receiver.send(index, OP_CHANGE_ROOM, dialer.crowd.room(room).as_bytes());
                 }
                 Step::MoveTo(_) => {}
             }
@@ -192,7 +179,7 @@ impl Guests {
 
     fn leave(&mut self, index: usize, receiver: &mut Receiver) {
         let was_in = receiver.is_live(index);
-        if receiver.leave(index) && !was_in {
+        if receiver.close(index) && !was_in {
             self.sums.gave_up += 1;
         }
         self.present -= 1;
@@ -242,12 +229,12 @@ mod tests {
     }
 
     #[test]
-    fn appointments_come_in_the_order_of_their_time() {
+    fn events_come_in_the_order_of_their_time() {
         let mut guests = Guests::default();
-        guests.appoint(7, 0, Step::Leave);
-        guests.appoint(3, 1, Step::Leave);
-        guests.appoint(3, 0, Step::MoveTo(2));
-        let due = std::iter::from_fn(|| guests.agenda.pop());
+        guests.schedule(7, 0, Step::Leave);
+        guests.schedule(3, 1, Step::Leave);
+        guests.schedule(3, 0, Step::MoveTo(2));
+        let due = std::iter::from_fn(|| guests.events.pop());
         let order: Vec<(u64, usize)> = due.map(|Reverse(is)| (is.due_ns, is.index)).collect();
         assert_eq!(order, [(3, 0), (3, 1), (7, 0)]);
     }

@@ -1,7 +1,7 @@
 //! What is not the same between the results of a comparison, besides their figures: hosts, pinning,
 //! configurations, and runs that did not pass.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -12,28 +12,12 @@ const CONFIG_IGNORED: &str = "host.";
 
 /// A sentence for each difference.
 pub(super) fn between(files: &[ResultFile]) -> Vec<String> {
-    let part = |what: &str, part: fn(&ResultFile) -> &Value| {
-        let flat: Vec<Vec<(String, String)>> =
-            files.iter().map(|file| flatten(part(file))).collect();
-        let keys: BTreeSet<&str> = flat.iter().flatten().map(|(key, _)| key.as_str()).collect();
-        let differing = keys.into_iter().filter_map(|key| {
-            let value = |flat: &Vec<(String, String)>| {
-                let found = flat.iter().find(|(other, _)| other == key);
-                found.map_or_else(|| "not set".to_owned(), |(_, value)| value.clone())
-            };
-            let values: Vec<String> = flat.iter().map(value).collect();
-            let differs = values.iter().any(|value| *value != values[0]);
-            let named =
-                values.iter().zip(files).map(|(value, file)| format!("{value} in {}", file.name));
-            differs.then(|| format!("{what} {key}: {}", named.collect::<Vec<_>>().join(", ")))
-        });
-        differing.collect::<Vec<_>>()
-    };
-    let mut differences = part("hosts differ in", |file| &file.host);
-    differences.extend(part("pinning differs for", |file| &file.pinning));
-    let ignored = format!("configs differ in {CONFIG_IGNORED}");
-    let configs = part("configs differ in", |file| &file.config);
-    differences.extend(configs.into_iter().filter(|words| !words.starts_with(&ignored)));
+    let words = |key: &str| key.replace(['_', '.'], " ");
+    // The last part of a key is the name of the flag.
+    let flag = |key: &str| format!("--{}", key.rsplit('.').next().unwrap_or(key).replace('_', "-"));
+    let mut differences = differing(files, "hosts differ in", |file| &file.host, words);
+    differences.extend(differing(files, "pinning differs for", |file| &file.pinning, words));
+    differences.extend(differing(files, "arguments differ in", |file| &file.config, flag));
     for file in files {
         if let Some(first) = file.faults.first() {
             let (name, count) = (&file.name, file.faults.len());
@@ -43,19 +27,46 @@ pub(super) fn between(files: &[ResultFile]) -> Vec<String> {
     differences
 }
 
-/// Keys with dots and their values; a list is a value.
-fn flatten(value: &Value) -> Vec<(String, String)> {
-    let Value::Object(members) = value else {
-        return vec![(String::new(), value.to_string())];
-    };
-    let mut flat = Vec::new();
-    for (key, member) in members {
-        for (below, value) in flatten(member) {
-            let separator = if below.is_empty() { "" } else { "." };
-            flat.push((format!("{key}{separator}{below}"), value));
+/// The keys below a part of the results whose values are not all equal.
+fn differing(
+    files: &[ResultFile],
+    what: &str,
+    part: fn(&ResultFile) -> &Value,
+    name: impl Fn(&str) -> String,
+) -> Vec<String> {
+    let mut values: BTreeMap<String, Vec<Option<&Value>>> = BTreeMap::new();
+    for (index, file) in files.iter().enumerate() {
+        flatten("", part(file), &mut |key, value| {
+            values.entry(key).or_insert_with(|| vec![None; files.len()])[index] = Some(value);
+        });
+    }
+    let differing = values.into_iter().filter(|(key, values)| {
+        !key.starts_with(CONFIG_IGNORED) && values.iter().any(|value| *value != values[0])
+    });
+    let words = differing.map(|(key, values)| {
+        let named = values.iter().zip(files).map(|(value, file)| {
+            let value = match value {
+                None | Some(Value::Null) => "not set",
+                Some(Value::String(text)) => text,
+                Some(value) => &value.to_string(),
+            };
+            format!("{value} in {}", file.name)
+        });
+        format!("{what} {}: {}", name(&key), named.collect::<Vec<_>>().join(", "))
+    });
+    words.collect()
+}
+
+/// Hands out keys with dots and their values; a list is a value.
+fn flatten<'a>(prefix: &str, value: &'a Value, found: &mut impl FnMut(String, &'a Value)) {
+    for (key, member) in value.as_object().into_iter().flatten() {
+        let key = format!("{prefix}{key}");
+        if member.is_object() {
+            flatten(&(key + "."), member, found);
+        } else {
+            found(key, member);
         }
     }
-    flat
 }
 
 #[cfg(test)]
@@ -71,17 +82,17 @@ mod tests {
         assert_eq!(between(&[file("a")]), [""; 0]);
         assert_eq!(between(&[file("a"), file("b")]), [""; 0]);
         let mut first = file("a");
-        first.config = json!({"load": {"rate": 10.0, "size": 1}, "host": {"json": "a.json"}});
+        first.config = json!({"load": {"in_flight": 10.0, "size": 1}, "host": {"json": "a.json"}});
         let mut second = file("b");
         second.config = json!({"load": {"size": 1}, "host": {"json": "b.json"}, "set": ["x=1"]});
         second.host["kernel"] = json!("6.9");
         second.pinning["bench"] = json!("2");
         second.faults = vec!["a fault".to_owned(), "another".to_owned()];
         let expected = [
-            "hosts differ in kernel: \"6.8\" in a, \"6.9\" in b",
-            "pinning differs for bench: \"1\" in a, \"2\" in b",
-            "configs differ in load.rate: 10.0 in a, not set in b",
-            "configs differ in set: not set in a, [\"x=1\"] in b",
+            "hosts differ in kernel: 6.8 in a, 6.9 in b",
+            "pinning differs for bench: 1 in a, 2 in b",
+            "arguments differ in --in-flight: 10.0 in a, not set in b",
+            "arguments differ in --set: not set in a, [\"x=1\"] in b",
             "b did not pass, faults: 2, the first: a fault",
         ];
         assert_eq!(between(&[first, second]), expected);

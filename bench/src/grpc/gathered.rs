@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
 
 /// With less to write a flush lets the other tasks run first, once. grpc-go has the same bound.
@@ -16,30 +16,14 @@ const MANY: usize = 64 << 10;
 
 /// A socket that sends at flushes.
 pub(super) struct Gathered {
-    socket: TcpStream,
-    unsent: Vec<u8>,
-    /// How much of it has left.
-    sent: usize,
+    socket: BufWriter<TcpStream>,
     /// The others have had their turn since the last flush.
     has_yielded: bool,
 }
 
 impl Gathered {
     pub(super) fn new(socket: TcpStream) -> Self {
-        Self { socket, unsent: Vec::new(), sent: 0, has_yielded: false }
-    }
-
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.unsent.len() {
-            let socket = Pin::new(&mut self.socket);
-            self.sent += match ready!(socket.poll_write(context, &self.unsent[self.sent..]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                sent => sent,
-            };
-        }
-        self.unsent.clear();
-        self.sent = 0;
-        Poll::Ready(Ok(()))
+        Self { socket: BufWriter::with_capacity(MANY, socket), has_yielded: false }
     }
 }
 
@@ -59,26 +43,21 @@ impl AsyncWrite for Gathered {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.unsent.len() >= MANY {
-            ready!(self.poll_send(context))?;
-        }
-        self.unsent.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        Pin::new(&mut self.socket).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.has_yielded && (1..FEW).contains(&self.unsent.len()) {
+        if !self.has_yielded && (1..FEW).contains(&self.socket.buffer().len()) {
             self.has_yielded = true;
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        ready!(self.poll_send(context))?;
+        ready!(Pin::new(&mut self.socket).poll_flush(context))?;
         self.has_yielded = false;
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(context))?;
         Pin::new(&mut self.socket).poll_shutdown(context)
     }
 }

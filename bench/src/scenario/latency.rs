@@ -2,65 +2,70 @@
 //! gRPC server that gets the same calls: what the kernel alone, and what gRPC alone costs.
 
 use serde::Serialize;
+use serde_json::Value;
 
+use super::parts::{each_turn, figures_table, prepare, turns_table};
 use super::raw::{PingPong, echo_turn};
-use super::{pin, run_id};
 use crate::Result;
 use crate::args::LatencyArgs;
 use crate::clock::seconds_to_ns;
-use crate::dial::{Crowd, Streams, ensure_descriptors};
-use crate::grpc::Address;
-use crate::measure::{Place, Turn, measure};
+use crate::crowd::{Crowd, Streams};
 use crate::message::HEADER_LEN;
-use crate::outlet::{Manner, Sink};
-use crate::report::{Report, number, spread, table};
-use crate::sender::{Pattern, Plan};
+use crate::plan::{Pattern, Plan, run_id};
+use crate::report::{Report, summary};
+use crate::sink::PushMethod;
 use crate::stats::{Percentiles, Spread};
-use crate::target::Target;
+use crate::subject::{COMET, Place, Subject};
+use crate::turn::Turn;
 use crate::yardstick::Mode;
 
+const PING_PONG: &str = "ping-pong";
+const BARE_GRPC: &str = "bare gRPC";
+
+/// Explained in [`crate::figures`].
 #[derive(Serialize)]
 struct Results {
     turns: Vec<Turn>,
-    /// The bare ping-pong of each round.
     ping_pong: Vec<PingPong>,
-    /// The bare gRPC server of each round; none with `--stream`.
     bare_grpc: Vec<Turn>,
-    /// The median of comet for the median of the ping-pong.
     p50_ratio: Option<Spread>,
-    /// The same at 99 %, but from the time the ping-pong was due: a stall of the host is charged to every push
-    /// that it delays, so it is to both.
+    /// From the time the ping-pong was due: a stall of the host is charged to every push that it delays, so it is
+    /// to both.
     p99_ratio: Option<Spread>,
-    /// CPU time of all threads of comet.
     cpu_per_call_us: Option<Spread>,
     cpu_per_key_us: Option<Spread>,
-    /// Of these, what its data cores spent.
     data_cpu_per_call_us: Option<Spread>,
     data_cpu_per_key_us: Option<Spread>,
-    /// The same of the bare gRPC server, and of the bare ping-pong for a round trip.
     bare_grpc_cpu_per_call_us: Option<Spread>,
     ping_pong_cpu_us: Option<Spread>,
 }
 
-/// Runs it; says whether every delivery was made or owned to.
-///
-/// # Errors
-///
-/// The measurement could not be made.
+const CALLS: &str = "calls, calls a second, received, lost, late, doubled, dropped, CPU of a call, data \
+    CPU of a call, CPU of a key, data CPU of a key";
+const LATENCIES: &str =
+    "latency p50, latency p90, latency p99, latency p99.9, latency max, sender behind";
+
+/// Runs it; returns whether every delivery was made or counted as dropped.
 pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
-    ensure_descriptors(args.dial.connections as usize, args.dial.processes)?;
-    pin(&args.host)?;
+    prepare(&args.host, &args.dial, args.dial.connections as usize)?;
+    let subjects: &[_] = match args.stream {
+        _ if !args.yardsticks.wanted(&args.server) => &[COMET],
+        true => &[PING_PONG, COMET],
+        false => &[PING_PONG, BARE_GRPC, COMET],
+    };
     let (mut turns, mut pings, mut bare) = (Vec::new(), Vec::new(), Vec::new());
-    let interval_ns = Plan::interval_of(args.rate);
-    for round in 1..=args.rounds {
-        let bytes = HEADER_LEN + args.size as usize;
-        pings.push(echo_turn(bytes, interval_ns, args.seconds, &args.host)?);
-        if !args.stream {
-            let (target, _feed) = Target::yardstick(Mode::Grpc, 0, &args.host)?;
-            bare.push(turn("bare gRPC", target, args, round)?);
+    each_turn(args.rounds, subjects, |place| {
+        match place.subject {
+            PING_PONG => {
+                let bytes = HEADER_LEN + args.size as usize;
+                let interval_ns = Plan::interval_of(args.rate);
+                pings.push(echo_turn(bytes, interval_ns, args.seconds, &args.host)?);
+            }
+            BARE_GRPC => bare.push(turn(place, args)?),
+            _ => turns.push(turn(place, args)?),
         }
-        turns.push(turn("comet", Target::server(&args.server, &args.host)?, args, round)?);
-    }
+        Ok(())
+    })?;
     let ratio = |figure: fn(&Percentiles) -> f64, of: fn(&PingPong) -> &Percentiles| {
         let pairs = turns.iter().zip(&pings);
         Spread::of(pairs.map(|(turn, ping)| figure(&turn.latency) / figure(of(ping))))
@@ -85,110 +90,52 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
         bare_grpc: bare,
     };
     let faults = results.turns.iter().flat_map(Turn::faults).collect();
-    let text = results.text();
+    let text = results.text()?;
     Report::new("latency", args, results, faults).finish(&text, &args.host)
 }
 
-/// Calls `target`. Nobody connects to the bare gRPC server: whatever it is pushed it owns to have dropped.
-fn turn(subject: &'static str, mut target: Target, args: &LatencyArgs, round: u32) -> Result<Turn> {
+/// Calls the server, or the bare gRPC server, which has no connections: it answers that all was dropped.
+fn turn(place: Place, args: &LatencyArgs) -> Result<Turn> {
     let connections = args.dial.connections as usize;
-    let each = args.keys_per_call as usize;
-    let mut crowd = Crowd::of_server(&args.server, connections, 1, Streams::Keys(each));
+    let streams = Streams::Keys(args.keys_per_call as usize);
+    let mut crowd = Crowd::of_server(&args.server, connections, 1, streams);
     crowd.callers = u64::from(args.callers);
-    let members = crowd.members();
-    let grpc = target.grpc.clone().ok_or("no push API: name --grpc")?;
-    let keys: Vec<String> = (0..connections).map(|index| crowd.key(index)).collect();
-    let addresses = keys.chunks(each).map(|keys| Address::Keys(keys.to_vec())).collect();
     let plan = Plan {
         run: run_id(),
         operation: args.server.operation,
         size: args.size as usize,
         batch: 1,
-        members,
+        members: crowd.members(),
         pattern: Pattern::Rotating { first: 0 },
         interval_ns: Plan::interval_of(args.rate),
         duration_ns: seconds_to_ns(args.seconds),
         window: u64::from(args.window),
     };
-    if subject != "comet" {
-        crowd.connections = 0;
+    let (server, host, dial) = (&args.server, &args.host, &args.dial);
+    if place.subject == BARE_GRPC {
+        return Subject::yardstick(place, Mode::Grpc, (host, dial), crowd)?.only_turn(0, plan);
     }
-    let place = Place { subject, round };
-    let manner = match args.stream {
-        true => Manner::OneStream,
-        false => Manner::Calls { callers: args.callers as usize },
-    };
-    let sink = Sink::Server { grpc, addresses, manner };
-    measure(place, &mut target, sink, plan, &crowd, &args.dial)
+    let mut comet = Subject::server(place, (server, host, dial), crowd)?;
+    if args.stream {
+        comet.method = PushMethod::OneStream;
+    }
+    comet.only_turn(connections, plan)
 }
 
 impl Results {
-    fn text(&self) -> String {
-        format!(
-            "{}\n{}\ncomet / ping-pong: p50 {}, p99 {}\n\
-             CPU in us: a call {}, of that data {}; a key {}, of that data {}\n\
-             the floor: a bare gRPC call {}; a round trip of the bare ping-pong {}\n",
-            self.calls_table(),
-            self.percentiles_table(),
-            spread(self.p50_ratio, 2),
-            spread(self.p99_ratio, 2),
-            spread(self.cpu_per_call_us, 1),
-            spread(self.data_cpu_per_call_us, 1),
-            spread(self.cpu_per_key_us, 2),
-            spread(self.data_cpu_per_key_us, 2),
-            spread(self.bare_grpc_cpu_per_call_us, 1),
-            spread(self.ping_pong_cpu_us, 1),
-        )
-    }
-
-    fn calls_table(&self) -> String {
-        let headings = [
-            "turn", "calls", "calls/s", "received", "lost", "late", "double", "dropped", "us/call",
-            "data", "us/key", "data",
-        ];
-        let row = |turn: &Turn| {
-            let is = &turn.deliveries;
-            let per_call = turn.cpu_for_each(turn.sent.pushes).unzip();
-            let per_key = turn.cpu_for_each(turn.sent.deliveries).unzip();
-            let us = |ns: Option<f64>, decimals| number(ns.map(|ns| ns / 1e3), decimals);
-            let seconds = turn.sent.elapsed_ns.max(1) as f64 / 1e9;
-            vec![
-                format!("{} {}", turn.subject, turn.round),
-                turn.sent.pushes.to_string(),
-                number(Some(turn.sent.pushes as f64 / seconds), 0),
-                is.received.to_string(),
-                is.lost.to_string(),
-                is.out_of_order.to_string(),
-                is.duplicate.to_string(),
-                turn.sent.dropped.to_string(),
-                us(per_call.0, 1),
-                us(per_call.1, 1),
-                us(per_key.0, 2),
-                us(per_key.1, 2),
-            ]
-        };
-        let turns = self.bare_grpc.iter().chain(&self.turns);
-        table(&headings, &turns.map(row).collect::<Vec<_>>())
-    }
-
-    fn percentiles_table(&self) -> String {
-        let headings = ["latency in us", "p50", "p90", "p99", "p99.9", "max", "sender behind"];
-        let row = |label: &str, is: &Percentiles, behind: String| {
-            let mut cells = vec![label.to_owned()];
-            let figures = [is.p50_us, is.p90_us, is.p99_us, is.p999_us, is.max_us];
-            cells.extend(figures.map(|figure| format!("{figure:.1}")));
-            cells.push(behind);
-            cells
-        };
-        let rounds = self.turns.iter().zip(&self.ping_pong);
-        let rows = rounds.flat_map(|(turn, ping)| {
-            let behind = format!("{:.1}", turn.sent.behind_ns_max as f64 / 1e3);
-            [
-                row(&format!("ping-pong {}", turn.round), &ping.latency, "-".to_owned()),
-                row("  from due", &ping.since_due, "-".to_owned()),
-                row(&format!("comet {}", turn.round), &turn.latency, behind),
-            ]
-        });
-        table(&headings, &rows.collect::<Vec<_>>())
+    fn text(&self) -> Result<String> {
+        let mut latencies: Vec<(String, Value)> = Vec::new();
+        for (index, turn) in self.turns.iter().enumerate() {
+            if let Some(ping) = self.ping_pong.get(index) {
+                let of = |is| serde_json::to_value(is);
+                latencies.push((format!("{PING_PONG} {}", turn.place.round), of(&ping.latency)?));
+                latencies.push(("  from due".to_owned(), of(&ping.since_due)?));
+            }
+            latencies.push((format!("{COMET} {}", turn.place.round), serde_json::to_value(turn)?));
+        }
+        let turns: Vec<&Turn> = self.bare_grpc.iter().chain(&self.turns).collect();
+        let (calls, latencies) =
+            (turns_table(&turns, CALLS), figures_table("turn", &latencies, LATENCIES).text());
+        Ok(format!("{calls}\n{latencies}\n{}", summary(self)))
     }
 }

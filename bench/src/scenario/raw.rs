@@ -1,23 +1,25 @@
-//! `raw`: the yardsticks alone, which says what the host can do.
+//! `raw`: the yardsticks alone, which shows what the host can do.
 
 use serde::Serialize;
 
-use super::{pin, run_id};
+use super::parts::{each_turn, figures_table, prepare, turns_table};
 use crate::Result;
 use crate::args::{DialArgs, HostArgs, LoadArgs, RawArgs};
 use crate::clock::seconds_to_ns;
-use crate::dial::{Crowd, ensure_descriptors};
-use crate::measure::{Place, Turn, measure};
+use crate::crowd::Crowd;
 use crate::message::HEADER_LEN;
-use crate::outlet::Sink;
-use crate::report::{Report, number, spread, table};
-use crate::sender::{Pattern, Plan};
+use crate::plan::Plan;
+use crate::report::{Report, summary};
 use crate::stats::{Percentiles, Spread};
+use crate::subject::{OPERATION, Place, Subject};
 use crate::target::Target;
+use crate::turn::Turn;
 use crate::yardstick::{Mode, ping_pong};
 
-/// The operation of a yardstick's messages; nobody looks at it.
-const OPERATION: i32 = 1000;
+/// Of a turn of pushes.
+pub(super) const FIGURES: &str = "expected, received, lost, late, doubled, dropped, deliveries a second, per core \
+    second, CPU of a delivery, data CPU of a delivery, latency p50, latency p99, latency \
+    max";
 
 #[derive(Serialize)]
 struct Results {
@@ -28,60 +30,43 @@ struct Results {
     ping_pong: Vec<Percentiles>,
 }
 
-/// Runs it; says whether every delivery was made.
-///
-/// # Errors
-///
-/// The measurement could not be made.
+/// Runs it; returns whether every delivery was made.
 pub(crate) fn run(args: &RawArgs) -> Result<bool> {
-    ensure_descriptors(args.dial.connections as usize, args.dial.processes)?;
-    pin(&args.host)?;
-    let mut turns = Vec::new();
-    let mut pings = Vec::new();
-    for round in 1..=args.load.rounds {
-        for mode in [Mode::Ring, Mode::Send] {
-            turns.push(yardstick_turn(mode, round, &args.host, &args.dial, &args.load)?);
+    prepare(&args.host, &args.dial, args.dial.connections as usize)?;
+    let (mut turns, mut pings, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+    each_turn(args.load.rounds, &["ring", "send", "ping-pong"], |place| {
+        if place.subject == "ping-pong" {
+            let size = HEADER_LEN + args.load.size as usize;
+            let ping = echo_turn(size, None, args.load.seconds, &args.host)?.latency;
+            rows.push((format!("ping-pong {}", place.round), ping.clone()));
+            pings.push(ping);
+        } else {
+            turns.push(yardstick_turn(place, &args.host, &args.dial, &args.load)?);
         }
-        let size = HEADER_LEN + args.load.size as usize;
-        pings.push(echo_turn(size, None, args.load.seconds, &args.host)?.latency);
-    }
+        Ok(())
+    })?;
     let ring_to_send = ratio(&turns, "ring", "send", |turn| turn.cpu_per_delivery_ns);
-    let mut text = turns_table(&turns);
-    text += &format!("\nring / send: {}\n", spread(ring_to_send, 2));
-    for (round, ping) in pings.iter().enumerate() {
-        let (p50, p99, max) = (ping.p50_us, ping.p99_us, ping.max_us);
-        let round = round + 1;
-        text += &format!("ping-pong {round}: p50 {p50:.1} us, p99 {p99:.1} us, max {max:.1} us\n");
-    }
     let faults = turns.iter().flat_map(Turn::faults).collect();
     let results = Results { turns, ring_to_send, ping_pong: pings };
+    let pings = figures_table("turn", &rows, "latency p50, latency p99, latency max");
+    let turns = turns_table(&results.turns, FIGURES);
+    let text = format!("{turns}\n{}\n{}", pings.text(), summary(&results));
     Report::new("raw", args, results, faults).finish(&text, &args.host)
 }
 
-/// A yardstick's turn: the same connections and bytes, and the same sender with the same schedule. All its
+/// The turn of a bare loop: the same connections and bytes, and the same sender with the same schedule. All its
 /// connections are one stream, where a server's divide into rooms.
-///
-/// # Errors
-///
-/// The measurement could not be made.
 pub(super) fn yardstick_turn(
-    mode: Mode,
-    round: u32,
+    place: Place,
     host: &HostArgs,
     dial: &DialArgs,
     load: &LoadArgs,
 ) -> Result<Turn> {
-    let subject = match mode {
-        Mode::Ring => "ring",
-        Mode::Send => "send",
-        Mode::Echo => "echo",
-        Mode::Grpc => "gRPC",
-    };
+    let mode = if place.subject == "ring" { Mode::Ring } else { Mode::Send };
     let crowd = Crowd::of_yardstick(dial.connections as usize);
-    let (mut target, feed) = Target::yardstick(mode, crowd.connections, host)?;
-    let plan = plan(load, OPERATION, &crowd);
-    let place = Place { subject, round };
-    measure(place, &mut target, Sink::Yardstick(feed), plan, &crowd, dial)
+    let plan = Plan::of(load, OPERATION, &crowd);
+    let mut subject = Subject::yardstick(place, mode, (host, dial), crowd)?;
+    subject.only_turn(dial.connections as usize, plan)
 }
 
 /// What a bare ping-pong gave.
@@ -95,11 +80,7 @@ pub(super) struct PingPong {
     pub cpu_ns: f64,
 }
 
-/// A bare ping-pong's turn.
-///
-/// # Errors
-///
-/// The measurement could not be made.
+/// The turn of a bare ping-pong.
 pub(super) fn echo_turn(
     bytes: usize,
     interval_ns: Option<u64>,
@@ -108,7 +89,8 @@ pub(super) fn echo_turn(
 ) -> Result<PingPong> {
     let (mut target, _feed) = Target::yardstick(Mode::Echo, 1, host)?;
     let before = target.cpu()?;
-    let (pongs, socket) = ping_pong(target.doors.tcp, bytes, interval_ns, seconds_to_ns(seconds))?;
+    let (pongs, socket) =
+        ping_pong(target.endpoints.tcp, bytes, interval_ns, seconds_to_ns(seconds))?;
     let cpu = target.cpu()?.zip(before).map(|(after, before)| after.since(&before).total_ns);
     // Only now: the yardstick ends with its connection.
     drop(socket);
@@ -116,21 +98,6 @@ pub(super) fn echo_turn(
     let since_due = Percentiles::of(&pongs.since_due);
     let cpu = cpu.expect("a yardstick's process is known");
     Ok(PingPong { cpu_ns: cpu as f64 / latency.count.max(1) as f64, latency, since_due })
-}
-
-/// What `load` asks for, pushed to all streams of `crowd`.
-pub(super) fn plan(load: &LoadArgs, operation: i32, crowd: &Crowd) -> Plan {
-    Plan {
-        run: run_id(),
-        operation,
-        size: load.size as usize,
-        batch: u64::from(load.batch),
-        members: crowd.members(),
-        pattern: Pattern::Every,
-        interval_ns: Plan::interval_of(load.rate),
-        duration_ns: seconds_to_ns(load.seconds),
-        window: u64::from(load.window),
-    }
 }
 
 /// `figure` of one subject over that of another in the same round, over the rounds.
@@ -141,53 +108,10 @@ pub(super) fn ratio(
     figure: fn(&Turn) -> Option<f64>,
 ) -> Option<Spread> {
     let of = |subject: &str, round| {
-        let turn = turns.iter().find(|turn| turn.subject == subject && turn.round == round)?;
-        figure(turn)
+        figure(
+            turns.iter().find(|turn| turn.place.subject == subject && turn.place.round == round)?,
+        )
     };
-    let rounds = turns.iter().filter(|turn| turn.subject == to).map(|turn| turn.round);
+    let rounds = turns.iter().filter(|turn| turn.place.subject == to).map(|turn| turn.place.round);
     Spread::of(rounds.filter_map(|round| Some(of(subject, round)? / of(to, round)?)))
-}
-
-/// A row for each turn.
-pub(super) fn turns_table(turns: &[Turn]) -> String {
-    let headings = [
-        "turn",
-        "expected",
-        "received",
-        "lost",
-        "late",
-        "double",
-        "dropped",
-        "deliv/s",
-        "per core s",
-        "CPU ns",
-        "data ns",
-        "p50 us",
-        "p99 us",
-        "max us",
-    ];
-    // Bodies too small for a time have no latency.
-    let latency = |turn: &Turn, us: fn(&Percentiles) -> f64| {
-        number((turn.latency.count > 0).then(|| us(&turn.latency)), 0)
-    };
-    let row = |turn: &Turn| {
-        let is = &turn.deliveries;
-        vec![
-            format!("{} {}", turn.subject, turn.round),
-            is.expected.to_string(),
-            is.received.to_string(),
-            is.lost.to_string(),
-            is.out_of_order.to_string(),
-            is.duplicate.to_string(),
-            turn.sent.dropped.to_string(),
-            number(Some(turn.per_second()), 0),
-            number(turn.per_core_second(), 0),
-            number(turn.cpu_per_delivery_ns, 1),
-            number(turn.data_cpu_per_delivery_ns, 1),
-            latency(turn, |is| is.p50_us),
-            latency(turn, |is| is.p99_us),
-            latency(turn, |is| is.max_us),
-        ]
-    };
-    table(&headings, &turns.iter().map(row).collect::<Vec<_>>())
 }

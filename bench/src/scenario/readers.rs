@@ -1,56 +1,42 @@
-//! `readers`: some read slowly or not at all; the others are not to suffer, and what the slow miss is to be
-//! exactly what the server says it dropped.
+//! `readers`: some read slowly or not at all. The others are to notice nothing, and the slow ones are to miss
+//! exactly what the server counted as dropped.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use super::raw::plan;
-use super::{COMET, dropped_by_reason, pin, refusal};
+use super::parts::{Dropped, each_turn, prepare, turns_table};
 use crate::Result;
 use crate::accounting::Deliveries;
 use crate::args::ReadersArgs;
-use crate::clients::Order;
+use crate::clients::ClientCommand;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
-use crate::crew::{Brief, Crew};
 use crate::crowd::{Crowd, Streams};
-use crate::dial::ensure_descriptors;
 use crate::findings::Findings;
-use crate::grpc::Address;
-use crate::measure::{settle, turn_for};
-use crate::outlet::{Manner, Sink};
+use crate::plan::Plan;
 use crate::process::{CpuUsed, Memory};
-use crate::pushing::{await_all, push_all};
-use crate::report::{Report, number, progress_bar, table};
+use crate::report::Report;
 use crate::sampler::Series;
 use crate::scrape::Counted;
-use crate::sender::{Progress, Sent};
+use crate::sender::Sent;
 use crate::stats::Percentiles;
-use crate::target::Target;
+use crate::subject::{COMET, Place, Subject};
 
 /// Time between two looks at the server's memory.
 const MEMORY_NS: u64 = 200 * MILLISECOND_NS;
 /// How long the server may take to be rid of what waits, once all read again.
 const WAITING_NS_MAX: u64 = 10 * SECOND_NS;
 
+/// What one turn gave. The figures are explained in [`crate::figures`].
 #[derive(Serialize)]
-struct Results {
-    turns: Vec<Read>,
-}
-
-/// What one turn gave.
-#[derive(Serialize)]
-struct Read {
-    subject: &'static str,
-    round: u32,
+struct ReadersTurn {
+    #[serde(flatten)]
+    place: Place,
     deliveries: Deliveries,
-    /// What those who read at once were to receive, and did not.
     healthy_expected: u64,
     healthy_lost: u64,
-    /// Of those who read at once.
     healthy_latency: Percentiles,
-    /// Of the others, as far as they read.
     impaired_latency: Percentiles,
     sent: Sent,
     fate: Fate,
@@ -58,38 +44,39 @@ struct Read {
     cpu_per_delivery_ns: Option<f64>,
     memory_before: Option<Memory>,
     memory_peak: Option<Memory>,
-    /// From when the first ones read slowly to the last delivery.
     series: Series,
-    /// Connections closed, as the clients saw it, and as the server counted it.
     closed: BTreeMap<String, u64>,
-    closed_by_server: BTreeMap<String, u64>,
+    closed_by_server: Option<BTreeMap<String, u64>>,
     faults: Vec<String>,
 }
 
-/// What became of the deliveries that did not come.
+/// What became of the deliveries that did not come. What only the metrics of the server show is unknown without
+/// them, and what only its answers show is unknown where these have no ledger.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
 struct Fate {
     missing: u64,
     /// Of these: missing at connections that are open to the end, and can only have been dropped or superseded.
     open_missing: u64,
     /// Of these: pushed when the connection was closed already.
-    closed_before: u64,
+    closed_before: Option<u64>,
     /// Not queued, by reason.
-    dropped: BTreeMap<String, u64>,
+    dropped: Dropped,
     /// Queued, and taken out again for a newer one.
-    superseded: u64,
+    superseded: Option<u64>,
     /// Queued, and lost with the connection.
-    lost: u64,
-    /// Handed to the kernel for a connection that was cut before it had read them. Below 0 the server has
-    /// owned to more than is missing.
-    in_kernel: i64,
+    lost: Option<u64>,
+    /// Handed to the kernel for a connection that was cut before it had read them.
+    in_kernel: Option<i64>,
+    /// Missing, and not in what is known above. Below 0 the server has counted more than is missing.
+    #[serde(skip)]
+    unexplained: i64,
 }
 
-/// Runs it; says whether everything that is missing was owned to.
-///
-/// # Errors
-///
-/// The measurement could not be made.
+const FIGURES: &str = "healthy expected, healthy lost, healthy p50, healthy p99, healthy p99.9, healthy \
+    max, expected, missing, CPU of a delivery, RSS before, RSS peak";
+const FATES: &str = "dropped, superseded, lost in queue, closed before, in kernel, closed";
+
+/// Runs it; returns whether the server counted everything that is missing.
 pub(crate) fn run(args: &ReadersArgs) -> Result<bool> {
     if args.load.rate <= 0.0 {
         return Err("readers needs a rate above 0".into());
@@ -97,107 +84,88 @@ pub(crate) fn run(args: &ReadersArgs) -> Result<bool> {
     if args.slow + args.stalled > 1.0 {
         return Err("the shares of slow and stalled readers are more than all".into());
     }
-    ensure_descriptors(args.dial.connections as usize, args.dial.processes)?;
-    pin(&args.host)?;
-    let mut turns = Vec::new();
-    for round in 1..=args.load.rounds {
-        turns.push(turn(round, args)?);
-    }
-    let text = format!("{}\n{}", turns_table(&turns), fates_table(&turns));
+    prepare(&args.host, &args.dial, args.dial.connections as usize)?;
+    let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
+    let text = format!("{}\n{}", turns_table(&turns, FIGURES), turns_table(&turns, FATES));
     let faults = turns.iter().flat_map(|turn| turn.faults.iter().cloned()).collect();
-    Report::new("readers", args, Results { turns }, faults).finish(&text, &args.host)
+    Report::new("readers", args, BTreeMap::from([("turns", turns)]), faults)
+        .finish(&text, &args.host)
 }
 
-fn turn(round: u32, args: &ReadersArgs) -> Result<Read> {
+fn turn(place: Place, args: &ReadersArgs) -> Result<ReadersTurn> {
     let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
-    let mut target = Target::server(&args.server, &args.host)?;
-    let grpc = target.grpc.clone().ok_or("no push API: name --grpc")?;
     let crowd = Crowd {
         slow_share: args.slow,
         stalled_share: args.stalled,
+        slow_buffer: Some(args.receive_buffer as usize),
         ..Crowd::of_server(&args.server, connections, rooms, Streams::Rooms)
     };
-    let plan = plan(&args.load, args.server.operation, &crowd);
-    let brief = Brief {
-        run: plan.run,
-        operation: plan.operation,
-        size: plan.size,
-        slow_buffer: Some(args.receive_buffer as usize),
-    };
-    let progress = Arc::new(Progress::default());
-    let mut crew = Crew::gather(brief, &target, &crowd, &args.dial, Arc::clone(&progress))?;
-    let bar = progress_bar(Some(connections as u64), &format!("readers {round}: connecting"));
-    crew.dial(0..connections, &bar)?;
-    bar.finish_and_clear();
-    settle(&mut crew, &mut target)?;
-    let memory_before = target.memory()?;
-    let counted_before = target.stat.map(Counted::of).transpose()?;
+    let plan = Plan::of(&args.load, args.server.operation, &crowd);
+    let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
+    let sink = subject.sink()?;
+    subject.connect(connections)?;
+    subject.restart(&plan)?;
+    let memory_before = subject.target.memory()?;
+    let counted_before = subject.target.stat.map(Counted::of).transpose()?;
 
-    crew.start_series(target.gauge)?;
-    crew.order(Order::Impede(args.slow_rate))?;
-    let bar = progress_bar(plan.expected(), &format!("readers {round}: delivering"));
-    let addresses = (0..rooms).map(|room| Address::Room(crowd.room(room))).collect();
-    let sink = Sink::Server { grpc, addresses, manner: Manner::Calls { callers: 1 } };
-    let cpu_before = target.cpu()?;
+    subject.clients.start_series(subject.target.gauge)?;
+    subject.clients.execute(ClientCommand::SlowDown(args.slow_rate))?;
+    let bar = place.bar(plan.expected(), "delivering");
+    let before = subject.mark()?;
     let mut memory_peak = memory_before;
     let mut look_ns = now_ns();
-    let sent = push_all(&mut crew, vec![(plan, sink)], &progress, |crew| {
-        bar.set_position(crew.received());
+    let sent = subject.push(vec![(plan, sink)], |clients, target| {
+        bar.set_position(clients.received());
         if now_ns() >= look_ns {
             look_ns = now_ns() + MEMORY_NS;
             memory_peak = memory_peak.max(target.memory()?);
         }
         Ok(())
     })?;
-    let cpu_after = target.cpu()?;
+    let cpu = subject.since(&before)?.cpu;
     bar.finish_and_clear();
-    let sent = sent.into_iter().next().expect("one plan, one result");
+    let (sent, _) = sent.into_iter().next().expect("one plan, one result");
 
-    crew.order(Order::Release)?;
-    let counted = count_when_done(&mut crew, target.stat, counted_before)?;
+    subject.clients.execute(ClientCommand::ReadNormally)?;
+    let counted = match subject.target.stat.zip(counted_before) {
+        Some((stat, before)) => Some(count_when_done(&mut subject, stat, &before)?),
+        None => None,
+    };
     let batch = u64::from(args.load.batch);
-    let dropped = dropped_by_reason([&sent], batch);
-    let owned = dropped.values().sum::<u64>() + (counted.lost + counted.superseded) * batch;
-    let messages = std::slice::from_ref(&sent.messages);
-    let findings = await_all(&mut crew, messages, owned)?;
-    let series = crew.end_series()?;
-    let fate = Fate::of(&findings, &sent, &counted, dropped, batch);
-    let mut faults = faults(&findings, &fate);
-    faults.extend(refusal(&sent));
-    let cpu = cpu_after.zip(cpu_before).map(|(after, before)| after.since(&before));
+    let dropped = Dropped::of([&sent], batch);
+    let later = counted.as_ref().map_or(0, |counted| counted.lost + counted.superseded);
+    let explained = dropped.count() + later * batch;
+    let findings = subject.await_deliveries(std::slice::from_ref(&sent.messages), explained)?;
+    let series = subject.clients.end_series()?;
+    let fate = Fate::of(&findings, &sent, counted.as_ref(), dropped, batch);
+    let faults = faults(&findings, &fate).into_iter().chain(sent.refusal());
     let received = findings.deliveries.received.max(1) as f64;
-    Ok(Read {
-        subject: COMET,
-        round,
+    Ok(ReadersTurn {
+        place,
         deliveries: findings.deliveries,
         healthy_expected: findings.healthy_expected,
         healthy_lost: findings.healthy_lost,
         healthy_latency: Percentiles::of(&findings.latencies),
         impaired_latency: Percentiles::of(&findings.impaired_latencies),
-        sent,
         fate,
         cpu_per_delivery_ns: cpu.as_ref().map(|cpu| cpu.total_ns as f64 / received),
         cpu,
         memory_before,
         memory_peak,
         series,
+        closed_by_server: counted.map(|counted| counted.closed),
+        faults: place.name_faults(faults),
         closed: findings.closed,
-        closed_by_server: counted.closed,
-        faults: faults.into_iter().map(|fault| format!("round {round}: {fault}")).collect(),
+        sent,
     })
 }
 
-/// What the server has counted in this turn, when nothing waits any more.
-fn count_when_done(
-    crew: &mut Crew,
-    stat: Option<std::net::SocketAddr>,
-    before: Option<Counted>,
-) -> Result<Counted> {
-    let Some((stat, before)) = stat.zip(before) else { return Ok(Counted::default()) };
+/// What the server has counted since `before`, when nothing waits any more.
+fn count_when_done(subject: &mut Subject, stat: SocketAddr, before: &Counted) -> Result<Counted> {
     let deadline_ns = now_ns() + WAITING_NS_MAX;
     loop {
-        turn_for(crew, MEMORY_NS)?;
-        let counted = Counted::of(stat)?.since(&before);
+        subject.wait(MEMORY_NS)?;
+        let counted = Counted::of(stat)?.since(before);
         if counted.waiting == 0 || now_ns() > deadline_ns {
             return Ok(counted);
         }
@@ -208,20 +176,27 @@ impl Fate {
     fn of(
         findings: &Findings,
         sent: &Sent,
-        counted: &Counted,
-        dropped: BTreeMap<String, u64>,
+        counted: Option<&Counted>,
+        dropped: Dropped,
         batch: u64,
     ) -> Self {
         let is = &findings.deliveries;
-        let ledger = &sent.answers.ledger;
-        // Without a ledger nobody knows whom a push was for.
-        let matched = if ledger.replies > 0 { ledger.matched * batch } else { is.expected };
-        let closed_before = is.expected.saturating_sub(matched);
-        let (superseded, lost) = (counted.superseded * batch, counted.lost * batch);
-        let owned = closed_before + dropped.values().sum::<u64>() + superseded + lost;
-        let in_kernel = is.lost as i64 - owned as i64;
-        let open_missing = findings.open_lost;
-        Self { missing: is.lost, open_missing, closed_before, dropped, superseded, lost, in_kernel }
+        let matched = sent.answers.has_ledger().then(|| sent.answers.ledger.matched * batch);
+        let mut fate = Self {
+            missing: is.lost,
+            open_missing: findings.open_lost,
+            closed_before: matched.map(|matched| is.expected.saturating_sub(matched)),
+            dropped,
+            superseded: counted.map(|counted| counted.superseded * batch),
+            lost: counted.map(|counted| counted.lost * batch),
+            in_kernel: None,
+            unexplained: 0,
+        };
+        let known = [fate.closed_before, fate.superseded, fate.lost];
+        let explained = fate.dropped.count() + known.iter().flatten().sum::<u64>();
+        fate.unexplained = is.lost as i64 - explained as i64;
+        fate.in_kernel = counted.map(|_| fate.unexplained);
+        fate
     }
 }
 
@@ -229,16 +204,16 @@ fn faults(findings: &Findings, fate: &Fate) -> Vec<String> {
     let is = &findings.deliveries;
     // Lost ones are looked at by their fate.
     let mut faults = is.faults(is.lost);
-    if fate.in_kernel < 0 {
+    if fate.unexplained < 0 {
         faults.push(format!(
-            "{} of {} deliveries missing, and the server owned to {} more",
-            fate.missing, is.expected, -fate.in_kernel
+            "{} of {} deliveries missing, and the server counted {} more",
+            fate.missing, is.expected, -fate.unexplained
         ));
     }
-    let owned = fate.dropped.values().sum::<u64>() + fate.superseded;
-    if fate.open_missing > owned {
+    let explained = fate.dropped.count() + fate.superseded.unwrap_or(0);
+    if fate.open_missing > explained {
         faults.push(format!(
-            "{} deliveries missing at connections that are open, where the server owned to {owned}",
+            "{} deliveries missing at open connections, where the server counted {explained}",
             fate.open_missing
         ));
     }
@@ -249,76 +224,15 @@ fn faults(findings: &Findings, fate: &Fate) -> Vec<String> {
     faults
 }
 
-fn turns_table(turns: &[Read]) -> String {
-    let headings = [
-        "turn",
-        "healthy",
-        "lost",
-        "p50 us",
-        "p99 us",
-        "p99.9 us",
-        "max us",
-        "all",
-        "missing",
-        "CPU ns",
-        "RSS before",
-        "peak MB",
-    ];
-    let megabytes = |memory: Option<Memory>| memory.map(|is| is.rss_bytes as f64 / 1e6);
-    let row = |turn: &Read| {
-        vec![
-            turn.round.to_string(),
-            turn.healthy_expected.to_string(),
-            turn.healthy_lost.to_string(),
-            number(Some(turn.healthy_latency.p50_us), 0),
-            number(Some(turn.healthy_latency.p99_us), 0),
-            number(Some(turn.healthy_latency.p999_us), 0),
-            number(Some(turn.healthy_latency.max_us), 0),
-            turn.deliveries.expected.to_string(),
-            turn.fate.missing.to_string(),
-            number(turn.cpu_per_delivery_ns, 0),
-            number(megabytes(turn.memory_before), 2),
-            number(megabytes(turn.memory_peak), 2),
-        ]
-    };
-    table(&headings, &turns.iter().map(row).collect::<Vec<_>>())
-}
-
-fn fates_table(turns: &[Read]) -> String {
-    let headings = [
-        "missing of turn",
-        "dropped",
-        "superseded",
-        "lost",
-        "closed before",
-        "in kernel",
-        "closed",
-    ];
-    let row = |turn: &Read| {
-        vec![
-            turn.round.to_string(),
-            turn.fate.dropped.values().sum::<u64>().to_string(),
-            turn.fate.superseded.to_string(),
-            turn.fate.lost.to_string(),
-            turn.fate.closed_before.to_string(),
-            turn.fate.in_kernel.to_string(),
-            words(&turn.closed_by_server),
-        ]
-    };
-    table(&headings, &turns.iter().map(row).collect::<Vec<_>>())
-}
-
-fn words(counts: &BTreeMap<String, u64>) -> String {
-    let counts: Vec<String> =
-        counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    if counts.is_empty() { "-".to_owned() } else { counts.join(", ") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// 100 were to come, `missing` did not; the server owns to 5 dropped, and to so many matched and lost.
+    fn five_dropped() -> Dropped {
+        Dropped(Some(BTreeMap::from([("outbox_full".to_owned(), 5)])))
+    }
+
+    /// 100 were to come, `missing` did not; the server counted 5 dropped, and so many matched and lost.
     fn check(missing: u64, matched: u64, lost: u64, closes: u64, in_kernel: i64, is_fault: bool) {
         let mut findings = Findings::default();
         findings.deliveries.expected = 100;
@@ -333,14 +247,13 @@ mod tests {
         sent.answers.ledger.replies = 1;
         sent.answers.ledger.matched = matched;
         let counted = Counted { lost, ..Counted::default() };
-        let dropped = BTreeMap::from([("outbox_full".to_owned(), 5)]);
-        let fate = Fate::of(&findings, &sent, &counted, dropped, 1);
-        assert_eq!(fate.in_kernel, in_kernel, "{fate:?}");
+        let fate = Fate::of(&findings, &sent, Some(&counted), five_dropped(), 1);
+        assert_eq!(fate.in_kernel, Some(in_kernel), "{fate:?}");
         assert_eq!(!faults(&findings, &fate).is_empty(), is_fault, "{fate:?}");
     }
 
     #[test]
-    fn what_is_missing_has_to_be_owned_to() {
+    fn the_server_has_to_count_what_is_missing() {
         check(5, 100, 0, 0, 0, false);
         check(6, 100, 0, 0, 1, true);
         check(4, 100, 0, 0, -1, true);
@@ -354,13 +267,13 @@ mod tests {
         let check = |open_missing, healthy_closed, is_fault| {
             let closed = BTreeMap::from([("write timeout".to_owned(), 1)]);
             let findings = Findings { closed, healthy_closed, ..Findings::default() };
-            let dropped = BTreeMap::from([("outbox_full".to_owned(), 5)]);
+            let (dropped, lost) = (five_dropped(), Some(10));
             let fate = Fate {
                 missing: 18,
                 open_missing,
                 dropped,
-                lost: 10,
-                in_kernel: 3,
+                lost,
+                unexplained: 3,
                 ..Fate::default()
             };
             assert_eq!(!faults(&findings, &fate).is_empty(), is_fault, "{fate:?}");

@@ -1,6 +1,6 @@
 //! The accept phase of a yardstick, by io_uring: for a TCP client one accept, one receive and one send,
 //! for a WebSocket client a receive and a send more. The same exchange as with the server, and nothing
-//! besides: no look at the token, nobody registered, nothing armed for what a client says next.
+//! besides: the token is not checked, nothing is registered, and nothing is armed for further input.
 #![allow(unsafe_code)] // The kernel writes and reads the buffers that only this module knows to be alive.
 
 use std::io;
@@ -17,69 +17,66 @@ use crate::message::{HEADER_LEN, OP_AUTH_REPLY, append_header};
 
 /// A client's request for a WebSocket, or its token, comes whole within so many bytes.
 const REQUEST_MAX: usize = 4096;
-/// What the completion of the accept is known by; the others have a guest's number.
+/// What the completion of the accept is known by; the others have a handshake's number.
 const ACCEPT: u64 = u64::MAX;
 
-/// Takes `connections` clients and answers what they show.
-///
-/// # Errors
-///
-/// The ring failed, or a client does not speak the protocol.
+/// Takes `connections` clients and answers what they show. Fails if the ring failed, or a client does not
+/// speak the protocol.
 pub(super) fn accept_all(listener: &TcpListener, connections: usize) -> Result<Vec<TcpStream>> {
-    let mut door = Door::new(listener, connections)?;
-    while door.admitted < connections {
-        door.turn(listener)?;
+    let mut acceptor = Acceptor::new(listener, connections)?;
+    while acceptor.admitted < connections {
+        acceptor.turn(listener)?;
     }
     // A client beyond the last would be accepted by the ring still: it goes first.
-    let Door { ring, sockets, .. } = door;
+    let Acceptor { ring, sockets, .. } = acceptor;
     drop(ring);
     Ok(sockets)
 }
 
-struct Door {
+struct Acceptor {
     ring: IoUring,
     completions: Vec<cqueue::Entry>,
     sockets: Vec<TcpStream>,
-    /// Boxed: an operation under way knows the address of its buffer. A guest is used again by the next
+    /// Boxed: an operation under way knows the address of its buffer. An entry is used again by the next
     /// client once its own is admitted.
     #[allow(clippy::vec_box)]
-    guests: Vec<Box<Guest>>,
-    vacant: Vec<usize>,
+    handshakes: Vec<Box<Handshake>>,
+    free: Vec<usize>,
     admitted: usize,
 }
 
 /// A client on its way in. At most one operation of it is under way.
-struct Guest {
+struct Handshake {
     socket: RawFd,
-    stage: Stage,
+    stage: HandshakeStage,
     request: [u8; REQUEST_MAX],
     reply: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum HandshakeStage {
     /// Its first bytes are awaited: a request for a WebSocket, or a frame with a token.
-    Arriving,
+    Connected,
     /// The answer to the request is being sent.
     Upgrading,
     /// Over WebSocket: the frame with the token is awaited.
-    Authing,
+    Upgraded,
     /// The answer to the token is being sent.
-    Entering,
+    Authenticated,
 }
 
-impl Door {
+impl Acceptor {
     fn new(listener: &TcpListener, connections: usize) -> io::Result<Self> {
-        let mut door = Self {
+        let mut acceptor = Self {
             ring: ring::build(connections)?,
             completions: Vec::new(),
             sockets: Vec::with_capacity(connections),
-            guests: Vec::new(),
-            vacant: Vec::new(),
+            handshakes: Vec::new(),
+            free: Vec::new(),
             admitted: 0,
         };
-        door.accept(listener)?;
-        Ok(door)
+        acceptor.accept(listener)?;
+        Ok(acceptor)
     }
 
     fn turn(&mut self, listener: &TcpListener) -> Result<()> {
@@ -101,19 +98,19 @@ impl Door {
                 }
                 continue;
             }
-            let guest = usize::try_from(completion.user_data()).expect("it was an index");
+            let handshake = usize::try_from(completion.user_data()).expect("it was an index");
             let length = result.unsigned_abs() as usize;
-            match self.guests[guest].stage {
-                Stage::Arriving | Stage::Authing => {
-                    self.guests[guest].answer(length)?;
-                    self.send(guest)?;
+            match self.handshakes[handshake].stage {
+                HandshakeStage::Connected | HandshakeStage::Upgraded => {
+                    self.handshakes[handshake].answer(length)?;
+                    self.send(handshake)?;
                 }
-                Stage::Upgrading => {
-                    self.guests[guest].stage = Stage::Authing;
-                    self.recv(guest)?;
+                HandshakeStage::Upgrading => {
+                    self.handshakes[handshake].stage = HandshakeStage::Upgraded;
+                    self.recv(handshake)?;
                 }
-                Stage::Entering => {
-                    self.vacant.push(guest);
+                HandshakeStage::Authenticated => {
+                    self.free.push(handshake);
                     self.admitted += 1;
                 }
             }
@@ -125,13 +122,13 @@ impl Door {
     fn arrive(&mut self, socket: RawFd) -> io::Result<()> {
         // SAFETY: the descriptor is fresh and nobody else knows it.
         self.sockets.push(unsafe { TcpStream::from_raw_fd(socket) });
-        let guest = self.vacant.pop().unwrap_or_else(|| {
-            self.guests.push(Box::new(Guest::new()));
-            self.guests.len() - 1
+        let handshake = self.free.pop().unwrap_or_else(|| {
+            self.handshakes.push(Box::new(Handshake::new()));
+            self.handshakes.len() - 1
         });
-        self.guests[guest].socket = socket;
-        self.guests[guest].stage = Stage::Arriving;
-        self.recv(guest)
+        self.handshakes[handshake].socket = socket;
+        self.handshakes[handshake].stage = HandshakeStage::Connected;
+        self.recv(handshake)
     }
 
     fn accept(&mut self, listener: &TcpListener) -> io::Result<()> {
@@ -140,22 +137,22 @@ impl Door {
     }
 
     fn recv(&mut self, index: usize) -> io::Result<()> {
-        let guest = &mut self.guests[index];
-        let (address, length) = (guest.request.as_mut_ptr(), guest.request.len() as u32);
-        let recv = opcode::Recv::new(Fd(guest.socket), address, length).build();
+        let handshake = &mut self.handshakes[index];
+        let (address, length) = (handshake.request.as_mut_ptr(), handshake.request.len() as u32);
+        let recv = opcode::Recv::new(Fd(handshake.socket), address, length).build();
         self.push(&recv.user_data(index as u64))
     }
 
     fn send(&mut self, index: usize) -> io::Result<()> {
-        let guest = &self.guests[index];
-        let (address, length) = (guest.reply.as_ptr(), guest.reply.len() as u32);
-        let send = opcode::Send::new(Fd(guest.socket), address, length);
+        let handshake = &self.handshakes[index];
+        let (address, length) = (handshake.reply.as_ptr(), handshake.reply.len() as u32);
+        let send = opcode::Send::new(Fd(handshake.socket), address, length);
         let send = send.flags(libc::MSG_NOSIGNAL).build();
         self.push(&send.user_data(index as u64))
     }
 
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        // SAFETY: an accept takes no memory. The buffers of a guest stay where they are and are not
+        // SAFETY: an accept takes no memory. The buffers of a handshake stay where they are and are not
         // touched until its one operation has completed; the ring is closed before they are freed.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.ring.submit()?;
@@ -164,11 +161,11 @@ impl Door {
     }
 }
 
-impl Guest {
+impl Handshake {
     fn new() -> Self {
         Self {
             socket: -1,
-            stage: Stage::Arriving,
+            stage: HandshakeStage::Connected,
             request: [0; REQUEST_MAX],
             reply: Vec::with_capacity(256),
         }
@@ -179,8 +176,8 @@ impl Guest {
         let request = &self.request[..length];
         self.reply.clear();
         match self.stage {
-            Stage::Arriving if request.starts_with(b"GET ") => {
-                self.stage = Stage::Upgrading;
+            HandshakeStage::Connected if request.starts_with(b"GET ") => {
+                self.stage = HandshakeStage::Upgrading;
                 let key = websocket_key(request).ok_or("a client's request has no key")?;
                 self.reply.extend_from_slice(
                     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
@@ -189,13 +186,13 @@ impl Guest {
                 self.reply.extend_from_slice(derive_accept_key(key).as_bytes());
                 self.reply.extend_from_slice(b"\r\n\r\n");
             }
-            Stage::Arriving => {
-                self.stage = Stage::Entering;
+            HandshakeStage::Connected => {
+                self.stage = HandshakeStage::Authenticated;
                 let sequence = sequence(request, [0; 4]).ok_or("a client's frame is cut")?;
                 append_header(OP_AUTH_REPLY, sequence, 0, &mut self.reply);
             }
             _ => {
-                self.stage = Stage::Entering;
+                self.stage = HandshakeStage::Authenticated;
                 let sequence = masked_sequence(request).ok_or("a client's message is cut")?;
                 self.reply.extend_from_slice(&[0x82, HEADER_LEN as u8]);
                 append_header(OP_AUTH_REPLY, sequence, 0, &mut self.reply);

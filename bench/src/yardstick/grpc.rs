@@ -22,11 +22,7 @@ const REQUEST_MAX: usize = 64 << 20;
 /// The reason of all that is not delivered.
 const REASON: &str = "yardstick";
 
-/// Answers until it is killed.
-///
-/// # Errors
-///
-/// The runtime refuses the listener.
+/// Answers until it is killed. Fails if the runtime refuses the listener.
 pub(super) fn serve(listener: TcpListener) -> Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;

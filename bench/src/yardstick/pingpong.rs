@@ -25,11 +25,7 @@ pub(crate) struct Pongs {
 }
 
 /// Sends `bytes` to the echo at `address` for `duration_ns`: each `interval_ns`, or one after the other's
-/// return. The connection comes back open.
-///
-/// # Errors
-///
-/// The echo is gone.
+/// return. The connection comes back open. Fails if the echo is gone.
 pub(crate) fn ping_pong(
     address: SocketAddr,
     bytes: usize,

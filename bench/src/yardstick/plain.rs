@@ -20,11 +20,8 @@ impl PlainLoop {
         Self { sockets, behind: Vec::new() }
     }
 
-    /// Sends `message` to `which` sockets once; returns when all have taken it or failed.
-    ///
-    /// # Errors
-    ///
-    /// Waiting for full sockets failed. A socket that fails is skipped: its receiver will miss the message.
+    /// Sends `message` to `which` sockets once; returns when all have taken it or failed. Fails if waiting
+    /// for full sockets failed. A socket that fails is skipped: its receiver will miss the message.
     pub(super) fn round(&mut self, message: &[u8], which: Range<usize>) -> io::Result<()> {
         for index in which {
             self.advance(index, 0, message);

@@ -17,11 +17,7 @@ const COMPLETIONS_MIN: usize = 16 << 10;
 /// Completions the ring holds at most: the kernel refuses larger ones (`IORING_MAX_CQ_ENTRIES`).
 const COMPLETIONS_MAX: usize = 64 << 10;
 
-/// The ring of a yardstick for so many connections.
-///
-/// # Errors
-///
-/// The kernel is too old for it, or forbids it.
+/// The ring of a yardstick for so many connections. Fails if the kernel is too old for it, or forbids it.
 pub(super) fn build(connections: usize) -> io::Result<IoUring> {
     let completions = connections.clamp(COMPLETIONS_MIN, COMPLETIONS_MAX).next_power_of_two();
     IoUring::builder()
@@ -50,11 +46,8 @@ impl RingLoop {
         Ok(Self { ring, sent: vec![0; sockets.len()], sockets, behind: Vec::new() })
     }
 
-    /// Sends `message` to `which` sockets once; returns when all have taken it or failed.
-    ///
-    /// # Errors
-    ///
-    /// The ring failed. A socket that fails is skipped: its receiver will miss the message.
+    /// Sends `message` to `which` sockets once; returns when all have taken it or failed. Fails if the
+    /// ring failed. A socket that fails is skipped: its receiver will miss the message.
     pub(super) fn round(&mut self, message: Vec<u8>, which: Range<usize>) -> io::Result<()> {
         // Sends may be in flight where an error leaves this function: then the message is never freed.
         let message = ManuallyDrop::new(message);
@@ -75,7 +68,7 @@ impl RingLoop {
         Ok(())
     }
 
-    /// Fills the submission queue; says with how many sends.
+    /// Fills the submission queue; returns how many sends.
     fn submit(&mut self, message: &[u8], fresh: &mut Range<usize>) -> usize {
         let mut queue = self.ring.submission();
         let mut submitted = 0;
@@ -97,7 +90,7 @@ impl RingLoop {
         submitted
     }
 
-    /// Takes the completions there are; says how many.
+    /// Takes the completions there are; returns how many.
     fn complete(&mut self, message_len: usize) -> usize {
         let mut completed = 0;
         for completion in self.ring.completion() {

@@ -5,65 +5,45 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{bench, json, result_file};
+use serde_json::Value;
 
-#[test]
-fn fifty_bare_connections_get_everything() {
-    let file = result_file("raw");
-    let path = file.to_str().expect("a path of the build");
-    let output = bench(&[
-        "raw",
-        "-n",
-        "50",
-        "--rate",
-        "50",
-        "--seconds",
-        "0.2",
-        "--batch",
-        "3",
-        "--rounds",
-        "1",
-        "--json",
-        path,
-    ]);
+use crate::support::{bench, count, json, result_file};
+
+/// Runs `raw` and gives its results.
+#[track_caller]
+fn raw(name: &str, flags: &str) -> Value {
+    let file = result_file(name);
+    let output =
+        bench(&format!("raw {flags} --rounds 1"), &["--json", &file.display().to_string()]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let result = json(&file);
     assert_eq!(result["passed"], true);
-    let turns = result["results"]["turns"].as_array().expect("turns");
-    assert_eq!(turns.len(), 2);
-    for turn in turns {
+    assert_eq!(result["results"]["turns"].as_array().map(Vec::len), Some(2));
+    result["results"].clone()
+}
+
+fn turns(results: &Value) -> impl Iterator<Item = &Value> {
+    results["turns"].as_array().expect("turns").iter()
+}
+
+#[test]
+fn fifty_bare_connections_get_everything() {
+    let results = raw("raw", "-n 50 --rate 50 --seconds 0.2 --batch 3");
+    for turn in turns(&results) {
         // 10 ticks, 3 messages each, 50 connections.
         assert_eq!(turn["deliveries"]["received"], 1500, "{turn}");
         assert_eq!(turn["deliveries"]["lost"], 0, "{turn}");
+        assert!(turn["sent"]["dropped"].is_null(), "a yardstick counts nothing: {turn}");
         assert!(turn["cpu_per_delivery_ns"].as_f64().expect("a figure") > 0.0, "{turn}");
     }
-    assert!(result["results"]["ping_pong"][0]["count"].as_u64().expect("a count") > 0);
+    assert!(count(&results["ping_pong"][0]["count"]) > 0);
 }
 
 #[test]
 fn processes_and_sources_share_the_connections() {
-    let file = result_file("shared");
-    let path = file.to_str().expect("a path of the build");
-    let output = bench(&[
-        "raw",
-        "-n",
-        "30",
-        "--rate",
-        "50",
-        "--seconds",
-        "0.2",
-        "--rounds",
-        "1",
-        "--processes",
-        "3",
-        "--source",
-        "127.0.0.5-127.0.0.6",
-        "--json",
-        path,
-    ]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for turn in json(&file)["results"]["turns"].as_array().expect("turns") {
+    let flags = "-n 30 --rate 50 --seconds 0.2 --processes 3 --source 127.0.0.5-127.0.0.6";
+    for turn in turns(&raw("shared", flags)) {
         // 10 ticks, 30 connections.
         assert_eq!(turn["deliveries"]["received"], 300, "{turn}");
         assert_eq!(turn["latency"]["count"], 300, "{turn}");
@@ -72,26 +52,8 @@ fn processes_and_sources_share_the_connections() {
 
 #[test]
 fn flat_out_loses_nothing() {
-    let file = result_file("flat");
-    let path = file.to_str().expect("a path of the build");
-    let output = bench(&[
-        "raw",
-        "-n",
-        "20",
-        "--rate",
-        "0",
-        "--seconds",
-        "0.1",
-        "--size",
-        "20000",
-        "--rounds",
-        "1",
-        "--json",
-        path,
-    ]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for turn in json(&file)["results"]["turns"].as_array().expect("turns") {
-        assert!(turn["deliveries"]["received"].as_u64().expect("a count") > 0, "{turn}");
+    for turn in turns(&raw("flat", "-n 20 --rate 0 --seconds 0.1 --size 20000")) {
+        assert!(count(&turn["deliveries"]["received"]) > 0, "{turn}");
         assert_eq!(turn["deliveries"]["expected"], turn["deliveries"]["received"], "{turn}");
     }
 }
@@ -110,21 +72,21 @@ fn a_server_without_a_folder_is_the_one_that_is_here() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_said() {
-    let check = |arguments: &[&str], words: &str| {
-        let output = bench(arguments);
+fn what_cannot_be_measured_is_named() {
+    for (line, words) in [
+        ("fanout --server /nowhere/comet", "no server at /nowhere/comet"),
+        ("fanout --server /bin/false", "the server ended"),
+        ("connect --tls --server /bin/false", "the server ended"),
+        ("connect --tls --addr 127.0.0.1:1", "cannot be used with"),
+        ("latency --keys-per-call 0", "0 is not in 1.."),
+        ("latency --callers 2 --stream", "cannot be used with"),
+        ("raw --server-core 1000", "cannot run on CPU 1000"),
+        ("churn --rate 0", "rate above 0"),
+        ("readers --slow 0.6 --stalled 0.6", "more than all"),
+        ("day /nowhere/day.toml", "cannot read /nowhere/day.toml"),
+    ] {
+        let output = bench(line, &[]);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{arguments:?} passed");
-        assert!(said.contains(words), "{arguments:?} said {said:?}");
-    };
-    check(&["fanout", "--server", "/nowhere/comet"], "no server at /nowhere/comet");
-    check(&["fanout", "--server", "/bin/false"], "the server ended");
-    check(&["connect", "--tls", "--server", "/bin/false"], "the server ended");
-    check(&["connect", "--tls", "--addr", "127.0.0.1:1"], "cannot be used with");
-    check(&["latency", "--keys-per-call", "0"], "0 is not in 1..");
-    check(&["latency", "--callers", "2", "--stream"], "cannot be used with");
-    check(&["raw", "--server-core", "1000"], "cannot run on CPU 1000");
-    check(&["churn", "--rate", "0"], "rate above 0");
-    check(&["readers", "--slow", "0.6", "--stalled", "0.6"], "more than all");
-    check(&["run", "/nowhere/day.toml"], "cannot read /nowhere/day.toml");
+        assert!(!output.status.success() && said.contains(words), "{line}: {said:?}");
+    }
 }

@@ -1,22 +1,12 @@
 //! Each scenario once and small, against a comet: what it counts, never how long it takes.
 
-use std::fs;
-use std::path::Path;
-
 use serde_json::Value;
 
-use crate::support::{check_series, json, last, measured, result_file, with_comet};
-
-fn count(value: &Value) -> u64 {
-    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
-}
+use crate::support::{check_series, count, last, measured};
 
 #[test]
 fn connections_storm_and_stay() {
-    let results = measured(
-        "connect",
-        &["connect", "-n", "40", "--ws-share", "0.5", "--hold", "0.1", "--rounds", "1"],
-    );
+    let results = measured("connect", "connect -n 40 --ws-share 0.5 --hold 0.1 --rounds 1");
     let storm = &results["storms"][0];
     assert_eq!(storm["subject"], "comet");
     assert_eq!(storm["handshake"]["count"], 40);
@@ -28,8 +18,7 @@ fn connections_storm_and_stay() {
 
 #[test]
 fn connections_of_several_processes_are_seen_as_well() {
-    let shared = ["--processes", "2", "--hold", "0.1", "--rounds", "1"];
-    let results = measured("connect-shared", &[&["connect", "-n", "40"][..], &shared].concat());
+    let results = measured("connect-shared", "connect -n 40 --processes 2 --hold 0.1 --rounds 1");
     let storm = &results["storms"][0];
     check_series("connect-shared", storm, &["connections"], &["connections", "cpu", "memory"]);
     assert_eq!(last(storm, "connections"), 40, "{storm}");
@@ -39,24 +28,7 @@ fn connections_of_several_processes_are_seen_as_well() {
 fn rooms_are_pushed_to_from_several_processes() {
     let results = measured(
         "fanout",
-        &[
-            "fanout",
-            "-n",
-            "40",
-            "--rooms",
-            "4",
-            "--rate",
-            "20",
-            "--seconds",
-            "0.5",
-            "--rounds",
-            "1",
-            "--processes",
-            "2",
-            "--ws-share",
-            "0.5",
-            "--tls",
-        ],
+        "fanout -n 40 --rooms 4 --rate 20 --seconds 0.5 --rounds 1 --processes 2 --ws-share 0.5 --tls",
     );
     let turn = &results["turns"][0];
     assert_eq!(turn["subject"], "comet");
@@ -66,24 +38,21 @@ fn rooms_are_pushed_to_from_several_processes() {
 
 #[test]
 fn callers_overlap_and_keep_their_order() {
-    let check = |name, arguments: &[&str]| {
-        let shared = ["-n", "20", "--keys-per-call", "10", "--seconds", "0.3", "--rounds", "1"];
-        let results = measured(name, &[&["latency"][..], &shared, arguments].concat());
+    let check = |name, flags| {
+        let shared = "latency -n 20 --keys-per-call 10 --seconds 0.3 --rounds 1";
+        let results = measured(name, &format!("{shared} {flags}"));
         let turn = &results["turns"][0];
         let received = count(&turn["deliveries"]["received"]);
         assert_eq!(received, 10 * count(&turn["sent"]["pushes"]), "{turn}");
         assert!(received > 10, "{turn}");
     };
-    check("callers", &["--callers", "4", "--rate", "0", "--window", "8"]);
-    check("callers-shared", &["--callers", "3", "--rate", "200", "--processes", "2"]);
+    check("callers", "--callers 4 --rate 0 --window 8");
+    check("callers-shared", "--callers 3 --rate 200 --processes 2");
 }
 
 #[test]
 fn idle_connections_are_answered() {
-    let results = measured(
-        "idle",
-        &["idle", "-n", "30", "--heartbeat", "0.2", "--seconds", "1", "--rounds", "1"],
-    );
+    let results = measured("idle", "idle -n 30 --heartbeat 0.2 --seconds 1 --rounds 1");
     let turn = &results["turns"][0];
     assert!(count(&turn["heartbeats"]) > 30, "{turn}");
     assert_eq!(turn["round_trip"]["count"], turn["heartbeats"], "{turn}");
@@ -97,30 +66,9 @@ fn idle_connections_are_answered() {
 #[test]
 fn members_notice_nothing_of_guests() {
     let check = |name, processes| {
-        let results = measured(
-            name,
-            &[
-                "churn",
-                "-n",
-                "20",
-                "--rooms",
-                "4",
-                "--arrivals",
-                "100",
-                "--life",
-                "0.2",
-                "--rate",
-                "20",
-                "--seconds",
-                "1",
-                "--rounds",
-                "1",
-                "--ws-share",
-                "0.5",
-                "--processes",
-                processes,
-            ],
-        );
+        let shared = "churn -n 20 --rooms 4 --arrivals 100 --life 0.2 --rate 20 --seconds 1 \
+                      --rounds 1 --ws-share 0.5 --processes";
+        let results = measured(name, &format!("{shared} {processes}"));
         let turn = &results["turns"][0];
         assert_eq!(turn["deliveries"]["expected"], 400, "{turn}");
         assert_eq!(turn["deliveries"]["received"], 400, "{turn}");
@@ -140,37 +88,12 @@ fn members_notice_nothing_of_guests() {
     check("churn-shared", "2");
 }
 
-/// Five of 20 do not read, five hardly; what becomes of them under a policy.
+/// The turn of 20 connections under a policy, of which five do not read and five hardly.
 fn readers(name: &str, policy: &str) -> Value {
-    let policy = format!("protocol.slow_consumer=\"{policy}\"");
-    let results = measured(
-        name,
-        &[
-            "readers",
-            "-n",
-            "20",
-            "--slow",
-            "0.25",
-            "--stalled",
-            "0.25",
-            "--slow-rate",
-            "10000",
-            "--size",
-            "4000",
-            "--rate",
-            "100",
-            "--seconds",
-            "1.5",
-            "--rounds",
-            "1",
-            "--server-set",
-            "tcp.sndbuf=4096",
-            "--server-set",
-            "protocol.svr_proto=80",
-            "--server-set",
-            &policy,
-        ],
-    );
+    let shared = "readers -n 20 --slow 0.25 --stalled 0.25 --slow-rate 10000 --size 4000 --rate 100 \
+                  --seconds 1.5 --rounds 1 --server-set tcp.sndbuf=4096 \
+                  --server-set protocol.svr_proto=80 --server-set protocol.slow_consumer";
+    let results = measured(name, &format!("{shared}=\"{policy}\""));
     let turn = results["turns"][0].clone();
     assert_eq!(turn["healthy_expected"], 1500, "{turn}");
     let healthy = count(&turn["healthy_latency"]["count"]) + count(&turn["healthy_lost"]);
@@ -184,7 +107,7 @@ fn readers(name: &str, policy: &str) -> Value {
 }
 
 #[test]
-fn what_slow_readers_miss_is_owned_to() {
+fn the_server_counts_what_slow_readers_miss() {
     let newest = readers("readers-newest", "drop-newest");
     assert_eq!(newest["fate"]["dropped"]["outbox_full"], newest["fate"]["missing"], "{newest}");
     let oldest = readers("readers-oldest", "drop-oldest");
@@ -193,7 +116,7 @@ fn what_slow_readers_miss_is_owned_to() {
 }
 
 #[test]
-fn slow_readers_that_are_closed_are_told_from_lost_ones() {
+fn closed_slow_readers_are_distinguished_from_lost_deliveries() {
     let turn = readers("readers-close", "close");
     assert!(count(&turn["closed_by_server"]["slow_consumer"]) > 0, "{turn}");
     assert!(count(&turn["fate"]["closed_before"]) > 0, "{turn}");
@@ -201,17 +124,15 @@ fn slow_readers_that_are_closed_are_told_from_lost_ones() {
 }
 
 #[test]
-fn a_day_has_a_row_for_each_phase() {
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("day.toml");
-    let day = "scenario = \"day\"\nconnections = 40\nrooms = 5\nheartbeat = 0.5\nlife = 0.2\n\
-               [[phase]]\nname = \"storm\"\nconnect = 0.5\nseconds = 0.1\n\
-               [[phase]]\nname = \"rush\"\nseconds = 1\nroom-rate = 20\nkey-rate = 40\n\
-               broadcast-rate = 5\narrivals = 50\n\
-               [[phase]]\nname = \"again\"\nseconds = 1\nreconnect = 0.5\nbroadcast-rate = 10\n";
-    fs::write(&file, day).expect("the file can be written");
-    let path = file.to_str().expect("a path of the build");
-    let results = measured("day", &["run", path, "--processes", "2"]);
-    let [storm, rush, again] = results["phases"].as_array().expect("phases").as_slice() else {
+fn a_day_has_figures_and_times_of_each_phase() {
+    let day = "day -n 40 --rooms 5 --heartbeat 0.5 --life 0.2 --processes 2 \
+               --phase {name='storm',connect=0.5,seconds=0.1} \
+               --phase {name='rush',seconds=1,room-rate=20,key-rate=40,broadcast-rate=5,arrivals=50} \
+               --phase {name='again',seconds=1,reconnect=0.5,broadcast-rate=10} \
+               --phase {name='after',seconds=0.2,room-rate=20,broadcast-rate=10}";
+    let results = measured("day", day);
+    let [storm, rush, again, after] = results["phases"].as_array().expect("phases").as_slice()
+    else {
         panic!("{results}");
     };
     assert_eq!(storm["connections"], 20, "{storm}");
@@ -225,37 +146,26 @@ fn a_day_has_a_row_for_each_phase() {
     assert!(count(&rush["heartbeats"]) > 0, "{rush}");
     assert_eq!(again["connections"], 40, "{again}");
     assert_eq!(again["handshake"]["count"], 20, "{again}");
+    assert_eq!(after["deliveries"]["lost"], 0, "{after}");
     let day = &results["days"][0];
-    let moving = ["received", "heartbeats", "connections"];
-    check_series(
-        "day",
-        day,
-        &moving,
-        &["throughput", "heartbeats", "connections", "cpu", "memory"],
-    );
-    let received = [storm, rush, again].map(|phase| count(&phase["deliveries"]["received"]));
+    let plots = ["throughput", "heartbeats", "connections", "cpu", "memory"];
+    check_series("day", day, &["received", "heartbeats", "connections"], &plots);
+    let spans = day["phases"].as_array().expect("phases");
+    let names: Vec<_> = spans.iter().map(|span| span["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["storm", "rush", "again", "after"]);
+    let times = spans.iter().flat_map(|span| [&span["start_s"], &span["end_s"]]);
+    let times: Vec<f64> = times.map(|time| time.as_f64().expect("seconds")).collect();
+    assert!(times.is_sorted() && times[0] >= 0.0 && times[3] - times[2] >= 1.0, "{times:?}");
+    let received = [storm, rush, again, after].map(|phase| count(&phase["deliveries"]["received"]));
     assert_eq!(last(day, "received"), received.iter().sum::<u64>(), "{day}");
     assert_eq!(last(day, "connections"), 40, "{day}");
 }
 
 #[test]
-fn what_the_server_filters_is_owned_to() {
-    let file = result_file("lost");
+fn the_server_counts_what_it_filters() {
     // An operation that the connections' tokens do not accept: keys get nothing of it.
-    let output = with_comet(
-        &file,
-        &[
-            "day",
-            "-n",
-            "5",
-            "--operation",
-            "77",
-            "--phase",
-            "{ name = 'x', seconds = 0.2, key-rate = 50 }",
-        ],
-    );
-    assert!(output.status.success(), "the server owns to what it filters");
-    let phase = json(&file)["results"]["phases"][0].clone();
+    let day = "day -n 5 --operation 77 --phase {name='x',seconds=0.2,key-rate=50}";
+    let phase = measured("lost", day)["phases"][0].clone();
     assert_eq!(phase["dropped"]["filtered"], 10, "{phase}");
     assert_eq!(phase["deliveries"]["lost"], 10, "{phase}");
 }

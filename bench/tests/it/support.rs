@@ -7,10 +7,14 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde_json::Value;
 
-/// Runs the bench to its end.
-pub(crate) fn bench(arguments: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_comet-bench")).args(arguments).output();
-    output.expect("the program can be run")
+/// Runs the bench to its end, with the words of `line` as arguments and then `more`.
+pub(crate) fn bench(line: &str, more: &[&str]) -> Output {
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_comet-bench"));
+    bench.args(line.split_whitespace()).args(more).output().expect("the program can be run")
+}
+
+pub(crate) fn count(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
 }
 
 /// Where the result `name` goes.
@@ -24,11 +28,15 @@ pub(crate) fn json(file: &Path) -> Value {
 
 /// Runs a scenario against a comet of its own; gives its results.
 #[track_caller]
-pub(crate) fn measured(name: &str, arguments: &[&str]) -> Value {
-    let file = result_file(name);
-    let output = with_comet(&file, arguments);
+pub(crate) fn measured(name: &str, line: &str) -> Value {
+    let _turn = turn();
+    let (server, file) = (comet().display().to_string(), result_file(name));
+    // Rings take locked memory, of which there may be little; no test needs large ones.
+    let line =
+        format!("{line} --server-set limits.ring_entries=256 --server-set limits.recv_buffers=64");
+    let output = bench(&line, &["--server", &server, "--json", &file.display().to_string()]);
     let [said, error] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
-    assert!(output.status.success(), "{arguments:?}\n{said}{error}");
+    assert!(output.status.success(), "{line}\n{said}{error}");
     let result = json(&file);
     assert_eq!(result["passed"], true, "{said}");
     result["results"].clone()
@@ -58,7 +66,7 @@ pub(crate) fn check_series(name: &str, measurement: &Value, moving: &[&str], plo
     let file = result_file(name);
     let folder = file.with_extension("report");
     let [path, out] = [&file, &folder].map(|path| path.to_str().expect("a path of the build"));
-    let output = bench(&["report", path, "--out", out]);
+    let output = bench("report", &[path, "--out", out]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let page = std::fs::read_to_string(folder.join("report.html")).expect("a page");
     let scenario = json(&file)["scenario"].as_str().expect("a name").to_owned();
@@ -78,16 +86,6 @@ pub(crate) fn last(measurement: &Value, name: &str) -> u64 {
 fn column(series: &Value, name: &str) -> Vec<u64> {
     let values = series[name].as_array().unwrap_or_else(|| panic!("no {name}: {series}"));
     values.iter().map(|value| value.as_u64().expect("a count")).collect()
-}
-
-/// Runs a scenario against a comet of its own, however it ends.
-pub(crate) fn with_comet(file: &Path, arguments: &[&str]) -> Output {
-    let _turn = turn();
-    let (server, file) = (comet().display().to_string(), file.display().to_string());
-    // Rings take locked memory, of which there may be little; no test needs large ones.
-    let small =
-        ["--server-set", "limits.ring_entries=256", "--server-set", "limits.recv_buffers=64"];
-    bench(&[arguments, &["--server", &server, "--json", &file], &small].concat())
 }
 
 /// One server at a time: they are pinned to the same CPU.

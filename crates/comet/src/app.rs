@@ -51,8 +51,7 @@ pub struct Ended {
 /// # Errors
 /// If the kernel does not report them.
 pub fn machine() -> std::io::Result<Machine> {
-    let allowed = rustix::thread::sched_getaffinity(None)?;
-    let cpus = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
+    let cpus = comet_cpus::allowed()?;
     let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Ok(Machine { cpus, host_name })
 }

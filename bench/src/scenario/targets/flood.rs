@@ -1,12 +1,12 @@
 //! Flat out into one room: what one data core can do with everything else on other CPUs.
 
-use super::goal::{Goal, Reach};
-use super::stand::{Guests, Stand};
-use super::{Findings, Setup};
+use super::goals::{FLOOD_BATCHES, FLOOD_BATCHES_CORE, FLOOD_SINGLE, FLOOD_SINGLE_CORE};
+use super::rig::{Members, Rig};
+use super::{Record, Setup};
 use crate::Result;
 use crate::args::HostArgs;
 use crate::clock::MILLISECOND_NS;
-use crate::sender::Plan;
+use crate::plan::Plan;
 
 const MEMBERS: usize = 1_000;
 /// Bytes of a body, as in `{"test":1}`.
@@ -17,48 +17,18 @@ const BATCHES_WINDOW: u64 = 64;
 const SINGLE_WINDOW: u64 = 256;
 const DURATION_NS: u64 = 1_500 * MILLISECOND_NS;
 
-const BATCHES: Goal = Goal {
-    target: 3,
-    name: "flood_batches",
-    what: "flat out, room of 1,000, batches of 20, 10-byte bodies",
-    reach: Some(Reach::AtLeast(36.0)),
-    unit: "M/s",
-    decimals: 2,
-    compared: "messages received a second; pushed through one stream; control thread and bench on another CPU",
-};
-const BATCHES_CORE: Goal = Goal {
-    name: "flood_batches_core",
-    what: "the same for a second of the data core's CPU",
-    reach: None,
-    compared: "what the data core could do that never waits for the bench",
-    ..BATCHES
-};
-const SINGLE: Goal = Goal {
-    target: 4,
-    name: "flood_single",
-    what: "flat out, room of 1,000, single-message pushes",
-    reach: Some(Reach::AtLeast(5.0)),
-    ..BATCHES
-};
-const SINGLE_CORE: Goal = Goal { target: 4, name: "flood_single_core", ..BATCHES_CORE };
-
-pub(super) const GOALS: [Goal; 4] = [BATCHES, BATCHES_CORE, SINGLE, SINGLE_CORE];
-
-/// # Errors
-///
-/// The server did not start, or ended.
-pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> {
+pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let host = &setup.args.host;
     let control = host.control_cores.as_ref().unwrap_or(&host.bench_core);
     let host = HostArgs { control_cores: Some(control.clone()), ..host.clone() };
-    let mut comet = Stand::comet(setup, &host, Guests::in_one_room(MEMBERS))?;
+    let mut comet = Rig::comet(setup, &host, Members::in_one_room(MEMBERS))?;
     // Many pushes to one room are under way, which only a stream keeps in order.
     comet.push_through_one_stream(true);
     comet.connect()?;
     for round in 1..=setup.args.rounds {
         for (batch, window, goal, core) in [
-            (BATCH, BATCHES_WINDOW, &BATCHES, &BATCHES_CORE),
-            (1, SINGLE_WINDOW, &SINGLE, &SINGLE_CORE),
+            (BATCH, BATCHES_WINDOW, &FLOOD_BATCHES, &FLOOD_BATCHES_CORE),
+            (1, SINGLE_WINDOW, &FLOOD_SINGLE, &FLOOD_SINGLE_CORE),
         ] {
             let plan = Plan {
                 size: SIZE,
@@ -68,9 +38,9 @@ pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> 
                 duration_ns: DURATION_NS,
                 ..comet.plan()
             };
-            let turn = comet.turn(round, plan, findings)?;
-            findings.note(goal, turn.per_second() / 1e6);
-            findings.note(core, 1e3 / turn.data_cpu_ns()?);
+            let turn = comet.turn(round, plan, record)?;
+            record.note(goal, turn.per_second() / 1e6);
+            record.note(core, 1e3 / turn.data_cpu_ns()?);
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::report::{number, table};
+use crate::report::{NOT_MEASURED, Table, number};
 use crate::stats::Spread;
 
 /// A figure that is measured, with what it should be.
@@ -21,6 +21,32 @@ pub(super) struct Goal {
     pub decimals: usize,
     /// What the figure is made of.
     pub compared: &'static str,
+}
+
+/// Unit and digits behind the point.
+type Unit = (&'static str, usize);
+pub(super) const RATIO: Unit = ("", 2);
+pub(super) const US: Unit = ("us", 1);
+
+/// A figure in the words of its line in the table.
+pub(super) const fn goal(
+    target: u8,
+    name: &'static str,
+    reach: Option<Reach>,
+    (unit, decimals): Unit,
+    what: &'static str,
+    compared: &'static str,
+) -> Goal {
+    Goal { target, name, what, reach, unit, decimals, compared }
+}
+
+/// The bounds, as a table of goals writes them.
+pub(super) const fn at_most(bound: f64) -> Option<Reach> {
+    Some(Reach::AtMost(bound))
+}
+
+pub(super) const fn at_least(bound: f64) -> Option<Reach> {
+    Some(Reach::AtLeast(bound))
 }
 
 /// A bound, in the goal's unit.
@@ -93,32 +119,41 @@ impl Line {
 
     fn cells(&self, compared_width: usize) -> Vec<String> {
         let goal = &self.goal;
-        let reach = goal.reach.map_or_else(|| "-".to_owned(), |reach| reach.words(goal));
+        let none = || NOT_MEASURED.to_owned();
+        let reach = goal.reach.map_or_else(none, |reach| reach.words(goal));
         let median = self.measured.map(|is| is.median);
-        let measured = with_unit(number(median, goal.decimals), goal);
-        let range = match self.measured {
-            Some(is) => format!("{:.*} to {:.*}", goal.decimals, is.min, goal.decimals, is.max),
-            None => "-".to_owned(),
-        };
-        let reached = match self.reached {
-            None => "-",
-            Some(true) => "yes",
-            Some(false) => "NO",
-        };
+        let number = |value: f64| number(Some(value), goal.decimals);
+        let measured = median.map_or_else(none, |median| with_unit(number(median), goal));
+        let range = |is: Spread| format!("{} to {}", number(is.min), number(is.max));
+        let range = self.measured.map_or_else(none, range);
+        let words = |reached| if reached { "yes".to_owned() } else { "NO".to_owned() };
+        let reached = self.reached.map_or_else(none, words);
         // Of one width, so that the last column stands at the left.
         let compared = format!("{:compared_width$}", goal.compared);
         let what = format!("{:>2} {}", goal.target, goal.what);
-        vec![what, reach, measured, range, reached.to_owned(), compared]
+        vec![what, reach, measured, range, reached, compared]
     }
 }
 
-/// All lines as text, under headings, and a sentence for each that could not be measured.
+/// All lines as text, with a legend.
 pub(super) fn render(lines: &[Line]) -> String {
     let width = lines.iter().map(|line| line.goal.compared.len()).max().unwrap_or(0);
     let heading = format!("{:width$}", "compared");
-    let headings = ["   what", "reach", "measured", "over the rounds", "reached", &heading];
-    let rows: Vec<Vec<String>> = lines.iter().map(|line| line.cells(width)).collect();
-    table(&headings, &rows)
+    let headings = ["   what", "reach", "measured", "range", "reached", &heading];
+    let legend = [
+        "what: behind the number of the target in the project's list",
+        "reach: the bound; without one the line stands beside others",
+        "measured: the median of the rounds, which is what has to keep the bound",
+        "range: the least and the most of the rounds",
+        "compared: what the figure is made of",
+        "–: no bound, or not measured",
+    ];
+    let table = Table {
+        headings: headings.map(str::to_owned).to_vec(),
+        rows: lines.iter().map(|line| line.cells(width)).collect(),
+        legend: legend.map(str::to_owned).to_vec(),
+    };
+    table.text()
 }
 
 fn with_unit(figure: String, goal: &Goal) -> String {
@@ -129,15 +164,7 @@ fn with_unit(figure: String, goal: &Goal) -> String {
 mod tests {
     use super::*;
 
-    const GOAL: Goal = Goal {
-        target: 8,
-        name: "a_call",
-        what: "a call",
-        reach: Some(Reach::AtMost(40.0)),
-        unit: "us",
-        decimals: 1,
-        compared: "CPU of a call",
-    };
+    const GOAL: Goal = goal(8, "a_call", at_most(40.0), US, "a call", "CPU of a call");
 
     fn line(reach: Option<Reach>, rounds: &[f64], failure: Option<&str>) -> Line {
         Line::judge(&Goal { reach, ..GOAL }, rounds.to_vec(), failure.map(str::to_owned))
@@ -158,20 +185,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_measured_is_not_reached() {
-        let missed = line(Some(Reach::AtMost(1.0)), &[], None);
-        assert!(missed.is_missed());
-        assert_eq!(missed.failure().unwrap(), "a_call could not be measured: no figures");
-        let cut_short = line(Some(Reach::AtMost(1.0)), &[0.5], Some("the server ended"));
-        assert!(cut_short.is_missed());
-        assert_eq!(cut_short.failure().unwrap(), "a_call could not be measured: the server ended");
-    }
-
-    #[test]
-    fn a_floor_is_neither_reached_nor_missed() {
-        let floor = line(None, &[3.0], None);
-        assert_eq!((floor.reached, floor.is_missed(), floor.failure()), (None, false, None));
-        assert!(line(None, &[], None).failure().is_some());
+    fn what_is_not_measured_is_not_reached_and_a_floor_is_neither() {
+        let check = |reach, rounds: &[f64], failure, reached, words: Option<&str>| {
+            let line = line(reach, rounds, failure);
+            assert_eq!((line.reached, line.is_missed()), (reached, reached == Some(false)));
+            let words = words.map(|words| format!("a_call could not be measured: {words}"));
+            assert_eq!(line.failure(), words);
+        };
+        check(at_most(1.0), &[], None, Some(false), Some("no figures"));
+        check(at_most(1.0), &[0.5], Some("it ended"), Some(false), Some("it ended"));
+        check(None, &[3.0], None, None, None);
+        check(None, &[], None, None, Some("no figures"));
     }
 
     #[test]
@@ -181,11 +205,13 @@ mod tests {
             line(None, &[3.0], None),
             line(Some(Reach::AtLeast(50.0)), &[], Some("it ended")),
         ];
-        let expected = "   what         reach  measured  over the rounds  reached  compared\n\
-                        \x208 a call  <= 40.0 us   39.0 us     38.0 to 41.0      yes  CPU of a call\n\
-                        \x208 a call           -    3.0 us       3.0 to 3.0        -  CPU of a call\n\
-                        \x208 a call  >= 50.0 us      - us                -       NO  CPU of a call\n";
-        assert_eq!(render(&lines), expected);
+        let expected = "   what         reach  measured         range  reached  compared\n\
+                        \x208 a call  <= 40.0 us   39.0 us  38.0 to 41.0      yes  CPU of a call\n\
+                        \x208 a call           –    3.0 us    3.0 to 3.0        –  CPU of a call\n\
+                        \x208 a call  >= 50.0 us         –             –       NO  CPU of a call\n";
+        let text = render(&lines);
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.ends_with("\n  –: no bound, or not measured\n"), "{text}");
     }
 
     #[test]

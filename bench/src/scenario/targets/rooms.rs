@@ -1,11 +1,11 @@
 //! One room and ten thousand: the same pushes, each to one member, to the same room or to another each time.
 
-use super::goal::{Goal, Reach};
-use super::stand::{Figures, Guests, SHORT_NS, Stand, alternate};
-use super::{Findings, Setup};
+use super::goals::{GROWTH_ROOMS, GROWTH_ROOMS_DATA};
+use super::rig::{Figures, Members, Rig, SHORT_NS, alternate};
+use super::{Record, Setup};
 use crate::Result;
 use crate::clock::SECOND_NS;
-use crate::sender::{Pattern, Plan};
+use crate::plan::{Pattern, Plan};
 
 const ROOMS: usize = 10_000;
 /// Pushes a second.
@@ -13,53 +13,31 @@ const HZ: f64 = 2_000.0;
 /// Pushes of a turn. With all rooms no room gets two in a round.
 const PUSHES: usize = (HZ * SHORT_NS as f64 / SECOND_NS as f64) as usize;
 
-const GROWTH: Goal = Goal {
-    target: 11,
-    name: "growth_rooms",
-    what: "cost growth, 1 to 10,000 rooms of one",
-    reach: Some(Reach::AtMost(1.25)),
-    unit: "",
-    decimals: 2,
-    compared: "growth of CPU of a push, all threads / the bare ring loop's, one socket to another each time",
-};
-const GROWTH_DATA: Goal = Goal {
-    name: "growth_rooms_data",
-    what: "the same, data core",
-    reach: None,
-    compared: "without the control thread",
-    ..GROWTH
-};
-
-pub(super) const GOALS: [Goal; 2] = [GROWTH, GROWTH_DATA];
-
-/// # Errors
-///
-/// A server or a yardstick did not start, or ended.
-pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> {
+pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let host = &setup.args.host;
     for round in 1..=setup.args.rounds {
         // One after the other: together they need more descriptors than a process usually has.
-        let mut growth = |one: Stand, all: Stand| growth(round, [one, all], findings);
-        let guests = |rooms| Guests { connections: rooms, rooms, ..Guests::in_one_room(rooms) };
-        let comet = |rooms| Stand::comet(setup, host, guests(rooms));
+        let mut growth = |one: Rig, all: Rig| growth(round, [one, all], record);
+        let members = |rooms| Members { connections: rooms, rooms, ..Members::in_one_room(rooms) };
+        let comet = |rooms| Rig::comet(setup, host, members(rooms));
         let comet = growth(comet(1)?, comet(ROOMS)?)?;
-        let bare = growth(Stand::ring(host, 1)?, Stand::ring_of_streams(host, ROOMS)?)?;
-        findings.note(&GROWTH, comet.all_threads / bare.all_threads);
-        findings.note(&GROWTH_DATA, comet.data / bare.all_threads);
+        let bare = growth(Rig::ring(setup, host, 1)?, Rig::ring_of_streams(setup, host, ROOMS)?)?;
+        record.note(&GROWTH_ROOMS, comet.all_threads / bare.all_threads);
+        record.note(&GROWTH_ROOMS_DATA, comet.data / bare.all_threads);
     }
     Ok(())
 }
 
 /// How many times as much CPU a delivery takes with all rooms as with one.
-fn growth(round: u32, mut stands: [Stand; 2], findings: &mut Findings) -> Result<Figures> {
-    for stand in &mut stands {
-        stand.connect()?;
+fn growth(round: u32, mut rigs: [Rig; 2], record: &mut Record) -> Result<Figures> {
+    for rig in &mut rigs {
+        rig.connect()?;
     }
-    let plan = |stand: &Stand, turn| Plan {
+    let plan = |rig: &Rig, turn| Plan {
         interval_ns: Plan::interval_of(HZ),
         pattern: Pattern::Rotating { first: turn * PUSHES },
-        ..stand.plan()
+        ..rig.plan()
     };
-    let [one, all] = alternate(round, stands.each_mut(), plan, findings)?;
+    let [one, all] = alternate(round, rigs.each_mut(), plan, record)?;
     Ok(Figures { all_threads: all.all_threads / one.all_threads, data: all.data / one.data })
 }

@@ -1,4 +1,4 @@
-//! Those who are slow to read: a little every now and then, or nothing at all.
+//! Slow readers, which read a little every now and then, and stalled ones, which read nothing.
 
 use std::io;
 
@@ -9,8 +9,8 @@ use crate::receiver::Receiver;
 /// Time between two reads of a slow reader.
 const STEP_NS: u64 = 100 * MILLISECOND_NS;
 
-/// The slow and the stalled.
-pub(super) struct Sipping {
+/// Connections that the receiver has paused.
+pub(super) struct SlowReaders {
     /// With one read.
     bytes: usize,
     due_ns: u64,
@@ -18,28 +18,34 @@ pub(super) struct Sipping {
     stalled: Vec<usize>,
 }
 
-impl Sipping {
-    /// Slow ones read so much; nobody is slow yet.
+impl SlowReaders {
+    /// None yet; slow ones are going to read so much.
     pub(super) fn new(bytes_per_second: u32) -> Self {
         let bytes = u64::from(bytes_per_second) * STEP_NS / SECOND_NS;
         let bytes = usize::try_from(bytes).expect("a u32").max(1);
         Self { bytes, due_ns: now_ns(), slow: Vec::new(), stalled: Vec::new() }
     }
 
-    /// A connection of the receiver, which has muted it, reads so from now on.
-    pub(super) fn add(&mut self, index: usize, reading: Reading) {
+    /// Pauses a connection of the receiver if it is slow or stalled.
+    pub(super) fn add(
+        &mut self,
+        receiver: &mut Receiver,
+        index: usize,
+        reading: Reading,
+    ) -> io::Result<()> {
         match reading {
+            Reading::AtOnce => return Ok(()),
             Reading::Slowly => self.slow.push(index),
             Reading::Never => self.stalled.push(index),
-            Reading::AtOnce => {}
         }
+        receiver.pause_reading(index)
     }
 
-    /// Reads what is due; says when the next is.
+    /// Reads what is due; returns when the next is.
     pub(super) fn act(&mut self, receiver: &mut Receiver) -> u64 {
         if self.due_ns <= now_ns() {
             for &index in &self.slow {
-                receiver.sip(index, self.bytes);
+                receiver.read_some(index, self.bytes);
             }
             self.due_ns += STEP_NS;
         }
@@ -47,11 +53,8 @@ impl Sipping {
     }
 
     /// All read again like everybody else.
-    ///
-    /// # Errors
-    ///
-    /// epoll failed.
     pub(super) fn release(self, receiver: &mut Receiver) -> io::Result<()> {
-        self.slow.into_iter().chain(self.stalled).try_for_each(|index| receiver.unmute(index))
+        let all = self.slow.into_iter().chain(self.stalled);
+        all.into_iter().try_for_each(|index| receiver.resume_reading(index))
     }
 }

@@ -1,28 +1,23 @@
-//! What a receiver knows about what came: deliveries and their latencies, replies and their round trips.
+//! What a receiver records of what comes: deliveries and their latencies, replies and their round trips.
 
 use comet_client::Session;
 use hdrhistogram::Histogram;
 
-use super::Receiver;
-use crate::accounting::Accounts;
+use crate::accounting::{Accounts, StreamId};
 use crate::message::{OP_CHANGE_ROOM_REPLY, OP_HEARTBEAT_REPLY, Shape, Stamp};
 use crate::stats::latency_histogram;
-use crate::visits::{STREAM_KINDS, StreamId, Visits};
 
 /// Apart from the sessions, since both change at once.
-pub(crate) struct Books {
+pub(crate) struct Recorder {
     run: u32,
     operation: i32,
     /// Of the run's frames.
     shape: Shape,
-    /// Of the connections that receive one stream from the beginning to the end.
     pub accounts: Accounts,
-    /// Of all others.
-    pub visits: Visits,
     /// From the intended send to the read that brought it, in ns.
     pub latencies: Histogram<u64>,
     /// The same of connections that are slow to read.
-    pub impaired_latencies: Histogram<u64>,
+    pub slow_latencies: Histogram<u64>,
     /// From connect(2), or when it was due, to the reply to the authentication, in ns.
     pub handshakes: Histogram<u64>,
     /// From when a heartbeat was due to its reply, in ns.
@@ -30,71 +25,75 @@ pub(crate) struct Books {
     /// When the last heartbeat of each connection was due, until it is answered.
     heartbeats_due_ns: Vec<Option<u64>>,
     /// Whether a connection is slow to read; shorter than the connections where the last ones are not.
-    impaired: Vec<bool>,
+    slow: Vec<bool>,
     /// Rooms that connections have changed to.
     pub moved: u64,
-    /// Deliveries and answered heartbeats of the books before these.
+    /// Deliveries and answered heartbeats before the last restart.
     received_before: u64,
     answered_before: u64,
 }
 
-impl Books {
-    pub(super) fn new(run: u32, operation: i32, size: usize) -> Self {
+impl Recorder {
+    /// Records messages of `run` with `operation` and, nearly all, bodies of `size` bytes.
+    pub(crate) fn new(run: u32, operation: i32, size: usize) -> Self {
         Self {
             run,
             operation,
             shape: Shape::new(run, operation, size),
             accounts: Accounts::default(),
-            visits: Visits::default(),
             latencies: latency_histogram(),
-            impaired_latencies: latency_histogram(),
+            slow_latencies: latency_histogram(),
             handshakes: latency_histogram(),
             round_trips: latency_histogram(),
             heartbeats_due_ns: Vec::new(),
-            impaired: Vec::new(),
+            slow: Vec::new(),
             moved: 0,
             received_before: 0,
             answered_before: 0,
         }
     }
 
-    /// Distinct deliveries so far.
-    pub(crate) fn received(&self) -> u64 {
-        self.accounts.received() + self.visits.received()
+    /// Forgets all figures and subscriptions: what comes from here on is of `run`, with bodies of `size` bytes.
+    pub(crate) fn restart(&mut self, run: u32, size: usize) {
+        self.received_before = self.received_ever();
+        self.answered_before = self.answered_ever();
+        self.run = run;
+        self.shape = Shape::new(run, self.operation, size);
+        self.accounts.restart();
+        self.latencies.reset();
+        self.slow_latencies.reset();
+        self.handshakes.reset();
+        self.round_trips.reset();
+        self.moved = 0;
     }
 
-    /// Those of all books there were.
-    pub(super) fn received_ever(&self) -> u64 {
-        self.received_before + self.received()
+    /// Deliveries, over all restarts.
+    pub(crate) fn received_ever(&self) -> u64 {
+        self.received_before + self.accounts.received()
     }
 
-    /// Heartbeats that were answered, of all books there were.
-    pub(super) fn answered_ever(&self) -> u64 {
+    /// Heartbeats that were answered, over all restarts.
+    pub(crate) fn answered_ever(&self) -> u64 {
         self.answered_before + self.round_trips.len()
     }
 
     /// Whether the connection reads slowly or not at all.
-    pub(crate) fn is_impaired(&self, connection: usize) -> bool {
-        self.impaired.get(connection).is_some_and(|&is| is)
+    pub(crate) fn is_slow(&self, connection: usize) -> bool {
+        self.slow.get(connection).is_some_and(|&is| is)
     }
 
-    pub(super) fn impair(&mut self, connection: usize) {
-        if self.impaired.len() <= connection {
-            self.impaired.resize(connection + 1, false);
-        }
-        self.impaired[connection] = true;
+    pub(crate) fn mark_slow(&mut self, connection: usize) {
+        *at(&mut self.slow, connection) = true;
     }
 
-    pub(super) fn heartbeat_sent(&mut self, connection: usize, due_ns: u64) {
-        if self.heartbeats_due_ns.len() <= connection {
-            self.heartbeats_due_ns.resize(connection + 1, None);
-        }
-        self.heartbeats_due_ns[connection] = Some(due_ns);
+    pub(crate) fn heartbeat_sent(&mut self, connection: usize, due_ns: u64) {
+        *at(&mut self.heartbeats_due_ns, connection) = Some(due_ns);
     }
 
-    /// Books what came on a connection. What is next in its stream, which is nearly all, is compared with
-    /// what it must be; only the rest goes through the session.
-    pub(super) fn take(
+    /// Records what came on a connection. What is next in its stream, which is nearly all, is compared with
+    /// what it must be; only the rest goes through the session. `owed` are the bytes that the session needs of
+    /// a frame of the run it has the beginning of.
+    pub(crate) fn handle_input(
         &mut self,
         connection: usize,
         session: &mut Session,
@@ -105,11 +104,11 @@ impl Books {
         let (begun, mut input) = input.split_at(input.len().min(*owed));
         *owed -= begun.len();
         self.parse(connection, session, begun, now_ns)?;
-        let is_plain = !self.visits.has(connection) && !self.is_impaired(connection);
+        let is_plain = !self.accounts.is_subscriber(connection) && !self.is_slow(connection);
         // What the session has the beginning of is its own to end: behind a WebSocket header that came alone,
         // too, the next input begins as the next message does.
         if is_plain && session.is_live() && !session.is_amid_input() {
-            let count = self.book_next(connection, input, now_ns);
+            let count = self.record_next(connection, input, now_ns);
             input = &input[count * self.shape.length()..];
             if !input.is_empty() && input.len() < self.shape.length() && self.shape.begins(input) {
                 *owed = self.shape.length() - input.len();
@@ -118,7 +117,7 @@ impl Books {
         self.parse(connection, session, input, now_ns)
     }
 
-    fn book_next(&mut self, connection: usize, input: &[u8], now_ns: u64) -> usize {
+    fn record_next(&mut self, connection: usize, input: &[u8], now_ns: u64) -> usize {
         let (stream, next) = self.accounts.next(connection);
         let latencies = &mut self.latencies;
         let count = self.shape.count(input, stream, next, |intended_ns, count| {
@@ -138,71 +137,45 @@ impl Books {
         if input.is_empty() {
             return Ok(());
         }
-        let handled = session.handle_input(input, |frame| {
-            self.hear(connection, frame.operation, frame.body, now_ns);
+        let handled = session.handle_input(input, |frame| match frame.operation {
+            operation if operation == self.operation => {
+                self.record(connection, frame.body, now_ns);
+            }
+            OP_HEARTBEAT_REPLY => {
+                let due_ns = self.heartbeats_due_ns.get_mut(connection).and_then(Option::take);
+                if let Some(due_ns) = due_ns {
+                    self.round_trips.saturating_record(now_ns.saturating_sub(due_ns));
+                }
+            }
+            OP_CHANGE_ROOM_REPLY => self.moved += 1,
+            _ => {}
         });
         handled.map_err(|error| error.to_string())
     }
 
-    /// Books a frame of the server.
-    fn hear(&mut self, connection: usize, operation: i32, body: &[u8], now_ns: u64) {
-        if operation == self.operation {
-            self.book(connection, body, now_ns);
-        } else if operation == OP_HEARTBEAT_REPLY {
-            let due_ns = self.heartbeats_due_ns.get_mut(connection).and_then(Option::take);
-            if let Some(due_ns) = due_ns {
-                self.round_trips.saturating_record(now_ns.saturating_sub(due_ns));
-            }
-        } else if operation == OP_CHANGE_ROOM_REPLY {
-            self.moved += 1;
-        }
-    }
-
-    fn book(&mut self, connection: usize, body: &[u8], now_ns: u64) {
-        let mut runs = self.run..self.run + STREAM_KINDS;
+    fn record(&mut self, connection: usize, body: &[u8], now_ns: u64) {
+        let mut runs = self.run..self.run + StreamId::KINDS;
         let Some(stamp) = runs.find_map(|run| Stamp::decode(body, run)) else {
             return self.accounts.record_foreign();
         };
-        if self.visits.has(connection) {
-            let stream = StreamId { kind: stamp.run - self.run, number: stamp.stream };
-            self.visits.record(connection, stream, stamp.sequence);
-        } else if stamp.run == self.run {
-            self.accounts.record(connection, stamp.stream, stamp.sequence);
-        } else {
-            return self.accounts.record_foreign();
-        }
+        let stream = StreamId { kind: stamp.run - self.run, number: stamp.stream };
+        self.accounts.record(connection, stream, stamp.sequence);
         let Some(intended_ns) = stamp.intended_ns else { return };
         let latency_ns = now_ns.saturating_sub(intended_ns);
-        if self.is_impaired(connection) {
-            self.impaired_latencies.saturating_record(latency_ns);
+        if self.is_slow(connection) {
+            self.slow_latencies.saturating_record(latency_ns);
         } else {
             self.latencies.saturating_record(latency_ns);
         }
     }
 }
 
-impl Receiver {
-    /// Forgets all figures so far, and who visits what: what comes from here on is of `run`, with bodies of
-    /// `size` bytes.
-    pub(crate) fn start_over(&mut self, run: u32, size: usize) {
-        let books = &mut self.books;
-        books.received_before = books.received_ever();
-        books.answered_before = books.answered_ever();
-        books.run = run;
-        books.shape = Shape::new(run, books.operation, size);
-        books.accounts.restart();
-        for histogram in [
-            &mut books.latencies,
-            &mut books.impaired_latencies,
-            &mut books.handshakes,
-            &mut books.round_trips,
-        ] {
-            histogram.reset();
-        }
-        books.visits = Visits::default();
-        books.moved = 0;
-        self.heartbeats.sent = 0;
+/// The entry of a connection in a list that grows as it needs to.
+fn at<T: Default + Clone>(list: &mut Vec<T>, connection: usize) -> &mut T {
+    if list.len() <= connection {
+        list.resize(connection + 1, T::default());
     }
+    &mut list[connection]
 }
 
 #[cfg(test)]
@@ -258,17 +231,17 @@ mod tests {
         message
     }
 
-    /// All `count` deliveries of `input` are booked, wherever it is cut in two.
+    /// All `count` deliveries of `input` are recorded, wherever it is cut in two.
     fn check(transport: Transport, input: &[u8], count: u64) {
         for cut in 0..=input.len() {
-            let mut books = Books::new(RUN, OPERATION, SIZE);
-            books.accounts.open(0);
+            let mut recorder = Recorder::new(RUN, OPERATION, SIZE);
+            recorder.accounts.open(0);
             let (mut session, mut owed) = (live(transport), 0);
             for part in [&input[..cut], &input[cut..]] {
-                let taken = books.take(0, &mut session, &mut owed, part, 2);
+                let taken = recorder.handle_input(0, &mut session, &mut owed, part, 2);
                 assert_eq!(taken, Ok(()), "{transport:?}, cut at {cut}");
             }
-            let is = books.accounts.close(&[count]);
+            let [is, _] = recorder.accounts.close(&[vec![count]], &[]);
             assert_eq!((is.received, is.lost), (count, 0), "{transport:?}, cut at {cut}");
         }
     }

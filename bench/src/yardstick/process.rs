@@ -2,25 +2,21 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::ops::Range;
 
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
 
 use super::admit::accept_all;
+use super::feed::{Mode, each_message};
 use super::grpc;
 use super::plain::PlainLoop;
 use super::ring::RingLoop;
-use super::{ALL, HEAD_LEN, MESSAGE_MAX, Mode};
 use crate::Result;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// Runs until the standard input ends. The port is the first line of the standard output.
-///
-/// # Errors
-///
-/// A socket could not be made or a connection does not speak the protocol.
+/// Runs until the standard input ends. The port is the first line of the standard output. Fails if a
+/// socket could not be made or a connection does not speak the protocol.
 pub(crate) fn serve(mode: Mode, connections: usize) -> Result<()> {
     let listener = socket(AddressFamily::INET, SocketType::STREAM, None)?;
     // Accepted sockets inherit it.
@@ -42,35 +38,6 @@ pub(crate) fn serve(mode: Mode, connections: usize) -> Result<()> {
             let mut plain = PlainLoop::new(accept_all(&listener, connections)?);
             each_message(connections, |message, to| plain.round(&message, to))
         }
-    }
-}
-
-/// Calls `round` with each message and the sockets it is for.
-fn each_message(
-    connections: usize,
-    mut round: impl FnMut(Vec<u8>, Range<usize>) -> io::Result<()>,
-) -> Result<()> {
-    let mut stdin = io::stdin().lock();
-    let mut head = [0; HEAD_LEN];
-    loop {
-        match stdin.read_exact(&mut head) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            outcome => outcome?,
-        }
-        let [l0, l1, l2, l3, t0, t1, t2, t3] = head;
-        let (length, to) =
-            (u32::from_le_bytes([l0, l1, l2, l3]), u32::from_le_bytes([t0, t1, t2, t3]));
-        let one = to as usize;
-        let sockets = if to == ALL { 0..connections } else { one..one + 1 };
-        if sockets.end > connections {
-            return Err(format!("there is no socket {one}").into());
-        }
-        if length > MESSAGE_MAX {
-            return Err(format!("a message of {length} bytes is beyond {MESSAGE_MAX}").into());
-        }
-        let mut message = vec![0; length as usize];
-        stdin.read_exact(&mut message)?;
-        round(message, sockets)?;
     }
 }
 

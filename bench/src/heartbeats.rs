@@ -1,41 +1,50 @@
-//! Heartbeats of all connections of a receiver, spread evenly over their interval.
+//! When which connection sends its heartbeat: spread evenly over the interval.
 
-use rustix::event::epoll::EventFlags;
-
-use super::{Receiver, Stage};
-use crate::clock::{SECOND_NS, now_ns};
-use crate::message::OP_HEARTBEAT;
+use crate::clock::SECOND_NS;
 
 /// Below goim's five minutes by half.
 const INTERVAL_NS: u64 = 120 * SECOND_NS;
 /// Short runs have none.
 const FIRST_NS: u64 = 60 * SECOND_NS;
 
-/// Whose turn it is, and when.
+/// The schedule of all connections together.
 #[derive(Clone, Copy)]
-pub(super) struct Heartbeats {
+pub(crate) struct Heartbeats {
     /// 0 for none.
     interval_ns: u64,
     /// When the last one was due.
     last_ns: u64,
     /// Of the last look for one that is due.
     looked_ns: u64,
-    next: usize,
-    pub(super) sent: u64,
+    /// Index of the connection to begin the next search with.
+    pub next: usize,
+    /// Since the accounts were opened.
+    pub sent: u64,
 }
 
 impl Heartbeats {
     /// Those that keep a connection open, for a receiver that starts at `now_ns`.
-    pub(super) fn default_from(now_ns: u64) -> Self {
+    pub(crate) fn default_from(now_ns: u64) -> Self {
         let last_ns = now_ns + FIRST_NS;
         Self { interval_ns: INTERVAL_NS, last_ns, looked_ns: now_ns, next: 0, sent: 0 }
     }
 
+    /// From `now_ns` on each connection sends one every so many ns; 0 for none.
+    pub(crate) fn set_interval(&mut self, interval_ns: u64, now_ns: u64) {
+        *self = Self { interval_ns, last_ns: now_ns, looked_ns: now_ns, ..*self };
+    }
+
     /// Takes the next one where it is due, with so many connections live: when it was.
-    fn take(&mut self, live: usize, now_ns: u64) -> Option<u64> {
+    pub(crate) fn take(&mut self, live: usize, now_ns: u64) -> Option<u64> {
         let due_ns = self.due_ns(live).filter(|&due_ns| due_ns <= now_ns)?;
         self.last_ns = due_ns;
         Some(due_ns)
+    }
+
+    /// All that were due at `now_ns` are sent; returns in how many ns the next one is.
+    pub(crate) fn looked(&mut self, live: usize, now_ns: u64) -> u64 {
+        self.looked_ns = now_ns;
+        self.due_ns(live).map_or(u64::MAX, |due_ns| due_ns - now_ns)
     }
 
     fn due_ns(&self, live: usize) -> Option<u64> {
@@ -45,47 +54,6 @@ impl Heartbeats {
         let step_ns = (self.interval_ns / live as u64).max(1);
         // Where more are live than at the last look it is due earlier, but was not due then.
         Some((self.last_ns + step_ns).max(self.looked_ns))
-    }
-}
-
-impl Receiver {
-    /// From now on each connection sends a heartbeat every so many ns; 0 for none.
-    pub(crate) fn set_heartbeat(&mut self, interval_ns: u64) {
-        let now_ns = now_ns();
-        let (last_ns, looked_ns) = (now_ns, now_ns);
-        self.heartbeats = Heartbeats { interval_ns, last_ns, looked_ns, ..self.heartbeats };
-    }
-
-    /// Heartbeats sent since the books were opened.
-    pub(crate) fn heartbeats_sent(&self) -> u64 {
-        self.heartbeats.sent
-    }
-
-    /// Sends those that are due; says in how many ns the next one is.
-    pub(super) fn send_heartbeats(&mut self) -> u64 {
-        let now_ns = now_ns();
-        while let Some(due_ns) = self.heartbeats.take(self.live, now_ns) {
-            let Some(index) = self.next_live() else { break };
-            self.heartbeats.sent += 1;
-            self.books.heartbeat_sent(index, due_ns);
-            self.connections[index].session.send(OP_HEARTBEAT, 0, &[]);
-            self.handle(index, EventFlags::empty());
-        }
-        self.heartbeats.looked_ns = now_ns;
-        self.heartbeats.due_ns(self.live).map_or(u64::MAX, |due_ns| due_ns - now_ns)
-    }
-
-    /// The next connection that is open, from where the last search ended.
-    fn next_live(&mut self) -> Option<usize> {
-        let connections = self.connections.len();
-        let first = self.heartbeats.next;
-        let is_live = |index: &usize| {
-            let connection = &self.connections[*index];
-            connection.stage == Stage::Live && connection.socket.is_some() && !connection.is_muted
-        };
-        let found = (first..first + connections).map(|index| index % connections).find(is_live)?;
-        self.heartbeats.next = found + 1;
-        Some(found)
     }
 }
 

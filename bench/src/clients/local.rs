@@ -1,0 +1,257 @@
+//! The clients of a run in one process: their connections, and what they do beside receiving.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::accounting::StreamId;
+use crate::clients::churn::{ChurnPlan, Guests};
+use crate::clients::slow::SlowReaders;
+use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
+use crate::crowd::Crowd;
+use crate::dial::Dialer;
+use crate::findings::Findings;
+use crate::plan::Received;
+use crate::receiver::Receiver;
+use crate::recorder::Recorder;
+use crate::sampler::Counts;
+use crate::source::Sources;
+use crate::target::Endpoints;
+
+/// Connections begun between two looks at those under way.
+const BURST: usize = 16;
+/// How long nothing may happen while handshakes are under way.
+const STALL_NS: u64 = 10 * SECOND_NS;
+
+/// What the clients of a process have to know from the beginning.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct ClientSetup {
+    /// Of the first messages.
+    pub run: u32,
+    pub operation: i32,
+    /// Bytes of nearly all bodies.
+    pub size: usize,
+    pub endpoints: Endpoints,
+    pub crowd: Crowd,
+    pub sources: Option<Sources>,
+    /// Handshakes under way at once.
+    pub in_flight: usize,
+}
+
+/// A command to all clients of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum ClientCommand {
+    /// Forget all figures: what comes is of `run`. Members that are connected now are to get everything: one
+    /// stream, or with `all_streams` their room's, their key's and the broadcasts.
+    Restart { run: u32, size: usize, all_streams: bool },
+    /// A heartbeat of each connection every so many ns; 0 for none.
+    Heartbeat(u64),
+    /// Guests begin to come and go.
+    StartGuests(ChurnPlan),
+    /// No more guests; those that are there leave.
+    StopGuests,
+    /// Slow readers begin to be slow: so many bytes a second.
+    SlowDown(u32),
+    /// They read again as the others do.
+    ReadNormally,
+    /// This share of the members loses its connection and makes a new one.
+    Reconnect(f64),
+}
+
+/// The clients of one process.
+pub(crate) struct LocalClients {
+    receiver: Receiver,
+    dialer: Dialer,
+    in_flight: usize,
+    /// Members that are to be connected, by number.
+    waiting: VecDeque<usize>,
+    members: Vec<Member>,
+    /// Members have several streams.
+    all_streams: bool,
+    guests: Guests,
+    slow: Option<SlowReaders>,
+}
+
+/// A connection that is meant to stay.
+#[derive(Clone, Copy)]
+struct Member {
+    number: usize,
+    /// At the receiver.
+    index: usize,
+}
+
+impl LocalClients {
+    /// Clients without a connection yet, whose deliveries are reported to `received`. Fails if the host
+    /// refuses a descriptor.
+    pub(crate) fn new(setup: ClientSetup, received: Arc<Received>) -> io::Result<Self> {
+        let mut recorder = Recorder::new(setup.run, setup.operation, setup.size);
+        recorder.accounts.callers = setup.crowd.callers;
+        let ClientSetup { endpoints, crowd, sources, in_flight, .. } = setup;
+        Ok(Self {
+            receiver: Receiver::new(recorder, received)?,
+            dialer: Dialer { endpoints, crowd, sources },
+            in_flight,
+            waiting: VecDeque::new(),
+            members: Vec::new(),
+            all_streams: false,
+            guests: Guests::default(),
+            slow: None,
+        })
+    }
+
+    /// Distinct deliveries since the last restart.
+    pub(crate) fn received(&self) -> u64 {
+        self.receiver.recorder.accounts.received()
+    }
+
+    /// What was counted since the clients are there.
+    pub(crate) fn counts(&self) -> Counts {
+        self.receiver.counts()
+    }
+
+    /// Connects members `which`; returns when all are live. `watch` is called now and then. Fails if a
+    /// connection was refused or closed, nothing happened for ten seconds, or `watch` failed.
+    pub(crate) fn dial(
+        &mut self,
+        which: Range<usize>,
+        mut watch: impl FnMut(&Self) -> Result<()>,
+    ) -> Result<()> {
+        let wanted = self.receiver.live() + which.len();
+        self.waiting.extend(which);
+        let mut live = self.receiver.live();
+        let mut moved_ns = now_ns();
+        while self.receiver.live() < wanted {
+            self.turn(100 * MILLISECOND_NS)?;
+            if let Some((reason, count)) = self.receiver.close_reasons.first_key_value() {
+                return Err(format!("{count} connections failed: {reason}").into());
+            }
+            if self.receiver.live() > live {
+                (live, moved_ns) = (self.receiver.live(), now_ns());
+            } else if now_ns() > moved_ns + STALL_NS {
+                let opening = self.receiver.opening();
+                return Err(format!("{opening} handshakes are not answered; {live} were").into());
+            }
+            watch(self)?;
+        }
+        Ok(())
+    }
+
+    /// Does what is due and handles what comes, for at most `timeout_ns`. Fails if a connection cannot be
+    /// begun, or epoll failed; what a server does to one is counted.
+    pub(crate) fn turn(&mut self, mut timeout_ns: u64) -> Result<()> {
+        if !self.waiting.is_empty() && self.begin_waiting()? {
+            timeout_ns = 0;
+        }
+        if let Some(due_ns) = self.guests.act(&mut self.receiver, &self.dialer)? {
+            timeout_ns = timeout_ns.min(due_ns.saturating_sub(now_ns()));
+        }
+        if let Some(slow) = &mut self.slow {
+            let due_ns = slow.act(&mut self.receiver);
+            timeout_ns = timeout_ns.min(due_ns.saturating_sub(now_ns()));
+        }
+        Ok(self.receiver.turn(timeout_ns)?)
+    }
+
+    /// Carries out a command. Fails if epoll does.
+    pub(crate) fn execute(&mut self, command: ClientCommand) -> Result<()> {
+        match command {
+            ClientCommand::Restart { run, size, all_streams } => {
+                self.restart(run, size, all_streams);
+            }
+            ClientCommand::Heartbeat(interval_ns) => {
+                self.receiver.heartbeats.set_interval(interval_ns, now_ns());
+            }
+            ClientCommand::StartGuests(plan) => self.guests.start(plan),
+            ClientCommand::StopGuests => self.guests.stop(&mut self.receiver),
+            ClientCommand::SlowDown(bytes_per_second) => {
+                let mut slow = SlowReaders::new(bytes_per_second);
+                for member in &self.members {
+                    let reading = self.dialer.crowd.reading(member.number);
+                    slow.add(&mut self.receiver, member.index, reading)?;
+                }
+                self.slow = Some(slow);
+            }
+            ClientCommand::ReadNormally => {
+                if let Some(slow) = self.slow.take() {
+                    slow.release(&mut self.receiver)?;
+                }
+            }
+            ClientCommand::Reconnect(share) => self.reconnect(share),
+        }
+        Ok(())
+    }
+
+    /// What was found since the last restart; `sent` has the number of messages of each stream by kind.
+    pub(crate) fn findings(&self, sent: &[Vec<u64>]) -> Findings {
+        let recorder = &self.receiver.recorder;
+        // Where members have all their streams, a connection without subscriptions is one that was closed.
+        let to_single = if self.all_streams { &[] } else { sent };
+        let is_healthy = |connection: usize| !recorder.is_slow(connection);
+        let (healthy_expected, healthy_lost) = recorder.accounts.lost_by(to_single, is_healthy);
+        let is_open = |connection: usize| self.receiver.is_live(connection);
+        let (_, open_lost) = recorder.accounts.lost_by(to_single, is_open);
+        let mut guests = self.guests.sums;
+        guests.moved = recorder.moved;
+        let [deliveries, visits] = recorder.accounts.close(to_single, sent);
+        Findings {
+            deliveries,
+            healthy_expected,
+            healthy_lost,
+            open_lost,
+            visits,
+            guests,
+            latencies: recorder.latencies.clone(),
+            impaired_latencies: recorder.slow_latencies.clone(),
+            handshakes: recorder.handshakes.clone(),
+            round_trips: recorder.round_trips.clone(),
+            heartbeats_sent: self.receiver.heartbeats.sent,
+            closed: self.receiver.close_reasons.clone(),
+            healthy_closed: self.receiver.healthy_closed,
+        }
+    }
+
+    /// Begins as many as may be under way; returns whether there could be more.
+    fn begin_waiting(&mut self) -> Result<bool> {
+        let room = self.in_flight.saturating_sub(self.receiver.opening());
+        for _ in 0..room.min(BURST) {
+            let Some(number) = self.waiting.pop_front() else { break };
+            let index = self.dialer.begin(&mut self.receiver, number, now_ns())?;
+            self.members.push(Member { number, index });
+            if self.all_streams {
+                self.subscribe(Member { number, index }, false);
+            }
+        }
+        Ok(!self.waiting.is_empty() && self.receiver.opening() < self.in_flight)
+    }
+
+    fn restart(&mut self, run: u32, size: usize, all_streams: bool) {
+        self.receiver.restart(run, size);
+        self.guests.sums = Default::default();
+        self.all_streams = all_streams;
+        if all_streams {
+            for member in self.members.clone() {
+                self.subscribe(member, self.receiver.is_live(member.index));
+            }
+        }
+    }
+
+    fn subscribe(&mut self, member: Member, from_the_start: bool) {
+        let room = self.dialer.crowd.room_of(member.number).map(StreamId::room);
+        let own = StreamId::key(member.number);
+        for stream in room.into_iter().chain([own, StreamId::broadcast()]) {
+            self.receiver.subscribe(member.index, stream, from_the_start);
+        }
+    }
+
+    fn reconnect(&mut self, share: f64) {
+        let count = (self.members.len() as f64 * share.clamp(0.0, 1.0)).round() as usize;
+        for member in self.members.drain(..count).collect::<Vec<_>>() {
+            self.receiver.close(member.index);
+            self.waiting.push_back(member.number);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What is pushed and when, and how far the receivers are.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use crate::args::LoadArgs;
+use crate::clock::{SECOND_NS, now_ns, seconds_to_ns};
+use crate::crowd::Crowd;
+
+/// What to push, and when.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Tells the messages of one turn from those of any other.
+    pub run: u32,
+    pub operation: i32,
+    /// Bytes of each body.
+    pub size: usize,
+    /// Messages in one push; more than one go as a run of frames.
+    pub batch: u64,
+    /// Connections of each stream.
+    pub members: Vec<u64>,
+    pub pattern: Pattern,
+    /// Time between ticks; none is flat out.
+    pub interval_ns: Option<u64>,
+    pub duration_ns: u64,
+    /// Ticks under way when flat out.
+    pub window: u64,
+}
+
+/// Which streams a tick pushes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pattern {
+    /// All.
+    Every,
+    /// One, in turn.
+    Rotating {
+        /// The one to begin with; beyond the last it starts again.
+        first: usize,
+    },
+}
+
+impl Plan {
+    /// What `load` asks for, pushed to all streams of `crowd`.
+    pub(crate) fn of(load: &LoadArgs, operation: i32, crowd: &Crowd) -> Self {
+        Self {
+            run: run_id(),
+            operation,
+            size: load.size as usize,
+            batch: u64::from(load.batch),
+            members: crowd.members(),
+            pattern: Pattern::Every,
+            interval_ns: Self::interval_of(load.rate),
+            duration_ns: seconds_to_ns(load.seconds),
+            window: u64::from(load.window),
+        }
+    }
+
+    /// The time between ticks of `rate` a second; none for 0, which is flat out.
+    pub(crate) fn interval_of(rate: f64) -> Option<u64> {
+        (rate > 0.0).then(|| ((SECOND_NS as f64 / rate) as u64).max(1))
+    }
+
+    /// Deliveries that the whole plan will become; flat out nobody can know.
+    pub(crate) fn expected(&self) -> Option<u64> {
+        let ticks = self.duration_ns.div_ceil(self.interval_ns?);
+        let members: u64 = self.members.iter().sum();
+        let every = ticks * members * self.batch;
+        Some(match self.pattern {
+            Pattern::Every => every,
+            Pattern::Rotating { .. } => every / self.members.len() as u64,
+        })
+    }
+}
+
+/// A number for [`Plan::run`].
+pub(crate) fn run_id() -> u32 {
+    // Low bits of the time in microseconds: turns are seconds apart.
+    (now_ns() / 1000) as u32
+}
+
+/// How many deliveries the receivers have; written by their thread, awaited by the sender's.
+#[derive(Default)]
+pub(crate) struct Received {
+    count: AtomicU64,
+    changed: Notify,
+}
+
+impl Received {
+    /// `count` deliveries have come.
+    pub(crate) fn report(&self, count: u64) {
+        if self.count.swap(count, Ordering::Relaxed) != count {
+            self.changed.notify_one();
+        }
+    }
+
+    /// A push was answered: the server may have counted deliveries as dropped.
+    pub(crate) fn answered(&self) {
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Ends with the next report or answer, or one that nobody has waited for yet.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_knows_its_deliveries() {
+        let plan = Plan {
+            run: 0,
+            operation: 1000,
+            size: 64,
+            batch: 2,
+            members: vec![3, 1],
+            pattern: Pattern::Every,
+            interval_ns: Plan::interval_of(10.0),
+            duration_ns: SECOND_NS,
+            window: 1,
+        };
+        assert_eq!(plan.expected(), Some(80));
+        let rotating = Pattern::Rotating { first: 0 };
+        assert_eq!(Plan { pattern: rotating, ..plan.clone() }.expected(), Some(40));
+        assert_eq!(Plan { interval_ns: Plan::interval_of(0.0), ..plan }.expected(), None);
+    }
+}

@@ -1,0 +1,149 @@
+//! One connection of a receiver: its socket, TLS and session.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use comet_client::Session;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
+
+use crate::clock::now_ns;
+use crate::recorder::Recorder;
+use crate::tls::Tls;
+
+pub(super) struct Connection {
+    /// None once it is closed.
+    pub socket: Option<OwnedFd>,
+    /// Between the socket and the session, where there is any.
+    tls: Option<Tls>,
+    pub session: Session,
+    pub stage: ConnectStage,
+    /// epoll watches for room to write.
+    pub watches_output: bool,
+    /// Bytes that the session still needs of a frame it has the beginning of, where it is one of the run's.
+    owed: usize,
+    /// epoll does not watch it at all: it is read when its turn comes, or never.
+    pub is_paused: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ConnectStage {
+    /// The kernel connects; since when.
+    Connecting(u64),
+    /// The protocol's handshake is under way; since when the kernel began to connect.
+    Handshaking(u64),
+    Live,
+}
+
+impl Connection {
+    /// A connection that epoll watches for input and output, connecting since `since_ns`.
+    pub(super) fn new(socket: OwnedFd, tls: Option<Tls>, session: Session, since_ns: u64) -> Self {
+        Self {
+            socket: Some(socket),
+            tls,
+            session,
+            stage: ConnectStage::Connecting(since_ns),
+            watches_output: true,
+            owed: 0,
+            is_paused: false,
+        }
+    }
+
+    /// Whether the handshake is over and the connection is still open.
+    pub(super) fn is_live(&self) -> bool {
+        self.stage == ConnectStage::Live && self.socket.is_some()
+    }
+
+    /// Closes the socket; false where that was done already.
+    pub(super) fn close(&mut self) -> bool {
+        self.tls = None;
+        // Closing the descriptor takes it out of epoll.
+        self.socket.take().is_some()
+    }
+
+    /// Does what the events ask for. Fails with the reason why the connection ends.
+    pub(super) fn handle(
+        &mut self,
+        index: usize,
+        flags: EventFlags,
+        epoll: &OwnedFd,
+        buffer: &mut [u8],
+        recorder: &mut Recorder,
+    ) -> Result<(), String> {
+        if let ConnectStage::Connecting(since_ns) = self.stage {
+            let socket = self.socket.as_ref().expect("closed sockets have no events");
+            let connected = sockopt::socket_error(socket).map_err(|error| error.to_string())?;
+            connected.map_err(|error| format!("cannot connect: {error}"))?;
+            self.stage = ConnectStage::Handshaking(since_ns);
+        }
+        if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+            while self.receive_once(index, buffer, recorder)? == buffer.len() {}
+        }
+        if let ConnectStage::Handshaking(since_ns) = self.stage
+            && self.session.is_live()
+        {
+            self.stage = ConnectStage::Live;
+            recorder.handshakes.saturating_record(now_ns() - since_ns);
+        }
+        self.transmit(epoll, index)
+    }
+
+    /// Reads once and records what it brings; returns how many bytes that were.
+    pub(super) fn receive_once(
+        &mut self,
+        index: usize,
+        buffer: &mut [u8],
+        recorder: &mut Recorder,
+    ) -> Result<usize, String> {
+        let socket = self.socket.as_ref().expect("closed sockets have no events");
+        let read = loop {
+            match recv(socket, &mut *buffer, RecvFlags::empty()) {
+                Ok((0, _)) => return Err("the server ended the connection".to_owned()),
+                Ok((read, _)) => break read,
+                Err(Errno::AGAIN) => return Ok(0),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        };
+        let now_ns = now_ns();
+        let (session, owed) = (&mut self.session, &mut self.owed);
+        let mut take = |bytes: &[u8]| recorder.handle_input(index, session, owed, bytes, now_ns);
+        match &mut self.tls {
+            None => take(&buffer[..read])?,
+            Some(tls) => tls.receive(&buffer[..read], take)?,
+        }
+        Ok(read)
+    }
+
+    /// Writes what the session has to send, and watches for room only while there is none.
+    fn transmit(&mut self, epoll: &OwnedFd, index: usize) -> Result<(), String> {
+        let socket = self.socket.as_ref().expect("the caller has an open connection");
+        let sent = match &mut self.tls {
+            None => send_all(&mut self.session, socket),
+            Some(tls) => tls.transmit(&mut self.session, socket),
+        };
+        let watches_output = !sent.map_err(|error| error.to_string())?;
+        if watches_output != self.watches_output && !self.is_paused {
+            self.watches_output = watches_output;
+            let mut flags = EventFlags::IN;
+            flags.set(EventFlags::OUT, watches_output);
+            let token = EventData::new_u64(index as u64);
+            epoll::modify(epoll, socket, token, flags).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes what the session has to send as far as the socket takes it; returns whether that was all.
+fn send_all(session: &mut Session, socket: &OwnedFd) -> io::Result<bool> {
+    while !session.output().is_empty() {
+        match send(socket, session.output(), SendFlags::NOSIGNAL) {
+            Ok(written) => session.consume_output(written),
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}

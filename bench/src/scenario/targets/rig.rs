@@ -1,0 +1,212 @@
+//! The test rig of a stage: a server or a yardstick with its connections, kept for many turns, since connecting takes
+//! longer than a turn.
+
+use super::{NO_CPU, Record, Setup};
+use crate::Result;
+use crate::args::{DialArgs, HostArgs};
+use crate::clients::ClientCommand;
+use crate::clock::{MILLISECOND_NS, seconds_to_ns};
+use crate::crowd::{Crowd, Streams};
+use crate::findings::{close_fault, silence_fault};
+use crate::plan::{Pattern, Plan, run_id};
+use crate::sink::PushMethod;
+use crate::storm::Storm;
+use crate::subject::{COMET, OPERATION, Place, Subject};
+use crate::turn::Turn;
+use crate::yardstick::Mode;
+
+/// Handshakes under way at once.
+const IN_FLIGHT: u32 = 256;
+/// Bytes of a body, unless a stage says otherwise.
+const SIZE: usize = 128;
+/// After a turn's last delivery, so long for what should not come.
+const AFTERMATH_NS: u64 = 50 * MILLISECOND_NS;
+/// Turns of each where two alternate, and how long one takes. One turn's figure varies by a seventh, with batches
+/// by a quarter. Half as long, the first pushes after the other's turn, which find nothing of theirs in the
+/// caches, were a tenth of what is measured.
+const ALTERNATIONS: usize = 5;
+pub(super) const SHORT_NS: u64 = 1_000 * MILLISECOND_NS;
+
+/// It runs, and has no connections before [`Rig::connect`] or [`Rig::storm`].
+pub(super) struct Rig(Subject);
+
+/// The connections a server is to have.
+#[derive(Clone, Copy)]
+pub(super) struct Members {
+    pub connections: usize,
+    pub rooms: usize,
+    pub streams: Streams,
+    /// Who take turns at each stream.
+    pub callers: u64,
+    pub websocket: bool,
+}
+
+impl Members {
+    /// TCP connections that are all in one room.
+    pub(super) const fn in_one_room(connections: usize) -> Self {
+        Self { connections, rooms: 1, streams: Streams::Rooms, callers: 1, websocket: false }
+    }
+
+    fn crowd(self, setup: &Setup<'_>) -> Crowd {
+        let Self { connections, rooms, streams, callers, websocket } = self;
+        let mut crowd = Crowd::of_server(&setup.server, connections, rooms, streams);
+        crowd.callers = callers;
+        crowd.websocket_share = if websocket { 1.0 } else { 0.0 };
+        crowd
+    }
+}
+
+/// A figure of all threads of a server, and the same of its data cores alone.
+pub(super) struct Figures {
+    pub all_threads: f64,
+    pub data: f64,
+}
+
+/// Lets two take turns, several and short ones as `plan` says for each, and gives the CPU of a delivery of both
+/// over all of them, ns. What the host does besides, and whether a CPU sleeps when it is to be woken, comes and
+/// goes within seconds; so both have their share of it.
+pub(super) fn alternate(
+    round: u32,
+    mut rigs: [&mut Rig; 2],
+    plan: impl Fn(&Rig, usize) -> Plan,
+    record: &mut Record,
+) -> Result<[Figures; 2]> {
+    let mut means = [const { Figures { all_threads: 0.0, data: 0.0 } }; 2];
+    for at in 0..ALTERNATIONS {
+        for (rig, mean) in rigs.iter_mut().zip(&mut means) {
+            let plan = Plan { duration_ns: SHORT_NS, ..plan(rig, at) };
+            let turn = rig.turn(round, plan, record)?;
+            // Each turn has as many deliveries.
+            mean.all_threads += turn.cpu_ns()? / ALTERNATIONS as f64;
+            mean.data += turn.data_cpu_ns()? / ALTERNATIONS as f64;
+        }
+    }
+    Ok(means)
+}
+
+fn dial(crowd: &Crowd) -> Result<DialArgs> {
+    let connections = u32::try_from(crowd.connections)?;
+    Ok(DialArgs { connections, in_flight: IN_FLIGHT, processes: 1, source: None })
+}
+
+impl Rig {
+    /// Starts a comet on the CPUs of `host`.
+    pub(super) fn comet(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
+        let crowd = members.crowd(setup);
+        let dial = dial(&crowd)?;
+        Ok(Self(Subject::server(
+            Place::of(COMET, setup.args.rounds),
+            (&setup.server, host, &dial),
+            crowd,
+        )?))
+    }
+
+    /// Starts a bare gRPC server, which answers the calls of a server with `members` and has none.
+    pub(super) fn bare_grpc(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
+        Self::yardstick(setup, "bare gRPC", Mode::Grpc, host, members.crowd(setup))
+    }
+
+    /// Starts a bare ring loop, which sends each message to all its connections.
+    pub(super) fn ring(setup: &Setup<'_>, host: &HostArgs, connections: usize) -> Result<Self> {
+        Self::yardstick(setup, "ring", Mode::Ring, host, Crowd::of_yardstick(connections))
+    }
+
+    /// Starts a bare ring loop for the very connections that a comet would have, upgrades included.
+    pub(super) fn ring_for(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
+        Self::yardstick(setup, "ring", Mode::Ring, host, members.crowd(setup))
+    }
+
+    /// Starts a bare ring loop that sends each message to one of its connections.
+    pub(super) fn ring_of_streams(
+        setup: &Setup<'_>,
+        host: &HostArgs,
+        connections: usize,
+    ) -> Result<Self> {
+        let crowd = Crowd { streams: Streams::Keys(1), ..Crowd::of_yardstick(connections) };
+        Self::yardstick(setup, "ring", Mode::Ring, host, crowd)
+    }
+
+    fn yardstick(
+        setup: &Setup<'_>,
+        name: &'static str,
+        mode: Mode,
+        host: &HostArgs,
+        crowd: Crowd,
+    ) -> Result<Self> {
+        let dial = dial(&crowd)?;
+        Ok(Self(Subject::yardstick(
+            Place::of(name, setup.args.rounds),
+            mode,
+            (host, &dial),
+            crowd,
+        )?))
+    }
+
+    /// Makes all connections.
+    pub(super) fn connect(&mut self) -> Result<()> {
+        self.0.connect(self.0.crowd.connections)
+    }
+
+    /// Makes all connections, and measures that. Those that are closed go to the findings.
+    pub(super) fn storm(&mut self, round: u32, record: &mut Record) -> Result<Storm> {
+        self.0.place.round = round;
+        let storm = self.0.storm()?;
+        record.faults.extend(storm.faults());
+        record.storms.push(storm.clone());
+        Ok(storm)
+    }
+
+    /// What a turn does, unless it is changed: single messages to every stream, ten times a second.
+    pub(super) fn plan(&self) -> Plan {
+        Plan {
+            run: run_id(),
+            operation: OPERATION,
+            size: SIZE,
+            batch: 1,
+            members: self.0.crowd.members(),
+            pattern: Pattern::Every,
+            interval_ns: Plan::interval_of(10.0),
+            duration_ns: 1000 * MILLISECOND_NS,
+            window: 1,
+        }
+    }
+
+    /// Takes a turn. What goes wrong with deliveries goes to the findings.
+    pub(super) fn turn(&mut self, round: u32, plan: Plan, record: &mut Record) -> Result<Turn> {
+        self.0.place.round = round;
+        let turn = self.0.turn(plan, AFTERMATH_NS)?;
+        record.add(&turn, matches!(turn.place.subject, COMET | "ring"));
+        Ok(turn)
+    }
+
+    /// Whether the pushes to come go through one PushStream, instead of a call each.
+    pub(super) fn push_through_one_stream(&mut self, yes: bool) {
+        let callers = self.0.crowd.callers as usize;
+        self.0.method = if yes { PushMethod::OneStream } else { PushMethod::Calls { callers } };
+    }
+
+    /// From now on each connection sends a heartbeat every so many seconds, spread evenly.
+    pub(super) fn start_heartbeats(&mut self, seconds: f64) -> Result<()> {
+        let restart = ClientCommand::Restart { run: run_id(), size: SIZE, all_streams: false };
+        self.0.clients.execute(restart)?;
+        self.0.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(seconds)))
+    }
+
+    /// Ends the heartbeats. Those that were not answered since [`Rig::start_heartbeats`], and connections that are closed,
+    /// go to the findings.
+    pub(super) fn end_heartbeats(&mut self, record: &mut Record) -> Result<()> {
+        let found = self.0.await_replies()?;
+        let silence = silence_fault(found.unanswered());
+        let faults = silence.into_iter().chain(close_fault(&found.closed));
+        record
+            .faults
+            .extend(faults.map(|fault| format!("{}, idle: {fault}", self.0.place.subject)));
+        Ok(())
+    }
+
+    /// The share of one CPU that it uses in so many seconds in which nothing is pushed.
+    pub(super) fn idle(&mut self, seconds: f64) -> Result<f64> {
+        let share = self.0.idle_share(seconds)?;
+        share.ok_or_else(|| NO_CPU.into())
+    }
+}

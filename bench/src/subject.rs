@@ -1,0 +1,287 @@
+//! What is measured, a server or a yardstick, with all its clients.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use crate::Result;
+use crate::args::{DialArgs, HostArgs, ServerArgs};
+use crate::clients::{ClientCommand, ClientSetup, Clients};
+use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
+use crate::crowd::{Crowd, Streams};
+use crate::findings::Findings;
+use crate::grpc::Address;
+use crate::message::STAMP_LEN;
+use crate::plan::{Plan, Received, run_id};
+use crate::process::{CpuSample, CpuUsed};
+use crate::report::{progress_bar, round_of};
+use crate::sender::{self, Sent};
+use crate::sink::{PushMethod, Sink};
+use crate::target::Target;
+use crate::yardstick::{Feed, Mode};
+
+/// What a server's figures stand under in results, whichever server it is.
+pub(crate) const COMET: &str = "comet";
+/// The operation of a yardstick's messages; nothing looks at it.
+pub(crate) const OPERATION: i32 = 1000;
+/// The time for which one look for input may block, so that the sender is looked at as well.
+const LOOK_NS: u64 = 20 * MILLISECOND_NS;
+/// After this long without any delivery, what has not come is lost.
+pub(crate) const QUIET_NS: u64 = 5 * SECOND_NS;
+/// A server has settled once it uses less than this share of one CPU for so long.
+const SETTLED_SHARE: f64 = 0.03;
+const SETTLED_NS: u64 = 100 * MILLISECOND_NS;
+/// It is measured as it is where it does not settle in this time.
+const SETTLING_NS_MAX: u64 = 10 * SECOND_NS;
+/// Time between two looks at what is missing.
+const MISSING_NS: u64 = 50 * MILLISECOND_NS;
+
+/// Which turn of a run it is.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Place {
+    /// What is measured: `comet`, `ring`, `send`.
+    pub subject: &'static str,
+    /// From 1.
+    pub round: u32,
+    #[serde(skip)]
+    pub rounds: u32,
+    /// Over all rounds, from 1.
+    #[serde(skip)]
+    pub turn: u32,
+    #[serde(skip)]
+    pub turns: u32,
+}
+
+impl Place {
+    /// A turn of the first round, if it is not known how many turns there are.
+    pub(crate) fn of(subject: &'static str, rounds: u32) -> Self {
+        Self { subject, round: 1, rounds, turn: 0, turns: 0 }
+    }
+
+    /// A bar for a part of the turn, which shows how far the run is.
+    pub(crate) fn bar(&self, length: Option<u64>, part: &str) -> ProgressBar {
+        let Self { subject, round, rounds, turn, turns } = self;
+        let turn = if *turns > 0 { format!(" ({turn} of {turns})") } else { String::new() };
+        progress_bar(length, &format!("{}, {subject}{turn}: {part}", round_of(*round, *rounds)))
+    }
+
+    /// The faults, each with the turn it is of.
+    pub(crate) fn name_faults(&self, faults: impl IntoIterator<Item = String>) -> Vec<String> {
+        let Self { subject, round, .. } = self;
+        faults.into_iter().map(|fault| format!("{subject}, round {round}: {fault}")).collect()
+    }
+}
+
+/// A server or a yardstick, and its clients. All methods fail where the target or a worker has ended; lost
+/// deliveries are a result.
+pub(crate) struct Subject {
+    pub place: Place,
+    pub clients: Clients,
+    pub target: Target,
+    pub crowd: Crowd,
+    /// How pushes to the push API are made.
+    pub method: PushMethod,
+    /// Takes the pushes to a yardstick; not here while a turn has it.
+    pub feed: Option<Feed>,
+    received: Arc<Received>,
+}
+
+/// The target's CPU time at one moment.
+pub(crate) struct Mark {
+    at_ns: u64,
+    cpu: Option<CpuSample>,
+}
+
+/// What lies between two marks.
+pub(crate) struct Interval {
+    pub elapsed_ns: u64,
+    /// None where the target's process is not known.
+    pub cpu: Option<CpuUsed>,
+}
+
+impl Interval {
+    /// The share of one CPU that the target used.
+    pub(crate) fn cpu_share(&self) -> Option<f64> {
+        Some(self.cpu.as_ref()?.total_ns as f64 / self.elapsed_ns.max(1) as f64)
+    }
+}
+
+impl Subject {
+    /// The server that the arguments name, started unless it runs already, with clients that are not connected.
+    pub(crate) fn server(
+        place: Place,
+        (server, host, dial): (&ServerArgs, &HostArgs, &DialArgs),
+        crowd: Crowd,
+    ) -> Result<Self> {
+        let target = Target::server(server, host)?;
+        Self::new(place, (target, None), crowd, server.operation, dial)
+    }
+
+    /// A yardstick, with clients that are not connected; the bare gRPC server never has any.
+    pub(crate) fn yardstick(
+        place: Place,
+        mode: Mode,
+        (host, dial): (&HostArgs, &DialArgs),
+        crowd: Crowd,
+    ) -> Result<Self> {
+        let (target, feed) = Target::yardstick(mode, crowd.connections, host)?;
+        let feed = Some(feed).filter(|_| mode != Mode::Grpc);
+        Self::new(place, (target, feed), crowd, OPERATION, dial)
+    }
+
+    /// The clients receive messages with `operation`.
+    fn new(
+        place: Place,
+        (target, feed): (Target, Option<Feed>),
+        crowd: Crowd,
+        operation: i32,
+        dial: &DialArgs,
+    ) -> Result<Self> {
+        let received = Arc::new(Received::default());
+        let setup = ClientSetup {
+            run: run_id(),
+            operation,
+            size: STAMP_LEN,
+            endpoints: target.endpoints.clone(),
+            crowd: crowd.clone(),
+            sources: dial.source.clone(),
+            in_flight: dial.in_flight as usize,
+        };
+        let clients = Clients::new(setup, dial.processes, Arc::clone(&received))?;
+        let method = PushMethod::Calls { callers: crowd.callers as usize };
+        Ok(Self { place, clients, target, crowd, method, feed, received })
+    }
+
+    /// Connects the first `count` members; returns when the target has settled.
+    pub(crate) fn connect(&mut self, count: usize) -> Result<()> {
+        let bar = self.place.bar(Some(count as u64), "connecting");
+        self.clients.dial(0..count, &bar)?;
+        bar.finish_and_clear();
+        self.settle()
+    }
+
+    /// Handles what comes until the target has nothing left to do.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        let deadline_ns = now_ns() + SETTLING_NS_MAX;
+        while now_ns() < deadline_ns {
+            let before = self.mark()?;
+            self.wait(SETTLED_NS)?;
+            let Some(used) = self.since(&before)?.cpu else { return Ok(()) };
+            if used.total_ns as f64 <= SETTLED_NS as f64 * SETTLED_SHARE {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles what comes for so long.
+    pub(crate) fn wait(&mut self, duration_ns: u64) -> Result<()> {
+        let deadline_ns = now_ns() + duration_ns;
+        loop {
+            let left_ns = deadline_ns.saturating_sub(now_ns());
+            if left_ns == 0 {
+                return Ok(());
+            }
+            self.clients.turn(left_ns)?;
+        }
+    }
+
+    pub(crate) fn mark(&mut self) -> Result<Mark> {
+        Ok(Mark { at_ns: now_ns(), cpu: self.target.cpu()? })
+    }
+
+    /// What has passed since `before`.
+    pub(crate) fn since(&mut self, before: &Mark) -> Result<Interval> {
+        let now = self.mark()?;
+        let cpu = now.cpu.zip(before.cpu.as_ref()).map(|(now, before)| now.since(before));
+        Ok(Interval { elapsed_ns: now.at_ns - before.at_ns, cpu })
+    }
+
+    /// The share of one CPU that the target uses in so many seconds in which nothing is asked of it.
+    pub(crate) fn idle_share(&mut self, seconds: f64) -> Result<Option<f64>> {
+        let before = self.mark()?;
+        self.wait(seconds_to_ns(seconds))?;
+        Ok(self.since(&before)?.cpu_share())
+    }
+
+    /// The feed of a yardstick, or the push API with an address for each stream of the crowd.
+    pub(crate) fn sink(&mut self) -> Result<Sink> {
+        if let Some(feed) = self.feed.take() {
+            return Ok(Sink::Yardstick(feed));
+        }
+        let grpc = self.target.grpc.clone().ok_or("no push API: name --grpc")?;
+        let crowd = &self.crowd;
+        let addresses = match crowd.streams {
+            Streams::Rooms => (0..crowd.rooms).map(|at| Address::Room(crowd.room(at))).collect(),
+            Streams::Keys(each) => {
+                let keys: Vec<String> = (0..crowd.connections).map(|at| crowd.key(at)).collect();
+                keys.chunks(each).map(|keys| Address::Keys(keys.to_vec())).collect()
+            }
+        };
+        Ok(Sink::Server { grpc, addresses, method: self.method })
+    }
+
+    /// From now on the clients record messages of `plan`.
+    pub(crate) fn restart(&mut self, plan: &Plan) -> Result<()> {
+        let (run, size) = (plan.run, plan.size);
+        self.clients.execute(ClientCommand::Restart { run, size, all_streams: false })?;
+        // Reports that nothing is received yet.
+        self.clients.turn(0)
+    }
+
+    /// Pushes all plans at once and handles what comes, until the last is through; `watch` is called now and
+    /// then. The order of the plans is that of the results. A yardstick's feed comes back, for another turn.
+    pub(crate) fn push(
+        &mut self,
+        pushes: Vec<(Plan, Sink)>,
+        mut watch: impl FnMut(&Clients, &mut Target) -> Result<()>,
+    ) -> Result<Vec<(Sent, Option<Feed>)>> {
+        let start = |(plan, sink)| sender::start(plan, sink, Arc::clone(&self.received));
+        let threads: Vec<_> = pushes.into_iter().map(start).collect();
+        while !threads.iter().all(JoinHandle::is_finished) {
+            self.clients.turn(LOOK_NS)?;
+            watch(&self.clients, &mut self.target)?;
+        }
+        let results = threads.into_iter().map(JoinHandle::join);
+        results.map(|result| result.map_err(|_| "the sender panicked")?).collect()
+    }
+
+    /// Waits until no more is missing than `dropped`, or nothing comes any more; gives what was found. `sent` has
+    /// the messages of each stream by kind.
+    pub(crate) fn await_deliveries(&mut self, sent: &[Vec<u64>], dropped: u64) -> Result<Findings> {
+        let mut received = self.clients.received();
+        let mut quiet_since_ns = now_ns();
+        loop {
+            self.wait(MISSING_NS)?;
+            let findings = self.clients.findings(sent)?;
+            if self.clients.received() != received {
+                received = self.clients.received();
+                quiet_since_ns = now_ns();
+            }
+            if findings.lost() <= dropped || now_ns() > quiet_since_ns + QUIET_NS {
+                return Ok(findings);
+            }
+        }
+    }
+
+    /// Has no more heartbeats sent and handles what comes until all are answered, or no reply comes any more;
+    /// gives what was found.
+    pub(crate) fn await_replies(&mut self) -> Result<Findings> {
+        self.clients.execute(ClientCommand::Heartbeat(0))?;
+        let mut answered = 0;
+        let mut quiet_since_ns = now_ns();
+        loop {
+            self.wait(LOOK_NS)?;
+            let findings = self.clients.findings(&[])?;
+            if findings.round_trips.len() != answered {
+                answered = findings.round_trips.len();
+                quiet_since_ns = now_ns();
+            }
+            if findings.unanswered() == 0 || now_ns() > quiet_since_ns + QUIET_NS {
+                return Ok(findings);
+            }
+        }
+    }
+}

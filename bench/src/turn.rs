@@ -1,0 +1,148 @@
+//! A turn of pushes: push, wait for every delivery, account.
+
+use std::collections::BTreeMap;
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use crate::Result;
+use crate::accounting::Deliveries;
+use crate::clients::Clients;
+use crate::clock::{MILLISECOND_NS, now_ns};
+use crate::findings::close_fault;
+use crate::plan::Plan;
+use crate::process::{CpuUsed, Memory};
+use crate::sampler::Series;
+use crate::sender::Sent;
+use crate::stats::Percentiles;
+use crate::subject::{Place, QUIET_NS, Subject};
+use crate::target::Target;
+
+/// After the last delivery, so long for what should not come: duplicates.
+pub(crate) const AFTERMATH_NS: u64 = 200 * MILLISECOND_NS;
+
+/// What one turn gave.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Turn {
+    #[serde(flatten)]
+    pub place: Place,
+    pub deliveries: Deliveries,
+    pub sent: Sent,
+    /// Time from when the first push was due to the last delivery.
+    pub elapsed_ns: u64,
+    /// CPU time of the server in that time.
+    pub cpu: Option<CpuUsed>,
+    /// CPU time of all its threads for one delivery.
+    pub cpu_per_delivery_ns: Option<f64>,
+    /// CPU time of its data cores for one delivery.
+    pub data_cpu_per_delivery_ns: Option<f64>,
+    /// Memory of the server with all connections idle.
+    pub memory: Option<Memory>,
+    /// From the time a push was due to its delivery.
+    pub latency: Percentiles,
+    /// From just before the first push to the last delivery.
+    pub series: Series,
+    /// Connections that the server closed, by reason.
+    pub closed: BTreeMap<String, u64>,
+}
+
+impl Turn {
+    /// CPU time of all threads, and of the data cores alone, for each of `count`.
+    pub(crate) fn cpu_for_each(&self, count: u64) -> Option<(f64, f64)> {
+        let each = |ns: u64| ns as f64 / count.max(1) as f64;
+        self.cpu.as_ref().map(|cpu| (each(cpu.total_ns), each(cpu.data_ns)))
+    }
+
+    /// Deliveries a second.
+    pub(crate) fn per_second(&self) -> f64 {
+        self.deliveries.received as f64 * 1e9 / self.elapsed_ns.max(1) as f64
+    }
+
+    /// What went wrong, in words.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut faults = self.deliveries.faults(self.sent.dropped());
+        faults.extend(close_fault(&self.closed));
+        faults.extend(self.sent.refusal());
+        self.place.name_faults(faults)
+    }
+}
+
+impl Subject {
+    /// Connects the first `count` members and takes a turn, for which no connections are there before.
+    pub(crate) fn only_turn(&mut self, count: usize, plan: Plan) -> Result<Turn> {
+        self.connect(count)?;
+        let memory = self.target.memory()?;
+        Ok(Turn { memory, ..self.turn(plan, AFTERMATH_NS)? })
+    }
+
+    /// The turn itself, with all connections made: pushes as `plan` says, waits for what it becomes and then
+    /// `aftermath_ns` for what should not come.
+    pub(crate) fn turn(&mut self, plan: Plan, aftermath_ns: u64) -> Result<Turn> {
+        let sink = self.sink()?;
+        self.restart(&plan)?;
+        let bar = self.place.bar(plan.expected(), "delivering");
+        let before = self.mark()?;
+        self.clients.start_series(self.target.gauge)?;
+        let mut arrived = Arrivals { count: 0, last_ns: now_ns(), bar };
+        let pushed = self.push(vec![(plan, sink)], |clients, target| {
+            arrived.look(clients, target).map(|_| ())
+        })?;
+        let sent;
+        (sent, self.feed) = pushed.into_iter().next().expect("one plan, one result");
+        let mut quiet_since_ns = now_ns();
+        while arrived.count + sent.dropped() < sent.deliveries
+            && now_ns() <= quiet_since_ns + QUIET_NS
+        {
+            self.clients.turn(20 * MILLISECOND_NS)?;
+            if arrived.look(&self.clients, &mut self.target)? {
+                quiet_since_ns = arrived.last_ns;
+            }
+        }
+        let series = self.clients.end_series()?;
+        let cpu = self.since(&before)?.cpu;
+        arrived.bar.finish_and_clear();
+        self.wait(aftermath_ns)?;
+
+        let findings = self.clients.findings(std::slice::from_ref(&sent.messages))?;
+        let deliveries = findings.deliveries;
+        let mut turn = Turn {
+            place: self.place,
+            deliveries,
+            elapsed_ns: arrived.last_ns.saturating_sub(sent.started_ns),
+            sent,
+            cpu_per_delivery_ns: None,
+            data_cpu_per_delivery_ns: None,
+            cpu,
+            memory: None,
+            latency: Percentiles::of(&findings.latencies),
+            series,
+            closed: findings.closed,
+        };
+        (turn.cpu_per_delivery_ns, turn.data_cpu_per_delivery_ns) =
+            turn.cpu_for_each(deliveries.received).unzip();
+        Ok(turn)
+    }
+}
+
+/// The deliveries of a turn so far.
+struct Arrivals {
+    count: u64,
+    /// When the last one came, as far as it was looked.
+    last_ns: u64,
+    bar: ProgressBar,
+}
+
+impl Arrivals {
+    /// Whether there are more than at the last look. Fails if there are not and the target has ended,
+    /// which would be waited for until all is pushed.
+    fn look(&mut self, clients: &Clients, target: &mut Target) -> Result<bool> {
+        let is_more = clients.received() > self.count;
+        if is_more {
+            (self.count, self.last_ns) = (clients.received(), now_ns());
+            self.bar.set_position(self.count);
+        } else {
+            target.ensure_runs()?;
+        }
+        Ok(is_more)
+    }
+}
