@@ -10,6 +10,7 @@ mod cpu;
 mod crew;
 mod crowd;
 mod dial;
+mod figures;
 mod file;
 mod findings;
 mod grpc;

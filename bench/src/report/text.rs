@@ -3,33 +3,115 @@
 use std::fmt::Write as _;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use serde_json::Value;
 
+use crate::figures::{self, Figure};
 use crate::stats::Spread;
 
 /// How often a progress bar is drawn, in a second.
 const DRAWN_HZ: u8 = 4;
+/// In the place of a figure that was not measured.
+const NOT_MEASURED: &str = "–";
+/// What it means.
+const DASH: &str = "–: not measured";
 
 /// A bar on the terminal, to an end that may not be known; nothing where standard error is none.
 pub(crate) fn progress_bar(length: Option<u64>, label: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:24} {wide_bar} {human_pos}/{human_len} {eta}");
+    let style = ProgressStyle::with_template("{msg:36} {wide_bar} {human_pos}/{human_len} {eta}");
     // Drawn seldom, for it is the receivers' thread that draws.
     ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr_with_hz(DRAWN_HZ))
         .with_style(style.expect("the template is well-formed"))
         .with_message(label.to_owned())
 }
 
-/// Columns of text under headings; all but the first aligned to the right.
-pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |text: &str| text.chars().count();
-    let widest = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell));
-        cells.chain([width(headings[column])]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..headings.len()).map(widest).collect();
+/// How far the whole run is, for the label of a bar.
+pub(crate) fn round_of(round: u32, rounds: u32) -> String {
+    format!("round {round} of {rounds}")
+}
+
+/// Cells under headings, and the sentences that explain them.
+#[derive(Default, Debug)]
+pub(crate) struct Table {
+    pub headings: Vec<String>,
+    pub rows: Vec<Vec<String>>,
+    pub legend: Vec<String>,
+}
+
+impl Table {
+    /// The figures `names` of measurements, a row for each, under the label in front of it.
+    ///
+    /// # Panics
+    ///
+    /// A name is not declared in [`figures`].
+    pub(crate) fn of<M: Serialize>(heading: &str, rows: &[(String, M)], names: &[&str]) -> Self {
+        let all = figures::all();
+        let json = |(_, row): &(_, M)| serde_json::to_value(row).expect("a result has a JSON form");
+        let measurements: Vec<Value> = rows.iter().map(json).collect();
+        let mut table = Self { headings: vec![heading.to_owned()], ..Self::default() };
+        table.rows = rows.iter().map(|(label, _)| vec![label.clone()]).collect();
+        for name in names {
+            let figures: Vec<&Figure> = all.iter().filter(|is| is.name == *name).collect();
+            table.headings.push(figures.first().expect("the figure is declared").label(" "));
+            for (row, measurement) in table.rows.iter_mut().zip(&measurements) {
+                let found = figures.iter().find_map(|is| Some((is, is.of(measurement)?)));
+                let (figure, value) = found.map_or((&figures[0], None), |(is, at)| (is, Some(at)));
+                row.push(figure.reasons(measurement).unwrap_or_else(|| cell(value)));
+                let line = figure.line().filter(|line| !table.legend.contains(line));
+                table.legend.extend(line);
+            }
+        }
+        table.explain_dashes();
+        table
+    }
+
+    /// The same with figures as rows and measurements as columns.
+    pub(crate) fn transposed(self) -> Self {
+        let all: Vec<_> = std::iter::once(self.headings).chain(self.rows).collect();
+        let column = |index: usize| all.iter().map(|row: &Vec<String>| row[index].clone()).collect();
+        let mut columns: Vec<Vec<String>> = (0..all[0].len()).map(column).collect();
+        Self { headings: columns.remove(0), rows: columns, legend: self.legend }
+    }
+
+    /// Explains dashes where there are any.
+    pub(crate) fn explain_dashes(&mut self) {
+        if self.rows.iter().flatten().any(|cell| cell == NOT_MEASURED) {
+            self.legend.push(DASH.to_owned());
+        }
+    }
+
+    /// Columns with headings of several lines, all but the first aligned to the right, and the legend.
+    pub(crate) fn text(&self) -> String {
+        let headings: Vec<Vec<String>> = (0..self.headings.len())
+            .map(|column| {
+                let cells = self.rows.iter().map(|row| width(&row[column]));
+                wrap(&self.headings[column], cells.max().unwrap_or(0))
+            })
+            .collect();
+        let height = headings.iter().map(Vec::len).max().unwrap_or(0);
+        let heading = |line: usize| {
+            let cell = |lines: &Vec<String>| {
+                // The last line stands above the cells.
+                (line + lines.len()).checked_sub(height).map_or("", |at| &lines[at]).to_owned()
+            };
+            headings.iter().map(cell).collect::<Vec<_>>()
+        };
+        let rows: Vec<_> = (0..height).map(heading).chain(self.rows.iter().cloned()).collect();
+        let mut text = aligned(&rows);
+        for line in &self.legend {
+            writeln!(text, "  {line}").expect("a String takes all");
+        }
+        text
+    }
+}
+
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(widest).collect();
     let mut text = String::new();
-    let headings = headings.iter().map(|heading| (*heading).to_owned()).collect();
-    for row in std::iter::once(&headings).chain(rows) {
-        for (column, (cell, &widest)) in row.iter().zip(&widths).enumerate() {
+    for row in rows {
+        for (column, (cell, widest)) in row.iter().zip(&widths).enumerate() {
             let padding = widest - width(cell);
             let (before, after) = if column == 0 { (0, padding) } else { (padding + 2, 0) };
             write!(text, "{:before$}{cell}{:after$}", "", "").expect("a String takes all");
@@ -40,39 +122,114 @@ pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A number with so many decimals, or a dash.
-pub(crate) fn number(value: Option<f64>, decimals: usize) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
+/// Breaks a heading at spaces, so that it is no wider than the cells below it or its longest word.
+fn wrap(heading: &str, cells: usize) -> Vec<String> {
+    let longest = heading.split(' ').map(width).max().unwrap_or(0).max(cells);
+    let mut lines: Vec<String> = Vec::new();
+    for word in heading.split(' ') {
+        match lines.last_mut() {
+            Some(line) if width(line) + 1 + width(word) <= longest => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
-/// A figure over the rounds: its median, and its extremes.
+fn width(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// A line for each figure that the results have taken over the rounds.
+pub(crate) fn summary(results: &impl Serialize) -> String {
+    let results = serde_json::to_value(results).expect("a result has a form in JSON");
+    let lines = figures::summaries(&results).into_iter();
+    lines.map(|(label, is)| format!("{label}: {}\n", cell_of(Some(is)))).collect()
+}
+
+/// A figure with about three digits, or a dash.
+pub(crate) fn cell(value: Option<f64>) -> String {
+    value.map_or_else(|| NOT_MEASURED.to_owned(), |value| number(Some(value), decimals(&[value])))
+}
+
+/// A figure over the rounds: its median, and its extremes where they differ.
+pub(crate) fn cell_of(value: Option<Spread>) -> String {
+    match value {
+        Some(is) if is.min < is.max => spread(value, decimals(&[is.median, is.min, is.max])),
+        _ => cell(value.map(|is| is.median)),
+    }
+}
+
+/// By the size of the first; none where all are counts.
+fn decimals(values: &[f64]) -> usize {
+    match values[0].abs() {
+        _ if values.iter().all(|value| value.fract() == 0.0) => 0,
+        1000.0.. => 0,
+        100.0.. => 1,
+        _ => 2,
+    }
+}
+
+/// A number with so many decimals, or a dash.
+pub(crate) fn number(value: Option<f64>, decimals: usize) -> String {
+    value.map_or_else(|| NOT_MEASURED.to_owned(), |value| format!("{value:.decimals$}"))
+}
+
+/// The median over the rounds and its extremes, with so many decimals.
 pub(crate) fn spread(value: Option<Spread>, decimals: usize) -> String {
     value.map_or_else(
-        || "-".to_owned(),
+        || NOT_MEASURED.to_owned(),
         |is| format!("{:.decimals$} ({:.decimals$} to {:.decimals$})", is.median, is.min, is.max),
     )
 }
 
+/// Rows of text under headings.
+pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let headings = headings.iter().map(|heading| (*heading).to_owned()).collect();
+    Table { headings, rows: rows.to_vec(), legend: Vec::new() }.text()
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
-    fn tables_align() {
-        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
-        let text = table(&["what", "ns"], &[row(["ring", "12345"]), row(["a longer one", "7"])]);
-        let expected = "what             ns\n\
-                        ring          12345\n\
-                        a longer one      7\n";
-        assert_eq!(text, expected);
+    fn tables_align_wrap_and_explain() {
+        let turn = |received: u64, us: f64| json!({"deliveries": {"received": received}, "handshake": {"p50_us": us, "p99_us": us}});
+        let rows = [("ring".to_owned(), turn(12_345, 7.5)), ("a longer one".to_owned(), json!({}))];
+        let table = Table::of("turn", &rows, &["received", "handshake p50", "handshake p99"]);
+        let expected = "                        handshake  handshake\n\
+                        turn          received     p50 us     p99 us\n\
+                        ring             12345       7.50       7.50\n\
+                        a longer one         –          –          –\n\
+                        \x20 received: deliveries that came, each counted once\n\
+                        \x20 handshake: from connect, or when a guest was due, to the reply to the authentication\n\
+                        \x20 –: not measured\n";
+        assert_eq!(table.text(), expected);
+        let turned = table.transposed();
+        assert_eq!(turned.headings, ["turn", "ring", "a longer one"]);
+        assert_eq!(turned.rows[0], ["received", "12345", "–"]);
+    }
+
+    #[test]
+    fn reasons_are_named() {
+        let closed = json!({"closed_by_server": {"replaced": 2, "slow_consumer": 1}});
+        let table = Table::of("turn", &[(String::new(), closed)], &["closed"]);
+        assert_eq!(table.rows[0][1], "2 replaced, 1 slow_consumer");
     }
 
     #[test]
     fn figures_say_their_spread() {
-        let is = Spread { median: 1.254, min: 1.0, max: 2.0 };
-        assert_eq!(spread(Some(is), 2), "1.25 (1.00 to 2.00)");
-        assert_eq!(spread(None, 2), "-");
-        assert_eq!(number(Some(2.5), 0), "2");
-        assert_eq!(number(None, 1), "-");
+        let of = |min, median, max| Some(Spread { median, min, max });
+        assert_eq!(cell_of(of(1.0, 1.254, 2.0)), "1.25 (1.00 to 2.00)");
+        assert_eq!(cell_of(of(995.0, 1004.6, 1120.0)), "1005 (995 to 1120)");
+        assert_eq!(cell_of(of(112.34, 112.34, 112.34)), "112.3");
+        assert_eq!(cell_of(of(0.0, 0.0, 0.0)), "0");
+        assert_eq!(cell_of(of(0.0, 0.0, 3.0)), "0 (0 to 3)");
+        assert_eq!((cell_of(None), number(Some(2.5), 0)), ("–".to_owned(), "2".to_owned()));
     }
 }

@@ -1,0 +1,311 @@
+//! Every figure of a measurement: its name, its unit, its place in a result and a sentence for the legend.
+//! The tables of a run and the comparison of results both take their words from here.
+
+use serde_json::Value;
+
+use crate::stats::Spread;
+
+/// Symbol of a unit, and the factor that a value in a result has to be multiplied by.
+type Unit = (&'static str, f64);
+
+const COUNT: Unit = ("", 1.0);
+const RATIO: Unit = COUNT;
+/// Of a count over nanoseconds.
+const A_SECOND: Unit = ("", 1e9);
+const NS: Unit = ("ns", 1.0);
+const US: Unit = ("us", 1.0);
+const NS_AS_US: Unit = ("us", 1e-3);
+/// Of a share.
+const PERCENT: Unit = ("%", 100.0);
+const BYTES: Unit = ("B", 1.0);
+const BYTES_AS_MB: Unit = ("MB", 1e-6);
+
+/// What a value is, in words. Of two figures with one name a measurement has one.
+pub(crate) struct Figure {
+    pub name: String,
+    pub unit: &'static str,
+    /// What the sentence is about: the figure, or all percentiles of one kind.
+    pub topic: String,
+    /// Empty where the name says it.
+    pub legend: &'static str,
+    /// JSON pointer into a measurement.
+    place: String,
+    /// What the value is divided by, if anything.
+    per: &'static str,
+    factor: f64,
+}
+
+/// Name, place, divisor, unit, legend.
+type Declared = (&'static str, &'static str, &'static str, Unit, &'static str);
+
+/// Its reasons are named.
+const CLOSED: &str = "closed";
+const LOST: &str = "deliveries that never came";
+const CPU_CALL: &str = "CPU time of all threads of the server, over the calls made";
+const CPU_KEY: &str = "the same, over the keys that the calls named";
+const DATA: &str = "of that, all but the control thread, which does the gRPC work";
+const RESIDENT: &str = "resident memory of the server with all connections idle";
+
+#[rustfmt::skip]
+const DECLARED: [Declared; 54] = [
+    ("connections", "/connections", "", COUNT, ""),
+    ("connections a second", "/per_second", "", COUNT, "connections made, over the time that took"),
+    ("guests", "/guests/arrived", "", COUNT, "clients that arrived, to stay for a while"),
+    ("turned away", "/guests/turned_away", "", COUNT, "guests that were due when there were as many as open files allow"),
+    ("gave up", "/guests/gave_up", "", COUNT, "guests that left before their handshake was over"),
+    ("moved", "/guests/moved", "", COUNT, "guests that changed their room"),
+    ("guests at once", "/guests/present_max", "", COUNT, "the most there were"),
+    ("handshakes", "/handshake/count", "", COUNT, "handshakes completed, of members and guests"),
+    ("calls", "/sent/pushes", "", COUNT, "pushes made"),
+    ("calls a second", "/sent/pushes", "/sent/elapsed_ns", A_SECOND, ""),
+    ("pushes", "/pushes", "", COUNT, ""),
+    ("expected", "/deliveries/expected", "", COUNT, "messages of each stream, times its connections"),
+    ("received", "/deliveries/received", "", COUNT, "deliveries that came, each counted once"),
+    ("lost", "/deliveries/lost", "", COUNT, LOST),
+    ("late", "/deliveries/out_of_order", "", COUNT, "deliveries after a later one of their caller and stream"),
+    ("doubled", "/deliveries/duplicate", "", COUNT, "deliveries that came again"),
+    ("foreign", "/deliveries/foreign", "", COUNT, "deliveries at a connection that they were not for"),
+    ("to guests", "/visits/received", "", COUNT, "deliveries to guests"),
+    ("lost to guests", "/visits/lost", "", COUNT, "missing between the first and the last message that a guest received of a room"),
+    ("healthy expected", "/healthy_expected", "", COUNT, "expected at connections that read at once"),
+    ("healthy lost", "/healthy_lost", "", COUNT, "of these, deliveries that never came"),
+    ("missing", "/fate/missing", "", COUNT, LOST),
+    ("dropped", "/fate/dropped", "", COUNT, "not queued, as the server said in its answers"),
+    ("dropped", "/dropped", "", COUNT, "deliveries that the server said it did not make"),
+    ("dropped", "/sent/dropped", "", COUNT, "deliveries that the server said it did not make"),
+    ("superseded", "/fate/superseded", "", COUNT, "queued, and taken out again for a newer one"),
+    ("lost in queue", "/fate/lost", "", COUNT, "queued, and lost with the connection"),
+    ("closed before", "/fate/closed_before", "", COUNT, "pushed when the connection was closed already"),
+    ("in kernel", "/fate/in_kernel", "", COUNT, "handed to the kernel for a connection that was cut before it read them"),
+    (CLOSED, "/closed_by_server", "", COUNT, "connections that the server closed"),
+    ("absent", "/absent", "", COUNT, "keys that no connection held when they were pushed to"),
+    ("heartbeats", "/heartbeats", "", COUNT, "heartbeats sent"),
+    ("unanswered", "/unanswered", "", COUNT, "heartbeats without a reply"),
+    ("deliveries a second", "/deliveries/received", "/elapsed_ns", A_SECOND, "from when the first push was due to the last delivery"),
+    ("per core second", "/deliveries/received", "/cpu/data_ns", A_SECOND, "deliveries for a second of the data cores' CPU time"),
+    ("CPU of a delivery", "/cpu_per_delivery_ns", "", NS, "CPU time of all threads of the server"),
+    ("data CPU of a delivery", "/data_cpu_per_delivery_ns", "", NS, DATA),
+    ("CPU of a call", "/cpu/total_ns", "/sent/pushes", NS_AS_US, CPU_CALL),
+    ("data CPU of a call", "/cpu/data_ns", "/sent/pushes", NS_AS_US, DATA),
+    ("CPU of a key", "/cpu/total_ns", "/sent/deliveries", NS_AS_US, CPU_KEY),
+    ("data CPU of a key", "/cpu/data_ns", "/sent/deliveries", NS_AS_US, DATA),
+    ("CPU of a connection", "/cpu_per_connection_ns", "", NS_AS_US, "CPU time of all threads of the server, connect to settled"),
+    ("CPU of a heartbeat", "/cpu_per_heartbeat_ns", "", NS_AS_US, "whatever the server does meanwhile included"),
+    ("CPU of a round trip", "/cpu_ns", "", NS_AS_US, "CPU time of the echoing side"),
+    ("CPU while idle", "/idle_cpu_share", "", PERCENT, "share of one CPU that the server used while nothing was pushed"),
+    ("CPU", "/cpu_share", "", PERCENT, "share of one CPU that the server used"),
+    ("bench CPU", "/bench_cpu_share", "", PERCENT, "share of one CPU that the bench used; near the number of its CPUs the bench set the pace"),
+    ("RSS of a connection", "/rss_per_connection_bytes", "", BYTES, "growth of resident memory, divided; the first connections (200, at most a tenth) are not in it"),
+    ("private of a connection", "/anonymous_per_connection_bytes", "", BYTES, "of that, the private (anonymous) part"),
+    ("RSS", "/memory/rss_bytes", "", BYTES_AS_MB, RESIDENT),
+    ("RSS before", "/memory_before/rss_bytes", "", BYTES_AS_MB, "the same before the first guest or slow reader"),
+    ("RSS peak", "/memory_peak/rss_bytes", "", BYTES_AS_MB, "the most there was"),
+    ("RSS after", "/memory_after/rss_bytes", "", BYTES_AS_MB, "the same after the last guest"),
+    ("sender behind", "/sent/behind_ns_max", "", NS_AS_US, "how late the bench itself made a push, at most"),
+];
+
+/// Kinds of percentiles: name, place, legend.
+const PERCENTILES: [(&str, &str, &str); 7] = [
+    ("latency", "/latency", "from when a push was due to its delivery"),
+    ("latency", "", "of a round trip"),
+    ("since due", "/since_due", "from when a round trip was due to its end"),
+    ("healthy", "/healthy_latency", "latency of connections that read at once"),
+    (
+        "impaired",
+        "/impaired_latency",
+        "latency of slow and stalled connections, as far as they read",
+    ),
+    (
+        "handshake",
+        "/handshake",
+        "from connect, or when a guest was due, to the reply to the authentication",
+    ),
+    ("round trip", "/round_trip", "from when a heartbeat was due to its reply"),
+];
+const QUANTILES: [(&str, &str); 5] = [
+    ("p50", "p50_us"),
+    ("p90", "p90_us"),
+    ("p99", "p99_us"),
+    ("p99.9", "p999_us"),
+    ("max", "max_us"),
+];
+
+/// Figures that a scenario itself takes over its rounds, members of its results: key, name, unit.
+const SUMMARIES: [(&str, &str, Unit); 19] = [
+    ("comet_to_ring", "CPU of a delivery, comet / ring", RATIO),
+    ("comet_data_to_ring", "CPU of a delivery, comet's data cores / ring", RATIO),
+    ("comet_to_send", "CPU of a delivery, comet / send", RATIO),
+    ("comet_data_to_send", "CPU of a delivery, comet's data cores / send", RATIO),
+    ("ring_to_send", "CPU of a delivery, ring / send", RATIO),
+    ("comet_to_bare", "CPU of a connection, comet / bare ring", RATIO),
+    ("comet_rss_bytes", "RSS of an idle connection", BYTES),
+    ("comet_anonymous_bytes", "private memory of an idle connection", BYTES),
+    ("p50_ratio", "p50, comet / ping-pong", RATIO),
+    ("p99_ratio", "p99 from due, comet / ping-pong", RATIO),
+    ("cpu_per_call_us", "CPU of a call", US),
+    ("data_cpu_per_call_us", "data CPU of a call", US),
+    ("cpu_per_key_us", "CPU of a key", US),
+    ("data_cpu_per_key_us", "data CPU of a key", US),
+    ("bare_grpc_cpu_per_call_us", "CPU of a call, bare gRPC server", US),
+    ("ping_pong_cpu_us", "CPU of a round trip, ping-pong", US),
+    ("cpu_share", "CPU while idle", PERCENT),
+    ("cpu_per_heartbeat_ns", "CPU of a heartbeat", NS_AS_US),
+    ("rss_bytes", "RSS of a connection", BYTES),
+];
+
+/// All figures that a measurement may have, in the order of a comparison.
+pub(crate) fn all() -> Vec<Figure> {
+    let declared = DECLARED.iter().map(|&(name, place, per, (unit, factor), legend)| Figure {
+        name: name.to_owned(),
+        unit,
+        topic: name.to_owned(),
+        legend,
+        place: place.to_owned(),
+        per,
+        factor,
+    });
+    let percentiles = PERCENTILES.iter().flat_map(|&(kind, place, legend)| {
+        QUANTILES.iter().map(move |(quantile, key)| Figure {
+            name: format!("{kind} {quantile}"),
+            unit: US.0,
+            topic: kind.to_owned(),
+            legend,
+            place: format!("{place}/{key}"),
+            per: "",
+            factor: US.1,
+        })
+    });
+    declared.chain(percentiles).collect()
+}
+
+impl Figure {
+    /// Its value in a measurement; none where it was not measured.
+    pub(crate) fn of(&self, measurement: &Value) -> Option<f64> {
+        let divisor = if self.per.is_empty() { 1.0 } else { number(measurement, self.per)? };
+        let value = number(measurement, &self.place)? * self.factor / divisor;
+        value.is_finite().then_some(value)
+    }
+
+    /// Name and unit.
+    pub(crate) fn label(&self, separator: &str) -> String {
+        labelled(&self.name, self.unit, separator)
+    }
+
+    /// Counts by reason, in words; only where the figure is about the reasons.
+    pub(crate) fn reasons(&self, measurement: &Value) -> Option<String> {
+        let reasons =
+            measurement.pointer(&self.place).filter(|_| self.name == CLOSED)?.as_object()?;
+        let words: Vec<_> =
+            reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        Some(if words.is_empty() { "0".to_owned() } else { words.join(", ") })
+    }
+
+    /// The line of a legend.
+    pub(crate) fn line(&self) -> Option<String> {
+        (!self.legend.is_empty()).then(|| format!("{}: {}", self.topic, self.legend))
+    }
+}
+
+/// What a scenario itself has taken over its rounds, by name and unit: members of its results, and the lines
+/// of the targets.
+pub(crate) fn summaries(results: &Value) -> Vec<(String, Spread)> {
+    let mut found = Vec::new();
+    for (key, name, (unit, factor)) in SUMMARIES {
+        if let Some(spread) = results.get(key).and_then(spread) {
+            found.push((labelled(name, unit, ", "), spread.times(factor)));
+        }
+    }
+    for line in results.get("lines").and_then(Value::as_array).into_iter().flatten() {
+        let text = |key| line.get(key).and_then(Value::as_str).map(str::trim);
+        let measured = line.get("measured").and_then(spread);
+        if let (Some(what), Some(unit), Some(spread)) = (text("what"), text("unit"), measured) {
+            found.push((labelled(&format!("{} {what}", line["target"]), unit, ", "), spread));
+        }
+    }
+    found
+}
+
+fn labelled(name: &str, unit: &str, separator: &str) -> String {
+    if unit.is_empty() { name.to_owned() } else { [name, separator, unit].concat() }
+}
+
+fn spread(value: &Value) -> Option<Spread> {
+    let part = |name| value.get(name)?.as_f64();
+    Some(Spread { median: part("median")?, min: part("min")?, max: part("max")? })
+}
+
+/// A number in a measurement; of counts by reason their sum. Nothing is known of percentiles without values,
+/// and of deliveries where none were expected.
+fn number(measurement: &Value, place: &str) -> Option<f64> {
+    let (parent, key) = place.rsplit_once('/')?;
+    let parent = measurement.pointer(parent)?;
+    let is_zero = |key| parent.get(key).and_then(Value::as_u64) == Some(0);
+    if (is_zero("count") && key != "count") || is_zero("expected") {
+        return None;
+    }
+    match parent.get(key)? {
+        Value::Object(reasons) => Some(reasons.values().filter_map(Value::as_f64).sum()),
+        value => value.as_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(measurement: &Value, name: &str, expected: Option<f64>) {
+        let all = all();
+        let found = all.iter().filter(|figure| figure.name == name);
+        assert_eq!(found.filter_map(|figure| figure.of(measurement)).next(), expected, "{name}");
+    }
+
+    #[test]
+    fn figures_are_scaled_divided_and_summed() {
+        let turn = json!({
+            "elapsed_ns": 2_000_000_000_u64, "deliveries": {"expected": 9, "received": 8, "lost": 0},
+            "cpu_per_delivery_ns": 4.5, "idle_cpu_share": 0.25, "dropped": {"filtered": 2, "closing": 1},
+            "sent": {"dropped": 77, "elapsed_ns": 0, "pushes": 4}, "cpu": {"total_ns": 8000},
+        });
+        check(&turn, "deliveries a second", Some(4.0));
+        check(&turn, "CPU of a delivery", Some(4.5));
+        check(&turn, "CPU of a call", Some(2.0));
+        check(&turn, "calls a second", None);
+        check(&turn, "CPU while idle", Some(25.0));
+        check(&turn, "dropped", Some(3.0));
+        check(&turn, "lost", Some(0.0));
+        check(&turn, "RSS", None);
+    }
+
+    #[test]
+    fn nothing_is_not_zero() {
+        let empty = json!({"latency": {"count": 0, "p50_us": 0.0}, "handshake": {"count": 0}});
+        check(&empty, "latency p50", None);
+        check(&empty, "handshakes", Some(0.0));
+        check(&json!({"deliveries": {"expected": 0, "received": 0}}), "received", None);
+        check(&json!({"count": 3, "p50_us": 4.0}), "latency p50", Some(4.0));
+    }
+
+    #[test]
+    fn names_are_declared_for_one_unit() {
+        for one in all() {
+            assert!(all().iter().all(|other| other.name != one.name || other.unit == one.unit));
+        }
+    }
+
+    #[test]
+    fn summaries_have_words_and_units() {
+        let spread = |median| json!({"median": median, "min": 1.0, "max": 3.0});
+        let results = json!({
+            "cpu_share": spread(0.5), "comet_to_ring": null, "turns": [],
+            "lines": [
+                {"target": 8, "what": "  a call", "unit": "us", "measured": spread(2.0)},
+                {"target": 8, "what": "failed", "unit": "us", "measured": null},
+            ],
+        });
+        let found = summaries(&results);
+        let found: Vec<_> = found.iter().map(|(label, is)| (label.as_str(), is.median)).collect();
+        assert_eq!(found, [("CPU while idle, %", 50.0), ("8 a call, us", 2.0)]);
+    }
+}
