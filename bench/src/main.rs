@@ -11,7 +11,6 @@ mod crew;
 mod crowd;
 mod dial;
 mod figures;
-mod file;
 mod findings;
 mod grpc;
 mod launch;
@@ -49,11 +48,7 @@ type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
-    let passed = match Cli::parse().command {
-        Command::Run { file, flags } => file::read(&file, flags).and_then(run),
-        command => run(command),
-    };
-    match passed {
+    match run(Cli::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILED),
         Err(error) => {
@@ -76,7 +71,6 @@ fn run(command: Command) -> Result<bool> {
         Command::Raw(args) => raw::run(&args),
         Command::Targets(args) => targets::run(&args),
         Command::Report(args) => comparison::run(&args).map(|()| true),
-        Command::Run { file, .. } => Err(format!("{} names another file", file.display()).into()),
         Command::Worker => worker::work().map(|()| true),
         Command::Yardstick { mode, connections } => {
             yardstick::serve(mode, connections).map(|()| true)

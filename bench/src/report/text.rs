@@ -68,7 +68,8 @@ impl Table {
     /// The same with figures as rows and measurements as columns.
     pub(crate) fn transposed(self) -> Self {
         let all: Vec<_> = std::iter::once(self.headings).chain(self.rows).collect();
-        let column = |index: usize| all.iter().map(|row: &Vec<String>| row[index].clone()).collect();
+        let column =
+            |index: usize| all.iter().map(|row: &Vec<String>| row[index].clone()).collect();
         let mut columns: Vec<Vec<String>> = (0..all[0].len()).map(column).collect();
         Self { headings: columns.remove(0), rows: columns, legend: self.legend }
     }

@@ -1,19 +1,16 @@
 //! `day`: a day in phases. Connections come in a storm, rooms of mixed sizes, keys and everybody are pushed to
 //! at rates of their own, guests come and go, heartbeats run along, and many reconnect at once.
 
-mod phase;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-pub(crate) use self::phase::Phase;
 use super::{
     COMET, dropped_by_reason, dropped_of_present, faults_beside_guests, pin, refusal, run_id,
 };
 use crate::Result;
-use crate::args::DayArgs;
+use crate::args::{DayArgs, Phase};
 use crate::clients::{Order, guests_max, kind};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
 use crate::crew::{Brief, Crew};
@@ -97,10 +94,7 @@ struct Day<'a> {
 /// The measurement could not be made.
 pub(crate) fn run(args: &DayArgs) -> Result<bool> {
     let connections = args.dial.connections as usize;
-    let mut args = args.clone();
-    if args.phase.is_empty() {
-        args.phase = Phase::day(connections);
-    }
+    let args = args.clone().with_phases();
     let guests = args.phase.iter().map(|phase| guests_max(phase.arrivals, args.life)).max();
     // The old and the new connection of one that reconnects are there at once for a moment.
     ensure_descriptors(connections + guests.unwrap_or(0) as usize, args.dial.processes)?;

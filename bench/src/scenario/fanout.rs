@@ -36,10 +36,11 @@ struct Results {
 pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
     ensure_descriptors(args.dial.connections as usize, args.dial.processes)?;
     pin(&args.host)?;
+    let has_yardsticks = args.yardsticks.wanted(&args.server);
     let mut turns = Vec::new();
     for round in 1..=args.load.rounds {
         turns.push(comet_turn(args, round)?);
-        let yardsticks: &[Mode] = if args.alone { &[] } else { &[Mode::Ring, Mode::Send] };
+        let yardsticks: &[Mode] = if has_yardsticks { &[Mode::Ring, Mode::Send] } else { &[] };
         for &mode in yardsticks {
             turns.push(yardstick_turn(mode, round, &args.host, &args.dial, &args.load)?);
         }
@@ -63,7 +64,7 @@ pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
         spread(results.comet_to_send, 2),
         spread(results.comet_data_to_send, 2),
     );
-    if args.load.rate <= 0.0 && args.load.window > 1 && !args.alone {
+    if args.load.rate <= 0.0 && args.load.window > 1 && has_yardsticks {
         text += &format!(
             "flat out: comet may put up to {} pushes into one write, a yardstick never does\n",
             args.load.window

@@ -126,5 +126,5 @@ fn what_cannot_be_measured_is_said() {
     check(&["raw", "--server-core", "1000"], "cannot run on CPU 1000");
     check(&["churn", "--rate", "0"], "rate above 0");
     check(&["readers", "--slow", "0.6", "--stalled", "0.6"], "more than all");
-    check(&["run", "/nowhere/day.toml"], "cannot read /nowhere/day.toml");
+    check(&["day", "/nowhere/day.toml"], "cannot read /nowhere/day.toml");
 }

@@ -203,14 +203,29 @@ fn slow_readers_that_are_closed_are_told_from_lost_ones() {
 #[test]
 fn a_day_has_a_row_for_each_phase() {
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("day.toml");
-    let day = "scenario = \"day\"\nconnections = 40\nrooms = 5\nheartbeat = 0.5\nlife = 0.2\n\
-               [[phase]]\nname = \"storm\"\nconnect = 0.5\nseconds = 0.1\n\
+    let day = "[[phase]]\nname = \"storm\"\nconnect = 0.5\nseconds = 0.1\n\
                [[phase]]\nname = \"rush\"\nseconds = 1\nroom-rate = 20\nkey-rate = 40\n\
                broadcast-rate = 5\narrivals = 50\n\
                [[phase]]\nname = \"again\"\nseconds = 1\nreconnect = 0.5\nbroadcast-rate = 10\n";
     fs::write(&file, day).expect("the file can be written");
     let path = file.to_str().expect("a path of the build");
-    let results = measured("day", &["run", path, "--processes", "2"]);
+    let results = measured(
+        "day",
+        &[
+            "day",
+            path,
+            "-n",
+            "40",
+            "--rooms",
+            "5",
+            "--heartbeat",
+            "0.5",
+            "--life",
+            "0.2",
+            "--processes",
+            "2",
+        ],
+    );
     let [storm, rush, again] = results["phases"].as_array().expect("phases").as_slice() else {
         panic!("{results}");
     };

@@ -1,5 +1,6 @@
-//! A phase of a day, as the command line and files write it, and the day there is by default.
+//! A phase of a day, as files and the command line write it, and the day there is by default.
 
+use std::fs;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -9,10 +10,10 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct Phase {
     pub name: String,
-    /// How long pushes and guests last; connecting comes before that.
+    /// How long pushes and guests last, in seconds; connecting comes before that.
     #[serde(default = "two")]
     pub seconds: f64,
-    /// Share of the members that is connected from now on, 0 to 1; nobody is sent away by a smaller one.
+    /// Share of the members that is connected from now on, 0 to 1; a smaller one disconnects nobody.
     #[serde(default = "one")]
     pub connect: f64,
     /// Share of them that loses its connection at the start and makes a new one.
@@ -36,6 +37,22 @@ fn one() -> f64 {
 
 fn two() -> f64 {
     2.0
+}
+
+/// A day as a TOML file has it: a `[[phase]]` table for each phase.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DayFile {
+    pub phase: Vec<Phase>,
+}
+
+impl DayFile {
+    /// Reads a file; what is wrong with it comes with the line it stands in.
+    pub(super) fn read(path: &str) -> Result<Self, String> {
+        let text = fs::read_to_string(path);
+        let text = text.map_err(|error| format!("cannot read {path}: {error}"))?;
+        toml::from_str(&text).map_err(|error| error.to_string())
+    }
 }
 
 impl Phase {
@@ -72,13 +89,12 @@ impl Phase {
 impl FromStr for Phase {
     type Err = String;
 
+    /// Of an inline table.
     fn from_str(text: &str) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Line {
-            phase: Phase,
-        }
-        let line = toml::from_str::<Line>(&format!("phase = {text}"));
-        line.map(|line| line.phase).map_err(|error| error.message().to_owned())
+        let day = toml::from_str::<DayFile>(&format!("phase = [{text}]"));
+        let phases = day.map_err(|error| error.message().to_owned())?.phase;
+        let [phase] = phases.try_into().map_err(|_| "it is not one phase")?;
+        Ok(phase)
     }
 }
 
@@ -95,12 +111,22 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let check = |text: &str, words: &str| {
+        for (text, words) in [
+            ("{ seconds = 1 }", "missing field `name`"),
+            ("{ name = \"x\", rate = 1 }", "unknown field `rate`"),
+            ("noon", ""),
+        ] {
             let error = text.parse::<Phase>().unwrap_err();
             assert!(error.contains(words), "{text:?}: {error}");
-        };
-        check("{ seconds = 1 }", "missing field `name`");
-        check("{ name = \"x\", rate = 1 }", "unknown field `rate`");
-        check("noon", "");
+        }
+    }
+
+    #[test]
+    fn a_day_can_be_a_file() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/day-5k.toml");
+        assert_eq!(DayFile::read(file).unwrap().phase[1].name, "morning");
+        let said = DayFile::read(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap_err();
+        assert!(said.contains("at line 37") && said.contains("unknown field"), "{said}");
+        assert!(DayFile::read("/nowhere").unwrap_err().starts_with("cannot read /nowhere"));
     }
 }

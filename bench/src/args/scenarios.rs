@@ -1,0 +1,261 @@
+//! The flags of each scenario.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, YardstickArgs, body, positive};
+use super::phase::{DayFile, Phase};
+use crate::message::STAMP_LEN;
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Pace")]
+pub(crate) struct ConnectArgs {
+    #[command(flatten)]
+    pub host: HostArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub yardsticks: YardstickArgs,
+    #[command(flatten)]
+    pub dial: DialArgs,
+    /// Rooms the connections divide into; 0 is none.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, help_heading = "Load")]
+    pub rooms: u32,
+    /// How long all connections idle, to measure what that costs, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    pub hold: f64,
+    /// How often the turns are taken.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive())]
+    pub rounds: u32,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct FanoutArgs {
+    #[command(flatten)]
+    pub host: HostArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub yardsticks: YardstickArgs,
+    #[command(flatten)]
+    pub dial: DialArgs,
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Rooms the connections divide into.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = positive())]
+    pub rooms: u32,
+    /// Pushes through one PushStream instead of a call each: those of one room need not wait for the answer
+    /// before them.
+    #[arg(long)]
+    pub stream: bool,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct LatencyArgs {
+    #[command(flatten)]
+    pub host: HostArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub yardsticks: YardstickArgs,
+    #[command(flatten)]
+    pub dial: DialArgs,
+    /// Bytes of each message's body.
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = body(STAMP_LEN))]
+    pub size: u32,
+    /// Keys that one call names.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = positive())]
+    pub keys_per_call: u32,
+    /// Callers that take turns at each call's keys; each waits for the answer to its last call.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub callers: u32,
+    /// Pushes through one PushStream instead of a call each.
+    #[arg(long, conflicts_with = "callers")]
+    pub stream: bool,
+    /// Calls a second, each to the next keys; 0 is flat out.
+    #[arg(long, value_name = "HERTZ", default_value_t = 1000.0, help_heading = "Pace")]
+    pub rate: f64,
+    /// Calls that may be under way when flat out.
+    #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = positive(),
+        help_heading = "Pace")]
+    pub window: u32,
+    /// Length of each measurement.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, help_heading = "Pace")]
+    pub seconds: f64,
+    /// How often the turns are taken.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive(),
+        help_heading = "Pace")]
+    pub rounds: u32,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct RawArgs {
+    #[command(flatten)]
+    pub host: HostArgs,
+    #[command(flatten)]
+    pub dial: DialArgs,
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Pace")]
+pub(crate) struct IdleArgs {
+    #[command(flatten)]
+    pub host: HostArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub dial: DialArgs,
+    /// Rooms the connections divide into; 0 is none.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, help_heading = "Load")]
+    pub rooms: u32,
+    /// Time between two heartbeats of a connection; 0 is none.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    pub heartbeat: f64,
+    /// Length of each measurement.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    pub seconds: f64,
+    /// How often it is measured, each time with a server of its own.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive())]
+    pub rounds: u32,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct ChurnArgs {
+    #[command(flatten)]
+    pub host: HostArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub dial: DialArgs,
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Rooms the connections divide into.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = positive())]
+    pub rooms: u32,
+    /// Guests that arrive in a second, whether or not those before them are through.
+    #[arg(long, value_name = "HERTZ", default_value_t = 200.0)]
+    pub arrivals: f64,
+    /// How long a guest stays, on average (exponentially distributed).
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub life: f64,
+    /// Share of the guests that change their room halfway, 0 to 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    pub moves: f64,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct ReadersArgs {
+    #[command(flatten)]
+    pub host: HostArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub dial: DialArgs,
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Rooms the connections divide into.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = positive())]
+    pub rooms: u32,
+    /// Share of the connections that read slowly, 0 to 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    pub slow: f64,
+    /// How much a slow one reads in a second.
+    #[arg(long, value_name = "BYTES/S", default_value_t = 1000, value_parser = positive())]
+    pub slow_rate: u32,
+    /// Share of the connections that do not read at all, 0 to 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    pub stalled: f64,
+    /// Kernel receive buffer of the slow and the stalled.
+    #[arg(long, value_name = "BYTES", default_value_t = 4096,
+        value_parser = clap::value_parser!(u32).range(1..=(1 << 30)))]
+    pub receive_buffer: u32,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct DayArgs {
+    #[command(flatten)]
+    pub host: HostArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub dial: DialArgs,
+    /// The day as a TOML file, a `[[phase]]` table for each phase; without it there is a default day.
+    #[arg(value_name = "FILE", value_parser = DayFile::read, conflicts_with = "phase")]
+    #[serde(skip)]
+    file: Option<DayFile>,
+    /// Rooms the connections divide into, the second half as large as the first, the third a third of it.
+    #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = positive())]
+    pub rooms: u32,
+    /// Bytes of each message's body.
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = body(STAMP_LEN))]
+    pub size: u32,
+    /// Time between two heartbeats of a connection; 0 is none.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    pub heartbeat: f64,
+    /// How long a guest stays, on average (exponentially distributed).
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub life: f64,
+    /// A phase as an inline table of TOML, '{ name = "noon", room-rate = 50 }'. Can be repeated.
+    #[arg(long, value_name = "TABLE")]
+    pub phase: Vec<Phase>,
+}
+
+impl DayArgs {
+    /// The same with the phases of the file, or of the default day, where none are given as flags.
+    pub(crate) fn with_phases(mut self) -> Self {
+        if let Some(file) = self.file.take() {
+            self.phase = file.phase;
+        } else if self.phase.is_empty() {
+            self.phase = Phase::day(self.dial.connections as usize);
+        }
+        self
+    }
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Server")]
+pub(crate) struct TargetsArgs {
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// The comet to start; the one beside comet-bench unless given.
+    #[arg(long, value_name = "PROGRAM")]
+    pub server: Option<PathBuf>,
+    /// A setting for every comet that is started, as its --set takes it. Can be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub server_set: Vec<String>,
+    /// How often the turns are taken.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive(),
+        help_heading = "Pace")]
+    pub rounds: u32,
+    /// Measures these lines of the table only: "1,8,9".
+    #[arg(long, value_name = "LINES", value_delimiter = ',',
+        value_parser = clap::value_parser!(u8).range(1..=11), help_heading = "Load")]
+    pub only: Vec<u8>,
+    /// Fails where something is not reached, as where it cannot be measured.
+    #[arg(long, help_heading = "Output")]
+    pub strict: bool,
+}
+
+impl TargetsArgs {
+    /// Whether a line of the table is to be measured.
+    pub(crate) fn asks(&self, line: u8) -> bool {
+        self.only.is_empty() || self.only.contains(&line)
+    }
+
+    /// The server to start, with clients as they are by default.
+    pub(crate) fn server(&self) -> ServerArgs {
+        let (server, server_set) = (self.server.clone(), self.server_set.clone());
+        ServerArgs { server, server_set, ..ServerArgs::defaults() }
+    }
+}
