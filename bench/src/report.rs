@@ -16,11 +16,11 @@ use crate::clock::unix_time_s;
 
 pub(crate) use host::Program;
 use host::{Host, Pinning};
-pub(crate) use text::{Table, number, progress_bar, round_of, spread, summary, table};
+pub(crate) use text::{Table, cell_of, number, progress_bar, round_of, spread, summary, table};
 
 /// Form of the file. It goes up where a figure that `comet-bench report` reads moves or changes its
 /// meaning; one that is added changes nothing.
-pub(crate) const SCHEMA: u64 = 2;
+pub(crate) const SCHEMA: u64 = 3;
 
 /// Everything about a run, as it is written to the file.
 #[derive(Serialize)]

@@ -126,7 +126,7 @@ mod tests {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/day-5k.toml");
         assert_eq!(DayFile::read(file).unwrap().phase[1].name, "morning");
         let said = DayFile::read(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap_err();
-        assert!(said.contains("at line 37") && said.contains("unknown field"), "{said}");
+        assert!(said.contains("at line") && said.contains("unknown field"), "{said}");
         assert!(DayFile::read("/nowhere").unwrap_err().starts_with("cannot read /nowhere"));
     }
 }

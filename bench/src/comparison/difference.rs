@@ -1,7 +1,7 @@
 //! What is not the same between the results of a comparison, besides their figures: hosts, pinning,
 //! configurations, and runs that did not pass.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -12,28 +12,9 @@ const CONFIG_IGNORED: &str = "host.";
 
 /// A sentence for each difference.
 pub(super) fn between(files: &[ResultFile]) -> Vec<String> {
-    let part = |what: &str, part: fn(&ResultFile) -> &Value| {
-        let flat: Vec<Vec<(String, String)>> =
-            files.iter().map(|file| flatten(part(file))).collect();
-        let keys: BTreeSet<&str> = flat.iter().flatten().map(|(key, _)| key.as_str()).collect();
-        let differing = keys.into_iter().filter_map(|key| {
-            let value = |flat: &Vec<(String, String)>| {
-                let found = flat.iter().find(|(other, _)| other == key);
-                found.map_or_else(|| "not set".to_owned(), |(_, value)| value.clone())
-            };
-            let values: Vec<String> = flat.iter().map(value).collect();
-            let differs = values.iter().any(|value| *value != values[0]);
-            let named =
-                values.iter().zip(files).map(|(value, file)| format!("{value} in {}", file.name));
-            differs.then(|| format!("{what} {key}: {}", named.collect::<Vec<_>>().join(", ")))
-        });
-        differing.collect::<Vec<_>>()
-    };
-    let mut differences = part("hosts differ in", |file| &file.host);
-    differences.extend(part("pinning differs for", |file| &file.pinning));
-    let ignored = format!("configs differ in {CONFIG_IGNORED}");
-    let configs = part("configs differ in", |file| &file.config);
-    differences.extend(configs.into_iter().filter(|words| !words.starts_with(&ignored)));
+    let mut differences = differing(files, "hosts differ in", |file| &file.host);
+    differences.extend(differing(files, "pinning differs for", |file| &file.pinning));
+    differences.extend(differing(files, "configs differ in", |file| &file.config));
     for file in files {
         if let Some(first) = file.faults.first() {
             let (name, count) = (&file.name, file.faults.len());
@@ -43,19 +24,37 @@ pub(super) fn between(files: &[ResultFile]) -> Vec<String> {
     differences
 }
 
-/// Keys with dots and their values; a list is a value.
-fn flatten(value: &Value) -> Vec<(String, String)> {
-    let Value::Object(members) = value else {
-        return vec![(String::new(), value.to_string())];
-    };
-    let mut flat = Vec::new();
-    for (key, member) in members {
-        for (below, value) in flatten(member) {
-            let separator = if below.is_empty() { "" } else { "." };
-            flat.push((format!("{key}{separator}{below}"), value));
+/// The keys below a part of the results whose values are not all equal.
+fn differing(files: &[ResultFile], what: &str, part: fn(&ResultFile) -> &Value) -> Vec<String> {
+    let mut values: BTreeMap<String, Vec<Option<&Value>>> = BTreeMap::new();
+    for (index, file) in files.iter().enumerate() {
+        flatten("", part(file), &mut |key, value| {
+            values.entry(key).or_insert_with(|| vec![None; files.len()])[index] = Some(value);
+        });
+    }
+    let differing = values.into_iter().filter(|(key, values)| {
+        !key.starts_with(CONFIG_IGNORED) && values.iter().any(|value| *value != values[0])
+    });
+    let words = differing.map(|(key, values)| {
+        let named = values.iter().zip(files).map(|(value, file)| {
+            let value = value.map_or_else(|| "not set".to_owned(), Value::to_string);
+            format!("{value} in {}", file.name)
+        });
+        format!("{what} {key}: {}", named.collect::<Vec<_>>().join(", "))
+    });
+    words.collect()
+}
+
+/// Hands out keys with dots and their values; a list is a value.
+fn flatten<'a>(prefix: &str, value: &'a Value, found: &mut impl FnMut(String, &'a Value)) {
+    for (key, member) in value.as_object().into_iter().flatten() {
+        let key = format!("{prefix}{key}");
+        if member.is_object() {
+            flatten(&(key + "."), member, found);
+        } else {
+            found(key, member);
         }
     }
-    flat
 }
 
 #[cfg(test)]

@@ -141,10 +141,10 @@ pub(super) mod tests {
         check(r#"{"scenario": "raw", "results": {}}"#, &["no schema", "measure again"]);
         let newer =
             r#"{"schema": 99, "scenario": "raw", "results": {}, "bench": {"version": "7.1"}}"#;
-        check(newer, &["schema 99", "reads 2", "7.1"]);
-        check(r#"{"schema": 1, "scenario": "raw", "results": {}}"#, &["schema 1", "measure again"]);
+        check(newer, &["schema 99", "reads 3", "7.1"]);
+        check(r#"{"schema": 2, "scenario": "raw", "results": {}}"#, &["schema 2", "measure again"]);
         check(r#"{"schema": "1", "scenario": "raw", "results": {}}"#, &["has schema \"1\""]);
-        check(r#"{"schema": 2, "scenario": "raw", "results": {}}"#, &["damaged", "missing field"]);
+        check(r#"{"schema": 3, "scenario": "raw", "results": {}}"#, &["damaged", "missing field"]);
     }
 
     #[test]

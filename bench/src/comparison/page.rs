@@ -1,52 +1,70 @@
-//! The comparisons as one page that needs nothing beside it.
+//! The comparisons as text, and as one page that needs nothing beside it.
 
-use super::table::{OVERLAP, Table};
-use super::{Comparison, Plot};
+use super::plot::Plot;
+use crate::report::Table;
 
 const STYLE: &str = "body{font:15px sans-serif;margin:2em;max-width:75em}\
 table{border-collapse:collapse;margin:1em 0}\
 th,td{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}\
 th:first-child,td:first-child{text-align:left}\
-svg{max-width:100%;height:auto}.note{color:#a40}";
+svg{max-width:100%;height:auto}.note{color:#a40}.legend{color:#555;font-size:13px}";
+
+/// The comparison of the results of one scenario.
+pub(super) struct Section {
+    pub scenario: String,
+    pub results: Table,
+    /// What else is not the same, in words.
+    pub differences: Vec<String>,
+    pub figures: Table,
+    pub plots: Vec<Plot>,
+}
+
+impl Section {
+    pub(super) fn text(&self) -> String {
+        let mut text = format!("{}\n\n{}\n", self.scenario, self.results.text());
+        for difference in &self.differences {
+            text += &format!("NOTE {difference}\n");
+        }
+        if !self.differences.is_empty() {
+            text.push('\n');
+        }
+        text + &self.figures.text()
+    }
+
+    fn html(&self) -> String {
+        let note = |words: &String| format!("<p class=\"note\">{}</p>\n", escape(words));
+        let notes: String = self.differences.iter().map(note).collect();
+        let figure = |plot: &Plot| {
+            format!(
+                "<figure>\n{}<figcaption>{}</figcaption>\n</figure>\n",
+                plot.svg,
+                escape(plot.caption)
+            )
+        };
+        let plots: String = self.plots.iter().map(figure).collect();
+        let (results, figures) = (table(&self.results), table(&self.figures));
+        format!("<h1>{}</h1>\n{results}{notes}{figures}{plots}", escape(&self.scenario))
+    }
+}
 
 /// The page, with the plots in it.
-pub(super) fn render(comparisons: &[Comparison]) -> String {
-    let sections: String = comparisons.iter().map(section).collect();
+pub(super) fn render(sections: &[Section]) -> String {
+    let sections: String = sections.iter().map(Section::html).collect();
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <title>comet-bench</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{sections}</body>\n</html>\n"
     )
 }
 
-fn section(comparison: &Comparison) -> String {
-    let note = |words: &String| format!("<p class=\"note\">{}</p>\n", escape(words));
-    let notes: String = comparison.differences.iter().map(note).collect();
-    let plots: String = comparison.plots.iter().map(figure).collect();
-    let overlap = match comparison.figures.has_overlaps {
-        true => format!("<p>{}</p>\n", escape(OVERLAP)),
-        false => String::new(),
-    };
-    format!(
-        "<h1>{}</h1>\n{}{notes}{}{overlap}{plots}",
-        escape(comparison.scenario()),
-        table(&Table::of_files(&comparison.files)),
-        table(&comparison.figures),
-    )
-}
-
-fn figure(plot: &Plot) -> String {
-    let (svg, caption) = (&plot.svg, escape(plot.caption));
-    format!("<figure>\n{svg}<figcaption>{caption}</figcaption>\n</figure>\n")
-}
-
 fn table(table: &Table) -> String {
     let row = |tag: &str, cells: &[String]| {
-        let cells: String =
-            cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
-        format!("<tr>{cells}</tr>\n")
+        let cells = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell)));
+        format!("<tr>{}</tr>\n", cells.collect::<String>())
     };
     let rows: String = table.rows.iter().map(|cells| row("td", cells)).collect();
-    format!("<table>\n{}{rows}</table>\n", row("th", &table.headings))
+    let legend: String = table.legend.iter().map(|line| escape(line) + "<br>\n").collect();
+    let headings = row("th", &table.headings);
+    format!("<table>\n{headings}{rows}</table>\n<p class=\"legend\">{legend}</p>\n")
 }
 
 fn escape(text: &str) -> String {
@@ -55,18 +73,32 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
-    use super::super::file::tests::result;
     use super::*;
 
     #[test]
     fn what_comes_from_a_file_is_text() {
-        let file = result("<b>&", "<script>", &json!({"a<b": {"median": 1, "min": 1, "max": 1}}));
-        let page = render(&[Comparison::of(vec![file])]);
-        assert!(page.contains("<h1>&lt;script&gt;</h1>"), "{page}");
-        assert!(page.contains("<th>&lt;b&gt;&amp;</th>"), "{page}");
-        assert!(page.contains("<td>a&lt;b</td><td>1</td>"), "{page}");
-        assert!(!page.contains("<script>") && !page.contains("<b>"), "{page}");
+        let cells = |cell: &str| vec![cell.to_owned()];
+        let table = |heading| Table {
+            headings: cells(heading),
+            rows: vec![cells("a<b")],
+            legend: cells("<c>"),
+        };
+        let section = Section {
+            scenario: "<script>".to_owned(),
+            results: table("<b>&"),
+            differences: cells("<i>"),
+            figures: table("figure"),
+            plots: Vec::new(),
+        };
+        let page = render(&[section]);
+        for escaped in [
+            "<h1>&lt;script&gt;</h1>",
+            "<th>&lt;b&gt;&amp;</th>",
+            "<td>a&lt;b</td>",
+            "&lt;c&gt;<br>",
+            "&lt;i&gt;",
+        ] {
+            assert!(page.contains(escaped), "{escaped}: {page}");
+        }
     }
 }

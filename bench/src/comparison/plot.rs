@@ -1,4 +1,4 @@
-//! The plots of a comparison: latency by percentile, and over time what came, who was connected, CPU
+//! The plots of a comparison: latency by percentile, and over time what came, how many were connected, CPU
 //! and memory. A line for each subject of each result.
 
 mod draw;
@@ -6,13 +6,14 @@ mod scale;
 
 use serde_json::Value;
 
-use super::figures::{Group, groups, per_second, percentiles};
+use self::draw::{Axes, Line, Mark, Points};
+use self::scale::Scale;
 use super::file::ResultFile;
+use super::measurements::{Group, groups, percentiles};
+use crate::figures;
 use crate::stats::Spread;
-use draw::Axes;
-use scale::Scale;
 
-/// Throughput is taken over so long, since what is pushed in ticks comes in bursts.
+/// Rates are taken over so long, since what is pushed in ticks comes in bursts.
 const WINDOW_S: f64 = 0.5;
 
 /// A plot, drawn.
@@ -24,73 +25,98 @@ pub(super) struct Plot {
     pub svg: String,
 }
 
-type Points = Vec<(f64, f64)>;
-
-/// Points under a name.
-#[derive(PartialEq, Debug)]
-struct Line {
-    label: String,
-    /// What it is about and of which result, by number: lines that share either look alike.
-    subject: usize,
-    result: usize,
-    points: Points,
+/// A kind of plot.
+struct Kind {
+    name: &'static str,
+    title: &'static str,
+    caption: &'static str,
+    /// Label of the y axis.
+    unit: &'static str,
+    /// The lines of a subject, each under the name of what it shows, empty for what is shown of all.
+    lines: fn(&Group<'_>) -> Vec<(String, Points)>,
 }
+
+const LATENCY: &str = "latency";
+const KINDS: [Kind; 6] = [
+    Kind {
+        name: LATENCY,
+        title: "latency by percentile",
+        caption: "The median of the rounds at each percentile.",
+        unit: "latency, us",
+        lines: latencies,
+    },
+    Kind {
+        name: "throughput",
+        title: "deliveries over time",
+        caption: "Deliveries over half a second each, in the round in the middle.",
+        unit: "deliveries a second",
+        lines: |group| rate(group, "received", 1.0),
+    },
+    Kind {
+        name: "heartbeats",
+        title: "heartbeats over time",
+        caption: "Heartbeats answered over half a second each, in the round in the middle.",
+        unit: "heartbeats a second",
+        lines: |group| rate(group, "heartbeats", 1.0),
+    },
+    Kind {
+        name: "connections",
+        title: "connections over time",
+        caption: "Connections that are authenticated and open, in the round in the middle.",
+        unit: "connections",
+        lines: connections,
+    },
+    Kind {
+        name: "cpu",
+        title: "CPU time of the server",
+        caption: "CPU time of all threads over half a second each, in the round in the middle.",
+        unit: "% of one CPU",
+        // Of microseconds in a second.
+        lines: |group| rate(group, "cpu_us", 1e-4),
+    },
+    Kind {
+        name: "memory",
+        title: "memory of the server",
+        caption: "Resident memory, in the round in the middle.",
+        unit: "resident memory, MB",
+        lines: |group| {
+            let bytes = series(group, "rss_bytes").into_iter();
+            named(bytes.map(|(at, bytes)| (at, bytes / 1e6)).collect())
+        },
+    },
+];
 
 /// Those plots there are points for.
 pub(super) fn plots(files: &[ResultFile]) -> Vec<Plot> {
-    let latency = Axes {
-        x: "percentile",
-        y: "latency, microseconds",
-        x_scale: Scale::Percentile,
-        y_scale: Scale::Logarithmic,
+    let marks = phases(&files[0]);
+    let plot = |kind: &Kind| {
+        let lines = lines(files, kind.lines);
+        let over_time = kind.name != LATENCY;
+        let axes = Axes {
+            title: format!("{}: {}", files[0].scenario, kind.title),
+            x: if over_time { "time, s" } else { "percentile" },
+            y: kind.unit,
+            x_scale: if over_time { Scale::Time } else { Scale::Percentile },
+            y_scale: if over_time { Scale::Linear } else { Scale::Logarithmic },
+            marks: if over_time { &marks } else { &[] },
+        };
+        let (name, caption) = (kind.name, kind.caption);
+        (!lines.is_empty()).then(|| Plot { name, caption, svg: draw::svg(&axes, &lines) })
     };
-    let over_time = |y| Axes { x: "seconds", y, x_scale: Scale::Time, y_scale: Scale::Linear };
-    let plot = |name, caption, axes: &Axes, lines: Vec<Line>| {
-        (!lines.is_empty()).then(|| Plot { name, caption, svg: draw::svg(axes, &lines) })
-    };
-    let plots = [
-        plot(
-            "latency",
-            "Latency by percentile, the median of the rounds at each point.",
-            &latency,
-            lines(files, latencies),
-        ),
-        plot(
-            "throughput",
-            "Deliveries a second over half a second each, in the round in the middle.",
-            &over_time("deliveries a second"),
-            lines(files, |group| rate(group, "received")),
-        ),
-        plot(
-            "heartbeats",
-            "Heartbeats answered a second over half a second each, in the round in the middle.",
-            &over_time("heartbeats a second"),
-            lines(files, |group| rate(group, "heartbeats")),
-        ),
-        plot(
-            "connections",
-            "Connections that are authenticated and open, in the round in the middle.",
-            &over_time("connections"),
-            lines(files, connections),
-        ),
-        plot(
-            "cpu",
-            "CPU time of all threads over half a second each, in the round in the middle.",
-            &over_time("percent of a CPU"),
-            lines(files, cpu),
-        ),
-        plot(
-            "memory",
-            "Resident memory, in the round in the middle.",
-            &over_time("resident memory, megabytes"),
-            lines(files, memory),
-        ),
-    ];
-    plots.into_iter().flatten().collect()
+    KINDS.iter().filter_map(plot).collect()
 }
 
-/// The lines of every subject of every result, where `drawn` finds points; it names what it draws of a
-/// subject, unless there is nothing else.
+/// Where the phases of a day begin; nothing in other results.
+fn phases(file: &ResultFile) -> Vec<Mark> {
+    let phases = file.results.pointer("/days/0/phases").and_then(Value::as_array);
+    let mark = |phase: &Value| {
+        let name = phase.get("name")?.as_str()?.to_owned();
+        Some(Mark { at_s: phase.get("start_s")?.as_f64()?, name })
+    };
+    phases.into_iter().flatten().filter_map(mark).collect()
+}
+
+/// The lines of every subject of every result, as far as there are points.
 fn lines(files: &[ResultFile], drawn: impl Fn(&Group<'_>) -> Vec<(String, Points)>) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut subjects: Vec<String> = Vec::new();
@@ -98,16 +124,14 @@ fn lines(files: &[ResultFile], drawn: impl Fn(&Group<'_>) -> Vec<(String, Points
         for group in groups(&file.results) {
             for (name, points) in drawn(&group).into_iter().filter(|(_, points)| points.len() > 1) {
                 let about = [&group.subject, " ", &name].concat().trim_end().to_owned();
-                let label = if files.len() > 1 {
-                    [&file.name, " ", &about].concat()
-                } else {
-                    about.clone()
+                let label = match files.len() {
+                    1 => about.clone(),
+                    _ => [&file.name, " ", &about].concat(),
                 };
-                let known = subjects.iter().position(|subject| *subject == about);
-                let subject = known.unwrap_or(subjects.len());
-                if known.is_none() {
+                let subject = subjects.iter().position(|is| *is == about).unwrap_or_else(|| {
                     subjects.push(about);
-                }
+                    subjects.len() - 1
+                });
                 lines.push(Line { label, subject, result, points });
             }
         }
@@ -115,96 +139,76 @@ fn lines(files: &[ResultFile], drawn: impl Fn(&Group<'_>) -> Vec<(String, Points
     lines
 }
 
+fn named(points: Points) -> Vec<(String, Points)> {
+    vec![(String::new(), points)]
+}
+
 /// The latencies of a subject; of one that has none what else it took the percentiles of, like handshakes.
 fn latencies(group: &Group<'_>) -> Vec<(String, Points)> {
-    const LATENCY: &str = "latency";
     let all: Vec<&str> = percentiles(group.rounds[0]).into_iter().map(|(name, _)| name).collect();
-    let named: Vec<&str> = all.iter().copied().filter(|name| name.contains(LATENCY)).collect();
-    let names = if named.is_empty() { all } else { named };
+    let has_latency = all.iter().any(|name| name.contains(LATENCY));
+    let names = all.into_iter().filter(|name| !has_latency || name.contains(LATENCY));
     let line = |name: &str| {
         let words = if name == LATENCY { String::new() } else { name.replace('_', " ") };
         (words, curve(group, name))
     };
-    names.into_iter().map(line).collect()
+    names.map(line).collect()
 }
 
 /// Percent and microseconds, as far as all rounds reach; the maximum, which is no percentile, is left out.
 fn curve(group: &Group<'_>, name: &str) -> Points {
-    let curve = |round: &&Value| {
+    let curve = |round: &&Value| -> Option<Points> {
         let percentiles = percentiles(round);
         let (_, found) = percentiles.into_iter().find(|(other, _)| *other == name)?;
-        pairs(found.get("curve")?)
+        serde_json::from_value(found.get("curve")?.clone()).ok()
     };
     let curves: Vec<Points> = group.rounds.iter().filter_map(curve).collect();
-    let points = curves.first().map_or(&[][..], Vec::as_slice).iter();
+    let points = curves.first().into_iter().flatten();
     let median = points.filter(|(percent, _)| *percent < 100.0).map_while(|&(percent, _)| {
-        let at = |curve: &Points| {
-            curve.iter().find(|(other, _)| *other == percent).map(|(_, value)| *value)
-        };
+        let at = |curve: &Points| Some(curve.iter().find(|(other, _)| *other == percent)?.1);
         let values: Option<Vec<f64>> = curves.iter().map(at).collect();
         Some((percent, Spread::of(values?)?.median))
     });
     median.collect()
 }
 
-/// A count of the time series as what it grew by in a second, where it grew.
-fn rate(group: &Group<'_>, column: &str) -> Vec<(String, Points)> {
+/// A count of the time series as what it grew by in a second, times `factor`, where it grew.
+fn rate(group: &Group<'_>, column: &str, factor: f64) -> Vec<(String, Points)> {
     let counts = series(group, column);
     // What came in a moment says nothing about a second.
     let shortest_s = (WINDOW_S / 2.0).min(counts.last().map_or(0.0, |last| last.0 / 2.0));
     let rates = counts.iter().enumerate().skip(1).filter_map(|(index, &(at, count))| {
         let begun = counts[..index].iter().rposition(|&(time, _)| time <= at - WINDOW_S);
         let (time, before) = counts[begun.unwrap_or(0)];
-        (at - time >= shortest_s).then(|| (at, (count - before) / (at - time).max(1e-6)))
+        let rate = (count - before) / (at - time).max(1e-6) * factor;
+        (at - time >= shortest_s).then_some((at, rate))
     });
     let rates: Points = rates.collect();
     let grows = rates.iter().any(|(_, rate)| *rate > 0.0);
-    if grows { vec![(String::new(), rates)] } else { Vec::new() }
+    if grows { named(rates) } else { Vec::new() }
 }
 
-/// Who was connected, where that was not the same all the time.
+/// How many were connected, where that was not the same all the time.
 fn connections(group: &Group<'_>) -> Vec<(String, Points)> {
     let points = series(group, "connections");
     let moves = points.iter().any(|(_, count)| *count != points[0].1);
-    if moves { vec![(String::new(), points)] } else { Vec::new() }
-}
-
-/// CPU time as a share of one CPU, percent.
-fn cpu(group: &Group<'_>) -> Vec<(String, Points)> {
-    /// Microseconds a second that are one percent.
-    const PERCENT: f64 = 1e4;
-    let mut lines = rate(group, "cpu_us");
-    for (_, share) in lines.iter_mut().flat_map(|(_, points)| points) {
-        *share /= PERCENT;
-    }
-    lines
-}
-
-fn memory(group: &Group<'_>) -> Vec<(String, Points)> {
-    let bytes = series(group, "rss_bytes").into_iter();
-    vec![(String::new(), bytes.map(|(at, bytes)| (at, bytes / 1e6)).collect())]
+    if moves { named(points) } else { Vec::new() }
 }
 
 /// Seconds and values of a column of the time series, of the round in the middle by its throughput.
 fn series(group: &Group<'_>, column: &str) -> Points {
+    let figures = figures::all();
+    let names = ["connections a second", "deliveries a second"];
+    let rates: Vec<_> = figures.iter().filter(|is| names.contains(&is.name.as_str())).collect();
+    let rate = |round: &Value| rates.iter().find_map(|is| is.of(round)).unwrap_or(0.0);
     let mut rounds: Vec<&Value> = group.rounds.clone();
-    let rate = |round: &Value| per_second(round).unwrap_or(0.0);
     rounds.sort_by(|one, other| rate(one).total_cmp(&rate(other)));
     let middle = rounds[(rounds.len() - 1) / 2];
     let numbers = |column: &str| -> Option<Vec<f64>> {
-        middle.get("series")?.get(column)?.as_array()?.iter().map(Value::as_f64).collect()
+        serde_json::from_value(middle.get("series")?.get(column)?.clone()).ok()
     };
-    let (times, values) =
-        (numbers("at_us").unwrap_or_default(), numbers(column).unwrap_or_default());
-    times.into_iter().map(|us| us / 1e6).zip(values).collect()
-}
-
-fn pairs(value: &Value) -> Option<Points> {
-    value
-        .as_array()?
-        .iter()
-        .map(|pair| Some((pair.get(0)?.as_f64()?, pair.get(1)?.as_f64()?)))
-        .collect()
+    let times = numbers("at_us").unwrap_or_default().into_iter().map(|us| us / 1e6);
+    times.zip(numbers(column).unwrap_or_default()).collect()
 }
 
 #[cfg(test)]
@@ -221,31 +225,32 @@ mod tests {
             "series": {
                 "at_us": [0, 400_000, 800_000, 1_200_000],
                 "received": [0.0, per_second, per_second, per_second * 3.0],
+                "cpu_us": [0, 0, 0, 40_000],
                 "rss_bytes": [1e6, 2e6, 2e6, 3e6],
             },
         })
     }
 
-    fn of(results: &Value, drawn: fn(&Group<'_>) -> Vec<(String, Points)>) -> Vec<Line> {
-        lines(&[result("a", "fanout", results)], drawn)
+    /// The lines of a kind of plot of `turns`.
+    fn of(name: &str, turns: &Value) -> Vec<Line> {
+        let kind = KINDS.iter().find(|kind| kind.name == name).unwrap();
+        lines(&[result("a", "fanout", &json!({"turns": turns}))], kind.lines)
     }
 
-    fn throughput(group: &Group<'_>) -> Vec<(String, Points)> {
-        rate(group, "received")
+    fn names(columns: &Value) -> Vec<&'static str> {
+        let results = json!({"turns": [{"subject": "comet", "round": 1, "series": columns}]});
+        plots(&[result("a", "any", &results)]).iter().map(|plot| plot.name).collect()
     }
 
     #[test]
     fn latencies_are_medians_as_far_as_all_rounds_reach() {
-        let results = json!({"turns": [
+        let turns = json!([
             turn(1, 1.0, &[(0.0, 1.0), (50.0, 5.0), (90.0, 9.0), (100.0, 99.0)]),
             turn(2, 1.0, &[(0.0, 3.0), (50.0, 6.0), (100.0, 88.0)]),
-        ]});
-        let lines = of(&results, latencies);
-        assert_eq!(lines.len(), 1);
-        assert_eq!(
-            (lines[0].label.as_str(), &lines[0].points),
-            ("comet", &vec![(0.0, 2.0), (50.0, 5.5)])
-        );
+        ]);
+        let lines = of("latency", &turns);
+        assert_eq!((lines.len(), lines[0].label.as_str()), (1, "comet"));
+        assert_eq!(lines[0].points, [(0.0, 2.0), (50.0, 5.5)]);
     }
 
     #[test]
@@ -253,8 +258,8 @@ mod tests {
         let percentiles = json!({"p50_us": 1.0, "curve": [[0.0, 1.0], [50.0, 5.0]]});
         let mut storm = json!({"subject": "bare", "round": 1, "handshake": percentiles});
         let labels = |storm: &Value| {
-            let lines = of(&json!({"storms": [storm]}), latencies);
-            lines.into_iter().map(|line| line.label).collect::<Vec<_>>()
+            let lines = of("latency", &json!([storm])).into_iter();
+            lines.map(|line| line.label).collect::<Vec<_>>()
         };
         assert_eq!(labels(&storm), ["bare handshake"]);
         storm["impaired_latency"] = percentiles.clone();
@@ -264,90 +269,72 @@ mod tests {
 
     #[test]
     fn the_round_in_the_middle_is_drawn_over_time() {
-        let results =
-            json!({"turns": [turn(1, 10.0, &[]), turn(2, 40.0, &[]), turn(3, 20.0, &[])]});
-        let rates = of(&results, throughput);
-        let expected = [(0.4, 50.0), (0.8, 25.0), (1.2, 50.0)];
-        assert_eq!(rates[0].points.len(), expected.len());
-        for (is, expected) in rates[0].points.iter().zip(expected) {
+        let turns = json!([turn(1, 10.0, &[]), turn(2, 40.0, &[]), turn(3, 20.0, &[])]);
+        let check = |name, expected: &[(f64, f64)]| {
+            let lines = of(name, &turns);
+            let near = |(is, expected): (&(f64, f64), &(f64, f64))| {
+                (is.0 - expected.0).abs() < 1e-9 && (is.1 - expected.1).abs() < 1e-6
+            };
+            assert_eq!(lines[0].points.len(), expected.len(), "{name}");
             assert!(
-                (is.0 - expected.0).abs() < 1e-9 && (is.1 - expected.1).abs() < 1e-6,
-                "{rates:?}"
+                lines[0].points.iter().zip(expected).all(near),
+                "{name}: {:?}",
+                lines[0].points
             );
-        }
-        let memories = of(&results, memory);
-        assert_eq!(memories[0].points, [(0.0, 1.0), (0.4, 2.0), (0.8, 2.0), (1.2, 3.0)]);
-    }
-
-    #[test]
-    fn what_was_not_measured_is_not_drawn() {
-        let bare = json!({"subject": "goim", "round": 1, "series": {"at_us": [0, 1, 2], "received": [0, 1, 2]}});
-        let results = json!({"turns": [bare]});
-        assert!(of(&results, memory).is_empty());
-        assert!(of(&results, latencies).is_empty());
-        let names: Vec<_> =
-            plots(&[result("a", "fanout", &results)]).iter().map(|plot| plot.name).collect();
-        assert_eq!(names, ["throughput"]);
+        };
+        check("throughput", &[(0.4, 50.0), (0.8, 25.0), (1.2, 50.0)]);
+        check("cpu", &[(0.4, 0.0), (0.8, 0.0), (1.2, 5.0)]);
+        check("memory", &[(0.0, 1.0), (0.4, 2.0), (0.8, 2.0), (1.2, 3.0)]);
     }
 
     #[test]
     fn each_scenario_has_the_plots_of_what_moves() {
-        let check = |columns: Value, expected: &[&str]| {
-            let mut series = json!({"at_us": [0, 300_000, 600_000], "rss_bytes": [1, 1, 1]});
-            for (column, values) in columns.as_object().unwrap() {
-                series[column] = values.clone();
-            }
-            let results = json!({"turns": [{"subject": "comet", "round": 1, "series": series}]});
-            let plots = plots(&[result("a", "any", &results)]);
-            let names: Vec<_> = plots.iter().map(|plot| plot.name).collect();
-            assert_eq!(names, expected, "{columns}");
-            for (name, axis) in [("throughput", "deliveries"), ("heartbeats", "heartbeats")] {
-                let plot = plots.iter().find(|plot| plot.name == name);
-                let says = format!("\n{axis} a second\n");
-                assert!(plot.is_none_or(|plot| plot.svg.contains(&says)), "{name}");
-            }
-        };
+        let at_us = [0, 300_000, 600_000];
         let (still, grows) = (json!([0, 0, 0]), json!([0, 4, 9]));
-        check(
-            json!({"received": grows, "heartbeats": still, "connections": [7, 7, 7]}),
-            &["throughput", "memory"],
-        );
-        check(
-            json!({"received": still, "heartbeats": grows, "connections": [7, 7, 7]}),
-            &["heartbeats", "memory"],
-        );
-        check(
-            json!({"received": still, "heartbeats": still, "connections": [7, 9, 9]}),
-            &["connections", "memory"],
-        );
-        check(json!({"received": grows}), &["throughput", "memory"]);
-        check(json!({"received": grows, "cpu_us": grows}), &["throughput", "cpu", "memory"]);
+        let check = |received: &Value, heartbeats: &Value, connections, expected: &[&str]| {
+            let columns = json!({
+                "at_us": at_us, "received": received, "heartbeats": heartbeats,
+                "connections": connections, "rss_bytes": [1, 1, 1],
+            });
+            assert_eq!(names(&columns), expected, "{columns}");
+        };
+        check(&grows, &still, [7, 7, 7], &["throughput", "memory"]);
+        check(&still, &grows, [7, 7, 7], &["heartbeats", "memory"]);
+        check(&still, &still, [7, 9, 9], &["connections", "memory"]);
+        assert_eq!(names(&json!({"at_us": at_us, "cpu_us": grows})), ["cpu"]);
+        assert!(names(&json!({"at_us": at_us})).is_empty());
     }
 
     #[test]
     fn a_moment_makes_no_rate() {
-        let series = json!({
-            "at_us": [0, 1000, 300_000, 600_000], "received": [0, 1, 3, 6],
-        });
-        let results = json!({"turns": [{"subject": "comet", "round": 1, "series": series}]});
-        let points = &of(&results, throughput)[0].points;
+        let series = json!({"at_us": [0, 1000, 300_000, 600_000], "received": [0, 1, 3, 6]});
+        let points =
+            &of("throughput", &json!([{"subject": "comet", "round": 1, "series": series}]))[0]
+                .points;
         assert_eq!(points.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0.3, 0.6]);
-    }
-
-    #[test]
-    fn cpu_time_is_drawn_as_a_share() {
-        let series = json!({"at_us": [0, 500_000, 1_000_000], "cpu_us": [70, 250_070, 250_070]});
-        let results = json!({"turns": [{"subject": "comet", "round": 1, "series": series}]});
-        assert_eq!(of(&results, cpu)[0].points, [(0.5, 50.0), (1.0, 0.0)]);
     }
 
     #[test]
     fn lines_of_several_results_are_told_apart() {
         let results = json!({"turns": [turn(1, 10.0, &[])]});
         let files = ["a", "b"].map(|name| result(name, "fanout", &results));
-        let lines = lines(&files, memory);
+        let lines = lines(&files, KINDS[5].lines);
         let looks: Vec<_> =
             lines.iter().map(|line| (line.label.as_str(), line.subject, line.result)).collect();
         assert_eq!(looks, [("a comet", 0, 0), ("b comet", 0, 1)]);
+    }
+
+    #[test]
+    fn phases_are_marked_and_named_in_plots_over_time() {
+        let day = json!({"days": [{
+            "subject": "comet", "round": 1,
+            "series": {"at_us": [0, 500_000, 1_000_000], "cpu_us": [0, 9, 99]},
+            "phases": [{"name": "dawn", "start_s": 0.0, "end_s": 0.4}, {"name": "noon", "start_s": 0.4, "end_s": 1.0}],
+        }]});
+        let plots = plots(&[result("a", "day", &day)]);
+        let svg = &plots[0].svg;
+        for words in ["dawn", "noon", "day: CPU time of the server", "time, s", "% of one CPU"] {
+            assert!(svg.lines().any(|line| line == words), "{words}: {svg}");
+        }
     }
 }

@@ -1,93 +1,110 @@
-//! The tables of a comparison, as cells, for the terminal and for the page.
+//! The tables of a comparison.
 
-use super::figures::{Figure, figures};
 use super::file::ResultFile;
-use crate::report::{Program, number, spread, table};
+use super::measurements::groups;
+use crate::figures;
+use crate::report::{Program, Table, cell_of};
 use crate::stats::Spread;
 
 /// What the mark at a ratio means.
-pub(super) const OVERLAP: &str = "~ the rounds of both results overlap: they may not differ at all";
+const OVERLAP: &str = "~: the rounds of both results overlap, so that they may not differ at all";
+const NOT_MEASURED: &str = "not measured";
 
-/// Rows of cells under headings.
-pub(super) struct Table {
-    pub headings: Vec<String>,
-    pub rows: Vec<Vec<String>>,
-    /// Some ratio has the mark that [`OVERLAP`] explains.
-    pub has_overlaps: bool,
+/// A figure of one result.
+struct Row {
+    /// What it is about, what it says, and its unit: `comet: CPU of a delivery, ns`.
+    label: String,
+    spread: Spread,
+    legend: Option<String>,
 }
 
-impl Table {
-    /// What each result is of.
-    pub(super) fn of_files(files: &[ResultFile]) -> Self {
-        let program = |program: &Program| match &program.commit {
-            Some(commit) => format!("{} {}", program.version, short(commit)),
-            None => program.version.clone(),
-        };
-        let row = |file: &ResultFile| {
-            let finished = jiff::Timestamp::from_second(file.finished_unix_s);
-            vec![
-                file.name.clone(),
-                finished.map_or_else(|_| "-".to_owned(), |time| time.to_string()),
-                file.server.as_ref().map_or_else(|| "-".to_owned(), program),
-                program(&file.bench),
-                of_host(file, "name"),
-                of_host(file, "kernel"),
-                if file.faults.is_empty() { "yes".to_owned() } else { "NO".to_owned() },
-            ]
-        };
-        let headings = ["result", "finished", "server", "bench", "host", "kernel", "passed"];
-        Self {
-            headings: headings.map(str::to_owned).to_vec(),
-            rows: files.iter().map(row).collect(),
-            has_overlaps: false,
+/// What each result is of.
+pub(super) fn of_files(files: &[ResultFile]) -> Table {
+    let unknown = || "unknown".to_owned();
+    let program = |program: &Program| match &program.commit {
+        Some(commit) => format!("{} {}", program.version, short(commit)),
+        None => program.version.clone(),
+    };
+    let row = |file: &ResultFile| {
+        let finished = jiff::Timestamp::from_second(file.finished_unix_s);
+        let of_host = |key| file.host.get(key)?.as_str().map(str::to_owned);
+        vec![
+            file.name.clone(),
+            finished.map_or_else(|_| unknown(), |time| time.to_string()),
+            file.server.as_ref().map_or_else(unknown, program),
+            program(&file.bench),
+            of_host("name").unwrap_or_else(unknown),
+            of_host("kernel").unwrap_or_else(unknown),
+            if file.faults.is_empty() { "yes".to_owned() } else { "NO".to_owned() },
+        ]
+    };
+    let headings = ["result", "finished", "server", "bench", "host", "kernel", "passed"];
+    Table {
+        headings: headings.map(str::to_owned).to_vec(),
+        rows: files.iter().map(row).collect(),
+        legend: Vec::new(),
+    }
+}
+
+/// The figures of all results side by side, each with its ratio to that of the first result.
+pub(super) fn of_figures(files: &[ResultFile]) -> Table {
+    let columns: Vec<Vec<Row>> = files.iter().map(rows).collect();
+    let mut table = Table { headings: vec!["figure".to_owned()], ..Table::default() };
+    for (index, file) in files.iter().enumerate() {
+        table.headings.push(file.name.clone());
+        if index > 0 {
+            table.headings.push(format!("{}/{}", file.name, files[0].name));
         }
     }
-
-    /// The figures of all results side by side, each with its ratio to that of the first result.
-    pub(super) fn of_figures(files: &[ResultFile]) -> Self {
-        let columns: Vec<Vec<Figure>> = files.iter().map(figures).collect();
-        let mut headings = vec!["figure".to_owned(), files[0].name.clone()];
-        for file in &files[1..] {
-            headings.extend([file.name.clone(), format!("/ {}", files[0].name)]);
-        }
-        let mut has_overlaps = false;
-        let rows = labels(&columns).into_iter().map(|label| {
-            let mut cells = vec![label.to_owned()];
-            let mut first = None;
-            for (index, column) in columns.iter().enumerate() {
-                let found = column.iter().find(|figure| figure.label == label);
-                let found = found.map(|figure| figure.spread);
-                cells.push(found.map_or_else(|| "-".to_owned(), cell));
-                if index == 0 {
-                    first = found;
-                } else {
-                    let (ratio, overlap) = ratio(found, first);
-                    has_overlaps |= overlap;
-                    cells.push(ratio);
-                }
+    for label in labels(&columns) {
+        let mut cells = vec![label.to_owned()];
+        let found = columns.iter().map(|rows| rows.iter().find(|row| row.label == label));
+        let found: Vec<Option<&Row>> = found.collect();
+        for (index, row) in found.iter().enumerate() {
+            let spread = |row: &Option<&Row>| row.map(|row| row.spread);
+            cells.push(row.map_or(NOT_MEASURED.to_owned(), |row| cell_of(Some(row.spread))));
+            if index > 0 {
+                cells.push(ratio(spread(row), spread(&found[0])));
             }
-            cells
-        });
-        let rows = rows.collect();
-        Self { headings, rows, has_overlaps }
+        }
+        table.rows.push(cells);
+        let legend = found.iter().flatten().find_map(|row| row.legend.clone());
+        table.legend.extend(legend.filter(|line| !table.legend.contains(line)));
     }
+    if table.rows.iter().flatten().any(|cell| cell.ends_with('~')) {
+        table.legend.push(OVERLAP.to_owned());
+    }
+    table
+}
 
-    pub(super) fn text(&self) -> String {
-        let headings: Vec<&str> = self.headings.iter().map(String::as_str).collect();
-        table(&headings, &self.rows)
+/// All figures of a result: those of the subjects, then those over subjects.
+fn rows(file: &ResultFile) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for group in groups(&file.results) {
+        for figure in figures::all() {
+            let values = group.rounds.iter().filter_map(|round| figure.of(round));
+            let Some(spread) = Spread::of(values) else { continue };
+            let label = format!("{}: {}", group.subject, figure.label(", "));
+            if rows.iter().all(|row| row.label != label) {
+                rows.push(Row { label, spread, legend: figure.line() });
+            }
+        }
     }
+    let summaries = figures::summaries(&file.results).into_iter();
+    rows.extend(summaries.map(|(label, spread)| Row { label, spread, legend: None }));
+    rows
 }
 
 /// The labels of all columns; one that the first has not stands behind its neighbour in the other.
-fn labels(columns: &[Vec<Figure>]) -> Vec<&str> {
+fn labels(columns: &[Vec<Row>]) -> Vec<&str> {
     let mut labels: Vec<&str> = Vec::new();
     for column in columns {
         let mut end = 0;
-        for figure in column {
-            match labels.iter().position(|label| *label == figure.label) {
+        for row in column {
+            match labels.iter().position(|label| *label == row.label) {
                 Some(found) => end = found + 1,
                 None => {
-                    labels.insert(end, &figure.label);
+                    labels.insert(end, &row.label);
                     end += 1;
                 }
             }
@@ -96,34 +113,13 @@ fn labels(columns: &[Vec<Figure>]) -> Vec<&str> {
     labels
 }
 
-/// A figure with its extremes, where it has any.
-fn cell(is: Spread) -> String {
-    let decimals = match is.median.abs() {
-        100.0.. => 0,
-        10.0.. => 1,
-        _ => 2,
-    };
-    // Counts, which are nearly always none.
-    let decimals = if [is.median, is.min, is.max].iter().all(|value| value.fract() == 0.0) {
-        0
-    } else {
-        decimals
-    };
-    if is.min < is.max { spread(Some(is), decimals) } else { number(Some(is.median), decimals) }
-}
-
-/// How a figure relates to the first, and whether it is in doubt that it does.
-fn ratio(is: Option<Spread>, first: Option<Spread>) -> (String, bool) {
+/// How a figure relates to the first, with a mark where it is in doubt that they differ.
+fn ratio(is: Option<Spread>, first: Option<Spread>) -> String {
     let pair = is.zip(first).filter(|(_, first)| first.median != 0.0);
-    let Some((is, first)) = pair else { return ("-".to_owned(), false) };
+    let Some((is, first)) = pair else { return String::new() };
     let spreads = is.min < is.max && first.min < first.max;
-    let overlap = spreads && is.min <= first.max && first.min <= is.max;
-    let mark = if overlap { " ~" } else { "" };
-    (format!("{:.2}{mark}", is.median / first.median), overlap)
-}
-
-fn of_host(file: &ResultFile, key: &str) -> String {
-    file.host.get(key).and_then(|value| value.as_str()).unwrap_or("-").to_owned()
+    let mark = if spreads && is.min <= first.max && first.min <= is.max { " ~" } else { "" };
+    format!("{:.2}{mark}", is.median / first.median)
 }
 
 /// A whole hash says no more than its first twelve digits; what `git describe` says is left as it is.
@@ -134,6 +130,9 @@ fn short(commit: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::file::tests::result;
     use super::*;
 
     fn of(min: f64, median: f64, max: f64) -> Spread {
@@ -141,35 +140,45 @@ mod tests {
     }
 
     #[test]
-    fn cells_have_three_digits_and_their_extremes() {
-        assert_eq!(cell(of(1.0, 1.254, 2.0)), "1.25 (1.00 to 2.00)");
-        assert_eq!(cell(of(95.0, 104.6, 120.0)), "105 (95 to 120)");
-        assert_eq!(cell(of(12.34, 12.34, 12.34)), "12.3");
-        assert_eq!(cell(of(0.0, 0.0, 0.0)), "0");
-        assert_eq!(cell(of(0.0, 0.0, 3.0)), "0 (0 to 3)");
+    fn figures_are_taken_over_the_rounds_of_a_subject() {
+        let turn = |round: u32, cpu: f64| {
+            json!({"subject": "comet", "round": round, "cpu_per_delivery_ns": cpu, "unknown": 3,
+                "latency": {"count": 1, "p50_us": cpu}})
+        };
+        let results = json!({
+            "turns": [turn(1, 5.0), turn(2, 4.0), turn(3, 9.0)],
+            "p50_ratio": {"median": 2.0, "min": 1.0, "max": 3.0},
+        });
+        let rows = rows(&result("a", "any", &results));
+        let rows: Vec<_> = rows.iter().map(|row| (row.label.as_str(), row.spread)).collect();
+        let expected = [
+            ("comet: CPU of a delivery, ns", of(4.0, 5.0, 9.0)),
+            ("comet: latency p50, us", of(4.0, 5.0, 9.0)),
+            ("p50, comet / ping-pong", of(1.0, 2.0, 3.0)),
+        ];
+        assert_eq!(rows, expected);
     }
 
     #[test]
     fn ratios_say_where_they_are_in_doubt() {
-        let check = |is, first, expected: (&str, bool)| {
-            assert_eq!(ratio(is, first), (expected.0.to_owned(), expected.1));
-        };
+        let check = |is, first, expected| assert_eq!(ratio(is, first), expected);
         let first = Some(of(9.0, 10.0, 11.0));
-        check(Some(of(4.0, 5.0, 6.0)), first, ("0.50", false));
-        check(Some(of(4.0, 8.0, 9.0)), first, ("0.80 ~", true));
-        check(Some(of(10.0, 10.0, 10.0)), first, ("1.00", false));
-        check(None, first, ("-", false));
-        check(first, None, ("-", false));
-        check(first, Some(of(0.0, 0.0, 0.0)), ("-", false));
+        check(Some(of(4.0, 5.0, 6.0)), first, "0.50");
+        check(Some(of(4.0, 8.0, 9.0)), first, "0.80 ~");
+        check(Some(of(10.0, 10.0, 10.0)), first, "1.00");
+        check(None, first, "");
+        check(first, None, "");
+        check(first, Some(of(0.0, 0.0, 0.0)), "");
     }
 
     #[test]
     fn labels_keep_their_neighbours() {
-        let column = |labels: &[&str]| {
-            let figure =
-                |label: &&str| Figure { label: (*label).to_owned(), spread: of(1.0, 1.0, 1.0) };
-            labels.iter().map(figure).collect::<Vec<_>>()
+        let row = |label: &&str| Row {
+            label: (*label).to_owned(),
+            spread: of(1.0, 1.0, 1.0),
+            legend: None,
         };
+        let column = |labels: &[&str]| labels.iter().map(row).collect::<Vec<_>>();
         let columns = [column(&["a", "c", "d"]), column(&["b", "c", "e", "d", "f"])];
         assert_eq!(labels(&columns), ["b", "a", "c", "e", "d", "f"]);
     }

@@ -1,23 +1,27 @@
 //! Draws lines on two axes, as SVG.
 
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::Ranged as _;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 
-use super::Line;
 use super::scale::Scale;
 
-/// Pixels.
-/// At least; a long legend takes more.
-const HEIGHT: u32 = 360;
+/// Pixels; a long legend takes more height.
+const HEIGHT: u32 = 400;
 const CHART_WIDTH: u32 = 640;
 /// The legend stands beside the chart, where it hides nothing.
 const LEGEND_LINE: i32 = 32;
 const LEGEND_ROW: i32 = 20;
-/// An estimate, since nobody knows the font that it will be shown in.
+/// An estimate: the font that it is shown in is not known.
 const LETTER_WIDTH: u32 = 8;
 
+const TITLE_FONT: (&str, u32) = ("sans-serif", 19);
 const FONT: (&str, u32) = ("sans-serif", 16);
+const MARK_FONT: (&str, u32) = ("sans-serif", 13);
+/// Names of marks close to each other stand in rows below each other.
+const MARK_ROWS: usize = 4;
+const GREY: RGBColor = RGBColor(136, 136, 136);
 /// Colours that the colour-blind can tell apart (Okabe and Ito), without the yellow.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
@@ -31,24 +35,41 @@ const COLOURS: [RGBColor; 7] = [
 /// Dash and gap, result by result, none for a line that is whole: what is drawn later hides nothing.
 const DASHES: [Option<(u32, u32)>; 4] = [None, Some((8, 5)), Some((2, 4)), Some((16, 4))];
 
-/// What the axes say.
-pub(super) struct Axes {
+pub(super) type Points = Vec<(f64, f64)>;
+
+/// Points under a name.
+#[derive(PartialEq, Debug)]
+pub(super) struct Line {
+    pub label: String,
+    /// What it is about and of which result, by number: lines that share either look alike.
+    pub subject: usize,
+    pub result: usize,
+    pub points: Points,
+}
+
+/// A time that has a name: a phase begins.
+pub(super) struct Mark {
+    pub at_s: f64,
+    pub name: String,
+}
+
+/// What stands at the axes, and above them.
+pub(super) struct Axes<'a> {
+    pub title: String,
     pub x: &'static str,
     pub y: &'static str,
     pub x_scale: Scale,
     pub y_scale: Scale,
+    pub marks: &'a [Mark],
 }
 
 /// The lines on the axes, with a legend.
-pub(super) fn svg(axes: &Axes, lines: &[Line]) -> String {
-    let longest = lines.iter().map(|line| line.label.chars().count()).max().unwrap_or(0);
-    let longest = u32::try_from(longest).expect("a label is short");
-    let rows = u32::try_from(lines.len() + 1).expect("there are few lines");
-    let size = (
-        CHART_WIDTH + 2 * LEGEND_LINE.unsigned_abs() + longest * LETTER_WIDTH,
-        HEIGHT.max(rows * LEGEND_ROW.unsigned_abs()),
-    );
+pub(super) fn svg(axes: &Axes<'_>, lines: &[Line]) -> String {
+    let longest = lines.iter().map(|line| line.label.chars().count()).max().unwrap_or(0) as u32;
+    let rows = lines.len() as u32 + 1;
+    let width = CHART_WIDTH + 2 * LEGEND_LINE as u32 + longest * LETTER_WIDTH;
     let mut svg = String::new();
+    let size = (width, HEIGHT.max(rows * LEGEND_ROW as u32));
     let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
     let drawn = root.fill(&WHITE).and_then(|()| {
         let (chart, legend) = root.split_horizontally(CHART_WIDTH);
@@ -64,11 +85,13 @@ pub(super) fn svg(axes: &Axes, lines: &[Line]) -> String {
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
-fn draw_chart(area: &Area<'_>, axes: &Axes, lines: &[Line]) -> Drawn {
+fn draw_chart(area: &Area<'_>, axes: &Axes<'_>, lines: &[Line]) -> Drawn {
     let points = || lines.iter().flat_map(|line| &line.points);
     let x = axes.x_scale.axis(points().map(|point| point.0));
     let y = axes.y_scale.axis(points().map(|point| point.1));
+    let top = y.range().end;
     let mut chart = ChartBuilder::on(area)
+        .caption(&axes.title, TITLE_FONT)
         .margin(12)
         // Half of the last mark's label stands there.
         .margin_right(36)
@@ -84,6 +107,13 @@ fn draw_chart(area: &Area<'_>, axes: &Axes, lines: &[Line]) -> Drawn {
         .x_label_formatter(&|at| axes.x_scale.label(*at))
         .y_label_formatter(&|at| axes.y_scale.label(*at))
         .draw()?;
+    for (index, mark) in axes.marks.iter().enumerate() {
+        let ends = [(mark.at_s, 0.0), (mark.at_s, top)];
+        chart.draw_series([PathElement::new(ends, GREY)])?;
+        let row = (index % MARK_ROWS) as i32;
+        let name = Text::new(mark.name.clone(), (3, row * 14), MARK_FONT.into_font().color(&GREY));
+        chart.draw_series([EmptyElement::at((mark.at_s, top)) + name])?;
+    }
     for line in lines {
         let place = |&(x, y): &(f64, f64)| (axes.x_scale.place(x), axes.y_scale.place(y));
         let (points, style) = (line.points.iter().map(place), colour(line).stroke_width(2));
@@ -98,9 +128,7 @@ fn draw_chart(area: &Area<'_>, axes: &Axes, lines: &[Line]) -> Drawn {
 }
 
 fn draw_legend(area: &Area<'_>, lines: &[Line]) -> Drawn {
-    for (index, line) in lines.iter().enumerate() {
-        let row = i32::try_from(index).expect("there are few lines");
-        let y = LEGEND_ROW * (row + 1);
+    for (line, y) in lines.iter().zip((LEGEND_ROW..).step_by(LEGEND_ROW as usize)) {
         let (ends, style) = ([(0, y), (LEGEND_LINE, y)], colour(line).stroke_width(2));
         match dashes(line) {
             None => area.draw(&PathElement::new(ends, style))?,
@@ -130,49 +158,49 @@ mod tests {
         Line { label: label.to_owned(), subject, result, points: vec![(0.0, 1.0), (1.0, 900.0)] }
     }
 
-    fn stroke(line: &Line) -> String {
+    fn drawn(x_scale: Scale, y_scale: Scale, lines: &[Line]) -> String {
+        let title = "a title".to_owned();
+        svg(&Axes { title, x: "seconds", y: "things", x_scale, y_scale, marks: &[] }, lines)
+    }
+
+    /// Tags in the colour of a line.
+    fn strokes(svg: &str, line: &Line) -> usize {
         let RGBColor(red, green, blue) = colour(line);
-        format!("stroke=\"#{red:02X}{green:02X}{blue:02X}\"")
+        let stroke = format!("stroke=\"#{red:02X}{green:02X}{blue:02X}\"");
+        svg.lines().filter(|tag| tag.contains(&stroke)).count()
     }
 
     #[test]
     fn each_line_is_drawn_once_and_named_once() {
-        let axes = |x_scale, y_scale| Axes { x: "seconds", y: "things", x_scale, y_scale };
         for scales in [(Scale::Time, Scale::Linear), (Scale::Percentile, Scale::Logarithmic)] {
             let lines = [line("first", 0, 0), line("a < b & \"c\"", 1, 0)];
-            let svg = svg(&axes(scales.0, scales.1), &lines);
-            assert_eq!(svg, super::svg(&axes(scales.0, scales.1), &lines), "it is always the same");
+            let svg = drawn(scales.0, scales.1, &lines);
             assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
-            for (line, label) in lines.iter().zip(["first", "a &lt; b &amp; &quot;c&quot;"]) {
-                let drawn = svg.lines().filter(|tag| tag.contains(&stroke(line))).count();
-                assert_eq!(drawn, 2, "once in the chart, once in the legend: {svg}");
-                assert_eq!(svg.lines().filter(|text| *text == label).count(), 1, "{svg}");
+            for line in &lines {
+                assert_eq!(strokes(&svg, line), 2, "once in the chart, once in the legend: {svg}");
             }
-            assert!(svg.contains("\nseconds\n") && svg.contains("\nthings\n"), "{svg}");
+            for words in ["first", "a &lt; b &amp; &quot;c&quot;", "a title", "seconds", "things"] {
+                assert_eq!(svg.lines().filter(|text| *text == words).count(), 1, "{words}: {svg}");
+            }
         }
     }
 
     #[test]
     fn a_subject_has_its_colour_in_each_result_and_other_dashes() {
-        let axes = Axes { x: "seconds", y: "things", x_scale: Scale::Time, y_scale: Scale::Linear };
-        let lines = [line("a comet", 0, 0), line("b comet", 0, 1)];
-        let strokes = |lines: &[Line]| {
-            let svg = svg(&axes, lines);
-            svg.lines().filter(|tag| tag.contains(&stroke(&lines[0]))).count()
+        let of = |result| {
+            let line = line("comet", 0, result);
+            strokes(&drawn(Scale::Time, Scale::Linear, std::slice::from_ref(&line)), &line)
         };
-        assert_eq!(stroke(&lines[0]), stroke(&lines[1]));
-        assert_eq!(strokes(&lines[..1]), 2);
-        assert!(strokes(&lines[1..]) > 10, "it is dashed");
+        assert_eq!(of(0), 2);
+        assert!(of(1) > 10, "it is dashed");
         assert_ne!(dashes(&line("", 0, 0)), dashes(&line("", COLOURS.len(), 0)));
     }
 
     #[test]
     fn a_long_legend_is_not_cut_off() {
-        let axes = Axes { x: "seconds", y: "things", x_scale: Scale::Time, y_scale: Scale::Linear };
         let lines: Vec<Line> = (0..30).map(|index| line("one of many", index, 0)).collect();
-        let svg = svg(&axes, &lines);
+        let svg = drawn(Scale::Time, Scale::Linear, &lines);
         let height = svg.split("height=\"").nth(1).and_then(|rest| rest.split('"').next());
-        let height: i32 = height.unwrap().parse().unwrap();
-        assert!(height > LEGEND_ROW * 30, "{height}");
+        assert!(height.unwrap().parse::<i32>().unwrap() > LEGEND_ROW * 30, "{svg}");
     }
 }
