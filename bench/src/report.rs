@@ -16,7 +16,9 @@ use crate::clock::unix_time_s;
 
 pub(crate) use host::Program;
 use host::{Host, Pinning};
-pub(crate) use text::{Table, cell_of, number, progress_bar, round_of, spread, summary, table};
+pub(crate) use text::{
+    NOT_MEASURED, Table, cell_of, number, progress_bar, round_of, spread, summary, table,
+};
 
 /// Form of the file. It goes up where a figure that `comet-bench report` reads moves or changes its
 /// meaning; one that is added changes nothing.

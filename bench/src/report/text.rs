@@ -12,7 +12,7 @@ use crate::stats::Spread;
 /// How often a progress bar is drawn, in a second.
 const DRAWN_HZ: u8 = 4;
 /// In the place of a figure that was not measured.
-const NOT_MEASURED: &str = "–";
+pub(crate) const NOT_MEASURED: &str = "–";
 /// What it means.
 const DASH: &str = "–: not measured";
 

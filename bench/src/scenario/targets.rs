@@ -55,7 +55,7 @@ impl Setting for Setup<'_> {
 struct Stage {
     name: &'static str,
     goals: &'static [Goal],
-    measure: fn(&Setup<'_>, &mut Findings) -> Result<()>,
+    measure: fn(&Setup<'_>, &mut Record) -> Result<()>,
 }
 
 const STAGES: [Stage; 5] = [
@@ -66,9 +66,9 @@ const STAGES: [Stage; 5] = [
     Stage { name: "rooms", goals: &rooms::GOALS, measure: rooms::measure },
 ];
 
-/// What the stages found.
+/// What the stages measured.
 #[derive(Default, Serialize)]
-struct Findings {
+struct Record {
     #[serde(skip)]
     rounds: BTreeMap<&'static str, Vec<f64>>,
     turns: Vec<Turn>,
@@ -82,7 +82,7 @@ struct Results {
     lines: Vec<Line>,
     elapsed_s: f64,
     #[serde(flatten)]
-    findings: Findings,
+    record: Record,
 }
 
 /// Runs it; says whether all could be measured, and with `--strict` whether all was reached.
@@ -95,33 +95,34 @@ pub(crate) fn run(args: &TargetsArgs) -> Result<bool> {
     ensure_descriptors(CONNECTIONS_MAX, 1)?;
     pin(&args.host)?;
     let setup = Setup { args, server: args.server() };
-    let mut findings = Findings::default();
+    let mut record = Record::default();
     let mut lines = Vec::new();
-    for stage in &STAGES {
+    for (number, stage) in (1..).zip(&STAGES) {
         let asked: Vec<&Goal> = stage.goals.iter().filter(|goal| args.asks(goal.target)).collect();
         if asked.is_empty() {
             continue;
         }
         let begun_ns = now_ns();
-        let outcome = (stage.measure)(&setup, &mut findings);
-        eprintln!("{}: {:.0} s", stage.name, seconds_since(begun_ns));
+        let outcome = (stage.measure)(&setup, &mut record);
+        let (name, count, took_s) = (stage.name, STAGES.len(), seconds_since(begun_ns));
+        eprintln!("{name}, stage {number} of {count}: {took_s:.0} s");
         let failure = outcome.err().map(|error| error.to_string());
         for goal in asked {
-            lines.push(findings.judge(goal, failure.as_deref()));
+            lines.push(record.judge(goal, failure.as_deref()));
         }
     }
     lines.sort_by_key(Line::target);
     let elapsed_s = seconds_since(started_ns);
     let text = format!("{}\ntook {elapsed_s:.0} s\n", render(&lines));
     let failures = lines.iter().filter_map(Line::failure);
-    let faults = findings.faults.drain(..).chain(failures).collect();
+    let faults = record.faults.drain(..).chain(failures).collect();
     let missed = lines.iter().any(Line::is_missed);
-    let results = Results { lines, elapsed_s, findings };
+    let results = Results { lines, elapsed_s, record };
     let measured = Report::new("targets", &setup, results, faults).finish(&text, &args.host)?;
     Ok(measured && !(args.strict && missed))
 }
 
-impl Findings {
+impl Record {
     /// Notes one round's figure, in the goal's unit.
     fn note(&mut self, goal: &Goal, figure: f64) {
         self.rounds.entry(goal.name).or_default().push(figure);

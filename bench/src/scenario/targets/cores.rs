@@ -1,44 +1,31 @@
 //! Two data cores against one: the same pushes to the same rooms, half of which have their home on the core
 //! where a connection is not.
 
-use super::goal::{Goal, Reach};
-use super::stand::{Guests, Stand};
-use super::{Findings, Setup};
+use super::goal::{Goal, RATIO, Reach};
+use super::stand::{Members, Stand};
+use super::{Record, Setup};
 use crate::Result;
 use crate::args::HostArgs;
 use crate::cpu::CpuList;
 use crate::crowd::Streams;
 use crate::sender::Plan;
 
-const GUESTS: Guests =
-    Guests { connections: 1_000, rooms: 8, streams: Streams::Rooms, callers: 1, websocket: false };
+const GUESTS: Members =
+    Members { connections: 1_000, rooms: 8, streams: Streams::Rooms, callers: 1, websocket: false };
 /// Pushes a second to each room: a load that leaves every CPU idle by half, for one of them may be the
 /// bench's.
 const HZ: f64 = 20.0;
 
-const TWO_CORES: Goal = Goal {
-    target: 10,
-    name: "two_cores",
-    what: "two data cores against one, 8 rooms",
-    reach: Some(Reach::AtMost(1.05)),
-    unit: "",
-    decimals: 2,
-    compared: "data cores' CPU of a delivery / mean of one core's on either of the two CPUs",
-};
-const TWO_CORES_ALL: Goal = Goal {
-    name: "two_cores_all_threads",
-    what: "the same, all threads",
-    reach: None,
-    compared: "with the control thread, which has two cores to ask",
-    ..TWO_CORES
-};
+const TWO_CORES: Goal =
+    Goal::new(10, "two_cores", "two data cores against one, 8 rooms", Reach::AtMost(1.05), RATIO)
+        .compared("data cores' CPU of a delivery / mean of one core's on either of the two CPUs");
+const TWO_CORES_ALL: Goal = TWO_CORES
+    .beside("two_cores_all_threads", "the same, all threads")
+    .compared("with the control thread, which has two cores to ask");
 
 pub(super) const GOALS: [Goal; 2] = [TWO_CORES, TWO_CORES_ALL];
 
-/// # Errors
-///
-/// A server did not start, or ended.
-pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> {
+pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let host = &setup.args.host;
     let first = host.server_core.head();
     let second = second_core(host);
@@ -57,12 +44,12 @@ pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> 
     for round in 1..=setup.args.rounds {
         let mut turn = |stand: &mut Stand| -> Result<[f64; 2]> {
             let plan = Plan { interval_ns: Plan::interval_of(HZ), ..stand.plan() };
-            let turn = stand.turn(round, plan, findings)?;
+            let turn = stand.turn(round, plan, record)?;
             Ok([turn.data_cpu_ns()?, turn.cpu_ns()?])
         };
         let (one, both, other) = (turn(&mut one)?, turn(&mut both)?, turn(&mut other)?);
         for (goal, index) in [(&TWO_CORES, 0), (&TWO_CORES_ALL, 1)] {
-            findings.note(goal, both[index] / f64::midpoint(one[index], other[index]));
+            record.note(goal, both[index] / f64::midpoint(one[index], other[index]));
         }
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! Flat out into one room: what one data core can do with everything else on other CPUs.
 
 use super::goal::{Goal, Reach};
-use super::stand::{Guests, Stand};
-use super::{Findings, Setup};
+use super::stand::{Members, Stand};
+use super::{Record, Setup};
 use crate::Result;
 use crate::args::HostArgs;
 use crate::clock::MILLISECOND_NS;
@@ -17,41 +17,30 @@ const BATCHES_WINDOW: u64 = 64;
 const SINGLE_WINDOW: u64 = 256;
 const DURATION_NS: u64 = 1_500 * MILLISECOND_NS;
 
-const BATCHES: Goal = Goal {
-    target: 3,
-    name: "flood_batches",
-    what: "flat out, room of 1,000, batches of 20, 10-byte bodies",
-    reach: Some(Reach::AtLeast(36.0)),
-    unit: "M/s",
-    decimals: 2,
-    compared: "messages received a second; pushed through one stream; control thread and bench on another CPU",
-};
-const BATCHES_CORE: Goal = Goal {
-    name: "flood_batches_core",
-    what: "the same for a second of the data core's CPU",
-    reach: None,
-    compared: "what the data core could do that never waits for the bench",
-    ..BATCHES
-};
-const SINGLE: Goal = Goal {
-    target: 4,
-    name: "flood_single",
-    what: "flat out, room of 1,000, single-message pushes",
-    reach: Some(Reach::AtLeast(5.0)),
-    ..BATCHES
-};
+const MILLIONS: (&str, usize) = ("M/s", 2);
+const BATCHES: Goal = Goal::new(
+    3,
+    "flood_batches",
+    "flat out, room of 1,000, batches of 20, 10-byte bodies",
+    Reach::AtLeast(36.0),
+    MILLIONS,
+)
+.compared("messages received a second; pushed through one stream; control thread and bench on another CPU");
+const BATCHES_CORE: Goal = BATCHES
+    .beside("flood_batches_core", "the same for a second of the data core's CPU")
+    .compared("what the data core could do that never waits for the bench");
+const SINGLE: Goal = Goal { target: 4, ..BATCHES }
+    .like("flood_single", "flat out, room of 1,000, single-message pushes")
+    .reach(Reach::AtLeast(5.0));
 const SINGLE_CORE: Goal = Goal { target: 4, name: "flood_single_core", ..BATCHES_CORE };
 
 pub(super) const GOALS: [Goal; 4] = [BATCHES, BATCHES_CORE, SINGLE, SINGLE_CORE];
 
-/// # Errors
-///
-/// The server did not start, or ended.
-pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> {
+pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let host = &setup.args.host;
     let control = host.control_cores.as_ref().unwrap_or(&host.bench_core);
     let host = HostArgs { control_cores: Some(control.clone()), ..host.clone() };
-    let mut comet = Stand::comet(setup, &host, Guests::in_one_room(MEMBERS))?;
+    let mut comet = Stand::comet(setup, &host, Members::in_one_room(MEMBERS))?;
     // Many pushes to one room are under way, which only a stream keeps in order.
     comet.push_through_one_stream(true);
     comet.connect()?;
@@ -68,9 +57,9 @@ pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> 
                 duration_ns: DURATION_NS,
                 ..comet.plan()
             };
-            let turn = comet.turn(round, plan, findings)?;
-            findings.note(goal, turn.per_second() / 1e6);
-            findings.note(core, 1e3 / turn.data_cpu_ns()?);
+            let turn = comet.turn(round, plan, record)?;
+            record.note(goal, turn.per_second() / 1e6);
+            record.note(core, 1e3 / turn.data_cpu_ns()?);
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::report::{number, table};
+use crate::report::{NOT_MEASURED, Table, number};
 use crate::stats::Spread;
 
 /// A figure that is measured, with what it should be.
@@ -23,6 +23,44 @@ pub(super) struct Goal {
     pub compared: &'static str,
 }
 
+impl Goal {
+    /// A figure that is to reach `reach`, in a unit with so many digits behind the point.
+    pub(super) const fn new(
+        target: u8,
+        name: &'static str,
+        what: &'static str,
+        reach: Reach,
+        (unit, decimals): (&'static str, usize),
+    ) -> Self {
+        Self { target, name, what, reach: Some(reach), unit, decimals, compared: "" }
+    }
+
+    /// What the figure is made of.
+    pub(super) const fn compared(self, compared: &'static str) -> Self {
+        Self { compared, ..self }
+    }
+
+    /// The same figure of something else, with the same bound.
+    pub(super) const fn like(self, name: &'static str, what: &'static str) -> Self {
+        Self { name, what, ..self }
+    }
+
+    /// The same figure of something else, which stands beside it without a bound.
+    pub(super) const fn beside(self, name: &'static str, what: &'static str) -> Self {
+        Self { name, what, reach: None, ..self }
+    }
+
+    /// The same with another bound.
+    pub(super) const fn reach(self, reach: Reach) -> Self {
+        Self { reach: Some(reach), ..self }
+    }
+
+    /// The same in another unit.
+    pub(super) const fn unit(self, (unit, decimals): (&'static str, usize)) -> Self {
+        Self { unit, decimals, ..self }
+    }
+}
+
 /// A bound, in the goal's unit.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,6 +69,10 @@ pub(super) enum Reach {
     Below(f64),
     AtLeast(f64),
 }
+
+/// Unit and digits behind the point.
+pub(super) const RATIO: (&str, usize) = ("", 2);
+pub(super) const US: (&str, usize) = ("us", 1);
 
 /// A goal and what was found.
 #[derive(Clone, Debug, Serialize)]
@@ -93,32 +135,41 @@ impl Line {
 
     fn cells(&self, compared_width: usize) -> Vec<String> {
         let goal = &self.goal;
-        let reach = goal.reach.map_or_else(|| "-".to_owned(), |reach| reach.words(goal));
+        let none = || NOT_MEASURED.to_owned();
+        let reach = goal.reach.map_or_else(none, |reach| reach.words(goal));
         let median = self.measured.map(|is| is.median);
-        let measured = with_unit(number(median, goal.decimals), goal);
-        let range = match self.measured {
-            Some(is) => format!("{:.*} to {:.*}", goal.decimals, is.min, goal.decimals, is.max),
-            None => "-".to_owned(),
-        };
-        let reached = match self.reached {
-            None => "-",
-            Some(true) => "yes",
-            Some(false) => "NO",
-        };
+        let number = |value: f64| number(Some(value), goal.decimals);
+        let measured = median.map_or_else(none, |median| with_unit(number(median), goal));
+        let range = |is: Spread| format!("{} to {}", number(is.min), number(is.max));
+        let range = self.measured.map_or_else(none, range);
+        let words = |reached| if reached { "yes".to_owned() } else { "NO".to_owned() };
+        let reached = self.reached.map_or_else(none, words);
         // Of one width, so that the last column stands at the left.
         let compared = format!("{:compared_width$}", goal.compared);
         let what = format!("{:>2} {}", goal.target, goal.what);
-        vec![what, reach, measured, range, reached.to_owned(), compared]
+        vec![what, reach, measured, range, reached, compared]
     }
 }
 
-/// All lines as text, under headings, and a sentence for each that could not be measured.
+/// All lines as text, with a legend.
 pub(super) fn render(lines: &[Line]) -> String {
     let width = lines.iter().map(|line| line.goal.compared.len()).max().unwrap_or(0);
     let heading = format!("{:width$}", "compared");
-    let headings = ["   what", "reach", "measured", "over the rounds", "reached", &heading];
-    let rows: Vec<Vec<String>> = lines.iter().map(|line| line.cells(width)).collect();
-    table(&headings, &rows)
+    let headings = ["   what", "reach", "measured", "range", "reached", &heading];
+    let legend = [
+        "what: behind the number of the target in the project's list",
+        "reach: the bound; without one the line stands beside others",
+        "measured: the median of the rounds, which is what has to keep the bound",
+        "range: the least and the most of the rounds",
+        "compared: what the figure is made of",
+        "–: no bound, or not measured",
+    ];
+    let table = Table {
+        headings: headings.map(str::to_owned).to_vec(),
+        rows: lines.iter().map(|line| line.cells(width)).collect(),
+        legend: legend.map(str::to_owned).to_vec(),
+    };
+    table.text()
 }
 
 fn with_unit(figure: String, goal: &Goal) -> String {
@@ -129,15 +180,8 @@ fn with_unit(figure: String, goal: &Goal) -> String {
 mod tests {
     use super::*;
 
-    const GOAL: Goal = Goal {
-        target: 8,
-        name: "a_call",
-        what: "a call",
-        reach: Some(Reach::AtMost(40.0)),
-        unit: "us",
-        decimals: 1,
-        compared: "CPU of a call",
-    };
+    const GOAL: Goal =
+        Goal::new(8, "a_call", "a call", Reach::AtMost(40.0), ("us", 1)).compared("CPU of a call");
 
     fn line(reach: Option<Reach>, rounds: &[f64], failure: Option<&str>) -> Line {
         Line::judge(&Goal { reach, ..GOAL }, rounds.to_vec(), failure.map(str::to_owned))
@@ -181,11 +225,13 @@ mod tests {
             line(None, &[3.0], None),
             line(Some(Reach::AtLeast(50.0)), &[], Some("it ended")),
         ];
-        let expected = "   what         reach  measured  over the rounds  reached  compared\n\
-                        \x208 a call  <= 40.0 us   39.0 us     38.0 to 41.0      yes  CPU of a call\n\
-                        \x208 a call           -    3.0 us       3.0 to 3.0        -  CPU of a call\n\
-                        \x208 a call  >= 50.0 us      - us                -       NO  CPU of a call\n";
-        assert_eq!(render(&lines), expected);
+        let expected = "   what         reach  measured         range  reached  compared\n\
+                        \x208 a call  <= 40.0 us   39.0 us  38.0 to 41.0      yes  CPU of a call\n\
+                        \x208 a call           –    3.0 us    3.0 to 3.0        –  CPU of a call\n\
+                        \x208 a call  >= 50.0 us         –             –       NO  CPU of a call\n";
+        let text = render(&lines);
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.ends_with("\n  –: no bound, or not measured\n"), "{text}");
     }
 
     #[test]

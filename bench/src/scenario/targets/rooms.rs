@@ -1,8 +1,8 @@
 //! One room and ten thousand: the same pushes, each to one member, to the same room or to another each time.
 
-use super::goal::{Goal, Reach};
-use super::stand::{Figures, Guests, SHORT_NS, Stand, alternate};
-use super::{Findings, Setup};
+use super::goal::{Goal, RATIO, Reach};
+use super::stand::{Figures, Members, SHORT_NS, Stand, alternate};
+use super::{Record, Setup};
 use crate::Result;
 use crate::clock::SECOND_NS;
 use crate::sender::{Pattern, Plan};
@@ -13,45 +13,39 @@ const HZ: f64 = 2_000.0;
 /// Pushes of a turn. With all rooms no room gets two in a round.
 const PUSHES: usize = (HZ * SHORT_NS as f64 / SECOND_NS as f64) as usize;
 
-const GROWTH: Goal = Goal {
-    target: 11,
-    name: "growth_rooms",
-    what: "cost growth, 1 to 10,000 rooms of one",
-    reach: Some(Reach::AtMost(1.25)),
-    unit: "",
-    decimals: 2,
-    compared: "growth of CPU of a push, all threads / the bare ring loop's, one socket to another each time",
-};
-const GROWTH_DATA: Goal = Goal {
-    name: "growth_rooms_data",
-    what: "the same, data core",
-    reach: None,
-    compared: "without the control thread",
-    ..GROWTH
-};
+const GROWTH: Goal = Goal::new(
+    11,
+    "growth_rooms",
+    "cost growth, 1 to 10,000 rooms of one",
+    Reach::AtMost(1.25),
+    RATIO,
+)
+.compared(
+    "growth of CPU of a push, all threads / the bare ring loop's, one socket to another each time",
+);
+const GROWTH_DATA: Goal = GROWTH
+    .beside("growth_rooms_data", "the same, data core")
+    .compared("without the control thread");
 
 pub(super) const GOALS: [Goal; 2] = [GROWTH, GROWTH_DATA];
 
-/// # Errors
-///
-/// A server or a yardstick did not start, or ended.
-pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> {
+pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let host = &setup.args.host;
     for round in 1..=setup.args.rounds {
         // One after the other: together they need more descriptors than a process usually has.
-        let mut growth = |one: Stand, all: Stand| growth(round, [one, all], findings);
-        let guests = |rooms| Guests { connections: rooms, rooms, ..Guests::in_one_room(rooms) };
-        let comet = |rooms| Stand::comet(setup, host, guests(rooms));
+        let mut growth = |one: Stand, all: Stand| growth(round, [one, all], record);
+        let members = |rooms| Members { connections: rooms, rooms, ..Members::in_one_room(rooms) };
+        let comet = |rooms| Stand::comet(setup, host, members(rooms));
         let comet = growth(comet(1)?, comet(ROOMS)?)?;
         let bare = growth(Stand::ring(host, 1)?, Stand::ring_of_streams(host, ROOMS)?)?;
-        findings.note(&GROWTH, comet.all_threads / bare.all_threads);
-        findings.note(&GROWTH_DATA, comet.data / bare.all_threads);
+        record.note(&GROWTH, comet.all_threads / bare.all_threads);
+        record.note(&GROWTH_DATA, comet.data / bare.all_threads);
     }
     Ok(())
 }
 
 /// How many times as much CPU a delivery takes with all rooms as with one.
-fn growth(round: u32, mut stands: [Stand; 2], findings: &mut Findings) -> Result<Figures> {
+fn growth(round: u32, mut stands: [Stand; 2], record: &mut Record) -> Result<Figures> {
     for stand in &mut stands {
         stand.connect()?;
     }
@@ -60,6 +54,6 @@ fn growth(round: u32, mut stands: [Stand; 2], findings: &mut Findings) -> Result
         pattern: Pattern::Rotating { first: turn * PUSHES },
         ..stand.plan()
     };
-    let [one, all] = alternate(round, stands.each_mut(), plan, findings)?;
+    let [one, all] = alternate(round, stands.each_mut(), plan, record)?;
     Ok(Figures { all_threads: all.all_threads / one.all_threads, data: all.data / one.data })
 }

@@ -1,8 +1,8 @@
 //! Few connections and many: fan-out to both, what a connection costs to make, to hold and to leave idle.
 
-use super::goal::{Goal, Reach};
-use super::stand::{Guests, Stand, alternate};
-use super::{Findings, NO_CPU, Setup};
+use super::goal::{Goal, RATIO, Reach};
+use super::stand::{Members, Stand, alternate};
+use super::{NO_CPU, Record, Setup};
 use crate::Result;
 use crate::measure::Turn;
 use crate::sender::Plan;
@@ -22,97 +22,64 @@ const HEARTBEAT_S: f64 = 60.0;
 const IDLE_PARTS: u32 = 4;
 const IDLE_PART_S: f64 = 5.0;
 
-const SINGLE_FEW: Goal = Goal {
-    target: 1,
-    name: "single_1000",
-    what: "single messages, 1,000 connections",
-    reach: Some(Reach::AtMost(1.10)),
-    unit: "",
-    decimals: 2,
-    compared: "CPU of a delivery, all threads / bare ring loop",
-};
-const SINGLE_FEW_FLOOR: Goal = Goal {
-    name: "single_1000_floor",
-    what: "  floor: the ring, and a bare gRPC server for the calls",
-    reach: None,
-    compared: "which has the CPU and its caches to itself",
-    ..SINGLE_FEW
-};
-const SINGLE_MANY: Goal =
-    Goal { name: "single_15000", what: "single messages, 15,000 connections", ..SINGLE_FEW };
-const BATCHES: Goal = Goal {
-    target: 2,
-    name: "batch_1000",
-    what: "batches of 20 frames, 1,000 connections",
-    reach: Some(Reach::AtMost(1.15)),
-    unit: "",
-    decimals: 2,
-    compared: "CPU of a message, all threads / bare ring loop sending the same bytes",
-};
-const BATCHES_FLOOR: Goal = Goal {
-    name: "batch_1000_floor",
-    what: SINGLE_FEW_FLOOR.what,
-    reach: None,
-    compared: SINGLE_FEW_FLOOR.compared,
-    ..BATCHES
-};
-const RSS_TCP: Goal = Goal {
-    target: 5,
-    name: "rss_tcp",
-    what: "memory of an idle TCP connection, 15,000",
-    reach: Some(Reach::AtMost(512.0)),
-    unit: "B",
-    decimals: 0,
-    compared: "growth of RSS from 200 connections on",
-};
-const RSS_WEBSOCKET: Goal = Goal {
-    name: "rss_websocket",
-    what: "memory of an idle WebSocket connection, 15,000",
-    ..RSS_TCP
-};
-const IDLE: Goal = Goal {
-    target: 6,
-    name: "idle",
-    what: "15,000 idle connections, heartbeat each 60 s",
-    reach: Some(Reach::Below(1.0)),
-    unit: "%",
-    decimals: 2,
-    compared: "share of one CPU, all threads",
-};
-const CONNECT_TCP: Goal = Goal {
-    target: 7,
-    name: "connect_tcp",
-    what: "connect to registered, TCP",
-    reach: Some(Reach::AtMost(1.5)),
-    unit: "",
-    decimals: 2,
-    compared: "CPU of a connection, all threads / a bare ring's: accept, recv, send; WebSocket one more of both",
-};
+const SINGLE_FEW: Goal =
+    Goal::new(1, "single_1000", "single messages, 1,000 connections", Reach::AtMost(1.10), RATIO)
+        .compared("CPU of a delivery, all threads / bare ring loop");
+const SINGLE_FEW_FLOOR: Goal = SINGLE_FEW
+    .beside("single_1000_floor", "  floor: the ring, and a bare gRPC server for the calls")
+    .compared("which has the CPU and its caches to itself");
+const SINGLE_MANY: Goal = SINGLE_FEW.like("single_15000", "single messages, 15,000 connections");
+const BATCHES: Goal = Goal::new(
+    2,
+    "batch_1000",
+    "batches of 20 frames, 1,000 connections",
+    Reach::AtMost(1.15),
+    RATIO,
+)
+.compared("CPU of a message, all threads / bare ring loop sending the same bytes");
+const BATCHES_FLOOR: Goal =
+    BATCHES.beside("batch_1000_floor", SINGLE_FEW_FLOOR.what).compared(SINGLE_FEW_FLOOR.compared);
+const RSS_TCP: Goal = Goal::new(
+    5,
+    "rss_tcp",
+    "memory of an idle TCP connection, 15,000",
+    Reach::AtMost(512.0),
+    ("B", 0),
+)
+.compared("growth of RSS from 200 connections on");
+const RSS_WEBSOCKET: Goal =
+    RSS_TCP.like("rss_websocket", "memory of an idle WebSocket connection, 15,000");
+const IDLE: Goal = Goal::new(
+    6,
+    "idle",
+    "15,000 idle connections, heartbeat each 60 s",
+    Reach::Below(1.0),
+    ("%", 2),
+)
+.compared("share of one CPU, all threads");
+const CONNECT_TCP: Goal =
+    Goal::new(7, "connect_tcp", "connect to registered, TCP", Reach::AtMost(1.5), RATIO)
+        .compared("CPU of a connection, all threads / a bare ring's: accept, recv, send; WebSocket one more of both");
 const CONNECT_WEBSOCKET: Goal =
-    Goal { name: "connect_websocket", what: "connect to registered, WebSocket", ..CONNECT_TCP };
-const CONNECT_RATE_TCP: Goal = Goal {
-    target: 7,
-    name: "connect_rate_tcp",
-    what: "connections a second, TCP",
-    reach: Some(Reach::AtLeast(20_000.0)),
-    unit: "/s",
-    decimals: 0,
-    compared: "one data core, the bench on another CPU",
-};
-const CONNECT_RATE_WEBSOCKET: Goal = Goal {
-    name: "connect_rate_websocket",
-    what: "connections a second, WebSocket",
-    ..CONNECT_RATE_TCP
-};
-const GROWTH: Goal = Goal {
-    target: 11,
-    name: "growth_connections",
-    what: "cost growth, 1,000 to 15,000 connections",
-    reach: Some(Reach::AtMost(1.25)),
-    unit: "",
-    decimals: 2,
-    compared: "growth of CPU of a delivery / growth of the bare ring loop's",
-};
+    CONNECT_TCP.like("connect_websocket", "connect to registered, WebSocket");
+const CONNECT_RATE_TCP: Goal = Goal::new(
+    7,
+    "connect_rate_tcp",
+    "connections a second, TCP",
+    Reach::AtLeast(20_000.0),
+    ("/s", 0),
+)
+.compared("one data core, the bench on another CPU");
+const CONNECT_RATE_WEBSOCKET: Goal =
+    CONNECT_RATE_TCP.like("connect_rate_websocket", "connections a second, WebSocket");
+const GROWTH: Goal = Goal::new(
+    11,
+    "growth_connections",
+    "cost growth, 1,000 to 15,000 connections",
+    Reach::AtMost(1.25),
+    RATIO,
+)
+.compared("growth of CPU of a delivery / growth of the bare ring loop's");
 
 pub(super) const GOALS: [Goal; 13] = [
     SINGLE_FEW,
@@ -147,15 +114,12 @@ impl Pair {
     }
 }
 
-/// # Errors
-///
-/// A server or a yardstick did not start, or ended.
-pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> {
+pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let host = &setup.args.host;
-    let mut comet = Stand::comet(setup, host, Guests::in_one_room(FEW))?;
+    let mut comet = Stand::comet(setup, host, Members::in_one_room(FEW))?;
     let mut ring = Stand::ring(host, FEW)?;
     // Of which nobody expects deliveries.
-    let mut grpc = Stand::bare_grpc(setup, host, Guests::in_one_room(1))?;
+    let mut grpc = Stand::bare_grpc(setup, host, Members::in_one_room(1))?;
     comet.connect()?;
     ring.connect()?;
     for round in 1..=setup.args.rounds {
@@ -163,66 +127,66 @@ pub(super) fn measure(setup: &Setup<'_>, findings: &mut Findings) -> Result<()> 
             let interval_ns = Plan::interval_of(hertz);
             Plan { interval_ns, batch, ..stand.plan() }
         };
-        let mut both = |hertz, batch, findings: &mut Findings| -> Result<Pair> {
+        let mut both = |hertz, batch, record: &mut Record| -> Result<Pair> {
             let plan = |stand: &Stand, _| plan(stand, hertz, batch);
-            let [comet, ring] = alternate(round, [&mut comet, &mut ring], plan, findings)?;
+            let [comet, ring] = alternate(round, [&mut comet, &mut ring], plan, record)?;
             Ok(Pair { comet_ns: comet.all_threads, ring_ns: ring.all_threads })
         };
-        let few = both(FEW_HZ, 1, findings)?;
-        findings.note(&SINGLE_FEW, few.ratio());
-        let batches = both(BATCH_HZ, BATCH, findings)?;
-        findings.note(&BATCHES, batches.ratio());
+        let few = both(FEW_HZ, 1, record)?;
+        record.note(&SINGLE_FEW, few.ratio());
+        let batches = both(BATCH_HZ, BATCH, record)?;
+        record.note(&BATCHES, batches.ratio());
         for (pair, hertz, batch, goal) in
             [(&few, FEW_HZ, 1, &SINGLE_FEW_FLOOR), (&batches, BATCH_HZ, BATCH, &BATCHES_FLOOR)]
         {
-            let calls = grpc.turn(round, plan(&grpc, hertz, batch), findings)?;
+            let calls = grpc.turn(round, plan(&grpc, hertz, batch), record)?;
             let call_ns = calls.cpu_us_of(calls.sent.pushes)? * 1e3;
-            findings.note(goal, pair.floor(call_ns / (FEW as u64 * batch) as f64));
+            record.note(goal, pair.floor(call_ns / (FEW as u64 * batch) as f64));
         }
-        let many = many(setup, round, findings)?;
-        findings.note(&SINGLE_MANY, many.ratio());
-        findings.note(&GROWTH, many.ratio() / few.ratio());
+        let many = many(setup, round, record)?;
+        record.note(&SINGLE_MANY, many.ratio());
+        record.note(&GROWTH, many.ratio() / few.ratio());
     }
     Ok(())
 }
 
 /// The part of a round with many connections, one server after the other: a process has not descriptors
 /// enough for both.
-fn many(setup: &Setup<'_>, round: u32, findings: &mut Findings) -> Result<Pair> {
+fn many(setup: &Setup<'_>, round: u32, record: &mut Record) -> Result<Pair> {
     let host = &setup.args.host;
-    let each_tick = |stand: &mut Stand, findings: &mut Findings| -> Result<Turn> {
+    let each_tick = |stand: &mut Stand, record: &mut Record| -> Result<Turn> {
         let plan = Plan { interval_ns: Plan::interval_of(MANY_HZ), ..stand.plan() };
-        stand.turn(round, plan, findings)
+        stand.turn(round, plan, record)
     };
-    let guests = Guests::in_one_room(MANY);
-    let mut comet = Stand::comet(setup, host, guests)?;
-    let tcp = comet.storm(round, findings)?;
-    let comet_ns = each_tick(&mut comet, findings)?.cpu_ns()?;
+    let members = Members::in_one_room(MANY);
+    let mut comet = Stand::comet(setup, host, members)?;
+    let tcp = comet.storm(round, record)?;
+    let comet_ns = each_tick(&mut comet, record)?.cpu_ns()?;
     drop(comet);
-    let mut ring = Stand::ring_for(setup, host, guests)?;
-    let bare_tcp = ring.storm(round, findings)?;
-    let ring_ns = each_tick(&mut ring, findings)?.cpu_ns()?;
+    let mut ring = Stand::ring_for(setup, host, members)?;
+    let bare_tcp = ring.storm(round, record)?;
+    let ring_ns = each_tick(&mut ring, record)?.cpu_ns()?;
     drop(ring);
-    let guests = Guests { websocket: true, ..guests };
-    let bare_websocket = Stand::ring_for(setup, host, guests)?.storm(round, findings)?;
-    let mut comet = Stand::comet(setup, host, guests)?;
-    let websocket = comet.storm(round, findings)?;
+    let members = Members { websocket: true, ..members };
+    let bare_websocket = Stand::ring_for(setup, host, members)?.storm(round, record)?;
+    let mut comet = Stand::comet(setup, host, members)?;
+    let websocket = comet.storm(round, record)?;
 
     for (storm, bare, rss, cpu, rate) in [
         (&tcp, &bare_tcp, &RSS_TCP, &CONNECT_TCP, &CONNECT_RATE_TCP),
         (&websocket, &bare_websocket, &RSS_WEBSOCKET, &CONNECT_WEBSOCKET, &CONNECT_RATE_WEBSOCKET),
     ] {
         let bare_ns = bare.cpu_per_connection_ns.ok_or(NO_CPU)?;
-        findings.note(rate, storm.per_second);
-        findings.note(cpu, storm.cpu_per_connection_ns.ok_or(NO_CPU)? / bare_ns);
-        findings.note(rss, storm.rss_per_connection_bytes.ok_or("no memory figures")?);
+        record.note(rate, storm.per_second);
+        record.note(cpu, storm.cpu_per_connection_ns.ok_or(NO_CPU)? / bare_ns);
+        record.note(rss, storm.rss_per_connection_bytes.ok_or("no memory figures")?);
     }
     if round == setup.args.rounds {
         comet.beat(HEARTBEAT_S)?;
         for _ in 0..IDLE_PARTS {
-            findings.note(&IDLE, 100.0 * comet.idle(IDLE_PART_S)?);
+            record.note(&IDLE, 100.0 * comet.idle(IDLE_PART_S)?);
         }
-        comet.calm(findings)?;
+        comet.calm(record)?;
     }
     Ok(Pair { comet_ns, ring_ns })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Findings, NO_CPU, Setup};
+use super::{NO_CPU, Record, Setup};
 use crate::Result;
 use crate::args::{DialArgs, HostArgs};
 use crate::clients::Order;
@@ -54,7 +54,7 @@ enum Way {
 
 /// The connections a server is to have.
 #[derive(Clone, Copy)]
-pub(super) struct Guests {
+pub(super) struct Members {
     pub connections: usize,
     pub rooms: usize,
     pub streams: Streams,
@@ -63,7 +63,7 @@ pub(super) struct Guests {
     pub websocket: bool,
 }
 
-impl Guests {
+impl Members {
     /// TCP connections that are all in one room.
     pub(super) const fn in_one_room(connections: usize) -> Self {
         Self { connections, rooms: 1, streams: Streams::Rooms, callers: 1, websocket: false }
@@ -87,21 +87,17 @@ pub(super) struct Figures {
 /// Lets two take turns, several and short ones as `plan` says for each, and gives the CPU of a delivery of both
 /// over all of them, ns. What the host does besides, and whether a CPU sleeps when it is to be woken, comes and
 /// goes within seconds; so both have their share of it.
-///
-/// # Errors
-///
-/// One of them ended.
 pub(super) fn alternate(
     round: u32,
     mut stands: [&mut Stand; 2],
     plan: impl Fn(&Stand, usize) -> Plan,
-    findings: &mut Findings,
+    record: &mut Record,
 ) -> Result<[Figures; 2]> {
     let mut means = [const { Figures { all_threads: 0.0, data: 0.0 } }; 2];
     for at in 0..ALTERNATIONS {
         for (stand, mean) in stands.iter_mut().zip(&mut means) {
             let plan = Plan { duration_ns: SHORT_NS, ..plan(stand, at) };
-            let turn = stand.turn(round, plan, findings)?;
+            let turn = stand.turn(round, plan, record)?;
             // Each turn has as many deliveries.
             mean.all_threads += turn.cpu_ns()? / ALTERNATIONS as f64;
             mean.data += turn.data_cpu_ns()? / ALTERNATIONS as f64;
@@ -131,52 +127,32 @@ impl Way {
 
 impl Stand {
     /// Starts a comet on the CPUs of `host`.
-    ///
-    /// # Errors
-    ///
-    /// It does not start.
-    pub(super) fn comet(setup: &Setup<'_>, host: &HostArgs, guests: Guests) -> Result<Self> {
+    pub(super) fn comet(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
         let target = Target::server(&setup.server, host)?;
-        let crowd = guests.crowd(setup);
+        let crowd = members.crowd(setup);
         let way = Way::calls(&target, &crowd);
         Self::new("comet", target, crowd, way)
     }
 
-    /// Starts a bare gRPC server, which answers the calls of a server with `guests` and has none.
-    ///
-    /// # Errors
-    ///
-    /// It does not start.
-    pub(super) fn bare_grpc(setup: &Setup<'_>, host: &HostArgs, guests: Guests) -> Result<Self> {
+    /// Starts a bare gRPC server, which answers the calls of a server with `members` and has none.
+    pub(super) fn bare_grpc(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
         let (target, _feed) = Target::yardstick(Mode::Grpc, 0, host)?;
-        let crowd = guests.crowd(setup);
+        let crowd = members.crowd(setup);
         let way = Way::calls(&target, &crowd);
         Self::new("bare gRPC", target, crowd, way)
     }
 
     /// Starts a bare ring loop, which sends each message to all its connections.
-    ///
-    /// # Errors
-    ///
-    /// It does not start.
     pub(super) fn ring(host: &HostArgs, connections: usize) -> Result<Self> {
         Self::yardstick(host, Crowd::of_yardstick(connections))
     }
 
     /// Starts a bare ring loop for the very connections that a comet would have, upgrades included.
-    ///
-    /// # Errors
-    ///
-    /// It does not start.
-    pub(super) fn ring_for(setup: &Setup<'_>, host: &HostArgs, guests: Guests) -> Result<Self> {
-        Self::yardstick(host, guests.crowd(setup))
+    pub(super) fn ring_for(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
+        Self::yardstick(host, members.crowd(setup))
     }
 
     /// Starts a bare ring loop that sends each message to one of its connections.
-    ///
-    /// # Errors
-    ///
-    /// It does not start.
     pub(super) fn ring_of_streams(host: &HostArgs, connections: usize) -> Result<Self> {
         let mut crowd = Crowd::of_yardstick(connections);
         crowd.streams = Streams::Keys(1);
@@ -202,10 +178,6 @@ impl Stand {
     }
 
     /// Makes all connections.
-    ///
-    /// # Errors
-    ///
-    /// One was refused, or the target ended.
     pub(super) fn connect(&mut self) -> Result<()> {
         let connections = self.crowd.connections;
         let bar = progress_bar(Some(connections as u64), &format!("{}: connecting", self.subject));
@@ -215,15 +187,11 @@ impl Stand {
     }
 
     /// Makes all connections, and measures that. Those that are closed go to the findings.
-    ///
-    /// # Errors
-    ///
-    /// One was refused, or the target ended.
-    pub(super) fn storm(&mut self, round: u32, findings: &mut Findings) -> Result<Storm> {
+    pub(super) fn storm(&mut self, round: u32, record: &mut Record) -> Result<Storm> {
         let place = Place { subject: self.subject, round };
         let storm = connect_all(place, &mut self.target, &self.crowd, &mut self.crew)?;
-        findings.faults.extend(storm.faults());
-        findings.storms.push(storm.clone());
+        record.faults.extend(storm.faults());
+        record.storms.push(storm.clone());
         Ok(storm)
     }
 
@@ -243,11 +211,7 @@ impl Stand {
     }
 
     /// Takes a turn. What goes wrong with deliveries goes to the findings.
-    ///
-    /// # Errors
-    ///
-    /// The target ended.
-    pub(super) fn turn(&mut self, round: u32, plan: Plan, findings: &mut Findings) -> Result<Turn> {
+    pub(super) fn turn(&mut self, round: u32, plan: Plan, record: &mut Record) -> Result<Turn> {
         self.crew.order(Order::Begin { run: plan.run, size: plan.size, visitors: false })?;
         // Tells the progress of it.
         self.crew.turn(0)?;
@@ -264,7 +228,7 @@ impl Stand {
         if let Way::Feed(home) = &mut self.way {
             *home = feed;
         }
-        findings.add(&turn, matches!(self.subject, "comet" | "ring"));
+        record.add(&turn, matches!(self.subject, "comet" | "ring"));
         Ok(turn)
     }
 
@@ -276,10 +240,6 @@ impl Stand {
     }
 
     /// From now on each connection sends a heartbeat every so many seconds, spread evenly.
-    ///
-    /// # Errors
-    ///
-    /// The clients' side failed.
     pub(super) fn beat(&mut self, seconds: f64) -> Result<()> {
         self.crew.order(Order::Begin { run: run_id(), size: SIZE, visitors: false })?;
         self.crew.order(Order::Heartbeat(seconds_to_ns(seconds)))
@@ -287,23 +247,15 @@ impl Stand {
 
     /// Ends the heartbeats. Those that were not answered since [`Stand::beat`], and connections that are closed,
     /// go to the findings.
-    ///
-    /// # Errors
-    ///
-    /// The clients' side failed.
-    pub(super) fn calm(&mut self, findings: &mut Findings) -> Result<()> {
+    pub(super) fn calm(&mut self, record: &mut Record) -> Result<()> {
         let found = await_replies(&mut self.crew)?;
         let silence = silence_fault(found.unanswered());
         let faults = silence.into_iter().chain(close_fault(&found.closed));
-        findings.faults.extend(faults.map(|fault| format!("{}, idle: {fault}", self.subject)));
+        record.faults.extend(faults.map(|fault| format!("{}, idle: {fault}", self.subject)));
         Ok(())
     }
 
     /// The share of one CPU that it uses in so many seconds in which nothing is pushed.
-    ///
-    /// # Errors
-    ///
-    /// The target ended.
     pub(super) fn idle(&mut self, seconds: f64) -> Result<f64> {
         let share = idle_share(&mut self.target, &mut self.crew, seconds)?;
         share.ok_or_else(|| NO_CPU.into())
