@@ -7,6 +7,8 @@
 mod cores;
 mod flood;
 mod goal;
+#[rustfmt::skip]
+mod goals;
 mod keys;
 mod rooms;
 mod sizes;
@@ -59,11 +61,11 @@ struct Stage {
 }
 
 const STAGES: [Stage; 5] = [
-    Stage { name: "sizes", goals: &sizes::GOALS, measure: sizes::measure },
-    Stage { name: "flood", goals: &flood::GOALS, measure: flood::measure },
-    Stage { name: "keys", goals: &keys::GOALS, measure: keys::measure },
-    Stage { name: "cores", goals: &cores::GOALS, measure: cores::measure },
-    Stage { name: "rooms", goals: &rooms::GOALS, measure: rooms::measure },
+    Stage { name: "sizes", goals: &goals::SIZES, measure: sizes::measure },
+    Stage { name: "flood", goals: &goals::FLOODS, measure: flood::measure },
+    Stage { name: "keys", goals: &goals::KEYS, measure: keys::measure },
+    Stage { name: "cores", goals: &goals::CORES, measure: cores::measure },
+    Stage { name: "rooms", goals: &goals::ROOMS, measure: rooms::measure },
 ];
 
 /// What the stages measured.

@@ -1,7 +1,7 @@
 //! Two data cores against one: the same pushes to the same rooms, half of which have their home on the core
 //! where a connection is not.
 
-use super::goal::{Goal, RATIO, Reach};
+use super::goals::{TWO_CORES, TWO_CORES_ALL};
 use super::stand::{Members, Stand};
 use super::{Record, Setup};
 use crate::Result;
@@ -15,15 +15,6 @@ const GUESTS: Members =
 /// Pushes a second to each room: a load that leaves every CPU idle by half, for one of them may be the
 /// bench's.
 const HZ: f64 = 20.0;
-
-const TWO_CORES: Goal =
-    Goal::new(10, "two_cores", "two data cores against one, 8 rooms", Reach::AtMost(1.05), RATIO)
-        .compared("data cores' CPU of a delivery / mean of one core's on either of the two CPUs");
-const TWO_CORES_ALL: Goal = TWO_CORES
-    .beside("two_cores_all_threads", "the same, all threads")
-    .compared("with the control thread, which has two cores to ask");
-
-pub(super) const GOALS: [Goal; 2] = [TWO_CORES, TWO_CORES_ALL];
 
 pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let host = &setup.args.host;

@@ -1,6 +1,6 @@
 //! Flat out into one room: what one data core can do with everything else on other CPUs.
 
-use super::goal::{Goal, Reach};
+use super::goals::{FLOOD_BATCHES, FLOOD_BATCHES_CORE, FLOOD_SINGLE, FLOOD_SINGLE_CORE};
 use super::stand::{Members, Stand};
 use super::{Record, Setup};
 use crate::Result;
@@ -17,25 +17,6 @@ const BATCHES_WINDOW: u64 = 64;
 const SINGLE_WINDOW: u64 = 256;
 const DURATION_NS: u64 = 1_500 * MILLISECOND_NS;
 
-const MILLIONS: (&str, usize) = ("M/s", 2);
-const BATCHES: Goal = Goal::new(
-    3,
-    "flood_batches",
-    "flat out, room of 1,000, batches of 20, 10-byte bodies",
-    Reach::AtLeast(36.0),
-    MILLIONS,
-)
-.compared("messages received a second; pushed through one stream; control thread and bench on another CPU");
-const BATCHES_CORE: Goal = BATCHES
-    .beside("flood_batches_core", "the same for a second of the data core's CPU")
-    .compared("what the data core could do that never waits for the bench");
-const SINGLE: Goal = Goal { target: 4, ..BATCHES }
-    .like("flood_single", "flat out, room of 1,000, single-message pushes")
-    .reach(Reach::AtLeast(5.0));
-const SINGLE_CORE: Goal = Goal { target: 4, name: "flood_single_core", ..BATCHES_CORE };
-
-pub(super) const GOALS: [Goal; 4] = [BATCHES, BATCHES_CORE, SINGLE, SINGLE_CORE];
-
 pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let host = &setup.args.host;
     let control = host.control_cores.as_ref().unwrap_or(&host.bench_core);
@@ -46,8 +27,8 @@ pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     comet.connect()?;
     for round in 1..=setup.args.rounds {
         for (batch, window, goal, core) in [
-            (BATCH, BATCHES_WINDOW, &BATCHES, &BATCHES_CORE),
-            (1, SINGLE_WINDOW, &SINGLE, &SINGLE_CORE),
+            (BATCH, BATCHES_WINDOW, &FLOOD_BATCHES, &FLOOD_BATCHES_CORE),
+            (1, SINGLE_WINDOW, &FLOOD_SINGLE, &FLOOD_SINGLE_CORE),
         ] {
             let plan = Plan {
                 size: SIZE,

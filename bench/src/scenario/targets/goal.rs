@@ -23,42 +23,30 @@ pub(super) struct Goal {
     pub compared: &'static str,
 }
 
-impl Goal {
-    /// A figure that is to reach `reach`, in a unit with so many digits behind the point.
-    pub(super) const fn new(
-        target: u8,
-        name: &'static str,
-        what: &'static str,
-        reach: Reach,
-        (unit, decimals): (&'static str, usize),
-    ) -> Self {
-        Self { target, name, what, reach: Some(reach), unit, decimals, compared: "" }
-    }
+/// Unit and digits behind the point.
+type Unit = (&'static str, usize);
+pub(super) const RATIO: Unit = ("", 2);
+pub(super) const US: Unit = ("us", 1);
 
-    /// What the figure is made of.
-    pub(super) const fn compared(self, compared: &'static str) -> Self {
-        Self { compared, ..self }
-    }
+/// A figure in the words of its line in the table.
+pub(super) const fn goal(
+    target: u8,
+    name: &'static str,
+    reach: Option<Reach>,
+    (unit, decimals): Unit,
+    what: &'static str,
+    compared: &'static str,
+) -> Goal {
+    Goal { target, name, what, reach, unit, decimals, compared }
+}
 
-    /// The same figure of something else, with the same bound.
-    pub(super) const fn like(self, name: &'static str, what: &'static str) -> Self {
-        Self { name, what, ..self }
-    }
+/// The bounds, as a table of goals writes them.
+pub(super) const fn at_most(bound: f64) -> Option<Reach> {
+    Some(Reach::AtMost(bound))
+}
 
-    /// The same figure of something else, which stands beside it without a bound.
-    pub(super) const fn beside(self, name: &'static str, what: &'static str) -> Self {
-        Self { name, what, reach: None, ..self }
-    }
-
-    /// The same with another bound.
-    pub(super) const fn reach(self, reach: Reach) -> Self {
-        Self { reach: Some(reach), ..self }
-    }
-
-    /// The same in another unit.
-    pub(super) const fn unit(self, (unit, decimals): (&'static str, usize)) -> Self {
-        Self { unit, decimals, ..self }
-    }
+pub(super) const fn at_least(bound: f64) -> Option<Reach> {
+    Some(Reach::AtLeast(bound))
 }
 
 /// A bound, in the goal's unit.
@@ -69,10 +57,6 @@ pub(super) enum Reach {
     Below(f64),
     AtLeast(f64),
 }
-
-/// Unit and digits behind the point.
-pub(super) const RATIO: (&str, usize) = ("", 2);
-pub(super) const US: (&str, usize) = ("us", 1);
 
 /// A goal and what was found.
 #[derive(Clone, Debug, Serialize)]
@@ -180,8 +164,7 @@ fn with_unit(figure: String, goal: &Goal) -> String {
 mod tests {
     use super::*;
 
-    const GOAL: Goal =
-        Goal::new(8, "a_call", "a call", Reach::AtMost(40.0), ("us", 1)).compared("CPU of a call");
+    const GOAL: Goal = goal(8, "a_call", at_most(40.0), US, "a call", "CPU of a call");
 
     fn line(reach: Option<Reach>, rounds: &[f64], failure: Option<&str>) -> Line {
         Line::judge(&Goal { reach, ..GOAL }, rounds.to_vec(), failure.map(str::to_owned))

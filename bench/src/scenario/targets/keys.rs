@@ -1,6 +1,9 @@
 //! Pushes by key: what a call costs the whole server, and how long its message takes.
 
-use super::goal::{Goal, RATIO, Reach, US};
+use super::goals::{
+    FLAT_OUT, FLAT_OUT_ECHO, FLAT_OUT_GRPC, MANY, MANY_ONE, P50, P50_US, P99, P99_ECHO_US, P99_US,
+    PACED, PACED_ECHO, PACED_GRPC, STREAM,
+};
 use super::stand::{Members, Stand};
 use super::{Record, Setup};
 use crate::Result;
@@ -21,62 +24,6 @@ const KEYS: usize = 500;
 const CALLERS: u64 = 8;
 /// Calls with many keys under way: all that the callers may make.
 const KEYS_WINDOW: u64 = CALLERS * (CONNECTIONS / KEYS) as u64;
-
-const PACED: Goal =
-    Goal::new(8, "key_paced", "push by key, 2,000 calls a second", Reach::AtMost(40.0), US)
-        .compared("CPU of a call, all threads");
-const PACED_GRPC: Goal =
-    PACED.beside("key_paced_grpc_floor", "  floor: a bare gRPC server, the same calls");
-const PACED_ECHO: Goal = PACED
-    .beside("key_paced_echo_floor", "  floor: the ping-pong's server, 2,000 a second")
-    .compared("CPU of a round trip");
-const FLAT_OUT: Goal =
-    PACED.like("key_flat_out", "push by key, at saturation").reach(Reach::AtMost(20.0));
-const FLAT_OUT_GRPC: Goal =
-    PACED.beside("key_flat_out_grpc_floor", "  floor: a bare gRPC server, at saturation");
-const FLAT_OUT_ECHO: Goal = PACED_ECHO
-    .beside("key_flat_out_echo_floor", "  floor: the ping-pong's server, one after the other");
-const MANY: Goal = PACED
-    .like("key_500_callers", "push to 500 keys a call, at saturation")
-    .reach(Reach::AtMost(2.0))
-    .unit(("us", 2))
-    .compared("CPU of a key, all threads; 8 callers, each waits for its last answer");
-const MANY_ONE: Goal = MANY
-    .beside("key_500", "  the same, one caller")
-    .compared("CPU of a key: a send each, as nothing is there to join with");
-const STREAM: Goal = PACED
-    .beside("key_stream", "push by key through one stream, at saturation")
-    .compared("CPU of a push, all threads");
-const P50: Goal =
-    Goal::new(9, "key_p50", "push by key, p50, 2,000 a second", Reach::AtMost(4.0), RATIO)
-        .compared("from due to received / round trip of the bare ping-pong, 2,000 a second");
-const P99: Goal = P50
-    .like("key_p99", "push by key, p99, 2,000 a second")
-    .reach(Reach::AtMost(10.0))
-    .compared("from due to received / from due to the end of the ping-pong's round trip");
-const P50_US: Goal =
-    P50.beside("key_p50_us", "  p50").unit(("us", 0)).compared("from due to received");
-const P99_US: Goal = P50_US.beside("key_p99_us", "  p99");
-const P99_ECHO_US: Goal = P50_US
-    .beside("key_p99_echo_us", "  p99 of the ping-pong")
-    .compared("from due to the end of its round trip");
-
-pub(super) const GOALS: [Goal; 14] = [
-    PACED,
-    PACED_GRPC,
-    PACED_ECHO,
-    FLAT_OUT,
-    FLAT_OUT_GRPC,
-    FLAT_OUT_ECHO,
-    MANY,
-    MANY_ONE,
-    STREAM,
-    P50,
-    P99,
-    P50_US,
-    P99_US,
-    P99_ECHO_US,
-];
 
 pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let host = &setup.args.host;

@@ -1,6 +1,6 @@
 //! One room and ten thousand: the same pushes, each to one member, to the same room or to another each time.
 
-use super::goal::{Goal, RATIO, Reach};
+use super::goals::{GROWTH_ROOMS, GROWTH_ROOMS_DATA};
 use super::stand::{Figures, Members, SHORT_NS, Stand, alternate};
 use super::{Record, Setup};
 use crate::Result;
@@ -13,22 +13,6 @@ const HZ: f64 = 2_000.0;
 /// Pushes of a turn. With all rooms no room gets two in a round.
 const PUSHES: usize = (HZ * SHORT_NS as f64 / SECOND_NS as f64) as usize;
 
-const GROWTH: Goal = Goal::new(
-    11,
-    "growth_rooms",
-    "cost growth, 1 to 10,000 rooms of one",
-    Reach::AtMost(1.25),
-    RATIO,
-)
-.compared(
-    "growth of CPU of a push, all threads / the bare ring loop's, one socket to another each time",
-);
-const GROWTH_DATA: Goal = GROWTH
-    .beside("growth_rooms_data", "the same, data core")
-    .compared("without the control thread");
-
-pub(super) const GOALS: [Goal; 2] = [GROWTH, GROWTH_DATA];
-
 pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let host = &setup.args.host;
     for round in 1..=setup.args.rounds {
@@ -38,8 +22,8 @@ pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
         let comet = |rooms| Stand::comet(setup, host, members(rooms));
         let comet = growth(comet(1)?, comet(ROOMS)?)?;
         let bare = growth(Stand::ring(host, 1)?, Stand::ring_of_streams(host, ROOMS)?)?;
-        record.note(&GROWTH, comet.all_threads / bare.all_threads);
-        record.note(&GROWTH_DATA, comet.data / bare.all_threads);
+        record.note(&GROWTH_ROOMS, comet.all_threads / bare.all_threads);
+        record.note(&GROWTH_ROOMS_DATA, comet.data / bare.all_threads);
     }
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! Few connections and many: fan-out to both, what a connection costs to make, to hold and to leave idle.
 
-use super::goal::{Goal, RATIO, Reach};
+use super::goals::{
+    BATCHES, BATCHES_FLOOR, CONNECT_RATE_TCP, CONNECT_RATE_WEBSOCKET, CONNECT_TCP,
+    CONNECT_WEBSOCKET, GROWTH_CONNECTIONS, IDLE, RSS_TCP, RSS_WEBSOCKET, SINGLE_FEW,
+    SINGLE_FEW_FLOOR, SINGLE_MANY,
+};
 use super::stand::{Members, Stand, alternate};
 use super::{NO_CPU, Record, Setup};
 use crate::Result;
@@ -21,81 +25,6 @@ const HEARTBEAT_S: f64 = 60.0;
 /// How long all idle, in parts that make the spread.
 const IDLE_PARTS: u32 = 4;
 const IDLE_PART_S: f64 = 5.0;
-
-const SINGLE_FEW: Goal =
-    Goal::new(1, "single_1000", "single messages, 1,000 connections", Reach::AtMost(1.10), RATIO)
-        .compared("CPU of a delivery, all threads / bare ring loop");
-const SINGLE_FEW_FLOOR: Goal = SINGLE_FEW
-    .beside("single_1000_floor", "  floor: the ring, and a bare gRPC server for the calls")
-    .compared("which has the CPU and its caches to itself");
-const SINGLE_MANY: Goal = SINGLE_FEW.like("single_15000", "single messages, 15,000 connections");
-const BATCHES: Goal = Goal::new(
-    2,
-    "batch_1000",
-    "batches of 20 frames, 1,000 connections",
-    Reach::AtMost(1.15),
-    RATIO,
-)
-.compared("CPU of a message, all threads / bare ring loop sending the same bytes");
-const BATCHES_FLOOR: Goal =
-    BATCHES.beside("batch_1000_floor", SINGLE_FEW_FLOOR.what).compared(SINGLE_FEW_FLOOR.compared);
-const RSS_TCP: Goal = Goal::new(
-    5,
-    "rss_tcp",
-    "memory of an idle TCP connection, 15,000",
-    Reach::AtMost(512.0),
-    ("B", 0),
-)
-.compared("growth of RSS from 200 connections on");
-const RSS_WEBSOCKET: Goal =
-    RSS_TCP.like("rss_websocket", "memory of an idle WebSocket connection, 15,000");
-const IDLE: Goal = Goal::new(
-    6,
-    "idle",
-    "15,000 idle connections, heartbeat each 60 s",
-    Reach::Below(1.0),
-    ("%", 2),
-)
-.compared("share of one CPU, all threads");
-const CONNECT_TCP: Goal =
-    Goal::new(7, "connect_tcp", "connect to registered, TCP", Reach::AtMost(1.5), RATIO)
-        .compared("CPU of a connection, all threads / a bare ring's: accept, recv, send; WebSocket one more of both");
-const CONNECT_WEBSOCKET: Goal =
-    CONNECT_TCP.like("connect_websocket", "connect to registered, WebSocket");
-const CONNECT_RATE_TCP: Goal = Goal::new(
-    7,
-    "connect_rate_tcp",
-    "connections a second, TCP",
-    Reach::AtLeast(20_000.0),
-    ("/s", 0),
-)
-.compared("one data core, the bench on another CPU");
-const CONNECT_RATE_WEBSOCKET: Goal =
-    CONNECT_RATE_TCP.like("connect_rate_websocket", "connections a second, WebSocket");
-const GROWTH: Goal = Goal::new(
-    11,
-    "growth_connections",
-    "cost growth, 1,000 to 15,000 connections",
-    Reach::AtMost(1.25),
-    RATIO,
-)
-.compared("growth of CPU of a delivery / growth of the bare ring loop's");
-
-pub(super) const GOALS: [Goal; 13] = [
-    SINGLE_FEW,
-    SINGLE_FEW_FLOOR,
-    SINGLE_MANY,
-    BATCHES,
-    BATCHES_FLOOR,
-    RSS_TCP,
-    RSS_WEBSOCKET,
-    IDLE,
-    CONNECT_TCP,
-    CONNECT_WEBSOCKET,
-    CONNECT_RATE_TCP,
-    CONNECT_RATE_WEBSOCKET,
-    GROWTH,
-];
 
 /// What a server costs beside the yardstick, in the round that is under way.
 struct Pair {
@@ -145,7 +74,7 @@ pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
         }
         let many = many(setup, round, record)?;
         record.note(&SINGLE_MANY, many.ratio());
-        record.note(&GROWTH, many.ratio() / few.ratio());
+        record.note(&GROWTH_CONNECTIONS, many.ratio() / few.ratio());
     }
     Ok(())
 }

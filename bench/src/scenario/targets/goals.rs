@@ -1,0 +1,72 @@
+//! All that the project means to reach, and what stands beside it: number of the target, name in the file (the
+//! same for ever), bound, unit and digits behind the point, what is measured, and what the figure is made of.
+
+use super::goal::{Goal, RATIO, Reach, US, at_least, at_most, goal};
+
+const MILLIONS: (&str, usize) = ("M/s", 2);
+const FLOOR: &str = "  floor: the ring, and a bare gRPC server for the calls";
+const CACHES: &str = "which has the CPU and its caches to itself";
+const RING: &str = "CPU of a delivery, all threads / bare ring loop";
+const RSS: &str = "growth of RSS from 200 connections on";
+const CONNECT: &str = "CPU of a connection, all threads / a bare ring's: accept, recv, send; WebSocket one more of both";
+const RATE: &str = "one data core, the bench on another CPU";
+const FLOOD: &str = "messages received a second; pushed through one stream; control thread and bench on another CPU";
+const FLOOD_CORE: &str = "what the data core could do that never waits for the bench";
+const CALL: &str = "CPU of a call, all threads";
+const ECHO: &str = "CPU of a round trip";
+
+// Stage `sizes`.
+pub(super) const SINGLE_FEW: Goal = goal(1, "single_1000", at_most(1.10), RATIO, "single messages, 1,000 connections", RING);
+pub(super) const SINGLE_FEW_FLOOR: Goal = goal(1, "single_1000_floor", None, RATIO, FLOOR, CACHES);
+pub(super) const SINGLE_MANY: Goal = goal(1, "single_15000", at_most(1.10), RATIO, "single messages, 15,000 connections", RING);
+pub(super) const BATCHES: Goal = goal(2, "batch_1000", at_most(1.15), RATIO, "batches of 20 frames, 1,000 connections", "CPU of a message, all threads / bare ring loop sending the same bytes");
+pub(super) const BATCHES_FLOOR: Goal = goal(2, "batch_1000_floor", None, RATIO, FLOOR, CACHES);
+pub(super) const RSS_TCP: Goal = goal(5, "rss_tcp", at_most(512.0), ("B", 0), "memory of an idle TCP connection, 15,000", RSS);
+pub(super) const RSS_WEBSOCKET: Goal = goal(5, "rss_websocket", at_most(512.0), ("B", 0), "memory of an idle WebSocket connection, 15,000", RSS);
+pub(super) const IDLE: Goal = goal(6, "idle", Some(Reach::Below(1.0)), ("%", 2), "15,000 idle connections, heartbeat each 60 s", "share of one CPU, all threads");
+pub(super) const CONNECT_TCP: Goal = goal(7, "connect_tcp", at_most(1.5), RATIO, "connect to registered, TCP", CONNECT);
+pub(super) const CONNECT_WEBSOCKET: Goal = goal(7, "connect_websocket", at_most(1.5), RATIO, "connect to registered, WebSocket", CONNECT);
+pub(super) const CONNECT_RATE_TCP: Goal = goal(7, "connect_rate_tcp", at_least(20_000.0), ("/s", 0), "connections a second, TCP", RATE);
+pub(super) const CONNECT_RATE_WEBSOCKET: Goal = goal(7, "connect_rate_websocket", at_least(20_000.0), ("/s", 0), "connections a second, WebSocket", RATE);
+pub(super) const GROWTH_CONNECTIONS: Goal = goal(11, "growth_connections", at_most(1.25), RATIO, "cost growth, 1,000 to 15,000 connections", "growth of CPU of a delivery / growth of the bare ring loop's");
+pub(super) const SIZES: [Goal; 13] = [
+    SINGLE_FEW, SINGLE_FEW_FLOOR, SINGLE_MANY, BATCHES, BATCHES_FLOOR, RSS_TCP, RSS_WEBSOCKET, IDLE,
+    CONNECT_TCP, CONNECT_WEBSOCKET, CONNECT_RATE_TCP, CONNECT_RATE_WEBSOCKET, GROWTH_CONNECTIONS,
+];
+
+// Stage `flood`.
+pub(super) const FLOOD_BATCHES: Goal = goal(3, "flood_batches", at_least(36.0), MILLIONS, "flat out, room of 1,000, batches of 20, 10-byte bodies", FLOOD);
+pub(super) const FLOOD_BATCHES_CORE: Goal = goal(3, "flood_batches_core", None, MILLIONS, "the same for a second of the data core's CPU", FLOOD_CORE);
+pub(super) const FLOOD_SINGLE: Goal = goal(4, "flood_single", at_least(5.0), MILLIONS, "flat out, room of 1,000, single-message pushes", FLOOD);
+pub(super) const FLOOD_SINGLE_CORE: Goal = goal(4, "flood_single_core", None, MILLIONS, "the same for a second of the data core's CPU", FLOOD_CORE);
+pub(super) const FLOODS: [Goal; 4] = [FLOOD_BATCHES, FLOOD_BATCHES_CORE, FLOOD_SINGLE, FLOOD_SINGLE_CORE];
+
+// Stage `keys`.
+pub(super) const PACED: Goal = goal(8, "key_paced", at_most(40.0), US, "push by key, 2,000 calls a second", CALL);
+pub(super) const PACED_GRPC: Goal = goal(8, "key_paced_grpc_floor", None, US, "  floor: a bare gRPC server, the same calls", CALL);
+pub(super) const PACED_ECHO: Goal = goal(8, "key_paced_echo_floor", None, US, "  floor: the ping-pong's server, 2,000 a second", ECHO);
+pub(super) const FLAT_OUT: Goal = goal(8, "key_flat_out", at_most(20.0), US, "push by key, at saturation", CALL);
+pub(super) const FLAT_OUT_GRPC: Goal = goal(8, "key_flat_out_grpc_floor", None, US, "  floor: a bare gRPC server, at saturation", CALL);
+pub(super) const FLAT_OUT_ECHO: Goal = goal(8, "key_flat_out_echo_floor", None, US, "  floor: the ping-pong's server, one after the other", ECHO);
+pub(super) const MANY: Goal = goal(8, "key_500_callers", at_most(2.0), ("us", 2), "push to 500 keys a call, at saturation", "CPU of a key, all threads; 8 callers, each waits for its last answer");
+pub(super) const MANY_ONE: Goal = goal(8, "key_500", None, ("us", 2), "  the same, one caller", "CPU of a key: a send each, as nothing is there to join with");
+pub(super) const STREAM: Goal = goal(8, "key_stream", None, US, "push by key through one stream, at saturation", "CPU of a push, all threads");
+pub(super) const P50: Goal = goal(9, "key_p50", at_most(4.0), RATIO, "push by key, p50, 2,000 a second", "from due to received / round trip of the bare ping-pong, 2,000 a second");
+pub(super) const P99: Goal = goal(9, "key_p99", at_most(10.0), RATIO, "push by key, p99, 2,000 a second", "from due to received / from due to the end of the ping-pong's round trip");
+pub(super) const P50_US: Goal = goal(9, "key_p50_us", None, ("us", 0), "  p50", "from due to received");
+pub(super) const P99_US: Goal = goal(9, "key_p99_us", None, ("us", 0), "  p99", "from due to received");
+pub(super) const P99_ECHO_US: Goal = goal(9, "key_p99_echo_us", None, ("us", 0), "  p99 of the ping-pong", "from due to the end of its round trip");
+pub(super) const KEYS: [Goal; 14] = [
+    PACED, PACED_GRPC, PACED_ECHO, FLAT_OUT, FLAT_OUT_GRPC, FLAT_OUT_ECHO, MANY, MANY_ONE, STREAM,
+    P50, P99, P50_US, P99_US, P99_ECHO_US,
+];
+
+// Stage `cores`.
+pub(super) const TWO_CORES: Goal = goal(10, "two_cores", at_most(1.05), RATIO, "two data cores against one, 8 rooms", "data cores' CPU of a delivery / mean of one core's on either of the two CPUs");
+pub(super) const TWO_CORES_ALL: Goal = goal(10, "two_cores_all_threads", None, RATIO, "the same, all threads", "with the control thread, which has two cores to ask");
+pub(super) const CORES: [Goal; 2] = [TWO_CORES, TWO_CORES_ALL];
+
+// Stage `rooms`.
+pub(super) const GROWTH_ROOMS: Goal = goal(11, "growth_rooms", at_most(1.25), RATIO, "cost growth, 1 to 10,000 rooms of one", "growth of CPU of a push, all threads / the bare ring loop's, one socket to another each time");
+pub(super) const GROWTH_ROOMS_DATA: Goal = goal(11, "growth_rooms_data", None, RATIO, "the same, data core", "without the control thread");
+pub(super) const ROOMS: [Goal; 2] = [GROWTH_ROOMS, GROWTH_ROOMS_DATA];
