@@ -15,10 +15,6 @@ use file::ResultFile;
 use page::Section;
 
 /// Prints the comparison of each scenario, and writes the page and the plots.
-///
-/// # Errors
-///
-/// A file is no result that can be compared, or the folder cannot be written.
 pub(crate) fn run(args: &ReportArgs) -> Result<()> {
     let scenarios = file::by_scenario(file::load(&args.files)?)?;
     let sections: Vec<Section> = scenarios.iter().map(|files| compare(files)).collect();

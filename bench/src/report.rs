@@ -67,10 +67,6 @@ impl<'a, C: Setting, R: Serialize> Report<'a, C, R> {
     }
 
     /// Prints `text` and the faults, writes the file; says whether the run passed.
-    ///
-    /// # Errors
-    ///
-    /// The file cannot be written.
     pub(crate) fn finish(&self, text: &str, host: &HostArgs) -> Result<bool> {
         let file = host.json.clone().unwrap_or_else(|| self.default_file());
         let mut out = io::stdout().lock();

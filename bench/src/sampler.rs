@@ -56,10 +56,6 @@ pub(crate) struct Series {
 
 impl Sampler {
     /// Takes the first sample of the process and of what its clients have counted so far.
-    ///
-    /// # Errors
-    ///
-    /// The server has ended.
     pub(crate) fn start(gauge: Gauge, counts: Counts) -> Result<Self> {
         let now_ns = now_ns();
         let mut sampler = Self {
@@ -76,10 +72,6 @@ impl Sampler {
     }
 
     /// Takes a sample if it is time for one.
-    ///
-    /// # Errors
-    ///
-    /// The server has ended.
     pub(crate) fn look(&mut self, counts: Counts) -> Result<()> {
         if now_ns() < self.due_ns { Ok(()) } else { self.mark(counts) }
     }
@@ -90,10 +82,6 @@ impl Sampler {
     }
 
     /// Takes a sample out of turn, of a moment that two of the others would hide.
-    ///
-    /// # Errors
-    ///
-    /// The server has ended.
     pub(crate) fn mark(&mut self, counts: Counts) -> Result<()> {
         let now_ns = now_ns();
         self.take(now_ns, counts)?;
@@ -106,10 +94,6 @@ impl Sampler {
     }
 
     /// Takes the last sample; all are handed out.
-    ///
-    /// # Errors
-    ///
-    /// The server has ended.
     pub(crate) fn finish(mut self, counts: Counts) -> Result<Series> {
         self.take(now_ns(), counts)?;
         Ok(self.series)

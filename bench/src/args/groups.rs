@@ -107,10 +107,6 @@ impl ServerArgs {
     }
 
     /// The comet to start.
-    ///
-    /// # Errors
-    ///
-    /// The bench does not find its own executable.
     pub(crate) fn program(&self) -> io::Result<PathBuf> {
         match &self.server {
             Some(program) => Ok(program.clone()),

@@ -12,14 +12,6 @@ use crate::message::STAMP_LEN;
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Pace")]
 pub(crate) struct ConnectArgs {
-    #[command(flatten)]
-    pub host: HostArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(flatten)]
-    pub yardsticks: YardstickArgs,
-    #[command(flatten)]
-    pub dial: DialArgs,
     /// Rooms the connections divide into; 0 is none.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, help_heading = "Load")]
     pub rooms: u32,
@@ -29,21 +21,19 @@ pub(crate) struct ConnectArgs {
     /// How often the turns are taken.
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive())]
     pub rounds: u32,
-}
-
-#[derive(Args, Clone, Debug, Serialize)]
-#[command(next_help_heading = "Load")]
-pub(crate) struct FanoutArgs {
     #[command(flatten)]
-    pub host: HostArgs,
+    pub dial: DialArgs,
     #[command(flatten)]
     pub server: ServerArgs,
     #[command(flatten)]
     pub yardsticks: YardstickArgs,
     #[command(flatten)]
-    pub dial: DialArgs,
-    #[command(flatten)]
-    pub load: LoadArgs,
+    pub host: HostArgs,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct FanoutArgs {
     /// Rooms the connections divide into.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = positive())]
     pub rooms: u32,
@@ -51,19 +41,21 @@ pub(crate) struct FanoutArgs {
     /// before them.
     #[arg(long)]
     pub stream: bool,
-}
-
-#[derive(Args, Clone, Debug, Serialize)]
-#[command(next_help_heading = "Load")]
-pub(crate) struct LatencyArgs {
     #[command(flatten)]
-    pub host: HostArgs,
+    pub dial: DialArgs,
+    #[command(flatten)]
+    pub load: LoadArgs,
     #[command(flatten)]
     pub server: ServerArgs,
     #[command(flatten)]
     pub yardsticks: YardstickArgs,
     #[command(flatten)]
-    pub dial: DialArgs,
+    pub host: HostArgs,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct LatencyArgs {
     /// Bytes of each message's body.
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = body(STAMP_LEN))]
     pub size: u32,
@@ -91,28 +83,30 @@ pub(crate) struct LatencyArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive(),
         help_heading = "Pace")]
     pub rounds: u32,
+    #[command(flatten)]
+    pub dial: DialArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub yardsticks: YardstickArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Load")]
 pub(crate) struct RawArgs {
     #[command(flatten)]
-    pub host: HostArgs,
-    #[command(flatten)]
     pub dial: DialArgs,
     #[command(flatten)]
     pub load: LoadArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Pace")]
 pub(crate) struct IdleArgs {
-    #[command(flatten)]
-    pub host: HostArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(flatten)]
-    pub dial: DialArgs,
     /// Rooms the connections divide into; 0 is none.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, help_heading = "Load")]
     pub rooms: u32,
@@ -125,19 +119,17 @@ pub(crate) struct IdleArgs {
     /// How often it is measured, each time with a server of its own.
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive())]
     pub rounds: u32,
+    #[command(flatten)]
+    pub dial: DialArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Load")]
 pub(crate) struct ChurnArgs {
-    #[command(flatten)]
-    pub host: HostArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(flatten)]
-    pub dial: DialArgs,
-    #[command(flatten)]
-    pub load: LoadArgs,
     /// Rooms the connections divide into.
     #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = positive())]
     pub rooms: u32,
@@ -150,19 +142,19 @@ pub(crate) struct ChurnArgs {
     /// Share of the guests that change their room halfway, 0 to 1.
     #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
     pub moves: f64,
+    #[command(flatten)]
+    pub dial: DialArgs,
+    #[command(flatten)]
+    pub load: LoadArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Load")]
 pub(crate) struct ReadersArgs {
-    #[command(flatten)]
-    pub host: HostArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(flatten)]
-    pub dial: DialArgs,
-    #[command(flatten)]
-    pub load: LoadArgs,
     /// Rooms the connections divide into.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = positive())]
     pub rooms: u32,
@@ -179,17 +171,19 @@ pub(crate) struct ReadersArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 4096,
         value_parser = clap::value_parser!(u32).range(1..=(1 << 30)))]
     pub receive_buffer: u32,
+    #[command(flatten)]
+    pub dial: DialArgs,
+    #[command(flatten)]
+    pub load: LoadArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Load")]
 pub(crate) struct DayArgs {
-    #[command(flatten)]
-    pub host: HostArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(flatten)]
-    pub dial: DialArgs,
     /// The day as a TOML file, a `[[phase]]` table for each phase; without it there is a default day.
     #[arg(value_name = "FILE", value_parser = DayFile::read, conflicts_with = "phase")]
     #[serde(skip)]
@@ -209,6 +203,12 @@ pub(crate) struct DayArgs {
     /// A phase as an inline table of TOML, '{ name = "noon", room-rate = 50 }'. Can be repeated.
     #[arg(long, value_name = "TABLE")]
     pub phase: Vec<Phase>,
+    #[command(flatten)]
+    pub dial: DialArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
 }
 
 impl DayArgs {
@@ -226,8 +226,6 @@ impl DayArgs {
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct TargetsArgs {
-    #[command(flatten)]
-    pub host: HostArgs,
     /// The comet to start; the one beside comet-bench unless given.
     #[arg(long, value_name = "PROGRAM")]
     pub server: Option<PathBuf>,
@@ -245,6 +243,8 @@ pub(crate) struct TargetsArgs {
     /// Fails where something is not reached, as where it cannot be measured.
     #[arg(long, help_heading = "Output")]
     pub strict: bool,
+    #[command(flatten)]
+    pub host: HostArgs,
 }
 
 impl TargetsArgs {

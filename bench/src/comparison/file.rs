@@ -28,10 +28,6 @@ pub(super) struct ResultFile {
 }
 
 /// Reads results, and finds names for them that differ.
-///
-/// # Errors
-///
-/// A file cannot be read, or is no result that this program knows.
 pub(super) fn load(paths: &[PathBuf]) -> Result<Vec<ResultFile>> {
     let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let stems: BTreeSet<_> = paths.iter().map(|path| stem(path)).collect();
@@ -47,11 +43,8 @@ pub(super) fn load(paths: &[PathBuf]) -> Result<Vec<ResultFile>> {
     Ok(files)
 }
 
-/// The results of each scenario, in the order of the first of them.
-///
-/// # Errors
-///
-/// A scenario has but one result, where there are several scenarios: nothing compares with it.
+/// The results of each scenario, in the order of the first of them. It is an error if only one of several
+/// scenarios has a single result: nothing compares with it.
 pub(super) fn by_scenario(files: Vec<ResultFile>) -> Result<Vec<Vec<ResultFile>>> {
     let mut scenarios: Vec<Vec<ResultFile>> = Vec::new();
     for file in files {

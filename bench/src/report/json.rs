@@ -8,10 +8,6 @@ use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
 /// `value` as JSON, ending in a line feed.
-///
-/// # Errors
-///
-/// It has no form in JSON.
 pub(super) fn to_vec(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut json = Vec::new();
     value.serialize(&mut Serializer::with_formatter(&mut json, Layout::default()))?;
