@@ -119,7 +119,7 @@ impl ServerArgs {
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Yardsticks")]
 pub(crate) struct YardstickArgs {
-    /// Takes turns with the yardsticks also where the server runs already (--addr), on CPUs of its own.
+    /// Takes turns with the yardsticks, on --server-core, also where the server runs already (--addr).
     #[arg(long)]
     pub yardsticks: bool,
     /// Takes no turns with the yardsticks.
