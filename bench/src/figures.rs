@@ -40,6 +40,7 @@ type Declared = (&'static str, &'static str, &'static str, Unit, &'static str);
 
 /// Its reasons are named.
 const CLOSED: &str = "closed";
+const LATENCY: &str = "from when a push was due to its delivery; of a ping-pong its round trip";
 const LOST: &str = "deliveries that never came";
 const CPU_CALL: &str = "CPU time of all threads of the server, over the calls made";
 const CPU_KEY: &str = "the same, over the keys that the calls named";
@@ -106,8 +107,8 @@ const DECLARED: [Declared; 54] = [
 
 /// Kinds of percentiles: name, place, legend.
 const PERCENTILES: [(&str, &str, &str); 7] = [
-    ("latency", "/latency", "from when a push was due to its delivery"),
-    ("latency", "", "of a round trip"),
+    ("latency", "/latency", LATENCY),
+    ("latency", "", LATENCY),
     ("since due", "/since_due", "from when a round trip was due to its end"),
     ("healthy", "/healthy_latency", "latency of connections that read at once"),
     (

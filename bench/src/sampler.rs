@@ -1,6 +1,8 @@
 //! What happens while a turn is measured: deliveries, heartbeats, connections, the server's CPU time and its
-//! memory, ten times a second. The crew takes the samples between its turns; some reads of procfs, and
-//! nothing the server could notice.
+//! memory, ten times a second. The thread that holds the connections takes the samples: some reads of procfs, which
+//! the server cannot notice.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +12,7 @@ use crate::process::{CpuSample, Gauge};
 
 /// Time between samples, until there are too many.
 const INTERVAL_NS: u64 = 100 * MILLISECOND_NS;
-/// Then every other sample is forgotten, and those to come are twice as far apart.
+/// Then every other sample is dropped, and those to come are twice as far apart.
 const SAMPLES_MAX: usize = 200;
 
 /// Takes samples while a turn goes on.
@@ -24,7 +26,7 @@ pub(crate) struct Sampler {
     series: Series,
 }
 
-/// What clients have counted since they are there, over all their books.
+/// What all clients have counted since they were started.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Counts {
     pub received: u64,
@@ -34,25 +36,11 @@ pub(crate) struct Counts {
     pub connections: u64,
 }
 
-/// The samples of a turn as columns of one length. Times and counts are since the first sample, but
-/// connections and memory are what there is; the columns of the server are empty where its process is not
-/// known.
+/// The samples of a turn as columns of one length, by name: time, deliveries, answered heartbeats and CPU time
+/// since the first sample; open connections and resident memory as they are. A server whose process is not known
+/// has no columns for CPU time and memory.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
-pub(crate) struct Series {
-    pub at_us: Vec<u64>,
-    /// Deliveries so far.
-    pub received: Vec<u64>,
-    /// Heartbeats answered so far.
-    pub heartbeats: Vec<u64>,
-    /// Connections that are authenticated and open.
-    pub connections: Vec<u64>,
-    /// CPU time so far, of all threads of the server.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub cpu_us: Vec<u64>,
-    /// Resident memory of the server.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rss_bytes: Vec<u64>,
-}
+pub(crate) struct Series(BTreeMap<&'static str, Vec<u64>>);
 
 impl Sampler {
     /// Takes the first sample of the process and of what its clients have counted so far.
@@ -81,11 +69,11 @@ impl Sampler {
         self.due_ns.saturating_sub(now_ns())
     }
 
-    /// Takes a sample out of turn, of a moment that two of the others would hide.
+    /// Takes a sample at once, of a time that two of the others would hide.
     pub(crate) fn mark(&mut self, counts: Counts) -> Result<()> {
         let now_ns = now_ns();
         self.take(now_ns, counts)?;
-        if self.series.at_us.len() >= SAMPLES_MAX {
+        if self.series.len() >= SAMPLES_MAX {
             self.series.thin_out();
             self.interval_ns *= 2;
         }
@@ -93,7 +81,7 @@ impl Sampler {
         Ok(())
     }
 
-    /// Takes the last sample; all are handed out.
+    /// Takes the last sample and returns all.
     pub(crate) fn finish(mut self, counts: Counts) -> Result<Series> {
         self.take(now_ns(), counts)?;
         Ok(self.series)
@@ -101,28 +89,31 @@ impl Sampler {
 
     fn take(&mut self, now_ns: u64, counts: Counts) -> Result<()> {
         let cpu = self.gauge.cpu()?.zip(self.first_cpu.as_ref());
-        let series = &mut self.series;
-        series.at_us.push((now_ns - self.started_ns) / 1000);
-        series.received.push(counts.received - self.first.received);
-        series.heartbeats.push(counts.heartbeats - self.first.heartbeats);
-        series.connections.push(counts.connections);
-        series.cpu_us.extend(cpu.map(|(now, first)| now.since(first).total_ns / 1000));
-        series.rss_bytes.extend(self.gauge.resident_bytes()?);
+        let columns = [
+            ("at_us", Some((now_ns - self.started_ns) / 1000)),
+            ("received", Some(counts.received - self.first.received)),
+            ("heartbeats", Some(counts.heartbeats - self.first.heartbeats)),
+            ("connections", Some(counts.connections)),
+            ("cpu_us", cpu.map(|(now, first)| now.since(first).total_ns / 1000)),
+            ("rss_bytes", self.gauge.resident_bytes()?),
+        ];
+        for (name, value) in columns {
+            if let Some(value) = value {
+                self.series.0.entry(name).or_default().push(value);
+            }
+        }
         Ok(())
     }
 }
 
 impl Series {
-    /// Forgets every other sample; the first stays.
+    fn len(&self) -> usize {
+        self.0.values().map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// Drops every other sample; the first stays.
     fn thin_out(&mut self) {
-        for column in [
-            &mut self.at_us,
-            &mut self.received,
-            &mut self.heartbeats,
-            &mut self.connections,
-            &mut self.cpu_us,
-            &mut self.rss_bytes,
-        ] {
+        for column in self.0.values_mut() {
             let mut index = 0;
             column.retain(|_| {
                 index += 1;
@@ -147,25 +138,10 @@ mod tests {
     }
 
     #[test]
-    fn every_other_sample_is_forgotten() {
-        let mut series = Series {
-            at_us: vec![0, 10, 20, 30, 40],
-            received: vec![0, 1, 2, 3, 4],
-            heartbeats: vec![0, 0, 1, 1, 1],
-            connections: vec![9, 8, 7, 8, 9],
-            cpu_us: Vec::new(),
-            rss_bytes: vec![5, 6, 7, 8, 9],
-        };
+    fn every_other_sample_is_dropped() {
+        let mut series = Series([("at_us", vec![0, 10, 20, 30, 40]), ("cpu_us", vec![5])].into());
         series.thin_out();
-        let expected = Series {
-            at_us: vec![0, 20, 40],
-            received: vec![0, 2, 4],
-            heartbeats: vec![0, 1, 1],
-            connections: vec![9, 7, 9],
-            cpu_us: Vec::new(),
-            rss_bytes: vec![5, 7, 9],
-        };
-        assert_eq!(series, expected);
+        assert_eq!(series, Series([("at_us", vec![0, 20, 40]), ("cpu_us", vec![5])].into()));
     }
 
     #[test]
@@ -176,19 +152,19 @@ mod tests {
             sampler.look(counts(received)).unwrap();
         }
         assert!(sampler.interval_ns >= 4 * INTERVAL_NS);
-        let series = sampler.finish(counts(1001)).unwrap();
-        assert!((SAMPLES_MAX / 2..=SAMPLES_MAX).contains(&series.at_us.len()));
-        assert!(series.received.is_sorted() && series.at_us.is_sorted());
-        assert_eq!(series.cpu_us.len(), series.at_us.len());
-        assert!(series.rss_bytes.iter().all(|&bytes| bytes > 0));
+        let Series(columns) = sampler.finish(counts(1001)).unwrap();
+        assert!((SAMPLES_MAX / 2..=SAMPLES_MAX).contains(&columns["at_us"].len()));
+        assert!(columns["received"].is_sorted() && columns["at_us"].is_sorted());
+        assert_eq!(columns["cpu_us"].len(), columns["at_us"].len());
+        assert!(columns["rss_bytes"].iter().all(|&bytes| bytes > 0));
     }
 
     #[test]
     fn what_was_counted_before_is_not_in_it() {
-        let series = sampler().finish(counts(40)).unwrap();
-        assert_eq!(series.received, [0, 40]);
-        assert_eq!(series.heartbeats, [0, 20]);
-        assert_eq!(series.connections, [3, 3]);
+        let Series(columns) = sampler().finish(counts(40)).unwrap();
+        assert_eq!(columns["received"], [0, 40]);
+        assert_eq!(columns["heartbeats"], [0, 20]);
+        assert_eq!(columns["connections"], [3, 3]);
     }
 
     #[test]
@@ -196,9 +172,9 @@ mod tests {
         let mut sampler = sampler();
         sampler.due_ns = u64::MAX;
         sampler.look(counts(1)).unwrap();
-        assert_eq!(sampler.series.received, [0]);
+        assert_eq!(sampler.series.0["received"], [0]);
         sampler.mark(counts(2)).unwrap();
-        assert_eq!(sampler.series.received, [0, 2]);
+        assert_eq!(sampler.series.0["received"], [0, 2]);
         assert!(sampler.left_ns() <= INTERVAL_NS);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -29,18 +29,22 @@ pub(super) struct ResultFile {
 
 /// Reads results, and finds names for them that differ.
 pub(super) fn load(paths: &[PathBuf]) -> Result<Vec<ResultFile>> {
-    let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    let stems: BTreeSet<_> = paths.iter().map(|path| stem(path)).collect();
-    let mut files = Vec::with_capacity(paths.len());
-    for path in paths {
-        let whole = path.display().to_string();
+    let read = |(path, name): (&PathBuf, String)| {
+        let whole = path.display();
         let text = fs::read(path).map_err(|error| format!("cannot read {whole}: {error}"))?;
-        let mut file = parse(&text).map_err(|words| format!("{whole} {words}"))?;
-        let short = stem(path).filter(|_| stems.len() == paths.len());
-        file.name = short.unwrap_or(whole);
-        files.push(file);
-    }
-    Ok(files)
+        let file = parse(&text).map_err(|words| format!("{whole} {words}"))?;
+        Ok(ResultFile { name, ..file })
+    };
+    paths.iter().zip(names(paths)).map(read).collect()
+}
+
+/// The names of files without folder and ending, if they differ.
+fn names(paths: &[PathBuf]) -> Vec<String> {
+    let stem = |path: &PathBuf| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let stems: BTreeSet<_> = paths.iter().filter_map(stem).collect();
+    let whole = |path: &PathBuf| path.display().to_string();
+    let short = |path| stem(path).filter(|_| stems.len() == paths.len());
+    paths.iter().map(|path| short(path).unwrap_or_else(|| whole(path))).collect()
 }
 
 /// The results of each scenario, in the order of the first of them. It is an error if only one of several
@@ -117,9 +121,8 @@ pub(super) mod tests {
             "passed": true,
             "faults": [],
         });
-        let mut file = parse(text.to_string().as_bytes()).unwrap();
-        file.name = name.to_owned();
-        file
+        let file = parse(text.to_string().as_bytes()).unwrap();
+        ResultFile { name: name.to_owned(), ..file }
     }
 
     #[test]
@@ -142,17 +145,15 @@ pub(super) mod tests {
 
     #[test]
     fn results_go_with_others_of_their_scenario() {
-        let files = |scenarios: &[&str]| {
-            let named = scenarios.iter().enumerate();
-            named
-                .map(|(index, scenario)| result(&index.to_string(), scenario, &json!({})))
-                .collect()
-        };
         let groups = |scenarios: &[&str]| {
-            let names = |files: &Vec<ResultFile>| {
-                files.iter().map(|file| file.name.as_str()).collect::<String>()
-            };
-            by_scenario(files(scenarios)).map(|groups| groups.iter().map(names).collect::<Vec<_>>())
+            let named = scenarios.iter().enumerate();
+            let file =
+                |(at, scenario): (usize, &&str)| result(&at.to_string(), scenario, &json!({}));
+            by_scenario(named.map(file).collect()).map(|groups| {
+                let names =
+                    |files: &Vec<ResultFile>| files.iter().map(|file| file.name.as_str()).collect();
+                groups.iter().map(names).collect::<Vec<String>>()
+            })
         };
         assert_eq!(groups(&["raw"]).unwrap(), ["0"]);
         assert_eq!(groups(&["raw", "raw"]).unwrap(), ["01"]);
@@ -164,26 +165,10 @@ pub(super) mod tests {
 
     #[test]
     fn files_of_one_name_are_told_apart_by_their_folder() {
-        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
-        let folder = std::env::temp_dir().join(format!("comet-bench-names-{}", std::process::id()));
-        let text = json!({
-            "schema": SCHEMA, "scenario": "raw", "finished_unix_s": 1, "faults": [], "config": {},
-            "bench": {"version": "1"}, "host": {}, "pinning": {}, "results": {},
-        });
-        let write = |name: &str| {
-            let path = folder.join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, text.to_string()).unwrap();
-            path.to_str().unwrap().to_owned()
+        let check = |paths: [&str; 2], expected: [&str; 2]| {
+            assert_eq!(names(&paths.map(PathBuf::from)), expected);
         };
-        let (one, other, third) = (write("a/one.json"), write("b/one.json"), write("b/two.json"));
-        let names = |names: &[&str]| {
-            load(&paths(names)).unwrap().into_iter().map(|file| file.name).collect::<Vec<_>>()
-        };
-        assert_eq!(names(&[&one, &third]), ["one", "two"]);
-        assert_eq!(names(&[&one, &other]), [one.as_str(), other.as_str()]);
-        let said = load(&paths(&["/nowhere/x.json"])).unwrap_err().to_string();
-        assert!(said.starts_with("cannot read /nowhere/x.json"), "{said}");
-        fs::remove_dir_all(folder).unwrap();
+        check(["a/one.json", "b/two.json"], ["one", "two"]);
+        check(["a/one.json", "b/one.json"], ["a/one.json", "b/one.json"]);
     }
 }

@@ -34,14 +34,8 @@ impl Section {
     fn html(&self) -> String {
         let note = |words: &String| format!("<p class=\"note\">{}</p>\n", escape(words));
         let notes: String = self.differences.iter().map(note).collect();
-        let figure = |plot: &Plot| {
-            format!(
-                "<figure>\n{}<figcaption>{}</figcaption>\n</figure>\n",
-                plot.svg,
-                escape(plot.caption)
-            )
-        };
-        let plots: String = self.plots.iter().map(figure).collect();
+        let plots: String =
+            self.plots.iter().map(|plot| format!("<p>{}</p>\n", plot.svg)).collect();
         let (results, figures) = (table(&self.results), table(&self.figures));
         format!("<h1>{}</h1>\n{results}{notes}{figures}{plots}", escape(&self.scenario))
     }

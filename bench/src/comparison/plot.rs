@@ -20,8 +20,6 @@ const WINDOW_S: f64 = 0.5;
 pub(super) struct Plot {
     /// As its file is called.
     pub name: &'static str,
-    /// What it shows, in words.
-    pub caption: &'static str,
     pub svg: String,
 }
 
@@ -29,7 +27,6 @@ pub(super) struct Plot {
 struct Kind {
     name: &'static str,
     title: &'static str,
-    caption: &'static str,
     /// Label of the y axis.
     unit: &'static str,
     /// The lines of a subject, each under the name of what it shows, empty for what is shown of all.
@@ -37,53 +34,15 @@ struct Kind {
 }
 
 const LATENCY: &str = "latency";
+#[rustfmt::skip]
 const KINDS: [Kind; 6] = [
-    Kind {
-        name: LATENCY,
-        title: "latency by percentile",
-        caption: "The median of the rounds at each percentile.",
-        unit: "latency, us",
-        lines: latencies,
-    },
-    Kind {
-        name: "throughput",
-        title: "deliveries over time",
-        caption: "Deliveries over half a second each, in the round in the middle.",
-        unit: "deliveries a second",
-        lines: |group| rate(group, "received", 1.0),
-    },
-    Kind {
-        name: "heartbeats",
-        title: "heartbeats over time",
-        caption: "Heartbeats answered over half a second each, in the round in the middle.",
-        unit: "heartbeats a second",
-        lines: |group| rate(group, "heartbeats", 1.0),
-    },
-    Kind {
-        name: "connections",
-        title: "connections over time",
-        caption: "Connections that are authenticated and open, in the round in the middle.",
-        unit: "connections",
-        lines: connections,
-    },
-    Kind {
-        name: "cpu",
-        title: "CPU time of the server",
-        caption: "CPU time of all threads over half a second each, in the round in the middle.",
-        unit: "% of one CPU",
-        // Of microseconds in a second.
-        lines: |group| rate(group, "cpu_us", 1e-4),
-    },
-    Kind {
-        name: "memory",
-        title: "memory of the server",
-        caption: "Resident memory, in the round in the middle.",
-        unit: "resident memory, MB",
-        lines: |group| {
-            let bytes = series(group, "rss_bytes").into_iter();
-            named(bytes.map(|(at, bytes)| (at, bytes / 1e6)).collect())
-        },
-    },
+    Kind { name: LATENCY, title: "latency by percentile, median of the rounds", unit: "latency, us", lines: latencies },
+    Kind { name: "throughput", title: "deliveries, round in the middle", unit: "deliveries a second", lines: |group| rate(group, "received", 1.0) },
+    Kind { name: "heartbeats", title: "answered heartbeats, round in the middle", unit: "heartbeats a second", lines: |group| rate(group, "heartbeats", 1.0) },
+    Kind { name: "connections", title: "open connections, round in the middle", unit: "connections", lines: connections },
+    // Of microseconds in a second.
+    Kind { name: "cpu", title: "CPU time of all threads, round in the middle", unit: "% of one CPU", lines: |group| rate(group, "cpu_us", 1e-4) },
+    Kind { name: "memory", title: "resident memory, round in the middle", unit: "resident memory, MB", lines: memory },
 ];
 
 /// Those plots there are points for.
@@ -96,12 +55,11 @@ pub(super) fn plots(files: &[ResultFile]) -> Vec<Plot> {
             title: format!("{}: {}", files[0].scenario, kind.title),
             x: if over_time { "time, s" } else { "percentile" },
             y: kind.unit,
-            x_scale: if over_time { Scale::Time } else { Scale::Percentile },
+            x_scale: if over_time { Scale::Linear } else { Scale::Percentile },
             y_scale: if over_time { Scale::Linear } else { Scale::Logarithmic },
             marks: if over_time { &marks } else { &[] },
         };
-        let (name, caption) = (kind.name, kind.caption);
-        (!lines.is_empty()).then(|| Plot { name, caption, svg: draw::svg(&axes, &lines) })
+        (!lines.is_empty()).then(|| Plot { name: kind.name, svg: draw::svg(&axes, &lines) })
     };
     KINDS.iter().filter_map(plot).collect()
 }
@@ -193,6 +151,11 @@ fn connections(group: &Group<'_>) -> Vec<(String, Points)> {
     let points = series(group, "connections");
     let moves = points.iter().any(|(_, count)| *count != points[0].1);
     if moves { named(points) } else { Vec::new() }
+}
+
+fn memory(group: &Group<'_>) -> Vec<(String, Points)> {
+    let bytes = series(group, "rss_bytes").into_iter();
+    named(bytes.map(|(at, bytes)| (at, bytes / 1e6)).collect())
 }
 
 /// Seconds and values of a column of the time series, of the round in the middle by its throughput.
@@ -318,7 +281,7 @@ mod tests {
     fn lines_of_several_results_are_told_apart() {
         let results = json!({"turns": [turn(1, 10.0, &[])]});
         let files = ["a", "b"].map(|name| result(name, "fanout", &results));
-        let lines = lines(&files, KINDS[5].lines);
+        let lines = lines(&files, memory);
         let looks: Vec<_> =
             lines.iter().map(|line| (line.label.as_str(), line.subject, line.result)).collect();
         assert_eq!(looks, [("a comet", 0, 0), ("b comet", 0, 1)]);
@@ -333,7 +296,13 @@ mod tests {
         }]});
         let plots = plots(&[result("a", "day", &day)]);
         let svg = &plots[0].svg;
-        for words in ["dawn", "noon", "day: CPU time of the server", "time, s", "% of one CPU"] {
+        for words in [
+            "dawn",
+            "noon",
+            "day: CPU time of all threads, round in the middle",
+            "time, s",
+            "% of one CPU",
+        ] {
             assert!(svg.lines().any(|line| line == words), "{words}: {svg}");
         }
     }

@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn each_line_is_drawn_once_and_named_once() {
-        for scales in [(Scale::Time, Scale::Linear), (Scale::Percentile, Scale::Logarithmic)] {
+        for scales in [(Scale::Linear, Scale::Linear), (Scale::Percentile, Scale::Logarithmic)] {
             let lines = [line("first", 0, 0), line("a < b & \"c\"", 1, 0)];
             let svg = drawn(scales.0, scales.1, &lines);
             assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
@@ -189,7 +189,7 @@ mod tests {
     fn a_subject_has_its_colour_in_each_result_and_other_dashes() {
         let of = |result| {
             let line = line("comet", 0, result);
-            strokes(&drawn(Scale::Time, Scale::Linear, std::slice::from_ref(&line)), &line)
+            strokes(&drawn(Scale::Linear, Scale::Linear, std::slice::from_ref(&line)), &line)
         };
         assert_eq!(of(0), 2);
         assert!(of(1) > 10, "it is dashed");
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_long_legend_is_not_cut_off() {
         let lines: Vec<Line> = (0..30).map(|index| line("one of many", index, 0)).collect();
-        let svg = drawn(Scale::Time, Scale::Linear, &lines);
+        let svg = drawn(Scale::Linear, Scale::Linear, &lines);
         let height = svg.split("height=\"").nth(1).and_then(|rest| rest.split('"').next());
         assert!(height.unwrap().parse::<i32>().unwrap() > LEGEND_ROW * 30, "{svg}");
     }

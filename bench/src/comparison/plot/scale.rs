@@ -8,19 +8,17 @@ use plotters::coord::types::RangedCoordf64;
 /// Marks of a linear axis, at most: labels stand close below each other, but not beside each other.
 const MARKS_MAX: usize = 8;
 /// Room above the highest value of a linear axis, as a share of it.
-const HEADROOM: f64 = 0.08;
+const HEADROOM: f64 = 0.06;
 /// Up to so many powers of ten a logarithmic axis has marks in between.
 const FINE_POWERS_MAX: f64 = 2.5;
 /// Below what rounding does to a logarithm.
 const EPSILON: f64 = 1e-9;
 
 /// How an axis goes from its one end to the other.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 pub(super) enum Scale {
     /// From 0 to above the highest value.
     Linear,
-    /// From 0 to where the last line ends.
-    Time,
     /// In powers of ten.
     Logarithmic,
     /// Percent, each nine as long as the one before it.
@@ -54,7 +52,7 @@ impl Scale {
     /// Where a value stands on the axis, in the axis's own measure.
     pub(super) fn place(self, value: f64) -> f64 {
         match self {
-            Self::Linear | Self::Time => value,
+            Self::Linear => value,
             Self::Logarithmic => value.max(0.1).log10(),
             Self::Percentile => -(1.0 - value / 100.0).log10(),
         }
@@ -68,11 +66,9 @@ impl Scale {
                 (least.min(place), most.max(place))
             });
         match self {
-            Self::Linear | Self::Time => {
-                let most = if most > 0.0 { most } else { 1.0 };
-                let end = if self == Self::Linear { most * (1.0 + HEADROOM) } else { most };
-                let marks = RangedCoordf64::from(0.0..end).key_points(MARKS_MAX);
-                Axis { range: 0.0..end, marks }
+            Self::Linear => {
+                let range = 0.0..if most > 0.0 { most * (1.0 + HEADROOM) } else { 1.0 };
+                Axis { marks: RangedCoordf64::from(range.clone()).key_points(MARKS_MAX), range }
             }
             Self::Logarithmic => logarithmic(least, most),
             Self::Percentile => {
@@ -88,7 +84,7 @@ impl Scale {
     /// What a mark says.
     pub(super) fn label(self, place: f64) -> String {
         match self {
-            Self::Linear | Self::Time => short(place),
+            Self::Linear => short(place),
             Self::Logarithmic => short(10_f64.powf(place)),
             Self::Percentile => format!("{} %", rounded(100.0 - 10_f64.powf(2.0 - place))),
         }
@@ -138,7 +134,7 @@ mod tests {
         };
         check(Scale::Linear, &[0.0, 5.1], &["0", "1", "2", "3", "4", "5"]);
         check(Scale::Linear, &[9500.0], &["0", "2k", "4k", "6k", "8k", "10k"]);
-        check(Scale::Time, &[2.0], &["0", "0.5", "1", "1.5", "2"]);
+        check(Scale::Linear, &[0.0], &["0", "0.2", "0.4", "0.6", "0.8", "1"]);
         let fine = ["5", "10", "20", "50", "100", "200", "500", "1k"];
         check(Scale::Logarithmic, &[7.0, 900.0], &fine);
         check(Scale::Logarithmic, &[7.0, 12_000.0], &["1", "10", "100", "1k", "10k", "100k"]);

@@ -185,20 +185,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_measured_is_not_reached() {
-        let missed = line(Some(Reach::AtMost(1.0)), &[], None);
-        assert!(missed.is_missed());
-        assert_eq!(missed.failure().unwrap(), "a_call could not be measured: no figures");
-        let cut_short = line(Some(Reach::AtMost(1.0)), &[0.5], Some("the server ended"));
-        assert!(cut_short.is_missed());
-        assert_eq!(cut_short.failure().unwrap(), "a_call could not be measured: the server ended");
-    }
-
-    #[test]
-    fn a_floor_is_neither_reached_nor_missed() {
-        let floor = line(None, &[3.0], None);
-        assert_eq!((floor.reached, floor.is_missed(), floor.failure()), (None, false, None));
-        assert!(line(None, &[], None).failure().is_some());
+    fn what_is_not_measured_is_not_reached_and_a_floor_is_neither() {
+        let check = |reach, rounds: &[f64], failure, reached, words: Option<&str>| {
+            let line = line(reach, rounds, failure);
+            assert_eq!((line.reached, line.is_missed()), (reached, reached == Some(false)));
+            let words = words.map(|words| format!("a_call could not be measured: {words}"));
+            assert_eq!(line.failure(), words);
+        };
+        check(at_most(1.0), &[], None, Some(false), Some("no figures"));
+        check(at_most(1.0), &[0.5], Some("it ended"), Some(false), Some("it ended"));
+        check(None, &[3.0], None, None, None);
+        check(None, &[], None, None, Some("no figures"));
     }
 
     #[test]
