@@ -41,10 +41,10 @@ use clap::Parser;
 use crate::args::{Cli, Command};
 use crate::scenario::{churn, connect, day, fanout, idle, latency, raw, readers, targets};
 
-/// Failures are for the person who runs it: sentences.
+/// Errors are sentences for the person who runs the bench.
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// Exit code of a run that lost, doubled or reordered a delivery, and of one that could not be made.
+/// Exit code of a run that lost, doubled or reordered a delivery, and of one that failed.
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command; says whether what it measured passed.
+/// Runs a command. True if what it measured passed.
 fn run(command: Command) -> Result<bool> {
     match command {
         Command::Connect(args) => connect::run(&args),

@@ -20,8 +20,8 @@ pub(crate) use text::{
     NOT_MEASURED, Table, cell_of, number, progress_bar, round_of, spread, summary, table,
 };
 
-/// Form of the file. It goes up where a figure that `comet-bench report` reads moves or changes its
-/// meaning; one that is added changes nothing.
+/// Form of the file. It goes up when a figure that `comet-bench report` reads moves or changes its meaning;
+/// an added figure changes nothing.
 pub(crate) const SCHEMA: u64 = 3;
 
 /// Everything about a run, as it is written to the file.
@@ -31,13 +31,13 @@ pub(crate) struct Report<'a, C: Setting, R: Serialize> {
     pub scenario: &'static str,
     pub finished_unix_s: u64,
     pub bench: Program,
-    /// None where there was none, or it was running already.
+    /// None for a scenario without a server, and for a server that ran already.
     pub server: Option<Program>,
     pub host: Host,
     pub pinning: Pinning,
     pub config: &'a C,
     pub results: R,
-    /// Nothing went wrong that the server did not own to.
+    /// Nothing went wrong that the server did not report itself.
     pub passed: bool,
     pub faults: Vec<String>,
 }
@@ -66,7 +66,7 @@ impl<'a, C: Setting, R: Serialize> Report<'a, C, R> {
         }
     }
 
-    /// Prints `text` and the faults, writes the file; says whether the run passed.
+    /// Prints `text` and the faults, and writes the file. True if the run passed.
     pub(crate) fn finish(&self, text: &str, host: &HostArgs) -> Result<bool> {
         let file = host.json.clone().unwrap_or_else(|| self.default_file());
         let mut out = io::stdout().lock();

@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Addresses in one range; a mistyped one is not to fill the memory.
+/// Addresses in one range, at most: a mistyped range must not fill the memory.
 const RANGE_MAX: u32 = 65_536;
-/// Connections from one loopback address. connect(2) looks for a free port in the even half of the usual
+/// Connections from one loopback address: connect(2) looks for a free port in the even half of the usual
 /// range first, 14,116 ports, and takes a millisecond and more when that is nearly full.
 const CONNECTIONS_PER_LOOPBACK: usize = 8_000;
 
@@ -22,8 +22,8 @@ impl Sources {
     }
 }
 
-/// Where nothing is said, the kernel chooses, but for the loopback: there an address beyond the first for
-/// every so many connections.
+/// The source address of a connection unless one is given. The kernel chooses, but on the loopback, where each
+/// [`CONNECTIONS_PER_LOOPBACK`] connections after the first get another one.
 pub(crate) fn default_source(destination: IpAddr, connection: usize) -> Option<IpAddr> {
     let block = u32::try_from(connection / CONNECTIONS_PER_LOOPBACK).ok()?;
     let has_sources = destination.is_loopback() && destination.is_ipv4() && block > 0;

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::clock::SECOND_NS;
 
-/// Latencies up to this long are told apart; longer ones count as this.
+/// Longer latencies count as this.
 const LATENCY_MAX_NS: u64 = 120 * SECOND_NS;
 
 /// A histogram for latencies in ns, to three digits.
@@ -13,10 +13,11 @@ pub(crate) fn latency_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are in order")
 }
 
-/// Points of a curve for each factor of ten by which fewer are left above.
+/// Points of a curve for each factor of ten in the share of values above them.
 const POINTS_PER_DECADE: u32 = 20;
-/// The curve ends with the largest of ten thousand: at 99.99 %.
+/// The curve ends at 99.99 %.
 const DECADES: u32 = 4;
+
 /// A latency histogram as pairs of a value and how often it was recorded, which is exact: all of them have
 /// the same buckets.
 pub(crate) mod pairs {
@@ -72,8 +73,8 @@ impl Percentiles {
     }
 }
 
-/// Percentiles at even steps of the logarithm of what is left above them, so that the tail has as many as
-/// the body; only those that fewer values than there are can tell apart.
+/// Percentiles at even steps of the logarithm of the share of values above them, so that the tail has as many
+/// points as the body. They end where less than one value is above.
 fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
     if histogram.is_empty() {
         return Vec::new();

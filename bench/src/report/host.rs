@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{HostArgs, ServerArgs};
 
-/// The machine. What it does not tell is null.
+/// The machine. What is not known is null.
 #[derive(Serialize)]
 pub(crate) struct Host {
     pub name: String,
@@ -17,12 +17,12 @@ pub(crate) struct Host {
     pub cpu: String,
     pub cpus: usize,
     pub memory_bytes: Option<u64>,
-    /// It is a guest, and its CPUs may be shared with others.
+    /// Its CPUs may be shared with others.
     pub virtual_machine: bool,
     pub clock_source: Option<String>,
     /// What sets the clock of the CPUs.
     pub governor: Option<String>,
-    /// What the kernel does about each weakness of the CPU that it has.
+    /// What the kernel does about each vulnerability of the CPU.
     pub mitigations: BTreeMap<String, String>,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Pinning {
 #[derive(PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Program {
     pub version: String,
-    /// The commit it was built from; `unknown` outside of git, null where it does not say.
+    /// The commit it was built from; `unknown` outside of git, null if it does not print one.
     pub commit: Option<String>,
 }
 
@@ -94,8 +94,8 @@ impl Program {
         }
     }
 
-    /// The server that the bench starts, by what its `--version` says. One that runs already is asked
-    /// for nothing, since it may be anything.
+    /// The server that the bench starts, by its `--version`. None for a server that runs already, which may be
+    /// any program.
     pub(crate) fn server(server: &ServerArgs) -> Option<Self> {
         if server.addr.is_some() {
             return None;
