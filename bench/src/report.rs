@@ -77,7 +77,7 @@ impl<'a, C: Setting, R: Serialize> Report<'a, C, R> {
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder)?;
         }
-        let written = fs::write(&file, json::to_vec(self)?);
+        let written = fs::write(&file, json::to_text(self)?);
         written.map_err(|error| format!("cannot write {}: {error}", file.display()))?;
         writeln!(out, "written to {}", file.display())?;
         Ok(self.passed)

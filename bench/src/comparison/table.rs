@@ -9,6 +9,10 @@ use crate::stats::Spread;
 /// What the mark at a ratio means.
 const OVERLAP: &str = "~: the rounds of both results overlap, so that they may not differ at all";
 const NOT_MEASURED: &str = "not measured";
+const RESULT_LEGEND: [&str; 2] = [
+    "server, bench: version and commit; unknown for a server that ran already",
+    "passed: no delivery failed that the server did not report as dropped",
+];
 
 /// A figure of one result.
 struct Row {
@@ -42,7 +46,7 @@ pub(super) fn of_files(files: &[ResultFile]) -> Table {
     Table {
         headings: headings.map(str::to_owned).to_vec(),
         rows: files.iter().map(row).collect(),
-        legend: Vec::new(),
+        legend: RESULT_LEGEND.map(str::to_owned).to_vec(),
     }
 }
 

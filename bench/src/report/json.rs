@@ -1,64 +1,41 @@
 //! How a result is laid out in its file: a line for each key, and each list of numbers on one line, so
 //! that a diff and a pager show figures and not the points of a curve.
 
-use std::io::{self, Write};
+use std::fmt::Write as _;
 
 use serde::Serialize;
-use serde_json::Serializer;
-use serde_json::ser::Formatter;
+use serde_json::Value;
 
 /// `value` as JSON, ending in a line feed.
-pub(super) fn to_vec(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
-    let mut json = Vec::new();
-    value.serialize(&mut Serializer::with_formatter(&mut json, Layout::default()))?;
-    json.push(b'\n');
-    Ok(json)
+pub(super) fn to_text(value: &impl Serialize) -> serde_json::Result<String> {
+    let mut text = String::new();
+    append(&serde_json::to_value(value)?, 0, &mut text);
+    text.push('\n');
+    Ok(text)
 }
 
 /// Objects break lines, arrays do not.
-#[derive(Default)]
-struct Layout {
-    depth: usize,
-    /// The object that was begun last has no key yet.
-    empty: bool,
-}
-
-impl Layout {
-    fn new_line(&self, out: &mut (impl Write + ?Sized)) -> io::Result<()> {
-        out.write_all(b"\n")?;
-        (0..self.depth).try_for_each(|_| out.write_all(b"  "))
-    }
-}
-
-impl Formatter for Layout {
-    fn begin_array_value<W: Write + ?Sized>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
-        self.depth += 1;
-        self.empty = true;
-        out.write_all(b"{")
-    }
-
-    fn end_object<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
-        self.depth -= 1;
-        if !std::mem::take(&mut self.empty) {
-            self.new_line(out)?;
+fn append(value: &Value, depth: usize, text: &mut String) {
+    const ALWAYS: &str = "a String takes all";
+    match value {
+        Value::Object(members) if !members.is_empty() => {
+            let indent = 2 * (depth + 1);
+            for (index, (key, member)) in members.iter().enumerate() {
+                let before = if index == 0 { '{' } else { ',' };
+                let key = Value::from(key.as_str());
+                write!(text, "{before}\n{:indent$}{key}: ", "").expect(ALWAYS);
+                append(member, depth + 1, text);
+            }
+            write!(text, "\n{:1$}}}", "", indent - 2).expect(ALWAYS);
         }
-        out.write_all(b"}")
-    }
-
-    fn begin_object_key<W: Write + ?Sized>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        self.empty = false;
-        if !first {
-            out.write_all(b",")?;
+        Value::Array(items) if !items.is_empty() => {
+            for (index, item) in items.iter().enumerate() {
+                text.push_str(if index == 0 { "[" } else { ", " });
+                append(item, depth, text);
+            }
+            text.push(']');
         }
-        self.new_line(out)
-    }
-
-    fn begin_object_value<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
+        _ => write!(text, "{value}").expect(ALWAYS),
     }
 }
 
@@ -73,8 +50,8 @@ mod tests {
         let value = json!({"a": {}, "b": [[1, 2], [3.5]], "c": [{"d": null}, {}], "e": []});
         let expected = "{\n  \"a\": {},\n  \"b\": [[1, 2], [3.5]],\n  \
                         \"c\": [{\n    \"d\": null\n  }, {}],\n  \"e\": []\n}\n";
-        let json = String::from_utf8(to_vec(&value).unwrap()).unwrap();
-        assert_eq!(json, expected);
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), value);
+        let text = to_text(&value).unwrap();
+        assert_eq!(text, expected);
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 }
