@@ -55,34 +55,22 @@ impl DayFile {
     }
 }
 
+/// The default day; guests of a hundred members.
+const DEFAULT_DAY: &str = r#"phase = [
+    { name = "morning storm", connect = 0.9 },
+    { name = "morning", room-rate = 50, key-rate = 100, arrivals = 1 },
+    { name = "rush", room-rate = 200, key-rate = 200, broadcast-rate = 1, arrivals = 2 },
+    { name = "reconnect storm", reconnect = 0.5, room-rate = 50, key-rate = 50 },
+    { name = "evening", room-rate = 20, broadcast-rate = 0.5, arrivals = 1 },
+    { name = "night" },
+]"#;
+
 impl Phase {
     /// The default day of so many members.
     pub(crate) fn day(members: usize) -> Vec<Self> {
-        let hundredth = members as f64 / 100.0;
-        let phase = |name: &str| Self {
-            name: name.to_owned(),
-            seconds: two(),
-            connect: one(),
-            reconnect: 0.0,
-            room_rate: 0.0,
-            key_rate: 0.0,
-            broadcast_rate: 0.0,
-            arrivals: 0.0,
-        };
-        vec![
-            Self { connect: 0.9, ..phase("morning storm") },
-            Self { room_rate: 50.0, key_rate: 100.0, arrivals: hundredth, ..phase("morning") },
-            Self {
-                room_rate: 200.0,
-                key_rate: 200.0,
-                broadcast_rate: 1.0,
-                arrivals: 2.0 * hundredth,
-                ..phase("rush")
-            },
-            Self { reconnect: 0.5, room_rate: 50.0, key_rate: 50.0, ..phase("reconnect storm") },
-            Self { room_rate: 20.0, broadcast_rate: 0.5, arrivals: hundredth, ..phase("evening") },
-            phase("night"),
-        ]
+        let day: DayFile = toml::from_str(DEFAULT_DAY).expect("the default day is well-formed");
+        let scaled = |is: Self| Self { arrivals: is.arrivals * members as f64 / 100.0, ..is };
+        day.phase.into_iter().map(scaled).collect()
     }
 }
 
@@ -122,9 +110,11 @@ mod tests {
     }
 
     #[test]
-    fn a_day_can_be_a_file() {
+    fn a_day_is_a_file_or_the_default() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/day-5k.toml");
         assert_eq!(DayFile::read(file).unwrap().phase[1].name, "morning");
+        let day = Phase::day(500);
+        assert_eq!((day.len(), day[0].connect, day[2].arrivals), (6, 0.9, 10.0));
         let said = DayFile::read(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap_err();
         assert!(said.contains("at line") && said.contains("unknown field"), "{said}");
         assert!(DayFile::read("/nowhere").unwrap_err().starts_with("cannot read /nowhere"));

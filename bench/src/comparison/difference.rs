@@ -12,9 +12,12 @@ const CONFIG_IGNORED: &str = "host.";
 
 /// A sentence for each difference.
 pub(super) fn between(files: &[ResultFile]) -> Vec<String> {
-    let mut differences = differing(files, "hosts differ in", |file| &file.host);
-    differences.extend(differing(files, "pinning differs for", |file| &file.pinning));
-    differences.extend(differing(files, "configs differ in", |file| &file.config));
+    let words = |key: &str| key.replace(['_', '.'], " ");
+    // The last part of a key is the name of the flag.
+    let flag = |key: &str| format!("--{}", key.rsplit('.').next().unwrap_or(key).replace('_', "-"));
+    let mut differences = differing(files, "hosts differ in", |file| &file.host, words);
+    differences.extend(differing(files, "pinning differs for", |file| &file.pinning, words));
+    differences.extend(differing(files, "arguments differ in", |file| &file.config, flag));
     for file in files {
         if let Some(first) = file.faults.first() {
             let (name, count) = (&file.name, file.faults.len());
@@ -25,7 +28,12 @@ pub(super) fn between(files: &[ResultFile]) -> Vec<String> {
 }
 
 /// The keys below a part of the results whose values are not all equal.
-fn differing(files: &[ResultFile], what: &str, part: fn(&ResultFile) -> &Value) -> Vec<String> {
+fn differing(
+    files: &[ResultFile],
+    what: &str,
+    part: fn(&ResultFile) -> &Value,
+    name: impl Fn(&str) -> String,
+) -> Vec<String> {
     let mut values: BTreeMap<String, Vec<Option<&Value>>> = BTreeMap::new();
     for (index, file) in files.iter().enumerate() {
         flatten("", part(file), &mut |key, value| {
@@ -37,10 +45,14 @@ fn differing(files: &[ResultFile], what: &str, part: fn(&ResultFile) -> &Value) 
     });
     let words = differing.map(|(key, values)| {
         let named = values.iter().zip(files).map(|(value, file)| {
-            let value = value.map_or_else(|| "not set".to_owned(), Value::to_string);
+            let value = match value {
+                None | Some(Value::Null) => "not set",
+                Some(Value::String(text)) => text,
+                Some(value) => &value.to_string(),
+            };
             format!("{value} in {}", file.name)
         });
-        format!("{what} {key}: {}", named.collect::<Vec<_>>().join(", "))
+        format!("{what} {}: {}", name(&key), named.collect::<Vec<_>>().join(", "))
     });
     words.collect()
 }
@@ -70,17 +82,17 @@ mod tests {
         assert_eq!(between(&[file("a")]), [""; 0]);
         assert_eq!(between(&[file("a"), file("b")]), [""; 0]);
         let mut first = file("a");
-        first.config = json!({"load": {"rate": 10.0, "size": 1}, "host": {"json": "a.json"}});
+        first.config = json!({"load": {"in_flight": 10.0, "size": 1}, "host": {"json": "a.json"}});
         let mut second = file("b");
         second.config = json!({"load": {"size": 1}, "host": {"json": "b.json"}, "set": ["x=1"]});
         second.host["kernel"] = json!("6.9");
         second.pinning["bench"] = json!("2");
         second.faults = vec!["a fault".to_owned(), "another".to_owned()];
         let expected = [
-            "hosts differ in kernel: \"6.8\" in a, \"6.9\" in b",
-            "pinning differs for bench: \"1\" in a, \"2\" in b",
-            "configs differ in load.rate: 10.0 in a, not set in b",
-            "configs differ in set: not set in a, [\"x=1\"] in b",
+            "hosts differ in kernel: 6.8 in a, 6.9 in b",
+            "pinning differs for bench: 1 in a, 2 in b",
+            "arguments differ in --in-flight: 10.0 in a, not set in b",
+            "arguments differ in --set: not set in a, [\"x=1\"] in b",
             "b did not pass, faults: 2, the first: a fault",
         ];
         assert_eq!(between(&[first, second]), expected);
