@@ -1,6 +1,8 @@
 //! Every figure of a measurement: its name, its unit, its place in a result and a sentence for the legend.
 //! The tables of a run and the comparison of results both take their words from here.
 
+use std::ops::Add;
+
 use serde_json::Value;
 
 use crate::stats::Spread;
@@ -43,8 +45,8 @@ const CLOSED: &str = "closed";
 const LATENCY: &str = "from when a push was due to its delivery; of a ping-pong its round trip";
 const LOST: &str = "deliveries that never came";
 const CPU_CALL: &str = "CPU time of all threads of the server, over the calls made";
-const CPU_KEY: &str = "the same, over the keys that the calls named";
-const DATA: &str = "of that, all but the control thread, which does the gRPC work";
+const CPU_KEY: &str = "CPU time of all threads of the server, over the keys that the calls named";
+const DATA: &str = "the same without the control thread, which does the gRPC work";
 const RESIDENT: &str = "resident memory of the server with all connections idle";
 
 #[rustfmt::skip]
@@ -99,9 +101,9 @@ const DECLARED: [Declared; 54] = [
     ("RSS of a connection", "/rss_per_connection_bytes", "", BYTES, "growth of resident memory, divided; the first connections (200, at most a tenth) are not in it"),
     ("private of a connection", "/anonymous_per_connection_bytes", "", BYTES, "of that, the private (anonymous) part"),
     ("RSS", "/memory/rss_bytes", "", BYTES_AS_MB, RESIDENT),
-    ("RSS before", "/memory_before/rss_bytes", "", BYTES_AS_MB, "the same before the first guest or slow reader"),
-    ("RSS peak", "/memory_peak/rss_bytes", "", BYTES_AS_MB, "the most there was"),
-    ("RSS after", "/memory_after/rss_bytes", "", BYTES_AS_MB, "the same after the last guest"),
+    ("RSS before", "/memory_before/rss_bytes", "", BYTES_AS_MB, "resident memory of the server before the first guest or slow reader"),
+    ("RSS peak", "/memory_peak/rss_bytes", "", BYTES_AS_MB, "the most resident memory there was"),
+    ("RSS after", "/memory_after/rss_bytes", "", BYTES_AS_MB, "resident memory of the server after the last guest"),
     ("sender behind", "/sent/behind_ns_max", "", NS_AS_US, "how late the bench itself made a push, at most"),
 ];
 
@@ -245,7 +247,9 @@ fn number(measurement: &Value, place: &str) -> Option<f64> {
         return None;
     }
     match parent.get(key)? {
-        Value::Object(reasons) => Some(reasons.values().filter_map(Value::as_f64).sum()),
+        Value::Object(reasons) => {
+            Some(reasons.values().filter_map(Value::as_f64).fold(0.0, f64::add))
+        }
         value => value.as_f64(),
     }
 }
@@ -276,6 +280,7 @@ mod tests {
         check(&turn, "CPU while idle", Some(25.0));
         check(&turn, "dropped", Some(3.0));
         check(&turn, "lost", Some(0.0));
+        check(&json!({"dropped": {}}), "dropped", Some(0.0));
         check(&turn, "RSS", None);
     }
 

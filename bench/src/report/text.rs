@@ -53,12 +53,20 @@ impl Table {
         for name in names {
             let figures: Vec<&Figure> = all.iter().filter(|is| is.name == *name).collect();
             table.headings.push(figures.first().expect("the figure is declared").label(" "));
+            // Of figures with one name the legend explains those that are there.
+            let mut there: Vec<&Figure> = Vec::new();
             for (row, measurement) in table.rows.iter_mut().zip(&measurements) {
-                let found = figures.iter().find_map(|is| Some((is, is.of(measurement)?)));
-                let (figure, value) = found.map_or((&figures[0], None), |(is, at)| (is, Some(at)));
+                let found = figures.iter().find_map(|is| Some((*is, is.of(measurement)?)));
+                there.extend(found.map(|(figure, _)| figure));
+                let figure = found.map_or(figures[0], |(figure, _)| figure);
+                let value = found.map(|(_, value)| value);
                 row.push(figure.reasons(measurement).unwrap_or_else(|| cell(value)));
-                let line = figure.line().filter(|line| !table.legend.contains(line));
-                table.legend.extend(line);
+            }
+            let explained = if there.is_empty() { &figures[..1] } else { &there };
+            for line in explained.iter().filter_map(|figure| figure.line()) {
+                if !table.legend.contains(&line) {
+                    table.legend.push(line);
+                }
             }
         }
         table.explain_dashes();
