@@ -47,7 +47,7 @@ const LOST: &str = "deliveries that never came";
 const CPU_CALL: &str = "CPU time of all threads of the server, over the calls made";
 const CPU_KEY: &str = "CPU time of all threads of the server, over the keys that the calls named";
 const DATA: &str = "the same without the control thread, which does the gRPC work";
-const RESIDENT: &str = "resident memory of the server with all connections idle";
+const RESIDENT: &str = "resident memory of the server";
 
 #[rustfmt::skip]
 const DECLARED: [Declared; 54] = [
