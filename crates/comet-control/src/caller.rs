@@ -9,13 +9,13 @@ use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
-pub use crate::wire::goim::comet::Ledger;
+pub use comet_wire::goim::comet::Ledger;
 
-use crate::wire::comet::v1::PushUsersReq;
-use crate::wire::comet::v1::push_client::PushClient as UsersClient;
-use crate::wire::goim::comet::comet_client::CometClient;
-use crate::wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
-use crate::wire::goim::protocol::Proto;
+use comet_wire::comet::v1::PushUsersReq;
+use comet_wire::comet::v1::push_client::PushClient as UsersClient;
+use comet_wire::goim::comet::comet_client::CometClient;
+use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
+use comet_wire::goim::protocol::Proto;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

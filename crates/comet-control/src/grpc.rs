@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use comet_wire::comet::v1::push_server::Push;
+use comet_wire::comet::v1::{PushStreamReq, PushUsersReply, PushUsersReq};
+use comet_wire::goim::comet::comet_server::Comet;
+use comet_wire::goim::comet::{
+    BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
+    RoomsReply, RoomsReq,
+};
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::push_stream::PushStream;
 use crate::pushes::Pushes;
 use crate::serve::{Phase, stopped};
-use crate::wire::comet::v1::push_server::Push;
-use crate::wire::comet::v1::{PushStreamReq, PushUsersReply, PushUsersReq};
-use crate::wire::goim::comet::comet_server::Comet;
-use crate::wire::goim::comet::{
-    BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
-    RoomsReply, RoomsReq,
-};
 
 /// How many calls were answered, by name (over HTTP the path) and code.
 #[derive(Default)]

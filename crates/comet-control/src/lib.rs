@@ -60,12 +60,3 @@ pub use logic::LogicOptions;
 pub use signals::{Signal, Signals};
 pub use start::StartError;
 pub use wake::ControlWake;
-
-/// Messages, services and clients of the push API and of logic, generated from `proto/`.
-#[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
-pub mod wire {
-    include!(concat!(env!("OUT_DIR"), "/wire.rs"));
-
-    /// Every file of `proto/` as an encoded `google.protobuf.FileDescriptorSet`.
-    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
-}

@@ -24,8 +24,8 @@ use self::caller::{Again, Caller};
 use self::failure::Failure;
 use self::notices::{Notice, Notices, Turn};
 use crate::hub::Hub;
-use crate::wire::goim::logic::{ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, ReceiveReq};
-use crate::wire::goim::protocol::Proto;
+use comet_wire::goim::logic::{ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, ReceiveReq};
+use comet_wire::goim::protocol::Proto;
 
 pub(crate) use self::stats::LogicStats;
 

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use comet_logic::AnyAuther;
 use comet_router::Store;
+use comet_wire::goim::logic::logic_server::LogicServer as Service;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -36,8 +37,6 @@ use crate::pushes::Bounds;
 use crate::reach::Reach;
 use crate::serve::{Phase, STOP_GRACE, incoming, report_health, serve_grpc, serve_http, stopped};
 use crate::start::{self, StartError, exposed, listen};
-use crate::wire;
-use crate::wire::goim::logic::logic_server::LogicServer as Service;
 use service::LogicService;
 use stat::Stat;
 
@@ -232,7 +231,7 @@ impl Servers {
 
 fn routes(service: LogicService, reporter: HealthReporter) -> Routes {
     let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(comet_wire::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name(Service::<LogicService>::NAME)
         .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)

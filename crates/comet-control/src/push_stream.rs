@@ -12,17 +12,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
+use comet_wire::comet::v1::push_stream_reply::{Answer, Error};
+use comet_wire::comet::v1::push_stream_req::{Keys, Target, Users};
+use comet_wire::comet::v1::{PushStreamReply, PushStreamReq};
+use comet_wire::goim::comet::Ledger;
 use tokio_stream::Stream;
 use tonic::{Code, Status, Streaming};
 
 use crate::grpc::Answers;
 use crate::pushes::{Pushes, UnderWay};
 use crate::status::invalid;
-use crate::wire::comet::v1::push_stream_reply::answer::Outcome;
-use crate::wire::comet::v1::push_stream_reply::{Answer, Error};
-use crate::wire::comet::v1::push_stream_req::{Keys, Target, Users};
-use crate::wire::comet::v1::{PushStreamReply, PushStreamReq};
-use crate::wire::goim::comet::Ledger;
 
 /// Pushes of one stream that may be unanswered.
 const UNDER_WAY_MAX: usize = 1_024;
@@ -113,7 +113,7 @@ impl PushStream {
                 Err(refusal) => Err(mem::replace(refusal, Status::new(Code::Ok, ""))),
             };
             self.answers.count("PushStream", &outcome);
-            answers.push(Answer { id: *id, outcome: Some(outcome.into()) });
+            answers.push(Answer { id: *id, outcome: Some(answered(outcome)) });
             self.under_way.pop_front();
         }
         answers
@@ -153,14 +153,13 @@ impl Stream for PushStream {
     }
 }
 
-impl From<Result<Ledger, Status>> for Outcome {
-    fn from(outcome: Result<Ledger, Status>) -> Self {
-        match outcome {
-            Ok(ledger) => Self::Ledger(ledger),
-            Err(status) => {
-                let message = status.message().to_owned();
-                Self::Error(Error { code: status.code() as i32, message })
-            }
+/// `outcome` in the terms of the wire.
+fn answered(outcome: Result<Ledger, Status>) -> Outcome {
+    match outcome {
+        Ok(ledger) => Outcome::Ledger(ledger),
+        Err(status) => {
+            let message = status.message().to_owned();
+            Outcome::Error(Error { code: status.code() as i32, message })
         }
     }
 }

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use comet_core::{Counters, Message, Push, ShardId, home_of_key, home_of_room, home_of_user};
 use comet_proto::{Encoded, Frame, VERSION, count_frames, op};
+use comet_wire::goim::comet::Ledger;
+use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
 use crate::hub::{Call, Hub, Unfinished};
-use crate::status::{invalid, known};
-use crate::wire::goim::comet::Ledger;
-use crate::wire::goim::protocol::Proto;
+use crate::status::{invalid, known, ledger};
 
 /// What one call may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -215,7 +215,7 @@ impl Pushes {
                 known(&gathered),
             )));
         }
-        Ok(Ledger { scheduled: gathered.scheduled, ..gathered.tally.into() })
+        Ok(Ledger { scheduled: gathered.scheduled, ..ledger(&gathered.tally) })
     }
 
     /// The rooms with someone online, and how many.
@@ -260,7 +260,7 @@ impl Future for UnderWay {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut ledger = match &mut self.call {
-            Some(call) => Ledger::from(ready!(Pin::new(call).poll(cx))?.tally),
+            Some(call) => ledger(&ready!(Pin::new(call).poll(cx))?.tally),
             None => Ledger::default(),
         };
         ledger.absent += self.absent;

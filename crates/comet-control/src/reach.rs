@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
+use comet_wire::goim::comet::Ledger;
+use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
 use crate::logic_server::Comets;
 use crate::pushes::{Bounds, Pushes};
-use crate::wire::goim::comet::Ledger;
-use crate::wire::goim::protocol::Proto;
 
 pub(crate) enum Reach {
     Shards(Arc<Pushes>),

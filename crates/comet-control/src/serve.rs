@@ -10,6 +10,8 @@ use axum::Router;
 use axum::serve::ListenerExt;
 use comet_core::Report;
 use comet_mesh::Inbox;
+use comet_wire::comet::v1::push_server::PushServer;
+use comet_wire::goim::comet::comet_server::CometServer;
 use tokio::join;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -30,9 +32,6 @@ use crate::http;
 use crate::hub::Hub;
 use crate::logic::Logic;
 use crate::monitor::Monitor;
-use crate::wire;
-use crate::wire::comet::v1::push_server::PushServer;
-use crate::wire::goim::comet::comet_server::CometServer;
 
 /// Calls one gRPC connection may have under way; HTTP/2 makes the caller hold the next one back.
 const STREAMS_MAX: u32 = 1_024;
@@ -140,7 +139,7 @@ pub(crate) async fn stopped(mut phase: watch::Receiver<Phase>) {
 fn grpc_routes(push: PushService, request_max: usize, reporter: HealthReporter) -> Routes {
     // Named one by one: the descriptors have what others serve, too.
     let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(comet_wire::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name(CometServer::<PushService>::NAME)
         .with_service_name(PushServer::<PushService>::NAME)

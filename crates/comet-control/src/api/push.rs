@@ -6,14 +6,14 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::Request;
 use comet_proto::VERSION;
+use comet_wire::goim::comet::Ledger;
+use comet_wire::goim::protocol::Proto;
 use serde_json::{Value, json};
 use tonic::Status;
 
 use super::Api;
 use super::query::Query;
 use crate::reach::Pushed;
-use crate::wire::goim::comet::Ledger;
-use crate::wire::goim::protocol::Proto;
 
 /// To the connections that hold `keys`.
 pub(super) async fn keys(api: Arc<Api>, request: Request) -> Result<Value, Status> {

@@ -12,7 +12,7 @@ use super::addresses::Addresses;
 use super::failure::{Attempt, Failure};
 use super::{BadAddress, LogicOptions};
 use crate::grpc::Answers;
-use crate::wire::goim::logic::logic_client::LogicClient;
+use comet_wire::goim::logic::logic_client::LogicClient;
 
 /// May a call that failed on its way be made again at another address?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,6 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use comet_router::{Sessions, Store, StoreError};
+use comet_wire::goim::comet::comet_client::CometClient;
+use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};
+use comet_wire::goim::protocol::Proto;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -22,9 +25,6 @@ use crate::pushes::{Bounds, pace, shares};
 use crate::reach::{Failure, Pushed};
 use crate::start::StartError;
 use crate::status::invalid;
-use crate::wire::goim::comet::comet_client::CometClient;
-use crate::wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};
-use crate::wire::goim::protocol::Proto;
 
 /// Pushes that may be under way at once; with the longest body this bounds their memory.
 const PUSHES_MAX: usize = 1_024;

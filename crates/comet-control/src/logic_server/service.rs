@@ -8,17 +8,17 @@ use comet_core::limits::NAME_MAX;
 use comet_core::{Accepts, Identity};
 use comet_logic::{AnyAuther, Auther};
 use comet_router::{Placed, Sessions, Store};
+use comet_wire::goim::logic::logic_server::Logic;
+use comet_wire::goim::logic::{
+    Backoff, ConnectReply, ConnectReq, DisconnectReply, DisconnectReq, HeartbeatReply,
+    HeartbeatReq, NodesReply, NodesReq, OnlineReply, OnlineReq, ReceiveReply, ReceiveReq,
+};
 use tonic::{Request, Response, Status};
 
 use super::comets::{Comets, unavailable};
 use crate::api::Node;
 use crate::grpc::Answers;
 use crate::status::invalid;
-use crate::wire::goim::logic::logic_server::Logic;
-use crate::wire::goim::logic::{
-    Backoff, ConnectReply, ConnectReq, DisconnectReply, DisconnectReq, HeartbeatReply,
-    HeartbeatReq, NodesReply, NodesReq, OnlineReply, OnlineReq, ReceiveReply, ReceiveReq,
-};
 
 /// Longest server id, bytes.
 const SERVER_MAX: usize = 255;

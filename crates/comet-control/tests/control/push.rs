@@ -3,17 +3,15 @@
 use std::collections::BTreeMap;
 
 use comet_control::caller::PushClient as Caller;
-use comet_control::wire::comet::v1::PushUsersReq;
-use comet_control::wire::comet::v1::push_client::PushClient;
-use comet_control::wire::goim::comet::comet_client::CometClient;
-use comet_control::wire::goim::comet::{
-    BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq, RoomsReq,
-};
-use comet_control::wire::goim::protocol::Proto;
 use comet_core::{
     Counters, DropReason, Message, Report, ShardId, Tally, home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
+use comet_wire::comet::v1::PushUsersReq;
+use comet_wire::comet::v1::push_client::PushClient;
+use comet_wire::goim::comet::comet_client::CometClient;
+use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq, RoomsReq};
+use comet_wire::goim::protocol::Proto;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};

@@ -1,8 +1,8 @@
 //! Logic in another process: who is let in, what it hears, and what clients see while it is away.
 
 use comet_client::{Transport, op};
-use comet_control::wire::goim::logic::{ConnectReq, DisconnectReq, HeartbeatReq, ReceiveReq};
-use comet_control::wire::goim::protocol::Proto;
+use comet_wire::goim::logic::{ConnectReq, DisconnectReq, HeartbeatReq, ReceiveReq};
+use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
 use crate::fake_logic::{Asked, FakeLogic};
