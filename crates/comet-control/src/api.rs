@@ -10,7 +10,6 @@ mod body;
 mod nodes;
 mod online;
 mod push;
-mod query;
 mod sessions;
 
 use std::net::SocketAddr;
@@ -21,24 +20,22 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use axum::{Json, Router};
+use comet_serve::{CallCounts, Phase};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
-use crate::grpc::Answers;
 use crate::reach::Reach;
-use crate::serve::Phase;
 
 pub(crate) use body::Bodies;
 pub(crate) use nodes::Instance;
 pub use nodes::Node;
 pub(crate) use online::fullest;
-pub(crate) use query::Query;
 
 /// What every call works with.
 pub(crate) struct Api {
     pub(crate) reach: Reach,
-    pub(crate) answers: Arc<Answers>,
+    pub(crate) counts: Arc<CallCounts>,
     pub(crate) bodies: Bodies,
     pub(crate) node: Node,
     pub(crate) server_id: String,
@@ -81,8 +78,8 @@ where
     F: Future<Output = Result<Value, Status>> + Send + 'static,
 {
     let handler = async move |State(api): State<Arc<Api>>, request: Request| {
-        let answers = Arc::clone(&api.answers);
-        match answers.of(path, handle(api, request)).await {
+        let counts = Arc::clone(&api.counts);
+        match counts.of(path, handle(api, request)).await {
             Ok(data) => Json(json!({ "code": 0, "message": "", "data": data })).into_response(),
             Err(status) => failed(code(&status), status.message()),
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+use comet_serve::root_cause;
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
@@ -172,14 +173,4 @@ impl PushClient {
 
 fn frame(operation: i32, body: &[u8]) -> Option<Proto> {
     Some(Proto { ver: 1, op: operation, seq: 0, body: body.to_vec().into() })
-}
-
-/// The innermost error says what happened; those around it only where.
-pub(crate) fn root_cause<'error>(
-    mut error: &'error (dyn Error + 'static),
-) -> &'error (dyn Error + 'static) {
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error
 }

@@ -9,17 +9,18 @@ use std::{fmt, io};
 
 use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Sender};
+use comet_serve::{CallCounts, Phase, StartError as ServeError, advance, exposed, listen, spawn};
 use tokio::sync::watch;
 
 use crate::api::{Api, Bodies, Node};
-use crate::grpc::{Answers, PushService};
+use crate::grpc::PushService;
 use crate::hub::Hub;
 use crate::logic::{Logic, LogicOptions};
 use crate::monitor::Monitor;
 use crate::pushes::{Bounds, Pushes};
 use crate::reach::Reach;
-use crate::serve::{Phase, Servers};
-use crate::start::{self, StartError, exposed, listen};
+use crate::servers::Assembly;
+use crate::start_error::StartError;
 use crate::wake::ControlWake;
 
 /// What the longest request may hold besides its body and keys.
@@ -27,6 +28,9 @@ const REQUEST_SLACK: usize = 1_024;
 
 /// Bytes a key takes in a request that names as many as it may; longer ones leave room for fewer.
 const KEY_BYTES: usize = 256;
+
+/// The name of the thread, and in errors.
+const THREAD: &str = "control";
 
 /// How the control thread is to be set up.
 #[derive(Clone, Debug)]
@@ -113,19 +117,19 @@ impl Control {
         shards: Vec<Sender<Message>>,
         reports: Inbox<Report>,
     ) -> Result<Self, StartError> {
-        let (grpc, grpc_addrs) = listen("push.grpc", &options.grpc)?;
-        let (http, http_addrs) = listen("push.http", &options.http)?;
-        let (stat, stat_addrs) = listen("monitor.stat", &options.stat)?;
-        let (debug, debug_addrs) = listen("monitor.pprof", &options.debug)?;
-        for (setting, addresses) in [("push.grpc", &grpc_addrs), ("push.http", &http_addrs)] {
-            for address in exposed(addresses) {
+        let grpc = listen("push.grpc", &options.grpc)?;
+        let http = listen("push.http", &options.http)?;
+        let stat = listen("monitor.stat", &options.stat)?;
+        let debug = listen("monitor.pprof", &options.debug)?;
+        for (setting, bound) in [("push.grpc", &grpc), ("push.http", &http)] {
+            for address in exposed(&bound.addresses) {
                 log::warn!(
                     "{setting}: {address} is not loopback, and nobody is asked who they are: \
                      whoever reaches it may push"
                 );
             }
         }
-        for address in exposed(&debug_addrs) {
+        for address in exposed(&debug.addresses) {
             log::warn!(
                 "monitor.pprof: {address} is not loopback, and nobody is asked who they are: whoever \
                  reaches it may profile this process and change its log level and white list"
@@ -147,26 +151,26 @@ impl Control {
             keys_max: options.keys_max,
             timeout: options.call_timeout,
         };
-        let answers = Arc::new(Answers::default());
+        let counts = Arc::new(CallCounts::default());
         let pushes = Arc::new(Pushes::new(Arc::clone(&hub), bounds));
         let api = Api {
             reach: Reach::Shards(Arc::clone(&pushes)),
-            answers: Arc::clone(&answers),
+            counts: Arc::clone(&counts),
             bodies: Bodies::new(bounds),
             node: options.node,
             server_id: options.server_id.clone(),
             version: options.version,
-            grpc: grpc_addrs.clone(),
+            grpc: grpc.addresses.clone(),
             phase: phases.clone(),
         };
-        let servers = Servers {
-            grpc,
-            http,
-            stat,
-            debug,
+        let servers = Assembly {
+            grpc: grpc.listeners,
+            http: http.listeners,
+            stat: stat.listeners,
+            debug: debug.listeners,
             hub: Arc::clone(&hub),
             logic: logic.clone(),
-            push: PushService { pushes, answers: Arc::clone(&answers), phase: phases.clone() },
+            push: PushService { pushes, counts: Arc::clone(&counts), phase: phases.clone() },
             request_max: options
                 .keys_max
                 .saturating_mul(KEY_BYTES)
@@ -176,7 +180,7 @@ impl Control {
             monitor: Monitor {
                 hub: Arc::clone(&hub),
                 logic,
-                answers,
+                counts,
                 server_id: options.server_id,
                 version: options.version,
                 started: Instant::now(),
@@ -184,14 +188,14 @@ impl Control {
             },
             phase: phases,
         };
-        let thread = start::spawn("comet-control", options.cpus, move || {
-            servers.start(reports).map_err(StartError::Thread)
+        let thread = spawn(THREAD, options.cpus, move || {
+            servers.start(reports).map_err(|error| ServeError::Thread { thread: THREAD, error })
         })?;
         Ok(Self {
-            grpc: grpc_addrs,
-            http: http_addrs,
-            stat: stat_addrs,
-            debug: debug_addrs,
+            grpc: grpc.addresses,
+            http: http.addresses,
+            stat: stat.addresses,
+            debug: debug.addresses,
             hub,
             phase,
             epoch: options.epoch,
@@ -240,7 +244,7 @@ impl Control {
     /// Says that every listener for clients is bound: `/healthz` answers 200 from here on, and gRPC
     /// health SERVING. Without effect once draining.
     pub fn set_ready(&self) {
-        self.move_on(Phase::Ready);
+        advance(&self.phase, Phase::Ready);
     }
 
     /// Turns health off, tells every shard to say goodbye to its clients, and blocks the calling
@@ -248,7 +252,7 @@ impl Control {
     /// meanwhile: clients that have not left get them.
     #[must_use]
     pub fn drain(&self, goodbye: Goodbye) -> Drained {
-        self.move_on(Phase::Draining);
+        advance(&self.phase, Phase::Draining);
         Drained { done: self.hub.drain(goodbye), shards: usize::from(self.hub.shards()) }
     }
 
@@ -257,18 +261,8 @@ impl Control {
     /// # Panics
     /// If the thread panicked.
     pub fn stop(self) {
-        self.move_on(Phase::Stopped);
+        advance(&self.phase, Phase::Stopped);
         self.thread.join().expect("the control thread does not panic");
-    }
-
-    fn move_on(&self, to: Phase) {
-        self.phase.send_if_modified(|phase| {
-            let later = to > *phase;
-            if later {
-                *phase = to;
-            }
-            later
-        });
     }
 }
 

@@ -11,16 +11,14 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use comet_core::Limits;
+use comet_serve::{Query, refusal};
 use log::LevelFilter;
 use serde_json::{Value, json};
 use tonic::Status;
 
-use crate::api::Query;
 use crate::heap::{self, HeapProfile};
-use crate::http::refusal;
 use crate::hub::Hub;
 use crate::profile::{NoProfile, Profile};
-use crate::status::invalid;
 
 /// Of a profile that was not asked to be shorter or longer.
 const SECONDS: Duration = Duration::from_secs(10);
@@ -110,7 +108,7 @@ async fn take_heap(uri: &Uri) -> Result<HeapProfile, Refused> {
         Some(_) if heap::is_kept() => {
             let sentence = "seconds: this process samples its heap from its start on: take two \
                             profiles without it, and compare them (go tool pprof -diff_base)";
-            return Err(Refused::Query(invalid(sentence)));
+            return Err(Refused::Query(Status::invalid_argument(sentence)));
         }
         None if heap::is_kept() => HeapProfile::read().await,
         time => {
@@ -140,7 +138,7 @@ async fn set_level(body: String) -> Response {
             "{:?} is no level: send off, error, warn, info, debug or trace as the body",
             body.trim()
         );
-        return refusal(&invalid(sentence));
+        return refusal(&Status::invalid_argument(sentence));
     };
     let old = log::max_level();
     log::set_max_level(wanted);
@@ -179,12 +177,13 @@ fn users(body: &str) -> Result<Box<[i64]>, Status> {
         let users = body.as_object().filter(|object| object.len() == 1)?.get("users")?;
         users.as_array()?.iter().map(Value::as_i64).collect::<Option<Vec<_>>>()
     };
-    let mut users = read()
-        .ok_or_else(|| invalid("the body is not {\"users\":[…]} with whole numbers of 64 bits"))?;
+    let mut users = read().ok_or_else(|| {
+        Status::invalid_argument("the body is not {\"users\":[…]} with whole numbers of 64 bits")
+    })?;
     users.sort_unstable();
     users.dedup();
     if users.len() > USERS_MAX {
-        return Err(invalid(format!(
+        return Err(Status::invalid_argument(format!(
             "{} users are more than the {USERS_MAX} allowed",
             users.len()
         )));

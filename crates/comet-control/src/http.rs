@@ -4,19 +4,18 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use comet_serve::{Phase, Query, healthz, refusal};
 use serde_json::Value;
 use tokio::sync::watch;
-use tonic::{Code, Status};
+use tonic::Status;
 
-use crate::api::Query;
 use crate::build_info;
 use crate::exposition::CONTENT_TYPE;
 use crate::monitor::Monitor;
-use crate::serve::Phase;
 use crate::stat::top_rooms;
 
 /// Rooms in an answer that was not asked for more or less.
@@ -33,17 +32,7 @@ pub(crate) fn router(monitor: Arc<Monitor>, phase: watch::Receiver<Phase>) -> Ro
         .route("/stat/rooms", get(rooms))
         .route("/buildinfo", get(build_info))
         .with_state(monitor);
-    Router::new().route("/healthz", get(healthz)).with_state(phase).merge(monitored)
-}
-
-pub(crate) async fn healthz(
-    State(phase): State<watch::Receiver<Phase>>,
-) -> (StatusCode, &'static str) {
-    match *phase.borrow() {
-        Phase::Ready => (StatusCode::OK, "ok\n"),
-        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-        Phase::Draining | Phase::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-    }
+    healthz(phase).merge(monitored)
 }
 
 async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
@@ -85,13 +74,4 @@ fn answered(answer: Result<Value, Status>) -> Response {
         Ok(value) => Json(value).into_response(),
         Err(status) => refusal(&status),
     }
-}
-
-/// A refusal in words.
-pub(crate) fn refusal(status: &Status) -> Response {
-    let code = match status.code() {
-        Code::InvalidArgument => StatusCode::BAD_REQUEST,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    (code, format!("{}\n", status.message())).into_response()
 }

@@ -12,8 +12,6 @@ mod stat;
 pub(crate) use comets::Comets;
 
 use std::fmt;
-use std::future::Future;
-use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -21,27 +19,25 @@ use std::time::Duration;
 
 use comet_logic::AnyAuther;
 use comet_router::Store;
+use comet_serve::{
+    CallCounts, GrpcApi, Phase, Servers, StartError as ServeError, exposed, listen, spawn, stopped,
+};
 use comet_wire::goim::logic::logic_server::LogicServer as Service;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tonic::codec::CompressionEncoding;
-use tonic::server::NamedService;
-use tonic::service::Routes;
-use tonic_health::server::HealthReporter;
 
 use crate::api::{self, Api, Bodies, Node};
-use crate::grpc::Answers;
 use crate::pushes::Bounds;
 use crate::reach::Reach;
-use crate::serve::{Phase, STOP_GRACE, incoming, report_health, serve_grpc, serve_http, stopped};
-use crate::start::{self, StartError, exposed, listen};
+use crate::start_error::StartError;
 use service::LogicService;
 use stat::Stat;
 
 /// Longest request, bytes, as it is on the wire and without its compression: the rooms of a comet.
 const REQUEST_MAX: usize = 64 << 20;
+
+/// The name of the thread, and in errors.
+const THREAD: &str = "logic";
 
 /// How `comet logic` is to be set up.
 #[derive(Clone, Debug)]
@@ -85,16 +81,24 @@ impl LogicServer {
     /// # Errors
     /// If an address is taken, a comet's is none, or the thread cannot be made.
     pub fn start(options: Options, auther: AnyAuther, sessions: Store) -> Result<Self, StartError> {
-        let (grpc, grpc_addrs) = listen("logic_server.grpc", &options.grpc)?;
-        let (http, http_addrs) = listen("logic_server.http", &options.http)?;
-        let (stat, stat_addrs) = listen("logic_server.stat", &options.stat)?;
-        for warning in exposure(&auther, &grpc_addrs, &http_addrs) {
+        let grpc = listen("logic_server.grpc", &options.grpc)?;
+        let http = listen("logic_server.http", &options.http)?;
+        let stat = listen("logic_server.stat", &options.stat)?;
+        for warning in exposure(&auther, &grpc.addresses, &http.addresses) {
             log::warn!("{warning}");
         }
         let (phase, phases) = watch::channel(Phase::Ready);
-        let servers = Servers { grpc, http, stat, options, auther, sessions, phase: phases };
-        let thread = start::spawn("comet-logic", Vec::new(), || servers.start())?;
-        Ok(Self { grpc: grpc_addrs, http: http_addrs, stat: stat_addrs, phase, thread })
+        let servers = Assembly {
+            grpc: grpc.listeners,
+            http: http.listeners,
+            stat: stat.listeners,
+            options,
+            auther,
+            sessions,
+            phase: phases,
+        };
+        let thread = spawn(THREAD, Vec::new(), || servers.start())?;
+        Ok(Self { grpc: grpc.addresses, http: http.addresses, stat: stat.addresses, phase, thread })
     }
 
     /// Where `goim.logic.Logic` is, with real ports.
@@ -160,7 +164,7 @@ fn exposure(auther: &AnyAuther, grpc: &[SocketAddr], http: &[SocketAddr]) -> Vec
 }
 
 /// Everything the thread takes with it.
-struct Servers {
+struct Assembly {
     grpc: Vec<StdListener>,
     http: Vec<StdListener>,
     stat: Vec<StdListener>,
@@ -170,7 +174,7 @@ struct Servers {
     phase: watch::Receiver<Phase>,
 }
 
-impl Servers {
+impl Assembly {
     /// Starts serving; what is returned runs until [`Phase::Stopped`].
     fn start(self) -> Result<impl Future<Output = ()>, StartError> {
         let Self { grpc, http, stat, options, auther, sessions, phase } = self;
@@ -180,7 +184,7 @@ impl Servers {
             timeout: options.call_timeout,
         };
         let sessions = Arc::new(sessions);
-        let answers = Arc::new(Answers::default());
+        let counts = Arc::new(CallCounts::default());
         let comets = Arc::new(Comets::new(&options.comets, Arc::clone(&sessions), bounds)?);
         let tended = nodes::tend(Arc::clone(&comets));
         let service = LogicService {
@@ -188,13 +192,11 @@ impl Servers {
             sessions: Arc::clone(&sessions),
             comets: Arc::clone(&comets),
             node: options.node.clone(),
-            answers: Arc::clone(&answers),
+            counts: Arc::clone(&counts),
         };
-        let reporter = HealthReporter::new();
-        let routes = routes(service, reporter.clone());
         let calls = api::router(Api {
             reach: Reach::Comets(Arc::clone(&comets)),
-            answers: Arc::clone(&answers),
+            counts: Arc::clone(&counts),
             bodies: Bodies::new(bounds),
             node: options.node,
             server_id: options.server_id.clone(),
@@ -204,49 +206,25 @@ impl Servers {
         });
         let Options { server_id, version, .. } = options;
         let pages =
-            stat::router(Stat { sessions, comets, answers, server_id, version }, phase.clone());
-        let listener = |listener: io::Result<TcpListener>| listener.map_err(StartError::Thread);
-        let mut servers = JoinSet::new();
-        for socket in grpc {
-            let incoming = incoming(listener(TcpListener::from_std(socket))?);
-            servers.spawn(serve_grpc(routes.clone(), incoming, phase.clone()));
-        }
-        let http = http.into_iter().map(|socket| (socket, &calls));
-        for (socket, router) in http.chain(stat.into_iter().map(|socket| (socket, &pages))) {
-            let socket = listener(TcpListener::from_std(socket))?;
-            servers.spawn(serve_http(router.clone(), socket, phase.clone()));
-        }
-        let names = ["", Service::<LogicService>::NAME];
-        servers.spawn(report_health(reporter, names, phase.clone()));
+            stat::router(Stat { sessions, comets, counts, server_id, version }, phase.clone());
+        let mut servers = Servers::new(phase.clone());
+        let logic = Service::new(service)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(REQUEST_MAX);
+        servers
+            .grpc(grpc, GrpcApi::default().service(logic), comet_wire::DESCRIPTORS)
+            .and_then(|()| servers.http(http, &calls))
+            .and_then(|()| servers.http(stat, &pages))
+            .map_err(|error| ServeError::Thread { thread: THREAD, error })?;
         Ok(async move {
             tokio::select! {
                 never = tended => match never {},
                 () = stopped(phase) => {}
             }
-            // Who still holds a stream open after the grace is cut off with the runtime.
-            let _ = timeout(STOP_GRACE, servers.join_all()).await;
+            servers.finish().await;
         })
     }
-}
-
-fn routes(service: LogicService, reporter: HealthReporter) -> Routes {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(comet_wire::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .with_service_name(Service::<LogicService>::NAME)
-        .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
-        .with_service_name(tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME)
-        .build_v1()
-        .expect("the descriptors come from the compiler of this build");
-    let health = tonic_health::server::HealthService::from_health_reporter(reporter);
-    let logic = Service::new(service)
-        .accept_compressed(CompressionEncoding::Gzip)
-        .send_compressed(CompressionEncoding::Gzip)
-        .max_decoding_message_size(REQUEST_MAX);
-    Routes::new(logic)
-        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
-        .add_service(reflection)
-        .prepare()
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ impl Reading<'_> {
             Kind::Counter,
             "Calls answered, by name or path and by gRPC code.",
         );
-        for (rpc, code, count) in &self.answers {
+        for (rpc, code, count) in &self.calls {
             calls.labelled(&[("rpc", rpc), ("code", &format_args!("{code:?}"))], *count);
         }
         if let Some(logic) = &self.logic {

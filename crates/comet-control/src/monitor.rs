@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_core::{CloseReason, Counters, DropReason, Message};
+use comet_serve::{CallCounts, Phase};
 use tokio::sync::watch;
 use tonic::Code;
 
 use crate::exposition::Kind;
-use crate::grpc::Answers;
 use crate::hub::{Hub, Unfinished};
 use crate::logic::{Logic, LogicStats};
 use crate::pushes::snapshots;
-use crate::serve::Phase;
 
 /// How long a reader waits for the shards.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -85,7 +84,7 @@ pub(crate) const FIELDS: &[Field] = &[
 pub(crate) struct Monitor {
     pub(crate) hub: Arc<Hub>,
     pub(crate) logic: Option<Arc<Logic>>,
-    pub(crate) answers: Arc<Answers>,
+    pub(crate) counts: Arc<CallCounts>,
     pub(crate) server_id: String,
     pub(crate) version: &'static str,
     pub(crate) started: Instant,
@@ -99,7 +98,7 @@ pub(crate) struct Reading<'monitor> {
     pub(crate) counters: Vec<Counters>,
     pub(crate) inbox_depths: Vec<usize>,
     pub(crate) calls_under_way: usize,
-    pub(crate) answers: Vec<(&'static str, Code, u64)>,
+    pub(crate) calls: Vec<(&'static str, Code, u64)>,
     /// Lines of the trace log, and events it has not.
     pub(crate) trace_log: (u64, u64),
     pub(crate) logic: Option<LogicStats>,
@@ -119,7 +118,7 @@ impl Monitor {
             counters: snapshots.into_iter().map(|(_, counters)| *counters).collect(),
             inbox_depths,
             calls_under_way,
-            answers: self.answers.all(),
+            calls: self.counts.all(),
             trace_log: self.hub.trace_log_counts(),
             logic: self.logic.as_deref().map(Logic::stats),
         })

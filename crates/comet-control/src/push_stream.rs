@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use comet_serve::CallCounts;
 use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
 use comet_wire::comet::v1::push_stream_reply::{Answer, Error};
 use comet_wire::comet::v1::push_stream_req::{Keys, Target, Users};
@@ -20,9 +21,7 @@ use comet_wire::goim::comet::Ledger;
 use tokio_stream::Stream;
 use tonic::{Code, Status, Streaming};
 
-use crate::grpc::Answers;
 use crate::pushes::{Pushes, UnderWay};
-use crate::status::invalid;
 
 /// Pushes of one stream that may be unanswered.
 const UNDER_WAY_MAX: usize = 1_024;
@@ -37,7 +36,7 @@ pub(crate) struct PushStream {
     /// By the order they came in, with their ids.
     under_way: VecDeque<(u64, Result<UnderWay, Status>)>,
     pushes: Arc<Pushes>,
-    answers: Arc<Answers>,
+    counts: Arc<CallCounts>,
     /// Ready when the servers are to end.
     stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -54,7 +53,7 @@ impl PushStream {
     pub(crate) fn new(
         requests: Streaming<PushStreamReq>,
         pushes: Arc<Pushes>,
-        answers: Arc<Answers>,
+        counts: Arc<CallCounts>,
         stopped: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         Self {
@@ -62,7 +61,7 @@ impl PushStream {
             input: Input::Open,
             under_way: VecDeque::new(),
             pushes,
-            answers,
+            counts,
             stopped: Box::pin(stopped),
         }
     }
@@ -96,7 +95,7 @@ impl PushStream {
             Some(Target::Keys(Keys { keys })) => self.pushes.begin_keys(keys, proto, proto_op),
             Some(Target::Users(Users { users })) => self.pushes.begin_users(users, proto, proto_op),
             Some(Target::RoomId(room)) => self.pushes.begin_room(room, proto),
-            None => Err(invalid("no target is given: name keys, users or a room")),
+            None => Err(Status::invalid_argument("no target is given: name keys, users or a room")),
         }
     }
 
@@ -112,7 +111,7 @@ impl PushStream {
                 },
                 Err(refusal) => Err(mem::replace(refusal, Status::new(Code::Ok, ""))),
             };
-            self.answers.count("PushStream", &outcome);
+            self.counts.count("PushStream", &outcome);
             answers.push(Answer { id: *id, outcome: Some(answered(outcome)) });
             self.under_way.pop_front();
         }
@@ -124,7 +123,7 @@ impl Drop for PushStream {
     /// Whoever cut it hears no more answers; the pushes count all the same.
     fn drop(&mut self) {
         for _ in &self.under_way {
-            self.answers.add("PushStream", Code::Cancelled);
+            self.counts.add("PushStream", Code::Cancelled);
         }
     }
 }

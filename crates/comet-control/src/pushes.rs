@@ -19,7 +19,7 @@ use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
 use crate::hub::{Call, Hub, Unfinished};
-use crate::status::{invalid, known, ledger};
+use crate::status::{known, ledger};
 
 /// What one call may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -37,27 +37,30 @@ impl Bounds {
     pub(crate) fn check_count(&self, what: &str, count: usize) -> Result<(), Status> {
         let max = self.keys_max;
         match count {
-            0 => Err(invalid(format!("no {what} is given: name at least one"))),
-            _ if count > max => {
-                Err(invalid(format!("{count} {what}s are more than the {max} of one call")))
-            }
+            0 => Err(Status::invalid_argument(format!("no {what} is given: name at least one"))),
+            _ if count > max => Err(Status::invalid_argument(format!(
+                "{count} {what}s are more than the {max} of one call"
+            ))),
             _ => Ok(()),
         }
     }
 
     /// Refuses what is no frame to push.
     pub(crate) fn check_proto(&self, proto: Option<Proto>) -> Result<Proto, Status> {
-        let proto = proto.ok_or_else(|| invalid("proto is missing: nothing to push"))?;
+        let proto =
+            proto.ok_or_else(|| Status::invalid_argument("proto is missing: nothing to push"))?;
         let (length, max) = (proto.body.len(), self.frame_max);
         if length > max {
             return Err(body_too_long(length, max));
         }
         if proto.op == op::RAW {
             match count_frames(&proto.body) {
-                Ok(0) => return Err(invalid("the body of operation 9 holds no frame")),
+                Ok(0) => {
+                    return Err(Status::invalid_argument("the body of operation 9 holds no frame"));
+                }
                 Ok(_) => {}
                 Err(fault) => {
-                    return Err(invalid(format!(
+                    return Err(Status::invalid_argument(format!(
                         "the body of operation 9 is not a run of whole frames: {fault}"
                     )));
                 }
@@ -171,7 +174,7 @@ impl Pushes {
         proto: Option<Proto>,
     ) -> Result<UnderWay, Status> {
         if room.is_empty() {
-            return Err(invalid("roomID is empty: name the room"));
+            return Err(Status::invalid_argument("roomID is empty: name the room"));
         }
         let push = self.push(proto, 0)?;
         let home = home_of_room(&room, self.hub.shards());
@@ -236,8 +239,9 @@ impl Pushes {
         let proto = self.bounds.check_proto(proto)?;
         let version = match proto.ver {
             0 => VERSION,
-            other => u16::try_from(other)
-                .map_err(|_| invalid(format!("ver {other} does not fit a frame header")))?,
+            other => u16::try_from(other).map_err(|_| {
+                Status::invalid_argument(format!("ver {other} does not fit a frame header"))
+            })?,
         };
         let frame = Encoded::frame(&Frame {
             version,
@@ -270,13 +274,13 @@ impl Future for UnderWay {
 
 /// Connections a second; 0 is all at once.
 pub(crate) fn pace(speed: i32) -> Result<Option<NonZeroU32>, Status> {
-    u32::try_from(speed)
-        .map(NonZeroU32::new)
-        .map_err(|_| invalid(format!("speed is {speed}: give 0 or connections a second")))
+    u32::try_from(speed).map(NonZeroU32::new).map_err(|_| {
+        Status::invalid_argument(format!("speed is {speed}: give 0 or connections a second"))
+    })
 }
 
 pub(crate) fn body_too_long(length: impl Display, max: usize) -> Status {
-    invalid(format!("the body has {length} bytes, more than the {max} allowed"))
+    Status::invalid_argument(format!("the body has {length} bytes, more than the {max} allowed"))
 }
 
 /// The counters of every shard, in their order.

@@ -8,10 +8,6 @@ use tonic::Status;
 use crate::calls::{CALLS_MAX, Gathered};
 use crate::hub::Unfinished;
 
-pub(crate) fn invalid(sentence: impl Into<String>) -> Status {
-    Status::invalid_argument(sentence)
-}
-
 /// What a call that failed has done all the same.
 pub(crate) fn known(gathered: &Gathered) -> String {
     format!("known so far: {}", Ledger { scheduled: gathered.scheduled, ..ledger(&gathered.tally) })

@@ -11,7 +11,6 @@ use tokio_stream::StreamExt;
 use tonic::Status;
 
 use crate::pushes::{Bounds, body_too_long};
-use crate::status::invalid;
 
 /// Bodies that may be on their way in at once; with the longest body this bounds their memory. One more
 /// waits for its place, and its caller on the connection.
@@ -48,7 +47,10 @@ impl Bodies {
         };
         let _held = place.expect("nobody closes the semaphore");
         timeout(self.limit, self.collect(request)).await.unwrap_or_else(|_| {
-            Err(invalid(format!("the body did not come in within {:?}", self.limit)))
+            Err(Status::invalid_argument(format!(
+                "the body did not come in within {:?}",
+                self.limit
+            )))
         })
     }
 
@@ -64,7 +66,9 @@ impl Bodies {
         let mut length = 0;
         let mut chunks = request.into_body().into_data_stream();
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|error| invalid(format!("the body broke off: {error}")))?;
+            let chunk = chunk.map_err(|error| {
+                Status::invalid_argument(format!("the body broke off: {error}"))
+            })?;
             length += chunk.len() as u64;
             if announced.max(length) > max {
                 kept = Vec::new();

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::extract::Request;
+use comet_serve::Phase;
 use serde_json::{Value, json};
 use tonic::Status;
 
 use super::Api;
 use crate::logic_server::nodes as comets;
 use crate::reach::Reach;
-use crate::serve::Phase;
 
 /// What clients are to know of this server.
 #[derive(Clone, Debug)]

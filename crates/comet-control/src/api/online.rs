@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
+use comet_serve::Query;
 use serde_json::{Map, Value, json};
 use tonic::Status;
 
 use super::Api;
 use super::push::room_id;
-use super::query::Query;
 
 /// Rooms in one answer of [`top`].
 const TOP_MAX: usize = 10_000;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::Request;
 use comet_proto::VERSION;
+use comet_serve::Query;
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use serde_json::{Value, json};
 use tonic::Status;
 
 use super::Api;
-use super::query::Query;
 use crate::reach::Pushed;
 
 /// To the connections that hold `keys`.

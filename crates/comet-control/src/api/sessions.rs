@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
+use comet_serve::Query;
 use serde_json::{Value, json};
 use tonic::Status;
 
-use super::{Api, Query};
+use super::Api;
 use crate::reach::Reach;
 
 /// Ends all sessions at a comet that is gone for good, without waiting until they expire. Clients that

@@ -11,20 +11,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use comet_router::{Sessions, Store, StoreError};
+use comet_serve::{endpoint, root_cause};
 use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};
 use comet_wire::goim::protocol::Proto;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::caller::root_cause;
 use crate::pushes::{Bounds, pace, shares};
 use crate::reach::{Failure, Pushed};
-use crate::start::StartError;
-use crate::status::invalid;
+use crate::start_error::StartError;
 
 /// Pushes that may be under way at once; with the longest body this bounds their memory.
 const PUSHES_MAX: usize = 1_024;
@@ -92,9 +91,8 @@ impl Comets {
         bounds: Bounds,
     ) -> Result<Self, StartError> {
         let comet = |(id, address): &(String, String)| -> Result<Comet, StartError> {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))
-                .map_err(|error| StartError::CometAddress { address: address.clone(), error })?;
-            let endpoint = endpoint
+            let endpoint = endpoint(address)
+                .map_err(StartError::CometAddress)?
                 .connect_timeout(CONNECT_TIMEOUT)
                 .http2_keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE)
@@ -354,7 +352,7 @@ async fn ask(channel: Channel, request: Request) -> Result<Ledger, Status> {
 /// Nobody took it: because the request is bad, or because nobody is there.
 fn refused(bad: Option<String>, failed: &[Failure]) -> Status {
     if let Some(message) = bad {
-        return invalid(message);
+        return Status::invalid_argument(message);
     }
     let each: Vec<_> =
         failed.iter().map(|failure| format!("{}: {}", failure.server, failure.message)).collect();

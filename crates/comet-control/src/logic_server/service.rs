@@ -8,6 +8,7 @@ use comet_core::limits::NAME_MAX;
 use comet_core::{Accepts, Identity};
 use comet_logic::{AnyAuther, Auther};
 use comet_router::{Placed, Sessions, Store};
+use comet_serve::CallCounts;
 use comet_wire::goim::logic::logic_server::Logic;
 use comet_wire::goim::logic::{
     Backoff, ConnectReply, ConnectReq, DisconnectReply, DisconnectReq, HeartbeatReply,
@@ -17,8 +18,6 @@ use tonic::{Request, Response, Status};
 
 use super::comets::{Comets, unavailable};
 use crate::api::Node;
-use crate::grpc::Answers;
-use crate::status::invalid;
 
 /// Longest server id, bytes.
 const SERVER_MAX: usize = 255;
@@ -29,7 +28,7 @@ pub(crate) struct LogicService {
     pub(crate) sessions: Arc<Store>,
     pub(crate) comets: Arc<Comets>,
     pub(crate) node: Node,
-    pub(crate) answers: Arc<Answers>,
+    pub(crate) counts: Arc<CallCounts>,
 }
 
 impl LogicService {
@@ -92,7 +91,8 @@ impl LogicService {
     /// What a client says goes nowhere from here, as in goim's logic: it is counted.
     fn hear(request: ReceiveReq) -> Result<ReceiveReply, Status> {
         let ReceiveReq { mid, proto } = request;
-        let proto = proto.ok_or_else(|| invalid("proto is missing: nothing was said"))?;
+        let proto =
+            proto.ok_or_else(|| Status::invalid_argument("proto is missing: nothing was said"))?;
         log::debug!("user {mid} said {} bytes with operation {}", proto.body.len(), proto.op);
         Ok(ReceiveReply {})
     }
@@ -124,7 +124,7 @@ impl LogicService {
         rpc: &'static str,
         answer: impl Future<Output = Result<T, Status>>,
     ) -> Result<Response<T>, Status> {
-        let answer = self.answers.of(rpc, answer).await;
+        let answer = self.counts.of(rpc, answer).await;
         if let Err(status) = &answer {
             log::debug!("{rpc}: {:?}, {}", status.code(), status.message());
         }
@@ -181,17 +181,21 @@ impl Logic for LogicService {
 
 fn check_server(server: &str) -> Result<(), Status> {
     match server.len() {
-        0 => Err(invalid("server is empty: name the comet")),
+        0 => Err(Status::invalid_argument("server is empty: name the comet")),
         1..=SERVER_MAX => Ok(()),
-        more => Err(invalid(format!("server has {more} bytes, more than {SERVER_MAX}"))),
+        more => Err(Status::invalid_argument(format!(
+            "server has {more} bytes, more than {SERVER_MAX}"
+        ))),
     }
 }
 
 fn check_session(key: &str, server: &str) -> Result<(), Status> {
     check_server(server)?;
     match key.len() {
-        0 => Err(invalid("key is empty: name the session")),
+        0 => Err(Status::invalid_argument("key is empty: name the session")),
         1..=NAME_MAX => Ok(()),
-        more => Err(invalid(format!("key has {more} bytes, more than {NAME_MAX}"))),
+        more => {
+            Err(Status::invalid_argument(format!("key has {more} bytes, more than {NAME_MAX}")))
+        }
     }
 }

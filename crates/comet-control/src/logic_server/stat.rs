@@ -8,19 +8,17 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use comet_router::{Sessions, Store};
+use comet_serve::{CallCounts, Phase, healthz};
 use tokio::sync::watch;
 
 use super::comets::Comets;
 use crate::exposition::{CONTENT_TYPE, Exposition, Kind};
-use crate::grpc::Answers;
-use crate::http::healthz;
-use crate::serve::Phase;
 
 /// Where the numbers come from.
 pub(crate) struct Stat {
     pub(crate) sessions: Arc<Store>,
     pub(crate) comets: Arc<Comets>,
-    pub(crate) answers: Arc<Answers>,
+    pub(crate) counts: Arc<CallCounts>,
     pub(crate) server_id: String,
     pub(crate) version: &'static str,
 }
@@ -28,7 +26,7 @@ pub(crate) struct Stat {
 /// The routes; an unknown path is 404, another method 405.
 pub(crate) fn router(stat: Stat, phase: watch::Receiver<Phase>) -> Router {
     let metrics = Router::new().route("/metrics", get(metrics)).with_state(Arc::new(stat));
-    Router::new().route("/healthz", get(healthz)).with_state(phase).merge(metrics)
+    healthz(phase).merge(metrics)
 }
 
 async fn metrics(State(stat): State<Arc<Stat>>) -> Response {
@@ -75,7 +73,7 @@ impl Stat {
             Kind::Counter,
             "Calls answered, by name or path and by gRPC code.",
         );
-        for (rpc, code, count) in self.answers.all() {
+        for (rpc, code, count) in self.counts.all() {
             calls.labelled(&[("rpc", &rpc), ("code", &format_args!("{code:?}"))], count);
         }
         page.family("comet_build_info", Kind::Gauge, "Always 1; the labels say what runs here.")

@@ -7,15 +7,17 @@ use std::ops::RangeInclusive;
 use percent_encoding::percent_decode_str;
 use tonic::Status;
 
-use crate::status::invalid;
-
-/// Decoded parameters in their order. Those no call asks for do not matter, as in goim.
-pub(crate) struct Query(Vec<(String, String)>);
+/// Decoded parameters in their order. Parameters that no call asks for do not
+/// matter, as in goim.
+#[derive(Debug)]
+pub struct Query(Vec<(String, String)>);
 
 impl Query {
+    /// Decodes a query string; none is an empty one.
+    ///
     /// # Errors
     /// If a parameter is not UTF-8.
-    pub(crate) fn read(text: Option<&str>) -> Result<Self, Status> {
+    pub fn read(text: Option<&str>) -> Result<Self, Status> {
         let parts = text.unwrap_or_default().split('&').filter(|part| !part.is_empty());
         let decoded = parts.map(|part| {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -28,10 +30,10 @@ impl Query {
     ///
     /// # Errors
     /// If it is missing, empty, or given more than once.
-    pub(crate) fn text(&self, name: &str) -> Result<&str, Status> {
+    pub fn text(&self, name: &str) -> Result<&str, Status> {
         match self.single(name)? {
-            None => Err(invalid(format!("{name} is missing"))),
-            Some("") => Err(invalid(format!("{name} is empty"))),
+            None => Err(Status::invalid_argument(format!("{name} is missing"))),
+            Some("") => Err(Status::invalid_argument(format!("{name} is empty"))),
             Some(text) => Ok(text),
         }
     }
@@ -40,7 +42,7 @@ impl Query {
     ///
     /// # Errors
     /// If it is missing, not in `range`, or given more than once.
-    pub(crate) fn number<T: TryFrom<i64>>(
+    pub fn number<T: TryFrom<i64>>(
         &self,
         name: &str,
         range: RangeInclusive<i64>,
@@ -49,7 +51,10 @@ impl Query {
     }
 
     /// The same where the number may be left out, which is 0.
-    pub(crate) fn optional_number<T: TryFrom<i64> + Default>(
+    ///
+    /// # Errors
+    /// If it is not in `range`, or given more than once.
+    pub fn optional_number<T: TryFrom<i64> + Default>(
         &self,
         name: &str,
         range: RangeInclusive<i64>,
@@ -64,7 +69,7 @@ impl Query {
     ///
     /// # Errors
     /// If it is another, or given more than once.
-    pub(crate) fn optional_choice<'a>(
+    pub fn optional_choice<'a>(
         &self,
         name: &str,
         allowed: &[&'a str],
@@ -73,10 +78,9 @@ impl Query {
             return Ok(None);
         };
         let choice = allowed.iter().find(|choice| **choice == text);
-        choice
-            .copied()
-            .map(Some)
-            .ok_or_else(|| invalid(format!("{name}: {text:?} is none of {}", allowed.join(", "))))
+        choice.copied().map(Some).ok_or_else(|| {
+            Status::invalid_argument(format!("{name}: {text:?} is none of {}", allowed.join(", ")))
+        })
     }
 
     /// Every element of the list `name`: separated by commas, or the parameter repeated as goim's own
@@ -84,13 +88,15 @@ impl Query {
     ///
     /// # Errors
     /// If it is missing or has an empty element.
-    pub(crate) fn list(&self, name: &str) -> Result<Vec<&str>, Status> {
+    pub fn list(&self, name: &str) -> Result<Vec<&str>, Status> {
         let list: Vec<_> = self.all(name).flat_map(|text| text.split(',')).collect();
         match list.iter().position(|element| element.is_empty()) {
-            None if list.is_empty() => Err(invalid(format!("{name} is missing"))),
+            None if list.is_empty() => Err(Status::invalid_argument(format!("{name} is missing"))),
             None => Ok(list),
-            Some(_) if list.len() == 1 => Err(invalid(format!("{name} is empty"))),
-            Some(index) => Err(invalid(format!("{name}: element {} is empty", index + 1))),
+            Some(_) if list.len() == 1 => Err(Status::invalid_argument(format!("{name} is empty"))),
+            Some(index) => {
+                Err(Status::invalid_argument(format!("{name}: element {} is empty", index + 1)))
+            }
         }
     }
 
@@ -98,7 +104,7 @@ impl Query {
     ///
     /// # Errors
     /// If it is missing, or an element is not a whole number of 64 bits.
-    pub(crate) fn numbers(&self, name: &str) -> Result<Vec<i64>, Status> {
+    pub fn numbers(&self, name: &str) -> Result<Vec<i64>, Status> {
         let list = self.list(name)?;
         list.into_iter().map(|text| number(name, text, &(i64::MIN..=i64::MAX))).collect()
     }
@@ -108,7 +114,10 @@ impl Query {
         let first = values.next();
         match values.count() {
             0 => Ok(first),
-            more => Err(invalid(format!("{name} is given {} times: give it once", more + 1))),
+            more => Err(Status::invalid_argument(format!(
+                "{name} is given {} times: give it once",
+                more + 1
+            ))),
         }
     }
 
@@ -121,7 +130,9 @@ fn decode(text: &str, part: &str) -> Result<String, Status> {
     let text: Cow<'_, str> =
         if text.contains('+') { text.replace('+', " ").into() } else { text.into() };
     let decoded = percent_decode_str(&text).decode_utf8();
-    decoded.map(Cow::into_owned).map_err(|_| invalid(format!("{part:?} is not UTF-8")))
+    decoded
+        .map(Cow::into_owned)
+        .map_err(|_| Status::invalid_argument(format!("{part:?} is not UTF-8")))
 }
 
 fn number<T: TryFrom<i64>>(
@@ -132,7 +143,9 @@ fn number<T: TryFrom<i64>>(
     let number = text.parse().ok().filter(|number| range.contains(number));
     number.and_then(|number| T::try_from(number).ok()).ok_or_else(|| {
         let (least, most) = (range.start(), range.end());
-        invalid(format!("{name}: {text:?} is not a whole number from {least} to {most}"))
+        Status::invalid_argument(format!(
+            "{name}: {text:?} is not a whole number from {least} to {most}"
+        ))
     })
 }
 
