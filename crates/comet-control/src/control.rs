@@ -9,25 +9,18 @@ use std::{fmt, io};
 
 use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Sender};
+use comet_push::{Bounds, Node, grpc_api, http_api, node_routes, push_routes};
 use comet_serve::{CallCounts, Phase, StartError as ServeError, advance, exposed, listen, spawn};
 use tokio::sync::watch;
 
-use crate::api::{Api, Bodies, Node};
-use crate::grpc::PushService;
 use crate::hub::Hub;
 use crate::logic::{Logic, LogicOptions};
 use crate::monitor::Monitor;
-use crate::pushes::{Bounds, Pushes};
-use crate::reach::Reach;
+use crate::pushes::Pushes;
 use crate::servers::Assembly;
 use crate::start_error::StartError;
+use crate::this_node::ThisNode;
 use crate::wake::ControlWake;
-
-/// What the longest request may hold besides its body and keys.
-const REQUEST_SLACK: usize = 1_024;
-
-/// Bytes a key takes in a request that names as many as it may; longer ones leave room for fewer.
-const KEY_BYTES: usize = 256;
 
 /// The name of the thread, and in errors.
 const THREAD: &str = "control";
@@ -153,16 +146,19 @@ impl Control {
         };
         let counts = Arc::new(CallCounts::default());
         let pushes = Arc::new(Pushes::new(Arc::clone(&hub), bounds));
-        let api = Api {
-            reach: Reach::Shards(Arc::clone(&pushes)),
-            counts: Arc::clone(&counts),
-            bodies: Bodies::new(bounds),
-            node: options.node,
+        let this_node = ThisNode {
+            node: options.node.clone(),
             server_id: options.server_id.clone(),
             version: options.version,
             grpc: grpc.addresses.clone(),
+            pushes: Arc::clone(&pushes),
             phase: phases.clone(),
         };
+        let calls = push_routes(Arc::clone(&pushes), &counts).merge(node_routes(
+            Arc::new(this_node),
+            options.node,
+            &counts,
+        ));
         let servers = Assembly {
             grpc: grpc.listeners,
             http: http.listeners,
@@ -170,13 +166,8 @@ impl Control {
             debug: debug.listeners,
             hub: Arc::clone(&hub),
             logic: logic.clone(),
-            push: PushService { pushes, counts: Arc::clone(&counts), phase: phases.clone() },
-            request_max: options
-                .keys_max
-                .saturating_mul(KEY_BYTES)
-                .saturating_add(options.frame_max)
-                .saturating_add(REQUEST_SLACK),
-            api,
+            push: grpc_api(pushes, Arc::clone(&counts), phases.clone()),
+            calls: http_api(calls),
             monitor: Monitor {
                 hub: Arc::clone(&hub),
                 logic,

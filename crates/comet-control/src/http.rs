@@ -17,6 +17,7 @@ use crate::build_info;
 use crate::exposition::CONTENT_TYPE;
 use crate::monitor::Monitor;
 use crate::stat::top_rooms;
+use crate::status::status;
 
 /// Rooms in an answer that was not asked for more or less.
 const TOP: usize = 10;
@@ -38,14 +39,14 @@ pub(crate) fn router(monitor: Arc<Monitor>, phase: watch::Receiver<Phase>) -> Ro
 async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
     match monitor.read().await {
         Ok(reading) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], reading.metrics()).into_response(),
-        Err(unfinished) => refusal(&unfinished.into()),
+        Err(unfinished) => refusal(&status(unfinished)),
     }
 }
 
 async fn stat(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
         let top = top(&uri)?;
-        let (reading, rooms) = tokio::try_join!(monitor.read(), monitor.rooms())?;
+        let (reading, rooms) = tokio::try_join!(monitor.read(), monitor.rooms()).map_err(status)?;
         Ok::<_, Status>(reading.stat(&rooms, top))
     };
     answered(answer.await)
@@ -54,7 +55,7 @@ async fn stat(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
 async fn rooms(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
         let top = top(&uri)?;
-        Ok::<_, Status>(top_rooms(&monitor.rooms().await?, top))
+        Ok::<_, Status>(top_rooms(&monitor.rooms().await.map_err(status)?, top))
     };
     answered(answer.await)
 }

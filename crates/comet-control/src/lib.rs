@@ -22,7 +22,6 @@
     reason = "metrics, profiles and the trace log tell the time of day; calls wait in tokio's"
 )]
 
-mod api;
 mod build_info;
 pub mod caller;
 mod calls;
@@ -30,7 +29,6 @@ mod control;
 mod debug;
 mod exposition;
 mod flamegraph;
-mod grpc;
 mod heap;
 mod heap_use;
 mod http;
@@ -42,19 +40,18 @@ mod metrics;
 mod monitor;
 mod process;
 mod profile;
-mod push_stream;
 mod pushes;
-mod reach;
 mod servers;
 mod signals;
 mod start_error;
 mod stat;
 mod status;
+mod this_node;
 mod trace_log;
 mod wake;
 
-pub use api::Node;
 pub use build_info::VERSION_AND_COMMIT;
+pub use comet_push::Node;
 pub use control::{Control, Drained, Goodbye, Options};
 pub use logic::LogicOptions;
 pub use signals::{Signal, Signals};

@@ -4,12 +4,12 @@
 //! [`AnyAuther`], and where its session is, in a [`Store`]. In front of the comets it knows it serves the
 //! HTTP push API, with `/healthz` and `/metrics` beside it. It knows no shard and no client's socket.
 
+mod backend;
 mod comets;
-pub(crate) mod nodes;
+mod nodes;
 mod service;
+mod sessions;
 mod stat;
-
-pub(crate) use comets::Comets;
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use comet_logic::AnyAuther;
+use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
     CallCounts, GrpcApi, Phase, Servers, StartError as ServeError, exposed, listen, spawn, stopped,
@@ -26,10 +27,9 @@ use comet_wire::goim::logic::logic_server::LogicServer as Service;
 use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
 
-use crate::api::{self, Api, Bodies, Node};
-use crate::pushes::Bounds;
-use crate::reach::Reach;
 use crate::start_error::StartError;
+use backend::Hosts;
+use comets::Comets;
 use service::LogicService;
 use stat::Stat;
 
@@ -194,16 +194,11 @@ impl Assembly {
             node: options.node.clone(),
             counts: Arc::clone(&counts),
         };
-        let calls = api::router(Api {
-            reach: Reach::Comets(Arc::clone(&comets)),
-            counts: Arc::clone(&counts),
-            bodies: Bodies::new(bounds),
-            node: options.node,
-            server_id: options.server_id.clone(),
-            version: options.version,
-            grpc: Vec::new(),
-            phase: phase.clone(),
-        });
+        let list = Hosts { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
+        let calls = push_routes(Arc::clone(&comets), &counts)
+            .merge(node_routes(Arc::new(list), options.node, &counts))
+            .merge(sessions::route(&comets, &counts));
+        let calls = http_api(calls);
         let Options { server_id, version, .. } = options;
         let pages =
             stat::router(Stat { sessions, comets, counts, server_id, version }, phase.clone());

@@ -4,72 +4,23 @@
 //! Up to the first await everything happens in one go, so calls to one key or room reach its home in
 //! the order they arrived in.
 
-use std::fmt::Display;
 use std::future::Future;
-use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use comet_core::{Counters, Message, Push, ShardId, home_of_key, home_of_room, home_of_user};
-use comet_proto::{Encoded, Frame, VERSION, count_frames, op};
+use comet_proto::{Encoded, Frame, VERSION};
+use comet_push::{Bounds, PushBackend, Pushed, StreamBackend, pace, shares};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
 use crate::hub::{Call, Hub, Unfinished};
-use crate::status::{known, ledger};
+use crate::status::{known, ledger, status};
 
-/// What one call may ask for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    /// Longest body of a frame, bytes.
-    pub(crate) frame_max: usize,
-    /// Keys, users, or rooms asked about, in one call.
-    pub(crate) keys_max: usize,
-    /// How long a call may take.
-    pub(crate) timeout: Duration,
-}
-
-impl Bounds {
-    /// Refuses more than [`Bounds::keys_max`] of `what`, and none.
-    pub(crate) fn check_count(&self, what: &str, count: usize) -> Result<(), Status> {
-        let max = self.keys_max;
-        match count {
-            0 => Err(Status::invalid_argument(format!("no {what} is given: name at least one"))),
-            _ if count > max => Err(Status::invalid_argument(format!(
-                "{count} {what}s are more than the {max} of one call"
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    /// Refuses what is no frame to push.
-    pub(crate) fn check_proto(&self, proto: Option<Proto>) -> Result<Proto, Status> {
-        let proto =
-            proto.ok_or_else(|| Status::invalid_argument("proto is missing: nothing to push"))?;
-        let (length, max) = (proto.body.len(), self.frame_max);
-        if length > max {
-            return Err(body_too_long(length, max));
-        }
-        if proto.op == op::RAW {
-            match count_frames(&proto.body) {
-                Ok(0) => {
-                    return Err(Status::invalid_argument("the body of operation 9 holds no frame"));
-                }
-                Ok(_) => {}
-                Err(fault) => {
-                    return Err(Status::invalid_argument(format!(
-                        "the body of operation 9 is not a run of whole frames: {fault}"
-                    )));
-                }
-            }
-        }
-        Ok(proto)
-    }
-}
-
+/// Pushes to the shards of this process.
 pub(crate) struct Pushes {
     hub: Arc<Hub>,
     bounds: Bounds,
@@ -86,151 +37,6 @@ pub(crate) struct UnderWay {
 impl Pushes {
     pub(crate) fn new(hub: Arc<Hub>, bounds: Bounds) -> Self {
         Self { hub, bounds }
-    }
-
-    pub(crate) fn bounds(&self) -> Bounds {
-        self.bounds
-    }
-
-    /// To the connections that hold `keys`; a key given twice is pushed to twice.
-    pub(crate) async fn to_keys(
-        &self,
-        keys: Vec<String>,
-        proto: Option<Proto>,
-        operation: i32,
-    ) -> Result<Ledger, Status> {
-        self.begin_keys(keys, proto, operation)?.await
-    }
-
-    /// To every session of `users`.
-    pub(crate) async fn to_users(
-        &self,
-        users: Vec<i64>,
-        proto: Option<Proto>,
-        operation: i32,
-    ) -> Result<Ledger, Status> {
-        self.begin_users(users, proto, operation)?.await
-    }
-
-    /// To the members of `room`.
-    pub(crate) async fn to_room(
-        &self,
-        room: String,
-        proto: Option<Proto>,
-    ) -> Result<Ledger, Status> {
-        self.begin_room(room, proto)?.await
-    }
-
-    /// What [`Pushes::to_keys`] does before it waits.
-    pub(crate) fn begin_keys(
-        &self,
-        keys: Vec<String>,
-        proto: Option<Proto>,
-        operation: i32,
-    ) -> Result<UnderWay, Status> {
-        self.bounds.check_count("key", keys.len())?;
-        let push = self.push(proto, operation)?;
-        let keys = keys.into_iter().map(String::into_boxed_str);
-        let homes = by_home(keys, self.hub.shards(), |key| home_of_key(key, self.hub.shards()));
-        let call = self.hub.begin(self.bounds.timeout, |call| {
-            homes.map(move |(home, keys)| {
-                (home, Message::PushKeys { call, keys, push: push.clone() })
-            })
-        })?;
-        Ok(call.into())
-    }
-
-    /// What [`Pushes::to_users`] does before it waits.
-    pub(crate) fn begin_users(
-        &self,
-        users: Vec<i64>,
-        proto: Option<Proto>,
-        operation: i32,
-    ) -> Result<UnderWay, Status> {
-        self.bounds.check_count("user", users.len())?;
-        let push = self.push(proto, operation)?;
-        let given = users.len();
-        // User 0 is everybody without an id: nobody's home, so nobody to push to.
-        let users: Vec<i64> = users.into_iter().filter(|user| *user != 0).collect();
-        let absent = (given - users.len()) as u64;
-        if users.is_empty() {
-            return Ok(UnderWay { call: None, absent });
-        }
-        let homes = by_home(users.into_iter(), self.hub.shards(), |user| {
-            home_of_user(*user, self.hub.shards())
-        });
-        let call = self.hub.begin(self.bounds.timeout, |call| {
-            homes.map(move |(home, users)| {
-                (home, Message::PushUsers { call, users, push: push.clone() })
-            })
-        })?;
-        Ok(UnderWay { call: Some(call), absent })
-    }
-
-    /// What [`Pushes::to_room`] does before it waits.
-    pub(crate) fn begin_room(
-        &self,
-        room: String,
-        proto: Option<Proto>,
-    ) -> Result<UnderWay, Status> {
-        if room.is_empty() {
-            return Err(Status::invalid_argument("roomID is empty: name the room"));
-        }
-        let push = self.push(proto, 0)?;
-        let home = home_of_room(&room, self.hub.shards());
-        let call = self.hub.begin(self.bounds.timeout, |call| {
-            [(home, Message::PushRoom { call, room: Arc::from(room), push })]
-        })?;
-        Ok(call.into())
-    }
-
-    /// To every connection: at once, or `speed` connections a second.
-    pub(crate) async fn to_all(
-        &self,
-        proto: Option<Proto>,
-        operation: i32,
-        speed: i32,
-    ) -> Result<Ledger, Status> {
-        let speed = pace(speed)?;
-        let push = self.push(proto, operation)?;
-        let Some(speed) = speed else {
-            let call = self.hub.begin_everywhere(self.bounds.timeout, |call| {
-                Message::Broadcast { call, push: push.clone(), speed: None }
-            })?;
-            return UnderWay::from(call).await;
-        };
-        let mut live = vec![0; usize::from(self.hub.shards())];
-        for (shard, counters) in snapshots(&self.hub, self.bounds.timeout).await? {
-            live[usize::from(shard.0)] = counters.live;
-        }
-        let shares = shares(speed, &live);
-        let call = self.hub.begin(self.bounds.timeout, |call| {
-            (0..).map(ShardId).zip(shares).map(move |(shard, share)| {
-                (shard, Message::Broadcast { call, push: push.clone(), speed: Some(share) })
-            })
-        });
-        let gathered = call?.await?;
-        if gathered.busy > 0 {
-            return Err(Status::resource_exhausted(format!(
-                "{} of {} shards have too many paced broadcasts under way; {}",
-                gathered.busy,
-                self.hub.shards(),
-                known(&gathered),
-            )));
-        }
-        Ok(Ledger { scheduled: gathered.scheduled, ..ledger(&gathered.tally) })
-    }
-
-    /// The rooms with someone online, and how many.
-    pub(crate) async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
-        let limit = self.bounds.timeout;
-        Ok(self.hub.begin_everywhere(limit, |call| Message::Rooms { call })?.await?.rooms)
-    }
-
-    /// How many connections are authenticated.
-    pub(crate) async fn live(&self) -> Result<u64, Status> {
-        let counters = snapshots(&self.hub, self.bounds.timeout).await?;
-        Ok(counters.iter().map(|(_, counters)| counters.live).sum())
     }
 
     /// Checks and encodes the frame. `operation` is what the accept filter goes by; 0 leaves that to
@@ -253,6 +59,143 @@ impl Pushes {
     }
 }
 
+impl PushBackend for Pushes {
+    fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    async fn to_keys(
+        &self,
+        keys: Vec<String>,
+        proto: Option<Proto>,
+        operation: i32,
+    ) -> Result<Pushed, Status> {
+        Ok(self.begin_keys(keys, proto, operation)?.await?.into())
+    }
+
+    async fn to_users(
+        &self,
+        users: Vec<i64>,
+        proto: Option<Proto>,
+        operation: i32,
+    ) -> Result<Pushed, Status> {
+        Ok(self.begin_users(users, proto, operation)?.await?.into())
+    }
+
+    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<Pushed, Status> {
+        Ok(self.begin_room(room, proto)?.await?.into())
+    }
+
+    async fn to_all(
+        &self,
+        proto: Option<Proto>,
+        operation: i32,
+        speed: i32,
+    ) -> Result<Pushed, Status> {
+        let speed = pace(speed)?;
+        let push = self.push(proto, operation)?;
+        let Some(speed) = speed else {
+            let call = self.hub.begin_everywhere(self.bounds.timeout, |call| Message::Broadcast {
+                call,
+                push: push.clone(),
+                speed: None,
+            });
+            return Ok(UnderWay::from(call.map_err(status)?).await?.into());
+        };
+        let mut live = vec![0; usize::from(self.hub.shards())];
+        for (shard, counters) in snapshots(&self.hub, self.bounds.timeout).await.map_err(status)? {
+            live[usize::from(shard.0)] = counters.live;
+        }
+        let shares = shares(speed, &live);
+        let call = self.hub.begin(self.bounds.timeout, |call| {
+            (0..).map(ShardId).zip(shares).map(move |(shard, share)| {
+                (shard, Message::Broadcast { call, push: push.clone(), speed: Some(share) })
+            })
+        });
+        let gathered = call.map_err(status)?.await.map_err(status)?;
+        if gathered.busy > 0 {
+            return Err(Status::resource_exhausted(format!(
+                "{} of {} shards have too many paced broadcasts under way; {}",
+                gathered.busy,
+                self.hub.shards(),
+                known(&gathered),
+            )));
+        }
+        Ok(Ledger { scheduled: gathered.scheduled, ..ledger(&gathered.tally) }.into())
+    }
+
+    async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
+        let limit = self.bounds.timeout;
+        let call = self.hub.begin_everywhere(limit, |call| Message::Rooms { call });
+        Ok(call.map_err(status)?.await.map_err(status)?.rooms)
+    }
+
+    async fn live(&self) -> Result<u64, Status> {
+        let counters = snapshots(&self.hub, self.bounds.timeout).await.map_err(status)?;
+        Ok(counters.iter().map(|(_, counters)| counters.live).sum())
+    }
+}
+
+impl StreamBackend for Pushes {
+    type UnderWay = UnderWay;
+
+    fn begin_keys(
+        &self,
+        keys: Vec<String>,
+        proto: Option<Proto>,
+        operation: i32,
+    ) -> Result<UnderWay, Status> {
+        self.bounds.check_count("key", keys.len())?;
+        let push = self.push(proto, operation)?;
+        let keys = keys.into_iter().map(String::into_boxed_str);
+        let homes = by_home(keys, self.hub.shards(), |key| home_of_key(key, self.hub.shards()));
+        let call = self.hub.begin(self.bounds.timeout, |call| {
+            homes.map(move |(home, keys)| {
+                (home, Message::PushKeys { call, keys, push: push.clone() })
+            })
+        });
+        Ok(call.map_err(status)?.into())
+    }
+
+    fn begin_users(
+        &self,
+        users: Vec<i64>,
+        proto: Option<Proto>,
+        operation: i32,
+    ) -> Result<UnderWay, Status> {
+        self.bounds.check_count("user", users.len())?;
+        let push = self.push(proto, operation)?;
+        let given = users.len();
+        // User 0 is everybody without an id: nobody's home, so nobody to push to.
+        let users: Vec<i64> = users.into_iter().filter(|user| *user != 0).collect();
+        let absent = (given - users.len()) as u64;
+        if users.is_empty() {
+            return Ok(UnderWay { call: None, absent });
+        }
+        let homes = by_home(users.into_iter(), self.hub.shards(), |user| {
+            home_of_user(*user, self.hub.shards())
+        });
+        let call = self.hub.begin(self.bounds.timeout, |call| {
+            homes.map(move |(home, users)| {
+                (home, Message::PushUsers { call, users, push: push.clone() })
+            })
+        });
+        Ok(UnderWay { call: Some(call.map_err(status)?), absent })
+    }
+
+    fn begin_room(&self, room: String, proto: Option<Proto>) -> Result<UnderWay, Status> {
+        if room.is_empty() {
+            return Err(Status::invalid_argument("roomID is empty: name the room"));
+        }
+        let push = self.push(proto, 0)?;
+        let home = home_of_room(&room, self.hub.shards());
+        let call = self.hub.begin(self.bounds.timeout, |call| {
+            [(home, Message::PushRoom { call, room: Arc::from(room), push })]
+        });
+        Ok(call.map_err(status)?.into())
+    }
+}
+
 impl From<Call> for UnderWay {
     fn from(call: Call) -> Self {
         Self { call: Some(call), absent: 0 }
@@ -264,23 +207,12 @@ impl Future for UnderWay {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut ledger = match &mut self.call {
-            Some(call) => ledger(&ready!(Pin::new(call).poll(cx))?.tally),
+            Some(call) => ledger(&ready!(Pin::new(call).poll(cx)).map_err(status)?.tally),
             None => Ledger::default(),
         };
         ledger.absent += self.absent;
         Poll::Ready(Ok(ledger))
     }
-}
-
-/// Connections a second; 0 is all at once.
-pub(crate) fn pace(speed: i32) -> Result<Option<NonZeroU32>, Status> {
-    u32::try_from(speed).map(NonZeroU32::new).map_err(|_| {
-        Status::invalid_argument(format!("speed is {speed}: give 0 or connections a second"))
-    })
-}
-
-pub(crate) fn body_too_long(length: impl Display, max: usize) -> Status {
-    Status::invalid_argument(format!("the body has {length} bytes, more than the {max} allowed"))
 }
 
 /// The counters of every shard, in their order.
@@ -307,43 +239,9 @@ fn by_home<T>(
     (0..).map(ShardId).zip(homes).filter(|(_, items)| !items.is_empty())
 }
 
-/// Splits `speed` over shards (or whole servers) in proportion to their connections, so that all end at
-/// about the same time. Each gets at least 1: a shard whose first connections come in a moment still
-/// takes part.
-pub(crate) fn shares(speed: NonZeroU32, live: &[u64]) -> Vec<NonZeroU32> {
-    let speed = u128::from(speed.get());
-    let total = live.iter().map(|live| u128::from(*live)).sum::<u128>().max(1);
-    let mut before = 0;
-    let mut granted = 0;
-    live.iter()
-        .map(|live| {
-            before += u128::from(*live);
-            // Rounding the running sum instead of each share loses nothing overall.
-            let share = speed * before / total - granted;
-            granted += share;
-            let share = u32::try_from(share).expect("a share is no more than the whole");
-            NonZeroU32::new(share).unwrap_or(NonZeroU32::MIN)
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shares_follow_the_connections() {
-        let check = |speed, live: &[u64], expected: &[u32]| {
-            let shares = shares(NonZeroU32::new(speed).unwrap(), live);
-            assert_eq!(shares.iter().map(|share| share.get()).collect::<Vec<_>>(), expected);
-        };
-        check(100, &[10, 30], &[25, 75]);
-        check(100, &[1, 1, 1], &[33, 33, 34]);
-        check(100, &[0, 7], &[1, 100]);
-        check(100, &[0, 0], &[1, 1]);
-        check(1, &[5, 5, 5], &[1, 1, 1]);
-        check(u32::MAX, &[u64::MAX, u64::MAX], &[u32::MAX / 2, u32::MAX / 2 + 1]);
-    }
 
     #[test]
     fn items_keep_their_order_within_a_home() {

@@ -4,18 +4,15 @@ use std::io;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 
+use axum::Router;
 use comet_core::Report;
 use comet_mesh::Inbox;
 use comet_serve::{GrpcApi, Phase, Servers, stopped};
-use comet_wire::comet::v1::push_server::PushServer;
-use comet_wire::goim::comet::comet_server::CometServer;
 use tokio::join;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 
-use crate::api::{self, Api};
 use crate::debug;
-use crate::grpc::PushService;
 use crate::http;
 use crate::hub::Hub;
 use crate::logic::Logic;
@@ -29,10 +26,8 @@ pub(crate) struct Assembly {
     pub(crate) debug: Vec<StdListener>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) logic: Option<Arc<Logic>>,
-    pub(crate) push: PushService,
-    /// Longest request, bytes.
-    pub(crate) request_max: usize,
-    pub(crate) api: Api,
+    pub(crate) push: GrpcApi,
+    pub(crate) calls: Router,
     pub(crate) monitor: Monitor,
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -43,14 +38,10 @@ impl Assembly {
     /// # Errors
     /// If the runtime refuses a listener.
     pub(crate) fn start(self, reports: Inbox<Report>) -> io::Result<impl Future<Output = ()>> {
-        let Self { grpc, http, stat, debug, hub, logic, push, request_max, api, monitor, phase } =
-            self;
+        let Self { grpc, http, stat, debug, hub, logic, push, calls, monitor, phase } = self;
         let mut servers = Servers::new(phase.clone());
-        let services = GrpcApi::default()
-            .service(CometServer::new(push.clone()).max_decoding_message_size(request_max))
-            .service(PushServer::new(push).max_decoding_message_size(request_max));
-        servers.grpc(grpc, services, comet_wire::DESCRIPTORS)?;
-        servers.http(http, &api::router(api))?;
+        servers.grpc(grpc, push, comet_wire::DESCRIPTORS)?;
+        servers.http(http, &calls)?;
         servers.http(stat, &http::router(Arc::new(monitor), phase.clone()))?;
         servers.http(debug, &debug::router(Arc::clone(&hub)))?;
         let reports = Arc::new(reports);

@@ -4,9 +4,9 @@
 use std::time::Instant;
 
 use comet_core::{CloseReason, Counters, DropReason};
+use comet_push::fullest;
 use serde_json::{Map, Value, json};
 
-use crate::api::fullest;
 use crate::logic::LogicStats;
 use crate::monitor::{FIELDS, Reading, Rooms};
 

@@ -13,26 +13,25 @@ pub(crate) fn known(gathered: &Gathered) -> String {
     format!("known so far: {}", Ledger { scheduled: gathered.scheduled, ..ledger(&gathered.tally) })
 }
 
-impl From<Unfinished> for Status {
-    fn from(unfinished: Unfinished) -> Self {
-        match unfinished {
-            Unfinished::TooManyCalls => Self::resource_exhausted(format!(
-                "{CALLS_MAX} calls are under way; try again when some are answered"
-            )),
-            Unfinished::ShardGone(shard) => {
-                Self::unavailable(format!("shard {} has ended: the server is going down", shard.0))
-            }
-            Unfinished::InboxFull { shard, waited, known: gathered } => {
-                Self::resource_exhausted(format!(
-                    "the inbox of shard {} stayed full for {waited:?}; {}",
-                    shard.0,
-                    known(&gathered)
-                ))
-            }
-            Unfinished::Late { missing, waited, known: gathered } => Self::deadline_exceeded(
-                format!("reports still missing after {waited:?}: {missing}; {}", known(&gathered)),
-            ),
+/// Why a call of the shards has no complete answer, for its caller.
+pub(crate) fn status(unfinished: Unfinished) -> Status {
+    match unfinished {
+        Unfinished::TooManyCalls => Status::resource_exhausted(format!(
+            "{CALLS_MAX} calls are under way; try again when some are answered"
+        )),
+        Unfinished::ShardGone(shard) => {
+            Status::unavailable(format!("shard {} has ended: the server is going down", shard.0))
         }
+        Unfinished::InboxFull { shard, waited, known: gathered } => {
+            Status::resource_exhausted(format!(
+                "the inbox of shard {} stayed full for {waited:?}; {}",
+                shard.0,
+                known(&gathered)
+            ))
+        }
+        Unfinished::Late { missing, waited, known: gathered } => Status::deadline_exceeded(
+            format!("reports still missing after {waited:?}: {missing}; {}", known(&gathered)),
+        ),
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use comet_push::{Bounds, FailedServer, Pushed, pace, shares};
 use comet_router::{Sessions, Store, StoreError};
 use comet_serve::{endpoint, root_cause};
 use comet_wire::goim::comet::comet_client::CometClient;
@@ -21,8 +22,6 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::pushes::{Bounds, pace, shares};
-use crate::reach::{Failure, Pushed};
 use crate::start_error::StartError;
 
 /// Pushes that may be under way at once; with the longest body this bounds their memory.
@@ -186,7 +185,7 @@ impl Comets {
             } else {
                 let count = keys.len();
                 let message = format!("{count} keys are there: logic_server.comets lacks it");
-                strangers.push(Failure { server, message });
+                strangers.push(FailedServer { server, message });
             }
         }
         let mut pushed = self.call(requests, strangers).await?;
@@ -278,7 +277,7 @@ impl Comets {
     async fn call(
         &self,
         requests: impl IntoIterator<Item = (&Comet, Request)>,
-        mut failed: Vec<Failure>,
+        mut failed: Vec<FailedServer>,
     ) -> Result<Pushed, Status> {
         let limit = self.bounds.timeout + GRACE;
         let mut calls = JoinSet::new();
@@ -311,7 +310,7 @@ impl Comets {
                     if status.code() == Code::InvalidArgument {
                         bad.get_or_insert_with(|| message.clone());
                     }
-                    failed.push(Failure { server, message });
+                    failed.push(FailedServer { server, message });
                 }
             }
         }
@@ -324,7 +323,7 @@ impl Comets {
         Ok(pushed)
     }
 
-    fn count(&self, failed: &[Failure]) {
+    fn count(&self, failed: &[FailedServer]) {
         let mut failures = self.failures.lock().expect(NO_PANIC);
         for failure in failed {
             log::warn!("comet {:?} did not take a push: {}", failure.server, failure.message);
@@ -350,7 +349,7 @@ async fn ask(channel: Channel, request: Request) -> Result<Ledger, Status> {
 }
 
 /// Nobody took it: because the request is bad, or because nobody is there.
-fn refused(bad: Option<String>, failed: &[Failure]) -> Status {
+fn refused(bad: Option<String>, failed: &[FailedServer]) -> Status {
     if let Some(message) = bad {
         return Status::invalid_argument(message);
     }

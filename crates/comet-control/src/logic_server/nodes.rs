@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use comet_push::Instance;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
@@ -14,7 +14,6 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::comets::Comets;
-use crate::api::Instance;
 
 /// How often each comet is asked whether it takes clients, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(1);
@@ -68,18 +67,15 @@ pub(crate) async fn hosts(comets: &Comets, domain: &str) -> Result<Vec<String>, 
 }
 
 /// What there is to say of each comet; one that is not there, or takes no clients, is offline.
-pub(crate) async fn instances(comets: &Comets) -> Result<Value, Status> {
+pub(crate) async fn instances(comets: &Comets) -> Result<Vec<Instance>, Status> {
     let live = comets.live_by_comet().await?;
-    let instances = comets.all().iter().zip(live).map(|(comet, live)| {
-        let instance = Instance {
-            hostname: &comet.id,
-            addresses: vec![format!("grpc://{}", comet.address)],
-            version: "",
-            domain: host(&comet.address),
-            live,
-            offline: !comet.is_serving(),
-        };
-        instance.json()
+    let instances = comets.all().iter().zip(live).map(|(comet, live)| Instance {
+        hostname: comet.id.clone(),
+        addresses: vec![format!("grpc://{}", comet.address)],
+        version: String::new(),
+        domain: host(&comet.address).to_owned(),
+        live,
+        offline: !comet.is_serving(),
     });
     Ok(instances.collect())
 }

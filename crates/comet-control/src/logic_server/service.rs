@@ -7,6 +7,7 @@ use std::sync::Arc;
 use comet_core::limits::NAME_MAX;
 use comet_core::{Accepts, Identity};
 use comet_logic::{AnyAuther, Auther};
+use comet_push::Node;
 use comet_router::{Placed, Sessions, Store};
 use comet_serve::CallCounts;
 use comet_wire::goim::logic::logic_server::Logic;
@@ -17,7 +18,6 @@ use comet_wire::goim::logic::{
 use tonic::{Request, Response, Status};
 
 use super::comets::{Comets, unavailable};
-use crate::api::Node;
 
 /// Longest server id, bytes.
 const SERVER_MAX: usize = 255;

@@ -12,35 +12,53 @@ use comet_wire::goim::protocol::Proto;
 use serde_json::{Value, json};
 use tonic::Status;
 
-use super::Api;
-use crate::reach::Pushed;
+use crate::backend::{PushBackend, Pushed};
+use crate::http::body::Bodies;
+
+/// What every call works with.
+pub(super) struct Api<B> {
+    pub(super) backend: Arc<B>,
+    pub(super) bodies: Bodies,
+}
 
 /// To the connections that hold `keys`.
-pub(super) async fn keys(api: Arc<Api>, request: Request) -> Result<Value, Status> {
+pub(super) async fn keys<B: PushBackend>(
+    api: Arc<Api<B>>,
+    request: Request,
+) -> Result<Value, Status> {
     let Message { query, operation, proto } = read(&api, request).await?;
     let keys = query.list("keys")?.into_iter().map(str::to_owned).collect();
-    api.reach.to_keys(keys, Some(proto), operation).await.map(data)
+    api.backend.to_keys(keys, Some(proto), operation).await.map(data)
 }
 
 /// To every session of the users `mids`.
-pub(super) async fn mids(api: Arc<Api>, request: Request) -> Result<Value, Status> {
+pub(super) async fn mids<B: PushBackend>(
+    api: Arc<Api<B>>,
+    request: Request,
+) -> Result<Value, Status> {
     let Message { query, operation, proto } = read(&api, request).await?;
     let users = query.numbers("mids")?;
-    api.reach.to_users(users, Some(proto), operation).await.map(data)
+    api.backend.to_users(users, Some(proto), operation).await.map(data)
 }
 
 /// To the members of the room `type://room`.
-pub(super) async fn room(api: Arc<Api>, request: Request) -> Result<Value, Status> {
+pub(super) async fn room<B: PushBackend>(
+    api: Arc<Api<B>>,
+    request: Request,
+) -> Result<Value, Status> {
     let Message { query, proto, .. } = read(&api, request).await?;
     let room = room_id(query.text("type")?, query.text("room")?);
-    api.reach.to_room(room, Some(proto)).await.map(data)
+    api.backend.to_room(room, Some(proto)).await.map(data)
 }
 
 /// To everybody: at once, or `speed` connections a second.
-pub(super) async fn all(api: Arc<Api>, request: Request) -> Result<Value, Status> {
+pub(super) async fn all<B: PushBackend>(
+    api: Arc<Api<B>>,
+    request: Request,
+) -> Result<Value, Status> {
     let Message { query, operation, proto } = read(&api, request).await?;
     let speed = query.optional_number("speed", 0..=i32::MAX.into())?;
-    api.reach.to_all(Some(proto), operation, speed).await.map(data)
+    api.backend.to_all(Some(proto), operation, speed).await.map(data)
 }
 
 /// The id that connections know a room by.
@@ -56,7 +74,7 @@ struct Message {
 }
 
 /// Reads a request to the end of its body before looking at it, so that its answer always arrives.
-async fn read(api: &Api, request: Request) -> Result<Message, Status> {
+async fn read<B>(api: &Api<B>, request: Request) -> Result<Message, Status> {
     let query = Query::read(request.uri().query());
     let body: Bytes = api.bodies.read(request).await?;
     let query = query?;

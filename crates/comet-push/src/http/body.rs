@@ -10,18 +10,18 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tonic::Status;
 
-use crate::pushes::{Bounds, body_too_long};
+use crate::bounds::{Bounds, body_too_long};
 
-/// Bodies that may be on their way in at once; with the longest body this bounds their memory. One more
-/// waits for its place, and its caller on the connection.
+/// Bodies that may be received at once; with the longest body this bounds their memory. One more waits for
+/// its place, unread on its connection.
 const PLACES: usize = 64;
 
-/// How much of a body that is too long is read and thrown away, bytes. A caller that still writes when
-/// the connection is closed would not get to read why.
+/// How much of a body that is too long is read and discarded, bytes. A caller that still writes when the
+/// connection is closed would not read the reason.
 const REST_MAX: u64 = 64 << 20;
 
 /// Reads bodies within their bounds.
-pub(crate) struct Bodies {
+pub(super) struct Bodies {
     places: Semaphore,
     length_max: usize,
     /// How long a body may wait for a place, and how long it may then take to come in.
@@ -29,7 +29,7 @@ pub(crate) struct Bodies {
 }
 
 impl Bodies {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    pub(super) fn new(bounds: Bounds) -> Self {
         let Bounds { frame_max, timeout, .. } = bounds;
         Self { places: Semaphore::new(PLACES), length_max: frame_max, limit: timeout }
     }

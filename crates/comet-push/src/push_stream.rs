@@ -21,7 +21,7 @@ use comet_wire::goim::comet::Ledger;
 use tokio_stream::Stream;
 use tonic::{Code, Status, Streaming};
 
-use crate::pushes::{Pushes, UnderWay};
+use crate::backend::StreamBackend;
 
 /// Pushes of one stream that may be unanswered.
 const UNDER_WAY_MAX: usize = 1_024;
@@ -30,12 +30,12 @@ const UNDER_WAY_MAX: usize = 1_024;
 const ANSWERS_MAX: usize = 256;
 
 /// The answers of a stream; polling them makes its pushes.
-pub(crate) struct PushStream {
+pub(crate) struct PushStream<B: StreamBackend> {
     requests: Streaming<PushStreamReq>,
     input: Input,
     /// By the order they came in, with their ids.
-    under_way: VecDeque<(u64, Result<UnderWay, Status>)>,
-    pushes: Arc<Pushes>,
+    under_way: VecDeque<(u64, Result<B::UnderWay, Status>)>,
+    backend: Arc<B>,
     counts: Arc<CallCounts>,
     /// Ready when the servers are to end.
     stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -49,10 +49,10 @@ enum Input {
     Failed(Status),
 }
 
-impl PushStream {
+impl<B: StreamBackend> PushStream<B> {
     pub(crate) fn new(
         requests: Streaming<PushStreamReq>,
-        pushes: Arc<Pushes>,
+        backend: Arc<B>,
         counts: Arc<CallCounts>,
         stopped: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
@@ -60,7 +60,7 @@ impl PushStream {
             requests,
             input: Input::Open,
             under_way: VecDeque::new(),
-            pushes,
+            backend,
             counts,
             stopped: Box::pin(stopped),
         }
@@ -89,12 +89,14 @@ impl PushStream {
         }
     }
 
-    fn begin(&self, request: PushStreamReq) -> Result<UnderWay, Status> {
+    fn begin(&self, request: PushStreamReq) -> Result<B::UnderWay, Status> {
         let PushStreamReq { target, proto, proto_op, .. } = request;
         match target {
-            Some(Target::Keys(Keys { keys })) => self.pushes.begin_keys(keys, proto, proto_op),
-            Some(Target::Users(Users { users })) => self.pushes.begin_users(users, proto, proto_op),
-            Some(Target::RoomId(room)) => self.pushes.begin_room(room, proto),
+            Some(Target::Keys(Keys { keys })) => self.backend.begin_keys(keys, proto, proto_op),
+            Some(Target::Users(Users { users })) => {
+                self.backend.begin_users(users, proto, proto_op)
+            }
+            Some(Target::RoomId(room)) => self.backend.begin_room(room, proto),
             None => Err(Status::invalid_argument("no target is given: name keys, users or a room")),
         }
     }
@@ -119,8 +121,8 @@ impl PushStream {
     }
 }
 
-impl Drop for PushStream {
-    /// Whoever cut it hears no more answers; the pushes count all the same.
+impl<B: StreamBackend> Drop for PushStream<B> {
+    /// Pushes without an answer are counted, too, when the caller cuts the stream.
     fn drop(&mut self) {
         for _ in &self.under_way {
             self.counts.add("PushStream", Code::Cancelled);
@@ -128,7 +130,7 @@ impl Drop for PushStream {
     }
 }
 
-impl Stream for PushStream {
+impl<B: StreamBackend> Stream for PushStream<B> {
     type Item = Result<PushStreamReply, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

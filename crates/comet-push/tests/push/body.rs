@@ -1,13 +1,10 @@
 //! Bodies of HTTP pushes: as long as they may be, longer, in chunks, unfinished.
 
-use comet_core::Message;
-use comet_proto::decode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::fake::{Fake, HASTY, PATIENT, ROOMY, answer, exchange, start};
-use crate::http_push::call;
+use crate::recorder::{HASTY, PATIENT, answer, sent, start};
 
 const TARGET: &str = "/goim/push/all?operation=5";
 
@@ -28,17 +25,9 @@ fn chunked(body: &[u8], size: usize) -> Vec<u8> {
     bytes
 }
 
-async fn sent(fake: &Fake, request: &[u8]) -> Value {
-    let (status, _, body) = exchange(fake.control.http_addrs()[0], request).await;
-    assert_eq!(status, 200);
-    serde_json::from_str(&body).unwrap()
-}
-
-/// Takes the next push, and returns its body.
-async fn pushed(fake: &Fake) -> Vec<u8> {
-    let Message::Broadcast { call, push, .. } = fake.shards[0].next().await else { panic!() };
-    fake.queued(call);
-    decode(push.frame.for_tcp(), 1_024).unwrap().unwrap().0.body.to_vec()
+/// A push of `body`, whose length is announced.
+fn whole(body: &[u8]) -> Vec<u8> {
+    [head(&format!("Content-Length: {}", body.len())), body.to_vec()].concat()
 }
 
 fn refused(message: &str) -> Value {
@@ -47,36 +36,35 @@ fn refused(message: &str) -> Value {
 
 #[tokio::test]
 async fn bodies_up_to_the_bound_are_pushed_whole() {
-    let fake = start(PATIENT, &[ROOMY]);
+    let mut api = start(PATIENT);
     for length in [0, 1, 255, 256] {
         let body: Vec<u8> = (0..=255).cycle().take(length).collect();
-        let ((_, _, answer), arrived) =
-            tokio::join!(call(&fake, "POST", TARGET, &body), pushed(&fake));
-        assert_eq!((&answer["code"], &arrived), (&json!(0), &body));
+        let answer = sent(api.address, &whole(&body)).await;
+        assert_eq!((&answer["code"], &api.pushed().await), (&json!(0), &body));
         let in_chunks = [head("Transfer-Encoding: chunked"), chunked(&body, 100)].concat();
-        let (answer, arrived) = tokio::join!(sent(&fake, &in_chunks), pushed(&fake));
-        assert_eq!((&answer["code"], &arrived), (&json!(0), &body));
+        let answer = sent(api.address, &in_chunks).await;
+        assert_eq!((&answer["code"], &api.pushed().await), (&json!(0), &body));
     }
 }
 
 #[tokio::test]
 async fn longer_bodies_are_refused_with_the_numbers() {
-    let fake = start(PATIENT, &[ROOMY]);
+    let mut api = start(PATIENT);
     // The last does not fit the buffers of a socket: its caller has to be let finish.
     for length in [257, 1_000, 32 << 20] {
         let body = vec![7; length];
         let expected = refused(&format!("the body has {length} bytes, more than the 256 allowed"));
-        assert_eq!(call(&fake, "POST", TARGET, &body).await.2, expected);
+        assert_eq!(sent(api.address, &whole(&body)).await, expected);
         let in_chunks = [head("Transfer-Encoding: chunked"), chunked(&body, 100_000)].concat();
-        assert_eq!(sent(&fake, &in_chunks).await, expected);
+        assert_eq!(sent(api.address, &in_chunks).await, expected);
     }
-    assert!(fake.shards[0].is_empty());
+    assert!(api.is_untouched());
 }
 
 #[tokio::test]
 async fn a_body_without_end_is_cut_off() {
-    let fake = start(PATIENT, &[ROOMY]);
-    let mut stream = TcpStream::connect(fake.control.http_addrs()[0]).await.unwrap();
+    let mut api = start(PATIENT);
+    let mut stream = TcpStream::connect(api.address).await.unwrap();
     stream.write_all(&head("Transfer-Encoding: chunked")).await.unwrap();
     let mut chunk = chunked(&vec![7; 1 << 20], 1 << 20);
     chunk.truncate(chunk.len() - b"0\r\n\r\n".len());
@@ -85,64 +73,63 @@ async fn a_body_without_end_is_cut_off() {
         written += 1;
         assert!(written < 1_024, "a GiB was taken");
     }
-    assert!(fake.shards[0].is_empty());
+    assert!(api.is_untouched());
 }
 
 #[tokio::test]
 async fn a_caller_who_asks_first_is_refused_before_it_sends() {
-    let fake = start(PATIENT, &[ROOMY]);
+    let mut api = start(PATIENT);
     let request = head("Expect: 100-continue\r\nContent-Length: 257");
     let expected = refused("the body has 257 bytes, more than the 256 allowed");
-    assert_eq!(sent(&fake, &request).await, expected);
+    assert_eq!(sent(api.address, &request).await, expected);
 
-    let mut stream = TcpStream::connect(fake.control.http_addrs()[0]).await.unwrap();
+    let mut stream = TcpStream::connect(api.address).await.unwrap();
     stream.write_all(&head("Expect: 100-continue\r\nContent-Length: 2")).await.unwrap();
     let mut go_ahead = [0; 25];
     stream.read_exact(&mut go_ahead).await.unwrap();
     assert_eq!(&go_ahead, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(b"hi").await.unwrap();
-    let ((status, ..), arrived) = tokio::join!(answer(&mut stream), pushed(&fake));
-    assert_eq!((status, arrived), (200, b"hi".to_vec()));
+    assert_eq!(answer(&mut stream).await["code"], 0);
+    assert_eq!(api.pushed().await, b"hi");
 }
 
 #[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {
-    let fake = start(HASTY, &[ROOMY]);
+    let mut api = start(HASTY);
     let request = [head("Content-Length: 10"), b"half".to_vec()].concat();
     let expected = refused("the body did not come in within 500ms");
-    assert_eq!(sent(&fake, &request).await, expected);
+    assert_eq!(sent(api.address, &request).await, expected);
 
-    let mut stream = TcpStream::connect(fake.control.http_addrs()[0]).await.unwrap();
+    let mut stream = TcpStream::connect(api.address).await.unwrap();
     stream.write_all(&request).await.unwrap();
     stream.shutdown().await.unwrap();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
-    assert!(fake.shards[0].is_empty());
+    assert!(api.is_untouched());
 }
 
 /// Twice as many unfinished bodies as there are places: the rest wait, and no longer than they may.
 #[tokio::test]
 async fn unfinished_bodies_do_not_pile_up() {
-    let fake = start(HASTY, &[ROOMY]);
+    let mut api = start(HASTY);
     let mut unfinished = Vec::new();
     let request = [head("Content-Length: 10"), b"half".to_vec()].concat();
     for _ in 0..2 * 64 {
-        let mut stream = TcpStream::connect(fake.control.http_addrs()[0]).await.unwrap();
+        let mut stream = TcpStream::connect(api.address).await.unwrap();
         stream.write_all(&request).await.unwrap();
         unfinished.push(stream);
     }
-    let mut told = [0, 0];
+    let mut refused = [0, 0];
     for mut stream in unfinished {
-        let (_, _, body) = answer(&mut stream).await;
-        let answer: Value = serde_json::from_str(&body).unwrap();
+        let answer = answer(&mut stream).await;
         match answer["code"].as_i64() {
-            Some(-400) => told[0] += 1,
-            Some(-500) => told[1] += 1,
+            Some(-400) => refused[0] += 1,
+            Some(-500) => refused[1] += 1,
             _ => panic!("{answer}"),
         }
     }
-    assert!(told[0] >= 64, "{told:?}");
-    assert_eq!(told[0] + told[1], 128);
-    let (answer, arrived) = tokio::join!(call(&fake, "POST", TARGET, b"hi"), pushed(&fake));
-    assert_eq!((&answer.2["code"], arrived), (&json!(0), b"hi".to_vec()));
+    assert!(refused[0] >= 64, "{refused:?}");
+    assert_eq!(refused[0] + refused[1], 128);
+    assert_eq!(sent(api.address, &whole(b"hi")).await["code"], 0);
+    assert_eq!(api.pushed().await, b"hi");
 }
