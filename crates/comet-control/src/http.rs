@@ -8,13 +8,12 @@ use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use comet_ops::CONTENT_TYPE;
 use comet_serve::{Phase, Query, healthz, refusal};
 use serde_json::Value;
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::build_info;
-use crate::exposition::CONTENT_TYPE;
 use crate::monitor::Monitor;
 use crate::stat::top_rooms;
 use crate::status::status;
@@ -61,7 +60,7 @@ async fn rooms(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
 }
 
 async fn build_info(State(monitor): State<Arc<Monitor>>) -> Json<Value> {
-    Json(build_info::page(monitor.version))
+    Json(comet_ops::build_info(monitor.version))
 }
 
 /// How many rooms the query asks for.

@@ -22,15 +22,10 @@
     reason = "metrics, profiles and the trace log tell the time of day; calls wait in tokio's"
 )]
 
-mod build_info;
 pub mod caller;
 mod calls;
 mod control;
 mod debug;
-mod exposition;
-mod flamegraph;
-mod heap;
-mod heap_use;
 mod http;
 mod hub;
 mod lane;
@@ -38,11 +33,8 @@ mod logic;
 pub mod logic_server;
 mod metrics;
 mod monitor;
-mod process;
-mod profile;
 mod pushes;
 mod servers;
-mod signals;
 mod start_error;
 mod stat;
 mod status;
@@ -50,10 +42,8 @@ mod this_node;
 mod trace_log;
 mod wake;
 
-pub use build_info::VERSION_AND_COMMIT;
 pub use comet_push::Node;
 pub use control::{Control, Drained, Goodbye, Options};
 pub use logic::LogicOptions;
-pub use signals::{Signal, Signals};
 pub use start_error::StartError;
 pub use wake::ControlWake;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_core::{CloseReason, Counters, DropReason, Message};
+use comet_ops::Kind;
 use comet_serve::{CallCounts, Phase};
 use tokio::sync::watch;
 use tonic::Code;
 
-use crate::exposition::Kind;
 use crate::hub::{Hub, Unfinished};
 use crate::logic::{Logic, LogicStats};
 use crate::pushes::snapshots;

@@ -20,7 +20,7 @@ pub const OPERATION: i32 = 5;
 #[command(
     name = "comet",
     version,
-    long_version = comet_control::VERSION_AND_COMMIT,
+    long_version = comet_ops::VERSION_AND_COMMIT,
     args_conflicts_with_subcommands = true
 )]
 pub struct Args {

@@ -7,12 +7,12 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use comet_ops::{CONTENT_TYPE, Exposition, Kind};
 use comet_router::{Sessions, Store};
 use comet_serve::{CallCounts, Phase, healthz};
 use tokio::sync::watch;
 
 use super::comets::Comets;
-use crate::exposition::{CONTENT_TYPE, Exposition, Kind};
 
 /// Where the numbers come from.
 pub(crate) struct Stat {

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use comet_control::{Drained, Goodbye, Signal, Signals, StartError};
+use comet_control::{Drained, Goodbye, StartError};
 use comet_core::{Limits, Message, Report, ShardId};
-use rustix::process::{Signal as Kill, getpid, kill_process};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -174,19 +173,5 @@ fn a_start_that_cannot_work_says_why() {
                 "cannot run the control thread on CPUs [{cpu}]: Invalid argument (os error 22)"
             )
         );
-    }
-}
-
-#[test]
-fn signals_arrive_as_values() {
-    let mut signals = Signals::listen().unwrap();
-    for (kill, expected) in [
-        (Kill::TERM, Signal::Terminate),
-        (Kill::INT, Signal::Interrupt),
-        (Kill::HUP, Signal::Hangup),
-        (Kill::HUP, Signal::Hangup),
-    ] {
-        kill_process(getpid(), kill).unwrap();
-        assert_eq!(signals.wait(), expected);
     }
 }

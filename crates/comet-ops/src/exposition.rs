@@ -4,17 +4,21 @@ use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
 /// `Content-Type` of the format.
-pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// The type of a family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// Only ever grows; its name ends with `_total`.
     Counter,
+    /// Goes up and down.
     Gauge,
 }
 
 /// A value of a sample.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) enum Number {
+pub enum Number {
+    /// A count.
     Whole(u64),
     /// A time in seconds, the format's base unit.
     Seconds(Duration),
@@ -43,12 +47,12 @@ impl Display for Number {
 }
 
 /// A page under construction.
-#[derive(Default)]
-pub(crate) struct Exposition(String);
+#[derive(Default, Debug)]
+pub struct Exposition(String);
 
 impl Exposition {
     /// Starts the family `name`; its samples follow.
-    pub(crate) fn family(&mut self, name: impl Display, kind: Kind, help: &str) -> Family<'_> {
+    pub fn family(&mut self, name: impl Display, kind: Kind, help: &str) -> Family<'_> {
         let name = name.to_string();
         let kind = match kind {
             Kind::Counter => "counter",
@@ -59,7 +63,9 @@ impl Exposition {
         Family { page: self, name }
     }
 
-    pub(crate) fn finish(self) -> String {
+    /// The page.
+    #[must_use]
+    pub fn finish(self) -> String {
         self.0
     }
 
@@ -68,19 +74,21 @@ impl Exposition {
     }
 }
 
-pub(crate) struct Family<'page> {
+/// A family under construction.
+#[derive(Debug)]
+pub struct Family<'page> {
     page: &'page mut Exposition,
     name: String,
 }
 
 impl Family<'_> {
     /// A sample without labels.
-    pub(crate) fn sample(&mut self, value: impl Into<Number>) {
+    pub fn sample(&mut self, value: impl Into<Number>) {
         self.page.write(format_args!("{} {}\n", self.name, value.into()));
     }
 
     /// A sample with labels.
-    pub(crate) fn labelled(&mut self, labels: &[(&str, &dyn Display)], value: impl Into<Number>) {
+    pub fn labelled(&mut self, labels: &[(&str, &dyn Display)], value: impl Into<Number>) {
         self.page.write(format_args!("{}{{", self.name));
         for (index, (label, text)) in labels.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };

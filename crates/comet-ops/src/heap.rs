@@ -5,8 +5,8 @@
 //! and switches it off; between profiles the allocator only counts bytes down. A process that runs with
 //! `_RJEM_MALLOC_CONF=prof_active:true` samples from its start, more coarsely, and is asked at any time.
 //!
-//! A core that takes a sample takes its stack apart, for some microseconds, and keeps it under a lock of
-//! that stack. Whoever writes the samples out holds each of these locks for moments.
+//! A core that takes a sample unwinds its stack, for some microseconds, and keeps it under a lock of that
+//! stack. Writing the samples out holds each of these locks for a moment.
 
 mod encode;
 mod sample;
@@ -27,40 +27,30 @@ use crate::profile::NoProfile;
 use sample::Dump;
 use symbols::Symbols;
 
-pub(crate) use encode::{KIND, KINDS};
+pub(crate) use encode::{HeapProfile, KIND, KINDS};
 
 /// Bytes from sample to sample of a profile of its own, on the average, as a power of two: a fine picture,
 /// since it does not last.
 const LG_INTERVAL: usize = 16;
 
-/// Taken by who takes a profile; the sampling is the process's.
+/// Held while a profile is taken; the sampling is the process's.
 static TAKING: Mutex<Option<DumpFile>> = Mutex::const_new(None);
-
-/// Stacks and what they took.
-pub(crate) struct HeapProfile {
-    dump: Dump,
-    symbols: Symbols,
-    time: SystemTime,
-    duration: Duration,
-}
 
 /// Whether the process samples from its start on.
 pub(crate) fn is_kept() -> bool {
     is_set("opt.prof_active\0")
 }
 
-impl HeapProfile {
-    /// Samples for `time`. Given up, it ends at once.
-    pub(crate) async fn take(time: Duration) -> Result<Self, NoProfile> {
-        let sampling = Sampling::begin()?;
-        sleep(time).await;
-        sampling.end(time).await
-    }
+/// Samples for `time`. Given up, it ends at once.
+pub(crate) async fn take(time: Duration) -> Result<HeapProfile, NoProfile> {
+    let sampling = Sampling::begin()?;
+    sleep(time).await;
+    sampling.end(time).await
+}
 
-    /// What a process that [`is_kept`] has sampled since its start.
-    pub(crate) async fn read() -> Result<Self, NoProfile> {
-        Sampling::kept()?.end(Duration::ZERO).await
-    }
+/// What a process that [`is_kept`] has sampled since its start.
+pub(crate) async fn read() -> Result<HeapProfile, NoProfile> {
+    Sampling::kept()?.end(Duration::ZERO).await
 }
 
 /// The one profile that is being taken.

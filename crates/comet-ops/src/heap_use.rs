@@ -1,4 +1,4 @@
-//! What the allocator says of itself. The kernel's view of the same is in [`crate::process`].
+//! The allocator's counts. The kernel's view of the same memory is in `process.rs`.
 
 use tikv_jemalloc_ctl::{Result, epoch, stats};
 

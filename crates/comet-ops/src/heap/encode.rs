@@ -1,14 +1,13 @@
 //! A heap profile for readers of pprof, and as a flame graph.
 
 use std::collections::HashMap;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pprof::protos::{self, Message};
 
-use super::HeapProfile;
-use super::sample::Stack;
-use super::symbols::Symbol;
 use crate::flamegraph::FlameGraph;
+use crate::heap::sample::{Dump, Stack};
+use crate::heap::symbols::{Symbol, Symbols};
 use crate::profile::gzip;
 
 /// What a profile counts for each stack, under the names that Go's heap profiles have.
@@ -18,6 +17,15 @@ const UNITS: [&str; KINDS.len()] = ["count", "bytes", "count", "bytes"];
 
 /// The one of [`KINDS`] that is shown unless another is asked for.
 pub(crate) const KIND: &str = "inuse_space";
+
+/// Stacks and what they took.
+pub(crate) struct HeapProfile {
+    pub(super) dump: Dump,
+    pub(super) symbols: Symbols,
+    /// When the sampling began.
+    pub(super) time: SystemTime,
+    pub(super) duration: Duration,
+}
 
 impl Stack {
     /// In the order of [`KINDS`].

@@ -1,10 +1,9 @@
-//! What the kernel says of this process, under the names every Prometheus client library uses.
+//! The kernel's figures of this process, under the names every Prometheus client library uses.
 
 use std::fs;
 use std::io;
 use std::time::Duration;
 
-use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -27,17 +26,22 @@ impl Process {
     /// # Errors
     /// If `/proc` is not there.
     pub(crate) fn read() -> io::Result<Self> {
-        let stat = Stat::parse(&fs::read_to_string("/proc/self/stat")?).ok_or_else(unexpected)?;
-        let boot = boot(&fs::read_to_string("/proc/stat")?).ok_or_else(unexpected)?;
+        let stat = procfs::process::Process::myself().and_then(|process| process.stat());
+        let stat = stat.map_err(io::Error::other)?;
+        let boot = procfs::boot_time_secs().map_err(io::Error::other)?;
+        let started = Duration::from_millis(
+            stat.starttime.saturating_mul(1_000) / procfs::ticks_per_second().max(1),
+        );
+        // procfs has it in ticks of 10 ms.
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let seconds = u64::try_from(cpu.tv_sec).unwrap_or_default();
         Ok(Self {
             cpu: Duration::from_secs(seconds) + Duration::from_nanos(cpu.tv_nsec.unsigned_abs()),
-            resident_bytes: stat.resident_pages * page_size() as u64,
-            virtual_bytes: stat.virtual_bytes,
+            resident_bytes: stat.rss * procfs::page_size(),
+            virtual_bytes: stat.vsize,
             open_files: open_files()?,
             open_files_max: getrlimit(Resource::Nofile).current,
-            started: boot + ticks(stat.started_ticks),
+            started: Duration::from_secs(boot) + started,
         })
     }
 
@@ -90,8 +94,8 @@ impl Process {
     }
 }
 
-/// As many as there are connections, and more: so they are counted one by one only where the kernel
-/// does not say how many there are, which it does since Linux 6.2.
+/// As many as there are connections, and more. So they are counted one by one only where the kernel does
+/// not tell their number, which it does since Linux 6.2.
 fn open_files() -> io::Result<u64> {
     match fs::metadata("/proc/self/fd")?.len() {
         0 => count_open_files(),
@@ -99,69 +103,15 @@ fn open_files() -> io::Result<u64> {
     }
 }
 
+/// Not procfs's count, which has the entries `.` and `..` in it.
 fn count_open_files() -> io::Result<u64> {
     // The directory that is read is open itself.
     Ok((fs::read_dir("/proc/self/fd")?.count() as u64).saturating_sub(1))
 }
 
-fn unexpected() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "/proc does not read as proc(5) says")
-}
-
-fn ticks(ticks: u64) -> Duration {
-    let second = clock_ticks_per_second().max(1);
-    Duration::from_millis(ticks.saturating_mul(1_000) / second)
-}
-
-/// Fields of `/proc/self/stat`, proc_pid_stat(5).
-#[derive(PartialEq, Eq, Debug)]
-struct Stat {
-    /// Field 22, since boot.
-    started_ticks: u64,
-    /// Field 23.
-    virtual_bytes: u64,
-    /// Field 24.
-    resident_pages: u64,
-}
-
-impl Stat {
-    fn parse(text: &str) -> Option<Self> {
-        // The second field is the program's name in parentheses, and may hold anything.
-        let (_, rest) = text.rsplit_once(") ")?;
-        let mut fields = rest.split_ascii_whitespace().skip(22 - 3).map(str::parse);
-        let mut next = || fields.next()?.ok();
-        Some(Self { started_ticks: next()?, virtual_bytes: next()?, resident_pages: next()? })
-    }
-}
-
-/// When the system booted, since 1970: the line `btime` of `/proc/stat`.
-fn boot(text: &str) -> Option<Duration> {
-    let seconds = text.lines().find_map(|line| line.strip_prefix("btime "))?;
-    seconds.parse().ok().map(Duration::from_secs)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_with_parentheses_does_not_shift_the_fields() {
-        let fields: Vec<String> = (3..=52).map(|field| field.to_string()).collect();
-        let text = format!("7 (a) b) {}", fields.join(" "));
-        let stat = Stat { started_ticks: 22, virtual_bytes: 23, resident_pages: 24 };
-        assert_eq!(Stat::parse(&text), Some(stat));
-        assert_eq!(Stat::parse("7 (a) S 1"), None);
-        assert_eq!(Stat::parse(""), None);
-    }
-
-    #[test]
-    fn boot_is_in_its_line() {
-        assert_eq!(
-            boot("cpu 1 2\nbtime 1700000000\nx 1\n"),
-            Some(Duration::from_secs(1_700_000_000))
-        );
-        assert_eq!(boot("cpu 1 2\n"), None);
-    }
 
     #[test]
     fn this_process_is_there() {

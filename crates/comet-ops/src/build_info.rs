@@ -3,17 +3,18 @@
 use serde_json::{Value, json};
 
 /// Commit of the source, as `COMET_COMMIT` or git said it at build time; `unknown` without either.
-pub(crate) const COMMIT: &str = env!("COMET_BUILD_COMMIT");
+pub const COMMIT: &str = env!("COMET_BUILD_COMMIT");
 
-/// What `comet --version` says: of what release, and of which commit, the program is.
+/// The release and the commit of the program, as `comet --version` prints them.
 pub const VERSION_AND_COMMIT: &str =
     concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("COMET_BUILD_COMMIT"), ")");
 
 /// `rustc --version` of the compiler.
-pub(crate) const RUSTC: &str = env!("COMET_BUILD_RUSTC");
+pub const RUSTC: &str = env!("COMET_BUILD_RUSTC");
 
 /// The answer of `/buildinfo`.
-pub(crate) fn page(version: &str) -> Value {
+#[must_use]
+pub fn build_info(version: &str) -> Value {
     json!({
         "version": version,
         "commit": COMMIT,
