@@ -22,7 +22,6 @@
     reason = "metrics, profiles and the trace log tell the time of day; calls wait in tokio's"
 )]
 
-pub mod caller;
 mod calls;
 mod control;
 mod debug;
@@ -30,7 +29,6 @@ mod http;
 mod hub;
 mod lane;
 mod logic;
-pub mod logic_server;
 mod metrics;
 mod monitor;
 mod pushes;

@@ -20,8 +20,6 @@ pub enum StartError {
     },
     /// An address of a logic service is none.
     LogicAddress(BadAddress),
-    /// An address of a comet that `comet logic` serves is none.
-    CometAddress(BadAddress),
 }
 
 impl fmt::Display for StartError {
@@ -34,9 +32,6 @@ impl fmt::Display for StartError {
             Self::LogicAddress(BadAddress { address, error }) => {
                 write!(f, "logic.addrs: {address:?} is no address: {}", root_cause(error))
             }
-            Self::CometAddress(BadAddress { address, error }) => {
-                write!(f, "logic_server.comets: {address:?} is no address: {}", root_cause(error))
-            }
         }
     }
 }
@@ -46,8 +41,7 @@ impl Error for StartError {
         match self {
             Self::Serve(error) => Some(error),
             Self::TraceLog { error, .. } => Some(error),
-            Self::LogicAddress(BadAddress { error, .. })
-            | Self::CometAddress(BadAddress { error, .. }) => Some(error),
+            Self::LogicAddress(BadAddress { error, .. }) => Some(error),
         }
     }
 }

@@ -9,13 +9,13 @@
 mod embedded;
 mod jwt;
 
+pub use comet_core::limits::NAME_MAX;
+pub use comet_core::{Accepts, Identity};
 pub use embedded::Embedded;
 pub use jwt::{Algorithm, ClaimNames, Jwt, JwtError, JwtOptions, KeyFile};
 
 use std::fmt;
 use std::sync::Arc;
-
-use comet_core::Identity;
 
 /// Says who a token is.
 pub trait Auther {

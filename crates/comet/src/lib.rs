@@ -6,6 +6,7 @@
 
 mod app;
 pub mod args;
+pub mod caller;
 pub mod helpers;
 mod listeners;
 mod log_output;
@@ -23,7 +24,7 @@ pub use options::too_few_open_files;
 pub use reload::Reloaded;
 pub use start_error::StartError;
 
-/// Its heap profiles are what comet-control serves; glibc's allocator has none. `.cargo/config.toml` says how
+/// Its heap profiles are what comet-ops serves; glibc's allocator has none. `.cargo/config.toml` says how
 /// it is set.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use comet::{App, logic};
 use comet_client::{Client, Options};
 use comet_config::{Config, Source};
-use comet_control::logic_server::LogicServer;
+use comet_logicd::LogicServer;
 use comet_wire::goim::logic::logic_client::LogicClient;
 use comet_wire::goim::logic::{ConnectReply, ConnectReq};
 use serde_json::{Value, json};

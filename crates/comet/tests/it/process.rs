@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use comet::caller::PushClient;
 use comet_client::Transport;
-use comet_control::caller::PushClient;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::peer::{Goodbye, Peer, UPGRADE, frame_with};

@@ -1,7 +1,7 @@
 //! A key that is claimed again: the newer connection wins, whatever the older one still does.
 
+use comet::caller::Ledger;
 use comet_client::{Transport, op};
-use comet_control::caller::Ledger;
 
 use crate::peer::{Goodbye, Peer, message};
 use crate::support::{BOTH, Server, To, queued, until};

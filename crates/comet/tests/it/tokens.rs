@@ -1,7 +1,7 @@
 //! What each form of token makes of a connection, and which tokens are refused.
 
+use comet::caller::Ledger;
 use comet_client::{Client, Transport};
-use comet_control::caller::Ledger;
 
 use crate::peer::{Goodbye, Peer};
 use crate::support::{BOTH, Server, To, dropped, queued, received_until};

@@ -6,8 +6,8 @@ use comet_push::{Bounds, Instance, NodeList, PushBackend, Pushed};
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
-use super::comets::Comets;
-use super::nodes;
+use crate::comets::Comets;
+use crate::nodes;
 
 impl PushBackend for Comets {
     fn bounds(&self) -> Bounds {
@@ -55,9 +55,9 @@ impl PushBackend for Comets {
 }
 
 /// The comets, and the domain that clients are told while none takes them.
-pub(super) struct Hosts {
-    pub(super) comets: Arc<Comets>,
-    pub(super) domain: String,
+pub(crate) struct Hosts {
+    pub(crate) comets: Arc<Comets>,
+    pub(crate) domain: String,
 }
 
 impl NodeList for Hosts {

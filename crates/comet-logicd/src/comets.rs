@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use comet_push::{Bounds, FailedServer, Pushed, pace, shares};
 use comet_router::{Sessions, Store, StoreError};
-use comet_serve::{endpoint, root_cause};
+use comet_serve::{BadAddress, endpoint, root_cause};
 use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};
 use comet_wire::goim::protocol::Proto;
@@ -21,8 +21,6 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
-
-use crate::start_error::StartError;
 
 /// Pushes that may be under way at once; with the longest body this bounds their memory.
 const PUSHES_MAX: usize = 1_024;
@@ -83,15 +81,14 @@ impl Comets {
     /// `comets` is the server id and the address of each. Has to be called inside a runtime.
     ///
     /// # Errors
-    /// [`StartError::CometAddress`].
+    /// Names the address that is none.
     pub(crate) fn new(
         comets: &[(String, String)],
         sessions: Arc<Store>,
         bounds: Bounds,
-    ) -> Result<Self, StartError> {
-        let comet = |(id, address): &(String, String)| -> Result<Comet, StartError> {
-            let endpoint = endpoint(address)
-                .map_err(StartError::CometAddress)?
+    ) -> Result<Self, BadAddress> {
+        let comet = |(id, address): &(String, String)| -> Result<Comet, BadAddress> {
+            let endpoint = endpoint(address)?
                 .connect_timeout(CONNECT_TIMEOUT)
                 .http2_keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE)

@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::future::ready;
 use std::sync::Arc;
 
-use comet_core::limits::NAME_MAX;
-use comet_core::{Accepts, Identity};
-use comet_logic::{AnyAuther, Auther};
+use comet_logic::{Accepts, AnyAuther, Auther, Identity, NAME_MAX};
 use comet_push::Node;
 use comet_router::{Placed, Sessions, Store};
 use comet_serve::CallCounts;
@@ -17,7 +15,7 @@ use comet_wire::goim::logic::{
 };
 use tonic::{Request, Response, Status};
 
-use super::comets::{Comets, unavailable};
+use crate::comets::{Comets, unavailable};
 
 /// Longest server id, bytes.
 const SERVER_MAX: usize = 255;
@@ -68,7 +66,7 @@ impl LogicService {
     async fn renew(&self, request: HeartbeatReq) -> Result<HeartbeatReply, Status> {
         let HeartbeatReq { mid, key, server } = request;
         check_session(&key, &server)?;
-        // A key that is another comet's by now stays there; the late one need not know.
+        // A key that is at another comet by now stays there; the late comet need not know.
         self.sessions.renew(mid, &key, &server).await.map_err(unavailable)?;
         Ok(HeartbeatReply {})
     }
@@ -88,8 +86,8 @@ impl LogicService {
         Ok(OnlineReply { all_room_count: all.collect() })
     }
 
-    /// What a client says goes nowhere from here, as in goim's logic: it is counted.
-    fn hear(request: ReceiveReq) -> Result<ReceiveReply, Status> {
+    /// A client's message goes nowhere from here, as in goim's logic. The call is counted.
+    fn count_message(request: ReceiveReq) -> Result<ReceiveReply, Status> {
         let ReceiveReq { mid, proto } = request;
         let proto =
             proto.ok_or_else(|| Status::invalid_argument("proto is missing: nothing was said"))?;
@@ -106,7 +104,7 @@ impl LogicService {
             ws_port: port(self.node.websocket_port()),
             wss_port: port(self.node.websocket_tls_port()),
             heartbeat: i32::try_from(self.node.heartbeat_seconds()).unwrap_or(i32::MAX),
-            nodes: super::nodes::hosts(&self.comets, domain).await?,
+            nodes: crate::nodes::hosts(&self.comets, domain).await?,
             backoff: Some(Backoff {
                 max_delay: Node::BACKOFF.max_delay,
                 base_delay: Node::BACKOFF.base_delay,
@@ -170,7 +168,7 @@ impl Logic for LogicService {
         &self,
         request: Request<ReceiveReq>,
     ) -> Result<Response<ReceiveReply>, Status> {
-        self.answer("Receive", ready(Self::hear(request.into_inner()))).await
+        self.answer("Receive", ready(Self::count_message(request.into_inner()))).await
     }
 
     async fn nodes(&self, _: Request<NodesReq>) -> Result<Response<NodesReply>, Status> {

@@ -13,7 +13,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::comets::Comets;
+use crate::comets::Comets;
 
 /// How often each comet is asked whether it takes clients, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use comet_router::{Sessions, Store};
 use comet_serve::{CallCounts, Phase, healthz};
 use tokio::sync::watch;
 
-use super::comets::Comets;
+use crate::comets::Comets;
 
 /// Where the numbers come from.
 pub(crate) struct Stat {

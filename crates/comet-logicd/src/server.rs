@@ -1,15 +1,4 @@
-//! `comet logic`: the logic service of other comets, and of goim's own.
-//!
-//! It serves `goim.logic.Logic` over gRPC, with health and reflection: who a client is, by an
-//! [`AnyAuther`], and where its session is, in a [`Store`]. In front of the comets it knows it serves the
-//! HTTP push API, with `/healthz` and `/metrics` beside it. It knows no shard and no client's socket.
-
-mod backend;
-mod comets;
-mod nodes;
-mod service;
-mod sessions;
-mod stat;
+//! The handle of `comet logic`: start it, ask where it is, end it.
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -27,11 +16,12 @@ use comet_wire::goim::logic::logic_server::LogicServer as Service;
 use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
 
+use crate::backend::Hosts;
+use crate::comets::Comets;
+use crate::service::LogicService;
 use crate::start_error::StartError;
-use backend::Hosts;
-use comets::Comets;
-use service::LogicService;
-use stat::Stat;
+use crate::stat::Stat;
+use crate::{nodes, sessions, stat};
 
 /// Longest request, bytes, as it is on the wire and without its compression: the rooms of a comet.
 const REQUEST_MAX: usize = 64 << 20;
@@ -57,7 +47,7 @@ pub struct Options {
     pub frame_max: usize,
     /// Most keys, users, or rooms asked about, in one call.
     pub keys_max: usize,
-    /// How long a comet may take over a push; it has a second more to say so.
+    /// How long a comet may take over a push; its answer may take a second more.
     pub call_timeout: Duration,
     /// Name of this service in metrics.
     pub server_id: String,

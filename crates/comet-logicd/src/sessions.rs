@@ -9,10 +9,10 @@ use comet_serve::{CallCounts, Query};
 use serde_json::{Value, json};
 use tonic::Status;
 
-use super::comets::Comets;
+use crate::comets::Comets;
 
 /// The route; it belongs into the HTTP API.
-pub(super) fn route(comets: &Arc<Comets>, counts: &Arc<CallCounts>) -> Router {
+pub(crate) fn route(comets: &Arc<Comets>, counts: &Arc<CallCounts>) -> Router {
     comet_push::call(MethodFilter::POST, "/comet/sessions/end", counts, comets, end)
 }
 
