@@ -1,4 +1,4 @@
-//! The handle of the control thread: start it, tell it where the process is in its life, end it.
+//! The handle of the control thread: start it, move it through the phases of the process, end it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use comet_push::{Bounds, Node, grpc_api, http_api, node_routes, push_routes};
 use comet_serve::{CallCounts, Phase, StartError as ServeError, advance, exposed, listen, spawn};
 use tokio::sync::watch;
 
+use crate::drain::{DrainPlan, Drained};
 use crate::hub::Hub;
 use crate::logic::{Logic, LogicOptions};
 use crate::monitor::Monitor;
@@ -38,13 +39,13 @@ pub struct Options {
     pub debug: Vec<SocketAddr>,
     /// Where logic is. `None`: shards ask their own, and no report may ask for another.
     pub logic: Option<LogicOptions>,
-    /// What the HTTP push API says of this server.
+    /// What clients are told of this server.
     pub node: Node,
     /// Longest body of a pushed frame, bytes.
     pub frame_max: usize,
     /// Most keys, users, or rooms asked about, in one call.
     pub keys_max: usize,
-    /// How long a call waits for the shards before its caller is told so.
+    /// How long a call waits for the shards.
     pub call_timeout: Duration,
     /// CPUs the thread runs on; empty leaves it where the process may run.
     pub cpus: Vec<usize>,
@@ -52,32 +53,12 @@ pub struct Options {
     pub server_id: String,
     /// Version of this server in metrics, stats and answers.
     pub version: &'static str,
-    /// What the shards are started with.
+    /// The bounds that the shards are started with.
     pub limits: Arc<Limits>,
     /// The file of the trace log (`white_list.file`); `None`: there is none.
     pub trace_log: Option<PathBuf>,
     /// The zero of the shards' clock.
     pub epoch: Instant,
-}
-
-/// How a drain goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Goodbye {
-    /// How long clients may take to leave.
-    pub limit: Duration,
-    /// Time the goodbyes are spread over.
-    pub over: Duration,
-    /// Each client is told to wait a random time up to this before it comes again; zero: nothing.
-    pub retry_after: Duration,
-}
-
-/// How far the shards got with saying goodbye.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Drained {
-    /// Shards whose last connection is gone.
-    pub done: usize,
-    /// All shards.
-    pub shards: usize,
 }
 
 /// The control thread. Dropping it without [`Control::stop`] ends the thread, too, but does not wait.
@@ -93,10 +74,10 @@ pub struct Control {
 }
 
 impl Control {
-    /// Listens at every address and starts the thread. It serves from here on; health says no until
+    /// Listens at every address and starts the thread. It serves from here on; health answers no until
     /// [`Control::set_ready`].
     ///
-    /// `wake` is what the inbox of `reports` was made with; `shards` are the inboxes of all shards, in
+    /// `wake` is the wake-up of the inbox of `reports`; `shards` are the inboxes of all shards, in
     /// their order.
     ///
     /// # Errors
@@ -218,13 +199,13 @@ impl Control {
         &self.debug
     }
 
-    /// Tells every shard the bounds that hold from now on; none is waited for.
+    /// Sends every shard the bounds that hold from now on, without waiting.
     pub fn configure(&self, limits: Limits) {
         self.hub.configure(|_| limits);
     }
 
     /// Lets the trace log be written to `path` from now on, or to nothing. Where that is the file's path
-    /// already it is opened again under its name, for whoever has moved it away.
+    /// already, it is opened again under its name, since it may have been moved away.
     ///
     /// # Errors
     /// If another file cannot be opened; then the old one is kept.
@@ -232,19 +213,19 @@ impl Control {
         self.hub.set_trace_log(path, self.epoch)
     }
 
-    /// Says that every listener for clients is bound: `/healthz` answers 200 from here on, and gRPC
-    /// health SERVING. Without effect once draining.
+    /// To be called when every listener for clients is bound: `/healthz` answers 200 from here on, and
+    /// gRPC health SERVING. Without effect once draining.
     pub fn set_ready(&self) {
         advance(&self.phase, Phase::Ready);
     }
 
-    /// Turns health off, tells every shard to say goodbye to its clients, and blocks the calling
-    /// thread until all of them are gone or the limit of `goodbye` has passed. Pushes are still taken
-    /// meanwhile: clients that have not left get them.
+    /// Turns health off, tells every shard to close its connections by `plan`, and blocks the calling
+    /// thread until all of them are closed or the plan's limit has passed. Pushes are still taken
+    /// meanwhile, and reach the clients that are still connected.
     #[must_use]
-    pub fn drain(&self, goodbye: Goodbye) -> Drained {
+    pub fn drain(&self, plan: DrainPlan) -> Drained {
         advance(&self.phase, Phase::Draining);
-        Drained { done: self.hub.drain(goodbye), shards: usize::from(self.hub.shards()) }
+        Drained { done: self.hub.drain(plan), shards: usize::from(self.hub.shards()) }
     }
 
     /// Ends the servers and waits for the thread; calls under way get a second to end.

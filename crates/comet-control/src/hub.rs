@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 use crate::calls::{CALLS_MAX, Calls, Gathered, Outcome};
-use crate::control::Goodbye;
+use crate::drain::DrainPlan;
 use crate::lane::{Gone, Lane};
 use crate::trace_log::{Counts, TraceLog};
 use crate::wake::ControlWake;
@@ -233,14 +233,12 @@ impl Hub {
         [retry, *late_at].into_iter().flatten().min()
     }
 
-    /// Tells every shard to say goodbye as `goodbye` says, and blocks until all are done or its limit
-    /// has passed. Returns how many are. A shard that has ended has nobody left to say goodbye to.
-    pub(crate) fn drain(&self, goodbye: Goodbye) -> usize {
+    /// Tells every shard to drain by `plan`, and blocks until all have or its limit has passed. Returns
+    /// how many have. A shard that has ended has no connection left.
+    pub(crate) fn drain(&self, plan: DrainPlan) -> usize {
         let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-        let message = Message::Drain {
-            over_ms: millis(goodbye.over),
-            retry_after_ms: millis(goodbye.retry_after),
-        };
+        let message =
+            Message::Drain { over_ms: millis(plan.over), retry_after_ms: millis(plan.retry_after) };
         let mut state = self.lock();
         let State { calls, lanes, drained, .. } = &mut *state;
         for (lane, drained) in lanes.iter_mut().zip(drained) {
@@ -249,7 +247,7 @@ impl Hub {
         self.wake.wake();
         let (state, _) = self
             .progress
-            .wait_timeout_while(state, goodbye.limit, |state| state.drained.contains(&false))
+            .wait_timeout_while(state, plan.limit, |state| state.drained.contains(&false))
             .expect(NO_PANIC);
         state.drained.iter().filter(|drained| **drained).count()
     }

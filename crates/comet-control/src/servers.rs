@@ -13,10 +13,10 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 
 use crate::debug;
-use crate::http;
 use crate::hub::Hub;
 use crate::logic::Logic;
 use crate::monitor::Monitor;
+use crate::pages;
 
 /// Everything the thread takes with it.
 pub(crate) struct Assembly {
@@ -42,7 +42,7 @@ impl Assembly {
         let mut servers = Servers::new(phase.clone());
         servers.grpc(grpc, push, comet_wire::DESCRIPTORS)?;
         servers.http(http, &calls)?;
-        servers.http(stat, &http::router(Arc::new(monitor), phase.clone()))?;
+        servers.http(stat, &pages::router(Arc::new(monitor), phase.clone()))?;
         servers.http(debug, &debug::router(Arc::clone(&hub)))?;
         let reports = Arc::new(reports);
         let carrying = hub.run(Arc::clone(&reports), {

@@ -17,7 +17,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::peer::{Goodbye, Peer, frame};
+use crate::peer::{DrainPlan, Peer, frame};
 use crate::support::{
     BOTH, Server, To, config, dropped, get, queued, received, received_until, try_push, until,
 };
@@ -227,7 +227,7 @@ fn a_drain_tells_everybody_wherever_they_are() {
         (0..8).map(|index| (Peer::live(&server, BOTH[index % 2], "1"), BOTH[index % 2])).collect();
     server.until("comet_connections", 11);
     let drained = std::thread::spawn(|| server.drain());
-    let goodbye = |transport| Goodbye {
+    let goodbye = |transport| DrainPlan {
         reason: "draining".to_owned(),
         close: (transport == Transport::WebSocket).then(|| (1001, "draining".to_owned())),
     };
