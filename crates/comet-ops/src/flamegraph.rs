@@ -1,5 +1,6 @@
 //! A flame graph as one SVG without scripts: callers above their callees, each as wide as its share of
-//! what was sampled. The name and the numbers of a frame are its tooltip.
+//! what was sampled. The name and the numbers of a frame are its tooltip. Written here because inferno
+//! is under the CDDL, which is not among the licenses that comet may link.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
