@@ -1,5 +1,5 @@
 //! What the server knows about itself: the numbers of all shards and of the control thread at one
-//! moment. `metrics` and `stat` are the two forms they are told in.
+//! moment. `metrics` and `stat` are its two forms.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

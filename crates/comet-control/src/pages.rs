@@ -1,5 +1,5 @@
-//! The stat addresses: `/healthz`, `/metrics`, `/stat`, `/stat/rooms` and `/buildinfo`. They only tell;
-//! what changes the server is at the debug addresses.
+//! The stat addresses: `/healthz`, `/metrics`, `/stat`, `/stat/rooms` and `/buildinfo`. They only
+//! read; what changes the server is at the debug addresses.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Push calls, whatever protocol they came by: the request is checked, its frame encoded once and sent
-//! to the homes it concerns, and the answer is the ledger of what became of it.
+//! The shards as the backend of pushes: the frame is encoded once and sent to the homes it concerns, and
+//! the answer is the ledger of their reports.
 //!
 //! Up to the first await everything happens in one go, so calls to one key or room reach its home in
 //! the order they arrived in.
@@ -28,9 +28,9 @@ pub(crate) struct Pushes {
 
 /// A push on its way to the shards; ready with its ledger.
 pub(crate) struct UnderWay {
-    /// None where nobody could be meant.
+    /// None where the push names no connection.
     call: Option<Call>,
-    /// Beside those that the shards find absent.
+    /// Absent users beside those that the shards report.
     absent: u64,
 }
 
@@ -39,7 +39,7 @@ impl Pushes {
         Self { hub, bounds }
     }
 
-    /// Checks and encodes the frame. `operation` is what the accept filter goes by; 0 leaves that to
+    /// Checks and encodes the frame. `operation` is the one a connection must accept; 0 stands for
     /// the frame's own.
     fn push(&self, proto: Option<Proto>, operation: i32) -> Result<Push, Status> {
         let proto = self.bounds.check_proto(proto)?;

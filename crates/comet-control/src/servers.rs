@@ -33,7 +33,7 @@ pub(crate) struct Assembly {
 }
 
 impl Assembly {
-    /// Starts serving; what is returned runs until [`Phase::Stopped`].
+    /// Starts serving; the future runs until [`Phase::Stopped`].
     ///
     /// # Errors
     /// If the runtime refuses a listener.
@@ -58,7 +58,7 @@ impl Assembly {
             let _tending = logic.as_ref().map(Logic::start);
             let logic_heard = async {
                 let Some(logic) = &logic else { return };
-                // The shards have ended: what they had to say of their last clients is here.
+                // The shards have ended, so their last reports are in the inbox.
                 while reports.depth() > 0 {
                     yield_now().await;
                 }

@@ -1,4 +1,4 @@
-//! What callers are told: ledgers in the wire's terms, and each failure as a gRPC status with a
+//! Answers to callers: ledgers in the wire's terms, and each failure as a gRPC status with a
 //! sentence.
 
 use comet_core::{DropReason, Tally};

@@ -40,8 +40,8 @@ pub struct Options {
     pub stat: Vec<SocketAddr>,
     /// Server id of each comet and `HOST:PORT` of its push service (`logic_server.comets`).
     pub comets: Vec<(String, String)>,
-    /// What clients are told of the comets, and comets of the silence that ends a connection. That is
-    /// never zero: goim's comet would close every connection at once.
+    /// What clients are told of the comets. Comets are told its heartbeat as the silence that ends a
+    /// connection, never zero: goim's comet would close every connection at once.
     pub node: Node,
     /// Longest body of a pushed frame, bytes.
     pub frame_max: usize,
@@ -129,7 +129,7 @@ impl fmt::Debug for LogicServer {
     }
 }
 
-/// What whoever reaches these addresses may do, for each that other machines may reach.
+/// A warning for each address that other machines may reach: what any caller may do there.
 fn exposure(auther: &AnyAuther, grpc: &[SocketAddr], http: &[SocketAddr]) -> Vec<String> {
     let mut warnings = Vec::new();
     for address in exposed(grpc) {
@@ -165,7 +165,7 @@ struct Assembly {
 }
 
 impl Assembly {
-    /// Starts serving; what is returned runs until [`Phase::Stopped`].
+    /// Starts serving; the future runs until [`Phase::Stopped`].
     fn start(self) -> Result<impl Future<Output = ()>, StartError> {
         let Self { grpc, http, stat, options, auther, sessions, phase } = self;
         let bounds = Bounds {

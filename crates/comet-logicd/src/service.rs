@@ -1,4 +1,4 @@
-//! `goim.logic.Logic`: who a client is, where its session is, and who is in which room.
+//! `goim.logic.Logic`: the identity of a client, its session, and the members of rooms.
 
 use std::collections::HashMap;
 use std::future::ready;

@@ -16,7 +16,7 @@ pub(crate) fn route(comets: &Arc<Comets>, counts: &Arc<CallCounts>) -> Router {
     comet_push::call(MethodFilter::POST, "/comet/sessions/end", counts, comets, end)
 }
 
-/// Ends all sessions at a comet that is gone for good, without waiting until they expire. Clients that
+/// Ends all sessions at a comet that does not come back, before they expire. Clients that
 /// are connected after all come back with their next renewal.
 async fn end(comets: Arc<Comets>, request: Request) -> Result<Value, Status> {
     let query = Query::read(request.uri().query())?;

@@ -34,7 +34,7 @@ async fn metrics(State(stat): State<Arc<Stat>>) -> Response {
 }
 
 impl Stat {
-    /// A store that does not answer leaves its numbers out; the page says that, too.
+    /// Where the store does not answer, its numbers are missing and `comet_logic_store_up` is 0.
     async fn page(&self) -> String {
         let mut page = Exposition::default();
         let counts = self.sessions.counts().await;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// Commit of the source, as `COMET_COMMIT` or git said it at build time; `unknown` without either.
+/// Commit of the source, from `COMET_COMMIT` or git at build time; `unknown` without either.
 pub const COMMIT: &str = env!("COMET_BUILD_COMMIT");
 
 /// The release and the commit of the program, as `comet --version` prints them.

@@ -110,7 +110,7 @@ async fn take_heap(uri: &Uri) -> Result<HeapProfile, Refused> {
     profile.map_err(Refused::Profile)
 }
 
-/// How long the query wants a profile to be, if it says so.
+/// The length of the profile, if the query has one.
 fn seconds(uri: &Uri) -> Result<Option<Duration>, Refused> {
     let seconds = Query::read(uri.query())
         .and_then(|query| query.optional_number("seconds", 1..=SECONDS_MAX))

@@ -1,7 +1,7 @@
 //! Heap profiles of the running process: which stacks took memory, and which memory is held.
 //!
 //! The allocator, jemalloc, keeps the stack of a sample of the allocations: each byte has the same
-//! chance, so that what is sampled is scaled up to all. A profile switches that on, clears what was found,
+//! chance, so that what is sampled is scaled up to all. A profile switches that on, clears the samples,
 //! and switches it off; between profiles the allocator only counts bytes down. A process that runs with
 //! `_RJEM_MALLOC_CONF=prof_active:true` samples from its start, more coarsely, and is asked at any time.
 //!
@@ -131,7 +131,7 @@ impl DumpFile {
         Ok(Self { file, path: Vec::leak(path.into_bytes()) })
     }
 
-    /// What was written, and frees its memory.
+    /// Returns the text that was written, and frees its memory.
     fn take(&mut self) -> std::io::Result<String> {
         let mut text = String::new();
         self.file.rewind()?;

@@ -24,7 +24,7 @@ pub(crate) struct Process {
 
 impl Process {
     /// # Errors
-    /// If `/proc` is not there.
+    /// If `/proc` is not mounted.
     pub(crate) fn read() -> io::Result<Self> {
         let stat = procfs::process::Process::myself().and_then(|process| process.stat());
         let stat = stat.map_err(io::Error::other)?;

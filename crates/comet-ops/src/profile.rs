@@ -2,8 +2,8 @@
 //!
 //! The kernel raises SIGPROF for every 10 ms of CPU time the process uses, in the thread that uses it;
 //! the handler notes the thread's stack. A core that sleeps is not woken, and one that is interrupted
-//! goes on: its driver takes an interrupted wait for the end of a wait. The handler allocates nothing.
-//! It takes the stack apart with the unwinder of libgcc, which asks glibc for tables under no lock since
+//! goes on: its driver treats an interrupted wait as an ended one. The handler allocates nothing.
+//! It unwinds the stack with libgcc, which asks glibc for tables under no lock since
 //! glibc 2.35; the vDSO, whose tables are not always right, is left out. Between profiles nothing runs.
 
 use std::io::Write;

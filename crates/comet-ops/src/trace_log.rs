@@ -72,7 +72,7 @@ impl Shared {
     }
 }
 
-/// The way to the file. Dropped, it waits for what is under way to be written.
+/// The handle of the file. Dropped, it waits until queued events are written.
 pub struct TraceLog<L> {
     path: PathBuf,
     /// `None` once dropped.
@@ -117,7 +117,7 @@ impl<L: TraceLine> TraceLog<L> {
         }
     }
 
-    /// Opens the file under its name again, for whoever has moved it away. Never waits.
+    /// Opens the file under its name again, since it may have been moved away. Never waits.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
         // Full: the thread is awake and looks at the flag after this batch.

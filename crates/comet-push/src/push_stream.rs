@@ -1,9 +1,9 @@
 //! The stream of `comet.v1.Push`: many pushes, each begun as a call of its own is, and their answers in
 //! the order they came in.
 //!
-//! One poll takes what requests are there, begins them all, and then takes what answers are there. A push
-//! is taken only while fewer than [`UNDER_WAY_MAX`] are unanswered, and only while the caller reads: beyond
-//! that it waits in the connection's flow control window.
+//! One poll takes the requests that have arrived, begins them all, and then takes the answers that are
+//! ready. A push is taken only while fewer than [`UNDER_WAY_MAX`] are unanswered, and only while the caller
+//! reads. Beyond that it waits in the connection's flow control window.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -26,7 +26,7 @@ use crate::backend::StreamBackend;
 /// Pushes of one stream that may be unanswered.
 const UNDER_WAY_MAX: usize = 1_024;
 
-/// Answers in one message.
+/// Answers in one message at most.
 const ANSWERS_MAX: usize = 256;
 
 /// The answers of a stream; polling them makes its pushes.
@@ -45,7 +45,7 @@ pub(crate) struct PushStream<B: StreamBackend> {
 enum Input {
     Open,
     Ended,
-    /// The stream is to end so once all that came is answered.
+    /// Ends the stream with this once every push that was taken is answered.
     Failed(Status),
 }
 
@@ -137,7 +137,7 @@ impl<B: StreamBackend> Stream for PushStream<B> {
         self.take_requests(cx);
         let answers = self.take_answers(cx);
         if !answers.is_empty() {
-            // Whatever is left is looked at when the next answers are asked for.
+            // The rest is taken at the next poll.
             return Poll::Ready(Some(Ok(PushStreamReply { answers })));
         }
         if !self.under_way.is_empty() {

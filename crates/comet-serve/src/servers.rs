@@ -67,8 +67,8 @@ impl Servers {
         Ok(())
     }
 
-    /// Waits until every call has ended, at most a second. To be called at [`Phase::Stopped`]; whoever
-    /// still holds a stream open after the grace is cut off.
+    /// Waits until every call has ended, at most a second. To be called at [`Phase::Stopped`]. Streams
+    /// that are still open after that grace are cut off.
     pub async fn finish(self) {
         let _ = timeout(STOP_GRACE, self.tasks.join_all()).await;
     }

@@ -18,7 +18,7 @@ const UNITS: [&str; KINDS.len()] = ["count", "bytes", "count", "bytes"];
 /// The one of [`KINDS`] that is shown unless another is asked for.
 pub(crate) const KIND: &str = "inuse_space";
 
-/// Stacks and what they took.
+/// Stacks and the memory they allocated.
 pub(crate) struct HeapProfile {
     pub(super) dump: Dump,
     pub(super) symbols: Symbols,

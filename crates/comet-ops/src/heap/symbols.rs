@@ -1,4 +1,4 @@
-//! What is at the addresses of this process's code.
+//! Symbols at the addresses of this process's code.
 
 use std::collections::HashMap;
 use std::ptr::without_provenance_mut;

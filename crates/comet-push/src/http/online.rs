@@ -1,5 +1,5 @@
-//! `/goim/online/*`: who is online. Rooms are as full as their homes know, which hear of other cores'
-//! members up to about 0.4 s later.
+//! `/goim/online/*`: who is online. Room counts are those of the homes, which learn the members of
+//! other cores up to about 0.4 s late.
 
 use std::sync::Arc;
 
