@@ -1,26 +1,11 @@
-//! Compiles the contract of the push API: the bench is a caller like any other and shares no code with
-//! the server. Of the services it needs only the least that can answer, as a yardstick. Also notes the
-//! commit, for the results.
+//! Notes the commit, for the results.
 
 use std::env;
-use std::error::Error;
 use std::path::Path;
 use std::process::Command;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let contract = "../crates/comet-control/proto";
-    println!("cargo::rerun-if-changed={contract}");
-    let descriptors = protox::compile(["goim/comet.proto", "comet/v1/push.proto"], [contract])?;
-    tonic_prost_build::configure()
-        .bytes(".goim.protocol.Proto.body")
-        .include_file("wire.rs")
-        .compile_fds(descriptors)?;
-    note_commit();
-    Ok(())
-}
-
 /// Hands the crate `COMET_BENCH_COMMIT`: what `COMET_COMMIT` or git says, `unknown` without either.
-fn note_commit() {
+fn main() {
     println!("cargo::rerun-if-env-changed=COMET_COMMIT");
     // A change that is not committed is said, too.
     println!("cargo::rerun-if-changed=src");

@@ -5,6 +5,14 @@ mod gathered;
 use std::collections::BTreeMap;
 use std::io;
 
+use comet_wire::comet::v1::push_client::PushClient;
+use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
+use comet_wire::comet::v1::push_stream_req::{Keys, Target};
+use comet_wire::comet::v1::{PushStreamReply, PushStreamReq};
+pub(crate) use comet_wire::goim::comet::Ledger;
+use comet_wire::goim::comet::comet_client::CometClient;
+use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
+use comet_wire::goim::protocol::Proto;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::TcpStream;
@@ -14,22 +22,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 use self::gathered::Gathered;
-use self::wire::comet::v1::push_client::PushClient;
-use self::wire::comet::v1::push_stream_reply::answer::Outcome;
-use self::wire::comet::v1::push_stream_req::{Keys, Target};
-use self::wire::comet::v1::{PushStreamReply, PushStreamReq};
-pub(crate) use self::wire::goim::comet::Ledger;
-use self::wire::goim::comet::comet_client::CometClient;
-use self::wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
-use self::wire::goim::protocol::Proto;
 use crate::Result;
 use crate::message::OP_RAW;
-
-/// The messages and services, made by the build script.
-#[allow(missing_docs, unreachable_pub, unused_qualifications, dead_code, clippy::all)] // Generated.
-pub(crate) mod wire {
-    include!(concat!(env!("OUT_DIR"), "/wire.rs"));
-}
 
 /// Whom a push is for.
 #[derive(Clone, Debug)]

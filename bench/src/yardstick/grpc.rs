@@ -3,6 +3,11 @@
 
 use std::net::TcpListener;
 
+use comet_wire::goim::comet::comet_server::{Comet, CometServer};
+use comet_wire::goim::comet::{
+    BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
+    RoomsReply, RoomsReq,
+};
 use tokio::runtime;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -11,11 +16,6 @@ use tonic::{Request, Response, Status};
 
 use crate::Result;
 use crate::grpc::Ledger;
-use crate::grpc::wire::goim::comet::comet_server::{Comet, CometServer};
-use crate::grpc::wire::goim::comet::{
-    BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
-    RoomsReply, RoomsReq,
-};
 
 /// The longest request that is decoded, bytes.
 const REQUEST_MAX: usize = 64 << 20;

@@ -1,4 +1,4 @@
-//! The handle of the control thread: start it, tell it where the process is in its life, end it.
+//! The handle of the control thread: start it, move it through the phases of the process, end it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,24 +9,22 @@ use std::{fmt, io};
 
 use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Sender};
+use comet_push::{Bounds, Node, grpc_api, http_api, node_routes, push_routes};
+use comet_serve::{CallCounts, Phase, StartError as ServeError, advance, exposed, listen, spawn};
 use tokio::sync::watch;
 
-use crate::api::{Api, Bodies, Node};
-use crate::grpc::{Answers, PushService};
+use crate::drain::{DrainPlan, Drained};
 use crate::hub::Hub;
 use crate::logic::{Logic, LogicOptions};
 use crate::monitor::Monitor;
-use crate::pushes::{Bounds, Pushes};
-use crate::reach::Reach;
-use crate::serve::{Phase, Servers};
-use crate::start::{self, StartError, exposed, listen};
+use crate::pushes::Pushes;
+use crate::servers::Assembly;
+use crate::start_error::StartError;
+use crate::this_node::ThisNode;
 use crate::wake::ControlWake;
 
-/// What the longest request may hold besides its body and keys.
-const REQUEST_SLACK: usize = 1_024;
-
-/// Bytes a key takes in a request that names as many as it may; longer ones leave room for fewer.
-const KEY_BYTES: usize = 256;
+/// The name of the thread, and in errors.
+const THREAD: &str = "control";
 
 /// How the control thread is to be set up.
 #[derive(Clone, Debug)]
@@ -41,13 +39,13 @@ pub struct Options {
     pub debug: Vec<SocketAddr>,
     /// Where logic is. `None`: shards ask their own, and no report may ask for another.
     pub logic: Option<LogicOptions>,
-    /// What the HTTP push API says of this server.
+    /// What clients are told of this server.
     pub node: Node,
     /// Longest body of a pushed frame, bytes.
     pub frame_max: usize,
     /// Most keys, users, or rooms asked about, in one call.
     pub keys_max: usize,
-    /// How long a call waits for the shards before its caller is told so.
+    /// How long a call waits for the shards.
     pub call_timeout: Duration,
     /// CPUs the thread runs on; empty leaves it where the process may run.
     pub cpus: Vec<usize>,
@@ -55,32 +53,12 @@ pub struct Options {
     pub server_id: String,
     /// Version of this server in metrics, stats and answers.
     pub version: &'static str,
-    /// What the shards are started with.
+    /// The bounds that the shards are started with.
     pub limits: Arc<Limits>,
     /// The file of the trace log (`white_list.file`); `None`: there is none.
     pub trace_log: Option<PathBuf>,
     /// The zero of the shards' clock.
     pub epoch: Instant,
-}
-
-/// How a drain goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Goodbye {
-    /// How long clients may take to leave.
-    pub limit: Duration,
-    /// Time the goodbyes are spread over.
-    pub over: Duration,
-    /// Each client is told to wait a random time up to this before it comes again; zero: nothing.
-    pub retry_after: Duration,
-}
-
-/// How far the shards got with saying goodbye.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Drained {
-    /// Shards whose last connection is gone.
-    pub done: usize,
-    /// All shards.
-    pub shards: usize,
 }
 
 /// The control thread. Dropping it without [`Control::stop`] ends the thread, too, but does not wait.
@@ -96,10 +74,10 @@ pub struct Control {
 }
 
 impl Control {
-    /// Listens at every address and starts the thread. It serves from here on; health says no until
+    /// Listens at every address and starts the thread. It serves from here on; health answers no until
     /// [`Control::set_ready`].
     ///
-    /// `wake` is what the inbox of `reports` was made with; `shards` are the inboxes of all shards, in
+    /// `wake` is the wake-up of the inbox of `reports`; `shards` are the inboxes of all shards, in
     /// their order.
     ///
     /// # Errors
@@ -113,19 +91,19 @@ impl Control {
         shards: Vec<Sender<Message>>,
         reports: Inbox<Report>,
     ) -> Result<Self, StartError> {
-        let (grpc, grpc_addrs) = listen("push.grpc", &options.grpc)?;
-        let (http, http_addrs) = listen("push.http", &options.http)?;
-        let (stat, stat_addrs) = listen("monitor.stat", &options.stat)?;
-        let (debug, debug_addrs) = listen("monitor.pprof", &options.debug)?;
-        for (setting, addresses) in [("push.grpc", &grpc_addrs), ("push.http", &http_addrs)] {
-            for address in exposed(addresses) {
+        let grpc = listen("push.grpc", &options.grpc)?;
+        let http = listen("push.http", &options.http)?;
+        let stat = listen("monitor.stat", &options.stat)?;
+        let debug = listen("monitor.pprof", &options.debug)?;
+        for (setting, bound) in [("push.grpc", &grpc), ("push.http", &http)] {
+            for address in exposed(&bound.addresses) {
                 log::warn!(
                     "{setting}: {address} is not loopback, and nobody is asked who they are: \
                      whoever reaches it may push"
                 );
             }
         }
-        for address in exposed(&debug_addrs) {
+        for address in exposed(&debug.addresses) {
             log::warn!(
                 "monitor.pprof: {address} is not loopback, and nobody is asked who they are: whoever \
                  reaches it may profile this process and change its log level and white list"
@@ -147,36 +125,34 @@ impl Control {
             keys_max: options.keys_max,
             timeout: options.call_timeout,
         };
-        let answers = Arc::new(Answers::default());
+        let counts = Arc::new(CallCounts::default());
         let pushes = Arc::new(Pushes::new(Arc::clone(&hub), bounds));
-        let api = Api {
-            reach: Reach::Shards(Arc::clone(&pushes)),
-            answers: Arc::clone(&answers),
-            bodies: Bodies::new(bounds),
-            node: options.node,
+        let this_node = ThisNode {
+            node: options.node.clone(),
             server_id: options.server_id.clone(),
             version: options.version,
-            grpc: grpc_addrs.clone(),
+            grpc: grpc.addresses.clone(),
+            pushes: Arc::clone(&pushes),
             phase: phases.clone(),
         };
-        let servers = Servers {
-            grpc,
-            http,
-            stat,
-            debug,
+        let calls = push_routes(Arc::clone(&pushes), &counts).merge(node_routes(
+            Arc::new(this_node),
+            options.node,
+            &counts,
+        ));
+        let servers = Assembly {
+            grpc: grpc.listeners,
+            http: http.listeners,
+            stat: stat.listeners,
+            debug: debug.listeners,
             hub: Arc::clone(&hub),
             logic: logic.clone(),
-            push: PushService { pushes, answers: Arc::clone(&answers), phase: phases.clone() },
-            request_max: options
-                .keys_max
-                .saturating_mul(KEY_BYTES)
-                .saturating_add(options.frame_max)
-                .saturating_add(REQUEST_SLACK),
-            api,
+            push: grpc_api(pushes, Arc::clone(&counts), phases.clone()),
+            calls: http_api(calls),
             monitor: Monitor {
                 hub: Arc::clone(&hub),
                 logic,
-                answers,
+                counts,
                 server_id: options.server_id,
                 version: options.version,
                 started: Instant::now(),
@@ -184,14 +160,14 @@ impl Control {
             },
             phase: phases,
         };
-        let thread = start::spawn("comet-control", options.cpus, move || {
-            servers.start(reports).map_err(StartError::Thread)
+        let thread = spawn(THREAD, options.cpus, move || {
+            servers.start(reports).map_err(|error| ServeError::Thread { thread: THREAD, error })
         })?;
         Ok(Self {
-            grpc: grpc_addrs,
-            http: http_addrs,
-            stat: stat_addrs,
-            debug: debug_addrs,
+            grpc: grpc.addresses,
+            http: http.addresses,
+            stat: stat.addresses,
+            debug: debug.addresses,
             hub,
             phase,
             epoch: options.epoch,
@@ -223,13 +199,13 @@ impl Control {
         &self.debug
     }
 
-    /// Tells every shard the bounds that hold from now on; none is waited for.
+    /// Sends every shard the bounds that hold from now on, without waiting.
     pub fn configure(&self, limits: Limits) {
         self.hub.configure(|_| limits);
     }
 
     /// Lets the trace log be written to `path` from now on, or to nothing. Where that is the file's path
-    /// already it is opened again under its name, for whoever has moved it away.
+    /// already, it is opened again under its name, since it may have been moved away.
     ///
     /// # Errors
     /// If another file cannot be opened; then the old one is kept.
@@ -237,19 +213,19 @@ impl Control {
         self.hub.set_trace_log(path, self.epoch)
     }
 
-    /// Says that every listener for clients is bound: `/healthz` answers 200 from here on, and gRPC
-    /// health SERVING. Without effect once draining.
+    /// To be called when every listener for clients is bound: `/healthz` answers 200 from here on, and
+    /// gRPC health SERVING. Without effect once draining.
     pub fn set_ready(&self) {
-        self.move_on(Phase::Ready);
+        advance(&self.phase, Phase::Ready);
     }
 
-    /// Turns health off, tells every shard to say goodbye to its clients, and blocks the calling
-    /// thread until all of them are gone or the limit of `goodbye` has passed. Pushes are still taken
-    /// meanwhile: clients that have not left get them.
+    /// Turns health off, tells every shard to close its connections by `plan`, and blocks the calling
+    /// thread until all of them are closed or the plan's limit has passed. Pushes are still taken
+    /// meanwhile, and reach the clients that are still connected.
     #[must_use]
-    pub fn drain(&self, goodbye: Goodbye) -> Drained {
-        self.move_on(Phase::Draining);
-        Drained { done: self.hub.drain(goodbye), shards: usize::from(self.hub.shards()) }
+    pub fn drain(&self, plan: DrainPlan) -> Drained {
+        advance(&self.phase, Phase::Draining);
+        Drained { done: self.hub.drain(plan), shards: usize::from(self.hub.shards()) }
     }
 
     /// Ends the servers and waits for the thread; calls under way get a second to end.
@@ -257,18 +233,8 @@ impl Control {
     /// # Panics
     /// If the thread panicked.
     pub fn stop(self) {
-        self.move_on(Phase::Stopped);
+        advance(&self.phase, Phase::Stopped);
         self.thread.join().expect("the control thread does not panic");
-    }
-
-    fn move_on(&self, to: Phase) {
-        self.phase.send_if_modified(|phase| {
-            let later = to > *phase;
-            if later {
-                *phase = to;
-            }
-            later
-        });
     }
 }
 

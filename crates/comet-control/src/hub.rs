@@ -21,16 +21,12 @@ use tokio::select;
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
-use crate::control::Goodbye;
+use crate::drain::DrainPlan;
 use crate::trace_log::{Counts, TraceLog};
 use crate::wake::ControlWake;
 
 /// Reports taken from the inbox before the servers get their turn.
 const TURN_REPORTS: usize = 1_024;
-
-/// A [`CallError`], which a service may turn into its own.
-#[derive(Debug)]
-pub(crate) struct CallFailed(pub(crate) CallError);
 
 struct State {
     hub: comet_hub::Hub<oneshot::Sender<Outcome>>,
@@ -116,7 +112,7 @@ impl Hub {
         self: &Arc<Self>,
         limit: Duration,
         messages: impl FnOnce(CallId) -> M,
-    ) -> Result<Call, CallFailed>
+    ) -> Result<Call, CallError>
     where
         M: IntoIterator<Item = (ShardId, Message)>,
     {
@@ -132,7 +128,7 @@ impl Hub {
             // then found another one gone.
             self.wake.wake();
         }
-        begun.map(|id| Call { hub: Arc::clone(self), id, outcome }).map_err(CallFailed)
+        begun.map(|id| Call { hub: Arc::clone(self), id, outcome })
     }
 
     /// The same message to every shard.
@@ -140,7 +136,7 @@ impl Hub {
         self: &Arc<Self>,
         limit: Duration,
         message: impl Fn(CallId) -> Message,
-    ) -> Result<Call, CallFailed> {
+    ) -> Result<Call, CallError> {
         self.begin(limit, |call| (0..self.shards).map(move |shard| (ShardId(shard), message(call))))
     }
 
@@ -219,18 +215,18 @@ impl Hub {
         state.hub.poll_timeout().map(|at| self.epoch + Duration::from_millis(at.0))
     }
 
-    /// Tells every shard to say goodbye as `goodbye` says, and blocks until all are done or its limit
-    /// has passed. Returns how many are. A shard that has ended has nobody left to say goodbye to.
-    pub(crate) fn drain(&self, goodbye: Goodbye) -> usize {
+    /// Tells every shard to drain by `plan`, and blocks until all have or its limit has passed. Returns
+    /// how many have. A shard that has ended has no connection left.
+    pub(crate) fn drain(&self, plan: DrainPlan) -> usize {
         let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let mut state = self.lock();
         let State { hub, inboxes, .. } = &mut *state;
-        hub.drain(inboxes, millis(goodbye.over), millis(goodbye.retry_after));
+        hub.drain(inboxes, millis(plan.over), millis(plan.retry_after));
         self.wake.wake();
         let all = usize::from(self.shards);
         let (state, _) = self
             .progress
-            .wait_timeout_while(state, goodbye.limit, |state| state.hub.drained() < all)
+            .wait_timeout_while(state, plan.limit, |state| state.hub.drained() < all)
             .expect(NO_PANIC);
         state.hub.drained()
     }
@@ -313,12 +309,12 @@ pub(crate) struct Call {
 }
 
 impl Future for Call {
-    type Output = Result<CallResult, CallFailed>;
+    type Output = Result<CallResult, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = ready!(Pin::new(&mut self.outcome).poll(cx));
         let outcome = outcome.expect("a call ends with an outcome unless it is forgotten");
-        Poll::Ready(outcome.map_err(CallFailed))
+        Poll::Ready(outcome)
     }
 }
 

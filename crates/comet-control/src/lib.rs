@@ -1,69 +1,42 @@
-//! The control thread: one tokio runtime that speaks gRPC and HTTP to the outside, and is one more
-//! peer on the mesh of shards.
+//! The control thread: one tokio runtime that speaks gRPC and HTTP to callers, and is one more peer on the
+//! mesh of shards.
 //!
-//! [`Control`] serves the push API over gRPC (`goim.comet.Comet` and `comet.v1.Push`) with health and
-//! reflection, the same pushes over HTTP as goim's logic does (`/goim/push/…`), and at the stat
-//! addresses `/healthz`, `/metrics`, `/stat` and `/buildinfo`. The debug addresses have CPU and heap
-//! profiles and what an operator may change alive; the trace log is written beside them. Each call becomes messages to
-//! shards; their reports are added up and answered as the call's ledger. [`caller`] is the other end of
-//! the push API.
+//! [`Control`] puts the servers together: the push API of comet-push before the shards, pages with their
+//! numbers at the stat addresses (`/healthz`, `/metrics`, `/stat` and `/buildinfo`), and the debug pages of
+//! comet-ops with the white list. Each push becomes messages to shards; their reports are added up and
+//! answered as its ledger. The trace log is written beside them.
 //!
-//! With [`LogicOptions`] it asks logic services (`goim.logic.Logic`) who clients are and tells them what
-//! they say.
+//! With [`LogicOptions`] it asks logic services (`goim.logic.Logic`) who clients are, and passes their
+//! messages on.
 //!
-//! [`logic_server`] is the other process that this crate runs: `comet logic`.
-//!
-//! **Invariant:** no other crate of the server names tonic or axum, none but comet-router tokio, and no
-//! shard ever waits for this thread: it takes room in their inboxes as it finds it and makes its own
-//! callers wait.
+//! **Invariant:** no shard ever waits for this thread: it takes room in their inboxes as it finds it and
+//! makes its own callers wait. And nothing here keeps a session: that is logic's matter, here or elsewhere.
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "metrics, profiles and the trace log tell the time of day; calls wait in tokio's"
+    reason = "uptime counts from the start of the thread; calls wait in tokio's time"
 )]
 
-mod api;
-mod build_info;
-pub mod caller;
 mod control;
 mod debug;
-mod exposition;
-mod flamegraph;
-mod grpc;
-mod heap;
-mod heap_use;
-mod http;
+mod drain;
 mod hub;
 mod logic;
-pub mod logic_server;
 mod metrics;
 mod monitor;
-mod process;
-mod profile;
-mod push_stream;
+mod pages;
 mod pushes;
-mod reach;
-mod serve;
-mod signals;
-mod start;
+mod servers;
+mod start_error;
 mod stat;
 mod status;
+mod this_node;
 mod trace_log;
 mod wake;
 
-pub use api::Node;
-pub use build_info::VERSION_AND_COMMIT;
-pub use control::{Control, Drained, Goodbye, Options};
+pub use comet_push::Node;
+pub use control::{Control, Options};
+pub use drain::{DrainPlan, Drained};
 pub use logic::LogicOptions;
-pub use signals::{Signal, Signals};
-pub use start::StartError;
+pub use start_error::StartError;
 pub use wake::ControlWake;
-
-/// Messages, services and clients of the push API and of logic, generated from `proto/`.
-#[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
-pub mod wire {
-    include!(concat!(env!("OUT_DIR"), "/wire.rs"));
-
-    /// Every file of `proto/` as an encoded `google.protobuf.FileDescriptorSet`.
-    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
-}

@@ -16,16 +16,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use comet_core::{Accepts, AuthRequest, ConnId, Denied, Identity, Message, Report, home_of_key};
+use comet_serve::BadAddress;
+use comet_wire::goim::logic::{ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, ReceiveReq};
+use comet_wire::goim::protocol::Proto;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tonic::transport;
 
 use self::caller::{Again, Caller};
 use self::failure::Failure;
 use self::notices::{Notice, Notices, Turn};
 use crate::hub::Hub;
-use crate::wire::goim::logic::{ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, ReceiveReq};
-use crate::wire::goim::protocol::Proto;
 
 pub(crate) use self::stats::LogicStats;
 
@@ -268,13 +268,6 @@ fn identity(reply: ConnectReply) -> Identity {
 fn heartbeat_ms(nanos: i64) -> Option<u32> {
     let nanos = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0)?;
     Some(u32::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u32::MAX))
-}
-
-/// An address that is not a `host:port`.
-#[derive(Debug)]
-pub(crate) struct BadAddress {
-    pub(crate) address: String,
-    pub(crate) error: transport::Error,
 }
 
 #[cfg(test)]

@@ -5,12 +5,9 @@
 use std::time::Duration;
 
 use comet_core::{CloseReason, DropReason};
+use comet_ops::{COMMIT, Exposition, Kind, RUSTC, expose_process};
 
-use crate::build_info::{COMMIT, RUSTC};
-use crate::exposition::{Exposition, Kind};
-use crate::heap_use::HeapUse;
 use crate::monitor::{FIELDS, Field, Reading, counter, gauge};
-use crate::process::Process;
 
 /// The fields worth watching for each core: is one of them busier than the rest?
 const CORE_FIELDS: &[Field] = &[
@@ -22,7 +19,7 @@ const CORE_FIELDS: &[Field] = &[
 ];
 
 impl Reading<'_> {
-    /// The page. What the kernel does not tell of the process is left out.
+    /// The page.
     pub(crate) fn metrics(&self) -> String {
         let mut page = Exposition::default();
         for field in FIELDS {
@@ -31,14 +28,7 @@ impl Reading<'_> {
         self.reasons(&mut page);
         self.cores(&mut page);
         self.control(&mut page);
-        match Process::read() {
-            Ok(process) => process.expose(&mut page),
-            Err(error) => log::debug!("no process metrics: {error}"),
-        }
-        match HeapUse::read() {
-            Ok(heap) => heap.expose(&mut page),
-            Err(error) => log::debug!("no heap metrics: {error}"),
-        }
+        expose_process(&mut page);
         page.finish()
     }
 
@@ -96,7 +86,7 @@ impl Reading<'_> {
             Kind::Counter,
             "Calls answered, by name or path and by gRPC code.",
         );
-        for (rpc, code, count) in &self.answers {
+        for (rpc, code, count) in &self.calls {
             calls.labelled(&[("rpc", rpc), ("code", &format_args!("{code:?}"))], *count);
         }
         if let Some(logic) = &self.logic {

@@ -1,19 +1,19 @@
 //! What the server knows about itself: the numbers of all shards and of the control thread at one
-//! moment. `metrics` and `stat` are the two forms they are told in.
+//! moment. `metrics` and `stat` are its two forms.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_core::{CloseReason, Counters, DropReason, Message};
+use comet_hub::CallError;
+use comet_ops::Kind;
+use comet_serve::{CallCounts, Phase};
 use tokio::sync::watch;
 use tonic::Code;
 
-use crate::exposition::Kind;
-use crate::grpc::Answers;
-use crate::hub::{CallFailed, Hub};
+use crate::hub::Hub;
 use crate::logic::{Logic, LogicStats};
 use crate::pushes::snapshots;
-use crate::serve::Phase;
 
 /// How long a reader waits for the shards.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -85,7 +85,7 @@ pub(crate) const FIELDS: &[Field] = &[
 pub(crate) struct Monitor {
     pub(crate) hub: Arc<Hub>,
     pub(crate) logic: Option<Arc<Logic>>,
-    pub(crate) answers: Arc<Answers>,
+    pub(crate) counts: Arc<CallCounts>,
     pub(crate) server_id: String,
     pub(crate) version: &'static str,
     pub(crate) started: Instant,
@@ -99,7 +99,7 @@ pub(crate) struct Reading<'monitor> {
     pub(crate) counters: Vec<Counters>,
     pub(crate) inbox_depths: Vec<usize>,
     pub(crate) calls_under_way: usize,
-    pub(crate) answers: Vec<(&'static str, Code, u64)>,
+    pub(crate) calls: Vec<(&'static str, Code, u64)>,
     /// Lines of the trace log, and events it has not.
     pub(crate) trace_log: (u64, u64),
     pub(crate) logic: Option<LogicStats>,
@@ -110,7 +110,7 @@ pub(crate) type Rooms = Vec<(Arc<str>, u32)>;
 
 impl Monitor {
     /// Asks every shard. All or nothing: a sum over some shards would look like a counter that fell.
-    pub(crate) async fn read(&self) -> Result<Reading<'_>, CallFailed> {
+    pub(crate) async fn read(&self) -> Result<Reading<'_>, CallError> {
         let inbox_depths = self.hub.depths();
         let calls_under_way = self.hub.calls_under_way();
         let snapshots = snapshots(&self.hub, ANSWER_TIMEOUT).await?;
@@ -119,14 +119,14 @@ impl Monitor {
             counters: snapshots.into_iter().map(|(_, counters)| *counters).collect(),
             inbox_depths,
             calls_under_way,
-            answers: self.answers.all(),
+            calls: self.counts.all(),
             trace_log: self.hub.trace_log_counts(),
             logic: self.logic.as_deref().map(Logic::stats),
         })
     }
 
     /// Asks every home for its rooms.
-    pub(crate) async fn rooms(&self) -> Result<Rooms, CallFailed> {
+    pub(crate) async fn rooms(&self) -> Result<Rooms, CallError> {
         let call = self.hub.begin_everywhere(ANSWER_TIMEOUT, |call| Message::Rooms { call })?;
         Ok(call.await?.rooms)
     }

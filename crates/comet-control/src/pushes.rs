@@ -1,72 +1,27 @@
-//! Push calls, whatever protocol they came by: the request is checked, its frame encoded once and sent
-//! to the homes it concerns, and the answer is the ledger of what became of it.
+//! The shards as the backend of pushes: the frame is encoded once and sent to the homes it concerns, and
+//! the answer is the ledger of their reports.
 //!
 //! Up to the first await everything happens in one go, so calls to one key or room reach its home in
 //! the order they arrived in.
 
-use std::fmt::Display;
 use std::future::Future;
-use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use comet_core::{Counters, Message, Push, ShardId, home_of_key, home_of_room, home_of_user};
-use comet_proto::{Encoded, Frame, VERSION, count_frames, op};
+use comet_hub::CallError;
+use comet_proto::{Encoded, Frame, VERSION};
+use comet_push::{Bounds, PushBackend, Pushed, StreamBackend, pace, shares};
+use comet_wire::goim::comet::Ledger;
+use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
-use crate::hub::{Call, CallFailed, Hub};
-use crate::status::{invalid, known};
-use crate::wire::goim::comet::Ledger;
-use crate::wire::goim::protocol::Proto;
+use crate::hub::{Call, Hub};
+use crate::status::{known, ledger, status};
 
-/// What one call may ask for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    /// Longest body of a frame, bytes.
-    pub(crate) frame_max: usize,
-    /// Keys, users, or rooms asked about, in one call.
-    pub(crate) keys_max: usize,
-    /// How long a call may take.
-    pub(crate) timeout: Duration,
-}
-
-impl Bounds {
-    /// Refuses more than [`Bounds::keys_max`] of `what`, and none.
-    pub(crate) fn check_count(&self, what: &str, count: usize) -> Result<(), Status> {
-        let max = self.keys_max;
-        match count {
-            0 => Err(invalid(format!("no {what} is given: name at least one"))),
-            _ if count > max => {
-                Err(invalid(format!("{count} {what}s are more than the {max} of one call")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Refuses what is no frame to push.
-    pub(crate) fn check_proto(&self, proto: Option<Proto>) -> Result<Proto, Status> {
-        let proto = proto.ok_or_else(|| invalid("proto is missing: nothing to push"))?;
-        let (length, max) = (proto.body.len(), self.frame_max);
-        if length > max {
-            return Err(body_too_long(length, max));
-        }
-        if proto.op == op::RAW {
-            match count_frames(&proto.body) {
-                Ok(0) => return Err(invalid("the body of operation 9 holds no frame")),
-                Ok(_) => {}
-                Err(fault) => {
-                    return Err(invalid(format!(
-                        "the body of operation 9 is not a run of whole frames: {fault}"
-                    )));
-                }
-            }
-        }
-        Ok(proto)
-    }
-}
-
+/// Pushes to the shards of this process.
 pub(crate) struct Pushes {
     hub: Arc<Hub>,
     bounds: Bounds,
@@ -74,9 +29,9 @@ pub(crate) struct Pushes {
 
 /// A push on its way to the shards; ready with its ledger.
 pub(crate) struct UnderWay {
-    /// None where nobody could be meant.
+    /// None where the push names no connection.
     call: Option<Call>,
-    /// Beside those that the shards find absent.
+    /// Absent users beside those that the shards report.
     absent: u64,
 }
 
@@ -85,41 +40,107 @@ impl Pushes {
         Self { hub, bounds }
     }
 
-    pub(crate) fn bounds(&self) -> Bounds {
+    /// Checks and encodes the frame. `operation` is the one a connection must accept; 0 stands for
+    /// the frame's own.
+    fn push(&self, proto: Option<Proto>, operation: i32) -> Result<Push, Status> {
+        let proto = self.bounds.check_proto(proto)?;
+        let version = match proto.ver {
+            0 => VERSION,
+            other => u16::try_from(other).map_err(|_| {
+                Status::invalid_argument(format!("ver {other} does not fit a frame header"))
+            })?,
+        };
+        let frame = Encoded::frame(&Frame {
+            version,
+            operation: proto.op,
+            sequence: proto.seq,
+            body: &proto.body,
+        });
+        Ok(Push { operation: if operation == 0 { proto.op } else { operation }, frame })
+    }
+}
+
+impl PushBackend for Pushes {
+    fn bounds(&self) -> Bounds {
         self.bounds
     }
 
-    /// To the connections that hold `keys`; a key given twice is pushed to twice.
-    pub(crate) async fn to_keys(
+    async fn to_keys(
         &self,
         keys: Vec<String>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> Result<Ledger, Status> {
-        self.begin_keys(keys, proto, operation)?.await
+    ) -> Result<Pushed, Status> {
+        Ok(self.begin_keys(keys, proto, operation)?.await?.into())
     }
 
-    /// To every session of `users`.
-    pub(crate) async fn to_users(
+    async fn to_users(
         &self,
         users: Vec<i64>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> Result<Ledger, Status> {
-        self.begin_users(users, proto, operation)?.await
+    ) -> Result<Pushed, Status> {
+        Ok(self.begin_users(users, proto, operation)?.await?.into())
     }
 
-    /// To the members of `room`.
-    pub(crate) async fn to_room(
+    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<Pushed, Status> {
+        Ok(self.begin_room(room, proto)?.await?.into())
+    }
+
+    async fn to_all(
         &self,
-        room: String,
         proto: Option<Proto>,
-    ) -> Result<Ledger, Status> {
-        self.begin_room(room, proto)?.await
+        operation: i32,
+        speed: i32,
+    ) -> Result<Pushed, Status> {
+        let speed = pace(speed)?;
+        let push = self.push(proto, operation)?;
+        let Some(speed) = speed else {
+            let call = self.hub.begin_everywhere(self.bounds.timeout, |call| Message::Broadcast {
+                call,
+                push: push.clone(),
+                speed: None,
+            });
+            return Ok(UnderWay::from(call.map_err(status)?).await?.into());
+        };
+        let mut live = vec![0; usize::from(self.hub.shards())];
+        for (shard, counters) in snapshots(&self.hub, self.bounds.timeout).await.map_err(status)? {
+            live[usize::from(shard.0)] = counters.live;
+        }
+        let shares = shares(speed, &live);
+        let call = self.hub.begin(self.bounds.timeout, |call| {
+            (0..).map(ShardId).zip(shares).map(move |(shard, share)| {
+                (shard, Message::Broadcast { call, push: push.clone(), speed: Some(share) })
+            })
+        });
+        let gathered = call.map_err(status)?.await.map_err(status)?;
+        if gathered.busy > 0 {
+            return Err(Status::resource_exhausted(format!(
+                "{} of {} shards have too many paced broadcasts under way; {}",
+                gathered.busy,
+                self.hub.shards(),
+                known(&gathered),
+            )));
+        }
+        Ok(Ledger { scheduled: gathered.scheduled, ..ledger(&gathered.tally) }.into())
     }
 
-    /// What [`Pushes::to_keys`] does before it waits.
-    pub(crate) fn begin_keys(
+    async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
+        let limit = self.bounds.timeout;
+        let call = self.hub.begin_everywhere(limit, |call| Message::Rooms { call });
+        Ok(call.map_err(status)?.await.map_err(status)?.rooms)
+    }
+
+    async fn live(&self) -> Result<u64, Status> {
+        let counters = snapshots(&self.hub, self.bounds.timeout).await.map_err(status)?;
+        Ok(counters.iter().map(|(_, counters)| counters.live).sum())
+    }
+}
+
+impl StreamBackend for Pushes {
+    type UnderWay = UnderWay;
+
+    fn begin_keys(
         &self,
         keys: Vec<String>,
         proto: Option<Proto>,
@@ -133,12 +154,11 @@ impl Pushes {
             homes.map(move |(home, keys)| {
                 (home, Message::PushKeys { call, keys, push: push.clone() })
             })
-        })?;
-        Ok(call.into())
+        });
+        Ok(call.map_err(status)?.into())
     }
 
-    /// What [`Pushes::to_users`] does before it waits.
-    pub(crate) fn begin_users(
+    fn begin_users(
         &self,
         users: Vec<i64>,
         proto: Option<Proto>,
@@ -160,92 +180,20 @@ impl Pushes {
             homes.map(move |(home, users)| {
                 (home, Message::PushUsers { call, users, push: push.clone() })
             })
-        })?;
-        Ok(UnderWay { call: Some(call), absent })
+        });
+        Ok(UnderWay { call: Some(call.map_err(status)?), absent })
     }
 
-    /// What [`Pushes::to_room`] does before it waits.
-    pub(crate) fn begin_room(
-        &self,
-        room: String,
-        proto: Option<Proto>,
-    ) -> Result<UnderWay, Status> {
+    fn begin_room(&self, room: String, proto: Option<Proto>) -> Result<UnderWay, Status> {
         if room.is_empty() {
-            return Err(invalid("roomID is empty: name the room"));
+            return Err(Status::invalid_argument("roomID is empty: name the room"));
         }
         let push = self.push(proto, 0)?;
         let home = home_of_room(&room, self.hub.shards());
         let call = self.hub.begin(self.bounds.timeout, |call| {
             [(home, Message::PushRoom { call, room: Arc::from(room), push })]
-        })?;
-        Ok(call.into())
-    }
-
-    /// To every connection: at once, or `speed` connections a second.
-    pub(crate) async fn to_all(
-        &self,
-        proto: Option<Proto>,
-        operation: i32,
-        speed: i32,
-    ) -> Result<Ledger, Status> {
-        let speed = pace(speed)?;
-        let push = self.push(proto, operation)?;
-        let Some(speed) = speed else {
-            let call = self.hub.begin_everywhere(self.bounds.timeout, |call| {
-                Message::Broadcast { call, push: push.clone(), speed: None }
-            })?;
-            return UnderWay::from(call).await;
-        };
-        let mut live = vec![0; usize::from(self.hub.shards())];
-        for (shard, counters) in snapshots(&self.hub, self.bounds.timeout).await? {
-            live[usize::from(shard.0)] = counters.live;
-        }
-        let shares = shares(speed, &live);
-        let call = self.hub.begin(self.bounds.timeout, |call| {
-            (0..).map(ShardId).zip(shares).map(move |(shard, share)| {
-                (shard, Message::Broadcast { call, push: push.clone(), speed: Some(share) })
-            })
         });
-        let result = call?.await?;
-        if result.busy > 0 {
-            return Err(Status::resource_exhausted(format!(
-                "{} of {} shards have too many paced broadcasts under way; {}",
-                result.busy,
-                self.hub.shards(),
-                known(&result),
-            )));
-        }
-        Ok(Ledger { scheduled: result.scheduled, ..result.tally.into() })
-    }
-
-    /// The rooms with someone online, and how many.
-    pub(crate) async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
-        let limit = self.bounds.timeout;
-        Ok(self.hub.begin_everywhere(limit, |call| Message::Rooms { call })?.await?.rooms)
-    }
-
-    /// How many connections are authenticated.
-    pub(crate) async fn live(&self) -> Result<u64, Status> {
-        let counters = snapshots(&self.hub, self.bounds.timeout).await?;
-        Ok(counters.iter().map(|(_, counters)| counters.live).sum())
-    }
-
-    /// Checks and encodes the frame. `operation` is what the accept filter goes by; 0 leaves that to
-    /// the frame's own.
-    fn push(&self, proto: Option<Proto>, operation: i32) -> Result<Push, Status> {
-        let proto = self.bounds.check_proto(proto)?;
-        let version = match proto.ver {
-            0 => VERSION,
-            other => u16::try_from(other)
-                .map_err(|_| invalid(format!("ver {other} does not fit a frame header")))?,
-        };
-        let frame = Encoded::frame(&Frame {
-            version,
-            operation: proto.op,
-            sequence: proto.seq,
-            body: &proto.body,
-        });
-        Ok(Push { operation: if operation == 0 { proto.op } else { operation }, frame })
+        Ok(call.map_err(status)?.into())
     }
 }
 
@@ -260,7 +208,7 @@ impl Future for UnderWay {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut ledger = match &mut self.call {
-            Some(call) => Ledger::from(ready!(Pin::new(call).poll(cx))?.tally),
+            Some(call) => ledger(&ready!(Pin::new(call).poll(cx)).map_err(status)?.tally),
             None => Ledger::default(),
         };
         ledger.absent += self.absent;
@@ -268,22 +216,11 @@ impl Future for UnderWay {
     }
 }
 
-/// Connections a second; 0 is all at once.
-pub(crate) fn pace(speed: i32) -> Result<Option<NonZeroU32>, Status> {
-    u32::try_from(speed)
-        .map(NonZeroU32::new)
-        .map_err(|_| invalid(format!("speed is {speed}: give 0 or connections a second")))
-}
-
-pub(crate) fn body_too_long(length: impl Display, max: usize) -> Status {
-    invalid(format!("the body has {length} bytes, more than the {max} allowed"))
-}
-
 /// The counters of every shard, in their order.
 pub(crate) async fn snapshots(
     hub: &Arc<Hub>,
     limit: Duration,
-) -> Result<Vec<(ShardId, Box<Counters>)>, CallFailed> {
+) -> Result<Vec<(ShardId, Box<Counters>)>, CallError> {
     let call = hub.begin_everywhere(limit, |call| Message::Snapshot { call })?;
     let mut counters = call.await?.counters;
     counters.sort_by_key(|(shard, _)| *shard);
@@ -303,43 +240,9 @@ fn by_home<T>(
     (0..).map(ShardId).zip(homes).filter(|(_, items)| !items.is_empty())
 }
 
-/// Splits `speed` over shards (or whole servers) in proportion to their connections, so that all end at
-/// about the same time. Each gets at least 1: a shard whose first connections come in a moment still
-/// takes part.
-pub(crate) fn shares(speed: NonZeroU32, live: &[u64]) -> Vec<NonZeroU32> {
-    let speed = u128::from(speed.get());
-    let total = live.iter().map(|live| u128::from(*live)).sum::<u128>().max(1);
-    let mut before = 0;
-    let mut granted = 0;
-    live.iter()
-        .map(|live| {
-            before += u128::from(*live);
-            // Rounding the running sum instead of each share loses nothing overall.
-            let share = speed * before / total - granted;
-            granted += share;
-            let share = u32::try_from(share).expect("a share is no more than the whole");
-            NonZeroU32::new(share).unwrap_or(NonZeroU32::MIN)
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shares_follow_the_connections() {
-        let check = |speed, live: &[u64], expected: &[u32]| {
-            let shares = shares(NonZeroU32::new(speed).unwrap(), live);
-            assert_eq!(shares.iter().map(|share| share.get()).collect::<Vec<_>>(), expected);
-        };
-        check(100, &[10, 30], &[25, 75]);
-        check(100, &[1, 1, 1], &[33, 33, 34]);
-        check(100, &[0, 7], &[1, 100]);
-        check(100, &[0, 0], &[1, 1]);
-        check(1, &[5, 5, 5], &[1, 1, 1]);
-        check(u32::MAX, &[u64::MAX, u64::MAX], &[u32::MAX / 2, u32::MAX / 2 + 1]);
-    }
 
     #[test]
     fn items_keep_their_order_within_a_home() {

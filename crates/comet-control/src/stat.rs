@@ -4,9 +4,9 @@
 use std::time::Instant;
 
 use comet_core::{CloseReason, Counters, DropReason};
+use comet_push::fullest;
 use serde_json::{Map, Value, json};
 
-use crate::api::fullest;
 use crate::logic::LogicStats;
 use crate::monitor::{FIELDS, Reading, Rooms};
 
@@ -48,7 +48,7 @@ pub(crate) fn top_rooms(rooms: &Rooms, top: usize) -> Value {
     json!({ "count": rooms.len(), "fullest": fullest })
 }
 
-/// Every number by its name. `read` says what a reading of one shard comes to.
+/// Every number by its name. `read` sums a field over the shards in question.
 fn numbers(read: impl Fn(&dyn Fn(&Counters) -> u64) -> u64) -> Map<String, Value> {
     let mut numbers: Map<String, Value> =
         FIELDS.iter().map(|field| (field.name.to_owned(), read(&field.read).into())).collect();
@@ -67,7 +67,7 @@ fn numbers(read: impl Fn(&dyn Fn(&Counters) -> u64) -> u64) -> Map<String, Value
     numbers
 }
 
-/// Where logic is remote: which addresses are there, and what waits for them.
+/// Where logic is remote: which addresses are available, and the notices that wait for them.
 fn logic(stats: &LogicStats) -> Value {
     let addresses: Map<String, Value> =
         stats.addresses.iter().map(|(address, is_up)| (address.clone(), (*is_up).into())).collect();

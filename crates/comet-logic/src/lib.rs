@@ -14,5 +14,7 @@ mod jwt;
 
 pub use any::AnyAuther;
 pub use auther::{Auther, Refusal};
+pub use comet_core::limits::NAME_MAX;
+pub use comet_core::{Accepts, Identity};
 pub use embedded::Embedded;
 pub use jwt::{Algorithm, ClaimNames, Jwt, JwtError, JwtOptions, KeyFile};

@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
-use comet_control::{Control, ControlWake, Goodbye};
+use comet_control::{Control, ControlWake, DrainPlan};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuther, Embedded};
 use comet_mesh::{EventFd, Wake, inbox};
@@ -275,7 +275,7 @@ impl App {
     #[must_use]
     pub fn drain(self) -> Ended {
         let server = &self.config.server;
-        let drained = self.control.drain(Goodbye {
+        let drained = self.control.drain(DrainPlan {
             limit: server.drain_timeout,
             over: server.drain_over,
             retry_after: server.retry_after,

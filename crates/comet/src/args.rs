@@ -20,7 +20,7 @@ pub const OPERATION: i32 = 5;
 #[command(
     name = "comet",
     version,
-    long_version = comet_control::VERSION_AND_COMMIT,
+    long_version = comet_ops::VERSION_AND_COMMIT,
     after_help = "COMET_SECTION_KEY in the environment sets a key too: COMET_TCP_BIND sets tcp.bind.",
     args_conflicts_with_subcommands = true
 )]

@@ -5,9 +5,9 @@ use std::fs;
 use std::io::{self, Write};
 
 use comet_client::{Error as ClientError, Event, Options, TlsError, TlsOptions};
-use comet_control::caller::{Ledger, PushClient};
 
 use crate::args::{Listen, Push, Target};
+use crate::caller::{Ledger, PushClient};
 
 /// Joins a room and prints what arrives, until standard output is closed. Reconnects by itself.
 ///

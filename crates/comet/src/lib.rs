@@ -6,6 +6,7 @@
 
 mod app;
 pub mod args;
+pub mod caller;
 pub mod helpers;
 mod listeners;
 mod log_output;
@@ -23,6 +24,6 @@ pub use options::too_few_open_files;
 pub use reload::Reloaded;
 pub use start_error::StartError;
 
-/// comet-control serves its heap profiles; glibc's allocator has none. `.cargo/config.toml` has its settings.
+/// comet-ops serves its heap profiles; glibc's allocator has none. `.cargo/config.toml` has its settings.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -4,9 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use comet_config::{Algorithm, Config, SessionStore, Token, TokenKind};
-use comet_control::Node;
-use comet_control::logic_server::{LogicServer, Options};
 use comet_logic::{AnyAuther, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
+use comet_logicd::{LogicServer, Node, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
 
 /// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
@@ -20,7 +19,7 @@ pub enum LogicError {
     /// The session store's addresses.
     Store(StoreError),
     /// `comet logic` did not start.
-    Start(comet_control::StartError),
+    Start(comet_logicd::StartError),
 }
 
 impl fmt::Display for LogicError {

@@ -3,7 +3,7 @@
 use std::{env, fs};
 
 use comet_config::{Config, Machine, Mistakes, Source, load, load_for_logic};
-use comet_control::{Signal, Signals};
+use comet_ops::{Signal, Signals};
 
 use crate::App;
 use crate::args::Serve;

@@ -17,7 +17,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::{BadAddress, LogicOptions};
-use crate::caller::root_cause;
+use comet_serve::root_cause;
 
 /// The shortest wait before an address is tried again.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);

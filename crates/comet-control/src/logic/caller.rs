@@ -11,8 +11,8 @@ use tonic::{Code, Request, Response, Status};
 use super::addresses::Addresses;
 use super::failure::{Attempt, Failure};
 use super::{BadAddress, LogicOptions};
-use crate::grpc::Answers;
-use crate::wire::goim::logic::logic_client::LogicClient;
+use comet_serve::CallCounts;
+use comet_wire::goim::logic::logic_client::LogicClient;
 
 /// May a call that failed on its way be made again at another address?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct Caller {
     /// How many there are.
     calls: usize,
     timeout: Duration,
-    answers: Answers,
+    answers: CallCounts,
 }
 
 impl Caller {
@@ -40,7 +40,7 @@ impl Caller {
             permits: Arc::new(Semaphore::new(calls)),
             calls,
             timeout: options.timeout,
-            answers: Answers::default(),
+            answers: CallCounts::default(),
         })
     }
 

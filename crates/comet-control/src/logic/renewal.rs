@@ -10,7 +10,7 @@ use tonic::codec::CompressionEncoding;
 
 use super::Logic;
 use super::caller::Again;
-use crate::wire::goim::logic::{OnlineReply, OnlineReq};
+use comet_wire::goim::logic::{OnlineReply, OnlineReq};
 
 /// Longest answer taken, bytes unpacked: it names the rooms of all servers.
 const REPLY_MAX: usize = 64 << 20;

@@ -4,7 +4,7 @@ use tonic::Code;
 
 use super::caller::Caller;
 use super::notices::Notices;
-use crate::exposition::{Exposition, Kind};
+use comet_ops::{Exposition, Kind};
 
 /// The numbers of one moment.
 #[derive(Debug)]

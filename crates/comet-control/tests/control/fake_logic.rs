@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use comet_control::wire::goim::logic::logic_server::{Logic, LogicServer};
-use comet_control::wire::goim::logic::{
+use comet_wire::goim::logic::logic_server::{Logic, LogicServer};
+use comet_wire::goim::logic::{
     ConnectReply, ConnectReq, DisconnectReply, DisconnectReq, HeartbeatReply, HeartbeatReq,
     NodesReply, NodesReq, OnlineReply, OnlineReq, ReceiveReply, ReceiveReq,
 };

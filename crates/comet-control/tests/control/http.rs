@@ -1,8 +1,8 @@
 //! The pages at the stat address.
 
-use comet_control::wire::goim::comet::PushMsgReq;
-use comet_control::wire::goim::comet::comet_client::CometClient;
 use comet_core::{CloseReason, Counters, DropReason, Message, Report};
+use comet_wire::goim::comet::PushMsgReq;
+use comet_wire::goim::comet::comet_client::CometClient;
 use serde_json::{Value, json};
 
 use crate::fake::{PATIENT, ROOMY, start};

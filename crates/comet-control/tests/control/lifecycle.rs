@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use comet_control::{Drained, Goodbye, Signal, Signals, StartError};
+use comet_control::{DrainPlan, Drained, StartError};
 use comet_core::{Limits, Message, Report, ShardId};
-use rustix::process::{Signal as Kill, getpid, kill_process};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -17,9 +16,9 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse
 
 use crate::fake::{HASTY, PATIENT, ROOMY, options, start, try_start};
 
-/// A drain at once, with nothing to wait for told.
-fn within(limit: Duration) -> Goodbye {
-    Goodbye { limit, over: Duration::ZERO, retry_after: Duration::ZERO }
+/// A drain at once, without a time to wait for clients.
+fn within(limit: Duration) -> DrainPlan {
+    DrainPlan { limit, over: Duration::ZERO, retry_after: Duration::ZERO }
 }
 
 /// The statuses of a service as they change.
@@ -54,7 +53,7 @@ async fn health_follows_ready_and_drain() {
     }
     assert_eq!(healthz().await, (200, "ok\n".to_owned()));
 
-    // Nobody answers yet, so this only counts; the goodbyes are said.
+    // No shard answers yet, so this only counts; each has the message.
     let drained = fake.control.drain(within(HASTY));
     assert_eq!(drained, Drained { done: 0, shards: 2 });
     for watch in &mut watches {
@@ -87,10 +86,10 @@ async fn a_drain_ends_with_the_last_shard() {
 }
 
 #[tokio::test]
-async fn every_shard_is_told_how_to_say_goodbye() {
+async fn every_shard_is_told_the_plan_of_a_drain() {
     let fake = start(PATIENT, &[ROOMY, ROOMY]);
     let (over, retry_after) = (Duration::from_secs(2), Duration::from_millis(1_500));
-    let _ = fake.control.drain(Goodbye { limit: HASTY, over, retry_after });
+    let _ = fake.control.drain(DrainPlan { limit: HASTY, over, retry_after });
     for shard in &fake.shards {
         let message = shard.next().await;
         assert!(
@@ -174,19 +173,5 @@ fn a_start_that_cannot_work_says_why() {
                 "cannot run the control thread on CPUs [{cpu}]: Invalid argument (os error 22)"
             )
         );
-    }
-}
-
-#[test]
-fn signals_arrive_as_values() {
-    let mut signals = Signals::listen().unwrap();
-    for (kill, expected) in [
-        (Kill::TERM, Signal::Terminate),
-        (Kill::INT, Signal::Interrupt),
-        (Kill::HUP, Signal::Hangup),
-        (Kill::HUP, Signal::Hangup),
-    ] {
-        kill_process(getpid(), kill).unwrap();
-        assert_eq!(signals.wait(), expected);
     }
 }

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use comet_control::LogicOptions;
-use comet_control::wire::goim::logic::{
-    ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, OnlineReq, ReceiveReq,
-};
-use comet_control::wire::goim::protocol::Proto;
 use comet_core::{
     Accepts, AuthRequest, CloseReason, ConnId, Denied, Generation, Identity, Message, Report,
     ShardId, Slot, home_of_room,
 };
+use comet_wire::goim::logic::{
+    ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, OnlineReq, ReceiveReq,
+};
+use comet_wire::goim::protocol::Proto;
 use tonic::{Code, Status};
 
 use crate::fake::{Fake, PATIENT, ROOMY, options, start_with};

@@ -7,7 +7,6 @@ mod documents;
 mod fake;
 mod fake_logic;
 mod http;
-mod http_body;
 mod http_push;
 mod lifecycle;
 mod logic;

@@ -1,9 +1,9 @@
 //! Full inboxes, silent shards, shards that ended: order holds, and callers are told.
 
-use comet_control::wire::goim::comet::BroadcastRoomReq;
-use comet_control::wire::goim::comet::comet_client::CometClient;
 use comet_core::{CallId, Counters, Message, Report, Tally};
 use comet_proto::decode;
+use comet_wire::goim::comet::BroadcastRoomReq;
+use comet_wire::goim::comet::comet_client::CometClient;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use tonic::{Code, Status};

@@ -2,18 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use comet_control::caller::PushClient as Caller;
-use comet_control::wire::comet::v1::PushUsersReq;
-use comet_control::wire::comet::v1::push_client::PushClient;
-use comet_control::wire::goim::comet::comet_client::CometClient;
-use comet_control::wire::goim::comet::{
-    BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq, RoomsReq,
-};
-use comet_control::wire::goim::protocol::Proto;
 use comet_core::{
     Counters, DropReason, Message, Report, ShardId, Tally, home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
+use comet_wire::comet::v1::PushUsersReq;
+use comet_wire::comet::v1::push_client::PushClient;
+use comet_wire::goim::comet::comet_client::CometClient;
+use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq, RoomsReq};
+use comet_wire::goim::protocol::Proto;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};
@@ -233,43 +230,4 @@ async fn a_caller_that_knows_no_ledger_is_served() {
     let Message::PushKeys { call, .. } = fake.shards[0].next().await else { panic!() };
     fake.queued(call);
     asked.await.unwrap().unwrap();
-}
-
-#[tokio::test]
-async fn the_blocking_caller_pushes_all_kinds() {
-    let fake = start(PATIENT, &[ROOMY]);
-    let address = fake.control.grpc_addrs()[0].to_string();
-    let asked = tokio::task::spawn_blocking(move || {
-        let caller = Caller::connect(&address).unwrap();
-        let refused = caller.push_room(String::new(), 5, b"x").unwrap_err();
-        assert_eq!(refused.to_string(), "roomID is empty: name the room (InvalidArgument)");
-        [
-            caller.push_keys(vec!["k".to_owned()], 5, b"x").unwrap(),
-            caller.push_users(vec![1], 5, b"x").unwrap(),
-            caller.push_room("r".to_owned(), 5, b"x").unwrap(),
-            caller.broadcast(5, b"x", None).unwrap(),
-        ]
-    });
-    for _ in 0..4 {
-        let (Message::PushKeys { call, push, .. }
-        | Message::PushUsers { call, push, .. }
-        | Message::PushRoom { call, push, .. }
-        | Message::Broadcast { call, push, .. }) = fake.shards[0].next().await
-        else {
-            panic!()
-        };
-        assert_eq!(push.frame.for_tcp(), frame(5, 0, b"x").for_tcp());
-        fake.report(Report::Tally { call, tally: tally(2, 1, 1), partials: 0 });
-    }
-    for ledger in asked.await.unwrap() {
-        assert_eq!(ledger.to_string(), "matched 3, queued 2, dropped 1 (outbox_full), absent 1");
-    }
-}
-
-#[test]
-fn the_blocking_caller_says_that_nobody_is_there() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error = Caller::connect(&free.to_string()).unwrap_err().to_string();
-    assert!(error.starts_with(&format!("no push server at {free}: ")), "{error}");
-    assert!(error.contains("refused"), "{error}");
 }

@@ -1,14 +1,14 @@
 //! The stream of pushes: each as a call of its own, answers in order, a bound on what is under way.
 
-use comet_control::wire::comet::v1::push_client::PushClient;
-use comet_control::wire::comet::v1::push_stream_reply::answer::Outcome;
-use comet_control::wire::comet::v1::push_stream_reply::{Answer, Error};
-use comet_control::wire::comet::v1::push_stream_req::{Keys, Target, Users};
-use comet_control::wire::comet::v1::{PushStreamReply, PushStreamReq};
-use comet_control::wire::goim::comet::comet_client::CometClient;
-use comet_control::wire::goim::comet::{BroadcastRoomReq, Ledger};
 use comet_core::{CallId, Counters, Message};
 use comet_proto::decode;
+use comet_wire::comet::v1::push_client::PushClient;
+use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
+use comet_wire::comet::v1::push_stream_reply::{Answer, Error};
+use comet_wire::comet::v1::push_stream_req::{Keys, Target, Users};
+use comet_wire::comet::v1::{PushStreamReply, PushStreamReq};
+use comet_wire::goim::comet::comet_client::CometClient;
+use comet_wire::goim::comet::{BroadcastRoomReq, Ledger};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Status, Streaming};

@@ -4,20 +4,20 @@ use std::future::Future;
 
 use comet::{App, StartError};
 use comet_client::{Transport, op};
-use comet_control::wire::comet::v1::push_client::PushClient;
-use comet_control::wire::comet::v1::push_stream_reply::answer::Outcome;
-use comet_control::wire::comet::v1::push_stream_req::{Keys, Target, Users};
-use comet_control::wire::comet::v1::{PushStreamReply, PushStreamReq};
-use comet_control::wire::goim::comet::comet_client::CometClient;
-use comet_control::wire::goim::comet::{BroadcastReq, Ledger, PushMsgReq, RoomsReq};
-use comet_control::wire::goim::protocol::Proto;
+use comet_wire::comet::v1::push_client::PushClient;
+use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
+use comet_wire::comet::v1::push_stream_req::{Keys, Target, Users};
+use comet_wire::comet::v1::{PushStreamReply, PushStreamReq};
+use comet_wire::goim::comet::comet_client::CometClient;
+use comet_wire::goim::comet::{BroadcastReq, Ledger, PushMsgReq, RoomsReq};
+use comet_wire::goim::protocol::Proto;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::peer::{Goodbye, Peer, frame};
+use crate::peer::{DrainPlan, Peer, frame};
 use crate::support::{
     BOTH, Server, To, config, dropped, get, queued, received, received_until, try_push, until,
 };
@@ -227,7 +227,7 @@ fn a_drain_tells_everybody_wherever_they_are() {
         (0..8).map(|index| (Peer::live(&server, BOTH[index % 2], "1"), BOTH[index % 2])).collect();
     server.until("comet_connections", 11);
     let drained = std::thread::spawn(|| server.drain());
-    let goodbye = |transport| Goodbye {
+    let goodbye = |transport| DrainPlan {
         reason: "draining".to_owned(),
         close: (transport == Transport::WebSocket).then(|| (1001, "draining".to_owned())),
     };

@@ -2,8 +2,8 @@
 
 use std::thread;
 
+use comet::caller::{Ledger, PushClient};
 use comet_client::{Client, Transport};
-use comet_control::caller::{Ledger, PushClient};
 
 use crate::support::{BOTH, Server, To, push, queued, received, received_until};
 

@@ -15,9 +15,9 @@
 //! ```
 
 use comet_client::Transport;
-use comet_control::wire::goim::comet::comet_client::CometClient;
-use comet_control::wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
-use comet_control::wire::goim::protocol::Proto;
+use comet_wire::goim::comet::comet_client::CometClient;
+use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
+use comet_wire::goim::protocol::Proto;
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::Channel;
 

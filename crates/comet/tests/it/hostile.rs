@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 
 use comet_client::{Client, Transport, op};
 
-use crate::peer::{BINARY, CLOSE, Goodbye, Peer, UPGRADE, frame, frame_with, masked, unmasked};
+use crate::peer::{BINARY, CLOSE, DrainPlan, Peer, UPGRADE, frame, frame_with, masked, unmasked};
 use crate::support::{BOTH, Server, To, queued, received};
 
 /// A client that does everything right, beside the one that does not.
@@ -71,7 +71,7 @@ fn frames_that_are_none_are_answered_with_what_is_wrong_with_them() {
             let mut peer = Peer::live(&server, transport, "42");
             let bytes = peer.wrap(bytes);
             peer.write(&bytes);
-            let Goodbye { reason: said, close } = peer.goodbye();
+            let DrainPlan { reason: said, close } = peer.goodbye();
             assert!(said.starts_with(sentence), "{said:?} instead of {sentence:?}");
             let code = (1002, (*reason).to_owned());
             assert_eq!(close, (transport == Transport::WebSocket).then_some(code), "{sentence}");
@@ -160,7 +160,7 @@ fn websocket_frames_against_the_rfc_are_closed_with_its_code() {
                 peer.authenticate(token);
             }
             peer.write(bytes);
-            let Goodbye { reason: said, close } = peer.goodbye();
+            let DrainPlan { reason: said, close } = peer.goodbye();
             assert_eq!(close, Some((*code, (*reason).to_owned())), "{name}");
             assert!(!said.is_empty(), "{name}: a sentence");
             reasons.count(reason);

@@ -1,12 +1,12 @@
 //! Logic in another process: who is let in, what it hears, and what clients see while it is away.
 
 use comet_client::{Transport, op};
-use comet_control::wire::goim::logic::{ConnectReq, DisconnectReq, HeartbeatReq, ReceiveReq};
-use comet_control::wire::goim::protocol::Proto;
+use comet_wire::goim::logic::{ConnectReq, DisconnectReq, HeartbeatReq, ReceiveReq};
+use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
 use crate::fake_logic::{Asked, FakeLogic};
-use crate::peer::{Goodbye, Peer, UPGRADE, message};
+use crate::peer::{DrainPlan, Peer, UPGRADE, message};
 use crate::support::{BOTH, Server, To, queued, received_until, until};
 
 /// A server whose logic is at all of `logic`, pinged often, and given the time a busy machine takes.
@@ -43,7 +43,7 @@ fn disconnect(mid: i64) -> DisconnectReq {
 /// What a refused client is told, and the wait in it.
 #[track_caller]
 fn expect_no_logic(peer: &mut Peer, transport: Transport, sentence: &str) {
-    let Goodbye { reason, close } = peer.goodbye();
+    let DrainPlan { reason, close } = peer.goodbye();
     let (said, wait) = reason.split_once("; retry_after_ms=").expect("it says when to come back");
     assert_eq!(said, sentence);
     let wait: u32 = wait.parse().unwrap();
@@ -97,7 +97,7 @@ fn logic_refuses_with_a_sentence_and_no_hint() {
         let mut peer = Peer::open(&server, transport);
         peer.send(op::AUTH, 1, b"anna");
         let close = (transport == Transport::WebSocket).then(|| (1008, "auth_refused".to_owned()));
-        assert_eq!(peer.goodbye(), Goodbye { reason: "no such token".to_owned(), close });
+        assert_eq!(peer.goodbye(), DrainPlan { reason: "no such token".to_owned(), close });
     }
     assert_eq!(server.metrics().closed("auth_refused"), 2);
 }
@@ -118,7 +118,7 @@ fn the_heartbeat_logic_gives_is_kept() {
     let server = start_with(&logic, &[]);
     let mut patient = Peer::live(&server, Transport::Tcp, "2");
     let mut hasty = Peer::live(&server, Transport::Tcp, "1");
-    assert_eq!(hasty.goodbye(), Goodbye { reason: "heartbeat_timeout".to_owned(), close: None });
+    assert_eq!(hasty.goodbye(), DrainPlan { reason: "heartbeat_timeout".to_owned(), close: None });
     until("the other to be alone", || patient.online() == 1);
 }
 

@@ -3,11 +3,9 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use comet_control::wire::goim::logic::logic_client::LogicClient;
-use comet_control::wire::goim::logic::{
-    DisconnectReq, HeartbeatReq, NodesReq, OnlineReq, ReceiveReq,
-};
-use comet_control::wire::goim::protocol::Proto;
+use comet_wire::goim::logic::logic_client::LogicClient;
+use comet_wire::goim::logic::{DisconnectReq, HeartbeatReq, NodesReq, OnlineReq, ReceiveReq};
+use comet_wire::goim::protocol::Proto;
 use serde_json::{Value, json};
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;

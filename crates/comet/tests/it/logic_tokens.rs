@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use comet::{App, logic};
 use comet_client::Options;
-use comet_control::wire::goim::logic::ConnectReq;
+use comet_wire::goim::logic::ConnectReq;
 use ring::hmac;
 use serde_json::{Value, json};
 use tonic::Code;

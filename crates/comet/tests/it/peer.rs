@@ -76,7 +76,7 @@ fn websocket_header(first: u8, len: usize, mask_bit: u8) -> Vec<u8> {
 
 /// How a server ended a connection.
 #[derive(PartialEq, Eq, Debug)]
-pub(crate) struct Goodbye {
+pub(crate) struct DrainPlan {
     /// Body of the op 6.
     pub(crate) reason: String,
     /// Code and text of the close frame, over WebSocket.
@@ -222,12 +222,12 @@ impl<S: Read + Write> Peer<S> {
     }
 
     /// The server's goodbye, and the end of the stream behind it.
-    pub(crate) fn goodbye(&mut self) -> Goodbye {
+    pub(crate) fn goodbye(&mut self) -> DrainPlan {
         let last = self.recv();
         assert_eq!((last.operation, last.sequence), (op::DISCONNECT_REPLY, 0), "{last:?}");
         let close = (self.transport == Transport::WebSocket).then(|| self.read_close());
         self.expect_end();
-        Goodbye { reason: String::from_utf8(last.body).unwrap(), close }
+        DrainPlan { reason: String::from_utf8(last.body).unwrap(), close }
     }
 
     /// Code and text of the close frame that comes next.

@@ -8,11 +8,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use comet::caller::PushClient;
 use comet_client::Transport;
-use comet_control::caller::PushClient;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::peer::{Goodbye, Peer, UPGRADE, frame_with};
+use crate::peer::{DrainPlan, Peer, UPGRADE, frame_with};
 use crate::support::{
     FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, To, dropped, get, push, queued, two_cores,
     until,
@@ -333,9 +333,9 @@ fn both_signals_end_it_with_a_goodbye_to_everybody() {
             }
         }
         let reason = || "draining".to_owned();
-        assert_eq!(tcp.goodbye(), Goodbye { reason: reason(), close: None });
+        assert_eq!(tcp.goodbye(), DrainPlan { reason: reason(), close: None });
         let close = Some((1001, reason()));
-        assert_eq!(websocket.goodbye(), Goodbye { reason: reason(), close });
+        assert_eq!(websocket.goodbye(), DrainPlan { reason: reason(), close });
         drop((tcp, websocket));
         let (code, logged) = server.end();
         assert_eq!(code, Some(0), "{logged:?}");
@@ -353,7 +353,7 @@ fn goodbyes_are_spread_and_carry_a_time_to_wait() {
     }
     server.signal(Signal::TERM);
     for peer in &mut peers {
-        let Goodbye { reason, close } = peer.goodbye();
+        let DrainPlan { reason, close } = peer.goodbye();
         let wait = reason.strip_prefix("draining; retry_after_ms=").and_then(|ms| ms.parse().ok());
         assert!(wait.is_some_and(|wait: u32| wait <= 2_000), "{reason}");
         if let Some(close) = close {

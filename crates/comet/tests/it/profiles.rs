@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use comet::caller::PushClient;
 use comet_client::{Transport, op};
-use comet_control::caller::PushClient;
 use flate2::read::GzDecoder;
 use pprof::protos::{self, Message};
 

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use comet::caller::Ledger;
 use comet_client::{Client, Transport, op};
-use comet_control::caller::Ledger;
 
 use crate::peer::{BINARY, Peer, frame};
-use crate::support::{BOTH, Server, To, dropped, queued, received, received_until};
+use crate::support::{BOTH, Server, To, dropped, queued, received, received_until, try_push};
 
 #[test]
 fn every_kind_of_push_reaches_exactly_whom_it_names() {
@@ -170,4 +170,11 @@ fn a_paced_broadcast_reaches_everybody_once_and_takes_its_time() {
         assert_eq!(received_until(client, b"end"), [b"end"]);
     }
     drop(filtered);
+}
+
+#[test]
+fn a_refused_push_has_the_sentence_and_the_code() {
+    let server = Server::start(&[]);
+    let refused = try_push(server.caller(), To::Room(""), 5, b"x").unwrap_err();
+    assert_eq!(refused.to_string(), "roomID is empty: name the room (InvalidArgument)");
 }

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use comet::caller::{Ledger, PushClient};
 use comet_client::Transport;
-use comet_control::caller::{Ledger, PushClient};
 use rustix::process::Signal;
 
 use crate::peer::{Peer, UPGRADE};

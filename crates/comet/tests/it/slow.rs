@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 
+use comet::caller::Ledger;
 use comet_client::{Client, Transport, op};
-use comet_control::caller::Ledger;
 
 use crate::peer::{BINARY, Peer, frame, message, unmasked};
 use crate::support::{BOTH, Server, To, dropped, queued, received, until};

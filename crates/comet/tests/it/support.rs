@@ -7,10 +7,10 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use comet::caller::{Ledger, PushClient, PushError};
 use comet::{App, Reloaded};
 use comet_client::{Client, Options, Transport};
 use comet_config::{Config, Source};
-use comet_control::caller::{CallError, Ledger, PushClient};
 
 /// Longest wait for something that has to happen, before the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -115,7 +115,7 @@ pub(crate) fn try_push(
     to: To<'_>,
     operation: i32,
     body: &[u8],
-) -> Result<Ledger, CallError> {
+) -> Result<Ledger, PushError> {
     match to {
         To::Keys(keys) => {
             caller.push_keys(keys.iter().map(|key| (*key).to_owned()).collect(), operation, body)

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use comet_client::{Transport, op};
 
-use crate::peer::{Goodbye, Peer, UPGRADE, frame, masked, message};
+use crate::peer::{DrainPlan, Peer, UPGRADE, frame, masked, message};
 use crate::support::{BOTH, PATIENCE, Server, To, queued, received};
 
 /// The server's clock counts whole milliseconds, and reads them once a turn.
@@ -14,9 +14,9 @@ const CLOCK_STEP: Duration = Duration::from_millis(10);
 /// Least wait for a handshake timeout of 300 ms.
 const HANDSHAKE: Duration = Duration::from_millis(300).saturating_sub(CLOCK_STEP);
 
-fn goodbye(transport: Transport, reason: &str) -> Goodbye {
+fn goodbye(transport: Transport, reason: &str) -> DrainPlan {
     let close = (transport == Transport::WebSocket).then(|| (1008, reason.to_owned()));
-    Goodbye { reason: reason.to_owned(), close }
+    DrainPlan { reason: reason.to_owned(), close }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use rustls::{
     StreamOwned, SupportedProtocolVersion,
 };
 
-use crate::peer::{Goodbye, Peer, frame, message};
+use crate::peer::{DrainPlan, Peer, frame, message};
 use crate::support::{BOTH, PATIENCE, Permit, Server, To, config, queued};
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
@@ -409,7 +409,7 @@ fn a_drain_says_goodbye_and_close_notify() {
                 assert_eq!(peer.recv(), message(1000, 0, b"the last one"));
                 let transport = peer.transport;
                 // Its end of the stream is Ok only behind a close_notify.
-                let Goodbye { reason, close } = peer.goodbye();
+                let DrainPlan { reason, close } = peer.goodbye();
                 assert_eq!(reason, "draining");
                 let code = close.map(|(code, _)| code);
                 assert_eq!(code, (transport == Transport::WebSocket).then_some(1001));

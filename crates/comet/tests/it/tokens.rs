@@ -1,9 +1,9 @@
 //! What each form of token makes of a connection, and which tokens are refused.
 
+use comet::caller::Ledger;
 use comet_client::{Client, Transport};
-use comet_control::caller::Ledger;
 
-use crate::peer::{Goodbye, Peer};
+use crate::peer::{DrainPlan, Peer};
 use crate::support::{BOTH, Server, To, dropped, queued, received_until};
 
 /// Pushes to each of `reached` come through, pushes to each of `absent` do not; all with operation 5.
@@ -118,7 +118,7 @@ fn tokens_that_do_not_fit_are_refused_with_a_sentence() {
         for (token, sentence) in cases {
             let mut peer = Peer::open(&server, transport);
             peer.send(7, 1, token.as_bytes());
-            let Goodbye { reason, close } = peer.goodbye();
+            let DrainPlan { reason, close } = peer.goodbye();
             assert!(reason.starts_with(sentence), "{token}: {reason}");
             let expected =
                 (transport == Transport::WebSocket).then(|| (1008, "auth_refused".to_owned()));

@@ -1,0 +1,77 @@
+//! The stat addresses: `/healthz`, `/metrics`, `/stat`, `/stat/rooms` and `/buildinfo`. They only
+//! read; what changes the server is at the debug addresses.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use comet_ops::CONTENT_TYPE;
+use comet_serve::{Phase, Query, healthz, refusal};
+use serde_json::Value;
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::monitor::Monitor;
+use crate::stat::top_rooms;
+use crate::status::status;
+
+/// Rooms in an answer that was not asked for more or less.
+const TOP: usize = 10;
+
+/// Rooms in one answer at most.
+const TOP_MAX: usize = 10_000;
+
+/// The routes; an unknown path is 404, another method 405.
+pub(crate) fn router(monitor: Arc<Monitor>, phase: watch::Receiver<Phase>) -> Router {
+    let monitored = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/stat", get(stat))
+        .route("/stat/rooms", get(rooms))
+        .route("/buildinfo", get(build_info))
+        .with_state(monitor);
+    healthz(phase).merge(monitored)
+}
+
+async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
+    match monitor.read().await {
+        Ok(reading) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], reading.metrics()).into_response(),
+        Err(unfinished) => refusal(&status(unfinished)),
+    }
+}
+
+async fn stat(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
+    let answer = async {
+        let top = top(&uri)?;
+        let (reading, rooms) = tokio::try_join!(monitor.read(), monitor.rooms()).map_err(status)?;
+        Ok::<_, Status>(reading.stat(&rooms, top))
+    };
+    answered(answer.await)
+}
+
+async fn rooms(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
+    let answer = async {
+        let top = top(&uri)?;
+        Ok::<_, Status>(top_rooms(&monitor.rooms().await.map_err(status)?, top))
+    };
+    answered(answer.await)
+}
+
+async fn build_info(State(monitor): State<Arc<Monitor>>) -> Json<Value> {
+    Json(comet_ops::build_info(monitor.version))
+}
+
+/// How many rooms the query asks for.
+fn top(uri: &Uri) -> Result<usize, Status> {
+    let asked = Query::read(uri.query())?.optional_number("top", 1..=TOP_MAX as i64)?;
+    Ok(if asked == 0 { TOP } else { asked })
+}
+
+fn answered(answer: Result<Value, Status>) -> Response {
+    match answer {
+        Ok(value) => Json(value).into_response(),
+        Err(status) => refusal(&status),
+    }
+}

@@ -1,0 +1,77 @@
+//! What runs on the control thread: the servers at every address, around the hub.
+
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+
+use axum::Router;
+use comet_core::Report;
+use comet_mesh::Inbox;
+use comet_serve::{GrpcApi, Phase, Servers, stopped};
+use tokio::join;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, yield_now};
+
+use crate::debug;
+use crate::hub::Hub;
+use crate::logic::Logic;
+use crate::monitor::Monitor;
+use crate::pages;
+
+/// Everything the thread takes with it.
+pub(crate) struct Assembly {
+    pub(crate) grpc: Vec<StdListener>,
+    pub(crate) http: Vec<StdListener>,
+    pub(crate) stat: Vec<StdListener>,
+    pub(crate) debug: Vec<StdListener>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) logic: Option<Arc<Logic>>,
+    pub(crate) push: GrpcApi,
+    pub(crate) calls: Router,
+    pub(crate) monitor: Monitor,
+    pub(crate) phase: watch::Receiver<Phase>,
+}
+
+impl Assembly {
+    /// Starts serving; the future runs until [`Phase::Stopped`].
+    ///
+    /// # Errors
+    /// If the runtime refuses a listener.
+    pub(crate) fn start(self, reports: Inbox<Report>) -> io::Result<impl Future<Output = ()>> {
+        let Self { grpc, http, stat, debug, hub, logic, push, calls, monitor, phase } = self;
+        let mut servers = Servers::new(phase.clone());
+        servers.grpc(grpc, push, comet_wire::DESCRIPTORS)?;
+        servers.http(http, &calls)?;
+        servers.http(stat, &pages::router(Arc::new(monitor), phase.clone()))?;
+        servers.http(debug, &debug::router(Arc::clone(&hub)))?;
+        let reports = Arc::new(reports);
+        let carrying = hub.run(Arc::clone(&reports), {
+            let logic = logic.clone();
+            move |report| match (&logic, report) {
+                (Some(logic), report) => logic.take(report),
+                (None, report) => unreachable!("there is no logic to ask: {report:?}"),
+            }
+        });
+        Ok(async move {
+            let mut carrier = JoinSet::new();
+            carrier.spawn(carrying);
+            let _tending = logic.as_ref().map(Logic::start);
+            let logic_heard = async {
+                let Some(logic) = &logic else { return };
+                // The shards have ended, so their last reports are in the inbox.
+                while reports.depth() > 0 {
+                    yield_now().await;
+                }
+                logic.until_all_heard().await;
+            };
+            let ended = async {
+                stopped(phase).await;
+                join!(servers.finish(), logic_heard);
+            };
+            tokio::select! {
+                Some(ended) = carrier.join_next() => match ended.expect("the hub does not panic") {},
+                () = ended => {}
+            }
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! This server as clients find it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use comet_push::{Instance, Node, NodeList, PushBackend};
+use comet_serve::Phase;
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::pushes::Pushes;
+
+/// This server, the only one that a comet knows.
+pub(crate) struct ThisNode {
+    pub(crate) node: Node,
+    pub(crate) server_id: String,
+    pub(crate) version: &'static str,
+    /// Where the gRPC service is.
+    pub(crate) grpc: Vec<SocketAddr>,
+    pub(crate) pushes: Arc<Pushes>,
+    pub(crate) phase: watch::Receiver<Phase>,
+}
+
+impl NodeList for ThisNode {
+    async fn hosts(&self) -> Result<Vec<String>, Status> {
+        Ok(vec![self.node.domain.clone()])
+    }
+
+    async fn instances(&self) -> Result<Vec<Instance>, Status> {
+        let Node { domain, tcp, websocket, websocket_tls, .. } = &self.node;
+        let addresses =
+            [("grpc", &self.grpc), ("tcp", tcp), ("ws", websocket), ("wss", websocket_tls)];
+        let addresses = addresses.into_iter().flat_map(|(scheme, addresses)| {
+            addresses.iter().map(move |address| format!("{scheme}://{address}"))
+        });
+        Ok(vec![Instance {
+            hostname: self.server_id.clone(),
+            addresses: addresses.collect(),
+            version: self.version.to_owned(),
+            domain: domain.clone(),
+            live: self.pushes.live().await?,
+            offline: *self.phase.borrow() != Phase::Ready,
+        }])
+    }
+}

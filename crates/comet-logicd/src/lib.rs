@@ -1,0 +1,21 @@
+//! `comet logic`: the logic service of comets, those of goim too.
+//!
+//! It serves `goim.logic.Logic` over gRPC: who a client is, by an auther of comet-logic, and where its
+//! session is, in a store of comet-router. In front of the comets it knows it serves the HTTP push API, and
+//! beside that `/healthz` and `/metrics`.
+//!
+//! **Invariant:** nothing here knows a shard, the mesh or a client's socket: comets are reached by the same
+//! gRPC calls as by any caller.
+
+mod backend;
+mod comets;
+mod nodes;
+mod server;
+mod service;
+mod sessions;
+mod start_error;
+mod stat;
+
+pub use comet_push::Node;
+pub use server::{LogicServer, Options};
+pub use start_error::StartError;

@@ -1,0 +1,100 @@
+//! The comets as clients and operators see them: `/goim/nodes/*` and the `Nodes` call.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use comet_push::Instance;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tonic_health::ServingStatus;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::comets::Comets;
+
+/// How often each comet is asked whether it takes clients, and how long it may take to say so.
+const PING: Duration = Duration::from_secs(1);
+
+/// Keeps asking every comet whether it takes clients.
+pub(crate) async fn tend(comets: Arc<Comets>) -> Infallible {
+    loop {
+        let mut asked = JoinSet::new();
+        for (index, comet) in comets.all().iter().enumerate() {
+            let channel = comet.channel.clone();
+            asked.spawn(async move {
+                let serving = timeout(PING, is_serving(channel)).await;
+                (index, serving.unwrap_or(false))
+            });
+        }
+        while let Some(told) = asked.join_next().await {
+            let (index, serving) = told.expect("asking does not panic and is not aborted");
+            comets.all()[index].set_serving(serving);
+        }
+        sleep(PING).await;
+    }
+}
+
+async fn is_serving(channel: Channel) -> bool {
+    let request = HealthCheckRequest { service: String::new() };
+    match HealthClient::new(channel).check(request).await {
+        Ok(answer) => answer.into_inner().status == ServingStatus::Serving as i32,
+        // goim's comet has no health service; that it says so is an answer, too.
+        Err(status) => status.code() == Code::Unimplemented,
+    }
+}
+
+/// The hosts of the comets that take clients, the one with the fewest sessions first, none twice; `domain`
+/// where there is none.
+pub(crate) async fn hosts(comets: &Comets, domain: &str) -> Result<Vec<String>, Status> {
+    let live = comets.live_by_comet().await?;
+    let comets = live.into_iter().zip(comets.all());
+    let mut by_load: Vec<_> = comets.filter(|(_, comet)| comet.is_serving()).collect();
+    by_load.sort_by_key(|(live, _)| *live);
+    let mut hosts: Vec<String> = Vec::new();
+    for (_, comet) in by_load {
+        let host = host(&comet.address);
+        if !hosts.iter().any(|known| known == host) {
+            hosts.push(host.to_owned());
+        }
+    }
+    if hosts.is_empty() {
+        hosts.push(domain.to_owned());
+    }
+    Ok(hosts)
+}
+
+/// What there is to say of each comet; one that is not there, or takes no clients, is offline.
+pub(crate) async fn instances(comets: &Comets) -> Result<Vec<Instance>, Status> {
+    let live = comets.live_by_comet().await?;
+    let instances = comets.all().iter().zip(live).map(|(comet, live)| Instance {
+        hostname: comet.id.clone(),
+        addresses: vec![format!("grpc://{}", comet.address)],
+        version: String::new(),
+        domain: host(&comet.address).to_owned(),
+        live,
+        offline: !comet.is_serving(),
+    });
+    Ok(instances.collect())
+}
+
+/// `HOST` of `HOST:PORT`; an IPv6 address without its brackets.
+fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_addresses_without_a_port() {
+        let check = |address, expected| assert_eq!(host(address), expected);
+        check("127.0.0.1:8083", "127.0.0.1");
+        check("comet-7.example:1", "comet-7.example");
+        check("[2001:db8::1]:8083", "2001:db8::1");
+    }
+}

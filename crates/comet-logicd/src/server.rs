@@ -1,0 +1,247 @@
+//! The handle of `comet logic`: start it, ask where it is, end it.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use comet_logic::AnyAuther;
+use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
+use comet_router::Store;
+use comet_serve::{
+    CallCounts, GrpcApi, Phase, Servers, StartError as ServeError, exposed, listen, spawn, stopped,
+};
+use comet_wire::goim::logic::logic_server::LogicServer as Service;
+use tokio::sync::watch;
+use tonic::codec::CompressionEncoding;
+
+use crate::backend::Hosts;
+use crate::comets::Comets;
+use crate::service::LogicService;
+use crate::start_error::StartError;
+use crate::stat::Stat;
+use crate::{nodes, sessions, stat};
+
+/// Longest request, bytes, as it is on the wire and without its compression: the rooms of a comet.
+const REQUEST_MAX: usize = 64 << 20;
+
+/// The name of the thread, and in errors.
+const THREAD: &str = "logic";
+
+/// How `comet logic` is to be set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Addresses of `goim.logic.Logic` (`logic_server.grpc`); port 0 takes a free one.
+    pub grpc: Vec<SocketAddr>,
+    /// Addresses of the HTTP push API (`logic_server.http`); port 0 takes a free one.
+    pub http: Vec<SocketAddr>,
+    /// Addresses of health and metrics (`logic_server.stat`); port 0 takes a free one.
+    pub stat: Vec<SocketAddr>,
+    /// Server id of each comet and `HOST:PORT` of its push service (`logic_server.comets`).
+    pub comets: Vec<(String, String)>,
+    /// What clients are told of the comets. Comets are told its heartbeat as the silence that ends a
+    /// connection, never zero: goim's comet would close every connection at once.
+    pub node: Node,
+    /// Longest body of a pushed frame, bytes.
+    pub frame_max: usize,
+    /// Most keys, users, or rooms asked about, in one call.
+    pub keys_max: usize,
+    /// How long a comet may take over a push; its answer may take a second more.
+    pub call_timeout: Duration,
+    /// Name of this service in metrics.
+    pub server_id: String,
+    /// Version of this service in metrics.
+    pub version: &'static str,
+}
+
+/// `comet logic`, running. Dropping it without [`LogicServer::stop`] ends its thread, too, but does not
+/// wait.
+pub struct LogicServer {
+    grpc: Vec<SocketAddr>,
+    http: Vec<SocketAddr>,
+    stat: Vec<SocketAddr>,
+    phase: watch::Sender<Phase>,
+    thread: JoinHandle<()>,
+}
+
+impl LogicServer {
+    /// Listens at every address and starts the thread that serves them all.
+    ///
+    /// # Errors
+    /// If an address is taken, a comet's is none, or the thread cannot be made.
+    pub fn start(options: Options, auther: AnyAuther, sessions: Store) -> Result<Self, StartError> {
+        let grpc = listen("logic_server.grpc", &options.grpc)?;
+        let http = listen("logic_server.http", &options.http)?;
+        let stat = listen("logic_server.stat", &options.stat)?;
+        for warning in exposure(&auther, &grpc.addresses, &http.addresses) {
+            log::warn!("{warning}");
+        }
+        let (phase, phases) = watch::channel(Phase::Ready);
+        let servers = Assembly {
+            grpc: grpc.listeners,
+            http: http.listeners,
+            stat: stat.listeners,
+            options,
+            auther,
+            sessions,
+            phase: phases,
+        };
+        let thread = spawn(THREAD, Vec::new(), || servers.start())?;
+        Ok(Self { grpc: grpc.addresses, http: http.addresses, stat: stat.addresses, phase, thread })
+    }
+
+    /// Where `goim.logic.Logic` is, with real ports.
+    #[must_use]
+    pub fn grpc_addrs(&self) -> &[SocketAddr] {
+        &self.grpc
+    }
+
+    /// Where the HTTP push API is, with real ports.
+    #[must_use]
+    pub fn http_addrs(&self) -> &[SocketAddr] {
+        &self.http
+    }
+
+    /// Where health and metrics are, with real ports.
+    #[must_use]
+    pub fn stat_addrs(&self) -> &[SocketAddr] {
+        &self.stat
+    }
+
+    /// Ends it and waits for its thread; calls under way get a second to end.
+    ///
+    /// # Panics
+    /// If the thread panicked.
+    pub fn stop(self) {
+        self.phase.send_replace(Phase::Stopped);
+        self.thread.join().expect("the thread of logic does not panic");
+    }
+}
+
+impl fmt::Debug for LogicServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogicServer")
+            .field("grpc", &self.grpc)
+            .field("http", &self.http)
+            .field("stat", &self.stat)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A warning for each address that other machines may reach: what any caller may do there.
+fn exposure(auther: &AnyAuther, grpc: &[SocketAddr], http: &[SocketAddr]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for address in exposed(grpc) {
+        if matches!(auther, AnyAuther::Open(_)) {
+            warnings.push(format!(
+                "logic_server.grpc: {address} is not loopback and token.kind is \"open\": every token \
+                 is taken at its word, so whoever connects to a comet says who they are"
+            ));
+        }
+        warnings.push(format!(
+            "logic_server.grpc: {address} is not loopback, and nobody is asked who they are: whoever \
+             reaches it may begin and end sessions"
+        ));
+    }
+    for address in exposed(http) {
+        warnings.push(format!(
+            "logic_server.http: {address} is not loopback, and nobody is asked who they are: whoever \
+             reaches it may push"
+        ));
+    }
+    warnings
+}
+
+/// Everything the thread takes with it.
+struct Assembly {
+    grpc: Vec<StdListener>,
+    http: Vec<StdListener>,
+    stat: Vec<StdListener>,
+    options: Options,
+    auther: AnyAuther,
+    sessions: Store,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Assembly {
+    /// Starts serving; the future runs until [`Phase::Stopped`].
+    fn start(self) -> Result<impl Future<Output = ()>, StartError> {
+        let Self { grpc, http, stat, options, auther, sessions, phase } = self;
+        let bounds = Bounds {
+            frame_max: options.frame_max,
+            keys_max: options.keys_max,
+            timeout: options.call_timeout,
+        };
+        let sessions = Arc::new(sessions);
+        let counts = Arc::new(CallCounts::default());
+        let comets = Arc::new(Comets::new(&options.comets, Arc::clone(&sessions), bounds)?);
+        let tended = nodes::tend(Arc::clone(&comets));
+        let service = LogicService {
+            auther,
+            sessions: Arc::clone(&sessions),
+            comets: Arc::clone(&comets),
+            node: options.node.clone(),
+            counts: Arc::clone(&counts),
+        };
+        let list = Hosts { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
+        let calls = push_routes(Arc::clone(&comets), &counts)
+            .merge(node_routes(Arc::new(list), options.node, &counts))
+            .merge(sessions::route(&comets, &counts));
+        let calls = http_api(calls);
+        let Options { server_id, version, .. } = options;
+        let pages =
+            stat::router(Stat { sessions, comets, counts, server_id, version }, phase.clone());
+        let mut servers = Servers::new(phase.clone());
+        let logic = Service::new(service)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(REQUEST_MAX);
+        servers
+            .grpc(grpc, GrpcApi::default().service(logic), comet_wire::DESCRIPTORS)
+            .and_then(|()| servers.http(http, &calls))
+            .and_then(|()| servers.http(stat, &pages))
+            .map_err(|error| ServeError::Thread { thread: THREAD, error })?;
+        Ok(async move {
+            tokio::select! {
+                never = tended => match never {},
+                () = stopped(phase) => {}
+            }
+            servers.finish().await;
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use comet_logic::{Algorithm, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
+
+    use super::*;
+
+    #[test]
+    fn what_others_can_reach_is_warned_of() {
+        let open = AnyAuther::Open(Embedded);
+        let keys = vec![KeyFile { name: "secret".to_owned(), bytes: vec![b'x'; 32] }];
+        let jwt = Jwt::new(JwtOptions {
+            algorithms: vec![Algorithm::Hs256],
+            keys,
+            issuer: None,
+            audience: None,
+            claims: ClaimNames::default(),
+        });
+        let jwt = AnyAuther::Jwt(jwt.unwrap().into());
+        let [inside, outside] =
+            ["127.0.0.1:7170", "192.0.2.1:7170"].map(|address| [address.parse().unwrap()]);
+        let check = |auther, grpc, http, expected: &[&str]| {
+            let warnings = exposure(auther, grpc, http);
+            assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
+            for (warning, expected) in warnings.iter().zip(expected) {
+                assert!(warning.contains(expected), "{warning}");
+            }
+        };
+        check(&open, &inside, &inside, &[]);
+        check(&open, &outside, &inside, &["token.kind is \"open\"", "begin and end sessions"]);
+        check(&jwt, &outside, &inside, &["begin and end sessions"]);
+        check(&jwt, &inside, &outside, &["may push"]);
+    }
+}

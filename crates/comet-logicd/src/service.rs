@@ -1,0 +1,199 @@
+//! `goim.logic.Logic`: the identity of a client, its session, and the members of rooms.
+
+use std::collections::HashMap;
+use std::future::ready;
+use std::sync::Arc;
+
+use comet_logic::{Accepts, AnyAuther, Auther, Identity, NAME_MAX};
+use comet_push::Node;
+use comet_router::{Placed, Sessions, Store};
+use comet_serve::CallCounts;
+use comet_wire::goim::logic::logic_server::Logic;
+use comet_wire::goim::logic::{
+    Backoff, ConnectReply, ConnectReq, DisconnectReply, DisconnectReq, HeartbeatReply,
+    HeartbeatReq, NodesReply, NodesReq, OnlineReply, OnlineReq, ReceiveReply, ReceiveReq,
+};
+use tonic::{Request, Response, Status};
+
+use crate::comets::{Comets, unavailable};
+
+/// Longest server id, bytes.
+const SERVER_MAX: usize = 255;
+
+#[derive(Clone)]
+pub(crate) struct LogicService {
+    pub(crate) auther: AnyAuther,
+    pub(crate) sessions: Arc<Store>,
+    pub(crate) comets: Arc<Comets>,
+    pub(crate) node: Node,
+    pub(crate) counts: Arc<CallCounts>,
+}
+
+impl LogicService {
+    async fn begin(&self, request: ConnectReq) -> Result<ConnectReply, Status> {
+        let ConnectReq { server, cookie, token } = request;
+        check_server(&server)?;
+        let identity = self
+            .auther
+            .auth(&token, &cookie)
+            .map_err(|refusal| Status::unauthenticated(refusal.to_string()))?;
+        let Identity { user, key, room, accepts, .. } = identity;
+        let key = key.as_deref().unwrap_or_default();
+        let Placed { key, .. } =
+            self.sessions.put(user, key, &server).await.map_err(unavailable)?;
+        let (accepts, accepts_all) = match accepts {
+            Accepts::Only(operations) => (operations.into(), false),
+            // No token takes some away; only operation 16 does.
+            Accepts::All | Accepts::AllBut(_) => (Vec::new(), true),
+        };
+        Ok(ConnectReply {
+            mid: user,
+            key,
+            room_id: room.map(Into::into).unwrap_or_default(),
+            accepts,
+            heartbeat: i64::try_from(self.node.heartbeat.as_nanos()).unwrap_or(i64::MAX),
+            accepts_all,
+        })
+    }
+
+    async fn end(&self, request: DisconnectReq) -> Result<DisconnectReply, Status> {
+        let DisconnectReq { mid, key, server } = request;
+        check_session(&key, &server)?;
+        let has = self.sessions.del(mid, &key, &server).await.map_err(unavailable)?;
+        Ok(DisconnectReply { has })
+    }
+
+    async fn renew(&self, request: HeartbeatReq) -> Result<HeartbeatReply, Status> {
+        let HeartbeatReq { mid, key, server } = request;
+        check_session(&key, &server)?;
+        // A key that is at another comet by now stays there; the late comet need not know.
+        self.sessions.renew(mid, &key, &server).await.map_err(unavailable)?;
+        Ok(HeartbeatReply {})
+    }
+
+    async fn count(&self, request: OnlineReq) -> Result<OnlineReply, Status> {
+        let OnlineReq { server, room_count } = request;
+        check_server(&server)?;
+        let rooms: HashMap<String, u32> = room_count
+            .into_iter()
+            .filter_map(|(room, online)| Some((room, u32::try_from(online).ok()?)))
+            .filter(|(room, online)| *online > 0 && !room.is_empty() && room.len() <= NAME_MAX)
+            .collect();
+        self.sessions.add_room_counts(&server, &rooms).await.map_err(unavailable)?;
+        let all = self.sessions.room_counts().await.map_err(unavailable)?;
+        let all = all.into_iter();
+        let all = all.map(|(room, online)| (room, i32::try_from(online).unwrap_or(i32::MAX)));
+        Ok(OnlineReply { all_room_count: all.collect() })
+    }
+
+    /// A client's message goes nowhere from here, as in goim's logic. The call is counted.
+    fn count_message(request: ReceiveReq) -> Result<ReceiveReply, Status> {
+        let ReceiveReq { mid, proto } = request;
+        let proto =
+            proto.ok_or_else(|| Status::invalid_argument("proto is missing: nothing was said"))?;
+        log::debug!("user {mid} said {} bytes with operation {}", proto.body.len(), proto.op);
+        Ok(ReceiveReply {})
+    }
+
+    async fn nodes(&self) -> Result<NodesReply, Status> {
+        let Node { domain, .. } = &self.node;
+        let port = |port: Option<u16>| i32::from(port.unwrap_or(0));
+        Ok(NodesReply {
+            domain: domain.clone(),
+            tcp_port: port(self.node.tcp_port()),
+            ws_port: port(self.node.websocket_port()),
+            wss_port: port(self.node.websocket_tls_port()),
+            heartbeat: i32::try_from(self.node.heartbeat_seconds()).unwrap_or(i32::MAX),
+            nodes: crate::nodes::hosts(&self.comets, domain).await?,
+            backoff: Some(Backoff {
+                max_delay: Node::BACKOFF.max_delay,
+                base_delay: Node::BACKOFF.base_delay,
+                // Seconds and factors: a few digits are enough.
+                factor: Node::BACKOFF.factor as f32,
+                jitter: Node::BACKOFF.jitter as f32,
+            }),
+            heartbeat_max: Node::HEARTBEAT_MAX as i32,
+        })
+    }
+
+    /// Waits for an answer, counts and packs it. Only lists of rooms are worth their compression.
+    async fn answer<T>(
+        &self,
+        rpc: &'static str,
+        answer: impl Future<Output = Result<T, Status>>,
+    ) -> Result<Response<T>, Status> {
+        let answer = self.counts.of(rpc, answer).await;
+        if let Err(status) = &answer {
+            log::debug!("{rpc}: {:?}, {}", status.code(), status.message());
+        }
+        let mut response = Response::new(answer?);
+        if rpc != "RenewOnline" {
+            response.disable_compression();
+        }
+        Ok(response)
+    }
+}
+
+#[tonic::async_trait]
+impl Logic for LogicService {
+    async fn connect(
+        &self,
+        request: Request<ConnectReq>,
+    ) -> Result<Response<ConnectReply>, Status> {
+        self.answer("Connect", self.begin(request.into_inner())).await
+    }
+
+    async fn disconnect(
+        &self,
+        request: Request<DisconnectReq>,
+    ) -> Result<Response<DisconnectReply>, Status> {
+        self.answer("Disconnect", self.end(request.into_inner())).await
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatReq>,
+    ) -> Result<Response<HeartbeatReply>, Status> {
+        self.answer("Heartbeat", self.renew(request.into_inner())).await
+    }
+
+    async fn renew_online(
+        &self,
+        request: Request<OnlineReq>,
+    ) -> Result<Response<OnlineReply>, Status> {
+        self.answer("RenewOnline", self.count(request.into_inner())).await
+    }
+
+    async fn receive(
+        &self,
+        request: Request<ReceiveReq>,
+    ) -> Result<Response<ReceiveReply>, Status> {
+        self.answer("Receive", ready(Self::count_message(request.into_inner()))).await
+    }
+
+    async fn nodes(&self, _: Request<NodesReq>) -> Result<Response<NodesReply>, Status> {
+        let answer = Self::nodes(self).await;
+        self.answer("Nodes", ready(answer)).await
+    }
+}
+
+fn check_server(server: &str) -> Result<(), Status> {
+    match server.len() {
+        0 => Err(Status::invalid_argument("server is empty: name the comet")),
+        1..=SERVER_MAX => Ok(()),
+        more => Err(Status::invalid_argument(format!(
+            "server has {more} bytes, more than {SERVER_MAX}"
+        ))),
+    }
+}
+
+fn check_session(key: &str, server: &str) -> Result<(), Status> {
+    check_server(server)?;
+    match key.len() {
+        0 => Err(Status::invalid_argument("key is empty: name the session")),
+        1..=NAME_MAX => Ok(()),
+        more => {
+            Err(Status::invalid_argument(format!("key has {more} bytes, more than {NAME_MAX}")))
+        }
+    }
+}

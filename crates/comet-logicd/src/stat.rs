@@ -1,0 +1,83 @@
+//! The stat addresses of `comet logic`: `/healthz` and `/metrics`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use comet_ops::{CONTENT_TYPE, Exposition, Kind};
+use comet_router::{Sessions, Store};
+use comet_serve::{CallCounts, Phase, healthz};
+use tokio::sync::watch;
+
+use crate::comets::Comets;
+
+/// Where the numbers come from.
+pub(crate) struct Stat {
+    pub(crate) sessions: Arc<Store>,
+    pub(crate) comets: Arc<Comets>,
+    pub(crate) counts: Arc<CallCounts>,
+    pub(crate) server_id: String,
+    pub(crate) version: &'static str,
+}
+
+/// The routes; an unknown path is 404, another method 405.
+pub(crate) fn router(stat: Stat, phase: watch::Receiver<Phase>) -> Router {
+    let metrics = Router::new().route("/metrics", get(metrics)).with_state(Arc::new(stat));
+    healthz(phase).merge(metrics)
+}
+
+async fn metrics(State(stat): State<Arc<Stat>>) -> Response {
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], stat.page().await).into_response()
+}
+
+impl Stat {
+    /// Where the store does not answer, its numbers are missing and `comet_logic_store_up` is 0.
+    async fn page(&self) -> String {
+        let mut page = Exposition::default();
+        let counts = self.sessions.counts().await;
+        page.family("comet_logic_store_up", Kind::Gauge, "Whether the session store answers.")
+            .sample(u64::from(counts.is_ok()));
+        if let Ok(counts) = counts {
+            page.family("comet_logic_users", Kind::Gauge, "Users with a session.")
+                .sample(counts.users);
+            let mut sessions = page.family(
+                "comet_logic_sessions",
+                Kind::Gauge,
+                "Sessions, by the comet they are at.",
+            );
+            for (server, count) in &counts.by_server {
+                sessions.labelled(&[("server", server)], *count);
+            }
+        }
+        let mut up = page.family(
+            "comet_logic_comet_up",
+            Kind::Gauge,
+            "Whether a comet takes clients, by comet.",
+        );
+        for comet in self.comets.all() {
+            up.labelled(&[("server", &comet.id)], u64::from(comet.is_serving()));
+        }
+        let mut failures = page.family(
+            "comet_logic_push_failures_total",
+            Kind::Counter,
+            "Calls that a comet did not take, by comet.",
+        );
+        for (server, count) in self.comets.failures() {
+            failures.labelled(&[("server", &server)], count);
+        }
+        let mut calls = page.family(
+            "comet_calls_total",
+            Kind::Counter,
+            "Calls answered, by name or path and by gRPC code.",
+        );
+        for (rpc, code, count) in self.counts.all() {
+            calls.labelled(&[("rpc", &rpc), ("code", &format_args!("{code:?}"))], count);
+        }
+        page.family("comet_build_info", Kind::Gauge, "Always 1; the labels say what runs here.")
+            .labelled(&[("version", &self.version), ("server_id", &self.server_id)], 1);
+        page.finish()
+    }
+}

@@ -1,0 +1,42 @@
+//! The allocator's counts. The kernel's view of the same memory is in `process.rs`.
+
+use tikv_jemalloc_ctl::{Result, epoch, stats};
+
+use crate::exposition::{Exposition, Kind};
+
+/// The heap at one moment.
+pub(crate) struct HeapUse {
+    /// Asked for and not given back.
+    allocated_bytes: u64,
+    /// In RAM: this, what the allocator needs itself, and what it has not given back to the kernel yet.
+    resident_bytes: u64,
+}
+
+impl HeapUse {
+    /// # Errors
+    /// If the allocator does not count.
+    pub(crate) fn read() -> Result<Self> {
+        // Sums the arenas up; what follows reads the sums.
+        epoch::advance()?;
+        Ok(Self {
+            allocated_bytes: stats::allocated::read()? as u64,
+            resident_bytes: stats::resident::read()? as u64,
+        })
+    }
+
+    /// Adds the families.
+    pub(crate) fn expose(&self, page: &mut Exposition) {
+        page.family(
+            "comet_heap_allocated_bytes",
+            Kind::Gauge,
+            "Memory asked of the allocator and not given back to it.",
+        )
+        .sample(self.allocated_bytes);
+        page.family(
+            "comet_heap_resident_bytes",
+            Kind::Gauge,
+            "Memory the allocator has in RAM, what it has not given back to the kernel included.",
+        )
+        .sample(self.resident_bytes);
+    }
+}

@@ -1,0 +1,41 @@
+//! What operators see of a process and do to it: metrics in the Prometheus format with those of the
+//! process and its heap, CPU and heap profiles, the level of the log, a trace log, signals, and what the
+//! program was built from.
+//!
+//! The numbers of a server are its own matter: it writes them to an [`Exposition`] and adds
+//! [`expose_process`].
+//!
+//! **Invariant:** of the workspace's crates only comet-serve is beneath it: nothing here knows a shard or
+//! a connection.
+
+#![allow(clippy::disallowed_methods, reason = "profiles and the trace log tell the time of day")]
+
+mod build_info;
+mod debug;
+mod exposition;
+mod flamegraph;
+mod heap;
+mod heap_use;
+mod process;
+mod profile;
+mod signals;
+mod trace_log;
+
+pub use build_info::{COMMIT, RUSTC, VERSION_AND_COMMIT, build_info};
+pub use debug::{log_level, profiles};
+pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind, Number};
+pub use signals::{Signal, Signals};
+pub use trace_log::{TraceCounts, TraceLine, TraceLog};
+
+/// Adds the families of this process and its heap. What the kernel or the allocator does not tell is left
+/// out.
+pub fn expose_process(page: &mut Exposition) {
+    match process::Process::read() {
+        Ok(process) => process.expose(page),
+        Err(error) => log::debug!("no process metrics: {error}"),
+    }
+    match heap_use::HeapUse::read() {
+        Ok(heap) => heap.expose(page),
+        Err(error) => log::debug!("no heap metrics: {error}"),
+    }
+}

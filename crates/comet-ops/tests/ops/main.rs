@@ -1,0 +1,4 @@
+//! What operators reach from outside: debug pages over loopback, and signals.
+
+mod debug;
+mod signals;

@@ -1,0 +1,18 @@
+//! Signals of the process. No other test of this program sends any.
+
+use comet_ops::{Signal, Signals};
+use rustix::process::{Signal as Kill, getpid, kill_process};
+
+#[test]
+fn signals_arrive_as_values() {
+    let mut signals = Signals::listen().unwrap();
+    for (kill, expected) in [
+        (Kill::TERM, Signal::Terminate),
+        (Kill::INT, Signal::Interrupt),
+        (Kill::HUP, Signal::Hangup),
+        (Kill::HUP, Signal::Hangup),
+    ] {
+        kill_process(getpid(), kill).unwrap();
+        assert_eq!(signals.wait(), expected);
+    }
+}

@@ -1,0 +1,114 @@
+//! Where pushes go: at a comet to its shards, at `comet logic` to the comets it serves.
+
+use std::sync::Arc;
+
+use comet_wire::goim::comet::Ledger;
+use comet_wire::goim::protocol::Proto;
+use tonic::Status;
+
+use crate::bounds::Bounds;
+
+/// Takes pushes, and knows who is online. It checks every request against its [`Bounds`] itself.
+///
+/// A failed call is a status with a sentence for its caller.
+pub trait PushBackend: Send + Sync + 'static {
+    /// What one call may ask for.
+    fn bounds(&self) -> Bounds;
+
+    /// Pushes to the connections that hold `keys`; a key given twice is pushed to twice. `operation` is
+    /// the one a connection must accept; 0 stands for the operation of `proto`.
+    fn to_keys(
+        &self,
+        keys: Vec<String>,
+        proto: Option<Proto>,
+        operation: i32,
+    ) -> impl Future<Output = Result<Pushed, Status>> + Send;
+
+    /// Pushes to every session of `users`; user 0 counts as absent.
+    fn to_users(
+        &self,
+        users: Vec<i64>,
+        proto: Option<Proto>,
+        operation: i32,
+    ) -> impl Future<Output = Result<Pushed, Status>> + Send;
+
+    /// Pushes to the members of `room`.
+    fn to_room(
+        &self,
+        room: String,
+        proto: Option<Proto>,
+    ) -> impl Future<Output = Result<Pushed, Status>> + Send;
+
+    /// Pushes to every connection: at once where `speed` is 0, else `speed` connections a second.
+    fn to_all(
+        &self,
+        proto: Option<Proto>,
+        operation: i32,
+        speed: i32,
+    ) -> impl Future<Output = Result<Pushed, Status>> + Send;
+
+    /// The rooms with someone online, and how many.
+    fn rooms(&self) -> impl Future<Output = Result<Vec<(Arc<str>, u32)>, Status>> + Send;
+
+    /// How many connections are authenticated.
+    fn live(&self) -> impl Future<Output = Result<u64, Status>> + Send;
+}
+
+/// A backend whose pushes begin without waiting: when a method returns, the push has its place behind all
+/// that began before it. So the pushes of a stream keep their order while many are under way.
+pub trait StreamBackend: PushBackend {
+    /// A push that has begun; ready with its ledger. Dropped before, it is given up.
+    type UnderWay: Future<Output = Result<Ledger, Status>> + Send + Unpin + 'static;
+
+    /// Begins what [`PushBackend::to_keys`] does.
+    ///
+    /// # Errors
+    /// If the push is refused; then nothing has begun.
+    fn begin_keys(
+        &self,
+        keys: Vec<String>,
+        proto: Option<Proto>,
+        operation: i32,
+    ) -> Result<Self::UnderWay, Status>;
+
+    /// Begins what [`PushBackend::to_users`] does.
+    ///
+    /// # Errors
+    /// As for [`StreamBackend::begin_keys`].
+    fn begin_users(
+        &self,
+        users: Vec<i64>,
+        proto: Option<Proto>,
+        operation: i32,
+    ) -> Result<Self::UnderWay, Status>;
+
+    /// Begins what [`PushBackend::to_room`] does.
+    ///
+    /// # Errors
+    /// As for [`StreamBackend::begin_keys`].
+    fn begin_room(&self, room: String, proto: Option<Proto>) -> Result<Self::UnderWay, Status>;
+}
+
+/// What became of a push.
+#[derive(Debug, Default)]
+pub struct Pushed {
+    /// The sum over all servers that took it.
+    pub ledger: Ledger,
+    /// Servers that did not.
+    pub failed: Vec<FailedServer>,
+}
+
+/// A server that did not take a push.
+#[derive(Debug)]
+pub struct FailedServer {
+    /// Its id.
+    pub server: String,
+    /// The reason, as a sentence.
+    pub message: String,
+}
+
+impl From<Ledger> for Pushed {
+    fn from(ledger: Ledger) -> Self {
+        Self { ledger, failed: Vec::new() }
+    }
+}

@@ -1,0 +1,99 @@
+//! The gRPC services: requests unpacked, handed to the backend, answers packed and counted.
+
+use std::sync::Arc;
+
+use comet_serve::{CallCounts, GrpcApi, Phase, stopped};
+use comet_wire::comet::v1::push_server::{Push, PushServer};
+use comet_wire::comet::v1::{PushStreamReq, PushUsersReply, PushUsersReq};
+use comet_wire::goim::comet::comet_server::{Comet, CometServer};
+use comet_wire::goim::comet::{
+    BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
+    RoomsReply, RoomsReq,
+};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::backend::StreamBackend;
+use crate::push_stream::PushStream;
+
+/// Both push services: goim's and comet's own. Streams of pushes end at [`Phase::Stopped`].
+pub fn grpc_api<B: StreamBackend>(
+    backend: Arc<B>,
+    counts: Arc<CallCounts>,
+    phase: watch::Receiver<Phase>,
+) -> GrpcApi {
+    let request_max = backend.bounds().request_max();
+    let service = Arc::new(PushService { backend, counts, phase });
+    GrpcApi::default()
+        .service(CometServer::from_arc(Arc::clone(&service)).max_decoding_message_size(request_max))
+        .service(PushServer::from_arc(service).max_decoding_message_size(request_max))
+}
+
+struct PushService<B> {
+    backend: Arc<B>,
+    counts: Arc<CallCounts>,
+    phase: watch::Receiver<Phase>,
+}
+
+#[tonic::async_trait]
+impl<B: StreamBackend> Comet for PushService<B> {
+    async fn push_msg(
+        &self,
+        request: Request<PushMsgReq>,
+    ) -> Result<Response<PushMsgReply>, Status> {
+        let PushMsgReq { keys, proto, proto_op } = request.into_inner();
+        let answer = self.backend.to_keys(keys, proto, proto_op);
+        let ledger = Some(self.counts.of("PushMsg", answer).await?.ledger);
+        Ok(Response::new(PushMsgReply { ledger }))
+    }
+
+    async fn broadcast(
+        &self,
+        request: Request<BroadcastReq>,
+    ) -> Result<Response<BroadcastReply>, Status> {
+        let BroadcastReq { proto_op, proto, speed } = request.into_inner();
+        let answer = self.backend.to_all(proto, proto_op, speed);
+        let ledger = Some(self.counts.of("Broadcast", answer).await?.ledger);
+        Ok(Response::new(BroadcastReply { ledger }))
+    }
+
+    async fn broadcast_room(
+        &self,
+        request: Request<BroadcastRoomReq>,
+    ) -> Result<Response<BroadcastRoomReply>, Status> {
+        let BroadcastRoomReq { room_id, proto } = request.into_inner();
+        let answer = self.backend.to_room(room_id, proto);
+        let ledger = Some(self.counts.of("BroadcastRoom", answer).await?.ledger);
+        Ok(Response::new(BroadcastRoomReply { ledger }))
+    }
+
+    async fn rooms(&self, _: Request<RoomsReq>) -> Result<Response<RoomsReply>, Status> {
+        let rooms = self.counts.of("Rooms", self.backend.rooms()).await?;
+        let rooms = rooms.into_iter().map(|(room, _)| (room.as_ref().to_owned(), true)).collect();
+        Ok(Response::new(RoomsReply { rooms }))
+    }
+}
+
+#[tonic::async_trait]
+impl<B: StreamBackend> Push for PushService<B> {
+    async fn push_users(
+        &self,
+        request: Request<PushUsersReq>,
+    ) -> Result<Response<PushUsersReply>, Status> {
+        let PushUsersReq { users, proto, proto_op } = request.into_inner();
+        let answer = self.backend.to_users(users, proto, proto_op);
+        let ledger = Some(self.counts.of("PushUsers", answer).await?.ledger);
+        Ok(Response::new(PushUsersReply { ledger }))
+    }
+
+    type PushStreamStream = PushStream<B>;
+
+    async fn push_stream(
+        &self,
+        request: Request<Streaming<PushStreamReq>>,
+    ) -> Result<Response<PushStream<B>>, Status> {
+        let (backend, counts) = (Arc::clone(&self.backend), Arc::clone(&self.counts));
+        let stopped = stopped(self.phase.clone());
+        Ok(Response::new(PushStream::new(request.into_inner(), backend, counts, stopped)))
+    }
+}

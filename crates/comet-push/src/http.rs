@@ -1,0 +1,100 @@
+//! The HTTP push API of goim's logic, on the `push.http` addresses, and in `comet logic` on those of
+//! `logic_server.http`: its routes, and the form of its answers.
+//!
+//! An answer is JSON, `{"code":0,"message":"","data":…}`. As in goim a call that failed is HTTP 200, too,
+//! and its code names the cause: -400 the request, -500 the server; `message` is the sentence and there
+//! is no `data`. (goim also writes 400 into the status line where a parameter does not parse; a caller
+//! that reads the code sees no difference.) A request for anything else is answered with HTTP 404 or 405.
+
+mod body;
+mod nodes;
+mod online;
+mod push;
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, on};
+use axum::{Json, Router};
+use comet_serve::CallCounts;
+use serde_json::{Value, json};
+use tonic::{Code, Status};
+
+use crate::backend::PushBackend;
+use crate::node::{Node, NodeList};
+
+/// The whole API: `routes` are those of [`push_routes`], [`node_routes`] and [`call`], merged.
+pub fn http_api(routes: Router) -> Router {
+    routes.fallback(unknown_path).method_not_allowed_fallback(wrong_method)
+}
+
+/// `/goim/push/*` and `/goim/online/*`.
+pub fn push_routes<B: PushBackend>(backend: Arc<B>, counts: &Arc<CallCounts>) -> Router {
+    let bodies = body::Bodies::new(backend.bounds());
+    let api = Arc::new(push::Api { backend, bodies });
+    Router::new()
+        .merge(call(MethodFilter::POST, "/goim/push/keys", counts, &api, push::keys))
+        .merge(call(MethodFilter::POST, "/goim/push/mids", counts, &api, push::mids))
+        .merge(call(MethodFilter::POST, "/goim/push/room", counts, &api, push::room))
+        .merge(call(MethodFilter::POST, "/goim/push/all", counts, &api, push::all))
+        .merge(call(MethodFilter::GET, "/goim/online/top", counts, &api, online::top))
+        .merge(call(MethodFilter::GET, "/goim/online/room", counts, &api, online::room))
+        .merge(call(MethodFilter::GET, "/goim/online/total", counts, &api, online::total))
+}
+
+/// `/goim/nodes/*`. `node` is what clients are told of the servers in `list`.
+pub fn node_routes<N: NodeList>(list: Arc<N>, node: Node, counts: &Arc<CallCounts>) -> Router {
+    let nodes = Arc::new(nodes::Nodes { node, list });
+    Router::new()
+        .merge(call(MethodFilter::GET, "/goim/nodes/weighted", counts, &nodes, nodes::weighted))
+        .merge(call(MethodFilter::GET, "/goim/nodes/instances", counts, &nodes, nodes::instances))
+}
+
+/// The route of one call. `handle` makes its data from `state` and the request; answers are counted under
+/// the path.
+pub fn call<S, F>(
+    method: MethodFilter,
+    path: &'static str,
+    counts: &Arc<CallCounts>,
+    state: &Arc<S>,
+    handle: fn(Arc<S>, Request) -> F,
+) -> Router
+where
+    S: Send + Sync + 'static,
+    F: Future<Output = Result<Value, Status>> + Send + 'static,
+{
+    let (counts, state) = (Arc::clone(counts), Arc::clone(state));
+    let handler = move |request: Request| {
+        let (counts, state) = (Arc::clone(&counts), Arc::clone(&state));
+        async move {
+            match counts.of(path, handle(state, request)).await {
+                Ok(data) => Json(json!({ "code": 0, "message": "", "data": data })).into_response(),
+                Err(status) => failed(code(&status), status.message()),
+            }
+        }
+    };
+    Router::new().route(path, on(method, handler))
+}
+
+/// goim's code for what went wrong.
+fn code(status: &Status) -> i32 {
+    match status.code() {
+        Code::InvalidArgument => -400,
+        _ => -500,
+    }
+}
+
+fn failed(code: i32, message: &str) -> Response {
+    Json(json!({ "code": code, "message": message })).into_response()
+}
+
+async fn unknown_path(uri: Uri) -> (StatusCode, Response) {
+    (StatusCode::NOT_FOUND, failed(-404, &format!("there is no {}", uri.path())))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> (StatusCode, Response) {
+    let message = format!("{} does not take {method}", uri.path());
+    (StatusCode::METHOD_NOT_ALLOWED, failed(-405, &message))
+}

@@ -1,0 +1,90 @@
+//! The bodies of push calls: read to their end, kept only as far as they may be pushed.
+
+use std::time::Duration;
+
+use axum::body::{Bytes, HttpBody};
+use axum::extract::Request;
+use axum::http::header::EXPECT;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
+use tonic::Status;
+
+use crate::bounds::{Bounds, body_too_long};
+
+/// Bodies that may be received at once; with the longest body this bounds their memory. One more waits for
+/// its place, unread on its connection.
+const PLACES: usize = 64;
+
+/// How much of a body that is too long is read and discarded, bytes. A caller that still writes when the
+/// connection is closed would not read the reason.
+const REST_MAX: u64 = 64 << 20;
+
+/// Reads bodies within their bounds.
+pub(super) struct Bodies {
+    places: Semaphore,
+    length_max: usize,
+    /// How long a body may wait for a place, and how long it may then take to come in.
+    limit: Duration,
+}
+
+impl Bodies {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        let Bounds { frame_max, timeout, .. } = bounds;
+        Self { places: Semaphore::new(PLACES), length_max: frame_max, limit: timeout }
+    }
+
+    /// The whole body of `request`.
+    ///
+    /// # Errors
+    /// If it is too long, breaks off, or takes too long.
+    pub(super) async fn read(&self, request: Request) -> Result<Bytes, Status> {
+        let Ok(place) = timeout(self.limit, self.places.acquire()).await else {
+            return Err(Status::resource_exhausted(format!(
+                "{PLACES} other bodies have been coming in for {:?}",
+                self.limit
+            )));
+        };
+        let _held = place.expect("nobody closes the semaphore");
+        timeout(self.limit, self.collect(request)).await.unwrap_or_else(|_| {
+            Err(Status::invalid_argument(format!(
+                "the body did not come in within {:?}",
+                self.limit
+            )))
+        })
+    }
+
+    async fn collect(&self, request: Request) -> Result<Bytes, Status> {
+        let max = self.length_max as u64;
+        // 0 where it is not announced.
+        let announced = request.body().size_hint().exact().unwrap_or(0);
+        if announced > max && request.headers().contains_key(EXPECT) {
+            // The caller asks before it sends (RFC 9110, section 10.1.1).
+            return Err(body_too_long(announced, self.length_max));
+        }
+        let mut kept = Vec::new();
+        let mut length = 0;
+        let mut chunks = request.into_body().into_data_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| {
+                Status::invalid_argument(format!("the body broke off: {error}"))
+            })?;
+            length += chunk.len() as u64;
+            if announced.max(length) > max {
+                kept = Vec::new();
+                if length > max + REST_MAX {
+                    let least = format_args!("at least {}", announced.max(length));
+                    return Err(body_too_long(least, self.length_max));
+                }
+            } else {
+                // Exact: doubling would take more than the bound.
+                kept.reserve_exact(chunk.len());
+                kept.extend_from_slice(&chunk);
+            }
+        }
+        match announced.max(length) {
+            length if length > max => Err(body_too_long(length, self.length_max)),
+            _ => Ok(kept.into()),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `/goim/online/*`: who is online. Room counts are those of the homes, which learn the members of
+//! other cores up to about 0.4 s late.
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+use comet_serve::Query;
+use serde_json::{Map, Value, json};
+use tonic::Status;
+
+use crate::backend::PushBackend;
+use crate::http::push::{Api, room_id};
+use crate::rooms::fullest;
+
+/// Rooms in one answer of [`top`].
+const TOP_MAX: usize = 10_000;
+
+/// The fullest rooms of a type, by their name within it.
+pub(super) async fn top<B: PushBackend>(
+    api: Arc<Api<B>>,
+    request: Request,
+) -> Result<Value, Status> {
+    let query = Query::read(request.uri().query())?;
+    let prefix = room_id(query.text("type")?, "");
+    let limit = query.number("limit", 1..=TOP_MAX as i64)?;
+    let rooms = api.backend.rooms().await?;
+    let of_type =
+        rooms.iter().filter_map(|(id, online)| Some((id.strip_prefix(&*prefix)?, *online)));
+    let rooms = fullest(of_type.collect(), limit);
+    Ok(rooms.into_iter().map(|(id, online)| json!({ "room_id": id, "count": online })).collect())
+}
+
+/// How many are online in each of some rooms of a type; an empty one has 0.
+pub(super) async fn room<B: PushBackend>(
+    api: Arc<Api<B>>,
+    request: Request,
+) -> Result<Value, Status> {
+    let query = Query::read(request.uri().query())?;
+    let (kind, names) = (query.text("type")?, query.list("rooms")?);
+    api.backend.bounds().check_count("room", names.len())?;
+    let mut counts: Map<String, Value> =
+        names.into_iter().map(|name| (name.to_owned(), 0.into())).collect();
+    let prefix = room_id(kind, "");
+    for (id, online) in api.backend.rooms().await? {
+        if let Some(count) = id.strip_prefix(&*prefix).and_then(|name| counts.get_mut(name)) {
+            *count = online.into();
+        }
+    }
+    Ok(counts.into())
+}
+
+/// Connections that are authenticated. `ip_count`, in goim the distinct addresses they come from, is
+/// null: comet keeps no address of a connection.
+pub(super) async fn total<B: PushBackend>(api: Arc<Api<B>>, _: Request) -> Result<Value, Status> {
+    Ok(json!({ "conn_count": api.backend.live().await?, "ip_count": null }))
+}

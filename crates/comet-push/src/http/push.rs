@@ -1,0 +1,103 @@
+//! `/goim/push/*`: the body becomes the body of one frame with the operation of the query, sequence 0.
+//! goim's job wraps such a frame in an op 9 on the way to comet; what a client sees is the same frame.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::Request;
+use comet_proto::VERSION;
+use comet_serve::Query;
+use comet_wire::goim::comet::Ledger;
+use comet_wire::goim::protocol::Proto;
+use serde_json::{Value, json};
+use tonic::Status;
+
+use crate::backend::{PushBackend, Pushed};
+use crate::http::body::Bodies;
+
+/// What every call works with.
+pub(super) struct Api<B> {
+    pub(super) backend: Arc<B>,
+    pub(super) bodies: Bodies,
+}
+
+/// To the connections that hold `keys`.
+pub(super) async fn keys<B: PushBackend>(
+    api: Arc<Api<B>>,
+    request: Request,
+) -> Result<Value, Status> {
+    let Message { query, operation, proto } = read(&api, request).await?;
+    let keys = query.list("keys")?.into_iter().map(str::to_owned).collect();
+    api.backend.to_keys(keys, Some(proto), operation).await.map(data)
+}
+
+/// To every session of the users `mids`.
+pub(super) async fn mids<B: PushBackend>(
+    api: Arc<Api<B>>,
+    request: Request,
+) -> Result<Value, Status> {
+    let Message { query, operation, proto } = read(&api, request).await?;
+    let users = query.numbers("mids")?;
+    api.backend.to_users(users, Some(proto), operation).await.map(data)
+}
+
+/// To the members of the room `type://room`.
+pub(super) async fn room<B: PushBackend>(
+    api: Arc<Api<B>>,
+    request: Request,
+) -> Result<Value, Status> {
+    let Message { query, proto, .. } = read(&api, request).await?;
+    let room = room_id(query.text("type")?, query.text("room")?);
+    api.backend.to_room(room, Some(proto)).await.map(data)
+}
+
+/// To everybody: at once, or `speed` connections a second.
+pub(super) async fn all<B: PushBackend>(
+    api: Arc<Api<B>>,
+    request: Request,
+) -> Result<Value, Status> {
+    let Message { query, operation, proto } = read(&api, request).await?;
+    let speed = query.optional_number("speed", 0..=i32::MAX.into())?;
+    api.backend.to_all(Some(proto), operation, speed).await.map(data)
+}
+
+/// The id that connections know a room by.
+pub(super) fn room_id(kind: &str, room: &str) -> String {
+    format!("{kind}://{room}")
+}
+
+/// What all four have in common.
+struct Message {
+    query: Query,
+    operation: i32,
+    proto: Proto,
+}
+
+/// Reads a request to the end of its body before looking at it, so that its answer always arrives.
+async fn read<B>(api: &Api<B>, request: Request) -> Result<Message, Status> {
+    let query = Query::read(request.uri().query());
+    let body: Bytes = api.bodies.read(request).await?;
+    let query = query?;
+    let operation = query.number("operation", i32::MIN.into()..=i32::MAX.into())?;
+    let proto = Proto { ver: i32::from(VERSION), op: operation, seq: 0, body };
+    Ok(Message { query, operation, proto })
+}
+
+/// The ledger, and where there are any the servers that the push did not reach.
+fn data(Pushed { ledger, failed }: Pushed) -> Value {
+    let Ledger { matched, queued, dropped, absent, scheduled } = ledger;
+    let mut data = json!({
+        "matched": matched,
+        "queued": queued,
+        "dropped": dropped,
+        "absent": absent,
+        "scheduled": scheduled,
+    });
+    if !failed.is_empty() {
+        let failed = failed.into_iter();
+        data["failed"] = failed
+            .map(|failure| json!({ "server": failure.server, "message": failure.message }))
+            .collect();
+    }
+    data
+}

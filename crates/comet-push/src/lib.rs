@@ -1,0 +1,25 @@
+//! The push API: goim's gRPC service and comet's own with its stream of pushes, and goim's HTTP API with
+//! its lists of who is online and where clients connect.
+//!
+//! A request is read, checked against [`Bounds`], handed to a [`PushBackend`], counted and answered. The
+//! backend of a comet is its shards; that of `comet logic` is the comets it serves. [`StreamBackend`] is
+//! for those that can begin a push without waiting, which `PushStream` asks for.
+//!
+//! **Invariant:** nothing here knows where a push goes: neither a shard nor the mesh is beneath it.
+
+mod backend;
+mod bounds;
+mod grpc;
+mod http;
+mod node;
+mod pace;
+mod push_stream;
+mod rooms;
+
+pub use backend::{FailedServer, PushBackend, Pushed, StreamBackend};
+pub use bounds::Bounds;
+pub use grpc::grpc_api;
+pub use http::{call, http_api, node_routes, push_routes};
+pub use node::{Backoff, Instance, Node, NodeList};
+pub use pace::{pace, shares};
+pub use rooms::fullest;

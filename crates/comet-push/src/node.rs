@@ -1,0 +1,119 @@
+//! Where clients find servers.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use tonic::Status;
+
+/// Knows the servers that clients may connect to.
+pub trait NodeList: Send + Sync + 'static {
+    /// Names or addresses of those that take clients, the best first; at least one.
+    fn hosts(&self) -> impl Future<Output = Result<Vec<String>, Status>> + Send;
+
+    /// All of them.
+    fn instances(&self) -> impl Future<Output = Result<Vec<Instance>, Status>> + Send;
+}
+
+/// What clients are told of a server.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Name or address that clients reach it by.
+    pub domain: String,
+    /// Where it listens for TCP clients; they are told the port of the first.
+    pub tcp: Vec<SocketAddr>,
+    /// Where it listens for WebSocket clients; they are told the port of the first.
+    pub websocket: Vec<SocketAddr>,
+    /// Where it listens for WebSocket clients inside TLS; they are told the port of the first.
+    pub websocket_tls: Vec<SocketAddr>,
+    /// Silence after which it closes a connection.
+    pub heartbeat: Duration,
+}
+
+/// How long clients are told to wait before they connect anew.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// The longest wait, seconds.
+    pub max_delay: i32,
+    /// The first wait, seconds.
+    pub base_delay: i32,
+    /// By which each wait is longer than the one before.
+    pub factor: f64,
+    /// The random part of a wait.
+    pub jitter: f64,
+}
+
+impl Node {
+    /// Heartbeats a client may send in the time after which its silence ends the connection, as in goim.
+    pub const HEARTBEAT_MAX: u32 = 2;
+
+    /// The values of goim's own example.
+    pub const BACKOFF: Backoff =
+        Backoff { max_delay: 300, base_delay: 3, factor: 1.8, jitter: 0.3 };
+
+    /// Seconds from one heartbeat to the next: one may be lost on its way.
+    #[must_use]
+    pub fn heartbeat_seconds(&self) -> u64 {
+        (self.heartbeat / Self::HEARTBEAT_MAX).as_secs().max(1)
+    }
+
+    /// The port of the first TCP address.
+    #[must_use]
+    pub fn tcp_port(&self) -> Option<u16> {
+        self.tcp.first().map(SocketAddr::port)
+    }
+
+    /// The port of the first WebSocket address.
+    #[must_use]
+    pub fn websocket_port(&self) -> Option<u16> {
+        self.websocket.first().map(SocketAddr::port)
+    }
+
+    /// The port of the first WebSocket address inside TLS.
+    #[must_use]
+    pub fn websocket_tls_port(&self) -> Option<u16> {
+        self.websocket_tls.first().map(SocketAddr::port)
+    }
+}
+
+/// One server as goim's discovery describes it.
+#[derive(Debug)]
+pub struct Instance {
+    /// Its id.
+    pub hostname: String,
+    /// With their schemes.
+    pub addresses: Vec<String>,
+    /// Empty where it is not known.
+    pub version: String,
+    /// Where clients reach it.
+    pub domain: String,
+    /// Connections that are authenticated.
+    pub live: u64,
+    /// It takes no clients.
+    pub offline: bool,
+}
+
+impl Instance {
+    /// comet is in no region, zone or environment.
+    #[allow(clippy::disallowed_methods, reason = "the answer says when it holds")]
+    pub(crate) fn json(self) -> Value {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        json!({
+            "region": "",
+            "zone": "",
+            "env": "",
+            "appid": "goim.comet",
+            "hostname": self.hostname,
+            "addrs": self.addresses,
+            "version": self.version,
+            "latest_timestamp": u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            // Text throughout, as in goim.
+            "metadata": {
+                "addrs": self.domain,
+                "conn_count": self.live.to_string(),
+                "offline": self.offline.to_string(),
+                "weight": "1",
+            },
+        })
+    }
+}

@@ -1,0 +1,135 @@
+//! Bodies of HTTP pushes: as long as they may be, longer, in chunks, unfinished.
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::recorder::{HASTY, PATIENT, answer, sent, start};
+
+const TARGET: &str = "/goim/push/all?operation=5";
+
+/// The head of a push to everybody with one more header.
+fn head(header: &str) -> Vec<u8> {
+    format!("POST {TARGET} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{header}\r\n\r\n").into()
+}
+
+/// `body` in chunks of at most `size` (RFC 9112, section 7.1).
+fn chunked(body: &[u8], size: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for chunk in body.chunks(size) {
+        bytes.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+        bytes.extend(chunk);
+        bytes.extend(b"\r\n");
+    }
+    bytes.extend(b"0\r\n\r\n");
+    bytes
+}
+
+/// A push of `body`, whose length is announced.
+fn whole(body: &[u8]) -> Vec<u8> {
+    [head(&format!("Content-Length: {}", body.len())), body.to_vec()].concat()
+}
+
+fn refused(message: &str) -> Value {
+    json!({ "code": -400, "message": message })
+}
+
+#[tokio::test]
+async fn bodies_up_to_the_bound_are_pushed_whole() {
+    let mut api = start(PATIENT);
+    for length in [0, 1, 255, 256] {
+        let body: Vec<u8> = (0..=255).cycle().take(length).collect();
+        let answer = sent(api.address, &whole(&body)).await;
+        assert_eq!((&answer["code"], &api.pushed().await), (&json!(0), &body));
+        let in_chunks = [head("Transfer-Encoding: chunked"), chunked(&body, 100)].concat();
+        let answer = sent(api.address, &in_chunks).await;
+        assert_eq!((&answer["code"], &api.pushed().await), (&json!(0), &body));
+    }
+}
+
+#[tokio::test]
+async fn longer_bodies_are_refused_with_the_numbers() {
+    let mut api = start(PATIENT);
+    // The last does not fit the buffers of a socket: its caller has to be let finish.
+    for length in [257, 1_000, 32 << 20] {
+        let body = vec![7; length];
+        let expected = refused(&format!("the body has {length} bytes, more than the 256 allowed"));
+        assert_eq!(sent(api.address, &whole(&body)).await, expected);
+        let in_chunks = [head("Transfer-Encoding: chunked"), chunked(&body, 100_000)].concat();
+        assert_eq!(sent(api.address, &in_chunks).await, expected);
+    }
+    assert!(api.is_untouched());
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_cut_off() {
+    let mut api = start(PATIENT);
+    let mut stream = TcpStream::connect(api.address).await.unwrap();
+    stream.write_all(&head("Transfer-Encoding: chunked")).await.unwrap();
+    let mut chunk = chunked(&vec![7; 1 << 20], 1 << 20);
+    chunk.truncate(chunk.len() - b"0\r\n\r\n".len());
+    let mut written = 0_u64;
+    while stream.write_all(&chunk).await.is_ok() {
+        written += 1;
+        assert!(written < 1_024, "a GiB was taken");
+    }
+    assert!(api.is_untouched());
+}
+
+#[tokio::test]
+async fn a_caller_who_asks_first_is_refused_before_it_sends() {
+    let mut api = start(PATIENT);
+    let request = head("Expect: 100-continue\r\nContent-Length: 257");
+    let expected = refused("the body has 257 bytes, more than the 256 allowed");
+    assert_eq!(sent(api.address, &request).await, expected);
+
+    let mut stream = TcpStream::connect(api.address).await.unwrap();
+    stream.write_all(&head("Expect: 100-continue\r\nContent-Length: 2")).await.unwrap();
+    let mut go_ahead = [0; 25];
+    stream.read_exact(&mut go_ahead).await.unwrap();
+    assert_eq!(&go_ahead, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"hi").await.unwrap();
+    assert_eq!(answer(&mut stream).await["code"], 0);
+    assert_eq!(api.pushed().await, b"hi");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let mut api = start(HASTY);
+    let request = [head("Content-Length: 10"), b"half".to_vec()].concat();
+    let expected = refused("the body did not come in within 500ms");
+    assert_eq!(sent(api.address, &request).await, expected);
+
+    let mut stream = TcpStream::connect(api.address).await.unwrap();
+    stream.write_all(&request).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert!(api.is_untouched());
+}
+
+/// Twice as many unfinished bodies as there are places: the rest wait, and no longer than they may.
+#[tokio::test]
+async fn unfinished_bodies_do_not_pile_up() {
+    let mut api = start(HASTY);
+    let mut unfinished = Vec::new();
+    let request = [head("Content-Length: 10"), b"half".to_vec()].concat();
+    for _ in 0..2 * 64 {
+        let mut stream = TcpStream::connect(api.address).await.unwrap();
+        stream.write_all(&request).await.unwrap();
+        unfinished.push(stream);
+    }
+    let mut refused = [0, 0];
+    for mut stream in unfinished {
+        let answer = answer(&mut stream).await;
+        match answer["code"].as_i64() {
+            Some(-400) => refused[0] += 1,
+            Some(-500) => refused[1] += 1,
+            _ => panic!("{answer}"),
+        }
+    }
+    assert!(refused[0] >= 64, "{refused:?}");
+    assert_eq!(refused[0] + refused[1], 128);
+    assert_eq!(sent(api.address, &whole(b"hi")).await["code"], 0);
+    assert_eq!(api.pushed().await, b"hi");
+}

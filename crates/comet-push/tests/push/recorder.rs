@@ -1,0 +1,119 @@
+//! The HTTP API on a socket, and a backend that notes the body of every push and answers with nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use comet_push::{Bounds, PushBackend, Pushed, http_api, push_routes};
+use comet_serve::{CallCounts, Phase, Servers, listen};
+use comet_wire::goim::protocol::Proto;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+use tonic::Status;
+
+/// Long enough that no test ever sees it, short enough that a hanging one ends.
+pub(crate) const PATIENT: Duration = Duration::from_secs(30);
+
+/// For tests that wait for a timeout; what they do before it takes far less.
+pub(crate) const HASTY: Duration = Duration::from_millis(500);
+
+/// The API, running.
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    bodies: UnboundedReceiver<Vec<u8>>,
+    _servers: Servers,
+    _phase: watch::Sender<Phase>,
+}
+
+/// Serves the API; a body may have 256 bytes, and `timeout` to be received.
+pub(crate) fn start(timeout: Duration) -> Running {
+    let (sender, bodies) = unbounded_channel();
+    let bounds = Bounds { frame_max: 256, keys_max: 8, timeout };
+    let backend = Arc::new(Recorder { bounds, bodies: sender });
+    let router = http_api(push_routes(backend, &Arc::new(CallCounts::default())));
+    let bound = listen("test", &["127.0.0.1:0".parse().unwrap()]).unwrap();
+    let (phase, phases) = watch::channel(Phase::Ready);
+    let mut servers = Servers::new(phases);
+    servers.http(bound.listeners, &router).unwrap();
+    Running { address: bound.addresses[0], bodies, _servers: servers, _phase: phase }
+}
+
+impl Running {
+    /// The body of the next push.
+    pub(crate) async fn pushed(&mut self) -> Vec<u8> {
+        self.bodies.recv().await.unwrap()
+    }
+
+    /// Nothing was pushed since.
+    pub(crate) fn is_untouched(&mut self) -> bool {
+        self.bodies.try_recv() == Err(TryRecvError::Empty)
+    }
+}
+
+/// Sends `request`, which asks for the connection to be closed; the answer's JSON.
+pub(crate) async fn sent(address: SocketAddr, request: &[u8]) -> Value {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    answer(&mut stream).await
+}
+
+/// Reads an answer to its end.
+pub(crate) async fn answer(stream: &mut TcpStream) -> Value {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    serde_json::from_str(body).unwrap()
+}
+
+struct Recorder {
+    bounds: Bounds,
+    bodies: UnboundedSender<Vec<u8>>,
+}
+
+impl Recorder {
+    fn note(&self, proto: Option<Proto>) -> Result<Pushed, Status> {
+        let proto = self.bounds.check_proto(proto)?;
+        self.bodies.send(proto.body.to_vec()).unwrap();
+        Ok(Pushed::default())
+    }
+}
+
+impl PushBackend for Recorder {
+    fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    async fn to_keys(
+        &self,
+        _: Vec<String>,
+        proto: Option<Proto>,
+        _: i32,
+    ) -> Result<Pushed, Status> {
+        self.note(proto)
+    }
+
+    async fn to_users(&self, _: Vec<i64>, proto: Option<Proto>, _: i32) -> Result<Pushed, Status> {
+        self.note(proto)
+    }
+
+    async fn to_room(&self, _: String, proto: Option<Proto>) -> Result<Pushed, Status> {
+        self.note(proto)
+    }
+
+    async fn to_all(&self, proto: Option<Proto>, _: i32, _: i32) -> Result<Pushed, Status> {
+        self.note(proto)
+    }
+
+    async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
+        Ok(Vec::new())
+    }
+
+    async fn live(&self) -> Result<u64, Status> {
+        Ok(0)
+    }
+}

@@ -1,0 +1,137 @@
+//! The stream of pushes, in front of a backend whose pushes end when the test says so.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use comet_push::{Bounds, PushBackend, Pushed, StreamBackend, grpc_api};
+use comet_serve::{CallCounts, Phase, Servers, listen};
+use comet_wire::DESCRIPTORS;
+use comet_wire::comet::v1::PushStreamReq;
+use comet_wire::comet::v1::push_client::PushClient;
+use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
+use comet_wire::comet::v1::push_stream_req::Target;
+use comet_wire::goim::comet::Ledger;
+use comet_wire::goim::protocol::Proto;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
+
+use crate::recorder::PATIENT;
+
+/// A push that the test ends: its room, and the way for its ledger.
+type Begun = (String, oneshot::Sender<Ledger>);
+
+struct Manual(UnboundedSender<Begun>);
+
+struct UnderWay(oneshot::Receiver<Ledger>);
+
+impl Future for UnderWay {
+    type Output = Result<Ledger, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let ledger = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(ledger.map_err(|_| Status::unavailable("the backend is gone")))
+    }
+}
+
+fn unasked<T>() -> Result<T, Status> {
+    Err(Status::unimplemented("the stream alone is tested"))
+}
+
+impl PushBackend for Manual {
+    fn bounds(&self) -> Bounds {
+        Bounds { frame_max: 256, keys_max: 8, timeout: PATIENT }
+    }
+
+    async fn to_keys(&self, _: Vec<String>, _: Option<Proto>, _: i32) -> Result<Pushed, Status> {
+        unasked()
+    }
+
+    async fn to_users(&self, _: Vec<i64>, _: Option<Proto>, _: i32) -> Result<Pushed, Status> {
+        unasked()
+    }
+
+    async fn to_room(&self, _: String, _: Option<Proto>) -> Result<Pushed, Status> {
+        unasked()
+    }
+
+    async fn to_all(&self, _: Option<Proto>, _: i32, _: i32) -> Result<Pushed, Status> {
+        unasked()
+    }
+
+    async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
+        unasked()
+    }
+
+    async fn live(&self) -> Result<u64, Status> {
+        unasked()
+    }
+}
+
+impl StreamBackend for Manual {
+    type UnderWay = UnderWay;
+
+    fn begin_keys(&self, _: Vec<String>, _: Option<Proto>, _: i32) -> Result<UnderWay, Status> {
+        unasked()
+    }
+
+    fn begin_users(&self, _: Vec<i64>, _: Option<Proto>, _: i32) -> Result<UnderWay, Status> {
+        unasked()
+    }
+
+    fn begin_room(&self, room: String, _: Option<Proto>) -> Result<UnderWay, Status> {
+        if room.is_empty() {
+            return Err(Status::invalid_argument("no room"));
+        }
+        let (ledger, under_way) = oneshot::channel();
+        self.0.send((room, ledger)).unwrap();
+        Ok(UnderWay(under_way))
+    }
+}
+
+#[tokio::test]
+async fn pushes_begin_before_those_before_them_have_ended() {
+    let (sender, mut begun) = unbounded_channel();
+    let counts = Arc::new(CallCounts::default());
+    let (_phase, phases) = watch::channel(Phase::Ready);
+    let api = grpc_api(Arc::new(Manual(sender)), Arc::clone(&counts), phases.clone());
+    let bound = listen("test", &["127.0.0.1:0".parse().unwrap()]).unwrap();
+    let mut servers = Servers::new(phases);
+    servers.grpc(bound.listeners, api, DESCRIPTORS).unwrap();
+
+    let endpoint = Endpoint::from_shared(format!("http://{}", bound.addresses[0])).unwrap();
+    let mut client = PushClient::new(endpoint.connect().await.unwrap());
+    let (pushes, requests) = unbounded_channel();
+    let replies = client.push_stream(UnboundedReceiverStream::new(requests)).await.unwrap();
+    let mut replies = replies.into_inner();
+    for (id, room) in (0..).zip(["a", "", "b", "c"]) {
+        let target = Some(Target::RoomId(room.to_owned()));
+        pushes.send(PushStreamReq { id, target, ..PushStreamReq::default() }).unwrap();
+    }
+    // None has ended, and all have begun, in their order.
+    let mut ledgers = Vec::new();
+    for expected in ["a", "b", "c"] {
+        let (room, ledger) = begun.recv().await.unwrap();
+        assert_eq!(room, expected);
+        ledgers.push(ledger);
+    }
+    // The last ends first; the answers keep the order of the pushes.
+    for (queued, ledger) in (1..).zip(ledgers).collect::<Vec<_>>().into_iter().rev() {
+        ledger.send(Ledger { matched: queued, queued, ..Ledger::default() }).unwrap();
+    }
+    drop(pushes);
+    let mut answers = Vec::new();
+    while let Some(reply) = replies.message().await.unwrap() {
+        answers.extend(reply.answers.into_iter().map(|answer| match answer.outcome.unwrap() {
+            Outcome::Ledger(ledger) => (answer.id, Ok(ledger.queued)),
+            Outcome::Error(error) => (answer.id, Err(error.message)),
+        }));
+    }
+    let refused = Err("no room".to_owned());
+    assert_eq!(answers, [(0, Ok(1)), (1, refused), (2, Ok(2)), (3, Ok(3))]);
+    let expected = [("PushStream", Code::Ok, 3), ("PushStream", Code::InvalidArgument, 1)];
+    assert_eq!(counts.all(), expected);
+}

@@ -1,0 +1,46 @@
+//! Other servers that this one calls: their addresses, and what a failed call is caused by.
+
+use std::error::Error;
+
+use tonic::transport::{self, Endpoint};
+
+/// An address that is not a `host:port`.
+#[derive(Debug)]
+pub struct BadAddress {
+    /// The text in its place.
+    pub address: String,
+    /// What is wrong with it.
+    pub error: transport::Error,
+}
+
+/// The server at `address`, a `host:port`, without TLS.
+///
+/// # Errors
+/// [`BadAddress`].
+pub fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
+    Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| BadAddress { address: address.to_owned(), error })
+}
+
+/// The innermost error: it names what happened, and those around it only where.
+pub fn root_cause<'error>(
+    mut error: &'error (dyn Error + 'static),
+) -> &'error (dyn Error + 'static) {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_host_is_refused() {
+        assert!(endpoint("logic.example:7170").is_ok());
+        let BadAddress { address, error } = endpoint("a b:1").unwrap_err();
+        assert_eq!(address, "a b:1");
+        assert!(root_cause(&error).source().is_none());
+    }
+}
