@@ -12,7 +12,10 @@ mod fake;
 mod hub;
 mod inboxes;
 mod lane;
+pub mod logic;
+mod random;
 
 pub use calls::{CALLS_MAX, CallError, CallResult, Ended, Outcome};
 pub use hub::{Hub, LATE_LOOK_MS, RETRY_MS};
 pub use inboxes::{Inboxes, Refused};
+pub use random::Random;
