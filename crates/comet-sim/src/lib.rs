@@ -18,6 +18,7 @@ mod deadlines;
 mod driver;
 mod env;
 mod logic;
+mod logic_services;
 mod mesh;
 mod plan;
 mod posts;
@@ -37,6 +38,7 @@ use std::error::Error;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use logic_services::LogicSummary;
 pub use summary::Summary;
 
 use trace::Trace;

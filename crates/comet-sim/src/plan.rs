@@ -3,6 +3,7 @@
 
 use comet_core::{Limits, Logic, SlowConsumer};
 
+use crate::logic_services::ServicesPlan;
 use crate::rng::Rng;
 
 /// Rooms clients are in; the first is where the embedded logic puts the seed's tokens.
@@ -39,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) rounds: u32,
     /// Steps of a busy phase.
     pub(crate) steps: u32,
+    /// How good remote logic is.
+    pub(crate) services: ServicesPlan,
     /// Clients connected at a time.
     pub(crate) clients: usize,
     /// Messages an inbox holds.
@@ -116,6 +119,7 @@ impl Plan {
                 true => Logic::Embedded,
                 false => Logic::Remote { renew_ms: (100, rng.between(100, 800) as u32) },
             },
+            services: ServicesPlan::random(rng),
             is_configured: inbox >= 8 && rng.percent(40),
             drain_over_ms: rng.pick(&[0, 0, 200, 2_000]),
             retry_after_ms: rng.pick(&[0, RETRY_AFTER_MS_MAX]),

@@ -40,7 +40,7 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     let others = [sum.lost, sum.superseded, sum.refused, sum.mesh_waits, sum.deliveries.absent];
     assert!(others.iter().all(|number| *number > 0), "{sum}");
     let counts =
-        [sum.coalesced_waits, sum.remote, sum.renewals, sum.departures, sum.failures, sum.traced];
+        [sum.coalesced_waits, sum.remote, sum.traced, sum.logic.renewals, sum.logic.departures];
     assert!(counts.iter().all(|number| *number > 100), "{sum}");
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);
 }
