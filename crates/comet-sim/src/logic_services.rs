@@ -48,6 +48,8 @@ pub(crate) struct ServicesPlan {
     pub(crate) fault_percent: u32,
     /// Addresses go down and come back.
     pub(crate) has_outages: bool,
+    /// Of five renewals of a key it takes one.
+    pub(crate) refuses_renewals: bool,
     /// A session ends so long after its last renewal.
     pub(crate) expire_ms: u64,
 }
@@ -66,6 +68,7 @@ impl ServicesPlan {
             is_reliable,
             fault_percent: if is_reliable { 0 } else { rng.pick(&[0, 10, 40]) },
             has_outages: !is_reliable && rng.percent(60),
+            refuses_renewals: !is_reliable && rng.percent(20),
             expire_ms: if is_reliable { u64::MAX } else { 6_000 },
         }
     }
@@ -228,6 +231,8 @@ pub(crate) struct Services {
     attempts: Vec<Attempt>,
     /// Of connections and pings, and of counts of rooms.
     probes: Vec<(Millis, Outcome)>,
+    /// Renewals of a key that were refused in a row.
+    refusals: BTreeMap<Box<str>, u32>,
     /// Calls whose message was received.
     received: BTreeSet<u64>,
     /// Who is in which room on other servers.
@@ -246,6 +251,7 @@ impl Services {
             numbers: BTreeMap::new(),
             attempts: Vec::new(),
             probes: Vec::new(),
+            refusals: BTreeMap::new(),
             received: BTreeSet::new(),
             elsewhere: BTreeMap::new(),
             summary: LogicSummary::default(),
@@ -529,6 +535,9 @@ impl Services {
                 AttemptOutcome::Refused { code: FAILED_PRECONDITION, sentence: FAILURE.into() }
             }
             Request::Receive { .. } => done,
+            Request::Heartbeat { key, .. } if self.refuses(key) => {
+                AttemptOutcome::Refused { code: INTERNAL, sentence: "the store is away".into() }
+            }
             Request::Heartbeat { key, .. } => {
                 self.summary.renewals += 1;
                 self.renew(at, key.clone(), !is_awaited);
@@ -579,6 +588,13 @@ impl Services {
         });
         identity.key = Some(key);
         AttemptOutcome::Replied(Reply::Connected(identity))
+    }
+
+    /// A renewal of the key is refused.
+    fn refuses(&mut self, key: &str) -> bool {
+        let refusals = self.refusals.entry(key.into()).or_default();
+        *refusals = (*refusals + 1) % 5;
+        self.plan.refuses_renewals && *refusals != 0
     }
 
     fn renew(&mut self, now: Millis, key: Box<str>, is_excused: bool) {

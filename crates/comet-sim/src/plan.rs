@@ -117,7 +117,10 @@ impl Plan {
             limits,
             logic: match rng.percent(50) {
                 true => Logic::Embedded,
-                false => Logic::Remote { renew_ms: (100, rng.between(100, 800) as u32) },
+                false => {
+                    let most = rng.between(100, 800) as u32;
+                    Logic::Remote { renew_ms: (100, rng.pick(&[most, most, 3_000])) }
+                }
             },
             services: ServicesPlan::random(rng),
             is_configured: inbox >= 8 && rng.percent(40),

@@ -1,7 +1,7 @@
 //! Some hundred seeds of the simulator, and what they must have exercised.
 
 use comet_core::{CloseReason, DropReason};
-use comet_sim::Summary;
+use comet_sim::{LogicSummary, Summary};
 
 const SEEDS: u64 = 300;
 
@@ -42,6 +42,14 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     let counts =
         [sum.coalesced_waits, sum.remote, sum.traced, sum.logic.renewals, sum.logic.departures];
     assert!(counts.iter().all(|number| *number > 100), "{sum}");
+    let LogicSummary { faults, .. } = &sum.logic;
+    assert!(faults.iter().all(|times| *times > 10), "{sum}");
+    let LogicSummary { retries, abandoned, late_deeds, expired, .. } = sum.logic;
+    let LogicSummary { renewals_failed, notices_dropped, failures, .. } = sum.logic;
+    let LogicSummary { outages, room_counts, .. } = sum.logic;
+    let logic = [retries, abandoned, late_deeds, expired, renewals_failed, notices_dropped];
+    assert!(logic.iter().all(|number| *number > 2), "{sum}");
+    assert!([failures, outages, room_counts].iter().all(|number| *number > 50), "{sum}");
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);
 }
 
