@@ -352,6 +352,12 @@ impl LogicClient {
         self.notices.is_idle()
     }
 
+    /// A notice of `key` waits, rests or is on its way.
+    #[must_use]
+    pub fn has_notice_of(&self, key: &str) -> bool {
+        self.notices.has_notice_of(key)
+    }
+
     /// Nothing is asked or waits to be said, renewals aside: those go on for as long as clients are here.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -145,6 +145,11 @@ impl Logic {
         if !extra.is_empty() {
             return Err(format!("logic believes {extra:?} to be here, and nothing explains it"));
         }
+        let client = self.client.as_ref().expect("logic is remote");
+        let is_explained = |key: &str| self.services.may_miss(key) || client.has_notice_of(key);
+        if let Some(key) = missing.iter().find(|key| !is_explained(key)) {
+            return Err(format!("logic does not know {key:?}, and nothing explains it"));
+        }
         if missing.is_empty() && *beyond == self.services.elsewhere {
             self.unhealed_since = None;
             return Ok(true);
@@ -153,10 +158,9 @@ impl Logic {
         let elsewhere = &self.services.elsewhere;
         let what =
             || format!("logic does not know {missing:?}; of others {elsewhere:?}, told {beyond:?}");
-        if (plan.services.is_reliable && !missing.is_empty()) || now > since.after(HEAL_MS_MAX) {
-            return Err(what());
-        }
-        Ok(false)
+        let is_over =
+            (plan.services.is_reliable && !missing.is_empty()) || now > since.after(HEAL_MS_MAX);
+        if is_over { Err(what()) } else { Ok(false) }
     }
 
     pub(crate) fn summary(&self) -> LogicSummary {

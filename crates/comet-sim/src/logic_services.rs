@@ -226,6 +226,9 @@ pub(crate) struct Services {
     pub(crate) is_calm: bool,
     addresses: Vec<Address>,
     sessions: BTreeMap<Box<str>, Session>,
+    /// Keys it need not know although they are here, until they are renewed: their session expired, a
+    /// renewal was not heard, or an end came after nobody waited for it any more.
+    forgotten: BTreeSet<Box<str>>,
     /// How many keys each user was given.
     numbers: BTreeMap<i64, u32>,
     attempts: Vec<Attempt>,
@@ -248,6 +251,7 @@ impl Services {
             is_calm: false,
             addresses: (0..plan.addresses).map(address).collect(),
             sessions: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
             numbers: BTreeMap::new(),
             attempts: Vec::new(),
             probes: Vec::new(),
@@ -262,6 +266,11 @@ impl Services {
     pub(crate) fn present(&mut self, now: Millis) -> impl Iterator<Item = (&str, bool)> {
         self.expire(now);
         self.sessions.iter().map(|(key, session)| (&**key, session.is_excused))
+    }
+
+    /// It need not know `key` before its next renewal.
+    pub(crate) fn may_miss(&self, key: &str) -> bool {
+        self.forgotten.contains(key)
     }
 
     /// All is done but what goes on for as long as clients are here.
@@ -490,6 +499,11 @@ impl Services {
     fn forsake(&mut self, index: usize) {
         let attempt = &mut self.attempts[index];
         attempt.is_awaited = false;
+        if let Request::Heartbeat { key, .. } = &*attempt.request
+            && attempt.reply.is_none()
+        {
+            self.forgotten.insert(key.clone());
+        }
         let key = match (&*attempt.request, &attempt.made) {
             (_, Some(made)) => Some(made),
             // It was not done; after a few times it is given up.
@@ -536,6 +550,7 @@ impl Services {
             }
             Request::Receive { .. } => done,
             Request::Heartbeat { key, .. } if self.refuses(key) => {
+                self.forgotten.insert(key.clone());
                 AttemptOutcome::Refused { code: INTERNAL, sentence: "the store is away".into() }
             }
             Request::Heartbeat { key, .. } => {
@@ -546,6 +561,9 @@ impl Services {
             Request::Disconnect { key, .. } => {
                 self.summary.departures += 1;
                 self.sessions.remove(key);
+                if !is_awaited {
+                    self.forgotten.insert(key.clone());
+                }
                 done
             }
             Request::RenewOnline { rooms } => {
@@ -599,13 +617,15 @@ impl Services {
 
     fn renew(&mut self, now: Millis, key: Box<str>, is_excused: bool) {
         let expires_at = now.after(self.plan.expire_ms);
+        self.forgotten.remove(&key);
         self.sessions.insert(key, Session { is_excused, expires_at });
     }
 
     fn expire(&mut self, now: Millis) {
-        let before = self.sessions.len();
-        self.sessions.retain(|_, session| session.expires_at > now);
-        self.summary.expired += (before - self.sessions.len()) as u64;
+        for (key, _) in self.sessions.extract_if(.., |_, session| session.expires_at <= now) {
+            self.summary.expired += 1;
+            self.forgotten.insert(key);
+        }
     }
 }
 

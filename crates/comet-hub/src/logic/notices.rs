@@ -158,6 +158,11 @@ impl Notices {
         self.waiting.is_empty() && self.on_their_way.is_empty()
     }
 
+    /// A notice of `key` waits, rests or is on its way.
+    pub(super) fn has_notice_of(&self, key: &str) -> bool {
+        self.places.contains_key(key) || self.on_their_way.contains_key(key)
+    }
+
     /// An end waits, rests, or is to be sent after the notice that is on its way.
     pub(super) fn has_ends(&self) -> bool {
         let waiting = self.waiting.values().chain(self.on_their_way.values().flatten());
