@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use comet_core::{AuthRequest, ConnId, Message, Millis, Report, ShardId};
 use comet_hub::logic::{
-    Action, AttemptId, ConnectionId, LogicClient, LogicConfig, PingOutcome, Request,
+    Action, AttemptId, AttemptOutcome, ConnectionId, LogicClient, LogicConfig, PingOutcome, Reply,
+    Request,
 };
 
 use crate::logic_services::{LogicSummary, Outcome, Services};
@@ -33,6 +34,8 @@ pub(crate) struct Logic {
     /// Attempts under way, and the keys of those that are notices.
     attempts: BTreeMap<AttemptId, Option<Box<str>>>,
     calls: BTreeMap<u64, Call>,
+    /// Keys that logic gave to a connection, and of which no shard has reported the end since.
+    in_use: BTreeSet<Box<str>>,
     /// Connections that answered a ping and were not closed.
     open: BTreeSet<ConnectionId>,
     closed: BTreeSet<ConnectionId>,
@@ -61,6 +64,7 @@ impl Logic {
             receiving: BTreeSet::new(),
             attempts: BTreeMap::new(),
             calls: BTreeMap::new(),
+            in_use: BTreeSet::new(),
             open: BTreeSet::new(),
             closed: BTreeSet::new(),
             messages: Vec::new(),
@@ -85,6 +89,9 @@ impl Logic {
             Report::Receive { conn, .. } if !self.receiving.insert(*conn) => {
                 return Err(format!("{conn:?} has two messages under way"));
             }
+            Report::Disconnected { key, .. } => {
+                self.in_use.remove(key);
+            }
             _ => {}
         }
         client.handle_report(now, report);
@@ -105,7 +112,7 @@ impl Logic {
                 self.handle_timeout(rng, plan, now)?;
             }
             for outcome in self.services.run(rng, plan, now)? {
-                self.handle_outcome(now, outcome);
+                self.handle_outcome(now, outcome)?;
                 self.follow(rng, plan, now)?;
             }
             self.handle_timeout(rng, plan, now)?;
@@ -189,7 +196,7 @@ impl Logic {
         Ok(())
     }
 
-    fn handle_outcome(&mut self, now: Millis, outcome: Outcome) {
+    fn handle_outcome(&mut self, now: Millis, outcome: Outcome) -> Result<(), String> {
         let client = self.client.as_mut().expect("logic is remote");
         match outcome {
             Outcome::Connected(connection) => client.handle_connected(now, connection),
@@ -203,11 +210,24 @@ impl Logic {
                 client.handle_ping(now, connection, outcome);
             }
             Outcome::Attempt(attempt, outcome) => {
-                self.attempts.remove(&attempt);
+                let is_awaited = self.attempts.remove(&attempt).is_some();
+                let given = match &outcome {
+                    AttemptOutcome::Replied(Reply::Connected(identity)) if is_awaited => {
+                        identity.key.clone()
+                    }
+                    _ => None,
+                };
                 client.handle_reply(now, attempt, outcome);
+                if let Some(key) = given {
+                    if self.services.has_ended(&key) && !client.has_notice_of(&key) {
+                        return Err(format!("the new session of {key} ended with the last one"));
+                    }
+                    self.in_use.insert(key);
+                }
             }
             Outcome::Rooms(rooms) => client.handle_rooms(now, rooms),
         }
+        Ok(())
     }
 
     /// Does and checks what the client wants.
@@ -245,6 +265,13 @@ impl Logic {
                         return Err(format!("{action:?} asks an address again"));
                     }
                     call.asked.push(connection.address);
+                    // What began before goes on, and is mended.
+                    if let Request::Disconnect { key, .. } = &**request
+                        && attempt.attempt == 0
+                        && self.in_use.contains(key)
+                    {
+                        return Err(format!("{action:?} ends a session that is in use"));
+                    }
                     let key = match &**request {
                         Request::Heartbeat { key, .. } | Request::Disconnect { key, .. } => {
                             Some(key.clone())

@@ -268,6 +268,11 @@ impl Services {
         self.sessions.iter().map(|(key, session)| (&**key, session.is_excused))
     }
 
+    /// It has ended the session of `key` because it was asked to.
+    pub(crate) fn has_ended(&self, key: &str) -> bool {
+        !self.sessions.contains_key(key) && !self.forgotten.contains(key)
+    }
+
     /// It need not know `key` before its next renewal.
     pub(crate) fn may_miss(&self, key: &str) -> bool {
         self.forgotten.contains(key)
