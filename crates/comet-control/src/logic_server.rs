@@ -183,7 +183,7 @@ impl Servers {
         let sessions = Arc::new(sessions);
         let answers = Arc::new(Answers::default());
         let comets = Arc::new(Comets::new(&options.comets, Arc::clone(&sessions), bounds)?);
-        let tended = nodes::tend(Arc::clone(&comets));
+        let monitored = nodes::monitor(Arc::clone(&comets));
         let service = LogicService {
             auther,
             sessions: Arc::clone(&sessions),
@@ -221,7 +221,7 @@ impl Servers {
         servers.spawn(report_health(reporter, names, phase.clone()));
         Ok(async move {
             tokio::select! {
-                never = tended => match never {},
+                never = monitored => match never {},
                 () = stopped(phase) => {}
             }
             // Who still holds a stream open after the grace is cut off with the runtime.

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use comet_core::{Counters, Message, Push, ShardId, home_of_key, home_of_room, home_of_user};
+use comet_hub::shares;
 use comet_proto::{Encoded, Frame, VERSION, count_frames, op};
 use tonic::Status;
 
@@ -303,43 +304,9 @@ fn by_home<T>(
     (0..).map(ShardId).zip(homes).filter(|(_, items)| !items.is_empty())
 }
 
-/// Splits `speed` over shards (or whole servers) in proportion to their connections, so that all end at
-/// about the same time. Each gets at least 1: a shard whose first connections come in a moment still
-/// takes part.
-pub(crate) fn shares(speed: NonZeroU32, live: &[u64]) -> Vec<NonZeroU32> {
-    let speed = u128::from(speed.get());
-    let total = live.iter().map(|live| u128::from(*live)).sum::<u128>().max(1);
-    let mut before = 0;
-    let mut granted = 0;
-    live.iter()
-        .map(|live| {
-            before += u128::from(*live);
-            // Rounding the running sum instead of each share loses nothing overall.
-            let share = speed * before / total - granted;
-            granted += share;
-            let share = u32::try_from(share).expect("a share is no more than the whole");
-            NonZeroU32::new(share).unwrap_or(NonZeroU32::MIN)
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shares_follow_the_connections() {
-        let check = |speed, live: &[u64], expected: &[u32]| {
-            let shares = shares(NonZeroU32::new(speed).unwrap(), live);
-            assert_eq!(shares.iter().map(|share| share.get()).collect::<Vec<_>>(), expected);
-        };
-        check(100, &[10, 30], &[25, 75]);
-        check(100, &[1, 1, 1], &[33, 33, 34]);
-        check(100, &[0, 7], &[1, 100]);
-        check(100, &[0, 0], &[1, 1]);
-        check(1, &[5, 5, 5], &[1, 1, 1]);
-        check(u32::MAX, &[u64::MAX, u64::MAX], &[u32::MAX / 2, u32::MAX / 2 + 1]);
-    }
 
     #[test]
     fn items_keep_their_order_within_a_home() {

@@ -2,8 +2,9 @@
 
 use std::num::NonZeroU32;
 
-/// Divides `speed` among those that have `live` connections, so that all end at about the same time. The
-/// shares add up to `speed`, but for those without a connection, which get one a second.
+/// Divides `speed` among shards, or among whole servers, in proportion to their connections, so that all
+/// end at about the same time. Each gets at least 1: one whose first connections come in a moment still
+/// takes part.
 #[must_use]
 pub fn shares(speed: NonZeroU32, live: &[u64]) -> Vec<NonZeroU32> {
     let speed = u128::from(speed.get());

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::AddAssign;
 
-use crate::LogicSummary;
+use crate::{FanoutSummary, LogicSummary};
 use comet_core::{CloseReason, Counters, DropReason, Limits, SlowConsumer, Tally};
 
 /// What one run exercised, or several added up.
@@ -51,6 +51,8 @@ pub struct Summary {
     pub coalesced_waits: u64,
     /// Runs with remote logic.
     pub remote: u64,
+    /// Of the fan-out of a logic service to its comets.
+    pub fanout: FanoutSummary,
     /// What became of the calls of remote logic.
     pub logic: LogicSummary,
     /// Lines of the trace log.
@@ -115,6 +117,7 @@ impl AddAssign for Summary {
         self.mesh_waits += other.mesh_waits;
         self.coalesced_waits += other.coalesced_waits;
         self.remote += other.remote;
+        self.fanout += other.fanout;
         self.logic += other.logic;
         self.traced += other.traced;
         self.digest ^= other.digest;
@@ -147,6 +150,7 @@ impl fmt::Display for Summary {
         let Self { remote, logic, traced, .. } = self;
         writeln!(f, "remote logic: {remote} runs; traced lines: {traced}")?;
         writeln!(f, "{logic}")?;
+        writeln!(f, "{}", self.fanout)?;
         let Self { deliveries, sent, lost, superseded, .. } = self;
         let Tally { matched, queued, dropped, .. } = deliveries;
         writeln!(f, "deliveries: {matched} matched, {queued} queued")?;
