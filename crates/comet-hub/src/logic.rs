@@ -7,24 +7,30 @@
 //! A call under way holds one of [`LogicConfig::calls`] permits. A client's question that finds none free
 //! is answered at once; a notice or a renewal of room counts waits for one.
 
+mod action;
 mod addresses;
 mod notices;
 mod outcome;
 mod renewal;
+mod request;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use comet_core::{AuthRequest, ConnId, Identity, Message, Millis, Report, ShardId, home_of_key};
+use comet_core::{AuthRequest, ConnId, Message, Millis, Report, ShardId, home_of_key};
 
+use self::action::Output;
 use self::addresses::Addresses;
 use self::notices::{Notice, NoticeKind, Notices, SequenceNumber};
 use self::outcome::{Failure, Verdict};
 use self::renewal::{Renewal, elsewhere};
+use self::request::Retry;
 use crate::Random;
 
+pub use self::action::{Action, AttemptId, ConnectionId, Event, PingOutcome};
 pub use self::outcome::{AttemptOutcome, StatusCode};
+pub use self::request::{Reply, Request};
 
 /// How logic services are called.
 #[derive(Clone, Debug)]
@@ -48,195 +54,6 @@ pub struct LogicConfig {
     pub shards: u16,
     /// Of the random numbers behind backoff and waits.
     pub seed: u64,
-}
-
-/// A connection to an address. A newer one of the same address has a higher generation.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ConnectionId {
-    /// Number of the address in [`LogicConfig::addresses`].
-    pub address: usize,
-    /// How many connections to it there were before.
-    pub generation: u64,
-}
-
-/// One attempt of a call.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct AttemptId {
-    /// The call; no two have the same number.
-    pub call: u64,
-    /// Attempts of the call before this one.
-    pub attempt: u32,
-}
-
-/// What logic is asked. The driver adds the id of this server.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Request {
-    /// Who is this? Answered with [`Reply::Connected`].
-    Connect {
-        /// Body of the client's op 7.
-        token: Box<[u8]>,
-        /// Cookie header of the upgrade; empty where there was none.
-        cookie: Box<str>,
-    },
-    /// A client's message. Answered with [`Reply::Done`].
-    Receive {
-        /// Who sent it.
-        user: i64,
-        /// The frame's operation.
-        operation: i32,
-        /// The frame's sequence.
-        sequence: i32,
-        /// The frame's body.
-        body: Box<[u8]>,
-    },
-    /// The session goes on. Answered with [`Reply::Done`].
-    Heartbeat {
-        /// Whose session it is.
-        user: i64,
-        /// The session's key.
-        key: Box<str>,
-    },
-    /// The session ended. Answered with [`Reply::Done`].
-    Disconnect {
-        /// Whose session it was.
-        user: i64,
-        /// The session's key.
-        key: Box<str>,
-    },
-    /// How many are online here in each room. Answered with [`Reply::RoomCounts`].
-    RenewOnline {
-        /// Each room once.
-        rooms: Vec<(Arc<str>, i32)>,
-    },
-}
-
-impl Request {
-    /// Name of the remote procedure.
-    #[must_use]
-    pub fn rpc(&self) -> &'static str {
-        match self {
-            Self::Connect { .. } => "Connect",
-            Self::Receive { .. } => "Receive",
-            Self::Heartbeat { .. } => "Heartbeat",
-            Self::Disconnect { .. } => "Disconnect",
-            Self::RenewOnline { .. } => "RenewOnline",
-        }
-    }
-
-    /// Logic hands on what clients say: it must not get that twice. Everything else it may do twice.
-    fn retry(&self) -> Retry {
-        match self {
-            Self::Receive { .. } => Retry::IfNotSent,
-            _ => Retry::Always,
-        }
-    }
-}
-
-/// What logic replies.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Reply {
-    /// To [`Request::Connect`].
-    Connected(Identity),
-    /// To the requests without an answer of their own.
-    Done,
-    /// To [`Request::RenewOnline`]: how many are online on all servers in each room.
-    RoomCounts(Vec<(String, i32)>),
-}
-
-/// Is a call that failed on its way made again at another address?
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Retry {
-    Always,
-    /// Only if logic cannot have seen it.
-    IfNotSent,
-}
-
-/// What came of a ping.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum PingOutcome {
-    /// There was an answer, be it that there is no such call.
-    Answered,
-    /// The answer is that it does not serve.
-    NotServing,
-    /// There was none, and why.
-    Failed(Box<str>),
-}
-
-/// What the driver has to do.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Action {
-    /// Open the connection; to be answered with [`LogicClient::handle_connected`] or
-    /// [`LogicClient::handle_connect_failed`].
-    Connect(ConnectionId),
-    /// Ask over the connection whether logic serves; to be answered with [`LogicClient::handle_ping`].
-    Ping(ConnectionId),
-    /// Nothing new goes over the connection. Give up opening and pinging it; attempts under way go on.
-    Close(ConnectionId),
-    /// Send the request over the connection; to be answered with [`LogicClient::handle_reply`].
-    Send {
-        /// What to answer with.
-        attempt: AttemptId,
-        /// Where it goes.
-        connection: ConnectionId,
-        /// What is asked.
-        request: Arc<Request>,
-    },
-    /// Give up the attempt: nobody waits for its outcome.
-    Abandon(AttemptId),
-    /// Count who is online in each room; to be answered with [`LogicClient::handle_rooms`].
-    CountRooms,
-}
-
-/// A change that belongs into the log; [`fmt::Display`] is its line.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// Calls may go to the address.
-    Available {
-        /// Its name.
-        address: Box<str>,
-        /// It was available before.
-        is_back: bool,
-    },
-    /// An address that was never available is not.
-    NotReached {
-        /// Its name.
-        address: Box<str>,
-        /// What failed.
-        cause: Box<str>,
-    },
-    /// The address is not available any more.
-    Unavailable {
-        /// Its name.
-        address: Box<str>,
-        /// What failed.
-        cause: Box<str>,
-    },
-    /// It was the last one.
-    NoneAvailable,
-}
-
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Available { address, is_back: false } => write!(f, "logic {address} is there"),
-            Self::Available { address, is_back: true } => write!(f, "logic {address} is back"),
-            Self::NotReached { address, cause } => {
-                write!(f, "logic {address} is not there: {cause}")
-            }
-            Self::Unavailable { address, cause } => write!(f, "logic {address} is gone: {cause}"),
-            Self::NoneAvailable => {
-                f.write_str("no logic is there: new clients are refused until one is back")
-            }
-        }
-    }
-}
-
-/// What comes out, in the order in which it was decided.
-#[derive(Default)]
-struct Output {
-    messages: VecDeque<(ShardId, Message)>,
-    actions: VecDeque<Action>,
-    events: VecDeque<Event>,
 }
 
 /// Whom a call is for.

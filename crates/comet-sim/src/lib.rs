@@ -19,7 +19,9 @@ mod driver;
 mod env;
 mod fanout;
 mod logic;
+mod logic_faults;
 mod logic_services;
+mod logic_summary;
 mod mesh;
 mod plan;
 mod posts;
@@ -40,7 +42,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use fanout::FanoutSummary;
-pub use logic_services::LogicSummary;
+pub use logic_summary::LogicSummary;
 pub use summary::Summary;
 
 use trace::Trace;

@@ -9,7 +9,8 @@ use comet_hub::logic::{
     Request,
 };
 
-use crate::logic_services::{LogicSummary, Outcome, Services};
+use crate::logic_services::{Outcome, Services};
+use crate::logic_summary::LogicSummary;
 use crate::plan::Plan;
 use crate::rng::Rng;
 

@@ -2,8 +2,6 @@
 //! lose their answers, and come and go.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::ops::AddAssign;
 use std::sync::Arc;
 
 use comet_core::Millis;
@@ -11,6 +9,8 @@ use comet_hub::logic::{
     Action, AttemptId, AttemptOutcome, ConnectionId, PingOutcome, Reply, Request, StatusCode,
 };
 
+use crate::logic_faults::{Fault, ServicesPlan};
+use crate::logic_summary::LogicSummary;
 use crate::plan::{Plan, ROOMS};
 use crate::profile;
 use crate::rng::Rng;
@@ -29,158 +29,6 @@ const INTERNAL: StatusCode = StatusCode(13);
 /// It takes no message of an odd length.
 pub(crate) fn fails(body: &[u8]) -> bool {
     body.len() % 2 == 1
-}
-
-/// How good the services of a run are, and how they are called.
-#[derive(Clone, Debug)]
-pub(crate) struct ServicesPlan {
-    pub(crate) seed: u64,
-    pub(crate) addresses: usize,
-    pub(crate) timeout_ms: u64,
-    /// Permits.
-    pub(crate) calls: usize,
-    pub(crate) ping_ms: u64,
-    pub(crate) renew_ms: u64,
-    pub(crate) retry_after_ms: u32,
-    /// Nothing goes wrong, and what logic believes is right whenever the world is at rest.
-    pub(crate) is_reliable: bool,
-    /// How often an attempt or a ping goes wrong.
-    pub(crate) fault_percent: u32,
-    /// Addresses go down and come back.
-    pub(crate) has_outages: bool,
-    /// Of five renewals of a key it takes one.
-    pub(crate) refuses_renewals: bool,
-    /// A session ends so long after its last renewal.
-    pub(crate) expire_ms: u64,
-}
-
-impl ServicesPlan {
-    pub(crate) fn random(rng: &mut Rng) -> Self {
-        let is_reliable = rng.percent(40);
-        Self {
-            seed: rng.between(0, u64::MAX - 1),
-            addresses: rng.pick(&[1, 2, 3]),
-            timeout_ms: if is_reliable { 2_000 } else { rng.pick(&[60, 300, 1_000]) },
-            calls: if is_reliable { 1_000 } else { rng.pick(&[1, 2, 5, 1_000]) },
-            ping_ms: rng.pick(&[50, 500]),
-            renew_ms: rng.between(1_000, 3_000),
-            retry_after_ms: rng.pick(&[0, 700]),
-            is_reliable,
-            fault_percent: if is_reliable { 0 } else { rng.pick(&[0, 10, 40]) },
-            has_outages: !is_reliable && rng.percent(60),
-            refuses_renewals: !is_reliable && rng.percent(20),
-            expire_ms: if is_reliable { u64::MAX } else { 6_000 },
-        }
-    }
-}
-
-/// What went wrong with an attempt.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Fault {
-    /// The service refuses to serve.
-    Refuses,
-    /// It could not be sent.
-    NotSent,
-    /// The connection is cut before the deed.
-    CutBefore,
-    /// The deed is done, and the answer gets lost: whoever tries again has it done twice.
-    CutAfter,
-    /// The deed is done in time, the answer comes after the deadline.
-    LateAnswer,
-    /// The deed is done after the deadline.
-    LateDeed,
-    /// Nothing comes of it.
-    Silence,
-    /// The transport gives up waiting by itself.
-    TimesOut,
-    /// The address is down.
-    Down,
-}
-
-impl Fault {
-    const RANDOM: [Self; 8] = [
-        Self::Refuses,
-        Self::NotSent,
-        Self::CutBefore,
-        Self::CutAfter,
-        Self::LateAnswer,
-        Self::LateDeed,
-        Self::Silence,
-        Self::TimesOut,
-    ];
-}
-
-/// What the services of a run exercised.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct LogicSummary {
-    /// Attempts of calls.
-    pub attempts: u64,
-    /// Of those, attempts after the first.
-    pub retries: u64,
-    /// Attempts that were abandoned at their deadline.
-    pub abandoned: u64,
-    /// Attempts that went wrong, by what went wrong with them.
-    pub faults: [u64; 9],
-    /// Deeds done while nobody waited for their answer any more.
-    pub late_deeds: u64,
-    /// Sessions renewed.
-    pub renewals: u64,
-    /// Renewals that logic did not hear, and that shards were told of.
-    pub renewals_failed: u64,
-    /// Sessions that were ended.
-    pub departures: u64,
-    /// Sessions that expired.
-    pub expired: u64,
-    /// Client messages that were not taken.
-    pub failures: u64,
-    /// Notices that were given up.
-    pub notices_dropped: u64,
-    /// Addresses that went down.
-    pub outages: u64,
-    /// Times that room counts of other servers came.
-    pub room_counts: u64,
-}
-
-impl AddAssign for LogicSummary {
-    fn add_assign(&mut self, other: Self) {
-        self.attempts += other.attempts;
-        self.retries += other.retries;
-        self.abandoned += other.abandoned;
-        for (sum, count) in self.faults.iter_mut().zip(other.faults) {
-            *sum += count;
-        }
-        self.late_deeds += other.late_deeds;
-        self.renewals += other.renewals;
-        self.renewals_failed += other.renewals_failed;
-        self.departures += other.departures;
-        self.expired += other.expired;
-        self.failures += other.failures;
-        self.notices_dropped += other.notices_dropped;
-        self.outages += other.outages;
-        self.room_counts += other.room_counts;
-    }
-}
-
-impl fmt::Display for LogicSummary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { attempts, retries, abandoned, late_deeds, outages, .. } = self;
-        writeln!(
-            f,
-            "attempts at logic: {attempts}, {retries} of them again, {abandoned} abandoned, \
-             {late_deeds} deeds late; {outages} outages"
-        )?;
-        let Self { renewals, renewals_failed, departures, expired, failures, .. } = self;
-        let Self { notices_dropped, room_counts, .. } = self;
-        writeln!(
-            f,
-            "sessions at logic: {renewals} renewals, {renewals_failed} not heard, {departures} \
-             departures, {expired} expired, {notices_dropped} notices dropped"
-        )?;
-        writeln!(f, "messages refused: {failures}; room counts: {room_counts}")?;
-        let named = Fault::RANDOM.into_iter().chain([Fault::Down]);
-        let faults: Vec<_> = named.map(|fault| (fault, self.faults[fault as usize])).collect();
-        write!(f, "faults of attempts: {faults:?}")
-    }
 }
 
 /// What comes back to the client.

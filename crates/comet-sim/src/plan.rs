@@ -3,7 +3,7 @@
 
 use comet_core::{Limits, Logic, SlowConsumer};
 
-use crate::logic_services::ServicesPlan;
+use crate::logic_faults::ServicesPlan;
 use crate::rng::Rng;
 
 /// Rooms clients are in; the first is where the embedded logic puts the seed's tokens.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use comet_core::Millis;
 
-use super::{Action, ConnectionId, Event, Output, PingOutcome};
+use super::action::{Action, ConnectionId, Event, Output, PingOutcome};
 use crate::Random;
 
 /// The shortest wait before an address is tried again, milliseconds.

@@ -2,7 +2,7 @@
 
 use comet_core::{CloseReason, Denied};
 
-use super::Reply;
+use super::request::Reply;
 use crate::Random;
 
 /// A gRPC status code, as a number.

@@ -1,6 +1,6 @@
 //! The client as a driver sees it, which here is the test.
 
-use comet_core::{CloseReason, Denied, Generation, Slot};
+use comet_core::{CloseReason, Denied, Generation, Identity, Slot};
 
 use super::*;
 
@@ -203,9 +203,9 @@ fn a_call_goes_to_another_address_if_it_may() {
         for is_connect in [true, false] {
             let mut rig = Rig::new(2, 4);
             if is_connect {
-                rig.identify()
+                rig.identify();
             } else {
-                rig.receive()
+                rig.receive();
             }
             let first = rig.only_sent();
             rig.reply(&first, outcome.clone());
@@ -319,9 +319,9 @@ fn a_renewal_that_logic_does_not_hear_goes_back_to_the_keys_home() {
     for is_renewal in [true, false] {
         let mut rig = Rig::new(1, 8);
         if is_renewal {
-            rig.renewed("k")
+            rig.renewed("k");
         } else {
-            rig.ended("k")
+            rig.ended("k");
         }
         for _ in 0..3 {
             assert!(rig.messages().is_empty());
