@@ -43,8 +43,8 @@ pub struct LogicOptions {
     pub retry_after: Duration,
 }
 
-/// How long the end of the server waits for logic to hear who was there.
-const HEARD_GRACE: Duration = Duration::from_secs(5);
+/// How long the end of the server waits for the last notices.
+const NOTICES_GRACE: Duration = Duration::from_secs(5);
 
 /// Logic, seen from the control thread.
 pub(crate) struct Logic {
@@ -59,7 +59,7 @@ pub(crate) struct Logic {
     state: Mutex<State>,
     /// Something is due earlier than the timer is set to.
     sooner: Notify,
-    /// Logic has heard everything.
+    /// Every notice is delivered.
     delivered: Notify,
 }
 
@@ -134,12 +134,12 @@ impl Logic {
         LogicStats::of(&self.lock().client)
     }
 
-    /// Resolves when logic has heard everything, is away, or has had [`HEARD_GRACE`].
+    /// Resolves when every notice is delivered, when no logic is available, or after [`NOTICES_GRACE`].
     pub(crate) async fn until_all_heard(&self) {
         if self.lock().client.available() == 0 {
             return;
         }
-        let all_heard = async {
+        let all_delivered = async {
             loop {
                 let delivered = self.delivered.notified();
                 if self.lock().client.has_delivered_notices() {
@@ -148,8 +148,8 @@ impl Logic {
                 delivered.await;
             }
         };
-        // What it has not heard by now, it learns by expiry.
-        let _ = timeout(HEARD_GRACE, all_heard).await;
+        // Logic learns of the rest by expiry.
+        let _ = timeout(NOTICES_GRACE, all_delivered).await;
     }
 
     /// Wakes the client whenever something is due.

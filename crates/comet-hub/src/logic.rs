@@ -2,7 +2,7 @@
 //! messages to shards.
 //!
 //! [`LogicClient`] decides which addresses are available, what is asked where, how often and for how long,
-//! and what the shards are told. Its driver opens connections, carries requests and holds the clock.
+//! and what the shards get as answers. Its driver opens connections, carries requests and holds the clock.
 //!
 //! A call under way holds one of [`LogicConfig::calls`] permits. A client's question that finds none free
 //! is answered at once; a notice or a renewal of room counts waits for one.
@@ -47,8 +47,8 @@ pub struct LogicConfig {
     pub ping_ms: u64,
     /// Time between two renewals of the room counts, milliseconds.
     pub renew_ms: u64,
-    /// The longest that clients are told to wait when no logic answers, milliseconds; the shortest is half
-    /// of it. Zero: they are told nothing.
+    /// The longest wait that a client is given when no logic answers, milliseconds; the shortest is half
+    /// of it. Zero: it is given none.
     pub retry_after_ms: u32,
     /// Number of shards.
     pub shards: u16,
@@ -360,13 +360,13 @@ impl LogicClient {
         if self.calls.len() < self.config.calls {
             return self.begin(now, purpose, request);
         }
-        self.count(request.rpc(), Failure::Crowded.code());
+        self.count(request.rpc(), Failure::TooManyCalls.code());
         match purpose {
-            Purpose::Identify { conn, .. } => self.deny(conn, Failure::Crowded),
+            Purpose::Identify { conn, .. } => self.deny(conn, Failure::TooManyCalls),
             Purpose::Receive { conn } => {
-                self.tell(
+                self.send(
                     conn,
-                    Message::Receipt { conn, outcome: Err(Failure::Crowded.sentence()) },
+                    Message::Receipt { conn, outcome: Err(Failure::TooManyCalls.sentence()) },
                 );
             }
             Purpose::Notice(_) | Purpose::Renewal => unreachable!("these wait for a permit"),
@@ -409,19 +409,19 @@ impl LogicClient {
                     let given_up = self.notices.key_in_use(identity.user, key, asked);
                     self.give_up(given_up);
                 }
-                self.tell(conn, Message::Identified { conn, answer: Ok(identity) });
+                self.send(conn, Message::Identified { conn, answer: Ok(identity) });
             }
             (Purpose::Receive { conn }, Ok(Reply::Done)) => {
-                self.tell(conn, Message::Receipt { conn, outcome: Ok(()) });
+                self.send(conn, Message::Receipt { conn, outcome: Ok(()) });
             }
             (Purpose::Receive { conn }, Err(failure)) => {
-                self.tell(conn, Message::Receipt { conn, outcome: Err(failure.sentence()) });
+                self.send(conn, Message::Receipt { conn, outcome: Err(failure.sentence()) });
             }
             (Purpose::Notice(notice), Ok(Reply::Done)) => {
-                let given_up = self.notices.handle_heard(&notice);
+                let given_up = self.notices.handle_delivered(&notice);
                 self.give_up(given_up);
             }
-            (Purpose::Notice(notice), Err(_)) => self.notices.handle_unheard(now, notice),
+            (Purpose::Notice(notice), Err(_)) => self.notices.handle_undelivered(now, notice),
             (Purpose::Renewal, result) => {
                 self.renewal = Renewal::Resting { until: now.after(self.config.renew_ms) };
                 // A failure is counted, and the next renewal mends it.
@@ -442,10 +442,10 @@ impl LogicClient {
 
     fn deny(&mut self, conn: ConnId, failure: Failure) {
         let denied = failure.denied(self.config.retry_after_ms, &mut self.random);
-        self.tell(conn, Message::Identified { conn, answer: Err(denied) });
+        self.send(conn, Message::Identified { conn, answer: Err(denied) });
     }
 
-    /// Of an end that it does not hear logic learns by expiry. But a renewal must not be lost: the shard
+    /// Logic learns of an undelivered end by the expiry of the session. A renewal must not be lost: the shard
     /// has planned the next one already, and by then the session may have expired under a live client.
     fn give_up(&mut self, notice: Option<Notice>) {
         if let Some(Notice { key, kind: NoticeKind::Renewed, .. }) = notice {
@@ -454,7 +454,7 @@ impl LogicClient {
         }
     }
 
-    fn tell(&mut self, conn: ConnId, message: Message) {
+    fn send(&mut self, conn: ConnId, message: Message) {
         self.out.messages.push_back((conn.shard, message));
     }
 

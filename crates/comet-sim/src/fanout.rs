@@ -36,8 +36,8 @@ pub struct FanoutSummary {
     pub partial: u64,
     /// Parts whose comet did not answer in time.
     pub late: u64,
-    /// Parts that a comet did without its answer being heard.
-    pub unheard: u64,
+    /// Parts that a comet did while the answer got lost.
+    pub lost: u64,
     /// Times that a comet was found to serve, or not to serve any more.
     pub changes: u64,
 }
@@ -50,25 +50,25 @@ impl std::ops::AddAssign for FanoutSummary {
         self.refused += other.refused;
         self.partial += other.partial;
         self.late += other.late;
-        self.unheard += other.unheard;
+        self.lost += other.lost;
         self.changes += other.changes;
     }
 }
 
 impl fmt::Display for FanoutSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pushes, crowded, left, refused, partial, late, unheard, changes } = self;
+        let Self { pushes, crowded, left, refused, partial, late, lost, changes } = self;
         write!(
             f,
             "fan-out: {pushes} pushes, {crowded} found no place, of {left} the caller left, {refused} \
-             refused, {partial} in part; {late} answers late, {unheard} lost, {changes} changes of health"
+             refused, {partial} in part; {late} answers late, {lost} lost, {changes} changes of health"
         )
     }
 }
 
-/// How a comet is for the moment.
+/// How a comet behaves for the moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Mood {
+enum Behaviour {
     Quick,
     Slow,
     /// It answers after the deadline.
@@ -81,7 +81,7 @@ enum Mood {
 }
 
 struct Comet {
-    mood: Mood,
+    behaviour: Behaviour,
     changes_at: Millis,
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn run(seed: u64) -> Result<FanoutSummary, String> {
     let places = rng.between(1, 6) as usize;
     let config =
         FanoutConfig { comets: ids.clone(), keys_max: KEYS_MAX, limit_ms: LIMIT_MS, places };
-    let comet = |_| Comet { mood: Mood::Quick, changes_at: Millis(0) };
+    let comet = |_| Comet { behaviour: Behaviour::Quick, changes_at: Millis(0) };
     let mut world = World {
         rng,
         now: Millis(0),
@@ -156,16 +156,16 @@ impl World {
         for comet in &mut self.comets {
             if comet.changes_at <= self.now {
                 comet.changes_at = self.now.after(self.rng.between(200, 3_000));
-                comet.mood = match self.is_calm {
-                    true => Mood::Quick,
+                comet.behaviour = match self.is_calm {
+                    true => Behaviour::Quick,
                     false => self.rng.pick(&[
-                        Mood::Quick,
-                        Mood::Quick,
-                        Mood::Slow,
-                        Mood::Late,
-                        Mood::Dead,
-                        Mood::LosesAnswers,
-                        Mood::Refuses,
+                        Behaviour::Quick,
+                        Behaviour::Quick,
+                        Behaviour::Slow,
+                        Behaviour::Late,
+                        Behaviour::Dead,
+                        Behaviour::LosesAnswers,
+                        Behaviour::Refuses,
                     ]),
                 };
             }
@@ -228,12 +228,12 @@ impl World {
         while let Some(check) = self.health.poll_check() {
             let soon = now.after(self.rng.between(0, 50));
             let late = now.after(PING_MS + self.rng.between(1, 400));
-            let (at, is_serving) = match self.comets[check.comet].mood {
-                Mood::Quick | Mood::LosesAnswers => (Some(soon), true),
-                Mood::Slow => (Some(now.after(self.rng.between(0, PING_MS / 2))), true),
-                Mood::Late => (Some(late), true),
-                Mood::Dead => (None, true),
-                Mood::Refuses => (Some(soon), false),
+            let (at, is_serving) = match self.comets[check.comet].behaviour {
+                Behaviour::Quick | Behaviour::LosesAnswers => (Some(soon), true),
+                Behaviour::Slow => (Some(now.after(self.rng.between(0, PING_MS / 2))), true),
+                Behaviour::Late => (Some(late), true),
+                Behaviour::Dead => (None, true),
+                Behaviour::Refuses => (Some(soon), false),
             };
             self.checks.push((at, check, is_serving));
         }
@@ -333,16 +333,16 @@ impl World {
         let soon = self.now.after(rng.between(0, 50));
         let slow = self.now.after(rng.between(0, LIMIT_MS - 2 * STEP_MS_MAX));
         let late = self.now.after(LIMIT_MS + rng.between(1, 500));
-        let (answer_at, answer) = match self.comets[call.comet].mood {
-            Mood::Quick => (Some(soon), Ok(ledger)),
-            Mood::Slow => (Some(slow), Ok(ledger)),
-            Mood::Late => (Some(late), Ok(ledger)),
-            Mood::Dead => (None, Ok(ledger)),
-            Mood::LosesAnswers => {
-                self.summary.unheard += 1;
+        let (answer_at, answer) = match self.comets[call.comet].behaviour {
+            Behaviour::Quick => (Some(soon), Ok(ledger)),
+            Behaviour::Slow => (Some(slow), Ok(ledger)),
+            Behaviour::Late => (Some(late), Ok(ledger)),
+            Behaviour::Dead => (None, Ok(ledger)),
+            Behaviour::LosesAnswers => {
+                self.summary.lost += 1;
                 (Some(slow), failure(false, "cut"))
             }
-            Mood::Refuses => (Some(soon), failure(rng.percent(20), "no")),
+            Behaviour::Refuses => (Some(soon), failure(rng.percent(20), "no")),
         };
         Part { comet: call.comet, due: self.now.after(LIMIT_MS), answer_at, answer }
     }

@@ -164,8 +164,11 @@ impl Logic {
         }
         let since = *self.unhealed_since.get_or_insert(now);
         let elsewhere = &self.services.elsewhere;
-        let what =
-            || format!("logic does not know {missing:?}; of others {elsewhere:?}, told {beyond:?}");
+        let what = || {
+            format!(
+                "logic does not know {missing:?}; of others {elsewhere:?}, and homes were sent {beyond:?}"
+            )
+        };
         let is_over =
             (plan.services.is_reliable && !missing.is_empty()) || now > since.after(HEAL_MS_MAX);
         if is_over { Err(what()) } else { Ok(false) }

@@ -18,7 +18,7 @@ use crate::rng::Rng;
 /// What it says of a message that it does not take.
 pub(crate) const FAILURE: &str = "logic has failed";
 
-/// What a client may be told instead, where services have faults.
+/// What a client may get instead, where services have faults.
 pub(crate) const EXCUSES: [&str; 3] =
     ["logic is not there", "logic did not answer in time", "logic has too much to do"];
 
@@ -42,7 +42,7 @@ pub(crate) enum Outcome {
 }
 
 struct Session {
-    /// Nobody here need hold the key: its Connect was not heard, or the news of its end was not.
+    /// Nobody here need hold the key: the answer to its Connect was lost, or the notice of its end was.
     is_excused: bool,
     expires_at: Millis,
 }
@@ -75,7 +75,7 @@ pub(crate) struct Services {
     addresses: Vec<Address>,
     sessions: BTreeMap<Box<str>, Session>,
     /// Keys it need not know although they are here, until they are renewed: their session expired, a
-    /// renewal was not heard, or an end came after nobody waited for it any more.
+    /// renewal failed, or an end came after nobody waited for it any more.
     forgotten: BTreeSet<Box<str>>,
     /// How many keys each user was given.
     numbers: BTreeMap<i64, u32>,
@@ -182,7 +182,7 @@ impl Services {
                     if cancels {
                         self.attempts[index].deed_at = None;
                     }
-                    self.forsake(index);
+                    self.stop_awaiting(index);
                 }
             }
             Action::CountRooms => {
@@ -233,15 +233,15 @@ impl Services {
                     let attempt = &mut self.attempts[index];
                     attempt.outcome_at = None;
                     let fault = attempt.fault.take();
-                    let is_heard = fault.is_none();
+                    let is_delivered = fault.is_none();
                     let outcome = fault.or_else(|| attempt.reply.clone());
                     let outcome = outcome.expect("an answer comes after the deed");
                     outcomes.push(Outcome::Attempt(attempt.id, outcome));
-                    if is_heard {
+                    if is_delivered {
                         attempt.is_awaited = false;
                         self.attempts.remove(index);
                     } else {
-                        self.forsake(index);
+                        self.stop_awaiting(index);
                     }
                 }
                 _ => outcomes.push(self.probes.remove(index).1),
@@ -349,7 +349,7 @@ impl Services {
     }
 
     /// The client does not wait for the attempt's reply any more, or does not get it.
-    fn forsake(&mut self, index: usize) {
+    fn stop_awaiting(&mut self, index: usize) {
         let attempt = &mut self.attempts[index];
         attempt.is_awaited = false;
         if let Request::Heartbeat { key, .. } = &*attempt.request

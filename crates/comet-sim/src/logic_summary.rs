@@ -20,7 +20,7 @@ pub struct LogicSummary {
     pub late_deeds: u64,
     /// Sessions renewed.
     pub renewals: u64,
-    /// Renewals that logic did not hear, and that shards were told of.
+    /// Renewals that were given up and went back to the shards.
     pub renewals_failed: u64,
     /// Sessions that were ended.
     pub departures: u64,
@@ -68,7 +68,7 @@ impl fmt::Display for LogicSummary {
         let Self { notices_dropped, room_counts, .. } = self;
         writeln!(
             f,
-            "sessions at logic: {renewals} renewals, {renewals_failed} not heard, {departures} \
+            "sessions at logic: {renewals} renewals, {renewals_failed} failed, {departures} \
              departures, {expired} expired, {notices_dropped} notices dropped"
         )?;
         writeln!(f, "messages refused: {failures}; room counts: {room_counts}")?;

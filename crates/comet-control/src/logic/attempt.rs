@@ -14,13 +14,13 @@ use crate::wire::goim::logic::{
 };
 use crate::wire::goim::protocol::Proto;
 
-/// Version of the frame header that goim's logic expects to be told.
+/// Version of the frame header that goim's logic expects.
 const FRAME_VERSION: i32 = 1;
 
 /// Longest list of room counts taken, bytes unpacked: it names the rooms of all servers.
 const ROOM_COUNTS_MAX: usize = 64 << 20;
 
-/// Sends `request` of the comet `server`; `limit` is what logic is told of the time it has.
+/// Sends `request` of the comet `server`; `limit` goes along as the time logic has.
 pub(super) async fn send(
     channel: Channel,
     server: String,

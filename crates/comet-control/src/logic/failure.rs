@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_of_this_side_is_told_from_one_of_the_other() {
+    fn statuses_of_this_side_and_of_the_other_differ() {
         let check = |status: Status, expected| assert_eq!(outcome_of_status(&status), expected);
         let local = |source: Box<dyn Error + Send + Sync>| Status::from_error(source);
         let broken = |was_sent| AttemptOutcome::Broken { was_sent };
@@ -50,7 +50,7 @@ mod tests {
         };
         check(Status::unauthenticated("unknown token"), refused(16, "unknown token"));
         check(Status::unavailable("away"), refused(14, "away"));
-        // A client is not told nothing.
+        // A client always gets a sentence.
         check(Status::internal(""), refused(13, "Internal error"));
     }
 }

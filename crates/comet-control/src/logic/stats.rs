@@ -1,11 +1,11 @@
-//! What logic's side tells about itself, for the metrics.
+//! The numbers of the client of logic, for the metrics.
 
 use comet_hub::logic::LogicClient;
 use tonic::Code;
 
 use crate::exposition::{Exposition, Kind};
 
-/// The numbers of one moment.
+/// All numbers at one time.
 #[derive(Debug)]
 pub(crate) struct LogicStats {
     /// Each address and whether it is available.

@@ -149,7 +149,7 @@ impl Addresses {
         if let Some(address) = self.current(connection)
             && let State::Connecting { .. } = address.state
         {
-            self.lose(connection.address, cause, now, (random, out));
+            self.mark_unavailable(connection.address, cause, now, (random, out));
         }
     }
 
@@ -196,7 +196,7 @@ impl Addresses {
             State::Probing { .. } | State::Available { ping: Ping::UnderWay { .. }, .. }
         );
         if is_pinged {
-            self.lose(connection.address, &cause, now, (random, out));
+            self.mark_unavailable(connection.address, &cause, now, (random, out));
         }
     }
 
@@ -210,11 +210,11 @@ impl Addresses {
             match self.all[index].state {
                 State::Connecting { .. } => {
                     let cause = format!("no connection within {limit:?}");
-                    self.lose(index, &cause, now, (&mut *random, &mut *out));
+                    self.mark_unavailable(index, &cause, now, (&mut *random, &mut *out));
                 }
                 State::Probing { .. } | State::Available { ping: Ping::UnderWay { .. }, .. } => {
                     let cause = format!("no answer to a ping within {limit:?}");
-                    self.lose(index, &cause, now, (&mut *random, &mut *out));
+                    self.mark_unavailable(index, &cause, now, (&mut *random, &mut *out));
                 }
                 State::Available { .. } => {
                     let generation = self.all[index].generation;
@@ -245,7 +245,7 @@ impl Addresses {
     }
 
     /// The connection does not serve, or there is none: it is given up, and tried again later.
-    fn lose(
+    fn mark_unavailable(
         &mut self,
         index: usize,
         cause: &str,
@@ -291,7 +291,7 @@ impl Address {
     }
 }
 
-/// Drawn from the upper half, so that many comets do not come back in the same moment.
+/// Drawn from the upper half, so that many comets do not come back at the same time.
 fn backoff_ms(random: &mut Random, failures: u32) -> u64 {
     let longest = BACKOFF_MIN_MS.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX_MS);
     random.within(longest / 2..=longest)

@@ -1,9 +1,9 @@
-//! What logic has to hear of sessions without having asked: that they go on, that they ended. While it
-//! is unavailable, these notices wait here.
+//! Notices for logic of what becomes of sessions: that they go on, that they ended. While logic is
+//! unavailable, they wait here.
 //!
 //! At most one notice of a key is on its way, and a newer one takes the place of an older one that waits.
 //! So the last notice of a key is the last that logic hears. A key that logic has just given to a
-//! connection is in use: an end of its former session is taken back, or mended if logic may have heard it.
+//! connection is in use: an end of its former session is taken back, or mended if logic may have received it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -21,7 +21,7 @@ const ATTEMPTS: u32 = 3;
 /// Ends that are remembered after they were sent. They matter for as long as a call may take.
 const ENDED_MAX: usize = 16_384;
 
-/// How long a notice that was not heard rests, milliseconds: by then it is known which addresses are
+/// How long an undelivered notice rests, milliseconds: by then it is known which addresses are
 /// available.
 const REST_MS: u64 = 500;
 
@@ -61,7 +61,7 @@ pub(super) struct Notices {
     places: HashMap<Box<str>, SequenceNumber>,
     /// Keys with a notice on its way, and what is to be sent after it.
     on_their_way: HashMap<Box<str>, Option<Notice>>,
-    /// Notices that were not heard, and when their rest is over. Their keys are still on their way.
+    /// Undelivered notices, and when their rest is over. Their keys are still on their way.
     resting: VecDeque<(Millis, Notice)>,
     /// Keys whose end was sent last, and when.
     ended: HashMap<Box<str>, SequenceNumber>,
@@ -109,8 +109,8 @@ impl Notices {
         if is_hit { self.add(Notice::new(user, key.into(), NoticeKind::Renewed)) } else { None }
     }
 
-    /// The next one to be sent, which is on its way from here on until [`Notices::handle_heard`] or the
-    /// rest after [`Notices::handle_unheard`].
+    /// The next one to be sent, which is on its way from here on until [`Notices::handle_delivered`] or the
+    /// rest after [`Notices::handle_undelivered`].
     pub(super) fn begin(&mut self) -> Option<Notice> {
         if self.on_their_way.len() >= ON_THEIR_WAY_MAX {
             return None;
@@ -121,14 +121,14 @@ impl Notices {
         Some(notice)
     }
 
-    /// Logic heard it. If a newer one cannot wait, that comes back.
-    pub(super) fn handle_heard(&mut self, notice: &Notice) -> Option<Notice> {
+    /// Logic has received it. If a newer one cannot wait, that comes back.
+    pub(super) fn handle_delivered(&mut self, notice: &Notice) -> Option<Notice> {
         let next = self.arrive(notice);
         next.and_then(|next| self.add(next))
     }
 
-    /// Logic may have heard it or not. After a rest it waits for another time, unless there is a newer one.
-    pub(super) fn handle_unheard(&mut self, now: Millis, notice: Notice) {
+    /// Logic may have received it or not. After a rest it waits for another time, unless there is a newer one.
+    pub(super) fn handle_undelivered(&mut self, now: Millis, notice: Notice) {
         self.resting.push_back((now.after(REST_MS), notice));
     }
 
@@ -238,7 +238,7 @@ mod tests {
         let mut sent = Vec::new();
         while let Some(notice) = notices.begin() {
             sent.push((notice.key.to_string(), notice.kind));
-            notices.handle_heard(&notice);
+            notices.handle_delivered(&notice);
         }
         assert!(notices.is_idle());
         sent
@@ -258,15 +258,15 @@ mod tests {
     #[test]
     fn a_notice_newer_than_one_on_its_way_waits_for_its_end() {
         let mut notices = Notices::default();
-        for is_heard in [true, false] {
+        for is_delivered in [true, false] {
             notices.add(renewed("a"));
             let first = notices.begin().unwrap();
             notices.add(ended("a"));
             assert_eq!(notices.begin(), None);
-            if is_heard {
-                notices.handle_heard(&first);
+            if is_delivered {
+                notices.handle_delivered(&first);
             } else {
-                notices.handle_unheard(NOW, first);
+                notices.handle_undelivered(NOW, first);
                 assert_eq!(notices.poll_timeout(), Some(RESTED));
                 assert_eq!(notices.handle_timeout(Millis(RESTED.0 - 1)), None);
                 assert_eq!(notices.begin(), None);
@@ -288,7 +288,7 @@ mod tests {
         notices.add(ended("a"));
         let on_its_way = notices.begin().unwrap();
         notices.key_in_use(1, "a", notices.last_number());
-        notices.handle_heard(&on_its_way);
+        notices.handle_delivered(&on_its_way);
         assert_eq!(send_all(&mut notices), mended);
         // It was sent while logic was asked.
         let asked = notices.last_number();
@@ -302,12 +302,12 @@ mod tests {
     }
 
     #[test]
-    fn a_notice_that_is_never_heard_is_given_up_after_a_few_times() {
+    fn an_undelivered_notice_is_given_up_after_a_few_times() {
         let mut notices = Notices::default();
         notices.add(ended("a"));
         for attempt in 1..=ATTEMPTS {
             let notice = notices.begin().expect("it still waits");
-            notices.handle_unheard(NOW, notice);
+            notices.handle_undelivered(NOW, notice);
             let given_up = notices.handle_timeout(RESTED).expect("the rest is over");
             assert_eq!(given_up.is_some(), attempt == ATTEMPTS);
             assert_eq!(notices.dropped(), u64::from(attempt == ATTEMPTS));
@@ -326,7 +326,7 @@ mod tests {
         let on_their_way: Vec<_> = std::iter::from_fn(|| notices.begin()).collect();
         assert_eq!(on_their_way.len(), ON_THEIR_WAY_MAX);
         for notice in on_their_way {
-            notices.handle_heard(&notice);
+            notices.handle_delivered(&notice);
         }
         send_all(&mut notices);
         assert_eq!((notices.ended.len(), notices.ended_order.len()), (ENDED_MAX, ENDED_MAX));

@@ -1,4 +1,4 @@
-//! What comes of an attempt and of a call, and what a client is told of it.
+//! What comes of an attempt and of a call, and the sentence for the client.
 
 use comet_core::{CloseReason, Denied};
 
@@ -51,7 +51,7 @@ pub(super) enum Failure {
     /// No address is available, or those that were tried are not any more.
     Unavailable,
     /// As many calls as there may be are under way.
-    Crowded,
+    TooManyCalls,
 }
 
 /// What to do about an attempt.
@@ -90,17 +90,17 @@ impl Failure {
             Self::Refused { code, .. } => *code,
             Self::Late => StatusCode::DEADLINE_EXCEEDED,
             Self::Unavailable => StatusCode::UNAVAILABLE,
-            Self::Crowded => StatusCode::RESOURCE_EXHAUSTED,
+            Self::TooManyCalls => StatusCode::RESOURCE_EXHAUSTED,
         }
     }
 
-    /// What a client is told; the shard cuts what is too long.
+    /// For the client; the shard cuts what is too long.
     pub(super) fn sentence(self) -> Box<str> {
         match self {
             Self::Refused { sentence, .. } => sentence,
             Self::Late => "logic did not answer in time".into(),
             Self::Unavailable => "logic is not there".into(),
-            Self::Crowded => "logic has too much to do".into(),
+            Self::TooManyCalls => "logic has too much to do".into(),
         }
     }
 
@@ -163,7 +163,7 @@ mod tests {
         let mut random = Random::new(3);
         let refused = Failure::Refused { code: StatusCode(16), sentence: "unknown token".into() };
         assert_eq!(refused.denied(5_000, &mut random), Denied::refused("unknown token"));
-        for failure in [Failure::Late, Failure::Unavailable, Failure::Crowded] {
+        for failure in [Failure::Late, Failure::Unavailable, Failure::TooManyCalls] {
             let mut denied = |retry_after_ms| failure.clone().denied(retry_after_ms, &mut random);
             assert_eq!(denied(5_000).reason, CloseReason::LogicUnavailable, "{failure:?}");
             assert_eq!(denied(5_000).sentence, failure.clone().sentence());

@@ -345,16 +345,16 @@ fn a_renewal_that_logic_does_not_hear_goes_back_to_the_keys_home() {
     }
 }
 
-/// A client comes back with the key whose end is on its way, or was heard while logic was asked.
+/// A client comes back with the key whose end is on its way, or was delivered while logic was asked.
 #[test]
 fn the_end_of_a_session_never_hits_the_next_one_of_its_key() {
-    for end_is_heard_first in [true, false] {
+    for end_is_delivered_first in [true, false] {
         let mut rig = Rig::new(1, 8);
         rig.identify();
         let asked = rig.only_sent();
         rig.ended("k");
         let end = rig.only_sent();
-        if end_is_heard_first {
+        if end_is_delivered_first {
             rig.done(&end);
             rig.connected(&asked, "k");
         } else {
@@ -384,14 +384,14 @@ fn room_counts_are_renewed_while_logic_is_available() {
     let all = vec![("here".to_owned(), 5), ("there".to_owned(), 1)];
     rig.reply(&renewal, AttemptOutcome::Replied(Reply::RoomCounts(all)));
     let messages = rig.messages();
-    let mut told = Vec::new();
+    let mut counts = Vec::new();
     for (index, (shard, message)) in messages.iter().enumerate() {
         assert_eq!(usize::from(shard.0), index);
         let Message::RemoteRoomCounts { rooms } = message else { panic!("{message:?}") };
-        told.extend(rooms.iter().map(|(room, others)| (&**room, *others)));
+        counts.extend(rooms.iter().map(|(room, others)| (&**room, *others)));
     }
-    told.sort_unstable();
-    assert_eq!((messages.len(), told), (2, vec![("here", 2), ("there", 1)]));
+    counts.sort_unstable();
+    assert_eq!((messages.len(), counts), (2, vec![("here", 2), ("there", 1)]));
     // The next one, and what becomes of one that fails.
     for outcome in [None, Some(refused(13))] {
         rig.wait(RENEW_MS - 1);
