@@ -1,30 +1,27 @@
-//! Logic as another process: what shards ask of it becomes calls of `goim.logic.Logic`, and their
-//! answers become messages to the shards.
+//! Logic as another process: the driver of [`LogicClient`].
 //!
-//! Everything here runs on the control thread. A call under way is a task with a permit, of which there
-//! are [`LogicOptions::calls`]; what finds none free is answered at once, and what can wait waits for one.
+//! What the client decides becomes connections and calls of `goim.logic.Logic`, each a task of its own on
+//! the control thread, and what comes of them goes back to it. Nothing is decided here.
 
-mod addresses;
-mod caller;
+mod attempt;
+mod connection;
 mod failure;
-mod notices;
-mod renewal;
 mod stats;
 
-use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap};
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
-use comet_core::{Accepts, AuthRequest, ConnId, Denied, Identity, Message, Report, home_of_key};
+use comet_core::{Message, Millis, Report};
+use comet_hub::logic::{Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig};
 use comet_serve::BadAddress;
-use comet_wire::goim::logic::{ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, ReceiveReq};
-use comet_wire::goim::protocol::Proto;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::select;
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep_until, timeout};
+use tonic::transport::{Channel, Endpoint};
 
-use self::caller::{Again, Caller};
-use self::failure::Failure;
-use self::notices::{Notice, Notices, Turn};
 use crate::hub::Hub;
 
 pub(crate) use self::stats::LogicStats;
@@ -47,24 +44,35 @@ pub struct LogicOptions {
     pub retry_after: Duration,
 }
 
-/// How long a notice that was not heard rests: by then it is known which addresses are there.
-const NOTICE_REST: Duration = Duration::from_millis(500);
-
-/// How long the end of the server waits for logic to hear who was there.
-const HEARD_GRACE: Duration = Duration::from_secs(5);
-
-/// Version of the frame header that goim's logic expects to be told.
-const FRAME_VERSION: i32 = 1;
+/// How long the end of the server waits for the last notices.
+const NOTICES_GRACE: Duration = Duration::from_secs(5);
 
 /// Logic, seen from the control thread.
 pub(crate) struct Logic {
     /// Id of this server, by which logic sends pushes back.
     server: String,
-    caller: Caller,
-    notices: Notices,
-    renew: Duration,
-    retry_after_ms: u32,
+    /// By address.
+    endpoints: Vec<Endpoint>,
+    timeout: Duration,
     hub: Arc<Hub>,
+    /// Zero of the client's clock.
+    epoch: Instant,
+    state: Mutex<State>,
+    /// Something is due earlier than the timer is set to.
+    sooner: Notify,
+    /// Every notice is delivered.
+    delivered: Notify,
+}
+
+struct State {
+    client: LogicClient,
+    /// By address: its open connection.
+    channels: Vec<Option<Channel>>,
+    /// By address: what opens or pings its connection.
+    probes: Vec<Option<AbortHandle>>,
+    attempts: HashMap<AttemptId, AbortHandle>,
+    /// What the timer is set to.
+    due: Option<Millis>,
 }
 
 impl Logic {
@@ -75,223 +83,212 @@ impl Logic {
         server: String,
         hub: Arc<Hub>,
     ) -> Result<Self, BadAddress> {
+        let names: BTreeSet<_> = options.addrs.iter().collect();
+        let endpoint = |name: &&String| {
+            Endpoint::from_shared(format!("http://{name}"))
+                .map(|endpoint| endpoint.connect_timeout(options.timeout))
+                .map_err(|error| BadAddress { address: (*name).clone(), error })
+        };
+        let endpoints = names.iter().map(endpoint).collect::<Result<Vec<_>, _>>()?;
+        let config = LogicConfig {
+            addresses: names.into_iter().map(|name| name.as_str().into()).collect(),
+            timeout_ms: millis(options.timeout),
+            calls: options.calls,
+            ping_ms: millis(options.ping),
+            renew_ms: millis(options.renew),
+            retry_after_ms: u32::try_from(millis(options.retry_after)).unwrap_or(u32::MAX),
+            shards: hub.shards(),
+            seed: rand::random(),
+        };
+        let state = State {
+            client: LogicClient::new(config, Millis(0)),
+            channels: vec![None; endpoints.len()],
+            probes: endpoints.iter().map(|_| None).collect(),
+            attempts: HashMap::new(),
+            due: None,
+        };
         Ok(Self {
             server,
-            caller: Caller::new(options)?,
-            notices: Notices::default(),
-            renew: options.renew,
-            retry_after_ms: u32::try_from(options.retry_after.as_millis()).unwrap_or(u32::MAX),
+            endpoints,
+            timeout: options.timeout,
             hub,
+            epoch: Instant::now(),
+            state: Mutex::new(state),
+            sooner: Notify::new(),
+            delivered: Notify::new(),
         })
     }
 
-    /// Starts looking after the addresses and what has to be said without being asked. It ends with
-    /// the set.
+    /// Starts connecting, and the timer, which ends with the set.
     pub(crate) fn start(self: &Arc<Self>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        for index in 0..self.caller.addresses().len() {
-            let logic = Arc::clone(self);
-            tasks.spawn(async move { match logic.caller.addresses().tend(index).await {} });
-        }
-        let logic = Arc::clone(self);
-        tasks.spawn(async move { match logic.renew_rooms().await {} });
-        let logic = Arc::clone(self);
-        tasks.spawn(async move { match logic.give_notice().await {} });
+        tasks.spawn(Arc::clone(self).keep_time());
         tasks
     }
 
     /// Takes what a shard asks of logic.
     pub(crate) fn take(self: &Arc<Self>, report: Report) {
-        match report {
-            Report::Identify(request) => self.identify(request),
-            Report::Receive { conn, user, operation, sequence, body, .. } => {
-                let proto =
-                    Proto { ver: FRAME_VERSION, op: operation, seq: sequence, body: body.into() };
-                self.receive(conn, ReceiveReq { mid: user, proto: Some(proto) });
-            }
-            Report::Heartbeat { user, key } => self.notify(Notice::new(user, key, Turn::Goes)),
-            Report::Disconnected { user, key } => self.notify(Notice::new(user, key, Turn::Ended)),
-            other => unreachable!("{other:?} is not for logic"),
-        }
+        self.update(|state, now| state.client.handle_report(now, report));
     }
 
     pub(crate) fn stats(&self) -> LogicStats {
-        LogicStats::of(&self.caller, &self.notices)
+        LogicStats::of(&self.lock().client)
     }
 
-    /// Resolves when logic has heard everything, is away, or has had [`HEARD_GRACE`].
+    /// Resolves when every notice is delivered, when no logic is available, or after [`NOTICES_GRACE`].
     pub(crate) async fn until_all_heard(&self) {
-        if self.caller.addresses().live() > 0 {
-            // What it has not heard by now, it learns by expiry.
-            let _ = timeout(HEARD_GRACE, self.notices.until_all_heard()).await;
+        if self.lock().client.available() == 0 {
+            return;
         }
-    }
-
-    fn identify(self: &Arc<Self>, request: AuthRequest) {
-        let AuthRequest { conn, token, cookie } = request;
-        let Some(permit) = self.caller.permit("Connect") else {
-            let answer = Err(self.denied(&Failure::Crowded));
-            return self.tell(conn, Message::Identified { conn, answer });
-        };
-        let request =
-            ConnectReq { server: self.server.clone(), cookie: cookie.into(), token: token.into() };
-        let asked = self.notices.now();
-        let logic = Arc::clone(self);
-        tokio::spawn(async move {
-            // If the answer comes too late, logic may have made a session whose key nobody here ever
-            // hears of. It goes with its expiry: only a live connection's heartbeats renew it.
-            let connected = logic
-                .caller
-                .call("Connect", Again::Always, request, async |mut client, request| {
-                    client.connect(request).await
-                })
-                .await;
-            drop(permit);
-            let answer = match connected {
-                Ok(reply) => {
-                    let identity = identity(reply);
-                    if let Some(key) = &identity.key {
-                        logic.give_up(logic.notices.key_in_use(identity.user, key, asked));
-                    }
-                    Ok(identity)
+        let all_delivered = async {
+            loop {
+                let delivered = self.delivered.notified();
+                if self.lock().client.has_delivered_notices() {
+                    return;
                 }
-                Err(failure) => Err(logic.denied(&failure)),
-            };
-            logic.tell(conn, Message::Identified { conn, answer });
-        });
-    }
-
-    fn receive(self: &Arc<Self>, conn: ConnId, request: ReceiveReq) {
-        let Some(permit) = self.caller.permit("Receive") else {
-            let outcome = Err(Failure::Crowded.sentence());
-            return self.tell(conn, Message::Receipt { conn, outcome });
+                delivered.await;
+            }
         };
-        let logic = Arc::clone(self);
-        tokio::spawn(async move {
-            // Logic hands on what clients say: it must not hear it twice.
-            let received = logic
-                .caller
-                .call("Receive", Again::IfUnsent, request, async |mut client, request| {
-                    client.receive(request).await
-                })
-                .await;
-            drop(permit);
-            let outcome = received.map(drop).map_err(|failure| failure.sentence());
-            logic.tell(conn, Message::Receipt { conn, outcome });
-        });
+        // Logic learns of the rest by expiry.
+        let _ = timeout(NOTICES_GRACE, all_delivered).await;
     }
 
-    fn notify(&self, notice: Notice) {
-        self.give_up(self.notices.add(notice));
-    }
-
-    /// Of an end that it does not hear logic learns by expiry. But a renewal must not be lost: the shard has
-    /// planned the next one already, and by then the session may have expired under a client that is there.
-    fn give_up(&self, notice: Option<Notice>) {
-        if let Some(Notice { key, turn: Turn::Goes, .. }) = notice {
-            self.hub.tell(home_of_key(&key, self.hub.shards()), Message::RenewalFailed { key });
-        }
-    }
-
-    /// Tells logic what became of sessions, for as long as it is polled: whenever logic is there, each
-    /// a few times if need be.
-    async fn give_notice(self: &Arc<Self>) -> Infallible {
+    /// Wakes the client whenever something is due.
+    async fn keep_time(self: Arc<Self>) {
         loop {
-            self.notices.until_one_waits().await;
-            self.caller.addresses().until_live().await;
-            // What waited may have been taken back meanwhile.
-            let Some(notice) = self.notices.begin() else { continue };
-            let logic = Arc::clone(self);
-            tokio::spawn(async move {
-                let permit = logic.caller.wait_for_permit().await;
-                let heard = logic.say(&notice).await;
-                drop(permit);
-                if !heard {
-                    sleep(NOTICE_REST).await;
+            self.update(|state, now| state.client.handle_timeout(now));
+            let due = {
+                let mut state = self.lock();
+                state.due = state.client.poll_timeout();
+                state.due
+            };
+            let is_due = async {
+                match due {
+                    Some(Millis(due)) => {
+                        sleep_until((self.epoch + Duration::from_millis(due)).into()).await;
+                    }
+                    None => pending().await,
                 }
-                logic.give_up(logic.notices.end(notice, heard));
-            });
-        }
-    }
-
-    /// Did logic hear it?
-    async fn say(&self, notice: &Notice) -> bool {
-        let (mid, key, server) = (notice.user, String::from(&*notice.key), self.server.clone());
-        match notice.turn {
-            Turn::Goes => {
-                let request = HeartbeatReq { mid, key, server };
-                let heartbeat = self.caller.call(
-                    "Heartbeat",
-                    Again::Always,
-                    request,
-                    async |mut client, request| client.heartbeat(request).await,
-                );
-                heartbeat.await.is_ok()
-            }
-            Turn::Ended => {
-                let request = DisconnectReq { mid, key, server };
-                let disconnect = self.caller.call(
-                    "Disconnect",
-                    Again::Always,
-                    request,
-                    async |mut client, request| client.disconnect(request).await,
-                );
-                disconnect.await.is_ok()
+            };
+            select! {
+                () = self.sooner.notified() => {}
+                () = is_due => {}
             }
         }
     }
 
-    fn denied(&self, failure: &Failure) -> Denied {
-        failure.denied(self.retry_after_ms)
+    /// Hands something to the client, and does what it wants done about it.
+    fn update(self: &Arc<Self>, hand_in: impl FnOnce(&mut State, Millis)) {
+        let mut state = self.lock();
+        hand_in(&mut state, Millis(millis(self.epoch.elapsed())));
+        while let Some((shard, message)) = state.client.poll_message() {
+            self.hub.tell(shard, message);
+        }
+        while let Some(action) = state.client.poll_action() {
+            self.act(&mut state, action);
+        }
+        while let Some(event) = state.client.poll_event() {
+            log(&event);
+        }
+        if state.client.has_delivered_notices() {
+            self.delivered.notify_waiters();
+        }
+        if let Some(next) = state.client.poll_timeout()
+            && state.due.is_none_or(|due| next < due)
+        {
+            state.due = Some(next);
+            self.sooner.notify_one();
+        }
     }
 
-    fn tell(&self, conn: ConnId, message: Message) {
-        self.hub.tell(conn.shard, message);
+    fn act(self: &Arc<Self>, state: &mut State, action: Action) {
+        let logic = Arc::clone(self);
+        match action {
+            Action::Connect(connection) => {
+                let endpoint = self.endpoints[connection.address].clone();
+                let opening = tokio::spawn(async move {
+                    let opened = connection::open(endpoint).await;
+                    logic.update(|state, now| state.opened(now, connection, opened));
+                });
+                state.probes[connection.address] = Some(opening.abort_handle());
+            }
+            Action::Ping(connection) => {
+                let Some(channel) = state.channels[connection.address].clone() else { return };
+                let pinging = tokio::spawn(async move {
+                    let outcome = connection::ping(channel).await;
+                    logic.update(|state, now| {
+                        state.probes[connection.address] = None;
+                        state.client.handle_ping(now, connection, outcome);
+                    });
+                });
+                state.probes[connection.address] = Some(pinging.abort_handle());
+            }
+            Action::Close(connection) => {
+                state.channels[connection.address] = None;
+                if let Some(probe) = state.probes[connection.address].take() {
+                    probe.abort();
+                }
+            }
+            Action::Send { attempt, connection, request } => {
+                let channel = state.channels[connection.address].clone();
+                let channel = channel.expect("calls go to connections that were pinged");
+                let sending = tokio::spawn(async move {
+                    let (server, limit) = (logic.server.clone(), logic.timeout);
+                    let outcome = attempt::send(channel, server, &request, limit).await;
+                    logic.update(|state, now| {
+                        state.attempts.remove(&attempt);
+                        state.client.handle_reply(now, attempt, outcome);
+                    });
+                });
+                state.attempts.insert(attempt, sending.abort_handle());
+            }
+            Action::Abandon(attempt) => {
+                if let Some(sending) = state.attempts.remove(&attempt) {
+                    sending.abort();
+                }
+            }
+            Action::CountRooms => {
+                tokio::spawn(async move {
+                    let limit = logic.timeout;
+                    let call = logic.hub.begin_everywhere(limit, |call| Message::Rooms { call });
+                    let rooms = match call {
+                        Ok(call) => call.await.ok().map(|counted| counted.rooms),
+                        Err(_) => None,
+                    };
+                    logic.update(|state, now| state.client.handle_rooms(now, rooms));
+                });
+            }
+        }
+    }
+
+    /// Never held across an await, and only the control thread comes here.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics between lock and unlock")
     }
 }
 
-fn identity(reply: ConnectReply) -> Identity {
-    let named = |name: String| (!name.is_empty()).then(|| name.into_boxed_str());
-    Identity {
-        user: reply.mid,
-        key: named(reply.key),
-        room: named(reply.room_id),
-        accepts: match reply.accepts_all {
-            true => Accepts::All,
-            false => Accepts::Only(reply.accepts.into()),
-        },
-        heartbeat_ms: heartbeat_ms(reply.heartbeat),
+impl State {
+    fn opened(&mut self, now: Millis, connection: ConnectionId, opened: Result<Channel, String>) {
+        self.probes[connection.address] = None;
+        match opened {
+            Ok(channel) => {
+                self.channels[connection.address] = Some(channel);
+                self.client.handle_connected(now, connection);
+            }
+            Err(cause) => self.client.handle_connect_failed(now, connection, &cause),
+        }
     }
 }
 
-/// Logic says nanoseconds, as Go's `time.Duration` has them.
-fn heartbeat_ms(nanos: i64) -> Option<u32> {
-    let nanos = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0)?;
-    Some(u32::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u32::MAX))
+fn log(event: &Event) {
+    let level = match event {
+        Event::Available { .. } => log::Level::Info,
+        Event::NotReached { .. } | Event::Unavailable { .. } => log::Level::Warn,
+        Event::NoneAvailable => log::Level::Error,
+    };
+    log::log!(level, "{event}");
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_heartbeat_is_rounded_up_to_milliseconds() {
-        let check = |nanos, millis| assert_eq!(heartbeat_ms(nanos), millis, "{nanos}");
-        check(0, None);
-        check(-1, None);
-        check(i64::MIN, None);
-        check(1, Some(1));
-        check(1_000_000, Some(1));
-        check(1_000_001, Some(2));
-        check(240_000_000_000, Some(240_000));
-        check(i64::MAX, Some(u32::MAX));
-    }
-
-    #[test]
-    fn a_reply_without_names_leaves_them_to_the_shard() {
-        let reply = ConnectReply { mid: 42, ..ConnectReply::default() };
-        let nobody_named =
-            Identity { user: 42, accepts: Accepts::Only(Box::default()), ..Identity::default() };
-        assert_eq!(identity(reply), nobody_named);
-    }
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -11,9 +11,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use comet_core::{Counters, Message, Push, ShardId, home_of_key, home_of_room, home_of_user};
-use comet_hub::CallError;
+use comet_hub::{CallError, shares};
 use comet_proto::{Encoded, Frame, VERSION};
-use comet_push::{Bounds, PushBackend, Pushed, StreamBackend, pace, shares};
+use comet_push::{Bounds, PushBackend, Pushed, StreamBackend, pace};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;

@@ -9,10 +9,17 @@
 mod calls;
 #[cfg(test)]
 mod fake;
+pub mod fanout;
 mod hub;
 mod inboxes;
 mod lane;
+pub mod logic;
+mod random;
+mod shares;
 
 pub use calls::{CALLS_MAX, CallError, CallResult, Ended, Outcome};
+pub use comet_core::Millis;
 pub use hub::{Hub, LATE_LOOK_MS, RETRY_MS};
 pub use inboxes::{Inboxes, Refused};
+pub use random::Random;
+pub use shares::shares;

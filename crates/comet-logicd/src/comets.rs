@@ -6,19 +6,23 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
-use comet_push::{Bounds, FailedServer, Pushed, pace, shares};
+use comet_hub::Millis;
+use comet_hub::fanout::{
+    Call, CallFailure, Check, Fanout, FanoutConfig, HealthMonitor, LedgerSum, PushFanout, Refused,
+    Target,
+};
+use comet_push::{Bounds, FailedServer, Pushed, pace};
 use comet_router::{Sessions, Store, StoreError};
 use comet_serve::{BadAddress, endpoint, root_cause};
 use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};
 use comet_wire::goim::protocol::Proto;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::select;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::sleep_until;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -43,31 +47,29 @@ pub(crate) struct Comet {
     pub(crate) address: String,
     /// Connects when it is used, and again after a failure.
     pub(crate) channel: Channel,
-    /// It said a moment ago that it takes clients.
-    serving: AtomicBool,
 }
 
-impl Comet {
-    pub(crate) fn is_serving(&self) -> bool {
-        self.serving.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_serving(&self, serving: bool) {
-        if self.serving.swap(serving, Ordering::Relaxed) != serving {
-            let is = if serving { "is there" } else { "does not serve any more" };
-            log::info!("comet {:?} at {} {is}", self.id, self.address);
-        }
-    }
-}
+/// How often each comet is asked whether it takes clients, and how long it may take to say so.
+const PING: Duration = Duration::from_secs(1);
 
 /// All of them, and where their sessions are.
 pub(crate) struct Comets {
     comets: Vec<Comet>,
     sessions: Arc<Store>,
     bounds: Bounds,
-    places: Semaphore,
-    /// Calls that a comet did not take, by server id.
-    failures: Mutex<BTreeMap<String, u64>>,
+    /// Zero of the clock of what is decided.
+    epoch: Instant,
+    fanout: Mutex<Fanout>,
+    health: Mutex<HealthMonitor>,
+}
+
+/// A place among the pushes under way.
+struct Place<'a>(&'a Comets);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fanout().give_place_back();
+    }
 }
 
 /// What one comet is asked for.
@@ -93,19 +95,21 @@ impl Comets {
                 .http2_keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE)
                 .keep_alive_while_idle(true);
-            Ok(Comet {
-                id: id.clone(),
-                address: address.clone(),
-                channel: endpoint.connect_lazy(),
-                serving: AtomicBool::new(false),
-            })
+            Ok(Comet { id: id.clone(), address: address.clone(), channel: endpoint.connect_lazy() })
         };
+        let fanout = Fanout::new(FanoutConfig {
+            comets: comets.iter().map(|(id, _)| id.clone()).collect(),
+            keys_max: bounds.keys_max,
+            limit_ms: millis(bounds.timeout + GRACE),
+            places: PUSHES_MAX,
+        });
         Ok(Self {
             comets: comets.iter().map(comet).collect::<Result<_, _>>()?,
             sessions,
             bounds,
-            places: Semaphore::new(PUSHES_MAX),
-            failures: Mutex::default(),
+            epoch: Instant::now(),
+            fanout: Mutex::new(fanout),
+            health: Mutex::new(HealthMonitor::new(comets.len(), millis(PING), Millis(0))),
         })
     }
 
@@ -119,7 +123,7 @@ impl Comets {
 
     /// Calls that a comet did not take, by server id.
     pub(crate) fn failures(&self) -> BTreeMap<String, u64> {
-        self.failures.lock().expect(NO_PANIC).clone()
+        self.fanout().failures().clone()
     }
 
     /// To the connections that hold `keys`.
@@ -134,7 +138,8 @@ impl Comets {
         let _place = self.place()?;
         let asked: Vec<&str> = keys.iter().map(String::as_str).collect();
         let servers = self.sessions.servers_of_keys(&asked).await.map_err(unavailable)?;
-        self.to_sessions(keys.into_iter().zip(servers), 0, &proto, operation).await
+        let push = self.fanout().to_sessions(keys.into_iter().zip(servers), 0);
+        self.carry(push, |target| to_keys(target, &proto, operation)).await
     }
 
     /// To every session of `users`.
@@ -151,43 +156,8 @@ impl Comets {
         let nobody = sessions.iter().filter(|(_, sessions)| sessions.is_empty()).count();
         let sessions = sessions.into_iter().flat_map(|(_, sessions)| sessions);
         let sessions = sessions.map(|(key, server)| (key, Some(server)));
-        self.to_sessions(sessions, nobody as u64, &proto, operation).await
-    }
-
-    /// To sessions, each a key and its server; `absent` are those that are nowhere.
-    async fn to_sessions(
-        &self,
-        sessions: impl Iterator<Item = (String, Option<String>)>,
-        mut absent: u64,
-        proto: &Proto,
-        operation: i32,
-    ) -> Result<Pushed, Status> {
-        let mut servers: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (key, server) in sessions {
-            match server {
-                Some(server) => servers.entry(server).or_default().push(key),
-                None => absent += 1,
-            }
-        }
-        let mut strangers = Vec::new();
-        let mut requests = Vec::new();
-        for (server, keys) in servers {
-            if let Some(comet) = self.comets.iter().find(|comet| comet.id == server) {
-                // A user may have more sessions than keys fit one call.
-                for keys in keys.chunks(self.bounds.keys_max) {
-                    let proto = Some(proto.clone());
-                    let request = PushMsgReq { keys: keys.to_vec(), proto, proto_op: operation };
-                    requests.push((comet, Request::Keys(request)));
-                }
-            } else {
-                let count = keys.len();
-                let message = format!("{count} keys are there: logic_server.comets lacks it");
-                strangers.push(FailedServer { server, message });
-            }
-        }
-        let mut pushed = self.call(requests, strangers).await?;
-        pushed.ledger.absent += absent;
-        Ok(pushed)
+        let push = self.fanout().to_sessions(sessions, nobody as u64);
+        self.carry(push, |target| to_keys(target, &proto, operation)).await
     }
 
     /// To the members of `room`, on every comet.
@@ -200,8 +170,8 @@ impl Comets {
         self.check_comets()?;
         let _place = self.place()?;
         let request = BroadcastRoomReq { room_id: room, proto: Some(proto) };
-        let requests = self.comets.iter().map(|comet| (comet, Request::Room(request.clone())));
-        self.call(requests, Vec::new()).await
+        let push = self.fanout().to_room();
+        self.carry(push, |_| Request::Room(request.clone())).await
     }
 
     /// To every connection of every comet: at once, or `speed` connections a second in all.
@@ -215,21 +185,20 @@ impl Comets {
         let proto = self.bounds.check_proto(proto)?;
         self.check_comets()?;
         let _place = self.place()?;
-        let speeds = match speed {
-            None => vec![0; self.comets.len()],
-            Some(speed) => self.speeds(speed).await?,
+        let live = match speed {
+            None => Vec::new(),
+            Some(_) => self.live_by_comet().await?,
         };
-        let requests = self.comets.iter().zip(speeds).map(|(comet, speed)| {
-            let proto = Some(proto.clone());
-            (comet, Request::All(BroadcastReq { proto_op: operation, proto, speed }))
-        });
-        self.call(requests, Vec::new()).await
-    }
-
-    /// What each comet gets of `speed`, so that all end at about the same time.
-    async fn speeds(&self, speed: NonZeroU32) -> Result<Vec<i32>, Status> {
-        let shares = shares(speed, &self.live_by_comet().await?).into_iter();
-        Ok(shares.map(|share| i32::try_from(share.get()).unwrap_or(i32::MAX)).collect())
+        let push = self.fanout().to_all(speed.map(|speed| (speed, &*live)));
+        self.carry(push, |target| {
+            let speed = match target {
+                Target::All { speed } => speed.map_or(0, NonZeroU32::get),
+                Target::Keys(_) | Target::Room => unreachable!("a push to everybody"),
+            };
+            let speed = i32::try_from(speed).unwrap_or(i32::MAX);
+            Request::All(BroadcastReq { proto_op: operation, proto: Some(proto.clone()), speed })
+        })
+        .await
     }
 
     /// The rooms with someone online, and how many, as the comets have said last.
@@ -263,78 +232,102 @@ impl Comets {
         }
     }
 
-    fn place(&self) -> Result<SemaphorePermit<'_>, Status> {
-        self.places.try_acquire().map_err(|_| {
-            let sentence = "pushes are under way; try again when some are answered";
-            Status::resource_exhausted(format!("{PUSHES_MAX} {sentence}"))
-        })
+    fn place(&self) -> Result<Place<'_>, Status> {
+        if self.fanout().take_place() {
+            return Ok(Place(self));
+        }
+        let sentence = "pushes are under way; try again when some are answered";
+        Err(Status::resource_exhausted(format!("{PUSHES_MAX} {sentence}")))
     }
 
-    /// Asks all at once, and adds up what they say; `failed` are those that cannot be asked.
-    async fn call(
+    /// Makes the calls of `push`, all at once; `request` says what a comet is asked for.
+    async fn carry(
         &self,
-        requests: impl IntoIterator<Item = (&Comet, Request)>,
-        mut failed: Vec<FailedServer>,
+        mut push: PushFanout,
+        request: impl Fn(Target) -> Request,
     ) -> Result<Pushed, Status> {
-        let limit = self.bounds.timeout + GRACE;
         let mut calls = JoinSet::new();
-        for (comet, request) in requests {
-            let (id, channel) = (comet.id.clone(), comet.channel.clone());
-            calls.spawn(async move {
-                let answer = timeout(limit, ask(channel, request)).await.unwrap_or_else(|_| {
-                    Err(Status::deadline_exceeded(format!("no answer within {limit:?}")))
-                });
-                (id, answer)
-            });
+        while let Some(Call { part, comet, target }) = push.poll_call(self.now()) {
+            let (channel, request) = (self.comets[comet].channel.clone(), request(target));
+            calls.spawn(async move { (part, ask(channel, request).await) });
         }
-        let mut pushed = Pushed::default();
-        let mut taken = 0;
-        let mut bad = None;
-        for (server, answer) in calls.join_all().await {
-            match answer {
-                Ok(ledger) => {
-                    taken += 1;
-                    pushed.ledger += ledger;
+        while !push.is_complete() {
+            let due = push.poll_timeout().map(|due| self.instant(due)).unwrap_or(self.epoch);
+            select! {
+                biased;
+                Some(answered) = calls.join_next() => {
+                    let (part, answer) = answered.expect("asking does not panic");
+                    push.handle_answer(part, answer.map_err(|status| failure(&status)));
                 }
-                Err(status) => {
-                    let message = root_cause(&status).to_string();
-                    let message = match status.message() {
-                        "" => message,
-                        // What is beneath a failed connection says more than the status around it.
-                        _ if status.code() == Code::Unavailable => message,
-                        said => said.to_owned(),
-                    };
-                    if status.code() == Code::InvalidArgument {
-                        bad.get_or_insert_with(|| message.clone());
-                    }
-                    failed.push(FailedServer { server, message });
-                }
+                () = sleep_until(due.into()) => push.handle_timeout(self.now()),
             }
         }
-        self.count(&failed);
-        if taken == 0 && !failed.is_empty() {
-            return Err(refused(bad, &failed));
+        for failed in push.failed() {
+            log::warn!("comet {:?} did not take a push: {}", failed.server, failed.message);
         }
-        failed.sort_by(|one, other| one.server.cmp(&other.server));
-        pushed.failed = failed;
-        Ok(pushed)
+        self.fanout().count_failures(push.failed());
+        let pushed = push.finish().map_err(|refused| match refused {
+            Refused::BadRequest(message) => Status::invalid_argument(message),
+            Refused::Unavailable(sentence) => Status::unavailable(sentence),
+        })?;
+        let failed = pushed.failed.into_iter();
+        let failed =
+            failed.map(|failed| FailedServer { server: failed.server, message: failed.message });
+        Ok(Pushed { ledger: wire_ledger(pushed.ledger), failed: failed.collect() })
     }
 
-    fn count(&self, failed: &[FailedServer]) {
-        let mut failures = self.failures.lock().expect(NO_PANIC);
-        for failure in failed {
-            log::warn!("comet {:?} did not take a push: {}", failure.server, failure.message);
-            // Names come from whoever calls itself a comet: those nobody configured are one.
-            let known = self.comets.iter().any(|comet| comet.id == failure.server);
-            let server = if known { failure.server.as_str() } else { "unknown" };
-            *failures.entry(server.to_owned()).or_default() += 1;
+    /// The comet said a moment ago that it takes clients.
+    pub(crate) fn is_serving(&self, comet: usize) -> bool {
+        self.health().is_serving(comet)
+    }
+
+    /// Hands something to the monitor of the comets' health, and logs what changed. Returns the comets to
+    /// be asked, and when it is due again.
+    pub(crate) fn monitor(
+        &self,
+        hand_in: impl FnOnce(&mut HealthMonitor, Millis),
+    ) -> (Vec<Check>, Instant) {
+        let mut health = self.health();
+        hand_in(&mut health, self.now());
+        while let Some((comet, is_serving)) = health.poll_change() {
+            let Comet { id, address, .. } = &self.comets[comet];
+            let is = if is_serving { "is there" } else { "does not serve any more" };
+            log::info!("comet {id:?} at {address} {is}");
         }
+        let checks = std::iter::from_fn(|| health.poll_check()).collect();
+        (checks, self.instant(health.poll_timeout()))
+    }
+
+    fn now(&self) -> Millis {
+        Millis(millis(self.epoch.elapsed()))
+    }
+
+    fn instant(&self, time: Millis) -> Instant {
+        self.epoch + Duration::from_millis(time.0)
+    }
+
+    /// These are never held across an await, and only the thread of logic comes here.
+    fn fanout(&self) -> MutexGuard<'_, Fanout> {
+        self.fanout.lock().expect(NO_PANIC)
+    }
+
+    fn health(&self) -> MutexGuard<'_, HealthMonitor> {
+        self.health.lock().expect(NO_PANIC)
     }
 }
 
 const NO_PANIC: &str = "nothing panics between lock and unlock";
 
-async fn ask(channel: Channel, request: Request) -> Result<Ledger, Status> {
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn to_keys(target: Target, proto: &Proto, operation: i32) -> Request {
+    let Target::Keys(keys) = target else { unreachable!("a push to keys") };
+    Request::Keys(PushMsgReq { keys, proto: Some(proto.clone()), proto_op: operation })
+}
+
+async fn ask(channel: Channel, request: Request) -> Result<LedgerSum, Status> {
     let mut client = CometClient::new(channel);
     // goim's own comet answers without a ledger.
     let ledger = match request {
@@ -342,17 +335,25 @@ async fn ask(channel: Channel, request: Request) -> Result<Ledger, Status> {
         Request::Room(request) => client.broadcast_room(request).await?.into_inner().ledger,
         Request::All(request) => client.broadcast(request).await?.into_inner().ledger,
     };
-    Ok(ledger.unwrap_or_default())
+    let Ledger { matched, queued, dropped, absent, scheduled } = ledger.unwrap_or_default();
+    let dropped = dropped.into_iter().collect::<BTreeMap<_, _>>();
+    Ok(LedgerSum { matched, queued, dropped, absent, scheduled })
 }
 
-/// Nobody took it: because the request is bad, or because nobody is there.
-fn refused(bad: Option<String>, failed: &[FailedServer]) -> Status {
-    if let Some(message) = bad {
-        return Status::invalid_argument(message);
-    }
-    let each: Vec<_> =
-        failed.iter().map(|failure| format!("{}: {}", failure.server, failure.message)).collect();
-    Status::unavailable(format!("no comet took it: {}", each.join("; ")))
+fn wire_ledger(sum: LedgerSum) -> Ledger {
+    let LedgerSum { matched, queued, dropped, absent, scheduled } = sum;
+    Ledger { matched, queued, dropped: dropped.into_iter().collect(), absent, scheduled }
+}
+
+fn failure(status: &Status) -> CallFailure {
+    let cause = root_cause(status).to_string();
+    let message = match status.message() {
+        "" => cause,
+        // What is beneath a failed connection says more than the status around it.
+        _ if status.code() == Code::Unavailable => cause,
+        said => said.to_owned(),
+    };
+    CallFailure { is_bad_request: status.code() == Code::InvalidArgument, message }
 }
 
 /// A store that gives no answer is nobody's fault who asks.

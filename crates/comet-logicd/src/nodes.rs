@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
+use comet_hub::fanout::HealthMonitor;
 use comet_push::Instance;
+use tokio::select;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep_until;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus;
@@ -15,25 +16,29 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::comets::Comets;
 
-/// How often each comet is asked whether it takes clients, and how long it may take to say so.
-const PING: Duration = Duration::from_secs(1);
-
 /// Keeps asking every comet whether it takes clients.
-pub(crate) async fn tend(comets: Arc<Comets>) -> Infallible {
+pub(crate) async fn monitor(comets: Arc<Comets>) -> Infallible {
+    let mut asked = JoinSet::new();
+    let (_, mut due) = comets.monitor(|_, _| {});
     loop {
-        let mut asked = JoinSet::new();
-        for (index, comet) in comets.all().iter().enumerate() {
-            let channel = comet.channel.clone();
-            asked.spawn(async move {
-                let serving = timeout(PING, is_serving(channel)).await;
-                (index, serving.unwrap_or(false))
-            });
+        let (checks, next) = select! {
+            biased;
+            Some(answered) = asked.join_next() => {
+                let (check, is_serving) = answered.expect("asking does not panic");
+                comets.monitor(|health, now| health.handle_check(now, check, is_serving))
+            }
+            () = sleep_until(due.into()) => {
+                // What has not answered by now is not waited for.
+                asked.abort_all();
+                asked.detach_all();
+                comets.monitor(HealthMonitor::handle_timeout)
+            }
+        };
+        due = next;
+        for check in checks {
+            let channel = comets.all()[check.comet].channel.clone();
+            asked.spawn(async move { (check, is_serving(channel).await) });
         }
-        while let Some(told) = asked.join_next().await {
-            let (index, serving) = told.expect("asking does not panic and is not aborted");
-            comets.all()[index].set_serving(serving);
-        }
-        sleep(PING).await;
     }
 }
 
@@ -50,12 +55,12 @@ async fn is_serving(channel: Channel) -> bool {
 /// where there is none.
 pub(crate) async fn hosts(comets: &Comets, domain: &str) -> Result<Vec<String>, Status> {
     let live = comets.live_by_comet().await?;
-    let comets = live.into_iter().zip(comets.all());
-    let mut by_load: Vec<_> = comets.filter(|(_, comet)| comet.is_serving()).collect();
-    by_load.sort_by_key(|(live, _)| *live);
+    let serving = (0..).zip(live).filter(|(index, _)| comets.is_serving(*index));
+    let mut by_load: Vec<_> = serving.collect();
+    by_load.sort_by_key(|(_, live)| *live);
     let mut hosts: Vec<String> = Vec::new();
-    for (_, comet) in by_load {
-        let host = host(&comet.address);
+    for (index, _) in by_load {
+        let host = host(&comets.all()[index].address);
         if !hosts.iter().any(|known| known == host) {
             hosts.push(host.to_owned());
         }
@@ -69,14 +74,15 @@ pub(crate) async fn hosts(comets: &Comets, domain: &str) -> Result<Vec<String>, 
 /// What there is to say of each comet; one that is not there, or takes no clients, is offline.
 pub(crate) async fn instances(comets: &Comets) -> Result<Vec<Instance>, Status> {
     let live = comets.live_by_comet().await?;
-    let instances = comets.all().iter().zip(live).map(|(comet, live)| Instance {
-        hostname: comet.id.clone(),
-        addresses: vec![format!("grpc://{}", comet.address)],
-        version: String::new(),
-        domain: host(&comet.address).to_owned(),
-        live,
-        offline: !comet.is_serving(),
-    });
+    let instances =
+        comets.all().iter().zip(live).enumerate().map(|(index, (comet, live))| Instance {
+            hostname: comet.id.clone(),
+            addresses: vec![format!("grpc://{}", comet.address)],
+            version: String::new(),
+            domain: host(&comet.address).to_owned(),
+            live,
+            offline: !comets.is_serving(index),
+        });
     Ok(instances.collect())
 }
 

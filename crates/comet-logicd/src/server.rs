@@ -176,7 +176,7 @@ impl Assembly {
         let sessions = Arc::new(sessions);
         let counts = Arc::new(CallCounts::default());
         let comets = Arc::new(Comets::new(&options.comets, Arc::clone(&sessions), bounds)?);
-        let tended = nodes::tend(Arc::clone(&comets));
+        let monitored = nodes::monitor(Arc::clone(&comets));
         let service = LogicService {
             auther,
             sessions: Arc::clone(&sessions),
@@ -204,7 +204,7 @@ impl Assembly {
             .map_err(|error| ServeError::Thread { thread: THREAD, error })?;
         Ok(async move {
             tokio::select! {
-                never = tended => match never {},
+                never = monitored => match never {},
                 () = stopped(phase) => {}
             }
             servers.finish().await;

@@ -57,8 +57,8 @@ impl Stat {
             Kind::Gauge,
             "Whether a comet takes clients, by comet.",
         );
-        for comet in self.comets.all() {
-            up.labelled(&[("server", &comet.id)], u64::from(comet.is_serving()));
+        for (index, comet) in self.comets.all().iter().enumerate() {
+            up.labelled(&[("server", &comet.id)], u64::from(self.comets.is_serving(index)));
         }
         let mut failures = page.family(
             "comet_logic_push_failures_total",

@@ -6,7 +6,7 @@ use comet_core::limits::HELD_MAX;
 use comet_core::{CloseReason, Hangup, Millis, SlowConsumer, Transport};
 use comet_proto::op;
 
-use crate::logic;
+use crate::logic_services;
 use crate::plan::{OPERATIONS, Plan, ROOMS};
 use crate::profile::ClientProfile;
 use crate::received::{Expected, ReceivedStream};
@@ -219,7 +219,7 @@ impl Client {
 
     /// A message whose operation only logic knows.
     fn send_message(&mut self, socket: &mut Socket, rng: &mut Rng, operation: i32, body: &[u8]) {
-        let fails = self.is_remote && logic::fails(body);
+        let fails = self.is_remote && logic_services::fails(body);
         self.request(socket, rng, operation, body, Expected::Echo { operation, fails });
     }
 

@@ -51,7 +51,7 @@ impl Control {
             has_paced: false,
             paced_until: Millis(0),
             drained: vec![0; usize::from(plan.shards)],
-            logic: Logic::default(),
+            logic: Logic::new(plan),
             trace_log: TraceLog::default(),
             remote_members: BTreeMap::new(),
         }
@@ -93,6 +93,10 @@ impl Control {
             }
             75..90 => Request::All,
             90..94 => Request::random_pace(rng),
+            94..96 if context.plan.is_remote() => {
+                self.logic.services.change_elsewhere(rng);
+                return Ok(());
+            }
             94..96 => return self.report_remote_members(context),
             96..98 if context.plan.is_configured => return self.configure(context),
             _ if rng.percent(50) => Request::Snapshot,
@@ -187,6 +191,19 @@ impl Control {
         Ok(())
     }
 
+    /// Logic has counted the members on other hosts of the rooms whose home is `shard`.
+    fn note_remote_members(&mut self, shard: ShardId, message: &Message) -> Result<(), String> {
+        if let Message::RemoteRoomCounts { rooms } = message {
+            let shards = self.drained.len() as u16;
+            self.remote_members.retain(|room, _| home_of_room(room, shards) != shard);
+            for (room, members) in rooms {
+                let known = ROOMS.into_iter().find(|known| **known == **room);
+                self.remote_members.insert(known.ok_or("a room nobody knows")?, *members);
+            }
+        }
+        Ok(())
+    }
+
     fn tell(
         &mut self,
         context: &mut Context<'_>,
@@ -231,8 +248,9 @@ impl Control {
             return Ok(false);
         }
         let mut is_active = false;
-        for (shard, message) in self.logic.turn(rng, plan, now) {
+        for (shard, message) in self.logic.turn(rng, plan, now)? {
             is_active = true;
+            self.note_remote_members(shard, &message)?;
             self.tell(&mut context, shard, message)?;
         }
         let is_due = self.hub.poll_timeout().is_some_and(|due| due <= now);
@@ -302,7 +320,7 @@ impl Control {
             Report::Identify(_)
             | Report::Receive { .. }
             | Report::Heartbeat { .. }
-            | Report::Disconnected { .. } => self.logic.hear(rng, plan, *now, report),
+            | Report::Disconnected { .. } => self.logic.handle_report(rng, plan, *now, report),
             Report::Trace(event) => self.trace_log.add(plan, &event),
             other => Err(format!("the hub does not take {other:?}")),
         }

@@ -17,7 +17,11 @@ mod control;
 mod deadlines;
 mod driver;
 mod env;
+mod fanout;
 mod logic;
+mod logic_faults;
+mod logic_services;
+mod logic_summary;
 mod mesh;
 mod plan;
 mod posts;
@@ -37,6 +41,8 @@ use std::error::Error;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use fanout::FanoutSummary;
+pub use logic_summary::LogicSummary;
 pub use summary::Summary;
 
 use trace::Trace;
@@ -86,7 +92,10 @@ pub fn replay(seed: u64) -> Result<Summary, Box<Failure>> {
 fn simulate(seed: u64, trace: Trace) -> Result<Summary, Box<Failure>> {
     let mut world = World::new(seed, trace);
     // A failed assertion of the core is a finding like any other; the world is looked at no further.
-    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let summary = world.run()?;
+        Ok(Summary { fanout: fanout::run(seed)?, ..summary })
+    }));
     let what = match outcome {
         Ok(Ok(summary)) => return Ok(summary),
         Ok(Err(what)) => what,

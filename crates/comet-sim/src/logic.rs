@@ -1,80 +1,102 @@
-//! The fake logic service, asked by way of control: it takes its time, refuses, fails, and keeps what it
-//! believes to be here.
+//! Logic, as the fake control asks it: the real [`LogicClient`] with fake services behind it, and what must
+//! hold between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use comet_core::{
-    AuthRequest, CloseReason, ConnId, Denied, Identity, Message, Millis, Report, ShardId,
+use comet_core::{AuthRequest, ConnId, Message, Millis, Report, ShardId};
+use comet_hub::logic::{
+    Action, AttemptId, AttemptOutcome, ConnectionId, LogicClient, LogicConfig, PingOutcome, Reply,
+    Request,
 };
 
+use crate::logic_services::{Outcome, Services};
+use crate::logic_summary::LogicSummary;
 use crate::plan::Plan;
-use crate::profile;
 use crate::rng::Rng;
 
-/// What it says of a message that it does not take.
-pub(crate) const FAILURE: &str = "logic has failed";
+/// Simulated time after the world came to rest in which logic must know every key that is here,
+/// milliseconds: a client renews its session with a heartbeat once its random time is over.
+const HEAL_MS_MAX: u64 = 10_000;
 
-/// It takes no message of an odd length.
-pub(crate) fn fails(body: &[u8]) -> bool {
-    body.len() % 2 == 1
+/// A call, for as long as one of its attempts may be under way.
+struct Call {
+    began_at: Millis,
+    /// Addresses that were asked.
+    asked: Vec<usize>,
 }
 
-enum Step {
-    /// To look at a token; what it decides is so from then on.
-    Decide(AuthRequest),
-    /// To answer.
-    Answer(ShardId, Message),
-}
-
-#[derive(Default)]
 pub(crate) struct Logic {
-    /// Keys it believes to be here.
-    pub(crate) present: BTreeSet<Box<str>>,
-    /// What it does next, and when.
-    steps: Vec<(Millis, Step)>,
-    /// Whose message it looks at.
+    /// `None`: logic is embedded.
+    client: Option<LogicClient>,
+    pub(crate) services: Services,
+    /// Who waits for the answer to a token, and to a message.
+    identifying: BTreeSet<ConnId>,
     receiving: BTreeSet<ConnId>,
-    /// Sessions it has numbered, by user.
-    sessions: BTreeMap<i64, u32>,
-    pub(crate) renewals: u64,
-    pub(crate) departures: u64,
-    pub(crate) failures: u64,
+    /// Attempts under way, and the keys of those that are notices.
+    attempts: BTreeMap<AttemptId, Option<Box<str>>>,
+    calls: BTreeMap<u64, Call>,
+    /// Keys that logic gave to a connection, and of which no shard has reported the end since.
+    in_use: BTreeSet<Box<str>>,
+    /// Connections that answered a ping and were not closed.
+    open: BTreeSet<ConnectionId>,
+    closed: BTreeSet<ConnectionId>,
+    messages: Vec<(ShardId, Message)>,
+    /// Since when the world is at rest and logic does not know every key.
+    unhealed_since: Option<Millis>,
 }
 
 impl Logic {
-    pub(crate) fn hear(
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let services = &plan.services;
+        let config = || LogicConfig {
+            addresses: (0..services.addresses).map(|index| index.to_string().into()).collect(),
+            timeout_ms: services.timeout_ms,
+            calls: services.calls,
+            ping_ms: services.ping_ms,
+            renew_ms: services.renew_ms,
+            retry_after_ms: services.retry_after_ms,
+            shards: plan.shards,
+            seed: services.seed,
+        };
+        Self {
+            client: plan.is_remote().then(|| LogicClient::new(config(), Millis(0))),
+            services: Services::new(services),
+            identifying: BTreeSet::new(),
+            receiving: BTreeSet::new(),
+            attempts: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            in_use: BTreeSet::new(),
+            open: BTreeSet::new(),
+            closed: BTreeSet::new(),
+            messages: Vec::new(),
+            unhealed_since: None,
+        }
+    }
+
+    pub(crate) fn handle_report(
         &mut self,
         rng: &mut Rng,
         plan: &Plan,
         now: Millis,
         report: Report,
     ) -> Result<(), String> {
-        if !plan.is_remote() {
+        let Some(client) = &mut self.client else {
             return Err(format!("logic is embedded, and there comes {report:?}"));
-        }
-        let due = now.after(rng.between(0, plan.auth_ms_max));
-        match report {
-            Report::Identify(request) => self.steps.push((due, Step::Decide(request))),
-            Report::Receive { conn, body, .. } => {
-                if !self.receiving.insert(conn) {
-                    return Err(format!("{conn:?} has two messages under way"));
-                }
-                let outcome = if fails(&body) { Err(FAILURE.into()) } else { Ok(()) };
-                self.failures += u64::from(outcome.is_err());
-                let receipt = Message::Receipt { conn, outcome };
-                self.steps.push((due, Step::Answer(conn.shard, receipt)));
+        };
+        match &report {
+            Report::Identify(AuthRequest { conn, .. }) if !self.identifying.insert(*conn) => {
+                return Err(format!("{conn:?} asks twice who it is"));
             }
-            Report::Heartbeat { key, .. } => {
-                self.renewals += 1;
-                self.present.insert(key);
+            Report::Receive { conn, .. } if !self.receiving.insert(*conn) => {
+                return Err(format!("{conn:?} has two messages under way"));
             }
             Report::Disconnected { key, .. } => {
-                self.departures += 1;
-                self.present.remove(&key);
+                self.in_use.remove(key);
             }
-            other => return Err(format!("not for logic: {other:?}")),
+            _ => {}
         }
-        Ok(())
+        client.handle_report(now, report);
+        self.follow(rng, plan, now)
     }
 
     /// Does what is due; its answers are the messages.
@@ -83,58 +105,205 @@ impl Logic {
         rng: &mut Rng,
         plan: &Plan,
         now: Millis,
-    ) -> Vec<(ShardId, Message)> {
-        let (due, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.steps).into_iter().partition(|(due, _)| *due <= now);
-        self.steps = later;
-        let mut answers = Vec::new();
-        for (_, step) in due {
-            match step {
-                Step::Decide(request) => {
-                    let conn = request.conn;
-                    let answer = self.decide(rng, plan, &request);
-                    let due = now.after(rng.between(0, plan.auth_ms_max));
-                    let message = Message::Identified { conn, answer };
-                    self.steps.push((due, Step::Answer(conn.shard, message)));
-                }
-                Step::Answer(shard, message) => {
-                    if let Message::Receipt { conn, .. } = &message {
-                        self.receiving.remove(conn);
-                    }
-                    answers.push((shard, message));
-                }
+    ) -> Result<Vec<(ShardId, Message)>, String> {
+        if self.client.is_some() {
+            // After a stall either may come first.
+            let is_time_first = rng.percent(50);
+            if is_time_first {
+                self.handle_timeout(rng, plan, now)?;
+            }
+            for outcome in self.services.run(rng, plan, now)? {
+                self.handle_outcome(now, outcome)?;
+                self.follow(rng, plan, now)?;
+            }
+            self.handle_timeout(rng, plan, now)?;
+        }
+        Ok(std::mem::take(&mut self.messages))
+    }
+
+    /// Every question has its answer, and nothing is to be said; renewals aside.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.identifying.is_empty()
+            && self.receiving.is_empty()
+            && self.services.is_idle()
+            && self.client.as_ref().is_none_or(LogicClient::is_idle)
+    }
+
+    /// Whether logic knows of the keys in `held`, which are here, at a time of rest.
+    ///
+    /// # Errors
+    /// It believes what it must not, or has not learned in time.
+    pub(crate) fn check(
+        &mut self,
+        plan: &Plan,
+        now: Millis,
+        held: &BTreeSet<Box<str>>,
+        beyond: &BTreeMap<&'static str, u32>,
+    ) -> Result<bool, String> {
+        if self.client.is_none() {
+            return Ok(true);
+        }
+        let mut missing = held.clone();
+        let mut extra = Vec::new();
+        for (key, is_excused) in self.services.present(now) {
+            if !missing.remove(key) && !is_excused {
+                extra.push(key.to_owned());
             }
         }
-        answers
-    }
-
-    pub(crate) fn is_idle(&self) -> bool {
-        self.steps.is_empty()
-    }
-
-    fn decide(
-        &mut self,
-        rng: &mut Rng,
-        plan: &Plan,
-        request: &AuthRequest,
-    ) -> Result<Identity, Denied> {
-        if rng.percent(5) {
-            return Err(Denied {
-                reason: CloseReason::LogicUnavailable,
-                sentence: rng.pick(&["", "no logic service answers"]).into(),
-                retry_after_ms: rng.pick(&[None, Some(700)]),
-            });
+        if !extra.is_empty() {
+            return Err(format!("logic believes {extra:?} to be here, and nothing explains it"));
         }
-        let mut identity =
-            profile::auth(&request.token, &request.cookie, plan).map_err(Denied::refused)?;
-        let user = identity.user;
-        let key = identity.key.take().unwrap_or_else(|| {
-            let session = self.sessions.entry(user).or_default();
-            *session += 1;
-            format!("{user}_{session}").into()
-        });
-        self.present.insert(key.clone());
-        identity.key = Some(key);
-        Ok(identity)
+        let client = self.client.as_ref().expect("logic is remote");
+        let is_explained = |key: &str| self.services.may_miss(key) || client.has_notice_of(key);
+        if let Some(key) = missing.iter().find(|key| !is_explained(key)) {
+            return Err(format!("logic does not know {key:?}, and nothing explains it"));
+        }
+        if missing.is_empty() && *beyond == self.services.elsewhere {
+            self.unhealed_since = None;
+            return Ok(true);
+        }
+        let since = *self.unhealed_since.get_or_insert(now);
+        let elsewhere = &self.services.elsewhere;
+        let what = || {
+            format!(
+                "logic does not know {missing:?}; of others {elsewhere:?}, and homes were sent {beyond:?}"
+            )
+        };
+        let is_over =
+            (plan.services.is_reliable && !missing.is_empty()) || now > since.after(HEAL_MS_MAX);
+        if is_over { Err(what()) } else { Ok(false) }
+    }
+
+    pub(crate) fn summary(&self) -> LogicSummary {
+        let mut summary = self.services.summary.clone();
+        summary.notices_dropped = self.client.as_ref().map_or(0, LogicClient::notices_dropped);
+        summary
+    }
+
+    fn handle_timeout(&mut self, rng: &mut Rng, plan: &Plan, now: Millis) -> Result<(), String> {
+        let Some(client) = &mut self.client else { return Ok(()) };
+        if client.poll_timeout().is_some_and(|due| due <= now) {
+            client.handle_timeout(now);
+        }
+        if let Some(due) = client.poll_timeout()
+            && due <= now
+        {
+            return Err(format!("what was due at {due:?} still is"));
+        }
+        self.follow(rng, plan, now)?;
+        let timeout_ms = plan.services.timeout_ms;
+        let is_late = |id: &&AttemptId| self.calls[&id.call].began_at.after(timeout_ms) <= now;
+        if let Some(late) = self.attempts.keys().find(is_late) {
+            return Err(format!("{late:?} goes on after its deadline"));
+        }
+        self.calls.retain(|_, call| call.began_at.after(timeout_ms) > now);
+        Ok(())
+    }
+
+    fn handle_outcome(&mut self, now: Millis, outcome: Outcome) -> Result<(), String> {
+        let client = self.client.as_mut().expect("logic is remote");
+        match outcome {
+            Outcome::Connected(connection) => client.handle_connected(now, connection),
+            Outcome::ConnectFailed(connection) => {
+                client.handle_connect_failed(now, connection, "refused");
+            }
+            Outcome::Ping(connection, outcome) => {
+                if outcome == PingOutcome::Answered && !self.closed.contains(&connection) {
+                    self.open.insert(connection);
+                }
+                client.handle_ping(now, connection, outcome);
+            }
+            Outcome::Attempt(attempt, outcome) => {
+                let is_awaited = self.attempts.remove(&attempt).is_some();
+                let given = match &outcome {
+                    AttemptOutcome::Replied(Reply::Connected(identity)) if is_awaited => {
+                        identity.key.clone()
+                    }
+                    _ => None,
+                };
+                client.handle_reply(now, attempt, outcome);
+                if let Some(key) = given {
+                    if self.services.has_ended(&key) && !client.has_notice_of(&key) {
+                        return Err(format!("the new session of {key} ended with the last one"));
+                    }
+                    self.in_use.insert(key);
+                }
+            }
+            Outcome::Rooms(rooms) => client.handle_rooms(now, rooms),
+        }
+        Ok(())
+    }
+
+    /// Does and checks what the client wants.
+    fn follow(&mut self, rng: &mut Rng, plan: &Plan, now: Millis) -> Result<(), String> {
+        let client = self.client.as_mut().expect("logic is remote");
+        while let Some((shard, message)) = client.poll_message() {
+            let is_asked = match &message {
+                Message::Identified { conn, .. } => self.identifying.remove(conn),
+                Message::Receipt { conn, .. } => self.receiving.remove(conn),
+                Message::RemoteRoomCounts { .. } => {
+                    self.services.summary.room_counts += 1;
+                    true
+                }
+                Message::RenewalFailed { .. } => {
+                    self.services.summary.renewals_failed += 1;
+                    true
+                }
+                _ => false,
+            };
+            if !is_asked {
+                return Err(format!("nobody asked for {message:?}"));
+            }
+            self.messages.push((shard, message));
+        }
+        while client.poll_event().is_some() {}
+        while let Some(action) = client.poll_action() {
+            match &action {
+                Action::Send { attempt, connection, request } => {
+                    if !self.open.contains(connection) {
+                        return Err(format!("{action:?} over a connection that does not serve"));
+                    }
+                    let call = Call { began_at: now, asked: Vec::new() };
+                    let call = self.calls.entry(attempt.call).or_insert(call);
+                    if call.asked.contains(&connection.address) {
+                        return Err(format!("{action:?} asks an address again"));
+                    }
+                    call.asked.push(connection.address);
+                    // What began before goes on, and is mended.
+                    if let Request::Disconnect { key, .. } = &**request
+                        && attempt.attempt == 0
+                        && self.in_use.contains(key)
+                    {
+                        return Err(format!("{action:?} ends a session that is in use"));
+                    }
+                    let key = match &**request {
+                        Request::Heartbeat { key, .. } | Request::Disconnect { key, .. } => {
+                            Some(key.clone())
+                        }
+                        _ => None,
+                    };
+                    if key.is_some() && self.attempts.values().any(|other| *other == key) {
+                        return Err(format!("{action:?} is the second notice of its key"));
+                    }
+                    self.attempts.insert(*attempt, key);
+                }
+                Action::Abandon(attempt) => {
+                    if self.attempts.remove(attempt).is_none() {
+                        return Err(format!("{attempt:?} is abandoned and not under way"));
+                    }
+                }
+                Action::Close(connection) => {
+                    self.open.remove(connection);
+                    self.closed.insert(*connection);
+                }
+                Action::Connect(_) | Action::Ping(_) | Action::CountRooms => {}
+            }
+            self.services.act(rng, plan, now, action);
+        }
+        let (under_way, permits) = (self.attempts.len(), plan.services.calls);
+        if under_way > permits || client.calls_under_way() > permits {
+            return Err(format!("{under_way} attempts are under way, with {permits} permits"));
+        }
+        Ok(())
     }
 }

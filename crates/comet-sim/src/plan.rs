@@ -3,6 +3,7 @@
 
 use comet_core::{Limits, Logic, SlowConsumer};
 
+use crate::logic_faults::ServicesPlan;
 use crate::rng::Rng;
 
 /// Rooms clients are in; the first is where the embedded logic puts the seed's tokens.
@@ -39,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) rounds: u32,
     /// Steps of a busy phase.
     pub(crate) steps: u32,
+    /// How good remote logic is.
+    pub(crate) services: ServicesPlan,
     /// Clients connected at a time.
     pub(crate) clients: usize,
     /// Messages an inbox holds.
@@ -114,8 +117,12 @@ impl Plan {
             limits,
             logic: match rng.percent(50) {
                 true => Logic::Embedded,
-                false => Logic::Remote { renew_ms: (100, rng.between(100, 800) as u32) },
+                false => {
+                    let most = rng.between(100, 800) as u32;
+                    Logic::Remote { renew_ms: (100, rng.pick(&[most, most, 3_000])) }
+                }
             },
+            services: ServicesPlan::random(rng),
             is_configured: inbox >= 8 && rng.percent(40),
             drain_over_ms: rng.pick(&[0, 0, 200, 2_000]),
             retry_after_ms: rng.pick(&[0, RETRY_AFTER_MS_MAX]),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::AddAssign;
 
+use crate::{FanoutSummary, LogicSummary};
 use comet_core::{CloseReason, Counters, DropReason, Limits, SlowConsumer, Tally};
 
 /// What one run exercised, or several added up.
@@ -50,12 +51,10 @@ pub struct Summary {
     pub coalesced_waits: u64,
     /// Runs with remote logic.
     pub remote: u64,
-    /// Sessions renewed at logic.
-    pub renewals: u64,
-    /// Ends of sessions that were reported to logic.
-    pub departures: u64,
-    /// Client messages that logic did not take.
-    pub failures: u64,
+    /// Of the fan-out of a logic service to its comets.
+    pub fanout: FanoutSummary,
+    /// What became of the calls of remote logic.
+    pub logic: LogicSummary,
     /// Lines of the trace log.
     pub traced: u64,
     /// Of everything the clients received; equal for equal seeds.
@@ -118,9 +117,8 @@ impl AddAssign for Summary {
         self.mesh_waits += other.mesh_waits;
         self.coalesced_waits += other.coalesced_waits;
         self.remote += other.remote;
-        self.renewals += other.renewals;
-        self.departures += other.departures;
-        self.failures += other.failures;
+        self.fanout += other.fanout;
+        self.logic += other.logic;
         self.traced += other.traced;
         self.digest ^= other.digest;
     }
@@ -149,12 +147,10 @@ impl fmt::Display for Summary {
             "calls that ended early: {calls_inbox_full} before a full inbox, {calls_late} late, \
              {callers_left} left; messages skipped: {messages_skipped}; control stalled: {stalls}"
         )?;
-        let Self { remote, renewals, departures, failures, traced, .. } = self;
-        writeln!(
-            f,
-            "remote logic: {remote} runs, {renewals} renewals, {departures} departures, {failures} \
-             messages refused; traced lines: {traced}"
-        )?;
+        let Self { remote, logic, traced, .. } = self;
+        writeln!(f, "remote logic: {remote} runs; traced lines: {traced}")?;
+        writeln!(f, "{logic}")?;
+        writeln!(f, "{}", self.fanout)?;
         let Self { deliveries, sent, lost, superseded, .. } = self;
         let Tally { matched, queued, dropped, .. } = deliveries;
         writeln!(f, "deliveries: {matched} matched, {queued} queued")?;

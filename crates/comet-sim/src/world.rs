@@ -75,6 +75,7 @@ impl World {
     fn rest(&mut self, is_done: impl Fn(&Control) -> bool) -> Result<(), String> {
         let begin = self.env.now;
         self.env.note_activity();
+        self.env.control.logic.services.is_calm = true;
         loop {
             self.step(Phase::Quiet)?;
             let Env { now, control, .. } = &self.env;
@@ -83,9 +84,11 @@ impl World {
                 && *now > control.paced_until
                 && control.is_idle()
                 && is_done(control);
-            if is_still && self.is_idle() {
+            if is_still && self.is_idle() && check::check_logic(&mut self.env, &self.drivers)? {
+                self.env.control.logic.services.is_calm = false;
                 return Ok(());
             }
+            let Env { now, control, .. } = &self.env;
             if *now > begin.after(QUIET_MS_MAX) {
                 return Err(format!(
                     "no rest: calls {:?} are open, last activity at {active_at:?}, drained {:?}, \

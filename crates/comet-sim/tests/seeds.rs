@@ -1,7 +1,7 @@
 //! Some hundred seeds of the simulator, and what they must have exercised.
 
 use comet_core::{CloseReason, DropReason};
-use comet_sim::Summary;
+use comet_sim::{FanoutSummary, LogicSummary, Summary};
 
 const SEEDS: u64 = 300;
 
@@ -40,8 +40,19 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     let others = [sum.lost, sum.superseded, sum.refused, sum.mesh_waits, sum.deliveries.absent];
     assert!(others.iter().all(|number| *number > 0), "{sum}");
     let counts =
-        [sum.coalesced_waits, sum.remote, sum.renewals, sum.departures, sum.failures, sum.traced];
+        [sum.coalesced_waits, sum.remote, sum.traced, sum.logic.renewals, sum.logic.departures];
     assert!(counts.iter().all(|number| *number > 100), "{sum}");
+    let LogicSummary { faults, .. } = &sum.logic;
+    assert!(faults.iter().all(|times| *times > 10), "{sum}");
+    let LogicSummary { retries, abandoned, late_deeds, expired, .. } = sum.logic;
+    let LogicSummary { renewals_failed, notices_dropped, failures, .. } = sum.logic;
+    let LogicSummary { outages, room_counts, .. } = sum.logic;
+    let logic = [retries, abandoned, late_deeds, expired, renewals_failed, notices_dropped];
+    assert!(logic.iter().all(|number| *number > 2), "{sum}");
+    assert!([failures, outages, room_counts].iter().all(|number| *number > 50), "{sum}");
+    let FanoutSummary { pushes, crowded, left, refused, partial, late, lost, changes } = sum.fanout;
+    let fanout = [pushes, crowded, left, refused, partial, late, lost, changes];
+    assert!(fanout.iter().all(|number| *number > 100), "{sum}");
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);
 }
 

@@ -1,34 +1,35 @@
-//! What logic's side tells about itself, for the metrics.
+//! The numbers of the client of logic, for the metrics.
 
+use comet_hub::logic::LogicClient;
 use tonic::Code;
 
-use super::caller::Caller;
-use super::notices::Notices;
 use comet_ops::{Exposition, Kind};
 
-/// The numbers of one moment.
+/// All numbers at one time.
 #[derive(Debug)]
 pub(crate) struct LogicStats {
-    /// Each address and whether it is there.
+    /// Each address and whether it is available.
     pub(crate) addresses: Vec<(String, bool)>,
     /// Calls under way.
     pub(crate) calls_under_way: usize,
     /// Name, code and count of all calls answered so far.
     pub(crate) calls: Vec<(&'static str, Code, u64)>,
-    /// Heartbeats and ends of sessions that wait to be told.
+    /// Heartbeats and ends of sessions that wait to be sent.
     pub(crate) notices_waiting: usize,
     /// Those that were given up.
     pub(crate) notices_dropped: u64,
 }
 
 impl LogicStats {
-    pub(super) fn of(caller: &Caller, notices: &Notices) -> Self {
+    pub(super) fn of(client: &LogicClient) -> Self {
+        let addresses = client.addresses();
+        let calls = client.call_counts();
         Self {
-            addresses: caller.addresses().all(),
-            calls_under_way: caller.under_way(),
-            calls: caller.answers(),
-            notices_waiting: notices.waiting(),
-            notices_dropped: notices.dropped(),
+            addresses: addresses.map(|(address, is_up)| (address.to_owned(), is_up)).collect(),
+            calls_under_way: client.calls_under_way(),
+            calls: calls.map(|(rpc, code, count)| (rpc, Code::from_i32(code.0), count)).collect(),
+            notices_waiting: client.notices_waiting(),
+            notices_dropped: client.notices_dropped(),
         }
     }
 

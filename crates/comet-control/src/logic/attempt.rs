@@ -1,0 +1,130 @@
+//! One attempt of a call: a request on the wire of `goim.logic.Logic`, and what came of it.
+
+use comet_core::{Accepts, Identity};
+use comet_hub::logic::{AttemptOutcome, Reply, Request};
+use std::time::Duration;
+use tonic::codec::CompressionEncoding;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use super::failure::outcome_of_status;
+use comet_wire::goim::logic::logic_client::LogicClient;
+use comet_wire::goim::logic::{
+    ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, OnlineReply, OnlineReq, ReceiveReq,
+};
+use comet_wire::goim::protocol::Proto;
+
+/// Version of the frame header that goim's logic expects.
+const FRAME_VERSION: i32 = 1;
+
+/// Longest list of room counts taken, bytes unpacked: it names the rooms of all servers.
+const ROOM_COUNTS_MAX: usize = 64 << 20;
+
+/// Sends `request` of the comet `server`; `limit` goes along as the time logic has.
+pub(super) async fn send(
+    channel: Channel,
+    server: String,
+    request: &Request,
+    limit: Duration,
+) -> AttemptOutcome {
+    match try_send(channel, server, request, limit).await {
+        Ok(reply) => AttemptOutcome::Replied(reply),
+        Err(status) => outcome_of_status(&status),
+    }
+}
+
+async fn try_send(
+    channel: Channel,
+    server: String,
+    request: &Request,
+    limit: Duration,
+) -> Result<Reply, Status> {
+    let mut client = LogicClient::new(channel);
+    match request {
+        Request::Connect { token, cookie } => {
+            let request = ConnectReq { server, cookie: cookie.to_string(), token: token.to_vec() };
+            let reply = client.connect(limited(request, limit)).await?;
+            Ok(Reply::Connected(identity(reply.into_inner())))
+        }
+        Request::Receive { user, operation, sequence, body } => {
+            let (ver, body) = (FRAME_VERSION, body.to_vec().into());
+            let proto = Some(Proto { ver, op: *operation, seq: *sequence, body });
+            done(client.receive(limited(ReceiveReq { mid: *user, proto }, limit)).await)
+        }
+        Request::Heartbeat { user, key } => {
+            let request = HeartbeatReq { mid: *user, key: key.to_string(), server };
+            done(client.heartbeat(limited(request, limit)).await)
+        }
+        Request::Disconnect { user, key } => {
+            let request = DisconnectReq { mid: *user, key: key.to_string(), server };
+            done(client.disconnect(limited(request, limit)).await)
+        }
+        Request::RenewOnline { rooms } => {
+            let mut client = client
+                .send_compressed(CompressionEncoding::Gzip)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .max_decoding_message_size(ROOM_COUNTS_MAX);
+            let rooms = rooms.iter().map(|(room, online)| (room.as_ref().to_owned(), *online));
+            let request = OnlineReq { server, room_count: rooms.collect() };
+            let reply = client.renew_online(limited(request, limit)).await?;
+            let OnlineReply { all_room_count } = reply.into_inner();
+            Ok(Reply::RoomCounts(all_room_count.into_iter().collect()))
+        }
+    }
+}
+
+fn limited<T>(message: T, limit: Duration) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(limit);
+    request
+}
+
+fn done<T>(answer: Result<Response<T>, Status>) -> Result<Reply, Status> {
+    answer.map(|_| Reply::Done)
+}
+
+fn identity(reply: ConnectReply) -> Identity {
+    let named = |name: String| (!name.is_empty()).then(|| name.into_boxed_str());
+    Identity {
+        user: reply.mid,
+        key: named(reply.key),
+        room: named(reply.room_id),
+        accepts: match reply.accepts_all {
+            true => Accepts::All,
+            false => Accepts::Only(reply.accepts.into()),
+        },
+        heartbeat_ms: heartbeat_ms(reply.heartbeat),
+    }
+}
+
+/// Logic says nanoseconds, as Go's `time.Duration` has them.
+fn heartbeat_ms(nanos: i64) -> Option<u32> {
+    let nanos = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0)?;
+    Some(u32::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_is_rounded_up_to_milliseconds() {
+        let check = |nanos, millis| assert_eq!(heartbeat_ms(nanos), millis, "{nanos}");
+        check(0, None);
+        check(-1, None);
+        check(i64::MIN, None);
+        check(1, Some(1));
+        check(1_000_000, Some(1));
+        check(1_000_001, Some(2));
+        check(240_000_000_000, Some(240_000));
+        check(i64::MAX, Some(u32::MAX));
+    }
+
+    #[test]
+    fn a_reply_without_names_leaves_them_to_the_shard() {
+        let reply = ConnectReply { mid: 42, ..ConnectReply::default() };
+        let nobody_named =
+            Identity { user: 42, accepts: Accepts::Only(Box::default()), ..Identity::default() };
+        assert_eq!(identity(reply), nobody_named);
+    }
+}

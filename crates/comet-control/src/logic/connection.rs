@@ -1,0 +1,37 @@
+//! Connections to the addresses of logic: opened, and asked over gRPC's health service whether they serve.
+
+use std::error::Error;
+
+use comet_hub::logic::PingOutcome;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_health::ServingStatus;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use comet_serve::root_cause;
+
+/// # Errors
+/// What failed, in one sentence.
+pub(super) async fn open(endpoint: Endpoint) -> Result<Channel, String> {
+    endpoint.connect().await.map_err(|error| root_cause(&error).to_string())
+}
+
+/// goim's Logic has no call for this, and gRPC's health service may not be there; that it is not is an
+/// answer, too.
+pub(super) async fn ping(channel: Channel) -> PingOutcome {
+    match HealthClient::new(channel).check(HealthCheckRequest::default()).await {
+        Ok(reply) if reply.get_ref().status == ServingStatus::NotServing as i32 => {
+            PingOutcome::NotServing
+        }
+        Err(status) if !is_an_answer(&status) => {
+            PingOutcome::Failed(root_cause(&status).to_string().into())
+        }
+        _ => PingOutcome::Answered,
+    }
+}
+
+/// Did the other side say so? What this side notices has a source.
+fn is_an_answer(status: &Status) -> bool {
+    status.source().is_none() && status.code() != Code::Unavailable
+}

@@ -1,0 +1,240 @@
+//! One push on its way to several comets.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU32;
+use std::ops::AddAssign;
+use std::time::Duration;
+
+use comet_core::Millis;
+
+/// What became of a push on one comet, or on several added up; the fields are those of the wire's ledger.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs, reason = "the wire's own names")]
+pub struct LedgerSum {
+    pub matched: u64,
+    pub queued: u64,
+    pub dropped: BTreeMap<String, u64>,
+    pub absent: u64,
+    pub scheduled: u64,
+}
+
+impl AddAssign for LedgerSum {
+    fn add_assign(&mut self, other: Self) {
+        self.matched += other.matched;
+        self.queued += other.queued;
+        self.absent += other.absent;
+        self.scheduled += other.scheduled;
+        for (reason, connections) in other.dropped {
+            *self.dropped.entry(reason).or_default() += connections;
+        }
+    }
+}
+
+/// Whom one comet pushes to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// The connections that hold these keys.
+    Keys(Vec<String>),
+    /// The members of the push's room.
+    Room,
+    /// Everybody: at once, or `speed` connections a second.
+    All {
+        /// The comet's share.
+        speed: Option<NonZeroU32>,
+    },
+}
+
+/// A comet's part of a push; a comet may have several.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct PartId(usize);
+
+/// A call to be made; to be answered with [`PushFanout::handle_answer`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Call {
+    /// What to answer with.
+    pub part: PartId,
+    /// Number of the comet.
+    pub comet: usize,
+    /// Whom it pushes to.
+    pub target: Target,
+}
+
+/// Why a comet did not take its part.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CallFailure {
+    /// The comet says that the request is bad, as another one would.
+    pub is_bad_request: bool,
+    /// For whoever pushes.
+    pub message: String,
+}
+
+/// A comet that did not take its part.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FailedComet {
+    /// Its server id.
+    pub server: String,
+    /// Why.
+    pub message: String,
+}
+
+/// What became of a push that some comet took, or that concerned none.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Pushed {
+    /// The sum of what the comets say.
+    pub ledger: LedgerSum,
+    /// Those that did not take their part, by server id.
+    pub failed: Vec<FailedComet>,
+}
+
+/// Why a push that concerned somebody was taken by nobody.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// The request is bad, and what a comet says of it.
+    BadRequest(String),
+    /// No comet took it, and what each says.
+    Unavailable(String),
+}
+
+struct Part {
+    comet: usize,
+    server: String,
+    /// Until it is called.
+    target: Option<Target>,
+    /// Since it is called, until it has an outcome.
+    due: Option<Millis>,
+}
+
+/// One push.
+///
+/// First [`poll_call`](Self::poll_call) until `None`, then answers and
+/// [`handle_timeout`](Self::handle_timeout) until [`is_complete`](Self::is_complete). Answers that have come
+/// go before the time.
+pub struct PushFanout {
+    limit_ms: u64,
+    parts: Vec<Part>,
+    /// Parts to be called.
+    waiting: VecDeque<PartId>,
+    /// Parts without an outcome.
+    missing: usize,
+    taken: usize,
+    ledger: LedgerSum,
+    failed: Vec<FailedComet>,
+    bad: Option<String>,
+}
+
+impl PushFanout {
+    pub(super) fn new(limit_ms: u64) -> Self {
+        Self {
+            limit_ms,
+            parts: Vec::new(),
+            waiting: VecDeque::new(),
+            missing: 0,
+            taken: 0,
+            ledger: LedgerSum::default(),
+            failed: Vec::new(),
+            bad: None,
+        }
+    }
+
+    pub(super) fn add(&mut self, comet: usize, server: &str, target: Target) {
+        self.waiting.push_back(PartId(self.parts.len()));
+        self.missing += 1;
+        let server = server.to_owned();
+        self.parts.push(Part { comet, server, target: Some(target), due: None });
+    }
+
+    /// Some keys are at a server that is no comet of this service.
+    pub(super) fn miss(&mut self, server: String, keys: usize) {
+        let message = format!("{keys} keys are there: logic_server.comets lacks it");
+        self.failed.push(FailedComet { server, message });
+    }
+
+    pub(super) fn add_absent(&mut self, absent: u64) {
+        self.ledger.absent += absent;
+    }
+
+    /// The next call to make. Its deadline counts from `now`.
+    pub fn poll_call(&mut self, now: Millis) -> Option<Call> {
+        let part = self.waiting.pop_front()?;
+        let entry = &mut self.parts[part.0];
+        entry.due = Some(now.after(self.limit_ms));
+        let target = entry.target.take().expect("each part is called once");
+        Some(Call { part, comet: entry.comet, target })
+    }
+
+    /// A comet has answered. An answer after the deadline is ignored.
+    pub fn handle_answer(&mut self, part: PartId, answer: Result<LedgerSum, CallFailure>) {
+        let entry = &mut self.parts[part.0];
+        if entry.due.take().is_none() {
+            return;
+        }
+        self.missing -= 1;
+        match answer {
+            Ok(ledger) => {
+                self.taken += 1;
+                self.ledger += ledger;
+            }
+            Err(CallFailure { is_bad_request, message }) => {
+                if is_bad_request {
+                    self.bad.get_or_insert_with(|| message.clone());
+                }
+                let server = entry.server.clone();
+                self.failed.push(FailedComet { server, message });
+            }
+        }
+    }
+
+    /// Gives up waiting for the comets whose time is over at `now`.
+    pub fn handle_timeout(&mut self, now: Millis) {
+        for part in 0..self.parts.len() {
+            if self.parts[part].due.is_some_and(|due| due <= now) {
+                let limit = Duration::from_millis(self.limit_ms);
+                let message = format!("no answer within {limit:?}");
+                let failure = CallFailure { is_bad_request: false, message };
+                self.handle_answer(PartId(part), Err(failure));
+            }
+        }
+    }
+
+    /// When [`PushFanout::handle_timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Millis> {
+        self.parts.iter().filter_map(|part| part.due).min()
+    }
+
+    /// Every part has an outcome.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// Those that did not take their part so far.
+    #[must_use]
+    pub fn failed(&self) -> &[FailedComet] {
+        &self.failed
+    }
+
+    /// What became of the push.
+    ///
+    /// # Errors
+    /// Nobody took it.
+    ///
+    /// # Panics
+    /// If it is not complete.
+    pub fn finish(mut self) -> Result<Pushed, Refused> {
+        assert!(self.is_complete(), "each part has an outcome");
+        if self.taken == 0 && !self.failed.is_empty() {
+            return Err(match self.bad {
+                Some(message) => Refused::BadRequest(message),
+                None => {
+                    let each = self.failed.iter();
+                    let each = each.map(|failed| format!("{}: {}", failed.server, failed.message));
+                    let each: Vec<_> = each.collect();
+                    Refused::Unavailable(format!("no comet took it: {}", each.join("; ")))
+                }
+            });
+        }
+        self.failed.sort_by(|one, other| one.server.cmp(&other.server));
+        Ok(Pushed { ledger: self.ledger, failed: self.failed })
+    }
+}

@@ -1,0 +1,477 @@
+//! The client of remote logic: reports of shards become calls of logic services, and their answers
+//! messages to shards.
+//!
+//! [`LogicClient`] decides which addresses are available, what is asked where, how often and for how long,
+//! and what the shards get as answers. Its driver opens connections, carries requests and holds the clock.
+//!
+//! A call under way holds one of [`LogicConfig::calls`] permits. A client's question that finds none free
+//! is answered at once; a notice or a renewal of room counts waits for one.
+
+mod action;
+mod addresses;
+mod notices;
+mod outcome;
+mod renewal;
+mod request;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use comet_core::{AuthRequest, ConnId, Message, Millis, Report, ShardId, home_of_key};
+
+use self::action::Output;
+use self::addresses::Addresses;
+use self::notices::{Notice, NoticeKind, Notices, SequenceNumber};
+use self::outcome::{Failure, Verdict};
+use self::renewal::{Renewal, elsewhere};
+use self::request::Retry;
+use crate::Random;
+
+pub use self::action::{Action, AttemptId, ConnectionId, Event, PingOutcome};
+pub use self::outcome::{AttemptOutcome, StatusCode};
+pub use self::request::{Reply, Request};
+
+/// How logic services are called.
+#[derive(Clone, Debug)]
+pub struct LogicConfig {
+    /// Names of the addresses, for the log and the metrics; none twice. Elsewhere they are numbered in
+    /// this order.
+    pub addresses: Vec<Box<str>>,
+    /// How long a call may take, all its attempts together, milliseconds; also how long connecting and a
+    /// ping may take.
+    pub timeout_ms: u64,
+    /// Calls under way at most, at least one.
+    pub calls: usize,
+    /// How often each address is pinged, milliseconds.
+    pub ping_ms: u64,
+    /// Time between two renewals of the room counts, milliseconds.
+    pub renew_ms: u64,
+    /// The longest wait that a client is given when no logic answers, milliseconds; the shortest is half
+    /// of it. Zero: it is given none.
+    pub retry_after_ms: u32,
+    /// Number of shards.
+    pub shards: u16,
+    /// Of the random numbers behind backoff and waits.
+    pub seed: u64,
+}
+
+/// Whom a call is for.
+#[derive(Debug)]
+enum Purpose {
+    /// `asked`: the last notice number when logic was asked.
+    Identify {
+        conn: ConnId,
+        asked: SequenceNumber,
+    },
+    Receive {
+        conn: ConnId,
+    },
+    Notice(Notice),
+    Renewal,
+}
+
+struct Call {
+    purpose: Purpose,
+    request: Arc<Request>,
+    /// Attempts so far. The last one is under way.
+    attempts: u32,
+    /// Where it is.
+    connection: Option<ConnectionId>,
+    /// Addresses that could not answer.
+    tried: Vec<usize>,
+}
+
+/// The client of remote logic.
+///
+/// After each `handle_*`, [`poll_message`](Self::poll_message), [`poll_action`](Self::poll_action) and
+/// [`poll_event`](Self::poll_event) give what came of it, each until `None`, in any order. Then
+/// [`poll_timeout`](Self::poll_timeout) says when [`handle_timeout`](Self::handle_timeout) is due. Times
+/// never go back.
+pub struct LogicClient {
+    config: LogicConfig,
+    addresses: Addresses,
+    notices: Notices,
+    calls: HashMap<u64, Call>,
+    /// Number of the last call.
+    last_call: u64,
+    /// When calls are late, in the order in which they began; some are over by then.
+    deadlines: VecDeque<(Millis, u64)>,
+    renewal: Renewal,
+    /// Calls that are over, by name and code.
+    counts: BTreeMap<(&'static str, StatusCode), u64>,
+    random: Random,
+    out: Output,
+}
+
+impl LogicClient {
+    /// A client that begins to connect at `now`.
+    ///
+    /// # Panics
+    /// If there are no permits.
+    #[must_use]
+    pub fn new(mut config: LogicConfig, now: Millis) -> Self {
+        assert!(config.calls > 0, "a call needs a permit");
+        let names = std::mem::take(&mut config.addresses);
+        let mut out = Output::default();
+        let addresses = Addresses::new(names, (config.ping_ms, config.timeout_ms), now, &mut out);
+        Self {
+            addresses,
+            notices: Notices::default(),
+            calls: HashMap::new(),
+            last_call: 0,
+            deadlines: VecDeque::new(),
+            renewal: Renewal::Due,
+            counts: BTreeMap::new(),
+            random: Random::new(config.seed),
+            config,
+            out,
+        }
+    }
+
+    /// How many addresses are available.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        self.addresses.available()
+    }
+
+    /// Each address and whether it is available.
+    pub fn addresses(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.addresses.all()
+    }
+
+    /// Calls that hold a permit.
+    #[must_use]
+    pub fn calls_under_way(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Name, code and number of all calls that are over.
+    pub fn call_counts(&self) -> impl Iterator<Item = (&'static str, StatusCode, u64)> {
+        self.counts.iter().map(|((rpc, code), count)| (*rpc, *code, *count))
+    }
+
+    /// Notices of sessions that wait to be sent.
+    #[must_use]
+    pub fn notices_waiting(&self) -> usize {
+        self.notices.waiting()
+    }
+
+    /// Notices that were given up.
+    #[must_use]
+    pub fn notices_dropped(&self) -> u64 {
+        self.notices.dropped()
+    }
+
+    /// No notice waits, rests or is on its way.
+    #[must_use]
+    pub fn has_delivered_notices(&self) -> bool {
+        self.notices.is_idle()
+    }
+
+    /// A notice of `key` waits, rests or is on its way.
+    #[must_use]
+    pub fn has_notice_of(&self, key: &str) -> bool {
+        self.notices.has_notice_of(key)
+    }
+
+    /// Nothing is asked or waits to be said, renewals aside: those go on for as long as clients are here.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let goes_on = |call: &Call| {
+            matches!(*call.request, Request::Heartbeat { .. } | Request::RenewOnline { .. })
+        };
+        !self.notices.has_ends() && self.calls.values().all(goes_on)
+    }
+
+    /// Takes what a shard reports for logic.
+    ///
+    /// # Panics
+    /// If the report is not for logic.
+    pub fn handle_report(&mut self, now: Millis, report: Report) {
+        match report {
+            Report::Identify(AuthRequest { conn, token, cookie }) => {
+                let purpose = Purpose::Identify { conn, asked: self.notices.last_number() };
+                self.ask(now, purpose, Request::Connect { token, cookie });
+            }
+            Report::Receive { conn, user, operation, sequence, body, .. } => {
+                let request = Request::Receive { user, operation, sequence, body };
+                self.ask(now, Purpose::Receive { conn }, request);
+            }
+            Report::Heartbeat { user, key } => {
+                let notice = Notice::new(user, key, NoticeKind::Renewed);
+                let given_up = self.notices.add(notice);
+                self.give_up(given_up);
+            }
+            Report::Disconnected { user, key } => {
+                let notice = Notice::new(user, key, NoticeKind::Ended);
+                let given_up = self.notices.add(notice);
+                self.give_up(given_up);
+            }
+            other => unreachable!("{other:?} is not for logic"),
+        }
+        self.proceed(now);
+    }
+
+    /// The connection is open.
+    pub fn handle_connected(&mut self, now: Millis, connection: ConnectionId) {
+        self.addresses.handle_connected(now, connection, &mut self.out);
+        self.proceed(now);
+    }
+
+    /// The connection cannot be opened.
+    pub fn handle_connect_failed(&mut self, now: Millis, connection: ConnectionId, cause: &str) {
+        let tools = (&mut self.random, &mut self.out);
+        self.addresses.handle_connect_failed(now, connection, cause, tools);
+        self.proceed(now);
+    }
+
+    /// A ping over the connection has an outcome.
+    pub fn handle_ping(&mut self, now: Millis, connection: ConnectionId, outcome: PingOutcome) {
+        let tools = (&mut self.random, &mut self.out);
+        self.addresses.handle_ping(now, connection, outcome, tools);
+        self.proceed(now);
+    }
+
+    /// An attempt has an outcome. One of an attempt that was abandoned is ignored.
+    ///
+    /// # Panics
+    /// If the reply does not belong to the request.
+    pub fn handle_reply(&mut self, now: Millis, attempt: AttemptId, outcome: AttemptOutcome) {
+        let Some(call) = self.calls.get_mut(&attempt.call) else { return };
+        if call.attempts != attempt.attempt + 1 {
+            return;
+        }
+        match outcome.judge() {
+            Verdict::Final(result) => self.end(now, attempt.call, result),
+            Verdict::TryNext { was_sent } => {
+                let connection = call.connection.expect("an attempt goes over a connection");
+                call.tried.push(connection.address);
+                let retry = call.request.retry();
+                self.addresses.suspect(connection, now, &mut self.out);
+                if retry == Retry::IfNotSent && was_sent {
+                    self.end(now, attempt.call, Err(Failure::Unavailable));
+                } else {
+                    self.try_next(now, attempt.call);
+                }
+            }
+        }
+        self.proceed(now);
+    }
+
+    /// How many are online in each room whose home is here, each room once; `None` if that could not be
+    /// counted.
+    pub fn handle_rooms(&mut self, now: Millis, rooms: Option<Vec<(Arc<str>, u32)>>) {
+        if let Renewal::Counting = self.renewal {
+            self.renewal = match rooms {
+                None => Renewal::Resting { until: now.after(self.config.renew_ms) },
+                Some(rooms) => {
+                    let clamp = |online| i32::try_from(online).unwrap_or(i32::MAX);
+                    let rooms = rooms.into_iter().map(|(room, online)| (room, clamp(online)));
+                    Renewal::Counted(rooms.collect())
+                }
+            };
+        }
+        self.proceed(now);
+    }
+
+    /// Does what is due at `now`. Hand in outcomes that have come before: this ends calls as late.
+    pub fn handle_timeout(&mut self, now: Millis) {
+        while let Some((_, call)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
+            if let Some(Call { attempts, .. }) = self.calls.get(&call) {
+                let attempt = AttemptId { call, attempt: attempts - 1 };
+                self.out.actions.push_back(Action::Abandon(attempt));
+                self.end(now, call, Err(Failure::Late));
+            }
+        }
+        self.addresses.handle_timeout(now, &mut self.random, &mut self.out);
+        while let Some(given_up) = self.notices.handle_timeout(now) {
+            self.give_up(given_up);
+        }
+        if let Renewal::Resting { until } = self.renewal
+            && until <= now
+        {
+            self.renewal = Renewal::Due;
+        }
+        self.proceed(now);
+    }
+
+    /// The next message to a shard. Those to one shard are in order.
+    pub fn poll_message(&mut self) -> Option<(ShardId, Message)> {
+        self.out.messages.pop_front()
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.out.actions.pop_front()
+    }
+
+    /// The next change for the log.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out.events.pop_front()
+    }
+
+    /// When [`LogicClient::handle_timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Millis> {
+        let renewal = match self.renewal {
+            Renewal::Resting { until } => Some(until),
+            _ => None,
+        };
+        let call = self.deadlines.front().map(|(at, _)| *at);
+        [call, self.addresses.poll_timeout(), self.notices.poll_timeout(), renewal]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Begins what waited for an address or a permit.
+    fn proceed(&mut self, now: Millis) {
+        if let Renewal::Due = self.renewal
+            && self.addresses.available() > 0
+        {
+            self.renewal = Renewal::Counting;
+            self.out.actions.push_back(Action::CountRooms);
+        }
+        if let Renewal::Counted(rooms) = &mut self.renewal
+            && self.calls.len() < self.config.calls
+        {
+            let rooms = std::mem::take(rooms);
+            self.renewal = Renewal::UnderWay;
+            self.begin(now, Purpose::Renewal, Request::RenewOnline { rooms });
+        }
+        while self.calls.len() < self.config.calls
+            && self.addresses.available() > 0
+            && let Some(notice) = self.notices.begin()
+        {
+            let (user, key) = (notice.user, notice.key.clone());
+            let request = match notice.kind {
+                NoticeKind::Renewed => Request::Heartbeat { user, key },
+                NoticeKind::Ended => Request::Disconnect { user, key },
+            };
+            self.begin(now, Purpose::Notice(notice), request);
+        }
+        // Calls that are over need no deadline any more.
+        while self.deadlines.pop_front_if(|(_, call)| !self.calls.contains_key(call)).is_some() {}
+    }
+
+    /// Begins a client's call, or answers that there is no permit.
+    fn ask(&mut self, now: Millis, purpose: Purpose, request: Request) {
+        if self.calls.len() < self.config.calls {
+            return self.begin(now, purpose, request);
+        }
+        self.count(request.rpc(), Failure::TooManyCalls.code());
+        match purpose {
+            Purpose::Identify { conn, .. } => self.deny(conn, Failure::TooManyCalls),
+            Purpose::Receive { conn } => {
+                self.send(
+                    conn,
+                    Message::Receipt { conn, outcome: Err(Failure::TooManyCalls.sentence()) },
+                );
+            }
+            Purpose::Notice(_) | Purpose::Renewal => unreachable!("these wait for a permit"),
+        }
+    }
+
+    fn begin(&mut self, now: Millis, purpose: Purpose, request: Request) {
+        self.last_call += 1;
+        let call = self.last_call;
+        let request = Arc::new(request);
+        let (attempts, connection, tried) = (0, None, Vec::new());
+        self.calls.insert(call, Call { purpose, request, attempts, connection, tried });
+        self.deadlines.push_back((now.after(self.config.timeout_ms), call));
+        self.try_next(now, call);
+    }
+
+    /// Sends the call to the next address that has not failed it yet.
+    fn try_next(&mut self, now: Millis, id: u64) {
+        let call = self.calls.get_mut(&id).expect("the call is under way");
+        let Some(connection) = self.addresses.pick(&call.tried) else {
+            return self.end(now, id, Err(Failure::Unavailable));
+        };
+        let attempt = AttemptId { call: id, attempt: call.attempts };
+        call.attempts += 1;
+        call.connection = Some(connection);
+        let request = Arc::clone(&call.request);
+        self.out.actions.push_back(Action::Send { attempt, connection, request });
+    }
+
+    fn end(&mut self, now: Millis, id: u64, result: Result<Reply, Failure>) {
+        let Call { purpose, request, .. } = self.calls.remove(&id).expect("the call is under way");
+        let code = result.as_ref().map_or_else(Failure::code, |_| StatusCode::OK);
+        self.count(request.rpc(), code);
+        match (purpose, result) {
+            // If the answer comes too late, logic may have made a session whose key nobody here ever
+            // hears of. It goes with its expiry: only a live connection's heartbeats renew it.
+            (Purpose::Identify { conn, .. }, Err(failure)) => self.deny(conn, failure),
+            (Purpose::Identify { conn, asked }, Ok(Reply::Connected(identity))) => {
+                if let Some(key) = &identity.key {
+                    let given_up = self.notices.key_in_use(identity.user, key, asked);
+                    self.give_up(given_up);
+                }
+                self.send(conn, Message::Identified { conn, answer: Ok(identity) });
+            }
+            (Purpose::Receive { conn }, Ok(Reply::Done)) => {
+                self.send(conn, Message::Receipt { conn, outcome: Ok(()) });
+            }
+            (Purpose::Receive { conn }, Err(failure)) => {
+                self.send(conn, Message::Receipt { conn, outcome: Err(failure.sentence()) });
+            }
+            (Purpose::Notice(notice), Ok(Reply::Done)) => {
+                let given_up = self.notices.handle_delivered(&notice);
+                self.give_up(given_up);
+            }
+            (Purpose::Notice(notice), Err(_)) => self.notices.handle_undelivered(now, notice),
+            (Purpose::Renewal, result) => {
+                self.renewal = Renewal::Resting { until: now.after(self.config.renew_ms) };
+                // A failure is counted, and the next renewal mends it.
+                let Ok(reply) = result else { return };
+                let (Reply::RoomCounts(all), Request::RenewOnline { rooms: here }) =
+                    (reply, &*request)
+                else {
+                    unreachable!("a reply to another request")
+                };
+                let homes = elsewhere(all, here, self.config.shards);
+                let shards = (0..).map(ShardId);
+                let messages = homes.into_iter().map(|rooms| Message::RemoteRoomCounts { rooms });
+                self.out.messages.extend(shards.zip(messages));
+            }
+            (purpose, Ok(reply)) => unreachable!("{reply:?} is no reply to {purpose:?}"),
+        }
+    }
+
+    fn deny(&mut self, conn: ConnId, failure: Failure) {
+        let denied = failure.denied(self.config.retry_after_ms, &mut self.random);
+        self.send(conn, Message::Identified { conn, answer: Err(denied) });
+    }
+
+    /// Logic learns of an undelivered end by the expiry of the session. A renewal must not be lost: the shard
+    /// has planned the next one already, and by then the session may have expired under a live client.
+    fn give_up(&mut self, notice: Option<Notice>) {
+        if let Some(Notice { key, kind: NoticeKind::Renewed, .. }) = notice {
+            let home = home_of_key(&key, self.config.shards);
+            self.out.messages.push_back((home, Message::RenewalFailed { key }));
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, message: Message) {
+        self.out.messages.push_back((conn.shard, message));
+    }
+
+    fn count(&mut self, rpc: &'static str, code: StatusCode) {
+        *self.counts.entry((rpc, code)).or_default() += 1;
+    }
+}
+
+impl fmt::Debug for LogicClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogicClient")
+            .field("available", &self.available())
+            .field("calls_under_way", &self.calls_under_way())
+            .field("notices_waiting", &self.notices_waiting())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! What the client of logic wants done and logged.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use comet_core::{Message, ShardId};
+
+use super::request::Request;
+
+/// A connection to an address. A newer one of the same address has a higher generation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnectionId {
+    /// Number of the address in [`LogicConfig::addresses`].
+    pub address: usize,
+    /// How many connections to it there were before.
+    pub generation: u64,
+}
+
+/// One attempt of a call.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct AttemptId {
+    /// The call; no two have the same number.
+    pub call: u64,
+    /// Attempts of the call before this one.
+    pub attempt: u32,
+}
+
+/// What came of a ping.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PingOutcome {
+    /// There was an answer, be it that there is no such call.
+    Answered,
+    /// The answer is that it does not serve.
+    NotServing,
+    /// There was none, and why.
+    Failed(Box<str>),
+}
+
+/// What the driver has to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Open the connection; to be answered with [`LogicClient::handle_connected`](super::LogicClient::handle_connected) or
+    /// [`LogicClient::handle_connect_failed`](super::LogicClient::handle_connect_failed).
+    Connect(ConnectionId),
+    /// Ask over the connection whether logic serves; to be answered with [`LogicClient::handle_ping`](super::LogicClient::handle_ping).
+    Ping(ConnectionId),
+    /// Nothing new goes over the connection. Give up opening and pinging it; attempts under way go on.
+    Close(ConnectionId),
+    /// Send the request over the connection; to be answered with [`LogicClient::handle_reply`](super::LogicClient::handle_reply).
+    Send {
+        /// What to answer with.
+        attempt: AttemptId,
+        /// Where it goes.
+        connection: ConnectionId,
+        /// What is asked.
+        request: Arc<Request>,
+    },
+    /// Give up the attempt: nobody waits for its outcome.
+    Abandon(AttemptId),
+    /// Count who is online in each room; to be answered with [`LogicClient::handle_rooms`](super::LogicClient::handle_rooms).
+    CountRooms,
+}
+
+/// A change that belongs into the log; [`fmt::Display`] is its line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// Calls may go to the address.
+    Available {
+        /// Its name.
+        address: Box<str>,
+        /// It was available before.
+        is_back: bool,
+    },
+    /// An address that was never available is not.
+    NotReached {
+        /// Its name.
+        address: Box<str>,
+        /// What failed.
+        cause: Box<str>,
+    },
+    /// The address is not available any more.
+    Unavailable {
+        /// Its name.
+        address: Box<str>,
+        /// What failed.
+        cause: Box<str>,
+    },
+    /// It was the last one.
+    NoneAvailable,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Available { address, is_back: false } => write!(f, "logic {address} is there"),
+            Self::Available { address, is_back: true } => write!(f, "logic {address} is back"),
+            Self::NotReached { address, cause } => {
+                write!(f, "logic {address} is not there: {cause}")
+            }
+            Self::Unavailable { address, cause } => write!(f, "logic {address} is gone: {cause}"),
+            Self::NoneAvailable => {
+                f.write_str("no logic is there: new clients are refused until one is back")
+            }
+        }
+    }
+}
+
+/// What comes out, in the order in which it was decided.
+#[derive(Default)]
+pub(super) struct Output {
+    pub(super) messages: VecDeque<(ShardId, Message)>,
+    pub(super) actions: VecDeque<Action>,
+    pub(super) events: VecDeque<Event>,
+}

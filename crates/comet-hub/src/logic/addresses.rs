@@ -1,0 +1,487 @@
+//! The addresses of logic: which of them are available, and whose turn it is.
+//!
+//! Each address is connected, pinged, and after a failure connected anew. Only that decides whether it is
+//! available. A call that failed on its way asks for a ping at once.
+
+use std::time::Duration;
+
+use comet_core::Millis;
+
+use super::action::{Action, ConnectionId, Event, Output, PingOutcome};
+use crate::Random;
+
+/// The shortest wait before an address is tried again, milliseconds.
+const BACKOFF_MIN_MS: u64 = 100;
+
+/// The longest.
+const BACKOFF_MAX_MS: u64 = 5_000;
+
+/// How far an address has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// There has to be a connection by `until`.
+    Connecting { until: Millis },
+    /// Connected; the first ping has to be answered by `until`.
+    Probing { until: Millis },
+    /// Calls may go there. `pings` were answered on this connection, after the first one.
+    Available { pings: u64, ping: Ping },
+    /// It is left alone until then.
+    BackingOff { until: Millis },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ping {
+    /// The next one is due then.
+    Due(Millis),
+    /// It has to be answered by `until`. `again`: a call failed meanwhile, so another one follows at once.
+    UnderWay { until: Millis, again: bool },
+}
+
+/// What was logged of an address so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Known {
+    Nothing,
+    /// It was unavailable from the start.
+    Unavailable,
+    /// It was available before.
+    Available,
+}
+
+struct Address {
+    name: Box<str>,
+    /// Of its connection; outcomes that belong to an earlier one are stale.
+    generation: u64,
+    state: State,
+    /// Times in a row that it did not answer a ping after the first.
+    failures: u32,
+    known: Known,
+}
+
+pub(super) struct Addresses {
+    all: Vec<Address>,
+    /// Whose turn it is.
+    turn: usize,
+    ping_ms: u64,
+    timeout_ms: u64,
+}
+
+impl Addresses {
+    /// Connects to all of them.
+    pub(super) fn new(
+        names: Vec<Box<str>>,
+        (ping_ms, timeout_ms): (u64, u64),
+        now: Millis,
+        out: &mut Output,
+    ) -> Self {
+        let until = now.after(timeout_ms);
+        let connecting = |name| Address {
+            name,
+            generation: 0,
+            state: State::Connecting { until },
+            failures: 0,
+            known: Known::Nothing,
+        };
+        let all: Vec<_> = names.into_iter().map(connecting).collect();
+        for address in 0..all.len() {
+            out.actions.push_back(Action::Connect(ConnectionId { address, generation: 0 }));
+        }
+        Self { all, turn: 0, ping_ms, timeout_ms }
+    }
+
+    /// Each address and whether it is available.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.all.iter().map(|address| (&*address.name, address.is_available()))
+    }
+
+    /// How many are available.
+    pub(super) fn available(&self) -> usize {
+        self.all.iter().filter(|address| address.is_available()).count()
+    }
+
+    /// The next address in turn that is available and not among those `tried`.
+    pub(super) fn pick(&mut self, tried: &[usize]) -> Option<ConnectionId> {
+        let count = self.all.len();
+        let mut turns = (0..count).map(|step| (self.turn + step) % count);
+        let address =
+            turns.find(|index| !tried.contains(index) && self.all[*index].is_available())?;
+        self.turn = (address + 1) % count;
+        Some(ConnectionId { address, generation: self.all[address].generation })
+    }
+
+    /// A call over `connection` failed on its way.
+    pub(super) fn suspect(&mut self, connection: ConnectionId, now: Millis, out: &mut Output) {
+        let until = now.after(self.timeout_ms);
+        if let Some(address) = self.current(connection)
+            && let State::Available { ping, .. } = &mut address.state
+        {
+            match ping {
+                Ping::Due(_) => {
+                    *ping = Ping::UnderWay { until, again: false };
+                    out.actions.push_back(Action::Ping(connection));
+                }
+                Ping::UnderWay { again, .. } => *again = true,
+            }
+        }
+    }
+
+    pub(super) fn handle_connected(
+        &mut self,
+        now: Millis,
+        connection: ConnectionId,
+        out: &mut Output,
+    ) {
+        let until = now.after(self.timeout_ms);
+        if let Some(address) = self.current(connection)
+            && let State::Connecting { .. } = address.state
+        {
+            address.state = State::Probing { until };
+            out.actions.push_back(Action::Ping(connection));
+        }
+    }
+
+    pub(super) fn handle_connect_failed(
+        &mut self,
+        now: Millis,
+        connection: ConnectionId,
+        cause: &str,
+        (random, out): (&mut Random, &mut Output),
+    ) {
+        if let Some(address) = self.current(connection)
+            && let State::Connecting { .. } = address.state
+        {
+            self.mark_unavailable(connection.address, cause, now, (random, out));
+        }
+    }
+
+    pub(super) fn handle_ping(
+        &mut self,
+        now: Millis,
+        connection: ConnectionId,
+        outcome: PingOutcome,
+        (random, out): (&mut Random, &mut Output),
+    ) {
+        let (until, next) = (now.after(self.timeout_ms), now.after(self.ping_ms));
+        let Some(address) = self.current(connection) else { return };
+        let cause = match outcome {
+            PingOutcome::Answered => {
+                match &mut address.state {
+                    State::Probing { .. } => {
+                        address.state = State::Available { pings: 0, ping: Ping::Due(next) };
+                        let is_back = address.known == Known::Available;
+                        address.known = Known::Available;
+                        let address = address.name.clone();
+                        out.events.push_back(Event::Available { address, is_back });
+                    }
+                    State::Available {
+                        pings,
+                        ping: ping @ Ping::UnderWay { again: false, .. },
+                    } => {
+                        *pings += 1;
+                        *ping = Ping::Due(next);
+                    }
+                    State::Available { pings, ping: ping @ Ping::UnderWay { .. } } => {
+                        *pings += 1;
+                        *ping = Ping::UnderWay { until, again: false };
+                        out.actions.push_back(Action::Ping(connection));
+                    }
+                    _ => {}
+                }
+                return;
+            }
+            PingOutcome::NotServing => "it says that it does not serve".into(),
+            PingOutcome::Failed(cause) => cause,
+        };
+        let is_pinged = matches!(
+            address.state,
+            State::Probing { .. } | State::Available { ping: Ping::UnderWay { .. }, .. }
+        );
+        if is_pinged {
+            self.mark_unavailable(connection.address, &cause, now, (random, out));
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub(super) fn handle_timeout(&mut self, now: Millis, random: &mut Random, out: &mut Output) {
+        for index in 0..self.all.len() {
+            if self.all[index].due() > now {
+                continue;
+            }
+            let limit = Duration::from_millis(self.timeout_ms);
+            match self.all[index].state {
+                State::Connecting { .. } => {
+                    let cause = format!("no connection within {limit:?}");
+                    self.mark_unavailable(index, &cause, now, (&mut *random, &mut *out));
+                }
+                State::Probing { .. } | State::Available { ping: Ping::UnderWay { .. }, .. } => {
+                    let cause = format!("no answer to a ping within {limit:?}");
+                    self.mark_unavailable(index, &cause, now, (&mut *random, &mut *out));
+                }
+                State::Available { .. } => {
+                    let generation = self.all[index].generation;
+                    self.suspect(ConnectionId { address: index, generation }, now, out);
+                }
+                State::BackingOff { .. } => {
+                    let address = &mut self.all[index];
+                    address.generation += 1;
+                    address.state = State::Connecting { until: now.after(self.timeout_ms) };
+                    let connection =
+                        ConnectionId { address: index, generation: address.generation };
+                    out.actions.push_back(Action::Connect(connection));
+                }
+            }
+        }
+    }
+
+    /// When [`Addresses::handle_timeout`] has something to do next.
+    pub(super) fn poll_timeout(&self) -> Option<Millis> {
+        self.all.iter().map(Address::due).min()
+    }
+
+    /// The address of `connection`, unless it has a newer one.
+    fn current(&mut self, connection: ConnectionId) -> Option<&mut Address> {
+        self.all
+            .get_mut(connection.address)
+            .filter(|address| address.generation == connection.generation)
+    }
+
+    /// The connection does not serve, or there is none: it is given up, and tried again later.
+    fn mark_unavailable(
+        &mut self,
+        index: usize,
+        cause: &str,
+        now: Millis,
+        (random, out): (&mut Random, &mut Output),
+    ) {
+        let address = &mut self.all[index];
+        let connection = ConnectionId { address: index, generation: address.generation };
+        let was = address.state;
+        // An address that comes and goes is tried no sooner than one that stays away.
+        let has_pinged = matches!(was, State::Available { pings: 1.., .. });
+        address.failures = if has_pinged { 0 } else { address.failures.saturating_add(1) };
+        let until = now.after(backoff_ms(random, address.failures));
+        address.state = State::BackingOff { until };
+        out.actions.push_back(Action::Close(connection));
+        let (name, cause) = (address.name.clone(), cause.into());
+        if let State::Available { .. } = was {
+            out.events.push_back(Event::Unavailable { address: name, cause });
+            if self.available() == 0 {
+                out.events.push_back(Event::NoneAvailable);
+            }
+        } else if address.known == Known::Nothing {
+            address.known = Known::Unavailable;
+            out.events.push_back(Event::NotReached { address: name, cause });
+        }
+    }
+}
+
+impl Address {
+    fn is_available(&self) -> bool {
+        matches!(self.state, State::Available { .. })
+    }
+
+    fn due(&self) -> Millis {
+        match self.state {
+            State::Connecting { until }
+            | State::Probing { until }
+            | State::BackingOff { until }
+            | State::Available { ping: Ping::UnderWay { until, .. } | Ping::Due(until), .. } => {
+                until
+            }
+        }
+    }
+}
+
+/// Drawn from the upper half, so that many comets do not come back at the same time.
+fn backoff_ms(random: &mut Random, failures: u32) -> u64 {
+    let longest = BACKOFF_MIN_MS.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX_MS);
+    random.within(longest / 2..=longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PING_MS: u64 = 1_000;
+    const TIMEOUT_MS: u64 = 300;
+
+    struct Rig {
+        addresses: Addresses,
+        random: Random,
+        out: Output,
+        now: Millis,
+    }
+
+    impl Rig {
+        fn new(names: &[&str]) -> Self {
+            let names = names.iter().map(|name| (*name).into()).collect();
+            let mut out = Output::default();
+            let addresses = Addresses::new(names, (PING_MS, TIMEOUT_MS), Millis(0), &mut out);
+            Self { addresses, random: Random::new(1), out, now: Millis(0) }
+        }
+
+        fn actions(&mut self) -> Vec<Action> {
+            self.out.actions.drain(..).collect()
+        }
+
+        fn events(&mut self) -> Vec<String> {
+            self.out.events.drain(..).map(|event| event.to_string()).collect()
+        }
+
+        /// Lets time pass to what is due next, and does it.
+        fn next(&mut self) -> Millis {
+            self.now = self.addresses.poll_timeout().unwrap();
+            self.addresses.handle_timeout(self.now, &mut self.random, &mut self.out);
+            self.now
+        }
+
+        fn connected(&mut self, address: usize, generation: u64) {
+            let connection = ConnectionId { address, generation };
+            self.addresses.handle_connected(self.now, connection, &mut self.out);
+        }
+
+        fn pinged(&mut self, address: usize, generation: u64, outcome: PingOutcome) {
+            let (connection, now) = (ConnectionId { address, generation }, self.now);
+            let tools = (&mut self.random, &mut self.out);
+            self.addresses.handle_ping(now, connection, outcome, tools);
+        }
+
+        fn make_available(&mut self, address: usize, generation: u64) {
+            self.connected(address, generation);
+            self.pinged(address, generation, PingOutcome::Answered);
+        }
+    }
+
+    fn connection(generation: u64) -> ConnectionId {
+        ConnectionId { address: 0, generation }
+    }
+
+    #[test]
+    fn backoff_grows_up_to_its_bound() {
+        let mut random = Random::new(7);
+        for (failures, longest) in [(0, 100), (1, 200), (5, 3_200), (6, 5_000), (u32::MAX, 5_000)] {
+            for _ in 0..100 {
+                let delay = backoff_ms(&mut random, failures);
+                assert!((longest / 2..=longest).contains(&delay), "{failures}: {delay}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_is_available_from_its_first_ping_until_one_fails() {
+        let mut rig = Rig::new(&["a"]);
+        assert_eq!(rig.actions(), [Action::Connect(connection(0))]);
+        rig.connected(0, 0);
+        assert_eq!(
+            (rig.addresses.available(), rig.actions()),
+            (0, vec![Action::Ping(connection(0))])
+        );
+        rig.pinged(0, 0, PingOutcome::Answered);
+        assert_eq!(
+            (rig.addresses.available(), rig.events()),
+            (1, vec!["logic a is there".to_owned()])
+        );
+        // The next ping is due, is sent, and is not answered in time.
+        assert_eq!(
+            (rig.next(), rig.actions()),
+            (Millis(PING_MS), vec![Action::Ping(connection(0))])
+        );
+        assert_eq!(
+            (rig.next(), rig.actions()),
+            (Millis(PING_MS + TIMEOUT_MS), vec![Action::Close(connection(0))])
+        );
+        let gone = "logic a is gone: no answer to a ping within 300ms";
+        let none = "no logic is there: new clients are refused until one is back";
+        assert_eq!(
+            (rig.addresses.available(), rig.events()),
+            (0, vec![gone.to_owned(), none.to_owned()])
+        );
+        // What comes of the old connection now changes nothing.
+        rig.pinged(0, 0, PingOutcome::Answered);
+        assert_eq!(rig.addresses.available(), 0);
+        rig.next();
+        assert_eq!(rig.actions(), [Action::Connect(connection(1))]);
+        rig.make_available(0, 1);
+        assert_eq!(rig.events(), ["logic a is back"]);
+    }
+
+    #[test]
+    fn an_address_that_was_never_there_is_logged_once() {
+        let mut rig = Rig::new(&["a"]);
+        for generation in 0..4 {
+            rig.actions();
+            let outcome = match generation {
+                0 => {
+                    let cause = "refused";
+                    let (connection, tools) = (connection(0), (&mut rig.random, &mut rig.out));
+                    rig.addresses.handle_connect_failed(rig.now, connection, cause, tools);
+                    "logic a is not there: refused"
+                }
+                // It connects, and says that it does not serve.
+                1 => {
+                    rig.connected(0, 1);
+                    rig.pinged(0, 1, PingOutcome::NotServing);
+                    ""
+                }
+                // Nothing comes of it in time.
+                _ => {
+                    rig.next();
+                    ""
+                }
+            };
+            assert_eq!(rig.events().concat(), outcome);
+            assert!(rig.actions().contains(&Action::Close(connection(generation))));
+            let begin = rig.now;
+            let backoff = rig.next().0 - begin.0;
+            let longest = BACKOFF_MIN_MS << (generation + 1);
+            assert!((longest / 2..=longest).contains(&backoff), "{generation}: {backoff}");
+        }
+        rig.make_available(0, 4);
+        assert_eq!(rig.events(), ["logic a is there"]);
+    }
+
+    #[test]
+    fn haste_needs_a_ping_after_the_first() {
+        for (pings, longest) in [(0, 200), (1, 100)] {
+            let mut rig = Rig::new(&["a"]);
+            rig.make_available(0, 0);
+            for _ in 0..pings {
+                rig.next();
+                rig.pinged(0, 0, PingOutcome::Answered);
+            }
+            rig.next();
+            rig.pinged(0, 0, PingOutcome::Failed("cut".into()));
+            let begin = rig.now;
+            let backoff = rig.next().0 - begin.0;
+            assert!((longest / 2..=longest).contains(&backoff), "{pings}: {backoff}");
+        }
+    }
+
+    #[test]
+    fn a_failed_call_asks_for_a_ping_at_once_and_for_one_after_that_under_way() {
+        let mut rig = Rig::new(&["a"]);
+        rig.make_available(0, 0);
+        rig.actions();
+        for expected in [vec![Action::Ping(connection(0))], vec![]] {
+            rig.addresses.suspect(connection(0), rig.now, &mut rig.out);
+            assert_eq!(rig.actions(), expected);
+        }
+        rig.pinged(0, 0, PingOutcome::Answered);
+        assert_eq!(rig.actions(), [Action::Ping(connection(0))]);
+        rig.pinged(0, 0, PingOutcome::Answered);
+        assert_eq!(rig.actions(), []);
+        // A call over a former connection says nothing about this one.
+        rig.addresses.suspect(connection(7), rig.now, &mut rig.out);
+        assert_eq!((rig.actions(), rig.addresses.available()), (vec![], 1));
+    }
+
+    #[test]
+    fn available_addresses_take_turns() {
+        let mut rig = Rig::new(&["a", "b", "c"]);
+        assert_eq!(rig.addresses.pick(&[]), None);
+        rig.make_available(0, 0);
+        rig.make_available(2, 0);
+        let mut pick = |tried: &[usize]| rig.addresses.pick(tried).map(|found| found.address);
+        assert_eq!([pick(&[]), pick(&[]), pick(&[])], [Some(0), Some(2), Some(0)]);
+        assert_eq!([pick(&[2]), pick(&[0]), pick(&[0, 2])], [Some(0), Some(2), None]);
+    }
+}

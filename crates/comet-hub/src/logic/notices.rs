@@ -1,0 +1,334 @@
+//! Notices for logic of what becomes of sessions: that they go on, that they ended. While logic is
+//! unavailable, they wait here.
+//!
+//! At most one notice of a key is on its way, and a newer one takes the place of an older one that waits.
+//! So the last notice of a key is the last that logic hears. A key that logic has just given to a
+//! connection is in use: an end of its former session is taken back, or mended if logic may have received it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use comet_core::Millis;
+
+/// Notices that wait at most. Of an end beyond it logic learns by the session's expiry.
+const WAITING_MAX: usize = 65_536;
+
+/// Notices on their way at most: what clients ask for must find room beside them.
+const ON_THEIR_WAY_MAX: usize = 256;
+
+/// How often a notice is sent before it is given up.
+const ATTEMPTS: u32 = 3;
+
+/// Ends that are remembered after they were sent. They matter for as long as a call may take.
+const ENDED_MAX: usize = 16_384;
+
+/// How long an undelivered notice rests, milliseconds: by then it is known which addresses are
+/// available.
+const REST_MS: u64 = 500;
+
+/// What became of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NoticeKind {
+    /// It goes on.
+    Renewed,
+    /// It ended.
+    Ended,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Notice {
+    pub(super) user: i64,
+    pub(super) key: Box<str>,
+    pub(super) kind: NoticeKind,
+    /// How often it was sent in vain.
+    failures: u32,
+}
+
+impl Notice {
+    pub(super) fn new(user: i64, key: Box<str>, kind: NoticeKind) -> Self {
+        Self { user, key, kind, failures: 0 }
+    }
+}
+
+/// A place in the order in which notices were taken and sent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(super) struct SequenceNumber(u64);
+
+#[derive(Default)]
+pub(super) struct Notices {
+    /// In the order in which they are to be sent.
+    waiting: BTreeMap<SequenceNumber, Notice>,
+    /// Where the notice of a key waits.
+    places: HashMap<Box<str>, SequenceNumber>,
+    /// Keys with a notice on its way, and what is to be sent after it.
+    on_their_way: HashMap<Box<str>, Option<Notice>>,
+    /// Undelivered notices, and when their rest is over. Their keys are still on their way.
+    resting: VecDeque<(Millis, Notice)>,
+    /// Keys whose end was sent last, and when.
+    ended: HashMap<Box<str>, SequenceNumber>,
+    /// The same, the oldest first; an end that was sent again has more than one entry.
+    ended_order: VecDeque<(SequenceNumber, Box<str>)>,
+    last: SequenceNumber,
+    dropped: u64,
+}
+
+impl Notices {
+    /// Takes a notice to be sent when logic is available. If too many wait it comes back, and is counted
+    /// as dropped.
+    pub(super) fn add(&mut self, notice: Notice) -> Option<Notice> {
+        if let Some(next) = self.on_their_way.get_mut(&notice.key) {
+            *next = Some(notice);
+        } else if let Some(place) = self.places.get(&notice.key) {
+            self.waiting.insert(*place, notice);
+        } else if self.waiting.len() < WAITING_MAX {
+            let place = self.next_number();
+            self.places.insert(notice.key.clone(), place);
+            self.waiting.insert(place, notice);
+        } else {
+            self.dropped += 1;
+            return Some(notice);
+        }
+        None
+    }
+
+    /// The last number given. An end that is sent later has a higher one.
+    pub(super) fn last_number(&self) -> SequenceNumber {
+        self.last
+    }
+
+    /// Logic has given `key` to a connection, asked at `since`: an end sent after that may have ended the
+    /// new session. The renewal that would mend that comes back if too many wait.
+    pub(super) fn key_in_use(
+        &mut self,
+        user: i64,
+        key: &str,
+        since: SequenceNumber,
+    ) -> Option<Notice> {
+        self.take_back(key);
+        let is_hit = self.on_their_way.contains_key(key)
+            || self.ended.get(key).is_some_and(|ended| *ended > since);
+        if is_hit { self.add(Notice::new(user, key.into(), NoticeKind::Renewed)) } else { None }
+    }
+
+    /// The next one to be sent, which is on its way from here on until [`Notices::handle_delivered`] or the
+    /// rest after [`Notices::handle_undelivered`].
+    pub(super) fn begin(&mut self) -> Option<Notice> {
+        if self.on_their_way.len() >= ON_THEIR_WAY_MAX {
+            return None;
+        }
+        let (_, notice) = self.waiting.pop_first()?;
+        self.places.remove(&notice.key);
+        self.on_their_way.insert(notice.key.clone(), None);
+        Some(notice)
+    }
+
+    /// Logic has received it. If a newer one cannot wait, that comes back.
+    pub(super) fn handle_delivered(&mut self, notice: &Notice) -> Option<Notice> {
+        let next = self.arrive(notice);
+        next.and_then(|next| self.add(next))
+    }
+
+    /// Logic may have received it or not. After a rest it waits for another time, unless there is a newer one.
+    pub(super) fn handle_undelivered(&mut self, now: Millis, notice: Notice) {
+        self.resting.push_back((now.after(REST_MS), notice));
+    }
+
+    /// Ends the rest of one notice, if any is over at `now`. `Some(Some(_))`: one is given up, and counted
+    /// as dropped.
+    pub(super) fn handle_timeout(&mut self, now: Millis) -> Option<Option<Notice>> {
+        let (_, notice) = self.resting.pop_front_if(|(until, _)| *until <= now)?;
+        let failures = notice.failures + 1;
+        let given_up = match self.arrive(&notice) {
+            Some(next) => self.add(next),
+            None if failures < ATTEMPTS => self.add(Notice { failures, ..notice }),
+            None => {
+                self.dropped += 1;
+                Some(notice)
+            }
+        };
+        Some(given_up)
+    }
+
+    /// When a rest is over next.
+    pub(super) fn poll_timeout(&self) -> Option<Millis> {
+        self.resting.front().map(|(until, _)| *until)
+    }
+
+    /// None waits and none is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.on_their_way.is_empty()
+    }
+
+    /// A notice of `key` waits, rests or is on its way.
+    pub(super) fn has_notice_of(&self, key: &str) -> bool {
+        self.places.contains_key(key) || self.on_their_way.contains_key(key)
+    }
+
+    /// An end waits, rests, or is to be sent after the notice that is on its way.
+    pub(super) fn has_ends(&self) -> bool {
+        let waiting = self.waiting.values().chain(self.on_their_way.values().flatten());
+        let mut pending = waiting.chain(self.resting.iter().map(|(_, notice)| notice));
+        pending.any(|notice| notice.kind == NoticeKind::Ended)
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// It is no longer on its way; what is to be sent next of its key.
+    fn arrive(&mut self, notice: &Notice) -> Option<Notice> {
+        let next = self.on_their_way.remove(&notice.key).flatten();
+        if notice.kind == NoticeKind::Ended {
+            // Heard or not: an answer that got lost may have had a deed before it.
+            self.remember_end(notice.key.clone());
+        }
+        next
+    }
+
+    fn take_back(&mut self, key: &str) {
+        if let Some(place) = self.places.get(key)
+            && self.waiting[place].kind == NoticeKind::Ended
+        {
+            self.waiting.remove(place);
+            self.places.remove(key);
+        }
+        if let Some(next) = self.on_their_way.get_mut(key) {
+            next.take_if(|next| next.kind == NoticeKind::Ended);
+        }
+    }
+
+    fn remember_end(&mut self, key: Box<str>) {
+        let number = self.next_number();
+        self.ended.insert(key.clone(), number);
+        self.ended_order.push_back((number, key));
+        if self.ended_order.len() > ENDED_MAX
+            && let Some((oldest, key)) = self.ended_order.pop_front()
+            && self.ended.get(&key) == Some(&oldest)
+        {
+            self.ended.remove(&key);
+        }
+    }
+
+    fn next_number(&mut self) -> SequenceNumber {
+        self.last = SequenceNumber(self.last.0 + 1);
+        self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Millis = Millis(7);
+    const RESTED: Millis = Millis(7 + REST_MS);
+
+    fn ended(key: &str) -> Notice {
+        Notice::new(1, key.into(), NoticeKind::Ended)
+    }
+
+    fn renewed(key: &str) -> Notice {
+        Notice::new(1, key.into(), NoticeKind::Renewed)
+    }
+
+    /// Sends everything, and returns it as key and kind.
+    fn send_all(notices: &mut Notices) -> Vec<(String, NoticeKind)> {
+        let mut sent = Vec::new();
+        while let Some(notice) = notices.begin() {
+            sent.push((notice.key.to_string(), notice.kind));
+            notices.handle_delivered(&notice);
+        }
+        assert!(notices.is_idle());
+        sent
+    }
+
+    #[test]
+    fn the_last_notice_of_a_key_is_sent_once_in_order() {
+        let mut notices = Notices::default();
+        for notice in [ended("a"), renewed("b"), renewed("a"), ended("b")] {
+            notices.add(notice);
+        }
+        let expected = [("a".into(), NoticeKind::Renewed), ("b".into(), NoticeKind::Ended)];
+        assert_eq!(send_all(&mut notices), expected);
+        assert_eq!(notices.dropped(), 0);
+    }
+
+    #[test]
+    fn a_notice_newer_than_one_on_its_way_waits_for_its_end() {
+        let mut notices = Notices::default();
+        for is_delivered in [true, false] {
+            notices.add(renewed("a"));
+            let first = notices.begin().unwrap();
+            notices.add(ended("a"));
+            assert_eq!(notices.begin(), None);
+            if is_delivered {
+                notices.handle_delivered(&first);
+            } else {
+                notices.handle_undelivered(NOW, first);
+                assert_eq!(notices.poll_timeout(), Some(RESTED));
+                assert_eq!(notices.handle_timeout(Millis(RESTED.0 - 1)), None);
+                assert_eq!(notices.begin(), None);
+                assert_eq!(notices.handle_timeout(RESTED), Some(None));
+            }
+            assert_eq!(send_all(&mut notices), [("a".into(), NoticeKind::Ended)]);
+        }
+    }
+
+    #[test]
+    fn an_end_that_may_have_hit_the_new_session_is_mended() {
+        let mended = [("a".to_owned(), NoticeKind::Renewed)];
+        let mut notices = Notices::default();
+        // It waits: it is not sent.
+        notices.add(ended("a"));
+        notices.key_in_use(1, "a", notices.last_number());
+        assert_eq!(send_all(&mut notices), []);
+        // It is on its way.
+        notices.add(ended("a"));
+        let on_its_way = notices.begin().unwrap();
+        notices.key_in_use(1, "a", notices.last_number());
+        notices.handle_delivered(&on_its_way);
+        assert_eq!(send_all(&mut notices), mended);
+        // It was sent while logic was asked.
+        let asked = notices.last_number();
+        notices.add(ended("a"));
+        assert_eq!(send_all(&mut notices).len(), 1);
+        notices.key_in_use(1, "a", asked);
+        assert_eq!(send_all(&mut notices), mended);
+        // It was sent before.
+        notices.key_in_use(1, "a", notices.last_number());
+        assert_eq!(send_all(&mut notices), []);
+    }
+
+    #[test]
+    fn an_undelivered_notice_is_given_up_after_a_few_times() {
+        let mut notices = Notices::default();
+        notices.add(ended("a"));
+        for attempt in 1..=ATTEMPTS {
+            let notice = notices.begin().expect("it still waits");
+            notices.handle_undelivered(NOW, notice);
+            let given_up = notices.handle_timeout(RESTED).expect("the rest is over");
+            assert_eq!(given_up.is_some(), attempt == ATTEMPTS);
+            assert_eq!(notices.dropped(), u64::from(attempt == ATTEMPTS));
+        }
+        assert!(notices.is_idle());
+    }
+
+    #[test]
+    fn everything_is_bounded() {
+        let mut notices = Notices::default();
+        for key in 0..WAITING_MAX + 5 {
+            let given_up = notices.add(ended(&key.to_string()));
+            assert_eq!(given_up.is_some(), key >= WAITING_MAX);
+        }
+        assert_eq!((notices.waiting(), notices.dropped()), (WAITING_MAX, 5));
+        let on_their_way: Vec<_> = std::iter::from_fn(|| notices.begin()).collect();
+        assert_eq!(on_their_way.len(), ON_THEIR_WAY_MAX);
+        for notice in on_their_way {
+            notices.handle_delivered(&notice);
+        }
+        send_all(&mut notices);
+        assert_eq!((notices.ended.len(), notices.ended_order.len()), (ENDED_MAX, ENDED_MAX));
+    }
+}

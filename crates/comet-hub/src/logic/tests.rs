@@ -1,0 +1,429 @@
+//! The client as a driver sees it, which here is the test.
+
+use comet_core::{CloseReason, Denied, Generation, Identity, Slot};
+
+use super::*;
+
+const TIMEOUT_MS: u64 = 1_000;
+const RENEW_MS: u64 = 60_000;
+
+struct Rig {
+    client: LogicClient,
+    now: Millis,
+}
+
+/// A request on its way.
+type Sent = (AttemptId, ConnectionId, Request);
+
+impl Rig {
+    /// With `addresses` of them available, and the first renewal of rooms done.
+    fn new(addresses: usize, calls: usize) -> Self {
+        let mut rig = Self::unavailable(addresses, calls);
+        for address in 0..addresses {
+            rig.make_available(ConnectionId { address, generation: 0 });
+        }
+        if addresses > 0 {
+            rig.client.handle_rooms(rig.now, None);
+        }
+        rig.actions();
+        rig
+    }
+
+    fn unavailable(addresses: usize, calls: usize) -> Self {
+        let config = LogicConfig {
+            addresses: (0..addresses).map(|index| format!("logic-{index}").into()).collect(),
+            timeout_ms: TIMEOUT_MS,
+            calls,
+            ping_ms: 10_000,
+            renew_ms: RENEW_MS,
+            retry_after_ms: 4_000,
+            shards: 2,
+            seed: 1,
+        };
+        Self { client: LogicClient::new(config, Millis(0)), now: Millis(0) }
+    }
+
+    fn make_available(&mut self, connection: ConnectionId) {
+        self.client.handle_connected(self.now, connection);
+        self.client.handle_ping(self.now, connection, PingOutcome::Answered);
+    }
+
+    fn actions(&mut self) -> Vec<Action> {
+        std::iter::from_fn(|| self.client.poll_action()).collect()
+    }
+
+    fn messages(&mut self) -> Vec<(ShardId, Message)> {
+        std::iter::from_fn(|| self.client.poll_message()).collect()
+    }
+
+    /// What is sent; other actions are dropped.
+    fn sent(&mut self) -> Vec<Sent> {
+        let send = |action| match action {
+            Action::Send { attempt, connection, request } => {
+                Some((attempt, connection, Request::clone(&request)))
+            }
+            _ => None,
+        };
+        self.actions().into_iter().filter_map(send).collect()
+    }
+
+    #[track_caller]
+    fn only_sent(&mut self) -> Sent {
+        let mut sent = self.sent();
+        assert_eq!(sent.len(), 1, "{sent:?}");
+        sent.remove(0)
+    }
+
+    fn identify(&mut self) {
+        let request = AuthRequest { conn: conn(), token: (*b"t").into(), cookie: "c".into() };
+        self.client.handle_report(self.now, Report::Identify(request));
+    }
+
+    fn receive(&mut self) {
+        self.client.handle_report(
+            self.now,
+            Report::Receive {
+                conn: conn(),
+                user: 42,
+                key: "k".into(),
+                operation: 4,
+                sequence: 9,
+                body: (*b"hello").into(),
+            },
+        );
+    }
+
+    fn renewed(&mut self, key: &str) {
+        self.client.handle_report(self.now, Report::Heartbeat { user: 1, key: key.into() });
+    }
+
+    fn ended(&mut self, key: &str) {
+        self.client.handle_report(self.now, Report::Disconnected { user: 1, key: key.into() });
+    }
+
+    fn reply(&mut self, sent: &Sent, outcome: AttemptOutcome) {
+        self.client.handle_reply(self.now, sent.0, outcome);
+    }
+
+    fn done(&mut self, sent: &Sent) {
+        self.reply(sent, AttemptOutcome::Replied(Reply::Done));
+    }
+
+    fn connected(&mut self, sent: &Sent, key: &str) {
+        let identity = Identity { user: 1, key: Some(key.into()), ..Identity::default() };
+        self.reply(sent, AttemptOutcome::Replied(Reply::Connected(identity)));
+    }
+
+    fn wait(&mut self, millis: u64) {
+        self.now = self.now.after(millis);
+        self.client.handle_timeout(self.now);
+    }
+
+    /// The answer to the one question of [`conn`].
+    #[track_caller]
+    fn answer(&mut self) -> Result<Identity, Denied> {
+        match &self.messages()[..] {
+            [(ShardId(1), Message::Identified { conn: asked, answer })] => {
+                assert_eq!(*asked, conn());
+                answer.clone()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn receipt(&mut self) -> Result<(), Box<str>> {
+        match &self.messages()[..] {
+            [(ShardId(1), Message::Receipt { conn: asked, outcome })] => {
+                assert_eq!(*asked, conn());
+                outcome.clone()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn counted(&self, rpc: &str, code: StatusCode) -> u64 {
+        let mut counts = self.client.call_counts();
+        counts.find(|(name, of, _)| (*name, *of) == (rpc, code)).map_or(0, |(.., count)| count)
+    }
+}
+
+fn conn() -> ConnId {
+    ConnId { shard: ShardId(1), slot: Slot(3), generation: Generation(7) }
+}
+
+fn refused(code: i32) -> AttemptOutcome {
+    AttemptOutcome::Refused { code: StatusCode(code), sentence: "so be it".into() }
+}
+
+#[test]
+fn questions_are_asked_and_answered() {
+    let mut rig = Rig::new(1, 4);
+    rig.identify();
+    let sent = rig.only_sent();
+    assert_eq!(sent.2, Request::Connect { token: (*b"t").into(), cookie: "c".into() });
+    assert_eq!(rig.client.calls_under_way(), 1);
+    rig.connected(&sent, "k");
+    assert_eq!(rig.answer().unwrap().key.as_deref(), Some("k"));
+    rig.receive();
+    let sent = rig.only_sent();
+    let body = (*b"hello").into();
+    assert_eq!(sent.2, Request::Receive { user: 42, operation: 4, sequence: 9, body });
+    rig.done(&sent);
+    assert_eq!(rig.receipt(), Ok(()));
+    assert_eq!(rig.client.calls_under_way(), 0);
+    for rpc in ["Connect", "Receive"] {
+        assert_eq!(rig.counted(rpc, StatusCode::OK), 1);
+    }
+}
+
+/// How each outcome of the first attempt at one of two addresses ends a call.
+#[test]
+fn a_call_goes_to_another_address_if_it_may() {
+    struct Case {
+        outcome: AttemptOutcome,
+        connect_goes_on: bool,
+        receive_goes_on: bool,
+        sentence: &'static str,
+    }
+    let case = |outcome, connect_goes_on, receive_goes_on, sentence| Case {
+        outcome,
+        connect_goes_on,
+        receive_goes_on,
+        sentence,
+    };
+    let cases = [
+        case(AttemptOutcome::TimedOut, false, false, "logic did not answer in time"),
+        case(AttemptOutcome::Broken { was_sent: false }, true, true, ""),
+        case(AttemptOutcome::Broken { was_sent: true }, true, false, "logic is not there"),
+        case(refused(14), true, false, "logic is not there"),
+        case(refused(16), false, false, "so be it"),
+    ];
+    for Case { outcome, connect_goes_on, receive_goes_on, sentence } in cases {
+        for is_connect in [true, false] {
+            let mut rig = Rig::new(2, 4);
+            if is_connect {
+                rig.identify();
+            } else {
+                rig.receive();
+            }
+            let first = rig.only_sent();
+            rig.reply(&first, outcome.clone());
+            if if is_connect { connect_goes_on } else { receive_goes_on } {
+                let second = rig.only_sent();
+                assert_ne!(second.1.address, first.1.address);
+                // The former attempt is over.
+                rig.reply(&first, AttemptOutcome::Replied(Reply::Done));
+                assert!(rig.messages().is_empty());
+                // No address is asked twice.
+                rig.reply(&second, AttemptOutcome::Broken { was_sent: false });
+                assert!(rig.sent().is_empty());
+                let said = match is_connect {
+                    true => rig.answer().unwrap_err().sentence,
+                    false => rig.receipt().unwrap_err(),
+                };
+                assert_eq!(&*said, "logic is not there", "{outcome:?}");
+            } else {
+                assert!(rig.sent().is_empty());
+                let said = match is_connect {
+                    true => rig.answer().unwrap_err().sentence,
+                    false => rig.receipt().unwrap_err(),
+                };
+                assert_eq!(&*said, sentence, "{outcome:?}");
+            }
+            assert_eq!(rig.client.calls_under_way(), 0);
+        }
+    }
+}
+
+#[test]
+fn all_attempts_of_a_call_share_one_deadline() {
+    let mut rig = Rig::new(2, 4);
+    rig.identify();
+    let first = rig.only_sent();
+    rig.wait(TIMEOUT_MS - 1);
+    rig.reply(&first, AttemptOutcome::Broken { was_sent: true });
+    let second = rig.only_sent();
+    assert_eq!(rig.client.poll_timeout(), Some(Millis(TIMEOUT_MS)));
+    rig.wait(1);
+    assert!(rig.actions().contains(&Action::Abandon(second.0)));
+    let denied = rig.answer().unwrap_err();
+    assert_eq!(
+        (&*denied.sentence, denied.reason),
+        ("logic did not answer in time", CloseReason::LogicUnavailable)
+    );
+    assert_eq!(rig.counted("Connect", StatusCode::DEADLINE_EXCEEDED), 1);
+    // The answer comes all the same.
+    rig.connected(&second, "k");
+    assert!(rig.messages().is_empty());
+}
+
+#[test]
+fn while_no_address_is_available_questions_are_answered_and_notices_wait() {
+    let mut rig = Rig::unavailable(1, 4);
+    rig.actions();
+    rig.identify();
+    assert_eq!(&*rig.answer().unwrap_err().sentence, "logic is not there");
+    rig.receive();
+    assert_eq!(rig.receipt(), Err("logic is not there".into()));
+    rig.ended("k");
+    assert!(rig.sent().is_empty());
+    assert_eq!((rig.client.notices_waiting(), rig.client.is_idle()), (1, false));
+    rig.make_available(ConnectionId { address: 0, generation: 0 });
+    let sent = rig.only_sent();
+    assert_eq!(sent.2, Request::Disconnect { user: 1, key: "k".into() });
+    rig.done(&sent);
+    assert!(rig.client.has_delivered_notices() && rig.client.is_idle());
+}
+
+#[test]
+fn permits_bound_the_calls_under_way() {
+    let mut rig = Rig::new(1, 2);
+    rig.identify();
+    rig.receive();
+    let under_way = rig.sent();
+    assert_eq!(under_way.len(), 2);
+    rig.identify();
+    let denied = rig.answer().unwrap_err();
+    assert_eq!(&*denied.sentence, "logic has too much to do");
+    assert!((2_000..=4_000).contains(&denied.retry_after_ms.unwrap()), "{denied:?}");
+    assert_eq!(rig.counted("Connect", StatusCode::RESOURCE_EXHAUSTED), 1);
+    // A notice waits, and goes before later questions.
+    rig.ended("k");
+    assert!(rig.sent().is_empty());
+    rig.done(&under_way[1]);
+    let notice = rig.only_sent();
+    assert_eq!(notice.2.rpc(), "Disconnect");
+    assert_eq!(rig.client.calls_under_way(), 2);
+    rig.done(&notice);
+    rig.connected(&under_way[0], "other");
+    assert_eq!(rig.client.calls_under_way(), 0);
+}
+
+#[test]
+fn one_notice_of_a_key_is_on_its_way_and_the_newest_follows() {
+    let mut rig = Rig::new(1, 8);
+    rig.renewed("k");
+    let first = rig.only_sent();
+    rig.ended("k");
+    rig.renewed("k");
+    rig.ended("k");
+    rig.ended("other");
+    assert_eq!(rig.only_sent().2, Request::Disconnect { user: 1, key: "other".into() });
+    rig.done(&first);
+    assert_eq!(rig.only_sent().2, Request::Disconnect { user: 1, key: "k".into() });
+}
+
+#[test]
+fn a_renewal_that_logic_does_not_hear_goes_back_to_the_keys_home() {
+    for is_renewal in [true, false] {
+        let mut rig = Rig::new(1, 8);
+        if is_renewal {
+            rig.renewed("k");
+        } else {
+            rig.ended("k");
+        }
+        for _ in 0..3 {
+            assert!(rig.messages().is_empty());
+            let sent = rig.only_sent();
+            rig.reply(&sent, refused(13));
+            // It rests until it is known which addresses are available.
+            assert!(rig.sent().is_empty());
+            rig.wait(500);
+        }
+        assert!(rig.sent().is_empty());
+        assert_eq!(rig.client.notices_dropped(), 1);
+        let messages = rig.messages();
+        match &messages[..] {
+            [(home, Message::RenewalFailed { key })] if is_renewal => {
+                assert_eq!((*home, &**key), (home_of_key("k", 2), "k"));
+            }
+            // Of an end it learns by expiry.
+            [] if !is_renewal => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A client comes back with the key whose end is on its way, or was delivered while logic was asked.
+#[test]
+fn the_end_of_a_session_never_hits_the_next_one_of_its_key() {
+    for end_is_delivered_first in [true, false] {
+        let mut rig = Rig::new(1, 8);
+        rig.identify();
+        let asked = rig.only_sent();
+        rig.ended("k");
+        let end = rig.only_sent();
+        if end_is_delivered_first {
+            rig.done(&end);
+            rig.connected(&asked, "k");
+        } else {
+            rig.connected(&asked, "k");
+            assert!(rig.sent().is_empty());
+            rig.done(&end);
+        }
+        assert_eq!(rig.only_sent().2, Request::Heartbeat { user: 1, key: "k".into() });
+    }
+}
+
+#[test]
+fn room_counts_are_renewed_while_logic_is_available() {
+    let mut rig = Rig::unavailable(1, 1);
+    rig.make_available(ConnectionId { address: 0, generation: 0 });
+    assert!(rig.actions().contains(&Action::CountRooms));
+    // They wait for a permit.
+    rig.identify();
+    let asked = rig.only_sent();
+    rig.client.handle_rooms(rig.now, Some(vec![("here".into(), 3), ("many".into(), u32::MAX)]));
+    assert!(rig.sent().is_empty());
+    rig.connected(&asked, "k");
+    rig.messages();
+    let renewal = rig.only_sent();
+    let rooms = vec![("here".into(), 3), ("many".into(), i32::MAX)];
+    assert_eq!(renewal.2, Request::RenewOnline { rooms });
+    let all = vec![("here".to_owned(), 5), ("there".to_owned(), 1)];
+    rig.reply(&renewal, AttemptOutcome::Replied(Reply::RoomCounts(all)));
+    let messages = rig.messages();
+    let mut counts = Vec::new();
+    for (index, (shard, message)) in messages.iter().enumerate() {
+        assert_eq!(usize::from(shard.0), index);
+        let Message::RemoteRoomCounts { rooms } = message else { panic!("{message:?}") };
+        counts.extend(rooms.iter().map(|(room, others)| (&**room, *others)));
+    }
+    counts.sort_unstable();
+    assert_eq!((messages.len(), counts), (2, vec![("here", 2), ("there", 1)]));
+    // The next one, and what becomes of one that fails.
+    for outcome in [None, Some(refused(13))] {
+        rig.wait(RENEW_MS - 1);
+        rig.client.handle_ping(
+            rig.now,
+            ConnectionId { address: 0, generation: 0 },
+            PingOutcome::Answered,
+        );
+        assert!(!rig.actions().contains(&Action::CountRooms));
+        rig.wait(1);
+        rig.client.handle_ping(
+            rig.now,
+            ConnectionId { address: 0, generation: 0 },
+            PingOutcome::Answered,
+        );
+        assert!(rig.actions().contains(&Action::CountRooms));
+        rig.client.handle_rooms(rig.now, outcome.as_ref().map(|_| Vec::new()));
+        if let Some(outcome) = outcome {
+            let renewal = rig.only_sent();
+            rig.reply(&renewal, outcome);
+        }
+        assert!(rig.messages().is_empty());
+    }
+}
+
+#[test]
+fn nothing_is_due_for_calls_that_are_over() {
+    let mut rig = Rig::new(1, 8);
+    let idle = rig.client.poll_timeout();
+    rig.identify();
+    assert_eq!(rig.client.poll_timeout(), Some(Millis(TIMEOUT_MS)));
+    let sent = rig.only_sent();
+    rig.connected(&sent, "k");
+    assert_eq!(rig.client.poll_timeout(), idle);
+}

@@ -1,0 +1,408 @@
+//! A run of the fan-out of a logic service: the real decisions of [`comet_hub::fanout`] with fake comets
+//! that are slow, dead, late or lose their answers, and callers that leave.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU32;
+
+use comet_core::Millis;
+use comet_hub::fanout::{
+    Call, CallFailure, Check, FailedComet, Fanout, FanoutConfig, HealthMonitor, LedgerSum, PartId,
+    PushFanout, Pushed, Refused, Target,
+};
+
+use crate::rng::Rng;
+
+const LIMIT_MS: u64 = 1_000;
+const PING_MS: u64 = 500;
+const KEYS_MAX: usize = 3;
+/// Steps of a run.
+const STEPS: u32 = 400;
+/// Longest step, milliseconds.
+const STEP_MS_MAX: u64 = 40;
+
+/// What a run of the fan-out exercised, or several added up.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FanoutSummary {
+    /// Pushes.
+    pub pushes: u64,
+    /// Pushes that found no place.
+    pub crowded: u64,
+    /// Pushes whose caller left.
+    pub left: u64,
+    /// Pushes that nobody took.
+    pub refused: u64,
+    /// Pushes of which some comets did not take their part.
+    pub partial: u64,
+    /// Parts whose comet did not answer in time.
+    pub late: u64,
+    /// Parts that a comet did while the answer got lost.
+    pub lost: u64,
+    /// Times that a comet was found to serve, or not to serve any more.
+    pub changes: u64,
+}
+
+impl std::ops::AddAssign for FanoutSummary {
+    fn add_assign(&mut self, other: Self) {
+        self.pushes += other.pushes;
+        self.crowded += other.crowded;
+        self.left += other.left;
+        self.refused += other.refused;
+        self.partial += other.partial;
+        self.late += other.late;
+        self.lost += other.lost;
+        self.changes += other.changes;
+    }
+}
+
+impl fmt::Display for FanoutSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pushes, crowded, left, refused, partial, late, lost, changes } = self;
+        write!(
+            f,
+            "fan-out: {pushes} pushes, {crowded} found no place, of {left} the caller left, {refused} \
+             refused, {partial} in part; {late} answers late, {lost} lost, {changes} changes of health"
+        )
+    }
+}
+
+/// How a comet behaves for the moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Behaviour {
+    Quick,
+    Slow,
+    /// It answers after the deadline.
+    Late,
+    /// Nothing comes of a call.
+    Dead,
+    /// It does its part, and the answer gets lost.
+    LosesAnswers,
+    Refuses,
+}
+
+struct Comet {
+    behaviour: Behaviour,
+    changes_at: Millis,
+}
+
+/// A call under way.
+struct Part {
+    comet: usize,
+    due: Millis,
+    /// `None`: there is no answer.
+    answer_at: Option<Millis>,
+    answer: Result<LedgerSum, CallFailure>,
+}
+
+struct Push {
+    fanout: PushFanout,
+    parts: BTreeMap<PartId, Part>,
+    /// What has to come of it.
+    expected: LedgerSum,
+    failed: Vec<String>,
+    taken: usize,
+    is_bad: bool,
+    over_by: Millis,
+}
+
+struct World {
+    rng: Rng,
+    now: Millis,
+    ids: Vec<String>,
+    places: usize,
+    comets: Vec<Comet>,
+    fanout: Fanout,
+    health: HealthMonitor,
+    checks: Vec<(Option<Millis>, Check, bool)>,
+    pushes: Vec<Push>,
+    is_calm: bool,
+    summary: FanoutSummary,
+}
+
+/// Runs what `seed` decides.
+///
+/// # Errors
+/// What did not hold.
+pub(crate) fn run(seed: u64) -> Result<FanoutSummary, String> {
+    let mut rng = Rng::new(seed);
+    let ids: Vec<_> = (0..rng.between(1, 4)).map(|comet| format!("comet-{comet}")).collect();
+    let places = rng.between(1, 6) as usize;
+    let config =
+        FanoutConfig { comets: ids.clone(), keys_max: KEYS_MAX, limit_ms: LIMIT_MS, places };
+    let comet = |_| Comet { behaviour: Behaviour::Quick, changes_at: Millis(0) };
+    let mut world = World {
+        rng,
+        now: Millis(0),
+        places,
+        comets: ids.iter().map(comet).collect(),
+        fanout: Fanout::new(config),
+        health: HealthMonitor::new(ids.len(), PING_MS, Millis(0)),
+        ids,
+        checks: Vec::new(),
+        pushes: Vec::new(),
+        is_calm: false,
+        summary: FanoutSummary::default(),
+    };
+    for _ in 0..STEPS {
+        world.step()?;
+    }
+    world.rest()?;
+    Ok(world.summary)
+}
+
+impl World {
+    fn step(&mut self) -> Result<(), String> {
+        self.now = self.now.after(self.rng.between(0, STEP_MS_MAX));
+        for comet in &mut self.comets {
+            if comet.changes_at <= self.now {
+                comet.changes_at = self.now.after(self.rng.between(200, 3_000));
+                comet.behaviour = match self.is_calm {
+                    true => Behaviour::Quick,
+                    false => self.rng.pick(&[
+                        Behaviour::Quick,
+                        Behaviour::Quick,
+                        Behaviour::Slow,
+                        Behaviour::Late,
+                        Behaviour::Dead,
+                        Behaviour::LosesAnswers,
+                        Behaviour::Refuses,
+                    ]),
+                };
+            }
+        }
+        self.ask_comets();
+        if !self.is_calm && self.rng.percent(30) {
+            self.push()?;
+        }
+        if !self.pushes.is_empty() && self.rng.percent(3) {
+            let left = self.rng.below(self.pushes.len());
+            drop(self.pushes.remove(left));
+            self.fanout.give_place_back();
+            self.summary.left += 1;
+        }
+        for push in &mut self.pushes {
+            push.answer(self.now, &mut self.summary);
+        }
+        let (over, under_way) = self.pushes.drain(..).partition(|push| push.fanout.is_complete());
+        self.pushes = under_way;
+        for push in over {
+            self.end(push)?;
+        }
+        let taken = self.fanout.places_taken();
+        if taken != self.pushes.len() || taken > self.places {
+            let (under_way, places) = (self.pushes.len(), self.places);
+            return Err(format!("{taken} of {places} places taken, {under_way} under way"));
+        }
+        let late = self.pushes.iter().find(|push| push.over_by <= self.now);
+        late.map_or(Ok(()), |push| Err(format!("a push goes on after {:?}", push.over_by)))
+    }
+
+    /// All comets are well: everything ends, and that they serve is known.
+    fn rest(&mut self) -> Result<(), String> {
+        self.is_calm = true;
+        for comet in &mut self.comets {
+            comet.changes_at = Millis(0);
+        }
+        let end = self.now.after(LIMIT_MS.max(4 * PING_MS) + 2 * STEP_MS_MAX);
+        while self.now < end {
+            self.step()?;
+        }
+        if !self.pushes.is_empty() || self.fanout.places_taken() > 0 {
+            return Err(format!("no rest: {} places are taken", self.fanout.places_taken()));
+        }
+        match (0..self.comets.len()).find(|comet| !self.health.is_serving(*comet)) {
+            Some(comet) => Err(format!("comet {comet} serves, and nobody noticed")),
+            None => Ok(()),
+        }
+    }
+
+    fn ask_comets(&mut self) {
+        let now = self.now;
+        let is_due = |(at, ..): &mut (Option<Millis>, Check, bool)| at.is_some_and(|at| at <= now);
+        for (_, check, is_serving) in self.checks.extract_if(.., is_due).collect::<Vec<_>>() {
+            self.health.handle_check(now, check, is_serving);
+        }
+        if self.health.poll_timeout() <= now {
+            self.health.handle_timeout(now);
+        }
+        while let Some(check) = self.health.poll_check() {
+            let soon = now.after(self.rng.between(0, 50));
+            let late = now.after(PING_MS + self.rng.between(1, 400));
+            let (at, is_serving) = match self.comets[check.comet].behaviour {
+                Behaviour::Quick | Behaviour::LosesAnswers => (Some(soon), true),
+                Behaviour::Slow => (Some(now.after(self.rng.between(0, PING_MS / 2))), true),
+                Behaviour::Late => (Some(late), true),
+                Behaviour::Dead => (None, true),
+                Behaviour::Refuses => (Some(soon), false),
+            };
+            self.checks.push((at, check, is_serving));
+        }
+        while self.health.poll_change().is_some() {
+            self.summary.changes += 1;
+        }
+    }
+
+    fn push(&mut self) -> Result<(), String> {
+        self.summary.pushes += 1;
+        let has_room = self.pushes.len() < self.places;
+        if self.fanout.take_place() != has_room {
+            return Err(format!("a place with {} under way", self.pushes.len()));
+        }
+        if !has_room {
+            self.summary.crowded += 1;
+            return Ok(());
+        }
+        let mut push = Push {
+            fanout: self.fanout.to_room(),
+            parts: BTreeMap::new(),
+            expected: LedgerSum::default(),
+            failed: Vec::new(),
+            taken: 0,
+            is_bad: false,
+            over_by: self.now.after(LIMIT_MS + STEP_MS_MAX + 1),
+        };
+        let mut keys = BTreeMap::new();
+        let mut speed = None;
+        match self.rng.below(3) {
+            0 => {}
+            1 => {
+                for key in 0..self.rng.between(0, 12) {
+                    let server = match self.rng.below(self.ids.len() + 2) {
+                        0 => None,
+                        1 => Some("stranger".to_owned()),
+                        comet => Some(self.ids[comet - 2].clone()),
+                    };
+                    keys.insert(key.to_string(), server);
+                }
+                let absent = self.rng.between(0, 2);
+                push.fanout = self.fanout.to_sessions(keys.clone(), absent);
+                let nowhere = keys.values().filter(|server| server.is_none()).count();
+                push.expected.absent = absent + nowhere as u64;
+                if keys.values().flatten().any(|server| server == "stranger") {
+                    push.failed.push("stranger".to_owned());
+                }
+                keys.retain(|_, server| server.as_ref().is_some_and(|id| self.ids.contains(id)));
+            }
+            _ => {
+                let live: Vec<_> = self.ids.iter().map(|_| self.rng.between(1, 100)).collect();
+                speed = NonZeroU32::new(self.rng.between(0, 1_000) as u32);
+                push.fanout = self.fanout.to_all(speed.map(|speed| (speed, &*live)));
+            }
+        }
+        let mut speeds = 0;
+        while let Some(call) = push.fanout.poll_call(self.now) {
+            match &call.target {
+                Target::Keys(asked) => {
+                    let id = Some(self.ids[call.comet].clone());
+                    let is_right = |key| keys.remove(key) == Some(id.clone());
+                    if asked.len() > KEYS_MAX || !asked.iter().all(is_right) {
+                        return Err(format!("{call:?} is not for this comet"));
+                    }
+                }
+                Target::Room => {}
+                Target::All { speed } => speeds += speed.map_or(0, NonZeroU32::get),
+            }
+            let part = self.part(&call);
+            if push.parts.insert(call.part, part).is_some() {
+                return Err(format!("{call:?} is made twice"));
+            }
+        }
+        let speed = speed.map_or(0, NonZeroU32::get);
+        // A comet gets no less than one connection a second.
+        if !keys.is_empty() || speeds < speed || speeds > speed + self.ids.len() as u32 {
+            return Err(format!("nobody is asked for {keys:?}; speed {speed} became {speeds}"));
+        }
+        self.pushes.push(push);
+        Ok(())
+    }
+
+    /// What is going to come of a call.
+    fn part(&mut self, call: &Call) -> Part {
+        let rng = &mut self.rng;
+        let (queued, dropped) = (rng.between(0, 9), rng.between(0, 3));
+        let ledger = LedgerSum {
+            matched: queued + dropped,
+            queued,
+            dropped: [("outbox_full".to_owned(), dropped)].into(),
+            absent: rng.between(0, 2),
+            scheduled: rng.between(0, 2),
+        };
+        let failure = |is_bad_request, message: &str| {
+            Err(CallFailure { is_bad_request, message: message.to_owned() })
+        };
+        let soon = self.now.after(rng.between(0, 50));
+        let slow = self.now.after(rng.between(0, LIMIT_MS - 2 * STEP_MS_MAX));
+        let late = self.now.after(LIMIT_MS + rng.between(1, 500));
+        let (answer_at, answer) = match self.comets[call.comet].behaviour {
+            Behaviour::Quick => (Some(soon), Ok(ledger)),
+            Behaviour::Slow => (Some(slow), Ok(ledger)),
+            Behaviour::Late => (Some(late), Ok(ledger)),
+            Behaviour::Dead => (None, Ok(ledger)),
+            Behaviour::LosesAnswers => {
+                self.summary.lost += 1;
+                (Some(slow), failure(false, "cut"))
+            }
+            Behaviour::Refuses => (Some(soon), failure(rng.percent(20), "no")),
+        };
+        Part { comet: call.comet, due: self.now.after(LIMIT_MS), answer_at, answer }
+    }
+
+    /// Checks what came of a push.
+    fn end(&mut self, push: Push) -> Result<(), String> {
+        let Push { fanout, expected, mut failed, taken, is_bad, .. } = push;
+        self.fanout.give_place_back();
+        self.fanout.count_failures(fanout.failed());
+        failed.sort();
+        let name = |comet: &FailedComet| comet.server.clone();
+        let outcome = fanout.finish();
+        let is_right = match &outcome {
+            Ok(Pushed { ledger, failed: named }) => {
+                self.summary.partial += u64::from(!named.is_empty());
+                (taken > 0 || failed.is_empty())
+                    && *ledger == expected
+                    && named.iter().map(name).collect::<Vec<_>>() == failed
+            }
+            Err(refused) => {
+                self.summary.refused += 1;
+                let is_named = |id: &String| match refused {
+                    Refused::BadRequest(_) => is_bad,
+                    Refused::Unavailable(sentence) => !is_bad && sentence.contains(&**id),
+                };
+                taken == 0 && !failed.is_empty() && failed.iter().all(is_named)
+            }
+        };
+        let what = || format!("{outcome:?} of a push of which {failed:?} and {expected:?} come");
+        is_right.then_some(()).ok_or_else(what)
+    }
+}
+
+impl Push {
+    /// What has come, and then what is late.
+    fn answer(&mut self, now: Millis, summary: &mut FanoutSummary) {
+        let has_come = |_: &PartId, part: &mut Part| {
+            part.answer_at.is_some_and(|at| at <= now && at <= part.due)
+        };
+        for (id, part) in self.parts.extract_if(.., has_come) {
+            match &part.answer {
+                Ok(ledger) => {
+                    self.taken += 1;
+                    self.expected += ledger.clone();
+                }
+                Err(failure) => {
+                    self.is_bad |= failure.is_bad_request;
+                    self.failed.push(format!("comet-{}", part.comet));
+                }
+            }
+            self.fanout.handle_answer(id, part.answer);
+        }
+        if self.fanout.poll_timeout().is_some_and(|due| due <= now) {
+            self.fanout.handle_timeout(now);
+        }
+        for (id, part) in self.parts.extract_if(.., |_, part| part.due <= now) {
+            summary.late += 1;
+            self.failed.push(format!("comet-{}", part.comet));
+            // It changes nothing any more.
+            self.fanout.handle_answer(id, part.answer);
+        }
+    }
+}
