@@ -147,7 +147,10 @@ fn allowed_cpus(pid: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::args::{Cli, Command};
 
     #[test]
     fn versions_are_taken_apart() {
@@ -166,6 +169,17 @@ mod tests {
         assert_eq!(value("model name\t: A CPU: fast", "model name"), Some("A CPU: fast"));
         assert_eq!(value("MemTotal:  12 kB", "MemTotal"), Some("12 kB"));
         assert_eq!(value("MemTotals:  12 kB", "MemTotal"), None);
+    }
+
+    #[test]
+    fn a_server_that_runs_already_tells_only_what_the_kernel_knows() {
+        let pid = std::process::id().to_string();
+        let address = ["--addr", "127.0.0.1:1", "--pid", &pid];
+        let cli = Cli::parse_from([&["comet-bench", "connect"][..], &address].concat());
+        let Command::Connect(args) = cli.command else { panic!("it is connect") };
+        assert_eq!(Program::server(&args.server), None);
+        let pinning = Pinning::of(&args.host, Some(&args.server));
+        assert!(pinning.control.is_none() && pinning.server.is_some(), "that of this process");
     }
 
     #[test]

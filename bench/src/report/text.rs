@@ -152,9 +152,8 @@ fn width(text: &str) -> usize {
 }
 
 /// A line for each figure that the results have taken over the rounds.
-pub(crate) fn summary(results: &impl Serialize) -> String {
-    let results = serde_json::to_value(results).expect("a result has a form in JSON");
-    let lines = figures::summaries(&results).into_iter();
+pub(crate) fn summary(results: &Value) -> String {
+    let lines = figures::summaries(results).into_iter();
     lines.map(|(label, is)| format!("{label}: {}\n", cell_of(Some(is)))).collect()
 }
 

@@ -1,9 +1,8 @@
 //! `churn`: guests come, change their room and go, while pushes go to the rooms. Members that stay are to
 //! notice nothing of it.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
+use serde_json::json;
 
 use super::parts::{Dropped, each_turn, prepare, turns_table};
 use crate::Result;
@@ -14,7 +13,7 @@ use crate::crowd::{Crowd, Streams};
 use crate::findings::GuestSums;
 use crate::plan::Plan;
 use crate::process::{CpuUsed, Memory};
-use crate::report::Report;
+use crate::report;
 use crate::sampler::Series;
 use crate::sender::Sent;
 use crate::stats::Percentiles;
@@ -55,7 +54,8 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<bool> {
     let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
     let text = turns_table(&turns, FIGURES);
     let faults = turns.iter().flat_map(|turn| turn.faults.iter().cloned()).collect();
-    Report::new("churn", args, BTreeMap::from([("turns", turns)]), faults).finish(&text, &args.host)
+    let results = json!({ "turns": turns });
+    report::finish("churn", args, (&args.host, Some(&args.server)), (results, faults), &text)
 }
 
 fn turn(place: Place, args: &ChurnArgs) -> Result<ChurnTurn> {

@@ -2,6 +2,7 @@
 //! keys and to everybody, guests, heartbeats, a reconnect storm.
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::parts::{Dropped, figures_table, prepare};
 use crate::Result;
@@ -14,8 +15,7 @@ use crate::findings::{Findings, GuestSums};
 use crate::grpc::Address;
 use crate::plan::{Pattern, Plan, run_id};
 use crate::process::Memory;
-use crate::report::Report;
-use crate::sampler::Series;
+use crate::report;
 use crate::sender::Sent;
 use crate::sink::{PushMethod, Sink};
 use crate::stats::Percentiles;
@@ -25,32 +25,6 @@ use crate::subject::{COMET, Place, Subject};
 const MOVES: f64 = 0.3;
 /// How long reconnecting members may take.
 const BACK_NS_MAX: u64 = 30 * SECOND_NS;
-
-#[derive(Serialize)]
-struct Results {
-    /// One, in the form of turns.
-    days: [Whole; 1],
-    phases: Vec<Outcome>,
-}
-
-/// What is not of one phase alone.
-#[derive(Serialize)]
-struct Whole {
-    subject: &'static str,
-    round: u32,
-    /// From before the first connection to the last delivery.
-    series: Series,
-    /// By the clock of the series.
-    phases: Vec<Span>,
-}
-
-/// When a phase was.
-#[derive(Serialize)]
-struct Span {
-    name: String,
-    start_s: f64,
-    end_s: f64,
-}
 
 /// What one phase gave.
 #[derive(Serialize)]
@@ -98,20 +72,24 @@ pub(crate) fn run(args: &DayArgs) -> Result<bool> {
     prepare(&args.host, &args.dial, connections + guests.unwrap_or(0) as usize)?;
     let mut day = Day::begin(&args)?;
     let started_ns = now_ns();
+    // By the clock of the series.
     let since_start_s = || (now_ns() - started_ns) as f64 / SECOND_NS as f64;
     let (mut phases, mut spans) = (Vec::new(), Vec::new());
     for phase in &args.phase {
-        let (name, start_s) = (phase.name.clone(), since_start_s());
+        let start_s = since_start_s();
         day.subject.place.turn += 1;
         phases.push(day.pass(phase)?);
-        spans.push(Span { name, start_s, end_s: since_start_s() });
+        let end_s = since_start_s();
+        spans.push(json!({ "name": phase.name, "start_s": start_s, "end_s": end_s }));
     }
     let series = day.subject.clients.end_series()?;
-    let days = [Whole { subject: COMET, round: 1, series, phases: spans }];
+    // What is not of one phase alone, in the form of turns.
+    let day = json!({ "subject": COMET, "round": 1, "series": series, "phases": spans });
     let columns: Vec<_> = phases.iter().map(|is: &Outcome| (is.phase.clone(), is)).collect();
     let text = figures_table("phase", &columns, FIGURES).transposed().text();
     let faults = phases.iter().flat_map(|phase| phase.faults.iter().cloned()).collect();
-    Report::new("day", &args, Results { days, phases }, faults).finish(&text, &args.host)
+    let results = json!({ "days": [day], "phases": phases });
+    report::finish("day", &args, (&args.host, Some(&args.server)), (results, faults), &text)
 }
 
 impl<'a> Day<'a> {

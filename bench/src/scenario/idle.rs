@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::parts::{each_turn, prepare, turns_table};
 use crate::Result;
@@ -14,19 +15,10 @@ use crate::findings::{close_fault, silence_fault};
 use crate::message::STAMP_LEN;
 use crate::plan::run_id;
 use crate::process::CpuUsed;
-use crate::report::{Report, summary};
+use crate::report::{self, summary};
 use crate::sampler::Series;
 use crate::stats::{Percentiles, Spread};
 use crate::subject::{COMET, Place, Subject};
-
-/// Explained in [`crate::figures`].
-#[derive(Serialize)]
-struct Results {
-    turns: Vec<IdleTurn>,
-    cpu_share: Option<Spread>,
-    cpu_per_heartbeat_ns: Option<Spread>,
-    rss_bytes: Option<Spread>,
-}
 
 /// What one turn gave. The figures are explained in [`crate::figures`].
 #[derive(Serialize)]
@@ -55,15 +47,15 @@ pub(crate) fn run(args: &IdleArgs) -> Result<bool> {
     prepare(&args.host, &args.dial, args.dial.connections as usize)?;
     let turns = each_turn(args.rounds, &[COMET], |place| turn(place, args))?;
     let over = |figure: fn(&IdleTurn) -> Option<f64>| Spread::of(turns.iter().filter_map(figure));
-    let results = Results {
-        cpu_share: over(|turn| turn.idle_cpu_share),
-        cpu_per_heartbeat_ns: over(|turn| turn.cpu_per_heartbeat_ns),
-        rss_bytes: over(|turn| turn.rss_per_connection_bytes),
-        turns,
-    };
-    let text = format!("{}\n{}", turns_table(&results.turns, FIGURES), summary(&results));
-    let faults = results.turns.iter().flat_map(IdleTurn::faults).collect();
-    Report::new("idle", args, results, faults).finish(&text, &args.host)
+    let results = json!({
+        "turns": turns,
+        "cpu_share": over(|turn| turn.idle_cpu_share),
+        "cpu_per_heartbeat_ns": over(|turn| turn.cpu_per_heartbeat_ns),
+        "rss_bytes": over(|turn| turn.rss_per_connection_bytes),
+    });
+    let text = format!("{}\n{}", turns_table(&turns, FIGURES), summary(&results));
+    let faults = turns.iter().flat_map(IdleTurn::faults).collect();
+    report::finish("idle", args, (&args.host, Some(&args.server)), (results, faults), &text)
 }
 
 fn turn(place: Place, args: &IdleArgs) -> Result<IdleTurn> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::parts::{Dropped, each_turn, prepare, turns_table};
 use crate::Result;
@@ -16,7 +17,7 @@ use crate::crowd::{Crowd, Streams};
 use crate::findings::Findings;
 use crate::plan::Plan;
 use crate::process::{CpuUsed, Memory};
-use crate::report::Report;
+use crate::report;
 use crate::sampler::Series;
 use crate::scrape::Counted;
 use crate::sender::Sent;
@@ -88,8 +89,8 @@ pub(crate) fn run(args: &ReadersArgs) -> Result<bool> {
     let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
     let text = format!("{}\n{}", turns_table(&turns, FIGURES), turns_table(&turns, FATES));
     let faults = turns.iter().flat_map(|turn| turn.faults.iter().cloned()).collect();
-    Report::new("readers", args, BTreeMap::from([("turns", turns)]), faults)
-        .finish(&text, &args.host)
+    let results = json!({ "turns": turns });
+    report::finish("readers", args, (&args.host, Some(&args.server)), (results, faults), &text)
 }
 
 fn turn(place: Place, args: &ReadersArgs) -> Result<ReadersTurn> {

@@ -19,6 +19,8 @@ fn raw(name: &str, flags: &str) -> Value {
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let result = json(&file);
     assert_eq!(result["passed"], true);
+    assert_eq!(result["config"]["host"]["server_core"], result["pinning"]["yardsticks"]);
+    assert!(result["server"].is_null() && result["pinning"]["server"].is_null(), "it has none");
     assert_eq!(result["results"]["turns"].as_array().map(Vec::len), Some(2));
     result["results"].clone()
 }
