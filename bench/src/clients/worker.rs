@@ -307,7 +307,7 @@ impl<Out: Write> Reporter<Out> {
 
 impl State {
     fn of(clients: &LocalClients) -> Self {
-        Self { received: clients.received(), counts: clients.counts() }
+        Self { received: clients.receiver.received(), counts: clients.receiver.counts() }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::{env, fs};
 
-use rustix::system::uname;
+use rustix::system::{sysinfo, uname};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{HostArgs, ServerArgs};
@@ -16,7 +16,7 @@ pub(crate) struct Host {
     pub kernel: String,
     pub cpu: String,
     pub cpus: usize,
-    pub memory_bytes: Option<u64>,
+    pub memory_bytes: u64,
     /// Its CPUs may be shared with others.
     pub virtual_machine: bool,
     pub clock_source: Option<String>,
@@ -47,7 +47,7 @@ pub(crate) struct Program {
 impl Host {
     /// This one.
     pub(crate) fn here() -> Self {
-        let system = uname();
+        let (system, memory) = (uname(), sysinfo());
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let of_cpu = |key| cpuinfo.lines().find_map(|line| value(line, key));
         Self {
@@ -55,7 +55,7 @@ impl Host {
             kernel: system.release().to_string_lossy().into_owned(),
             cpu: of_cpu("model name").unwrap_or("unknown").to_owned(),
             cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
-            memory_bytes: memory_bytes(),
+            memory_bytes: memory.totalram * u64::from(memory.mem_unit),
             virtual_machine: of_cpu("flags")
                 .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
             clock_source: line_of(
@@ -124,13 +124,6 @@ fn line_of(file: &str) -> Option<String> {
     Some(fs::read_to_string(file).ok()?.trim().to_owned())
 }
 
-fn memory_bytes() -> Option<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let total = meminfo.lines().find_map(|line| value(line, "MemTotal"))?;
-    let kilobytes: u64 = total.strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
-}
-
 fn mitigations() -> BTreeMap<String, String> {
     let files = fs::read_dir("/sys/devices/system/cpu/vulnerabilities").into_iter().flatten();
     let entries = files.flatten().filter_map(|file| {
@@ -185,8 +178,7 @@ mod tests {
     #[test]
     fn this_host_is_known() {
         let host = Host::here();
-        assert!(host.cpus > 0);
-        assert!(host.memory_bytes.is_some_and(|bytes| bytes > 1 << 20));
+        assert!(host.cpus > 0 && host.memory_bytes > 1 << 20);
         assert!(allowed_cpus(std::process::id()).is_some());
     }
 }

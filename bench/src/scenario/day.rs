@@ -201,14 +201,10 @@ impl<'a> Day<'a> {
             };
             let plan = Plan {
                 run: run + kind,
-                operation: self.args.server.operation,
-                size: self.args.size as usize,
-                batch: 1,
-                members,
                 pattern: Pattern::Rotating { first: 0 },
                 interval_ns: Some(interval_ns),
                 duration_ns: seconds_to_ns(phase.seconds),
-                window: 1,
+                ..Plan::new(self.args.server.operation, self.args.size as usize, members)
             };
             let grpc = self.subject.target.grpc.clone().ok_or("no push API: name --grpc")?;
             let method = PushMethod::Calls { callers: 1 };

@@ -10,7 +10,7 @@ use crate::args::LatencyArgs;
 use crate::clock::seconds_to_ns;
 use crate::crowd::{Crowd, Streams};
 use crate::message::HEADER_LEN;
-use crate::plan::{Pattern, Plan, run_id};
+use crate::plan::{Pattern, Plan};
 use crate::report::{self, summary};
 use crate::sink::PushMethod;
 use crate::stats::{Percentiles, Spread};
@@ -94,15 +94,11 @@ fn turn(place: Place, args: &LatencyArgs) -> Result<Turn> {
     let mut crowd = Crowd::of_server(&args.server, connections, 1, streams);
     crowd.callers = u64::from(args.callers);
     let plan = Plan {
-        run: run_id(),
-        operation: args.server.operation,
-        size: args.size as usize,
-        batch: 1,
-        members: crowd.members(),
         pattern: Pattern::Rotating { first: 0 },
         interval_ns: Plan::interval_of(args.rate),
         duration_ns: seconds_to_ns(args.seconds),
         window: u64::from(args.window),
+        ..Plan::new(args.server.operation, args.size as usize, crowd.members())
     };
     let (server, host, dial) = (&args.server, &args.host, &args.dial);
     if place.subject == BARE_GRPC {

@@ -8,7 +8,7 @@ use crate::clients::ClientCommand;
 use crate::clock::{MILLISECOND_NS, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
 use crate::findings::{close_fault, silence_fault};
-use crate::plan::{Pattern, Plan, run_id};
+use crate::plan::{Plan, run_id};
 use crate::sink::PushMethod;
 use crate::storm::Storm;
 use crate::subject::{COMET, OPERATION, Place, Subject};
@@ -98,17 +98,8 @@ impl Rig {
 
     /// What a turn does, unless it is changed: single messages to every stream, ten times a second.
     pub(super) fn plan(&self) -> Plan {
-        Plan {
-            run: run_id(),
-            operation: OPERATION,
-            size: SIZE,
-            batch: 1,
-            members: self.0.crowd.members(),
-            pattern: Pattern::Every,
-            interval_ns: Plan::interval_of(10.0),
-            duration_ns: 1000 * MILLISECOND_NS,
-            window: 1,
-        }
+        let interval_ns = Plan::interval_of(10.0);
+        Plan { interval_ns, ..Plan::new(OPERATION, SIZE, self.0.crowd.members()) }
     }
 
     /// Takes a turn. What goes wrong with deliveries goes to the findings.
