@@ -16,7 +16,7 @@ use crate::grpc::Address;
 use crate::message::STAMP_LEN;
 use crate::plan::{Plan, Received, run_id};
 use crate::process::{CpuSample, CpuUsed};
-use crate::report::{progress_bar, round_of};
+use crate::report::progress_bar;
 use crate::sender::{self, Sent};
 use crate::sink::{PushMethod, Sink};
 use crate::target::Target;
@@ -64,7 +64,7 @@ impl Place {
     pub(crate) fn bar(&self, length: Option<u64>, part: &str) -> ProgressBar {
         let Self { subject, round, rounds, turn, turns } = self;
         let turn = if *turns > 0 { format!(" ({turn} of {turns})") } else { String::new() };
-        progress_bar(length, &format!("{}, {subject}{turn}: {part}", round_of(*round, *rounds)))
+        progress_bar(length, &format!("round {round} of {rounds}, {subject}{turn}: {part}"))
     }
 
     /// The faults, each with the turn it is of.

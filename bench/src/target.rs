@@ -167,7 +167,7 @@ impl Target {
             endpoints: Endpoints {
                 tcp,
                 websocket: Some(websocket),
-                tls: certificate.as_ref().map(Certificate::clients),
+                tls: certificate.as_ref().map(|made| made.trust.clone()),
             },
             stat: Some(stat),
             grpc: Some(grpc.to_string()),

@@ -126,24 +126,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_no_result_is_refused_with_what_to_do() {
-        let check = |text: &str, words: &[&str]| {
-            let said = parse(text.as_bytes()).unwrap_err();
-            assert!(words.iter().all(|word| said.contains(word)), "{text}: {said}");
-        };
-        check("turn  deliv/s", &["is no JSON", "--json"]);
-        check("[]", &["is no result", "--json"]);
-        check(r#"{"name": "package"}"#, &["is no result", "--json"]);
-        check(r#"{"scenario": "raw", "results": {}}"#, &["no schema", "measure again"]);
-        let newer =
-            r#"{"schema": 99, "scenario": "raw", "results": {}, "bench": {"version": "7.1"}}"#;
-        check(newer, &["schema 99", "reads 3", "7.1"]);
-        check(r#"{"schema": 2, "scenario": "raw", "results": {}}"#, &["schema 2", "measure again"]);
-        check(r#"{"schema": "1", "scenario": "raw", "results": {}}"#, &["has schema \"1\""]);
-        check(r#"{"schema": 3, "scenario": "raw", "results": {}}"#, &["damaged", "missing field"]);
-    }
-
-    #[test]
     fn results_go_with_others_of_their_scenario() {
         let groups = |scenarios: &[&str]| {
             let named = scenarios.iter().enumerate();

@@ -26,9 +26,10 @@ fn connections_of_several_processes_are_seen_as_well() {
 
 #[test]
 fn rooms_are_pushed_to_from_several_processes() {
+    // Messages longer than a record of TLS.
     let results = measured(
         "fanout",
-        "fanout -n 40 --rooms 4 --rate 20 --seconds 0.5 --rounds 1 --processes 2 --ws-share 0.5 --tls",
+        "fanout -n 40 --rooms 4 --rate 20 --seconds 0.5 --rounds 1 --processes 2 --ws-share 0.5 --tls --size 40000",
     );
     let turn = &results["turns"][0];
     assert_eq!(turn["subject"], "comet");

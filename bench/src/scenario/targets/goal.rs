@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::report::{NOT_MEASURED, Table, number};
+use crate::report::{NOT_MEASURED, Table};
 use crate::stats::Spread;
 
 /// A figure that is measured, with what it should be.
@@ -122,7 +122,7 @@ impl Line {
         let none = || NOT_MEASURED.to_owned();
         let reach = goal.reach.map_or_else(none, |reach| reach.words(goal));
         let median = self.measured.map(|is| is.median);
-        let number = |value: f64| number(Some(value), goal.decimals);
+        let number = |value: f64| format!("{value:.*}", goal.decimals);
         let measured = median.map_or_else(none, |median| with_unit(number(median), goal));
         let range = |is: Spread| format!("{} to {}", number(is.min), number(is.max));
         let range = self.measured.map_or_else(none, range);
