@@ -51,7 +51,7 @@ impl Subject {
         let first = WARM_UP.min(all / 10);
         self.clients.dial(0..first, &bar)?;
         self.settle()?;
-        let (memory_before, before) = (self.target.memory()?, self.mark()?);
+        let (memory_before, before) = (self.target.gauge.memory()?, self.mark()?);
         let bench_before = self.clients.cpu()?;
         self.clients.start_series(self.target.gauge)?;
         let started_ns = now_ns();
@@ -60,7 +60,7 @@ impl Subject {
         let bench = self.clients.cpu()?.since(&bench_before);
         bar.finish_and_clear();
         self.settle()?;
-        let (memory_after, cpu) = (self.target.memory()?, self.since(&before)?.cpu);
+        let (memory_after, cpu) = (self.target.gauge.memory()?, self.since(&before)?.cpu);
         let series = self.clients.end_series()?;
 
         let findings = self.clients.findings(&[])?;

@@ -11,6 +11,7 @@ use crate::args::{DialArgs, HostArgs, ServerArgs};
 use crate::clients::{ClientCommand, ClientSetup, Clients};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
+use crate::dial::Dialer;
 use crate::findings::Findings;
 use crate::grpc::Address;
 use crate::message::STAMP_LEN;
@@ -144,9 +145,11 @@ impl Subject {
             run: run_id(),
             operation,
             size: STAMP_LEN,
-            endpoints: target.endpoints.clone(),
-            crowd: crowd.clone(),
-            sources: dial.source.clone(),
+            dialer: Dialer {
+                endpoints: target.endpoints.clone(),
+                crowd: crowd.clone(),
+                sources: dial.source.clone(),
+            },
             in_flight: dial.in_flight as usize,
         };
         let clients = Clients::new(setup, dial.processes, Arc::clone(&received))?;

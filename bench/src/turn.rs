@@ -66,7 +66,7 @@ impl Subject {
     /// Connects the first `count` members and takes a turn, for which no connections are there before.
     pub(crate) fn only_turn(&mut self, count: usize, plan: Plan) -> Result<Turn> {
         self.connect(count)?;
-        let memory = self.target.memory()?;
+        let memory = self.target.gauge.memory()?;
         Ok(Turn { memory, ..self.turn(plan, AFTERMATH_NS)? })
     }
 

@@ -12,14 +12,11 @@ use crate::accounting::StreamId;
 use crate::clients::churn::{ChurnPlan, Guests};
 use crate::clients::slow::SlowReaders;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
-use crate::crowd::Crowd;
 use crate::dial::Dialer;
 use crate::findings::{Findings, GuestSums};
 use crate::plan::Received;
 use crate::receiver::Receiver;
 use crate::recorder::Recorder;
-use crate::source::Sources;
-use crate::target::Endpoints;
 
 /// Connections begun between two looks at those under way.
 const BURST: usize = 16;
@@ -34,9 +31,7 @@ pub(crate) struct ClientSetup {
     pub operation: i32,
     /// Bytes of nearly all bodies.
     pub size: usize,
-    pub endpoints: Endpoints,
-    pub crowd: Crowd,
-    pub sources: Option<Sources>,
+    pub dialer: Dialer,
     /// Handshakes under way at once.
     pub in_flight: usize,
 }
@@ -88,12 +83,11 @@ impl LocalClients {
     /// refuses a descriptor.
     pub(crate) fn new(setup: ClientSetup, received: Arc<Received>) -> io::Result<Self> {
         let mut recorder = Recorder::new(setup.run, setup.operation, setup.size);
-        recorder.accounts.callers = setup.crowd.callers;
-        let ClientSetup { endpoints, crowd, sources, in_flight, .. } = setup;
+        recorder.accounts.callers = setup.dialer.crowd.callers;
         Ok(Self {
             receiver: Receiver::new(recorder, received)?,
-            dialer: Dialer { endpoints, crowd, sources },
-            in_flight,
+            dialer: setup.dialer,
+            in_flight: setup.in_flight,
             waiting: VecDeque::new(),
             members: Vec::new(),
             all_streams: false,

@@ -77,7 +77,7 @@ impl Workers {
     /// Starts so many workers.
     pub(super) fn start(setup: ClientSetup, count: usize, received: Arc<Received>) -> Result<Self> {
         let (sender, notes) = channel();
-        let connections = setup.crowd.connections;
+        let connections = setup.dialer.crowd.connections;
         let in_flight = setup.in_flight.div_ceil(count);
         let setup = ClientSetup { in_flight, ..setup };
         let mut workers = Vec::with_capacity(count);

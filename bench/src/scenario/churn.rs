@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::parts::{Dropped, each_turn, prepare, turns_table};
+use super::{Dropped, each_turn, prepare, turns_table};
 use crate::Result;
 use crate::args::ChurnArgs;
 use crate::clients::{ChurnPlan, ClientCommand, guests_max};
@@ -39,7 +39,7 @@ fn turn(place: Place, args: &ChurnArgs) -> Result<(Value, Vec<String>)> {
     let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
     let sink = subject.sink()?;
     subject.connect(connections)?;
-    let memory_before = subject.target.memory()?;
+    let memory_before = subject.target.gauge.memory()?;
 
     subject.restart(&plan)?;
     let before = subject.mark()?;
@@ -76,7 +76,7 @@ fn turn(place: Place, args: &ChurnArgs) -> Result<(Value, Vec<String>)> {
         "cpu": used.cpu,
         "cpu_share": used.cpu_share(),
         "memory_before": memory_before,
-        "memory_after": subject.target.memory()?,
+        "memory_after": subject.target.gauge.memory()?,
         "series": series,
         "faults": faults,
     });

@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use super::parts::{each_turn, prepare, turns_table};
+use super::{each_turn, prepare, turns_table};
 use crate::Result;
 use crate::args::ConnectArgs;
 use crate::crowd::{Crowd, Streams};

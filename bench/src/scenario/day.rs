@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::parts::{Dropped, figures_table, prepare};
+use super::{Dropped, figures_table, prepare};
 use crate::Result;
 use crate::accounting::StreamId;
 use crate::args::{DayArgs, Phase};
@@ -108,7 +108,7 @@ impl<'a> Day<'a> {
         self.subject.wait(ends_ns.saturating_sub(now_ns()))?;
         bar.finish_and_clear();
         let used = self.subject.since(&before)?;
-        let memory = self.subject.target.memory()?;
+        let memory = self.subject.target.gauge.memory()?;
         self.subject.clients.execute(ClientCommand::StopGuests)?;
         self.await_members()?;
 

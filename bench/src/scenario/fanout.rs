@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::parts::{each_turn, prepare, turns_table};
 use super::raw::{FIGURES, ratio, yardstick_turn};
+use super::{each_turn, prepare, turns_table};
 use crate::Result;
 use crate::args::FanoutArgs;
 use crate::crowd::{Crowd, Streams};

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::parts::{each_turn, prepare, turns_table};
+use super::{each_turn, prepare, turns_table};
 use crate::Result;
 use crate::args::IdleArgs;
 use crate::clients::ClientCommand;

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::parts::{each_turn, figures_table, prepare, turns_table};
 use super::raw::{PingPong, echo_turn};
+use super::{each_turn, figures_table, prepare, turns_table};
 use crate::Result;
 use crate::args::LatencyArgs;
 use crate::clock::seconds_to_ns;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::json;
 
-use super::parts::{each_turn, figures_table, prepare, turns_table};
+use super::{each_turn, figures_table, prepare, turns_table};
 use crate::Result;
 use crate::args::{DialArgs, HostArgs, LoadArgs, RawArgs};
 use crate::clock::seconds_to_ns;

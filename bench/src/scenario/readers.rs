@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::parts::{Dropped, each_turn, prepare, turns_table};
+use super::{Dropped, each_turn, prepare, turns_table};
 use crate::Result;
 use crate::args::ReadersArgs;
 use crate::clients::ClientCommand;
@@ -81,7 +81,7 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<(Value, Vec<String>)> {
     let sink = subject.sink()?;
     subject.connect(connections)?;
     subject.restart(&plan)?;
-    let memory_before = subject.target.memory()?;
+    let memory_before = subject.target.gauge.memory()?;
     let counted_before = subject.target.stat.map(Counted::of).transpose()?;
 
     subject.clients.start_series(subject.target.gauge)?;
@@ -94,7 +94,7 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<(Value, Vec<String>)> {
         bar.set_position(clients.received());
         if now_ns() >= look_ns {
             look_ns = now_ns() + MEMORY_NS;
-            memory_peak = memory_peak.max(target.memory()?);
+            memory_peak = memory_peak.max(target.gauge.memory()?);
         }
         Ok(())
     })?;

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use self::goal::{Goal, Line, render};
-use super::parts::pin;
+use super::pin;
 use crate::Result;
 use crate::args::TargetsArgs;
 use crate::clock::now_ns;
@@ -130,8 +130,7 @@ impl Turn {
 
     /// CPU time of the whole turn, all threads, divided by `count`, in us.
     fn cpu_us_of(&self, count: u64) -> Result<f64> {
-        let cpu = self.cpu.as_ref().ok_or(NO_CPU)?;
-        Ok(cpu.total_ns as f64 / 1e3 / count.max(1) as f64)
+        Ok(self.cpu_for_each(count).ok_or(NO_CPU)?.0 / 1e3)
     }
 }
 
