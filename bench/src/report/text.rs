@@ -34,11 +34,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The figures `names` of measurements, a row for each, under the label in front of it.
-    ///
-    /// # Panics
-    ///
-    /// A name is not declared in [`figures`].
+    /// The figures `names` of measurements, a row for each, under the label in front of it. Panics if a name is not
+    /// declared in [`figures`].
     pub(crate) fn of<M: Serialize>(heading: &str, rows: &[(String, M)], names: &[&str]) -> Self {
         let all = figures::all();
         let json = |(_, row): &(_, M)| serde_json::to_value(row).expect("a result has a JSON form");

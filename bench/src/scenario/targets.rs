@@ -80,12 +80,12 @@ pub(crate) fn run(args: &TargetsArgs) -> Result<bool> {
             lines.push(record.judge(goal, failure.as_deref()));
         }
     }
-    lines.sort_by_key(Line::target);
+    lines.sort_by_key(|line| line.goal.target);
     let elapsed_s = seconds_since(started_ns);
     let text = format!("{}\ntook {elapsed_s:.0} s\n", render(&lines));
     let failures = lines.iter().filter_map(Line::failure);
     let faults = record.faults.drain(..).chain(failures).collect();
-    let missed = lines.iter().any(Line::is_missed);
+    let missed = lines.iter().any(|line| line.reached == Some(false));
     let results = json!({
         "lines": lines,
         "elapsed_s": elapsed_s,

@@ -6,22 +6,18 @@ use crate::support::{check_series, count, last, measured};
 
 #[test]
 fn connections_storm_and_stay() {
-    let results = measured("connect", "connect -n 40 --ws-share 0.5 --hold 0.1 --rounds 1");
-    let storm = &results["storms"][0];
-    assert_eq!(storm["subject"], "comet");
-    assert_eq!(storm["handshake"]["count"], 40);
-    for storm in results["storms"].as_array().expect("storms") {
-        check_series("connect", storm, &["connections"], &["connections", "cpu", "memory"]);
-        assert_eq!(last(storm, "connections"), 40, "{storm}");
-    }
-}
-
-#[test]
-fn connections_of_several_processes_are_seen_as_well() {
-    let results = measured("connect-shared", "connect -n 40 --processes 2 --hold 0.1 --rounds 1");
-    let storm = &results["storms"][0];
-    check_series("connect-shared", storm, &["connections"], &["connections", "cpu", "memory"]);
-    assert_eq!(last(storm, "connections"), 40, "{storm}");
+    let check = |name, flags| {
+        let results = measured(name, &format!("connect -n 40 --hold 0.1 --rounds 1 {flags}"));
+        let storms = results["storms"].as_array().expect("storms");
+        assert_eq!(storms[0]["subject"], "comet");
+        assert_eq!(storms[0]["handshake"]["count"], 40);
+        for storm in storms {
+            check_series(name, storm, &["connections"], &["connections", "cpu", "memory"]);
+            assert_eq!(last(storm, "connections"), 40, "{storm}");
+        }
+    };
+    check("connect", "--ws-share 0.5");
+    check("connect-shared", "--processes 2");
 }
 
 #[test]

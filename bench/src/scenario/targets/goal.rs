@@ -62,14 +62,14 @@ pub(super) enum Reach {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Line {
     #[serde(flatten)]
-    goal: Goal,
+    pub goal: Goal,
     /// One figure for each round.
     rounds: Vec<f64>,
     measured: Option<Spread>,
     /// Why it could not be measured.
     failure: Option<String>,
     /// None where nothing was to be reached. What could not be measured is not reached.
-    reached: Option<bool>,
+    pub reached: Option<bool>,
 }
 
 impl Reach {
@@ -100,15 +100,6 @@ impl Line {
             failure.is_none() && measured.is_some_and(|measured| reach.holds(measured.median))
         };
         Self { reached: goal.reach.map(holds), goal: *goal, rounds, measured, failure }
-    }
-
-    pub(super) fn target(&self) -> u8 {
-        self.goal.target
-    }
-
-    /// Not reached, or not known to be.
-    pub(super) fn is_missed(&self) -> bool {
-        self.reached == Some(false)
     }
 
     /// Why the line could not be measured, in words.
@@ -188,7 +179,7 @@ mod tests {
     fn what_is_not_measured_is_not_reached_and_a_floor_is_neither() {
         let check = |reach, rounds: &[f64], failure, reached, words: Option<&str>| {
             let line = line(reach, rounds, failure);
-            assert_eq!((line.reached, line.is_missed()), (reached, reached == Some(false)));
+            assert_eq!(line.reached, reached);
             let words = words.map(|words| format!("a_call could not be measured: {words}"));
             assert_eq!(line.failure(), words);
         };
