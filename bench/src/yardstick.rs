@@ -27,8 +27,8 @@ use crate::Result;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// Accepts the connections and sends what it is handed, until the standard input ends. The port is the first line of the standard output. Fails if a
-/// socket could not be made or a connection does not speak the protocol.
+/// Accepts the connections and sends what it is handed, until the standard input ends. The port is the first line
+/// of the standard output. Fails if a socket could not be made or a connection does not speak the protocol.
 pub(crate) fn serve(mode: Mode, connections: usize) -> Result<()> {
     let listener = socket(AddressFamily::INET, SocketType::STREAM, None)?;
     // Accepted sockets inherit it.

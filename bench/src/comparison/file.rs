@@ -80,16 +80,15 @@ fn parse(text: &[u8]) -> Result<ResultFile, String> {
     if json.get("scenario").is_none() || json.get("results").is_none() {
         return Err(format!("is no result: {NAME_ONE}"));
     }
-    match json.get("schema").map(Value::as_u64) {
-        Some(Some(SCHEMA)) => {}
+    match json.get("schema") {
+        Some(schema) if *schema == SCHEMA => {}
         None => {
             return Err(format!(
                 "is of a comet-bench before there were comparisons (no schema, this one reads \
                  {SCHEMA}): measure again"
             ));
         }
-        Some(_) => {
-            let schema = &json["schema"];
+        Some(schema) => {
             let by = json.pointer("/bench/version").and_then(Value::as_str).unwrap_or("unknown");
             return Err(format!(
                 "has schema {schema}, and this comet-bench reads {SCHEMA}: use the one that wrote \
