@@ -8,7 +8,6 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use serde::Serialize;
 
 pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs};
 pub(crate) use self::phase::Phase;
@@ -79,42 +78,6 @@ pub(crate) struct ReportArgs {
     /// Folder of the page and the plots.
     #[arg(long, value_name = "FOLDER", default_value = "bench/results/report")]
     pub out: PathBuf,
-}
-
-/// What the arguments of every scenario tell a report.
-pub(crate) trait Setting: Serialize {
-    /// Where it runs.
-    fn host(&self) -> &HostArgs;
-
-    /// What it measures; none where it measures yardsticks alone.
-    fn server(&self) -> Option<ServerArgs>;
-}
-
-/// [`Setting`] for scenarios that measure a server.
-macro_rules! server_scenarios {
-    ($($arguments:ty),+ $(,)?) => {$(
-        impl Setting for $arguments {
-            fn host(&self) -> &HostArgs {
-                &self.host
-            }
-
-            fn server(&self) -> Option<ServerArgs> {
-                Some(self.server.clone())
-            }
-        }
-    )+};
-}
-
-server_scenarios!(ConnectArgs, FanoutArgs, LatencyArgs, IdleArgs, ChurnArgs, ReadersArgs, DayArgs);
-
-impl Setting for RawArgs {
-    fn host(&self) -> &HostArgs {
-        &self.host
-    }
-
-    fn server(&self) -> Option<ServerArgs> {
-        None
-    }
 }
 
 #[cfg(test)]

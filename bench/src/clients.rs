@@ -59,7 +59,7 @@ impl Clients {
     /// Distinct deliveries since the last restart.
     pub(crate) fn received(&self) -> u64 {
         match &self.clients {
-            Group::Local(clients) => clients.received(),
+            Group::Local(clients) => clients.receiver.received(),
             Group::Workers(workers) => workers.received(),
         }
     }
@@ -89,7 +89,9 @@ impl Clients {
             sampler.as_mut().map_or(Ok(()), |sampler| sampler.look(counts))
         };
         match &mut self.clients {
-            Group::Local(clients) => clients.dial(which, |clients| watch(clients.counts())),
+            Group::Local(clients) => {
+                clients.dial(which, |clients| watch(clients.receiver.counts()))
+            }
             Group::Workers(workers) => workers.dial(which, |workers| watch(workers.counts())),
         }?;
         // A storm may be over between two samples, and would look as long as the time between them.
@@ -128,7 +130,7 @@ impl Clients {
 
     fn counts(&self) -> Counts {
         match &self.clients {
-            Group::Local(clients) => clients.counts(),
+            Group::Local(clients) => clients.receiver.counts(),
             Group::Workers(workers) => workers.counts(),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::thread::{ClockId as SleepClock, clock_nanosleep_absolute};
 use rustix::time::{
@@ -28,9 +29,7 @@ pub(crate) fn unix_time_s() -> u64 {
 
 /// A span in the form system calls take.
 pub(crate) fn timespec(nanoseconds: u64) -> Timespec {
-    let seconds = i64::try_from(nanoseconds / SECOND_NS).expect("a u64 of ns is below 2^63 s");
-    let rest = i64::try_from(nanoseconds % SECOND_NS).expect("less than a second");
-    Timespec { tv_sec: seconds, tv_nsec: rest }
+    Duration::from_nanos(nanoseconds).try_into().expect("a u64 of ns is below 2^63 s")
 }
 
 /// A command line's seconds as nanoseconds; negative ones are 0.

@@ -8,6 +8,7 @@ use comet_client::{Session, Transport};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::crowd::{Crowd, Reading};
@@ -20,6 +21,7 @@ use crate::tls::Tls;
 const DESCRIPTORS_BESIDE: u64 = 64;
 
 /// All it takes to make a connection by its number.
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Dialer {
     pub endpoints: Endpoints,
     pub crowd: Crowd,

@@ -3,6 +3,7 @@
 
 use std::ops::Add;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::stats::Spread;
@@ -108,21 +109,14 @@ const DECLARED: [Declared; 54] = [
 ];
 
 /// Kinds of percentiles: name, place, legend.
+#[rustfmt::skip]
 const PERCENTILES: [(&str, &str, &str); 7] = [
     ("latency", "/latency", LATENCY),
     ("latency", "", LATENCY),
     ("since due", "/since_due", "from when a round trip was due to its end"),
     ("healthy", "/healthy_latency", "latency of connections that read at once"),
-    (
-        "impaired",
-        "/impaired_latency",
-        "latency of slow and stalled connections, as far as they read",
-    ),
-    (
-        "handshake",
-        "/handshake",
-        "from connect, or when a guest was due, to the reply to the authentication",
-    ),
+    ("impaired", "/impaired_latency", "latency of slow and stalled connections, as far as they read"),
+    ("handshake", "/handshake", "from connect, or when a guest was due, to the reply to the authentication"),
     ("round trip", "/round_trip", "from when a heartbeat was due to its reply"),
 ];
 const QUANTILES: [(&str, &str); 5] = [
@@ -233,8 +227,7 @@ fn labelled(name: &str, unit: &str, separator: &str) -> String {
 }
 
 fn spread(value: &Value) -> Option<Spread> {
-    let part = |name| value.get(name)?.as_f64();
-    Some(Spread { median: part("median")?, min: part("min")?, max: part("max")? })
+    Spread::deserialize(value).ok()
 }
 
 /// A number in a measurement; of counts by reason their sum. Nothing is known of percentiles without values,

@@ -21,16 +21,20 @@ pub(crate) struct Findings {
     /// Of all others.
     pub visits: Deliveries,
     pub guests: GuestSums,
+    /// From the intended send to the read that brought it, in ns.
     #[serde(with = "pairs")]
     pub latencies: Histogram<u64>,
+    /// The same of connections that are slow to read.
     #[serde(with = "pairs")]
     pub impaired_latencies: Histogram<u64>,
+    /// From connect(2), or when it was due, to the reply to the authentication, in ns.
     #[serde(with = "pairs")]
     pub handshakes: Histogram<u64>,
+    /// From when a heartbeat was due to its reply, in ns.
     #[serde(with = "pairs")]
     pub round_trips: Histogram<u64>,
     pub heartbeats_sent: u64,
-    /// Connections that the server closed, by reason.
+    /// Connections that the server closed, by reason; over all restarts.
     pub closed: BTreeMap<String, u64>,
     /// Of these, those that read at once.
     pub healthy_closed: u64,
@@ -92,6 +96,16 @@ impl Findings {
             *self.closed.entry(reason.clone()).or_default() += count;
         }
         self.healthy_closed += other.healthy_closed;
+    }
+
+    /// Forgets all that is counted from a restart on, where the memory is.
+    pub(crate) fn restart(&mut self) {
+        self.latencies.reset();
+        self.impaired_latencies.reset();
+        self.handshakes.reset();
+        self.round_trips.reset();
+        self.heartbeats_sent = 0;
+        self.guests = GuestSums::default();
     }
 
     /// Deliveries that had to be made and were not.

@@ -18,15 +18,13 @@ pub(crate) struct Heartbeats {
     looked_ns: u64,
     /// Index of the connection to begin the next search with.
     pub next: usize,
-    /// Since the accounts were opened.
-    pub sent: u64,
 }
 
 impl Heartbeats {
     /// Those that keep a connection open, for a receiver that starts at `now_ns`.
     pub(crate) fn default_from(now_ns: u64) -> Self {
         let last_ns = now_ns + FIRST_NS;
-        Self { interval_ns: INTERVAL_NS, last_ns, looked_ns: now_ns, next: 0, sent: 0 }
+        Self { interval_ns: INTERVAL_NS, last_ns, looked_ns: now_ns, next: 0 }
     }
 
     /// From `now_ns` on each connection sends one every so many ns; 0 for none.
@@ -79,7 +77,7 @@ mod tests {
     #[test]
     fn those_who_come_late_have_theirs_at_once() {
         let interval_ns = 60 * SECOND_NS;
-        let heartbeats = Heartbeats { interval_ns, last_ns: 0, looked_ns: 0, next: 0, sent: 0 };
+        let heartbeats = Heartbeats { interval_ns, last_ns: 0, looked_ns: 0, next: 0 };
         let check = |before: usize| {
             let mut heartbeats = heartbeats;
             assert_eq!(count(&mut heartbeats, before, 0, 30_000), before as u64 / 2);

@@ -46,11 +46,7 @@ impl Running {
         self.0.try_wait()
     }
 
-    /// Its standard input and output.
-    ///
-    /// # Panics
-    ///
-    /// They are no pipes, or were taken before.
+    /// Its standard input and output. Panics if they are no pipes, or were taken before.
     pub(crate) fn pipes(&mut self) -> (ChildStdin, ChildStdout) {
         let taken = "taken once, from a command that pipes both";
         (self.0.stdin.take().expect(taken), self.0.stdout.take().expect(taken))

@@ -68,11 +68,8 @@ impl Stamp {
         })
     }
 
-    /// Appends a body of `size` bytes.
-    ///
-    /// # Panics
-    ///
-    /// `size` is below [`COMPACT_LEN`], or the stamp has no time and a body of this size has room for it.
+    /// Appends a body of `size` bytes. Panics if `size` is below [`COMPACT_LEN`], or the stamp has no time and a body
+    /// of this size has room for it.
     pub(crate) fn append_body(&self, size: usize, out: &mut Vec<u8>) {
         let end = out.len() + size;
         if size < STAMP_LEN {

@@ -42,18 +42,29 @@ pub(crate) enum Pattern {
 }
 
 impl Plan {
-    /// What `load` asks for, pushed to all streams of `crowd`.
-    pub(crate) fn of(load: &LoadArgs, operation: i32, crowd: &Crowd) -> Self {
+    /// Single messages of `size` bytes to every stream of so many `members`, one tick after the other for a second.
+    pub(crate) fn new(operation: i32, size: usize, members: Vec<u64>) -> Self {
         Self {
             run: run_id(),
             operation,
-            size: load.size as usize,
-            batch: u64::from(load.batch),
-            members: crowd.members(),
+            size,
+            batch: 1,
+            members,
             pattern: Pattern::Every,
+            interval_ns: None,
+            duration_ns: SECOND_NS,
+            window: 1,
+        }
+    }
+
+    /// What `load` asks for, pushed to all streams of `crowd`.
+    pub(crate) fn of(load: &LoadArgs, operation: i32, crowd: &Crowd) -> Self {
+        Self {
+            batch: u64::from(load.batch),
             interval_ns: Self::interval_of(load.rate),
             duration_ns: seconds_to_ns(load.seconds),
             window: u64::from(load.window),
+            ..Self::new(operation, load.size as usize, crowd.members())
         }
     }
 
@@ -116,17 +127,8 @@ mod tests {
 
     #[test]
     fn a_plan_knows_its_deliveries() {
-        let plan = Plan {
-            run: 0,
-            operation: 1000,
-            size: 64,
-            batch: 2,
-            members: vec![3, 1],
-            pattern: Pattern::Every,
-            interval_ns: Plan::interval_of(10.0),
-            duration_ns: SECOND_NS,
-            window: 1,
-        };
+        let interval_ns = Plan::interval_of(10.0);
+        let plan = Plan { batch: 2, interval_ns, ..Plan::new(1000, 64, vec![3, 1]) };
         assert_eq!(plan.expected(), Some(80));
         let rotating = Pattern::Rotating { first: 0 };
         assert_eq!(Plan { pattern: rotating, ..plan.clone() }.expected(), Some(40));

@@ -129,14 +129,14 @@ impl Memory {
 /// Resident pages of a process, from `/proc/PID/statm`: unlike [`Memory`] a read that walks no page tables,
 /// but the kernel's counter may be some pages behind. Fails if the process is gone.
 fn resident_bytes(pid: u32) -> io::Result<u64> {
-    let pages = parse_statm(&fs::read_to_string(format!("/proc/{pid}/statm"))?)
+    let pages = field(&fs::read_to_string(format!("/proc/{pid}/statm"))?, 1)
         .ok_or_else(|| io::Error::other("statm has no resident pages"))?;
     Ok(pages * rustix::param::page_size() as u64)
 }
 
 fn thread_time(path: &std::path::Path) -> io::Result<ThreadTime> {
     let read = |file: &str| fs::read_to_string(PathBuf::from(path).join(file));
-    let cpu_ns = parse_schedstat(&read("schedstat")?)
+    let cpu_ns = field(&read("schedstat")?, 0)
         .ok_or_else(|| io::Error::other("schedstat has no time on CPU"))?;
     Ok(ThreadTime { name: read("comm")?.trim_end().to_owned(), cpu_ns })
 }
@@ -147,12 +147,8 @@ fn is_gone(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
-fn parse_schedstat(text: &str) -> Option<u64> {
-    text.split_ascii_whitespace().next()?.parse().ok()
-}
-
-fn parse_statm(text: &str) -> Option<u64> {
-    text.split_ascii_whitespace().nth(1)?.parse().ok()
+fn field(line: &str, index: usize) -> Option<u64> {
+    line.split_ascii_whitespace().nth(index)?.parse().ok()
 }
 
 fn parse_memory(rollup: &str) -> Option<Memory> {
@@ -169,16 +165,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_field_of_schedstat_is_the_time() {
-        assert_eq!(parse_schedstat("166311 3286336 2\n"), Some(166_311));
-        assert_eq!(parse_schedstat(""), None);
-        assert_eq!(parse_schedstat("x 1 2"), None);
-    }
-
-    #[test]
-    fn the_second_field_of_statm_is_resident() {
-        assert_eq!(parse_statm("1574 281 254 9 0 102 0\n"), Some(281));
-        assert_eq!(parse_statm("1574\n"), None);
+    fn fields_are_numbers() {
+        assert_eq!(field("166311 3286336 2\n", 0), Some(166_311));
+        assert_eq!(field("1574 281 254 9 0 102 0\n", 1), Some(281));
+        assert_eq!((field("", 0), field("x 1 2", 0), field("1574\n", 1)), (None, None, None));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 
 mod connection;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -13,7 +12,6 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
 use self::connection::{ConnectStage, Connection};
-use crate::accounting::StreamId;
 use crate::clock::{SECOND_NS, now_ns, timespec};
 use crate::heartbeats::Heartbeats;
 use crate::message::OP_HEARTBEAT;
@@ -38,10 +36,6 @@ pub(crate) struct Receiver {
     events: Vec<epoll::Event>,
     live: usize,
     closed: usize,
-    /// Why the server closed connections, and how many for each reason.
-    pub close_reasons: BTreeMap<String, u64>,
-    /// Connections of these that read at once.
-    pub healthy_closed: u64,
     pub heartbeats: Heartbeats,
     received: Arc<Received>,
 }
@@ -57,8 +51,6 @@ impl Receiver {
             events: Vec::with_capacity(EVENTS),
             live: 0,
             closed: 0,
-            close_reasons: BTreeMap::new(),
-            healthy_closed: 0,
             heartbeats: Heartbeats::default_from(now_ns()),
             received,
         })
@@ -96,6 +88,11 @@ impl Receiver {
         self.connections[index].is_live()
     }
 
+    /// Distinct deliveries since the last restart.
+    pub(crate) fn received(&self) -> u64 {
+        self.recorder.accounts.received()
+    }
+
     /// What was counted since the receiver is there.
     pub(crate) fn counts(&self) -> Counts {
         Counts {
@@ -103,12 +100,6 @@ impl Receiver {
             heartbeats: self.recorder.answered_ever(),
             connections: self.live as u64,
         }
-    }
-
-    /// Forgets all figures and subscriptions so far: what comes from here on is of `run`.
-    pub(crate) fn restart(&mut self, run: u32, size: usize) {
-        self.recorder.restart(run, size);
-        self.heartbeats.sent = 0;
     }
 
     /// Waits for events, at most for `timeout_ns` and never longer than a second, and handles them. Fails if
@@ -139,11 +130,6 @@ impl Receiver {
             self.connections[index].session.send(operation, 0, body);
             self.handle(index, EventFlags::empty());
         }
-    }
-
-    /// From now on the connection may receive `stream`; all of it where it is there `from_the_start`.
-    pub(crate) fn subscribe(&mut self, index: usize, stream: StreamId, from_the_start: bool) {
-        self.recorder.accounts.subscribe(index, stream, from_the_start);
     }
 
     /// Closes the connection from this side; false where it was closed already.
@@ -196,7 +182,6 @@ impl Receiver {
         let now_ns = now_ns();
         while let Some(due_ns) = self.heartbeats.take(self.live, now_ns) {
             let Some(index) = self.next_for_heartbeat() else { break };
-            self.heartbeats.sent += 1;
             self.recorder.heartbeat_sent(index, due_ns);
             self.connections[index].session.send(OP_HEARTBEAT, 0, &[]);
             self.handle(index, EventFlags::empty());
@@ -234,7 +219,9 @@ impl Receiver {
         connection.close();
         self.closed += 1;
         self.live -= usize::from(connection.stage == ConnectStage::Live);
-        *self.close_reasons.entry(reason).or_default() += 1;
-        self.healthy_closed += u64::from(!self.recorder.is_slow(index));
+        let is_healthy = !self.recorder.is_slow(index);
+        let found = &mut self.recorder.found;
+        *found.closed.entry(reason).or_default() += 1;
+        found.healthy_closed += u64::from(is_healthy);
     }
 }

@@ -1,11 +1,10 @@
 //! What a receiver records of what comes: deliveries and their latencies, replies and their round trips.
 
 use comet_client::Session;
-use hdrhistogram::Histogram;
 
 use crate::accounting::{Accounts, StreamId};
+use crate::findings::Findings;
 use crate::message::{OP_CHANGE_ROOM_REPLY, OP_HEARTBEAT_REPLY, Shape, Stamp};
-use crate::stats::latency_histogram;
 
 /// Apart from the sessions, since both change at once.
 pub(crate) struct Recorder {
@@ -14,20 +13,12 @@ pub(crate) struct Recorder {
     /// Of the run's frames.
     shape: Shape,
     pub accounts: Accounts,
-    /// From the intended send to the read that brought it, in ns.
-    pub latencies: Histogram<u64>,
-    /// The same of connections that are slow to read.
-    pub slow_latencies: Histogram<u64>,
-    /// From connect(2), or when it was due, to the reply to the authentication, in ns.
-    pub handshakes: Histogram<u64>,
-    /// From when a heartbeat was due to its reply, in ns.
-    pub round_trips: Histogram<u64>,
+    /// All that is not in the accounts.
+    pub found: Findings,
     /// When the last heartbeat of each connection was due, until it is answered.
     heartbeats_due_ns: Vec<Option<u64>>,
     /// Whether a connection is slow to read; shorter than the connections where the last ones are not.
     slow: Vec<bool>,
-    /// Rooms that connections have changed to.
-    pub moved: u64,
     /// Deliveries and answered heartbeats before the last restart.
     received_before: u64,
     answered_before: u64,
@@ -41,13 +32,9 @@ impl Recorder {
             operation,
             shape: Shape::new(run, operation, size),
             accounts: Accounts::default(),
-            latencies: latency_histogram(),
-            slow_latencies: latency_histogram(),
-            handshakes: latency_histogram(),
-            round_trips: latency_histogram(),
+            found: Findings::default(),
             heartbeats_due_ns: Vec::new(),
             slow: Vec::new(),
-            moved: 0,
             received_before: 0,
             answered_before: 0,
         }
@@ -60,11 +47,7 @@ impl Recorder {
         self.run = run;
         self.shape = Shape::new(run, self.operation, size);
         self.accounts.restart();
-        self.latencies.reset();
-        self.slow_latencies.reset();
-        self.handshakes.reset();
-        self.round_trips.reset();
-        self.moved = 0;
+        self.found.restart();
     }
 
     /// Deliveries, over all restarts.
@@ -74,7 +57,7 @@ impl Recorder {
 
     /// Heartbeats that were answered, over all restarts.
     pub(crate) fn answered_ever(&self) -> u64 {
-        self.answered_before + self.round_trips.len()
+        self.answered_before + self.found.round_trips.len()
     }
 
     /// Whether the connection reads slowly or not at all.
@@ -87,6 +70,7 @@ impl Recorder {
     }
 
     pub(crate) fn heartbeat_sent(&mut self, connection: usize, due_ns: u64) {
+        self.found.heartbeats_sent += 1;
         *at(&mut self.heartbeats_due_ns, connection) = Some(due_ns);
     }
 
@@ -119,7 +103,7 @@ impl Recorder {
 
     fn record_next(&mut self, connection: usize, input: &[u8], now_ns: u64) -> usize {
         let (stream, next) = self.accounts.next(connection);
-        let latencies = &mut self.latencies;
+        let latencies = &mut self.found.latencies;
         let count = self.shape.count(input, stream, next, |intended_ns, count| {
             latencies.saturating_record_n(now_ns.saturating_sub(intended_ns), count);
         });
@@ -144,10 +128,10 @@ impl Recorder {
             OP_HEARTBEAT_REPLY => {
                 let due_ns = self.heartbeats_due_ns.get_mut(connection).and_then(Option::take);
                 if let Some(due_ns) = due_ns {
-                    self.round_trips.saturating_record(now_ns.saturating_sub(due_ns));
+                    self.found.round_trips.saturating_record(now_ns.saturating_sub(due_ns));
                 }
             }
-            OP_CHANGE_ROOM_REPLY => self.moved += 1,
+            OP_CHANGE_ROOM_REPLY => self.found.guests.moved += 1,
             _ => {}
         });
         handled.map_err(|error| error.to_string())
@@ -163,9 +147,9 @@ impl Recorder {
         let Some(intended_ns) = stamp.intended_ns else { return };
         let latency_ns = now_ns.saturating_sub(intended_ns);
         if self.is_slow(connection) {
-            self.slow_latencies.saturating_record(latency_ns);
+            self.found.impaired_latencies.saturating_record(latency_ns);
         } else {
-            self.latencies.saturating_record(latency_ns);
+            self.found.latencies.saturating_record(latency_ns);
         }
     }
 }

@@ -31,7 +31,7 @@ impl Counted {
     pub(crate) fn of(stat: SocketAddr) -> Result<Self> {
         let answer = http_get(stat, "/metrics");
         let answer = answer.map_err(|error| format!("no metrics at {stat}: {error}"))?;
-        if !is_ok(&answer) || !answer.contains("comet_lost_total") {
+        if !answer.contains("comet_lost_total") {
             return Err(format!("no metrics of a comet at {stat}").into());
         }
         Ok(Self::parse(&answer))
@@ -76,7 +76,7 @@ fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
     Some(value.split_once('"')?.0)
 }
 
-/// The whole answer to a GET, head and all.
+/// The whole answer to a GET, head and all. Fails if it is no 200.
 pub(crate) fn http_get(address: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -84,12 +84,8 @@ pub(crate) fn http_get(address: SocketAddr, path: &str) -> io::Result<String> {
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
-/// Whether an answer is a 200.
-pub(crate) fn is_ok(answer: &str) -> bool {
-    answer.starts_with("HTTP/1.1 200")
+    let is_ok = answer.starts_with("HTTP/1.1 200");
+    is_ok.then_some(answer).ok_or_else(|| io::Error::other("the answer is no 200"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Where pushes go: calls of a server's push API, or the feed of a yardstick.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -77,8 +77,7 @@ pub(crate) struct Answers {
     pub refusal: Option<String>,
 }
 
-#[derive(Clone, Default)]
-struct SharedAnswers(Arc<Mutex<Answers>>);
+type SharedAnswers = Arc<Mutex<Answers>>;
 
 impl OpenSink {
     /// Opens `sink` for `plan`. Fails if nobody listens at the push API.
@@ -88,7 +87,7 @@ impl OpenSink {
             Sink::Yardstick(feed) => Way::Yardstick { feed, has_streams: plan.members.len() > 1 },
             Sink::Server { grpc, addresses, method: PushMethod::OneStream } => {
                 let (pushes, replies) = PushStream::open(&grpc).await?;
-                let reading = read(replies, answers.clone(), Arc::clone(&received));
+                let reading = read(replies, Arc::clone(&answers), Arc::clone(&received));
                 Way::OneStream { pushes, addresses, reader: tokio::spawn(reading) }
             }
             Sink::Server { grpc, addresses, method: PushMethod::Calls { callers } } => {
@@ -119,14 +118,14 @@ impl OpenSink {
             }
             Way::Calls { pusher, addresses, callers } => {
                 let (push, mut pusher) = (push(&addresses[stream], content), pusher.clone());
-                let (answers, received) = (self.answers.clone(), Arc::clone(&self.received));
+                let (answers, received) = (Arc::clone(&self.answers), Arc::clone(&self.received));
                 let before = callers[stream].pop_front().expect("a stream has a caller");
                 callers[stream].push_back(Some(tokio::spawn(async move {
                     if let Some(before) = before {
                         before.await.expect(NO_PANIC);
                     }
                     let answer = pusher.push(push).await;
-                    answers.lock().add(answer);
+                    answers.lock().expect(NO_PANIC).add(answer);
                     received.answered();
                 })));
             }
@@ -136,7 +135,7 @@ impl OpenSink {
 
     /// Deliveries that the server has counted as dropped so far. A ledger counts pushes, a batch as one.
     pub(crate) fn dropped(&self) -> u64 {
-        self.answers.lock().ledger.dropped() * self.batch
+        self.answers.lock().expect(NO_PANIC).ledger.dropped() * self.batch
     }
 
     /// Waits for all answers. Fails if one does not come in time.
@@ -159,7 +158,7 @@ impl OpenSink {
                 Some(pushes.begun)
             }
         };
-        let answers = self.answers.lock().clone();
+        let answers = self.answers.lock().expect(NO_PANIC).clone();
         if let Some(begun) = begun.filter(|begun| answers.given + answers.refused != *begun) {
             return Err(format!("{} of {begun} pushes are answered", answers.given).into());
         }
@@ -185,19 +184,13 @@ async fn read(mut replies: StreamAnswers, answers: SharedAnswers, received: Arc<
     loop {
         match replies.next().await {
             Ok(Some(batch)) => {
-                let mut answers = answers.lock();
+                let mut answers = answers.lock().expect(NO_PANIC);
                 batch.into_iter().for_each(|answer| answers.add(answer));
             }
             Ok(None) => return,
-            Err(status) => return answers.lock().add(Err(status)),
+            Err(status) => return answers.lock().expect(NO_PANIC).add(Err(status)),
         }
         received.answered();
-    }
-}
-
-impl SharedAnswers {
-    fn lock(&self) -> MutexGuard<'_, Answers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Percentiles of one run and the spread of a figure over several.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::SECOND_NS;
 
@@ -95,7 +95,7 @@ fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
 }
 
 /// One figure over the rounds of a run.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Spread {
     pub median: f64,
     pub min: f64,

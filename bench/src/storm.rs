@@ -16,7 +16,7 @@ use crate::subject::{Place, Subject};
 /// charged to the connections; at most a tenth of them.
 const WARM_UP: usize = 200;
 
-/// What one storm gave.
+/// What one storm gave. The figures are explained in [`crate::figures`].
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Storm {
     #[serde(flatten)]
@@ -24,18 +24,12 @@ pub(crate) struct Storm {
     connections: usize,
     elapsed_ns: u64,
     pub per_second: f64,
-    /// From connect(2) to the reply to the authentication.
     handshake: Percentiles,
     cpu: Option<CpuUsed>,
     pub cpu_per_connection_ns: Option<f64>,
-    /// Share of one CPU that the bench used, all its processes: near the number of its CPUs it was the bench that
-    /// set the pace.
     bench_cpu_share: f64,
-    /// What the server's resident memory grew by, divided.
     pub rss_per_connection_bytes: Option<f64>,
-    /// The private part of it.
     pub anonymous_per_connection_bytes: Option<f64>,
-    /// Share of one CPU that the server uses while all idle.
     pub idle_cpu_share: Option<f64>,
     /// From just before the first of these connections to when the server has settled.
     series: Series,
@@ -57,7 +51,7 @@ impl Subject {
         let first = WARM_UP.min(all / 10);
         self.clients.dial(0..first, &bar)?;
         self.settle()?;
-        let (memory_before, before) = (self.target.memory()?, self.mark()?);
+        let (memory_before, before) = (self.target.gauge.memory()?, self.mark()?);
         let bench_before = self.clients.cpu()?;
         self.clients.start_series(self.target.gauge)?;
         let started_ns = now_ns();
@@ -66,7 +60,7 @@ impl Subject {
         let bench = self.clients.cpu()?.since(&bench_before);
         bar.finish_and_clear();
         self.settle()?;
-        let (memory_after, cpu) = (self.target.memory()?, self.since(&before)?.cpu);
+        let (memory_after, cpu) = (self.target.gauge.memory()?, self.since(&before)?.cpu);
         let series = self.clients.end_series()?;
 
         let findings = self.clients.findings(&[])?;

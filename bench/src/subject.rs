@@ -11,12 +11,13 @@ use crate::args::{DialArgs, HostArgs, ServerArgs};
 use crate::clients::{ClientCommand, ClientSetup, Clients};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
+use crate::dial::Dialer;
 use crate::findings::Findings;
 use crate::grpc::Address;
 use crate::message::STAMP_LEN;
 use crate::plan::{Plan, Received, run_id};
 use crate::process::{CpuSample, CpuUsed};
-use crate::report::{progress_bar, round_of};
+use crate::report::progress_bar;
 use crate::sender::{self, Sent};
 use crate::sink::{PushMethod, Sink};
 use crate::target::Target;
@@ -64,7 +65,7 @@ impl Place {
     pub(crate) fn bar(&self, length: Option<u64>, part: &str) -> ProgressBar {
         let Self { subject, round, rounds, turn, turns } = self;
         let turn = if *turns > 0 { format!(" ({turn} of {turns})") } else { String::new() };
-        progress_bar(length, &format!("{}, {subject}{turn}: {part}", round_of(*round, *rounds)))
+        progress_bar(length, &format!("round {round} of {rounds}, {subject}{turn}: {part}"))
     }
 
     /// The faults, each with the turn it is of.
@@ -144,9 +145,11 @@ impl Subject {
             run: run_id(),
             operation,
             size: STAMP_LEN,
-            endpoints: target.endpoints.clone(),
-            crowd: crowd.clone(),
-            sources: dial.source.clone(),
+            dialer: Dialer {
+                endpoints: target.endpoints.clone(),
+                crowd: crowd.clone(),
+                sources: dial.source.clone(),
+            },
             in_flight: dial.in_flight as usize,
         };
         let clients = Clients::new(setup, dial.processes, Arc::clone(&received))?;

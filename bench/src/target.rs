@@ -15,8 +15,8 @@ use crate::Result;
 use crate::args::{HostArgs, ServerArgs};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::launch::Running;
-use crate::process::{CpuSample, Gauge, Memory};
-use crate::scrape::{http_get, is_ok};
+use crate::process::{CpuSample, Gauge};
+use crate::scrape::http_get;
 use crate::tls::{Certificate, Trust};
 use crate::yardstick::{Feed, Mode};
 
@@ -108,11 +108,6 @@ impl Target {
         self.gauge.cpu()
     }
 
-    /// Memory, if the process is known. Fails if the process has ended.
-    pub(crate) fn memory(&self) -> Result<Option<Memory>> {
-        self.gauge.memory()
-    }
-
     /// Looks whether a process that the bench has started is still there. Fails if it has ended; the end
     /// of its log is in the error.
     pub(crate) fn ensure_runs(&mut self) -> Result<()> {
@@ -167,7 +162,7 @@ impl Target {
             endpoints: Endpoints {
                 tcp,
                 websocket: Some(websocket),
-                tls: certificate.as_ref().map(Certificate::clients),
+                tls: certificate.as_ref().map(|made| made.trust.clone()),
             },
             stat: Some(stat),
             grpc: Some(grpc.to_string()),
@@ -180,7 +175,7 @@ impl Target {
 impl Child {
     fn wait_until_healthy(&mut self, stat: SocketAddr) -> Result<()> {
         let deadline_ns = now_ns() + START_NS;
-        while !is_healthy(stat) {
+        while http_get(stat, "/healthz").is_err() {
             self.ensure_runs()?;
             if now_ns() > deadline_ns {
                 return Err(format!("the server is not healthy\n{}", self.log_end()).into());
@@ -223,11 +218,6 @@ fn unnamed_file() -> io::Result<File> {
     Ok(file)
 }
 
-/// Whether `GET /healthz` is answered with 200.
-fn is_healthy(stat: SocketAddr) -> bool {
-    http_get(stat, "/healthz").is_ok_and(|answer| is_ok(&answer))
-}
-
 /// Ports that were free a moment ago. They are given back before the server takes them: nothing else on a
 /// host that is measured should be looking for ports.
 fn free_ports<const N: usize>() -> io::Result<[SocketAddr; N]> {
@@ -250,6 +240,6 @@ mod tests {
         let [first, second] = free_ports().unwrap();
         assert_ne!(first, second);
         assert!(TcpListener::bind(first).is_ok());
-        assert!(!is_healthy(second));
+        assert!(http_get(second, "/healthz").is_err());
     }
 }

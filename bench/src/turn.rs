@@ -21,28 +21,23 @@ use crate::target::Target;
 /// After the last delivery, so long for what should not come: duplicates.
 pub(crate) const AFTERMATH_NS: u64 = 200 * MILLISECOND_NS;
 
-/// What one turn gave.
+/// What one turn gave. The figures are explained in [`crate::figures`].
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Turn {
     #[serde(flatten)]
     pub place: Place,
     pub deliveries: Deliveries,
     pub sent: Sent,
-    /// Time from when the first push was due to the last delivery.
     pub elapsed_ns: u64,
-    /// CPU time of the server in that time.
+    /// From when the first push was due to the last delivery, as the time is.
     pub cpu: Option<CpuUsed>,
-    /// CPU time of all its threads for one delivery.
     pub cpu_per_delivery_ns: Option<f64>,
-    /// CPU time of its data cores for one delivery.
     pub data_cpu_per_delivery_ns: Option<f64>,
     /// Memory of the server with all connections idle.
     pub memory: Option<Memory>,
-    /// From the time a push was due to its delivery.
     pub latency: Percentiles,
     /// From just before the first push to the last delivery.
     pub series: Series,
-    /// Connections that the server closed, by reason.
     pub closed: BTreeMap<String, u64>,
 }
 
@@ -71,7 +66,7 @@ impl Subject {
     /// Connects the first `count` members and takes a turn, for which no connections are there before.
     pub(crate) fn only_turn(&mut self, count: usize, plan: Plan) -> Result<Turn> {
         self.connect(count)?;
-        let memory = self.target.memory()?;
+        let memory = self.target.gauge.memory()?;
         Ok(Turn { memory, ..self.turn(plan, AFTERMATH_NS)? })
     }
 

@@ -137,8 +137,8 @@ impl Guests {
         let Arrivals { plan, due_ns, number, random } = arrivals;
         let index = dialer.begin(receiver, *number, *due_ns)?;
         let room = dialer.crowd.room_of(*number).expect("scenarios with guests have rooms");
-        receiver.subscribe(index, StreamId::room(room), false);
-        receiver.subscribe(index, StreamId::broadcast(), false);
+        receiver.recorder.accounts.subscribe(index, StreamId::room(room), false);
+        receiver.recorder.accounts.subscribe(index, StreamId::broadcast(), false);
         let life_ns = (random.exponential() * plan.life_ns as f64) as u64;
         let rooms = dialer.crowd.rooms;
         if random.uniform() < plan.moves && rooms > 1 {
@@ -169,7 +169,7 @@ impl Guests {
                 Step::Leave => self.leave(index, receiver),
                 // A guest that is not live yet stays in the room it asked for.
                 Step::MoveTo(room) if receiver.is_live(index) => {
-                    receiver.subscribe(index, StreamId::room(room), false);
+                    receiver.recorder.accounts.subscribe(index, StreamId::room(room), false);
                     receiver.send(index, OP_CHANGE_ROOM, dialer.crowd.room(room).as_bytes());
                 }
                 Step::MoveTo(_) => {}

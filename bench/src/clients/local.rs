@@ -12,15 +12,11 @@ use crate::accounting::StreamId;
 use crate::clients::churn::{ChurnPlan, Guests};
 use crate::clients::slow::SlowReaders;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
-use crate::crowd::Crowd;
 use crate::dial::Dialer;
-use crate::findings::Findings;
+use crate::findings::{Findings, GuestSums};
 use crate::plan::Received;
 use crate::receiver::Receiver;
 use crate::recorder::Recorder;
-use crate::sampler::Counts;
-use crate::source::Sources;
-use crate::target::Endpoints;
 
 /// Connections begun between two looks at those under way.
 const BURST: usize = 16;
@@ -35,9 +31,7 @@ pub(crate) struct ClientSetup {
     pub operation: i32,
     /// Bytes of nearly all bodies.
     pub size: usize,
-    pub endpoints: Endpoints,
-    pub crowd: Crowd,
-    pub sources: Option<Sources>,
+    pub dialer: Dialer,
     /// Handshakes under way at once.
     pub in_flight: usize,
 }
@@ -64,7 +58,7 @@ pub(crate) enum ClientCommand {
 
 /// The clients of one process.
 pub(crate) struct LocalClients {
-    receiver: Receiver,
+    pub receiver: Receiver,
     dialer: Dialer,
     in_flight: usize,
     /// Members that are to be connected, by number.
@@ -89,28 +83,17 @@ impl LocalClients {
     /// refuses a descriptor.
     pub(crate) fn new(setup: ClientSetup, received: Arc<Received>) -> io::Result<Self> {
         let mut recorder = Recorder::new(setup.run, setup.operation, setup.size);
-        recorder.accounts.callers = setup.crowd.callers;
-        let ClientSetup { endpoints, crowd, sources, in_flight, .. } = setup;
+        recorder.accounts.callers = setup.dialer.crowd.callers;
         Ok(Self {
             receiver: Receiver::new(recorder, received)?,
-            dialer: Dialer { endpoints, crowd, sources },
-            in_flight,
+            dialer: setup.dialer,
+            in_flight: setup.in_flight,
             waiting: VecDeque::new(),
             members: Vec::new(),
             all_streams: false,
             guests: Guests::default(),
             slow: None,
         })
-    }
-
-    /// Distinct deliveries since the last restart.
-    pub(crate) fn received(&self) -> u64 {
-        self.receiver.recorder.accounts.received()
-    }
-
-    /// What was counted since the clients are there.
-    pub(crate) fn counts(&self) -> Counts {
-        self.receiver.counts()
     }
 
     /// Connects members `which`; returns when all are live. `watch` is called now and then. Fails if a
@@ -126,7 +109,7 @@ impl LocalClients {
         let mut moved_ns = now_ns();
         while self.receiver.live() < wanted {
             self.turn(100 * MILLISECOND_NS)?;
-            if let Some((reason, count)) = self.receiver.close_reasons.first_key_value() {
+            if let Some((reason, count)) = self.receiver.recorder.found.closed.first_key_value() {
                 return Err(format!("{count} connections failed: {reason}").into());
             }
             if self.receiver.live() > live {
@@ -194,8 +177,7 @@ impl LocalClients {
         let (healthy_expected, healthy_lost) = recorder.accounts.lost_by(to_single, is_healthy);
         let is_open = |connection: usize| self.receiver.is_live(connection);
         let (_, open_lost) = recorder.accounts.lost_by(to_single, is_open);
-        let mut guests = self.guests.sums;
-        guests.moved = recorder.moved;
+        let guests = GuestSums { moved: recorder.found.guests.moved, ..self.guests.sums };
         let [deliveries, visits] = recorder.accounts.close(to_single, sent);
         Findings {
             deliveries,
@@ -204,13 +186,7 @@ impl LocalClients {
             open_lost,
             visits,
             guests,
-            latencies: recorder.latencies.clone(),
-            impaired_latencies: recorder.slow_latencies.clone(),
-            handshakes: recorder.handshakes.clone(),
-            round_trips: recorder.round_trips.clone(),
-            heartbeats_sent: self.receiver.heartbeats.sent,
-            closed: self.receiver.close_reasons.clone(),
-            healthy_closed: self.receiver.healthy_closed,
+            ..recorder.found.clone()
         }
     }
 
@@ -229,7 +205,7 @@ impl LocalClients {
     }
 
     fn restart(&mut self, run: u32, size: usize, all_streams: bool) {
-        self.receiver.restart(run, size);
+        self.receiver.recorder.restart(run, size);
         self.guests.sums = Default::default();
         self.all_streams = all_streams;
         if all_streams {
@@ -243,7 +219,7 @@ impl LocalClients {
         let room = self.dialer.crowd.room_of(member.number).map(StreamId::room);
         let own = StreamId::key(member.number);
         for stream in room.into_iter().chain([own, StreamId::broadcast()]) {
-            self.receiver.subscribe(member.index, stream, from_the_start);
+            self.receiver.recorder.accounts.subscribe(member.index, stream, from_the_start);
         }
     }
 

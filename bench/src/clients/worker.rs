@@ -77,7 +77,7 @@ impl Workers {
     /// Starts so many workers.
     pub(super) fn start(setup: ClientSetup, count: usize, received: Arc<Received>) -> Result<Self> {
         let (sender, notes) = channel();
-        let connections = setup.crowd.connections;
+        let connections = setup.dialer.crowd.connections;
         let in_flight = setup.in_flight.div_ceil(count);
         let setup = ClientSetup { in_flight, ..setup };
         let mut workers = Vec::with_capacity(count);
@@ -254,35 +254,28 @@ fn serve(tasks: &Receiver<io::Result<Task>>, out: &mut impl Write) -> Result<()>
     let mut clients = LocalClients::new(*setup, Arc::new(Received::default()))?;
     let mut reporter = Reporter { out, reported: State::default(), due_ns: 0 };
     loop {
-        match tasks.try_recv() {
-            Ok(task) => carry_out(task?, &mut clients, &mut reporter)?,
-            Err(TryRecvError::Empty) => clients.turn(LOOK_NS)?,
+        let task = match tasks.try_recv() {
+            Ok(task) => Some(task?),
+            Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => return Ok(()),
+        };
+        match task {
+            None => clients.turn(LOOK_NS)?,
+            Some(Task::Setup(_)) => return Err("a worker is set up once".into()),
+            Some(Task::Dial(which)) => {
+                clients.dial(which, |clients| reporter.report(clients))?;
+                write_line(&mut reporter.out, &Note::Dialed(State::of(&clients)))?;
+            }
+            Some(Task::Execute(command)) => clients.execute(command)?,
+            Some(Task::Findings(sent)) => {
+                // What is counted is not to be behind what was found.
+                write_line(&mut reporter.out, &Note::State(State::of(&clients)))?;
+                let findings = Box::new(clients.findings(&sent));
+                write_line(&mut reporter.out, &Note::Findings(findings))?;
+            }
         }
         reporter.report(&clients)?;
     }
-}
-
-fn carry_out(
-    task: Task,
-    clients: &mut LocalClients,
-    reporter: &mut Reporter<impl Write>,
-) -> Result<()> {
-    match task {
-        Task::Setup(_) => return Err("a worker is set up once".into()),
-        Task::Dial(which) => {
-            clients.dial(which, |clients| reporter.report(clients))?;
-            write_line(&mut reporter.out, &Note::Dialed(State::of(clients)))?;
-        }
-        Task::Execute(command) => clients.execute(command)?,
-        Task::Findings(sent) => {
-            // What is counted is not to be behind what was found.
-            write_line(&mut reporter.out, &Note::State(State::of(clients)))?;
-            let findings = Box::new(clients.findings(&sent));
-            write_line(&mut reporter.out, &Note::Findings(findings))?;
-        }
-    }
-    Ok(())
 }
 
 /// Reports to the bench how far a worker is.
@@ -307,7 +300,7 @@ impl<Out: Write> Reporter<Out> {
 
 impl State {
     fn of(clients: &LocalClients) -> Self {
-        Self { received: clients.received(), counts: clients.counts() }
+        Self { received: clients.receiver.received(), counts: clients.receiver.counts() }
     }
 }
 

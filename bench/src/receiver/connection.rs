@@ -84,7 +84,7 @@ impl Connection {
             && self.session.is_live()
         {
             self.stage = ConnectStage::Live;
-            recorder.handshakes.saturating_record(now_ns() - since_ns);
+            recorder.found.handshakes.saturating_record(now_ns() - since_ns);
         }
         self.transmit(epoll, index)
     }

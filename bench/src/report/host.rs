@@ -4,37 +4,11 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::{env, fs};
 
-use rustix::system::uname;
+use rustix::system::{sysinfo, uname};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::args::{HostArgs, ServerArgs};
-
-/// The machine. What is not known is null.
-#[derive(Serialize)]
-pub(crate) struct Host {
-    pub name: String,
-    pub kernel: String,
-    pub cpu: String,
-    pub cpus: usize,
-    pub memory_bytes: Option<u64>,
-    /// Its CPUs may be shared with others.
-    pub virtual_machine: bool,
-    pub clock_source: Option<String>,
-    /// What sets the clock of the CPUs.
-    pub governor: Option<String>,
-    /// What the kernel does about each vulnerability of the CPU.
-    pub mitigations: BTreeMap<String, String>,
-}
-
-/// The CPUs each side may use, as lists; null for what takes no part, or is not known.
-#[derive(Serialize)]
-pub(crate) struct Pinning {
-    /// The data cores of a server the bench started; all of one that ran already.
-    pub server: Option<String>,
-    pub control: Option<String>,
-    pub yardsticks: String,
-    pub bench: String,
-}
 
 /// A program that took part.
 #[derive(PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -44,45 +18,43 @@ pub(crate) struct Program {
     pub commit: Option<String>,
 }
 
-impl Host {
-    /// This one.
-    pub(crate) fn here() -> Self {
-        let system = uname();
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let of_cpu = |key| cpuinfo.lines().find_map(|line| value(line, key));
-        Self {
-            name: system.nodename().to_string_lossy().into_owned(),
-            kernel: system.release().to_string_lossy().into_owned(),
-            cpu: of_cpu("model name").unwrap_or("unknown").to_owned(),
-            cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
-            memory_bytes: memory_bytes(),
-            virtual_machine: of_cpu("flags")
-                .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
-            clock_source: line_of(
-                "/sys/devices/system/clocksource/clocksource0/current_clocksource",
-            ),
-            governor: line_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-            mitigations: mitigations(),
-        }
-    }
+/// This machine. What is not known is null.
+pub(super) fn machine() -> Value {
+    let (system, memory) = (uname(), sysinfo());
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let of_cpu = |key| cpuinfo.lines().find_map(|line| value(line, key));
+    json!({
+        "name": system.nodename().to_string_lossy(),
+        "kernel": system.release().to_string_lossy(),
+        "cpu": of_cpu("model name").unwrap_or("unknown"),
+        "cpus": cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
+        "memory_bytes": memory.totalram * u64::from(memory.mem_unit),
+        // Its CPUs may be shared with others.
+        "virtual_machine": of_cpu("flags")
+            .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
+        "clock_source": line_of("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        // What sets the clock of the CPUs.
+        "governor": line_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        // What the kernel does about each vulnerability of the CPU.
+        "mitigations": mitigations(),
+    })
 }
 
-impl Pinning {
-    /// As the arguments ask for; of a server that runs already, as the kernel says.
-    pub(crate) fn of(host: &HostArgs, server: Option<&ServerArgs>) -> Self {
-        let started = server.is_some_and(|server| server.addr.is_none());
-        let control = host.control_cores.as_ref().unwrap_or(&host.server_core);
-        Self {
-            server: match server {
-                Some(_) if started => Some(host.server_core.to_string()),
-                Some(server) => server.pid.and_then(allowed_cpus),
-                None => None,
-            },
-            control: started.then(|| control.to_string()),
-            yardsticks: host.server_core.to_string(),
-            bench: host.bench_core.to_string(),
-        }
-    }
+/// The CPUs each side may use, as lists; null for what takes no part, or is not known. Those of a server are the
+/// data cores, as the arguments ask for; of one that runs already all that the kernel lets it use.
+pub(super) fn pinning(host: &HostArgs, server: Option<&ServerArgs>) -> Value {
+    let started = server.is_some_and(|server| server.addr.is_none());
+    let control = host.control_cores.as_ref().unwrap_or(&host.server_core);
+    json!({
+        "server": match server {
+            Some(_) if started => Some(host.server_core.to_string()),
+            Some(server) => server.pid.and_then(allowed_cpus),
+            None => None,
+        },
+        "control": started.then_some(control),
+        "yardsticks": host.server_core,
+        "bench": host.bench_core,
+    })
 }
 
 impl Program {
@@ -124,13 +96,6 @@ fn line_of(file: &str) -> Option<String> {
     Some(fs::read_to_string(file).ok()?.trim().to_owned())
 }
 
-fn memory_bytes() -> Option<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let total = meminfo.lines().find_map(|line| value(line, "MemTotal"))?;
-    let kilobytes: u64 = total.strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
-}
-
 fn mitigations() -> BTreeMap<String, String> {
     let files = fs::read_dir("/sys/devices/system/cpu/vulnerabilities").into_iter().flatten();
     let entries = files.flatten().filter_map(|file| {
@@ -147,7 +112,10 @@ fn allowed_cpus(pid: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::args::{Cli, Command};
 
     #[test]
     fn versions_are_taken_apart() {
@@ -169,10 +137,20 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_runs_already_tells_only_what_the_kernel_knows() {
+        let pid = std::process::id().to_string();
+        let address = ["--addr", "127.0.0.1:1", "--pid", &pid];
+        let cli = Cli::parse_from([&["comet-bench", "connect"][..], &address].concat());
+        let Command::Connect(args) = cli.command else { panic!("it is connect") };
+        assert_eq!(Program::server(&args.server), None);
+        let pinning = pinning(&args.host, Some(&args.server));
+        assert!(pinning["control"].is_null() && pinning["server"].is_string(), "{pinning}");
+    }
+
+    #[test]
     fn this_host_is_known() {
-        let host = Host::here();
-        assert!(host.cpus > 0);
-        assert!(host.memory_bytes.is_some_and(|bytes| bytes > 1 << 20));
+        let host = machine();
+        assert!(host["cpus"].as_u64() > Some(0) && host["memory_bytes"].as_u64() > Some(1 << 20));
         assert!(allowed_cpus(std::process::id()).is_some());
     }
 }

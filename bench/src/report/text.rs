@@ -25,11 +25,6 @@ pub(crate) fn progress_bar(length: Option<u64>, label: &str) -> ProgressBar {
         .with_message(label.to_owned())
 }
 
-/// How far the whole run is, for the label of a bar.
-pub(crate) fn round_of(round: u32, rounds: u32) -> String {
-    format!("round {round} of {rounds}")
-}
-
 /// Cells under headings, and the sentences that explain them.
 #[derive(Default, Debug)]
 pub(crate) struct Table {
@@ -39,11 +34,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The figures `names` of measurements, a row for each, under the label in front of it.
-    ///
-    /// # Panics
-    ///
-    /// A name is not declared in [`figures`].
+    /// The figures `names` of measurements, a row for each, under the label in front of it. Panics if a name is not
+    /// declared in [`figures`].
     pub(crate) fn of<M: Serialize>(heading: &str, rows: &[(String, M)], names: &[&str]) -> Self {
         let all = figures::all();
         let json = |(_, row): &(_, M)| serde_json::to_value(row).expect("a result has a JSON form");
@@ -152,23 +144,24 @@ fn width(text: &str) -> usize {
 }
 
 /// A line for each figure that the results have taken over the rounds.
-pub(crate) fn summary(results: &impl Serialize) -> String {
-    let results = serde_json::to_value(results).expect("a result has a form in JSON");
-    let lines = figures::summaries(&results).into_iter();
+pub(crate) fn summary(results: &Value) -> String {
+    let lines = figures::summaries(results).into_iter();
     lines.map(|(label, is)| format!("{label}: {}\n", cell_of(Some(is)))).collect()
 }
 
 /// A figure with about three digits, or a dash.
-pub(crate) fn cell(value: Option<f64>) -> String {
-    value.map_or_else(|| NOT_MEASURED.to_owned(), |value| number(Some(value), decimals(&[value])))
+fn cell(value: Option<f64>) -> String {
+    let Some(value) = value else { return NOT_MEASURED.to_owned() };
+    format!("{value:.*}", decimals(&[value]))
 }
 
 /// A figure over the rounds: its median, and its extremes where they differ.
 pub(crate) fn cell_of(value: Option<Spread>) -> String {
-    match value {
-        Some(is) if is.min < is.max => spread(value, decimals(&[is.median, is.min, is.max])),
-        _ => cell(value.map(|is| is.median)),
-    }
+    let Some(is) = value.filter(|is| is.min < is.max) else {
+        return cell(value.map(|is| is.median));
+    };
+    let decimals = decimals(&[is.median, is.min, is.max]);
+    format!("{:.decimals$} ({:.decimals$} to {:.decimals$})", is.median, is.min, is.max)
 }
 
 /// By the size of the first; none where all are counts.
@@ -179,19 +172,6 @@ fn decimals(values: &[f64]) -> usize {
         100.0.. => 1,
         _ => 2,
     }
-}
-
-/// A number with so many decimals, or a dash.
-pub(crate) fn number(value: Option<f64>, decimals: usize) -> String {
-    value.map_or_else(|| NOT_MEASURED.to_owned(), |value| format!("{value:.decimals$}"))
-}
-
-/// The median over the rounds and its extremes, with so many decimals.
-pub(crate) fn spread(value: Option<Spread>, decimals: usize) -> String {
-    value.map_or_else(
-        || NOT_MEASURED.to_owned(),
-        |is| format!("{:.decimals$} ({:.decimals$} to {:.decimals$})", is.median, is.min, is.max),
-    )
 }
 
 #[cfg(test)]
@@ -233,6 +213,6 @@ mod tests {
         assert_eq!(cell_of(of(112.34, 112.34, 112.34)), "112.3");
         assert_eq!(cell_of(of(0.0, 0.0, 0.0)), "0");
         assert_eq!(cell_of(of(0.0, 0.0, 3.0)), "0 (0 to 3)");
-        assert_eq!((cell_of(None), number(Some(2.5), 0)), ("–".to_owned(), "2".to_owned()));
+        assert_eq!(cell_of(None), "–");
     }
 }

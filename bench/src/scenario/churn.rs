@@ -1,45 +1,17 @@
 //! `churn`: guests come, change their room and go, while pushes go to the rooms. Members that stay are to
 //! notice nothing of it.
 
-use std::collections::BTreeMap;
+use serde_json::{Value, json};
 
-use serde::Serialize;
-
-use super::parts::{Dropped, each_turn, prepare, turns_table};
+use super::{Dropped, each_turn, prepare, turns_table};
 use crate::Result;
-use crate::accounting::Deliveries;
 use crate::args::ChurnArgs;
 use crate::clients::{ChurnPlan, ClientCommand, guests_max};
 use crate::crowd::{Crowd, Streams};
-use crate::findings::GuestSums;
 use crate::plan::Plan;
-use crate::process::{CpuUsed, Memory};
-use crate::report::Report;
-use crate::sampler::Series;
-use crate::sender::Sent;
+use crate::report;
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
-
-/// What one turn gave. The figures are explained in [`crate::figures`].
-#[derive(Serialize)]
-struct ChurnTurn {
-    #[serde(flatten)]
-    place: Place,
-    guests: GuestSums,
-    handshake: Percentiles,
-    deliveries: Deliveries,
-    visits: Deliveries,
-    sent: Sent,
-    dropped: Dropped,
-    latency: Percentiles,
-    elapsed_ns: u64,
-    cpu: Option<CpuUsed>,
-    cpu_share: Option<f64>,
-    memory_before: Option<Memory>,
-    memory_after: Option<Memory>,
-    series: Series,
-    faults: Vec<String>,
-}
 
 const FIGURES: &str = "guests, gave up, moved, guests at once, handshake p50, handshake p99, handshake max, \
     expected, lost, to guests, lost to guests, dropped, latency p50, latency p99, CPU, \
@@ -53,19 +25,21 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<bool> {
     let most = args.dial.connections as usize + guests_max(args.arrivals, args.life) as usize;
     prepare(&args.host, &args.dial, most)?;
     let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
-    let text = turns_table(&turns, FIGURES);
-    let faults = turns.iter().flat_map(|turn| turn.faults.iter().cloned()).collect();
-    Report::new("churn", args, BTreeMap::from([("turns", turns)]), faults).finish(&text, &args.host)
+    let (turns, faults): (Vec<_>, Vec<_>) = turns.into_iter().unzip();
+    let (text, faults) = (turns_table(&turns, FIGURES), faults.concat());
+    let results = json!({ "turns": turns });
+    report::finish("churn", args, (&args.host, Some(&args.server)), (results, faults), &text)
 }
 
-fn turn(place: Place, args: &ChurnArgs) -> Result<ChurnTurn> {
+/// What one turn gave, explained in [`crate::figures`], and its faults.
+fn turn(place: Place, args: &ChurnArgs) -> Result<(Value, Vec<String>)> {
     let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
     let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
     let plan = Plan::of(&args.load, args.server.operation, &crowd);
     let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
     let sink = subject.sink()?;
     subject.connect(connections)?;
-    let memory_before = subject.target.memory()?;
+    let memory_before = subject.target.gauge.memory()?;
 
     subject.restart(&plan)?;
     let before = subject.mark()?;
@@ -87,22 +61,24 @@ fn turn(place: Place, args: &ChurnArgs) -> Result<ChurnTurn> {
     let series = subject.clients.end_series()?;
     subject.settle()?;
 
-    let faults = dropped.faults(&findings).into_iter().chain(sent.refusal());
-    Ok(ChurnTurn {
-        place,
-        guests: findings.guests,
-        handshake: Percentiles::of(&findings.handshakes),
-        deliveries: findings.deliveries,
-        visits: findings.visits,
-        dropped,
-        latency: Percentiles::of(&findings.latencies),
-        elapsed_ns: used.elapsed_ns,
-        cpu_share: used.cpu_share(),
-        cpu: used.cpu,
-        memory_before,
-        memory_after: subject.target.memory()?,
-        series,
-        faults: place.name_faults(faults),
-        sent,
-    })
+    let faults = place.name_faults(dropped.faults(&findings).into_iter().chain(sent.refusal()));
+    let turn = json!({
+        "subject": place.subject,
+        "round": place.round,
+        "guests": findings.guests,
+        "handshake": Percentiles::of(&findings.handshakes),
+        "deliveries": findings.deliveries,
+        "visits": findings.visits,
+        "sent": sent,
+        "dropped": dropped,
+        "latency": Percentiles::of(&findings.latencies),
+        "elapsed_ns": used.elapsed_ns,
+        "cpu": used.cpu,
+        "cpu_share": used.cpu_share(),
+        "memory_before": memory_before,
+        "memory_after": subject.target.gauge.memory()?,
+        "series": series,
+        "faults": faults,
+    });
+    Ok((turn, faults))
 }

@@ -2,26 +2,17 @@
 //! accepts, receives and sends as often for each, the same bytes: once for a TCP client, twice for a
 //! WebSocket client.
 
-use serde::Serialize;
+use serde_json::json;
 
-use super::parts::{each_turn, prepare, turns_table};
+use super::{each_turn, prepare, turns_table};
 use crate::Result;
 use crate::args::ConnectArgs;
 use crate::crowd::{Crowd, Streams};
-use crate::report::{Report, summary};
+use crate::report::{self, summary};
 use crate::stats::Spread;
 use crate::storm::Storm;
 use crate::subject::{COMET, Subject};
 use crate::yardstick::Mode;
-
-/// Explained in [`crate::figures`].
-#[derive(Serialize)]
-struct Results {
-    storms: Vec<Storm>,
-    comet_to_bare: Option<Spread>,
-    comet_rss_bytes: Option<Spread>,
-    comet_anonymous_bytes: Option<Spread>,
-}
 
 const FIGURES: &str = "connections, connections a second, handshake p50, handshake p99, handshake max, CPU \
     of a connection, bench CPU, RSS of a connection, private of a connection, CPU while \
@@ -48,15 +39,16 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
     })?;
     let of = |subject: &'static str| storms.iter().filter(move |is| is.place.subject == subject);
     let over = |figure: fn(&Storm) -> Option<f64>| Spread::of(of(COMET).filter_map(figure));
-    let results = Results {
-        comet_to_bare: Spread::of(of(COMET).zip(of("bare")).filter_map(|(comet, bare)| {
-            Some(comet.cpu_per_connection_ns? / bare.cpu_per_connection_ns?)
-        })),
-        comet_rss_bytes: over(|storm| storm.rss_per_connection_bytes),
-        comet_anonymous_bytes: over(|storm| storm.anonymous_per_connection_bytes),
-        storms,
-    };
-    let text = format!("{}\n{}", turns_table(&results.storms, FIGURES), summary(&results));
-    let faults = results.storms.iter().flat_map(Storm::faults).collect();
-    Report::new("connect", args, results, faults).finish(&text, &args.host)
+    let comet_to_bare = of(COMET).zip(of("bare")).filter_map(|(comet, bare)| {
+        Some(comet.cpu_per_connection_ns? / bare.cpu_per_connection_ns?)
+    });
+    let results = json!({
+        "storms": storms,
+        "comet_to_bare": Spread::of(comet_to_bare),
+        "comet_rss_bytes": over(|storm| storm.rss_per_connection_bytes),
+        "comet_anonymous_bytes": over(|storm| storm.anonymous_per_connection_bytes),
+    });
+    let text = format!("{}\n{}", turns_table(&storms, FIGURES), summary(&results));
+    let faults = storms.iter().flat_map(Storm::faults).collect();
+    report::finish("connect", args, (&args.host, Some(&args.server)), (results, faults), &text)
 }

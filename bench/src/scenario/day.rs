@@ -1,21 +1,19 @@
 //! `day`: phases one after the other, each with the rates of its own: a storm of connections, pushes to rooms, to
 //! keys and to everybody, guests, heartbeats, a reconnect storm.
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::parts::{Dropped, figures_table, prepare};
+use super::{Dropped, figures_table, prepare};
 use crate::Result;
-use crate::accounting::{Deliveries, StreamId};
+use crate::accounting::StreamId;
 use crate::args::{DayArgs, Phase};
 use crate::clients::{ChurnPlan, ClientCommand, guests_max};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
-use crate::findings::{Findings, GuestSums};
+use crate::findings::Findings;
 use crate::grpc::Address;
 use crate::plan::{Pattern, Plan, run_id};
-use crate::process::Memory;
-use crate::report::Report;
-use crate::sampler::Series;
+use crate::report;
 use crate::sender::Sent;
 use crate::sink::{PushMethod, Sink};
 use crate::stats::Percentiles;
@@ -25,58 +23,6 @@ use crate::subject::{COMET, Place, Subject};
 const MOVES: f64 = 0.3;
 /// How long reconnecting members may take.
 const BACK_NS_MAX: u64 = 30 * SECOND_NS;
-
-#[derive(Serialize)]
-struct Results {
-    /// One, in the form of turns.
-    days: [Whole; 1],
-    phases: Vec<Outcome>,
-}
-
-/// What is not of one phase alone.
-#[derive(Serialize)]
-struct Whole {
-    subject: &'static str,
-    round: u32,
-    /// From before the first connection to the last delivery.
-    series: Series,
-    /// By the clock of the series.
-    phases: Vec<Span>,
-}
-
-/// When a phase was.
-#[derive(Serialize)]
-struct Span {
-    name: String,
-    start_s: f64,
-    end_s: f64,
-}
-
-/// What one phase gave.
-#[derive(Serialize)]
-struct Outcome {
-    subject: &'static str,
-    /// Its name; the rest of it is in the config.
-    phase: String,
-    /// Members that are connected at its end.
-    connections: usize,
-    guests: GuestSums,
-    /// Of members and guests.
-    handshake: Percentiles,
-    pushes: u64,
-    deliveries: Deliveries,
-    dropped: Dropped,
-    /// Keys that no connection held when they were pushed to.
-    absent: Option<u64>,
-    latency: Percentiles,
-    heartbeats: u64,
-    round_trip: Percentiles,
-    elapsed_ns: u64,
-    /// Share of one CPU that the server uses.
-    cpu_share: Option<f64>,
-    memory: Option<Memory>,
-    faults: Vec<String>,
-}
 
 const FIGURES: &str = "connections, guests, handshakes, handshake p99, pushes, received, lost, dropped, \
     absent, latency p50, latency p99, latency max, heartbeats, round trip p99, CPU, RSS";
@@ -98,20 +44,25 @@ pub(crate) fn run(args: &DayArgs) -> Result<bool> {
     prepare(&args.host, &args.dial, connections + guests.unwrap_or(0) as usize)?;
     let mut day = Day::begin(&args)?;
     let started_ns = now_ns();
+    // By the clock of the series.
     let since_start_s = || (now_ns() - started_ns) as f64 / SECOND_NS as f64;
-    let (mut phases, mut spans) = (Vec::new(), Vec::new());
+    let (mut phases, mut spans, mut faults) = (Vec::new(), Vec::new(), Vec::new());
     for phase in &args.phase {
-        let (name, start_s) = (phase.name.clone(), since_start_s());
+        let start_s = since_start_s();
         day.subject.place.turn += 1;
-        phases.push(day.pass(phase)?);
-        spans.push(Span { name, start_s, end_s: since_start_s() });
+        let (outcome, found) = day.pass(phase)?;
+        phases.push((phase.name.clone(), outcome));
+        faults.extend(found);
+        let end_s = since_start_s();
+        spans.push(json!({ "name": phase.name, "start_s": start_s, "end_s": end_s }));
     }
     let series = day.subject.clients.end_series()?;
-    let days = [Whole { subject: COMET, round: 1, series, phases: spans }];
-    let columns: Vec<_> = phases.iter().map(|is: &Outcome| (is.phase.clone(), is)).collect();
-    let text = figures_table("phase", &columns, FIGURES).transposed().text();
-    let faults = phases.iter().flat_map(|phase| phase.faults.iter().cloned()).collect();
-    Report::new("day", &args, Results { days, phases }, faults).finish(&text, &args.host)
+    // What is not of one phase alone, in the form of turns.
+    let day = json!({ "subject": COMET, "round": 1, "series": series, "phases": spans });
+    let text = figures_table("phase", &phases, FIGURES).transposed().text();
+    let phases: Vec<Value> = phases.into_iter().map(|(_, outcome)| outcome).collect();
+    let results = json!({ "days": [day], "phases": phases });
+    report::finish("day", &args, (&args.host, Some(&args.server)), (results, faults), &text)
 }
 
 impl<'a> Day<'a> {
@@ -129,7 +80,8 @@ impl<'a> Day<'a> {
         Ok(Self { args, subject, connected: 0 })
     }
 
-    fn pass(&mut self, phase: &Phase) -> Result<Outcome> {
+    /// What one phase gave, explained in [`crate::figures`], and its faults.
+    fn pass(&mut self, phase: &Phase) -> Result<(Value, Vec<String>)> {
         let (run, size) = (run_id(), self.args.size as usize);
         let before = self.subject.mark()?;
         let restart = ClientCommand::Restart { run, size, all_streams: true };
@@ -156,7 +108,7 @@ impl<'a> Day<'a> {
         self.subject.wait(ends_ns.saturating_sub(now_ns()))?;
         bar.finish_and_clear();
         let used = self.subject.since(&before)?;
-        let memory = self.subject.target.memory()?;
+        let memory = self.subject.target.gauge.memory()?;
         self.subject.clients.execute(ClientCommand::StopGuests)?;
         self.await_members()?;
 
@@ -170,25 +122,31 @@ impl<'a> Day<'a> {
         if connections != self.connected {
             faults.push(format!("{connections} of {} members are connected", self.connected));
         }
-        let absent = sent.iter().map(|sent| sent.answers.ledger.absent).sum();
-        Ok(Outcome {
-            subject: COMET,
-            phase: phase.name.clone(),
-            connections,
-            guests: findings.guests,
-            handshake: Percentiles::of(&findings.handshakes),
-            pushes: sent.iter().map(|sent| sent.pushes).sum(),
-            deliveries: findings.visits,
-            absent: dropped.0.is_some().then_some(absent),
-            dropped,
-            latency: Percentiles::of(&findings.latencies),
-            heartbeats: findings.heartbeats_sent,
-            round_trip: Percentiles::of(&findings.round_trips),
-            elapsed_ns: used.elapsed_ns,
-            cpu_share: used.cpu_share(),
-            memory,
-            faults: faults.into_iter().map(|fault| format!("{}: {fault}", phase.name)).collect(),
-        })
+        let faults: Vec<_> =
+            faults.into_iter().map(|fault| format!("{}: {fault}", phase.name)).collect();
+        let absent: u64 = sent.iter().map(|sent| sent.answers.ledger.absent).sum();
+        let outcome = json!({
+            "subject": COMET,
+            // The rest of the phase is in the config.
+            "phase": phase.name,
+            // Members that are connected at its end.
+            "connections": connections,
+            "guests": findings.guests,
+            // Of members and guests.
+            "handshake": Percentiles::of(&findings.handshakes),
+            "pushes": sent.iter().map(|sent| sent.pushes).sum::<u64>(),
+            "deliveries": findings.visits,
+            "dropped": dropped,
+            "absent": dropped.0.is_some().then_some(absent),
+            "latency": Percentiles::of(&findings.latencies),
+            "heartbeats": findings.heartbeats_sent,
+            "round_trip": Percentiles::of(&findings.round_trips),
+            "elapsed_ns": used.elapsed_ns,
+            "cpu_share": used.cpu_share(),
+            "memory": memory,
+            "faults": faults,
+        });
+        Ok((outcome, faults))
     }
 
     /// Members connect until there are as many as the phase wants.
@@ -223,14 +181,10 @@ impl<'a> Day<'a> {
             };
             let plan = Plan {
                 run: run + kind,
-                operation: self.args.server.operation,
-                size: self.args.size as usize,
-                batch: 1,
-                members,
                 pattern: Pattern::Rotating { first: 0 },
                 interval_ns: Some(interval_ns),
                 duration_ns: seconds_to_ns(phase.seconds),
-                window: 1,
+                ..Plan::new(self.args.server.operation, self.args.size as usize, members)
             };
             let grpc = self.subject.target.grpc.clone().ok_or("no push API: name --grpc")?;
             let method = PushMethod::Calls { callers: 1 };

@@ -1,28 +1,17 @@
 //! `fanout`: pushes to rooms through the server's push API, in turns with the yardsticks.
 
-use serde::Serialize;
+use serde_json::json;
 
-use super::parts::{each_turn, prepare, turns_table};
 use super::raw::{FIGURES, ratio, yardstick_turn};
+use super::{each_turn, prepare, turns_table};
 use crate::Result;
 use crate::args::FanoutArgs;
 use crate::crowd::{Crowd, Streams};
 use crate::plan::Plan;
-use crate::report::{Report, summary};
+use crate::report::{self, summary};
 use crate::sink::PushMethod;
-use crate::stats::Spread;
 use crate::subject::{COMET, Place, Subject};
 use crate::turn::Turn;
-
-/// Explained in [`crate::figures`].
-#[derive(Serialize)]
-struct Results {
-    turns: Vec<Turn>,
-    comet_to_ring: Option<Spread>,
-    comet_to_send: Option<Spread>,
-    comet_data_to_ring: Option<Spread>,
-    comet_data_to_send: Option<Spread>,
-}
 
 /// Runs it; returns whether every delivery was made or counted as dropped.
 pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
@@ -35,22 +24,22 @@ pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
     })?;
     let total = |turn: &Turn| turn.cpu_per_delivery_ns;
     let data = |turn: &Turn| turn.data_cpu_per_delivery_ns;
-    let results = Results {
-        comet_to_ring: ratio(&turns, COMET, "ring", total),
-        comet_to_send: ratio(&turns, COMET, "send", total),
-        comet_data_to_ring: ratio(&turns, COMET, "ring", data),
-        comet_data_to_send: ratio(&turns, COMET, "send", data),
-        turns,
-    };
-    let mut text = format!("{}\n{}", turns_table(&results.turns, FIGURES), summary(&results));
+    let results = json!({
+        "turns": turns,
+        "comet_to_ring": ratio(&turns, COMET, "ring", total),
+        "comet_to_send": ratio(&turns, COMET, "send", total),
+        "comet_data_to_ring": ratio(&turns, COMET, "ring", data),
+        "comet_data_to_send": ratio(&turns, COMET, "send", data),
+    });
+    let mut text = format!("{}\n{}", turns_table(&turns, FIGURES), summary(&results));
     if args.load.rate <= 0.0 && args.load.window > 1 && !alone {
         text += &format!(
             "flat out: comet may put up to {} pushes into one write, a yardstick never does\n",
             args.load.window
         );
     }
-    let faults = results.turns.iter().flat_map(Turn::faults).collect();
-    Report::new("fanout", args, results, faults).finish(&text, &args.host)
+    let faults = turns.iter().flat_map(Turn::faults).collect();
+    report::finish("fanout", args, (&args.host, Some(&args.server)), (results, faults), &text)
 }
 
 fn comet_turn(place: Place, args: &FanoutArgs) -> Result<Turn> {

@@ -1,10 +1,8 @@
 //! `idle`: connections that do nothing but send heartbeats, spread evenly.
 
-use std::collections::BTreeMap;
+use serde_json::{Value, json};
 
-use serde::Serialize;
-
-use super::parts::{each_turn, prepare, turns_table};
+use super::{each_turn, prepare, turns_table};
 use crate::Result;
 use crate::args::IdleArgs;
 use crate::clients::ClientCommand;
@@ -13,39 +11,9 @@ use crate::crowd::{Crowd, Streams};
 use crate::findings::{close_fault, silence_fault};
 use crate::message::STAMP_LEN;
 use crate::plan::run_id;
-use crate::process::CpuUsed;
-use crate::report::{Report, summary};
-use crate::sampler::Series;
+use crate::report::{self, summary};
 use crate::stats::{Percentiles, Spread};
 use crate::subject::{COMET, Place, Subject};
-
-/// Explained in [`crate::figures`].
-#[derive(Serialize)]
-struct Results {
-    turns: Vec<IdleTurn>,
-    cpu_share: Option<Spread>,
-    cpu_per_heartbeat_ns: Option<Spread>,
-    rss_bytes: Option<Spread>,
-}
-
-/// What one turn gave. The figures are explained in [`crate::figures`].
-#[derive(Serialize)]
-struct IdleTurn {
-    #[serde(flatten)]
-    place: Place,
-    connections: usize,
-    elapsed_ns: u64,
-    heartbeats: u64,
-    unanswered: u64,
-    round_trip: Percentiles,
-    cpu: Option<CpuUsed>,
-    idle_cpu_share: Option<f64>,
-    cpu_per_heartbeat_ns: Option<f64>,
-    rss_per_connection_bytes: Option<f64>,
-    anonymous_per_connection_bytes: Option<f64>,
-    series: Series,
-    closed: BTreeMap<String, u64>,
-}
 
 const FIGURES: &str = "connections, heartbeats, CPU while idle, CPU of a heartbeat, RSS of a connection, \
     private of a connection, round trip p50, round trip p99, round trip max, unanswered";
@@ -54,19 +22,21 @@ const FIGURES: &str = "connections, heartbeats, CPU while idle, CPU of a heartbe
 pub(crate) fn run(args: &IdleArgs) -> Result<bool> {
     prepare(&args.host, &args.dial, args.dial.connections as usize)?;
     let turns = each_turn(args.rounds, &[COMET], |place| turn(place, args))?;
-    let over = |figure: fn(&IdleTurn) -> Option<f64>| Spread::of(turns.iter().filter_map(figure));
-    let results = Results {
-        cpu_share: over(|turn| turn.idle_cpu_share),
-        cpu_per_heartbeat_ns: over(|turn| turn.cpu_per_heartbeat_ns),
-        rss_bytes: over(|turn| turn.rss_per_connection_bytes),
-        turns,
-    };
-    let text = format!("{}\n{}", turns_table(&results.turns, FIGURES), summary(&results));
-    let faults = results.turns.iter().flat_map(IdleTurn::faults).collect();
-    Report::new("idle", args, results, faults).finish(&text, &args.host)
+    let (turns, faults): (Vec<_>, Vec<_>) = turns.into_iter().unzip();
+    let over = |key: &str| Spread::of(turns.iter().filter_map(|turn: &Value| turn[key].as_f64()));
+    let results = json!({
+        "turns": turns,
+        "cpu_share": over("idle_cpu_share"),
+        "cpu_per_heartbeat_ns": over("cpu_per_heartbeat_ns"),
+        "rss_bytes": over("rss_per_connection_bytes"),
+    });
+    let text = format!("{}\n{}", turns_table(&turns, FIGURES), summary(&results));
+    let results = (results, faults.concat());
+    report::finish("idle", args, (&args.host, Some(&args.server)), results, &text)
 }
 
-fn turn(place: Place, args: &IdleArgs) -> Result<IdleTurn> {
+/// What one turn gave, explained in [`crate::figures`], and its faults.
+fn turn(place: Place, args: &IdleArgs) -> Result<(Value, Vec<String>)> {
     let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
     let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
     let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
@@ -84,26 +54,24 @@ fn turn(place: Place, args: &IdleArgs) -> Result<IdleTurn> {
 
     let heartbeats = findings.heartbeats_sent;
     let total_ns = used.cpu.as_ref().map(|cpu| cpu.total_ns as f64);
-    Ok(IdleTurn {
-        place,
-        connections,
-        elapsed_ns: used.elapsed_ns,
-        heartbeats,
-        unanswered: findings.unanswered(),
-        round_trip: Percentiles::of(&findings.round_trips),
-        idle_cpu_share: used.cpu_share(),
-        cpu_per_heartbeat_ns: total_ns.filter(|_| heartbeats > 0).map(|ns| ns / heartbeats as f64),
-        cpu: used.cpu,
-        rss_per_connection_bytes: storm.rss_per_connection_bytes,
-        anonymous_per_connection_bytes: storm.anonymous_per_connection_bytes,
-        series,
-        closed: findings.closed,
-    })
-}
-
-impl IdleTurn {
-    fn faults(&self) -> Vec<String> {
-        let silence = silence_fault(self.unanswered);
-        self.place.name_faults(silence.into_iter().chain(close_fault(&self.closed)))
-    }
+    let turn = json!({
+        "subject": place.subject,
+        "round": place.round,
+        "connections": connections,
+        "elapsed_ns": used.elapsed_ns,
+        "heartbeats": heartbeats,
+        "unanswered": findings.unanswered(),
+        "round_trip": Percentiles::of(&findings.round_trips),
+        "cpu": used.cpu,
+        "idle_cpu_share": used.cpu_share(),
+        "cpu_per_heartbeat_ns":
+            total_ns.filter(|_| heartbeats > 0).map(|ns| ns / heartbeats as f64),
+        "rss_per_connection_bytes": storm.rss_per_connection_bytes,
+        "anonymous_per_connection_bytes": storm.anonymous_per_connection_bytes,
+        "series": series,
+        "closed": findings.closed,
+    });
+    let silence = silence_fault(findings.unanswered());
+    let faults = silence.into_iter().chain(close_fault(&findings.closed));
+    Ok((turn, place.name_faults(faults)))
 }

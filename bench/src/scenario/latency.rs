@@ -1,18 +1,17 @@
 //! `latency`: pushes by key at a rate or flat out, in turns with a bare ping-pong of that rate and a bare
 //! gRPC server that gets the same calls: what the kernel alone, and what gRPC alone costs.
 
-use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::parts::{each_turn, figures_table, prepare, turns_table};
 use super::raw::{PingPong, echo_turn};
+use super::{each_turn, figures_table, prepare, turns_table};
 use crate::Result;
 use crate::args::LatencyArgs;
 use crate::clock::seconds_to_ns;
 use crate::crowd::{Crowd, Streams};
 use crate::message::HEADER_LEN;
-use crate::plan::{Pattern, Plan, run_id};
-use crate::report::{Report, summary};
+use crate::plan::{Pattern, Plan};
+use crate::report::{self, summary};
 use crate::sink::PushMethod;
 use crate::stats::{Percentiles, Spread};
 use crate::subject::{COMET, Place, Subject};
@@ -21,24 +20,6 @@ use crate::yardstick::Mode;
 
 const PING_PONG: &str = "ping-pong";
 const BARE_GRPC: &str = "bare gRPC";
-
-/// Explained in [`crate::figures`].
-#[derive(Serialize)]
-struct Results {
-    turns: Vec<Turn>,
-    ping_pong: Vec<PingPong>,
-    bare_grpc: Vec<Turn>,
-    p50_ratio: Option<Spread>,
-    /// From the time the ping-pong was due: a stall of the host is charged to every push that it delays, so it is
-    /// to both.
-    p99_ratio: Option<Spread>,
-    cpu_per_call_us: Option<Spread>,
-    cpu_per_key_us: Option<Spread>,
-    data_cpu_per_call_us: Option<Spread>,
-    data_cpu_per_key_us: Option<Spread>,
-    bare_grpc_cpu_per_call_us: Option<Spread>,
-    ping_pong_cpu_us: Option<Spread>,
-}
 
 const CALLS: &str = "calls, calls a second, received, lost, late, doubled, dropped, CPU of a call, data \
     CPU of a call, CPU of a key, data CPU of a key";
@@ -76,22 +57,34 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
     };
     let calls: fn(&Turn) -> u64 = |turn| turn.sent.pushes;
     let keys: fn(&Turn) -> u64 = |turn| turn.sent.deliveries;
-    let results = Results {
-        p50_ratio: ratio(|is| is.p50_us, |ping| &ping.latency),
-        p99_ratio: ratio(|is| is.p99_us, |ping| &ping.since_due),
-        cpu_per_call_us: cpu(&turns, calls, |(all, _)| all),
-        cpu_per_key_us: cpu(&turns, keys, |(all, _)| all),
-        data_cpu_per_call_us: cpu(&turns, calls, |(_, data)| data),
-        data_cpu_per_key_us: cpu(&turns, keys, |(_, data)| data),
-        bare_grpc_cpu_per_call_us: cpu(&bare, calls, |(all, _)| all),
-        ping_pong_cpu_us: Spread::of(pings.iter().map(|ping| ping.cpu_ns / 1e3)),
-        turns,
-        ping_pong: pings,
-        bare_grpc: bare,
-    };
-    let faults = results.turns.iter().flat_map(Turn::faults).collect();
-    let text = results.text()?;
-    Report::new("latency", args, results, faults).finish(&text, &args.host)
+    let results = json!({
+        "turns": turns,
+        "ping_pong": pings,
+        "bare_grpc": bare,
+        "p50_ratio": ratio(|is| is.p50_us, |ping| &ping.latency),
+        // From the time the ping-pong was due: a stall of the host is charged to every push that it delays, so it is
+        // to both.
+        "p99_ratio": ratio(|is| is.p99_us, |ping| &ping.since_due),
+        "cpu_per_call_us": cpu(&turns, calls, |(all, _)| all),
+        "cpu_per_key_us": cpu(&turns, keys, |(all, _)| all),
+        "data_cpu_per_call_us": cpu(&turns, calls, |(_, data)| data),
+        "data_cpu_per_key_us": cpu(&turns, keys, |(_, data)| data),
+        "bare_grpc_cpu_per_call_us": cpu(&bare, calls, |(all, _)| all),
+        "ping_pong_cpu_us": Spread::of(pings.iter().map(|ping| ping.cpu_ns / 1e3)),
+    });
+    let mut latencies: Vec<(String, Value)> = Vec::new();
+    for (index, turn) in turns.iter().enumerate() {
+        if let Some(ping) = pings.get(index) {
+            latencies.push((format!("{PING_PONG} {}", turn.place.round), json!(ping.latency)));
+            latencies.push(("  from due".to_owned(), json!(ping.since_due)));
+        }
+        latencies.push((format!("{COMET} {}", turn.place.round), json!(turn)));
+    }
+    let faults = turns.iter().flat_map(Turn::faults).collect();
+    let calls = turns_table(&bare.iter().chain(&turns).collect::<Vec<_>>(), CALLS);
+    let latencies = figures_table("turn", &latencies, LATENCIES).text();
+    let text = format!("{calls}\n{latencies}\n{}", summary(&results));
+    report::finish("latency", args, (&args.host, Some(&args.server)), (results, faults), &text)
 }
 
 /// Calls the server, or the bare gRPC server, which has no connections: it answers that all was dropped.
@@ -101,15 +94,11 @@ fn turn(place: Place, args: &LatencyArgs) -> Result<Turn> {
     let mut crowd = Crowd::of_server(&args.server, connections, 1, streams);
     crowd.callers = u64::from(args.callers);
     let plan = Plan {
-        run: run_id(),
-        operation: args.server.operation,
-        size: args.size as usize,
-        batch: 1,
-        members: crowd.members(),
         pattern: Pattern::Rotating { first: 0 },
         interval_ns: Plan::interval_of(args.rate),
         duration_ns: seconds_to_ns(args.seconds),
         window: u64::from(args.window),
+        ..Plan::new(args.server.operation, args.size as usize, crowd.members())
     };
     let (server, host, dial) = (&args.server, &args.host, &args.dial);
     if place.subject == BARE_GRPC {
@@ -120,22 +109,4 @@ fn turn(place: Place, args: &LatencyArgs) -> Result<Turn> {
         comet.method = PushMethod::OneStream;
     }
     comet.only_turn(connections, plan)
-}
-
-impl Results {
-    fn text(&self) -> Result<String> {
-        let mut latencies: Vec<(String, Value)> = Vec::new();
-        for (index, turn) in self.turns.iter().enumerate() {
-            if let Some(ping) = self.ping_pong.get(index) {
-                let of = |is| serde_json::to_value(is);
-                latencies.push((format!("{PING_PONG} {}", turn.place.round), of(&ping.latency)?));
-                latencies.push(("  from due".to_owned(), of(&ping.since_due)?));
-            }
-            latencies.push((format!("{COMET} {}", turn.place.round), serde_json::to_value(turn)?));
-        }
-        let turns: Vec<&Turn> = self.bare_grpc.iter().chain(&self.turns).collect();
-        let (calls, latencies) =
-            (turns_table(&turns, CALLS), figures_table("turn", &latencies, LATENCIES).text());
-        Ok(format!("{calls}\n{latencies}\n{}", summary(self)))
-    }
 }

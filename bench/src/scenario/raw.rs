@@ -1,15 +1,16 @@
 //! `raw`: the yardsticks alone, which shows what the host can do.
 
 use serde::Serialize;
+use serde_json::json;
 
-use super::parts::{each_turn, figures_table, prepare, turns_table};
+use super::{each_turn, figures_table, prepare, turns_table};
 use crate::Result;
 use crate::args::{DialArgs, HostArgs, LoadArgs, RawArgs};
 use crate::clock::seconds_to_ns;
 use crate::crowd::Crowd;
 use crate::message::HEADER_LEN;
 use crate::plan::Plan;
-use crate::report::{Report, summary};
+use crate::report::{self, summary};
 use crate::stats::{Percentiles, Spread};
 use crate::subject::{OPERATION, Place, Subject};
 use crate::target::Target;
@@ -20,15 +21,6 @@ use crate::yardstick::{Mode, ping_pong};
 pub(super) const FIGURES: &str = "expected, received, lost, late, doubled, dropped, deliveries a second, per core \
     second, CPU of a delivery, data CPU of a delivery, latency p50, latency p99, latency \
     max";
-
-#[derive(Serialize)]
-struct Results {
-    turns: Vec<Turn>,
-    /// CPU of a delivery by the ring, for one by send(2), over the rounds.
-    ring_to_send: Option<Spread>,
-    /// Round trips one after the other.
-    ping_pong: Vec<Percentiles>,
-}
 
 /// Runs it; returns whether every delivery was made.
 pub(crate) fn run(args: &RawArgs) -> Result<bool> {
@@ -47,11 +39,11 @@ pub(crate) fn run(args: &RawArgs) -> Result<bool> {
     })?;
     let ring_to_send = ratio(&turns, "ring", "send", |turn| turn.cpu_per_delivery_ns);
     let faults = turns.iter().flat_map(Turn::faults).collect();
-    let results = Results { turns, ring_to_send, ping_pong: pings };
+    let results = json!({ "turns": turns, "ring_to_send": ring_to_send, "ping_pong": pings });
     let pings = figures_table("turn", &rows, "latency p50, latency p99, latency max");
-    let turns = turns_table(&results.turns, FIGURES);
+    let turns = turns_table(&turns, FIGURES);
     let text = format!("{turns}\n{}\n{}", pings.text(), summary(&results));
-    Report::new("raw", args, results, faults).finish(&text, &args.host)
+    report::finish("raw", args, (&args.host, None), (results, faults), &text)
 }
 
 /// The turn of a bare loop: the same connections and bytes, and the same sender with the same schedule. All its

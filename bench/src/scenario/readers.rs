@@ -1,23 +1,20 @@
 //! `readers`: some read slowly or not at all. The others are to notice nothing, and the slow ones are to miss
 //! exactly what the server counted as dropped.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::parts::{Dropped, each_turn, prepare, turns_table};
+use super::{Dropped, each_turn, prepare, turns_table};
 use crate::Result;
-use crate::accounting::Deliveries;
 use crate::args::ReadersArgs;
 use crate::clients::ClientCommand;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
 use crate::crowd::{Crowd, Streams};
 use crate::findings::Findings;
 use crate::plan::Plan;
-use crate::process::{CpuUsed, Memory};
-use crate::report::Report;
-use crate::sampler::Series;
+use crate::report;
 use crate::scrape::Counted;
 use crate::sender::Sent;
 use crate::stats::Percentiles;
@@ -27,28 +24,6 @@ use crate::subject::{COMET, Place, Subject};
 const MEMORY_NS: u64 = 200 * MILLISECOND_NS;
 /// How long the server may take to be rid of what waits, once all read again.
 const WAITING_NS_MAX: u64 = 10 * SECOND_NS;
-
-/// What one turn gave. The figures are explained in [`crate::figures`].
-#[derive(Serialize)]
-struct ReadersTurn {
-    #[serde(flatten)]
-    place: Place,
-    deliveries: Deliveries,
-    healthy_expected: u64,
-    healthy_lost: u64,
-    healthy_latency: Percentiles,
-    impaired_latency: Percentiles,
-    sent: Sent,
-    fate: Fate,
-    cpu: Option<CpuUsed>,
-    cpu_per_delivery_ns: Option<f64>,
-    memory_before: Option<Memory>,
-    memory_peak: Option<Memory>,
-    series: Series,
-    closed: BTreeMap<String, u64>,
-    closed_by_server: Option<BTreeMap<String, u64>>,
-    faults: Vec<String>,
-}
 
 /// What became of the deliveries that did not come. What only the metrics of the server show is unknown without
 /// them, and what only its answers show is unknown where these have no ledger.
@@ -86,13 +61,14 @@ pub(crate) fn run(args: &ReadersArgs) -> Result<bool> {
     }
     prepare(&args.host, &args.dial, args.dial.connections as usize)?;
     let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
+    let (turns, faults): (Vec<_>, Vec<_>) = turns.into_iter().unzip();
     let text = format!("{}\n{}", turns_table(&turns, FIGURES), turns_table(&turns, FATES));
-    let faults = turns.iter().flat_map(|turn| turn.faults.iter().cloned()).collect();
-    Report::new("readers", args, BTreeMap::from([("turns", turns)]), faults)
-        .finish(&text, &args.host)
+    let (results, faults) = (json!({ "turns": turns }), faults.concat());
+    report::finish("readers", args, (&args.host, Some(&args.server)), (results, faults), &text)
 }
 
-fn turn(place: Place, args: &ReadersArgs) -> Result<ReadersTurn> {
+/// What one turn gave, explained in [`crate::figures`], and its faults.
+fn turn(place: Place, args: &ReadersArgs) -> Result<(Value, Vec<String>)> {
     let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
     let crowd = Crowd {
         slow_share: args.slow,
@@ -105,7 +81,7 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<ReadersTurn> {
     let sink = subject.sink()?;
     subject.connect(connections)?;
     subject.restart(&plan)?;
-    let memory_before = subject.target.memory()?;
+    let memory_before = subject.target.gauge.memory()?;
     let counted_before = subject.target.stat.map(Counted::of).transpose()?;
 
     subject.clients.start_series(subject.target.gauge)?;
@@ -118,7 +94,7 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<ReadersTurn> {
         bar.set_position(clients.received());
         if now_ns() >= look_ns {
             look_ns = now_ns() + MEMORY_NS;
-            memory_peak = memory_peak.max(target.memory()?);
+            memory_peak = memory_peak.max(target.gauge.memory()?);
         }
         Ok(())
     })?;
@@ -138,26 +114,28 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<ReadersTurn> {
     let findings = subject.await_deliveries(std::slice::from_ref(&sent.messages), explained)?;
     let series = subject.clients.end_series()?;
     let fate = Fate::of(&findings, &sent, counted.as_ref(), dropped, batch);
-    let faults = faults(&findings, &fate).into_iter().chain(sent.refusal());
+    let faults = place.name_faults(faults(&findings, &fate).into_iter().chain(sent.refusal()));
     let received = findings.deliveries.received.max(1) as f64;
-    Ok(ReadersTurn {
-        place,
-        deliveries: findings.deliveries,
-        healthy_expected: findings.healthy_expected,
-        healthy_lost: findings.healthy_lost,
-        healthy_latency: Percentiles::of(&findings.latencies),
-        impaired_latency: Percentiles::of(&findings.impaired_latencies),
-        fate,
-        cpu_per_delivery_ns: cpu.as_ref().map(|cpu| cpu.total_ns as f64 / received),
-        cpu,
-        memory_before,
-        memory_peak,
-        series,
-        closed_by_server: counted.map(|counted| counted.closed),
-        faults: place.name_faults(faults),
-        closed: findings.closed,
-        sent,
-    })
+    let turn = json!({
+        "subject": place.subject,
+        "round": place.round,
+        "deliveries": findings.deliveries,
+        "healthy_expected": findings.healthy_expected,
+        "healthy_lost": findings.healthy_lost,
+        "healthy_latency": Percentiles::of(&findings.latencies),
+        "impaired_latency": Percentiles::of(&findings.impaired_latencies),
+        "sent": sent,
+        "fate": fate,
+        "cpu": cpu,
+        "cpu_per_delivery_ns": cpu.as_ref().map(|cpu| cpu.total_ns as f64 / received),
+        "memory_before": memory_before,
+        "memory_peak": memory_peak,
+        "series": series,
+        "closed": findings.closed,
+        "closed_by_server": counted.map(|counted| counted.closed),
+        "faults": faults,
+    });
+    Ok((turn, faults))
 }
 
 /// What the server has counted since `before`, when nothing waits any more.
@@ -226,6 +204,8 @@ fn faults(findings: &Findings, fate: &Fate) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn five_dropped() -> Dropped {

@@ -16,15 +16,15 @@ mod sizes;
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde_json::json;
 
 use self::goal::{Goal, Line, render};
-use super::parts::pin;
+use super::pin;
 use crate::Result;
-use crate::args::{HostArgs, ServerArgs, Setting, TargetsArgs};
+use crate::args::TargetsArgs;
 use crate::clock::now_ns;
 use crate::dial::ensure_descriptors;
-use crate::report::Report;
+use crate::report;
 use crate::storm::Storm;
 use crate::turn::Turn;
 
@@ -34,30 +34,11 @@ const CONNECTIONS_MAX: usize = 17_000;
 /// The kernel has no schedstat.
 const NO_CPU: &str = "there are no CPU figures";
 
-/// What the stages run with.
-#[derive(Serialize)]
-struct Setup<'a> {
-    #[serde(flatten)]
-    args: &'a TargetsArgs,
-    #[serde(skip)]
-    server: ServerArgs,
-}
-
-impl Setting for Setup<'_> {
-    fn host(&self) -> &HostArgs {
-        &self.args.host
-    }
-
-    fn server(&self) -> Option<ServerArgs> {
-        Some(self.server.clone())
-    }
-}
-
 /// Goals that are measured together.
 struct Stage {
     name: &'static str,
     goals: &'static [Goal],
-    measure: fn(&Setup<'_>, &mut Record) -> Result<()>,
+    measure: fn(&TargetsArgs, &mut Record) -> Result<()>,
 }
 
 const STAGES: [Stage; 5] = [
@@ -69,34 +50,20 @@ const STAGES: [Stage; 5] = [
 ];
 
 /// What the stages measured.
-#[derive(Default, Serialize)]
+#[derive(Default)]
 struct Record {
-    #[serde(skip)]
     rounds: BTreeMap<&'static str, Vec<f64>>,
     turns: Vec<Turn>,
     storms: Vec<Storm>,
-    #[serde(skip)]
     faults: Vec<String>,
 }
 
-#[derive(Serialize)]
-struct Results {
-    lines: Vec<Line>,
-    elapsed_s: f64,
-    #[serde(flatten)]
-    record: Record,
-}
-
-/// Runs it; says whether all could be measured, and with `--strict` whether all was reached.
-///
-/// # Errors
-///
-/// The host is not fit for it, or the result cannot be written.
+/// Runs it; says whether all could be measured, and with `--strict` whether all was reached. Fails if the host is
+/// not fit for it, or the result cannot be written.
 pub(crate) fn run(args: &TargetsArgs) -> Result<bool> {
     let started_ns = now_ns();
     ensure_descriptors(CONNECTIONS_MAX, 1)?;
     pin(&args.host)?;
-    let setup = Setup { args, server: args.server() };
     let mut record = Record::default();
     let mut lines = Vec::new();
     for (number, stage) in (1..).zip(&STAGES) {
@@ -105,7 +72,7 @@ pub(crate) fn run(args: &TargetsArgs) -> Result<bool> {
             continue;
         }
         let begun_ns = now_ns();
-        let outcome = (stage.measure)(&setup, &mut record);
+        let outcome = (stage.measure)(args, &mut record);
         let (name, count, took_s) = (stage.name, STAGES.len(), seconds_since(begun_ns));
         eprintln!("{name}, stage {number} of {count}: {took_s:.0} s");
         let failure = outcome.err().map(|error| error.to_string());
@@ -113,14 +80,20 @@ pub(crate) fn run(args: &TargetsArgs) -> Result<bool> {
             lines.push(record.judge(goal, failure.as_deref()));
         }
     }
-    lines.sort_by_key(Line::target);
+    lines.sort_by_key(|line| line.goal.target);
     let elapsed_s = seconds_since(started_ns);
     let text = format!("{}\ntook {elapsed_s:.0} s\n", render(&lines));
     let failures = lines.iter().filter_map(Line::failure);
     let faults = record.faults.drain(..).chain(failures).collect();
-    let missed = lines.iter().any(Line::is_missed);
-    let results = Results { lines, elapsed_s, record };
-    let measured = Report::new("targets", &setup, results, faults).finish(&text, &args.host)?;
+    let missed = lines.iter().any(|line| line.reached == Some(false));
+    let results = json!({
+        "lines": lines,
+        "elapsed_s": elapsed_s,
+        "turns": record.turns,
+        "storms": record.storms,
+    });
+    let where_to = (&args.host, Some(&args.server()));
+    let measured = report::finish("targets", args, where_to, (results, faults), &text)?;
     Ok(measured && !(args.strict && missed))
 }
 
@@ -157,8 +130,7 @@ impl Turn {
 
     /// CPU time of the whole turn, all threads, divided by `count`, in us.
     fn cpu_us_of(&self, count: u64) -> Result<f64> {
-        let cpu = self.cpu.as_ref().ok_or(NO_CPU)?;
-        Ok(cpu.total_ns as f64 / 1e3 / count.max(1) as f64)
+        Ok(self.cpu_for_each(count).ok_or(NO_CPU)?.0 / 1e3)
     }
 }
 

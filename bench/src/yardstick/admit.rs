@@ -231,37 +231,7 @@ fn websocket_key(request: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-    use std::thread;
-
-    use comet_client::{Session, Transport};
-
     use super::*;
-
-    #[test]
-    fn clients_of_both_transports_are_admitted() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let clients = [Transport::Tcp, Transport::WebSocket, Transport::Tcp].map(|transport| {
-            thread::spawn(move || {
-                let mut session = Session::new(transport, "host", "/sub", b"a token");
-                let mut socket = TcpStream::connect(address).unwrap();
-                let mut buffer = [0; 1024];
-                while !session.is_live() {
-                    let written = socket.write(session.output()).unwrap();
-                    session.consume_output(written);
-                    if session.output().is_empty() {
-                        let length = socket.read(&mut buffer).unwrap();
-                        session.handle_input(&buffer[..length], |_| {}).unwrap();
-                    }
-                }
-            })
-        });
-        assert_eq!(accept_all(&listener, clients.len()).unwrap().len(), clients.len());
-        for client in clients {
-            client.join().unwrap();
-        }
-    }
 
     #[test]
     fn what_is_no_frame_is_an_error() {

@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::process::ChildStdin;
 
 use clap::ValueEnum;
-use serde::Serialize;
 
 use crate::Result;
 
@@ -16,8 +15,7 @@ const MESSAGE_MAX: u32 = 16 << 20;
 const ALL: u32 = u32::MAX;
 
 /// How a yardstick sends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Mode {
     /// io_uring, in batches, one send in flight for each socket.
     Ring,

@@ -38,9 +38,6 @@ pub(super) struct RingLoop {
 }
 
 impl RingLoop {
-    /// # Errors
-    ///
-    /// The kernel is too old for the ring, or forbids it.
     pub(super) fn new(sockets: Vec<TcpStream>) -> io::Result<Self> {
         let ring = build(sockets.len())?;
         Ok(Self { ring, sent: vec![0; sockets.len()], sockets, behind: Vec::new() })

@@ -2,12 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{bench, count, json, result_file};
+use crate::support::{bench, bench_in, check_series, count, folder, json, last, result_file};
 
 /// Runs `raw` and gives its results.
 #[track_caller]
@@ -19,6 +17,9 @@ fn raw(name: &str, flags: &str) -> Value {
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let result = json(&file);
     assert_eq!(result["passed"], true);
+    assert_eq!(result["schema"], 3);
+    assert!(result["bench"]["commit"].is_string() && result["pinning"]["yardsticks"].is_string());
+    assert!(result["server"].is_null() && result["pinning"]["server"].is_null(), "it has none");
     assert_eq!(result["results"]["turns"].as_array().map(Vec::len), Some(2));
     result["results"].clone()
 }
@@ -41,6 +42,31 @@ fn fifty_bare_connections_get_everything() {
 }
 
 #[test]
+fn a_run_of_today_can_be_reported() {
+    for turn in turns(&raw("today", "-n 10 --rate 100 --seconds 0.3")) {
+        let plots = ["latency", "throughput", "cpu", "memory"];
+        check_series("today", turn, &["received"], &plots);
+        assert_eq!(last(turn, "received"), count(&turn["deliveries"]["received"]));
+        assert!(turn["latency"]["curve"].as_array().expect("a curve").len() > 20, "{turn}");
+    }
+    let file = result_file("today");
+    let text = fs::read_to_string(&file).expect("a result");
+    assert!(text.lines().count() < 300, "a list is on one line:\n{text}");
+
+    let file = file.to_str().expect("a path of the build");
+    let output = bench_in(&folder("today"), "report --out out", &[file, file]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    for words in [
+        "ring: CPU of a delivery, ns",
+        "ping-pong: latency p50, us",
+        "CPU of a delivery, ring / send",
+    ] {
+        assert!(said.lines().any(|line| line.starts_with(words)), "{words}: {said}");
+    }
+    assert!(!said.contains("NOTE"), "a result does not differ from itself: {said}");
+}
+
+#[test]
 fn processes_and_sources_share_the_connections() {
     let flags = "-n 30 --rate 50 --seconds 0.2 --processes 3 --source 127.0.0.5-127.0.0.6";
     for turn in turns(&raw("shared", flags)) {
@@ -60,13 +86,9 @@ fn flat_out_loses_nothing() {
 
 #[test]
 fn a_server_without_a_folder_is_the_one_that_is_here() {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("here");
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).expect("a folder of the build");
+    let folder = folder("here");
     symlink("/bin/false", folder.join("no-comet")).expect("it is empty");
-    let mut fanout = Command::new(env!("CARGO_BIN_EXE_comet-bench"));
-    fanout.args(["fanout", "--server", "no-comet"]).current_dir(&folder);
-    let output = fanout.output().expect("the program can be run");
+    let output = bench_in(&folder, "fanout --server no-comet", &[]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("the server ended") && !said.contains("cannot run"), "{said}");
 }

@@ -1,16 +1,30 @@
 //! Runs of the bench, and the comet that it starts.
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{env, fs};
 
 use serde_json::Value;
 
 /// Runs the bench to its end, with the words of `line` as arguments and then `more`.
 pub(crate) fn bench(line: &str, more: &[&str]) -> Output {
+    bench_in(Path::new("."), line, more)
+}
+
+/// The same in a folder.
+pub(crate) fn bench_in(folder: &Path, line: &str, more: &[&str]) -> Output {
     let mut bench = Command::new(env!("CARGO_BIN_EXE_comet-bench"));
-    bench.args(line.split_whitespace()).args(more).output().expect("the program can be run")
+    bench.args(line.split_whitespace()).args(more).current_dir(folder);
+    bench.output().expect("the program can be run")
+}
+
+/// A folder of one test, empty.
+pub(crate) fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("folders").join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder of the build");
+    folder
 }
 
 pub(crate) fn count(value: &Value) -> u64 {
@@ -23,7 +37,7 @@ pub(crate) fn result_file(name: &str) -> PathBuf {
 }
 
 pub(crate) fn json(file: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(file).expect("a result is written")).expect("it is JSON")
+    serde_json::from_slice(&fs::read(file).expect("a result is written")).expect("it is JSON")
 }
 
 /// Runs a scenario against a comet of its own; gives its results.
@@ -68,12 +82,14 @@ pub(crate) fn check_series(name: &str, measurement: &Value, moving: &[&str], plo
     let [path, out] = [&file, &folder].map(|path| path.to_str().expect("a path of the build"));
     let output = bench("report", &[path, "--out", out]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let page = std::fs::read_to_string(folder.join("report.html")).expect("a page");
+    let page = fs::read_to_string(folder.join("report.html")).expect("a page");
     let scenario = json(&file)["scenario"].as_str().expect("a name").to_owned();
     for plot in plots {
         let file = folder.join(format!("{scenario}-{plot}.svg"));
-        let svg = std::fs::read_to_string(&file).unwrap_or_else(|_| panic!("{}", file.display()));
-        assert!(svg.contains("\ncomet\n") && page.contains(&svg), "{plot}: {svg}");
+        let svg = fs::read_to_string(&file).unwrap_or_else(|_| panic!("{}", file.display()));
+        let subject = measurement["subject"].as_str().expect("a name");
+        let is_drawn = svg.lines().any(|text| text == subject);
+        assert!(is_drawn && page.contains(&svg), "{plot}: {svg}");
     }
 }
 

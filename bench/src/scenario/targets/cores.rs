@@ -1,23 +1,23 @@
 //! Two data cores against one: the same pushes to the same rooms, half of which have their home on the core
 //! where a connection is not.
 
-use super::goals::{TWO_CORES, TWO_CORES_ALL};
-use super::rig::{Members, Rig};
-use super::{Record, Setup};
+use super::Record;
+use super::goals;
+use super::rig::{Rig, in_one_room};
 use crate::Result;
-use crate::args::HostArgs;
-use crate::crowd::Streams;
+use crate::args::{HostArgs, TargetsArgs};
+use crate::crowd::Crowd;
 use crate::plan::Plan;
 use comet_cpus::CpuList;
 
-const GUESTS: Members =
-    Members { connections: 1_000, rooms: 8, streams: Streams::Rooms, callers: 1, websocket: false };
+const CONNECTIONS: usize = 1_000;
+const ROOMS: usize = 8;
 /// Pushes a second to each room: a load that leaves every CPU idle by half, for one of them may be the
 /// bench's.
 const HZ: f64 = 20.0;
 
-pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
-    let host = &setup.args.host;
+pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
+    let host = &args.host;
     let first = host.server_core.first();
     let second = second_core(host);
     // All three have their control thread at the same place, for the cores to be compared only.
@@ -25,21 +25,22 @@ pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
     let start = |cores: CpuList| -> Result<Rig> {
         let control_cores = Some(control.clone());
         let host = HostArgs { server_core: cores, control_cores, ..host.clone() };
-        let mut rig = Rig::comet(setup, &host, GUESTS)?;
+        let crowd = Crowd { rooms: ROOMS, ..in_one_room(args, CONNECTIONS) };
+        let mut rig = Rig::comet(args, &host, crowd)?;
         rig.connect()?;
         Ok(rig)
     };
     let mut one = start(first.clone())?;
     let mut other = start(second.clone())?;
     let mut both = start(first.with(&second))?;
-    for round in 1..=setup.args.rounds {
+    for round in 1..=args.rounds {
         let mut turn = |rig: &mut Rig| -> Result<[f64; 2]> {
             let plan = Plan { interval_ns: Plan::interval_of(HZ), ..rig.plan() };
             let turn = rig.turn(round, plan, record)?;
             Ok([turn.data_cpu_ns()?, turn.cpu_ns()?])
         };
         let (one, both, other) = (turn(&mut one)?, turn(&mut both)?, turn(&mut other)?);
-        for (goal, index) in [(&TWO_CORES, 0), (&TWO_CORES_ALL, 1)] {
+        for (goal, index) in [(&goals::TWO_CORES, 0), (&goals::TWO_CORES_ALL, 1)] {
             record.note(goal, both[index] / f64::midpoint(one[index], other[index]));
         }
     }

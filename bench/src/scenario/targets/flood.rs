@@ -1,10 +1,10 @@
 //! Flat out into one room: what one data core can do with everything else on other CPUs.
 
-use super::goals::{FLOOD_BATCHES, FLOOD_BATCHES_CORE, FLOOD_SINGLE, FLOOD_SINGLE_CORE};
-use super::rig::{Members, Rig};
-use super::{Record, Setup};
+use super::Record;
+use super::goals;
+use super::rig::{Rig, in_one_room};
 use crate::Result;
-use crate::args::HostArgs;
+use crate::args::{HostArgs, TargetsArgs};
 use crate::clock::MILLISECOND_NS;
 use crate::plan::Plan;
 
@@ -17,18 +17,18 @@ const BATCHES_WINDOW: u64 = 64;
 const SINGLE_WINDOW: u64 = 256;
 const DURATION_NS: u64 = 1_500 * MILLISECOND_NS;
 
-pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
-    let host = &setup.args.host;
+pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
+    let host = &args.host;
     let control = host.control_cores.as_ref().unwrap_or(&host.bench_core);
     let host = HostArgs { control_cores: Some(control.clone()), ..host.clone() };
-    let mut comet = Rig::comet(setup, &host, Members::in_one_room(MEMBERS))?;
+    let mut comet = Rig::comet(args, &host, in_one_room(args, MEMBERS))?;
     // Many pushes to one room are under way, which only a stream keeps in order.
     comet.push_through_one_stream(true);
     comet.connect()?;
-    for round in 1..=setup.args.rounds {
+    for round in 1..=args.rounds {
         for (batch, window, goal, core) in [
-            (BATCH, BATCHES_WINDOW, &FLOOD_BATCHES, &FLOOD_BATCHES_CORE),
-            (1, SINGLE_WINDOW, &FLOOD_SINGLE, &FLOOD_SINGLE_CORE),
+            (BATCH, BATCHES_WINDOW, &goals::FLOOD_BATCHES, &goals::FLOOD_BATCHES_CORE),
+            (1, SINGLE_WINDOW, &goals::FLOOD_SINGLE, &goals::FLOOD_SINGLE_CORE),
         ] {
             let plan = Plan {
                 size: SIZE,

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::report::{NOT_MEASURED, Table, number};
+use crate::report::{NOT_MEASURED, Table};
 use crate::stats::Spread;
 
 /// A figure that is measured, with what it should be.
@@ -62,14 +62,14 @@ pub(super) enum Reach {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Line {
     #[serde(flatten)]
-    goal: Goal,
+    pub goal: Goal,
     /// One figure for each round.
     rounds: Vec<f64>,
     measured: Option<Spread>,
     /// Why it could not be measured.
     failure: Option<String>,
     /// None where nothing was to be reached. What could not be measured is not reached.
-    reached: Option<bool>,
+    pub reached: Option<bool>,
 }
 
 impl Reach {
@@ -102,15 +102,6 @@ impl Line {
         Self { reached: goal.reach.map(holds), goal: *goal, rounds, measured, failure }
     }
 
-    pub(super) fn target(&self) -> u8 {
-        self.goal.target
-    }
-
-    /// Not reached, or not known to be.
-    pub(super) fn is_missed(&self) -> bool {
-        self.reached == Some(false)
-    }
-
     /// Why the line could not be measured, in words.
     pub(super) fn failure(&self) -> Option<String> {
         let words = self.failure.as_ref()?;
@@ -122,7 +113,7 @@ impl Line {
         let none = || NOT_MEASURED.to_owned();
         let reach = goal.reach.map_or_else(none, |reach| reach.words(goal));
         let median = self.measured.map(|is| is.median);
-        let number = |value: f64| number(Some(value), goal.decimals);
+        let number = |value: f64| format!("{value:.*}", goal.decimals);
         let measured = median.map_or_else(none, |median| with_unit(number(median), goal));
         let range = |is: Spread| format!("{} to {}", number(is.min), number(is.max));
         let range = self.measured.map_or_else(none, range);
@@ -188,7 +179,7 @@ mod tests {
     fn what_is_not_measured_is_not_reached_and_a_floor_is_neither() {
         let check = |reach, rounds: &[f64], failure, reached, words: Option<&str>| {
             let line = line(reach, rounds, failure);
-            assert_eq!((line.reached, line.is_missed()), (reached, reached == Some(false)));
+            assert_eq!(line.reached, reached);
             let words = words.map(|words| format!("a_call could not be measured: {words}"));
             assert_eq!(line.failure(), words);
         };

@@ -1,14 +1,12 @@
 //! Pushes by key: what a call costs the whole server, and how long its message takes.
 
-use super::goals::{
-    FLAT_OUT, FLAT_OUT_ECHO, FLAT_OUT_GRPC, MANY, MANY_ONE, P50, P50_US, P99, P99_ECHO_US, P99_US,
-    PACED, PACED_ECHO, PACED_GRPC, STREAM,
-};
-use super::rig::{Members, Rig};
-use super::{Record, Setup};
+use super::Record;
+use super::goals;
+use super::rig::{Rig, in_one_room};
 use crate::Result;
+use crate::args::TargetsArgs;
 use crate::clock::MILLISECOND_NS;
-use crate::crowd::Streams;
+use crate::crowd::{Crowd, Streams};
 use crate::message::HEADER_LEN;
 use crate::plan::{Pattern, Plan};
 use crate::scenario::raw::echo_turn;
@@ -25,17 +23,16 @@ const CALLERS: u64 = 8;
 /// Calls with many keys under way: all that the callers may make.
 const KEYS_WINDOW: u64 = CALLERS * (CONNECTIONS / KEYS) as u64;
 
-pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
-    let host = &setup.args.host;
-    let members = |keys, callers| Members {
-        streams: Streams::Keys(keys),
-        callers,
-        ..Members::in_one_room(CONNECTIONS)
+pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
+    let host = &args.host;
+    let crowd = |keys, callers| {
+        let streams = Streams::Keys(keys);
+        Crowd { streams, callers, ..in_one_room(args, CONNECTIONS) }
     };
-    let mut comet = Rig::comet(setup, host, members(1, 1))?;
-    let mut comet_many = Rig::comet(setup, host, members(KEYS, CALLERS))?;
-    let mut comet_one = Rig::comet(setup, host, members(KEYS, 1))?;
-    let mut bare = Rig::bare_grpc(setup, host, members(1, 1))?;
+    let mut comet = Rig::comet(args, host, crowd(1, 1))?;
+    let mut comet_many = Rig::comet(args, host, crowd(KEYS, CALLERS))?;
+    let mut comet_one = Rig::comet(args, host, crowd(KEYS, 1))?;
+    let mut bare = Rig::bare_grpc(args, crowd(1, 1))?;
     for rig in [&mut comet, &mut comet_many, &mut comet_one] {
         rig.connect()?;
     }
@@ -52,35 +49,35 @@ pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
         window,
         ..rig.plan()
     };
-    for round in 1..=setup.args.rounds {
+    for round in 1..=args.rounds {
         let bytes = HEADER_LEN + comet.plan().size;
         let echo = echo_turn(bytes, Plan::interval_of(HZ), PACED_S, host)?;
         let turn = comet.turn(round, paced(&comet), record)?;
-        record.note(&PACED_ECHO, echo.cpu_ns / 1e3);
-        record.note(&PACED, turn.cpu_us_of(turn.sent.pushes)?);
-        record.note(&P50, turn.latency.p50_us / echo.latency.p50_us);
-        record.note(&P99, turn.latency.p99_us / echo.since_due.p99_us);
-        record.note(&P50_US, turn.latency.p50_us);
-        record.note(&P99_US, turn.latency.p99_us);
-        record.note(&P99_ECHO_US, echo.since_due.p99_us);
+        record.note(&goals::PACED_ECHO, echo.cpu_ns / 1e3);
+        record.note(&goals::PACED, turn.cpu_us_of(turn.sent.pushes)?);
+        record.note(&goals::P50, turn.latency.p50_us / echo.latency.p50_us);
+        record.note(&goals::P99, turn.latency.p99_us / echo.since_due.p99_us);
+        record.note(&goals::P50_US, turn.latency.p50_us);
+        record.note(&goals::P99_US, turn.latency.p99_us);
+        record.note(&goals::P99_ECHO_US, echo.since_due.p99_us);
         let turn = bare.turn(round, paced(&bare), record)?;
-        record.note(&PACED_GRPC, turn.cpu_us_of(turn.sent.pushes)?);
+        record.note(&goals::PACED_GRPC, turn.cpu_us_of(turn.sent.pushes)?);
 
         let turn = comet.turn(round, flat_out(&comet, WINDOW), record)?;
-        record.note(&FLAT_OUT, turn.cpu_us_of(turn.sent.pushes)?);
+        record.note(&goals::FLAT_OUT, turn.cpu_us_of(turn.sent.pushes)?);
         let turn = bare.turn(round, flat_out(&bare, WINDOW), record)?;
-        record.note(&FLAT_OUT_GRPC, turn.cpu_us_of(turn.sent.pushes)?);
+        record.note(&goals::FLAT_OUT_GRPC, turn.cpu_us_of(turn.sent.pushes)?);
         let echo = echo_turn(bytes, None, FLAT_OUT_NS as f64 / 1e9, host)?;
-        record.note(&FLAT_OUT_ECHO, echo.cpu_ns / 1e3);
+        record.note(&goals::FLAT_OUT_ECHO, echo.cpu_ns / 1e3);
 
         let turn = comet_many.turn(round, flat_out(&comet_many, KEYS_WINDOW), record)?;
-        record.note(&MANY, turn.cpu_us_of(turn.sent.deliveries)?);
+        record.note(&goals::MANY, turn.cpu_us_of(turn.sent.deliveries)?);
         let turn = comet_one.turn(round, flat_out(&comet_one, KEYS_WINDOW), record)?;
-        record.note(&MANY_ONE, turn.cpu_us_of(turn.sent.deliveries)?);
+        record.note(&goals::MANY_ONE, turn.cpu_us_of(turn.sent.deliveries)?);
         comet.push_through_one_stream(true);
         let turn = comet.turn(round, flat_out(&comet, WINDOW), record)?;
         comet.push_through_one_stream(false);
-        record.note(&STREAM, turn.cpu_us_of(turn.sent.pushes)?);
+        record.note(&goals::STREAM, turn.cpu_us_of(turn.sent.pushes)?);
     }
     Ok(())
 }

@@ -1,14 +1,14 @@
 //! The test rig of a stage: a server or a yardstick with its connections, kept for many turns, since connecting takes
 //! longer than a turn.
 
-use super::{NO_CPU, Record, Setup};
+use super::{NO_CPU, Record};
 use crate::Result;
-use crate::args::{DialArgs, HostArgs};
+use crate::args::{DialArgs, HostArgs, TargetsArgs};
 use crate::clients::ClientCommand;
 use crate::clock::{MILLISECOND_NS, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
 use crate::findings::{close_fault, silence_fault};
-use crate::plan::{Pattern, Plan, run_id};
+use crate::plan::{Plan, run_id};
 use crate::sink::PushMethod;
 use crate::storm::Storm;
 use crate::subject::{COMET, OPERATION, Place, Subject};
@@ -30,30 +30,9 @@ pub(super) const SHORT_NS: u64 = 1_000 * MILLISECOND_NS;
 /// It runs, and has no connections before [`Rig::connect`] or [`Rig::storm`].
 pub(super) struct Rig(Subject);
 
-/// The connections a server is to have.
-#[derive(Clone, Copy)]
-pub(super) struct Members {
-    pub connections: usize,
-    pub rooms: usize,
-    pub streams: Streams,
-    /// Who take turns at each stream.
-    pub callers: u64,
-    pub websocket: bool,
-}
-
-impl Members {
-    /// TCP connections that are all in one room.
-    pub(super) const fn in_one_room(connections: usize) -> Self {
-        Self { connections, rooms: 1, streams: Streams::Rooms, callers: 1, websocket: false }
-    }
-
-    fn crowd(self, setup: &Setup<'_>) -> Crowd {
-        let Self { connections, rooms, streams, callers, websocket } = self;
-        let mut crowd = Crowd::of_server(&setup.server, connections, rooms, streams);
-        crowd.callers = callers;
-        crowd.websocket_share = if websocket { 1.0 } else { 0.0 };
-        crowd
-    }
+/// Connections of a server over TCP that are all in one room.
+pub(super) fn in_one_room(args: &TargetsArgs, connections: usize) -> Crowd {
+    Crowd::of_server(&args.server(), connections, 1, Streams::Rooms)
 }
 
 /// A figure of all threads of a server, and the same of its data cores alone.
@@ -84,62 +63,23 @@ pub(super) fn alternate(
     Ok(means)
 }
 
-fn dial(crowd: &Crowd) -> Result<DialArgs> {
-    let connections = u32::try_from(crowd.connections)?;
-    Ok(DialArgs { connections, in_flight: IN_FLIGHT, processes: 1, source: None })
-}
-
 impl Rig {
     /// Starts a comet on the CPUs of `host`.
-    pub(super) fn comet(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
-        let crowd = members.crowd(setup);
-        let dial = dial(&crowd)?;
-        Ok(Self(Subject::server(
-            Place::of(COMET, setup.args.rounds),
-            (&setup.server, host, &dial),
-            crowd,
-        )?))
+    pub(super) fn comet(args: &TargetsArgs, host: &HostArgs, crowd: Crowd) -> Result<Self> {
+        let (place, dial) = (Place::of(COMET, args.rounds), dial(&crowd)?);
+        Ok(Self(Subject::server(place, (&args.server(), host, &dial), crowd)?))
     }
 
-    /// Starts a bare gRPC server, which answers the calls of a server with `members` and has none.
-    pub(super) fn bare_grpc(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
-        Self::yardstick(setup, "bare gRPC", Mode::Grpc, host, members.crowd(setup))
+    /// Starts a bare gRPC server, which answers the calls of a server with these connections and has none.
+    pub(super) fn bare_grpc(args: &TargetsArgs, crowd: Crowd) -> Result<Self> {
+        let (place, dial) = (Place::of("bare gRPC", args.rounds), dial(&crowd)?);
+        Ok(Self(Subject::yardstick(place, Mode::Grpc, (&args.host, &dial), crowd)?))
     }
 
-    /// Starts a bare ring loop, which sends each message to all its connections.
-    pub(super) fn ring(setup: &Setup<'_>, host: &HostArgs, connections: usize) -> Result<Self> {
-        Self::yardstick(setup, "ring", Mode::Ring, host, Crowd::of_yardstick(connections))
-    }
-
-    /// Starts a bare ring loop for the very connections that a comet would have, upgrades included.
-    pub(super) fn ring_for(setup: &Setup<'_>, host: &HostArgs, members: Members) -> Result<Self> {
-        Self::yardstick(setup, "ring", Mode::Ring, host, members.crowd(setup))
-    }
-
-    /// Starts a bare ring loop that sends each message to one of its connections.
-    pub(super) fn ring_of_streams(
-        setup: &Setup<'_>,
-        host: &HostArgs,
-        connections: usize,
-    ) -> Result<Self> {
-        let crowd = Crowd { streams: Streams::Keys(1), ..Crowd::of_yardstick(connections) };
-        Self::yardstick(setup, "ring", Mode::Ring, host, crowd)
-    }
-
-    fn yardstick(
-        setup: &Setup<'_>,
-        name: &'static str,
-        mode: Mode,
-        host: &HostArgs,
-        crowd: Crowd,
-    ) -> Result<Self> {
-        let dial = dial(&crowd)?;
-        Ok(Self(Subject::yardstick(
-            Place::of(name, setup.args.rounds),
-            mode,
-            (host, &dial),
-            crowd,
-        )?))
+    /// Starts a bare ring loop, which sends each message to all its connections, or to one where each has a stream.
+    pub(super) fn ring(args: &TargetsArgs, crowd: Crowd) -> Result<Self> {
+        let (place, dial) = (Place::of("ring", args.rounds), dial(&crowd)?);
+        Ok(Self(Subject::yardstick(place, Mode::Ring, (&args.host, &dial), crowd)?))
     }
 
     /// Makes all connections.
@@ -158,17 +98,8 @@ impl Rig {
 
     /// What a turn does, unless it is changed: single messages to every stream, ten times a second.
     pub(super) fn plan(&self) -> Plan {
-        Plan {
-            run: run_id(),
-            operation: OPERATION,
-            size: SIZE,
-            batch: 1,
-            members: self.0.crowd.members(),
-            pattern: Pattern::Every,
-            interval_ns: Plan::interval_of(10.0),
-            duration_ns: 1000 * MILLISECOND_NS,
-            window: 1,
-        }
+        let interval_ns = Plan::interval_of(10.0);
+        Plan { interval_ns, ..Plan::new(OPERATION, SIZE, self.0.crowd.members()) }
     }
 
     /// Takes a turn. What goes wrong with deliveries goes to the findings.
@@ -185,28 +116,30 @@ impl Rig {
         self.0.method = if yes { PushMethod::OneStream } else { PushMethod::Calls { callers } };
     }
 
-    /// From now on each connection sends a heartbeat every so many seconds, spread evenly.
-    pub(super) fn start_heartbeats(&mut self, seconds: f64) -> Result<()> {
+    /// The shares of one CPU that it uses in `parts` spans of `part_s` seconds, in which nothing is pushed and each
+    /// connection sends a heartbeat every so many seconds, spread evenly. Heartbeats that were not answered and
+    /// connections that are closed go to the findings.
+    pub(super) fn idle(
+        &mut self,
+        heartbeat_s: f64,
+        parts: u32,
+        part_s: f64,
+        record: &mut Record,
+    ) -> Result<Vec<f64>> {
         let restart = ClientCommand::Restart { run: run_id(), size: SIZE, all_streams: false };
         self.0.clients.execute(restart)?;
-        self.0.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(seconds)))
-    }
-
-    /// Ends the heartbeats. Those that were not answered since [`Rig::start_heartbeats`], and connections that are closed,
-    /// go to the findings.
-    pub(super) fn end_heartbeats(&mut self, record: &mut Record) -> Result<()> {
+        self.0.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(heartbeat_s)))?;
+        let share = |_| self.0.idle_share(part_s)?.ok_or_else(|| NO_CPU.into());
+        let shares = (0..parts).map(share).collect::<Result<_>>()?;
         let found = self.0.await_replies()?;
         let silence = silence_fault(found.unanswered());
         let faults = silence.into_iter().chain(close_fault(&found.closed));
-        record
-            .faults
-            .extend(faults.map(|fault| format!("{}, idle: {fault}", self.0.place.subject)));
-        Ok(())
+        record.faults.extend(faults.map(|fault| format!("{COMET}, idle: {fault}")));
+        Ok(shares)
     }
+}
 
-    /// The share of one CPU that it uses in so many seconds in which nothing is pushed.
-    pub(super) fn idle(&mut self, seconds: f64) -> Result<f64> {
-        let share = self.0.idle_share(seconds)?;
-        share.ok_or_else(|| NO_CPU.into())
-    }
+fn dial(crowd: &Crowd) -> Result<DialArgs> {
+    let connections = u32::try_from(crowd.connections)?;
+    Ok(DialArgs { connections, in_flight: IN_FLIGHT, processes: 1, source: None })
 }

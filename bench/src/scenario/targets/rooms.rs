@@ -1,10 +1,12 @@
 //! One room and ten thousand: the same pushes, each to one member, to the same room or to another each time.
 
-use super::goals::{GROWTH_ROOMS, GROWTH_ROOMS_DATA};
-use super::rig::{Figures, Members, Rig, SHORT_NS, alternate};
-use super::{Record, Setup};
+use super::Record;
+use super::goals;
+use super::rig::{Figures, Rig, SHORT_NS, alternate, in_one_room};
 use crate::Result;
+use crate::args::TargetsArgs;
 use crate::clock::SECOND_NS;
+use crate::crowd::{Crowd, Streams};
 use crate::plan::{Pattern, Plan};
 
 const ROOMS: usize = 10_000;
@@ -13,17 +15,18 @@ const HZ: f64 = 2_000.0;
 /// Pushes of a turn. With all rooms no room gets two in a round.
 const PUSHES: usize = (HZ * SHORT_NS as f64 / SECOND_NS as f64) as usize;
 
-pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
-    let host = &setup.args.host;
-    for round in 1..=setup.args.rounds {
+pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
+    for round in 1..=args.rounds {
         // One after the other: together they need more descriptors than a process usually has.
         let mut growth = |one: Rig, all: Rig| growth(round, [one, all], record);
-        let members = |rooms| Members { connections: rooms, rooms, ..Members::in_one_room(rooms) };
-        let comet = |rooms| Rig::comet(setup, host, members(rooms));
+        let crowd = |rooms| Crowd { rooms, ..in_one_room(args, rooms) };
+        let comet = |rooms| Rig::comet(args, &args.host, crowd(rooms));
         let comet = growth(comet(1)?, comet(ROOMS)?)?;
-        let bare = growth(Rig::ring(setup, host, 1)?, Rig::ring_of_streams(setup, host, ROOMS)?)?;
-        record.note(&GROWTH_ROOMS, comet.all_threads / bare.all_threads);
-        record.note(&GROWTH_ROOMS_DATA, comet.data / bare.all_threads);
+        let bare =
+            |streams, count| Rig::ring(args, Crowd { streams, ..Crowd::of_yardstick(count) });
+        let bare = growth(bare(Streams::Rooms, 1)?, bare(Streams::Keys(1), ROOMS)?)?;
+        record.note(&goals::GROWTH_ROOMS, comet.all_threads / bare.all_threads);
+        record.note(&goals::GROWTH_ROOMS_DATA, comet.data / bare.all_threads);
     }
     Ok(())
 }

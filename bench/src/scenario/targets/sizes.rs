@@ -1,13 +1,11 @@
 //! Few connections and many: fan-out to both, what a connection costs to make, to hold and to leave idle.
 
-use super::goals::{
-    BATCHES, BATCHES_FLOOR, CONNECT_RATE_TCP, CONNECT_RATE_WEBSOCKET, CONNECT_TCP,
-    CONNECT_WEBSOCKET, GROWTH_CONNECTIONS, IDLE, RSS_TCP, RSS_WEBSOCKET, SINGLE_FEW,
-    SINGLE_FEW_FLOOR, SINGLE_MANY,
-};
-use super::rig::{Members, Rig, alternate};
-use super::{NO_CPU, Record, Setup};
+use super::goals;
+use super::rig::{Rig, alternate, in_one_room};
+use super::{NO_CPU, Record};
 use crate::Result;
+use crate::args::TargetsArgs;
+use crate::crowd::Crowd;
 use crate::plan::Plan;
 use crate::turn::Turn;
 
@@ -43,15 +41,14 @@ impl Pair {
     }
 }
 
-pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
-    let host = &setup.args.host;
-    let mut comet = Rig::comet(setup, host, Members::in_one_room(FEW))?;
-    let mut ring = Rig::ring(setup, host, FEW)?;
+pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
+    let mut comet = Rig::comet(args, &args.host, in_one_room(args, FEW))?;
+    let mut ring = Rig::ring(args, Crowd::of_yardstick(FEW))?;
     // Of which nobody expects deliveries.
-    let mut grpc = Rig::bare_grpc(setup, host, Members::in_one_room(1))?;
+    let mut grpc = Rig::bare_grpc(args, in_one_room(args, 1))?;
     comet.connect()?;
     ring.connect()?;
-    for round in 1..=setup.args.rounds {
+    for round in 1..=args.rounds {
         let plan = |rig: &Rig, hertz, batch| {
             let interval_ns = Plan::interval_of(hertz);
             Plan { interval_ns, batch, ..rig.plan() }
@@ -62,60 +59,65 @@ pub(super) fn measure(setup: &Setup<'_>, record: &mut Record) -> Result<()> {
             Ok(Pair { comet_ns: comet.all_threads, ring_ns: ring.all_threads })
         };
         let few = both(FEW_HZ, 1, record)?;
-        record.note(&SINGLE_FEW, few.ratio());
+        record.note(&goals::SINGLE_FEW, few.ratio());
         let batches = both(BATCH_HZ, BATCH, record)?;
-        record.note(&BATCHES, batches.ratio());
-        for (pair, hertz, batch, goal) in
-            [(&few, FEW_HZ, 1, &SINGLE_FEW_FLOOR), (&batches, BATCH_HZ, BATCH, &BATCHES_FLOOR)]
-        {
+        record.note(&goals::BATCHES, batches.ratio());
+        for (pair, hertz, batch, goal) in [
+            (&few, FEW_HZ, 1, &goals::SINGLE_FEW_FLOOR),
+            (&batches, BATCH_HZ, BATCH, &goals::BATCHES_FLOOR),
+        ] {
             let calls = grpc.turn(round, plan(&grpc, hertz, batch), record)?;
             let call_ns = calls.cpu_us_of(calls.sent.pushes)? * 1e3;
             record.note(goal, pair.floor(call_ns / (FEW as u64 * batch) as f64));
         }
-        let many = many(setup, round, record)?;
-        record.note(&SINGLE_MANY, many.ratio());
-        record.note(&GROWTH_CONNECTIONS, many.ratio() / few.ratio());
+        let many = many(args, round, record)?;
+        record.note(&goals::SINGLE_MANY, many.ratio());
+        record.note(&goals::GROWTH_CONNECTIONS, many.ratio() / few.ratio());
     }
     Ok(())
 }
 
 /// The part of a round with many connections, one server after the other: a process has not descriptors
 /// enough for both.
-fn many(setup: &Setup<'_>, round: u32, record: &mut Record) -> Result<Pair> {
-    let host = &setup.args.host;
+fn many(args: &TargetsArgs, round: u32, record: &mut Record) -> Result<Pair> {
+    let host = &args.host;
     let each_tick = |rig: &mut Rig, record: &mut Record| -> Result<Turn> {
         let plan = Plan { interval_ns: Plan::interval_of(MANY_HZ), ..rig.plan() };
         rig.turn(round, plan, record)
     };
-    let members = Members::in_one_room(MANY);
-    let mut comet = Rig::comet(setup, host, members)?;
+    let crowd = in_one_room(args, MANY);
+    let mut comet = Rig::comet(args, host, crowd.clone())?;
     let tcp = comet.storm(round, record)?;
     let comet_ns = each_tick(&mut comet, record)?.cpu_ns()?;
     drop(comet);
-    let mut ring = Rig::ring_for(setup, host, members)?;
+    let mut ring = Rig::ring(args, crowd.clone())?;
     let bare_tcp = ring.storm(round, record)?;
     let ring_ns = each_tick(&mut ring, record)?.cpu_ns()?;
     drop(ring);
-    let members = Members { websocket: true, ..members };
-    let bare_websocket = Rig::ring_for(setup, host, members)?.storm(round, record)?;
-    let mut comet = Rig::comet(setup, host, members)?;
+    let crowd = Crowd { websocket_share: 1.0, ..crowd };
+    let bare_websocket = Rig::ring(args, crowd.clone())?.storm(round, record)?;
+    let mut comet = Rig::comet(args, host, crowd)?;
     let websocket = comet.storm(round, record)?;
 
     for (storm, bare, rss, cpu, rate) in [
-        (&tcp, &bare_tcp, &RSS_TCP, &CONNECT_TCP, &CONNECT_RATE_TCP),
-        (&websocket, &bare_websocket, &RSS_WEBSOCKET, &CONNECT_WEBSOCKET, &CONNECT_RATE_WEBSOCKET),
+        (&tcp, &bare_tcp, &goals::RSS_TCP, &goals::CONNECT_TCP, &goals::CONNECT_RATE_TCP),
+        (
+            &websocket,
+            &bare_websocket,
+            &goals::RSS_WEBSOCKET,
+            &goals::CONNECT_WEBSOCKET,
+            &goals::CONNECT_RATE_WEBSOCKET,
+        ),
     ] {
         let bare_ns = bare.cpu_per_connection_ns.ok_or(NO_CPU)?;
         record.note(rate, storm.per_second);
         record.note(cpu, storm.cpu_per_connection_ns.ok_or(NO_CPU)? / bare_ns);
         record.note(rss, storm.rss_per_connection_bytes.ok_or("no memory figures")?);
     }
-    if round == setup.args.rounds {
-        comet.start_heartbeats(HEARTBEAT_S)?;
-        for _ in 0..IDLE_PARTS {
-            record.note(&IDLE, 100.0 * comet.idle(IDLE_PART_S)?);
+    if round == args.rounds {
+        for share in comet.idle(HEARTBEAT_S, IDLE_PARTS, IDLE_PART_S, record)? {
+            record.note(&goals::IDLE, 100.0 * share);
         }
-        comet.end_heartbeats(record)?;
     }
     Ok(Pair { comet_ns, ring_ns })
 }

@@ -1,30 +1,18 @@
 //! Runs `comet-bench report` on results, good and bad.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::support::{bench_in, folder};
+
 /// The comparison of `side_by_side`, as it is printed.
-const GOLDEN: &str = include_str!("report.txt");
-
-/// A folder of one test, empty.
-fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report").join(name);
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).expect("a folder of the build");
-    folder
-}
-
-fn bench(arguments: &[&str], folder: &Path) -> Output {
-    let mut bench = Command::new(env!("CARGO_BIN_EXE_comet-bench"));
-    bench.args(arguments).current_dir(folder).output().expect("the program can be run")
-}
+const GOLDEN: &str = include_str!("../report.txt");
 
 /// Reports `files` of a folder into the folder `out` beside them; gives what is printed where it succeeds.
 fn report(folder: &Path, files: &[&str]) -> Result<String, String> {
-    let output = bench(&[&["report", "--out", "out"][..], files].concat(), folder);
+    let output = bench_in(folder, "report --out out", files);
     let [said, error] = [output.stdout, output.stderr].map(|is| String::from_utf8(is).unwrap());
     if output.status.success() { Ok(said) } else { Err(error) }
 }
@@ -141,53 +129,22 @@ fn one_result_is_plotted_alone() {
 }
 
 #[test]
-fn a_run_of_today_can_be_reported() {
-    let folder = folder("today");
-    let load = ["raw", "-n", "10", "--rate", "100", "--seconds", "0.3", "--rounds", "1"];
-    let output = bench(&[&load[..], &["--json", "raw.json"]].concat(), &folder);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = fs::read_to_string(folder.join("raw.json")).expect("a result");
-    let result: Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!(result["schema"], 3);
-    assert!(result["pinning"]["yardsticks"].is_string());
-    assert!(result["bench"]["commit"].is_string());
-    for turn in result["results"]["turns"].as_array().expect("turns") {
-        let series = &turn["series"];
-        let length = |key: &str| series[key].as_array().map_or(0, Vec::len);
-        assert!(length("at_us") >= 3, "{series}");
-        for column in ["received", "cpu_us", "rss_bytes"] {
-            assert_eq!(length(column), length("at_us"), "{column}: {series}");
-        }
-        let received = series["received"].as_array().and_then(|list| list.last()).expect("a last");
-        assert_eq!(received, &turn["deliveries"]["received"]);
-        assert!(turn["latency"]["curve"].as_array().expect("a curve").len() > 20, "{turn}");
-    }
-    let lines_max = 300;
-    assert!(text.lines().count() < lines_max, "a list is on one line:\n{text}");
-
-    let said = report(&folder, &["raw.json", "raw.json"]).expect("it compares with itself");
-    for words in [
-        "ring: CPU of a delivery, ns",
-        "ping-pong: latency p50, us",
-        "CPU of a delivery, ring / send",
-    ] {
-        assert!(said.lines().any(|line| line.starts_with(words)), "{words}: {said}");
-    }
-    assert!(!said.contains("NOTE"), "a result does not differ from itself: {said}");
-    for name in ["latency", "throughput", "memory"] {
-        assert!(folder.join("out").join(format!("raw-{name}.svg")).exists(), "{name}");
-    }
-}
-
-#[test]
 fn what_cannot_be_compared_is_said() {
     let folder = folder("refused");
     write(&folder, "fanout.json", &fanout(1.5));
     let mut other = fanout(1.5);
     other["scenario"] = json!("latency");
     write(&folder, "latency.json", &other);
-    other["schema"] = json!(99);
-    write(&folder, "newer.json", &other);
+    for (name, schema) in
+        [("newer.json", json!(99)), ("old.json", json!(2)), ("text.json", json!("1"))]
+    {
+        other["schema"] = schema;
+        write(&folder, name, &other);
+    }
+    let mut damaged = fanout(1.5);
+    damaged.as_object_mut().expect("an object").remove("host");
+    write(&folder, "damaged.json", &damaged);
+    write(&folder, "list.json", &json!([]));
     other.as_object_mut().expect("an object").remove("schema");
     write(&folder, "older.json", &other);
     write(&folder, "package.json", &json!({"name": "no result"}));
@@ -198,7 +155,14 @@ fn what_cannot_be_compared_is_said() {
     };
     let pair = ["fanout.json", "latency.json"];
     check(&pair, &["fanout is a result of fanout", "latency of latency", "report it alone"]);
-    check(&["fanout.json", "newer.json"], &["newer.json has schema 99", "reads 3"]);
+    check(
+        &["fanout.json", "newer.json"],
+        &["newer.json has schema 99", "reads 3", "version 0.1.0"],
+    );
+    check(&["old.json"], &["schema 2", "measure again"]);
+    check(&["text.json"], &["has schema \"1\""]);
+    check(&["damaged.json"], &["damaged", "missing field"]);
+    check(&["list.json"], &["is no result", "--json"]);
     check(&["older.json"], &["older.json is of a comet-bench before", "measure again"]);
     check(&["package.json"], &["package.json is no result", "--json"]);
     check(&["table.txt"], &["table.txt is no JSON", "--json"]);
