@@ -3,8 +3,10 @@
 use std::fmt;
 use std::ops::AddAssign;
 
-use crate::{FanoutSummary, LogicSummary};
 use comet_core::{CloseReason, Counters, DropReason, Limits, SlowConsumer, Tally};
+
+use crate::fanout::FanoutSummary;
+use crate::logic_summary::LogicSummary;
 
 /// What one run exercised, or several added up.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

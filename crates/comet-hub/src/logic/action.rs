@@ -40,14 +40,14 @@ pub enum PingOutcome {
 /// What the driver has to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Open the connection; to be answered with [`LogicClient::handle_connected`](super::LogicClient::handle_connected) or
-    /// [`LogicClient::handle_connect_failed`](super::LogicClient::handle_connect_failed).
+    /// Open the connection; to be answered with `LogicClient::handle_connected` or
+    /// `LogicClient::handle_connect_failed`.
     Connect(ConnectionId),
-    /// Ask over the connection whether logic serves; to be answered with [`LogicClient::handle_ping`](super::LogicClient::handle_ping).
+    /// Ask over the connection whether logic serves; to be answered with `LogicClient::handle_ping`.
     Ping(ConnectionId),
     /// Nothing new goes over the connection. Give up opening and pinging it; attempts under way go on.
     Close(ConnectionId),
-    /// Send the request over the connection; to be answered with [`LogicClient::handle_reply`](super::LogicClient::handle_reply).
+    /// Send the request over the connection; to be answered with `LogicClient::handle_reply`.
     Send {
         /// What to answer with.
         attempt: AttemptId,
@@ -58,7 +58,7 @@ pub enum Action {
     },
     /// Give up the attempt: nobody waits for its outcome.
     Abandon(AttemptId),
-    /// Count who is online in each room; to be answered with [`LogicClient::handle_rooms`](super::LogicClient::handle_rooms).
+    /// Count who is online in each room; to be answered with `LogicClient::handle_rooms`.
     CountRooms,
 }
 
