@@ -14,7 +14,7 @@ use comet_serve::{CallCounts, Phase, StartError as ServeError, advance, exposed,
 use tokio::sync::watch;
 
 use crate::drain::{DrainPlan, Drained};
-use crate::hub::Hub;
+use crate::hub::HubDriver;
 use crate::logic::{Logic, LogicOptions};
 use crate::monitor::Monitor;
 use crate::pushes::Pushes;
@@ -67,7 +67,7 @@ pub struct Control {
     http: Vec<SocketAddr>,
     stat: Vec<SocketAddr>,
     debug: Vec<SocketAddr>,
-    hub: Arc<Hub>,
+    hub: Arc<HubDriver>,
     phase: watch::Sender<Phase>,
     epoch: Instant,
     thread: JoinHandle<()>,
@@ -109,7 +109,7 @@ impl Control {
                  reaches it may profile this process and change its log level and white list"
             );
         }
-        let hub = Arc::new(Hub::new(shards, wake, options.limits, options.epoch));
+        let hub = Arc::new(HubDriver::new(shards, wake, options.limits, options.epoch));
         if let Some(path) = options.trace_log {
             hub.set_trace_log(Some(path.clone()), options.epoch)
                 .map_err(|error| StartError::TraceLog { path, error })?;

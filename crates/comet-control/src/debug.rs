@@ -14,7 +14,7 @@ use comet_serve::refusal;
 use serde_json::{Value, json};
 use tonic::Status;
 
-use crate::hub::Hub;
+use crate::hub::HubDriver;
 
 /// Users on the white list at most, as of `white_list.users`.
 const USERS_MAX: usize = 65_536;
@@ -24,7 +24,7 @@ const PATH_WHITE_LIST: &str = "/white_list";
 const INDEX: &str = include_str!("debug/index.html");
 
 /// The routes; an unknown path is 404, another method 405.
-pub(crate) fn router(hub: Arc<Hub>) -> Router {
+pub(crate) fn router(hub: Arc<HubDriver>) -> Router {
     Router::new()
         .route("/debug/pprof/", get(async || Html(INDEX)))
         .route(PATH_WHITE_LIST, get(white_list).put(set_white_list))
@@ -33,11 +33,11 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .merge(comet_ops::log_level())
 }
 
-async fn white_list(State(hub): State<Arc<Hub>>) -> Json<Value> {
+async fn white_list(State(hub): State<Arc<HubDriver>>) -> Json<Value> {
     Json(json!({ "users": hub.limits().trace_users }))
 }
 
-async fn set_white_list(State(hub): State<Arc<Hub>>, body: String) -> Response {
+async fn set_white_list(State(hub): State<Arc<HubDriver>>, body: String) -> Response {
     match users(&body) {
         Ok(users) if hub.has_trace_log() || users.is_empty() => {
             let old = hub.configure(|limits| Limits { trace_users: users.clone(), ..limits });

@@ -1,7 +1,7 @@
 //! The tokio side of [`comet_hub::Hub`]: its lock, its clock, the callers that wait, and the task that
 //! takes its turns.
 //!
-//! The control thread is the only one that calls in here, except for [`Hub::drain`], which another
+//! The control thread is the only one that calls in here, except for [`HubDriver::drain`], which another
 //! thread waits in, and what changes alive; so the lock is free whenever it is asked for, and nobody
 //! holds it across an await.
 
@@ -66,7 +66,7 @@ impl Inboxes for Senders {
     }
 }
 
-pub(crate) struct Hub {
+pub(crate) struct HubDriver {
     shards: u16,
     /// The zero of its clock, which is the shards'.
     epoch: Instant,
@@ -78,7 +78,7 @@ pub(crate) struct Hub {
     progress: Condvar,
 }
 
-impl Hub {
+impl HubDriver {
     /// `limits` are those that the shards were started with, `epoch` is the zero of their clock.
     ///
     /// # Panics
@@ -303,7 +303,7 @@ const NO_PANIC: &str = "nothing panics between lock and unlock";
 /// A call under way: ready with the last report, or when its time is over. Dropped before, it is given
 /// up: messages of it that still wait are not sent.
 pub(crate) struct Call {
-    hub: Arc<Hub>,
+    hub: Arc<HubDriver>,
     id: CallId,
     outcome: oneshot::Receiver<Outcome>,
 }

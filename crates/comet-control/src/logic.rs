@@ -22,7 +22,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep_until, timeout};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::hub::Hub;
+use crate::hub::HubDriver;
 
 pub(crate) use self::stats::LogicStats;
 
@@ -54,7 +54,7 @@ pub(crate) struct Logic {
     /// By address.
     endpoints: Vec<Endpoint>,
     timeout: Duration,
-    hub: Arc<Hub>,
+    hub: Arc<HubDriver>,
     /// Zero of the client's clock.
     epoch: Instant,
     state: Mutex<State>,
@@ -81,7 +81,7 @@ impl Logic {
     pub(crate) fn new(
         options: &LogicOptions,
         server: String,
-        hub: Arc<Hub>,
+        hub: Arc<HubDriver>,
     ) -> Result<Self, BadAddress> {
         let names: BTreeSet<_> = options.addrs.iter().collect();
         let endpoint = |name: &&String| {

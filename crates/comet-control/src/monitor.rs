@@ -11,7 +11,7 @@ use comet_serve::{CallCounts, Phase};
 use tokio::sync::watch;
 use tonic::Code;
 
-use crate::hub::Hub;
+use crate::hub::HubDriver;
 use crate::logic::{Logic, LogicStats};
 use crate::pushes::snapshots;
 
@@ -83,7 +83,7 @@ pub(crate) const FIELDS: &[Field] = &[
 
 /// Where numbers come from.
 pub(crate) struct Monitor {
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) hub: Arc<HubDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) counts: Arc<CallCounts>,
     pub(crate) server_id: String,

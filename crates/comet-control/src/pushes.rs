@@ -18,12 +18,12 @@ use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
-use crate::hub::{Call, Hub};
+use crate::hub::{Call, HubDriver};
 use crate::status::{known, ledger, status};
 
 /// Pushes to the shards of this process.
 pub(crate) struct Pushes {
-    hub: Arc<Hub>,
+    hub: Arc<HubDriver>,
     bounds: Bounds,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct UnderWay {
 }
 
 impl Pushes {
-    pub(crate) fn new(hub: Arc<Hub>, bounds: Bounds) -> Self {
+    pub(crate) fn new(hub: Arc<HubDriver>, bounds: Bounds) -> Self {
         Self { hub, bounds }
     }
 
@@ -218,7 +218,7 @@ impl Future for UnderWay {
 
 /// The counters of every shard, in their order.
 pub(crate) async fn snapshots(
-    hub: &Arc<Hub>,
+    hub: &Arc<HubDriver>,
     limit: Duration,
 ) -> Result<Vec<(ShardId, Box<Counters>)>, CallError> {
     let call = hub.begin_everywhere(limit, |call| Message::Snapshot { call })?;

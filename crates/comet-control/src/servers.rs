@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 
 use crate::debug;
-use crate::hub::Hub;
+use crate::hub::HubDriver;
 use crate::logic::Logic;
 use crate::monitor::Monitor;
 use crate::pages;
@@ -24,7 +24,7 @@ pub(crate) struct Assembly {
     pub(crate) http: Vec<StdListener>,
     pub(crate) stat: Vec<StdListener>,
     pub(crate) debug: Vec<StdListener>,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) hub: Arc<HubDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) push: GrpcApi,
     pub(crate) calls: Router,

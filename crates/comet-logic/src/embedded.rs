@@ -1,4 +1,4 @@
-//! The auther for an installation without a logic service: both token forms of the goim family, not
+//! The authenticator for an installation without a logic service: both token forms of the goim family, not
 //! verified.
 
 use comet_core::limits::{ACCEPTS_MAX, NAME_MAX};
@@ -6,7 +6,7 @@ use comet_core::{Accepts, Identity};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::auther::{Auther, Refusal};
+use crate::authenticator::{Authenticator, Refusal};
 
 /// The room of a user whose token has the seed's form.
 const SEED_ROOM: &str = "1";
@@ -22,7 +22,7 @@ const SEED_ROOM: &str = "1";
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Embedded;
 
-impl Auther for Embedded {
+impl Authenticator for Embedded {
     fn auth(&self, token: &[u8], _cookie: &str) -> Result<Identity, Refusal> {
         match token.first() {
             Some(b'{') => from_json(token),

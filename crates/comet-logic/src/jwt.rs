@@ -23,7 +23,7 @@ use jsonwebtoken::{Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
 use self::keys::Key;
-use crate::auther::{Auther, Refusal};
+use crate::authenticator::{Authenticator, Refusal};
 
 /// By how much the clocks of signer and checker may differ, in seconds.
 const LEEWAY_SECONDS: u64 = 60;
@@ -103,7 +103,7 @@ fn rules(algorithm: Algorithm, issuer: Option<&str>, audience: Option<&str>) -> 
     rules
 }
 
-impl Auther for Jwt {
+impl Authenticator for Jwt {
     fn auth(&self, token: &[u8], _cookie: &str) -> Result<Identity, Refusal> {
         let header = decode_header(token).map_err(|error| refusal(&error))?;
         if header.crit.is_some() {

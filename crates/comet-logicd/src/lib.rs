@@ -1,6 +1,6 @@
 //! `comet logic`: the logic service of comets, those of goim too.
 //!
-//! It serves `goim.logic.Logic` over gRPC: who a client is, by an auther of comet-logic, and where its
+//! It serves `goim.logic.Logic` over gRPC: who a client is, by an authenticator of comet-logic, and where its
 //! session is, in a store of comet-router. In front of the comets it knows it serves the HTTP push API, and
 //! beside that `/healthz` and `/metrics`.
 //!

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use comet_logic::AnyAuther;
+use comet_logic::AnyAuthenticator;
 use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
@@ -70,11 +70,11 @@ impl LogicServer {
     ///
     /// # Errors
     /// If an address is taken, a comet's is none, or the thread cannot be made.
-    pub fn start(options: Options, auther: AnyAuther, sessions: Store) -> Result<Self, StartError> {
+    pub fn start(options: Options, authenticator: AnyAuthenticator, sessions: Store) -> Result<Self, StartError> {
         let grpc = listen("logic_server.grpc", &options.grpc)?;
         let http = listen("logic_server.http", &options.http)?;
         let stat = listen("logic_server.stat", &options.stat)?;
-        for warning in exposure(&auther, &grpc.addresses, &http.addresses) {
+        for warning in exposure(&authenticator, &grpc.addresses, &http.addresses) {
             log::warn!("{warning}");
         }
         let (phase, phases) = watch::channel(Phase::Ready);
@@ -83,7 +83,7 @@ impl LogicServer {
             http: http.listeners,
             stat: stat.listeners,
             options,
-            auther,
+            authenticator,
             sessions,
             phase: phases,
         };
@@ -130,10 +130,10 @@ impl fmt::Debug for LogicServer {
 }
 
 /// A warning for each address that other machines may reach: what any caller may do there.
-fn exposure(auther: &AnyAuther, grpc: &[SocketAddr], http: &[SocketAddr]) -> Vec<String> {
+fn exposure(authenticator: &AnyAuthenticator, grpc: &[SocketAddr], http: &[SocketAddr]) -> Vec<String> {
     let mut warnings = Vec::new();
     for address in exposed(grpc) {
-        if matches!(auther, AnyAuther::Open(_)) {
+        if matches!(authenticator, AnyAuthenticator::Open(_)) {
             warnings.push(format!(
                 "logic_server.grpc: {address} is not loopback and token.kind is \"open\": every token \
                  is taken at its word, so whoever connects to a comet says who they are"
@@ -159,7 +159,7 @@ struct Assembly {
     http: Vec<StdListener>,
     stat: Vec<StdListener>,
     options: Options,
-    auther: AnyAuther,
+    authenticator: AnyAuthenticator,
     sessions: Store,
     phase: watch::Receiver<Phase>,
 }
@@ -167,7 +167,7 @@ struct Assembly {
 impl Assembly {
     /// Starts serving; the future runs until [`Phase::Stopped`].
     fn start(self) -> Result<impl Future<Output = ()>, StartError> {
-        let Self { grpc, http, stat, options, auther, sessions, phase } = self;
+        let Self { grpc, http, stat, options, authenticator, sessions, phase } = self;
         let bounds = Bounds {
             frame_max: options.frame_max,
             keys_max: options.keys_max,
@@ -178,7 +178,7 @@ impl Assembly {
         let comets = Arc::new(Comets::new(&options.comets, Arc::clone(&sessions), bounds)?);
         let monitored = nodes::monitor(Arc::clone(&comets));
         let service = LogicService {
-            auther,
+            authenticator,
             sessions: Arc::clone(&sessions),
             comets: Arc::clone(&comets),
             node: options.node.clone(),
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_others_can_reach_is_warned_of() {
-        let open = AnyAuther::Open(Embedded);
+        let open = AnyAuthenticator::Open(Embedded);
         let keys = vec![KeyFile { name: "secret".to_owned(), bytes: vec![b'x'; 32] }];
         let jwt = Jwt::new(JwtOptions {
             algorithms: vec![Algorithm::Hs256],
@@ -229,11 +229,11 @@ mod tests {
             audience: None,
             claims: ClaimNames::default(),
         });
-        let jwt = AnyAuther::Jwt(jwt.unwrap().into());
+        let jwt = AnyAuthenticator::Jwt(jwt.unwrap().into());
         let [inside, outside] =
             ["127.0.0.1:7170", "192.0.2.1:7170"].map(|address| [address.parse().unwrap()]);
-        let check = |auther, grpc, http, expected: &[&str]| {
-            let warnings = exposure(auther, grpc, http);
+        let check = |authenticator, grpc, http, expected: &[&str]| {
+            let warnings = exposure(authenticator, grpc, http);
             assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
             for (warning, expected) in warnings.iter().zip(expected) {
                 assert!(warning.contains(expected), "{warning}");

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::ready;
 use std::sync::Arc;
 
-use comet_logic::{Accepts, AnyAuther, Auther, Identity, NAME_MAX};
+use comet_logic::{Accepts, AnyAuthenticator, Authenticator, Identity, NAME_MAX};
 use comet_push::Node;
 use comet_router::{Placed, Sessions, Store};
 use comet_serve::CallCounts;
@@ -22,7 +22,7 @@ const SERVER_MAX: usize = 255;
 
 #[derive(Clone)]
 pub(crate) struct LogicService {
-    pub(crate) auther: AnyAuther,
+    pub(crate) authenticator: AnyAuthenticator,
     pub(crate) sessions: Arc<Store>,
     pub(crate) comets: Arc<Comets>,
     pub(crate) node: Node,
@@ -34,7 +34,7 @@ impl LogicService {
         let ConnectReq { server, cookie, token } = request;
         check_server(&server)?;
         let identity = self
-            .auther
+            .authenticator
             .auth(&token, &cookie)
             .map_err(|refusal| Status::unauthenticated(refusal.to_string()))?;
         let Identity { user, key, room, accepts, .. } = identity;

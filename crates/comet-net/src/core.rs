@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender as ReadySender;
 
 use comet_core::ShardId;
-use comet_logic::Auther;
+use comet_logic::Authenticator;
 use comet_mesh::{EventFd, Wake};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
@@ -51,10 +51,10 @@ impl Core {
     ///
     /// # Errors
     /// If the CPU does not exist or the kernel starts no thread.
-    pub fn start<A: Auther + Send + 'static>(
+    pub fn start<A: Authenticator + Send + 'static>(
         settings: CoreSettings,
         endpoints: MeshEndpoints,
-        auther: A,
+        authenticator: A,
         ready: ReadySender<Result<ShardId, CoreStartError>>,
     ) -> Result<Self, CoreStartError> {
         let (shard, cpu) = (settings.shard.shard, settings.cpu);
@@ -67,7 +67,7 @@ impl Core {
             // glommio's own rings carry no traffic here; this is the smallest value it accepts.
             .io_memory(64 << 10)
             .spawn(move || async move {
-                match Driver::new(settings, endpoints, auther, stopped) {
+                match Driver::new(settings, endpoints, authenticator, stopped) {
                     Ok(driver) => {
                         // The receiver is gone if the start of another core failed.
                         let _ = ready.send(Ok(shard));

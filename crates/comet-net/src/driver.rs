@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use comet_core::{ConnId, Message, Millis, Report, Shard, Slot};
-use comet_logic::Auther;
+use comet_logic::Authenticator;
 use comet_mesh::{EventFd, Inbox, Sender};
 
 use crate::buffers::Buffers;
@@ -33,7 +33,7 @@ pub(crate) struct Driver<A> {
     ring: Ring,
     buffers: Buffers,
     shard: Shard,
-    auther: A,
+    authenticator: A,
     sockets: Sockets,
     listeners: Vec<Listener>,
     /// Listeners whose multishot accept ended and has to be submitted again.
@@ -65,11 +65,11 @@ pub(crate) struct Driver<A> {
     stop: Arc<AtomicBool>,
 }
 
-impl<A: Auther> Driver<A> {
+impl<A: Authenticator> Driver<A> {
     pub(crate) fn new(
         settings: CoreSettings,
         endpoints: MeshEndpoints,
-        auther: A,
+        authenticator: A,
         stop: Arc<AtomicBool>,
     ) -> io::Result<Self> {
         let buffers = Buffers::new(settings.recv_buffers, settings.recv_buffer_size);
@@ -81,7 +81,7 @@ impl<A: Auther> Driver<A> {
         let now = Millis(settings.epoch.elapsed().as_millis() as u64);
         Ok(Self {
             shard: Shard::new(&settings.shard, now),
-            auther,
+            authenticator,
             ring,
             buffers,
             sockets: Sockets::default(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use comet_core::{Identity, Transport};
-use comet_logic::{Auther, Embedded};
+use comet_logic::{Authenticator, Embedded};
 
 use crate::plan::{KEYS, OPERATIONS, Plan, ROOMS, USERS};
 use crate::rng::Rng;

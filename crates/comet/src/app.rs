@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use comet_config::{Config, Machine};
 use comet_control::{Control, ControlWake, DrainPlan};
 use comet_core::{Limits, Settings, ShardId};
-use comet_logic::{AnyAuther, Embedded};
+use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Wake, inbox};
 use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 
 use crate::StartError;
 use crate::listeners::{self, Addresses, Listeners};
-use crate::logic::auther;
+use crate::logic::authenticator;
 use crate::options::{control_options, limits, logic, too_few_open_files};
 use crate::reload::Reloaded;
 
@@ -66,11 +66,11 @@ impl App {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let open_files = comet_net::probe()?;
         let embedded = config.logic.addrs.is_empty();
-        let auther = if embedded {
-            auther(&config.token).map_err(StartError::Logic)?
+        let authenticator = if embedded {
+            authenticator(&config.token).map_err(StartError::Logic)?
         } else {
             // Never used: another process checks the tokens, and has the keys.
-            AnyAuther::Open(Embedded)
+            AnyAuthenticator::Open(Embedded)
         };
         let epoch = Instant::now();
         let count = config.server.cores.len();
@@ -141,7 +141,7 @@ impl App {
                 peers: peers.clone(),
                 control: control_sender.clone(),
             };
-            match Core::start(settings, ports, auther.clone(), ready.clone()) {
+            match Core::start(settings, ports, authenticator.clone(), ready.clone()) {
                 Ok(core) => app.cores.push(core),
                 Err(error) => return Err(app.give_up(StartError::Core(error))),
             }
@@ -159,7 +159,7 @@ impl App {
         }
         app.control.set_ready();
         app.announce(config, &limits);
-        if embedded && matches!(auther, AnyAuther::Open(_)) {
+        if embedded && matches!(authenticator, AnyAuthenticator::Open(_)) {
             log::warn!(
                 "embedded logic takes every token at its word: whoever connects says who they are"
             );

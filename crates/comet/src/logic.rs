@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use comet_config::{Algorithm, Config, SessionStore, Token, TokenKind};
-use comet_logic::{AnyAuther, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
+use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
 use comet_logicd::{LogicServer, Node, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
 
@@ -38,9 +38,9 @@ impl std::error::Error for LogicError {}
 ///
 /// # Errors
 /// [`LogicError::Token`].
-pub fn auther(token: &Token) -> Result<AnyAuther, LogicError> {
+pub fn authenticator(token: &Token) -> Result<AnyAuthenticator, LogicError> {
     if token.kind == TokenKind::Open {
-        return Ok(AnyAuther::Open(Embedded));
+        return Ok(AnyAuthenticator::Open(Embedded));
     }
     let read = |path: &std::path::PathBuf| {
         let name = path.display().to_string();
@@ -62,7 +62,7 @@ pub fn auther(token: &Token) -> Result<AnyAuther, LogicError> {
         },
     };
     let jwt = Jwt::new(options).map_err(|error| LogicError::Token(error.to_string()))?;
-    Ok(AnyAuther::Jwt(jwt.into()))
+    Ok(AnyAuthenticator::Jwt(jwt.into()))
 }
 
 fn named(algorithm: Algorithm) -> comet_logic::Algorithm {
@@ -80,7 +80,7 @@ fn named(algorithm: Algorithm) -> comet_logic::Algorithm {
 /// The first thing that did not work; nothing is left running.
 pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     let settings = &config.logic_server;
-    let auther = auther(&config.token)?;
+    let authenticator = authenticator(&config.token)?;
     let store = match settings.store {
         SessionStore::Memory => Store::Memory(Memory::new(settings.expire)),
         SessionStore::Redis => {
@@ -98,7 +98,7 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     if settings.comets.is_empty() {
         log::warn!("logic_server.comets is empty: pushes over HTTP reach nobody");
     }
-    let server = LogicServer::start(options(config), auther, store).map_err(LogicError::Start)?;
+    let server = LogicServer::start(options(config), authenticator, store).map_err(LogicError::Start)?;
     log::info!(
         "comet logic {}: {:?} tokens, sessions in {:?}, {} comets",
         env!("CARGO_PKG_VERSION"),

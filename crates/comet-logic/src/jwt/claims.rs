@@ -4,7 +4,7 @@ use comet_core::limits::{ACCEPTS_MAX, NAME_MAX};
 use comet_core::{Accepts, Identity};
 use serde_json::{Map, Value};
 
-use crate::auther::Refusal;
+use crate::authenticator::Refusal;
 
 /// The names of the claims (`token.mid`, `token.key`, `token.room`, `token.accepts`).
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use comet_core::{Accepts, Identity};
-use comet_logic::{Algorithm, AnyAuther, Auther, ClaimNames, Jwt, JwtOptions, KeyFile};
+use comet_logic::{Algorithm, AnyAuthenticator, Authenticator, ClaimNames, Jwt, JwtOptions, KeyFile};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -310,8 +310,8 @@ fn debug_output_contains_no_secret() {
 #[test]
 fn the_configured_kind_is_used() {
     let signer = Signer::hmac(SECRET);
-    let jwt = AnyAuther::Jwt(jwt(vec![signer.file()]).into());
-    let open = AnyAuther::Open(comet_logic::Embedded);
+    let jwt = AnyAuthenticator::Jwt(jwt(vec![signer.file()]).into());
+    let open = AnyAuthenticator::Open(comet_logic::Embedded);
     assert_eq!(open.auth(b"42", "").unwrap().user, 42);
     assert_eq!(jwt.auth(b"42", "").unwrap_err().to_string(), "the token is not a JWT");
     assert_eq!(jwt.auth(&signer.token(&claims(json!({}))), "").unwrap().user, 42);

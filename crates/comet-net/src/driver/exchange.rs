@@ -1,7 +1,7 @@
 //! The steps that exchange messages: with other shards, with control and with embedded logic.
 
 use comet_core::{AuthRequest, Denied, MessageBudget, ShardId};
-use comet_logic::Auther;
+use comet_logic::Authenticator;
 use comet_mesh::Returned;
 
 use super::Driver;
@@ -11,7 +11,7 @@ use super::Driver;
 /// get their pushes later. More operations would delay a caller that may have its next push ready.
 const SENDS_BEFORE_REPORTS: usize = 64;
 
-impl<A: Auther> Driver<A> {
+impl<A: Authenticator> Driver<A> {
     pub(super) fn handle_messages(&mut self) {
         if self.has_sends_left {
             return;
@@ -27,7 +27,7 @@ impl<A: Auther> Driver<A> {
     /// Has embedded logic check tokens, which answers at once.
     pub(super) fn authenticate(&mut self) {
         while let Some(AuthRequest { conn, token, cookie }) = self.shard.poll_auth() {
-            let answer = self.auther.auth(&token, &cookie);
+            let answer = self.authenticator.auth(&token, &cookie);
             let answer = answer.map_err(|refusal| Denied::refused(refusal.to_string()));
             self.shard.handle_auth(conn, answer);
         }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use comet_core::{ConnId, Hangup, Slot};
-use comet_logic::Auther;
+use comet_logic::Authenticator;
 
 use super::Driver;
 use crate::ids::ListenerIndex;
@@ -22,7 +22,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// many clients reconnect at once, those already connected get their pushes in between.
 const HANDSHAKES_A_TURN: usize = 64;
 
-impl<A: Auther> Driver<A> {
+impl<A: Authenticator> Driver<A> {
     pub(super) fn handle_accepted(&mut self, index: ListenerIndex, completion: Completion) {
         if !completion.more {
             self.listeners_to_rearm.push(index);

@@ -1,13 +1,13 @@
 //! The steps that send bytes and shut sockets, through TLS where a connection has it.
 
 use comet_core::{CloseHow, ConnId, Hangup, Slot};
-use comet_logic::Auther;
+use comet_logic::Authenticator;
 use rustix::net::{Shutdown, shutdown};
 
 use super::Driver;
 use crate::tls::TlsSession;
 
-impl<A: Auther> Driver<A> {
+impl<A: Authenticator> Driver<A> {
     pub(super) fn submit_sends(&mut self) {
         self.has_sends_left = true;
         for _ in 0..self.ring.sends_a_turn() {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use comet_core::Millis;
-use comet_logic::Auther;
+use comet_logic::Authenticator;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Driver;
@@ -13,7 +13,7 @@ use super::Driver;
 /// Longest sleep while a message waits for room in a full inbox, or an accept for its retry.
 const RETRY: Duration = Duration::from_millis(1);
 
-impl<A: Auther> Driver<A> {
+impl<A: Authenticator> Driver<A> {
     /// Submits what is queued if the next turn follows at once, and returns whether it does. Sends
     /// mostly complete while they are submitted.
     pub(super) fn submit_if_busy(&mut self) -> bool {

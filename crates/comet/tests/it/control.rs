@@ -17,7 +17,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::peer::{DrainPlan, Peer, frame};
+use crate::peer::{CloseNotice, Peer, frame};
 use crate::support::{
     BOTH, Server, To, config, dropped, get, queued, received, received_until, try_push, until,
 };
@@ -227,15 +227,15 @@ fn a_drain_tells_everybody_wherever_they_are() {
         (0..8).map(|index| (Peer::live(&server, BOTH[index % 2], "1"), BOTH[index % 2])).collect();
     server.until("comet_connections", 11);
     let drained = std::thread::spawn(|| server.drain());
-    let goodbye = |transport| DrainPlan {
+    let notice = |transport| CloseNotice {
         reason: "draining".to_owned(),
         close: (transport == Transport::WebSocket).then(|| (1001, "draining".to_owned())),
     };
     for (peer, transport) in &mut live {
-        assert_eq!(peer.goodbye(), goodbye(*transport));
+        assert_eq!(peer.close_notice(), notice(*transport));
     }
-    assert_eq!(silent.goodbye(), goodbye(Transport::Tcp));
-    assert_eq!(upgraded.goodbye(), goodbye(Transport::WebSocket));
+    assert_eq!(silent.close_notice(), notice(Transport::Tcp));
+    assert_eq!(upgraded.close_notice(), notice(Transport::WebSocket));
     early.expect_end();
     drop((silent, upgraded, early, live));
     drained.join().unwrap();

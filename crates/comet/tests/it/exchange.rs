@@ -307,7 +307,7 @@ fn a_websocket_connection_from_upgrade_to_close() {
 
 /// goim's clients go without a word, and none is said to them.
 #[test]
-fn a_tcp_client_that_goes_gets_no_goodbye() {
+fn a_tcp_client_that_disconnects_gets_no_close_notice() {
     let server = Server::start(&[]);
     let mut peer = web_client(&server, Transport::Tcp);
     peer.stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -316,7 +316,7 @@ fn a_tcp_client_that_goes_gets_no_goodbye() {
 
 /// Operation 6, which goim defines and never sends: here it says why the server goes.
 #[test]
-fn the_servers_goodbye() {
+fn the_close_notice_of_the_server() {
     for transport in BOTH {
         let server = Server::start(&[]);
         let mut peer = web_client(&server, transport);

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 
 use comet_client::{Client, Transport, op};
 
-use crate::peer::{BINARY, CLOSE, DrainPlan, Peer, UPGRADE, frame, frame_with, masked, unmasked};
+use crate::peer::{BINARY, CLOSE, CloseNotice, Peer, UPGRADE, frame, frame_with, masked, unmasked};
 use crate::support::{BOTH, Server, To, queued, received};
 
 /// A client that does everything right, beside the one that does not.
@@ -71,7 +71,7 @@ fn frames_that_are_none_are_answered_with_what_is_wrong_with_them() {
             let mut peer = Peer::live(&server, transport, "42");
             let bytes = peer.wrap(bytes);
             peer.write(&bytes);
-            let DrainPlan { reason: said, close } = peer.goodbye();
+            let CloseNotice { reason: said, close } = peer.close_notice();
             assert!(said.starts_with(sentence), "{said:?} instead of {sentence:?}");
             let code = (1002, (*reason).to_owned());
             assert_eq!(close, (transport == Transport::WebSocket).then_some(code), "{sentence}");
@@ -110,7 +110,7 @@ fn bad_lengths_are_refused_before_the_rest_arrives() {
                 peer.authenticate(token);
             }
             peer.write(bytes);
-            peer.goodbye();
+            peer.close_notice();
             reasons.count(reason);
             healthy.check(&server);
         }
@@ -160,7 +160,7 @@ fn websocket_frames_against_the_rfc_are_closed_with_its_code() {
                 peer.authenticate(token);
             }
             peer.write(bytes);
-            let DrainPlan { reason: said, close } = peer.goodbye();
+            let CloseNotice { reason: said, close } = peer.close_notice();
             assert_eq!(close, Some((*code, (*reason).to_owned())), "{name}");
             assert!(!said.is_empty(), "{name}: a sentence");
             reasons.count(reason);
@@ -183,7 +183,7 @@ fn what_the_rfc_allows_is_served() {
     peer.write(&masked(0x8a, b"a pong nobody asked for"));
     peer.write(&masked(0x80, &longest[100..]));
     assert_eq!(peer.read_websocket(), (BINARY, payload(0)));
-    // A goodbye is answered, and nothing follows.
+    // A close notice is answered, and nothing follows.
     peer.write(&masked(CLOSE, b"\x03\xe9going away"));
     let (code, _) = peer.read_close();
     assert_eq!(code, 1000);

@@ -6,7 +6,7 @@ use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
 use crate::fake_logic::{Asked, FakeLogic};
-use crate::peer::{DrainPlan, Peer, UPGRADE, message};
+use crate::peer::{CloseNotice, Peer, UPGRADE, message};
 use crate::support::{BOTH, Server, To, queued, received_until, until};
 
 /// A server whose logic is at all of `logic`, pinged often, and given the time a busy machine takes.
@@ -43,7 +43,7 @@ fn disconnect(mid: i64) -> DisconnectReq {
 /// What a refused client is told, and the wait in it.
 #[track_caller]
 fn expect_no_logic(peer: &mut Peer, transport: Transport, sentence: &str) {
-    let DrainPlan { reason, close } = peer.goodbye();
+    let CloseNotice { reason, close } = peer.close_notice();
     let (said, wait) = reason.split_once("; retry_after_ms=").expect("it says when to come back");
     assert_eq!(said, sentence);
     let wait: u32 = wait.parse().unwrap();
@@ -97,7 +97,7 @@ fn logic_refuses_with_a_sentence_and_no_hint() {
         let mut peer = Peer::open(&server, transport);
         peer.send(op::AUTH, 1, b"anna");
         let close = (transport == Transport::WebSocket).then(|| (1008, "auth_refused".to_owned()));
-        assert_eq!(peer.goodbye(), DrainPlan { reason: "no such token".to_owned(), close });
+        assert_eq!(peer.close_notice(), CloseNotice { reason: "no such token".to_owned(), close });
     }
     assert_eq!(server.metrics().closed("auth_refused"), 2);
 }
@@ -118,7 +118,7 @@ fn the_heartbeat_logic_gives_is_kept() {
     let server = start_with(&logic, &[]);
     let mut patient = Peer::live(&server, Transport::Tcp, "2");
     let mut hasty = Peer::live(&server, Transport::Tcp, "1");
-    assert_eq!(hasty.goodbye(), DrainPlan { reason: "heartbeat_timeout".to_owned(), close: None });
+    assert_eq!(hasty.close_notice(), CloseNotice { reason: "heartbeat_timeout".to_owned(), close: None });
     until("the other to be alone", || patient.online() == 1);
 }
 
@@ -308,7 +308,7 @@ fn logic_that_is_silent_lets_nobody_in() {
     until("the deadline to pass", || {
         let mut peer = Peer::open(&server, Transport::Tcp);
         peer.send(op::AUTH, 1, b"1");
-        let said = peer.goodbye().reason;
+        let said = peer.close_notice().reason;
         assert!(said.contains("; retry_after_ms="), "{said}");
         said.starts_with("logic did not answer in time; ")
     });
@@ -322,7 +322,7 @@ fn logic_hears_of_everybody_a_drain_sends_away() {
         (1..=20).map(|user: i32| Peer::live(&server, Transport::Tcp, &user.to_string())).collect();
     let leaving = std::thread::spawn(move || {
         for peer in &mut peers {
-            peer.goodbye();
+            peer.close_notice();
         }
     });
     server.drain();

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::logic_rig::{Comets, get_data, ledger, post};
-use crate::peer::{DrainPlan, Peer};
+use crate::peer::{CloseNotice, Peer};
 use crate::redis::RedisServer;
 use crate::support::{Metrics, PATIENCE, received, until};
 
@@ -162,7 +162,7 @@ fn clients_of_two_comets_are_reached_through_logic_whatever_becomes_of_it() {
     until_logic_is(&comets, &logic, 0);
     let mut refused = Peer::connect(comets.tcp(1), Transport::Tcp);
     refused.send(comet_client::op::AUTH, 1, b"45");
-    let DrainPlan { reason, .. } = refused.goodbye();
+    let CloseNotice { reason, .. } = refused.close_notice();
     assert!(reason.contains("; retry_after_ms="), "{reason}");
 
     logic.run();

@@ -76,7 +76,7 @@ fn websocket_header(first: u8, len: usize, mask_bit: u8) -> Vec<u8> {
 
 /// How a server ended a connection.
 #[derive(PartialEq, Eq, Debug)]
-pub(crate) struct DrainPlan {
+pub(crate) struct CloseNotice {
     /// Body of the op 6.
     pub(crate) reason: String,
     /// Code and text of the close frame, over WebSocket.
@@ -221,13 +221,13 @@ impl<S: Read + Write> Peer<S> {
         i32::from_be_bytes(reply.body[..].try_into().unwrap())
     }
 
-    /// The server's goodbye, and the end of the stream behind it.
-    pub(crate) fn goodbye(&mut self) -> DrainPlan {
+    /// The close notice of the server, and the end of the stream behind it.
+    pub(crate) fn close_notice(&mut self) -> CloseNotice {
         let last = self.recv();
         assert_eq!((last.operation, last.sequence), (op::DISCONNECT_REPLY, 0), "{last:?}");
         let close = (self.transport == Transport::WebSocket).then(|| self.read_close());
         self.expect_end();
-        DrainPlan { reason: String::from_utf8(last.body).unwrap(), close }
+        CloseNotice { reason: String::from_utf8(last.body).unwrap(), close }
     }
 
     /// Code and text of the close frame that comes next.

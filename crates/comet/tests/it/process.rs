@@ -12,7 +12,7 @@ use comet::caller::PushClient;
 use comet_client::Transport;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::peer::{DrainPlan, Peer, UPGRADE, frame_with};
+use crate::peer::{CloseNotice, Peer, UPGRADE, frame_with};
 use crate::support::{
     FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, To, dropped, get, push, queued, two_cores,
     until,
@@ -314,14 +314,14 @@ fn a_taken_port_ends_with_1_and_a_sentence() {
 }
 
 #[test]
-fn both_signals_end_it_with_a_goodbye_to_everybody() {
+fn both_signals_end_it_with_a_close_notice_to_every_client() {
     for signal in [Signal::TERM, Signal::INT] {
         let server = Server::start(&[]);
         assert_eq!(get(server.stat, "/healthz"), (200, "ok\n".to_owned()));
         let mut tcp = server.live(Transport::Tcp, "1");
         let mut websocket = server.live(Transport::WebSocket, "1");
         let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
-        // What is queued before the signal arrives before the goodbye.
+        // What is queued before the signal arrives before the notice.
         for _ in 0..50 {
             assert_eq!(push(&caller, To::Room("1"), 5, b"last words"), queued(2));
         }
@@ -333,9 +333,9 @@ fn both_signals_end_it_with_a_goodbye_to_everybody() {
             }
         }
         let reason = || "draining".to_owned();
-        assert_eq!(tcp.goodbye(), DrainPlan { reason: reason(), close: None });
+        assert_eq!(tcp.close_notice(), CloseNotice { reason: reason(), close: None });
         let close = Some((1001, reason()));
-        assert_eq!(websocket.goodbye(), DrainPlan { reason: reason(), close });
+        assert_eq!(websocket.close_notice(), CloseNotice { reason: reason(), close });
         drop((tcp, websocket));
         let (code, logged) = server.end();
         assert_eq!(code, Some(0), "{logged:?}");
@@ -345,7 +345,7 @@ fn both_signals_end_it_with_a_goodbye_to_everybody() {
 
 /// So that clients do not all come back to the next server at once.
 #[test]
-fn goodbyes_are_spread_and_carry_a_time_to_wait() {
+fn close_notices_are_spread_and_carry_a_time_to_wait() {
     let server = Server::start(&["server.drain_over=\"300ms\"", "server.retry_after=\"2s\""]);
     let mut peers = Vec::new();
     for transport in [Transport::Tcp, Transport::WebSocket].repeat(4) {
@@ -353,7 +353,7 @@ fn goodbyes_are_spread_and_carry_a_time_to_wait() {
     }
     server.signal(Signal::TERM);
     for peer in &mut peers {
-        let DrainPlan { reason, close } = peer.goodbye();
+        let CloseNotice { reason, close } = peer.close_notice();
         let wait = reason.strip_prefix("draining; retry_after_ms=").and_then(|ms| ms.parse().ok());
         assert!(wait.is_some_and(|wait: u32| wait <= 2_000), "{reason}");
         if let Some(close) = close {
@@ -401,7 +401,7 @@ fn bad_input_is_in_the_log_with_its_reason() {
     let mut bad = server.live(Transport::Tcp, "42");
     let from = bad.stream.local_addr().unwrap();
     bad.write(&frame_with(15, 16, 5, 1, b""));
-    bad.goodbye();
+    bad.close_notice();
     let line = line_with(&server.log, "reason=bad_frame");
     for text in ["key=42_1", &format!("peer={from}"), "packLen is 15, less than the 16 bytes"] {
         assert!(line.contains(text), "{text}: {line}");

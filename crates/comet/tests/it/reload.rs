@@ -71,7 +71,7 @@ fn what_can_change_alive_does_and_the_rest_is_named() {
     settle(&server);
     // It holds for whoever is there, and for whoever comes.
     before.send(5, 2, &[0; 100]);
-    assert_eq!(before.goodbye().reason, "the body has 100 bytes, more than the 64 allowed");
+    assert_eq!(before.close_notice().reason, "the body has 100 bytes, more than the 64 allowed");
     drop(before);
     until("the connection to be gone", || {
         Metrics::read(server.stat).value("comet_connections") == 0

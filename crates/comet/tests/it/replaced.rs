@@ -3,7 +3,7 @@
 use comet::caller::Ledger;
 use comet_client::{Transport, op};
 
-use crate::peer::{DrainPlan, Peer, message};
+use crate::peer::{CloseNotice, Peer, message};
 use crate::support::{BOTH, Server, To, queued, until};
 
 const TOKEN: &str = r#"{"mid":42,"key":"k","room_id":"r","accepts":[5]}"#;
@@ -17,7 +17,7 @@ fn live_on(server: &Server, core: usize, transport: Transport) -> Peer {
 
 fn expect_replaced(peer: &mut Peer, transport: Transport) {
     let close = (transport == Transport::WebSocket).then(|| (1008, "replaced".to_owned()));
-    assert_eq!(peer.goodbye(), DrainPlan { reason: "replaced".to_owned(), close });
+    assert_eq!(peer.close_notice(), CloseNotice { reason: "replaced".to_owned(), close });
 }
 
 fn check(first_at: (usize, Transport), second_at: (usize, Transport)) {

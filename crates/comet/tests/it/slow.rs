@@ -143,7 +143,7 @@ fn drop_oldest_keeps_what_came_last() {
 }
 
 #[test]
-fn close_says_goodbye_behind_what_was_queued() {
+fn the_policy_close_sends_its_notice_behind_queued_pushes() {
     for transport in BOTH {
         let sets = [
             "protocol.slow_consumer=\"close\"",
@@ -157,10 +157,10 @@ fn close_says_goodbye_behind_what_was_queued() {
         for number in &scene.kept {
             assert_eq!(scene.stuck.recv(), message(5, 0, &body(*number)));
         }
-        let goodbye = scene.stuck.goodbye();
-        assert_eq!(goodbye.reason, "slow_consumer");
+        let notice = scene.stuck.close_notice();
+        assert_eq!(notice.reason, "slow_consumer");
         let close = (transport == Transport::WebSocket).then_some(1008);
-        assert_eq!(goodbye.close.map(|(code, _)| code), close);
+        assert_eq!(notice.close.map(|(code, _)| code), close);
         drop(scene.stuck);
         scene.server.until("comet_connections", 1);
         assert_eq!(scene.server.metric("comet_lost_total"), 0);

@@ -313,7 +313,7 @@ impl Server {
         }
     }
 
-    /// Says goodbye to everybody. Every core has to be done with it in time.
+    /// Drains the server. Every core has to be done with it in time.
     pub(crate) fn drain(mut self) {
         self.finish();
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use comet_client::{Transport, op};
 
-use crate::peer::{DrainPlan, Peer, UPGRADE, frame, masked, message};
+use crate::peer::{CloseNotice, Peer, UPGRADE, frame, masked, message};
 use crate::support::{BOTH, PATIENCE, Server, To, queued, received};
 
 /// The server's clock counts whole milliseconds, and reads them once a turn.
@@ -14,9 +14,9 @@ const CLOCK_STEP: Duration = Duration::from_millis(10);
 /// Least wait for a handshake timeout of 300 ms.
 const HANDSHAKE: Duration = Duration::from_millis(300).saturating_sub(CLOCK_STEP);
 
-fn goodbye(transport: Transport, reason: &str) -> DrainPlan {
+fn close_notice(transport: Transport, reason: &str) -> CloseNotice {
     let close = (transport == Transport::WebSocket).then(|| (1008, reason.to_owned()));
-    DrainPlan { reason: reason.to_owned(), close }
+    CloseNotice { reason: reason.to_owned(), close }
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn who_is_silent_past_the_handshake_timeout_is_told_and_closed() {
     let server = Server::start(&["protocol.handshake_timeout=\"300ms\""]);
     let mut healthy = server.client(Transport::Tcp, "7");
     let auth = frame(op::AUTH, 1, b"42");
-    // What is said before the silence, and whether there is a way to say goodbye.
+    // What is said before the silence, and whether there is a way to say notice.
     let upgraded = |rest: &[u8]| [UPGRADE.as_bytes(), rest].concat();
     let cases: &[(Transport, Vec<u8>, bool)] = &[
         (Transport::Tcp, Vec::new(), true),
@@ -51,7 +51,7 @@ fn who_is_silent_past_the_handshake_timeout_is_told_and_closed() {
             if transport == Transport::WebSocket {
                 peer.expect_upgraded();
             }
-            assert_eq!(peer.goodbye(), goodbye(transport, "handshake_timeout"), "{bytes:x?}");
+            assert_eq!(peer.close_notice(), close_notice(transport, "handshake_timeout"), "{bytes:x?}");
         } else {
             peer.expect_end();
         }
@@ -131,7 +131,7 @@ fn who_stops_beating_is_closed_and_who_goes_on_is_not() {
     assert!(begin.elapsed() >= least, "after {:?}", begin.elapsed());
     for (mut peer, transport) in silent {
         peer.stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert_eq!(peer.goodbye(), goodbye(transport, "heartbeat_timeout"));
+        assert_eq!(peer.close_notice(), close_notice(transport, "heartbeat_timeout"));
     }
     assert!(beating.online() >= 1);
     assert_eq!(server.metrics().closed("heartbeat_timeout"), 2);

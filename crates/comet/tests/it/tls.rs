@@ -21,7 +21,7 @@ use rustls::{
     StreamOwned, SupportedProtocolVersion,
 };
 
-use crate::peer::{DrainPlan, Peer, frame, message};
+use crate::peer::{CloseNotice, Peer, frame, message};
 use crate::support::{BOTH, PATIENCE, Permit, Server, To, config, queued};
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
@@ -397,7 +397,7 @@ fn an_end_without_close_notify_is_an_end() {
 }
 
 #[test]
-fn a_drain_says_goodbye_and_close_notify() {
+fn a_drain_sends_a_close_notice_and_close_notify() {
     let certificates = Certificates::new(&["a.example"]);
     for version in VERSIONS {
         let server = certificates.server(&[]);
@@ -409,7 +409,7 @@ fn a_drain_says_goodbye_and_close_notify() {
                 assert_eq!(peer.recv(), message(1000, 0, b"the last one"));
                 let transport = peer.transport;
                 // Its end of the stream is Ok only behind a close_notify.
-                let DrainPlan { reason, close } = peer.goodbye();
+                let CloseNotice { reason, close } = peer.close_notice();
                 assert_eq!(reason, "draining");
                 let code = close.map(|(code, _)| code);
                 assert_eq!(code, (transport == Transport::WebSocket).then_some(1001));

@@ -3,7 +3,7 @@
 use comet::caller::Ledger;
 use comet_client::{Client, Transport};
 
-use crate::peer::{DrainPlan, Peer};
+use crate::peer::{CloseNotice, Peer};
 use crate::support::{BOTH, Server, To, dropped, queued, received_until};
 
 /// Pushes to each of `reached` come through, pushes to each of `absent` do not; all with operation 5.
@@ -118,7 +118,7 @@ fn tokens_that_do_not_fit_are_refused_with_a_sentence() {
         for (token, sentence) in cases {
             let mut peer = Peer::open(&server, transport);
             peer.send(7, 1, token.as_bytes());
-            let DrainPlan { reason, close } = peer.goodbye();
+            let CloseNotice { reason, close } = peer.close_notice();
             assert!(reason.starts_with(sentence), "{token}: {reason}");
             let expected =
                 (transport == Transport::WebSocket).then(|| (1008, "auth_refused".to_owned()));

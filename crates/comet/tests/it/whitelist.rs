@@ -121,7 +121,7 @@ fn a_drain_tells_the_ends_of_listed_connections() {
     });
     let drained = std::thread::spawn(|| server.drain());
     for peer in &mut peers {
-        peer.goodbye();
+        peer.close_notice();
     }
     drop(peers);
     drained.join().unwrap();

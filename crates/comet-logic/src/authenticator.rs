@@ -1,11 +1,11 @@
-//! The [`Auther`] trait and the [`Refusal`] of a token.
+//! The [`Authenticator`] trait and the [`Refusal`] of a token.
 
 use std::fmt;
 
 use comet_core::Identity;
 
 /// Identifies the client behind a token.
-pub trait Auther {
+pub trait Authenticator {
     /// The identity behind `token` (the body of operation 7) and `cookie` (the upgrade request's
     /// `Cookie` header; empty over TCP and where none was sent).
     ///
