@@ -170,6 +170,10 @@ mod tests {
             monitor.handle_check(Millis(2_300), check, true);
         }
         assert!(!monitor.is_serving(1));
+        // The comet is asked again, and the answer to an earlier question comes.
+        monitor.handle_timeout(Millis(3_200));
+        monitor.handle_check(Millis(3_300), second[1], true);
+        assert!(!monitor.is_serving(1));
     }
 
     #[test]

@@ -329,6 +329,8 @@ fn a_renewal_that_logic_does_not_hear_goes_back_to_the_keys_home() {
             rig.reply(&sent, refused(13));
             // It rests until it is known which addresses are available.
             assert!(rig.sent().is_empty());
+            let due = rig.client.poll_timeout();
+            assert!(due.is_some_and(|due| due <= rig.now.after(500)), "{due:?}");
             rig.wait(500);
         }
         assert!(rig.sent().is_empty());
