@@ -70,7 +70,11 @@ impl LogicServer {
     ///
     /// # Errors
     /// If an address is taken, a comet's is none, or the thread cannot be made.
-    pub fn start(options: Options, authenticator: AnyAuthenticator, sessions: Store) -> Result<Self, StartError> {
+    pub fn start(
+        options: Options,
+        authenticator: AnyAuthenticator,
+        sessions: Store,
+    ) -> Result<Self, StartError> {
         let grpc = listen("logic_server.grpc", &options.grpc)?;
         let http = listen("logic_server.http", &options.http)?;
         let stat = listen("logic_server.stat", &options.stat)?;
@@ -130,7 +134,11 @@ impl fmt::Debug for LogicServer {
 }
 
 /// A warning for each address that other machines may reach: what any caller may do there.
-fn exposure(authenticator: &AnyAuthenticator, grpc: &[SocketAddr], http: &[SocketAddr]) -> Vec<String> {
+fn exposure(
+    authenticator: &AnyAuthenticator,
+    grpc: &[SocketAddr],
+    http: &[SocketAddr],
+) -> Vec<String> {
     let mut warnings = Vec::new();
     for address in exposed(grpc) {
         if matches!(authenticator, AnyAuthenticator::Open(_)) {

@@ -98,7 +98,8 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     if settings.comets.is_empty() {
         log::warn!("logic_server.comets is empty: pushes over HTTP reach nobody");
     }
-    let server = LogicServer::start(options(config), authenticator, store).map_err(LogicError::Start)?;
+    let server =
+        LogicServer::start(options(config), authenticator, store).map_err(LogicError::Start)?;
     log::info!(
         "comet logic {}: {:?} tokens, sessions in {:?}, {} comets",
         env!("CARGO_PKG_VERSION"),

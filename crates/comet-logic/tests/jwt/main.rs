@@ -11,7 +11,9 @@ use std::time::SystemTime;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use comet_core::{Accepts, Identity};
-use comet_logic::{Algorithm, AnyAuthenticator, Authenticator, ClaimNames, Jwt, JwtOptions, KeyFile};
+use comet_logic::{
+    Algorithm, AnyAuthenticator, Authenticator, ClaimNames, Jwt, JwtOptions, KeyFile,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Heartbeats that wait for each other on a core whose clients are calm, and what does not wait.
+//! Idle coalescing: which heartbeats wait for each other, and what ends the wait.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -8,8 +8,8 @@ use comet_client::{Message, Transport, op};
 use crate::peer::{Peer, message};
 use crate::support::{PATIENCE, Server, To, queued};
 
-/// Clients are calm when so long nothing but heartbeats came (`COALESCE_AFTER_MS`), and then some.
-const CALM: Duration = Duration::from_millis(1_200);
+/// Idle coalescing begins after this time with nothing but heartbeats (`COALESCE_AFTER_MS`), and a margin.
+const IDLE_LONG_ENOUGH: Duration = Duration::from_millis(1_200);
 /// So long is looked for an answer that should not come: a small part of what it has to wait.
 const A_WHILE: Duration = Duration::from_millis(300);
 
@@ -27,7 +27,7 @@ fn silence(peer: &mut Peer, time: Duration) {
     peer.stream.set_read_timeout(Some(PATIENCE)).unwrap();
 }
 
-/// Does what should wake a core that naps; the client is on that core.
+/// Does something that must wake a core in a coalesced wait; the client is on that core.
 type Wake<'a> = &'a dyn Fn(&mut Peer);
 
 fn is_online_reply(message: &Message) -> bool {
@@ -53,7 +53,7 @@ fn heartbeats_wait_for_each_other_and_nothing_else_does() {
                 assert_eq!(server.push(To::Keys(&[&key]), 5, b"up"), queued(1));
                 assert_eq!(peer.recv(), message(5, 0, b"up"));
             }),
-            // The kernel picks a core for each: it would take luck for none to be the one that naps.
+            // The kernel picks a core for each: it would take luck for none to be the one in a coalesced wait.
             ("clients", &|_| {
                 for _ in 0..40 {
                     Peer::live(&server, transport, "3");
@@ -62,7 +62,7 @@ fn heartbeats_wait_for_each_other_and_nothing_else_does() {
         ];
         for (what, wake) in wakes {
             let [first, second] = &mut peers;
-            silence(first, CALM);
+            silence(first, IDLE_LONG_ENOUGH);
             // It is taken at once; what comes after it is not.
             assert!(is_online_reply(&first.ask(op::HEARTBEAT, 2, b"")), "{what}");
             second.send(op::HEARTBEAT, 2, b"");

@@ -118,7 +118,10 @@ fn the_heartbeat_logic_gives_is_kept() {
     let server = start_with(&logic, &[]);
     let mut patient = Peer::live(&server, Transport::Tcp, "2");
     let mut hasty = Peer::live(&server, Transport::Tcp, "1");
-    assert_eq!(hasty.close_notice(), CloseNotice { reason: "heartbeat_timeout".to_owned(), close: None });
+    assert_eq!(
+        hasty.close_notice(),
+        CloseNotice { reason: "heartbeat_timeout".to_owned(), close: None }
+    );
     until("the other to be alone", || patient.online() == 1);
 }
 

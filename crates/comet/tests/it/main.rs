@@ -26,6 +26,7 @@ mod redis;
 mod reload;
 mod replaced;
 mod slow;
+mod structure;
 mod support;
 mod timeouts;
 mod tls;

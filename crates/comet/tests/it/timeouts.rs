@@ -51,7 +51,11 @@ fn who_is_silent_past_the_handshake_timeout_is_told_and_closed() {
             if transport == Transport::WebSocket {
                 peer.expect_upgraded();
             }
-            assert_eq!(peer.close_notice(), close_notice(transport, "handshake_timeout"), "{bytes:x?}");
+            assert_eq!(
+                peer.close_notice(),
+                close_notice(transport, "handshake_timeout"),
+                "{bytes:x?}"
+            );
         } else {
             peer.expect_end();
         }

@@ -1,0 +1,143 @@
+//! The structure of the workspace: no two files of a crate import each other in a circle.
+//!
+//! A file imports another one by `use crate::…`, `use super::…` or `use self::…`; imports of the crate's
+//! root (`lib.rs`) and inside `mod tests` do not count. `.ci/edges` has the rules between crates.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A module by the names that lead to it; the root of the crate is empty.
+type Module = Vec<String>;
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let crates = fs::read_dir(workspace.join("crates")).unwrap();
+    let crates = crates.map(|entry| entry.unwrap().path()).chain([workspace.join("bench")]);
+    let mut imports_total = 0;
+    for package in crates {
+        let imports = imports(&package.join("src"));
+        imports_total += imports.values().map(BTreeSet::len).sum::<usize>();
+        let circle = files_in_circles(imports);
+        let circle: Vec<_> = circle.iter().map(|module| module.join("::")).collect();
+        assert!(circle.is_empty(), "{}: circles among {circle:?}", package.display());
+    }
+    assert!(imports_total > 500, "only {imports_total} imports were found");
+}
+
+#[test]
+fn circles_are_found_and_use_trees_are_read() {
+    let module = |path: &str| path.split("::").map(str::to_owned).collect::<Module>();
+    let edges = [("a", "b"), ("b", "c"), ("c", "a"), ("c", "d"), ("e", "a")];
+    let mut imports: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
+    for (from, to) in edges {
+        imports.entry(module(from)).or_default().insert(module(to));
+        imports.entry(module(to)).or_default();
+    }
+    assert_eq!(files_in_circles(imports), ["a", "b", "c"].map(module));
+    let paths = paths("crate::{a::{B, c::D}, e as f}");
+    assert_eq!(paths, ["crate::a::B", "crate::a::c::D", "crate::e as f"]);
+}
+
+/// By module of the crate whose sources are in `src`: the modules that it imports.
+fn imports(src: &Path) -> BTreeMap<Module, BTreeSet<Module>> {
+    let mut files = Vec::new();
+    list(src, &mut files);
+    let module = |file: &Path| -> Module {
+        let path = file.strip_prefix(src).unwrap().with_extension("");
+        let names = path.iter().map(|name| name.to_str().unwrap().to_owned());
+        names.filter(|name| !matches!(name.as_str(), "lib" | "main")).collect()
+    };
+    let modules: BTreeSet<Module> = files.iter().map(|file| module(file)).collect();
+    let imported = |file: &PathBuf| {
+        let own = module(file);
+        let text = fs::read_to_string(file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let lines = code.lines().map(|line| line.split("//").next().unwrap());
+        let code = lines.collect::<Vec<_>>().join(" ");
+        let uses = code.split("use ").skip(1).filter_map(|rest| rest.split_once(';'));
+        let paths = uses.flat_map(|(tree, _)| paths(tree));
+        let found = paths.filter_map(|path| resolve(&path, &own, &modules));
+        let found = found.filter(|found| *found != own).collect();
+        (own, found)
+    };
+    files.iter().map(imported).collect()
+}
+
+fn list(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            list(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// The paths of a use tree, `a::{b, c::d}`, each in full.
+fn paths(tree: &str) -> Vec<String> {
+    let tree = tree.trim();
+    let Some((prefix, rest)) = tree.split_once('{') else { return vec![tree.to_owned()] };
+    let Some(inner) = rest.strip_suffix('}') else { return Vec::new() };
+    let (mut depth, mut begin, mut branches) = (0, 0, Vec::new());
+    for (at, character) in inner.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                branches.push(&inner[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    branches.push(&inner[begin..]);
+    let branches = branches.iter().filter(|branch| !branch.trim().is_empty());
+    branches.flat_map(|branch| paths(&format!("{prefix}{}", branch.trim()))).collect()
+}
+
+/// The module that holds what `path` names, seen from `own`; none for other crates and the root.
+fn resolve(path: &str, own: &Module, modules: &BTreeSet<Module>) -> Option<Module> {
+    let path = path.split(" as ").next().unwrap();
+    let mut names = path.split("::").map(str::trim).peekable();
+    let mut found = match *names.peek()? {
+        "crate" => Module::new(),
+        "self" | "super" => own.clone(),
+        _ => return None,
+    };
+    while let Some(name) = names.next_if(|name| matches!(*name, "crate" | "self" | "super")) {
+        if name == "super" {
+            found.pop();
+        }
+    }
+    found.extend(names.map(str::to_owned));
+    while !modules.contains(&found) {
+        found.pop()?;
+    }
+    (!found.is_empty()).then_some(found)
+}
+
+/// What is left after modules that import none of the rest, and that none of the rest imports, are taken
+/// away: the modules in circles, and between them.
+fn files_in_circles(mut imports: BTreeMap<Module, BTreeSet<Module>>) -> Vec<Module> {
+    loop {
+        let imported: BTreeSet<Module> = imports.values().flatten().cloned().collect();
+        let before = imports.len();
+        let left: BTreeSet<Module> = imports
+            .iter()
+            .filter(|(module, of)| {
+                imported.contains(*module) && of.iter().any(|to| imports.contains_key(to))
+            })
+            .map(|(module, _)| module.clone())
+            .collect();
+        imports.retain(|module, _| left.contains(module));
+        for of in imports.values_mut() {
+            of.retain(|to| left.contains(to));
+        }
+        if imports.len() == before {
+            return imports.into_keys().collect();
+        }
+    }
+}
