@@ -286,7 +286,7 @@ sections! {
         store: SessionStore = "memory" in OneOf, InLogic;
         /// redis://HOST:PORT of the Redis servers. Users are spread over several by a hash of their id.
         redis: Vec<String> = ["redis://127.0.0.1:6379"] in Secret(list(RedisUrls)), InLogic;
-        /// When sessions that nobody renews are forgotten.
+        /// Time after its last renewal after which a session is forgotten.
         expire: Duration = "1h" in duration(SECOND..=DAY), InLogic;
     }
 
