@@ -11,7 +11,7 @@ use super::request::Request;
 /// A connection to an address. A newer one of the same address has a higher generation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId {
-    /// Number of the address in [`LogicConfig::addresses`].
+    /// Number of the address in `LogicConfig::addresses`.
     pub address: usize,
     /// How many connections to it there were before.
     pub generation: u64,
