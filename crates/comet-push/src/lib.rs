@@ -21,5 +21,5 @@ pub use bounds::Bounds;
 pub use grpc::grpc_api;
 pub use http::{call, http_api, node_routes, push_routes};
 pub use node::{Backoff, Instance, Node, NodeList};
-pub use pace::{pace, shares};
+pub use pace::pace;
 pub use rooms::fullest;

@@ -1,4 +1,4 @@
-//! Paced pushes: so many connections a second, over servers or shards in proportion.
+//! The speed of a paced push, as its caller gives it.
 
 use std::num::NonZeroU32;
 
@@ -14,44 +14,9 @@ pub fn pace(speed: i32) -> Result<Option<NonZeroU32>, Status> {
     })
 }
 
-/// Splits `speed` over shards (or whole servers) in proportion to their connections, so that all end at
-/// about the same time. Each gets at least 1, so that one whose first connections arrive a moment later
-/// takes part.
-#[must_use]
-pub fn shares(speed: NonZeroU32, live: &[u64]) -> Vec<NonZeroU32> {
-    let speed = u128::from(speed.get());
-    let total = live.iter().map(|live| u128::from(*live)).sum::<u128>().max(1);
-    let mut before = 0;
-    let mut granted = 0;
-    live.iter()
-        .map(|live| {
-            before += u128::from(*live);
-            // Rounding the running sum instead of each share loses nothing overall.
-            let share = speed * before / total - granted;
-            granted += share;
-            let share = u32::try_from(share).expect("a share is no more than the whole");
-            NonZeroU32::new(share).unwrap_or(NonZeroU32::MIN)
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shares_follow_the_connections() {
-        let check = |speed, live: &[u64], expected: &[u32]| {
-            let shares = shares(NonZeroU32::new(speed).unwrap(), live);
-            assert_eq!(shares.iter().map(|share| share.get()).collect::<Vec<_>>(), expected);
-        };
-        check(100, &[10, 30], &[25, 75]);
-        check(100, &[1, 1, 1], &[33, 33, 34]);
-        check(100, &[0, 7], &[1, 100]);
-        check(100, &[0, 0], &[1, 1]);
-        check(1, &[5, 5, 5], &[1, 1, 1]);
-        check(u32::MAX, &[u64::MAX, u64::MAX], &[u32::MAX / 2, u32::MAX / 2 + 1]);
-    }
 
     #[test]
     fn a_speed_is_not_negative() {
