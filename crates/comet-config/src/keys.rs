@@ -13,6 +13,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use comet_proto::websocket::OriginPattern;
+
 use crate::choices::{
     Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenKind,
 };
@@ -114,10 +116,11 @@ sections! {
         path: String = "/sub" in Text::URL_PATH, Alive;
         /// Largest head of an upgrade request, bytes.
         head_max: usize = "8KiB" in size(KIB..=64 * KIB), Alive;
-        /// Values of the Origin header that may connect, like `"https://example.com"`, with the port if it is
-        /// not the usual one of the scheme. Others are answered with 403. []: all. Clients that send none,
-        /// which are no browsers, always may.
-        origins: Vec<String> = [] in list(Origins), Alive;
+        /// Origins of pages that may connect, like `"https://example.com"` or `"http://localhost:3000"`. `*` stands
+        /// for labels at the left (`"https://*.example.com"`, without example.com itself) or for any port
+        /// (`"http://localhost:*"`); `"null"` is a page without an origin. Others are answered with 403. []: all.
+        /// Clients that send no origin, which are no browsers, always may.
+        origins: Vec<OriginPattern> = [] in list(Origins), Alive;
     }
 
     /// Certificates of the listeners that speak TLS. SIGHUP reads the files again.

@@ -1,5 +1,7 @@
 //! Every bound of a shard in one place. What a full queue does is written beside its bound.
 
+use comet_proto::websocket::OriginPattern;
+
 /// What a full outbox does with one more push.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SlowConsumer {
@@ -52,10 +54,9 @@ pub struct Limits {
     /// How long a closing connection may take to send what is queued and to be closed by its peer,
     /// milliseconds.
     pub linger_ms: u32,
-    /// Values of the `Origin` header a WebSocket may be opened with: lower case, `scheme://host[:port]`.
-    /// Another one is answered with 403. Empty: any. A request without the header always passes; it is not
-    /// from a browser.
-    pub origins: Box<[Box<str>]>,
+    /// Origins of pages that may open a WebSocket. Others are answered with 403. Empty: all may. A request
+    /// without the header always passes; it is not from a browser.
+    pub origins: Box<[OriginPattern]>,
     /// Users whose connections are written to the trace log, sorted.
     pub trace_users: Box<[i64]>,
     /// How long the session number of a user is retained after the last session ended, milliseconds; 0: the

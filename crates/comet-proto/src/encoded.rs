@@ -64,6 +64,13 @@ impl Encoded {
         Self::control(Control::Close, &[&code, reason.as_bytes()])
     }
 
+    /// A WebSocket close without a code, the answer to a close without one (RFC 6455 5.5.1). Empty on
+    /// TCP.
+    #[must_use]
+    pub fn empty_close() -> Self {
+        Self::control(Control::Close, &[])
+    }
+
     /// Bytes that both transports send unchanged: the HTTP response to an upgrade.
     #[must_use]
     pub fn verbatim(bytes: &[u8]) -> Self {

@@ -5,7 +5,9 @@
 //! hold any.
 
 pub(crate) mod frames;
+mod origin;
 mod upgrade;
 
 pub use frames::{Event, Fault, Fragments, read};
+pub use origin::{BadOriginPattern, Origin, OriginPattern};
 pub use upgrade::{Upgrade, UpgradeFault, upgrade};

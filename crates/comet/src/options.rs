@@ -109,7 +109,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         coalesce_ms: millis(protocol.heartbeat_coalesce),
         coalesce_after_ms: COALESCE_AFTER_MS,
         linger_ms: millis(protocol.linger),
-        origins: config.websocket.origins.iter().map(|origin| origin.as_str().into()).collect(),
+        origins: config.websocket.origins.as_slice().into(),
         trace_users: config.white_list.users.as_slice().into(),
         user_memory_ms: millis(config.bucket.user_memory),
         buckets: (config.bucket.count / config.server.cores.len()).next_power_of_two(),

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
+use comet_proto::websocket::OriginPattern;
 use toml::{Spanned, Value};
 
 use super::texts::{is_name, path};
@@ -175,30 +176,19 @@ impl Elements<PathBuf> for Files {
     }
 }
 
-/// Origins as browsers send them (RFC 6454, section 6.2), in lower case.
+/// Origins of pages, in the form of [`OriginPattern`].
 pub(crate) struct Origins;
 
-impl Elements<String> for Origins {
+impl Elements<OriginPattern> for Origins {
     const FORM: &'static str = "list of origins";
 
-    fn read(&self, text: &str, _: &[String]) -> Result<String, String> {
-        let is_good = text.split_once("://").is_some_and(|(scheme, host)| {
-            let is_scheme = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
-            let is_host = |b: u8| b.is_ascii_graphic() && !b"/?#@,".contains(&b);
-            text.len() <= 255
-                && !(scheme.is_empty() || host.is_empty())
-                && scheme.bytes().all(is_scheme)
-                && host.bytes().all(is_host)
-        });
-        if is_good {
-            Ok(text.to_ascii_lowercase())
-        } else {
-            Err(format!("{text:?} is not an origin: write SCHEME://HOST or SCHEME://HOST:PORT"))
-        }
+    fn read(&self, text: &str, _: &[OriginPattern]) -> Result<OriginPattern, String> {
+        OriginPattern::parse(text)
+            .map_err(|error| format!("{text:?} matches the origin of no browser: {error}"))
     }
 
-    fn write(&self, element: &String) -> String {
-        element.clone()
+    fn write(&self, element: &OriginPattern) -> String {
+        element.to_string()
     }
 }
 

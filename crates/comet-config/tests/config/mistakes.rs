@@ -20,10 +20,12 @@ fn every_element_of_a_list_says_what_is_wrong_with_it() {
         "tcp.proxy_from=[\"10.0.0.0/8\", \"10.1.2.3/8\"]",
         "[1]: \"10.1.2.3/8\" is an address inside 10.0.0.0/8: write that network",
     );
-    for origin in ["example.com", "https://", "://a", "https://a/", "https://a b", "*", "null"] {
-        let what = "is not an origin: write SCHEME://HOST or SCHEME://HOST:PORT";
+    let matches = "matches the origin of no browser:";
+    let form = "write SCHEME://HOST or SCHEME://HOST:PORT, \"null\" or \"*\"";
+    let page = "browsers send the scheme of the page: write http:// or https://";
+    for (origin, what) in [("example.com", form), ("https://a/", form), ("wss://a", page)] {
         let set = format!("websocket.origins=[\"{origin}\"]");
-        check(&set, &format!("[0]: \"{origin}\" {what}"));
+        check(&set, &format!("[0]: \"{origin}\" {matches} {what}"));
     }
     check("tls.keys=[\"\"]", "[0]: \"\" is not the name of a file");
     check("log.file=\"a\\u0000b\"", ": \"a\\0b\" is not the name of a file");

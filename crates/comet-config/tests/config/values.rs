@@ -55,7 +55,7 @@ fn the_effective_configuration_is_read_back() {
         "tls.certificates=[\"a.pem\", \"b.pem\"]",
         "tls.keys=[\"a.key\", \"a.key\"]",
         "tls.min_version=\"1.3\"",
-        "websocket.origins=[\"https://example.com\", \"http://localhost:3000\"]",
+        "websocket.origins=[\"https://*.example.com\", \"http://localhost:3000\", \"null\"]",
         "logic.addrs=[\"logic:7170\", \"[::1]:7170\"]",
         "token.kind=\"jwt\"",
         "token.jwt_keys=[\"keys.jwks\"]",
@@ -99,7 +99,7 @@ fn values_are_read_in_their_units() {
 fn lists_and_choices_are_read() {
     let config = good(
         "[tcp]\nproxy_from = [\"10.0.0.0/8\"]\nsteering = \"cpu\"\n\
-         [websocket]\norigins = [\"HTTPS://Example.com\"]\n\
+         [websocket]\norigins = [\"HTTPS://*.Example.com:443\", \"null\"]\n\
          [tls]\ncertificates = [\"a.pem\"]\nkeys = [\"a.key\"]\nmin_version = \"1.3\"\n\
          [logic]\naddrs = [\"logic.example:7170\"]\n\
          [token]\nkind = \"jwt\"\njwt_keys = [\"k\"]\njwt_algorithms = [\"ES256\"]\naudience = \"a\"\n\
@@ -110,7 +110,8 @@ fn lists_and_choices_are_read() {
     );
     assert!(config.tcp.proxy_from[0].contains("10.1.2.3".parse().unwrap()));
     assert_eq!(config.tcp.steering, Steering::Cpu);
-    assert_eq!(config.websocket.origins, ["https://example.com"]);
+    let origins: Vec<_> = config.websocket.origins.iter().map(ToString::to_string).collect();
+    assert_eq!(origins, ["https://*.example.com", "null"]);
     assert_eq!(config.tls.certificates, [Path::new("a.pem")]);
     assert_eq!(config.tls.min_version, TlsVersion::V1_3);
     // A name, as it was written: it is not resolved.

@@ -19,8 +19,8 @@ struct CloseNotice<'a> {
     reason: CloseReason,
     /// What exactly was wrong; empty where the reason says everything.
     detail: &'a str,
-    /// The WebSocket's close code (RFC 6455 7.4.1).
-    code: u16,
+    /// The WebSocket's close code (RFC 6455 7.4.1); `None`: the close frame is empty.
+    code: Option<u16>,
     /// How long the client should wait before it connects again.
     retry_after_ms: Option<u32>,
 }
@@ -47,7 +47,7 @@ impl Shard {
             CloseReason::LogicUnavailable => 1013,
             _ => 1008,
         };
-        self.close_with(slot, &CloseNotice { reason, detail, code, retry_after_ms });
+        self.close_with(slot, &CloseNotice { reason, detail, code: Some(code), retry_after_ms });
     }
 
     /// As [`Shard::close`], for what a WebSocket client did wrong.
@@ -57,8 +57,14 @@ impl Shard {
             Fault::Text => CloseReason::WebSocketText,
             _ => CloseReason::BadWebSocket,
         };
-        let (detail, code) = (fault.to_string(), fault.close_code());
+        let (detail, code) = (fault.to_string(), Some(fault.close_code()));
         self.close_with(slot, &CloseNotice { reason, detail: &detail, code, retry_after_ms: None });
+    }
+
+    /// Answers the close frame of a WebSocket client, with its own code (RFC 6455 5.5.1).
+    pub(super) fn close_for_peer(&mut self, slot: Slot, code: Option<u16>) {
+        let reason = CloseReason::PeerClosed;
+        self.close_with(slot, &CloseNotice { reason, detail: "", code, retry_after_ms: None });
     }
 
     fn close_with(&mut self, slot: Slot, notice: &CloseNotice<'_>) {
@@ -102,7 +108,8 @@ impl Shard {
             self.reply(slot, op::DISCONNECT_REPLY, 0, hinted(body).as_bytes());
         }
         if self.conns[slot].transport == Transport::WebSocket {
-            self.reply_with(slot, Encoded::close(code, &hinted(reason.label())));
+            let close = code.map(|code| Encoded::close(code, &hinted(reason.label())));
+            self.reply_with(slot, close.unwrap_or_else(Encoded::empty_close));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Bytes from clients: what may be read now, the upgrade, and the framing of both transports.
 
-use comet_proto::websocket::{self, Event};
+use comet_proto::websocket::{self, Event, Origin};
 use comet_proto::{Encoded, HEADER_LEN, decode};
 
 use crate::ids::{ConnId, Slot};
@@ -147,10 +147,10 @@ impl Shard {
 
     /// Whether pages of `origin` may connect. Clients other than browsers send no origin.
     fn allows(&self, origin: Option<&str>) -> bool {
-        let origins = &self.context.limits.origins;
-        let is_listed =
-            |origin: &str| origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin));
-        origins.is_empty() || origin.is_none_or(is_listed)
+        let patterns = &self.context.limits.origins;
+        let (false, Some(origin)) = (patterns.is_empty(), origin) else { return true };
+        Origin::parse(origin)
+            .is_some_and(|origin| patterns.iter().any(|pattern| pattern.matches(&origin)))
     }
 
     fn read_frame(&mut self, slot: Slot, input: &[u8]) -> ReadStep {
@@ -209,7 +209,7 @@ impl Shard {
             }
             Event::Fragment => self.idle.note_activity(self.context.now),
             Event::Pong => {}
-            Event::Close(_) => self.close(slot, CloseReason::PeerClosed, ""),
+            Event::Close(code) => self.close_for_peer(slot, code),
         }
     }
 }

@@ -7,6 +7,7 @@ use comet_core::{
     home_of_user,
 };
 use comet_proto::op;
+use comet_proto::websocket::OriginPattern;
 
 use crate::rig::{Rig, UPGRADE, frame, masked, room_at};
 
@@ -47,7 +48,8 @@ fn bounds_that_contradict_each_other_panic() {
 
 #[test]
 fn pages_of_other_origins_get_403() {
-    let listed = ["https://push.example".into(), "http://localhost:3000".into()];
+    let listed = ["https://push.example", "http://localhost:3000"]
+        .map(|pattern| OriginPattern::parse(pattern).expect("a pattern"));
     let limits = Limits { origins: listed.into(), ..Limits::default() };
     let good = std::str::from_utf8(UPGRADE).unwrap();
     let check = |limits: &Limits, origin: Option<&str>, is_allowed: bool| {
@@ -71,6 +73,7 @@ fn pages_of_other_origins_get_403() {
     check(&limits, None, true);
     check(&limits, Some("https://push.example"), true);
     check(&limits, Some("HTTPS://Push.Example"), true);
+    check(&limits, Some("https://push.example:443"), true);
     check(&limits, Some("http://localhost:3000"), true);
     for other in
         ["http://push.example", "https://push.example:444", "null", "", "https://push.example.evil"]

@@ -9,6 +9,7 @@ mod idle_coalescing;
 mod logic;
 mod pushes;
 mod replies;
+mod rfc6455;
 mod rig;
 mod trace;
 mod turns;

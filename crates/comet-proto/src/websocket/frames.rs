@@ -203,13 +203,19 @@ fn close_code(payload: &[u8]) -> Result<Option<u16>, Fault> {
     }
     let (&code, reason) = payload.split_first_chunk().ok_or(Fault::BadClose)?;
     let code = u16::from_be_bytes(code);
-    if !CloseCode::from(code).is_allowed() {
+    if !may_be_sent(code) {
         return Err(Fault::BadClose);
     }
     match std::str::from_utf8(reason) {
         Ok(_) => Ok(Some(code)),
         Err(_) => Err(Fault::BadCloseReason),
     }
+}
+
+/// Whether a close frame may hold `code`: those of RFC 6455 7.4.1 that are not for local use, those
+/// registered since (1012 to 1014), and the ranges of libraries and applications.
+fn may_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 /// Appends the unmasked `payload` to `buffer` (RFC 6455 5.3), eight bytes at a time.

@@ -1,6 +1,7 @@
 //! The HTTP request that upgrades a connection to WebSocket (RFC 6455 4.2), and the responses to
 //! it.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -12,6 +13,7 @@ use tungstenite::http::Uri;
 /// The version of RFC 6455, the only one supported.
 const VERSION: &str = "13";
 const VERSION_HEADER: &str = "Sec-WebSocket-Version";
+const KEY_HEADER: &str = "Sec-WebSocket-Key";
 /// Most header lines of a request.
 const HEADERS_MAX: usize = 124;
 
@@ -22,7 +24,7 @@ pub struct Upgrade {
     pub response: Vec<u8>,
     /// Length of the request in bytes; WebSocket frames may follow.
     pub consumed: usize,
-    /// The `Cookie` header, for logic. Bytes that are not UTF-8 are replaced.
+    /// The `Cookie` headers, for logic, joined with `; `. Bytes that are not UTF-8 are replaced.
     pub cookie: Option<Box<str>>,
     /// The `Origin` header: the origin of a browser's page. Bytes that are not UTF-8 are replaced.
     pub origin: Option<Box<str>>,
@@ -39,6 +41,10 @@ pub enum UpgradeFault {
     Version,
     /// This header is missing or has the wrong value.
     MissingHeader(&'static str),
+    /// This header may stand once, and stands more often.
+    RepeatedHeader(&'static str),
+    /// The request has a body, which an upgrade has not: its bytes would be read as frames.
+    Body,
     /// The head of the request is longer than allowed, or has more than 124 headers.
     HeadTooLarge,
     /// Not an HTTP/1.1 request.
@@ -50,7 +56,7 @@ impl UpgradeFault {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::MissingHeader(_) | Self::Malformed => 400,
+            Self::MissingHeader(_) | Self::RepeatedHeader(_) | Self::Body | Self::Malformed => 400,
             Self::Path => 404,
             Self::Method => 405,
             Self::Version => 426,
@@ -62,7 +68,9 @@ impl UpgradeFault {
     #[must_use]
     pub fn response(&self) -> Vec<u8> {
         let (reason, extra) = match self {
-            Self::MissingHeader(_) | Self::Malformed => ("Bad Request", ""),
+            Self::MissingHeader(_) | Self::RepeatedHeader(_) | Self::Body | Self::Malformed => {
+                ("Bad Request", "")
+            }
             Self::Path => ("Not Found", ""),
             Self::Method => ("Method Not Allowed", "Allow: GET\r\n"),
             // RFC 9110 15.5.22 requires the Upgrade header, and 7.8 that Connection lists it.
@@ -90,6 +98,8 @@ impl fmt::Display for UpgradeFault {
             Self::Path => f.write_str("There is no WebSocket at this path."),
             Self::Version => write!(f, "Sec-WebSocket-Version must be {VERSION}."),
             Self::MissingHeader(header) => write!(f, "The header {header} is missing or wrong."),
+            Self::RepeatedHeader(header) => write!(f, "The header {header} stands more than once."),
+            Self::Body => f.write_str("A request that opens a WebSocket has no body."),
             Self::HeadTooLarge => f.write_str("The head of the request is too large."),
             Self::Malformed => f.write_str("This is not an HTTP/1.1 request."),
         }
@@ -105,8 +115,9 @@ impl Error for UpgradeFault {}
 ///
 /// # Errors
 ///
-/// The first of these that is wrong: the size, the form of the head, the method, the path, the
-/// headers `Connection`, `Upgrade` and `Sec-WebSocket-Key`, the version.
+/// The first of these that is wrong: the size, the form of the head, the method, the path, a header
+/// that is repeated, the headers `Host`, `Connection`, `Upgrade` and `Sec-WebSocket-Key`, the
+/// version.
 pub fn upgrade(input: &[u8], path: &str, head_max: usize) -> Result<Option<Upgrade>, UpgradeFault> {
     let Some(head) = head(input, head_max)? else {
         return Ok(None);
@@ -129,58 +140,95 @@ pub fn upgrade(input: &[u8], path: &str, head_max: usize) -> Result<Option<Upgra
     if !targets(target, path)? {
         return Err(UpgradeFault::Path);
     }
-    let Fields { connection, upgrade, key, version, cookie, origin } = fields(request.headers);
-    let is_wanted = |value: &[u8]| value.eq_ignore_ascii_case(b"websocket");
-    if !connection.is_some_and(lists_upgrade) {
-        return Err(UpgradeFault::MissingHeader("Connection"));
+    let fields = Fields::read(request.headers)?;
+    for (is_there, header) in [
+        (fields.host.is_some(), "Host"),
+        (fields.lists_upgrade, "Connection"),
+        (fields.lists_websocket, "Upgrade"),
+    ] {
+        if !is_there {
+            return Err(UpgradeFault::MissingHeader(header));
+        }
     }
-    if !upgrade.is_some_and(is_wanted) {
-        return Err(UpgradeFault::MissingHeader("Upgrade"));
-    }
-    let Some(key) = key.filter(|key| is_key(key)) else {
-        return Err(UpgradeFault::MissingHeader("Sec-WebSocket-Key"));
+    let Some(key) = fields.key.filter(|key| is_key(key)) else {
+        return Err(UpgradeFault::MissingHeader(KEY_HEADER));
     };
     // The version is checked last: 426 is for a request that is otherwise an upgrade.
-    match version {
+    match fields.version {
         None => return Err(UpgradeFault::MissingHeader(VERSION_HEADER)),
         Some(version) if version != VERSION.as_bytes() => return Err(UpgradeFault::Version),
         Some(_) => {}
     }
     let accept = derive_accept_key(key);
     let response = [SWITCHING, accept.as_bytes(), b"\r\n\r\n"].concat();
-    Ok(Some(Upgrade { response, consumed, cookie: cookie.map(text), origin: origin.map(text) }))
+    let cookie = fields.cookie.as_deref().map(text);
+    let origin = fields.origin.map(text);
+    Ok(Some(Upgrade { response, consumed, cookie, origin }))
 }
 
 /// The response to an upgrade, up to the accept key.
 const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: ";
 
-/// The values of the headers that matter. Of a repeated header it is the first.
+/// The headers that matter. A list may be spread over several lines (RFC 9110 5.3), cookies as well
+/// (RFC 9113 8.2.3). The others may stand once: a second one, which a proxy in front may have read
+/// instead, is a fault.
 #[derive(Default)]
 struct Fields<'a> {
-    connection: Option<&'a [u8]>,
-    upgrade: Option<&'a [u8]>,
+    host: Option<&'a [u8]>,
+    lists_upgrade: bool,
+    lists_websocket: bool,
     key: Option<&'a [u8]>,
     version: Option<&'a [u8]>,
-    cookie: Option<&'a [u8]>,
+    cookie: Option<Cow<'a, [u8]>>,
     origin: Option<&'a [u8]>,
+    content_length: Option<&'a [u8]>,
 }
 
-fn fields<'a>(headers: &[Header<'a>]) -> Fields<'a> {
-    let mut fields = Fields::default();
-    for Header { name, value } in headers {
-        let field = match name.len() {
-            6 if name.eq_ignore_ascii_case("Cookie") => &mut fields.cookie,
-            6 if name.eq_ignore_ascii_case("Origin") => &mut fields.origin,
-            7 if name.eq_ignore_ascii_case("Upgrade") => &mut fields.upgrade,
-            10 if name.eq_ignore_ascii_case("Connection") => &mut fields.connection,
-            17 if name.eq_ignore_ascii_case("Sec-WebSocket-Key") => &mut fields.key,
-            21 if name.eq_ignore_ascii_case(VERSION_HEADER) => &mut fields.version,
-            _ => continue,
-        };
-        field.get_or_insert(value);
+impl<'a> Fields<'a> {
+    fn read(headers: &[Header<'a>]) -> Result<Self, UpgradeFault> {
+        let mut fields = Self::default();
+        for &Header { name, value } in headers {
+            let is = |known: &str| name.eq_ignore_ascii_case(known);
+            // Comparing the length first spares most headers every comparison.
+            match name.len() {
+                4 if is("Host") => once(&mut fields.host, value, "Host")?,
+                6 if is("Origin") => once(&mut fields.origin, value, "Origin")?,
+                6 if is("Cookie") => match &mut fields.cookie {
+                    None => fields.cookie = Some(Cow::Borrowed(value)),
+                    Some(cookie) => {
+                        let cookie = cookie.to_mut();
+                        cookie.extend_from_slice(b"; ");
+                        cookie.extend_from_slice(value);
+                    }
+                },
+                7 if is("Upgrade") => fields.lists_websocket |= lists(value, "websocket"),
+                10 if is("Connection") => fields.lists_upgrade |= lists(value, "upgrade"),
+                14 if is("Content-Length") => {
+                    once(&mut fields.content_length, value, "Content-Length")?;
+                }
+                17 if is(KEY_HEADER) => once(&mut fields.key, value, KEY_HEADER)?,
+                17 if is("Transfer-Encoding") => return Err(UpgradeFault::Body),
+                21 if is(VERSION_HEADER) => once(&mut fields.version, value, VERSION_HEADER)?,
+                _ => {}
+            }
+        }
+        match fields.content_length {
+            None | Some(b"0") => Ok(fields),
+            Some(_) => Err(UpgradeFault::Body),
+        }
     }
-    fields
+}
+
+fn once<'a>(
+    field: &mut Option<&'a [u8]>,
+    value: &'a [u8],
+    header: &'static str,
+) -> Result<(), UpgradeFault> {
+    match field.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(UpgradeFault::RepeatedHeader(header)),
+    }
 }
 
 /// Whether the request's target is `path`, with or without a query. In requests to a proxy the
@@ -195,19 +243,18 @@ fn targets(target: &str, path: &str) -> Result<bool, UpgradeFault> {
     }
 }
 
-/// Whether the list in `Connection` contains `Upgrade`.
-fn lists_upgrade(value: &[u8]) -> bool {
+/// Whether a list header contains `wanted`, in either case.
+fn lists(value: &[u8], wanted: &str) -> bool {
     value
-        .split(|byte| matches!(byte, b' ' | b',' | b'\t'))
-        .any(|item| item.eq_ignore_ascii_case(b"Upgrade"))
+        .split(|byte| *byte == b',')
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
-/// Whether `key` is sixteen bytes in base64 (RFC 6455 4.2.1). The last digit before the padding has
-/// two of their bits.
+/// Whether `key` is sixteen bytes in base64 (RFC 6455 4.2.1). The last four bits of the last digit
+/// belong to no byte. They need not be 0: the example key of RFC 6455 4.1 has others.
 fn is_key(key: &[u8]) -> bool {
     let Some((digits, b"==")) = key.split_at_checked(22) else { return false };
-    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
-    digits.iter().all(is_digit) && matches!(digits[21], b'A' | b'Q' | b'g' | b'w')
+    digits.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'))
 }
 
 /// The request up to the end of its blank line; `None` if it has not arrived.

@@ -56,6 +56,9 @@ fn bad_upgrades_are_refused() {
     check(&replaced(2, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ!!"), key, 400);
     check(&get(&[GOOD_HEADERS[0], GOOD_HEADERS[1], "Sec-WebSocket-Version: 8"]), key, 400);
 
+    let without_host = b"GET /sub HTTP/1.1\r\nConnection: Upgrade\r\n\r\n";
+    check(without_host, missing("Host"), 400);
+
     check(&replaced(3, "Sec-WebSocket-Version: 8"), UpgradeFault::Version, 426);
     check(&replaced(3, "Sec-WebSocket-Version: 013"), UpgradeFault::Version, 426);
 
@@ -73,6 +76,43 @@ fn bad_upgrades_are_refused() {
     check(&get(&[&long]), UpgradeFault::HeadTooLarge, 431);
     check(&[b'x'; 1024], UpgradeFault::HeadTooLarge, 431);
     check(&get(&["A: b"; 125]), UpgradeFault::HeadTooLarge, 431);
+}
+
+#[test]
+fn a_header_that_stands_once_is_not_repeated() {
+    for (line, header) in [
+        ("Host: evil.example", "Host"),
+        ("host: comet.example", "Host"),
+        ("Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC==", "Sec-WebSocket-Key"),
+        ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version"),
+        ("Sec-WebSocket-Version: 8", "Sec-WebSocket-Version"),
+    ] {
+        for headers in
+            [[&GOOD_HEADERS[..], &[line]].concat(), [&[line], &GOOD_HEADERS[..]].concat()]
+        {
+            let head = request("GET /sub HTTP/1.1", &headers);
+            let fault = UpgradeFault::RepeatedHeader(header);
+            assert_eq!(upgrade(&head, "/sub", 1024), Err(fault), "{line}");
+            assert_eq!(fault.status(), 400);
+        }
+    }
+    let origins = ["Origin: https://app.example", "Origin: https://evil.example"];
+    let head = request("GET /sub HTTP/1.1", &[&GOOD_HEADERS[..], &origins].concat());
+    assert_eq!(upgrade(&head, "/sub", 1024), Err(UpgradeFault::RepeatedHeader("Origin")));
+}
+
+#[test]
+fn a_request_with_a_body_is_no_upgrade() {
+    let with = |more: &[&str]| {
+        let head = request("GET /sub HTTP/1.1", &[&GOOD_HEADERS[..], more].concat());
+        upgrade(&head, "/sub", 1024).map(|upgrade| upgrade.is_some())
+    };
+    assert_eq!(with(&["Content-Length: 0"]), Ok(true));
+    for line in ["Content-Length: 5", "content-length: +0", "Transfer-Encoding: chunked"] {
+        assert_eq!(with(&[line]), Err(UpgradeFault::Body), "{line}");
+    }
+    let twice = ["Content-Length: 0", "Content-Length: 5"];
+    assert_eq!(with(&twice), Err(UpgradeFault::RepeatedHeader("Content-Length")));
 }
 
 #[test]

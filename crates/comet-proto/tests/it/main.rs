@@ -5,6 +5,7 @@ mod bad_input;
 mod bad_upgrade;
 mod corpus;
 mod interop;
+mod origin;
 mod proxy;
 mod round_trip;
 mod support;

@@ -179,12 +179,41 @@ fn an_upgrade() {
         Some("https://a.example"),
     );
     check("GET /sub HTTP/1.1", &["cookie: café"], Some("café"), None);
+    let cookies = ["Cookie: sid=1", "X: y", "cookie: u=2", "Cookie: v=3"];
+    check("GET /sub HTTP/1.1", &cookies, Some("sid=1; u=2; v=3"), None);
     check(
         "GET /sub HTTP/1.1",
         &["Sec-WebSocket-Extensions: permessage-deflate", "Sec-WebSocket-Protocol: chat"],
         None,
         None,
     );
+}
+
+/// What proxies and clients make of the headers; each is an upgrade by RFC 9110 5.3 and RFC 6455 4.2.1.
+#[test]
+fn headers_that_are_lists() {
+    let version = "Sec-WebSocket-Version: 13";
+    // The example of RFC 6455 4.1: its last digit has bits beyond the sixteenth byte.
+    let key = "Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC==";
+    for lists in [
+        &["Connection: keep-alive", "Connection: Upgrade", "Upgrade: websocket"][..],
+        &["Connection: Upgrade", "Connection: keep-alive", "Upgrade: websocket"],
+        &["connection: keep-alive ,\tUPGRADE", "upgrade: WebSocket"],
+        &["Connection: Upgrade,,", "Upgrade: h2c, websocket"],
+        &["Connection: Upgrade, Upgrade", "Upgrade: h2c", "Upgrade: websocket"],
+    ] {
+        let head = request("GET /sub HTTP/1.1", &[lists, &[version, key]].concat());
+        let upgrade = upgrade(&head, "/sub", 1024).expect("an upgrade").expect("whole");
+        assert!(upgrade.response.ends_with(b"\r\n\r\n"), "{lists:?}");
+    }
+    for lists in [
+        ["Connection: keep-alive Upgrade", "Upgrade: websocket"],
+        ["Connection: X-Upgrade", "Upgrade: websocket"],
+        ["Connection: Upgrade", "Upgrade: websockets"],
+    ] {
+        let head = request("GET /sub HTTP/1.1", &[&lists[..], &[version, key]].concat());
+        assert!(upgrade(&head, "/sub", 1024).is_err(), "{lists:?}");
+    }
 }
 
 #[test]
