@@ -34,9 +34,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let body = String::from_utf8_lossy(&message.body);
                 println!("operation {}: {body}", message.operation);
             }
-            Event::Disconnected { reason, retry_in } => {
-                println!("disconnected: {reason}; again in {retry_in:.1?}");
+            Event::Disconnected { reason, retry_in: Some(delay) } => {
+                println!("disconnected: {reason}; again in {delay:.1?}");
             }
+            Event::Disconnected { reason, retry_in: None } => return Err(reason.into()),
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "heartbeats and timeouts need the clock")]
 
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use comet_proto::op;
@@ -152,18 +153,19 @@ impl Client {
     /// arrives as a [`Message`].
     ///
     /// # Errors
-    /// If the connection is lost, or `body` is longer than [`SEND_BODY_MAX`].
+    /// If the connection is lost, with the server's reason if there is one; or if `body` is longer than
+    /// [`SEND_BODY_MAX`].
     ///
     /// # Panics
     /// If `operation` is [`op::RAW`], which only servers send.
     pub fn send(&mut self, operation: i32, body: &[u8]) -> Result<i32, Error> {
         within_body_max(body)?;
         if self.has_ended {
-            return Err(Error::Ended);
+            return Err(self.pending_error.take().unwrap_or(Error::Ended));
         }
         self.sequence = self.sequence.checked_add(1).unwrap_or(1);
         self.session.send(operation, self.sequence, body);
-        self.flush().inspect_err(|_| self.has_ended = true)?;
+        self.flush().map_err(|error| self.reason_behind(error))?;
         Ok(self.sequence)
     }
 
@@ -183,6 +185,11 @@ impl Client {
         self.session.close();
         self.flush()?;
         self.stream.close()
+    }
+
+    /// A second handle of the socket, to shut it from another thread.
+    pub(crate) fn socket(&self) -> Result<TcpStream, Error> {
+        Ok(self.stream.socket().try_clone()?)
     }
 
     fn receive_until(&mut self, deadline: Option<Instant>) -> Result<Option<Message>, Error> {
@@ -217,6 +224,20 @@ impl Client {
     fn fail(&mut self, error: Error) {
         self.has_ended = true;
         self.pending_error = Some(error);
+    }
+
+    /// Why a write failed: the server's own reason, if that has arrived unread; else `error`.
+    fn reason_behind(&mut self, error: Error) -> Error {
+        self.has_ended = true;
+        self.session.discard_output();
+        let now = Some(Instant::now());
+        loop {
+            match self.read(now) {
+                Ok(true) => {}
+                Err(reason @ Error::Session(_)) => return reason,
+                Ok(false) | Err(_) => return error,
+            }
+        }
     }
 
     fn request_operations(&mut self, request: i32, operations: &[i32]) -> Result<(), Error> {

@@ -20,6 +20,8 @@ pub enum SessionError {
         /// The delay that the server asks for before the next connection, an hour at most. It is
         /// not part of the reason.
         retry_after: Option<Duration>,
+        /// Whether the server had accepted the token before.
+        was_accepted: bool,
     },
     /// The server answered the WebSocket upgrade with a status other than 101.
     UpgradeRefused {
@@ -65,9 +67,9 @@ pub enum WebSocketFault {
 
 impl SessionError {
     /// A close with the server's `text`, which may end in a delay.
-    pub(crate) fn closed(code: Option<u16>, text: &str) -> Self {
+    pub(crate) fn closed(code: Option<u16>, text: &str, was_accepted: bool) -> Self {
         let (reason, retry_after) = retry_after::split(text);
-        Self::Closed { code, reason: reason.to_owned(), retry_after }
+        Self::Closed { code, reason: reason.to_owned(), retry_after, was_accepted }
     }
 }
 
@@ -149,7 +151,66 @@ pub enum Error {
     },
 }
 
+/// Why no further attempt with the same [`Options`](crate::Options) can succeed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Permanent {
+    /// The server refused the token: it closed before it accepted, and named no delay.
+    Refused,
+    /// Another connection has taken the place of this one: it has the same key. If both reconnected, they would
+    /// replace each other for ever.
+    Replaced,
+    /// The server has no WebSocket here for this client: a status of 400 to 499, other than 408, 425 and 429.
+    NoUpgrade,
+    /// The token or the room is longer than servers accept.
+    TooLong,
+    /// The options for TLS cannot be used.
+    #[cfg(feature = "tls")]
+    TlsOptions,
+}
+
+impl fmt::Display for Permanent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "the server refuses the token",
+            Self::Replaced => "another connection has the same key",
+            Self::NoUpgrade => "the server refuses the WebSocket",
+            Self::TooLong => "the token or the room is too long",
+            #[cfg(feature = "tls")]
+            Self::TlsOptions => "the options for TLS cannot be used",
+        })
+    }
+}
+
+/// Texts of a close before the acceptance that say nothing about the token (`docs/PROTOCOL.md`).
+const TEMPORARY: [&str; 2] = ["draining", "handshake_timeout"];
+
 impl Error {
+    /// Why no further attempt can succeed; `None`: one may.
+    #[must_use]
+    pub fn permanent(&self) -> Option<Permanent> {
+        match self {
+            Self::Session(SessionError::Closed {
+                reason, retry_after: None, was_accepted, ..
+            }) => match &**reason {
+                "replaced" if *was_accepted => Some(Permanent::Replaced),
+                text if *was_accepted || TEMPORARY.contains(&text) => None,
+                _ => Some(Permanent::Refused),
+            },
+            Self::Session(SessionError::UpgradeRefused { status: status @ 400..=499 })
+                if ![408, 425, 429].contains(status) =>
+            {
+                Some(Permanent::NoUpgrade)
+            }
+            Self::BodyTooLong { .. } => Some(Permanent::TooLong),
+            #[cfg(feature = "tls")]
+            Self::Tls(
+                TlsError::NoAuthority | TlsError::BadAuthority(_) | TlsError::BadServerName(_),
+            ) => Some(Permanent::TlsOptions),
+            _ => None,
+        }
+    }
+
     /// The delay that the server asked for when it closed, an hour at most.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

@@ -48,6 +48,7 @@ mod options;
 mod retry_after;
 mod session;
 mod socket;
+mod stop;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
@@ -58,10 +59,11 @@ pub use client::{Client, SEND_BODY_MAX};
 pub use comet_proto::{Frame, FrameFault, op};
 #[cfg(feature = "tls")]
 pub use error::TlsError;
-pub use error::{Error, SessionError, WebSocketFault};
+pub use error::{Error, Permanent, SessionError, WebSocketFault};
 pub use inbox::Message;
 pub use listener::{Event, Listener};
 pub use options::Options;
 pub use session::{BODY_MAX_DEFAULT, Session, Transport};
+pub use stop::Stopper;
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;

@@ -3,13 +3,13 @@
 #![allow(clippy::disallowed_methods)] // This is the edge: waiting between attempts is its purpose.
 
 use std::collections::BTreeMap;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, within_body_max};
 use crate::error::Error;
 use crate::inbox::Message;
 use crate::options::Options;
+use crate::stop::Stopper;
 
 /// An event of a [`Listener`].
 #[derive(Debug)]
@@ -22,19 +22,19 @@ pub enum Event {
     Disconnected {
         /// Why.
         reason: Error,
-        /// The delay before the next attempt. The call for the next event waits that long.
-        retry_in: Duration,
+        /// The delay before the next attempt. The call for the next event waits that long. `None`: no further
+        /// attempt can succeed ([`Error::permanent`]), and this is the last event.
+        retry_in: Option<Duration>,
     },
 }
 
-/// An endless iterator over the events of a connection that is made again whenever it is lost. Made
-/// by [`Options::reconnecting`].
+/// An iterator over the events of a connection that is made again whenever it is lost. Made by
+/// [`Options::reconnecting`].
 ///
 /// Each lost connection and each failed attempt makes the next delay longer, up to the longest of
 /// the [`Backoff`](crate::Backoff). A connection that lasted for as long as that resets the delay.
-/// A longer delay that the server asked for ([`Error::retry_after`]) takes precedence. The attempts
-/// never end, whatever the reason: stop the iteration at a permanent reason, such as a refused
-/// token.
+/// A longer delay that the server asked for ([`Error::retry_after`]) takes precedence. The iteration
+/// ends after a permanent reason, such as a refused token, and when a [`Stopper`] stops it.
 #[derive(Debug)]
 pub struct Listener {
     options: Options,
@@ -45,12 +45,18 @@ pub struct Listener {
     /// Operations that were subscribed to (`true`) or unsubscribed from, in addition to the
     /// token's.
     operations: BTreeMap<i32, bool>,
+    stopper: Stopper,
 }
 
 #[derive(Debug)]
 enum State {
     Waiting(Duration),
-    Connected { client: Box<Client>, since: Instant },
+    Connected {
+        client: Box<Client>,
+        since: Instant,
+    },
+    /// There are no more events.
+    Ended,
 }
 
 impl Options {
@@ -70,7 +76,14 @@ impl Listener {
             attempt: 0,
             room: None,
             operations: BTreeMap::new(),
+            stopper: Stopper::default(),
         }
+    }
+
+    /// A handle that stops this listener from another thread.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
     }
 
     /// The connection, if there is one. A reconnect does not restore what was joined or subscribed
@@ -78,7 +91,7 @@ impl Listener {
     pub fn client(&mut self) -> Option<&mut Client> {
         match &mut self.state {
             State::Connected { client, .. } => Some(client),
-            State::Waiting(_) => None,
+            State::Waiting(_) | State::Ended => None,
         }
     }
 
@@ -114,6 +127,7 @@ impl Listener {
 
     fn connect(&self) -> Result<Client, Error> {
         let mut client = self.options.connect()?;
+        self.stopper.watch(Some(client.socket()?));
         let chosen = |accepted| {
             let operations = self.operations.iter().filter(move |(_, is)| **is == accepted);
             operations.map(|(operation, _)| *operation).collect::<Vec<_>>()
@@ -126,29 +140,45 @@ impl Listener {
         Ok(client)
     }
 
+    fn end(&mut self) -> Option<Event> {
+        self.stopper.watch(None);
+        self.state = State::Ended;
+        None
+    }
+
     fn handle_disconnect(&mut self, reason: Error) -> Event {
         if let State::Connected { since, .. } = self.state
             && since.elapsed() >= self.options.backoff.max()
         {
             self.attempt = 0;
         }
+        self.stopper.watch(None);
+        if let Some(why) = reason.permanent() {
+            self.state = State::Ended;
+            log::debug!("{}: {reason}; no further attempt: {why}", self.options.address);
+            return Event::Disconnected { reason, retry_in: None };
+        }
         let delay = self.options.backoff.delay(self.attempt, &mut rand::rng());
         let retry_in = delay.max(reason.retry_after().unwrap_or_default());
         self.attempt = self.attempt.saturating_add(1);
         self.state = State::Waiting(retry_in);
         log::debug!("{}: {reason}; next attempt in {retry_in:?}", self.options.address);
-        Event::Disconnected { reason, retry_in }
+        Event::Disconnected { reason, retry_in: Some(retry_in) }
     }
 }
 
 impl Iterator for Listener {
     type Item = Event;
 
-    /// Waits for the next event; never `None`.
+    /// Waits for the next event. `None`: the listener was stopped, or the last event had no further attempt.
     fn next(&mut self) -> Option<Event> {
         let event = match &mut self.state {
+            State::Ended => return None,
             State::Waiting(delay) => {
-                thread::sleep(*delay);
+                self.stopper.sleep(*delay);
+                if self.stopper.has_stopped() {
+                    return self.end();
+                }
                 match self.connect() {
                     Ok(client) => {
                         let client = Box::new(client);
@@ -164,6 +194,6 @@ impl Iterator for Listener {
                 Err(reason) => self.handle_disconnect(reason),
             },
         };
-        Some(event)
+        if self.stopper.has_stopped() { self.end() } else { Some(event) }
     }
 }

@@ -136,6 +136,11 @@ impl Session {
         }
     }
 
+    /// Drops all output that was not consumed.
+    pub(crate) fn discard_output(&mut self) {
+        self.output = Vec::new();
+    }
+
     /// Queues a frame. It is sent after the upgrade; after the end of the session it is dropped.
     ///
     /// # Panics

@@ -2,29 +2,45 @@
 #![allow(clippy::disallowed_methods, reason = "a deadline is a time of the clock")]
 
 use std::io::{self, ErrorKind};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 /// The shortest timeout: `TcpStream` accepts none of zero.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
-/// Connects to the first reachable address that `address` resolves to.
+/// Connects to the first reachable address that `address` resolves to. The addresses share the time equally,
+/// so one that does not answer leaves time for the others.
 ///
 /// # Errors
 /// That of the last address tried.
 pub(crate) fn connect(address: &str, deadline: Option<Instant>) -> io::Result<TcpStream> {
-    let mut failure = io::Error::new(ErrorKind::NotFound, format!("{address} has no address"));
-    for address in address.to_socket_addrs()? {
+    let addresses: Vec<_> = address.to_socket_addrs()?.collect();
+    connect_to_any(&addresses, deadline).unwrap_or_else(|| {
+        Err(io::Error::new(ErrorKind::NotFound, format!("{address} has no address")))
+    })
+}
+
+/// As [`connect`]; `None`: there are no addresses.
+fn connect_to_any(
+    addresses: &[SocketAddr],
+    deadline: Option<Instant>,
+) -> Option<io::Result<TcpStream>> {
+    let mut failure = None;
+    for (at, address) in addresses.iter().enumerate() {
+        let left = (addresses.len() - at) as u32;
         let connected = match deadline {
-            Some(deadline) => TcpStream::connect_timeout(&address, time_until(deadline)),
+            Some(deadline) => {
+                let share = (time_until(deadline) / left).max(TIMEOUT_MIN);
+                TcpStream::connect_timeout(address, share)
+            }
             None => TcpStream::connect(address),
         };
         match connected {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failure = error,
+            Ok(stream) => return Some(Ok(stream)),
+            Err(error) => failure = Some(Err(error)),
         }
     }
-    Err(failure)
+    failure
 }
 
 /// A timeout for `TcpStream` that ends at `deadline`.
@@ -43,5 +59,28 @@ pub(crate) fn or_timeout(read: io::Result<usize>) -> io::Result<Option<usize>> {
             ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(None),
             _ => Err(error),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A listener whose queue is full lets nobody in: the kernel drops what arrives.
+    #[test]
+    fn an_address_that_does_not_answer_leaves_time_for_the_next() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let silent_at = silent.local_addr().unwrap();
+        let limit = Duration::from_millis(200);
+        let connect = |at| TcpStream::connect_timeout(at, limit);
+        let queue: Vec<_> = std::iter::from_fn(|| connect(&silent_at).ok()).collect();
+        let good = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = [silent_at, good.local_addr().unwrap()];
+        let deadline = Instant::now().checked_add(Duration::from_secs(2));
+        let stream = connect_to_any(&addresses, deadline).unwrap().unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), addresses[1]);
+        drop(queue);
     }
 }

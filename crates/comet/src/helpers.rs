@@ -41,8 +41,11 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
             Event::Disconnected { reason: ClientError::Tls(error), .. } => {
                 return Err(format!("{address}: {error}{}", advice(&error)).into());
             }
-            Event::Disconnected { reason, retry_in } => {
-                eprintln!("disconnected: {reason}; again in {:.1} s", retry_in.as_secs_f32());
+            Event::Disconnected { reason, retry_in: None } => {
+                return Err(format!("{address}: {reason}").into());
+            }
+            Event::Disconnected { reason, retry_in: Some(delay) } => {
+                eprintln!("disconnected: {reason}; again in {:.1} s", delay.as_secs_f32());
                 Ok(())
             }
         };

@@ -127,7 +127,7 @@ impl Session {
             (OpCode::Control(Control::Close), _) => {
                 let (code, text) = websocket::parse_close(payload)?;
                 websocket::write_control(&mut self.output, Control::Close, payload);
-                return Err(SessionError::closed(code, text));
+                return Err(SessionError::closed(code, text, self.was_accepted()));
             }
             // A pong needs no answer. `parse` has refused reserved opcodes.
             (OpCode::Control(_), _) => {}
@@ -164,7 +164,8 @@ impl Session {
     ) -> Result<(), SessionError> {
         match (frame.operation, &self.state) {
             (op::DISCONNECT_REPLY, _) => {
-                return Err(SessionError::closed(None, &String::from_utf8_lossy(frame.body)));
+                let text = String::from_utf8_lossy(frame.body);
+                return Err(SessionError::closed(None, &text, self.was_accepted()));
             }
             (op::RAW, _) => return Err(SessionError::StrayBatch),
             (op::AUTH_REPLY, State::Authing) => self.state = State::Live,

@@ -205,6 +205,7 @@ fn a_session_ends_with_the_servers_reason() {
         code,
         reason: reason.to_owned(),
         retry_after: None,
+        was_accepted: true,
     };
     let notice = frame(6, 0, b"heartbeat_timeout");
     check_end(Transport::Tcp, &notice, &closed(None, "heartbeat_timeout"));
@@ -224,6 +225,7 @@ fn a_close_notice_may_contain_a_delay() {
         code,
         reason: "draining".to_owned(),
         retry_after: Some(Duration::from_millis(1830)),
+        was_accepted: true,
     };
     let text = b"draining; retry_after_ms=1830";
     let notice = frame(6, 0, text);
