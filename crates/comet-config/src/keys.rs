@@ -208,6 +208,32 @@ sections! {
         ring_entries: u32 = 1024 in power_of_two(RING), AtStart;
     }
 
+    /// Limits on clients, so that one of them, or many from one place, cannot take what belongs to all. What is
+    /// beyond a limit is closed with its reason and a time to wait.
+    clients: Clients {
+        /// Connections of one address, over all cores; 0: any number. Clients behind one NAT share an address,
+        /// and without tcp.proxy_from all clients of a load balancer do.
+        per_address: u32 = 0 in number(0..=16 << 20), Alive;
+        /// Connections of one subnet; 0: any number.
+        per_subnet: u32 = 0 in number(0..=16 << 20), Alive;
+        /// Prefix length of a subnet of IPv4.
+        subnet_v4: u8 = 24 in number(0..=32), AtStart;
+        /// Prefix length of a subnet of IPv6.
+        subnet_v6: u8 = 64 in number(0..=128), AtStart;
+        /// Networks, like "10.0.0.0/8", whose connections are not counted by address and subnet.
+        exempt: Vec<Network> = [] in list(Networks), Alive;
+        /// Connections accepted in a second, over all cores; 0: any number. More wait in the backlog.
+        accepts: u32 = 0 in number(0..=16 << 20), Alive;
+        /// Connections that have not authenticated, over all cores. One more closes the oldest of its core.
+        handshakes: u32 = 65536 in number(1..=16 << 20), Alive;
+        /// Frames of one client in a second, on average over 10 seconds; 0: any number. Pings are frames as well.
+        frames: u32 = 0 in number(0..=1 << 20), Alive;
+        /// Bytes of one client in a second, on average over 10 seconds; 0: any number.
+        bytes: u32 = 0 in size(0..=GIB), Alive;
+        /// Changes of the room by one client in a second, on average over 10 seconds; 0: any number.
+        room_changes: u32 = 0 in number(0..=1 << 20), Alive;
+    }
+
     /// The directory of keys and users.
     bucket: Bucket {
         /// Maps the directory is split into, for the whole process.

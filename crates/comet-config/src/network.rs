@@ -17,6 +17,12 @@ impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
+
+    /// The network as an address and a prefix length.
+    #[must_use]
+    pub fn prefix(&self) -> IpNet {
+        self.0
+    }
 }
 
 impl FromStr for Network {

@@ -48,6 +48,7 @@ pub(crate) const FIELDS: &[Field] = &[
     counter("accepted_tcp", "Connections accepted over TCP.", |c| c.accepted_tcp),
     counter("accepted_websocket", "Connections accepted over WebSocket.", |c| c.accepted_websocket),
     counter("refused", "Connections turned away at accept.", |c| c.refused),
+    counter("accept_pauses", "Times that accepts paused for clients.accepts.", |c| c.accept_pauses),
     counter("authenticated", "Connections authenticated and registered.", |c| c.authenticated),
     counter("pushes", "Pushes carried out, one for each shard reached.", |c| c.pushes),
     counter("matched", "Deliveries that pushes asked for: queued plus dropped.", |c| {
@@ -76,6 +77,8 @@ pub(crate) const FIELDS: &[Field] = &[
     gauge("waiting_bytes", "Bytes in outboxes that the kernel has not taken.", |c| c.waiting_bytes),
     gauge("connections", "Connections open.", |c| c.connections),
     gauge("live", "Connections authenticated.", |c| c.live),
+    gauge("handshakes", "Connections not authenticated yet.", |c| c.handshakes),
+    gauge("sources", "Client addresses and subnets that are counted.", |c| c.sources),
     gauge("rooms", "Rooms with somebody online.", |c| c.rooms),
     gauge("users", "Users with a session.", |c| c.users),
     gauge("keys", "Keys with a connection.", |c| c.keys),

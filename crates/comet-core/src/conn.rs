@@ -97,6 +97,11 @@ impl Conn {
         )
     }
 
+    /// Whether it is not authenticated and registered yet, and has no close reason.
+    pub(crate) fn is_in_handshake(&self) -> bool {
+        self.is_open() && !self.is_live()
+    }
+
     /// Whether it has no close reason.
     pub(crate) fn is_open(&self) -> bool {
         !matches!(self.state, ConnState::Closing | ConnState::Lingering | ConnState::Closed)

@@ -5,6 +5,7 @@
 
 mod keys;
 mod rooms;
+mod sources;
 mod users;
 
 use crate::ids::ShardId;
@@ -12,12 +13,14 @@ use crate::time::Millis;
 
 use keys::KeyOwners;
 use rooms::HomeRooms;
+use sources::SourceCounts;
 use users::UserSessions;
 
 pub(crate) struct Home {
     pub(crate) keys: KeyOwners,
     pub(crate) users: UserSessions,
     pub(crate) rooms: HomeRooms,
+    pub(crate) sources: SourceCounts,
 }
 
 impl Home {
@@ -26,6 +29,7 @@ impl Home {
             keys: KeyOwners::new(shard, shards, buckets, seed),
             users: UserSessions::new(buckets, seed),
             rooms: HomeRooms::new(buckets, seed),
+            sources: SourceCounts::new(buckets, seed),
         }
     }
 

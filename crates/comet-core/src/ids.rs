@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
+use std::net::IpAddr;
 
 use crate::index::index;
+use crate::source::Source;
 
 /// Index of a shard; shards are numbered from 0 without gaps.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -103,6 +105,14 @@ pub fn home_of_key(key: &str, shards: u16) -> ShardId {
 #[must_use]
 pub fn home_of_user(user: i64, shards: u16) -> ShardId {
     spread(&user.to_le_bytes(), 2, shards)
+}
+
+/// The shard that counts the connections from `source`. An address has the home of its subnet.
+pub(crate) fn home_of_source(source: &Source, shards: u16) -> ShardId {
+    match source.subnet.network() {
+        IpAddr::V4(address) => spread(&address.octets(), 4, shards),
+        IpAddr::V6(address) => spread(&address.octets(), 4, shards),
+    }
 }
 
 /// The shard that orders the pushes to `room` and knows which shards have members.

@@ -84,6 +84,18 @@ reasons! {
         Draining => "draining",
         /// No logic service could identify the client.
         LogicUnavailable => "logic_unavailable",
+        /// Too many connections from the client's address.
+        AddressLimit => "address_limit",
+        /// Too many connections from the client's subnet.
+        SubnetLimit => "subnet_limit",
+        /// Too many connections had not authenticated, and this one was the oldest of them.
+        HandshakeOverflow => "handshake_overflow",
+        /// The client sent more frames than it may.
+        FrameRate => "frame_rate",
+        /// The client sent more bytes than it may.
+        ByteRate => "byte_rate",
+        /// The client changed its room more often than it may.
+        RoomRate => "room_rate",
         /// TLS failed, in its handshake or after it.
         TlsFailed => "tls_failed",
         /// The PROXY protocol header was missing or wrong.
@@ -151,6 +163,8 @@ pub struct Counters {
     pub accepted_websocket: u64,
     /// Connections turned away at accept, before they had a slot.
     pub refused: u64,
+    /// Times that accepts paused for [`Limits::accepts`](crate::Limits::accepts).
+    pub accept_pauses: u64,
     /// Connections authenticated and registered.
     pub authenticated: u64,
     /// Connections closed, by [`CloseReason`].
@@ -199,6 +213,10 @@ pub struct Counters {
     pub connections: u64,
     /// Connections that are authenticated, now.
     pub live: u64,
+    /// Connections that are not authenticated and not closing, now.
+    pub handshakes: u64,
+    /// Addresses and subnets that are counted here, now.
+    pub sources: u64,
     /// Rooms with members whose home is this shard, now.
     pub rooms: u64,
     /// Users whose home is this shard, now.

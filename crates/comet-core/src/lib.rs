@@ -27,6 +27,7 @@ mod settings;
 mod shard;
 mod slab;
 mod socket;
+mod source;
 mod state;
 mod time;
 mod transport;
@@ -38,11 +39,12 @@ pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };
 pub use ledger::{CloseReason, Counters, DropReason, Tally};
-pub use limits::{Limits, SlowConsumer};
+pub use limits::{ClientRates, Limits, SlowConsumer};
 pub use live_conn::LiveConn;
 pub use message::{AuthRequest, Denied, Identity, Message, Push, Report, TraceEvent, TraceKind};
 pub use settings::{Logic, Settings};
 pub use shard::Shard;
 pub use socket::{CloseHow, ClosedEvent, Hangup, Transmit};
+pub use source::{Source, SourceLimits};
 pub use time::Millis;
 pub use transport::Transport;

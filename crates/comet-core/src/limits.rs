@@ -1,6 +1,10 @@
 //! Every bound of a shard in one place. What a full queue does is written beside its bound.
 
+use std::ops::RangeInclusive;
+
 use comet_proto::websocket::OriginPattern;
+
+use crate::source::SourceLimits;
 
 /// What a full outbox does with one more push.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -54,6 +58,14 @@ pub struct Limits {
     /// How long a closing connection may take to send what is queued and to be closed by its peer,
     /// milliseconds.
     pub linger_ms: u32,
+    /// Connections that this shard's driver accepts in a second; 0: any number. More wait in the kernel's backlog.
+    pub accepts: u32,
+    /// Connections of this shard that have not authenticated; one more closes the oldest of them.
+    pub handshakes: u32,
+    /// Connections from one address and one subnet, over all shards.
+    pub sources: SourceLimits,
+    /// What one client may send.
+    pub rates: ClientRates,
     /// Origins of pages that may open a WebSocket. Others are answered with 403. Empty: all may. A request
     /// without the header always passes; it is not from a browser.
     pub origins: Box<[OriginPattern]>,
@@ -85,6 +97,10 @@ impl Default for Limits {
             coalesce_ms: 25,
             coalesce_after_ms: COALESCE_AFTER_MS,
             linger_ms: 2_000,
+            accepts: 0,
+            handshakes: 65_536,
+            sources: SourceLimits::default(),
+            rates: ClientRates::default(),
             origins: [].into(),
             trace_users: [].into(),
             user_memory_ms: 0,
@@ -93,9 +109,25 @@ impl Default for Limits {
     }
 }
 
+/// What a client may send a second, on average over a window of [`RATE_WINDOW_MS`]. So a burst may be as
+/// large as a window allows. 0: any amount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClientRates {
+    /// Frames, WebSocket control frames among them.
+    pub frames: u32,
+    /// Bytes, as the shard sees them: after TLS.
+    pub bytes: u32,
+    /// Changes of the room.
+    pub room_changes: u32,
+}
+
 /// Messages that a driver hands to its shard in one turn at most; the rest waits in the inbox. See
 /// [`MessageBudget`](crate::MessageBudget).
 pub const MESSAGES_PER_TURN: usize = 256;
+/// Time over which a [`ClientRates`] is averaged, milliseconds.
+pub const RATE_WINDOW_MS: u64 = 10_000;
+/// How long a client is told to wait that was turned away for a limit on clients, milliseconds.
+pub const TURNED_AWAY_MS: RangeInclusive<u32> = 5_000..=30_000;
 /// Granularity of every deadline, milliseconds.
 pub const TICK_MS: u64 = 50;
 /// Step of a paced broadcast, milliseconds.
@@ -140,6 +172,8 @@ impl Limits {
         assert!(self.head_max >= 256, "head_max holds an upgrade request");
         assert!(self.outbox_bytes <= 1 << 30, "outbox_bytes");
         assert!(self.buckets.is_power_of_two(), "buckets is a power of two");
+        self.sources.assert_sound();
+        assert!(self.handshakes > 0, "a connection begins with a handshake");
         assert!(self.handshake_ms > 0 && self.write_ms > 0 && self.heartbeat_ms > 0);
         assert!(self.trace_users.is_sorted(), "trace_users is sorted");
     }

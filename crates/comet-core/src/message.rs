@@ -10,6 +10,7 @@ use crate::accepts::Accepts;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
+use crate::source::Source;
 use crate::time::Millis;
 
 /// The identity of a connection, as logic says.
@@ -116,10 +117,16 @@ pub enum Message {
     Claim { conn: ConnId, user: i64, seq: i32, key: Box<str> },
     /// Key's home to the owner: `conn` is registered.
     Registered { conn: ConnId, user: i64, seq: i32, key: Box<str> },
-    /// Key's home to the former owner: close this connection.
+    /// A home to the owner: close this connection. Its key has a newer owner, or there are too many from its
+    /// source.
     Evict { conn: ConnId, reason: CloseReason },
     /// Owner to the user's home: the session ended.
     EndSession { conn: ConnId, user: i64, seq: i32 },
+    /// Owner to the source's home: `conn` connects from there. If there are too many, the answer is
+    /// [`Message::Evict`].
+    EnterSource { conn: ConnId, source: Source },
+    /// Owner to the source's home: a connection from there has closed.
+    LeaveSource { source: Source },
     /// Owner to the key's home: the connection is gone; ignored where the key has a newer owner.
     Release { conn: ConnId, user: i64, key: Box<str> },
     /// Owner to the key's home: logic let in a client that never claimed the key. Unless a connection holds

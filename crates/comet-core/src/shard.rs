@@ -32,20 +32,25 @@ mod closing;
 mod deadlines;
 mod dispatch;
 mod drain;
+mod handshakes;
 mod input;
 mod inspect;
 mod logic;
 mod operations;
 mod pushes;
+mod rates;
 mod registration;
 mod reply;
 mod room_counts;
 mod rooms;
 mod socket_events;
+mod sources;
 mod trace;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+use ahash::RandomState;
 
 use crate::home::Home;
 use crate::idle_coalescing::IdleCoalescing;
@@ -61,15 +66,21 @@ use crate::time::Millis;
 
 use connections::Connections;
 use context::Context;
+use handshakes::Handshakes;
 use messages::MessageQueues;
 use outboxes::Outboxes;
 use pacing::{DrainPhase, Pacing};
+use rates::Rates;
 use reports::ReportQueue;
+use sources::Sources;
 
 /// One core's share of comet. The module text gives the order of calls.
 pub struct Shard {
     context: Context,
     conns: Connections,
+    handshakes: Handshakes,
+    sources: Sources,
+    rates: Rates,
     outboxes: Outboxes,
     /// Rooms with members on this shard.
     rooms: Rooms,
@@ -103,6 +114,9 @@ impl Shard {
         Self {
             context: Context { shard, shards, limits: Arc::clone(limits), logic, now },
             conns: Connections::new(shard, now),
+            handshakes: Handshakes::default(),
+            sources: Sources::with_hasher(RandomState::with_seeds(seed, 10, 11, 12)),
+            rates: Rates::new(seed),
             outboxes: Outboxes::new(),
             rooms: Rooms::new(seed ^ 4),
             home: Home::new(shard, shards, limits.buckets, seed),
@@ -132,6 +146,8 @@ impl Shard {
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters.clone();
         counters.connections = self.conns.len() as u64;
+        counters.handshakes = self.handshakes.pending() as u64;
+        counters.sources = self.home.sources.len() as u64;
         counters.rooms = self.home.rooms.len() as u64;
         counters.users = self.home.users.len() as u64;
         counters.keys = self.home.keys.len() as u64;

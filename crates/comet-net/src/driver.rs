@@ -4,6 +4,7 @@
 //! thing the driver talks to: sockets that receive, sockets that send, inboxes, and the sleep of
 //! the core.
 
+mod accept_pace;
 mod exchange;
 mod receive;
 mod send;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use accept_pace::AcceptPace;
 use comet_core::{ConnId, Message, Millis, Report, Shard, Slot};
 use comet_logic::Authenticator;
 use comet_mesh::{EventFd, Inbox, Sender};
@@ -41,6 +43,7 @@ pub(crate) struct Driver<A> {
     /// No accept is submitted again before this. Without a pause a process that is out of
     /// descriptors would fail and log in every turn.
     rearm_accepts_at: Instant,
+    accept_pace: AcceptPace,
     /// Sockets whose multishot receive ended because no receive buffer was free.
     out_of_buffers: Vec<Slot>,
     /// Connections whose TLS handshake has input to process.
@@ -88,6 +91,7 @@ impl<A: Authenticator> Driver<A> {
             listeners: settings.listeners,
             listeners_to_rearm: Vec::new(),
             rearm_accepts_at: settings.epoch,
+            accept_pace: AcceptPace::new(settings.epoch),
             out_of_buffers: Vec::new(),
             pending_handshakes: VecDeque::new(),
             completions: Vec::new(),
@@ -156,6 +160,8 @@ impl<A: Authenticator> Driver<A> {
                 Operation::Accept(listener) => self.handle_accepted(listener, completion),
                 // The eventfd need not be read: each later write completes the poll again.
                 Operation::Wakeup => self.is_wakeup_polled = completion.more,
+                // The accept itself completes with ECANCELED.
+                Operation::Cancel => {}
             }
         }
         self.completions = completions;

@@ -42,6 +42,11 @@ impl ProtocolLayers {
         self.peer
     }
 
+    /// Whether the PROXY header is not complete.
+    pub(crate) fn awaits_header(&self) -> bool {
+        self.header.is_some()
+    }
+
     pub(crate) fn tls(&mut self) -> Option<&mut TlsSession> {
         self.tls.as_deref_mut()
     }

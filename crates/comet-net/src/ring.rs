@@ -23,6 +23,8 @@ pub(crate) enum Operation {
     Recv(Slot),
     /// A send on a socket.
     Send(Slot),
+    /// The cancellation of another operation.
+    Cancel,
 }
 
 impl Operation {
@@ -34,6 +36,7 @@ impl Operation {
             Self::Accept(ListenerIndex(index)) => (1, index),
             Self::Recv(Slot(slot)) => (2, slot),
             Self::Send(Slot(slot)) => (3, slot),
+            Self::Cancel => (4, 0),
         };
         kind << 32 | u64::from(index)
     }
@@ -45,7 +48,8 @@ impl Operation {
             0 => Self::Wakeup,
             1 => Self::Accept(ListenerIndex(index)),
             2 => Self::Recv(Slot(index)),
-            _ => Self::Send(Slot(index)),
+            3 => Self::Send(Slot(index)),
+            _ => Self::Cancel,
         }
     }
 }
@@ -141,6 +145,12 @@ impl Ring {
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let entry = opcode::AcceptMulti::new(Fd(listener)).flags(flags).build();
         self.push(entry, Operation::Accept(index));
+    }
+
+    /// Ends the accept of a listener; it completes with ECANCELED.
+    pub(crate) fn cancel_accept(&mut self, index: ListenerIndex) {
+        let entry = opcode::AsyncCancel::new(Operation::Accept(index).to_user_data()).build();
+        self.push(entry, Operation::Cancel);
     }
 
     /// Receives from `socket`: one completion with a provided buffer each time bytes arrive.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use comet_config::{Config, SlowConsumer};
 use comet_control::{LogicOptions, Node, Options};
 use comet_core::limits::COALESCE_AFTER_MS;
-use comet_core::{Limits, Logic};
+use comet_core::{ClientRates, Limits, Logic, SourceLimits};
 
 use crate::listeners::Addresses;
 
@@ -109,11 +109,30 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         coalesce_ms: millis(protocol.heartbeat_coalesce),
         coalesce_after_ms: COALESCE_AFTER_MS,
         linger_ms: millis(protocol.linger),
+        accepts: core_share(config, config.clients.accepts),
+        handshakes: core_share(config, config.clients.handshakes),
+        sources: SourceLimits {
+            per_address: config.clients.per_address,
+            per_subnet: config.clients.per_subnet,
+            v4_prefix: config.clients.subnet_v4,
+            v6_prefix: config.clients.subnet_v6,
+            exempt: config.clients.exempt.iter().map(comet_config::Network::prefix).collect(),
+        },
+        rates: ClientRates {
+            frames: config.clients.frames,
+            bytes: config.clients.bytes,
+            room_changes: config.clients.room_changes,
+        },
         origins: config.websocket.origins.as_slice().into(),
         trace_users: config.white_list.users.as_slice().into(),
         user_memory_ms: millis(config.bucket.user_memory),
         buckets: (config.bucket.count / config.server.cores.len()).next_power_of_two(),
     }
+}
+
+/// What one core has of a limit for all of them, rounded up.
+fn core_share(config: &Config, limit: u32) -> u32 {
+    limit.div_ceil(config.server.cores.len() as u32)
 }
 
 /// Durations of the configuration fit.

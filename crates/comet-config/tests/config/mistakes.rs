@@ -129,6 +129,16 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("limits.recv_buffers", "16", "32768", &["8", "17", "65536", "-9223372036854775808"]);
     check("limits.recv_buffer_size", "256", "65536", &["255", "65537"]);
     check("limits.ring_entries", "16", "32768", &["8", "17", "65536"]);
+    for key in ["clients.per_address", "clients.per_subnet", "clients.accepts"] {
+        check(key, "0", "16777216", &["-1", "16777217"]);
+    }
+    check("clients.subnet_v4", "0", "32", &["-1", "33"]);
+    check("clients.subnet_v6", "0", "128", &["-1", "129"]);
+    check("clients.handshakes", "1", "16777216", &["0", "16777217"]);
+    for key in ["clients.frames", "clients.room_changes"] {
+        check(key, "0", "1048576", &["-1", "1048577"]);
+    }
+    check("clients.bytes", "0", "\"1GiB\"", &["-1", "1073741825"]);
     check("bucket.count", "1", "1048576", &["0", "1048577"]);
     check("bucket.user_memory", "\"0s\"", "\"24h\"", &["\"25h\""]);
     check("logic.timeout", "\"100ms\"", "\"1m\"", &["\"99ms\"", "\"61s\""]);
@@ -213,7 +223,7 @@ fn all_mistakes_are_reported_at_once() {
             "comet.toml:8:12: websocket.head_max: \"8KB\" is not a size: use bytes, or a number \
              and KiB, MiB or GiB, like \"4KiB\"",
             "comet.toml:9:2: weird: unknown section `weird`, expected one of `server`, `tcp`, \
-             `websocket`, `tls`, `push`, `monitor`, `protocol`, `limits`, `bucket`, `logic`, \
+             `websocket`, `tls`, `push`, `monitor`, `protocol`, `limits`, `clients`, `bucket`, `logic`, \
              `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:13:13: protocol.heartbeat: \"5x\" is not a duration: use a number and us, \
              ms, s, m or h, like \"500ms\"",
@@ -245,7 +255,7 @@ fn a_section_is_a_table() {
         &[
             "comet.toml:1:8: push: this is a section: write [push] and its keys below",
             "comet.toml:2:1: bind: unknown section `bind`, expected one of `server`, `tcp`, \
-             `websocket`, `tls`, `push`, `monitor`, `protocol`, `limits`, `bucket`, `logic`, \
+             `websocket`, `tls`, `push`, `monitor`, `protocol`, `limits`, `clients`, `bucket`, `logic`, \
              `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:3:1: tcp: this is a section: write [tcp] and its keys below",
             "comet.toml:5:1: websocket.bind: invalid type: map, expected a sequence",
@@ -277,7 +287,7 @@ fn a_set_is_a_key_and_a_value() {
         "",
         &["weird.a=x"],
         &["--set weird: unknown section `weird`, expected one of `server`, `tcp`, `websocket`, \
-          `tls`, `push`, `monitor`, `protocol`, `limits`, `bucket`, `logic`, `token`, `white_list`, \
+          `tls`, `push`, `monitor`, `protocol`, `limits`, `clients`, `bucket`, `logic`, `token`, `white_list`, \
           `logic_server`, `log`"],
     );
     check_mistakes(

@@ -44,7 +44,10 @@ impl Shard {
             CloseReason::PeerClosed => 1000,
             CloseReason::Draining => 1001,
             CloseReason::BadFrame | CloseReason::RawFromClient => 1002,
-            CloseReason::LogicUnavailable => 1013,
+            CloseReason::LogicUnavailable
+            | CloseReason::AddressLimit
+            | CloseReason::SubnetLimit
+            | CloseReason::HandshakeOverflow => 1013,
             _ => 1008,
         };
         self.close_with(slot, &CloseNotice { reason, detail, code: Some(code), retry_after_ms });
@@ -77,8 +80,13 @@ impl Shard {
         if self.conns[slot].is_traced {
             self.trace(slot, TraceKind::Closed { reason });
         }
+        self.leave_source(slot);
         let conn = &mut self.conns[slot];
-        self.counters.live -= u64::from(conn.is_live());
+        if conn.is_live() {
+            self.counters.live -= 1;
+        } else {
+            self.handshakes.end();
+        }
         let state = std::mem::replace(&mut conn.state, ConnState::Closing);
         conn.input = None;
         let key = std::mem::take(&mut conn.key);
@@ -94,6 +102,19 @@ impl Shard {
         self.set_deadline(slot, self.context.limits.linger_ms);
         if self.conns[slot].outbox.is_empty() {
             self.shut_write(slot);
+        }
+    }
+
+    /// Answers a request that may still be coming in, if `slot` has not opened its WebSocket. It is closed next.
+    pub(super) fn refuse_upgrade(&mut self, slot: Slot, retry_after_ms: u32) {
+        let conn = &self.conns[slot];
+        if conn.is_open() && matches!(conn.state, ConnState::Upgrading) {
+            let seconds = retry_after_ms.div_ceil(1_000);
+            let response = format!(
+                "HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: {seconds}\r\n\
+                 Content-Length: 0\r\n\r\n"
+            );
+            self.reply_with(slot, Encoded::verbatim(response.as_bytes()));
         }
     }
 

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::ids::{ShardId, home_of_key, home_of_room, home_of_user};
+use crate::ids::{ShardId, home_of_key, home_of_room, home_of_source, home_of_user};
 use crate::limits::{Limits, ROOM_COUNT_MS};
 use crate::settings::Logic;
+use crate::source::Source;
 use crate::time::{Millis, Tick};
 
 pub(super) struct Context {
@@ -22,6 +23,10 @@ impl Context {
 
     pub(super) fn home_of_user(&self, user: i64) -> ShardId {
         if user == 0 { self.shard } else { home_of_user(user, self.shards) }
+    }
+
+    pub(super) fn home_of_source(&self, source: &Source) -> ShardId {
+        home_of_source(source, self.shards)
     }
 
     pub(super) fn home_of_room(&self, room: &str) -> ShardId {

@@ -42,6 +42,8 @@ impl Shard {
             Message::Claim { conn, user, seq, key } => self.claim(conn, user, seq, key),
             Message::Registered { conn, user, seq, key } => self.registered(conn, user, seq, key),
             Message::Evict { conn, reason } => self.evict(conn, reason),
+            Message::EnterSource { conn, source } => self.enter_source(conn, &source),
+            Message::LeaveSource { source } => self.home.sources.leave(&source),
             Message::EndSession { conn, user, seq } => self.end_session(conn, user, seq),
             Message::Release { conn, user, key } => self.release(conn, user, key),
             Message::Unclaimed { user, key } => self.unclaimed(user, key),

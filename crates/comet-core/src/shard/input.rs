@@ -10,6 +10,7 @@ use crate::state::ConnState;
 use crate::transport::Transport;
 
 use super::Shard;
+use super::rates::Input;
 
 /// The result of a look at the front of the input.
 enum ReadStep {
@@ -31,11 +32,10 @@ impl Shard {
     pub fn handle_recv(&mut self, conn: ConnId, bytes: &[u8]) {
         let Some(slot) = self.conns.find(conn) else { return };
         self.counters.bytes_in += bytes.len() as u64;
-        let conn = &mut self.conns[slot];
-        if !conn.is_open() {
-            return;
+        if !self.conns[slot].is_open() || !self.may_send(slot, Input::Bytes(bytes.len())) {
+            return self.dispatch_local();
         }
-        match &mut conn.input {
+        match &mut self.conns[slot].input {
             Some(input) if !input.bytes.is_empty() => {
                 input.bytes.extend_from_slice(bytes);
                 self.resume(slot);
@@ -95,6 +95,9 @@ impl Shard {
     fn read(&mut self, slot: Slot, input: &[u8]) -> usize {
         let mut consumed = 0;
         while consumed < input.len() && !self.conns[slot].holds_input() {
+            if !self.may_send(slot, Input::Frame) {
+                return input.len();
+            }
             let rest = &input[consumed..];
             let conn = &self.conns[slot];
             let step = match (conn.transport, &conn.state) {

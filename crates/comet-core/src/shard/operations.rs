@@ -8,6 +8,7 @@ use crate::limits::{ACCEPTS_MAX, NAME_MAX, TICK_MS};
 use crate::state::{AwaitedReply, ConnState};
 
 use super::Shard;
+use super::rates::Input;
 
 impl Shard {
     pub(super) fn handle_frame(&mut self, slot: Slot, frame: Frame<'_>) {
@@ -56,6 +57,9 @@ impl Shard {
     }
 
     fn change_room(&mut self, slot: Slot, sequence: i32, body: &[u8]) {
+        if !self.may_send(slot, Input::RoomChange) {
+            return;
+        }
         let reply = AwaitedReply { operation: op::CHANGE_ROOM_REPLY, sequence };
         let Ok(room) = std::str::from_utf8(body) else {
             return self.close(slot, CloseReason::BadFrame, "a room id is UTF-8");

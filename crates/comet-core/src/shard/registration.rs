@@ -97,6 +97,7 @@ impl Shard {
         entry.accepts = identity.accepts;
         self.counters.authenticated += 1;
         self.counters.live += 1;
+        self.handshakes.end();
         self.set_deadline(slot, self.heartbeat_ms(slot));
         self.plan_renewal(slot);
         self.update_tracing(slot);
@@ -124,8 +125,10 @@ impl Shard {
     }
 
     pub(super) fn evict(&mut self, conn: ConnId, reason: CloseReason) {
-        if let Some(slot) = self.conns.find(conn) {
-            self.close(slot, reason, "");
+        let Some(slot) = self.conns.find(conn) else { return };
+        match reason {
+            CloseReason::AddressLimit | CloseReason::SubnetLimit => self.turn_away(slot, reason),
+            _ => self.close(slot, reason, ""),
         }
     }
 

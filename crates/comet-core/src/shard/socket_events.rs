@@ -24,7 +24,15 @@ impl Shard {
         self.idle.note_activity(self.context.now);
         let deadline = self.context.deadline(self.context.limits.handshake_ms);
         let slot = self.conns.insert(transport, deadline);
-        Some(self.conns.id(slot))
+        let conn = self.conns.id(slot);
+        self.begin_handshake(slot);
+        self.dispatch_local();
+        Some(conn)
+    }
+
+    /// The driver accepts nothing more for a moment, because of [`Limits::accepts`](crate::Limits::accepts).
+    pub fn handle_accepts_paused(&mut self) {
+        self.counters.accept_pauses += 1;
     }
 
     /// The kernel took `bytes` of the last transmit of `conn`.

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod deadlines;
+mod door;
 mod drain;
 mod goim_faults;
 mod hostile;

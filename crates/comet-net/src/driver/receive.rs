@@ -35,15 +35,30 @@ impl<A: Authenticator> Driver<A> {
                     let slot = conn.slot;
                     let tls = listener.tls.as_ref();
                     let tls = tls.map(|tls| TlsSession::new(tls.config(listener.transport)));
+                    let counts_sources = self.shard.limits().sources.is_on();
+                    // The address is a system call away, so it is read only where it decides something.
+                    let peer = (counts_sources || listener.proxy_from.is_some())
+                        .then(|| peer_address(&fd))
+                        .flatten();
                     let awaits_header = listener.proxy_from.as_ref().is_some_and(|proxies| {
-                        peer_address(&fd).is_some_and(|peer| proxies.contains(peer.ip()))
+                        peer.is_some_and(|peer| proxies.contains(peer.ip()))
                     });
+                    // Behind a proxy the client's address comes in the header.
+                    if counts_sources
+                        && !awaits_header
+                        && let Some(peer) = peer
+                    {
+                        self.shard.handle_source(conn, peer.ip());
+                    }
                     self.ring.recv(fd.as_raw_fd(), slot);
                     self.sockets.insert(fd, conn, ProtocolLayers::new(awaits_header, tls));
                     self.sockets.at(slot).is_receiving = true;
                 }
+                self.pace_accepts();
             }
             Err(libc::ECONNABORTED) => {}
+            // It was paused; see `AcceptPace`.
+            Err(libc::ECANCELED) => {}
             Err(error) if self.shard.is_draining() => {
                 log::debug!("core {}: accept ended: error {error}", self.shard.id().0);
             }
@@ -51,6 +66,18 @@ impl<A: Authenticator> Driver<A> {
                 self.rearm_accepts_at = Instant::now() + ACCEPT_RETRY;
                 let error = io::Error::from_raw_os_error(error);
                 log::warn!("core {}: accept failed: {error}", self.shard.id().0);
+            }
+        }
+    }
+
+    /// Counts an accepted connection. At the rate the listeners are left alone for the rest of the window.
+    fn pace_accepts(&mut self) {
+        let rate = self.shard.limits().accepts;
+        if rate > 0 && self.accept_pace.is_last(Instant::now(), rate) {
+            self.rearm_accepts_at = self.accept_pace.window_end();
+            self.shard.handle_accepts_paused();
+            for (index, _) in (0..).map(ListenerIndex).zip(&self.listeners) {
+                self.ring.cancel_accept(index);
             }
         }
     }
@@ -85,9 +112,17 @@ impl<A: Authenticator> Driver<A> {
                     }
                     Some(layers) => {
                         let shard = &mut self.shard;
-                        Some(layers.handle_recv(bytes, |plaintext| {
+                        let awaited_header = layers.awaits_header();
+                        let received = layers.handle_recv(bytes, |plaintext| {
                             shard.handle_recv(conn, plaintext);
-                        }))
+                        });
+                        if awaited_header
+                            && !layers.awaits_header()
+                            && let Some(client) = layers.peer()
+                        {
+                            shard.handle_source(conn, client.ip());
+                        }
+                        Some(received)
                     }
                 };
                 self.buffers.offer(buffer);

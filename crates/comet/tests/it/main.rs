@@ -4,6 +4,7 @@
 mod coalesce;
 mod control;
 mod crowd;
+mod door;
 mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]
 mod fake_logic;

@@ -1,0 +1,90 @@
+//! What one client may send. What it sent is counted for a window at a time, and only while a limit is set, so
+//! an idle connection pays nothing.
+
+use ahash::{AHashMap, RandomState};
+
+use crate::ids::{LocalConnId, Slot};
+use crate::ledger::CloseReason;
+use crate::limits::{ClientRates, RATE_WINDOW_MS};
+use crate::time::Millis;
+
+use super::Shard;
+
+/// What the clients of a shard have sent in the present window.
+pub(super) struct Rates {
+    clients: AHashMap<LocalConnId, Sent>,
+    /// Number of the window since the epoch.
+    window: u64,
+}
+
+#[derive(Default)]
+struct Sent {
+    frames: u32,
+    bytes: u64,
+    room_changes: u32,
+}
+
+/// What a client sent, to be counted.
+#[derive(Clone, Copy)]
+pub(super) enum Input {
+    Frame,
+    Bytes(usize),
+    RoomChange,
+}
+
+impl Rates {
+    pub(super) fn new(seed: u64) -> Self {
+        let hasher = RandomState::with_seeds(seed, 13, 14, 15);
+        Self { clients: AHashMap::with_hasher(hasher), window: 0 }
+    }
+
+    /// Counts `input`; `Some`: it is beyond the limit.
+    fn exceeded(
+        &mut self,
+        conn: LocalConnId,
+        input: Input,
+        limits: ClientRates,
+        now: Millis,
+    ) -> Option<CloseReason> {
+        let window = now.0 / RATE_WINDOW_MS;
+        if self.window != window {
+            self.window = window;
+            self.clients.clear();
+        }
+        let sent = self.clients.entry(conn).or_default();
+        let (total, rate, reason) = match input {
+            Input::Frame => {
+                sent.frames += 1;
+                (sent.frames.into(), limits.frames, CloseReason::FrameRate)
+            }
+            Input::Bytes(bytes) => {
+                sent.bytes += bytes as u64;
+                (sent.bytes, limits.bytes, CloseReason::ByteRate)
+            }
+            Input::RoomChange => {
+                sent.room_changes += 1;
+                (sent.room_changes.into(), limits.room_changes, CloseReason::RoomRate)
+            }
+        };
+        let most = u64::from(rate) * RATE_WINDOW_MS / 1_000;
+        (rate > 0 && total > most).then_some(reason)
+    }
+}
+
+impl Shard {
+    /// Counts what the client in `slot` sent, and closes it if that is too much. Returns whether it is open.
+    #[inline]
+    pub(super) fn may_send(&mut self, slot: Slot, input: Input) -> bool {
+        let limits = self.context.limits.rates;
+        limits == ClientRates::default() || self.count_input(slot, input, limits)
+    }
+
+    fn count_input(&mut self, slot: Slot, input: Input, limits: ClientRates) -> bool {
+        let conn = self.conns.id(slot).local();
+        let exceeded = self.rates.exceeded(conn, input, limits, self.context.now);
+        if let Some(reason) = exceeded {
+            self.turn_away(slot, reason);
+        }
+        exceeded.is_none()
+    }
+}

@@ -1,0 +1,54 @@
+//! Counting connections by their clients' addresses. The home of a subnet counts it and the addresses in it,
+//! over all shards. The connection goes on meanwhile; the home closes it if there are too many.
+
+use std::net::IpAddr;
+
+use ahash::AHashMap;
+
+use crate::ids::{ConnId, Slot};
+use crate::ledger::CloseReason;
+use crate::message::Message;
+use crate::source::Source;
+
+use super::Shard;
+
+/// The sources of the connections of a shard that are counted; empty while no limit is set.
+pub(super) type Sources = AHashMap<Slot, Source>;
+
+impl Shard {
+    /// The client of `conn` connects from `address`. Call it once for each connection, before its bytes, while
+    /// [`SourceLimits::is_on`](crate::SourceLimits::is_on).
+    pub fn handle_source(&mut self, conn: ConnId, address: IpAddr) {
+        let Some(slot) = self.conns.find(conn).filter(|&slot| self.conns[slot].is_open()) else {
+            return;
+        };
+        let Some(source) = self.context.limits.sources.source(address) else { return };
+        if self.sources.insert(slot, source).is_none() {
+            let home = self.context.home_of_source(&source);
+            self.messages.send(home, Message::EnterSource { conn, source });
+            self.dispatch_local();
+        }
+    }
+
+    /// The connection in `slot` closes.
+    pub(super) fn leave_source(&mut self, slot: Slot) {
+        if let Some(source) = self.sources.remove(&slot) {
+            let home = self.context.home_of_source(&source);
+            self.messages.send(home, Message::LeaveSource { source });
+        }
+    }
+
+    /// At the home: one connection more from `source`.
+    pub(super) fn enter_source(&mut self, conn: ConnId, source: &Source) {
+        if let Some(reason) = self.home.sources.enter(source, &self.context.limits.sources) {
+            self.messages.send(conn.shard, Message::Evict { conn, reason });
+        }
+    }
+
+    /// Refuses a connection for now: it is told to come back after a random time.
+    pub(super) fn turn_away(&mut self, slot: Slot, reason: CloseReason) {
+        let wait = self.jitter.within(crate::limits::TURNED_AWAY_MS);
+        self.refuse_upgrade(slot, wait);
+        self.close_with_hint(slot, reason, "", Some(wait));
+    }
+}

@@ -1,0 +1,222 @@
+//! Limits at the door: connections by address and subnet, handshakes under way, and what one client may send.
+
+use std::net::IpAddr;
+
+use comet_core::limits::RATE_WINDOW_MS;
+use comet_core::{
+    ClientRates, CloseHow, CloseReason, ConnId, Limits, Message, ShardId, SourceLimits, Transport,
+};
+use comet_proto::op;
+
+use crate::rig::{Rig, UPGRADE, frame, masked};
+
+fn per_source(per_address: u32, per_subnet: u32) -> Limits {
+    let exempt = ["10.0.0.0/8".parse().unwrap()].into();
+    let sources = SourceLimits { per_address, per_subnet, exempt, ..SourceLimits::default() };
+    Limits { sources, ..Limits::default() }
+}
+
+/// A client that has connected to `shard` from `address`.
+fn connect(rig: &mut Rig, shard: u16, address: &str) -> ConnId {
+    let conn = rig.connect(shard, Transport::Tcp);
+    rig.shards[usize::from(shard)].handle_source(conn, address.parse::<IpAddr>().unwrap());
+    rig.run();
+    conn
+}
+
+/// Why the connection was closed, and that it was told when to come back.
+#[track_caller]
+fn check_turned_away(rig: &mut Rig, conn: ConnId, reason: CloseReason) {
+    let notice = String::from_utf8(rig.take(conn).split_off(16)).unwrap();
+    let (label, wait) = notice.split_once("; retry_after_ms=").expect("a time to wait");
+    assert_eq!(label, reason.label());
+    assert!((5_000..=30_000).contains(&wait.parse::<u32>().unwrap()), "{wait}");
+    assert_eq!(rig.reason(conn), reason);
+}
+
+fn counted(rig: &Rig) -> u64 {
+    rig.shards.iter().map(|shard| shard.counters().sources).sum()
+}
+
+#[test]
+fn connections_of_an_address_are_counted_over_all_shards() {
+    let mut rig = Rig::new(3, per_source(4, 0));
+    let first: Vec<_> = (0..4).map(|at| connect(&mut rig, at % 3, "192.0.2.1")).collect();
+    for shard in 0..3 {
+        let conn = connect(&mut rig, shard, "::ffff:192.0.2.1");
+        check_turned_away(&mut rig, conn, CloseReason::AddressLimit);
+        rig.hang_up(conn);
+    }
+    assert!(first.iter().all(|&conn| !rig.is_closed(conn)));
+    let other = connect(&mut rig, 0, "192.0.2.2");
+    assert!(!rig.is_closed(other));
+    // One leaves, one may come.
+    rig.hang_up(first[1]);
+    let next = connect(&mut rig, 2, "192.0.2.1");
+    assert!(!rig.is_closed(next));
+    let late = connect(&mut rig, 2, "192.0.2.1");
+    check_turned_away(&mut rig, late, CloseReason::AddressLimit);
+    for conn in first.into_iter().chain([other, next, late]) {
+        rig.hang_up(conn);
+    }
+    assert_eq!(counted(&rig), 0);
+}
+
+#[test]
+fn connections_of_a_subnet_are_counted() {
+    let mut rig = Rig::new(2, per_source(0, 3));
+    for host in 1..=3 {
+        let conn = connect(&mut rig, host % 2, &format!("192.0.2.{host}"));
+        assert!(!rig.is_closed(conn));
+        let conn = connect(&mut rig, host % 2, &format!("2001:db8:0:7::{host}"));
+        assert!(!rig.is_closed(conn));
+    }
+    for address in ["192.0.2.255", "2001:db8:0:7:ffff::"] {
+        let conn = connect(&mut rig, 0, address);
+        check_turned_away(&mut rig, conn, CloseReason::SubnetLimit);
+    }
+    for address in ["192.0.3.1", "2001:db8:0:8::1"] {
+        let conn = connect(&mut rig, 0, address);
+        assert!(!rig.is_closed(conn));
+    }
+}
+
+#[test]
+fn exempt_networks_are_not_counted() {
+    let mut rig = Rig::new(1, per_source(1, 1));
+    for _ in 0..5 {
+        let conn = connect(&mut rig, 0, "10.1.2.3");
+        assert!(!rig.is_closed(conn));
+    }
+    assert_eq!(counted(&rig), 0);
+    assert!(!SourceLimits::default().is_on());
+    let mut off = Rig::new(1, Limits::default());
+    connect(&mut off, 0, "192.0.2.1");
+    assert_eq!(counted(&off), 0);
+}
+
+#[test]
+fn a_limit_that_is_set_alive_counts_who_comes_afterwards() {
+    let mut rig = Rig::new(2, Limits::default());
+    let before = connect(&mut rig, 0, "192.0.2.1");
+    let limits = std::sync::Arc::new(per_source(1, 0));
+    rig.send_all(&Message::Configure { limits });
+    let counted_one = connect(&mut rig, 0, "192.0.2.1");
+    let refused = connect(&mut rig, 1, "192.0.2.1");
+    check_turned_away(&mut rig, refused, CloseReason::AddressLimit);
+    rig.send_all(&Message::Configure { limits: std::sync::Arc::new(Limits::default()) });
+    for conn in [before, counted_one, refused] {
+        rig.hang_up(conn);
+    }
+    assert_eq!(counted(&rig), 0);
+}
+
+#[test]
+fn a_websocket_client_is_answered_in_http() {
+    let mut rig = Rig::new(1, per_source(1, 0));
+    connect(&mut rig, 0, "192.0.2.1");
+    let conn = rig.connect(0, Transport::WebSocket);
+    rig.shards[0].handle_source(conn, "192.0.2.1".parse().unwrap());
+    rig.run();
+    let answer = String::from_utf8(rig.ask(conn, UPGRADE)).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{answer}");
+    let wait = answer.split("Retry-After: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+    assert!((5..=30).contains(&wait.unwrap().parse::<u32>().unwrap()), "{answer}");
+    assert!(answer.ends_with("Content-Length: 0\r\n\r\n"), "{answer}");
+    assert_eq!(rig.shut(conn), Some(CloseHow::Write));
+    assert_eq!(rig.reason(conn), CloseReason::AddressLimit);
+}
+
+/// The claim reaches the home after the connection has closed.
+#[test]
+fn a_connection_that_closes_first_is_not_counted_for_ever() {
+    for shard in 0..2 {
+        let mut rig = Rig::new(2, per_source(1, 1));
+        rig.held.extend([(0, 1), (1, 0)]);
+        let conn = connect(&mut rig, shard, "192.0.2.1");
+        rig.hang_up(conn);
+        rig.held.clear();
+        rig.run();
+        assert_eq!(counted(&rig), 0);
+    }
+}
+
+#[test]
+fn the_oldest_handshake_makes_room() {
+    let mut rig = Rig::new(1, Limits { handshakes: 3, ..Limits::default() });
+    let silent: Vec<_> = (0..3).map(|_| rig.connect(0, Transport::Tcp)).collect();
+    // Clients that authenticate at once are not in the way, however many they are.
+    for user in 0..200 {
+        rig.join(0, &format!("{user}///"));
+    }
+    let closed: Vec<_> = silent.iter().map(|&conn| rig.is_closed(conn)).collect();
+    assert_eq!(closed, [true, false, false], "one made room, and the rest came one at a time");
+    check_turned_away(&mut rig, silent[0], CloseReason::HandshakeOverflow);
+    assert_eq!(rig.shards[0].counters().handshakes, 2);
+
+    let newest: Vec<_> = (0..3).map(|_| rig.connect(0, Transport::Tcp)).collect();
+    rig.run();
+    assert!(silent.iter().all(|&conn| rig.is_closed(conn)));
+    rig.pass(u64::from(Limits::default().handshake_ms) + 100);
+    assert!(newest.iter().all(|&conn| rig.reason(conn) == CloseReason::HandshakeTimeout));
+    assert_eq!(rig.shards[0].counters().handshakes, 0);
+    assert_eq!(rig.shards[0].counters().live, 200);
+}
+
+fn rates(rates: ClientRates) -> Rig {
+    Rig::new(1, Limits { rates, ..Limits::default() })
+}
+
+const WINDOW_S: u32 = (RATE_WINDOW_MS / 1_000) as u32;
+
+#[test]
+fn a_client_may_send_a_burst_and_no_more() {
+    let mut rig = rates(ClientRates { frames: 2, ..ClientRates::default() });
+    let conn = rig.join(0, "7/k//");
+    let other = rig.join(0, "8/o//");
+    // The token was a frame as well.
+    for _ in 1..2 * WINDOW_S {
+        assert_eq!(rig.ask(conn, &frame(op::SEND, 1, b"x")), frame(op::SEND, 1, b""));
+    }
+    rig.feed(conn, &frame(op::SEND, 2, b"x"));
+    check_turned_away(&mut rig, conn, CloseReason::FrameRate);
+    assert_eq!(rig.ask(other, &frame(op::SEND, 1, b"x")), frame(op::SEND, 1, b""));
+
+    // The next window counts anew.
+    rig.pass(RATE_WINDOW_MS);
+    let many = frame(op::SEND, 1, b"x").repeat(2 * WINDOW_S as usize);
+    let replies = frame(op::SEND, 1, b"").repeat(2 * WINDOW_S as usize);
+    assert_eq!(rig.ask(other, &many), replies);
+    assert!(!rig.is_closed(other));
+}
+
+#[test]
+fn websocket_control_frames_are_frames() {
+    let mut rig = rates(ClientRates { frames: 1, ..ClientRates::default() });
+    let conn = rig.connect(0, Transport::WebSocket);
+    rig.ask(conn, &[UPGRADE, &masked(0x82, &frame(op::AUTH, 1, b"7/k//"))].concat());
+    rig.feed(conn, &masked(0x89, b"ping").repeat(WINDOW_S as usize));
+    assert_eq!(rig.reason(conn), CloseReason::FrameRate);
+}
+
+#[test]
+fn bytes_and_room_changes_have_rates_of_their_own() {
+    let mut rig = rates(ClientRates { bytes: 100, ..ClientRates::default() });
+    let conn = rig.join(0, "7/k//");
+    rig.feed(conn, &frame(op::SEND, 1, &[0; 900]));
+    assert!(!rig.is_closed(conn));
+    rig.take(conn);
+    rig.feed(conn, &frame(op::SEND, 1, &[0; 100]));
+    check_turned_away(&mut rig, conn, CloseReason::ByteRate);
+
+    let mut rig = rates(ClientRates { room_changes: 1, ..ClientRates::default() });
+    let conn = rig.join(0, "7/k//");
+    for room in 0..WINDOW_S {
+        rig.ask(conn, &frame(op::CHANGE_ROOM, 1, format!("r{room}").as_bytes()));
+        assert_eq!(rig.ask(conn, &frame(op::SEND, 1, b"")), frame(op::SEND, 1, b""));
+    }
+    rig.feed(conn, &frame(op::CHANGE_ROOM, 1, b"one more"));
+    check_turned_away(&mut rig, conn, CloseReason::RoomRate);
+    assert_eq!(rig.shards[0].id(), ShardId(0));
+    assert!(rig.shards[0].home_rooms().is_empty());
+}
