@@ -261,6 +261,8 @@ impl Decoder {
                 }
             }
             0x8a => messages.push_back((end, ServerMessage::Pong(payload.into()))),
+            // The answer to a close without a code.
+            CLOSE if payload.is_empty() => messages.push_back((end, ServerMessage::Close(1005))),
             CLOSE if payload.len() >= 2 => {
                 let code = u16::from_be_bytes([payload[0], payload[1]]);
                 messages.push_back((end, ServerMessage::Close(code)));
