@@ -34,6 +34,9 @@ pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     holds(sent <= sockets.pushes_taken, "sent, and no socket took it")?;
     holds(counters.bytes_out == sockets.bytes_taken, "bytes out")?;
     holds(counters.bytes_in == sockets.bytes_received, "bytes in")?;
+    holds(counters.live + counters.handshakes <= counters.connections, "handshakes")?;
+    let has_none = counters.connections == 0;
+    holds(!has_none || counters.handshakes == 0, "handshakes of no connection")?;
     holds(counters.connections == driver.peers().count() as u64, "connections")
 }
 

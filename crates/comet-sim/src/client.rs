@@ -70,6 +70,12 @@ impl Client {
         if plan.is_remote() {
             allowed_closes.push(CloseReason::LogicUnavailable);
         }
+        if plan.limits.handshakes < u32::MAX {
+            allowed_closes.push(CloseReason::HandshakeOverflow);
+        }
+        if plan.limits.sources.is_on() {
+            allowed_closes.extend([CloseReason::AddressLimit, CloseReason::SubnetLimit]);
+        }
         if profile.is_refused {
             allowed_closes.push(CloseReason::AuthRefused);
         }

@@ -2,6 +2,7 @@
 //! and with any delay.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use comet_core::{
@@ -74,6 +75,11 @@ impl SocketTotals {
         self.bytes_taken += peer.socket.taken;
         self.bytes_received += peer.socket.received;
     }
+}
+
+/// Where a peer connects from: one of eight addresses in two subnets.
+fn address(peer: usize) -> IpAddr {
+    [192, 0, 2 + peer as u8 % 2, peer as u8 % 8].into()
 }
 
 impl Driver {
@@ -200,6 +206,9 @@ impl Driver {
                 Some(conn) => {
                     let before = self.slots.insert(conn.slot, peer);
                     assert!(before.is_none(), "slot {} is taken", conn.slot);
+                    if env.plan.limits.sources.is_on() {
+                        self.shard.handle_source(conn, address(peer));
+                    }
                 }
                 None => entry.socket.release(),
             }

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use comet_core::limits::TURNED_AWAY_MS;
 use comet_proto::op;
 
 use crate::logic_services::{EXCUSES, FAILURE};
@@ -27,6 +28,8 @@ pub(crate) struct ReceivedStream {
     /// Status of the upgrade to come.
     pub(crate) status: u16,
     pub(crate) is_live: bool,
+    /// Limits on clients are set.
+    may_be_turned_away: bool,
     /// The server has announced that it closes.
     pub(crate) is_closing: bool,
     is_closed: bool,
@@ -64,6 +67,7 @@ impl ReceivedStream {
             accepts: profile.accepts.clone(),
             filters_rooms: plan.limits.filter_rooms,
             is_remote: plan.is_remote(),
+            may_be_turned_away: plan.limits.handshakes < u32::MAX || plan.limits.sources.is_on(),
             has_faults: plan.is_remote() && !plan.services.is_reliable,
             live_since: 0,
             room_since: 0,
@@ -102,6 +106,7 @@ impl ReceivedStream {
         }
         match message {
             ServerMessage::Http(status) if status == self.status => self.is_closing = status != 101,
+            ServerMessage::Http(429) if self.may_be_turned_away => self.is_closing = true,
             ServerMessage::Http(status) => {
                 return Err(format!("status {status} instead of {}", self.status));
             }
@@ -246,7 +251,8 @@ fn check_close_notice(body: &[u8]) -> Result<(), String> {
     let text = std::str::from_utf8(body).map_err(|_| wrong())?;
     let (sentence, hint) = text.split_once("; retry_after_ms=").unwrap_or((text, "0"));
     let millis: u32 = hint.parse().map_err(|_| wrong())?;
-    (!sentence.is_empty() && millis <= RETRY_AFTER_MS_MAX).then_some(()).ok_or_else(wrong)
+    let longest = RETRY_AFTER_MS_MAX.max(*TURNED_AWAY_MS.end());
+    (!sentence.is_empty() && millis <= longest).then_some(()).ok_or_else(wrong)
 }
 
 /// A message did not get an answer of logic.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use comet_core::{ConnId, LiveConn, ShardId, home_of_key, home_of_room, home_of_user};
+use comet_core::{ConnId, Counters, LiveConn, ShardId, home_of_key, home_of_room, home_of_user};
 
 use crate::driver::{Driver, live_conns};
 use crate::env::{Env, Peer};
@@ -64,6 +64,12 @@ pub(super) fn check_gauges(drivers: &[Driver]) -> Result<(), String> {
         let gauges = [counters.live, counters.rooms, counters.users, counters.keys];
         let listed = [live, shard.home_rooms().len(), users.len(), shard.keys().count()];
         same("gauges", &gauges.map(|gauge| gauge as usize), &listed)?;
+    }
+    let total = |of: fn(&Counters) -> u64| -> u64 {
+        drivers.iter().map(|driver| of(&driver.shard.counters())).sum()
+    };
+    if total(|counters| counters.connections) == 0 {
+        same("sources without connections", &[total(|counters| counters.sources)], &[0])?;
     }
     Ok(())
 }
