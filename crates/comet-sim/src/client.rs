@@ -73,6 +73,16 @@ impl Client {
         if plan.limits.handshakes < u32::MAX {
             allowed_closes.push(CloseReason::HandshakeOverflow);
         }
+        let rates = &plan.limits.rates;
+        for (rate, reason) in [
+            (rates.frames, CloseReason::FrameRate),
+            (rates.bytes, CloseReason::ByteRate),
+            (rates.room_changes, CloseReason::RoomRate),
+        ] {
+            if rate > 0 {
+                allowed_closes.push(reason);
+            }
+        }
         if plan.limits.sources.is_on() {
             allowed_closes.extend([CloseReason::AddressLimit, CloseReason::SubnetLimit]);
         }

@@ -1,7 +1,7 @@
 //! What a seed decides before the first step: the number of shards, their limits, and how the network, the
 //! clients and the control thread behave.
 
-use comet_core::{Limits, Logic, SlowConsumer, SourceLimits};
+use comet_core::{ClientRates, Limits, Logic, SlowConsumer, SourceLimits};
 
 use crate::logic_faults::ServicesPlan;
 use crate::rng::Rng;
@@ -110,9 +110,14 @@ impl Plan {
             buckets: rng.pick(&[1, 8]),
             user_memory_ms: rng.pick(&[0, 500]),
             handshakes: rng.pick(&[u32::MAX, u32::MAX, u32::MAX, u32::MAX, 20, 5]),
+            rates: ClientRates {
+                frames: rng.pick(&[0, 0, 0, 0, 0, 3]),
+                bytes: rng.pick(&[0, 0, 0, 0, 0, 100]),
+                room_changes: rng.pick(&[0, 0, 0, 0, 0, 1]),
+            },
             sources: SourceLimits {
-                per_address: rng.pick(&[0, 0, 0, 4]),
-                per_subnet: rng.pick(&[0, 0, 0, 12]),
+                per_address: rng.pick(&[0, 0, 0, 2]),
+                per_subnet: rng.pick(&[0, 0, 0, 5]),
                 ..SourceLimits::default()
             },
             trace_users: rng.pick(trace_lists).into(),

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use comet_core::ClientRates;
 use comet_core::limits::TURNED_AWAY_MS;
 use comet_proto::op;
 
@@ -67,7 +68,9 @@ impl ReceivedStream {
             accepts: profile.accepts.clone(),
             filters_rooms: plan.limits.filter_rooms,
             is_remote: plan.is_remote(),
-            may_be_turned_away: plan.limits.handshakes < u32::MAX || plan.limits.sources.is_on(),
+            may_be_turned_away: plan.limits.handshakes < u32::MAX
+                || plan.limits.sources.is_on()
+                || plan.limits.rates != ClientRates::default(),
             has_faults: plan.is_remote() && !plan.services.is_reliable,
             live_since: 0,
             room_since: 0,
