@@ -2,7 +2,6 @@
 
 mod difference;
 mod file;
-mod measurements;
 mod page;
 mod plot;
 mod table;

@@ -6,6 +6,7 @@ use std::ops::Add;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::measurements::groups;
 use crate::stats::Spread;
 
 /// Symbol of a unit, and the factor that a value in a result has to be multiplied by.
@@ -127,27 +128,42 @@ const QUANTILES: [(&str, &str); 5] = [
     ("max", "max_us"),
 ];
 
-/// Figures that a scenario itself takes over its rounds, members of its results: key, name, unit.
-const SUMMARIES: [(&str, &str, Unit); 19] = [
-    ("comet_to_ring", "CPU of a delivery, comet / ring", RATIO),
-    ("comet_data_to_ring", "CPU of a delivery, comet's data cores / ring", RATIO),
-    ("comet_to_send", "CPU of a delivery, comet / send", RATIO),
-    ("comet_data_to_send", "CPU of a delivery, comet's data cores / send", RATIO),
-    ("ring_to_send", "CPU of a delivery, ring / send", RATIO),
-    ("comet_to_bare", "CPU of a connection, comet / bare ring", RATIO),
-    ("comet_rss_bytes", "RSS of an idle connection", BYTES),
-    ("comet_anonymous_bytes", "private memory of an idle connection", BYTES),
-    ("p50_ratio", "p50, comet / ping-pong", RATIO),
-    ("p99_ratio", "p99 from due, comet / ping-pong", RATIO),
-    ("cpu_per_call_us", "CPU of a call", US),
-    ("data_cpu_per_call_us", "data CPU of a call", US),
-    ("cpu_per_key_us", "CPU of a key", US),
-    ("data_cpu_per_key_us", "data CPU of a key", US),
-    ("bare_grpc_cpu_per_call_us", "CPU of a call, bare gRPC server", US),
-    ("ping_pong_cpu_us", "CPU of a round trip, ping-pong", US),
-    ("cpu_share", "CPU while idle", PERCENT),
-    ("cpu_per_heartbeat_ns", "CPU of a heartbeat", NS_AS_US),
-    ("rss_bytes", "RSS of a connection", BYTES),
+/// What a scenario takes over its rounds: itself, key in the results, name, unit, and a figure of a subject, alone or
+/// over another one of the same round.
+type Summary = (&'static str, &'static str, &'static str, Unit, Of, Option<Of>);
+/// Subject and figure.
+type Of = (&'static str, &'static str);
+
+const COMET: &str = "comet";
+const RING: &str = "ring";
+const SEND: &str = "send";
+const PING_PONG: &str = "ping-pong";
+const DELIVERY: &str = "CPU of a delivery";
+const DATA_DELIVERY: &str = "data CPU of a delivery";
+const CONNECTION: &str = "CPU of a connection";
+
+#[rustfmt::skip]
+const SUMMARIES: [Summary; 19] = [
+    ("fanout", "comet_to_ring", "CPU of a delivery, comet / ring", RATIO, (COMET, DELIVERY), Some((RING, DELIVERY))),
+    ("fanout", "comet_data_to_ring", "CPU of a delivery, comet's data cores / ring", RATIO, (COMET, DATA_DELIVERY), Some((RING, DATA_DELIVERY))),
+    ("fanout", "comet_to_send", "CPU of a delivery, comet / send", RATIO, (COMET, DELIVERY), Some((SEND, DELIVERY))),
+    ("fanout", "comet_data_to_send", "CPU of a delivery, comet's data cores / send", RATIO, (COMET, DATA_DELIVERY), Some((SEND, DATA_DELIVERY))),
+    ("raw", "ring_to_send", "CPU of a delivery, ring / send", RATIO, (RING, DELIVERY), Some((SEND, DELIVERY))),
+    ("connect", "comet_to_bare", "CPU of a connection, comet / bare ring", RATIO, (COMET, CONNECTION), Some(("bare", CONNECTION))),
+    ("connect", "comet_rss_bytes", "RSS of an idle connection", BYTES, (COMET, "RSS of a connection"), None),
+    ("connect", "comet_anonymous_bytes", "private memory of an idle connection", BYTES, (COMET, "private of a connection"), None),
+    ("latency", "p50_ratio", "p50, comet / ping-pong", RATIO, (COMET, "latency p50"), Some((PING_PONG, "latency p50"))),
+    // From the time the ping-pong was due: a stall of the host is charged to every push that it delays, so it is to both.
+    ("latency", "p99_ratio", "p99 from due, comet / ping-pong", RATIO, (COMET, "latency p99"), Some((PING_PONG, "since due p99"))),
+    ("latency", "cpu_per_call_us", "CPU of a call", US, (COMET, "CPU of a call"), None),
+    ("latency", "data_cpu_per_call_us", "data CPU of a call", US, (COMET, "data CPU of a call"), None),
+    ("latency", "cpu_per_key_us", "CPU of a key", US, (COMET, "CPU of a key"), None),
+    ("latency", "data_cpu_per_key_us", "data CPU of a key", US, (COMET, "data CPU of a key"), None),
+    ("latency", "bare_grpc_cpu_per_call_us", "CPU of a call, bare gRPC server", US, ("bare gRPC", "CPU of a call"), None),
+    ("latency", "ping_pong_cpu_us", "CPU of a round trip, ping-pong", US, (PING_PONG, "CPU of a round trip"), None),
+    ("idle", "cpu_share", "CPU while idle", PERCENT, (COMET, "CPU while idle"), None),
+    ("idle", "cpu_per_heartbeat_ns", "CPU of a heartbeat", NS_AS_US, (COMET, "CPU of a heartbeat"), None),
+    ("idle", "rss_bytes", "RSS of a connection", BYTES, (COMET, "RSS of a connection"), None),
 ];
 
 /// All figures that a measurement may have, in the order of a comparison.
@@ -203,23 +219,46 @@ impl Figure {
     }
 }
 
-/// What a scenario itself has taken over its rounds, by name and unit: members of its results, and the lines
-/// of the targets.
-pub(crate) fn summaries(results: &Value) -> Vec<(String, Spread)> {
-    let mut found = Vec::new();
-    for (key, name, (unit, factor)) in SUMMARIES {
-        if let Some(spread) = results.get(key).and_then(spread) {
-            found.push((labelled(name, unit, ", "), spread.times(factor)));
-        }
-    }
-    for line in results.get("lines").and_then(Value::as_array).into_iter().flatten() {
+/// Takes what `scenario` takes over its rounds, by key; none where a subject was not measured.
+pub(crate) fn summarize(
+    scenario: &str,
+    results: &Value,
+) -> impl Iterator<Item = (&'static str, Option<Spread>)> {
+    let (groups, all) = (groups(results), all());
+    let rounds = move |(subject, name): Of| -> Vec<Option<f64>> {
+        let rounds = groups.iter().find(|group| group.subject == subject).map(|is| &is.rounds);
+        let value = |round: &&Value| {
+            all.iter().filter(|figure| figure.name == name).find_map(|figure| figure.of(round))
+        };
+        rounds.into_iter().flatten().map(value).collect()
+    };
+    let of_scenario = SUMMARIES.iter().filter(move |summary| summary.0 == scenario);
+    of_scenario.map(move |&(_, key, _, (_, factor), of, to)| {
+        let values = rounds(of).into_iter();
+        let values: Vec<Option<f64>> = match to {
+            None => values.collect(),
+            Some(to) => values.zip(rounds(to)).map(|(value, to)| Some(value? / to?)).collect(),
+        };
+        (key, Spread::of(values.into_iter().flatten().map(|value| value / factor)))
+    })
+}
+
+/// What a scenario has taken over its rounds, by name and unit.
+pub(crate) fn summaries(results: &Value) -> impl Iterator<Item = (String, Spread)> {
+    SUMMARIES.iter().filter_map(|(_, key, name, (unit, factor), ..)| {
+        let spread = results.get(key).and_then(spread)?;
+        Some((labelled(name, unit, ", "), spread.times(*factor)))
+    })
+}
+
+/// The lines of the targets, by name and unit.
+pub(crate) fn lines(results: &Value) -> impl Iterator<Item = (String, Spread)> {
+    let lines = results.get("lines").and_then(Value::as_array).into_iter().flatten();
+    lines.filter_map(|line| {
         let text = |key| line.get(key).and_then(Value::as_str).map(str::trim);
-        let measured = line.get("measured").and_then(spread);
-        if let (Some(what), Some(unit), Some(spread)) = (text("what"), text("unit"), measured) {
-            found.push((labelled(&format!("{} {what}", line["target"]), unit, ", "), spread));
-        }
-    }
-    found
+        let what = format!("{} {}", line["target"], text("what")?);
+        Some((labelled(&what, text("unit")?, ", "), line.get("measured").and_then(spread)?))
+    })
 }
 
 fn labelled(name: &str, unit: &str, separator: &str) -> String {
@@ -287,6 +326,33 @@ mod tests {
     }
 
     #[test]
+    fn a_scenario_takes_its_figures_over_the_rounds() {
+        let turn = |subject: &str, round: u32, cpu: Option<f64>| json!({"subject": subject, "round": round, "cpu_per_delivery_ns": cpu});
+        let results = json!({"turns": [
+            turn("ring", 1, Some(2.0)), turn("comet", 1, Some(6.0)), turn("ring", 2, None),
+            turn("comet", 2, Some(9.0)), turn("ring", 3, Some(2.0)), turn("comet", 3, Some(10.0)),
+        ]});
+        let found: Vec<_> = summarize("fanout", &results).collect();
+        assert_eq!(found[0], ("comet_to_ring", Some(Spread { median: 4.0, min: 3.0, max: 5.0 })));
+        assert_eq!(
+            found[1..],
+            [("comet_data_to_ring", None), ("comet_to_send", None), ("comet_data_to_send", None)]
+        );
+        let idle = json!({"turns": [{"subject": "comet", "round": 1, "idle_cpu_share": 0.25}]});
+        let share = summarize("idle", &idle).next();
+        assert_eq!(share, Some(("cpu_share", Spread::of([0.25]))), "as it is, not in percent");
+    }
+
+    #[test]
+    fn summaries_are_of_figures_that_are_declared() {
+        let all = all();
+        let is_declared = |(_, name): Of| all.iter().any(|figure| figure.name == name);
+        assert!(
+            SUMMARIES.iter().all(|&(.., of, to)| is_declared(of) && to.is_none_or(is_declared))
+        );
+    }
+
+    #[test]
     fn names_are_declared_for_one_unit() {
         for one in all() {
             assert!(all().iter().all(|other| other.name != one.name || other.unit == one.unit));
@@ -303,8 +369,11 @@ mod tests {
                 {"target": 8, "what": "failed", "unit": "us", "measured": null},
             ],
         });
-        let found = summaries(&results);
-        let found: Vec<_> = found.iter().map(|(label, is)| (label.as_str(), is.median)).collect();
-        assert_eq!(found, [("CPU while idle, %", 50.0), ("8 a call, us", 2.0)]);
+        let check = |mut found: Vec<(String, Spread)>, label: &str, median| {
+            let (is, spread) = found.pop().unwrap();
+            assert_eq!((is.as_str(), spread.median, found.len()), (label, median, 0));
+        };
+        check(summaries(&results).collect(), "CPU while idle, %", 50.0);
+        check(lines(&results).collect(), "8 a call, us", 2.0);
     }
 }

@@ -117,11 +117,13 @@ impl Findings {
     pub(crate) fn unanswered(&self) -> u64 {
         self.heartbeats_sent.saturating_sub(self.round_trips.len())
     }
-}
 
-/// Heartbeats that were not answered, in words.
-pub(crate) fn silence_fault(unanswered: u64) -> Option<String> {
-    (unanswered > 0).then(|| format!("{unanswered} heartbeats unanswered"))
+    /// What is wrong with connections that only send heartbeats, in words: some are unanswered, or closed.
+    pub(crate) fn idle_faults(&self) -> impl Iterator<Item = String> {
+        let unanswered = Some(self.unanswered()).filter(|&count| count > 0);
+        let silence = unanswered.map(|count| format!("{count} heartbeats unanswered"));
+        silence.into_iter().chain(close_fault(&self.closed))
+    }
 }
 
 /// Connections that the server closed, so many for each reason, in words.
@@ -167,9 +169,9 @@ mod tests {
         assert_eq!(both.latencies.len(), 8);
         assert_eq!((both.deliveries.expected, both.lost()), (10, 2));
         assert_eq!((both.visits.received, both.guests.arrived), (14, 4));
-        assert_eq!((both.unanswered(), silence_fault(0)), (6, None));
-        assert_eq!(silence_fault(both.unanswered()).unwrap(), "6 heartbeats unanswered");
+        assert_eq!((both.unanswered(), Findings::default().idle_faults().count()), (6, 0));
         assert_eq!((both.open_lost, both.healthy_closed), (2, 2));
-        assert_eq!(close_fault(&both.closed).unwrap(), "2 connections closed: {\"replaced\": 2}");
+        let faults: Vec<_> = both.idle_faults().collect();
+        assert_eq!(faults, ["6 heartbeats unanswered", "2 connections closed: {\"replaced\": 2}"]);
     }
 }

@@ -14,6 +14,7 @@ mod findings;
 mod grpc;
 mod heartbeats;
 mod launch;
+mod measurements;
 mod message;
 mod plan;
 mod process;

@@ -74,6 +74,12 @@ fn figures_table<M: Serialize>(heading: &str, rows: &[(String, M)], names: &str)
     Table::of(heading, rows, &names.split(", ").collect::<Vec<_>>())
 }
 
+/// The faults that turns or phases have in their JSON.
+fn faults_of(turns: &[Value]) -> Vec<String> {
+    let faults = turns.iter().filter_map(|turn| turn["faults"].as_array()).flatten();
+    faults.filter_map(|fault| fault.as_str().map(str::to_owned)).collect()
+}
+
 /// Messages that a server has counted as dropped, by reason; none where it counts nothing, as goim.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
 #[serde(transparent)]

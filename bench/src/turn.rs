@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::Result;
@@ -73,29 +72,23 @@ impl Subject {
     /// The turn itself, with all connections made: pushes as `plan` says, waits for what it becomes and then
     /// `aftermath_ns` for what should not come.
     pub(crate) fn turn(&mut self, plan: Plan, aftermath_ns: u64) -> Result<Turn> {
-        let sink = self.sink()?;
         self.restart(&plan)?;
         let bar = self.place.bar(plan.expected(), "delivering");
         let before = self.mark()?;
         self.clients.start_series(self.target.gauge)?;
-        let mut arrived = Arrivals { count: 0, last_ns: now_ns(), bar };
-        let pushed = self.push(vec![(plan, sink)], |clients, target| {
-            arrived.look(clients, target).map(|_| ())
-        })?;
-        let sent;
-        (sent, self.feed) = pushed.into_iter().next().expect("one plan, one result");
-        let mut quiet_since_ns = now_ns();
+        let mut arrived = Arrivals { count: 0, last_ns: now_ns() };
+        let sent = self.push(plan, &bar, |clients, target| arrived.look(clients, target))?;
+        let pushed_ns = now_ns();
         while arrived.count + sent.dropped() < sent.deliveries
-            && now_ns() <= quiet_since_ns + QUIET_NS
+            && now_ns() <= arrived.last_ns.max(pushed_ns) + QUIET_NS
         {
             self.clients.turn(20 * MILLISECOND_NS)?;
-            if arrived.look(&self.clients, &mut self.target)? {
-                quiet_since_ns = arrived.last_ns;
-            }
+            arrived.look(&self.clients, &mut self.target)?;
+            bar.set_position(arrived.count);
         }
         let series = self.clients.end_series()?;
         let cpu = self.since(&before)?.cpu;
-        arrived.bar.finish_and_clear();
+        bar.finish_and_clear();
         self.wait(aftermath_ns)?;
 
         let findings = self.clients.findings(std::slice::from_ref(&sent.messages))?;
@@ -124,20 +117,16 @@ struct Arrivals {
     count: u64,
     /// When the last one came, as far as it was looked.
     last_ns: u64,
-    bar: ProgressBar,
 }
 
 impl Arrivals {
-    /// Whether there are more than at the last look. Fails if there are not and the target has ended,
-    /// which would be waited for until all is pushed.
-    fn look(&mut self, clients: &Clients, target: &mut Target) -> Result<bool> {
-        let is_more = clients.received() > self.count;
-        if is_more {
-            (self.count, self.last_ns) = (clients.received(), now_ns());
-            self.bar.set_position(self.count);
-        } else {
-            target.ensure_runs()?;
+    /// Looks whether there are more. Fails if there are not and the target has ended, which would be waited for
+    /// until all is pushed.
+    fn look(&mut self, clients: &Clients, target: &mut Target) -> Result<()> {
+        if clients.received() == self.count {
+            return target.ensure_runs();
         }
-        Ok(is_more)
+        (self.count, self.last_ns) = (clients.received(), now_ns());
+        Ok(())
     }
 }

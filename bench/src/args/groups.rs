@@ -8,6 +8,7 @@ use clap::builder::RangedI64ValueParser;
 use clap::{Args, FromArgMatches, value_parser};
 use serde::Serialize;
 
+use crate::crowd::{Crowd, Streams};
 use crate::message::COMPACT_LEN;
 use crate::source::Sources;
 use comet_cpus::CpuList;
@@ -129,8 +130,27 @@ pub(crate) struct YardstickArgs {
 
 impl YardstickArgs {
     /// Yardsticks are measured beside a server that the bench starts, and beside another where asked for.
-    pub(crate) fn wanted(&self, server: &ServerArgs) -> bool {
-        !self.alone && (self.yardsticks || server.addr.is_none())
+    pub(crate) fn wanted(&self, setup: &SetupArgs) -> bool {
+        !self.alone && (self.yardsticks || setup.server.addr.is_none())
+    }
+}
+
+/// What every measurement of a server takes.
+#[derive(Args, Clone, Debug, Serialize)]
+pub(crate) struct SetupArgs {
+    #[command(flatten)]
+    pub dial: DialArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
+}
+
+impl SetupArgs {
+    /// The connections asked for, in so many rooms.
+    pub(crate) fn crowd(&self, rooms: u32) -> Crowd {
+        let connections = self.dial.connections as usize;
+        Crowd::of_server(&self.server, connections, rooms as usize, Streams::Rooms)
     }
 }
 

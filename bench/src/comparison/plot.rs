@@ -9,8 +9,8 @@ use serde_json::Value;
 use self::draw::{Axes, Line, Mark, Points};
 use self::scale::Scale;
 use super::file::ResultFile;
-use super::measurements::{Group, groups, percentiles};
 use crate::figures;
+use crate::measurements::{Group, groups, percentiles};
 use crate::stats::Spread;
 
 /// Rates are taken over so long, since what is pushed in ticks comes in bursts.

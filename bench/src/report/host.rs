@@ -142,8 +142,8 @@ mod tests {
         let address = ["--addr", "127.0.0.1:1", "--pid", &pid];
         let cli = Cli::parse_from([&["comet-bench", "connect"][..], &address].concat());
         let Command::Connect(args) = cli.command else { panic!("it is connect") };
-        assert_eq!(Program::server(&args.server), None);
-        let pinning = pinning(&args.host, Some(&args.server));
+        assert_eq!(Program::server(&args.setup.server), None);
+        let pinning = pinning(&args.setup.host, Some(&args.setup.server));
         assert!(pinning["control"].is_null() && pinning["server"].is_string(), "{pinning}");
     }
 

@@ -143,12 +143,6 @@ fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// A line for each figure that the results have taken over the rounds.
-pub(crate) fn summary(results: &Value) -> String {
-    let lines = figures::summaries(results).into_iter();
-    lines.map(|(label, is)| format!("{label}: {}\n", cell_of(Some(is)))).collect()
-}
-
 /// A figure with about three digits, or a dash.
 fn cell(value: Option<f64>) -> String {
     let Some(value) = value else { return NOT_MEASURED.to_owned() };

@@ -2,51 +2,43 @@
 
 use serde_json::json;
 
-use super::raw::{FIGURES, ratio, yardstick_turn};
+use super::raw::{FIGURES, yardstick_turn};
 use super::{each_turn, prepare, turns_table};
 use crate::Result;
-use crate::args::FanoutArgs;
-use crate::crowd::{Crowd, Streams};
+use crate::args::{FanoutArgs, SetupArgs};
 use crate::plan::Plan;
-use crate::report::{self, summary};
+use crate::report;
 use crate::sink::PushMethod;
 use crate::subject::{COMET, Place, Subject};
 use crate::turn::Turn;
 
 /// Runs it; returns whether every delivery was made or counted as dropped.
 pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
-    prepare(&args.host, &args.dial, args.dial.connections as usize)?;
-    let alone = !args.yardsticks.wanted(&args.server);
+    let SetupArgs { dial, server, host } = &args.setup;
+    prepare(host, dial, dial.connections as usize)?;
+    let alone = !args.yardsticks.wanted(&args.setup);
     let subjects: &[_] = if alone { &[COMET] } else { &[COMET, "ring", "send"] };
     let turns = each_turn(args.load.rounds, subjects, |place| match place.subject {
         COMET => comet_turn(place, args),
-        _ => yardstick_turn(place, &args.host, &args.dial, &args.load),
+        _ => yardstick_turn(place, host, dial, &args.load),
     })?;
-    let total = |turn: &Turn| turn.cpu_per_delivery_ns;
-    let data = |turn: &Turn| turn.data_cpu_per_delivery_ns;
-    let results = json!({
-        "turns": turns,
-        "comet_to_ring": ratio(&turns, COMET, "ring", total),
-        "comet_to_send": ratio(&turns, COMET, "send", total),
-        "comet_data_to_ring": ratio(&turns, COMET, "ring", data),
-        "comet_data_to_send": ratio(&turns, COMET, "send", data),
-    });
-    let mut text = format!("{}\n{}", turns_table(&turns, FIGURES), summary(&results));
+    let mut text = turns_table(&turns, FIGURES);
     if args.load.rate <= 0.0 && args.load.window > 1 && !alone {
         text += &format!(
-            "flat out: comet may put up to {} pushes into one write, a yardstick never does\n",
+            "\nflat out: comet may put up to {} pushes into one write, a yardstick never does\n",
             args.load.window
         );
     }
     let faults = turns.iter().flat_map(Turn::faults).collect();
-    report::finish("fanout", args, (&args.host, Some(&args.server)), (results, faults), &text)
+    let results = (json!({ "turns": turns }), faults);
+    report::finish("fanout", args, (host, Some(server)), results, &text)
 }
 
 fn comet_turn(place: Place, args: &FanoutArgs) -> Result<Turn> {
-    let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
-    let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
-    let plan = Plan::of(&args.load, args.server.operation, &crowd);
-    let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
+    let crowd = args.setup.crowd(args.rooms);
+    let connections = crowd.connections;
+    let plan = Plan::of(&args.load, args.setup.server.operation, &crowd);
+    let mut subject = Subject::server(place, &args.setup, crowd)?;
     if args.stream {
         subject.method = PushMethod::OneStream;
     }

@@ -2,17 +2,15 @@
 
 use serde_json::{Value, json};
 
-use super::{each_turn, prepare, turns_table};
+use super::{each_turn, faults_of, prepare, turns_table};
 use crate::Result;
-use crate::args::IdleArgs;
+use crate::args::{IdleArgs, SetupArgs};
 use crate::clients::ClientCommand;
 use crate::clock::seconds_to_ns;
-use crate::crowd::{Crowd, Streams};
-use crate::findings::{close_fault, silence_fault};
 use crate::message::STAMP_LEN;
 use crate::plan::run_id;
-use crate::report::{self, summary};
-use crate::stats::{Percentiles, Spread};
+use crate::report;
+use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
 
 const FIGURES: &str = "connections, heartbeats, CPU while idle, CPU of a heartbeat, RSS of a connection, \
@@ -20,26 +18,18 @@ const FIGURES: &str = "connections, heartbeats, CPU while idle, CPU of a heartbe
 
 /// Runs it; returns whether all connections stayed and were answered.
 pub(crate) fn run(args: &IdleArgs) -> Result<bool> {
-    prepare(&args.host, &args.dial, args.dial.connections as usize)?;
+    let SetupArgs { dial, server, host } = &args.setup;
+    prepare(host, dial, dial.connections as usize)?;
     let turns = each_turn(args.rounds, &[COMET], |place| turn(place, args))?;
-    let (turns, faults): (Vec<_>, Vec<_>) = turns.into_iter().unzip();
-    let over = |key: &str| Spread::of(turns.iter().filter_map(|turn: &Value| turn[key].as_f64()));
-    let results = json!({
-        "turns": turns,
-        "cpu_share": over("idle_cpu_share"),
-        "cpu_per_heartbeat_ns": over("cpu_per_heartbeat_ns"),
-        "rss_bytes": over("rss_per_connection_bytes"),
-    });
-    let text = format!("{}\n{}", turns_table(&turns, FIGURES), summary(&results));
-    let results = (results, faults.concat());
-    report::finish("idle", args, (&args.host, Some(&args.server)), results, &text)
+    let (text, faults) = (turns_table(&turns, FIGURES), faults_of(&turns));
+    report::finish("idle", args, (host, Some(server)), (json!({ "turns": turns }), faults), &text)
 }
 
-/// What one turn gave, explained in [`crate::figures`], and its faults.
-fn turn(place: Place, args: &IdleArgs) -> Result<(Value, Vec<String>)> {
-    let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
-    let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
-    let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
+/// What one turn gave, explained in [`crate::figures`].
+fn turn(place: Place, args: &IdleArgs) -> Result<Value> {
+    let crowd = args.setup.crowd(args.rooms);
+    let connections = crowd.connections;
+    let mut subject = Subject::server(place, &args.setup, crowd)?;
     let storm = subject.storm()?;
 
     let restart = ClientCommand::Restart { run: run_id(), size: STAMP_LEN, all_streams: false };
@@ -54,7 +44,7 @@ fn turn(place: Place, args: &IdleArgs) -> Result<(Value, Vec<String>)> {
 
     let heartbeats = findings.heartbeats_sent;
     let total_ns = used.cpu.as_ref().map(|cpu| cpu.total_ns as f64);
-    let turn = json!({
+    Ok(json!({
         "subject": place.subject,
         "round": place.round,
         "connections": connections,
@@ -70,8 +60,6 @@ fn turn(place: Place, args: &IdleArgs) -> Result<(Value, Vec<String>)> {
         "anonymous_per_connection_bytes": storm.anonymous_per_connection_bytes,
         "series": series,
         "closed": findings.closed,
-    });
-    let silence = silence_fault(findings.unanswered());
-    let faults = silence.into_iter().chain(close_fault(&findings.closed));
-    Ok((turn, place.name_faults(faults)))
+        "faults": place.name_faults(findings.idle_faults()),
+    }))
 }

@@ -10,8 +10,8 @@ use crate::clock::seconds_to_ns;
 use crate::crowd::Crowd;
 use crate::message::HEADER_LEN;
 use crate::plan::Plan;
-use crate::report::{self, summary};
-use crate::stats::{Percentiles, Spread};
+use crate::report;
+use crate::stats::Percentiles;
 use crate::subject::{OPERATION, Place, Subject};
 use crate::target::Target;
 use crate::turn::Turn;
@@ -37,13 +37,11 @@ pub(crate) fn run(args: &RawArgs) -> Result<bool> {
         }
         Ok(())
     })?;
-    let ring_to_send = ratio(&turns, "ring", "send", |turn| turn.cpu_per_delivery_ns);
     let faults = turns.iter().flat_map(Turn::faults).collect();
-    let results = json!({ "turns": turns, "ring_to_send": ring_to_send, "ping_pong": pings });
-    let pings = figures_table("turn", &rows, "latency p50, latency p99, latency max");
-    let turns = turns_table(&turns, FIGURES);
-    let text = format!("{turns}\n{}\n{}", pings.text(), summary(&results));
-    report::finish("raw", args, (&args.host, None), (results, faults), &text)
+    let pongs = figures_table("turn", &rows, "latency p50, latency p99, latency max");
+    let text = format!("{}\n{}", turns_table(&turns, FIGURES), pongs.text());
+    let results = (json!({ "turns": turns, "ping_pong": pings }), faults);
+    report::finish("raw", args, (&args.host, None), results, &text)
 }
 
 /// The turn of a bare loop: the same connections and bytes, and the same sender with the same schedule. All its
@@ -90,20 +88,4 @@ pub(super) fn echo_turn(
     let since_due = Percentiles::of(&pongs.since_due);
     let cpu = cpu.expect("a yardstick's process is known");
     Ok(PingPong { cpu_ns: cpu as f64 / latency.count.max(1) as f64, latency, since_due })
-}
-
-/// `figure` of one subject over that of another in the same round, over the rounds.
-pub(super) fn ratio(
-    turns: &[Turn],
-    subject: &str,
-    to: &str,
-    figure: fn(&Turn) -> Option<f64>,
-) -> Option<Spread> {
-    let of = |subject: &str, round| {
-        figure(
-            turns.iter().find(|turn| turn.place.subject == subject && turn.place.round == round)?,
-        )
-    };
-    let rounds = turns.iter().filter(|turn| turn.place.subject == to).map(|turn| turn.place.round);
-    Spread::of(rounds.filter_map(|round| Some(of(subject, round)? / of(to, round)?)))
 }

@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Dropped, each_turn, prepare, turns_table};
+use super::{Dropped, each_turn, faults_of, prepare, turns_table};
 use crate::Result;
-use crate::args::ReadersArgs;
+use crate::args::{ReadersArgs, SetupArgs};
 use crate::clients::ClientCommand;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
-use crate::crowd::{Crowd, Streams};
+use crate::crowd::Crowd;
 use crate::findings::Findings;
 use crate::plan::Plan;
 use crate::report;
@@ -59,26 +59,31 @@ pub(crate) fn run(args: &ReadersArgs) -> Result<bool> {
     if args.slow + args.stalled > 1.0 {
         return Err("the shares of slow and stalled readers are more than all".into());
     }
-    prepare(&args.host, &args.dial, args.dial.connections as usize)?;
+    let SetupArgs { dial, server, host } = &args.setup;
+    prepare(host, dial, dial.connections as usize)?;
     let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
-    let (turns, faults): (Vec<_>, Vec<_>) = turns.into_iter().unzip();
     let text = format!("{}\n{}", turns_table(&turns, FIGURES), turns_table(&turns, FATES));
-    let (results, faults) = (json!({ "turns": turns }), faults.concat());
-    report::finish("readers", args, (&args.host, Some(&args.server)), (results, faults), &text)
+    let faults = faults_of(&turns);
+    report::finish(
+        "readers",
+        args,
+        (host, Some(server)),
+        (json!({ "turns": turns }), faults),
+        &text,
+    )
 }
 
-/// What one turn gave, explained in [`crate::figures`], and its faults.
-fn turn(place: Place, args: &ReadersArgs) -> Result<(Value, Vec<String>)> {
-    let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
+/// What one turn gave, explained in [`crate::figures`].
+fn turn(place: Place, args: &ReadersArgs) -> Result<Value> {
     let crowd = Crowd {
         slow_share: args.slow,
         stalled_share: args.stalled,
         slow_buffer: Some(args.receive_buffer as usize),
-        ..Crowd::of_server(&args.server, connections, rooms, Streams::Rooms)
+        ..args.setup.crowd(args.rooms)
     };
-    let plan = Plan::of(&args.load, args.server.operation, &crowd);
-    let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
-    let sink = subject.sink()?;
+    let connections = crowd.connections;
+    let plan = Plan::of(&args.load, args.setup.server.operation, &crowd);
+    let mut subject = Subject::server(place, &args.setup, crowd)?;
     subject.connect(connections)?;
     subject.restart(&plan)?;
     let memory_before = subject.target.gauge.memory()?;
@@ -90,8 +95,7 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<(Value, Vec<String>)> {
     let before = subject.mark()?;
     let mut memory_peak = memory_before;
     let mut look_ns = now_ns();
-    let sent = subject.push(vec![(plan, sink)], |clients, target| {
-        bar.set_position(clients.received());
+    let sent = subject.push(plan, &bar, |_, target| {
         if now_ns() >= look_ns {
             look_ns = now_ns() + MEMORY_NS;
             memory_peak = memory_peak.max(target.gauge.memory()?);
@@ -100,7 +104,6 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<(Value, Vec<String>)> {
     })?;
     let cpu = subject.since(&before)?.cpu;
     bar.finish_and_clear();
-    let (sent, _) = sent.into_iter().next().expect("one plan, one result");
 
     subject.clients.execute(ClientCommand::ReadNormally)?;
     let counted = match subject.target.stat.zip(counted_before) {
@@ -114,9 +117,9 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<(Value, Vec<String>)> {
     let findings = subject.await_deliveries(std::slice::from_ref(&sent.messages), explained)?;
     let series = subject.clients.end_series()?;
     let fate = Fate::of(&findings, &sent, counted.as_ref(), dropped, batch);
-    let faults = place.name_faults(faults(&findings, &fate).into_iter().chain(sent.refusal()));
+    let faults = faults(&findings, &fate).into_iter().chain(sent.refusal());
     let received = findings.deliveries.received.max(1) as f64;
-    let turn = json!({
+    Ok(json!({
         "subject": place.subject,
         "round": place.round,
         "deliveries": findings.deliveries,
@@ -133,9 +136,8 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<(Value, Vec<String>)> {
         "series": series,
         "closed": findings.closed,
         "closed_by_server": counted.map(|counted| counted.closed),
-        "faults": faults,
-    });
-    Ok((turn, faults))
+        "faults": place.name_faults(faults),
+    }))
 }
 
 /// What the server has counted since `before`, when nothing waits any more.

@@ -3,11 +3,10 @@
 
 use super::{NO_CPU, Record};
 use crate::Result;
-use crate::args::{DialArgs, HostArgs, TargetsArgs};
+use crate::args::{DialArgs, HostArgs, SetupArgs, TargetsArgs};
 use crate::clients::ClientCommand;
 use crate::clock::{MILLISECOND_NS, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
-use crate::findings::{close_fault, silence_fault};
 use crate::plan::{Plan, run_id};
 use crate::sink::PushMethod;
 use crate::storm::Storm;
@@ -66,8 +65,8 @@ pub(super) fn alternate(
 impl Rig {
     /// Starts a comet on the CPUs of `host`.
     pub(super) fn comet(args: &TargetsArgs, host: &HostArgs, crowd: Crowd) -> Result<Self> {
-        let (place, dial) = (Place::of(COMET, args.rounds), dial(&crowd)?);
-        Ok(Self(Subject::server(place, (&args.server(), host, &dial), crowd)?))
+        let setup = SetupArgs { dial: dial(&crowd)?, server: args.server(), host: host.clone() };
+        Ok(Self(Subject::server(Place::of(COMET, args.rounds), &setup, crowd)?))
     }
 
     /// Starts a bare gRPC server, which answers the calls of a server with these connections and has none.
@@ -132,9 +131,7 @@ impl Rig {
         let share = |_| self.0.idle_share(part_s)?.ok_or_else(|| NO_CPU.into());
         let shares = (0..parts).map(share).collect::<Result<_>>()?;
         let found = self.0.await_replies()?;
-        let silence = silence_fault(found.unanswered());
-        let faults = silence.into_iter().chain(close_fault(&found.closed));
-        record.faults.extend(faults.map(|fault| format!("{COMET}, idle: {fault}")));
+        record.faults.extend(found.idle_faults().map(|fault| format!("{COMET}, idle: {fault}")));
         Ok(shares)
     }
 }
