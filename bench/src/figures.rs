@@ -6,6 +6,7 @@ use std::ops::Add;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::Result;
 use crate::measurements::groups;
 use crate::stats::Spread;
 
@@ -191,6 +192,13 @@ pub(crate) fn all() -> Vec<Figure> {
     declared.chain(percentiles).collect()
 }
 
+/// The figure `name` of a measurement. Fails if it was not measured.
+pub(crate) fn figure(measurement: &Value, name: &str) -> Result<f64> {
+    let all = all().into_iter();
+    let found = all.filter(|figure| figure.name == name).find_map(|is| is.of(measurement));
+    found.ok_or_else(|| format!("there is no {name}").into())
+}
+
 impl Figure {
     /// Its value in a measurement; none where it was not measured.
     pub(crate) fn of(&self, measurement: &Value) -> Option<f64> {
@@ -224,13 +232,10 @@ pub(crate) fn summarize(
     scenario: &str,
     results: &Value,
 ) -> impl Iterator<Item = (&'static str, Option<Spread>)> {
-    let (groups, all) = (groups(results), all());
+    let groups = groups(results);
     let rounds = move |(subject, name): Of| -> Vec<Option<f64>> {
         let rounds = groups.iter().find(|group| group.subject == subject).map(|is| &is.rounds);
-        let value = |round: &&Value| {
-            all.iter().filter(|figure| figure.name == name).find_map(|figure| figure.of(round))
-        };
-        rounds.into_iter().flatten().map(value).collect()
+        rounds.into_iter().flatten().map(|round| figure(round, name).ok()).collect()
     };
     let of_scenario = SUMMARIES.iter().filter(move |summary| summary.0 == scenario);
     of_scenario.map(move |&(_, key, _, (_, factor), of, to)| {

@@ -2,7 +2,6 @@
 
 mod gathered;
 
-use std::collections::BTreeMap;
 use std::io;
 
 use comet_wire::comet::v1::push_client::PushClient;
@@ -24,6 +23,7 @@ use tonic::{Code, Status, Streaming};
 use self::gathered::Gathered;
 use crate::Result;
 use crate::message::OP_RAW;
+use crate::stats::Reasons;
 
 /// Whom a push is for.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ pub(crate) struct LedgerSums {
     pub replies: u64,
     pub matched: u64,
     pub queued: u64,
-    pub dropped: BTreeMap<String, u64>,
+    pub dropped: Reasons,
     pub absent: u64,
 }
 
@@ -183,19 +183,12 @@ impl StreamAnswers {
 
 impl LedgerSums {
     /// Adds one reply.
-    pub(crate) fn add(&mut self, ledger: Ledger) {
+    pub(crate) fn add(&mut self, ledger: &Ledger) {
         self.replies += 1;
         self.matched += ledger.matched;
         self.queued += ledger.queued;
         self.absent += ledger.absent;
-        for (reason, count) in ledger.dropped {
-            *self.dropped.entry(reason).or_default() += count;
-        }
-    }
-
-    /// Deliveries that the server counted as dropped.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.values().sum()
+        ledger.dropped.iter().for_each(|(reason, count)| self.dropped.add(reason, *count));
     }
 }
 
@@ -213,10 +206,10 @@ mod tests {
             ..Default::default()
         };
         let mut sums = LedgerSums::default();
-        sums.add(ledger(&[("outbox_full", 2)]));
-        sums.add(ledger(&[("outbox_full", 1), ("filtered", 1)]));
+        sums.add(&ledger(&[("outbox_full", 2)]));
+        sums.add(&ledger(&[("outbox_full", 1), ("filtered", 1)]));
         assert_eq!((sums.replies, sums.matched, sums.queued, sums.absent), (2, 10, 6, 2));
         assert_eq!(sums.dropped["outbox_full"], 3);
-        assert_eq!(sums.dropped(), 4);
+        assert_eq!(sums.dropped.total(), 4);
     }
 }

@@ -28,7 +28,6 @@ mod sender;
 mod sink;
 mod source;
 mod stats;
-mod storm;
 mod subject;
 mod target;
 mod tls;

@@ -10,8 +10,6 @@ pub(crate) mod raw;
 pub(crate) mod readers;
 pub(crate) mod targets;
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 use serde_json::Value;
 
@@ -22,6 +20,7 @@ use crate::dial::ensure_descriptors;
 use crate::findings::{Findings, close_fault};
 use crate::report::Table;
 use crate::sender::Sent;
+use crate::stats::Reasons;
 use crate::subject::Place;
 
 /// Raises the limit of open files for so many connections, and pins the bench. Fails if either is not possible.
@@ -83,34 +82,30 @@ fn faults_of(turns: &[Value]) -> Vec<String> {
 /// Messages that a server has counted as dropped, by reason; none where it counts nothing, as goim.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
 #[serde(transparent)]
-struct Dropped(pub Option<BTreeMap<String, u64>>);
+struct Dropped(pub Option<Reasons>);
 
 impl Dropped {
     /// Of all that was sent; `batch` messages were one push.
     fn of<'a>(sent: impl IntoIterator<Item = &'a Sent>, batch: u64) -> Self {
-        let mut dropped = None::<BTreeMap<String, u64>>;
+        let mut dropped = None::<Reasons>;
         for sent in sent.into_iter().filter(|sent| sent.answers.has_ledger()) {
             let dropped = dropped.get_or_insert_default();
-            for (reason, count) in &sent.answers.ledger.dropped {
-                *dropped.entry(reason.clone()).or_default() += count * batch;
+            for (reason, count) in sent.answers.ledger.dropped.iter() {
+                dropped.add(reason, count * batch);
             }
         }
         Self(dropped)
     }
 
     fn count(&self) -> u64 {
-        self.count_if(|_| true)
+        self.0.as_ref().map_or(0, Reasons::total)
     }
 
     /// Of these, what members or guests that stay may miss.
     fn of_present(&self) -> u64 {
         // These befall only connections that are coming or going.
-        self.count_if(|reason| !["closing", "not_ready"].contains(&reason))
-    }
-
-    fn count_if(&self, is_meant: impl Fn(&str) -> bool) -> u64 {
-        let all = self.0.iter().flatten();
-        all.filter(|(reason, _)| is_meant(reason)).map(|(_, count)| count).sum()
+        let passing = |reason: &&str| self.0.as_ref()?.get(*reason).copied();
+        self.count() - ["closing", "not_ready"].iter().filter_map(passing).sum::<u64>()
     }
 
     /// What is wrong with deliveries to members and guests, in words: where guests come and go, the server may
@@ -136,8 +131,9 @@ mod tests {
     #[test]
     fn drops_at_connections_that_come_and_go_explain_nothing() {
         let dropped = [("outbox_full", 2), ("filtered", 1), ("closing", 4), ("not_ready", 8)];
-        let dropped = dropped.map(|(reason, count)| (reason.to_owned(), count)).into();
-        let dropped = Dropped(Some(dropped));
+        let mut reasons = Reasons::default();
+        dropped.into_iter().for_each(|(reason, count)| reasons.add(reason, count));
+        let dropped = Dropped(Some(reasons));
         assert_eq!((dropped.count(), dropped.of_present()), (15, 3));
         let mut findings = Findings::default();
         findings.visits.lost = 3;

@@ -135,7 +135,7 @@ impl OpenSink {
 
     /// Deliveries that the server has counted as dropped so far. A ledger counts pushes, a batch as one.
     pub(crate) fn dropped(&self) -> u64 {
-        self.answers.lock().expect(NO_PANIC).ledger.dropped() * self.batch
+        self.answers.lock().expect(NO_PANIC).ledger.dropped.total() * self.batch
     }
 
     /// Waits for all answers. Fails if one does not come in time.
@@ -204,7 +204,7 @@ impl Answers {
         match answer {
             Ok(ledger) => {
                 self.given += 1;
-                ledger.into_iter().for_each(|ledger| self.ledger.add(ledger));
+                ledger.iter().for_each(|ledger| self.ledger.add(ledger));
             }
             Err(status) => {
                 self.refused += 1;

@@ -81,6 +81,8 @@ pub(crate) struct Subject {
     pub clients: Clients,
     pub target: Target,
     pub crowd: Crowd,
+    /// False for the bare gRPC server: nobody connects to it or expects anything.
+    pub has_receivers: bool,
     /// How pushes to the push API are made.
     pub method: PushMethod,
     /// Takes the pushes to a yardstick; not here while a turn has it.
@@ -123,8 +125,10 @@ impl Subject {
         crowd: Crowd,
     ) -> Result<Self> {
         let (target, feed) = Target::yardstick(mode, crowd.connections, host)?;
-        let feed = Some(feed).filter(|_| mode != Mode::Grpc);
-        Self::new(place, (target, feed), crowd, OPERATION, dial)
+        let has_receivers = mode != Mode::Grpc;
+        let feed = Some(feed).filter(|_| has_receivers);
+        let subject = Self::new(place, (target, feed), crowd, OPERATION, dial)?;
+        Ok(Self { has_receivers, ..subject })
     }
 
     /// The clients receive messages with `operation`.
@@ -149,11 +153,12 @@ impl Subject {
         };
         let clients = Clients::new(setup, dial.processes, Arc::clone(&received))?;
         let method = PushMethod::Calls { callers: crowd.callers as usize };
-        Ok(Self { place, clients, target, crowd, method, feed, received })
+        Ok(Self { place, clients, target, crowd, has_receivers: true, method, feed, received })
     }
 
-    /// Connects the first `count` members; returns when the target has settled.
-    pub(crate) fn connect(&mut self, count: usize) -> Result<()> {
+    /// Connects all members; returns when the target has settled.
+    pub(crate) fn connect(&mut self) -> Result<()> {
+        let count = if self.has_receivers { self.crowd.connections } else { 0 };
         let bar = self.place.bar(Some(count as u64), "connecting");
         self.clients.dial(0..count, &bar)?;
         bar.finish_and_clear();

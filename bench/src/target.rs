@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::FileExt;
-use std::process::{Command, Stdio};
-use std::{env, fs, io, path};
+use std::process::Stdio;
+use std::{env, io, path};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use tempfile::tempfile;
 
 use crate::Result;
 use crate::args::{HostArgs, ServerArgs};
@@ -124,36 +125,35 @@ impl Target {
         let program = path::absolute(program)?;
         let control = host.control_cores.as_ref().unwrap_or(&host.server_core);
         let [tcp, websocket, grpc, stat] = free_ports()?;
-        let log = unnamed_file()?;
+        let mut settings = vec![
+            list("push.grpc", grpc),
+            list("monitor.stat", stat),
+            // Two servers may run beside each other; the bench pushes by gRPC and takes no profiles.
+            "push.http=[]".to_owned(),
+            "monitor.pprof=[]".to_owned(),
+        ];
+        // Its files are read when the server starts, and then gone.
+        let certificate = server.tls.then(Certificate::make).transpose()?;
+        if let Some(certificate) = &certificate {
+            settings.push(list("tls.certificates", certificate.certificate().display()));
+            settings.push(list("tls.keys", certificate.key().display()));
+        }
+        for (transport, address) in [("tcp", tcp), ("websocket", websocket)] {
+            if certificate.is_some() {
+                settings.push(format!("{transport}.bind=[]"));
+                settings.push(list(&format!("{transport}.tls_bind"), address));
+            } else {
+                settings.push(list(&format!("{transport}.bind"), address));
+            }
+        }
         let mut command = Running::command(&host.server_core.with(control), &program)?;
         command
             .args(["--cores", &host.server_core.to_string()])
             .args(["--control-cores", &control.to_string()]);
-        for (key, address) in [("push.grpc", grpc), ("monitor.stat", stat)] {
-            set(&mut command, key, address);
-        }
-        // Two servers may run beside each other; the bench pushes by gRPC and takes no profiles.
-        for key in ["push.http", "monitor.pprof"] {
-            command.arg("--set").arg(format!("{key}=[]"));
-        }
-        // Its files are read when the server starts, and then gone.
-        let certificate = server.tls.then(Certificate::make).transpose()?;
-        for (transport, address) in [("tcp", tcp), ("websocket", websocket)] {
-            match &certificate {
-                None => set(&mut command, &format!("{transport}.bind"), address),
-                Some(_) => {
-                    command.arg("--set").arg(format!("{transport}.bind=[]"));
-                    set(&mut command, &format!("{transport}.tls_bind"), address);
-                }
-            }
-        }
-        if let Some(certificate) = &certificate {
-            set(&mut command, "tls.certificates", certificate.certificate().display());
-            set(&mut command, "tls.keys", certificate.key().display());
-        }
-        for setting in &server.server_set {
+        for setting in settings.iter().chain(&server.server_set) {
             command.args(["--set", setting]);
         }
+        let log = tempfile()?;
         command.stdout(log.try_clone()?).stderr(log.try_clone()?);
         let process = Running::start(&mut command)?;
         let mut child = Child { process, log: Some(log) };
@@ -205,30 +205,21 @@ impl Child {
     }
 }
 
-/// Adds the setting of a list with one text in it.
-fn set(command: &mut Command, key: &str, value: impl Display) {
-    command.arg("--set").arg(format!("{key}=[\"{value}\"]"));
-}
-
-/// A file without a name, which is gone when nobody has it open.
-fn unnamed_file() -> io::Result<File> {
-    let path = env::temp_dir().join(format!("comet-bench-{}.log", std::process::id()));
-    let file = File::options().read(true).append(true).create(true).open(&path)?;
-    fs::remove_file(path)?;
-    Ok(file)
+/// The setting of a list with one text in it.
+fn list(key: &str, value: impl Display) -> String {
+    format!("{key}=[\"{value}\"]")
 }
 
 /// Ports that were free a moment ago. They are given back before the server takes them: nothing else on a
 /// host that is measured should be looking for ports.
 fn free_ports<const N: usize>() -> io::Result<[SocketAddr; N]> {
     let mut listeners = Vec::with_capacity(N);
-    let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
-    for address in &mut addresses {
-        let listener = TcpListener::bind(*address)?;
-        *address = listener.local_addr()?;
-        listeners.push(listener);
+    for _ in 0..N {
+        listeners.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?);
     }
-    Ok(addresses)
+    let addresses: io::Result<Vec<SocketAddr>> =
+        listeners.iter().map(TcpListener::local_addr).collect();
+    Ok(addresses?.try_into().expect("a port each"))
 }
 
 #[cfg(test)]

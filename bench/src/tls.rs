@@ -1,13 +1,12 @@
 //! TLS of the bench: a certificate for the server it starts, and the client's end of each connection.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, Permissions};
 use std::io::{self, BufRead, ErrorKind, Write};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::{env, process};
 
 use comet_client::Session;
 use rcgen::generate_simple_self_signed;
@@ -17,13 +16,13 @@ use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde::{Deserialize, Serialize};
+use tempfile::{Builder, TempDir};
 
 use crate::Result;
-use crate::clock::now_ns;
 
 /// A certificate for loopback addresses, signed by itself. Its files are there as long as it is.
 pub(crate) struct Certificate {
-    folder: PathBuf,
+    folder: TempDir,
     /// How clients connect that trust this certificate and no other.
     pub trust: Trust,
 }
@@ -64,10 +63,8 @@ impl Certificate {
     pub(crate) fn make() -> Result<Self> {
         let own = generate_simple_self_signed(["127.0.0.1".to_owned(), "::1".to_owned()])?;
         let trust = Trust::try_from(own.cert.der().to_vec())?;
-        // The time distinguishes it from one that a bench of the same process id left behind.
-        let name = format!("comet-bench-{}-{}.tls", process::id(), now_ns());
-        let folder = env::temp_dir().join(name);
-        DirBuilder::new().mode(0o700).create(&folder)?;
+        let owner_only = Permissions::from_mode(0o700);
+        let folder = Builder::new().prefix("comet-bench-").permissions(owner_only).tempdir()?;
         let made = Self { folder, trust };
         fs::write(made.certificate(), own.cert.pem())?;
         fs::write(made.key(), own.signing_key.serialize_pem())?;
@@ -76,19 +73,12 @@ impl Certificate {
 
     /// The certificate's file.
     pub(crate) fn certificate(&self) -> PathBuf {
-        self.folder.join("certificate.pem")
+        self.folder.path().join("certificate.pem")
     }
 
     /// The key's file.
     pub(crate) fn key(&self) -> PathBuf {
-        self.folder.join("key.pem")
-    }
-}
-
-impl Drop for Certificate {
-    fn drop(&mut self) {
-        // What is left behind is of no use to anybody.
-        let _ = fs::remove_dir_all(&self.folder);
+        self.folder.path().join("key.pem")
     }
 }
 
@@ -167,7 +157,7 @@ mod tests {
     fn the_files_are_there_as_long_as_the_certificate() {
         let made = Certificate::make().unwrap();
         assert!(made.certificate().is_file() && made.key().is_file());
-        let folder = made.folder.clone();
+        let folder = made.folder.path().to_owned();
         drop(made);
         assert!(!folder.exists());
     }

@@ -35,7 +35,7 @@ fn turn(place: Place, args: &ChurnArgs) -> Result<Value> {
     let connections = crowd.connections;
     let plan = Plan::of(&args.load, args.setup.server.operation, &crowd);
     let mut subject = Subject::server(place, &args.setup, crowd)?;
-    subject.connect(connections)?;
+    subject.connect()?;
     let memory_before = subject.target.gauge.memory()?;
 
     subject.restart(&plan)?;

@@ -4,11 +4,10 @@
 
 use serde_json::json;
 
-use super::{each_turn, prepare, turns_table};
+use super::{each_turn, faults_of, prepare, turns_table};
 use crate::Result;
 use crate::args::{ConnectArgs, SetupArgs};
 use crate::report;
-use crate::storm::Storm;
 use crate::subject::{COMET, Subject};
 use crate::yardstick::Mode;
 
@@ -28,13 +27,9 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
             COMET => Subject::server(place, &args.setup, crowd)?,
             _ => Subject::yardstick(place, Mode::Ring, (host, dial), crowd)?,
         };
-        let mut storm = subject.storm()?;
-        storm.idle_cpu_share = subject.idle_share(args.hold)?;
-        storm.closed = subject.clients.findings(&[])?.closed;
-        Ok(storm)
+        subject.storm(Some(args.hold))
     })?;
-    let text = turns_table(&storms, FIGURES);
-    let faults = storms.iter().flat_map(Storm::faults).collect();
+    let (text, faults) = (turns_table(&storms, FIGURES), faults_of(&storms));
     let results = (json!({ "storms": storms }), faults);
     report::finish("connect", args, (host, Some(server)), results, &text)
 }

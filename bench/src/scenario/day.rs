@@ -105,7 +105,7 @@ impl<'a> Day<'a> {
         let dropped = Dropped::of(&sent, 1);
         let messages = messages_by_kind(phase, &sent);
         let mut findings = self.subject.await_deliveries(&messages, dropped.of_present())?;
-        findings.handshakes.add(&dialed.handshakes)?;
+        findings.handshakes += dialed.handshakes;
         let connections = self.subject.clients.live();
         let mut faults = dropped.faults(&findings);
         faults.extend(sent.iter().filter_map(Sent::refusal));

@@ -1,16 +1,15 @@
 //! `fanout`: pushes to rooms through the server's push API, in turns with the yardsticks.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::raw::{FIGURES, yardstick_turn};
-use super::{each_turn, prepare, turns_table};
+use super::{each_turn, faults_of, prepare, turns_table};
 use crate::Result;
 use crate::args::{FanoutArgs, SetupArgs};
 use crate::plan::Plan;
 use crate::report;
 use crate::sink::PushMethod;
 use crate::subject::{COMET, Place, Subject};
-use crate::turn::Turn;
 
 /// Runs it; returns whether every delivery was made or counted as dropped.
 pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
@@ -29,18 +28,17 @@ pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
             args.load.window
         );
     }
-    let faults = turns.iter().flat_map(Turn::faults).collect();
+    let faults = faults_of(&turns);
     let results = (json!({ "turns": turns }), faults);
     report::finish("fanout", args, (host, Some(server)), results, &text)
 }
 
-fn comet_turn(place: Place, args: &FanoutArgs) -> Result<Turn> {
+fn comet_turn(place: Place, args: &FanoutArgs) -> Result<Value> {
     let crowd = args.setup.crowd(args.rooms);
-    let connections = crowd.connections;
     let plan = Plan::of(&args.load, args.setup.server.operation, &crowd);
     let mut subject = Subject::server(place, &args.setup, crowd)?;
     if args.stream {
         subject.method = PushMethod::OneStream;
     }
-    subject.only_turn(connections, plan)
+    subject.only_turn(plan)
 }

@@ -30,7 +30,7 @@ fn turn(place: Place, args: &IdleArgs) -> Result<Value> {
     let crowd = args.setup.crowd(args.rooms);
     let connections = crowd.connections;
     let mut subject = Subject::server(place, &args.setup, crowd)?;
-    let storm = subject.storm()?;
+    let storm = subject.storm(None)?;
 
     let restart = ClientCommand::Restart { run: run_id(), size: STAMP_LEN, all_streams: false };
     subject.clients.execute(restart)?;
@@ -56,8 +56,8 @@ fn turn(place: Place, args: &IdleArgs) -> Result<Value> {
         "idle_cpu_share": used.cpu_share(),
         "cpu_per_heartbeat_ns":
             total_ns.filter(|_| heartbeats > 0).map(|ns| ns / heartbeats as f64),
-        "rss_per_connection_bytes": storm.rss_per_connection_bytes,
-        "anonymous_per_connection_bytes": storm.anonymous_per_connection_bytes,
+        "rss_per_connection_bytes": storm["rss_per_connection_bytes"],
+        "anonymous_per_connection_bytes": storm["anonymous_per_connection_bytes"],
         "series": series,
         "closed": findings.closed,
         "faults": place.name_faults(findings.idle_faults()),

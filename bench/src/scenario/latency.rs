@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::raw::echo_turn;
-use super::{each_turn, figures_table, prepare, turns_table};
+use super::{each_turn, faults_of, figures_table, prepare, turns_table};
 use crate::Result;
 use crate::args::{LatencyArgs, SetupArgs};
 use crate::clock::seconds_to_ns;
@@ -14,7 +14,6 @@ use crate::plan::{Pattern, Plan};
 use crate::report;
 use crate::sink::PushMethod;
 use crate::subject::{COMET, Place, Subject};
-use crate::turn::Turn;
 use crate::yardstick::Mode;
 
 const PING_PONG: &str = "ping-pong";
@@ -49,7 +48,7 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
             BARE_GRPC => bare.push(turn(place, args)?),
             _ => {
                 let turn = turn(place, args)?;
-                latencies.push((label, json!(turn)));
+                latencies.push((label, turn.clone()));
                 turns.push(turn);
             }
         }
@@ -57,14 +56,14 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
     })?;
     let calls = turns_table(&bare.iter().chain(&turns).collect::<Vec<_>>(), CALLS);
     let latencies = figures_table("turn", &latencies, LATENCIES).text();
-    let faults = turns.iter().flat_map(Turn::faults).collect();
+    let faults = faults_of(&turns);
     let results = (json!({ "turns": turns, "ping_pong": pings, "bare_grpc": bare }), faults);
     let text = format!("{calls}\n{latencies}");
     report::finish("latency", args, (host, Some(server)), results, &text)
 }
 
 /// Calls the server, or the bare gRPC server, which has no connections: it answers that all was dropped.
-fn turn(place: Place, args: &LatencyArgs) -> Result<Turn> {
+fn turn(place: Place, args: &LatencyArgs) -> Result<Value> {
     let SetupArgs { dial, server, host } = &args.setup;
     let streams = Streams::Keys(args.keys_per_call as usize);
     let crowd = Crowd { streams, callers: u64::from(args.callers), ..args.setup.crowd(1) };
@@ -76,11 +75,11 @@ fn turn(place: Place, args: &LatencyArgs) -> Result<Turn> {
         ..Plan::new(server.operation, args.size as usize, crowd.members())
     };
     if place.subject == BARE_GRPC {
-        return Subject::yardstick(place, Mode::Grpc, (host, dial), crowd)?.only_turn(0, plan);
+        return Subject::yardstick(place, Mode::Grpc, (host, dial), crowd)?.only_turn(plan);
     }
     let mut comet = Subject::server(place, &args.setup, crowd)?;
     if args.stream {
         comet.method = PushMethod::OneStream;
     }
-    comet.only_turn(dial.connections as usize, plan)
+    comet.only_turn(plan)
 }

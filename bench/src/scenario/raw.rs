@@ -1,9 +1,9 @@
 //! `raw`: the yardsticks alone, which shows what the host can do.
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{each_turn, figures_table, prepare, turns_table};
+use super::{each_turn, faults_of, figures_table, prepare, turns_table};
 use crate::Result;
 use crate::args::{DialArgs, HostArgs, LoadArgs, RawArgs};
 use crate::clock::seconds_to_ns;
@@ -14,7 +14,6 @@ use crate::report;
 use crate::stats::Percentiles;
 use crate::subject::{OPERATION, Place, Subject};
 use crate::target::Target;
-use crate::turn::Turn;
 use crate::yardstick::{Mode, ping_pong};
 
 /// Of a turn of pushes.
@@ -37,7 +36,7 @@ pub(crate) fn run(args: &RawArgs) -> Result<bool> {
         }
         Ok(())
     })?;
-    let faults = turns.iter().flat_map(Turn::faults).collect();
+    let faults = faults_of(&turns);
     let pongs = figures_table("turn", &rows, "latency p50, latency p99, latency max");
     let text = format!("{}\n{}", turns_table(&turns, FIGURES), pongs.text());
     let results = (json!({ "turns": turns, "ping_pong": pings }), faults);
@@ -51,12 +50,12 @@ pub(super) fn yardstick_turn(
     host: &HostArgs,
     dial: &DialArgs,
     load: &LoadArgs,
-) -> Result<Turn> {
+) -> Result<Value> {
     let mode = if place.subject == "ring" { Mode::Ring } else { Mode::Send };
     let crowd = Crowd::of_yardstick(dial.connections as usize);
     let plan = Plan::of(load, OPERATION, &crowd);
     let mut subject = Subject::yardstick(place, mode, (host, dial), crowd)?;
-    subject.only_turn(dial.connections as usize, plan)
+    subject.only_turn(plan)
 }
 
 /// What a bare ping-pong gave.

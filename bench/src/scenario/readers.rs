@@ -81,10 +81,9 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<Value> {
         slow_buffer: Some(args.receive_buffer as usize),
         ..args.setup.crowd(args.rooms)
     };
-    let connections = crowd.connections;
     let plan = Plan::of(&args.load, args.setup.server.operation, &crowd);
     let mut subject = Subject::server(place, &args.setup, crowd)?;
-    subject.connect(connections)?;
+    subject.connect()?;
     subject.restart(&plan)?;
     let memory_before = subject.target.gauge.memory()?;
     let counted_before = subject.target.stat.map(Counted::of).transpose()?;
@@ -199,19 +198,27 @@ fn faults(findings: &Findings, fate: &Fate) -> Vec<String> {
     }
     if findings.healthy_closed > 0 {
         let (healthy, closed) = (findings.healthy_closed, &findings.closed);
-        faults.push(format!("{healthy} connections closed that read at once; of all: {closed:?}"));
+        faults.push(format!(
+            "{healthy} connections closed that read at once; of all: {:?}",
+            **closed
+        ));
     }
     faults
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
+    use crate::stats::Reasons;
+
+    fn reasons(reason: &str, count: u64) -> Reasons {
+        let mut reasons = Reasons::default();
+        reasons.add(reason, count);
+        reasons
+    }
 
     fn five_dropped() -> Dropped {
-        Dropped(Some(BTreeMap::from([("outbox_full".to_owned(), 5)])))
+        Dropped(Some(reasons("outbox_full", 5)))
     }
 
     /// 100 were to come, `missing` did not; the server counted 5 dropped, and so many matched and lost.
@@ -221,7 +228,7 @@ mod tests {
         findings.deliveries.received = 100 - missing;
         findings.deliveries.lost = missing;
         if closes > 0 {
-            findings.closed.insert("write timeout".to_owned(), closes);
+            findings.closed.add("write timeout", closes);
         } else {
             findings.open_lost = missing;
         }
@@ -247,7 +254,7 @@ mod tests {
     #[test]
     fn a_cut_connection_explains_what_it_misses_and_no_more() {
         let check = |open_missing, healthy_closed, is_fault| {
-            let closed = BTreeMap::from([("write timeout".to_owned(), 1)]);
+            let closed = reasons("write timeout", 1);
             let findings = Findings { closed, healthy_closed, ..Findings::default() };
             let (dropped, lost) = (five_dropped(), Some(10));
             let fate = Fate {

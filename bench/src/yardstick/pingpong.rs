@@ -6,22 +6,22 @@ use std::num::NonZero;
 use std::thread;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use rustix::thread::set_current_timer_slack;
 
 use crate::Result;
 use crate::clock::{now_ns, sleep_until};
-use crate::stats::latency_histogram;
+use crate::stats::Latencies;
 
 /// How long an echo may take.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long echoes took, in ns.
+#[derive(Default)]
 pub(crate) struct Pongs {
     /// From the write to the last byte read.
-    pub round_trips: Histogram<u64>,
+    pub round_trips: Latencies,
     /// From the time the write was due, which one before it that took long makes late.
-    pub since_due: Histogram<u64>,
+    pub since_due: Latencies,
 }
 
 /// Sends `bytes` to the echo at `address` for `duration_ns`: each `interval_ns`, or one after the other's
@@ -50,7 +50,7 @@ fn play(
     set_current_timer_slack(Some(NonZero::<u64>::MIN))?;
     let ping = vec![b'.'; bytes];
     let mut pong = vec![0; bytes];
-    let mut pongs = Pongs { round_trips: latency_histogram(), since_due: latency_histogram() };
+    let mut pongs = Pongs::default();
     let mut due_ns = now_ns();
     let end_ns = due_ns + duration_ns;
     while due_ns < end_ns {

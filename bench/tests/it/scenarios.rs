@@ -49,7 +49,7 @@ fn callers_overlap_and_keep_their_order() {
 
 #[test]
 fn idle_connections_are_answered() {
-    let results = measured("idle", "idle -n 30 --heartbeat 0.2 --seconds 1 --rounds 1");
+    let results = measured("idle", "idle -n 30 --heartbeat 0.5 --seconds 1 --rounds 1");
     let turn = &results["turns"][0];
     assert!(count(&turn["heartbeats"]) > 30, "{turn}");
     assert_eq!(turn["round_trip"]["count"], turn["heartbeats"], "{turn}");

@@ -1,17 +1,19 @@
 //! The test rig of a stage: a server or a yardstick with its connections, kept for many turns, since connecting takes
 //! longer than a turn.
 
-use super::{NO_CPU, Record};
+use serde_json::Value;
+
+use super::Record;
 use crate::Result;
 use crate::args::{DialArgs, HostArgs, SetupArgs, TargetsArgs};
 use crate::clients::ClientCommand;
 use crate::clock::{MILLISECOND_NS, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
+use crate::figures::figure;
 use crate::plan::{Plan, run_id};
+use crate::scenario::faults_of;
 use crate::sink::PushMethod;
-use crate::storm::Storm;
 use crate::subject::{COMET, OPERATION, Place, Subject};
-use crate::turn::Turn;
 use crate::yardstick::Mode;
 
 /// Handshakes under way at once.
@@ -55,8 +57,8 @@ pub(super) fn alternate(
             let plan = Plan { duration_ns: SHORT_NS, ..plan(rig, at) };
             let turn = rig.turn(round, plan, record)?;
             // Each turn has as many deliveries.
-            mean.all_threads += turn.cpu_ns()? / ALTERNATIONS as f64;
-            mean.data += turn.data_cpu_ns()? / ALTERNATIONS as f64;
+            mean.all_threads += figure(&turn, "CPU of a delivery")? / ALTERNATIONS as f64;
+            mean.data += figure(&turn, "data CPU of a delivery")? / ALTERNATIONS as f64;
         }
     }
     Ok(means)
@@ -83,14 +85,14 @@ impl Rig {
 
     /// Makes all connections.
     pub(super) fn connect(&mut self) -> Result<()> {
-        self.0.connect(self.0.crowd.connections)
+        self.0.connect()
     }
 
     /// Makes all connections, and measures that. Those that are closed go to the findings.
-    pub(super) fn storm(&mut self, round: u32, record: &mut Record) -> Result<Storm> {
+    pub(super) fn storm(&mut self, round: u32, record: &mut Record) -> Result<Value> {
         self.0.place.round = round;
-        let storm = self.0.storm()?;
-        record.faults.extend(storm.faults());
+        let storm = self.0.storm(None)?;
+        record.faults.extend(faults_of(std::slice::from_ref(&storm)));
         record.storms.push(storm.clone());
         Ok(storm)
     }
@@ -102,10 +104,11 @@ impl Rig {
     }
 
     /// Takes a turn. What goes wrong with deliveries goes to the findings.
-    pub(super) fn turn(&mut self, round: u32, plan: Plan, record: &mut Record) -> Result<Turn> {
+    pub(super) fn turn(&mut self, round: u32, plan: Plan, record: &mut Record) -> Result<Value> {
         self.0.place.round = round;
         let turn = self.0.turn(plan, AFTERMATH_NS)?;
-        record.add(&turn, matches!(turn.place.subject, COMET | "ring"));
+        record.faults.extend(faults_of(std::slice::from_ref(&turn)));
+        record.turns.push(turn.clone());
         Ok(turn)
     }
 
@@ -128,7 +131,7 @@ impl Rig {
         let restart = ClientCommand::Restart { run: run_id(), size: SIZE, all_streams: false };
         self.0.clients.execute(restart)?;
         self.0.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(heartbeat_s)))?;
-        let share = |_| self.0.idle_share(part_s)?.ok_or_else(|| NO_CPU.into());
+        let share = |_| self.0.idle_share(part_s)?.ok_or_else(|| "there are no CPU figures".into());
         let shares = (0..parts).map(share).collect::<Result<_>>()?;
         let found = self.0.await_replies()?;
         record.faults.extend(found.idle_faults().map(|fault| format!("{COMET}, idle: {fault}")));
