@@ -4,6 +4,7 @@
 mod connection;
 
 use std::io;
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -59,7 +60,7 @@ impl Receiver {
     /// Takes over a socket whose connecting began at `since_ns`, to receive `stream`; gives its index.
     pub(crate) fn add(
         &mut self,
-        socket: OwnedFd,
+        socket: TcpStream,
         tls: Option<Tls>,
         session: Session,
         stream: u32,

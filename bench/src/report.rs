@@ -29,9 +29,10 @@ pub(crate) fn finish(
     scenario: &'static str,
     config: &impl Serialize,
     (host, server): (&HostArgs, Option<&ServerArgs>),
-    (mut results, faults): (Value, Vec<String>),
+    mut results: Value,
     tables: &str,
 ) -> Result<bool> {
+    let faults = faults(&results);
     let (finished_unix_s, passed) = (unix_time_s(), faults.is_empty());
     let taken: Vec<_> = figures::summarize(scenario, &results).collect();
     for (key, spread) in taken {
@@ -67,4 +68,12 @@ pub(crate) fn finish(
     written.map_err(|error| format!("cannot write {}: {error}", file.display()))?;
     writeln!(out, "written to {}", file.display())?;
     Ok(passed)
+}
+
+/// What went wrong, as the results themselves and the measurements in their lists say.
+fn faults(results: &Value) -> Vec<String> {
+    let members = results.as_object().into_iter().flat_map(|members| members.values());
+    let measurements = members.filter_map(Value::as_array).flatten().chain([results]);
+    let faults = measurements.filter_map(|is| is.get("faults")?.as_array()).flatten();
+    faults.filter_map(|fault| fault.as_str().map(str::to_owned)).collect()
 }

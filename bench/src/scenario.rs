@@ -11,14 +11,12 @@ pub(crate) mod readers;
 pub(crate) mod targets;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::Result;
 use crate::args::{DialArgs, HostArgs};
 use crate::awake;
 use crate::dial::ensure_descriptors;
 use crate::findings::{Findings, close_fault};
-use crate::report::Table;
 use crate::sender::Sent;
 use crate::stats::Reasons;
 use crate::subject::Place;
@@ -56,27 +54,6 @@ fn each_turn<T>(
         }
     }
     Ok(taken)
-}
-
-/// The figures `names`, divided by commas, of each turn, in a row named by its subject and its round.
-fn turns_table(turns: &[impl Serialize], names: &str) -> String {
-    let row = |turn| {
-        let turn = serde_json::to_value(turn).expect("a turn has a form in JSON");
-        (format!("{} {}", turn["subject"].as_str().unwrap_or_default(), turn["round"]), turn)
-    };
-    let rows: Vec<(String, Value)> = turns.iter().map(row).collect();
-    figures_table("turn", &rows, names).text()
-}
-
-/// The figures `names`, divided by commas, of each measurement.
-fn figures_table<M: Serialize>(heading: &str, rows: &[(String, M)], names: &str) -> Table {
-    Table::of(heading, rows, &names.split(", ").collect::<Vec<_>>())
-}
-
-/// The faults that turns or phases have in their JSON.
-fn faults_of(turns: &[Value]) -> Vec<String> {
-    let faults = turns.iter().filter_map(|turn| turn["faults"].as_array()).flatten();
-    faults.filter_map(|fault| fault.as_str().map(str::to_owned)).collect()
 }
 
 /// Messages that a server has counted as dropped, by reason; none where it counts nothing, as goim.

@@ -2,15 +2,13 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead, ErrorKind, Write};
-use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::{IpAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use comet_client::Session;
 use rcgen::generate_simple_self_signed;
-use rustix::net::{SendFlags, send};
 use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
@@ -121,12 +119,16 @@ impl Tls {
 
     /// Encrypts what the session has to say and writes what the socket takes; returns whether that was all.
     /// Fails if the socket does.
-    pub(crate) fn transmit(&mut self, session: &mut Session, socket: &OwnedFd) -> io::Result<bool> {
+    pub(crate) fn transmit(
+        &mut self,
+        session: &mut Session,
+        mut socket: &TcpStream,
+    ) -> io::Result<bool> {
         // While the handshake lasts, rustls keeps it for later.
         let taken = self.0.writer().write(session.output())?;
         session.consume_output(taken);
         while self.0.wants_write() {
-            match self.0.write_tls(&mut Socket(socket)) {
+            match self.0.write_tls(&mut socket) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -134,18 +136,6 @@ impl Tls {
             }
         }
         Ok(session.output().is_empty())
-    }
-}
-
-struct Socket<'a>(&'a OwnedFd);
-
-impl Write for Socket<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(send(self.0.as_fd(), bytes, SendFlags::NOSIGNAL)?)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -1,9 +1,6 @@
 //! What a run says to people: progress while it goes on, and tables.
 
-use std::fmt::Write as _;
-
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::figures::{self, Figure};
@@ -34,20 +31,27 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The figures `names` of measurements, a row for each, under the label in front of it. Panics if a name is not
-    /// declared in [`figures`].
-    pub(crate) fn of<M: Serialize>(heading: &str, rows: &[(String, M)], names: &[&str]) -> Self {
+    /// The figures `names`, divided by commas, of turns, each in a row named by its subject and its round.
+    pub(crate) fn of_turns<'a>(turns: impl IntoIterator<Item = &'a Value>, names: &str) -> Self {
+        let label = |turn: &Value| {
+            format!("{} {}", turn["subject"].as_str().unwrap_or_default(), turn["round"])
+        };
+        let rows: Vec<_> = turns.into_iter().map(|turn| (label(turn), turn.clone())).collect();
+        Self::of("turn", &rows, names)
+    }
+
+    /// The figures `names`, divided by commas, of measurements, a row for each, under the label in front of it.
+    /// Panics if a name is not declared in [`figures`].
+    pub(crate) fn of(heading: &str, rows: &[(String, Value)], names: &str) -> Self {
         let all = figures::all();
-        let json = |(_, row): &(_, M)| serde_json::to_value(row).expect("a result has a JSON form");
-        let measurements: Vec<Value> = rows.iter().map(json).collect();
         let mut table = Self { headings: vec![heading.to_owned()], ..Self::default() };
         table.rows = rows.iter().map(|(label, _)| vec![label.clone()]).collect();
-        for name in names {
-            let figures: Vec<&Figure> = all.iter().filter(|is| is.name == *name).collect();
+        for name in names.split(", ") {
+            let figures: Vec<&Figure> = all.iter().filter(|is| is.name == name).collect();
             table.headings.push(figures.first().expect("the figure is declared").label(" "));
             // Of figures with one name the legend explains those that are there.
             let mut there: Vec<&Figure> = Vec::new();
-            for (row, measurement) in table.rows.iter_mut().zip(&measurements) {
+            for (row, (_, measurement)) in table.rows.iter_mut().zip(rows) {
                 let found = figures.iter().find_map(|is| Some((*is, is.of(measurement)?)));
                 there.extend(found.map(|(figure, _)| figure));
                 let figure = found.map_or(figures[0], |(figure, _)| figure);
@@ -83,11 +87,10 @@ impl Table {
 
     /// Columns with headings of several lines, all but the first aligned to the right, and the legend.
     pub(crate) fn text(&self) -> String {
-        let headings: Vec<Vec<String>> = (0..self.headings.len())
-            .map(|column| {
-                let cells = self.rows.iter().map(|row| width(&row[column]));
-                wrap(&self.headings[column], cells.max().unwrap_or(0))
-            })
+        let widest_cell =
+            |column: usize| self.rows.iter().map(|row| width(&row[column])).max().unwrap_or(0);
+        let headings: Vec<Vec<String>> = (self.headings.iter().enumerate())
+            .map(|(column, heading)| wrap(heading, widest_cell(column)))
             .collect();
         let height = headings.iter().map(Vec::len).max().unwrap_or(0);
         let heading = |line: usize| {
@@ -97,30 +100,24 @@ impl Table {
             };
             headings.iter().map(cell).collect::<Vec<_>>()
         };
-        let rows: Vec<_> = (0..height).map(heading).chain(self.rows.iter().cloned()).collect();
-        let mut text = aligned(&rows);
+        let widths: Vec<usize> = (headings.iter().enumerate())
+            .map(|(column, lines)| {
+                lines.iter().map(|line| width(line)).fold(widest_cell(column), usize::max)
+            })
+            .collect();
+        let mut text = String::new();
+        for row in (0..height).map(heading).chain(self.rows.iter().cloned()) {
+            let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+                if column == 0 { format!("{cell:width$}") } else { format!("  {cell:>width$}") }
+            });
+            text += cells.collect::<String>().trim_end();
+            text.push('\n');
+        }
         for line in &self.legend {
-            writeln!(text, "  {line}").expect("a String takes all");
+            text += &format!("  {line}\n");
         }
         text
     }
-}
-
-fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(widest).collect();
-    let mut text = String::new();
-    for row in rows {
-        for (column, (cell, widest)) in row.iter().zip(&widths).enumerate() {
-            let padding = widest - width(cell);
-            let (before, after) = if column == 0 { (0, padding) } else { (padding + 2, 0) };
-            write!(text, "{:before$}{cell}{:after$}", "", "").expect("a String takes all");
-        }
-        text.truncate(text.trim_end_matches(' ').len());
-        text.push('\n');
-    }
-    text
 }
 
 /// Breaks a heading at spaces, so that it is no wider than the cells below it or its longest word.
@@ -178,7 +175,7 @@ mod tests {
     fn tables_align_wrap_and_explain() {
         let turn = |received: u64, us: f64| json!({"deliveries": {"received": received}, "handshake": {"p50_us": us, "p99_us": us}});
         let rows = [("ring".to_owned(), turn(12_345, 7.5)), ("a longer one".to_owned(), json!({}))];
-        let table = Table::of("turn", &rows, &["received", "handshake p50", "handshake p99"]);
+        let table = Table::of("turn", &rows, "received, handshake p50, handshake p99");
         let expected = "                        handshake  handshake\n\
                         turn          received     p50 us     p99 us\n\
                         ring             12345       7.50       7.50\n\
@@ -195,7 +192,7 @@ mod tests {
     #[test]
     fn reasons_are_named() {
         let closed = json!({"closed_by_server": {"replaced": 2, "slow_consumer": 1}});
-        let table = Table::of("turn", &[(String::new(), closed)], &["closed"]);
+        let table = Table::of("turn", &[(String::new(), closed)], "closed");
         assert_eq!(table.rows[0][1], "2 replaced, 1 slow_consumer");
     }
 

@@ -3,12 +3,12 @@
 
 use serde_json::{Value, json};
 
-use super::{Dropped, each_turn, faults_of, prepare, turns_table};
+use super::{Dropped, each_turn, prepare};
 use crate::Result;
 use crate::args::{ChurnArgs, SetupArgs};
 use crate::clients::{ChurnPlan, ClientCommand, guests_max};
 use crate::plan::Plan;
-use crate::report;
+use crate::report::{self, Table};
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
 
@@ -25,8 +25,8 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<bool> {
     let most = dial.connections as usize + guests_max(args.arrivals, args.life) as usize;
     prepare(host, dial, most)?;
     let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
-    let (text, faults) = (turns_table(&turns, FIGURES), faults_of(&turns));
-    report::finish("churn", args, (host, Some(server)), (json!({ "turns": turns }), faults), &text)
+    let text = Table::of_turns(&turns, FIGURES).text();
+    report::finish("churn", args, (host, Some(server)), json!({ "turns": turns }), &text)
 }
 
 /// What one turn gave, explained in [`crate::figures`].

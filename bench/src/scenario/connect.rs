@@ -4,10 +4,10 @@
 
 use serde_json::json;
 
-use super::{each_turn, faults_of, prepare, turns_table};
+use super::{each_turn, prepare};
 use crate::Result;
 use crate::args::{ConnectArgs, SetupArgs};
-use crate::report;
+use crate::report::{self, Table};
 use crate::subject::{COMET, Subject};
 use crate::yardstick::Mode;
 
@@ -29,7 +29,6 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
         };
         subject.storm(Some(args.hold))
     })?;
-    let (text, faults) = (turns_table(&storms, FIGURES), faults_of(&storms));
-    let results = (json!({ "storms": storms }), faults);
-    report::finish("connect", args, (host, Some(server)), results, &text)
+    let text = Table::of_turns(&storms, FIGURES).text();
+    report::finish("connect", args, (host, Some(server)), json!({ "storms": storms }), &text)
 }

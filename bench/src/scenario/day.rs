@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Dropped, faults_of, figures_table, prepare};
+use super::{Dropped, prepare};
 use crate::Result;
 use crate::accounting::StreamId;
 use crate::args::{DayArgs, Phase, SetupArgs};
@@ -12,7 +12,7 @@ use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
 use crate::findings::Findings;
 use crate::plan::{Pattern, Plan, run_id};
-use crate::report;
+use crate::report::{self, Table};
 use crate::sender::Sent;
 use crate::sink::Sink;
 use crate::stats::Percentiles;
@@ -56,10 +56,9 @@ pub(crate) fn run(args: &DayArgs) -> Result<bool> {
     let series = day.subject.clients.end_series()?;
     // What is not of one phase alone, in the form of turns.
     let day = json!({ "subject": COMET, "round": 1, "series": series, "phases": spans });
-    let text = figures_table("phase", &phases, FIGURES).transposed().text();
+    let text = Table::of("phase", &phases, FIGURES).transposed().text();
     let phases: Vec<Value> = phases.into_iter().map(|(_, outcome)| outcome).collect();
-    let faults = faults_of(&phases);
-    let results = (json!({ "days": [day], "phases": phases }), faults);
+    let results = json!({ "days": [day], "phases": phases });
     report::finish("day", &args, (host, Some(server)), results, &text)
 }
 

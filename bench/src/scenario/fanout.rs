@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::raw::{FIGURES, yardstick_turn};
-use super::{each_turn, faults_of, prepare, turns_table};
+use super::{each_turn, prepare};
 use crate::Result;
 use crate::args::{FanoutArgs, SetupArgs};
 use crate::plan::Plan;
-use crate::report;
+use crate::report::{self, Table};
 use crate::sink::PushMethod;
 use crate::subject::{COMET, Place, Subject};
 
@@ -21,16 +21,14 @@ pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
         COMET => comet_turn(place, args),
         _ => yardstick_turn(place, host, dial, &args.load),
     })?;
-    let mut text = turns_table(&turns, FIGURES);
+    let mut text = Table::of_turns(&turns, FIGURES).text();
     if args.load.rate <= 0.0 && args.load.window > 1 && !alone {
         text += &format!(
             "\nflat out: comet may put up to {} pushes into one write, a yardstick never does\n",
             args.load.window
         );
     }
-    let faults = faults_of(&turns);
-    let results = (json!({ "turns": turns }), faults);
-    report::finish("fanout", args, (host, Some(server)), results, &text)
+    report::finish("fanout", args, (host, Some(server)), json!({ "turns": turns }), &text)
 }
 
 fn comet_turn(place: Place, args: &FanoutArgs) -> Result<Value> {

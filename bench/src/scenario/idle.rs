@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::{each_turn, faults_of, prepare, turns_table};
+use super::{each_turn, prepare};
 use crate::Result;
 use crate::args::{IdleArgs, SetupArgs};
 use crate::clients::ClientCommand;
 use crate::clock::seconds_to_ns;
 use crate::message::STAMP_LEN;
 use crate::plan::run_id;
-use crate::report;
+use crate::report::{self, Table};
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
 
@@ -21,8 +21,8 @@ pub(crate) fn run(args: &IdleArgs) -> Result<bool> {
     let SetupArgs { dial, server, host } = &args.setup;
     prepare(host, dial, dial.connections as usize)?;
     let turns = each_turn(args.rounds, &[COMET], |place| turn(place, args))?;
-    let (text, faults) = (turns_table(&turns, FIGURES), faults_of(&turns));
-    report::finish("idle", args, (host, Some(server)), (json!({ "turns": turns }), faults), &text)
+    let text = Table::of_turns(&turns, FIGURES).text();
+    report::finish("idle", args, (host, Some(server)), json!({ "turns": turns }), &text)
 }
 
 /// What one turn gave, explained in [`crate::figures`].

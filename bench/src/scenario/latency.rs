@@ -4,14 +4,14 @@
 use serde_json::{Value, json};
 
 use super::raw::echo_turn;
-use super::{each_turn, faults_of, figures_table, prepare, turns_table};
+use super::{each_turn, prepare};
 use crate::Result;
 use crate::args::{LatencyArgs, SetupArgs};
 use crate::clock::seconds_to_ns;
 use crate::crowd::{Crowd, Streams};
 use crate::message::HEADER_LEN;
 use crate::plan::{Pattern, Plan};
-use crate::report;
+use crate::report::{self, Table};
 use crate::sink::PushMethod;
 use crate::subject::{COMET, Place, Subject};
 use crate::yardstick::Mode;
@@ -54,11 +54,9 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
         }
         Ok(())
     })?;
-    let calls = turns_table(&bare.iter().chain(&turns).collect::<Vec<_>>(), CALLS);
-    let latencies = figures_table("turn", &latencies, LATENCIES).text();
-    let faults = faults_of(&turns);
-    let results = (json!({ "turns": turns, "ping_pong": pings, "bare_grpc": bare }), faults);
-    let text = format!("{calls}\n{latencies}");
+    let calls = Table::of_turns(bare.iter().chain(&turns), CALLS).text();
+    let text = format!("{calls}\n{}", Table::of("turn", &latencies, LATENCIES).text());
+    let results = json!({ "turns": turns, "ping_pong": pings, "bare_grpc": bare });
     report::finish("latency", args, (host, Some(server)), results, &text)
 }
 

@@ -3,14 +3,14 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{each_turn, faults_of, figures_table, prepare, turns_table};
+use super::{each_turn, prepare};
 use crate::Result;
 use crate::args::{DialArgs, HostArgs, LoadArgs, RawArgs};
 use crate::clock::seconds_to_ns;
 use crate::crowd::Crowd;
 use crate::message::HEADER_LEN;
 use crate::plan::Plan;
-use crate::report;
+use crate::report::{self, Table};
 use crate::stats::Percentiles;
 use crate::subject::{OPERATION, Place, Subject};
 use crate::target::Target;
@@ -29,17 +29,16 @@ pub(crate) fn run(args: &RawArgs) -> Result<bool> {
         if place.subject == "ping-pong" {
             let size = HEADER_LEN + args.load.size as usize;
             let ping = echo_turn(size, None, args.load.seconds, &args.host)?.latency;
-            rows.push((format!("ping-pong {}", place.round), ping.clone()));
+            rows.push((format!("ping-pong {}", place.round), json!(ping)));
             pings.push(ping);
         } else {
             turns.push(yardstick_turn(place, &args.host, &args.dial, &args.load)?);
         }
         Ok(())
     })?;
-    let faults = faults_of(&turns);
-    let pongs = figures_table("turn", &rows, "latency p50, latency p99, latency max");
-    let text = format!("{}\n{}", turns_table(&turns, FIGURES), pongs.text());
-    let results = (json!({ "turns": turns, "ping_pong": pings }), faults);
+    let pongs = Table::of("turn", &rows, "latency p50, latency p99, latency max").text();
+    let text = format!("{}\n{pongs}", Table::of_turns(&turns, FIGURES).text());
+    let results = json!({ "turns": turns, "ping_pong": pings });
     report::finish("raw", args, (&args.host, None), results, &text)
 }
 

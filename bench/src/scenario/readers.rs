@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Dropped, each_turn, faults_of, prepare, turns_table};
+use super::{Dropped, each_turn, prepare};
 use crate::Result;
 use crate::args::{ReadersArgs, SetupArgs};
 use crate::clients::ClientCommand;
@@ -14,7 +14,7 @@ use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
 use crate::crowd::Crowd;
 use crate::findings::Findings;
 use crate::plan::Plan;
-use crate::report;
+use crate::report::{self, Table};
 use crate::scrape::Counted;
 use crate::sender::Sent;
 use crate::stats::Percentiles;
@@ -62,15 +62,9 @@ pub(crate) fn run(args: &ReadersArgs) -> Result<bool> {
     let SetupArgs { dial, server, host } = &args.setup;
     prepare(host, dial, dial.connections as usize)?;
     let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
-    let text = format!("{}\n{}", turns_table(&turns, FIGURES), turns_table(&turns, FATES));
-    let faults = faults_of(&turns);
-    report::finish(
-        "readers",
-        args,
-        (host, Some(server)),
-        (json!({ "turns": turns }), faults),
-        &text,
-    )
+    let [figures, fates] = [FIGURES, FATES].map(|names| Table::of_turns(&turns, names).text());
+    let text = format!("{figures}\n{fates}");
+    report::finish("readers", args, (host, Some(server)), json!({ "turns": turns }), &text)
 }
 
 /// What one turn gave, explained in [`crate::figures`].

@@ -78,17 +78,17 @@ pub(crate) fn run(args: &TargetsArgs) -> Result<bool> {
     lines.sort_by_key(|line| line.goal.target);
     let elapsed_s = seconds_since(started_ns);
     let text = format!("{}\ntook {elapsed_s:.0} s\n", render(&lines));
-    let failures = lines.iter().filter_map(Line::failure);
-    let faults = record.faults.drain(..).chain(failures).collect();
+    record.faults.extend(lines.iter().filter_map(Line::failure));
     let missed = lines.iter().any(|line| line.reached == Some(false));
     let results = json!({
         "lines": lines,
         "elapsed_s": elapsed_s,
         "turns": record.turns,
         "storms": record.storms,
+        "faults": record.faults,
     });
     let where_to = (&args.host, Some(&args.server()));
-    let measured = report::finish("targets", args, where_to, (results, faults), &text)?;
+    let measured = report::finish("targets", args, where_to, results, &text)?;
     Ok(measured && !(args.strict && missed))
 }
 

@@ -11,7 +11,6 @@ use crate::clock::{MILLISECOND_NS, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
 use crate::figures::figure;
 use crate::plan::{Plan, run_id};
-use crate::scenario::faults_of;
 use crate::sink::PushMethod;
 use crate::subject::{COMET, OPERATION, Place, Subject};
 use crate::yardstick::Mode;
@@ -92,7 +91,6 @@ impl Rig {
     pub(super) fn storm(&mut self, round: u32, record: &mut Record) -> Result<Value> {
         self.0.place.round = round;
         let storm = self.0.storm(None)?;
-        record.faults.extend(faults_of(std::slice::from_ref(&storm)));
         record.storms.push(storm.clone());
         Ok(storm)
     }
@@ -107,7 +105,6 @@ impl Rig {
     pub(super) fn turn(&mut self, round: u32, plan: Plan, record: &mut Record) -> Result<Value> {
         self.0.place.round = round;
         let turn = self.0.turn(plan, AFTERMATH_NS)?;
-        record.faults.extend(faults_of(std::slice::from_ref(&turn)));
         record.turns.push(turn.clone());
         Ok(turn)
     }
