@@ -25,7 +25,7 @@ const PERCENT: Unit = ("%", 100.0);
 const BYTES: Unit = ("B", 1.0);
 const BYTES_AS_MB: Unit = ("MB", 1e-6);
 
-/// What a value is, in words. Of two figures with one name a measurement has one.
+/// What a value is, in words.
 pub(crate) struct Figure {
     pub name: String,
     pub unit: &'static str,
@@ -33,14 +33,14 @@ pub(crate) struct Figure {
     pub topic: String,
     /// Empty where the name says it.
     pub legend: &'static str,
-    /// JSON pointer into a measurement.
-    place: String,
+    /// JSON pointers into a measurement, of which it has one.
+    places: Vec<String>,
     /// What the value is divided by, if anything.
     per: &'static str,
     factor: f64,
 }
 
-/// Name, place, divisor, unit, legend.
+/// Name, places divided by spaces, divisor, unit, legend.
 type Declared = (&'static str, &'static str, &'static str, Unit, &'static str);
 
 /// Its reasons are named.
@@ -53,7 +53,7 @@ const DATA: &str = "the same without the control thread, which does the gRPC wor
 const RESIDENT: &str = "resident memory of the server";
 
 #[rustfmt::skip]
-const DECLARED: [Declared; 54] = [
+const DECLARED: [Declared; 52] = [
     ("connections", "/connections", "", COUNT, ""),
     ("connections a second", "/per_second", "", COUNT, "connections made, over the time that took"),
     ("guests", "/guests/arrived", "", COUNT, "clients that arrived, to stay for a while"),
@@ -76,9 +76,7 @@ const DECLARED: [Declared; 54] = [
     ("healthy expected", "/healthy_expected", "", COUNT, "expected at connections that read at once"),
     ("healthy lost", "/healthy_lost", "", COUNT, "of these, deliveries that never came"),
     ("missing", "/fate/missing", "", COUNT, LOST),
-    ("dropped", "/fate/dropped", "", COUNT, "not queued, as the server said in its answers"),
-    ("dropped", "/dropped", "", COUNT, "deliveries that the server said it did not make"),
-    ("dropped", "/sent/dropped", "", COUNT, "deliveries that the server said it did not make"),
+    ("dropped", "/fate/dropped /dropped /sent/dropped", "", COUNT, "deliveries that the server said it did not make"),
     ("superseded", "/fate/superseded", "", COUNT, "queued, and taken out again for a newer one"),
     ("lost in queue", "/fate/lost", "", COUNT, "queued, and lost with the connection"),
     ("closed before", "/fate/closed_before", "", COUNT, "pushed when the connection was closed already"),
@@ -110,16 +108,15 @@ const DECLARED: [Declared; 54] = [
     ("sender behind", "/sent/behind_ns_max", "", NS_AS_US, "how late the bench itself made a push, at most"),
 ];
 
-/// Kinds of percentiles: name, place, legend.
+/// Kinds of percentiles: name, places, legend.
 #[rustfmt::skip]
-const PERCENTILES: [(&str, &str, &str); 7] = [
-    ("latency", "/latency", LATENCY),
-    ("latency", "", LATENCY),
-    ("since due", "/since_due", "from when a round trip was due to its end"),
-    ("healthy", "/healthy_latency", "latency of connections that read at once"),
-    ("impaired", "/impaired_latency", "latency of slow and stalled connections, as far as they read"),
-    ("handshake", "/handshake", "from connect, or when a guest was due, to the reply to the authentication"),
-    ("round trip", "/round_trip", "from when a heartbeat was due to its reply"),
+const PERCENTILES: [(&str, &[&str], &str); 6] = [
+    ("latency", &["/latency", ""], LATENCY),
+    ("since due", &["/since_due"], "from when a round trip was due to its end"),
+    ("healthy", &["/healthy_latency"], "latency of connections that read at once"),
+    ("impaired", &["/impaired_latency"], "latency of slow and stalled connections, as far as they read"),
+    ("handshake", &["/handshake"], "from connect, or when a guest was due, to the reply to the authentication"),
+    ("round trip", &["/round_trip"], "from when a heartbeat was due to its reply"),
 ];
 const QUANTILES: [(&str, &str); 5] = [
     ("p50", "p50_us"),
@@ -169,22 +166,22 @@ const SUMMARIES: [Summary; 19] = [
 
 /// All figures that a measurement may have, in the order of a comparison.
 pub(crate) fn all() -> Vec<Figure> {
-    let declared = DECLARED.iter().map(|&(name, place, per, (unit, factor), legend)| Figure {
+    let declared = DECLARED.iter().map(|&(name, places, per, (unit, factor), legend)| Figure {
         name: name.to_owned(),
         unit,
         topic: name.to_owned(),
         legend,
-        place: place.to_owned(),
+        places: places.split(' ').map(str::to_owned).collect(),
         per,
         factor,
     });
-    let percentiles = PERCENTILES.iter().flat_map(|&(kind, place, legend)| {
+    let percentiles = PERCENTILES.iter().flat_map(|&(kind, places, legend)| {
         QUANTILES.iter().map(move |(quantile, key)| Figure {
             name: format!("{kind} {quantile}"),
             unit: US.0,
             topic: kind.to_owned(),
             legend,
-            place: format!("{place}/{key}"),
+            places: places.iter().map(|place| format!("{place}/{key}")).collect(),
             per: "",
             factor: US.1,
         })
@@ -194,16 +191,17 @@ pub(crate) fn all() -> Vec<Figure> {
 
 /// The figure `name` of a measurement. Fails if it was not measured.
 pub(crate) fn figure(measurement: &Value, name: &str) -> Result<f64> {
-    let all = all().into_iter();
-    let found = all.filter(|figure| figure.name == name).find_map(|is| is.of(measurement));
-    found.ok_or_else(|| format!("there is no {name}").into())
+    let figure = all().into_iter().find(|figure| figure.name == name);
+    let value = figure.and_then(|figure| figure.of(measurement));
+    value.ok_or_else(|| format!("there is no {name}").into())
 }
 
 impl Figure {
     /// Its value in a measurement; none where it was not measured.
     pub(crate) fn of(&self, measurement: &Value) -> Option<f64> {
         let divisor = if self.per.is_empty() { 1.0 } else { number(measurement, self.per)? };
-        let value = number(measurement, &self.place)? * self.factor / divisor;
+        let value = self.places.iter().find_map(|place| number(measurement, place))? * self.factor
+            / divisor;
         value.is_finite().then_some(value)
     }
 
@@ -215,7 +213,7 @@ impl Figure {
     /// Counts by reason, in words; only where the figure is about the reasons.
     pub(crate) fn reasons(&self, measurement: &Value) -> Option<String> {
         let reasons =
-            measurement.pointer(&self.place).filter(|_| self.name == CLOSED)?.as_object()?;
+            measurement.pointer(&self.places[0]).filter(|_| self.name == CLOSED)?.as_object()?;
         let words: Vec<_> =
             reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         Some(if words.is_empty() { "0".to_owned() } else { words.join(", ") })
@@ -298,9 +296,7 @@ mod tests {
     use super::*;
 
     fn check(measurement: &Value, name: &str, expected: Option<f64>) {
-        let all = all();
-        let found = all.iter().filter(|figure| figure.name == name);
-        assert_eq!(found.filter_map(|figure| figure.of(measurement)).next(), expected, "{name}");
+        assert_eq!(figure(measurement, name).ok(), expected, "{name}");
     }
 
     #[test]
@@ -358,9 +354,14 @@ mod tests {
     }
 
     #[test]
-    fn names_are_declared_for_one_unit() {
+    fn names_are_declared_once() {
         for one in all() {
-            assert!(all().iter().all(|other| other.name != one.name || other.unit == one.unit));
+            assert_eq!(
+                all().iter().filter(|other| other.name == one.name).count(),
+                1,
+                "{}",
+                one.name
+            );
         }
     }
 

@@ -40,8 +40,12 @@ pub(crate) fn finish(
     }
     let mut out = io::stdout().lock();
     writeln!(out, "{tables}")?;
-    for (label, is) in figures::summaries(&results) {
-        writeln!(out, "{label}: {}", cell_of(Some(is)))?;
+    let summaries: Vec<_> = figures::summaries(&results).collect();
+    for (label, is) in &summaries {
+        writeln!(out, "{label}: {}", cell_of(Some(*is)))?;
+    }
+    if !summaries.is_empty() {
+        writeln!(out)?;
     }
     for fault in &faults {
         writeln!(out, "FAULT {fault}")?;

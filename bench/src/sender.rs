@@ -105,9 +105,11 @@ impl Sender {
             };
         }
         self.sent.elapsed_ns = now_ns() - start_ns;
-        self.sent.answers = self.sink.answers().await?;
-        self.sent.dropped = self.sent.answers.has_ledger().then(|| self.sink.dropped());
-        Ok((self.sent, self.sink.into_feed()))
+        let (answers, feed) = self.sink.finish().await?;
+        let dropped = answers.ledger.dropped.total() * self.plan.batch;
+        self.sent.dropped = answers.has_ledger().then_some(dropped);
+        self.sent.answers = answers;
+        Ok((self.sent, feed))
     }
 
     async fn tick(&mut self, intended_ns: u64) -> Result<()> {

@@ -3,7 +3,7 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
-use crate::figures::{self, Figure};
+use crate::figures;
 use crate::stats::Spread;
 
 /// How often a progress bar is drawn, in a second.
@@ -47,23 +47,13 @@ impl Table {
         let mut table = Self { headings: vec![heading.to_owned()], ..Self::default() };
         table.rows = rows.iter().map(|(label, _)| vec![label.clone()]).collect();
         for name in names.split(", ") {
-            let figures: Vec<&Figure> = all.iter().filter(|is| is.name == name).collect();
-            table.headings.push(figures.first().expect("the figure is declared").label(" "));
-            // Of figures with one name the legend explains those that are there.
-            let mut there: Vec<&Figure> = Vec::new();
+            let figure = all.iter().find(|is| is.name == name).expect("the figure is declared");
+            table.headings.push(figure.label(" "));
             for (row, (_, measurement)) in table.rows.iter_mut().zip(rows) {
-                let found = figures.iter().find_map(|is| Some((*is, is.of(measurement)?)));
-                there.extend(found.map(|(figure, _)| figure));
-                let figure = found.map_or(figures[0], |(figure, _)| figure);
-                let value = found.map(|(_, value)| value);
-                row.push(figure.reasons(measurement).unwrap_or_else(|| cell(value)));
+                let reasons = figure.reasons(measurement);
+                row.push(reasons.unwrap_or_else(|| cell(figure.of(measurement))));
             }
-            let explained = if there.is_empty() { &figures[..1] } else { &there };
-            for line in explained.iter().filter_map(|figure| figure.line()) {
-                if !table.legend.contains(&line) {
-                    table.legend.push(line);
-                }
-            }
+            table.legend.extend(figure.line().filter(|line| !table.legend.contains(line)));
         }
         table.explain_dashes();
         table
@@ -87,10 +77,9 @@ impl Table {
 
     /// Columns with headings of several lines, all but the first aligned to the right, and the legend.
     pub(crate) fn text(&self) -> String {
-        let widest_cell =
-            |column: usize| self.rows.iter().map(|row| width(&row[column])).max().unwrap_or(0);
-        let headings: Vec<Vec<String>> = (self.headings.iter().enumerate())
-            .map(|(column, heading)| wrap(heading, widest_cell(column)))
+        let columns = 0..self.headings.len();
+        let headings: Vec<Vec<String>> = (columns.clone())
+            .map(|column| wrap(&self.headings[column], widest(&self.rows, column)))
             .collect();
         let height = headings.iter().map(Vec::len).max().unwrap_or(0);
         let heading = |line: usize| {
@@ -100,13 +89,10 @@ impl Table {
             };
             headings.iter().map(cell).collect::<Vec<_>>()
         };
-        let widths: Vec<usize> = (headings.iter().enumerate())
-            .map(|(column, lines)| {
-                lines.iter().map(|line| width(line)).fold(widest_cell(column), usize::max)
-            })
-            .collect();
+        let rows: Vec<_> = (0..height).map(heading).chain(self.rows.iter().cloned()).collect();
+        let widths: Vec<usize> = columns.map(|column| widest(&rows, column)).collect();
         let mut text = String::new();
-        for row in (0..height).map(heading).chain(self.rows.iter().cloned()) {
+        for row in &rows {
             let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
                 if column == 0 { format!("{cell:width$}") } else { format!("  {cell:>width$}") }
             });
@@ -134,6 +120,10 @@ fn wrap(heading: &str, cells: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+fn widest(rows: &[Vec<String>], column: usize) -> usize {
+    rows.iter().map(|row| width(&row[column])).max().unwrap_or(0)
 }
 
 fn width(text: &str) -> usize {

@@ -11,6 +11,7 @@ use crate::figures::figure;
 use crate::message::HEADER_LEN;
 use crate::plan::{Pattern, Plan};
 use crate::scenario::raw::echo_turn;
+use crate::yardstick::Mode;
 
 const CONNECTIONS: usize = 1_000;
 const HZ: f64 = 2_000.0;
@@ -33,7 +34,7 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     let mut comet = Rig::comet(args, host, crowd(1, 1))?;
     let mut comet_many = Rig::comet(args, host, crowd(KEYS, CALLERS))?;
     let mut comet_one = Rig::comet(args, host, crowd(KEYS, 1))?;
-    let mut bare = Rig::bare_grpc(args, crowd(1, 1))?;
+    let mut bare = Rig::yardstick(args, Mode::Grpc, crowd(1, 1))?;
     for rig in [&mut comet, &mut comet_many, &mut comet_one] {
         rig.connect()?;
     }

@@ -70,16 +70,12 @@ impl Rig {
         Ok(Self(Subject::server(Place::of(COMET, args.rounds), &setup, crowd)?))
     }
 
-    /// Starts a bare gRPC server, which answers the calls of a server with these connections and has none.
-    pub(super) fn bare_grpc(args: &TargetsArgs, crowd: Crowd) -> Result<Self> {
-        let (place, dial) = (Place::of("bare gRPC", args.rounds), dial(&crowd)?);
-        Ok(Self(Subject::yardstick(place, Mode::Grpc, (&args.host, &dial), crowd)?))
-    }
-
-    /// Starts a bare ring loop, which sends each message to all its connections, or to one where each has a stream.
-    pub(super) fn ring(args: &TargetsArgs, crowd: Crowd) -> Result<Self> {
-        let (place, dial) = (Place::of("ring", args.rounds), dial(&crowd)?);
-        Ok(Self(Subject::yardstick(place, Mode::Ring, (&args.host, &dial), crowd)?))
+    /// Starts a yardstick: a bare ring loop, which sends each message to all its connections, or to one where each has
+    /// a stream; or a bare gRPC server, which answers the calls of a server with these connections and has none.
+    pub(super) fn yardstick(args: &TargetsArgs, mode: Mode, crowd: Crowd) -> Result<Self> {
+        let subject = if mode == Mode::Grpc { "bare gRPC" } else { "ring" };
+        let (place, dial) = (Place::of(subject, args.rounds), dial(&crowd)?);
+        Ok(Self(Subject::yardstick(place, mode, (&args.host, &dial), crowd)?))
     }
 
     /// Makes all connections.

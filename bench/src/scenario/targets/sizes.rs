@@ -7,6 +7,7 @@ use crate::args::TargetsArgs;
 use crate::crowd::Crowd;
 use crate::figures::figure;
 use crate::plan::Plan;
+use crate::yardstick::Mode;
 
 const FEW: usize = 1_000;
 const MANY: usize = 15_000;
@@ -42,9 +43,9 @@ impl Pair {
 
 pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     let mut comet = Rig::comet(args, &args.host, in_one_room(args, FEW))?;
-    let mut ring = Rig::ring(args, Crowd::of_yardstick(FEW))?;
+    let mut ring = Rig::yardstick(args, Mode::Ring, Crowd::of_yardstick(FEW))?;
     // Of which nobody expects deliveries.
-    let mut grpc = Rig::bare_grpc(args, in_one_room(args, 1))?;
+    let mut grpc = Rig::yardstick(args, Mode::Grpc, in_one_room(args, 1))?;
     comet.connect()?;
     ring.connect()?;
     for round in 1..=args.rounds {
@@ -89,12 +90,12 @@ fn many(args: &TargetsArgs, round: u32, record: &mut Record) -> Result<Pair> {
     let tcp = comet.storm(round, record)?;
     let comet_ns = each_tick_ns(&mut comet, record)?;
     drop(comet);
-    let mut ring = Rig::ring(args, crowd.clone())?;
+    let mut ring = Rig::yardstick(args, Mode::Ring, crowd.clone())?;
     let bare_tcp = ring.storm(round, record)?;
     let ring_ns = each_tick_ns(&mut ring, record)?;
     drop(ring);
     let crowd = Crowd { websocket_share: 1.0, ..crowd };
-    let bare_websocket = Rig::ring(args, crowd.clone())?.storm(round, record)?;
+    let bare_websocket = Rig::yardstick(args, Mode::Ring, crowd.clone())?.storm(round, record)?;
     let mut comet = Rig::comet(args, host, crowd)?;
     let websocket = comet.storm(round, record)?;
 
