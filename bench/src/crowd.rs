@@ -3,7 +3,7 @@
 use comet_client::Transport;
 use serde::{Deserialize, Serialize};
 
-use crate::args::ServerArgs;
+use crate::args::{ServerArgs, SetupArgs};
 use crate::grpc::Address;
 
 /// What each connection is. Connections have numbers, from 0; those beyond `connections` are
@@ -53,16 +53,15 @@ pub(crate) enum Reading {
 }
 
 impl Crowd {
-    /// Connections to a server, by its templates.
-    pub(crate) fn of_server(
-        server: &ServerArgs,
-        connections: usize,
-        rooms: usize,
-        streams: Streams,
-    ) -> Self {
+    /// The connections to a server that are asked for, in so many rooms.
+    pub(crate) fn of(setup: &SetupArgs, rooms: u32) -> Self {
+        Self::of_server(&setup.server, setup.dial.connections as usize, rooms as usize)
+    }
+
+    /// Connections to a server, by its templates, in so many rooms.
+    pub(crate) fn of_server(server: &ServerArgs, connections: usize, rooms: usize) -> Self {
         Self {
             rooms,
-            streams,
             websocket_share: server.ws_share,
             websocket_path: server.ws_path.clone(),
             token: server.token.clone(),

@@ -7,12 +7,12 @@ mod text;
 use std::io::Write as _;
 use std::{fs, io};
 
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::Result;
 use crate::args::{HostArgs, ServerArgs};
-use crate::clock::unix_time_s;
 use crate::figures;
 
 pub(crate) use host::Program;
@@ -33,7 +33,7 @@ pub(crate) fn finish(
     tables: &str,
 ) -> Result<bool> {
     let faults = faults(&results);
-    let (finished_unix_s, passed) = (unix_time_s(), faults.is_empty());
+    let (finished_unix_s, passed) = (Timestamp::now().as_second(), faults.is_empty());
     let taken: Vec<_> = figures::summarize(scenario, &results).collect();
     for (key, spread) in taken {
         results[key] = json!(spread);

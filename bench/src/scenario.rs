@@ -6,20 +6,25 @@ pub(crate) mod day;
 pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod latency;
-pub(crate) mod raw;
 pub(crate) mod readers;
 pub(crate) mod targets;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem;
 
 use serde::Serialize;
 
 use crate::Result;
 use crate::args::{DialArgs, HostArgs};
-use crate::awake;
 use crate::dial::ensure_descriptors;
 use crate::findings::{Findings, close_fault};
 use crate::sender::Sent;
 use crate::stats::Reasons;
 use crate::subject::Place;
+
+/// The kernel's bound on the time that waking a CPU may take (admin-guide/pm/cpuidle). Root may write to it.
+const IDLE_CONTROL: &str = "/dev/cpu_dma_latency";
 
 /// Raises the limit of open files for so many connections, and pins the bench. Fails if either is not possible.
 fn prepare(host: &HostArgs, dial: &DialArgs, connections: usize) -> Result<()> {
@@ -33,9 +38,19 @@ fn pin(host: &HostArgs) -> Result<()> {
     let cpus = &host.bench_core;
     cpus.pin().map_err(|error| format!("cannot run on CPU {cpus}: {error}"))?;
     if host.awake {
-        let refused = |error| format!("--awake: {}: {error}", awake::IDLE_CONTROL);
-        awake::stay_awake().map_err(refused)?;
+        stay_awake().map_err(|error| format!("--awake: {IDLE_CONTROL}: {error}"))?;
     }
+    Ok(())
+}
+
+/// Keeps all CPUs of the host out of their idle states until the process ends. Fails if the kernel has no
+/// such control, or the user may not use it.
+fn stay_awake() -> io::Result<()> {
+    let mut control = File::options().write(true).open(IDLE_CONTROL)?;
+    let none_us: i32 = 0;
+    control.write_all(&none_us.to_ne_bytes())?;
+    // It holds for as long as the file is open.
+    mem::forget(control);
     Ok(())
 }
 
@@ -103,6 +118,8 @@ impl Dropped {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{ErrorKind, Read};
+
     use super::*;
 
     #[test]
@@ -117,6 +134,21 @@ mod tests {
         assert_eq!(dropped.faults(&findings), [""; 0]);
         findings.visits.lost = 4;
         assert_eq!(dropped.faults(&findings).len(), 1);
+    }
+
+    #[test]
+    fn awake_is_what_the_kernel_says_then() {
+        match stay_awake() {
+            Ok(()) => {
+                let mut allowed_us = [0xff; 4];
+                File::open(IDLE_CONTROL).unwrap().read_exact(&mut allowed_us).unwrap();
+                assert_eq!(i32::from_ne_bytes(allowed_us), 0);
+            }
+            Err(error) => {
+                let refused = [ErrorKind::PermissionDenied, ErrorKind::NotFound];
+                assert!(refused.contains(&error.kind()), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,6 @@ use clap::builder::RangedI64ValueParser;
 use clap::{Args, FromArgMatches, value_parser};
 use serde::Serialize;
 
-use crate::crowd::{Crowd, Streams};
 use crate::message::COMPACT_LEN;
 use crate::source::Sources;
 use comet_cpus::CpuList;
@@ -144,14 +143,6 @@ pub(crate) struct SetupArgs {
     pub server: ServerArgs,
     #[command(flatten)]
     pub host: HostArgs,
-}
-
-impl SetupArgs {
-    /// The connections asked for, in so many rooms.
-    pub(crate) fn crowd(&self, rooms: u32) -> Crowd {
-        let connections = self.dial.connections as usize;
-        Crowd::of_server(&self.server, connections, rooms as usize, Streams::Rooms)
-    }
 }
 
 /// How the connections are made.

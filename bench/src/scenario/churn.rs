@@ -7,6 +7,7 @@ use super::{Dropped, each_turn, prepare};
 use crate::Result;
 use crate::args::{ChurnArgs, SetupArgs};
 use crate::clients::{ChurnPlan, ClientCommand, guests_max};
+use crate::crowd::Crowd;
 use crate::plan::Plan;
 use crate::report::{self, Table};
 use crate::stats::Percentiles;
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<bool> {
 
 /// What one turn gave, explained in [`crate::figures`].
 fn turn(place: Place, args: &ChurnArgs) -> Result<Value> {
-    let crowd = args.setup.crowd(args.rooms);
+    let crowd = Crowd::of(&args.setup, args.rooms);
     let connections = crowd.connections;
     let plan = Plan::of(&args.load, args.setup.server.operation, &crowd);
     let mut subject = Subject::server(place, &args.setup, crowd)?;

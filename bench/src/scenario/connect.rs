@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{each_turn, prepare};
 use crate::Result;
 use crate::args::{ConnectArgs, SetupArgs};
+use crate::crowd::Crowd;
 use crate::report::{self, Table};
 use crate::subject::{COMET, Subject};
 use crate::yardstick::Mode;
@@ -22,7 +23,7 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
     let alone = !args.yardsticks.wanted(&args.setup);
     let subjects: &[_] = if alone { &[COMET] } else { &[COMET, "bare"] };
     let storms = each_turn(args.rounds, subjects, |place| {
-        let crowd = args.setup.crowd(args.rooms);
+        let crowd = Crowd::of(&args.setup, args.rooms);
         let mut subject = match place.subject {
             COMET => Subject::server(place, &args.setup, crowd)?,
             _ => Subject::yardstick(place, Mode::Ring, (host, dial), crowd)?,

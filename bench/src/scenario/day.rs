@@ -64,7 +64,7 @@ pub(crate) fn run(args: &DayArgs) -> Result<bool> {
 
 impl<'a> Day<'a> {
     fn begin(args: &'a DayArgs) -> Result<Self> {
-        let crowd = Crowd { zipf: true, ..args.setup.crowd(args.rooms) };
+        let crowd = Crowd { zipf: true, ..Crowd::of(&args.setup, args.rooms) };
         let turns = args.phase.len() as u32;
         let place = Place { subject: COMET, round: 1, rounds: 1, turn: 0, turns };
         let mut subject = Subject::server(place, &args.setup, crowd)?;

@@ -7,6 +7,7 @@ use crate::Result;
 use crate::args::{IdleArgs, SetupArgs};
 use crate::clients::ClientCommand;
 use crate::clock::seconds_to_ns;
+use crate::crowd::Crowd;
 use crate::message::STAMP_LEN;
 use crate::plan::run_id;
 use crate::report::{self, Table};
@@ -27,7 +28,7 @@ pub(crate) fn run(args: &IdleArgs) -> Result<bool> {
 
 /// What one turn gave, explained in [`crate::figures`].
 fn turn(place: Place, args: &IdleArgs) -> Result<Value> {
-    let crowd = args.setup.crowd(args.rooms);
+    let crowd = Crowd::of(&args.setup, args.rooms);
     let connections = crowd.connections;
     let mut subject = Subject::server(place, &args.setup, crowd)?;
     let storm = subject.storm(None)?;

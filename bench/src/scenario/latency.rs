@@ -3,13 +3,13 @@
 
 use serde_json::{Value, json};
 
-use super::raw::echo_turn;
 use super::{each_turn, prepare};
 use crate::Result;
 use crate::args::{LatencyArgs, SetupArgs};
 use crate::clock::seconds_to_ns;
 use crate::crowd::{Crowd, Streams};
 use crate::message::HEADER_LEN;
+use crate::pingpong::PingPong;
 use crate::plan::{Pattern, Plan};
 use crate::report::{self, Table};
 use crate::sink::PushMethod;
@@ -40,7 +40,8 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
         match place.subject {
             PING_PONG => {
                 let bytes = HEADER_LEN + args.size as usize;
-                let ping = echo_turn(bytes, Plan::interval_of(args.rate), args.seconds, host)?;
+                let ping =
+                    PingPong::measure(bytes, Plan::interval_of(args.rate), args.seconds, host)?;
                 latencies.push((label, json!(ping.latency)));
                 latencies.push(("  from due".to_owned(), json!(ping.since_due)));
                 pings.push(ping);
@@ -64,7 +65,7 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
 fn turn(place: Place, args: &LatencyArgs) -> Result<Value> {
     let SetupArgs { dial, server, host } = &args.setup;
     let streams = Streams::Keys(args.keys_per_call as usize);
-    let crowd = Crowd { streams, callers: u64::from(args.callers), ..args.setup.crowd(1) };
+    let crowd = Crowd { streams, callers: u64::from(args.callers), ..Crowd::of(&args.setup, 1) };
     let plan = Plan {
         pattern: Pattern::Rotating { first: 0 },
         interval_ns: Plan::interval_of(args.rate),

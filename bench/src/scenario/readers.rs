@@ -73,7 +73,7 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<Value> {
         slow_share: args.slow,
         stalled_share: args.stalled,
         slow_buffer: Some(args.receive_buffer as usize),
-        ..args.setup.crowd(args.rooms)
+        ..Crowd::of(&args.setup, args.rooms)
     };
     let plan = Plan::of(&args.load, args.setup.server.operation, &crowd);
     let mut subject = Subject::server(place, &args.setup, crowd)?;

@@ -11,7 +11,7 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use tungstenite::handshake::derive_accept_key;
 
-use super::ring;
+use super::loops;
 use crate::Result;
 use crate::message::{HEADER_LEN, OP_AUTH_REPLY, append_header};
 
@@ -59,7 +59,7 @@ struct Handshake {
 impl Acceptor {
     fn new(listener: &TcpListener, connections: usize) -> io::Result<Self> {
         let mut acceptor = Self {
-            ring: ring::build(connections)?,
+            ring: loops::build_ring(connections)?,
             completions: Vec::new(),
             sockets: Vec::with_capacity(connections),
             handshakes: Vec::new(),

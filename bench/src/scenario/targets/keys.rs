@@ -9,8 +9,8 @@ use crate::clock::MILLISECOND_NS;
 use crate::crowd::{Crowd, Streams};
 use crate::figures::figure;
 use crate::message::HEADER_LEN;
+use crate::pingpong::PingPong;
 use crate::plan::{Pattern, Plan};
-use crate::scenario::raw::echo_turn;
 use crate::yardstick::Mode;
 
 const CONNECTIONS: usize = 1_000;
@@ -53,7 +53,7 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     };
     for round in 1..=args.rounds {
         let bytes = HEADER_LEN + comet.plan().size;
-        let echo = echo_turn(bytes, Plan::interval_of(HZ), PACED_S, host)?;
+        let echo = PingPong::measure(bytes, Plan::interval_of(HZ), PACED_S, host)?;
         let turn = comet.turn(round, paced(&comet), record)?;
         record.note(&goals::PACED_ECHO, echo.cpu_ns / 1e3);
         record.note(&goals::PACED, figure(&turn, "CPU of a call")?);
@@ -69,7 +69,7 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
         record.note(&goals::FLAT_OUT, figure(&turn, "CPU of a call")?);
         let turn = bare.turn(round, flat_out(&bare, WINDOW), record)?;
         record.note(&goals::FLAT_OUT_GRPC, figure(&turn, "CPU of a call")?);
-        let echo = echo_turn(bytes, None, FLAT_OUT_NS as f64 / 1e9, host)?;
+        let echo = PingPong::measure(bytes, None, FLAT_OUT_NS as f64 / 1e9, host)?;
         record.note(&goals::FLAT_OUT_ECHO, echo.cpu_ns / 1e3);
 
         let turn = comet_many.turn(round, flat_out(&comet_many, KEYS_WINDOW), record)?;

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::args::{DialArgs, HostArgs, SetupArgs, TargetsArgs};
 use crate::clients::ClientCommand;
 use crate::clock::{MILLISECOND_NS, seconds_to_ns};
-use crate::crowd::{Crowd, Streams};
+use crate::crowd::Crowd;
 use crate::figures::figure;
 use crate::plan::{Plan, run_id};
 use crate::sink::PushMethod;
@@ -32,7 +32,7 @@ pub(super) struct Rig(Subject);
 
 /// Connections of a server over TCP that are all in one room.
 pub(super) fn in_one_room(args: &TargetsArgs, connections: usize) -> Crowd {
-    Crowd::of_server(&args.server(), connections, 1, Streams::Rooms)
+    Crowd::of_server(&args.server(), connections, 1)
 }
 
 /// A figure of all threads of a server, and the same of its data cores alone.
