@@ -1,5 +1,6 @@
-//! Every figure of a measurement: its name, its unit, its place in a result and a sentence for the legend.
-//! The tables of a run and the comparison of results both take their words from here.
+//! Every figure of a measurement: its name, its unit, its place in a result and a sentence for the legend; and what
+//! each scenario takes of them over its rounds. Tables of a run, its summary and the comparison of results take their
+//! words from here.
 
 use std::ops::Add;
 
@@ -200,9 +201,8 @@ impl Figure {
     /// Its value in a measurement; none where it was not measured.
     pub(crate) fn of(&self, measurement: &Value) -> Option<f64> {
         let divisor = if self.per.is_empty() { 1.0 } else { number(measurement, self.per)? };
-        let value = self.places.iter().find_map(|place| number(measurement, place))? * self.factor
-            / divisor;
-        value.is_finite().then_some(value)
+        let value = self.places.iter().find_map(|place| number(measurement, place))?;
+        Some(value * self.factor / divisor).filter(|value| value.is_finite())
     }
 
     /// Name and unit.

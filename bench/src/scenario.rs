@@ -13,14 +13,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::mem;
 
-use serde::Serialize;
-
 use crate::Result;
 use crate::args::{DialArgs, HostArgs};
 use crate::dial::ensure_descriptors;
 use crate::findings::{Findings, close_fault};
-use crate::sender::Sent;
-use crate::stats::Reasons;
 use crate::subject::Place;
 
 /// The kernel's bound on the time that waking a CPU may take (admin-guide/pm/cpuidle). Root may write to it.
@@ -71,49 +67,18 @@ fn each_turn<T>(
     Ok(taken)
 }
 
-/// Messages that a server has counted as dropped, by reason; none where it counts nothing, as goim.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
-#[serde(transparent)]
-struct Dropped(pub Option<Reasons>);
-
-impl Dropped {
-    /// Of all that was sent; `batch` messages were one push.
-    fn of<'a>(sent: impl IntoIterator<Item = &'a Sent>, batch: u64) -> Self {
-        let mut dropped = None::<Reasons>;
-        for sent in sent.into_iter().filter(|sent| sent.answers.has_ledger()) {
-            let dropped = dropped.get_or_insert_default();
-            for (reason, count) in sent.answers.ledger.dropped.iter() {
-                dropped.add(reason, count * batch);
-            }
-        }
-        Self(dropped)
-    }
-
-    fn count(&self) -> u64 {
-        self.0.as_ref().map_or(0, Reasons::total)
-    }
-
-    /// Of these, what members or guests that stay may miss.
-    fn of_present(&self) -> u64 {
-        // These befall only connections that are coming or going.
-        let passing = |reason: &&str| self.0.as_ref()?.get(*reason).copied();
-        self.count() - ["closing", "not_ready"].iter().filter_map(passing).sum::<u64>()
-    }
-
-    /// What is wrong with deliveries to members and guests, in words: where guests come and go, the server may
-    /// have dropped more than anybody here can miss, but not less.
-    fn faults(&self, findings: &Findings) -> Vec<String> {
-        let (lost, dropped) = (findings.lost(), self.of_present());
-        let mut faults = findings.deliveries.faults(findings.deliveries.lost);
-        faults.extend(findings.visits.faults(findings.visits.lost));
-        faults.extend(close_fault(&findings.closed));
-        if lost > dropped {
-            faults.push(format!(
-                "{lost} deliveries lost, where the server counted {dropped} as dropped"
-            ));
-        }
+/// What is wrong with deliveries to members and guests, in words, where the server has `dropped` what they may miss:
+/// where guests come and go, that may be more than anybody here can miss, but not less.
+fn delivery_faults(findings: &Findings, dropped: u64) -> Vec<String> {
+    let lost = findings.lost();
+    let mut faults = findings.deliveries.faults(findings.deliveries.lost);
+    faults.extend(findings.visits.faults(findings.visits.lost));
+    faults.extend(close_fault(&findings.closed));
+    if lost > dropped {
         faults
+            .push(format!("{lost} deliveries lost, where the server counted {dropped} as dropped"));
     }
+    faults
 }
 
 #[cfg(test)]
@@ -121,19 +86,24 @@ mod tests {
     use std::io::{ErrorKind, Read};
 
     use super::*;
+    use crate::sender::Sent;
+    use crate::stats::Reasons;
 
     #[test]
     fn drops_at_connections_that_come_and_go_explain_nothing() {
-        let dropped = [("outbox_full", 2), ("filtered", 1), ("closing", 4), ("not_ready", 8)];
-        let mut reasons = Reasons::default();
-        dropped.into_iter().for_each(|(reason, count)| reasons.add(reason, count));
-        let dropped = Dropped(Some(reasons));
-        assert_eq!((dropped.count(), dropped.of_present()), (15, 3));
+        let mut dropped = Reasons::default();
+        for (reason, count) in
+            [("outbox_full", 2), ("filtered", 1), ("closing", 4), ("not_ready", 8)]
+        {
+            dropped.add(reason, count);
+        }
+        let sent = Sent { dropped: Some(dropped), ..Sent::default() };
+        assert_eq!((sent.dropped(), sent.dropped_of_present()), (15, 3));
         let mut findings = Findings::default();
         findings.visits.lost = 3;
-        assert_eq!(dropped.faults(&findings), [""; 0]);
+        assert_eq!(delivery_faults(&findings, sent.dropped_of_present()), [""; 0]);
         findings.visits.lost = 4;
-        assert_eq!(dropped.faults(&findings).len(), 1);
+        assert_eq!(delivery_faults(&findings, sent.dropped_of_present()).len(), 1);
     }
 
     #[test]

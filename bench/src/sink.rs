@@ -11,6 +11,7 @@ use tonic::Status;
 use crate::Result;
 use crate::grpc::{Address, Ledger, LedgerSums, Push, PushStream, Pusher, StreamAnswers};
 use crate::plan::{Plan, Received};
+use crate::stats::Reasons;
 use crate::yardstick::Feed;
 
 /// How long answers may take after the last call.
@@ -135,7 +136,7 @@ impl OpenSink {
         Ok(())
     }
 
-    /// Deliveries that the server has counted as dropped so far. A ledger counts pushes, a batch as one.
+    /// Deliveries that the server has counted as dropped so far.
     pub(crate) fn dropped(&self) -> u64 {
         self.answers.lock().expect(NO_PANIC).ledger.dropped.total() * self.batch
     }
@@ -186,6 +187,13 @@ impl Answers {
     /// Whether the server counts deliveries: goim does not.
     pub(crate) fn has_ledger(&self) -> bool {
         self.ledger.replies > 0
+    }
+
+    /// Deliveries that the server has counted as dropped. A ledger counts pushes, a batch as one.
+    pub(crate) fn dropped(&self, batch: u64) -> Reasons {
+        let mut dropped = self.ledger.dropped.clone();
+        dropped.values_mut().for_each(|count| *count *= batch);
+        dropped
     }
 
     fn add(&mut self, answer: Result<Option<Ledger>, Status>) {

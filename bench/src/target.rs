@@ -1,10 +1,8 @@
 //! What is measured: a comet that the bench starts, a server that runs already, or a yardstick.
 
 use std::fmt::Display;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 use std::{env, io, path};
 
@@ -25,8 +23,6 @@ use crate::yardstick::{Feed, Mode};
 const START_NS: u64 = 20 * SECOND_NS;
 /// Time between two looks at its health.
 const LOOK_NS: u64 = 20 * MILLISECOND_NS;
-/// Bytes of a failed server's log that are shown.
-const LOG_SHOWN: usize = 4096;
 
 /// Where clients connect.
 #[derive(Clone, Serialize, Deserialize)]
@@ -47,13 +43,7 @@ pub(crate) struct Target {
     /// What it costs, which can be read by others too while it is used.
     pub gauge: Gauge,
     /// Ends with the target.
-    child: Option<Child>,
-}
-
-struct Child {
-    process: Running,
-    /// Its output, if that is not on the terminal.
-    log: Option<File>,
+    process: Option<Running>,
 }
 
 impl Target {
@@ -66,7 +56,7 @@ impl Target {
                 stat: server.stat,
                 grpc: server.grpc.clone(),
                 gauge: Gauge { pid: server.pid },
-                child: None,
+                process: None,
             }),
             None => Self::start(server, host),
         }
@@ -85,7 +75,7 @@ impl Target {
             .args(["--connections", &connections.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        let mut process = Running::start(&mut command)?;
+        let mut process = Running::start(&mut command, None)?;
         let (stdin, stdout) = process.pipes();
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -97,7 +87,7 @@ impl Target {
             stat: None,
             grpc: (mode == Mode::Grpc).then(|| address.to_string()),
             gauge: Gauge { pid: Some(process.pid()) },
-            child: Some(Child { process, log: None }),
+            process: Some(process),
         };
         Ok((target, Feed(stdin)))
     }
@@ -112,7 +102,7 @@ impl Target {
     /// Looks whether a process that the bench has started is still there. Fails if it has ended; the end
     /// of its log is in the error.
     pub(crate) fn ensure_runs(&mut self) -> Result<()> {
-        self.child.as_mut().map_or(Ok(()), Child::ensure_runs)
+        self.process.as_mut().map_or(Ok(()), Running::ensure_runs)
     }
 
     fn start(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
@@ -153,11 +143,15 @@ impl Target {
         for setting in settings.iter().chain(&server.server_set) {
             command.args(["--set", setting]);
         }
-        let log = tempfile()?;
-        command.stdout(log.try_clone()?).stderr(log.try_clone()?);
-        let process = Running::start(&mut command)?;
-        let mut child = Child { process, log: Some(log) };
-        child.wait_until_healthy(stat)?;
+        let mut process = Running::start(&mut command, Some(tempfile()?))?;
+        let deadline_ns = now_ns() + START_NS;
+        while http_get(stat, "/healthz").is_err() {
+            process.ensure_runs()?;
+            if now_ns() > deadline_ns {
+                return Err(format!("the server is not healthy\n{}", process.log_end()).into());
+            }
+            sleep_until(now_ns() + LOOK_NS);
+        }
         Ok(Self {
             endpoints: Endpoints {
                 tcp,
@@ -166,42 +160,9 @@ impl Target {
             },
             stat: Some(stat),
             grpc: Some(grpc.to_string()),
-            gauge: Gauge { pid: Some(child.process.pid()) },
-            child: Some(child),
+            gauge: Gauge { pid: Some(process.pid()) },
+            process: Some(process),
         })
-    }
-}
-
-impl Child {
-    fn wait_until_healthy(&mut self, stat: SocketAddr) -> Result<()> {
-        let deadline_ns = now_ns() + START_NS;
-        while http_get(stat, "/healthz").is_err() {
-            self.ensure_runs()?;
-            if now_ns() > deadline_ns {
-                return Err(format!("the server is not healthy\n{}", self.log_end()).into());
-            }
-            sleep_until(now_ns() + LOOK_NS);
-        }
-        Ok(())
-    }
-
-    fn ensure_runs(&mut self) -> Result<()> {
-        match self.process.ended()? {
-            None => Ok(()),
-            Some(status) => Err(format!("the server ended: {status}\n{}", self.log_end()).into()),
-        }
-    }
-
-    fn log_end(&self) -> String {
-        let end = self.log.as_ref().map(|log| -> io::Result<Vec<u8>> {
-            let start = log.metadata()?.len().saturating_sub(LOG_SHOWN as u64);
-            let mut end = vec![0; LOG_SHOWN];
-            let read = log.read_at(&mut end, start)?;
-            end.truncate(read);
-            Ok(end)
-        });
-        let end = end.and_then(io::Result::ok).unwrap_or_default();
-        String::from_utf8_lossy(&end).into_owned()
     }
 }
 

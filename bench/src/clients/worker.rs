@@ -74,7 +74,7 @@ impl Workers {
         for index in 0..count {
             let mut command = Running::command(&CpuList::allowed(), &std::env::current_exe()?)?;
             command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped());
-            let mut process = Running::start(&mut command)?;
+            let mut process = Running::start(&mut command, None)?;
             let (stdin, stdout) = process.pipes();
             let sender = sender.clone();
             thread::spawn(move || {

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Dropped, each_turn, prepare};
+use super::{delivery_faults, each_turn, prepare};
 use crate::Result;
 use crate::args::{ChurnArgs, SetupArgs};
 use crate::clients::{ChurnPlan, ClientCommand, guests_max};
@@ -50,12 +50,12 @@ fn turn(place: Place, args: &ChurnArgs) -> Result<Value> {
     bar.finish_and_clear();
     subject.clients.execute(ClientCommand::StopGuests)?;
     let messages = std::slice::from_ref(&sent.messages);
-    let dropped = Dropped::of([&sent], u64::from(args.load.batch));
-    let findings = subject.await_deliveries(messages, dropped.of_present())?;
+    let dropped = sent.dropped_of_present();
+    let findings = subject.await_deliveries(messages, dropped)?;
     let series = subject.clients.end_series()?;
     subject.settle()?;
 
-    let faults = dropped.faults(&findings).into_iter().chain(sent.refusal());
+    let faults = delivery_faults(&findings, dropped).into_iter().chain(sent.refusal());
     Ok(json!({
         "subject": place.subject,
         "round": place.round,
@@ -64,7 +64,7 @@ fn turn(place: Place, args: &ChurnArgs) -> Result<Value> {
         "deliveries": findings.deliveries,
         "visits": findings.visits,
         "sent": sent,
-        "dropped": dropped,
+        "dropped": sent.dropped,
         "latency": Percentiles::of(&findings.latencies),
         "elapsed_ns": used.elapsed_ns,
         "cpu": used.cpu,

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Dropped, prepare};
+use super::{delivery_faults, prepare};
 use crate::Result;
 use crate::accounting::StreamId;
 use crate::args::{DayArgs, Phase, SetupArgs};
@@ -101,18 +101,23 @@ impl<'a> Day<'a> {
         self.subject.clients.execute(ClientCommand::StopGuests)?;
         self.await_members()?;
 
-        let dropped = Dropped::of(&sent, 1);
+        let dropped = sent.iter().map(Sent::dropped_of_present).sum();
         let messages = messages_by_kind(phase, &sent);
-        let mut findings = self.subject.await_deliveries(&messages, dropped.of_present())?;
+        let mut findings = self.subject.await_deliveries(&messages, dropped)?;
         findings.handshakes += dialed.handshakes;
         let connections = self.subject.clients.live();
-        let mut faults = dropped.faults(&findings);
+        let mut faults = delivery_faults(&findings, dropped);
         faults.extend(sent.iter().filter_map(Sent::refusal));
         if connections != self.connected {
             faults.push(format!("{connections} of {} members are connected", self.connected));
         }
         let faults: Vec<_> =
             faults.into_iter().map(|fault| format!("{}: {fault}", phase.name)).collect();
+        let by_reason =
+            sent.iter().filter_map(|sent| sent.dropped.clone()).reduce(|mut all, more| {
+                all += more;
+                all
+            });
         let absent: u64 = sent.iter().map(|sent| sent.answers.ledger.absent).sum();
         Ok(json!({
             "subject": COMET,
@@ -125,8 +130,8 @@ impl<'a> Day<'a> {
             "handshake": Percentiles::of(&findings.handshakes),
             "pushes": sent.iter().map(|sent| sent.pushes).sum::<u64>(),
             "deliveries": findings.visits,
-            "dropped": dropped,
-            "absent": dropped.0.is_some().then_some(absent),
+            "dropped": by_reason,
+            "absent": by_reason.is_some().then_some(absent),
             "latency": Percentiles::of(&findings.latencies),
             "heartbeats": findings.heartbeats_sent,
             "round_trip": Percentiles::of(&findings.round_trips),

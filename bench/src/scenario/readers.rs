@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Dropped, each_turn, prepare};
+use super::{each_turn, prepare};
 use crate::Result;
 use crate::args::{ReadersArgs, SetupArgs};
 use crate::clients::ClientCommand;
@@ -17,7 +17,7 @@ use crate::plan::Plan;
 use crate::report::{self, Table};
 use crate::scrape::Counted;
 use crate::sender::Sent;
-use crate::stats::Percentiles;
+use crate::stats::{Percentiles, Reasons};
 use crate::subject::{COMET, Place, Subject};
 
 /// Time between two looks at the server's memory.
@@ -35,7 +35,7 @@ struct Fate {
     /// Of these: pushed when the connection was closed already.
     closed_before: Option<u64>,
     /// Not queued, by reason.
-    dropped: Dropped,
+    dropped: Option<Reasons>,
     /// Queued, and taken out again for a newer one.
     superseded: Option<u64>,
     /// Queued, and lost with the connection.
@@ -104,12 +104,11 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<Value> {
         None => None,
     };
     let batch = u64::from(args.load.batch);
-    let dropped = Dropped::of([&sent], batch);
     let later = counted.as_ref().map_or(0, |counted| counted.lost + counted.superseded);
-    let explained = dropped.count() + later * batch;
+    let explained = sent.dropped() + later * batch;
     let findings = subject.await_deliveries(std::slice::from_ref(&sent.messages), explained)?;
     let series = subject.clients.end_series()?;
-    let fate = Fate::of(&findings, &sent, counted.as_ref(), dropped, batch);
+    let fate = Fate::of(&findings, &sent, counted.as_ref(), batch);
     let faults = faults(&findings, &fate).into_iter().chain(sent.refusal());
     let received = findings.deliveries.received.max(1) as f64;
     Ok(json!({
@@ -146,30 +145,28 @@ fn count_when_done(subject: &mut Subject, stat: SocketAddr, before: &Counted) ->
 }
 
 impl Fate {
-    fn of(
-        findings: &Findings,
-        sent: &Sent,
-        counted: Option<&Counted>,
-        dropped: Dropped,
-        batch: u64,
-    ) -> Self {
+    fn of(findings: &Findings, sent: &Sent, counted: Option<&Counted>, batch: u64) -> Self {
         let is = &findings.deliveries;
         let matched = sent.answers.has_ledger().then(|| sent.answers.ledger.matched * batch);
         let mut fate = Self {
             missing: is.lost,
             open_missing: findings.open_lost,
             closed_before: matched.map(|matched| is.expected.saturating_sub(matched)),
-            dropped,
+            dropped: sent.dropped.clone(),
             superseded: counted.map(|counted| counted.superseded * batch),
             lost: counted.map(|counted| counted.lost * batch),
             in_kernel: None,
             unexplained: 0,
         };
         let known = [fate.closed_before, fate.superseded, fate.lost];
-        let explained = fate.dropped.count() + known.iter().flatten().sum::<u64>();
+        let explained = fate.dropped() + known.iter().flatten().sum::<u64>();
         fate.unexplained = is.lost as i64 - explained as i64;
         fate.in_kernel = counted.map(|_| fate.unexplained);
         fate
+    }
+
+    fn dropped(&self) -> u64 {
+        self.dropped.as_ref().map_or(0, Reasons::total)
     }
 }
 
@@ -183,7 +180,7 @@ fn faults(findings: &Findings, fate: &Fate) -> Vec<String> {
             fate.missing, is.expected, -fate.unexplained
         ));
     }
-    let explained = fate.dropped.count() + fate.superseded.unwrap_or(0);
+    let explained = fate.dropped() + fate.superseded.unwrap_or(0);
     if fate.open_missing > explained {
         faults.push(format!(
             "{} deliveries missing at open connections, where the server counted {explained}",
@@ -203,7 +200,6 @@ fn faults(findings: &Findings, fate: &Fate) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::Reasons;
 
     fn reasons(reason: &str, count: u64) -> Reasons {
         let mut reasons = Reasons::default();
@@ -211,8 +207,8 @@ mod tests {
         reasons
     }
 
-    fn five_dropped() -> Dropped {
-        Dropped(Some(reasons("outbox_full", 5)))
+    fn five_dropped() -> Option<Reasons> {
+        Some(reasons("outbox_full", 5))
     }
 
     /// 100 were to come, `missing` did not; the server counted 5 dropped, and so many matched and lost.
@@ -226,11 +222,11 @@ mod tests {
         } else {
             findings.open_lost = missing;
         }
-        let mut sent = Sent::default();
+        let mut sent = Sent { dropped: five_dropped(), ..Sent::default() };
         sent.answers.ledger.replies = 1;
         sent.answers.ledger.matched = matched;
         let counted = Counted { lost, ..Counted::default() };
-        let fate = Fate::of(&findings, &sent, Some(&counted), five_dropped(), 1);
+        let fate = Fate::of(&findings, &sent, Some(&counted), 1);
         assert_eq!(fate.in_kernel, Some(in_kernel), "{fate:?}");
         assert_eq!(!faults(&findings, &fate).is_empty(), is_fault, "{fate:?}");
     }
