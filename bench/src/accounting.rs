@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use derive_more::AddAssign;
 use serde::{Deserialize, Serialize};
 
 /// A jump beyond this many sequence numbers is no gap but a foreign message.
@@ -73,7 +74,7 @@ struct Account {
 }
 
 /// What became of the messages of a run.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, AddAssign)]
 pub(crate) struct Deliveries {
     /// Messages sent to each stream, times its connections. Of subscribers: received and lost together.
     pub expected: u64,
@@ -253,16 +254,6 @@ impl Account {
 }
 
 impl Deliveries {
-    /// Adds those of other connections.
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.expected += other.expected;
-        self.received += other.received;
-        self.lost += other.lost;
-        self.out_of_order += other.out_of_order;
-        self.duplicate += other.duplicate;
-        self.foreign += other.foreign;
-    }
-
     /// The faults, in words; none if each message came once and in order, and the server counted exactly those
     /// as `dropped` that did not come.
     pub(crate) fn faults(&self, dropped: u64) -> Vec<String> {

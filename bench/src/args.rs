@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs};
+pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArgs};
 pub(crate) use self::phase::Phase;
 pub(crate) use self::scenarios::{
     ChurnArgs, ConnectArgs, DayArgs, FanoutArgs, IdleArgs, LatencyArgs, RawArgs, ReadersArgs,
@@ -120,7 +120,7 @@ mod tests {
             let Some(Command::Fanout(args)) = parse(&format!("fanout -n 5{flags}")) else {
                 panic!("{flags}")
             };
-            assert_eq!(args.yardsticks.wanted(&args.server), expected, "{flags}");
+            assert_eq!(args.yardsticks.wanted(&args.setup), expected, "{flags}");
         };
         check("", true);
         check(" --alone", false);

@@ -16,10 +16,14 @@ pub(crate) use self::local::{ClientCommand, ClientSetup};
 use self::worker::Workers;
 pub(crate) use self::worker::work;
 use crate::Result;
+use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
 use crate::findings::Findings;
 use crate::plan::Received;
 use crate::process::{CpuSample, Gauge};
 use crate::sampler::{Counts, Sampler, Series};
+
+/// How long nothing may happen while handshakes are under way.
+const STALL_NS: u64 = 10 * SECOND_NS;
 
 /// All clients of a run. Their methods fail where a worker or the sampled server has ended; what a server does to
 /// a connection is counted.
@@ -58,10 +62,8 @@ impl Clients {
 
     /// Distinct deliveries since the last restart.
     pub(crate) fn received(&self) -> u64 {
-        match &self.clients {
-            Group::Local(clients) => clients.receiver.received(),
-            Group::Workers(workers) => workers.received(),
-        }
+        let Counts { received_since_restart, .. } = self.counts();
+        received_since_restart
     }
 
     /// Connections that are authenticated and open.
@@ -83,17 +85,24 @@ impl Clients {
     /// Connects members `which`; returns when all are live. Fails, too, where a connection was refused or closed,
     /// or nothing happened for ten seconds.
     pub(crate) fn dial(&mut self, which: Range<usize>, bar: &ProgressBar) -> Result<()> {
-        let sampler = &mut self.sampler;
-        let mut watch = |counts: Counts| {
+        let wanted = self.live() + which.len();
+        self.execute(ClientCommand::Dial(which))?;
+        let (mut live, mut moved_ns) = (self.live(), now_ns());
+        while self.live() < wanted {
+            self.turn(100 * MILLISECOND_NS)?;
+            let counts = self.counts();
             bar.set_position(counts.connections);
-            sampler.as_mut().map_or(Ok(()), |sampler| sampler.look(counts))
-        };
-        match &mut self.clients {
-            Group::Local(clients) => {
-                clients.dial(which, |clients| watch(clients.receiver.counts()))
+            if counts.closed > 0 {
+                let closed = self.findings(&[])?.closed;
+                return Err(format!("connections failed: {:?}", *closed).into());
             }
-            Group::Workers(workers) => workers.dial(which, |workers| watch(workers.counts())),
-        }?;
+            if self.live() > live {
+                (live, moved_ns) = (self.live(), now_ns());
+            } else if now_ns() > moved_ns + STALL_NS {
+                let waiting = wanted - live;
+                return Err(format!("{waiting} connections are not made; {live} are").into());
+            }
+        }
         // A storm may be over between two samples, and would look as long as the time between them.
         let counts = self.counts();
         self.sampler.as_mut().map_or(Ok(()), |sampler| sampler.mark(counts))

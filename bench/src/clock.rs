@@ -19,12 +19,8 @@ pub(crate) const MILLISECOND_NS: u64 = 1_000_000;
 
 /// Nanoseconds since the host's boot.
 pub(crate) fn now_ns() -> u64 {
-    nanoseconds(clock_gettime(ClockId::Monotonic))
-}
-
-/// Seconds since 1970.
-pub(crate) fn unix_time_s() -> u64 {
-    clock_gettime(ClockId::Realtime).tv_sec.unsigned_abs()
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec.unsigned_abs() * SECOND_NS + time.tv_nsec.unsigned_abs()
 }
 
 /// A span in the form system calls take.
@@ -42,10 +38,6 @@ pub(crate) fn sleep_until(deadline_ns: u64) {
     let deadline = timespec(deadline_ns);
     // It fails when a signal interrupts it, and an absolute deadline is simply slept for again.
     while clock_nanosleep_absolute(SleepClock::Monotonic, &deadline).is_err() {}
-}
-
-fn nanoseconds(time: Timespec) -> u64 {
-    time.tv_sec.unsigned_abs() * SECOND_NS + time.tv_nsec.unsigned_abs()
 }
 
 /// A timer of the asynchronous side, good to some microseconds.

@@ -3,7 +3,8 @@
 use comet_client::Transport;
 use serde::{Deserialize, Serialize};
 
-use crate::args::ServerArgs;
+use crate::args::{ServerArgs, SetupArgs};
+use crate::grpc::Address;
 
 /// What each connection is. Connections have numbers, from 0; those beyond `connections` are
 /// guests.
@@ -39,6 +40,8 @@ pub(crate) enum Streams {
     Rooms,
     /// One stream for each run of so many connections, whose keys a push names.
     Keys(usize),
+    /// One stream, of broadcasts.
+    Everybody,
 }
 
 /// How a connection reads.
@@ -50,16 +53,15 @@ pub(crate) enum Reading {
 }
 
 impl Crowd {
-    /// Connections to a server, by its templates.
-    pub(crate) fn of_server(
-        server: &ServerArgs,
-        connections: usize,
-        rooms: usize,
-        streams: Streams,
-    ) -> Self {
+    /// The connections to a server that are asked for, in so many rooms.
+    pub(crate) fn of(setup: &SetupArgs, rooms: u32) -> Self {
+        Self::of_server(&setup.server, setup.dial.connections as usize, rooms as usize)
+    }
+
+    /// Connections to a server, by its templates, in so many rooms.
+    pub(crate) fn of_server(server: &ServerArgs, connections: usize, rooms: usize) -> Self {
         Self {
             rooms,
-            streams,
             websocket_share: server.ws_share,
             websocket_path: server.ws_path.clone(),
             token: server.token.clone(),
@@ -90,6 +92,7 @@ impl Crowd {
         let streams = match self.streams {
             Streams::Rooms => self.rooms,
             Streams::Keys(each) => self.connections.div_ceil(each),
+            Streams::Everybody => 1,
         };
         let mut members = vec![0; streams];
         for connection in 0..self.connections {
@@ -98,11 +101,24 @@ impl Crowd {
         members
     }
 
+    /// Whom a push to each stream is for.
+    pub(crate) fn addresses(&self) -> Vec<Address> {
+        match self.streams {
+            Streams::Rooms => (0..self.rooms).map(|at| Address::Room(self.room(at))).collect(),
+            Streams::Keys(each) => {
+                let keys: Vec<String> = (0..self.connections).map(|at| self.key(at)).collect();
+                keys.chunks(each).map(|keys| Address::Keys(keys.to_vec())).collect()
+            }
+            Streams::Everybody => vec![Address::Everybody],
+        }
+    }
+
     /// The stream that a connection receives.
     pub(crate) fn stream(&self, connection: usize) -> usize {
         match self.streams {
             Streams::Rooms => self.room_of(connection).unwrap_or(0),
             Streams::Keys(each) => connection / each,
+            Streams::Everybody => 0,
         }
     }
 

@@ -1,7 +1,6 @@
 //! Begins the connections of a run, each as its number says.
 
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use comet_client::{Session, Transport};
@@ -92,7 +91,7 @@ fn begin_to_connect(
     address: SocketAddr,
     source: Option<IpAddr>,
     receive_buffer: Option<usize>,
-) -> rustix::io::Result<OwnedFd> {
+) -> rustix::io::Result<TcpStream> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
@@ -105,7 +104,7 @@ fn begin_to_connect(
         bind(&socket, &SocketAddr::from((source, 0)))?;
     }
     match connect(&socket, &address) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket.into()),
         Err(error) => Err(error),
     }
 }

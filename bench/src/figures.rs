@@ -1,11 +1,14 @@
-//! Every figure of a measurement: its name, its unit, its place in a result and a sentence for the legend.
-//! The tables of a run and the comparison of results both take their words from here.
+//! Every figure of a measurement: its name, its unit, its place in a result and a sentence for the legend; and what
+//! each scenario takes of them over its rounds. Tables of a run, its summary and the comparison of results take their
+//! words from here.
 
 use std::ops::Add;
 
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::Result;
+use crate::measurements::groups;
 use crate::stats::Spread;
 
 /// Symbol of a unit, and the factor that a value in a result has to be multiplied by.
@@ -23,7 +26,7 @@ const PERCENT: Unit = ("%", 100.0);
 const BYTES: Unit = ("B", 1.0);
 const BYTES_AS_MB: Unit = ("MB", 1e-6);
 
-/// What a value is, in words. Of two figures with one name a measurement has one.
+/// What a value is, in words.
 pub(crate) struct Figure {
     pub name: String,
     pub unit: &'static str,
@@ -31,14 +34,14 @@ pub(crate) struct Figure {
     pub topic: String,
     /// Empty where the name says it.
     pub legend: &'static str,
-    /// JSON pointer into a measurement.
-    place: String,
+    /// JSON pointers into a measurement, of which it has one.
+    places: Vec<String>,
     /// What the value is divided by, if anything.
     per: &'static str,
     factor: f64,
 }
 
-/// Name, place, divisor, unit, legend.
+/// Name, places divided by spaces, divisor, unit, legend.
 type Declared = (&'static str, &'static str, &'static str, Unit, &'static str);
 
 /// Its reasons are named.
@@ -51,7 +54,7 @@ const DATA: &str = "the same without the control thread, which does the gRPC wor
 const RESIDENT: &str = "resident memory of the server";
 
 #[rustfmt::skip]
-const DECLARED: [Declared; 54] = [
+const DECLARED: [Declared; 52] = [
     ("connections", "/connections", "", COUNT, ""),
     ("connections a second", "/per_second", "", COUNT, "connections made, over the time that took"),
     ("guests", "/guests/arrived", "", COUNT, "clients that arrived, to stay for a while"),
@@ -74,9 +77,7 @@ const DECLARED: [Declared; 54] = [
     ("healthy expected", "/healthy_expected", "", COUNT, "expected at connections that read at once"),
     ("healthy lost", "/healthy_lost", "", COUNT, "of these, deliveries that never came"),
     ("missing", "/fate/missing", "", COUNT, LOST),
-    ("dropped", "/fate/dropped", "", COUNT, "not queued, as the server said in its answers"),
-    ("dropped", "/dropped", "", COUNT, "deliveries that the server said it did not make"),
-    ("dropped", "/sent/dropped", "", COUNT, "deliveries that the server said it did not make"),
+    ("dropped", "/fate/dropped /dropped /sent/dropped", "", COUNT, "deliveries that the server said it did not make"),
     ("superseded", "/fate/superseded", "", COUNT, "queued, and taken out again for a newer one"),
     ("lost in queue", "/fate/lost", "", COUNT, "queued, and lost with the connection"),
     ("closed before", "/fate/closed_before", "", COUNT, "pushed when the connection was closed already"),
@@ -108,16 +109,15 @@ const DECLARED: [Declared; 54] = [
     ("sender behind", "/sent/behind_ns_max", "", NS_AS_US, "how late the bench itself made a push, at most"),
 ];
 
-/// Kinds of percentiles: name, place, legend.
+/// Kinds of percentiles: name, places, legend.
 #[rustfmt::skip]
-const PERCENTILES: [(&str, &str, &str); 7] = [
-    ("latency", "/latency", LATENCY),
-    ("latency", "", LATENCY),
-    ("since due", "/since_due", "from when a round trip was due to its end"),
-    ("healthy", "/healthy_latency", "latency of connections that read at once"),
-    ("impaired", "/impaired_latency", "latency of slow and stalled connections, as far as they read"),
-    ("handshake", "/handshake", "from connect, or when a guest was due, to the reply to the authentication"),
-    ("round trip", "/round_trip", "from when a heartbeat was due to its reply"),
+const PERCENTILES: [(&str, &[&str], &str); 6] = [
+    ("latency", &["/latency", ""], LATENCY),
+    ("since due", &["/since_due"], "from when a round trip was due to its end"),
+    ("healthy", &["/healthy_latency"], "latency of connections that read at once"),
+    ("impaired", &["/impaired_latency"], "latency of slow and stalled connections, as far as they read"),
+    ("handshake", &["/handshake"], "from connect, or when a guest was due, to the reply to the authentication"),
+    ("round trip", &["/round_trip"], "from when a heartbeat was due to its reply"),
 ];
 const QUANTILES: [(&str, &str); 5] = [
     ("p50", "p50_us"),
@@ -127,47 +127,62 @@ const QUANTILES: [(&str, &str); 5] = [
     ("max", "max_us"),
 ];
 
-/// Figures that a scenario itself takes over its rounds, members of its results: key, name, unit.
-const SUMMARIES: [(&str, &str, Unit); 19] = [
-    ("comet_to_ring", "CPU of a delivery, comet / ring", RATIO),
-    ("comet_data_to_ring", "CPU of a delivery, comet's data cores / ring", RATIO),
-    ("comet_to_send", "CPU of a delivery, comet / send", RATIO),
-    ("comet_data_to_send", "CPU of a delivery, comet's data cores / send", RATIO),
-    ("ring_to_send", "CPU of a delivery, ring / send", RATIO),
-    ("comet_to_bare", "CPU of a connection, comet / bare ring", RATIO),
-    ("comet_rss_bytes", "RSS of an idle connection", BYTES),
-    ("comet_anonymous_bytes", "private memory of an idle connection", BYTES),
-    ("p50_ratio", "p50, comet / ping-pong", RATIO),
-    ("p99_ratio", "p99 from due, comet / ping-pong", RATIO),
-    ("cpu_per_call_us", "CPU of a call", US),
-    ("data_cpu_per_call_us", "data CPU of a call", US),
-    ("cpu_per_key_us", "CPU of a key", US),
-    ("data_cpu_per_key_us", "data CPU of a key", US),
-    ("bare_grpc_cpu_per_call_us", "CPU of a call, bare gRPC server", US),
-    ("ping_pong_cpu_us", "CPU of a round trip, ping-pong", US),
-    ("cpu_share", "CPU while idle", PERCENT),
-    ("cpu_per_heartbeat_ns", "CPU of a heartbeat", NS_AS_US),
-    ("rss_bytes", "RSS of a connection", BYTES),
+/// What a scenario takes over its rounds: itself, key in the results, name, unit, and a figure of a subject, alone or
+/// over another one of the same round.
+type Summary = (&'static str, &'static str, &'static str, Unit, Of, Option<Of>);
+/// Subject and figure.
+type Of = (&'static str, &'static str);
+
+const COMET: &str = "comet";
+const RING: &str = "ring";
+const SEND: &str = "send";
+const PING_PONG: &str = "ping-pong";
+const DELIVERY: &str = "CPU of a delivery";
+const DATA_DELIVERY: &str = "data CPU of a delivery";
+const CONNECTION: &str = "CPU of a connection";
+
+#[rustfmt::skip]
+const SUMMARIES: [Summary; 19] = [
+    ("fanout", "comet_to_ring", "CPU of a delivery, comet / ring", RATIO, (COMET, DELIVERY), Some((RING, DELIVERY))),
+    ("fanout", "comet_data_to_ring", "CPU of a delivery, comet's data cores / ring", RATIO, (COMET, DATA_DELIVERY), Some((RING, DATA_DELIVERY))),
+    ("fanout", "comet_to_send", "CPU of a delivery, comet / send", RATIO, (COMET, DELIVERY), Some((SEND, DELIVERY))),
+    ("fanout", "comet_data_to_send", "CPU of a delivery, comet's data cores / send", RATIO, (COMET, DATA_DELIVERY), Some((SEND, DATA_DELIVERY))),
+    ("raw", "ring_to_send", "CPU of a delivery, ring / send", RATIO, (RING, DELIVERY), Some((SEND, DELIVERY))),
+    ("connect", "comet_to_bare", "CPU of a connection, comet / bare ring", RATIO, (COMET, CONNECTION), Some(("bare", CONNECTION))),
+    ("connect", "comet_rss_bytes", "RSS of an idle connection", BYTES, (COMET, "RSS of a connection"), None),
+    ("connect", "comet_anonymous_bytes", "private memory of an idle connection", BYTES, (COMET, "private of a connection"), None),
+    ("latency", "p50_ratio", "p50, comet / ping-pong", RATIO, (COMET, "latency p50"), Some((PING_PONG, "latency p50"))),
+    // From the time the ping-pong was due: a stall of the host is charged to every push that it delays, so it is to both.
+    ("latency", "p99_ratio", "p99 from due, comet / ping-pong", RATIO, (COMET, "latency p99"), Some((PING_PONG, "since due p99"))),
+    ("latency", "cpu_per_call_us", "CPU of a call", US, (COMET, "CPU of a call"), None),
+    ("latency", "data_cpu_per_call_us", "data CPU of a call", US, (COMET, "data CPU of a call"), None),
+    ("latency", "cpu_per_key_us", "CPU of a key", US, (COMET, "CPU of a key"), None),
+    ("latency", "data_cpu_per_key_us", "data CPU of a key", US, (COMET, "data CPU of a key"), None),
+    ("latency", "bare_grpc_cpu_per_call_us", "CPU of a call, bare gRPC server", US, ("bare gRPC", "CPU of a call"), None),
+    ("latency", "ping_pong_cpu_us", "CPU of a round trip, ping-pong", US, (PING_PONG, "CPU of a round trip"), None),
+    ("idle", "cpu_share", "CPU while idle", PERCENT, (COMET, "CPU while idle"), None),
+    ("idle", "cpu_per_heartbeat_ns", "CPU of a heartbeat", NS_AS_US, (COMET, "CPU of a heartbeat"), None),
+    ("idle", "rss_bytes", "RSS of a connection", BYTES, (COMET, "RSS of a connection"), None),
 ];
 
 /// All figures that a measurement may have, in the order of a comparison.
 pub(crate) fn all() -> Vec<Figure> {
-    let declared = DECLARED.iter().map(|&(name, place, per, (unit, factor), legend)| Figure {
+    let declared = DECLARED.iter().map(|&(name, places, per, (unit, factor), legend)| Figure {
         name: name.to_owned(),
         unit,
         topic: name.to_owned(),
         legend,
-        place: place.to_owned(),
+        places: places.split(' ').map(str::to_owned).collect(),
         per,
         factor,
     });
-    let percentiles = PERCENTILES.iter().flat_map(|&(kind, place, legend)| {
+    let percentiles = PERCENTILES.iter().flat_map(|&(kind, places, legend)| {
         QUANTILES.iter().map(move |(quantile, key)| Figure {
             name: format!("{kind} {quantile}"),
             unit: US.0,
             topic: kind.to_owned(),
             legend,
-            place: format!("{place}/{key}"),
+            places: places.iter().map(|place| format!("{place}/{key}")).collect(),
             per: "",
             factor: US.1,
         })
@@ -175,12 +190,19 @@ pub(crate) fn all() -> Vec<Figure> {
     declared.chain(percentiles).collect()
 }
 
+/// The figure `name` of a measurement. Fails if it was not measured.
+pub(crate) fn figure(measurement: &Value, name: &str) -> Result<f64> {
+    let figure = all().into_iter().find(|figure| figure.name == name);
+    let value = figure.and_then(|figure| figure.of(measurement));
+    value.ok_or_else(|| format!("there is no {name}").into())
+}
+
 impl Figure {
     /// Its value in a measurement; none where it was not measured.
     pub(crate) fn of(&self, measurement: &Value) -> Option<f64> {
         let divisor = if self.per.is_empty() { 1.0 } else { number(measurement, self.per)? };
-        let value = number(measurement, &self.place)? * self.factor / divisor;
-        value.is_finite().then_some(value)
+        let value = self.places.iter().find_map(|place| number(measurement, place))?;
+        Some(value * self.factor / divisor).filter(|value| value.is_finite())
     }
 
     /// Name and unit.
@@ -191,7 +213,7 @@ impl Figure {
     /// Counts by reason, in words; only where the figure is about the reasons.
     pub(crate) fn reasons(&self, measurement: &Value) -> Option<String> {
         let reasons =
-            measurement.pointer(&self.place).filter(|_| self.name == CLOSED)?.as_object()?;
+            measurement.pointer(&self.places[0]).filter(|_| self.name == CLOSED)?.as_object()?;
         let words: Vec<_> =
             reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         Some(if words.is_empty() { "0".to_owned() } else { words.join(", ") })
@@ -203,23 +225,43 @@ impl Figure {
     }
 }
 
-/// What a scenario itself has taken over its rounds, by name and unit: members of its results, and the lines
-/// of the targets.
-pub(crate) fn summaries(results: &Value) -> Vec<(String, Spread)> {
-    let mut found = Vec::new();
-    for (key, name, (unit, factor)) in SUMMARIES {
-        if let Some(spread) = results.get(key).and_then(spread) {
-            found.push((labelled(name, unit, ", "), spread.times(factor)));
-        }
-    }
-    for line in results.get("lines").and_then(Value::as_array).into_iter().flatten() {
+/// Takes what `scenario` takes over its rounds, by key; none where a subject was not measured.
+pub(crate) fn summarize(
+    scenario: &str,
+    results: &Value,
+) -> impl Iterator<Item = (&'static str, Option<Spread>)> {
+    let groups = groups(results);
+    let rounds = move |(subject, name): Of| -> Vec<Option<f64>> {
+        let rounds = groups.iter().find(|group| group.subject == subject).map(|is| &is.rounds);
+        rounds.into_iter().flatten().map(|round| figure(round, name).ok()).collect()
+    };
+    let of_scenario = SUMMARIES.iter().filter(move |summary| summary.0 == scenario);
+    of_scenario.map(move |&(_, key, _, (_, factor), of, to)| {
+        let values = rounds(of).into_iter();
+        let values: Vec<Option<f64>> = match to {
+            None => values.collect(),
+            Some(to) => values.zip(rounds(to)).map(|(value, to)| Some(value? / to?)).collect(),
+        };
+        (key, Spread::of(values.into_iter().flatten().map(|value| value / factor)))
+    })
+}
+
+/// What a scenario has taken over its rounds, by name and unit.
+pub(crate) fn summaries(results: &Value) -> impl Iterator<Item = (String, Spread)> {
+    SUMMARIES.iter().filter_map(|(_, key, name, (unit, factor), ..)| {
+        let spread = results.get(key).and_then(spread)?;
+        Some((labelled(name, unit, ", "), spread.times(*factor)))
+    })
+}
+
+/// The lines of the targets, by name and unit.
+pub(crate) fn lines(results: &Value) -> impl Iterator<Item = (String, Spread)> {
+    let lines = results.get("lines").and_then(Value::as_array).into_iter().flatten();
+    lines.filter_map(|line| {
         let text = |key| line.get(key).and_then(Value::as_str).map(str::trim);
-        let measured = line.get("measured").and_then(spread);
-        if let (Some(what), Some(unit), Some(spread)) = (text("what"), text("unit"), measured) {
-            found.push((labelled(&format!("{} {what}", line["target"]), unit, ", "), spread));
-        }
-    }
-    found
+        let what = format!("{} {}", line["target"], text("what")?);
+        Some((labelled(&what, text("unit")?, ", "), line.get("measured").and_then(spread)?))
+    })
 }
 
 fn labelled(name: &str, unit: &str, separator: &str) -> String {
@@ -254,9 +296,7 @@ mod tests {
     use super::*;
 
     fn check(measurement: &Value, name: &str, expected: Option<f64>) {
-        let all = all();
-        let found = all.iter().filter(|figure| figure.name == name);
-        assert_eq!(found.filter_map(|figure| figure.of(measurement)).next(), expected, "{name}");
+        assert_eq!(figure(measurement, name).ok(), expected, "{name}");
     }
 
     #[test]
@@ -287,9 +327,41 @@ mod tests {
     }
 
     #[test]
-    fn names_are_declared_for_one_unit() {
+    fn a_scenario_takes_its_figures_over_the_rounds() {
+        let turn = |subject: &str, round: u32, cpu: Option<f64>| json!({"subject": subject, "round": round, "cpu_per_delivery_ns": cpu});
+        let results = json!({"turns": [
+            turn("ring", 1, Some(2.0)), turn("comet", 1, Some(6.0)), turn("ring", 2, None),
+            turn("comet", 2, Some(9.0)), turn("ring", 3, Some(2.0)), turn("comet", 3, Some(10.0)),
+        ]});
+        let found: Vec<_> = summarize("fanout", &results).collect();
+        assert_eq!(found[0], ("comet_to_ring", Some(Spread { median: 4.0, min: 3.0, max: 5.0 })));
+        assert_eq!(
+            found[1..],
+            [("comet_data_to_ring", None), ("comet_to_send", None), ("comet_data_to_send", None)]
+        );
+        let idle = json!({"turns": [{"subject": "comet", "round": 1, "idle_cpu_share": 0.25}]});
+        let share = summarize("idle", &idle).next();
+        assert_eq!(share, Some(("cpu_share", Spread::of([0.25]))), "as it is, not in percent");
+    }
+
+    #[test]
+    fn summaries_are_of_figures_that_are_declared() {
+        let all = all();
+        let is_declared = |(_, name): Of| all.iter().any(|figure| figure.name == name);
+        assert!(
+            SUMMARIES.iter().all(|&(.., of, to)| is_declared(of) && to.is_none_or(is_declared))
+        );
+    }
+
+    #[test]
+    fn names_are_declared_once() {
         for one in all() {
-            assert!(all().iter().all(|other| other.name != one.name || other.unit == one.unit));
+            assert_eq!(
+                all().iter().filter(|other| other.name == one.name).count(),
+                1,
+                "{}",
+                one.name
+            );
         }
     }
 
@@ -303,8 +375,11 @@ mod tests {
                 {"target": 8, "what": "failed", "unit": "us", "measured": null},
             ],
         });
-        let found = summaries(&results);
-        let found: Vec<_> = found.iter().map(|(label, is)| (label.as_str(), is.median)).collect();
-        assert_eq!(found, [("CPU while idle, %", 50.0), ("8 a call, us", 2.0)]);
+        let check = |mut found: Vec<(String, Spread)>, label: &str, median| {
+            let (is, spread) = found.pop().unwrap();
+            assert_eq!((is.as_str(), spread.median, found.len()), (label, median, 0));
+        };
+        check(summaries(&results).collect(), "CPU while idle, %", 50.0);
+        check(lines(&results).collect(), "8 a call, us", 2.0);
     }
 }

@@ -2,7 +2,6 @@
 
 mod gathered;
 
-use std::collections::BTreeMap;
 use std::io;
 
 use comet_wire::comet::v1::push_client::PushClient;
@@ -24,6 +23,7 @@ use tonic::{Code, Status, Streaming};
 use self::gathered::Gathered;
 use crate::Result;
 use crate::message::OP_RAW;
+use crate::stats::Reasons;
 
 /// Whom a push is for.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ pub(crate) struct LedgerSums {
     pub replies: u64,
     pub matched: u64,
     pub queued: u64,
-    pub dropped: BTreeMap<String, u64>,
+    pub dropped: Reasons,
     pub absent: u64,
 }
 
@@ -59,12 +59,11 @@ pub(crate) struct LedgerSums {
 #[derive(Clone)]
 pub(crate) struct Pusher(CometClient<Channel>);
 
-/// A stream of pushes: what goes out never waits for what comes back.
+/// A stream of pushes: what goes out never waits for what comes back. It ends when it is dropped.
 pub(crate) struct PushStream {
-    /// None once it is ended.
-    pushes: Option<mpsc::UnboundedSender<PushStreamReq>>,
-    /// Pushes so far, and the id of the next.
-    pub begun: u64,
+    pushes: mpsc::UnboundedSender<PushStreamReq>,
+    /// Id of the next push.
+    next: u64,
 }
 
 /// The other half of a [`PushStream`].
@@ -131,13 +130,13 @@ impl PushStream {
         let (pushes, requests) = mpsc::unbounded_channel();
         let answers = client.push_stream(UnboundedReceiverStream::new(requests)).await?;
         let answers = StreamAnswers { answers: answers.into_inner(), next: 0 };
-        Ok((Self { pushes: Some(pushes), begun: 0 }, answers))
+        Ok((Self { pushes, next: 0 }, answers))
     }
 
     /// Puts a push on its way. Where the stream has ended, its answers say so.
     pub(crate) fn push(&mut self, push: Push) {
-        let (id, proto_op) = (self.begun, push.operation);
-        self.begun += 1;
+        let (id, proto_op) = (self.next, push.operation);
+        self.next += 1;
         let (to, proto) = push.into_parts();
         let target = match to {
             Address::Room(room) => Some(Target::RoomId(room)),
@@ -145,13 +144,7 @@ impl PushStream {
             // The call knows no such push, and is to say so.
             Address::Everybody => None,
         };
-        let pushes = self.pushes.as_ref().expect("nobody pushes after the end");
-        let _ = pushes.send(PushStreamReq { id, target, proto, proto_op });
-    }
-
-    /// Tells the server that no more pushes come.
-    pub(crate) fn end(&mut self) {
-        self.pushes = None;
+        let _ = self.pushes.send(PushStreamReq { id, target, proto, proto_op });
     }
 }
 
@@ -183,19 +176,12 @@ impl StreamAnswers {
 
 impl LedgerSums {
     /// Adds one reply.
-    pub(crate) fn add(&mut self, ledger: Ledger) {
+    pub(crate) fn add(&mut self, ledger: &Ledger) {
         self.replies += 1;
         self.matched += ledger.matched;
         self.queued += ledger.queued;
         self.absent += ledger.absent;
-        for (reason, count) in ledger.dropped {
-            *self.dropped.entry(reason).or_default() += count;
-        }
-    }
-
-    /// Deliveries that the server counted as dropped.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.values().sum()
+        ledger.dropped.iter().for_each(|(reason, count)| self.dropped.add(reason, *count));
     }
 }
 
@@ -213,10 +199,10 @@ mod tests {
             ..Default::default()
         };
         let mut sums = LedgerSums::default();
-        sums.add(ledger(&[("outbox_full", 2)]));
-        sums.add(ledger(&[("outbox_full", 1), ("filtered", 1)]));
+        sums.add(&ledger(&[("outbox_full", 2)]));
+        sums.add(&ledger(&[("outbox_full", 1), ("filtered", 1)]));
         assert_eq!((sums.replies, sums.matched, sums.queued, sums.absent), (2, 10, 6, 2));
         assert_eq!(sums.dropped["outbox_full"], 3);
-        assert_eq!(sums.dropped(), 4);
+        assert_eq!(sums.dropped.total(), 4);
     }
 }

@@ -5,9 +5,11 @@
 //! a kill leaves a server behind, and no signal needs handling.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus};
+use std::process::{Child, ChildStdin, ChildStdout, Command};
 use std::{env, io};
 
 use comet_cpus::CpuList;
@@ -15,8 +17,15 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::Result;
 
+/// Bytes of a failed server's log that are shown.
+const LOG_SHOWN: usize = 4096;
+
 /// A child process; killed when dropped.
-pub(crate) struct Running(Child);
+pub(crate) struct Running {
+    child: Child,
+    /// Its output, if that is not on the terminal or a pipe.
+    log: Option<File>,
+}
 
 impl Running {
     /// The beginning of a command that runs `program` on `cpus`; its arguments are to be added. Fails if
@@ -27,37 +36,57 @@ impl Running {
         Ok(command)
     }
 
-    /// Starts what [`Running::command`] began. Fails if it could not be started.
-    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+    /// Starts what [`Running::command`] began, with its output to `log` if there is one. Fails if it could not be
+    /// started.
+    pub(crate) fn start(command: &mut Command, log: Option<File>) -> Result<Self> {
+        if let Some(log) = &log {
+            command.stdout(log.try_clone()?).stderr(log.try_clone()?);
+        }
         let child = command.spawn().map_err(|error| {
             let program = command.get_program().display();
             format!("cannot start {program}, which is this program: {error}; was it replaced?")
         });
-        Ok(Self(child?))
+        Ok(Self { child: child?, log })
     }
 
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
-        self.0.id()
+        self.child.id()
     }
 
-    /// How it ended, if it has. Fails if the kernel does not say.
-    pub(crate) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.0.try_wait()
+    /// Looks whether it is still there. Fails if it has ended; the end of its log is in the error.
+    pub(crate) fn ensure_runs(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(format!("the server ended: {status}\n{}", self.log_end()).into()),
+        }
+    }
+
+    /// The last that it wrote to its log.
+    pub(crate) fn log_end(&self) -> String {
+        let end = self.log.as_ref().map(|log| -> io::Result<Vec<u8>> {
+            let start = log.metadata()?.len().saturating_sub(LOG_SHOWN as u64);
+            let mut end = vec![0; LOG_SHOWN];
+            let read = log.read_at(&mut end, start)?;
+            end.truncate(read);
+            Ok(end)
+        });
+        let end = end.and_then(io::Result::ok).unwrap_or_default();
+        String::from_utf8_lossy(&end).into_owned()
     }
 
     /// Its standard input and output. Panics if they are no pipes, or were taken before.
     pub(crate) fn pipes(&mut self) -> (ChildStdin, ChildStdout) {
         let taken = "taken once, from a command that pipes both";
-        (self.0.stdin.take().expect(taken), self.0.stdout.take().expect(taken))
+        (self.child.stdin.take().expect(taken), self.child.stdout.take().expect(taken))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         // Both fail only for a child that has ended and was waited for.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

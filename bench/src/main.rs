@@ -3,7 +3,6 @@
 
 mod accounting;
 mod args;
-mod awake;
 mod clients;
 mod clock;
 mod comparison;
@@ -14,7 +13,9 @@ mod findings;
 mod grpc;
 mod heartbeats;
 mod launch;
+mod measurements;
 mod message;
+mod pingpong;
 mod plan;
 mod process;
 mod receiver;
@@ -27,7 +28,6 @@ mod sender;
 mod sink;
 mod source;
 mod stats;
-mod storm;
 mod subject;
 mod target;
 mod tls;
@@ -40,7 +40,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
-use crate::scenario::{churn, connect, day, fanout, idle, latency, raw, readers, targets};
+use crate::scenario::{churn, connect, day, fanout, idle, latency, readers, targets};
 
 /// Errors are sentences for the person who runs the bench.
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
@@ -69,7 +69,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Churn(args) => churn::run(&args),
         Command::Readers(args) => readers::run(&args),
         Command::Day(args) => day::run(&args),
-        Command::Raw(args) => raw::run(&args),
+        Command::Raw(args) => fanout::run_raw(&args),
         Command::Targets(args) => targets::run(&args),
         Command::Report(args) => comparison::run(&args).map(|()| true),
         Command::Worker => clients::work().map(|()| true),

@@ -1,12 +1,14 @@
 //! What a process costs, read from outside: CPU time by thread and resident memory (procfs).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::{fs, io};
 
+use procfs::process::{Process, Task};
+use procfs::{ProcError, ProcResult};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::Result;
+use crate::stats::Reasons;
 
 /// Threads whose name starts so do the push API's work; the others carry deliveries.
 const CONTROL_THREADS: [&str; 2] = ["comet-control", "tokio"];
@@ -39,7 +41,7 @@ pub(crate) struct CpuUsed {
     /// Of all others: the data cores.
     pub data_ns: u64,
     /// By thread name; threads of one name are added up.
-    pub by_thread_ns: BTreeMap<String, u64>,
+    pub by_thread_ns: Reasons,
 }
 
 /// Resident memory at one moment.
@@ -67,7 +69,7 @@ impl Gauge {
         self.read("memory", resident_bytes)
     }
 
-    fn read<T>(self, what: &str, of: fn(u32) -> io::Result<T>) -> Result<Option<T>> {
+    fn read<T>(self, what: &str, of: fn(u32) -> ProcResult<T>) -> Result<Option<T>> {
         let sample = self.pid.map(of).transpose();
         sample.map_err(|error| format!("the server's {what} cannot be read: {error}").into())
     }
@@ -77,18 +79,15 @@ impl CpuSample {
     /// Reads `/proc/PID/task/*/schedstat`, whose first field is time on a CPU in ns
     /// (Documentation/scheduler/sched-stats in the kernel's tree). A running thread's time is at most a
     /// scheduler tick old. Fails if the process is gone, or the kernel has no schedstat.
-    pub(crate) fn of(pid: u32) -> io::Result<Self> {
+    pub(crate) fn of(pid: u32) -> ProcResult<Self> {
         let mut threads = BTreeMap::new();
-        for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let path = entry?.path();
-            let thread = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-            let Some(thread) = thread else { continue };
-            match thread_time(&path) {
-                Ok(time) => threads.insert(thread, time),
+        for task in process(pid)?.tasks()? {
+            match task.and_then(|task| Ok((task.tid.unsigned_abs(), ThreadTime::of(&task)?))) {
+                Ok((thread, time)) => _ = threads.insert(thread, time),
                 // It ended since the directory was read.
-                Err(error) if is_gone(&error) => continue,
+                Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(error),
-            };
+            }
         }
         Ok(Self { threads })
     }
@@ -111,77 +110,53 @@ impl CpuSample {
             } else {
                 used.data_ns += spent;
             }
-            *used.by_thread_ns.entry(now.name.clone()).or_default() += spent;
+            used.by_thread_ns.add(&now.name, spent);
         }
         used
+    }
+}
+
+impl ThreadTime {
+    fn of(task: &Task) -> ProcResult<Self> {
+        Ok(Self { name: task.stat()?.comm, cpu_ns: task.schedstat()?.sum_exec_runtime })
     }
 }
 
 impl Memory {
     /// Reads `/proc/PID/smaps_rollup` (Linux 4.14). Fails if the process is gone or belongs to somebody
     /// else.
-    pub(crate) fn of(pid: u32) -> io::Result<Self> {
-        parse_memory(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?)
-            .ok_or_else(|| io::Error::other("smaps_rollup names no Rss"))
+    pub(crate) fn of(pid: u32) -> ProcResult<Self> {
+        let rollup = process(pid)?.smaps_rollup()?.memory_map_rollup;
+        let bytes = |key| rollup.0.first().and_then(|all| all.extension.map.get(key).copied());
+        bytes("Rss")
+            .zip(bytes("Anonymous"))
+            .map(|(rss_bytes, anonymous_bytes)| Self { rss_bytes, anonymous_bytes })
+            .ok_or_else(|| ProcError::Other("smaps_rollup names no Rss".to_owned()))
     }
 }
 
 /// Resident pages of a process, from `/proc/PID/statm`: unlike [`Memory`] a read that walks no page tables,
 /// but the kernel's counter may be some pages behind. Fails if the process is gone.
-fn resident_bytes(pid: u32) -> io::Result<u64> {
-    let pages = field(&fs::read_to_string(format!("/proc/{pid}/statm"))?, 1)
-        .ok_or_else(|| io::Error::other("statm has no resident pages"))?;
-    Ok(pages * rustix::param::page_size() as u64)
+fn resident_bytes(pid: u32) -> ProcResult<u64> {
+    Ok(process(pid)?.statm()?.resident * procfs::page_size())
 }
 
-fn thread_time(path: &std::path::Path) -> io::Result<ThreadTime> {
-    let read = |file: &str| fs::read_to_string(PathBuf::from(path).join(file));
-    let cpu_ns = field(&read("schedstat")?, 0)
-        .ok_or_else(|| io::Error::other("schedstat has no time on CPU"))?;
-    Ok(ThreadTime { name: read("comm")?.trim_end().to_owned(), cpu_ns })
+fn process(pid: u32) -> ProcResult<Process> {
+    Process::new(pid.cast_signed())
 }
 
-fn is_gone(error: &io::Error) -> bool {
-    // A thread that ends while its files are open answers ESRCH.
-    error.kind() == io::ErrorKind::NotFound
-        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
-}
-
-fn field(line: &str, index: usize) -> Option<u64> {
-    line.split_ascii_whitespace().nth(index)?.parse().ok()
-}
-
-fn parse_memory(rollup: &str) -> Option<Memory> {
-    let bytes = |key: &str| {
-        let line = rollup.lines().find_map(|line| line.strip_prefix(key))?;
-        let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kilobytes * 1024)
-    };
-    Some(Memory { rss_bytes: bytes("Rss:")?, anonymous_bytes: bytes("Anonymous:")? })
+fn is_gone(error: &ProcError) -> bool {
+    match error {
+        ProcError::NotFound(_) => true,
+        // A thread that ends while its files are open answers ESRCH.
+        ProcError::Io(error, _) => error.raw_os_error() == Some(Errno::SRCH.raw_os_error()),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fields_are_numbers() {
-        assert_eq!(field("166311 3286336 2\n", 0), Some(166_311));
-        assert_eq!(field("1574 281 254 9 0 102 0\n", 1), Some(281));
-        assert_eq!((field("", 0), field("x 1 2", 0), field("1574\n", 1)), (None, None, None));
-    }
-
-    #[test]
-    fn memory_comes_from_the_right_lines() {
-        let rollup = "55e4-7ffd ---p 00000000 00:00 0    [rollup]\n\
-                      Rss:                1772 kB\n\
-                      Pss:                 316 kB\n\
-                      Anonymous:           116 kB\n\
-                      AnonHugePages:         7 kB\n";
-        let expected = Memory { rss_bytes: 1772 * 1024, anonymous_bytes: 116 * 1024 };
-        assert_eq!(parse_memory(rollup), Some(expected));
-        assert_eq!(parse_memory("Rss: many\n"), None);
-    }
 
     #[test]
     fn time_is_sorted_into_control_and_data() {
@@ -204,7 +179,8 @@ mod tests {
     fn this_process_can_be_read() {
         let pid = std::process::id();
         assert!(!CpuSample::of(pid).unwrap().threads.is_empty());
-        assert!(Memory::of(pid).unwrap().rss_bytes > 0);
+        let memory = Memory::of(pid).unwrap();
+        assert!(memory.rss_bytes > memory.anonymous_bytes && memory.anonymous_bytes > 0);
         assert!(resident_bytes(pid).unwrap() > 0);
         assert!(CpuSample::of(u32::MAX).is_err());
     }

@@ -4,6 +4,7 @@
 mod connection;
 
 use std::io;
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -59,7 +60,7 @@ impl Receiver {
     /// Takes over a socket whose connecting began at `since_ns`, to receive `stream`; gives its index.
     pub(crate) fn add(
         &mut self,
-        socket: OwnedFd,
+        socket: TcpStream,
         tls: Option<Tls>,
         session: Session,
         stream: u32,
@@ -73,11 +74,6 @@ impl Receiver {
         Ok(index)
     }
 
-    /// Connections whose handshake is over and that are still open.
-    pub(crate) fn live(&self) -> usize {
-        self.live
-    }
-
     /// Connections whose handshake is under way.
     pub(crate) fn opening(&self) -> usize {
         self.connections.len() - self.live - self.closed
@@ -88,17 +84,14 @@ impl Receiver {
         self.connections[index].is_live()
     }
 
-    /// Distinct deliveries since the last restart.
-    pub(crate) fn received(&self) -> u64 {
-        self.recorder.accounts.received()
-    }
-
     /// What was counted since the receiver is there.
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             received: self.recorder.received_ever(),
+            received_since_restart: self.recorder.accounts.received(),
             heartbeats: self.recorder.answered_ever(),
             connections: self.live as u64,
+            closed: self.recorder.found.closed.total(),
         }
     }
 
@@ -160,7 +153,7 @@ impl Receiver {
         if connection.socket.is_some() {
             let buffer = &mut self.buffer[..bytes.clamp(1, READ_BUFFER)];
             if let Err(reason) = connection.receive_once(index, buffer, &mut self.recorder) {
-                self.end(index, reason);
+                self.end(index, &reason);
             }
         }
     }
@@ -209,19 +202,19 @@ impl Receiver {
             connection.handle(index, flags, &self.epoll, &mut self.buffer, &mut self.recorder);
         self.live += usize::from(!was_live && connection.stage == ConnectStage::Live);
         if let Err(reason) = outcome {
-            self.end(index, reason);
+            self.end(index, &reason);
         }
     }
 
     /// The server's end of the connection is gone, or as good as gone.
-    fn end(&mut self, index: usize, reason: String) {
+    fn end(&mut self, index: usize, reason: &str) {
         let connection = &mut self.connections[index];
         connection.close();
         self.closed += 1;
         self.live -= usize::from(connection.stage == ConnectStage::Live);
         let is_healthy = !self.recorder.is_slow(index);
         let found = &mut self.recorder.found;
-        *found.closed.entry(reason).or_default() += 1;
+        found.closed.add(reason, 1);
         found.healthy_closed += u64::from(is_healthy);
     }
 }

@@ -7,31 +7,49 @@ mod text;
 use std::io::Write as _;
 use std::{fs, io};
 
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::Result;
 use crate::args::{HostArgs, ServerArgs};
-use crate::clock::unix_time_s;
+use crate::figures;
 
 pub(crate) use host::Program;
-pub(crate) use text::{NOT_MEASURED, Table, cell_of, progress_bar, summary};
+pub(crate) use text::{NOT_MEASURED, Table, cell_of, progress_bar};
 
 /// Form of the file. It goes up when a figure that `comet-bench report` reads moves or changes its meaning;
 /// an added figure changes nothing.
 pub(crate) const SCHEMA: u64 = 3;
 
-/// Prints `text` and the faults of a run that has just ended, and writes everything about it to its file. True if
-/// the run passed: nothing went wrong that the server did not report itself. A scenario that measures yardsticks
-/// alone has no server.
+/// Prints tables and the faults of a run that has just ended, and writes everything about it to its file, what is
+/// taken over the rounds included. True if the run passed: nothing went wrong that the server did not report itself.
+/// A scenario that measures yardsticks alone has no server.
 pub(crate) fn finish(
     scenario: &'static str,
     config: &impl Serialize,
     (host, server): (&HostArgs, Option<&ServerArgs>),
-    (results, faults): (Value, Vec<String>),
-    text: &str,
+    mut results: Value,
+    tables: &str,
 ) -> Result<bool> {
-    let (finished_unix_s, passed) = (unix_time_s(), faults.is_empty());
+    let faults = faults(&results);
+    let (finished_unix_s, passed) = (Timestamp::now().as_second(), faults.is_empty());
+    let taken: Vec<_> = figures::summarize(scenario, &results).collect();
+    for (key, spread) in taken {
+        results[key] = json!(spread);
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "{tables}")?;
+    let summaries: Vec<_> = figures::summaries(&results).collect();
+    for (label, is) in &summaries {
+        writeln!(out, "{label}: {}", cell_of(Some(*is)))?;
+    }
+    if !summaries.is_empty() {
+        writeln!(out)?;
+    }
+    for fault in &faults {
+        writeln!(out, "FAULT {fault}")?;
+    }
     let report = json!({
         "schema": SCHEMA,
         "scenario": scenario,
@@ -47,11 +65,6 @@ pub(crate) fn finish(
     });
     let default = || format!("bench/results/{scenario}-{finished_unix_s}.json").into();
     let file = host.json.clone().unwrap_or_else(default);
-    let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
-    for fault in &faults {
-        writeln!(out, "FAULT {fault}")?;
-    }
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -59,4 +72,12 @@ pub(crate) fn finish(
     written.map_err(|error| format!("cannot write {}: {error}", file.display()))?;
     writeln!(out, "written to {}", file.display())?;
     Ok(passed)
+}
+
+/// What went wrong, as the results themselves and the measurements in their lists say.
+fn faults(results: &Value) -> Vec<String> {
+    let members = results.as_object().into_iter().flat_map(|members| members.values());
+    let measurements = members.filter_map(Value::as_array).flatten().chain([results]);
+    let faults = measurements.filter_map(|is| is.get("faults")?.as_array()).flatten();
+    faults.filter_map(|fault| fault.as_str().map(str::to_owned)).collect()
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use derive_more::AddAssign;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -27,13 +28,17 @@ pub(crate) struct Sampler {
 }
 
 /// What all clients have counted since they were started.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, AddAssign)]
 pub(crate) struct Counts {
+    /// Distinct deliveries, over all restarts and since the last.
     pub received: u64,
+    pub received_since_restart: u64,
     /// Heartbeats that were answered.
     pub heartbeats: u64,
     /// Connections that are authenticated and open.
     pub connections: u64,
+    /// Connections that the server closed.
+    pub closed: u64,
 }
 
 /// The samples of a turn as columns of one length, by name: time, deliveries, answered heartbeats and CPU time
@@ -130,7 +135,8 @@ mod tests {
     }
 
     fn counts(received: u64) -> Counts {
-        Counts { received: 500 + received, heartbeats: 70 + received / 2, connections: 3 }
+        let (received, heartbeats) = (500 + received, 70 + received / 2);
+        Counts { received, heartbeats, connections: 3, ..Counts::default() }
     }
 
     #[test]

@@ -6,23 +6,21 @@ pub(crate) mod day;
 pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod latency;
-pub(crate) mod raw;
 pub(crate) mod readers;
 pub(crate) mod targets;
 
-use std::collections::BTreeMap;
-
-use serde::Serialize;
-use serde_json::Value;
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem;
 
 use crate::Result;
 use crate::args::{DialArgs, HostArgs};
-use crate::awake;
 use crate::dial::ensure_descriptors;
 use crate::findings::{Findings, close_fault};
-use crate::report::Table;
-use crate::sender::Sent;
 use crate::subject::Place;
+
+/// The kernel's bound on the time that waking a CPU may take (admin-guide/pm/cpuidle). Root may write to it.
+const IDLE_CONTROL: &str = "/dev/cpu_dma_latency";
 
 /// Raises the limit of open files for so many connections, and pins the bench. Fails if either is not possible.
 fn prepare(host: &HostArgs, dial: &DialArgs, connections: usize) -> Result<()> {
@@ -36,9 +34,19 @@ fn pin(host: &HostArgs) -> Result<()> {
     let cpus = &host.bench_core;
     cpus.pin().map_err(|error| format!("cannot run on CPU {cpus}: {error}"))?;
     if host.awake {
-        let refused = |error| format!("--awake: {}: {error}", awake::IDLE_CONTROL);
-        awake::stay_awake().map_err(refused)?;
+        stay_awake().map_err(|error| format!("--awake: {IDLE_CONTROL}: {error}"))?;
     }
+    Ok(())
+}
+
+/// Keeps all CPUs of the host out of their idle states until the process ends. Fails if the kernel has no
+/// such control, or the user may not use it.
+fn stay_awake() -> io::Result<()> {
+    let mut control = File::options().write(true).open(IDLE_CONTROL)?;
+    let none_us: i32 = 0;
+    control.write_all(&none_us.to_ne_bytes())?;
+    // It holds for as long as the file is open.
+    mem::forget(control);
     Ok(())
 }
 
@@ -59,85 +67,58 @@ fn each_turn<T>(
     Ok(taken)
 }
 
-/// The figures `names`, divided by commas, of each turn, in a row named by its subject and its round.
-fn turns_table(turns: &[impl Serialize], names: &str) -> String {
-    let row = |turn| {
-        let turn = serde_json::to_value(turn).expect("a turn has a form in JSON");
-        (format!("{} {}", turn["subject"].as_str().unwrap_or_default(), turn["round"]), turn)
-    };
-    let rows: Vec<(String, Value)> = turns.iter().map(row).collect();
-    figures_table("turn", &rows, names).text()
-}
-
-/// The figures `names`, divided by commas, of each measurement.
-fn figures_table<M: Serialize>(heading: &str, rows: &[(String, M)], names: &str) -> Table {
-    Table::of(heading, rows, &names.split(", ").collect::<Vec<_>>())
-}
-
-/// Messages that a server has counted as dropped, by reason; none where it counts nothing, as goim.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
-#[serde(transparent)]
-struct Dropped(pub Option<BTreeMap<String, u64>>);
-
-impl Dropped {
-    /// Of all that was sent; `batch` messages were one push.
-    fn of<'a>(sent: impl IntoIterator<Item = &'a Sent>, batch: u64) -> Self {
-        let mut dropped = None::<BTreeMap<String, u64>>;
-        for sent in sent.into_iter().filter(|sent| sent.answers.has_ledger()) {
-            let dropped = dropped.get_or_insert_default();
-            for (reason, count) in &sent.answers.ledger.dropped {
-                *dropped.entry(reason.clone()).or_default() += count * batch;
-            }
-        }
-        Self(dropped)
-    }
-
-    fn count(&self) -> u64 {
-        self.count_if(|_| true)
-    }
-
-    /// Of these, what members or guests that stay may miss.
-    fn of_present(&self) -> u64 {
-        // These befall only connections that are coming or going.
-        self.count_if(|reason| !["closing", "not_ready"].contains(&reason))
-    }
-
-    fn count_if(&self, is_meant: impl Fn(&str) -> bool) -> u64 {
-        let all = self.0.iter().flatten();
-        all.filter(|(reason, _)| is_meant(reason)).map(|(_, count)| count).sum()
-    }
-
-    /// What is wrong with deliveries to members and guests, in words: where guests come and go, the server may
-    /// have dropped more than anybody here can miss, but not less.
-    fn faults(&self, findings: &Findings) -> Vec<String> {
-        let (lost, dropped) = (findings.lost(), self.of_present());
-        let mut faults = findings.deliveries.faults(findings.deliveries.lost);
-        faults.extend(findings.visits.faults(findings.visits.lost));
-        faults.extend(close_fault(&findings.closed));
-        if lost > dropped {
-            faults.push(format!(
-                "{lost} deliveries lost, where the server counted {dropped} as dropped"
-            ));
-        }
+/// What is wrong with deliveries to members and guests, in words, where the server has `dropped` what they may miss:
+/// where guests come and go, that may be more than anybody here can miss, but not less.
+fn delivery_faults(findings: &Findings, dropped: u64) -> Vec<String> {
+    let lost = findings.lost();
+    let mut faults = findings.deliveries.faults(findings.deliveries.lost);
+    faults.extend(findings.visits.faults(findings.visits.lost));
+    faults.extend(close_fault(&findings.closed));
+    if lost > dropped {
         faults
+            .push(format!("{lost} deliveries lost, where the server counted {dropped} as dropped"));
     }
+    faults
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{ErrorKind, Read};
+
     use super::*;
+    use crate::sender::Sent;
+    use crate::stats::Reasons;
 
     #[test]
     fn drops_at_connections_that_come_and_go_explain_nothing() {
-        let dropped = [("outbox_full", 2), ("filtered", 1), ("closing", 4), ("not_ready", 8)];
-        let dropped = dropped.map(|(reason, count)| (reason.to_owned(), count)).into();
-        let dropped = Dropped(Some(dropped));
-        assert_eq!((dropped.count(), dropped.of_present()), (15, 3));
+        let mut dropped = Reasons::default();
+        for (reason, count) in
+            [("outbox_full", 2), ("filtered", 1), ("closing", 4), ("not_ready", 8)]
+        {
+            dropped.add(reason, count);
+        }
+        let sent = Sent { dropped: Some(dropped), ..Sent::default() };
+        assert_eq!((sent.dropped(), sent.dropped_of_present()), (15, 3));
         let mut findings = Findings::default();
         findings.visits.lost = 3;
-        assert_eq!(dropped.faults(&findings), [""; 0]);
+        assert_eq!(delivery_faults(&findings, sent.dropped_of_present()), [""; 0]);
         findings.visits.lost = 4;
-        assert_eq!(dropped.faults(&findings).len(), 1);
+        assert_eq!(delivery_faults(&findings, sent.dropped_of_present()).len(), 1);
+    }
+
+    #[test]
+    fn awake_is_what_the_kernel_says_then() {
+        match stay_awake() {
+            Ok(()) => {
+                let mut allowed_us = [0xff; 4];
+                File::open(IDLE_CONTROL).unwrap().read_exact(&mut allowed_us).unwrap();
+                assert_eq!(i32::from_ne_bytes(allowed_us), 0);
+            }
+            Err(error) => {
+                let refused = [ErrorKind::PermissionDenied, ErrorKind::NotFound];
+                assert!(refused.contains(&error.kind()), "{error}");
+            }
+        }
     }
 
     #[test]

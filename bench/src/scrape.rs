@@ -1,7 +1,6 @@
 //! The metrics of a running comet (Prometheus text format): what became of deliveries after the answer to
 //! their push.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::Result;
+use crate::stats::Reasons;
 
 /// How long a server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ pub(crate) struct Counted {
     /// Deliveries that are queued now.
     pub waiting: u64,
     /// Connections closed, by reason.
-    pub closed: BTreeMap<String, u64>,
+    pub closed: Reasons,
 }
 
 impl Counted {
@@ -39,14 +39,16 @@ impl Counted {
 
     /// What was counted since `earlier`; what waits is what waits now.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
-        let before = |reason: &String| earlier.closed.get(reason).copied().unwrap_or(0);
-        let closed =
-            self.closed.iter().map(|(reason, &now)| (reason.clone(), now - before(reason)));
+        let mut closed = self.closed.clone();
+        for (reason, now) in closed.iter_mut() {
+            *now -= earlier.closed.get(reason).unwrap_or(&0);
+        }
+        closed.retain(|_, count| *count > 0);
         Self {
             lost: self.lost - earlier.lost,
             superseded: self.superseded - earlier.superseded,
             waiting: self.waiting,
-            closed: closed.filter(|(_, count)| *count > 0).collect(),
+            closed,
         }
     }
 
@@ -61,8 +63,7 @@ impl Counted {
                 "comet_superseded_total" => counted.superseded += value,
                 "comet_waiting" => counted.waiting += value,
                 "comet_closed_total" => {
-                    let reason = label(labels, "reason").unwrap_or("unknown").to_owned();
-                    *counted.closed.entry(reason).or_default() += value;
+                    counted.closed.add(label(labels, "reason").unwrap_or("unknown"), value);
                 }
                 _ => {}
             }
@@ -107,9 +108,9 @@ mod tests {
         assert_eq!(counted.closed["peer_closed"], 5);
         let mut earlier = counted.clone();
         earlier.lost = 1;
-        earlier.closed.insert("write_timeout".to_owned(), 0);
+        earlier.closed.remove("write_timeout");
         let since = counted.since(&earlier);
         assert_eq!((since.lost, since.superseded), (4, 0));
-        assert_eq!(since.closed, BTreeMap::from([("write_timeout".to_owned(), 1)]));
+        assert_eq!((since.closed.len(), since.closed["write_timeout"]), (1, 1));
     }
 }

@@ -18,6 +18,7 @@ use crate::clock::{Timer, now_ns};
 use crate::message::Stamp;
 use crate::plan::{Pattern, Plan, Received};
 use crate::sink::{Answers, OpenSink, Sink};
+use crate::stats::Reasons;
 use crate::yardstick::Feed;
 
 /// Time between the start of the thread and the first tick.
@@ -38,8 +39,8 @@ pub(crate) struct Sent {
     pub pushes: u64,
     /// Deliveries the pushes are meant to become.
     pub deliveries: u64,
-    /// Of these, what the server has counted as dropped.
-    pub dropped: Option<u64>,
+    /// Of these, what the server has counted as dropped, by reason; none where it counts nothing, as goim.
+    pub dropped: Option<Reasons>,
     /// Time from the first tick to the last.
     pub elapsed_ns: u64,
     /// The most the sender was behind its own schedule; latencies contain it.
@@ -50,7 +51,14 @@ pub(crate) struct Sent {
 impl Sent {
     /// Deliveries that the server has counted as dropped; 0 where it counts nothing.
     pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.unwrap_or(0)
+        self.dropped.as_ref().map_or(0, Reasons::total)
+    }
+
+    /// Of these, what members or guests that stay may miss.
+    pub(crate) fn dropped_of_present(&self) -> u64 {
+        // These befall only connections that are coming or going.
+        let passing = |reason: &&str| self.dropped.as_ref()?.get(*reason).copied();
+        self.dropped() - ["closing", "not_ready"].iter().filter_map(passing).sum::<u64>()
     }
 
     /// The words of the first push that was refused.
@@ -105,9 +113,10 @@ impl Sender {
             };
         }
         self.sent.elapsed_ns = now_ns() - start_ns;
-        self.sent.answers = self.sink.answers().await?;
-        self.sent.dropped = self.sent.answers.has_ledger().then(|| self.sink.dropped());
-        Ok((self.sent, self.sink.into_feed()))
+        let (answers, feed) = self.sink.finish().await?;
+        self.sent.dropped = answers.has_ledger().then(|| answers.dropped(self.plan.batch));
+        self.sent.answers = answers;
+        Ok((self.sent, feed))
     }
 
     async fn tick(&mut self, intended_ns: u64) -> Result<()> {

@@ -11,6 +11,7 @@ use tonic::Status;
 use crate::Result;
 use crate::grpc::{Address, Ledger, LedgerSums, Push, PushStream, Pusher, StreamAnswers};
 use crate::plan::{Plan, Received};
+use crate::stats::Reasons;
 use crate::yardstick::Feed;
 
 /// How long answers may take after the last call.
@@ -39,9 +40,14 @@ pub(crate) enum PushMethod {
 /// A [`Sink`] that is open, with the pushes under way.
 pub(crate) struct OpenSink {
     way: Way,
+    /// Of each stream; none at a yardstick.
+    addresses: Vec<Address>,
+    streams: usize,
     operation: i32,
     /// Messages in one push.
     batch: u64,
+    /// Pushes so far.
+    pushed: u64,
     answers: SharedAnswers,
     received: Arc<Received>,
 }
@@ -50,18 +56,14 @@ enum Way {
     /// The callers of each stream take turns; the one in front is next.
     Calls {
         pusher: Pusher,
-        addresses: Vec<Address>,
         callers: Vec<Callers>,
     },
+    /// Its answers are read by a task of their own.
     OneStream {
         pushes: PushStream,
-        addresses: Vec<Address>,
         reader: JoinHandle<()>,
     },
-    Yardstick {
-        feed: Feed,
-        has_streams: bool,
-    },
+    Yardstick(Feed),
 }
 
 type Callers = VecDeque<Option<JoinHandle<()>>>;
@@ -83,41 +85,42 @@ impl OpenSink {
     /// Opens `sink` for `plan`. Fails if nobody listens at the push API.
     pub(crate) async fn open(sink: Sink, plan: &Plan, received: &Arc<Received>) -> Result<Self> {
         let (answers, received) = (SharedAnswers::default(), Arc::clone(received));
-        let way = match sink {
-            Sink::Yardstick(feed) => Way::Yardstick { feed, has_streams: plan.members.len() > 1 },
+        let (way, addresses) = match sink {
+            Sink::Yardstick(feed) => (Way::Yardstick(feed), Vec::new()),
             Sink::Server { grpc, addresses, method: PushMethod::OneStream } => {
                 let (pushes, replies) = PushStream::open(&grpc).await?;
                 let reading = read(replies, Arc::clone(&answers), Arc::clone(&received));
-                Way::OneStream { pushes, addresses, reader: tokio::spawn(reading) }
+                (Way::OneStream { pushes, reader: tokio::spawn(reading) }, addresses)
             }
             Sink::Server { grpc, addresses, method: PushMethod::Calls { callers } } => {
                 let idle = || (0..callers).map(|_| None).collect();
                 let callers = addresses.iter().map(|_| idle()).collect();
-                Way::Calls { pusher: Pusher::connect(&grpc).await?, addresses, callers }
+                (Way::Calls { pusher: Pusher::connect(&grpc).await?, callers }, addresses)
             }
         };
-        Ok(Self { way, operation: plan.operation, batch: plan.batch, answers, received })
+        let (streams, operation, batch) = (plan.members.len(), plan.operation, plan.batch);
+        Ok(Self { way, addresses, streams, operation, batch, pushed: 0, answers, received })
     }
 
     /// The content of a push is frames, not one body.
     pub(crate) fn takes_frames(&self) -> bool {
-        matches!(self.way, Way::Yardstick { .. }) || self.batch > 1
+        matches!(self.way, Way::Yardstick(_)) || self.batch > 1
     }
 
     /// Pushes `content` to `stream`, after what the same caller pushed to it before. Fails if a yardstick has
     /// ended; what a server answers is looked at in the end.
     pub(crate) fn push(&mut self, stream: usize, content: Vec<u8>) -> Result<()> {
-        let (operation, is_batch) = (self.operation, self.batch > 1);
-        let push = |to: &Address, content| Push { to: to.clone(), operation, content, is_batch };
+        self.pushed += 1;
+        if let Way::Yardstick(feed) = &mut self.way {
+            return Ok(feed.push((self.streams > 1).then_some(stream), &content)?);
+        }
+        let to = self.addresses[stream].clone();
+        let push = Push { to, operation: self.operation, content, is_batch: self.batch > 1 };
         match &mut self.way {
-            Way::Yardstick { feed, has_streams } => {
-                feed.push(has_streams.then_some(stream), &content)?;
-            }
-            Way::OneStream { pushes, addresses, .. } => {
-                pushes.push(push(&addresses[stream], content));
-            }
-            Way::Calls { pusher, addresses, callers } => {
-                let (push, mut pusher) = (push(&addresses[stream], content), pusher.clone());
+            Way::Yardstick(_) => {}
+            Way::OneStream { pushes, .. } => pushes.push(push),
+            Way::Calls { pusher, callers } => {
+                let mut pusher = pusher.clone();
                 let (answers, received) = (Arc::clone(&self.answers), Arc::clone(&self.received));
                 let before = callers[stream].pop_front().expect("a stream has a caller");
                 callers[stream].push_back(Some(tokio::spawn(async move {
@@ -133,50 +136,36 @@ impl OpenSink {
         Ok(())
     }
 
-    /// Deliveries that the server has counted as dropped so far. A ledger counts pushes, a batch as one.
+    /// Deliveries that the server has counted as dropped so far.
     pub(crate) fn dropped(&self) -> u64 {
-        self.answers.lock().expect(NO_PANIC).ledger.dropped() * self.batch
+        self.answers.lock().expect(NO_PANIC).ledger.dropped.total() * self.batch
     }
 
-    /// Waits for all answers. Fails if one does not come in time.
-    pub(crate) async fn answers(&mut self) -> Result<Answers> {
-        let begun = match &mut self.way {
-            Way::Yardstick { .. } => None,
-            Way::Calls { callers, .. } => {
-                let callers = std::mem::take(callers);
-                in_time(async {
-                    for call in callers.into_iter().flatten().flatten() {
-                        call.await.expect(NO_PANIC);
-                    }
-                })
-                .await?;
-                None
-            }
-            Way::OneStream { pushes, reader, .. } => {
-                pushes.end();
-                in_time(async { reader.await.expect(NO_PANIC) }).await?;
-                Some(pushes.begun)
+    /// Waits for all answers; gives them, and what feeds the yardstick, if it is one. Fails if an answer does not
+    /// come in time.
+    pub(crate) async fn finish(self) -> Result<(Answers, Option<Feed>)> {
+        let calls: Vec<JoinHandle<()>> = match self.way {
+            Way::Yardstick(feed) => return Ok((Answers::default(), Some(feed))),
+            Way::Calls { callers, .. } => callers.into_iter().flatten().flatten().collect(),
+            Way::OneStream { pushes, reader } => {
+                // Ends the stream: no more come.
+                drop(pushes);
+                vec![reader]
             }
         };
+        let all = async {
+            for call in calls {
+                call.await.expect(NO_PANIC);
+            }
+        };
+        let in_time = tokio::time::timeout(ANSWERS, all).await;
+        in_time.map_err(|_| format!("pushes are unanswered after {ANSWERS:?}"))?;
         let answers = self.answers.lock().expect(NO_PANIC).clone();
-        if let Some(begun) = begun.filter(|begun| answers.given + answers.refused != *begun) {
-            return Err(format!("{} of {begun} pushes are answered", answers.given).into());
+        if answers.given + answers.refused != self.pushed {
+            return Err(format!("{} of {} pushes are answered", answers.given, self.pushed).into());
         }
-        Ok(answers)
+        Ok((answers, None))
     }
-
-    /// What feeds the yardstick, if it is one.
-    pub(crate) fn into_feed(self) -> Option<Feed> {
-        match self.way {
-            Way::Yardstick { feed, .. } => Some(feed),
-            _ => None,
-        }
-    }
-}
-
-async fn in_time(answers: impl Future<Output = ()>) -> Result<()> {
-    let outcome = tokio::time::timeout(ANSWERS, answers).await;
-    outcome.map_err(|_| format!("pushes are unanswered after {ANSWERS:?}").into())
 }
 
 /// Takes the answers of a stream to its end.
@@ -200,11 +189,18 @@ impl Answers {
         self.ledger.replies > 0
     }
 
+    /// Deliveries that the server has counted as dropped. A ledger counts pushes, a batch as one.
+    pub(crate) fn dropped(&self, batch: u64) -> Reasons {
+        let mut dropped = self.ledger.dropped.clone();
+        dropped.values_mut().for_each(|count| *count *= batch);
+        dropped
+    }
+
     fn add(&mut self, answer: Result<Option<Ledger>, Status>) {
         match answer {
             Ok(ledger) => {
                 self.given += 1;
-                ledger.into_iter().for_each(|ledger| self.ledger.add(ledger));
+                ledger.iter().for_each(|ledger| self.ledger.add(ledger));
             }
             Err(status) => {
                 self.refused += 1;

@@ -1,5 +1,9 @@
 //! Percentiles of one run and the spread of a figure over several.
 
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+
+use derive_more::{Deref, DerefMut};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
@@ -8,38 +12,63 @@ use crate::clock::SECOND_NS;
 /// Longer latencies count as this.
 const LATENCY_MAX_NS: u64 = 120 * SECOND_NS;
 
-/// A histogram for latencies in ns, to three digits.
-pub(crate) fn latency_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are in order")
-}
-
 /// Points of a curve for each factor of ten in the share of values above them.
 const POINTS_PER_DECADE: u32 = 20;
 /// The curve ends at 99.99 %.
 const DECADES: u32 = 4;
 
-/// A latency histogram as pairs of a value and how often it was recorded, which is exact: all of them have
-/// the same buckets.
-pub(crate) mod pairs {
-    use hdrhistogram::Histogram;
-    use serde::{Deserialize, Deserializer, Serializer};
+/// Latencies in ns, to three digits. As JSON they are pairs of a value and how often it was recorded, which is exact:
+/// all histograms have the same buckets.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, Deref, DerefMut)]
+#[serde(from = "Vec<(u64, u64)>", into = "Vec<(u64, u64)>")]
+pub(crate) struct Latencies(Histogram<u64>);
 
-    pub(crate) fn serialize<S: Serializer>(
-        histogram: &Histogram<u64>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let recorded = histogram.iter_recorded();
-        serializer.collect_seq(recorded.map(|at| (at.value_iterated_to(), at.count_at_value())))
+impl Default for Latencies {
+    fn default() -> Self {
+        Self(Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are in order"))
+    }
+}
+
+impl AddAssign for Latencies {
+    fn add_assign(&mut self, other: Self) {
+        self.0.add(other.0).expect("all have the same bounds");
+    }
+}
+
+impl From<Latencies> for Vec<(u64, u64)> {
+    fn from(latencies: Latencies) -> Self {
+        let recorded = latencies.iter_recorded();
+        recorded.map(|at| (at.value_iterated_to(), at.count_at_value())).collect()
+    }
+}
+
+impl From<Vec<(u64, u64)>> for Latencies {
+    fn from(pairs: Vec<(u64, u64)>) -> Self {
+        let mut latencies = Self::default();
+        pairs.into_iter().for_each(|(value, count)| latencies.saturating_record_n(value, count));
+        latencies
+    }
+}
+
+/// Counts by reason.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, Deref, DerefMut)]
+pub(crate) struct Reasons(BTreeMap<String, u64>);
+
+impl Reasons {
+    /// Counts so many more.
+    pub(crate) fn add(&mut self, reason: &str, count: u64) {
+        *self.0.entry(reason.to_owned()).or_default() += count;
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Histogram<u64>, D::Error> {
-        let mut histogram = super::latency_histogram();
-        for (value, count) in Vec::<(u64, u64)>::deserialize(deserializer)? {
-            histogram.saturating_record_n(value, count);
-        }
-        Ok(histogram)
+    /// The count over all reasons.
+    pub(crate) fn total(&self) -> u64 {
+        self.values().sum()
+    }
+}
+
+impl AddAssign for Reasons {
+    fn add_assign(&mut self, other: Self) {
+        other.iter().for_each(|(reason, count)| self.add(reason, *count));
     }
 }
 
@@ -58,8 +87,7 @@ pub(crate) struct Percentiles {
 }
 
 impl Percentiles {
-    /// Of a histogram in ns.
-    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+    pub(crate) fn of(histogram: &Latencies) -> Self {
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
         Self {
             count: histogram.len(),
@@ -141,7 +169,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_in_microseconds() {
-        let mut histogram = latency_histogram();
+        let mut histogram = Latencies::default();
         for microseconds in 1..=1000 {
             histogram.record(microseconds * 1000).unwrap();
         }
@@ -154,9 +182,9 @@ mod tests {
 
     #[test]
     fn a_curve_goes_as_far_as_its_values() {
-        assert!(Percentiles::of(&latency_histogram()).curve.is_empty());
+        assert!(Percentiles::of(&Latencies::default()).curve.is_empty());
         let curve_of = |count| {
-            let mut histogram = latency_histogram();
+            let mut histogram = Latencies::default();
             for microseconds in 1..=count {
                 histogram.record(microseconds * 1000).unwrap();
             }

@@ -7,13 +7,12 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::Result;
-use crate::args::{DialArgs, HostArgs, ServerArgs};
+use crate::args::{DialArgs, HostArgs, SetupArgs};
 use crate::clients::{ClientCommand, ClientSetup, Clients};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
-use crate::crowd::{Crowd, Streams};
+use crate::crowd::Crowd;
 use crate::dial::Dialer;
 use crate::findings::Findings;
-use crate::grpc::Address;
 use crate::message::STAMP_LEN;
 use crate::plan::{Plan, Received, run_id};
 use crate::process::{CpuSample, CpuUsed};
@@ -82,6 +81,8 @@ pub(crate) struct Subject {
     pub clients: Clients,
     pub target: Target,
     pub crowd: Crowd,
+    /// False for the bare gRPC server: nobody connects to it or expects anything.
+    pub has_receivers: bool,
     /// How pushes to the push API are made.
     pub method: PushMethod,
     /// Takes the pushes to a yardstick; not here while a turn has it.
@@ -111,13 +112,9 @@ impl Interval {
 
 impl Subject {
     /// The server that the arguments name, started unless it runs already, with clients that are not connected.
-    pub(crate) fn server(
-        place: Place,
-        (server, host, dial): (&ServerArgs, &HostArgs, &DialArgs),
-        crowd: Crowd,
-    ) -> Result<Self> {
-        let target = Target::server(server, host)?;
-        Self::new(place, (target, None), crowd, server.operation, dial)
+    pub(crate) fn server(place: Place, setup: &SetupArgs, crowd: Crowd) -> Result<Self> {
+        let target = Target::server(&setup.server, &setup.host)?;
+        Self::new(place, (target, None), crowd, setup.server.operation, &setup.dial)
     }
 
     /// A yardstick, with clients that are not connected; the bare gRPC server never has any.
@@ -128,8 +125,10 @@ impl Subject {
         crowd: Crowd,
     ) -> Result<Self> {
         let (target, feed) = Target::yardstick(mode, crowd.connections, host)?;
-        let feed = Some(feed).filter(|_| mode != Mode::Grpc);
-        Self::new(place, (target, feed), crowd, OPERATION, dial)
+        let has_receivers = mode != Mode::Grpc;
+        let feed = Some(feed).filter(|_| has_receivers);
+        let subject = Self::new(place, (target, feed), crowd, OPERATION, dial)?;
+        Ok(Self { has_receivers, ..subject })
     }
 
     /// The clients receive messages with `operation`.
@@ -154,11 +153,12 @@ impl Subject {
         };
         let clients = Clients::new(setup, dial.processes, Arc::clone(&received))?;
         let method = PushMethod::Calls { callers: crowd.callers as usize };
-        Ok(Self { place, clients, target, crowd, method, feed, received })
+        Ok(Self { place, clients, target, crowd, has_receivers: true, method, feed, received })
     }
 
-    /// Connects the first `count` members; returns when the target has settled.
-    pub(crate) fn connect(&mut self, count: usize) -> Result<()> {
+    /// Connects all members; returns when the target has settled.
+    pub(crate) fn connect(&mut self) -> Result<()> {
+        let count = if self.has_receivers { self.crowd.connections } else { 0 };
         let bar = self.place.bar(Some(count as u64), "connecting");
         self.clients.dial(0..count, &bar)?;
         bar.finish_and_clear();
@@ -209,21 +209,13 @@ impl Subject {
         Ok(self.since(&before)?.cpu_share())
     }
 
-    /// The feed of a yardstick, or the push API with an address for each stream of the crowd.
-    pub(crate) fn sink(&mut self) -> Result<Sink> {
+    /// The feed of a yardstick, or the push API with an address for each stream of `crowd`.
+    pub(crate) fn sink(&mut self, crowd: &Crowd) -> Result<Sink> {
         if let Some(feed) = self.feed.take() {
             return Ok(Sink::Yardstick(feed));
         }
         let grpc = self.target.grpc.clone().ok_or("no push API: name --grpc")?;
-        let crowd = &self.crowd;
-        let addresses = match crowd.streams {
-            Streams::Rooms => (0..crowd.rooms).map(|at| Address::Room(crowd.room(at))).collect(),
-            Streams::Keys(each) => {
-                let keys: Vec<String> = (0..crowd.connections).map(|at| crowd.key(at)).collect();
-                keys.chunks(each).map(|keys| Address::Keys(keys.to_vec())).collect()
-            }
-        };
-        Ok(Sink::Server { grpc, addresses, method: self.method })
+        Ok(Sink::Server { grpc, addresses: crowd.addresses(), method: self.method })
     }
 
     /// From now on the clients record messages of `plan`.
@@ -234,55 +226,76 @@ impl Subject {
         self.clients.turn(0)
     }
 
-    /// Pushes all plans at once and handles what comes, until the last is through; `watch` is called now and
-    /// then. The order of the plans is that of the results. A yardstick's feed comes back, for another turn.
+    /// Pushes as `plan` says, like [`Subject::push_all`].
     pub(crate) fn push(
         &mut self,
+        plan: Plan,
+        bar: &ProgressBar,
+        watch: impl FnMut(&Clients, &mut Target) -> Result<()>,
+    ) -> Result<Sent> {
+        let sink = self.sink(&self.crowd.clone())?;
+        let sent = self.push_all(vec![(plan, sink)], bar, watch)?;
+        Ok(sent.into_iter().next().expect("one plan, one result"))
+    }
+
+    /// Pushes all plans at once and handles what comes, until the last is through; `watch` is called now and
+    /// then. The order of the plans is that of the results.
+    pub(crate) fn push_all(
+        &mut self,
         pushes: Vec<(Plan, Sink)>,
+        bar: &ProgressBar,
         mut watch: impl FnMut(&Clients, &mut Target) -> Result<()>,
-    ) -> Result<Vec<(Sent, Option<Feed>)>> {
+    ) -> Result<Vec<Sent>> {
         let start = |(plan, sink)| sender::start(plan, sink, Arc::clone(&self.received));
         let threads: Vec<_> = pushes.into_iter().map(start).collect();
         while !threads.iter().all(JoinHandle::is_finished) {
             self.clients.turn(LOOK_NS)?;
             watch(&self.clients, &mut self.target)?;
+            bar.set_position(self.clients.received());
         }
-        let results = threads.into_iter().map(JoinHandle::join);
-        results.map(|result| result.map_err(|_| "the sender panicked")?).collect()
+        let mut all = Vec::new();
+        for thread in threads {
+            let (sent, feed) = thread.join().map_err(|_| "the sender panicked")??;
+            all.push(sent);
+            // For another turn.
+            self.feed = feed;
+        }
+        Ok(all)
     }
 
     /// Waits until no more is missing than `dropped`, or nothing comes any more; gives what was found. `sent` has
     /// the messages of each stream by kind.
     pub(crate) fn await_deliveries(&mut self, sent: &[Vec<u64>], dropped: u64) -> Result<Findings> {
-        let mut received = self.clients.received();
-        let mut quiet_since_ns = now_ns();
-        loop {
-            self.wait(MISSING_NS)?;
-            let findings = self.clients.findings(sent)?;
-            if self.clients.received() != received {
-                received = self.clients.received();
-                quiet_since_ns = now_ns();
-            }
-            if findings.lost() <= dropped || now_ns() > quiet_since_ns + QUIET_NS {
-                return Ok(findings);
-            }
-        }
+        let received = |is: &Findings| is.deliveries.received + is.visits.received;
+        self.await_findings(sent, MISSING_NS, received, |is| is.lost() <= dropped)
     }
 
     /// Has no more heartbeats sent and handles what comes until all are answered, or no reply comes any more;
     /// gives what was found.
     pub(crate) fn await_replies(&mut self) -> Result<Findings> {
         self.clients.execute(ClientCommand::Heartbeat(0))?;
-        let mut answered = 0;
+        let answered = |is: &Findings| is.round_trips.len();
+        self.await_findings(&[], LOOK_NS, answered, |is| is.unanswered() == 0)
+    }
+
+    /// Handles what comes until `is_done`, or the count of what `came` stays the same; looks every `look_ns`.
+    fn await_findings(
+        &mut self,
+        sent: &[Vec<u64>],
+        look_ns: u64,
+        came: impl Fn(&Findings) -> u64,
+        is_done: impl Fn(&Findings) -> bool,
+    ) -> Result<Findings> {
+        let mut count = 0;
         let mut quiet_since_ns = now_ns();
         loop {
-            self.wait(LOOK_NS)?;
-            let findings = self.clients.findings(&[])?;
-            if findings.round_trips.len() != answered {
-                answered = findings.round_trips.len();
+            self.wait(look_ns)?;
+            let findings = self.clients.findings(sent)?;
+            if came(&findings) != count {
+                count = came(&findings);
                 quiet_since_ns = now_ns();
             }
-            if findings.unanswered() == 0 || now_ns() > quiet_since_ns + QUIET_NS {
+            if is_done(&findings) || now_ns() > quiet_since_ns + QUIET_NS {
                 return Ok(findings);
             }
         }

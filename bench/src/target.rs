@@ -1,15 +1,14 @@
 //! What is measured: a comet that the bench starts, a server that runs already, or a yardstick.
 
 use std::fmt::Display;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::FileExt;
-use std::process::{Command, Stdio};
-use std::{env, fs, io, path};
+use std::process::Stdio;
+use std::{env, io, path};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use tempfile::tempfile;
 
 use crate::Result;
 use crate::args::{HostArgs, ServerArgs};
@@ -24,8 +23,6 @@ use crate::yardstick::{Feed, Mode};
 const START_NS: u64 = 20 * SECOND_NS;
 /// Time between two looks at its health.
 const LOOK_NS: u64 = 20 * MILLISECOND_NS;
-/// Bytes of a failed server's log that are shown.
-const LOG_SHOWN: usize = 4096;
 
 /// Where clients connect.
 #[derive(Clone, Serialize, Deserialize)]
@@ -46,13 +43,7 @@ pub(crate) struct Target {
     /// What it costs, which can be read by others too while it is used.
     pub gauge: Gauge,
     /// Ends with the target.
-    child: Option<Child>,
-}
-
-struct Child {
-    process: Running,
-    /// Its output, if that is not on the terminal.
-    log: Option<File>,
+    process: Option<Running>,
 }
 
 impl Target {
@@ -65,7 +56,7 @@ impl Target {
                 stat: server.stat,
                 grpc: server.grpc.clone(),
                 gauge: Gauge { pid: server.pid },
-                child: None,
+                process: None,
             }),
             None => Self::start(server, host),
         }
@@ -84,7 +75,7 @@ impl Target {
             .args(["--connections", &connections.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        let mut process = Running::start(&mut command)?;
+        let mut process = Running::start(&mut command, None)?;
         let (stdin, stdout) = process.pipes();
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -96,7 +87,7 @@ impl Target {
             stat: None,
             grpc: (mode == Mode::Grpc).then(|| address.to_string()),
             gauge: Gauge { pid: Some(process.pid()) },
-            child: Some(Child { process, log: None }),
+            process: Some(process),
         };
         Ok((target, Feed(stdin)))
     }
@@ -111,7 +102,7 @@ impl Target {
     /// Looks whether a process that the bench has started is still there. Fails if it has ended; the end
     /// of its log is in the error.
     pub(crate) fn ensure_runs(&mut self) -> Result<()> {
-        self.child.as_mut().map_or(Ok(()), Child::ensure_runs)
+        self.process.as_mut().map_or(Ok(()), Running::ensure_runs)
     }
 
     fn start(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
@@ -124,40 +115,43 @@ impl Target {
         let program = path::absolute(program)?;
         let control = host.control_cores.as_ref().unwrap_or(&host.server_core);
         let [tcp, websocket, grpc, stat] = free_ports()?;
-        let log = unnamed_file()?;
+        let mut settings = vec![
+            list("push.grpc", grpc),
+            list("monitor.stat", stat),
+            // Two servers may run beside each other; the bench pushes by gRPC and takes no profiles.
+            "push.http=[]".to_owned(),
+            "monitor.pprof=[]".to_owned(),
+        ];
+        // Its files are read when the server starts, and then gone.
+        let certificate = server.tls.then(Certificate::make).transpose()?;
+        if let Some(certificate) = &certificate {
+            settings.push(list("tls.certificates", certificate.certificate().display()));
+            settings.push(list("tls.keys", certificate.key().display()));
+        }
+        for (transport, address) in [("tcp", tcp), ("websocket", websocket)] {
+            if certificate.is_some() {
+                settings.push(format!("{transport}.bind=[]"));
+                settings.push(list(&format!("{transport}.tls_bind"), address));
+            } else {
+                settings.push(list(&format!("{transport}.bind"), address));
+            }
+        }
         let mut command = Running::command(&host.server_core.with(control), &program)?;
         command
             .args(["--cores", &host.server_core.to_string()])
             .args(["--control-cores", &control.to_string()]);
-        for (key, address) in [("push.grpc", grpc), ("monitor.stat", stat)] {
-            set(&mut command, key, address);
-        }
-        // Two servers may run beside each other; the bench pushes by gRPC and takes no profiles.
-        for key in ["push.http", "monitor.pprof"] {
-            command.arg("--set").arg(format!("{key}=[]"));
-        }
-        // Its files are read when the server starts, and then gone.
-        let certificate = server.tls.then(Certificate::make).transpose()?;
-        for (transport, address) in [("tcp", tcp), ("websocket", websocket)] {
-            match &certificate {
-                None => set(&mut command, &format!("{transport}.bind"), address),
-                Some(_) => {
-                    command.arg("--set").arg(format!("{transport}.bind=[]"));
-                    set(&mut command, &format!("{transport}.tls_bind"), address);
-                }
-            }
-        }
-        if let Some(certificate) = &certificate {
-            set(&mut command, "tls.certificates", certificate.certificate().display());
-            set(&mut command, "tls.keys", certificate.key().display());
-        }
-        for setting in &server.server_set {
+        for setting in settings.iter().chain(&server.server_set) {
             command.args(["--set", setting]);
         }
-        command.stdout(log.try_clone()?).stderr(log.try_clone()?);
-        let process = Running::start(&mut command)?;
-        let mut child = Child { process, log: Some(log) };
-        child.wait_until_healthy(stat)?;
+        let mut process = Running::start(&mut command, Some(tempfile()?))?;
+        let deadline_ns = now_ns() + START_NS;
+        while http_get(stat, "/healthz").is_err() {
+            process.ensure_runs()?;
+            if now_ns() > deadline_ns {
+                return Err(format!("the server is not healthy\n{}", process.log_end()).into());
+            }
+            sleep_until(now_ns() + LOOK_NS);
+        }
         Ok(Self {
             endpoints: Endpoints {
                 tcp,
@@ -166,69 +160,27 @@ impl Target {
             },
             stat: Some(stat),
             grpc: Some(grpc.to_string()),
-            gauge: Gauge { pid: Some(child.process.pid()) },
-            child: Some(child),
+            gauge: Gauge { pid: Some(process.pid()) },
+            process: Some(process),
         })
     }
 }
 
-impl Child {
-    fn wait_until_healthy(&mut self, stat: SocketAddr) -> Result<()> {
-        let deadline_ns = now_ns() + START_NS;
-        while http_get(stat, "/healthz").is_err() {
-            self.ensure_runs()?;
-            if now_ns() > deadline_ns {
-                return Err(format!("the server is not healthy\n{}", self.log_end()).into());
-            }
-            sleep_until(now_ns() + LOOK_NS);
-        }
-        Ok(())
-    }
-
-    fn ensure_runs(&mut self) -> Result<()> {
-        match self.process.ended()? {
-            None => Ok(()),
-            Some(status) => Err(format!("the server ended: {status}\n{}", self.log_end()).into()),
-        }
-    }
-
-    fn log_end(&self) -> String {
-        let end = self.log.as_ref().map(|log| -> io::Result<Vec<u8>> {
-            let start = log.metadata()?.len().saturating_sub(LOG_SHOWN as u64);
-            let mut end = vec![0; LOG_SHOWN];
-            let read = log.read_at(&mut end, start)?;
-            end.truncate(read);
-            Ok(end)
-        });
-        let end = end.and_then(io::Result::ok).unwrap_or_default();
-        String::from_utf8_lossy(&end).into_owned()
-    }
-}
-
-/// Adds the setting of a list with one text in it.
-fn set(command: &mut Command, key: &str, value: impl Display) {
-    command.arg("--set").arg(format!("{key}=[\"{value}\"]"));
-}
-
-/// A file without a name, which is gone when nobody has it open.
-fn unnamed_file() -> io::Result<File> {
-    let path = env::temp_dir().join(format!("comet-bench-{}.log", std::process::id()));
-    let file = File::options().read(true).append(true).create(true).open(&path)?;
-    fs::remove_file(path)?;
-    Ok(file)
+/// The setting of a list with one text in it.
+fn list(key: &str, value: impl Display) -> String {
+    format!("{key}=[\"{value}\"]")
 }
 
 /// Ports that were free a moment ago. They are given back before the server takes them: nothing else on a
 /// host that is measured should be looking for ports.
 fn free_ports<const N: usize>() -> io::Result<[SocketAddr; N]> {
     let mut listeners = Vec::with_capacity(N);
-    let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
-    for address in &mut addresses {
-        let listener = TcpListener::bind(*address)?;
-        *address = listener.local_addr()?;
-        listeners.push(listener);
+    for _ in 0..N {
+        listeners.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?);
     }
-    Ok(addresses)
+    let addresses: io::Result<Vec<SocketAddr>> =
+        listeners.iter().map(TcpListener::local_addr).collect();
+    Ok(addresses?.try_into().expect("a port each"))
 }
 
 #[cfg(test)]

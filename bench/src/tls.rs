@@ -1,29 +1,26 @@
 //! TLS of the bench: a certificate for the server it starts, and the client's end of each connection.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, Permissions};
 use std::io::{self, BufRead, ErrorKind, Write};
-use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::net::{IpAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::{env, process};
 
 use comet_client::Session;
 use rcgen::generate_simple_self_signed;
-use rustix::net::{SendFlags, send};
 use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde::{Deserialize, Serialize};
+use tempfile::{Builder, TempDir};
 
 use crate::Result;
-use crate::clock::now_ns;
 
 /// A certificate for loopback addresses, signed by itself. Its files are there as long as it is.
 pub(crate) struct Certificate {
-    folder: PathBuf,
+    folder: TempDir,
     /// How clients connect that trust this certificate and no other.
     pub trust: Trust,
 }
@@ -64,10 +61,8 @@ impl Certificate {
     pub(crate) fn make() -> Result<Self> {
         let own = generate_simple_self_signed(["127.0.0.1".to_owned(), "::1".to_owned()])?;
         let trust = Trust::try_from(own.cert.der().to_vec())?;
-        // The time distinguishes it from one that a bench of the same process id left behind.
-        let name = format!("comet-bench-{}-{}.tls", process::id(), now_ns());
-        let folder = env::temp_dir().join(name);
-        DirBuilder::new().mode(0o700).create(&folder)?;
+        let owner_only = Permissions::from_mode(0o700);
+        let folder = Builder::new().prefix("comet-bench-").permissions(owner_only).tempdir()?;
         let made = Self { folder, trust };
         fs::write(made.certificate(), own.cert.pem())?;
         fs::write(made.key(), own.signing_key.serialize_pem())?;
@@ -76,19 +71,12 @@ impl Certificate {
 
     /// The certificate's file.
     pub(crate) fn certificate(&self) -> PathBuf {
-        self.folder.join("certificate.pem")
+        self.folder.path().join("certificate.pem")
     }
 
     /// The key's file.
     pub(crate) fn key(&self) -> PathBuf {
-        self.folder.join("key.pem")
-    }
-}
-
-impl Drop for Certificate {
-    fn drop(&mut self) {
-        // What is left behind is of no use to anybody.
-        let _ = fs::remove_dir_all(&self.folder);
+        self.folder.path().join("key.pem")
     }
 }
 
@@ -131,12 +119,16 @@ impl Tls {
 
     /// Encrypts what the session has to say and writes what the socket takes; returns whether that was all.
     /// Fails if the socket does.
-    pub(crate) fn transmit(&mut self, session: &mut Session, socket: &OwnedFd) -> io::Result<bool> {
+    pub(crate) fn transmit(
+        &mut self,
+        session: &mut Session,
+        mut socket: &TcpStream,
+    ) -> io::Result<bool> {
         // While the handshake lasts, rustls keeps it for later.
         let taken = self.0.writer().write(session.output())?;
         session.consume_output(taken);
         while self.0.wants_write() {
-            match self.0.write_tls(&mut Socket(socket)) {
+            match self.0.write_tls(&mut socket) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -144,18 +136,6 @@ impl Tls {
             }
         }
         Ok(session.output().is_empty())
-    }
-}
-
-struct Socket<'a>(&'a OwnedFd);
-
-impl Write for Socket<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(send(self.0.as_fd(), bytes, SendFlags::NOSIGNAL)?)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -167,7 +147,7 @@ mod tests {
     fn the_files_are_there_as_long_as_the_certificate() {
         let made = Certificate::make().unwrap();
         assert!(made.certificate().is_file() && made.key().is_file());
-        let folder = made.folder.clone();
+        let folder = made.folder.path().to_owned();
         drop(made);
         assert!(!folder.exists());
     }

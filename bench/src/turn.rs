@@ -1,121 +1,128 @@
-//! A turn of pushes: push, wait for every delivery, account.
+//! What is measured of a subject: a turn of pushes (push, wait for every delivery, account), and a storm of
+//! connections (all of them as fast as they can be made). Both give JSON, whose figures are explained in
+//! [`crate::figures`].
 
-use std::collections::BTreeMap;
-
-use indicatif::ProgressBar;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::Result;
-use crate::accounting::Deliveries;
 use crate::clients::Clients;
 use crate::clock::{MILLISECOND_NS, now_ns};
 use crate::findings::close_fault;
 use crate::plan::Plan;
-use crate::process::{CpuUsed, Memory};
-use crate::sampler::Series;
-use crate::sender::Sent;
 use crate::stats::Percentiles;
-use crate::subject::{Place, QUIET_NS, Subject};
+use crate::subject::{QUIET_NS, Subject};
 use crate::target::Target;
 
 /// After the last delivery, so long for what should not come: duplicates.
-pub(crate) const AFTERMATH_NS: u64 = 200 * MILLISECOND_NS;
-
-/// What one turn gave. The figures are explained in [`crate::figures`].
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Turn {
-    #[serde(flatten)]
-    pub place: Place,
-    pub deliveries: Deliveries,
-    pub sent: Sent,
-    pub elapsed_ns: u64,
-    /// From when the first push was due to the last delivery, as the time is.
-    pub cpu: Option<CpuUsed>,
-    pub cpu_per_delivery_ns: Option<f64>,
-    pub data_cpu_per_delivery_ns: Option<f64>,
-    /// Memory of the server with all connections idle.
-    pub memory: Option<Memory>,
-    pub latency: Percentiles,
-    /// From just before the first push to the last delivery.
-    pub series: Series,
-    pub closed: BTreeMap<String, u64>,
-}
-
-impl Turn {
-    /// CPU time of all threads, and of the data cores alone, for each of `count`.
-    pub(crate) fn cpu_for_each(&self, count: u64) -> Option<(f64, f64)> {
-        let each = |ns: u64| ns as f64 / count.max(1) as f64;
-        self.cpu.as_ref().map(|cpu| (each(cpu.total_ns), each(cpu.data_ns)))
-    }
-
-    /// Deliveries a second.
-    pub(crate) fn per_second(&self) -> f64 {
-        self.deliveries.received as f64 * 1e9 / self.elapsed_ns.max(1) as f64
-    }
-
-    /// What went wrong, in words.
-    pub(crate) fn faults(&self) -> Vec<String> {
-        let mut faults = self.deliveries.faults(self.sent.dropped());
-        faults.extend(close_fault(&self.closed));
-        faults.extend(self.sent.refusal());
-        self.place.name_faults(faults)
-    }
-}
+const AFTERMATH_NS: u64 = 200 * MILLISECOND_NS;
+/// Connections made before the first look at the memory, so that what a server allocates once is not
+/// charged to the connections; at most a tenth of them.
+const WARM_UP: usize = 200;
 
 impl Subject {
-    /// Connects the first `count` members and takes a turn, for which no connections are there before.
-    pub(crate) fn only_turn(&mut self, count: usize, plan: Plan) -> Result<Turn> {
-        self.connect(count)?;
+    /// Connects all members and takes a turn, for which no connections are there before.
+    pub(crate) fn only_turn(&mut self, plan: Plan) -> Result<Value> {
+        self.connect()?;
         let memory = self.target.gauge.memory()?;
-        Ok(Turn { memory, ..self.turn(plan, AFTERMATH_NS)? })
+        let mut turn = self.turn(plan, AFTERMATH_NS)?;
+        turn["memory"] = json!(memory);
+        Ok(turn)
     }
 
     /// The turn itself, with all connections made: pushes as `plan` says, waits for what it becomes and then
     /// `aftermath_ns` for what should not come.
-    pub(crate) fn turn(&mut self, plan: Plan, aftermath_ns: u64) -> Result<Turn> {
-        let sink = self.sink()?;
+    pub(crate) fn turn(&mut self, plan: Plan, aftermath_ns: u64) -> Result<Value> {
         self.restart(&plan)?;
         let bar = self.place.bar(plan.expected(), "delivering");
         let before = self.mark()?;
         self.clients.start_series(self.target.gauge)?;
-        let mut arrived = Arrivals { count: 0, last_ns: now_ns(), bar };
-        let pushed = self.push(vec![(plan, sink)], |clients, target| {
-            arrived.look(clients, target).map(|_| ())
-        })?;
-        let sent;
-        (sent, self.feed) = pushed.into_iter().next().expect("one plan, one result");
-        let mut quiet_since_ns = now_ns();
+        let mut arrived = Arrivals { count: 0, last_ns: now_ns() };
+        let sent = self.push(plan, &bar, |clients, target| arrived.look(clients, target))?;
+        let pushed_ns = now_ns();
         while arrived.count + sent.dropped() < sent.deliveries
-            && now_ns() <= quiet_since_ns + QUIET_NS
+            && now_ns() <= arrived.last_ns.max(pushed_ns) + QUIET_NS
         {
             self.clients.turn(20 * MILLISECOND_NS)?;
-            if arrived.look(&self.clients, &mut self.target)? {
-                quiet_since_ns = arrived.last_ns;
-            }
+            arrived.look(&self.clients, &mut self.target)?;
+            bar.set_position(arrived.count);
         }
         let series = self.clients.end_series()?;
         let cpu = self.since(&before)?.cpu;
-        arrived.bar.finish_and_clear();
+        bar.finish_and_clear();
         self.wait(aftermath_ns)?;
 
         let findings = self.clients.findings(std::slice::from_ref(&sent.messages))?;
         let deliveries = findings.deliveries;
-        let mut turn = Turn {
-            place: self.place,
-            deliveries,
-            elapsed_ns: arrived.last_ns.saturating_sub(sent.started_ns),
-            sent,
-            cpu_per_delivery_ns: None,
-            data_cpu_per_delivery_ns: None,
-            cpu,
-            memory: None,
-            latency: Percentiles::of(&findings.latencies),
-            series,
-            closed: findings.closed,
-        };
-        (turn.cpu_per_delivery_ns, turn.data_cpu_per_delivery_ns) =
-            turn.cpu_for_each(deliveries.received).unzip();
-        Ok(turn)
+        let each = |ns: u64| ns as f64 / deliveries.received.max(1) as f64;
+        let mut faults = deliveries.faults(sent.dropped());
+        faults.extend(close_fault(&findings.closed));
+        faults.extend(sent.refusal());
+        if !self.has_receivers {
+            faults.clear();
+        }
+        Ok(json!({
+            "subject": self.place.subject,
+            "round": self.place.round,
+            "deliveries": deliveries,
+            "elapsed_ns": arrived.last_ns.saturating_sub(sent.started_ns),
+            "sent": sent,
+            "cpu_per_delivery_ns": cpu.as_ref().map(|cpu| each(cpu.total_ns)),
+            "data_cpu_per_delivery_ns": cpu.as_ref().map(|cpu| each(cpu.data_ns)),
+            // From when the first push was due to the last delivery, as the time is.
+            "cpu": cpu,
+            "latency": Percentiles::of(&findings.latencies),
+            // From just before the first push to the last delivery.
+            "series": series,
+            "closed": findings.closed,
+            "faults": self.place.name_faults(faults),
+        }))
+    }
+
+    /// Makes all connections, and measures what that takes, and what they cost in `hold_s` seconds in which they
+    /// idle. Fails if one was refused.
+    pub(crate) fn storm(&mut self, hold_s: Option<f64>) -> Result<Value> {
+        let all = self.crowd.connections;
+        let bar = self.place.bar(Some(all as u64), "connecting");
+        let first = WARM_UP.min(all / 10);
+        self.clients.dial(0..first, &bar)?;
+        self.settle()?;
+        let (memory_before, before) = (self.target.gauge.memory()?, self.mark()?);
+        let bench_before = self.clients.cpu()?;
+        self.clients.start_series(self.target.gauge)?;
+        let started_ns = now_ns();
+        self.clients.dial(first..all, &bar)?;
+        let elapsed_ns = now_ns() - started_ns;
+        let bench = self.clients.cpu()?.since(&bench_before);
+        bar.finish_and_clear();
+        self.settle()?;
+        let (memory_after, cpu) = (self.target.gauge.memory()?, self.since(&before)?.cpu);
+        let series = self.clients.end_series()?;
+        let idle_cpu_share = hold_s.map(|seconds| self.idle_share(seconds)).transpose()?.flatten();
+
+        let findings = self.clients.findings(&[])?;
+        let connections = all - first;
+        let each = |total: f64| total / connections.max(1) as f64;
+        let grown = memory_after.zip(memory_before);
+        let growth = |now: u64, before: u64| each(now as f64 - before as f64);
+        Ok(json!({
+            "subject": self.place.subject,
+            "round": self.place.round,
+            "connections": connections,
+            "elapsed_ns": elapsed_ns,
+            "per_second": connections as f64 * 1e9 / elapsed_ns.max(1) as f64,
+            "handshake": Percentiles::of(&findings.handshakes),
+            "cpu_per_connection_ns": cpu.as_ref().map(|cpu| each(cpu.total_ns as f64)),
+            "bench_cpu_share": bench.total_ns as f64 / elapsed_ns.max(1) as f64,
+            "cpu": cpu,
+            "rss_per_connection_bytes": grown.map(|(now, was)| growth(now.rss_bytes, was.rss_bytes)),
+            "anonymous_per_connection_bytes":
+                grown.map(|(now, was)| growth(now.anonymous_bytes, was.anonymous_bytes)),
+            "idle_cpu_share": idle_cpu_share,
+            // From just before the first of these connections to when the server has settled.
+            "series": series,
+            "closed": findings.closed,
+            "faults": self.place.name_faults(close_fault(&findings.closed)),
+        }))
     }
 }
 
@@ -124,20 +131,16 @@ struct Arrivals {
     count: u64,
     /// When the last one came, as far as it was looked.
     last_ns: u64,
-    bar: ProgressBar,
 }
 
 impl Arrivals {
-    /// Whether there are more than at the last look. Fails if there are not and the target has ended,
-    /// which would be waited for until all is pushed.
-    fn look(&mut self, clients: &Clients, target: &mut Target) -> Result<bool> {
-        let is_more = clients.received() > self.count;
-        if is_more {
-            (self.count, self.last_ns) = (clients.received(), now_ns());
-            self.bar.set_position(self.count);
-        } else {
-            target.ensure_runs()?;
+    /// Looks whether there are more. Fails if there are not and the target has ended, which would be waited for
+    /// until all is pushed.
+    fn look(&mut self, clients: &Clients, target: &mut Target) -> Result<()> {
+        if clients.received() == self.count {
+            return target.ensure_runs();
         }
-        Ok(is_more)
+        (self.count, self.last_ns) = (clients.received(), now_ns());
+        Ok(())
     }
 }

@@ -129,9 +129,20 @@ pub(crate) struct YardstickArgs {
 
 impl YardstickArgs {
     /// Yardsticks are measured beside a server that the bench starts, and beside another where asked for.
-    pub(crate) fn wanted(&self, server: &ServerArgs) -> bool {
-        !self.alone && (self.yardsticks || server.addr.is_none())
+    pub(crate) fn wanted(&self, setup: &SetupArgs) -> bool {
+        !self.alone && (self.yardsticks || setup.server.addr.is_none())
     }
+}
+
+/// What every measurement of a server takes.
+#[derive(Args, Clone, Debug, Serialize)]
+pub(crate) struct SetupArgs {
+    #[command(flatten)]
+    pub dial: DialArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
 }
 
 /// How the connections are made.

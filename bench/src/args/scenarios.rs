@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, YardstickArgs, body, positive};
+use super::groups::{
+    DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArgs, YardstickArgs, body, positive,
+};
 use super::phase::{DayFile, Phase};
 use crate::message::STAMP_LEN;
 
@@ -22,13 +24,10 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive())]
     pub rounds: u32,
     #[command(flatten)]
-    pub dial: DialArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(flatten)]
     pub yardsticks: YardstickArgs,
     #[command(flatten)]
-    pub host: HostArgs,
+    #[serde(flatten)]
+    pub setup: SetupArgs,
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
@@ -42,15 +41,12 @@ pub(crate) struct FanoutArgs {
     #[arg(long)]
     pub stream: bool,
     #[command(flatten)]
-    pub dial: DialArgs,
-    #[command(flatten)]
     pub load: LoadArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
     #[command(flatten)]
     pub yardsticks: YardstickArgs,
     #[command(flatten)]
-    pub host: HostArgs,
+    #[serde(flatten)]
+    pub setup: SetupArgs,
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
@@ -84,13 +80,10 @@ pub(crate) struct LatencyArgs {
         help_heading = "Pace")]
     pub rounds: u32,
     #[command(flatten)]
-    pub dial: DialArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(flatten)]
     pub yardsticks: YardstickArgs,
     #[command(flatten)]
-    pub host: HostArgs,
+    #[serde(flatten)]
+    pub setup: SetupArgs,
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
@@ -120,11 +113,8 @@ pub(crate) struct IdleArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive())]
     pub rounds: u32,
     #[command(flatten)]
-    pub dial: DialArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(flatten)]
-    pub host: HostArgs,
+    #[serde(flatten)]
+    pub setup: SetupArgs,
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
@@ -143,13 +133,10 @@ pub(crate) struct ChurnArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
     pub moves: f64,
     #[command(flatten)]
-    pub dial: DialArgs,
-    #[command(flatten)]
     pub load: LoadArgs,
     #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(flatten)]
-    pub host: HostArgs,
+    #[serde(flatten)]
+    pub setup: SetupArgs,
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
@@ -172,13 +159,10 @@ pub(crate) struct ReadersArgs {
         value_parser = clap::value_parser!(u32).range(1..=(1 << 30)))]
     pub receive_buffer: u32,
     #[command(flatten)]
-    pub dial: DialArgs,
-    #[command(flatten)]
     pub load: LoadArgs,
     #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(flatten)]
-    pub host: HostArgs,
+    #[serde(flatten)]
+    pub setup: SetupArgs,
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
@@ -204,11 +188,8 @@ pub(crate) struct DayArgs {
     #[arg(long, value_name = "TABLE")]
     pub phase: Vec<Phase>,
     #[command(flatten)]
-    pub dial: DialArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(flatten)]
-    pub host: HostArgs,
+    #[serde(flatten)]
+    pub setup: SetupArgs,
 }
 
 impl DayArgs {
@@ -217,7 +198,7 @@ impl DayArgs {
         if let Some(file) = self.file.take() {
             self.phase = file.phase;
         } else if self.phase.is_empty() {
-            self.phase = Phase::day(self.dial.connections as usize);
+            self.phase = Phase::day(self.setup.dial.connections as usize);
         }
         self
     }

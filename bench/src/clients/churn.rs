@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -74,7 +76,8 @@ struct Arrivals {
     plan: ChurnPlan,
     due_ns: u64,
     number: usize,
-    random: Random,
+    /// Seeded by the plan: the guests of two runs behave alike.
+    random: StdRng,
 }
 
 /// In the order of their time.
@@ -95,7 +98,7 @@ enum Step {
 impl Guests {
     /// Guests begin to arrive.
     pub(super) fn start(&mut self, plan: ChurnPlan) {
-        let (number, random) = (plan.first, Random(plan.first as u64));
+        let (number, random) = (plan.first, StdRng::seed_from_u64(plan.first as u64));
         self.arrivals =
             Some(Arrivals { due_ns: now_ns() + plan.interval_ns, number, random, plan });
     }
@@ -139,11 +142,11 @@ impl Guests {
         let room = dialer.crowd.room_of(*number).expect("scenarios with guests have rooms");
         receiver.recorder.accounts.subscribe(index, StreamId::room(room), false);
         receiver.recorder.accounts.subscribe(index, StreamId::broadcast(), false);
-        let life_ns = (random.exponential() * plan.life_ns as f64) as u64;
+        let life_ns = (exponential(random) * plan.life_ns as f64) as u64;
         let rooms = dialer.crowd.rooms;
-        if random.uniform() < plan.moves && rooms > 1 {
-            let beyond = 1 + (random.uniform() * (rooms - 1) as f64) as usize;
-            self.schedule(*due_ns + life_ns / 2, index, Step::MoveTo((room + beyond) % rooms));
+        if random.random::<f64>() < plan.moves && rooms > 1 {
+            let other = (room + random.random_range(1..rooms)) % rooms;
+            self.schedule(*due_ns + life_ns / 2, index, Step::MoveTo(other));
         }
         self.schedule(*due_ns + life_ns, index, Step::Leave);
         self.present += 1;
@@ -186,26 +189,9 @@ impl Guests {
     }
 }
 
-/// SplitMix64: the guests of two runs behave alike.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// At least 0 and below 1.
-    fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Of mean 1.
-    fn exponential(&mut self) -> f64 {
-        -(1.0 - self.uniform()).ln()
-    }
+/// Of mean 1.
+fn exponential(random: &mut StdRng) -> f64 {
+    -(1.0 - random.random::<f64>()).ln()
 }
 
 #[cfg(test)]
@@ -214,10 +200,9 @@ mod tests {
 
     #[test]
     fn lives_have_the_mean_asked_for() {
-        let mut random = Random(7);
-        let mean = (0..10_000).map(|_| random.exponential()).sum::<f64>() / 1e4;
+        let mut random = StdRng::seed_from_u64(7);
+        let mean = (0..10_000).map(|_| exponential(&mut random)).sum::<f64>() / 1e4;
         assert!((0.95..1.05).contains(&mean), "{mean}");
-        assert!((0..10_000).all(|_| (0.0..1.0).contains(&random.uniform())));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::Result;
 use crate::accounting::StreamId;
 use crate::clients::churn::{ChurnPlan, Guests};
 use crate::clients::slow::SlowReaders;
-use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
+use crate::clock::now_ns;
 use crate::dial::Dialer;
 use crate::findings::{Findings, GuestSums};
 use crate::plan::Received;
@@ -20,8 +20,6 @@ use crate::recorder::Recorder;
 
 /// Connections begun between two looks at those under way.
 const BURST: usize = 16;
-/// How long nothing may happen while handshakes are under way.
-const STALL_NS: u64 = 10 * SECOND_NS;
 
 /// What the clients of a process have to know from the beginning.
 #[derive(Clone, Serialize, Deserialize)]
@@ -39,6 +37,8 @@ pub(crate) struct ClientSetup {
 /// A command to all clients of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum ClientCommand {
+    /// Connect these members, by number.
+    Dial(Range<usize>),
     /// Forget all figures: what comes is of `run`. Members that are connected now are to get everything: one
     /// stream, or with `all_streams` their room's, their key's and the broadcasts.
     Restart { run: u32, size: usize, all_streams: bool },
@@ -96,33 +96,6 @@ impl LocalClients {
         })
     }
 
-    /// Connects members `which`; returns when all are live. `watch` is called now and then. Fails if a
-    /// connection was refused or closed, nothing happened for ten seconds, or `watch` failed.
-    pub(crate) fn dial(
-        &mut self,
-        which: Range<usize>,
-        mut watch: impl FnMut(&Self) -> Result<()>,
-    ) -> Result<()> {
-        let wanted = self.receiver.live() + which.len();
-        self.waiting.extend(which);
-        let mut live = self.receiver.live();
-        let mut moved_ns = now_ns();
-        while self.receiver.live() < wanted {
-            self.turn(100 * MILLISECOND_NS)?;
-            if let Some((reason, count)) = self.receiver.recorder.found.closed.first_key_value() {
-                return Err(format!("{count} connections failed: {reason}").into());
-            }
-            if self.receiver.live() > live {
-                (live, moved_ns) = (self.receiver.live(), now_ns());
-            } else if now_ns() > moved_ns + STALL_NS {
-                let opening = self.receiver.opening();
-                return Err(format!("{opening} handshakes are not answered; {live} were").into());
-            }
-            watch(self)?;
-        }
-        Ok(())
-    }
-
     /// Does what is due and handles what comes, for at most `timeout_ns`. Fails if a connection cannot be
     /// begun, or epoll failed; what a server does to one is counted.
     pub(crate) fn turn(&mut self, mut timeout_ns: u64) -> Result<()> {
@@ -142,6 +115,7 @@ impl LocalClients {
     /// Carries out a command. Fails if epoll does.
     pub(crate) fn execute(&mut self, command: ClientCommand) -> Result<()> {
         match command {
+            ClientCommand::Dial(which) => self.waiting.extend(which),
             ClientCommand::Restart { run, size, all_streams } => {
                 self.restart(run, size, all_streams);
             }

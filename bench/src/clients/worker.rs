@@ -35,7 +35,6 @@ const ANSWER: Duration = Duration::from_secs(60);
 #[derive(Serialize, Deserialize)]
 enum Task {
     Setup(Box<ClientSetup>),
-    Dial(Range<usize>),
     Execute(ClientCommand),
     /// With the messages of each stream, by kind.
     Findings(Vec<Vec<u64>>),
@@ -44,18 +43,9 @@ enum Task {
 /// From a worker to the bench.
 #[derive(Serialize, Deserialize)]
 enum Note {
-    State(State),
-    /// All that were to be dialed are live.
-    Dialed(State),
+    Counts(Counts),
     Findings(Box<Findings>),
     Failed(String),
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct State {
-    /// Since the last restart.
-    received: u64,
-    counts: Counts,
 }
 
 /// The workers of a run, as the bench sees them. Their methods fail where one has failed or ended.
@@ -70,7 +60,7 @@ pub(super) struct Workers {
 struct Worker {
     process: Running,
     tasks: BufWriter<ChildStdin>,
-    state: State,
+    counts: Counts,
 }
 
 impl Workers {
@@ -84,7 +74,7 @@ impl Workers {
         for index in 0..count {
             let mut command = Running::command(&CpuList::allowed(), &std::env::current_exe()?)?;
             command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped());
-            let mut process = Running::start(&mut command)?;
+            let mut process = Running::start(&mut command, None)?;
             let (stdin, stdout) = process.pipes();
             let sender = sender.clone();
             thread::spawn(move || {
@@ -93,58 +83,23 @@ impl Workers {
                 let _ = sender.send((index, Ok(Note::Failed("it ended".to_owned()))));
             });
             let tasks = BufWriter::new(stdin);
-            let mut worker = Worker { process, tasks, state: State::default() };
+            let mut worker = Worker { process, tasks, counts: Counts::default() };
             worker.give(&Task::Setup(Box::new(setup.clone())))?;
             workers.push(worker);
         }
         Ok(Self { workers, notes, connections, received })
     }
 
-    /// Distinct deliveries, as far as they are reported.
-    pub(super) fn received(&self) -> u64 {
-        self.workers.iter().map(|worker| worker.state.received).sum()
-    }
-
     /// What was counted since the workers are there, as far as it is reported.
     pub(super) fn counts(&self) -> Counts {
-        let sum = |count: fn(&Counts) -> u64| {
-            self.workers.iter().map(|worker| count(&worker.state.counts)).sum()
-        };
-        Counts {
-            received: sum(|counts| counts.received),
-            heartbeats: sum(|counts| counts.heartbeats),
-            connections: sum(|counts| counts.connections),
-        }
+        let mut all = Counts::default();
+        self.workers.iter().for_each(|worker| all += worker.counts);
+        all
     }
 
     /// Their process ids.
     pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
         self.workers.iter().map(|worker| worker.process.pid())
-    }
-
-    /// Has each worker connect its part of `which`; returns when all are live. `watch` is called now and then.
-    pub(super) fn dial(
-        &mut self,
-        which: Range<usize>,
-        mut watch: impl FnMut(&Self) -> Result<()>,
-    ) -> Result<()> {
-        let count = self.workers.len();
-        let mut dialing = 0;
-        for (index, worker) in self.workers.iter_mut().enumerate() {
-            let part = part(self.connections, count, index);
-            let range = which.start.max(part.start)..which.end.min(part.end);
-            if !range.is_empty() {
-                worker.give(&Task::Dial(range))?;
-                dialing += 1;
-            }
-        }
-        while dialing > 0 {
-            if let Note::Dialed(_) = self.answer()? {
-                dialing -= 1;
-            }
-            watch(self)?;
-        }
-        Ok(())
     }
 
     /// Takes reports, for at most `timeout_ns`.
@@ -154,7 +109,7 @@ impl Workers {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err("all workers ended".into()),
         }
-        self.received.report(self.received());
+        self.received.report(self.counts().received_since_restart);
         Ok(())
     }
 
@@ -162,12 +117,17 @@ impl Workers {
     pub(super) fn execute(&mut self, command: &ClientCommand) -> Result<()> {
         let count = self.workers.len();
         for (index, worker) in self.workers.iter_mut().enumerate() {
-            worker.give(&Task::Execute(match command {
+            let part = match command {
+                ClientCommand::Dial(which) => {
+                    let part = part(self.connections, count, index);
+                    ClientCommand::Dial(which.start.max(part.start)..which.end.min(part.end))
+                }
                 ClientCommand::StartGuests(plan) => {
                     ClientCommand::StartGuests(plan.part(count, index))
                 }
                 command => command.clone(),
-            }))?;
+            };
+            worker.give(&Task::Execute(part))?;
         }
         if matches!(command, ClientCommand::Restart { .. }) {
             // Messages of the new run may come as soon as this returns: no worker is to be behind.
@@ -184,28 +144,24 @@ impl Workers {
         let mut all = Findings::default();
         let mut missing = self.workers.len();
         while missing > 0 {
-            if let Note::Findings(findings) = self.answer()? {
-                all.add(&findings);
+            let answer = self.notes.recv_timeout(ANSWER);
+            let (index, note) = answer.map_err(|_| "a worker does not answer")?;
+            if let Some(findings) = self.take(index, note)? {
+                all += *findings;
                 missing -= 1;
             }
         }
         Ok(all)
     }
 
-    fn answer(&mut self) -> Result<Note> {
-        let answer = self.notes.recv_timeout(ANSWER);
-        let (index, note) = answer.map_err(|_| "a worker does not answer")?;
-        self.take(index, note)
-    }
-
-    fn take(&mut self, index: usize, note: io::Result<Note>) -> Result<Note> {
-        let note = note.unwrap_or_else(|error| Note::Failed(error.to_string()));
-        match &note {
-            Note::State(state) | Note::Dialed(state) => self.workers[index].state = *state,
-            Note::Findings(_) => {}
+    /// Notes counts, and gives findings.
+    fn take(&mut self, index: usize, note: io::Result<Note>) -> Result<Option<Box<Findings>>> {
+        match note.unwrap_or_else(|error| Note::Failed(error.to_string())) {
+            Note::Counts(counts) => self.workers[index].counts = counts,
+            Note::Findings(findings) => return Ok(Some(findings)),
             Note::Failed(reason) => return Err(format!("worker {}: {reason}", index + 1).into()),
         }
-        Ok(note)
+        Ok(None)
     }
 }
 
@@ -252,55 +208,26 @@ fn serve(tasks: &Receiver<io::Result<Task>>, out: &mut impl Write) -> Result<()>
     // The bench has looked whether the limit suffices.
     ensure_descriptors(0, 1)?;
     let mut clients = LocalClients::new(*setup, Arc::new(Received::default()))?;
-    let mut reporter = Reporter { out, reported: State::default(), due_ns: 0 };
+    let (mut reported, mut due_ns) = (Counts::default(), 0);
     loop {
-        let task = match tasks.try_recv() {
-            Ok(task) => Some(task?),
-            Err(TryRecvError::Empty) => None,
+        match tasks.try_recv() {
+            Ok(task) => match task? {
+                Task::Setup(_) => return Err("a worker is set up once".into()),
+                Task::Execute(command) => clients.execute(command)?,
+                Task::Findings(sent) => {
+                    // What is counted is not to be behind what was found.
+                    write_line(out, &Note::Counts(clients.receiver.counts()))?;
+                    write_line(out, &Note::Findings(Box::new(clients.findings(&sent))))?;
+                }
+            },
+            Err(TryRecvError::Empty) => clients.turn(LOOK_NS)?,
             Err(TryRecvError::Disconnected) => return Ok(()),
-        };
-        match task {
-            None => clients.turn(LOOK_NS)?,
-            Some(Task::Setup(_)) => return Err("a worker is set up once".into()),
-            Some(Task::Dial(which)) => {
-                clients.dial(which, |clients| reporter.report(clients))?;
-                write_line(&mut reporter.out, &Note::Dialed(State::of(&clients)))?;
-            }
-            Some(Task::Execute(command)) => clients.execute(command)?,
-            Some(Task::Findings(sent)) => {
-                // What is counted is not to be behind what was found.
-                write_line(&mut reporter.out, &Note::State(State::of(&clients)))?;
-                let findings = Box::new(clients.findings(&sent));
-                write_line(&mut reporter.out, &Note::Findings(findings))?;
-            }
         }
-        reporter.report(&clients)?;
-    }
-}
-
-/// Reports to the bench how far a worker is.
-struct Reporter<Out> {
-    out: Out,
-    reported: State,
-    due_ns: u64,
-}
-
-impl<Out: Write> Reporter<Out> {
-    /// Reports the state of `clients`, unless that was done already or a moment ago.
-    fn report(&mut self, clients: &LocalClients) -> Result<()> {
-        let state = State::of(clients);
-        if state != self.reported && now_ns() >= self.due_ns {
-            write_line(&mut self.out, &Note::State(state))?;
-            self.reported = state;
-            self.due_ns = now_ns() + REPORT_NS;
+        let counts = clients.receiver.counts();
+        if counts != reported && now_ns() >= due_ns {
+            write_line(out, &Note::Counts(counts))?;
+            (reported, due_ns) = (counts, now_ns() + REPORT_NS);
         }
-        Ok(())
-    }
-}
-
-impl State {
-    fn of(clients: &LocalClients) -> Self {
-        Self { received: clients.receiver.received(), counts: clients.receiver.counts() }
     }
 }
 

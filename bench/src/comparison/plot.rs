@@ -4,13 +4,14 @@
 mod draw;
 mod scale;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use self::draw::{Axes, Line, Mark, Points};
 use self::scale::Scale;
 use super::file::ResultFile;
-use super::measurements::{Group, groups, percentiles};
-use crate::figures;
+use crate::figures::figure;
+use crate::measurements::{Group, groups, percentiles};
 use crate::stats::Spread;
 
 /// Rates are taken over so long, since what is pushed in ticks comes in bursts.
@@ -29,27 +30,36 @@ struct Kind {
     title: &'static str,
     /// Label of the y axis.
     unit: &'static str,
-    /// The lines of a subject, each under the name of what it shows, empty for what is shown of all.
-    lines: fn(&Group<'_>) -> Vec<(String, Points)>,
+    shows: Shows,
+}
+
+/// What a plot shows; the last three are columns of the time series, times a factor.
+enum Shows {
+    Percentiles,
+    /// What a count grew by in a second, where it grew.
+    Rate(&'static str, f64),
+    /// Values, where they are not the same all the time.
+    Moves(&'static str, f64),
+    Values(&'static str, f64),
 }
 
 const LATENCY: &str = "latency";
 #[rustfmt::skip]
 const KINDS: [Kind; 6] = [
-    Kind { name: LATENCY, title: "latency by percentile, median of the rounds", unit: "latency, us", lines: latencies },
-    Kind { name: "throughput", title: "deliveries, round in the middle", unit: "deliveries a second", lines: |group| rate(group, "received", 1.0) },
-    Kind { name: "heartbeats", title: "answered heartbeats, round in the middle", unit: "heartbeats a second", lines: |group| rate(group, "heartbeats", 1.0) },
-    Kind { name: "connections", title: "open connections, round in the middle", unit: "connections", lines: connections },
+    Kind { name: LATENCY, title: "latency by percentile, median of the rounds", unit: "latency, us", shows: Shows::Percentiles },
+    Kind { name: "throughput", title: "deliveries, round in the middle", unit: "deliveries a second", shows: Shows::Rate("received", 1.0) },
+    Kind { name: "heartbeats", title: "answered heartbeats, round in the middle", unit: "heartbeats a second", shows: Shows::Rate("heartbeats", 1.0) },
+    Kind { name: "connections", title: "open connections, round in the middle", unit: "connections", shows: Shows::Moves("connections", 1.0) },
     // Of microseconds in a second.
-    Kind { name: "cpu", title: "CPU time of all threads, round in the middle", unit: "% of one CPU", lines: |group| rate(group, "cpu_us", 1e-4) },
-    Kind { name: "memory", title: "resident memory, round in the middle", unit: "resident memory, MB", lines: memory },
+    Kind { name: "cpu", title: "CPU time of all threads, round in the middle", unit: "% of one CPU", shows: Shows::Rate("cpu_us", 1e-4) },
+    Kind { name: "memory", title: "resident memory, round in the middle", unit: "resident memory, MB", shows: Shows::Values("rss_bytes", 1e-6) },
 ];
 
 /// Those plots there are points for.
 pub(super) fn plots(files: &[ResultFile]) -> Vec<Plot> {
     let marks = phases(&files[0]);
     let plot = |kind: &Kind| {
-        let lines = lines(files, kind.lines);
+        let lines = lines(files, &kind.shows);
         let over_time = kind.name != LATENCY;
         let axes = Axes {
             title: format!("{}: {}", files[0].scenario, kind.title),
@@ -66,21 +76,18 @@ pub(super) fn plots(files: &[ResultFile]) -> Vec<Plot> {
 
 /// Where the phases of a day begin; nothing in other results.
 fn phases(file: &ResultFile) -> Vec<Mark> {
-    let phases = file.results.pointer("/days/0/phases").and_then(Value::as_array);
-    let mark = |phase: &Value| {
-        let name = phase.get("name")?.as_str()?.to_owned();
-        Some(Mark { at_s: phase.get("start_s")?.as_f64()?, name })
-    };
-    phases.into_iter().flatten().filter_map(mark).collect()
+    let phases = file.results.pointer("/days/0/phases");
+    phases.and_then(|phases| Vec::deserialize(phases).ok()).unwrap_or_default()
 }
 
 /// The lines of every subject of every result, as far as there are points.
-fn lines(files: &[ResultFile], drawn: impl Fn(&Group<'_>) -> Vec<(String, Points)>) -> Vec<Line> {
+fn lines(files: &[ResultFile], shows: &Shows) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut subjects: Vec<String> = Vec::new();
     for (result, file) in files.iter().enumerate() {
         for group in groups(&file.results) {
-            for (name, points) in drawn(&group).into_iter().filter(|(_, points)| points.len() > 1) {
+            let shown = shown(&group, shows).into_iter();
+            for (name, points) in shown.filter(|(_, points)| points.len() > 1) {
                 let about = [&group.subject, " ", &name].concat().trim_end().to_owned();
                 let label = match files.len() {
                     1 => about.clone(),
@@ -97,8 +104,23 @@ fn lines(files: &[ResultFile], drawn: impl Fn(&Group<'_>) -> Vec<(String, Points
     lines
 }
 
-fn named(points: Points) -> Vec<(String, Points)> {
-    vec![(String::new(), points)]
+/// The points of a subject, each under the name of what they are, empty for what is shown of all.
+fn shown(group: &Group<'_>, shows: &Shows) -> Vec<(String, Points)> {
+    let points = match *shows {
+        Shows::Percentiles => return latencies(group),
+        Shows::Rate(column, factor) => rate(&series(group, column, factor)),
+        Shows::Moves(column, factor) | Shows::Values(column, factor) => {
+            series(group, column, factor)
+        }
+    };
+    let still = points.iter().all(|(_, value)| *value == points[0].1);
+    let grows = points.iter().any(|(_, value)| *value > 0.0);
+    let is_shown = match shows {
+        Shows::Rate(..) => grows,
+        Shows::Moves(..) => !still,
+        _ => true,
+    };
+    if is_shown { vec![(String::new(), points)] } else { Vec::new() }
 }
 
 /// The latencies of a subject; of one that has none what else it took the percentiles of, like handshakes.
@@ -130,40 +152,24 @@ fn curve(group: &Group<'_>, name: &str) -> Points {
     median.collect()
 }
 
-/// A count of the time series as what it grew by in a second, times `factor`, where it grew.
-fn rate(group: &Group<'_>, column: &str, factor: f64) -> Vec<(String, Points)> {
-    let counts = series(group, column);
+/// A count as what it grew by in a second.
+fn rate(counts: &Points) -> Points {
     // What came in a moment says nothing about a second.
     let shortest_s = (WINDOW_S / 2.0).min(counts.last().map_or(0.0, |last| last.0 / 2.0));
     let rates = counts.iter().enumerate().skip(1).filter_map(|(index, &(at, count))| {
         let begun = counts[..index].iter().rposition(|&(time, _)| time <= at - WINDOW_S);
         let (time, before) = counts[begun.unwrap_or(0)];
-        let rate = (count - before) / (at - time).max(1e-6) * factor;
-        (at - time >= shortest_s).then_some((at, rate))
+        (at - time >= shortest_s).then_some((at, (count - before) / (at - time).max(1e-6)))
     });
-    let rates: Points = rates.collect();
-    let grows = rates.iter().any(|(_, rate)| *rate > 0.0);
-    if grows { named(rates) } else { Vec::new() }
-}
-
-/// How many were connected, where that was not the same all the time.
-fn connections(group: &Group<'_>) -> Vec<(String, Points)> {
-    let points = series(group, "connections");
-    let moves = points.iter().any(|(_, count)| *count != points[0].1);
-    if moves { named(points) } else { Vec::new() }
-}
-
-fn memory(group: &Group<'_>) -> Vec<(String, Points)> {
-    let bytes = series(group, "rss_bytes").into_iter();
-    named(bytes.map(|(at, bytes)| (at, bytes / 1e6)).collect())
+    rates.collect()
 }
 
 /// Seconds and values of a column of the time series, of the round in the middle by its throughput.
-fn series(group: &Group<'_>, column: &str) -> Points {
-    let figures = figures::all();
-    let names = ["connections a second", "deliveries a second"];
-    let rates: Vec<_> = figures.iter().filter(|is| names.contains(&is.name.as_str())).collect();
-    let rate = |round: &Value| rates.iter().find_map(|is| is.of(round)).unwrap_or(0.0);
+fn series(group: &Group<'_>, column: &str, factor: f64) -> Points {
+    let rate = |round: &Value| {
+        let names = ["connections a second", "deliveries a second"];
+        names.iter().find_map(|name| figure(round, name).ok()).unwrap_or(0.0)
+    };
     let mut rounds: Vec<&Value> = group.rounds.clone();
     rounds.sort_by(|one, other| rate(one).total_cmp(&rate(other)));
     let middle = rounds[(rounds.len() - 1) / 2];
@@ -171,7 +177,8 @@ fn series(group: &Group<'_>, column: &str) -> Points {
         serde_json::from_value(middle.get("series")?.get(column)?.clone()).ok()
     };
     let times = numbers("at_us").unwrap_or_default().into_iter().map(|us| us / 1e6);
-    times.zip(numbers(column).unwrap_or_default()).collect()
+    let values = numbers(column).unwrap_or_default().into_iter();
+    times.zip(values.map(|value| value * factor)).collect()
 }
 
 #[cfg(test)]
@@ -197,7 +204,7 @@ mod tests {
     /// The lines of a kind of plot of `turns`.
     fn of(name: &str, turns: &Value) -> Vec<Line> {
         let kind = KINDS.iter().find(|kind| kind.name == name).unwrap();
-        lines(&[result("a", "fanout", &json!({"turns": turns}))], kind.lines)
+        lines(&[result("a", "fanout", &json!({"turns": turns}))], &kind.shows)
     }
 
     fn names(columns: &Value) -> Vec<&'static str> {
@@ -281,7 +288,7 @@ mod tests {
     fn lines_of_several_results_are_told_apart() {
         let results = json!({"turns": [turn(1, 10.0, &[])]});
         let files = ["a", "b"].map(|name| result(name, "fanout", &results));
-        let lines = lines(&files, memory);
+        let lines = lines(&files, &Shows::Values("rss_bytes", 1e-6));
         let looks: Vec<_> =
             lines.iter().map(|line| (line.label.as_str(), line.subject, line.result)).collect();
         assert_eq!(looks, [("a comet", 0, 0), ("b comet", 0, 1)]);

@@ -1,8 +1,8 @@
 //! The tables of a comparison.
 
 use super::file::ResultFile;
-use super::measurements::groups;
 use crate::figures;
+use crate::measurements::groups;
 use crate::report::{Program, Table, cell_of};
 use crate::stats::Spread;
 
@@ -94,7 +94,7 @@ fn rows(file: &ResultFile) -> Vec<Row> {
             }
         }
     }
-    let summaries = figures::summaries(&file.results).into_iter();
+    let summaries = figures::summaries(&file.results).chain(figures::lines(&file.results));
     rows.extend(summaries.map(|(label, spread)| Row { label, spread, legend: None }));
     rows
 }

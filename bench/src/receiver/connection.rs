@@ -1,12 +1,11 @@
 //! One connection of a receiver: its socket, TLS and session.
 
-use std::io;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 
 use comet_client::Session;
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 
 use crate::clock::now_ns;
 use crate::recorder::Recorder;
@@ -14,7 +13,7 @@ use crate::tls::Tls;
 
 pub(super) struct Connection {
     /// None once it is closed.
-    pub socket: Option<OwnedFd>,
+    pub socket: Option<TcpStream>,
     /// Between the socket and the session, where there is any.
     tls: Option<Tls>,
     pub session: Session,
@@ -38,7 +37,12 @@ pub(super) enum ConnectStage {
 
 impl Connection {
     /// A connection that epoll watches for input and output, connecting since `since_ns`.
-    pub(super) fn new(socket: OwnedFd, tls: Option<Tls>, session: Session, since_ns: u64) -> Self {
+    pub(super) fn new(
+        socket: TcpStream,
+        tls: Option<Tls>,
+        session: Session,
+        since_ns: u64,
+    ) -> Self {
         Self {
             socket: Some(socket),
             tls,
@@ -73,8 +77,8 @@ impl Connection {
     ) -> Result<(), String> {
         if let ConnectStage::Connecting(since_ns) = self.stage {
             let socket = self.socket.as_ref().expect("closed sockets have no events");
-            let connected = sockopt::socket_error(socket).map_err(|error| error.to_string())?;
-            connected.map_err(|error| format!("cannot connect: {error}"))?;
+            let refused = socket.take_error().map_err(|error| error.to_string())?;
+            refused.map_or(Ok(()), |error| Err(format!("cannot connect: {error}")))?;
             self.stage = ConnectStage::Handshaking(since_ns);
         }
         if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
@@ -96,13 +100,13 @@ impl Connection {
         buffer: &mut [u8],
         recorder: &mut Recorder,
     ) -> Result<usize, String> {
-        let socket = self.socket.as_ref().expect("closed sockets have no events");
+        let mut socket = self.socket.as_ref().expect("closed sockets have no events");
         let read = loop {
-            match recv(socket, &mut *buffer, RecvFlags::empty()) {
-                Ok((0, _)) => return Err("the server ended the connection".to_owned()),
-                Ok((read, _)) => break read,
-                Err(Errno::AGAIN) => return Ok(0),
-                Err(Errno::INTR) => {}
+            match socket.read(buffer) {
+                Ok(0) => return Err("the server ended the connection".to_owned()),
+                Ok(read) => break read,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.to_string()),
             }
         };
@@ -136,13 +140,13 @@ impl Connection {
 }
 
 /// Writes what the session has to send as far as the socket takes it; returns whether that was all.
-fn send_all(session: &mut Session, socket: &OwnedFd) -> io::Result<bool> {
+fn send_all(session: &mut Session, mut socket: &TcpStream) -> io::Result<bool> {
     while !session.output().is_empty() {
-        match send(socket, session.output(), SendFlags::NOSIGNAL) {
+        match socket.write(session.output()) {
             Ok(written) => session.consume_output(written),
-            Err(Errno::AGAIN) => return Ok(false),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(true)

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::{env, fs};
 
+use procfs::process::Process;
+use procfs::{CpuInfo, Current};
 use rustix::system::{sysinfo, uname};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -21,17 +23,16 @@ pub(crate) struct Program {
 /// This machine. What is not known is null.
 pub(super) fn machine() -> Value {
     let (system, memory) = (uname(), sysinfo());
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let of_cpu = |key| cpuinfo.lines().find_map(|line| value(line, key));
+    let cpus = CpuInfo::current().ok();
+    let flags = cpus.as_ref().and_then(|cpus| cpus.flags(0)).unwrap_or_default();
     json!({
         "name": system.nodename().to_string_lossy(),
         "kernel": system.release().to_string_lossy(),
-        "cpu": of_cpu("model name").unwrap_or("unknown"),
-        "cpus": cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
+        "cpu": cpus.as_ref().and_then(|cpus| cpus.model_name(0)).unwrap_or("unknown"),
+        "cpus": cpus.as_ref().map(CpuInfo::num_cores),
         "memory_bytes": memory.totalram * u64::from(memory.mem_unit),
         // Its CPUs may be shared with others.
-        "virtual_machine": of_cpu("flags")
-            .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
+        "virtual_machine": flags.contains(&"hypervisor"),
         "clock_source": line_of("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
         // What sets the clock of the CPUs.
         "governor": line_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
@@ -87,11 +88,6 @@ fn parse_version(line: &str) -> Option<Program> {
     Some(Program { version: version.to_owned(), commit: commit.map(str::to_owned) })
 }
 
-/// The value in a line `key : value` of procfs.
-fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
-    Some(line.strip_prefix(key)?.trim_start().strip_prefix(':')?.trim())
-}
-
 fn line_of(file: &str) -> Option<String> {
     Some(fs::read_to_string(file).ok()?.trim().to_owned())
 }
@@ -106,8 +102,11 @@ fn mitigations() -> BTreeMap<String, String> {
 }
 
 fn allowed_cpus(pid: u32) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| value(line, "Cpus_allowed_list")).map(str::to_owned)
+    let status = Process::new(pid.cast_signed()).ok()?.status().ok()?;
+    let range = |&(first, last): &(u32, u32)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    Some(status.cpus_allowed_list?.iter().map(range).collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]
@@ -130,20 +129,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_procfs_are_read() {
-        assert_eq!(value("model name\t: A CPU: fast", "model name"), Some("A CPU: fast"));
-        assert_eq!(value("MemTotal:  12 kB", "MemTotal"), Some("12 kB"));
-        assert_eq!(value("MemTotals:  12 kB", "MemTotal"), None);
-    }
-
-    #[test]
     fn a_server_that_runs_already_tells_only_what_the_kernel_knows() {
         let pid = std::process::id().to_string();
         let address = ["--addr", "127.0.0.1:1", "--pid", &pid];
         let cli = Cli::parse_from([&["comet-bench", "connect"][..], &address].concat());
         let Command::Connect(args) = cli.command else { panic!("it is connect") };
-        assert_eq!(Program::server(&args.server), None);
-        let pinning = pinning(&args.host, Some(&args.server));
+        assert_eq!(Program::server(&args.setup.server), None);
+        let pinning = pinning(&args.setup.host, Some(&args.setup.server));
         assert!(pinning["control"].is_null() && pinning["server"].is_string(), "{pinning}");
     }
 

@@ -1,12 +1,9 @@
 //! What a run says to people: progress while it goes on, and tables.
 
-use std::fmt::Write as _;
-
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::Serialize;
 use serde_json::Value;
 
-use crate::figures::{self, Figure};
+use crate::figures;
 use crate::stats::Spread;
 
 /// How often a progress bar is drawn, in a second.
@@ -34,32 +31,29 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The figures `names` of measurements, a row for each, under the label in front of it. Panics if a name is not
-    /// declared in [`figures`].
-    pub(crate) fn of<M: Serialize>(heading: &str, rows: &[(String, M)], names: &[&str]) -> Self {
+    /// The figures `names`, divided by commas, of turns, each in a row named by its subject and its round.
+    pub(crate) fn of_turns<'a>(turns: impl IntoIterator<Item = &'a Value>, names: &str) -> Self {
+        let label = |turn: &Value| {
+            format!("{} {}", turn["subject"].as_str().unwrap_or_default(), turn["round"])
+        };
+        let rows: Vec<_> = turns.into_iter().map(|turn| (label(turn), turn.clone())).collect();
+        Self::of("turn", &rows, names)
+    }
+
+    /// The figures `names`, divided by commas, of measurements, a row for each, under the label in front of it.
+    /// Panics if a name is not declared in [`figures`].
+    pub(crate) fn of(heading: &str, rows: &[(String, Value)], names: &str) -> Self {
         let all = figures::all();
-        let json = |(_, row): &(_, M)| serde_json::to_value(row).expect("a result has a JSON form");
-        let measurements: Vec<Value> = rows.iter().map(json).collect();
         let mut table = Self { headings: vec![heading.to_owned()], ..Self::default() };
         table.rows = rows.iter().map(|(label, _)| vec![label.clone()]).collect();
-        for name in names {
-            let figures: Vec<&Figure> = all.iter().filter(|is| is.name == *name).collect();
-            table.headings.push(figures.first().expect("the figure is declared").label(" "));
-            // Of figures with one name the legend explains those that are there.
-            let mut there: Vec<&Figure> = Vec::new();
-            for (row, measurement) in table.rows.iter_mut().zip(&measurements) {
-                let found = figures.iter().find_map(|is| Some((*is, is.of(measurement)?)));
-                there.extend(found.map(|(figure, _)| figure));
-                let figure = found.map_or(figures[0], |(figure, _)| figure);
-                let value = found.map(|(_, value)| value);
-                row.push(figure.reasons(measurement).unwrap_or_else(|| cell(value)));
+        for name in names.split(", ") {
+            let figure = all.iter().find(|is| is.name == name).expect("the figure is declared");
+            table.headings.push(figure.label(" "));
+            for (row, (_, measurement)) in table.rows.iter_mut().zip(rows) {
+                let reasons = figure.reasons(measurement);
+                row.push(reasons.unwrap_or_else(|| cell(figure.of(measurement))));
             }
-            let explained = if there.is_empty() { &figures[..1] } else { &there };
-            for line in explained.iter().filter_map(|figure| figure.line()) {
-                if !table.legend.contains(&line) {
-                    table.legend.push(line);
-                }
-            }
+            table.legend.extend(figure.line().filter(|line| !table.legend.contains(line)));
         }
         table.explain_dashes();
         table
@@ -83,11 +77,9 @@ impl Table {
 
     /// Columns with headings of several lines, all but the first aligned to the right, and the legend.
     pub(crate) fn text(&self) -> String {
-        let headings: Vec<Vec<String>> = (0..self.headings.len())
-            .map(|column| {
-                let cells = self.rows.iter().map(|row| width(&row[column]));
-                wrap(&self.headings[column], cells.max().unwrap_or(0))
-            })
+        let columns = 0..self.headings.len();
+        let headings: Vec<Vec<String>> = (columns.clone())
+            .map(|column| wrap(&self.headings[column], widest(&self.rows, column)))
             .collect();
         let height = headings.iter().map(Vec::len).max().unwrap_or(0);
         let heading = |line: usize| {
@@ -98,29 +90,20 @@ impl Table {
             headings.iter().map(cell).collect::<Vec<_>>()
         };
         let rows: Vec<_> = (0..height).map(heading).chain(self.rows.iter().cloned()).collect();
-        let mut text = aligned(&rows);
+        let widths: Vec<usize> = columns.map(|column| widest(&rows, column)).collect();
+        let mut text = String::new();
+        for row in &rows {
+            let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+                if column == 0 { format!("{cell:width$}") } else { format!("  {cell:>width$}") }
+            });
+            text += cells.collect::<String>().trim_end();
+            text.push('\n');
+        }
         for line in &self.legend {
-            writeln!(text, "  {line}").expect("a String takes all");
+            text += &format!("  {line}\n");
         }
         text
     }
-}
-
-fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(widest).collect();
-    let mut text = String::new();
-    for row in rows {
-        for (column, (cell, widest)) in row.iter().zip(&widths).enumerate() {
-            let padding = widest - width(cell);
-            let (before, after) = if column == 0 { (0, padding) } else { (padding + 2, 0) };
-            write!(text, "{:before$}{cell}{:after$}", "", "").expect("a String takes all");
-        }
-        text.truncate(text.trim_end_matches(' ').len());
-        text.push('\n');
-    }
-    text
 }
 
 /// Breaks a heading at spaces, so that it is no wider than the cells below it or its longest word.
@@ -139,14 +122,12 @@ fn wrap(heading: &str, cells: usize) -> Vec<String> {
     lines
 }
 
-fn width(text: &str) -> usize {
-    text.chars().count()
+fn widest(rows: &[Vec<String>], column: usize) -> usize {
+    rows.iter().map(|row| width(&row[column])).max().unwrap_or(0)
 }
 
-/// A line for each figure that the results have taken over the rounds.
-pub(crate) fn summary(results: &Value) -> String {
-    let lines = figures::summaries(results).into_iter();
-    lines.map(|(label, is)| format!("{label}: {}\n", cell_of(Some(is)))).collect()
+fn width(text: &str) -> usize {
+    text.chars().count()
 }
 
 /// A figure with about three digits, or a dash.
@@ -184,7 +165,7 @@ mod tests {
     fn tables_align_wrap_and_explain() {
         let turn = |received: u64, us: f64| json!({"deliveries": {"received": received}, "handshake": {"p50_us": us, "p99_us": us}});
         let rows = [("ring".to_owned(), turn(12_345, 7.5)), ("a longer one".to_owned(), json!({}))];
-        let table = Table::of("turn", &rows, &["received", "handshake p50", "handshake p99"]);
+        let table = Table::of("turn", &rows, "received, handshake p50, handshake p99");
         let expected = "                        handshake  handshake\n\
                         turn          received     p50 us     p99 us\n\
                         ring             12345       7.50       7.50\n\
@@ -201,7 +182,7 @@ mod tests {
     #[test]
     fn reasons_are_named() {
         let closed = json!({"closed_by_server": {"replaced": 2, "slow_consumer": 1}});
-        let table = Table::of("turn", &[(String::new(), closed)], &["closed"]);
+        let table = Table::of("turn", &[(String::new(), closed)], "closed");
         assert_eq!(table.rows[0][1], "2 replaced, 1 slow_consumer");
     }
 

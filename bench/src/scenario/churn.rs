@@ -3,13 +3,13 @@
 
 use serde_json::{Value, json};
 
-use super::{Dropped, each_turn, prepare, turns_table};
+use super::{delivery_faults, each_turn, prepare};
 use crate::Result;
-use crate::args::ChurnArgs;
+use crate::args::{ChurnArgs, SetupArgs};
 use crate::clients::{ChurnPlan, ClientCommand, guests_max};
-use crate::crowd::{Crowd, Streams};
+use crate::crowd::Crowd;
 use crate::plan::Plan;
-use crate::report;
+use crate::report::{self, Table};
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
 
@@ -22,23 +22,21 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<bool> {
     if args.load.rate <= 0.0 {
         return Err("churn needs a rate above 0".into());
     }
-    let most = args.dial.connections as usize + guests_max(args.arrivals, args.life) as usize;
-    prepare(&args.host, &args.dial, most)?;
+    let SetupArgs { dial, server, host } = &args.setup;
+    let most = dial.connections as usize + guests_max(args.arrivals, args.life) as usize;
+    prepare(host, dial, most)?;
     let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
-    let (turns, faults): (Vec<_>, Vec<_>) = turns.into_iter().unzip();
-    let (text, faults) = (turns_table(&turns, FIGURES), faults.concat());
-    let results = json!({ "turns": turns });
-    report::finish("churn", args, (&args.host, Some(&args.server)), (results, faults), &text)
+    let text = Table::of_turns(&turns, FIGURES).text();
+    report::finish("churn", args, (host, Some(server)), json!({ "turns": turns }), &text)
 }
 
-/// What one turn gave, explained in [`crate::figures`], and its faults.
-fn turn(place: Place, args: &ChurnArgs) -> Result<(Value, Vec<String>)> {
-    let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
-    let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
-    let plan = Plan::of(&args.load, args.server.operation, &crowd);
-    let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
-    let sink = subject.sink()?;
-    subject.connect(connections)?;
+/// What one turn gave, explained in [`crate::figures`].
+fn turn(place: Place, args: &ChurnArgs) -> Result<Value> {
+    let crowd = Crowd::of(&args.setup, args.rooms);
+    let connections = crowd.connections;
+    let plan = Plan::of(&args.load, args.setup.server.operation, &crowd);
+    let mut subject = Subject::server(place, &args.setup, crowd)?;
+    subject.connect()?;
     let memory_before = subject.target.gauge.memory()?;
 
     subject.restart(&plan)?;
@@ -47,22 +45,18 @@ fn turn(place: Place, args: &ChurnArgs) -> Result<(Value, Vec<String>)> {
     let guests = ChurnPlan::of(args.arrivals, args.life, args.moves, connections);
     subject.clients.execute(ClientCommand::StartGuests(guests))?;
     let bar = place.bar(None, "delivering");
-    let sent = subject.push(vec![(plan, sink)], |clients, _| {
-        bar.set_position(clients.received());
-        Ok(())
-    })?;
+    let sent = subject.push(plan, &bar, |_, _| Ok(()))?;
     let used = subject.since(&before)?;
     bar.finish_and_clear();
     subject.clients.execute(ClientCommand::StopGuests)?;
-    let (sent, _) = sent.into_iter().next().expect("one plan, one result");
     let messages = std::slice::from_ref(&sent.messages);
-    let dropped = Dropped::of([&sent], u64::from(args.load.batch));
-    let findings = subject.await_deliveries(messages, dropped.of_present())?;
+    let dropped = sent.dropped_of_present();
+    let findings = subject.await_deliveries(messages, dropped)?;
     let series = subject.clients.end_series()?;
     subject.settle()?;
 
-    let faults = place.name_faults(dropped.faults(&findings).into_iter().chain(sent.refusal()));
-    let turn = json!({
+    let faults = delivery_faults(&findings, dropped).into_iter().chain(sent.refusal());
+    Ok(json!({
         "subject": place.subject,
         "round": place.round,
         "guests": findings.guests,
@@ -70,7 +64,7 @@ fn turn(place: Place, args: &ChurnArgs) -> Result<(Value, Vec<String>)> {
         "deliveries": findings.deliveries,
         "visits": findings.visits,
         "sent": sent,
-        "dropped": dropped,
+        "dropped": sent.dropped,
         "latency": Percentiles::of(&findings.latencies),
         "elapsed_ns": used.elapsed_ns,
         "cpu": used.cpu,
@@ -78,7 +72,6 @@ fn turn(place: Place, args: &ChurnArgs) -> Result<(Value, Vec<String>)> {
         "memory_before": memory_before,
         "memory_after": subject.target.gauge.memory()?,
         "series": series,
-        "faults": faults,
-    });
-    Ok((turn, faults))
+        "faults": place.name_faults(faults),
+    }))
 }

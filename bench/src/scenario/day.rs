@@ -3,19 +3,18 @@
 
 use serde_json::{Value, json};
 
-use super::{Dropped, figures_table, prepare};
+use super::{delivery_faults, prepare};
 use crate::Result;
 use crate::accounting::StreamId;
-use crate::args::{DayArgs, Phase};
+use crate::args::{DayArgs, Phase, SetupArgs};
 use crate::clients::{ChurnPlan, ClientCommand, guests_max};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
 use crate::findings::Findings;
-use crate::grpc::Address;
 use crate::plan::{Pattern, Plan, run_id};
-use crate::report;
+use crate::report::{self, Table};
 use crate::sender::Sent;
-use crate::sink::{PushMethod, Sink};
+use crate::sink::Sink;
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
 
@@ -38,50 +37,44 @@ struct Day<'a> {
 /// Runs it; returns whether every delivery was made or counted as dropped, and no connection was closed.
 pub(crate) fn run(args: &DayArgs) -> Result<bool> {
     let args = args.clone().with_phases();
-    let connections = args.dial.connections as usize;
+    let SetupArgs { dial, server, host } = &args.setup;
     let guests = args.phase.iter().map(|phase| guests_max(phase.arrivals, args.life)).max();
     // The old and the new connection of one that reconnects are there at once for a moment.
-    prepare(&args.host, &args.dial, connections + guests.unwrap_or(0) as usize)?;
+    prepare(host, dial, dial.connections as usize + guests.unwrap_or(0) as usize)?;
     let mut day = Day::begin(&args)?;
     let started_ns = now_ns();
     // By the clock of the series.
     let since_start_s = || (now_ns() - started_ns) as f64 / SECOND_NS as f64;
-    let (mut phases, mut spans, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut phases, mut spans) = (Vec::new(), Vec::new());
     for phase in &args.phase {
         let start_s = since_start_s();
         day.subject.place.turn += 1;
-        let (outcome, found) = day.pass(phase)?;
-        phases.push((phase.name.clone(), outcome));
-        faults.extend(found);
+        phases.push((phase.name.clone(), day.pass(phase)?));
         let end_s = since_start_s();
         spans.push(json!({ "name": phase.name, "start_s": start_s, "end_s": end_s }));
     }
     let series = day.subject.clients.end_series()?;
     // What is not of one phase alone, in the form of turns.
     let day = json!({ "subject": COMET, "round": 1, "series": series, "phases": spans });
-    let text = figures_table("phase", &phases, FIGURES).transposed().text();
+    let text = Table::of("phase", &phases, FIGURES).transposed().text();
     let phases: Vec<Value> = phases.into_iter().map(|(_, outcome)| outcome).collect();
     let results = json!({ "days": [day], "phases": phases });
-    report::finish("day", &args, (&args.host, Some(&args.server)), (results, faults), &text)
+    report::finish("day", &args, (host, Some(server)), results, &text)
 }
 
 impl<'a> Day<'a> {
     fn begin(args: &'a DayArgs) -> Result<Self> {
-        let connections = args.dial.connections as usize;
-        let crowd = Crowd {
-            zipf: true,
-            ..Crowd::of_server(&args.server, connections, args.rooms as usize, Streams::Rooms)
-        };
+        let crowd = Crowd { zipf: true, ..Crowd::of(&args.setup, args.rooms) };
         let turns = args.phase.len() as u32;
         let place = Place { subject: COMET, round: 1, rounds: 1, turn: 0, turns };
-        let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
+        let mut subject = Subject::server(place, &args.setup, crowd)?;
         subject.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(args.heartbeat)))?;
         subject.clients.start_series(subject.target.gauge)?;
         Ok(Self { args, subject, connected: 0 })
     }
 
-    /// What one phase gave, explained in [`crate::figures`], and its faults.
-    fn pass(&mut self, phase: &Phase) -> Result<(Value, Vec<String>)> {
+    /// What one phase gave, explained in [`crate::figures`].
+    fn pass(&mut self, phase: &Phase) -> Result<Value> {
         let (run, size) = (run_id(), self.args.size as usize);
         let before = self.subject.mark()?;
         let restart = ClientCommand::Restart { run, size, all_streams: true };
@@ -100,11 +93,7 @@ impl<'a> Day<'a> {
         let bar = self.subject.place.bar(None, &phase.name);
         let pushes = self.pushes(phase, run)?;
         let ends_ns = now_ns() + seconds_to_ns(phase.seconds);
-        let sent = self.subject.push(pushes, |clients, _| {
-            bar.set_position(clients.received());
-            Ok(())
-        })?;
-        let sent: Vec<Sent> = sent.into_iter().map(|(sent, _)| sent).collect();
+        let sent = self.subject.push_all(pushes, &bar, |_, _| Ok(()))?;
         self.subject.wait(ends_ns.saturating_sub(now_ns()))?;
         bar.finish_and_clear();
         let used = self.subject.since(&before)?;
@@ -112,20 +101,25 @@ impl<'a> Day<'a> {
         self.subject.clients.execute(ClientCommand::StopGuests)?;
         self.await_members()?;
 
-        let dropped = Dropped::of(&sent, 1);
+        let dropped = sent.iter().map(Sent::dropped_of_present).sum();
         let messages = messages_by_kind(phase, &sent);
-        let mut findings = self.subject.await_deliveries(&messages, dropped.of_present())?;
-        findings.handshakes.add(&dialed.handshakes)?;
+        let mut findings = self.subject.await_deliveries(&messages, dropped)?;
+        findings.handshakes += dialed.handshakes;
         let connections = self.subject.clients.live();
-        let mut faults = dropped.faults(&findings);
+        let mut faults = delivery_faults(&findings, dropped);
         faults.extend(sent.iter().filter_map(Sent::refusal));
         if connections != self.connected {
             faults.push(format!("{connections} of {} members are connected", self.connected));
         }
         let faults: Vec<_> =
             faults.into_iter().map(|fault| format!("{}: {fault}", phase.name)).collect();
+        let by_reason =
+            sent.iter().filter_map(|sent| sent.dropped.clone()).reduce(|mut all, more| {
+                all += more;
+                all
+            });
         let absent: u64 = sent.iter().map(|sent| sent.answers.ledger.absent).sum();
-        let outcome = json!({
+        Ok(json!({
             "subject": COMET,
             // The rest of the phase is in the config.
             "phase": phase.name,
@@ -136,8 +130,8 @@ impl<'a> Day<'a> {
             "handshake": Percentiles::of(&findings.handshakes),
             "pushes": sent.iter().map(|sent| sent.pushes).sum::<u64>(),
             "deliveries": findings.visits,
-            "dropped": dropped,
-            "absent": dropped.0.is_some().then_some(absent),
+            "dropped": by_reason,
+            "absent": by_reason.is_some().then_some(absent),
             "latency": Percentiles::of(&findings.latencies),
             "heartbeats": findings.heartbeats_sent,
             "round_trip": Percentiles::of(&findings.round_trips),
@@ -145,8 +139,7 @@ impl<'a> Day<'a> {
             "cpu_share": used.cpu_share(),
             "memory": memory,
             "faults": faults,
-        });
-        Ok((outcome, faults))
+        }))
     }
 
     /// Members connect until there are as many as the phase wants.
@@ -164,31 +157,20 @@ impl<'a> Day<'a> {
     }
 
     /// What the phase pushes, and where; nothing for a rate of 0.
-    fn pushes(&self, phase: &Phase, run: u32) -> Result<Vec<(Plan, Sink)>> {
-        let crowd = &self.subject.crowd;
+    fn pushes(&mut self, phase: &Phase, run: u32) -> Result<Vec<(Plan, Sink)>> {
         let mut pushes = Vec::new();
-        for (kind, rate) in rates(phase) {
+        for (kind, streams, rate) in rates(phase) {
             let Some(interval_ns) = Plan::interval_of(rate) else { continue };
-            let (members, addresses): (Vec<u64>, Vec<Address>) = match kind {
-                StreamId::ROOM => {
-                    let rooms = (0..crowd.rooms).map(|room| Address::Room(crowd.room(room)));
-                    (crowd.members(), rooms.collect())
-                }
-                StreamId::KEY => (0..crowd.connections)
-                    .map(|connection| (1, Address::Keys(vec![crowd.key(connection)])))
-                    .unzip(),
-                _ => (vec![crowd.connections as u64], vec![Address::Everybody]),
-            };
+            let crowd = Crowd { streams, ..self.subject.crowd.clone() };
+            let (operation, size) = (self.args.setup.server.operation, self.args.size as usize);
             let plan = Plan {
                 run: run + kind,
                 pattern: Pattern::Rotating { first: 0 },
                 interval_ns: Some(interval_ns),
                 duration_ns: seconds_to_ns(phase.seconds),
-                ..Plan::new(self.args.server.operation, self.args.size as usize, members)
+                ..Plan::new(operation, size, crowd.members())
             };
-            let grpc = self.subject.target.grpc.clone().ok_or("no push API: name --grpc")?;
-            let method = PushMethod::Calls { callers: 1 };
-            pushes.push((plan, Sink::Server { grpc, addresses, method }));
+            pushes.push((plan, self.subject.sink(&crowd)?));
         }
         Ok(pushes)
     }
@@ -203,18 +185,18 @@ impl<'a> Day<'a> {
     }
 }
 
-/// How often the phase pushes, by kind of stream.
-fn rates(phase: &Phase) -> [(u32, f64); StreamId::KINDS as usize] {
+/// How often the phase pushes to the streams of each kind.
+fn rates(phase: &Phase) -> [(u32, Streams, f64); StreamId::KINDS as usize] {
     [
-        (StreamId::ROOM, phase.room_rate),
-        (StreamId::KEY, phase.key_rate),
-        (StreamId::BROADCAST, phase.broadcast_rate),
+        (StreamId::ROOM, Streams::Rooms, phase.room_rate),
+        (StreamId::KEY, Streams::Keys(1), phase.key_rate),
+        (StreamId::BROADCAST, Streams::Everybody, phase.broadcast_rate),
     ]
 }
 
 /// The messages of each stream, in the place of its kind; `sent` has only the kinds with a rate.
 fn messages_by_kind(phase: &Phase, sent: &[Sent]) -> Vec<Vec<u64>> {
     let mut sent = sent.iter();
-    let of_kind = rates(phase).map(|(_, rate)| if rate > 0.0 { sent.next() } else { None });
+    let of_kind = rates(phase).map(|(_, _, rate)| if rate > 0.0 { sent.next() } else { None });
     of_kind.map(|sent| sent.map(|sent| sent.messages.clone()).unwrap_or_default()).to_vec()
 }

@@ -1,54 +1,87 @@
-//! `fanout`: pushes to rooms through the server's push API, in turns with the yardsticks.
+//! `fanout`: pushes to rooms through the server's push API, in turns with the yardsticks. `raw`: the yardsticks
+//! alone, which shows what the host can do.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::raw::{FIGURES, ratio, yardstick_turn};
-use super::{each_turn, prepare, turns_table};
+use super::{each_turn, prepare};
 use crate::Result;
-use crate::args::FanoutArgs;
-use crate::crowd::{Crowd, Streams};
+use crate::args::{DialArgs, FanoutArgs, HostArgs, LoadArgs, RawArgs, SetupArgs};
+use crate::crowd::Crowd;
+use crate::message::HEADER_LEN;
+use crate::pingpong::PingPong;
 use crate::plan::Plan;
-use crate::report::{self, summary};
+use crate::report::{self, Table};
 use crate::sink::PushMethod;
-use crate::subject::{COMET, Place, Subject};
-use crate::turn::Turn;
+use crate::subject::{COMET, OPERATION, Place, Subject};
+use crate::yardstick::Mode;
 
-/// Runs it; returns whether every delivery was made or counted as dropped.
+/// Of a turn of pushes.
+const FIGURES: &str = "expected, received, lost, late, doubled, dropped, deliveries a second, per core \
+    second, CPU of a delivery, data CPU of a delivery, latency p50, latency p99, latency \
+    max";
+
+/// Runs `fanout`; returns whether every delivery was made or counted as dropped.
 pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
-    prepare(&args.host, &args.dial, args.dial.connections as usize)?;
-    let alone = !args.yardsticks.wanted(&args.server);
+    let SetupArgs { dial, server, host } = &args.setup;
+    prepare(host, dial, dial.connections as usize)?;
+    let alone = !args.yardsticks.wanted(&args.setup);
     let subjects: &[_] = if alone { &[COMET] } else { &[COMET, "ring", "send"] };
     let turns = each_turn(args.load.rounds, subjects, |place| match place.subject {
         COMET => comet_turn(place, args),
-        _ => yardstick_turn(place, &args.host, &args.dial, &args.load),
+        _ => yardstick_turn(place, host, dial, &args.load),
     })?;
-    let total = |turn: &Turn| turn.cpu_per_delivery_ns;
-    let data = |turn: &Turn| turn.data_cpu_per_delivery_ns;
-    let results = json!({
-        "turns": turns,
-        "comet_to_ring": ratio(&turns, COMET, "ring", total),
-        "comet_to_send": ratio(&turns, COMET, "send", total),
-        "comet_data_to_ring": ratio(&turns, COMET, "ring", data),
-        "comet_data_to_send": ratio(&turns, COMET, "send", data),
-    });
-    let mut text = format!("{}\n{}", turns_table(&turns, FIGURES), summary(&results));
+    let mut text = Table::of_turns(&turns, FIGURES).text();
     if args.load.rate <= 0.0 && args.load.window > 1 && !alone {
         text += &format!(
-            "flat out: comet may put up to {} pushes into one write, a yardstick never does\n",
+            "\nflat out: comet may put up to {} pushes into one write, a yardstick never does\n",
             args.load.window
         );
     }
-    let faults = turns.iter().flat_map(Turn::faults).collect();
-    report::finish("fanout", args, (&args.host, Some(&args.server)), (results, faults), &text)
+    report::finish("fanout", args, (host, Some(server)), json!({ "turns": turns }), &text)
 }
 
-fn comet_turn(place: Place, args: &FanoutArgs) -> Result<Turn> {
-    let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
-    let crowd = Crowd::of_server(&args.server, connections, rooms, Streams::Rooms);
-    let plan = Plan::of(&args.load, args.server.operation, &crowd);
-    let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
+/// Runs `raw`; returns whether every delivery was made.
+pub(crate) fn run_raw(args: &RawArgs) -> Result<bool> {
+    prepare(&args.host, &args.dial, args.dial.connections as usize)?;
+    let (mut turns, mut pings, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+    each_turn(args.load.rounds, &["ring", "send", "ping-pong"], |place| {
+        if place.subject == "ping-pong" {
+            let size = HEADER_LEN + args.load.size as usize;
+            let ping = PingPong::measure(size, None, args.load.seconds, &args.host)?.latency;
+            rows.push((format!("ping-pong {}", place.round), json!(ping)));
+            pings.push(ping);
+        } else {
+            turns.push(yardstick_turn(place, &args.host, &args.dial, &args.load)?);
+        }
+        Ok(())
+    })?;
+    let pongs = Table::of("turn", &rows, "latency p50, latency p99, latency max").text();
+    let text = format!("{}\n{pongs}", Table::of_turns(&turns, FIGURES).text());
+    let results = json!({ "turns": turns, "ping_pong": pings });
+    report::finish("raw", args, (&args.host, None), results, &text)
+}
+
+fn comet_turn(place: Place, args: &FanoutArgs) -> Result<Value> {
+    let crowd = Crowd::of(&args.setup, args.rooms);
+    let plan = Plan::of(&args.load, args.setup.server.operation, &crowd);
+    let mut subject = Subject::server(place, &args.setup, crowd)?;
     if args.stream {
         subject.method = PushMethod::OneStream;
     }
-    subject.only_turn(connections, plan)
+    subject.only_turn(plan)
+}
+
+/// The turn of a bare loop: the same connections and bytes, and the same sender with the same schedule. All its
+/// connections are one stream, where a server's divide into rooms.
+fn yardstick_turn(
+    place: Place,
+    host: &HostArgs,
+    dial: &DialArgs,
+    load: &LoadArgs,
+) -> Result<Value> {
+    let mode = if place.subject == "ring" { Mode::Ring } else { Mode::Send };
+    let crowd = Crowd::of_yardstick(dial.connections as usize);
+    let plan = Plan::of(load, OPERATION, &crowd);
+    let mut subject = Subject::yardstick(place, mode, (host, dial), crowd)?;
+    subject.only_turn(plan)
 }

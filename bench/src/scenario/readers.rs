@@ -6,18 +6,18 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Dropped, each_turn, prepare, turns_table};
+use super::{each_turn, prepare};
 use crate::Result;
-use crate::args::ReadersArgs;
+use crate::args::{ReadersArgs, SetupArgs};
 use crate::clients::ClientCommand;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
-use crate::crowd::{Crowd, Streams};
+use crate::crowd::Crowd;
 use crate::findings::Findings;
 use crate::plan::Plan;
-use crate::report;
+use crate::report::{self, Table};
 use crate::scrape::Counted;
 use crate::sender::Sent;
-use crate::stats::Percentiles;
+use crate::stats::{Percentiles, Reasons};
 use crate::subject::{COMET, Place, Subject};
 
 /// Time between two looks at the server's memory.
@@ -35,7 +35,7 @@ struct Fate {
     /// Of these: pushed when the connection was closed already.
     closed_before: Option<u64>,
     /// Not queued, by reason.
-    dropped: Dropped,
+    dropped: Option<Reasons>,
     /// Queued, and taken out again for a newer one.
     superseded: Option<u64>,
     /// Queued, and lost with the connection.
@@ -59,27 +59,25 @@ pub(crate) fn run(args: &ReadersArgs) -> Result<bool> {
     if args.slow + args.stalled > 1.0 {
         return Err("the shares of slow and stalled readers are more than all".into());
     }
-    prepare(&args.host, &args.dial, args.dial.connections as usize)?;
+    let SetupArgs { dial, server, host } = &args.setup;
+    prepare(host, dial, dial.connections as usize)?;
     let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
-    let (turns, faults): (Vec<_>, Vec<_>) = turns.into_iter().unzip();
-    let text = format!("{}\n{}", turns_table(&turns, FIGURES), turns_table(&turns, FATES));
-    let (results, faults) = (json!({ "turns": turns }), faults.concat());
-    report::finish("readers", args, (&args.host, Some(&args.server)), (results, faults), &text)
+    let [figures, fates] = [FIGURES, FATES].map(|names| Table::of_turns(&turns, names).text());
+    let text = format!("{figures}\n{fates}");
+    report::finish("readers", args, (host, Some(server)), json!({ "turns": turns }), &text)
 }
 
-/// What one turn gave, explained in [`crate::figures`], and its faults.
-fn turn(place: Place, args: &ReadersArgs) -> Result<(Value, Vec<String>)> {
-    let (connections, rooms) = (args.dial.connections as usize, args.rooms as usize);
+/// What one turn gave, explained in [`crate::figures`].
+fn turn(place: Place, args: &ReadersArgs) -> Result<Value> {
     let crowd = Crowd {
         slow_share: args.slow,
         stalled_share: args.stalled,
         slow_buffer: Some(args.receive_buffer as usize),
-        ..Crowd::of_server(&args.server, connections, rooms, Streams::Rooms)
+        ..Crowd::of(&args.setup, args.rooms)
     };
-    let plan = Plan::of(&args.load, args.server.operation, &crowd);
-    let mut subject = Subject::server(place, (&args.server, &args.host, &args.dial), crowd)?;
-    let sink = subject.sink()?;
-    subject.connect(connections)?;
+    let plan = Plan::of(&args.load, args.setup.server.operation, &crowd);
+    let mut subject = Subject::server(place, &args.setup, crowd)?;
+    subject.connect()?;
     subject.restart(&plan)?;
     let memory_before = subject.target.gauge.memory()?;
     let counted_before = subject.target.stat.map(Counted::of).transpose()?;
@@ -90,8 +88,7 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<(Value, Vec<String>)> {
     let before = subject.mark()?;
     let mut memory_peak = memory_before;
     let mut look_ns = now_ns();
-    let sent = subject.push(vec![(plan, sink)], |clients, target| {
-        bar.set_position(clients.received());
+    let sent = subject.push(plan, &bar, |_, target| {
         if now_ns() >= look_ns {
             look_ns = now_ns() + MEMORY_NS;
             memory_peak = memory_peak.max(target.gauge.memory()?);
@@ -100,7 +97,6 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<(Value, Vec<String>)> {
     })?;
     let cpu = subject.since(&before)?.cpu;
     bar.finish_and_clear();
-    let (sent, _) = sent.into_iter().next().expect("one plan, one result");
 
     subject.clients.execute(ClientCommand::ReadNormally)?;
     let counted = match subject.target.stat.zip(counted_before) {
@@ -108,15 +104,14 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<(Value, Vec<String>)> {
         None => None,
     };
     let batch = u64::from(args.load.batch);
-    let dropped = Dropped::of([&sent], batch);
     let later = counted.as_ref().map_or(0, |counted| counted.lost + counted.superseded);
-    let explained = dropped.count() + later * batch;
+    let explained = sent.dropped() + later * batch;
     let findings = subject.await_deliveries(std::slice::from_ref(&sent.messages), explained)?;
     let series = subject.clients.end_series()?;
-    let fate = Fate::of(&findings, &sent, counted.as_ref(), dropped, batch);
-    let faults = place.name_faults(faults(&findings, &fate).into_iter().chain(sent.refusal()));
+    let fate = Fate::of(&findings, &sent, counted.as_ref(), batch);
+    let faults = faults(&findings, &fate).into_iter().chain(sent.refusal());
     let received = findings.deliveries.received.max(1) as f64;
-    let turn = json!({
+    Ok(json!({
         "subject": place.subject,
         "round": place.round,
         "deliveries": findings.deliveries,
@@ -133,9 +128,8 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<(Value, Vec<String>)> {
         "series": series,
         "closed": findings.closed,
         "closed_by_server": counted.map(|counted| counted.closed),
-        "faults": faults,
-    });
-    Ok((turn, faults))
+        "faults": place.name_faults(faults),
+    }))
 }
 
 /// What the server has counted since `before`, when nothing waits any more.
@@ -151,30 +145,28 @@ fn count_when_done(subject: &mut Subject, stat: SocketAddr, before: &Counted) ->
 }
 
 impl Fate {
-    fn of(
-        findings: &Findings,
-        sent: &Sent,
-        counted: Option<&Counted>,
-        dropped: Dropped,
-        batch: u64,
-    ) -> Self {
+    fn of(findings: &Findings, sent: &Sent, counted: Option<&Counted>, batch: u64) -> Self {
         let is = &findings.deliveries;
         let matched = sent.answers.has_ledger().then(|| sent.answers.ledger.matched * batch);
         let mut fate = Self {
             missing: is.lost,
             open_missing: findings.open_lost,
             closed_before: matched.map(|matched| is.expected.saturating_sub(matched)),
-            dropped,
+            dropped: sent.dropped.clone(),
             superseded: counted.map(|counted| counted.superseded * batch),
             lost: counted.map(|counted| counted.lost * batch),
             in_kernel: None,
             unexplained: 0,
         };
         let known = [fate.closed_before, fate.superseded, fate.lost];
-        let explained = fate.dropped.count() + known.iter().flatten().sum::<u64>();
+        let explained = fate.dropped() + known.iter().flatten().sum::<u64>();
         fate.unexplained = is.lost as i64 - explained as i64;
         fate.in_kernel = counted.map(|_| fate.unexplained);
         fate
+    }
+
+    fn dropped(&self) -> u64 {
+        self.dropped.as_ref().map_or(0, Reasons::total)
     }
 }
 
@@ -188,7 +180,7 @@ fn faults(findings: &Findings, fate: &Fate) -> Vec<String> {
             fate.missing, is.expected, -fate.unexplained
         ));
     }
-    let explained = fate.dropped.count() + fate.superseded.unwrap_or(0);
+    let explained = fate.dropped() + fate.superseded.unwrap_or(0);
     if fate.open_missing > explained {
         faults.push(format!(
             "{} deliveries missing at open connections, where the server counted {explained}",
@@ -197,19 +189,26 @@ fn faults(findings: &Findings, fate: &Fate) -> Vec<String> {
     }
     if findings.healthy_closed > 0 {
         let (healthy, closed) = (findings.healthy_closed, &findings.closed);
-        faults.push(format!("{healthy} connections closed that read at once; of all: {closed:?}"));
+        faults.push(format!(
+            "{healthy} connections closed that read at once; of all: {:?}",
+            **closed
+        ));
     }
     faults
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
-    fn five_dropped() -> Dropped {
-        Dropped(Some(BTreeMap::from([("outbox_full".to_owned(), 5)])))
+    fn reasons(reason: &str, count: u64) -> Reasons {
+        let mut reasons = Reasons::default();
+        reasons.add(reason, count);
+        reasons
+    }
+
+    fn five_dropped() -> Option<Reasons> {
+        Some(reasons("outbox_full", 5))
     }
 
     /// 100 were to come, `missing` did not; the server counted 5 dropped, and so many matched and lost.
@@ -219,15 +218,15 @@ mod tests {
         findings.deliveries.received = 100 - missing;
         findings.deliveries.lost = missing;
         if closes > 0 {
-            findings.closed.insert("write timeout".to_owned(), closes);
+            findings.closed.add("write timeout", closes);
         } else {
             findings.open_lost = missing;
         }
-        let mut sent = Sent::default();
+        let mut sent = Sent { dropped: five_dropped(), ..Sent::default() };
         sent.answers.ledger.replies = 1;
         sent.answers.ledger.matched = matched;
         let counted = Counted { lost, ..Counted::default() };
-        let fate = Fate::of(&findings, &sent, Some(&counted), five_dropped(), 1);
+        let fate = Fate::of(&findings, &sent, Some(&counted), 1);
         assert_eq!(fate.in_kernel, Some(in_kernel), "{fate:?}");
         assert_eq!(!faults(&findings, &fate).is_empty(), is_fault, "{fate:?}");
     }
@@ -245,7 +244,7 @@ mod tests {
     #[test]
     fn a_cut_connection_explains_what_it_misses_and_no_more() {
         let check = |open_missing, healthy_closed, is_fault| {
-            let closed = BTreeMap::from([("write timeout".to_owned(), 1)]);
+            let closed = reasons("write timeout", 1);
             let findings = Findings { closed, healthy_closed, ..Findings::default() };
             let (dropped, lost) = (five_dropped(), Some(10));
             let fate = Fate {

@@ -16,7 +16,7 @@ mod sizes;
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::goal::{Goal, Line, render};
 use super::pin;
@@ -25,14 +25,9 @@ use crate::args::TargetsArgs;
 use crate::clock::now_ns;
 use crate::dial::ensure_descriptors;
 use crate::report;
-use crate::storm::Storm;
-use crate::turn::Turn;
 
 /// The connections that all stages need at once, at most.
 const CONNECTIONS_MAX: usize = 17_000;
-
-/// The kernel has no schedstat.
-const NO_CPU: &str = "there are no CPU figures";
 
 /// Goals that are measured together.
 struct Stage {
@@ -53,8 +48,8 @@ const STAGES: [Stage; 5] = [
 #[derive(Default)]
 struct Record {
     rounds: BTreeMap<&'static str, Vec<f64>>,
-    turns: Vec<Turn>,
-    storms: Vec<Storm>,
+    turns: Vec<Value>,
+    storms: Vec<Value>,
     faults: Vec<String>,
 }
 
@@ -83,17 +78,17 @@ pub(crate) fn run(args: &TargetsArgs) -> Result<bool> {
     lines.sort_by_key(|line| line.goal.target);
     let elapsed_s = seconds_since(started_ns);
     let text = format!("{}\ntook {elapsed_s:.0} s\n", render(&lines));
-    let failures = lines.iter().filter_map(Line::failure);
-    let faults = record.faults.drain(..).chain(failures).collect();
+    record.faults.extend(lines.iter().filter_map(Line::failure));
     let missed = lines.iter().any(|line| line.reached == Some(false));
     let results = json!({
         "lines": lines,
         "elapsed_s": elapsed_s,
         "turns": record.turns,
         "storms": record.storms,
+        "faults": record.faults,
     });
     let where_to = (&args.host, Some(&args.server()));
-    let measured = report::finish("targets", args, where_to, (results, faults), &text)?;
+    let measured = report::finish("targets", args, where_to, results, &text)?;
     Ok(measured && !(args.strict && missed))
 }
 
@@ -103,34 +98,9 @@ impl Record {
         self.rounds.entry(goal.name).or_default().push(figure);
     }
 
-    /// Keeps a turn, and what went wrong in it where anybody was to receive anything.
-    fn add(&mut self, turn: &Turn, has_receivers: bool) {
-        if has_receivers {
-            self.faults.extend(turn.faults());
-        }
-        self.turns.push(turn.clone());
-    }
-
     fn judge(&mut self, goal: &Goal, failure: Option<&str>) -> Line {
         let rounds = self.rounds.remove(goal.name).unwrap_or_default();
         Line::judge(goal, rounds, failure.map(str::to_owned))
-    }
-}
-
-impl Turn {
-    /// CPU time of a delivery, all threads, in ns.
-    fn cpu_ns(&self) -> Result<f64> {
-        self.cpu_per_delivery_ns.ok_or_else(|| NO_CPU.into())
-    }
-
-    /// CPU time of a delivery, data cores, in ns.
-    fn data_cpu_ns(&self) -> Result<f64> {
-        self.data_cpu_per_delivery_ns.ok_or_else(|| NO_CPU.into())
-    }
-
-    /// CPU time of the whole turn, all threads, divided by `count`, in us.
-    fn cpu_us_of(&self, count: u64) -> Result<f64> {
-        Ok(self.cpu_for_each(count).ok_or(NO_CPU)?.0 / 1e3)
     }
 }
 

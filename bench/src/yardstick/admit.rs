@@ -11,7 +11,7 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use tungstenite::handshake::derive_accept_key;
 
-use super::ring;
+use super::loops;
 use crate::Result;
 use crate::message::{HEADER_LEN, OP_AUTH_REPLY, append_header};
 
@@ -48,27 +48,18 @@ struct Acceptor {
 /// A client on its way in. At most one operation of it is under way.
 struct Handshake {
     socket: RawFd,
-    stage: HandshakeStage,
+    /// The reply is being sent; otherwise a request is awaited: for a WebSocket, or with a token.
+    is_sending: bool,
+    /// The reply makes it a WebSocket, over which the token is to come.
+    upgrades: bool,
     request: [u8; REQUEST_MAX],
     reply: Vec<u8>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum HandshakeStage {
-    /// Its first bytes are awaited: a request for a WebSocket, or a frame with a token.
-    Connected,
-    /// The answer to the request is being sent.
-    Upgrading,
-    /// Over WebSocket: the frame with the token is awaited.
-    Upgraded,
-    /// The answer to the token is being sent.
-    Authenticated,
 }
 
 impl Acceptor {
     fn new(listener: &TcpListener, connections: usize) -> io::Result<Self> {
         let mut acceptor = Self {
-            ring: ring::build(connections)?,
+            ring: loops::build_ring(connections)?,
             completions: Vec::new(),
             sockets: Vec::with_capacity(connections),
             handshakes: Vec::new(),
@@ -98,21 +89,16 @@ impl Acceptor {
                 }
                 continue;
             }
-            let handshake = usize::try_from(completion.user_data()).expect("it was an index");
-            let length = result.unsigned_abs() as usize;
-            match self.handshakes[handshake].stage {
-                HandshakeStage::Connected | HandshakeStage::Upgraded => {
-                    self.handshakes[handshake].answer(length)?;
-                    self.send(handshake)?;
-                }
-                HandshakeStage::Upgrading => {
-                    self.handshakes[handshake].stage = HandshakeStage::Upgraded;
-                    self.recv(handshake)?;
-                }
-                HandshakeStage::Authenticated => {
-                    self.free.push(handshake);
-                    self.admitted += 1;
-                }
+            let index = usize::try_from(completion.user_data()).expect("it was an index");
+            let handshake = &mut self.handshakes[index];
+            if !handshake.is_sending {
+                handshake.answer(result.unsigned_abs() as usize)?;
+                self.send(index)?;
+            } else if handshake.upgrades {
+                self.recv(index)?;
+            } else {
+                self.free.push(index);
+                self.admitted += 1;
             }
         }
         self.completions = completions;
@@ -127,7 +113,6 @@ impl Acceptor {
             self.handshakes.len() - 1
         });
         self.handshakes[handshake].socket = socket;
-        self.handshakes[handshake].stage = HandshakeStage::Connected;
         self.recv(handshake)
     }
 
@@ -138,13 +123,15 @@ impl Acceptor {
 
     fn recv(&mut self, index: usize) -> io::Result<()> {
         let handshake = &mut self.handshakes[index];
+        handshake.is_sending = false;
         let (address, length) = (handshake.request.as_mut_ptr(), handshake.request.len() as u32);
         let recv = opcode::Recv::new(Fd(handshake.socket), address, length).build();
         self.push(&recv.user_data(index as u64))
     }
 
     fn send(&mut self, index: usize) -> io::Result<()> {
-        let handshake = &self.handshakes[index];
+        let handshake = &mut self.handshakes[index];
+        handshake.is_sending = true;
         let (address, length) = (handshake.reply.as_ptr(), handshake.reply.len() as u32);
         let send = opcode::Send::new(Fd(handshake.socket), address, length);
         let send = send.flags(libc::MSG_NOSIGNAL).build();
@@ -165,7 +152,8 @@ impl Handshake {
     fn new() -> Self {
         Self {
             socket: -1,
-            stage: HandshakeStage::Connected,
+            is_sending: false,
+            upgrades: false,
             request: [0; REQUEST_MAX],
             reply: Vec::with_capacity(256),
         }
@@ -175,29 +163,26 @@ impl Handshake {
     fn answer(&mut self, length: usize) -> Result<()> {
         let request = &self.request[..length];
         self.reply.clear();
-        match self.stage {
-            HandshakeStage::Connected if request.starts_with(b"GET ") => {
-                self.stage = HandshakeStage::Upgrading;
-                let key = websocket_key(request).ok_or("a client's request has no key")?;
-                self.reply.extend_from_slice(
-                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
-                      Connection: Upgrade\r\nSec-WebSocket-Accept: ",
-                );
-                self.reply.extend_from_slice(derive_accept_key(key).as_bytes());
-                self.reply.extend_from_slice(b"\r\n\r\n");
-            }
-            HandshakeStage::Connected => {
-                self.stage = HandshakeStage::Authenticated;
-                let sequence = sequence(request, [0; 4]).ok_or("a client's frame is cut")?;
-                append_header(OP_AUTH_REPLY, sequence, 0, &mut self.reply);
-            }
-            _ => {
-                self.stage = HandshakeStage::Authenticated;
-                let sequence = masked_sequence(request).ok_or("a client's message is cut")?;
-                self.reply.extend_from_slice(&[0x82, HEADER_LEN as u8]);
-                append_header(OP_AUTH_REPLY, sequence, 0, &mut self.reply);
-            }
+        let masked = std::mem::take(&mut self.upgrades);
+        if request.starts_with(b"GET ") {
+            self.upgrades = true;
+            let key = websocket_key(request).ok_or("a client's request has no key")?;
+            self.reply.extend_from_slice(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+                  Connection: Upgrade\r\nSec-WebSocket-Accept: ",
+            );
+            self.reply.extend_from_slice(derive_accept_key(key).as_bytes());
+            self.reply.extend_from_slice(b"\r\n\r\n");
+            return Ok(());
         }
+        let sequence = if masked {
+            self.reply.extend_from_slice(&[0x82, HEADER_LEN as u8]);
+            masked_sequence(request)
+        } else {
+            sequence(request, [0; 4])
+        };
+        let sequence = sequence.ok_or("a client's frame is cut")?;
+        append_header(OP_AUTH_REPLY, sequence, 0, &mut self.reply);
         Ok(())
     }
 }

@@ -5,18 +5,12 @@ use std::os::unix::fs::symlink;
 
 use serde_json::Value;
 
-use crate::support::{bench, bench_in, check_series, count, folder, json, last, result_file};
+use crate::support::{bench, bench_in, check_series, count, folder, last, passed, result_file};
 
 /// Runs `raw` and gives its results.
 #[track_caller]
 fn raw(name: &str, flags: &str) -> Value {
-    let file = result_file(name);
-    let output =
-        bench(&format!("raw {flags} --rounds 1"), &["--json", &file.display().to_string()]);
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    let result = json(&file);
-    assert_eq!(result["passed"], true);
+    let result = passed(name, &format!("raw {flags} --rounds 1"), &[]);
     assert_eq!(result["schema"], 3);
     assert!(result["bench"]["commit"].is_string() && result["pinning"]["yardsticks"].is_string());
     assert!(result["server"].is_null() && result["pinning"]["server"].is_null(), "it has none");

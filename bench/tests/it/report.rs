@@ -119,16 +119,6 @@ fn results_stand_side_by_side() {
 }
 
 #[test]
-fn one_result_is_plotted_alone() {
-    let folder = folder("alone");
-    write(&folder, "only.json", &fanout(1.5));
-    report(&folder, &["only.json"]).expect("it can be reported");
-    let svg = fs::read_to_string(folder.join("out/fanout-latency.svg")).expect("a plot");
-    let has = |label| svg.lines().any(|text| text == label);
-    assert!(has("comet") && has("ring"), "{svg}");
-}
-
-#[test]
 fn what_cannot_be_compared_is_said() {
     let folder = folder("refused");
     write(&folder, "fanout.json", &fanout(1.5));

@@ -44,16 +44,22 @@ pub(crate) fn json(file: &Path) -> Value {
 #[track_caller]
 pub(crate) fn measured(name: &str, line: &str) -> Value {
     let _turn = turn();
-    let (server, file) = (comet().display().to_string(), result_file(name));
     // Rings take locked memory, of which there may be little; no test needs large ones.
     let line =
         format!("{line} --server-set limits.ring_entries=256 --server-set limits.recv_buffers=64");
-    let output = bench(&line, &["--server", &server, "--json", &file.display().to_string()]);
+    passed(name, &line, &["--server", &comet().display().to_string()])["results"].clone()
+}
+
+/// Runs a scenario; gives its result `name`.
+#[track_caller]
+pub(crate) fn passed(name: &str, line: &str, more: &[&str]) -> Value {
+    let file = result_file(name);
+    let output = bench(line, &[more, &["--json", &file.display().to_string()]].concat());
     let [said, error] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     assert!(output.status.success(), "{line}\n{said}{error}");
     let result = json(&file);
     assert_eq!(result["passed"], true, "{said}");
-    result["results"].clone()
+    result
 }
 
 /// Checks the time series of one measurement in the result `name`: that it is whole, that of its counts those

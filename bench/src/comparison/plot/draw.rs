@@ -4,6 +4,7 @@ use plotters::coord::Shift;
 use plotters::coord::ranged1d::Ranged as _;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
+use serde::Deserialize;
 
 use super::scale::Scale;
 
@@ -32,8 +33,8 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(86, 180, 233),
     RGBColor(0, 0, 0),
 ];
-/// Dash and gap, result by result, none for a line that is whole: what is drawn later hides nothing.
-const DASHES: [Option<(u32, u32)>; 4] = [None, Some((8, 5)), Some((2, 4)), Some((16, 4))];
+/// Dash and gap, result by result, so that what is drawn later hides nothing; the first is whole.
+const DASHES: [(u32, u32); 4] = [(1_000_000, 1), (8, 5), (2, 4), (16, 4)];
 
 pub(super) type Points = Vec<(f64, f64)>;
 
@@ -48,8 +49,9 @@ pub(super) struct Line {
 }
 
 /// A time that has a name: a phase begins.
+#[derive(Deserialize)]
 pub(super) struct Mark {
-    pub at_s: f64,
+    pub start_s: f64,
     pub name: String,
 }
 
@@ -108,32 +110,25 @@ fn draw_chart(area: &Area<'_>, axes: &Axes<'_>, lines: &[Line]) -> Drawn {
         .y_label_formatter(&|at| axes.y_scale.label(*at))
         .draw()?;
     for (index, mark) in axes.marks.iter().enumerate() {
-        let ends = [(mark.at_s, 0.0), (mark.at_s, top)];
+        let ends = [(mark.start_s, 0.0), (mark.start_s, top)];
         chart.draw_series([PathElement::new(ends, GREY)])?;
         let row = (index % MARK_ROWS) as i32;
         let name = Text::new(mark.name.clone(), (3, row * 14), MARK_FONT.into_font().color(&GREY));
-        chart.draw_series([EmptyElement::at((mark.at_s, top)) + name])?;
+        chart.draw_series([EmptyElement::at((mark.start_s, top)) + name])?;
     }
     for line in lines {
         let place = |&(x, y): &(f64, f64)| (axes.x_scale.place(x), axes.y_scale.place(y));
-        let (points, style) = (line.points.iter().map(place), colour(line).stroke_width(2));
-        match dashes(line) {
-            None => chart.draw_series(LineSeries::new(points, style))?,
-            Some((dash, gap)) => {
-                chart.draw_series(DashedLineSeries::new(points, dash, gap, style))?
-            }
-        };
+        let (points, (dash, gap)) = (line.points.iter().map(place), dashes(line));
+        let style = colour(line).stroke_width(2);
+        chart.draw_series(DashedLineSeries::new(points, dash, gap, style))?;
     }
     Ok(())
 }
 
 fn draw_legend(area: &Area<'_>, lines: &[Line]) -> Drawn {
     for (line, y) in lines.iter().zip((LEGEND_ROW..).step_by(LEGEND_ROW as usize)) {
-        let (ends, style) = ([(0, y), (LEGEND_LINE, y)], colour(line).stroke_width(2));
-        match dashes(line) {
-            None => area.draw(&PathElement::new(ends, style))?,
-            Some((dash, gap)) => area.draw(&DashedPathElement::new(ends, dash, gap, style))?,
-        }
+        let (ends, (dash, gap)) = ([(0, y), (LEGEND_LINE, y)], dashes(line));
+        area.draw(&DashedPathElement::new(ends, dash, gap, colour(line).stroke_width(2)))?;
         let place = (LEGEND_LINE + 6, y - LEGEND_ROW / 4);
         area.draw(&Text::new(line.label.clone(), place, FONT))?;
     }
@@ -146,7 +141,7 @@ fn colour(line: &Line) -> RGBColor {
 }
 
 /// The same for all subjects of a result, as far as there are colours for them.
-fn dashes(line: &Line) -> Option<(u32, u32)> {
+fn dashes(line: &Line) -> (u32, u32) {
     DASHES[(line.result + line.subject / COLOURS.len()) % DASHES.len()]
 }
 

@@ -7,6 +7,7 @@ use super::rig::{Rig, in_one_room};
 use crate::Result;
 use crate::args::{HostArgs, TargetsArgs};
 use crate::crowd::Crowd;
+use crate::figures::figure;
 use crate::plan::Plan;
 use comet_cpus::CpuList;
 
@@ -37,7 +38,7 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
         let mut turn = |rig: &mut Rig| -> Result<[f64; 2]> {
             let plan = Plan { interval_ns: Plan::interval_of(HZ), ..rig.plan() };
             let turn = rig.turn(round, plan, record)?;
-            Ok([turn.data_cpu_ns()?, turn.cpu_ns()?])
+            Ok([figure(&turn, "data CPU of a delivery")?, figure(&turn, "CPU of a delivery")?])
         };
         let (one, both, other) = (turn(&mut one)?, turn(&mut both)?, turn(&mut other)?);
         for (goal, index) in [(&goals::TWO_CORES, 0), (&goals::TWO_CORES_ALL, 1)] {

@@ -6,6 +6,7 @@ use super::rig::{Rig, in_one_room};
 use crate::Result;
 use crate::args::{HostArgs, TargetsArgs};
 use crate::clock::MILLISECOND_NS;
+use crate::figures::figure;
 use crate::plan::Plan;
 
 const MEMBERS: usize = 1_000;
@@ -39,8 +40,8 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
                 ..comet.plan()
             };
             let turn = comet.turn(round, plan, record)?;
-            record.note(goal, turn.per_second() / 1e6);
-            record.note(core, 1e3 / turn.data_cpu_ns()?);
+            record.note(goal, figure(&turn, "deliveries a second")? / 1e6);
+            record.note(core, figure(&turn, "per core second")? / 1e6);
         }
     }
     Ok(())

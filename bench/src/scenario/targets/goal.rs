@@ -72,6 +72,13 @@ pub(super) struct Line {
     pub reached: Option<bool>,
 }
 
+impl Goal {
+    /// A figure with its unit.
+    fn figure(&self, value: f64) -> String {
+        format!("{value:.*} {}", self.decimals, self.unit).trim_end().to_owned()
+    }
+}
+
 impl Reach {
     fn holds(self, value: f64) -> bool {
         match self {
@@ -87,7 +94,7 @@ impl Reach {
             Self::Below(bound) => ("<", bound),
             Self::AtLeast(bound) => (">=", bound),
         };
-        with_unit(format!("{sign} {bound:.*}", goal.decimals), goal)
+        format!("{sign} {}", goal.figure(bound))
     }
 }
 
@@ -110,19 +117,19 @@ impl Line {
 
     fn cells(&self, compared_width: usize) -> Vec<String> {
         let goal = &self.goal;
-        let none = || NOT_MEASURED.to_owned();
-        let reach = goal.reach.map_or_else(none, |reach| reach.words(goal));
-        let median = self.measured.map(|is| is.median);
         let number = |value: f64| format!("{value:.*}", goal.decimals);
-        let measured = median.map_or_else(none, |median| with_unit(number(median), goal));
         let range = |is: Spread| format!("{} to {}", number(is.min), number(is.max));
-        let range = self.measured.map_or_else(none, range);
-        let words = |reached| if reached { "yes".to_owned() } else { "NO".to_owned() };
-        let reached = self.reached.map_or_else(none, words);
-        // Of one width, so that the last column stands at the left.
-        let compared = format!("{:compared_width$}", goal.compared);
-        let what = format!("{:>2} {}", goal.target, goal.what);
-        vec![what, reach, measured, range, reached, compared]
+        let yes = |reached| if reached { "yes".to_owned() } else { "NO".to_owned() };
+        let cells = [
+            Some(format!("{:>2} {}", goal.target, goal.what)),
+            goal.reach.map(|reach| reach.words(goal)),
+            self.measured.map(|is| goal.figure(is.median)),
+            self.measured.map(range),
+            self.reached.map(yes),
+            // Of one width, so that the last column stands at the left.
+            Some(format!("{:compared_width$}", goal.compared)),
+        ];
+        cells.map(|cell| cell.unwrap_or_else(|| NOT_MEASURED.to_owned())).to_vec()
     }
 }
 
@@ -145,10 +152,6 @@ pub(super) fn render(lines: &[Line]) -> String {
         legend: legend.map(str::to_owned).to_vec(),
     };
     table.text()
-}
-
-fn with_unit(figure: String, goal: &Goal) -> String {
-    if goal.unit.is_empty() { figure } else { format!("{figure} {}", goal.unit) }
 }
 
 #[cfg(test)]

@@ -7,9 +7,11 @@ use crate::Result;
 use crate::args::TargetsArgs;
 use crate::clock::MILLISECOND_NS;
 use crate::crowd::{Crowd, Streams};
+use crate::figures::figure;
 use crate::message::HEADER_LEN;
+use crate::pingpong::PingPong;
 use crate::plan::{Pattern, Plan};
-use crate::scenario::raw::echo_turn;
+use crate::yardstick::Mode;
 
 const CONNECTIONS: usize = 1_000;
 const HZ: f64 = 2_000.0;
@@ -32,7 +34,7 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     let mut comet = Rig::comet(args, host, crowd(1, 1))?;
     let mut comet_many = Rig::comet(args, host, crowd(KEYS, CALLERS))?;
     let mut comet_one = Rig::comet(args, host, crowd(KEYS, 1))?;
-    let mut bare = Rig::bare_grpc(args, crowd(1, 1))?;
+    let mut bare = Rig::yardstick(args, Mode::Grpc, crowd(1, 1))?;
     for rig in [&mut comet, &mut comet_many, &mut comet_one] {
         rig.connect()?;
     }
@@ -51,33 +53,33 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     };
     for round in 1..=args.rounds {
         let bytes = HEADER_LEN + comet.plan().size;
-        let echo = echo_turn(bytes, Plan::interval_of(HZ), PACED_S, host)?;
+        let echo = PingPong::measure(bytes, Plan::interval_of(HZ), PACED_S, host)?;
         let turn = comet.turn(round, paced(&comet), record)?;
         record.note(&goals::PACED_ECHO, echo.cpu_ns / 1e3);
-        record.note(&goals::PACED, turn.cpu_us_of(turn.sent.pushes)?);
-        record.note(&goals::P50, turn.latency.p50_us / echo.latency.p50_us);
-        record.note(&goals::P99, turn.latency.p99_us / echo.since_due.p99_us);
-        record.note(&goals::P50_US, turn.latency.p50_us);
-        record.note(&goals::P99_US, turn.latency.p99_us);
+        record.note(&goals::PACED, figure(&turn, "CPU of a call")?);
+        record.note(&goals::P50, figure(&turn, "latency p50")? / echo.latency.p50_us);
+        record.note(&goals::P99, figure(&turn, "latency p99")? / echo.since_due.p99_us);
+        record.note(&goals::P50_US, figure(&turn, "latency p50")?);
+        record.note(&goals::P99_US, figure(&turn, "latency p99")?);
         record.note(&goals::P99_ECHO_US, echo.since_due.p99_us);
         let turn = bare.turn(round, paced(&bare), record)?;
-        record.note(&goals::PACED_GRPC, turn.cpu_us_of(turn.sent.pushes)?);
+        record.note(&goals::PACED_GRPC, figure(&turn, "CPU of a call")?);
 
         let turn = comet.turn(round, flat_out(&comet, WINDOW), record)?;
-        record.note(&goals::FLAT_OUT, turn.cpu_us_of(turn.sent.pushes)?);
+        record.note(&goals::FLAT_OUT, figure(&turn, "CPU of a call")?);
         let turn = bare.turn(round, flat_out(&bare, WINDOW), record)?;
-        record.note(&goals::FLAT_OUT_GRPC, turn.cpu_us_of(turn.sent.pushes)?);
-        let echo = echo_turn(bytes, None, FLAT_OUT_NS as f64 / 1e9, host)?;
+        record.note(&goals::FLAT_OUT_GRPC, figure(&turn, "CPU of a call")?);
+        let echo = PingPong::measure(bytes, None, FLAT_OUT_NS as f64 / 1e9, host)?;
         record.note(&goals::FLAT_OUT_ECHO, echo.cpu_ns / 1e3);
 
         let turn = comet_many.turn(round, flat_out(&comet_many, KEYS_WINDOW), record)?;
-        record.note(&goals::MANY, turn.cpu_us_of(turn.sent.deliveries)?);
+        record.note(&goals::MANY, figure(&turn, "CPU of a key")?);
         let turn = comet_one.turn(round, flat_out(&comet_one, KEYS_WINDOW), record)?;
-        record.note(&goals::MANY_ONE, turn.cpu_us_of(turn.sent.deliveries)?);
+        record.note(&goals::MANY_ONE, figure(&turn, "CPU of a key")?);
         comet.push_through_one_stream(true);
         let turn = comet.turn(round, flat_out(&comet, WINDOW), record)?;
         comet.push_through_one_stream(false);
-        record.note(&goals::STREAM, turn.cpu_us_of(turn.sent.pushes)?);
+        record.note(&goals::STREAM, figure(&turn, "CPU of a call")?);
     }
     Ok(())
 }

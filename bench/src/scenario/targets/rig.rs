@@ -1,18 +1,18 @@
 //! The test rig of a stage: a server or a yardstick with its connections, kept for many turns, since connecting takes
 //! longer than a turn.
 
-use super::{NO_CPU, Record};
+use serde_json::Value;
+
+use super::Record;
 use crate::Result;
-use crate::args::{DialArgs, HostArgs, TargetsArgs};
+use crate::args::{DialArgs, HostArgs, SetupArgs, TargetsArgs};
 use crate::clients::ClientCommand;
 use crate::clock::{MILLISECOND_NS, seconds_to_ns};
-use crate::crowd::{Crowd, Streams};
-use crate::findings::{close_fault, silence_fault};
+use crate::crowd::Crowd;
+use crate::figures::figure;
 use crate::plan::{Plan, run_id};
 use crate::sink::PushMethod;
-use crate::storm::Storm;
 use crate::subject::{COMET, OPERATION, Place, Subject};
-use crate::turn::Turn;
 use crate::yardstick::Mode;
 
 /// Handshakes under way at once.
@@ -32,7 +32,7 @@ pub(super) struct Rig(Subject);
 
 /// Connections of a server over TCP that are all in one room.
 pub(super) fn in_one_room(args: &TargetsArgs, connections: usize) -> Crowd {
-    Crowd::of_server(&args.server(), connections, 1, Streams::Rooms)
+    Crowd::of_server(&args.server(), connections, 1)
 }
 
 /// A figure of all threads of a server, and the same of its data cores alone.
@@ -56,8 +56,8 @@ pub(super) fn alternate(
             let plan = Plan { duration_ns: SHORT_NS, ..plan(rig, at) };
             let turn = rig.turn(round, plan, record)?;
             // Each turn has as many deliveries.
-            mean.all_threads += turn.cpu_ns()? / ALTERNATIONS as f64;
-            mean.data += turn.data_cpu_ns()? / ALTERNATIONS as f64;
+            mean.all_threads += figure(&turn, "CPU of a delivery")? / ALTERNATIONS as f64;
+            mean.data += figure(&turn, "data CPU of a delivery")? / ALTERNATIONS as f64;
         }
     }
     Ok(means)
@@ -66,32 +66,27 @@ pub(super) fn alternate(
 impl Rig {
     /// Starts a comet on the CPUs of `host`.
     pub(super) fn comet(args: &TargetsArgs, host: &HostArgs, crowd: Crowd) -> Result<Self> {
-        let (place, dial) = (Place::of(COMET, args.rounds), dial(&crowd)?);
-        Ok(Self(Subject::server(place, (&args.server(), host, &dial), crowd)?))
+        let setup = SetupArgs { dial: dial(&crowd)?, server: args.server(), host: host.clone() };
+        Ok(Self(Subject::server(Place::of(COMET, args.rounds), &setup, crowd)?))
     }
 
-    /// Starts a bare gRPC server, which answers the calls of a server with these connections and has none.
-    pub(super) fn bare_grpc(args: &TargetsArgs, crowd: Crowd) -> Result<Self> {
-        let (place, dial) = (Place::of("bare gRPC", args.rounds), dial(&crowd)?);
-        Ok(Self(Subject::yardstick(place, Mode::Grpc, (&args.host, &dial), crowd)?))
-    }
-
-    /// Starts a bare ring loop, which sends each message to all its connections, or to one where each has a stream.
-    pub(super) fn ring(args: &TargetsArgs, crowd: Crowd) -> Result<Self> {
-        let (place, dial) = (Place::of("ring", args.rounds), dial(&crowd)?);
-        Ok(Self(Subject::yardstick(place, Mode::Ring, (&args.host, &dial), crowd)?))
+    /// Starts a yardstick: a bare ring loop, which sends each message to all its connections, or to one where each has
+    /// a stream; or a bare gRPC server, which answers the calls of a server with these connections and has none.
+    pub(super) fn yardstick(args: &TargetsArgs, mode: Mode, crowd: Crowd) -> Result<Self> {
+        let subject = if mode == Mode::Grpc { "bare gRPC" } else { "ring" };
+        let (place, dial) = (Place::of(subject, args.rounds), dial(&crowd)?);
+        Ok(Self(Subject::yardstick(place, mode, (&args.host, &dial), crowd)?))
     }
 
     /// Makes all connections.
     pub(super) fn connect(&mut self) -> Result<()> {
-        self.0.connect(self.0.crowd.connections)
+        self.0.connect()
     }
 
     /// Makes all connections, and measures that. Those that are closed go to the findings.
-    pub(super) fn storm(&mut self, round: u32, record: &mut Record) -> Result<Storm> {
+    pub(super) fn storm(&mut self, round: u32, record: &mut Record) -> Result<Value> {
         self.0.place.round = round;
-        let storm = self.0.storm()?;
-        record.faults.extend(storm.faults());
+        let storm = self.0.storm(None)?;
         record.storms.push(storm.clone());
         Ok(storm)
     }
@@ -103,10 +98,10 @@ impl Rig {
     }
 
     /// Takes a turn. What goes wrong with deliveries goes to the findings.
-    pub(super) fn turn(&mut self, round: u32, plan: Plan, record: &mut Record) -> Result<Turn> {
+    pub(super) fn turn(&mut self, round: u32, plan: Plan, record: &mut Record) -> Result<Value> {
         self.0.place.round = round;
         let turn = self.0.turn(plan, AFTERMATH_NS)?;
-        record.add(&turn, matches!(turn.place.subject, COMET | "ring"));
+        record.turns.push(turn.clone());
         Ok(turn)
     }
 
@@ -129,12 +124,10 @@ impl Rig {
         let restart = ClientCommand::Restart { run: run_id(), size: SIZE, all_streams: false };
         self.0.clients.execute(restart)?;
         self.0.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(heartbeat_s)))?;
-        let share = |_| self.0.idle_share(part_s)?.ok_or_else(|| NO_CPU.into());
+        let share = |_| self.0.idle_share(part_s)?.ok_or_else(|| "there are no CPU figures".into());
         let shares = (0..parts).map(share).collect::<Result<_>>()?;
         let found = self.0.await_replies()?;
-        let silence = silence_fault(found.unanswered());
-        let faults = silence.into_iter().chain(close_fault(&found.closed));
-        record.faults.extend(faults.map(|fault| format!("{COMET}, idle: {fault}")));
+        record.faults.extend(found.idle_faults().map(|fault| format!("{COMET}, idle: {fault}")));
         Ok(shares)
     }
 }

@@ -8,6 +8,7 @@ use crate::args::TargetsArgs;
 use crate::clock::SECOND_NS;
 use crate::crowd::{Crowd, Streams};
 use crate::plan::{Pattern, Plan};
+use crate::yardstick::Mode;
 
 const ROOMS: usize = 10_000;
 /// Pushes a second.
@@ -22,8 +23,9 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
         let crowd = |rooms| Crowd { rooms, ..in_one_room(args, rooms) };
         let comet = |rooms| Rig::comet(args, &args.host, crowd(rooms));
         let comet = growth(comet(1)?, comet(ROOMS)?)?;
-        let bare =
-            |streams, count| Rig::ring(args, Crowd { streams, ..Crowd::of_yardstick(count) });
+        let bare = |streams, count| {
+            Rig::yardstick(args, Mode::Ring, Crowd { streams, ..Crowd::of_yardstick(count) })
+        };
         let bare = growth(bare(Streams::Rooms, 1)?, bare(Streams::Keys(1), ROOMS)?)?;
         record.note(&goals::GROWTH_ROOMS, comet.all_threads / bare.all_threads);
         record.note(&goals::GROWTH_ROOMS_DATA, comet.data / bare.all_threads);

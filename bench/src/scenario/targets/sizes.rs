@@ -1,13 +1,13 @@
 //! Few connections and many: fan-out to both, what a connection costs to make, to hold and to leave idle.
 
-use super::goals;
 use super::rig::{Rig, alternate, in_one_room};
-use super::{NO_CPU, Record};
+use super::{Record, goals};
 use crate::Result;
 use crate::args::TargetsArgs;
 use crate::crowd::Crowd;
+use crate::figures::figure;
 use crate::plan::Plan;
-use crate::turn::Turn;
+use crate::yardstick::Mode;
 
 const FEW: usize = 1_000;
 const MANY: usize = 15_000;
@@ -43,9 +43,9 @@ impl Pair {
 
 pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     let mut comet = Rig::comet(args, &args.host, in_one_room(args, FEW))?;
-    let mut ring = Rig::ring(args, Crowd::of_yardstick(FEW))?;
+    let mut ring = Rig::yardstick(args, Mode::Ring, Crowd::of_yardstick(FEW))?;
     // Of which nobody expects deliveries.
-    let mut grpc = Rig::bare_grpc(args, in_one_room(args, 1))?;
+    let mut grpc = Rig::yardstick(args, Mode::Grpc, in_one_room(args, 1))?;
     comet.connect()?;
     ring.connect()?;
     for round in 1..=args.rounds {
@@ -67,7 +67,7 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
             (&batches, BATCH_HZ, BATCH, &goals::BATCHES_FLOOR),
         ] {
             let calls = grpc.turn(round, plan(&grpc, hertz, batch), record)?;
-            let call_ns = calls.cpu_us_of(calls.sent.pushes)? * 1e3;
+            let call_ns = figure(&calls, "CPU of a call")? * 1e3;
             record.note(goal, pair.floor(call_ns / (FEW as u64 * batch) as f64));
         }
         let many = many(args, round, record)?;
@@ -81,21 +81,21 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
 /// enough for both.
 fn many(args: &TargetsArgs, round: u32, record: &mut Record) -> Result<Pair> {
     let host = &args.host;
-    let each_tick = |rig: &mut Rig, record: &mut Record| -> Result<Turn> {
+    let each_tick_ns = |rig: &mut Rig, record: &mut Record| {
         let plan = Plan { interval_ns: Plan::interval_of(MANY_HZ), ..rig.plan() };
-        rig.turn(round, plan, record)
+        figure(&rig.turn(round, plan, record)?, "CPU of a delivery")
     };
     let crowd = in_one_room(args, MANY);
     let mut comet = Rig::comet(args, host, crowd.clone())?;
     let tcp = comet.storm(round, record)?;
-    let comet_ns = each_tick(&mut comet, record)?.cpu_ns()?;
+    let comet_ns = each_tick_ns(&mut comet, record)?;
     drop(comet);
-    let mut ring = Rig::ring(args, crowd.clone())?;
+    let mut ring = Rig::yardstick(args, Mode::Ring, crowd.clone())?;
     let bare_tcp = ring.storm(round, record)?;
-    let ring_ns = each_tick(&mut ring, record)?.cpu_ns()?;
+    let ring_ns = each_tick_ns(&mut ring, record)?;
     drop(ring);
     let crowd = Crowd { websocket_share: 1.0, ..crowd };
-    let bare_websocket = Rig::ring(args, crowd.clone())?.storm(round, record)?;
+    let bare_websocket = Rig::yardstick(args, Mode::Ring, crowd.clone())?.storm(round, record)?;
     let mut comet = Rig::comet(args, host, crowd)?;
     let websocket = comet.storm(round, record)?;
 
@@ -109,10 +109,10 @@ fn many(args: &TargetsArgs, round: u32, record: &mut Record) -> Result<Pair> {
             &goals::CONNECT_RATE_WEBSOCKET,
         ),
     ] {
-        let bare_ns = bare.cpu_per_connection_ns.ok_or(NO_CPU)?;
-        record.note(rate, storm.per_second);
-        record.note(cpu, storm.cpu_per_connection_ns.ok_or(NO_CPU)? / bare_ns);
-        record.note(rss, storm.rss_per_connection_bytes.ok_or("no memory figures")?);
+        let connection = "CPU of a connection";
+        record.note(rate, figure(storm, "connections a second")?);
+        record.note(cpu, figure(storm, connection)? / figure(bare, connection)?);
+        record.note(rss, figure(storm, "RSS of a connection")?);
     }
     if round == args.rounds {
         for share in comet.idle(HEARTBEAT_S, IDLE_PARTS, IDLE_PART_S, record)? {

@@ -7,14 +7,14 @@ use serde_json::Value;
 const SERVER: &str = "comet";
 
 /// The measurements of one subject, one for each round.
-pub(super) struct Group<'a> {
+pub(crate) struct Group<'a> {
     pub subject: String,
     pub rounds: Vec<&'a Value>,
 }
 
 /// The subjects of a result. Where a list has several measurements of one subject and round, they were made
 /// under different conditions, and no median may be taken over them: it is left out.
-pub(super) fn groups(results: &Value) -> Vec<Group<'_>> {
+pub(crate) fn groups(results: &Value) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for (key, list) in results.as_object().into_iter().flatten() {
         let mut of_list: Vec<Group<'_>> = Vec::new();
@@ -35,7 +35,7 @@ pub(super) fn groups(results: &Value) -> Vec<Group<'_>> {
 }
 
 /// The percentiles in a measurement, by name; it may be percentiles itself.
-pub(super) fn percentiles(measurement: &Value) -> Vec<(&str, &Value)> {
+pub(crate) fn percentiles(measurement: &Value) -> Vec<(&str, &Value)> {
     let is_one = |value: &Value| value.get("p50_us").is_some_and(Value::is_number);
     if is_one(measurement) {
         return vec![("latency", measurement)];

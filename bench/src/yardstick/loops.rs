@@ -1,5 +1,6 @@
-//! The same by io_uring: batches of sends, at most one in flight for each socket, on a ring set up as the
-//! cheapest known way (`SINGLE_ISSUER | DEFER_TASKRUN`, Linux 6.1).
+//! The bare loops. By io_uring: batches of sends, at most one in flight for each socket, on a ring set up as the
+//! cheapest known way (`SINGLE_ISSUER | DEFER_TASKRUN`, Linux 6.1). And plain: one `send(2)` for each socket, one
+//! socket after the other.
 #![allow(unsafe_code)] // The ring reads the message from memory that only this module knows to be alive.
 
 use std::io;
@@ -9,6 +10,9 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, opcode, types};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
 
 /// Sends submitted with one system call.
 const BATCH: usize = 256;
@@ -18,7 +22,7 @@ const COMPLETIONS_MIN: usize = 16 << 10;
 const COMPLETIONS_MAX: usize = 64 << 10;
 
 /// The ring of a yardstick for so many connections. Fails if the kernel is too old for it, or forbids it.
-pub(super) fn build(connections: usize) -> io::Result<IoUring> {
+pub(super) fn build_ring(connections: usize) -> io::Result<IoUring> {
     let completions = connections.clamp(COMPLETIONS_MIN, COMPLETIONS_MAX).next_power_of_two();
     IoUring::builder()
         .setup_single_issuer()
@@ -39,7 +43,7 @@ pub(super) struct RingLoop {
 
 impl RingLoop {
     pub(super) fn new(sockets: Vec<TcpStream>) -> io::Result<Self> {
-        let ring = build(sockets.len())?;
+        let ring = build_ring(sockets.len())?;
         Ok(Self { ring, sent: vec![0; sockets.len()], sockets, behind: Vec::new() })
     }
 
@@ -111,6 +115,53 @@ impl RingLoop {
     }
 }
 
+/// The plain loop and its sockets.
+pub(super) struct PlainLoop {
+    sockets: Vec<TcpStream>,
+    /// Sockets that took less than the message, and how much they took.
+    behind: Vec<(usize, usize)>,
+}
+
+impl PlainLoop {
+    pub(super) fn new(sockets: Vec<TcpStream>) -> Self {
+        Self { sockets, behind: Vec::new() }
+    }
+
+    /// Sends `message` to `which` sockets once; returns when all have taken it or failed. Fails if waiting
+    /// for full sockets failed. A socket that fails is skipped: its receiver will miss the message.
+    pub(super) fn round(&mut self, message: &[u8], which: Range<usize>) -> io::Result<()> {
+        for index in which {
+            self.advance(index, 0, message);
+        }
+        while !self.behind.is_empty() {
+            self.wait()?;
+            for (index, sent) in std::mem::take(&mut self.behind) {
+                self.advance(index, sent, message);
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, index: usize, sent: usize, message: &[u8]) {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match send(&self.sockets[index], &message[sent..], flags) {
+            Ok(more) if sent + more < message.len() => self.behind.push((index, sent + more)),
+            Err(Errno::AGAIN | Errno::INTR) => self.behind.push((index, sent)),
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut full: Vec<PollFd<'_>> = self
+            .behind
+            .iter()
+            .map(|&(index, _)| PollFd::new(&self.sockets[index], PollFlags::OUT))
+            .collect();
+        poll(&mut full, None)?;
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,7 +169,7 @@ mod tests {
     #[test]
     fn any_number_of_connections_has_a_ring() {
         for connections in [1, COMPLETIONS_MAX, COMPLETIONS_MAX + 1, 1_000_000] {
-            build(connections).unwrap_or_else(|error| panic!("{connections}: {error}"));
+            build_ring(connections).unwrap_or_else(|error| panic!("{connections}: {error}"));
         }
     }
 }
