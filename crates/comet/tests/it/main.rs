@@ -1,5 +1,6 @@
 //! The running server: real cores, real sockets on loopback, ordinary and hostile peers.
 #![allow(clippy::disallowed_methods, reason = "real sockets need real deadlines")]
+#![allow(clippy::print_stderr, reason = "the harness shows it")]
 
 mod coalesce;
 mod control;
@@ -8,6 +9,7 @@ mod door;
 mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]
 mod fake_logic;
+mod helpers;
 mod hostile;
 mod http_push;
 mod listen_tls;
@@ -19,6 +21,7 @@ mod logic_tokens;
 mod monitor;
 mod operations;
 mod peer;
+mod printing;
 mod process;
 mod profiles;
 mod proxy;
@@ -26,6 +29,7 @@ mod pushes;
 mod redis;
 mod reload;
 mod replaced;
+mod rust_log;
 mod slow;
 mod structure;
 mod support;
