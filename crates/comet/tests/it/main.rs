@@ -10,6 +10,7 @@ mod fake_logic;
 mod hostile;
 mod http_push;
 mod listen_tls;
+mod log_sink;
 mod logic;
 mod logic_process;
 mod logic_rig;
