@@ -7,7 +7,7 @@ use std::time::Duration;
 use comet_core::{Millis, TraceEvent, TraceKind};
 use comet_ops::TraceLine;
 
-pub(crate) use comet_ops::TraceCounts as Counts;
+pub(crate) use comet_ops::LogCounts as Counts;
 
 /// The file that they are written to.
 pub(crate) type TraceLog = comet_ops::TraceLog<Line>;

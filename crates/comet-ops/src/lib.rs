@@ -1,5 +1,5 @@
 //! What operators see of a process and do to it: metrics in the Prometheus format with those of the
-//! process and its heap, CPU and heap profiles, the level of the log, a trace log, signals, and what the
+//! process and its heap, CPU and heap profiles, the log and its level, a trace log, signals, and what the
 //! program was built from.
 //!
 //! The numbers of a server are its own matter: it writes them to an [`Exposition`] and adds
@@ -16,20 +16,27 @@ mod exposition;
 mod flamegraph;
 mod heap;
 mod heap_use;
+mod line_writer;
 mod process;
+mod process_log;
 mod profile;
 mod signals;
+mod stderr;
 mod trace_log;
 
 pub use build_info::{COMMIT, RUSTC, VERSION_AND_COMMIT, build_info};
 pub use debug::{log_level, profiles};
 pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind, Number};
+pub use line_writer::LogCounts;
+pub use process_log::ProcessLog;
 pub use signals::{Signal, Signals};
-pub use trace_log::{TraceCounts, TraceLine, TraceLog};
+pub use stderr::print_error;
+pub use trace_log::{TraceLine, TraceLog};
 
-/// Adds the families of this process and its heap. What the kernel or the allocator does not tell is left
+/// Adds the families of this process, its log and its heap. What the kernel or the allocator does not tell is left
 /// out.
 pub fn expose_process(page: &mut Exposition) {
+    process_log::expose(page);
     match process::Process::read() {
         Ok(process) => process.expose(page),
         Err(error) => log::debug!("no process metrics: {error}"),

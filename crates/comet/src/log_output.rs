@@ -2,31 +2,24 @@
 //!
 //! The level is the facade's own ([`log::max_level`]), so any code can change it while the server runs.
 //! RUST_LOG is a filter behind it. Where it is set, it decides by module which lines are written, and the
-//! level starts as the most verbose one of all modules.
+//! level starts as the most verbose one of all modules. A thread of its own writes the
+//! lines ([`ProcessLog`]).
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::io::{self, IsTerminal};
 
 use comet_config::{Log, LogLevel};
-use env_logger::{Builder, DEFAULT_FILTER_ENV, Target};
+use comet_ops::ProcessLog;
+use env_logger::{Builder, DEFAULT_FILTER_ENV, Target, WriteStyle};
 use log::LevelFilter;
 
 use crate::log_filter;
 
-/// The log of the process.
+/// The log of the process. Dropped, it waits until what was logged is written, for a second at most.
 #[derive(Debug)]
 pub(crate) struct LogOutput {
-    file: Option<LogFile>,
+    lines: ProcessLog,
     /// RUST_LOG is set: the configured level has no effect.
     is_overruled: bool,
-}
-
-#[derive(Debug)]
-struct LogFile {
-    path: PathBuf,
-    open: Arc<Mutex<File>>,
 }
 
 impl LogOutput {
@@ -45,30 +38,35 @@ impl LogOutput {
             Some(filters) => builder.parse_filters(filters),
             None => builder.filter_level(LevelFilter::Trace),
         };
-        let mut file = None;
-        if let Some(path) = &settings.file {
-            let open = append(path).map_err(|error| cannot_open(path, &error))?;
-            let open = Arc::new(Mutex::new(open));
-            builder.target(Target::Pipe(Box::new(Appender(Arc::clone(&open)))));
-            file = Some(LogFile { path: path.clone(), open });
+        let lines = ProcessLog::open(settings.file.as_deref()).map_err(|error| {
+            let name = settings.file.as_deref().unwrap_or("standard error".as_ref());
+            format!("log.file: cannot open {}: {error}", name.display())
+        })?;
+        builder.target(Target::Pipe(Box::new(lines.appender())));
+        if settings.file.is_none() && is_colorful_stderr() {
+            builder.write_style(WriteStyle::Always);
         }
         let logger = builder.build();
         let level = if filters.is_some() { logger.filter() } else { filter(settings.level) };
         log::set_boxed_logger(Box::new(logger)).expect("the process starts its log once");
         log::set_max_level(level);
-        Ok(Self { file, is_overruled: filters.is_some() })
+        Ok(Self { lines, is_overruled: filters.is_some() })
     }
 
-    /// Opens the file again: the old one may have been moved away. Lines logged meanwhile are in one of
-    /// the two.
-    ///
-    /// # Errors
-    /// If that fails, as a sentence; the log goes on in the old file.
-    pub(crate) fn reopen(&self) -> Result<(), String> {
-        let Some(LogFile { path, open }) = &self.file else { return Ok(()) };
-        let file = append(path).map_err(|error| cannot_open(path, &error))?;
-        *open.lock().expect(NO_PANIC) = file;
-        Ok(())
+    /// Opens the file again, since the old one may have been moved away. The log says if that fails, and goes on
+    /// in the old file. Never waits.
+    pub(crate) fn reopen(&self) {
+        self.lines.reopen();
+    }
+
+    /// Ends the process after a panic of any thread. A core that fails has lost the state of its connections.
+    /// Without it its clients would hang.
+    pub(crate) fn abort_on_panic(&self) {
+        let lines = self.lines.clone();
+        std::panic::set_hook(Box::new(move |panic| {
+            lines.report_panic(panic);
+            std::process::abort();
+        }));
     }
 
     /// Changes the level, unless RUST_LOG overrules it.
@@ -84,27 +82,17 @@ impl LogOutput {
     }
 }
 
-/// Writes to the file that is open.
-struct Appender(Arc<Mutex<File>>);
-
-impl Write for Appender {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect(NO_PANIC).write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(()) // A file has no buffer of its own.
+impl Drop for LogOutput {
+    fn drop(&mut self) {
+        self.lines.flush();
     }
 }
 
-const NO_PANIC: &str = "nothing panics between lock and unlock";
-
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
-}
-
-fn cannot_open(path: &Path, error: &io::Error) -> String {
-    format!("log.file: cannot open {}: {error}", path.display())
+/// As env_logger decides for a target of its own (<https://no-color.org>).
+fn is_colorful_stderr() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    io::stderr().is_terminal() && !is_set("NO_COLOR") && !is_dumb
 }
 
 fn filter(level: LogLevel) -> LevelFilter {

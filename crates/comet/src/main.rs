@@ -60,6 +60,6 @@ fn check(config: &Config) -> Result<(), String> {
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    output::note(format_args!("comet: {error}"));
+    comet_ops::print_error(format!("comet: {error}\n"));
     ExitCode::from(code)
 }

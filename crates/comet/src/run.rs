@@ -69,7 +69,7 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<(), String> {
     // First: if another comet runs already, nothing is touched.
     let pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
     let log = LogOutput::start(&config.log)?;
-    abort_on_panic();
+    log.abort_on_panic();
     // Before anything starts, so that no signal is lost while the cores start.
     let mut signals = Signals::listen().map_err(|error| error.to_string())?;
     let mut app = App::start(config).map_err(|error| error.to_string())?;
@@ -80,6 +80,8 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<(), String> {
     log::info!("{signal}: closing all connections");
     let ended = app.drain();
     log::info!("{} of {} cores drained in time", ended.drained, ended.cores);
+    // Before the log: it may have something to say.
+    drop(pid_file);
     Ok(())
 }
 
@@ -92,12 +94,12 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<(), String> {
 /// If the process has a log already.
 pub fn logic(config: &Config) -> Result<(), String> {
     let log = LogOutput::start(&config.log)?;
-    abort_on_panic();
+    log.abort_on_panic();
     let mut signals = Signals::listen().map_err(|error| error.to_string())?;
     let server = crate::logic::start(config).map_err(|error| error.to_string())?;
-    let signal = until_end(&mut signals, || match log.reopen() {
-        Ok(()) => log::info!("SIGHUP: the log file is open; settings change at the next start"),
-        Err(error) => log::error!("SIGHUP: {error}"),
+    let signal = until_end(&mut signals, || {
+        log.reopen();
+        log::info!("SIGHUP: the log file is opened again; settings change at the next start");
     });
     log::info!("{signal}: ending");
     server.stop();
@@ -115,10 +117,9 @@ fn until_end(signals: &mut Signals, mut hangup: impl FnMut()) -> Signal {
 }
 
 fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
-    for reopened in [log.reopen(), app.reopen()] {
-        if let Err(error) = reopened {
-            log::error!("SIGHUP: {error}");
-        }
+    log.reopen();
+    if let Err(error) = app.reopen() {
+        log::error!("SIGHUP: {error}");
     }
     let level = app.config().log.level;
     let reloaded = match configure(serve).and_then(|newer| app.reload(&newer)) {
@@ -146,13 +147,4 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
     if reloaded.alive.is_empty() && reloaded.later.is_empty() {
         log::info!("SIGHUP: no key has changed");
     }
-}
-
-/// A core that fails has lost the state of its connections. Without it its clients would hang.
-fn abort_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        std::process::abort();
-    }));
 }

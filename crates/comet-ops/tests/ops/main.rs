@@ -1,4 +1,5 @@
 //! What operators reach from outside: debug pages over loopback, and signals.
 
 mod debug;
+mod panics;
 mod signals;

@@ -13,6 +13,7 @@ mod helpers;
 mod hostile;
 mod http_push;
 mod listen_tls;
+mod log_sink;
 mod logic;
 mod logic_process;
 mod logic_rig;

@@ -75,8 +75,19 @@ impl Running {
         (Self(child), lines)
     }
 
+    /// With a standard error of one's own.
+    pub(crate) fn start_into(mut command: Command, stderr: impl Into<Stdio>) -> Self {
+        Self(command.stderr(stderr).stdout(Stdio::null()).spawn().unwrap())
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// Waits for the end; returns the exit code.
+    pub(crate) fn end(mut self) -> Option<i32> {
+        until("the process to end", || self.0.try_wait().unwrap().is_some());
+        self.0.wait().unwrap().code()
     }
 }
 
@@ -157,7 +168,7 @@ impl Server {
 }
 
 /// The two addresses in a line of the log.
-fn addresses(line: &str) -> [SocketAddr; 2] {
+pub(crate) fn addresses(line: &str) -> [SocketAddr; 2] {
     let found = line.split(['[', ']']).filter_map(|part| part.parse().ok());
     found.collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("{line}"))
 }

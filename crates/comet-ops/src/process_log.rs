@@ -1,0 +1,150 @@
+//! The log of the process: formatted lines to standard error or a file. A thread of its own writes them, so
+//! no thread that serves waits for a pipe that nobody reads, a terminal that is stopped, or a disk.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, Write};
+use std::panic::PanicHookInfo;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::thread;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+
+use crate::exposition::{Exposition, Kind};
+use crate::line_writer::{Change, Format, LineWriter, LogCounts, Sink};
+use crate::stderr::print_error;
+
+/// The process has one log.
+static COUNTS: LazyLock<Arc<LogCounts>> = LazyLock::new(Arc::default);
+
+/// Of a file that is made; the umask takes its bits from it.
+const MODE: u32 = 0o666;
+
+/// The handle of the log.
+#[derive(Clone, Debug)]
+pub struct ProcessLog {
+    writer: LineWriter<Lines>,
+    is_file: bool,
+}
+
+impl ProcessLog {
+    /// Starts the thread that writes to `file`, or to standard error without one.
+    ///
+    /// # Errors
+    /// If the file cannot be opened to append, or the thread not be made.
+    pub fn open(file: Option<&Path>) -> io::Result<Self> {
+        let sink = match file {
+            Some(path) => Sink::append(path, MODE)?,
+            None => Sink::stderr()?,
+        };
+        let lines = Lines { cause: None };
+        let writer = LineWriter::start("comet-log", sink, lines, Arc::clone(&COUNTS))?;
+        Ok(Self { writer, is_file: file.is_some() })
+    }
+
+    /// What a logger writes its lines to, each in one call. Never waits, never fails.
+    #[must_use]
+    pub fn appender(&self) -> impl Write + Send + 'static {
+        Appender(self.writer.clone())
+    }
+
+    /// Opens the file under its name again, since it may have been moved away; the log says if that fails.
+    /// Never waits.
+    pub fn reopen(&self) {
+        self.writer.reopen();
+    }
+
+    /// Waits until what was logged so far is written, for a second at most.
+    pub fn flush(&self) {
+        // A sink that takes nothing cannot be told, either.
+        let _ = self.writer.flush();
+    }
+
+    /// Writes about a panic, in a file and on standard error, within two seconds.
+    pub fn report_panic(&self, panic: &PanicHookInfo<'_>) {
+        let report = describe(panic);
+        let mut line = Vec::new();
+        write_line(&mut line, "ERROR", &report);
+        self.writer.write(line.into());
+        self.flush();
+        if self.is_file {
+            print_error(format!("{report}\n"));
+        }
+    }
+}
+
+fn describe(panic: &PanicHookInfo<'_>) -> String {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    let backtrace = Backtrace::capture();
+    let backtrace = match backtrace.status() {
+        BacktraceStatus::Captured => format!("\n{backtrace}"),
+        _ => String::new(),
+    };
+    format!("thread {name:?} {panic}{backtrace}")
+}
+
+/// As the lines of the logger begin.
+fn write_line(lines: &mut Vec<u8>, level: &str, text: &str) {
+    let now = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
+    writeln!(lines, "[{now:.3} {level:<5} comet_ops] {text}").expect("a Vec takes everything");
+}
+
+struct Appender(LineWriter<Lines>);
+
+impl Write for Appender {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write(line.into());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(()) // A logger calls this for each line: it waits for nothing.
+    }
+}
+
+#[derive(Debug)]
+struct Lines {
+    /// Why lines are missing, if not because too many waited.
+    cause: Option<String>,
+}
+
+impl Format for Lines {
+    type Entry = Box<[u8]>;
+
+    fn size(line: &Self::Entry) -> usize {
+        line.len()
+    }
+
+    fn line(&mut self, line: Self::Entry, lines: &mut Vec<u8>) {
+        lines.extend_from_slice(&line);
+    }
+
+    fn missing(&mut self, entries: u64, lines: &mut Vec<u8>) {
+        let cause = self.cause.as_deref().unwrap_or("too many waited to be written");
+        write_line(lines, "WARN", &format!("{entries} lines of the log are missing: {cause}"));
+    }
+
+    fn changed(&mut self, change: Change<'_>) {
+        match change {
+            Change::Failed(error) => self.cause = Some(error.to_string()),
+            Change::Recovered => self.cause = None,
+            Change::NotReopened(error) => log::error!(
+                "log.file: cannot open the file again, the old one is written on: {error}"
+            ),
+        }
+    }
+}
+
+/// Adds the families of the log.
+pub(crate) fn expose(page: &mut Exposition) {
+    let (lines, missed) = COUNTS.read();
+    page.family("comet_log_lines_total", Kind::Counter, "Lines of the log written.").sample(lines);
+    page.family(
+        "comet_log_missed_total",
+        Kind::Counter,
+        "Lines the log has not, because too many waited or they could not be written.",
+    )
+    .sample(missed);
+}

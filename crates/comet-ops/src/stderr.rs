@@ -1,0 +1,21 @@
+//! Standard error for a process that ends: it may be a pipe that nobody reads.
+
+use std::io::{self, Write};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+/// How long the end of the process waits for standard error.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Prints `text` to standard error. Waits for it no longer than a second; a failure changes nothing.
+pub fn print_error(text: String) {
+    let (done, is_done) = channel();
+    let print = move || {
+        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = done.send(());
+    };
+    if thread::Builder::new().name("comet-stderr".to_owned()).spawn(print).is_ok() {
+        let _ = is_done.recv_timeout(TIMEOUT);
+    }
+}

@@ -1,0 +1,71 @@
+//! Panics of a process whose log takes nothing.
+
+use std::env;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio, abort};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use comet_ops::ProcessLog;
+use rustix::io::write;
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+
+/// Set in the process that is to panic: the file of its log, or empty.
+const FILE: &str = "COMET_OPS_TEST_PANIC";
+
+const SIGABRT: i32 = 6;
+
+/// Longest wait for an end that has to come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Not a test by itself: what the others run as a process.
+#[test]
+fn panics_when_it_is_told_to() {
+    let Ok(file) = env::var(FILE) else { return };
+    let file = (!file.is_empty()).then_some(file.as_ref());
+    let log = ProcessLog::open(file).unwrap();
+    std::panic::set_hook(Box::new(move |panic| {
+        log.report_panic(panic);
+        abort();
+    }));
+    panic!("the reason");
+}
+
+/// This program, about to panic.
+fn panicking(file: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "panics::panics_when_it_is_told_to", "--nocapture"]);
+    command.env(FILE, file).env_remove("RUST_BACKTRACE").stdout(Stdio::null());
+    command
+}
+
+#[test]
+fn a_panic_ends_the_process_though_nobody_reads_its_log() {
+    let (unread, stderr) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    fcntl_setpipe_size(&stderr, 4_096).unwrap();
+    assert_eq!(write(&stderr, &[b'x'; 4_096]), Ok(4_096));
+    let mut process = panicking("").stderr(stderr).spawn().unwrap();
+    let (sender, ended) = channel();
+    std::thread::spawn(move || sender.send(process.wait().unwrap()));
+    let status = ended.recv_timeout(PATIENCE).expect("it ends");
+    assert_eq!(status.signal(), Some(SIGABRT));
+    drop(unread);
+}
+
+#[test]
+fn a_panic_is_in_the_log_and_on_standard_error() {
+    let file = env::temp_dir().join(format!("comet-{}-panic.log", std::process::id()));
+    let path = file.to_str().unwrap();
+    for path in ["", path] {
+        let mut process = panicking(path).stderr(Stdio::piped()).spawn().unwrap();
+        let mut printed = String::new();
+        process.stderr.take().unwrap().read_to_string(&mut printed).unwrap();
+        assert_eq!(process.wait().unwrap().signal(), Some(SIGABRT), "{printed}");
+        let thread = "thread \"panics::panics_when_it_is_told_to\" panicked at ";
+        assert!(printed.contains(thread) && printed.contains("the reason"), "{printed}");
+    }
+    let logged = std::fs::read_to_string(&file).unwrap();
+    assert!(logged.contains(" ERROR comet_ops] thread "), "{logged}");
+    std::fs::remove_file(&file).unwrap();
+}
