@@ -18,6 +18,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::listen::no_delay;
 use crate::phase::{Phase, stopped};
@@ -58,28 +59,33 @@ impl GrpcApi {
         self
     }
 
-    /// Adds health and reflection. `descriptors` is an encoded `FileDescriptorSet` with the services;
+    /// Adds health and both versions of reflection. `descriptors` is an encoded `FileDescriptorSet` with the services;
     /// others in it are not listed.
     ///
     /// # Panics
     /// If `descriptors` does not decode.
     pub(crate) fn routes(self, descriptors: &[u8]) -> (Routes, Health) {
         let Self { routes, names } = self;
-        let mut reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(descriptors)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
-            .with_service_name(tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME);
-        for name in &names {
-            reflection = reflection.with_service_name(*name);
-        }
-        let reflection =
-            reflection.build_v1().expect("the descriptors come from the compiler of this build");
+        let reflection = || {
+            let mut reflection = tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(descriptors)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
+                .with_service_name(v1::server_reflection_server::SERVICE_NAME)
+                .with_service_name(v1alpha::server_reflection_server::SERVICE_NAME);
+            for name in &names {
+                reflection = reflection.with_service_name(*name);
+            }
+            reflection
+        };
+        let compiled = "the descriptors come from the compiler of this build";
         let reporter = HealthReporter::new();
         let health = tonic_health::server::HealthService::from_health_reporter(reporter.clone());
         let routes = routes
             .add_service(tonic_health::pb::health_server::HealthServer::new(health))
-            .add_service(reflection)
+            .add_service(reflection().build_v1().expect(compiled))
+            // Older callers ask for this version alone: grpcurl before 1.8.8, Python's client.
+            .add_service(reflection().build_v1alpha().expect(compiled))
             .prepare();
         (routes, Health { reporter, names })
     }
