@@ -14,6 +14,7 @@ mod build_info;
 mod debug;
 mod exposition;
 mod flamegraph;
+mod gates;
 mod heap;
 mod heap_use;
 mod process;
@@ -24,6 +25,7 @@ mod trace_log;
 pub use build_info::{COMMIT, RUSTC, VERSION_AND_COMMIT, build_info};
 pub use debug::{log_level, profiles};
 pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind, Number};
+pub use gates::expose_gates;
 pub use signals::{Signal, Signals};
 pub use trace_log::{TraceCounts, TraceLine, TraceLog};
 

@@ -4,9 +4,11 @@
 mod coalesce;
 mod control;
 mod crowd;
+mod descriptors;
 mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]
 mod fake_logic;
+mod h2;
 mod hostile;
 mod http_push;
 mod listen_tls;
