@@ -10,7 +10,11 @@ use std::{fmt, io};
 use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Sender};
 use comet_push::{Bounds, Node, grpc_api, http_api, node_routes, push_routes};
-use comet_serve::{CallCounts, Phase, StartError as ServeError, advance, exposed, listen, spawn};
+use comet_serve::{
+    CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates, HTTP_CONNECTIONS, Phase,
+    STAT_CONNECTIONS, StartError as ServeError, advance, connections_max, exposed, listen,
+    request_bytes, spawn,
+};
 use tokio::sync::watch;
 
 use crate::drain::{DrainPlan, Drained};
@@ -59,6 +63,15 @@ pub struct Options {
     pub trace_log: Option<PathBuf>,
     /// The zero of the shards' clock.
     pub epoch: Instant,
+    /// Files that the process may open; see [`descriptors`].
+    pub open_files: u64,
+}
+
+/// Descriptors that callers may take, of the `open_files` of the process: clients cannot have them, too.
+#[must_use]
+pub fn descriptors(open_files: u64) -> u64 {
+    let most = [GRPC_CONNECTIONS, HTTP_CONNECTIONS, STAT_CONNECTIONS, DEBUG_CONNECTIONS];
+    most.iter().map(|most| connections_max(open_files, *most) as u64).sum()
 }
 
 /// The control thread. Dropping it without [`Control::stop`] ends the thread, too, but does not wait.
@@ -125,6 +138,7 @@ impl Control {
             keys_max: options.keys_max,
             timeout: options.call_timeout,
         };
+        let gates = Arc::new(Gates::new(options.open_files, request_bytes(bounds.request_max())));
         let counts = Arc::new(CallCounts::default());
         let pushes = Arc::new(Pushes::new(Arc::clone(&hub), bounds));
         let this_node = ThisNode {
@@ -145,6 +159,8 @@ impl Control {
             http: http.listeners,
             stat: stat.listeners,
             debug: debug.listeners,
+            bounds,
+            gates: Arc::clone(&gates),
             hub: Arc::clone(&hub),
             logic: logic.clone(),
             push: grpc_api(pushes, Arc::clone(&counts), phases.clone()),
@@ -153,6 +169,7 @@ impl Control {
                 hub: Arc::clone(&hub),
                 logic,
                 counts,
+                gates,
                 server_id: options.server_id,
                 version: options.version,
                 started: Instant::now(),

@@ -34,8 +34,8 @@ mod this_node;
 mod trace_log;
 mod wake;
 
-pub use comet_push::Node;
-pub use control::{Control, Options};
+pub use comet_push::{Bounds, Node};
+pub use control::{Control, Options, descriptors};
 pub use drain::{DrainPlan, Drained};
 pub use logic::LogicOptions;
 pub use start_error::StartError;

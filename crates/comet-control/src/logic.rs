@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use comet_core::{Message, Millis, Report};
 use comet_hub::logic::{Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig};
-use comet_serve::BadAddress;
+use comet_serve::{BadAddress, endpoint};
 use tokio::select;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
@@ -84,12 +84,10 @@ impl Logic {
         hub: Arc<HubDriver>,
     ) -> Result<Self, BadAddress> {
         let names: BTreeSet<_> = options.addrs.iter().collect();
-        let endpoint = |name: &&String| {
-            Endpoint::from_shared(format!("http://{name}"))
-                .map(|endpoint| endpoint.connect_timeout(options.timeout))
-                .map_err(|error| BadAddress { address: (*name).clone(), error })
+        let endpoint_of = |name: &&String| {
+            endpoint(name).map(|endpoint| endpoint.connect_timeout(options.timeout))
         };
-        let endpoints = names.iter().map(endpoint).collect::<Result<Vec<_>, _>>()?;
+        let endpoints = names.iter().map(endpoint_of).collect::<Result<Vec<_>, _>>()?;
         let config = LogicConfig {
             addresses: names.into_iter().map(|name| name.as_str().into()).collect(),
             timeout_ms: millis(options.timeout),

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use comet_core::{CloseReason, DropReason};
-use comet_ops::{COMMIT, Exposition, Kind, RUSTC, expose_process};
+use comet_ops::{COMMIT, Exposition, Kind, RUSTC, expose_gates, expose_process};
 
 use crate::monitor::{FIELDS, Field, Reading, counter, gauge};
 
@@ -89,6 +89,7 @@ impl Reading<'_> {
         for (rpc, code, count) in &self.calls {
             calls.labelled(&[("rpc", rpc), ("code", &format_args!("{code:?}"))], *count);
         }
+        expose_gates(page, &self.monitor.gates);
         if let Some(logic) = &self.logic {
             logic.expose(page);
         }

@@ -7,7 +7,11 @@ use std::sync::Arc;
 use axum::Router;
 use comet_core::Report;
 use comet_mesh::Inbox;
-use comet_serve::{GrpcApi, Phase, Servers, stopped};
+use comet_push::Bounds;
+use comet_serve::{
+    DEBUG_CONNECTIONS, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS, Phase,
+    STAT_CONNECTIONS, Servers, stopped,
+};
 use tokio::join;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
@@ -24,6 +28,8 @@ pub(crate) struct Assembly {
     pub(crate) http: Vec<StdListener>,
     pub(crate) stat: Vec<StdListener>,
     pub(crate) debug: Vec<StdListener>,
+    pub(crate) bounds: Bounds,
+    pub(crate) gates: Arc<Gates>,
     pub(crate) hub: Arc<HubDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) push: GrpcApi,
@@ -38,12 +44,23 @@ impl Assembly {
     /// # Errors
     /// If the runtime refuses a listener.
     pub(crate) fn start(self, reports: Inbox<Report>) -> io::Result<impl Future<Output = ()>> {
-        let Self { grpc, http, stat, debug, hub, logic, push, calls, monitor, phase } = self;
+        let Self { bounds, gates, hub, logic, push, calls, monitor, phase, .. } = self;
+        let push_limits = |connections, request_max| GateLimits {
+            connections,
+            request_max,
+            request_time: bounds.timeout,
+        };
         let mut servers = Servers::new(phase.clone());
-        servers.grpc(grpc, push, comet_wire::DESCRIPTORS)?;
-        servers.http(http, &calls)?;
-        servers.http(stat, &pages::router(Arc::new(monitor), phase.clone()))?;
-        servers.http(debug, &debug::router(Arc::clone(&hub)))?;
+        let limits = push_limits(GRPC_CONNECTIONS, bounds.request_max());
+        let gate = gates.gate("push.grpc", limits);
+        servers.grpc(&gate, self.grpc, push, comet_wire::DESCRIPTORS)?;
+        let gate = gates.gate("push.http", push_limits(HTTP_CONNECTIONS, bounds.frame_max));
+        servers.http(&gate, self.http, &calls)?;
+        let gate = gates.gate("monitor.stat", GateLimits::pages(STAT_CONNECTIONS));
+        let pages = pages::router(Arc::new(monitor), phase.clone());
+        servers.http(&gate, self.stat, &pages)?;
+        let gate = gates.gate("monitor.pprof", GateLimits::pages(DEBUG_CONNECTIONS));
+        servers.http(&gate, self.debug, &debug::router(Arc::clone(&hub)))?;
         let reports = Arc::new(reports);
         let carrying = hub.run(Arc::clone(&reports), {
             let logic = logic.clone();

@@ -10,7 +10,9 @@ use comet_logic::AnyAuthenticator;
 use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
-    CallCounts, GrpcApi, Phase, Servers, StartError as ServeError, exposed, listen, spawn, stopped,
+    CallCounts, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS, Phase,
+    STAT_CONNECTIONS, Servers, StartError as ServeError, exposed, listen, request_bytes, spawn,
+    stopped,
 };
 use comet_wire::goim::logic::logic_server::LogicServer as Service;
 use tokio::sync::watch;
@@ -25,6 +27,9 @@ use crate::{nodes, sessions, stat};
 
 /// Longest request, bytes, as it is on the wire and without its compression: the rooms of a comet.
 const REQUEST_MAX: usize = 64 << 20;
+
+/// How long a request may take to come in: such a list over a slow line.
+const REQUEST_TIME: Duration = Duration::from_secs(30);
 
 /// The name of the thread, and in errors.
 const THREAD: &str = "logic";
@@ -53,6 +58,8 @@ pub struct Options {
     pub server_id: String,
     /// Version of this service in metrics.
     pub version: &'static str,
+    /// Files that the process may open.
+    pub open_files: u64,
 }
 
 /// `comet logic`, running. Dropping it without [`LogicServer::stop`] ends its thread, too, but does not
@@ -197,18 +204,38 @@ impl Assembly {
             .merge(node_routes(Arc::new(list), options.node, &counts))
             .merge(sessions::route(&comets, &counts));
         let calls = http_api(calls);
+        let gates = Arc::new(Gates::new(options.open_files, request_bytes(REQUEST_MAX)));
         let Options { server_id, version, .. } = options;
-        let pages =
-            stat::router(Stat { sessions, comets, counts, server_id, version }, phase.clone());
+        let stat_gates = Arc::clone(&gates);
+        let stat_page = Stat { sessions, comets, counts, gates: stat_gates, server_id, version };
+        let pages = stat::router(stat_page, phase.clone());
         let mut servers = Servers::new(phase.clone());
         let logic = Service::new(service)
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(REQUEST_MAX);
+        let api = GrpcApi::default().service(logic);
+        let logic_gate = gates.gate(
+            "logic_server.grpc",
+            GateLimits {
+                connections: GRPC_CONNECTIONS,
+                request_max: REQUEST_MAX,
+                request_time: REQUEST_TIME,
+            },
+        );
+        let push_gate = gates.gate(
+            "logic_server.http",
+            GateLimits {
+                connections: HTTP_CONNECTIONS,
+                request_max: bounds.frame_max,
+                request_time: bounds.timeout,
+            },
+        );
+        let stat_gate = gates.gate("logic_server.stat", GateLimits::pages(STAT_CONNECTIONS));
         servers
-            .grpc(grpc, GrpcApi::default().service(logic), comet_wire::DESCRIPTORS)
-            .and_then(|()| servers.http(http, &calls))
-            .and_then(|()| servers.http(stat, &pages))
+            .grpc(&logic_gate, grpc, api, comet_wire::DESCRIPTORS)
+            .and_then(|()| servers.http(&push_gate, http, &calls))
+            .and_then(|()| servers.http(&stat_gate, stat, &pages))
             .map_err(|error| ServeError::Thread { thread: THREAD, error })?;
         Ok(async move {
             tokio::select! {

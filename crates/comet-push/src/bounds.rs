@@ -26,7 +26,8 @@ pub struct Bounds {
 
 impl Bounds {
     /// Longest encoded request, bytes.
-    pub(crate) fn request_max(&self) -> usize {
+    #[must_use]
+    pub fn request_max(&self) -> usize {
         self.keys_max
             .saturating_mul(KEY_BYTES)
             .saturating_add(self.frame_max)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comet_serve::{CallCounts, GrpcApi, Phase, stopped};
+use comet_serve::{Arrivals, CallCounts, GrpcApi, Phase, stopped};
 use comet_wire::comet::v1::push_server::{Push, PushServer};
 use comet_wire::comet::v1::{PushStreamReq, PushUsersReply, PushUsersReq};
 use comet_wire::goim::comet::comet_server::{Comet, CometServer};
@@ -25,6 +25,7 @@ pub fn grpc_api<B: StreamBackend>(
     let request_max = backend.bounds().request_max();
     let service = Arc::new(PushService { backend, counts, phase });
     GrpcApi::default()
+        .stream("/comet.v1.Push/PushStream")
         .service(CometServer::from_arc(Arc::clone(&service)).max_decoding_message_size(request_max))
         .service(PushServer::from_arc(service).max_decoding_message_size(request_max))
 }
@@ -94,6 +95,8 @@ impl<B: StreamBackend> Push for PushService<B> {
     ) -> Result<Response<PushStream<B>>, Status> {
         let (backend, counts) = (Arc::clone(&self.backend), Arc::clone(&self.counts));
         let stopped = stopped(self.phase.clone());
-        Ok(Response::new(PushStream::new(request.into_inner(), backend, counts, stopped)))
+        let arrivals = request.extensions().get::<Arrivals>().cloned().unwrap_or_default();
+        let requests = request.into_inner();
+        Ok(Response::new(PushStream::new(requests, arrivals, backend, counts, stopped)))
     }
 }

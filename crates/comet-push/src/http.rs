@@ -3,7 +3,7 @@
 //!
 //! An answer is JSON, `{"code":0,"message":"","data":…}`. As in goim a call that failed is HTTP 200, too,
 //! and its code names the cause: -400 the request, -500 the server; `message` is the sentence and there
-//! is no `data`. (goim also writes 400 into the status line where a parameter does not parse; a caller
+//! is no `data`. A request that does not come in is HTTP 408 or 503, with code -408 or -503. (goim also writes 400 into the status line where a parameter does not parse; a caller
 //! that reads the code sees no difference.) A request for anything else is answered with HTTP 404 or 405.
 
 mod body;
@@ -18,7 +18,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use axum::{Json, Router};
-use comet_serve::CallCounts;
+use comet_serve::{Arrivals, CallCounts};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
@@ -68,10 +68,14 @@ where
     let (counts, state) = (Arc::clone(counts), Arc::clone(state));
     let handler = move |request: Request| {
         let (counts, state) = (Arc::clone(&counts), Arc::clone(&state));
+        let arrivals = request.extensions().get::<Arrivals>().cloned().unwrap_or_default();
         async move {
             match counts.of(path, handle(state, request)).await {
                 Ok(data) => Json(json!({ "code": 0, "message": "", "data": data })).into_response(),
-                Err(status) => failed(code(&status), status.message()),
+                Err(status) => {
+                    let refused = arrivals.refused().map(|status| -i32::from(status.as_u16()));
+                    failed(refused.unwrap_or_else(|| code(&status)), status.message())
+                }
             }
         }
     };

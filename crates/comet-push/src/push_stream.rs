@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use comet_serve::CallCounts;
+use comet_serve::{Arrivals, CallCounts, Received};
 use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
 use comet_wire::comet::v1::push_stream_reply::{Answer, Error};
 use comet_wire::comet::v1::push_stream_req::{Keys, Target, Users};
@@ -32,13 +32,22 @@ const ANSWERS_MAX: usize = 256;
 /// The answers of a stream; polling them makes its pushes.
 pub(crate) struct PushStream<B: StreamBackend> {
     requests: Streaming<PushStreamReq>,
+    /// The bytes of the requests, which count until they are answered.
+    arrivals: Arrivals,
     input: Input,
-    /// By the order they came in, with their ids.
-    under_way: VecDeque<(u64, Result<B::UnderWay, Status>)>,
+    /// By the order they came in.
+    under_way: VecDeque<Push<B::UnderWay>>,
     backend: Arc<B>,
     counts: Arc<CallCounts>,
     /// Ready when the servers are to end.
     stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// A push that is not answered.
+struct Push<U> {
+    id: u64,
+    outcome: Result<U, Status>,
+    _received: Option<Received>,
 }
 
 /// Whether more requests come.
@@ -52,12 +61,14 @@ enum Input {
 impl<B: StreamBackend> PushStream<B> {
     pub(crate) fn new(
         requests: Streaming<PushStreamReq>,
+        arrivals: Arrivals,
         backend: Arc<B>,
         counts: Arc<CallCounts>,
         stopped: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         Self {
             requests,
+            arrivals,
             input: Input::Open,
             under_way: VecDeque::new(),
             backend,
@@ -79,8 +90,9 @@ impl<B: StreamBackend> PushStream<B> {
         while self.under_way.len() < UNDER_WAY_MAX {
             match Pin::new(&mut self.requests).poll_next(cx) {
                 Poll::Ready(Some(Ok(request))) => {
-                    let push = (request.id, self.begin(request));
-                    self.under_way.push_back(push);
+                    let (id, received) = (request.id, self.arrivals.take());
+                    let outcome = self.begin(request);
+                    self.under_way.push_back(Push { id, outcome, _received: received });
                 }
                 Poll::Ready(Some(Err(status))) => return self.input = Input::Failed(status),
                 Poll::Ready(None) => return self.input = Input::Ended,
@@ -104,9 +116,9 @@ impl<B: StreamBackend> PushStream<B> {
     fn take_answers(&mut self, cx: &mut Context<'_>) -> Vec<Answer> {
         let mut answers = Vec::new();
         while answers.len() < ANSWERS_MAX
-            && let Some((id, push)) = self.under_way.front_mut()
+            && let Some(Push { id, outcome, .. }) = self.under_way.front_mut()
         {
-            let outcome = match push {
+            let outcome = match outcome {
                 Ok(push) => match Pin::new(push).poll(cx) {
                     Poll::Ready(outcome) => outcome,
                     Poll::Pending => break,

@@ -1,45 +1,42 @@
-//! gRPC: services with health and reflection beside them, served over TCP.
+//! gRPC: services with health and reflection beside them.
 
 use std::convert::Infallible;
-use std::io;
-use std::time::Duration;
 
+use axum::Router;
 use axum::response::IntoResponse;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::sleep;
-use tokio_stream::wrappers::TcpListenerStream;
-use tokio_stream::{Stream, StreamExt};
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::Request;
 use tonic::server::NamedService;
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::listen::no_delay;
-use crate::phase::{Phase, stopped};
-
-/// Calls one gRPC connection may have under way; HTTP/2 makes the caller hold the next one back.
-const STREAMS_MAX: u32 = 1_024;
-
-/// How often a silent gRPC connection is pinged.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-
-/// How long a listener rests after a failed accept, so that a process out of file descriptors does
-/// not spin.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
+use crate::phase::Phase;
 
 /// The services of a gRPC address.
 #[derive(Default, Debug)]
 pub struct GrpcApi {
     routes: Routes,
     names: Vec<&'static str>,
+    streams: Vec<&'static str>,
 }
 
 impl GrpcApi {
+    /// The caller of `path` sends messages whenever it has one; else the first has to come in time.
+    #[must_use]
+    pub fn stream(mut self, path: &'static str) -> Self {
+        self.streams.push(path);
+        self
+    }
+
+    /// The calls whose caller sends a stream.
+    pub(crate) fn streams(&self) -> &[&'static str] {
+        &self.streams
+    }
+
     /// Adds a service; its name has a health of its own.
     #[must_use]
     pub fn service<S>(mut self, service: S) -> Self
@@ -58,29 +55,35 @@ impl GrpcApi {
         self
     }
 
-    /// Adds health and reflection. `descriptors` is an encoded `FileDescriptorSet` with the services;
+    /// Adds health and both versions of reflection. `descriptors` is an encoded `FileDescriptorSet` with the services;
     /// others in it are not listed.
     ///
     /// # Panics
     /// If `descriptors` does not decode.
-    pub(crate) fn routes(self, descriptors: &[u8]) -> (Routes, Health) {
-        let Self { routes, names } = self;
-        let mut reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(descriptors)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
-            .with_service_name(tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME);
-        for name in &names {
-            reflection = reflection.with_service_name(*name);
-        }
-        let reflection =
-            reflection.build_v1().expect("the descriptors come from the compiler of this build");
+    pub(crate) fn routes(self, descriptors: &[u8]) -> (Router, Health) {
+        let Self { routes, names, .. } = self;
+        let reflection = || {
+            let mut reflection = tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(descriptors)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
+                .with_service_name(v1::server_reflection_server::SERVICE_NAME)
+                .with_service_name(v1alpha::server_reflection_server::SERVICE_NAME);
+            for name in &names {
+                reflection = reflection.with_service_name(*name);
+            }
+            reflection
+        };
+        let compiled = "the descriptors come from the compiler of this build";
         let reporter = HealthReporter::new();
         let health = tonic_health::server::HealthService::from_health_reporter(reporter.clone());
         let routes = routes
             .add_service(tonic_health::pb::health_server::HealthServer::new(health))
-            .add_service(reflection)
-            .prepare();
+            .add_service(reflection().build_v1().expect(compiled))
+            // Older callers ask for this version alone: grpcurl before 1.8.8, Python's client.
+            .add_service(reflection().build_v1alpha().expect(compiled))
+            .prepare()
+            .into_axum_router();
         (routes, Health { reporter, names })
     }
 }
@@ -109,30 +112,4 @@ impl Health {
             }
         }
     }
-}
-
-/// Serves `routes` until [`Phase::Stopped`] and the end of all calls.
-pub(crate) async fn serve(routes: Routes, listener: TcpListener, phase: watch::Receiver<Phase>) {
-    let served = Server::builder()
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming(listener), stopped(phase))
-        .await;
-    if let Err(error) = served {
-        log::error!("a gRPC address stopped serving: {error}");
-    }
-}
-
-fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
-    TcpListenerStream::new(listener).then(async |mut accepted| {
-        match &mut accepted {
-            Ok(stream) => no_delay(stream),
-            Err(error) => {
-                log::warn!("a gRPC address could not accept: {error}");
-                sleep(ACCEPT_REST).await;
-            }
-        }
-        accepted
-    })
 }

@@ -1,23 +1,13 @@
-//! HTTP: serving a router, `/healthz`, and refusals in words.
+//! HTTP: `/healthz`, and refusals in words.
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
-use crate::listen::no_delay;
-use crate::phase::{Phase, stopped};
-
-/// Serves `router` until [`Phase::Stopped`] and the end of all calls.
-pub(crate) async fn serve(router: Router, listener: TcpListener, phase: watch::Receiver<Phase>) {
-    let incoming = listener.tap_io(no_delay);
-    // axum's accept loop has no error to return; its signature leaves room for one.
-    let _ = axum::serve(incoming, router).with_graceful_shutdown(stopped(phase)).await;
-}
+use crate::phase::Phase;
 
 /// The route `/healthz`: 200 while the server is ready, else 503; the body names the phase.
 pub fn healthz(phase: watch::Receiver<Phase>) -> Router {

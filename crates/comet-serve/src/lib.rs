@@ -7,24 +7,38 @@
 //! **Invariant:** no crate of the workspace is beneath it: nothing here knows a shard, a push or a
 //! session.
 
+mod accept;
 mod call_counts;
+mod gate;
 mod grpc;
+mod guarded;
 mod http;
+mod intake;
 mod listen;
 mod peer;
 mod phase;
+mod places;
 mod query;
+mod refusal;
+mod request_body;
 mod servers;
 mod start;
 mod start_error;
+mod stream;
 
+pub use accept::{CONNECTION_WINDOW, HEAD_MAX};
 pub use call_counts::CallCounts;
+pub use gate::{
+    DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gate, GateLimits, GateReading, Gates, HTTP_CONNECTIONS,
+    STAT_CONNECTIONS, connections_max, request_bytes,
+};
 pub use grpc::GrpcApi;
 pub use http::{healthz, refusal};
 pub use listen::{Bound, exposed, listen};
 pub use peer::{BadAddress, endpoint, root_cause};
 pub use phase::{Phase, advance, stopped};
 pub use query::Query;
+pub use request_body::{Arrivals, Received};
 pub use servers::Servers;
 pub use start::spawn;
 pub use start_error::StartError;

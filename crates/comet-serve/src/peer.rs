@@ -19,6 +19,8 @@ pub struct BadAddress {
 /// [`BadAddress`].
 pub fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
     Endpoint::from_shared(format!("http://{address}"))
+        // Late answers to calls that were given up count here over the life of the connection.
+        .map(|endpoint| endpoint.http2_max_local_error_reset_streams(None))
         .map_err(|error| BadAddress { address: address.to_owned(), error })
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpListener as StdListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -10,8 +11,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::grpc::{self, GrpcApi};
-use crate::http;
+use crate::accept::{self, Served};
+use crate::gate::Gate;
+use crate::grpc::GrpcApi;
+use crate::guarded::Protocol;
 use crate::phase::Phase;
 
 /// How long calls under way may take to end when the servers stop.
@@ -32,8 +35,8 @@ impl Servers {
         Self { tasks: JoinSet::new(), phase }
     }
 
-    /// Serves `api` at every listener, with health and with reflection over `descriptors`, an encoded
-    /// `FileDescriptorSet`. Has to be called inside the runtime, as [`Servers::http`].
+    /// Serves `api` at every listener behind `gate`, with health and with reflection over `descriptors`, an
+    /// encoded `FileDescriptorSet`. Has to be called inside the runtime, as [`Servers::http`].
     ///
     /// # Errors
     /// If the runtime refuses a listener.
@@ -42,27 +45,46 @@ impl Servers {
     /// If `descriptors` does not decode.
     pub fn grpc(
         &mut self,
+        gate: &Arc<Gate>,
         listeners: Vec<StdListener>,
         api: GrpcApi,
         descriptors: &[u8],
     ) -> io::Result<()> {
-        let (routes, health) = api.routes(descriptors);
-        for listener in listeners {
-            let listener = TcpListener::from_std(listener)?;
-            self.tasks.spawn(grpc::serve(routes.clone(), listener, self.phase.clone()));
-        }
+        let protocol = Protocol::Grpc { streams: api.streams().into() };
+        let (router, health) = api.routes(descriptors);
+        self.serve(gate, listeners, &router, &protocol)?;
         self.tasks.spawn(health.follow(self.phase.clone()));
         Ok(())
     }
 
-    /// Serves `router` at every listener.
+    /// Serves `router` at every listener behind `gate`.
     ///
     /// # Errors
     /// If the runtime refuses a listener.
-    pub fn http(&mut self, listeners: Vec<StdListener>, router: &Router) -> io::Result<()> {
+    pub fn http(
+        &mut self,
+        gate: &Arc<Gate>,
+        listeners: Vec<StdListener>,
+        router: &Router,
+    ) -> io::Result<()> {
+        self.serve(gate, listeners, router, &Protocol::Http)
+    }
+
+    fn serve(
+        &mut self,
+        gate: &Arc<Gate>,
+        listeners: Vec<StdListener>,
+        router: &Router,
+        protocol: &Protocol,
+    ) -> io::Result<()> {
         for listener in listeners {
-            let listener = TcpListener::from_std(listener)?;
-            self.tasks.spawn(http::serve(router.clone(), listener, self.phase.clone()));
+            let served = Served {
+                router: router.clone(),
+                protocol: protocol.clone(),
+                gate: Arc::clone(gate),
+                phase: self.phase.clone(),
+            };
+            self.tasks.spawn(accept::serve(TcpListener::from_std(listener)?, served));
         }
         Ok(())
     }

@@ -105,7 +105,7 @@ impl App {
             peers.push(sender);
             inboxes.push((inbox, bell));
         }
-        let options = control_options(config, &addresses, &limits, epoch);
+        let options = control_options(config, &addresses, &limits, open_files, epoch);
         let control =
             Control::start(options, wake, peers.clone(), reports).map_err(StartError::Control)?;
 

@@ -7,6 +7,7 @@ use comet_config::{Algorithm, Config, SessionStore, Token, TokenKind};
 use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
 use comet_logicd::{LogicServer, Node, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
+use rustix::process::{Resource, getrlimit};
 
 /// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
 const STORE_DEADLINE: Duration = Duration::from_secs(1);
@@ -154,6 +155,7 @@ fn options(config: &Config) -> Options {
         call_timeout: config.push.timeout,
         server_id: config.server.id.clone(),
         version: env!("CARGO_PKG_VERSION"),
+        open_files: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
     }
 }
 

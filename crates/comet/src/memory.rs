@@ -3,7 +3,13 @@
 use std::fmt::Write;
 
 use comet_config::Config;
+use comet_control::Bounds;
 use comet_core::limits::{HELD_MAX, JOINED_BYTES_MAX};
+
+use comet_serve::{
+    CONNECTION_WINDOW, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, HEAD_MAX, HTTP_CONNECTIONS,
+    STAT_CONNECTIONS, connections_max, request_bytes,
+};
 
 use crate::options::limits;
 
@@ -29,6 +35,9 @@ pub fn worst_case(config: &Config, open_files: u64) -> String {
     // Any connection may be in TLS if there is a listener for it.
     let has_tls = !(config.tcp.tls_bind.is_empty() && config.websocket.tls_bind.is_empty());
     let in_tls = if has_tls { connections } else { 0 };
+    let callers = |most| connections_max(open_files, most) as u64;
+    let calls = callers(GRPC_CONNECTIONS);
+    let heads = callers(HTTP_CONNECTIONS) + callers(STAT_CONNECTIONS) + callers(DEBUG_CONNECTIONS);
     let rows = [
         ("connections, idle and authenticated", connections * CONNECTION),
         ("if all of them are in TLS, sessions", in_tls * TLS_SESSION),
@@ -41,6 +50,9 @@ pub fn worst_case(config: &Config, open_files: u64) -> String {
             "if every outbox is full, entries",
             connections * u64::from(limits.svr_proto) * OUTBOX_ENTRY,
         ),
+        ("requests of push callers", request_bytes(request_max(config)) as u64),
+        ("if every caller leaves calls unread", calls * CONNECTION_WINDOW as u64),
+        ("if every HTTP caller leaves a head unfinished", heads * HEAD_MAX as u64),
         (
             "if every outbox is full and no message shared",
             connections * u64::from(limits.outbox_bytes),
@@ -51,4 +63,12 @@ pub fn worst_case(config: &Config, open_files: u64) -> String {
         let _ = writeln!(text, "# {what:46} {:>12.1} MiB", bytes as f64 / f64::from(1 << 20));
     }
     text
+}
+
+/// Longest request of a push caller, bytes.
+fn request_max(config: &Config) -> usize {
+    let push = &config.push;
+    let bounds =
+        Bounds { frame_max: push.frame_max, keys_max: push.keys_max, timeout: push.timeout };
+    bounds.request_max()
 }

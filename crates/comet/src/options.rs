@@ -4,18 +4,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, SlowConsumer};
-use comet_control::{LogicOptions, Node, Options};
+use comet_control::{LogicOptions, Node, Options, descriptors};
 use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{ClientRates, Limits, Logic, SourceLimits};
 
 use crate::listeners::Addresses;
 
 /// Options of the control thread. Clients connect to `addresses`; the shards are started with the same
-/// `limits` and `epoch`.
+/// `limits`, `open_files` and `epoch`.
 pub(crate) fn control_options(
     config: &Config,
     addresses: &Addresses,
     limits: &Arc<Limits>,
+    open_files: u64,
     epoch: Instant,
 ) -> Options {
     Options {
@@ -47,6 +48,7 @@ pub(crate) fn control_options(
         limits: Arc::clone(limits),
         trace_log: config.white_list.file.clone(),
         epoch,
+        open_files,
     }
 }
 
@@ -58,9 +60,10 @@ pub(crate) fn logic(logic: &comet_config::Logic) -> Logic {
     Logic::Remote { renew_ms: (millis(logic.heartbeat_min), millis(logic.heartbeat_max)) }
 }
 
-/// A core's share of the connections that the limit on open files leaves room for.
+/// A core's share of the connections that the limit on open files leaves room for, beside those of callers.
 fn share(config: &Config, open_files: u64) -> u32 {
-    let share = open_files / config.server.cores.len() as u64;
+    let for_clients = open_files.saturating_sub(descriptors(open_files));
+    let share = for_clients / config.server.cores.len() as u64;
     u32::try_from(share).unwrap_or(u32::MAX).clamp(1, CONNECTIONS_MAX)
 }
 
@@ -71,6 +74,7 @@ pub fn too_few_open_files(config: &Config, open_files: u64) -> Option<String> {
     let (connections, share) = (config.limits.connections, share(config, open_files));
     (connections > share).then(|| {
         let cores = config.server.cores.len();
+        let open_files = open_files.saturating_sub(descriptors(open_files));
         format!(
             "limits.connections is {share} and not {connections}: {cores} cores would hold {}, and the \
              limit on open files leaves room for {open_files} (raise it with ulimit -n, or LimitNOFILE= \
@@ -155,8 +159,9 @@ mod tests {
             let sets = [format!("limits.connections={configured}")];
             let machine = Machine { cpus: vec![0, 1], host_name: "host".to_owned() };
             let config = load(&Source { sets: &sets, ..Source::default() }, &machine).unwrap();
-            assert_eq!(limits(&config, 65_280).connections, held);
-            assert_eq!(too_few_open_files(&config, 65_280).as_deref(), sentence);
+            // 848 of them are for callers.
+            assert_eq!(limits(&config, 66_128).connections, held);
+            assert_eq!(too_few_open_files(&config, 66_128).as_deref(), sentence);
         };
         check(0, 32_640, None);
         check(1, 1, None);

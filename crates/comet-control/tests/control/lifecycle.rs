@@ -9,10 +9,7 @@ use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::fake::{HASTY, PATIENT, ROOMY, options, start, try_start};
 
@@ -119,30 +116,40 @@ async fn a_shard_that_ended_counts_as_drained() {
     assert_eq!(fake.control.drain(within(PATIENT)), Drained { done: 1, shards: 1 });
 }
 
-#[tokio::test]
-async fn reflection_lists_the_services() {
-    let fake = start(PATIENT, &[ROOMY]);
-    let list = ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(MessageRequest::ListServices(String::new())),
-    };
-    let mut client = ServerReflectionClient::new(fake.channel().await);
-    let replies = client.server_reflection_info(tokio_stream::once(list)).await.unwrap();
-    let reply: ServerReflectionResponse = replies.into_inner().next().await.unwrap().unwrap();
-    let Some(MessageResponse::ListServicesResponse(list)) = reply.message_response else {
-        panic!("{reply:?}")
-    };
-    let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
-    names.sort();
-    assert_eq!(
-        names,
-        [
+/// Asks one version of reflection for the services, and compares.
+macro_rules! check_reflection {
+    ($version:ident, $fake:expr) => {{
+        use $version::server_reflection_request::MessageRequest;
+        use $version::server_reflection_response::MessageResponse;
+        let list = $version::ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let mut client =
+            $version::server_reflection_client::ServerReflectionClient::new($fake.channel().await);
+        let replies = client.server_reflection_info(tokio_stream::once(list)).await.unwrap();
+        let reply = replies.into_inner().next().await.unwrap().unwrap();
+        let Some(MessageResponse::ListServicesResponse(list)) = reply.message_response else {
+            panic!("{reply:?}")
+        };
+        let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+        names.sort();
+        let expected = [
             "comet.v1.Push",
             "goim.comet.Comet",
             "grpc.health.v1.Health",
-            "grpc.reflection.v1.ServerReflection"
-        ]
-    );
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
+        ];
+        assert_eq!(names, expected);
+    }};
+}
+
+#[tokio::test]
+async fn both_versions_of_reflection_list_the_services() {
+    let fake = start(PATIENT, &[ROOMY]);
+    check_reflection!(v1, fake);
+    check_reflection!(v1alpha, fake);
 }
 
 #[test]

@@ -6,6 +6,8 @@ mod debug;
 mod documents;
 mod fake;
 mod fake_logic;
+mod h2_frames;
+mod hostile_callers;
 mod http;
 mod http_push;
 mod lifecycle;

@@ -1,20 +1,15 @@
-//! The bodies of push calls: read to their end, kept only as far as they may be pushed.
+//! The bodies of push calls: read to their end, kept only as far as they may be pushed. Their deadline and
+//! the room for them are the gate's.
 
-use std::time::Duration;
+use std::error::Error;
 
 use axum::body::{Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::header::EXPECT;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tonic::Status;
 
 use crate::bounds::{Bounds, body_too_long};
-
-/// Bodies that may be received at once; with the longest body this bounds their memory. One more waits for
-/// its place, unread on its connection.
-const PLACES: usize = 64;
 
 /// How much of a body that is too long is read and discarded, bytes. A caller that still writes when the
 /// connection is closed would not read the reason.
@@ -22,39 +17,19 @@ const REST_MAX: u64 = 64 << 20;
 
 /// Reads bodies within their bounds.
 pub(super) struct Bodies {
-    places: Semaphore,
     length_max: usize,
-    /// How long a body may wait for a place, and how long it may then take to come in.
-    limit: Duration,
 }
 
 impl Bodies {
     pub(super) fn new(bounds: Bounds) -> Self {
-        let Bounds { frame_max, timeout, .. } = bounds;
-        Self { places: Semaphore::new(PLACES), length_max: frame_max, limit: timeout }
+        Self { length_max: bounds.frame_max }
     }
 
     /// The whole body of `request`.
     ///
     /// # Errors
-    /// If it is too long, breaks off, or takes too long.
+    /// If it is too long, breaks off, or does not come in.
     pub(super) async fn read(&self, request: Request) -> Result<Bytes, Status> {
-        let Ok(place) = timeout(self.limit, self.places.acquire()).await else {
-            return Err(Status::resource_exhausted(format!(
-                "{PLACES} other bodies have been coming in for {:?}",
-                self.limit
-            )));
-        };
-        let _held = place.expect("nobody closes the semaphore");
-        timeout(self.limit, self.collect(request)).await.unwrap_or_else(|_| {
-            Err(Status::invalid_argument(format!(
-                "the body did not come in within {:?}",
-                self.limit
-            )))
-        })
-    }
-
-    async fn collect(&self, request: Request) -> Result<Bytes, Status> {
         let max = self.length_max as u64;
         // 0 where it is not announced.
         let announced = request.body().size_hint().exact().unwrap_or(0);
@@ -66,9 +41,7 @@ impl Bodies {
         let mut length = 0;
         let mut chunks = request.into_body().into_data_stream();
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|error| {
-                Status::invalid_argument(format!("the body broke off: {error}"))
-            })?;
+            let chunk = chunk.map_err(|error| broken_off(&error))?;
             length += chunk.len() as u64;
             if announced.max(length) > max {
                 kept = Vec::new();
@@ -87,4 +60,16 @@ impl Bodies {
             _ => Ok(kept.into()),
         }
     }
+}
+
+/// What the gate says, or that the body has no end.
+fn broken_off(error: &(dyn Error + 'static)) -> Status {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(status) = error.downcast_ref::<Status>() {
+            return status.clone();
+        }
+        cause = error.source();
+    }
+    Status::invalid_argument(format!("the body broke off: {error}"))
 }

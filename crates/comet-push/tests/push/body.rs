@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::recorder::{HASTY, PATIENT, answer, sent, start};
+use crate::recorder::{HASTY, PATIENT, answer, answered, sent, start};
 
 const TARGET: &str = "/goim/push/all?operation=5";
 
@@ -97,8 +97,11 @@ async fn a_caller_who_asks_first_is_refused_before_it_sends() {
 async fn a_body_that_does_not_come_is_not_waited_for() {
     let mut api = start(HASTY);
     let request = [head("Content-Length: 10"), b"half".to_vec()].concat();
-    let expected = refused("the body did not come in within 500ms");
-    assert_eq!(sent(api.address, &request).await, expected);
+    let mut stream = TcpStream::connect(api.address).await.unwrap();
+    stream.write_all(&request).await.unwrap();
+    let (status, answer) = answered(&mut stream).await;
+    let expected = json!({ "code": -408, "message": "the request did not come in within 500ms" });
+    assert_eq!((status, answer), (408, expected));
 
     let mut stream = TcpStream::connect(api.address).await.unwrap();
     stream.write_all(&request).await.unwrap();
@@ -108,28 +111,22 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     assert!(api.is_untouched());
 }
 
-/// Twice as many unfinished bodies as there are places: the rest wait, and no longer than they may.
+/// Callers that stop amid their bodies take no place of others.
 #[tokio::test]
-async fn unfinished_bodies_do_not_pile_up() {
-    let mut api = start(HASTY);
+async fn unfinished_bodies_hold_nobody_up() {
+    let mut api = start(PATIENT);
     let mut unfinished = Vec::new();
     let request = [head("Content-Length: 10"), b"half".to_vec()].concat();
-    for _ in 0..2 * 64 {
+    for _ in 0..4 * 64 {
         let mut stream = TcpStream::connect(api.address).await.unwrap();
         stream.write_all(&request).await.unwrap();
         unfinished.push(stream);
-    }
-    let mut refused = [0, 0];
-    for mut stream in unfinished {
-        let answer = answer(&mut stream).await;
-        match answer["code"].as_i64() {
-            Some(-400) => refused[0] += 1,
-            Some(-500) => refused[1] += 1,
-            _ => panic!("{answer}"),
+        if unfinished.len() % 8 == 0 {
+            assert_eq!(sent(api.address, &whole(b"hi")).await["code"], 0);
+            assert_eq!(api.pushed().await, b"hi");
         }
     }
-    assert!(refused[0] >= 64, "{refused:?}");
-    assert_eq!(refused[0] + refused[1], 128);
-    assert_eq!(sent(api.address, &whole(b"hi")).await["code"], 0);
-    assert_eq!(api.pushed().await, b"hi");
+    // Where there is no room left for all, the slowest is told.
+    let (status, answer) = answered(&mut unfinished[0]).await;
+    assert_eq!((status, &answer["code"]), (503, &json!(-503)));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use comet_push::{Bounds, PushBackend, Pushed, http_api, push_routes};
-use comet_serve::{CallCounts, Phase, Servers, listen};
+use comet_serve::{CallCounts, GateLimits, Gates, Phase, Servers, listen};
 use comet_wire::goim::protocol::Proto;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,7 +38,9 @@ pub(crate) fn start(timeout: Duration) -> Running {
     let bound = listen("test", &["127.0.0.1:0".parse().unwrap()]).unwrap();
     let (phase, phases) = watch::channel(Phase::Ready);
     let mut servers = Servers::new(phases);
-    servers.http(bound.listeners, &router).unwrap();
+    let gates = Gates::new(65_536, 1 << 20);
+    let limits = GateLimits { connections: 512, request_max: 256, request_time: timeout };
+    servers.http(&gates.gate("test", limits), bound.listeners, &router).unwrap();
     Running { address: bound.addresses[0], bodies, _servers: servers, _phase: phase }
 }
 
@@ -63,11 +65,18 @@ pub(crate) async fn sent(address: SocketAddr, request: &[u8]) -> Value {
 
 /// Reads an answer to its end.
 pub(crate) async fn answer(stream: &mut TcpStream) -> Value {
+    let (status, answer) = answered(stream).await;
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+/// The same for one that may have another status.
+pub(crate) async fn answered(stream: &mut TcpStream) -> (u16, Value) {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    serde_json::from_str(body).unwrap()
+    let status = head["HTTP/1.1 ".len()..][..3].parse().unwrap();
+    (status, serde_json::from_str(body).unwrap())
 }
 
 struct Recorder {

@@ -5,10 +5,12 @@
 mod coalesce;
 mod control;
 mod crowd;
+mod descriptors;
 mod door;
 mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]
 mod fake_logic;
+mod h2;
 mod helpers;
 mod hostile;
 mod http_push;

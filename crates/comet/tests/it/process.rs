@@ -130,6 +130,20 @@ impl Server {
         let arguments = [&["--cores", &cores], arguments, &with_sets(sets)].concat();
         let mut command = comet(&arguments);
         command.envs(environment.iter().copied());
+        Self::launch(command, permit)
+    }
+
+    /// With so many open files at most.
+    pub(crate) fn start_with_files(open_files: u32, sets: &[&str]) -> Self {
+        let permit = Permit::wait();
+        let mut command = Command::new("sh");
+        let limited = format!("ulimit -n {open_files}; exec \"$0\" \"$@\"");
+        command.args(["-c", &limited, env!("CARGO_BIN_EXE_comet"), "--cores", &two_cores()]);
+        command.args(with_sets(sets)).env_remove("RUST_LOG").stdin(Stdio::null());
+        Self::launch(command, permit)
+    }
+
+    fn launch(command: Command, permit: Permit) -> Self {
         let (process, log) = Running::start(command);
         let [tcp, websocket] = addresses(&line_with(&log, "tcp ["));
         let [grpc, stat] = addresses(&line_with(&log, "stat ["));

@@ -1,0 +1,238 @@
+//! Accepting callers and serving each connection, within the bounds of its gate.
+
+use std::error::Error;
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::select;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::sleep;
+
+use crate::gate::Gate;
+use crate::guarded::{Guarded, Protocol};
+use crate::listen::no_delay;
+use crate::phase::{Phase, stopped};
+use crate::places::Place;
+use crate::stream::{Meter, MeteredStream};
+
+/// How long a new connection may take until its first request begins; over HTTP/2, until its preface is
+/// there.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+/// How long an HTTP/1 connection may be idle, and how long a later head may take.
+const IDLE: Duration = Duration::from_secs(75);
+
+/// Longest head of an HTTP/1 request, bytes.
+pub const HEAD_MAX: usize = 128 << 10;
+
+/// Calls one HTTP/2 connection may have under way; the caller holds the next one back.
+const STREAMS_MAX: u32 = 1_024;
+
+/// Calls of a connection that their caller gave up before they were looked at. More of them end the
+/// connection. What is read in one turn holds fewer: a call and its reset take 25 bytes at least.
+const RESETS_MAX: usize = 4_096;
+
+/// Bytes of one call that may have come and not been looked at. With 16 bytes in a message, as small as a
+/// push can be, so many messages of one stream can wait as the library bears on a connection.
+const STREAM_WINDOW: u32 = 64 << 10;
+
+/// The same for all calls of a connection.
+pub const CONNECTION_WINDOW: u32 = 2 << 20;
+
+/// How often a silent HTTP/2 connection is pinged, and how long the answer may take.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The preface of HTTP/2 and the header of the frame behind it (RFC 9113, section 3.4).
+const PREFACE: usize = 24 + 9;
+
+/// The waits after failed accepts.
+const REST_MIN: Duration = Duration::from_millis(50);
+const REST_MAX: Duration = Duration::from_secs(1);
+
+/// What is served at a listener.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) router: Router,
+    pub(crate) protocol: Protocol,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) phase: watch::Receiver<Phase>,
+}
+
+/// Serves callers of `listener` until [`Phase::Stopped`] and the end of all calls.
+pub(crate) async fn serve(listener: TcpListener, served: Served) {
+    let mut connections = JoinSet::new();
+    let mut stopping = pin!(stopped(served.phase.clone()));
+    let mut rest = Rest::default();
+    loop {
+        let accepted = select! {
+            biased;
+            () = &mut stopping => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                rest.end(&served.gate);
+                served.gate.count_accepted();
+                let entered = select! {
+                    biased;
+                    () = &mut stopping => break,
+                    place = served.gate.places().enter() => place,
+                };
+                connections.spawn(serve_one(stream, Arc::new(entered), served.clone()));
+                // So that it is read before the next one is taken.
+                yield_now().await;
+            }
+            Err(error) => {
+                served.gate.count_accept_error();
+                if !concerns_one_caller(&error) {
+                    select! {
+                        () = &mut stopping => break,
+                        () = sleep(rest.lengthen(&served.gate, &error)) => {}
+                    }
+                }
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// The pause between failed accepts, and what is said of it.
+#[derive(Default)]
+struct Rest(Option<Duration>);
+
+impl Rest {
+    fn lengthen(&mut self, gate: &Gate, error: &io::Error) -> Duration {
+        if self.0.is_none() {
+            log::warn!("{}: no connection can be accepted: {error}; they wait", gate.setting());
+        }
+        let rest = self.0.map_or(REST_MIN, |rest| (rest * 2).min(REST_MAX));
+        self.0 = Some(rest);
+        rest
+    }
+
+    fn end(&mut self, gate: &Gate) {
+        if self.0.take().is_some() {
+            log::info!("{}: connections are accepted again", gate.setting());
+        }
+    }
+}
+
+/// The caller left before it was accepted.
+fn concerns_one_caller(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn serve_one(mut stream: TcpStream, place: Arc<Place>, served: Served) {
+    no_delay(&mut stream);
+    let Served { router, protocol, gate, phase } = served;
+    let meter = Arc::new(Meter::default());
+    let io = TokioIo::new(MeteredStream::new(stream, Arc::clone(&meter)));
+    let guarded = |protocol| {
+        let (gate, place) = (Arc::clone(&gate), Arc::clone(&place));
+        Guarded { router, protocol, gate, place }
+    };
+    let ended = match protocol {
+        Protocol::Http => {
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(HEAD_MAX);
+            let connection = builder.serve_connection(io, guarded(protocol));
+            drive(connection, &place, &meter, usize::MAX, phase).await
+        }
+        Protocol::Grpc { .. } => {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS_MAX)
+                .max_pending_accept_reset_streams(RESETS_MAX)
+                // Counted over the life of a connection, which here has no end.
+                .max_local_error_reset_streams(None)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .keep_alive_interval(KEEPALIVE)
+                .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+            let connection = builder.serve_connection(io, guarded(protocol));
+            drive(connection, &place, &meter, PREFACE, phase).await
+        }
+    };
+    if let Some(reason) = ended {
+        gate.count_closed(reason);
+    }
+}
+
+/// Runs a connection to its end. Returns the reason if it is not the caller's. Until `begun` bytes are read,
+/// or a request began, a new connection has little time.
+async fn drive<C>(
+    connection: C,
+    place: &Place,
+    meter: &Meter,
+    begun: usize,
+    phase: watch::Receiver<Phase>,
+) -> Option<&'static str>
+where
+    C: GracefulConnection,
+    C::Error: Error + 'static,
+{
+    let mut connection = pin!(connection);
+    let mut stopping = pin!(stopped(phase));
+    let mut first_request = pin!(sleep(FIRST_REQUEST));
+    let (mut is_stopping, mut has_begun) = (false, false);
+    loop {
+        select! {
+            biased;
+            ended = poll_fn(|cx| {
+                meter.begin_turn();
+                connection.as_mut().poll(cx)
+            }) => return ended.err().and_then(|error| reason(&error)),
+            () = place.evicted() => return Some("evicted"),
+            () = &mut first_request, if !has_begun => {
+                has_begun = place.has_begun() || meter.read() >= begun;
+                if !has_begun {
+                    return Some("silent");
+                }
+            }
+            () = &mut stopping, if !is_stopping => {
+                is_stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Why a bound ended a connection; `None` if its caller did, or the network.
+fn reason(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>()
+            && error.is_library()
+            && error.is_go_away()
+        {
+            let calm = error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+            return Some(if calm { "http2_limit" } else { "http2_error" });
+        }
+        if let Some(error) = error.downcast_ref::<hyper::Error>()
+            && error.is_timeout()
+        {
+            return Some("idle");
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>()
+            && error.kind() == io::ErrorKind::TimedOut
+        {
+            return Some("write_timeout");
+        }
+        cause = error.source();
+    }
+    None
+}

@@ -1,0 +1,195 @@
+//! What stands between the listeners of one setting and their service: bounds, and counts of what they
+//! turned away.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::intake::Intake;
+use crate::places::Places;
+use crate::refusal::Refusal;
+
+/// The gates of a process. They share one bound of bytes.
+#[derive(Debug)]
+pub struct Gates {
+    intake: Arc<Intake>,
+    open_files: u64,
+    gates: Mutex<Vec<Arc<Gate>>>,
+}
+
+/// Bounds of one gate.
+#[derive(Clone, Copy, Debug)]
+pub struct GateLimits {
+    /// Connections at once, where the limit on open files leaves room; see [`connections_max`].
+    pub connections: usize,
+    /// Longest request, bytes.
+    pub request_max: usize,
+    /// How long a request may take from its head to its last byte; for a stream, each message of it.
+    pub request_time: Duration,
+}
+
+/// Bounds and counts of the listeners of one setting.
+#[derive(Debug)]
+pub struct Gate {
+    setting: &'static str,
+    limits: GateLimits,
+    places: Arc<Places>,
+    intake: Arc<Intake>,
+    accepted: AtomicU64,
+    accept_errors: AtomicU64,
+    /// By reason.
+    closed: Mutex<BTreeMap<&'static str, u64>>,
+    /// By reason.
+    refused: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// What a gate counted.
+#[derive(Debug)]
+pub struct GateReading {
+    /// Key of the configuration that names the addresses.
+    pub setting: &'static str,
+    /// Connections now.
+    pub connections: usize,
+    /// Connections at most.
+    pub connections_max: usize,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Accepts that the system refused.
+    pub accept_errors: u64,
+    /// Connections that a bound ended, by reason.
+    pub closed: Vec<(&'static str, u64)>,
+    /// Requests that were not taken, by reason.
+    pub refused: Vec<(&'static str, u64)>,
+}
+
+/// Connections at once where the open files leave room: of gRPC, of HTTP, of pages for operators, and of what
+/// changes the server.
+pub const GRPC_CONNECTIONS: usize = 256;
+#[allow(missing_docs, reason = "above")]
+pub const HTTP_CONNECTIONS: usize = 512;
+#[allow(missing_docs, reason = "above")]
+pub const STAT_CONNECTIONS: usize = 64;
+#[allow(missing_docs, reason = "above")]
+pub const DEBUG_CONNECTIONS: usize = 16;
+
+/// Bytes of all requests at once, of which the longest has `request_max`.
+#[must_use]
+pub fn request_bytes(request_max: usize) -> usize {
+    REQUEST_BYTES.max(4 * request_max)
+}
+
+/// Bytes of all requests at once, if the longest are not longer.
+const REQUEST_BYTES: usize = 256 << 20;
+
+/// Longest request of a page, bytes, and how long it may take.
+const PAGE_REQUEST: usize = 2 << 20;
+const PAGE_TIME: Duration = Duration::from_secs(10);
+
+impl GateLimits {
+    /// Those of pages for operators.
+    #[must_use]
+    pub fn pages(connections: usize) -> Self {
+        Self { connections, request_max: PAGE_REQUEST, request_time: PAGE_TIME }
+    }
+}
+
+/// Connections that a gate takes at once if at most `most` are wanted: a 16th of the open files, so that
+/// neither callers nor clients can take the descriptors of the other.
+#[must_use]
+pub fn connections_max(open_files: u64, most: usize) -> usize {
+    usize::try_from(open_files / 16).unwrap_or(usize::MAX).clamp(8, most.max(8))
+}
+
+impl Gates {
+    /// `open_files` is the limit of the process, `request_bytes` the bound of all requests at once.
+    #[must_use]
+    pub fn new(open_files: u64, request_bytes: usize) -> Self {
+        let intake = Arc::new(Intake::new(request_bytes));
+        Self { intake, open_files, gates: Mutex::default() }
+    }
+
+    /// A gate for the listeners of `setting`.
+    pub fn gate(&self, setting: &'static str, limits: GateLimits) -> Arc<Gate> {
+        let gate = Arc::new(Gate {
+            setting,
+            limits,
+            places: Places::new(connections_max(self.open_files, limits.connections)),
+            intake: Arc::clone(&self.intake),
+            accepted: AtomicU64::new(0),
+            accept_errors: AtomicU64::new(0),
+            closed: Mutex::default(),
+            refused: Mutex::default(),
+        });
+        self.gates.lock().expect(NO_PANIC).push(Arc::clone(&gate));
+        gate
+    }
+
+    /// What all gates counted.
+    #[must_use]
+    pub fn read(&self) -> Vec<GateReading> {
+        self.gates.lock().expect(NO_PANIC).iter().map(|gate| gate.read()).collect()
+    }
+
+    /// Bytes of the requests that are coming in or being answered, and their bound.
+    #[must_use]
+    pub fn request_bytes(&self) -> (usize, usize) {
+        (self.intake.bytes(), self.intake.bytes_max())
+    }
+}
+
+impl Gate {
+    fn read(&self) -> GateReading {
+        let counts = |counts: &Mutex<BTreeMap<&'static str, u64>>| {
+            counts.lock().expect(NO_PANIC).iter().map(|(reason, count)| (*reason, *count)).collect()
+        };
+        GateReading {
+            setting: self.setting,
+            connections: self.places.taken(),
+            connections_max: self.places.most(),
+            accepted: self.accepted.load(Relaxed),
+            accept_errors: self.accept_errors.load(Relaxed),
+            closed: counts(&self.closed),
+            refused: counts(&self.refused),
+        }
+    }
+
+    pub(crate) fn setting(&self) -> &'static str {
+        self.setting
+    }
+
+    pub(crate) fn places(&self) -> &Arc<Places> {
+        &self.places
+    }
+
+    pub(crate) fn intake(&self) -> &Arc<Intake> {
+        &self.intake
+    }
+
+    pub(crate) fn request_max(&self) -> usize {
+        self.limits.request_max
+    }
+
+    pub(crate) fn request_time(&self) -> Duration {
+        self.limits.request_time
+    }
+
+    pub(crate) fn count_accepted(&self) {
+        self.accepted.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_accept_error(&self) {
+        self.accept_errors.fetch_add(1, Relaxed);
+    }
+
+    /// A bound ended a connection.
+    pub(crate) fn count_closed(&self, reason: &'static str) {
+        *self.closed.lock().expect(NO_PANIC).entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn count_refusal(&self, refusal: Refusal) {
+        *self.refused.lock().expect(NO_PANIC).entry(refusal.label()).or_default() += 1;
+    }
+}
+
+const NO_PANIC: &str = "nothing panics between lock and unlock";

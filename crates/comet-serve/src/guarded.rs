@@ -1,0 +1,134 @@
+//! A service behind its gate: what is done with a request before and after the service has it.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, Response};
+use hyper::body::Incoming as Wire;
+use hyper::service::Service as HyperService;
+use tokio::time::timeout;
+use tonic::Status;
+use tonic::codegen::Service as _;
+
+use crate::gate::Gate;
+use crate::places::Place;
+use crate::refusal::Refusal;
+use crate::request_body::{Arrivals, Form, RequestBody};
+
+/// What the requests of a gate are.
+#[derive(Clone, Debug)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1.
+    Http,
+    /// gRPC over HTTP/2; the paths are those of calls whose caller sends a stream.
+    Grpc { streams: Arc<[&'static str]> },
+}
+
+/// The service of one connection.
+pub(crate) struct Guarded {
+    pub(crate) router: Router,
+    pub(crate) protocol: Protocol,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) place: Arc<Place>,
+}
+
+impl HyperService<Request<Wire>> for Guarded {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Wire>) -> Self::Future {
+        self.place.begin_request();
+        let arrivals = Arrivals::default();
+        let (head, wire) = request.into_parts();
+        let form = match &self.protocol {
+            Protocol::Http => Form::Whole,
+            Protocol::Grpc { streams } if streams.contains(&head.uri.path()) => Form::Stream,
+            Protocol::Grpc { .. } => Form::Call,
+        };
+        let (gate, place) = (Arc::clone(&self.gate), Arc::clone(&self.place));
+        let body = match RequestBody::new(wire, form, Arc::clone(&gate), place, arrivals.clone()) {
+            Ok(body) => body,
+            Err(refusal) => {
+                gate.count_refusal(refusal);
+                let refused = refused(form, refusal, gate.request_time());
+                return Box::pin(async { Ok(refused) });
+            }
+        };
+        let limit = if form == Form::Whole { None } else { grpc_timeout(&head.headers) };
+        let mut request = Request::from_parts(head, Body::new(body));
+        request.extensions_mut().insert(arrivals.clone());
+        let answer = self.router.clone().call(request);
+        Box::pin(async move {
+            let mut response = match limit {
+                Some(limit) => match timeout(limit, answer).await {
+                    Ok(answer) => answer?,
+                    Err(_) => Status::deadline_exceeded("the caller's own deadline has passed")
+                        .into_http(),
+                },
+                None => answer.await?,
+            };
+            if form == Form::Whole
+                && let Some(status) = arrivals.refused()
+            {
+                *response.status_mut() = status;
+            }
+            // Messages that the service has not taken over count until here.
+            drop(arrivals);
+            Ok(response)
+        })
+    }
+}
+
+fn refused(form: Form, refusal: Refusal, limit: Duration) -> Response<Body> {
+    let status = refusal.status(limit);
+    match form {
+        Form::Whole => {
+            let mut response = Response::new(Body::from(format!("{}\n", status.message())));
+            *response.status_mut() = refusal.http_status();
+            response
+        }
+        Form::Call | Form::Stream => status.into_http(),
+    }
+}
+
+/// The caller's deadline (gRPC over HTTP/2, `Timeout`): at most eight digits and a unit.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let value = digits.parse::<u64>().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_callers_deadline_is_read() {
+        let check = |text: &str, expected| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().unwrap());
+            assert_eq!(grpc_timeout(&headers), expected, "{text}");
+        };
+        check("5S", Some(Duration::from_secs(5)));
+        check("99999999H", Some(Duration::from_secs(99_999_999 * 3600)));
+        check("200m", Some(Duration::from_millis(200)));
+        for text in ["", "S", "5", "5x", "123456789S", "-1S", "1 S"] {
+            check(text, None);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Memory of the requests that are coming in or being answered, over all callers: one bound in bytes.
+//!
+//! Bytes count as they come. Where the bound is reached, the oldest request that is not complete ends, since
+//! an honest one is complete soon. Requests that are complete keep their bytes until they are answered.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
+
+/// What a request takes beside its bytes: its task, its stream and the buffers of the decoder.
+const OVERHEAD: usize = 16 << 10;
+
+/// Bytes of all requests at once.
+pub(crate) struct Intake {
+    bytes_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    bytes: usize,
+    next: u64,
+    /// Requests that are not complete, the oldest first.
+    incomplete: BTreeMap<u64, Incomplete>,
+}
+
+struct Incomplete {
+    bytes: usize,
+    given_up: Arc<Notify>,
+}
+
+/// A request that is coming in.
+pub(crate) struct Incoming {
+    intake: Arc<Intake>,
+    id: u64,
+    given_up: Arc<Notify>,
+}
+
+/// The bytes of a request that is complete, until it is dropped.
+pub(crate) struct Complete {
+    intake: Arc<Intake>,
+    bytes: usize,
+}
+
+/// The bound is reached, and nobody else is slower.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) struct Full;
+
+impl Intake {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, state: Mutex::default() }
+    }
+
+    /// Bytes of all requests at most.
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// Bytes of all requests now.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// A request begins.
+    pub(crate) fn begin(self: &Arc<Self>) -> Result<Incoming, Full> {
+        let mut state = self.lock();
+        let id = state.next;
+        state.next += 1;
+        let given_up = Arc::new(Notify::new());
+        let incomplete = Incomplete { bytes: 0, given_up: Arc::clone(&given_up) };
+        state.incomplete.insert(id, incomplete);
+        state.grow(id, OVERHEAD, self.bytes_max)?;
+        Ok(Incoming { intake: Arc::clone(self), id, given_up })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics between lock and unlock")
+    }
+}
+
+impl State {
+    /// Counts `more` bytes for the incomplete request `id`, or gives it up.
+    fn grow(&mut self, id: u64, more: usize, bytes_max: usize) -> Result<(), Full> {
+        while self.bytes + more > bytes_max {
+            let (&oldest, _) = self.incomplete.first_key_value().ok_or(Full)?;
+            self.give_up(oldest);
+        }
+        match self.incomplete.get_mut(&id) {
+            Some(incomplete) => {
+                incomplete.bytes += more;
+                self.bytes += more;
+                Ok(())
+            }
+            None => Err(Full),
+        }
+    }
+
+    fn give_up(&mut self, id: u64) {
+        if let Some(incomplete) = self.incomplete.remove(&id) {
+            self.bytes -= incomplete.bytes;
+            incomplete.given_up.notify_one();
+        }
+    }
+}
+
+impl Incoming {
+    /// Counts `more` bytes that have come.
+    ///
+    /// # Errors
+    /// If there is no room for them, or the request was given up before. Then it counts no more.
+    pub(crate) fn grow(&self, more: usize) -> Result<(), Full> {
+        self.intake.lock().grow(self.id, more, self.intake.bytes_max)
+    }
+
+    /// All bytes are there.
+    ///
+    /// # Errors
+    /// If it was given up before.
+    pub(crate) fn complete(self) -> Result<Complete, Full> {
+        // What is taken out here is not given up when `self` is dropped.
+        let incomplete = self.intake.lock().incomplete.remove(&self.id).ok_or(Full)?;
+        Ok(Complete { intake: Arc::clone(&self.intake), bytes: incomplete.bytes })
+    }
+
+    /// Notified once when it is given up.
+    pub(crate) fn given_up(&self) -> Arc<Notify> {
+        Arc::clone(&self.given_up)
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.intake.lock().give_up(self.id);
+    }
+}
+
+impl Drop for Complete {
+    fn drop(&mut self) {
+        self.intake.lock().bytes -= self.bytes;
+    }
+}
+
+impl fmt::Debug for Intake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Intake({} of {})", self.bytes(), self.bytes_max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intake(requests: usize) -> Arc<Intake> {
+        Arc::new(Intake::new(requests * OVERHEAD))
+    }
+
+    #[test]
+    fn bytes_count_until_the_answer() {
+        let intake = intake(2);
+        let incoming = intake.begin().unwrap();
+        incoming.grow(100).unwrap();
+        assert_eq!(intake.bytes(), OVERHEAD + 100);
+        let complete = incoming.complete().unwrap();
+        assert_eq!(intake.bytes(), OVERHEAD + 100);
+        drop(complete);
+        assert_eq!(intake.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_oldest_incomplete_request_makes_room() {
+        let intake = intake(3);
+        let [slow, slower] = [(); 2].map(|()| intake.begin().unwrap());
+        let complete = intake.begin().unwrap().complete().unwrap();
+        let honest = intake.begin().unwrap();
+        slow.given_up().notified().await;
+        assert_eq!(slow.grow(1), Err(Full));
+        assert_eq!(honest.grow(OVERHEAD), Ok(()));
+        slower.given_up().notified().await;
+        assert!(slower.complete().is_err());
+        // It is the oldest itself now.
+        assert_eq!(honest.grow(1), Err(Full));
+        drop((slow, honest, complete));
+        assert_eq!(intake.bytes(), 0);
+    }
+
+    #[test]
+    fn complete_requests_are_not_given_up() {
+        let intake = intake(1);
+        let complete = intake.begin().unwrap().complete().unwrap();
+        assert!(intake.begin().is_err());
+        assert_eq!(intake.bytes(), OVERHEAD);
+        drop(complete);
+        assert!(intake.begin().is_ok());
+    }
+}

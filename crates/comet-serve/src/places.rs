@@ -1,0 +1,235 @@
+//! The connections of one listener setting: a cap on their number, and which of them leaves for a new one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+/// A connection stays at least this long, so that it can send its request.
+const STAY_MIN: Duration = Duration::from_millis(100);
+
+/// Places for connections.
+pub(crate) struct Places {
+    most: usize,
+    state: Mutex<State>,
+    /// A connection left, or a call of one ended.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    connections: BTreeMap<u64, Arc<Connection>>,
+}
+
+/// What decides whether a connection leaves.
+struct Connection {
+    /// Calls whose request is complete and that are not answered.
+    calls: AtomicU32,
+    /// A head of a request has come.
+    has_begun: AtomicBool,
+    /// A request of it was complete.
+    has_called: AtomicBool,
+    /// When its last call ended, or when it came.
+    idle_since: Mutex<Instant>,
+    evicted: Notify,
+}
+
+/// A place that is taken, until it is dropped.
+pub(crate) struct Place {
+    places: Arc<Places>,
+    id: u64,
+    connection: Arc<Connection>,
+}
+
+/// A call under way: its connection stays until this is dropped.
+pub(crate) struct Calling {
+    places: Arc<Places>,
+    connection: Arc<Connection>,
+}
+
+impl Places {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, state: Mutex::default(), changed: Notify::new() })
+    }
+
+    pub(crate) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Connections now.
+    pub(crate) fn taken(&self) -> usize {
+        self.lock().connections.len()
+    }
+
+    /// Waits for a place. If all are taken, a connection without a call under way makes room: one that
+    /// never made a call rather than one that did, the one that is idle for the longest time first.
+    pub(crate) async fn enter(self: &Arc<Self>) -> Place {
+        loop {
+            let changed = self.changed.notified();
+            let now = Instant::now();
+            let room = self.lock().make_room(self.most, now);
+            match room {
+                Ok(()) => return self.take(now),
+                // Whichever comes first.
+                Err(Some(at)) => drop(timeout(at - now, changed).await),
+                Err(None) => changed.await,
+            }
+        }
+    }
+
+    fn take(self: &Arc<Self>, now: Instant) -> Place {
+        let connection = Arc::new(Connection {
+            calls: AtomicU32::new(0),
+            has_begun: AtomicBool::new(false),
+            has_called: AtomicBool::new(false),
+            idle_since: Mutex::new(now),
+            evicted: Notify::new(),
+        });
+        let mut state = self.lock();
+        let id = state.next;
+        state.next += 1;
+        state.connections.insert(id, Arc::clone(&connection));
+        Place { places: Arc::clone(self), id, connection }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect(NO_PANIC)
+    }
+}
+
+impl State {
+    /// Makes sure that fewer than `most` connections are left. Else the error is when one may leave, if one
+    /// may at all.
+    fn make_room(&mut self, most: usize, now: Instant) -> Result<(), Option<Instant>> {
+        if self.connections.len() < most {
+            return Ok(());
+        }
+        let idle = self.connections.iter().filter(|(_, one)| one.calls.load(Relaxed) == 0);
+        let order = idle.map(|(id, one)| (one.has_called.load(Relaxed), one.idle_since(), *id));
+        let (_, since, id) = order.min().ok_or(None)?;
+        if now < since + STAY_MIN {
+            return Err(Some(since + STAY_MIN));
+        }
+        let leaving = self.connections.remove(&id).expect("it was just found");
+        leaving.evicted.notify_one();
+        Ok(())
+    }
+}
+
+impl Connection {
+    fn idle_since(&self) -> Instant {
+        *self.idle_since.lock().expect(NO_PANIC)
+    }
+}
+
+impl Place {
+    /// The head of a request has come.
+    pub(crate) fn begin_request(&self) {
+        self.connection.has_begun.store(true, Relaxed);
+    }
+
+    /// The head of a request has ever come.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.connection.has_begun.load(Relaxed)
+    }
+
+    /// A request of this connection is complete.
+    pub(crate) fn begin_call(&self) -> Calling {
+        self.connection.calls.fetch_add(1, Relaxed);
+        self.connection.has_called.store(true, Relaxed);
+        let (places, connection) = (Arc::clone(&self.places), Arc::clone(&self.connection));
+        Calling { places, connection }
+    }
+
+    /// Resolves when the connection has to leave.
+    pub(crate) async fn evicted(&self) {
+        self.connection.evicted.notified().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.lock().connections.remove(&self.id);
+        self.places.changed.notify_one();
+    }
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        *self.connection.idle_since.lock().expect(NO_PANIC) = Instant::now();
+        if self.connection.calls.fetch_sub(1, Relaxed) == 1 {
+            self.places.changed.notify_one();
+        }
+    }
+}
+
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Places({} of {})", self.taken(), self.most)
+    }
+}
+
+const NO_PANIC: &str = "nothing panics between lock and unlock";
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn is_evicted(place: &Place) -> bool {
+        pin!(place.evicted()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_silent_leave_before_the_idle() {
+        let places = Places::new(3);
+        let idle = places.enter().await;
+        drop(idle.begin_call());
+        advance(STAY_MIN).await;
+        let silent = [places.enter().await, places.enter().await];
+        let newest = places.enter().await;
+        assert!(is_evicted(&silent[0]));
+        assert!(!is_evicted(&silent[1]) && !is_evicted(&idle));
+        let calling = silent[1].begin_call();
+        let call = newest.begin_call();
+        let last = places.enter().await;
+        assert!(is_evicted(&idle));
+        assert_eq!(places.taken(), 3);
+        drop((calling, call, silent, newest, idle, last));
+        assert_eq!(places.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_connection_can_send_its_request() {
+        let places = Places::new(1);
+        let begin = Instant::now();
+        let first = places.enter().await;
+        let _second = places.enter().await;
+        assert!(is_evicted(&first));
+        assert!(begin.elapsed() >= STAY_MIN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_under_way_are_not_cut_off() {
+        let places = Places::new(1);
+        let first = places.enter().await;
+        let call = first.begin_call();
+        let mut next = pin!(places.enter());
+        let mut context = Context::from_waker(Waker::noop());
+        advance(10 * STAY_MIN).await;
+        assert!(next.as_mut().poll(&mut context).is_pending());
+        drop(call);
+        drop(first);
+        next.await;
+    }
+}

@@ -1,0 +1,292 @@
+//! The body of a request on its way in: counted as it comes, with a deadline, and given up where others
+//! need its room.
+//!
+//! A gRPC service gets messages only when they are whole. Its decoder reserves the length that a message
+//! announces, which therefore has come by then.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming as Wire;
+use tokio::time::{Sleep, sleep};
+
+use crate::gate::Gate;
+use crate::intake::{Complete, Incoming};
+use crate::places::{Calling, Place};
+use crate::refusal::Refusal;
+
+/// The length of a gRPC message is announced by its first five bytes.
+const PREFIX: usize = 5;
+
+/// How the bytes of a body become messages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// HTTP: the whole body is one.
+    Whole,
+    /// gRPC: the first one has to come in time.
+    Call,
+    /// gRPC: messages come whenever the caller has one, and each has to be whole in time.
+    Stream,
+}
+
+/// A message that has come whole. Until this is dropped its bytes count, and its connection stays.
+pub struct Received {
+    _complete: Complete,
+    _calling: Calling,
+}
+
+/// The messages of one request that have come whole and are not taken yet, in their order.
+#[derive(Clone, Default)]
+pub struct Arrivals(Arc<Mutex<ArrivalState>>);
+
+#[derive(Default)]
+struct ArrivalState {
+    received: VecDeque<Received>,
+    refusal: Option<Refusal>,
+}
+
+impl Arrivals {
+    /// The next message; `None` if there is none.
+    #[must_use]
+    pub fn take(&self) -> Option<Received> {
+        self.lock().received.pop_front()
+    }
+
+    /// If the rest of the request does not come: the status of an HTTP answer that says why.
+    #[must_use]
+    pub fn refused(&self) -> Option<StatusCode> {
+        self.refusal().map(Refusal::http_status)
+    }
+
+    /// Why the rest does not come.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.lock().refusal
+    }
+
+    pub(crate) fn refuse(&self, refusal: Refusal) {
+        self.lock().refusal = Some(refusal);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, ArrivalState> {
+        self.0.lock().expect("nothing panics between lock and unlock")
+    }
+}
+
+/// See the module.
+pub(crate) struct RequestBody {
+    wire: Wire,
+    form: Form,
+    gate: Arc<Gate>,
+    place: Arc<Place>,
+    arrivals: Arrivals,
+    /// The message that is coming in.
+    incoming: Option<Incoming>,
+    given_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Set while a message is awaited.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// Bytes of a message that is not whole, in pieces.
+    held: VecDeque<Bytes>,
+    held_len: usize,
+    /// Pieces of whole messages.
+    whole: VecDeque<Bytes>,
+    /// Bytes of a body that count.
+    counted: usize,
+    is_passed_on: bool,
+}
+
+impl RequestBody {
+    /// # Errors
+    /// If there is no room for another request.
+    pub(crate) fn new(
+        wire: Wire,
+        form: Form,
+        gate: Arc<Gate>,
+        place: Arc<Place>,
+        arrivals: Arrivals,
+    ) -> Result<Self, Refusal> {
+        let mut body = Self {
+            form,
+            gate,
+            place,
+            arrivals,
+            incoming: None,
+            given_up: None,
+            deadline: None,
+            held: VecDeque::new(),
+            held_len: 0,
+            whole: VecDeque::new(),
+            counted: 0,
+            is_passed_on: false,
+            wire,
+        };
+        if body.form != Form::Stream {
+            body.begin()?;
+        }
+        if body.form == Form::Whole && body.wire.is_end_stream() {
+            body.complete()?;
+        }
+        Ok(body)
+    }
+
+    /// A message begins to come in.
+    fn begin(&mut self) -> Result<(), Refusal> {
+        if self.incoming.is_none() {
+            self.incoming = Some(self.gate.intake().begin().map_err(|_| Refusal::NoRoom)?);
+        }
+        Ok(())
+    }
+
+    fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.begin()?;
+        // What is beyond the longest request is discarded by the service.
+        let bytes = bytes.min(self.gate.request_max().saturating_sub(self.counted));
+        self.counted += bytes;
+        let incoming = self.incoming.as_ref().expect("it has begun");
+        incoming.grow(bytes).map_err(|_| Refusal::NoRoom)
+    }
+
+    /// The message that was coming in is whole.
+    fn complete(&mut self) -> Result<(), Refusal> {
+        (self.deadline, self.given_up, self.counted) = (None, None, 0);
+        if let Some(incoming) = self.incoming.take() {
+            let complete = incoming.complete().map_err(|_| Refusal::NoRoom)?;
+            let received = Received { _complete: complete, _calling: self.place.begin_call() };
+            self.arrivals.lock().received.push_back(received);
+        }
+        Ok(())
+    }
+
+    /// Takes bytes of the wire; moves messages that are whole now to `whole`.
+    fn take(&mut self, bytes: Bytes) -> Result<(), Refusal> {
+        self.grow(bytes.len())?;
+        if self.form == Form::Whole || self.is_passed_on {
+            self.whole.push_back(bytes);
+            return Ok(());
+        }
+        self.held_len += bytes.len();
+        self.held.push_back(bytes);
+        while let Some(length) = self.announced() {
+            if length > self.gate.request_max() + PREFIX {
+                // The decoder refuses it by the prefix alone.
+                self.is_passed_on = true;
+                self.whole.append(&mut self.held);
+                return Ok(());
+            }
+            if self.held_len < length {
+                return Ok(());
+            }
+            self.split_off(length);
+            let rest = self.held_len;
+            self.complete()?;
+            if rest > 0 {
+                self.grow(rest)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Length of the first message that is held, with its prefix, if that has come.
+    fn announced(&self) -> Option<usize> {
+        let mut bytes = self.held.iter().flat_map(|piece| piece.iter().copied());
+        let mut prefix = [0; PREFIX];
+        for byte in &mut prefix {
+            *byte = bytes.next()?;
+        }
+        let [_, length @ ..] = prefix;
+        Some(PREFIX + u32::from_be_bytes(length) as usize)
+    }
+
+    /// Moves the first `length` bytes that are held to `whole`.
+    fn split_off(&mut self, mut length: usize) {
+        self.held_len -= length;
+        while length > 0 {
+            let mut piece = self.held.pop_front().expect("so many bytes are held");
+            if piece.len() > length {
+                self.held.push_front(piece.split_off(length));
+            }
+            length -= piece.len();
+            self.whole.push_back(piece);
+        }
+    }
+
+    /// Resolves if the message that is awaited does not come in time, or has to make room.
+    fn poll_refused(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
+        let Some(incoming) = &self.incoming else { return Poll::Pending };
+        let given_up = self.given_up.get_or_insert_with(|| {
+            let given_up = incoming.given_up();
+            Box::pin(async move { given_up.notified().await })
+        });
+        if given_up.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Refusal::NoRoom);
+        }
+        let limit = self.gate.request_time();
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(deadline.as_mut().poll(cx));
+        Poll::Ready(Refusal::Late)
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Box<dyn Error + Send + Sync> {
+        (self.incoming, self.given_up, self.deadline) = (None, None, None);
+        self.gate.count_refusal(refusal);
+        self.arrivals.refuse(refusal);
+        refusal.status(self.gate.request_time()).into()
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        if this.arrivals.refusal().is_some() {
+            return Poll::Ready(None);
+        }
+        loop {
+            if let Some(piece) = this.whole.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            let taken = match Pin::new(&mut this.wire).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(bytes) => this.take(bytes),
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
+                Poll::Ready(None) if this.held.is_empty() => match this.complete() {
+                    Ok(()) => return Poll::Ready(None),
+                    Err(refusal) => Err(refusal),
+                },
+                Poll::Ready(None) => {
+                    // A message without its end: the decoder says so.
+                    this.whole.append(&mut this.held);
+                    Ok(())
+                }
+                Poll::Pending => Err(ready!(this.poll_refused(cx))),
+            };
+            if let Err(refusal) = taken {
+                return Poll::Ready(Some(Err(this.refuse(refusal))));
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.whole.is_empty() && self.held.is_empty() && self.wire.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.form {
+            Form::Whole => self.wire.size_hint(),
+            Form::Call | Form::Stream => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Callers and clients that take all the descriptors they can get, on a server with few.
+
+use std::io::Read;
+use std::net::TcpStream;
+
+use comet_client::Transport;
+use rustix::process::Signal;
+
+use crate::process::Server;
+use crate::support::{Metrics, PATIENCE, get, until};
+
+/// With what listeners, rings and logs take, some 200 are left for clients and callers.
+const FILES: u32 = 512;
+
+#[test]
+fn silent_callers_lock_out_neither_clients_nor_operators() {
+    let server = Server::start_with_files(FILES, &[]);
+    let silent: Vec<_> = (0..300).map(|_| TcpStream::connect(server.stat).unwrap()).collect();
+    let _client = server.live(Transport::Tcp, "1");
+    assert_eq!(get(server.stat, "/healthz"), (200, "ok\n".to_owned()));
+    let metrics = Metrics::read(server.stat);
+    let sample = |name: &str| metrics.value(&format!("{name}{{listener=\"monitor.stat\"}}"));
+    assert_eq!(sample("comet_api_accept_errors_total"), 0);
+    assert!(sample("comet_api_connections") <= sample("comet_api_connections_max"));
+    assert!(sample("comet_api_connections_max") < 64);
+    drop(silent);
+    server.signal(Signal::TERM);
+    let (code, log) = server.end();
+    assert_eq!(code, Some(0));
+    assert!(!log.iter().any(|line| line.contains("accept")), "{log:?}");
+}
+
+#[test]
+fn clients_leave_callers_their_descriptors() {
+    let server = Server::start_with_files(FILES, &["protocol.handshake_timeout=\"1m\""]);
+    let mut clients: Vec<_> = (0..FILES).map(|_| TcpStream::connect(server.tcp).unwrap()).collect();
+    until("clients to be turned away", || {
+        Metrics::read(server.stat).value("comet_refused_total") > 0
+    });
+    assert_eq!(get(server.stat, "/healthz"), (200, "ok\n".to_owned()));
+    let turned_away = clients.last_mut().unwrap();
+    turned_away.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(matches!(turned_away.read(&mut [0]), Ok(0) | Err(_)));
+}
+
+/// Five bytes of a call announce a message of a megabyte.
+#[test]
+fn announced_messages_take_no_memory() {
+    let server = Server::start_with_files(4_096, &[]);
+    let before = Metrics::read(server.stat).value("comet_heap_allocated_bytes");
+    let mut callers = Vec::new();
+    for _ in 0..4 {
+        callers.push(crate::h2::calls_that_announce(server.grpc, 500, 1 << 20));
+    }
+    let begun = 4 * 500;
+    until("the calls to have begun", || {
+        // 16 KiB each is what a call counts with at least.
+        Metrics::read(server.stat).value("comet_api_request_bytes") >= begun * (16 << 10)
+    });
+    let after = Metrics::read(server.stat).value("comet_heap_allocated_bytes");
+    assert!(after.saturating_sub(before) < begun * (64 << 10), "{before} {after}");
+}
