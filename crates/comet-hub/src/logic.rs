@@ -9,6 +9,7 @@
 
 mod action;
 mod addresses;
+mod failing;
 mod notices;
 mod outcome;
 mod renewal;
@@ -17,11 +18,13 @@ mod request;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use comet_core::{AuthRequest, ConnId, Message, Millis, Report, ShardId, home_of_key};
 
 use self::action::Output;
 use self::addresses::Addresses;
+use self::failing::FailingCalls;
 use self::notices::{Notice, NoticeKind, Notices, SequenceNumber};
 use self::outcome::{Failure, Verdict};
 use self::renewal::{Renewal, elsewhere};
@@ -29,7 +32,7 @@ use self::request::Retry;
 use crate::Random;
 
 pub use self::action::{Action, AttemptId, ConnectionId, Event, PingOutcome};
-pub use self::outcome::{AttemptOutcome, StatusCode};
+pub use self::outcome::{AttemptOutcome, StatusCode, UnknownCode};
 pub use self::request::{Reply, Request};
 
 /// How logic services are called.
@@ -50,6 +53,8 @@ pub struct LogicConfig {
     /// The longest wait that a client is given when no logic answers, milliseconds; the shortest is half
     /// of it. Zero: it is given none.
     pub retry_after_ms: u32,
+    /// The meaning of the code UNKNOWN.
+    pub unknown: UnknownCode,
     /// Number of shards.
     pub shards: u16,
     /// Of the random numbers behind backoff and waits.
@@ -71,6 +76,13 @@ enum Purpose {
     Renewal,
 }
 
+impl Purpose {
+    /// The call is about a client's token or message.
+    fn is_of_client(&self) -> bool {
+        matches!(self, Self::Identify { .. } | Self::Receive { .. })
+    }
+}
+
 struct Call {
     purpose: Purpose,
     request: Arc<Request>,
@@ -80,6 +92,8 @@ struct Call {
     connection: Option<ConnectionId>,
     /// Addresses that could not answer.
     tried: Vec<usize>,
+    /// Why the last of them could not.
+    failure: Failure,
 }
 
 /// The client of remote logic.
@@ -100,6 +114,7 @@ pub struct LogicClient {
     renewal: Renewal,
     /// Calls that are over, by name and code.
     counts: BTreeMap<(&'static str, StatusCode), u64>,
+    failing: FailingCalls,
     random: Random,
     out: Output,
 }
@@ -123,6 +138,7 @@ impl LogicClient {
             deadlines: VecDeque::new(),
             renewal: Renewal::Due,
             counts: BTreeMap::new(),
+            failing: FailingCalls::default(),
             random: Random::new(config.seed),
             config,
             out,
@@ -242,16 +258,23 @@ impl LogicClient {
         if call.attempts != attempt.attempt + 1 {
             return;
         }
-        match outcome.judge() {
+        if let AttemptOutcome::Refused { code, sentence } = &outcome
+            && !(call.purpose.is_of_client() && code.is_about_client())
+        {
+            let way = (call.request.rpc(), *code);
+            self.failing.failed(now, way, sentence, &mut self.out);
+        }
+        match outcome.judge(self.config.unknown) {
             Verdict::Final(result) => self.end(now, attempt.call, result),
-            Verdict::TryNext { was_sent } => {
+            Verdict::TryNext { was_sent, failure } => {
                 let connection = call.connection.expect("an attempt goes over a connection");
                 call.tried.push(connection.address);
                 let retry = call.request.retry();
                 self.addresses.suspect(connection, now, &mut self.out);
                 if retry == Retry::IfNotSent && was_sent {
-                    self.end(now, attempt.call, Err(Failure::Unavailable));
+                    self.end(now, attempt.call, Err(failure));
                 } else {
+                    call.failure = failure;
                     self.try_next(now, attempt.call);
                 }
             }
@@ -360,7 +383,9 @@ impl LogicClient {
         if self.calls.len() < self.config.calls {
             return self.begin(now, purpose, request);
         }
-        self.count(request.rpc(), Failure::TooManyCalls.code());
+        let way = (request.rpc(), Failure::TooManyCalls.code());
+        self.count(way.0, way.1);
+        self.failing.failed(now, way, "logic.calls are under way", &mut self.out);
         match purpose {
             Purpose::Identify { conn, .. } => self.deny(conn, Failure::TooManyCalls),
             Purpose::Receive { conn } => {
@@ -378,7 +403,8 @@ impl LogicClient {
         let call = self.last_call;
         let request = Arc::new(request);
         let (attempts, connection, tried) = (0, None, Vec::new());
-        self.calls.insert(call, Call { purpose, request, attempts, connection, tried });
+        let failure = Failure::Unavailable;
+        self.calls.insert(call, Call { purpose, request, attempts, connection, tried, failure });
         self.deadlines.push_back((now.after(self.config.timeout_ms), call));
         self.try_next(now, call);
     }
@@ -387,7 +413,8 @@ impl LogicClient {
     fn try_next(&mut self, now: Millis, id: u64) {
         let call = self.calls.get_mut(&id).expect("the call is under way");
         let Some(connection) = self.addresses.pick(&call.tried) else {
-            return self.end(now, id, Err(Failure::Unavailable));
+            let failure = call.failure.clone();
+            return self.end(now, id, Err(failure));
         };
         let attempt = AttemptId { call: id, attempt: call.attempts };
         call.attempts += 1;
@@ -400,6 +427,16 @@ impl LogicClient {
         let Call { purpose, request, .. } = self.calls.remove(&id).expect("the call is under way");
         let code = result.as_ref().map_or_else(Failure::code, |_| StatusCode::OK);
         self.count(request.rpc(), code);
+        match &result {
+            Ok(_) => self.failing.succeeded(now, request.rpc(), &mut self.out),
+            Err(Failure::Late) => {
+                let limit = Duration::from_millis(self.config.timeout_ms);
+                let message = format!("no answer within {limit:?}");
+                self.failing.failed(now, (request.rpc(), code), &message, &mut self.out);
+            }
+            // Attempts have said the rest.
+            Err(_) => {}
+        }
         match (purpose, result) {
             // If the answer comes too late, logic may have made a session whose key nobody here ever
             // hears of. It goes with its expiry: only a live connection's heartbeats renew it.
@@ -424,7 +461,7 @@ impl LogicClient {
             (Purpose::Notice(notice), Err(_)) => self.notices.handle_undelivered(now, notice),
             (Purpose::Renewal, result) => {
                 self.renewal = Renewal::Resting { until: now.after(self.config.renew_ms) };
-                // A failure is counted, and the next renewal mends it.
+                // A failure is counted and logged, and the next renewal mends it.
                 let Ok(reply) = result else { return };
                 let (Reply::RoomCounts(all), Request::RenewOnline { rooms: here }) =
                     (reply, &*request)

@@ -1,5 +1,5 @@
 //! What every server of comet stands on: listeners, a thread with a runtime of its own, gRPC and HTTP
-//! served until the process stops, health, counts of calls, and query strings.
+//! served until the process stops, health, counts of calls, query strings, and channels to other servers.
 //!
 //! [`listen`] binds addresses, [`spawn`] starts the thread, and a [`Servers`] on it serves a [`GrpcApi`]
 //! and HTTP routers. All of them follow one [`Phase`], which only moves forward.
@@ -8,6 +8,7 @@
 //! session.
 
 mod call_counts;
+mod channel;
 mod grpc;
 mod http;
 mod listen;
@@ -19,6 +20,7 @@ mod start;
 mod start_error;
 
 pub use call_counts::CallCounts;
+pub use channel::{GrpcChannel, NotGrpc, call_until_processed, cause, is_unprocessed};
 pub use grpc::GrpcApi;
 pub use http::{healthz, refusal};
 pub use listen::{Bound, exposed, listen};
