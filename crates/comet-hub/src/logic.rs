@@ -9,7 +9,6 @@
 
 mod action;
 mod addresses;
-mod failing;
 mod notices;
 mod outcome;
 mod renewal;
@@ -24,16 +23,19 @@ use comet_core::{AuthRequest, ConnId, Message, Millis, Report, ShardId, home_of_
 
 use self::action::Output;
 use self::addresses::Addresses;
-use self::failing::FailingCalls;
 use self::notices::{Notice, NoticeKind, Notices, SequenceNumber};
 use self::outcome::{Failure, Verdict};
 use self::renewal::{Renewal, elsewhere};
 use self::request::Retry;
 use crate::Random;
+use crate::failing::Failing;
 
 pub use self::action::{Action, AttemptId, ConnectionId, Event, PingOutcome};
 pub use self::outcome::{AttemptOutcome, StatusCode, UnknownCode};
 pub use self::request::{Reply, Request};
+
+/// Longest part of a message that is logged, bytes.
+const MESSAGE_MAX: usize = 256;
 
 /// How logic services are called.
 #[derive(Clone, Debug)]
@@ -114,7 +116,8 @@ pub struct LogicClient {
     renewal: Renewal,
     /// Calls that are over, by name and code.
     counts: BTreeMap<(&'static str, StatusCode), u64>,
-    failing: FailingCalls,
+    /// By procedure and code.
+    failing: Failing<(&'static str, StatusCode)>,
     random: Random,
     out: Output,
 }
@@ -138,7 +141,7 @@ impl LogicClient {
             deadlines: VecDeque::new(),
             renewal: Renewal::Due,
             counts: BTreeMap::new(),
-            failing: FailingCalls::default(),
+            failing: Failing::default(),
             random: Random::new(config.seed),
             config,
             out,
@@ -262,7 +265,7 @@ impl LogicClient {
             && !(call.purpose.is_of_client() && code.is_about_client())
         {
             let way = (call.request.rpc(), *code);
-            self.failing.failed(now, way, sentence, &mut self.out);
+            log_failure((&mut self.failing, &mut self.out), now, way, sentence);
         }
         match outcome.judge(self.config.unknown) {
             Verdict::Final(result) => self.end(now, attempt.call, result),
@@ -385,7 +388,7 @@ impl LogicClient {
         }
         let way = (request.rpc(), Failure::TooManyCalls.code());
         self.count(way.0, way.1);
-        self.failing.failed(now, way, "logic.calls are under way", &mut self.out);
+        log_failure((&mut self.failing, &mut self.out), now, way, "logic.calls are under way");
         match purpose {
             Purpose::Identify { conn, .. } => self.deny(conn, Failure::TooManyCalls),
             Purpose::Receive { conn } => {
@@ -428,11 +431,22 @@ impl LogicClient {
         let code = result.as_ref().map_or_else(Failure::code, |_| StatusCode::OK);
         self.count(request.rpc(), code);
         match &result {
-            Ok(_) => self.failing.succeeded(now, request.rpc(), &mut self.out),
+            Ok(_) => {
+                let rpc = request.rpc();
+                let ways = (rpc, StatusCode(i32::MIN))..=(rpc, StatusCode(i32::MAX));
+                for ((rpc, code), failed) in self.failing.ended(now, ways) {
+                    self.out.events.push_back(Event::CallsSucceed { rpc, code, failed });
+                }
+            }
             Err(Failure::Late) => {
                 let limit = Duration::from_millis(self.config.timeout_ms);
                 let message = format!("no answer within {limit:?}");
-                self.failing.failed(now, (request.rpc(), code), &message, &mut self.out);
+                log_failure(
+                    (&mut self.failing, &mut self.out),
+                    now,
+                    (request.rpc(), code),
+                    &message,
+                );
             }
             // Attempts have said the rest.
             Err(_) => {}
@@ -497,6 +511,19 @@ impl LogicClient {
 
     fn count(&mut self, rpc: &'static str, code: StatusCode) {
         *self.counts.entry((rpc, code)).or_default() += 1;
+    }
+}
+
+/// `message` may be a text of another machine.
+fn log_failure(
+    (failing, out): (&mut Failing<(&'static str, StatusCode)>, &mut Output),
+    now: Millis,
+    (rpc, code): (&'static str, StatusCode),
+    message: &str,
+) {
+    if failing.begins(now, (rpc, code)) {
+        let message = message[..message.floor_char_boundary(MESSAGE_MAX)].into();
+        out.events.push_back(Event::CallsFail { rpc, code, message });
     }
 }
 

@@ -1,6 +1,7 @@
 //! Logic behind gateways: pages in place of answers, replies cut short, connections that are closed
 //! politely.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -26,8 +27,8 @@ fn say(fake: &Fake, slot: u32) {
     });
 }
 
-fn up(address: impl ToString) -> String {
-    format!("comet_logic_up{{address=\"{}\"}}", address.to_string())
+fn up(address: SocketAddr) -> String {
+    format!("comet_logic_up{{address=\"{address}\"}}")
 }
 
 #[tokio::test]

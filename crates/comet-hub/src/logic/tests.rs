@@ -448,7 +448,8 @@ fn nothing_is_due_for_calls_that_are_over() {
 #[test]
 fn a_renewal_that_fails_is_logged_and_counted_as_what_it_is() {
     let mut rig = Rig::new(1, 8);
-    let too_much = |code: StatusCode| AttemptOutcome::Refused { code, sentence: "too much".into() };
+    let too_much =
+        |code: StatusCode| AttemptOutcome::Refused { code, sentence: "too \u{1b}much".into() };
     for (code, line) in [
         (StatusCode::RESOURCE_EXHAUSTED, "RenewOnline of logic fails with RESOURCE_EXHAUSTED"),
         (StatusCode::UNAUTHENTICATED, "RenewOnline of logic fails with UNAUTHENTICATED"),
@@ -463,9 +464,16 @@ fn a_renewal_that_fails_is_logged_and_counted_as_what_it_is() {
             rig.pinged();
             assert_eq!(rig.counted("RenewOnline", code), attempt);
             match attempt {
-                1 => assert_eq!(rig.last_line(), format!("{line}: \"too much\"")),
+                1 => assert_eq!(rig.last_line(), format!("{line}: \"too \\u{{1b}}much\"")),
                 _ => assert_eq!(rig.client.poll_event(), None),
             }
         }
     }
+    rig.wait(RENEW_MS);
+    rig.pinged();
+    rig.client.handle_rooms(rig.now, Some(Vec::new()));
+    let renewal = rig.only_sent();
+    rig.reply(&renewal, AttemptOutcome::Replied(Reply::RoomCounts(Vec::new())));
+    let line = "RenewOnline of logic succeeds again: 2 calls failed with UNAUTHENTICATED";
+    assert_eq!(rig.last_line(), line);
 }

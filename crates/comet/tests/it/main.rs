@@ -11,6 +11,7 @@ mod hostile;
 mod http_push;
 mod listen_tls;
 mod logic;
+mod logic_peers;
 mod logic_process;
 mod logic_rig;
 mod logic_server;

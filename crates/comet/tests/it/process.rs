@@ -157,7 +157,7 @@ impl Server {
 }
 
 /// The two addresses in a line of the log.
-fn addresses(line: &str) -> [SocketAddr; 2] {
+pub(crate) fn addresses(line: &str) -> [SocketAddr; 2] {
     let found = line.split(['[', ']']).filter_map(|part| part.parse().ok());
     found.collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("{line}"))
 }
