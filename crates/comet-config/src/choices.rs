@@ -69,6 +69,14 @@ choices! {
         Close = "close",
     }
 
+    /// The meaning of the gRPC code UNKNOWN in an answer of logic.
+    UnknownCode {
+        /// The client is refused. goim's logic answers a bad token with it.
+        Refuse = "refuse",
+        /// Logic has failed: another address is asked, and the client is told to come back.
+        Retry = "retry",
+    }
+
     /// The form of a token.
     TokenKind {
         /// One of goim's forms, not verified: clients choose their own identity.

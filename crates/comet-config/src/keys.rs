@@ -16,7 +16,7 @@ use std::time::Duration;
 use comet_proto::websocket::OriginPattern;
 
 use crate::choices::{
-    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenKind,
+    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenKind, UnknownCode,
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::lists::{Addresses, Comets, Files, Networks, Origins, Peers, RedisUrls, list};
@@ -264,6 +264,8 @@ sections! {
         /// Clients refused because no logic service is available are asked to wait a random time from half of this up
         /// to it. "0s": no time is named.
         retry_after: Duration = "5s" in duration(ZERO..=HOUR), AtStart;
+        /// What the gRPC code UNKNOWN means: the code of errors without one, as those of goim's logic.
+        unknown: UnknownCode = "refuse" in OneOf, AtStart;
     }
 
     /// The form of tokens where comet is its own logic, and for `comet logic`.

@@ -26,7 +26,8 @@ mod units;
 
 pub use changes::Change;
 pub use choices::{
-    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenKind, Word,
+    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenKind, UnknownCode,
+    Word,
 };
 pub use cpus::Machine;
 pub use declare::{Key, Section, TakesEffect};

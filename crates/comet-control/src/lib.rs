@@ -34,6 +34,7 @@ mod this_node;
 mod trace_log;
 mod wake;
 
+pub use comet_hub::logic::UnknownCode;
 pub use comet_push::{Bounds, Node};
 pub use control::{Control, Options, descriptors};
 pub use drain::{DrainPlan, Drained};

@@ -14,13 +14,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use comet_core::{Message, Millis, Report};
-use comet_hub::logic::{Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig};
-use comet_serve::{BadAddress, endpoint};
+use comet_hub::logic::{
+    Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, UnknownCode,
+};
+use comet_serve::{BadAddress, GrpcChannel};
 use tokio::select;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep_until, timeout};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::hub::HubDriver;
 
@@ -42,6 +44,8 @@ pub struct LogicOptions {
     /// The longest that clients are told to wait when no logic is there, the shortest is half of it
     /// (`logic.retry_after`). Zero: they are told nothing.
     pub retry_after: Duration,
+    /// The meaning of the gRPC code UNKNOWN (`logic.unknown`).
+    pub unknown: UnknownCode,
 }
 
 /// How long the end of the server waits for the last notices.
@@ -67,7 +71,7 @@ pub(crate) struct Logic {
 struct State {
     client: LogicClient,
     /// By address: its open connection.
-    channels: Vec<Option<Channel>>,
+    channels: Vec<Option<GrpcChannel>>,
     /// By address: what opens or pings its connection.
     probes: Vec<Option<AbortHandle>>,
     attempts: HashMap<AttemptId, AbortHandle>,
@@ -95,6 +99,7 @@ impl Logic {
             ping_ms: millis(options.ping),
             renew_ms: millis(options.renew),
             retry_after_ms: u32::try_from(millis(options.retry_after)).unwrap_or(u32::MAX),
+            unknown: options.unknown,
             shards: hub.shards(),
             seed: rand::random(),
         };
@@ -266,7 +271,12 @@ impl Logic {
 }
 
 impl State {
-    fn opened(&mut self, now: Millis, connection: ConnectionId, opened: Result<Channel, String>) {
+    fn opened(
+        &mut self,
+        now: Millis,
+        connection: ConnectionId,
+        opened: Result<GrpcChannel, String>,
+    ) {
         self.probes[connection.address] = None;
         match opened {
             Ok(channel) => {
@@ -280,8 +290,10 @@ impl State {
 
 fn log(event: &Event) {
     let level = match event {
-        Event::Available { .. } => log::Level::Info,
-        Event::NotReached { .. } | Event::Unavailable { .. } => log::Level::Warn,
+        Event::Available { .. } | Event::CallsSucceed { .. } => log::Level::Info,
+        Event::NotReached { .. } | Event::Unavailable { .. } | Event::CallsFail { .. } => {
+            log::Level::Warn
+        }
         Event::NoneAvailable => log::Level::Error,
     };
     log::log!(level, "{event}");

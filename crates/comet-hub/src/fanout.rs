@@ -3,7 +3,10 @@
 //!
 //! A comet that does not take its part is named in the result. If none of those a push concerned took it,
 //! the push has failed. A [`Fanout`] is for all pushes, a [`PushFanout`] for one; [`HealthMonitor`] knows
-//! which comets take clients.
+//! which comets are there and take clients.
+//!
+//! No comet holds up the others: one that is gone is left out at once, and calls under way to one comet are
+//! bounded, so that pushes that wait for it leave places for the rest.
 
 mod health;
 mod push;
@@ -11,12 +14,18 @@ mod push;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
+use comet_core::Millis;
+
+use crate::failing::Failing;
 use crate::shares;
 
-pub use self::health::{Check, HealthMonitor};
+pub use self::health::{Check, Health, HealthMonitor, HealthTimes};
 pub use self::push::{
     Call, CallFailure, FailedComet, LedgerSum, PartId, PushFanout, Pushed, Refused, Target,
 };
+
+/// Longest part of a message that is logged, bytes.
+const MESSAGE_MAX: usize = 256;
 
 /// How comets are called.
 #[derive(Clone, Debug)]
@@ -29,14 +38,28 @@ pub struct FanoutConfig {
     pub limit_ms: u64,
     /// Pushes that may be under way at once.
     pub places: usize,
+    /// Calls that may be under way to one comet.
+    pub calls: usize,
+}
+
+/// What a push meets at a comet.
+#[derive(Debug, Default)]
+struct Comet {
+    /// Calls under way.
+    calls: usize,
+    /// Why it is gone.
+    gone: Option<Box<str>>,
 }
 
 /// The comets, and what holds for all pushes to them.
 #[derive(Debug)]
 pub struct Fanout {
     config: FanoutConfig,
+    comets: Vec<Comet>,
     places_taken: usize,
     failures: BTreeMap<String, u64>,
+    /// By number of the comet.
+    failing: Failing<usize>,
 }
 
 impl Fanout {
@@ -45,7 +68,56 @@ impl Fanout {
     #[must_use]
     pub fn new(config: FanoutConfig) -> Self {
         assert!(config.keys_max > 0, "a call has room for a key");
-        Self { config, places_taken: 0, failures: BTreeMap::new() }
+        let comets = config.comets.iter().map(|_| Comet::default()).collect();
+        let (failures, failing) = (BTreeMap::new(), Failing::default());
+        Self { config, comets, places_taken: 0, failures, failing }
+    }
+
+    /// What the monitor found: a comet that is gone is left out of pushes from now on.
+    pub fn set_health(&mut self, comet: usize, health: &Health) {
+        self.comets[comet].gone = match health {
+            Health::Gone(cause) => Some(cause.clone()),
+            Health::Unknown | Health::Serving | Health::NotServing => None,
+        };
+    }
+
+    /// The next call of `push` to make. Its deadline counts from `now`, and it is under way until
+    /// [`Fanout::end_call`]. Parts of comets that cannot take them have failed.
+    pub fn poll_call(&mut self, push: &mut PushFanout, now: Millis) -> Option<Call> {
+        loop {
+            let call = push.poll_call(now)?;
+            let comet = &mut self.comets[call.comet];
+            let message = if let Some(cause) = &comet.gone {
+                gone(cause)
+            } else if comet.calls >= self.config.calls {
+                format!("{} calls are under way there", comet.calls)
+            } else {
+                comet.calls += 1;
+                return Some(call);
+            };
+            push.handle_answer(call.part, Err(CallFailure { is_bad_request: false, message }));
+        }
+    }
+
+    /// A call is over, or given up.
+    ///
+    /// # Panics
+    /// If none was under way to the comet.
+    pub fn end_call(&mut self, comet: usize) {
+        let calls = &mut self.comets[comet].calls;
+        assert!(*calls > 0, "a call that ends has begun");
+        *calls -= 1;
+    }
+
+    /// Calls under way to the comet.
+    #[must_use]
+    pub fn calls(&self, comet: usize) -> usize {
+        self.comets[comet].calls
+    }
+
+    /// Gives up waiting for comets that are gone by now.
+    pub fn leave_out_gone(&self, push: &mut PushFanout) {
+        push.give_up(|comet| self.comets[comet].gone.as_deref().map(gone));
     }
 
     /// Takes a place for a push; false: none is free. It has to be given back with
@@ -131,14 +203,28 @@ impl Fanout {
         push
     }
 
-    /// Counts calls that comets did not take.
-    pub fn count_failures(&mut self, failed: &[FailedComet]) {
-        for FailedComet { server, .. } in failed {
+    /// Counts what became of the parts of a push that is complete. Returns the changes for the log.
+    pub fn count_parts(&mut self, now: Millis, push: &PushFanout) -> Vec<FanoutEvent> {
+        let mut events = Vec::new();
+        for FailedComet { server, message } in push.failed() {
+            let comet = self.config.comets.iter().position(|comet| comet == server);
             // Names come from whoever calls itself a comet: those nobody configured are one.
-            let is_known = self.config.comets.contains(server);
-            let server = if is_known { server } else { "unknown" };
-            *self.failures.entry(server.to_owned()).or_default() += 1;
+            let name = if comet.is_some() { server } else { "unknown" };
+            *self.failures.entry(name.to_owned()).or_default() += 1;
+            // That a comet is gone is in the log already.
+            let comet = comet.filter(|comet| self.comets[*comet].gone.is_none());
+            if let Some(comet) = comet
+                && self.failing.begins(now, comet)
+            {
+                let message = message[..message.floor_char_boundary(MESSAGE_MAX)].into();
+                events.push(FanoutEvent::Fails { comet, message });
+            }
         }
+        for comet in push.taken() {
+            let ended = self.failing.ended(now, comet..=comet);
+            events.extend(ended.map(|(comet, failed)| FanoutEvent::Succeeds { comet, failed }));
+        }
+        events
     }
 
     /// Calls that a comet did not take, by server id.
@@ -146,6 +232,29 @@ impl Fanout {
     pub fn failures(&self) -> &BTreeMap<String, u64> {
         &self.failures
     }
+}
+
+/// A change that belongs into the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FanoutEvent {
+    /// A comet that is there does not take pushes.
+    Fails {
+        /// Its number.
+        comet: usize,
+        /// The first message. It is a text of another machine.
+        message: Box<str>,
+    },
+    /// It takes them again.
+    Succeeds {
+        /// Its number.
+        comet: usize,
+        /// Calls that it did not take meanwhile.
+        failed: u64,
+    },
+}
+
+fn gone(cause: &str) -> String {
+    format!("it is gone: {cause}")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock, awaits or names a runtime.
 
 mod calls;
+mod failing;
 #[cfg(test)]
 mod fake;
 pub mod fanout;

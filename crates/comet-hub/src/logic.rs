@@ -17,6 +17,7 @@ mod request;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use comet_core::{AuthRequest, ConnId, Message, Millis, Report, ShardId, home_of_key};
 
@@ -27,10 +28,14 @@ use self::outcome::{Failure, Verdict};
 use self::renewal::{Renewal, elsewhere};
 use self::request::Retry;
 use crate::Random;
+use crate::failing::Failing;
 
 pub use self::action::{Action, AttemptId, ConnectionId, Event, PingOutcome};
-pub use self::outcome::{AttemptOutcome, StatusCode};
+pub use self::outcome::{AttemptOutcome, StatusCode, UnknownCode};
 pub use self::request::{Reply, Request};
+
+/// Longest part of a message that is logged, bytes.
+const MESSAGE_MAX: usize = 256;
 
 /// How logic services are called.
 #[derive(Clone, Debug)]
@@ -50,6 +55,8 @@ pub struct LogicConfig {
     /// The longest wait that a client is given when no logic answers, milliseconds; the shortest is half
     /// of it. Zero: it is given none.
     pub retry_after_ms: u32,
+    /// The meaning of the code UNKNOWN.
+    pub unknown: UnknownCode,
     /// Number of shards.
     pub shards: u16,
     /// Of the random numbers behind backoff and waits.
@@ -71,6 +78,13 @@ enum Purpose {
     Renewal,
 }
 
+impl Purpose {
+    /// The call is about a client's token or message.
+    fn is_of_client(&self) -> bool {
+        matches!(self, Self::Identify { .. } | Self::Receive { .. })
+    }
+}
+
 struct Call {
     purpose: Purpose,
     request: Arc<Request>,
@@ -80,6 +94,8 @@ struct Call {
     connection: Option<ConnectionId>,
     /// Addresses that could not answer.
     tried: Vec<usize>,
+    /// Why the last of them could not.
+    failure: Failure,
 }
 
 /// The client of remote logic.
@@ -100,6 +116,8 @@ pub struct LogicClient {
     renewal: Renewal,
     /// Calls that are over, by name and code.
     counts: BTreeMap<(&'static str, StatusCode), u64>,
+    /// By procedure and code.
+    failing: Failing<(&'static str, StatusCode)>,
     random: Random,
     out: Output,
 }
@@ -123,6 +141,7 @@ impl LogicClient {
             deadlines: VecDeque::new(),
             renewal: Renewal::Due,
             counts: BTreeMap::new(),
+            failing: Failing::default(),
             random: Random::new(config.seed),
             config,
             out,
@@ -242,16 +261,23 @@ impl LogicClient {
         if call.attempts != attempt.attempt + 1 {
             return;
         }
-        match outcome.judge() {
+        if let AttemptOutcome::Refused { code, sentence } = &outcome
+            && !(call.purpose.is_of_client() && code.is_about_client())
+        {
+            let way = (call.request.rpc(), *code);
+            log_failure((&mut self.failing, &mut self.out), now, way, sentence);
+        }
+        match outcome.judge(self.config.unknown) {
             Verdict::Final(result) => self.end(now, attempt.call, result),
-            Verdict::TryNext { was_sent } => {
+            Verdict::TryNext { was_sent, failure } => {
                 let connection = call.connection.expect("an attempt goes over a connection");
                 call.tried.push(connection.address);
                 let retry = call.request.retry();
                 self.addresses.suspect(connection, now, &mut self.out);
                 if retry == Retry::IfNotSent && was_sent {
-                    self.end(now, attempt.call, Err(Failure::Unavailable));
+                    self.end(now, attempt.call, Err(failure));
                 } else {
+                    call.failure = failure;
                     self.try_next(now, attempt.call);
                 }
             }
@@ -360,7 +386,9 @@ impl LogicClient {
         if self.calls.len() < self.config.calls {
             return self.begin(now, purpose, request);
         }
-        self.count(request.rpc(), Failure::TooManyCalls.code());
+        let way = (request.rpc(), Failure::TooManyCalls.code());
+        self.count(way.0, way.1);
+        log_failure((&mut self.failing, &mut self.out), now, way, "logic.calls are under way");
         match purpose {
             Purpose::Identify { conn, .. } => self.deny(conn, Failure::TooManyCalls),
             Purpose::Receive { conn } => {
@@ -378,7 +406,8 @@ impl LogicClient {
         let call = self.last_call;
         let request = Arc::new(request);
         let (attempts, connection, tried) = (0, None, Vec::new());
-        self.calls.insert(call, Call { purpose, request, attempts, connection, tried });
+        let failure = Failure::Unavailable;
+        self.calls.insert(call, Call { purpose, request, attempts, connection, tried, failure });
         self.deadlines.push_back((now.after(self.config.timeout_ms), call));
         self.try_next(now, call);
     }
@@ -387,7 +416,8 @@ impl LogicClient {
     fn try_next(&mut self, now: Millis, id: u64) {
         let call = self.calls.get_mut(&id).expect("the call is under way");
         let Some(connection) = self.addresses.pick(&call.tried) else {
-            return self.end(now, id, Err(Failure::Unavailable));
+            let failure = call.failure.clone();
+            return self.end(now, id, Err(failure));
         };
         let attempt = AttemptId { call: id, attempt: call.attempts };
         call.attempts += 1;
@@ -400,6 +430,27 @@ impl LogicClient {
         let Call { purpose, request, .. } = self.calls.remove(&id).expect("the call is under way");
         let code = result.as_ref().map_or_else(Failure::code, |_| StatusCode::OK);
         self.count(request.rpc(), code);
+        match &result {
+            Ok(_) => {
+                let rpc = request.rpc();
+                let ways = (rpc, StatusCode(i32::MIN))..=(rpc, StatusCode(i32::MAX));
+                for ((rpc, code), failed) in self.failing.ended(now, ways) {
+                    self.out.events.push_back(Event::CallsSucceed { rpc, code, failed });
+                }
+            }
+            Err(Failure::Late) => {
+                let limit = Duration::from_millis(self.config.timeout_ms);
+                let message = format!("no answer within {limit:?}");
+                log_failure(
+                    (&mut self.failing, &mut self.out),
+                    now,
+                    (request.rpc(), code),
+                    &message,
+                );
+            }
+            // Attempts have said the rest.
+            Err(_) => {}
+        }
         match (purpose, result) {
             // If the answer comes too late, logic may have made a session whose key nobody here ever
             // hears of. It goes with its expiry: only a live connection's heartbeats renew it.
@@ -424,7 +475,7 @@ impl LogicClient {
             (Purpose::Notice(notice), Err(_)) => self.notices.handle_undelivered(now, notice),
             (Purpose::Renewal, result) => {
                 self.renewal = Renewal::Resting { until: now.after(self.config.renew_ms) };
-                // A failure is counted, and the next renewal mends it.
+                // A failure is counted and logged, and the next renewal mends it.
                 let Ok(reply) = result else { return };
                 let (Reply::RoomCounts(all), Request::RenewOnline { rooms: here }) =
                     (reply, &*request)
@@ -460,6 +511,19 @@ impl LogicClient {
 
     fn count(&mut self, rpc: &'static str, code: StatusCode) {
         *self.counts.entry((rpc, code)).or_default() += 1;
+    }
+}
+
+/// `message` may be a text of another machine.
+fn log_failure(
+    (failing, out): (&mut Failing<(&'static str, StatusCode)>, &mut Output),
+    now: Millis,
+    (rpc, code): (&'static str, StatusCode),
+    message: &str,
+) {
+    if failing.begins(now, (rpc, code)) {
+        let message = message[..message.floor_char_boundary(MESSAGE_MAX)].into();
+        out.events.push_back(Event::CallsFail { rpc, code, message });
     }
 }
 

@@ -11,23 +11,27 @@ use std::time::{Duration, Instant};
 
 use comet_hub::Millis;
 use comet_hub::fanout::{
-    Call, CallFailure, Check, Fanout, FanoutConfig, HealthMonitor, LedgerSum, PushFanout, Refused,
-    Target,
+    Call, CallFailure, Check, Fanout, FanoutConfig, FanoutEvent, Health, HealthMonitor,
+    HealthTimes, LedgerSum, PushFanout, Refused, Target,
 };
 use comet_push::{Bounds, FailedServer, Pushed, pace};
 use comet_router::{Sessions, Store, StoreError};
-use comet_serve::{BadAddress, endpoint, root_cause};
+use comet_serve::{BadAddress, GrpcChannel, call_until_processed, endpoint, root_cause};
 use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};
 use comet_wire::goim::protocol::Proto;
 use tokio::select;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
-use tonic::transport::Channel;
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 /// Pushes that may be under way at once; with the longest body this bounds their memory.
 const PUSHES_MAX: usize = 1_024;
+
+/// Calls that may be under way to one comet. A comet that is slow holds no more than half of the pushes.
+const CALLS_MAX: usize = PUSHES_MAX / 2;
 
 /// How long connecting to a comet may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -45,12 +49,24 @@ pub(crate) struct Comet {
     pub(crate) id: String,
     /// `HOST:PORT` of its push service.
     pub(crate) address: String,
+    endpoint: Endpoint,
     /// Connects when it is used, and again after a failure.
-    pub(crate) channel: Channel,
+    channel: Mutex<GrpcChannel>,
 }
 
-/// How often each comet is asked whether it takes clients, and how long it may take to say so.
-const PING: Duration = Duration::from_secs(1);
+impl Comet {
+    pub(crate) fn channel(&self) -> GrpcChannel {
+        self.channel.lock().expect(NO_PANIC).clone()
+    }
+
+    /// Leaves a connection on which nothing may come any more; calls under way stay with it.
+    fn reconnect(&self) {
+        *self.channel.lock().expect(NO_PANIC) = self.endpoint.connect_lazy().into();
+    }
+}
+
+/// When comets are asked whether they take clients. Each may stall for the limit before it is left out.
+const HEALTH_TIMES: HealthTimes = HealthTimes { rest_ms: 1_000, limit_ms: 2_000 };
 
 /// All of them, and where their sessions are.
 pub(crate) struct Comets {
@@ -59,8 +75,22 @@ pub(crate) struct Comets {
     bounds: Bounds,
     /// Zero of the clock of what is decided.
     epoch: Instant,
-    fanout: Mutex<Fanout>,
+    fanout: Arc<Mutex<Fanout>>,
     health: Mutex<HealthMonitor>,
+    /// Tells pushes under way that a comet is gone.
+    gone: watch::Sender<()>,
+}
+
+/// A call under way to a comet.
+struct CallUnderWay {
+    fanout: Arc<Mutex<Fanout>>,
+    comet: usize,
+}
+
+impl Drop for CallUnderWay {
+    fn drop(&mut self) {
+        self.fanout.lock().expect(NO_PANIC).end_call(self.comet);
+    }
 }
 
 /// A place among the pushes under way.
@@ -73,6 +103,7 @@ impl Drop for Place<'_> {
 }
 
 /// What one comet is asked for.
+#[derive(Clone)]
 enum Request {
     Keys(PushMsgReq),
     Room(BroadcastRoomReq),
@@ -95,21 +126,24 @@ impl Comets {
                 .http2_keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE)
                 .keep_alive_while_idle(true);
-            Ok(Comet { id: id.clone(), address: address.clone(), channel: endpoint.connect_lazy() })
+            let channel = Mutex::new(endpoint.connect_lazy().into());
+            Ok(Comet { id: id.clone(), address: address.clone(), endpoint, channel })
         };
         let fanout = Fanout::new(FanoutConfig {
             comets: comets.iter().map(|(id, _)| id.clone()).collect(),
             keys_max: bounds.keys_max,
             limit_ms: millis(bounds.timeout + GRACE),
             places: PUSHES_MAX,
+            calls: CALLS_MAX,
         });
         Ok(Self {
             comets: comets.iter().map(comet).collect::<Result<_, _>>()?,
             sessions,
             bounds,
             epoch: Instant::now(),
-            fanout: Mutex::new(fanout),
-            health: Mutex::new(HealthMonitor::new(comets.len(), millis(PING), Millis(0))),
+            fanout: Arc::new(Mutex::new(fanout)),
+            health: Mutex::new(HealthMonitor::new(comets.len(), HEALTH_TIMES, Millis(0))),
+            gone: watch::Sender::new(()),
         })
     }
 
@@ -249,9 +283,16 @@ impl Comets {
         request: impl Fn(Target) -> Request,
     ) -> Result<Pushed, Status> {
         let mut calls = JoinSet::new();
-        while let Some(Call { part, comet, target }) = push.poll_call(self.now()) {
-            let (channel, request) = (self.comets[comet].channel.clone(), request(target));
-            calls.spawn(async move { (part, ask(channel, request).await) });
+        let mut gone = self.gone.subscribe();
+        loop {
+            let Some(call) = self.fanout().poll_call(&mut push, self.now()) else { break };
+            let Call { part, comet, target } = call;
+            let under_way = CallUnderWay { fanout: Arc::clone(&self.fanout), comet };
+            let (channel, request) = (self.comets[comet].channel(), request(target));
+            calls.spawn(async move {
+                let _under_way = under_way;
+                (part, ask(channel, request).await)
+            });
         }
         while !push.is_complete() {
             let due = push.poll_timeout().map(|due| self.instant(due)).unwrap_or(self.epoch);
@@ -261,13 +302,13 @@ impl Comets {
                     let (part, answer) = answered.expect("asking does not panic");
                     push.handle_answer(part, answer.map_err(|status| failure(&status)));
                 }
+                Ok(()) = gone.changed() => self.fanout().leave_out_gone(&mut push),
                 () = sleep_until(due.into()) => push.handle_timeout(self.now()),
             }
         }
-        for failed in push.failed() {
-            log::warn!("comet {:?} did not take a push: {}", failed.server, failed.message);
+        for event in self.fanout().count_parts(self.now(), &push) {
+            self.log(&event);
         }
-        self.fanout().count_failures(push.failed());
         let pushed = push.finish().map_err(|refused| match refused {
             Refused::BadRequest(message) => Status::invalid_argument(message),
             Refused::Unavailable(sentence) => Status::unavailable(sentence),
@@ -280,7 +321,7 @@ impl Comets {
 
     /// The comet said a moment ago that it takes clients.
     pub(crate) fn is_serving(&self, comet: usize) -> bool {
-        self.health().is_serving(comet)
+        *self.health().health(comet) == Health::Serving
     }
 
     /// Hands something to the monitor of the comets' health, and logs what changed. Returns the comets to
@@ -288,16 +329,31 @@ impl Comets {
     pub(crate) fn monitor(
         &self,
         hand_in: impl FnOnce(&mut HealthMonitor, Millis),
-    ) -> (Vec<Check>, Instant) {
-        let mut health = self.health();
-        hand_in(&mut health, self.now());
-        while let Some((comet, is_serving)) = health.poll_change() {
-            let Comet { id, address, .. } = &self.comets[comet];
-            let is = if is_serving { "serves" } else { "does not serve any more" };
-            log::info!("comet {id:?} at {address} {is}");
+    ) -> (Vec<Check>, Option<Instant>) {
+        let mut monitor = self.health();
+        hand_in(&mut monitor, self.now());
+        while let Some((comet, health)) = monitor.poll_change() {
+            self.fanout().set_health(comet, &health);
+            if let Health::Gone(_) = health {
+                self.comets[comet].reconnect();
+                self.gone.send_replace(());
+            }
+            log_health(&self.comets[comet], &health);
         }
-        let checks = std::iter::from_fn(|| health.poll_check()).collect();
-        (checks, self.instant(health.poll_timeout()))
+        let checks = std::iter::from_fn(|| monitor.poll_check()).collect();
+        (checks, monitor.poll_timeout().map(|due| self.instant(due)))
+    }
+
+    fn log(&self, event: &FanoutEvent) {
+        match event {
+            FanoutEvent::Fails { comet, message } => {
+                log::warn!("comet {:?} does not take a push: {message:?}", self.comets[*comet].id);
+            }
+            FanoutEvent::Succeeds { comet, failed } => {
+                let id = &self.comets[*comet].id;
+                log::info!("comet {id:?} takes pushes again: {failed} calls failed");
+            }
+        }
     }
 
     fn now(&self) -> Millis {
@@ -318,6 +374,15 @@ impl Comets {
     }
 }
 
+fn log_health(Comet { id, address, .. }: &Comet, health: &Health) {
+    match health {
+        Health::Unknown => {}
+        Health::Serving => log::info!("comet {id:?} at {address} is there"),
+        Health::NotServing => log::info!("comet {id:?} at {address} takes no clients"),
+        Health::Gone(cause) => log::warn!("comet {id:?} at {address} is gone: {cause:?}"),
+    }
+}
+
 const NO_PANIC: &str = "nothing panics between lock and unlock";
 
 fn millis(time: Duration) -> u64 {
@@ -329,14 +394,19 @@ fn to_keys(target: Target, proto: &Proto, operation: i32) -> Request {
     Request::Keys(PushMsgReq { keys, proto: Some(proto.clone()), proto_op: operation })
 }
 
-async fn ask(channel: Channel, request: Request) -> Result<LedgerSum, Status> {
-    let mut client = CometClient::new(channel);
+async fn ask(channel: GrpcChannel, request: Request) -> Result<LedgerSum, Status> {
     // goim's own comet answers without a ledger.
-    let ledger = match request {
-        Request::Keys(request) => client.push_msg(request).await?.into_inner().ledger,
-        Request::Room(request) => client.broadcast_room(request).await?.into_inner().ledger,
-        Request::All(request) => client.broadcast(request).await?.into_inner().ledger,
-    };
+    let ledger = call_until_processed(|| {
+        let (mut client, request) = (CometClient::new(channel.clone()), request.clone());
+        async move {
+            Ok(match request {
+                Request::Keys(request) => client.push_msg(request).await?.into_inner().ledger,
+                Request::Room(request) => client.broadcast_room(request).await?.into_inner().ledger,
+                Request::All(request) => client.broadcast(request).await?.into_inner().ledger,
+            })
+        }
+    });
+    let ledger = ledger.await?;
     let Ledger { matched, queued, dropped, absent, scheduled } = ledger.unwrap_or_default();
     let dropped = dropped.into_iter().collect::<BTreeMap<_, _>>();
     Ok(LedgerSum { matched, queued, dropped, absent, scheduled })
@@ -347,7 +417,7 @@ fn wire_ledger(sum: LedgerSum) -> Ledger {
     Ledger { matched, queued, dropped: dropped.into_iter().collect(), absent, scheduled }
 }
 
-fn failure(status: &Status) -> CallFailure {
+pub(crate) fn failure(status: &Status) -> CallFailure {
     let cause = root_cause(status).to_string();
     let message = match status.message() {
         "" => cause,

@@ -1,5 +1,5 @@
 //! What every server of comet stands on: listeners, a thread with a runtime of its own, gRPC and HTTP
-//! served until the process stops, health, counts of calls, and query strings.
+//! served until the process stops, health, counts of calls, query strings, and channels to other servers.
 //!
 //! [`listen`] binds addresses, [`spawn`] starts the thread, and a [`Servers`] on it serves a [`GrpcApi`]
 //! and HTTP routers. All of them follow one [`Phase`], which only moves forward.
@@ -9,6 +9,7 @@
 
 mod accept;
 mod call_counts;
+mod channel;
 mod gate;
 mod grpc;
 mod guarded;
@@ -28,6 +29,7 @@ mod stream;
 
 pub use accept::{CONNECTION_WINDOW, HEAD_MAX};
 pub use call_counts::CallCounts;
+pub use channel::{GrpcChannel, NotGrpc, call_until_processed, cause, is_unprocessed};
 pub use gate::{
     DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gate, GateLimits, GateReading, Gates, HTTP_CONNECTIONS,
     STAT_CONNECTIONS, connections_max, request_bytes,

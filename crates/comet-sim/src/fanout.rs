@@ -7,15 +7,17 @@ use std::num::NonZeroU32;
 
 use comet_core::Millis;
 use comet_hub::fanout::{
-    Call, CallFailure, Check, FailedComet, Fanout, FanoutConfig, HealthMonitor, LedgerSum, PartId,
-    PushFanout, Pushed, Refused, Target,
+    Call, CallFailure, Check, FailedComet, Fanout, FanoutConfig, Health, HealthMonitor,
+    HealthTimes, LedgerSum, PartId, PushFanout, Pushed, Refused, Target,
 };
 
 use crate::rng::Rng;
 
 const LIMIT_MS: u64 = 1_000;
-const PING_MS: u64 = 500;
+const HEALTH_TIMES: HealthTimes = HealthTimes { rest_ms: 300, limit_ms: 1_500 };
 const KEYS_MAX: usize = 3;
+/// Calls to one comet.
+const CALLS_MAX: usize = 4;
 /// Steps of a run.
 const STEPS: u32 = 400;
 /// Longest step, milliseconds.
@@ -36,6 +38,8 @@ pub struct FanoutSummary {
     pub partial: u64,
     /// Parts whose comet did not answer in time.
     pub late: u64,
+    /// Parts that were not asked for, or given up, because their comet was gone or had too many.
+    pub left_out: u64,
     /// Parts that a comet did while the answer got lost.
     pub lost: u64,
     /// Times that a comet was found to serve, or not to serve any more.
@@ -50,6 +54,7 @@ impl std::ops::AddAssign for FanoutSummary {
         self.refused += other.refused;
         self.partial += other.partial;
         self.late += other.late;
+        self.left_out += other.left_out;
         self.lost += other.lost;
         self.changes += other.changes;
     }
@@ -57,11 +62,12 @@ impl std::ops::AddAssign for FanoutSummary {
 
 impl fmt::Display for FanoutSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pushes, crowded, left, refused, partial, late, lost, changes } = self;
+        let Self { pushes, crowded, left, refused, partial, late, left_out, lost, changes } = self;
         write!(
             f,
             "fan-out: {pushes} pushes, {crowded} found no place, of {left} the caller left, {refused} \
-             refused, {partial} in part; {late} answers late, {lost} lost, {changes} changes of health"
+             refused, {partial} in part; {late} answers late, {lost} lost, {left_out} parts left out, \
+             {changes} changes of health"
         )
     }
 }
@@ -113,7 +119,7 @@ struct World {
     comets: Vec<Comet>,
     fanout: Fanout,
     health: HealthMonitor,
-    checks: Vec<(Option<Millis>, Check, bool)>,
+    checks: Vec<(Option<Millis>, Check, Health)>,
     pushes: Vec<Push>,
     is_calm: bool,
     summary: FanoutSummary,
@@ -127,8 +133,13 @@ pub(crate) fn run(seed: u64) -> Result<FanoutSummary, String> {
     let mut rng = Rng::new(seed);
     let ids: Vec<_> = (0..rng.between(1, 4)).map(|comet| format!("comet-{comet}")).collect();
     let places = rng.between(1, 6) as usize;
-    let config =
-        FanoutConfig { comets: ids.clone(), keys_max: KEYS_MAX, limit_ms: LIMIT_MS, places };
+    let config = FanoutConfig {
+        comets: ids.clone(),
+        keys_max: KEYS_MAX,
+        limit_ms: LIMIT_MS,
+        places,
+        calls: CALLS_MAX,
+    };
     let comet = |_| Comet { behaviour: Behaviour::Quick, changes_at: Millis(0) };
     let mut world = World {
         rng,
@@ -136,7 +147,7 @@ pub(crate) fn run(seed: u64) -> Result<FanoutSummary, String> {
         places,
         comets: ids.iter().map(comet).collect(),
         fanout: Fanout::new(config),
-        health: HealthMonitor::new(ids.len(), PING_MS, Millis(0)),
+        health: HealthMonitor::new(ids.len(), HEALTH_TIMES, Millis(0)),
         ids,
         checks: Vec::new(),
         pushes: Vec::new(),
@@ -176,12 +187,13 @@ impl World {
         }
         if !self.pushes.is_empty() && self.rng.percent(3) {
             let left = self.rng.below(self.pushes.len());
-            drop(self.pushes.remove(left));
+            let push = self.pushes.remove(left);
+            push.end_calls(&mut self.fanout);
             self.fanout.give_place_back();
             self.summary.left += 1;
         }
         for push in &mut self.pushes {
-            push.answer(self.now, &mut self.summary);
+            push.answer(self.now, &mut self.fanout, &mut self.summary);
         }
         let (over, under_way) = self.pushes.drain(..).partition(|push| push.fanout.is_complete());
         self.pushes = under_way;
@@ -193,6 +205,14 @@ impl World {
             let (under_way, places) = (self.pushes.len(), self.places);
             return Err(format!("{taken} of {places} places taken, {under_way} under way"));
         }
+        for comet in 0..self.ids.len() {
+            let parts = self.pushes.iter().flat_map(|push| push.parts.values());
+            let under_way = parts.filter(|part| part.comet == comet).count();
+            let counted = self.fanout.calls(comet);
+            if counted != under_way || counted > CALLS_MAX {
+                return Err(format!("{counted} calls to comet {comet}, {under_way} under way"));
+            }
+        }
         let late = self.pushes.iter().find(|push| push.over_by <= self.now);
         late.map_or(Ok(()), |push| Err(format!("a push goes on after {:?}", push.over_by)))
     }
@@ -203,14 +223,14 @@ impl World {
         for comet in &mut self.comets {
             comet.changes_at = Millis(0);
         }
-        let end = self.now.after(LIMIT_MS.max(4 * PING_MS) + 2 * STEP_MS_MAX);
+        let end = self.now.after(LIMIT_MS + 2 * (HEALTH_TIMES.rest_ms + HEALTH_TIMES.limit_ms));
         while self.now < end {
             self.step()?;
         }
         if !self.pushes.is_empty() || self.fanout.places_taken() > 0 {
             return Err(format!("no rest: {} places are taken", self.fanout.places_taken()));
         }
-        match (0..self.comets.len()).find(|comet| !self.health.is_serving(*comet)) {
+        match (0..self.comets.len()).find(|comet| *self.health.health(*comet) != Health::Serving) {
             Some(comet) => Err(format!("comet {comet} serves, and nobody noticed")),
             None => Ok(()),
         }
@@ -218,27 +238,47 @@ impl World {
 
     fn ask_comets(&mut self) {
         let now = self.now;
-        let is_due = |(at, ..): &mut (Option<Millis>, Check, bool)| at.is_some_and(|at| at <= now);
-        for (_, check, is_serving) in self.checks.extract_if(.., is_due).collect::<Vec<_>>() {
-            self.health.handle_check(now, check, is_serving);
+        let is_due = |(at, ..): &mut (Option<Millis>, _, _)| at.is_some_and(|at| at <= now);
+        for (_, check, health) in self.checks.extract_if(.., is_due).collect::<Vec<_>>() {
+            self.health.handle_check(now, check, health);
         }
-        if self.health.poll_timeout() <= now {
+        if self.health.poll_timeout().is_some_and(|due| due <= now) {
             self.health.handle_timeout(now);
         }
         while let Some(check) = self.health.poll_check() {
             let soon = now.after(self.rng.between(0, 50));
-            let late = now.after(PING_MS + self.rng.between(1, 400));
-            let (at, is_serving) = match self.comets[check.comet].behaviour {
-                Behaviour::Quick | Behaviour::LosesAnswers => (Some(soon), true),
-                Behaviour::Slow => (Some(now.after(self.rng.between(0, PING_MS / 2))), true),
-                Behaviour::Late => (Some(late), true),
-                Behaviour::Dead => (None, true),
-                Behaviour::Refuses => (Some(soon), false),
+            let late = now.after(HEALTH_TIMES.limit_ms + self.rng.between(1, 400));
+            let slow = now.after(self.rng.between(0, HEALTH_TIMES.limit_ms / 2));
+            let (at, health) = match self.comets[check.comet].behaviour {
+                Behaviour::Quick | Behaviour::LosesAnswers => (Some(soon), Health::Serving),
+                Behaviour::Slow => (Some(slow), Health::Serving),
+                Behaviour::Late => (Some(late), Health::Serving),
+                Behaviour::Dead => (None, Health::Serving),
+                Behaviour::Refuses => {
+                    let is_gone = self.rng.percent(50);
+                    let health =
+                        if is_gone { Health::Gone("no".into()) } else { Health::NotServing };
+                    (Some(soon), health)
+                }
             };
-            self.checks.push((at, check, is_serving));
+            self.checks.push((at, check, health));
         }
-        while self.health.poll_change().is_some() {
+        while let Some((comet, health)) = self.health.poll_change() {
             self.summary.changes += 1;
+            self.fanout.set_health(comet, &health);
+            if let Health::Gone(_) = health {
+                for push in &mut self.pushes {
+                    push.leave_out(comet, &mut self.fanout, &mut self.summary);
+                }
+            }
+        }
+    }
+
+    /// Parts of a comet, of so many, that are not asked for.
+    fn left_out(&self, comet: usize, parts: usize) -> usize {
+        match self.health.health(comet) {
+            Health::Gone(_) => parts,
+            _ => parts.saturating_sub(CALLS_MAX - self.fanout.calls(comet)),
         }
     }
 
@@ -263,7 +303,9 @@ impl World {
         };
         let mut keys = BTreeMap::new();
         let mut speed = None;
-        match self.rng.below(3) {
+        let kind = self.rng.below(3);
+        let is_to_keys = kind == 1;
+        match kind {
             0 => {}
             1 => {
                 for key in 0..self.rng.between(0, 12) {
@@ -289,8 +331,15 @@ impl World {
                 push.fanout = self.fanout.to_all(speed.map(|speed| (speed, &*live)));
             }
         }
+        let mut left_out = Vec::new();
+        for (comet, id) in self.ids.iter().enumerate() {
+            let keys = keys.values().filter(|server| server.as_ref() == Some(id)).count();
+            let parts = if is_to_keys { keys.div_ceil(KEYS_MAX) } else { 1 };
+            left_out.extend(vec![id.clone(); self.left_out(comet, parts)]);
+        }
+        self.summary.left_out += left_out.len() as u64;
         let mut speeds = 0;
-        while let Some(call) = push.fanout.poll_call(self.now) {
+        while let Some(call) = self.fanout.poll_call(&mut push.fanout, self.now) {
             match &call.target {
                 Target::Keys(asked) => {
                     let id = Some(self.ids[call.comet].clone());
@@ -307,7 +356,11 @@ impl World {
                 return Err(format!("{call:?} is made twice"));
             }
         }
-        let speed = speed.map_or(0, NonZeroU32::get);
+        // Nobody else was left out, and of a comet that was, some keys are left.
+        let speed = speed.filter(|_| left_out.is_empty()).map_or(0, NonZeroU32::get);
+        keys.retain(|_, server| !server.as_ref().is_some_and(|id| left_out.contains(id)));
+        let speeds = if left_out.is_empty() { speeds } else { 0 };
+        push.failed.extend(left_out);
         // A comet gets no less than one connection a second.
         if !keys.is_empty() || speeds < speed || speeds > speed + self.ids.len() as u32 {
             return Err(format!("nobody is asked for {keys:?}; speed {speed} became {speeds}"));
@@ -351,7 +404,7 @@ impl World {
     fn end(&mut self, push: Push) -> Result<(), String> {
         let Push { fanout, expected, mut failed, taken, is_bad, .. } = push;
         self.fanout.give_place_back();
-        self.fanout.count_failures(fanout.failed());
+        self.fanout.count_parts(self.now, &fanout);
         failed.sort();
         let name = |comet: &FailedComet| comet.server.clone();
         let outcome = fanout.finish();
@@ -377,12 +430,32 @@ impl World {
 }
 
 impl Push {
+    /// The caller has left.
+    fn end_calls(self, hub: &mut Fanout) {
+        for part in self.parts.values() {
+            hub.end_call(part.comet);
+        }
+    }
+
+    /// The comet is gone: nobody waits for it.
+    fn leave_out(&mut self, comet: usize, hub: &mut Fanout, summary: &mut FanoutSummary) {
+        hub.leave_out_gone(&mut self.fanout);
+        for (id, part) in self.parts.extract_if(.., |_, part| part.comet == comet) {
+            summary.left_out += 1;
+            hub.end_call(comet);
+            self.failed.push(format!("comet-{comet}"));
+            // It changes nothing any more.
+            self.fanout.handle_answer(id, part.answer);
+        }
+    }
+
     /// What has come, and then what is late.
-    fn answer(&mut self, now: Millis, summary: &mut FanoutSummary) {
+    fn answer(&mut self, now: Millis, hub: &mut Fanout, summary: &mut FanoutSummary) {
         let has_come = |_: &PartId, part: &mut Part| {
             part.answer_at.is_some_and(|at| at <= now && at <= part.due)
         };
         for (id, part) in self.parts.extract_if(.., has_come) {
+            hub.end_call(part.comet);
             match &part.answer {
                 Ok(ledger) => {
                     self.taken += 1;
@@ -400,6 +473,7 @@ impl Push {
         }
         for (id, part) in self.parts.extract_if(.., |_, part| part.due <= now) {
             summary.late += 1;
+            hub.end_call(part.comet);
             self.failed.push(format!("comet-{}", part.comet));
             // It changes nothing any more.
             self.fanout.handle_answer(id, part.answer);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use comet_core::{AuthRequest, ConnId, Message, Millis, Report, ShardId};
 use comet_hub::logic::{
     Action, AttemptId, AttemptOutcome, ConnectionId, LogicClient, LogicConfig, PingOutcome, Reply,
-    Request,
+    Request, UnknownCode,
 };
 
 use crate::logic_services::{Outcome, Services};
@@ -55,6 +55,7 @@ impl Logic {
             ping_ms: services.ping_ms,
             renew_ms: services.renew_ms,
             retry_after_ms: services.retry_after_ms,
+            unknown: UnknownCode::Refuse,
             shards: plan.shards,
             seed: services.seed,
         };

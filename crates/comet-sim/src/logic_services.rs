@@ -16,15 +16,15 @@ use crate::profile;
 use crate::rng::Rng;
 
 /// What it says of a message that it does not take.
-pub(crate) const FAILURE: &str = "logic has failed";
+pub(crate) const FAILURE: &str = "logic refuses the message";
 
 /// What a client may get instead, where services have faults.
-pub(crate) const EXCUSES: [&str; 3] =
-    ["logic is not there", "logic did not answer in time", "logic has too much to do"];
-
-const UNAUTHENTICATED: StatusCode = StatusCode(16);
-const FAILED_PRECONDITION: StatusCode = StatusCode(9);
-const INTERNAL: StatusCode = StatusCode(13);
+pub(crate) const EXCUSES: [&str; 4] = [
+    "logic is not there",
+    "logic has failed",
+    "logic did not answer in time",
+    "logic has too much to do",
+];
 
 /// It takes no message of an odd length.
 pub(crate) fn fails(body: &[u8]) -> bool {
@@ -320,7 +320,7 @@ impl Services {
                 let notice =
                     matches!(*request, Request::Heartbeat { .. } | Request::Disconnect { .. });
                 let code = rng.pick(&[StatusCode::UNAVAILABLE, StatusCode::RESOURCE_EXHAUSTED]);
-                let code = if notice && rng.percent(50) { INTERNAL } else { code };
+                let code = if notice && rng.percent(50) { StatusCode::INTERNAL } else { code };
                 let refused = AttemptOutcome::Refused { code, sentence: "not now".into() };
                 (None, Some(deed_at), Some(refused))
             }
@@ -399,12 +399,18 @@ impl Services {
             }
             Request::Receive { body, .. } if fails(body) => {
                 self.summary.failures += 1;
-                AttemptOutcome::Refused { code: FAILED_PRECONDITION, sentence: FAILURE.into() }
+                AttemptOutcome::Refused {
+                    code: StatusCode::PERMISSION_DENIED,
+                    sentence: FAILURE.into(),
+                }
             }
             Request::Receive { .. } => done,
             Request::Heartbeat { key, .. } if self.refuses(key) => {
                 self.forgotten.insert(key.clone());
-                AttemptOutcome::Refused { code: INTERNAL, sentence: "the store is away".into() }
+                AttemptOutcome::Refused {
+                    code: StatusCode::INTERNAL,
+                    sentence: "the store is away".into(),
+                }
             }
             Request::Heartbeat { key, .. } => {
                 self.summary.renewals += 1;
@@ -447,7 +453,7 @@ impl Services {
         let mut identity = match profile::auth(token, cookie, plan) {
             Ok(identity) => identity,
             Err(refusal) => {
-                let (code, sentence) = (UNAUTHENTICATED, refusal.into());
+                let (code, sentence) = (StatusCode::UNAUTHENTICATED, refusal.into());
                 return AttemptOutcome::Refused { code, sentence };
             }
         };

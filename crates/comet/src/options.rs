@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_config::{Config, SlowConsumer};
+use comet_config::{Config, SlowConsumer, UnknownCode};
 use comet_control::{LogicOptions, Node, Options, descriptors};
 use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{ClientRates, Limits, Logic, SourceLimits};
@@ -31,6 +31,10 @@ pub(crate) fn control_options(
             ping: config.logic.ping,
             renew: config.logic.renew,
             retry_after: config.logic.retry_after,
+            unknown: match config.logic.unknown {
+                UnknownCode::Refuse => comet_control::UnknownCode::Refuse,
+                UnknownCode::Retry => comet_control::UnknownCode::Retry,
+            },
         }),
         node: Node {
             domain: config.server.domain.clone(),

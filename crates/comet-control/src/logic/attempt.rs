@@ -2,9 +2,9 @@
 
 use comet_core::{Accepts, Identity};
 use comet_hub::logic::{AttemptOutcome, Reply, Request};
-use std::time::Duration;
+use comet_serve::{GrpcChannel, call_until_processed};
+use std::time::{Duration, Instant};
 use tonic::codec::CompressionEncoding;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::failure::outcome_of_status;
@@ -20,21 +20,26 @@ const FRAME_VERSION: i32 = 1;
 /// Longest list of room counts taken, bytes unpacked: it names the rooms of all servers.
 const ROOM_COUNTS_MAX: usize = 64 << 20;
 
-/// Sends `request` of the comet `server`; `limit` goes along as the time logic has.
+/// Sends `request` of the comet `server`. Logic is told how much of `limit` it has.
 pub(super) async fn send(
-    channel: Channel,
+    channel: GrpcChannel,
     server: String,
     request: &Request,
     limit: Duration,
 ) -> AttemptOutcome {
-    match try_send(channel, server, request, limit).await {
+    let begin = Instant::now();
+    let sent = call_until_processed(|| {
+        let left = limit.saturating_sub(begin.elapsed());
+        try_send(channel.clone(), server.clone(), request, left)
+    });
+    match sent.await {
         Ok(reply) => AttemptOutcome::Replied(reply),
         Err(status) => outcome_of_status(&status),
     }
 }
 
 async fn try_send(
-    channel: Channel,
+    channel: GrpcChannel,
     server: String,
     request: &Request,
     limit: Duration,

@@ -3,24 +3,29 @@
 use std::error::Error;
 
 use comet_hub::logic::PingOutcome;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use comet_serve::root_cause;
+use comet_serve::{GrpcChannel, call_until_processed, root_cause};
 
 /// # Errors
 /// What failed, in one sentence.
-pub(super) async fn open(endpoint: Endpoint) -> Result<Channel, String> {
-    endpoint.connect().await.map_err(|error| root_cause(&error).to_string())
+pub(super) async fn open(endpoint: Endpoint) -> Result<GrpcChannel, String> {
+    let channel = endpoint.connect().await.map_err(|error| root_cause(&error).to_string())?;
+    Ok(channel.into())
 }
 
 /// goim's Logic has no call for this, and gRPC's health service may not be there; that it is not is an
 /// answer, too.
-pub(super) async fn ping(channel: Channel) -> PingOutcome {
-    match HealthClient::new(channel).check(HealthCheckRequest::default()).await {
+pub(super) async fn ping(channel: GrpcChannel) -> PingOutcome {
+    let check = || {
+        let mut client = HealthClient::new(channel.clone());
+        async move { client.check(HealthCheckRequest::default()).await }
+    };
+    match call_until_processed(check).await {
         Ok(reply) if reply.get_ref().status == ServingStatus::NotServing as i32 => {
             PingOutcome::NotServing
         }

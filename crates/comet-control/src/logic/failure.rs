@@ -3,10 +3,15 @@
 use std::error::Error;
 
 use comet_hub::logic::{AttemptOutcome, StatusCode};
+use comet_serve::{NotGrpc, cause, is_unprocessed};
 use tonic::{ConnectError, Status, TimeoutExpired};
 
 /// A status with a source was made on this side, one without came from the other.
 pub(super) fn outcome_of_status(status: &Status) -> AttemptOutcome {
+    if let Some(page) = cause::<NotGrpc>(status) {
+        let sentence = page.to_string().into();
+        return AttemptOutcome::Refused { code: StatusCode::UNAVAILABLE, sentence };
+    }
     if status.source().is_none() {
         let sentence = match status.message() {
             "" => status.code().description(),
@@ -15,21 +20,11 @@ pub(super) fn outcome_of_status(status: &Status) -> AttemptOutcome {
         let code = StatusCode(status.code() as i32);
         return AttemptOutcome::Refused { code, sentence: sentence.into() };
     }
-    if has_cause::<TimeoutExpired>(status) {
+    if cause::<TimeoutExpired>(status).is_some() {
         return AttemptOutcome::TimedOut;
     }
-    AttemptOutcome::Broken { was_sent: !has_cause::<ConnectError>(status) }
-}
-
-fn has_cause<E: Error + 'static>(status: &Status) -> bool {
-    let mut error: Option<&(dyn Error + 'static)> = status.source();
-    while let Some(cause) = error {
-        if cause.is::<E>() {
-            return true;
-        }
-        error = cause.source();
-    }
-    false
+    let was_sent = cause::<ConnectError>(status).is_none() && !is_unprocessed(status);
+    AttemptOutcome::Broken { was_sent }
 }
 
 #[cfg(test)]
@@ -43,6 +38,11 @@ mod tests {
         let broken = |was_sent| AttemptOutcome::Broken { was_sent };
         check(local(Box::new(ConnectError("refused".into()))), broken(false));
         check(local(Box::new(std::io::Error::other("cut off"))), broken(true));
+        let page = NotGrpc::Cut;
+        let sentence = page.to_string().into();
+        let refused_by_gateway =
+            AttemptOutcome::Refused { code: StatusCode::UNAVAILABLE, sentence };
+        check(local(Box::new(page)), refused_by_gateway);
         check(local(Box::new(TimeoutExpired(()))), AttemptOutcome::TimedOut);
         let refused = |code, sentence: &str| AttemptOutcome::Refused {
             code: StatusCode(code),

@@ -2,9 +2,10 @@
 //! hand and logic services over TCP.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use comet_control::LogicOptions;
+use comet_control::{LogicOptions, UnknownCode};
 use comet_core::{
     Accepts, AuthRequest, CloseReason, ConnId, Denied, Generation, Identity, Message, Report,
     ShardId, Slot, home_of_room,
@@ -21,19 +22,26 @@ use crate::fake_logic::{Asked, FakeLogic};
 /// Rooms are renewed so seldom that a test sees it once, at the start.
 pub(crate) const SELDOM: Duration = Duration::from_secs(3_600);
 
-pub(crate) fn logic_options(logic: &[&FakeLogic]) -> LogicOptions {
+pub(crate) fn logic_options(logic: &[SocketAddr]) -> LogicOptions {
     LogicOptions {
-        addrs: logic.iter().map(|logic| logic.address.to_string()).collect(),
+        addrs: logic.iter().map(ToString::to_string).collect(),
         timeout: PATIENT,
         calls: 64,
         ping: Duration::from_millis(50),
         renew: SELDOM,
         retry_after: Duration::from_secs(4),
+        unknown: UnknownCode::Refuse,
     }
 }
 
 /// Two shards, and logic at all of `logic`.
 pub(crate) fn start(logic: &[&FakeLogic], change: impl FnOnce(&mut LogicOptions)) -> Fake {
+    let addresses: Vec<_> = logic.iter().map(|logic| logic.address).collect();
+    start_at(&addresses, change)
+}
+
+/// The same at addresses.
+pub(crate) fn start_at(logic: &[SocketAddr], change: impl FnOnce(&mut LogicOptions)) -> Fake {
     let mut asked = logic_options(logic);
     change(&mut asked);
     let mut options = options(PATIENT);
@@ -192,12 +200,13 @@ async fn a_no_is_passed_on_and_anything_else_is_worth_another_try() {
         identify(&fake, conn(0, 1), b"1");
         identified(&fake, conn(0, 1)).await.unwrap_err()
     };
-    let no = [Code::Unauthenticated, Code::PermissionDenied, Code::InvalidArgument, Code::Unknown];
+    let no = [Code::Unauthenticated, Code::PermissionDenied, Code::InvalidArgument, Code::NotFound];
     for code in no {
         assert_eq!(answer(code).await, Denied::refused("so be it"), "{code:?}");
     }
-    for code in [Code::Unavailable, Code::ResourceExhausted, Code::Unimplemented] {
+    for code in [Code::Unavailable, Code::ResourceExhausted, Code::Internal, Code::DataLoss] {
         let denied = answer(code).await;
+        assert_eq!(&*denied.sentence, "logic has failed", "{code:?}");
         assert_eq!(denied.reason, CloseReason::LogicUnavailable, "{code:?}");
         assert!((2_000..=4_000).contains(&denied.retry_after_ms.unwrap()), "{denied:?}");
     }
@@ -227,7 +236,7 @@ async fn what_clients_say_is_received_and_a_failure_is_told() {
     let proto = Proto { ver: 1, op: 4, seq: 9, body: b"hello"[..].into() };
     assert_eq!(received, ReceiveReq { mid: 42, proto: Some(proto) });
     logic.script(|script| {
-        script.receive = Box::new(|_| Err(Status::failed_precondition("the room is closed")));
+        script.receive = Box::new(|_| Err(Status::permission_denied("the room is closed")));
     });
     say(10);
     assert_eq!(receipt(&fake, conn(1, 2)).await, Err("the room is closed".into()));

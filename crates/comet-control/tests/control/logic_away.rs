@@ -189,7 +189,7 @@ async fn a_renewal_that_logic_does_not_take_goes_back_to_the_shard() {
 #[test]
 fn an_address_that_is_none_is_named() {
     let logic = FakeLogic::absent();
-    let mut asked = logic_options(&[&logic]);
+    let mut asked = logic_options(&[logic.address]);
     asked.addrs = vec!["not an address".to_owned()];
     let mut options = options(PATIENT);
     options.logic = Some(asked);

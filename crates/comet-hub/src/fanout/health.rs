@@ -1,6 +1,7 @@
-//! Which comets take clients: all of them are asked, and some time after the last answer again.
+//! Which comets are there and take clients: each is asked by itself, and some time after its answer again.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use comet_core::Millis;
 
@@ -9,61 +10,78 @@ use comet_core::Millis;
 pub struct Check {
     /// Number of the comet.
     pub comet: usize,
-    /// The round of checks it belongs to.
-    round: u64,
+    /// How often the comet was asked before.
+    number: u64,
+}
+
+/// What is known of a comet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Health {
+    /// It was not asked yet, or has not answered the first time. Pushes go there.
+    Unknown,
+    /// It takes clients.
+    Serving,
+    /// It takes no clients, but has some: it drains. Pushes go there.
+    NotServing,
+    /// It gives no answer, and why. No push waits for it.
+    Gone(Box<str>),
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// `missing` comets have not answered; they have until then.
-    Asking {
-        missing: usize,
-        until: Millis,
-    },
-    Resting {
-        until: Millis,
-    },
+    /// It has to answer by `until`.
+    Asked { until: Millis },
+    /// It is asked then.
+    Resting { until: Millis },
 }
 
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Debug)]
 struct Comet {
-    is_serving: bool,
-    is_asked: bool,
+    health: Health,
+    state: State,
+    /// Of the last check.
+    number: u64,
 }
 
-/// Asks all comets, round by round.
+/// When comets are asked.
+#[derive(Clone, Copy, Debug)]
+pub struct HealthTimes {
+    /// From an answer to the next question, milliseconds.
+    pub rest_ms: u64,
+    /// How long an answer may take, milliseconds.
+    pub limit_ms: u64,
+}
+
+/// Asks all comets, each at its own pace.
 ///
 /// After each `handle_*`: [`poll_check`](Self::poll_check) and [`poll_change`](Self::poll_change) until
 /// `None`, then [`poll_timeout`](Self::poll_timeout).
 #[derive(Debug)]
 pub struct HealthMonitor {
     comets: Vec<Comet>,
-    /// How long an answer may take and how long a round rests, milliseconds.
-    interval_ms: u64,
-    round: u64,
-    state: State,
+    times: HealthTimes,
     checks: VecDeque<Check>,
-    changes: VecDeque<(usize, bool)>,
+    changes: VecDeque<(usize, Health)>,
 }
 
 impl HealthMonitor {
-    /// Nobody takes clients before an answer says so. The first round is due at `now`.
+    /// The first checks are due at `now`.
     #[must_use]
-    pub fn new(comets: usize, interval_ms: u64, now: Millis) -> Self {
+    pub fn new(comets: usize, times: HealthTimes, now: Millis) -> Self {
+        let comet =
+            |_| Comet { health: Health::Unknown, state: State::Resting { until: now }, number: 0 };
         Self {
-            comets: vec![Comet::default(); comets],
-            interval_ms,
-            round: 0,
-            state: State::Resting { until: now },
+            comets: (0..comets).map(comet).collect(),
+            times,
             checks: VecDeque::new(),
             changes: VecDeque::new(),
         }
     }
 
-    /// Whether the comet said a moment ago that it takes clients.
+    /// What is known of the comet.
     #[must_use]
-    pub fn is_serving(&self, comet: usize) -> bool {
-        self.comets[comet].is_serving
+    pub fn health(&self, comet: usize) -> &Health {
+        &self.comets[comet].health
     }
 
     /// The next comet to ask.
@@ -71,61 +89,59 @@ impl HealthMonitor {
         self.checks.pop_front()
     }
 
-    /// The next comet that takes clients since now, or does not any more.
-    pub fn poll_change(&mut self) -> Option<(usize, bool)> {
+    /// The next comet of which something else is known than before.
+    pub fn poll_change(&mut self) -> Option<(usize, Health)> {
         self.changes.pop_front()
     }
 
-    /// A comet has answered. An answer that is late is ignored.
-    pub fn handle_check(&mut self, now: Millis, check: Check, is_serving: bool) {
-        if check.round == self.round && std::mem::take(&mut self.comets[check.comet].is_asked) {
-            self.set(now, check.comet, is_serving);
+    /// A check has a result. One that is late is ignored.
+    pub fn handle_check(&mut self, now: Millis, check: Check, health: Health) {
+        let Comet { state, number, .. } = &self.comets[check.comet];
+        if check.number == *number && matches!(state, State::Asked { .. }) {
+            self.set(now, check.comet, health);
         }
     }
 
-    /// Begins a round, or ends the one under way.
+    /// Asks the comets whose rest is over, and gives up waiting for those that are late.
     pub fn handle_timeout(&mut self, now: Millis) {
-        match self.state {
-            State::Resting { until } if until <= now => {
-                self.round += 1;
-                let (missing, until) = (self.comets.len(), now.after(self.interval_ms));
-                self.state = match missing {
-                    0 => State::Resting { until },
-                    _ => State::Asking { missing, until },
-                };
-                for (comet, entry) in self.comets.iter_mut().enumerate() {
-                    entry.is_asked = true;
-                    self.checks.push_back(Check { comet, round: self.round });
+        for index in 0..self.comets.len() {
+            let comet = &mut self.comets[index];
+            match comet.state {
+                State::Resting { until } if until <= now => {
+                    comet.number += 1;
+                    comet.state = State::Asked { until: now.after(self.times.limit_ms) };
+                    self.checks.push_back(Check { comet: index, number: comet.number });
                 }
-            }
-            State::Asking { until, .. } if until <= now => {
-                for comet in 0..self.comets.len() {
-                    if std::mem::take(&mut self.comets[comet].is_asked) {
-                        self.set(now, comet, false);
-                    }
+                State::Asked { until } if until <= now => {
+                    let limit = Duration::from_millis(self.times.limit_ms);
+                    let cause = format!("no answer within {limit:?}");
+                    self.set(now, index, Health::Gone(cause.into()));
                 }
+                _ => {}
             }
-            _ => {}
         }
     }
 
     /// When [`HealthMonitor::handle_timeout`] is due.
     #[must_use]
-    pub fn poll_timeout(&self) -> Millis {
-        match self.state {
-            State::Asking { until, .. } | State::Resting { until } => until,
-        }
+    pub fn poll_timeout(&self) -> Option<Millis> {
+        let due = |comet: &Comet| match comet.state {
+            State::Asked { until } | State::Resting { until } => until,
+        };
+        self.comets.iter().map(due).min()
     }
 
-    fn set(&mut self, now: Millis, comet: usize, is_serving: bool) {
-        if std::mem::replace(&mut self.comets[comet].is_serving, is_serving) != is_serving {
-            self.changes.push_back((comet, is_serving));
-        }
-        if let State::Asking { missing, .. } = &mut self.state {
-            *missing -= 1;
-            if *missing == 0 {
-                self.state = State::Resting { until: now.after(self.interval_ms) };
-            }
+    fn set(&mut self, now: Millis, index: usize, health: Health) {
+        let comet = &mut self.comets[index];
+        comet.state = State::Resting { until: now.after(self.times.rest_ms) };
+        let is_change = match (&comet.health, &health) {
+            // Why it gives no answer may change each time.
+            (Health::Gone(_), Health::Gone(_)) => false,
+            (before, now) => before != now,
+        };
+        comet.health = health;
+        if is_change {
+            self.changes.push_back((index, comet.health.clone()));
         }
     }
 }
@@ -134,52 +150,52 @@ impl HealthMonitor {
 mod tests {
     use super::*;
 
+    const TIMES: HealthTimes = HealthTimes { rest_ms: 1_000, limit_ms: 400 };
+
     fn checks(monitor: &mut HealthMonitor) -> Vec<Check> {
         std::iter::from_fn(|| monitor.poll_check()).collect()
     }
 
     #[test]
-    fn comets_are_asked_in_rounds_and_silence_is_a_no() {
-        let mut monitor = HealthMonitor::new(2, 1_000, Millis(5));
-        assert_eq!(monitor.poll_timeout(), Millis(5));
+    fn a_silent_comet_is_gone_and_delays_no_other() {
+        let mut monitor = HealthMonitor::new(2, TIMES, Millis(5));
+        assert_eq!(monitor.poll_timeout(), Some(Millis(5)));
         monitor.handle_timeout(Millis(5));
         let first = checks(&mut monitor);
         assert_eq!(first.iter().map(|check| check.comet).collect::<Vec<_>>(), [0, 1]);
-        monitor.handle_check(Millis(100), first[0], true);
-        assert_eq!(monitor.poll_change(), Some((0, true)));
-        assert_eq!((monitor.is_serving(0), monitor.is_serving(1)), (true, false));
-        // The round is over with the last answer, and rests.
-        monitor.handle_check(Millis(200), first[1], true);
-        assert_eq!(
-            (monitor.poll_change(), monitor.poll_timeout()),
-            (Some((1, true)), Millis(1_200))
-        );
-        monitor.handle_timeout(Millis(1_199));
-        assert!(checks(&mut monitor).is_empty());
-        monitor.handle_timeout(Millis(1_200));
-        let second = checks(&mut monitor);
-        monitor.handle_check(Millis(1_300), second[0], true);
+        monitor.handle_check(Millis(100), first[0], Health::Serving);
+        assert_eq!(monitor.poll_change(), Some((0, Health::Serving)));
+        assert_eq!(*monitor.health(1), Health::Unknown);
+        // The other one does not answer.
+        assert_eq!(monitor.poll_timeout(), Some(Millis(405)));
+        monitor.handle_timeout(Millis(405));
+        let gone = Health::Gone("no answer within 400ms".into());
+        assert_eq!(monitor.poll_change(), Some((1, gone)));
+        // Too late.
+        monitor.handle_check(Millis(410), first[1], Health::Serving);
+        assert_eq!((monitor.poll_change(), monitor.poll_timeout()), (None, Some(Millis(1_100))));
+        monitor.handle_timeout(Millis(1_100));
+        let again = checks(&mut monitor)[0];
+        assert_eq!(again.comet, 0);
+        monitor.handle_check(Millis(1_110), again, Health::Serving);
+        // It is asked again, and an answer to an earlier question comes.
+        monitor.handle_timeout(Millis(1_405));
+        let second = checks(&mut monitor)[0];
+        monitor.handle_check(Millis(1_410), first[1], Health::Serving);
         assert_eq!(monitor.poll_change(), None);
-        monitor.handle_timeout(Millis(2_200));
-        assert_eq!(
-            (monitor.poll_change(), monitor.poll_timeout()),
-            (Some((1, false)), Millis(3_200))
-        );
-        // Too late, and of a former round.
-        for check in [second[1], first[1]] {
-            monitor.handle_check(Millis(2_300), check, true);
-        }
-        assert!(!monitor.is_serving(1));
-        // The comet is asked again, and the answer to an earlier question comes.
-        monitor.handle_timeout(Millis(3_200));
-        monitor.handle_check(Millis(3_300), second[1], true);
-        assert!(!monitor.is_serving(1));
+        // It is gone for another reason: no news.
+        monitor.handle_check(Millis(1_410), second, Health::Gone("refused".into()));
+        assert_eq!(monitor.poll_change(), None);
+        monitor.handle_timeout(Millis(2_410));
+        let third = *checks(&mut monitor).iter().find(|check| check.comet == 1).unwrap();
+        monitor.handle_check(Millis(2_420), third, Health::NotServing);
+        assert_eq!(monitor.poll_change(), Some((1, Health::NotServing)));
     }
 
     #[test]
     fn nobody_to_ask_is_no_haste() {
-        let mut monitor = HealthMonitor::new(0, 1_000, Millis(0));
+        let mut monitor = HealthMonitor::new(0, TIMES, Millis(0));
         monitor.handle_timeout(Millis(0));
-        assert_eq!((monitor.poll_check(), monitor.poll_timeout()), (None, Millis(1_000)));
+        assert_eq!((monitor.poll_check(), monitor.poll_timeout()), (None, None));
     }
 }

@@ -106,7 +106,7 @@ struct Part {
 
 /// One push.
 ///
-/// First [`poll_call`](Self::poll_call) until `None`, then answers and
+/// First [`Fanout::poll_call`](super::Fanout::poll_call) until `None`, then answers and
 /// [`handle_timeout`](Self::handle_timeout) until [`is_complete`](Self::is_complete). Answers that have come
 /// go before the time.
 pub struct PushFanout {
@@ -116,7 +116,8 @@ pub struct PushFanout {
     waiting: VecDeque<PartId>,
     /// Parts without an outcome.
     missing: usize,
-    taken: usize,
+    /// The comets that took a part.
+    taken: Vec<usize>,
     ledger: LedgerSum,
     failed: Vec<FailedComet>,
     bad: Option<String>,
@@ -129,7 +130,7 @@ impl PushFanout {
             parts: Vec::new(),
             waiting: VecDeque::new(),
             missing: 0,
-            taken: 0,
+            taken: Vec::new(),
             ledger: LedgerSum::default(),
             failed: Vec::new(),
             bad: None,
@@ -154,7 +155,7 @@ impl PushFanout {
     }
 
     /// The next call to make. Its deadline counts from `now`.
-    pub fn poll_call(&mut self, now: Millis) -> Option<Call> {
+    pub(super) fn poll_call(&mut self, now: Millis) -> Option<Call> {
         let part = self.waiting.pop_front()?;
         let entry = &mut self.parts[part.0];
         entry.due = Some(now.after(self.limit_ms));
@@ -171,7 +172,7 @@ impl PushFanout {
         self.missing -= 1;
         match answer {
             Ok(ledger) => {
-                self.taken += 1;
+                self.taken.push(entry.comet);
                 self.ledger += ledger;
             }
             Err(CallFailure { is_bad_request, message }) => {
@@ -186,14 +187,26 @@ impl PushFanout {
 
     /// Gives up waiting for the comets whose time is over at `now`.
     pub fn handle_timeout(&mut self, now: Millis) {
+        let limit = Duration::from_millis(self.limit_ms);
         for part in 0..self.parts.len() {
             if self.parts[part].due.is_some_and(|due| due <= now) {
-                let limit = Duration::from_millis(self.limit_ms);
-                let message = format!("no answer within {limit:?}");
-                let failure = CallFailure { is_bad_request: false, message };
-                self.handle_answer(PartId(part), Err(failure));
+                self.fail(PartId(part), format!("no answer within {limit:?}"));
             }
         }
+    }
+
+    /// Gives up waiting for the comets for which there is a message.
+    pub(super) fn give_up(&mut self, message: impl Fn(usize) -> Option<String>) {
+        for part in 0..self.parts.len() {
+            let Part { comet, due: Some(_), .. } = self.parts[part] else { continue };
+            if let Some(message) = message(comet) {
+                self.fail(PartId(part), message);
+            }
+        }
+    }
+
+    fn fail(&mut self, part: PartId, message: String) {
+        self.handle_answer(part, Err(CallFailure { is_bad_request: false, message }));
     }
 
     /// When [`PushFanout::handle_timeout`] is due.
@@ -206,6 +219,11 @@ impl PushFanout {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.missing == 0
+    }
+
+    /// The comets that took a part so far.
+    pub(super) fn taken(&self) -> impl Iterator<Item = usize> {
+        self.taken.iter().copied()
     }
 
     /// Those that did not take their part so far.
@@ -223,7 +241,7 @@ impl PushFanout {
     /// If it is not complete.
     pub fn finish(mut self) -> Result<Pushed, Refused> {
         assert!(self.is_complete(), "each part has an outcome");
-        if self.taken == 0 && !self.failed.is_empty() {
+        if self.taken.is_empty() && !self.failed.is_empty() {
             return Err(match self.bad {
                 Some(message) => Refused::BadRequest(message),
                 None => {

@@ -11,11 +11,17 @@ fn fanout(comets: &[&str]) -> Fanout {
         keys_max: 2,
         limit_ms: LIMIT_MS,
         places: 2,
+        calls: 2,
     })
 }
 
-fn calls(push: &mut PushFanout) -> Vec<Call> {
-    std::iter::from_fn(|| push.poll_call(Millis(10))).collect()
+fn calls(fanout: &mut Fanout, push: &mut PushFanout) -> Vec<Call> {
+    std::iter::from_fn(|| fanout.poll_call(push, Millis(10))).collect()
+}
+
+fn calls_of_room(fanout: &mut Fanout) -> Vec<Call> {
+    let mut push = fanout.to_room();
+    calls(fanout, &mut push)
 }
 
 fn queued(queued: u64) -> Result<LedgerSum, CallFailure> {
@@ -33,14 +39,14 @@ fn named(failed: &[(&str, &str)]) -> Vec<FailedComet> {
 
 #[test]
 fn keys_go_to_the_comets_that_have_them() {
-    let fanout = fanout(&["b", "a"]);
+    let mut fanout = fanout(&["b", "a"]);
     let at =
         |key: &str, server: &str| (key.to_owned(), (!server.is_empty()).then(|| server.to_owned()));
     let sessions =
         [at("1", "a"), at("2", "b"), at("3", "a"), at("4", ""), at("5", "a"), at("6", "c")];
     let mut push = fanout.to_sessions(sessions, 7);
     let keys = |keys: &[&str]| Target::Keys(keys.iter().map(|key| (*key).to_owned()).collect());
-    let calls = calls(&mut push);
+    let calls = calls(&mut fanout, &mut push);
     let asked: Vec<_> = calls.iter().map(|call| (call.comet, call.target.clone())).collect();
     assert_eq!(asked, [(1, keys(&["1", "3"])), (1, keys(&["5"])), (0, keys(&["2"]))]);
     for call in calls {
@@ -58,8 +64,9 @@ fn keys_go_to_the_comets_that_have_them() {
 
 #[test]
 fn a_silent_comet_is_named_at_its_deadline() {
-    let mut push = fanout(&["b", "a"]).to_room();
-    let calls = calls(&mut push);
+    let mut fanout = fanout(&["b", "a"]);
+    let mut push = fanout.to_room();
+    let calls = calls(&mut fanout, &mut push);
     assert!(calls.iter().all(|call| call.target == Target::Room));
     push.handle_answer(calls[1].part, queued(5));
     assert_eq!((push.is_complete(), push.poll_timeout()), (false, Some(Millis(10 + LIMIT_MS))));
@@ -75,8 +82,9 @@ fn a_silent_comet_is_named_at_its_deadline() {
 #[test]
 fn a_push_that_nobody_took_has_failed() {
     let check = |answers: [Result<LedgerSum, CallFailure>; 2], expected| {
-        let mut push = fanout(&["b", "a"]).to_all(None);
-        for (call, answer) in calls(&mut push).into_iter().zip(answers) {
+        let mut fanout = fanout(&["b", "a"]);
+        let mut push = fanout.to_all(None);
+        for (call, answer) in calls(&mut fanout, &mut push).into_iter().zip(answers) {
             push.handle_answer(call.part, answer);
         }
         assert_eq!(push.finish().map(|pushed| pushed.failed), expected);
@@ -91,10 +99,54 @@ fn a_push_that_nobody_took_has_failed() {
 #[test]
 fn each_comet_gets_its_share_of_a_speed() {
     let speed = NonZeroU32::new(100).unwrap();
-    let mut push = fanout(&["b", "a"]).to_all(Some((speed, &[10, 30])));
-    let targets: Vec<_> = calls(&mut push).into_iter().map(|call| call.target).collect();
+    let mut fanout = fanout(&["b", "a"]);
+    let mut push = fanout.to_all(Some((speed, &[10, 30])));
+    let targets: Vec<_> =
+        calls(&mut fanout, &mut push).into_iter().map(|call| call.target).collect();
     let all = |speed| Target::All { speed: NonZeroU32::new(speed) };
     assert_eq!(targets, [all(25), all(75)]);
+}
+
+#[test]
+fn a_comet_that_is_gone_is_left_out_at_once() {
+    let mut fanout = fanout(&["b", "a"]);
+    let mut under_way = fanout.to_room();
+    let [b, a] = &calls(&mut fanout, &mut under_way)[..] else { panic!() };
+    fanout.set_health(0, &Health::Gone("refused".into()));
+    fanout.leave_out_gone(&mut under_way);
+    assert!(!under_way.is_complete());
+    under_way.handle_answer(a.part, queued(5));
+    under_way.handle_answer(b.part, queued(100));
+    let failed = named(&[("b", "it is gone: refused")]);
+    let pushed = under_way.finish().unwrap();
+    assert_eq!((pushed.ledger.queued, &pushed.failed), (5, &failed));
+    // The next one does not ask it.
+    let mut push = fanout.to_room();
+    let asked = calls(&mut fanout, &mut push);
+    assert_eq!(asked.iter().map(|call| call.comet).collect::<Vec<_>>(), [1]);
+    push.handle_answer(asked[0].part, queued(5));
+    assert_eq!(push.finish().unwrap().failed, failed);
+    // A comet that drains still has clients.
+    fanout.set_health(0, &Health::NotServing);
+    assert_eq!(calls_of_room(&mut fanout).len(), 1, "a has two calls by now");
+}
+
+#[test]
+fn a_slow_comet_leaves_places_for_the_others() {
+    let mut fanout = fanout(&["b", "a"]);
+    for _ in 0..2 {
+        let mut push = fanout.to_room();
+        assert_eq!(calls(&mut fanout, &mut push).len(), 2);
+        // Only a answers.
+        fanout.end_call(1);
+    }
+    let mut push = fanout.to_room();
+    let asked = calls(&mut fanout, &mut push);
+    assert_eq!(asked.iter().map(|call| call.comet).collect::<Vec<_>>(), [1]);
+    push.handle_answer(asked[0].part, queued(1));
+    assert_eq!(push.finish().unwrap().failed, named(&[("b", "2 calls are under way there")]));
+    fanout.end_call(0);
+    assert_eq!(calls_of_room(&mut fanout).len(), 2);
 }
 
 #[test]
@@ -103,7 +155,21 @@ fn places_and_failures_are_counted() {
     assert_eq!([(); 3].map(|()| fanout.take_place()), [true, true, false]);
     fanout.give_place_back();
     assert_eq!((fanout.places_taken(), fanout.take_place()), (1, true));
-    fanout.count_failures(&named(&[("a", ""), ("x", ""), ("y", "")]));
-    let failures = [("a".to_owned(), 1), ("unknown".to_owned(), 2)];
+    let sessions = ["a", "x", "y"].map(|server| (format!("at {server}"), Some(server.to_owned())));
+    let push = |fanout: &mut Fanout, now, answer| {
+        let mut push = fanout.to_sessions(sessions.clone(), 0);
+        let call = fanout.poll_call(&mut push, Millis(now)).unwrap();
+        push.handle_answer(call.part, answer);
+        fanout.end_call(call.comet);
+        fanout.count_parts(Millis(now), &push)
+    };
+    // The first failure is logged, and the first success after a while.
+    let fails = FanoutEvent::Fails { comet: 0, message: "away".into() };
+    assert_eq!(push(&mut fanout, 1, failure(false, "away")), [fails]);
+    assert_eq!(push(&mut fanout, 2, failure(false, "away")), []);
+    assert_eq!(push(&mut fanout, 3, queued(1)), []);
+    let succeeds = FanoutEvent::Succeeds { comet: 0, failed: 2 };
+    assert_eq!(push(&mut fanout, 20_000, queued(1)), [succeeds]);
+    let failures = [("a".to_owned(), 2), ("unknown".to_owned(), 8)];
     assert_eq!(*fanout.failures(), BTreeMap::from(failures));
 }

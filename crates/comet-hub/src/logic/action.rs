@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use comet_core::{Message, ShardId};
 
+use super::outcome::StatusCode;
 use super::request::Request;
 
 /// A connection to an address. A newer one of the same address has a higher generation.
@@ -88,6 +89,24 @@ pub enum Event {
     },
     /// It was the last one.
     NoneAvailable,
+    /// Calls of a procedure fail in a way in which none failed before.
+    CallsFail {
+        /// The procedure.
+        rpc: &'static str,
+        /// The code of the failure.
+        code: StatusCode,
+        /// The message of logic.
+        message: Box<str>,
+    },
+    /// Calls of a procedure do not fail in this way any more.
+    CallsSucceed {
+        /// The procedure.
+        rpc: &'static str,
+        /// The code of the failure that is over.
+        code: StatusCode,
+        /// How many calls failed with it.
+        failed: u64,
+    },
 }
 
 impl fmt::Display for Event {
@@ -107,6 +126,12 @@ impl fmt::Display for Event {
             }
             Self::NoneAvailable => {
                 f.write_str("no logic service is available: new clients are refused until one is")
+            }
+            Self::CallsFail { rpc, code, message } => {
+                write!(f, "{rpc} of logic fails with {code}: {message:?}")
+            }
+            Self::CallsSucceed { rpc, code, failed } => {
+                write!(f, "{rpc} of logic succeeds again: {failed} calls failed with {code}")
             }
         }
     }

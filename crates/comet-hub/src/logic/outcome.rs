@@ -1,23 +1,78 @@
 //! What comes of an attempt and of a call, and the sentence for the client.
 
+use std::fmt;
+
 use comet_core::{CloseReason, Denied};
 
 use super::request::Reply;
 use crate::Random;
 
-/// A gRPC status code, as a number.
+/// A gRPC status code, as a number; [`fmt::Display`] is its name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct StatusCode(pub i32);
 
 #[allow(missing_docs, reason = "gRPC's own names")]
 impl StatusCode {
     pub const OK: Self = Self(0);
-    pub const CANCELLED: Self = Self(1);
+    pub const UNKNOWN: Self = Self(2);
+    pub const INVALID_ARGUMENT: Self = Self(3);
     pub const DEADLINE_EXCEEDED: Self = Self(4);
+    pub const NOT_FOUND: Self = Self(5);
+    pub const PERMISSION_DENIED: Self = Self(7);
     pub const RESOURCE_EXHAUSTED: Self = Self(8);
-    pub const ABORTED: Self = Self(10);
-    pub const UNIMPLEMENTED: Self = Self(12);
+    pub const INTERNAL: Self = Self(13);
     pub const UNAVAILABLE: Self = Self(14);
+    pub const UNAUTHENTICATED: Self = Self(16);
+
+    /// By number.
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+
+    /// The code is a statement about the client or its message. All others are about the service.
+    pub(super) fn is_about_client(self) -> bool {
+        matches!(
+            self,
+            Self::UNAUTHENTICATED
+                | Self::PERMISSION_DENIED
+                | Self::INVALID_ARGUMENT
+                | Self::NOT_FOUND
+        )
+    }
+}
+
+impl fmt::Display for StatusCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match usize::try_from(self.0).ok().and_then(|code| Self::NAMES.get(code)) {
+            Some(name) => f.write_str(name),
+            None => write!(f, "code {}", self.0),
+        }
+    }
+}
+
+/// The meaning of UNKNOWN, the code of every error that a service in Go returns without a code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UnknownCode {
+    /// The client is refused. goim's logic answers a bad token with it.
+    Refuse,
+    /// The service failed: another address is asked, and the client may come back.
+    Retry,
 }
 
 /// What came of one attempt.
@@ -44,8 +99,10 @@ pub enum AttemptOutcome {
 /// Why a call has no good answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Failure {
-    /// Logic refused.
+    /// Logic refused the client. The sentence is for the client.
     Refused { code: StatusCode, sentence: Box<str> },
+    /// The service failed, by its own word. The message is for the log only: it may name inner parts.
+    Failed { code: StatusCode },
     /// No answer came in time.
     Late,
     /// No address is available, or those that were tried are not any more.
@@ -59,26 +116,30 @@ pub(super) enum Verdict {
     /// The call is over.
     Final(Result<Reply, Failure>),
     /// The address cannot answer; another one may. `was_sent`: logic may have seen the request.
-    TryNext { was_sent: bool },
+    TryNext { was_sent: bool, failure: Failure },
 }
 
 impl AttemptOutcome {
-    pub(super) fn judge(self) -> Verdict {
+    pub(super) fn judge(self, unknown: UnknownCode) -> Verdict {
         match self {
             Self::Replied(reply) => Verdict::Final(Ok(reply)),
             Self::TimedOut => Verdict::Final(Err(Failure::Late)),
-            Self::Broken { was_sent } => Verdict::TryNext { was_sent },
-            Self::Refused { code, sentence } => match code {
-                StatusCode::DEADLINE_EXCEEDED => Verdict::Final(Err(Failure::Late)),
-                // What stands in front of logic says these, or what is there in its place; they say
-                // nothing about the client.
-                StatusCode::UNAVAILABLE
-                | StatusCode::RESOURCE_EXHAUSTED
-                | StatusCode::UNIMPLEMENTED
-                | StatusCode::CANCELLED
-                | StatusCode::ABORTED => Verdict::TryNext { was_sent: true },
-                _ => Verdict::Final(Err(Failure::Refused { code, sentence })),
-            },
+            Self::Broken { was_sent } => {
+                Verdict::TryNext { was_sent, failure: Failure::Unavailable }
+            }
+            Self::Refused { code, sentence } if code.is_about_client() => {
+                Verdict::Final(Err(Failure::Refused { code, sentence }))
+            }
+            // The message of an error without a code is whatever was beneath it.
+            Self::Refused { code: code @ StatusCode::UNKNOWN, .. }
+                if unknown == UnknownCode::Refuse =>
+            {
+                let sentence = "refused by logic".into();
+                Verdict::Final(Err(Failure::Refused { code, sentence }))
+            }
+            Self::Refused { code, .. } => {
+                Verdict::TryNext { was_sent: true, failure: Failure::Failed { code } }
+            }
         }
     }
 }
@@ -87,7 +148,7 @@ impl Failure {
     /// What to count it under.
     pub(super) fn code(&self) -> StatusCode {
         match self {
-            Self::Refused { code, .. } => *code,
+            Self::Refused { code, .. } | Self::Failed { code } => *code,
             Self::Late => StatusCode::DEADLINE_EXCEEDED,
             Self::Unavailable => StatusCode::UNAVAILABLE,
             Self::TooManyCalls => StatusCode::RESOURCE_EXHAUSTED,
@@ -98,6 +159,7 @@ impl Failure {
     pub(super) fn sentence(self) -> Box<str> {
         match self {
             Self::Refused { sentence, .. } => sentence,
+            Self::Failed { .. } => "logic has failed".into(),
             Self::Late => "logic did not answer in time".into(),
             Self::Unavailable => "logic is not there".into(),
             Self::TooManyCalls => "logic has too much to do".into(),
@@ -127,34 +189,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_of_an_attempt_ends_the_call_or_not() {
-        let refused =
-            |code| AttemptOutcome::Refused { code: StatusCode(code), sentence: "so".into() };
-        let no = |code| Some(Failure::Refused { code: StatusCode(code), sentence: "so".into() });
-        let check = |outcome: AttemptOutcome, failure: Option<Failure>, was_sent: Option<bool>| {
-            match outcome.clone().judge() {
-                Verdict::Final(result) => {
-                    assert_eq!((result.err(), None), (failure, was_sent), "{outcome:?}");
-                }
-                Verdict::TryNext { was_sent: sent } => {
-                    assert_eq!((None, Some(sent)), (failure, was_sent), "{outcome:?}");
-                }
+    fn only_what_logic_says_about_the_client_ends_a_call() {
+        for unknown in [UnknownCode::Refuse, UnknownCode::Retry] {
+            for code in (-1..20).map(StatusCode).filter(|code| *code != StatusCode::OK) {
+                let outcome = AttemptOutcome::Refused { code, sentence: "so be it".into() };
+                let failure = match outcome.judge(unknown) {
+                    Verdict::Final(Err(failure)) => failure,
+                    Verdict::TryNext { was_sent: true, failure } => failure,
+                    _ => panic!("{code}"),
+                };
+                let refused = |sentence: &str| Failure::Refused { code, sentence: sentence.into() };
+                let expected = match code.0 {
+                    // INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED
+                    3 | 5 | 7 | 16 => refused("so be it"),
+                    2 if unknown == UnknownCode::Refuse => refused("refused by logic"),
+                    _ => Failure::Failed { code },
+                };
+                assert_eq!(failure, expected, "{code}");
+                assert_eq!(failure.code(), code);
             }
-        };
-        check(AttemptOutcome::Replied(Reply::Done), None, None);
-        check(AttemptOutcome::TimedOut, Some(Failure::Late), None);
-        for was_sent in [true, false] {
-            check(AttemptOutcome::Broken { was_sent }, None, Some(was_sent));
-        }
-        // DEADLINE_EXCEEDED
-        check(refused(4), Some(Failure::Late), None);
-        // UNKNOWN, INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, INTERNAL, UNAUTHENTICATED
-        for code in [2, 3, 5, 7, 13, 16] {
-            check(refused(code), no(code), None);
-        }
-        // CANCELLED, RESOURCE_EXHAUSTED, ABORTED, UNIMPLEMENTED, UNAVAILABLE
-        for code in [1, 8, 10, 12, 14] {
-            check(refused(code), None, Some(true));
+            let late = AttemptOutcome::TimedOut.judge(unknown);
+            assert!(matches!(late, Verdict::Final(Err(Failure::Late))));
+            for sent in [true, false] {
+                let Verdict::TryNext { was_sent, failure } =
+                    AttemptOutcome::Broken { was_sent: sent }.judge(unknown)
+                else {
+                    panic!("another address may answer")
+                };
+                assert_eq!((was_sent, failure), (sent, Failure::Unavailable));
+            }
         }
     }
 
@@ -163,7 +226,8 @@ mod tests {
         let mut random = Random::new(3);
         let refused = Failure::Refused { code: StatusCode(16), sentence: "unknown token".into() };
         assert_eq!(refused.denied(5_000, &mut random), Denied::refused("unknown token"));
-        for failure in [Failure::Late, Failure::Unavailable, Failure::TooManyCalls] {
+        let failed = Failure::Failed { code: StatusCode::INTERNAL };
+        for failure in [failed, Failure::Late, Failure::Unavailable, Failure::TooManyCalls] {
             let mut denied = |retry_after_ms| failure.clone().denied(retry_after_ms, &mut random);
             assert_eq!(denied(5_000).reason, CloseReason::LogicUnavailable, "{failure:?}");
             assert_eq!(denied(5_000).sentence, failure.clone().sentence());
@@ -173,5 +237,12 @@ mod tests {
             assert_eq!(denied(1).retry_after_ms, Some(1));
             assert_eq!(denied(0).retry_after_ms, None);
         }
+    }
+
+    #[test]
+    fn codes_have_names() {
+        let names = [StatusCode::RESOURCE_EXHAUSTED, StatusCode(16), StatusCode(-1)];
+        let names = names.map(|code| code.to_string());
+        assert_eq!(names, ["RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "code -1"]);
     }
 }

@@ -37,6 +37,7 @@ impl Rig {
             ping_ms: 10_000,
             renew_ms: RENEW_MS,
             retry_after_ms: 4_000,
+            unknown: UnknownCode::Refuse,
             shards: 2,
             seed: 1,
         };
@@ -48,12 +49,22 @@ impl Rig {
         self.client.handle_ping(self.now, connection, PingOutcome::Answered);
     }
 
+    /// The first connection to the first address is there.
+    fn pinged(&mut self) {
+        let connection = ConnectionId { address: 0, generation: 0 };
+        self.client.handle_ping(self.now, connection, PingOutcome::Answered);
+    }
+
     fn actions(&mut self) -> Vec<Action> {
         std::iter::from_fn(|| self.client.poll_action()).collect()
     }
 
     fn messages(&mut self) -> Vec<(ShardId, Message)> {
         std::iter::from_fn(|| self.client.poll_message()).collect()
+    }
+
+    fn last_line(&mut self) -> String {
+        std::iter::from_fn(|| self.client.poll_event()).last().unwrap().to_string()
     }
 
     /// What is sent; other actions are dropped.
@@ -196,7 +207,10 @@ fn a_call_goes_to_another_address_if_it_may() {
         case(AttemptOutcome::TimedOut, false, false, "logic did not answer in time"),
         case(AttemptOutcome::Broken { was_sent: false }, true, true, ""),
         case(AttemptOutcome::Broken { was_sent: true }, true, false, "logic is not there"),
-        case(refused(14), true, false, "logic is not there"),
+        case(refused(14), true, false, "logic has failed"),
+        case(refused(13), true, false, "logic has failed"),
+        case(refused(4), true, false, "logic has failed"),
+        case(refused(2), false, false, "refused by logic"),
         case(refused(16), false, false, "so be it"),
     ];
     for Case { outcome, connect_goes_on, receive_goes_on, sentence } in cases {
@@ -253,6 +267,8 @@ fn all_attempts_of_a_call_share_one_deadline() {
         ("logic did not answer in time", CloseReason::LogicUnavailable)
     );
     assert_eq!(rig.counted("Connect", StatusCode::DEADLINE_EXCEEDED), 1);
+    let line = rig.last_line();
+    assert_eq!(line, "Connect of logic fails with DEADLINE_EXCEEDED: \"no answer within 1s\"");
     // The answer comes all the same.
     rig.connected(&second, "k");
     assert!(rig.messages().is_empty());
@@ -288,6 +304,11 @@ fn permits_bound_the_calls_under_way() {
     assert_eq!(&*denied.sentence, "logic has too much to do");
     assert!((2_000..=4_000).contains(&denied.retry_after_ms.unwrap()), "{denied:?}");
     assert_eq!(rig.counted("Connect", StatusCode::RESOURCE_EXHAUSTED), 1);
+    let line = rig.last_line();
+    assert_eq!(
+        line,
+        "Connect of logic fails with RESOURCE_EXHAUSTED: \"logic.calls are under way\""
+    );
     // A notice waits, and goes before later questions.
     rig.ended("k");
     assert!(rig.sent().is_empty());
@@ -327,6 +348,7 @@ fn a_renewal_that_logic_does_not_hear_goes_back_to_the_keys_home() {
             assert!(rig.messages().is_empty());
             let sent = rig.only_sent();
             rig.reply(&sent, refused(13));
+            rig.pinged();
             // It rests until it is known which addresses are available.
             assert!(rig.sent().is_empty());
             let due = rig.client.poll_timeout();
@@ -397,18 +419,10 @@ fn room_counts_are_renewed_while_logic_is_available() {
     // The next one, and what becomes of one that fails.
     for outcome in [None, Some(refused(13))] {
         rig.wait(RENEW_MS - 1);
-        rig.client.handle_ping(
-            rig.now,
-            ConnectionId { address: 0, generation: 0 },
-            PingOutcome::Answered,
-        );
+        rig.pinged();
         assert!(!rig.actions().contains(&Action::CountRooms));
         rig.wait(1);
-        rig.client.handle_ping(
-            rig.now,
-            ConnectionId { address: 0, generation: 0 },
-            PingOutcome::Answered,
-        );
+        rig.pinged();
         assert!(rig.actions().contains(&Action::CountRooms));
         rig.client.handle_rooms(rig.now, outcome.as_ref().map(|_| Vec::new()));
         if let Some(outcome) = outcome {
@@ -428,4 +442,38 @@ fn nothing_is_due_for_calls_that_are_over() {
     let sent = rig.only_sent();
     rig.connected(&sent, "k");
     assert_eq!(rig.client.poll_timeout(), idle);
+}
+
+/// What fails again and again is said once, whatever it is that is asked.
+#[test]
+fn a_renewal_that_fails_is_logged_and_counted_as_what_it_is() {
+    let mut rig = Rig::new(1, 8);
+    let too_much =
+        |code: StatusCode| AttemptOutcome::Refused { code, sentence: "too \u{1b}much".into() };
+    for (code, line) in [
+        (StatusCode::RESOURCE_EXHAUSTED, "RenewOnline of logic fails with RESOURCE_EXHAUSTED"),
+        (StatusCode::UNAUTHENTICATED, "RenewOnline of logic fails with UNAUTHENTICATED"),
+    ] {
+        for attempt in 1..=2 {
+            rig.wait(RENEW_MS);
+            rig.pinged();
+            while rig.client.poll_event().is_some() {}
+            rig.client.handle_rooms(rig.now, Some(vec![("room".into(), 1)]));
+            let renewal = rig.only_sent();
+            rig.reply(&renewal, too_much(code));
+            rig.pinged();
+            assert_eq!(rig.counted("RenewOnline", code), attempt);
+            match attempt {
+                1 => assert_eq!(rig.last_line(), format!("{line}: \"too \\u{{1b}}much\"")),
+                _ => assert_eq!(rig.client.poll_event(), None),
+            }
+        }
+    }
+    rig.wait(RENEW_MS);
+    rig.pinged();
+    rig.client.handle_rooms(rig.now, Some(Vec::new()));
+    let renewal = rig.only_sent();
+    rig.reply(&renewal, AttemptOutcome::Replied(Reply::RoomCounts(Vec::new())));
+    let line = "RenewOnline of logic succeeds again: 2 calls failed with UNAUTHENTICATED";
+    assert_eq!(rig.last_line(), line);
 }

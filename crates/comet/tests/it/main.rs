@@ -17,6 +17,7 @@ mod http_push;
 mod listen_tls;
 mod log_sink;
 mod logic;
+mod logic_peers;
 mod logic_process;
 mod logic_rig;
 mod logic_server;

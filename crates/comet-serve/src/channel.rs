@@ -1,0 +1,187 @@
+//! A channel for calls of a server behind anything: what is no gRPC is told apart from its answers, and
+//! calls that no server has processed are made again.
+
+use std::error::Error;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http_body::{Frame, SizeHint};
+use tokio::time::sleep;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::header::CONTENT_TYPE;
+use tonic::codegen::http::{HeaderMap, Request, Response, StatusCode};
+use tonic::codegen::{Bytes, Service, StdError};
+use tonic::transport::Channel;
+
+/// The header or trailer with the status of a call.
+const GRPC_STATUS: &str = "grpc-status";
+
+/// Attempts of a call that no server has processed.
+const ATTEMPTS: u32 = 8;
+
+/// The pause before the third attempt; each further one is twice as long. The second follows at once.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A [`Channel`] whose answers come from a gRPC server. Anything else is an error with a [`NotGrpc`]: the
+/// page of a gateway, or a reply that ends before its status.
+#[derive(Clone, Debug)]
+pub struct GrpcChannel(Channel);
+
+impl From<Channel> for GrpcChannel {
+    fn from(channel: Channel) -> Self {
+        Self(channel)
+    }
+}
+
+impl Service<Request<Body>> for GrpcChannel {
+    type Response = Response<Body>;
+    type Error = StdError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, StdError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StdError>> {
+        self.0.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let answer = self.0.call(request);
+        Box::pin(async move {
+            let answer = answer.await?;
+            if let Some(page) = page(answer.status(), answer.headers()) {
+                return Err(page.into());
+            }
+            // The status is in the trailers, or in the headers where there is no body.
+            let has_status = answer.headers().contains_key(GRPC_STATUS);
+            Ok(answer.map(|body| Body::new(Reply { body, has_status })))
+        })
+    }
+}
+
+fn page(status: StatusCode, headers: &HeaderMap) -> Option<NotGrpc> {
+    let kind = headers.get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or("?"));
+    let is_grpc = kind.is_some_and(|kind| kind.starts_with("application/grpc"));
+    let is_answer = headers.contains_key(GRPC_STATUS) || (status == StatusCode::OK && is_grpc);
+    (!is_answer).then(|| NotGrpc::Page { status, kind: kind.map(str::to_owned) })
+}
+
+/// The body of an answer, which has to end with a status.
+struct Reply {
+    body: Body,
+    has_status: bool,
+}
+
+impl http_body::Body for Reply {
+    type Data = Bytes;
+    type Error = StdError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                let trailers = frame.trailers_ref();
+                self.has_status |=
+                    trailers.is_some_and(|trailers| trailers.contains_key(GRPC_STATUS));
+                Some(Ok(frame))
+            }
+            Some(Err(status)) => Some(Err(status.into())),
+            None if self.has_status => None,
+            None => {
+                // Said once.
+                self.has_status = true;
+                Some(Err(NotGrpc::Cut.into()))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.has_status && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer that no gRPC server gives.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotGrpc {
+    /// HTTP of another kind.
+    Page {
+        /// Its status.
+        status: StatusCode,
+        /// Its content type.
+        kind: Option<String>,
+    },
+    /// The reply ended before its status.
+    Cut,
+}
+
+impl fmt::Display for NotGrpc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Page { status, kind: Some(kind) } => {
+                write!(f, "no gRPC, but HTTP {} with {kind:?}", status.as_u16())
+            }
+            Self::Page { status, kind: None } => {
+                write!(f, "no gRPC, but HTTP {}", status.as_u16())
+            }
+            Self::Cut => f.write_str("the reply ended before its status"),
+        }
+    }
+}
+
+impl Error for NotGrpc {}
+
+/// Makes a call, and makes it again if no server has processed it, as gRPC's transparent retry does: the
+/// server has closed the connection before it took the call (GOAWAY), it refused the stream, or the
+/// connection ended while the call waited to be sent. The channel opens a new connection for it.
+///
+/// # Errors
+/// The status of the last attempt.
+pub async fn call_until_processed<T, F>(call: impl Fn() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    for attempt in 1..ATTEMPTS {
+        match call().await {
+            Err(status) if is_unprocessed(&status) => {}
+            answer => return answer,
+        }
+        if attempt > 1 {
+            sleep(PAUSE * (1 << (attempt - 2))).await;
+        }
+    }
+    call().await
+}
+
+/// No server has processed the call, and a new connection may take it.
+#[must_use]
+pub fn is_unprocessed(status: &Status) -> bool {
+    // RFC 9113, 6.8: streams above the last one that GOAWAY names were not processed; h2 fails only those
+    // with it. 8.7: nor was a stream that was refused.
+    let by_server = cause::<h2::Error>(status).is_some_and(|error| {
+        error.is_remote()
+            && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    });
+    by_server || cause::<hyper::Error>(status).is_some_and(hyper::Error::is_canceled)
+}
+
+/// The first error of a kind among those that `error` has beneath it.
+#[must_use]
+pub fn cause<'error, E: Error + 'static>(
+    error: &'error (dyn Error + 'static),
+) -> Option<&'error E> {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        source = error.source();
+    }
+    None
+}

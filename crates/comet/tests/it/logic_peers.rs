@@ -1,0 +1,141 @@
+//! `comet logic` and comets that do not serve: one that is stopped, one whose queue of connections is full,
+//! one that speaks something else. None of them holds up a push to the others.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::Duration;
+
+use comet_client::Transport;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::logic_process::own_address;
+use crate::logic_rig::post;
+use crate::process::{Running, Server, addresses, comet, line_with, with_sets};
+use crate::support::{Metrics, two_cores, until};
+
+/// Listens and never accepts; its queue is full, so that the kernel drops who comes.
+struct FullQueue {
+    listener: TcpListener,
+    _queued: Vec<TcpStream>,
+}
+
+impl FullQueue {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Again, with the shortest queue.
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+        let queued = std::iter::from_fn(connect).take(8).collect();
+        assert!(connect().is_none(), "the queue is full");
+        Self { listener, _queued: queued }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+}
+
+/// Answers whoever connects with something that is no HTTP/2.
+fn garbage() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            // The other side may have left.
+            let _ = stream.unwrap().write_all(&[0xff; 64]);
+        }
+    });
+    address
+}
+
+/// A comet of one core, which is at `grpc`.
+fn other_comet() -> (Running, SocketAddr) {
+    let cores = two_cores();
+    let first = cores.split([',', '-']).next().unwrap();
+    let sets = with_sets(&["server.id=\"stopped\""]);
+    let arguments = [&["--cores", first][..], &sets].concat();
+    let (process, log) = Running::start(comet(&arguments));
+    let [grpc, _] = addresses(&line_with(&log, "stat ["));
+    thread::spawn(move || log.into_iter().for_each(drop));
+    (process, grpc)
+}
+
+/// `comet logic` with these comets: the process, its log, where it pushes and where its metrics are.
+fn logic(comets: &[String]) -> (Running, Receiver<String>, SocketAddr, SocketAddr) {
+    let (http, stat) = (own_address(), own_address());
+    let sets = [
+        format!("logic_server.comets={comets:?}"),
+        format!("logic_server.http=[\"{http}\"]"),
+        format!("logic_server.stat=[\"{stat}\"]"),
+        "logic_server.grpc=[]".to_owned(),
+    ];
+    let sets = sets.iter().flat_map(|set| ["--set", set]);
+    let arguments: Vec<&str> = ["logic"].into_iter().chain(sets).collect();
+    let (process, log) = Running::start(comet(&arguments));
+    line_with(&log, "stat [");
+    (process, log, http, stat)
+}
+
+/// Who did not take a push to everybody, and why.
+fn failed(data: &Value) -> Vec<(&str, &str)> {
+    let failed = data["failed"].as_array().map(Vec::as_slice).unwrap_or_default();
+    failed
+        .iter()
+        .map(|failed| (failed["server"].as_str().unwrap(), failed["message"].as_str().unwrap()))
+        .collect()
+}
+
+#[test]
+fn comets_that_do_not_serve_hold_up_no_push() {
+    let good = Server::start(&["server.id=\"good\""]);
+    let (stopped, at) = other_comet();
+    let full = FullQueue::new();
+    let comets = [
+        format!("good={}", good.grpc),
+        format!("stopped={at}"),
+        format!("full={}", full.address()),
+        format!("garbage={}", garbage()),
+    ];
+    let (_logic, log, http, stat) = logic(&comets);
+    let is_up = |comet: &str, up: u64| {
+        let sample = format!("comet_logic_comet_up{{server={comet:?}}}");
+        until("its health to be known", || Metrics::read(stat).value(&sample) == up);
+    };
+    is_up("good", 1);
+    is_up("stopped", 1);
+    let mut client = good.live(Transport::Tcp, "42");
+
+    stopped.signal(Signal::STOP);
+    is_up("stopped", 0);
+    let mut unnamed = BTreeSet::from(["full", "garbage", "stopped"]);
+    while !unnamed.is_empty() {
+        let line = line_with(&log, " is gone: ");
+        let named = unnamed.extract_if(.., |name| line.contains(&format!("comet {name:?} at ")));
+        assert_eq!(named.count(), 1, "{line}");
+    }
+    for number in 0..100_u8 {
+        let data = post(http, "all?operation=5", &[number]);
+        assert_eq!(data["queued"], 1, "{data}");
+        let failed = failed(&data);
+        let names: Vec<_> = failed.iter().map(|(server, _)| *server).collect();
+        assert_eq!(names, ["full", "garbage", "stopped"], "{data}");
+        // Nobody waited for them.
+        assert!(failed.iter().all(|(_, message)| message.starts_with("it is gone: ")), "{data}");
+        assert_eq!(client.recv().body, [number]);
+    }
+    let failures = "comet_logic_push_failures_total{server=\"stopped\"}";
+    assert!(Metrics::read(stat).value(failures) >= 100);
+
+    stopped.signal(Signal::CONT);
+    is_up("stopped", 1);
+    let data = post(http, "all?operation=5", b"again");
+    assert_eq!(failed(&data).len(), 2, "{data}");
+    // A push that fails makes no line.
+    let lines: Vec<_> = log.try_iter().collect();
+    assert!(lines.len() < 20, "{lines:?}");
+}
