@@ -12,5 +12,6 @@ mod pushes;
 mod replies;
 mod rfc6455;
 mod rig;
+mod stalls;
 mod trace;
 mod turns;

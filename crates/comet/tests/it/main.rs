@@ -35,6 +35,7 @@ mod reload;
 mod replaced;
 mod rust_log;
 mod slow;
+mod stopped;
 mod structure;
 mod support;
 mod timeouts;
