@@ -53,7 +53,7 @@ use crate::ids::{CallId, ConnId, ShardId};
 use crate::jitter::Jitter;
 use crate::ledger::Counters;
 use crate::limits::Limits;
-use crate::message::{AuthRequest, Message, Report};
+use crate::message::{Message, Report};
 use crate::room::Rooms;
 use crate::settings::Settings;
 use crate::socket::{CloseHow, ClosedEvent};
@@ -78,8 +78,9 @@ pub struct Shard {
     next_room_counts: Millis,
     messages: MessageQueues,
     reports: ReportQueue,
-    /// For the driver: tokens to look at, sockets to shut, closed connections to log.
-    auths: VecDeque<AuthRequest>,
+    /// For the driver: whose tokens to look at, sockets to shut, closed connections to log. A token is with
+    /// its connection, so that it goes with it.
+    auths: VecDeque<ConnId>,
     closes: VecDeque<(ConnId, CloseHow)>,
     closed: VecDeque<ClosedEvent>,
     pacing: Pacing,
@@ -148,6 +149,12 @@ impl Shard {
         &self.context.limits
     }
 
+    /// Whether `conn` is still there and has no close reason. What its peer sent matters only then.
+    #[must_use]
+    pub fn is_open(&mut self, conn: ConnId) -> bool {
+        self.conns.get(conn.local()).is_some_and(|conn| conn.is_open())
+    }
+
     /// It was told to drain: the driver takes no more connections.
     #[must_use]
     pub fn is_draining(&self) -> bool {
@@ -197,11 +204,6 @@ impl Shard {
     }
 
     // ---- what goes out -------------------------------------------------------------------------
-
-    /// The next token to look at; none with [`crate::Logic::Remote`].
-    pub fn poll_auth(&mut self) -> Option<AuthRequest> {
-        self.auths.pop_front()
-    }
 
     /// The next message for `peer`.
     pub fn poll_message(&mut self, peer: ShardId) -> Option<Message> {

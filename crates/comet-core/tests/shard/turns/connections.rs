@@ -21,6 +21,21 @@ fn each_token_costs_one_reply_and_one_message() {
 }
 
 #[test]
+fn tokens_of_closed_connections_are_not_looked_at() {
+    const COUNT: usize = 4_096;
+    let limits = Limits { handshake_ms: 1_000, ..Limits::default() };
+    let mut core = Core::new(1, limits, Logic::Embedded);
+    core.connect(COUNT);
+    let hung_up: Vec<ConnId> = core.clients.drain(..COUNT / 2).collect();
+    for conn in hung_up {
+        core.shard.handle_hangup(conn, Hangup::Eof);
+    }
+    // The others have timed out while their tokens waited.
+    core.pass(1_050);
+    assert_eq!(core.turn(|_| {}).tokens, 0);
+}
+
+#[test]
 fn each_end_of_a_connection_costs_two_closes_and_two_messages() {
     const COUNT: usize = 4_096;
     let load = COUNT as u64;
@@ -42,6 +57,7 @@ fn each_end_of_a_connection_costs_two_closes_and_two_messages() {
     };
     work.assert_within(bound, "4,096 hangups");
 }
+
 #[test]
 fn one_client_costs_no_more_than_its_bounds() {
     struct Case {
