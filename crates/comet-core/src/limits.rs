@@ -95,6 +95,12 @@ impl Default for Limits {
 /// Messages that a driver hands to its shard in one turn at most; the rest waits in the inbox. See
 /// [`MessageBudget`](crate::MessageBudget).
 pub const MESSAGES_PER_TURN: usize = 256;
+/// Units of work in one slice of a turn; see [`Budget`](crate::Budget).
+pub const SLICE_UNITS: usize = 8_192;
+/// Deadlines that are looked at in one turn.
+pub const EXPIRED_MAX: usize = 2_048;
+/// Connections in one message of a push by keys or users; more are sent in several.
+pub const OWNERS_MAX: usize = 2_048;
 /// Granularity of every deadline, milliseconds.
 pub const TICK_MS: u64 = 50;
 /// Step of a paced broadcast, milliseconds.

@@ -1,5 +1,6 @@
 //! Deadlines of connections: handshake, heartbeat, write and linger.
 
+use crate::budget::Budget;
 use crate::ids::Slot;
 use crate::ledger::CloseReason;
 use crate::state::ConnState;
@@ -8,9 +9,10 @@ use super::Shard;
 use super::connections::write_deadline;
 
 impl Shard {
-    /// Looks at the slots that the wheel reported.
-    pub(super) fn expire_all(&mut self) {
+    /// Looks at the slots that the wheel reported, which are a bounded number.
+    pub(super) fn expire_all(&mut self, budget: &mut Budget) {
         let mut expired = self.conns.take_expired();
+        budget.spend(expired.len());
         for slot in expired.drain(..) {
             // The connection may be gone since; a new one in its slot has a later deadline.
             if self.conns.is_taken(slot) {

@@ -35,6 +35,12 @@ impl Shard {
         None
     }
 
+    /// Whether tokens may wait for [`Shard::poll_auth`].
+    #[must_use]
+    pub fn has_auths(&self) -> bool {
+        !self.auths.is_empty()
+    }
+
     pub(super) fn request_identity(&mut self, slot: Slot, sequence: i32, token: &[u8]) {
         let id = self.conns.id(slot);
         let conn = &mut self.conns[slot];

@@ -18,8 +18,8 @@ use crate::tls::TlsSession;
 /// How soon a failed accept is submitted again. It mostly fails because descriptors or memory are
 /// exhausted.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Most handshakes that one turn continues. Together they take some 10 ms with ECDSA keys. When
-/// many clients reconnect at once, those already connected get their pushes in between.
+/// Most handshakes that one turn continues, if it has time for them. When many clients reconnect at
+/// once, those already connected get their pushes in between.
 const HANDSHAKES_A_TURN: usize = 64;
 
 impl<A: Authenticator> Driver<A> {
@@ -138,6 +138,9 @@ impl<A: Authenticator> Driver<A> {
             match end {
                 Ok(()) => self.send_ciphertext(slot),
                 Err(hangup) => self.abort(conn, hangup),
+            }
+            if !self.has_time() {
+                return;
             }
         }
     }

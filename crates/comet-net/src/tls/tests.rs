@@ -213,7 +213,8 @@ fn only_handshakes_are_deferred() {
 /// records to send.
 #[test]
 fn the_end_of_a_session_computes_no_deferred_handshake() {
-    let ends: [(&str, fn(&mut TlsSession)); 3] = [
+    type End = fn(&mut TlsSession);
+    let ends: [(&str, End); 3] = [
         ("close", TlsSession::close),
         ("a close notice", |session| assert!(!session.encrypt(b"closing"))),
         ("a burst", |session| {
