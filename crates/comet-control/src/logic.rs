@@ -17,7 +17,7 @@ use comet_core::{Message, Millis, Report};
 use comet_hub::logic::{
     Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, UnknownCode,
 };
-use comet_serve::{BadAddress, GrpcChannel};
+use comet_serve::{BadAddress, GrpcChannel, endpoint};
 use tokio::select;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet, yield_now};

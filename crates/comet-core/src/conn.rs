@@ -17,11 +17,14 @@ pub(crate) struct Input {
     pub(crate) bytes: Vec<u8>,
     pub(crate) fragments: Option<Box<Fragments>>,
     pub(crate) cookie: Option<Box<str>>,
+    /// The token that waits for embedded logic.
+    pub(crate) token: Option<Box<[u8]>>,
 }
 
 impl Input {
     fn is_idle(&self) -> bool {
-        self.bytes.is_empty() && self.fragments.is_none() && self.cookie.is_none()
+        let Self { bytes, fragments, cookie, token } = self;
+        bytes.is_empty() && fragments.is_none() && cookie.is_none() && token.is_none()
     }
 }
 

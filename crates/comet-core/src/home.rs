@@ -8,6 +8,7 @@ mod rooms;
 mod sources;
 mod users;
 
+use crate::budget::Budget;
 use crate::ids::ShardId;
 use crate::time::Millis;
 
@@ -33,10 +34,17 @@ impl Home {
         }
     }
 
-    /// Forgets session numbers and disconnected keys that were retained for so long.
-    pub(crate) fn expire_retained(&mut self, now: Millis, user_ms: u64, key_ms: u64) {
-        self.users.expire_numbers(now, user_ms);
-        self.keys.expire_disconnected(now, key_ms);
+    /// Forgets session numbers and disconnected keys that were retained for so long. If the budget is spent,
+    /// more of them may be due.
+    pub(crate) fn expire_retained(
+        &mut self,
+        now: Millis,
+        user_ms: u64,
+        key_ms: u64,
+        budget: &mut Budget,
+    ) {
+        self.users.expire_numbers(now, user_ms, budget);
+        self.keys.expire_disconnected(now, key_ms, budget);
     }
 
     /// When [`Home::expire_retained`] has something to do next.

@@ -36,7 +36,7 @@ mod wheel;
 
 pub use accepts::Accepts;
 pub use active_clock::ActiveClock;
-pub use budget::MessageBudget;
+pub use budget::{Budget, MessageBudget};
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };

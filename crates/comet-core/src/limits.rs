@@ -128,6 +128,12 @@ pub const MESSAGES_PER_TURN: usize = 256;
 pub const RATE_WINDOW_MS: u64 = 10_000;
 /// How long a client is told to wait that was turned away for a limit on clients, milliseconds.
 pub const TURNED_AWAY_MS: RangeInclusive<u32> = 5_000..=30_000;
+/// Units of work in one slice of a turn; see [`Budget`](crate::Budget).
+pub const SLICE_UNITS: usize = 8_192;
+/// Deadlines that are looked at in one turn.
+pub const EXPIRED_MAX: usize = 2_048;
+/// Connections in one message of a push by keys or users; more are sent in several.
+pub const OWNERS_MAX: usize = 2_048;
 /// Granularity of every deadline, milliseconds.
 pub const TICK_MS: u64 = 50;
 /// Step of a paced broadcast, milliseconds.

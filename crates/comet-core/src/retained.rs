@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::hash::Hash;
 
 use crate::bucket::Buckets;
+use crate::budget::{self, Budget};
 use crate::time::Millis;
 
 /// A map whose entries expire in the order of insertion. Its size is bounded by the number of insertions
@@ -39,11 +40,13 @@ impl<K: Hash + Eq + Clone, V> Retained<K, V> {
         self.entries.remove(key).map(|(_, value)| value)
     }
 
-    /// Removes what was inserted `retention_ms` before `now`, or earlier.
-    pub(crate) fn expire(&mut self, now: Millis, retention_ms: u64) {
-        while let Some((since, key)) =
-            self.order.pop_front_if(|(since, _)| since.after(retention_ms) <= now)
+    /// Removes what was inserted `retention_ms` before `now`, or earlier, until the budget is spent.
+    pub(crate) fn expire(&mut self, now: Millis, retention_ms: u64, budget: &mut Budget) {
+        while budget.is_left()
+            && let Some((since, key)) =
+                self.order.pop_front_if(|(since, _)| since.after(retention_ms) <= now)
         {
+            budget.spend(budget::ENTRY);
             if self.entries.get(&key).is_some_and(|(at, _)| *at == since) {
                 self.entries.remove(&key);
             }
@@ -63,17 +66,27 @@ mod tests {
     #[test]
     fn an_entry_expires_by_its_latest_insertion() {
         let mut retained: Retained<i64, i32> = Retained::new(4, 7);
+        let budget = &mut Budget::slice();
         retained.insert(Millis(0), 1, 10);
         retained.insert(Millis(5), 2, 20);
         assert_eq!(retained.take(&1), Some(10));
         assert_eq!(retained.take(&1), None);
         retained.insert(Millis(8), 1, 11);
-        retained.expire(Millis(104), 100);
+        retained.expire(Millis(104), 100, budget);
         assert_eq!(retained.oldest(), Some(Millis(5)));
-        retained.expire(Millis(107), 100);
+        retained.expire(Millis(107), 100, budget);
         assert_eq!(retained.take(&2), None);
         assert_eq!(retained.take(&1), Some(11));
-        retained.expire(Millis(108), 100);
+        retained.expire(Millis(108), 100, budget);
         assert_eq!(retained.oldest(), None);
+    }
+    #[test]
+    fn entries_expire_within_the_budget() {
+        let mut retained: Retained<i64, ()> = Retained::new(4, 7);
+        (0..1_000).for_each(|key| retained.insert(Millis(0), key, ()));
+        for left in (0..10).rev() {
+            retained.expire(Millis(100), 100, &mut Budget::new(100 * budget::ENTRY));
+            assert_eq!(retained.entries.len(), left * 100);
+        }
     }
 }

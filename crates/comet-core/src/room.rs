@@ -1,9 +1,9 @@
 //! The rooms with members on this shard. Each has a dense list of members, so that a push is a linear walk.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ahash::{AHashMap, RandomState};
-
+use crate::bucket::Buckets;
 use crate::ids::{LocalConnId, Slot};
 use crate::index::{Index, index};
 use crate::slab::Slab;
@@ -55,6 +55,8 @@ pub(crate) struct Room {
     /// Connections that become members once the home knows of this shard.
     pub(crate) waiting: Vec<Waiting>,
     pub(crate) is_joined: bool,
+    /// How far the push under way is: it was offered to so many members, from the first on.
+    pub(crate) offered: u32,
     /// Members on other shards and hosts, as the home last reported.
     pub(crate) elsewhere: u32,
     /// In the list of rooms whose home does not know the present count.
@@ -69,17 +71,13 @@ pub(crate) struct Moved {
 
 pub(crate) struct Rooms {
     rooms: Slab<RoomId, Room>,
-    names: AHashMap<Arc<str>, RoomId>,
-    dirty: Vec<Arc<str>>,
+    names: Buckets<Arc<str>, RoomId>,
+    dirty: VecDeque<Arc<str>>,
 }
 
 impl Rooms {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self {
-            rooms: Slab::new(),
-            names: AHashMap::with_hasher(RandomState::with_seeds(seed, 1, 2, 3)),
-            dirty: Vec::new(),
-        }
+    pub(crate) fn new(buckets: usize, seed: u64) -> Self {
+        Self { rooms: Slab::new(), names: Buckets::new(buckets, seed), dirty: VecDeque::new() }
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<RoomId> {
@@ -97,6 +95,7 @@ impl Rooms {
             members: Vec::new(),
             waiting: Vec::new(),
             is_joined: false,
+            offered: 0,
             elsewhere: 0,
             is_dirty: false,
         });
@@ -115,20 +114,36 @@ impl Rooms {
         Membership { room, position: Position(position) }
     }
 
-    /// Removes the connection in `slot` from its room in O(1). The caller stores the result with the member
+    /// Removes the connection in `slot` from its room in O(1). The caller stores the results with the members
     /// that moved, and then calls [`Rooms::remove_if_empty`].
     #[must_use]
-    pub(crate) fn leave(&mut self, slot: Slot, membership: Membership) -> Option<Moved> {
-        let members = &mut self.rooms[membership.room].members;
-        let removed = members.swap_remove(membership.position.index());
-        assert_eq!(removed, slot, "a member knows its position");
-        let moved = members.get(membership.position.index()).copied();
+    pub(crate) fn leave(&mut self, slot: Slot, membership: Membership) -> [Option<Moved>; 2] {
+        let room = &mut self.rooms[membership.room];
+        let (members, mut gap) = (&mut room.members, membership.position.index());
+        assert_eq!(members[gap], slot, "a member knows its position");
+        let mut moved = [None, None];
+        if gap < room.offered as usize {
+            // The last of those that the push under way was offered to takes the place, so that none of them
+            // is offered it again and none of the others is passed over.
+            room.offered -= 1;
+            let last = room.offered as usize;
+            if gap < last {
+                members.swap(gap, last);
+                moved[0] = Some(Moved { slot: members[gap], membership });
+                gap = last;
+            }
+        }
+        members.swap_remove(gap);
+        if let Some(&slot) = members.get(gap) {
+            let position = Position(gap as u32);
+            moved[1] = Some(Moved { slot, membership: Membership { position, ..membership } });
+        }
         // A long list that shrank gives memory back, with space to grow again.
         if members.len() < members.capacity() / 4 && members.capacity() > 64 {
             members.shrink_to(members.len() * 2);
         }
         self.mark(membership.room);
-        moved.map(|slot| Moved { slot, membership })
+        moved
     }
 
     /// Removes a room without members and waiting connections; returns its name.
@@ -138,7 +153,7 @@ impl Rooms {
             return None;
         }
         let room = self.rooms.remove(room);
-        self.names.remove(&room.name);
+        self.names.remove(&*room.name);
         Some(room.name)
     }
 
@@ -146,28 +161,25 @@ impl Rooms {
         let room = &mut self.rooms[room];
         if !room.is_dirty {
             room.is_dirty = true;
-            self.dirty.push(Arc::clone(&room.name));
+            self.dirty.push_back(Arc::clone(&room.name));
         }
     }
 
-    /// The rooms whose member count changed since the last call, with the present count.
-    pub(crate) fn take_changed(&mut self) -> Vec<(Arc<str>, u32)> {
-        let mut changed = Vec::with_capacity(self.dirty.len());
-        for name in std::mem::take(&mut self.dirty) {
-            if let Some(&room) = self.names.get(&name) {
-                let room = &mut self.rooms[room];
-                // A room that has not joined yet has no count at its home. The first member that enters
-                // after the answer marks the room again.
-                if std::mem::take(&mut room.is_dirty) && room.is_joined {
-                    changed.push((name, room.members.len() as u32));
-                }
-            }
-        }
-        changed
+    /// Takes the room off the list whose member count changed first. `Some(None)`: its home need not know.
+    pub(crate) fn pop_changed(&mut self) -> Option<Option<(Arc<str>, u32)>> {
+        let name = self.dirty.pop_front()?;
+        let Some(&room) = self.names.get(&*name) else { return Some(None) };
+        let room = &mut self.rooms[room];
+        // A room that has not joined yet has no count at its home, and one whose connections are about to
+        // enter has no final one. The next member that enters marks the room again.
+        let is_settled = room.is_joined && room.waiting.is_empty();
+        let has_changed = std::mem::take(&mut room.is_dirty) && is_settled;
+        Some(has_changed.then_some((name, room.members.len() as u32)))
     }
 
-    pub(crate) fn has_changed(&self) -> bool {
-        !self.dirty.is_empty()
+    /// Rooms whose member count changed and is not taken yet.
+    pub(crate) fn changed(&self) -> usize {
+        self.dirty.len()
     }
 }
 
@@ -182,5 +194,66 @@ impl std::ops::Index<RoomId> for Rooms {
 impl std::ops::IndexMut<RoomId> for Rooms {
     fn index_mut(&mut self, room: RoomId) -> &mut Room {
         &mut self.rooms[room]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Members leave and enter while a push goes on by a few members at a time.
+        #[test]
+        fn a_push_under_way_is_offered_once_to_each_member_that_stays(
+            members in 1..40_u32,
+            steps in prop::collection::vec((0..4_u32, 0..60_u32), 1..60),
+        ) {
+            let mut rooms = Rooms::new(1, 7);
+            let (room, _) = rooms.find_or_create("r");
+            let mut places: BTreeMap<Slot, Membership> = BTreeMap::new();
+            for slot in (0..members).map(Slot) {
+                places.insert(slot, rooms.enter(room, slot));
+            }
+            let mut stayed: BTreeSet<Slot> = places.keys().copied().collect();
+            let mut offered = Vec::new();
+            for (step, number) in steps {
+                let slot = Slot(number);
+                match (step, places.remove(&slot)) {
+                    (0, at) => {
+                        places.extend(at.map(|at| (slot, at)));
+                        let Room { members, offered: from, .. } = &mut rooms[room];
+                        let next = &members[*from as usize..];
+                        let next = &next[..next.len().min(number as usize % 5)];
+                        offered.extend_from_slice(next);
+                        *from += next.len() as u32;
+                    }
+                    (_, Some(at)) => {
+                        stayed.remove(&slot);
+                        for Moved { slot, membership } in
+                            rooms.leave(slot, at).into_iter().flatten()
+                        {
+                            places.insert(slot, membership);
+                        }
+                    }
+                    (_, None) => {
+                        places.insert(slot, rooms.enter(room, slot));
+                        // It was not a member all along.
+                        stayed.remove(&slot);
+                    }
+                }
+                for (slot, at) in &places {
+                    prop_assert_eq!(rooms[room].members[at.position.index()], *slot);
+                }
+            }
+            let rest = &rooms[room].members[rooms[room].offered as usize..];
+            offered.extend_from_slice(rest);
+            for slot in stayed {
+                prop_assert_eq!(offered.iter().filter(|other| **other == slot).count(), 1);
+            }
+        }
     }
 }

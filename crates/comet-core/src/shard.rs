@@ -26,6 +26,7 @@ mod delivery;
 mod messages;
 mod outboxes;
 mod pacing;
+mod push_task;
 mod reports;
 
 // Methods of `Shard`.
@@ -54,14 +55,15 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use crate::active_clock::ActiveClock;
+use crate::budget::Budget;
 use crate::home::Home;
 use crate::idle_coalescing::IdleCoalescing;
-use crate::ids::{CallId, ConnId, ShardId};
+use crate::ids::{CallId, ConnId, ShardId, Slot};
 use crate::jitter::Jitter;
 use crate::ledger::Counters;
 use crate::limits::Limits;
-use crate::message::{AuthRequest, Message, Report};
-use crate::room::Rooms;
+use crate::message::{Message, Report};
+use crate::room::{RoomId, Rooms};
 use crate::settings::Settings;
 use crate::socket::{CloseHow, ClosedEvent};
 use crate::time::Millis;
@@ -72,9 +74,21 @@ use handshakes::Handshakes;
 use messages::MessageQueues;
 use outboxes::Outboxes;
 use pacing::{DrainPhase, Pacing};
+use push_task::PushTask;
 use rates::Rates;
 use reports::ReportQueue;
 use sources::Sources;
+
+/// What [`Shard::handle_deadlines`] does beside expiring deadlines. Each step leaves off where the budget is
+/// spent, and goes on from there.
+const STEPS: [fn(&mut Shard, &mut Budget); 6] = [
+    Shard::pace_broadcasts,
+    Shard::give_due_notices,
+    Shard::send_room_counts,
+    Shard::expire_retained,
+    Shard::answer_joined,
+    Shard::update_all_tracing,
+];
 
 /// One core's share of comet. The module text gives the order of calls.
 pub struct Shard {
@@ -89,10 +103,23 @@ pub struct Shard {
     /// Keys, users and rooms whose home is this shard.
     home: Home,
     next_room_counts: Millis,
+    /// Of the present step: counts that members here changed and that homes changed, still to be sent; and
+    /// whether something retained may have to be forgotten.
+    counts_left: [usize; 2],
+    has_retained_due: bool,
+    /// Pushes under way.
+    pushes: VecDeque<PushTask>,
+    /// Rooms whose homes have answered, with connections that wait for it.
+    joined: VecDeque<RoomId>,
+    /// Whether connections from this slot on are traced is to be decided anew.
+    tracing_from: Option<Slot>,
+    /// Which of the steps of [`Shard::handle_deadlines`] is the first next time.
+    first_step: usize,
     messages: MessageQueues,
     reports: ReportQueue,
-    /// For the driver: tokens to look at, sockets to shut, closed connections to log.
-    auths: VecDeque<AuthRequest>,
+    /// For the driver: whose tokens to look at, sockets to shut, closed connections to log. A token is with
+    /// its connection, so that it goes with it.
+    auths: VecDeque<ConnId>,
     closes: VecDeque<(ConnId, CloseHow)>,
     closed: VecDeque<ClosedEvent>,
     pacing: Pacing,
@@ -127,9 +154,15 @@ impl Shard {
             sources: Sources::with_hasher(RandomState::with_seeds(seed, 10, 11, 12)),
             rates: Rates::new(seed),
             outboxes: Outboxes::new(),
-            rooms: Rooms::new(seed ^ 4),
+            rooms: Rooms::new(limits.buckets, seed ^ 4),
             home: Home::new(shard, shards, limits.buckets, seed),
             next_room_counts: now,
+            counts_left: [0, 0],
+            has_retained_due: false,
+            pushes: VecDeque::new(),
+            joined: VecDeque::new(),
+            tracing_from: None,
+            first_step: 0,
             messages: MessageQueues::new(shard, shards),
             reports: ReportQueue::default(),
             auths: VecDeque::new(),
@@ -174,6 +207,12 @@ impl Shard {
         &self.context.limits
     }
 
+    /// Whether `conn` is still there and has no close reason. What its peer sent matters only then.
+    #[must_use]
+    pub fn is_open(&mut self, conn: ConnId) -> bool {
+        self.conns.get(conn.local()).is_some_and(|conn| conn.is_open())
+    }
+
     /// It was told to drain: the driver takes no more connections.
     #[must_use]
     pub fn is_draining(&self) -> bool {
@@ -200,15 +239,32 @@ impl Shard {
         self.conns.has_expired()
     }
 
-    /// Does what is due by now. Due whenever [`Shard::poll_timeout`] has passed; more calls do no harm.
-    pub fn handle_deadlines(&mut self) {
-        if self.pacing.begins_step(self.context.now) {
-            self.pace_broadcasts();
-            self.give_due_notices();
+    /// Does what is due by now, and goes on with what former turns have left over, until the budget is spent.
+    /// Due whenever [`Shard::poll_timeout`] has passed and while [`Shard::has_work`]; more calls do no harm.
+    pub fn handle_deadlines(&mut self, budget: &mut Budget) {
+        self.expire_all(budget);
+        self.pacing.begin_step(self.context.now);
+        self.begin_count_step();
+        for _ in 0..STEPS.len() {
+            STEPS[self.first_step](self, budget);
+            // The next step is the first one of the next call, if this one has used up the budget.
+            self.first_step = (self.first_step + 1) % STEPS.len();
+            if !budget.is_left() {
+                break;
+            }
         }
-        self.expire_all();
-        self.count_rooms();
         self.dispatch_local();
+    }
+
+    /// Whether [`Shard::handle_deadlines`] has more to do, in a turn that follows at once.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.conns.is_behind(&self.context)
+            || self.pacing.has_work(self.conns.end())
+            || self.has_counts_to_send()
+            || self.has_retained_due
+            || !self.joined.is_empty()
+            || self.tracing_from.is_some()
     }
 
     /// The driver's last turn took `micros`, its sleep not counted.
@@ -219,18 +275,13 @@ impl Shard {
         self.counters.turn_micros_max = self.counters.turn_micros_max.max(micros);
     }
 
-    /// A message from another shard or from control.
+    /// A message from another shard or from control. A push is begun; [`Shard::handle_pushes`] goes on with it.
     pub fn handle_message(&mut self, message: Message) {
         self.messages.push_local(message);
         self.dispatch_local();
     }
 
     // ---- what goes out -------------------------------------------------------------------------
-
-    /// The next token to look at; none with [`crate::Logic::Remote`].
-    pub fn poll_auth(&mut self) -> Option<AuthRequest> {
-        self.auths.pop_front()
-    }
 
     /// The next message for `peer`.
     pub fn poll_message(&mut self, peer: ShardId) -> Option<Message> {
@@ -263,7 +314,7 @@ impl Shard {
     pub fn poll_timeout(&self) -> Option<Millis> {
         let deadline = self.conns.next_deadline(&self.context);
         let step = self.pacing.next_step();
-        let has_counts = self.rooms.has_changed() || self.home.rooms.has_changed();
+        let has_counts = self.rooms.changed() + self.home.rooms.changed() > 0;
         let counts = has_counts.then_some(self.next_room_counts);
         let user_ms = self.context.user_retention_ms();
         let retained = self.home.next_expiry(user_ms, self.context.key_retention_ms());
@@ -286,7 +337,7 @@ impl Shard {
         limits.assert_sound();
         let former = std::mem::replace(&mut self.context.limits, limits);
         if former.trace_users != self.context.limits.trace_users {
-            self.update_all_tracing();
+            self.tracing_from = Some(Slot(0));
         }
     }
 

@@ -3,6 +3,7 @@
 //! A deadline that moves to a later tick is only stored. The entry moves when the wheel next visits it. So a
 //! heartbeat costs one store, and an idle connection one visit per level and interval.
 
+use crate::budget::Budget;
 use crate::ids::Slot;
 use crate::index::Index;
 use crate::time::Tick;
@@ -53,10 +54,12 @@ const CHUNK: usize = 1024;
 
 pub(crate) struct Wheel {
     now: Tick,
+    /// The level whose list is being emptied in the tick `now`, from the highest down to 0.
+    level: Option<u32>,
     heads: [Slot; (LEVELS * LISTS) as usize],
     links: Vec<Box<[Links; CHUNK]>>,
     armed: usize,
-    /// Entries that were looked at: the work of [`Wheel::advance`].
+    /// Entries that were looked at: the work of [`Wheel::poll_expired`].
     #[cfg(test)]
     visits: usize,
 }
@@ -65,6 +68,7 @@ impl Wheel {
     pub(crate) fn new(now: Tick) -> Self {
         Self {
             now,
+            level: None,
             heads: [Slot::NONE; (LEVELS * LISTS) as usize],
             links: Vec::new(),
             armed: 0,
@@ -73,12 +77,7 @@ impl Wheel {
         }
     }
 
-    /// The tick the wheel was last turned to.
-    pub(crate) fn now(&self) -> Tick {
-        self.now
-    }
-
-    /// Sets the deadline of `slot`, which [`Wheel::advance`] reports in the tick it is reached, or in
+    /// Sets the deadline of `slot`, which [`Wheel::poll_expired`] reports in the tick it is reached, or in
     /// the next tick if it has passed already.
     pub(crate) fn arm(&mut self, slot: Slot, deadline: Tick) {
         while self.links.len() * CHUNK <= slot.0 as usize {
@@ -107,25 +106,46 @@ impl Wheel {
         self.armed -= 1;
     }
 
-    /// Turns the wheel to `now`; every slot whose deadline was reached is disarmed and added to
-    /// `expired`.
-    pub(crate) fn advance(&mut self, now: Tick, expired: &mut Vec<Slot>) {
-        while self.now < now {
-            self.now.0 += 1;
-            for level in (1..LEVELS).rev() {
-                if self.now.0.trailing_zeros() >= BITS * level {
-                    self.visit(level, expired);
+    /// Turns the wheel on towards `now`; returns the next slot whose deadline was reached, and disarms it.
+    /// `None`: the wheel has arrived, or the budget is spent.
+    pub(crate) fn poll_expired(&mut self, now: Tick, budget: &mut Budget) -> Option<Slot> {
+        while budget.is_left() {
+            let Some(level) = self.level else {
+                if self.now >= now {
+                    return None;
                 }
+                budget.spend(1);
+                self.now.0 += 1;
+                self.level = Some((self.now.0.trailing_zeros() / BITS).min(LEVELS - 1));
+                continue;
+            };
+            let slot = self.heads[List::of(level, self.now.0).index()];
+            if slot == Slot::NONE {
+                self.level = level.checked_sub(1);
+                continue;
             }
-            self.visit(0, expired);
+            budget.spend(1);
+            if self.visit(slot) {
+                return Some(slot);
+            }
         }
+        None
     }
 
-    /// The next tick at which [`Wheel::advance`] has something to do, no later than the next round of level
-    /// 0.
+    /// Whether [`Wheel::poll_expired`] has something to do by `now`.
+    pub(crate) fn is_due(&self, now: Tick) -> bool {
+        let is_behind = self.now < now || self.level.is_some();
+        is_behind && self.next_tick().is_some_and(|next| next <= now)
+    }
+
+    /// The next tick at which [`Wheel::poll_expired`] has something to do, no later than the next round of
+    /// level 0.
     pub(crate) fn next_tick(&self) -> Option<Tick> {
         if self.armed == 0 {
             return None;
+        }
+        if self.level.is_some() {
+            return Some(self.now);
         }
         let turn = (self.now.0 | MASK) + 1;
         (self.now.0 + 1..turn)
@@ -134,27 +154,24 @@ impl Wheel {
             .map(Tick)
     }
 
-    /// Empties the list that is due at `level`: each entry expires, or moves to the list of its deadline.
-    fn visit(&mut self, level: u32, expired: &mut Vec<Slot>) {
-        let head = &mut self.heads[List::of(level, self.now.0).index()];
-        let mut slot = std::mem::replace(head, Slot::NONE);
-        while slot != Slot::NONE {
-            #[cfg(test)]
-            {
-                self.visits += 1;
-            }
-            let now = self.now;
-            let links = self.at(slot);
-            let next = links.next;
-            if links.deadline <= now {
-                links.list = List::UNARMED;
-                self.armed -= 1;
-                expired.push(slot);
-            } else {
-                self.link(slot);
-            }
-            slot = next;
+    /// Takes `slot` out of its list: it expires, or moves to the list of its deadline. Returns whether it
+    /// expired.
+    fn visit(&mut self, slot: Slot) -> bool {
+        #[cfg(test)]
+        {
+            self.visits += 1;
         }
+        self.unlink(slot);
+        let now = self.now;
+        let links = self.at(slot);
+        let has_expired = links.deadline <= now;
+        if has_expired {
+            links.list = List::UNARMED;
+            self.armed -= 1;
+        } else {
+            self.link(slot);
+        }
+        has_expired
     }
 
     fn link(&mut self, slot: Slot) {
@@ -199,19 +216,21 @@ mod tests {
 
     use super::*;
 
-    /// A tick has no bound of its own: entries with one deadline expire together. Each of them was visited
-    /// once in a level at most before that.
+    fn advance(wheel: &mut Wheel, now: u32) -> Vec<Slot> {
+        let mut budget = Budget::new(usize::MAX);
+        std::iter::from_fn(|| wheel.poll_expired(Tick(now), &mut budget)).collect()
+    }
+
+    /// Entries with one deadline are visited together. Each of them was visited once in a level at most
+    /// before that.
     #[test]
     fn an_entry_is_visited_once_in_each_level() {
         const COUNT: u32 = 100_000;
         for (deadline, levels) in [(63, 1), (6_000, 3), (1_000_000, LEVELS)] {
             let mut wheel = Wheel::new(Tick(0));
             (0..COUNT).for_each(|slot| wheel.arm(Slot(slot), Tick(deadline)));
-            let mut expired = Vec::new();
-            wheel.advance(Tick(deadline - 1), &mut expired);
-            assert!(expired.is_empty());
-            wheel.advance(Tick(deadline), &mut expired);
-            assert_eq!(expired.len(), COUNT as usize);
+            assert_eq!(advance(&mut wheel, deadline - 1), []);
+            assert_eq!(advance(&mut wheel, deadline).len(), COUNT as usize);
             assert!(wheel.visits <= (COUNT * levels) as usize, "{} visits", wheel.visits);
         }
     }
@@ -223,14 +242,32 @@ mod tests {
         const INTERVAL: u32 = 1_200;
         const ROUNDS: u32 = 50;
         let mut wheel = Wheel::new(Tick(0));
-        let mut expired = Vec::new();
         for heartbeat in 0..ROUNDS * 4 {
             let now = heartbeat * INTERVAL / 4;
-            wheel.advance(Tick(now), &mut expired);
+            assert_eq!(advance(&mut wheel, now), []);
             wheel.arm(Slot(0), Tick(now + INTERVAL));
         }
-        assert!(expired.is_empty());
         assert!(wheel.visits <= (ROUNDS * LEVELS) as usize, "{} visits", wheel.visits);
+    }
+
+    /// However many entries one tick has, and in whichever level.
+    #[test]
+    fn a_tick_is_visited_within_the_budget() {
+        const COUNT: u32 = 10_000;
+        const UNITS: usize = 100;
+        for deadline in [63, 6_000, 1_000_000] {
+            let mut wheel = Wheel::new(Tick(0));
+            (0..COUNT).for_each(|slot| wheel.arm(Slot(slot), Tick(deadline)));
+            let mut expired = 0;
+            while wheel.is_due(Tick(deadline)) {
+                let (before, mut budget) = (wheel.visits, Budget::new(UNITS));
+                while wheel.poll_expired(Tick(deadline), &mut budget).is_some() {
+                    expired += 1;
+                }
+                assert!(wheel.visits - before <= UNITS);
+            }
+            assert_eq!(expired, COUNT);
+        }
     }
 
     #[derive(Clone, Debug)]
@@ -252,7 +289,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn expires_what_a_sorted_map_would(steps in steps(), start in 0..100_000_u32) {
+        fn expires_what_a_sorted_map_would(
+            steps in steps(),
+            start in 0..100_000_u32,
+            units in prop_oneof![1..20_usize, Just(usize::MAX)],
+        ) {
             let mut wheel = Wheel::new(Tick(start));
             let mut model = BTreeMap::new();
             let mut now = start;
@@ -268,11 +309,16 @@ mod tests {
                     }
                     TimerStep::Advance(by) => {
                         let to = now + by;
-                        let mut expired = Vec::new();
                         while now < to {
                             // What the driver does: sleep until something is due.
                             now = wheel.next_tick().map_or(to, |next| next.0.min(to));
-                            wheel.advance(Tick(now), &mut expired);
+                            let mut expired = Vec::new();
+                            while wheel.is_due(Tick(now)) {
+                                let mut budget = Budget::new(units);
+                                expired.extend(std::iter::from_fn(|| {
+                                    wheel.poll_expired(Tick(now), &mut budget)
+                                }));
+                            }
                             let due: Vec<Slot> = model
                                 .iter()
                                 .filter(|&(_, &deadline)| deadline <= now)
@@ -281,7 +327,6 @@ mod tests {
                             expired.sort_unstable();
                             prop_assert_eq!(&expired, &due);
                             model.retain(|_, deadline| *deadline > now);
-                            expired.clear();
                         }
                     }
                 }

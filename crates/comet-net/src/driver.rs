@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use accept_pace::AcceptPace;
-use comet_core::{ConnId, Message, Millis, Report, Shard, Slot};
+use comet_core::{Budget, ConnId, Message, Millis, Report, Shard, Slot};
 use comet_logic::Authenticator;
 use comet_mesh::{EventFd, Inbox, Sender};
 
@@ -28,6 +28,10 @@ use crate::ids::ListenerIndex;
 use crate::ring::{Completion, Operation, Ring};
 use crate::settings::{CoreSettings, Listener, MeshEndpoints};
 use crate::sockets::Sockets;
+
+/// How long a turn may go on with what can be continued in the next one. A turn ends with the piece of
+/// work that exceeds it: a token, a handshake, a slice of pushes, or what one system call sends.
+const TURN_TIME: Duration = Duration::from_millis(5);
 
 pub(crate) struct Driver<A> {
     // Fields are dropped in this order. The ring must be closed first: while it is open the kernel
@@ -64,6 +68,7 @@ pub(crate) struct Driver<A> {
     spin: Duration,
     epoch: Instant,
     now: Millis,
+    turn_end: Instant,
     close_log: CloseLog,
     stop: Arc<AtomicBool>,
 }
@@ -106,6 +111,7 @@ impl<A: Authenticator> Driver<A> {
             spin: settings.spin,
             epoch: settings.epoch,
             now,
+            turn_end: settings.epoch,
             close_log: CloseLog::default(),
             stop,
         })
@@ -116,11 +122,12 @@ impl<A: Authenticator> Driver<A> {
     pub(crate) async fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
             let begin = Instant::now();
+            self.turn_end = begin + TURN_TIME;
             self.update_time(begin);
             self.handle_completions();
             self.rearm_receives();
             self.spare_overdue();
-            self.shard.handle_deadlines();
+            self.shard.handle_deadlines(&mut Budget::slice());
             self.continue_handshakes();
             self.handle_messages();
             self.authenticate();
@@ -183,6 +190,11 @@ impl<A: Authenticator> Driver<A> {
         while let Some(event) = self.shard.poll_closed() {
             self.close_log.log(&event, &self.sockets, self.now);
         }
+    }
+
+    /// Whether the turn goes on with work of which some is done already.
+    fn has_time(&self) -> bool {
+        Instant::now() < self.turn_end
     }
 
     /// The time from now until `at`; zero if it has passed.

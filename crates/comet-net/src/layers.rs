@@ -24,8 +24,6 @@ pub(crate) struct ProtocolLayers {
     /// The peer's address, if the header had one.
     peer: Option<SocketAddr>,
     tls: Option<Box<TlsSession>>,
-    /// How the stream ended, if a deferred handshake has to run before the shard is notified.
-    deferred_end: Option<Hangup>,
 }
 
 impl ProtocolLayers {
@@ -33,7 +31,7 @@ impl ProtocolLayers {
     pub(crate) fn new(awaits_header: bool, tls: Option<TlsSession>) -> Option<Box<Self>> {
         (awaits_header || tls.is_some()).then(|| {
             let header = awaits_header.then(Vec::new);
-            Box::new(Self { header, peer: None, tls: tls.map(Box::new), deferred_end: None })
+            Box::new(Self { header, peer: None, tls: tls.map(Box::new) })
         })
     }
 
@@ -85,7 +83,7 @@ impl ProtocolLayers {
             }
             Some(tls) => {
                 let was_deferred = tls.is_deferred();
-                if !tls.defer(bytes) {
+                if !tls.defer(bytes).map_err(|fault| Hangup::Tls(fault.into()))? {
                     decrypt(tls, bytes, on_plaintext)?;
                 } else if !was_deferred {
                     return Ok(Received::HandshakeDeferred);
@@ -95,31 +93,18 @@ impl ProtocolLayers {
         }
     }
 
-    /// The stream has ended. Returns `end` if the shard is to be notified now. `None`: a deferred
-    /// handshake has to run first, since plaintext may follow it.
-    /// [`ProtocolLayers::continue_handshake`] then returns `end`.
-    pub(crate) fn handle_end(&mut self, end: Hangup) -> Option<Hangup> {
-        if self.tls().is_some_and(|tls| tls.is_deferred()) {
-            self.deferred_end = Some(end);
-            None
-        } else {
-            Some(end)
-        }
-    }
-
     /// Processes the bytes of a deferred handshake.
     ///
     /// # Errors
-    /// As [`ProtocolLayers::handle_recv`]; also the end that [`ProtocolLayers::handle_end`] kept.
+    /// As [`ProtocolLayers::handle_recv`].
     pub(crate) fn continue_handshake(
         &mut self,
         on_plaintext: impl FnMut(&[u8]),
     ) -> Result<(), Hangup> {
         match self.tls() {
-            Some(tls) if tls.is_deferred() => decrypt(tls, &mut [], on_plaintext)?,
-            _ => {}
+            Some(tls) if tls.is_deferred() => decrypt(tls, &mut [], on_plaintext),
+            _ => Ok(()),
         }
-        self.deferred_end.take().map_or(Ok(()), Err)
     }
 }
 

@@ -10,6 +10,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use comet_core::limits::HELD_MAX;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{Error, ServerConfig};
@@ -25,6 +26,9 @@ const RECORD_OVERHEAD_MAX: usize = 32;
 /// most 18,437 bytes. The remainder is for handshake messages that span records; those of ordinary
 /// clients are short.
 const UNPROCESSED_MAX: usize = 32 << 10;
+/// Most ciphertext kept for a handshake that waits for its turn: as much as the shard holds of a
+/// client whose identity it awaits.
+const DEFERRED_MAX: usize = HELD_MAX;
 
 pub(crate) struct TlsSession {
     rustls: UnbufferedServerConnection,
@@ -100,17 +104,24 @@ impl TlsSession {
     }
 
     /// Keeps `bytes` for the next [`TlsSession::handle_recv`] if the handshake is not done, because
-    /// its computations are expensive. Returns false if it is done, or if there are too many bytes
-    /// to keep.
-    pub(crate) fn defer(&mut self, bytes: &[u8]) -> bool {
-        let defers = self.state == SessionState::Open
-            && self.rustls.is_handshaking()
-            && self.unprocessed.len() + bytes.len() <= UNPROCESSED_MAX;
-        if defers {
-            self.unprocessed.extend_from_slice(bytes);
-            self.is_deferred = true;
+    /// its computations are expensive. Returns false if it is done.
+    ///
+    /// # Errors
+    /// What is wrong, if there are too many bytes to keep. The session has failed then, and nothing
+    /// was computed for it.
+    pub(crate) fn defer(&mut self, bytes: &[u8]) -> Result<bool, String> {
+        if self.state != SessionState::Open || !self.rustls.is_handshaking() {
+            return Ok(false);
         }
-        defers
+        if self.unprocessed.len() + bytes.len() > DEFERRED_MAX {
+            self.state = SessionState::Failed;
+            self.unprocessed = Vec::new();
+            self.is_deferred = false;
+            return Err(format!("more than {DEFERRED_MAX} bytes before the handshake is done"));
+        }
+        self.unprocessed.extend_from_slice(bytes);
+        self.is_deferred = true;
+        Ok(true)
     }
 
     pub(crate) fn is_deferred(&self) -> bool {
@@ -215,15 +226,14 @@ impl TlsSession {
     }
 
     /// Encrypts `to_encrypt` into the queue. Returns false if the handshake is not done or the
-    /// session has ended or failed.
+    /// session has ended or failed. A handshake goes on in [`TlsSession::handle_recv`] alone, so the
+    /// end of a connection computes none.
     fn queue(&mut self, to_encrypt: ToEncrypt<'_>) -> bool {
-        if self.state == SessionState::Failed {
+        if self.state == SessionState::Failed || self.rustls.is_handshaking() {
             return false;
         }
         // The input is passed again because rustls keeps its position in input that it has not
-        // discarded. Bytes that `defer` kept are new to it. It processes them here, and their
-        // plaintext is dropped: the shard sends before the handshake is done only to close the
-        // connection, and ignores input from then on.
+        // discarded.
         let mut input = std::mem::take(&mut self.unprocessed);
         let (used, idle) = self.process(&mut input, &mut |_| {}, to_encrypt);
         input.drain(..used);

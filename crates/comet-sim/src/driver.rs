@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use comet_core::{
-    AuthRequest, CloseHow, CloseReason, Denied, Hangup, LiveConn, Message, Millis, Settings, Shard,
-    ShardId, Slot,
+    AuthRequest, Budget, CloseHow, CloseReason, Denied, Hangup, LiveConn, Message, Millis,
+    Settings, Shard, ShardId, Slot,
 };
 
 use crate::activity;
@@ -141,6 +141,8 @@ impl Driver {
             (socket.can_receive() && !is_coalescing) || socket.can_send() || socket.can_release()
         };
         self.must_retry
+            || self.shard.has_work()
+            || self.shard.has_pushes()
             || !self.backlog.is_empty()
             || env.mesh.has(env.now, self.shard.id())
             || self.shard.poll_timeout().is_some_and(|due| due <= env.now)
@@ -165,6 +167,10 @@ impl Driver {
         let leaves_input = is_coalescing && !has_expired && env.rng.percent(50);
         self.coalesced_waits += u64::from(leaves_input);
         for _ in 0..env.rng.pick(&[1, 4, 1000]) {
+            self.go_on_with_pushes(env);
+            if self.shard.has_pushes() {
+                break;
+            }
             let Some(message) = env.mesh.take(&mut env.rng, env.now, self.shard.id()) else {
                 break;
             };
@@ -212,8 +218,17 @@ impl Driver {
             }
             entry.has_backlog
         });
-        self.shard.handle_deadlines();
+        self.shard.handle_deadlines(&mut budget(env));
+        self.go_on_with_pushes(env);
         self.poll(env)
+    }
+
+    /// Goes on with pushes, or leaves them for later.
+    fn go_on_with_pushes(&mut self, env: &mut Env) {
+        while self.shard.has_pushes() && env.rng.percent(80) {
+            env.note_activity();
+            self.shard.handle_pushes(&mut budget(env));
+        }
     }
 
     fn accept(&mut self, env: &mut Env) {
@@ -408,13 +423,19 @@ impl Driver {
     }
 
     pub(crate) fn is_quiet(&self) -> bool {
-        self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry
+        let is_idle = self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry;
+        is_idle && !self.shard.has_pushes() && !self.shard.has_work()
     }
 }
 
 /// Authenticated connections of all shards.
 pub(crate) fn live_conns(drivers: &[Driver]) -> impl Iterator<Item = LiveConn<'_>> {
     drivers.iter().flat_map(|driver| driver.shard.live_conns())
+}
+
+/// A slice of a turn: some are too short for anything, some are long enough for everything.
+fn budget(env: &mut Env) -> Budget {
+    Budget::new(env.rng.pick(&[1, 5, 40, 1_000, 1_000_000]))
 }
 
 /// A message in a line of the trace: without the bytes of a push.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, CallId, CloseHow, ConnId, Hangup, Identity, Limits, Logic, Message, Millis, Push,
-    Report, Settings, Shard, ShardId, Transport, home_of_room,
+    Accepts, Budget, CallId, CloseHow, ConnId, Hangup, Identity, Limits, Logic, Message, Millis,
+    Push, Report, Settings, Shard, ShardId, Transport, home_of_room,
 };
 use comet_proto::{Encoded, Frame, VERSION, op};
 
@@ -108,7 +108,7 @@ impl Rig {
     fn push(&mut self, home: ShardId, message: impl FnOnce(CallId) -> Message) -> u64 {
         self.calls += 1;
         let message = message(CallId(self.calls));
-        self.shards[usize::from(home.0)].handle_message(message);
+        self.handle_message(home, message);
         self.pass_messages();
         let mut queued = 0;
         for shard in &mut self.shards {
@@ -148,7 +148,11 @@ impl Rig {
         self.now = self.now.after(millis);
         for shard in &mut self.shards {
             shard.handle_time(self.now);
-            shard.handle_deadlines();
+            shard.handle_deadlines(&mut Budget::slice());
+            while shard.has_work() {
+                shard.handle_time(self.now);
+                shard.handle_deadlines(&mut Budget::slice());
+            }
         }
     }
 
@@ -158,11 +162,19 @@ impl Rig {
             for from in 0..self.shards.len() {
                 for to in 0..self.shards.len() {
                     while let Some(message) = self.shards[from].poll_message(ShardId(to as u16)) {
-                        self.shards[to].handle_message(message);
+                        self.handle_message(ShardId(to as u16), message);
                         moved = true;
                     }
                 }
             }
+        }
+    }
+
+    fn handle_message(&mut self, to: ShardId, message: Message) {
+        let shard = &mut self.shards[usize::from(to.0)];
+        shard.handle_message(message);
+        while shard.has_pushes() {
+            shard.handle_pushes(&mut Budget::slice());
         }
     }
 

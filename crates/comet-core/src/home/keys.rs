@@ -3,6 +3,7 @@
 use hashbrown::hash_table::Entry;
 
 use crate::bucket::Buckets;
+use crate::budget::Budget;
 use crate::ids::{ConnId, ShardId};
 use crate::retained::Retained;
 use crate::time::Millis;
@@ -85,8 +86,13 @@ impl KeyOwners {
         self.disconnected.take(key).is_some()
     }
 
-    pub(super) fn expire_disconnected(&mut self, now: Millis, retention_ms: u64) {
-        self.disconnected.expire(now, retention_ms);
+    pub(super) fn expire_disconnected(
+        &mut self,
+        now: Millis,
+        retention_ms: u64,
+        budget: &mut Budget,
+    ) {
+        self.disconnected.expire(now, retention_ms, budget);
     }
 
     pub(super) fn oldest_disconnected(&self) -> Option<Millis> {

@@ -1,5 +1,6 @@
 //! Interest in rooms: which shards have members, and how many members there are.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::{AHashMap, RandomState};
@@ -10,7 +11,7 @@ use crate::ids::ShardId;
 pub(crate) struct HomeRooms {
     rooms: Buckets<Arc<str>, HomeRoom>,
     /// Rooms whose shards do not know the present counts.
-    dirty: Vec<Arc<str>>,
+    dirty: VecDeque<Arc<str>>,
     /// Members on other hosts, of the rooms that have some there.
     remote: AHashMap<Arc<str>, u32>,
 }
@@ -29,7 +30,7 @@ impl HomeRooms {
     pub(super) fn new(buckets: usize, seed: u64) -> Self {
         Self {
             rooms: Buckets::new(buckets, seed ^ 3),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             remote: AHashMap::with_hasher(RandomState::with_seeds(seed, 7, 8, 9)),
         }
     }
@@ -100,25 +101,26 @@ impl HomeRooms {
         }
     }
 
-    pub(crate) fn has_changed(&self) -> bool {
-        !self.dirty.is_empty()
+    /// Rooms whose counts changed and are not taken yet.
+    pub(crate) fn changed(&self) -> usize {
+        self.dirty.len()
     }
 
-    /// For each room whose counts changed since the last call, and each shard with members in it: how many
-    /// members there are elsewhere.
-    pub(crate) fn take_changed(&mut self) -> Vec<(ShardId, Arc<str>, u32)> {
-        let mut changed = Vec::new();
-        for room in std::mem::take(&mut self.dirty) {
-            let Some(known) = self.rooms.get_mut(&room) else {
-                continue;
-            };
-            if std::mem::take(&mut known.is_dirty) {
-                for &(shard, _) in &known.shards {
-                    changed.push((shard, Arc::clone(&room), known.elsewhere(shard)));
-                }
-            }
+    /// Takes the room off the list whose counts changed first. Calls `tell` for each shard with members in
+    /// it, with how many there are elsewhere. Returns how many shards that are.
+    pub(crate) fn pop_changed(
+        &mut self,
+        mut tell: impl FnMut(ShardId, Arc<str>, u32),
+    ) -> Option<usize> {
+        let room = self.dirty.pop_front()?;
+        let Some(known) = self.rooms.get_mut(&room) else { return Some(0) };
+        if !std::mem::take(&mut known.is_dirty) {
+            return Some(0);
         }
-        changed
+        for &(shard, _) in &known.shards {
+            tell(shard, Arc::clone(&room), known.elsewhere(shard));
+        }
+        Some(known.shards.len())
     }
 }
 
@@ -131,10 +133,10 @@ impl HomeRoom {
     }
 
     /// The counts have changed, and the shards of the room must learn them.
-    fn mark(&mut self, room: &Arc<str>, dirty: &mut Vec<Arc<str>>) {
+    fn mark(&mut self, room: &Arc<str>, dirty: &mut VecDeque<Arc<str>>) {
         if !self.is_dirty {
             self.is_dirty = true;
-            dirty.push(Arc::clone(room));
+            dirty.push_back(Arc::clone(room));
         }
     }
 }
@@ -150,13 +152,15 @@ mod tests {
         assert_eq!(rooms.join(&room, ShardId(0)), 0);
         rooms.set_members(&room, ShardId(0), 5);
         assert_eq!(rooms.join(&room, ShardId(1)), 5);
-        let mut changed = rooms.take_changed();
+        let mut changed = Vec::new();
+        while rooms.pop_changed(|shard, room, count| changed.push((shard, room, count))).is_some() {
+        }
         changed.sort();
         assert_eq!(
             changed,
             [(ShardId(0), Arc::clone(&room), 1), (ShardId(1), Arc::clone(&room), 5)]
         );
-        assert!(!rooms.has_changed());
+        assert_eq!(rooms.changed(), 0);
         rooms.set_members(&room, ShardId(1), 0);
         assert_eq!(rooms.shards_of("r"), [(ShardId(0), 5)]);
         rooms.set_members(&room, ShardId(0), 0);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hashbrown::hash_table::Entry;
 
 use crate::bucket::Buckets;
+use crate::budget::Budget;
 use crate::ids::ConnId;
 use crate::retained::Retained;
 use crate::time::Millis;
@@ -102,8 +103,8 @@ impl UserSessions {
         self.retained.insert(now, user, last);
     }
 
-    pub(super) fn expire_numbers(&mut self, now: Millis, retention_ms: u64) {
-        self.retained.expire(now, retention_ms);
+    pub(super) fn expire_numbers(&mut self, now: Millis, retention_ms: u64, budget: &mut Budget) {
+        self.retained.expire(now, retention_ms, budget);
     }
 
     pub(super) fn oldest_number(&self) -> Option<Millis> {

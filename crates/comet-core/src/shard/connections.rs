@@ -1,8 +1,11 @@
 //! The connections of a shard and their deadlines.
 
+use std::collections::VecDeque;
+
+use crate::budget::Budget;
 use crate::conn::Conn;
 use crate::ids::{ConnId, LocalConnId, ShardId, Slot};
-use crate::limits::TICK_MS;
+use crate::limits::{EXPIRED_MAX, TICK_MS};
 use crate::slab::Slab;
 use crate::time::{Millis, Tick};
 use crate::transport::Transport;
@@ -15,7 +18,10 @@ pub(super) struct Connections {
     slab: Slab<Slot, Conn>,
     wheel: Wheel,
     /// Connections with a send under way that began after the last tick. See [`Connections::begin_send`].
-    watched: Vec<Slot>,
+    watched: VecDeque<Slot>,
+    /// The tick in which these are checked, and how many are left to check, from the front.
+    checked: Tick,
+    unchecked: usize,
     /// Slots that the wheel reported and that are not looked at yet.
     expired: Vec<Slot>,
 }
@@ -26,7 +32,9 @@ impl Connections {
             shard,
             slab: Slab::new(),
             wheel: Wheel::new(now.tick()),
-            watched: Vec::new(),
+            watched: VecDeque::new(),
+            checked: now.tick(),
+            unchecked: 0,
             expired: Vec::new(),
         }
     }
@@ -107,36 +115,47 @@ impl Connections {
         conn.moved = now;
         if !conn.is_watched {
             conn.is_watched = true;
-            self.watched.push(slot);
+            self.watched.push_back(slot);
         }
     }
 
-    /// Turns the wheel to the present tick. What it reports waits for [`Connections::take_expired`].
+    /// Turns the wheel towards the present tick, by [`EXPIRED_MAX`] steps at most. What it reports waits for
+    /// [`Connections::take_expired`].
     pub(super) fn advance(&mut self, context: &Context) {
+        let mut budget = Budget::new(EXPIRED_MAX.saturating_sub(self.expired.len()));
         let tick = context.tick();
-        if self.wheel.now() < tick {
-            self.check_watched(tick, context);
-            self.wheel.advance(tick, &mut self.expired);
+        if self.checked < tick {
+            self.checked = tick;
+            self.unchecked = self.watched.len();
+        }
+        while self.unchecked > 0 && budget.is_left() {
+            budget.spend(1);
+            self.unchecked -= 1;
+            self.check_watched(context);
+        }
+        while let Some(slot) = self.wheel.poll_expired(tick, &mut budget) {
+            self.expired.push(slot);
         }
     }
 
-    /// A watched send that is still under way gets its write deadline.
-    fn check_watched(&mut self, tick: Tick, context: &Context) {
-        let mut watched = std::mem::take(&mut self.watched);
-        watched.retain(|&slot| {
-            let Some(conn) = self.slab.get_mut(slot).filter(|conn| conn.is_watched) else {
-                return false;
-            };
-            if conn.outbox.is_sending() && conn.moved == tick {
-                return true;
-            }
-            conn.is_watched = false;
-            if conn.outbox.is_sending() {
-                self.arm(slot, context);
-            }
-            false
-        });
-        self.watched = watched;
+    /// The wheel has not arrived at the present tick.
+    pub(super) fn is_behind(&self, context: &Context) -> bool {
+        self.unchecked > 0 || self.wheel.is_due(context.tick())
+    }
+
+    /// Looks at the first watched send. If it is still under way a tick after it began, it gets its write
+    /// deadline.
+    fn check_watched(&mut self, context: &Context) {
+        let Some(slot) = self.watched.pop_front() else { return };
+        let Some(conn) = self.slab.get_mut(slot).filter(|conn| conn.is_watched) else { return };
+        let is_sending = conn.outbox.is_sending();
+        if is_sending && conn.moved == self.checked {
+            return self.watched.push_back(slot);
+        }
+        conn.is_watched = false;
+        if is_sending {
+            self.arm(slot, context);
+        }
     }
 
     pub(super) fn has_expired(&self) -> bool {
@@ -162,6 +181,9 @@ impl Connections {
     /// When [`Connections::advance`] has something to do next; no later than a thread with deadlines may
     /// sleep.
     pub(super) fn next_deadline(&self, context: &Context) -> Option<Millis> {
+        if self.unchecked > 0 {
+            return Some(context.now);
+        }
         let wheel = self.wheel.next_tick().map(|tick| context.clock.time_of(tick.begin()));
         let watched = (!self.watched.is_empty()).then(|| context.now.after(TICK_MS));
         let next = wheel.into_iter().chain(watched).min()?;

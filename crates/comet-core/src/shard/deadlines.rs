@@ -4,6 +4,7 @@
 //! put off while what would show that waits in the driver, and while the connection waits for logic or a home.
 //! It is put off for no longer than its own time once more, so nobody prolongs it forever.
 
+use crate::budget::Budget;
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
 use crate::limits::TICK_MS;
@@ -42,9 +43,10 @@ impl Shard {
         self.conns.return_expired(expired);
     }
 
-    /// Looks at the slots that the wheel reported.
-    pub(super) fn expire_all(&mut self) {
+    /// Looks at the slots that the wheel reported, which are a bounded number.
+    pub(super) fn expire_all(&mut self, budget: &mut Budget) {
         let mut expired = self.conns.take_expired();
+        budget.spend(expired.len());
         for slot in expired.drain(..) {
             // The connection may be gone since; a new one in its slot has a later deadline.
             if self.conns.is_taken(slot) {

@@ -10,6 +10,9 @@ use crate::outbox::{AppendMemo, Item};
 use super::connections::Connections;
 use super::outboxes::Outboxes;
 
+/// Connections that one walk is to close before it should end.
+const SLOW_MAX: usize = 256;
+
 /// Whether the push's operation must be among those a connection accepts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filter {
@@ -48,18 +51,20 @@ pub(super) struct Delivered {
 }
 
 impl<'a> Delivery<'a> {
+    /// `item` is the frame of `push`, the same in all walks of it.
     pub(super) fn new(
         conns: &'a mut Connections,
         outboxes: &'a mut Outboxes,
         limits: &'a Limits,
         push: &Push,
+        item: Item,
         filter: Filter,
     ) -> Self {
         Self {
-            item: outboxes.chains.item(push.frame.clone(), true),
             conns,
             outboxes,
             limits,
+            item,
             operation: push.operation,
             filter,
             bytes: [push.frame.for_tcp().len() as u32, push.frame.for_websocket().len() as u32],
@@ -108,6 +113,11 @@ impl<'a> Delivery<'a> {
             self.offer(slot);
         }
         takes_pushes
+    }
+
+    /// So many connections are to be closed that the walk should end.
+    pub(super) fn is_strained(&self) -> bool {
+        self.slow.len() >= SLOW_MAX
     }
 
     /// Ends the walk.

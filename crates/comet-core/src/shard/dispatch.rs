@@ -3,6 +3,7 @@
 use crate::message::{Message, Report};
 
 use super::Shard;
+use super::push_task::{Answer, Names, Target};
 
 impl Shard {
     /// Handles the messages of this shard to itself, until none is left.
@@ -14,17 +15,19 @@ impl Shard {
 
     fn dispatch(&mut self, message: Message) {
         match message {
-            Message::PushKeys { call, keys, push } => self.push_keys(call, &keys, &push),
-            Message::PushUsers { call, users, push } => self.push_users(call, &users, &push),
-            Message::PushRoom { call, room, push } => self.push_room(call, &room, &push),
+            Message::PushKeys { call, keys, push } => {
+                self.push_names(call, Names::Keys(keys.into_iter()), push);
+            }
+            Message::PushUsers { call, users, push } => {
+                self.push_names(call, Names::Users(users.into_iter()), push);
+            }
+            Message::PushRoom { call, room, push } => self.push_room(call, room, push),
             Message::Broadcast { call, push, speed } => self.broadcast(call, push, speed),
             Message::DeliverConns { call, conns, push } => {
-                let tally = self.deliver_conns(&conns, &push);
-                self.reports.push(Report::PartialTally { call, tally });
+                self.begin_push(call, push, Target::Conns(conns, 0), Answer::PartialTally);
             }
             Message::DeliverRoom { call, room, push } => {
-                let tally = self.deliver_room(&room, &push);
-                self.reports.push(Report::PartialTally { call, tally });
+                self.begin_push(call, push, Target::Room(room), Answer::PartialTally);
             }
 
             Message::Snapshot { call } => self.snapshot(call),

@@ -1,5 +1,6 @@
 //! The drain: no new clients, close notices spread over a time, and the report that all clients are gone.
 
+use crate::budget::{self, Budget};
 use crate::ledger::CloseReason;
 use crate::message::Report;
 
@@ -13,17 +14,19 @@ impl Shard {
         }
         let (connections, now) = (self.conns.len() as u64, self.context.now);
         self.pacing.notices = Some(PacedNotices::new(connections, over_ms, retry_after_ms, now));
-        self.give_due_notices();
         self.report_drained();
     }
 
-    /// Closes as many connections as are due.
-    pub(super) fn give_due_notices(&mut self) {
+    /// Closes connections whose notices are due.
+    pub(super) fn give_due_notices(&mut self, budget: &mut Budget) {
         let Some(mut notices) = self.pacing.notices.take() else { return };
-        let due = notices.due(self.context.now);
         let end = self.conns.end();
-        while let Some(slot) = notices.next_slot(due, end) {
+        while budget.is_left()
+            && let Some(slot) = notices.next_slot(end)
+        {
+            budget.spend(1);
             if self.conns.in_slot(slot).is_some_and(|conn| conn.is_open()) {
+                budget.spend(budget::CLOSE);
                 notices.give();
                 let retry_after_ms = notices.retry_after_ms;
                 let hint = (retry_after_ms > 0).then(|| self.jitter.within(0..=retry_after_ms));

@@ -19,17 +19,40 @@ impl Shard {
         self.dispatch_local();
     }
 
+    /// The next token to look at; none with [`Logic::Remote`], and none of a connection that was closed
+    /// while its token waited.
+    pub fn poll_auth(&mut self) -> Option<AuthRequest> {
+        while let Some(conn) = self.auths.pop_front() {
+            if let Some(entry) = self.conns.get(conn.local())
+                && let Some(input) = &mut entry.input
+                && let Some(token) = input.token.take()
+            {
+                let cookie = input.cookie.take().unwrap_or_default();
+                entry.shed_input();
+                return Some(AuthRequest { conn, token, cookie });
+            }
+        }
+        None
+    }
+
+    /// Whether tokens may wait for [`Shard::poll_auth`].
+    #[must_use]
+    pub fn has_auths(&self) -> bool {
+        !self.auths.is_empty()
+    }
+
     pub(super) fn request_identity(&mut self, slot: Slot, sequence: i32, token: &[u8]) {
         let id = self.conns.id(slot);
         let conn = &mut self.conns[slot];
         conn.state = ConnState::Identifying { sequence };
+        if let Logic::Embedded = self.context.logic {
+            conn.input_mut().token = Some(token.into());
+            return self.auths.push_back(id);
+        }
         let cookie = conn.input.as_mut().and_then(|input| input.cookie.take()).unwrap_or_default();
         conn.shed_input();
         let request = AuthRequest { conn: id, token: token.into(), cookie };
-        match self.context.logic {
-            Logic::Embedded => self.auths.push_back(request),
-            Logic::Remote { .. } => self.reports.push(Report::Identify(request)),
-        }
+        self.reports.push(Report::Identify(request));
     }
 
     /// Logic's answer to a token.

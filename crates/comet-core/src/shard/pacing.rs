@@ -43,6 +43,8 @@ pub(super) struct PacedNotices {
     /// Connections there were when it began, and how many of them were given a close notice.
     connections: u64,
     given: u64,
+    /// How many are due by the present step, those given included.
+    due: u64,
     since: Millis,
     over_ms: u32,
     pub(super) retry_after_ms: u32,
@@ -53,13 +55,24 @@ impl Pacing {
         Self { next_step: now, ..Self::default() }
     }
 
-    /// Whether a step is due. Then the next one is due [`PACE_MS`] from `now`.
-    pub(super) fn begins_step(&mut self, now: Millis) -> bool {
-        let is_due = now >= self.next_step;
-        if is_due {
-            self.next_step = now.after(PACE_MS);
+    /// Begins a step, if one is due. Then the next one is due [`PACE_MS`] from `now`.
+    pub(super) fn begin_step(&mut self, now: Millis) {
+        if now < self.next_step {
+            return;
         }
-        is_due
+        self.next_step = now.after(PACE_MS);
+        for broadcast in &mut self.broadcasts {
+            broadcast.begin_step(now);
+        }
+        if let Some(notices) = &mut self.notices {
+            notices.begin_step(now);
+        }
+    }
+
+    /// Something of the present step is left to do.
+    pub(super) fn has_work(&self, end: Slot) -> bool {
+        self.broadcasts.iter().any(|broadcast| broadcast.has_credit() && broadcast.next < end)
+            || self.notices.as_ref().is_some_and(|notices| notices.has_due() && notices.next < end)
     }
 
     /// When the next step is due, if anything is under way.
@@ -87,16 +100,21 @@ impl PacedBroadcast {
     }
 
     /// Adds credit for the time since the last step.
-    pub(super) fn begin_step(&mut self, now: Millis) {
+    fn begin_step(&mut self, now: Millis) {
         let elapsed = now.0 - self.since.0;
         self.since = now;
+        let speed = u64::from(self.connections_per_second);
         // A core that was held up makes up for one second at most.
-        self.credit += elapsed.min(1000) * u64::from(self.connections_per_second);
+        self.credit = (self.credit + elapsed.min(1000) * speed).min(1000 * speed.max(1));
+    }
+
+    fn has_credit(&self) -> bool {
+        self.credit >= 1000
     }
 
     /// The next slot to look at in this step, of those below `end`.
     pub(super) fn next_slot(&mut self, end: Slot) -> Option<Slot> {
-        (self.credit >= 1000 && self.next < end).then(|| {
+        (self.has_credit() && self.next < end).then(|| {
             let slot = self.next;
             self.next = slot.next();
             slot
@@ -115,21 +133,34 @@ impl PacedBroadcast {
 
 impl PacedNotices {
     pub(super) fn new(connections: u64, over_ms: u32, retry_after_ms: u32, now: Millis) -> Self {
-        Self { next: Slot(0), connections, given: 0, since: now, over_ms, retry_after_ms }
+        let mut notices = Self {
+            next: Slot(0),
+            connections,
+            given: 0,
+            due: 0,
+            since: now,
+            over_ms,
+            retry_after_ms,
+        };
+        notices.begin_step(now);
+        notices
     }
 
-    /// How many notices are due by `now`, those given included.
-    pub(super) fn due(&self, now: Millis) -> u64 {
+    fn begin_step(&mut self, now: Millis) {
         let elapsed = now.0 - self.since.0;
-        match u64::from(self.over_ms) {
+        self.due = match u64::from(self.over_ms) {
             over_ms if elapsed >= over_ms => u64::MAX,
             over_ms => self.connections * elapsed / over_ms,
-        }
+        };
     }
 
-    /// The next slot to look at until `due` notices are given, of those below `end`.
-    pub(super) fn next_slot(&mut self, due: u64, end: Slot) -> Option<Slot> {
-        (self.given < due && self.next < end).then(|| {
+    fn has_due(&self) -> bool {
+        self.given < self.due
+    }
+
+    /// The next slot to look at while notices are due, of those below `end`.
+    pub(super) fn next_slot(&mut self, end: Slot) -> Option<Slot> {
+        (self.has_due() && self.next < end).then(|| {
             let slot = self.next;
             self.next = slot.next();
             slot

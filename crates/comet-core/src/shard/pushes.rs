@@ -1,117 +1,175 @@
-//! Pushes: from a key, a user, a room or everybody to connections, and the tally of each.
+//! Pushes: from a key, a user, a room or everybody to connections, and the tally of each. What is not done in
+//! one slice of a turn goes on in the next.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
+use crate::budget::{self, Budget};
+use crate::ids::{CallId, LocalConnId, ShardId, Slot};
 use crate::ledger::{CloseReason, DropReason, Tally};
 use crate::limits::PACED_MAX;
 use crate::message::{Message, Push, Report};
+use crate::outbox::Item;
 
 use super::Shard;
 use super::delivery::{Delivered, Delivery, Filter};
 use super::pacing::PacedBroadcast;
+use super::push_task::{Answer, Names, Owners, Progress, PushTask, Target};
+
+/// Deliveries between two looks at how many connections they are going to close.
+const STRIDE: usize = 256;
 
 impl Shard {
+    /// Goes on with the pushes that were handed over, until the budget is spent.
+    pub fn handle_pushes(&mut self, budget: &mut Budget) {
+        while budget.is_left()
+            && let Some(PushTask { mut target, mut progress }) = self.pushes.pop_front()
+        {
+            let is_over = match &mut target {
+                Target::Owners(names, owners) => {
+                    self.find_owners(names, owners, &mut progress, budget)
+                }
+                Target::Conns(conns, next) => {
+                    self.deliver_conns(&conns[*next..], next, &mut progress, budget);
+                    *next == conns.len()
+                }
+                Target::Room(room) => self.deliver_room(room, &mut progress, budget),
+                Target::All(next) => self.deliver_all(next, &mut progress, budget),
+            };
+            if is_over {
+                self.reports.push(progress.report());
+            } else {
+                self.pushes.push_front(PushTask { target, progress });
+            }
+            budget.spend(budget::LOOKUP);
+            self.dispatch_local();
+        }
+    }
+
+    /// Whether a push is under way. A driver hands over the next one when none is.
+    #[must_use]
+    pub fn has_pushes(&self) -> bool {
+        !self.pushes.is_empty()
+    }
+
+    /// Begins a push behind those that are under way.
+    pub(super) fn begin_push(&mut self, call: CallId, push: Push, target: Target, answer: Answer) {
+        let item = self.item(&push);
+        let tally = Tally::default();
+        let progress = Progress { call, push, item, tally, answer, is_counted: false };
+        self.pushes.push_back(PushTask { target, progress });
+    }
+
+    fn item(&mut self, push: &Push) -> Item {
+        self.outboxes.chains.item(push.frame.clone(), true)
+    }
+
     // ---- at the home ---------------------------------------------------------------------------
 
-    /// Keys whose home is here: on to their owners.
-    pub(super) fn push_keys(&mut self, call: CallId, keys: &[Box<str>], push: &Push) {
-        let mut absent = 0;
-        let mut owners = Vec::with_capacity(keys.len());
-        for key in keys {
-            match self.home.keys.owner(key) {
-                Some(owner) => owners.push(owner),
-                None => absent += 1,
-            }
-        }
-        self.push_owners(call, owners, absent, push);
+    /// Keys or users whose home is here: on to their connections.
+    pub(super) fn push_names(&mut self, call: CallId, names: Names, push: Push) {
+        let target = Target::Owners(names, Owners::default());
+        self.begin_push(call, push, target, Answer::Tally { partials: 0 });
     }
 
-    /// Users whose home is here: on to every session.
-    pub(super) fn push_users(&mut self, call: CallId, users: &[i64], push: &Push) {
-        let mut absent = 0;
-        let mut owners = Vec::with_capacity(users.len());
-        for &user in users {
-            let sessions = self.home.users.of(user);
-            absent += u64::from(sessions.is_empty());
-            owners.extend(sessions.into_iter().map(|(_, conn)| conn));
+    /// `true`: every connection is found and passed on.
+    fn find_owners(
+        &mut self,
+        names: &mut Names,
+        owners: &mut Owners,
+        progress: &mut Progress,
+        budget: &mut Budget,
+    ) -> bool {
+        let mut found = Vec::new();
+        while budget.is_left() {
+            budget.spend(budget::LOOKUP);
+            if !names.find_next(&self.home, &mut found) {
+                for (shard, conns) in owners.take_rest() {
+                    self.pass_on(shard, conns, progress, budget);
+                }
+                return true;
+            }
+            if found.is_empty() {
+                progress.tally.absent += 1;
+                self.counters.deliveries.absent += 1;
+            }
+            for owner in found.drain(..) {
+                budget.spend(1);
+                if let Some((shard, conns)) = owners.add(owner) {
+                    self.pass_on(shard, conns, progress, budget);
+                }
+            }
         }
-        self.push_owners(call, owners, absent, push);
+        false
     }
 
-    fn push_owners(&mut self, call: CallId, owners: Vec<ConnId>, absent: u64, push: &Push) {
-        let mut tally = Tally { absent, ..Tally::default() };
-        self.counters.deliveries += tally;
-        let mut partials = 0;
-        let mut by_shard: Vec<(ShardId, Vec<LocalConnId>)> = Vec::new();
-        for owner in owners {
-            match by_shard.iter_mut().find(|(shard, _)| *shard == owner.shard) {
-                Some((_, conns)) => conns.push(owner.local()),
-                None => by_shard.push((owner.shard, vec![owner.local()])),
+    /// Sends a push to connections of `shard`, or offers it to them if they are here.
+    fn pass_on(
+        &mut self,
+        shard: ShardId,
+        conns: Vec<LocalConnId>,
+        progress: &mut Progress,
+        budget: &mut Budget,
+    ) {
+        if shard == self.context.shard {
+            let mut next = 0;
+            while next < conns.len() {
+                self.deliver_conns(&conns[next..], &mut next, progress, budget);
             }
+            return;
         }
-        for (shard, conns) in by_shard {
-            if shard == self.context.shard {
-                tally += self.deliver_conns(&conns, push);
-                continue;
-            }
-            let count = conns.len() as u64;
-            let push = push.clone();
-            if self.send_push(shard, Message::DeliverConns { call, conns, push }) {
-                partials += 1;
-            } else {
-                tally += self.drop_in_mesh(count);
-            }
-        }
-        self.reports.push(Report::Tally { call, tally, partials });
+        let count = conns.len() as u64;
+        let (call, push) = (progress.call, progress.push.clone());
+        self.send_push(shard, Message::DeliverConns { call, conns, push }, count, progress);
     }
 
     /// A room whose home is here: its order is the order of these calls.
-    pub(super) fn push_room(&mut self, call: CallId, room: &Arc<str>, push: &Push) {
-        debug_assert_eq!(self.context.home_of_room(room), self.context.shard);
-        let mut tally = Tally::default();
-        let mut partials = 0;
-        // A copy of a few entries: delivering here may close slow consumers, which changes the home.
-        for (shard, members) in self.home.rooms.shards_of(room).to_vec() {
+    pub(super) fn push_room(&mut self, call: CallId, room: Arc<str>, push: Push) {
+        debug_assert_eq!(self.context.home_of_room(&room), self.context.shard);
+        let item = self.item(&push);
+        let (tally, answer) = (Tally::default(), Answer::Tally { partials: 0 });
+        let mut progress = Progress { call, push, item, tally, answer, is_counted: false };
+        let mut is_here = false;
+        for (shard, members) in self.home.rooms.shards_of(&room).to_vec() {
             if shard == self.context.shard {
-                tally += self.deliver_room(room, push);
+                is_here = true;
                 continue;
             }
-            let (room, push) = (Arc::clone(room), push.clone());
-            if self.send_push(shard, Message::DeliverRoom { call, room, push }) {
-                partials += 1;
-            } else {
-                tally += self.drop_in_mesh(u64::from(members));
-            }
+            let (room, push) = (Arc::clone(&room), progress.push.clone());
+            let message = Message::DeliverRoom { call, room, push };
+            self.send_push(shard, message, members.into(), &mut progress);
         }
-        self.reports.push(Report::Tally { call, tally, partials });
+        if is_here {
+            self.pushes.push_back(PushTask { target: Target::Room(room), progress });
+        } else {
+            self.reports.push(progress.report());
+        }
     }
 
-    fn send_push(&mut self, to: ShardId, message: Message) -> bool {
-        self.messages.send_push(to, message, self.context.limits.mesh_backlog)
-    }
-
-    /// The queue towards a shard is full: counts the connections there that get nothing.
-    fn drop_in_mesh(&mut self, connections: u64) -> Tally {
-        let mut dropped = Tally::default();
-        dropped.drop_as(DropReason::MeshFull, connections);
-        self.counters.deliveries += dropped;
-        dropped
+    /// Sends a push to another shard. If the queue towards it is full, its `connections` get nothing.
+    fn send_push(
+        &mut self,
+        to: ShardId,
+        message: Message,
+        connections: u64,
+        progress: &mut Progress,
+    ) {
+        if !self.messages.send_push(to, message, self.context.limits.mesh_backlog) {
+            let mut dropped = Tally::default();
+            dropped.drop_as(DropReason::MeshFull, connections);
+            self.counters.deliveries += dropped;
+            progress.tally += dropped;
+        } else if let Answer::Tally { partials } = &mut progress.answer {
+            *partials += 1;
+        }
     }
 
     // ---- at the owner --------------------------------------------------------------------------
 
     pub(super) fn broadcast(&mut self, call: CallId, push: Push, speed: Option<NonZeroU32>) {
         let Some(speed) = speed else {
-            self.counters.pushes += 1;
-            let slots = self.conns.slots();
-            let tally = self.deliver(&push, Filter::On, |delivery| {
-                for slot in slots {
-                    delivery.offer_in_slot(slot);
-                }
-            });
-            return self.reports.push(Report::Tally { call, tally, partials: 0 });
+            let answer = Answer::Tally { partials: 0 };
+            return self.begin_push(call, push, Target::All(Slot(0)), answer);
         };
         if self.pacing.broadcasts.len() >= PACED_MAX {
             return self.reports.push(Report::Busy { call });
@@ -122,74 +180,136 @@ impl Shard {
         self.reports.push(Report::Scheduled { call, connections: self.counters.live });
     }
 
-    /// Moves every paced broadcast on by what its speed allows.
-    pub(super) fn pace_broadcasts(&mut self) {
+    /// Moves paced broadcasts on by what their speed allows.
+    pub(super) fn pace_broadcasts(&mut self, budget: &mut Budget) {
         for _ in 0..self.pacing.broadcasts.len() {
-            let Some(mut broadcast) = self.pacing.broadcasts.pop_front() else {
+            if !budget.is_left() {
                 return;
-            };
-            broadcast.begin_step(self.context.now);
-            let push = broadcast.push().clone();
-            let end = self.conns.end();
-            self.deliver(&push, Filter::On, |delivery| {
-                while let Some(slot) = broadcast.next_slot(end) {
+            }
+            let Some(mut broadcast) = self.pacing.broadcasts.pop_front() else { return };
+            let (push, end) = (broadcast.push().clone(), self.conns.end());
+            let item = self.item(&push);
+            let delivered = self.deliver(&push, item, Filter::On, |delivery| {
+                while budget.is_left()
+                    && !delivery.is_strained()
+                    && let Some(slot) = broadcast.next_slot(end)
+                {
+                    budget.spend(1);
                     if delivery.offer_in_slot(slot) {
                         broadcast.spend();
                     }
                 }
             });
+            self.count(delivered, budget);
             if broadcast.is_under_way(end) {
                 self.pacing.broadcasts.push_back(broadcast);
             }
         }
     }
 
-    /// Delivers to connections of this shard.
-    pub(super) fn deliver_conns(&mut self, conns: &[LocalConnId], push: &Push) -> Tally {
-        self.counters.pushes += 1;
-        self.deliver(push, Filter::On, |delivery| {
-            for &conn in conns {
-                delivery.offer_to(conn);
+    /// Offers a push to some of `conns`, and adds to `next` how many those were.
+    fn deliver_conns(
+        &mut self,
+        conns: &[LocalConnId],
+        next: &mut usize,
+        progress: &mut Progress,
+        budget: &mut Budget,
+    ) {
+        let conns = &conns[..conns.len().min(budget.units().max(STRIDE))];
+        let Progress { push, item, .. } = progress;
+        let mut offered = 0;
+        let delivered = self.deliver(push, item.clone(), Filter::On, |delivery| {
+            for stride in conns.chunks(STRIDE) {
+                stride.iter().for_each(|&conn| delivery.offer_to(conn));
+                offered += stride.len();
+                if delivery.is_strained() {
+                    break;
+                }
             }
-        })
+        });
+        *next += offered;
+        budget.spend(offered);
+        self.count_slice(delivered, progress, budget);
     }
 
-    /// Delivers to the members of `room` on this shard. If the last one has just left, there is no such room.
-    pub(super) fn deliver_room(&mut self, room: &str, push: &Push) -> Tally {
-        let filter = if self.context.limits.filter_rooms { Filter::On } else { Filter::Off };
-        let Some(room) = self.rooms.find(room) else {
-            return Tally::default();
-        };
-        self.counters.pushes += 1;
-        let (conns, outboxes) = (&mut self.conns, &mut self.outboxes);
-        let mut delivery = Delivery::new(conns, outboxes, &self.context.limits, push, filter);
-        for &slot in &self.rooms[room].members {
-            delivery.offer(slot);
+    /// Offers a push to the next connections. `true`: those were the last.
+    fn deliver_all(
+        &mut self,
+        next: &mut Slot,
+        progress: &mut Progress,
+        budget: &mut Budget,
+    ) -> bool {
+        let end = self.conns.end();
+        let Progress { push, item, .. } = progress;
+        let delivered = self.deliver(push, item.clone(), Filter::On, |delivery| {
+            while *next < end && budget.is_left() && !delivery.is_strained() {
+                let stride = STRIDE.min((end.0 - next.0) as usize).min(budget.units()) as u32;
+                for slot in next.0..next.0 + stride {
+                    delivery.offer_in_slot(Slot(slot));
+                }
+                *next = Slot(next.0 + stride);
+                budget.spend(stride as usize);
+            }
+        });
+        self.count_slice(delivered, progress, budget);
+        *next >= end
+    }
+
+    /// Offers a push to the next members of `room` on this shard. `true`: those were the last. If the last
+    /// member has just left, there is no such room.
+    fn deliver_room(&mut self, room: &str, progress: &mut Progress, budget: &mut Budget) -> bool {
+        let Some(id) = self.rooms.find(room) else { return true };
+        let Self { context, conns, outboxes, rooms, .. } = self;
+        let limits = &context.limits;
+        let filter = if limits.filter_rooms { Filter::On } else { Filter::Off };
+        let Progress { push, item, .. } = progress;
+        let mut delivery = Delivery::new(conns, outboxes, limits, push, item.clone(), filter);
+        let room = &mut rooms[id];
+        let mut offered = room.offered as usize;
+        let end = room.members.len().min(offered + budget.units());
+        for stride in room.members[offered..end].chunks(STRIDE) {
+            stride.iter().for_each(|&slot| delivery.offer(slot));
+            offered += stride.len();
+            budget.spend(stride.len());
+            if delivery.is_strained() {
+                break;
+            }
         }
+        let is_over = offered == room.members.len();
+        room.offered = if is_over { 0 } else { offered as u32 };
         let delivered = delivery.finish();
-        self.count(delivered)
+        self.count_slice(delivered, progress, budget);
+        is_over
     }
 
-    /// One push on this shard; `walk` offers it to connections.
+    /// One slice of a push on this shard; `walk` offers it to connections.
     fn deliver(
         &mut self,
         push: &Push,
+        item: Item,
         filter: Filter,
         walk: impl FnOnce(&mut Delivery<'_>),
-    ) -> Tally {
+    ) -> Delivered {
         let (conns, outboxes) = (&mut self.conns, &mut self.outboxes);
-        let mut delivery = Delivery::new(conns, outboxes, &self.context.limits, push, filter);
+        let mut delivery = Delivery::new(conns, outboxes, &self.context.limits, push, item, filter);
         walk(&mut delivery);
-        let delivered = delivery.finish();
-        self.count(delivered)
+        delivery.finish()
     }
 
-    /// Counts a push, and closes the connections that were too slow for it.
-    fn count(&mut self, delivered: Delivered) -> Tally {
+    fn count_slice(&mut self, delivered: Delivered, progress: &mut Progress, budget: &mut Budget) {
+        if !std::mem::replace(&mut progress.is_counted, true) {
+            self.counters.pushes += 1;
+        }
+        progress.tally += self.count(delivered, budget);
+    }
+
+    /// Counts deliveries, and closes the connections that were too slow for them.
+    fn count(&mut self, delivered: Delivered, budget: &mut Budget) -> Tally {
         let Delivered { tally, superseded, slow } = delivered;
         self.idle.note_activity(self.context.now);
         self.counters.deliveries += tally;
         self.counters.superseded += superseded;
+        budget.spend(slow.len() * budget::CLOSE);
         for slot in slow {
             self.close(slot, CloseReason::SlowConsumer, "");
         }

@@ -3,6 +3,7 @@
 //! Each shard reports its members to the room's home, and the home reports to each shard how many there are
 //! elsewhere. Both send what changed every [`ROOM_COUNT_MS`].
 
+use crate::budget::{self, Budget};
 use crate::ids::Slot;
 use crate::limits::ROOM_COUNT_MS;
 use crate::message::Message;
@@ -24,34 +25,59 @@ impl Shard {
         }
     }
 
-    /// Sends the counts that changed and forgets what was retained long enough, if that is due.
-    pub(super) fn count_rooms(&mut self) {
+    /// Begins a step, if one is due: what has changed by now is sent, and what was retained long enough is
+    /// forgotten.
+    pub(super) fn begin_count_step(&mut self) {
         let now = self.context.now;
         if now < self.next_room_counts {
             return;
         }
         self.next_room_counts = now.after(ROOM_COUNT_MS);
-        self.send_room_counts();
-        self.home.expire_retained(
-            self.context.clock.active(),
-            self.context.user_retention_ms(),
-            self.context.key_retention_ms(),
-        );
+        self.counts_left = [self.rooms.changed(), self.home.rooms.changed()];
+        self.has_retained_due = true;
     }
 
-    fn send_room_counts(&mut self) {
-        // While counts of an earlier step wait for a peer none are added. Later counts replace them, so the
-        // queue does not grow.
-        if self.messages.has_room_counts() {
+    /// Sends counts that have changed.
+    pub(super) fn send_room_counts(&mut self, budget: &mut Budget) {
+        // While counts wait for a peer none are added. Later counts replace them, so the queue does not grow.
+        if !self.has_counts_to_send() {
             return;
         }
         let shard = self.context.shard;
-        for (room, members) in self.rooms.take_changed() {
-            let home = self.context.home_of_room(&room);
-            self.messages.send(home, Message::RoomMembers { shard, room, members });
+        while self.counts_left[0] > 0 && budget.is_left() {
+            self.counts_left[0] -= 1;
+            budget.spend(budget::ENTRY);
+            let Some(changed) = self.rooms.pop_changed() else { break };
+            if let Some((room, members)) = changed {
+                let home = self.context.home_of_room(&room);
+                self.messages.send(home, Message::RoomMembers { shard, room, members });
+            }
         }
-        for (shard, room, elsewhere) in self.home.rooms.take_changed() {
-            self.messages.send(shard, Message::RoomOnline { room, elsewhere });
+        while self.counts_left[1] > 0 && budget.is_left() {
+            self.counts_left[1] -= 1;
+            budget.spend(budget::ENTRY);
+            let Self { home, messages, .. } = self;
+            let Some(shards) = home.rooms.pop_changed(|shard, room, elsewhere| {
+                messages.send(shard, Message::RoomOnline { room, elsewhere });
+            }) else {
+                break;
+            };
+            budget.spend(shards * budget::ENTRY);
+        }
+    }
+
+    /// Whether counts of the present step may be sent.
+    pub(super) fn has_counts_to_send(&self) -> bool {
+        self.counts_left != [0, 0] && !self.messages.has_room_counts()
+    }
+
+    /// Forgets session numbers and disconnected keys that were retained for long enough.
+    pub(super) fn expire_retained(&mut self, budget: &mut Budget) {
+        if self.has_retained_due {
+            let (user_ms, key_ms) =
+                (self.context.user_retention_ms(), self.context.key_retention_ms());
+            self.home.expire_retained(self.context.clock.active(), user_ms, key_ms, budget);
+            self.has_retained_due = !budget.is_left();
         }
     }
 }

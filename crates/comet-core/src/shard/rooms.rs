@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use crate::budget::{self, Budget};
 use crate::ids::Slot;
 use crate::message::Message;
 use crate::room::{Membership, Moved, RoomId, Waiting};
 use crate::state::{AwaitedReply, ConnState};
 
 use super::Shard;
+
+/// So many connections that waited for a room are answered in one go; more of them in slices of a turn.
+const WAITING_AT_ONCE: usize = 64;
 
 impl Shard {
     /// Puts a connection without a room into `room`. The reply is sent once pushes reach it there.
@@ -37,23 +41,38 @@ impl Shard {
         assert!(!room.is_joined, "a home answers once");
         room.is_joined = true;
         room.elsewhere = elsewhere;
-        let mut waiting = std::mem::take(&mut room.waiting);
-        waiting.retain(|&Waiting { conn, reply }| {
-            let Some(entry) = self.conns.get(conn) else { return false };
-            // It may have closed since. It cannot have asked for another room, because its input is held.
-            let waits =
-                matches!(entry.state, ConnState::Joining { reply: asked } if asked == reply);
-            if waits {
-                entry.state = ConnState::Live;
-                entry.room = self.rooms.enter(id, conn.slot);
+        self.joined.push_back(id);
+        self.answer_joined(&mut Budget::new(WAITING_AT_ONCE * budget::ANSWER));
+    }
+
+    /// Lets connections into the rooms that homes have answered for, and sends the replies.
+    pub(super) fn answer_joined(&mut self, budget: &mut Budget) {
+        while budget.is_left()
+            && let Some(&id) = self.joined.front()
+        {
+            let waiting = &mut self.rooms[id].waiting;
+            let next = waiting.pop();
+            // The last one may leave with the input that it held, and the room ends with it.
+            if waiting.is_empty() {
+                self.joined.pop_front();
             }
-            waits
-        });
-        self.remove_if_empty(id);
-        // The replies come last: a client that reads on may leave, and remove the room if it was alone.
-        for Waiting { conn, reply } in waiting {
-            self.answer(conn.slot, reply, b"");
+            budget.spend(budget::ANSWER);
+            match next {
+                Some(waiting) => self.enter_joined(id, waiting),
+                None => self.remove_if_empty(id),
+            }
         }
+    }
+
+    fn enter_joined(&mut self, id: RoomId, Waiting { conn, reply }: Waiting) {
+        // It may have closed since. It cannot have asked for another room, because its input is held.
+        let entry = self.conns.get(conn);
+        let waits = |state: &ConnState| matches!(*state, ConnState::Joining { reply: asked } if asked == reply);
+        let Some(entry) = entry.filter(|entry| waits(&entry.state)) else {
+            return self.remove_if_empty(id);
+        };
+        entry.room = self.rooms.enter(id, conn.slot);
+        self.answer(conn.slot, reply, b"");
     }
 
     /// Takes a connection out of its room, if it is in one. The home is told at once when that was the last
@@ -61,7 +80,7 @@ impl Shard {
     pub(super) fn leave(&mut self, slot: Slot) {
         let membership = std::mem::replace(&mut self.conns[slot].room, Membership::NONE);
         let Some(id) = membership.room() else { return };
-        if let Some(Moved { slot, membership }) = self.rooms.leave(slot, membership) {
+        for Moved { slot, membership } in self.rooms.leave(slot, membership).into_iter().flatten() {
             self.conns[slot].room = membership;
         }
         self.remove_if_empty(id);

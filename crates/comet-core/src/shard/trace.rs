@@ -2,18 +2,24 @@
 
 use comet_proto::{Frame, HEADER_LEN};
 
+use crate::budget::Budget;
 use crate::ids::Slot;
 use crate::message::{TraceEvent, TraceKind};
 
 use super::Shard;
 
 impl Shard {
-    /// The list has changed: decides anew for every connection.
-    pub(super) fn update_all_tracing(&mut self) {
-        for slot in self.conns.slots() {
+    /// The list has changed: decides anew for every connection, from the first slot on.
+    pub(super) fn update_all_tracing(&mut self, budget: &mut Budget) {
+        while let Some(slot) = self.tracing_from
+            && budget.is_left()
+        {
+            budget.spend(1);
             if self.conns.is_taken(slot) {
                 self.update_tracing(slot);
             }
+            let next = slot.next();
+            self.tracing_from = (next < self.conns.end()).then_some(next);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Deadlines: never early, and late by two ticks at most.
 
 use comet_core::limits::TICK_MS;
-use comet_core::{CloseHow, CloseReason, ConnId, Hangup, Limits, Millis, Transport};
+use comet_core::{Budget, CloseHow, CloseReason, ConnId, Hangup, Limits, Millis, Transport};
 
 use crate::rig::{Rig, UPGRADE, frame};
 
@@ -76,7 +76,7 @@ fn an_unread_heartbeat_counts() {
     shard.handle_gone(leaves);
     let newcomer = shard.handle_accept(Transport::Tcp).expect("there is room");
     assert_eq!(newcomer.slot, leaves.slot);
-    shard.handle_deadlines();
+    shard.handle_deadlines(&mut Budget::slice());
     let closed: Vec<_> = std::iter::from_fn(|| shard.poll_closed())
         .map(|event| (event.conn, event.reason))
         .collect();

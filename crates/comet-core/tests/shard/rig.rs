@@ -5,9 +5,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, AuthRequest, CallId, CloseHow, CloseReason, ClosedEvent, ConnId, Denied, Hangup,
-    Identity, Limits, Logic, Message, Millis, Push, Report, Settings, Shard, ShardId, Tally,
-    Transport, home_of_key, home_of_room, home_of_user,
+    Accepts, AuthRequest, Budget, CallId, CloseHow, CloseReason, ClosedEvent, ConnId, Denied,
+    Hangup, Identity, Limits, Logic, Message, Millis, Push, Report, Settings, Shard, ShardId,
+    Tally, Transport, home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
 
@@ -236,7 +236,7 @@ impl Rig {
             self.now = next;
             for shard in &mut self.shards {
                 shard.handle_time(Millis(next));
-                shard.handle_deadlines();
+                shard.handle_deadlines(&mut Budget::slice());
             }
             self.run();
             if next == end {
@@ -256,7 +256,7 @@ impl Rig {
     /// Has each shard do what is due, and the drivers the rest of the turn.
     pub(crate) fn end_turn(&mut self) {
         for shard in &mut self.shards {
-            shard.handle_deadlines();
+            shard.handle_deadlines(&mut Budget::slice());
         }
         self.run();
     }
@@ -275,6 +275,13 @@ impl Rig {
     fn turn(&mut self, index: usize) -> bool {
         let mut moved = false;
         let shard = &mut self.shards[index];
+        while shard.has_pushes() {
+            shard.handle_pushes(&mut Budget::slice());
+        }
+        while shard.has_work() {
+            shard.handle_time(Millis(self.now));
+            shard.handle_deadlines(&mut Budget::slice());
+        }
         while let Some(request) = shard.poll_auth() {
             shard.handle_auth(request.conn, identity(&request.token).map_err(Denied::refused));
             moved = true;

@@ -1,6 +1,6 @@
 //! The steps that exchange messages: with other shards, with control and with embedded logic.
 
-use comet_core::{AuthRequest, Denied, MessageBudget, ShardId};
+use comet_core::{AuthRequest, Budget, Denied, MessageBudget, ShardId};
 use comet_logic::Authenticator;
 use comet_mesh::Returned;
 
@@ -16,11 +16,25 @@ impl<A: Authenticator> Driver<A> {
         if self.has_sends_left {
             return;
         }
-        let mut budget = MessageBudget::new(self.shard.limits());
-        while budget.is_left() {
-            let Some(message) = self.inbox.try_recv() else { return };
-            budget.spend(&message);
-            self.shard.handle_message(message);
+        let mut messages = MessageBudget::new(self.shard.limits());
+        let mut slice = Budget::slice();
+        loop {
+            if self.shard.has_pushes() {
+                self.shard.handle_pushes(&mut slice);
+            } else if messages.is_left()
+                && let Some(message) = self.inbox.try_recv()
+            {
+                messages.spend(&message);
+                self.shard.handle_message(message);
+            } else {
+                return;
+            }
+            if !slice.is_left() {
+                if !self.has_time() {
+                    return;
+                }
+                slice = Budget::slice();
+            }
         }
     }
 
@@ -30,6 +44,9 @@ impl<A: Authenticator> Driver<A> {
             let answer = self.authenticator.auth(&token, &cookie);
             let answer = answer.map_err(|refusal| Denied::refused(refusal.to_string()));
             self.shard.handle_auth(conn, answer);
+            if !self.has_time() {
+                return;
+            }
         }
     }
 

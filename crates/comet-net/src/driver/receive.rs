@@ -18,8 +18,8 @@ use crate::tls::TlsSession;
 /// How soon a failed accept is submitted again. It mostly fails because descriptors or memory are
 /// exhausted.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Most handshakes that one turn continues. Together they take some 10 ms with ECDSA keys. When
-/// many clients reconnect at once, those already connected get their pushes in between.
+/// Most handshakes that one turn continues, if it has time for them. When many clients reconnect at
+/// once, those already connected get their pushes in between.
 const HANDSHAKES_A_TURN: usize = 64;
 
 impl<A: Authenticator> Driver<A> {
@@ -101,7 +101,7 @@ impl<A: Authenticator> Driver<A> {
         socket.is_receiving = completion.more;
         let conn = socket.conn;
         match completion.result {
-            Ok(0) => self.handle_end(conn, Hangup::Eof),
+            Ok(0) => self.hang_up(conn, Hangup::Eof),
             Ok(length) => {
                 let buffer = completion.buffer.expect("a receive with bytes names its buffer");
                 let bytes = self.buffers.filled(buffer, length as usize);
@@ -140,7 +140,7 @@ impl<A: Authenticator> Driver<A> {
                 }
             }
             Err(libc::ENOBUFS) => self.out_of_buffers.push(slot),
-            Err(error) => self.handle_end(conn, Hangup::Error(error)),
+            Err(error) => self.hang_up(conn, Hangup::Error(error)),
         }
     }
 
@@ -155,31 +155,27 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// The socket receives nothing more. The shard is notified now, or after a deferred handshake.
-    fn handle_end(&mut self, conn: ConnId, end: Hangup) {
-        let end = match &mut self.sockets.at(conn.slot).layers {
-            None => Some(end),
-            Some(layers) => layers.handle_end(end),
-        };
-        if let Some(end) = end {
-            self.hang_up(conn, end);
-        }
-    }
-
-    /// Runs deferred handshakes, up to a bound per turn.
+    /// Runs deferred handshakes, up to a bound per turn. None is computed for a connection that was
+    /// closed while it waited.
     pub(super) fn continue_handshakes(&mut self) {
-        for _ in 0..HANDSHAKES_A_TURN {
-            let Some(conn) = self.pending_handshakes.pop_front() else { return };
-            let slot = conn.slot;
-            if self.sockets.get(slot).is_none_or(|socket| socket.conn != conn) {
+        let mut computed = 0;
+        while computed < HANDSHAKES_A_TURN
+            && let Some(conn) = self.pending_handshakes.pop_front()
+        {
+            if !self.shard.is_open(conn) {
                 continue;
             }
+            computed += 1;
+            let slot = conn.slot;
             let shard = &mut self.shard;
             let layers = self.sockets.at(slot).layers.as_mut().expect("only TLS defers");
             let end = layers.continue_handshake(|plaintext| shard.handle_recv(conn, plaintext));
             match end {
                 Ok(()) => self.send_ciphertext(slot),
                 Err(hangup) => self.abort(conn, hangup),
+            }
+            if !self.has_time() {
+                return;
             }
         }
     }
@@ -190,6 +186,8 @@ impl<A: Authenticator> Driver<A> {
         self.hang_up(conn, hangup);
     }
 
+    /// The socket receives nothing more. A handshake that waits is not computed: nothing that its
+    /// bytes hold could be answered.
     fn hang_up(&mut self, conn: ConnId, hangup: Hangup) {
         self.shard.handle_hangup(conn, hangup);
         self.free_if_gone(conn);

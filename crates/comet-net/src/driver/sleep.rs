@@ -17,7 +17,13 @@ impl<A: Authenticator> Driver<A> {
     /// Submits what is queued if the next turn follows at once, and returns whether it does. Sends
     /// mostly complete while they are submitted.
     pub(super) fn submit_if_busy(&mut self) -> bool {
-        if self.has_sends_left || !self.pending_handshakes.is_empty() || self.inbox.depth() > 0 {
+        let has_work = self.has_sends_left
+            || self.shard.has_work()
+            || self.shard.has_pushes()
+            || self.shard.has_auths()
+            || !self.pending_handshakes.is_empty()
+            || self.inbox.depth() > 0;
+        if has_work {
             self.ring.submit();
             return true;
         }

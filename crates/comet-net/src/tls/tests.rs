@@ -198,15 +198,39 @@ fn only_handshakes_are_deferred() {
     let mut pair = Pair::new(&TLS13);
     let (mut hello, deferred) = (pair.flight(), |pair: &Pair| pair.server.is_deferred());
     let (early, late) = hello.split_at_mut(100);
-    assert!(pair.server.defer(early) && pair.server.defer(late) && deferred(&pair));
-    assert!(!pair.server.defer(&[0; UNPROCESSED_MAX]), "too much to keep");
+    assert_eq!([early, late].map(|bytes| pair.server.defer(bytes)), [Ok(true), Ok(true)]);
+    assert!(deferred(&pair));
     assert_eq!(pair.feed(&mut []), Ok(ReadSide::Open));
     assert!(!deferred(&pair) && pair.server.unprocessed.is_empty());
     pair.server_sends();
     let finished = pair.flight();
-    assert!(pair.server.defer(&finished));
+    assert_eq!(pair.server.defer(&finished), Ok(true));
     pair.feed(&mut []).unwrap();
-    assert!(!pair.server.rustls.is_handshaking() && !pair.server.defer(&finished));
+    assert_eq!(pair.server.defer(&finished), Ok(false));
+}
+
+/// Whichever way a connection ends while its handshake waits: nothing is computed, so there are no
+/// records to send.
+#[test]
+fn the_end_of_a_session_computes_no_deferred_handshake() {
+    type End = fn(&mut TlsSession);
+    let ends: [(&str, End); 3] = [
+        ("close", TlsSession::close),
+        ("a close notice", |session| assert!(!session.encrypt(b"closing"))),
+        ("a burst", |session| {
+            session.defer(&[0; DEFERRED_MAX]).unwrap_err();
+            session.close();
+        }),
+    ];
+    for version in VERSIONS {
+        for (case, end) in ends {
+            let mut pair = Pair::new(version);
+            let hello = pair.flight();
+            assert_eq!(pair.server.defer(&hello), Ok(true));
+            end(&mut pair.server);
+            assert_eq!(pair.server.poll_transmit(), None, "{version:?}: {case}");
+        }
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Profiles and the level of the log.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use comet_ops::{log_level, profiles};
-use comet_serve::{Phase, Servers, listen};
+use comet_serve::{GateLimits, Gates, Phase, Servers, listen};
 use log::LevelFilter;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,7 +24,10 @@ fn start() -> Running {
     let bound = listen("test", &["127.0.0.1:0".parse().unwrap()]).unwrap();
     let (phase, phases) = watch::channel(Phase::Ready);
     let mut servers = Servers::new(phases);
-    servers.http(bound.listeners, &router).unwrap();
+    let limits =
+        GateLimits { connections: 64, request_max: 4 << 10, request_time: Duration::from_secs(20) };
+    let gate = Gates::new(65_536, 64 << 10).gate("test", limits);
+    servers.http(&gate, bound.listeners, &router).unwrap();
     Running { address: bound.addresses[0], _servers: servers, _phase: phase }
 }
 

@@ -1,7 +1,11 @@
 //! Connections that come and go at once, and one client that asks too much.
 
-use comet_core::limits::{CLOSED_EVENTS_MAX, JOIN_MAX, TRACE_EVENTS_MAX};
-use comet_core::{ConnId, Hangup, Identity, Limits, Logic, Message, Shard, Transport};
+use std::sync::Arc;
+
+use comet_core::limits::{CLOSED_EVENTS_MAX, EXPIRED_MAX, JOIN_MAX, SLICE_UNITS, TRACE_EVENTS_MAX};
+use comet_core::{
+    Budget, ConnId, Hangup, Identity, Limits, Logic, Message, Shard, Transport, home_of_room,
+};
 use comet_proto::op;
 
 use crate::rig::{frame, push};
@@ -18,6 +22,21 @@ fn each_token_costs_one_reply_and_one_message() {
     // One more message asks the home of the room, and is sent once for all members.
     let bound = Work { tokens: load, transmits: load, messages: load + 1, ..Work::default() };
     work.assert_within(bound, "4,096 tokens");
+}
+
+#[test]
+fn tokens_of_closed_connections_are_not_looked_at() {
+    const COUNT: usize = 4_096;
+    let limits = Limits { handshake_ms: 1_000, ..Limits::default() };
+    let mut core = Core::new(1, limits, Logic::Embedded);
+    core.connect(COUNT);
+    let hung_up: Vec<ConnId> = core.clients.drain(..COUNT / 2).collect();
+    for conn in hung_up {
+        core.shard.handle_hangup(conn, Hangup::Eof);
+    }
+    // The others have timed out while their tokens waited.
+    core.pass(1_050);
+    assert_eq!(core.turn(|_| {}).tokens, 0);
 }
 
 #[test]
@@ -42,6 +61,7 @@ fn each_end_of_a_connection_costs_two_closes_and_two_messages() {
     };
     work.assert_within(bound, "4,096 hangups");
 }
+
 #[test]
 fn one_client_costs_no_more_than_its_bounds() {
     struct Case {
@@ -80,6 +100,9 @@ fn one_client_costs_no_more_than_its_bounds() {
                     let (conns, push) = (vec![conn.local()], push(5, &[0; 1_000]));
                     shard.handle_message(Message::DeliverConns { call: CALL, conns, push });
                 }
+                while shard.has_pushes() {
+                    shard.handle_pushes(&mut Budget::slice());
+                }
                 let queued = shard.counters().deliveries.queued;
                 assert_eq!(queued, u64::from(Limits::default().svr_proto));
             },
@@ -108,6 +131,77 @@ fn one_client_costs_no_more_than_its_bounds() {
         core.turn(|shard| load(shard, conn)).assert_within(bound, name);
         assert!(core.longest_transmit <= JOIN_MAX, "{name}");
     }
+}
+
+/// A million heartbeats may have moved as many deadlines to one tick, and all of a stalled core's clients
+/// may be late at once.
+#[test]
+fn deadlines_of_one_tick_are_spread_over_turns() {
+    const COUNT: usize = 20_000;
+    let limits = Limits { handshake_ms: 1_000, ..Limits::default() };
+    let mut core = Core::new(1, limits, Logic::Embedded);
+    core.slices = 1;
+    for _ in 0..COUNT {
+        core.shard.handle_accept(Transport::Tcp).expect("the shard is not full");
+    }
+    core.pass(1_050);
+    let mut closings = Vec::new();
+    while closings.iter().sum::<u64>() < COUNT as u64 {
+        assert_eq!(core.shard.poll_timeout().map(|due| due.0 <= core.now), Some(true));
+        closings.push(core.turn(|_| {}).closings);
+    }
+    assert!(closings.iter().all(|closed| *closed <= EXPIRED_MAX as u64), "{closings:?}");
+}
+
+/// Their room's home answers once for all of them.
+#[test]
+fn connections_that_wait_for_one_room_are_answered_over_turns() {
+    // A quarter of them have both homes here, and are live without an answer of the other shard.
+    let mut core = Core::with_members(2, Limits::default(), 40_000);
+    core.turn(|_| {});
+    core.slices = 1;
+    let clients: Vec<ConnId> = core.shard.live_conns().map(|live| live.conn).collect();
+    let count = clients.len() as u64;
+    assert!(count > 5_000);
+    let mut rooms = (0..).map(|number| format!("room{number}"));
+    let room = rooms.find(|room| home_of_room(room, 2).0 == 1).expect("one of a few");
+    core.turn(|shard| {
+        for conn in clients {
+            shard.handle_recv(conn, &frame(op::CHANGE_ROOM, 2, room.as_bytes()));
+        }
+    });
+    let room: Arc<str> = room.into();
+    let joined = Message::RoomJoined { room: Arc::clone(&room), elsewhere: 0 };
+    let mut answered = vec![core.turn(|shard| shard.handle_message(joined)).transmits];
+    while core.shard.has_work() {
+        answered.push(core.turn(|_| {}).transmits);
+    }
+    assert_eq!(answered.iter().sum::<u64>(), count);
+    assert!(answered.iter().all(|answered| *answered <= 64 + 256), "{answered:?}");
+    let message = Message::DeliverRoom { call: CALL, room, push: push(5, b"x") };
+    core.slices = usize::MAX;
+    let work = core.turn(|shard| shard.handle_message(message));
+    assert_eq!(work.deliveries, count, "all of them are members");
+}
+
+#[test]
+fn a_changed_trace_list_is_applied_over_turns() {
+    const COUNT: usize = 30_000;
+    let mut core = Core::with_members(1, Limits::default(), COUNT);
+    core.turn(|_| {});
+    core.slices = 1;
+    let limits = Limits { trace_users: [COUNT as i64].into(), ..Limits::default() };
+    let configure = Message::Configure { limits: Arc::new(limits) };
+    core.turn(|shard| shard.handle_message(configure));
+    let mut turns = 0;
+    while core.shard.has_work() {
+        core.turn(|_| {});
+        turns += 1;
+    }
+    assert!(turns >= COUNT / SLICE_UNITS, "{turns} turns");
+    let last = core.clients[COUNT - 1];
+    let work = core.turn(|shard| shard.handle_recv(last, &frame(op::HEARTBEAT, 1, b"")));
+    assert_eq!(work.reports, 1, "the last connection is traced");
 }
 
 #[test]

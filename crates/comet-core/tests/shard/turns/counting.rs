@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, CallId, ConnId, Generation, Identity, Limits, Logic, Millis, Settings, Shard, ShardId,
-    Slot, Transport, home_of_room,
+    Accepts, Budget, CallId, ConnId, Generation, Identity, Limits, Logic, Millis, Settings, Shard,
+    ShardId, Slot, Transport, home_of_room,
 };
 use comet_proto::op;
 
@@ -56,6 +56,8 @@ pub(super) struct Core {
     pub(super) clients: Vec<ConnId>,
     pub(super) in_flight: Vec<(ConnId, usize)>,
     pub(super) longest_transmit: usize,
+    /// Slices of each kind of work that a turn has time for.
+    pub(super) slices: usize,
 }
 
 impl Core {
@@ -69,6 +71,7 @@ impl Core {
             clients: Vec::new(),
             in_flight: Vec::new(),
             longest_transmit: 0,
+            slices: usize::MAX,
         }
     }
 
@@ -90,7 +93,8 @@ impl Core {
         }
     }
 
-    /// One turn of a driver that has no limits of its own: completions, what `input` does, deadlines, polls.
+    /// One turn of a driver that has no limits of its own but the slices: completions, what `input` does,
+    /// deadlines, pushes, polls.
     pub(super) fn turn(&mut self, input: impl FnOnce(&mut Shard)) -> Work {
         let shard = &mut self.shard;
         let before = shard.counters();
@@ -100,7 +104,20 @@ impl Core {
             shard.handle_sent(conn, bytes);
         }
         input(shard);
-        shard.handle_deadlines();
+        shard.handle_deadlines(&mut Budget::slice());
+        for _ in 1..self.slices {
+            if !shard.has_work() {
+                break;
+            }
+            shard.handle_time(Millis(self.now));
+            shard.handle_deadlines(&mut Budget::slice());
+        }
+        for _ in 0..self.slices {
+            if !shard.has_pushes() {
+                break;
+            }
+            shard.handle_pushes(&mut Budget::slice());
+        }
         while let Some(request) = shard.poll_auth() {
             work.tokens += 1;
             let (user, key) = (i64::from(request.conn.slot.0) + 1, request.conn.slot.to_string());

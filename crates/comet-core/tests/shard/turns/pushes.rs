@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use comet_core::limits::{JOIN_MAX, MESSAGES_PER_TURN, ROOM_COUNT_MS};
-use comet_core::{Limits, LocalConnId, Logic, Message, MessageBudget, ShardId};
+use comet_core::limits::{JOIN_MAX, MESSAGES_PER_TURN, OWNERS_MAX, ROOM_COUNT_MS, SLICE_UNITS};
+use comet_core::{Limits, LocalConnId, Logic, Message, MessageBudget, ShardId, SlowConsumer};
 
 use crate::rig::push;
 
@@ -93,6 +93,88 @@ fn a_push_costs_one_transmit_for_each_connection_and_one_report() {
         let bound = Work { transmits: load, ..Work::default() };
         core.turn(|_| {}).assert_within(bound, case);
     }
+}
+
+/// Whatever a push is to, and whatever becomes of its deliveries: one slice of a turn has a bound, the push
+/// goes on in the next turn, and its tally has all of it.
+#[test]
+fn a_long_push_is_spread_over_turns() {
+    const MEMBERS: usize = 30_000;
+    let all = MEMBERS as u64;
+    let limits = |slow_consumer| Limits { svr_proto: 1, slow_consumer, ..Limits::default() };
+    let room: Arc<str> = "r".into();
+    let key = |number: usize| -> Box<str> { number.to_string().into() };
+    let push = || push(5, b"x");
+    let pushes = [
+        ("a room", Message::PushRoom { call: CALL, room: Arc::clone(&room), push: push() }),
+        ("everybody", Message::Broadcast { call: CALL, push: push(), speed: None }),
+        (
+            "keys",
+            Message::PushKeys { call: CALL, keys: (0..MEMBERS).map(key).collect(), push: push() },
+        ),
+        (
+            "users",
+            Message::PushUsers { call: CALL, users: (1..=MEMBERS as i64).collect(), push: push() },
+        ),
+    ];
+    let policies = [
+        (limits(SlowConsumer::DropNewest), 0),
+        (limits(SlowConsumer::DropOldest), 0),
+        (limits(SlowConsumer::Close), 512),
+    ];
+    for (target, message) in pushes {
+        for (limits, closings) in &policies {
+            let case = format!("{target}, {:?}", limits.slow_consumer);
+            let mut core = Core::with_members(1, limits.clone(), MEMBERS);
+            core.turn(|_| {});
+            // The kernel takes nothing, so each outbox has one push in flight and is full.
+            core.turn(|shard| shard.handle_message(message.clone()));
+            core.in_flight.clear();
+            core.slices = 1;
+            let mut total = Work::default();
+            core.shard.handle_message(message.clone());
+            while core.shard.has_pushes() {
+                let work = core.turn(|_| {});
+                let bound = Work {
+                    // Those of a message to a shard go together.
+                    deliveries: (SLICE_UNITS + OWNERS_MAX) as u64,
+                    closings: *closings + OWNERS_MAX as u64,
+                    transmits: u64::MAX,
+                    closed_events: u64::MAX,
+                    closes: u64::MAX,
+                    messages: 0,
+                    reports: 1,
+                    tokens: 0,
+                };
+                work.assert_within(bound, &case);
+                total.deliveries += work.deliveries;
+                total.closings += work.closings;
+                total.reports += work.reports;
+            }
+            assert_eq!((total.deliveries, total.reports), (all, 1), "{case}");
+            assert_eq!(total.closings, if *closings > 0 { all } else { 0 }, "{case}");
+        }
+    }
+}
+
+/// Keys that are not there cost a look each.
+#[test]
+fn the_keys_of_calls_are_spread_over_turns() {
+    let mut core = Core::new(1, Limits::default(), Logic::Embedded);
+    core.slices = 1;
+    let keys: Vec<Box<str>> = (0..10_000).map(|number: u32| number.to_string().into()).collect();
+    for _ in 0..16 {
+        let (keys, push) = (keys.clone(), push(5, b"x"));
+        core.shard.handle_message(Message::PushKeys { call: CALL, keys, push });
+    }
+    let mut absent = Vec::new();
+    while core.shard.has_pushes() {
+        let before = core.shard.counters().deliveries.absent;
+        core.turn(|_| {});
+        absent.push(core.shard.counters().deliveries.absent - before);
+    }
+    assert_eq!(absent.iter().sum::<u64>(), 160_000);
+    assert!(absent.iter().all(|absent| *absent <= SLICE_UNITS as u64 / 4), "{absent:?}");
 }
 
 #[test]

@@ -3,8 +3,10 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use comet_core::limits::{PACE_MS, PACED_MAX, ROOM_COUNT_MS};
-use comet_core::{Limits, Logic, Message, Millis, Report, Shard, ShardId, Transport, home_of_room};
+use comet_core::limits::{PACE_MS, PACED_MAX, ROOM_COUNT_MS, SLICE_UNITS};
+use comet_core::{
+    Budget, Limits, Logic, Message, Millis, Report, Shard, ShardId, Transport, home_of_room,
+};
 
 use crate::rig::push;
 
@@ -39,6 +41,33 @@ fn a_drain_closes_its_share_every_step() {
         // More turns within the step close nothing.
         assert_eq!(core.turn(|_| {}).closings, 0);
     }
+}
+
+/// Close notices that are due all at once.
+#[test]
+fn a_drain_at_once_is_spread_over_turns() {
+    const COUNT: u64 = 300_000;
+    let mut core = Core::new(1, Limits::default(), Logic::Embedded);
+    core.slices = 1;
+    for _ in 0..COUNT {
+        core.shard.handle_accept(Transport::Tcp).expect("the shard is not full");
+    }
+    let drain = Message::Drain { over_ms: 0, retry_after_ms: 1_000 };
+    let mut closed = core.turn(|shard| shard.handle_message(drain)).closings;
+    while core.shard.has_work() {
+        let work = core.turn(|_| {});
+        let most = SLICE_UNITS as u64 / 32;
+        let bound = Work {
+            closings: most,
+            transmits: most,
+            closed_events: most,
+            closes: most,
+            ..Work::default()
+        };
+        work.assert_within(bound, "300,000 close notices at once");
+        closed += work.closings;
+    }
+    assert_eq!(closed, COUNT);
 }
 
 #[test]
@@ -94,26 +123,35 @@ fn a_room_sends_one_count_every_step_and_none_while_one_waits() {
             shard.handle_message(Message::JoinRoom { shard: ShardId(1), room });
         }
     });
+    /// Messages of a step, which takes as many turns as its counts fill slices.
+    fn step(core: &mut Core, input: impl FnOnce(&mut Shard)) -> u64 {
+        let mut messages = core.turn(input).messages;
+        while core.shard.has_work() {
+            let work = core.turn(|_| {});
+            let most = SLICE_UNITS as u64 / 8;
+            work.assert_within(Work { messages: most, ..Work::default() }, "a slice of counts");
+            messages += work.messages;
+        }
+        messages
+    }
     core.pass(ROOM_COUNT_MS);
-    core.turn(|_| {});
-    let bound = Work { messages: load, ..Work::default() };
+    step(&mut core, |_| {});
     for _ in 0..3 {
         core.pass(ROOM_COUNT_MS);
         // However often a count changes within a step.
-        let work = core.turn(|shard| (1..10).for_each(|members| change(shard, members)));
-        work.assert_within(bound, "changed counts");
+        let changes = |shard: &mut Shard| (1..10).for_each(|members| change(shard, members));
+        assert_eq!(step(&mut core, changes), load, "changed counts");
         core.pass(ROOM_COUNT_MS / 2);
-        let work = core.turn(|shard| change(shard, 1));
-        assert_eq!(work.messages, 0, "within the step");
+        assert_eq!(step(&mut core, |shard| change(shard, 1)), 0, "within the step");
         core.pass(ROOM_COUNT_MS / 2);
-        core.turn(|_| {}).assert_within(bound, "the last change");
+        assert_eq!(step(&mut core, |_| {}), load, "the last change");
     }
-    // The peer takes nothing for some steps: the counts of one step wait for it, and no more.
+    // The peer takes nothing for some steps: one slice of counts waits for it, and no more.
     for members in 20..25 {
         change(&mut core.shard, members);
         core.pass(ROOM_COUNT_MS);
         core.shard.handle_time(Millis(core.now));
-        core.shard.handle_deadlines();
+        core.shard.handle_deadlines(&mut Budget::slice());
     }
-    core.turn(|_| {}).assert_within(bound, "counts that waited");
+    assert!(step(&mut core, |_| {}) <= load + SLICE_UNITS as u64 / 8, "counts that waited");
 }

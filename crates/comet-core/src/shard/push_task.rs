@@ -1,0 +1,110 @@
+//! A push that is under way on a shard: what is left of it, and what it has come to so far.
+
+use std::sync::Arc;
+use std::vec;
+
+use crate::home::Home;
+use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
+use crate::ledger::Tally;
+use crate::limits::OWNERS_MAX;
+use crate::message::{Push, Report};
+use crate::outbox::Item;
+
+/// A push that goes on in slices. The tasks of a shard run one after the other, in the order in which they
+/// came. So the order of a room or a key is kept, and at most one task is amid the members of a room.
+pub(super) struct PushTask {
+    pub(super) target: Target,
+    pub(super) progress: Progress,
+}
+
+/// What a push is still to be offered to.
+pub(super) enum Target {
+    /// At their home: the owners of keys, or the sessions of users.
+    Owners(Names, Owners),
+    /// These connections of this shard, from the given place on.
+    Conns(Vec<LocalConnId>, usize),
+    /// Members of the room on this shard. The room knows how far the push is.
+    Room(Arc<str>),
+    /// Every connection from this slot on.
+    All(Slot),
+}
+
+/// What a push has come to.
+pub(super) struct Progress {
+    pub(super) call: CallId,
+    pub(super) push: Push,
+    /// The same for all slices, so that outboxes share its chains.
+    pub(super) item: Item,
+    pub(super) tally: Tally,
+    pub(super) answer: Answer,
+    /// It is among the pushes that this shard has counted.
+    pub(super) is_counted: bool,
+}
+
+/// How the push is reported when it is over.
+#[derive(Clone, Copy)]
+pub(super) enum Answer {
+    /// By a tally that announces partial tallies of other shards.
+    Tally { partials: u32 },
+    /// By a partial tally, to the call of another shard.
+    PartialTally,
+}
+
+/// Whose connections are to be found.
+pub(super) enum Names {
+    Keys(vec::IntoIter<Box<str>>),
+    Users(vec::IntoIter<i64>),
+}
+
+/// Connections that a home has found and not passed on, by shard.
+#[derive(Default)]
+pub(super) struct Owners {
+    by_shard: Vec<(ShardId, Vec<LocalConnId>)>,
+}
+
+impl Progress {
+    pub(super) fn report(self) -> Report {
+        let Self { call, tally, .. } = self;
+        match self.answer {
+            Answer::Tally { partials } => Report::Tally { call, tally, partials },
+            Answer::PartialTally => Report::PartialTally { call, tally },
+        }
+    }
+}
+
+impl Names {
+    /// Adds the connections of the next name to `found`. `false`: there is no other name.
+    pub(super) fn find_next(&mut self, home: &Home, found: &mut Vec<ConnId>) -> bool {
+        match self {
+            Self::Keys(keys) => {
+                keys.next().map(|key| found.extend(home.keys.owner(&key))).is_some()
+            }
+            Self::Users(users) => {
+                let sessions = users.next().map(|user| home.users.of(user));
+                sessions
+                    .map(|conns| found.extend(conns.into_iter().map(|(_, conn)| conn)))
+                    .is_some()
+            }
+        }
+    }
+}
+
+impl Owners {
+    /// Adds `owner`. Returns those of its shard if they fill a message.
+    pub(super) fn add(&mut self, owner: ConnId) -> Option<(ShardId, Vec<LocalConnId>)> {
+        let known = self.by_shard.iter_mut().find(|(shard, _)| *shard == owner.shard);
+        let Some((shard, conns)) = known else {
+            self.by_shard.push((owner.shard, vec![owner.local()]));
+            return None;
+        };
+        conns.push(owner.local());
+        (conns.len() >= OWNERS_MAX).then(|| (*shard, std::mem::take(conns)))
+    }
+
+    /// The rest, which fills no message.
+    pub(super) fn take_rest(
+        &mut self,
+    ) -> impl Iterator<Item = (ShardId, Vec<LocalConnId>)> + use<> {
+        std::mem::take(&mut self.by_shard).into_iter().filter(|(_, conns)| !conns.is_empty())
+    }
+}

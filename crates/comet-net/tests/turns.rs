@@ -1,0 +1,146 @@
+//! What waits in a core takes turns with the clients that are connected.
+#![allow(clippy::disallowed_methods, reason = "the test has sockets and a clock")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use comet_core::{Identity, Limits, Logic, Settings, ShardId, Transport};
+use comet_logic::{Authenticator, Refusal};
+use comet_mesh::{EventFd, inbox};
+use comet_net::{Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, bind};
+use comet_proto::{Encoded, Frame, op};
+
+/// Longer than a turn may go on.
+const SLOW: Duration = Duration::from_millis(20);
+/// Ends a test that has failed.
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn frame(operation: i32, body: &[u8]) -> Vec<u8> {
+    Encoded::frame(&Frame { version: 1, operation, sequence: 1, body }).for_tcp().to_vec()
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream
+}
+
+/// Reads a frame and returns its operation.
+fn read(stream: &mut TcpStream) -> i32 {
+    let mut head = [0; 16];
+    stream.read_exact(&mut head).unwrap();
+    let length = u32::from_be_bytes(head[..4].try_into().unwrap()) as usize;
+    stream.read_exact(&mut vec![0; length - head.len()]).unwrap();
+    i32::from_be_bytes(head[8..12].try_into().unwrap())
+}
+
+/// Takes its time for slow tokens.
+struct SlowLogic {
+    slow: AtomicUsize,
+    /// The first slow token is looked at.
+    begun: Sender<()>,
+    /// What the clients sent meanwhile has arrived.
+    is_sent: Mutex<Receiver<()>>,
+    /// The heartbeat was answered.
+    is_answered: Mutex<Receiver<()>>,
+    /// Whether that was so when the third slow token was looked at.
+    in_turn: Sender<bool>,
+}
+
+impl Authenticator for SlowLogic {
+    fn auth(&self, token: &[u8], _: &str) -> Result<Identity, Refusal> {
+        if token == b"slow" {
+            match self.slow.fetch_add(1, Ordering::SeqCst) {
+                0 => {
+                    self.begun.send(()).unwrap();
+                    self.is_sent.lock().unwrap().recv_timeout(LIMIT).unwrap();
+                }
+                1 => {}
+                2 => {
+                    let answered = self.is_answered.lock().unwrap().recv_timeout(LIMIT / 2);
+                    self.in_turn.send(answered.is_ok()).unwrap();
+                }
+                _ => {}
+            }
+            thread::sleep(SLOW);
+        }
+        Ok(Identity::default())
+    }
+}
+
+#[test]
+fn a_heartbeat_does_not_wait_for_the_tokens_of_others() {
+    let options = ListenOptions {
+        backlog: 128,
+        sndbuf: 0,
+        rcvbuf: 0,
+        keepalive: None,
+        nodelay: true,
+        steering: None,
+    };
+    let (address, mut sockets) = bind(([127, 0, 0, 1], 0).into(), 1, &options).unwrap();
+    let wakeup = Arc::new(EventFd::new().unwrap());
+    let (_sender, messages) = inbox(64, wakeup.clone());
+    let (control, _reports) = inbox(64, Arc::new(EventFd::new().unwrap()));
+    let settings = CoreSettings {
+        cpu: None,
+        shard: Settings {
+            shard: ShardId(0),
+            shards: 1,
+            limits: Arc::new(Limits::default()),
+            logic: Logic::Embedded,
+            hash_seed: 7,
+        },
+        listeners: vec![Listener {
+            socket: sockets.pop().unwrap(),
+            transport: Transport::Tcp,
+            tls: None,
+            proxy_from: None,
+        }],
+        ring_entries: 64,
+        recv_buffers: 64,
+        recv_buffer_size: 1024,
+        spin: Duration::ZERO,
+        epoch: Instant::now(),
+    };
+    let endpoints =
+        MeshEndpoints { inbox: messages, wakeup: wakeup.clone(), peers: Vec::new(), control };
+    let (begun, is_begun) = mpsc::channel();
+    let (sent, is_sent) = mpsc::channel();
+    let (answered, is_answered) = mpsc::channel();
+    let (in_turn, is_in_turn) = mpsc::channel();
+    let logic = SlowLogic {
+        slow: AtomicUsize::new(0),
+        begun,
+        is_sent: Mutex::new(is_sent),
+        is_answered: Mutex::new(is_answered),
+        in_turn,
+    };
+    let (ready, is_ready) = mpsc::channel();
+    let core = Core::start(settings, endpoints, logic, ready).unwrap();
+    is_ready.recv().unwrap().unwrap();
+
+    let mut live = connect(address);
+    live.write_all(&frame(op::AUTH, b"")).unwrap();
+    assert_eq!(read(&mut live), op::AUTH_REPLY);
+    let mut others: Vec<TcpStream> = (0..8).map(|_| connect(address)).collect();
+    others[0].write_all(&frame(op::AUTH, b"slow")).unwrap();
+    is_begun.recv_timeout(LIMIT).unwrap();
+    for other in &mut others[1..] {
+        other.write_all(&frame(op::AUTH, b"slow")).unwrap();
+    }
+    live.write_all(&frame(op::HEARTBEAT, b"")).unwrap();
+    sent.send(()).unwrap();
+    assert_eq!(read(&mut live), op::HEARTBEAT_REPLY);
+    answered.send(()).unwrap();
+    assert_eq!(is_in_turn.recv_timeout(LIMIT), Ok(true), "all tokens in one turn");
+    for other in &mut others {
+        assert_eq!(read(other), op::AUTH_REPLY);
+    }
+    core.stop().unwrap();
+}
