@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use comet_core::{Limits, Message, Report};
-use comet_mesh::{Inbox, Sender};
+use comet_mesh::{Inbox, Pulse, Sender};
 use comet_push::{Bounds, Node, grpc_api, http_api, node_routes, push_routes};
 use comet_serve::{CallCounts, Phase, StartError as ServeError, advance, exposed, listen, spawn};
 use tokio::sync::watch;
@@ -21,6 +21,7 @@ use crate::pushes::Pushes;
 use crate::servers::Assembly;
 use crate::start_error::StartError;
 use crate::this_node::ThisNode;
+use crate::vitals::Vitals;
 use crate::wake::ControlWake;
 
 /// The name of the thread, and in errors.
@@ -59,6 +60,9 @@ pub struct Options {
     pub trace_log: Option<PathBuf>,
     /// The zero of the shards' clock.
     pub epoch: Instant,
+    /// The cores' signs of life, by shard; their times are milliseconds after `epoch`. A core without one is
+    /// taken for alive.
+    pub pulses: Vec<Arc<Pulse>>,
 }
 
 /// The control thread. Dropping it without [`Control::stop`] ends the thread, too, but does not wait.
@@ -119,6 +123,7 @@ impl Control {
             None => None,
         };
         let logic = logic.map(Arc::new);
+        let vitals = Arc::new(Vitals::new(options.pulses, options.epoch));
         let (phase, phases) = watch::channel(Phase::Starting);
         let bounds = Bounds {
             frame_max: options.frame_max,
@@ -149,7 +154,9 @@ impl Control {
             logic: logic.clone(),
             push: grpc_api(pushes, Arc::clone(&counts), phases.clone()),
             calls: http_api(calls),
+            vitals: Arc::clone(&vitals),
             monitor: Monitor {
+                vitals,
                 hub: Arc::clone(&hub),
                 logic,
                 counts,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::Router;
 use comet_core::Report;
 use comet_mesh::Inbox;
-use comet_serve::{GrpcApi, Phase, Servers, stopped};
+use comet_serve::{GrpcApi, Health, Phase, Servers, stopped};
 use tokio::join;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
@@ -17,6 +17,7 @@ use crate::hub::HubDriver;
 use crate::logic::Logic;
 use crate::monitor::Monitor;
 use crate::pages;
+use crate::vitals::Vitals;
 
 /// Everything the thread takes with it.
 pub(crate) struct Assembly {
@@ -28,6 +29,7 @@ pub(crate) struct Assembly {
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) push: GrpcApi,
     pub(crate) calls: Router,
+    pub(crate) vitals: Arc<Vitals>,
     pub(crate) monitor: Monitor,
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -38,11 +40,14 @@ impl Assembly {
     /// # Errors
     /// If the runtime refuses a listener.
     pub(crate) fn start(self, reports: Inbox<Report>) -> io::Result<impl Future<Output = ()>> {
-        let Self { grpc, http, stat, debug, hub, logic, push, calls, monitor, phase } = self;
-        let mut servers = Servers::new(phase.clone());
+        let Self { grpc, http, stat, debug, hub, logic, push, calls, vitals, monitor, phase } =
+            self;
+        let (trouble, troubles) = watch::channel(None);
+        let health = Health::new(phase.clone(), troubles);
+        let mut servers = Servers::new(health.clone());
         servers.grpc(grpc, push, comet_wire::DESCRIPTORS)?;
         servers.http(http, &calls)?;
-        servers.http(stat, &pages::router(Arc::new(monitor), phase.clone()))?;
+        servers.http(stat, &pages::router(Arc::new(monitor), health))?;
         servers.http(debug, &debug::router(Arc::clone(&hub)))?;
         let reports = Arc::new(reports);
         let carrying = hub.run(Arc::clone(&reports), {
@@ -55,6 +60,7 @@ impl Assembly {
         Ok(async move {
             let mut carrier = JoinSet::new();
             carrier.spawn(carrying);
+            carrier.spawn(vitals.watch(trouble));
             let _tending = logic.as_ref().map(Logic::start);
             let logic_heard = async {
                 let Some(logic) = &logic else { return };
@@ -69,7 +75,7 @@ impl Assembly {
                 join!(servers.finish(), logic_heard);
             };
             tokio::select! {
-                Some(ended) = carrier.join_next() => match ended.expect("the hub does not panic") {},
+                Some(ended) = carrier.join_next() => match ended.expect("neither panics") {},
                 () = ended => {}
             }
         })

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use comet_ops::{CONTENT_TYPE, Exposition, Kind};
+use comet_ops::{CONTENT_TYPE, Exposition, Kind, expose_process};
 use comet_router::{Sessions, Store};
 use comet_serve::{CallCounts, Phase, healthz};
 use tokio::sync::watch;
@@ -78,6 +78,7 @@ impl Stat {
         }
         page.family("comet_build_info", Kind::Gauge, "Always 1; the labels say what runs here.")
             .labelled(&[("version", &self.version), ("server_id", &self.server_id)], 1);
+        expose_process(&mut page);
         page.finish()
     }
 }

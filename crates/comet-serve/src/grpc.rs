@@ -19,6 +19,7 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::health::Health;
 use crate::listen::no_delay;
 use crate::phase::{Phase, stopped};
 
@@ -63,7 +64,7 @@ impl GrpcApi {
     ///
     /// # Panics
     /// If `descriptors` does not decode.
-    pub(crate) fn routes(self, descriptors: &[u8]) -> (Routes, Health) {
+    pub(crate) fn routes(self, descriptors: &[u8]) -> (Routes, Reported) {
         let Self { routes, names } = self;
         let mut reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(descriptors)
@@ -81,32 +82,28 @@ impl GrpcApi {
             .add_service(tonic_health::pb::health_server::HealthServer::new(health))
             .add_service(reflection)
             .prepare();
-        (routes, Health { reporter, names })
+        (routes, Reported { reporter, names })
     }
 }
 
-/// The health of a server and its services.
-pub(crate) struct Health {
+/// The health of a server and its services, towards callers.
+pub(crate) struct Reported {
     reporter: HealthReporter,
     names: Vec<&'static str>,
 }
 
-impl Health {
-    /// Keeps the health of the server (the empty name) and of its services in step with the phase,
-    /// until [`Phase::Stopped`].
-    pub(crate) async fn follow(self, mut phase: watch::Receiver<Phase>) {
+impl Reported {
+    /// Keeps the health of the server (the empty name) and of its services in step with `health`.
+    pub(crate) async fn follow(self, mut health: Health) {
         loop {
-            let now = *phase.borrow_and_update();
-            let status = match now {
-                Phase::Ready => ServingStatus::Serving,
-                Phase::Starting | Phase::Draining | Phase::Stopped => ServingStatus::NotServing,
+            let status = match health.check() {
+                Ok(()) => ServingStatus::Serving,
+                Err(_) => ServingStatus::NotServing,
             };
             for name in [""].iter().chain(&self.names) {
                 self.reporter.set_service_status(*name, status).await;
             }
-            if now == Phase::Stopped || phase.changed().await.is_err() {
-                return;
-            }
+            health.changed().await;
         }
     }
 }

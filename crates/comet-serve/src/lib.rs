@@ -9,6 +9,7 @@
 
 mod call_counts;
 mod grpc;
+mod health;
 mod http;
 mod listen;
 mod peer;
@@ -20,6 +21,7 @@ mod start_error;
 
 pub use call_counts::CallCounts;
 pub use grpc::GrpcApi;
+pub use health::Health;
 pub use http::{healthz, refusal};
 pub use listen::{Bound, exposed, listen};
 pub use peer::{BadAddress, endpoint, root_cause};

@@ -6,30 +6,29 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::grpc::{self, GrpcApi};
+use crate::health::Health;
 use crate::http;
-use crate::phase::Phase;
 
 /// How long calls under way may take to end when the servers stop.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// The servers of a thread. They run as tasks of its runtime until [`Phase::Stopped`]; dropped, they are
+/// The servers of a thread. They run as tasks of its runtime until [`Phase::Stopped`](crate::Phase); dropped, they are
 /// cut off.
 #[derive(Debug)]
 pub struct Servers {
     tasks: JoinSet<()>,
-    phase: watch::Receiver<Phase>,
+    health: Health,
 }
 
 impl Servers {
-    /// No server yet.
+    /// No server yet. `health` has the phase that all of them follow.
     #[must_use]
-    pub fn new(phase: watch::Receiver<Phase>) -> Self {
-        Self { tasks: JoinSet::new(), phase }
+    pub fn new(health: impl Into<Health>) -> Self {
+        Self { tasks: JoinSet::new(), health: health.into() }
     }
 
     /// Serves `api` at every listener, with health and with reflection over `descriptors`, an encoded
@@ -46,12 +45,12 @@ impl Servers {
         api: GrpcApi,
         descriptors: &[u8],
     ) -> io::Result<()> {
-        let (routes, health) = api.routes(descriptors);
+        let (routes, reported) = api.routes(descriptors);
         for listener in listeners {
             let listener = TcpListener::from_std(listener)?;
-            self.tasks.spawn(grpc::serve(routes.clone(), listener, self.phase.clone()));
+            self.tasks.spawn(grpc::serve(routes.clone(), listener, self.health.phase().clone()));
         }
-        self.tasks.spawn(health.follow(self.phase.clone()));
+        self.tasks.spawn(reported.follow(self.health.clone()));
         Ok(())
     }
 
@@ -62,12 +61,12 @@ impl Servers {
     pub fn http(&mut self, listeners: Vec<StdListener>, router: &Router) -> io::Result<()> {
         for listener in listeners {
             let listener = TcpListener::from_std(listener)?;
-            self.tasks.spawn(http::serve(router.clone(), listener, self.phase.clone()));
+            self.tasks.spawn(http::serve(router.clone(), listener, self.health.phase().clone()));
         }
         Ok(())
     }
 
-    /// Waits until every call has ended, at most a second. To be called at [`Phase::Stopped`]. Streams
+    /// Waits until every call has ended, at most a second. To be called at [`Phase::Stopped`](crate::Phase). Streams
     /// that are still open after that grace are cut off.
     pub async fn finish(self) {
         let _ = timeout(STOP_GRACE, self.tasks.join_all()).await;

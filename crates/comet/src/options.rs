@@ -7,6 +7,7 @@ use comet_config::{Config, SlowConsumer};
 use comet_control::{LogicOptions, Node, Options};
 use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{Limits, Logic};
+use comet_mesh::Pulse;
 
 use crate::listeners::Addresses;
 
@@ -17,6 +18,7 @@ pub(crate) fn control_options(
     addresses: &Addresses,
     limits: &Arc<Limits>,
     epoch: Instant,
+    pulses: Vec<Arc<Pulse>>,
 ) -> Options {
     Options {
         grpc: config.push.grpc.clone(),
@@ -47,6 +49,7 @@ pub(crate) fn control_options(
         limits: Arc::clone(limits),
         trace_log: config.white_list.file.clone(),
         epoch,
+        pulses,
     }
 }
 

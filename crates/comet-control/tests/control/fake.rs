@@ -44,6 +44,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         limits: Arc::new(Limits::default()),
         trace_log: None,
         epoch: Instant::now(),
+        pulses: Vec::new(),
     }
 }
 
