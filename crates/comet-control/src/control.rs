@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use comet_core::{Limits, Message, Report};
-use comet_mesh::{Inbox, Sender};
+use comet_mesh::{Inbox, Pulse, Sender};
 use comet_push::{Bounds, Node, grpc_api, http_api, node_routes, push_routes};
 use comet_serve::{
     CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates, HTTP_CONNECTIONS, Phase,
@@ -25,6 +25,7 @@ use crate::pushes::Pushes;
 use crate::servers::Assembly;
 use crate::start_error::StartError;
 use crate::this_node::ThisNode;
+use crate::vitals::Vitals;
 use crate::wake::ControlWake;
 
 /// The name of the thread, and in errors.
@@ -65,6 +66,9 @@ pub struct Options {
     pub epoch: Instant,
     /// Files that the process may open; see [`descriptors`].
     pub open_files: u64,
+    /// The cores' signs of life, by shard; their times are milliseconds after `epoch`. A core without one is
+    /// taken for alive.
+    pub pulses: Vec<Arc<Pulse>>,
 }
 
 /// Descriptors that callers may take, of the `open_files` of the process: clients cannot have them, too.
@@ -132,6 +136,7 @@ impl Control {
             None => None,
         };
         let logic = logic.map(Arc::new);
+        let vitals = Arc::new(Vitals::new(options.pulses, options.epoch));
         let (phase, phases) = watch::channel(Phase::Starting);
         let bounds = Bounds {
             frame_max: options.frame_max,
@@ -165,7 +170,9 @@ impl Control {
             logic: logic.clone(),
             push: grpc_api(pushes, Arc::clone(&counts), phases.clone()),
             calls: http_api(calls),
+            vitals: Arc::clone(&vitals),
             monitor: Monitor {
+                vitals,
                 hub: Arc::clone(&hub),
                 logic,
                 counts,

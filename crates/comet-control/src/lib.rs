@@ -32,6 +32,7 @@ mod stat;
 mod status;
 mod this_node;
 mod trace_log;
+mod vitals;
 mod wake;
 
 pub use comet_hub::logic::UnknownCode;

@@ -77,6 +77,14 @@ impl Reading<'_> {
         for (core, counters) in self.counters.iter().enumerate() {
             stalled.labelled(&[("core", &core)], Duration::from_millis(counters.stalled_millis));
         }
+        let mut ages = page.family(
+            "comet_core_turn_age_seconds",
+            Kind::Gauge,
+            "Time since the latest turn of the driver, by core; a core that sleeps is woken each second.",
+        );
+        for (core, age) in self.turn_ages.iter().enumerate() {
+            ages.labelled(&[("core", &core)], *age);
+        }
         let mut depths = page.family(
             "comet_core_inbox_depth",
             Kind::Gauge,

@@ -14,6 +14,7 @@ use tonic::Code;
 use crate::hub::HubDriver;
 use crate::logic::{Logic, LogicStats};
 use crate::pushes::snapshots;
+use crate::vitals::Vitals;
 
 /// How long a reader waits for the shards.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -88,6 +89,7 @@ pub(crate) const FIELDS: &[Field] = &[
 pub(crate) struct Monitor {
     pub(crate) hub: Arc<HubDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
+    pub(crate) vitals: Arc<Vitals>,
     pub(crate) counts: Arc<CallCounts>,
     pub(crate) gates: Arc<Gates>,
     pub(crate) server_id: String,
@@ -102,6 +104,8 @@ pub(crate) struct Reading<'monitor> {
     /// By core.
     pub(crate) counters: Vec<Counters>,
     pub(crate) inbox_depths: Vec<usize>,
+    /// Time since the latest turn of each core.
+    pub(crate) turn_ages: Vec<Duration>,
     pub(crate) calls_under_way: usize,
     pub(crate) calls: Vec<(&'static str, Code, u64)>,
     /// Lines of the trace log, and events it has not.
@@ -116,12 +120,14 @@ impl Monitor {
     /// Asks every shard. All or nothing: a sum over some shards would look like a counter that fell.
     pub(crate) async fn read(&self) -> Result<Reading<'_>, CallError> {
         let inbox_depths = self.hub.depths();
+        let turn_ages = self.vitals.ages();
         let calls_under_way = self.hub.calls_under_way();
         let snapshots = snapshots(&self.hub, ANSWER_TIMEOUT).await?;
         Ok(Reading {
             monitor: self,
             counters: snapshots.into_iter().map(|(_, counters)| *counters).collect(),
             inbox_depths,
+            turn_ages,
             calls_under_way,
             calls: self.counts.all(),
             trace_log: self.hub.trace_log_counts(),

@@ -9,9 +9,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use comet_ops::CONTENT_TYPE;
-use comet_serve::{Phase, Query, healthz, refusal};
+use comet_serve::{Health, Query, healthz, refusal};
 use serde_json::Value;
-use tokio::sync::watch;
 use tonic::Status;
 
 use crate::monitor::Monitor;
@@ -25,14 +24,14 @@ const TOP: usize = 10;
 const TOP_MAX: usize = 10_000;
 
 /// The routes; an unknown path is 404, another method 405.
-pub(crate) fn router(monitor: Arc<Monitor>, phase: watch::Receiver<Phase>) -> Router {
+pub(crate) fn router(monitor: Arc<Monitor>, health: Health) -> Router {
     let monitored = Router::new()
         .route("/metrics", get(metrics))
         .route("/stat", get(stat))
         .route("/stat/rooms", get(rooms))
         .route("/buildinfo", get(build_info))
         .with_state(monitor);
-    healthz(phase).merge(monitored)
+    healthz(health).merge(monitored)
 }
 
 async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {

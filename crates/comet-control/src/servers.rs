@@ -9,8 +9,8 @@ use comet_core::Report;
 use comet_mesh::Inbox;
 use comet_push::Bounds;
 use comet_serve::{
-    DEBUG_CONNECTIONS, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS, Phase,
-    STAT_CONNECTIONS, Servers, stopped,
+    DEBUG_CONNECTIONS, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS, Health,
+    Phase, STAT_CONNECTIONS, Servers, stopped,
 };
 use tokio::join;
 use tokio::sync::watch;
@@ -21,6 +21,7 @@ use crate::hub::HubDriver;
 use crate::logic::Logic;
 use crate::monitor::Monitor;
 use crate::pages;
+use crate::vitals::Vitals;
 
 /// Everything the thread takes with it.
 pub(crate) struct Assembly {
@@ -34,6 +35,7 @@ pub(crate) struct Assembly {
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) push: GrpcApi,
     pub(crate) calls: Router,
+    pub(crate) vitals: Arc<Vitals>,
     pub(crate) monitor: Monitor,
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -44,20 +46,22 @@ impl Assembly {
     /// # Errors
     /// If the runtime refuses a listener.
     pub(crate) fn start(self, reports: Inbox<Report>) -> io::Result<impl Future<Output = ()>> {
-        let Self { bounds, gates, hub, logic, push, calls, monitor, phase, .. } = self;
+        let Self { bounds, gates, hub, logic, push, calls, vitals, monitor, phase, .. } = self;
         let push_limits = |connections, request_max| GateLimits {
             connections,
             request_max,
             request_time: bounds.timeout,
         };
-        let mut servers = Servers::new(phase.clone());
+        let (trouble, troubles) = watch::channel(None);
+        let health = Health::new(phase.clone(), troubles);
+        let mut servers = Servers::new(health.clone());
         let limits = push_limits(GRPC_CONNECTIONS, bounds.request_max());
         let gate = gates.gate("push.grpc", limits);
         servers.grpc(&gate, self.grpc, push, comet_wire::DESCRIPTORS)?;
         let gate = gates.gate("push.http", push_limits(HTTP_CONNECTIONS, bounds.frame_max));
         servers.http(&gate, self.http, &calls)?;
         let gate = gates.gate("monitor.stat", GateLimits::pages(STAT_CONNECTIONS));
-        let pages = pages::router(Arc::new(monitor), phase.clone());
+        let pages = pages::router(Arc::new(monitor), health);
         servers.http(&gate, self.stat, &pages)?;
         let gate = gates.gate("monitor.pprof", GateLimits::pages(DEBUG_CONNECTIONS));
         servers.http(&gate, self.debug, &debug::router(Arc::clone(&hub)))?;
@@ -72,6 +76,7 @@ impl Assembly {
         Ok(async move {
             let mut carrier = JoinSet::new();
             carrier.spawn(carrying);
+            carrier.spawn(vitals.watch(trouble));
             let _tending = logic.as_ref().map(Logic::start);
             let logic_heard = async {
                 let Some(logic) = &logic else { return };
@@ -86,7 +91,7 @@ impl Assembly {
                 join!(servers.finish(), logic_heard);
             };
             tokio::select! {
-                Some(ended) = carrier.join_next() => match ended.expect("the hub does not panic") {},
+                Some(ended) = carrier.join_next() => match ended.expect("neither panics") {},
                 () = ended => {}
             }
         })

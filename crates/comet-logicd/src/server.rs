@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use comet_logic::AnyAuthenticator;
+use comet_ops::ServiceManager;
 use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
@@ -240,6 +241,7 @@ impl Assembly {
         Ok(async move {
             tokio::select! {
                 never = monitored => match never {},
+                never = ServiceManager::from_environment().stay_alive() => match never {},
                 () = stopped(phase) => {}
             }
             servers.finish().await;

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use comet_ops::{CONTENT_TYPE, Exposition, Kind, expose_gates};
+use comet_ops::{CONTENT_TYPE, Exposition, Kind, expose_gates, expose_process};
 use comet_router::{Sessions, Store};
 use comet_serve::{CallCounts, Gates, Phase, healthz};
 use tokio::sync::watch;
@@ -77,6 +77,7 @@ impl Stat {
         expose_gates(&mut page, &self.gates);
         page.family("comet_build_info", Kind::Gauge, "Always 1; the labels identify the build.")
             .labelled(&[("version", &self.version), ("server_id", &self.server_id)], 1);
+        expose_process(&mut page);
         page.finish()
     }
 }

@@ -8,8 +8,10 @@
 
 mod eventfd;
 mod inbox;
+mod pulse;
 mod wake;
 
 pub use eventfd::EventFd;
 pub use inbox::{Inbox, Returned, Sender, inbox};
+pub use pulse::Pulse;
 pub use wake::Wake;

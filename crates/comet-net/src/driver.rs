@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use accept_pace::AcceptPace;
 use comet_core::{Budget, ConnId, Message, Millis, Report, Shard, Slot};
 use comet_logic::Authenticator;
-use comet_mesh::{EventFd, Inbox, Sender};
+use comet_mesh::{EventFd, Inbox, Pulse, Sender};
 
 use crate::buffers::Buffers;
 use crate::close_log::CloseLog;
@@ -56,6 +56,7 @@ pub(crate) struct Driver<A> {
     completions: Vec<Completion>,
     inbox: Inbox<Message>,
     wakeup: Arc<EventFd>,
+    pulse: Ending,
     /// The ring polls `wakeup`.
     is_wakeup_polled: bool,
     peers: Vec<Sender<Message>>,
@@ -87,6 +88,7 @@ impl<A: Authenticator> Driver<A> {
         }
         ring.submit();
         let now = Millis(settings.epoch.elapsed().as_millis() as u64);
+        endpoints.pulse.beat(now.0);
         Ok(Self {
             shard: Shard::new(&settings.shard, now),
             authenticator,
@@ -102,6 +104,7 @@ impl<A: Authenticator> Driver<A> {
             completions: Vec::new(),
             inbox: endpoints.inbox,
             wakeup: endpoints.wakeup,
+            pulse: Ending(endpoints.pulse),
             is_wakeup_polled: false,
             peers: endpoints.peers,
             control: endpoints.control,
@@ -151,6 +154,7 @@ impl<A: Authenticator> Driver<A> {
 
     fn update_time(&mut self, now: Instant) {
         self.now = Millis((now - self.epoch).as_millis() as u64);
+        self.pulse.0.beat(self.now.0);
         self.shard.handle_time(self.now);
         if self.shard.has_expired() {
             // Input that arrived during a coalesced wait is handled before the deadlines.
@@ -200,5 +204,14 @@ impl<A: Authenticator> Driver<A> {
     /// The time from now until `at`; zero if it has passed.
     fn time_until(&self, at: Millis) -> Duration {
         Duration::from_millis(at.0).saturating_sub(self.epoch.elapsed())
+    }
+}
+
+/// A sign of life that ends with the driver.
+struct Ending(Arc<Pulse>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_core::{Message, Report, Settings, Transport};
-use comet_mesh::{EventFd, Inbox, Sender};
+use comet_mesh::{EventFd, Inbox, Pulse, Sender};
 
 use crate::certificates::Tls;
 
@@ -73,6 +73,8 @@ pub struct MeshEndpoints {
     pub inbox: Inbox<Message>,
     /// The waker of `inbox`: it ends the driver's sleep.
     pub wakeup: Arc<EventFd>,
+    /// The core's sign of life.
+    pub pulse: Arc<Pulse>,
     /// The other shards' inboxes by shard number; the entry of the shard itself is not used.
     pub peers: Vec<Sender<Message>>,
     /// Control's inbox.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use comet_core::{Identity, Limits, Logic, Settings, ShardId, Transport};
 use comet_logic::{Authenticator, Refusal};
-use comet_mesh::{EventFd, inbox};
+use comet_mesh::{EventFd, Pulse, inbox};
 use comet_net::{Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, bind};
 use comet_proto::{Encoded, Frame, op};
 
@@ -108,8 +108,13 @@ fn a_heartbeat_does_not_wait_for_the_tokens_of_others() {
         spin: Duration::ZERO,
         epoch: Instant::now(),
     };
-    let endpoints =
-        MeshEndpoints { inbox: messages, wakeup: wakeup.clone(), peers: Vec::new(), control };
+    let endpoints = MeshEndpoints {
+        inbox: messages,
+        wakeup: wakeup.clone(),
+        pulse: Arc::new(Pulse::new(wakeup.clone())),
+        peers: Vec::new(),
+        control,
+    };
     let (begun, is_begun) = mpsc::channel();
     let (sent, is_sent) = mpsc::channel();
     let (answered, is_answered) = mpsc::channel();

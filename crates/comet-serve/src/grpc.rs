@@ -4,7 +4,6 @@ use std::convert::Infallible;
 
 use axum::Router;
 use axum::response::IntoResponse;
-use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::Request;
@@ -14,7 +13,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::phase::Phase;
+use crate::health::Health;
 
 /// The services of a gRPC address.
 #[derive(Default, Debug)]
@@ -60,7 +59,7 @@ impl GrpcApi {
     ///
     /// # Panics
     /// If `descriptors` does not decode.
-    pub(crate) fn routes(self, descriptors: &[u8]) -> (Router, Health) {
+    pub(crate) fn routes(self, descriptors: &[u8]) -> (Router, Reported) {
         let Self { routes, names, .. } = self;
         let reflection = || {
             let mut reflection = tonic_reflection::server::Builder::configure()
@@ -84,32 +83,28 @@ impl GrpcApi {
             .add_service(reflection().build_v1alpha().expect(compiled))
             .prepare()
             .into_axum_router();
-        (routes, Health { reporter, names })
+        (routes, Reported { reporter, names })
     }
 }
 
-/// The health of a server and its services.
-pub(crate) struct Health {
+/// The health of a server and its services, towards callers.
+pub(crate) struct Reported {
     reporter: HealthReporter,
     names: Vec<&'static str>,
 }
 
-impl Health {
-    /// Keeps the health of the server (the empty name) and of its services in step with the phase,
-    /// until [`Phase::Stopped`].
-    pub(crate) async fn follow(self, mut phase: watch::Receiver<Phase>) {
+impl Reported {
+    /// Keeps the health of the server (the empty name) and of its services in step with `health`.
+    pub(crate) async fn follow(self, mut health: Health) {
         loop {
-            let now = *phase.borrow_and_update();
-            let status = match now {
-                Phase::Ready => ServingStatus::Serving,
-                Phase::Starting | Phase::Draining | Phase::Stopped => ServingStatus::NotServing,
+            let status = match health.check() {
+                Ok(()) => ServingStatus::Serving,
+                Err(_) => ServingStatus::NotServing,
             };
             for name in [""].iter().chain(&self.names) {
                 self.reporter.set_service_status(*name, status).await;
             }
-            if now == Phase::Stopped || phase.changed().await.is_err() {
-                return;
-            }
+            health.changed().await;
         }
     }
 }

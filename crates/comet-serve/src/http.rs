@@ -4,21 +4,19 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::watch;
 use tonic::{Code, Status};
 
-use crate::phase::Phase;
+use crate::health::Health;
 
-/// The route `/healthz`: 200 while the server is ready, else 503; the body names the phase.
-pub fn healthz(phase: watch::Receiver<Phase>) -> Router {
-    Router::new().route("/healthz", axum::routing::get(health)).with_state(phase)
+/// The route `/healthz`: 200 while the process is healthy, else 503; the body says why.
+pub fn healthz(health: impl Into<Health>) -> Router {
+    Router::new().route("/healthz", axum::routing::get(check)).with_state(health.into())
 }
 
-async fn health(State(phase): State<watch::Receiver<Phase>>) -> (StatusCode, &'static str) {
-    match *phase.borrow() {
-        Phase::Ready => (StatusCode::OK, "ok\n"),
-        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-        Phase::Draining | Phase::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+async fn check(State(health): State<Health>) -> (StatusCode, String) {
+    match health.check() {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 

@@ -13,6 +13,7 @@ mod channel;
 mod gate;
 mod grpc;
 mod guarded;
+mod health;
 mod http;
 mod intake;
 mod listen;
@@ -35,6 +36,7 @@ pub use gate::{
     STAT_CONNECTIONS, connections_max, request_bytes,
 };
 pub use grpc::GrpcApi;
+pub use health::Health;
 pub use http::{healthz, refusal};
 pub use listen::{Bound, exposed, listen};
 pub use peer::{BadAddress, endpoint, root_cause};

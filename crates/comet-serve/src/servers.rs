@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -15,24 +14,24 @@ use crate::accept::{self, Served};
 use crate::gate::Gate;
 use crate::grpc::GrpcApi;
 use crate::guarded::Protocol;
-use crate::phase::Phase;
+use crate::health::Health;
 
 /// How long calls under way may take to end when the servers stop.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// The servers of a thread. They run as tasks of its runtime until [`Phase::Stopped`]; dropped, they are
+/// The servers of a thread. They run as tasks of its runtime until [`Phase::Stopped`](crate::Phase); dropped, they are
 /// cut off.
 #[derive(Debug)]
 pub struct Servers {
     tasks: JoinSet<()>,
-    phase: watch::Receiver<Phase>,
+    health: Health,
 }
 
 impl Servers {
-    /// No server yet.
+    /// No server yet. `health` has the phase that all of them follow.
     #[must_use]
-    pub fn new(phase: watch::Receiver<Phase>) -> Self {
-        Self { tasks: JoinSet::new(), phase }
+    pub fn new(health: impl Into<Health>) -> Self {
+        Self { tasks: JoinSet::new(), health: health.into() }
     }
 
     /// Serves `api` at every listener behind `gate`, with health and with reflection over `descriptors`, an
@@ -51,9 +50,9 @@ impl Servers {
         descriptors: &[u8],
     ) -> io::Result<()> {
         let protocol = Protocol::Grpc { streams: api.streams().into() };
-        let (router, health) = api.routes(descriptors);
+        let (router, reported) = api.routes(descriptors);
         self.serve(gate, listeners, &router, &protocol)?;
-        self.tasks.spawn(health.follow(self.phase.clone()));
+        self.tasks.spawn(reported.follow(self.health.clone()));
         Ok(())
     }
 
@@ -82,14 +81,14 @@ impl Servers {
                 router: router.clone(),
                 protocol: protocol.clone(),
                 gate: Arc::clone(gate),
-                phase: self.phase.clone(),
+                phase: self.health.phase().clone(),
             };
             self.tasks.spawn(accept::serve(TcpListener::from_std(listener)?, served));
         }
         Ok(())
     }
 
-    /// Waits until every call has ended, at most a second. To be called at [`Phase::Stopped`]. Streams
+    /// Waits until every call has ended, at most a second. To be called at [`Phase::Stopped`](crate::Phase). Streams
     /// that are still open after that grace are cut off.
     pub async fn finish(self) {
         let _ = timeout(STOP_GRACE, self.tasks.join_all()).await;

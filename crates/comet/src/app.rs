@@ -10,7 +10,7 @@ use comet_config::{Config, Machine};
 use comet_control::{Control, ControlWake, DrainPlan};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
-use comet_mesh::{EventFd, Wake, inbox};
+use comet_mesh::{EventFd, Pulse, Wake, inbox};
 use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 
 use crate::StartError;
@@ -98,14 +98,17 @@ impl App {
         let (control_sender, reports) = inbox(REPORTS, Arc::clone(&wake) as Arc<dyn Wake>);
         let mut peers = Vec::with_capacity(count);
         let mut inboxes = Vec::with_capacity(count);
+        let mut pulses = Vec::with_capacity(count);
         for _ in 0..count {
             let bell = Arc::new(EventFd::new().map_err(StartError::System)?);
             let waker: Arc<dyn Wake> = bell.clone();
             let (sender, inbox) = inbox(config.limits.mesh_inbox, waker);
             peers.push(sender);
+            pulses.push(Arc::new(Pulse::new(bell.clone())));
             inboxes.push((inbox, bell));
         }
-        let options = control_options(config, &addresses, &limits, open_files, epoch);
+        let options =
+            control_options(config, &addresses, &limits, open_files, epoch, pulses.clone());
         let control =
             Control::start(options, wake, peers.clone(), reports).map_err(StartError::Control)?;
 
@@ -121,8 +124,8 @@ impl App {
         let logic = logic(&config.logic);
         // Keys of the std hasher are random for each process.
         let hash_seed = RandomState::new().hash_one("comet");
-        for (((index, cpu), (inbox, bell)), listeners) in
-            (0..).zip(&config.server.cores).zip(inboxes).zip(listeners)
+        for ((((index, cpu), (inbox, bell)), pulse), listeners) in
+            (0..).zip(&config.server.cores).zip(inboxes).zip(pulses).zip(listeners)
         {
             let shard = ShardId(index);
             let settings = CoreSettings {
@@ -138,6 +141,7 @@ impl App {
             let ports = MeshEndpoints {
                 inbox,
                 wakeup: bell,
+                pulse,
                 peers: peers.clone(),
                 control: control_sender.clone(),
             };

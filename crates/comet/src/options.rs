@@ -7,6 +7,7 @@ use comet_config::{Config, SlowConsumer, UnknownCode};
 use comet_control::{LogicOptions, Node, Options, descriptors};
 use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{ClientRates, Limits, Logic, SourceLimits};
+use comet_mesh::Pulse;
 
 use crate::listeners::Addresses;
 
@@ -18,6 +19,7 @@ pub(crate) fn control_options(
     limits: &Arc<Limits>,
     open_files: u64,
     epoch: Instant,
+    pulses: Vec<Arc<Pulse>>,
 ) -> Options {
     Options {
         grpc: config.push.grpc.clone(),
@@ -53,6 +55,7 @@ pub(crate) fn control_options(
         trace_log: config.white_list.file.clone(),
         epoch,
         open_files,
+        pulses,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{env, fs};
 
 use comet_config::{Config, LogLevel, Machine, Mistakes, Source, load, load_for_logic};
-use comet_ops::{Signal, Signals};
+use comet_ops::{Notice, ServiceManager, Signal, Signals};
 
 use crate::App;
 use crate::args::Serve;
@@ -76,7 +76,14 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<(), String> {
     if let Some(pid_file) = &pid_file {
         pid_file.write()?;
     }
-    let signal = until_end(&mut signals, || reload(serve, &log, &mut app));
+    let manager = ServiceManager::from_environment();
+    manager.notify(Notice::Ready);
+    let signal = until_end(&mut signals, || {
+        manager.notify(Notice::Reloading);
+        reload(serve, &log, &mut app);
+        manager.notify(Notice::Ready);
+    });
+    manager.notify(Notice::Stopping);
     log::info!("{signal}: closing all connections");
     let ended = app.drain();
     log::info!("{} of {} cores drained in time", ended.drained, ended.cores);
@@ -97,10 +104,13 @@ pub fn logic(config: &Config) -> Result<(), String> {
     log.abort_on_panic();
     let mut signals = Signals::listen().map_err(|error| error.to_string())?;
     let server = crate::logic::start(config).map_err(|error| error.to_string())?;
+    let manager = ServiceManager::from_environment();
+    manager.notify(Notice::Ready);
     let signal = until_end(&mut signals, || {
         log.reopen();
         log::info!("SIGHUP: the log file is opened again; settings change at the next start");
     });
+    manager.notify(Notice::Stopping);
     log::info!("{signal}: ending");
     server.stop();
     Ok(())

@@ -1,9 +1,12 @@
 //! Start, health, drain, stop.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use comet_control::{DrainPlan, Drained, StartError};
-use comet_core::{Limits, Message, Report, ShardId};
+use comet_control::{DrainPlan, Drained, Options, StartError};
+use comet_core::{Counters, Limits, Message, Report, ShardId};
+use comet_mesh::{Pulse, Wake};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -11,7 +14,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::fake::{HASTY, PATIENT, ROOMY, options, start, try_start};
+use crate::fake::{HASTY, PATIENT, ROOMY, options, start, start_with, try_start};
 
 /// A drain at once, without a time to wait for clients.
 fn within(limit: Duration) -> DrainPlan {
@@ -63,6 +66,45 @@ async fn health_follows_ready_and_drain() {
     }
     drop(watches);
     fake.control.stop();
+}
+
+/// How often it was woken.
+#[derive(Default)]
+struct Woken(AtomicU64);
+
+impl Wake for Woken {
+    fn wake(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn health_follows_the_cores() {
+    let woken = Arc::new(Woken::default());
+    let pulses: Vec<_> = (0..3).map(|_| Arc::new(Pulse::new(woken.clone()))).collect();
+    // A minute ago was the only turn of the second core.
+    let now = 60_000;
+    let epoch = Instant::now() - Duration::from_millis(now);
+    pulses[0].beat(now + 3_600_000);
+    pulses[2].end();
+    let options = Options { epoch, pulses: pulses.clone(), ..options(PATIENT) };
+    let fake = start_with(options, &[ROOMY, ROOMY, ROOMY]);
+    let mut health = watch(fake.channel().await, "").await;
+    fake.control.set_ready();
+    while fake.page("/healthz").await.2 != "core 1 has not answered for 10s\n" {}
+    assert_eq!(fake.page("/healthz").await.0, 503);
+    assert!(woken.0.load(Ordering::Relaxed) > 0, "a core that sleeps is woken");
+    let counters = [Counters::default(), Counters::default(), Counters::default()];
+    let ((_, _, page), ()) = tokio::join!(fake.page("/metrics"), fake.answer_snapshots(&counters));
+    let age = |core| {
+        let begin = format!("\ncomet_core_turn_age_seconds{{core=\"{core}\"}} ");
+        page.split_once(&begin).unwrap().1.split('.').next().unwrap().parse::<u64>().unwrap()
+    };
+    assert!(age(0) == 0 && age(1) >= 60 && age(2) == 0, "{page}");
+
+    pulses[1].beat(now + 3_600_000);
+    while health.next().await != Some(ServingStatus::Serving) {}
+    assert_eq!(fake.page("/healthz").await.2, "ok\n");
 }
 
 #[tokio::test]
@@ -156,7 +198,7 @@ async fn both_versions_of_reflection_list_the_services() {
 fn a_start_that_cannot_work_says_why() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let check = |change: &dyn Fn(&mut comet_control::Options)| -> StartError {
+    let check = |change: &dyn Fn(&mut Options)| -> StartError {
         let mut options = options(PATIENT);
         change(&mut options);
         try_start(options).unwrap_err()

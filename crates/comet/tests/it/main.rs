@@ -11,6 +11,7 @@ mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]
 mod fake_logic;
 mod h2;
+mod health;
 mod helpers;
 mod hostile;
 mod http_push;

@@ -1,0 +1,57 @@
+//! The sign of life of a thread that may sleep.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::wake::Wake;
+
+/// When a thread last took a turn. Times are milliseconds of a clock that its owner and its watchers share.
+/// A thread that has nothing to do sleeps without a turn; [`Pulse::check`] wakes it for one.
+pub struct Pulse {
+    latest_ms: AtomicU64,
+    thread: Arc<dyn Wake>,
+}
+
+/// In the place of a time: the thread has ended as it should.
+const ENDED: u64 = u64::MAX;
+
+impl Pulse {
+    /// Of the thread that `thread` wakes. Until its first turn its latest one is at zero of the clock.
+    #[must_use]
+    pub fn new(thread: Arc<dyn Wake>) -> Self {
+        Self { latest_ms: AtomicU64::new(0), thread }
+    }
+
+    /// To be called in each turn.
+    pub fn beat(&self, now_ms: u64) {
+        self.latest_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// To be called when the thread ends: its silence means nothing from here on.
+    pub fn end(&self) {
+        self.latest_ms.store(ENDED, Ordering::Relaxed);
+    }
+
+    /// The time since the latest turn.
+    #[must_use]
+    pub fn age(&self, now_ms: u64) -> Duration {
+        Duration::from_millis(now_ms.saturating_sub(self.latest_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Wakes the thread for a turn if it has taken none for `period`. Returns the time since the latest one.
+    pub fn check(&self, now_ms: u64, period: Duration) -> Duration {
+        let age = self.age(now_ms);
+        if age >= period {
+            self.thread.wake();
+        }
+        age
+    }
+}
+
+impl fmt::Debug for Pulse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pulse").field("latest_ms", &self.latest_ms).finish_non_exhaustive()
+    }
+}
