@@ -19,7 +19,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_core::{ActiveClock, AuthRequest, ConnId, Message, Millis, Report, ShardId, home_of_key};
+use comet_core::{
+    ActiveClock, AuthRequest, Canary, ConnId, Message, Millis, Report, ShardId, home_of_key,
+};
 
 use self::action::Output;
 use self::addresses::Addresses;
@@ -287,6 +289,7 @@ impl LogicClient {
                 call.tried.push(connection.address);
                 let retry = call.request.retry();
                 self.addresses.suspect(connection, now, &mut self.out);
+                let was_sent = was_sent && !Canary::RepeatedReceive.is_released();
                 if retry == Retry::IfNotSent && was_sent {
                     self.end(now, attempt.call, Err(failure));
                 } else {
