@@ -7,11 +7,6 @@ use comet_mesh::Returned;
 
 use super::Driver;
 
-/// Up to this many queued operations, mostly sends, are submitted before control is notified. On
-/// the same CPU the notified control thread would answer its caller first, and the clients would
-/// get their pushes later. More operations would delay a caller that may have its next push ready.
-const SENDS_BEFORE_REPORTS: usize = 64;
-
 impl<A: Authenticator> Driver<A> {
     pub(super) fn handle_messages(&mut self) {
         for _ in 0..DIRECTORY_MESSAGES_PER_TURN {
@@ -83,7 +78,10 @@ impl<A: Authenticator> Driver<A> {
     pub(super) fn send_reports(&mut self) {
         let mut has_posted = false;
         while let Some(report) = self.shard.poll_report() {
-            if !has_posted && self.ring.queued() <= SENDS_BEFORE_REPORTS {
+            // On the same CPU the notified control thread would answer its caller first, and the
+            // clients would get their pushes later. More operations would delay a caller that may
+            // have its next push ready.
+            if !has_posted && !self.ring.is_laden() {
                 self.ring.flush();
             }
             if let Err(Returned::Full(report) | Returned::Closed(report)) =
