@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use comet_core::{CallId, Limits, Message, Millis, Report, ShardId};
+use comet_core::{CallId, Limits, Message, MessageClass, Millis, Report, ShardId};
 use comet_hub::{CallError, CallResult, Inboxes, Outcome, Refused};
 use comet_mesh::{Inbox, Returned, Sender, Wake};
 use tokio::select;
@@ -58,7 +58,11 @@ impl Senders {
 
 impl Inboxes for Senders {
     fn post(&mut self, shard: ShardId, message: Message) -> Result<(), Refused> {
-        self.of(shard).post(message).map_err(|returned| match returned {
+        let posted = match message.class() {
+            MessageClass::Directory => self.of(shard).post_express(message),
+            MessageClass::Push => self.of(shard).post(message),
+        };
+        posted.map_err(|returned| match returned {
             Returned::Full(message) => Refused::Full(message),
             Returned::Closed(_) => Refused::Closed,
         })

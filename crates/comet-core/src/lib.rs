@@ -45,7 +45,9 @@ pub use ids::{
 pub use ledger::{CloseReason, Counters, DropReason, Tally};
 pub use limits::{ClientRates, Limits, SlowConsumer};
 pub use live_conn::LiveConn;
-pub use message::{AuthRequest, Denied, Identity, Message, Push, Report, TraceEvent, TraceKind};
+pub use message::{
+    AuthRequest, Denied, Identity, Message, MessageClass, Push, Report, TraceEvent, TraceKind,
+};
 pub use settings::{Logic, Settings};
 pub use shard::Shard;
 pub use socket::{CloseHow, ClosedEvent, Hangup, Transmit};

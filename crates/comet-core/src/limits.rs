@@ -121,7 +121,9 @@ pub struct ClientRates {
     pub room_changes: u32,
 }
 
-/// Messages that a driver hands to its shard in one turn at most; the rest waits in the inbox. See
+/// Directory messages that a driver hands to its shard in one turn at most; the rest waits in the inbox.
+pub const DIRECTORY_MESSAGES_PER_TURN: usize = 1_024;
+/// Pushes that a driver hands to its shard in one turn at most; the rest waits in the inbox. See
 /// [`MessageBudget`](crate::MessageBudget).
 pub const MESSAGES_PER_TURN: usize = 256;
 /// Time over which a [`ClientRates`] is averaged, milliseconds.

@@ -1,5 +1,5 @@
 //! What shards and the control thread send each other. It is plain data, because it crosses threads. Messages
-//! of one pair of peers keep their order; messages of different pairs have none.
+//! of one pair of peers and one class keep their order; others have none.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -67,6 +67,21 @@ pub struct Push {
     pub operation: i32,
     /// The bytes, for both transports.
     pub frame: Encoded,
+}
+
+/// The queues between any two peers. Messages of one class keep their order; pushes hold back nothing else, so
+/// that clients connect, join and are counted while pushes wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MessageClass {
+    /// Everything but pushes: registrations, joins, counts, answers, orders.
+    Directory,
+    /// Pushes.
+    Push,
+}
+
+impl MessageClass {
+    /// Both, in the order in which a driver takes them.
+    pub const ALL: [Self; 2] = [Self::Directory, Self::Push];
 }
 
 /// A message to a shard.
@@ -258,9 +273,18 @@ impl Message {
         }
     }
 
-    /// Whether it is a push on its way between shards. Those are bounded, and counted when dropped.
-    pub(crate) fn is_push(&self) -> bool {
-        matches!(self, Self::DeliverConns { .. } | Self::DeliverRoom { .. })
+    /// Which queue it is to be put into.
+    #[must_use]
+    pub fn class(&self) -> MessageClass {
+        match self {
+            Self::PushKeys { .. }
+            | Self::PushUsers { .. }
+            | Self::PushRoom { .. }
+            | Self::Broadcast { .. }
+            | Self::DeliverConns { .. }
+            | Self::DeliverRoom { .. } => MessageClass::Push,
+            _ => MessageClass::Directory,
+        }
     }
 
     /// Whether it reports how many members a room has.

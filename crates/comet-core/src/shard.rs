@@ -62,7 +62,7 @@ use crate::ids::{CallId, ConnId, ShardId, Slot};
 use crate::jitter::Jitter;
 use crate::ledger::Counters;
 use crate::limits::Limits;
-use crate::message::{Message, Report};
+use crate::message::{Message, MessageClass, Report};
 use crate::room::{RoomId, Rooms};
 use crate::settings::Settings;
 use crate::socket::{CloseHow, ClosedEvent};
@@ -283,12 +283,13 @@ impl Shard {
 
     // ---- what goes out -------------------------------------------------------------------------
 
-    /// The next message for `peer`.
-    pub fn poll_message(&mut self, peer: ShardId) -> Option<Message> {
-        self.messages.pop(peer)
+    /// The next message of `class` for `peer`.
+    pub fn poll_message(&mut self, peer: ShardId, class: MessageClass) -> Option<Message> {
+        self.messages.pop(peer, class)
     }
 
-    /// Takes back a message that did not fit into the inbox of `peer`. It is the next one again.
+    /// Takes back a message that did not fit into the inbox of `peer`. It is the next one of its
+    /// class again.
     pub fn return_message(&mut self, peer: ShardId, message: Message) {
         self.counters.mesh_waits += 1;
         self.messages.put_back(peer, message);

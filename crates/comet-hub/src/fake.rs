@@ -9,6 +9,7 @@ use crate::inboxes::{Inboxes, Refused};
 pub(crate) struct FakeInboxes {
     /// By shard; `None` once it has ended.
     inboxes: Vec<Option<VecDeque<Message>>>,
+    /// Messages of one class that an inbox holds.
     capacity: usize,
     notified: Vec<u32>,
 }
@@ -49,8 +50,11 @@ impl Inboxes for FakeInboxes {
     fn post(&mut self, shard: ShardId, message: Message) -> Result<(), Refused> {
         match &mut self.inboxes[usize::from(shard.0)] {
             None => Err(Refused::Closed),
-            Some(inbox) if inbox.len() >= self.capacity => Err(Refused::Full(message)),
             Some(inbox) => {
+                let of_class = inbox.iter().filter(|other| other.class() == message.class());
+                if of_class.count() >= self.capacity {
+                    return Err(Refused::Full(message));
+                }
                 inbox.push_back(message);
                 Ok(())
             }

@@ -1,14 +1,14 @@
 //! The way from the control thread to one shard: the shard's inbox, and in front of it the messages
 //! that found it full.
 //!
-//! A message waits behind those before it, so what is put in first arrives first, and putting it in
-//! never waits. The shard is woken only by [`Lane::notify`], once for all that was put in. The caller is
+//! A message waits behind those of its class before it, so what is put in first arrives first, and
+//! putting it in never waits. The shard is woken only by [`Lane::notify`], once for all that was put in. The caller is
 //! what waits, for the reports; when it gives up, its message is skipped.
 
 use std::collections::VecDeque;
 use std::mem;
 
-use comet_core::{CallId, Canary, Message, ShardId};
+use comet_core::{CallId, Canary, Message, MessageClass, ShardId};
 
 use crate::calls::CALLS_MAX;
 use crate::inboxes::{Inboxes, Refused};
@@ -31,12 +31,13 @@ pub(crate) struct Lane {
     shard: ShardId,
     /// Something is in the inbox that the shard may sleep over.
     must_notify: bool,
-    waiting: VecDeque<Waiting>,
+    /// By class. Pushes that wait hold back nothing else.
+    waiting: [VecDeque<Waiting>; 2],
 }
 
 impl Lane {
     pub(crate) fn new(shard: ShardId) -> Self {
-        Self { shard, must_notify: false, waiting: VecDeque::new() }
+        Self { shard, must_notify: false, waiting: Default::default() }
     }
 
     /// Puts `message` into the inbox, or behind those that wait for it. `runs` says whether a call
@@ -48,10 +49,11 @@ impl Lane {
         message: Message,
         runs: impl Fn(CallId) -> bool,
     ) -> Result<(), Gone> {
-        if self.waiting.len() >= WAITING_MAX {
-            self.waiting.retain(|waiting| waiting.call.is_none_or(&runs));
+        let queue = &mut self.waiting[message.class() as usize];
+        if queue.len() >= WAITING_MAX {
+            queue.retain(|waiting| waiting.call.is_none_or(&runs));
         }
-        let message = if self.waiting.is_empty() || Canary::OvertakenLane.is_released() {
+        let message = if queue.is_empty() || Canary::OvertakenLane.is_released() {
             match inboxes.post(self.shard, message) {
                 Ok(()) => {
                     self.must_notify = true;
@@ -63,7 +65,7 @@ impl Lane {
         } else {
             message
         };
-        self.waiting.push_back(Waiting { call, message });
+        queue.push_back(Waiting { call, message });
         Ok(())
     }
 
@@ -74,19 +76,22 @@ impl Lane {
         inboxes: &mut impl Inboxes,
         runs: impl Fn(CallId) -> bool,
     ) -> Result<(), Vec<CallId>> {
-        while let Some(Waiting { call, message }) = self.waiting.pop_front() {
-            if !call.is_none_or(&runs) {
-                continue;
-            }
-            match inboxes.post(self.shard, message) {
-                Ok(()) => self.must_notify = true,
-                Err(Refused::Full(message)) => {
-                    self.waiting.push_front(Waiting { call, message });
-                    break;
+        for class in 0..self.waiting.len() {
+            while let Some(Waiting { call, message }) = self.waiting[class].pop_front() {
+                if !call.is_none_or(&runs) {
+                    continue;
                 }
-                Err(Refused::Closed) => {
-                    let rest = self.waiting.drain(..).filter_map(|waiting| waiting.call);
-                    return Err(call.into_iter().chain(rest).collect());
+                match inboxes.post(self.shard, message) {
+                    Ok(()) => self.must_notify = true,
+                    Err(Refused::Full(message)) => {
+                        self.waiting[class].push_front(Waiting { call, message });
+                        break;
+                    }
+                    Err(Refused::Closed) => {
+                        let rest = self.waiting.iter_mut().flat_map(|queue| queue.drain(..));
+                        let rest = rest.filter_map(|waiting| waiting.call);
+                        return Err(call.into_iter().chain(rest).collect());
+                    }
                 }
             }
         }
@@ -102,22 +107,25 @@ impl Lane {
 
     /// So many messages wait that only those of calls, which are bounded themselves, may join them.
     pub(crate) fn is_full(&self) -> bool {
-        self.waiting.len() >= WAITING_MAX
+        self.waiting[MessageClass::Directory as usize].len() >= WAITING_MAX
     }
 
     /// The calls whose messages wait here.
     pub(crate) fn calls(&self) -> impl Iterator<Item = CallId> {
-        self.waiting.iter().filter_map(|waiting| waiting.call)
+        self.waiting.iter().flatten().filter_map(|waiting| waiting.call)
     }
 
     /// Messages that wait in front of the inbox.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.iter().map(VecDeque::len).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use comet_core::Push;
+    use comet_proto::Encoded;
+
     use super::*;
     use crate::fake::FakeInboxes;
 
@@ -146,6 +154,23 @@ mod tests {
         lane.flush(&mut inboxes, |_| true).unwrap();
         assert_eq!(inboxes.take_calls(SHARD), [6, 7]);
         assert_eq!(lane.waiting(), 0);
+    }
+
+    #[test]
+    fn pushes_that_wait_hold_back_nothing_else() {
+        let (mut lane, mut inboxes) = lane(1);
+        let push = |call| {
+            let frame = Encoded::verbatim(b"x");
+            let push = Push { operation: 5, frame };
+            Message::PushRoom { call: CallId(call), room: "r".into(), push }
+        };
+        for call in 1..=3 {
+            lane.send(&mut inboxes, Some(CallId(call)), push(call), |_| true).unwrap();
+        }
+        send(&mut lane, &mut inboxes, 4).unwrap();
+        assert_eq!(lane.waiting(), 2);
+        assert!(matches!(inboxes.take(SHARD), Some(Message::PushRoom { .. })));
+        assert!(matches!(inboxes.take(SHARD), Some(Message::Rooms { .. })));
     }
 
     #[test]

@@ -15,9 +15,32 @@ use crate::wake::Wake;
 #[must_use]
 pub fn inbox<T: Send>(capacity: usize, waker: Arc<dyn Wake>) -> (Sender<T>, Inbox<T>) {
     assert!(capacity > 0, "an inbox holds at least one message");
-    let (queue, messages) = crossbeam_channel::bounded(capacity);
+    with_queues(crossbeam_channel::bounded(capacity), None, waker)
+}
+
+/// As [`inbox`], with a second queue of the same capacity beside the first. What is posted there waits for
+/// nothing in the first.
+///
+/// # Panics
+/// If `capacity` is 0.
+#[must_use]
+pub fn express_inbox<T: Send>(capacity: usize, waker: Arc<dyn Wake>) -> (Sender<T>, Inbox<T>) {
+    assert!(capacity > 0, "an inbox holds at least one message");
+    let express = crossbeam_channel::bounded(capacity);
+    with_queues(crossbeam_channel::bounded(capacity), Some(express), waker)
+}
+
+type Queue<T> = (QueueSender<T>, Receiver<T>);
+
+fn with_queues<T>(
+    (queue, messages): Queue<T>,
+    express: Option<Queue<T>>,
+    waker: Arc<dyn Wake>,
+) -> (Sender<T>, Inbox<T>) {
     let wakeup = Arc::new(Wakeup { is_armed: AtomicBool::new(false), waker });
-    (Sender { queue, wakeup: Arc::clone(&wakeup) }, Inbox { messages, wakeup })
+    let (express_queue, express) = express.unzip();
+    let sender = Sender { queue, express: express_queue, wakeup: Arc::clone(&wakeup) };
+    (sender, Inbox { messages, express, wakeup })
 }
 
 /// The wake-up that an inbox shares with its senders.
@@ -39,6 +62,7 @@ pub enum Returned<T> {
 /// The sending end of an inbox.
 pub struct Sender<T> {
     queue: QueueSender<T>,
+    express: Option<QueueSender<T>>,
     wakeup: Arc<Wakeup>,
 }
 
@@ -60,10 +84,15 @@ impl<T> Sender<T> {
     /// # Errors
     /// Returns the message if the inbox is full or the receiver is dropped.
     pub fn post(&self, message: T) -> Result<(), Returned<T>> {
-        self.queue.try_send(message).map_err(|refused| match refused {
-            TrySendError::Full(message) => Returned::Full(message),
-            TrySendError::Disconnected(message) => Returned::Closed(message),
-        })
+        put(&self.queue, message)
+    }
+
+    /// As [`Sender::post`], into the queue beside the first, if the inbox has one.
+    ///
+    /// # Errors
+    /// As [`Sender::post`].
+    pub fn post_express(&self, message: T) -> Result<(), Returned<T>> {
+        put(self.express.as_ref().unwrap_or(&self.queue), message)
     }
 
     /// Wakes the receiver if it sleeps. One call serves all messages posted before.
@@ -81,13 +110,24 @@ impl<T> Sender<T> {
     /// Messages in the inbox now.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.queue.len()
+        self.queue.len() + self.express.as_ref().map_or(0, QueueSender::len)
     }
+}
+
+fn put<T>(queue: &QueueSender<T>, message: T) -> Result<(), Returned<T>> {
+    queue.try_send(message).map_err(|refused| match refused {
+        TrySendError::Full(message) => Returned::Full(message),
+        TrySendError::Disconnected(message) => Returned::Closed(message),
+    })
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone(), wakeup: Arc::clone(&self.wakeup) }
+        Self {
+            queue: self.queue.clone(),
+            express: self.express.clone(),
+            wakeup: Arc::clone(&self.wakeup),
+        }
     }
 }
 
@@ -100,6 +140,7 @@ impl<T> fmt::Debug for Sender<T> {
 /// The receiving end; one thread owns it.
 pub struct Inbox<T> {
     messages: Receiver<T>,
+    express: Option<Receiver<T>>,
     wakeup: Arc<Wakeup>,
 }
 
@@ -110,13 +151,19 @@ impl<T> Inbox<T> {
         self.messages.try_recv().ok()
     }
 
+    /// Takes the oldest message of the queue beside the first, if the inbox has one.
+    #[must_use]
+    pub fn try_recv_express(&self) -> Option<T> {
+        self.express.as_ref()?.try_recv().ok()
+    }
+
     /// Announces that the owner is about to sleep. Returns false if a message is there: the owner
     /// must not sleep. After true, the next notification calls [`Wake::wake`] once.
     #[must_use]
     pub fn arm_wakeup(&self) -> bool {
         self.wakeup.is_armed.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if self.messages.is_empty() {
+        if self.depth() == 0 {
             return true;
         }
         self.disarm_wakeup();
@@ -131,7 +178,7 @@ impl<T> Inbox<T> {
     /// Messages in the inbox now.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.messages.len()
+        self.messages.len() + self.express.as_ref().map_or(0, Receiver::len)
     }
 }
 
@@ -172,6 +219,23 @@ mod tests {
         );
         drop(inbox);
         assert_eq!(sender.try_send(4), Err(Returned::Closed(4)));
+    }
+
+    #[test]
+    fn express_messages_wait_for_no_others() {
+        let waker = Arc::new(CountingWaker::default());
+        let (sender, inbox) = express_inbox(1, waker.clone());
+        assert!(inbox.arm_wakeup());
+        assert_eq!(sender.post(1), Ok(()));
+        assert_eq!(sender.post(2), Err(Returned::Full(2)));
+        assert_eq!(sender.post_express(3), Ok(()));
+        assert_eq!(sender.post_express(4), Err(Returned::Full(4)));
+        sender.notify();
+        assert_eq!((inbox.depth(), sender.depth(), waker.0.load(Ordering::SeqCst)), (2, 2, 1));
+        assert_eq!(inbox.try_recv(), Some(1));
+        assert!(!inbox.arm_wakeup(), "an express message is there");
+        assert_eq!((inbox.try_recv(), inbox.try_recv_express()), (None, Some(3)));
+        assert!(inbox.arm_wakeup());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Every shard and the control thread has one [`Inbox`]; all others hold a [`Sender`] to it.
 //! No sender waits for room: a full inbox returns the message, and what happens to it then is the
-//! sender's policy. A sender makes a system call only if the receiver has announced that it sleeps.
+//! sender's policy. An inbox may have a second queue, for messages that are not to wait behind the others. A sender makes a system call only if the receiver has announced that it sleeps.
 //!
 //! **Invariant:** this crate never looks into what it carries, and no send or receive blocks.
 
@@ -12,6 +12,6 @@ mod pulse;
 mod wake;
 
 pub use eventfd::EventFd;
-pub use inbox::{Inbox, Returned, Sender, inbox};
+pub use inbox::{Inbox, Returned, Sender, express_inbox, inbox};
 pub use pulse::Pulse;
 pub use wake::Wake;

@@ -71,9 +71,17 @@ pub(crate) struct Completion {
 /// same turn; otherwise the shard falls behind for as long as clients send requests.
 const COMPLETIONS_A_TURN: usize = 4096;
 
+/// Bytes to send that one system call is handed at most, but for the longest send. The kernel copies them
+/// within the call: at some GB a second that is about a millisecond, in which the thread does nothing else.
+const BYTES_A_SUBMISSION: usize = 2 << 20;
+
 pub(crate) struct Ring {
     ring: IoUring,
     sends_a_turn: usize,
+    /// Bytes of the queued sends.
+    queued_bytes: usize,
+    /// How often the queue was submitted without a wait.
+    submissions: u64,
 }
 
 /// The only group of provided buffers.
@@ -90,6 +98,10 @@ const SUBMISSIONS_A_TURN: usize = 4;
 const COMPLETIONS_A_SEND: u32 = 16;
 /// The longest completion queue of the kernel (`IORING_MAX_CQ_ENTRIES`).
 const COMPLETIONS_MAX: u32 = 64 << 10;
+
+/// What the call that begins a sleep may be handed to submit: the kernel sends it in some 100 µs.
+const SENDS_A_SLEEP: usize = 64;
+const BYTES_A_SLEEP: usize = 256 << 10;
 
 fn completions(entries: u32) -> u32 {
     entries.saturating_mul(COMPLETIONS_A_SEND).min(COMPLETIONS_MAX)
@@ -126,7 +138,7 @@ impl Ring {
             ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0)?;
         };
         let sends_a_turn = ring.submission().capacity() * SUBMISSIONS_A_TURN;
-        Ok(Self { ring, sends_a_turn })
+        Ok(Self { ring, sends_a_turn, queued_bytes: 0, submissions: 0 })
     }
 
     /// Most sends that one turn queues. A full queue is submitted at once.
@@ -167,6 +179,10 @@ impl Ring {
         let entry =
             opcode::Send::new(Fd(socket), bytes.cast(), length).flags(libc::MSG_NOSIGNAL).build();
         self.push(entry, Operation::Send(slot));
+        self.queued_bytes += bytes.len();
+        if self.queued_bytes >= BYTES_A_SUBMISSION {
+            self.submit();
+        }
     }
 
     fn push(&mut self, entry: squeue::Entry, operation: Operation) {
@@ -177,6 +193,17 @@ impl Ring {
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.submit();
         }
+    }
+
+    /// How often the queue was submitted, which takes as long as the kernel sends what was queued.
+    pub(crate) fn submissions(&self) -> u64 {
+        self.submissions
+    }
+
+    /// Whether what is queued takes the kernel longer than the call itself: it is submitted as a part of
+    /// the turn, not of the sleep.
+    pub(crate) fn is_laden(&mut self) -> bool {
+        self.queued() > SENDS_A_SLEEP || self.queued_bytes > BYTES_A_SLEEP
     }
 
     /// Operations that are queued and not submitted yet.
@@ -199,11 +226,14 @@ impl Ring {
         }
         submission.sync();
         drop(submission);
+        self.queued_bytes = 0;
+        self.submissions += 1;
         check(self.ring.submit());
     }
 
     /// Submits what is queued, and sleeps until something completes or `timeout` has passed.
     pub(crate) fn submit_and_wait(&mut self, timeout: Option<Duration>) {
+        self.queued_bytes = 0;
         let result = match timeout {
             None => self.ring.submit_and_wait(1),
             Some(timeout) => {
@@ -257,7 +287,30 @@ fn check(result: io::Result<usize>) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+
+    /// However short the queue is.
+    #[test]
+    fn long_sends_are_submitted_a_few_at_a_time() {
+        let buffers = Buffers::new(8, 1024);
+        let mut ring = Ring::new(64, &buffers).expect("a ring");
+        let (ours, _theirs) = UnixStream::pair().expect("sockets");
+        let bytes = vec![0; BYTES_A_SUBMISSION / 4];
+        let send = |ring: &mut Ring| {
+            ring.send(ours.as_raw_fd(), Slot(0), &raw const *bytes);
+            (ring.queued(), ring.submissions(), ring.is_laden())
+        };
+        assert_eq!(send(&mut ring), (1, 0, true));
+        assert_eq!(send(&mut ring), (2, 0, true));
+        assert_eq!(send(&mut ring), (3, 0, true));
+        assert_eq!(send(&mut ring), (0, 1, false));
+        assert_eq!(send(&mut ring), (1, 1, true));
+        ring.submit();
+        assert!(!ring.is_laden());
+    }
 
     #[test]
     fn operations_survive_the_way_through_user_data() {

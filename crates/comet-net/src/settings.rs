@@ -69,7 +69,8 @@ pub struct CoreSettings {
 /// The inboxes that connect a core to the other shards and to control.
 #[derive(Debug)]
 pub struct MeshEndpoints {
-    /// The core's own inbox.
+    /// The core's own inbox. Its express messages are those of
+    /// [`MessageClass::Directory`](comet_core::MessageClass).
     pub inbox: Inbox<Message>,
     /// The waker of `inbox`: it ends the driver's sleep.
     pub wakeup: Arc<EventFd>,

@@ -9,9 +9,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use comet_core::{Identity, Limits, Logic, Settings, ShardId, Transport};
-use comet_logic::{Authenticator, Refusal};
-use comet_mesh::{EventFd, Pulse, inbox};
+use comet_core::{
+    CallId, Identity, Limits, Logic, Message, MessageClass, Push, Report, Settings, ShardId,
+    Transport,
+};
+use comet_logic::{Authenticator, Embedded, Refusal};
+use comet_mesh::{EventFd, Inbox, Pulse, express_inbox, inbox};
 use comet_net::{Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, bind};
 use comet_proto::{Encoded, Frame, op};
 
@@ -22,12 +25,6 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 fn frame(operation: i32, body: &[u8]) -> Vec<u8> {
     Encoded::frame(&Frame { version: 1, operation, sequence: 1, body }).for_tcp().to_vec()
-}
-
-fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    stream
 }
 
 /// Reads a frame and returns its operation.
@@ -73,48 +70,107 @@ impl Authenticator for SlowLogic {
     }
 }
 
+/// A core of its own, with one TCP listener.
+struct Rig {
+    core: Core,
+    address: SocketAddr,
+    reports: Inbox<Report>,
+}
+
+impl Rig {
+    /// `messages` wait in the core's inbox when it starts.
+    fn start(
+        limits: Limits,
+        logic: impl Authenticator + Send + 'static,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> Self {
+        let options = ListenOptions {
+            backlog: 128,
+            sndbuf: 0,
+            rcvbuf: 0,
+            keepalive: None,
+            nodelay: true,
+            steering: None,
+        };
+        let (address, mut sockets) = bind(([127, 0, 0, 1], 0).into(), 1, &options).unwrap();
+        let wakeup = Arc::new(EventFd::new().unwrap());
+        let (sender, inbox_end) = express_inbox(4_096, wakeup.clone());
+        for message in messages {
+            match message.class() {
+                MessageClass::Directory => sender.post_express(message).unwrap(),
+                MessageClass::Push => sender.post(message).unwrap(),
+            }
+        }
+        let (control, reports) = inbox(4_096, Arc::new(EventFd::new().unwrap()));
+        let settings = CoreSettings {
+            cpu: None,
+            shard: Settings {
+                shard: ShardId(0),
+                shards: 1,
+                limits: Arc::new(limits),
+                logic: Logic::Embedded,
+                hash_seed: 7,
+            },
+            listeners: vec![Listener {
+                socket: sockets.pop().unwrap(),
+                transport: Transport::Tcp,
+                tls: None,
+                proxy_from: None,
+            }],
+            ring_entries: 64,
+            recv_buffers: 64,
+            recv_buffer_size: 1024,
+            spin: Duration::ZERO,
+            epoch: Instant::now(),
+        };
+        let pulse = Arc::new(Pulse::new(wakeup.clone()));
+        let endpoints =
+            MeshEndpoints { inbox: inbox_end, wakeup, pulse, peers: vec![sender], control };
+        let (ready, is_ready) = mpsc::channel();
+        let core = Core::start(settings, endpoints, logic, ready).unwrap();
+        is_ready.recv().unwrap().unwrap();
+        Self { core, address, reports }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
+    }
+
+    fn next_report(&self) -> Report {
+        let begin = Instant::now();
+        loop {
+            if let Some(report) = self.reports.try_recv() {
+                return report;
+            }
+            assert!(begin.elapsed() < LIMIT, "no report");
+            thread::yield_now();
+        }
+    }
+}
+
+/// The bounds for pushes hold back nothing else.
+#[test]
+fn a_snapshot_does_not_wait_for_the_pushes_before_it() {
+    const PUSHES: u64 = 2_000;
+    // One push a turn.
+    let limits = Limits { svr_proto: 1, ..Limits::default() };
+    let push = Push { operation: 5, frame: Encoded::verbatim(b"x") };
+    let pushes = (1..=PUSHES).map(CallId).map(|call| {
+        let (room, push) = ("r".into(), push.clone());
+        Message::PushRoom { call, room, push }
+    });
+    let snapshot = Message::Snapshot { call: CallId(PUSHES + 1) };
+    let rig = Rig::start(limits, Embedded, pushes.chain([snapshot]));
+    let is_snapshot = |report: &Report| matches!(report, Report::Snapshot { .. });
+    let before = (0..=PUSHES).take_while(|_| !is_snapshot(&rig.next_report())).count();
+    assert!(before < 10, "it came after {before} pushes");
+    rig.core.stop().unwrap();
+}
+
 #[test]
 fn a_heartbeat_does_not_wait_for_the_tokens_of_others() {
-    let options = ListenOptions {
-        backlog: 128,
-        sndbuf: 0,
-        rcvbuf: 0,
-        keepalive: None,
-        nodelay: true,
-        steering: None,
-    };
-    let (address, mut sockets) = bind(([127, 0, 0, 1], 0).into(), 1, &options).unwrap();
-    let wakeup = Arc::new(EventFd::new().unwrap());
-    let (_sender, messages) = inbox(64, wakeup.clone());
-    let (control, _reports) = inbox(64, Arc::new(EventFd::new().unwrap()));
-    let settings = CoreSettings {
-        cpu: None,
-        shard: Settings {
-            shard: ShardId(0),
-            shards: 1,
-            limits: Arc::new(Limits::default()),
-            logic: Logic::Embedded,
-            hash_seed: 7,
-        },
-        listeners: vec![Listener {
-            socket: sockets.pop().unwrap(),
-            transport: Transport::Tcp,
-            tls: None,
-            proxy_from: None,
-        }],
-        ring_entries: 64,
-        recv_buffers: 64,
-        recv_buffer_size: 1024,
-        spin: Duration::ZERO,
-        epoch: Instant::now(),
-    };
-    let endpoints = MeshEndpoints {
-        inbox: messages,
-        wakeup: wakeup.clone(),
-        pulse: Arc::new(Pulse::new(wakeup.clone())),
-        peers: Vec::new(),
-        control,
-    };
     let (begun, is_begun) = mpsc::channel();
     let (sent, is_sent) = mpsc::channel();
     let (answered, is_answered) = mpsc::channel();
@@ -126,14 +182,11 @@ fn a_heartbeat_does_not_wait_for_the_tokens_of_others() {
         is_answered: Mutex::new(is_answered),
         in_turn,
     };
-    let (ready, is_ready) = mpsc::channel();
-    let core = Core::start(settings, endpoints, logic, ready).unwrap();
-    is_ready.recv().unwrap().unwrap();
-
-    let mut live = connect(address);
+    let rig = Rig::start(Limits::default(), logic, []);
+    let mut live = rig.connect();
     live.write_all(&frame(op::AUTH, b"")).unwrap();
     assert_eq!(read(&mut live), op::AUTH_REPLY);
-    let mut others: Vec<TcpStream> = (0..8).map(|_| connect(address)).collect();
+    let mut others: Vec<TcpStream> = (0..8).map(|_| rig.connect()).collect();
     others[0].write_all(&frame(op::AUTH, b"slow")).unwrap();
     is_begun.recv_timeout(LIMIT).unwrap();
     for other in &mut others[1..] {
@@ -147,5 +200,5 @@ fn a_heartbeat_does_not_wait_for_the_tokens_of_others() {
     for other in &mut others {
         assert_eq!(read(other), op::AUTH_REPLY);
     }
-    core.stop().unwrap();
+    rig.core.stop().unwrap();
 }

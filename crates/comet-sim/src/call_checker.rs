@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use comet_core::{CallId, Millis, Report, ShardId, Tally};
+use comet_core::{CallId, MessageClass, Millis, Report, ShardId, Tally};
 use comet_hub::{CallError, CallResult, Ended, LATE_LOOK_MS};
 
 use crate::call::{Call, End, Sums};
@@ -16,7 +16,7 @@ pub(crate) struct CallChecker {
     /// Calls whose caller waits.
     open: BTreeSet<u64>,
     /// By shard, the last call of which a message was posted.
-    last_posted: Vec<u64>,
+    last_posted: Vec<[u64; 2]>,
     /// The sum of all tallies, those to ended calls included.
     total: Tally,
     pub(crate) counts: CallCounts,
@@ -39,7 +39,7 @@ impl CallChecker {
             calls: Vec::new(),
             next_id: 1,
             open: BTreeSet::new(),
-            last_posted: vec![0; usize::from(shards)],
+            last_posted: vec![[0, 0]; usize::from(shards)],
             total: Tally::default(),
             counts: CallCounts::default(),
         }
@@ -83,8 +83,13 @@ impl CallChecker {
     }
 
     /// The inbox of `shard` took a message of `call`.
-    pub(crate) fn post(&mut self, call: CallId, shard: ShardId) -> Result<(), String> {
-        let last = &mut self.last_posted[usize::from(shard.0)];
+    pub(crate) fn post(
+        &mut self,
+        call: CallId,
+        shard: ShardId,
+        class: MessageClass,
+    ) -> Result<(), String> {
+        let last = &mut self.last_posted[usize::from(shard.0)][class as usize];
         if *last >= call.0 {
             return Err(format!("{call:?} reaches {shard:?} after call {last}"));
         }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use comet_core::{
-    AuthRequest, Budget, CloseHow, CloseReason, Denied, Hangup, LiveConn, Message, Millis,
-    Settings, Shard, ShardId, Slot,
+    AuthRequest, Budget, CloseHow, CloseReason, Denied, Hangup, LiveConn, Message, MessageClass,
+    Millis, Settings, Shard, ShardId, Slot,
 };
 
 use crate::activity;
@@ -166,25 +166,8 @@ impl Driver {
         // A driver that something else has woken may find the input or not.
         let leaves_input = is_coalescing && !has_expired && env.rng.percent(50);
         self.coalesced_waits += u64::from(leaves_input);
-        for _ in 0..env.rng.pick(&[1, 4, 1000]) {
-            self.go_on_with_pushes(env);
-            if self.shard.has_pushes() {
-                break;
-            }
-            let Some(message) = env.mesh.take(&mut env.rng, env.now, self.shard.id()) else {
-                break;
-            };
-            trace!(env, "{:?} <- {}", self.shard.id(), brief(&message));
-            if activity::is_active_message(&message) {
-                env.note_activity();
-            }
-            self.message_at = env.now;
-            if let Message::Drain { over_ms, .. } = message {
-                let (since, connections) = (env.now, self.slots.len() as u64);
-                self.drain =
-                    Some(Drain { since, over_ms: over_ms.into(), connections, notices: 0 });
-            }
-            self.shard.handle_message(message);
+        for class in MessageClass::ALL {
+            self.take_messages(env, class);
         }
         self.accept(env);
         let mut slots: Vec<(Slot, usize)> =
@@ -221,6 +204,29 @@ impl Driver {
         self.shard.handle_deadlines(&mut budget(env));
         self.go_on_with_pushes(env);
         self.poll(env)
+    }
+
+    /// Takes messages of one class: some, or all. A push waits until the one before it is over.
+    fn take_messages(&mut self, env: &mut Env, class: MessageClass) {
+        for _ in 0..env.rng.pick(&[1, 4, 1000]) {
+            self.go_on_with_pushes(env);
+            if class == MessageClass::Push && self.shard.has_pushes() {
+                break;
+            }
+            let taken = env.mesh.take(&mut env.rng, env.now, self.shard.id(), class);
+            let Some(message) = taken else { break };
+            trace!(env, "{:?} <- {}", self.shard.id(), brief(&message));
+            if activity::is_active_message(&message) {
+                env.note_activity();
+            }
+            self.message_at = env.now;
+            if let Message::Drain { over_ms, .. } = message {
+                let (since, connections) = (env.now, self.slots.len() as u64);
+                self.drain =
+                    Some(Drain { since, over_ms: over_ms.into(), connections, notices: 0 });
+            }
+            self.shard.handle_message(message);
+        }
     }
 
     /// Goes on with pushes, or leaves them for later.
@@ -384,8 +390,9 @@ impl Driver {
 
     fn pass_messages(&mut self, env: &mut Env) {
         let me = self.shard.id();
-        for peer in (0..env.plan.shards).map(ShardId) {
-            while let Some(message) = self.shard.poll_message(peer) {
+        let peers = (0..env.plan.shards).map(ShardId);
+        for (peer, class) in peers.flat_map(|peer| MessageClass::ALL.map(|class| (peer, class))) {
+            while let Some(message) = self.shard.poll_message(peer, class) {
                 let rng = (&mut env.rng, env.now);
                 let is_active = activity::is_active_message(&message);
                 if let Err(message) = env.mesh.send(rng, Some(me), peer, message) {

@@ -1,28 +1,31 @@
-//! The fake mesh: a bounded inbox per shard. Messages take their time, and overtake each other unless
-//! they come from the same sender.
+//! The fake mesh: a bounded inbox per shard and class. Messages take their time, and overtake each other
+//! unless they are of one class and come from the same sender.
 
 use std::collections::VecDeque;
 
-use comet_core::{Message, Millis, ShardId};
+use comet_core::{Message, MessageClass, Millis, ShardId};
 
 use crate::activity;
 use crate::rng::Rng;
 
 pub(crate) struct Mesh {
-    /// By receiver, then by sender; control sends from behind the last shard.
-    lanes: Vec<Vec<VecDeque<(Millis, Message)>>>,
-    /// By receiver, messages of control since it last notified it.
-    unannounced: Vec<usize>,
+    /// By receiver, by class, then by sender; control sends from behind the last shard.
+    inboxes: Vec<[Vec<Lane>; 2]>,
+    /// By receiver, messages of control since it last notified it, by class.
+    unannounced: Vec<[usize; 2]>,
     capacity: usize,
     delay_ms_max: u64,
 }
 
+type Lane = VecDeque<(Millis, Message)>;
+
 impl Mesh {
     pub(crate) fn new(shards: u16, capacity: usize, delay_ms_max: u64) -> Self {
         let senders = usize::from(shards) + 1;
-        let lanes = (0..shards).map(|_| (0..senders).map(|_| VecDeque::new()).collect());
-        let unannounced = vec![0; usize::from(shards)];
-        Self { lanes: lanes.collect(), unannounced, capacity, delay_ms_max }
+        let lanes = || (0..senders).map(|_| Lane::new()).collect();
+        let inboxes = (0..shards).map(|_| [lanes(), lanes()]).collect();
+        let unannounced = vec![[0, 0]; usize::from(shards)];
+        Self { inboxes, unannounced, capacity, delay_ms_max }
     }
 
     /// Puts `message` on its way; `sender` is `None` for control, whose messages wake nobody before
@@ -37,52 +40,57 @@ impl Mesh {
         to: ShardId,
         message: Message,
     ) -> Result<(), Box<Message>> {
-        if self.depth(to) >= self.capacity {
+        let class = message.class() as usize;
+        let inbox = &mut self.inboxes[usize::from(to.0)][class];
+        if inbox.iter().map(VecDeque::len).sum::<usize>() >= self.capacity {
             return Err(Box::new(message));
         }
         let due = now.after(rng.between(0, self.delay_ms_max));
-        let inbox = &mut self.lanes[usize::from(to.0)];
         let lane = sender.map_or(inbox.len() - 1, |shard| usize::from(shard.0));
         inbox[lane].push_back((due, message));
-        self.unannounced[usize::from(to.0)] += usize::from(sender.is_none());
+        self.unannounced[usize::from(to.0)][class] += usize::from(sender.is_none());
         Ok(())
     }
 
     /// Control wakes `shard` for all it has sent.
     pub(crate) fn notify(&mut self, shard: ShardId) {
-        self.unannounced[usize::from(shard.0)] = 0;
+        self.unannounced[usize::from(shard.0)] = [0, 0];
     }
 
-    /// A message for `shard` that has arrived: the oldest of any one sender. A shard that is awake also
-    /// finds those it was not woken for.
-    pub(crate) fn take(&mut self, rng: &mut Rng, now: Millis, shard: ShardId) -> Option<Message> {
-        let inbox = &mut self.lanes[usize::from(shard.0)];
+    /// A message of `class` for `shard` that has arrived: the oldest of any one sender. A shard that is
+    /// awake also finds those it was not woken for.
+    pub(crate) fn take(
+        &mut self,
+        rng: &mut Rng,
+        now: Millis,
+        shard: ShardId,
+        class: MessageClass,
+    ) -> Option<Message> {
+        let inbox = &mut self.inboxes[usize::from(shard.0)][class as usize];
         let first = rng.below(inbox.len());
         let lane =
             (first..inbox.len()).chain(0..first).find(|&lane| has_arrived(&inbox[lane], now))?;
         let taken = inbox[lane].pop_front();
-        let unannounced = &mut self.unannounced[usize::from(shard.0)];
+        let unannounced = &mut self.unannounced[usize::from(shard.0)][class as usize];
         *unannounced = inbox.last().map_or(0, VecDeque::len).min(*unannounced);
         taken.map(|(_, message)| message)
     }
 
     /// Whether `shard` is awake for something that [`Mesh::take`] would give.
     pub(crate) fn has(&self, now: Millis, shard: ShardId) -> bool {
-        let (inbox, unannounced) =
-            (&self.lanes[usize::from(shard.0)], self.unannounced[usize::from(shard.0)]);
-        let (control, shards) = inbox.split_last().expect("control is a sender");
-        shards.iter().any(|lane| has_arrived(lane, now))
-            || control.len() > unannounced && has_arrived(control, now)
+        let inboxes = &self.inboxes[usize::from(shard.0)];
+        let unannounced = self.unannounced[usize::from(shard.0)];
+        inboxes.iter().zip(unannounced).any(|(inbox, unannounced)| {
+            let (control, shards) = inbox.split_last().expect("control is a sender");
+            shards.iter().any(|lane| has_arrived(lane, now))
+                || control.len() > unannounced && has_arrived(control, now)
+        })
     }
 
     /// Nothing is on its way, but for renewals.
     pub(crate) fn is_idle(&self) -> bool {
-        let mut messages = self.lanes.iter().flatten().flatten();
+        let mut messages = self.inboxes.iter().flatten().flatten().flatten();
         messages.all(|(_, message)| !activity::is_active_message(message))
-    }
-
-    fn depth(&self, shard: ShardId) -> usize {
-        self.lanes[usize::from(shard.0)].iter().map(VecDeque::len).sum()
     }
 }
 

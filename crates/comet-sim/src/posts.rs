@@ -41,12 +41,12 @@ impl<'context> Posts<'context> {
 
 impl Inboxes for Posts<'_> {
     fn post(&mut self, shard: ShardId, message: Message) -> Result<(), Refused> {
-        let call = call_of(&message);
+        let (call, class) = (call_of(&message), message.class());
         let sent = self.mesh.send((self.rng, self.now), None, shard, message);
         sent.map_err(|message| Refused::Full(*message))?;
         self.posted += 1;
         if let Some(call) = call
-            && let Err(violation) = self.calls.post(call, shard)
+            && let Err(violation) = self.calls.post(call, shard, class)
         {
             self.violation.get_or_insert(violation);
         }

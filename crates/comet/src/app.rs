@@ -10,7 +10,7 @@ use comet_config::{Config, Machine};
 use comet_control::{Control, ControlWake, DrainPlan};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
-use comet_mesh::{EventFd, Pulse, Wake, inbox};
+use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
 use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 
 use crate::StartError;
@@ -102,7 +102,7 @@ impl App {
         for _ in 0..count {
             let bell = Arc::new(EventFd::new().map_err(StartError::System)?);
             let waker: Arc<dyn Wake> = bell.clone();
-            let (sender, inbox) = inbox(config.limits.mesh_inbox, waker);
+            let (sender, inbox) = express_inbox(config.limits.mesh_inbox, waker);
             peers.push(sender);
             pulses.push(Arc::new(Pulse::new(bell.clone())));
             inboxes.push((inbox, bell));

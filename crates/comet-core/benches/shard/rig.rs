@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, Budget, CallId, CloseHow, ConnId, Hangup, Identity, Limits, Logic, Message, Millis,
-    Push, Report, Settings, Shard, ShardId, Transport, home_of_room,
+    Accepts, Budget, CallId, CloseHow, ConnId, Hangup, Identity, Limits, Logic, Message,
+    MessageClass, Millis, Push, Report, Settings, Shard, ShardId, Transport, home_of_room,
 };
 use comet_proto::{Encoded, Frame, VERSION, op};
 
@@ -161,9 +161,12 @@ impl Rig {
         while std::mem::take(&mut moved) {
             for from in 0..self.shards.len() {
                 for to in 0..self.shards.len() {
-                    while let Some(message) = self.shards[from].poll_message(ShardId(to as u16)) {
-                        self.handle_message(ShardId(to as u16), message);
-                        moved = true;
+                    let to = ShardId(to as u16);
+                    for class in MessageClass::ALL {
+                        while let Some(message) = self.shards[from].poll_message(to, class) {
+                            self.handle_message(to, message);
+                            moved = true;
+                        }
                     }
                 }
             }

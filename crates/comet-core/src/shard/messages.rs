@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::ids::ShardId;
-use crate::message::Message;
+use crate::message::{Message, MessageClass};
 
 pub(super) struct MessageQueues {
     shard: ShardId,
@@ -15,8 +15,9 @@ pub(super) struct MessageQueues {
 /// What waits for one other shard.
 #[derive(Default)]
 struct PeerQueue {
-    messages: VecDeque<Message>,
-    pushes: usize,
+    directory: VecDeque<Message>,
+    pushes: VecDeque<Message>,
+    /// Of the directory messages.
     room_counts: usize,
 }
 
@@ -37,9 +38,9 @@ impl MessageQueues {
 
     /// Queues a push for another shard. `false`: `backlog_max` pushes wait for that shard already.
     pub(super) fn send_push(&mut self, to: ShardId, message: Message, backlog_max: usize) -> bool {
-        debug_assert!(message.is_push() && to != self.shard);
+        debug_assert!(message.class() == MessageClass::Push && to != self.shard);
         let peer = &mut self.peers[usize::from(to.0)];
-        if peer.pushes >= backlog_max {
+        if peer.pushes.len() >= backlog_max {
             return false;
         }
         peer.push_back(message);
@@ -54,8 +55,8 @@ impl MessageQueues {
         self.local.pop_front()
     }
 
-    pub(super) fn pop(&mut self, peer: ShardId) -> Option<Message> {
-        self.peers[usize::from(peer.0)].pop_front()
+    pub(super) fn pop(&mut self, peer: ShardId, class: MessageClass) -> Option<Message> {
+        self.peers[usize::from(peer.0)].pop_front(class)
     }
 
     pub(super) fn put_back(&mut self, peer: ShardId, message: Message) {
@@ -69,22 +70,26 @@ impl MessageQueues {
 }
 
 impl PeerQueue {
-    fn push_back(&mut self, message: Message) {
-        self.pushes += usize::from(message.is_push());
-        self.room_counts += usize::from(message.is_room_count());
-        self.messages.push_back(message);
+    fn queue(&mut self, class: MessageClass) -> &mut VecDeque<Message> {
+        match class {
+            MessageClass::Directory => &mut self.directory,
+            MessageClass::Push => &mut self.pushes,
+        }
     }
 
-    fn pop_front(&mut self) -> Option<Message> {
-        let message = self.messages.pop_front()?;
-        self.pushes -= usize::from(message.is_push());
+    fn push_back(&mut self, message: Message) {
+        self.room_counts += usize::from(message.is_room_count());
+        self.queue(message.class()).push_back(message);
+    }
+
+    fn pop_front(&mut self, class: MessageClass) -> Option<Message> {
+        let message = self.queue(class).pop_front()?;
         self.room_counts -= usize::from(message.is_room_count());
         Some(message)
     }
 
     fn push_front(&mut self, message: Message) {
-        self.pushes += usize::from(message.is_push());
         self.room_counts += usize::from(message.is_room_count());
-        self.messages.push_front(message);
+        self.queue(message.class()).push_front(message);
     }
 }

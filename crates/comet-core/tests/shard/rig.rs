@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use comet_core::{
     Accepts, AuthRequest, Budget, CallId, CloseHow, CloseReason, ClosedEvent, ConnId, Denied,
-    Hangup, Identity, Limits, Logic, Message, Millis, Push, Report, Settings, Shard, ShardId,
-    Tally, Transport, home_of_key, home_of_room, home_of_user,
+    Hangup, Identity, Limits, Logic, Message, MessageClass, Millis, Push, Report, Settings, Shard,
+    ShardId, Tally, Transport, home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
 
@@ -304,9 +304,12 @@ impl Rig {
             if self.held.contains(&(index as u16, peer as u16)) {
                 continue;
             }
-            while let Some(message) = self.shards[index].poll_message(ShardId(peer as u16)) {
-                self.shards[peer].handle_message(message);
-                moved = true;
+            for class in MessageClass::ALL {
+                let to = ShardId(peer as u16);
+                while let Some(message) = self.shards[index].poll_message(to, class) {
+                    self.shards[peer].handle_message(message);
+                    moved = true;
+                }
             }
         }
         moved

@@ -1,18 +1,18 @@
 //! The steps that exchange messages: with other shards, with control and with embedded logic.
 
-use comet_core::{AuthRequest, Budget, Denied, MessageBudget, ShardId};
+use comet_core::limits::DIRECTORY_MESSAGES_PER_TURN;
+use comet_core::{AuthRequest, Budget, Denied, MessageBudget, MessageClass, ShardId};
 use comet_logic::Authenticator;
 use comet_mesh::Returned;
 
 use super::Driver;
 
-/// Up to this many queued operations, mostly sends, are submitted before control is notified. On
-/// the same CPU the notified control thread would answer its caller first, and the clients would
-/// get their pushes later. More operations would delay a caller that may have its next push ready.
-const SENDS_BEFORE_REPORTS: usize = 64;
-
 impl<A: Authenticator> Driver<A> {
     pub(super) fn handle_messages(&mut self) {
+        for _ in 0..DIRECTORY_MESSAGES_PER_TURN {
+            let Some(message) = self.inbox.try_recv_express() else { break };
+            self.shard.handle_message(message);
+        }
         if self.has_sends_left {
             return;
         }
@@ -54,15 +54,19 @@ impl<A: Authenticator> Driver<A> {
     pub(super) fn send_messages(&mut self) {
         for (peer, sender) in (0..).map(ShardId).zip(&self.peers) {
             let mut has_posted = false;
-            while let Some(message) = self.shard.poll_message(peer) {
-                if let Err(Returned::Full(message) | Returned::Closed(message)) =
-                    sender.post(message)
-                {
-                    self.shard.return_message(peer, message);
-                    self.must_retry = true;
-                    break;
+            for class in MessageClass::ALL {
+                while let Some(message) = self.shard.poll_message(peer, class) {
+                    let posted = match class {
+                        MessageClass::Directory => sender.post_express(message),
+                        MessageClass::Push => sender.post(message),
+                    };
+                    if let Err(Returned::Full(message) | Returned::Closed(message)) = posted {
+                        self.shard.return_message(peer, message);
+                        self.must_retry = true;
+                        break;
+                    }
+                    has_posted = true;
                 }
-                has_posted = true;
             }
             if has_posted {
                 sender.notify();
@@ -74,7 +78,10 @@ impl<A: Authenticator> Driver<A> {
     pub(super) fn send_reports(&mut self) {
         let mut has_posted = false;
         while let Some(report) = self.shard.poll_report() {
-            if !has_posted && self.ring.queued() <= SENDS_BEFORE_REPORTS {
+            // On the same CPU the notified control thread would answer its caller first, and the
+            // clients would get their pushes later. More operations would delay a caller that may
+            // have its next push ready.
+            if !has_posted && !self.ring.is_laden() {
                 self.ring.flush();
             }
             if let Err(Returned::Full(report) | Returned::Closed(report)) =

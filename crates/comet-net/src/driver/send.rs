@@ -10,7 +10,14 @@ use crate::tls::TlsSession;
 impl<A: Authenticator> Driver<A> {
     pub(super) fn submit_sends(&mut self) {
         self.has_sends_left = true;
+        let mut submissions = self.ring.submissions();
         for _ in 0..self.ring.sends_a_turn() {
+            if self.ring.submissions() != submissions {
+                submissions = self.ring.submissions();
+                if !self.has_time() {
+                    return;
+                }
+            }
             let Some(transmit) = self.shard.poll_transmit() else {
                 self.has_sends_left = false;
                 return;

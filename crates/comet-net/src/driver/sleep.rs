@@ -27,6 +27,9 @@ impl<A: Authenticator> Driver<A> {
             self.ring.submit();
             return true;
         }
+        if self.ring.is_laden() {
+            self.ring.submit();
+        }
         let has_completed = self.ring.has_completions();
         if has_completed {
             self.ring.flush();

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, Budget, CallId, ConnId, Generation, Identity, Limits, Logic, Millis, Settings, Shard,
-    ShardId, Slot, Transport, home_of_room,
+    Accepts, Budget, CallId, ConnId, Generation, Identity, Limits, Logic, MessageClass, Millis,
+    Settings, Shard, ShardId, Slot, Transport, home_of_room,
 };
 use comet_proto::op;
 
@@ -144,8 +144,10 @@ impl Core {
             work.closes += 1;
         }
         for peer in (1..self.shards).map(ShardId) {
-            while shard.poll_message(peer).is_some() {
-                work.messages += 1;
+            for class in MessageClass::ALL {
+                while shard.poll_message(peer, class).is_some() {
+                    work.messages += 1;
+                }
             }
         }
         while shard.poll_report().is_some() {
