@@ -114,11 +114,7 @@ mod tests {
     #[test]
     fn what_comes_from_a_file_is_text() {
         let cells = |cell: &str| vec![cell.to_owned()];
-        let table = |heading| Table {
-            headings: cells(heading),
-            rows: vec![cells("a<b")],
-            legend: cells("<c>"),
-        };
+        let table = |heading| Table::new(&[heading], vec![cells("a<b")], &["<c>"]);
         let section = Section {
             scenario: "<script>".to_owned(),
             results: table("<b>&"),

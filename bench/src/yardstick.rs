@@ -51,10 +51,8 @@ impl Feed {
     pub(crate) fn push(&mut self, to: Option<usize>, message: &[u8]) -> io::Result<()> {
         let length = u32::try_from(message.len()).map_err(io::Error::other)?;
         let to = to.map_or(Ok(ALL), u32::try_from).map_err(io::Error::other)?;
-        let mut head = [0; 8];
-        head[..4].copy_from_slice(&length.to_le_bytes());
-        head[4..].copy_from_slice(&to.to_le_bytes());
-        self.0.write_all(&head)?;
+        let head = u64::from(to) << 32 | u64::from(length);
+        self.0.write_all(&head.to_le_bytes())?;
         self.0.write_all(message)
     }
 }
@@ -109,9 +107,8 @@ fn each_message(
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
             outcome => outcome?,
         }
-        let [l0, l1, l2, l3, t0, t1, t2, t3] = head;
         let (length, to) =
-            (u32::from_le_bytes([l0, l1, l2, l3]), u32::from_le_bytes([t0, t1, t2, t3]));
+            (u64::from_le_bytes(head) as u32, (u64::from_le_bytes(head) >> 32) as u32);
         let one = to as usize;
         let sockets = if to == ALL { 0..connections } else { one..one + 1 };
         if sockets.end > connections {

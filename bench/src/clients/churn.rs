@@ -17,7 +17,7 @@ use crate::plan::Plan;
 use crate::receiver::Receiver;
 
 /// How guests come and go.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct ChurnPlan {
     /// Time between two arrivals. They are due when they are due, however those before them fare.
     pub interval_ns: u64,
@@ -52,7 +52,7 @@ impl ChurnPlan {
             first: self.first + index * self.stride,
             stride: self.stride * count,
             present_max: self.present_max.div_ceil(count as u64),
-            ..self.clone()
+            ..*self
         }
     }
 }
@@ -65,32 +65,25 @@ pub(crate) fn guests_max(arrivals: f64, life_s: f64) -> u64 {
 /// The guests that are there, what they are going to do, and when others arrive.
 #[derive(Default)]
 pub(super) struct Guests {
-    /// None while nobody arrives.
-    arrivals: Option<Arrivals>,
+    /// The plan, while guests arrive, and chance, seeded by it: the guests of two runs behave alike.
+    arrivals: Option<(ChurnPlan, StdRng)>,
     events: BinaryHeap<Reverse<Event>>,
     present: u64,
     pub sums: GuestSums,
-}
-
-struct Arrivals {
-    plan: ChurnPlan,
-    due_ns: u64,
-    number: usize,
-    /// Seeded by the plan: the guests of two runs behave alike.
-    random: StdRng,
 }
 
 /// In the order of their time.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Event {
     due_ns: u64,
-    /// The connection at the receiver.
+    /// The connection at the receiver; of one that is to arrive its number.
     index: usize,
     step: Step,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
+    Arrive,
     MoveTo(usize),
     Leave,
 }
@@ -98,9 +91,8 @@ enum Step {
 impl Guests {
     /// Guests begin to arrive.
     pub(super) fn start(&mut self, plan: ChurnPlan) {
-        let (number, random) = (plan.first, StdRng::seed_from_u64(plan.first as u64));
-        self.arrivals =
-            Some(Arrivals { due_ns: now_ns() + plan.interval_ns, number, random, plan });
+        self.schedule(now_ns() + plan.interval_ns, plan.first, Step::Arrive);
+        self.arrivals = Some((plan, StdRng::seed_from_u64(plan.first as u64)));
     }
 
     /// No more arrive, and those that are there leave at once.
@@ -115,60 +107,14 @@ impl Guests {
 
     /// Does what is due; returns when the next is. Fails if the host refuses a connection.
     pub(super) fn act(&mut self, receiver: &mut Receiver, dialer: &Dialer) -> Result<Option<u64>> {
-        let Some(mut arrivals) = self.arrivals.take() else { return Ok(None) };
         let now_ns = now_ns();
-        while arrivals.due_ns <= now_ns {
-            if self.present < arrivals.plan.present_max {
-                self.arrive(&mut arrivals, receiver, dialer)?;
-            } else {
-                self.sums.turned_away += 1;
+        while let Some(Reverse(next)) = self.events.peek() {
+            if next.due_ns > now_ns {
+                return Ok(Some(next.due_ns));
             }
-            arrivals.due_ns += arrivals.plan.interval_ns;
-        }
-        let event_ns = self.run_due(now_ns, receiver, dialer).unwrap_or(u64::MAX);
-        let due_ns = event_ns.min(arrivals.due_ns);
-        self.arrivals = Some(arrivals);
-        Ok(Some(due_ns))
-    }
-
-    fn arrive(
-        &mut self,
-        arrivals: &mut Arrivals,
-        receiver: &mut Receiver,
-        dialer: &Dialer,
-    ) -> Result<()> {
-        let Arrivals { plan, due_ns, number, random } = arrivals;
-        let index = dialer.begin(receiver, *number, *due_ns)?;
-        let room = dialer.crowd.room_of(*number).expect("scenarios with guests have rooms");
-        receiver.recorder.accounts.subscribe(index, StreamId::room(room), false);
-        receiver.recorder.accounts.subscribe(index, StreamId::broadcast(), false);
-        let life_ns = (exponential(random) * plan.life_ns as f64) as u64;
-        let rooms = dialer.crowd.rooms;
-        if random.random::<f64>() < plan.moves && rooms > 1 {
-            let other = (room + random.random_range(1..rooms)) % rooms;
-            self.schedule(*due_ns + life_ns / 2, index, Step::MoveTo(other));
-        }
-        self.schedule(*due_ns + life_ns, index, Step::Leave);
-        self.present += 1;
-        self.sums.arrived += 1;
-        self.sums.present_max = self.sums.present_max.max(self.present);
-        *number += plan.stride;
-        Ok(())
-    }
-
-    fn schedule(&mut self, due_ns: u64, index: usize, step: Step) {
-        self.events.push(Reverse(Event { due_ns, index, step }));
-    }
-
-    /// Does what is due; returns when the next is.
-    fn run_due(&mut self, now_ns: u64, receiver: &mut Receiver, dialer: &Dialer) -> Option<u64> {
-        loop {
-            let due_ns = self.events.peek()?.0.due_ns;
-            if due_ns > now_ns {
-                return Some(due_ns);
-            }
-            let Reverse(Event { index, step, .. }) = self.events.pop()?;
+            let Some(Reverse(Event { due_ns, index, step })) = self.events.pop() else { break };
             match step {
+                Step::Arrive => self.arrive(index, due_ns, receiver, dialer)?,
                 Step::Leave => self.leave(index, receiver),
                 // A guest that is not live yet stays in the room it asked for.
                 Step::MoveTo(room) if receiver.is_live(index) => {
@@ -178,6 +124,45 @@ impl Guests {
                 Step::MoveTo(_) => {}
             }
         }
+        Ok(None)
+    }
+
+    /// A guest arrives if there is room for it, and the next one is to.
+    fn arrive(
+        &mut self,
+        number: usize,
+        due_ns: u64,
+        receiver: &mut Receiver,
+        dialer: &Dialer,
+    ) -> Result<()> {
+        let Some((plan, random)) = &mut self.arrivals else { return Ok(()) };
+        let plan = *plan;
+        if self.present >= plan.present_max {
+            self.sums.turned_away += 1;
+            self.schedule(due_ns + plan.interval_ns, number, Step::Arrive);
+            return Ok(());
+        }
+        let life_ns = (exponential(random) * plan.life_ns as f64) as u64;
+        let (moves, rooms) = (random.random::<f64>() < plan.moves, dialer.crowd.rooms);
+        let beyond = (moves && rooms > 1).then(|| random.random_range(1..rooms));
+
+        let index = dialer.begin(receiver, number, due_ns)?;
+        let room = dialer.crowd.room_of(number).expect("scenarios with guests have rooms");
+        receiver.recorder.accounts.subscribe(index, StreamId::room(room), false);
+        receiver.recorder.accounts.subscribe(index, StreamId::broadcast(), false);
+        if let Some(beyond) = beyond {
+            self.schedule(due_ns + life_ns / 2, index, Step::MoveTo((room + beyond) % rooms));
+        }
+        self.schedule(due_ns + life_ns, index, Step::Leave);
+        self.schedule(due_ns + plan.interval_ns, number + plan.stride, Step::Arrive);
+        self.present += 1;
+        self.sums.arrived += 1;
+        self.sums.present_max = self.sums.present_max.max(self.present);
+        Ok(())
+    }
+
+    fn schedule(&mut self, due_ns: u64, index: usize, step: Step) {
+        self.events.push(Reverse(Event { due_ns, index, step }));
     }
 
     fn leave(&mut self, index: usize, receiver: &mut Receiver) {
@@ -219,8 +204,9 @@ mod tests {
         guests.schedule(7, 0, Step::Leave);
         guests.schedule(3, 1, Step::Leave);
         guests.schedule(3, 0, Step::MoveTo(2));
+        guests.schedule(5, 9, Step::Arrive);
         let due = std::iter::from_fn(|| guests.events.pop());
         let order: Vec<(u64, usize)> = due.map(|Reverse(is)| (is.due_ns, is.index)).collect();
-        assert_eq!(order, [(3, 0), (3, 1), (7, 0)]);
+        assert_eq!(order, [(3, 0), (3, 1), (5, 9), (7, 0)]);
     }
 }

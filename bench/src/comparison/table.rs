@@ -43,17 +43,13 @@ pub(super) fn of_files(files: &[ResultFile]) -> Table {
         ]
     };
     let headings = ["result", "finished", "server", "bench", "host", "kernel", "passed"];
-    Table {
-        headings: headings.map(str::to_owned).to_vec(),
-        rows: files.iter().map(row).collect(),
-        legend: RESULT_LEGEND.map(str::to_owned).to_vec(),
-    }
+    Table::new(&headings, files.iter().map(row).collect(), &RESULT_LEGEND)
 }
 
 /// The figures of all results side by side, each with its ratio to that of the first result.
 pub(super) fn of_figures(files: &[ResultFile]) -> Table {
     let columns: Vec<Vec<Row>> = files.iter().map(rows).collect();
-    let mut table = Table { headings: vec!["figure".to_owned()], ..Table::default() };
+    let mut table = Table::new(&["figure"], Vec::new(), &[]);
     for (index, file) in files.iter().enumerate() {
         table.headings.push(file.name.clone());
         if index > 0 {

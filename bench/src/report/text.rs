@@ -23,7 +23,7 @@ pub(crate) fn progress_bar(length: Option<u64>, label: &str) -> ProgressBar {
 }
 
 /// Cells under headings, and the sentences that explain them.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub(crate) struct Table {
     pub headings: Vec<String>,
     pub rows: Vec<Vec<String>>,
@@ -31,6 +31,13 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    /// A table of these cells.
+    pub(crate) fn new(headings: &[&str], rows: Vec<Vec<String>>, legend: &[&str]) -> Self {
+        let [headings, legend] =
+            [headings, legend].map(|texts| texts.iter().map(|text| (*text).to_owned()).collect());
+        Self { headings, rows, legend }
+    }
+
     /// The figures `names`, divided by commas, of turns, each in a row named by its subject and its round.
     pub(crate) fn of_turns<'a>(turns: impl IntoIterator<Item = &'a Value>, names: &str) -> Self {
         let label = |turn: &Value| {
@@ -44,8 +51,8 @@ impl Table {
     /// Panics if a name is not declared in [`figures`].
     pub(crate) fn of(heading: &str, rows: &[(String, Value)], names: &str) -> Self {
         let all = figures::all();
-        let mut table = Self { headings: vec![heading.to_owned()], ..Self::default() };
-        table.rows = rows.iter().map(|(label, _)| vec![label.clone()]).collect();
+        let labels = rows.iter().map(|(label, _)| vec![label.clone()]);
+        let mut table = Self::new(&[heading], labels.collect(), &[]);
         for name in names.split(", ") {
             let figure = all.iter().find(|is| is.name == name).expect("the figure is declared");
             table.headings.push(figure.label(" "));

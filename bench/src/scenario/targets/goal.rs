@@ -146,12 +146,8 @@ pub(super) fn render(lines: &[Line]) -> String {
         "compared: what the figure is made of",
         "–: no bound, or not measured",
     ];
-    let table = Table {
-        headings: headings.map(str::to_owned).to_vec(),
-        rows: lines.iter().map(|line| line.cells(width)).collect(),
-        legend: legend.map(str::to_owned).to_vec(),
-    };
-    table.text()
+    let rows = lines.iter().map(|line| line.cells(width)).collect();
+    Table::new(&headings, rows, &legend).text()
 }
 
 #[cfg(test)]
