@@ -1,11 +1,11 @@
 //! How many messages a driver hands to its shard in one turn.
 
-use crate::limits::{Limits, MESSAGES_PER_TURN};
+use crate::limits::{Limits, MESSAGES_PER_TURN, PUSH_BYTES_PER_TURN};
 use crate::message::Message;
 
 /// The messages that fit into one turn: half an outbox of pushes and a quarter of its bytes, with the longest
-/// frame behind them, and [`MESSAGES_PER_TURN`] at most. So a burst of pushes fills no outbox before its
-/// bytes were offered to the kernel once.
+/// frame behind them, and [`MESSAGES_PER_TURN`] and [`PUSH_BYTES_PER_TURN`] at most. So a burst of pushes
+/// fills no outbox before its bytes were offered to the kernel once, in one send.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageBudget {
     messages: usize,
@@ -18,7 +18,7 @@ impl MessageBudget {
     pub fn new(limits: &Limits) -> Self {
         Self {
             messages: usize::from(limits.svr_proto / 2).clamp(1, MESSAGES_PER_TURN),
-            push_bytes: limits.outbox_bytes as usize / 4,
+            push_bytes: (limits.outbox_bytes as usize / 4).min(PUSH_BYTES_PER_TURN),
         }
     }
 

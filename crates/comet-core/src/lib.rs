@@ -41,6 +41,7 @@ pub use ledger::{CloseReason, Counters, DropReason, Tally};
 pub use limits::{Limits, SlowConsumer};
 pub use live_conn::LiveConn;
 pub use message::{AuthRequest, Denied, Identity, Message, Push, Report, TraceEvent, TraceKind};
+pub use outbox::Slices;
 pub use settings::{Logic, Settings};
 pub use shard::Shard;
 pub use socket::{CloseHow, ClosedEvent, Hangup, Transmit};

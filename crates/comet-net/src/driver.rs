@@ -26,6 +26,7 @@ use crate::ids::ListenerIndex;
 use crate::ring::{Completion, Operation, Ring};
 use crate::settings::{CoreSettings, Listener, MeshEndpoints};
 use crate::sockets::Sockets;
+use crate::tls::TransmitBudget;
 
 pub(crate) struct Driver<A> {
     // Fields are dropped in this order. The ring must be closed first: while it is open the kernel
@@ -35,6 +36,7 @@ pub(crate) struct Driver<A> {
     shard: Shard,
     authenticator: A,
     sockets: Sockets,
+    tls_budget: TransmitBudget,
     listeners: Vec<Listener>,
     /// Listeners whose multishot accept ended and has to be submitted again.
     listeners_to_rearm: Vec<ListenerIndex>,
@@ -85,6 +87,7 @@ impl<A: Authenticator> Driver<A> {
             ring,
             buffers,
             sockets: Sockets::default(),
+            tls_budget: TransmitBudget::default(),
             listeners: settings.listeners,
             listeners_to_rearm: Vec::new(),
             rearm_accepts_at: settings.epoch,

@@ -141,8 +141,7 @@ impl Shard {
         self.count_remains(remains);
     }
 
-    fn count_remains(&mut self, Remains { sent, lost, .. }: Remains) {
-        self.counters.sent += u64::from(sent);
-        self.counters.lost += u64::from(lost);
+    fn count_remains(&mut self, Remains { pushes, .. }: Remains) {
+        self.counters.lost += u64::from(pushes);
     }
 }

@@ -1,6 +1,7 @@
 //! The running server: real cores, real sockets on loopback, ordinary and hostile peers.
 #![allow(clippy::disallowed_methods, reason = "real sockets need real deadlines")]
 
+mod backlog;
 mod coalesce;
 mod control;
 mod crowd;
