@@ -45,5 +45,5 @@ pub use outbox::Slices;
 pub use settings::{Logic, Settings};
 pub use shard::Shard;
 pub use socket::{CloseHow, ClosedEvent, Hangup, Transmit};
-pub use time::Millis;
+pub use time::{Millis, TokenTime};
 pub use transport::Transport;

@@ -10,7 +10,7 @@ use crate::accepts::Accepts;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
-use crate::time::Millis;
+use crate::time::{Millis, TokenTime};
 
 /// The identity of a connection, as logic says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -111,12 +111,13 @@ pub enum Message {
     DeliverRoom { call: CallId, room: Arc<str>, push: Push },
 
     /// Owner to the user's home: give the connection its place among the user's sessions.
-    Register { conn: ConnId, user: i64, key: Option<Box<str>> },
-    /// User's home to the key's home: the key belongs to `conn` from now on.
-    Claim { conn: ConnId, user: i64, seq: i32, key: Box<str> },
-    /// Key's home to the owner: `conn` is registered.
+    Register { conn: ConnId, token_at: TokenTime, user: i64, key: Option<Box<str>> },
+    /// User's home to the key's home: the key belongs to `conn` from now on, unless the owner's token came
+    /// later than its own.
+    Claim { conn: ConnId, token_at: TokenTime, user: i64, seq: i32, key: Box<str> },
+    /// Key's home to the owner: `conn` is registered. A connection that closed meanwhile takes that back.
     Registered { conn: ConnId, user: i64, seq: i32, key: Box<str> },
-    /// Key's home to the former owner: close this connection.
+    /// Key's home to the former owner, or to one that is older than the owner: close this connection.
     Evict { conn: ConnId, reason: CloseReason },
     /// Owner to the user's home: the session ended.
     EndSession { conn: ConnId, user: i64, seq: i32 },

@@ -57,7 +57,7 @@ use crate::message::{AuthRequest, Message, Report};
 use crate::room::Rooms;
 use crate::settings::Settings;
 use crate::socket::{CloseHow, ClosedEvent};
-use crate::time::Millis;
+use crate::time::{Millis, TokenTime};
 
 use connections::Connections;
 use context::Context;
@@ -86,6 +86,8 @@ pub struct Shard {
     drain: DrainPhase,
     idle: IdleCoalescing,
     jitter: Jitter,
+    /// Of the token that arrived last.
+    latest_token: TokenTime,
     counters: Counters,
     /// Memory for WebSocket messages that are unmasked, kept between calls.
     scratch: Vec<u8>,
@@ -116,6 +118,7 @@ impl Shard {
             drain: DrainPhase::default(),
             idle: IdleCoalescing::new(now),
             jitter: Jitter::new(seed ^ u64::from(shard.0)),
+            latest_token: TokenTime::default(),
             counters: Counters::default(),
             scratch: Vec::new(),
         }

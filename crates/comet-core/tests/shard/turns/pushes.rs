@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use comet_core::limits::{MESSAGES_PER_TURN, ROOM_COUNT_MS};
-use comet_core::{Limits, LocalConnId, Logic, Message, MessageBudget, ShardId};
+use comet_core::{Limits, LocalConnId, Logic, Message, MessageBudget, ShardId, TokenTime};
 
 use crate::rig::push;
 
@@ -19,8 +19,11 @@ fn a_call_costs_one_message_to_each_shard_and_one_report() {
     core.turn(|shard| {
         for number in 0..KEYS {
             let conn = remote_conn((number % u32::from(SHARDS - 1)) as u16 + 1, number);
-            shard.handle_message(Message::Register { conn, user: 42, key: Some(key(number)) });
-            shard.handle_message(Message::Claim { conn, user: 42, seq: 1, key: key(number) });
+            let token_at = TokenTime::default();
+            let (user, key) = (42, key(number));
+            let register = Message::Register { conn, token_at, user, key: Some(key.clone()) };
+            shard.handle_message(register);
+            shard.handle_message(Message::Claim { conn, token_at, user, seq: 1, key });
         }
         for peer in (1..SHARDS).map(ShardId) {
             shard.handle_message(Message::JoinRoom { shard: peer, room: Arc::clone(&room) });
