@@ -1,7 +1,8 @@
 //! Pushes faster than one can be sent after the other: what waits leaves in long sends, and costs those that
 //! take everything nothing.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::sync::Arc;
 use std::thread;
 
 use comet_client::Transport;
@@ -9,11 +10,13 @@ use comet_wire::comet::v1::PushStreamReq;
 use comet_wire::comet::v1::push_client::PushClient;
 use comet_wire::comet::v1::push_stream_req::Target;
 use comet_wire::goim::protocol::Proto;
+use rustls::version::TLS13;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
 use crate::peer::{BINARY, Peer, frame, unmasked};
 use crate::support::{BOTH, Server, To, queued, received, until};
+use crate::tls::{self, Certificates};
 
 /// All `pushes` to the room `1` at once: the stream does not wait for answers.
 fn push_at_once(server: &Server, pushes: u32, body: fn(u32) -> Vec<u8>) {
@@ -72,29 +75,38 @@ fn a_reader_that_takes_everything_loses_nothing_of_a_burst() {
     }
 }
 
+const LARGE_OUTBOXES: [&str; 4] = [
+    "protocol.svr_proto=60000",
+    "protocol.outbox_bytes=\"64MiB\"",
+    "protocol.write_timeout=\"1h\"",
+    "tcp.sndbuf=262144",
+];
+
 #[test]
 fn a_long_backlog_leaves_in_few_sends() {
-    const PUSHES: u32 = 5_000;
-    let sets = [
-        "protocol.svr_proto=60000",
-        "protocol.outbox_bytes=\"64MiB\"",
-        "protocol.write_timeout=\"1h\"",
-        "tcp.sndbuf=262144",
-    ];
+    let certificates = Certificates::new(&["a.example"]);
+    let client = Arc::new(certificates.client(&[&TLS13]));
     for transport in BOTH {
-        let server = Server::start(&sets);
-        let mut slow = Peer::live(&server, transport, "1");
-        push_at_once(&server, PUSHES, body);
-        assert_eq!(server.metric("comet_queued_total"), u64::from(PUSHES));
-        let (sends, waiting) = (server.metric("comet_sends_total"), server.metric("comet_waiting"));
-        for number in 0..PUSHES {
-            let expected = on_the_wire(transport, number);
-            assert!(slow.read(expected.len()) == expected, "push {number}");
-        }
-        server.until("comet_waiting", 0);
-        let sends = server.metric("comet_sends_total") - sends;
-        assert!(sends < waiting / 10, "{sends} sends of {waiting} pushes");
+        let server = Server::start(&LARGE_OUTBOXES);
+        check_backlog(&server, Peer::live(&server, transport, "1"));
+        server.drain();
+        let server = certificates.server(&LARGE_OUTBOXES);
+        check_backlog(&server, tls::live(&server, transport, &client, "1"));
     }
+}
+
+fn check_backlog<S: Read + Write>(server: &Server, mut slow: Peer<S>) {
+    const PUSHES: u32 = 5_000;
+    push_at_once(server, PUSHES, body);
+    assert_eq!(server.metric("comet_queued_total"), u64::from(PUSHES));
+    let (sends, waiting) = (server.metric("comet_sends_total"), server.metric("comet_waiting"));
+    for number in 0..PUSHES {
+        let expected = on_the_wire(slow.transport, number);
+        assert!(slow.read(expected.len()) == expected, "push {number}");
+    }
+    server.until("comet_waiting", 0);
+    let sends = server.metric("comet_sends_total") - sends;
+    assert!(sends < waiting / 10, "{sends} sends of {waiting} pushes");
 }
 
 /// Most of a room is stuck. Each push reaches the one that reads, and replaces one at each of the others.
