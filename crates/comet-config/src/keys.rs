@@ -175,8 +175,8 @@ sections! {
         linger: Duration = "2s" in duration(TIMEOUT), Alive;
         /// Largest frame body from a client, bytes.
         body_max: usize = "4KiB" in size(1..=MIB), Alive;
-        /// Pushes that may wait for one client. Then slow_consumer decides. At most half as many, and at most
-        /// 256, go to a client in one send: a core that is fully loaded with small messages needs 512.
+        /// Pushes that may wait for one client. Then slow_consumer decides. A core takes at most half as many,
+        /// and at most 256, before it sends: one that is fully loaded with small messages needs 512.
         svr_proto: u16 = 512 in number(1..=65_535), Alive;
         /// Bytes that may wait for one client. Then slow_consumer decides. Pushes are shared between the
         /// clients they wait for, so this is not memory that each client takes. The largest push has to fit

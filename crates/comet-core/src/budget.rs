@@ -1,6 +1,6 @@
 //! How much a driver lets its shard do before it looks at its sockets and its clock again.
 
-use crate::limits::{Limits, MESSAGES_PER_TURN, SLICE_UNITS};
+use crate::limits::{Limits, MESSAGES_PER_TURN, PUSH_BYTES_PER_TURN, SLICE_UNITS};
 use crate::message::Message;
 
 /// Units of work. A unit is about the time of one delivery to an outbox: 10 ns where the outbox is as the one
@@ -53,8 +53,8 @@ impl Budget {
 }
 
 /// The pushes that a driver hands to its shard in one turn: half an outbox of them and a quarter of its bytes,
-/// with the longest frame behind them, and [`MESSAGES_PER_TURN`] at most. So a burst of pushes fills no outbox
-/// before its bytes were offered to the kernel once.
+/// with the longest frame behind them, and [`MESSAGES_PER_TURN`] and [`PUSH_BYTES_PER_TURN`] at most. So a burst
+/// of pushes fills no outbox before its bytes were offered to the kernel once, in one send.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageBudget {
     messages: usize,
@@ -67,7 +67,7 @@ impl MessageBudget {
     pub fn new(limits: &Limits) -> Self {
         Self {
             messages: usize::from(limits.svr_proto / 2).clamp(1, MESSAGES_PER_TURN),
-            push_bytes: limits.outbox_bytes as usize / 4,
+            push_bytes: (limits.outbox_bytes as usize / 4).min(PUSH_BYTES_PER_TURN),
         }
     }
 

@@ -48,9 +48,10 @@ pub use live_conn::LiveConn;
 pub use message::{
     AuthRequest, Denied, Identity, Message, MessageClass, Push, Report, TraceEvent, TraceKind,
 };
+pub use outbox::Slices;
 pub use settings::{Logic, Settings};
 pub use shard::Shard;
 pub use socket::{CloseHow, ClosedEvent, Hangup, Transmit};
 pub use source::{Source, SourceLimits};
-pub use time::Millis;
+pub use time::{Millis, TokenTime};
 pub use transport::Transport;

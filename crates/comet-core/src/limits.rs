@@ -152,11 +152,17 @@ pub const ACCEPTS_MAX: usize = 64;
 pub const HELD_MAX: usize = 64 << 10;
 /// Paced broadcasts under way on one shard; one more is refused as busy.
 pub const PACED_MAX: usize = 64;
-/// Frames of one outbox are joined into one buffer up to this size; longer runs are sent frame by frame. The
-/// small frames of one turn have to fit: 256 pushes of 1 KiB do.
-pub const JOIN_MAX: usize = 256 << 10;
-/// Bytes of such buffers on one shard; beyond it frames are sent one by one, as they are.
+/// Bytes of pushes that a driver hands to its shard in one turn at most, beside the push that exceeds them.
+pub const PUSH_BYTES_PER_TURN: usize = 192 << 10;
+/// One send takes frames up to this size, and the one that exceeds it. The pushes of a turn have to fit, with
+/// the replies of a turn: so a client that takes what it is sent never has a backlog.
+pub const WINDOW: usize = 256 << 10;
+/// The frames of one send are joined into one buffer up to this size; more are sent from where they are.
+pub const JOIN_MAX: usize = 2 * WINDOW;
+/// Bytes of such buffers on one shard; beyond it frames are sent from where they are.
 pub const JOINED_BYTES_MAX: usize = 64 << 20;
+/// Slices of one send that are not joined: as many as the kernel takes (`UIO_MAXIOV`).
+pub const SLICES_MAX: usize = 1024;
 /// Longest sentence of logic that is passed on to a client, bytes; a longer one is cut.
 pub const SENTENCE_MAX: usize = 1024;
 /// Events of traced connections that wait for control; more are only counted.
@@ -167,7 +173,7 @@ pub const CLOSED_EVENTS_MAX: usize = 1024;
 pub const PUSH_BODY_MAX: usize = 64 << 20;
 
 const _: () = assert!(ROOM_COUNT_MS.is_multiple_of(TICK_MS) && TICK_MS.is_multiple_of(PACE_MS));
-const _: () = assert!(JOIN_MAX <= JOINED_BYTES_MAX);
+const _: () = assert!(PUSH_BYTES_PER_TURN < WINDOW && JOIN_MAX <= JOINED_BYTES_MAX);
 
 impl Limits {
     /// Checks the bounds against each other.

@@ -11,7 +11,7 @@ use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
 use crate::source::Source;
-use crate::time::Millis;
+use crate::time::{Millis, TokenTime};
 
 /// The identity of a connection, as logic says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -127,10 +127,11 @@ pub enum Message {
     DeliverRoom { call: CallId, room: Arc<str>, push: Push },
 
     /// Owner to the user's home: give the connection its place among the user's sessions.
-    Register { conn: ConnId, user: i64, key: Option<Box<str>> },
-    /// User's home to the key's home: the key belongs to `conn` from now on.
-    Claim { conn: ConnId, user: i64, seq: i32, key: Box<str> },
-    /// Key's home to the owner: `conn` is registered.
+    Register { conn: ConnId, token_at: TokenTime, user: i64, key: Option<Box<str>> },
+    /// User's home to the key's home: the key belongs to `conn` from now on, unless the owner's token came
+    /// later than its own.
+    Claim { conn: ConnId, token_at: TokenTime, user: i64, seq: i32, key: Box<str> },
+    /// Key's home to the owner: `conn` is registered. A connection that closed meanwhile takes that back.
     Registered { conn: ConnId, user: i64, seq: i32, key: Box<str> },
     /// A home to the owner: close this connection. Its key has a newer owner, or there are too many from its
     /// source.

@@ -1,17 +1,25 @@
 //! What waits to be sent. An outbox is three numbers, and equal outboxes are stored once.
 //!
-//! The frames a connection has pending form a *chain*: the last frame, and the chain before it. Chains are in
-//! one store for each shard, [`chains::Chains`], and are shared. When a room of a thousand idle members gets
-//! a push, all thousand outboxes name the same one-frame chain. The next push moves all of them to the same
-//! two-frame chain. So a push costs each member one comparison, and a whole run of equal outboxes one
-//! addition to a reference count. The bytes of a frame are shared by all outboxes. Where frames are joined
-//! into one buffer for sending, that buffer is built once for all connections with the same frames pending.
+//! The frames a connection has pending form a *chain*: a run of a *log*, which has the frames in order. Chains
+//! are in one store for each shard, [`chains::Chains`], and are shared. When a room of a thousand idle members
+//! gets a push, all thousand outboxes name the same one-frame chain. The next push moves all of them to the
+//! same two-frame chain. So a push costs each member one comparison, and a whole run of equal outboxes one
+//! addition to a reference count. The same holds where the outbox is full and its oldest push is dropped.
+//! Where frames are joined into one buffer for sending, that buffer is built once for all connections that
+//! send the same frames.
 
+mod chain;
 pub(crate) mod chains;
+mod log;
+mod slices;
+mod window;
 
 use comet_proto::Encoded;
 
+use crate::ids::Generation;
 use crate::index::{Index, index};
+
+pub use slices::Slices;
 
 /// A chain of frames in [`chains::Chains`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,19 +28,37 @@ struct ChainId(u32);
 
 index!(ChainId);
 
+/// Names a chain without keeping it.
+#[derive(Clone, Copy)]
+struct Handle {
+    chain: ChainId,
+    generation: Generation,
+}
+
+impl Handle {
+    const NONE: Self = Self { chain: ChainId::NONE, generation: Generation(0) };
+}
+
+/// A log in [`chains::Chains`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+struct LogId(u32);
+
+index!(LogId);
+
 /// Tells apart the frames that a shard hands out: while one is handed out, an equal serial is the same frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 struct Serial(u32);
 
 /// The frames of one connection that the kernel has not taken yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Outbox {
     /// Frames that wait.
     pending: ChainId,
     /// Frames of the send that is under way.
     in_flight: ChainId,
-    /// Bytes of `in_flight` that the kernel took already.
+    /// Bytes of `in_flight` that the kernel took already; 0 without a send.
     taken: u32,
 }
 
@@ -69,10 +95,11 @@ impl Item {
 #[derive(Clone, Copy)]
 pub(crate) struct AppendMemo {
     /// The outbox before the append.
-    pending: ChainId,
-    in_flight: ChainId,
+    before: Outbox,
     /// What it had pending after the append.
     lengthened: ChainId,
+    /// What was dropped from it for the frame.
+    superseded: Superseded,
     /// Outboxes that were changed by memo and are not in the chains' reference counts yet.
     uncounted: u32,
 }
@@ -80,47 +107,55 @@ pub(crate) struct AppendMemo {
 impl AppendMemo {
     /// Holds for no outbox.
     pub(crate) const NONE: Self = Self {
-        pending: ChainId::NONE,
-        in_flight: ChainId::NONE,
+        before: Outbox::EMPTY,
         lengthened: ChainId::NONE,
+        superseded: Superseded { pushes: 0, bytes: 0 },
         uncounted: 0,
     };
 
     /// Repeats the append on `outbox`, if that is as the one before it was.
     #[inline]
     pub(crate) fn repeat(&mut self, outbox: &mut Outbox) -> bool {
-        let is_equal = outbox.pending == self.pending
-            && outbox.in_flight == self.in_flight
-            && self.lengthened != ChainId::NONE;
+        let is_equal = *outbox == self.before && self.lengthened != ChainId::NONE;
         if is_equal {
             outbox.pending = self.lengthened;
             self.uncounted += 1;
         }
         is_equal
     }
+
+    /// What each append dropped.
+    pub(crate) fn superseded(&self) -> Superseded {
+        self.superseded
+    }
+}
+
+/// The oldest pushes of an outbox, which are dropped for a newer one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Superseded {
+    pub(crate) pushes: u32,
+    pub(crate) bytes: u32,
 }
 
 /// What the completion of a send led to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum SendProgress {
-    /// More of the same chain must be sent.
-    Partial,
-    /// All of it was taken, with so many pushes in it.
-    Done { pushes: u32 },
+pub(crate) struct SendProgress {
+    /// Pushes of which the kernel took the last byte.
+    pub(crate) pushes: u32,
+    /// All that was in flight is taken.
+    pub(crate) is_done: bool,
 }
 
-/// What an outbox held when it was cleared.
+/// What was lost with an outbox that was cleared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Remains {
-    /// Pushes that the kernel took to the last byte.
-    pub(crate) sent: u32,
-    /// Pushes that it did not.
-    pub(crate) lost: u32,
-    /// Bytes that it did not.
+    /// Pushes that the kernel did not take to the last byte.
+    pub(crate) pushes: u32,
+    /// Bytes that it did not take.
     pub(crate) bytes: u32,
 }
 
-/// Totals of one outbox.
+/// What an outbox holds that the kernel has not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Load {
     pub(crate) pushes: u32,

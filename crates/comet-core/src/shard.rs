@@ -66,7 +66,7 @@ use crate::message::{Message, MessageClass, Report};
 use crate::room::{RoomId, Rooms};
 use crate::settings::Settings;
 use crate::socket::{CloseHow, ClosedEvent};
-use crate::time::Millis;
+use crate::time::{Millis, TokenTime};
 
 use connections::Connections;
 use context::Context;
@@ -126,6 +126,8 @@ pub struct Shard {
     drain: DrainPhase,
     idle: IdleCoalescing,
     jitter: Jitter,
+    /// Of the token that arrived last.
+    latest_token: TokenTime,
     counters: Counters,
     /// Memory for WebSocket messages that are unmasked, kept between calls.
     scratch: Vec<u8>,
@@ -172,6 +174,7 @@ impl Shard {
             drain: DrainPhase::default(),
             idle: IdleCoalescing::new(now),
             jitter: Jitter::new(seed ^ u64::from(shard.0)),
+            latest_token: TokenTime::default(),
             counters: Counters::default(),
             scratch: Vec::new(),
         }

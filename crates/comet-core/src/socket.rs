@@ -2,16 +2,17 @@
 
 use crate::ids::ConnId;
 use crate::ledger::CloseReason;
+use crate::outbox::Slices;
 
 /// Bytes for one socket.
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct Transmit<'a> {
     /// The connection whose socket it is.
     pub conn: ConnId,
-    /// What to send; never empty. The bytes keep their address and content until the
+    /// What to send; mostly one slice, and never none. The bytes keep their address and content until the
     /// [`crate::Shard::handle_sent`] or [`crate::Shard::handle_send_failed`] that answers this transmit, even
     /// if the connection is closed before it.
-    pub bytes: &'a [u8],
+    pub slices: Slices<'a>,
 }
 
 /// Which sides of a socket to shut.

@@ -1,6 +1,7 @@
 //! The states of a connection, from accept to its removal.
 
 use crate::message::Identity;
+use crate::time::TokenTime;
 
 /// The state of a connection. Input is read in `Upgrading`, `AwaitingAuth` and `Live`. In the states that
 /// wait for an answer it is held. From `Closing` on it is discarded.
@@ -16,7 +17,7 @@ pub(crate) enum ConnState {
     /// Waiting for the first op 7.
     AwaitingAuth,
     /// Logic was asked for the identity behind the token.
-    Identifying { sequence: i32 },
+    Identifying { sequence: i32, token_at: TokenTime },
     /// The homes of the user and the key were asked to register the connection.
     Registering(Box<Registering>),
     /// Authenticated. The room's home was asked to join; the reply is due when it answers.

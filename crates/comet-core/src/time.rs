@@ -24,6 +24,31 @@ impl Millis {
     }
 }
 
+/// When the token (op 7) of a connection arrived at its shard. Orders the connections of all shards by age: to
+/// the millisecond, and within one by the order of arrival where the shard is the same. It has 48 bits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct TokenTime(u64);
+
+impl TokenTime {
+    /// Bits for the tokens of one millisecond. If there are more of them, the later ones count as younger.
+    const ORDER_BITS: u32 = 8;
+    const MAX: u64 = (1 << 48) - 1;
+
+    /// The time of a token that arrives at `now`, on a shard whose latest token has the time `self`.
+    pub(crate) fn next(self, now: Millis) -> Self {
+        Self((self.0 + 1).max(now.0 << Self::ORDER_BITS).min(Self::MAX))
+    }
+
+    /// The upper 16 and the lower 32 bits.
+    pub(crate) fn to_parts(self) -> (u16, u32) {
+        ((self.0 >> 32) as u16, self.0 as u32)
+    }
+
+    pub(crate) fn from_parts((high, low): (u16, u32)) -> Self {
+        Self(u64::from(high) << 32 | u64::from(low))
+    }
+}
+
 /// An instant in units of [`TICK_MS`] since the process started.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 #[repr(transparent)]

@@ -28,6 +28,7 @@ use crate::ids::ListenerIndex;
 use crate::ring::{Completion, Operation, Ring};
 use crate::settings::{CoreSettings, Listener, MeshEndpoints};
 use crate::sockets::Sockets;
+use crate::tls::TransmitBudget;
 
 /// How long a turn may go on with what can be continued in the next one. A turn ends with the piece of
 /// work that exceeds it: a token, a handshake, a slice of pushes, or what one system call sends.
@@ -41,6 +42,7 @@ pub(crate) struct Driver<A> {
     shard: Shard,
     authenticator: A,
     sockets: Sockets,
+    tls_budget: TransmitBudget,
     listeners: Vec<Listener>,
     /// Listeners whose multishot accept ended and has to be submitted again.
     listeners_to_rearm: Vec<ListenerIndex>,
@@ -95,6 +97,7 @@ impl<A: Authenticator> Driver<A> {
             ring,
             buffers,
             sockets: Sockets::default(),
+            tls_budget: TransmitBudget::default(),
             listeners: settings.listeners,
             listeners_to_rearm: Vec::new(),
             rearm_accepts_at: settings.epoch,

@@ -29,3 +29,4 @@ pub use certificates::{Tls, TlsError, TlsOptions, TlsVersion};
 pub use listen::{Keepalive, ListenError, ListenOptions, ListenStep, bind};
 pub use probe::{ProbeError, fit_ring, probe, reserve_descriptors};
 pub use settings::{CoreSettings, Listener, MeshEndpoints, ProxyFrom};
+pub use tls::TLS_TRANSMITS_MAX;

@@ -82,6 +82,16 @@ pub(crate) struct Ring {
     queued_bytes: usize,
     /// How often the queue was submitted without a wait.
     submissions: u64,
+    /// Of the sends of slices that are queued.
+    #[allow(clippy::vec_box, reason = "the queued sends have their addresses")]
+    messages: Vec<Box<MessageOfSlices>>,
+}
+
+/// What a send of slices points to. The kernel reads it while it submits the send, not later
+/// (`IORING_FEAT_SUBMIT_STABLE`, which every kernel with provided buffers has).
+struct MessageOfSlices {
+    header: libc::msghdr,
+    slices: Vec<libc::iovec>,
 }
 
 /// The only group of provided buffers.
@@ -138,7 +148,7 @@ impl Ring {
             ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0)?;
         };
         let sends_a_turn = ring.submission().capacity() * SUBMISSIONS_A_TURN;
-        Ok(Self { ring, sends_a_turn, queued_bytes: 0, submissions: 0 })
+        Ok(Self { ring, sends_a_turn, queued_bytes: 0, submissions: 0, messages: Vec::new() })
     }
 
     /// Most sends that one turn queues. A full queue is submitted at once.
@@ -179,17 +189,49 @@ impl Ring {
         let entry =
             opcode::Send::new(Fd(socket), bytes.cast(), length).flags(libc::MSG_NOSIGNAL).build();
         self.push(entry, Operation::Send(slot));
-        self.queued_bytes += bytes.len();
+        self.count_bytes(bytes.len());
+    }
+
+    /// A send of so many bytes was queued.
+    fn count_bytes(&mut self, bytes: usize) {
+        self.queued_bytes += bytes;
         if self.queued_bytes >= BYTES_A_SUBMISSION {
             self.submit();
         }
+    }
+
+    /// As [`Ring::send`], for bytes in several places.
+    pub(crate) fn send_slices<'a>(
+        &mut self,
+        socket: RawFd,
+        slot: Slot,
+        slices: impl Iterator<Item = &'a [u8]>,
+    ) {
+        let slice = |slice: &[u8]| libc::iovec {
+            iov_base: slice.as_ptr().cast_mut().cast(),
+            iov_len: slice.len(),
+        };
+        let slices: Vec<libc::iovec> = slices.map(slice).collect();
+        let bytes = slices.iter().map(|slice| slice.iov_len).sum();
+        // SAFETY: all of its fields may be zero.
+        let header = unsafe { std::mem::zeroed() };
+        let mut message = Box::new(MessageOfSlices { header, slices });
+        message.header.msg_iov = message.slices.as_mut_ptr();
+        message.header.msg_iovlen = message.slices.len() as _;
+        let entry = opcode::SendMsg::new(Fd(socket), &raw const message.header)
+            .flags(libc::MSG_NOSIGNAL as u32)
+            .build();
+        self.push(entry, Operation::Send(slot));
+        self.messages.push(message);
+        self.count_bytes(bytes);
     }
 
     fn push(&mut self, entry: squeue::Entry, operation: Operation) {
         let entry = entry.user_data(operation.to_user_data());
         // SAFETY: accept, recv and poll are given no memory of ours (recv writes to the provided
         // buffers, which outlive the ring). send reads bytes that stay unchanged until its
-        // completion; that is the contract of `Transmit` and of `TlsSession::poll_transmit`.
+        // completion; that is the contract of `Transmit` and of `TlsSession::poll_transmit`. What a
+        // send of slices points to is kept in `messages` until the kernel has taken the entry.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.submit();
         }
@@ -229,6 +271,14 @@ impl Ring {
         self.queued_bytes = 0;
         self.submissions += 1;
         check(self.ring.submit());
+        self.drop_messages();
+    }
+
+    /// Drops what the sends of slices point to, once the kernel has taken all entries.
+    fn drop_messages(&mut self) {
+        if !self.messages.is_empty() && self.ring.submission().is_empty() {
+            self.messages.clear();
+        }
     }
 
     /// Submits what is queued, and sleeps until something completes or `timeout` has passed.
@@ -242,6 +292,7 @@ impl Ring {
             }
         };
         check(result);
+        self.drop_messages();
     }
 
     /// Whether the completion queue has entries.

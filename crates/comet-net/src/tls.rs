@@ -4,6 +4,7 @@
 //! Between calls a session holds what rustls needs, and bytes only while they are in flight: the
 //! start of a record whose rest has not arrived, and ciphertext that the kernel has not taken.
 
+mod budget;
 mod encode;
 #[cfg(test)]
 mod tests;
@@ -15,10 +16,12 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{Error, ServerConfig};
 
+use self::budget::Lease;
+pub use self::budget::TLS_TRANSMITS_MAX;
+pub(crate) use self::budget::TransmitBudget;
 use self::encode::{KeysExhausted, append};
 
-/// Most plaintext in one record (RFC 8446, section 5.1). A transmit is cut to one record. So a slow
-/// reader holds one record of ciphertext, and the shard sees the transmit advance record by record.
+/// Most plaintext in one record (RFC 8446, section 5.1).
 const RECORD_MAX: usize = 16 << 10;
 /// Most bytes of a record besides its plaintext.
 const RECORD_OVERHEAD_MAX: usize = 32;
@@ -63,6 +66,8 @@ enum SessionState {
 struct Ciphertext {
     bytes: Vec<u8>,
     plaintext_len: usize,
+    /// Of the transmit, if it is longer than a record.
+    lease: Option<Lease>,
 }
 
 /// Whether more plaintext can arrive.
@@ -77,7 +82,7 @@ pub(crate) enum ReadSide {
 #[derive(Clone, Copy)]
 enum ToEncrypt<'a> {
     Nothing,
-    Record(&'a [u8]),
+    Data(&'a [u8]),
     CloseNotify,
 }
 
@@ -170,14 +175,18 @@ impl TlsSession {
         Err(fault)
     }
 
-    /// Encrypts the start of a transmit and queues it behind what is queued already. Returns false
-    /// if the handshake is not done or the session has failed: the peer could not read it.
-    pub(crate) fn encrypt(&mut self, transmit: &[u8]) -> bool {
+    /// Encrypts as much of a transmit as the budget has left, and at least one record, and queues
+    /// it behind what is queued already. Returns false if the handshake is not done or the session
+    /// has failed: the peer could not read it.
+    pub(crate) fn encrypt(&mut self, transmit: &[u8], budget: &TransmitBudget) -> bool {
         debug_assert!(self.plaintext_len() == 0, "one transmit at a time");
-        let record = &transmit[..transmit.len().min(RECORD_MAX)];
-        let is_encrypted = self.queue(ToEncrypt::Record(record));
+        let lease = budget.lease(transmit.len().saturating_sub(RECORD_MAX));
+        let most = RECORD_MAX + lease.as_ref().map_or(0, Lease::bytes);
+        let plaintext = &transmit[..transmit.len().min(most)];
+        let is_encrypted = self.queue(ToEncrypt::Data(plaintext));
         if is_encrypted {
-            self.queued.plaintext_len = record.len();
+            self.queued.plaintext_len = plaintext.len();
+            self.queued.lease = lease;
         }
         is_encrypted
     }
@@ -199,7 +208,7 @@ impl TlsSession {
     }
 
     /// The kernel took `bytes` of what is in flight. Returns how many bytes of the shard's transmit
-    /// are sent by that: all of the record once its last byte is taken, else 0.
+    /// are sent by that: all that was encrypted once its last byte is taken, else 0.
     pub(crate) fn handle_sent(&mut self, bytes: usize) -> usize {
         self.written += bytes;
         assert!(
@@ -219,6 +228,11 @@ impl TlsSession {
         self.in_flight = Ciphertext::default();
         self.queued = Ciphertext::default();
         had_transmit
+    }
+
+    /// Whether a transmit of the shard is on its way to the kernel.
+    pub(crate) fn is_sending_transmit(&self) -> bool {
+        self.in_flight.plaintext_len > 0
     }
 
     fn plaintext_len(&self) -> usize {
@@ -279,8 +293,9 @@ impl TlsSession {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     let encrypted = match to_encrypt {
                         ToEncrypt::Nothing => Ok(()),
-                        ToEncrypt::Record(plaintext) => {
-                            append(queued, plaintext.len() + RECORD_OVERHEAD_MAX, |out| {
+                        ToEncrypt::Data(plaintext) => {
+                            let records = plaintext.len().div_ceil(RECORD_MAX);
+                            append(queued, plaintext.len() + records * RECORD_OVERHEAD_MAX, |out| {
                                 traffic.encrypt(plaintext, out)
                             })
                         }

@@ -220,6 +220,7 @@ impl Client {
         }
         let token = self.profile.token.clone();
         self.request(socket, rng, op::AUTH, &token, Expected::Auth);
+        socket.mark_token();
         if self.violation == Some(Violation::Flood) {
             self.allowed_closes.extend([CloseReason::InputOverflow, CloseReason::ReplyOverflow]);
             let body = vec![b'f'; plan.limits.body_max];

@@ -66,6 +66,18 @@ fn is_overdue(entry: &Peer, stalls: &StallLog, since: Millis, limit_ms: u32, now
     now > last.after(3 * TICK_MS)
 }
 
+/// Whether the token of another connection with the key of `peer` came later, or in the same millisecond.
+fn has_younger(env: &Env, peer: usize) -> bool {
+    let Peer { client, socket, .. } = &env.peers[peer];
+    // Which number a key has that a home or logic made is not known here.
+    let Some(key) = client.profile.key else { return true };
+    env.peers.iter().enumerate().any(|(number, Peer { client: other, socket: others, .. })| {
+        let made = || key.starts_with(&format!("{}_", other.profile.user));
+        let may_hold_key = other.profile.key.map_or_else(made, |other| other == key);
+        number != peer && may_hold_key && others.token_at >= socket.token_at
+    })
+}
+
 /// A connection is closed once, for a reason that its behaviour explains, and no deadline comes early or
 /// before what the peer has sent in time was read.
 pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Result<(), String> {
@@ -86,6 +98,9 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
         }
         CloseReason::WriteTimeout => (socket.moved_at_least, limits.write_ms),
         CloseReason::Draining if env.is_draining => return Ok(()),
+        CloseReason::Replaced if !has_younger(env, peer) => {
+            return Err(format!("peer {peer} was replaced, and is the youngest with its key"));
+        }
         reason if entry.client.allowed_closes.contains(reason) => return Ok(()),
         _ => return Err(format!("peer {peer} did nothing for which {event:?} would be right")),
     };

@@ -349,7 +349,8 @@ impl Driver {
                 return Err(format!("a transmit for {:?}, which is gone", transmit.conn));
             }
             let ready_since = self.ready_since.unwrap_or(env.now);
-            entry.socket.transmit(transmit.bytes, ready_since, env.now)?;
+            let bytes = transmit.slices.collect::<Vec<_>>().concat();
+            entry.socket.transmit(&bytes, ready_since, env.now)?;
         }
         while let Some((conn, how)) = self.shard.poll_close() {
             trace!(env, "shut {how:?} {conn:?}");

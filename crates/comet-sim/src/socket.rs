@@ -27,6 +27,10 @@ pub(crate) struct Socket {
     heartbeats: VecDeque<u64>,
     /// When the server received the last byte of the last heartbeat.
     pub(crate) heartbeat_at: Option<Millis>,
+    /// Where in the stream the token ends.
+    token_end: Option<u64>,
+    /// When the server received the last byte of the token.
+    pub(crate) token_at: Option<Millis>,
     /// How the client ended its side.
     client_end: Option<Hangup>,
     is_hangup_reported: bool,
@@ -59,6 +63,8 @@ impl Socket {
             received: 0,
             heartbeats: VecDeque::new(),
             heartbeat_at: None,
+            token_end: None,
+            token_at: None,
             client_end: None,
             is_hangup_reported: false,
             in_flight: None,
@@ -87,6 +93,11 @@ impl Socket {
     /// The last byte written is the end of a heartbeat.
     pub(crate) fn mark_heartbeat(&mut self) {
         self.heartbeats.push_back(self.written_total);
+    }
+
+    /// The last byte written is the end of the token.
+    pub(crate) fn mark_token(&mut self) {
+        self.token_end = Some(self.written_total);
     }
 
     /// The client writes no more; after an error it reads no more either.
@@ -152,6 +163,9 @@ impl Socket {
         while self.heartbeats.front().is_some_and(|end| *end <= self.received) {
             self.heartbeats.pop_front();
             self.heartbeat_at = Some(now);
+        }
+        if self.token_end.is_some_and(|end| end <= self.received) {
+            self.token_at.get_or_insert(now);
         }
         Some(ReceiveCompletion::Bytes(bytes))
     }

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use comet_config::Config;
+use comet_config::{Config, SlowConsumer};
 use comet_control::Bounds;
 use comet_core::limits::{HELD_MAX, JOINED_BYTES_MAX};
+use comet_net::TLS_TRANSMITS_MAX;
 
 use comet_serve::{
     CONNECTION_WINDOW, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, HEAD_MAX, HTTP_CONNECTIONS,
@@ -19,8 +20,11 @@ const CONNECTION: u64 = 512;
 const TLS_SESSION: u64 = 4 << 10;
 /// What a TLS session keeps of a record that is not complete, and of one the kernel has not taken.
 const TLS_RECORDS: u64 = (32 << 10) + (16 << 10);
-/// The entry of a message in an outbox, without the bytes of the message.
-const OUTBOX_ENTRY: u64 = 128;
+/// The entry of a message in an outbox, without the bytes of the message: 48 bytes in a log that has
+/// doubled, and 8 in the table of a send.
+const OUTBOX_ENTRY: u64 = 104;
+/// With drop-oldest a log may keep as many messages that were dropped as it has.
+const KEPT_BY_DROP_OLDEST: u64 = 2;
 
 /// A table of the worst case, in lines for a terminal. `open_files` is what [`comet_net::probe`]
 /// returns.
@@ -35,6 +39,11 @@ pub fn worst_case(config: &Config, open_files: u64) -> String {
     // Any connection may be in TLS if there is a listener for it.
     let has_tls = !(config.tcp.tls_bind.is_empty() && config.websocket.tls_bind.is_empty());
     let in_tls = if has_tls { connections } else { 0 };
+    let transmits = if has_tls { cores * TLS_TRANSMITS_MAX as u64 } else { 0 };
+    let kept = match config.protocol.slow_consumer {
+        SlowConsumer::DropOldest => KEPT_BY_DROP_OLDEST,
+        SlowConsumer::DropNewest | SlowConsumer::Close => 1,
+    };
     let callers = |most| connections_max(open_files, most) as u64;
     let calls = callers(GRPC_CONNECTIONS);
     let heads = callers(HTTP_CONNECTIONS) + callers(STAT_CONNECTIONS) + callers(DEBUG_CONNECTIONS);
@@ -43,19 +52,20 @@ pub fn worst_case(config: &Config, open_files: u64) -> String {
         ("if all of them are in TLS, sessions", in_tls * TLS_SESSION),
         ("receive buffers", cores * buffers),
         ("joined frames on their way", cores * JOINED_BYTES_MAX as u64),
+        ("encrypted frames on their way", transmits),
         ("if every client leaves a frame unfinished", connections * unread),
         ("if every client sends on while logic is asked", connections * HELD_MAX as u64),
         ("if all are in TLS and stop amid a record", in_tls * TLS_RECORDS),
         (
             "if every outbox is full, entries",
-            connections * u64::from(limits.svr_proto) * OUTBOX_ENTRY,
+            connections * u64::from(limits.svr_proto) * OUTBOX_ENTRY * kept,
         ),
         ("requests of push callers", request_bytes(request_max(config)) as u64),
         ("if every caller leaves calls unread", calls * u64::from(CONNECTION_WINDOW)),
         ("if every HTTP caller leaves a head unfinished", heads * HEAD_MAX as u64),
         (
             "if every outbox is full and no message shared",
-            connections * u64::from(limits.outbox_bytes),
+            connections * u64::from(limits.outbox_bytes) * kept,
         ),
     ];
     let mut text = format!("# worst case for {connections} connections on {cores} cores\n");

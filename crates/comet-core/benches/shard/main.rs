@@ -10,6 +10,7 @@ use std::sync::Arc;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 
+use comet_core::{Limits, SlowConsumer};
 use rig::{Rig, key, push, room};
 
 /// Connections of a busy shard.
@@ -43,6 +44,49 @@ fn outbox(bencher: Bencher, frames: usize) {
             assert_eq!(rig.push_room(&room, &push), MEMBERS as u64);
         }
         rig.send_all();
+    });
+}
+
+/// `frames` pushes to a room of 1,000 that wait behind a send, then all sends of them.
+#[divan::bench(args = [1_000, 10_000], sample_size = 1)]
+fn backlog(bencher: Bencher, frames: usize) {
+    const MEMBERS: usize = 1_000;
+    let limits = Limits { svr_proto: u16::MAX, outbox_bytes: 1 << 30, ..rig::limits() };
+    let rig = RefCell::new(Rig::with_limits(1, limits));
+    rig.borrow_mut().connect(MEMBERS, 1);
+    let (room, push) = (room(0).into(), push(128));
+    bencher
+        .counter(ItemsCount::new(frames * MEMBERS))
+        .with_inputs(|| {
+            let mut rig = rig.borrow_mut();
+            for _ in 0..frames {
+                rig.push_room(&room, &push);
+            }
+        })
+        .bench_local_values(|()| rig.borrow_mut().send_all());
+}
+
+/// A push to a room of 1,000 with full outboxes, where it replaces the oldest. `own_replies`: they are not
+/// alike.
+#[divan::bench(args = [false, true])]
+fn drop_oldest(bencher: Bencher, own_replies: bool) {
+    const MEMBERS: usize = 1_000;
+    let limits = Limits { slow_consumer: SlowConsumer::DropOldest, ..rig::limits() };
+    let full = usize::from(limits.svr_proto);
+    let mut rig = Rig::with_limits(1, limits);
+    rig.connect(MEMBERS, 1);
+    let (room, push) = (room(0).into(), push(128));
+    rig.push_room(&room, &push);
+    rig.begin_sends();
+    for number in 0..full {
+        rig.push_room(&room, &push);
+        if number == full / 2 && own_replies {
+            // With a number of its own each.
+            rig.heartbeat_each();
+        }
+    }
+    bencher.counter(ItemsCount::new(MEMBERS)).bench_local(|| {
+        assert_eq!(rig.push_room(&room, &push), MEMBERS as u64);
     });
 }
 

@@ -23,8 +23,8 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    pub(crate) fn new(shards: u16) -> Self {
-        let limits = Arc::new(Limits { heartbeat_ms: 60_000, ..Limits::default() });
+    pub(crate) fn with_limits(shards: u16, limits: Limits) -> Self {
+        let limits = Arc::new(limits);
         let settings = |shard| Settings {
             shard: ShardId(shard),
             shards,
@@ -45,7 +45,7 @@ impl Rig {
 
     /// `members` connections, divided between the shards and into rooms.
     pub(crate) fn with_members(shards: u16, members: usize, rooms: usize) -> Self {
-        let mut rig = Self::new(shards);
+        let mut rig = Self::with_limits(shards, limits());
         rig.connect(members, rooms);
         rig
     }
@@ -121,15 +121,32 @@ impl Rig {
         queued
     }
 
-    /// Sends everything that waits: the transmits of a turn, then their completions, as a driver does.
+    /// Sends everything that waits: the transmits of a turn, then their completions, as a driver does, and
+    /// again for what was more than one send.
     pub(crate) fn send_all(&mut self) {
+        while self.begin_sends() > 0 {
+            for (conn, bytes) in std::mem::take(&mut self.sending) {
+                self.shard(conn).handle_sent(conn, bytes);
+            }
+        }
+    }
+
+    /// The transmits of a turn, which the kernel has from then on. Returns how many are under way.
+    pub(crate) fn begin_sends(&mut self) -> usize {
         for shard in &mut self.shards {
             while let Some(transmit) = shard.poll_transmit() {
-                self.sending.push((transmit.conn, transmit.bytes.len()));
+                let bytes = transmit.slices.map(<[u8]>::len).sum();
+                self.sending.push((transmit.conn, bytes));
             }
-            for (conn, bytes) in self.sending.drain(..) {
-                shard.handle_sent(conn, bytes);
-            }
+        }
+        self.sending.len()
+    }
+
+    /// Every client sends a heartbeat with a number of its own.
+    pub(crate) fn heartbeat_each(&mut self) {
+        for number in 0..self.clients.len() {
+            let conn = self.clients[number];
+            self.shard(conn).handle_recv(conn, &frame(op::HEARTBEAT, number as i32, b""));
         }
     }
 
@@ -184,6 +201,11 @@ impl Rig {
     fn shard(&mut self, conn: ConnId) -> &mut Shard {
         &mut self.shards[usize::from(conn.shard.0)]
     }
+}
+
+/// Bounds of a rig without others.
+pub(crate) fn limits() -> Limits {
+    Limits { heartbeat_ms: 60_000, ..Limits::default() }
 }
 
 /// The key of a client, by its number.

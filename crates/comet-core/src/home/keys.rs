@@ -5,12 +5,38 @@ use hashbrown::hash_table::Entry;
 use crate::bucket::Buckets;
 use crate::budget::Budget;
 use crate::canary::Canary;
-use crate::ids::{ConnId, ShardId};
+use crate::ids::{ConnId, Generation, ShardId, Slot};
 use crate::retained::Retained;
-use crate::time::Millis;
+use crate::time::{Millis, TokenTime};
+
+/// A connection and when its token arrived, in 16 bytes: there is one for each connection.
+#[derive(Clone, Copy)]
+struct Owner {
+    slot: Slot,
+    generation: Generation,
+    shard: ShardId,
+    token_at_high: u16,
+    token_at_low: u32,
+}
+
+impl Owner {
+    fn new(ConnId { shard, slot, generation }: ConnId, token_at: TokenTime) -> Self {
+        let (token_at_high, token_at_low) = token_at.to_parts();
+        Self { slot, generation, shard, token_at_high, token_at_low }
+    }
+
+    fn conn(self) -> ConnId {
+        ConnId { shard: self.shard, slot: self.slot, generation: self.generation }
+    }
+
+    /// Greater is younger. Connections of two shards whose tokens came at one time have some order, too.
+    fn age(self) -> (TokenTime, ConnId) {
+        (TokenTime::from_parts((self.token_at_high, self.token_at_low)), self.conn())
+    }
+}
 
 pub(crate) struct KeyOwners {
-    owners: Buckets<Box<str>, ConnId>,
+    owners: Buckets<Box<str>, Owner>,
     /// Keys that were reported to logic as disconnected, for as long as it may have let in a new owner just
     /// before the report.
     disconnected: Retained<Box<str>, ()>,
@@ -36,22 +62,29 @@ impl KeyOwners {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, ConnId)> {
-        self.owners.iter().map(|(key, &conn)| (&**key, conn))
+        self.owners.iter().map(|(key, owner)| (&**key, owner.conn()))
     }
 
     pub(crate) fn owner(&self, key: &str) -> Option<ConnId> {
-        self.owners.get(key).copied()
+        self.owners.get(key).map(|owner| owner.conn())
     }
 
-    /// Makes `conn` the owner of `key`; returns the owner it replaces.
-    pub(crate) fn claim(&mut self, key: &str, conn: ConnId) -> Option<ConnId> {
+    /// Makes the younger one of `conn` and the owner of `key` its owner, and returns the older one. `None`:
+    /// the key had no owner.
+    pub(crate) fn claim(&mut self, key: &str, conn: ConnId, token_at: TokenTime) -> Option<ConnId> {
+        let claimer = Owner::new(conn, token_at);
         match self.owners.entry(key) {
             Entry::Occupied(known) => {
-                let former = std::mem::replace(&mut known.into_mut().1, conn);
-                Some(former).filter(|&former| former != conn)
+                let (_, owner) = known.into_mut();
+                let older = if claimer.age() < owner.age() {
+                    claimer
+                } else {
+                    std::mem::replace(owner, claimer)
+                };
+                Some(older.conn())
             }
             Entry::Vacant(free) => {
-                free.insert((key.into(), conn));
+                free.insert((key.into(), claimer));
                 None
             }
         }
@@ -61,7 +94,7 @@ impl KeyOwners {
     /// changes nothing.
     pub(crate) fn release(&mut self, key: &str, conn: ConnId) -> bool {
         match self.owners.find(key) {
-            Some(known) if known.get().1 == conn || Canary::StaleRelease.is_released() => {
+            Some(known) if known.get().1.conn() == conn || Canary::StaleRelease.is_released() => {
                 known.remove();
                 true
             }
@@ -105,22 +138,43 @@ impl KeyOwners {
 mod tests {
     use super::*;
 
-    use crate::ids::{Generation, Slot};
+    fn conn(shard: u16, slot: u32) -> ConnId {
+        ConnId { shard: ShardId(shard), slot: Slot(slot), generation: Generation(0) }
+    }
+
+    fn token_at(millis: u64) -> TokenTime {
+        TokenTime::default().next(Millis(millis))
+    }
 
     #[test]
     fn the_late_release_of_a_replaced_owner_changes_nothing() {
-        let conn = |shard, slot| ConnId {
-            shard: ShardId(shard),
-            slot: Slot(slot),
-            generation: Generation(0),
-        };
         let mut keys = KeyOwners::new(ShardId(0), 2, 4, 7);
-        assert_eq!(keys.claim("k", conn(0, 1)), None);
-        assert_eq!(keys.claim("k", conn(1, 1)), Some(conn(0, 1)));
+        assert_eq!(keys.claim("k", conn(0, 1), token_at(1)), None);
+        assert_eq!(keys.claim("k", conn(1, 1), token_at(2)), Some(conn(0, 1)));
         keys.release("k", conn(0, 1));
         assert_eq!(keys.owner("k"), Some(conn(1, 1)));
         keys.release("k", conn(1, 1));
         assert_eq!(keys.owner("k"), None);
+    }
+
+    #[test]
+    fn the_younger_of_two_owns_the_key_whoever_claims_it_first() {
+        let (older, younger) = (token_at(u64::from(u32::MAX) + 1), token_at(1 << 40));
+        assert!(older < younger);
+        let at_once = [(conn(0, 1), older), (conn(1, 1), older)];
+        for [first, second] in [[(conn(1, 1), older), (conn(0, 1), younger)], at_once] {
+            for claims in [[first, second], [second, first]] {
+                let mut keys = KeyOwners::new(ShardId(0), 2, 4, 7);
+                let lost = claims.map(|(conn, token_at)| keys.claim("k", conn, token_at));
+                assert_eq!(lost, [None, Some(first.0)]);
+                assert_eq!(keys.owner("k"), Some(second.0));
+            }
+        }
+    }
+
+    #[test]
+    fn an_owner_takes_16_bytes() {
+        assert_eq!(size_of::<Owner>(), 16);
     }
 
     #[test]

@@ -1,43 +1,55 @@
 //! The store of chains: frames that outboxes share.
 //!
+//! A chain is a [`Run`] of a [`Log`]. Chains are immutable. What happens to an outbox moves it from one chain
+//! to another: a frame is appended, the oldest push is dropped, a send takes what is in front. Each chain
+//! remembers where the last outbox went from it, so the next one with the same content finds that chain.
+//!
 //! Reference counts here are plain integers of one shard. The bytes of a chain keep their address for as long
 //! as an outbox has it in flight, because the kernel reads them.
 
-use comet_proto::{Encoded, decode};
+mod sends;
+#[cfg(test)]
+mod tests;
 
+use comet_proto::Encoded;
+
+use crate::ids::Generation;
 use crate::index::Index;
-use crate::limits::{JOIN_MAX, JOINED_BYTES_MAX};
 use crate::slab::Slab;
 use crate::transport::Transport;
 
-use super::{AppendMemo, ChainId, Item, Load, Outbox, Remains, SendProgress, Serial};
+use super::chain::{Chain, Totals};
+use super::log::{Log, Run, Spare};
+use super::window::Whole;
+use super::{AppendMemo, ChainId, Handle, Item, Load, LogId, Outbox, Serial, Superseded};
+
+/// Logs whose memory is kept for the next ones, and the longest of these.
+const SPARE_MAX: usize = 64;
+const SPARE_FRAMES_MAX: usize = 16;
 
 pub(crate) struct Chains {
     chains: Slab<ChainId, Chain>,
-    /// The one-frame chain made last.
-    first: ChainId,
+    logs: Slab<LogId, Log>,
+    /// Memory of logs for the next ones. Most logs are short, and gone in the same turn.
+    spare: Vec<Spare>,
+    /// The one-frame chain made last, and the log that it began.
+    first: Handle,
+    first_log: (LogId, Generation),
     serial: Serial,
     joined_bytes: usize,
 }
 
-/// The frame of `item` after everything in `before`. Totals are over the whole chain.
-struct Chain {
-    item: Item,
-    before: ChainId,
-    /// Outboxes and longer chains that name this one.
-    references: u32,
-    /// The longer chain made from this one last. Most likely the next outbox needs that one as well.
-    longer: ChainId,
-    frames: u32,
-    pushes: u32,
-    bytes: [u32; 2],
-    /// The joined bytes for each transport, from the first send on.
-    joined: [Option<Box<[u8]>>; 2],
-}
-
 impl Chains {
     pub(crate) fn new() -> Self {
-        Self { chains: Slab::new(), first: ChainId::NONE, serial: Serial(0), joined_bytes: 0 }
+        Self {
+            chains: Slab::new(),
+            logs: Slab::new(),
+            spare: Vec::new(),
+            first: Handle::NONE,
+            first_log: (LogId::NONE, Generation(0)),
+            serial: Serial(0),
+            joined_bytes: 0,
+        }
     }
 
     /// A frame to hand out with [`Chains::append`].
@@ -46,280 +58,237 @@ impl Chains {
         Item { serial: self.serial, frame, is_push }
     }
 
+    /// What the kernel has not taken.
     pub(crate) fn load(&self, outbox: &Outbox, transport: Transport) -> Load {
         let mut load = Load::default();
         for index in [outbox.pending, outbox.in_flight] {
             if index != ChainId::NONE {
-                let chain = &self.chains[index];
-                load.pushes += chain.pushes;
-                load.replies += chain.frames - chain.pushes;
-                load.bytes += chain.bytes[transport as usize];
+                let Totals { frames, pushes, bytes } = self.chains[index].totals;
+                load.pushes += pushes;
+                load.replies += frames - pushes;
+                load.bytes += bytes[transport as usize];
             }
+        }
+        if outbox.taken > 0 {
+            let Whole { frames, pushes, .. } =
+                self.whole(outbox.in_flight, transport, outbox.taken);
+            load.pushes -= pushes;
+            load.replies -= frames - pushes;
+            load.bytes -= outbox.taken;
         }
         load
     }
 
+    // ---- what comes in -------------------------------------------------------------------------
+
     /// Adds a frame at the end. Bounds are the caller's: see [`Chains::load`].
     #[inline]
     pub(crate) fn append(&mut self, outbox: &mut Outbox, item: &Item) {
-        let before = outbox.pending;
-        let likely = if before == ChainId::NONE { self.first } else { self.chains[before].longer };
-        outbox.pending =
-            if likely != ChainId::NONE && self.chains[likely].item.serial == item.serial {
-                self.chains[likely].references += 1;
-                // The outbox named `before` and now names it through the longer chain, which holds its
-                // own reference.
-                self.release(before);
-                likely
-            } else {
-                self.lengthen(before, item)
-            };
+        self.append_for(outbox, item, 0);
     }
 
-    /// As [`Chains::append`]; notes the result in `memo`, which must be settled.
+    /// As [`Chains::append`], for as many of the oldest pushes that wait. Notes the result in `memo`, which
+    /// must be settled.
     pub(crate) fn append_and_note(
         &mut self,
         memo: &mut AppendMemo,
         outbox: &mut Outbox,
         item: &Item,
+        superseded: Superseded,
     ) {
         debug_assert_eq!(memo.uncounted, 0, "a memo is settled before it changes");
-        let Outbox { pending, in_flight, .. } = *outbox;
-        self.append(outbox, item);
-        *memo = AppendMemo { pending, in_flight, lengthened: outbox.pending, uncounted: 0 };
+        let before = *outbox;
+        self.append_for(outbox, item, superseded.pushes);
+        *memo = AppendMemo { before, lengthened: outbox.pending, superseded, uncounted: 0 };
     }
 
-    /// Adds the outboxes that [`AppendMemo::repeat`] changed to the reference counts. Until then the longer
-    /// chain has too few references, and the shorter one has some to spare: nothing may be released.
-    pub(crate) fn settle(&mut self, memo: &mut AppendMemo) {
+    /// Adds the outboxes that [`AppendMemo::repeat`] changed to the reference counts, and returns how many
+    /// they are. Until then the longer chain has too few references, and the shorter one has some to spare:
+    /// nothing may be released.
+    pub(crate) fn settle(&mut self, memo: &mut AppendMemo) -> u32 {
         let moved = std::mem::take(&mut memo.uncounted);
-        if moved == 0 {
-            return;
+        if moved > 0 {
+            self.chains[memo.lengthened].references += moved;
+            self.release(memo.before.pending, moved);
         }
-        self.chains[memo.lengthened].references += moved;
-        if memo.pending != ChainId::NONE {
-            // These are not the last references: the longer chain holds one.
-            self.chains[memo.pending].references -= moved;
-        }
+        moved
     }
 
-    /// Makes the chain `before` + `item`; takes over the caller's reference to `before`.
-    fn lengthen(&mut self, before: ChainId, item: &Item) -> ChainId {
-        let added = [item.frame.for_tcp().len() as u32, item.frame.for_websocket().len() as u32];
-        let mut chain = Chain {
-            item: item.clone(),
-            before,
-            references: 1,
-            longer: ChainId::NONE,
-            frames: 1,
-            pushes: u32::from(item.is_push),
-            bytes: added,
-            joined: [None, None],
-        };
-        if before != ChainId::NONE {
-            let shorter = &self.chains[before];
-            chain.frames += shorter.frames;
-            chain.pushes += shorter.pushes;
-            chain.bytes = [added[0] + shorter.bytes[0], added[1] + shorter.bytes[1]];
-        }
-        let index = self.chains.insert(chain);
-        if before == ChainId::NONE {
-            self.first = index;
-        } else {
-            self.chains[before].longer = index;
-        }
-        index
-    }
-
-    /// Begins a send of all that is pending, if nothing is in flight. `false`: nothing to send.
-    pub(crate) fn start(&mut self, outbox: &mut Outbox) -> bool {
-        debug_assert!(!outbox.is_sending());
-        outbox.in_flight = std::mem::replace(&mut outbox.pending, ChainId::NONE);
-        outbox.taken = 0;
-        outbox.is_sending()
-    }
-
-    /// The bytes to send next: the rest of the chain in flight where it is one frame or was joined,
-    /// otherwise the rest of one frame. Empty when a frame has no bytes on this transport.
-    pub(crate) fn slice(&mut self, outbox: &Outbox, transport: Transport) -> &[u8] {
-        let index = outbox.in_flight;
-        let chain = &self.chains[index];
-        if chain.frames > 1
-            && chain.joined[transport as usize].is_none()
-            && chain.bytes[transport as usize] as usize <= JOIN_MAX
-            && self.joined_bytes + chain.bytes[transport as usize] as usize <= JOINED_BYTES_MAX
-        {
-            self.join(index, transport);
-        }
-        let taken = outbox.taken as usize;
-        let chain = &self.chains[index];
-        if let Some(joined) = &chain.joined[transport as usize] {
-            return &joined[taken..];
-        }
-        // Walk back to the frame that holds the first byte not taken yet.
-        let mut at = chain;
-        let mut begin = self.begin(at, transport);
-        while begin > taken {
-            at = &self.chains[at.before];
-            begin = self.begin(at, transport);
-        }
-        &transport.bytes(&at.item.frame)[taken - begin..]
-    }
-
-    /// Where the last frame of `chain` begins.
-    fn begin(&self, chain: &Chain, transport: Transport) -> usize {
-        if chain.before == ChainId::NONE {
-            0
-        } else {
-            self.chains[chain.before].bytes[transport as usize] as usize
-        }
-    }
-
-    fn join(&mut self, index: ChainId, transport: Transport) {
-        let mut end = self.chains[index].bytes[transport as usize] as usize;
-        let mut joined = vec![0; end].into_boxed_slice();
-        self.joined_bytes += joined.len();
-        let mut at = index;
-        while at != ChainId::NONE {
-            let chain = &self.chains[at];
-            let bytes = transport.bytes(&chain.item.frame);
-            joined[end - bytes.len()..end].copy_from_slice(bytes);
-            end -= bytes.len();
-            at = chain.before;
-        }
-        self.chains[index].joined[transport as usize] = Some(joined);
-    }
-
-    /// The kernel took `bytes` more of what is in flight.
-    pub(crate) fn advance(
-        &mut self,
-        outbox: &mut Outbox,
-        transport: Transport,
-        bytes: usize,
-    ) -> SendProgress {
-        let chain = &self.chains[outbox.in_flight];
-        outbox.taken += u32::try_from(bytes).expect("a send is no longer than its chain");
-        let total = chain.bytes[transport as usize];
-        assert!(outbox.taken <= total, "the kernel took more than it was given");
-        if outbox.taken < total {
-            return SendProgress::Partial;
-        }
-        let pushes = chain.pushes;
-        let done = std::mem::replace(&mut outbox.in_flight, ChainId::NONE);
-        self.release(done);
-        SendProgress::Done { pushes }
-    }
-
-    /// Operation, sequence and length of each frame whose last byte is among the next `bytes` of what is
-    /// in flight. A batch counts as the frames in it. Bytes that are no frame of the protocol are left out.
-    pub(crate) fn frames_taken(
+    /// The oldest pushes that wait: as many as must be dropped before the load `fits`, or all of them.
+    pub(crate) fn oldest(
         &self,
         outbox: &Outbox,
         transport: Transport,
-        bytes: usize,
-    ) -> Vec<(i32, i32, u32)> {
-        let taken = outbox.taken as usize + 1..=outbox.taken as usize + bytes;
-        let mut whole = Vec::new();
-        let mut at = outbox.in_flight;
-        while at != ChainId::NONE {
-            let chain = &self.chains[at];
-            if taken.contains(&(chain.bytes[transport as usize] as usize)) {
-                whole.push(&chain.item.frame);
+        fits: impl Fn(Load) -> bool,
+    ) -> Superseded {
+        let mut load = self.load(outbox, transport);
+        let mut superseded = Superseded::default();
+        if outbox.pending == ChainId::NONE {
+            return superseded;
+        }
+        let Chain { log, run, .. } = self.chains[outbox.pending];
+        for (_, item) in self.logs[log].frames(Run { from: run.floor, ..run }) {
+            if fits(load) {
+                break;
             }
-            at = chain.before;
-        }
-        let mut frames = Vec::new();
-        for encoded in whole.into_iter().rev() {
-            let mut run = encoded.for_tcp();
-            while let Ok(Some((frame, length))) = decode(run, usize::MAX) {
-                frames.push((frame.operation, frame.sequence, length as u32));
-                run = &run[length..];
+            if item.is_push {
+                let bytes = transport.bytes(&item.frame).len() as u32;
+                load.pushes -= 1;
+                load.bytes -= bytes;
+                superseded.pushes += 1;
+                superseded.bytes += bytes;
             }
         }
-        frames
-    }
-
-    /// Takes the oldest push that is not in flight out of the outbox; returns its length in bytes.
-    /// `None`: there is none.
-    pub(crate) fn drop_oldest(
-        &mut self,
-        outbox: &mut Outbox,
-        transport: Transport,
-    ) -> Option<usize> {
-        let mut items = Vec::new();
-        let mut at = outbox.pending;
-        while at != ChainId::NONE {
-            let chain = &self.chains[at];
-            items.push(chain.item.clone());
-            at = chain.before;
-        }
-        let oldest = items.iter().rposition(|item| item.is_push)?;
-        let dropped = items.remove(oldest);
-        let pending = std::mem::replace(&mut outbox.pending, ChainId::NONE);
-        for item in items.iter().rev() {
-            self.append(outbox, item);
-        }
-        self.release(pending);
-        Some(transport.bytes(&dropped.frame).len())
-    }
-
-    /// Drops what is pending. What is in flight stays.
-    pub(crate) fn clear_pending(&mut self, outbox: &mut Outbox, transport: Transport) -> Remains {
-        let index = std::mem::replace(&mut outbox.pending, ChainId::NONE);
-        if index == ChainId::NONE {
-            return Remains::default();
-        }
-        let Chain { pushes, bytes, .. } = self.chains[index];
-        self.release(index);
-        Remains { sent: 0, lost: pushes, bytes: bytes[transport as usize] }
-    }
-
-    /// Drops what is in flight, after its last completion.
-    pub(crate) fn clear_in_flight(&mut self, outbox: &mut Outbox, transport: Transport) -> Remains {
-        let index = std::mem::replace(&mut outbox.in_flight, ChainId::NONE);
-        if index == ChainId::NONE {
-            return Remains::default();
-        }
-        let Chain { pushes, bytes, .. } = self.chains[index];
-        let mut at = index;
-        while at != ChainId::NONE && self.chains[at].bytes[transport as usize] > outbox.taken {
-            at = self.chains[at].before;
-        }
-        let sent = if at == ChainId::NONE { 0 } else { self.chains[at].pushes };
-        self.release(index);
-        let bytes = bytes[transport as usize] - outbox.taken;
-        Remains { sent, lost: pushes - sent, bytes }
+        superseded
     }
 
     #[inline]
-    fn release(&mut self, mut index: ChainId) {
-        while index != ChainId::NONE {
-            let chain = &mut self.chains[index];
-            chain.references -= 1;
-            if chain.references > 0 {
-                return;
+    fn append_for(&mut self, outbox: &mut Outbox, item: &Item, dropped: u32) {
+        let before = outbox.pending;
+        let (likely, likely_dropped) = match before {
+            ChainId::NONE => (self.first, 0),
+            _ => (self.chains[before].longer, self.chains[before].dropped),
+        };
+        outbox.pending = match self.chains.at(likely.chain, likely.generation) {
+            Some(chain) if chain.last == item.serial && likely_dropped == dropped => {
+                chain.references += 1;
+                likely.chain
             }
-            let chain = self.chains.remove(index);
-            for joined in chain.joined.iter().flatten() {
-                self.joined_bytes -= joined.len();
+            _ => self.lengthen(before, item, dropped),
+        };
+        self.release(before, 1);
+    }
+
+    /// Finds or makes the chain `before` + `item`, without the oldest `dropped` pushes.
+    fn lengthen(&mut self, before: ChainId, item: &Item, dropped: u32) -> ChainId {
+        let (id, run, mut totals) = if before == ChainId::NONE {
+            let log = self.log_from(item);
+            (log, self.logs[log].run_before_first(), Totals::default())
+        } else {
+            self.shorten(before, item, dropped)
+        };
+        let log = &mut self.logs[id];
+        if log.end() == run.to {
+            log.push(item.clone());
+        }
+        let run = Run { to: run.to.next(), ..run };
+        let known = log.latest_ending(run.to);
+        let longer = match self.chains.at(known.chain, known.generation) {
+            Some(chain) if chain.run == run => {
+                chain.references += 1;
+                known
             }
-            if chain.before == ChainId::NONE {
-                if self.first == index {
-                    self.first = ChainId::NONE;
-                }
-            } else if self.chains[chain.before].longer == index {
-                self.chains[chain.before].longer = ChainId::NONE;
+            _ => {
+                totals.add(item);
+                self.insert(Chain::new(id, run, totals, item.serial))
             }
-            index = chain.before;
+        };
+        if before == ChainId::NONE {
+            self.first = longer;
+        } else {
+            let before = &mut self.chains[before];
+            (before.longer, before.dropped) = (longer, dropped);
+        }
+        longer.chain
+    }
+
+    /// A log that begins with `item`, or is empty.
+    fn log_from(&mut self, item: &Item) -> LogId {
+        let (id, generation) = self.first_log;
+        let first = self.logs.at(id, generation).and_then(|log| log.get(log.begin()));
+        if first.is_some_and(|first| first.serial == item.serial) {
+            return id;
+        }
+        let id = self.begin_log();
+        self.first_log = (id, self.logs.generation(id));
+        id
+    }
+
+    /// The frames of `before` without the oldest `dropped` pushes, in a log that has `next` behind them or
+    /// ends there.
+    fn shorten(&mut self, before: ChainId, next: &Item, dropped: u32) -> (LogId, Run, Totals) {
+        let Chain { log: id, run, totals, .. } = self.chains[before];
+        let log = &self.logs[id];
+        let (run, totals) = without_oldest(log, run, totals, dropped);
+        let continues = log.get(run.to).is_none_or(|frame| frame.serial == next.serial);
+        // No more frames that the chain has passed than it has itself: so logs hold no more than twice what
+        // outboxes do, and a copy costs no more than the drops and sends before it.
+        if continues && run.floor.since(log.begin()) <= totals.frames as usize {
+            return (id, run, totals);
+        }
+        let items: Vec<Item> = log.frames(run).map(|(_, item)| item.clone()).collect();
+        let id = self.begin_log();
+        let log = &mut self.logs[id];
+        let run = log.run_before_first();
+        items.into_iter().for_each(|item| log.push(item));
+        (id, Run { to: log.end(), ..run }, totals)
+    }
+
+    fn begin_log(&mut self) -> LogId {
+        self.logs.insert(Log::new(self.spare.pop()))
+    }
+
+    fn insert(&mut self, chain: Chain) -> Handle {
+        let Chain { log, run, .. } = chain;
+        let chain = self.chains.insert(chain);
+        let handle = Handle { chain, generation: self.chains.generation(chain) };
+        self.logs[log].hold(run, handle);
+        handle
+    }
+
+    /// So many outboxes name the chain no more.
+    #[inline]
+    fn release(&mut self, index: ChainId, outboxes: u32) {
+        if index == ChainId::NONE {
+            return;
+        }
+        let chain = &mut self.chains[index];
+        chain.references -= outboxes;
+        if chain.references == 0 {
+            self.remove(index);
+        }
+    }
+
+    fn remove(&mut self, index: ChainId) {
+        let chain = self.chains.remove(index);
+        for window in chain.windows.iter().flatten() {
+            self.joined_bytes -= window.joined().map_or(0, <[u8]>::len);
+        }
+        let log = &mut self.logs[chain.log];
+        log.release(chain.run);
+        if log.is_empty() {
+            let log = self.logs.remove(chain.log);
+            if self.spare.len() < SPARE_MAX && log.capacity() <= SPARE_FRAMES_MAX {
+                self.spare.push(log.into_spare());
+            }
         }
     }
 
     /// Nothing is left when every outbox is empty.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
-        self.chains.len() == 0 && self.joined_bytes == 0
+        self.chains.len() == 0 && self.logs.len() == 0 && self.joined_bytes == 0
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// `run` without its oldest `dropped` pushes.
+fn without_oldest(log: &Log, run: Run, mut totals: Totals, dropped: u32) -> (Run, Totals) {
+    let mut left = dropped;
+    let mut gone = Totals::default();
+    let mut floor = run.floor;
+    let mut first_reply = (run.from != run.floor).then_some(run.from);
+    for (at, item) in log.frames(Run { from: run.floor, ..run }) {
+        if left == 0 {
+            break;
+        }
+        if item.is_push {
+            gone.add(item);
+            left -= 1;
+            floor = at.next();
+        } else if first_reply.is_none() {
+            first_reply = Some(at);
+        }
+    }
+    totals = totals.without(gone);
+    (Run { from: first_reply.unwrap_or(floor), floor, to: run.to }, totals)
+}

@@ -170,10 +170,9 @@ impl Shard {
         self.count_remains(remains);
     }
 
-    fn count_remains(&mut self, Remains { sent, lost, .. }: Remains) {
-        self.counters.sent += u64::from(sent);
+    fn count_remains(&mut self, Remains { pushes, .. }: Remains) {
         if !Canary::UncountedLoss.is_released() {
-            self.counters.lost += u64::from(lost);
+            self.counters.lost += u64::from(pushes);
         }
     }
 }

@@ -1,11 +1,11 @@
 //! One push on its way into the outboxes of one shard.
 
-use crate::conn::Conn;
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Push;
-use crate::outbox::{AppendMemo, Item};
+use crate::outbox::{AppendMemo, Item, Load, Superseded};
+use crate::transport::Transport;
 
 use super::connections::Connections;
 use super::outboxes::Outboxes;
@@ -135,66 +135,57 @@ impl<'a> Delivery<'a> {
     /// Appends the push to one outbox. `false`: the outbox is full.
     fn append(&mut self, slot: Slot) -> bool {
         self.settle_memos();
-        let conn = &self.conns[slot];
-        let transport = conn.transport as usize;
-        let is_full = self.is_full(conn);
-        if is_full && !self.make_space(slot) {
-            return false;
-        }
+        let Some(superseded) = self.make_space(slot) else { return false };
         let conn = &mut self.conns[slot];
+        let memo = &mut self.memos[conn.transport as usize];
         let chains = &mut self.outboxes.chains;
-        if is_full {
-            // Other outboxes are as they were: only this one lost its oldest push.
-            self.memos[transport] = AppendMemo::NONE;
-            chains.append(&mut conn.outbox, &self.item);
-        } else {
-            chains.append_and_note(&mut self.memos[transport], &mut conn.outbox, &self.item);
-        }
+        chains.append_and_note(memo, &mut conn.outbox, &self.item, superseded);
+        self.count_superseded(superseded, 1);
         true
-    }
-
-    fn is_full(&self, conn: &Conn) -> bool {
-        let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
-        let bytes = self.bytes[conn.transport as usize];
-        load.pushes >= u32::from(self.limits.svr_proto)
-            || load.bytes.saturating_add(bytes) > self.limits.outbox_bytes
     }
 
     /// Adds the outboxes that took the push by memo to the chains' reference counts. Due before anything but
     /// a look is done with the chains.
     fn settle_memos(&mut self) {
-        for memo in &mut self.memos {
-            self.outboxes.chains.settle(memo);
+        for transport in [0, 1] {
+            let memo = &mut self.memos[transport];
+            let outboxes = self.outboxes.chains.settle(memo);
+            let superseded = memo.superseded();
+            self.count_superseded(superseded, outboxes);
         }
     }
 
-    /// Does with a full outbox what the limits say. `false`: the push is dropped.
-    #[cold]
-    fn make_space(&mut self, slot: Slot) -> bool {
+    /// Each of `outboxes` outboxes dropped as much for the push.
+    fn count_superseded(&mut self, Superseded { pushes, bytes }: Superseded, outboxes: u32) {
+        self.superseded += u64::from(pushes) * u64::from(outboxes);
+        self.outboxes.bytes_dropped += u64::from(bytes) * u64::from(outboxes);
+    }
+
+    /// The older pushes that an outbox drops for this one; none if it is not full. `None`: this one is dropped.
+    fn make_space(&mut self, slot: Slot) -> Option<Superseded> {
+        let conn = &self.conns[slot];
+        let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
+        if self.fits(conn.transport, load) {
+            return Some(Superseded::default());
+        }
         match self.limits.slow_consumer {
-            SlowConsumer::DropNewest => false,
+            SlowConsumer::DropNewest => None,
             SlowConsumer::Close => {
                 self.slow.push(slot);
-                false
+                None
             }
-            SlowConsumer::DropOldest => self.drop_oldest(slot),
+            // What is in flight cannot be taken back: where that alone fills the outbox, the newest push
+            // waits beside it.
+            SlowConsumer::DropOldest => self.fits(conn.transport, Load::default()).then(|| {
+                let fits = |load| self.fits(conn.transport, load);
+                self.outboxes.chains.oldest(&conn.outbox, conn.transport, fits)
+            }),
         }
     }
 
-    fn drop_oldest(&mut self, slot: Slot) -> bool {
-        let transport = self.conns[slot].transport;
-        if self.bytes[transport as usize] > self.limits.outbox_bytes {
-            // It would not fit into an empty outbox either.
-            return false;
-        }
-        // By count one is enough; by bytes it may take several. What is in flight cannot be taken back:
-        // where that alone fills the outbox, the newest push waits beside it.
-        while self.is_full(&self.conns[slot]) {
-            let outbox = &mut self.conns[slot].outbox;
-            let Some(bytes) = self.outboxes.chains.drop_oldest(outbox, transport) else { break };
-            self.superseded += 1;
-            self.outboxes.bytes_dropped += bytes as u64;
-        }
-        true
+    /// Whether an outbox with this load has space for the push.
+    fn fits(&self, transport: Transport, load: Load) -> bool {
+        let bytes = load.bytes.saturating_add(self.bytes[transport as usize]);
+        load.pushes < u32::from(self.limits.svr_proto) && bytes <= self.limits.outbox_bytes
     }
 }

@@ -41,8 +41,12 @@ impl Shard {
             Message::Receipt { conn, outcome } => self.receipt(conn, outcome),
             Message::RenewalFailed { key } => self.renewal_failed(&key),
 
-            Message::Register { conn, user, key } => self.register(conn, user, key),
-            Message::Claim { conn, user, seq, key } => self.claim(conn, user, seq, key),
+            Message::Register { conn, token_at, user, key } => {
+                self.register((conn, token_at), user, key);
+            }
+            Message::Claim { conn, token_at, user, seq, key } => {
+                self.claim((conn, token_at), user, seq, key);
+            }
             Message::Registered { conn, user, seq, key } => self.registered(conn, user, seq, key),
             Message::Evict { conn, reason } => self.evict(conn, reason),
             Message::EnterSource { conn, source } => self.enter_source(conn, &source),

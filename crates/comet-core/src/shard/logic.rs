@@ -44,7 +44,8 @@ impl Shard {
     pub(super) fn request_identity(&mut self, slot: Slot, sequence: i32, token: &[u8]) {
         let id = self.conns.id(slot);
         let conn = &mut self.conns[slot];
-        conn.state = ConnState::Identifying { sequence };
+        self.latest_token = self.latest_token.next(self.context.now);
+        conn.state = ConnState::Identifying { sequence, token_at: self.latest_token };
         if let Logic::Embedded = self.context.logic {
             conn.input_mut().token = Some(token.into());
             return self.auths.push_back(id);
@@ -58,7 +59,7 @@ impl Shard {
     /// Logic's answer to a token.
     pub(super) fn identified(&mut self, conn: ConnId, answer: Result<Identity, Denied>) {
         let Some(slot) = self.conns.find(conn) else { return self.discard_identity(answer) };
-        let ConnState::Identifying { sequence } = self.conns[slot].state else {
+        let ConnState::Identifying { sequence, token_at } = self.conns[slot].state else {
             return self.discard_identity(answer);
         };
         let mut identity = match answer {
@@ -81,7 +82,7 @@ impl Shard {
         let (user, key) = (identity.user, identity.key.take());
         entry.state = ConnState::Registering(Box::new(Registering { sequence, identity }));
         let home = self.context.home_of_user(user);
-        self.messages.send(home, Message::Register { conn, user, key });
+        self.messages.send(home, Message::Register { conn, token_at, user, key });
     }
 
     /// Logic let in a client that is not registered here. Its session at logic must end, unless another

@@ -15,6 +15,8 @@ pub(super) struct Outboxes {
     ready: VecDeque<Slot>,
     /// The latest reply of this turn. The next client often gets the same one, and then shares it.
     latest_reply: Option<Item>,
+    /// The same for bytes that are no frame: close frames of a WebSocket.
+    latest_bytes: Option<Item>,
     /// Bytes that ever entered an outbox.
     pub(super) bytes_queued: u64,
     /// Bytes that left an outbox in another way than to the kernel.
@@ -27,6 +29,7 @@ impl Outboxes {
             chains: Chains::new(),
             ready: VecDeque::new(),
             latest_reply: None,
+            latest_bytes: None,
             bytes_queued: 0,
             bytes_dropped: 0,
         }
@@ -35,6 +38,7 @@ impl Outboxes {
     /// A turn begins: replies of the last one are not shared any more.
     pub(super) fn begin_turn(&mut self) {
         self.latest_reply = None;
+        self.latest_bytes = None;
     }
 
     /// `frame` as a reply. Where it equals the latest one, that is taken and not encoded again; the caller
@@ -50,7 +54,19 @@ impl Outboxes {
         self.latest_reply = Some(reply);
     }
 
-    pub(super) fn reply(&mut self, frame: Encoded) -> Item {
+    /// `bytes` as a reply: where they equal the latest ones, those.
+    pub(super) fn bytes_reply(&mut self, bytes: Encoded) -> Item {
+        let is_latest = |latest: &Item| {
+            let latest = latest.frame();
+            (latest.for_tcp(), latest.for_websocket()) == (bytes.for_tcp(), bytes.for_websocket())
+        };
+        if !self.latest_bytes.as_ref().is_some_and(is_latest) {
+            self.latest_bytes = Some(self.reply(bytes));
+        }
+        self.latest_bytes.clone().expect("set above")
+    }
+
+    fn reply(&mut self, frame: Encoded) -> Item {
         self.chains.item(frame, false)
     }
 

@@ -11,20 +11,26 @@ use crate::ledger::CloseReason;
 use crate::message::{Message, Report, TraceKind};
 use crate::settings::Logic;
 use crate::state::{AwaitedReply, ConnState, Registering};
+use crate::time::TokenTime;
 
 use super::Shard;
 
 impl Shard {
     // ---- at the user's home --------------------------------------------------------------------
 
-    pub(super) fn register(&mut self, conn: ConnId, user: i64, key: Option<Box<str>>) {
+    pub(super) fn register(
+        &mut self,
+        (conn, token_at): (ConnId, TokenTime),
+        user: i64,
+        key: Option<Box<str>>,
+    ) {
         let seq = self.home.users.begin(user, conn);
         let key = key.unwrap_or_else(|| match user {
             0 => format!("0_{}", self.home.keys.number_anonymous()).into(),
             _ => format!("{user}_{seq}").into(),
         });
         let home = self.context.home_of_key(&key);
-        self.messages.send(home, Message::Claim { conn, user, seq, key });
+        self.messages.send(home, Message::Claim { conn, token_at, user, seq, key });
     }
 
     pub(super) fn end_session(&mut self, conn: ConnId, user: i64, seq: i32) {
@@ -37,10 +43,19 @@ impl Shard {
 
     // ---- at the key's home ---------------------------------------------------------------------
 
-    pub(super) fn claim(&mut self, conn: ConnId, user: i64, seq: i32, key: Box<str>) {
-        if let Some(former) = self.home.keys.claim(&key, conn) {
+    /// The younger of two connections with one key stays: the one whose token arrived later, in whatever order
+    /// logic has answered. The older one is closed. If that is the new one, it is evicted before it learns
+    /// that it is registered, and then takes its registration back.
+    pub(super) fn claim(
+        &mut self,
+        (conn, token_at): (ConnId, TokenTime),
+        user: i64,
+        seq: i32,
+        key: Box<str>,
+    ) {
+        if let Some(older) = self.home.keys.claim(&key, conn, token_at) {
             let reason = CloseReason::Replaced;
-            self.messages.send(former.shard, Message::Evict { conn: former, reason });
+            self.messages.send(older.shard, Message::Evict { conn: older, reason });
         }
         // Logic may have let the new owner in before it learned that the key is disconnected, and then it
         // has ended the new session. A renewal brings that back.

@@ -18,8 +18,8 @@ impl Shard {
         self.outboxes.keep_reply(reply);
     }
 
-    pub(super) fn reply_with(&mut self, slot: Slot, frame: Encoded) {
-        let reply = self.outboxes.reply(frame);
+    pub(super) fn reply_with(&mut self, slot: Slot, bytes: Encoded) {
+        let reply = self.outboxes.bytes_reply(bytes);
         self.queue_reply(slot, &reply);
     }
 

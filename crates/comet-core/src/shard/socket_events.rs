@@ -44,12 +44,12 @@ impl Shard {
         }
         let conn = &mut self.conns[slot];
         self.counters.bytes_out += bytes as u64;
-        match self.outboxes.chains.advance(&mut conn.outbox, conn.transport, bytes) {
-            SendProgress::Partial => {
-                conn.moved = self.context.tick();
-                self.idle.note_activity(self.context.now);
-            }
-            SendProgress::Done { pushes } => self.counters.sent += u64::from(pushes),
+        let SendProgress { pushes, is_done } =
+            self.outboxes.chains.advance(&mut conn.outbox, conn.transport, bytes);
+        self.counters.sent += u64::from(pushes);
+        if !is_done {
+            conn.moved = self.context.tick();
+            self.idle.note_activity(self.context.now);
         }
         if matches!(conn.state, ConnState::Closed) {
             self.abort_after_send(slot);
@@ -59,6 +59,14 @@ impl Shard {
         } else if matches!(conn.state, ConnState::Closing) {
             self.shut_write(slot);
         }
+    }
+
+    /// The kernel took some of the last transmit of `conn`, which is not answered yet. TLS knows only in the
+    /// end how many bytes of the transmit that were.
+    pub fn handle_send_progress(&mut self, conn: ConnId) {
+        let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
+        self.conns[slot].moved = self.context.now.tick();
+        self.idle.note_activity(self.context.now);
     }
 
     /// The last transmit of `conn` failed with this error number.
@@ -120,9 +128,8 @@ impl Shard {
             self.counters.sends += 1;
             let id = self.conns.id(slot);
             let conn = &self.conns[slot];
-            let bytes = self.outboxes.chains.slice(&conn.outbox, conn.transport);
-            debug_assert!(!bytes.is_empty());
-            return Some(Transmit { conn: id, bytes });
+            let slices = self.outboxes.chains.slices(&conn.outbox, conn.transport);
+            return Some(Transmit { conn: id, slices });
         }
     }
 

@@ -1,7 +1,8 @@
 //! Remote logic: tokens, client messages, renewals, and what is reported about keys.
 
 use comet_core::{
-    CloseReason, ConnId, Denied, DropReason, Limits, Logic, Message, Report, ShardId, Transport,
+    CloseReason, ConnId, Denied, DropReason, Limits, Logic, Message, Report, Shard, ShardId,
+    Transport,
 };
 use comet_proto::op;
 
@@ -90,6 +91,61 @@ fn a_denied_client_is_told_why_and_how_long_to_wait() {
         assert_eq!(rig.take(websocket), notice.concat());
         assert!(key_reports(&mut rig).is_empty(), "logic accepted no client");
     }
+}
+
+/// Whatever the order of logic's answers, of two connections with one key the one stays that sent its token
+/// later.
+#[test]
+fn the_younger_connection_stays_if_logic_answers_the_older_one_last() {
+    for (shards, wait) in [([0, 1], 1), ([1, 0], 1), ([0, 0], 0)] {
+        for answers_younger_first in [false, true] {
+            let mut rig = rig(2);
+            let older = connect(&mut rig, shards[0], "7/k/r/");
+            rig.pass(wait);
+            let younger = connect(&mut rig, shards[1], "7/k/r/");
+            if answers_younger_first {
+                rig.admit(younger);
+                rig.admit(older);
+                // It never was authenticated.
+                assert_eq!(rig.take(older), frame(op::DISCONNECT_REPLY, 0, b"replaced"));
+            } else {
+                rig.admit(older);
+                rig.admit(younger);
+                let authenticated = frame(op::AUTH_REPLY, 1, b"");
+                let replaced = frame(op::DISCONNECT_REPLY, 0, b"replaced");
+                assert_eq!(rig.take(older), [authenticated, replaced].concat());
+            }
+            assert_eq!(rig.reason(older), CloseReason::Replaced);
+            assert_eq!(rig.take(younger), frame(op::AUTH_REPLY, 1, b""));
+            for tally in [
+                rig.push_keys(&["k"], 5, b"key"),
+                rig.push_user(7, 5, b"user"),
+                rig.push_room("r", 5, b"room"),
+            ] {
+                assert_eq!((tally.matched, tally.queued), (1, 1));
+            }
+            rig.hang_up(older);
+            assert!(key_reports(&mut rig).is_empty(), "the key has an owner all the time");
+            rig.hang_up(younger);
+            assert_eq!(key_reports(&mut rig), ["-k"]);
+            let counters = rig.shards.iter().map(Shard::counters);
+            assert_eq!(counters.map(|counters| counters.keys + counters.users).sum::<u64>(), 0);
+        }
+    }
+}
+
+#[test]
+fn an_older_connection_gets_the_key_if_the_younger_one_is_gone_by_then() {
+    let mut rig = rig(2);
+    let older = connect(&mut rig, 0, "7/k//");
+    rig.pass(1);
+    let younger = connect(&mut rig, 1, "7/k//");
+    rig.admit(younger);
+    rig.hang_up(younger);
+    rig.admit(older);
+    assert_eq!(rig.take(older), frame(op::AUTH_REPLY, 1, b""));
+    // Logic heard of the end of the younger one's session after it let in the older one.
+    assert_eq!(key_reports(&mut rig), ["-k", "+k"]);
 }
 
 #[test]

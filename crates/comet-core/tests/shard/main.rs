@@ -1,5 +1,6 @@
 //! The shard from outside: bytes and messages go in; bytes, tallies and close reasons come out.
 
+mod backlog;
 mod bounds;
 mod deadlines;
 mod door;

@@ -289,8 +289,9 @@ impl Rig {
         while let Some(transmit) = shard.poll_transmit() {
             let wire =
                 self.wires.get_mut(&transmit.conn).expect("a transmit of a known connection");
-            assert!(wire.in_flight.is_none() && wire.shut.is_none() && !transmit.bytes.is_empty());
-            wire.in_flight = Some(transmit.bytes.to_vec());
+            assert!(wire.in_flight.is_none() && wire.shut.is_none());
+            assert!(transmit.slices.clone().all(|slice| !slice.is_empty()));
+            wire.in_flight = Some(transmit.slices.collect::<Vec<_>>().concat());
         }
         while let Some((conn, how)) = shard.poll_close() {
             self.wires.get_mut(&conn).expect("a close of a known connection").shut = Some(how);

@@ -1,6 +1,6 @@
 //! The steps that send bytes and shut sockets, through TLS where a connection has it.
 
-use comet_core::{CloseHow, ConnId, Hangup, Slot};
+use comet_core::{CloseHow, ConnId, Hangup, Slot, Transmit};
 use comet_logic::Authenticator;
 use rustix::net::{Shutdown, shutdown};
 
@@ -22,17 +22,30 @@ impl<A: Authenticator> Driver<A> {
                 self.has_sends_left = false;
                 return;
             };
-            let conn = transmit.conn;
+            let Transmit { conn, mut slices } = transmit;
             let slot = conn.slot;
             let socket = self.sockets.at(slot);
             debug_assert!(!socket.is_shut);
+            let first = slices.next().expect("a transmit has bytes");
+            let is_one = slices.clone().next().is_none();
             let Some(tls) = socket.tls() else {
                 debug_assert!(!socket.is_sending);
                 socket.is_sending = true;
-                self.ring.send(socket.raw_fd(), slot, transmit.bytes);
+                let fd = socket.raw_fd();
+                if is_one {
+                    self.ring.send(fd, slot, first);
+                } else {
+                    self.ring.send_slices(fd, slot, std::iter::once(first).chain(slices));
+                }
                 continue;
             };
-            if tls.encrypt(transmit.bytes) {
+            let is_encrypted = if is_one {
+                tls.encrypt(first, &self.tls_budget)
+            } else {
+                let plaintext = std::iter::once(first).chain(slices).collect::<Vec<_>>().concat();
+                tls.encrypt(&plaintext, &self.tls_budget)
+            };
+            if is_encrypted {
                 self.send_ciphertext(slot);
             } else {
                 // The handshake is not done, so the peer could not read a close notice.
@@ -52,6 +65,8 @@ impl<A: Authenticator> Driver<A> {
                 let plaintext = tls.handle_sent(bytes as usize);
                 if plaintext > 0 {
                     self.shard.handle_sent(conn, plaintext);
+                } else if tls.is_sending_transmit() {
+                    self.shard.handle_send_progress(conn);
                 }
                 self.send_ciphertext(slot);
             }

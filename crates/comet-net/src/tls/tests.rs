@@ -37,6 +37,8 @@ struct Pair {
     server: TlsSession,
     /// The plaintext that the server has decrypted.
     received: Vec<u8>,
+    /// The plaintext that the client has decrypted.
+    answered: Vec<u8>,
     _folder: Option<Folder>,
 }
 
@@ -49,6 +51,7 @@ impl Pair {
             client: client(&files.0, version),
             server: TlsSession::new(tls.config(Transport::Tcp)),
             received: Vec::new(),
+            answered: Vec::new(),
             _folder: Some(folder),
         }
     }
@@ -98,16 +101,16 @@ impl Pair {
             while !rest.is_empty() {
                 self.client.read_tls(&mut rest).unwrap();
                 let _ = self.client.process_new_packets();
+                // rustls keeps a limited number of bytes. Without a close_notify the end is
+                // WouldBlock.
+                let _ = self.client.reader().read_to_end(&mut self.answered);
             }
         }
         plaintext
     }
 
     fn read(&mut self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        // Without a close_notify the end is WouldBlock.
-        let _ = self.client.reader().read_to_end(&mut bytes);
-        bytes
+        std::mem::take(&mut self.answered)
     }
 
     fn holds_no_bytes(&self) -> bool {
@@ -129,7 +132,7 @@ fn data_passes_in_both_directions_and_no_buffer_remains() {
             pair.client.writer().write_all(&[7; 40_000]).unwrap();
             assert_eq!(pair.client_sends(piece), Ok(ReadSide::Open));
             assert_eq!(pair.received, [7; 40_000]);
-            assert!(pair.server.encrypt(b"an answer"));
+            assert!(pair.server.encrypt(b"an answer", &TransmitBudget::default()));
             assert_eq!(pair.server_sends(), 9);
             assert_eq!(pair.read(), b"an answer");
             assert!(pair.holds_no_bytes(), "{version:?} by {piece}: after traffic");
@@ -138,20 +141,29 @@ fn data_passes_in_both_directions_and_no_buffer_remains() {
 }
 
 #[test]
-fn a_long_transmit_is_sent_record_by_record() {
+fn a_long_transmit_is_sent_in_one_piece_within_the_budget_and_else_record_by_record() {
     for version in VERSIONS {
-        let mut pair = Pair::connected(version);
-        let transmit: Vec<u8> = (0..1_000_000_u32).map(|at| at as u8).collect();
-        let mut done = 0;
-        let mut received = Vec::new();
-        while done < transmit.len() {
-            assert!(pair.server.encrypt(&transmit[done..]));
-            let queued = pair.server.queued.bytes.capacity();
-            assert!(queued <= RECORD_MAX + RECORD_OVERHEAD_MAX, "{queued} bytes of one record");
-            done += pair.server_sends();
-            received.extend(pair.read());
+        for (has_budget, sends_min) in [(true, 1), (false, 18)] {
+            let budget = TransmitBudget::default();
+            let others = (!has_budget).then(|| budget.lease(TLS_TRANSMITS_MAX).expect("unused"));
+            let mut pair = Pair::connected(version);
+            let transmit: Vec<u8> = (0..300_000_u32).map(|at| at as u8).collect();
+            let (mut done, mut sends) = (0, 0);
+            let mut received = Vec::new();
+            while done < transmit.len() {
+                assert!(pair.server.encrypt(&transmit[done..], &budget));
+                let queued = pair.server.queued.bytes.capacity();
+                let record = RECORD_MAX + RECORD_OVERHEAD_MAX;
+                assert!(has_budget || queued <= record, "{queued} bytes of one record");
+                done += pair.server_sends();
+                sends += 1;
+                received.extend(pair.read());
+            }
+            assert!(received == transmit, "the same bytes arrive");
+            assert!((sends_min..=sends_min + 2).contains(&sends), "{sends} sends");
+            drop(others);
+            assert!(budget.lease(TLS_TRANSMITS_MAX).is_some(), "all of it was given back");
         }
-        assert!(received == transmit, "the same bytes arrive");
     }
 }
 
@@ -159,15 +171,18 @@ fn a_long_transmit_is_sent_record_by_record() {
 fn nothing_is_encrypted_before_the_handshake_is_done() {
     for version in VERSIONS {
         let mut pair = Pair::new(version);
-        assert!(!pair.server.encrypt(b"closing"));
+        assert!(!pair.server.encrypt(b"closing", &TransmitBudget::default()));
         pair.client_sends(usize::MAX).unwrap();
-        assert!(!pair.server.encrypt(b"closing"));
+        assert!(!pair.server.encrypt(b"closing", &TransmitBudget::default()));
         pair.server.close();
         assert_eq!(pair.server_sends(), 0);
         // The records of the handshake itself are sent all the same.
         pair.client_sends(usize::MAX).unwrap();
         pair.server_sends();
-        assert!(!pair.client.is_handshaking() && pair.server.encrypt(b"hello"));
+        assert!(
+            !pair.client.is_handshaking()
+                && pair.server.encrypt(b"hello", &TransmitBudget::default())
+        );
     }
 }
 
@@ -179,7 +194,7 @@ fn key_updates_are_answered() {
         pair.client.writer().write_all(&[round]).unwrap();
         pair.client_sends(usize::MAX).unwrap();
         assert_eq!(pair.received.pop(), Some(round));
-        assert!(pair.server.encrypt(&[round; 3]));
+        assert!(pair.server.encrypt(&[round; 3], &TransmitBudget::default()));
         assert_eq!(pair.server_sends(), 3);
         assert_eq!(pair.read(), [round; 3]);
         assert!(pair.holds_no_bytes(), "round {round}");
@@ -216,7 +231,9 @@ fn the_end_of_a_session_computes_no_deferred_handshake() {
     type End = fn(&mut TlsSession);
     let ends: [(&str, End); 3] = [
         ("close", TlsSession::close),
-        ("a close notice", |session| assert!(!session.encrypt(b"closing"))),
+        ("a close notice", |session| {
+            assert!(!session.encrypt(b"closing", &TransmitBudget::default()));
+        }),
         ("a burst", |session| {
             session.defer(&[0; DEFERRED_MAX]).unwrap_err();
             session.close();
@@ -237,7 +254,7 @@ fn the_end_of_a_session_computes_no_deferred_handshake() {
 fn close_notify_is_sent_and_answered() {
     for version in VERSIONS {
         let mut pair = Pair::connected(version);
-        assert!(pair.server.encrypt(b"closing"));
+        assert!(pair.server.encrypt(b"closing", &TransmitBudget::default()));
         pair.server.close();
         assert_eq!(pair.server_sends(), 7);
         assert_eq!(pair.read(), b"closing");
@@ -270,7 +287,7 @@ fn bytes_that_are_not_tls_get_an_alert() {
         assert!(!fault.is_empty());
         let alert = pair.server.poll_transmit().expect("an alert");
         assert_eq!(alert[0], 21, "{fault}: {alert:?}");
-        assert!(!pair.server.encrypt(b"closing"));
+        assert!(!pair.server.encrypt(b"closing", &TransmitBudget::default()));
         assert_eq!(pair.feed(&mut bytes.to_vec()), Ok(ReadSide::Open), "nothing more is read");
     }
 }

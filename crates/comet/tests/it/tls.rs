@@ -150,7 +150,7 @@ fn connect(
 }
 
 /// An authenticated connection.
-fn live(
+pub(crate) fn live(
     server: &Server,
     transport: Transport,
     config: &Arc<ClientConfig>,

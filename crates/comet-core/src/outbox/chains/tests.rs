@@ -1,4 +1,4 @@
-//! Outboxes against plain queues, and what they share.
+//! Outboxes against plain queues, what they share, and how many frames they look at.
 
 use std::collections::VecDeque;
 
@@ -6,21 +6,23 @@ use comet_proto::Frame;
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::{JOINED_BYTES_MAX, SLICES_MAX, WINDOW};
+use crate::outbox::log::visits;
+use crate::outbox::{Remains, SendProgress, Slices};
 
 #[derive(Clone, Debug)]
 enum OutboxStep {
-    /// The same frame to all outboxes of a mask.
-    Push {
+    /// The same frame to all outboxes of a mask. A push drops older ones until fewer than `pushes_max` are
+    /// left.
+    Append {
         mask: u8,
         len: usize,
         is_push: bool,
+        pushes_max: u32,
     },
     Send {
         outbox: usize,
         bytes: usize,
-    },
-    DropOldest {
-        outbox: usize,
     },
     Clear {
         outbox: usize,
@@ -28,27 +30,91 @@ enum OutboxStep {
 }
 
 fn steps() -> impl Strategy<Value = Vec<OutboxStep>> {
+    let len = prop_oneof![18 => 0..200_usize, 1 => 100_000..150_000_usize, 1 => Just(300_000)];
+    let pushes_max = prop_oneof![Just(u32::MAX), 1..8_u32];
     let step = prop_oneof![
-        5 => (any::<u8>(), prop_oneof![9 => 0..200_usize, 1 => 100_000..150_000_usize], any::<bool>())
-            .prop_map(|(mask, len, is_push)| OutboxStep::Push { mask, len, is_push }),
-        6 => (0..8_usize, prop_oneof![1..60_usize, Just(usize::MAX)])
+        7 => (any::<u8>(), len, prop::bool::weighted(0.8), pushes_max)
+            .prop_map(|(mask, len, is_push, pushes_max)| OutboxStep::Append { mask, len, is_push, pushes_max }),
+        6 => (0..8_usize, prop_oneof![1..60_usize, 1..200_000_usize, Just(usize::MAX)])
             .prop_map(|(outbox, bytes)| OutboxStep::Send { outbox, bytes }),
-        1 => (0..8_usize).prop_map(|outbox| OutboxStep::DropOldest { outbox }),
         1 => (0..8_usize).prop_map(|outbox| OutboxStep::Clear { outbox }),
     ];
-    prop::collection::vec(step, 1..80)
+    prop::collection::vec(step, 1..120)
 }
 
-/// An outbox as a plain queue of frames.
+struct ModelFrame {
+    bytes: Vec<u8>,
+    /// Length on a WebSocket.
+    longest: usize,
+    is_push: bool,
+}
+
+/// An outbox as two plain queues.
 #[derive(Default)]
 struct Model {
-    pending: VecDeque<(Vec<u8>, bool)>,
-    in_flight: Vec<u8>,
-    in_flight_pushes: u32,
+    pending: VecDeque<ModelFrame>,
+    in_flight: VecDeque<ModelFrame>,
+}
+
+impl Model {
+    fn start(&mut self) {
+        let mut longest = 0;
+        while longest <= WINDOW
+            && let Some(frame) = self.pending.pop_front()
+        {
+            longest += frame.longest;
+            self.in_flight.push_back(frame);
+        }
+    }
+
+    fn in_flight_bytes(&self) -> Vec<u8> {
+        self.in_flight.iter().flat_map(|frame| frame.bytes.clone()).collect()
+    }
+
+    /// Returns how many pushes were taken to the last byte.
+    fn take(&mut self, mut bytes: usize) -> u32 {
+        let mut pushes = 0;
+        while let Some(first) = self.in_flight.front_mut() {
+            let taken = bytes.min(first.bytes.len());
+            first.bytes.drain(..taken);
+            bytes -= taken;
+            if !first.bytes.is_empty() {
+                break;
+            }
+            pushes += u32::from(first.is_push);
+            self.in_flight.pop_front();
+        }
+        pushes
+    }
+
+    fn frames(&self) -> impl Iterator<Item = &ModelFrame> {
+        self.pending.iter().chain(&self.in_flight)
+    }
+
+    fn load(&self) -> Load {
+        let pushes = self.frames().filter(|frame| frame.is_push).count() as u32;
+        Load {
+            pushes,
+            replies: self.frames().count() as u32 - pushes,
+            bytes: self.frames().map(|frame| frame.bytes.len() as u32).sum(),
+        }
+    }
+
+    fn drop_oldest(&mut self, pushes_max: u32) {
+        while self.load().pushes >= pushes_max
+            && let Some(oldest) = self.pending.iter().position(|frame| frame.is_push)
+        {
+            self.pending.remove(oldest);
+        }
+    }
 }
 
 fn transport(outbox: usize) -> Transport {
     if outbox.is_multiple_of(2) { Transport::Tcp } else { Transport::WebSocket }
+}
+
+fn concat(slices: Slices<'_>) -> Vec<u8> {
+    slices.collect::<Vec<_>>().concat()
 }
 
 proptest! {
@@ -59,7 +125,7 @@ proptest! {
         let mut models: [Model; 8] = Default::default();
         for (step, sequence) in steps.into_iter().zip(1..) {
             match step {
-                OutboxStep::Push { mask, len, is_push } => {
+                OutboxStep::Append { mask, len, is_push, pushes_max } => {
                     let body = vec![sequence as u8; len];
                     let frame = Frame { version: 1, operation: 5, sequence, body: &body };
                     let item = chains.item(Encoded::frame(&frame), is_push);
@@ -67,14 +133,21 @@ proptest! {
                     for outbox in (0..8).filter(|outbox| mask & (1 << outbox) != 0) {
                         let of_this = transport(outbox) as usize;
                         if !memos[of_this].repeat(&mut outboxes[outbox]) {
-                            memos.iter_mut().for_each(|memo| chains.settle(memo));
+                            memos.iter_mut().for_each(|memo| { chains.settle(memo); });
                             let (memo, mine) = (&mut memos[of_this], &mut outboxes[outbox]);
-                            chains.append_and_note(memo, mine, &item);
+                            let fits = |load: Load| !is_push || load.pushes < pushes_max;
+                            let superseded = chains.oldest(mine, transport(outbox), fits);
+                            chains.append_and_note(memo, mine, &item, superseded);
                         }
                         let bytes = transport(outbox).bytes(&item.frame).to_vec();
-                        models[outbox].pending.push_back((bytes, is_push));
+                        let longest = item.frame.for_websocket().len();
+                        let model = &mut models[outbox];
+                        if is_push {
+                            model.drop_oldest(pushes_max);
+                        }
+                        model.pending.push_back(ModelFrame { bytes, longest, is_push });
                     }
-                    memos.iter_mut().for_each(|memo| chains.settle(memo));
+                    memos.iter_mut().for_each(|memo| { chains.settle(memo); });
                 }
                 OutboxStep::Send { outbox, bytes } => {
                     let (mine, model) = (&mut outboxes[outbox], &mut models[outbox]);
@@ -82,49 +155,28 @@ proptest! {
                         let started = chains.start(mine);
                         prop_assert_eq!(started, !model.pending.is_empty());
                         if !started { continue; }
-                        for (bytes, is_push) in model.pending.drain(..) {
-                            model.in_flight.extend(bytes);
-                            model.in_flight_pushes += u32::from(is_push);
-                        }
+                        model.start();
                     }
-                    let slice = chains.slice(mine, transport(outbox)).to_vec();
-                    prop_assert!(!slice.is_empty());
-                    prop_assert_eq!(&slice[..], &model.in_flight[..slice.len()]);
-                    let bytes = bytes.min(slice.len());
-                    model.in_flight.drain(..bytes);
+                    let slices = concat(chains.slices(mine, transport(outbox)));
+                    prop_assert_eq!(&slices, &model.in_flight_bytes());
+                    let bytes = bytes.min(slices.len());
                     let progress = chains.advance(mine, transport(outbox), bytes);
-                    if model.in_flight.is_empty() {
-                        let pushes = std::mem::take(&mut model.in_flight_pushes);
-                        prop_assert_eq!(progress, SendProgress::Done { pushes });
-                    } else {
-                        prop_assert_eq!(progress, SendProgress::Partial);
-                    }
-                }
-                OutboxStep::DropOldest { outbox } => {
-                    let model = &mut models[outbox].pending;
-                    let oldest = model.iter().position(|(_, is_push)| *is_push);
-                    let bytes = oldest.and_then(|at| model.remove(at)).map(|(bytes, _)| bytes.len());
-                    let mine = &mut outboxes[outbox];
-                    prop_assert_eq!(chains.drop_oldest(mine, transport(outbox)), bytes);
+                    let pushes = model.take(bytes);
+                    let is_done = model.in_flight.is_empty();
+                    prop_assert_eq!(progress, SendProgress { pushes, is_done });
                 }
                 OutboxStep::Clear { outbox } => {
                     let (mine, model) = (&mut outboxes[outbox], &mut models[outbox]);
-                    let bytes: usize = model.pending.iter().map(|(bytes, _)| bytes.len()).sum();
-                    let waiting = model.pending.drain(..).filter(|(_, is_push)| *is_push).count();
+                    let Load { pushes, bytes, .. } = model.load();
                     let pending = chains.clear_pending(mine, transport(outbox));
-                    prop_assert_eq!((pending.lost as usize, pending.bytes as usize), (waiting, bytes));
-                    let cut = chains.clear_in_flight(mine, transport(outbox));
-                    let pushes = std::mem::take(&mut model.in_flight_pushes);
-                    prop_assert_eq!(cut.sent + cut.lost, pushes);
-                    prop_assert_eq!(cut.bytes as usize, model.in_flight.len());
-                    model.in_flight.clear();
+                    let in_flight = chains.clear_in_flight(mine, transport(outbox));
+                    prop_assert_eq!(pending.pushes + in_flight.pushes, pushes);
+                    prop_assert_eq!(pending.bytes + in_flight.bytes, bytes);
+                    *model = Model::default();
                 }
             }
             for (outbox, mine) in outboxes.iter().enumerate() {
-                let load = chains.load(mine, transport(outbox));
-                let model = &models[outbox];
-                let waiting = model.pending.iter().filter(|(_, is_push)| *is_push).count() as u32;
-                prop_assert_eq!(load.pushes, waiting + model.in_flight_pushes);
+                prop_assert_eq!(chains.load(mine, transport(outbox)), models[outbox].load());
             }
         }
         for (outbox, mine) in outboxes.iter_mut().enumerate() {
@@ -135,22 +187,42 @@ proptest! {
     }
 }
 
+fn item(chains: &mut Chains, body: &[u8], is_push: bool) -> Item {
+    let frame = Frame { version: 1, operation: 5, sequence: 0, body };
+    chains.item(Encoded::frame(&frame), is_push)
+}
+
+/// A push for each of `outboxes`, which hold fewer than `pushes_max` with it.
+fn push(chains: &mut Chains, outboxes: &mut [Outbox], body: &[u8], pushes_max: u32) {
+    let item = item(chains, body, true);
+    let mut unused = AppendMemo::NONE;
+    for outbox in outboxes {
+        let fits = |load: Load| load.pushes < pushes_max;
+        let superseded = chains.oldest(outbox, Transport::Tcp, fits);
+        chains.append_and_note(&mut unused, outbox, &item, superseded);
+    }
+}
+
+fn frames_held(chains: &Chains) -> usize {
+    let logs = chains.logs.indices().filter(|&log| chains.logs.is_taken(log));
+    logs.map(|log| chains.logs[log].len()).sum()
+}
+
 #[test]
 fn equal_outboxes_share_one_chain_and_one_buffer() {
     let mut chains = Chains::new();
     let mut outboxes = vec![Outbox::EMPTY; 100];
-    for sequence in 0..3 {
-        let frame = Frame { version: 1, operation: 5, sequence, body: b"shared" };
-        let item = chains.item(Encoded::frame(&frame), true);
-        for outbox in &mut outboxes {
-            chains.append(outbox, &item);
-        }
+    for _ in 0..3 {
+        push(&mut chains, &mut outboxes, b"shared", u32::MAX);
     }
-    assert_eq!(chains.chains.len(), 3);
+    assert_eq!(chains.chains.len(), 1);
+    assert_eq!(frames_held(&chains), 3);
     let mut buffers = Vec::new();
     for outbox in &mut outboxes {
         assert!(chains.start(outbox));
-        buffers.push(chains.slice(outbox, Transport::Tcp).as_ptr());
+        let mut slices = chains.slices(outbox, Transport::Tcp);
+        buffers.push(slices.next().expect("bytes").as_ptr());
+        assert!(slices.next().is_none());
     }
     buffers.dedup();
     assert_eq!(buffers.len(), 1);
@@ -160,15 +232,118 @@ fn equal_outboxes_share_one_chain_and_one_buffer() {
 #[test]
 fn a_frame_cut_in_the_middle_is_lost_and_the_ones_before_it_are_sent() {
     let mut chains = Chains::new();
-    let mut outbox = Outbox::EMPTY;
-    for sequence in 0..3 {
-        let frame = Frame { version: 1, operation: 5, sequence, body: b"1234" };
-        let item = chains.item(Encoded::frame(&frame), true);
-        chains.append(&mut outbox, &item);
+    let mut outboxes = [Outbox::EMPTY];
+    for _ in 0..3 {
+        push(&mut chains, &mut outboxes, b"1234", u32::MAX);
     }
+    let [mut outbox] = outboxes;
     assert!(chains.start(&mut outbox));
-    assert_eq!(chains.advance(&mut outbox, Transport::Tcp, 39), SendProgress::Partial);
+    assert_eq!(chains.slices(&outbox, Transport::Tcp).count(), 1);
+    let progress = chains.advance(&mut outbox, Transport::Tcp, 39);
+    assert_eq!(progress, SendProgress { pushes: 1, is_done: false });
     let remains = chains.clear_in_flight(&mut outbox, Transport::Tcp);
-    assert_eq!(remains, Remains { sent: 1, lost: 2, bytes: 21 });
+    assert_eq!(remains, Remains { pushes: 2, bytes: 21 });
     assert!(chains.is_empty());
+}
+
+/// Each frame is looked at for its window and for its buffer, however long the backlog is.
+#[test]
+fn a_backlog_costs_what_its_frames_cost() {
+    const FRAMES: u64 = 65_000;
+    const READERS: usize = 10;
+    let mut chains = Chains::new();
+    let mut outboxes = vec![Outbox::EMPTY; READERS];
+    for _ in 0..FRAMES {
+        push(&mut chains, &mut outboxes, b"1234", u32::MAX);
+    }
+    visits::take();
+    let total = chains.load(&outboxes[0], Transport::WebSocket).bytes as usize;
+    let mut windows = 0;
+    while !outboxes[0].is_empty() {
+        let mut sending = Vec::new();
+        for outbox in &mut outboxes {
+            assert!(chains.start(outbox));
+            sending.push(concat(chains.slices(outbox, Transport::Tcp)).len());
+        }
+        // The first half of each window, then the rest.
+        for (outbox, bytes) in outboxes.iter_mut().zip(sending) {
+            for part in [bytes / 2, bytes - bytes / 2] {
+                chains.advance(outbox, Transport::Tcp, part);
+            }
+        }
+        windows += 1;
+    }
+    assert!(windows <= total / WINDOW + 1, "{windows} windows");
+    let visits = visits::take();
+    assert!((FRAMES..=2 * FRAMES + 100).contains(&visits), "{visits} visits");
+    assert!(chains.is_empty());
+}
+
+#[test]
+fn without_memory_for_buffers_a_send_still_takes_a_window() {
+    const FRAMES: u64 = 3_000;
+    let mut chains = Chains::new();
+    chains.joined_bytes = JOINED_BYTES_MAX;
+    let mut outboxes = [Outbox::EMPTY];
+    for _ in 0..FRAMES {
+        push(&mut chains, &mut outboxes, &[0; 84], u32::MAX);
+    }
+    let [mut outbox] = outboxes;
+    visits::take();
+    assert!(chains.start(&mut outbox));
+    let mut sends = 0;
+    while outbox.is_sending() {
+        let slices = chains.slices(&outbox, Transport::Tcp);
+        let bytes = slices.clone().map(<[u8]>::len).sum();
+        assert!(slices.count() == SLICES_MAX || sends == 2);
+        // Cut in the middle of a frame.
+        let bytes = if sends < 2 { bytes - 50 } else { bytes };
+        chains.advance(&mut outbox, Transport::Tcp, bytes);
+        sends += 1;
+    }
+    assert_eq!(sends, 3);
+    assert_eq!(chains.joined_bytes, JOINED_BYTES_MAX);
+}
+
+/// Alike or not, a push to a full outbox looks at the frame that is dropped, and not at those behind it.
+#[test]
+fn dropping_the_oldest_is_constant_work() {
+    const PUSHES_MAX: u32 = 512;
+    const OUTBOXES: u64 = 100;
+    const PUSHES: u64 = 2_000;
+    for (case, has_own_replies) in [("alike", false), ("each with a reply of its own", true)] {
+        let mut chains = Chains::new();
+        let mut outboxes = vec![Outbox::EMPTY; OUTBOXES as usize];
+        push(&mut chains, &mut outboxes, b"in flight", PUSHES_MAX);
+        for outbox in &mut outboxes {
+            assert!(chains.start(outbox));
+        }
+        for number in 0..PUSHES_MAX {
+            push(&mut chains, &mut outboxes, b"waits", PUSHES_MAX);
+            if number == 100 && has_own_replies {
+                for outbox in &mut outboxes {
+                    let reply = item(&mut chains, b"reply", false);
+                    chains.append(outbox, &reply);
+                }
+            }
+        }
+        visits::take();
+        for _ in 0..PUSHES {
+            push(&mut chains, &mut outboxes, b"newer", PUSHES_MAX);
+        }
+        let visits = visits::take() as f64 / (PUSHES * OUTBOXES) as f64;
+        // A look at what is dropped and one behind it; beside that, a log that is copied as a whole now and
+        // then.
+        assert!(visits < 8.0, "{case}: {visits} frames for each push and outbox");
+        // The frame in flight holds the front of its log.
+        let logs = if has_own_replies { OUTBOXES as usize } else { 1 };
+        assert!(frames_held(&chains) <= logs * 3 * PUSHES_MAX as usize, "{case}");
+        for outbox in &mut outboxes {
+            let load = chains.load(outbox, Transport::Tcp);
+            assert_eq!((load.pushes, load.replies), (PUSHES_MAX, u32::from(has_own_replies)));
+            chains.clear_pending(outbox, Transport::Tcp);
+            chains.clear_in_flight(outbox, Transport::Tcp);
+        }
+        assert!(chains.is_empty());
+    }
 }

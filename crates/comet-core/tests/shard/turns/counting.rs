@@ -134,8 +134,9 @@ impl Core {
         }
         while let Some(transmit) = shard.poll_transmit() {
             work.transmits += 1;
-            self.longest_transmit = self.longest_transmit.max(transmit.bytes.len());
-            self.in_flight.push((transmit.conn, transmit.bytes.len()));
+            let bytes = transmit.slices.map(<[u8]>::len).sum();
+            self.longest_transmit = self.longest_transmit.max(bytes);
+            self.in_flight.push((transmit.conn, bytes));
         }
         while shard.poll_closed().is_some() {
             work.closed_events += 1;

@@ -41,6 +41,7 @@ fn an_idle_session_fits_its_budget() {
                 client: client(&pair.0, version),
                 server: TlsSession::new(tls.config(Transport::WebSocket)),
                 received: Vec::new(),
+                answered: Vec::new(),
                 _folder: None,
             };
             while handshake.client.is_handshaking() || handshake.client.wants_write() {

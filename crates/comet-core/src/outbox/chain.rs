@@ -1,0 +1,69 @@
+//! One chain: a run of a log, its totals, and where outboxes went from it.
+
+use crate::transport::Transport;
+
+use super::log::Run;
+use super::window::Window;
+use super::{Handle, Item, LogId, Serial};
+
+pub(super) struct Chain {
+    pub(super) log: LogId,
+    pub(super) run: Run,
+    pub(super) totals: Totals,
+    /// The last frame.
+    pub(super) last: Serial,
+    /// Outboxes that name this chain.
+    pub(super) references: u32,
+    /// Where the outbox went that was the last to append a frame, and how many pushes it dropped for that.
+    pub(super) longer: Handle,
+    pub(super) dropped: u32,
+    /// Where the outbox went that was the last to begin a send: what it sends, and what waits behind that.
+    pub(super) halves: [Handle; 2],
+    /// For each transport, from the first send on; none for a single frame.
+    pub(super) windows: [Option<Box<Window>>; 2],
+}
+
+#[derive(Clone, Copy, Default)]
+pub(super) struct Totals {
+    pub(super) frames: u32,
+    pub(super) pushes: u32,
+    pub(super) bytes: [u32; 2],
+}
+
+impl Chain {
+    pub(super) fn new(log: LogId, run: Run, totals: Totals, last: Serial) -> Self {
+        Self {
+            log,
+            run,
+            totals,
+            last,
+            references: 1,
+            longer: Handle::NONE,
+            dropped: 0,
+            halves: [Handle::NONE; 2],
+            windows: [None, None],
+        }
+    }
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, item: &Item) {
+        self.frames += 1;
+        self.pushes += u32::from(item.is_push);
+        self.bytes[0] += item.frame.for_tcp().len() as u32;
+        self.bytes[1] += item.frame.for_websocket().len() as u32;
+    }
+
+    /// The bytes on a WebSocket, where every frame is at least as long as on TCP.
+    pub(super) fn longest(&self) -> usize {
+        self.bytes[Transport::WebSocket as usize] as usize
+    }
+
+    pub(super) fn without(self, other: Self) -> Self {
+        Self {
+            frames: self.frames - other.frames,
+            pushes: self.pushes - other.pushes,
+            bytes: [self.bytes[0] - other.bytes[0], self.bytes[1] - other.bytes[1]],
+        }
+    }
+}

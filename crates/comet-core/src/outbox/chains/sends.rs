@@ -1,0 +1,190 @@
+//! Sends: what an outbox has in flight, and how far the kernel is with it.
+
+use comet_proto::decode;
+
+use crate::index::Index;
+use crate::limits::{JOIN_MAX, JOINED_BYTES_MAX, WINDOW};
+use crate::outbox::chain::{Chain, Totals};
+use crate::outbox::log::Run;
+use crate::outbox::slices::Slices;
+use crate::outbox::window::{Whole, Window};
+use crate::outbox::{ChainId, Handle, Outbox, Remains, SendProgress};
+use crate::transport::Transport;
+
+use super::Chains;
+
+impl Chains {
+    /// Begins a send of what waits, if nothing is in flight: of a window of it, if that is long. `false`:
+    /// nothing waits.
+    pub(crate) fn start(&mut self, outbox: &mut Outbox) -> bool {
+        debug_assert!(!outbox.is_sending());
+        let pending = outbox.pending;
+        if pending == ChainId::NONE {
+            return false;
+        }
+        let (in_flight, pending) =
+            if self.is_window(pending) { (pending, ChainId::NONE) } else { self.halve(pending) };
+        *outbox = Outbox { pending, in_flight, taken: 0 };
+        true
+    }
+
+    /// Whether one send takes the whole chain.
+    fn is_window(&self, index: ChainId) -> bool {
+        let Chain { log, run, totals, .. } = self.chains[index];
+        let bytes = totals.longest();
+        bytes <= WINDOW || bytes - self.logs[log].last(run).frame.for_websocket().len() <= WINDOW
+    }
+
+    /// Divides a chain into the frames of one send and those behind them. Takes over the caller's reference.
+    fn halve(&mut self, index: ChainId) -> (ChainId, ChainId) {
+        let [window, rest] = self.chains[index].halves;
+        let is_known = self.chains.at(window.chain, window.generation).is_some()
+            && self.chains.at(rest.chain, rest.generation).is_some();
+        if is_known {
+            self.chains[window.chain].references += 1;
+            self.chains[rest.chain].references += 1;
+        } else {
+            self.chains[index].halves = self.make_halves(index);
+        }
+        let [window, rest] = self.chains[index].halves;
+        self.release(index, 1);
+        (window.chain, rest.chain)
+    }
+
+    fn make_halves(&mut self, index: ChainId) -> [Handle; 2] {
+        let Chain { log, run, totals, last, .. } = self.chains[index];
+        let mut frames = self.logs[log].frames(run);
+        let mut window = Totals::default();
+        let (to, serial) = frames
+            .by_ref()
+            .find_map(|(at, item)| {
+                window.add(item);
+                (window.longest() > WINDOW).then_some((at.next(), item.serial))
+            })
+            .expect("the chain is longer than a window");
+        let (from, _) = frames.next().expect("the chain is longer than a window");
+        let ends_below_floor = to.since(run.from) <= run.floor.since(run.from);
+        let (window_floor, rest_floor) =
+            if ends_below_floor { (to, run.floor) } else { (run.floor, from) };
+        let rest = totals.without(window);
+        let window = Chain::new(log, Run { to, floor: window_floor, ..run }, window, serial);
+        let rest = Chain::new(log, Run { from, floor: rest_floor, to: run.to }, rest, last);
+        [self.insert(window), self.insert(rest)]
+    }
+
+    /// The bytes to send next, all of what is in flight and not taken.
+    pub(crate) fn slices(&mut self, outbox: &Outbox, transport: Transport) -> Slices<'_> {
+        let index = outbox.in_flight;
+        if self.chains[index].totals.frames > 1
+            && self.chains[index].windows[transport as usize].is_none()
+        {
+            self.make_window(index, transport);
+        }
+        let chain = &self.chains[index];
+        let taken = outbox.taken as usize;
+        let window = chain.windows[transport as usize].as_deref();
+        if let Some(joined) = window.and_then(Window::joined) {
+            return Slices::one(&joined[taken..]);
+        }
+        let whole = window.map_or(Whole::default(), |window| window.whole(outbox.taken));
+        let frames = self.logs[chain.log].frames(chain.run);
+        Slices::of_frames(frames, transport, whole.frames as usize, taken - whole.bytes as usize)
+    }
+
+    fn make_window(&mut self, index: ChainId, transport: Transport) {
+        let Chain { log, run, totals, .. } = self.chains[index];
+        let bytes = totals.bytes[transport as usize] as usize;
+        let joins = bytes <= JOIN_MAX && self.joined_bytes + bytes <= JOINED_BYTES_MAX;
+        let joined = joins.then(|| Vec::with_capacity(bytes));
+        self.joined_bytes += if joins { bytes } else { 0 };
+        let frames = self.logs[log].frames(run);
+        let frames = frames.map(|(_, item)| (transport.bytes(&item.frame), item.is_push));
+        let window = Window::new(frames, joined);
+        self.chains[index].windows[transport as usize] = Some(Box::new(window));
+    }
+
+    /// The frames of what is in flight that end within its first `taken` bytes.
+    pub(super) fn whole(&self, index: ChainId, transport: Transport, taken: u32) -> Whole {
+        let chain = &self.chains[index];
+        let Totals { frames, pushes, bytes } = chain.totals;
+        let bytes = bytes[transport as usize];
+        match &chain.windows[transport as usize] {
+            _ if taken == bytes => Whole { frames, pushes, bytes },
+            Some(window) => window.whole(taken),
+            // One frame, or nothing was sent yet.
+            None => Whole::default(),
+        }
+    }
+
+    /// The kernel took `bytes` more of what is in flight.
+    pub(crate) fn advance(
+        &mut self,
+        outbox: &mut Outbox,
+        transport: Transport,
+        bytes: usize,
+    ) -> SendProgress {
+        let index = outbox.in_flight;
+        let before = self.whole(index, transport, outbox.taken);
+        outbox.taken += u32::try_from(bytes).expect("a send is no longer than its chain");
+        let total = self.chains[index].totals.bytes[transport as usize];
+        assert!(outbox.taken <= total, "the kernel took more than it was given");
+        let after = self.whole(index, transport, outbox.taken);
+        let is_done = outbox.taken == total;
+        if is_done {
+            self.end_send(outbox);
+        }
+        SendProgress { pushes: after.pushes - before.pushes, is_done }
+    }
+
+    /// Operation, sequence and length of each frame whose last byte is among the next `bytes` of what is
+    /// in flight. A batch counts as the frames in it. Bytes that are no frame of the protocol are left out.
+    pub(crate) fn frames_taken(
+        &self,
+        outbox: &Outbox,
+        transport: Transport,
+        bytes: usize,
+    ) -> Vec<(i32, i32, u32)> {
+        let whole = |taken| self.whole(outbox.in_flight, transport, taken).frames as usize;
+        let (from, to) = (whole(outbox.taken), whole(outbox.taken + bytes as u32));
+        let Chain { log, run, .. } = self.chains[outbox.in_flight];
+        let mut frames = Vec::new();
+        for (_, item) in self.logs[log].frames(run).skip(from).take(to - from) {
+            let mut run = item.frame.for_tcp();
+            while let Ok(Some((frame, length))) = decode(run, usize::MAX) {
+                frames.push((frame.operation, frame.sequence, length as u32));
+                run = &run[length..];
+            }
+        }
+        frames
+    }
+
+    /// Drops what is pending. What is in flight stays.
+    pub(crate) fn clear_pending(&mut self, outbox: &mut Outbox, transport: Transport) -> Remains {
+        let index = std::mem::replace(&mut outbox.pending, ChainId::NONE);
+        if index == ChainId::NONE {
+            return Remains::default();
+        }
+        let Totals { pushes, bytes, .. } = self.chains[index].totals;
+        self.release(index, 1);
+        Remains { pushes, bytes: bytes[transport as usize] }
+    }
+
+    /// Drops what is in flight, after its last completion.
+    pub(crate) fn clear_in_flight(&mut self, outbox: &mut Outbox, transport: Transport) -> Remains {
+        let index = outbox.in_flight;
+        if index == ChainId::NONE {
+            return Remains::default();
+        }
+        let Totals { pushes, bytes, .. } = self.chains[index].totals;
+        let whole = self.whole(index, transport, outbox.taken);
+        let bytes = bytes[transport as usize] - outbox.taken;
+        self.end_send(outbox);
+        Remains { pushes: pushes - whole.pushes, bytes }
+    }
+
+    fn end_send(&mut self, outbox: &mut Outbox) {
+        self.release(outbox.in_flight, 1);
+        outbox.in_flight = ChainId::NONE;
+        outbox.taken = 0;
+    }
+}

@@ -1,0 +1,205 @@
+//! A log: frames in the order in which they were appended, kept while a run of them is held.
+
+use std::collections::{VecDeque, vec_deque};
+
+use super::{Handle, Item};
+
+/// The place of a frame in its log. It stays when earlier frames are dropped, and wraps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub(super) struct LogIndex(u32);
+
+impl LogIndex {
+    pub(super) fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+
+    fn previous(self) -> Self {
+        Self(self.0.wrapping_sub(1))
+    }
+
+    /// How many frames are between `earlier` and this one.
+    pub(super) fn since(self, earlier: Self) -> usize {
+        self.0.wrapping_sub(earlier.0) as usize
+    }
+}
+
+/// A part of a log: its frames from `from` to before `to`. Pushes before `floor` were superseded and are not
+/// part of it, replies before it are. The frame at `from` is part of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Run {
+    pub(super) from: LogIndex,
+    pub(super) floor: LogIndex,
+    pub(super) to: LogIndex,
+}
+
+pub(super) struct Log {
+    frames: VecDeque<Logged>,
+    /// Where the first frame of `frames` is.
+    begin: LogIndex,
+}
+
+struct Logged {
+    item: Item,
+    /// Runs that are held and begin here.
+    begins: u32,
+    /// Runs that are held and end behind this frame.
+    ends: u32,
+    /// The chain of the latest of these.
+    latest_ending: Handle,
+}
+
+/// The memory of a log that is not used any more.
+pub(super) struct Spare(VecDeque<Logged>);
+
+impl Log {
+    pub(super) fn new(memory: Option<Spare>) -> Self {
+        let frames = memory.map_or_else(VecDeque::new, |Spare(frames)| frames);
+        Self { frames, begin: LogIndex(0) }
+    }
+
+    /// The memory of an empty log.
+    pub(super) fn into_spare(self) -> Spare {
+        debug_assert!(self.frames.is_empty());
+        Spare(self.frames)
+    }
+
+    /// How many frames there is memory for.
+    pub(super) fn capacity(&self) -> usize {
+        self.frames.capacity()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    pub(super) fn begin(&self) -> LogIndex {
+        self.begin
+    }
+
+    /// One past the last frame.
+    pub(super) fn end(&self) -> LogIndex {
+        LogIndex(self.begin.0.wrapping_add(self.frames.len() as u32))
+    }
+
+    /// A run of no frame at the begin.
+    pub(super) fn run_before_first(&self) -> Run {
+        Run { from: self.begin, floor: self.begin, to: self.begin }
+    }
+
+    pub(super) fn push(&mut self, item: Item) {
+        self.frames.push_back(Logged { item, begins: 0, ends: 0, latest_ending: Handle::NONE });
+    }
+
+    pub(super) fn get(&self, at: LogIndex) -> Option<&Item> {
+        self.frames.get(at.since(self.begin)).map(|logged| &logged.item)
+    }
+
+    /// The last frame of `run`, which is not empty.
+    pub(super) fn last(&self, run: Run) -> &Item {
+        &self.frames[run.to.previous().since(self.begin)].item
+    }
+
+    /// The frames of `run`, in order.
+    pub(super) fn frames(&self, run: Run) -> Frames<'_> {
+        let range = run.from.since(self.begin)..run.to.since(self.begin);
+        Frames {
+            logged: self.frames.range(range),
+            next: run.from,
+            below_floor: run.floor.since(run.from),
+        }
+    }
+
+    /// Keeps the frames of `run`, which is not empty and that of `chain`, until [`Log::release`].
+    pub(super) fn hold(&mut self, run: Run, chain: Handle) {
+        self.at(run.from).begins += 1;
+        let last = self.at(run.to.previous());
+        last.ends += 1;
+        last.latest_ending = chain;
+    }
+
+    /// The chain whose run was the last one to end before `to`. It may be gone.
+    pub(super) fn latest_ending(&self, to: LogIndex) -> Handle {
+        self.frames[to.previous().since(self.begin)].latest_ending
+    }
+
+    /// Gives back a run that was held. Frames before the first and behind the last run are dropped.
+    pub(super) fn release(&mut self, run: Run) {
+        self.at(run.from).begins -= 1;
+        self.at(run.to.previous()).ends -= 1;
+        while self.frames.front().is_some_and(|first| first.begins == 0) {
+            self.frames.pop_front();
+            self.begin = self.begin.next();
+        }
+        while self.frames.back().is_some_and(|last| last.ends == 0) {
+            self.frames.pop_back();
+        }
+    }
+
+    fn at(&mut self, at: LogIndex) -> &mut Logged {
+        let begin = self.begin;
+        &mut self.frames[at.since(begin)]
+    }
+}
+
+#[cfg(test)]
+impl Log {
+    pub(super) fn len(&self) -> usize {
+        self.frames.len()
+    }
+}
+
+/// The frames of a [`Run`], and where they are in the log.
+#[derive(Clone)]
+pub(super) struct Frames<'a> {
+    logged: vec_deque::Iter<'a, Logged>,
+    next: LogIndex,
+    /// How many frames before the floor are still to come.
+    below_floor: usize,
+}
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = (LogIndex, &'a Item);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Logged { item, .. } = self.logged.next()?;
+            #[cfg(test)]
+            visits::count();
+            let at = self.next;
+            self.next = at.next();
+            let is_below_floor = self.below_floor > 0;
+            self.below_floor = self.below_floor.saturating_sub(1);
+            if !(is_below_floor && item.is_push) {
+                return Some((at, item));
+            }
+        }
+    }
+
+    fn nth(&mut self, n: usize) -> Option<Self::Item> {
+        if self.below_floor == 0 && n > 0 {
+            self.logged.nth(n - 1)?;
+            self.next = LogIndex(self.next.0.wrapping_add(n as u32));
+            return self.next();
+        }
+        (0..n).try_for_each(|_| self.next().map(|_| ()))?;
+        self.next()
+    }
+}
+
+/// How many frames the tests of this thread have made a log look at.
+#[cfg(test)]
+pub(super) mod visits {
+    use std::cell::Cell;
+
+    thread_local!(static VISITS: Cell<u64> = const { Cell::new(0) });
+
+    pub(super) fn count() {
+        VISITS.set(VISITS.get() + 1);
+    }
+
+    /// The visits since the last call.
+    pub(in crate::outbox) fn take() -> u64 {
+        VISITS.take()
+    }
+}

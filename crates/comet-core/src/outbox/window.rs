@@ -1,0 +1,59 @@
+//! The frames of one send: where each ends, and their bytes in one buffer.
+
+/// Made once for all connections of one transport that send the same frames.
+pub(super) struct Window {
+    /// For each frame.
+    ends: Box<[FrameEnd]>,
+    /// `None`: the frames are sent from where they are.
+    joined: Option<Box<[u8]>>,
+}
+
+/// The frames of a window up to one of them, that included.
+struct FrameEnd {
+    bytes: u32,
+    pushes: u32,
+}
+
+/// Frames that the kernel took to the last byte.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Whole {
+    pub(super) frames: u32,
+    /// How many of them are pushes.
+    pub(super) pushes: u32,
+    /// Their length.
+    pub(super) bytes: u32,
+}
+
+impl Window {
+    /// A window of frames, given as their bytes and whether each is a push. `joined`: the memory for their
+    /// bytes in one buffer.
+    pub(super) fn new<'a>(
+        frames: impl Iterator<Item = (&'a [u8], bool)>,
+        mut joined: Option<Vec<u8>>,
+    ) -> Self {
+        let (mut bytes, mut pushes) = (0, 0);
+        let ends = frames.map(|(frame, is_push)| {
+            if let Some(joined) = &mut joined {
+                joined.extend_from_slice(frame);
+            }
+            bytes += frame.len() as u32;
+            pushes += u32::from(is_push);
+            FrameEnd { bytes, pushes }
+        });
+        let ends = ends.collect();
+        Self { ends, joined: joined.map(Vec::into_boxed_slice) }
+    }
+
+    pub(super) fn joined(&self) -> Option<&[u8]> {
+        self.joined.as_deref()
+    }
+
+    /// The frames that end within the first `taken` bytes.
+    pub(super) fn whole(&self, taken: u32) -> Whole {
+        let frames = self.ends.partition_point(|end| end.bytes <= taken);
+        match frames.checked_sub(1).map(|last| &self.ends[last]) {
+            None => Whole::default(),
+            Some(&FrameEnd { bytes, pushes }) => Whole { frames: frames as u32, pushes, bytes },
+        }
+    }
+}
