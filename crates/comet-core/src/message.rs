@@ -131,7 +131,7 @@ pub enum Message {
     Claim { conn: ConnId, user: i64, seq: i32, key: Box<str> },
     /// Key's home to the owner: `conn` is registered.
     Registered { conn: ConnId, user: i64, seq: i32, key: Box<str> },
-    /// Key's home to the former owner: close this connection.
+    /// Key's home to the former owner, or user's home to one that got no place: close this connection.
     Evict { conn: ConnId, reason: CloseReason },
     /// Owner to the user's home: the session ended.
     EndSession { conn: ConnId, user: i64, seq: i32 },

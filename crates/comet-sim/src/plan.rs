@@ -109,6 +109,7 @@ impl Plan {
             linger_ms: rng.between(50, 400) as u32,
             buckets: rng.pick(&[1, 8]),
             user_memory_ms: rng.pick(&[0, 500]),
+            user_sessions: rng.pick(&[1, 3, 10_000, 10_000]),
             trace_users: rng.pick(trace_lists).into(),
             ..Limits::default()
         };
