@@ -185,6 +185,8 @@ sections! {
         /// Replies that may wait for one client beside the pushes. A client that asks for more before it has
         /// read them, or in one go, is closed.
         cli_proto: u16 = 256 in number(1..=65_535), Alive;
+        /// Sessions that one user may have at once. One more is closed with too_many_sessions.
+        user_sessions: u32 = 10_000 in number(1..=1 << 20), Alive;
         /// What happens to a push to a client whose outbox is full. Each outcome is counted.
         slow_consumer: SlowConsumer = "drop-newest" in OneOf, Alive;
         /// Whether pushes to a room reach only clients that accept their operation. goim: false.

@@ -4,7 +4,9 @@
 //! Up to the first await everything happens in one go, so calls to one key or room reach its home in
 //! the order they arrived in.
 
+use std::collections::HashSet;
 use std::future::Future;
+use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -227,14 +229,17 @@ pub(crate) async fn snapshots(
     Ok(counters)
 }
 
-/// Groups `items` by home, in the order given; homes without any are left out.
-fn by_home<T>(
+/// Groups `items` by home, in the order given and each only once; homes without any are left out.
+fn by_home<T: Hash + Eq>(
     items: impl Iterator<Item = T>,
     shards: u16,
     home: impl Fn(&T) -> ShardId,
 ) -> impl Iterator<Item = (ShardId, Vec<T>)> {
+    let items: Vec<T> = items.collect();
+    let mut seen = HashSet::with_capacity(items.len());
+    let is_first: Vec<bool> = items.iter().map(|item| seen.insert(item)).collect();
     let mut homes: Vec<Vec<T>> = (0..shards).map(|_| Vec::new()).collect();
-    for item in items {
+    for (item, _) in items.into_iter().zip(is_first).filter(|(_, is_first)| *is_first) {
         homes[usize::from(home(&item).0)].push(item);
     }
     (0..).map(ShardId).zip(homes).filter(|(_, items)| !items.is_empty())
@@ -245,9 +250,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn items_keep_their_order_within_a_home() {
+    fn items_keep_their_order_within_a_home_and_are_there_once() {
         let homes: Vec<_> =
             by_home([4, 1, 2, 7, 4].into_iter(), 4, |n: &u16| ShardId(n % 3)).collect();
-        assert_eq!(homes, [(ShardId(1), vec![4, 1, 7, 4]), (ShardId(2), vec![2])]);
+        assert_eq!(homes, [(ShardId(1), vec![4, 1, 7]), (ShardId(2), vec![2])]);
     }
 }

@@ -100,6 +100,8 @@ reasons! {
         TlsFailed => "tls_failed",
         /// The PROXY protocol header was missing or wrong.
         BadProxyHeader => "bad_proxy_header",
+        /// The user has as many sessions as one may have.
+        TooManySessions => "too_many_sessions",
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Limits {
     pub origins: Box<[OriginPattern]>,
     /// Users whose connections are written to the trace log, sorted.
     pub trace_users: Box<[i64]>,
+    /// Sessions a user may have at once; one more is closed with `too_many_sessions`.
+    pub user_sessions: u32,
     /// How long the session number of a user is retained after the last session ended, milliseconds; 0: the
     /// next session is number 1.
     pub user_memory_ms: u32,
@@ -103,6 +105,7 @@ impl Default for Limits {
             rates: ClientRates::default(),
             origins: [].into(),
             trace_users: [].into(),
+            user_sessions: 10_000,
             user_memory_ms: 0,
             buckets: 256,
         }
@@ -182,6 +185,7 @@ impl Limits {
     /// If a bound is zero, or one is too small for another.
     pub(crate) fn assert_sound(&self) {
         assert!(self.connections > 0 && self.svr_proto > 0 && self.cli_proto > 0);
+        assert!(self.user_sessions > 0, "user_sessions");
         assert!(self.body_max > 0 && self.body_max <= 1 << 20, "body_max");
         assert!(self.head_max >= 256, "head_max holds an upgrade request");
         assert!(self.outbox_bytes <= 1 << 30, "outbox_bytes");

@@ -133,8 +133,8 @@ pub enum Message {
     Claim { conn: ConnId, token_at: TokenTime, user: i64, seq: i32, key: Box<str> },
     /// Key's home to the owner: `conn` is registered. A connection that closed meanwhile takes that back.
     Registered { conn: ConnId, user: i64, seq: i32, key: Box<str> },
-    /// A home to the owner: close this connection. Its key has a newer owner, or there are too many from its
-    /// source.
+    /// A home to the owner: close this connection. Its key has a newer owner, its user has too many sessions, or
+    /// there are too many from its source.
     Evict { conn: ConnId, reason: CloseReason },
     /// Owner to the user's home: the session ended.
     EndSession { conn: ConnId, user: i64, seq: i32 },

@@ -15,8 +15,8 @@ pub trait PushBackend: Send + Sync + 'static {
     /// What one call may ask for.
     fn bounds(&self) -> Bounds;
 
-    /// Pushes to the connections that hold `keys`; a key given twice is pushed to twice. `operation` is
-    /// the one a connection must accept; 0 stands for the operation of `proto`.
+    /// Pushes to the connections that hold `keys`; a key given twice counts once. `operation` is the
+    /// one a connection must accept; 0 stands for the operation of `proto`.
     fn to_keys(
         &self,
         keys: Vec<String>,

@@ -63,7 +63,7 @@ impl Client {
             true => rng.pick(&[Reads::Slowly, Reads::Slowly, Reads::NoMore]),
             false => Reads::Promptly,
         };
-        let mut allowed_closes = vec![CloseReason::Replaced];
+        let mut allowed_closes = vec![CloseReason::Replaced, CloseReason::TooManySessions];
         if plan.limits.slow_consumer == SlowConsumer::Close {
             allowed_closes.push(CloseReason::SlowConsumer);
         }

@@ -126,6 +126,7 @@ impl Plan {
                 per_subnet: rng.pick(&[0, 0, 0, 5]),
                 ..SourceLimits::default()
             },
+            user_sessions: rng.pick(&[1, 3, 10_000, 10_000]),
             trace_users: rng.pick(trace_lists).into(),
             ..Limits::default()
         };

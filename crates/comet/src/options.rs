@@ -136,6 +136,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         },
         origins: config.websocket.origins.as_slice().into(),
         trace_users: config.white_list.users.as_slice().into(),
+        user_sessions: protocol.user_sessions,
         user_memory_ms: millis(config.bucket.user_memory),
         buckets: (config.bucket.count / config.server.cores.len()).next_power_of_two(),
     }

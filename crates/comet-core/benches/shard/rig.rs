@@ -73,6 +73,7 @@ impl Rig {
         }
         self.connected += count;
         self.pass_messages();
+        self.go_on();
         self.send_all();
     }
 
@@ -166,11 +167,8 @@ impl Rig {
         for shard in &mut self.shards {
             shard.handle_time(self.now);
             shard.handle_deadlines(&mut Budget::slice());
-            while shard.has_work() {
-                shard.handle_time(self.now);
-                shard.handle_deadlines(&mut Budget::slice());
-            }
         }
+        self.go_on();
     }
 
     fn pass_messages(&mut self) {
@@ -186,6 +184,16 @@ impl Rig {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Goes on with what did not fit into a slice.
+    fn go_on(&mut self) {
+        for shard in &mut self.shards {
+            while shard.has_work() {
+                shard.handle_time(self.now);
+                shard.handle_deadlines(&mut Budget::slice());
             }
         }
     }

@@ -56,19 +56,26 @@ impl UserSessions {
     }
 
     /// Gives `conn` the next number among the sessions of `user`, counting from 1, or on from a retained
-    /// number. Sessions of anonymous users have the number 0.
-    pub(crate) fn begin(&mut self, user: i64, conn: ConnId) -> i32 {
+    /// number. Sessions of anonymous users have the number 0. `None`: `user` has `most` sessions already.
+    pub(crate) fn begin(&mut self, user: i64, conn: ConnId, most: u32) -> Option<i32> {
         if user == 0 {
-            return 0;
+            return Some(0);
         }
         let (_, known) = match self.users.entry(&user) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(free) => {
                 let last = self.retained.take(&user).unwrap_or(0).wrapping_add(1);
                 free.insert((user, User { last, sessions: Sessions::One(last, conn) }));
-                return last;
+                return Some(last);
             }
         };
+        let count = match &known.sessions {
+            Sessions::One(..) => 1,
+            Sessions::Many(sessions) => sessions.len(),
+        };
+        if count >= most as usize {
+            return None;
+        }
         known.last = known.last.wrapping_add(1);
         let seq = known.last;
         match &mut known.sessions {
@@ -79,7 +86,7 @@ impl UserSessions {
                 sessions.insert(seq, conn);
             }
         }
-        seq
+        Some(seq)
     }
 
     /// Ends a session, if `conn` still holds it. `Some`: it was the user's only one, and this is the number
@@ -125,9 +132,10 @@ mod tests {
     #[test]
     fn sessions_count_up_and_only_their_holder_ends_them() {
         let mut users = UserSessions::new(4, 7);
-        assert_eq!(users.begin(42, conn(0, 1)), 1);
-        assert_eq!(users.begin(42, conn(1, 1)), 2);
-        assert_eq!(users.begin(42, conn(0, 2)), 3);
+        assert_eq!(users.begin(42, conn(0, 1), 3), Some(1));
+        assert_eq!(users.begin(42, conn(1, 1), 3), Some(2));
+        assert_eq!(users.begin(42, conn(0, 2), 3), Some(3));
+        assert_eq!(users.begin(42, conn(0, 3), 3), None);
         users.end(42, 2, conn(0, 9));
         assert_eq!(users.of(42).len(), 3);
         users.end(42, 2, conn(1, 1));
@@ -140,7 +148,8 @@ mod tests {
     #[test]
     fn anonymous_users_have_no_sessions() {
         let mut users = UserSessions::new(4, 7);
-        assert_eq!(users.begin(0, conn(0, 1)), 0);
+        assert_eq!(users.begin(0, conn(0, 1), 1), Some(0));
+        assert_eq!(users.begin(0, conn(0, 2), 1), Some(0));
         assert_eq!(users.len(), 0);
     }
 }

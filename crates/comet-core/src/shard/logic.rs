@@ -88,10 +88,16 @@ impl Shard {
     /// Logic let in a client that is not registered here. Its session at logic must end, unless another
     /// connection holds the key.
     fn discard_identity(&mut self, answer: Result<Identity, Denied>) {
-        if let Logic::Remote { .. } = self.context.logic
-            && let Ok(Identity { user, key: Some(key), .. }) = answer
+        if let Ok(Identity { user, key: Some(key), .. }) = answer
             && !key.is_empty()
         {
+            self.disown(user, key);
+        }
+    }
+
+    /// As [`Shard::discard_identity`], for a client that is not going to claim `key`.
+    pub(super) fn disown(&mut self, user: i64, key: Box<str>) {
+        if let Logic::Remote { .. } = self.context.logic {
             let home = self.context.home_of_key(&key);
             self.messages.send(home, Message::Unclaimed { user, key });
         }

@@ -24,7 +24,14 @@ impl Shard {
         user: i64,
         key: Option<Box<str>>,
     ) {
-        let seq = self.home.users.begin(user, conn);
+        let most = self.context.limits.user_sessions;
+        let Some(seq) = self.home.users.begin(user, conn, most) else {
+            if let Some(key) = key {
+                self.disown(user, key);
+            }
+            let reason = CloseReason::TooManySessions;
+            return self.messages.send(conn.shard, Message::Evict { conn, reason });
+        };
         let key = key.unwrap_or_else(|| match user {
             0 => format!("0_{}", self.home.keys.number_anonymous()).into(),
             _ => format!("{user}_{seq}").into(),

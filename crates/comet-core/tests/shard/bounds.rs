@@ -199,3 +199,23 @@ fn waiting_bytes_are_counted_until_they_are_sent_or_lost() {
     let counters = rig.shards[0].counters();
     assert_eq!((counters.lost, counters.superseded, counters.waiting), (2, 1, 0));
 }
+
+/// Wherever its connections are, and whether logic named the key or the home.
+#[test]
+fn a_user_has_no_more_sessions_than_allowed() {
+    for keys in [["", "", ""], ["a", "b", "c"]] {
+        let mut rig = Rig::new(2, Limits { user_sessions: 2, ..Limits::default() });
+        let token = |key: &str| format!("7/{key}//");
+        let first = rig.join(0, &token(keys[0]));
+        rig.join(1, &token(keys[1]));
+        let third = rig.connect(0, Transport::Tcp);
+        rig.feed(third, &frame(op::AUTH, 1, token(keys[2]).as_bytes()));
+        assert_eq!(rig.take(third), frame(op::DISCONNECT_REPLY, 0, b"too_many_sessions"));
+        assert_eq!(rig.push_user(7, 5, b"x").queued, 2);
+        // Another user has a place, and this one once a session has ended.
+        rig.join(0, "8///");
+        rig.hang_up(first);
+        rig.join(1, &token(keys[2]));
+        assert_eq!(rig.push_user(7, 5, b"x").queued, 2);
+    }
+}
