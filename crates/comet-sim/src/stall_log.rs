@@ -48,6 +48,7 @@ impl StallLog {
     pub(crate) fn since(&self, since: Millis) -> u64 {
         let before = self.noticed.iter().rev().find(|(at, _)| at.after(STALL_MS) < since);
         let stalled_ms = self.total() - before.map_or(0, |(_, total)| *total);
-        if stalled_ms == 0 { 0 } else { stalled_ms.max(STALL_MS) }
+        // It may be within the time after a stall in which active time stands still.
+        if stalled_ms == 0 { 0 } else { stalled_ms + STALL_MS }
     }
 }

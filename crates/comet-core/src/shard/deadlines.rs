@@ -67,12 +67,13 @@ impl Shard {
             return;
         }
         if let Some(overdue) = self.overdue(slot) {
-            // While its input is held, it is the server that is late.
-            if conn.holds_input() && self.may_wait(&overdue) {
+            let is_write = overdue.reason == CloseReason::WriteTimeout;
+            // While its input is held, it is the server that is late, not the peer.
+            if !is_write && conn.holds_input() && self.may_wait(&overdue) {
                 return self.put_off(slot);
             }
             self.close(slot, overdue.reason, "");
-            if overdue.reason == CloseReason::WriteTimeout {
+            if is_write {
                 self.abort(slot);
             }
         } else if !conn.is_open() && conn.deadline <= self.context.tick() {

@@ -94,4 +94,10 @@ fn a_client_that_waits_for_logic_has_its_time_once_more() {
     rig.pass(800);
     assert!(!rig.is_closed(answered));
     assert_eq!(rig.reason(forgotten), CloseReason::HandshakeTimeout);
+    // It has to read in the meantime.
+    rig.allow(answered, Some(0));
+    rig.push_keys(&["a"], 5, b"x");
+    rig.feed(answered, &frame(4, 1, b"for logic"));
+    rig.pass(850);
+    assert_eq!(rig.reason(answered), CloseReason::WriteTimeout);
 }
