@@ -68,6 +68,15 @@ impl Reading<'_> {
         for (core, counters) in self.counters.iter().enumerate() {
             longest.labelled(&[("core", &core)], Duration::from_micros(counters.turn_micros_max));
         }
+        let mut stalled = page.family(
+            "comet_core_stalled_seconds_total",
+            Kind::Counter,
+            "Time in which a core was held up: stopped, without a CPU, or too long in a turn, by core. Deadlines \
+             of clients leave it out.",
+        );
+        for (core, counters) in self.counters.iter().enumerate() {
+            stalled.labelled(&[("core", &core)], Duration::from_millis(counters.stalled_millis));
+        }
         let mut depths = page.family(
             "comet_core_inbox_depth",
             Kind::Gauge,

@@ -195,6 +195,8 @@ pub struct Counters {
     pub turn_micros: u64,
     /// Time the longest one took, microseconds.
     pub turn_micros_max: u64,
+    /// Time in which the driver was held up: stopped, starved or too long in a turn, milliseconds.
+    pub stalled_millis: u64,
     /// Connections that hold a slot, now.
     pub connections: u64,
     /// Connections that are authenticated, now.

@@ -8,6 +8,7 @@
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock or spawns a task.
 
 mod accepts;
+mod active_clock;
 mod bucket;
 mod budget;
 mod conn;
@@ -33,6 +34,7 @@ mod transport;
 mod wheel;
 
 pub use accepts::Accepts;
+pub use active_clock::ActiveClock;
 pub use budget::MessageBudget;
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,

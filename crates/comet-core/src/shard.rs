@@ -5,8 +5,9 @@
 //! 1. [`Shard::handle_time`] tells the time, from which all deadlines count.
 //! 2. `handle_*` calls pass on what has completed: accepts, bytes, finished sends. If
 //!    [`Shard::has_expired`], that is as much as one turn takes.
-//! 3. [`Shard::handle_deadlines`] does what is due. Deadlines run after completions, so a stalled core closes
-//!    no client that sent its heartbeat in time.
+//! 3. [`Shard::spare_overdue`] puts off the deadlines of peers whose input or progress is not handed over yet.
+//!    Then [`Shard::handle_deadlines`] does what is due. So a stalled core closes no client that sent its
+//!    heartbeat in time.
 //! 4. Any number of other `handle_*` calls.
 //! 5. The polls, each until it gives nothing more: [`Shard::poll_auth`], [`Shard::poll_transmit`],
 //!    [`Shard::poll_closed`], [`Shard::poll_close`], [`Shard::poll_message`] for each peer,
@@ -47,6 +48,7 @@ mod trace;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::active_clock::ActiveClock;
 use crate::home::Home;
 use crate::idle_coalescing::IdleCoalescing;
 use crate::ids::{CallId, ConnId, ShardId};
@@ -101,7 +103,14 @@ impl Shard {
         settings.assert_sound();
         let Settings { shard, shards, ref limits, logic, hash_seed: seed } = *settings;
         Self {
-            context: Context { shard, shards, limits: Arc::clone(limits), logic, now },
+            context: Context {
+                shard,
+                shards,
+                limits: Arc::clone(limits),
+                logic,
+                now,
+                clock: ActiveClock::new(now),
+            },
             conns: Connections::new(shard, now),
             outboxes: Outboxes::new(),
             rooms: Rooms::new(seed ^ 4),
@@ -132,6 +141,7 @@ impl Shard {
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters.clone();
         counters.connections = self.conns.len() as u64;
+        counters.stalled_millis = self.context.clock.stalled_ms();
         counters.rooms = self.home.rooms.len() as u64;
         counters.users = self.home.users.len() as u64;
         counters.keys = self.home.keys.len() as u64;
@@ -159,6 +169,9 @@ impl Shard {
     /// The time is `now`, which never goes back.
     pub fn handle_time(&mut self, now: Millis) {
         debug_assert!(now >= self.context.now);
+        let mut clock = self.context.clock;
+        clock.advance(now, || self.poll_timeout());
+        self.context.clock = clock;
         self.context.now = now;
         self.outboxes.begin_turn();
         self.conns.advance(&self.context);
@@ -232,15 +245,14 @@ impl Shard {
     /// When [`Shard::handle_deadlines`] is due next, if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Millis> {
-        let Context { now, .. } = self.context;
-        let deadline = self.conns.next_deadline(now);
+        let deadline = self.conns.next_deadline(&self.context);
         let step = self.pacing.next_step();
         let has_counts = self.rooms.has_changed() || self.home.rooms.has_changed();
         let counts = has_counts.then_some(self.next_room_counts);
         let user_ms = self.context.user_retention_ms();
         let retained = self.home.next_expiry(user_ms, self.context.key_retention_ms());
         // What is retained expires in the step of the room counts.
-        let retained = retained.map(|at| at.max(self.next_room_counts));
+        let retained = retained.map(|at| self.context.clock.time_of(at).max(self.next_room_counts));
         [deadline, step, counts, retained].into_iter().flatten().min()
     }
 

@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::Arc;
 
-use comet_core::{CallId, Limits, Message, Millis, Report, ShardId};
+use comet_core::{ActiveClock, CallId, Limits, Message, Millis, Report, ShardId};
 
 use crate::calls::{CALLS_MAX, CallError, Calls, Ended};
 use crate::inboxes::Inboxes;
@@ -36,10 +36,13 @@ pub const LATE_LOOK_MS: u64 = 10;
 /// 5. [`poll_timeout`](Self::poll_timeout): when the next turn is due, if nothing comes before.
 ///
 /// Every call that [`begin`](Self::begin) returns gets exactly one outcome, unless it is forgotten before
-/// it ends. The times of turns must not go back; that of a `begin` may be rounded up.
+/// it ends. The times of turns must not go back; that of a `begin` may be rounded up. Limits of calls count
+/// active time: see [`ActiveClock`].
 pub struct Hub<C> {
     calls: Calls<C>,
-    /// When late calls are looked for; one timer for all, where it is not later than any call's end.
+    clock: ActiveClock,
+    /// When late calls are looked for, in active time; one timer for all, where it is not later than any
+    /// call's end.
     late_at: Option<Millis>,
     /// When full inboxes are tried again.
     retry_at: Option<Millis>,
@@ -61,6 +64,7 @@ impl<C> Hub<C> {
         assert!(shards > 0, "there is at least one shard");
         Self {
             calls: Calls::new(),
+            clock: ActiveClock::new(Millis(0)),
             late_at: None,
             retry_at: None,
             lanes: (0..shards).map(|shard| Lane::new(ShardId(shard))).collect(),
@@ -73,6 +77,12 @@ impl<C> Hub<C> {
     #[must_use]
     pub fn calls_under_way(&self) -> usize {
         self.calls.under_way()
+    }
+
+    /// Time that did not count, because the driver was held up, milliseconds.
+    #[must_use]
+    pub fn stalled_ms(&self) -> u64 {
+        self.clock.stalled_ms()
     }
 
     /// Messages that wait in front of the inbox of `shard`.
@@ -110,6 +120,7 @@ impl<C> Hub<C> {
     where
         M: IntoIterator<Item = (ShardId, Message)>,
     {
+        let now = self.advance(now);
         let Self { calls, lanes, late_at, .. } = self;
         if calls.under_way() >= CALLS_MAX {
             return Err(CallError::TooManyCalls);
@@ -204,6 +215,7 @@ impl<C> Hub<C> {
     /// [`CallError::InboxFull`] where a message still waits, else with [`CallError::Late`]. A call ends at
     /// most [`LATE_LOOK_MS`] after its limit, if the driver is in time.
     pub fn handle_timeout(&mut self, now: Millis) {
+        let now = self.advance(now);
         if self.late_at.is_none_or(|at| now < at) {
             return;
         }
@@ -222,7 +234,16 @@ impl<C> Hub<C> {
     /// [`Hub::flush`] was called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Millis> {
-        [self.retry_at, self.late_at].into_iter().flatten().min()
+        let late_at = self.late_at.map(|at| self.clock.time_of(at).min(self.clock.awake_until()));
+        [self.retry_at, late_at].into_iter().flatten().min()
+    }
+
+    /// The active time at `now`.
+    fn advance(&mut self, now: Millis) -> Millis {
+        let mut clock = self.clock;
+        clock.advance(now, || self.poll_timeout());
+        self.clock = clock;
+        clock.active()
     }
 }
 

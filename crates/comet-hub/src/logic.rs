@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use comet_core::{AuthRequest, ConnId, Message, Millis, Report, ShardId, home_of_key};
+use comet_core::{ActiveClock, AuthRequest, ConnId, Message, Millis, Report, ShardId, home_of_key};
 
 use self::action::Output;
 use self::addresses::Addresses;
@@ -87,9 +87,10 @@ struct Call {
 /// After each `handle_*`, [`poll_message`](Self::poll_message), [`poll_action`](Self::poll_action) and
 /// [`poll_event`](Self::poll_event) give what came of it, each until `None`, in any order. Then
 /// [`poll_timeout`](Self::poll_timeout) says when [`handle_timeout`](Self::handle_timeout) is due. Times
-/// never go back.
+/// never go back. Deadlines count active time: see [`ActiveClock`].
 pub struct LogicClient {
     config: LogicConfig,
+    clock: ActiveClock,
     addresses: Addresses,
     notices: Notices,
     calls: HashMap<u64, Call>,
@@ -124,6 +125,7 @@ impl LogicClient {
             renewal: Renewal::Due,
             counts: BTreeMap::new(),
             random: Random::new(config.seed),
+            clock: ActiveClock::new(now),
             config,
             out,
         }
@@ -149,6 +151,12 @@ impl LogicClient {
     /// Name, code and number of all calls that are over.
     pub fn call_counts(&self) -> impl Iterator<Item = (&'static str, StatusCode, u64)> {
         self.counts.iter().map(|((rpc, code), count)| (*rpc, *code, *count))
+    }
+
+    /// Time that did not count, because the driver was held up, milliseconds.
+    #[must_use]
+    pub fn stalled_ms(&self) -> u64 {
+        self.clock.stalled_ms()
     }
 
     /// Notices of sessions that wait to be sent.
@@ -189,6 +197,7 @@ impl LogicClient {
     /// # Panics
     /// If the report is not for logic.
     pub fn handle_report(&mut self, now: Millis, report: Report) {
+        let now = self.advance(now);
         match report {
             Report::Identify(AuthRequest { conn, token, cookie }) => {
                 let purpose = Purpose::Identify { conn, asked: self.notices.last_number() };
@@ -215,12 +224,14 @@ impl LogicClient {
 
     /// The connection is open.
     pub fn handle_connected(&mut self, now: Millis, connection: ConnectionId) {
+        let now = self.advance(now);
         self.addresses.handle_connected(now, connection, &mut self.out);
         self.proceed(now);
     }
 
     /// The connection cannot be opened.
     pub fn handle_connect_failed(&mut self, now: Millis, connection: ConnectionId, cause: &str) {
+        let now = self.advance(now);
         let tools = (&mut self.random, &mut self.out);
         self.addresses.handle_connect_failed(now, connection, cause, tools);
         self.proceed(now);
@@ -228,6 +239,7 @@ impl LogicClient {
 
     /// A ping over the connection has an outcome.
     pub fn handle_ping(&mut self, now: Millis, connection: ConnectionId, outcome: PingOutcome) {
+        let now = self.advance(now);
         let tools = (&mut self.random, &mut self.out);
         self.addresses.handle_ping(now, connection, outcome, tools);
         self.proceed(now);
@@ -238,6 +250,7 @@ impl LogicClient {
     /// # Panics
     /// If the reply does not belong to the request.
     pub fn handle_reply(&mut self, now: Millis, attempt: AttemptId, outcome: AttemptOutcome) {
+        let now = self.advance(now);
         let Some(call) = self.calls.get_mut(&attempt.call) else { return };
         if call.attempts != attempt.attempt + 1 {
             return;
@@ -262,6 +275,7 @@ impl LogicClient {
     /// How many are online in each room whose home is here, each room once; `None` if that could not be
     /// counted.
     pub fn handle_rooms(&mut self, now: Millis, rooms: Option<Vec<(Arc<str>, u32)>>) {
+        let now = self.advance(now);
         if let Renewal::Counting = self.renewal {
             self.renewal = match rooms {
                 None => Renewal::Resting { until: now.after(self.config.renew_ms) },
@@ -277,6 +291,7 @@ impl LogicClient {
 
     /// Does what is due at `now`. Hand in outcomes that have come before: this ends calls as late.
     pub fn handle_timeout(&mut self, now: Millis) {
+        let now = self.advance(now);
         while let Some((_, call)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
             if let Some(Call { attempts, .. }) = self.calls.get(&call) {
                 let attempt = AttemptId { call, attempt: attempts - 1 };
@@ -323,6 +338,15 @@ impl LogicClient {
             .into_iter()
             .flatten()
             .min()
+            .map(|due| self.clock.time_of(due).min(self.clock.awake_until()))
+    }
+
+    /// The active time at `now`.
+    fn advance(&mut self, now: Millis) -> Millis {
+        let mut clock = self.clock;
+        clock.advance(now, || self.poll_timeout());
+        self.clock = clock;
+        clock.active()
     }
 
     /// Begins what waited for an address or a permit.

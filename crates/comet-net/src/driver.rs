@@ -115,6 +115,7 @@ impl<A: Authenticator> Driver<A> {
             self.update_time(begin);
             self.handle_completions();
             self.rearm_receives();
+            self.spare_overdue();
             self.shard.handle_deadlines();
             self.continue_handshakes();
             self.handle_messages();
@@ -160,6 +161,16 @@ impl<A: Authenticator> Driver<A> {
         }
         self.completions = completions;
         self.buffers.publish();
+    }
+
+    /// Completions of one turn may not be all that has arrived. No connection is closed by a deadline while the
+    /// kernel or the driver has something of its peer.
+    fn spare_overdue(&mut self) {
+        let Self { shard, ring, sockets, .. } = self;
+        shard.spare_overdue(|conn| {
+            // Its completion may be among those that this turn did not take.
+            ring.has_completions() || sockets.at(conn.slot).has_backlog()
+        });
     }
 
     fn log_closed(&mut self) {

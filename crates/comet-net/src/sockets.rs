@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use comet_core::{ConnId, Slot};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, getpeername, send};
 
 use crate::layers::ProtocolLayers;
@@ -54,6 +55,18 @@ impl Socket {
         }
         let had_transmit = tls.handle_send_failed();
         debug_assert!(!had_transmit, "an encrypted transmit is in flight at once");
+    }
+
+    /// Whether the kernel has input of the peer or could go on with the send in flight, or a deferred TLS
+    /// handshake waits for its turn.
+    pub(crate) fn has_backlog(&mut self) -> bool {
+        if self.tls().is_some_and(|tls| tls.is_deferred()) {
+            return true;
+        }
+        let mut events = PollFlags::IN;
+        events.set(PollFlags::OUT, self.is_sending);
+        let mut socket = [PollFd::from_borrowed_fd(self.fd.as_fd(), events)];
+        poll(&mut socket, Some(&Timespec::default())) != Ok(0)
     }
 
     /// Both sides are to be shut, and the last operation has completed.

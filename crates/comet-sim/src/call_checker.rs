@@ -7,6 +7,7 @@ use comet_core::{CallId, Millis, Report, ShardId, Tally};
 use comet_hub::{CallError, CallResult, Ended, LATE_LOOK_MS};
 
 use crate::call::{Call, End, Sums};
+use crate::stall_log::StallLog;
 
 pub(crate) struct CallChecker {
     /// Since the last quiet point, without gaps.
@@ -176,14 +177,15 @@ impl CallChecker {
     }
 
     /// After a turn of the hub, or where it sees no reason for one: no outcome is owed.
-    pub(crate) fn check_open(&mut self, now: Millis) -> Result<(), String> {
+    pub(crate) fn check_open(&mut self, now: Millis, stalls: &StallLog) -> Result<(), String> {
         let first = self.first();
         for id in &self.open {
             let call = &self.calls[(id - first) as usize];
             if call.is_complete() {
                 return Err(format!("call {id} is complete, and its caller has no answer"));
             }
-            if now > call.deadline.after(LATE_LOOK_MS) {
+            let begun_at = Millis(call.deadline.0 - call.limit_ms);
+            if now > call.deadline.after(LATE_LOOK_MS + stalls.since(begun_at)) {
                 return Err(format!("call {id} is overdue since {:?}", call.deadline));
             }
         }

@@ -14,11 +14,13 @@ use crate::logic::Logic;
 use crate::plan::{OPERATIONS, OTHER_TRACE_USERS, Plan, ROOMS};
 use crate::posts::{Context, Posts};
 use crate::request::{Request, SPEED_LEAST, encode};
+use crate::stall_log::StallLog;
 use crate::trace::trace;
 use crate::trace_log::TraceLog;
 
 pub(crate) struct Control {
     hub: Hub<u64>,
+    hub_stalls: StallLog,
     /// A command was given since the last turn.
     must_turn: bool,
     inbox: VecDeque<Report>,
@@ -42,6 +44,7 @@ impl Control {
     pub(crate) fn new(plan: &Plan) -> Self {
         Self {
             hub: Hub::new(plan.shards, Arc::new(plan.limits.clone())),
+            hub_stalls: StallLog::default(),
             must_turn: false,
             inbox: VecDeque::new(),
             inbox_max: plan.inbox,
@@ -130,9 +133,11 @@ impl Control {
         });
         trace!(context, "call {id} to {kind:?}, {limit_ms} ms");
         let now = context.now;
+        let due = self.hub.poll_timeout();
         let begun = self.command(context, |hub, inboxes| {
             hub.begin((now, limit_ms), inboxes, id, |_| messages)
         })?;
+        self.hub_stalls.look(now, due, self.hub.stalled_ms())?;
         match begun {
             Ok(CallId(begun)) if begun == id => Ok(()),
             other => Err(format!("call {id} begins as {other:?}")),
@@ -261,10 +266,12 @@ impl Control {
             self.hub.flush(now, &mut posts);
             is_active |= posts.posted > 0;
             posts.violation.map_or(Ok(()), Err)?;
+            let due = self.hub.poll_timeout();
             self.hub.handle_timeout(now);
+            self.hub_stalls.look(now, due, self.hub.stalled_ms())?;
             self.take_outcomes(now)?;
         }
-        self.calls.check_open(now)?;
+        self.calls.check_open(now, &self.hub_stalls)?;
         let (open, under_way) = (self.calls.open().len(), self.hub.calls_under_way());
         if open != under_way {
             return Err(format!("{under_way} calls are under way, and {open} callers wait"));

@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use comet_core::limits::TICK_MS;
 use comet_core::{CloseHow, CloseReason, ClosedEvent, Millis, Shard, Slot};
 
-use crate::env::Env;
+use crate::env::{Env, Peer};
+use crate::stall_log::StallLog;
+
+/// How long after a deadline was put off it is looked at again, milliseconds.
+const LOOK_AGAIN_MS: u64 = 250;
 
 /// Nothing is overdue while the shard says that it may sleep. `slots` are the peers by slot; the shard
 /// last took a message at `message_at`.
@@ -13,6 +17,7 @@ pub(crate) fn check_overdue(
     shard: &Shard,
     slots: &BTreeMap<Slot, usize>,
     message_at: Millis,
+    stalls: &StallLog,
     env: &mut Env,
 ) -> Result<(), String> {
     let limits = &env.plan.limits;
@@ -25,18 +30,20 @@ pub(crate) fn check_overdue(
         if !entry.socket.owes_hangup() {
             return Err(format!("peer {peer} hung up, and its socket is not shut"));
         }
+        // While the server asks others about a connection, it has its time once more.
+        let waits = u32::from(entry.client.received.waits_for_others());
         let (since, limit, what) = if let Some((_, at)) = entry.closed {
             (at, limits.linger_ms, "linger")
         } else if live.contains(slot) {
             let since = *entry.live_at.get_or_insert(env.now);
             let since = since.max(entry.received_at).max(message_at);
-            (since, entry.client.profile.heartbeat_ms, "heartbeat")
+            (since, entry.client.profile.heartbeat_ms * (1 + waits), "heartbeat")
         } else {
-            (entry.accepted_at, limits.handshake_ms, "handshake")
+            (entry.accepted_at, limits.handshake_ms * (1 + waits), "handshake")
         };
-        let mut overdue = is_overdue(since, limit, env.now).then_some(what);
-        if entry.socket.is_sending() && is_overdue(entry.socket.moved_at, limits.write_ms, env.now)
-        {
+        let is_overdue = |since, limit| is_overdue(entry, stalls, since, limit, env.now);
+        let mut overdue = is_overdue(since, limit).then_some(what);
+        if entry.socket.is_sending() && is_overdue(entry.socket.moved_at, limits.write_ms) {
             overdue = Some("write");
         }
         if let Some(what) = overdue {
@@ -46,12 +53,21 @@ pub(crate) fn check_overdue(
     Ok(())
 }
 
-/// A deadline may be late by some ticks, because its begin and its end are rounded.
-fn is_overdue(since: Millis, limit_ms: u32, now: Millis) -> bool {
-    now > since.after(u64::from(limit_ms) + 3 * TICK_MS)
+/// A deadline may be late by some ticks, because its begin and its end are rounded. What its core did not
+/// count is added, and the time until the next look at one that was put off.
+fn is_overdue(entry: &Peer, stalls: &StallLog, since: Millis, limit_ms: u32, now: Millis) -> bool {
+    let mut last = since.after(u64::from(limit_ms) + stalls.since(since));
+    if entry.client.received.waits_for_others() {
+        last = last.after(LOOK_AGAIN_MS);
+    }
+    if let Some(spared_at) = entry.spared_at {
+        last = last.max(spared_at.after(LOOK_AGAIN_MS));
+    }
+    now > last.after(3 * TICK_MS)
 }
 
-/// A connection is closed once, for a reason that its behaviour explains, and no deadline comes early.
+/// A connection is closed once, for a reason that its behaviour explains, and no deadline comes early or
+/// before what the peer has sent in time was read.
 pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Result<(), String> {
     let entry = &env.peers[peer];
     let ClosedEvent { conn, reason, .. } = event;
@@ -59,21 +75,28 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
         return Err(format!("{event:?} of peer {peer}, which was closed before"));
     }
     let limits = &env.plan.limits;
+    let socket = &entry.socket;
     let (since, limit) = match reason {
         CloseReason::HandshakeTimeout => (entry.accepted_at, limits.handshake_ms),
         // A heartbeat sent while homes or logic are asked waits with the rest of the input.
         CloseReason::HeartbeatTimeout if entry.client.received.waits_for_others() => return Ok(()),
         CloseReason::HeartbeatTimeout => {
-            let heartbeat = entry.socket.heartbeat_at.unwrap_or_default();
-            (heartbeat.max(entry.accepted_at), entry.client.profile.heartbeat_ms)
+            let since = socket.heartbeat_at.unwrap_or_default().max(entry.accepted_at);
+            (since, entry.client.profile.heartbeat_ms)
         }
-        CloseReason::WriteTimeout => (entry.socket.moved_at_least, limits.write_ms),
+        CloseReason::WriteTimeout => (socket.moved_at_least, limits.write_ms),
         CloseReason::Draining if env.is_draining => return Ok(()),
         reason if entry.client.allowed_closes.contains(reason) => return Ok(()),
         _ => return Err(format!("peer {peer} did nothing for which {event:?} would be right")),
     };
     if env.now < since.after(u64::from(limit)) {
         return Err(format!("{reason:?} of peer {peer} comes early: {since:?} and {limit} ms"));
+    }
+    // Nobody prolongs a deadline forever.
+    if entry.has_backlog && env.now < since.after(2 * u64::from(limit)) {
+        return Err(format!(
+            "{reason:?} of peer {peer} comes before its input or send was handled"
+        ));
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use crate::env::{Env, Peer};
 use crate::plan::Plan;
 use crate::profile;
 use crate::socket::ReceiveCompletion;
+use crate::stall_log::StallLog;
 use crate::trace::trace;
 
 pub(crate) struct Driver {
@@ -35,6 +36,11 @@ pub(crate) struct Driver {
     drain: Option<Drain>,
     /// Of sockets that were released.
     released: SocketTotals,
+    /// Until then it takes no turn.
+    pub(crate) stalled_until: Millis,
+    pub(crate) stalls: StallLog,
+    /// Deadlines that were put off.
+    pub(crate) spared: u64,
     /// Turns during a coalesced wait in which input stayed unread.
     pub(crate) coalesced_waits: u64,
 }
@@ -95,6 +101,9 @@ impl Driver {
             message_at: Millis(0),
             drain: None,
             released: SocketTotals::default(),
+            stalled_until: Millis(0),
+            stalls: StallLog::default(),
+            spared: 0,
             coalesced_waits: 0,
         }
     }
@@ -142,7 +151,9 @@ impl Driver {
     pub(crate) fn turn(&mut self, env: &mut Env) -> Result<(), String> {
         self.must_retry = false;
         let is_coalescing = self.is_coalescing(env);
+        let due = self.shard.poll_timeout();
         self.shard.handle_time(env.now);
+        self.stalls.look(env.now, due, self.shard.counters().stalled_millis)?;
         let has_expired = self.shard.has_expired();
         // A driver that something else has woken may find the input or not.
         let leaves_input = is_coalescing && !has_expired && env.rng.percent(50);
@@ -170,7 +181,7 @@ impl Driver {
         for (slot, peer) in slots {
             let operations = if env.rng.percent(50) { [0, 1, 2] } else { [1, 0, 2] };
             for operation in operations {
-                if env.rng.percent(20) && !has_expired {
+                if env.rng.percent(20) {
                     continue;
                 }
                 match operation {
@@ -182,6 +193,19 @@ impl Driver {
             }
         }
         self.answer(env);
+        let Self { shard, slots, spared, .. } = self;
+        for &peer in slots.values() {
+            let Peer { socket, has_backlog, .. } = &mut env.peers[peer];
+            *has_backlog = socket.can_receive() || socket.can_send();
+        }
+        shard.spare_overdue(|conn| {
+            let entry = &mut env.peers[slots[&conn.slot]];
+            if entry.has_backlog {
+                entry.spared_at = Some(env.now);
+                *spared += 1;
+            }
+            entry.has_backlog
+        });
         self.shard.handle_deadlines();
         self.poll(env)
     }
@@ -371,7 +395,7 @@ impl Driver {
 
     /// Nothing is overdue while the shard says that it may sleep.
     pub(crate) fn check_overdue(&self, env: &mut Env) -> Result<(), String> {
-        deadlines::check_overdue(&self.shard, &self.slots, self.message_at, env)
+        deadlines::check_overdue(&self.shard, &self.slots, self.message_at, &self.stalls, env)
     }
 
     pub(crate) fn is_quiet(&self) -> bool {

@@ -19,6 +19,10 @@ pub(crate) struct Peer {
     pub(crate) conn: Option<ConnId>,
     pub(crate) accepted_at: Millis,
     pub(crate) received_at: Millis,
+    /// When its shard last looked at deadlines, input of it or the progress of a send was under way.
+    pub(crate) has_backlog: bool,
+    /// When a deadline was last put off for that.
+    pub(crate) spared_at: Option<Millis>,
     /// When it was first seen to be authenticated.
     pub(crate) live_at: Option<Millis>,
     /// Why its shard closed it, and when.

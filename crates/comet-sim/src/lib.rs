@@ -1,6 +1,6 @@
 //! One seed decides a whole run: shards, a mesh, control, sockets and clients on one thread and a fake
 //! clock, with delays, cuts, slow readers, full queues, protocol violations, lost connections and a
-//! control thread that stalls, and with checkers that say "delivered once, in order, or counted".
+//! control thread, cores and a process that stall, and with checkers that say "delivered once, in order, or counted".
 //!
 //! The shards are the real ones, and so is the hub of the control thread. The fake drivers keep the contract
 //! of [`comet_core`]'s module text, and the fake control thread that of [`comet_hub::Hub`]. A failure names
@@ -30,6 +30,7 @@ mod received;
 mod request;
 mod rng;
 mod socket;
+mod stall_log;
 mod summary;
 mod trace;
 mod trace_log;

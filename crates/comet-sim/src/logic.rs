@@ -13,6 +13,7 @@ use crate::logic_services::{Outcome, Services};
 use crate::logic_summary::LogicSummary;
 use crate::plan::Plan;
 use crate::rng::Rng;
+use crate::stall_log::StallLog;
 
 /// Simulated time after the world came to rest in which logic must know every key that is here,
 /// milliseconds: a client renews its session with a heartbeat once its random time is over.
@@ -41,6 +42,7 @@ pub(crate) struct Logic {
     open: BTreeSet<ConnectionId>,
     closed: BTreeSet<ConnectionId>,
     messages: Vec<(ShardId, Message)>,
+    stalls: StallLog,
     /// Since when the world is at rest and logic does not know every key.
     unhealed_since: Option<Millis>,
 }
@@ -69,6 +71,7 @@ impl Logic {
             open: BTreeSet::new(),
             closed: BTreeSet::new(),
             messages: Vec::new(),
+            stalls: StallLog::default(),
             unhealed_since: None,
         }
     }
@@ -95,7 +98,9 @@ impl Logic {
             }
             _ => {}
         }
+        let due = client.poll_timeout();
         client.handle_report(now, report);
+        self.stalls.look(now, due, client.stalled_ms())?;
         self.follow(rng, plan, now)
     }
 
@@ -183,7 +188,9 @@ impl Logic {
     fn handle_timeout(&mut self, rng: &mut Rng, plan: &Plan, now: Millis) -> Result<(), String> {
         let Some(client) = &mut self.client else { return Ok(()) };
         if client.poll_timeout().is_some_and(|due| due <= now) {
+            let due = client.poll_timeout();
             client.handle_timeout(now);
+            self.stalls.look(now, due, client.stalled_ms())?;
         }
         if let Some(due) = client.poll_timeout()
             && due <= now
@@ -192,16 +199,19 @@ impl Logic {
         }
         self.follow(rng, plan, now)?;
         let timeout_ms = plan.services.timeout_ms;
-        let is_late = |id: &&AttemptId| self.calls[&id.call].began_at.after(timeout_ms) <= now;
+        let is_over =
+            |call: &Call| call.began_at.after(timeout_ms + self.stalls.since(call.began_at)) <= now;
+        let is_late = |id: &&AttemptId| is_over(&self.calls[&id.call]);
         if let Some(late) = self.attempts.keys().find(is_late) {
             return Err(format!("{late:?} goes on after its deadline"));
         }
-        self.calls.retain(|_, call| call.began_at.after(timeout_ms) > now);
+        self.calls.retain(|_, call| !is_over(call));
         Ok(())
     }
 
     fn handle_outcome(&mut self, now: Millis, outcome: Outcome) -> Result<(), String> {
         let client = self.client.as_mut().expect("logic is remote");
+        let due = client.poll_timeout();
         match outcome {
             Outcome::Connected(connection) => client.handle_connected(now, connection),
             Outcome::ConnectFailed(connection) => {
@@ -231,7 +241,7 @@ impl Logic {
             }
             Outcome::Rooms(rooms) => client.handle_rooms(now, rooms),
         }
-        Ok(())
+        self.stalls.look(now, due, client.stalled_ms())
     }
 
     /// Does and checks what the client wants.

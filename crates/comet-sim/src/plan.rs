@@ -60,6 +60,12 @@ pub(crate) struct Plan {
     pub(crate) leave_percent: u32,
     /// How often, of a thousand steps, the control thread stalls.
     pub(crate) stall_permille: usize,
+    /// How often, of a thousand steps, a core stalls.
+    pub(crate) core_stall_permille: usize,
+    /// How often, of a thousand steps, the whole process is stopped.
+    pub(crate) stop_permille: usize,
+    /// Longest stall and stop, milliseconds.
+    pub(crate) stall_ms_max: u64,
     /// Longest padding of a pushed frame.
     pub(crate) push_body_max: usize,
     /// How often a new client is going to violate the protocol.
@@ -142,6 +148,9 @@ impl Plan {
             ]),
             leave_percent: rng.pick(&[0, 0, 1, 10]),
             stall_permille: rng.pick(&[0, 0, 5, 20]),
+            core_stall_permille: rng.pick(&[0, 0, 2, 10]),
+            stop_permille: rng.pick(&[0, 0, 2, 5]),
+            stall_ms_max: rng.pick(&[200, 1_000, 5_000]),
             push_body_max: if large { 40_000 } else { rng.pick(&[0, 60, 300]) },
             violation_percent: rng.pick(&[0, 25, 60]),
             slow_percent: rng.pick(&[0, 20, 60]),

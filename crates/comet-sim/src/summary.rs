@@ -31,6 +31,12 @@ pub struct Summary {
     pub messages_skipped: u64,
     /// Times that the control thread stalled.
     pub stalls: u64,
+    /// Times that a core stalled.
+    pub core_stalls: u64,
+    /// Times that the process was stopped.
+    pub stops: u64,
+    /// Deadlines that were put off because of unread input or a send under way.
+    pub spared: u64,
     /// Connections accepted.
     pub accepted: u64,
     /// Connections turned away.
@@ -108,6 +114,9 @@ impl AddAssign for Summary {
         self.callers_left += other.callers_left;
         self.messages_skipped += other.messages_skipped;
         self.stalls += other.stalls;
+        self.core_stalls += other.core_stalls;
+        self.stops += other.stops;
+        self.spared += other.spared;
         self.accepted += other.accepted;
         self.refused += other.refused;
         self.authenticated += other.authenticated;
@@ -148,6 +157,11 @@ impl fmt::Display for Summary {
             f,
             "calls that ended early: {calls_inbox_full} before a full inbox, {calls_late} late, \
              {callers_left} left; messages skipped: {messages_skipped}; control stalled: {stalls}"
+        )?;
+        let Self { core_stalls, stops, spared, .. } = self;
+        writeln!(
+            f,
+            "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {spared}"
         )?;
         let Self { remote, logic, traced, .. } = self;
         writeln!(f, "remote logic: {remote} runs; traced lines: {traced}")?;

@@ -23,6 +23,10 @@ pub(crate) struct World {
     /// Profiles of earlier clients, some of which come again.
     profiles: Vec<ClientProfile>,
     pub(crate) baseline: Baseline,
+    /// Until then only clients go on: the process is stopped.
+    stopped_until: Millis,
+    stops: u64,
+    core_stalls: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,6 +50,9 @@ impl World {
             active: Vec::new(),
             profiles: Vec::new(),
             baseline: Baseline::default(),
+            stopped_until: Millis(0),
+            stops: 0,
+            core_stalls: 0,
         }
     }
 
@@ -68,7 +75,10 @@ impl World {
             self.step(Phase::Busy)?;
         }
         self.rest(|control| control.drained.iter().all(|times| *times > 0))?;
-        check::end(&mut self.env, &mut self.drivers)
+        let summary = check::end(&mut self.env, &mut self.drivers)?;
+        let Self { stops, core_stalls, .. } = *self;
+        let spared = self.drivers.iter().map(|driver| driver.spared).sum();
+        Ok(Summary { stops, core_stalls, spared, ..summary })
     }
 
     /// Lets everything come to rest: all is delivered, and room counts have travelled.
@@ -115,13 +125,19 @@ impl World {
     fn step(&mut self, phase: Phase) -> Result<(), String> {
         let env = &mut self.env;
         env.trace.step += 1;
+        let is_stopped = env.now < self.stopped_until;
         let pause = match phase {
+            _ if is_stopped => env.rng.between(1, 50),
             Phase::Quiet => env.rng.between(1, 8),
             Phase::Busy if env.rng.percent(1) => env.rng.between(50, 400),
             Phase::Busy => env.rng.between(0, 3),
         };
         env.now = env.now.after(pause);
+        if is_stopped {
+            return self.turn_clients(phase);
+        }
         if phase == Phase::Busy {
+            self.hold_up();
             self.connect();
             let (control, context) = self.env.control();
             control.act(context)?;
@@ -129,6 +145,23 @@ impl World {
         self.turn_control()?;
         self.turn_clients(phase)?;
         self.turn_shards()
+    }
+
+    /// Stops the process, or stalls one core.
+    fn hold_up(&mut self) {
+        let env = &mut self.env;
+        if env.rng.below(1000) < env.plan.stop_permille {
+            self.stops += 1;
+            self.stopped_until = env.now.after(env.rng.between(5, env.plan.stall_ms_max));
+            trace!(env, "the process is stopped until {:?}", self.stopped_until);
+        }
+        if env.rng.below(1000) < env.plan.core_stall_permille {
+            let shard = env.rng.below(self.drivers.len());
+            self.core_stalls += 1;
+            let driver = &mut self.drivers[shard];
+            driver.stalled_until = env.now.after(env.rng.between(5, env.plan.stall_ms_max));
+            trace!(env, "shard {shard} stalls until {:?}", driver.stalled_until);
+        }
     }
 
     /// Connects a new client, or an earlier one again.
@@ -153,6 +186,8 @@ impl World {
             conn: None,
             accepted_at: Millis(0),
             received_at: Millis(0),
+            has_backlog: false,
+            spared_at: None,
             live_at: None,
             closed: None,
         });
@@ -201,6 +236,9 @@ impl World {
         let first = env.rng.below(shards);
         for shard in first..first + shards {
             let driver = &mut self.drivers[shard % shards];
+            if env.now < driver.stalled_until {
+                continue;
+            }
             if !driver.is_awake(env) {
                 driver.check_overdue(env)?;
             } else if env.rng.percent(env.plan.turn_percent) {

@@ -53,6 +53,8 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     let FanoutSummary { pushes, crowded, left, refused, partial, late, lost, changes } = sum.fanout;
     let fanout = [pushes, crowded, left, refused, partial, late, lost, changes];
     assert!(fanout.iter().all(|number| *number > 100), "{sum}");
+    let held_up = [sum.core_stalls, sum.stops, sum.spared];
+    assert!(held_up.iter().all(|number| *number > 300), "{sum}");
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);
 }
 

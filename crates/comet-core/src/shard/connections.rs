@@ -113,7 +113,7 @@ impl Connections {
 
     /// Turns the wheel to the present tick. What it reports waits for [`Connections::take_expired`].
     pub(super) fn advance(&mut self, context: &Context) {
-        let tick = context.now.tick();
+        let tick = context.tick();
         if self.wheel.now() < tick {
             self.check_watched(tick, context);
             self.wheel.advance(tick, &mut self.expired);
@@ -149,17 +149,23 @@ impl Connections {
         std::mem::take(&mut self.expired)
     }
 
-    pub(super) fn return_expired(&mut self, mut expired: Vec<Slot>) {
+    pub(super) fn return_expired(&mut self, expired: Vec<Slot>) {
         debug_assert!(self.expired.is_empty());
-        expired.clear();
         self.expired = expired;
     }
 
-    /// When [`Connections::advance`] has something to do next.
-    pub(super) fn next_deadline(&self, now: Millis) -> Option<Millis> {
-        let wheel = self.wheel.next_tick().map(Tick::begin);
-        let watched = (!self.watched.is_empty()).then(|| now.after(TICK_MS));
-        wheel.into_iter().chain(watched).min()
+    /// Has the wheel report `slot` again at `at`. Its deadline stays as it is.
+    pub(super) fn look_again(&mut self, slot: Slot, at: Tick) {
+        self.wheel.arm(slot, at);
+    }
+
+    /// When [`Connections::advance`] has something to do next; no later than a thread with deadlines may
+    /// sleep.
+    pub(super) fn next_deadline(&self, context: &Context) -> Option<Millis> {
+        let wheel = self.wheel.next_tick().map(|tick| context.clock.time_of(tick.begin()));
+        let watched = (!self.watched.is_empty()).then(|| context.now.after(TICK_MS));
+        let next = wheel.into_iter().chain(watched).min()?;
+        Some(next.min(context.clock.awake_until()))
     }
 }
 

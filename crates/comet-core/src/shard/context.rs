@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::active_clock::ActiveClock;
 use crate::ids::{ShardId, home_of_key, home_of_room, home_of_user};
 use crate::limits::{Limits, ROOM_COUNT_MS};
 use crate::settings::Logic;
@@ -13,6 +14,8 @@ pub(super) struct Context {
     pub(super) limits: Arc<Limits>,
     pub(super) logic: Logic,
     pub(super) now: Millis,
+    /// Deadlines of connections count its active time.
+    pub(super) clock: ActiveClock,
 }
 
 impl Context {
@@ -28,9 +31,14 @@ impl Context {
         home_of_room(room, self.shards)
     }
 
+    /// The present tick of active time.
+    pub(super) fn tick(&self) -> Tick {
+        self.clock.active().tick()
+    }
+
     /// The tick `millis` from now, rounded up: a deadline may come late by a tick, never early.
     pub(super) fn deadline(&self, millis: u32) -> Tick {
-        self.now.after(millis.into()).tick_at_or_after()
+        self.clock.active().after(millis.into()).tick_at_or_after()
     }
 
     /// How long session numbers of users are retained after their last session.
@@ -39,8 +47,8 @@ impl Context {
     }
 
     /// How long keys that were reported as disconnected are retained. A client that logic let in before it
-    /// learned of that claims the key within the handshake timeout, or never.
+    /// learned of that claims the key within twice the handshake timeout, or never.
     pub(super) fn key_retention_ms(&self) -> u64 {
-        u64::from(self.limits.handshake_ms) + ROOM_COUNT_MS
+        2 * u64::from(self.limits.handshake_ms) + ROOM_COUNT_MS
     }
 }

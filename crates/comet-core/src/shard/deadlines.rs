@@ -1,13 +1,47 @@
 //! Deadlines of connections: handshake, heartbeat, write and linger.
+//!
+//! They count active time (see [`ActiveClock`](crate::ActiveClock)). A deadline that the peer may have kept is
+//! put off while what would show that waits in the driver, and while the connection waits for logic or a home.
+//! It is put off for no longer than its own time once more, so nobody prolongs it forever.
 
-use crate::ids::Slot;
+use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
+use crate::limits::TICK_MS;
 use crate::state::ConnState;
+use crate::time::Tick;
 
 use super::Shard;
 use super::connections::write_deadline;
 
+/// How soon a deadline that was put off is looked at again.
+const LOOK_AGAIN: u32 = 250 / TICK_MS as u32;
+
+/// A deadline that has passed.
+struct Overdue {
+    reason: CloseReason,
+    deadline: Tick,
+    /// The time it ended, milliseconds.
+    limit_ms: u32,
+}
+
 impl Shard {
+    /// Puts off the deadlines that have passed of those connections for which `has_backlog` is true: input of
+    /// the peer, or the progress of a send, waits in the driver or in the kernel. It is asked about no other
+    /// connections.
+    pub fn spare_overdue(&mut self, mut has_backlog: impl FnMut(ConnId) -> bool) {
+        let mut expired = self.conns.take_expired();
+        expired.retain(|&slot| {
+            let is_spared = self.conns.is_taken(slot)
+                && self.overdue(slot).is_some_and(|overdue| self.may_wait(&overdue))
+                && has_backlog(self.conns.id(slot));
+            if is_spared {
+                self.put_off(slot);
+            }
+            !is_spared
+        });
+        self.conns.return_expired(expired);
+    }
+
     /// Looks at the slots that the wheel reported.
     pub(super) fn expire_all(&mut self) {
         let mut expired = self.conns.take_expired();
@@ -22,24 +56,68 @@ impl Shard {
 
     /// The wheel reported `slot`: a deadline has passed, or was moved since it was armed.
     fn expire(&mut self, slot: Slot) {
-        let now = self.context.now.tick();
         let conn = &self.conns[slot];
-        let is_sending = conn.outbox.is_sending();
         if matches!(conn.state, ConnState::Closed) {
             return;
         }
-        if is_sending && write_deadline(conn, &self.context) <= now {
-            self.close(slot, CloseReason::WriteTimeout, "");
-            self.abort(slot);
-        } else if conn.deadline <= now {
-            match conn.state {
-                ConnState::Closing | ConnState::Lingering => self.abort(slot),
-                _ if conn.is_live() => self.close(slot, CloseReason::HeartbeatTimeout, ""),
-                _ => self.close(slot, CloseReason::HandshakeTimeout, ""),
+        if let Some(overdue) = self.overdue(slot) {
+            let is_write = overdue.reason == CloseReason::WriteTimeout;
+            // While its input is held, it is the server that is late, not the peer.
+            if !is_write && conn.holds_input() && self.may_wait(&overdue) {
+                return self.put_off(slot);
             }
+            self.close(slot, overdue.reason, "");
+            if is_write {
+                self.abort(slot);
+            }
+        } else if !conn.is_open() && conn.deadline <= self.context.tick() {
+            self.abort(slot);
         } else {
             self.conns.arm(slot, &self.context);
         }
+    }
+
+    /// The deadline of `slot` that the peer has not kept, as far as the shard knows.
+    fn overdue(&self, slot: Slot) -> Option<Overdue> {
+        let (conn, limits, now) = (&self.conns[slot], &self.context.limits, self.context.tick());
+        if matches!(conn.state, ConnState::Closed) {
+            return None;
+        }
+        let write = write_deadline(conn, &self.context);
+        if conn.outbox.is_sending() && write <= now {
+            let reason = CloseReason::WriteTimeout;
+            return Some(Overdue { reason, deadline: write, limit_ms: limits.write_ms });
+        }
+        let (reason, limit_ms) = if conn.is_live() {
+            (CloseReason::HeartbeatTimeout, self.heartbeat_ms(slot))
+        } else {
+            (CloseReason::HandshakeTimeout, limits.handshake_ms)
+        };
+        let is_overdue = conn.is_open() && conn.deadline <= now;
+        is_overdue.then_some(Overdue { reason, deadline: conn.deadline, limit_ms })
+    }
+
+    /// Whether this shard was held up since it accepted `slot`, which is in its handshake.
+    pub(super) fn was_held_up_in_handshake(&self, slot: Slot) -> bool {
+        let limit = self.context.limits.handshake_ms.div_ceil(TICK_MS as u32) + 1;
+        let accepted_at = Tick(self.conns[slot].deadline.0.saturating_sub(limit));
+        self.context.clock.last_stall().is_some_and(|stall| accepted_at <= stall.tick())
+    }
+
+    /// Whether a deadline may be put off once more.
+    fn may_wait(&self, overdue: &Overdue) -> bool {
+        let last = overdue.deadline.0.saturating_add(overdue.limit_ms.div_ceil(TICK_MS as u32));
+        self.context.tick().0 < last
+    }
+
+    /// Looks at `slot` again a little later, and in time for its other deadline.
+    fn put_off(&mut self, slot: Slot) {
+        let (conn, now) = (&self.conns[slot], self.context.tick());
+        let write = conn.outbox.is_sending().then(|| write_deadline(conn, &self.context));
+        let others = [Some(conn.deadline), write].into_iter().flatten().filter(|at| *at > now);
+        let again = Tick(now.0 + LOOK_AGAIN);
+        let at = others.fold(again, Tick::min);
+        self.conns.look_again(slot, at);
     }
 
     /// Moves the deadline of `slot` to `millis` from now.

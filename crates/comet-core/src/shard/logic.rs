@@ -107,7 +107,7 @@ impl Shard {
     /// A client's heartbeat renews its session at logic, if that is due.
     pub(super) fn renew(&mut self, slot: Slot) {
         let entry = &self.conns[slot];
-        if self.context.logic == Logic::Embedded || entry.renew_at > self.context.now.tick() {
+        if self.context.logic == Logic::Embedded || entry.renew_at > self.context.tick() {
             return;
         }
         let (conn, user, key) = (self.conns.id(slot), entry.user, entry.key.clone());

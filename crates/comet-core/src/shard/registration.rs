@@ -31,7 +31,7 @@ impl Shard {
         if let Some(last) = self.home.users.end(user, seq, conn)
             && self.context.limits.user_memory_ms > 0
         {
-            self.home.users.retain_number(self.context.now, user, last);
+            self.home.users.retain_number(self.context.clock.active(), user, last);
         }
     }
 
@@ -66,7 +66,7 @@ impl Shard {
     /// No connection holds `key` any more.
     fn report_disconnected(&mut self, user: i64, key: Box<str>) {
         if let Logic::Remote { .. } = self.context.logic {
-            self.home.keys.retain_disconnected(self.context.now, &key);
+            self.home.keys.retain_disconnected(self.context.clock.active(), &key);
             self.reports.push(Report::Disconnected { user, key });
         }
     }
@@ -91,6 +91,7 @@ impl Shard {
             return self.release_registration(conn, user, seq, key);
         };
         let Registering { sequence, identity } = *registering;
+        let is_late = self.was_held_up_in_handshake(slot);
         let entry = &mut self.conns[slot];
         entry.key = key;
         entry.session = seq;
@@ -99,6 +100,11 @@ impl Shard {
         self.counters.live += 1;
         self.set_deadline(slot, self.heartbeat_ms(slot));
         self.plan_renewal(slot);
+        if is_late {
+            // The key's home may have forgotten that logic was told of the key's end since.
+            self.conns[slot].renew_at = self.context.tick();
+            self.renew(slot);
+        }
         self.update_tracing(slot);
         if self.conns[slot].is_traced {
             self.trace(slot, TraceKind::Authenticated { room: identity.room.clone() });
@@ -131,7 +137,7 @@ impl Shard {
 
     pub(super) fn renew_again(&mut self, conn: ConnId) {
         if let Some(slot) = self.conns.find(conn) {
-            self.conns[slot].renew_at = self.context.now.tick();
+            self.conns[slot].renew_at = self.context.tick();
         }
     }
 

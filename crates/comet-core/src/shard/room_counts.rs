@@ -33,7 +33,7 @@ impl Shard {
         self.next_room_counts = now.after(ROOM_COUNT_MS);
         self.send_room_counts();
         self.home.expire_retained(
-            now,
+            self.context.clock.active(),
             self.context.user_retention_ms(),
             self.context.key_retention_ms(),
         );

@@ -37,7 +37,7 @@ impl Shard {
         self.counters.bytes_out += bytes as u64;
         match self.outboxes.chains.advance(&mut conn.outbox, conn.transport, bytes) {
             SendProgress::Partial => {
-                conn.moved = self.context.now.tick();
+                conn.moved = self.context.tick();
                 self.idle.note_activity(self.context.now);
             }
             SendProgress::Done { pushes } => self.counters.sent += u64::from(pushes),
@@ -105,7 +105,7 @@ impl Shard {
                 if !self.outboxes.chains.start(&mut conn.outbox) {
                     continue;
                 }
-                self.conns.begin_send(slot, self.context.now.tick());
+                self.conns.begin_send(slot, self.context.tick());
             }
             self.counters.sends += 1;
             let id = self.conns.id(slot);

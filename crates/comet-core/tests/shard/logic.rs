@@ -138,7 +138,7 @@ fn logic_has_one_message_of_a_client_at_a_time_and_pushes_pass_it() {
 }
 
 #[test]
-fn a_client_that_waits_for_logic_keeps_its_deadline_and_may_leave() {
+fn a_client_that_waits_for_logic_has_a_last_deadline_and_may_leave() {
     let limits = Limits { heartbeat_ms: 1_000, ..Limits::default() };
     let mut rig = Rig::with_logic(1, limits, Logic::Remote { renew_ms: (1, 1) });
     let [waits, goes] = ["7/k//", "7/l//"].map(|token| join(&mut rig, 0, token));
@@ -146,7 +146,9 @@ fn a_client_that_waits_for_logic_keeps_its_deadline_and_may_leave() {
     rig.feed(goes, &frame(op::SEND, 1, b"x"));
     rig.hang_up(goes);
     rig.send(goes.shard, Message::Receipt { conn: goes, outcome: Ok(()) });
-    rig.pass(1_150);
+    rig.pass(1_900);
+    assert!(!rig.is_closed(waits));
+    rig.pass(250);
     assert_eq!(rig.reason(waits), CloseReason::HeartbeatTimeout);
     rig.send(waits.shard, Message::Receipt { conn: waits, outcome: Ok(()) });
     assert_eq!(rig.take(waits), frame(op::DISCONNECT_REPLY, 0, b"heartbeat_timeout"));
@@ -272,11 +274,23 @@ fn a_disconnect_that_crosses_the_next_connect_is_followed_by_a_renewal() {
     rig.hang_up(old);
     rig.admit(new);
     assert_eq!(key_reports(&mut rig), [format!("-{key}"), format!("+{key}")]);
-    // After the handshake timeout no connect can have crossed the disconnect.
+    // After twice the handshake timeout no connect can have crossed the disconnect.
     rig.hang_up(new);
     key_reports(&mut rig);
-    rig.pass(6_000);
+    rig.pass(10_500);
     join(&mut rig, 0, &token);
     assert!(key_reports(&mut rig).is_empty());
     assert_eq!(rig.shards[1].counters().keys, 1);
+}
+
+/// The shard stands still between logic's answer and the claim, for longer than the key's home remembers.
+#[test]
+fn a_claim_after_a_stall_is_followed_by_a_renewal() {
+    let mut rig = rig(2);
+    let key = key_at(1);
+    let new = connect(&mut rig, 0, &format!("7/{key}//"));
+    rig.pass(1_000);
+    rig.stall(20_000);
+    rig.admit(new);
+    assert_eq!(key_reports(&mut rig), [format!("+{key}")]);
 }

@@ -10,5 +10,6 @@ mod logic;
 mod pushes;
 mod replies;
 mod rig;
+mod stalls;
 mod trace;
 mod turns;

@@ -245,6 +245,22 @@ impl Rig {
         }
     }
 
+    /// Lets `millis` pass in which no shard is called, and then begins a turn of each.
+    pub(crate) fn stall(&mut self, millis: u64) {
+        self.now += millis;
+        for shard in &mut self.shards {
+            shard.handle_time(Millis(self.now));
+        }
+    }
+
+    /// Has each shard do what is due, and the drivers the rest of the turn.
+    pub(crate) fn end_turn(&mut self) {
+        for shard in &mut self.shards {
+            shard.handle_deadlines();
+        }
+        self.run();
+    }
+
     /// Runs the drivers until nothing moves.
     pub(crate) fn run(&mut self) {
         let mut moved = true;

@@ -100,6 +100,21 @@ fn a_late_call_ends_with_what_its_reports_said() {
     assert!(fixture.turn(0).is_empty(), "what comes after the end is dropped");
 }
 
+/// The thread was held up, and so were the shards: their reports come in the turns after it.
+#[test]
+fn a_stall_is_no_delay_of_the_shards() {
+    let mut fixture = Fixture::new(8);
+    for _ in 0..2 {
+        fixture.begin(100, &[FIRST]).unwrap();
+    }
+    assert!(fixture.turn(5_000).is_empty());
+    fixture.report(CallId(1));
+    let (ended, outcome) = only(fixture.turn(10));
+    assert!(ended == CallId(1) && outcome.is_ok(), "{ended:?} {outcome:?}");
+    assert!(fixture.turn(240).is_empty());
+    assert_eq!(only(fixture.turn(100)).0, CallId(2));
+}
+
 #[test]
 fn late_calls_are_looked_for_no_more_often_than_stated() {
     let mut fixture = Fixture::new(8);

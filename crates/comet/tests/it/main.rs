@@ -26,6 +26,7 @@ mod redis;
 mod reload;
 mod replaced;
 mod slow;
+mod stopped;
 mod structure;
 mod support;
 mod timeouts;

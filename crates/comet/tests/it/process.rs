@@ -94,6 +94,8 @@ pub(crate) struct Server {
     pub(crate) log: Receiver<String>,
     pub(crate) tcp: SocketAddr,
     pub(crate) websocket: SocketAddr,
+    /// Both again with TLS, if there is a certificate.
+    pub(crate) tls: Option<[SocketAddr; 2]>,
     pub(crate) grpc: SocketAddr,
     pub(crate) stat: SocketAddr,
     _permit: Permit,
@@ -121,8 +123,13 @@ impl Server {
         command.envs(environment.iter().copied());
         let (process, log) = Running::start(command);
         let [tcp, websocket] = addresses(&line_with(&log, "tcp ["));
-        let [grpc, stat] = addresses(&line_with(&log, "stat ["));
-        Self { process, log, tcp, websocket, grpc, stat, _permit: permit }
+        let mut line = line_with(&log, " [");
+        let tls = line.contains("with TLS").then(|| addresses(&line));
+        if tls.is_some() {
+            line = line_with(&log, "stat [");
+        }
+        let [grpc, stat] = addresses(&line);
+        Self { process, log, tcp, websocket, tls, grpc, stat, _permit: permit }
     }
 
     pub(crate) fn live(&self, transport: Transport, token: &str) -> Peer {

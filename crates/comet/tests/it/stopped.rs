@@ -1,0 +1,177 @@
+//! A server that stands still for longer than its deadlines: nobody who spoke in time meanwhile is closed.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use comet_client::{Transport, op};
+use rustix::process::Signal;
+use rustls::version::TLS13;
+
+use crate::peer::Peer;
+use crate::process::Server;
+use crate::support::{BOTH, Metrics, To, push, until};
+use crate::tls::{Certificates, handshake, plain};
+
+/// A stream, with TLS or without.
+trait Stream: Read + Write + Send {}
+impl<S: Read + Write + Send> Stream for S {}
+
+/// A way to connect: a transport, with TLS or without.
+#[derive(Clone)]
+struct Door {
+    transport: Transport,
+    address: SocketAddr,
+    tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Door {
+    /// What is needed to connect to `server`, whose certificate is one of `certificates`.
+    fn all(server: &Server, certificates: &Certificates) -> Vec<Self> {
+        let config = Arc::new(certificates.client(&[&TLS13]));
+        let plain = BOTH.into_iter().zip([server.tcp, server.websocket]);
+        let tls = BOTH.into_iter().zip(server.tls.expect("there is a certificate"));
+        let door = |tls: Option<_>| {
+            move |(transport, address)| Self { transport, address, tls: tls.clone() }
+        };
+        plain.map(door(None)).chain(tls.map(door(Some(config)))).collect()
+    }
+
+    /// An authenticated connection on `stream`.
+    fn enter(&self, stream: TcpStream, token: &str) -> Peer<Box<dyn Stream>> {
+        let stream: Box<dyn Stream> = match &self.tls {
+            None => Box::new(stream),
+            Some(config) => Box::new(handshake(stream, config, "a.example").unwrap()),
+        };
+        let mut peer = Peer { stream, transport: self.transport };
+        peer.upgrade();
+        peer.authenticate(token);
+        peer
+    }
+}
+
+fn start_with(certificates: &Certificates, sets: &[&str]) -> Server {
+    let own = certificates.sets();
+    let all: Vec<_> = own.iter().map(String::as_str).chain(sets.iter().copied()).collect();
+    Server::start(&all)
+}
+
+/// A server that stands still. It goes on when this is dropped.
+struct Stop<'server> {
+    server: &'server Server,
+    since: Instant,
+}
+
+impl<'server> Stop<'server> {
+    fn new(server: &'server Server) -> Self {
+        server.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", server.pid());
+        until("every thread to stop", || {
+            fs::read_dir(&tasks).unwrap().all(|task| {
+                let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+                stat.rsplit(") ").next().is_some_and(|state| state.starts_with('T'))
+            })
+        });
+        Self { server, since: Instant::now() }
+    }
+
+    /// Ends the stop once it has lasted for `time`.
+    fn end_after(self, time: Duration) {
+        thread::sleep(time.saturating_sub(self.since.elapsed()));
+    }
+}
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.server.signal(Signal::CONT);
+    }
+}
+
+#[track_caller]
+fn expect_none_closed(server: &Server, reason: &str) {
+    assert_eq!(Metrics::read(server.stat).closed(reason), 0, "{reason}");
+}
+
+#[test]
+fn heartbeats_that_arrived_meanwhile_count() {
+    let certificates = Certificates::new(&["a.example"]);
+    let server = start_with(&certificates, &["protocol.heartbeat=\"4s\""]);
+    let doors = Door::all(&server, &certificates);
+    let mut peers = Vec::new();
+    for _ in 0..75 {
+        for door in &doors {
+            peers.push(door.enter(plain(door.address), "1"));
+        }
+        peers.iter_mut().for_each(|peer| assert!(peer.online() > 0));
+    }
+    let stop = Stop::new(&server);
+    for peer in &mut peers {
+        peer.send(op::HEARTBEAT, 2, b"");
+    }
+    stop.end_after(Duration::from_secs(5));
+    for peer in &mut peers {
+        let reply = peer.recv();
+        assert_eq!((reply.operation, reply.sequence), (op::HEARTBEAT_REPLY, 2), "{reply:?}");
+    }
+    expect_none_closed(&server, "heartbeat_timeout");
+}
+
+/// Each step of a handshake waits for the answer to the one before, and the server is late with all of them.
+#[test]
+fn handshakes_that_began_meanwhile_go_on() {
+    let certificates = Certificates::new(&["a.example"]);
+    let server = start_with(&certificates, &["protocol.handshake_timeout=\"2s\""]);
+    let doors = Door::all(&server, &certificates);
+    let sockets: Vec<_> = doors.iter().cycle().take(60).map(|door| plain(door.address)).collect();
+    let accepted = || Metrics::read(server.stat).value("comet_connections");
+    until("every socket to be accepted", || accepted() == 60);
+    let stop = Stop::new(&server);
+    let clients: Vec<_> = doors
+        .iter()
+        .cloned()
+        .cycle()
+        .zip(sockets)
+        .map(|(door, socket)| thread::spawn(move || door.enter(socket, "1").online()))
+        .collect();
+    stop.end_after(Duration::from_secs(4));
+    for client in clients {
+        assert!(client.join().unwrap() > 0);
+    }
+    expect_none_closed(&server, "handshake_timeout");
+}
+
+#[test]
+fn sends_that_can_go_on_are_not_late() {
+    const SETS: [&str; 3] =
+        ["tcp.sndbuf=65536", "protocol.svr_proto=8", "protocol.write_timeout=\"2s\""];
+    let server = Server::start(&SETS);
+    let mut peers: Vec<_> = (0..60).map(|_| server.live(Transport::Tcp, "1")).collect();
+    let caller = comet::caller::PushClient::connect(&server.grpc.to_string()).unwrap();
+    until("every send to be stuck", || {
+        let ledger = push(&caller, To::All, 5, &[0; 16 << 10]);
+        ledger.dropped.get("outbox_full") == Some(&60)
+    });
+    let stop = Stop::new(&server);
+    for peer in &mut peers {
+        // The kernel sends what it has. Beyond that the server has to be asked.
+        peer.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut bytes = vec![0; 1 << 20];
+        let error = loop {
+            if let Err(error) = peer.stream.read(&mut bytes) {
+                break error;
+            }
+        };
+        assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted), "{error}");
+    }
+    stop.end_after(Duration::from_secs(4));
+    until("the rest to be sent", || {
+        for peer in &mut peers {
+            let _ = peer.stream.read(&mut vec![0; 1 << 20]);
+        }
+        Metrics::read(server.stat).value("comet_waiting") == 0
+    });
+    expect_none_closed(&server, "write_timeout");
+}
