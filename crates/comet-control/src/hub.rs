@@ -32,6 +32,9 @@ struct State {
     hub: comet_hub::Hub<oneshot::Sender<Outcome>>,
     inboxes: Senders,
     trace_log: Option<TraceLog>,
+    /// Reports to take before late calls end: as many as were in the inbox when this was last 0. So no call is
+    /// late whose reports have come, and a flood of reports does not keep calls open.
+    unread: usize,
 }
 
 impl State {
@@ -96,7 +99,7 @@ impl HubDriver {
             epoch,
             wake,
             trace_counts: Arc::default(),
-            state: Mutex::new(State { hub, inboxes: Senders(shards), trace_log: None }),
+            state: Mutex::new(State { hub, inboxes: Senders(shards), trace_log: None, unread: 0 }),
             progress: Condvar::new(),
         }
     }
@@ -190,6 +193,9 @@ impl HubDriver {
     fn turn(&self, reports: &Inbox<Report>, unasked: &mut Vec<Report>) -> Option<Instant> {
         let mut state = self.lock();
         let drained_before = state.hub.drained();
+        if state.unread == 0 {
+            state.unread = reports.depth();
+        }
         for _ in 0..TURN_REPORTS {
             match reports.try_recv() {
                 Some(Report::Trace(event)) => {
@@ -203,11 +209,14 @@ impl HubDriver {
                 }
                 None => break,
             }
+            state.unread = state.unread.saturating_sub(1);
         }
         let now = self.now();
-        let State { hub, inboxes, .. } = &mut *state;
+        let State { hub, inboxes, unread, .. } = &mut *state;
         hub.flush(now, inboxes);
-        hub.handle_timeout(now);
+        if *unread == 0 {
+            hub.handle_timeout(now);
+        }
         state.answer();
         if state.hub.drained() != drained_before {
             self.progress.notify_all();

@@ -18,7 +18,7 @@ use comet_hub::logic::{Action, AttemptId, ConnectionId, Event, LogicClient, Logi
 use comet_serve::BadAddress;
 use tokio::select;
 use tokio::sync::Notify;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep_until, timeout};
 use tonic::transport::{Channel, Endpoint};
 
@@ -43,6 +43,10 @@ pub struct LogicOptions {
     /// (`logic.retry_after`). Zero: they are told nothing.
     pub retry_after: Duration,
 }
+
+/// An answer passes from its socket through several tasks to the client, one in each round of the runtime.
+/// A timer that has fired lets answers that have arrived go first.
+const TASKS_OF_AN_ANSWER: usize = 8;
 
 /// How long the end of the server waits for the last notices.
 const NOTICES_GRACE: Duration = Duration::from_secs(5);
@@ -172,7 +176,11 @@ impl Logic {
             };
             select! {
                 () = self.sooner.notified() => {}
-                () = is_due => {}
+                () = is_due => {
+                    for _ in 0..TASKS_OF_AN_ANSWER {
+                        yield_now().await;
+                    }
+                }
             }
         }
     }

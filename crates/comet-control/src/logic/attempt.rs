@@ -20,7 +20,12 @@ const FRAME_VERSION: i32 = 1;
 /// Longest list of room counts taken, bytes unpacked: it names the rooms of all servers.
 const ROOM_COUNTS_MAX: usize = 64 << 20;
 
-/// Sends `request` of the comet `server`; `limit` goes along as the time logic has.
+/// What logic is given beyond the limit of a call. At its limit a call is abandoned, which cancels it at logic
+/// too; that the time logic was given is over matters only where the cancellation is lost. tonic ends a call
+/// by the same time, before it reads an answer that has arrived while the process was held up.
+const CANCEL_GRACE: Duration = Duration::from_secs(60);
+
+/// Sends `request` of the comet `server`, which is abandoned after `limit`.
 pub(super) async fn send(
     channel: Channel,
     server: String,
@@ -75,7 +80,7 @@ async fn try_send(
 
 fn limited<T>(message: T, limit: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
-    request.set_timeout(limit);
+    request.set_timeout(limit + CANCEL_GRACE);
     request
 }
 

@@ -11,9 +11,10 @@ use comet_client::{Transport, op};
 use rustix::process::Signal;
 use rustls::version::TLS13;
 
-use crate::peer::Peer;
+use crate::fake_logic::FakeLogic;
+use crate::peer::{Peer, message};
 use crate::process::Server;
-use crate::support::{BOTH, Metrics, To, push, until};
+use crate::support::{BOTH, Metrics, PATIENCE, To, push, until};
 use crate::tls::{Certificates, handshake, plain};
 
 /// A stream, with TLS or without.
@@ -174,4 +175,30 @@ fn sends_that_can_go_on_are_not_late() {
         Metrics::read(server.stat).value("comet_waiting") == 0
     });
     expect_none_closed(&server, "write_timeout");
+}
+
+#[test]
+fn answers_of_logic_that_arrived_meanwhile_count() {
+    let logic = FakeLogic::start();
+    let addrs = format!("logic.addrs=[{:?}]", logic.address.to_string());
+    let server = Server::start(&[&addrs, "logic.timeout=\"2s\"", "logic.ping=\"100ms\""]);
+    let is_up = format!("comet_logic_up{{address=\"{}\"}}", logic.address);
+    until("logic to be there", || Metrics::read(server.stat).value(&is_up) == 1);
+    logic.hold(true);
+    let mut peers: Vec<_> = (0..60)
+        .map(|user: u32| {
+            let mut peer = Peer::connect(server.tcp, Transport::Tcp);
+            peer.send(op::AUTH, 1, user.to_string().as_bytes());
+            peer
+        })
+        .collect();
+    peers.iter().for_each(|_| drop(logic.connect()));
+    let stop = Stop::new(&server);
+    logic.hold(false);
+    stop.end_after(Duration::from_secs(4));
+    for peer in &mut peers {
+        peer.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(peer.recv(), message(op::AUTH_REPLY, 1, b""));
+    }
+    expect_none_closed(&server, "logic_unavailable");
 }
