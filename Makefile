@@ -11,7 +11,7 @@ BENCH ?=
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 60
 
-.PHONY: run test sim bench microbench check fmt clippy edges doc deny fuzz
+.PHONY: run test sim canary bench microbench check fmt clippy edges doc deny fuzz
 
 # The server, on comet.toml.
 run:
@@ -26,6 +26,10 @@ test:
 # More seeds of the simulator. A failure prints the seed that replays it.
 sim:
 	cargo run --release -p comet-sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+# Puts known bugs back, one by one: the simulator has to find each of them.
+canary:
+	cargo test --release -p comet-sim --features canary --test canaries -- --nocapture
 
 # What the project means to reach, and what is measured here: `comet-bench targets` starts servers and
 # yardsticks itself, on two CPUs that should have nothing else to do, and takes under five minutes.

@@ -4,6 +4,7 @@ use comet_proto::op;
 use comet_proto::websocket::Fragments;
 
 use crate::accepts::Accepts;
+use crate::canary::Canary;
 use crate::ledger::DropReason;
 use crate::outbox::Outbox;
 use crate::room::Membership;
@@ -107,7 +108,11 @@ impl Conn {
     pub(crate) fn takes_pushes(&self) -> Result<(), DropReason> {
         match self.state {
             ConnState::Live | ConnState::Receiving { .. } => Ok(()),
-            ConnState::Joining { reply } if reply.operation != op::AUTH_REPLY => Ok(()),
+            ConnState::Joining { reply }
+                if reply.operation != op::AUTH_REPLY || Canary::EarlyPush.is_released() =>
+            {
+                Ok(())
+            }
             ConnState::Closing | ConnState::Lingering | ConnState::Closed => {
                 Err(DropReason::Closing)
             }

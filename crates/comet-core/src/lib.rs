@@ -11,6 +11,7 @@ mod accepts;
 mod active_clock;
 mod bucket;
 mod budget;
+mod canary;
 mod conn;
 mod home;
 mod idle_coalescing;
@@ -36,6 +37,7 @@ mod wheel;
 pub use accepts::Accepts;
 pub use active_clock::ActiveClock;
 pub use budget::MessageBudget;
+pub use canary::Canary;
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };

@@ -1,5 +1,6 @@
 //! A slab in chunks: values keep their place, growing copies nothing, and a reused place has a new generation.
 
+use crate::canary::Canary;
 use crate::ids::Generation;
 use crate::index::Index;
 
@@ -68,7 +69,9 @@ impl<I: Index, T> Slab<I, T> {
         else {
             panic!("{} is vacant", index.to_u32())
         };
-        entry.generation = entry.generation.next();
+        if !Canary::ReusedGeneration.is_released() {
+            entry.generation = entry.generation.next();
+        }
         self.free = index;
         self.len -= 1;
         value

@@ -18,7 +18,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use comet_core::{ActiveClock, AuthRequest, ConnId, Message, Millis, Report, ShardId, home_of_key};
+use comet_core::{
+    ActiveClock, AuthRequest, Canary, ConnId, Message, Millis, Report, ShardId, home_of_key,
+};
 
 use self::action::Output;
 use self::addresses::Addresses;
@@ -262,6 +264,7 @@ impl LogicClient {
                 call.tried.push(connection.address);
                 let retry = call.request.retry();
                 self.addresses.suspect(connection, now, &mut self.out);
+                let was_sent = was_sent && !Canary::RepeatedReceive.is_released();
                 if retry == Retry::IfNotSent && was_sent {
                     self.end(now, attempt.call, Err(Failure::Unavailable));
                 } else {

@@ -4,6 +4,7 @@
 //! put off while what would show that waits in the driver, and while the connection waits for logic or a home.
 //! It is put off for no longer than its own time once more, so nobody prolongs it forever.
 
+use crate::canary::Canary;
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
 use crate::limits::TICK_MS;
@@ -29,6 +30,9 @@ impl Shard {
     /// the peer, or the progress of a send, waits in the driver or in the kernel. It is asked about no other
     /// connections.
     pub fn spare_overdue(&mut self, mut has_backlog: impl FnMut(ConnId) -> bool) {
+        if Canary::UnreadInput.is_released() {
+            return;
+        }
         let mut expired = self.conns.take_expired();
         expired.retain(|&slot| {
             let is_spared = self.conns.is_taken(slot)
@@ -99,6 +103,9 @@ impl Shard {
 
     /// Whether this shard was held up since it accepted `slot`, which is in its handshake.
     pub(super) fn was_held_up_in_handshake(&self, slot: Slot) -> bool {
+        if Canary::LateClaim.is_released() {
+            return false;
+        }
         let limit = self.context.limits.handshake_ms.div_ceil(TICK_MS as u32) + 1;
         let accepted_at = Tick(self.conns[slot].deadline.0.saturating_sub(limit));
         self.context.clock.last_stall().is_some_and(|stall| accepted_at <= stall.tick())

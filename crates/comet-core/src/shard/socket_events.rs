@@ -1,5 +1,6 @@
 //! Sockets: accepted, sent, hung up and gone; what to send, and what to shut.
 
+use crate::canary::Canary;
 use crate::ids::ConnId;
 use crate::ledger::CloseReason;
 use crate::outbox::SendProgress;
@@ -44,6 +45,7 @@ impl Shard {
         }
         if matches!(conn.state, ConnState::Closed) {
             self.abort_after_send(slot);
+        } else if !conn.outbox.is_empty() && Canary::ShortSend.is_released() {
         } else if !conn.outbox.is_empty() {
             self.outboxes.mark_ready(slot, conn);
         } else if matches!(conn.state, ConnState::Closing) {

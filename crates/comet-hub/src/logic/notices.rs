@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use comet_core::Millis;
+use comet_core::{Canary, Millis};
 
 /// Notices that wait at most. Of an end beyond it logic learns by the session's expiry.
 const WAITING_MAX: usize = 65_536;
@@ -103,6 +103,9 @@ impl Notices {
         key: &str,
         since: SequenceNumber,
     ) -> Option<Notice> {
+        if Canary::EndInUse.is_released() {
+            return None;
+        }
         self.take_back(key);
         let is_hit = self.on_their_way.contains_key(key)
             || self.ended.get(key).is_some_and(|ended| *ended > since);
