@@ -168,12 +168,20 @@ impl Control {
         Ok(())
     }
 
-    /// Limits that change nothing about what clients must see.
+    /// Reloads the configuration: the limits of the plan, or other ones that are at least half of them.
     fn configure(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let mut limits: Limits = context.plan.limits.clone();
         if context.rng.percent(50) {
             limits.trace_users = OTHER_TRACE_USERS.into();
             limits.user_memory_ms = 50;
+        }
+        if context.rng.percent(50) {
+            for millis in [&mut limits.handshake_ms, &mut limits.write_ms, &mut limits.linger_ms] {
+                *millis = millis.div_ceil(2);
+            }
+            limits.svr_proto = limits.svr_proto.div_ceil(2);
+            limits.outbox_bytes = limits.outbox_bytes.div_ceil(2);
+            limits.mesh_backlog /= 2;
         }
         self.command(context, |hub, inboxes| drop(hub.configure(inboxes, |_| limits)))
     }

@@ -118,6 +118,13 @@ impl Logic {
                 self.handle_timeout(rng, plan, now)?;
             }
             for outcome in self.services.run(rng, plan, now)? {
+                if let Outcome::Attempt(attempt, outcome) = &outcome
+                    && rng.percent(5)
+                {
+                    // What comes twice counts once.
+                    self.handle_outcome(now, Outcome::Attempt(*attempt, outcome.clone()))?;
+                    self.follow(rng, plan, now)?;
+                }
                 self.handle_outcome(now, outcome)?;
                 self.follow(rng, plan, now)?;
             }
