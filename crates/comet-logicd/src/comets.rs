@@ -263,7 +263,7 @@ impl Comets {
             }
         }
         for failed in push.failed() {
-            log::warn!("comet {:?} did not take a push: {}", failed.server, failed.message);
+            log::warn!("comet {:?} did not take a push: {:?}", failed.server, failed.message);
         }
         self.fanout().count_failures(push.failed());
         let pushed = push.finish().map_err(|refused| match refused {

@@ -414,13 +414,31 @@ fn bad_input_is_in_the_log_with_its_reason() {
     bad.write(&frame_with(15, 16, 5, 1, b""));
     bad.close_notice();
     let line = line_with(&server.log, "reason=bad_frame");
-    for text in ["key=42_1", &format!("peer={from}"), "packLen is 15, less than the 16 bytes"] {
+    for text in ["key=\"42_1\" ", &format!("peer={from}"), "packLen is 15, less than the 16 bytes"]
+    {
         assert!(line.contains(text), "{text}: {line}");
     }
     let mut other = Peer::connect(server.websocket, Transport::WebSocket);
     other.write(UPGRADE.replace("GET", "PUT").as_bytes());
     let line = line_with(&server.log, "reason=bad_upgrade");
     assert!(line.contains("Only GET can open a WebSocket."), "{line}");
+}
+
+/// A key that would drive a terminal, reorder the line, and forge fields and another line.
+#[test]
+fn foreign_text_leaves_a_line_of_the_log_whole() {
+    let server = Server::start(&[]);
+    let key = "\\u001b]0;x\\u009b2J\\u202ek\\\" peer=192.0.2.1:1 reason=draining\\r\\n[forged";
+    let token = format!(r#"{{"mid":7,"key":"{key}","accepts":[1]}}"#);
+    let mut bad = server.live(Transport::Tcp, &token);
+    let from = bad.stream.local_addr().unwrap();
+    bad.write(&[0; 4]);
+    bad.close_notice();
+    let line = line_with(&server.log, "reason=bad_frame");
+    let key = r#"key="\u{1b}]0;x\u{9b}2J\u{202e}k\" peer=192.0.2.1:1 reason=draining\r\n[forged""#;
+    let whole = format!("{key} peer={from} reason=bad_frame detail=\"packLen is 0, ");
+    assert!(line.contains(&whole), "{line}");
+    assert!(line.ends_with('"'), "{line}");
 }
 
 #[test]
