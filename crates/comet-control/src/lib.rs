@@ -36,7 +36,7 @@ mod vitals;
 mod wake;
 
 pub use comet_push::Node;
-pub use control::{Control, Options};
+pub use control::{Control, Options, TraceLogSwitch};
 pub use drain::{DrainPlan, Drained};
 pub use logic::LogicOptions;
 pub use start_error::StartError;

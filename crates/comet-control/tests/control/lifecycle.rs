@@ -191,7 +191,7 @@ async fn reflection_lists_the_services() {
 fn a_start_that_cannot_work_says_why() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let check = |change: &dyn Fn(&mut comet_control::Options)| -> StartError {
+    let check = |change: &dyn Fn(&mut Options)| -> StartError {
         let mut options = options(PATIENT);
         change(&mut options);
         try_start(options).unwrap_err()

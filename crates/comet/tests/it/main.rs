@@ -27,6 +27,7 @@ mod pushes;
 mod redis;
 mod reload;
 mod replaced;
+mod signals;
 mod slow;
 mod structure;
 mod support;
