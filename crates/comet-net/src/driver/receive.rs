@@ -11,8 +11,9 @@ use comet_logic::Authenticator;
 use super::Driver;
 use crate::ids::ListenerIndex;
 use crate::layers::{ProtocolLayers, Received};
+use crate::peer_name::peer_name;
 use crate::ring::{self, Completion};
-use crate::sockets::peer_address;
+use crate::sockets::failed;
 use crate::tls::TlsSession;
 
 /// How soon a failed accept is submitted again. It mostly fails because descriptors or memory are
@@ -36,7 +37,7 @@ impl<A: Authenticator> Driver<A> {
                     let tls = listener.tls.as_ref();
                     let tls = tls.map(|tls| TlsSession::new(tls.config(listener.transport)));
                     let awaits_header = listener.proxy_from.as_ref().is_some_and(|proxies| {
-                        peer_address(&fd).is_some_and(|peer| proxies.contains(peer.ip()))
+                        peer_name(&fd).is_some_and(|peer| proxies.contains(peer.ip()))
                     });
                     self.ring.recv(fd.as_raw_fd(), slot);
                     self.sockets.insert(fd, conn, ProtocolLayers::new(awaits_header, tls));
@@ -105,7 +106,7 @@ impl<A: Authenticator> Driver<A> {
                 }
             }
             Err(libc::ENOBUFS) => self.out_of_buffers.push(slot),
-            Err(error) => self.handle_end(conn, Hangup::Error(error)),
+            Err(error) => self.handle_end(conn, failed(error)),
         }
     }
 

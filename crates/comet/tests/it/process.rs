@@ -441,6 +441,33 @@ fn foreign_text_leaves_a_line_of_the_log_whole() {
     assert!(line.ends_with('"'), "{line}");
 }
 
+/// As load balancers check a port, and as clients leave: with a reset or without, having said something or not.
+#[test]
+fn a_peer_that_leaves_is_peer_closed_whatever_the_way() {
+    let server = Server::start(&["log.level=\"debug\""]);
+    for (transport, address) in
+        [(Transport::Tcp, server.tcp), (Transport::WebSocket, server.websocket)]
+    {
+        for (is_reset, says) in [(false, false), (true, false), (false, true), (true, true)] {
+            let mut peer = Peer::connect(address, transport);
+            let from = peer.stream.local_addr().unwrap();
+            if says {
+                peer.upgrade();
+                peer.authenticate("1");
+            }
+            if is_reset {
+                rustix::net::sockopt::set_socket_linger(&peer.stream, Some(Duration::ZERO))
+                    .unwrap();
+            }
+            drop(peer);
+            let line = line_with(&server.log, &format!("peer={from} reason="));
+            assert!(line.contains(" DEBUG ") && line.contains(" reason=peer_closed"), "{line}");
+        }
+    }
+    let metrics = Metrics::read(server.stat);
+    assert_eq!((metrics.closed("peer_closed"), metrics.closed("socket_error")), (8, 0));
+}
+
 #[test]
 fn listen_prints_what_push_pushes() {
     let server = Server::start(&[]);
