@@ -113,9 +113,21 @@ macro_rules! sections {
         $(
             #[doc = concat!("`[", stringify!($section), "]`:")]
             $(#[doc = $about_section])+
-            #[derive(Clone, PartialEq, Debug)]
+            #[derive(Clone, PartialEq)]
             pub struct $Section {
                 $($(#[doc = $about])+ pub $key: $type,)+
+            }
+
+            /// As `--check` prints it: without passwords.
+            impl std::fmt::Debug for $Section {
+                fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.debug_struct(stringify!($Section))
+                        $(.field(
+                            stringify!($key),
+                            &format_args!("{}", Kind::<$type>::show(&$kind, &self.$key)),
+                        ))+
+                        .finish()
+                }
             }
         )+
 

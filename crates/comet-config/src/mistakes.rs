@@ -5,6 +5,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
+use crate::secrets::without_passwords;
+
 /// Everything that is wrong with a configuration. Its `Display` is one line for each mistake:
 /// `comet.toml:12:9: tcp.bind[0]: "0.0.0.0:80800" is not an address: use HOST:PORT`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -103,6 +105,8 @@ impl<'a> Report<'a> {
         for (_, secret, instead) in self.secrets.iter().filter(|(of, ..)| *of == key) {
             text = text.replace(secret, instead);
         }
+        // Also of a password that stands where none belongs.
+        let text = without_passwords(&text);
         let line = match (origin, self.file) {
             (Origin::File, Some((path, contents))) => {
                 let (line, column) = position(contents, offset);

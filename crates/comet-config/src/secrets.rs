@@ -29,6 +29,39 @@ pub(crate) fn without_password(url: &str) -> String {
     }
 }
 
+/// A sentence with `***` for every password of a `user:password@host` in it, wherever that was written. Rather
+/// too much is left out than too little.
+pub(crate) fn without_passwords(sentence: &str) -> String {
+    let mut shown = String::with_capacity(sentence.len());
+    let mut rest = sentence;
+    // A password may have spaces and quotes in it, so an address ends where the next one begins.
+    while let Some((before, after)) = rest.split_once("://") {
+        let next = after.find("://").map_or(after.len(), |next| {
+            after[..next].rfind(|c: char| !c.is_ascii_alphanumeric()).map_or(0, |end| end + 1)
+        });
+        let (address, beyond) = after.split_at(next);
+        let scheme = before.rfind(|c: char| !c.is_ascii_alphanumeric()).map_or(0, |end| end + 1);
+        shown += &without_schemeless_passwords(&before[..scheme]);
+        shown += &without_password(&format!("{}://{address}", &before[scheme..]));
+        rest = beyond;
+    }
+    shown + &without_schemeless_passwords(rest)
+}
+
+/// Words are what stands between spaces and quotes.
+fn without_schemeless_passwords(sentence: &str) -> String {
+    let is_end = |c: char| c.is_whitespace() || "\"'`=[]{},".contains(c);
+    let words = sentence.split_inclusive(is_end);
+    let shown = words.map(|word| match word.rsplit_once('@') {
+        Some((login, host)) => match login.split_once(':') {
+            Some((user, _)) => format!("{user}:***@{host}").into(),
+            None => Cow::Borrowed(word),
+        },
+        None => Cow::Borrowed(word),
+    });
+    shown.collect()
+}
+
 /// The path in `{ file = "PATH" }`.
 pub(crate) fn file_of<'v>(value: &'v DeValue<'_>) -> Option<&'v str> {
     let DeValue::Table(table) = value else { return None };
@@ -82,5 +115,24 @@ mod tests {
         check("".into(), "".into());
         check(5.into(), "***".into());
         check(vec!["redis://a:b@c", "d"].into(), vec!["redis://a:***@c", "***"].into());
+    }
+
+    #[test]
+    fn passwords_are_left_out_of_sentences() {
+        let check = |text: &str, shown: &str| assert_eq!(without_passwords(text), shown, "{text}");
+        check("", "");
+        check("a: b, c: 1:2 is none", "a: b, c: 1:2 is none");
+        check("https://a.example:1 is no origin", "https://a.example:1 is no origin");
+        check("\"http://u:secret@h:1\" is not", "\"http://u:***@h:1\" is not");
+        check("\"u:secret@h:1\" is not", "\"u:***@h:1\" is not");
+        check("redis=redis://:secret@h: write", "redis=redis://:***@h: write");
+        check("redis://:se cr\"et@h `x`", "redis://:***@h `x`");
+        check("redis://secret@h", "redis://:***@h");
+        check(
+            "[\"redis://a:secret@b\", \"redis://c:secret@d\"] and u:secret@h",
+            "[\"redis://a:***@b\", \"redis://c:***@h",
+        );
+        check("redis://a:***@b", "redis://a:***@b");
+        check("id=u:secret@h", "id=u:***@h");
     }
 }

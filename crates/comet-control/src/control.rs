@@ -228,13 +228,10 @@ impl Control {
         self.hub.configure(|_| limits);
     }
 
-    /// Lets the trace log be written to `path` from now on, or to nothing. Where that is the file's path
-    /// already, it is opened again under its name, since it may have been moved away.
-    ///
-    /// # Errors
-    /// If another file cannot be opened; then the old one is kept.
-    pub fn set_trace_log(&self, path: Option<PathBuf>) -> io::Result<()> {
-        self.hub.set_trace_log(path, self.epoch)
+    /// What changes the file of the trace log.
+    #[must_use]
+    pub fn trace_log(&self) -> TraceLogSwitch {
+        TraceLogSwitch { hub: Arc::clone(&self.hub), epoch: self.epoch }
     }
 
     /// To be called when every listener for clients is bound: `/healthz` answers 200 from here on, and
@@ -259,6 +256,29 @@ impl Control {
     pub fn stop(self) {
         advance(&self.phase, Phase::Stopped);
         self.thread.join().expect("the control thread does not panic");
+    }
+}
+
+/// Changes the file of the trace log, while the server runs and drains.
+pub struct TraceLogSwitch {
+    hub: Arc<HubDriver>,
+    epoch: Instant,
+}
+
+impl TraceLogSwitch {
+    /// Lets the trace log be written to `path` from now on, or to nothing. Where that is the file's path
+    /// already, it is opened again under its name, since it may have been moved away.
+    ///
+    /// # Errors
+    /// If another file cannot be opened; then the old one is kept.
+    pub fn set(&self, path: Option<PathBuf>) -> io::Result<()> {
+        self.hub.set_trace_log(path, self.epoch)
+    }
+}
+
+impl fmt::Debug for TraceLogSwitch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TraceLogSwitch").finish_non_exhaustive()
     }
 }
 

@@ -37,7 +37,7 @@ mod wake;
 
 pub use comet_hub::logic::UnknownCode;
 pub use comet_push::{Bounds, Node};
-pub use control::{Control, Options, descriptors};
+pub use control::{Control, Options, TraceLogSwitch, descriptors};
 pub use drain::{DrainPlan, Drained};
 pub use logic::LogicOptions;
 pub use start_error::StartError;

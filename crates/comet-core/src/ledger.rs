@@ -47,7 +47,7 @@ reasons! {
 reasons! {
     /// Why a connection was closed.
     CloseReason {
-        /// The peer closed its side.
+        /// The peer closed its side, reset the connection, or cannot be reached any more.
         PeerClosed => "peer_closed",
         /// The socket failed with an error.
         SocketError => "socket_error",

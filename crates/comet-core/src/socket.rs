@@ -24,12 +24,14 @@ pub enum CloseHow {
     Both,
 }
 
-/// How the reading side of a socket ended.
+/// How a socket ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Hangup {
-    /// The peer closed it.
+    /// The peer closed its side.
     Eof,
-    /// The kernel's error number, of a receive or of a send of TLS's own.
+    /// The peer reset the connection, or the network gave it up; the kernel's error number.
+    Cut(i32),
+    /// Another failure; the kernel's error number.
     Error(i32),
     /// TLS failed; what went wrong.
     Tls(Box<str>),

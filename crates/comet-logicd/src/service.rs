@@ -124,7 +124,7 @@ impl LogicService {
     ) -> Result<Response<T>, Status> {
         let answer = self.counts.of(rpc, answer).await;
         if let Err(status) = &answer {
-            log::debug!("{rpc}: {:?}, {}", status.code(), status.message());
+            log::debug!("{rpc}: {:?}, {:?}", status.code(), status.message());
         }
         let mut response = Response::new(answer?);
         if rpc != "RenewOnline" {

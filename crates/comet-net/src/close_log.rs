@@ -1,5 +1,7 @@
 //! The log lines of closed connections: peer, key and reason, at a bounded rate.
 
+use std::fmt;
+
 use comet_core::{CloseReason, ClosedEvent, Millis};
 
 use crate::sockets::{Socket, Sockets};
@@ -30,13 +32,12 @@ impl CloseLog {
             .filter(|socket| socket.conn == *conn)
             .and_then(Socket::peer)
             .map_or_else(|| "-".to_string(), |address| address.to_string());
-        let key = if key.is_empty() { "-" } else { key };
         let (shard, slot, generation) = (conn.shard.0, conn.slot, conn.generation);
         log::log!(
             level,
-            "closed {shard}/{slot}.{generation} key={key} peer={peer} reason={}{}{detail}",
+            "closed {shard}/{slot}.{generation} key={key:?} peer={peer} reason={}{}",
             reason.label(),
-            if detail.is_empty() { "" } else { ": " },
+            Detail(detail),
         );
     }
 
@@ -54,6 +55,18 @@ impl CloseLog {
         }
         self.written += 1;
         true
+    }
+}
+
+/// The detail of a reason, if there is one. A part of it may be the peer's or logic's.
+struct Detail<'a>(&'a str);
+
+impl fmt::Display for Detail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            "" => Ok(()),
+            detail => write!(f, " detail={detail:?}"),
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! between a socket and its connection: a PROXY header, and TLS.
 //!
 //! **Invariant:** nothing here decides who gets a message or when a connection closes; and all
-//! `unsafe` of the server is in `ring.rs`, `buffers.rs` and `steer.rs`.
+//! `unsafe` of the server is in `ring.rs`, `buffers.rs`, `steer.rs` and `peer_name.rs`.
 #![allow(clippy::disallowed_methods, reason = "this edge reads the clock for the shard")]
 
 mod buffers;
@@ -17,6 +17,7 @@ mod driver;
 mod ids;
 mod layers;
 mod listen;
+mod peer_name;
 mod probe;
 mod ring;
 mod settings;

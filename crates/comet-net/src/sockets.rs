@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use comet_core::{ConnId, Slot};
+use comet_core::{ConnId, Hangup, Slot};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{SendFlags, getpeername, send};
+use rustix::net::{SendFlags, send};
 
 use crate::layers::ProtocolLayers;
+use crate::peer_name::peer_name;
 use crate::tls::TlsSession;
 
 pub(crate) struct Socket {
@@ -37,7 +38,7 @@ impl Socket {
 
     /// The peer's address: the one of the PROXY header, else the socket's.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        self.layers.as_ref().and_then(|layers| layers.peer()).or_else(|| peer_address(self))
+        self.layers.as_ref().and_then(|layers| layers.peer()).or_else(|| peer_name(self))
     }
 
     /// Sends the TLS alert that ends the connection, or the answer to the peer's, before both sides
@@ -81,9 +82,22 @@ impl AsFd for Socket {
     }
 }
 
-/// The address of the other end of a socket.
-pub(crate) fn peer_address(socket: impl AsFd) -> Option<SocketAddr> {
-    getpeername(socket).ok().flatten().and_then(|address| address.try_into().ok())
+/// How a socket ended that failed with this error number: the peer or the network has cut the connection, or
+/// something else went wrong.
+pub(crate) fn failed(error: i32) -> Hangup {
+    match error {
+        libc::ECONNRESET
+        | libc::EPIPE
+        | libc::ENOTCONN
+        | libc::ECONNABORTED
+        | libc::ETIMEDOUT
+        | libc::EHOSTDOWN
+        | libc::EHOSTUNREACH
+        | libc::ENETDOWN
+        | libc::ENETUNREACH
+        | libc::ENETRESET => Hangup::Cut(error),
+        _ => Hangup::Error(error),
+    }
 }
 
 /// The sockets, indexed by slot. Removing a socket closes it; that is for after its last

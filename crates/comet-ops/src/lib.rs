@@ -12,6 +12,7 @@
 
 mod build_info;
 mod debug;
+mod escaped;
 mod exposition;
 mod flamegraph;
 mod gates;
@@ -28,6 +29,7 @@ mod trace_log;
 
 pub use build_info::{COMMIT, RUSTC, VERSION_AND_COMMIT, build_info};
 pub use debug::{log_level, profiles};
+pub use escaped::Escaped;
 pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind, Number};
 pub use gates::expose_gates;
 pub use line_writer::LogCounts;

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 
+use crate::escaped::Escaped;
 use crate::exposition::{Exposition, Kind};
 use crate::line_writer::{Change, Format, LineWriter, LogCounts, Sink};
 use crate::stderr::print_error;
@@ -82,7 +83,9 @@ fn describe(panic: &PanicHookInfo<'_>) -> String {
         BacktraceStatus::Captured => format!("\n{backtrace}"),
         _ => String::new(),
     };
-    format!("thread {name:?} {panic}{backtrace}")
+    let place = panic.location().map_or_else(|| "-".to_owned(), ToString::to_string);
+    let message = Escaped(panic.payload_as_str().unwrap_or("-"));
+    format!("thread {name:?} panicked at {place}: {message}{backtrace}")
 }
 
 /// As the lines of the logger begin.

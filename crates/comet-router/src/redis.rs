@@ -45,7 +45,7 @@ use crate::error::StoreError;
 use crate::sessions::Placed;
 
 /// The settings of a [`Redis`] store.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RedisOptions {
     /// The servers, as `redis://[user:password@]host[:port][/database]`. Users and keys are spread
     /// over them by a consistent-hash ring, on which host, port and database are the name of a
@@ -55,6 +55,17 @@ pub struct RedisOptions {
     pub lifetime: Duration,
     /// The time limit of a call.
     pub deadline: Duration,
+}
+
+/// Without the servers, whose addresses may have passwords.
+impl fmt::Debug for RedisOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("RedisOptions")
+            .field("lifetime", &self.lifetime)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Sessions in Redis servers. Several logic services can share them.

@@ -176,7 +176,7 @@ impl Client {
     fn end(&mut self, socket: &mut Socket, how: Hangup) {
         self.allowed_closes.push(CloseReason::PeerClosed);
         match how {
-            Hangup::Eof => {}
+            Hangup::Eof | Hangup::Cut(_) => {}
             Hangup::Error(_) => self.allowed_closes.push(CloseReason::SocketError),
             // A send may fail before the hangup is read.
             Hangup::Tls(_) => {
@@ -371,7 +371,8 @@ fn broken(rng: &mut Rng) -> Hangup {
     match rng.below(4) {
         0 => Hangup::Tls("a bad record".into()),
         1 => Hangup::Proxy("no header".into()),
-        _ => Hangup::Error(104),
+        2 => Hangup::Cut(104),
+        _ => Hangup::Error(5),
     }
 }
 

@@ -284,7 +284,7 @@ impl Driver {
             Some(Ok(bytes)) => self.shard.handle_sent(conn, bytes),
             Some(Err(error)) => {
                 trace!(env, "peer {peer}: send failed");
-                self.shard.handle_send_failed(conn, error);
+                self.shard.handle_send_failed(conn, Hangup::Cut(error));
             }
         }
         Ok(())

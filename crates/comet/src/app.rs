@@ -2,12 +2,13 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
-use comet_control::{Control, ControlWake, DrainPlan};
+use comet_control::{Control, ControlWake, DrainPlan, TraceLogSwitch};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
@@ -227,6 +228,12 @@ impl App {
         self.set_trace_log(&self.config)
     }
 
+    /// What [`App::reopen`] does, for the time when the server drains.
+    pub(crate) fn reopener(&self) -> impl Fn() -> Result<(), String> + use<> {
+        let (trace_log, file) = (self.control.trace_log(), self.config.white_list.file.clone());
+        move || set_trace_log(&trace_log, file.clone())
+    }
+
     /// Takes over the keys of `newer` that change alive. Returns what changed and what waits.
     ///
     /// # Errors
@@ -259,11 +266,7 @@ impl App {
     }
 
     fn set_trace_log(&self, config: &Config) -> Result<(), String> {
-        let file = config.white_list.file.clone();
-        let name = file.clone().unwrap_or_default();
-        self.control
-            .set_trace_log(file)
-            .map_err(|error| format!("white_list.file: cannot write {}: {error}", name.display()))
+        set_trace_log(&self.control.trace_log(), config.white_list.file.clone())
     }
 
     /// Addresses of profiles, of the log level and of the trace list.
@@ -343,4 +346,11 @@ impl App {
             log::info!("logic {:?}", config.logic.addrs);
         }
     }
+}
+
+fn set_trace_log(trace_log: &TraceLogSwitch, file: Option<PathBuf>) -> Result<(), String> {
+    let name = file.clone().unwrap_or_default();
+    trace_log
+        .set(file)
+        .map_err(|error| format!("white_list.file: cannot write {}: {error}", name.display()))
 }

@@ -7,6 +7,7 @@
 mod app;
 pub mod args;
 pub mod caller;
+mod ending;
 pub mod helpers;
 mod listeners;
 mod log_filter;

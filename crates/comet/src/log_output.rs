@@ -7,10 +7,10 @@
 
 use std::io::{self, IsTerminal};
 
-use comet_config::{Log, LogLevel};
-use comet_ops::ProcessLog;
-use env_logger::{Builder, DEFAULT_FILTER_ENV, Target, WriteStyle};
-use log::LevelFilter;
+use comet_config::LogLevel;
+use comet_ops::{Escaped, ProcessLog};
+use env_logger::{Builder, DEFAULT_FILTER_ENV, Logger, Target, WriteStyle};
+use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::log_filter;
 
@@ -30,7 +30,7 @@ impl LogOutput {
     ///
     /// # Panics
     /// If the process has a log already.
-    pub(crate) fn start(settings: &Log) -> Result<Self, String> {
+    pub(crate) fn start(settings: &comet_config::Log) -> Result<Self, String> {
         let filters = log_filter::from_environment(settings.level)?;
         let mut builder = Builder::new();
         builder.format_timestamp_millis();
@@ -48,7 +48,7 @@ impl LogOutput {
         }
         let logger = builder.build();
         let level = if filters.is_some() { logger.filter() } else { filter(settings.level) };
-        log::set_boxed_logger(Box::new(logger)).expect("the process starts its log once");
+        log::set_boxed_logger(Box::new(Escaping(logger))).expect("the process starts its log once");
         log::set_max_level(level);
         Ok(Self { lines, is_overruled: filters.is_some() })
     }
@@ -79,6 +79,34 @@ impl LogOutput {
         }
         log::set_max_level(filter(level));
         Ok(())
+    }
+}
+
+/// Escapes what a message may have from a peer, a file or a library: a line stays a line.
+struct Escaping(Logger);
+
+impl Log for Escaping {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.0.matches(record) {
+            let message = Escaped(record.args());
+            self.0.log(
+                &Record::builder()
+                    .metadata(record.metadata().clone())
+                    .module_path(record.module_path())
+                    .file(record.file())
+                    .line(record.line())
+                    .args(format_args!("{message}"))
+                    .build(),
+            );
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
     }
 }
 

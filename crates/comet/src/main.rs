@@ -37,26 +37,26 @@ fn serve(serve: &Serve) -> ExitCode {
 /// Does what needs a configuration.
 fn configured(
     config: Result<Config, String>,
-    task: impl FnOnce(&Config) -> Result<(), String>,
+    task: impl FnOnce(&Config) -> Result<u8, String>,
 ) -> ExitCode {
     let config = match config {
         Ok(config) => config,
         Err(mistakes) => return fail(&mistakes, EXIT_USAGE),
     };
     match task(&config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error, 1),
     }
 }
 
-fn check(config: &Config) -> Result<(), String> {
+fn check(config: &Config) -> Result<u8, String> {
     let open_files = comet_net::probe().map_err(|error| error.to_string())?;
     if let Some(warning) = comet::too_few_open_files(config, open_files) {
         output::note(format_args!("comet: {warning}"));
     }
     let settings = config.to_toml();
     output::print(format_args!("{settings}\n{}", comet::worst_case(config, open_files)))?;
-    Ok(())
+    Ok(0)
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {

@@ -5,11 +5,11 @@ use std::{env, fs};
 use comet_config::{Config, LogLevel, Machine, Mistakes, Source, load, load_for_logic};
 use comet_ops::{Notice, ServiceManager, Signal, Signals};
 
-use crate::App;
 use crate::args::Serve;
 use crate::log_filter;
 use crate::log_output::LogOutput;
 use crate::pid_file::PidFile;
+use crate::{App, Ended, ending};
 
 /// Reads and checks the configuration: the file, and the environment and the flags that overrule it. RUST_LOG
 /// is checked with it.
@@ -58,14 +58,15 @@ fn read(
     }
 }
 
-/// Runs comet until a signal ends it. SIGHUP reads the configuration again, in the layers of `serve`.
+/// Runs comet until a signal ends it. SIGHUP reads the configuration again, in the layers of `serve`. A second
+/// signal to end does not wait for the drain. Returns the exit code.
 ///
 /// # Errors
 /// Why it did not start, as a sentence.
 ///
 /// # Panics
 /// If the process has a log already.
-pub fn serve(serve: &Serve, config: &Config) -> Result<(), String> {
+pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
     // First: if another comet runs already, nothing is touched.
     let pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
     let log = LogOutput::start(&config.log)?;
@@ -85,35 +86,43 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<(), String> {
     });
     manager.notify(Notice::Stopping);
     log::info!("{signal}: closing all connections");
-    let ended = app.drain();
-    log::info!("{} of {} cores drained in time", ended.drained, ended.cores);
+    let reopen = app.reopener();
+    let hangup = || reopen_logs(&log, reopen());
+    let code = match ending::run(signals, hangup, || app.drain()) {
+        Ok(Ended { drained, cores }) => {
+            log::info!("{drained} of {cores} cores drained in time");
+            0
+        }
+        Err(signal) => cut_short(signal),
+    };
     // Before the log: it may have something to say.
     drop(pid_file);
-    Ok(())
+    Ok(code)
 }
 
-/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again.
+/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again. Returns the exit code, as
+/// [`serve`] does.
 ///
 /// # Errors
 /// Why it did not start, as a sentence.
 ///
 /// # Panics
 /// If the process has a log already.
-pub fn logic(config: &Config) -> Result<(), String> {
+pub fn logic(config: &Config) -> Result<u8, String> {
     let log = LogOutput::start(&config.log)?;
     log.abort_on_panic();
     let mut signals = Signals::listen().map_err(|error| error.to_string())?;
     let server = crate::logic::start(config).map_err(|error| error.to_string())?;
     let manager = ServiceManager::from_environment();
     manager.notify(Notice::Ready);
-    let signal = until_end(&mut signals, || {
-        log.reopen();
-        log::info!("SIGHUP: the log file is opened again; settings change at the next start");
-    });
+    let hangup = || reopen_logs(&log, Ok(()));
+    let signal = until_end(&mut signals, hangup);
     manager.notify(Notice::Stopping);
     log::info!("{signal}: ending");
-    server.stop();
-    Ok(())
+    Ok(match ending::run(signals, hangup, || server.stop()) {
+        Ok(()) => 0,
+        Err(signal) => cut_short(signal),
+    })
 }
 
 /// Waits for a signal to end. Calls `hangup` for every SIGHUP before it.
@@ -123,6 +132,24 @@ fn until_end(signals: &mut Signals, mut hangup: impl FnMut()) -> Signal {
             Signal::Hangup => hangup(),
             signal => return signal,
         }
+    }
+}
+
+/// What SIGHUP does where no setting can change. `trace_log` is what became of its file.
+fn reopen_logs(log: &LogOutput, trace_log: Result<(), String>) {
+    log.reopen();
+    if let Err(error) = trace_log {
+        log::error!("SIGHUP: {error}");
+    }
+    log::info!("SIGHUP: the log files are opened again; settings change at the next start");
+}
+
+/// The exit code after a signal that did not wait for the end, as shells count it: 128 and the signal.
+fn cut_short(signal: Signal) -> u8 {
+    log::warn!("{signal} again: ending at once");
+    match signal {
+        Signal::Interrupt => 130,
+        Signal::Terminate | Signal::Hangup => 143,
     }
 }
 

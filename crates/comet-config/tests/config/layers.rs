@@ -241,3 +241,36 @@ fn comet_logic_reads_the_same_layers() {
     let config = load_for_logic(&source, &machine(2)).unwrap();
     assert_eq!(config.logic_server.redis, ["redis://comet:pass@store:6379/1"]);
 }
+
+#[test]
+fn a_password_is_shown_nowhere_wherever_it_was_written() {
+    let url = "redis://comet:hunter2@store:6379";
+    for set in [
+        format!("redis={url}"),
+        format!("{url}=1"),
+        format!("logic_server.redis={url}"),
+        format!("logic_server.redis=\"{url}\""),
+        format!("logic_server.redis=[{{ file = \"{url}\" }}]"),
+        format!("logic_server.redis=[\"{url}/x\"]"),
+        format!("logic_server.redi=\"{url}\""),
+        format!("logic_server.\"{url}\"=1"),
+        format!("logic.addrs=[\"{url}\"]"),
+        "logic.addrs=\"comet:hunter2@store:6379\"".to_owned(),
+        "logic_server.comets=[\"id=comet:hunter2@store:6379\"]".to_owned(),
+        format!("token.kind=\"{url}\""),
+        format!("tcp.bind=[\"{url}\"]"),
+        format!("tcp.backlog=\"{url}\""),
+    ] {
+        let mistakes = read("", &[], &[&set]).expect_err(&set);
+        assert!(!mistakes.contains("hunter2"), "{mistakes}");
+    }
+    for text in [format!("redis = \"{url}\"\n"), format!("[tcp]\n\"{url}\" = 1\n")] {
+        let mistakes = read(&text, &[], &[]).expect_err(&text);
+        assert!(!mistakes.contains("hunter2"), "{mistakes}");
+    }
+    let config = read_good("", &[], &[&format!("logic_server.redis=[\"{url}\"]")]);
+    for shown in [config.to_toml(), format!("{config:?}"), format!("{config:#?}")] {
+        assert!(shown.contains("redis://comet:***@store:6379"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}

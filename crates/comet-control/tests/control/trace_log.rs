@@ -79,7 +79,7 @@ async fn a_file_that_was_moved_away_is_made_again() {
     fs::rename(&path, &moved).unwrap();
     read(&fake, 2);
     assert_eq!(lines(&moved, 2).await.len(), 2);
-    fake.control.set_trace_log(Some(path.clone())).unwrap();
+    fake.control.trace_log().set(Some(path.clone())).unwrap();
     lines(&path, 0).await;
     read(&fake, 3);
     assert!(lines(&path, 1).await[0].contains("seq=3"));
@@ -90,14 +90,14 @@ async fn a_file_that_was_moved_away_is_made_again() {
 async fn another_file_takes_over_and_a_bad_one_does_not() {
     let (one, other) = (path("white-one.log"), path("white-other.log"));
     let fake = start(&one);
-    fake.control.set_trace_log(Some("/nonexistent/white.log".into())).unwrap_err();
+    fake.control.trace_log().set(Some("/nonexistent/white.log".into())).unwrap_err();
     read(&fake, 1);
     lines(&one, 1).await;
-    fake.control.set_trace_log(Some(other.clone())).unwrap();
+    fake.control.trace_log().set(Some(other.clone())).unwrap();
     read(&fake, 2);
     assert!(lines(&other, 1).await[0].contains("seq=2"));
     assert_eq!(lines(&one, 1).await.len(), 1);
-    fake.control.set_trace_log(None).unwrap();
+    fake.control.trace_log().set(None).unwrap();
     let counters = [comet_core::Counters::default()];
     let ((_, _, page), ()) = tokio::join!(fake.page("/metrics"), fake.answer_snapshots(&counters));
     assert!(page.contains("\ncomet_white_log_lines_total 2\n"), "of both files: {page}");

@@ -1,7 +1,7 @@
 //! Sockets: accepted, sent, hung up and gone; what to send, and what to shut.
 
 use crate::canary::Canary;
-use crate::ids::ConnId;
+use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
 use crate::outbox::SendProgress;
 use crate::socket::{CloseHow, Hangup, Transmit};
@@ -69,10 +69,10 @@ impl Shard {
         self.idle.note_activity(self.context.now);
     }
 
-    /// The last transmit of `conn` failed with this error number.
-    pub fn handle_send_failed(&mut self, conn: ConnId, error: i32) {
+    /// The last transmit of `conn` failed.
+    pub fn handle_send_failed(&mut self, conn: ConnId, how: Hangup) {
         let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
-        self.close(slot, CloseReason::SocketError, &format!("send failed: error {error}"));
+        self.close_hung_up(slot, how);
         self.abort_after_send(slot);
         self.dispatch_local();
     }
@@ -80,21 +80,26 @@ impl Shard {
     /// Nothing more will be read from `conn`.
     pub fn handle_hangup(&mut self, conn: ConnId, how: Hangup) {
         let Some(slot) = self.conns.find(conn) else { return };
+        self.close_hung_up(slot, how);
+        // It may have been closing already. No peer is left that the close notice could reach.
+        self.abort(slot);
+        self.dispatch_local();
+    }
+
+    /// However the peer leaves, the reason is the same.
+    fn close_hung_up(&mut self, slot: Slot, how: Hangup) {
         match how {
             Hangup::Eof => self.close(slot, CloseReason::PeerClosed, ""),
+            Hangup::Cut(error) => {
+                self.close(slot, CloseReason::PeerClosed, &format!("cut off: error {error}"));
+            }
             Hangup::Error(error) => {
-                self.close(
-                    slot,
-                    CloseReason::SocketError,
-                    &format!("the socket failed: error {error}"),
-                );
+                let detail = format!("the socket failed: error {error}");
+                self.close(slot, CloseReason::SocketError, &detail);
             }
             Hangup::Tls(fault) => self.close(slot, CloseReason::TlsFailed, &fault),
             Hangup::Proxy(fault) => self.close(slot, CloseReason::BadProxyHeader, &fault),
         }
-        // It may have been closing already. No peer is left that the close notice could reach.
-        self.abort(slot);
-        self.dispatch_local();
     }
 
     /// No operation on the socket of `conn` is left; its slot may be taken again.

@@ -328,7 +328,7 @@ impl Rig {
                 wire.window = wire.window.map(|window| window - taken);
                 shard.handle_sent(conn, taken);
             } else if wire.shut == Some(CloseHow::Both) {
-                shard.handle_send_failed(conn, 32);
+                shard.handle_send_failed(conn, Hangup::Cut(32));
             } else {
                 continue;
             }

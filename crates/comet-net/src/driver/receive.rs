@@ -11,8 +11,9 @@ use comet_logic::Authenticator;
 use super::Driver;
 use crate::ids::ListenerIndex;
 use crate::layers::{ProtocolLayers, Received};
+use crate::peer_name::peer_name;
 use crate::ring::{self, Completion};
-use crate::sockets::peer_address;
+use crate::sockets::failed;
 use crate::tls::TlsSession;
 
 /// How soon a failed accept is submitted again. It mostly fails because descriptors or memory are
@@ -38,7 +39,7 @@ impl<A: Authenticator> Driver<A> {
                     let counts_sources = self.shard.limits().sources.is_on();
                     // The address is a system call away, so it is read only where it decides something.
                     let peer = (counts_sources || listener.proxy_from.is_some())
-                        .then(|| peer_address(&fd))
+                        .then(|| peer_name(&fd))
                         .flatten();
                     let awaits_header = listener.proxy_from.as_ref().is_some_and(|proxies| {
                         peer.is_some_and(|peer| proxies.contains(peer.ip()))
@@ -140,7 +141,7 @@ impl<A: Authenticator> Driver<A> {
                 }
             }
             Err(libc::ENOBUFS) => self.out_of_buffers.push(slot),
-            Err(error) => self.hang_up(conn, Hangup::Error(error)),
+            Err(error) => self.hang_up(conn, failed(error)),
         }
     }
 

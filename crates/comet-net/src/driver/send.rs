@@ -1,10 +1,11 @@
 //! The steps that send bytes and shut sockets, through TLS where a connection has it.
 
-use comet_core::{CloseHow, ConnId, Hangup, Slot, Transmit};
+use comet_core::{CloseHow, ConnId, Slot, Transmit};
 use comet_logic::Authenticator;
 use rustix::net::{Shutdown, shutdown};
 
 use super::Driver;
+use crate::sockets::failed;
 use crate::tls::TlsSession;
 
 impl<A: Authenticator> Driver<A> {
@@ -49,7 +50,7 @@ impl<A: Authenticator> Driver<A> {
                 self.send_ciphertext(slot);
             } else {
                 // The handshake is not done, so the peer could not read a close notice.
-                self.shard.handle_send_failed(conn, libc::ENOTCONN);
+                self.shard.handle_send_failed(conn, failed(libc::ENOTCONN));
             }
         }
     }
@@ -60,7 +61,7 @@ impl<A: Authenticator> Driver<A> {
         let conn = socket.conn;
         match (socket.tls(), result) {
             (None, Ok(bytes)) => self.shard.handle_sent(conn, bytes as usize),
-            (None, Err(error)) => self.shard.handle_send_failed(conn, error),
+            (None, Err(error)) => self.shard.handle_send_failed(conn, failed(error)),
             (Some(tls), Ok(bytes)) => {
                 let plaintext = tls.handle_sent(bytes as usize);
                 if plaintext > 0 {
@@ -72,9 +73,9 @@ impl<A: Authenticator> Driver<A> {
             }
             (Some(tls), Err(error)) => {
                 if tls.handle_send_failed() {
-                    self.shard.handle_send_failed(conn, error);
+                    self.shard.handle_send_failed(conn, failed(error));
                 } else {
-                    self.shard.handle_hangup(conn, Hangup::Error(error));
+                    self.shard.handle_hangup(conn, failed(error));
                 }
             }
         }

@@ -36,6 +36,7 @@ mod redis;
 mod reload;
 mod replaced;
 mod rust_log;
+mod signals;
 mod slow;
 mod stopped;
 mod structure;

@@ -435,11 +435,102 @@ fn bad_input_is_in_the_log_with_its_reason() {
     bad.write(&frame_with(15, 16, 5, 1, b""));
     bad.close_notice();
     let line = line_with(&server.log, "reason=bad_frame");
-    for text in ["key=42_1", &format!("peer={from}"), "packLen is 15, less than the 16 bytes"] {
+    for text in ["key=\"42_1\" ", &format!("peer={from}"), "packLen is 15, less than the 16 bytes"]
+    {
         assert!(line.contains(text), "{text}: {line}");
     }
     let mut other = Peer::connect(server.websocket, Transport::WebSocket);
     other.write(UPGRADE.replace("GET", "PUT").as_bytes());
     let line = line_with(&server.log, "reason=bad_upgrade");
     assert!(line.contains("Only GET can open a WebSocket."), "{line}");
+}
+
+/// A key that would drive a terminal, reorder the line, and forge fields and another line.
+#[test]
+fn foreign_text_leaves_a_line_of_the_log_whole() {
+    let server = Server::start(&[]);
+    let key = "\\u001b]0;x\\u009b2J\\u202ek\\\" peer=192.0.2.1:1 reason=draining\\r\\n[forged";
+    let token = format!(r#"{{"mid":7,"key":"{key}","accepts":[1]}}"#);
+    let mut bad = server.live(Transport::Tcp, &token);
+    let from = bad.stream.local_addr().unwrap();
+    bad.write(&[0; 4]);
+    bad.close_notice();
+    let line = line_with(&server.log, "reason=bad_frame");
+    let key = r#"key="\u{1b}]0;x\u{9b}2J\u{202e}k\" peer=192.0.2.1:1 reason=draining\r\n[forged""#;
+    let whole = format!("{key} peer={from} reason=bad_frame detail=\"packLen is 0, ");
+    assert!(line.contains(&whole), "{line}");
+    assert!(line.ends_with('"'), "{line}");
+}
+
+/// As load balancers check a port, and as clients leave: with a reset or without, having said something or not.
+#[test]
+fn a_peer_that_leaves_is_peer_closed_whatever_the_way() {
+    let server = Server::start(&["log.level=\"debug\""]);
+    for (transport, address) in
+        [(Transport::Tcp, server.tcp), (Transport::WebSocket, server.websocket)]
+    {
+        for (is_reset, says) in [(false, false), (true, false), (false, true), (true, true)] {
+            let mut peer = Peer::connect(address, transport);
+            let from = peer.stream.local_addr().unwrap();
+            if says {
+                peer.upgrade();
+                peer.authenticate("1");
+            }
+            if is_reset {
+                rustix::net::sockopt::set_socket_linger(&peer.stream, Some(Duration::ZERO))
+                    .unwrap();
+            }
+            drop(peer);
+            let line = line_with(&server.log, &format!("peer={from} reason="));
+            assert!(line.contains(" DEBUG ") && line.contains(" reason=peer_closed"), "{line}");
+        }
+    }
+    let metrics = Metrics::read(server.stat);
+    assert_eq!((metrics.closed("peer_closed"), metrics.closed("socket_error")), (8, 0));
+}
+
+#[test]
+fn listen_prints_what_push_pushes() {
+    let server = Server::start(&[]);
+    let grpc = server.grpc.to_string();
+    for (transport, address) in [("--user=42", server.tcp), ("--ws", server.websocket)] {
+        let address = address.to_string();
+        let arguments = ["listen", "--room", "r", "--user", "42", "--addr", &address];
+        let mut arguments = arguments.to_vec();
+        if transport == "--ws" {
+            arguments.push(transport);
+        }
+        let (mut listener, errors) = Running::start(comet(&arguments));
+        line_with(&errors, "connected to ");
+        let mut out = BufReader::new(listener.0.stdout.take().unwrap()).lines();
+        let cases: &[(&[&str], &str, Option<&str>)] = &[
+            (&["room", "r", "to the room"], "matched 1 queued 1", Some("op 5: to the room")),
+            (&["user", "42", "to the user"], "matched 1 queued 1", Some("op 5: to the user")),
+            (&["key", "42_1", "to the key"], "matched 1 queued 1", Some("op 5: to the key")),
+            (&["key", "42_9", "to nobody"], "matched 0 queued 0 absent 1", None),
+            (&["room", "1", "to an empty room"], "matched 0 queued 0", None),
+            (
+                &["all", "to all", "--operation", "1000"],
+                "matched 1 queued 1",
+                Some("op 1000: to all"),
+            ),
+        ];
+        for (target, ledger, printed) in cases {
+            let arguments = [&["push", "--grpc", &grpc][..], target].concat();
+            let (code, stdout, stderr) = run(&arguments);
+            assert_eq!((code, stdout.trim(), stderr.as_str()), (0, *ledger, ""), "{target:?}");
+            if let Some(printed) = printed {
+                assert_eq!(out.next().unwrap().unwrap(), *printed);
+            }
+        }
+        drop(listener);
+        until("the listener to be gone", || {
+            Metrics::read(server.stat).value("comet_connections") == 0
+        });
+    }
+    let (code, _, stderr) = run(&["push", "--grpc", &grpc, "room", "", "text"]);
+    assert_eq!(
+        (code, stderr.trim()),
+        (1, "comet: roomID is empty: name the room (InvalidArgument)")
+    );
 }

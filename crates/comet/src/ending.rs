@@ -1,0 +1,42 @@
+//! The end of a process after its first signal: signals are still heard while it drains.
+
+use std::sync::mpsc::channel;
+use std::thread::{self, JoinHandle};
+
+use comet_ops::{Signal, Signals};
+
+enum Event<T> {
+    Signal(Signal),
+    Ended(T),
+}
+
+/// Runs `end` on a thread of its own, and calls `hangup` for every SIGHUP meanwhile.
+///
+/// # Errors
+/// Another signal to end came first. `end` still runs then, and ends with the process.
+///
+/// # Panics
+/// If the kernel makes no thread.
+pub(crate) fn run<T: Send + 'static>(
+    mut signals: Signals,
+    hangup: impl Fn(),
+    end: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Signal> {
+    let (events, next) = channel();
+    let ended = events.clone();
+    // Nobody listens any more once the process ends.
+    spawn("comet-end", move || drop(ended.send(Event::Ended(end()))));
+    spawn("comet-signals", move || while events.send(Event::Signal(signals.wait())).is_ok() {});
+    loop {
+        match next.recv().expect("the thread of the signals does not end before") {
+            Event::Signal(Signal::Hangup) => hangup(),
+            Event::Signal(signal) => return Err(signal),
+            Event::Ended(ended) => return Ok(ended),
+        }
+    }
+}
+
+fn spawn(name: &str, task: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(task);
+    thread.expect("a process that ends has room for a thread")
+}
