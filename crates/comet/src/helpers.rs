@@ -155,3 +155,17 @@ fn describe(ledger: &Ledger) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_bounded() {
+        assert_eq!(read(&b"text\n"[..]).unwrap(), b"text\n");
+        let most = read(io::repeat(0).take(READ_MAX)).unwrap();
+        assert_eq!(most.len() as u64, READ_MAX);
+        let said = read(io::repeat(0)).unwrap_err().to_string();
+        assert_eq!(said, "more than 67108864 bytes");
+    }
+}

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use comet_client::Transport;
 
 use crate::process::{comet, line_with, lines, run};
-use crate::support::{Server, To, queued};
+use crate::support::{Server, To, queued, until};
 
 /// Every write to it fails with ENOSPC.
 fn full() -> File {
@@ -87,8 +87,7 @@ fn listen_goes_on_without_standard_error() {
     let address = server.address(Transport::Tcp).to_string();
     let line = ["listen", "--room", "r", "--addr", &address];
     let mut listener = comet(&line).stderr(full()).stdout(Stdio::piped()).spawn().unwrap();
-    server.until("comet_live", 1);
-    assert_eq!(server.push(To::Room("r"), 1000, b"hello"), queued(1));
+    until("it to be in the room", || server.push(To::Room("r"), 1000, b"hello") == queued(1));
     let mut line = String::new();
     BufReader::new(listener.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "op 1000: hello\n");
