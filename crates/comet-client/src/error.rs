@@ -270,7 +270,7 @@ impl fmt::Display for TlsError {
                 write!(f, "{name:?} is not a valid server name")
             }
             Self::Untrusted => {
-                f.write_str("the server's certificate is signed by nobody who is trusted")
+                f.write_str("the server's certificate is not signed by a trusted authority")
             }
             Self::OtherName(what) => write!(f, "the server has another name: {what}"),
             Self::CaCertificate => {

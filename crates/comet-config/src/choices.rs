@@ -69,9 +69,9 @@ choices! {
         Close = "close",
     }
 
-    /// What a token is.
+    /// The form of a token.
     TokenKind {
-        /// One of goim's forms, not verified: clients are taken at their word.
+        /// One of goim's forms, not verified: clients choose their own identity.
         Open = "open",
         /// A JSON Web Token (RFC 7519), verified with the keys in jwt_keys.
         Jwt = "jwt",
@@ -103,11 +103,11 @@ choices! {
         Off = "off",
         /// Failures.
         Error = "error",
-        /// What an operator should look at.
+        /// Conditions that need an operator.
         Warn = "warn",
-        /// What the server does as a whole.
+        /// Events of the whole server.
         Info = "info",
-        /// What single connections do.
+        /// Events of single connections.
         Debug = "debug",
         /// Everything.
         Trace = "trace",

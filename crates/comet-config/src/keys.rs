@@ -79,8 +79,8 @@ sections! {
         bind: Vec<SocketAddr> = ["0.0.0.0:8080"] in Addresses, AtStart;
         /// Addresses for the same inside TLS; []: none. They need tls.certificates.
         tls_bind: Vec<SocketAddr> = [] in Addresses, AtStart;
-        /// Send buffer of a connection in the kernel, bytes; 0: the kernel finds the right size. What small
-        /// ones cost and save is in docs/OPERATIONS.md.
+        /// Send buffer of a connection in the kernel, bytes; 0: the kernel finds the right size.
+        /// docs/OPERATIONS.md has the costs and savings of small ones.
         sndbuf: usize = 0 in size(0..=GIB), AtStart;
         /// Receive buffer of a connection in the kernel, as sndbuf.
         rcvbuf: usize = 0 in size(0..=GIB), AtStart;
@@ -100,7 +100,7 @@ sections! {
         /// Which data core takes a connection.
         steering: Steering = "off" in OneOf, AtStart;
         /// Networks, like "10.0.0.0/8", whose connections begin with a PROXY protocol header of version 1 or
-        /// 2: your load balancers. What it says of the client is taken as true. Nobody else may send one.
+        /// 2: your load balancers. comet trusts the client address in it. It accepts no header from elsewhere.
         proxy_from: Vec<Network> = [] in list(Networks), AtStart;
     }
 
@@ -133,9 +133,9 @@ sections! {
 
     /// The services for push callers.
     push: Push {
-        /// Addresses of the gRPC service; []: none. Anybody who reaches them may push.
+        /// Addresses of the gRPC service; []: none. Callers are not authenticated.
         grpc: Vec<SocketAddr> = ["127.0.0.1:8083"] in Addresses, AtStart;
-        /// Addresses of the HTTP push API of goim's logic; []: none. Anybody who reaches them may push.
+        /// Addresses of the HTTP push API of goim's logic; []: none. Callers are not authenticated.
         http: Vec<SocketAddr> = ["127.0.0.1:7172"] in Addresses, AtStart;
         /// Largest body a caller may push, bytes. With 26 bytes of headers it has to fit
         /// protocol.outbox_bytes.
@@ -150,7 +150,7 @@ sections! {
     monitor: Monitor {
         /// Addresses of GET /healthz, /metrics and /stat; []: none.
         stat: Vec<SocketAddr> = ["127.0.0.1:6972"] in Addresses, AtStart;
-        /// Addresses of GET /debug/pprof/; []: none. Anybody who reaches them may make the server work.
+        /// Addresses of GET /debug/pprof/; []: none. Callers are not authenticated, and profiles take CPU time.
         pprof: Vec<SocketAddr> = ["127.0.0.1:6971"] in Addresses, AtStart;
     }
 
@@ -159,7 +159,7 @@ sections! {
     protocol: Protocol {
         /// Time from accept until the client is authenticated.
         handshake_timeout: Duration = "5s" in duration(TIMEOUT), Alive;
-        /// How long a client may take nothing while bytes wait for it.
+        /// How long a client may accept no byte while bytes wait for it.
         write_timeout: Duration = "5s" in duration(TIMEOUT), Alive;
         /// Time without a heartbeat after which a client is closed. Logic can name another one for each
         /// client.
@@ -182,7 +182,7 @@ sections! {
         /// Replies that may wait for one client beside the pushes. A client that asks for more before it has
         /// read them, or in one go, is closed.
         cli_proto: u16 = 256 in number(1..=65_535), Alive;
-        /// What becomes of a push to a client that is full. Each outcome is counted.
+        /// What happens to a push to a client whose outbox is full. Each outcome is counted.
         slow_consumer: SlowConsumer = "drop-newest" in OneOf, Alive;
         /// Whether pushes to a room reach only clients that accept their operation. goim: false.
         filter_rooms: bool = false in Switch, Alive;
@@ -221,7 +221,7 @@ sections! {
         addrs: Vec<String> = [] in list(Peers), AtStart;
         /// How long a call may take.
         timeout: Duration = "2s" in duration(TENTH..=MINUTE), AtStart;
-        /// Calls under way. One more is refused.
+        /// Most calls under way. Further ones are refused.
         calls: usize = 4096 in number(1..=1 << 20), AtStart;
         /// How often each address is pinged.
         ping: Duration = "1s" in duration(TENTH..=MINUTE), AtStart;
@@ -239,16 +239,16 @@ sections! {
 
     /// The form of tokens where comet is its own logic, and for `comet logic`.
     token: Token {
-        /// What a token is.
+        /// The form of a token.
         kind: TokenKind = "open" in OneOf, AtStart;
         /// Files with keys: .jwks and .json are key sets (RFC 7517), PEM is a public key, anything else is an
         /// HMAC secret.
         jwt_keys: Vec<PathBuf> = [] in list(Files), AtStart;
-        /// Signatures that are taken.
+        /// Signatures that are accepted.
         jwt_algorithms: Vec<Algorithm> = ["HS256", "RS256", "ES256", "EdDSA"] in AnyOf, AtStart;
-        /// What the claim iss has to be. "": anything.
+        /// The required value of the claim iss. "": any, or no claim.
         issuer: Option<String> = "" in TextOrNone, AtStart;
-        /// What the claim aud has to name. "": anything.
+        /// The audience that the claim aud has to name. "": any, or no claim.
         audience: Option<String> = "" in TextOrNone, AtStart;
         /// The claim that holds the user id.
         mid: String = "mid" in Text::CLAIM, AtStart;
@@ -273,14 +273,14 @@ sections! {
     logic_server: LogicServer {
         /// Addresses of goim.logic.Logic; []: none.
         grpc: Vec<SocketAddr> = ["127.0.0.1:7170"] in Addresses, InLogic;
-        /// Addresses of the HTTP push API; []: none. Anybody who reaches them may push.
+        /// Addresses of the HTTP push API; []: none. Callers are not authenticated.
         http: Vec<SocketAddr> = ["127.0.0.1:7172"] in Addresses, InLogic;
         /// Addresses of GET /healthz and /metrics; []: none.
         stat: Vec<SocketAddr> = ["127.0.0.1:6973"] in Addresses, InLogic;
         /// The comets that pushes go to, each "SERVER-ID=HOST:PORT" of its push.grpc. Ids are unique.
         comets: Vec<(String, String)> = [] in list(Comets), InLogic;
-        /// Time without a heartbeat after which comets close the clients they ask for here. "0s":
-        /// protocol.heartbeat of this file.
+        /// Time without a heartbeat after which comets close clients that this service authenticated.
+        /// "0s": protocol.heartbeat of this file.
         heartbeat: Duration = "0s" in zero_or(SECOND..=DAY), InLogic;
         /// Where sessions are kept.
         store: SessionStore = "memory" in OneOf, InLogic;
@@ -294,7 +294,7 @@ sections! {
     log: Log {
         /// Least severe messages to write.
         level: LogLevel = "info" in OneOf, Alive;
-        /// The file they are appended to. SIGHUP opens it again, for logrotate. "": standard error.
+        /// The file of the log, written at its end. SIGHUP opens it again, for logrotate. "": standard error.
         file: Option<PathBuf> = "" in FileOrNone, AtStart;
     }
 }

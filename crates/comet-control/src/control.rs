@@ -98,15 +98,15 @@ impl Control {
         for (setting, bound) in [("push.grpc", &grpc), ("push.http", &http)] {
             for address in exposed(&bound.addresses) {
                 log::warn!(
-                    "{setting}: {address} is not loopback, and nobody is asked who they are: \
-                     whoever reaches it may push"
+                    "{setting}: {address} is not loopback, and callers are not authenticated: \
+                     any of them can push"
                 );
             }
         }
         for address in exposed(&debug.addresses) {
             log::warn!(
-                "monitor.pprof: {address} is not loopback, and nobody is asked who they are: whoever \
-                 reaches it may profile this process and change its log level and white list"
+                "monitor.pprof: {address} is not loopback, and callers are not authenticated: any of \
+                 them can profile this process and change its log level and white list"
             );
         }
         let hub = Arc::new(HubDriver::new(shards, wake, options.limits, options.epoch));

@@ -14,7 +14,7 @@ const CORE_FIELDS: &[Field] = &[
     gauge("core_connections", "Connections open, by core.", |c| c.connections),
     gauge("core_waiting", "Deliveries not yet in the kernel, by core.", |c| c.waiting),
     counter("core_queued", "Deliveries that an outbox took, by core.", |c| c.deliveries.queued),
-    counter("core_sends", "Sends the kernel was asked for, by core.", |c| c.sends),
+    counter("core_sends", "Sends submitted to the kernel, by core.", |c| c.sends),
     counter("core_turns", "Turns of the driver, by core.", |c| c.turns),
 ];
 
@@ -55,7 +55,7 @@ impl Reading<'_> {
         let mut busy = page.family(
             "comet_core_turn_seconds_total",
             Kind::Counter,
-            "Time the driver's turns took, without its sleep and what the kernel sends in the same call, by core.",
+            "Time of the driver's turns, by core. The call that sleeps, and the sends in it, are not counted.",
         );
         for (core, counters) in self.counters.iter().enumerate() {
             busy.labelled(&[("core", &core)], Duration::from_micros(counters.turn_micros));
@@ -102,10 +102,10 @@ impl Reading<'_> {
         page.family(
             "comet_white_log_missed_total",
             Kind::Counter,
-            "Events the trace log has not, because too many waited or it could not be written.",
+            "Events missing from the trace log, as too many waited or the file could not be written.",
         )
         .sample(missed + self.sum(|counters| counters.trace_missed));
-        page.family("comet_build_info", Kind::Gauge, "Always 1; the labels say what runs here.")
+        page.family("comet_build_info", Kind::Gauge, "Always 1; the labels identify the build.")
             .labelled(
                 &[
                     ("version", &self.monitor.version),

@@ -54,7 +54,7 @@ pub(crate) const FIELDS: &[Field] = &[
         c.deliveries.matched
     }),
     counter("queued", "Deliveries that an outbox took.", |c| c.deliveries.queued),
-    counter("absent", "Keys and users pushed to that nobody held.", |c| c.deliveries.absent),
+    counter("absent", "Keys and users of pushes that no connection held.", |c| c.deliveries.absent),
     counter("sent", "Deliveries whose every byte the kernel took.", |c| c.sent),
     counter("lost", "Deliveries queued, then lost with their connection.", |c| c.lost),
     counter("superseded", "Deliveries queued, then taken out for a newer one.", |c| c.superseded),
@@ -63,20 +63,20 @@ pub(crate) const FIELDS: &[Field] = &[
     counter("heartbeats", "Heartbeats answered.", |c| c.heartbeats),
     counter(
         "received",
-        "Client messages answered: operation 4 and those without a meaning here.",
+        "Client messages answered: operation 4 and operations that comet does not define.",
         |c| c.received,
     ),
     counter("bytes_in", "Bytes read from clients.", |c| c.bytes_in),
     counter("bytes_out", "Bytes the kernel took for clients.", |c| c.bytes_out),
-    counter("sends", "Sends the kernel was asked for.", |c| c.sends),
-    counter("mesh_waits", "Times that a message to another core found its inbox full.", |c| {
+    counter("sends", "Sends submitted to the kernel.", |c| c.sends),
+    counter("mesh_waits", "Attempts to send to another core that found its inbox full.", |c| {
         c.mesh_waits
     }),
     gauge("waiting", "Deliveries in an outbox or on their way into the kernel.", |c| c.waiting),
     gauge("waiting_bytes", "Bytes in outboxes that the kernel has not taken.", |c| c.waiting_bytes),
     gauge("connections", "Connections open.", |c| c.connections),
     gauge("live", "Connections authenticated.", |c| c.live),
-    gauge("rooms", "Rooms with somebody online.", |c| c.rooms),
+    gauge("rooms", "Rooms with members.", |c| c.rooms),
     gauge("users", "Users with a session.", |c| c.users),
     gauge("keys", "Keys with a connection.", |c| c.keys),
 ];
@@ -105,7 +105,7 @@ pub(crate) struct Reading<'monitor> {
     pub(crate) logic: Option<LogicStats>,
 }
 
-/// Rooms with somebody online, and how many.
+/// Rooms with members, and their number.
 pub(crate) type Rooms = Vec<(Arc<str>, u32)>;
 
 impl Monitor {

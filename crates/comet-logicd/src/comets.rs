@@ -227,7 +227,9 @@ impl Comets {
     /// A push to everybody that nobody could get is no success.
     fn check_comets(&self) -> Result<(), Status> {
         match self.comets.is_empty() {
-            true => Err(Status::failed_precondition("logic_server.comets names nobody to push to")),
+            true => Err(Status::failed_precondition(
+                "logic_server.comets is empty: there is no comet to push to",
+            )),
             false => Ok(()),
         }
     }
@@ -291,7 +293,7 @@ impl Comets {
         hand_in(&mut health, self.now());
         while let Some((comet, is_serving)) = health.poll_change() {
             let Comet { id, address, .. } = &self.comets[comet];
-            let is = if is_serving { "is there" } else { "does not serve any more" };
+            let is = if is_serving { "serves" } else { "does not serve any more" };
             log::info!("comet {id:?} at {address} {is}");
         }
         let checks = std::iter::from_fn(|| health.poll_check()).collect();

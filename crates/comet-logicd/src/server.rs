@@ -143,19 +143,19 @@ fn exposure(
     for address in exposed(grpc) {
         if matches!(authenticator, AnyAuthenticator::Open(_)) {
             warnings.push(format!(
-                "logic_server.grpc: {address} is not loopback and token.kind is \"open\": every token \
-                 is taken at its word, so whoever connects to a comet says who they are"
+                "logic_server.grpc: {address} is not loopback and token.kind is \"open\": tokens \
+                 are not verified, so clients choose their own identity"
             ));
         }
         warnings.push(format!(
-            "logic_server.grpc: {address} is not loopback, and nobody is asked who they are: whoever \
-             reaches it may begin and end sessions"
+            "logic_server.grpc: {address} is not loopback, and callers are not authenticated: any of \
+             them can begin and end sessions"
         ));
     }
     for address in exposed(http) {
         warnings.push(format!(
-            "logic_server.http: {address} is not loopback, and nobody is asked who they are: whoever \
-             reaches it may push"
+            "logic_server.http: {address} is not loopback, and callers are not authenticated: any of \
+             them can push"
         ));
     }
     warnings
@@ -250,6 +250,6 @@ mod tests {
         check(&open, &inside, &inside, &[]);
         check(&open, &outside, &inside, &["token.kind is \"open\"", "begin and end sessions"]);
         check(&jwt, &outside, &inside, &["begin and end sessions"]);
-        check(&jwt, &inside, &outside, &["may push"]);
+        check(&jwt, &inside, &outside, &["can push"]);
     }
 }

@@ -43,11 +43,8 @@ impl Stat {
         if let Ok(counts) = counts {
             page.family("comet_logic_users", Kind::Gauge, "Users with a session.")
                 .sample(counts.users);
-            let mut sessions = page.family(
-                "comet_logic_sessions",
-                Kind::Gauge,
-                "Sessions, by the comet they are at.",
-            );
+            let mut sessions =
+                page.family("comet_logic_sessions", Kind::Gauge, "Sessions, by comet.");
             for (server, count) in &counts.by_server {
                 sessions.labelled(&[("server", server)], *count);
             }
@@ -63,7 +60,7 @@ impl Stat {
         let mut failures = page.family(
             "comet_logic_push_failures_total",
             Kind::Counter,
-            "Calls that a comet did not take, by comet.",
+            "Push calls that failed at a comet, by comet.",
         );
         for (server, count) in self.comets.failures() {
             failures.labelled(&[("server", &server)], count);
@@ -76,7 +73,7 @@ impl Stat {
         for (rpc, code, count) in self.counts.all() {
             calls.labelled(&[("rpc", &rpc), ("code", &format_args!("{code:?}"))], count);
         }
-        page.family("comet_build_info", Kind::Gauge, "Always 1; the labels say what runs here.")
+        page.family("comet_build_info", Kind::Gauge, "Always 1; the labels identify the build.")
             .labelled(&[("version", &self.version), ("server_id", &self.server_id)], 1);
         page.finish()
     }

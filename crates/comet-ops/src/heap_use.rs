@@ -29,13 +29,13 @@ impl HeapUse {
         page.family(
             "comet_heap_allocated_bytes",
             Kind::Gauge,
-            "Memory asked of the allocator and not given back to it.",
+            "Memory that comet has allocated and not freed.",
         )
         .sample(self.allocated_bytes);
         page.family(
             "comet_heap_resident_bytes",
             Kind::Gauge,
-            "Memory the allocator has in RAM, what it has not given back to the kernel included.",
+            "RAM of the allocator, including freed memory that the kernel has not got back.",
         )
         .sample(self.resident_bytes);
     }

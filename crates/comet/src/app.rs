@@ -161,7 +161,7 @@ impl App {
         app.announce(config, &limits);
         if embedded && matches!(authenticator, AnyAuthenticator::Open(_)) {
             log::warn!(
-                "embedded logic takes every token at its word: whoever connects says who they are"
+                "embedded logic does not verify tokens (token.kind is \"open\"): clients choose their own identity"
             );
         }
         Ok(app)

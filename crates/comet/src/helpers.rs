@@ -72,7 +72,7 @@ fn tls(listen: &Listen) -> Result<TlsOptions, Box<dyn Error>> {
 /// Advice, as the end of a sentence.
 fn advice(error: &TlsError) -> &'static str {
     match error {
-        TlsError::Untrusted => "; name the certificate of who signed it with --ca",
+        TlsError::Untrusted => "; name the certificate of its authority with --ca",
         TlsError::OtherName(_) => "; if that is the server you mean, name it with --server-name",
         TlsError::CaCertificate => "; make one with basicConstraints=CA:FALSE for the server",
         TlsError::NotTls => "; leave --tls out, or name an address that is bound for TLS",

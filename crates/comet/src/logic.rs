@@ -96,7 +96,7 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
         log::warn!("{warning}");
     }
     if settings.comets.is_empty() {
-        log::warn!("logic_server.comets is empty: pushes over HTTP reach nobody");
+        log::warn!("logic_server.comets is empty: pushes over HTTP are refused");
     }
     let server =
         LogicServer::start(options(config), authenticator, store).map_err(LogicError::Start)?;
@@ -121,8 +121,8 @@ fn early_expiry(config: &Config) -> Option<String> {
     (expire <= renewed).then(|| {
         format!(
             "logic_server.expire is {expire:?}, and comets with this configuration may take \
-             {renewed:?} to renew a session (logic.heartbeat_max and a heartbeat): what is pushed to \
-             keys and users misses those that were forgotten before"
+             {renewed:?} to renew a session (logic.heartbeat_max and a heartbeat): pushes to keys and \
+             users miss sessions that expired before their renewal"
         )
     })
 }

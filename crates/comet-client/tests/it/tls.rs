@@ -181,8 +181,8 @@ fn a_server_with_a_wrong_certificate_gets_no_token() {
     let other = Identity::of("other.example.com").trusted();
     // Trusted certificates, the expected name (none: that of the address), and the error.
     let cases = [
-        (TlsOptions::new(), Some("push.example.com"), "is signed by nobody who is trusted"),
-        (other, Some("push.example.com"), "is signed by nobody who is trusted"),
+        (TlsOptions::new(), Some("push.example.com"), "is not signed by a trusted authority"),
+        (other, Some("push.example.com"), "is not signed by a trusted authority"),
         (trusted.clone(), Some("other.example.com"), "the server has another name"),
         (trusted, None, "the server has another name"),
     ];

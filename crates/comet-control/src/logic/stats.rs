@@ -35,22 +35,26 @@ impl LogicStats {
 
     /// Adds the families to a page of metrics.
     pub(crate) fn expose(&self, page: &mut Exposition) {
-        let mut up = page.family("comet_logic_up", Kind::Gauge, "Is logic there, by address?");
+        let mut up = page.family(
+            "comet_logic_up",
+            Kind::Gauge,
+            "Whether the logic service is available, by address.",
+        );
         for (address, is_live) in &self.addresses {
             up.labelled(&[("address", address)], u64::from(*is_live));
         }
-        let help = "Calls of logic that are under way.";
+        let help = "Calls to logic under way.";
         page.family("comet_logic_calls_under_way", Kind::Gauge, help)
             .sample(self.calls_under_way as u64);
-        let help = "Calls of logic, by name and gRPC code.";
+        let help = "Calls to logic, by name and gRPC code.";
         let mut calls = page.family("comet_logic_calls_total", Kind::Counter, help);
         for (rpc, code, count) in &self.calls {
             calls.labelled(&[("rpc", rpc), ("code", &format_args!("{code:?}"))], *count);
         }
-        let help = "Heartbeats and ends of sessions of which logic has still to hear.";
+        let help = "Heartbeats and ends of sessions that wait to be reported to logic.";
         page.family("comet_logic_notices_waiting", Kind::Gauge, help)
             .sample(self.notices_waiting as u64);
-        let help = "Heartbeats and ends of sessions of which logic was not told.";
+        let help = "Heartbeats and ends of sessions that were not reported to logic.";
         page.family("comet_logic_notices_dropped_total", Kind::Counter, help)
             .sample(self.notices_dropped);
     }

@@ -93,14 +93,20 @@ pub enum Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Available { address, is_back: false } => write!(f, "logic {address} is there"),
-            Self::Available { address, is_back: true } => write!(f, "logic {address} is back"),
-            Self::NotReached { address, cause } => {
-                write!(f, "logic {address} is not there: {cause}")
+            Self::Available { address, is_back: false } => {
+                write!(f, "logic {address} is available")
             }
-            Self::Unavailable { address, cause } => write!(f, "logic {address} is gone: {cause}"),
+            Self::Available { address, is_back: true } => {
+                write!(f, "logic {address} is available again")
+            }
+            Self::NotReached { address, cause } => {
+                write!(f, "logic {address} cannot be reached: {cause}")
+            }
+            Self::Unavailable { address, cause } => {
+                write!(f, "logic {address} is not available any more: {cause}")
+            }
             Self::NoneAvailable => {
-                f.write_str("no logic is there: new clients are refused until one is back")
+                f.write_str("no logic service is available: new clients are refused until one is")
             }
         }
     }

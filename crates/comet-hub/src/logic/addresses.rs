@@ -378,7 +378,7 @@ mod tests {
         rig.pinged(0, 0, PingOutcome::Answered);
         assert_eq!(
             (rig.addresses.available(), rig.events()),
-            (1, vec!["logic a is there".to_owned()])
+            (1, vec!["logic a is available".to_owned()])
         );
         // The next ping is due, is sent, and is not answered in time.
         assert_eq!(
@@ -389,8 +389,8 @@ mod tests {
             (rig.next(), rig.actions()),
             (Millis(PING_MS + TIMEOUT_MS), vec![Action::Close(connection(0))])
         );
-        let gone = "logic a is gone: no answer to a ping within 300ms";
-        let none = "no logic is there: new clients are refused until one is back";
+        let gone = "logic a is not available any more: no answer to a ping within 300ms";
+        let none = "no logic service is available: new clients are refused until one is";
         assert_eq!(
             (rig.addresses.available(), rig.events()),
             (0, vec![gone.to_owned(), none.to_owned()])
@@ -401,7 +401,7 @@ mod tests {
         rig.next();
         assert_eq!(rig.actions(), [Action::Connect(connection(1))]);
         rig.make_available(0, 1);
-        assert_eq!(rig.events(), ["logic a is back"]);
+        assert_eq!(rig.events(), ["logic a is available again"]);
     }
 
     #[test]
@@ -414,7 +414,7 @@ mod tests {
                     let cause = "refused";
                     let (connection, tools) = (connection(0), (&mut rig.random, &mut rig.out));
                     rig.addresses.handle_connect_failed(rig.now, connection, cause, tools);
-                    "logic a is not there: refused"
+                    "logic a cannot be reached: refused"
                 }
                 // It connects, and says that it does not serve.
                 1 => {
@@ -436,7 +436,7 @@ mod tests {
             assert!((longest / 2..=longest).contains(&backoff), "{generation}: {backoff}");
         }
         rig.make_available(0, 4);
-        assert_eq!(rig.events(), ["logic a is there"]);
+        assert_eq!(rig.events(), ["logic a is available"]);
     }
 
     #[test]

@@ -106,8 +106,8 @@ fn a_certificate_that_does_not_fit_is_named_as_that() {
     assert_eq!(
         failure(&["--tls", "--addr", &address, "--server-name", "other.example.com"]),
         format!(
-            "comet: {address}: the server's certificate is signed by nobody who is trusted; name the \
-             certificate of who signed it with --ca\n"
+            "comet: {address}: the server's certificate is not signed by a trusted authority; name the \
+             certificate of its authority with --ca\n"
         )
     );
     let certificate = certificate.to_str().unwrap();

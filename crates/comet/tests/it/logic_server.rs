@@ -261,7 +261,7 @@ async fn without_comets_a_push_to_many_fails() {
     let logic = Logic::start(&[]);
     for target in ["room?operation=1000&type=live&room=1", "all?operation=1000"] {
         let answer = request(logic.http(), "POST", &format!("/goim/push/{target}"), b"hi");
-        let sentence = "logic_server.comets names nobody to push to";
+        let sentence = "logic_server.comets is empty: there is no comet to push to";
         assert_eq!(answer, json!({ "code": -500, "message": sentence }), "{target}");
     }
     // Nobody has this key: that much is known.
