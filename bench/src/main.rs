@@ -1,6 +1,8 @@
 //! `comet-bench` measures a push server as its clients and callers see it, and next to it, in the same
 //! invocation on the same CPUs, the least any server could do. See `bench/README.md`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool for a terminal")]
+
 mod accounting;
 mod args;
 mod awake;

@@ -6,6 +6,8 @@
 //! cargo run -p comet-client --example listen -- ws 127.0.0.1:8090 42
 //! ```
 
+#![allow(clippy::print_stdout, reason = "an example is as short as can be")]
+
 use std::env;
 use std::error::Error;
 

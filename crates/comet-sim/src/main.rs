@@ -1,11 +1,12 @@
 //! `comet-sim --seeds N [--start S]` runs N seeds from S, or from a random one; `comet-sim --seed X`
 //! replays one and tells what happened last. Exit code 1 on a failure, 64 for a bad argument.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use comet_sim::Summary;
 
-fn main() -> ExitCode {
+fn main() -> io::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let numbers: Result<Vec<u64>, _> =
@@ -15,37 +16,37 @@ fn main() -> ExitCode {
         (["--seeds", _], Ok([seeds])) => run(rand::random(), *seeds),
         (["--seeds", _, "--start", _], Ok([seeds, start])) => run(*start, *seeds),
         _ => {
-            eprintln!("usage: comet-sim --seeds N [--start S] | --seed X");
-            ExitCode::from(64)
+            writeln!(io::stderr(), "usage: comet-sim --seeds N [--start S] | --seed X")?;
+            Ok(ExitCode::from(64))
         }
     }
 }
 
-fn replay(seed: u64) -> ExitCode {
+fn replay(seed: u64) -> io::Result<ExitCode> {
     match comet_sim::replay(seed) {
         Ok(summary) => {
-            println!("seed {seed} holds\n{summary}");
-            ExitCode::SUCCESS
+            writeln!(io::stdout(), "seed {seed} holds\n{summary}")?;
+            Ok(ExitCode::SUCCESS)
         }
         Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::FAILURE
+            writeln!(io::stderr(), "{failure}")?;
+            Ok(ExitCode::FAILURE)
         }
     }
 }
 
-fn run(start: u64, seeds: u64) -> ExitCode {
-    println!("{seeds} seeds from {start}");
+fn run(start: u64, seeds: u64) -> io::Result<ExitCode> {
+    writeln!(io::stdout(), "{seeds} seeds from {start}")?;
     let mut sum = Summary::default();
     for seed in (0..seeds).map(|index| start.wrapping_add(index)) {
         match comet_sim::run(seed) {
             Ok(summary) => sum += summary,
             Err(failure) => {
-                eprintln!("{failure}");
-                return ExitCode::FAILURE;
+                writeln!(io::stderr(), "{failure}")?;
+                return Ok(ExitCode::FAILURE);
             }
         }
     }
-    println!("{sum}");
-    ExitCode::SUCCESS
+    writeln!(io::stdout(), "{sum}")?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,10 +1,12 @@
 //! The command line: the server and its flags, `comet logic`, and the two helpers `listen` and `push`.
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::output;
 
 /// Exit code for a command line or a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -175,18 +177,23 @@ pub enum Target {
 pub struct Stop(clap::Error);
 
 impl Stop {
-    /// 0 after `--help` and `--version`, else [`EXIT_USAGE`].
+    /// 0 for `--help` and `--version`, else [`EXIT_USAGE`].
     #[must_use]
     pub fn code(&self) -> u8 {
         if self.0.use_stderr() { EXIT_USAGE } else { 0 }
     }
 
-    /// Prints help and version to stdout, mistakes to stderr.
-    #[must_use]
-    pub fn report(self) -> ExitCode {
-        // A closed pipe behind `comet --help | head` changes nothing.
-        let _ = self.0.print();
-        ExitCode::from(self.code())
+    /// Prints help and version to standard output, mistakes to standard error. Returns [`Self::code`].
+    ///
+    /// # Errors
+    /// If help or version cannot be written, as a sentence.
+    pub fn report(self) -> Result<u8, String> {
+        let written = self.0.print().and_then(|()| io::stdout().flush());
+        match self.code() {
+            0 => output::outcome(written).map(|_| 0),
+            // Standard error failed: there is no other place to report it.
+            code => Ok(code),
+        }
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::{self, Write};
 
 use comet_client::{Error as ClientError, Event, Options, TlsError, TlsOptions};
 
 use crate::args::{Listen, Push, Target};
 use crate::caller::{Ledger, PushClient};
+use crate::output::{Reader, note, print};
 
 /// Joins a room and prints what arrives, until standard output is closed. Reconnects by itself.
 ///
@@ -26,29 +26,25 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
         options = options.tls(tls(listen)?);
     }
     let mut listener = options.reconnecting();
-    let mut out = io::stdout().lock();
     listener.join(&listen.room)?;
     for event in listener {
-        let written = match event {
+        match event {
             Event::Connected => {
-                eprintln!("connected to {address}, in room {}", listen.room);
-                Ok(())
+                note(format_args!("connected to {address}, in room {}", listen.room));
             }
             Event::Message(message) => {
                 let text = String::from_utf8_lossy(&message.body);
-                writeln!(out, "op {}: {text}", message.operation).and_then(|()| out.flush())
+                if print(format_args!("op {}: {text}", message.operation))? == Reader::Left {
+                    break;
+                }
             }
             Event::Disconnected { reason: ClientError::Tls(error), .. } => {
                 return Err(format!("{address}: {error}{}", advice(&error)).into());
             }
             Event::Disconnected { reason, retry_in } => {
-                eprintln!("disconnected: {reason}; again in {:.1} s", retry_in.as_secs_f32());
-                Ok(())
+                let delay = retry_in.as_secs_f32();
+                note(format_args!("disconnected: {reason}; again in {delay:.1} s"));
             }
-        };
-        match written {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
-            other => other?,
         }
     }
     Ok(())
@@ -99,7 +95,7 @@ pub fn push(push: &Push) -> Result<(), Box<dyn Error>> {
         }
         Target::All { text } => client.broadcast(operation, text.as_bytes(), None)?,
     };
-    println!("{}", describe(&ledger));
+    print(describe(&ledger))?;
     Ok(())
 }
 

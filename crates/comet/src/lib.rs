@@ -13,6 +13,7 @@ mod log_output;
 pub mod logic;
 mod memory;
 mod options;
+pub mod output;
 mod pid_file;
 mod reload;
 pub mod run;

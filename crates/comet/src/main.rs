@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 
 use comet::args::{self, Command, EXIT_USAGE, Serve};
-use comet::{helpers, run};
+use comet::{helpers, output, run};
 use comet_config::Config;
 
 fn main() -> ExitCode {
     let args = match args::parse(std::env::args_os()) {
         Ok(args) => args,
-        Err(stop) => return stop.report(),
+        Err(stop) => {
+            return stop.report().map_or_else(|error| fail(&error, 1), ExitCode::from);
+        }
     };
     let done = match &args.command {
         None => return serve(&args.serve),
@@ -50,13 +52,14 @@ fn configured(
 fn check(config: &Config) -> Result<(), String> {
     let open_files = comet_net::probe().map_err(|error| error.to_string())?;
     if let Some(warning) = comet::too_few_open_files(config, open_files) {
-        eprintln!("comet: {warning}");
+        output::note(format_args!("comet: {warning}"));
     }
-    println!("{}\n{}", config.to_toml(), comet::worst_case(config, open_files));
+    let settings = config.to_toml();
+    output::print(format_args!("{settings}\n{}", comet::worst_case(config, open_files)))?;
     Ok(())
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    eprintln!("comet: {error}");
+    output::note(format_args!("comet: {error}"));
     ExitCode::from(code)
 }

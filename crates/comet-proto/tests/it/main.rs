@@ -1,5 +1,6 @@
 //! Tests of the wire protocol: exact bytes, bad input, round trips, another implementation, and the
 //! corpus of the fuzz targets.
+#![allow(clippy::print_stdout, reason = "the harness shows it")]
 
 mod bad_input;
 mod bad_upgrade;

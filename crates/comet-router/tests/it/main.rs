@@ -1,4 +1,5 @@
 //! Tests of the stores: one suite for both kinds, and tests of each kind.
+#![allow(clippy::print_stderr, reason = "the harness shows it")]
 
 mod conformance;
 mod memory;

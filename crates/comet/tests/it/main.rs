@@ -1,5 +1,6 @@
 //! The running server: real cores, real sockets on loopback, ordinary and hostile peers.
 #![allow(clippy::disallowed_methods, reason = "real sockets need real deadlines")]
+#![allow(clippy::print_stderr, reason = "the harness shows it")]
 
 mod coalesce;
 mod control;
@@ -18,6 +19,7 @@ mod logic_tokens;
 mod monitor;
 mod operations;
 mod peer;
+mod printing;
 mod process;
 mod profiles;
 mod proxy;

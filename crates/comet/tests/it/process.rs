@@ -43,7 +43,7 @@ pub(crate) fn with_sets<'a>(sets: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// Lines of a running program's standard error, as they come.
-fn lines(stderr: ChildStderr) -> Receiver<String> {
+pub(crate) fn lines(stderr: ChildStderr) -> Receiver<String> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         for line in BufReader::new(stderr).lines() {

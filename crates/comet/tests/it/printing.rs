@@ -1,0 +1,95 @@
+//! Output that nothing takes: a full disk, and a pipe whose reader has left. A command ends with its
+//! documented code and never with a panic.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+
+use comet_client::Transport;
+
+use crate::process::{comet, line_with, lines, run};
+use crate::support::{Server, To, queued, until};
+
+/// Every write to it fails with ENOSPC.
+fn full() -> File {
+    OpenOptions::new().write(true).open("/dev/full").unwrap()
+}
+
+/// A pipe that nothing reads.
+fn unread() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[track_caller]
+fn end(command: &mut Command) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+const FULL: &str =
+    "comet: cannot write to standard output: No space left on device (os error 28)\n";
+
+#[test]
+fn what_cannot_be_printed_is_a_failure_in_one_line() {
+    let server = Server::start(&[]);
+    let grpc = server.grpc().to_string();
+    let lines: [&[&str]; 4] =
+        [&["--check"], &["--help"], &["--version"], &["push", "--grpc", &grpc, "all", "text"]];
+    for line in lines {
+        assert_eq!(end(comet(line).stdout(full())), (Some(1), FULL.to_owned()), "{line:?}");
+        // As in `comet --check | head -1`.
+        assert_eq!(end(comet(line).stdout(unread())), (Some(0), String::new()), "{line:?}");
+    }
+}
+
+#[test]
+fn the_code_of_a_mistake_does_not_depend_on_standard_error() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let cases: [(&[&str], i32); 7] = [
+        (&["--nonsense"], 64),
+        (&["--set", "bogus.key=1"], 64),
+        (&["logic", "--set", "bogus.key=1"], 64),
+        (&["--set", r#"log.file="/""#], 1),
+        (&["logic", "--set", r#"log.file="/""#], 1),
+        (&["push", "--grpc", &free, "all", "text"], 1),
+        // It warns of too few open files.
+        (&["--check", "--set", "limits.connections=16777216"], 0),
+    ];
+    for (line, code) in cases {
+        for stderr in [full().into(), unread()] {
+            let status = comet(line).stdout(Stdio::null()).stderr(stderr).status().unwrap();
+            assert_eq!(status.code(), Some(code), "{line:?}");
+        }
+        assert_eq!(run(line).0, code, "{line:?}");
+    }
+}
+
+#[test]
+fn listen_ends_when_its_messages_cannot_be_printed() {
+    let server = Server::start(&[]);
+    let address = server.address(Transport::Tcp).to_string();
+    let line = ["listen", "--room", "r", "--addr", &address];
+    let mut listener = comet(&line).stdout(full()).stderr(Stdio::piped()).spawn().unwrap();
+    let errors = lines(listener.stderr.take().unwrap());
+    line_with(&errors, "connected to ");
+    assert_eq!(server.push(To::Room("r"), 1000, b"hello"), queued(1));
+    assert_eq!(listener.wait().unwrap().code(), Some(1));
+    assert_eq!(format!("{}\n", line_with(&errors, "comet: ")), FULL);
+}
+
+#[test]
+fn listen_goes_on_without_standard_error() {
+    let server = Server::start(&[]);
+    let address = server.address(Transport::Tcp).to_string();
+    let line = ["listen", "--room", "r", "--addr", &address];
+    let mut listener = comet(&line).stderr(full()).stdout(Stdio::piped()).spawn().unwrap();
+    until("it to be in the room", || server.push(To::Room("r"), 1000, b"hello") == queued(1));
+    let mut line = String::new();
+    BufReader::new(listener.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "op 1000: hello\n");
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+}
