@@ -9,6 +9,7 @@ pub mod args;
 pub mod caller;
 pub mod helpers;
 mod listeners;
+mod log_filter;
 mod log_output;
 pub mod logic;
 mod memory;

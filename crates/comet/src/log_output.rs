@@ -1,8 +1,8 @@
 //! Which log lines are written, and where: `log.level` and `log.file`.
 //!
 //! The level is the facade's own ([`log::max_level`]), so any code can change it while the server runs.
-//! RUST_LOG is a filter behind it. Where it is set, it decides by module what is written, and the level
-//! starts as the most verbose one it names.
+//! RUST_LOG is a filter behind it. Where it is set, it decides by module which lines are written, and the
+//! level starts as the most verbose one of all modules.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 use comet_config::{Log, LogLevel};
 use env_logger::{Builder, DEFAULT_FILTER_ENV, Target};
 use log::LevelFilter;
+
+use crate::log_filter;
 
 /// The log of the process.
 #[derive(Debug)]
@@ -31,12 +33,12 @@ impl LogOutput {
     /// Writes the log as `settings` say from here on.
     ///
     /// # Errors
-    /// If the file cannot be opened to append, as a sentence.
+    /// If RUST_LOG has mistakes, or the file cannot be opened to append, as a sentence.
     ///
     /// # Panics
     /// If the process has a log already.
     pub(crate) fn start(settings: &Log) -> Result<Self, String> {
-        let filters = std::env::var(DEFAULT_FILTER_ENV).ok();
+        let filters = log_filter::from_environment(settings.level)?;
         let mut builder = Builder::new();
         builder.format_timestamp_millis();
         match &filters {

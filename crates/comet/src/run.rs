@@ -2,15 +2,17 @@
 
 use std::{env, fs};
 
-use comet_config::{Config, Machine, Mistakes, Source, load, load_for_logic};
+use comet_config::{Config, LogLevel, Machine, Mistakes, Source, load, load_for_logic};
 use comet_ops::{Signal, Signals};
 
 use crate::App;
 use crate::args::Serve;
+use crate::log_filter;
 use crate::log_output::LogOutput;
 use crate::pid_file::PidFile;
 
-/// Reads and checks the configuration: the file, and the environment and the flags that overrule it.
+/// Reads and checks the configuration: the file, and the environment and the flags that overrule it. RUST_LOG
+/// is checked with it.
 ///
 /// # Errors
 /// All mistakes, a line each.
@@ -46,7 +48,14 @@ fn read(
         control_cores: serve.control_cores.as_deref(),
         read_secret: Some(|path| fs::read_to_string(path)),
     };
-    load(&source, &machine).map_err(|mistakes| mistakes.to_string())
+    let config = load(&source, &machine).map_err(|mistakes| mistakes.to_string());
+    // Here only its mistakes count, so that they are reported with all others.
+    let filter = log_filter::from_environment(LogLevel::Info);
+    match (config, filter) {
+        (Ok(config), Ok(_)) => Ok(config),
+        (Ok(_), Err(mistakes)) | (Err(mistakes), Ok(_)) => Err(mistakes),
+        (Err(mistakes), Err(more)) => Err(format!("{mistakes}\n{more}")),
+    }
 }
 
 /// Runs comet until a signal ends it. SIGHUP reads the configuration again, in the layers of `serve`.

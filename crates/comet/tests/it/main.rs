@@ -27,6 +27,7 @@ mod pushes;
 mod redis;
 mod reload;
 mod replaced;
+mod rust_log;
 mod slow;
 mod structure;
 mod support;

@@ -1,0 +1,51 @@
+//! RUST_LOG, as a process has it: whatever it is, the log is not silent by mistake.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use comet_client::Transport;
+use rustix::process::Signal;
+
+use crate::process::{Server, comet, line_with, with_sets};
+
+#[test]
+fn modules_that_it_does_not_name_log_at_the_configured_level() {
+    // Server::start waits for lines of level info.
+    for filter in ["", " ", ",", "h2=debug", "comet_net::driver"] {
+        let server = Server::start_in(&[("RUST_LOG", filter)], &[], &[]);
+        server.signal(Signal::TERM);
+        assert_eq!(server.end().0, Some(0), "{filter:?}");
+    }
+    let debug = [r#"log.level="debug""#];
+    let server = Server::start_in(&[("RUST_LOG", "h2=warn,comet_ops=info")], &[], &debug);
+    drop(server.live(Transport::Tcp, "42"));
+    line_with(&server.log, "reason=peer_closed");
+}
+
+#[test]
+fn an_empty_one_does_not_overrule_a_reload() {
+    let server = Server::start_in(&[("RUST_LOG", "")], &[], &[]);
+    server.signal(Signal::HUP);
+    let line = line_with(&server.log, "SIGHUP");
+    assert!(!line.contains("RUST_LOG"), "{line}");
+}
+
+#[test]
+fn nonsense_is_a_mistake_in_one_line() {
+    let check = |arguments: &[&str], filter: &OsStr, expected: &str| {
+        let arguments = [arguments, &with_sets(&[])].concat();
+        let output = comet(&arguments).env("RUST_LOG", filter).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{filter:?}: {said}");
+        assert!(said.starts_with(expected) && said.lines().count() == 1, "{filter:?}: {said}");
+    };
+    for arguments in [&["--check"][..], &[]] {
+        for filter in ["inof", "comet=loud", "info=", "/var/log/comet"] {
+            let expected = format!("comet: RUST_LOG: {filter:?} is neither LEVEL nor MODULE=LEVEL");
+            check(arguments, filter.as_ref(), &expected);
+        }
+    }
+    check(&[], OsStr::from_bytes(b"\xff"), r#"comet: RUST_LOG: "\xFF" is not UTF-8"#);
+    let output = comet(&["logic"]).env("RUST_LOG", "inof").output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+}
