@@ -4,12 +4,15 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, value_parser};
 
 use crate::output;
 
 /// Exit code for a command line or a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
+
+/// Exit code of a push that no connection matched.
+pub const EXIT_NO_MATCH: u8 = 3;
 
 /// The operation of a pushed message when none is named: goim's usual one.
 pub const OPERATION: i32 = 5;
@@ -23,7 +26,9 @@ pub const OPERATION: i32 = 5;
     name = "comet",
     version,
     long_version = comet_ops::VERSION_AND_COMMIT,
-    after_help = "COMET_SECTION_KEY in the environment sets a key too: COMET_TCP_BIND sets tcp.bind.",
+    after_help = "COMET_SECTION_KEY in the environment sets a key too: COMET_TCP_BIND sets tcp.bind.\n\n\
+        Exit codes: 0, ended by a signal; 1, the start or the output failed; 64, a mistake in the arguments, \
+        the configuration or RUST_LOG.",
     args_conflicts_with_subcommands = true
 )]
 pub struct Args {
@@ -60,9 +65,9 @@ pub struct Serve {
 pub enum Command {
     /// Run the logic service of other comets: tokens, sessions, and the HTTP push API before them
     Logic(Logic),
-    /// Join a room and print what arrives
+    /// Connect as a client and print the messages that arrive
     Listen(Listen),
-    /// Push a message and print what became of it
+    /// Push a message and print its ledger
     Push(Push),
 }
 
@@ -88,15 +93,22 @@ impl Logic {
 /// `comet listen`
 #[derive(Clone, PartialEq, Debug, clap::Args)]
 pub struct Listen {
-    /// The room to join
-    #[arg(long)]
-    pub room: String,
-    /// The user id to come with; 0 is anonymous
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    /// The room to join [default with --token: the room of the token]
+    #[arg(long, required_unless_present = "token")]
+    pub room: Option<String>,
+    /// The user id, as a token of kind "open"; 0 is anonymous
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, conflicts_with = "token")]
     pub user: i64,
+    /// The token to authenticate with; @FILE reads it from a file, so that it is not in the list of
+    /// processes
+    #[arg(long, value_name = "TOKEN|@FILE")]
+    pub token: Option<String>,
     /// Connect over WebSocket instead of TCP
     #[arg(long)]
     pub ws: bool,
+    /// Path of the WebSocket, the server's websocket.path
+    #[arg(long, default_value = "/sub", value_parser = url_path, requires = "ws")]
+    pub path: String,
     /// HOST:PORT of the server [default: 127.0.0.1:8080, with --ws 127.0.0.1:8090, with --ws --tls
     /// 127.0.0.1:8095]
     #[arg(long)]
@@ -126,8 +138,19 @@ impl Listen {
     }
 }
 
+/// A path that fits into the first line of a request.
+fn url_path(text: &str) -> Result<String, &'static str> {
+    let fits = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits { Ok(text.to_owned()) } else { Err("a path begins with / and has no spaces") }
+}
+
 /// `comet push`
 #[derive(Clone, PartialEq, Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0, a connection matched, or the server sends no ledger; 3, no connection \
+        matched; 1, the push or the output failed; 64, a mistake in the arguments. The ledger has the \
+        connections that matched and did not get the push."
+)]
 pub struct Push {
     /// Whom to push to.
     #[command(subcommand)]
@@ -138,6 +161,23 @@ pub struct Push {
     /// HOST:PORT of the server's push service
     #[arg(long, global = true, default_value = "127.0.0.1:8083", value_name = "ADDR")]
     pub grpc: String,
+    /// Sent as "authorization: Bearer TOKEN", for servers and proxies that require it; @FILE reads it from a
+    /// file
+    #[arg(long, global = true, value_name = "TOKEN|@FILE")]
+    pub token: Option<String>,
+}
+
+impl Push {
+    /// The message as the command line names it.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match &self.target {
+            Target::Key { text, .. }
+            | Target::User { text, .. }
+            | Target::Room { text, .. }
+            | Target::All { text, .. } => text,
+        }
+    }
 }
 
 /// Whom `comet push` pushes to, and what.
@@ -147,7 +187,7 @@ pub enum Target {
     Key {
         /// The key
         key: String,
-        /// The message
+        /// The message; - reads it from standard input, as it is
         text: String,
     },
     /// All connections of a user
@@ -155,20 +195,23 @@ pub enum Target {
         /// The user id
         #[arg(allow_negative_numbers = true)]
         user: i64,
-        /// The message
+        /// The message; - reads it from standard input, as it is
         text: String,
     },
-    /// Everybody in a room
+    /// All connections in a room
     Room {
         /// The room
         room: String,
-        /// The message
+        /// The message; - reads it from standard input, as it is
         text: String,
     },
-    /// Everybody
+    /// All connections
     All {
-        /// The message
+        /// The message; - reads it from standard input, as it is
         text: String,
+        /// Connections a second that get the message [default: all at once]
+        #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+        speed: Option<u32>,
     },
 }
 
@@ -261,7 +304,8 @@ mod tests {
             let Some(Command::Listen(listen)) = read(line).unwrap().command else {
                 panic!("{line:?}");
             };
-            assert_eq!((listen.room.as_str(), listen.user, listen.ws), ("r", user, ws), "{line:?}");
+            let room = listen.room.as_deref();
+            assert_eq!((room, listen.user, listen.ws), (Some("r"), user, ws), "{line:?}");
             assert_eq!(listen.address(), address, "{line:?}");
         };
         check(&["listen", "--room", "r"], 0, false, Some("127.0.0.1:8080"));
@@ -269,6 +313,8 @@ mod tests {
         check(&["listen", "--room=r", "--addr", "h:1"], 0, false, Some("h:1"));
         check(&["listen", "--room=r", "--ws", "--tls"], 0, true, Some("127.0.0.1:8095"));
         check(&["listen", "--room=r", "--tls"], 0, false, None);
+        check(&["listen", "--room=r", "--ws", "--path=/p"], 0, true, Some("127.0.0.1:8090"));
+        check(&["listen", "--room=r", "--token=@f"], 0, false, Some("127.0.0.1:8080"));
         let tls = ["--tls", "--ca", "ca.pem", "--server-name", "push.example.com"];
         let line = [&["listen", "--room=r", "--addr", "h:1"], &tls[..]].concat();
         check(&line, 0, false, Some("h:1"));
@@ -277,7 +323,7 @@ mod tests {
     #[test]
     fn push_names_a_target_and_a_text() {
         let check = |line: &[&str], target: Target, operation, grpc: &str| {
-            let push = Push { target, operation, grpc: grpc.to_owned() };
+            let push = Push { target, operation, grpc: grpc.to_owned(), token: None };
             assert_eq!(read(line).unwrap().command, Some(Command::Push(push)), "{line:?}");
         };
         let (text, here) = ("hi there".to_owned(), "127.0.0.1:8083");
@@ -299,7 +345,18 @@ mod tests {
             OPERATION,
             "h:1",
         );
-        check(&["push", "all", "hi there"], Target::All { text }, OPERATION, here);
+        check(
+            &["push", "all", "hi there"],
+            Target::All { text: text.clone(), speed: None },
+            OPERATION,
+            here,
+        );
+        check(
+            &["push", "all", "--speed", "100", "hi there"],
+            Target::All { text, speed: Some(100) },
+            OPERATION,
+            here,
+        );
     }
 
     #[test]
@@ -324,5 +381,12 @@ mod tests {
         check(&["push", "key", "text"], EXIT_USAGE);
         check(&["push", "user", "anna", "text"], EXIT_USAGE);
         check(&["push", "all", "to", "text"], EXIT_USAGE);
+        check(&["push", "all", "text", "--speed", "0"], EXIT_USAGE);
+        check(&["push", "all", "text", "--speed", "2147483648"], EXIT_USAGE);
+        check(&["push", "room", "r", "text", "--speed", "1"], EXIT_USAGE);
+        check(&["listen", "--room", "r", "--user", "1", "--token", "t"], EXIT_USAGE);
+        check(&["listen", "--room", "r", "--path", "/push"], EXIT_USAGE);
+        check(&["listen", "--room", "r", "--ws", "--path", "push"], EXIT_USAGE);
+        check(&["listen", "--room", "r", "--ws", "--path", "/a b"], EXIT_USAGE);
     }
 }

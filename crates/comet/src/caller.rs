@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use comet_serve::root_cause;
 use tokio::runtime::{Builder, Runtime};
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use comet_wire::comet::v1::PushUsersReq;
 use comet_wire::comet::v1::push_client::PushClient as UsersClient;
@@ -33,6 +34,8 @@ pub enum PushError {
         /// What failed.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The token has characters that a header cannot hold.
+    BadToken,
     /// The server refused the push or could not finish it.
     Refused {
         /// The gRPC status, as its name.
@@ -48,6 +51,7 @@ impl fmt::Display for PushError {
             Self::Unreachable { address, source } => {
                 write!(f, "no push server at {address}: {}", root_cause(source.as_ref()))
             }
+            Self::BadToken => f.write_str("the token is not one line of printable ASCII"),
             Self::Refused { code, message } => write!(f, "{message} ({code})"),
         }
     }
@@ -57,16 +61,17 @@ impl Error for PushError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Unreachable { source, .. } => Some(source.as_ref()),
-            Self::Refused { .. } => None,
+            Self::BadToken | Self::Refused { .. } => None,
         }
     }
 }
 
-/// A connection to the push API of one server.
+/// A connection to the push API of one server. Its pushes return the ledger; goim's own comet sends none.
 #[derive(Debug)]
 pub struct PushClient {
     runtime: Runtime,
     channel: Channel,
+    authorization: Option<MetadataValue<Ascii>>,
 }
 
 impl PushClient {
@@ -89,7 +94,19 @@ impl PushClient {
             .timeout(CALL_TIMEOUT);
         let channel =
             runtime.block_on(endpoint.connect()).map_err(|error| unreachable(error.into()))?;
-        Ok(Self { runtime, channel })
+        Ok(Self { runtime, channel, authorization: None })
+    }
+
+    /// The same connection, with `token` in the header of every call: `authorization: Bearer TOKEN`.
+    ///
+    /// # Errors
+    /// [`PushError::BadToken`].
+    pub fn with_token(mut self, token: &[u8]) -> Result<Self, PushError> {
+        let value = MetadataValue::try_from([b"Bearer ", token].concat());
+        let mut value = value.map_err(|_| PushError::BadToken)?;
+        value.set_sensitive(true);
+        self.authorization = Some(value);
+        Ok(self)
     }
 
     /// Pushes `body` to the connections that hold `keys`.
@@ -101,10 +118,10 @@ impl PushClient {
         keys: Vec<String>,
         operation: i32,
         body: &[u8],
-    ) -> Result<Ledger, PushError> {
+    ) -> Result<Option<Ledger>, PushError> {
         let request = PushMsgReq { keys, proto: frame(operation, body), proto_op: operation };
         let mut client = CometClient::new(self.channel.clone());
-        self.call(client.push_msg(request), |reply| reply.ledger)
+        self.call(client.push_msg(self.request(request)), |reply| reply.ledger)
     }
 
     /// Pushes `body` to every session of `users`.
@@ -116,10 +133,10 @@ impl PushClient {
         users: Vec<i64>,
         operation: i32,
         body: &[u8],
-    ) -> Result<Ledger, PushError> {
+    ) -> Result<Option<Ledger>, PushError> {
         let request = PushUsersReq { users, proto: frame(operation, body), proto_op: operation };
         let mut client = UsersClient::new(self.channel.clone());
-        self.call(client.push_users(request), |reply| reply.ledger)
+        self.call(client.push_users(self.request(request)), |reply| reply.ledger)
     }
 
     /// Pushes `body` to the members of `room`.
@@ -131,10 +148,10 @@ impl PushClient {
         room: String,
         operation: i32,
         body: &[u8],
-    ) -> Result<Ledger, PushError> {
+    ) -> Result<Option<Ledger>, PushError> {
         let request = BroadcastRoomReq { room_id: room, proto: frame(operation, body) };
         let mut client = CometClient::new(self.channel.clone());
-        self.call(client.broadcast_room(request), |reply| reply.ledger)
+        self.call(client.broadcast_room(self.request(request)), |reply| reply.ledger)
     }
 
     /// Pushes `body` to every connection: at once, or `speed` connections a second.
@@ -146,19 +163,26 @@ impl PushClient {
         operation: i32,
         body: &[u8],
         speed: Option<u32>,
-    ) -> Result<Ledger, PushError> {
+    ) -> Result<Option<Ledger>, PushError> {
         let speed = i32::try_from(speed.unwrap_or(0)).unwrap_or(i32::MAX);
         let request = BroadcastReq { proto_op: operation, proto: frame(operation, body), speed };
         let mut client = CometClient::new(self.channel.clone());
-        self.call(client.broadcast(request), |reply| reply.ledger)
+        self.call(client.broadcast(self.request(request)), |reply| reply.ledger)
     }
 
-    /// A server that is goim's own answers without a ledger; that is an empty one.
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(value) = &self.authorization {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        request
+    }
+
     fn call<R>(
         &self,
         call: impl Future<Output = Result<Response<R>, Status>>,
         ledger: impl FnOnce(R) -> Option<Ledger>,
-    ) -> Result<Ledger, PushError> {
+    ) -> Result<Option<Ledger>, PushError> {
         let reply = self.runtime.block_on(call).map_err(|status| PushError::Refused {
             code: format!("{:?}", status.code()),
             message: match status.code() {
@@ -166,7 +190,7 @@ impl PushClient {
                 _ => status.message().to_owned(),
             },
         })?;
-        Ok(ledger(reply.into_inner()).unwrap_or_default())
+        Ok(ledger(reply.into_inner()))
     }
 }
 

@@ -1,24 +1,32 @@
 //! `comet listen` and `comet push`: a client and a push caller, for a first try and for operators.
 
 use std::error::Error;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 
 use comet_client::{Error as ClientError, Event, Options, TlsError, TlsOptions};
 
-use crate::args::{Listen, Push, Target};
+use crate::args::{EXIT_NO_MATCH, Listen, Push, Target};
 use crate::caller::{Ledger, PushClient};
 use crate::output::{Reader, note, print};
 
-/// Joins a room and prints what arrives, until standard output is closed. Reconnects by itself.
+/// Most bytes of a message or token that are read: the largest `push.frame_max`.
+const READ_MAX: u64 = 64 << 20;
+
+/// Connects as a client and prints the messages that arrive, until standard output is closed. Reconnects by
+/// itself.
 ///
 /// # Errors
-/// If standard output fails for another reason, if no address is known, or if TLS fails in a way that
-/// waiting does not mend.
+/// If standard output fails for another reason, if no address is known, if the token cannot be read, or if TLS
+/// fails in a way that waiting does not mend.
 pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
     let address = listen.address().ok_or("TLS over TCP has no usual port: name it with --addr")?;
-    let token = listen.user.to_string();
+    let token = match &listen.token {
+        Some(argument) => token(argument)?,
+        None => listen.user.to_string().into(),
+    };
     let mut options = if listen.ws {
-        Options::websocket(address, "/sub", token)
+        Options::websocket(address, &listen.path, token)
     } else {
         Options::tcp(address, token)
     };
@@ -26,11 +34,15 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
         options = options.tls(tls(listen)?);
     }
     let mut listener = options.reconnecting();
-    listener.join(&listen.room)?;
+    let mut place = String::new();
+    if let Some(room) = &listen.room {
+        listener.join(room)?;
+        place = format!(", in room {room}");
+    }
     for event in listener {
         match event {
             Event::Connected => {
-                note(format_args!("connected to {address}, in room {}", listen.room));
+                note(format_args!("connected to {address}{place}"));
             }
             Event::Message(message) => {
                 let text = String::from_utf8_lossy(&message.body);
@@ -76,27 +88,53 @@ fn advice(error: &TlsError) -> &'static str {
     }
 }
 
-/// Pushes one message and prints its ledger.
+/// The bytes of a `--token`. The newline at the end of a file is not part of it.
+fn token(argument: &str) -> Result<Vec<u8>, String> {
+    let Some(path) = argument.strip_prefix('@') else { return Ok(argument.into()) };
+    let named = |error: io::Error| format!("--token {path}: {error}");
+    let mut token = File::open(path).and_then(read).map_err(named)?;
+    while token.last().is_some_and(|byte| b"\r\n".contains(byte)) {
+        token.pop();
+    }
+    Ok(token)
+}
+
+fn read(source: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(READ_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > READ_MAX {
+        return Err(io::Error::other(format!("more than {READ_MAX} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Pushes one message and prints its ledger. Returns the exit code: 0, or [`EXIT_NO_MATCH`].
 ///
 /// # Errors
-/// If nobody answers, or the server refuses.
-pub fn push(push: &Push) -> Result<(), Box<dyn Error>> {
-    let client = PushClient::connect(&push.grpc)?;
+/// If the message or token cannot be read, no server answers, or the server refuses.
+pub fn push(push: &Push) -> Result<u8, Box<dyn Error>> {
+    let body = match push.text() {
+        "-" => read(io::stdin()).map_err(|error| format!("standard input: {error}"))?,
+        text => text.into(),
+    };
+    let token = push.token.as_deref().map(token).transpose()?;
+    let mut client = PushClient::connect(&push.grpc)?;
+    if let Some(token) = token {
+        client = client.with_token(&token)?;
+    }
     let operation = push.operation;
     let ledger = match &push.target {
-        Target::Key { key, text } => {
-            client.push_keys(vec![key.clone()], operation, text.as_bytes())?
-        }
-        Target::User { user, text } => {
-            client.push_users(vec![*user], operation, text.as_bytes())?
-        }
-        Target::Room { room, text } => {
-            client.push_room(room.clone(), operation, text.as_bytes())?
-        }
-        Target::All { text } => client.broadcast(operation, text.as_bytes(), None)?,
+        Target::Key { key, .. } => client.push_keys(vec![key.clone()], operation, &body)?,
+        Target::User { user, .. } => client.push_users(vec![*user], operation, &body)?,
+        Target::Room { room, .. } => client.push_room(room.clone(), operation, &body)?,
+        Target::All { speed, .. } => client.broadcast(operation, &body, *speed)?,
+    };
+    let Some(ledger) = ledger else {
+        print("pushed; the server sends no ledger")?;
+        return Ok(0);
     };
     print(describe(&ledger))?;
-    Ok(())
+    Ok(if ledger.matched + ledger.scheduled == 0 { EXIT_NO_MATCH } else { 0 })
 }
 
 fn describe(ledger: &Ledger) -> String {
@@ -106,8 +144,25 @@ fn describe(ledger: &Ledger) -> String {
     for (reason, count) in dropped {
         text += &format!(" dropped({reason}) {count}");
     }
+    if ledger.scheduled > 0 {
+        text += &format!(" scheduled {}", ledger.scheduled);
+    }
     if ledger.absent > 0 {
         text += &format!(" absent {}", ledger.absent);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_bounded() {
+        assert_eq!(read(&b"text\n"[..]).unwrap(), b"text\n");
+        let most = read(io::repeat(0).take(READ_MAX)).unwrap();
+        assert_eq!(most.len() as u64, READ_MAX);
+        let said = read(io::repeat(0)).unwrap_err().to_string();
+        assert_eq!(said, "more than 67108864 bytes");
+    }
 }

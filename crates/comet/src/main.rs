@@ -18,11 +18,11 @@ fn main() -> ExitCode {
         Some(Command::Logic(logic)) => {
             return configured(run::configure_logic(&logic.serve()), run::logic);
         }
-        Some(Command::Listen(listen)) => helpers::listen(listen),
+        Some(Command::Listen(listen)) => helpers::listen(listen).map(|()| 0),
         Some(Command::Push(push)) => helpers::push(push),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error, 1),
     }
 }

@@ -183,7 +183,7 @@ fn paced_broadcasts_beyond_the_bound_are_refused() {
         "both cores have some to visit"
     );
     for _ in 0..64 {
-        let ledger = server.caller().broadcast(5, b"slowly", Some(1)).unwrap();
+        let ledger = server.caller().broadcast(5, b"slowly", Some(1)).unwrap().unwrap();
         assert_eq!((ledger.scheduled, ledger.matched), (20, 0));
     }
     let refused = server.caller().broadcast(5, b"one more", Some(1)).unwrap_err().to_string();

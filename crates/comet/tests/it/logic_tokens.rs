@@ -16,23 +16,27 @@ use tonic::Code;
 use crate::logic_rig::Logic;
 use crate::support::{BOTH, PATIENCE, Server, To, config, queued, received};
 
-const SECRET: &[u8] = b"a secret of thirty-two bytes, ok";
+pub(crate) const SECRET: &[u8] = b"a secret of thirty-two bytes, ok";
 
 /// A file with the secret, for as long as the test runs.
-struct SecretFile(PathBuf);
+pub(crate) struct SecretFile(PathBuf);
 
 impl SecretFile {
-    fn new(name: &str, secret: &[u8]) -> Self {
+    pub(crate) fn new(name: &str, secret: &[u8]) -> Self {
         let path = std::env::temp_dir().join(format!("comet-{}-{name}", std::process::id()));
         fs::write(&path, secret).unwrap();
         Self(path)
     }
 
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
     /// The settings that take tokens signed with it.
-    fn sets(&self) -> [String; 4] {
+    pub(crate) fn sets(&self) -> [String; 4] {
         [
             "token.kind=\"jwt\"".to_owned(),
-            format!("token.jwt_keys=[{:?}]", self.0.to_str().unwrap()),
+            format!("token.jwt_keys=[{:?}]", self.path()),
             "token.mid=\"sub\"".to_owned(),
             "token.room=\"room\"".to_owned(),
         ]
@@ -47,7 +51,7 @@ impl Drop for SecretFile {
 }
 
 /// A token of user 42 in room `r`, signed with `secret`, that holds for `seconds`.
-fn token(secret: &[u8], seconds: i64) -> String {
+pub(crate) fn token(secret: &[u8], seconds: i64) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let expires = i64::try_from(now).unwrap() + seconds;
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());

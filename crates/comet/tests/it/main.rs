@@ -8,6 +8,7 @@ mod crowd;
 mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]
 mod fake_logic;
+mod helpers;
 mod hostile;
 mod http_push;
 mod listen_tls;

@@ -35,6 +35,7 @@ const FULL: &str =
 #[test]
 fn what_cannot_be_printed_is_a_failure_in_one_line() {
     let server = Server::start(&[]);
+    let _client = server.client(Transport::Tcp, "42");
     let grpc = server.grpc().to_string();
     let lines: [&[&str]; 4] =
         [&["--check"], &["--help"], &["--version"], &["push", "--grpc", &grpc, "all", "text"]];

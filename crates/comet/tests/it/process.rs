@@ -66,7 +66,7 @@ pub(crate) fn line_with(lines: &Receiver<String>, text: &str) -> String {
 }
 
 /// A running program that is not left behind.
-pub(crate) struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
     pub(crate) fn start(mut command: Command) -> (Self, Receiver<String>) {
@@ -410,82 +410,4 @@ fn bad_input_is_in_the_log_with_its_reason() {
     other.write(UPGRADE.replace("GET", "PUT").as_bytes());
     let line = line_with(&server.log, "reason=bad_upgrade");
     assert!(line.contains("Only GET can open a WebSocket."), "{line}");
-}
-
-#[test]
-fn listen_prints_what_push_pushes() {
-    let server = Server::start(&[]);
-    let grpc = server.grpc.to_string();
-    for (transport, address) in [("--user=42", server.tcp), ("--ws", server.websocket)] {
-        let address = address.to_string();
-        let arguments = ["listen", "--room", "r", "--user", "42", "--addr", &address];
-        let mut arguments = arguments.to_vec();
-        if transport == "--ws" {
-            arguments.push(transport);
-        }
-        let (mut listener, errors) = Running::start(comet(&arguments));
-        line_with(&errors, "connected to ");
-        let mut out = BufReader::new(listener.0.stdout.take().unwrap()).lines();
-        let cases: &[(&[&str], &str, Option<&str>)] = &[
-            (&["room", "r", "to the room"], "matched 1 queued 1", Some("op 5: to the room")),
-            (&["user", "42", "to the user"], "matched 1 queued 1", Some("op 5: to the user")),
-            (&["key", "42_1", "to the key"], "matched 1 queued 1", Some("op 5: to the key")),
-            (&["key", "42_9", "to nobody"], "matched 0 queued 0 absent 1", None),
-            (&["room", "1", "to an empty room"], "matched 0 queued 0", None),
-            (
-                &["all", "to all", "--operation", "1000"],
-                "matched 1 queued 1",
-                Some("op 1000: to all"),
-            ),
-        ];
-        for (target, ledger, printed) in cases {
-            let arguments = [&["push", "--grpc", &grpc][..], target].concat();
-            let (code, stdout, stderr) = run(&arguments);
-            assert_eq!((code, stdout.trim(), stderr.as_str()), (0, *ledger, ""), "{target:?}");
-            if let Some(printed) = printed {
-                assert_eq!(out.next().unwrap().unwrap(), *printed);
-            }
-        }
-        drop(listener);
-        until("the listener to be gone", || {
-            Metrics::read(server.stat).value("comet_connections") == 0
-        });
-    }
-    let (code, _, stderr) = run(&["push", "--grpc", &grpc, "room", "", "text"]);
-    assert_eq!(
-        (code, stderr.trim()),
-        (1, "comet: roomID is empty: name the room (InvalidArgument)")
-    );
-}
-
-/// The pipe behind `comet listen | head -1` is closed: it ends, and that is no failure.
-#[test]
-fn listen_ends_when_nobody_reads_it() {
-    let server = Server::start(&[]);
-    let address = server.tcp.to_string();
-    let (mut listener, errors) =
-        Running::start(comet(&["listen", "--room", "r", "--addr", &address]));
-    line_with(&errors, "connected to ");
-    drop(listener.0.stdout.take());
-    let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
-    assert_eq!(push(&caller, To::Room("r"), 5, b"hi"), queued(1));
-    until("it to end", || {
-        // A process that another test has just begun has our end of the pipe, too, until it is its own.
-        push(&caller, To::Room("r"), 5, b"hi");
-        listener.0.try_wait().unwrap().is_some()
-    });
-    assert_eq!(listener.0.wait().unwrap().code(), Some(0));
-    let mut rest = String::new();
-    errors.iter().for_each(|line| rest.push_str(&line));
-    assert!(!rest.contains("panicked"), "{rest}");
-}
-
-/// A push server that is not there is said in one line.
-#[test]
-fn push_to_nobody_fails_with_a_sentence() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let (code, stdout, stderr) = run(&["push", "--grpc", &free, "all", "text"]);
-    assert_eq!((code, stdout.as_str()), (1, ""));
-    assert!(stderr.starts_with(&format!("comet: no push server at {free}: ")), "{stderr}");
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }

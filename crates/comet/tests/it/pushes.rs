@@ -155,7 +155,7 @@ fn a_paced_broadcast_reaches_everybody_once_and_takes_its_time() {
     let mut clients: Vec<_> = (0..20).map(|index| server.client(BOTH[index % 2], "anna")).collect();
     let begin = Instant::now();
     let ledger = server.caller().broadcast(5, b"paced", Some(SPEED)).unwrap();
-    assert_eq!(ledger, Ledger { scheduled: 21, ..Ledger::default() });
+    assert_eq!(ledger, Some(Ledger { scheduled: 21, ..Ledger::default() }));
     for client in &mut clients {
         assert_eq!(received(client), b"paced");
     }

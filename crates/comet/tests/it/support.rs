@@ -116,14 +116,15 @@ pub(crate) fn try_push(
     operation: i32,
     body: &[u8],
 ) -> Result<Ledger, PushError> {
-    match to {
+    let ledger = match to {
         To::Keys(keys) => {
             caller.push_keys(keys.iter().map(|key| (*key).to_owned()).collect(), operation, body)
         }
         To::User(user) => caller.push_users(vec![user], operation, body),
         To::Room(room) => caller.push_room(room.to_owned(), operation, body),
         To::All => caller.broadcast(operation, body, None),
-    }
+    };
+    ledger.map(|ledger| ledger.expect("comet sends a ledger"))
 }
 
 /// Status and body of a GET.
