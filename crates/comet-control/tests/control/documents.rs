@@ -1,5 +1,5 @@
-//! What the documents for operators say of metrics is true: every name in the dashboard and in the page
-//! with the alerts is one of `/metrics`.
+//! Every name of a metric in the dashboard and in the page for operators is one of `/metrics`. The alerts have
+//! a test of their own beside the server.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -61,12 +61,12 @@ async fn the_dashboard_asks_for_what_there_is() {
 }
 
 #[tokio::test]
-async fn alerts_are_about_what_there_is() {
+async fn operators_read_of_what_there_is() {
     let families = families().await;
     let text = document("OPERATIONS.md");
     // The names of crates, in an example of RUST_LOG.
     let names: Vec<_> = names(&text).into_iter().filter(|name| *name != "comet_net").collect();
-    assert!(names.len() > 15, "{names:?}");
+    assert!(names.len() > 5, "{names:?}");
     for name in names {
         assert!(families.contains(name), "{name} of OPERATIONS.md is not in /metrics");
     }

@@ -56,8 +56,12 @@ impl Logic {
         self.server().http_addrs()[0]
     }
 
+    pub(crate) fn stat(&self) -> SocketAddr {
+        self.server().stat_addrs()[0]
+    }
+
     pub(crate) fn metrics(&self) -> Metrics {
-        Metrics::read(self.server().stat_addrs()[0])
+        Metrics::read(self.stat())
     }
 
     pub(crate) async fn client(&self) -> LogicClient<Channel> {
