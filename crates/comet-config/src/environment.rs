@@ -84,7 +84,7 @@ mod tests {
         check("COMET_WHITELIST_FILE", "COMET_WHITE_LIST_FILE");
         check("COMET_LOG_FILENAME", "COMET_LOG_FILE");
         check("COMET_TCP_PORT", "COMET_TCP_BIND");
-        check("COMET_LOGIC_SERVER_REDIS_URL", "COMET_LOGIC_SERVER_REDIS");
+        check("COMET_LOGIC_SERVER_REDISES", "COMET_LOGIC_SERVER_REDIS");
     }
 
     #[test]

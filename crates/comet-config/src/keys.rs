@@ -317,8 +317,12 @@ sections! {
         heartbeat: Duration = "0s" in zero_or(SECOND..=DAY), InLogic;
         /// Where sessions are kept.
         store: SessionStore = "memory" in OneOf, InLogic;
-        /// redis://HOST:PORT of the Redis servers. Users are spread over several by a hash of their id.
+        /// redis://[USER:PASSWORD@]HOST:PORT[/DATABASE] of the Redis servers; rediss:// with TLS. Behind sentinels
+        /// redis+sentinel://[USER:PASSWORD@]HOST:PORT,.../MASTER[/DATABASE], or rediss+sentinel://. Users are
+        /// spread over several servers by a hash of their id.
         redis: Vec<String> = ["redis://127.0.0.1:6379"] in Secret(list(RedisUrls)), InLogic;
+        /// The authorities that may sign the certificates of rediss, as PEM. "": those of the system.
+        redis_ca: Option<PathBuf> = "" in FileOrNone, InLogic;
         /// Time after its last renewal after which a session is forgotten.
         expire: Duration = "1h" in duration(SECOND..=DAY), InLogic;
     }

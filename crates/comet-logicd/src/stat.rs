@@ -50,6 +50,17 @@ impl Stat {
                 sessions.labelled(&[("server", server)], *count);
             }
         }
+        let servers = self.sessions.servers();
+        let help = "Whether a Redis server has served the last call.";
+        let mut up = page.family("comet_logic_redis_up", Kind::Gauge, help);
+        for server in &servers {
+            up.labelled(&[("server", &server.name)], u64::from(server.is_up));
+        }
+        let help = "Calls that a Redis server did not serve.";
+        let mut failures = page.family("comet_logic_redis_failures_total", Kind::Counter, help);
+        for server in &servers {
+            failures.labelled(&[("server", &server.name)], server.failures);
+        }
         let mut up = page.family(
             "comet_logic_comet_up",
             Kind::Gauge,

@@ -20,5 +20,7 @@ mod store;
 pub use error::StoreError;
 pub use memory::Memory;
 pub use redis::{Redis, RedisOptions};
-pub use sessions::{Placed, ROOM_COUNTS_LIFETIME_MAX, SessionCounts, Sessions, UserSessions};
+pub use sessions::{
+    Placed, ROOM_COUNTS_LIFETIME_MAX, ServerState, SessionCounts, Sessions, UserSessions,
+};
 pub use store::Store;

@@ -26,8 +26,10 @@
 //! entries expire after the store's lifetime. Sessions that goim's logic wrote are found by key and
 //! user, renewed and ended; they are not counted.
 
+mod health;
 mod node;
 mod online;
+mod place;
 mod ring;
 mod scripts;
 mod sessions;
@@ -42,15 +44,18 @@ use self::node::RedisNode;
 use self::ring::NodeRing;
 use self::scripts::Scripts;
 use crate::error::StoreError;
-use crate::sessions::Placed;
+use crate::sessions::{Placed, ServerState};
 
 /// The settings of a [`Redis`] store.
 #[derive(Clone)]
 pub struct RedisOptions {
-    /// The servers, as `redis://[user:password@]host[:port][/database]`. Users and keys are spread
-    /// over them by a consistent-hash ring, on which host, port and database are the name of a
-    /// server.
+    /// The servers, as `redis://[user:password@]host[:port][/database]`, with TLS as `rediss://`, or
+    /// behind sentinels as `redis+sentinel://[user:password@]host[:port],.../master[/database]` and
+    /// `rediss+sentinel://`. Users and keys are spread over them by a consistent-hash ring, on which
+    /// host, port and database, or master and database, are the name of a server.
     pub servers: Vec<String>,
+    /// The certificate authorities of servers with TLS, as PEM; `None`: those of the system.
+    pub ca: Option<Vec<u8>>,
     /// The lifetime of a session that is not renewed; at least 1 ms.
     pub lifetime: Duration,
     /// The time limit of a call.
@@ -95,8 +100,9 @@ impl Redis {
         if options.servers.is_empty() {
             return Err(bad("a session store in Redis needs an address"));
         }
+        let ca = options.ca.as_deref();
         let nodes: Result<Vec<RedisNode>, StoreError> =
-            options.servers.iter().map(|url| RedisNode::new(url, options.deadline)).collect();
+            options.servers.iter().map(|url| RedisNode::new(url, ca, options.deadline)).collect();
         let nodes = nodes?;
         for (at, node) in nodes.iter().enumerate() {
             if nodes[..at].iter().any(|earlier| earlier.name() == node.name()) {
@@ -106,6 +112,12 @@ impl Redis {
         let ring = NodeRing::new(nodes.iter().map(RedisNode::name));
         let RedisOptions { lifetime, deadline, .. } = *options;
         Ok(Self { nodes, ring, scripts: Scripts::new(), lifetime, deadline })
+    }
+
+    /// The state of each server.
+    #[must_use]
+    pub fn servers(&self) -> Vec<ServerState> {
+        self.nodes.iter().map(RedisNode::state).collect()
     }
 
     fn user_node(&self, user: i64) -> usize {

@@ -34,6 +34,17 @@ pub struct SessionCounts {
     pub by_server: BTreeMap<String, u64>,
 }
 
+/// What a store knows of one of its servers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServerState {
+    /// Address and database, without a password.
+    pub name: String,
+    /// The last call was served.
+    pub is_up: bool,
+    /// Calls that were not served: the server was not reached, was late, or said that it cannot serve.
+    pub failures: u64,
+}
+
 /// Which user is connected to which server.
 ///
 /// User 0 stands for anonymous users: its sessions have keys and servers, but are not listed as

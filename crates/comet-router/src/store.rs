@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::error::StoreError;
 use crate::memory::Memory;
 use crate::redis::Redis;
-use crate::sessions::{Placed, SessionCounts, Sessions, UserSessions};
+use crate::sessions::{Placed, ServerState, SessionCounts, Sessions, UserSessions};
 
 /// Either kind of session store.
 #[derive(Debug)]
@@ -25,6 +25,17 @@ macro_rules! either {
             Store::Redis($inner) => $call.await,
         }
     };
+}
+
+impl Store {
+    /// The state of each server that sessions are kept at; none for those in memory.
+    #[must_use]
+    pub fn servers(&self) -> Vec<ServerState> {
+        match self {
+            Self::Memory(_) => Vec::new(),
+            Self::Redis(redis) => redis.servers(),
+        }
+    }
 }
 
 impl Sessions for Store {

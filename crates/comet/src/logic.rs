@@ -19,6 +19,8 @@ pub enum LogicError {
     Token(String),
     /// The session store's addresses.
     Store(StoreError),
+    /// The file with the authorities of its certificates.
+    RedisCa(String),
     /// `comet logic` did not start.
     Start(comet_logicd::StartError),
 }
@@ -28,6 +30,7 @@ impl fmt::Display for LogicError {
         match self {
             Self::Token(sentence) => write!(f, "token.jwt_keys: {sentence}"),
             Self::Store(error) => write!(f, "logic_server.redis: {error}"),
+            Self::RedisCa(sentence) => write!(f, "logic_server.redis_ca: {sentence}"),
             Self::Start(error) => error.fmt(f),
         }
     }
@@ -85,8 +88,13 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     let store = match settings.store {
         SessionStore::Memory => Store::Memory(Memory::new(settings.expire)),
         SessionStore::Redis => {
+            let ca = settings.redis_ca.as_ref().map(|path| {
+                let named = |error| LogicError::RedisCa(format!("{}: {error}", path.display()));
+                std::fs::read(path).map_err(named)
+            });
             let options = comet_router::RedisOptions {
                 servers: settings.redis.clone(),
+                ca: ca.transpose()?,
                 lifetime: settings.expire,
                 deadline: STORE_DEADLINE,
             };

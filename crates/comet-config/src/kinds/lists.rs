@@ -214,7 +214,8 @@ impl Elements<(String, String)> for Comets {
     }
 }
 
-/// `redis://[user:password@]host[:port][/database]`
+/// `redis://[user:password@]host[:port][/database]`, with TLS `rediss://`, behind sentinels
+/// `redis+sentinel://[user:password@]host[:port],.../master[/database]` and `rediss+sentinel://`.
 pub(crate) struct RedisUrls;
 
 impl Elements<String> for RedisUrls {
@@ -234,20 +235,43 @@ impl Elements<String> for RedisUrls {
 }
 
 fn is_redis(text: &str) -> bool {
-    let Some(rest) = text.strip_prefix("redis://") else {
-        return false;
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let is_behind_sentinels = match scheme {
+        "redis" | "rediss" => false,
+        "redis+sentinel" | "rediss+sentinel" => true,
+        _ => return false,
     };
     let (place, more) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let address = place.rsplit_once('@').map_or(place, |(_, address)| address);
-    let database = more.split(['?', '#']).next().unwrap_or_default().trim_matches('/');
+    let addresses = place.rsplit_once('@').map_or(place, |(_, addresses)| addresses);
+    let is_address =
+        |address: &str| peer(address).is_ok() || peer(&format!("{address}:6379")).is_ok();
+    let path = more.split(['?', '#']).next().unwrap_or_default().trim_matches('/');
+    let (are_addresses, database) = if is_behind_sentinels {
+        let (master, database) = path.split_once('/').unwrap_or((path, ""));
+        (!master.is_empty() && addresses.split(',').all(is_address), database)
+    } else {
+        (is_address(addresses), path)
+    };
     text.bytes().all(|b| b.is_ascii_graphic())
-        && (peer(address).is_ok() || peer(&format!("{address}:6379")).is_ok())
+        && are_addresses
         && (database.is_empty() || database.parse::<i64>().is_ok())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn redis_is_at_an_address_or_behind_sentinels() {
+        for url in [
+            "redis://h",
+            "rediss://user:p@ss@h:1/2",
+            "redis+sentinel://h/main",
+            "rediss+sentinel://user:pass@a:26379,b,[::1]:1/main/2",
+        ] {
+            assert!(is_redis(url), "{url}");
+        }
+    }
 
     #[test]
     fn addresses_and_names_are_resolved() {

@@ -44,12 +44,15 @@ fn every_element_of_a_list_says_what_is_wrong_with_it() {
     check("logic_server.comets=[\"a=h:1\", \"a=h:2\"]", "[1]: \"a\" is named twice");
     let form = "write redis://HOST:PORT";
     check(
-        "logic_server.redis=[\"rediss://comet:secret@a\"]",
-        &format!("[0]: \"rediss://comet:***@a\" is not a Redis address: {form}"),
+        "logic_server.redis=[\"http://comet:secret@a\"]",
+        &format!("[0]: \"http://comet:***@a\" is not a Redis address: {form}"),
     );
     for redis in [
         "127.0.0.1:6379",
         "redis://",
+        "redis+sentinel://h",
+        "redis+sentinel://h,/main",
+        "redis+sentinel://h/main/x",
         "redis://h:x",
         "redis://h:",
         "redis://h:0",

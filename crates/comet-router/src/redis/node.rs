@@ -1,59 +1,82 @@
-//! One Redis server: its connection, which reconnects by itself, the deadline of a call, and the
-//! pause after failed connections in which no call is tried.
+//! One Redis server: its connection, which is opened anew when the server cannot serve, and the deadline
+//! of a call.
 
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{
-    Client, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError, RedisResult, ScriptInvocation,
-};
-use tokio::sync::OnceCell;
+use redis::aio::MultiplexedConnection;
+use redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation};
 use tokio::time::{Instant, timeout_at};
 
+use super::health::Health;
+use super::place::Place;
 use crate::error::StoreError;
+use crate::sessions::ServerState;
 
-/// The pause after the first failed connection, in which calls fail at once. Each further failure
-/// doubles it.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// The longest pause.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Attempts of a call: no call fails because a server was restarted, or closed an idle connection.
+const ATTEMPTS: u32 = 2;
+
+/// Codes of errors that are about a command. All others are statements of a server about itself, as
+/// READONLY, MASTERDOWN, CLUSTERDOWN, LOADING, OOM and NOAUTH.
+const ABOUT_COMMAND: [&str; 2] = ["ERR", "WRONGTYPE"];
+
+/// Before version 7, an error inside a script has its code in the text of another one.
+const INSIDE_SCRIPT: [&str; 7] = [
+    "-READONLY ",
+    "-MASTERDOWN ",
+    "-CLUSTERDOWN ",
+    "-LOADING ",
+    "-OOM ",
+    "-MISCONF ",
+    "-NOREPLICAS ",
+];
 
 /// A Redis server and the connection to it, which the first call makes.
 pub(super) struct RedisNode {
-    /// Address and database, without a password. It is also the node's name on the ring.
-    name: String,
-    client: Client,
+    place: Place,
     deadline: Duration,
-    connection: OnceCell<ConnectionManager>,
-    pause: Mutex<Option<Pause>>,
+    connection: Mutex<Slot>,
+    /// Held while a connection is opened, so that all calls wait for the same one.
+    opening: tokio::sync::Mutex<()>,
+    health: Health,
 }
 
-/// A pause after failed connections, so that not every call tries an unavailable server.
-struct Pause {
-    /// The error of the last connection.
-    sentence: String,
-    length: Duration,
-    until: Instant,
+/// The connection, and how many there were before it.
+#[derive(Default)]
+struct Slot {
+    number: u64,
+    open: Option<MultiplexedConnection>,
+}
+
+/// Why an attempt gave no answer.
+struct Failure {
+    error: RedisError,
+    /// The connection that it is about is given up.
+    is_server_lost: bool,
 }
 
 impl RedisNode {
-    /// The server at `url`. It does not connect yet.
-    pub(super) fn new(url: &str, deadline: Duration) -> Result<Self, StoreError> {
-        let bad = |sentence: String| StoreError::BadAddress { sentence };
-        let info = url
-            .into_connection_info()
-            .map_err(|error| bad(format!("an address of a session store is no URL: {error}")))?;
-        let name = format!("{}/{}", info.addr, info.redis.db);
-        let client = Client::open(info).map_err(|error| bad(format!("{name}: {error}")))?;
-        Ok(Self { name, client, deadline, connection: OnceCell::new(), pause: Mutex::default() })
+    /// The server at `url`; `ca` is the PEM of the authorities that it may be signed by. It does not
+    /// connect yet.
+    pub(super) fn new(
+        url: &str,
+        ca: Option<&[u8]>,
+        deadline: Duration,
+    ) -> Result<Self, StoreError> {
+        let place = Place::new(url, ca, deadline)
+            .map_err(|sentence| StoreError::BadAddress { sentence })?;
+        let (connection, opening) = (Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Self { place, deadline, connection, opening, health: Health::default() })
     }
 
-    /// Address and database.
+    /// Address and database, without a password. It is also the node's name on the ring.
     pub(super) fn name(&self) -> &str {
-        &self.name
+        self.place.name()
+    }
+
+    pub(super) fn state(&self) -> ServerState {
+        self.health.state(self.name())
     }
 
     /// Runs a script, with `until` as its deadline.
@@ -74,85 +97,149 @@ impl RedisNode {
         self.call(until, async |mut connection| pipeline.query_async(&mut connection).await).await
     }
 
-    /// Runs `work`, with `until` as its deadline. Runs it once more if the connection was lost, so
-    /// that no call fails because a server was restarted or closed an idle connection.
-    /// [`scripts`](super::scripts) describes the effect of running a script twice. During a pause
-    /// it fails at once.
+    /// Runs `work`, with `until` as its deadline, and once more over a new connection if the server
+    /// cannot serve. [`scripts`](super::scripts) describes the effect of running a script twice.
+    /// During the pause after a failure it fails at once.
     async fn call<T, F>(
         &self,
         until: Instant,
-        work: impl Fn(ConnectionManager) -> F,
+        work: impl Fn(MultiplexedConnection) -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        if let Some(sentence) = self.failure_of_pause() {
-            return Err(StoreError::Failed { node: self.name.clone(), sentence });
+        let node = || self.name().to_owned();
+        if let Some(sentence) = self.health.failure_of_pause() {
+            return Err(StoreError::Failed { node: node(), sentence });
         }
         let attempts = async {
-            let connection = self.connection.get_or_try_init(|| self.connect()).await?;
-            match work(connection.clone()).await {
-                Err(error) if is_lost(&error) => work(connection.clone()).await,
-                answer => answer,
+            let mut attempt = 1;
+            loop {
+                match self.attempt(&work).await {
+                    Err(failure) if failure.is_server_lost && attempt < ATTEMPTS => attempt += 1,
+                    answer => return answer,
+                }
             }
         };
         let Ok(answer) = timeout_at(until, attempts).await else {
-            let node = self.name.clone();
-            return Err(StoreError::Deadline { node, deadline: self.deadline });
+            let deadline = self.deadline;
+            let error = StoreError::Deadline { node: node(), deadline };
+            // It may be stopped, or cut off: nothing is going to come on this connection.
+            self.slot().open = None;
+            self.health.failed(self.name(), &format!("no answer within {deadline:?}"));
+            return Err(error);
         };
-        self.record(answer.as_ref().err().filter(|error| is_lost(error)));
-        answer.map_err(|error| StoreError::Failed {
-            node: self.name.clone(),
-            sentence: error.to_string(),
+        match answer {
+            Err(Failure { error, is_server_lost }) => {
+                let sentence = error.to_string();
+                if is_server_lost {
+                    self.health.failed(self.name(), &sentence);
+                }
+                Err(StoreError::Failed { node: node(), sentence })
+            }
+            Ok(answer) => {
+                self.health.succeeded(self.name());
+                Ok(answer)
+            }
+        }
+    }
+
+    async fn attempt<T, F>(&self, work: impl Fn(MultiplexedConnection) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let opened = self.connection().await;
+        let (number, connection) =
+            opened.map_err(|error| Failure { error, is_server_lost: true })?;
+        work(connection).await.map_err(|error| {
+            let is_server_lost = is_about_server(&error);
+            let mut slot = self.slot();
+            // Another call may have a newer one already.
+            if is_server_lost && slot.number == number {
+                slot.open = None;
+            }
+            Failure { error, is_server_lost }
         })
     }
 
-    /// The error that caused the pause, while it lasts.
-    fn failure_of_pause(&self) -> Option<String> {
-        let pause = self.pause.lock().expect("nothing panics while it holds the lock");
-        let pause = pause.as_ref().filter(|pause| Instant::now() < pause.until)?;
-        Some(pause.sentence.clone())
+    /// The connection with its number; opens one if there is none.
+    async fn connection(&self) -> RedisResult<(u64, MultiplexedConnection)> {
+        if let Some(open) = self.slot().get() {
+            return Ok(open);
+        }
+        let _opening = self.opening.lock().await;
+        // Whoever was here before may have opened it.
+        if let Some(open) = self.slot().get() {
+            return Ok(open);
+        }
+        let connection = self.place.connect().await?;
+        let mut slot = self.slot();
+        slot.number += 1;
+        slot.open = Some(connection.clone());
+        Ok((slot.number, connection))
     }
 
-    /// Records the result of a call: a lost connection begins or extends the pause, anything else
-    /// ends it.
-    fn record(&self, lost: Option<&RedisError>) {
-        let mut pause = self.pause.lock().expect("nothing panics while it holds the lock");
-        let Some(error) = lost else {
-            *pause = None;
-            return;
-        };
-        let now = Instant::now();
-        let length = match &*pause {
-            // Calls that fail at the same time count as one failure.
-            Some(pause) if now < pause.until => return,
-            Some(pause) => (pause.length * 2).min(PAUSE_MAX),
-            None => PAUSE_MIN,
-        };
-        *pause = Some(Pause { sentence: error.to_string(), length, until: now + length });
-    }
-
-    async fn connect(&self) -> RedisResult<ConnectionManager> {
-        // The kernel detects a server that disappears silently; then the manager reconnects.
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(TcpKeepalive::new().with_time(self.deadline.max(Duration::from_secs(1))))
-            .set_user_timeout(self.deadline);
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(self.deadline)
-            .set_number_of_retries(0)
-            .set_tcp_settings(tcp);
-        ConnectionManager::new_with_config(self.client.clone(), config).await
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.connection.lock().expect("nothing panics while it holds the lock")
     }
 }
 
-/// Whether the connection was lost or could not be made.
-fn is_lost(error: &RedisError) -> bool {
-    error.is_connection_dropped() || error.is_connection_refusal() || error.is_timeout()
+impl Slot {
+    fn get(&self) -> Option<(u64, MultiplexedConnection)> {
+        self.open.clone().map(|open| (self.number, open))
+    }
+}
+
+/// The error is about the connection or the server, not about the command. Another connection may lead to
+/// a server that serves.
+fn is_about_server(error: &RedisError) -> bool {
+    if matches!(
+        error.kind(),
+        ErrorKind::IoError | ErrorKind::ParseError | ErrorKind::AuthenticationFailed
+    ) {
+        return true;
+    }
+    let text = error.to_string();
+    error.code().is_some_and(|code| !ABOUT_COMMAND.contains(&code))
+        || INSIDE_SCRIPT.iter().any(|code| text.contains(code))
 }
 
 impl fmt::Debug for RedisNode {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("RedisNode").field(&self.name).finish()
+        formatter.debug_tuple("RedisNode").field(&self.name()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_about_itself_is_not_about_the_command() {
+        let check = |reply: &str, is_server: bool| {
+            let value = redis::parse_redis_value(format!("-{reply}\r\n").as_bytes());
+            let error = value.and_then(redis::Value::extract_error).unwrap_err();
+            assert_eq!(is_about_server(&error), is_server, "{reply}: {error:?}");
+        };
+        for reply in [
+            "READONLY You can't write against a read only replica.",
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            "CLUSTERDOWN Hash slot not served",
+            "LOADING Redis is loading the dataset in memory",
+            "NOAUTH Authentication required.",
+            "WRONGPASS invalid username-password pair or user is disabled.",
+            "NOPERM this user has no permissions",
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "MISCONF Redis is configured to save RDB snapshots",
+            "NOREPLICAS Not enough good replicas to write.",
+            "NOSCRIPT No matching script. Please use EVAL.",
+            "BUSY Redis is busy running a script.",
+            "MOVED 3999 127.0.0.1:6381",
+            "ERR Error running script (call to f_0): @user_script:5: @user_script: 5: -READONLY You",
+        ] {
+            check(reply, true);
+        }
+        check("ERR unknown command 'FOO'", false);
+        check("WRONGTYPE Operation against a key holding the wrong kind of value", false);
     }
 }

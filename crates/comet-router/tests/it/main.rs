@@ -4,4 +4,6 @@
 mod conformance;
 mod memory;
 mod redis;
+mod redis_failover;
+mod redis_login;
 mod server;

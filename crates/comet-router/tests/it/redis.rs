@@ -14,9 +14,9 @@ use tokio::time::{sleep, timeout};
 use crate::conformance::{AgingStore, LIFETIME, check};
 use crate::server::{PATIENCE, Server};
 
-fn store(servers: &[&Server], deadline: Duration) -> Redis {
+pub(crate) fn store(servers: &[&Server], deadline: Duration) -> Redis {
     let servers = servers.iter().map(|server| server.url()).collect();
-    Redis::new(&RedisOptions { servers, lifetime: LIFETIME, deadline }).unwrap()
+    Redis::new(&RedisOptions { servers, ca: None, lifetime: LIFETIME, deadline }).unwrap()
 }
 
 struct RealServers {
@@ -194,7 +194,7 @@ async fn a_former_owner_does_not_stay_listed_after_a_race() {
 }
 
 /// Calls `store` until it answers.
-async fn until_it_answers(store: &Redis) {
+pub(crate) async fn until_it_answers(store: &Redis) {
     let answers = async {
         while let Err(error) = store.put(7, "phone", "a").await {
             assert!(matches!(error, StoreError::Failed { .. } | StoreError::Deadline { .. }));
@@ -270,7 +270,7 @@ async fn a_key_with_another_type_of_value_is_an_error() {
 fn errors_of_bad_addresses_contain_no_password() {
     let check = |servers: &[&str], sentence: &str| {
         let servers = servers.iter().map(|&server| server.to_owned()).collect();
-        let options = RedisOptions { servers, lifetime: LIFETIME, deadline: PATIENCE };
+        let options = RedisOptions { servers, ca: None, lifetime: LIFETIME, deadline: PATIENCE };
         assert_eq!(Redis::new(&options).unwrap_err().to_string(), sentence);
     };
     check(&[], "a session store in Redis needs an address");
@@ -280,6 +280,7 @@ fn errors_of_bad_addresses_contain_no_password() {
     );
     let options = RedisOptions {
         servers: vec!["http://:secret@a".to_owned()],
+        ca: None,
         lifetime: LIFETIME,
         deadline: PATIENCE,
     };

@@ -1,7 +1,7 @@
 //! A real `redis-server` on a free loopback port, which runs until the value is dropped.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -22,29 +22,44 @@ const PORTS: std::ops::Range<u32> = 12_000..32_000;
 pub(crate) struct Server {
     port: u16,
     directory: PathBuf,
+    /// Arguments beside those of every server.
+    more: Vec<String>,
     child: Option<Child>,
+}
+
+/// A port below the ephemeral ones that nobody uses.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let turn = process::id()
+            .wrapping_mul(7_919)
+            .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(101));
+        let port = PORTS.start + turn % PORTS.len() as u32;
+        let port = u16::try_from(port).expect("the range is of ports");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 impl Server {
     /// Starts a server that answers; `None` if this machine has no `redis-server`.
     pub(crate) async fn start() -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Self::start_with(|_| Vec::new()).await
+    }
+
+    /// The same with more arguments, which may name files in a directory of the server's own.
+    pub(crate) async fn start_with(more: impl Fn(&Path) -> Vec<String>) -> Option<Self> {
         if let Err(error) = Command::new("redis-server").arg("--version").output() {
             eprintln!("SKIPPED: no redis-server ({error})");
             return None;
         }
         loop {
-            let turn = process::id()
-                .wrapping_mul(7_919)
-                .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(101));
-            let port = PORTS.start + turn % PORTS.len() as u32;
-            let port = u16::try_from(port).expect("the range is of ports");
-            if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
-                continue;
-            }
+            let port = free_port();
             let directory = env::temp_dir().join(format!("comet-router-{}-{port}", process::id()));
             fs::create_dir_all(&directory).unwrap();
-            let mut server = Self { port, directory, child: None };
+            let more = more(&directory);
+            let mut server = Self { port, directory, more, child: None };
             if server.run().await {
                 return Some(server);
             }
@@ -54,10 +69,15 @@ impl Server {
     /// Starts the process and waits until it answers. Returns false if another process has the
     /// port.
     async fn run(&mut self) -> bool {
-        let child = Command::new("redis-server")
+        let mut command = Command::new("redis-server");
+        // A file of settings comes first.
+        let is_file = |argument: &&String| argument.ends_with(".conf");
+        command.args(self.more.iter().filter(is_file));
+        let child = command
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .args(["--save", "", "--appendonly", "no", "--daemonize", "no", "--dir"])
             .arg(&self.directory)
+            .args(self.more.iter().filter(|argument| !is_file(argument)))
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -125,6 +145,26 @@ impl Server {
 
     pub(crate) fn url(&self) -> String {
         format!("redis://{}", self.address())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Runs a command, written as words.
+    pub(crate) async fn run_command(&self, words: &str) {
+        let words: Vec<&str> = words.split(' ').collect();
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(word.trim_matches('"'));
+        }
+        command.exec_async(&mut self.connection().await).await.unwrap();
+    }
+
+    pub(crate) async fn keys(&self, pattern: &str) -> Vec<String> {
+        let mut command = redis::cmd("KEYS");
+        command.arg(pattern);
+        command.query_async(&mut self.connection().await).await.unwrap()
     }
 
     /// A connection of the test's own.

@@ -1,5 +1,5 @@
-//! `comet logic` and comets that do not serve: one that is stopped, one whose queue of connections is full,
-//! one that speaks something else. None of them holds up a push to the others.
+//! `comet logic` and what does not serve: a comet that is stopped, one whose queue of connections is full, one
+//! that speaks something else, a Redis that lost its master. None of them holds up a push to the others.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -13,8 +13,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::logic_process::own_address;
-use crate::logic_rig::post;
+use crate::logic_rig::{post, request};
 use crate::process::{Running, Server, addresses, comet, line_with, with_sets};
+use crate::redis::RedisServer;
 use crate::support::{Metrics, two_cores, until};
 
 /// Listens and never accepts; its queue is full, so that the kernel drops who comes.
@@ -65,16 +66,15 @@ fn other_comet() -> (Running, SocketAddr) {
     (process, grpc)
 }
 
-/// `comet logic` with these comets: the process, its log, where it pushes and where its metrics are.
-fn logic(comets: &[String]) -> (Running, Receiver<String>, SocketAddr, SocketAddr) {
+/// `comet logic` with these settings: the process, its log, where it pushes and where its metrics are.
+fn logic(more: &[String]) -> (Running, Receiver<String>, SocketAddr, SocketAddr) {
     let (http, stat) = (own_address(), own_address());
     let sets = [
-        format!("logic_server.comets={comets:?}"),
         format!("logic_server.http=[\"{http}\"]"),
         format!("logic_server.stat=[\"{stat}\"]"),
         "logic_server.grpc=[]".to_owned(),
     ];
-    let sets = sets.iter().flat_map(|set| ["--set", set]);
+    let sets = sets.iter().chain(more).flat_map(|set| ["--set", set]);
     let arguments: Vec<&str> = ["logic"].into_iter().chain(sets).collect();
     let (process, log) = Running::start(comet(&arguments));
     line_with(&log, "stat [");
@@ -101,7 +101,7 @@ fn comets_that_do_not_serve_hold_up_no_push() {
         format!("full={}", full.address()),
         format!("garbage={}", garbage()),
     ];
-    let (_logic, log, http, stat) = logic(&comets);
+    let (_logic, log, http, stat) = logic(&[format!("logic_server.comets={comets:?}")]);
     let is_up = |comet: &str, up: u64| {
         let sample = format!("comet_logic_comet_up{{server={comet:?}}}");
         until("its health to be known", || Metrics::read(stat).value(&sample) == up);
@@ -138,4 +138,37 @@ fn comets_that_do_not_serve_hold_up_no_push() {
     // A push that fails makes no line.
     let lines: Vec<_> = log.try_iter().collect();
     assert!(lines.len() < 20, "{lines:?}");
+}
+
+#[test]
+fn a_redis_that_cannot_serve_is_one_line_until_it_can() {
+    let Some(redis) = RedisServer::start() else { return };
+    let (_logic, log, http, stat) = logic(&redis.sets());
+    let push = || request(http, "POST", "/goim/push/keys?operation=5&keys=k", b"hi");
+    assert_eq!(push()["code"], 0);
+    // Those that are not up are left out.
+    let up = || Metrics::read(stat).by_label("comet_logic_redis_up").len();
+    assert_eq!(up(), 1);
+
+    // It says so itself.
+    redis.run_command("CONFIG SET replica-serve-stale-data no");
+    redis.run_command("REPLICAOF 127.0.0.1 1");
+    for _ in 0..20 {
+        assert_eq!(push()["code"], -500);
+    }
+    assert_eq!(up(), 0);
+    let line = line_with(&log, "does not serve: ");
+    assert!(line.contains("MasterDown"), "{line}");
+    redis.run_command("REPLICAOF NO ONE");
+    until("pushes to be taken again", || push()["code"] == 0);
+
+    // It says nothing.
+    redis.signal(Signal::STOP);
+    assert_eq!(push()["code"], -500);
+    assert_eq!(up(), 0);
+    redis.signal(Signal::CONT);
+    until("pushes to be taken again", || push()["code"] == 0);
+    assert_eq!(up(), 1);
+    let lines: Vec<_> = log.try_iter().filter(|line| line.contains("session store")).collect();
+    assert!(lines.len() < 4, "{lines:?}");
 }

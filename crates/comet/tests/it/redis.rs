@@ -4,6 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::logic_process::own_address;
 use crate::support::until;
 
@@ -31,6 +33,19 @@ impl RedisServer {
     pub(crate) fn sets(&self) -> [String; 2] {
         let address = format!("logic_server.redis=[\"redis://{}\"]", self.address);
         ["logic_server.store=\"redis\"".to_owned(), address]
+    }
+
+    /// Runs a command that is answered with OK.
+    pub(crate) fn run_command(&self, command: &str) {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        let mut answer = [0; 5];
+        stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, *b"+OK\r\n", "{command}");
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
     pub(crate) fn stop(&mut self) {
