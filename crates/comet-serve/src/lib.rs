@@ -4,8 +4,8 @@
 //! [`listen`] binds addresses, [`spawn`] starts the thread, and a [`Servers`] on it serves a [`GrpcApi`]
 //! and HTTP routers. All of them follow one [`Phase`], which only moves forward.
 //!
-//! **Invariant:** no crate of the workspace is beneath it: nothing here knows a shard, a push or a
-//! session.
+//! **Invariant:** of the workspace's crates only comet-listen is beneath it: nothing here knows a shard, a
+//! push or a session.
 
 mod accept;
 mod call_counts;
