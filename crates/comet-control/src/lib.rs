@@ -35,6 +35,7 @@ mod trace_log;
 mod wake;
 
 pub use comet_push::{Bounds, Node};
+pub use comet_serve::{BearerToken, Lock};
 pub use control::{Control, Options, descriptors};
 pub use drain::{DrainPlan, Drained};
 pub use logic::LogicOptions;

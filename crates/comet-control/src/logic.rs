@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use comet_core::{Message, Millis, Report};
 use comet_hub::logic::{Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig};
-use comet_serve::{BadAddress, endpoint};
+use comet_serve::{BadAddress, BearerToken, TokenChannel, endpoint};
 use tokio::select;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep_until, timeout};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::hub::HubDriver;
 
@@ -31,6 +31,8 @@ pub(crate) use self::stats::LogicStats;
 pub struct LogicOptions {
     /// Where they are (`logic.addrs`), as `host:port`; at least one.
     pub addrs: Vec<String>,
+    /// What logic asks for (`logic.token`).
+    pub token: BearerToken,
     /// How long a call may take, its second attempt included (`logic.timeout`).
     pub timeout: Duration,
     /// Calls under way at most (`logic.calls`), at least one.
@@ -53,6 +55,7 @@ pub(crate) struct Logic {
     server: String,
     /// By address.
     endpoints: Vec<Endpoint>,
+    token: BearerToken,
     timeout: Duration,
     hub: Arc<HubDriver>,
     /// Zero of the client's clock.
@@ -67,7 +70,7 @@ pub(crate) struct Logic {
 struct State {
     client: LogicClient,
     /// By address: its open connection.
-    channels: Vec<Option<Channel>>,
+    channels: Vec<Option<TokenChannel>>,
     /// By address: what opens or pings its connection.
     probes: Vec<Option<AbortHandle>>,
     attempts: HashMap<AttemptId, AbortHandle>,
@@ -108,6 +111,7 @@ impl Logic {
         Ok(Self {
             server,
             endpoints,
+            token: options.token.clone(),
             timeout: options.timeout,
             hub,
             epoch: Instant::now(),
@@ -205,7 +209,7 @@ impl Logic {
             Action::Connect(connection) => {
                 let endpoint = self.endpoints[connection.address].clone();
                 let opening = tokio::spawn(async move {
-                    let opened = connection::open(endpoint).await;
+                    let opened = connection::open(endpoint, logic.token.clone()).await;
                     logic.update(|state, now| state.opened(now, connection, opened));
                 });
                 state.probes[connection.address] = Some(opening.abort_handle());
@@ -266,7 +270,12 @@ impl Logic {
 }
 
 impl State {
-    fn opened(&mut self, now: Millis, connection: ConnectionId, opened: Result<Channel, String>) {
+    fn opened(
+        &mut self,
+        now: Millis,
+        connection: ConnectionId,
+        opened: Result<TokenChannel, String>,
+    ) {
         self.probes[connection.address] = None;
         match opened {
             Ok(channel) => {

@@ -16,14 +16,13 @@ use comet_hub::fanout::{
 };
 use comet_push::{Bounds, FailedServer, Pushed, pace};
 use comet_router::{Sessions, Store, StoreError};
-use comet_serve::{BadAddress, endpoint, root_cause};
+use comet_serve::{BadAddress, BearerToken, TokenChannel, endpoint, root_cause};
 use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};
 use comet_wire::goim::protocol::Proto;
 use tokio::select;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 /// Pushes that may be under way at once; with the longest body this bounds their memory.
@@ -46,7 +45,7 @@ pub(crate) struct Comet {
     /// `HOST:PORT` of its push service.
     pub(crate) address: String,
     /// Connects when it is used, and again after a failure.
-    pub(crate) channel: Channel,
+    pub(crate) channel: TokenChannel,
 }
 
 /// How often each comet is asked whether it takes clients, and how long it may take to say so.
@@ -80,12 +79,14 @@ enum Request {
 }
 
 impl Comets {
-    /// `comets` is the server id and the address of each. Has to be called inside a runtime.
+    /// `comets` is the server id and the address of each, which `token` opens. Has to be called inside a
+    /// runtime.
     ///
     /// # Errors
     /// Names the address that is none.
     pub(crate) fn new(
         comets: &[(String, String)],
+        token: &BearerToken,
         sessions: Arc<Store>,
         bounds: Bounds,
     ) -> Result<Self, BadAddress> {
@@ -95,7 +96,8 @@ impl Comets {
                 .http2_keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE)
                 .keep_alive_while_idle(true);
-            Ok(Comet { id: id.clone(), address: address.clone(), channel: endpoint.connect_lazy() })
+            let channel = TokenChannel::new(endpoint.connect_lazy(), token.clone());
+            Ok(Comet { id: id.clone(), address: address.clone(), channel })
         };
         let fanout = Fanout::new(FanoutConfig {
             comets: comets.iter().map(|(id, _)| id.clone()).collect(),
@@ -327,7 +329,7 @@ fn to_keys(target: Target, proto: &Proto, operation: i32) -> Request {
     Request::Keys(PushMsgReq { keys, proto: Some(proto.clone()), proto_op: operation })
 }
 
-async fn ask(channel: Channel, request: Request) -> Result<LedgerSum, Status> {
+async fn ask(channel: TokenChannel, request: Request) -> Result<LedgerSum, Status> {
     let mut client = CometClient::new(channel);
     // goim's own comet answers without a ledger.
     let ledger = match request {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use comet_hub::fanout::HealthMonitor;
 use comet_push::Instance;
+use comet_serve::TokenChannel;
 use tokio::select;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
@@ -42,7 +42,7 @@ pub(crate) async fn monitor(comets: Arc<Comets>) -> Infallible {
     }
 }
 
-async fn is_serving(channel: Channel) -> bool {
+async fn is_serving(channel: TokenChannel) -> bool {
     let request = HealthCheckRequest { service: String::new() };
     match HealthClient::new(channel).check(request).await {
         Ok(answer) => answer.into_inner().status == ServingStatus::Serving as i32,

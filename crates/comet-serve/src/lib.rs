@@ -15,6 +15,7 @@ mod guarded;
 mod http;
 mod intake;
 mod listen;
+mod lock;
 mod peer;
 mod phase;
 mod places;
@@ -35,7 +36,8 @@ pub use gate::{
 pub use grpc::GrpcApi;
 pub use http::{healthz, refusal};
 pub use listen::{Bound, exposed, listen};
-pub use peer::{BadAddress, endpoint, root_cause};
+pub use lock::Lock;
+pub use peer::{BadAddress, BearerToken, TokenChannel, endpoint, root_cause};
 pub use phase::{Phase, advance, stopped};
 pub use query::Query;
 pub use request_body::{Arrivals, Received};

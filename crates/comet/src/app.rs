@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
-use comet_control::{Control, ControlWake, DrainPlan};
+use comet_control::{Control, ControlWake, DrainPlan, Lock};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Wake, inbox};
@@ -31,6 +31,8 @@ pub struct App {
     cores: Vec<Core>,
     addresses: Addresses,
     tls: Option<Tls>,
+    push_lock: Arc<Lock>,
+    monitor_lock: Arc<Lock>,
     /// The configuration in effect.
     config: Config,
     /// Descriptors that the limit on open files leaves for connections.
@@ -106,6 +108,8 @@ impl App {
             inboxes.push((inbox, bell));
         }
         let options = control_options(config, &addresses, &limits, open_files, epoch);
+        let (push_lock, monitor_lock) =
+            (Arc::clone(&options.push_lock), Arc::clone(&options.monitor_lock));
         let control =
             Control::start(options, wake, peers.clone(), reports).map_err(StartError::Control)?;
 
@@ -114,6 +118,8 @@ impl App {
             cores: Vec::with_capacity(count),
             addresses,
             tls,
+            push_lock,
+            monitor_lock,
             config: config.clone(),
             open_files,
         };
@@ -245,6 +251,8 @@ impl App {
             log::warn!("{warning}");
         }
         self.control.configure(limits(&adopted, self.open_files));
+        self.push_lock.set_tokens(adopted.push.tokens.clone());
+        self.monitor_lock.set_tokens(adopted.monitor.tokens.clone());
         self.config = adopted;
         Ok(reloaded)
     }

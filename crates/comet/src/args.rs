@@ -136,6 +136,9 @@ pub struct Push {
     /// HOST:PORT of the server's push service
     #[arg(long, global = true, default_value = "127.0.0.1:8083", value_name = "ADDR")]
     pub grpc: String,
+    /// The token that the server asks for (push.tokens); @FILE: what is in the file
+    #[arg(long, global = true, value_name = "TOKEN|@FILE")]
+    pub api_token: Option<String>,
 }
 
 /// Whom `comet push` pushes to, and what.
@@ -270,7 +273,7 @@ mod tests {
     #[test]
     fn push_names_a_target_and_a_text() {
         let check = |line: &[&str], target: Target, operation, grpc: &str| {
-            let push = Push { target, operation, grpc: grpc.to_owned() };
+            let push = Push { target, operation, grpc: grpc.to_owned(), api_token: None };
             assert_eq!(read(line).unwrap().command, Some(Command::Push(push)), "{line:?}");
         };
         let (text, here) = ("hi there".to_owned(), "127.0.0.1:8083");

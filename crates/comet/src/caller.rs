@@ -5,9 +5,9 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use comet_serve::root_cause;
+use comet_serve::{BearerToken, TokenChannel, root_cause};
 use tokio::runtime::{Builder, Runtime};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Response, Status};
 
 use comet_wire::comet::v1::PushUsersReq;
@@ -66,7 +66,7 @@ impl Error for PushError {
 #[derive(Debug)]
 pub struct PushClient {
     runtime: Runtime,
-    channel: Channel,
+    channel: TokenChannel,
 }
 
 impl PushClient {
@@ -75,6 +75,17 @@ impl PushClient {
     /// # Errors
     /// [`PushError::Unreachable`] if nobody listens there.
     pub fn connect(address: &str) -> Result<Self, PushError> {
+        Self::connect_with(address, None)
+    }
+
+    /// The same with the token that the server asks for.
+    ///
+    /// # Errors
+    /// As for [`PushClient::connect`].
+    ///
+    /// # Panics
+    /// If no header can have `token`.
+    pub fn connect_with(address: &str, token: Option<&str>) -> Result<Self, PushError> {
         let unreachable = |source: Box<dyn Error + Send + Sync>| PushError::Unreachable {
             address: address.to_owned(),
             source,
@@ -89,6 +100,7 @@ impl PushClient {
             .timeout(CALL_TIMEOUT);
         let channel =
             runtime.block_on(endpoint.connect()).map_err(|error| unreachable(error.into()))?;
+        let channel = TokenChannel::new(channel, BearerToken::new(token));
         Ok(Self { runtime, channel })
     }
 

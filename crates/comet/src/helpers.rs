@@ -85,7 +85,8 @@ fn advice(error: &TlsError) -> &'static str {
 /// # Errors
 /// If nobody answers, or the server refuses.
 pub fn push(push: &Push) -> Result<(), Box<dyn Error>> {
-    let client = PushClient::connect(&push.grpc)?;
+    let token = push.api_token.as_deref().map(read_token).transpose()?;
+    let client = PushClient::connect_with(&push.grpc, token.as_deref())?;
     let operation = push.operation;
     let ledger = match &push.target {
         Target::Key { key, text } => {
@@ -101,6 +102,21 @@ pub fn push(push: &Push) -> Result<(), Box<dyn Error>> {
     };
     println!("{}", describe(&ledger));
     Ok(())
+}
+
+/// What `--api-token` gives or names.
+fn read_token(given: &str) -> Result<String, String> {
+    let token = match given.strip_prefix('@') {
+        Some(path) => {
+            fs::read_to_string(path).map_err(|error| format!("--api-token: {path}: {error}"))?
+        }
+        None => given.to_owned(),
+    };
+    let token = token.trim_end().to_owned();
+    match !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(token),
+        false => Err("--api-token is no token".to_owned()),
+    }
 }
 
 fn describe(ledger: &Ledger) -> String {

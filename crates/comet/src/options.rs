@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, SlowConsumer};
-use comet_control::{LogicOptions, Node, Options, descriptors};
+use comet_control::{BearerToken, Lock, LogicOptions, Node, Options, descriptors};
 use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{Limits, Logic};
 
@@ -26,12 +26,15 @@ pub(crate) fn control_options(
         debug: config.monitor.pprof.clone(),
         logic: (!config.logic.addrs.is_empty()).then(|| LogicOptions {
             addrs: config.logic.addrs.clone(),
+            token: BearerToken::new(config.logic.token.as_deref()),
             timeout: config.logic.timeout,
             calls: config.logic.calls,
             ping: config.logic.ping,
             renew: config.logic.renew,
             retry_after: config.logic.retry_after,
         }),
+        push_lock: lock(config, &config.push.tokens),
+        monitor_lock: lock(config, &config.monitor.tokens),
         node: Node {
             domain: config.server.domain.clone(),
             tcp: addresses.tcp.clone(),
@@ -50,6 +53,13 @@ pub(crate) fn control_options(
         epoch,
         open_files,
     }
+}
+
+/// A lock that `tokens` open. HTTP callers may use any name of this server.
+pub(crate) fn lock(config: &Config, tokens: &[String]) -> Arc<Lock> {
+    let server = &config.server;
+    let names = [&server.id, &server.domain].into_iter().chain(&server.hosts);
+    Arc::new(Lock::new(tokens.to_vec(), names.cloned().collect()))
 }
 
 /// Where a shard has clients authenticated.

@@ -74,21 +74,32 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again.
+/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again, and reads the tokens of
+/// callers again, in the layers of `serve`.
 ///
 /// # Errors
 /// Why it did not start, as a sentence.
 ///
 /// # Panics
 /// If the process has a log already.
-pub fn logic(config: &Config) -> Result<(), String> {
+pub fn logic(serve: &Serve, config: &Config) -> Result<(), String> {
     let log = LogOutput::start(&config.log)?;
     abort_on_panic();
     let mut signals = Signals::listen().map_err(|error| error.to_string())?;
     let server = crate::logic::start(config).map_err(|error| error.to_string())?;
-    let signal = until_end(&mut signals, || match log.reopen() {
-        Ok(()) => log::info!("SIGHUP: the log file is open; settings change at the next start"),
-        Err(error) => log::error!("SIGHUP: {error}"),
+    let signal = until_end(&mut signals, || {
+        match log.reopen() {
+            Ok(()) => log::info!("SIGHUP: the log file is open; but for tokens, settings wait"),
+            Err(error) => log::error!("SIGHUP: {error}"),
+        }
+        match configure_logic(serve) {
+            Ok(newer) => server.set_tokens(newer.logic_server.tokens),
+            Err(mistakes) => {
+                for mistake in mistakes.lines() {
+                    log::error!("SIGHUP: no token changes: {mistake}");
+                }
+            }
+        }
     });
     log::info!("{signal}: ending");
     server.stop();

@@ -4,8 +4,9 @@ use comet_core::{Accepts, Identity};
 use comet_hub::logic::{AttemptOutcome, Reply, Request};
 use std::time::Duration;
 use tonic::codec::CompressionEncoding;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
+
+use comet_serve::TokenChannel;
 
 use super::failure::outcome_of_status;
 use comet_wire::goim::logic::logic_client::LogicClient;
@@ -22,7 +23,7 @@ const ROOM_COUNTS_MAX: usize = 64 << 20;
 
 /// Sends `request` of the comet `server`; `limit` goes along as the time logic has.
 pub(super) async fn send(
-    channel: Channel,
+    channel: TokenChannel,
     server: String,
     request: &Request,
     limit: Duration,
@@ -34,7 +35,7 @@ pub(super) async fn send(
 }
 
 async fn try_send(
-    channel: Channel,
+    channel: TokenChannel,
     server: String,
     request: &Request,
     limit: Duration,

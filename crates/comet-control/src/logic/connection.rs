@@ -3,23 +3,24 @@
 use std::error::Error;
 
 use comet_hub::logic::PingOutcome;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use comet_serve::root_cause;
+use comet_serve::{BearerToken, TokenChannel, root_cause};
 
 /// # Errors
 /// What failed, in one sentence.
-pub(super) async fn open(endpoint: Endpoint) -> Result<Channel, String> {
-    endpoint.connect().await.map_err(|error| root_cause(&error).to_string())
+pub(super) async fn open(endpoint: Endpoint, token: BearerToken) -> Result<TokenChannel, String> {
+    let channel = endpoint.connect().await.map_err(|error| root_cause(&error).to_string())?;
+    Ok(TokenChannel::new(channel, token))
 }
 
 /// goim's Logic has no call for this, and gRPC's health service may not be there; that it is not is an
 /// answer, too.
-pub(super) async fn ping(channel: Channel) -> PingOutcome {
+pub(super) async fn ping(channel: TokenChannel) -> PingOutcome {
     match HealthClient::new(channel).check(HealthCheckRequest::default()).await {
         Ok(reply) if reply.get_ref().status == ServingStatus::NotServing as i32 => {
             PingOutcome::NotServing

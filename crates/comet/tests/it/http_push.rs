@@ -115,7 +115,7 @@ fn pushes_of_a_caller_arrive_in_order() {
         let body = format!("{number:04}");
         write!(
             stream,
-            "POST /goim/push/room?operation=1000&type=live&room=1 HTTP/1.1\r\nHost: comet\r\n\
+            "POST /goim/push/room?operation=1000&type=live&room=1 HTTP/1.1\r\nHost: localhost\r\n\
              Connection: {}\r\nContent-Length: 4\r\n\r\n{body}",
             if number == PUSHES { "close" } else { "keep-alive" },
         )

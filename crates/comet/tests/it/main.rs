@@ -12,6 +12,7 @@ mod h2;
 mod hostile;
 mod http_push;
 mod listen_tls;
+mod locks;
 mod logic;
 mod logic_process;
 mod logic_rig;
