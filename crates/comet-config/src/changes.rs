@@ -6,6 +6,7 @@ use crate::declare::{Entry, TakesEffect};
 use crate::fit;
 use crate::keys::{Config, SECTIONS};
 use crate::mistakes::{Mistakes, Origin, Report};
+use crate::source::Process;
 
 /// A key that has another value than before.
 #[derive(Clone, PartialEq, Debug)]
@@ -56,7 +57,7 @@ impl Config {
         for change in self.changes(&adopted) {
             report.found(change.key, Origin::Default, 0..0);
         }
-        fit::fits_together(&mut report, &adopted);
+        fit::fits_together(&mut report, &adopted, Process::Comet);
         report.conclude(adopted)
     }
 

@@ -1,5 +1,6 @@
 //! Values that are good alone, and have to fit each other and the machine.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::choices::{SessionStore, TokenKind};
@@ -63,11 +64,63 @@ pub(crate) fn bound_twice(report: &mut Report<'_>, mut bound: Vec<Bound>, proces
 }
 
 /// Keys whose values have to fit each other. Keys with a mistake of their own are left out.
-pub(crate) fn fits_together(report: &mut Report<'_>, config: &Config) {
+pub(crate) fn fits_together(report: &mut Report<'_>, config: &Config, process: Process) {
+    locks(report, config, process);
     outbox_takes_a_push(report, config);
     listeners(report, config);
     durations(report, config);
     switches(report, config);
+}
+
+/// An address that other hosts reach is open to all of them only if that is meant.
+fn locks(report: &mut Report<'_>, config: &Config, process: Process) {
+    let Config { push, monitor, logic_server, .. } = config;
+    let what = ["push to all clients", "read what the server holds", "change the running server"];
+    let sections = [
+        (
+            "push",
+            &push.tokens,
+            push.insecure,
+            vec![("push.grpc", &push.grpc, what[0]), ("push.http", &push.http, what[0])],
+        ),
+        (
+            "monitor",
+            &monitor.tokens,
+            monitor.insecure,
+            vec![
+                ("monitor.stat", &monitor.stat, what[1]),
+                ("monitor.pprof", &monitor.pprof, what[2]),
+            ],
+        ),
+        (
+            "logic_server",
+            &logic_server.tokens,
+            logic_server.insecure,
+            vec![
+                ("logic_server.grpc", &logic_server.grpc, "begin and end sessions"),
+                ("logic_server.http", &logic_server.http, what[0]),
+                ("logic_server.stat", &logic_server.stat, what[1]),
+            ],
+        ),
+    ];
+    for (section, tokens, is_insecure, listeners) in sections {
+        let is_locked = is_insecure || !tokens.is_empty();
+        for (key, addresses, what) in listeners {
+            let is_beyond = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
+            let beyond = addresses.iter().find(is_beyond);
+            if let Some(address) = beyond
+                && !is_locked
+                && process.owns(key)
+                && report.is_sound(&[key, &format!("{section}.tokens")])
+            {
+                let what = format!(
+                    "{address} is not loopback, and whoever reaches it may {what}: set {section}.tokens, \
+                     or {section}.insecure to true if that is meant"
+                );
+                report.value(key, &what);
+            }
+        }
+    }
 }
 
 fn outbox_takes_a_push(report: &mut Report<'_>, config: &Config) {

@@ -19,9 +19,11 @@ use crate::choices::{
     Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenKind, UnknownCode,
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
-use crate::kinds::lists::{Addresses, Comets, Files, Networks, Origins, Peers, RedisUrls, list};
+use crate::kinds::lists::{
+    Addresses, Comets, Files, Hosts, Networks, Origins, Peers, RedisUrls, Tokens, list,
+};
 use crate::kinds::quantities::{duration, number, power_of_two, size, whole_seconds, zero_or};
-use crate::kinds::texts::{FileOrNone, Text, TextOrNone};
+use crate::kinds::texts::{FileOrNone, Text, TextOrNone, TokenOrNone};
 use crate::kinds::{self, AnyOf, Cpus, Kind, OneOf, Secret, Switch, Users};
 use crate::network::Network;
 use crate::reader::Reader;
@@ -55,6 +57,9 @@ sections! {
         /// The name or address that clients reach this server by, as GET /goim/nodes/weighted reports it.
         /// "": the same as id.
         domain: String = "" in Text::NAME, AtStart;
+        /// Names by which callers reach the HTTP addresses, beside id, domain and localhost. Where no token is asked
+        /// for, a request to another name is refused: it may be a web page's own name that points here.
+        hosts: Vec<String> = [] in list(Hosts), AtStart;
         /// CPUs of the data cores, a list like "0-3,6". Each has listeners of its own and its own share of
         /// everything. "": all but the control cores; on a machine of one or two CPUs all.
         cores: Vec<usize> = "" in Cpus, AtStart;
@@ -136,10 +141,15 @@ sections! {
 
     /// The services for push callers.
     push: Push {
-        /// Addresses of the gRPC service; []: none. Callers are not authenticated.
+        /// Addresses of the gRPC service; []: none. Callers need one of the tokens, if there are any.
         grpc: Vec<SocketAddr> = ["127.0.0.1:8083"] in Addresses, AtStart;
-        /// Addresses of the HTTP push API of goim's logic; []: none. Callers are not authenticated.
+        /// Addresses of the HTTP push API of goim's logic; []: none. Callers need one of the tokens, if there are any.
         http: Vec<SocketAddr> = ["127.0.0.1:7172"] in Addresses, AtStart;
+        /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
+        /// asked for one. Calls that ask for health need none.
+        tokens: Vec<String> = [] in Secret(list(Tokens)), Alive;
+        /// Whether addresses that other hosts reach may be open to all of them, without a token.
+        insecure: bool = false in Switch, AtStart;
         /// Largest body a caller may push, bytes. With 26 bytes of headers it has to fit
         /// protocol.outbox_bytes.
         frame_max: usize = "1MiB" in size(KIB..=64 * MIB), AtStart;
@@ -155,6 +165,11 @@ sections! {
         stat: Vec<SocketAddr> = ["127.0.0.1:6972"] in Addresses, AtStart;
         /// Addresses of GET /debug/pprof/; []: none. Callers are not authenticated, and profiles take CPU time.
         pprof: Vec<SocketAddr> = ["127.0.0.1:6971"] in Addresses, AtStart;
+        /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
+        /// asked for one. Calls that ask for health need none.
+        tokens: Vec<String> = [] in Secret(list(Tokens)), Alive;
+        /// Whether addresses that other hosts reach may be open to all of them, without a token.
+        insecure: bool = false in Switch, AtStart;
     }
 
     /// Limits of every client connection. A change holds for open connections too, from their next frame or
@@ -250,6 +265,8 @@ sections! {
         /// HOST:PORT of the logic services. Calls are spread over those that answer; names are resolved for
         /// each connection. []: comet is its own logic, and `[token]` describes the tokens it takes.
         addrs: Vec<String> = [] in list(Peers), AtStart;
+        /// The token that logic asks for (logic_server.tokens). "": none.
+        token: Option<String> = "" in Secret(TokenOrNone), AtStart;
         /// How long a call may take.
         timeout: Duration = "2s" in duration(TENTH..=MINUTE), AtStart;
         /// Most calls under way. Further ones are refused.
@@ -306,10 +323,17 @@ sections! {
     logic_server: LogicServer {
         /// Addresses of goim.logic.Logic; []: none.
         grpc: Vec<SocketAddr> = ["127.0.0.1:7170"] in Addresses, InLogic;
-        /// Addresses of the HTTP push API; []: none. Callers are not authenticated.
+        /// Addresses of the HTTP push API; []: none. Callers need one of the tokens, if there are any.
         http: Vec<SocketAddr> = ["127.0.0.1:7172"] in Addresses, InLogic;
         /// Addresses of GET /healthz and /metrics; []: none.
         stat: Vec<SocketAddr> = ["127.0.0.1:6973"] in Addresses, InLogic;
+        /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
+        /// asked for one. Calls that ask for health need none.
+        tokens: Vec<String> = [] in Secret(list(Tokens)), InLogic;
+        /// Whether addresses that other hosts reach may be open to all of them, without a token.
+        insecure: bool = false in Switch, InLogic;
+        /// The token that comets ask for (their push.tokens). "": none.
+        comet_token: Option<String> = "" in Secret(TokenOrNone), InLogic;
         /// The comets that pushes go to, each "SERVER-ID=HOST:PORT" of its push.grpc. Ids are unique.
         comets: Vec<(String, String)> = [] in list(Comets), InLogic;
         /// Time without a heartbeat after which comets close clients that this service authenticated.

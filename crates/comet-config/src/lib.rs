@@ -68,7 +68,7 @@ fn load_as(process: Process, source: &Source<'_>, machine: &Machine) -> Result<C
     fit::complete(&mut config, machine);
     let Reader { mut report, bound, .. } = reader;
     fit::bound_twice(&mut report, bound, process);
-    fit::fits_together(&mut report, &config);
+    fit::fits_together(&mut report, &config, process);
     report.conclude(config)
 }
 

@@ -11,7 +11,7 @@ use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Pulse, Sender};
 use comet_push::{Bounds, Node, grpc_api, http_api, node_routes, push_routes};
 use comet_serve::{
-    CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates, HTTP_CONNECTIONS, Phase,
+    CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates, HTTP_CONNECTIONS, Lock, Phase,
     STAT_CONNECTIONS, StartError as ServeError, advance, connections_max, exposed, listen,
     request_bytes, spawn,
 };
@@ -44,6 +44,10 @@ pub struct Options {
     pub debug: Vec<SocketAddr>,
     /// Where logic is. `None`: shards ask their own, and no report may ask for another.
     pub logic: Option<LogicOptions>,
+    /// Who may push (`push.tokens`).
+    pub push_lock: Arc<Lock>,
+    /// Who may read and change what the server holds (`monitor.tokens`).
+    pub monitor_lock: Arc<Lock>,
     /// What clients are told of this server.
     pub node: Node,
     /// Longest body of a pushed frame, bytes.
@@ -112,19 +116,16 @@ impl Control {
         let http = listen("push.http", &options.http)?;
         let stat = listen("monitor.stat", &options.stat)?;
         let debug = listen("monitor.pprof", &options.debug)?;
-        for (setting, bound) in [("push.grpc", &grpc), ("push.http", &http)] {
-            for address in exposed(&bound.addresses) {
-                log::warn!(
-                    "{setting}: {address} is not loopback, and callers are not authenticated: \
-                     any of them can push"
-                );
+        let Options { push_lock, monitor_lock, .. } = &options;
+        for (setting, bound, lock, what) in [
+            ("push.grpc", &grpc, push_lock, "push"),
+            ("push.http", &http, push_lock, "push"),
+            ("monitor.stat", &stat, monitor_lock, "read what it holds"),
+            ("monitor.pprof", &debug, monitor_lock, "profile this process and change its log"),
+        ] {
+            for address in exposed(&bound.addresses).filter(|_| lock.is_open()) {
+                log::warn!("{setting}: {address} is open to other hosts: all of them may {what}");
             }
-        }
-        for address in exposed(&debug.addresses) {
-            log::warn!(
-                "monitor.pprof: {address} is not loopback, and callers are not authenticated: any of \
-                 them can profile this process and change its log level and white list"
-            );
         }
         let hub = Arc::new(HubDriver::new(shards, wake, options.limits, options.epoch));
         if let Some(path) = options.trace_log {
@@ -166,6 +167,8 @@ impl Control {
             debug: debug.listeners,
             bounds,
             gates: Arc::clone(&gates),
+            push_lock: options.push_lock,
+            monitor_lock: options.monitor_lock,
             hub: Arc::clone(&hub),
             logic: logic.clone(),
             push: grpc_api(pushes, Arc::clone(&counts), phases.clone()),

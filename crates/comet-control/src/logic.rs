@@ -17,7 +17,7 @@ use comet_core::{Message, Millis, Report};
 use comet_hub::logic::{
     Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, UnknownCode,
 };
-use comet_serve::{BadAddress, GrpcChannel, endpoint};
+use comet_serve::{BadAddress, BearerToken, GrpcChannel, endpoint};
 use tokio::select;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet, yield_now};
@@ -33,6 +33,8 @@ pub(crate) use self::stats::LogicStats;
 pub struct LogicOptions {
     /// Where they are (`logic.addrs`), as `host:port`; at least one.
     pub addrs: Vec<String>,
+    /// What logic asks for (`logic.token`).
+    pub token: BearerToken,
     /// How long a call may take, its second attempt included (`logic.timeout`).
     pub timeout: Duration,
     /// Calls under way at most (`logic.calls`), at least one.
@@ -61,6 +63,7 @@ pub(crate) struct Logic {
     server: String,
     /// By address.
     endpoints: Vec<Endpoint>,
+    token: BearerToken,
     timeout: Duration,
     hub: Arc<HubDriver>,
     /// Zero of the client's clock.
@@ -117,6 +120,7 @@ impl Logic {
         Ok(Self {
             server,
             endpoints,
+            token: options.token.clone(),
             timeout: options.timeout,
             hub,
             epoch: Instant::now(),
@@ -218,7 +222,7 @@ impl Logic {
             Action::Connect(connection) => {
                 let endpoint = self.endpoints[connection.address].clone();
                 let opening = tokio::spawn(async move {
-                    let opened = connection::open(endpoint).await;
+                    let opened = connection::open(endpoint, logic.token.clone()).await;
                     logic.update(|state, now| state.opened(now, connection, opened));
                 });
                 state.probes[connection.address] = Some(opening.abort_handle());

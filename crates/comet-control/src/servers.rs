@@ -10,7 +10,7 @@ use comet_mesh::Inbox;
 use comet_push::Bounds;
 use comet_serve::{
     DEBUG_CONNECTIONS, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS, Health,
-    Phase, STAT_CONNECTIONS, Servers, stopped,
+    Lock, Phase, STAT_CONNECTIONS, Servers, stopped,
 };
 use tokio::join;
 use tokio::sync::watch;
@@ -31,6 +31,8 @@ pub(crate) struct Assembly {
     pub(crate) debug: Vec<StdListener>,
     pub(crate) bounds: Bounds,
     pub(crate) gates: Arc<Gates>,
+    pub(crate) push_lock: Arc<Lock>,
+    pub(crate) monitor_lock: Arc<Lock>,
     pub(crate) hub: Arc<HubDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) push: GrpcApi,
@@ -55,15 +57,18 @@ impl Assembly {
         let (trouble, troubles) = watch::channel(None);
         let health = Health::new(phase.clone(), troubles);
         let mut servers = Servers::new(health.clone());
+        let http_limits = push_limits(HTTP_CONNECTIONS, bounds.frame_max);
         let limits = push_limits(GRPC_CONNECTIONS, bounds.request_max());
-        let gate = gates.gate("push.grpc", limits);
+        let gate = gates.gate("push.grpc", limits, &self.push_lock);
         servers.grpc(&gate, self.grpc, push, comet_wire::DESCRIPTORS)?;
-        let gate = gates.gate("push.http", push_limits(HTTP_CONNECTIONS, bounds.frame_max));
+        let gate = gates.gate("push.http", http_limits, &self.push_lock);
         servers.http(&gate, self.http, &calls)?;
-        let gate = gates.gate("monitor.stat", GateLimits::pages(STAT_CONNECTIONS));
+        let gate =
+            gates.gate("monitor.stat", GateLimits::pages(STAT_CONNECTIONS), &self.monitor_lock);
         let pages = pages::router(Arc::new(monitor), health);
         servers.http(&gate, self.stat, &pages)?;
-        let gate = gates.gate("monitor.pprof", GateLimits::pages(DEBUG_CONNECTIONS));
+        let gate =
+            gates.gate("monitor.pprof", GateLimits::pages(DEBUG_CONNECTIONS), &self.monitor_lock);
         servers.http(&gate, self.debug, &debug::router(Arc::clone(&hub)))?;
         let reports = Arc::new(reports);
         let carrying = hub.run(Arc::clone(&reports), {

@@ -16,7 +16,9 @@ use comet_hub::fanout::{
 };
 use comet_push::{Bounds, FailedServer, Pushed, pace};
 use comet_router::{Sessions, Store, StoreError};
-use comet_serve::{BadAddress, GrpcChannel, call_until_processed, endpoint, root_cause};
+use comet_serve::{
+    BadAddress, BearerToken, GrpcChannel, call_until_processed, endpoint, root_cause,
+};
 use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};
 use comet_wire::goim::protocol::Proto;
@@ -49,6 +51,7 @@ pub(crate) struct Comet {
     pub(crate) id: String,
     /// `HOST:PORT` of its push service.
     pub(crate) address: String,
+    token: BearerToken,
     endpoint: Endpoint,
     /// Connects when it is used, and again after a failure.
     channel: Mutex<GrpcChannel>,
@@ -61,7 +64,8 @@ impl Comet {
 
     /// Leaves a connection on which nothing may come any more; calls under way stay with it.
     fn reconnect(&self) {
-        *self.channel.lock().expect(NO_PANIC) = self.endpoint.connect_lazy().into();
+        *self.channel.lock().expect(NO_PANIC) =
+            GrpcChannel::new(self.endpoint.connect_lazy(), self.token.clone());
     }
 }
 
@@ -111,12 +115,14 @@ enum Request {
 }
 
 impl Comets {
-    /// `comets` is the server id and the address of each. Has to be called inside a runtime.
+    /// `comets` is the server id and the address of each, which `token` opens. Has to be called inside a
+    /// runtime.
     ///
     /// # Errors
     /// Names the address that is none.
     pub(crate) fn new(
         comets: &[(String, String)],
+        token: &BearerToken,
         sessions: Arc<Store>,
         bounds: Bounds,
     ) -> Result<Self, BadAddress> {
@@ -126,8 +132,9 @@ impl Comets {
                 .http2_keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE)
                 .keep_alive_while_idle(true);
-            let channel = Mutex::new(endpoint.connect_lazy().into());
-            Ok(Comet { id: id.clone(), address: address.clone(), endpoint, channel })
+            let channel = Mutex::new(GrpcChannel::new(endpoint.connect_lazy(), token.clone()));
+            let token = token.clone();
+            Ok(Comet { id: id.clone(), address: address.clone(), token, endpoint, channel })
         };
         let fanout = Fanout::new(FanoutConfig {
             comets: comets.iter().map(|(id, _)| id.clone()).collect(),

@@ -11,9 +11,9 @@ use comet_ops::ServiceManager;
 use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
-    CallCounts, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS, Phase,
-    STAT_CONNECTIONS, Servers, StartError as ServeError, exposed, listen, request_bytes, spawn,
-    stopped,
+    BearerToken, CallCounts, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS, Lock,
+    Phase, STAT_CONNECTIONS, Servers, StartError as ServeError, exposed, listen, request_bytes,
+    spawn, stopped,
 };
 use comet_wire::goim::logic::logic_server::LogicServer as Service;
 use tokio::sync::watch;
@@ -44,6 +44,10 @@ pub struct Options {
     pub http: Vec<SocketAddr>,
     /// Addresses of health and metrics (`logic_server.stat`); port 0 takes a free one.
     pub stat: Vec<SocketAddr>,
+    /// Who may call (`logic_server.tokens`).
+    pub lock: Arc<Lock>,
+    /// What comets ask for (`logic_server.comet_token`).
+    pub comet_token: BearerToken,
     /// Server id of each comet and `HOST:PORT` of its push service (`logic_server.comets`).
     pub comets: Vec<(String, String)>,
     /// What clients are told of the comets. Comets are told its heartbeat as the silence that ends a
@@ -69,6 +73,7 @@ pub struct LogicServer {
     grpc: Vec<SocketAddr>,
     http: Vec<SocketAddr>,
     stat: Vec<SocketAddr>,
+    lock: Arc<Lock>,
     phase: watch::Sender<Phase>,
     thread: JoinHandle<()>,
 }
@@ -86,9 +91,12 @@ impl LogicServer {
         let grpc = listen("logic_server.grpc", &options.grpc)?;
         let http = listen("logic_server.http", &options.http)?;
         let stat = listen("logic_server.stat", &options.stat)?;
-        for warning in exposure(&authenticator, &grpc.addresses, &http.addresses) {
-            log::warn!("{warning}");
+        if options.lock.is_open() {
+            for warning in exposure(&authenticator, &grpc.addresses, &http.addresses) {
+                log::warn!("{warning}");
+            }
         }
+        let lock = Arc::clone(&options.lock);
         let (phase, phases) = watch::channel(Phase::Ready);
         let servers = Assembly {
             grpc: grpc.listeners,
@@ -100,7 +108,14 @@ impl LogicServer {
             phase: phases,
         };
         let thread = spawn(THREAD, Vec::new(), || servers.start())?;
-        Ok(Self { grpc: grpc.addresses, http: http.addresses, stat: stat.addresses, phase, thread })
+        Ok(Self {
+            grpc: grpc.addresses,
+            http: http.addresses,
+            stat: stat.addresses,
+            lock,
+            phase,
+            thread,
+        })
     }
 
     /// Where `goim.logic.Logic` is, with real ports.
@@ -119,6 +134,11 @@ impl LogicServer {
     #[must_use]
     pub fn stat_addrs(&self) -> &[SocketAddr] {
         &self.stat
+    }
+
+    /// Callers need one of these tokens from now on.
+    pub fn set_tokens(&self, tokens: Vec<String>) {
+        self.lock.set_tokens(tokens);
     }
 
     /// Ends it and waits for its thread; calls under way get a second to end.
@@ -191,7 +211,9 @@ impl Assembly {
         };
         let sessions = Arc::new(sessions);
         let counts = Arc::new(CallCounts::default());
-        let comets = Arc::new(Comets::new(&options.comets, Arc::clone(&sessions), bounds)?);
+        let comets =
+            Comets::new(&options.comets, &options.comet_token, Arc::clone(&sessions), bounds)?;
+        let comets = Arc::new(comets);
         let monitored = nodes::monitor(Arc::clone(&comets));
         let service = LogicService {
             authenticator,
@@ -202,11 +224,11 @@ impl Assembly {
         };
         let list = Hosts { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let calls = push_routes(Arc::clone(&comets), &counts)
-            .merge(node_routes(Arc::new(list), options.node, &counts))
+            .merge(node_routes(Arc::new(list), options.node.clone(), &counts))
             .merge(sessions::route(&comets, &counts));
         let calls = http_api(calls);
         let gates = Arc::new(Gates::new(options.open_files, request_bytes(REQUEST_MAX)));
-        let Options { server_id, version, .. } = options;
+        let Options { server_id, version, lock, .. } = options;
         let stat_gates = Arc::clone(&gates);
         let stat_page = Stat { sessions, comets, counts, gates: stat_gates, server_id, version };
         let pages = stat::router(stat_page, phase.clone());
@@ -216,23 +238,19 @@ impl Assembly {
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(REQUEST_MAX);
         let api = GrpcApi::default().service(logic);
-        let logic_gate = gates.gate(
-            "logic_server.grpc",
-            GateLimits {
-                connections: GRPC_CONNECTIONS,
-                request_max: REQUEST_MAX,
-                request_time: REQUEST_TIME,
-            },
-        );
-        let push_gate = gates.gate(
-            "logic_server.http",
-            GateLimits {
-                connections: HTTP_CONNECTIONS,
-                request_max: bounds.frame_max,
-                request_time: bounds.timeout,
-            },
-        );
-        let stat_gate = gates.gate("logic_server.stat", GateLimits::pages(STAT_CONNECTIONS));
+        let rooms = GateLimits {
+            connections: GRPC_CONNECTIONS,
+            request_max: REQUEST_MAX,
+            request_time: REQUEST_TIME,
+        };
+        let pushes = GateLimits {
+            connections: HTTP_CONNECTIONS,
+            request_max: bounds.frame_max,
+            request_time: bounds.timeout,
+        };
+        let logic_gate = gates.gate("logic_server.grpc", rooms, &lock);
+        let push_gate = gates.gate("logic_server.http", pushes, &lock);
+        let stat_gate = gates.gate("logic_server.stat", GateLimits::pages(STAT_CONNECTIONS), &lock);
         servers
             .grpc(&logic_gate, grpc, api, comet_wire::DESCRIPTORS)
             .and_then(|()| servers.http(&push_gate, http, &calls))

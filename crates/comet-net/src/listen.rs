@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use comet_listen::socket;
+use socket2::{Socket, TcpKeepalive};
 
 use crate::steer;
 
@@ -41,56 +42,37 @@ pub struct Keepalive {
 
 /// An address that could not be listened on.
 #[derive(Debug)]
-pub struct ListenError {
-    /// The address.
-    pub address: SocketAddr,
-    /// What failed.
-    pub step: ListenStep,
-    /// The kernel's error.
-    pub source: io::Error,
-}
-
-/// A step that can fail.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ListenStep {
-    /// Binding and listening.
-    Listen,
-    /// Attaching the program that steers connections by CPU.
-    Steer,
+pub enum ListenError {
+    /// Binding or listening failed.
+    Listen(comet_listen::ListenError),
+    /// The program that steers connections by CPU could not be attached.
+    Steer {
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's error.
+        source: io::Error,
+    },
 }
 
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, step, source } = self;
-        if *step == ListenStep::Steer {
-            return write!(
+        match self {
+            Self::Listen(error) => error.fmt(f),
+            Self::Steer { address, source } => write!(
                 f,
                 "connections to {address} cannot be steered by CPU: {source}: set tcp.steering to \
                  \"off\""
-            );
-        }
-        match source.kind() {
-            io::ErrorKind::AddrInUse => write!(
-                f,
-                "{address} is in use: stop what listens there (ss -ltnp 'sport = :{}') or bind another port",
-                address.port()
             ),
-            io::ErrorKind::AddrNotAvailable => {
-                write!(f, "{address} is no address of this host: bind one that is, or 0.0.0.0")
-            }
-            io::ErrorKind::PermissionDenied => write!(
-                f,
-                "{address} may not be bound: ports below {} need CAP_NET_BIND_SERVICE",
-                1024
-            ),
-            _ => write!(f, "{address} cannot be listened on: {source}"),
         }
     }
 }
 
 impl std::error::Error for ListenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
+        match self {
+            Self::Listen(error) => error.source(),
+            Self::Steer { source, .. } => Some(source),
+        }
     }
 }
 
@@ -108,7 +90,7 @@ pub fn bind(
     cores: usize,
     options: &ListenOptions,
 ) -> Result<(SocketAddr, Vec<OwnedFd>), ListenError> {
-    let failed = |source| ListenError { address, step: ListenStep::Listen, source };
+    let failed = |source| ListenError::Listen(comet_listen::ListenError { address, source });
     if address.port() != 0 {
         let alone = socket(address).map_err(failed)?;
         alone.bind(&address.into()).map_err(failed)?;
@@ -123,20 +105,10 @@ pub fn bind(
     }
     if let Some(cpus) = &options.steering {
         assert_eq!(cpus.len(), cores, "each core has its CPU");
-        let failed = |source| ListenError { address: bound, step: ListenStep::Steer, source };
+        let failed = |source| ListenError::Steer { address: bound, source };
         steer::by_cpu(&listeners[0], cpus).map_err(failed)?;
     }
     Ok((bound, listeners))
-}
-
-fn socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        // So that 0.0.0.0 and [::] can both be bound.
-        socket.set_only_v6(true)?;
-    }
-    Ok(socket)
 }
 
 fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
@@ -185,7 +157,8 @@ mod tests {
         assert_eq!(listeners.len(), 3);
         assert_ne!(address.port(), 0);
         let error = bind(address, 1, &OPTIONS).unwrap_err();
-        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        assert!(matches!(&error, ListenError::Listen(error)
+            if error.source.kind() == io::ErrorKind::AddrInUse));
         assert!(error.to_string().contains("is in use"), "{error}");
         drop(listeners);
         bind(address, 1, &OPTIONS).unwrap();
@@ -240,9 +213,8 @@ mod tests {
 
     #[test]
     fn a_steering_error_names_the_setting() {
-        let error = ListenError {
+        let error = ListenError::Steer {
             address: "127.0.0.1:3101".parse().unwrap(),
-            step: ListenStep::Steer,
             source: steer::by_cpu(socket("127.0.0.1:0".parse().unwrap()).unwrap(), &[])
                 .unwrap_err(),
         };

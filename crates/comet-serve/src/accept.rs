@@ -24,9 +24,12 @@ use crate::phase::{Phase, stopped};
 use crate::places::Place;
 use crate::stream::{Meter, MeteredStream};
 
-/// How long a new connection may take until its first request begins; over HTTP/2, until its preface is
-/// there.
+/// How long a new HTTP/1 connection may take until its first request begins.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+/// How long the preface of HTTP/2 may take. A blocking caller may send it with its first call; a silent one
+/// would fail its first ping by then.
+const FIRST_PREFACE: Duration = Duration::from_secs(60);
 
 /// How long an HTTP/1 connection may be idle, and how long a later head may take.
 const IDLE: Duration = Duration::from_secs(75);
@@ -149,7 +152,8 @@ async fn serve_one(mut stream: TcpStream, place: Arc<Place>, served: Served) {
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(HEAD_MAX);
             let connection = builder.serve_connection(io, guarded(protocol));
-            drive(connection, &place, &meter, usize::MAX, phase).await
+            let first = (FIRST_REQUEST, usize::MAX);
+            drive(connection, &place, &meter, first, phase).await
         }
         Protocol::Grpc { .. } => {
             let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -164,7 +168,8 @@ async fn serve_one(mut stream: TcpStream, place: Arc<Place>, served: Served) {
                 .keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE_TIMEOUT);
             let connection = builder.serve_connection(io, guarded(protocol));
-            drive(connection, &place, &meter, PREFACE, phase).await
+            let first = (FIRST_PREFACE, PREFACE);
+            drive(connection, &place, &meter, first, phase).await
         }
     };
     if let Some(reason) = ended {
@@ -172,13 +177,13 @@ async fn serve_one(mut stream: TcpStream, place: Arc<Place>, served: Served) {
     }
 }
 
-/// Runs a connection to its end. Returns the reason if it is not the caller's. Until `begun` bytes are read,
-/// or a request began, a new connection has little time.
+/// Runs a connection to its end. Returns the reason if it is not the caller's. A new
+/// connection has the time in `first` until a request begins, or so many bytes are there.
 async fn drive<C>(
     connection: C,
     place: &Place,
     meter: &Meter,
-    begun: usize,
+    (first_time, first_bytes): (Duration, usize),
     phase: watch::Receiver<Phase>,
 ) -> Option<&'static str>
 where
@@ -187,7 +192,7 @@ where
 {
     let mut connection = pin!(connection);
     let mut stopping = pin!(stopped(phase));
-    let mut first_request = pin!(sleep(FIRST_REQUEST));
+    let mut first_request = pin!(sleep(first_time));
     let (mut is_stopping, mut has_begun) = (false, false);
     loop {
         select! {
@@ -198,7 +203,7 @@ where
             }) => return ended.err().and_then(|error| reason(&error)),
             () = place.evicted() => return Some("evicted"),
             () = &mut first_request, if !has_begun => {
-                has_begun = place.has_begun() || meter.read() >= begun;
+                has_begun = place.has_begun() || meter.read() >= first_bytes;
                 if !has_begun {
                     return Some("silent");
                 }

@@ -14,7 +14,10 @@ use tonic::body::Body;
 use tonic::codegen::http::header::CONTENT_TYPE;
 use tonic::codegen::http::{HeaderMap, Request, Response, StatusCode};
 use tonic::codegen::{Bytes, Service, StdError};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
+
+use crate::peer::BearerToken;
 
 /// The header or trailer with the status of a call.
 const GRPC_STATUS: &str = "grpc-status";
@@ -28,11 +31,13 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// A [`Channel`] whose answers come from a gRPC server. Anything else is an error with a [`NotGrpc`]: the
 /// page of a gateway, or a reply that ends before its status.
 #[derive(Clone, Debug)]
-pub struct GrpcChannel(Channel);
+pub struct GrpcChannel(InterceptedService<Channel, BearerToken>);
 
-impl From<Channel> for GrpcChannel {
-    fn from(channel: Channel) -> Self {
-        Self(channel)
+impl GrpcChannel {
+    /// A channel whose calls have `token`.
+    #[must_use]
+    pub fn new(channel: Channel, token: BearerToken) -> Self {
+        Self(InterceptedService::new(channel, token))
     }
 }
 
@@ -54,7 +59,7 @@ impl Service<Request<Body>> for GrpcChannel {
             }
             // The status is in the trailers, or in the headers where there is no body.
             let has_status = answer.headers().contains_key(GRPC_STATUS);
-            Ok(answer.map(|body| Body::new(Reply { body, has_status })))
+            Ok(answer.map(|body| Body::new(Reply { body: Body::new(body), has_status })))
         })
     }
 }

@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::intake::Intake;
+use crate::lock::Lock;
 use crate::places::Places;
 use crate::refusal::Refusal;
 
@@ -36,6 +39,9 @@ pub struct Gate {
     limits: GateLimits,
     places: Arc<Places>,
     intake: Arc<Intake>,
+    lock: Arc<Lock>,
+    /// When somebody who may not call was last written to the log.
+    logged: Mutex<Option<Instant>>,
     accepted: AtomicU64,
     accept_errors: AtomicU64,
     /// By reason.
@@ -109,13 +115,15 @@ impl Gates {
         Self { intake, open_files, gates: Mutex::default() }
     }
 
-    /// A gate for the listeners of `setting`.
-    pub fn gate(&self, setting: &'static str, limits: GateLimits) -> Arc<Gate> {
+    /// A gate for the listeners of `setting`, with `lock`.
+    pub fn gate(&self, setting: &'static str, limits: GateLimits, lock: &Arc<Lock>) -> Arc<Gate> {
         let gate = Arc::new(Gate {
             setting,
             limits,
             places: Places::new(connections_max(self.open_files, limits.connections)),
             intake: Arc::clone(&self.intake),
+            lock: Arc::clone(lock),
+            logged: Mutex::default(),
             accepted: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
             closed: Mutex::default(),
@@ -187,9 +195,26 @@ impl Gate {
         *self.closed.lock().expect(NO_PANIC).entry(reason).or_default() += 1;
     }
 
+    pub(crate) fn lock(&self) -> &Lock {
+        &self.lock
+    }
+
+    /// Counts a request that is not taken. Who may not call is written to the log, once in a while.
     pub(crate) fn count_refusal(&self, refusal: Refusal) {
         *self.refused.lock().expect(NO_PANIC).entry(refusal.label()).or_default() += 1;
+        if !refusal.is_locked_out() {
+            return;
+        }
+        let mut logged = self.logged.lock().expect(NO_PANIC);
+        if logged.is_none_or(|at| at.elapsed() >= LOG_PAUSE) {
+            *logged = Some(Instant::now());
+            let (setting, reason) = (self.setting, refusal.status(self.limits.request_time));
+            log::warn!("{setting}: a request is refused: {}", reason.message());
+        }
     }
 }
+
+/// Time between two lines about requests of those who may not call; all are counted.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
 
 const NO_PANIC: &str = "nothing panics between lock and unlock";

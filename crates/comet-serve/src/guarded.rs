@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, Request, Response};
+use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming as Wire;
 use hyper::service::Service as HyperService;
 use tokio::time::timeout;
@@ -52,7 +53,10 @@ impl HyperService<Request<Wire>> for Guarded {
             Protocol::Grpc { .. } => Form::Call,
         };
         let (gate, place) = (Arc::clone(&self.gate), Arc::clone(&self.place));
-        let body = match RequestBody::new(wire, form, Arc::clone(&gate), place, arrivals.clone()) {
+        let body = gate.lock().check(&head, form == Form::Whole).and_then(|()| {
+            RequestBody::new(wire, form, Arc::clone(&gate), place, arrivals.clone())
+        });
+        let body = match body {
             Ok(body) => body,
             Err(refusal) => {
                 gate.count_refusal(refusal);
@@ -91,6 +95,10 @@ fn refused(form: Form, refusal: Refusal, limit: Duration) -> Response<Body> {
         Form::Whole => {
             let mut response = Response::new(Body::from(format!("{}\n", status.message())));
             *response.status_mut() = refusal.http_status();
+            if response.status() == StatusCode::UNAUTHORIZED {
+                let scheme = HeaderValue::from_static("Bearer");
+                response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            }
             response
         }
         Form::Call | Form::Stream => status.into_http(),

@@ -4,8 +4,8 @@
 //! [`listen`] binds addresses, [`spawn`] starts the thread, and a [`Servers`] on it serves a [`GrpcApi`]
 //! and HTTP routers. All of them follow one [`Phase`], which only moves forward.
 //!
-//! **Invariant:** no crate of the workspace is beneath it: nothing here knows a shard, a push or a
-//! session.
+//! **Invariant:** of the workspace's crates only comet-listen is beneath it: nothing here knows a shard, a
+//! push or a session.
 
 mod accept;
 mod call_counts;
@@ -17,6 +17,7 @@ mod health;
 mod http;
 mod intake;
 mod listen;
+mod lock;
 mod peer;
 mod phase;
 mod places;
@@ -39,7 +40,8 @@ pub use grpc::GrpcApi;
 pub use health::Health;
 pub use http::{healthz, refusal};
 pub use listen::{Bound, exposed, listen};
-pub use peer::{BadAddress, endpoint, root_cause};
+pub use lock::Lock;
+pub use peer::{BadAddress, BearerToken, endpoint, root_cause};
 pub use phase::{Phase, advance, stopped};
 pub use query::Query;
 pub use request_body::{Arrivals, Received};

@@ -1,11 +1,14 @@
 //! Listeners of servers that callers reach, as opposed to clients.
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 
+use comet_listen::ListenError;
 use tokio::net::TcpStream;
 
 use crate::start_error::StartError;
+
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 1_024;
 
 /// The listeners of a setting.
 #[derive(Debug)]
@@ -24,18 +27,22 @@ pub fn listen(setting: &'static str, addresses: &[SocketAddr]) -> Result<Bound, 
     let mut bound = Bound { listeners: Vec::new(), addresses: Vec::new() };
     for &address in addresses {
         let (listener, at) =
-            open(address).map_err(|error| StartError::Listen { setting, address, error })?;
+            open(address).map_err(|source| StartError::Listen { setting, source })?;
         bound.listeners.push(listener);
         bound.addresses.push(at);
     }
     Ok(bound)
 }
 
-fn open(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    let at = listener.local_addr()?;
-    Ok((listener, at))
+fn open(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
+    let socket = comet_listen::listen(address, BACKLOG)?;
+    let ready = || {
+        socket.set_nonblocking(true)?;
+        let listener = TcpListener::from(socket);
+        let at = listener.local_addr()?;
+        Ok((listener, at))
+    };
+    ready().map_err(|source| ListenError { address, source })
 }
 
 /// Sends what is written at once: a reply is one small segment, and must not wait for the next.
@@ -69,7 +76,7 @@ mod tests {
         assert_ne!(address.port(), 0);
         assert_eq!(
             listen("some.key", &[address]).unwrap_err().to_string(),
-            format!("some.key: cannot listen at {address}: Address already in use (os error 98)")
+            format!("some.key: {}", comet_listen::listen(address, 1).unwrap_err())
         );
     }
 }

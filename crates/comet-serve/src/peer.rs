@@ -1,8 +1,12 @@
 //! Other servers that this one calls: their addresses, and what a failed call is caused by.
 
 use std::error::Error;
+use std::fmt;
 
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
 use tonic::transport::{self, Endpoint};
+use tonic::{Request, Status};
 
 /// An address that is not a `host:port`.
 #[derive(Debug)]
@@ -22,6 +26,39 @@ pub fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
         // Late answers to calls that were given up count here over the life of the connection.
         .map(|endpoint| endpoint.http2_max_local_error_reset_streams(None))
         .map_err(|error| BadAddress { address: address.to_owned(), error })
+}
+
+/// Adds a token to every call. Without one it changes nothing.
+#[derive(Clone, Default)]
+pub struct BearerToken(Option<MetadataValue<Ascii>>);
+
+impl BearerToken {
+    /// # Panics
+    /// If `token` has characters that no header can have; the configuration takes none.
+    #[must_use]
+    pub fn new(token: Option<&str>) -> Self {
+        Self(token.map(|token| {
+            let mut value: MetadataValue<Ascii> =
+                format!("Bearer {token}").parse().expect("a token is visible ASCII");
+            value.set_sensitive(true);
+            value
+        }))
+    }
+}
+
+impl Interceptor for BearerToken {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "BearerToken(***)" } else { "BearerToken" })
+    }
 }
 
 /// The innermost error: it names what happened, and those around it only where.

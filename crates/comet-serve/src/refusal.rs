@@ -12,6 +12,12 @@ pub(crate) enum Refusal {
     Late,
     /// It had to make room for others, or found none.
     NoRoom,
+    /// A web page of another site made it.
+    CrossSite,
+    /// It asks for a name that is not this server's.
+    WrongHost,
+    /// It has no token that opens.
+    NoToken,
 }
 
 impl Refusal {
@@ -20,7 +26,15 @@ impl Refusal {
         match self {
             Self::Late => "late",
             Self::NoRoom => "no_room",
+            Self::CrossSite => "cross_site",
+            Self::WrongHost => "wrong_host",
+            Self::NoToken => "no_token",
         }
+    }
+
+    /// Somebody who may not call did; else the request itself is at fault.
+    pub(crate) fn is_locked_out(self) -> bool {
+        matches!(self, Self::CrossSite | Self::WrongHost | Self::NoToken)
     }
 
     /// The answer over gRPC. `limit` is the time that a request has.
@@ -32,6 +46,13 @@ impl Refusal {
             Self::NoRoom => Status::resource_exhausted(
                 "too many bytes of requests are under way: the slowest request is given up",
             ),
+            Self::CrossSite => Status::permission_denied("a page of another site made the request"),
+            Self::WrongHost => Status::permission_denied(
+                "the host of the request is no name of this server: use its address, or see server.hosts",
+            ),
+            Self::NoToken => {
+                Status::unauthenticated("a token that opens is needed: Authorization: Bearer")
+            }
         }
     }
 
@@ -40,6 +61,8 @@ impl Refusal {
         match self {
             Self::Late => StatusCode::REQUEST_TIMEOUT,
             Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+            Self::CrossSite | Self::WrongHost => StatusCode::FORBIDDEN,
+            Self::NoToken => StatusCode::UNAUTHORIZED,
         }
     }
 }

@@ -1,20 +1,19 @@
 //! Why a thread of servers did not start.
 
 use std::error::Error;
-use std::net::SocketAddr;
 use std::{fmt, io};
+
+use comet_listen::ListenError;
 
 /// Why a thread of servers did not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// An address cannot be listened at.
+    /// An address cannot be listened on.
     Listen {
         /// Key of the configuration that names the address.
         setting: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// The system's error.
-        error: io::Error,
+        /// What is wrong with it.
+        source: ListenError,
     },
     /// The thread cannot run on these CPUs.
     Pin {
@@ -37,9 +36,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen { setting, address, error } => {
-                write!(f, "{setting}: cannot listen at {address}: {error}")
-            }
+            Self::Listen { setting, source } => write!(f, "{setting}: {source}"),
             Self::Pin { thread, cpus, error } => {
                 write!(f, "cannot run the {thread} thread on CPUs {cpus:?}: {error}")
             }
@@ -53,9 +50,8 @@ impl fmt::Display for StartError {
 impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Listen { error, .. } | Self::Pin { error, .. } | Self::Thread { error, .. } => {
-                Some(error)
-            }
+            Self::Listen { source, .. } => source.source(),
+            Self::Pin { error, .. } | Self::Thread { error, .. } => Some(error),
         }
     }
 }

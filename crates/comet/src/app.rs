@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
-use comet_control::{Control, ControlWake, DrainPlan, TraceLogSwitch};
+use comet_control::{Control, ControlWake, DrainPlan, Lock, TraceLogSwitch};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
@@ -32,6 +32,8 @@ pub struct App {
     cores: Vec<Core>,
     addresses: Addresses,
     tls: Option<Tls>,
+    push_lock: Arc<Lock>,
+    monitor_lock: Arc<Lock>,
     /// The configuration in effect.
     config: Config,
     /// Descriptors that the limit on open files leaves for connections.
@@ -110,6 +112,8 @@ impl App {
         }
         let options =
             control_options(config, &addresses, &limits, open_files, epoch, pulses.clone());
+        let (push_lock, monitor_lock) =
+            (Arc::clone(&options.push_lock), Arc::clone(&options.monitor_lock));
         let control =
             Control::start(options, wake, peers.clone(), reports).map_err(StartError::Control)?;
 
@@ -118,6 +122,8 @@ impl App {
             cores: Vec::with_capacity(count),
             addresses,
             tls,
+            push_lock,
+            monitor_lock,
             config: config.clone(),
             open_files,
         };
@@ -256,6 +262,8 @@ impl App {
             log::warn!("{warning}");
         }
         self.control.configure(limits(&adopted, self.open_files));
+        self.push_lock.set_tokens(adopted.push.tokens.clone());
+        self.monitor_lock.set_tokens(adopted.monitor.tokens.clone());
         self.config = adopted;
         Ok(reloaded)
     }

@@ -161,8 +161,8 @@ pub struct Push {
     /// HOST:PORT of the server's push service
     #[arg(long, global = true, default_value = "127.0.0.1:8083", value_name = "ADDR")]
     pub grpc: String,
-    /// Sent as "authorization: Bearer TOKEN", for servers and proxies that require it; @FILE reads it from a
-    /// file
+    /// The token that the server asks for (push.tokens), sent as "authorization: Bearer TOKEN"; @FILE reads it
+    /// from a file
     #[arg(long, global = true, value_name = "TOKEN|@FILE")]
     pub token: Option<String>,
 }

@@ -4,10 +4,13 @@ use std::fmt;
 use std::time::Duration;
 
 use comet_config::{Algorithm, Config, SessionStore, Token, TokenKind};
+use comet_control::BearerToken;
 use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
 use comet_logicd::{LogicServer, Node, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
 use rustix::process::{Resource, getrlimit};
+
+use crate::options::lock;
 
 /// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
 const STORE_DEADLINE: Duration = Duration::from_secs(1);
@@ -150,6 +153,8 @@ fn options(config: &Config) -> Options {
         grpc: settings.grpc.clone(),
         http: settings.http.clone(),
         stat: settings.stat.clone(),
+        lock: lock(config, &settings.tokens),
+        comet_token: BearerToken::new(settings.comet_token.as_deref()),
         comets: settings.comets.clone(),
         node: Node {
             domain: config.server.domain.clone(),

@@ -16,7 +16,9 @@ fn main() -> ExitCode {
     let done = match &args.command {
         None => return serve(&args.serve),
         Some(Command::Logic(logic)) => {
-            return configured(run::configure_logic(&logic.serve()), run::logic);
+            let serve = logic.serve();
+            let task = |config: &Config| run::logic(&serve, config);
+            return configured(run::configure_logic(&serve), task);
         }
         Some(Command::Listen(listen)) => helpers::listen(listen).map(|()| 0),
         Some(Command::Push(push)) => helpers::push(push),

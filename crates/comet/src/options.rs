@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, SlowConsumer, UnknownCode};
-use comet_control::{LogicOptions, Node, Options, descriptors};
+use comet_control::{BearerToken, Lock, LogicOptions, Node, Options, descriptors};
 use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{ClientRates, Limits, Logic, SourceLimits};
 use comet_mesh::Pulse;
@@ -28,6 +28,7 @@ pub(crate) fn control_options(
         debug: config.monitor.pprof.clone(),
         logic: (!config.logic.addrs.is_empty()).then(|| LogicOptions {
             addrs: config.logic.addrs.clone(),
+            token: BearerToken::new(config.logic.token.as_deref()),
             timeout: config.logic.timeout,
             calls: config.logic.calls,
             ping: config.logic.ping,
@@ -38,6 +39,8 @@ pub(crate) fn control_options(
                 UnknownCode::Retry => comet_control::UnknownCode::Retry,
             },
         }),
+        push_lock: lock(config, &config.push.tokens),
+        monitor_lock: lock(config, &config.monitor.tokens),
         node: Node {
             domain: config.server.domain.clone(),
             tcp: addresses.tcp.clone(),
@@ -57,6 +60,13 @@ pub(crate) fn control_options(
         open_files,
         pulses,
     }
+}
+
+/// A lock that `tokens` open. HTTP callers may use any name of this server.
+pub(crate) fn lock(config: &Config, tokens: &[String]) -> Arc<Lock> {
+    let server = &config.server;
+    let names = [&server.id, &server.domain].into_iter().chain(&server.hosts);
+    Arc::new(Lock::new(tokens.to_vec(), names.cloned().collect()))
 }
 
 /// Where a shard has clients authenticated.

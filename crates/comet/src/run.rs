@@ -100,15 +100,15 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
     Ok(code)
 }
 
-/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again. Returns the exit code, as
-/// [`serve`] does.
+/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again, and reads the tokens of callers again, in
+/// the layers of `serve`. Returns the exit code, as [`serve`] does.
 ///
 /// # Errors
 /// Why it did not start, as a sentence.
 ///
 /// # Panics
 /// If the process has a log already.
-pub fn logic(config: &Config) -> Result<u8, String> {
+pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     let log = LogOutput::start(&config.log)?;
     log.abort_on_panic();
     let mut signals = Signals::listen().map_err(|error| error.to_string())?;
@@ -116,7 +116,17 @@ pub fn logic(config: &Config) -> Result<u8, String> {
     let manager = ServiceManager::from_environment();
     manager.notify(Notice::Ready);
     let hangup = || reopen_logs(&log, Ok(()));
-    let signal = until_end(&mut signals, hangup);
+    let signal = until_end(&mut signals, || {
+        hangup();
+        match configure_logic(serve) {
+            Ok(newer) => server.set_tokens(newer.logic_server.tokens),
+            Err(mistakes) => {
+                for mistake in mistakes.lines() {
+                    log::error!("SIGHUP: no token changes: {mistake}");
+                }
+            }
+        }
+    });
     manager.notify(Notice::Stopping);
     log::info!("{signal}: ending");
     Ok(match ending::run(signals, hangup, || server.stop()) {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use comet_proto::websocket::OriginPattern;
 use toml::{Spanned, Value};
 
-use super::texts::{is_name, path};
+use super::texts::{is_name, path, token};
 use super::{Check, Facts, Kind};
 use crate::network::Network;
 use crate::secrets::without_password;
@@ -189,6 +189,39 @@ impl Elements<OriginPattern> for Origins {
 
     fn write(&self, element: &OriginPattern) -> String {
         element.to_string()
+    }
+}
+
+/// Names of hosts, in lower case.
+pub(crate) struct Hosts;
+
+impl Elements<String> for Hosts {
+    const FORM: &'static str = "list of names";
+
+    fn read(&self, text: &str, _: &[String]) -> Result<String, String> {
+        match port_after_name(&format!("{text}:1")) {
+            Some(_) => Ok(text.to_ascii_lowercase()),
+            None => Err(format!("{text:?} is not the name of a host")),
+        }
+    }
+
+    fn write(&self, element: &String) -> String {
+        element.clone()
+    }
+}
+
+/// Tokens of callers.
+pub(crate) struct Tokens;
+
+impl Elements<String> for Tokens {
+    const FORM: &'static str = "list of tokens";
+
+    fn read(&self, text: &str, _: &[String]) -> Result<String, String> {
+        token(text)
+    }
+
+    fn write(&self, element: &String) -> String {
+        element.clone()
     }
 }
 

@@ -82,6 +82,37 @@ impl Kind<Option<String>> for TextOrNone {
     }
 }
 
+/// A token of a caller; `""` is none.
+pub(crate) struct TokenOrNone;
+
+impl Kind<Option<String>> for TokenOrNone {
+    type Raw = String;
+
+    fn facts(&self) -> Facts {
+        Facts { bare: Bare::Text, ..Facts::new("token") }
+    }
+
+    fn check(&self, raw: String, check: &mut Check<'_>) -> Option<Option<String>> {
+        if raw.is_empty() {
+            return Some(None);
+        }
+        token(&raw).map_or_else(|what| check.refuse(what), |token| Some(Some(token)))
+    }
+
+    fn write(&self, value: &Option<String>) -> Value {
+        value.as_deref().unwrap_or_default().into()
+    }
+}
+
+/// A token (RFC 6750, section 2.1) that nobody guesses. The sentence does not repeat it.
+pub(super) fn token(text: &str) -> Result<String, String> {
+    let is_good = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
+    match (16..=512).contains(&text.len()) && text.bytes().all(is_good) {
+        true => Ok(text.to_owned()),
+        false => Err("is no token: use 16 to 512 letters, digits and -._~+/=".to_owned()),
+    }
+}
+
 /// A file; `""` is none.
 pub(crate) struct FileOrNone;
 

@@ -243,8 +243,8 @@ fn all_mistakes_are_reported_at_once() {
             "--set tcp.nodelay: maybe is not a TOML value (string values must be quoted, expected \
              literal string): text needs quotes, --set 'tcp.nodelay=\"maybe\"'",
             "--set push.keys_max: 0 is out of range: 1 to 1000000",
-            "--set push.keys: unknown key `keys`, expected one of `grpc`, `http`, `frame_max`, \
-             `keys_max`, `timeout`",
+            "--set push.keys: unknown key `keys`, expected one of `grpc`, `http`, `tokens`, \
+             `insecure`, `frame_max`, `keys_max`, `timeout`",
             "--set log.level: unknown variant `loud`, expected one of `off`, `error`, `warn`, \
              `info`, `debug`, `trace`",
         ],
@@ -319,6 +319,31 @@ fn a_torn_file_is_read_or_refused() {
             Err(mistakes) => assert!(mistakes.starts_with("comet.toml:"), "{mistakes}"),
         }
     }
+}
+
+#[test]
+fn what_others_reach_is_locked_or_meant_to_be_open() {
+    let check = |key: &str, address: &str, what: &str| {
+        let (section, _) = key.split_once('.').unwrap();
+        let set = format!("{key}=[\"127.0.0.1:0\", \"{address}\"]");
+        let line = format!(
+            "--set {key}: {address} is not loopback, and whoever reaches it may {what}: set \
+             {section}.tokens, or {section}.insecure to true if that is meant"
+        );
+        check_mistakes("", &[&set], &[&line]);
+        good("", &[&set, &format!("{section}.insecure=true")]);
+        good("", &[&set, &format!("{section}.tokens=[\"0123456789abcdef\"]")]);
+    };
+    check("push.grpc", "0.0.0.0:0", "push to all clients");
+    check("push.http", "[::]:0", "push to all clients");
+    check("monitor.stat", "192.0.2.1:0", "read what the server holds");
+    check("monitor.pprof", "192.0.2.1:0", "change the running server");
+    good("", &["push.grpc=[\"127.9.9.9:0\", \"[::1]:0\", \"[::ffff:127.0.0.1]:0\"]"]);
+    // Those of the other process are its own matter.
+    good("", &["logic_server.grpc=[\"0.0.0.0:0\"]"]);
+    // A token that is too short is not repeated.
+    let line = "--set push.tokens[0]: is no token: use 16 to 512 letters, digits and -._~+/=";
+    check_mistakes("", &["push.tokens=[\"0123456789\"]"], &[line]);
 }
 
 #[test]

@@ -9,13 +9,13 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use comet_serve::{GrpcChannel, call_until_processed, root_cause};
+use comet_serve::{BearerToken, GrpcChannel, call_until_processed, root_cause};
 
 /// # Errors
 /// What failed, in one sentence.
-pub(super) async fn open(endpoint: Endpoint) -> Result<GrpcChannel, String> {
+pub(super) async fn open(endpoint: Endpoint, token: BearerToken) -> Result<GrpcChannel, String> {
     let channel = endpoint.connect().await.map_err(|error| root_cause(&error).to_string())?;
-    Ok(channel.into())
+    Ok(GrpcChannel::new(channel, token))
 }
 
 /// goim's Logic has no call for this, and gRPC's health service may not be there; that it is not is an

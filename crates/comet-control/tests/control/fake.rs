@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_control::{Control, ControlWake, Node, Options, StartError};
+use comet_control::{Control, ControlWake, Lock, Node, Options, StartError};
 use comet_core::{CallId, Counters, Limits, Message, Report, ShardId, Tally};
 use comet_mesh::{Inbox, Sender, Wake, inbox};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,6 +34,8 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
             websocket_tls: Vec::new(),
             heartbeat: Duration::from_secs(300),
         },
+        push_lock: Arc::default(),
+        monitor_lock: Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()])),
         logic: None,
         frame_max: 256,
         keys_max: 8,

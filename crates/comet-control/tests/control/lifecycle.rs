@@ -198,23 +198,21 @@ async fn both_versions_of_reflection_list_the_services() {
 fn a_start_that_cannot_work_says_why() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
+    let in_use = |setting| {
+        let port = address.port();
+        format!(
+            "{setting}: {address} is in use: stop what listens there (ss -ltnp 'sport = :{port}') or \
+             bind another port"
+        )
+    };
     let check = |change: &dyn Fn(&mut Options)| -> StartError {
         let mut options = options(PATIENT);
         change(&mut options);
         try_start(options).unwrap_err()
     };
-    assert_eq!(
-        check(&|options| options.grpc.push(address)).to_string(),
-        format!("push.grpc: cannot listen at {address}: Address already in use (os error 98)")
-    );
-    assert_eq!(
-        check(&|options| options.http = vec![address]).to_string(),
-        format!("push.http: cannot listen at {address}: Address already in use (os error 98)")
-    );
-    assert_eq!(
-        check(&|options| options.stat = vec![address]).to_string(),
-        format!("monitor.stat: cannot listen at {address}: Address already in use (os error 98)")
-    );
+    assert_eq!(check(&|options| options.grpc.push(address)).to_string(), in_use("push.grpc"));
+    assert_eq!(check(&|options| options.http = vec![address]).to_string(), in_use("push.http"));
+    assert_eq!(check(&|options| options.stat = vec![address]).to_string(), in_use("monitor.stat"));
     for cpu in [1_023, 100_000] {
         assert_eq!(
             check(&|options| options.cpus = vec![cpu]).to_string(),

@@ -24,6 +24,7 @@ pub(crate) const SELDOM: Duration = Duration::from_secs(3_600);
 
 pub(crate) fn logic_options(logic: &[SocketAddr]) -> LogicOptions {
     LogicOptions {
+        token: comet_control::BearerToken::default(),
         addrs: logic.iter().map(ToString::to_string).collect(),
         timeout: PATIENT,
         calls: 64,

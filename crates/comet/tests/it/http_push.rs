@@ -115,7 +115,7 @@ fn pushes_of_a_caller_arrive_in_order() {
         let body = format!("{number:04}");
         write!(
             stream,
-            "POST /goim/push/room?operation=1000&type=live&room=1 HTTP/1.1\r\nHost: comet\r\n\
+            "POST /goim/push/room?operation=1000&type=live&room=1 HTTP/1.1\r\nHost: localhost\r\n\
              Connection: {}\r\nContent-Length: 4\r\n\r\n{body}",
             if number == PUSHES { "close" } else { "keep-alive" },
         )
@@ -272,7 +272,7 @@ fn the_address_can_be_left_out_and_a_taken_one_is_named() {
     let taken = server.http();
     let error = App::start(&config(&[&format!("push.http=[\"{taken}\"]")])).unwrap_err();
     let sentence = error.to_string();
-    assert!(sentence.starts_with(&format!("push.http: cannot listen at {taken}: ")), "{sentence}");
+    assert!(sentence.starts_with(&format!("push.http: {taken} is in use: ")), "{sentence}");
 
     let without = App::start(&config(&["push.http=[]"])).unwrap();
     assert!(without.http_addrs().is_empty());

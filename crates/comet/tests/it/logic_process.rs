@@ -240,7 +240,7 @@ fn what_cannot_be_used_is_said_before_it_runs() {
     let grpc = format!("logic_server.grpc=[\"{taken}\"]");
     // What comets have on their hosts it need not have.
     let elsewhere = ["server.cores=\"4095\"", "tcp.bind=[\"edge.invalid:81\"]"];
-    let sentence = format!("logic_server.grpc: cannot listen at {taken}: ");
+    let sentence = format!("logic_server.grpc: {taken} is in use: ");
     check(&[elsewhere[0], elsewhere[1], &grpc], 1, &sentence);
     check(
         &["token.kind=\"jwt\"", "token.jwt_keys=[\"/no/such/key\"]"],

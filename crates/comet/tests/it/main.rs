@@ -18,6 +18,7 @@ mod helpers;
 mod hostile;
 mod http_push;
 mod listen_tls;
+mod locks;
 mod log_sink;
 mod logic;
 mod logic_peers;

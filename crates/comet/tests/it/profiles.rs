@@ -138,7 +138,9 @@ fn a_heap_that_is_sampled_from_the_start_is_shown_at_once() {
 fn a_heap_profile_that_is_given_up_ends() {
     let (server, debug) = start_process(&[], &[]);
     let mut stream = TcpStream::connect(debug).unwrap();
-    stream.write_all(b"GET /debug/pprof/heap?seconds=60 HTTP/1.1\r\nHost: comet\r\n\r\n").unwrap();
+    stream
+        .write_all(b"GET /debug/pprof/heap?seconds=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
     line_with(&server.log, "taking a heap profile for 60 s");
     assert_eq!(http(debug, "GET", "/debug/pprof/heap?seconds=1", "").0, 409);
     drop(stream);

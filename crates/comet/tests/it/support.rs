@@ -145,7 +145,7 @@ pub(crate) fn http(
     let body = body.as_ref();
     let length = body.len();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: comet\r\nConnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
          Content-Length: {length}\r\n\r\n"
     );
     stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
@@ -220,6 +220,15 @@ impl Server {
         let permit = Permit::wait();
         let app = App::start(&config(sets)).unwrap_or_else(|error| panic!("{error}"));
         let caller = PushClient::connect(&app.grpc_addrs()[0].to_string()).unwrap();
+        Self { app: Some(app), caller: Some(caller), _permit: permit }
+    }
+
+    /// One whose push API asks for `token`.
+    pub(crate) fn start_locked(sets: &[&str], token: &str) -> Self {
+        let permit = Permit::wait();
+        let app = App::start(&config(sets)).unwrap_or_else(|error| panic!("{error}"));
+        let address = app.grpc_addrs()[0].to_string();
+        let caller = PushClient::connect(&address).unwrap().with_token(token.as_bytes()).unwrap();
         Self { app: Some(app), caller: Some(caller), _permit: permit }
     }
 

@@ -1,0 +1,227 @@
+//! Who may call: callers with a token, and where none is asked for, anybody but web pages.
+//!
+//! A web page can send requests to any address that its browser reaches. It cannot read a token, and its
+//! browser says which page it is (`Origin`, `Sec-Fetch-Site`) and which name it asked (`Host`). A name of
+//! the page's own that points here (DNS rebinding) is none of those known.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::RwLock;
+
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::refusal::Refusal;
+
+/// Calls that need no token: they tell whether the server is ready, and no more.
+const HEALTH: [&str; 2] = ["/healthz", "/grpc.health.v1.Health/"];
+
+/// The lock of one gate.
+#[derive(Default)]
+pub struct Lock {
+    /// Any of them opens; none: it is open.
+    tokens: RwLock<Vec<String>>,
+    /// Names of this server beside `localhost` and IP addresses.
+    hosts: Vec<String>,
+}
+
+impl Lock {
+    /// Any of `tokens` opens it; if there are none, HTTP callers may name this server by `hosts`, localhost
+    /// or an IP address.
+    #[must_use]
+    pub fn new(tokens: Vec<String>, hosts: Vec<String>) -> Self {
+        Self { tokens: RwLock::new(tokens), hosts }
+    }
+
+    /// These tokens hold from now on.
+    pub fn set_tokens(&self, tokens: Vec<String>) {
+        *self.tokens.write().expect(NO_PANIC) = tokens;
+    }
+
+    /// Whether anybody may call.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.tokens.read().expect(NO_PANIC).is_empty()
+    }
+
+    /// `is_http` of a request that a browser can make.
+    pub(crate) fn check(&self, head: &Parts, is_http: bool) -> Result<(), Refusal> {
+        if is_cross_site(head) {
+            return Err(Refusal::CrossSite);
+        }
+        let path = head.uri.path();
+        if self.is_open() {
+            return match is_http && !self.is_known(head) {
+                true => Err(Refusal::WrongHost),
+                false => Ok(()),
+            };
+        }
+        let needs_none = HEALTH.iter().any(|health| path.starts_with(health));
+        if needs_none || self.opens(head.headers.get(AUTHORIZATION)) {
+            return Ok(());
+        }
+        Err(Refusal::NoToken)
+    }
+
+    /// Compares with every token, in a time that does not depend on how much of one is right.
+    fn opens(&self, authorization: Option<&HeaderValue>) -> bool {
+        let Some((scheme, given)) = authorization.and_then(|value| split(value.as_bytes())) else {
+            return false;
+        };
+        let tokens = self.tokens.read().expect(NO_PANIC);
+        let is_equal = |token: &String| given.ct_eq(token.as_bytes());
+        let none = Choice::from(0);
+        let any = tokens.iter().map(is_equal).fold(none, |any, is_equal| any | is_equal);
+        scheme.eq_ignore_ascii_case(b"Bearer") && bool::from(any)
+    }
+
+    /// Whether every name in the request is one of this server. One without a name is no browser's.
+    fn is_known(&self, head: &Parts) -> bool {
+        let names = head.headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
+        names.chain(head.uri.authority().map(Authority::as_str)).all(|name| {
+            let host = without_port(name);
+            host.parse::<IpAddr>().is_ok()
+                || host.eq_ignore_ascii_case("localhost")
+                || self.hosts.iter().any(|known| host.eq_ignore_ascii_case(known))
+        })
+    }
+}
+
+/// A page of another origin made the request.
+fn is_cross_site(head: &Parts) -> bool {
+    let headers = &head.headers;
+    let site = headers.get("sec-fetch-site");
+    if site.is_some_and(|site| site != "same-origin" && site != "none") {
+        return true;
+    }
+    let is_own = |origin: &HeaderValue| {
+        let host = own_host(headers);
+        origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_some_and(
+            |(scheme, origin)| ["http", "https"].contains(&scheme) && Some(origin) == host,
+        )
+    };
+    headers.get_all(ORIGIN).iter().any(|origin| !is_own(origin))
+}
+
+fn own_host(headers: &HeaderMap) -> Option<&str> {
+    headers.get(HOST)?.to_str().ok()
+}
+
+/// Scheme and token of `Authorization` (RFC 6750, section 2.1).
+fn split(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    let space = value.iter().position(|byte| *byte == b' ')?;
+    Some((&value[..space], value[space..].trim_ascii()))
+}
+
+/// `HOST` of `HOST:PORT`, of IPv6 without its brackets, of a name without its last dot.
+fn without_port(name: &str) -> &str {
+    if let Some(rest) = name.strip_prefix('[') {
+        return rest.split(']').next().unwrap_or_default();
+    }
+    let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+    host.strip_suffix('.').unwrap_or(host)
+}
+
+impl fmt::Debug for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").field("is_open", &self.is_open()).finish_non_exhaustive()
+    }
+}
+
+const NO_PANIC: &str = "nothing panics between lock and unlock";
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(lock: &Lock, headers: &[(&str, &str)], expected: Result<(), Refusal>) {
+        check_at(lock, "/goim/push/all", headers, expected);
+    }
+
+    #[track_caller]
+    fn check_at(lock: &Lock, uri: &str, headers: &[(&str, &str)], expected: Result<(), Refusal>) {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        assert_eq!(lock.check(&head, true), expected, "{uri} {headers:?}");
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_refused() {
+        let lock = Lock::default();
+        let host = ("host", "127.0.0.1:7172");
+        check(&lock, &[host], Ok(()));
+        check(&lock, &[host, ("origin", "http://127.0.0.1:7172")], Ok(()));
+        for origin in
+            ["https://evil.example", "null", "", "http://127.0.0.1", "http://127.0.0.1:7173"]
+        {
+            check(&lock, &[host, ("origin", origin)], Err(Refusal::CrossSite));
+        }
+        let [good, evil] = ["http://127.0.0.1:7172", "https://evil.example"];
+        check(&lock, &[host, ("origin", good), ("origin", evil)], Err(Refusal::CrossSite));
+        for site in ["same-origin", "none"] {
+            check(&lock, &[host, ("sec-fetch-site", site)], Ok(()));
+        }
+        for site in ["cross-site", "same-site", "x"] {
+            check(&lock, &[host, ("sec-fetch-site", site)], Err(Refusal::CrossSite));
+        }
+    }
+
+    #[test]
+    fn names_that_are_not_known_are_refused() {
+        let lock = Lock::new(Vec::new(), vec!["edge-7".to_owned()]);
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:1",
+            "[::1]:1",
+            "[::1]",
+            "localhost:1",
+            "LOCALHOST",
+            "Edge-7:80",
+            "edge-7.",
+        ] {
+            check(&lock, &[("host", host)], Ok(()));
+        }
+        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil", "", "edge-70", "é"]
+        {
+            check(&lock, &[("host", host)], Err(Refusal::WrongHost));
+        }
+        check(&lock, &[("host", "localhost"), ("host", "evil")], Err(Refusal::WrongHost));
+        check_at(&lock, "http://evil/healthz", &[("host", "localhost")], Err(Refusal::WrongHost));
+        check(&lock, &[], Ok(()));
+    }
+
+    #[test]
+    fn any_of_the_tokens_opens() {
+        let lock = Lock::new(vec!["first-token".to_owned(), "second-token".to_owned()], Vec::new());
+        let authorized = |value| check(&lock, &[("authorization", value), ("host", "any")], Ok(()));
+        authorized("Bearer first-token");
+        authorized("bearer  second-token ");
+        for value in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer first-toke",
+            "Bearer first-token2",
+            "first-token",
+            "Basic first-token",
+        ] {
+            check(&lock, &[("authorization", value)], Err(Refusal::NoToken));
+        }
+        check(&lock, &[], Err(Refusal::NoToken));
+        check_at(&lock, "/healthz", &[], Ok(()));
+        check_at(&lock, "/grpc.health.v1.Health/Check", &[], Ok(()));
+        let token = ("authorization", "Bearer first-token");
+        check(&lock, &[token, ("origin", "https://evil.example")], Err(Refusal::CrossSite));
+        lock.set_tokens(vec!["third-token".to_owned()]);
+        check(&lock, &[token], Err(Refusal::NoToken));
+    }
+}
