@@ -1,11 +1,12 @@
 //! Profiles and the level of the log.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use comet_ops::{log_level, profiles};
-use comet_serve::{GateLimits, Gates, Phase, Servers, listen};
+use comet_serve::{GateLimits, Gates, Lock, Phase, Servers, listen};
 use log::LevelFilter;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,7 +27,11 @@ fn start() -> Running {
     let mut servers = Servers::new(phases);
     let limits =
         GateLimits { connections: 64, request_max: 4 << 10, request_time: Duration::from_secs(20) };
-    let gate = Gates::new(65_536, 64 << 10).gate("test", limits);
+    let gate = Gates::new(65_536, 64 << 10).gate(
+        "test",
+        limits,
+        &Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()])),
+    );
     servers.http(&gate, bound.listeners, &router).unwrap();
     Running { address: bound.addresses[0], _servers: servers, _phase: phase }
 }
