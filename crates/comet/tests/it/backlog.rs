@@ -42,9 +42,15 @@ fn body(number: u32) -> Vec<u8> {
     body
 }
 
-/// The bytes of push `number` as a client of `transport` gets them.
-fn on_the_wire(transport: Transport, number: u32) -> Vec<u8> {
-    let frame = frame(5, 0, &body(number));
+/// By turns short and too long for a buffer with others: such are sent from where they are.
+fn mixed_body(number: u32) -> Vec<u8> {
+    let len = if number.is_multiple_of(2) { 100_000 } else { 900_000 };
+    (0..len).map(|at| (number + at * 7 + at / 251) as u8).collect()
+}
+
+/// The bytes of a push as a client of `transport` gets them.
+fn on_the_wire(transport: Transport, body: &[u8]) -> Vec<u8> {
+    let frame = frame(5, 0, body);
     match transport {
         Transport::Tcp => frame,
         Transport::WebSocket => unmasked(BINARY, &frame),
@@ -88,25 +94,45 @@ fn a_long_backlog_leaves_in_few_sends() {
     let client = Arc::new(certificates.client(&[&TLS13]));
     for transport in BOTH {
         let server = Server::start(&LARGE_OUTBOXES);
-        check_backlog(&server, Peer::live(&server, transport, "1"));
+        check_backlog(&server, Peer::live(&server, transport, "1"), 5_000, body);
         server.drain();
         let server = certificates.server(&LARGE_OUTBOXES);
-        check_backlog(&server, tls::live(&server, transport, &client, "1"));
+        check_backlog(&server, tls::live(&server, transport, &client, "1"), 5_000, body);
     }
 }
 
-fn check_backlog<S: Read + Write>(server: &Server, mut slow: Peer<S>) {
-    const PUSHES: u32 = 5_000;
-    push_at_once(server, PUSHES, body);
-    assert_eq!(server.metric("comet_queued_total"), u64::from(PUSHES));
+#[test]
+fn frames_too_long_to_be_joined_arrive_between_others() {
+    let certificates = Certificates::new(&["a.example"]);
+    let client = Arc::new(certificates.client(&[&TLS13]));
+    for transport in BOTH {
+        let server = Server::start(&LARGE_OUTBOXES);
+        check_backlog(&server, Peer::live(&server, transport, "1"), 20, mixed_body);
+        server.drain();
+        let server = certificates.server(&LARGE_OUTBOXES);
+        check_backlog(&server, tls::live(&server, transport, &client, "1"), 20, mixed_body);
+    }
+}
+
+/// A reader that begins when all `pushes` are made gets them in order, in sends of many.
+fn check_backlog<S: Read + Write>(
+    server: &Server,
+    mut slow: Peer<S>,
+    pushes: u32,
+    body: fn(u32) -> Vec<u8>,
+) {
+    push_at_once(server, pushes, body);
+    assert_eq!(server.metric("comet_queued_total"), u64::from(pushes));
     let (sends, waiting) = (server.metric("comet_sends_total"), server.metric("comet_waiting"));
-    for number in 0..PUSHES {
-        let expected = on_the_wire(slow.transport, number);
+    for number in 0..pushes {
+        let expected = on_the_wire(slow.transport, &body(number));
         assert!(slow.read(expected.len()) == expected, "push {number}");
     }
     server.until("comet_waiting", 0);
     let sends = server.metric("comet_sends_total") - sends;
-    assert!(sends < waiting / 10, "{sends} sends of {waiting} pushes");
+    let bytes: u64 = (0..pushes).map(|number| body(number).len() as u64).sum();
+    // The kernel may take a window in pieces.
+    assert!(sends <= bytes / 8_192, "{sends} sends of {waiting} pushes");
 }
 
 /// Most of a room is stuck. Each push reaches the one that reads, and replaces one at each of the others.
