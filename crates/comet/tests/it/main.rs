@@ -7,6 +7,7 @@ mod crowd;
 mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]
 mod fake_logic;
+mod forbidden;
 mod health;
 mod hostile;
 mod http_push;
