@@ -30,6 +30,7 @@ pub use build_info::{COMMIT, RUSTC, VERSION_AND_COMMIT, build_info};
 pub use debug::{log_level, profiles};
 pub use escaped::Escaped;
 pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind, Number};
+pub use heap_use::give_memory_back;
 pub use line_writer::LogCounts;
 pub use process_log::ProcessLog;
 pub use service_manager::{Notice, ServiceManager};

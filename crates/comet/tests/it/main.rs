@@ -18,6 +18,7 @@ mod logic_process;
 mod logic_rig;
 mod logic_server;
 mod logic_tokens;
+mod memory;
 mod monitor;
 mod operations;
 mod peer;
