@@ -5,7 +5,7 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::ring;
+use crate::ring::{self, Call};
 
 /// glommio refuses to start an executor with less.
 const MEMLOCK_MIN: u64 = 512 << 10;
@@ -30,16 +30,14 @@ impl fmt::Display for ProbeError {
 
 impl std::error::Error for ProbeError {}
 
-/// Checks kernel, io_uring and locked memory. Raises the soft limits of locked memory and of open
+/// Checks kernel, io_uring with all of its calls, and locked memory. Raises the soft limits of locked memory and of open
 /// files to the hard limits. Returns how many connections the limit of open files allows.
 ///
 /// # Errors
 /// The first thing that is missing.
 pub fn probe() -> Result<u64, ProbeError> {
     check_kernel(rustix::system::uname().release().to_str().unwrap_or_default())?;
-    if let Err(error) = ring::build(8) {
-        return Err(ProbeError(explain_ring(&error)));
-    }
+    ring::rehearse().map_err(|(call, error)| ProbeError(explain_ring(call, &error)))?;
     check_memlock(raise(Resource::Memlock))?;
     Ok(raise(Resource::Nofile).unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_OVERHEAD))
 }
@@ -88,20 +86,29 @@ fn check_kernel(release: &str) -> Result<(), ProbeError> {
     Ok(())
 }
 
-fn explain_ring(error: &io::Error) -> String {
+fn explain_ring(call: Call, error: &io::Error) -> String {
+    let name = match call {
+        Call::Setup => "io_uring_setup",
+        Call::Register => "io_uring_register",
+        Call::Enter => "io_uring_enter",
+    };
+    let allow = "allow io_uring_setup, io_uring_register and io_uring_enter in the seccomp profile (that of a \
+                 container forbids them by default)";
+    let sysctl = "set sysctl kernel.io_uring_disabled=0";
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
-            "io_uring is forbidden here: set sysctl kernel.io_uring_disabled=0, and in a container \
-             allow io_uring_setup, io_uring_enter and io_uring_register in its seccomp profile"
-                .into()
+            format!("io_uring is forbidden here, {name} is refused: {allow}, and {sysctl}")
         }
-        Some(libc::ENOSYS) => "the kernel was built without io_uring: use one that has it".into(),
+        Some(libc::ENOSYS) => format!(
+            "io_uring is not there, {name} is unknown: {allow}, and {sysctl}; or the kernel was built \
+             without io_uring"
+        ),
         Some(libc::ENOMEM) => {
             "io_uring got no locked memory: raise the limit (ulimit -l, or LimitMEMLOCK= in a \
              systemd unit) to 1 MiB a core and more"
                 .into()
         }
-        _ => format!("io_uring cannot be set up: {error}"),
+        _ => format!("io_uring cannot be used, {name} failed: {error}"),
     }
 }
 
@@ -150,7 +157,7 @@ mod tests {
         let memlock = check_memlock(Some(64 << 10)).unwrap_err();
         assert!(memlock.to_string().contains("64 KiB: raise it to at least 512 KiB"), "{memlock}");
         assert_eq!(check_memlock(None), Ok(()));
-        let forbidden = explain_ring(&io::Error::from_raw_os_error(libc::EPERM));
+        let forbidden = explain_ring(Call::Setup, &io::Error::from_raw_os_error(libc::EPERM));
         assert!(forbidden.contains("kernel.io_uring_disabled=0"), "{forbidden}");
     }
 

@@ -2,12 +2,13 @@
 #![allow(unsafe_code, reason = "an io_uring operation outlives the call that submits it")]
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use comet_core::Slot;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::buffers::Buffers;
 use crate::ids::{BufferId, ListenerIndex};
@@ -123,8 +124,44 @@ pub(crate) fn ring_bytes(entries: u32) -> u64 {
     u64::from(entries) * (64 + 4) + u64::from(completions(entries)) * 16
 }
 
+/// The system calls of io_uring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Call {
+    Setup,
+    Register,
+    Enter,
+}
+
+/// Does once, with a small ring, what every core does: makes the ring, registers buffers, and enters the kernel
+/// with an operation.
+///
+/// # Errors
+/// The call that failed, and how.
+pub(crate) fn rehearse() -> Result<(), (Call, io::Error)> {
+    let buffers = Buffers::new(2, 64);
+    let ring = build(8).map_err(|error| (Call::Setup, error))?;
+    let mut operations = io_uring::Probe::new();
+    let registered = ring.submitter().register_probe(&mut operations);
+    let ring = registered.and_then(|()| Ring::with(ring, &buffers));
+    let mut ring = ring.map_err(|error| (Call::Register, error))?;
+    let needed = [
+        opcode::AcceptMulti::CODE,
+        opcode::RecvMulti::CODE,
+        opcode::Send::CODE,
+        opcode::PollAdd::CODE,
+    ];
+    if !needed.into_iter().all(|operation| operations.is_supported(operation)) {
+        return Err((Call::Enter, io::ErrorKind::Unsupported.into()));
+    }
+    // The poll of an eventfd that is raised completes at once.
+    let eventfd = eventfd(1, EventfdFlags::CLOEXEC).map_err(|error| (Call::Enter, error.into()))?;
+    ring.poll_wakeup(eventfd.as_raw_fd());
+    ring.ring.submit_and_wait(1).map_err(|error| (Call::Enter, error))?;
+    Ok(())
+}
+
 /// Makes a ring with the flags that every ring here has. Kernel 6.1 is the first with all of them.
-pub(crate) fn build(entries: u32) -> io::Result<IoUring> {
+fn build(entries: u32) -> io::Result<IoUring> {
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
@@ -140,7 +177,10 @@ pub(crate) fn build(entries: u32) -> io::Result<IoUring> {
 impl Ring {
     /// A ring that only the calling thread may use.
     pub(crate) fn new(entries: u32, buffers: &Buffers) -> io::Result<Self> {
-        let mut ring = build(entries)?;
+        Self::with(build(entries)?, buffers)
+    }
+
+    fn with(mut ring: IoUring, buffers: &Buffers) -> io::Result<Self> {
         let (address, count) = buffers.ring();
         // SAFETY: the driver keeps `buffers` alive longer than the ring (fields are dropped in the
         // order of their declaration), and the kernel forgets the group when the ring is closed.

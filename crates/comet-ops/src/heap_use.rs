@@ -1,8 +1,16 @@
 //! The allocator's counts. The kernel's view of the same memory is in `process.rs`.
 
-use tikv_jemalloc_ctl::{Result, epoch, stats};
+use tikv_jemalloc_ctl::{Result, background_thread, epoch, stats};
 
 use crate::exposition::{Exposition, Kind};
+
+/// Has threads of the allocator give unused memory back to the kernel. Without them it is given back while a
+/// thread allocates: one that sleeps after a peak keeps what it had.
+pub fn give_memory_back() {
+    if let Err(error) = background_thread::write(true) {
+        log::warn!("the allocator has no threads, memory of a peak stays longer: {error}");
+    }
+}
 
 /// The heap at one moment.
 pub(crate) struct HeapUse {

@@ -32,6 +32,7 @@ pub use debug::{log_level, profiles};
 pub use escaped::Escaped;
 pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind, Number};
 pub use gates::expose_gates;
+pub use heap_use::give_memory_back;
 pub use line_writer::LogCounts;
 pub use process_log::ProcessLog;
 pub use service_manager::{Notice, ServiceManager};

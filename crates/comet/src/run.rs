@@ -71,6 +71,7 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
     let pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
     let log = LogOutput::start(&config.log)?;
     log.abort_on_panic();
+    comet_ops::give_memory_back();
     // Before anything starts, so that no signal is lost while the cores start.
     let mut signals = Signals::listen().map_err(|error| error.to_string())?;
     let mut app = App::start(config).map_err(|error| error.to_string())?;
@@ -111,6 +112,7 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
 pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     let log = LogOutput::start(&config.log)?;
     log.abort_on_panic();
+    comet_ops::give_memory_back();
     let mut signals = Signals::listen().map_err(|error| error.to_string())?;
     let server = crate::logic::start(config).map_err(|error| error.to_string())?;
     let manager = ServiceManager::from_environment();

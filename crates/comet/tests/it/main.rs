@@ -12,6 +12,7 @@ mod door;
 mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]
 mod fake_logic;
+mod forbidden;
 mod h2;
 mod health;
 mod helpers;
@@ -26,6 +27,7 @@ mod logic_process;
 mod logic_rig;
 mod logic_server;
 mod logic_tokens;
+mod memory;
 mod monitor;
 mod operations;
 mod peer;
