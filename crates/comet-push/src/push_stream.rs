@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use comet_serve::CallCounts;
+use comet_serve::{CallCounts, Caller};
 use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
 use comet_wire::comet::v1::push_stream_reply::{Answer, Error};
 use comet_wire::comet::v1::push_stream_req::{Keys, Target, Users};
@@ -36,6 +36,8 @@ pub(crate) struct PushStream<B: StreamBackend> {
     /// By the order they came in, with their ids.
     under_way: VecDeque<(u64, Result<B::UnderWay, Status>)>,
     backend: Arc<B>,
+    /// Whose stream it is.
+    caller: Caller,
     counts: Arc<CallCounts>,
     /// Ready when the servers are to end.
     stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -61,6 +63,7 @@ impl<B: StreamBackend> PushStream<B> {
             input: Input::Open,
             under_way: VecDeque::new(),
             backend,
+            caller: Caller::current(),
             counts,
             stopped: Box::pin(stopped),
         }
@@ -79,7 +82,7 @@ impl<B: StreamBackend> PushStream<B> {
         while self.under_way.len() < UNDER_WAY_MAX {
             match Pin::new(&mut self.requests).poll_next(cx) {
                 Poll::Ready(Some(Ok(request))) => {
-                    let push = (request.id, self.begin(request));
+                    let push = (request.id, self.caller.enter(|| self.begin(request)));
                     self.under_way.push_back(push);
                 }
                 Poll::Ready(Some(Err(status))) => return self.input = Input::Failed(status),

@@ -19,6 +19,7 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::caller::identify;
 use crate::listen::no_delay;
 use crate::phase::{Phase, stopped};
 
@@ -113,10 +114,11 @@ impl Health {
 
 /// Serves `routes` until [`Phase::Stopped`] and the end of all calls.
 pub(crate) async fn serve(routes: Routes, listener: TcpListener, phase: watch::Receiver<Phase>) {
+    let routes = routes.into_axum_router().layer(axum::middleware::from_fn(identify));
     let served = Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_routes(routes)
+        .add_routes(routes.into())
         .serve_with_incoming_shutdown(incoming(listener), stopped(phase))
         .await;
     if let Err(error) = served {

@@ -1,5 +1,7 @@
 //! HTTP: serving a router, `/healthz`, and refusals in words.
 
+use std::net::SocketAddr;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -9,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
+use crate::caller::identify;
 use crate::listen::no_delay;
 use crate::phase::{Phase, stopped};
 
@@ -16,7 +19,9 @@ use crate::phase::{Phase, stopped};
 pub(crate) async fn serve(router: Router, listener: TcpListener, phase: watch::Receiver<Phase>) {
     let incoming = listener.tap_io(no_delay);
     // axum's accept loop has no error to return; its signature leaves room for one.
-    let _ = axum::serve(incoming, router).with_graceful_shutdown(stopped(phase)).await;
+    let router = router.layer(axum::middleware::from_fn(identify));
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let _ = axum::serve(incoming, service).with_graceful_shutdown(stopped(phase)).await;
 }
 
 /// The route `/healthz`: 200 while the server is ready, else 503; the body names the phase.

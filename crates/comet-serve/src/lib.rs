@@ -8,6 +8,7 @@
 //! session.
 
 mod call_counts;
+mod caller;
 mod grpc;
 mod http;
 mod listen;
@@ -19,6 +20,7 @@ mod start;
 mod start_error;
 
 pub use call_counts::CallCounts;
+pub use caller::Caller;
 pub use grpc::GrpcApi;
 pub use http::{healthz, refusal};
 pub use listen::{Bound, exposed, listen};
