@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use std::{io, mem};
 
 use comet_core::{CallId, Limits, Message, MessageClass, Millis, Report, ShardId};
-use comet_hub::{CallError, CallResult, Inboxes, Outcome, Refused};
+use comet_hub::{CallError, CallResult, CallerId, Inboxes, Outcome, Refused};
 use comet_mesh::{Inbox, Returned, Sender, Wake};
+use comet_serve::Caller;
 use tokio::select;
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
@@ -113,8 +114,8 @@ impl HubDriver {
     }
 
     /// Starts a call that may take as long as `limit`, in whole milliseconds: puts its messages, one report
-    /// for each to come, on their way to the shards, all before anybody else's. Does not wait, so calls
-    /// reach each shard in the order they start in.
+    /// for each to come, on their way to the shards. Does not wait, so the calls of one caller reach each
+    /// shard in the order they start in. The caller is the current one of comet-serve.
     pub(crate) fn begin<M>(
         self: &Arc<Self>,
         limit: Duration,
@@ -129,7 +130,8 @@ impl HubDriver {
         let State { hub, inboxes, .. } = &mut *state;
         // Rounded up, where the turns round down: no call has less than its limit.
         let now = self.now().after(1);
-        let begun = hub.begin((now, limit_ms), inboxes, caller, messages);
+        let from = CallerId(Caller::current().0);
+        let begun = hub.begin((now, limit_ms), inboxes, (from, caller), messages);
         if !matches!(begun, Err(CallError::TooManyCalls)) {
             // The task runs later, on this thread. It also wakes the shards that a call reached which
             // then found another one gone.

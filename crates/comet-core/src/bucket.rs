@@ -80,6 +80,21 @@ impl<K: Hash + Eq, V> Buckets<K, V> {
         self.find(key).map(|known| known.remove().0.1)
     }
 
+    /// How many tables there are. Walks over all entries go table by table, so that they can pause: an entry
+    /// that is there all the time is in one table all the time.
+    pub(crate) fn tables(&self) -> usize {
+        self.buckets.len()
+    }
+
+    pub(crate) fn table(&self, index: usize) -> impl ExactSizeIterator<Item = (&K, &V)> {
+        self.buckets[index].iter().map(|(key, value)| (key, value))
+    }
+
+    /// Removes the entries of a table for which `keeps` is false.
+    pub(crate) fn retain_table(&mut self, index: usize, mut keeps: impl FnMut(&K, &V) -> bool) {
+        self.buckets[index].retain(|(key, value)| keeps(key, value));
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.buckets.iter().map(HashTable::len).sum()
     }

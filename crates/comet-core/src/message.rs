@@ -169,13 +169,13 @@ pub enum Message {
 pub enum Report {
     /// What became of a push where control sent it, and in how many [`Report::PartialTally`]s other shards
     /// report the rest. Partial tallies may come first: threads are not ordered among each other.
-    Tally { call: CallId, tally: Tally, partials: u32 },
+    Tally { call: CallId, shard: ShardId, tally: Tally, partials: u32 },
     /// What became of a push on a shard that a home sent it to.
     PartialTally { call: CallId, tally: Tally },
     /// A paced broadcast will visit this many connections; its deliveries appear in the counters.
-    Scheduled { call: CallId, connections: u64 },
+    Scheduled { call: CallId, shard: ShardId, connections: u64 },
     /// A paced broadcast was refused: too many are under way on this shard.
-    Busy { call: CallId },
+    Busy { call: CallId, shard: ShardId },
     /// The answer to [`Message::Snapshot`].
     Snapshot { call: CallId, shard: ShardId, counters: Box<Counters> },
     /// The answer to [`Message::Rooms`]: rooms with members on this host, and how many.

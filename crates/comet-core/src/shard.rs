@@ -81,13 +81,14 @@ use sources::Sources;
 
 /// What [`Shard::handle_deadlines`] does beside expiring deadlines. Each step leaves off where the budget is
 /// spent, and goes on from there.
-const STEPS: [fn(&mut Shard, &mut Budget); 6] = [
+const STEPS: [fn(&mut Shard, &mut Budget); 7] = [
     Shard::pace_broadcasts,
     Shard::give_due_notices,
     Shard::send_room_counts,
     Shard::expire_retained,
     Shard::answer_joined,
     Shard::update_all_tracing,
+    Shard::walk_rooms,
 ];
 
 /// One core's share of comet. The module text gives the order of calls.
@@ -268,6 +269,7 @@ impl Shard {
             || self.has_retained_due
             || !self.joined.is_empty()
             || self.tracing_from.is_some()
+            || self.home.rooms.has_walks()
     }
 
     /// The driver's last turn took `micros`, its sleep not counted.

@@ -124,7 +124,7 @@ impl<C> Calls<C> {
     /// Gives back what no call asked for.
     pub(crate) fn settle(&mut self, report: Report) -> Option<Report> {
         match report {
-            Report::Tally { call, tally, partials } => self.add(call, |open| {
+            Report::Tally { call, tally, partials, .. } => self.add(call, |open| {
                 open.missing -= 1;
                 open.partials += i64::from(partials);
                 open.result.tally += tally;
@@ -133,11 +133,11 @@ impl<C> Calls<C> {
                 open.partials -= 1;
                 open.result.tally += tally;
             }),
-            Report::Scheduled { call, connections } => self.add(call, |open| {
+            Report::Scheduled { call, connections, .. } => self.add(call, |open| {
                 open.missing -= 1;
                 open.result.scheduled += connections;
             }),
-            Report::Busy { call } => self.add(call, |open| {
+            Report::Busy { call, .. } => self.add(call, |open| {
                 open.missing -= 1;
                 open.result.busy += 1;
             }),
@@ -224,7 +224,7 @@ mod tests {
 
     fn tally(queued: u64, partials: u32) -> Report {
         let tally = Tally { matched: queued, queued, ..Tally::default() };
-        Report::Tally { call: CALL, tally, partials }
+        Report::Tally { call: CALL, shard: ShardId(0), tally, partials }
     }
 
     fn partial(queued: u64) -> Report {

@@ -8,6 +8,7 @@ use comet_core::{ActiveClock, CallId, Limits, Message, Millis, Report, ShardId};
 use crate::calls::{CALLS_MAX, CallError, Calls, Ended};
 use crate::inboxes::Inboxes;
 use crate::lane::{Gone, Lane};
+use crate::queues::CallerId;
 
 /// How long a full inbox is left alone before it is tried again, milliseconds.
 pub const RETRY_MS: u64 = 1;
@@ -104,17 +105,17 @@ impl<C> Hub<C> {
     }
 
     /// Starts a call that may take as long as `limit_ms`: puts its messages, at least one and each to be
-    /// answered with one report, on their way to the shards, behind those of earlier calls. Ids of calls
-    /// count up from 1 without gaps.
+    /// answered with one report, on their way to the shards, behind those of the caller's earlier calls. Pushes
+    /// of several callers take turns. Ids of calls count up from 1 without gaps.
     ///
     /// # Errors
     /// [`CallError::TooManyCalls`], before any message is made. [`CallError::ShardGone`]: shards before
-    /// that one may have got their messages. `caller` is dropped then.
+    /// that one may have got their messages. What was to be kept is dropped then.
     pub fn begin<M>(
         &mut self,
         (now, limit_ms): (Millis, u64),
         inboxes: &mut impl Inboxes,
-        caller: C,
+        (caller, kept): (CallerId, C),
         messages: impl FnOnce(CallId) -> M,
     ) -> Result<CallId, CallError>
     where
@@ -129,11 +130,11 @@ impl<C> Hub<C> {
         let mut sent = 0;
         for (shard, message) in messages(id) {
             lanes[usize::from(shard.0)]
-                .send(inboxes, Some(id), message, |call| call == id || calls.runs(call))
+                .send(inboxes, (Some(id), caller), message, |call| call == id || calls.runs(call))
                 .map_err(|Gone| CallError::ShardGone(shard))?;
             sent += 1;
         }
-        calls.open(id, sent, (now, limit_ms), caller);
+        calls.open(id, sent, (now, limit_ms), kept);
         let deadline = now.after(limit_ms);
         *late_at = Some(late_at.map_or(deadline, |at| at.min(deadline)));
         Ok(id)
@@ -150,7 +151,10 @@ impl<C> Hub<C> {
     pub fn tell(&mut self, inboxes: &mut impl Inboxes, shard: ShardId, message: Message) -> bool {
         let Self { calls, lanes, .. } = self;
         let lane = &mut lanes[usize::from(shard.0)];
-        !lane.is_full() && lane.send(inboxes, None, message, |call| calls.runs(call)).is_ok()
+        !lane.is_full()
+            && lane
+                .send(inboxes, (None, CallerId::default()), message, |call| calls.runs(call))
+                .is_ok()
     }
 
     /// Puts bounds that hold from now on on their way to every shard. `change` makes them from those that
@@ -165,7 +169,8 @@ impl<C> Hub<C> {
         for lane in lanes {
             let message = Message::Configure { limits: Arc::clone(&changed) };
             // A shard that has ended has nothing left to bound.
-            let _ = lane.send(inboxes, None, message, |call| calls.runs(call));
+            let _ =
+                lane.send(inboxes, (None, CallerId::default()), message, |call| calls.runs(call));
         }
         mem::replace(limits, changed)
     }
@@ -176,7 +181,9 @@ impl<C> Hub<C> {
         let Self { calls, lanes, drained, .. } = self;
         for (lane, drained) in lanes.iter_mut().zip(drained) {
             let message = Message::Drain { over_ms, retry_after_ms };
-            *drained |= lane.send(inboxes, None, message, |call| calls.runs(call)).is_err();
+            *drained |= lane
+                .send(inboxes, (None, CallerId::default()), message, |call| calls.runs(call))
+                .is_err();
         }
     }
 
@@ -188,7 +195,15 @@ impl<C> Hub<C> {
                 self.drained[usize::from(shard.0)] = true;
                 None
             }
-            report => self.calls.settle(report),
+            report => {
+                if let Report::Tally { shard, .. }
+                | Report::Scheduled { shard, .. }
+                | Report::Busy { shard, .. } = report
+                {
+                    self.lanes[usize::from(shard.0)].release();
+                }
+                self.calls.settle(report)
+            }
         }
     }
 

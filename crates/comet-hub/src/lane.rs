@@ -2,7 +2,7 @@
 //! that found it full.
 //!
 //! A message waits behind those of its class before it, so what is put in first arrives first, and
-//! putting it in never waits. The shard is woken only by [`Lane::notify`], once for all that was put in. The caller is
+//! putting it in never waits. Pushes are put in up to a window; beyond it the callers take turns. The shard is woken only by [`Lane::notify`], once for all that was put in. The caller is
 //! what waits, for the reports; when it gives up, its message is skipped.
 
 use std::collections::VecDeque;
@@ -12,6 +12,7 @@ use comet_core::{CallId, Canary, Message, MessageClass, ShardId};
 
 use crate::calls::CALLS_MAX;
 use crate::inboxes::{Inboxes, Refused};
+use crate::queues::{CallerId, CallerQueues, Waiting, cost};
 
 /// Messages that may wait before those of ended calls are swept out. At most [`CALLS_MAX`] belong to
 /// calls that still run, so a sweep frees at least half and costs nothing in the mean.
@@ -21,51 +22,74 @@ pub(crate) const WAITING_MAX: usize = 2 * CALLS_MAX;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Gone;
 
-struct Waiting {
-    /// `None`: the message belongs to no call and is never skipped.
-    call: Option<CallId>,
-    message: Message,
-}
+/// Work in the inbox at most before more of it waits here, in the units of [`cost`]. Callers take turns here
+/// and not in the inbox, so this is what a caller may have to wait for behind another. It keeps a shard busy
+/// for several turns.
+const WINDOW: usize = 2_048;
 
 pub(crate) struct Lane {
     shard: ShardId,
     /// Something is in the inbox that the shard may sleep over.
     must_notify: bool,
-    /// By class. Pushes that wait hold back nothing else.
-    waiting: [VecDeque<Waiting>; 2],
+    /// Messages other than pushes. Pushes that wait hold back none of them.
+    directory: VecDeque<Waiting>,
+    pushes: CallerQueues,
+    /// Costs of the pushes that are not reported yet, and their sum.
+    unreported: VecDeque<usize>,
+    load: usize,
 }
 
 impl Lane {
     pub(crate) fn new(shard: ShardId) -> Self {
-        Self { shard, must_notify: false, waiting: Default::default() }
+        Self {
+            shard,
+            must_notify: false,
+            directory: VecDeque::new(),
+            pushes: CallerQueues::default(),
+            unreported: VecDeque::new(),
+            load: 0,
+        }
     }
 
-    /// Puts `message` into the inbox, or behind those that wait for it. `runs` says whether a call
-    /// still wants its message delivered.
+    /// Puts `message` into the inbox, or behind those of its class, and of `caller`, that wait for it. `runs`
+    /// says whether a call still wants its message delivered.
     pub(crate) fn send(
         &mut self,
         inboxes: &mut impl Inboxes,
-        call: Option<CallId>,
+        (call, caller): (Option<CallId>, CallerId),
         message: Message,
         runs: impl Fn(CallId) -> bool,
     ) -> Result<(), Gone> {
-        let queue = &mut self.waiting[message.class() as usize];
-        if queue.len() >= WAITING_MAX {
-            queue.retain(|waiting| waiting.call.is_none_or(&runs));
-        }
-        let message = if queue.is_empty() || Canary::OvertakenLane.is_released() {
-            match inboxes.post(self.shard, message) {
-                Ok(()) => {
-                    self.must_notify = true;
-                    return Ok(());
-                }
+        let class = message.class();
+        let waits = match class {
+            MessageClass::Directory => !self.directory.is_empty(),
+            MessageClass::Push => !self.pushes.is_empty() || !self.has_window(cost(&message)),
+        };
+        let message = if waits && !Canary::OvertakenLane.is_released() {
+            message
+        } else {
+            match self.post(inboxes, message) {
+                Ok(()) => return Ok(()),
                 Err(Refused::Full(message)) => message,
                 Err(Refused::Closed) => return Err(Gone),
             }
-        } else {
-            message
         };
-        queue.push_back(Waiting { call, message });
+        let waiting = Waiting { call, message };
+        let keeps = |waiting: &Waiting| waiting.call.is_none_or(&runs);
+        match class {
+            MessageClass::Directory => {
+                if self.directory.len() >= WAITING_MAX {
+                    self.directory.retain(keeps);
+                }
+                self.directory.push_back(waiting);
+            }
+            MessageClass::Push => {
+                if self.pushes.len() >= WAITING_MAX {
+                    self.pushes.retain(keeps);
+                }
+                self.pushes.push(caller, waiting);
+            }
+        }
         Ok(())
     }
 
@@ -76,26 +100,67 @@ impl Lane {
         inboxes: &mut impl Inboxes,
         runs: impl Fn(CallId) -> bool,
     ) -> Result<(), Vec<CallId>> {
-        for class in 0..self.waiting.len() {
-            while let Some(Waiting { call, message }) = self.waiting[class].pop_front() {
-                if !call.is_none_or(&runs) {
-                    continue;
+        while let Some(Waiting { call, message }) = self.directory.pop_front() {
+            if !call.is_none_or(&runs) {
+                continue;
+            }
+            match self.post(inboxes, message) {
+                Ok(()) => {}
+                Err(Refused::Full(message)) => {
+                    self.directory.push_front(Waiting { call, message });
+                    break;
                 }
-                match inboxes.post(self.shard, message) {
-                    Ok(()) => self.must_notify = true,
-                    Err(Refused::Full(message)) => {
-                        self.waiting[class].push_front(Waiting { call, message });
-                        break;
-                    }
-                    Err(Refused::Closed) => {
-                        let rest = self.waiting.iter_mut().flat_map(|queue| queue.drain(..));
-                        let rest = rest.filter_map(|waiting| waiting.call);
-                        return Err(call.into_iter().chain(rest).collect());
-                    }
+                Err(Refused::Closed) => return Err(self.abandon(call)),
+            }
+        }
+        while let Some((caller, Waiting { call, message }, cost)) = self.pushes.pop() {
+            if !call.is_none_or(&runs) {
+                continue;
+            }
+            let posted = match self.has_window(cost) {
+                true => self.post(inboxes, message),
+                false => Err(Refused::Full(message)),
+            };
+            match posted {
+                Ok(()) => {}
+                Err(Refused::Full(message)) => {
+                    self.pushes.put_back((caller, Waiting { call, message }, cost));
+                    break;
                 }
+                Err(Refused::Closed) => return Err(self.abandon(call)),
             }
         }
         Ok(())
+    }
+
+    /// The shard has reported a push, so there is room for others.
+    pub(crate) fn release(&mut self) {
+        self.load -= self.unreported.pop_front().unwrap_or(0);
+    }
+
+    /// A message that fills the window on its own has it for itself.
+    fn has_window(&self, cost: usize) -> bool {
+        self.load == 0 || self.load + cost <= WINDOW
+    }
+
+    fn post(&mut self, inboxes: &mut impl Inboxes, message: Message) -> Result<(), Refused> {
+        let cost = match message.class() {
+            MessageClass::Directory => None,
+            MessageClass::Push => Some(cost(&message)),
+        };
+        inboxes.post(self.shard, message)?;
+        self.must_notify = true;
+        if let Some(cost) = cost {
+            self.unreported.push_back(cost);
+            self.load += cost;
+        }
+        Ok(())
+    }
+
+    /// The calls whose messages wait, `call` among them.
+    fn abandon(&mut self, call: Option<CallId>) -> Vec<CallId> {
+        let waiting = self.directory.drain(..).chain(self.pushes.drain());
+        call.into_iter().chain(waiting.filter_map(|waiting| waiting.call)).collect()
     }
 
     /// Wakes the shard if it sleeps over what was put in.
@@ -107,17 +172,17 @@ impl Lane {
 
     /// So many messages wait that only those of calls, which are bounded themselves, may join them.
     pub(crate) fn is_full(&self) -> bool {
-        self.waiting[MessageClass::Directory as usize].len() >= WAITING_MAX
+        self.directory.len() >= WAITING_MAX
     }
 
     /// The calls whose messages wait here.
     pub(crate) fn calls(&self) -> impl Iterator<Item = CallId> {
-        self.waiting.iter().flatten().filter_map(|waiting| waiting.call)
+        self.directory.iter().chain(self.pushes.iter()).filter_map(|waiting| waiting.call)
     }
 
     /// Messages that wait in front of the inbox.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.iter().map(VecDeque::len).sum()
+        self.directory.len() + self.pushes.len()
     }
 }
 
@@ -137,7 +202,7 @@ mod tests {
 
     fn send(lane: &mut Lane, inboxes: &mut FakeInboxes, call: u64) -> Result<(), Gone> {
         let message = Message::Rooms { call: CallId(call) };
-        lane.send(inboxes, Some(CallId(call)), message, |_| true)
+        lane.send(inboxes, (Some(CallId(call)), CallerId(0)), message, |_| true)
     }
 
     #[test]
@@ -165,12 +230,40 @@ mod tests {
             Message::PushRoom { call: CallId(call), room: "r".into(), push }
         };
         for call in 1..=3 {
-            lane.send(&mut inboxes, Some(CallId(call)), push(call), |_| true).unwrap();
+            lane.send(&mut inboxes, (Some(CallId(call)), CallerId(0)), push(call), |_| true)
+                .unwrap();
         }
         send(&mut lane, &mut inboxes, 4).unwrap();
         assert_eq!(lane.waiting(), 2);
         assert!(matches!(inboxes.take(SHARD), Some(Message::PushRoom { .. })));
         assert!(matches!(inboxes.take(SHARD), Some(Message::Rooms { .. })));
+    }
+
+    /// A caller that has more to push than a shard takes.
+    #[test]
+    fn a_push_waits_behind_one_window_of_another_caller_at_most() {
+        let (mut lane, mut inboxes) = lane(4_096);
+        let push = |call, keys| {
+            let push = Push { operation: 5, frame: Encoded::verbatim(b"x") };
+            Message::PushKeys { call: CallId(call), keys: vec!["k".into(); keys], push }
+        };
+        for call in 1..=256 {
+            let greedy = (Some(CallId(call)), CallerId(1));
+            lane.send(&mut inboxes, greedy, push(call, 10_000), |_| true).unwrap();
+        }
+        let modest = (Some(CallId(257)), CallerId(2));
+        lane.send(&mut inboxes, modest, push(257, 1), |_| true).unwrap();
+        let mut before = 0;
+        loop {
+            match inboxes.take(SHARD) {
+                Some(Message::PushKeys { call: CallId(257), .. }) => break,
+                Some(_) => before += 1,
+                None => panic!("nothing is posted"),
+            }
+            lane.release();
+            lane.flush(&mut inboxes, |_| true).unwrap();
+        }
+        assert!(before <= 3, "{before} pushes of the other caller came first");
     }
 
     #[test]
@@ -195,7 +288,7 @@ mod tests {
         let (mut lane, mut inboxes) = lane(1);
         send(&mut lane, &mut inboxes, 1).unwrap();
         let drain = Message::Drain { over_ms: 0, retry_after_ms: 0 };
-        lane.send(&mut inboxes, None, drain, |_| false).unwrap();
+        lane.send(&mut inboxes, (None, CallerId(0)), drain, |_| false).unwrap();
         assert_eq!(inboxes.take_calls(SHARD), [1]);
         lane.flush(&mut inboxes, |_| false).unwrap();
         assert!(matches!(inboxes.take(SHARD), Some(Message::Drain { .. })));
@@ -207,7 +300,7 @@ mod tests {
         for _ in 0..=WAITING_MAX {
             assert!(!lane.is_full());
             let message = Message::RemoteRoomCounts { rooms: Vec::new() };
-            lane.send(&mut inboxes, None, message, |_| true).unwrap();
+            lane.send(&mut inboxes, (None, CallerId(0)), message, |_| true).unwrap();
         }
         assert!(lane.is_full());
     }
@@ -230,7 +323,10 @@ mod tests {
         for call in 0..3 * WAITING_MAX as u64 {
             // Only the last call still runs.
             let message = Message::Rooms { call: CallId(call) };
-            lane.send(&mut inboxes, Some(CallId(call)), message, |other| other.0 == call).unwrap();
+            lane.send(&mut inboxes, (Some(CallId(call)), CallerId(0)), message, |other| {
+                other.0 == call
+            })
+            .unwrap();
             assert!(lane.waiting() <= WAITING_MAX);
         }
     }

@@ -15,6 +15,7 @@ mod hub;
 mod inboxes;
 mod lane;
 pub mod logic;
+mod queues;
 mod random;
 mod shares;
 
@@ -22,5 +23,6 @@ pub use calls::{CALLS_MAX, CallError, CallResult, Ended, Outcome};
 pub use comet_core::Millis;
 pub use hub::{Hub, LATE_LOOK_MS, RETRY_MS};
 pub use inboxes::{Inboxes, Refused};
+pub use queues::CallerId;
 pub use random::Random;
 pub use shares::shares;

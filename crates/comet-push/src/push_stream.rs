@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use comet_serve::{Arrivals, CallCounts, Received};
+use comet_serve::{Arrivals, CallCounts, Caller, Received};
 use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
 use comet_wire::comet::v1::push_stream_reply::{Answer, Error};
 use comet_wire::comet::v1::push_stream_req::{Keys, Target, Users};
@@ -38,6 +38,8 @@ pub(crate) struct PushStream<B: StreamBackend> {
     /// By the order they came in.
     under_way: VecDeque<Push<B::UnderWay>>,
     backend: Arc<B>,
+    /// Whose stream it is.
+    caller: Caller,
     counts: Arc<CallCounts>,
     /// Ready when the servers are to end.
     stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -72,6 +74,7 @@ impl<B: StreamBackend> PushStream<B> {
             input: Input::Open,
             under_way: VecDeque::new(),
             backend,
+            caller: Caller::current(),
             counts,
             stopped: Box::pin(stopped),
         }
@@ -91,7 +94,7 @@ impl<B: StreamBackend> PushStream<B> {
             match Pin::new(&mut self.requests).poll_next(cx) {
                 Poll::Ready(Some(Ok(request))) => {
                     let (id, received) = (request.id, self.arrivals.take());
-                    let outcome = self.begin(request);
+                    let outcome = self.caller.enter(|| self.begin(request));
                     self.under_way.push_back(Push { id, outcome, _received: received });
                 }
                 Poll::Ready(Some(Err(status))) => return self.input = Input::Failed(status),

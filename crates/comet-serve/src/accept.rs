@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 
+use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::guarded::{Guarded, Protocol};
 use crate::listen::no_delay;
@@ -145,7 +146,7 @@ async fn serve_one(mut stream: TcpStream, place: Arc<Place>, served: Served) {
     let io = TokioIo::new(MeteredStream::new(stream, Arc::clone(&meter)));
     let guarded = |protocol| {
         let (gate, place) = (Arc::clone(&gate), Arc::clone(&place));
-        Guarded { router, protocol, gate, place }
+        Guarded { router, protocol, gate, place, caller: Caller::next() }
     };
     let ended = match protocol {
         Protocol::Http => {

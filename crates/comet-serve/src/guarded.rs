@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tonic::Status;
 use tonic::codegen::Service as _;
 
+use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::places::Place;
 use crate::refusal::Refusal;
@@ -36,6 +37,7 @@ pub(crate) struct Guarded {
     pub(crate) protocol: Protocol,
     pub(crate) gate: Arc<Gate>,
     pub(crate) place: Arc<Place>,
+    pub(crate) caller: Caller,
 }
 
 impl HyperService<Request<Wire>> for Guarded {
@@ -67,7 +69,7 @@ impl HyperService<Request<Wire>> for Guarded {
         let limit = if form == Form::Whole { None } else { grpc_timeout(&head.headers) };
         let mut request = Request::from_parts(head, Body::new(body));
         request.extensions_mut().insert(arrivals.clone());
-        let answer = self.router.clone().call(request);
+        let answer = self.caller.run(self.router.clone().call(request));
         Box::pin(async move {
             let mut response = match limit {
                 Some(limit) => match timeout(limit, answer).await {

@@ -9,6 +9,7 @@
 
 mod accept;
 mod call_counts;
+mod caller;
 mod channel;
 mod gate;
 mod grpc;
@@ -31,6 +32,7 @@ mod stream;
 
 pub use accept::{CONNECTION_WINDOW, HEAD_MAX};
 pub use call_counts::CallCounts;
+pub use caller::Caller;
 pub use channel::{GrpcChannel, NotGrpc, call_until_processed, cause, is_unprocessed};
 pub use gate::{
     DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gate, GateLimits, GateReading, Gates, HTTP_CONNECTIONS,

@@ -1,6 +1,7 @@
 //! One call to the shards, as the checker accounts for it.
 
 use comet_core::{DropReason, Millis, ShardId, Tally};
+use comet_hub::CallerId;
 
 use crate::wire::Kind;
 
@@ -31,6 +32,7 @@ pub(crate) struct Sums {
 /// A call, until the next quiet point.
 pub(crate) struct Call {
     pub(crate) id: u64,
+    pub(crate) caller: CallerId,
     pub(crate) kind: Kind,
     pub(crate) operation: i32,
     pub(crate) keys: Vec<Box<str>>,

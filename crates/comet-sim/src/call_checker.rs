@@ -1,10 +1,10 @@
 //! The account of all calls, kept apart from the hub: from the messages that go out and the reports that
 //! come in it follows what the hub must answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use comet_core::{CallId, MessageClass, Millis, Report, ShardId, Tally};
-use comet_hub::{CallError, CallResult, Ended, LATE_LOOK_MS};
+use comet_hub::{CallError, CallResult, CallerId, Ended, LATE_LOOK_MS};
 
 use crate::call::{Call, End, Sums};
 use crate::stall_log::StallLog;
@@ -15,8 +15,8 @@ pub(crate) struct CallChecker {
     next_id: u64,
     /// Calls whose caller waits.
     open: BTreeSet<u64>,
-    /// By shard, the last call of which a message was posted.
-    last_posted: Vec<[u64; 2]>,
+    /// By shard, class and caller, the last call of which a message was posted.
+    last_posted: BTreeMap<(ShardId, usize, u64), u64>,
     /// The sum of all tallies, those to ended calls included.
     total: Tally,
     pub(crate) counts: CallCounts,
@@ -34,12 +34,12 @@ pub(crate) struct CallCounts {
 }
 
 impl CallChecker {
-    pub(crate) fn new(shards: u16) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             calls: Vec::new(),
             next_id: 1,
             open: BTreeSet::new(),
-            last_posted: vec![[0, 0]; usize::from(shards)],
+            last_posted: BTreeMap::new(),
             total: Tally::default(),
             counts: CallCounts::default(),
         }
@@ -89,7 +89,8 @@ impl CallChecker {
         shard: ShardId,
         class: MessageClass,
     ) -> Result<(), String> {
-        let last = &mut self.last_posted[usize::from(shard.0)][class as usize];
+        let CallerId(caller) = self.find(call.0)?.caller;
+        let last = self.last_posted.entry((shard, class as usize, caller)).or_default();
         if *last >= call.0 {
             return Err(format!("{call:?} reaches {shard:?} after call {last}"));
         }
@@ -107,16 +108,16 @@ impl CallChecker {
     /// A report to a call has come.
     pub(crate) fn report(&mut self, report: &Report) -> Result<(), String> {
         let (call, reports, partials, sums) = match report {
-            Report::Tally { call, tally, partials } => {
+            Report::Tally { call, tally, partials, .. } => {
                 (call, 1, i64::from(*partials), Sums { tally: *tally, ..Sums::default() })
             }
             Report::PartialTally { call, tally } => {
                 (call, 0, -1, Sums { tally: *tally, ..Sums::default() })
             }
-            Report::Scheduled { call, connections } => {
+            Report::Scheduled { call, connections, .. } => {
                 (call, 1, 0, Sums { scheduled: *connections, ..Sums::default() })
             }
-            Report::Busy { call } => (call, 1, 0, Sums { busy: 1, ..Sums::default() }),
+            Report::Busy { call, .. } => (call, 1, 0, Sums { busy: 1, ..Sums::default() }),
             Report::Rooms { call, rooms } => {
                 (call, 1, 0, Sums { rooms: rooms.len(), ..Sums::default() })
             }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{CallId, Limits, Message, Millis, Report, ShardId, home_of_room};
-use comet_hub::Hub;
+use comet_hub::{CallerId, Hub};
 
 use crate::activity;
 use crate::call::{Call, Sums};
@@ -50,7 +50,7 @@ impl Control {
             inbox_max: plan.inbox,
             stalled_until: Millis(0),
             stalls: 0,
-            calls: CallChecker::new(plan.shards),
+            calls: CallChecker::new(),
             has_paced: false,
             paced_until: Millis(0),
             drained: vec![0; usize::from(plan.shards)],
@@ -112,12 +112,20 @@ impl Control {
         let Context { now, rng, plan, .. } = context;
         let id = self.calls.next_id();
         let (kind, operation) = (request.kind(), rng.pick(&OPERATIONS));
+        // What must keep its order comes from one caller.
+        let caller = CallerId(match request {
+            Request::Keys(_) => 1,
+            Request::Users(_) => 2,
+            Request::Room(room) => 10 + u64::from(*room),
+            _ => 3,
+        });
         let limit_ms = rng.pick(plan.call_limits_ms);
         let push = encode(rng, plan, id, kind, operation);
         let messages = request.messages(CallId(id), plan.shards, &push);
         self.has_paced |= matches!(request, Request::Paced(_));
         self.calls.add(Call {
             id,
+            caller,
             kind,
             operation,
             keys: if let Request::Keys(keys) = request { keys.clone() } else { Vec::new() },
@@ -135,7 +143,7 @@ impl Control {
         let now = context.now;
         let due = self.hub.poll_timeout();
         let begun = self.command(context, |hub, inboxes| {
-            hub.begin((now, limit_ms), inboxes, id, |_| messages)
+            hub.begin((now, limit_ms), inboxes, (caller, id), |_| messages)
         })?;
         self.hub_stalls.look(now, due, self.hub.stalled_ms())?;
         match begun {

@@ -94,7 +94,7 @@ impl Fake {
     pub(crate) fn queued(&self, call: CallId) {
         let mut tally = Tally::default();
         tally.queue();
-        self.report(Report::Tally { call, tally, partials: 0 });
+        self.report(Report::Tally { call, shard: ShardId(0), tally, partials: 0 });
     }
 
     /// Lets each shard answer one snapshot with these counters.

@@ -1,7 +1,7 @@
 //! goim's HTTP push API: what each call tells the shards, and what its caller gets to know.
 
 use comet_core::{
-    Counters, DropReason, Message, Report, Tally, home_of_key, home_of_room, home_of_user,
+    Counters, DropReason, Message, Report, ShardId, Tally, home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
 use serde_json::{Value, json};
@@ -103,7 +103,7 @@ async fn every_push_is_one_frame_with_the_operation_and_is_answered_with_the_led
             assert_eq!(pushed.operation, 1_000, "{target}");
             assert_eq!(pushed.frame.for_tcp(), hi(1_000).for_tcp(), "{target}");
             assert_eq!(pushed.frame.for_websocket(), hi(1_000).for_websocket(), "{target}");
-            fake.report(Report::Tally { call: *call, tally, partials: 0 });
+            fake.report(Report::Tally { call: *call, shard: ShardId(0), tally, partials: 0 });
         };
         let (answer, ()) = tokio::join!(asked, told);
         assert_eq!(answer, done(&data), "{target}");
@@ -144,7 +144,7 @@ async fn a_paced_push_is_scheduled() {
         fake.answer_snapshots(&[Counters { live: 9, ..Counters::default() }]).await;
         let Message::Broadcast { call, speed, .. } = fake.shards[0].next().await else { panic!() };
         assert_eq!(speed.unwrap().get(), 50);
-        fake.report(Report::Scheduled { call, connections: 9 });
+        fake.report(Report::Scheduled { call, shard: ShardId(0), connections: 9 });
     };
     let (answer, ()) = tokio::join!(push(&fake, "/goim/push/all?operation=5&speed=50"), told);
     let nothing_yet =
@@ -252,7 +252,7 @@ async fn a_push_that_did_not_end_is_a_server_error_with_what_is_known() {
     let fake = start(HASTY, &[ROOMY]);
     let told = async {
         let Message::PushRoom { call, .. } = fake.shards[0].next().await else { panic!() };
-        fake.report(Report::Tally { call, tally: ledger().0, partials: 1 });
+        fake.report(Report::Tally { call, shard: ShardId(0), tally: ledger().0, partials: 1 });
     };
     let (answer, ()) =
         tokio::join!(push(&fake, "/goim/push/room?operation=5&type=live&room=1"), told);

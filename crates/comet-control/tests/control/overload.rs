@@ -1,6 +1,6 @@
 //! Full inboxes, silent shards, shards that ended: order holds, and callers are told.
 
-use comet_core::{CallId, Counters, Message, Report, Tally};
+use comet_core::{CallId, Counters, Message, Report, ShardId, Tally};
 use comet_proto::decode;
 use comet_wire::goim::comet::BroadcastRoomReq;
 use comet_wire::goim::comet::comet_client::CometClient;
@@ -78,7 +78,7 @@ async fn a_call_whose_reports_are_late_says_what_is_known() {
     let asked = tokio::spawn(push(client(&fake).await, 1));
     let (call, _) = next_push(&fake.shards[0]).await;
     let tally = Tally { matched: 3, queued: 3, ..Tally::default() };
-    fake.report(Report::Tally { call, tally, partials: 2 });
+    fake.report(Report::Tally { call, shard: ShardId(0), tally, partials: 2 });
     let late = asked.await.unwrap().unwrap_err();
     assert_eq!(late.code(), Code::DeadlineExceeded);
     assert_eq!(

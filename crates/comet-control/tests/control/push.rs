@@ -53,16 +53,16 @@ async fn keys_go_to_their_homes_and_all_parts_make_the_ledger() {
     let asked = tokio::spawn(async move { client.push_msg(request).await });
 
     let Message::PushKeys { call, keys, push } = fake.shards[0].next().await else { panic!() };
-    assert_eq!(keys.iter().map(AsRef::as_ref).collect::<Vec<_>>(), [&here[0], &here[1], &here[0]]);
+    assert_eq!(keys.iter().map(AsRef::as_ref).collect::<Vec<_>>(), [&here[0], &here[1]]);
     assert_eq!(push.operation, 1_000);
     assert_eq!(push.frame.for_tcp(), frame(5, 7, b"hi").for_tcp());
     let Message::PushKeys { call: same, keys, .. } = fake.shards[1].next().await else { panic!() };
     assert_eq!((same, keys.len(), keys[0].as_ref()), (call, 1, there[0].as_str()));
 
     // One part overtakes the report that announces it.
-    fake.report(Report::Tally { call, tally: tally(10, 0, 0), partials: 0 });
+    fake.report(Report::Tally { call, shard: ShardId(0), tally: tally(10, 0, 0), partials: 0 });
     fake.report(Report::PartialTally { call, tally: tally(2, 3, 0) });
-    fake.report(Report::Tally { call, tally: tally(1, 0, 1), partials: 2 });
+    fake.report(Report::Tally { call, shard: ShardId(0), tally: tally(1, 0, 1), partials: 2 });
     fake.report(Report::PartialTally { call, tally: tally(0, 4, 0) });
     let ledger = asked.await.unwrap().unwrap().into_inner().ledger.unwrap();
     let dropped = BTreeMap::from([("outbox_full".to_owned(), 7)]);
@@ -136,9 +136,9 @@ async fn a_paced_broadcast_is_shared_by_live_connections() {
             let Message::Broadcast { call, speed, .. } = shard.next().await else { panic!() };
             assert_eq!(speed.unwrap().get(), share);
             if share == 75 && second_is_busy {
-                fake.report(Report::Busy { call });
+                fake.report(Report::Busy { call, shard: ShardId(0) });
             } else {
-                fake.report(Report::Scheduled { call, connections: 40 });
+                fake.report(Report::Scheduled { call, shard: ShardId(0), connections: 40 });
             }
         }
         asked.await.unwrap()
@@ -205,9 +205,9 @@ async fn bad_requests_are_refused_with_a_sentence() {
 #[tokio::test]
 async fn a_request_with_all_keys_and_the_longest_body_fits() {
     let (fake, mut client) = two_shards().await;
-    let key = names_at(0, &"k".repeat(250), home_of_key).remove(0);
-    let request =
-        PushMsgReq { keys: vec![key; 8], proto: proto(5, 0, &[0; 256]), proto_op: i32::MAX };
+    let names = (100..).map(|number| format!("{}{number}", "k".repeat(250)));
+    let keys = names.filter(|key| home_of_key(key, 2) == ShardId(0)).take(8).collect();
+    let request = PushMsgReq { keys, proto: proto(5, 0, &[0; 256]), proto_op: i32::MAX };
     let asked = tokio::spawn(async move { client.push_msg(request).await });
     let Message::PushKeys { call, keys, .. } = fake.shards[0].next().await else { panic!() };
     assert_eq!(keys.len(), 8);

@@ -2,18 +2,40 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-
-use ahash::{AHashMap, RandomState};
+use std::vec;
 
 use crate::bucket::Buckets;
-use crate::ids::ShardId;
+use crate::budget::{self, Budget};
+use crate::ids::{CallId, ShardId};
+
+/// Rooms, and how many members each has.
+pub(crate) type RoomCounts = Vec<(Arc<str>, u32)>;
 
 pub(crate) struct HomeRooms {
     rooms: Buckets<Arc<str>, HomeRoom>,
     /// Rooms whose shards do not know the present counts.
     dirty: VecDeque<Arc<str>>,
     /// Members on other hosts, of the rooms that have some there.
-    remote: AHashMap<Arc<str>, u32>,
+    remote: Buckets<Arc<str>, Remote>,
+    /// How often these were replaced.
+    round: u32,
+    /// Walks over many rooms, one after the other.
+    walks: VecDeque<Walk>,
+}
+
+struct Remote {
+    members: u32,
+    round: u32,
+}
+
+/// Work on many rooms, which goes on in slices.
+enum Walk {
+    /// Takes over counts of members on other hosts.
+    Take(vec::IntoIter<(Arc<str>, u32)>),
+    /// Removes those that were not named, from this table on.
+    Sweep(usize),
+    /// Lists the rooms with members on this host, from this table on.
+    List(CallId, usize, Vec<(Arc<str>, u32)>),
 }
 
 /// A room seen from its home.
@@ -31,7 +53,9 @@ impl HomeRooms {
         Self {
             rooms: Buckets::new(buckets, seed ^ 3),
             dirty: VecDeque::new(),
-            remote: AHashMap::with_hasher(RandomState::with_seeds(seed, 7, 8, 9)),
+            remote: Buckets::new(buckets, seed ^ 7),
+            round: 0,
+            walks: VecDeque::new(),
         }
     }
 
@@ -41,12 +65,7 @@ impl HomeRooms {
 
     /// Rooms with members on this host, and how many members they have here.
     pub(crate) fn counts(&self) -> Vec<(Arc<str>, u32)> {
-        self.rooms
-            .iter()
-            .map(|(room, known)| {
-                (Arc::clone(room), known.shards.iter().map(|&(_, members)| members).sum())
-            })
-            .collect()
+        self.rooms.iter().map(|(room, known)| (Arc::clone(room), known.members())).collect()
     }
 
     /// The shards a push to `room` must reach, and how many members each last reported.
@@ -57,7 +76,7 @@ impl HomeRooms {
     /// `shard` has its first member in `room`; returns how many members there are elsewhere.
     pub(crate) fn join(&mut self, room: &Arc<str>, shard: ShardId) -> u32 {
         if self.rooms.get(room).is_none() {
-            let remote = self.remote.get(room).copied().unwrap_or(0);
+            let remote = self.remote.get(room).map_or(0, |remote| remote.members);
             let known = HomeRoom { shards: Vec::new(), remote, is_dirty: false };
             self.rooms.insert(Arc::clone(room), known);
         }
@@ -86,18 +105,90 @@ impl HomeRooms {
         }
     }
 
-    /// Replaces the counts of members on other hosts. Rooms that are not named have none there.
+    /// Begins to replace the counts of members on other hosts. Rooms that are not named have none there.
     pub(crate) fn set_remote_counts(&mut self, rooms: Vec<(Arc<str>, u32)>) {
-        let mut counts =
-            AHashMap::with_capacity_and_hasher(rooms.len(), self.remote.hasher().clone());
-        counts.extend(rooms);
-        let former = std::mem::replace(&mut self.remote, counts);
-        for room in self.remote.keys().chain(former.keys()) {
-            let Some(known) = self.rooms.get_mut(room) else { continue };
-            let remote = self.remote.get(room).copied().unwrap_or(0);
-            if std::mem::replace(&mut known.remote, remote) != remote {
-                known.mark(room, &mut self.dirty);
+        self.walks.push_back(Walk::Take(rooms.into_iter()));
+        self.walks.push_back(Walk::Sweep(0));
+    }
+
+    /// Begins to list the rooms for `call`.
+    pub(crate) fn list(&mut self, call: CallId) {
+        self.walks.push_back(Walk::List(call, 0, Vec::with_capacity(self.len())));
+    }
+
+    /// Whether [`HomeRooms::go_on`] has something to do.
+    pub(crate) fn has_walks(&self) -> bool {
+        !self.walks.is_empty()
+    }
+
+    /// Goes on with what was begun, until the budget is spent or a list is complete.
+    pub(crate) fn go_on(&mut self, budget: &mut Budget) -> Option<(CallId, RoomCounts)> {
+        while budget.is_left()
+            && let Some(walk) = self.walks.pop_front()
+        {
+            let rest = match walk {
+                Walk::Take(rooms) => self.take_remote_counts(rooms, budget),
+                Walk::Sweep(table) => self.sweep_remote_counts(table, budget),
+                Walk::List(call, table, rooms) if table == self.rooms.tables() => {
+                    return Some((call, rooms));
+                }
+                Walk::List(call, table, mut rooms) => {
+                    let listed = self.rooms.table(table);
+                    budget.spend(1 + listed.len() * budget::ENTRY);
+                    rooms.extend(listed.map(|(room, known)| (Arc::clone(room), known.members())));
+                    Some(Walk::List(call, table + 1, rooms))
+                }
+            };
+            if let Some(rest) = rest {
+                self.walks.push_front(rest);
             }
+        }
+        None
+    }
+
+    fn take_remote_counts(
+        &mut self,
+        mut rooms: vec::IntoIter<(Arc<str>, u32)>,
+        budget: &mut Budget,
+    ) -> Option<Walk> {
+        while budget.is_left() {
+            budget.spend(budget::ENTRY);
+            let (room, members) = rooms.next()?;
+            self.update(&room, members);
+            // The sweep behind this walk keeps what is of its round.
+            self.remote.insert(room, Remote { members, round: self.round.wrapping_add(1) });
+        }
+        Some(Walk::Take(rooms))
+    }
+
+    fn sweep_remote_counts(&mut self, table: usize, budget: &mut Budget) -> Option<Walk> {
+        let round = self.round.wrapping_add(1);
+        if table == self.remote.tables() {
+            self.round = round;
+            return None;
+        }
+        budget.spend(1 + self.remote.table(table).len());
+        let mut ended = Vec::new();
+        self.remote.retain_table(table, |room, remote| {
+            let is_named = remote.round == round;
+            if !is_named {
+                ended.push(Arc::clone(room));
+            }
+            is_named
+        });
+        budget.spend(ended.len() * budget::ENTRY);
+        for room in ended {
+            self.update(&room, 0);
+        }
+        Some(Walk::Sweep(table + 1))
+    }
+
+    /// `room` has `members` on other hosts.
+    fn update(&mut self, room: &Arc<str>, members: u32) {
+        if let Some(known) = self.rooms.get_mut(room)
+            && std::mem::replace(&mut known.remote, members) != members
+        {
+            known.mark(room, &mut self.dirty);
         }
     }
 
@@ -125,6 +216,11 @@ impl HomeRooms {
 }
 
 impl HomeRoom {
+    /// Members on this host.
+    fn members(&self) -> u32 {
+        self.shards.iter().map(|&(_, members)| members).sum()
+    }
+
     /// Members on all other shards and hosts.
     fn elsewhere(&self, shard: ShardId) -> u32 {
         let others = self.shards.iter().filter(|(other, _)| *other != shard);
@@ -165,5 +261,37 @@ mod tests {
         assert_eq!(rooms.shards_of("r"), [(ShardId(0), 5)]);
         rooms.set_members(&room, ShardId(0), 0);
         assert!(rooms.counts().is_empty());
+    }
+    /// However many rooms there are, a slice does a part of it, and the next one goes on.
+    #[test]
+    fn walks_over_all_rooms_are_spread_over_slices() {
+        const ROOMS: u32 = 20_000;
+        let name = |number: u32| -> Arc<str> { format!("r{number}").into() };
+        let mut rooms = HomeRooms::new(256, 7);
+        for number in 0..ROOMS {
+            rooms.join(&name(number), ShardId(0));
+        }
+        let walk = |rooms: &mut HomeRooms, least: u32| {
+            let (mut slices, mut listed) = (0, Vec::new());
+            while rooms.has_walks() {
+                slices += 1;
+                listed.extend(rooms.go_on(&mut Budget::slice()));
+            }
+            assert!(slices >= least, "{slices} slices");
+            listed
+        };
+        let slices = ROOMS * budget::ENTRY as u32 / Budget::slice().units() as u32;
+        rooms.set_remote_counts((0..ROOMS).map(|number| (name(number), 5)).collect());
+        walk(&mut rooms, slices);
+        assert_eq!(rooms.join(&name(ROOMS - 1), ShardId(1)), 6);
+        // The first half keeps its count, the other half has nobody on other hosts any more.
+        rooms.set_remote_counts((0..ROOMS / 2).map(|number| (name(number), 7)).collect());
+        rooms.list(CallId(1));
+        let listed = walk(&mut rooms, 2 * slices);
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].1.len(), ROOMS as usize);
+        assert_eq!(rooms.join(&name(0), ShardId(1)), 8);
+        assert_eq!(rooms.join(&name(ROOMS / 2), ShardId(1)), 1);
+        assert_eq!(rooms.remote.len(), ROOMS as usize / 2);
     }
 }

@@ -1,6 +1,6 @@
 //! Which method handles which message.
 
-use crate::message::{Message, Report};
+use crate::message::Message;
 
 use super::Shard;
 use super::push_task::{Answer, Names, Target};
@@ -31,9 +31,7 @@ impl Shard {
             }
 
             Message::Snapshot { call } => self.snapshot(call),
-            Message::Rooms { call } => {
-                self.reports.push(Report::Rooms { call, rooms: self.home.rooms.counts() });
-            }
+            Message::Rooms { call } => self.home.rooms.list(call),
             Message::Drain { over_ms, retry_after_ms } => self.drain(over_ms, retry_after_ms),
             Message::Configure { limits } => self.configure(limits),
             Message::RemoteRoomCounts { rooms } => self.home.rooms.set_remote_counts(rooms),

@@ -63,10 +63,11 @@ pub(super) struct Owners {
 }
 
 impl Progress {
-    pub(super) fn report(self) -> Report {
+    /// The report of `shard`.
+    pub(super) fn report(self, shard: ShardId) -> Report {
         let Self { call, tally, .. } = self;
         match self.answer {
-            Answer::Tally { partials } => Report::Tally { call, tally, partials },
+            Answer::Tally { partials } => Report::Tally { call, shard, tally, partials },
             Answer::PartialTally => Report::PartialTally { call, tally },
         }
     }

@@ -38,7 +38,7 @@ impl Shard {
                 Target::All(next) => self.deliver_all(next, &mut progress, budget),
             };
             if is_over {
-                self.reports.push(progress.report());
+                self.reports.push(progress.report(self.context.shard));
             } else {
                 self.pushes.push_front(PushTask { target, progress });
             }
@@ -143,7 +143,7 @@ impl Shard {
         if is_here {
             self.pushes.push_back(PushTask { target: Target::Room(room), progress });
         } else {
-            self.reports.push(progress.report());
+            self.reports.push(progress.report(self.context.shard));
         }
     }
 
@@ -173,12 +173,13 @@ impl Shard {
             return self.begin_push(call, push, Target::All(Slot(0)), answer);
         };
         if self.pacing.broadcasts.len() >= PACED_MAX {
-            return self.reports.push(Report::Busy { call });
+            return self.reports.push(Report::Busy { call, shard: self.context.shard });
         }
         let now = self.context.now;
         self.pacing.begin_broadcast(PacedBroadcast::new(push, speed.get(), now), now);
         self.counters.pushes += 1;
-        self.reports.push(Report::Scheduled { call, connections: self.counters.live });
+        let (shard, connections) = (self.context.shard, self.counters.live);
+        self.reports.push(Report::Scheduled { call, shard, connections });
     }
 
     /// Moves paced broadcasts on by what their speed allows.

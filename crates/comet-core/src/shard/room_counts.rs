@@ -6,7 +6,7 @@
 use crate::budget::{self, Budget};
 use crate::ids::Slot;
 use crate::limits::ROOM_COUNT_MS;
-use crate::message::Message;
+use crate::message::{Message, Report};
 
 use super::Shard;
 
@@ -69,6 +69,13 @@ impl Shard {
     /// Whether counts of the present step may be sent.
     pub(super) fn has_counts_to_send(&self) -> bool {
         self.counts_left != [0, 0] && !self.messages.has_room_counts()
+    }
+
+    /// Goes on with lists of rooms, and with counts of members on other hosts.
+    pub(super) fn walk_rooms(&mut self, budget: &mut Budget) {
+        while let Some((call, rooms)) = self.home.rooms.go_on(budget) {
+            self.reports.push(Report::Rooms { call, rooms });
+        }
     }
 
     /// Forgets session numbers and disconnected keys that were retained for long enough.

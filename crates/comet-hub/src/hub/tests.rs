@@ -23,7 +23,7 @@ impl Fixture {
 
     /// Begins a call to `shards`.
     fn begin(&mut self, limit_ms: u64, shards: &[ShardId]) -> Result<CallId, CallError> {
-        self.hub.begin((self.now, limit_ms), &mut self.inboxes, "caller", |call| {
+        self.hub.begin((self.now, limit_ms), &mut self.inboxes, (CallerId(0), "caller"), |call| {
             shards.iter().map(move |shard| (*shard, Message::Rooms { call }))
         })
     }
@@ -240,6 +240,7 @@ fn reports_of_no_call_come_back() {
     let mut fixture = Fixture::new(1);
     let report = Report::Heartbeat { user: 1, key: "key".into() };
     assert!(matches!(fixture.hub.handle_report(report), Some(Report::Heartbeat { .. })));
-    let tally = Report::Tally { call: CallId(9), tally: Tally::default(), partials: 0 };
+    let tally =
+        Report::Tally { call: CallId(9), shard: FIRST, tally: Tally::default(), partials: 0 };
     assert!(fixture.hub.handle_report(tally).is_none(), "its call has ended");
 }
