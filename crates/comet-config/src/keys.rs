@@ -212,7 +212,8 @@ sections! {
     limits: Limits {
         /// Connections a data core holds, and at most its share of the limit on open files. 0: that share.
         connections: u32 = 0 in number(0..=16 << 20), Alive;
-        /// Messages in the inbox of a core. Push callers wait when it is full.
+        /// Pushes in the inbox of a core, and as many other messages beside them. Push callers wait when it
+        /// is full.
         mesh_inbox: usize = 4096 in number(16..=1 << 20), AtStart;
         /// Messages a core keeps for another one whose inbox is full. More pushes are dropped and counted as
         /// mesh_full.

@@ -104,8 +104,11 @@ pub(crate) fn failed(error: i32) -> Hangup {
 /// completion.
 #[derive(Default)]
 pub(crate) struct Sockets {
-    sockets: Vec<Option<Socket>>,
+    chunks: Vec<Box<[Option<Socket>]>>,
 }
+
+/// Sockets are allocated in chunks, so that a million of them are never copied in one step.
+const CHUNK: usize = 1024;
 
 impl Sockets {
     pub(crate) fn insert(
@@ -115,8 +118,8 @@ impl Sockets {
         layers: Option<Box<ProtocolLayers>>,
     ) {
         let index = conn.slot.0 as usize;
-        if index >= self.sockets.len() {
-            self.sockets.resize_with(index + 1, || None);
+        while index >= self.chunks.len() * CHUNK {
+            self.chunks.push((0..CHUNK).map(|_| None).collect());
         }
         let socket = Socket {
             fd,
@@ -127,22 +130,26 @@ impl Sockets {
             shuts_write_when_flushed: false,
             layers,
         };
-        let former = self.sockets[index].replace(socket);
+        let former = self.chunks[index / CHUNK][index % CHUNK].replace(socket);
         assert!(former.is_none(), "a slot is not reused before its socket is gone");
     }
 
     pub(crate) fn get(&self, slot: Slot) -> Option<&Socket> {
-        self.sockets.get(slot.0 as usize)?.as_ref()
+        let index = slot.0 as usize;
+        self.chunks.get(index / CHUNK)?[index % CHUNK].as_ref()
     }
 
     /// # Panics
     /// If the slot has no socket: the shard and the kernel name a slot only until its last
     /// completion.
     pub(crate) fn at(&mut self, slot: Slot) -> &mut Socket {
-        self.sockets[slot.0 as usize].as_mut().expect("a socket until its last completion")
+        let index = slot.0 as usize;
+        let socket = self.chunks[index / CHUNK][index % CHUNK].as_mut();
+        socket.expect("a socket until its last completion")
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) {
-        self.sockets[slot.0 as usize] = None;
+        let index = slot.0 as usize;
+        self.chunks[index / CHUNK][index % CHUNK] = None;
     }
 }
