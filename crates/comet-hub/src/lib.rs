@@ -14,6 +14,7 @@ mod hub;
 mod inboxes;
 mod lane;
 pub mod logic;
+mod paced;
 mod random;
 mod shares;
 
@@ -21,5 +22,6 @@ pub use calls::{CALLS_MAX, CallError, CallResult, Ended, Outcome};
 pub use comet_core::Millis;
 pub use hub::{Hub, LATE_LOOK_MS, RETRY_MS};
 pub use inboxes::{Inboxes, Refused};
+pub use paced::{PacedBroadcast, PacedBroadcasts};
 pub use random::Random;
 pub use shares::shares;

@@ -18,6 +18,7 @@ impl Shard {
             Message::PushUsers { call, users, push } => self.push_users(call, &users, &push),
             Message::PushRoom { call, room, push } => self.push_room(call, &room, &push),
             Message::Broadcast { call, push, speed } => self.broadcast(call, push, speed),
+            Message::CancelBroadcast { call } => self.cancel_broadcast(call),
             Message::DeliverConns { call, conns, push } => {
                 let tally = self.deliver_conns(&conns, &push);
                 self.reports.push(Report::PartialTally { call, tally });

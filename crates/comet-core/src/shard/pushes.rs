@@ -117,7 +117,7 @@ impl Shard {
             return self.reports.push(Report::Busy { call });
         }
         let now = self.context.now;
-        self.pacing.begin_broadcast(PacedBroadcast::new(push, speed.get(), now), now);
+        self.pacing.begin_broadcast(PacedBroadcast::new(call, push, speed.get(), now), now);
         self.counters.pushes += 1;
         self.reports.push(Report::Scheduled { call, connections: self.counters.live });
     }
@@ -131,17 +131,34 @@ impl Shard {
             broadcast.begin_step(self.context.now);
             let push = broadcast.push().clone();
             let end = self.conns.end();
-            self.deliver(&push, Filter::On, |delivery| {
+            let tally = self.deliver(&push, Filter::On, |delivery| {
                 while let Some(slot) = broadcast.next_slot(end) {
                     if delivery.offer_in_slot(slot) {
                         broadcast.spend();
                     }
                 }
             });
+            broadcast.tally += tally;
             if broadcast.is_under_way(end) {
                 self.pacing.broadcasts.push_back(broadcast);
+            } else {
+                self.report_paced_end(broadcast.call(), broadcast.tally);
             }
         }
+    }
+
+    /// Ends the paced broadcast of `call`, if it is under way.
+    pub(super) fn cancel_broadcast(&mut self, call: CallId) {
+        let broadcasts = &mut self.pacing.broadcasts;
+        let at = broadcasts.iter().position(|broadcast| broadcast.call() == call);
+        let cancelled = at.and_then(|at| broadcasts.remove(at));
+        let tally = cancelled.map_or(Tally::default(), |broadcast| broadcast.tally);
+        self.report_paced_end(call, tally);
+    }
+
+    fn report_paced_end(&mut self, call: CallId, tally: Tally) {
+        let shard = self.context.shard;
+        self.reports.push(Report::PacedEnded { call, shard, tally });
     }
 
     /// Delivers to connections of this shard.

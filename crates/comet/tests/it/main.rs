@@ -20,6 +20,7 @@ mod logic_server;
 mod logic_tokens;
 mod monitor;
 mod operations;
+mod paced;
 mod peer;
 mod process;
 mod profiles;

@@ -4,7 +4,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_core::limits::{PACE_MS, PACED_MAX, ROOM_COUNT_MS};
-use comet_core::{Limits, Logic, Message, Millis, Report, Shard, ShardId, Transport, home_of_room};
+use comet_core::{
+    CallId, Limits, Logic, Message, Millis, Report, Shard, ShardId, Transport, home_of_room,
+};
 
 use crate::rig::push;
 
@@ -38,6 +40,35 @@ fn a_drain_closes_its_share_every_step() {
         // More turns within the step close nothing.
         assert_eq!(core.turn(|_| {}).closings, 0);
     }
+}
+
+#[test]
+fn the_end_of_a_paced_broadcast_is_reported_once() {
+    let ended = |core: &mut Core| -> Vec<(CallId, u64)> {
+        let reports: Vec<_> = std::iter::from_fn(|| core.shard.poll_report()).collect();
+        let ended = reports.iter().filter_map(|report| match report {
+            Report::PacedEnded { call, tally, .. } => Some((*call, tally.queued)),
+            _ => None,
+        });
+        ended.collect()
+    };
+    let mut core = Core::with_members(1, Limits::default(), 3);
+    core.turn(|_| {});
+    for (call, speed) in [(CallId(1), 1), (CallId(2), 1_000_000)] {
+        let speed = NonZeroU32::new(speed);
+        core.shard.handle_message(Message::Broadcast { call, push: push(5, b"x"), speed });
+    }
+    core.shard.handle_deadlines();
+    assert_eq!(ended(&mut core), []);
+    core.pass(PACE_MS);
+    core.shard.handle_time(Millis(core.now));
+    core.shard.handle_deadlines();
+    assert_eq!(ended(&mut core), [(CallId(2), 3)]);
+    // One connection was visited at once.
+    core.shard.handle_message(Message::CancelBroadcast { call: CallId(1) });
+    assert_eq!(ended(&mut core), [(CallId(1), 1)]);
+    core.shard.handle_message(Message::CancelBroadcast { call: CallId(1) });
+    assert_eq!(ended(&mut core), [(CallId(1), 0)]);
 }
 
 #[test]
