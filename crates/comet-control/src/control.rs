@@ -9,7 +9,7 @@ use std::{fmt, io};
 
 use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Pulse, Sender};
-use comet_push::{Bounds, Node, grpc_api, http_api, node_routes, push_routes};
+use comet_push::{Bounds, Node, broadcast_routes, grpc_api, http_api, node_routes, push_routes};
 use comet_serve::{
     CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates, HTTP_CONNECTIONS, Lock, Phase,
     STAT_CONNECTIONS, StartError as ServeError, advance, connections_max, exposed, listen,
@@ -160,6 +160,7 @@ impl Control {
             options.node,
             &counts,
         ));
+        let calls = calls.merge(broadcast_routes(&pushes, &counts));
         let servers = Assembly {
             grpc: grpc.listeners,
             http: http.listeners,

@@ -5,8 +5,10 @@
 //! thread waits in, and what changes alive; so the lock is free whenever it is asked for, and nobody
 //! holds it across an await.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -14,8 +16,10 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use comet_core::{CallId, Limits, Message, MessageClass, Millis, Report, ShardId};
-use comet_hub::{CallError, CallResult, CallerId, Inboxes, Outcome, Refused};
+use comet_core::{CallId, Limits, Message, MessageClass, Millis, Push, Report, ShardId, Tally};
+use comet_hub::{
+    CallError, CallResult, CallerId, Inboxes, Outcome, PacedBroadcast, PacedBroadcasts, Refused,
+};
 use comet_mesh::{Inbox, Returned, Sender, Wake};
 use comet_serve::Caller;
 use tokio::select;
@@ -36,9 +40,21 @@ struct State {
     /// Reports to take before late calls end: as many as were in the inbox when this was last 0. So no call is
     /// late whose reports have come, and a flood of reports does not keep calls open.
     unread: usize,
+    paced: PacedBroadcasts,
+    /// Those who wait for the end of a paced broadcast that they cancelled.
+    cancelled: HashMap<CallId, Vec<oneshot::Sender<PacedBroadcast>>>,
 }
 
 impl State {
+    /// A paced broadcast has ended on a shard.
+    fn end_paced(&mut self, call: CallId, shard: ShardId, tally: Tally) {
+        let Some(ended) = self.paced.handle_ended(call, shard, tally) else { return };
+        for waiting in self.cancelled.remove(&call).into_iter().flatten() {
+            // Refused only when the caller left in this very moment.
+            let _ = waiting.send(ended.clone());
+        }
+    }
+
     /// Passes outcomes on to the callers that wait for them.
     fn answer(&mut self) {
         while let Some(ended) = self.hub.poll_outcome() {
@@ -104,7 +120,14 @@ impl HubDriver {
             epoch,
             wake,
             trace_counts: Arc::default(),
-            state: Mutex::new(State { hub, inboxes: Senders(shards), trace_log: None, unread: 0 }),
+            state: Mutex::new(State {
+                hub,
+                inboxes: Senders(shards),
+                trace_log: None,
+                unread: 0,
+                paced: PacedBroadcasts::default(),
+                cancelled: HashMap::new(),
+            }),
             progress: Condvar::new(),
         }
     }
@@ -138,6 +161,61 @@ impl HubDriver {
             self.wake.wake();
         }
         begun.map(|id| Call { hub: Arc::clone(self), id, outcome })
+    }
+
+    /// Starts a paced broadcast of `speed` connections a second, split into `shares` by shard; `None` where as
+    /// many are under way as a shard takes. Unless it is kept, it ends when the call does.
+    pub(crate) fn begin_paced(
+        self: &Arc<Self>,
+        limit: Duration,
+        push: &Push,
+        speed: NonZeroU32,
+        shares: Vec<NonZeroU32>,
+    ) -> Option<Result<PacedCall, CallError>> {
+        if !self.lock().paced.has_room() {
+            return None;
+        }
+        let begun = self.begin(limit, |call| {
+            (0..).map(ShardId).zip(shares).map(move |(shard, share)| {
+                let speed = Some(share);
+                (shard, Message::Broadcast { call, push: push.clone(), speed })
+            })
+        });
+        Some(begun.map(|call| {
+            let since = self.now();
+            let what = (push.operation, speed.get());
+            self.lock().paced.begin(call.id, what, since, self.shards);
+            PacedCall { call, is_kept: false }
+        }))
+    }
+
+    /// The paced broadcasts under way, the oldest first, and how long each has been.
+    pub(crate) fn paced(&self) -> Vec<(CallId, Duration, PacedBroadcast)> {
+        let now = self.now();
+        let state = self.lock();
+        let all = state.paced.all().map(|(call, broadcast)| {
+            let since = Duration::from_millis(now.0.saturating_sub(broadcast.since.0));
+            (call, since, broadcast.clone())
+        });
+        all.collect()
+    }
+
+    /// Tells every shard to end a paced broadcast. The receiver gets what became of it; `None` if it is not
+    /// under way.
+    pub(crate) fn cancel_paced(&self, call: CallId) -> Option<oneshot::Receiver<PacedBroadcast>> {
+        let mut state = self.lock();
+        if !state.paced.is_under_way(call) {
+            return None;
+        }
+        let (sender, ended) = oneshot::channel();
+        let State { hub, inboxes, cancelled, .. } = &mut *state;
+        let waiting = cancelled.entry(call).or_default();
+        if waiting.is_empty() {
+            hub.cancel_broadcast(inboxes, call);
+            self.wake.wake();
+        }
+        waiting.push(sender);
+        Some(ended)
     }
 
     /// The same message to every shard.
@@ -208,6 +286,9 @@ impl HubDriver {
                     if let Some(trace_log) = &mut state.trace_log {
                         trace_log.write(event);
                     }
+                }
+                Some(Report::PacedEnded { call, shard, tally }) => {
+                    state.end_paced(call, shard, tally);
                 }
                 Some(report) => {
                     unasked.extend(state.hub.handle_report(report));
@@ -337,6 +418,33 @@ impl Drop for Call {
     fn drop(&mut self) {
         if !self.outcome.is_terminated() {
             self.hub.lock().hub.forget(self.id);
+        }
+    }
+}
+
+/// The call that schedules a paced broadcast. Dropped without being kept, it is cancelled: what one shard did
+/// not take goes on nowhere.
+pub(crate) struct PacedCall {
+    call: Call,
+    is_kept: bool,
+}
+
+impl PacedCall {
+    /// Waits until every shard has scheduled it.
+    pub(crate) async fn scheduled(&mut self) -> Result<CallResult, CallError> {
+        (&mut self.call).await
+    }
+
+    /// It goes on when this is dropped.
+    pub(crate) fn keep(&mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for PacedCall {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.call.hub.cancel_paced(self.call.id);
         }
     }
 }

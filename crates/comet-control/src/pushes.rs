@@ -12,12 +12,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use comet_core::{Counters, Message, Push, ShardId, home_of_key, home_of_room, home_of_user};
-use comet_hub::{CallError, shares};
+use comet_core::limits::PACED_MAX;
+use comet_core::{
+    CallId, Counters, Message, Push, ShardId, home_of_key, home_of_room, home_of_user,
+};
+use comet_hub::{CallError, PacedBroadcast, shares};
 use comet_proto::{Encoded, Frame, VERSION};
-use comet_push::{Bounds, PushBackend, Pushed, StreamBackend, pace};
+use comet_push::{Bounds, Broadcast, PushBackend, Pushed, StreamBackend, pace};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
+use tokio::time::timeout;
 use tonic::Status;
 
 use crate::hub::{Call, HubDriver};
@@ -110,20 +114,23 @@ impl PushBackend for Pushes {
             live[usize::from(shard.0)] = counters.live;
         }
         let shares = shares(speed, &live);
-        let call = self.hub.begin(self.bounds.timeout, |call| {
-            (0..).map(ShardId).zip(shares).map(move |(shard, share)| {
-                (shard, Message::Broadcast { call, push: push.clone(), speed: Some(share) })
-            })
-        });
-        let gathered = call.map_err(status)?.await.map_err(status)?;
+        let begun = self.hub.begin_paced(self.bounds.timeout, &push, speed, shares);
+        let Some(begun) = begun else {
+            return Err(Status::resource_exhausted(format!(
+                "{PACED_MAX} paced broadcasts are under way; try again when one has ended"
+            )));
+        };
+        let mut call = begun.map_err(status)?;
+        let gathered = call.scheduled().await.map_err(status)?;
         if gathered.busy > 0 {
             return Err(Status::resource_exhausted(format!(
-                "{} of {} shards have too many paced broadcasts under way; {}",
+                "{} of {} shards refused it, so it is cancelled; {}",
                 gathered.busy,
                 self.hub.shards(),
                 known(&gathered),
             )));
         }
+        call.keep();
         Ok(Ledger { scheduled: gathered.scheduled, ..ledger(&gathered.tally) }.into())
     }
 
@@ -141,6 +148,27 @@ impl PushBackend for Pushes {
 
 impl StreamBackend for Pushes {
     type UnderWay = UnderWay;
+
+    fn broadcasts(&self) -> Vec<Broadcast> {
+        let paced = self.hub.paced().into_iter();
+        let broadcast = |(CallId(id), since, paced): (CallId, Duration, PacedBroadcast)| {
+            Broadcast { id, operation: paced.operation, speed: paced.speed, since }
+        };
+        paced.map(broadcast).collect()
+    }
+
+    async fn cancel_broadcast(&self, id: u64) -> Result<Ledger, Status> {
+        let Some(ended) = self.hub.cancel_paced(CallId(id)) else {
+            return Err(Status::not_found(format!("no paced broadcast {id} is under way")));
+        };
+        match timeout(self.bounds.timeout, ended).await {
+            Ok(Ok(ended)) => Ok(ledger(&ended.tally)),
+            _ => Err(Status::deadline_exceeded(format!(
+                "not every shard has ended it within {:?}",
+                self.bounds.timeout
+            ))),
+        }
+    }
 
     fn begin_keys(
         &self,

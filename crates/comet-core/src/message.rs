@@ -98,6 +98,9 @@ pub enum Message {
     /// Control to every shard. `speed` is this shard's share in connections a second; `None` is at
     /// once. A paced broadcast is answered when it is scheduled (see [`Report::Scheduled`]).
     Broadcast { call: CallId, push: Push, speed: Option<NonZeroU32> },
+    /// Control to every shard: end the paced broadcast of `call`. Answered with [`Report::PacedEnded`], also
+    /// where it is not under way.
+    CancelBroadcast { call: CallId },
     /// Control to any shard: report counters.
     Snapshot { call: CallId },
     /// Control to any shard: report the rooms whose home it is.
@@ -176,6 +179,9 @@ pub enum Report {
     Scheduled { call: CallId, shard: ShardId, connections: u64 },
     /// A paced broadcast was refused: too many are under way on this shard.
     Busy { call: CallId, shard: ShardId },
+    /// A paced broadcast is over on this shard, or was cancelled: what became of it here. It belongs to no
+    /// call under way.
+    PacedEnded { call: CallId, shard: ShardId, tally: Tally },
     /// The answer to [`Message::Snapshot`].
     Snapshot { call: CallId, shard: ShardId, counters: Box<Counters> },
     /// The answer to [`Message::Rooms`]: rooms with members on this host, and how many.

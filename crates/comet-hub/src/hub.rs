@@ -157,6 +157,21 @@ impl<C> Hub<C> {
                 .is_ok()
     }
 
+    /// Puts [`Message::CancelBroadcast`] on its way to every shard, however many messages wait. To be called
+    /// once for a broadcast, of which there are few.
+    pub fn cancel_broadcast(&mut self, inboxes: &mut impl Inboxes, call: CallId) {
+        let Self { calls, lanes, .. } = self;
+        for lane in lanes {
+            // A shard that has ended has no broadcast left.
+            let _ = lane.send(
+                inboxes,
+                (None, CallerId::default()),
+                Message::CancelBroadcast { call },
+                |id| calls.runs(id),
+            );
+        }
+    }
+
     /// Puts bounds that hold from now on on their way to every shard. `change` makes them from those that
     /// held so far, which are returned.
     pub fn configure(

@@ -1,6 +1,7 @@
 //! Where pushes go: at a comet to its shards, at `comet logic` to the comets it serves.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
@@ -60,6 +61,12 @@ pub trait StreamBackend: PushBackend {
     /// A push that has begun; ready with its ledger. Dropped before, it is given up.
     type UnderWay: Future<Output = Result<Ledger, Status>> + Send + Unpin + 'static;
 
+    /// The paced broadcasts under way, the oldest first.
+    fn broadcasts(&self) -> Vec<Broadcast>;
+
+    /// Ends a paced broadcast. Returns what became of it until then.
+    fn cancel_broadcast(&self, id: u64) -> impl Future<Output = Result<Ledger, Status>> + Send;
+
     /// Begins what [`PushBackend::to_keys`] does.
     ///
     /// # Errors
@@ -87,6 +94,19 @@ pub trait StreamBackend: PushBackend {
     /// # Errors
     /// As for [`StreamBackend::begin_keys`].
     fn begin_room(&self, room: String, proto: Option<Proto>) -> Result<Self::UnderWay, Status>;
+}
+
+/// A paced broadcast that is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Broadcast {
+    /// Its number, which no other broadcast of this process has.
+    pub id: u64,
+    /// The operation that connections must accept.
+    pub operation: i32,
+    /// Connections a second.
+    pub speed: u32,
+    /// How long it has been under way.
+    pub since: Duration,
 }
 
 /// What became of a push.

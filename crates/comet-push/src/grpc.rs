@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use comet_serve::{Arrivals, CallCounts, GrpcApi, Phase, stopped};
 use comet_wire::comet::v1::push_server::{Push, PushServer};
-use comet_wire::comet::v1::{PushStreamReq, PushUsersReply, PushUsersReq};
+use comet_wire::comet::v1::{
+    Broadcast, CancelBroadcastReply, CancelBroadcastReq, ListBroadcastsReply, ListBroadcastsReq,
+    PushStreamReq, PushUsersReply, PushUsersReq,
+};
 use comet_wire::goim::comet::comet_server::{Comet, CometServer};
 use comet_wire::goim::comet::{
     BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
     RoomsReply, RoomsReq,
 };
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::backend::StreamBackend;
 use crate::push_stream::PushStream;
@@ -85,6 +88,30 @@ impl<B: StreamBackend> Push for PushService<B> {
         let answer = self.backend.to_users(users, proto, proto_op);
         let ledger = Some(self.counts.of("PushUsers", answer).await?.ledger);
         Ok(Response::new(PushUsersReply { ledger }))
+    }
+
+    async fn list_broadcasts(
+        &self,
+        _: Request<ListBroadcastsReq>,
+    ) -> Result<Response<ListBroadcastsReply>, Status> {
+        self.counts.add("ListBroadcasts", Code::Ok);
+        let broadcasts = self.backend.broadcasts().into_iter();
+        let broadcasts = broadcasts.map(|broadcast| Broadcast {
+            id: broadcast.id,
+            proto_op: broadcast.operation,
+            speed: broadcast.speed,
+            since_ms: u64::try_from(broadcast.since.as_millis()).unwrap_or(u64::MAX),
+        });
+        Ok(Response::new(ListBroadcastsReply { broadcasts: broadcasts.collect() }))
+    }
+
+    async fn cancel_broadcast(
+        &self,
+        request: Request<CancelBroadcastReq>,
+    ) -> Result<Response<CancelBroadcastReply>, Status> {
+        let answer = self.backend.cancel_broadcast(request.into_inner().id);
+        let ledger = Some(self.counts.of("CancelBroadcast", answer).await?);
+        Ok(Response::new(CancelBroadcastReply { ledger }))
     }
 
     type PushStreamStream = PushStream<B>;

@@ -7,6 +7,7 @@
 //! that reads the code sees no difference.) A request for anything else is answered with HTTP 404 or 405.
 
 mod body;
+mod broadcasts;
 mod nodes;
 mod online;
 mod push;
@@ -22,7 +23,7 @@ use comet_serve::{Arrivals, CallCounts};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-use crate::backend::PushBackend;
+use crate::backend::{PushBackend, StreamBackend};
 use crate::node::{Node, NodeList};
 
 /// The whole API: `routes` are those of [`push_routes`], [`node_routes`] and [`call`], merged.
@@ -42,6 +43,14 @@ pub fn push_routes<B: PushBackend>(backend: Arc<B>, counts: &Arc<CallCounts>) ->
         .merge(call(MethodFilter::GET, "/goim/online/top", counts, &api, online::top))
         .merge(call(MethodFilter::GET, "/goim/online/room", counts, &api, online::room))
         .merge(call(MethodFilter::GET, "/goim/online/total", counts, &api, online::total))
+}
+
+/// `/comet/broadcasts` and `/comet/broadcasts/cancel`, which goim has no calls for.
+pub fn broadcast_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCounts>) -> Router {
+    use broadcasts::{cancel, list};
+    Router::new()
+        .merge(call(MethodFilter::GET, "/comet/broadcasts", counts, backend, list))
+        .merge(call(MethodFilter::POST, "/comet/broadcasts/cancel", counts, backend, cancel))
 }
 
 /// `/goim/nodes/*`. `node` is what clients are told of the servers in `list`.
@@ -86,6 +95,7 @@ where
 fn code(status: &Status) -> i32 {
     match status.code() {
         Code::InvalidArgument => -400,
+        Code::NotFound => -404,
         _ => -500,
     }
 }

@@ -324,6 +324,7 @@ impl Control {
             | Report::Receive { .. }
             | Report::Heartbeat { .. }
             | Report::Disconnected { .. }
+            | Report::PacedEnded { .. }
             | Report::Trace(_) => return Ok(()),
             Report::Scheduled { connections, .. } => {
                 // Connections that come meanwhile may be visited too.
@@ -345,6 +346,8 @@ impl Control {
             | Report::Heartbeat { .. }
             | Report::Disconnected { .. } => self.logic.handle_report(rng, plan, *now, report),
             Report::Trace(event) => self.trace_log.add(plan, &event),
+            // Its deliveries are in the counters of the shards, which are checked.
+            Report::PacedEnded { .. } => Ok(()),
             other => Err(format!("the hub does not take {other:?}")),
         }
     }

@@ -21,7 +21,7 @@ impl Rng {
     pub(crate) fn with_input(seed: u64, input: &[u8]) -> Self {
         let (decisions, _) = input.as_chunks();
         Self {
-            input: decisions.to_vec().into_iter(),
+            input: Vec::from(decisions).into_iter(),
             generator: Xoshiro256PlusPlus::seed_from_u64(seed),
         }
     }

@@ -22,6 +22,7 @@ pub(crate) const HASTY: Duration = Duration::from_millis(500);
 pub(crate) const ROOMY: usize = 1_024;
 
 pub(crate) fn options(call_timeout: Duration) -> Options {
+    let lock = Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()]));
     Options {
         grpc: vec!["127.0.0.1:0".parse().unwrap()],
         http: vec!["127.0.0.1:0".parse().unwrap()],
@@ -34,8 +35,8 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
             websocket_tls: Vec::new(),
             heartbeat: Duration::from_secs(300),
         },
-        push_lock: Arc::default(),
-        monitor_lock: Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()])),
+        push_lock: Arc::clone(&lock),
+        monitor_lock: lock,
         logic: None,
         frame_max: 256,
         keys_max: 8,

@@ -6,8 +6,8 @@ use comet_core::{
     Counters, DropReason, Message, Report, ShardId, Tally, home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
-use comet_wire::comet::v1::PushUsersReq;
 use comet_wire::comet::v1::push_client::PushClient;
+use comet_wire::comet::v1::{CancelBroadcastReq, ListBroadcastsReq, PushUsersReq};
 use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq, RoomsReq};
 use comet_wire::goim::protocol::Proto;
@@ -149,6 +149,36 @@ async fn a_paced_broadcast_is_shared_by_live_connections() {
     assert_eq!(busy.code(), Code::ResourceExhausted);
     assert!(busy.message().starts_with("1 of 2 shards"), "{}", busy.message());
     assert!(busy.message().ends_with("scheduled 40"), "{}", busy.message());
+    // The shard that took it ends it again.
+    let mut cancelled = None;
+    for shard in &fake.shards {
+        let Message::CancelBroadcast { call } = shard.next().await else { panic!() };
+        cancelled = Some(call);
+    }
+    let call = cancelled.unwrap();
+    let mut push = PushClient::new(fake.channel().await);
+    let listed = push.list_broadcasts(ListBroadcastsReq {}).await.unwrap().into_inner();
+    let under_way: Vec<_> = listed.broadcasts.iter().map(|one| (one.id, one.speed)).collect();
+    assert_eq!(under_way, [(call.0 - 2, 100), (call.0, 100)]);
+    // It is over where it ran, and then for those who ask.
+    for shard in [0, 1].map(ShardId) {
+        fake.report(Report::PacedEnded { call, shard, tally: Tally::default() });
+    }
+    let first = CancelBroadcastReq { id: call.0 - 2 };
+    let asked = tokio::spawn(async move { push.cancel_broadcast(first).await });
+    let mut queued = Tally::default();
+    queued.queue();
+    for (index, shard) in (0..).zip(&fake.shards) {
+        let Message::CancelBroadcast { call } = shard.next().await else { panic!() };
+        fake.report(Report::PacedEnded { call, shard: ShardId(index), tally: queued });
+    }
+    let ledger = asked.await.unwrap().unwrap().into_inner().ledger.unwrap();
+    assert_eq!(ledger, Ledger { matched: 2, queued: 2, ..Ledger::default() });
+    let mut push = PushClient::new(fake.channel().await);
+    let listed = push.list_broadcasts(ListBroadcastsReq {}).await.unwrap().into_inner();
+    assert_eq!(listed.broadcasts, []);
+    let gone = push.cancel_broadcast(CancelBroadcastReq { id: call.0 }).await.unwrap_err();
+    assert_eq!(gone.code(), Code::NotFound);
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ impl Shard {
             }
             Message::PushRoom { call, room, push } => self.push_room(call, room, push),
             Message::Broadcast { call, push, speed } => self.broadcast(call, push, speed),
+            Message::CancelBroadcast { call } => self.cancel_broadcast(call),
             Message::DeliverConns { call, conns, push } => {
                 self.begin_push(call, push, Target::Conns(conns, 0), Answer::PartialTally);
             }

@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 
-use crate::ids::Slot;
+use crate::ids::{CallId, Slot};
+use crate::ledger::Tally;
 use crate::limits::PACE_MS;
 use crate::message::Push;
 use crate::time::Millis;
@@ -18,7 +19,10 @@ pub(super) struct Pacing {
 
 /// A broadcast that is under way.
 pub(super) struct PacedBroadcast {
+    call: CallId,
     push: Push,
+    /// What became of it so far.
+    pub(super) tally: Tally,
     next: Slot,
     connections_per_second: u32,
     /// Thousandths of a connection that may be visited now.
@@ -90,9 +94,21 @@ impl Pacing {
 }
 
 impl PacedBroadcast {
-    pub(super) fn new(push: Push, connections_per_second: u32, now: Millis) -> Self {
-        // The first connection is visited at once.
-        Self { push, next: Slot(0), connections_per_second, credit: 1000, since: now }
+    pub(super) fn new(call: CallId, push: Push, connections_per_second: u32, now: Millis) -> Self {
+        Self {
+            call,
+            push,
+            tally: Tally::default(),
+            next: Slot(0),
+            connections_per_second,
+            // The first connection is visited at once.
+            credit: 1000,
+            since: now,
+        }
+    }
+
+    pub(super) fn call(&self) -> CallId {
+        self.call
     }
 
     pub(super) fn push(&self) -> &Push {

@@ -176,7 +176,7 @@ impl Shard {
             return self.reports.push(Report::Busy { call, shard: self.context.shard });
         }
         let now = self.context.now;
-        self.pacing.begin_broadcast(PacedBroadcast::new(push, speed.get(), now), now);
+        self.pacing.begin_broadcast(PacedBroadcast::new(call, push, speed.get(), now), now);
         self.counters.pushes += 1;
         let (shard, connections) = (self.context.shard, self.counters.live);
         self.reports.push(Report::Scheduled { call, shard, connections });
@@ -202,11 +202,27 @@ impl Shard {
                     }
                 }
             });
-            self.count(delivered, budget);
+            broadcast.tally += self.count(delivered, budget);
             if broadcast.is_under_way(end) {
                 self.pacing.broadcasts.push_back(broadcast);
+            } else {
+                self.report_paced_end(broadcast.call(), broadcast.tally);
             }
         }
+    }
+
+    /// Ends the paced broadcast of `call`, if it is under way.
+    pub(super) fn cancel_broadcast(&mut self, call: CallId) {
+        let broadcasts = &mut self.pacing.broadcasts;
+        let at = broadcasts.iter().position(|broadcast| broadcast.call() == call);
+        let cancelled = at.and_then(|at| broadcasts.remove(at));
+        let tally = cancelled.map_or(Tally::default(), |broadcast| broadcast.tally);
+        self.report_paced_end(call, tally);
+    }
+
+    fn report_paced_end(&mut self, call: CallId, tally: Tally) {
+        let shard = self.context.shard;
+        self.reports.push(Report::PacedEnded { call, shard, tally });
     }
 
     /// Offers a push to some of `conns`, and adds to `next` how many those were.

@@ -84,20 +84,25 @@ async fn read<B>(api: &Api<B>, request: Request) -> Result<Message, Status> {
 }
 
 /// The ledger, and where there are any the servers that the push did not reach.
-fn data(Pushed { ledger, failed }: Pushed) -> Value {
-    let Ledger { matched, queued, dropped, absent, scheduled } = ledger;
-    let mut data = json!({
-        "matched": matched,
-        "queued": queued,
-        "dropped": dropped,
-        "absent": absent,
-        "scheduled": scheduled,
-    });
-    if !failed.is_empty() {
-        let failed = failed.into_iter();
+fn data(pushed: Pushed) -> Value {
+    let mut data = ledger(pushed.ledger);
+    if !pushed.failed.is_empty() {
+        let failed = pushed.failed.into_iter();
         data["failed"] = failed
             .map(|failure| json!({ "server": failure.server, "message": failure.message }))
             .collect();
     }
     data
+}
+
+/// A ledger as JSON.
+pub(super) fn ledger(ledger: Ledger) -> Value {
+    let Ledger { matched, queued, dropped, absent, scheduled } = ledger;
+    json!({
+        "matched": matched,
+        "queued": queued,
+        "dropped": dropped,
+        "absent": absent,
+        "scheduled": scheduled,
+    })
 }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use comet_push::{Bounds, PushBackend, Pushed, StreamBackend, grpc_api};
+use comet_push::{Bounds, Broadcast, PushBackend, Pushed, StreamBackend, grpc_api};
 use comet_serve::{CallCounts, GateLimits, Gates, Lock, Phase, Servers, listen};
 use comet_wire::DESCRIPTORS;
 use comet_wire::comet::v1::PushStreamReq;
@@ -73,6 +73,14 @@ impl PushBackend for Manual {
 
 impl StreamBackend for Manual {
     type UnderWay = UnderWay;
+
+    fn broadcasts(&self) -> Vec<Broadcast> {
+        Vec::new()
+    }
+
+    async fn cancel_broadcast(&self, _: u64) -> Result<Ledger, Status> {
+        unasked()
+    }
 
     fn begin_keys(&self, _: Vec<String>, _: Option<Proto>, _: i32) -> Result<UnderWay, Status> {
         unasked()

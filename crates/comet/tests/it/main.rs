@@ -30,6 +30,7 @@ mod logic_tokens;
 mod memory;
 mod monitor;
 mod operations;
+mod paced;
 mod peer;
 mod printing;
 mod process;

@@ -301,6 +301,12 @@ impl Server {
         });
     }
 
+    /// Waits until `sample` is not 0.
+    #[track_caller]
+    pub(crate) fn until_some(&self, sample: &str) {
+        until(&format!("{sample} to be more than 0"), || self.metric(sample) > 0);
+    }
+
     /// Connections open, by core.
     pub(crate) fn connections(&self) -> [u64; 2] {
         let metrics = self.metrics();

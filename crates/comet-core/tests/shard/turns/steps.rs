@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use comet_core::limits::{PACE_MS, PACED_MAX, ROOM_COUNT_MS, SLICE_UNITS};
 use comet_core::{
-    Budget, Limits, Logic, Message, Millis, Report, Shard, ShardId, Transport, home_of_room,
+    Budget, CallId, Limits, Logic, Message, Millis, Report, Shard, ShardId, Transport, home_of_room,
 };
 
 use crate::rig::push;
@@ -68,6 +68,35 @@ fn a_drain_at_once_is_spread_over_turns() {
         closed += work.closings;
     }
     assert_eq!(closed, COUNT);
+}
+
+#[test]
+fn the_end_of_a_paced_broadcast_is_reported_once() {
+    let ended = |core: &mut Core| -> Vec<(CallId, u64)> {
+        let reports: Vec<_> = std::iter::from_fn(|| core.shard.poll_report()).collect();
+        let ended = reports.iter().filter_map(|report| match report {
+            Report::PacedEnded { call, tally, .. } => Some((*call, tally.queued)),
+            _ => None,
+        });
+        ended.collect()
+    };
+    let mut core = Core::with_members(1, Limits::default(), 3);
+    core.turn(|_| {});
+    for (call, speed) in [(CallId(1), 1), (CallId(2), 1_000_000)] {
+        let speed = NonZeroU32::new(speed);
+        core.shard.handle_message(Message::Broadcast { call, push: push(5, b"x"), speed });
+    }
+    core.shard.handle_deadlines(&mut Budget::slice());
+    assert_eq!(ended(&mut core), []);
+    core.pass(PACE_MS);
+    core.shard.handle_time(Millis(core.now));
+    core.shard.handle_deadlines(&mut Budget::slice());
+    assert_eq!(ended(&mut core), [(CallId(2), 3)]);
+    // One connection was visited at once.
+    core.shard.handle_message(Message::CancelBroadcast { call: CallId(1) });
+    assert_eq!(ended(&mut core), [(CallId(1), 1)]);
+    core.shard.handle_message(Message::CancelBroadcast { call: CallId(1) });
+    assert_eq!(ended(&mut core), [(CallId(1), 0)]);
 }
 
 #[test]
