@@ -8,9 +8,6 @@ use crate::bucket::Buckets;
 use crate::budget::{self, Budget};
 use crate::ids::{CallId, ShardId};
 
-/// Rooms, and how many members each has.
-pub(crate) type RoomCounts = Vec<(Arc<str>, u32)>;
-
 pub(crate) struct HomeRooms {
     rooms: Buckets<Arc<str>, HomeRoom>,
     /// Rooms whose shards do not know the present counts.
@@ -22,6 +19,9 @@ pub(crate) struct HomeRooms {
     /// Walks over many rooms, one after the other.
     walks: VecDeque<Walk>,
 }
+
+/// Rooms, and how many members each has.
+type RoomList = Vec<(Arc<str>, u32)>;
 
 struct Remote {
     members: u32,
@@ -35,7 +35,7 @@ enum Walk {
     /// Removes those that were not named, from this table on.
     Sweep(usize),
     /// Lists the rooms with members on this host, from this table on.
-    List(CallId, usize, Vec<(Arc<str>, u32)>),
+    List(CallId, usize, RoomList),
 }
 
 /// A room seen from its home.
@@ -122,7 +122,7 @@ impl HomeRooms {
     }
 
     /// Goes on with what was begun, until the budget is spent or a list is complete.
-    pub(crate) fn go_on(&mut self, budget: &mut Budget) -> Option<(CallId, RoomCounts)> {
+    pub(crate) fn go_on(&mut self, budget: &mut Budget) -> Option<(CallId, RoomList)> {
         while budget.is_left()
             && let Some(walk) = self.walks.pop_front()
         {
