@@ -46,6 +46,7 @@ pub use fanout::FanoutSummary;
 pub use logic_summary::LogicSummary;
 pub use summary::Summary;
 
+use rng::Rng;
 use trace::Trace;
 use world::World;
 
@@ -90,8 +91,22 @@ pub fn replay(seed: u64) -> Result<Summary, Box<Failure>> {
     simulate(seed, Trace { is_on: true, ..Trace::default() })
 }
 
+/// Runs what `input` decides, two bytes for each decision, and after its end a seed of 0. A failure tells what
+/// happened last; its seed replays nothing.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_input(input: &[u8]) -> Result<Summary, Box<Failure>> {
+    simulate_with(Rng::with_input(0, input), 0, Trace { is_on: true, ..Trace::default() })
+}
+
 fn simulate(seed: u64, trace: Trace) -> Result<Summary, Box<Failure>> {
-    let mut world = World::new(seed, trace);
+    simulate_with(Rng::new(seed), seed, trace)
+}
+
+/// `seed` is that of the fan-out.
+fn simulate_with(rng: Rng, seed: u64, trace: Trace) -> Result<Summary, Box<Failure>> {
+    let mut world = World::new(rng, trace);
     // A failed assertion of the core is a finding like any other; the world is looked at no further.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let summary = world.run()?;

@@ -1,26 +1,47 @@
-//! Every random decision of a run comes from one generator, in the order in which it is made.
+//! Every random decision of a run comes from one generator, in the order in which it is made. A fuzzer makes the
+//! first of them instead.
+
+use std::collections::VecDeque;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-pub(crate) struct Rng(Xoshiro256PlusPlus);
+pub(crate) struct Rng {
+    /// Decisions of a fuzzer, two bytes each; the generator makes those after them.
+    input: VecDeque<[u8; 2]>,
+    generator: Xoshiro256PlusPlus,
+}
 
 impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(Xoshiro256PlusPlus::seed_from_u64(seed))
+        Self::with_input(seed, &[])
+    }
+
+    /// As [`Rng::new`], after the decisions in `input`.
+    pub(crate) fn with_input(seed: u64, input: &[u8]) -> Self {
+        let (decisions, _) = input.as_chunks();
+        Self {
+            input: decisions.iter().copied().collect(),
+            generator: Xoshiro256PlusPlus::seed_from_u64(seed),
+        }
     }
 
     pub(crate) fn between(&mut self, least: u64, most: u64) -> u64 {
-        self.0.random_range(least..=most)
+        match (self.input.pop_front(), (most - least).checked_add(1)) {
+            (Some(decision), Some(choices)) => {
+                least + u64::from(u16::from_le_bytes(decision)) % choices
+            }
+            _ => self.generator.random_range(least..=most),
+        }
     }
 
     /// A number below `end`, which is not 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
-        self.0.random_range(0..end)
+        self.between(0, end as u64 - 1) as usize
     }
 
     pub(crate) fn percent(&mut self, percent: u32) -> bool {
-        self.0.random_range(0..100) < percent
+        self.between(0, 99) < u64::from(percent)
     }
 
     pub(crate) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {

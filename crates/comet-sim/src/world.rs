@@ -40,8 +40,7 @@ enum Phase {
 const QUIET_MS_MAX: u64 = 600_000;
 
 impl World {
-    pub(crate) fn new(seed: u64, trace: Trace) -> Self {
-        let mut rng = Rng::new(seed);
+    pub(crate) fn new(mut rng: Rng, trace: Trace) -> Self {
         let plan = Plan::random(&mut rng);
         let drivers = (0..plan.shards).map(|shard| Driver::new(ShardId(shard), &plan)).collect();
         Self {

@@ -1,5 +1,6 @@
 //! Configurations as people write them, and the mistakes that are reported.
 
+mod corpus;
 mod layers;
 mod mistakes;
 mod pages;

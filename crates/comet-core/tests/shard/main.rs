@@ -1,6 +1,7 @@
 //! The shard from outside: bytes and messages go in; bytes, tallies and close reasons come out.
 
 mod bounds;
+mod corpus;
 mod deadlines;
 mod drain;
 mod goim_faults;

@@ -4,6 +4,7 @@
     reason = "tokens contain times, and the check reads the clock"
 )]
 
+mod corpus;
 mod signer;
 
 use std::time::SystemTime;
