@@ -11,7 +11,7 @@ pub(crate) fn replay(target: &str, check: fn(&[u8])) {
     files.sort();
     assert!(!files.is_empty(), "{} is empty", folder.display());
     for file in files {
-        eprintln!("{}", file.display());
+        println!("{}", file.display());
         check(&fs::read(&file).unwrap());
     }
 }

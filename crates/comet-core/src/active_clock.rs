@@ -16,8 +16,8 @@ const SLEEP_MS_MAX: u64 = 1_000;
 
 /// Turns the time of a thread into its active time.
 ///
-/// A stall adds one tick to active time, however long it was, and so does the [`STALL_MS`] after it, in which
-/// what arrived meanwhile is read. So on a machine that stalls again and again deadlines are late, but they
+/// A stall adds one tick to active time, however long it was, together with the 250 ms after it, in which what
+/// arrived meanwhile is read. So on a machine that stalls again and again deadlines are late, but they
 /// come.
 #[derive(Clone, Copy, Debug)]
 pub struct ActiveClock {

@@ -1,14 +1,14 @@
 //! Every random decision of a run comes from one generator, in the order in which it is made. A fuzzer makes the
 //! first of them instead.
 
-use std::vec::IntoIter;
+use std::collections::VecDeque;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 pub(crate) struct Rng {
     /// Decisions of a fuzzer, two bytes each; the generator makes those after them.
-    input: IntoIter<[u8; 2]>,
+    input: VecDeque<[u8; 2]>,
     generator: Xoshiro256PlusPlus,
 }
 
@@ -21,13 +21,13 @@ impl Rng {
     pub(crate) fn with_input(seed: u64, input: &[u8]) -> Self {
         let (decisions, _) = input.as_chunks();
         Self {
-            input: Vec::from(decisions).into_iter(),
+            input: decisions.iter().copied().collect(),
             generator: Xoshiro256PlusPlus::seed_from_u64(seed),
         }
     }
 
     pub(crate) fn between(&mut self, least: u64, most: u64) -> u64 {
-        match (self.input.next(), (most - least).checked_add(1)) {
+        match (self.input.pop_front(), (most - least).checked_add(1)) {
             (Some(decision), Some(choices)) => {
                 least + u64::from(u16::from_le_bytes(decision)) % choices
             }
