@@ -64,12 +64,11 @@ deny:
 	cargo deny check licenses bans sources
 
 # The parsers of peer bytes, whole shards and the simulator with arbitrary events, and what operators and callers
-# write. Needs `cargo install cargo-fuzz`; RUSTC_BOOTSTRAP spares a nightly
-# toolchain.
+# write. Needs `cargo install cargo-fuzz`; RUSTC_BOOTSTRAP spares a nightly toolchain.
 fuzz:
 	cd crates/comet-proto && for target in frame websocket upgrade proxy; do \
 		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 	for target in shard world token query config; do \
-		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir crates/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done

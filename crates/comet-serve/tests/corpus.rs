@@ -1,8 +1,8 @@
 //! The corpus of fuzz targets as ordinary tests.
 
-#[path = "../../../fuzz/checks/query.rs"]
+#[path = "../../fuzz/checks/query.rs"]
 mod query;
-#[path = "../../../fuzz/replay.rs"]
+#[path = "../../fuzz/replay.rs"]
 mod replay;
 
 #[test]

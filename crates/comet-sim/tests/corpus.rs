@@ -1,8 +1,8 @@
 //! The corpus of fuzz targets as ordinary tests.
 
-#[path = "../../../fuzz/replay.rs"]
+#[path = "../../fuzz/replay.rs"]
 mod replay;
-#[path = "../../../fuzz/checks/world.rs"]
+#[path = "../../fuzz/checks/world.rs"]
 mod world;
 
 #[test]

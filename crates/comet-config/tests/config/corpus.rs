@@ -1,8 +1,8 @@
 //! The corpus of fuzz targets as ordinary tests.
 
-#[path = "../../../../fuzz/checks/config.rs"]
+#[path = "../../../fuzz/checks/config.rs"]
 mod config;
-#[path = "../../../../fuzz/replay.rs"]
+#[path = "../../../fuzz/replay.rs"]
 mod replay;
 
 #[test]

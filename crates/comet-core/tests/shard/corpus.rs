@@ -1,8 +1,8 @@
 //! The corpus of fuzz targets as ordinary tests.
 
-#[path = "../../../../fuzz/replay.rs"]
+#[path = "../../../fuzz/replay.rs"]
 mod replay;
-#[path = "../../../../fuzz/checks/shard.rs"]
+#[path = "../../../fuzz/checks/shard.rs"]
 mod shard;
 
 #[test]

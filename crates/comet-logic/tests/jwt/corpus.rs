@@ -1,8 +1,8 @@
 //! The corpus of fuzz targets as ordinary tests.
 
-#[path = "../../../../fuzz/replay.rs"]
+#[path = "../../../fuzz/replay.rs"]
 mod replay;
-#[path = "../../../../fuzz/checks/token.rs"]
+#[path = "../../../fuzz/checks/token.rs"]
 mod token;
 
 #[test]
