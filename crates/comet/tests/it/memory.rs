@@ -4,7 +4,7 @@ use std::fs;
 
 use comet_client::Transport;
 
-use crate::peer::{Peer, frame};
+use crate::peer::frame;
 use crate::process::Server;
 use crate::support::until;
 
