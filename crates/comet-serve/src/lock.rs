@@ -10,6 +10,7 @@ use std::sync::RwLock;
 
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::request::Parts;
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue};
 use subtle::{Choice, ConstantTimeEq};
 
@@ -80,7 +81,7 @@ impl Lock {
     /// Whether every name in the request is one of this server. One without a name is no browser's.
     fn is_known(&self, head: &Parts) -> bool {
         let names = head.headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
-        names.chain(head.uri.authority().map(|authority| authority.as_str())).all(|name| {
+        names.chain(head.uri.authority().map(Authority::as_str)).all(|name| {
             let host = without_port(name);
             host.parse::<IpAddr>().is_ok()
                 || host.eq_ignore_ascii_case("localhost")

@@ -51,7 +51,7 @@ pub fn worst_case(config: &Config, open_files: u64) -> String {
             connections * u64::from(limits.svr_proto) * OUTBOX_ENTRY,
         ),
         ("requests of push callers", request_bytes(request_max(config)) as u64),
-        ("if every caller leaves calls unread", calls * CONNECTION_WINDOW as u64),
+        ("if every caller leaves calls unread", calls * u64::from(CONNECTION_WINDOW)),
         ("if every HTTP caller leaves a head unfinished", heads * HEAD_MAX as u64),
         (
             "if every outbox is full and no message shared",

@@ -1,10 +1,11 @@
 //! Profiles and the level of the log.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::Router;
 use comet_ops::{log_level, profiles};
-use comet_serve::{Phase, Servers, listen};
+use comet_serve::{GateLimits, Gates, Lock, Phase, Servers, listen};
 use log::LevelFilter;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,7 +24,9 @@ fn start() -> Running {
     let bound = listen("test", &["127.0.0.1:0".parse().unwrap()]).unwrap();
     let (phase, phases) = watch::channel(Phase::Ready);
     let mut servers = Servers::new(phases);
-    servers.http(bound.listeners, &router).unwrap();
+    let lock = Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()]));
+    let gate = Gates::new(65_536, 1 << 20).gate("test", GateLimits::pages(8), &lock);
+    servers.http(&gate, bound.listeners, &router).unwrap();
     Running { address: bound.addresses[0], _servers: servers, _phase: phase }
 }
 
