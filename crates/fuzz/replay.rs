@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+#[allow(clippy::print_stdout, reason = "the harness shows it if the check fails")]
 /// Runs `check` on every file of the target's corpus; a failure names the file.
 pub(crate) fn replay(target: &str, check: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
