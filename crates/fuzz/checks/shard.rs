@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, CallId, CloseHow, ConnId, Counters, Denied, Hangup, Identity, Limits, Logic, Message,
-    Millis, Push, Report, Settings, Shard, ShardId, SlowConsumer, Transport, home_of_key,
+    Accepts, Budget, CallId, CloseHow, ConnId, Counters, Denied, Hangup, Identity, Limits, Logic,
+    Message, Millis, Push, Report, Settings, Shard, ShardId, SlowConsumer, Transport, home_of_key,
     home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
@@ -187,7 +187,7 @@ impl<'input> World<'input> {
         let Some(conn) = conn else { return };
         let wire = self.wires.get_mut(&conn).expect("picked from the wires");
         if wire.in_flight.take().is_some() {
-            self.shard(conn).handle_send_failed(conn, 32);
+            self.shard(conn).handle_send_failed(conn, Hangup::Error(32));
         }
     }
 
@@ -249,14 +249,20 @@ impl<'input> World<'input> {
         let shard = &mut self.shards[index];
         shard.handle_time(now);
         shard.spare_overdue(|_| has_backlog);
-        shard.handle_deadlines();
+        shard.handle_deadlines(&mut Budget::slice());
+        while shard.has_work() || shard.has_pushes() {
+            shard.handle_time(now);
+            shard.handle_deadlines(&mut Budget::slice());
+            shard.handle_pushes(&mut Budget::slice());
+        }
         while let Some(request) = shard.poll_auth() {
             shard.handle_auth(request.conn, identity(&request.token));
         }
         while let Some(transmit) = shard.poll_transmit() {
             let wire = self.wires.get_mut(&transmit.conn).expect("a transmit of a connection");
-            assert!(wire.shut.is_none() && !transmit.bytes.is_empty());
-            let former = wire.in_flight.replace(transmit.bytes.len());
+            assert!(wire.shut.is_none());
+            assert!(transmit.slices.clone().all(|slice| !slice.is_empty()));
+            let former = wire.in_flight.replace(transmit.slices.map(<[u8]>::len).sum());
             assert!(former.is_none(), "one transmit at a time");
         }
         while shard.poll_closed().is_some() {}
