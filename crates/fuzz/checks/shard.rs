@@ -271,8 +271,10 @@ impl<'input> World<'input> {
             assert_ne!(wire.shut.replace(how), Some(CloseHow::Both), "closed once");
         }
         let peer = ShardId(1 - index as u16);
-        while let Some(message) = shard.poll_message(peer) {
-            self.inboxes[usize::from(peer.0)].push_back(message);
+        for class in MessageClass::ALL {
+            while let Some(message) = shard.poll_message(peer, class) {
+                self.inboxes[usize::from(peer.0)].push_back(message);
+            }
         }
         while let Some(report) = shard.poll_report() {
             let answer = match report {
