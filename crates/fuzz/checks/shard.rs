@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use comet_core::{
     Accepts, Budget, CallId, CloseHow, ConnId, Counters, Denied, Hangup, Identity, Limits, Logic,
-    Message, Millis, Push, Report, Settings, Shard, ShardId, SlowConsumer, Transport, home_of_key,
-    home_of_room, home_of_user,
+    Message, MessageClass, Millis, Push, Report, Settings, Shard, ShardId, SlowConsumer, Transport,
+    home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
 
