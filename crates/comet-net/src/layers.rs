@@ -93,6 +93,11 @@ impl ProtocolLayers {
         }
     }
 
+    /// Whether the peer has our part of the handshake. The rest of it costs little.
+    pub(crate) fn has_answered(&mut self) -> bool {
+        self.tls().is_some_and(|tls| tls.has_answered())
+    }
+
     /// Processes the bytes of a deferred handshake.
     ///
     /// # Errors

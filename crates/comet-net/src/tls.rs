@@ -49,6 +49,8 @@ pub(crate) struct TlsSession {
     state: SessionState,
     /// `unprocessed` has bytes of a handshake, and a call of [`TlsSession::handle_recv`] is due.
     is_deferred: bool,
+    /// Our first flight of the handshake was made, which is the expensive part.
+    has_answered: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,6 +107,7 @@ impl TlsSession {
             queued: Ciphertext::default(),
             state: SessionState::Open,
             is_deferred: false,
+            has_answered: false,
         }
     }
 
@@ -131,6 +134,10 @@ impl TlsSession {
 
     pub(crate) fn is_deferred(&self) -> bool {
         self.is_deferred
+    }
+
+    pub(crate) fn has_answered(&self) -> bool {
+        self.has_answered
     }
 
     /// Decrypts received bytes in place and calls `on_plaintext` with the result.
@@ -160,6 +167,7 @@ impl TlsSession {
             }
             idle
         };
+        self.has_answered |= !self.queued.bytes.is_empty();
         let fault = match idle {
             Ok(Idle::Closed) => {
                 self.state = SessionState::PeerClosed;

@@ -69,6 +69,10 @@ pub struct GateReading {
     pub refused: Vec<(&'static str, u64)>,
 }
 
+/// Why connections are ended here. Each is counted from 0, so that an alert sees the first one.
+const ENDS: [&str; 6] =
+    ["evicted", "http2_error", "http2_limit", "idle", "silent", "write_timeout"];
+
 /// Connections at once where the open files leave room: of gRPC, of HTTP, of pages for operators, and of what
 /// changes the server.
 pub const GRPC_CONNECTIONS: usize = 256;
@@ -126,8 +130,8 @@ impl Gates {
             logged: Mutex::default(),
             accepted: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
-            closed: Mutex::default(),
-            refused: Mutex::default(),
+            closed: Mutex::new(ENDS.map(|reason| (reason, 0)).into()),
+            refused: Mutex::new(Refusal::ALL.map(|refusal| (refusal.label(), 0)).into()),
         });
         self.gates.lock().expect(NO_PANIC).push(Arc::clone(&gate));
         gate

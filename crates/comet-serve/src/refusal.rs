@@ -21,6 +21,9 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Late, Self::NoRoom, Self::CrossSite, Self::WrongHost, Self::NoToken];
+
     /// Its label in metrics.
     pub(crate) fn label(self) -> &'static str {
         match self {

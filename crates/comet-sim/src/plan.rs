@@ -122,11 +122,11 @@ impl Plan {
                 room_changes: rng.pick(&[0, 0, 0, 0, 0, 1]),
             },
             sources: SourceLimits {
-                per_address: rng.pick(&[0, 0, 0, 2]),
-                per_subnet: rng.pick(&[0, 0, 0, 5]),
+                per_address: rng.pick(&[0, 0, 0, 0, 0, 0, 0, 2]),
+                per_subnet: rng.pick(&[0, 0, 0, 0, 0, 0, 0, 5]),
                 ..SourceLimits::default()
             },
-            user_sessions: rng.pick(&[1, 3, 10_000, 10_000]),
+            user_sessions: rng.pick(&[1, 3, 10_000, 10_000, 10_000, 10_000]),
             trace_users: rng.pick(trace_lists).into(),
             ..Limits::default()
         };

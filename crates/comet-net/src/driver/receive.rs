@@ -102,7 +102,7 @@ impl<A: Authenticator> Driver<A> {
         socket.is_receiving = completion.more;
         let conn = socket.conn;
         match completion.result {
-            Ok(0) => self.hang_up(conn, Hangup::Eof),
+            Ok(0) => self.handle_end(conn, Hangup::Eof),
             Ok(length) => {
                 let buffer = completion.buffer.expect("a receive with bytes names its buffer");
                 let bytes = self.buffers.filled(buffer, length as usize);
@@ -141,8 +141,22 @@ impl<A: Authenticator> Driver<A> {
                 }
             }
             Err(libc::ENOBUFS) => self.out_of_buffers.push(slot),
-            Err(error) => self.hang_up(conn, failed(error)),
+            Err(error) => self.handle_end(conn, failed(error)),
         }
+    }
+
+    /// The stream has ended. Bytes that came after our part of a handshake are processed first: a client that
+    /// refuses the certificate says so in an alert and leaves.
+    fn handle_end(&mut self, conn: ConnId, end: Hangup) {
+        let shard = &mut self.shard;
+        if let Some(layers) = &mut self.sockets.at(conn.slot).layers
+            && layers.has_answered()
+            && let Err(hangup) =
+                layers.continue_handshake(|plaintext| shard.handle_recv(conn, plaintext))
+        {
+            return self.abort(conn, hangup);
+        }
+        self.hang_up(conn, end);
     }
 
     /// Submits receives again that ended because no receive buffer was free. The buffers of this

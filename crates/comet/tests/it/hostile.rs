@@ -186,7 +186,7 @@ fn what_the_rfc_allows_is_served() {
     // A close notice is answered, and nothing follows.
     peer.write(&masked(CLOSE, b"\x03\xe9going away"));
     let (code, _) = peer.read_close();
-    assert_eq!(code, 1000);
+    assert_eq!(code, 1001);
     peer.expect_end();
     assert_eq!(server.metrics().closed("peer_closed"), 1);
 }

@@ -47,7 +47,8 @@ fn a_drain_closes_its_share_every_step() {
 #[test]
 fn a_drain_at_once_is_spread_over_turns() {
     const COUNT: u64 = 300_000;
-    let mut core = Core::new(1, Limits::default(), Logic::Embedded);
+    let limits = Limits { handshakes: u32::MAX, ..Limits::default() };
+    let mut core = Core::new(1, limits, Logic::Embedded);
     core.slices = 1;
     for _ in 0..COUNT {
         core.shard.handle_accept(Transport::Tcp).expect("the shard is not full");
