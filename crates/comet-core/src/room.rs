@@ -57,6 +57,8 @@ pub(crate) struct Room {
     pub(crate) is_joined: bool,
     /// How far the push under way is: it was offered to so many members, from the first on.
     pub(crate) offered: u32,
+    /// A push is under way, and was offered to some members.
+    pub(crate) is_amid_push: bool,
     /// Members on other shards and hosts, as the home last reported.
     pub(crate) elsewhere: u32,
     /// In the list of rooms whose home does not know the present count.
@@ -96,6 +98,7 @@ impl Rooms {
             waiting: Vec::new(),
             is_joined: false,
             offered: 0,
+            is_amid_push: false,
             elsewhere: 0,
             is_dirty: false,
         });
@@ -103,15 +106,28 @@ impl Rooms {
         (room, true)
     }
 
-    /// Appends the connection in `slot`, which must be in no room, to the members. The caller keeps the
-    /// result with the connection.
+    /// Adds the connection in `slot`, which must be in no room, to the members. A push that is under way is not
+    /// offered to it: it may have got that push before it left and came back. The caller stores the results with
+    /// the connection and with the member that moved.
     #[must_use]
-    pub(crate) fn enter(&mut self, room: RoomId, slot: Slot) -> Membership {
-        let members = &mut self.rooms[room].members;
-        let position = u32::try_from(members.len()).expect("members are slots, u32");
+    pub(crate) fn enter(&mut self, room: RoomId, slot: Slot) -> (Membership, Option<Moved>) {
+        let Room { members, offered, is_amid_push, .. } = &mut self.rooms[room];
+        let end = u32::try_from(members.len()).expect("members are slots, u32");
         members.push(slot);
+        let place = |position| Membership { room, position: Position(position) };
+        let (mut position, mut moved) = (end, None);
+        if *is_amid_push {
+            position = *offered;
+            *offered += 1;
+            if position < end {
+                members.swap(position as usize, end as usize);
+                let slot = members[end as usize];
+                moved = Some(Moved { slot, membership: place(end) });
+            }
+        }
+        let membership = place(position);
         self.mark(room);
-        Membership { room, position: Position(position) }
+        (membership, moved)
     }
 
     /// Removes the connection in `slot` from its room in O(1). The caller stores the results with the members
@@ -216,8 +232,9 @@ mod tests {
             let (room, _) = rooms.find_or_create("r");
             let mut places: BTreeMap<Slot, Membership> = BTreeMap::new();
             for slot in (0..members).map(Slot) {
-                places.insert(slot, rooms.enter(room, slot));
+                places.insert(slot, rooms.enter(room, slot).0);
             }
+            rooms[room].is_amid_push = true;
             let mut stayed: BTreeSet<Slot> = places.keys().copied().collect();
             let mut offered = Vec::new();
             for (step, number) in steps {
@@ -240,7 +257,9 @@ mod tests {
                         }
                     }
                     (_, None) => {
-                        places.insert(slot, rooms.enter(room, slot));
+                        let (at, moved) = rooms.enter(room, slot);
+                        places.insert(slot, at);
+                        places.extend(moved.map(|moved| (moved.slot, moved.membership)));
                         // It was not a member all along.
                         stayed.remove(&slot);
                     }
@@ -251,9 +270,12 @@ mod tests {
             }
             let rest = &rooms[room].members[rooms[room].offered as usize..];
             offered.extend_from_slice(rest);
+            let times = |slot| offered.iter().filter(|other| **other == slot).count();
             for slot in stayed {
-                prop_assert_eq!(offered.iter().filter(|other| **other == slot).count(), 1);
+                prop_assert_eq!(times(slot), 1);
             }
+            // Nor is it offered again to one that left and came back.
+            prop_assert!(offered.iter().all(|slot| times(*slot) == 1));
         }
     }
 }

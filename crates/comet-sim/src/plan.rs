@@ -115,18 +115,18 @@ impl Plan {
             linger_ms: rng.between(50, 400) as u32,
             buckets: rng.pick(&[1, 8]),
             user_memory_ms: rng.pick(&[0, 500]),
-            handshakes: rng.pick(&[u32::MAX, u32::MAX, u32::MAX, u32::MAX, 20, 5]),
+            handshakes: if rng.percent(10) { rng.pick(&[20, 5]) } else { u32::MAX },
             rates: ClientRates {
-                frames: rng.pick(&[0, 0, 0, 0, 0, 3]),
-                bytes: rng.pick(&[0, 0, 0, 0, 0, 100]),
-                room_changes: rng.pick(&[0, 0, 0, 0, 0, 1]),
+                frames: if rng.percent(6) { 3 } else { 0 },
+                bytes: if rng.percent(6) { 100 } else { 0 },
+                room_changes: if rng.percent(6) { 1 } else { 0 },
             },
             sources: SourceLimits {
-                per_address: rng.pick(&[0, 0, 0, 0, 0, 0, 0, 2]),
-                per_subnet: rng.pick(&[0, 0, 0, 0, 0, 0, 0, 5]),
+                per_address: if rng.percent(6) { 2 } else { 0 },
+                per_subnet: if rng.percent(6) { 8 } else { 0 },
                 ..SourceLimits::default()
             },
-            user_sessions: rng.pick(&[1, 3, 10_000, 10_000, 10_000, 10_000]),
+            user_sessions: if rng.percent(6) { rng.pick(&[1, 3]) } else { 10_000 },
             trace_users: rng.pick(trace_lists).into(),
             ..Limits::default()
         };

@@ -277,6 +277,10 @@ impl Shard {
     /// member has just left, there is no such room.
     fn deliver_room(&mut self, room: &str, progress: &mut Progress, budget: &mut Budget) -> bool {
         let Some(id) = self.rooms.find(room) else { return true };
+        if progress.is_counted && !self.rooms[id].is_amid_push {
+            // All members of that time have left; this is the room of others.
+            return true;
+        }
         let Self { context, conns, outboxes, rooms, .. } = self;
         let limits = &context.limits;
         let filter = if limits.filter_rooms { Filter::On } else { Filter::Off };
@@ -295,6 +299,7 @@ impl Shard {
         }
         let is_over = offered == room.members.len();
         room.offered = if is_over { 0 } else { offered as u32 };
+        room.is_amid_push = !is_over;
         let delivered = delivery.finish();
         self.count_slice(delivered, progress, budget);
         is_over

@@ -19,7 +19,7 @@ impl Shard {
     pub(super) fn join(&mut self, slot: Slot, room: &str, reply: AwaitedReply) {
         let (id, is_new) = self.rooms.find_or_create(room);
         if self.rooms[id].is_joined {
-            self.conns[slot].room = self.rooms.enter(id, slot);
+            self.enter(id, slot);
             return self.answer(slot, reply, b"");
         }
         let conn = self.conns.id(slot).local();
@@ -67,13 +67,20 @@ impl Shard {
 
     fn enter_joined(&mut self, id: RoomId, Waiting { conn, reply }: Waiting) {
         // It may have closed since. It cannot have asked for another room, because its input is held.
-        let entry = self.conns.get(conn);
         let waits = |state: &ConnState| matches!(*state, ConnState::Joining { reply: asked } if asked == reply);
-        let Some(entry) = entry.filter(|entry| waits(&entry.state)) else {
+        if !self.conns.get(conn).is_some_and(|entry| waits(&entry.state)) {
             return self.remove_if_empty(id);
-        };
-        entry.room = self.rooms.enter(id, conn.slot);
+        }
+        self.enter(id, conn.slot);
         self.answer(conn.slot, reply, b"");
+    }
+
+    fn enter(&mut self, id: RoomId, slot: Slot) {
+        let (membership, moved) = self.rooms.enter(id, slot);
+        self.conns[slot].room = membership;
+        if let Some(Moved { slot, membership }) = moved {
+            self.conns[slot].room = membership;
+        }
     }
 
     /// Takes a connection out of its room, if it is in one. The home is told at once when that was the last
