@@ -342,8 +342,8 @@ sections! {
         heartbeat: Duration = "0s" in zero_or(SECOND..=DAY), InLogic;
         /// Where sessions are kept.
         store: SessionStore = "memory" in OneOf, InLogic;
-        /// redis://[USER:PASSWORD@]HOST:PORT[/DATABASE] of the Redis servers; rediss:// with TLS. Behind sentinels
-        /// redis+sentinel://[USER:PASSWORD@]HOST:PORT,.../MASTER[/DATABASE], or rediss+sentinel://. Users are
+        /// redis://USER:PASSWORD@HOST:PORT/DATABASE of the Redis servers, of which HOST:PORT is required; rediss:// with
+        /// TLS. Behind sentinels redis+sentinel://USER:PASSWORD@HOST:PORT,.../MASTER/DATABASE, or rediss+sentinel://. Users are
         /// spread over several servers by a hash of their id.
         redis: Vec<String> = ["redis://127.0.0.1:6379"] in Secret(list(RedisUrls)), InLogic;
         /// The authorities that may sign the certificates of rediss, as PEM. "": those of the system.
