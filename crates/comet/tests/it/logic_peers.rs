@@ -77,7 +77,8 @@ fn logic(more: &[String]) -> (Running, Receiver<String>, SocketAddr, SocketAddr)
     let sets = sets.iter().chain(more).flat_map(|set| ["--set", set]);
     let arguments: Vec<&str> = ["logic"].into_iter().chain(sets).collect();
     let (process, log) = Running::start(comet(&arguments));
-    line_with(&log, "stat [");
+    // Lines about comets may come before those about listeners, and no line is to be missed.
+    until("comet logic to listen", || TcpStream::connect(stat).is_ok());
     (process, log, http, stat)
 }
 
