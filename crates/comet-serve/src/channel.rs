@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use http_body::{Frame, SizeHint};
 use tokio::time::sleep;
-use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::http::header::CONTENT_TYPE;
+use tonic::codegen::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use tonic::codegen::http::{HeaderMap, Request, Response, StatusCode};
 use tonic::codegen::{Bytes, Service, StdError};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::peer::BearerToken;
 
@@ -174,6 +174,14 @@ pub fn is_unprocessed(status: &Status) -> bool {
             && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
     });
     by_server || cause::<hyper::Error>(status).is_some_and(hyper::Error::is_canceled)
+}
+
+/// The server refuses the caller, whose token is not one of its own, and not what a call has in it: as HTTP does, it
+/// names the scheme that it expects (RFC 9110, 11.6.1).
+#[must_use]
+pub fn is_caller_refused(status: &Status) -> bool {
+    status.code() == Code::Unauthenticated
+        && status.metadata().contains_key(WWW_AUTHENTICATE.as_str())
 }
 
 /// The first error of a kind among those that `error` has beneath it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::header::WWW_AUTHENTICATE;
-use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming as Wire;
 use hyper::service::Service as HyperService;
 use tokio::time::timeout;
@@ -96,18 +96,20 @@ impl HyperService<Request<Wire>> for Guarded {
 
 fn refused(form: Form, refusal: Refusal, limit: Duration) -> Response<Body> {
     let status = refusal.status(limit);
-    match form {
+    let mut response = match form {
         Form::Whole => {
             let mut response = Response::new(Body::from(format!("{}\n", status.message())));
             *response.status_mut() = refusal.http_status();
-            if response.status() == StatusCode::UNAUTHORIZED {
-                let scheme = HeaderValue::from_static("Bearer");
-                response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
-            }
             response
         }
         Form::Call | Form::Stream => status.into_http(),
+    };
+    if refusal == Refusal::NoToken {
+        // Over gRPC this tells it apart from what the service says of a token inside the request.
+        let scheme = HeaderValue::from_static("Bearer");
+        response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
     }
+    response
 }
 
 /// The caller's deadline (gRPC over HTTP/2, `Timeout`): at most eight digits and a unit.

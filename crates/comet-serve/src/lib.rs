@@ -36,7 +36,9 @@ mod tls;
 pub use accept::{CONNECTION_WINDOW, HEAD_MAX};
 pub use call_counts::CallCounts;
 pub use caller::Caller;
-pub use channel::{GrpcChannel, NotGrpc, call_until_processed, cause, is_unprocessed};
+pub use channel::{
+    GrpcChannel, NotGrpc, call_until_processed, cause, is_caller_refused, is_unprocessed,
+};
 pub use comet_listen::Address;
 pub use gate::{
     DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gate, GateLimits, GateReading, Gates, HTTP_CONNECTIONS,

@@ -16,7 +16,8 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::refusal::Refusal;
 
-/// Calls that need no token: they tell whether the server is ready, and no more.
+/// Calls that need no token: they tell whether the server is ready, and no more. A wrong one is refused here,
+/// too, so that its caller learns of it before other calls fail.
 const HEALTH: [&str; 2] = ["/healthz", "/grpc.health.v1.Health/"];
 
 /// The lock of one gate.
@@ -59,8 +60,9 @@ impl Lock {
                 false => Ok(()),
             };
         }
+        let given = head.headers.get(AUTHORIZATION);
         let needs_none = HEALTH.iter().any(|health| path.starts_with(health));
-        if needs_none || self.opens(head.headers.get(AUTHORIZATION)) {
+        if (needs_none && given.is_none()) || self.opens(given) {
             return Ok(());
         }
         Err(Refusal::NoToken)
@@ -219,6 +221,8 @@ mod tests {
         check(&lock, &[], Err(Refusal::NoToken));
         check_at(&lock, "/healthz", &[], Ok(()));
         check_at(&lock, "/grpc.health.v1.Health/Check", &[], Ok(()));
+        let wrong = [("authorization", "Bearer first-toke")];
+        check_at(&lock, "/grpc.health.v1.Health/Check", &wrong, Err(Refusal::NoToken));
         let token = ("authorization", "Bearer first-token");
         check(&lock, &[token, ("origin", "https://evil.example")], Err(Refusal::CrossSite));
         lock.set_tokens(vec!["third-token".to_owned()]);

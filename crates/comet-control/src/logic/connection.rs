@@ -8,7 +8,11 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use comet_serve::{BearerToken, GrpcChannel, Peer, call_until_processed, root_cause};
+use comet_serve::{
+    BearerToken, GrpcChannel, Peer, call_until_processed, is_caller_refused, root_cause,
+};
+
+use super::failure::TOKEN_REFUSED;
 
 /// # Errors
 /// What failed, in one sentence.
@@ -28,6 +32,7 @@ pub(super) async fn ping(channel: GrpcChannel) -> PingOutcome {
         Ok(reply) if reply.get_ref().status == ServingStatus::NotServing as i32 => {
             PingOutcome::NotServing
         }
+        Err(status) if is_caller_refused(&status) => PingOutcome::Failed(TOKEN_REFUSED.into()),
         Err(status) if !is_an_answer(&status) => {
             PingOutcome::Failed(root_cause(&status).to_string().into())
         }

@@ -3,13 +3,22 @@
 use std::error::Error;
 
 use comet_hub::logic::{AttemptOutcome, StatusCode};
-use comet_serve::{NotGrpc, cause, is_unprocessed};
+use comet_serve::{NotGrpc, cause, is_caller_refused, is_unprocessed};
 use tonic::{ConnectError, Status, TimeoutExpired};
+
+/// What is said of an address that refuses this comet, not its client.
+pub(super) const TOKEN_REFUSED: &str =
+    "logic.token is refused: it has to be one of logic's tokens (logic_server.tokens)";
 
 /// A status with a source was made on this side, one without came from the other.
 pub(super) fn outcome_of_status(status: &Status) -> AttemptOutcome {
     if let Some(page) = cause::<NotGrpc>(status) {
         let sentence = page.to_string().into();
+        return AttemptOutcome::Refused { code: StatusCode::UNAVAILABLE, sentence };
+    }
+    if is_caller_refused(status) {
+        // Nothing that a client could mend, and another address may have another list.
+        let sentence = TOKEN_REFUSED.into();
         return AttemptOutcome::Refused { code: StatusCode::UNAVAILABLE, sentence };
     }
     if status.source().is_none() {
@@ -49,6 +58,9 @@ mod tests {
             sentence: sentence.into(),
         };
         check(Status::unauthenticated("unknown token"), refused(16, "unknown token"));
+        let mut own = Status::unauthenticated("a token is needed");
+        own.metadata_mut().insert("www-authenticate", "Bearer".parse().unwrap());
+        check(own, refused(14, TOKEN_REFUSED));
         check(Status::unavailable("away"), refused(14, "away"));
         // A client always gets a sentence.
         check(Status::internal(""), refused(13, "Internal error"));

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::support::{FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, http, ip};
+use crate::support::{FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, http, http_with, ip};
 
 const LOGIC_PORTS: [&str; 3] = [
     r#"logic_server.grpc=["127.0.0.1:0"]"#,
@@ -72,6 +72,16 @@ impl Logic {
     #[track_caller]
     pub(crate) fn post(&self, target: &str, body: &[u8]) -> Value {
         post(self.http(), target, body)
+    }
+
+    /// With a token.
+    #[track_caller]
+    pub(crate) fn post_with(&self, target: &str, body: &[u8], token: &str) -> Value {
+        let target = format!("/goim/push/{target}");
+        let headers = format!("Authorization: Bearer {token}\r\n");
+        let (status, answer) = http_with(self.http(), "POST", &target, &headers, body);
+        assert_eq!(status, 200, "{}", answer.escape_ascii());
+        answered(serde_json::from_slice(&answer).expect("JSON"))
     }
 
     #[track_caller]

@@ -24,6 +24,7 @@ mod listen_tls;
 mod locks;
 mod log_sink;
 mod logic;
+mod logic_locks;
 mod logic_peers;
 mod logic_process;
 mod logic_rig;

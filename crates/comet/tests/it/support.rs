@@ -147,13 +147,24 @@ pub(crate) fn http(
     path: &str,
     body: impl AsRef<[u8]>,
 ) -> (u16, Vec<u8>) {
+    http_with(address, method, path, "", body)
+}
+
+/// The same with `headers`, each with the end of its line.
+pub(crate) fn http_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: impl AsRef<[u8]>,
+) -> (u16, Vec<u8>) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let body = body.as_ref();
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-         Content-Length: {length}\r\n\r\n"
+         Content-Length: {length}\r\n{headers}\r\n"
     );
     stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
     let mut answer = Vec::new();
