@@ -63,12 +63,10 @@ doc:
 deny:
 	cargo deny check licenses bans sources
 
-# The parsers of peer bytes, whole shards and the simulator with arbitrary events, and what operators and callers
-# write. Needs `cargo install cargo-fuzz`; RUSTC_BOOTSTRAP spares a nightly toolchain.
+# Arbitrary bytes and events for each target of crates/fuzz, or for TARGETS="tls frame". Needs
+# `cargo install cargo-fuzz`; RUSTC_BOOTSTRAP spares a nightly toolchain.
+TARGETS ?= frame websocket upgrade proxy tls shard world token query config
 fuzz:
-	cd crates/comet-proto && for target in frame websocket upgrade proxy; do \
-		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
-	done
-	for target in shard world token query config; do \
+	for target in $(TARGETS); do \
 		RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir crates/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
