@@ -90,7 +90,8 @@ impl Plan {
     pub(crate) fn random(rng: &mut Rng) -> Self {
         let large = rng.percent(8);
         let inbox = rng.pick(&[1, 2, 8, 1000]);
-        // With the smallest inboxes the lines of the trace log would delay everything else forever.
+        // Through the smallest inboxes the lines of the trace log and many heartbeats would delay everything else
+        // forever.
         let trace_lists: &[&[i64]] =
             if inbox < 8 { &[&[]] } else { &[&[], &[1], &[0, 1, 2, 3, 4]] };
         let limits = Limits {
@@ -136,8 +137,9 @@ impl Plan {
             logic: match rng.percent(50) {
                 true => Logic::Embedded,
                 false => {
-                    let most = rng.between(100, 800) as u32;
-                    Logic::Remote { renew_ms: (100, rng.pick(&[most, most, 3_000])) }
+                    let least = if inbox < 8 { 600 } else { 100 };
+                    let most = rng.between(u64::from(least), 800) as u32;
+                    Logic::Remote { renew_ms: (least, rng.pick(&[most, most, 3_000])) }
                 }
             },
             services: ServicesPlan::random(rng),
