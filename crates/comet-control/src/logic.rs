@@ -17,12 +17,11 @@ use comet_core::{Message, Millis, Report};
 use comet_hub::logic::{
     Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, UnknownCode,
 };
-use comet_serve::{BadAddress, BearerToken, GrpcChannel, endpoint};
+use comet_serve::{ApiTls, BadAddress, BearerToken, GrpcChannel, Peer};
 use tokio::select;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep_until, timeout};
-use tonic::transport::Endpoint;
 
 use crate::hub::HubDriver;
 
@@ -31,7 +30,7 @@ pub(crate) use self::stats::LogicStats;
 /// How logic services are called.
 #[derive(Clone, Debug)]
 pub struct LogicOptions {
-    /// Where they are (`logic.addrs`), as `host:port`; at least one.
+    /// Where they are (`logic.addrs`), in the form of [`Peer`](comet_serve::Peer); at least one.
     pub addrs: Vec<String>,
     /// What logic asks for (`logic.token`).
     pub token: BearerToken,
@@ -62,7 +61,7 @@ pub(crate) struct Logic {
     /// Id of this server, by which logic sends pushes back.
     server: String,
     /// By address.
-    endpoints: Vec<Endpoint>,
+    peers: Vec<Peer>,
     token: BearerToken,
     timeout: Duration,
     hub: Arc<HubDriver>,
@@ -91,14 +90,13 @@ impl Logic {
     /// Names the address that is none.
     pub(crate) fn new(
         options: &LogicOptions,
+        tls: &ApiTls,
         server: String,
         hub: Arc<HubDriver>,
     ) -> Result<Self, BadAddress> {
         let names: BTreeSet<_> = options.addrs.iter().collect();
-        let endpoint_of = |name: &&String| {
-            endpoint(name).map(|endpoint| endpoint.connect_timeout(options.timeout))
-        };
-        let endpoints = names.iter().map(endpoint_of).collect::<Result<Vec<_>, _>>()?;
+        let peer = |name: &&String| Peer::new(name, tls, options.timeout);
+        let peers = names.iter().map(peer).collect::<Result<Vec<_>, _>>()?;
         let config = LogicConfig {
             addresses: names.into_iter().map(|name| name.as_str().into()).collect(),
             timeout_ms: millis(options.timeout),
@@ -112,14 +110,14 @@ impl Logic {
         };
         let state = State {
             client: LogicClient::new(config, Millis(0)),
-            channels: vec![None; endpoints.len()],
-            probes: endpoints.iter().map(|_| None).collect(),
+            channels: vec![None; peers.len()],
+            probes: peers.iter().map(|_| None).collect(),
             attempts: HashMap::new(),
             due: None,
         };
         Ok(Self {
             server,
-            endpoints,
+            peers,
             token: options.token.clone(),
             timeout: options.timeout,
             hub,
@@ -220,9 +218,9 @@ impl Logic {
         let logic = Arc::clone(self);
         match action {
             Action::Connect(connection) => {
-                let endpoint = self.endpoints[connection.address].clone();
+                let peer = self.peers[connection.address].clone();
                 let opening = tokio::spawn(async move {
-                    let opened = connection::open(endpoint, logic.token.clone()).await;
+                    let opened = connection::open(peer, logic.token.clone()).await;
                     logic.update(|state, now| state.opened(now, connection, opened));
                 });
                 state.probes[connection.address] = Some(opening.abort_handle());

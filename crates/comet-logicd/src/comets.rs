@@ -17,7 +17,7 @@ use comet_hub::fanout::{
 use comet_push::{Bounds, FailedServer, Pushed, pace};
 use comet_router::{Sessions, Store, StoreError};
 use comet_serve::{
-    BadAddress, BearerToken, GrpcChannel, call_until_processed, endpoint, root_cause,
+    ApiTls, BadAddress, BearerToken, GrpcChannel, Peer, call_until_processed, root_cause,
 };
 use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};
@@ -26,7 +26,6 @@ use tokio::select;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
-use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 /// Pushes that may be under way at once; with the longest body this bounds their memory.
@@ -49,10 +48,10 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 pub(crate) struct Comet {
     /// Its server id, as it calls itself towards logic.
     pub(crate) id: String,
-    /// `HOST:PORT` of its push service.
+    /// Where its push service is, in the form of [`Peer`].
     pub(crate) address: String,
     token: BearerToken,
-    endpoint: Endpoint,
+    peer: Peer,
     /// Connects when it is used, and again after a failure.
     channel: Mutex<GrpcChannel>,
 }
@@ -65,7 +64,7 @@ impl Comet {
     /// Leaves a connection on which nothing may come any more; calls under way stay with it.
     fn reconnect(&self) {
         *self.channel.lock().expect(NO_PANIC) =
-            GrpcChannel::new(self.endpoint.connect_lazy(), self.token.clone());
+            GrpcChannel::new(self.peer.connect_lazy(), self.token.clone());
     }
 }
 
@@ -123,18 +122,15 @@ impl Comets {
     pub(crate) fn new(
         comets: &[(String, String)],
         token: &BearerToken,
+        tls: &ApiTls,
         sessions: Arc<Store>,
         bounds: Bounds,
     ) -> Result<Self, BadAddress> {
         let comet = |(id, address): &(String, String)| -> Result<Comet, BadAddress> {
-            let endpoint = endpoint(address)?
-                .connect_timeout(CONNECT_TIMEOUT)
-                .http2_keep_alive_interval(KEEPALIVE)
-                .keep_alive_timeout(KEEPALIVE)
-                .keep_alive_while_idle(true);
-            let channel = Mutex::new(GrpcChannel::new(endpoint.connect_lazy(), token.clone()));
+            let peer = Peer::new(address, tls, CONNECT_TIMEOUT)?.keep_alive(KEEPALIVE);
+            let channel = Mutex::new(GrpcChannel::new(peer.connect_lazy(), token.clone()));
             let token = token.clone();
-            Ok(Comet { id: id.clone(), address: address.clone(), token, endpoint, channel })
+            Ok(Comet { id: id.clone(), address: address.clone(), token, peer, channel })
         };
         let fanout = Fanout::new(FanoutConfig {
             comets: comets.iter().map(|(id, _)| id.clone()).collect(),

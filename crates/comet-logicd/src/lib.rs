@@ -22,6 +22,6 @@ mod start_error;
 mod stat;
 
 pub use comet_push::Node;
-pub use comet_serve::Lock;
+pub use comet_serve::{ApiTls, Lock};
 pub use server::{LogicServer, Options};
 pub use start_error::StartError;

@@ -90,7 +90,8 @@ pub fn bind(
     cores: usize,
     options: &ListenOptions,
 ) -> Result<(SocketAddr, Vec<OwnedFd>), ListenError> {
-    let failed = |source| ListenError::Listen(comet_listen::ListenError { address, source });
+    let failed =
+        |source| ListenError::Listen(comet_listen::ListenError { address: address.into(), source });
     if address.port() != 0 {
         let alone = socket(address).map_err(failed)?;
         alone.bind(&address.into()).map_err(failed)?;

@@ -8,13 +8,14 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
-use comet_control::{Control, ControlWake, DrainPlan, Lock, TraceLogSwitch};
+use comet_control::{Address, ApiTls, Control, ControlWake, DrainPlan, Lock, TraceLogSwitch};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
 use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 
 use crate::StartError;
+use crate::api_tls;
 use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::authenticator;
 use crate::options::{control_options, limits, logic, too_few_open_files};
@@ -32,6 +33,7 @@ pub struct App {
     cores: Vec<Core>,
     addresses: Addresses,
     tls: Option<Tls>,
+    api_tls: ApiTls,
     push_lock: Arc<Lock>,
     monitor_lock: Arc<Lock>,
     /// The configuration in effect.
@@ -95,6 +97,7 @@ impl App {
             );
         }
 
+        let api_tls = api_tls::load(config).map_err(StartError::ApiTls)?;
         let Listeners { cores: listeners, addresses, tls } = listeners::open(config)?;
 
         let wake = Arc::new(ControlWake::default());
@@ -110,8 +113,15 @@ impl App {
             pulses.push(Arc::new(Pulse::new(bell.clone())));
             inboxes.push((inbox, bell));
         }
-        let options =
-            control_options(config, &addresses, &limits, open_files, epoch, pulses.clone());
+        let options = control_options(
+            config,
+            &addresses,
+            &limits,
+            open_files,
+            epoch,
+            pulses.clone(),
+            api_tls.clone(),
+        );
         let (push_lock, monitor_lock) =
             (Arc::clone(&options.push_lock), Arc::clone(&options.monitor_lock));
         let control =
@@ -122,6 +132,7 @@ impl App {
             cores: Vec::with_capacity(count),
             addresses,
             tls,
+            api_tls,
             push_lock,
             monitor_lock,
             config: config.clone(),
@@ -204,19 +215,19 @@ impl App {
 
     /// Addresses of the push API.
     #[must_use]
-    pub fn grpc_addrs(&self) -> &[SocketAddr] {
+    pub fn grpc_addrs(&self) -> &[Address] {
         self.control.grpc_addrs()
     }
 
     /// Addresses of the HTTP push API.
     #[must_use]
-    pub fn http_addrs(&self) -> &[SocketAddr] {
+    pub fn http_addrs(&self) -> &[Address] {
         self.control.http_addrs()
     }
 
     /// Addresses of health and metrics.
     #[must_use]
-    pub fn stat_addrs(&self) -> &[SocketAddr] {
+    pub fn stat_addrs(&self) -> &[Address] {
         self.control.stat_addrs()
     }
 
@@ -269,8 +280,12 @@ impl App {
     }
 
     fn reload_tls(&self, config: &Config) -> Result<(), String> {
-        let Some(tls) = &self.tls else { return Ok(()) };
-        listeners::reload(tls, config).map_err(|error| format!("tls: {error}"))
+        let renewal = api_tls::renew(&self.api_tls, config)?;
+        if let Some(tls) = &self.tls {
+            listeners::reload(tls, config).map_err(|error| format!("tls: {error}"))?;
+        }
+        renewal.take_effect();
+        Ok(())
     }
 
     fn set_trace_log(&self, config: &Config) -> Result<(), String> {
@@ -279,7 +294,7 @@ impl App {
 
     /// Addresses of profiles, of the log level and of the trace list.
     #[must_use]
-    pub fn debug_addrs(&self) -> &[SocketAddr] {
+    pub fn debug_addrs(&self) -> &[Address] {
         self.control.debug_addrs()
     }
 

@@ -4,6 +4,7 @@
 //! which order they start and end.
 #![allow(clippy::disallowed_methods, reason = "the process's clock starts here")]
 
+pub mod api_tls;
 mod app;
 pub mod args;
 pub mod caller;

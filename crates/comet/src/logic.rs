@@ -6,10 +6,11 @@ use std::time::Duration;
 use comet_config::{Algorithm, Config, SessionStore, Token, TokenKind};
 use comet_control::BearerToken;
 use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
-use comet_logicd::{LogicServer, Node, Options};
+use comet_logicd::{ApiTls, LogicServer, Node, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
 use rustix::process::{Resource, getrlimit};
 
+use crate::api_tls;
 use crate::options::lock;
 
 /// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
@@ -24,6 +25,8 @@ pub enum LogicError {
     Store(StoreError),
     /// The file with the authorities of its certificates.
     RedisCa(String),
+    /// A file of its TLS, with its key: a sentence.
+    ApiTls(String),
     /// `comet logic` did not start.
     Start(comet_logicd::StartError),
 }
@@ -34,6 +37,7 @@ impl fmt::Display for LogicError {
             Self::Token(sentence) => write!(f, "token.jwt_keys: {sentence}"),
             Self::Store(error) => write!(f, "logic_server.redis: {error}"),
             Self::RedisCa(sentence) => write!(f, "logic_server.redis_ca: {sentence}"),
+            Self::ApiTls(sentence) => f.write_str(sentence),
             Self::Start(error) => error.fmt(f),
         }
     }
@@ -110,8 +114,9 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     if settings.comets.is_empty() {
         log::warn!("logic_server.comets is empty: pushes over HTTP are refused");
     }
-    let server =
-        LogicServer::start(options(config), authenticator, store).map_err(LogicError::Start)?;
+    let tls = api_tls::load_for_logic(config).map_err(LogicError::ApiTls)?;
+    let server = LogicServer::start(options(config, tls), authenticator, store)
+        .map_err(LogicError::Start)?;
     log::info!(
         "comet logic {}: {:?} tokens, sessions in {:?}, {} comets",
         env!("CARGO_PKG_VERSION"),
@@ -147,12 +152,13 @@ fn heartbeat(config: &Config) -> Duration {
     }
 }
 
-fn options(config: &Config) -> Options {
+fn options(config: &Config, tls: ApiTls) -> Options {
     let settings = &config.logic_server;
     Options {
         grpc: settings.grpc.clone(),
         http: settings.http.clone(),
         stat: settings.stat.clone(),
+        tls,
         lock: lock(config, &settings.tokens),
         comet_token: BearerToken::new(settings.comet_token.as_deref()),
         comets: settings.comets.clone(),

@@ -56,6 +56,7 @@ fn check(config: &Config) -> Result<u8, String> {
     if let Some(warning) = comet::too_few_open_files(config, open_files) {
         output::note(format_args!("comet: {warning}"));
     }
+    comet::api_tls::load(config)?;
     let settings = config.to_toml();
     output::print(format_args!("{settings}\n{}", comet::worst_case(config, open_files)))?;
     Ok(0)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, SlowConsumer, UnknownCode};
-use comet_control::{BearerToken, Lock, LogicOptions, Node, Options, descriptors};
+use comet_control::{ApiTls, BearerToken, Lock, LogicOptions, Node, Options, descriptors};
 use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{ClientRates, Limits, Logic, SourceLimits};
 use comet_mesh::Pulse;
@@ -20,12 +20,14 @@ pub(crate) fn control_options(
     open_files: u64,
     epoch: Instant,
     pulses: Vec<Arc<Pulse>>,
+    tls: ApiTls,
 ) -> Options {
     Options {
         grpc: config.push.grpc.clone(),
         http: config.push.http.clone(),
         stat: config.monitor.stat.clone(),
         debug: config.monitor.pprof.clone(),
+        tls,
         logic: (!config.logic.addrs.is_empty()).then(|| LogicOptions {
             addrs: config.logic.addrs.clone(),
             token: BearerToken::new(config.logic.token.as_deref()),

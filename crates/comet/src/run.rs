@@ -5,6 +5,7 @@ use std::{env, fs};
 use comet_config::{Config, LogLevel, Machine, Mistakes, Source, load, load_for_logic};
 use comet_ops::{Notice, ServiceManager, Signal, Signals};
 
+use crate::api_tls;
 use crate::args::Serve;
 use crate::log_filter;
 use crate::log_output::LogOutput;
@@ -101,8 +102,8 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
     Ok(code)
 }
 
-/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again, and reads the tokens of callers again, in
-/// the layers of `serve`. Returns the exit code, as [`serve`] does.
+/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again, and reads the tokens of callers and the files of
+/// TLS again, in the layers of `serve`. Returns the exit code, as [`serve`] does.
 ///
 /// # Errors
 /// Why it did not start, as a sentence.
@@ -121,10 +122,16 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     let signal = until_end(&mut signals, || {
         hangup();
         match configure_logic(serve) {
-            Ok(newer) => server.set_tokens(newer.logic_server.tokens),
+            Ok(newer) => {
+                match api_tls::renew(server.tls(), &newer) {
+                    Ok(renewal) => renewal.take_effect(),
+                    Err(error) => log::error!("SIGHUP: no certificate changes: {error}"),
+                }
+                server.set_tokens(newer.logic_server.tokens);
+            }
             Err(mistakes) => {
                 for mistake in mistakes.lines() {
-                    log::error!("SIGHUP: no token changes: {mistake}");
+                    log::error!("SIGHUP: no token and no certificate changes: {mistake}");
                 }
             }
         }

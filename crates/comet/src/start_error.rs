@@ -21,6 +21,8 @@ pub enum StartError {
     },
     /// TLS cannot be served.
     Tls(TlsError),
+    /// A file of the APIs' TLS cannot be used: a sentence.
+    ApiTls(String),
     /// Tokens cannot be checked.
     Logic(LogicError),
     /// The control thread did not start.
@@ -39,6 +41,7 @@ impl fmt::Display for StartError {
             Self::Probe(error) => error.fmt(f),
             Self::Listen { setting, source } => write!(f, "{setting}: {source}"),
             Self::Tls(error) => write!(f, "tls: {error}"),
+            Self::ApiTls(sentence) => f.write_str(sentence),
             Self::Logic(error) => error.fmt(f),
             Self::Control(error) => error.fmt(f),
             Self::Core(error) => error.fmt(f),

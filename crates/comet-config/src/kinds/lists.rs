@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
+use comet_listen::{Address, BadAddress, unix_path};
 use comet_proto::websocket::OriginPattern;
 use toml::{Spanned, Value};
 
@@ -84,9 +85,49 @@ impl Kind<Vec<SocketAddr>> for Addresses {
         value.iter().map(ToString::to_string).collect::<Vec<_>>().into()
     }
 
-    fn listeners<'v>(&self, value: &'v Vec<SocketAddr>) -> &'v [SocketAddr] {
-        value
+    fn listeners(&self, value: &Vec<SocketAddr>) -> Vec<Address> {
+        value.iter().map(|address| Address::Plain(*address)).collect()
     }
+}
+
+/// Addresses that callers reach: as [`Addresses`], with TLS, and Unix sockets.
+pub(crate) struct ApiAddresses;
+
+impl Kind<Vec<Address>> for ApiAddresses {
+    type Raw = Vec<Spanned<String>>;
+
+    fn facts(&self) -> Facts {
+        Facts::new("list of addresses")
+    }
+
+    fn check(&self, raw: Self::Raw, check: &mut Check<'_>) -> Option<Vec<Address>> {
+        let is_elsewhere = check.is_elsewhere;
+        Some(good(raw, check, |text, _| api_address(text, is_elsewhere)))
+    }
+
+    fn write(&self, value: &Vec<Address>) -> Value {
+        value.iter().map(ToString::to_string).collect::<Vec<_>>().into()
+    }
+
+    fn listeners(&self, value: &Vec<Address>) -> Vec<Address> {
+        value.clone()
+    }
+}
+
+fn api_address(text: &str, is_elsewhere: bool) -> Result<Address, String> {
+    let bad = |error: BadAddress| format!("{text:?} {error}");
+    if text.starts_with("unix:") {
+        return text.parse().map_err(bad);
+    }
+    let (place, is_tls) = match text.strip_prefix("tls:") {
+        Some(place) => (place, true),
+        None => (text, false),
+    };
+    if place.parse::<SocketAddr>().is_err() && port_after_name(place).is_none() {
+        return Err(bad(BadAddress::Form));
+    }
+    let address = resolve(place, is_elsewhere)?;
+    Ok(if is_tls { Address::Tls(address) } else { Address::Plain(address) })
 }
 
 /// One address of `HOST:PORT`. Of several addresses of a name the first one of IPv4 is taken, so that the
@@ -120,7 +161,7 @@ fn port_after_name(text: &str) -> Option<u16> {
     port.parse().ok().filter(|_| is_host)
 }
 
-/// Addresses to connect to, as they were written: names are resolved for each connection.
+/// Addresses to connect to, in the form of [`peer`] and as they were written: names are resolved for each connection.
 pub(crate) struct Peers;
 
 impl Elements<String> for Peers {
@@ -135,7 +176,21 @@ impl Elements<String> for Peers {
     }
 }
 
+/// `HOST:PORT`, `tls:HOST:PORT` or `unix:/PATH`.
 fn peer(text: &str) -> Result<String, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return unix_path(path)
+            .map(|_| text.to_owned())
+            .map_err(|error| format!("{text:?} {error}"));
+    }
+    match host_and_port(text.strip_prefix("tls:").unwrap_or(text)) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(_) if !text.ends_with(":0") => Err(format!("{text:?} {}", BadAddress::Form)),
+        Err(what) => Err(what),
+    }
+}
+
+fn host_and_port(text: &str) -> Result<(), String> {
     let is_address = text.parse::<SocketAddr>().is_ok() || port_after_name(text).is_some();
     if !is_address {
         return Err(format!("{text:?} is not an address: use HOST:PORT"));
@@ -143,7 +198,7 @@ fn peer(text: &str) -> Result<String, String> {
     if text.ends_with(":0") {
         return Err(format!("{text:?} names no port: nothing can be reached at 0"));
     }
-    Ok(text.to_owned())
+    Ok(())
 }
 
 /// Networks.
@@ -225,7 +280,7 @@ impl Elements<String> for Tokens {
     }
 }
 
-/// Server id of a comet, and `HOST:PORT` of its `push.grpc`. Ids are unique.
+/// Server id of a comet, and the address of its `push.grpc`. Ids are unique.
 pub(crate) struct Comets;
 
 impl Elements<(String, String)> for Comets {
@@ -276,8 +331,9 @@ fn is_redis(text: &str) -> bool {
     };
     let (place, more) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let addresses = place.rsplit_once('@').map_or(place, |(_, addresses)| addresses);
-    let is_address =
-        |address: &str| peer(address).is_ok() || peer(&format!("{address}:6379")).is_ok();
+    let is_address = |address: &str| {
+        host_and_port(address).is_ok() || host_and_port(&format!("{address}:6379")).is_ok()
+    };
     let path = more.split(['?', '#']).next().unwrap_or_default().trim_matches('/');
     let (are_addresses, database) = if is_behind_sentinels {
         let (master, database) = path.split_once('/').unwrap_or((path, ""));

@@ -3,6 +3,8 @@
 #![allow(clippy::print_stderr, reason = "the harness shows it")]
 
 mod alerts;
+mod api_tls;
+mod authority;
 mod backlog;
 mod coalesce;
 mod control;
@@ -49,4 +51,5 @@ mod support;
 mod timeouts;
 mod tls;
 mod tokens;
+mod unix_sockets;
 mod whitelist;
