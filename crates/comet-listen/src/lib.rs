@@ -63,6 +63,15 @@ pub fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Binds `address` for a moment, without listening: no client can connect. Port 0 always succeeds.
+///
+/// # Errors
+/// If the kernel refuses, or another socket listens there.
+pub fn check(address: SocketAddr) -> Result<(), ListenError> {
+    let bind = || socket(address)?.bind(&address.into());
+    bind().map_err(|source| ListenError { address, source })
+}
+
 /// Binds `address` and listens.
 ///
 /// # Errors
@@ -87,11 +96,16 @@ mod tests {
     fn an_address_in_use_is_named() {
         let free = listen("127.0.0.1:0".parse().unwrap(), 8).unwrap();
         let address = free.local_addr().unwrap().as_socket().unwrap();
-        let error = listen(address, 8).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("{address} is in use: stop what listens there")),
-            "{error}"
-        );
+        for error in [listen(address, 8).unwrap_err(), check(address).unwrap_err()] {
+            let error = error.to_string();
+            assert!(
+                error.starts_with(&format!("{address} is in use: stop what listens there")),
+                "{error}"
+            );
+        }
+        drop(free);
+        check(address).unwrap();
+        listen(address, 8).unwrap();
     }
 
     #[test]

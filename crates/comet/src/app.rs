@@ -67,7 +67,8 @@ impl App {
     /// The first failure. Nothing is left running, except after [`StartError::Silent`]: cores then end as
     /// soon as they can.
     pub fn start(config: &Config) -> Result<Self, StartError> {
-        let open_files = comet_net::probe()?;
+        let count = config.server.cores.len();
+        let open_files = comet_net::probe(config.limits.ring_entries, count)?;
         let embedded = config.logic.addrs.is_empty();
         let authenticator = if embedded {
             authenticator(&config.token).map_err(StartError::Logic)?
@@ -76,7 +77,6 @@ impl App {
             AnyAuthenticator::Open(Embedded)
         };
         let epoch = Instant::now();
-        let count = config.server.cores.len();
         let shards =
             u16::try_from(count).expect("the configuration names no more CPUs than there are");
         if let Some(warning) = too_few_open_files(config, open_files) {
@@ -270,7 +270,7 @@ impl App {
 
     fn reload_tls(&self, config: &Config) -> Result<(), String> {
         let Some(tls) = &self.tls else { return Ok(()) };
-        listeners::reload(tls, config).map_err(|error| format!("tls: {error}"))
+        listeners::reload(tls, config).map_err(|error| error.to_string())
     }
 
     fn set_trace_log(&self, config: &Config) -> Result<(), String> {

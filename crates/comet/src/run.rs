@@ -9,6 +9,7 @@ use crate::args::Serve;
 use crate::log_filter;
 use crate::log_output::LogOutput;
 use crate::pid_file::PidFile;
+use crate::preflight::{self, Purpose};
 use crate::{App, Ended, ending};
 
 /// Reads and checks the configuration: the file, and the environment and the flags that overrule it. RUST_LOG
@@ -67,6 +68,7 @@ fn read(
 /// # Panics
 /// If the process has a log already.
 pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
+    preflight::server(config, Purpose::Start)?;
     // First: if another comet runs already, nothing is touched.
     let pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
     let log = LogOutput::start(&config.log)?;
@@ -110,6 +112,7 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
 /// # Panics
 /// If the process has a log already.
 pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
+    preflight::logic(config, Purpose::Start)?;
     let log = LogOutput::start(&config.log)?;
     log.abort_on_panic();
     comet_ops::give_memory_back();

@@ -60,6 +60,11 @@ impl Certificates {
         self.folder.join(format!("{}.{kind}", name.replace('*', "any")))
     }
 
+    /// The files of the certificate for `name`, and of its key.
+    pub(crate) fn files(&self, name: &str) -> [String; 2] {
+        ["pem", "key"].map(|kind| self.file(name, kind).to_str().unwrap().to_owned())
+    }
+
     fn list(&self, kind: &str) -> String {
         let files = self.names.iter().map(|name| format!("{:?}", self.file(name, kind)));
         files.collect::<Vec<_>>().join(",")
@@ -442,7 +447,7 @@ fn renewed_certificates_are_shown_to_new_clients() {
     let key = certificates.file("a.example", "key");
     fs::write(&key, "no key").unwrap();
     let error = server.reload(&config(&sets)).unwrap_err();
-    assert_eq!(error, format!("tls: {} holds no private key in PEM form", key.display()));
+    assert_eq!(error, format!("tls.keys[0]: {} holds no private key in PEM form", key.display()));
     live(&server, Transport::Tcp, &new, "9");
 
     server.until("comet_connections", 2);
@@ -462,6 +467,6 @@ fn a_file_that_does_not_work_stops_the_start() {
     let _permit = Permit::wait();
     let error = App::start(&config(&sets)).unwrap_err();
     assert!(matches!(error, StartError::Tls(_)));
-    let sentence = format!("tls: {} holds no private key in PEM form", key.display());
+    let sentence = format!("tls.keys[0]: {} holds no private key in PEM form", key.display());
     assert_eq!(error.to_string(), sentence);
 }
