@@ -9,6 +9,7 @@ use std::{fmt, io};
 
 use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Pulse, Sender};
+use comet_ops::CertificatesInUse;
 use comet_push::{Bounds, Node, broadcast_routes, grpc_api, http_api, node_routes, push_routes};
 use comet_serve::{
     CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates, HTTP_CONNECTIONS, Lock, Phase,
@@ -70,6 +71,8 @@ pub struct Options {
     pub epoch: Instant,
     /// Files that the process may open; see [`descriptors`].
     pub open_files: u64,
+    /// What clients are shown where there is TLS, for metrics.
+    pub certificates: Arc<CertificatesInUse>,
     /// The cores' signs of life, by shard; their times are milliseconds after `epoch`. A core without one is
     /// taken for alive.
     pub pulses: Vec<Arc<Pulse>>,
@@ -177,6 +180,7 @@ impl Control {
             vitals: Arc::clone(&vitals),
             monitor: Monitor {
                 vitals,
+                certificates: options.certificates,
                 hub: Arc::clone(&hub),
                 logic,
                 counts,

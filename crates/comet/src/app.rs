@@ -13,6 +13,7 @@ use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
 use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
+use comet_ops::{Certificate, CertificatesInUse};
 
 use crate::StartError;
 use crate::listeners::{self, Addresses, Listeners};
@@ -32,6 +33,7 @@ pub struct App {
     cores: Vec<Core>,
     addresses: Addresses,
     tls: Option<Tls>,
+    certificates: Arc<CertificatesInUse>,
     push_lock: Arc<Lock>,
     monitor_lock: Arc<Lock>,
     /// The configuration in effect.
@@ -110,8 +112,19 @@ impl App {
             pulses.push(Arc::new(Pulse::new(bell.clone())));
             inboxes.push((inbox, bell));
         }
-        let options =
-            control_options(config, &addresses, &limits, open_files, epoch, pulses.clone());
+        let certificates = Arc::<CertificatesInUse>::default();
+        if let Some(tls) = &tls {
+            certificates.replace(listeners::certificates(tls, config));
+        }
+        let options = control_options(
+            config,
+            &addresses,
+            &limits,
+            open_files,
+            epoch,
+            pulses.clone(),
+            Arc::clone(&certificates),
+        );
         let (push_lock, monitor_lock) =
             (Arc::clone(&options.push_lock), Arc::clone(&options.monitor_lock));
         let control =
@@ -122,6 +135,7 @@ impl App {
             cores: Vec::with_capacity(count),
             addresses,
             tls,
+            certificates,
             push_lock,
             monitor_lock,
             config: config.clone(),
@@ -170,6 +184,7 @@ impl App {
         }
         app.control.set_ready();
         app.announce(config, &limits);
+        app.warn_of_certificates();
         if embedded && matches!(authenticator, AnyAuthenticator::Open(_)) {
             log::warn!(
                 "embedded logic does not verify tokens (token.kind is \"open\"): clients choose their own identity"
@@ -249,14 +264,17 @@ impl App {
             let with = |mistake| format!("with what needs a restart as it is: {mistake}");
             mistakes.iter().map(with).collect::<Vec<_>>().join("\n")
         })?;
-        let reloaded = Reloaded::compare(&self.config, newer);
+        let mut reloaded = Reloaded::compare(&self.config, newer);
         if adopted.white_list.file != self.config.white_list.file {
             self.set_trace_log(&adopted)?;
         }
         // Also where the names are the same: the files may have changed.
-        if let Err(error) = self.reload_tls(&adopted) {
-            self.set_trace_log(&self.config)?;
-            return Err(error);
+        match self.reload_tls(&adopted) {
+            Ok(certificates) => reloaded.certificates = certificates,
+            Err(error) => {
+                self.set_trace_log(&self.config)?;
+                return Err(error);
+            }
         }
         if let Some(warning) = too_few_open_files(&adopted, self.open_files) {
             log::warn!("{warning}");
@@ -268,9 +286,18 @@ impl App {
         Ok(reloaded)
     }
 
-    fn reload_tls(&self, config: &Config) -> Result<(), String> {
-        let Some(tls) = &self.tls else { return Ok(()) };
-        listeners::reload(tls, config).map_err(|error| error.to_string())
+    /// Returns the certificates that are new.
+    fn reload_tls(&self, config: &Config) -> Result<Vec<Certificate>, String> {
+        let Some(tls) = &self.tls else { return Ok(Vec::new()) };
+        listeners::reload(tls, config).map_err(|error| error.to_string())?;
+        Ok(self.certificates.replace(listeners::certificates(tls, config)))
+    }
+
+    /// Logs which certificates clients refuse, or soon will.
+    pub fn warn_of_certificates(&self) {
+        for warning in self.certificates.warnings() {
+            log::warn!("{warning}");
+        }
     }
 
     fn set_trace_log(&self, config: &Config) -> Result<(), String> {

@@ -8,6 +8,7 @@ use comet_control::{BearerToken, Lock, LogicOptions, Node, Options, descriptors}
 use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{ClientRates, Limits, Logic, SourceLimits};
 use comet_mesh::Pulse;
+use comet_ops::CertificatesInUse;
 
 use crate::listeners::Addresses;
 
@@ -20,6 +21,7 @@ pub(crate) fn control_options(
     open_files: u64,
     epoch: Instant,
     pulses: Vec<Arc<Pulse>>,
+    certificates: Arc<CertificatesInUse>,
 ) -> Options {
     Options {
         grpc: config.push.grpc.clone(),
@@ -59,6 +61,7 @@ pub(crate) fn control_options(
         epoch,
         open_files,
         pulses,
+        certificates,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A newer configuration for a running server: what changes alive, and what waits for the next start.
 
 use comet_config::{Change, Config, TakesEffect};
+use comet_ops::Certificate;
 
 /// What a newer configuration changes.
 #[derive(Clone, PartialEq, Debug)]
@@ -9,6 +10,17 @@ pub struct Reloaded {
     pub alive: Vec<Change>,
     /// Keys whose newer value holds after a restart.
     pub later: Vec<Change>,
+    /// Certificates that clients are shown from now on, which were not in use before.
+    pub certificates: Vec<Certificate>,
+}
+
+impl Reloaded {
+    /// Whether nothing has changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { alive, later, certificates } = self;
+        alive.is_empty() && later.is_empty() && certificates.is_empty()
+    }
 }
 
 impl Reloaded {
@@ -18,6 +30,6 @@ impl Reloaded {
         changes.retain(|change| change.takes_effect != TakesEffect::InLogic);
         let (alive, later) =
             changes.into_iter().partition(|change| change.takes_effect == TakesEffect::Alive);
-        Self { alive, later }
+        Self { alive, later, certificates: Vec::new() }
     }
 }

@@ -1,5 +1,6 @@
 //! The two servers as processes: from the configuration to the signal that ends them.
 
+use std::time::Duration;
 use std::{env, fs};
 
 use comet_config::{Config, LogLevel, Machine, Mistakes, Source, load, load_for_logic};
@@ -82,10 +83,13 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
     }
     let manager = ServiceManager::from_environment();
     manager.notify(Notice::Ready);
-    let signal = until_end(&mut signals, || {
-        manager.notify(Notice::Reloading);
-        reload(serve, &log, &mut app);
-        manager.notify(Notice::Ready);
+    let signal = until_end(&mut signals, |event| match event {
+        Event::Hangup => {
+            manager.notify(Notice::Reloading);
+            reload(serve, &log, &mut app);
+            manager.notify(Notice::Ready);
+        }
+        Event::Day => app.warn_of_certificates(),
     });
     manager.notify(Notice::Stopping);
     log::info!("{signal}: closing all connections");
@@ -121,7 +125,10 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     let manager = ServiceManager::from_environment();
     manager.notify(Notice::Ready);
     let hangup = || reopen_logs(&log, Ok(()));
-    let signal = until_end(&mut signals, || {
+    let signal = until_end(&mut signals, |event| {
+        if event == Event::Day {
+            return;
+        }
         hangup();
         match configure_logic(serve) {
             Ok(newer) => server.set_tokens(newer.logic_server.tokens),
@@ -140,12 +147,24 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     })
 }
 
-/// Waits for a signal to end. Calls `hangup` for every SIGHUP before it.
-fn until_end(signals: &mut Signals, mut hangup: impl FnMut()) -> Signal {
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// What happens while a server runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Event {
+    /// SIGHUP.
+    Hangup,
+    /// A day has passed without one.
+    Day,
+}
+
+/// Waits for a signal to end. Calls `handle` for every event before it.
+fn until_end(signals: &mut Signals, mut handle: impl FnMut(Event)) -> Signal {
     loop {
-        match signals.wait() {
-            Signal::Hangup => hangup(),
-            signal => return signal,
+        match signals.wait_for(DAY) {
+            None => handle(Event::Day),
+            Some(Signal::Hangup) => handle(Event::Hangup),
+            Some(signal) => return signal,
         }
     }
 }
@@ -193,10 +212,14 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
     for change in &reloaded.alive {
         log::info!("SIGHUP: {change}");
     }
+    for certificate in &reloaded.certificates {
+        log::info!("SIGHUP: {}: new {certificate}", certificate.setting());
+    }
+    app.warn_of_certificates();
     for change in &reloaded.later {
         log::warn!("SIGHUP: {change}, at the next start");
     }
-    if reloaded.alive.is_empty() && reloaded.later.is_empty() {
+    if reloaded.is_empty() {
         log::info!("SIGHUP: no key has changed");
     }
 }

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 use comet::{App, StartError};
 use comet_client::{Transport, op};
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{CertificateParams, CertifiedKey, KeyPair, generate_simple_self_signed};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::CertificateDer;
@@ -49,11 +50,20 @@ impl Certificates {
     }
 
     /// Makes a new certificate for `name`.
-    fn renew(&self, name: &str) {
+    pub(crate) fn renew(&self, name: &str) {
         let CertifiedKey { cert, signing_key } =
             generate_simple_self_signed([name.to_owned()]).unwrap();
         fs::write(self.file(name, "pem"), cert.pem()).unwrap();
         fs::write(self.file(name, "key"), signing_key.serialize_pem()).unwrap();
+    }
+
+    /// Makes one for `name` that is valid until `end`.
+    pub(crate) fn renew_until(&self, name: &str, end: SystemTime) {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_after = end.into();
+        let key = KeyPair::generate().unwrap();
+        fs::write(self.file(name, "pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(self.file(name, "key"), key.serialize_pem()).unwrap();
     }
 
     fn file(&self, name: &str, kind: &str) -> PathBuf {
