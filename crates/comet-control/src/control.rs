@@ -92,6 +92,7 @@ pub struct Control {
     stat: Vec<SocketAddr>,
     debug: Vec<SocketAddr>,
     hub: Arc<HubDriver>,
+    logic: Option<Arc<Logic>>,
     phase: watch::Sender<Phase>,
     epoch: Instant,
     thread: JoinHandle<()>,
@@ -182,7 +183,7 @@ impl Control {
                 vitals,
                 certificates: options.certificates,
                 hub: Arc::clone(&hub),
-                logic,
+                logic: logic.clone(),
                 counts,
                 gates,
                 server_id: options.server_id,
@@ -201,6 +202,7 @@ impl Control {
             stat: stat.addresses,
             debug: debug.addresses,
             hub,
+            logic,
             phase,
             epoch: options.epoch,
             thread,
@@ -234,6 +236,18 @@ impl Control {
     /// Sends every shard the bounds that hold from now on, without waiting.
     pub fn configure(&self, limits: Limits) {
         self.hub.configure(|_| limits);
+    }
+
+    /// Logic is at `addrs` from now on, without waiting. Calls under way end where they are.
+    ///
+    /// # Errors
+    /// If one is no address; then nothing changes.
+    ///
+    /// # Panics
+    /// If [`Options::logic`] named none.
+    pub fn set_logic_addresses(&self, addrs: &[String]) -> Result<(), StartError> {
+        let logic = self.logic.as_ref().expect("logic is elsewhere from the start or never");
+        Ok(logic.set_addresses(addrs)?)
     }
 
     /// What changes the file of the trace log.

@@ -265,6 +265,13 @@ impl App {
             mistakes.iter().map(with).collect::<Vec<_>>().join("\n")
         })?;
         let mut reloaded = Reloaded::compare(&self.config, newer);
+        if adopted.logic.addrs != self.config.logic.addrs {
+            // Tried first: nothing changes if one is none.
+            for address in &adopted.logic.addrs {
+                comet_serve::endpoint(address)
+                    .map_err(|bad| comet_control::StartError::LogicAddress(bad).to_string())?;
+            }
+        }
         if adopted.white_list.file != self.config.white_list.file {
             self.set_trace_log(&adopted)?;
         }
@@ -278,6 +285,10 @@ impl App {
         }
         if let Some(warning) = too_few_open_files(&adopted, self.open_files) {
             log::warn!("{warning}");
+        }
+        if adopted.logic.addrs != self.config.logic.addrs {
+            let set = self.control.set_logic_addresses(&adopted.logic.addrs);
+            set.expect("each address was tried above");
         }
         self.control.configure(limits(&adopted, self.open_files));
         self.push_lock.set_tokens(adopted.push.tokens.clone());

@@ -4,6 +4,7 @@ use std::time::Duration;
 use std::{env, fs};
 
 use comet_config::{Config, LogLevel, Machine, Mistakes, Source, load, load_for_logic};
+use comet_logicd::LogicServer;
 use comet_ops::{Notice, ServiceManager, Signal, Signals};
 
 use crate::args::Serve;
@@ -11,6 +12,7 @@ use crate::log_filter;
 use crate::log_output::LogOutput;
 use crate::pid_file::PidFile;
 use crate::preflight::{self, Purpose};
+use crate::reload::Reloaded;
 use crate::{App, Ended, ending};
 
 /// Reads and checks the configuration: the file, and the environment and the flags that overrule it. RUST_LOG
@@ -107,8 +109,8 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
     Ok(code)
 }
 
-/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again, and reads the tokens of callers again, in
-/// the layers of `serve`. Returns the exit code, as [`serve`] does.
+/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again, and reads the configuration again, in the
+/// layers of `serve`. Returns the exit code, as [`serve`] does.
 ///
 /// # Errors
 /// Why it did not start, as a sentence.
@@ -124,23 +126,16 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     let server = crate::logic::start(config).map_err(|error| error.to_string())?;
     let manager = ServiceManager::from_environment();
     manager.notify(Notice::Ready);
-    let hangup = || reopen_logs(&log, Ok(()));
+    let mut running = config.clone();
     let signal = until_end(&mut signals, |event| {
-        if event == Event::Day {
-            return;
-        }
-        hangup();
-        match configure_logic(serve) {
-            Ok(newer) => server.set_tokens(newer.logic_server.tokens),
-            Err(mistakes) => {
-                for mistake in mistakes.lines() {
-                    log::error!("SIGHUP: no token changes: {mistake}");
-                }
-            }
+        if event == Event::Hangup {
+            log.reopen();
+            reload_logic(serve, &log, &server, &mut running);
         }
     });
     manager.notify(Notice::Stopping);
     log::info!("{signal}: ending");
+    let hangup = || reopen_logs(&log, Ok(()));
     Ok(match ending::run(signals, hangup, || server.stop()) {
         Ok(()) => 0,
         Err(signal) => cut_short(signal),
@@ -195,27 +190,49 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
     let level = app.config().log.level;
     let reloaded = match configure(serve).and_then(|newer| app.reload(&newer)) {
         Ok(reloaded) => reloaded,
-        Err(mistakes) => {
-            for mistake in mistakes.lines() {
-                log::error!("SIGHUP: nothing changes: {mistake}");
-            }
-            return;
-        }
+        Err(mistakes) => return say_mistakes(&mistakes),
     };
-    // Also if the key is the same: the level may have been changed at the debug address.
-    let newer = app.config().log.level;
+    set_level(log, level, app.config().log.level);
+    say_changes(&reloaded);
+    app.warn_of_certificates();
+}
+
+/// Takes over into `running` what changes alive in `comet logic`.
+fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &mut Config) {
+    let newer = match configure_logic(serve) {
+        Ok(newer) => newer,
+        Err(mistakes) => return say_mistakes(&mistakes),
+    };
+    let reloaded = Reloaded::compare_logic(running, &newer);
+    set_level(log, running.log.level, newer.log.level);
+    server.set_tokens(newer.logic_server.tokens.clone());
+    running.log.level = newer.log.level;
+    running.logic_server.tokens = newer.logic_server.tokens;
+    say_changes(&reloaded);
+}
+
+fn say_mistakes(mistakes: &str) {
+    for mistake in mistakes.lines() {
+        log::error!("SIGHUP: nothing changes: {mistake}");
+    }
+}
+
+/// Also if the key is the same: the level may have been changed at the debug address.
+fn set_level(log: &LogOutput, before: LogLevel, newer: LogLevel) {
     if let Err(error) = log.set_level(newer)
-        && newer != level
+        && newer != before
     {
         log::warn!("SIGHUP: {error}");
     }
+}
+
+fn say_changes(reloaded: &Reloaded) {
     for change in &reloaded.alive {
         log::info!("SIGHUP: {change}");
     }
     for certificate in &reloaded.certificates {
         log::info!("SIGHUP: {}: new {certificate}", certificate.setting());
     }
-    app.warn_of_certificates();
     for change in &reloaded.later {
         log::warn!("SIGHUP: {change}, at the next start");
     }
