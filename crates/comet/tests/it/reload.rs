@@ -339,3 +339,36 @@ fn an_expired_certificate_is_warned_of_at_check_and_start() {
     let line = line_with(&server.log, " WARN ");
     assert!(line.contains(&warning), "{line}");
 }
+
+#[test]
+fn comet_logic_says_what_changes_and_what_waits() {
+    let file =
+        File::new("logic.toml", "[logic_server]\ntokens = [\"the-first-token-of-callers\"]\n");
+    let ports = ["grpc", "http", "stat"].map(|key| format!("logic_server.{key}=[\"127.0.0.1:0\"]"));
+    let sets = ports.iter().flat_map(|set| ["--set", set]);
+    let line: Vec<&str> = ["logic", "--config", &file.0].into_iter().chain(sets).collect();
+    let (logic, log) = Running::start(comet(&line));
+    line_with(&log, "stat [");
+    logic.signal(Signal::HUP);
+    line_with(&log, "SIGHUP: no key has changed");
+    file.write(
+        "[logic_server]\ntokens = [\"the-other-token-of-callers\"]\nexpire = \"2h\"\n\
+         [log]\nlevel = \"debug\"\n[tcp]\nbacklog = 7\n",
+    );
+    logic.signal(Signal::HUP);
+    // In the order of the keys; the backlog is the comets' alone.
+    for text in [
+        "log.level changed from \"info\" to \"debug\"",
+        "logic_server.tokens changed from [\"***\"] to [\"***\"]",
+        "logic_server.expire changed from \"1h\" to \"2h\", at the next start",
+    ] {
+        let line = line_with(&log, "SIGHUP: ");
+        assert!(line.ends_with(&format!("SIGHUP: {text}")), "{text}: {line}");
+    }
+    file.write("[logic_server]\nexpire = \"never\"\n");
+    logic.signal(Signal::HUP);
+    let line = line_with(&log, "SIGHUP: ");
+    assert!(line.contains(" ERROR ") && line.contains("nothing changes: "), "{line}");
+    logic.signal(Signal::TERM);
+    assert_eq!(logic.end(), Some(0));
+}
