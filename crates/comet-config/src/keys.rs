@@ -281,9 +281,10 @@ sections! {
 
     /// The logic service, which authenticates clients.
     logic: Logic {
-        /// HOST:PORT, tls:HOST:PORT or unix:/PATH of the logic services. Calls are spread over those that answer; names are resolved for
-        /// each connection. []: comet is its own logic, and `[token]` describes the tokens it takes.
-        addrs: Vec<String> = [] in list(Peers), AtStart;
+        /// HOST:PORT, tls:HOST:PORT or unix:/PATH of the logic services. Calls are spread over those that answer; names
+        /// are resolved for each connection. []: comet is its own logic, and `[token]` describes the tokens it takes; a
+        /// change from or to that waits for the next start.
+        addrs: Vec<String> = [] in list(Peers), Alive;
         /// The token that logic asks for (logic_server.tokens). "": none.
         token: Option<String> = "" in Secret(TokenOrNone), AtStart;
         /// How long a call may take.
@@ -348,7 +349,7 @@ sections! {
         stat: Vec<Address> = ["127.0.0.1:6973"] in ApiAddresses, InLogic;
         /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
         /// asked for one. Calls that ask for health need none.
-        tokens: Vec<String> = [] in Secret(list(Tokens)), InLogic;
+        tokens: Vec<String> = [] in Secret(list(Tokens)), AliveInLogic;
         /// Whether addresses that other hosts reach may be open to all of them, without a token or a certificate.
         insecure: bool = false in Switch, InLogic;
         /// The token that comets ask for (their push.tokens). "": none.

@@ -42,8 +42,7 @@ const MESSAGE_MAX: usize = 256;
 /// How logic services are called.
 #[derive(Clone, Debug)]
 pub struct LogicConfig {
-    /// Names of the addresses, for the log and the metrics; none twice. Elsewhere they are numbered in
-    /// this order.
+    /// Names of the addresses, for the log and the metrics; none twice.
     pub addresses: Vec<Box<str>>,
     /// How long a call may take, all its attempts together, milliseconds; also how long connecting and a
     /// ping may take.
@@ -161,6 +160,20 @@ impl LogicClient {
     /// Each address and whether it is available.
     pub fn addresses(&self) -> impl Iterator<Item = (&str, bool)> {
         self.addresses.all()
+    }
+
+    /// The name of the address that `connection` leads to.
+    #[must_use]
+    pub fn address_of(&self, connection: ConnectionId) -> &str {
+        self.addresses.name(connection)
+    }
+
+    /// From now on the addresses are those of `names`, none twice. One that is left out gets no call any
+    /// more; its connection is closed, and the driver keeps it only for the calls under way on it.
+    pub fn set_addresses(&mut self, now: Millis, names: Vec<Box<str>>) {
+        let now = self.advance(now);
+        self.addresses.replace(names, now, &mut self.out);
+        self.proceed(now);
     }
 
     /// Calls that hold a permit.

@@ -18,6 +18,7 @@ mod memory;
 mod options;
 pub mod output;
 mod pid_file;
+pub mod preflight;
 mod reload;
 pub mod run;
 mod start_error;

@@ -6,6 +6,7 @@
 //! lines ([`ProcessLog`]).
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
 
 use comet_config::LogLevel;
 use comet_ops::{Escaped, ProcessLog};
@@ -38,10 +39,8 @@ impl LogOutput {
             Some(filters) => builder.parse_filters(filters),
             None => builder.filter_level(LevelFilter::Trace),
         };
-        let lines = ProcessLog::open(settings.file.as_deref()).map_err(|error| {
-            let name = settings.file.as_deref().unwrap_or("standard error".as_ref());
-            format!("log.file: cannot open {}: {error}", name.display())
-        })?;
+        let lines = ProcessLog::open(settings.file.as_deref())
+            .map_err(|error| cannot_open(settings.file.as_deref(), &error))?;
         builder.target(Target::Pipe(Box::new(lines.appender())));
         if settings.file.is_none() && is_colorful_stderr() {
             builder.write_style(WriteStyle::Always);
@@ -80,6 +79,12 @@ impl LogOutput {
         log::set_max_level(filter(level));
         Ok(())
     }
+}
+
+/// Why lines cannot go to `file`, which is standard error if there is none.
+pub(crate) fn cannot_open(file: Option<&Path>, error: &io::Error) -> String {
+    let name = file.unwrap_or("standard error".as_ref());
+    format!("log.file: cannot open {}: {error}", name.display())
 }
 
 /// Escapes what a message may have from a peer, a file or a library: a line stays a line.

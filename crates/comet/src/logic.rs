@@ -92,22 +92,7 @@ fn named(algorithm: Algorithm) -> comet_logic::Algorithm {
 pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     let settings = &config.logic_server;
     let authenticator = authenticator(&config.token)?;
-    let store = match settings.store {
-        SessionStore::Memory => Store::Memory(Memory::new(settings.expire)),
-        SessionStore::Redis => {
-            let ca = settings.redis_ca.as_ref().map(|path| {
-                let named = |error| LogicError::RedisCa(format!("{}: {error}", path.display()));
-                std::fs::read(path).map_err(named)
-            });
-            let options = comet_router::RedisOptions {
-                servers: settings.redis.clone(),
-                ca: ca.transpose()?,
-                lifetime: settings.expire,
-                deadline: STORE_DEADLINE,
-            };
-            Store::Redis(Redis::new(&options).map_err(LogicError::Store)?)
-        }
-    };
+    let store = store(settings)?;
     if let Some(warning) = early_expiry(config) {
         log::warn!("{warning}");
     }
@@ -129,9 +114,35 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     Ok(server)
 }
 
+/// The store of sessions; it does not connect yet.
+///
+/// # Errors
+/// [`LogicError::Store`] and [`LogicError::RedisCa`].
+pub(crate) fn store(settings: &comet_config::LogicServer) -> Result<Store, LogicError> {
+    if settings.store == SessionStore::Memory {
+        return Ok(Store::Memory(Memory::new(settings.expire)));
+    }
+    let ca = settings.redis_ca.as_ref().map(|path| {
+        let named = |error| LogicError::RedisCa(format!("{}: {error}", path.display()));
+        std::fs::read(path).map_err(named)
+    });
+    let options = comet_router::RedisOptions {
+        servers: settings.redis.clone(),
+        ca: ca.transpose()?,
+        lifetime: settings.expire,
+        deadline: STORE_DEADLINE,
+    };
+    Redis::new(&options).map(Store::Redis).map_err(LogicError::Store)
+}
+
+/// Files that the process may open.
+pub(crate) fn open_files() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// A warning if sessions of connected clients may expire. This is no mistake: comets may have another
 /// configuration.
-fn early_expiry(config: &Config) -> Option<String> {
+pub(crate) fn early_expiry(config: &Config) -> Option<String> {
     let expire = config.logic_server.expire;
     // A comet renews at the first heartbeat of a client after a random time.
     let renewed = config.logic.heartbeat_max + heartbeat(config);
@@ -174,7 +185,7 @@ fn options(config: &Config, tls: ApiTls) -> Options {
         call_timeout: config.push.timeout,
         server_id: config.server.id.clone(),
         version: env!("CARGO_PKG_VERSION"),
-        open_files: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
+        open_files: open_files(),
     }
 }
 

@@ -8,6 +8,7 @@ use comet_control::{ApiTls, BearerToken, Lock, LogicOptions, Node, Options, desc
 use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{ClientRates, Limits, Logic, SourceLimits};
 use comet_mesh::Pulse;
+use comet_ops::CertificatesInUse;
 
 use crate::listeners::Addresses;
 
@@ -21,6 +22,7 @@ pub(crate) fn control_options(
     epoch: Instant,
     pulses: Vec<Arc<Pulse>>,
     tls: ApiTls,
+    certificates: Arc<CertificatesInUse>,
 ) -> Options {
     Options {
         grpc: config.push.grpc.clone(),
@@ -61,6 +63,7 @@ pub(crate) fn control_options(
         epoch,
         open_files,
         pulses,
+        certificates,
     }
 }
 

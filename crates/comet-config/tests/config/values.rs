@@ -201,6 +201,21 @@ fn keys_that_are_alive_are_adopted_and_the_others_wait() {
 }
 
 #[test]
+fn logic_may_move_but_is_elsewhere_or_here_from_the_start() {
+    let check = |before: &str, after: &str, effect: TakesEffect| {
+        let [running, newer] =
+            [before, after].map(|addrs| good("", &[&format!("logic.addrs={addrs}")]));
+        assert_eq!(running.changes(&newer)[0].takes_effect, effect, "{before} {after}");
+        let adopted = running.adopt(&newer).unwrap();
+        let expected = if effect == TakesEffect::Alive { &newer } else { &running };
+        assert_eq!(adopted.logic.addrs, expected.logic.addrs);
+    };
+    check("[\"a:1\"]", "[\"b:1\", \"c:1\"]", TakesEffect::Alive);
+    check("[\"a:1\"]", "[]", TakesEffect::AtStart);
+    check("[]", "[\"a:1\"]", TakesEffect::AtStart);
+}
+
+#[test]
 fn later_layers_overrule_earlier_ones() {
     let text = "[protocol]\nsvr_proto = 100\n[server]\ncores = \"0\"\n";
     assert_eq!(good(text, &[]).protocol.svr_proto, 100);

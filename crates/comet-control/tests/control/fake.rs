@@ -49,6 +49,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         trace_log: None,
         epoch: Instant::now(),
         open_files: 65_536,
+        certificates: Arc::default(),
         pulses: Vec::new(),
     }
 }

@@ -34,6 +34,7 @@ mod monitor;
 mod operations;
 mod paced;
 mod peer;
+mod preflight;
 mod printing;
 mod process;
 mod profiles;

@@ -17,6 +17,7 @@ use crate::support::{
     FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, To, dropped, get, push, queued, two_cores,
     until,
 };
+use crate::tls::Certificates;
 
 pub(crate) fn comet(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_comet"));
@@ -282,8 +283,9 @@ fn check_counts_tls_and_shows_no_password() {
     let plain = check(&[redis]);
     assert!(plain.contains("redis://comet:***@store:6379"), "{plain}");
     assert!(!plain.contains("secret") && !plain.contains("in TLS"), "{plain}");
-    let certificate = temporary("check.pem", "read at the start");
-    let files = ["certificates", "keys"].map(|key| format!("tls.{key}=[\"{certificate}\"]"));
+    let certificates = Certificates::new(&["a.example"]);
+    let [chain, key] = certificates.files("a.example");
+    let files = [format!("tls.certificates=[{chain:?}]"), format!("tls.keys=[{key:?}]")];
     let connections = "limits.connections=1000";
     let bind = r#"websocket.tls_bind=["127.0.0.1:0"]"#;
     let cores = format!("server.cores=\"{}\"", comet::machine().unwrap().cpus[0]);
