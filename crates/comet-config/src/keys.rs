@@ -16,7 +16,8 @@ use std::time::Duration;
 use comet_proto::websocket::OriginPattern;
 
 use crate::choices::{
-    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenKind, UnknownCode,
+    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenExpiry, TokenKind,
+    UnknownCode,
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::lists::{
@@ -297,6 +298,8 @@ sections! {
         jwt_keys: Vec<PathBuf> = [] in list(Files), AtStart;
         /// Signatures that are accepted.
         jwt_algorithms: Vec<Algorithm> = ["HS256", "RS256", "ES256", "EdDSA"] in AnyOf, AtStart;
+        /// What happens to a connection when its token expires.
+        expiry: TokenExpiry = "close" in OneOf, AtStart;
         /// The required value of the claim iss. "": any, or no claim.
         issuer: Option<String> = "" in TextOrNone, AtStart;
         /// The audience that the claim aud has to name. "": any, or no claim.

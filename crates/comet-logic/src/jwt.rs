@@ -16,6 +16,7 @@ pub use error::JwtError;
 pub use keys::KeyFile;
 
 use std::fmt;
+use std::time::SystemTime;
 
 use comet_core::Identity;
 use jsonwebtoken::errors::{Error, ErrorKind};
@@ -41,6 +42,8 @@ pub struct JwtOptions {
     pub audience: Option<String>,
     /// The names of the claims that make up an identity.
     pub claims: ClaimNames,
+    /// Whether a connection ends when its token expires; otherwise it may outlast it.
+    pub ends_connections: bool,
 }
 
 /// Accepts tokens that a known key has signed.
@@ -52,6 +55,7 @@ pub struct JwtOptions {
 pub struct Jwt {
     keys: Vec<(Key, Validation)>,
     claims: ClaimNames,
+    ends_connections: bool,
 }
 
 impl Jwt {
@@ -60,7 +64,7 @@ impl Jwt {
     /// # Errors
     /// If a key file cannot be used, or there is none.
     pub fn new(options: JwtOptions) -> Result<Self, JwtError> {
-        let JwtOptions { algorithms, keys, issuer, audience, claims } = options;
+        let JwtOptions { algorithms, keys, issuer, audience, claims, ends_connections } = options;
         signatures::install();
         if keys.is_empty() {
             return Err(JwtError("there is no key to check tokens with".to_owned()));
@@ -72,8 +76,25 @@ impl Jwt {
                 usable.push((key, rules));
             }
         }
-        Ok(Self { keys: usable, claims })
+        Ok(Self { keys: usable, claims, ends_connections })
     }
+}
+
+impl Jwt {
+    fn identity(&self, claims: &Map<String, Value>) -> Result<Identity, Refusal> {
+        let identity = self.claims.identity(claims)?;
+        let expires_in_ms = self.ends_connections.then(|| expires_in_ms(claims)).flatten();
+        Ok(Identity { expires_in_ms, ..identity })
+    }
+}
+
+/// How long a checked token is valid from now on, with the leeway. `exp` may have a fraction (RFC 7519, section 2).
+#[allow(clippy::disallowed_methods, reason = "so does the check of the times before it")]
+fn expires_in_ms(claims: &Map<String, Value>) -> Option<u64> {
+    let expires_at = claims.get("exp")?.as_f64()? + LEEWAY_SECONDS as f64;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // A conversion from float to integer saturates.
+    Some(((expires_at - now.as_secs_f64()) * 1e3).ceil() as u64)
 }
 
 /// Leaves the keys out: they may be secrets.
@@ -124,7 +145,7 @@ impl Authenticator for Jwt {
             }
             has_id = true;
             match decode::<Map<String, Value>>(token, &key.key, rules) {
-                Ok(token) => return self.claims.identity(&token.claims),
+                Ok(token) => return self.identity(&token.claims),
                 // Another key may have made the signature.
                 Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
                 Err(error) => return Err(refusal(&error)),

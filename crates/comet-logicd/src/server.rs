@@ -283,6 +283,7 @@ mod tests {
             issuer: None,
             audience: None,
             claims: ClaimNames::default(),
+            ends_connections: true,
         });
         let jwt = AnyAuthenticator::Jwt(jwt.unwrap().into());
         let [inside, outside] =

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use comet_config::{Algorithm, Config, SessionStore, Token, TokenKind};
+use comet_config::{Algorithm, Config, SessionStore, Token, TokenExpiry, TokenKind};
 use comet_control::BearerToken;
 use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
 use comet_logicd::{LogicServer, Node, Options};
@@ -67,6 +67,7 @@ pub fn authenticator(token: &Token) -> Result<AnyAuthenticator, LogicError> {
             room: token.room.clone(),
             accepts: token.accepts.clone(),
         },
+        ends_connections: token.expiry == TokenExpiry::Close,
     };
     let jwt = Jwt::new(options).map_err(|error| LogicError::Token(error.to_string()))?;
     Ok(AnyAuthenticator::Jwt(jwt.into()))

@@ -27,6 +27,7 @@ fn options(keys: Vec<KeyFile>) -> JwtOptions {
         issuer: None,
         audience: None,
         claims: ClaimNames::default(),
+        ends_connections: false,
     }
 }
 
@@ -52,6 +53,24 @@ fn claims(more: Value) -> Value {
 fn refused(jwt: &Jwt, token: &[u8], sentence: &str) {
     let refusal = jwt.auth(token, "").expect_err(sentence);
     assert_eq!(refusal.to_string(), sentence, "{}", token.escape_ascii());
+}
+
+#[test]
+fn an_identity_expires_with_its_token() {
+    let signer = Signer::hmac(SECRET);
+    let check = |exp: Value, range: std::ops::RangeInclusive<u64>| {
+        let token = signer.token(&claims(json!({ "exp": exp })));
+        let kept = jwt(vec![signer.file()]).auth(&token, "").unwrap();
+        assert_eq!(kept.expires_in_ms, None);
+        let options = JwtOptions { ends_connections: true, ..options(vec![signer.file()]) };
+        let expires_in_ms = Jwt::new(options).unwrap().auth(&token, "").unwrap().expires_in_ms;
+        assert!(range.contains(&expires_in_ms.unwrap()), "{exp}: {expires_in_ms:?}");
+    };
+    // A minute of leeway is added. The test may take half a minute.
+    check(json!(at(3600)), 3_629_000..=3_660_000);
+    check(json!(at(-30)), 0..=30_000);
+    check(json!(at(3600) as f64 + 0.5), 3_629_000..=3_661_500);
+    check(json!(1_u64 << 53), 1 << 62..=u64::MAX);
 }
 
 #[test]
@@ -93,6 +112,7 @@ fn claims_become_an_identity() {
         room: room.map(Into::into),
         accepts,
         heartbeat_ms: None,
+        expires_in_ms: None,
     };
     check(goim.clone(), json!({}), of(42, None, None, Accepts::All));
     check(

@@ -48,5 +48,6 @@ mod structure;
 mod support;
 mod timeouts;
 mod tls;
+mod token_expiry;
 mod tokens;
 mod whitelist;
