@@ -295,7 +295,7 @@ sections! {
         kind: TokenKind = "open" in OneOf, AtStart;
         /// Files with keys: .jwks and .json are key sets (RFC 7517), PEM is a public key, anything else is an
         /// HMAC secret.
-        jwt_keys: Vec<PathBuf> = [] in list(Files), AtStart;
+        jwt_keys: Vec<PathBuf> = [] in list(Files), Alive;
         /// Signatures that are accepted.
         jwt_algorithms: Vec<Algorithm> = ["HS256", "RS256", "ES256", "EdDSA"] in AnyOf, AtStart;
         /// What happens to a connection when its token expires.

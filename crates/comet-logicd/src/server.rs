@@ -74,6 +74,7 @@ pub struct LogicServer {
     http: Vec<SocketAddr>,
     stat: Vec<SocketAddr>,
     lock: Arc<Lock>,
+    authenticator: AnyAuthenticator,
     phase: watch::Sender<Phase>,
     thread: JoinHandle<()>,
 }
@@ -103,7 +104,7 @@ impl LogicServer {
             http: http.listeners,
             stat: stat.listeners,
             options,
-            authenticator,
+            authenticator: authenticator.clone(),
             sessions,
             phase: phases,
         };
@@ -113,6 +114,7 @@ impl LogicServer {
             http: http.addresses,
             stat: stat.addresses,
             lock,
+            authenticator,
             phase,
             thread,
         })
@@ -139,6 +141,12 @@ impl LogicServer {
     /// Callers need one of these tokens from now on.
     pub fn set_tokens(&self, tokens: Vec<String>) {
         self.lock.set_tokens(tokens);
+    }
+
+    /// The check of tokens; its keys can be changed.
+    #[must_use]
+    pub fn authenticator(&self) -> &AnyAuthenticator {
+        &self.authenticator
     }
 
     /// Ends it and waits for its thread; calls under way get a second to end.

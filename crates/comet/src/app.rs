@@ -19,6 +19,7 @@ use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::authenticator;
 use crate::options::{control_options, limits, logic, too_few_open_files};
 use crate::reload::Reloaded;
+use crate::token_keys;
 
 /// Reports that may wait for the control thread.
 const REPORTS: usize = 65_536;
@@ -32,6 +33,8 @@ pub struct App {
     cores: Vec<Core>,
     addresses: Addresses,
     tls: Option<Tls>,
+    /// Of embedded logic.
+    authenticator: AnyAuthenticator,
     push_lock: Arc<Lock>,
     monitor_lock: Arc<Lock>,
     /// The configuration in effect.
@@ -122,6 +125,7 @@ impl App {
             cores: Vec::with_capacity(count),
             addresses,
             tls,
+            authenticator: authenticator.clone(),
             push_lock,
             monitor_lock,
             config: config.clone(),
@@ -249,7 +253,8 @@ impl App {
             let with = |mistake| format!("with what needs a restart as it is: {mistake}");
             mistakes.iter().map(with).collect::<Vec<_>>().join("\n")
         })?;
-        let reloaded = Reloaded::compare(&self.config, newer);
+        let mut reloaded = Reloaded::compare(&self.config, newer);
+        let token_keys = token_keys::reload(&self.authenticator, &adopted.token.jwt_keys)?;
         if adopted.white_list.file != self.config.white_list.file {
             self.set_trace_log(&adopted)?;
         }
@@ -258,6 +263,7 @@ impl App {
             self.set_trace_log(&self.config)?;
             return Err(error);
         }
+        reloaded.files = token_keys.adopt();
         if let Some(warning) = too_few_open_files(&adopted, self.open_files) {
             log::warn!("{warning}");
         }

@@ -20,6 +20,7 @@ mod pid_file;
 mod reload;
 pub mod run;
 mod start_error;
+mod token_keys;
 
 pub use app::{App, Ended, machine};
 pub use memory::worst_case;

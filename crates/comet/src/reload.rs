@@ -9,6 +9,8 @@ pub struct Reloaded {
     pub alive: Vec<Change>,
     /// Keys whose newer value holds after a restart.
     pub later: Vec<Change>,
+    /// Keys whose files have other contents, a sentence for each. They hold from now on.
+    pub files: Vec<String>,
 }
 
 impl Reloaded {
@@ -18,6 +20,6 @@ impl Reloaded {
         changes.retain(|change| change.takes_effect != TakesEffect::InLogic);
         let (alive, later) =
             changes.into_iter().partition(|change| change.takes_effect == TakesEffect::Alive);
-        Self { alive, later }
+        Self { alive, later, files: Vec::new() }
     }
 }

@@ -1,14 +1,17 @@
 //! The two servers as processes: from the configuration to the signal that ends them.
 
+use std::path::PathBuf;
 use std::{env, fs};
 
 use comet_config::{Config, LogLevel, Machine, Mistakes, Source, load, load_for_logic};
+use comet_logicd::LogicServer;
 use comet_ops::{Notice, ServiceManager, Signal, Signals};
 
 use crate::args::Serve;
 use crate::log_filter;
 use crate::log_output::LogOutput;
 use crate::pid_file::PidFile;
+use crate::token_keys;
 use crate::{App, Ended, ending};
 
 /// Reads and checks the configuration: the file, and the environment and the flags that overrule it. RUST_LOG
@@ -101,8 +104,8 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
     Ok(code)
 }
 
-/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again, and reads the tokens of callers again, in
-/// the layers of `serve`. Returns the exit code, as [`serve`] does.
+/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again, and reads the tokens of callers and the
+/// keys of tokens again, in the layers of `serve`. Returns the exit code, as [`serve`] does.
 ///
 /// # Errors
 /// Why it did not start, as a sentence.
@@ -121,7 +124,10 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     let signal = until_end(&mut signals, || {
         hangup();
         match configure_logic(serve) {
-            Ok(newer) => server.set_tokens(newer.logic_server.tokens),
+            Ok(newer) => {
+                server.set_tokens(newer.logic_server.tokens);
+                reload_token_keys(&server, &newer.token.jwt_keys);
+            }
             Err(mistakes) => {
                 for mistake in mistakes.lines() {
                     log::error!("SIGHUP: no token changes: {mistake}");
@@ -135,6 +141,17 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
         Ok(()) => 0,
         Err(signal) => cut_short(signal),
     })
+}
+
+fn reload_token_keys(server: &LogicServer, files: &[PathBuf]) {
+    match token_keys::reload(server.authenticator(), files) {
+        Ok(keys) => {
+            for change in keys.adopt() {
+                log::info!("SIGHUP: {change}");
+            }
+        }
+        Err(error) => log::error!("SIGHUP: no key of tokens changes: {error}"),
+    }
 }
 
 /// Waits for a signal to end. Calls `hangup` for every SIGHUP before it.
@@ -190,10 +207,13 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
     for change in &reloaded.alive {
         log::info!("SIGHUP: {change}");
     }
+    for change in &reloaded.files {
+        log::info!("SIGHUP: {change}");
+    }
     for change in &reloaded.later {
         log::warn!("SIGHUP: {change}, at the next start");
     }
-    if reloaded.alive.is_empty() && reloaded.later.is_empty() {
+    if reloaded.alive.is_empty() && reloaded.later.is_empty() && reloaded.files.is_empty() {
         log::info!("SIGHUP: no key has changed");
     }
 }

@@ -49,5 +49,6 @@ mod support;
 mod timeouts;
 mod tls;
 mod token_expiry;
+mod token_keys;
 mod tokens;
 mod whitelist;
