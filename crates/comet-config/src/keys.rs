@@ -17,7 +17,8 @@ use comet_listen::Address;
 use comet_proto::websocket::OriginPattern;
 
 use crate::choices::{
-    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenKind, UnknownCode,
+    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenExpiry, TokenKind,
+    UnknownCode,
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::lists::{
@@ -313,9 +314,11 @@ sections! {
         kind: TokenKind = "open" in OneOf, AtStart;
         /// Files with keys: .jwks and .json are key sets (RFC 7517), PEM is a public key, anything else is an
         /// HMAC secret.
-        jwt_keys: Vec<PathBuf> = [] in list(Files), AtStart;
+        jwt_keys: Vec<PathBuf> = [] in list(Files), Alive;
         /// Signatures that are accepted.
         jwt_algorithms: Vec<Algorithm> = ["HS256", "RS256", "ES256", "EdDSA"] in AnyOf, AtStart;
+        /// What happens to a connection when its token expires.
+        expiry: TokenExpiry = "close" in OneOf, AtStart;
         /// The required value of the claim iss. "": any, or no claim.
         issuer: Option<String> = "" in TextOrNone, AtStart;
         /// The audience that the claim aud has to name. "": any, or no claim.

@@ -76,6 +76,7 @@ pub struct LogicServer {
     stat: Vec<Address>,
     lock: Arc<Lock>,
     tls: ApiTls,
+    authenticator: AnyAuthenticator,
     phase: watch::Sender<Phase>,
     thread: JoinHandle<()>,
 }
@@ -109,7 +110,7 @@ impl LogicServer {
             http: http.listeners,
             stat: stat.listeners,
             options,
-            authenticator,
+            authenticator: authenticator.clone(),
             sessions,
             phase: phases,
         };
@@ -120,6 +121,7 @@ impl LogicServer {
             stat: stat.addresses,
             lock,
             tls,
+            authenticator,
             phase,
             thread,
         })
@@ -152,6 +154,12 @@ impl LogicServer {
     #[must_use]
     pub fn tls(&self) -> &ApiTls {
         &self.tls
+    }
+
+    /// The check of tokens; its keys can be changed.
+    #[must_use]
+    pub fn authenticator(&self) -> &AnyAuthenticator {
+        &self.authenticator
     }
 
     /// Ends it and waits for its thread; calls under way get a second to end.
@@ -301,6 +309,7 @@ mod tests {
             issuer: None,
             audience: None,
             claims: ClaimNames::default(),
+            ends_connections: true,
         });
         let jwt = AnyAuthenticator::Jwt(jwt.unwrap().into());
         let outside = ["192.0.2.1:7170".parse().unwrap()];

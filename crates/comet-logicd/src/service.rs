@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::ready;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use comet_logic::{Accepts, AnyAuthenticator, Authenticator, Identity, NAME_MAX};
 use comet_push::Node;
@@ -37,7 +38,7 @@ impl LogicService {
             .authenticator
             .auth(&token, &cookie)
             .map_err(|refusal| Status::unauthenticated(refusal.to_string()))?;
-        let Identity { user, key, room, accepts, .. } = identity;
+        let Identity { user, key, room, accepts, expires_in_ms, .. } = identity;
         let key = key.as_deref().unwrap_or_default();
         let Placed { key, .. } =
             self.sessions.put(user, key, &server).await.map_err(unavailable)?;
@@ -53,6 +54,7 @@ impl LogicService {
             accepts,
             heartbeat: i64::try_from(self.node.heartbeat.as_nanos()).unwrap_or(i64::MAX),
             accepts_all,
+            expires_at: expires_in_ms.map_or(0, expires_at),
         })
     }
 
@@ -175,6 +177,13 @@ impl Logic for LogicService {
         let answer = Self::nodes(self).await;
         self.answer("Nodes", ready(answer)).await
     }
+}
+
+/// The Unix time in seconds at which a token expires, rounded up.
+fn expires_at(in_ms: u64) -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let at = now.saturating_add(Duration::from_millis(in_ms)).as_millis().div_ceil(1_000);
+    i64::try_from(at).unwrap_or(i64::MAX)
 }
 
 fn check_server(server: &str) -> Result<(), Status> {

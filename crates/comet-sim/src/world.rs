@@ -195,6 +195,7 @@ impl World {
             received_at: Millis(0),
             has_backlog: false,
             spared_at: None,
+            token_expires_at: None,
             live_at: None,
             closed: None,
         });

@@ -21,6 +21,7 @@ use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::authenticator;
 use crate::options::{control_options, limits, logic, too_few_open_files};
 use crate::reload::Reloaded;
+use crate::token_keys;
 
 /// Reports that may wait for the control thread.
 const REPORTS: usize = 65_536;
@@ -36,6 +37,8 @@ pub struct App {
     tls: Option<Tls>,
     api_tls: ApiTls,
     certificates: Arc<CertificatesInUse>,
+    /// Of embedded logic.
+    authenticator: AnyAuthenticator,
     push_lock: Arc<Lock>,
     monitor_lock: Arc<Lock>,
     /// The configuration in effect.
@@ -141,6 +144,7 @@ impl App {
             tls,
             api_tls,
             certificates,
+            authenticator: authenticator.clone(),
             push_lock,
             monitor_lock,
             config: config.clone(),
@@ -277,6 +281,7 @@ impl App {
                     .map_err(|bad| comet_control::StartError::LogicAddress(bad).to_string())?;
             }
         }
+        let token_keys = token_keys::reload(&self.authenticator, &adopted.token.jwt_keys)?;
         if adopted.white_list.file != self.config.white_list.file {
             self.set_trace_log(&adopted)?;
         }
@@ -288,6 +293,7 @@ impl App {
                 return Err(error);
             }
         }
+        reloaded.files = token_keys.adopt();
         if let Some(warning) = too_few_open_files(&adopted, self.open_files) {
             log::warn!("{warning}");
         }

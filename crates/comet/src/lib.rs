@@ -22,6 +22,7 @@ pub mod preflight;
 mod reload;
 pub mod run;
 mod start_error;
+mod token_keys;
 
 pub use app::{App, Ended, machine};
 pub use memory::worst_case;

@@ -3,15 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
-use comet_config::{Algorithm, Config, SessionStore, Token, TokenKind};
+use comet_config::{Algorithm, Config, SessionStore, Token, TokenExpiry, TokenKind};
 use comet_control::BearerToken;
-use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
+use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions};
 use comet_logicd::{ApiTls, LogicServer, Node, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
 use rustix::process::{Resource, getrlimit};
 
 use crate::api_tls;
 use crate::options::lock;
+use crate::token_keys;
 
 /// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
 const STORE_DEADLINE: Duration = Duration::from_secs(1);
@@ -53,16 +54,9 @@ pub fn authenticator(token: &Token) -> Result<AnyAuthenticator, LogicError> {
     if token.kind == TokenKind::Open {
         return Ok(AnyAuthenticator::Open(Embedded));
     }
-    let read = |path: &std::path::PathBuf| {
-        let name = path.display().to_string();
-        match std::fs::read(path) {
-            Ok(bytes) => Ok(KeyFile { name, bytes }),
-            Err(error) => Err(LogicError::Token(format!("{name}: {error}"))),
-        }
-    };
     let options = JwtOptions {
         algorithms: token.jwt_algorithms.iter().map(|algorithm| named(*algorithm)).collect(),
-        keys: token.jwt_keys.iter().map(read).collect::<Result<_, _>>()?,
+        keys: token_keys::read(&token.jwt_keys).map_err(LogicError::Token)?,
         issuer: token.issuer.clone(),
         audience: token.audience.clone(),
         claims: ClaimNames {
@@ -71,6 +65,7 @@ pub fn authenticator(token: &Token) -> Result<AnyAuthenticator, LogicError> {
             room: token.room.clone(),
             accepts: token.accepts.clone(),
         },
+        ends_connections: token.expiry == TokenExpiry::Close,
     };
     let jwt = Jwt::new(options).map_err(|error| LogicError::Token(error.to_string()))?;
     Ok(AnyAuthenticator::Jwt(jwt.into()))

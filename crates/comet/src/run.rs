@@ -14,6 +14,7 @@ use crate::log_output::LogOutput;
 use crate::pid_file::PidFile;
 use crate::preflight::{self, Purpose};
 use crate::reload::Reloaded;
+use crate::token_keys;
 use crate::{App, Ended, ending};
 
 /// Reads and checks the configuration: the file, and the environment and the flags that overrule it. RUST_LOG
@@ -204,11 +205,16 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
         Ok(newer) => newer,
         Err(mistakes) => return say_mistakes(&mistakes),
     };
+    let token_keys = match token_keys::reload(server.authenticator(), &newer.token.jwt_keys) {
+        Ok(token_keys) => token_keys,
+        Err(error) => return say_mistakes(&error),
+    };
     match api_tls::renew(server.tls(), &newer) {
         Ok(renewal) => renewal.take_effect(),
         Err(error) => return say_mistakes(&error),
     }
-    let reloaded = Reloaded::compare_logic(running, &newer);
+    let mut reloaded = Reloaded::compare_logic(running, &newer);
+    reloaded.files = token_keys.adopt();
     set_level(log, running.log.level, newer.log.level);
     server.set_tokens(newer.logic_server.tokens.clone());
     running.log.level = newer.log.level;
@@ -237,6 +243,9 @@ fn say_changes(reloaded: &Reloaded) {
     }
     for certificate in &reloaded.certificates {
         log::info!("SIGHUP: {}: new {certificate}", certificate.setting());
+    }
+    for change in &reloaded.files {
+        log::info!("SIGHUP: {change}");
     }
     for change in &reloaded.later {
         log::warn!("SIGHUP: {change}, at the next start");

@@ -3,7 +3,7 @@
 use comet_core::{Accepts, Identity};
 use comet_hub::logic::{AttemptOutcome, Reply, Request};
 use comet_serve::{GrpcChannel, call_until_processed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tonic::codec::CompressionEncoding;
 use tonic::{Response, Status};
 
@@ -104,6 +104,7 @@ fn identity(reply: ConnectReply) -> Identity {
             false => Accepts::Only(reply.accepts.into()),
         },
         heartbeat_ms: heartbeat_ms(reply.heartbeat),
+        expires_in_ms: expires_in_ms(reply.expires_at, SystemTime::now()),
     }
 }
 
@@ -113,9 +114,33 @@ fn heartbeat_ms(nanos: i64) -> Option<u32> {
     Some(u32::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u32::MAX))
 }
 
+/// Logic says seconds of Unix time. A time that has passed is now.
+fn expires_in_ms(expires_at: i64, now: SystemTime) -> Option<u64> {
+    let seconds = u64::try_from(expires_at).ok().filter(|seconds| *seconds > 0)?;
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let left = Duration::from_secs(seconds).saturating_sub(now);
+    Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_becomes_what_is_left_of_it() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_500);
+        let check = |expires_at, left| {
+            assert_eq!(expires_in_ms(expires_at, now), left, "{expires_at}");
+        };
+        check(0, None);
+        check(-1, None);
+        check(i64::MIN, None);
+        check(1, Some(0));
+        check(1_000, Some(0));
+        check(1_001, Some(500));
+        check(4_600, Some(3_599_500));
+        check(i64::MAX, Some(u64::MAX));
+    }
 
     #[test]
     fn a_heartbeat_is_rounded_up_to_milliseconds() {

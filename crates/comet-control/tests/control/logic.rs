@@ -154,6 +154,7 @@ async fn logic_says_who_a_client_is() {
         accepts: vec![1000, 1001],
         heartbeat: 240_000_000_000,
         accepts_all: false,
+        expires_at: 0,
     };
     let answer = reply.clone();
     logic.script(|script| script.connect = Box::new(move |_| Ok(answer.clone())));
@@ -165,6 +166,7 @@ async fn logic_says_who_a_client_is() {
         room: Some("live://1000".into()),
         accepts: Accepts::Only([1000, 1001].into()),
         heartbeat_ms: Some(240_000),
+        expires_in_ms: None,
     };
     assert_eq!(identified(&fake, conn(1, 3)).await, Ok(identity));
     let request = ConnectReq {
@@ -186,6 +188,13 @@ async fn logic_says_who_a_client_is() {
     identify(&fake, conn(0, 1), b"");
     let everything = Identity { accepts: Accepts::All, ..Identity::default() };
     assert_eq!(identified(&fake, conn(0, 1)).await, Ok(everything));
+
+    // Its token has expired: the shard closes it, with a reason of its own.
+    let expired = ConnectReply { expires_at: 1, ..ConnectReply::default() };
+    logic.script(|script| script.connect = Box::new(move |_| Ok(expired.clone())));
+    identify(&fake, conn(0, 1), b"");
+    let identity = identified(&fake, conn(0, 1)).await.expect("let in");
+    assert_eq!(identity.expires_in_ms, Some(0));
     fake.control.stop();
 }
 

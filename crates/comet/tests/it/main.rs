@@ -51,6 +51,8 @@ mod structure;
 mod support;
 mod timeouts;
 mod tls;
+mod token_expiry;
+mod token_keys;
 mod tokens;
 mod unix_sockets;
 mod whitelist;
