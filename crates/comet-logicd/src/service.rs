@@ -5,7 +5,7 @@ use std::future::ready;
 use std::sync::Arc;
 
 use comet_logic::{Accepts, AnyAuthenticator, Authenticator, Identity, NAME_MAX};
-use comet_push::Node;
+use comet_push::{Node, NodeList};
 use comet_router::{Placed, Sessions, Store};
 use comet_serve::CallCounts;
 use comet_wire::goim::logic::logic_server::Logic;
@@ -15,7 +15,8 @@ use comet_wire::goim::logic::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::comets::{Comets, unavailable};
+use crate::comets::unavailable;
+use crate::nodes::Nodes;
 
 /// Longest server id, bytes.
 const SERVER_MAX: usize = 255;
@@ -24,7 +25,7 @@ const SERVER_MAX: usize = 255;
 pub(crate) struct LogicService {
     pub(crate) authenticator: AnyAuthenticator,
     pub(crate) sessions: Arc<Store>,
-    pub(crate) comets: Arc<Comets>,
+    pub(crate) nodes: Nodes,
     pub(crate) node: Node,
     pub(crate) counts: Arc<CallCounts>,
 }
@@ -104,7 +105,7 @@ impl LogicService {
             ws_port: port(self.node.websocket_port()),
             wss_port: port(self.node.websocket_tls_port()),
             heartbeat: i32::try_from(self.node.heartbeat_seconds()).unwrap_or(i32::MAX),
-            nodes: crate::nodes::hosts(&self.comets, domain).await?,
+            nodes: self.nodes.hosts().await,
             backoff: Some(Backoff {
                 max_delay: Node::BACKOFF.max_delay,
                 base_delay: Node::BACKOFF.base_delay,
