@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use comet_logic::{Accepts, AnyAuthenticator, Authenticator, Identity, NAME_MAX};
 use comet_push::{Node, NodeList};
-use comet_router::{Placed, Sessions, Store};
+use comet_router::{Buckets, Placed, Sessions, Store};
 use comet_serve::CallCounts;
 use comet_wire::goim::logic::logic_server::Logic;
 use comet_wire::goim::logic::{
@@ -73,14 +73,18 @@ impl LogicService {
     }
 
     async fn count(&self, request: OnlineReq) -> Result<OnlineReply, Status> {
-        let OnlineReq { server, room_count } = request;
+        let OnlineReq { server, room_count, buckets, more } = request;
         check_server(&server)?;
         let rooms: HashMap<String, u32> = room_count
             .into_iter()
             .filter_map(|(room, online)| Some((room, u32::try_from(online).ok()?)))
             .filter(|(room, online)| *online > 0 && !room.is_empty() && room.len() <= NAME_MAX)
             .collect();
-        self.sessions.add_room_counts(&server, &rooms).await.map_err(unavailable)?;
+        let buckets = if buckets == 0 { Buckets::ALL } else { Buckets(buckets) };
+        self.sessions.add_room_counts(&server, buckets, &rooms).await.map_err(unavailable)?;
+        if more {
+            return Ok(OnlineReply::default());
+        }
         let all = self.sessions.room_counts().await.map_err(unavailable)?;
         let all = all.into_iter();
         let all = all.map(|(room, online)| (room, i32::try_from(online).unwrap_or(i32::MAX)));

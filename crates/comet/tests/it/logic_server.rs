@@ -106,7 +106,7 @@ async fn rooms_are_counted(sets: &[&str]) {
         .accept_compressed(CompressionEncoding::Gzip);
     let renew = async |mut client: LogicClient<Channel>, server: &str, rooms: &[(&str, i32)]| {
         let room_count = rooms.iter().map(|(room, online)| ((*room).to_owned(), *online)).collect();
-        let request = OnlineReq { server: server.to_owned(), room_count };
+        let request = OnlineReq { server: server.to_owned(), room_count, ..OnlineReq::default() };
         client.renew_online(request).await.unwrap().into_inner().all_room_count
     };
     let counts = |rooms: &[(&str, i32)]| -> HashMap<String, i32> {
