@@ -22,8 +22,8 @@ use crate::choices::{
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::lists::{
-    Addresses, ApiAddresses, Comets, Files, Hosts, Networks, Origins, Peers, RedisUrls, Tokens,
-    list,
+    Addresses, ApiAddresses, Comets, Files, Hosts, Networks, Nodes, Origins, Peers, RedisUrls,
+    Tokens, list,
 };
 use crate::kinds::quantities::{duration, number, power_of_two, size, whole_seconds, zero_or};
 use crate::kinds::texts::{FileOrNone, Text, TextOrNone, TokenOrNone};
@@ -60,6 +60,9 @@ sections! {
         /// The name or address that clients reach this server by, as GET /goim/nodes/weighted reports it.
         /// "": the same as id.
         domain: String = "" in Text::NAME, AtStart;
+        /// The weight of this server as GET /goim/nodes/instances reports it: its share of clients beside that of
+        /// others.
+        weight: u32 = 1 in number(1..=10_000), AtStart;
         /// Names by which callers reach the HTTP addresses, beside id, domain and localhost. Where no token is asked
         /// for, a request to another name is refused: it may be a web page's own name that points here.
         hosts: Vec<String> = [] in list(Hosts), AtStart;
@@ -360,6 +363,10 @@ sections! {
         /// The comets that pushes go to, each "SERVER-ID=HOST:PORT" of its push.grpc, which may be tls:HOST:PORT or
         /// unix:/PATH as well. Ids are unique.
         comets: Vec<(String, String)> = [] in list(Comets), InLogic;
+        /// Where clients connect to these comets: each "SERVER-ID=HOST" or "SERVER-ID=HOST*WEIGHT", with the public name or
+        /// address and a weight of 1 to 10000, which is 1 if not given. Comets are told to clients in the order of their
+        /// sessions per weight. A comet that is not named has the host of its push.grpc.
+        nodes: Vec<(String, String, u32)> = [] in list(Nodes), InLogic;
         /// Time without a heartbeat after which comets close clients that this service authenticated.
         /// "0s": protocol.heartbeat of this file.
         heartbeat: Duration = "0s" in zero_or(SECOND..=DAY), InLogic;

@@ -52,6 +52,8 @@ pub struct Options {
     pub monitor_lock: Arc<Lock>,
     /// What clients are told of this server.
     pub node: Node,
+    /// Its share of clients beside that of other servers (`server.weight`).
+    pub weight: u32,
     /// Longest body of a pushed frame, bytes.
     pub frame_max: usize,
     /// Most keys, users, or rooms asked about, in one call.
@@ -156,6 +158,7 @@ impl Control {
         let pushes = Arc::new(Pushes::new(Arc::clone(&hub), bounds));
         let this_node = ThisNode {
             node: options.node.clone(),
+            weight: options.weight,
             server_id: options.server_id.clone(),
             version: options.version,
             grpc: grpc.addresses.clone(),

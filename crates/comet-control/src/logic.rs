@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use comet_core::{Message, Millis, Report};
 use comet_hub::logic::{
-    Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, UnknownCode,
+    Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, RoomPieces, UnknownCode,
 };
 use comet_serve::{ApiTls, BadAddress, BearerToken, GrpcChannel, Peer};
 use tokio::select;
@@ -277,7 +277,8 @@ impl Logic {
                 let channel = state.channels.get(&connection.address).cloned();
                 let channel = channel.expect("calls go to connections that were pinged");
                 let sending = tokio::spawn(async move {
-                    let (server, limit) = (logic.server.clone(), logic.timeout);
+                    let server = (logic.server.clone(), logic.hub.shards());
+                    let limit = logic.timeout;
                     let outcome = attempt::send(channel, server, &request, limit).await;
                     logic.update(|state, now| {
                         state.attempts.remove(&attempt);
@@ -296,7 +297,7 @@ impl Logic {
                     let limit = logic.timeout;
                     let call = logic.hub.begin_everywhere(limit, |call| Message::Rooms { call });
                     let rooms = match call {
-                        Ok(call) => call.await.ok().map(|counted| counted.rooms),
+                        Ok(call) => call.await.ok().map(|counted| RoomPieces::cut(counted.rooms)),
                         Err(_) => None,
                     };
                     logic.update(|state, now| state.client.handle_rooms(now, rooms));
@@ -343,9 +344,10 @@ fn names(peers: &Peers) -> Vec<Box<str>> {
 fn log(event: &Event) {
     let level = match event {
         Event::Available { .. } | Event::CallsSucceed { .. } => log::Level::Info,
-        Event::NotReached { .. } | Event::Unavailable { .. } | Event::CallsFail { .. } => {
-            log::Level::Warn
-        }
+        Event::NotReached { .. }
+        | Event::Unavailable { .. }
+        | Event::CallsFail { .. }
+        | Event::RoomsBeyond { .. } => log::Level::Warn,
         Event::NoneAvailable => log::Level::Error,
     };
     log::log!(level, "{event}");

@@ -18,12 +18,13 @@ use comet_wire::goim::logic::logic_server::LogicServer as Service;
 use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
 
-use crate::backend::Hosts;
+use crate::comet::CometOptions;
 use crate::comets::Comets;
+use crate::nodes::Nodes;
 use crate::service::LogicService;
 use crate::start_error::StartError;
 use crate::stat::Stat;
-use crate::{nodes, sessions, stat};
+use crate::{health, sessions, stat};
 
 /// Longest request, bytes, as it is on the wire and without its compression: the rooms of a comet.
 const REQUEST_MAX: usize = 64 << 20;
@@ -49,8 +50,8 @@ pub struct Options {
     pub lock: Arc<Lock>,
     /// What comets ask for (`logic_server.comet_token`).
     pub comet_token: BearerToken,
-    /// Server id of each comet and where its push service is (`logic_server.comets`).
-    pub comets: Vec<(String, String)>,
+    /// The comets (`logic_server.comets`, `logic_server.nodes`).
+    pub comets: Vec<CometOptions>,
     /// What clients are told of the comets. Comets are told its heartbeat as the silence that ends a
     /// connection, never zero: goim's comet would close every connection at once.
     pub node: Node,
@@ -240,15 +241,15 @@ impl Assembly {
             bounds,
         )?;
         let comets = Arc::new(comets);
-        let monitored = nodes::monitor(Arc::clone(&comets));
+        let monitored = health::monitor(Arc::clone(&comets));
+        let list = Nodes { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let service = LogicService {
             authenticator,
             sessions: Arc::clone(&sessions),
-            comets: Arc::clone(&comets),
+            nodes: list.clone(),
             node: options.node.clone(),
             counts: Arc::clone(&counts),
         };
-        let list = Hosts { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let calls = push_routes(Arc::clone(&comets), &counts)
             .merge(node_routes(Arc::new(list), options.node.clone(), &counts))
             .merge(sessions::route(&comets, &counts));

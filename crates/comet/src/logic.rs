@@ -6,7 +6,7 @@ use std::time::Duration;
 use comet_config::{Algorithm, Config, SessionStore, Token, TokenExpiry, TokenKind};
 use comet_control::BearerToken;
 use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions};
-use comet_logicd::{ApiTls, LogicServer, Node, Options};
+use comet_logicd::{ApiTls, CometOptions, LogicServer, Node, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
 use rustix::process::{Resource, getrlimit};
 
@@ -158,6 +158,19 @@ fn heartbeat(config: &Config) -> Duration {
     }
 }
 
+/// The comets, and where clients connect to them.
+fn comets(settings: &comet_config::LogicServer) -> Vec<CometOptions> {
+    let comet = |(id, address): &(String, String)| {
+        let node = settings.nodes.iter().find(|(node, ..)| node == id);
+        let (host, weight) = match node {
+            Some((_, host, weight)) => (Some(host.clone()), *weight),
+            None => (None, 1),
+        };
+        CometOptions { id: id.clone(), address: address.clone(), host, weight }
+    };
+    settings.comets.iter().map(comet).collect()
+}
+
 fn options(config: &Config, tls: ApiTls) -> Options {
     let settings = &config.logic_server;
     Options {
@@ -167,7 +180,7 @@ fn options(config: &Config, tls: ApiTls) -> Options {
         tls,
         lock: lock(config, &settings.tokens),
         comet_token: BearerToken::new(settings.comet_token.as_deref()),
-        comets: settings.comets.clone(),
+        comets: comets(settings),
         node: Node {
             domain: config.server.domain.clone(),
             tcp: config.tcp.bind.clone(),

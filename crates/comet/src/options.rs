@@ -52,6 +52,7 @@ pub(crate) fn control_options(
             websocket_tls: addresses.websocket_tls.clone(),
             heartbeat: config.protocol.heartbeat,
         },
+        weight: config.server.weight,
         frame_max: config.push.frame_max,
         keys_max: config.push.keys_max,
         call_timeout: config.push.timeout,
