@@ -13,7 +13,7 @@ pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArg
 pub(crate) use self::phase::Phase;
 pub(crate) use self::scenarios::{
     ChurnArgs, ConnectArgs, DayArgs, FanoutArgs, IdleArgs, LatencyArgs, RawArgs, ReadersArgs,
-    TargetsArgs,
+    SoakArgs, TargetsArgs,
 };
 use crate::yardstick::Mode;
 use comet_cpus::CpuList;
@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Readers(ReadersArgs),
     /// A day in phases: storms, pushes of all kinds, coming and going.
     Day(DayArgs),
+    /// Churn, pushes, reloads and faults at random from a seed, for minutes: ledgers, memory and descriptors are checked.
+    Soak(SoakArgs),
     /// The bare loops and the ping-pong alone.
     Raw(RawArgs),
     /// The project's targets, each with what is measured: what `make bench` runs.

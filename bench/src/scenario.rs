@@ -7,6 +7,7 @@ pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod latency;
 pub(crate) mod readers;
+pub(crate) mod soak;
 pub(crate) mod targets;
 
 use std::fs::File;

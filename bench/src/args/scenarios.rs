@@ -205,6 +205,35 @@ impl DayArgs {
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct SoakArgs {
+    /// How long it lasts, in minutes; the phase under way is ended properly.
+    #[arg(long, value_name = "MINUTES", default_value_t = 1.0, help_heading = "Pace")]
+    pub minutes: f64,
+    /// Chooses the faults, their order and their details; another one each time unless given.
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+    /// Rooms the connections divide into.
+    #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = positive())]
+    pub rooms: u32,
+    /// Bytes of each message's body.
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = body(STAMP_LEN))]
+    pub size: u32,
+    /// Guests that arrive in a second.
+    #[arg(long, value_name = "HERTZ", default_value_t = 50.0)]
+    pub arrivals: f64,
+    /// Growth of the heap, from the quiet after the first round of faults on, that is a fault.
+    #[arg(long, value_name = "KIB", default_value_t = 2048)]
+    pub heap_growth: u64,
+    /// The same of resident memory, which the allocator gives back late.
+    #[arg(long, value_name = "KIB", default_value_t = 32_768)]
+    pub resident_growth: u64,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub setup: SetupArgs,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct TargetsArgs {
     /// The comet to start; the one beside comet-bench unless given.

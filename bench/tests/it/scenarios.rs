@@ -168,3 +168,15 @@ fn the_server_counts_what_it_filters() {
     assert_eq!(phase["dropped"]["filtered"], 10, "{phase}");
     assert_eq!(phase["deliveries"]["lost"], 10, "{phase}");
 }
+
+#[test]
+fn a_soak_ends_at_rest_after_each_fault() {
+    let results = measured("soak", "soak -n 40 --rooms 4 --minutes 0.1 --seed 1");
+    let curve = results["curve"].as_array().expect("phases");
+    assert!(!curve.is_empty(), "{results}");
+    for phase in curve {
+        let descriptors = |rest: &Value| count(&rest["descriptors"]);
+        assert!(descriptors(&phase["rest"]) <= descriptors(&results["base"]), "{phase}");
+        assert!(count(&phase["pushes"]) > 0 && count(&phase["rest"]["heap_bytes"]) > 0, "{phase}");
+    }
+}
