@@ -22,6 +22,8 @@ mod line_writer;
 mod process;
 mod process_log;
 mod profile;
+#[cfg(debug_assertions)]
+mod provoked_panic;
 mod service_manager;
 mod signals;
 mod stderr;
@@ -35,6 +37,8 @@ pub use gates::expose_gates;
 pub use heap_use::give_memory_back;
 pub use line_writer::LogCounts;
 pub use process_log::ProcessLog;
+#[cfg(debug_assertions)]
+pub use provoked_panic::{PANIC_WHEN_LOGGED, panic_if_asked};
 pub use service_manager::{Notice, ServiceManager};
 pub use signals::{Signal, Signals};
 pub use stderr::print_error;
