@@ -12,8 +12,8 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArgs};
 pub(crate) use self::phase::Phase;
 pub(crate) use self::scenarios::{
-    ChurnArgs, ConnectArgs, DayArgs, FanoutArgs, IdleArgs, LatencyArgs, RawArgs, ReadersArgs,
-    SoakArgs, TargetsArgs,
+    ChurnArgs, ConnectArgs, DayArgs, FanoutArgs, IdleArgs, LatencyArgs, OverloadArgs, RawArgs,
+    ReadersArgs, SoakArgs, TargetsArgs,
 };
 use crate::yardstick::Mode;
 use comet_cpus::CpuList;
@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Readers(ReadersArgs),
     /// A day in phases: storms, pushes of all kinds, coming and going.
     Day(DayArgs),
+    /// Attacks on doors and cores: latencies of the clients that are there, next to their quiet values.
+    Overload(OverloadArgs),
     /// Churn, pushes, reloads and faults at random from a seed, for minutes: ledgers, memory and descriptors are checked.
     Soak(SoakArgs),
     /// The bare loops and the ping-pong alone.

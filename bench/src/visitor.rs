@@ -26,8 +26,18 @@ impl Visitor {
         transport: Transport,
         token: &str,
     ) -> io::Result<Self> {
-        let session = Session::new(transport, &address.to_string(), "/sub", token.as_bytes());
-        let mut visitor = Self { stream: connect(address)?, session };
+        Self::enter_on(connect(address)?, transport, token)
+    }
+
+    /// The same on a connection that is under way at least.
+    pub(crate) fn enter_on(
+        stream: TcpStream,
+        transport: Transport,
+        token: &str,
+    ) -> io::Result<Self> {
+        prepare(&stream)?;
+        let session = Session::new(transport, "localhost", "/sub", token.as_bytes());
+        let mut visitor = Self { stream, session };
         while !visitor.session.is_live() {
             visitor.write()?;
             let mut bytes = [0; READ];
@@ -65,8 +75,13 @@ impl Visitor {
 /// A connection on which nothing was said yet. Fails if nobody listens.
 pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address)?;
+    prepare(&stream)?;
+    Ok(stream)
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    Ok(stream)
+    stream.set_write_timeout(Some(PATIENCE))
 }

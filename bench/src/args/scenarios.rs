@@ -10,6 +10,7 @@ use super::groups::{
 };
 use super::phase::{DayFile, Phase};
 use crate::message::STAMP_LEN;
+use crate::scenario::overload::Attack;
 
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Pace")]
@@ -231,6 +232,43 @@ pub(crate) struct SoakArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub setup: SetupArgs,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct OverloadArgs {
+    /// Attacks, divided by commas; all unless given.
+    #[arg(long, value_name = "ATTACKS", value_delimiter = ',')]
+    pub only: Vec<Attack>,
+    /// Connections that say nothing, of the attack by them.
+    #[arg(long, value_name = "NUMBER", default_value_t = 5_000, value_parser = positive())]
+    pub half_open: u32,
+    /// Clients that do not read, of the attacks by them.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = positive())]
+    pub stalled: u32,
+    /// Pushes by key in a second, to one client after the other.
+    #[arg(long, value_name = "HERTZ", default_value_t = 500.0, help_heading = "Pace")]
+    pub rate: f64,
+    /// Length of each quiet time and of each attack that is measured.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, help_heading = "Pace")]
+    pub seconds: f64,
+    /// How often quiet and attack take turns.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive(),
+        help_heading = "Pace")]
+    pub rounds: u32,
+    /// Fails where a latency is more than twice its quiet value, too.
+    #[arg(long, help_heading = "Output")]
+    pub strict: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub setup: SetupArgs,
+}
+
+impl OverloadArgs {
+    /// Whether an attack is to be made.
+    pub(crate) fn asks(&self, attack: Attack) -> bool {
+        self.only.is_empty() || self.only.contains(&attack)
+    }
 }
 
 #[derive(Args, Clone, Debug, Serialize)]

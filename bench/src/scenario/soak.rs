@@ -307,7 +307,10 @@ impl<'a> Soak<'a> {
             let rest = Rest::of(self.subject.target.gauge, self.stat)?;
             match rest.unrest(members, base) {
                 None => return Ok(rest),
-                Some(unrest) if now_ns() > deadline_ns => return Err(unrest.into()),
+                Some(unrest) if now_ns() > deadline_ns => {
+                    let closed = self.subject.clients.findings(&[])?.closed;
+                    return Err(format!("{unrest}; clients closed so far: {:?}", *closed).into());
+                }
                 Some(_) => {}
             }
         }

@@ -374,7 +374,7 @@ pub(super) fn configuration(random: &mut StdRng) -> String {
         random.random_range(0..50),
         random.random_range(512..2048),
         policies.choose(random).expect("there are some"),
-        random.random_range(5..10),
+        random.random_range(10..20),
         [0, 5_000].choose(random).expect("there are some"),
         [0, 100_000].choose(random).expect("there are some"),
     )

@@ -42,7 +42,7 @@ impl Logic {
         [
             list("logic.addrs", self.grpc),
             "logic.ping=\"200ms\"".to_owned(),
-            "logic.timeout=\"1s\"".to_owned(),
+            "logic.timeout=\"5s\"".to_owned(),
             "logic.renew=\"1s\"".to_owned(),
         ]
     }
