@@ -1,22 +1,26 @@
 //! `soak`: phase after phase of churn, pushes and one fault each, all of it from a seed. After each phase the server
 //! has to come to rest with its books balanced, its descriptors back and its memory where it was.
 
+mod curve;
 mod faults;
 mod log;
 mod logic;
 mod quiet;
 
+use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::{fs, process, thread};
+use std::{fs, path, process, thread};
 
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime;
 
+use self::curve::Curve;
 use self::faults::{Culprit, Fault, Faults, Site, configuration};
 use self::log::Log;
 use self::logic::Logic;
@@ -31,6 +35,7 @@ use crate::crowd::Crowd;
 use crate::grpc::LedgerSums;
 use crate::plan::run_id;
 use crate::report;
+use crate::sender::Sent;
 use crate::subject::{COMET, Place, Subject};
 use crate::target::Target;
 
@@ -44,7 +49,7 @@ const RECONNECTED: f64 = 0.2;
 /// Time between two heartbeats of a member.
 const HEARTBEAT_NS: u64 = 5 * SECOND_NS;
 /// How long a phase lasts at least and at most, before its rest.
-const PHASE_S: std::ops::Range<f64> = 1.0..3.0;
+const PHASE_S: Range<f64> = 1.0..3.0;
 /// How long the server may take to come to rest.
 const REST_NS_MAX: u64 = 20 * SECOND_NS;
 const LOOK_NS: u64 = 50 * MILLISECOND_NS;
@@ -55,7 +60,7 @@ struct Soak<'a> {
     subject: Subject,
     site: Site,
     faults: Faults,
-    stat: std::net::SocketAddr,
+    stat: SocketAddr,
     random: StdRng,
     /// The rest before the first fault.
     base: Rest,
@@ -77,68 +82,32 @@ pub(crate) fn run(args: &SoakArgs) -> Result<bool> {
     let seed = args.seed.unwrap_or_else(rand::random);
     println!("seed {seed}");
     let mut soak = Soak::start(args, seed)?;
-    let started_ns = now_ns();
-    let ends_ns = started_ns + seconds_to_ns(args.minutes * 60.0);
-    let mut curve: Vec<Value> = Vec::new();
-    let mut grown_from = None;
-    let mut faults = Vec::new();
+    let ends_ns = now_ns() + seconds_to_ns(args.minutes * 60.0);
+    let (mut curve, mut faults, mut phases) = (Curve::begin(), Vec::new(), 0);
     // Every fault once, then any.
     let mut first = Fault::ALL.to_vec();
     first.shuffle(&mut soak.random);
     while faults.is_empty() && now_ns() < ends_ns && !interrupted.load(Ordering::Relaxed) {
         let fault = first.pop().or_else(|| Fault::ALL.choose(&mut soak.random).copied());
         let fault = fault.expect("there are some");
+        phases += 1;
         match soak.pass(fault) {
             Ok((pushes, found)) => {
                 faults = found;
-                let rest = &soak.last;
-                if let Some(base) = &grown_from {
-                    faults.extend(rest.growth_faults(base, args));
-                } else if first.is_empty() {
-                    grown_from = Some(rest.clone());
-                }
-                let at_s = (now_ns() - started_ns) as f64 / SECOND_NS as f64;
-                println!(
-                    "{at_s:7.1} s  {:<14} {pushes:>5} pushes {:>9} KiB heap {:>9} KiB resident {:>5} descriptors",
-                    format!("{fault:?}"),
-                    rest.heap_bytes >> 10,
-                    rest.resident_bytes >> 10,
-                    rest.descriptors,
-                );
-                curve.push(json!({ "at_s": at_s, "fault": format!("{fault:?}"), "pushes": pushes, "rest": rest }));
+                curve.add(fault, pushes, &soak.last, first.is_empty());
+                faults.extend(curve.faults(args));
             }
             Err(error) => faults.push(error.to_string()),
         }
         if !faults.is_empty() {
-            let place = format!("phase {} ({fault:?}), seed {seed}", curve.len());
+            let place = format!("phase {phases} ({fault:?}), seed {seed}");
             faults.iter_mut().for_each(|found| *found = format!("{place}: {found}"));
             println!("the end of the server's log:{}", soak.site.log.last());
         }
     }
-    let text = summary(&curve, grown_from.as_ref(), &soak);
-    let results = json!({ "seed": seed, "curve": curve, "base": soak.base, "faults": faults });
-    report::finish("soak", args, (host, Some(server)), results, &text)
-}
-
-/// The memory over the run, in a sentence or two.
-fn summary(curve: &[Value], grown_from: Option<&Rest>, soak: &Soak<'_>) -> String {
-    let (phases, last) = (curve.len(), &soak.last);
-    let growth = grown_from.map_or_else(
-        || "; it was too short to say what grows".to_owned(),
-        |from| {
-            let kib = |is: u64, was: u64| (is as i64 - was as i64) / 1024;
-            format!(
-                "; since every fault was there once, the heap has grown by {} KiB and resident memory by {} KiB",
-                kib(last.heap_bytes, from.heap_bytes),
-                kib(last.resident_bytes, from.resident_bytes)
-            )
-        },
-    );
-    let sums = &last.counted;
-    format!(
-        "{phases} phases; {} deliveries matched: {} dropped, {} sent, {} lost, {} superseded{growth}\n",
-        sums.matched, sums.dropped, sums.sent, sums.lost, sums.superseded
-    )
+    let results =
+        json!({ "seed": seed, "curve": curve.points, "base": soak.base, "faults": faults });
+    report::finish("soak", args, (host, Some(server)), results, &curve.summary())
 }
 
 /// Becomes true at the first SIGINT; the second ends the bench at once. Fails if the host refuses.
@@ -167,7 +136,7 @@ impl<'a> Soak<'a> {
         let config = folder.path().join("comet.toml");
         fs::write(&config, configuration(&mut random))?;
         let cpus = host.control_cores.clone().unwrap_or_else(|| host.bench_core.clone());
-        let logic = Logic::start(std::path::absolute(server.program()?)?, cpus)?;
+        let logic = Logic::start(path::absolute(server.program()?)?, cpus)?;
         let mut arguments = vec!["--config".to_owned(), config.display().to_string()];
         for setting in logic.settings() {
             arguments.extend(["--set".to_owned(), setting]);
@@ -268,7 +237,7 @@ impl<'a> Soak<'a> {
         if heartbeats.unanswered() > 0 {
             faults.push(format!("{} heartbeats are unanswered", heartbeats.unanswered()));
         }
-        faults.extend(sent.iter().filter_map(crate::sender::Sent::refusal));
+        faults.extend(sent.iter().filter_map(Sent::refusal));
         let ledgers = || sent.iter().map(|sent| &sent.answers.ledger).chain([&of_culprit]);
         let sum = |of: fn(&LedgerSums) -> u64| ledgers().map(of).sum();
         let told = [sum(|is| is.matched), sum(|is| is.queued), findings.visits.received];

@@ -1,18 +1,38 @@
 //! One comet of several behind a wire that is spoilt: pushes to the others go on.
 
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+
 use comet_client::Transport;
 
 use super::Logic;
 use super::wire::{Passage, Wire};
+use crate::logic_process::own_address;
 use crate::logic_rig::post;
-use crate::process::Server;
-use crate::support::{Metrics, until};
+use crate::peer::Peer;
+use crate::process::{Running, Server, comet, line_with, with_sets};
+use crate::support::{Metrics, two_cores, until};
+
+/// A comet called other, where it takes pushes, and where clients connect. It needs no permit beside that of another
+/// server.
+fn other() -> (Running, SocketAddr, SocketAddr) {
+    let (grpc, tcp, cores) = (own_address(), own_address(), two_cores());
+    let core = cores.split([',', '-']).next().unwrap();
+    let own = [("push.grpc", grpc), ("tcp.bind", tcp)]
+        .map(|(key, address)| format!("{key}=[\"{address}\"]"));
+    let sets = with_sets(&["server.id=\"other\"", &own[0], &own[1]]);
+    let (process, log) = Running::start(comet(&[&["--cores", core][..], &sets].concat()));
+    line_with(&log, "stat [");
+    thread::spawn(move || log.into_iter().for_each(drop));
+    until("its clients' port", || TcpStream::connect(tcp).is_ok());
+    (process, grpc, tcp)
+}
 
 #[test]
 fn a_comet_behind_a_bad_wire_holds_up_no_push_to_the_others() {
     let good = Server::start(&["server.id=\"good\""]);
-    let other = Server::start(&["server.id=\"other\""]);
-    let wire = Wire::to(other.grpc);
+    let (_other, grpc, tcp) = other();
+    let wire = Wire::to(grpc);
     let logic = Logic::start(&[
         format!("logic_server.comets=[\"good={}\",\"other={}\"]", good.grpc, wire.address),
         "push.timeout=\"500ms\"".to_owned(),
@@ -23,7 +43,9 @@ fn a_comet_behind_a_bad_wire_holds_up_no_push_to_the_others() {
             Metrics::read(logic.stat).value(sample) == up
         });
     };
-    let [mut here, mut there] = [&good, &other].map(|comet| comet.live(Transport::Tcp, "41"));
+    let mut here = good.live(Transport::Tcp, "41");
+    let mut there = Peer::connect(tcp, Transport::Tcp);
+    there.authenticate("41");
     is_up(1);
     for passage in [Passage::Cut, Passage::Slow, Passage::Garbage] {
         wire.set(passage);
