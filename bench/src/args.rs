@@ -1,5 +1,6 @@
 //! The command line. What a scenario was asked to do goes into its result as it is.
 
+mod attack;
 mod groups;
 mod phase;
 mod scenarios;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use self::attack::Attack;
 pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArgs};
 pub(crate) use self::phase::Phase;
 pub(crate) use self::scenarios::{

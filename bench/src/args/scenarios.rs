@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use super::attack::Attack;
 use super::groups::{
     DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArgs, YardstickArgs, body, positive,
 };
 use super::phase::{DayFile, Phase};
 use crate::message::STAMP_LEN;
-use crate::scenario::overload::Attack;
 
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Pace")]

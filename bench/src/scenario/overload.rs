@@ -2,16 +2,17 @@
 //! attacks alternate on one server, and each latency is told as a ratio to that of the quiet time before it.
 
 mod attack;
+mod attacker;
 mod flood;
 mod trickle;
 
 use serde_json::{Value, json};
 
-pub(crate) use self::attack::Attack;
-use self::attack::{Assault, Site};
+use self::attack::{Assault, settings};
+use self::attacker::Site;
 use super::prepare;
 use crate::Result;
-use crate::args::{OverloadArgs, SetupArgs};
+use crate::args::{Attack, OverloadArgs, SetupArgs};
 use crate::clients::ClientCommand;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
@@ -74,7 +75,7 @@ fn under(attack: Attack, args: &OverloadArgs) -> Result<Value> {
     let site = Site::choose()?;
     let mut setup = args.setup.clone();
     setup.server.tls = attack.is_of_tls();
-    setup.server.server_set.extend(attack.settings(args, &site));
+    setup.server.server_set.extend(settings(attack, args, &site));
     let crowd = Crowd { streams: Streams::Keys(1), websocket_share: 0.5, ..Crowd::of(&setup, 1) };
     let mut subject = Subject::server(Place::of(COMET, args.rounds), &setup, crowd)?;
     subject.connect()?;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use comet_client::Transport;
 
-use super::attack::Attacker;
+use super::attacker::Attacker;
 use crate::Result;
 use crate::message::{HEADER_LEN, OP_CHANGE_ROOM, OP_HEARTBEAT, append_header};
 use crate::tls::Tls;

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 
-use super::attack::Attacker;
+use super::attacker::Attacker;
 use crate::Result;
 use crate::clock::{MILLISECOND_NS, now_ns, sleep_until};
 use crate::dial::begin_to_connect;
