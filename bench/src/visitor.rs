@@ -8,7 +8,7 @@ use comet_client::{Session, Transport};
 use rustix::net::sockopt;
 
 /// How long one read or write may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is read of a server at once.
 const READ: usize = 4096;
