@@ -14,6 +14,7 @@ mod door;
 mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]
 mod fake_logic;
+mod faults;
 mod forbidden;
 mod h2;
 mod health;
