@@ -19,7 +19,7 @@ use crate::StartError;
 use crate::api_tls;
 use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::authenticator;
-use crate::options::{control_options, limits, logic, too_few_open_files};
+use crate::options::{Opened, control_options, limits, logic, too_few_open_files};
 use crate::reload::Reloaded;
 use crate::token_keys;
 
@@ -122,16 +122,13 @@ impl App {
         if let Some(tls) = &tls {
             certificates.replace(listeners::certificates(tls, config));
         }
-        let options = control_options(
-            config,
-            &addresses,
-            &limits,
+        let opened = Opened {
+            addresses: &addresses,
+            certificates: &certificates,
+            api_tls: &api_tls,
             open_files,
-            epoch,
-            pulses.clone(),
-            api_tls.clone(),
-            Arc::clone(&certificates),
-        );
+        };
+        let options = control_options(config, &opened, &limits, epoch, pulses.clone());
         let (push_lock, monitor_lock) =
             (Arc::clone(&options.push_lock), Arc::clone(&options.monitor_lock));
         let control =
