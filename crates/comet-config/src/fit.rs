@@ -70,6 +70,7 @@ pub(crate) fn fits_together(report: &mut Report<'_>, config: &Config, process: P
     listeners(report, config);
     durations(report, config);
     switches(report, config);
+    nodes(report, config);
 }
 
 /// An address that other hosts reach is open to all of them only if that is meant.
@@ -229,6 +230,18 @@ fn durations(report: &mut Report<'_>, config: &Config) {
     // Zero is that of comet.
     for (other, silence) in [of_comet, of_logic].into_iter().filter(|(_, time)| !time.is_zero()) {
         leaves_room(key, other, [wait, silence, silence / 4]);
+    }
+}
+
+/// Each node is one of the comets.
+fn nodes(report: &mut Report<'_>, config: &Config) {
+    let (key, other) = ("logic_server.nodes", "logic_server.comets");
+    let (nodes, comets) = (&config.logic_server.nodes, &config.logic_server.comets);
+    let is_known = |id: &str| comets.iter().any(|(comet, _)| comet == id);
+    if let Some((id, ..)) = nodes.iter().find(|(id, ..)| !is_known(id))
+        && report.is_sound(&[key, other])
+    {
+        report.value(key, &format!("{id:?} is not in {other}"));
     }
 }
 

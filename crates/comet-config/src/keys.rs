@@ -17,12 +17,13 @@ use comet_listen::Address;
 use comet_proto::websocket::OriginPattern;
 
 use crate::choices::{
-    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenKind, UnknownCode,
+    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenExpiry, TokenKind,
+    UnknownCode,
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::lists::{
-    Addresses, ApiAddresses, Comets, Files, Hosts, Networks, Origins, Peers, RedisUrls, Tokens,
-    list,
+    Addresses, ApiAddresses, Comets, Files, Hosts, Networks, Nodes, Origins, Peers, RedisUrls,
+    Tokens, list,
 };
 use crate::kinds::quantities::{duration, number, power_of_two, size, whole_seconds, zero_or};
 use crate::kinds::texts::{FileOrNone, Text, TextOrNone, TokenOrNone};
@@ -59,6 +60,9 @@ sections! {
         /// The name or address that clients reach this server by, as GET /goim/nodes/weighted reports it.
         /// "": the same as id.
         domain: String = "" in Text::NAME, AtStart;
+        /// The weight of this server as GET /goim/nodes/instances reports it: its share of clients beside that of
+        /// others.
+        weight: u32 = 1 in number(1..=10_000), AtStart;
         /// Names by which callers reach the HTTP addresses, beside id, domain and localhost. Where no token is asked
         /// for, a request to another name is refused: it may be a web page's own name that points here.
         hosts: Vec<String> = [] in list(Hosts), AtStart;
@@ -281,9 +285,10 @@ sections! {
 
     /// The logic service, which authenticates clients.
     logic: Logic {
-        /// HOST:PORT, tls:HOST:PORT or unix:/PATH of the logic services. Calls are spread over those that answer; names are resolved for
-        /// each connection. []: comet is its own logic, and `[token]` describes the tokens it takes.
-        addrs: Vec<String> = [] in list(Peers), AtStart;
+        /// HOST:PORT, tls:HOST:PORT or unix:/PATH of the logic services. Calls are spread over those that answer; names
+        /// are resolved for each connection. []: comet is its own logic, and `[token]` describes the tokens it takes; a
+        /// change from or to that waits for the next start.
+        addrs: Vec<String> = [] in list(Peers), Alive;
         /// The token that logic asks for (logic_server.tokens). "": none.
         token: Option<String> = "" in Secret(TokenOrNone), AtStart;
         /// How long a call may take.
@@ -312,9 +317,11 @@ sections! {
         kind: TokenKind = "open" in OneOf, AtStart;
         /// Files with keys: .jwks and .json are key sets (RFC 7517), PEM is a public key, anything else is an
         /// HMAC secret.
-        jwt_keys: Vec<PathBuf> = [] in list(Files), AtStart;
+        jwt_keys: Vec<PathBuf> = [] in list(Files), Alive;
         /// Signatures that are accepted.
         jwt_algorithms: Vec<Algorithm> = ["HS256", "RS256", "ES256", "EdDSA"] in AnyOf, AtStart;
+        /// What happens to a connection when its token expires.
+        expiry: TokenExpiry = "close" in OneOf, AtStart;
         /// The required value of the claim iss. "": any, or no claim.
         issuer: Option<String> = "" in TextOrNone, AtStart;
         /// The audience that the claim aud has to name. "": any, or no claim.
@@ -348,7 +355,7 @@ sections! {
         stat: Vec<Address> = ["127.0.0.1:6973"] in ApiAddresses, InLogic;
         /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
         /// asked for one. Calls that ask for health need none.
-        tokens: Vec<String> = [] in Secret(list(Tokens)), InLogic;
+        tokens: Vec<String> = [] in Secret(list(Tokens)), AliveInLogic;
         /// Whether addresses that other hosts reach may be open to all of them, without a token or a certificate.
         insecure: bool = false in Switch, InLogic;
         /// The token that comets ask for (their push.tokens). "": none.
@@ -356,6 +363,10 @@ sections! {
         /// The comets that pushes go to, each "SERVER-ID=HOST:PORT" of its push.grpc, which may be tls:HOST:PORT or
         /// unix:/PATH as well. Ids are unique.
         comets: Vec<(String, String)> = [] in list(Comets), InLogic;
+        /// Where clients connect to these comets: each "SERVER-ID=HOST" or "SERVER-ID=HOST*WEIGHT", with the public name or
+        /// address and a weight of 1 to 10000, which is 1 if not given. Comets are told to clients in the order of their
+        /// sessions per weight. A comet that is not named has the host of its push.grpc.
+        nodes: Vec<(String, String, u32)> = [] in list(Nodes), InLogic;
         /// Time without a heartbeat after which comets close clients that this service authenticated.
         /// "0s": protocol.heartbeat of this file.
         heartbeat: Duration = "0s" in zero_or(SECOND..=DAY), InLogic;

@@ -8,6 +8,7 @@ use std::{fmt, io};
 
 use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Pulse, Sender};
+use comet_ops::CertificatesInUse;
 use comet_push::{Bounds, Node, broadcast_routes, grpc_api, http_api, node_routes, push_routes};
 use comet_serve::{
     Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates, HTTP_CONNECTIONS,
@@ -51,6 +52,8 @@ pub struct Options {
     pub monitor_lock: Arc<Lock>,
     /// What clients are told of this server.
     pub node: Node,
+    /// Its share of clients beside that of other servers (`server.weight`).
+    pub weight: u32,
     /// Longest body of a pushed frame, bytes.
     pub frame_max: usize,
     /// Most keys, users, or rooms asked about, in one call.
@@ -71,6 +74,8 @@ pub struct Options {
     pub epoch: Instant,
     /// Files that the process may open; see [`descriptors`].
     pub open_files: u64,
+    /// What clients are shown where there is TLS, for metrics.
+    pub certificates: Arc<CertificatesInUse>,
     /// The cores' signs of life, by shard; their times are milliseconds after `epoch`. A core without one is
     /// taken for alive.
     pub pulses: Vec<Arc<Pulse>>,
@@ -90,6 +95,7 @@ pub struct Control {
     stat: Vec<Address>,
     debug: Vec<Address>,
     hub: Arc<HubDriver>,
+    logic: Option<Arc<Logic>>,
     phase: watch::Sender<Phase>,
     epoch: Instant,
     thread: JoinHandle<()>,
@@ -152,6 +158,7 @@ impl Control {
         let pushes = Arc::new(Pushes::new(Arc::clone(&hub), bounds));
         let this_node = ThisNode {
             node: options.node.clone(),
+            weight: options.weight,
             server_id: options.server_id.clone(),
             version: options.version,
             grpc: grpc.addresses.clone(),
@@ -180,8 +187,9 @@ impl Control {
             vitals: Arc::clone(&vitals),
             monitor: Monitor {
                 vitals,
+                certificates: options.certificates,
                 hub: Arc::clone(&hub),
-                logic,
+                logic: logic.clone(),
                 counts,
                 gates,
                 server_id: options.server_id,
@@ -200,6 +208,7 @@ impl Control {
             stat: stat.addresses,
             debug: debug.addresses,
             hub,
+            logic,
             phase,
             epoch: options.epoch,
             thread,
@@ -233,6 +242,18 @@ impl Control {
     /// Sends every shard the bounds that hold from now on, without waiting.
     pub fn configure(&self, limits: Limits) {
         self.hub.configure(|_| limits);
+    }
+
+    /// Logic is at `addrs` from now on, without waiting. Calls under way end where they are.
+    ///
+    /// # Errors
+    /// If one is no address; then nothing changes.
+    ///
+    /// # Panics
+    /// If [`Options::logic`] named none.
+    pub fn set_logic_addresses(&self, addrs: &[String]) -> Result<(), StartError> {
+        let logic = self.logic.as_ref().expect("logic is elsewhere from the start or never");
+        Ok(logic.set_addresses(addrs)?)
     }
 
     /// What changes the file of the trace log.

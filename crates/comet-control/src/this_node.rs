@@ -12,6 +12,7 @@ use crate::pushes::Pushes;
 /// This server, the only one that a comet knows.
 pub(crate) struct ThisNode {
     pub(crate) node: Node,
+    pub(crate) weight: u32,
     pub(crate) server_id: String,
     pub(crate) version: &'static str,
     /// Where the gRPC service is.
@@ -21,8 +22,8 @@ pub(crate) struct ThisNode {
 }
 
 impl NodeList for ThisNode {
-    async fn hosts(&self) -> Result<Vec<String>, Status> {
-        Ok(vec![self.node.domain.clone()])
+    async fn hosts(&self) -> Vec<String> {
+        vec![self.node.domain.clone()]
     }
 
     async fn instances(&self) -> Result<Vec<Instance>, Status> {
@@ -42,6 +43,7 @@ impl NodeList for ThisNode {
             addresses: addresses.collect(),
             version: self.version.to_owned(),
             domain: domain.clone(),
+            weight: self.weight,
             live: self.pushes.live().await?,
             offline: *self.phase.borrow() != Phase::Ready,
         }])

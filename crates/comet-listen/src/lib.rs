@@ -99,6 +99,21 @@ pub fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Tries what listening at `address` needs. An IP address is bound for a moment, without listening: no client can
+/// connect. Port 0 always succeeds. Of a Unix socket the file is looked at, and nothing is made.
+///
+/// # Errors
+/// If the kernel refuses, or another socket listens there.
+pub fn check(address: &Address) -> Result<(), ListenError> {
+    let tried = match address {
+        Address::Plain(at) | Address::Tls(at) => {
+            socket(*at).and_then(|socket| socket.bind(&(*at).into()))
+        }
+        Address::Unix(path) => unix::check(path),
+    };
+    tried.map_err(|source| ListenError { address: address.clone(), source })
+}
+
 /// Binds `address` and listens.
 ///
 /// # Errors
@@ -123,11 +138,16 @@ mod tests {
     fn an_address_in_use_is_named() {
         let free = listen("127.0.0.1:0".parse().unwrap(), 8).unwrap();
         let address = free.local_addr().unwrap().as_socket().unwrap();
-        let error = listen(address, 8).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("{address} is in use: stop what listens there")),
-            "{error}"
-        );
+        for error in [listen(address, 8).unwrap_err(), check(&address.into()).unwrap_err()] {
+            let error = error.to_string();
+            assert!(
+                error.starts_with(&format!("{address} is in use: stop what listens there")),
+                "{error}"
+            );
+        }
+        drop(free);
+        check(&address.into()).unwrap();
+        listen(address, 8).unwrap();
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use rustix::fs::Access;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::{Address, ListenError};
@@ -78,11 +79,26 @@ fn lock(directory: &Path) -> io::Result<File> {
     Err(io::Error::other("another process keeps its directory locked (flock)"))
 }
 
+/// Whether [`listen_unix`] could take `path`, as far as that can be seen without making anything.
+pub(crate) fn check(path: &Path) -> io::Result<()> {
+    let directory = path.parent().expect("the path of a socket has a directory");
+    rustix::fs::access(directory, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?;
+    has_stale_socket(path).map(|_| ())
+}
+
 /// Removes a socket on which nobody listens.
 fn make_room(path: &Path) -> io::Result<()> {
+    if has_stale_socket(path)? { fs::remove_file(path) } else { Ok(()) }
+}
+
+/// Whether `path` is the file of a socket on which nobody listens.
+///
+/// # Errors
+/// [`ErrorKind::AddrInUse`] if somebody does, [`ErrorKind::AlreadyExists`] if it is no socket.
+fn has_stale_socket(path: &Path) -> io::Result<bool> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
     if !found.file_type().is_socket() {
@@ -90,7 +106,7 @@ fn make_room(path: &Path) -> io::Result<()> {
     }
     match is_live(path) {
         Ok(true) => Err(ErrorKind::AddrInUse.into()),
-        Ok(false) => fs::remove_file(path),
+        Ok(false) => Ok(true),
         Err(error) => Err(error),
     }
 }
@@ -194,6 +210,8 @@ mod tests {
         for path in [&path, &link] {
             let error = listen_unix(path, 8).unwrap_err().to_string();
             assert!(error.contains("no socket"), "{error}");
+            let checked = crate::check(&Address::Unix(path.clone())).unwrap_err().to_string();
+            assert_eq!(checked, error);
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
     }
@@ -201,7 +219,11 @@ mod tests {
     #[test]
     fn a_directory_that_is_missing_is_named() {
         let directory = Directory::new("missing");
-        let error = listen_unix(&directory.0.join("none/a.sock"), 8).unwrap_err().to_string();
-        assert!(error.contains("has no directory"), "{error}");
+        let path = directory.0.join("none/a.sock");
+        let listened = listen_unix(&path, 8).map(|_| ());
+        for tried in [listened, crate::check(&Address::Unix(path))] {
+            let error = tried.unwrap_err().to_string();
+            assert!(error.contains("has no directory"), "{error}");
+        }
     }
 }

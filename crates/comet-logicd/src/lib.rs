@@ -13,7 +13,9 @@
 )]
 
 mod backend;
+mod comet;
 mod comets;
+mod health;
 mod nodes;
 mod server;
 mod service;
@@ -21,6 +23,7 @@ mod sessions;
 mod start_error;
 mod stat;
 
+pub use comet::CometOptions;
 pub use comet_push::Node;
 pub use comet_serve::{ApiTls, Lock};
 pub use server::{LogicServer, Options};

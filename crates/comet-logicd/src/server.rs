@@ -18,12 +18,13 @@ use comet_wire::goim::logic::logic_server::LogicServer as Service;
 use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
 
-use crate::backend::Hosts;
+use crate::comet::CometOptions;
 use crate::comets::Comets;
+use crate::nodes::Nodes;
 use crate::service::LogicService;
 use crate::start_error::StartError;
 use crate::stat::Stat;
-use crate::{nodes, sessions, stat};
+use crate::{health, sessions, stat};
 
 /// Longest request, bytes, as it is on the wire and without its compression: the rooms of a comet.
 const REQUEST_MAX: usize = 64 << 20;
@@ -49,8 +50,8 @@ pub struct Options {
     pub lock: Arc<Lock>,
     /// What comets ask for (`logic_server.comet_token`).
     pub comet_token: BearerToken,
-    /// Server id of each comet and where its push service is (`logic_server.comets`).
-    pub comets: Vec<(String, String)>,
+    /// The comets (`logic_server.comets`, `logic_server.nodes`).
+    pub comets: Vec<CometOptions>,
     /// What clients are told of the comets. Comets are told its heartbeat as the silence that ends a
     /// connection, never zero: goim's comet would close every connection at once.
     pub node: Node,
@@ -76,6 +77,7 @@ pub struct LogicServer {
     stat: Vec<Address>,
     lock: Arc<Lock>,
     tls: ApiTls,
+    authenticator: AnyAuthenticator,
     phase: watch::Sender<Phase>,
     thread: JoinHandle<()>,
 }
@@ -109,7 +111,7 @@ impl LogicServer {
             http: http.listeners,
             stat: stat.listeners,
             options,
-            authenticator,
+            authenticator: authenticator.clone(),
             sessions,
             phase: phases,
         };
@@ -120,6 +122,7 @@ impl LogicServer {
             stat: stat.addresses,
             lock,
             tls,
+            authenticator,
             phase,
             thread,
         })
@@ -152,6 +155,12 @@ impl LogicServer {
     #[must_use]
     pub fn tls(&self) -> &ApiTls {
         &self.tls
+    }
+
+    /// The check of tokens; its keys can be changed.
+    #[must_use]
+    pub fn authenticator(&self) -> &AnyAuthenticator {
+        &self.authenticator
     }
 
     /// Ends it and waits for its thread; calls under way get a second to end.
@@ -232,15 +241,15 @@ impl Assembly {
             bounds,
         )?;
         let comets = Arc::new(comets);
-        let monitored = nodes::monitor(Arc::clone(&comets));
+        let monitored = health::monitor(Arc::clone(&comets));
+        let list = Nodes { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let service = LogicService {
             authenticator,
             sessions: Arc::clone(&sessions),
-            comets: Arc::clone(&comets),
+            nodes: list.clone(),
             node: options.node.clone(),
             counts: Arc::clone(&counts),
         };
-        let list = Hosts { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let calls = push_routes(Arc::clone(&comets), &counts)
             .merge(node_routes(Arc::new(list), options.node.clone(), &counts))
             .merge(sessions::route(&comets, &counts));
@@ -301,6 +310,7 @@ mod tests {
             issuer: None,
             audience: None,
             claims: ClaimNames::default(),
+            ends_connections: true,
         });
         let jwt = AnyAuthenticator::Jwt(jwt.unwrap().into());
         let outside = ["192.0.2.1:7170".parse().unwrap()];

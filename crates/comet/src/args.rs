@@ -55,7 +55,7 @@ pub struct Serve {
     /// Overrules one key of the configuration; the value is TOML: 'websocket.path="/push"'
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
-    /// Probe the machine, print the effective configuration and the worst-case memory, and exit
+    /// Try all that a start needs, print the effective configuration and the worst-case memory, and exit
     #[arg(long)]
     pub check: bool,
 }
@@ -80,6 +80,9 @@ pub struct Logic {
     /// Overrules one key of the configuration; the value is TOML: 'token.kind="jwt"'
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
+    /// Try all that a start needs, print the effective configuration, and exit
+    #[arg(long)]
+    pub check: bool,
 }
 
 impl Logic {
@@ -305,10 +308,11 @@ mod tests {
         };
         check(&["logic"], Logic::default());
         check(
-            &["logic", "--config", "a.toml", "--set", "a.b=1", "--set", "c.d=2"],
+            &["logic", "--config", "a.toml", "--set", "a.b=1", "--set", "c.d=2", "--check"],
             Logic {
                 config: Some("a.toml".into()),
                 sets: vec!["a.b=1".to_owned(), "c.d=2".to_owned()],
+                check: true,
             },
         );
     }

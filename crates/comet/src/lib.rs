@@ -18,9 +18,11 @@ mod memory;
 mod options;
 pub mod output;
 mod pid_file;
+pub mod preflight;
 mod reload;
 pub mod run;
 mod start_error;
+mod token_keys;
 
 pub use app::{App, Ended, machine};
 pub use memory::worst_case;

@@ -3,15 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
-use comet_config::{Algorithm, Config, SessionStore, Token, TokenKind};
+use comet_config::{Algorithm, Config, SessionStore, Token, TokenExpiry, TokenKind};
 use comet_control::BearerToken;
-use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
-use comet_logicd::{ApiTls, LogicServer, Node, Options};
+use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions};
+use comet_logicd::{ApiTls, CometOptions, LogicServer, Node, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
 use rustix::process::{Resource, getrlimit};
 
 use crate::api_tls;
 use crate::options::lock;
+use crate::token_keys;
 
 /// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
 const STORE_DEADLINE: Duration = Duration::from_secs(1);
@@ -53,16 +54,9 @@ pub fn authenticator(token: &Token) -> Result<AnyAuthenticator, LogicError> {
     if token.kind == TokenKind::Open {
         return Ok(AnyAuthenticator::Open(Embedded));
     }
-    let read = |path: &std::path::PathBuf| {
-        let name = path.display().to_string();
-        match std::fs::read(path) {
-            Ok(bytes) => Ok(KeyFile { name, bytes }),
-            Err(error) => Err(LogicError::Token(format!("{name}: {error}"))),
-        }
-    };
     let options = JwtOptions {
         algorithms: token.jwt_algorithms.iter().map(|algorithm| named(*algorithm)).collect(),
-        keys: token.jwt_keys.iter().map(read).collect::<Result<_, _>>()?,
+        keys: token_keys::read(&token.jwt_keys).map_err(LogicError::Token)?,
         issuer: token.issuer.clone(),
         audience: token.audience.clone(),
         claims: ClaimNames {
@@ -71,6 +65,7 @@ pub fn authenticator(token: &Token) -> Result<AnyAuthenticator, LogicError> {
             room: token.room.clone(),
             accepts: token.accepts.clone(),
         },
+        ends_connections: token.expiry == TokenExpiry::Close,
     };
     let jwt = Jwt::new(options).map_err(|error| LogicError::Token(error.to_string()))?;
     Ok(AnyAuthenticator::Jwt(jwt.into()))
@@ -92,22 +87,7 @@ fn named(algorithm: Algorithm) -> comet_logic::Algorithm {
 pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     let settings = &config.logic_server;
     let authenticator = authenticator(&config.token)?;
-    let store = match settings.store {
-        SessionStore::Memory => Store::Memory(Memory::new(settings.expire)),
-        SessionStore::Redis => {
-            let ca = settings.redis_ca.as_ref().map(|path| {
-                let named = |error| LogicError::RedisCa(format!("{}: {error}", path.display()));
-                std::fs::read(path).map_err(named)
-            });
-            let options = comet_router::RedisOptions {
-                servers: settings.redis.clone(),
-                ca: ca.transpose()?,
-                lifetime: settings.expire,
-                deadline: STORE_DEADLINE,
-            };
-            Store::Redis(Redis::new(&options).map_err(LogicError::Store)?)
-        }
-    };
+    let store = store(settings)?;
     if let Some(warning) = early_expiry(config) {
         log::warn!("{warning}");
     }
@@ -129,9 +109,35 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     Ok(server)
 }
 
+/// The store of sessions; it does not connect yet.
+///
+/// # Errors
+/// [`LogicError::Store`] and [`LogicError::RedisCa`].
+pub(crate) fn store(settings: &comet_config::LogicServer) -> Result<Store, LogicError> {
+    if settings.store == SessionStore::Memory {
+        return Ok(Store::Memory(Memory::new(settings.expire)));
+    }
+    let ca = settings.redis_ca.as_ref().map(|path| {
+        let named = |error| LogicError::RedisCa(format!("{}: {error}", path.display()));
+        std::fs::read(path).map_err(named)
+    });
+    let options = comet_router::RedisOptions {
+        servers: settings.redis.clone(),
+        ca: ca.transpose()?,
+        lifetime: settings.expire,
+        deadline: STORE_DEADLINE,
+    };
+    Redis::new(&options).map(Store::Redis).map_err(LogicError::Store)
+}
+
+/// Files that the process may open.
+pub(crate) fn open_files() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// A warning if sessions of connected clients may expire. This is no mistake: comets may have another
 /// configuration.
-fn early_expiry(config: &Config) -> Option<String> {
+pub(crate) fn early_expiry(config: &Config) -> Option<String> {
     let expire = config.logic_server.expire;
     // A comet renews at the first heartbeat of a client after a random time.
     let renewed = config.logic.heartbeat_max + heartbeat(config);
@@ -152,6 +158,19 @@ fn heartbeat(config: &Config) -> Duration {
     }
 }
 
+/// The comets, and where clients connect to them.
+fn comets(settings: &comet_config::LogicServer) -> Vec<CometOptions> {
+    let comet = |(id, address): &(String, String)| {
+        let node = settings.nodes.iter().find(|(node, ..)| node == id);
+        let (host, weight) = match node {
+            Some((_, host, weight)) => (Some(host.clone()), *weight),
+            None => (None, 1),
+        };
+        CometOptions { id: id.clone(), address: address.clone(), host, weight }
+    };
+    settings.comets.iter().map(comet).collect()
+}
+
 fn options(config: &Config, tls: ApiTls) -> Options {
     let settings = &config.logic_server;
     Options {
@@ -161,7 +180,7 @@ fn options(config: &Config, tls: ApiTls) -> Options {
         tls,
         lock: lock(config, &settings.tokens),
         comet_token: BearerToken::new(settings.comet_token.as_deref()),
-        comets: settings.comets.clone(),
+        comets: comets(settings),
         node: Node {
             domain: config.server.domain.clone(),
             tcp: config.tcp.bind.clone(),
@@ -174,7 +193,7 @@ fn options(config: &Config, tls: ApiTls) -> Options {
         call_timeout: config.push.timeout,
         server_id: config.server.id.clone(),
         version: env!("CARGO_PKG_VERSION"),
-        open_files: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
+        open_files: open_files(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Lists of text, such as addresses and files. Each element may be a mistake of its own.
 
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use comet_listen::{Address, BadAddress, unix_path};
@@ -299,6 +300,49 @@ impl Elements<(String, String)> for Comets {
 
     fn write(&self, (id, address): &(String, String)) -> String {
         format!("{id}={address}")
+    }
+}
+
+/// Server id of a comet, the host that its clients connect to, and its weight. Ids are unique.
+pub(crate) struct Nodes;
+
+/// The weights of nodes.
+pub(crate) const WEIGHTS: RangeInclusive<u32> = 1..=10_000;
+
+impl Elements<(String, String, u32)> for Nodes {
+    const FORM: &'static str = "list of nodes";
+
+    fn read(
+        &self,
+        text: &str,
+        earlier: &[(String, String, u32)],
+    ) -> Result<(String, String, u32), String> {
+        let (id, rest) = text
+            .split_once('=')
+            .filter(|(id, _)| !id.is_empty() && is_name(id))
+            .ok_or_else(|| format!("{text:?} is not a node: write SERVER-ID=HOST*WEIGHT"))?;
+        if earlier.iter().any(|(other, ..)| other == id) {
+            return Err(format!("{id:?} is named twice"));
+        }
+        let (host, weight) = match rest.split_once('*') {
+            None => (rest, 1),
+            Some((host, weight)) => {
+                let weight = weight.parse().ok().filter(|weight| WEIGHTS.contains(weight));
+                let [least, most] = [WEIGHTS.start(), WEIGHTS.end()];
+                (host, weight.ok_or_else(|| format!("{text:?}: a weight is {least} to {most}"))?)
+            }
+        };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if bare.parse::<IpAddr>().is_err() && port_after_name(&format!("{host}:1")).is_none() {
+            return Err(format!(
+                "{host:?} is not a host: use a name or an address, without a port"
+            ));
+        }
+        Ok((id.to_owned(), bare.to_owned(), weight))
+    }
+
+    fn write(&self, (id, host, weight): &(String, String, u32)) -> String {
+        format!("{id}={host}*{weight}")
     }
 }
 

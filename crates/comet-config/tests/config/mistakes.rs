@@ -45,6 +45,18 @@ fn every_element_of_a_list_says_what_is_wrong_with_it() {
         "[1]: \"h\" is not an address: use HOST:PORT, tls:HOST:PORT or unix:/PATH",
     );
     check("logic_server.comets=[\"a=h:1\", \"a=h:2\"]", "[1]: \"a\" is named twice");
+    for (node, what) in [
+        ("a", "\"a\" is not a node: write SERVER-ID=HOST*WEIGHT"),
+        ("a=h:8080", "\"h:8080\" is not a host: use a name or an address, without a port"),
+        ("a=", "\"\" is not a host: use a name or an address, without a port"),
+        ("a=h*0", "\"a=h*0\": a weight is 1 to 10000"),
+        ("a=h*10001", "\"a=h*10001\": a weight is 1 to 10000"),
+        ("a=h*", "\"a=h*\": a weight is 1 to 10000"),
+    ] {
+        check(&format!("logic_server.nodes=[\"{node}\"]"), &format!("[0]: {what}"));
+    }
+    check("logic_server.nodes=[\"a=h\", \"a=i\"]", "[1]: \"a\" is named twice");
+    check("logic_server.nodes=[\"a=h\"]", ": \"a\" is not in logic_server.comets");
     let form = "write redis://HOST:PORT";
     check(
         "logic_server.redis=[\"http://comet:secret@a\"]",
@@ -109,6 +121,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("server.spin", "\"0us\"", "\"1s\"", &["\"1001ms\""]);
     check("protocol.heartbeat_coalesce", "\"0s\"", "\"10s\"", &["\"10001ms\""]);
     check("server.drain_timeout", "\"0s\"", "\"1h\"", &["\"61m\""]);
+    check("server.weight", "1", "10000", &["0", "10001"]);
     check("server.retry_after", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.drain_over", "\"0s\"", "\"9s\"", &["\"61m\"", "\"9001ms\""]);
     check("tcp.keepalive_idle", "\"1s\"", "\"9h\"", &["\"999ms\"", "\"1500ms\"", "\"10h\""]);

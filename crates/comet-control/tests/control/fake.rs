@@ -35,6 +35,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
             websocket_tls: Vec::new(),
             heartbeat: Duration::from_secs(300),
         },
+        weight: 1,
         push_lock: Arc::clone(&lock),
         monitor_lock: lock,
         tls: ApiTls::default(),
@@ -49,6 +50,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         trace_log: None,
         epoch: Instant::now(),
         open_files: 65_536,
+        certificates: Arc::default(),
         pulses: Vec::new(),
     }
 }

@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::support::{FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, http, http_with, ip};
+use crate::support::{
+    FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, http, http_with, ip, until,
+};
 
 const LOGIC_PORTS: [&str; 3] = [
     r#"logic_server.grpc=["127.0.0.1:0"]"#,
@@ -167,6 +169,14 @@ impl Comets {
         let comets: Vec<String> =
             [format!("a={a}"), format!("b={b}")].into_iter().chain(more.iter().cloned()).collect();
         format!("logic_server.comets={comets:?}")
+    }
+
+    /// Waits until `logic` has found both.
+    pub(crate) fn until_there(&self, logic: &Logic) {
+        for id in ["a", "b"] {
+            let is_up = format!("comet_logic_comet_up{{server=\"{id}\"}}");
+            until("the comets to be there", || logic.metrics().value(&is_up) == 1);
+        }
     }
 
     pub(crate) fn client(&self, comet: usize, token: &str) -> Client {
