@@ -211,6 +211,13 @@ impl Error {
         }
     }
 
+    /// Whether the server closed because the token has expired. A further attempt with the same token is refused;
+    /// [`Listener::set_token`](crate::Listener::set_token) gives it another.
+    #[must_use]
+    pub fn is_token_expired(&self) -> bool {
+        matches!(self, Self::Session(SessionError::Closed { reason, .. }) if reason == "token_expired")
+    }
+
     /// The delay that the server asked for when it closed, an hour at most.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

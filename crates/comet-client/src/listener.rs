@@ -18,7 +18,8 @@ pub enum Event {
     Connected,
     /// A message arrived.
     Message(Message),
-    /// The connection was lost, or could not be made.
+    /// The connection was lost, or could not be made. The next attempt uses the token of the last one, unless
+    /// [`Listener::set_token`] gives it another.
     Disconnected {
         /// Why.
         reason: Error,
@@ -123,6 +124,14 @@ impl Listener {
     pub fn unsubscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
         self.operations.extend(operations.iter().map(|operation| (*operation, false)));
         self.client().map_or(Ok(()), |client| client.unsubscribe(operations))
+    }
+
+    /// Uses `token` from the next connection on. The present one stays as it is.
+    ///
+    /// Between [`Event::Disconnected`] and the call for the next event is the time to renew a token that has
+    /// expired or soon will ([`Error::is_token_expired`]).
+    pub fn set_token(&mut self, token: impl Into<Vec<u8>>) {
+        self.options.token = token.into();
     }
 
     fn connect(&self) -> Result<Client, Error> {

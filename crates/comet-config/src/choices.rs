@@ -85,6 +85,14 @@ choices! {
         Jwt = "jwt",
     }
 
+    /// What happens to a connection when its token expires.
+    TokenExpiry {
+        /// It is closed. The client is told to come back, with a new token.
+        Close = "close",
+        /// It stays open.
+        Ignore = "ignore",
+    }
+
     /// A signature of a JWT (RFC 7518, section 3.1; EdDSA: RFC 8037).
     Algorithm {
         /// HMAC with SHA-256.

@@ -26,14 +26,14 @@ mod units;
 
 pub use changes::Change;
 pub use choices::{
-    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenKind, UnknownCode,
-    Word,
+    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenExpiry, TokenKind,
+    UnknownCode, Word,
 };
 pub use cpus::Machine;
 pub use declare::{Key, Section, TakesEffect};
 pub use keys::{
-    Bucket, Config, Limits, Log, Logic, LogicServer, Monitor, Protocol, Push, SECTIONS, Server,
-    Tcp, Tls, Token, WebSocket, WhiteList,
+    ApiTls, Bucket, Config, Limits, Log, Logic, LogicServer, Monitor, Protocol, Push, SECTIONS,
+    Server, Tcp, Tls, Token, WebSocket, WhiteList,
 };
 pub use mistakes::Mistakes;
 pub use network::Network;

@@ -38,7 +38,7 @@ mod wake;
 pub use comet_hub::CALLS_MAX;
 pub use comet_hub::logic::{NOTICES_MAX, UnknownCode};
 pub use comet_push::{Bounds, Node};
-pub use comet_serve::{BearerToken, Lock};
+pub use comet_serve::{Address, ApiTls, BearerToken, Lock};
 pub use control::{Control, Options, TraceLogSwitch, descriptors};
 pub use drain::{DrainPlan, Drained};
 pub use logic::LogicOptions;

@@ -15,14 +15,13 @@ use std::time::{Duration, Instant};
 
 use comet_core::{Message, Millis, Report};
 use comet_hub::logic::{
-    Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, UnknownCode,
+    Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, RoomPieces, UnknownCode,
 };
-use comet_serve::{BadAddress, BearerToken, GrpcChannel, endpoint};
+use comet_serve::{ApiTls, BadAddress, BearerToken, GrpcChannel, Peer};
 use tokio::select;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep_until, timeout};
-use tonic::transport::Endpoint;
 
 use crate::hub::HubDriver;
 
@@ -31,7 +30,7 @@ pub(crate) use self::stats::LogicStats;
 /// How logic services are called.
 #[derive(Clone, Debug)]
 pub struct LogicOptions {
-    /// Where they are (`logic.addrs`), as `host:port`; at least one.
+    /// Where they are (`logic.addrs`), in the form of [`Peer`](comet_serve::Peer); at least one.
     pub addrs: Vec<String>,
     /// What logic asks for (`logic.token`).
     pub token: BearerToken,
@@ -62,7 +61,8 @@ pub(crate) struct Logic {
     /// Id of this server, by which logic sends pushes back.
     server: String,
     /// The latest addresses.
-    endpoints: watch::Sender<Endpoints>,
+    peers: watch::Sender<Peers>,
+    tls: ApiTls,
     token: BearerToken,
     timeout: Duration,
     hub: Arc<HubDriver>,
@@ -76,12 +76,12 @@ pub(crate) struct Logic {
 }
 
 /// How each address is connected to, by its name.
-type Endpoints = BTreeMap<String, Endpoint>;
+type Peers = BTreeMap<String, Peer>;
 
 struct State {
     client: LogicClient,
     /// Of all addresses that the client knows.
-    endpoints: Endpoints,
+    peers: Peers,
     /// By address: its open connection.
     channels: HashMap<usize, GrpcChannel>,
     /// By address: what opens or pings its connection.
@@ -96,12 +96,13 @@ impl Logic {
     /// Names the address that is none.
     pub(crate) fn new(
         options: &LogicOptions,
+        tls: &ApiTls,
         server: String,
         hub: Arc<HubDriver>,
     ) -> Result<Self, BadAddress> {
-        let endpoints = endpoints(&options.addrs, options.timeout)?;
+        let peers = peers(&options.addrs, tls, options.timeout)?;
         let config = LogicConfig {
-            addresses: names(&endpoints),
+            addresses: names(&peers),
             timeout_ms: millis(options.timeout),
             calls: options.calls,
             ping_ms: millis(options.ping),
@@ -113,7 +114,7 @@ impl Logic {
         };
         let state = State {
             client: LogicClient::new(config, Millis(0)),
-            endpoints: endpoints.clone(),
+            peers: peers.clone(),
             channels: HashMap::new(),
             probes: HashMap::new(),
             attempts: HashMap::new(),
@@ -121,7 +122,8 @@ impl Logic {
         };
         Ok(Self {
             server,
-            endpoints: watch::Sender::new(endpoints),
+            peers: watch::Sender::new(peers),
+            tls: tls.clone(),
             token: options.token.clone(),
             timeout: options.timeout,
             hub,
@@ -145,19 +147,19 @@ impl Logic {
     /// # Errors
     /// Names the address that is none; then nothing changes.
     pub(crate) fn set_addresses(&self, addrs: &[String]) -> Result<(), BadAddress> {
-        self.endpoints.send_replace(endpoints(addrs, self.timeout)?);
+        self.peers.send_replace(peers(addrs, &self.tls, self.timeout)?);
         Ok(())
     }
 
     async fn follow_addresses(self: Arc<Self>) {
-        let mut newer = self.endpoints.subscribe();
+        let mut newer = self.peers.subscribe();
         // Those since the start are new, too.
         newer.mark_changed();
         while newer.changed().await.is_ok() {
             let newer = newer.borrow_and_update().clone();
             self.update(|state, now| {
                 state.client.set_addresses(now, names(&newer));
-                state.endpoints = newer;
+                state.peers = newer;
             });
         }
     }
@@ -245,9 +247,9 @@ impl Logic {
         let logic = Arc::clone(self);
         match action {
             Action::Connect(connection) => {
-                let endpoint = state.endpoints[state.client.address_of(connection)].clone();
+                let peer = state.peers[state.client.address_of(connection)].clone();
                 let opening = tokio::spawn(async move {
-                    let opened = connection::open(endpoint, logic.token.clone()).await;
+                    let opened = connection::open(peer, logic.token.clone()).await;
                     logic.update(|state, now| state.opened(now, connection, opened));
                 });
                 state.probes.insert(connection.address, opening.abort_handle());
@@ -275,7 +277,8 @@ impl Logic {
                 let channel = state.channels.get(&connection.address).cloned();
                 let channel = channel.expect("calls go to connections that were pinged");
                 let sending = tokio::spawn(async move {
-                    let (server, limit) = (logic.server.clone(), logic.timeout);
+                    let server = (logic.server.clone(), logic.hub.shards());
+                    let limit = logic.timeout;
                     let outcome = attempt::send(channel, server, &request, limit).await;
                     logic.update(|state, now| {
                         state.attempts.remove(&attempt);
@@ -294,7 +297,7 @@ impl Logic {
                     let limit = logic.timeout;
                     let call = logic.hub.begin_everywhere(limit, |call| Message::Rooms { call });
                     let rooms = match call {
-                        Ok(call) => call.await.ok().map(|counted| counted.rooms),
+                        Ok(call) => call.await.ok().map(|counted| RoomPieces::cut(counted.rooms)),
                         Err(_) => None,
                     };
                     logic.update(|state, now| state.client.handle_rooms(now, rooms));
@@ -329,21 +332,22 @@ impl State {
 
 /// # Errors
 /// Names the address that is none.
-fn endpoints(addrs: &[String], limit: Duration) -> Result<Endpoints, BadAddress> {
-    let named = |name: &String| Ok((name.clone(), endpoint(name)?.connect_timeout(limit)));
+fn peers(addrs: &[String], tls: &ApiTls, limit: Duration) -> Result<Peers, BadAddress> {
+    let named = |name: &String| Ok((name.clone(), Peer::new(name, tls, limit)?));
     addrs.iter().map(named).collect()
 }
 
-fn names(endpoints: &Endpoints) -> Vec<Box<str>> {
-    endpoints.keys().map(|name| name.as_str().into()).collect()
+fn names(peers: &Peers) -> Vec<Box<str>> {
+    peers.keys().map(|name| name.as_str().into()).collect()
 }
 
 fn log(event: &Event) {
     let level = match event {
         Event::Available { .. } | Event::CallsSucceed { .. } => log::Level::Info,
-        Event::NotReached { .. } | Event::Unavailable { .. } | Event::CallsFail { .. } => {
-            log::Level::Warn
-        }
+        Event::NotReached { .. }
+        | Event::Unavailable { .. }
+        | Event::CallsFail { .. }
+        | Event::RoomsBeyond { .. } => log::Level::Warn,
         Event::NoneAvailable => log::Level::Error,
     };
     log::log!(level, "{event}");

@@ -102,6 +102,8 @@ reasons! {
         BadProxyHeader => "bad_proxy_header",
         /// The user has as many sessions as one may have.
         TooManySessions => "too_many_sessions",
+        /// The token has expired. The client may come back with a new one.
+        TokenExpired => "token_expired",
     }
 }
 

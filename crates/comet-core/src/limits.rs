@@ -133,6 +133,9 @@ pub const MESSAGES_PER_TURN: usize = 256;
 pub const RATE_WINDOW_MS: u64 = 10_000;
 /// How long a client is told to wait that was turned away for a limit on clients, milliseconds.
 pub const TURNED_AWAY_MS: RangeInclusive<u32> = 5_000..=30_000;
+/// How long a client is told to wait whose token has expired, milliseconds: clients whose tokens expire together do not
+/// come back together.
+pub const TOKEN_EXPIRED_MS: RangeInclusive<u32> = 100..=5_000;
 /// Units of work in one slice of a turn; see [`Budget`](crate::Budget).
 pub const SLICE_UNITS: usize = 8_192;
 /// Deadlines that are looked at in one turn.

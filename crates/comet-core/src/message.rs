@@ -26,6 +26,9 @@ pub struct Identity {
     pub accepts: Accepts,
     /// Milliseconds without a heartbeat after which it is closed. `None`: [`Limits::heartbeat_ms`].
     pub heartbeat_ms: Option<u32>,
+    /// Milliseconds after which its token has expired, and it is closed with [`CloseReason::TokenExpired`].
+    /// `None`: never.
+    pub expires_in_ms: Option<u64>,
 }
 
 /// A token to identify. Embedded logic answers with [`Shard::handle_auth`](crate::Shard::handle_auth),

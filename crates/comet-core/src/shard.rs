@@ -47,6 +47,7 @@ mod room_counts;
 mod rooms;
 mod socket_events;
 mod sources;
+mod token_expiry;
 mod trace;
 
 use std::collections::VecDeque;
@@ -66,7 +67,8 @@ use crate::message::{Message, MessageClass, Report};
 use crate::room::{RoomId, Rooms};
 use crate::settings::Settings;
 use crate::socket::{CloseHow, ClosedEvent};
-use crate::time::{Millis, TokenTime};
+use crate::time::{Millis, Tick, TokenTime};
+use crate::wheel::Wheel;
 
 use connections::Connections;
 use context::Context;
@@ -81,7 +83,8 @@ use sources::Sources;
 
 /// What [`Shard::handle_deadlines`] does beside expiring deadlines. Each step leaves off where the budget is
 /// spent, and goes on from there.
-const STEPS: [fn(&mut Shard, &mut Budget); 7] = [
+const STEPS: [fn(&mut Shard, &mut Budget); 8] = [
+    Shard::close_expired_tokens,
     Shard::pace_broadcasts,
     Shard::give_due_notices,
     Shard::send_room_counts,
@@ -95,6 +98,8 @@ const STEPS: [fn(&mut Shard, &mut Budget); 7] = [
 pub struct Shard {
     context: Context,
     conns: Connections,
+    /// When the tokens of connections expire, for those whose tokens do, in ticks of the time itself: stalls count.
+    token_expiries: Wheel,
     handshakes: Handshakes,
     sources: Sources,
     rates: Rates,
@@ -153,6 +158,7 @@ impl Shard {
                 clock: ActiveClock::new(now),
             },
             conns: Connections::new(shard, now),
+            token_expiries: Wheel::new(now.tick()),
             handshakes: Handshakes::default(),
             sources: Sources::with_hasher(RandomState::with_seeds(seed, 10, 11, 12)),
             rates: Rates::new(seed),
@@ -264,6 +270,7 @@ impl Shard {
     #[must_use]
     pub fn has_work(&self) -> bool {
         self.conns.is_behind(&self.context)
+            || self.token_expiries.is_due(self.context.now.tick())
             || self.pacing.has_work(self.conns.end())
             || self.has_counts_to_send()
             || self.has_retained_due
@@ -326,7 +333,8 @@ impl Shard {
         let retained = self.home.next_expiry(user_ms, self.context.key_retention_ms());
         // What is retained expires in the step of the room counts.
         let retained = retained.map(|at| self.context.clock.time_of(at).max(self.next_room_counts));
-        [deadline, step, counts, retained].into_iter().flatten().min()
+        let token = self.token_expiries.next_tick().map(Tick::begin);
+        [deadline, token, step, counts, retained].into_iter().flatten().min()
     }
 
     /// Until when the driver may leave received bytes in the kernel, if no work is left. Messages, new

@@ -109,6 +109,9 @@ impl Wheel {
     /// Turns the wheel on towards `now`; returns the next slot whose deadline was reached, and disarms it.
     /// `None`: the wheel has arrived, or the budget is spent.
     pub(crate) fn poll_expired(&mut self, now: Tick, budget: &mut Budget) -> Option<Slot> {
+        if self.armed == 0 && self.level.is_none() {
+            self.now = self.now.max(now);
+        }
         while budget.is_left() {
             let Some(level) = self.level else {
                 if self.now >= now {

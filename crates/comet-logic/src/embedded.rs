@@ -58,6 +58,7 @@ fn from_json(token: &[u8]) -> Result<Identity, Refusal> {
         room: name("room_id", token.room_id)?,
         accepts: Accepts::Only(accepts.into()),
         heartbeat_ms: None,
+        expires_in_ms: None,
     })
 }
 
@@ -80,6 +81,7 @@ fn from_number(token: &[u8]) -> Identity {
         room: user.map(|_: i64| SEED_ROOM.into()),
         accepts: Accepts::All,
         heartbeat_ms: None,
+        expires_in_ms: None,
     }
 }
 
@@ -102,6 +104,7 @@ mod tests {
                 room: room.map(Into::into),
                 accepts: Accepts::All,
                 heartbeat_ms: None,
+                expires_in_ms: None,
             };
             assert_eq!(auth(token), Ok(expected), "{}", token.escape_ascii());
         };
@@ -127,6 +130,7 @@ mod tests {
                 room: room.map(Into::into),
                 accepts: Accepts::Only(accepts.into()),
                 heartbeat_ms: None,
+                expires_in_ms: None,
             };
             assert_eq!(auth(token.as_bytes()), Ok(expected), "{token}");
         };

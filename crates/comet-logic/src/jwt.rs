@@ -7,22 +7,25 @@
 mod algorithm;
 mod claims;
 mod error;
+mod key_set;
 mod keys;
 mod signatures;
 
 pub use algorithm::Algorithm;
 pub use claims::ClaimNames;
 pub use error::JwtError;
+pub use key_set::{KeyChange, KeySet};
 pub use keys::KeyFile;
 
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use comet_core::Identity;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
-use self::keys::Key;
 use crate::authenticator::{Authenticator, Refusal};
 
 /// By how much the clocks of signer and checker may differ, in seconds.
@@ -41,6 +44,8 @@ pub struct JwtOptions {
     pub audience: Option<String>,
     /// The names of the claims that make up an identity.
     pub claims: ClaimNames,
+    /// Whether a connection ends when its token expires; otherwise it may outlast it.
+    pub ends_connections: bool,
 }
 
 /// Accepts tokens that a known key has signed.
@@ -50,8 +55,12 @@ pub struct JwtOptions {
 /// sets; keys without an id are tried as well. A token without a key claim gets `<mid>_<seq>` from
 /// the user's home, as tokens of the seed's form do. Cookies are ignored.
 pub struct Jwt {
-    keys: Vec<(Key, Validation)>,
+    /// The accepted algorithms, each with the checks of a token besides its signature.
+    rules: Vec<(Algorithm, Validation)>,
+    /// Read once for each token, so a reload touches none that is being checked.
+    keys: RwLock<Arc<KeySet>>,
     claims: ClaimNames,
+    ends_connections: bool,
 }
 
 impl Jwt {
@@ -60,26 +69,57 @@ impl Jwt {
     /// # Errors
     /// If a key file cannot be used, or there is none.
     pub fn new(options: JwtOptions) -> Result<Self, JwtError> {
-        let JwtOptions { algorithms, keys, issuer, audience, claims } = options;
+        let JwtOptions { algorithms, keys, issuer, audience, claims, ends_connections } = options;
         signatures::install();
-        if keys.is_empty() {
-            return Err(JwtError("there is no key to check tokens with".to_owned()));
-        }
-        let mut usable = Vec::new();
-        for file in &keys {
-            for key in file.read(&algorithms)? {
-                let rules = rules(key.algorithm, issuer.as_deref(), audience.as_deref());
-                usable.push((key, rules));
-            }
-        }
-        Ok(Self { keys: usable, claims })
+        let keys = RwLock::new(Arc::new(KeySet::read(&keys, &algorithms)?));
+        let rules_of =
+            |algorithm| (algorithm, rules(algorithm, issuer.as_deref(), audience.as_deref()));
+        let rules = algorithms.into_iter().map(rules_of).collect();
+        Ok(Self { rules, keys, claims, ends_connections })
+    }
+
+    /// The keys in newer `files`, for [`Jwt::adopt`].
+    ///
+    /// # Errors
+    /// As [`Jwt::new`].
+    pub fn read(&self, files: &[KeyFile]) -> Result<KeySet, JwtError> {
+        let algorithms: Vec<_> = self.rules.iter().map(|(algorithm, _)| *algorithm).collect();
+        KeySet::read(files, &algorithms)
+    }
+
+    /// Checks tokens with `keys` from now on. Returns what they change, by file.
+    pub fn adopt(&self, keys: KeySet) -> Vec<KeyChange> {
+        let mut present = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let changes = keys.changes_from(&present);
+        *present = Arc::new(keys);
+        changes
+    }
+
+    fn keys(&self) -> Arc<KeySet> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Leaves the keys out: they may be secrets.
+impl Jwt {
+    fn identity(&self, claims: &Map<String, Value>) -> Result<Identity, Refusal> {
+        let identity = self.claims.identity(claims)?;
+        let expires_in_ms = self.ends_connections.then(|| expires_in_ms(claims)).flatten();
+        Ok(Identity { expires_in_ms, ..identity })
+    }
+}
+
+/// How long a checked token is valid from now on, with the leeway. `exp` may have a fraction (RFC 7519, section 2).
+#[allow(clippy::disallowed_methods, reason = "so does the check of the times before it")]
+fn expires_in_ms(claims: &Map<String, Value>) -> Option<u64> {
+    let expires_at = claims.get("exp")?.as_f64()? + LEEWAY_SECONDS as f64;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // A conversion from float to integer saturates.
+    Some(((expires_at - now.as_secs_f64()) * 1e3).ceil() as u64)
+}
+
 impl fmt::Debug for Jwt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys: Vec<_> = self.keys.iter().map(|(key, _)| (key.algorithm, &key.id)).collect();
+        let keys = self.keys();
         f.debug_struct("Jwt").field("keys", &keys).field("claims", &self.claims).finish()
     }
 }
@@ -112,8 +152,13 @@ impl Authenticator for Jwt {
         }
         let mut has_algorithm = false;
         let mut has_id = false;
-        for (key, rules) in &self.keys {
-            if key.algorithm.to_jsonwebtoken() != header.alg {
+        let rules =
+            self.rules.iter().find(|(algorithm, _)| algorithm.to_jsonwebtoken() == header.alg);
+        let Some((algorithm, rules)) = rules else {
+            return Err(Refusal::new("the token's algorithm is not accepted"));
+        };
+        for key in self.keys().iter() {
+            if key.algorithm != *algorithm {
                 continue;
             }
             has_algorithm = true;
@@ -124,7 +169,7 @@ impl Authenticator for Jwt {
             }
             has_id = true;
             match decode::<Map<String, Value>>(token, &key.key, rules) {
-                Ok(token) => return self.claims.identity(&token.claims),
+                Ok(token) => return self.identity(&token.claims),
                 // Another key may have made the signature.
                 Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
                 Err(error) => return Err(refusal(&error)),

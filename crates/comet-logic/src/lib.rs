@@ -17,4 +17,4 @@ pub use authenticator::{Authenticator, Refusal};
 pub use comet_core::limits::NAME_MAX;
 pub use comet_core::{Accepts, Identity};
 pub use embedded::Embedded;
-pub use jwt::{Algorithm, ClaimNames, Jwt, JwtError, JwtOptions, KeyFile};
+pub use jwt::{Algorithm, ClaimNames, Jwt, JwtError, JwtOptions, KeyChange, KeyFile, KeySet};

@@ -31,3 +31,5 @@ pub use listen::{Keepalive, ListenError, ListenOptions, bind, check_bind};
 pub use probe::{ProbeError, fit_ring, locked_memory, probe, reserve_descriptors};
 pub use settings::{CoreSettings, Listener, MeshEndpoints, ProxyFrom};
 pub use tls::TLS_TRANSMITS_MAX;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use tls::fuzzing::check as check_tls;

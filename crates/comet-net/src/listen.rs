@@ -81,7 +81,7 @@ impl std::error::Error for ListenError {
 /// # Errors
 /// As [`bind`].
 pub fn check_bind(address: SocketAddr, options: &ListenOptions) -> Result<(), ListenError> {
-    comet_listen::check(address).map_err(ListenError::Listen)?;
+    comet_listen::check(&address.into()).map_err(ListenError::Listen)?;
     let Some(cpus) = &options.steering else { return Ok(()) };
     let steer = || {
         let socket = socket(address)?;
@@ -105,8 +105,9 @@ pub fn bind(
     cores: usize,
     options: &ListenOptions,
 ) -> Result<(SocketAddr, Vec<OwnedFd>), ListenError> {
-    let failed = |source| ListenError::Listen(comet_listen::ListenError { address, source });
-    comet_listen::check(address).map_err(ListenError::Listen)?;
+    let failed =
+        |source| ListenError::Listen(comet_listen::ListenError { address: address.into(), source });
+    comet_listen::check(&address.into()).map_err(ListenError::Listen)?;
     let mut bound = address;
     let mut listeners: Vec<OwnedFd> = Vec::with_capacity(cores);
     for _ in 0..cores {

@@ -24,6 +24,8 @@ mod other_process;
 mod process;
 mod process_log;
 mod profile;
+#[cfg(debug_assertions)]
+mod provoked_panic;
 mod service_manager;
 mod signals;
 mod stderr;
@@ -39,6 +41,8 @@ pub use heap_use::give_memory_back;
 pub use line_writer::{LOG_BYTES_MAX, LogCounts, check_append};
 pub use other_process::OtherProcess;
 pub use process_log::ProcessLog;
+#[cfg(debug_assertions)]
+pub use provoked_panic::{PANIC_WHEN_LOGGED, panic_if_asked};
 pub use service_manager::{Notice, ServiceManager};
 pub use signals::{Signal, Signals};
 pub use stderr::print_error;

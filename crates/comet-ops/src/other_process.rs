@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::env;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
+use comet_listen::Address;
 use procfs::ProcResult;
-use procfs::net::{TcpNetEntry, TcpState, tcp, tcp6};
+use procfs::net::{TcpNetEntry, TcpState, UnixNetEntry, UnixState, tcp, tcp6, unix};
 use procfs::process::{FDTarget, Process, all_processes};
 
 /// Another process, as far as this one's user may look into it: one of the same user, for root any.
@@ -50,8 +52,12 @@ impl OtherProcess {
 
     /// Whether `address` is in use by this process alone. No, where that cannot be seen.
     #[must_use]
-    pub fn listens_at(&self, address: SocketAddr) -> bool {
-        let Ok(mut sockets) = listening(address) else { return false };
+    pub fn listens_at(&self, address: &Address) -> bool {
+        let sockets = match address {
+            Address::Plain(address) | Address::Tls(address) => listening(*address),
+            Address::Unix(path) => listening_unix(path),
+        };
+        let Ok(mut sockets) = sockets else { return false };
         if sockets.is_empty() {
             return false;
         }
@@ -81,9 +87,19 @@ fn listening(address: SocketAddr) -> ProcResult<BTreeSet<u64>> {
     Ok(entries.into_iter().filter(overlaps).map(|entry| entry.inode).collect())
 }
 
+/// The inode of the socket that listens at `path`.
+fn listening_unix(path: &Path) -> ProcResult<BTreeSet<u64>> {
+    // One that is connected has the path of its listener as well.
+    let is_there = |entry: &UnixNetEntry| {
+        entry.path.as_deref() == Some(path) && entry.state == UnixState::UNCONNECTED
+    };
+    Ok(unix()?.into_iter().filter(is_there).map(|entry| entry.inode).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
 
     use super::*;
 
@@ -95,13 +111,22 @@ mod tests {
     fn a_process_is_known_by_the_sockets_it_listens_on() {
         for (host, any) in [("127.0.0.1", "0.0.0.0"), ("[::1]", "[::]")] {
             let listener = TcpListener::bind(format!("{host}:0")).unwrap();
-            let address = listener.local_addr().unwrap();
-            let of_any = format!("{any}:{}", address.port()).parse().unwrap();
-            assert!(this().listens_at(address) && this().listens_at(of_any), "{address}");
-            assert!(!OtherProcess::with_id(1).unwrap().listens_at(address));
+            let address = Address::from(listener.local_addr().unwrap());
+            let port = listener.local_addr().unwrap().port();
+            let of_any = format!("{any}:{port}").parse().unwrap();
+            assert!(this().listens_at(&address) && this().listens_at(&of_any), "{address}");
+            assert!(!OtherProcess::with_id(1).unwrap().listens_at(&address));
             drop(listener);
-            assert!(!this().listens_at(address));
+            assert!(!this().listens_at(&address));
         }
+        let path = env::temp_dir().join(format!("comet-ops-{}.sock", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let address = Address::Unix(path.clone());
+        assert!(this().listens_at(&address));
+        assert!(!OtherProcess::with_id(1).unwrap().listens_at(&address));
+        drop(listener);
+        assert!(!this().listens_at(&address));
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

@@ -46,6 +46,12 @@ pub(crate) fn check_overdue(
         if entry.socket.is_sending() && is_overdue(entry.socket.moved_at, limits.write_ms) {
             overdue = Some("write");
         }
+        // That time goes on while a core is held up.
+        if entry.closed.is_none()
+            && entry.token_expires_at.is_some_and(|at| env.now > at.after(2 * TICK_MS))
+        {
+            overdue = Some("token's");
+        }
         if let Some(what) = overdue {
             return Err(format!("peer {peer} is past its {what} deadline, and nothing is due"));
         }
@@ -97,6 +103,10 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
             (since, entry.client.profile.heartbeat_ms)
         }
         CloseReason::WriteTimeout => (socket.moved_at_least, limits.write_ms),
+        CloseReason::TokenExpired => match entry.token_expires_at {
+            Some(at) if env.now >= at => return Ok(()),
+            at => return Err(format!("the token of peer {peer} expires early: {at:?}")),
+        },
         CloseReason::Draining if env.is_draining => return Ok(()),
         CloseReason::Replaced if !has_younger(env, peer) => {
             return Err(format!("peer {peer} was replaced, and is the youngest with its key"));

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use comet_core::{
-    AuthRequest, Budget, CloseHow, CloseReason, Denied, Hangup, LiveConn, Message, MessageClass,
-    Millis, Settings, Shard, ShardId, Slot,
+    AuthRequest, Budget, CloseHow, CloseReason, ConnId, Denied, Hangup, Identity, LiveConn,
+    Message, MessageClass, Millis, Settings, Shard, ShardId, Slot,
 };
 
 use crate::activity;
@@ -220,6 +220,9 @@ impl Driver {
                 env.note_activity();
             }
             self.message_at = env.now;
+            if let Message::Identified { conn, answer } = &message {
+                self.note_expiry(env, *conn, answer);
+            }
             if let Message::Drain { over_ms, .. } = message {
                 let (since, connections) = (env.now, self.slots.len() as u64);
                 self.drain =
@@ -318,10 +321,22 @@ impl Driver {
         }
     }
 
+    /// Notes when the token of `conn` expires.
+    fn note_expiry(&self, env: &mut Env, conn: ConnId, answer: &Result<Identity, Denied>) {
+        if let Ok(Identity { expires_in_ms: Some(millis), .. }) = answer
+            && let Some(&peer) = self.slots.get(&conn.slot)
+            && env.peers[peer].conn == Some(conn)
+        {
+            env.peers[peer].token_expires_at = Some(env.now.after(*millis));
+        }
+    }
+
     fn decide(&mut self, env: &mut Env, request: &AuthRequest) {
         env.note_activity();
         let answer = profile::auth(&request.token, &request.cookie, &env.plan);
-        self.shard.handle_auth(request.conn, answer.map_err(Denied::refused));
+        let answer = answer.map_err(Denied::refused);
+        self.note_expiry(env, request.conn, &answer);
+        self.shard.handle_auth(request.conn, answer);
     }
 
     fn poll(&mut self, env: &mut Env) -> Result<(), String> {

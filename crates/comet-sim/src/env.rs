@@ -23,6 +23,8 @@ pub(crate) struct Peer {
     pub(crate) has_backlog: bool,
     /// When a deadline was last put off for that.
     pub(crate) spared_at: Option<Millis>,
+    /// When its token expires, once its shard has logic's answer.
+    pub(crate) token_expires_at: Option<Millis>,
     /// When it was first seen to be authenticated.
     pub(crate) live_at: Option<Millis>,
     /// Why its shard closed it, and when.

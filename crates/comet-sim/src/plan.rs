@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) delay_ms_max: u64,
     /// How often a shard with work takes a turn.
     pub(crate) turn_percent: u32,
+    /// How long the tokens of one user are valid, milliseconds.
+    pub(crate) token_ms: Option<u64>,
     /// Longest time logic takes for an answer.
     pub(crate) auth_ms_max: u64,
     /// How often control pushes in a step.
@@ -90,7 +92,8 @@ impl Plan {
     pub(crate) fn random(rng: &mut Rng) -> Self {
         let large = rng.percent(8);
         let inbox = rng.pick(&[1, 2, 8, 1000]);
-        // With the smallest inboxes the lines of the trace log would delay everything else forever.
+        // Through the smallest inboxes the lines of the trace log and many heartbeats would delay everything else
+        // forever.
         let trace_lists: &[&[i64]] =
             if inbox < 8 { &[&[]] } else { &[&[], &[1], &[0, 1, 2, 3, 4]] };
         let limits = Limits {
@@ -130,17 +133,23 @@ impl Plan {
             trace_users: rng.pick(trace_lists).into(),
             ..Limits::default()
         };
+        let shards = rng.between(1, 4) as u16;
+        let logic = match rng.percent(50) {
+            true => Logic::Embedded,
+            false => {
+                let least = if inbox < 8 { 600 } else { 100 };
+                let most = rng.between(u64::from(least), 800) as u32;
+                Logic::Remote { renew_ms: (least, rng.pick(&[most, most, 3_000])) }
+            }
+        };
+        let token_ms = rng.pick(&[None, None, None, Some(0), Some(400), Some(6_000)]);
+        let services = ServicesPlan::random(rng);
         Self {
-            shards: rng.between(1, 4) as u16,
+            shards,
             limits,
-            logic: match rng.percent(50) {
-                true => Logic::Embedded,
-                false => {
-                    let most = rng.between(100, 800) as u32;
-                    Logic::Remote { renew_ms: (100, rng.pick(&[most, most, 3_000])) }
-                }
-            },
-            services: ServicesPlan::random(rng),
+            logic,
+            token_ms,
+            services,
             is_configured: inbox >= 8 && rng.percent(40),
             drain_over_ms: rng.pick(&[0, 0, 200, 2_000]),
             retry_after_ms: rng.pick(&[0, RETRY_AFTER_MS_MAX]),

@@ -8,6 +8,9 @@ use comet_logic::{Authenticator, Embedded};
 use crate::plan::{KEYS, OPERATIONS, Plan, ROOMS, USERS};
 use crate::rng::Rng;
 
+/// Whose tokens expire.
+const USER_WITH_EXPIRY: i64 = 4;
+
 #[derive(Clone)]
 pub(crate) struct ClientProfile {
     pub(crate) transport: Transport,
@@ -98,6 +101,7 @@ impl ClientProfile {
 pub(crate) fn auth(token: &[u8], cookie: &str, plan: &Plan) -> Result<Identity, String> {
     let mut identity = Embedded.auth(token, cookie).map_err(|refusal| refusal.to_string())?;
     identity.heartbeat_ms = heartbeat_ms(identity.user, plan);
+    identity.expires_in_ms = plan.token_ms.filter(|_| identity.user == USER_WITH_EXPIRY);
     Ok(identity)
 }
 

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
-use comet_control::{Control, ControlWake, DrainPlan, Lock, TraceLogSwitch};
+use comet_control::{Address, ApiTls, Control, ControlWake, DrainPlan, Lock, TraceLogSwitch};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
@@ -16,10 +16,12 @@ use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 use comet_ops::{Certificate, CertificatesInUse};
 
 use crate::StartError;
+use crate::api_tls;
 use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::authenticator;
-use crate::options::{control_options, limits, logic, smaller_rings, warnings};
+use crate::options::{Opened, control_options, limits, logic, smaller_rings, warnings};
 use crate::reload::Reloaded;
+use crate::token_keys;
 
 /// Reports that may wait for the control thread.
 pub(crate) const REPORTS: usize = 65_536;
@@ -33,7 +35,10 @@ pub struct App {
     cores: Vec<Core>,
     addresses: Addresses,
     tls: Option<Tls>,
+    api_tls: ApiTls,
     certificates: Arc<CertificatesInUse>,
+    /// Of embedded logic.
+    authenticator: AnyAuthenticator,
     push_lock: Arc<Lock>,
     monitor_lock: Arc<Lock>,
     /// The configuration in effect.
@@ -93,6 +98,7 @@ impl App {
             log::warn!("{}", smaller_rings(ring_entries, config));
         }
 
+        let api_tls = api_tls::load(config).map_err(StartError::ApiTls)?;
         let Listeners { cores: listeners, addresses, tls } = listeners::open(config)?;
 
         let wake = Arc::new(ControlWake::default());
@@ -112,15 +118,13 @@ impl App {
         if let Some(tls) = &tls {
             certificates.replace(listeners::certificates(tls, config));
         }
-        let options = control_options(
-            config,
-            &addresses,
-            &limits,
+        let opened = Opened {
+            addresses: &addresses,
+            certificates: &certificates,
+            api_tls: &api_tls,
             open_files,
-            epoch,
-            pulses.clone(),
-            Arc::clone(&certificates),
-        );
+        };
+        let options = control_options(config, &opened, &limits, epoch, pulses.clone());
         let (push_lock, monitor_lock) =
             (Arc::clone(&options.push_lock), Arc::clone(&options.monitor_lock));
         let control =
@@ -131,7 +135,9 @@ impl App {
             cores: Vec::with_capacity(count),
             addresses,
             tls,
+            api_tls,
             certificates,
+            authenticator: authenticator.clone(),
             push_lock,
             monitor_lock,
             config: config.clone(),
@@ -215,19 +221,19 @@ impl App {
 
     /// Addresses of the push API.
     #[must_use]
-    pub fn grpc_addrs(&self) -> &[SocketAddr] {
+    pub fn grpc_addrs(&self) -> &[Address] {
         self.control.grpc_addrs()
     }
 
     /// Addresses of the HTTP push API.
     #[must_use]
-    pub fn http_addrs(&self) -> &[SocketAddr] {
+    pub fn http_addrs(&self) -> &[Address] {
         self.control.http_addrs()
     }
 
     /// Addresses of health and metrics.
     #[must_use]
-    pub fn stat_addrs(&self) -> &[SocketAddr] {
+    pub fn stat_addrs(&self) -> &[Address] {
         self.control.stat_addrs()
     }
 
@@ -264,10 +270,11 @@ impl App {
         if adopted.logic.addrs != self.config.logic.addrs {
             // Tried first: nothing changes if one is none.
             for address in &adopted.logic.addrs {
-                comet_serve::endpoint(address)
+                comet_serve::Peer::new(address, &self.api_tls, adopted.logic.timeout)
                     .map_err(|bad| comet_control::StartError::LogicAddress(bad).to_string())?;
             }
         }
+        let token_keys = token_keys::reload(&self.authenticator, &adopted.token.jwt_keys)?;
         if adopted.white_list.file != self.config.white_list.file {
             self.set_trace_log(&adopted)?;
         }
@@ -279,6 +286,7 @@ impl App {
                 return Err(error);
             }
         }
+        reloaded.files = token_keys.adopt();
         for warning in warnings(&adopted, self.open_files) {
             log::warn!("{warning}");
         }
@@ -293,11 +301,16 @@ impl App {
         Ok(reloaded)
     }
 
-    /// Returns the certificates that are new.
+    /// Returns the certificates that are new to clients.
     fn reload_tls(&self, config: &Config) -> Result<Vec<Certificate>, String> {
-        let Some(tls) = &self.tls else { return Ok(Vec::new()) };
-        listeners::reload(tls, config).map_err(|error| error.to_string())?;
-        Ok(self.certificates.replace(listeners::certificates(tls, config)))
+        let renewal = api_tls::renew(&self.api_tls, config)?;
+        let mut new = Vec::new();
+        if let Some(tls) = &self.tls {
+            listeners::reload(tls, config).map_err(|error| error.to_string())?;
+            new = self.certificates.replace(listeners::certificates(tls, config));
+        }
+        renewal.take_effect();
+        Ok(new)
     }
 
     /// Logs which certificates clients refuse, or soon will.
@@ -313,7 +326,7 @@ impl App {
 
     /// Addresses of profiles, of the log level and of the trace list.
     #[must_use]
-    pub fn debug_addrs(&self) -> &[SocketAddr] {
+    pub fn debug_addrs(&self) -> &[Address] {
         self.control.debug_addrs()
     }
 

@@ -4,6 +4,7 @@
 //! which order they start and end.
 #![allow(clippy::disallowed_methods, reason = "the process's clock starts here")]
 
+pub mod api_tls;
 mod app;
 pub mod args;
 pub mod caller;
@@ -21,6 +22,7 @@ pub mod preflight;
 mod reload;
 pub mod run;
 mod start_error;
+mod token_keys;
 
 pub use app::{App, Ended, machine};
 pub use memory::worst_case;

@@ -98,6 +98,8 @@ impl Log for Escaping {
     fn log(&self, record: &Record<'_>) {
         if self.0.matches(record) {
             let message = Escaped(record.args());
+            #[cfg(debug_assertions)]
+            comet_ops::panic_if_asked(comet_ops::PANIC_WHEN_LOGGED, &message.to_string());
             self.0.log(
                 &Record::builder()
                     .metadata(record.metadata().clone())

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
-use comet_config::{Algorithm, Config, SessionStore, Token, TokenKind};
+use comet_config::{Algorithm, Config, SessionStore, Token, TokenExpiry, TokenKind};
 use comet_control::BearerToken;
-use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
-use comet_logicd::{LogicServer, Node, Options};
+use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions};
+use comet_logicd::{ApiTls, CometOptions, LogicServer, Node, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
 use rustix::process::{Resource, getrlimit};
 
+use crate::api_tls;
 use crate::options::lock;
+use crate::token_keys;
 
 /// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
 const STORE_DEADLINE: Duration = Duration::from_secs(1);
@@ -24,6 +26,8 @@ pub enum LogicError {
     Store(StoreError),
     /// The file with the authorities of its certificates.
     RedisCa(String),
+    /// A file of its TLS, with its key: a sentence.
+    ApiTls(String),
     /// `comet logic` did not start.
     Start(comet_logicd::StartError),
 }
@@ -34,6 +38,7 @@ impl fmt::Display for LogicError {
             Self::Token(sentence) => write!(f, "token.jwt_keys: {sentence}"),
             Self::Store(error) => write!(f, "logic_server.redis: {error}"),
             Self::RedisCa(sentence) => write!(f, "logic_server.redis_ca: {sentence}"),
+            Self::ApiTls(sentence) => f.write_str(sentence),
             Self::Start(error) => error.fmt(f),
         }
     }
@@ -49,16 +54,9 @@ pub fn authenticator(token: &Token) -> Result<AnyAuthenticator, LogicError> {
     if token.kind == TokenKind::Open {
         return Ok(AnyAuthenticator::Open(Embedded));
     }
-    let read = |path: &std::path::PathBuf| {
-        let name = path.display().to_string();
-        match std::fs::read(path) {
-            Ok(bytes) => Ok(KeyFile { name, bytes }),
-            Err(error) => Err(LogicError::Token(format!("{name}: {error}"))),
-        }
-    };
     let options = JwtOptions {
         algorithms: token.jwt_algorithms.iter().map(|algorithm| named(*algorithm)).collect(),
-        keys: token.jwt_keys.iter().map(read).collect::<Result<_, _>>()?,
+        keys: token_keys::read(&token.jwt_keys).map_err(LogicError::Token)?,
         issuer: token.issuer.clone(),
         audience: token.audience.clone(),
         claims: ClaimNames {
@@ -67,6 +65,7 @@ pub fn authenticator(token: &Token) -> Result<AnyAuthenticator, LogicError> {
             room: token.room.clone(),
             accepts: token.accepts.clone(),
         },
+        ends_connections: token.expiry == TokenExpiry::Close,
     };
     let jwt = Jwt::new(options).map_err(|error| LogicError::Token(error.to_string()))?;
     Ok(AnyAuthenticator::Jwt(jwt.into()))
@@ -95,8 +94,9 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     if settings.comets.is_empty() {
         log::warn!("logic_server.comets is empty: pushes over HTTP are refused");
     }
-    let server =
-        LogicServer::start(options(config), authenticator, store).map_err(LogicError::Start)?;
+    let tls = api_tls::load_for_logic(config).map_err(LogicError::ApiTls)?;
+    let server = LogicServer::start(options(config, tls), authenticator, store)
+        .map_err(LogicError::Start)?;
     log::info!(
         "comet logic {}: {:?} tokens, sessions in {:?}, {} comets",
         env!("CARGO_PKG_VERSION"),
@@ -158,15 +158,29 @@ fn heartbeat(config: &Config) -> Duration {
     }
 }
 
-fn options(config: &Config) -> Options {
+/// The comets, and where clients connect to them.
+fn comets(settings: &comet_config::LogicServer) -> Vec<CometOptions> {
+    let comet = |(id, address): &(String, String)| {
+        let node = settings.nodes.iter().find(|(node, ..)| node == id);
+        let (host, weight) = match node {
+            Some((_, host, weight)) => (Some(host.clone()), *weight),
+            None => (None, 1),
+        };
+        CometOptions { id: id.clone(), address: address.clone(), host, weight }
+    };
+    settings.comets.iter().map(comet).collect()
+}
+
+fn options(config: &Config, tls: ApiTls) -> Options {
     let settings = &config.logic_server;
     Options {
         grpc: settings.grpc.clone(),
         http: settings.http.clone(),
         stat: settings.stat.clone(),
+        tls,
         lock: lock(config, &settings.tokens),
         comet_token: BearerToken::new(settings.comet_token.as_deref()),
-        comets: settings.comets.clone(),
+        comets: comets(settings),
         node: Node {
             domain: config.server.domain.clone(),
             tcp: config.tcp.bind.clone(),

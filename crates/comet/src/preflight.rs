@@ -2,18 +2,18 @@
 //! together. `--check` ends here.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use comet_config::{Config, Token};
-use comet_listen::ListenError;
+use comet_listen::{Address, ListenError};
 use comet_ops::{Certificate, OtherProcess, check_append};
+use comet_serve::Peer;
 
 use crate::log_output::cannot_open;
 use crate::logic::{self, authenticator};
 use crate::options::{smaller_rings, warnings};
 use crate::pid_file::{self, Holder};
-use crate::{StartError, listeners};
+use crate::{StartError, api_tls, listeners};
 
 /// What follows the preflight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,11 +48,13 @@ pub fn server(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
     if config.logic.addrs.is_empty() {
         findings.token_keys(&config.token);
     }
-    for address in &config.logic.addrs {
-        let endpoint = comet_serve::endpoint(address);
-        findings.take(endpoint.map_err(comet_control::StartError::LogicAddress));
-    }
     findings.certificates(config);
+    if let Some(tls) = findings.take(api_tls::load(config).map_err(StartError::ApiTls)) {
+        for address in &config.logic.addrs {
+            let peer = Peer::new(address, &tls, config.logic.timeout);
+            findings.take(peer.map_err(comet_control::StartError::LogicAddress));
+        }
+    }
     for (setting, addresses) in listeners::settings(config) {
         for &address in addresses {
             let bound = comet_net::check_bind(address, &listeners::options(config));
@@ -93,9 +95,11 @@ pub fn logic(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
     let settings = &config.logic_server;
     findings.token_keys(&config.token);
     findings.take(logic::store(settings));
-    for (_, address) in &settings.comets {
-        let endpoint = comet_serve::endpoint(address);
-        findings.take(endpoint.map_err(comet_logicd::StartError::CometAddress));
+    if let Some(tls) = findings.take(api_tls::load_for_logic(config)) {
+        for (_, address) in &settings.comets {
+            let peer = Peer::new(address, &tls, config.push.timeout);
+            findings.take(peer.map_err(comet_logicd::StartError::CometAddress));
+        }
     }
     findings.callers("logic_server.grpc", &settings.grpc);
     findings.callers("logic_server.http", &settings.http);
@@ -161,11 +165,11 @@ impl Findings {
             self.is_looked_for = true;
             self.running = OtherProcess::with_arguments_but("--check");
         }
-        self.running.as_ref().is_some_and(|running| running.listens_at(error.address))
+        self.running.as_ref().is_some_and(|running| running.listens_at(&error.address))
     }
 
-    fn callers(&mut self, setting: &'static str, addresses: &[SocketAddr]) {
-        for &address in addresses {
+    fn callers(&mut self, setting: &'static str, addresses: &[Address]) {
+        for address in addresses {
             if let Err(source) = comet_listen::check(address)
                 && !self.is_held(&source)
             {

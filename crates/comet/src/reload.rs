@@ -29,14 +29,16 @@ pub struct Reloaded {
     pub later: Vec<Change>,
     /// Certificates that clients are shown from now on, which were not in use before.
     pub certificates: Vec<Certificate>,
+    /// Keys whose files have other contents, a sentence for each. They hold from now on.
+    pub files: Vec<String>,
 }
 
 impl Reloaded {
     /// Whether nothing has changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { alive, later, certificates } = self;
-        alive.is_empty() && later.is_empty() && certificates.is_empty()
+        let Self { alive, later, certificates, files } = self;
+        alive.is_empty() && later.is_empty() && certificates.is_empty() && files.is_empty()
     }
 }
 
@@ -48,7 +50,7 @@ impl Reloaded {
         changes.retain(|change| !of_logic.contains(&change.takes_effect));
         let (alive, later) =
             changes.into_iter().partition(|change| change.takes_effect == TakesEffect::Alive);
-        Self { alive, later, certificates: Vec::new() }
+        Self { alive, later, certificates: Vec::new(), files: Vec::new() }
     }
 
     /// The same for `comet logic`: only of keys that it reads.
@@ -61,6 +63,6 @@ impl Reloaded {
         let (alive, later) = changes.into_iter().partition(|change| {
             change.takes_effect == TakesEffect::AliveInLogic || change.key == "log.level"
         });
-        Self { alive, later, certificates: Vec::new() }
+        Self { alive, later, certificates: Vec::new(), files: Vec::new() }
     }
 }

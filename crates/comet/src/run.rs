@@ -7,12 +7,14 @@ use comet_config::{Config, LogLevel, Machine, Mistakes, Source, load, load_for_l
 use comet_logicd::LogicServer;
 use comet_ops::{Notice, ServiceManager, Signal, Signals};
 
+use crate::api_tls;
 use crate::args::Serve;
 use crate::log_filter;
 use crate::log_output::LogOutput;
 use crate::pid_file::PidFile;
 use crate::preflight::{self, Purpose};
 use crate::reload::Reloaded;
+use crate::token_keys;
 use crate::{App, Ended, ending};
 
 /// Reads and checks the configuration: the file, and the environment and the flags that overrule it. RUST_LOG
@@ -109,8 +111,8 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
     Ok(code)
 }
 
-/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again, and reads the configuration again, in the
-/// layers of `serve`. Returns the exit code, as [`serve`] does.
+/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again, and reads the configuration and the files
+/// it names again, in the layers of `serve`. Returns the exit code, as [`serve`] does.
 ///
 /// # Errors
 /// Why it did not start, as a sentence.
@@ -203,7 +205,16 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
         Ok(newer) => newer,
         Err(mistakes) => return say_mistakes(&mistakes),
     };
-    let reloaded = Reloaded::compare_logic(running, &newer);
+    let token_keys = match token_keys::reload(server.authenticator(), &newer.token.jwt_keys) {
+        Ok(token_keys) => token_keys,
+        Err(error) => return say_mistakes(&error),
+    };
+    match api_tls::renew(server.tls(), &newer) {
+        Ok(renewal) => renewal.take_effect(),
+        Err(error) => return say_mistakes(&error),
+    }
+    let mut reloaded = Reloaded::compare_logic(running, &newer);
+    reloaded.files = token_keys.adopt();
     set_level(log, running.log.level, newer.log.level);
     server.set_tokens(newer.logic_server.tokens.clone());
     running.log.level = newer.log.level;
@@ -232,6 +243,9 @@ fn say_changes(reloaded: &Reloaded) {
     }
     for certificate in &reloaded.certificates {
         log::info!("SIGHUP: {}: new {certificate}", certificate.setting());
+    }
+    for change in &reloaded.files {
+        log::info!("SIGHUP: {change}");
     }
     for change in &reloaded.later {
         log::warn!("SIGHUP: {change}, at the next start");

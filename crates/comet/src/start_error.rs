@@ -21,6 +21,8 @@ pub enum StartError {
     },
     /// TLS cannot be served: every file that cannot be used.
     Tls(Vec<TlsError>),
+    /// A file of the APIs' TLS cannot be used: a sentence.
+    ApiTls(String),
     /// Tokens cannot be checked.
     Logic(LogicError),
     /// The control thread did not start.
@@ -45,6 +47,7 @@ impl fmt::Display for StartError {
                 });
                 f.write_str(&lines.collect::<Vec<_>>().join("\n"))
             }
+            Self::ApiTls(sentence) => f.write_str(sentence),
             Self::Logic(error) => error.fmt(f),
             Self::Control(error) => error.fmt(f),
             Self::Core(error) => error.fmt(f),

@@ -354,5 +354,6 @@ fn identity(token: &[u8]) -> Result<Identity, Denied> {
         room: name(2).map(Into::into),
         accepts: Accepts::All,
         heartbeat_ms: None,
+        expires_in_ms: None,
     })
 }

@@ -22,6 +22,7 @@ pub(crate) fn check(token: &[u8]) {
         issuer: None,
         audience: None,
         claims: ClaimNames::default(),
+        ends_connections: true,
     };
     let jwt = Jwt::new(options).expect("the secret is long enough");
     let refusal = jwt.auth(token, &cookie).expect_err("nobody signed it");

@@ -180,6 +180,25 @@ fn a_close_notice_is_found_behind_a_failed_write() {
 }
 
 #[test]
+fn a_new_token_takes_the_place_of_an_expired_one() {
+    let (address, server) = serve(2, |connection, mut stream| {
+        let (_, sequence, token) = read_frame(&mut stream);
+        assert_eq!(token, [&b"old"[..], b"new"][connection]);
+        stream.write_all(&frame(8, sequence, b"")).unwrap();
+        stream.write_all(&frame(6, 0, b"token_expired; retry_after_ms=1")).unwrap();
+    });
+    let options = Options::tcp(&*address, "old").backoff(Backoff::new(BASE, MAX));
+    let mut listener = options.reconnecting();
+    for _ in 0..2 {
+        connected(&mut listener);
+        let (error, _) = disconnected_with_delay(&mut listener);
+        assert!(error.is_token_expired(), "{error}");
+        listener.set_token("new");
+    }
+    server.join().unwrap();
+}
+
+#[test]
 fn permanent_reasons_end_the_iteration() {
     let notice = |text: &'static [u8]| (Transport::Tcp, frame(6, 0, text));
     let status = |status: &str| {
@@ -195,6 +214,7 @@ fn permanent_reasons_end_the_iteration() {
         (notice(b"handshake_timeout"), false, None),
         (notice(b"replaced"), true, Some(Permanent::Replaced)),
         (notice(b"slow_consumer"), true, None),
+        (notice(b"token_expired; retry_after_ms=1"), true, None),
         (status("403 Forbidden"), false, Some(Permanent::NoUpgrade)),
         (status("429 Too Many Requests"), false, None),
         (status("503 Service Unavailable"), false, None),

@@ -64,6 +64,7 @@ fn the_effective_configuration_is_read_back() {
         "white_list.users=[7, -1, 7]",
         "white_list.file=\"white.log\"",
         "logic_server.comets=[\"a=127.0.0.1:8083\", \"b=b.example:8083\"]",
+        "logic_server.nodes=[\"b=2001:db8::1*20\", \"a=a.example\"]",
         "logic_server.store=\"redis\"",
     ];
     for config in [good("", &[]), good("", &sets)] {
@@ -123,6 +124,17 @@ fn lists_and_choices_are_read() {
     assert_eq!(config.white_list.file.as_deref(), Some(Path::new("white.log")));
     let comet = ("edge-1".to_owned(), "127.0.0.1:8083".to_owned());
     assert_eq!(config.logic_server.comets, [comet]);
+    for (node, host, weight) in [
+        ("edge-1=edge.example", "edge.example", 1),
+        ("edge-1=192.0.2.7*10000", "192.0.2.7", 10_000),
+        ("edge-1=[2001:db8::1]*3", "2001:db8::1", 3),
+        ("edge-1=2001:db8::1", "2001:db8::1", 1),
+    ] {
+        let comets = "logic_server.comets=[\"edge-1=127.0.0.1:8083\"]";
+        let config = good("", &[comets, &format!("logic_server.nodes=[{node:?}]")]);
+        let expected = ("edge-1".to_owned(), host.to_owned(), weight);
+        assert_eq!(config.logic_server.nodes, [expected], "{node}");
+    }
     assert_eq!(config.logic_server.store, SessionStore::Redis);
     for redis in [
         "redis://127.0.0.1",

@@ -3,7 +3,7 @@
 use comet_core::{Accepts, Identity};
 use comet_hub::logic::{AttemptOutcome, Reply, Request};
 use comet_serve::{GrpcChannel, call_until_processed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tonic::codec::CompressionEncoding;
 use tonic::{Response, Status};
 
@@ -25,17 +25,17 @@ const ROOM_COUNTS_MAX: usize = 64 << 20;
 /// by the same time, before it reads an answer that has arrived while the process was held up.
 const CANCEL_GRACE: Duration = Duration::from_secs(60);
 
-/// Sends `request` of the comet `server`, which is abandoned after `limit`. Logic is told how much of it is left.
+/// Sends `request` of the comet `server` with its number of shards, which is abandoned after `limit`. Logic is told how much of it is left.
 pub(super) async fn send(
     channel: GrpcChannel,
-    server: String,
+    (server, shards): (String, u16),
     request: &Request,
     limit: Duration,
 ) -> AttemptOutcome {
     let begin = Instant::now();
     let sent = call_until_processed(|| {
         let left = limit.saturating_sub(begin.elapsed());
-        try_send(channel.clone(), server.clone(), request, left)
+        try_send(channel.clone(), (server.clone(), shards), request, left)
     });
     match sent.await {
         Ok(reply) => AttemptOutcome::Replied(reply),
@@ -45,7 +45,7 @@ pub(super) async fn send(
 
 async fn try_send(
     channel: GrpcChannel,
-    server: String,
+    (server, shards): (String, u16),
     request: &Request,
     limit: Duration,
 ) -> Result<Reply, Status> {
@@ -69,16 +69,23 @@ async fn try_send(
             let request = DisconnectReq { mid: *user, key: key.to_string(), server };
             done(client.disconnect(limited(request, limit)).await)
         }
-        Request::RenewOnline { rooms } => {
+        Request::RenewOnline { pieces, piece } => {
             let mut client = client
                 .send_compressed(CompressionEncoding::Gzip)
                 .accept_compressed(CompressionEncoding::Gzip)
                 .max_decoding_message_size(ROOM_COUNTS_MAX);
-            let rooms = rooms.iter().map(|(room, online)| (room.as_ref().to_owned(), *online));
-            let request = OnlineReq { server, room_count: rooms.collect() };
+            let rooms = pieces.rooms(*piece).iter();
+            let rooms = rooms.map(|(room, online)| (room.as_ref().to_owned(), *online));
+            let request = OnlineReq {
+                server,
+                room_count: rooms.collect(),
+                // All of them are what goim's comet says by leaving the field out.
+                buckets: if pieces.len() > 1 { pieces.buckets(*piece) } else { 0 },
+                more: piece + 1 < pieces.len(),
+            };
             let reply = client.renew_online(limited(request, limit)).await?;
             let OnlineReply { all_room_count } = reply.into_inner();
-            Ok(Reply::RoomCounts(all_room_count.into_iter().collect()))
+            Ok(Reply::Elsewhere(pieces.elsewhere(all_room_count, shards)))
         }
     }
 }
@@ -104,6 +111,7 @@ fn identity(reply: ConnectReply) -> Identity {
             false => Accepts::Only(reply.accepts.into()),
         },
         heartbeat_ms: heartbeat_ms(reply.heartbeat),
+        expires_in_ms: expires_in_ms(reply.expires_at, SystemTime::now()),
     }
 }
 
@@ -113,9 +121,33 @@ fn heartbeat_ms(nanos: i64) -> Option<u32> {
     Some(u32::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u32::MAX))
 }
 
+/// Logic says seconds of Unix time. A time that has passed is now.
+fn expires_in_ms(expires_at: i64, now: SystemTime) -> Option<u64> {
+    let seconds = u64::try_from(expires_at).ok().filter(|seconds| *seconds > 0)?;
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let left = Duration::from_secs(seconds).saturating_sub(now);
+    Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_becomes_what_is_left_of_it() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_500);
+        let check = |expires_at, left| {
+            assert_eq!(expires_in_ms(expires_at, now), left, "{expires_at}");
+        };
+        check(0, None);
+        check(-1, None);
+        check(i64::MIN, None);
+        check(1, Some(0));
+        check(1_000, Some(0));
+        check(1_001, Some(500));
+        check(4_600, Some(3_599_500));
+        check(i64::MAX, Some(u64::MAX));
+    }
 
     #[test]
     fn a_heartbeat_is_rounded_up_to_milliseconds() {

@@ -50,6 +50,7 @@ fn open_door(request: &ConnectReq) -> Result<ConnectReply, Status> {
     let mid = str::from_utf8(&request.token).ok().and_then(|token| token.parse().ok());
     let mid: i64 = mid.ok_or_else(|| Status::unauthenticated("no such token"))?;
     Ok(ConnectReply {
+        expires_at: 0,
         mid,
         key: format!("k{mid}"),
         room_id: "live://1".to_owned(),

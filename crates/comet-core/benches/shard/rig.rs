@@ -67,6 +67,7 @@ impl Rig {
                     room: Some(room(number / shards % rooms).into()),
                     accepts: Accepts::All,
                     heartbeat_ms: None,
+                    expires_in_ms: None,
                 }),
             );
             self.clients.push(conn);

@@ -49,6 +49,8 @@ impl Shard {
             | CloseReason::AddressLimit
             | CloseReason::SubnetLimit
             | CloseReason::HandshakeOverflow => 1013,
+            // Registered as "Unauthorized", the counterpart of HTTP's 401.
+            CloseReason::TokenExpired => 3000,
             _ => 1008,
         };
         self.close_with(slot, &CloseNotice { reason, detail, code: Some(code), retry_after_ms });
@@ -82,6 +84,7 @@ impl Shard {
             self.trace(slot, TraceKind::Closed { reason });
         }
         self.leave_source(slot);
+        self.token_expiries.disarm(slot);
         let conn = &mut self.conns[slot];
         if conn.is_live() {
             self.counters.live -= 1;

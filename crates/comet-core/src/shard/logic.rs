@@ -76,6 +76,7 @@ impl Shard {
             self.discard_identity(Ok(identity));
             return self.close(slot, CloseReason::AuthRefused, &fault);
         }
+        self.set_token_expiry(slot, identity.expires_in_ms);
         let entry = &mut self.conns[slot];
         entry.user = identity.user;
         entry.heartbeat_ms = identity.heartbeat_ms.unwrap_or(0);

@@ -15,5 +15,6 @@ mod replies;
 mod rfc6455;
 mod rig;
 mod stalls;
+mod token_expiry;
 mod trace;
 mod turns;

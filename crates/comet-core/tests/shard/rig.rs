@@ -408,5 +408,6 @@ fn identity(token: &[u8]) -> Result<Identity, String> {
         room: name(room),
         accepts: if operations.is_empty() { Accepts::All } else { Accepts::Only(listed()) },
         heartbeat_ms: None,
+        expires_in_ms: None,
     })
 }

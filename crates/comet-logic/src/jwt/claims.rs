@@ -37,6 +37,7 @@ impl ClaimNames {
             room: name(&self.room, claims)?,
             accepts: accepts(&self.accepts, claims)?,
             heartbeat_ms: None,
+            expires_in_ms: None,
         })
     }
 }

@@ -27,6 +27,7 @@ fn options(keys: Vec<KeyFile>) -> JwtOptions {
         issuer: None,
         audience: None,
         claims: ClaimNames::default(),
+        ends_connections: false,
     }
 }
 
@@ -52,6 +53,50 @@ fn claims(more: Value) -> Value {
 fn refused(jwt: &Jwt, token: &[u8], sentence: &str) {
     let refusal = jwt.auth(token, "").expect_err(sentence);
     assert_eq!(refusal.to_string(), sentence, "{}", token.escape_ascii());
+}
+
+#[test]
+fn newer_keys_take_the_place_of_the_old_ones() {
+    let [old, new] = [SECRET, &SECRET.to_ascii_uppercase()].map(Signer::hmac);
+    let named = |signer: &Signer, name: &str| KeyFile { name: name.to_owned(), ..signer.file() };
+    let jwt = jwt(vec![named(&old, "a"), named(&old, "b")]);
+    let adopt = |files: &[KeyFile]| -> Vec<String> {
+        let changes = jwt.adopt(jwt.read(files).unwrap());
+        changes.iter().map(|change| format!("{}: {change}", change.file)).collect()
+    };
+    let is_taken = |signer: &Signer| jwt.auth(&signer.token(&claims(json!({}))), "").is_ok();
+    assert_eq!(adopt(&[named(&old, "a"), named(&old, "b")]), [""; 0]);
+    assert_eq!(adopt(&[named(&old, "a"), named(&new, "b")]), ["1: 1 key, of which 1 is new"]);
+    assert!(is_taken(&old) && is_taken(&new));
+    // What cannot be used changes nothing.
+    let short = KeyFile { bytes: vec![1], ..named(&old, "b") };
+    assert!(jwt.read(&[named(&old, "a"), short]).unwrap_err().to_string().starts_with("b: "));
+    assert!(jwt.read(&[]).is_err());
+    assert!(is_taken(&old) && is_taken(&new));
+    // A file with a key that another one has.
+    assert_eq!(adopt(&[named(&new, "c")]), ["0: 1 key, none of them new"]);
+    assert!(!is_taken(&old) && is_taken(&new));
+    let keys = set(&[old.jwk("1"), new.jwk("2")]);
+    assert_eq!(adopt(std::slice::from_ref(&keys)), ["0: 2 keys, of which 2 are new"]);
+    assert_eq!(adopt(&[keys]), [""; 0]);
+}
+
+#[test]
+fn an_identity_expires_with_its_token() {
+    let signer = Signer::hmac(SECRET);
+    let check = |exp: Value, range: std::ops::RangeInclusive<u64>| {
+        let token = signer.token(&claims(json!({ "exp": exp })));
+        let kept = jwt(vec![signer.file()]).auth(&token, "").unwrap();
+        assert_eq!(kept.expires_in_ms, None);
+        let options = JwtOptions { ends_connections: true, ..options(vec![signer.file()]) };
+        let expires_in_ms = Jwt::new(options).unwrap().auth(&token, "").unwrap().expires_in_ms;
+        assert!(range.contains(&expires_in_ms.unwrap()), "{exp}: {expires_in_ms:?}");
+    };
+    // A minute of leeway is added. The test may take half a minute.
+    check(json!(at(3600)), 3_629_000..=3_660_000);
+    check(json!(at(-30)), 0..=30_000);
+    check(json!(at(3600) as f64 + 0.5), 3_629_000..=3_661_500);
+    check(json!(1_u64 << 53), 1 << 62..=u64::MAX);
 }
 
 #[test]
@@ -93,6 +138,7 @@ fn claims_become_an_identity() {
         room: room.map(Into::into),
         accepts,
         heartbeat_ms: None,
+        expires_in_ms: None,
     };
     check(goim.clone(), json!({}), of(42, None, None, Accepts::All));
     check(

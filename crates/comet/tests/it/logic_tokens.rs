@@ -28,6 +28,10 @@ impl SecretFile {
         Self(path)
     }
 
+    pub(crate) fn write(&self, secret: &[u8]) {
+        fs::write(&self.0, secret).unwrap();
+    }
+
     pub(crate) fn path(&self) -> &str {
         self.0.to_str().unwrap()
     }

@@ -3,7 +3,7 @@
 use std::env;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -178,14 +178,20 @@ impl Server {
     }
 
     /// Waits for the end; returns the exit code and what was logged.
-    pub(crate) fn end(mut self) -> (Option<i32>, Vec<String>) {
+    pub(crate) fn end(self) -> (Option<i32>, Vec<String>) {
+        let (status, logged) = self.end_status();
+        (status.code(), logged)
+    }
+
+    /// The same with the signal that ended it, if one did.
+    pub(crate) fn end_status(mut self) -> (ExitStatus, Vec<String>) {
         let mut logged = Vec::new();
         // The pipe is closed by the end of the process.
         while let Ok(line) = self.log.recv_timeout(PATIENCE) {
             logged.push(line);
         }
         until("the process to end", || self.process.0.try_wait().unwrap().is_some());
-        (self.process.0.wait().unwrap().code(), logged)
+        (self.process.0.wait().unwrap(), logged)
     }
 }
 

@@ -68,6 +68,31 @@ fn each_end_of_a_connection_costs_two_closes_and_two_messages() {
 }
 
 #[test]
+fn tokens_that_expire_together_are_spread_over_turns() {
+    const COUNT: usize = 100_000;
+    let limits = Limits { handshakes: u32::MAX, ..Limits::default() };
+    let mut core = Core::new(2, limits, Logic::Embedded);
+    core.expires_in_ms = Some(60_000);
+    core.slices = 1;
+    core.connect(COUNT);
+    core.turn(|_| {});
+    core.pass(60_000);
+    // Each close costs 32 units.
+    let most = (SLICE_UNITS / 32 + 1) as u64;
+    let mut closed = 0;
+    let mut turns = 0;
+    while closed < COUNT as u64 {
+        let work = core.turn(|_| {});
+        assert!(work.closings <= most, "{} closings in one turn", work.closings);
+        closed += work.closings;
+        turns += 1;
+        assert!(closed == COUNT as u64 || core.shard.has_work());
+    }
+    // Other work of the shard has its share of them.
+    assert!(turns <= 2 * COUNT * 32 / SLICE_UNITS, "{turns} turns");
+}
+
+#[test]
 fn one_client_costs_no_more_than_its_bounds() {
     struct Case {
         name: &'static str,

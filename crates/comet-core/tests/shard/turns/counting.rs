@@ -58,6 +58,8 @@ pub(super) struct Core {
     pub(super) longest_transmit: usize,
     /// Slices of each kind of work that a turn has time for.
     pub(super) slices: usize,
+    /// When tokens expire.
+    pub(super) expires_in_ms: Option<u64>,
 }
 
 impl Core {
@@ -72,6 +74,7 @@ impl Core {
             in_flight: Vec::new(),
             longest_transmit: 0,
             slices: usize::MAX,
+            expires_in_ms: None,
         }
     }
 
@@ -129,6 +132,7 @@ impl Core {
                     room: Some("r".into()),
                     accepts: Accepts::All,
                     heartbeat_ms: None,
+                    expires_in_ms: self.expires_in_ms,
                 }),
             );
         }

@@ -1,0 +1,30 @@
+//! Connections whose token has expired are closed.
+
+use crate::budget::{self, Budget};
+use crate::ids::Slot;
+use crate::ledger::CloseReason;
+use crate::limits::TOKEN_EXPIRED_MS;
+
+use super::Shard;
+
+impl Shard {
+    /// The token of `slot` expires in `millis`; `None`: never. A later call moves that.
+    pub(super) fn set_token_expiry(&mut self, slot: Slot, millis: Option<u64>) {
+        match millis {
+            Some(millis) => {
+                let at = self.context.now.after(millis).tick_at_or_after();
+                self.token_expiries.arm(slot, at);
+            }
+            None => self.token_expiries.disarm(slot),
+        }
+    }
+
+    pub(super) fn close_expired_tokens(&mut self, budget: &mut Budget) {
+        let now = self.context.now.tick();
+        while let Some(slot) = self.token_expiries.poll_expired(now, budget) {
+            budget.spend(budget::CLOSE);
+            let hint = self.jitter.within(TOKEN_EXPIRED_MS);
+            self.close_with_hint(slot, CloseReason::TokenExpired, "", Some(hint));
+        }
+    }
+}

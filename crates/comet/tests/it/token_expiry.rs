@@ -1,0 +1,90 @@
+//! Connections end when their tokens expire, on the running server: with embedded logic and with `comet logic`.
+
+use std::time::{Duration, SystemTime};
+
+use comet_client::{Client, Error, Options, SessionError, Transport};
+
+use crate::logic_rig::Logic;
+use crate::logic_tokens::{SECRET, SecretFile, token};
+use crate::support::{BOTH, PATIENCE, Server};
+
+/// The check of times allows for clocks that differ by this, seconds.
+const LEEWAY: i64 = 60;
+
+/// A token that is valid for four to five seconds more, and when that is over.
+fn short_token() -> (String, SystemTime) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs() + 5);
+    (token(SECRET, 5 - LEEWAY), end)
+}
+
+fn options(server: &Server, transport: Transport, token: String) -> Options {
+    let address = server.address(transport).to_string();
+    let options = match transport {
+        Transport::Tcp => Options::tcp(address, token),
+        Transport::WebSocket => Options::websocket(address, "/sub", token),
+    };
+    options.timeout(PATIENCE)
+}
+
+/// Waits for the end of `client`, which is that of its token at `end`.
+#[track_caller]
+fn check_expires(mut client: Client, end: SystemTime) {
+    let error = client.receive().expect_err("the token expires");
+    assert!(SystemTime::now() >= end - Duration::from_millis(5), "closed early");
+    assert!(error.is_token_expired(), "{error}");
+    assert!(error.retry_after().is_some() && error.permanent().is_none(), "{error}");
+}
+
+#[test]
+fn the_end_of_a_token_is_the_end_of_its_connection() {
+    let file = SecretFile::new("expiry", SECRET);
+    let sets = file.sets();
+    let server = Server::start(&sets.each_ref().map(String::as_str));
+    let stays = server.client(Transport::Tcp, &token(SECRET, 3_600));
+    let (short, end) = short_token();
+    let clients = BOTH.map(|transport| options(&server, transport, short.clone()).connect());
+    for client in clients {
+        check_expires(client.unwrap(), end);
+    }
+    server.until("comet_closed_total{reason=\"token_expired\"}", 2);
+    server.until("comet_live", 1);
+    drop(stays);
+    // Later the same token lets nobody in.
+    let late = token(SECRET, -2 - LEEWAY);
+    let error = options(&server, Transport::Tcp, late).connect().unwrap_err();
+    assert!(error.to_string().contains("the token has expired"), "{error}");
+}
+
+#[test]
+fn a_connection_may_outlast_its_token() {
+    let file = SecretFile::new("ignored", SECRET);
+    let sets = file.sets();
+    let mut sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    sets.push("token.expiry=\"ignore\"");
+    let server = Server::start(&sets);
+    let (short, end) = short_token();
+    let mut client = options(&server, Transport::Tcp, short).connect().unwrap();
+    let more = end.duration_since(SystemTime::now()).unwrap_or_default();
+    let received = client.receive_timeout(more + Duration::from_millis(500)).unwrap();
+    assert!(received.is_none(), "{received:?}");
+}
+
+#[test]
+fn comet_logic_says_when_a_token_expires() {
+    let file = SecretFile::new("remote-expiry", SECRET);
+    let sets = file.sets();
+    let logic = Logic::start(&sets.each_ref().map(String::as_str));
+    let addrs = format!("logic.addrs=[\"{}\"]", logic.grpc());
+    let server = Server::start(&[&addrs]);
+    let (short, end) = short_token();
+    let client = loop {
+        match options(&server, Transport::Tcp, short.clone()).connect() {
+            Ok(client) => break client,
+            // Logic is not connected yet.
+            Err(Error::Session(SessionError::Closed { retry_after: Some(_), .. })) => {}
+            Err(error) => panic!("{error}"),
+        }
+    };
+    check_expires(client, end);
+}
