@@ -35,7 +35,8 @@ mod trace_log;
 mod vitals;
 mod wake;
 
-pub use comet_hub::logic::UnknownCode;
+pub use comet_hub::CALLS_MAX;
+pub use comet_hub::logic::{NOTICES_MAX, UnknownCode};
 pub use comet_push::{Bounds, Node};
 pub use comet_serve::{Address, ApiTls, BearerToken, Lock};
 pub use control::{Control, Options, TraceLogSwitch, descriptors};

@@ -74,6 +74,9 @@ pub(crate) const FIELDS: &[Field] = &[
     counter("mesh_waits", "Attempts to send to another core that found its inbox full.", |c| {
         c.mesh_waits
     }),
+    counter("forgotten", "Users and keys forgotten early, as too many were remembered.", |c| {
+        c.forgotten
+    }),
     gauge("waiting", "Deliveries in an outbox or on their way into the kernel.", |c| c.waiting),
     gauge("waiting_bytes", "Bytes in outboxes that the kernel has not taken.", |c| c.waiting_bytes),
     gauge("connections", "Connections open.", |c| c.connections),

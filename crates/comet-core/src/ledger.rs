@@ -205,6 +205,9 @@ pub struct Counters {
     pub sends: u64,
     /// Times that a message to another shard found its inbox full.
     pub mesh_waits: u64,
+    /// Users and keys that were forgotten before their time, because more than
+    /// [`RETAINED_MAX`](crate::limits::RETAINED_MAX) were retained.
+    pub forgotten: u64,
     /// Events of traced connections that were dropped, because too many waited.
     pub trace_missed: u64,
     /// Turns of the driver.

@@ -156,6 +156,9 @@ pub const NAME_MAX: usize = 256;
 pub const ACCEPTS_MAX: usize = 64;
 /// Input held for a connection while it waits for logic or a home, bytes beyond one frame.
 pub const HELD_MAX: usize = 64 << 10;
+/// Session numbers of users, and keys reported as disconnected, that a home retains; one more makes it forget the
+/// oldest before its time.
+pub const RETAINED_MAX: usize = 1 << 20;
 /// Paced broadcasts under way on one shard; one more is refused as busy.
 pub const PACED_MAX: usize = 64;
 /// Bytes of pushes that a driver hands to its shard in one turn at most, beside the push that exceeds them.

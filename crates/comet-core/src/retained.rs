@@ -7,25 +7,37 @@ use std::hash::Hash;
 
 use crate::bucket::Buckets;
 use crate::budget::{self, Budget};
+use crate::limits::RETAINED_MAX;
 use crate::time::Millis;
 
-/// A map whose entries expire in the order of insertion. Its size is bounded by the number of insertions
-/// within the retention time.
+/// A map whose entries expire in the order of insertion, the oldest early where there are too many.
 pub(crate) struct Retained<K, V> {
     entries: Buckets<K, (Millis, V)>,
     /// Oldest first. A key that was inserted again is in here more than once.
     order: VecDeque<(Millis, K)>,
+    most: usize,
 }
 
 impl<K: Hash + Eq + Clone, V> Retained<K, V> {
     pub(crate) fn new(buckets: usize, seed: u64) -> Self {
-        Self { entries: Buckets::new(buckets, seed), order: VecDeque::new() }
+        Self { entries: Buckets::new(buckets, seed), order: VecDeque::new(), most: RETAINED_MAX }
     }
 
-    /// Keeps `value` from `now` on. `now` never goes back.
-    pub(crate) fn insert(&mut self, now: Millis, key: K, value: V) {
+    /// Keeps `value` from `now` on. `now` never goes back. Returns whether the oldest entry was removed
+    /// before its time for it.
+    pub(crate) fn insert(&mut self, now: Millis, key: K, value: V) -> bool {
+        let is_full = self.order.len() >= self.most;
+        let is_early = is_full
+            && self.order.pop_front().is_some_and(|(since, key)| self.remove_if(&key, since));
         self.order.push_back((now, key.clone()));
         self.entries.insert(key, (now, value));
+        is_early
+    }
+
+    /// Removes `key`, if it was inserted at `since` last.
+    fn remove_if(&mut self, key: &K, since: Millis) -> bool {
+        let is_same = self.entries.get(key).is_some_and(|(at, _)| *at == since);
+        is_same && self.entries.remove(key).is_some()
     }
 
     /// Removes and returns the value kept for `key`.
@@ -47,9 +59,7 @@ impl<K: Hash + Eq + Clone, V> Retained<K, V> {
                 self.order.pop_front_if(|(since, _)| since.after(retention_ms) <= now)
         {
             budget.spend(budget::ENTRY);
-            if self.entries.get(&key).is_some_and(|(at, _)| *at == since) {
-                self.entries.remove(&key);
-            }
+            self.remove_if(&key, since);
         }
     }
 
@@ -80,10 +90,25 @@ mod tests {
         retained.expire(Millis(108), 100, budget);
         assert_eq!(retained.oldest(), None);
     }
+
+    #[test]
+    fn the_oldest_are_forgotten_where_there_are_too_many() {
+        let mut retained: Retained<i64, ()> = Retained::new(4, 7);
+        retained.most = 3;
+        let early = (0..5).map(|key| retained.insert(Millis(key as u64), key, ()));
+        assert_eq!(early.collect::<Vec<_>>(), [false, false, false, true, true]);
+        assert_eq!((retained.take(&1), retained.take(&2)), (None, Some(())));
+        // One that was taken takes its place in the queue until its turn, and counts as no loss.
+        assert!(!retained.insert(Millis(5), 5, ()));
+        assert_eq!(retained.order.len(), 3);
+    }
+
     #[test]
     fn entries_expire_within_the_budget() {
         let mut retained: Retained<i64, ()> = Retained::new(4, 7);
-        (0..1_000).for_each(|key| retained.insert(Millis(0), key, ()));
+        for key in 0..1_000 {
+            retained.insert(Millis(0), key, ());
+        }
         for left in (0..10).rev() {
             retained.expire(Millis(100), 100, &mut Budget::new(100 * budget::ENTRY));
             assert_eq!(retained.entries.len(), left * 100);

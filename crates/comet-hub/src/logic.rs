@@ -34,6 +34,7 @@ use crate::Random;
 use crate::failing::Failing;
 
 pub use self::action::{Action, AttemptId, ConnectionId, Event, PingOutcome};
+pub use self::notices::WAITING_MAX as NOTICES_MAX;
 pub use self::outcome::{AttemptOutcome, StatusCode, UnknownCode};
 pub use self::renewal::{RoomPieces, RoomsByHome};
 pub use self::request::{Reply, Request};

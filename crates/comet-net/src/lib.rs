@@ -28,7 +28,7 @@ mod tls;
 pub use self::core::{Core, CoreStartError};
 pub use certificates::{Tls, TlsError, TlsOptions, TlsVersion};
 pub use listen::{Keepalive, ListenError, ListenOptions, bind, check_bind};
-pub use probe::{ProbeError, fit_ring, probe, reserve_descriptors};
+pub use probe::{ProbeError, fit_ring, locked_memory, probe, reserve_descriptors};
 pub use settings::{CoreSettings, Listener, MeshEndpoints, ProxyFrom};
 pub use tls::TLS_TRANSMITS_MAX;
 #[cfg(any(test, feature = "fuzzing"))]

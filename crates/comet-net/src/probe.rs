@@ -44,7 +44,10 @@ pub fn probe(entries: u32, cores: usize) -> Result<u64, ProbeError> {
     ring::rehearse().map_err(|(call, error)| ProbeError(explain_ring(call, &error)))?;
     let memlock = raise(Resource::Memlock);
     let counts = version(&release) >= COUNTS_RINGS && !may_lock_all();
-    check_memlock(memlock, if counts { locked(entries.min(ENTRIES_MIN), cores) } else { 0 })?;
+    check_memlock(
+        memlock,
+        if counts { locked_memory(entries.min(ENTRIES_MIN), cores) } else { 0 },
+    )?;
     Ok(raise(Resource::Nofile).unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_OVERHEAD))
 }
 
@@ -75,11 +78,14 @@ pub fn fit_ring(entries: u32, cores: usize) -> u32 {
 fn fit(entries: u32, cores: usize, bytes: u64) -> u32 {
     let halves = std::iter::successors(Some(entries), |entries| Some(entries / 2));
     let mut halves = halves.take_while(|&entries| entries >= ENTRIES_MIN);
-    halves.find(|&entries| locked(entries, cores) <= bytes).unwrap_or(entries.min(ENTRIES_MIN))
+    halves
+        .find(|&entries| locked_memory(entries, cores) <= bytes)
+        .unwrap_or(entries.min(ENTRIES_MIN))
 }
 
-/// Bytes that `cores` cores lock with rings of `entries`.
-fn locked(entries: u32, cores: usize) -> u64 {
+/// Bytes that the rings of `cores` cores take, each of `entries`; newer kernels count them as locked memory.
+#[must_use]
+pub fn locked_memory(entries: u32, cores: usize) -> u64 {
     cores as u64 * (MEMLOCK_OVERHEAD + ring::ring_bytes(entries))
 }
 
@@ -180,8 +186,8 @@ mod tests {
         let memlock = check_memlock(Some(64 << 10), 0).unwrap_err();
         assert!(memlock.to_string().contains("64 KiB: raise it to at least 512 KiB"), "{memlock}");
         assert_eq!(check_memlock(None, 0), Ok(()));
-        assert_eq!(check_memlock(Some(768 << 10), locked(256, 2)), Ok(()));
-        let rings = check_memlock(Some(600 << 10), locked(256, 2)).unwrap_err();
+        assert_eq!(check_memlock(Some(768 << 10), locked_memory(256, 2)), Ok(()));
+        let rings = check_memlock(Some(600 << 10), locked_memory(256, 2)).unwrap_err();
         let sentence = "limited to 600 KiB, and the rings of all cores need 674 KiB: raise it";
         assert!(rings.to_string().contains(sentence), "{rings}");
         let forbidden = explain_ring(Call::Setup, &io::Error::from_raw_os_error(libc::EPERM));

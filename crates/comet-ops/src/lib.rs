@@ -38,7 +38,7 @@ pub use escaped::Escaped;
 pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind, Number};
 pub use gates::expose_gates;
 pub use heap_use::give_memory_back;
-pub use line_writer::{LogCounts, check_append};
+pub use line_writer::{LOG_BYTES_MAX, LogCounts, check_append};
 pub use other_process::OtherProcess;
 pub use process_log::ProcessLog;
 #[cfg(debug_assertions)]

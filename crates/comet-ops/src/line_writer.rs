@@ -19,8 +19,8 @@ pub use self::sink::check_append;
 /// Entries that may wait for the thread.
 const WAITING_MAX: usize = 8_192;
 
-/// Bytes of entries that may wait for the thread.
-const WAITING_BYTES_MAX: usize = 4 << 20;
+/// Bytes of entries that may wait for the thread of a log.
+pub const LOG_BYTES_MAX: usize = 4 << 20;
 
 /// Entries written in one go at most.
 const BATCH_MAX: usize = 512;
@@ -145,7 +145,7 @@ impl<F: Format> LineWriter<F> {
     pub(crate) fn write(&self, entry: F::Entry) {
         let size = F::size(&entry);
         let before = self.shared.waiting_bytes.fetch_add(size, Ordering::Relaxed);
-        let has_room = before + size <= WAITING_BYTES_MAX;
+        let has_room = before + size <= LOG_BYTES_MAX;
         if !has_room || self.queue.try_send(Handed::Entry(entry)).is_err() {
             self.shared.waiting_bytes.fetch_sub(size, Ordering::Relaxed);
             self.shared.miss(1);
@@ -302,6 +302,6 @@ mod tests {
     fn what_does_not_fit_is_counted_and_said_later() {
         check("by-number", 3 * WAITING_MAX as u64, 20);
         // As much again may be in the hands of the thread.
-        check("by-bytes", 200, WAITING_BYTES_MAX / 50);
+        check("by-bytes", 200, LOG_BYTES_MAX / 50);
     }
 }

@@ -19,12 +19,12 @@ use crate::StartError;
 use crate::api_tls;
 use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::authenticator;
-use crate::options::{Opened, control_options, limits, logic, too_few_open_files};
+use crate::options::{Opened, control_options, limits, logic, smaller_rings, warnings};
 use crate::reload::Reloaded;
 use crate::token_keys;
 
 /// Reports that may wait for the control thread.
-const REPORTS: usize = 65_536;
+pub(crate) const REPORTS: usize = 65_536;
 /// How long a core may take to set up its ring.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -86,7 +86,7 @@ impl App {
         let epoch = Instant::now();
         let shards =
             u16::try_from(count).expect("the configuration names no more CPUs than there are");
-        if let Some(warning) = too_few_open_files(config, open_files) {
+        for warning in warnings(config, open_files) {
             log::warn!("{warning}");
         }
         let limits = Arc::new(limits(config, open_files));
@@ -95,11 +95,7 @@ impl App {
         }
         let ring_entries = comet_net::fit_ring(config.limits.ring_entries, count);
         if ring_entries < config.limits.ring_entries {
-            log::warn!(
-                "limits.ring_entries is {ring_entries} and not {}: {count} cores would lock more \
-                 memory than this user may (ulimit -l, or LimitMEMLOCK= in a systemd unit)",
-                config.limits.ring_entries
-            );
+            log::warn!("{}", smaller_rings(ring_entries, config));
         }
 
         let api_tls = api_tls::load(config).map_err(StartError::ApiTls)?;
@@ -291,7 +287,7 @@ impl App {
             }
         }
         reloaded.files = token_keys.adopt();
-        if let Some(warning) = too_few_open_files(&adopted, self.open_files) {
+        for warning in warnings(&adopted, self.open_files) {
             log::warn!("{warning}");
         }
         if adopted.logic.addrs != self.config.logic.addrs {

@@ -26,7 +26,6 @@ mod token_keys;
 
 pub use app::{App, Ended, machine};
 pub use memory::worst_case;
-pub use options::too_few_open_files;
 pub use reload::Reloaded;
 pub use start_error::StartError;
 

@@ -1,21 +1,31 @@
-//! The worst case of memory that the configured bounds add up to, before anything is bound.
+//! The worst case of memory that all bounds add up to, before anything is bound.
+//!
+//! A new limit of the shard does not compile before it is taken apart in [`Bounds::of`], and so gets a row here or
+//! is said to take no memory.
 
 use std::fmt::Write;
+use std::fs;
 
 use comet_config::{Config, SlowConsumer};
-use comet_control::Bounds;
-use comet_core::limits::{HELD_MAX, JOINED_BYTES_MAX};
-use comet_net::TLS_TRANSMITS_MAX;
-
+use comet_control::{CALLS_MAX, NOTICES_MAX};
+use comet_core::limits::{
+    ACCEPTS_MAX, HELD_MAX, JOINED_BYTES_MAX, NAME_MAX, PACED_MAX, RETAINED_MAX, TRACE_EVENTS_MAX,
+};
+use comet_core::{Limits, Message, Report};
+use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
+use comet_ops::LOG_BYTES_MAX;
 use comet_serve::{
     CONNECTION_WINDOW, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, HEAD_MAX, HTTP_CONNECTIONS,
     STAT_CONNECTIONS, connections_max, request_bytes,
 };
 
+use crate::app::REPORTS;
 use crate::options::limits;
 
 /// User memory of an idle connection, all tables included. The bench measures less.
 const CONNECTION: u64 = 512;
+/// The kernel's memory of a connection whose buffers are empty.
+const SOCKET: u64 = 4 << 10;
 /// Memory of an idle TLS session beside it, measured by a test of comet-net.
 const TLS_SESSION: u64 = 4 << 10;
 /// What a TLS session keeps of a record that is not complete, and of one the kernel has not taken.
@@ -23,62 +33,231 @@ const TLS_RECORDS: u64 = (32 << 10) + (16 << 10);
 /// The entry of a message in an outbox, without the bytes of the message: 48 bytes in a log that has
 /// doubled, and 8 in the table of a send.
 const OUTBOX_ENTRY: u64 = 104;
+/// A reply beside its entry: its header and what is allocated around it.
+const REPLY: u64 = 64;
 /// With drop-oldest a log may keep as many messages that were dropped as it has.
 const KEPT_BY_DROP_OLDEST: u64 = 2;
+/// A retained session number: in a queue and in a table that have doubled.
+const RETAINED: u64 = 96;
+/// A retained key: as a number, and its text twice.
+const RETAINED_KEY: u64 = RETAINED + 2 * NAME_MAX as u64;
+/// An address or subnet that is counted, in a table that has doubled.
+const SOURCE: u64 = 96;
+/// A trace event with its key.
+const TRACE_EVENT: u64 = 128 + NAME_MAX as u64;
 
 /// A table of the worst case, in lines for a terminal. `open_files` is what [`comet_net::probe`]
 /// returns.
 #[must_use]
 pub fn worst_case(config: &Config, open_files: u64) -> String {
-    let limits = limits(config, open_files);
-    let cores = config.server.cores.len() as u64;
-    let connections = cores * u64::from(limits.connections);
-    let buffers = u64::from(config.limits.recv_buffers) * u64::from(config.limits.recv_buffer_size);
-    // A frame that is not complete, and a message in fragments beside it.
-    let unread = 2 * limits.body_max as u64;
-    // Any connection may be in TLS if there is a listener for it.
-    let has_tls = !(config.tcp.tls_bind.is_empty() && config.websocket.tls_bind.is_empty());
-    let in_tls = if has_tls { connections } else { 0 };
-    let transmits = if has_tls { cores * TLS_TRANSMITS_MAX as u64 } else { 0 };
-    let kept = match config.protocol.slow_consumer {
-        SlowConsumer::DropOldest => KEPT_BY_DROP_OLDEST,
-        SlowConsumer::DropNewest | SlowConsumer::Close => 1,
-    };
-    let callers = |most| connections_max(open_files, most) as u64;
-    let calls = callers(GRPC_CONNECTIONS);
-    let heads = callers(HTTP_CONNECTIONS) + callers(STAT_CONNECTIONS) + callers(DEBUG_CONNECTIONS);
-    let rows = [
-        ("connections, idle and authenticated", connections * CONNECTION),
-        ("if all of them are in TLS, sessions", in_tls * TLS_SESSION),
-        ("receive buffers", cores * buffers),
-        ("joined frames on their way", cores * JOINED_BYTES_MAX as u64),
-        ("encrypted frames on their way", transmits),
-        ("if every client leaves a frame unfinished", connections * unread),
-        ("if every client sends on while logic is asked", connections * HELD_MAX as u64),
-        ("if all are in TLS and stop amid a record", in_tls * TLS_RECORDS),
-        (
-            "if every outbox is full, entries",
-            connections * u64::from(limits.svr_proto) * OUTBOX_ENTRY * kept,
-        ),
-        ("requests of push callers", request_bytes(request_max(config)) as u64),
-        ("if every caller leaves calls unread", calls * u64::from(CONNECTION_WINDOW)),
-        ("if every HTTP caller leaves a head unfinished", heads * HEAD_MAX as u64),
-        (
-            "if every outbox is full and no message shared",
-            connections * u64::from(limits.outbox_bytes) * kept,
-        ),
-    ];
+    let bounds = Bounds::of(config, &limits(config, open_files), open_files);
+    let Bounds { cores, connections, rows } = bounds;
     let mut text = format!("# worst case for {connections} connections on {cores} cores\n");
-    for (what, bytes) in rows.into_iter().filter(|(_, bytes)| *bytes > 0) {
+    let all = ("all of it", rows.iter().map(|(_, bytes)| *bytes).sum());
+    for (what, bytes) in rows.into_iter().filter(|(_, bytes)| *bytes > 0).chain([all]) {
         let _ = writeln!(text, "# {what:46} {:>12.1} MiB", bytes as f64 / f64::from(1 << 20));
     }
     text
 }
 
+struct Bounds {
+    cores: u64,
+    connections: u64,
+    rows: Vec<(&'static str, u64)>,
+}
+
+impl Bounds {
+    fn of(config: &Config, limits: &Limits, open_files: u64) -> Self {
+        let Limits {
+            connections,
+            body_max,
+            head_max,
+            svr_proto,
+            outbox_bytes,
+            cli_proto,
+            mesh_backlog,
+            sources,
+            trace_users,
+            user_memory_ms,
+            // A choice, and texts that the configuration holds.
+            slow_consumer: _,
+            filter_rooms: _,
+            path: _,
+            origins: _,
+            // Times.
+            handshake_ms: _,
+            write_ms: _,
+            heartbeat_ms: _,
+            coalesce_ms: _,
+            coalesce_after_ms: _,
+            linger_ms: _,
+            // Of the connections, these may be of a kind; that takes no memory beside them.
+            accepts: _,
+            handshakes: _,
+            rates: _,
+            user_sessions: _,
+            // Tables without entries are small.
+            buckets: _,
+        } = limits;
+        // These are the start's, not the shard's.
+        let comet_config::Limits {
+            mesh_inbox, recv_buffers, recv_buffer_size, ring_entries, ..
+        } = &config.limits;
+        let cores = config.server.cores.len() as u64;
+        let connections = cores * u64::from(*connections);
+        // A frame that is not complete, and a message in fragments beside it; or the head of an upgrade.
+        let unread = allocated(2 * *body_max as u64).max(allocated(*head_max as u64));
+        // Any connection may be in TLS if there is a listener for it.
+        let has_tls = !(config.tcp.tls_bind.is_empty() && config.websocket.tls_bind.is_empty());
+        let in_tls = if has_tls { connections } else { 0 };
+        let kept = match config.protocol.slow_consumer {
+            SlowConsumer::DropOldest => KEPT_BY_DROP_OLDEST,
+            SlowConsumer::DropNewest | SlowConsumer::Close => 1,
+        };
+        let callers = |most| connections_max(open_files, most) as u64;
+        let heads =
+            callers(HTTP_CONNECTIONS) + callers(STAT_CONNECTIONS) + callers(DEBUG_CONNECTIONS);
+        let requests = request_bytes(request_max(config)) as u64;
+        let is_counted = sources.per_address > 0 || sources.per_subnet > 0;
+        let has_logic = !config.logic.addrs.is_empty();
+        // Pushes and other messages of an inbox, and what each core keeps for each other one.
+        let messages = 2 * *mesh_inbox as u64 + (cores - 1) * *mesh_backlog as u64;
+        let names = (3 * NAME_MAX + ACCEPTS_MAX * size_of::<i32>()) as u64;
+        let when = |is_so: bool, bytes: u64| if is_so { bytes } else { 0 };
+        let rows = vec![
+            ("connections, idle and authenticated", connections * CONNECTION),
+            ("if all their keys and lists are the longest", connections * names),
+            ("if all of them are in TLS, sessions", in_tls * TLS_SESSION),
+            ("receive buffers", cores * u64::from(*recv_buffers) * u64::from(*recv_buffer_size)),
+            ("rings", locked_memory(*ring_entries, config.server.cores.len())),
+            ("joined frames on their way", cores * JOINED_BYTES_MAX as u64),
+            ("encrypted frames on their way", when(has_tls, cores * TLS_TRANSMITS_MAX as u64)),
+            ("if every client leaves a frame unfinished", connections * unread),
+            (
+                "if every client sends on while logic is asked",
+                connections * (HELD_MAX + body_max) as u64,
+            ),
+            ("if all are in TLS and stop amid a record", in_tls * TLS_RECORDS),
+            (
+                "if every client leaves its replies",
+                connections * u64::from(*cli_proto) * (OUTBOX_ENTRY + REPLY),
+            ),
+            (
+                "if every outbox is full, entries",
+                connections * u64::from(*svr_proto) * OUTBOX_ENTRY * kept,
+            ),
+            (
+                "if every outbox is full and no message shared",
+                allocated(connections * u64::from(*outbox_bytes)) * kept,
+            ),
+            (
+                "users who left and are remembered",
+                when(*user_memory_ms > 0, cores * RETAINED_MAX as u64 * RETAINED),
+            ),
+            (
+                "keys that logic was told of as gone",
+                when(has_logic, cores * RETAINED_MAX as u64 * RETAINED_KEY),
+            ),
+            ("addresses that are counted", when(is_counted, 2 * connections * SOURCE)),
+            ("messages between cores", cores * messages * size_of::<Message>() as u64),
+            ("reports to control", (REPORTS * size_of::<Report>()) as u64),
+            ("requests of push callers", allocated(requests)),
+            ("the same, encoded for clients", allocated(requests)),
+            ("calls under way", (CALLS_MAX * CALL) as u64),
+            ("paced broadcasts", allocated((PACED_MAX * config.push.frame_max) as u64)),
+            (
+                "if every caller leaves calls unread",
+                callers(GRPC_CONNECTIONS) * u64::from(CONNECTION_WINDOW),
+            ),
+            ("if every HTTP caller leaves a head unfinished", heads * HEAD_MAX as u64),
+            (
+                "calls of logic, and notices that wait",
+                when(
+                    has_logic,
+                    (config.logic.calls * (2 * body_max + head_max) + NOTICES_MAX * 2 * NAME_MAX)
+                        as u64,
+                ),
+            ),
+            ("lines of logs that wait", 2 * LOG_BYTES_MAX as u64),
+            (
+                "events of the trace log that wait",
+                when(!trace_users.is_empty(), cores * TRACE_EVENTS_MAX as u64 * TRACE_EVENT),
+            ),
+            ("in the kernel beside it, sockets", connections * SOCKET),
+            ("in the kernel, if all socket buffers are full", socket_buffers(config, connections)),
+        ];
+        Self { cores, connections, rows }
+    }
+}
+
+/// What a call keeps beside its request: its entry, its tally and its channel.
+const CALL: usize = 1 << 10;
+
+/// Bytes that the allocator may take for `bytes`: its size classes are up to a quarter apart.
+fn allocated(bytes: u64) -> u64 {
+    bytes + bytes / 4
+}
+
+/// Bytes of the kernel in full buffers of all connections, of which it takes no more than `tcp_mem` says.
+fn socket_buffers(config: &Config, connections: u64) -> u64 {
+    let most = |name: &str| -> u64 {
+        let text = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
+        text.split_whitespace().last().and_then(|most| most.parse().ok()).unwrap_or(0)
+    };
+    // The kernel doubles what is asked for.
+    let buffer = |asked: usize, name| if asked > 0 { 2 * asked as u64 } else { most(name) };
+    let each = buffer(config.tcp.sndbuf, "tcp_wmem") + buffer(config.tcp.rcvbuf, "tcp_rmem");
+    let all = most("tcp_mem").saturating_mul(rustix::param::page_size() as u64);
+    connections.saturating_mul(each).min(all)
+}
+
 /// Longest request of a push caller, bytes.
 fn request_max(config: &Config) -> usize {
     let push = &config.push;
-    let bounds =
-        Bounds { frame_max: push.frame_max, keys_max: push.keys_max, timeout: push.timeout };
+    let bounds = comet_control::Bounds {
+        frame_max: push.frame_max,
+        keys_max: push.keys_max,
+        timeout: push.timeout,
+    };
     bounds.request_max()
+}
+
+#[cfg(test)]
+mod tests {
+    use comet_config::{Machine, Source, load};
+
+    use super::*;
+
+    #[test]
+    fn every_bound_that_is_raised_raises_the_sum() {
+        let sum = |sets: &[&str]| {
+            let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+            let machine = Machine { cpus: vec![0, 1], host_name: "host".to_owned() };
+            let config = load(&Source { sets: &sets, ..Source::default() }, &machine).unwrap();
+            let bounds = Bounds::of(&config, &limits(&config, 66_128), 66_128);
+            bounds.rows.iter().map(|(_, bytes)| *bytes).sum::<u64>()
+        };
+        let least = ["limits.connections=1000", "bucket.user_memory=\"0s\""];
+        let before = sum(&least);
+        for raised in [
+            "limits.connections=1001",
+            "limits.mesh_inbox=5000",
+            "limits.mesh_backlog=70000",
+            "limits.recv_buffers=1024",
+            "limits.recv_buffer_size=4096",
+            "limits.ring_entries=2048",
+            "protocol.body_max=8192",
+            "protocol.svr_proto=513",
+            "protocol.cli_proto=257",
+            "protocol.outbox_bytes=\"3MiB\"",
+            "protocol.slow_consumer=\"drop-oldest\"",
+            "push.frame_max=\"1536KiB\"",
+            "bucket.user_memory=\"1m\"",
+            "clients.per_address=1",
+            "logic.addrs=[\"a:1\"]",
+            "websocket.head_max=\"64KiB\"",
+        ] {
+            assert!(sum(&[&least[..], &[raised]].concat()) > before, "{raised}");
+        }
+    }
 }

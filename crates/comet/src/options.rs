@@ -99,10 +99,54 @@ fn share(config: &Config, open_files: u64) -> u32 {
     u32::try_from(share).unwrap_or(u32::MAX).clamp(1, CONNECTIONS_MAX)
 }
 
+/// What of the machine's bounds a start or a reload warns of. `open_files` is what [`comet_net::probe`] returns.
+pub(crate) fn warnings(config: &Config, open_files: u64) -> Vec<String> {
+    let warnings = [
+        too_few_open_files(config, open_files),
+        few_connections(config, open_files),
+        slow_start(config),
+    ];
+    warnings.into_iter().flatten().collect()
+}
+
+/// The warning that rings have fewer entries than configured.
+pub(crate) fn smaller_rings(entries: u32, config: &Config) -> String {
+    format!(
+        "limits.ring_entries is {entries} and not {}: {} cores would lock more memory than this user may \
+         (ulimit -l, or LimitMEMLOCK= in a systemd unit)",
+        config.limits.ring_entries,
+        config.server.cores.len()
+    )
+}
+
+/// A warning if a core holds few connections only because of the limit on open files.
+fn few_connections(config: &Config, open_files: u64) -> Option<String> {
+    let share = share(config, open_files);
+    let is_meant = (1..=share).contains(&config.limits.connections);
+    (share < FEW_CONNECTIONS && !is_meant).then(|| {
+        format!(
+            "a core holds {share} connections at most, as the limit on open files leaves room for no more: \
+             raise it with ulimit -n, or LimitNOFILE= in a systemd unit"
+        )
+    })
+}
+
+/// A warning if receive buffers take long to be made.
+fn slow_start(config: &Config) -> Option<String> {
+    let limits = &config.limits;
+    let each = u64::from(limits.recv_buffers) * u64::from(limits.recv_buffer_size);
+    let bytes = config.server.cores.len() as u64 * each;
+    (bytes >= SLOW_BUFFERS).then(|| {
+        format!(
+            "limits.recv_buffers of limits.recv_buffer_size are {} MiB on all cores: they are filled at the start, \
+             which may take a second for each GiB",
+            bytes >> 20
+        )
+    })
+}
+
 /// A warning if more connections are configured than the limit on open files leaves room for.
-/// `open_files` is what [`comet_net::probe`] returns.
-#[must_use]
-pub fn too_few_open_files(config: &Config, open_files: u64) -> Option<String> {
+fn too_few_open_files(config: &Config, open_files: u64) -> Option<String> {
     let (connections, share) = (config.limits.connections, share(config, open_files));
     (connections > share).then(|| {
         let cores = config.server.cores.len();
@@ -177,6 +221,10 @@ fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
+/// Fewer connections of a core than this are more likely a forgotten limit than a plan.
+const FEW_CONNECTIONS: u32 = 1_000;
+/// Receive buffers that take a good part of a second to be filled.
+const SLOW_BUFFERS: u64 = 512 << 20;
 /// Connections of a core if nothing but the open files bounds them.
 const CONNECTIONS_MAX: u32 = 1 << 24;
 
@@ -208,5 +256,29 @@ mod tests {
                  in a systemd unit)",
             ),
         );
+    }
+
+    #[test]
+    fn bounds_of_the_machine_are_warned_of() {
+        let check = |sets: &[&str], open_files: u64, sentences: &[&str]| {
+            let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+            let machine = Machine { cpus: vec![0, 1], host_name: "host".to_owned() };
+            let config = load(&Source { sets: &sets, ..Source::default() }, &machine).unwrap();
+            let warnings = warnings(&config, open_files);
+            assert_eq!(warnings.len(), sentences.len(), "{warnings:?}");
+            for (warning, sentence) in warnings.iter().zip(sentences) {
+                assert!(warning.starts_with(sentence), "{warning}");
+            }
+        };
+        check(&[], 66_128, &[]);
+        check(&[], 64, &["a core holds 16 connections at most"]);
+        check(&["limits.connections=16"], 64, &[]);
+        check(
+            &["limits.connections=17"],
+            64,
+            &["limits.connections is 16 and not 17", "a core holds 16 connections at most"],
+        );
+        let buffers = ["limits.recv_buffers=32768", "limits.recv_buffer_size=\"64KiB\""];
+        check(&buffers, 66_128, &["limits.recv_buffers of limits.recv_buffer_size are 4096 MiB"]);
     }
 }

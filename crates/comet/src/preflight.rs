@@ -11,7 +11,7 @@ use comet_serve::Peer;
 
 use crate::log_output::cannot_open;
 use crate::logic::{self, authenticator};
-use crate::options::too_few_open_files;
+use crate::options::{smaller_rings, warnings};
 use crate::pid_file::{self, Holder};
 use crate::{StartError, api_tls, listeners};
 
@@ -77,7 +77,11 @@ pub fn server(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
         findings.take(checked.map_err(|error| comet_control::StartError::TraceLog { path, error }));
     }
     if open_files > 0 {
-        findings.warnings.extend(too_few_open_files(config, open_files));
+        findings.warnings.extend(warnings(config, open_files));
+        let fitting = comet_net::fit_ring(entries, cores);
+        if fitting < entries {
+            findings.warnings.push(smaller_rings(fitting, config));
+        }
     }
     findings.conclude(open_files)
 }

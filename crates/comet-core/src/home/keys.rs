@@ -110,9 +110,10 @@ impl KeyOwners {
         number
     }
 
-    /// Logic is told at `now` that no connection holds `key`.
-    pub(crate) fn retain_disconnected(&mut self, now: Millis, key: &str) {
-        self.disconnected.insert(now, key.into(), ());
+    /// Logic is told at `now` that no connection holds `key`. Returns whether another such key was forgotten
+    /// before its time.
+    pub(crate) fn retain_disconnected(&mut self, now: Millis, key: &str) -> bool {
+        self.disconnected.insert(now, key.into(), ())
     }
 
     /// Whether logic was told lately that no connection holds `key`. A second call says no.

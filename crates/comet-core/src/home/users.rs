@@ -105,9 +105,10 @@ impl UserSessions {
         is_last.then(|| entry.remove().0.1.last)
     }
 
-    /// Retains the number of the latest session of `user`, whose last session ended at `now`.
-    pub(crate) fn retain_number(&mut self, now: Millis, user: i64, last: i32) {
-        self.retained.insert(now, user, last);
+    /// Retains the number of the latest session of `user`, whose last session ended at `now`. Returns whether
+    /// that of another user was forgotten before its time.
+    pub(crate) fn retain_number(&mut self, now: Millis, user: i64, last: i32) -> bool {
+        self.retained.insert(now, user, last)
     }
 
     pub(super) fn expire_numbers(&mut self, now: Millis, retention_ms: u64, budget: &mut Budget) {

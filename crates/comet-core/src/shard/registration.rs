@@ -44,7 +44,9 @@ impl Shard {
         if let Some(last) = self.home.users.end(user, seq, conn)
             && self.context.limits.user_memory_ms > 0
         {
-            self.home.users.retain_number(self.context.clock.active(), user, last);
+            let now = self.context.clock.active();
+            let is_early = self.home.users.retain_number(now, user, last);
+            self.counters.forgotten += u64::from(is_early);
         }
     }
 
@@ -88,7 +90,9 @@ impl Shard {
     /// No connection holds `key` any more.
     fn report_disconnected(&mut self, user: i64, key: Box<str>) {
         if let Logic::Remote { .. } = self.context.logic {
-            self.home.keys.retain_disconnected(self.context.clock.active(), &key);
+            let now = self.context.clock.active();
+            let is_early = self.home.keys.retain_disconnected(now, &key);
+            self.counters.forgotten += u64::from(is_early);
             self.reports.push(Report::Disconnected { user, key });
         }
     }

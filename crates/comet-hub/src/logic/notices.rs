@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use comet_core::{Canary, Millis};
 
 /// Notices that wait at most. Of an end beyond it logic learns by the session's expiry.
-const WAITING_MAX: usize = 65_536;
+pub const WAITING_MAX: usize = 65_536;
 
 /// Notices on their way at most: what clients ask for must find room beside them.
 const ON_THEIR_WAY_MAX: usize = 256;

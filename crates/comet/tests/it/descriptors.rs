@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use comet_client::Transport;
 use rustix::process::Signal;
 
-use crate::process::Server;
+use crate::process::{Server, line_with};
 use crate::support::{Metrics, PATIENCE, get, until};
 
 /// With what listeners, rings and logs take, some 200 are left for clients and callers.
@@ -59,4 +59,12 @@ fn announced_messages_take_no_memory() {
     });
     let after = Metrics::read(server.stat).value("comet_heap_allocated_bytes");
     assert!(after.saturating_sub(before) < begun * (64 << 10), "{before} {after}");
+}
+
+#[test]
+fn a_limit_that_leaves_a_core_few_connections_is_warned_of() {
+    let server = Server::start_with_files(FILES, &[]);
+    server.signal(Signal::HUP);
+    let line = line_with(&server.log, " connections at most, as the limit on open files ");
+    assert!(line.contains(" WARN ") && line.contains("ulimit -n"), "{line}");
 }
