@@ -15,6 +15,7 @@ use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
 use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 
 use crate::StartError;
+use crate::jwks;
 use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::authenticator;
 use crate::options::{control_options, limits, logic, too_few_open_files};
@@ -99,6 +100,7 @@ impl App {
         }
 
         let Listeners { cores: listeners, addresses, tls } = listeners::open(config)?;
+        jwks::fetch(&authenticator, &config.token);
 
         let wake = Arc::new(ControlWake::default());
         let (control_sender, reports) = inbox(REPORTS, Arc::clone(&wake) as Arc<dyn Wake>);

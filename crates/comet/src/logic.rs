@@ -11,7 +11,7 @@ use comet_router::{Memory, Redis, Store, StoreError};
 use rustix::process::{Resource, getrlimit};
 
 use crate::options::lock;
-use crate::token_keys;
+use crate::{jwks, token_keys};
 
 /// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
 const STORE_DEADLINE: Duration = Duration::from_secs(1);
@@ -53,6 +53,7 @@ pub fn authenticator(token: &Token) -> Result<AnyAuthenticator, LogicError> {
     let options = JwtOptions {
         algorithms: token.jwt_algorithms.iter().map(|algorithm| named(*algorithm)).collect(),
         keys: token_keys::read(&token.jwt_keys).map_err(LogicError::Token)?,
+        urls: token.jwks_urls.len(),
         issuer: token.issuer.clone(),
         audience: token.audience.clone(),
         claims: ClaimNames {
@@ -83,6 +84,7 @@ fn named(algorithm: Algorithm) -> comet_logic::Algorithm {
 pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     let settings = &config.logic_server;
     let authenticator = authenticator(&config.token)?;
+    jwks::fetch(&authenticator, &config.token);
     let store = match settings.store {
         SessionStore::Memory => Store::Memory(Memory::new(settings.expire)),
         SessionStore::Redis => {
