@@ -18,6 +18,7 @@ mod flamegraph;
 mod gates;
 mod heap;
 mod heap_use;
+mod key_fetches;
 mod line_writer;
 mod process;
 mod process_log;
@@ -33,6 +34,7 @@ pub use escaped::Escaped;
 pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind, Number};
 pub use gates::expose_gates;
 pub use heap_use::give_memory_back;
+pub use key_fetches::count_key_fetch;
 pub use line_writer::LogCounts;
 pub use process_log::ProcessLog;
 pub use service_manager::{Notice, ServiceManager};
@@ -40,10 +42,11 @@ pub use signals::{Signal, Signals};
 pub use stderr::print_error;
 pub use trace_log::{TraceLine, TraceLog};
 
-/// Adds the families of this process, its log and its heap. What the kernel or the allocator does not tell is left
+/// Adds the families of this process, its log, its heap and the keys that it fetches. What the kernel or the allocator does not tell is left
 /// out.
 pub fn expose_process(page: &mut Exposition) {
     process_log::expose(page);
+    key_fetches::expose(page);
     match process::Process::read() {
         Ok(process) => process.expose(page),
         Err(error) => log::debug!("no process metrics: {error}"),

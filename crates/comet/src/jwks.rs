@@ -119,6 +119,7 @@ impl Fetcher {
             let change = jwt.adopt_fetched(index, &bytes).map_err(|error| error.to_string())?;
             Ok((change, max_age))
         });
+        comet_ops::count_key_fetch(&source.url, taken.is_ok());
         let was_good = source.is_good.replace(taken.is_ok());
         let pause = match taken {
             Ok((change, max_age)) => {

@@ -21,7 +21,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use crate::process::{Server, line_with};
-use crate::support::PATIENCE;
+use crate::support::{Metrics, PATIENCE};
 
 /// A key of an issuer.
 struct Signer {
@@ -215,6 +215,11 @@ fn a_server_that_fails_takes_no_other_key_with_it() {
     }
     line_with(&server.log, "token.jwks_urls[6]: 1 key, of which 1 is new");
     connect(&server, &signer).unwrap();
+    let failures = |path: &str| {
+        let name = format!("comet_token_keys_failures_total{{url={:?}}}", at(path));
+        Metrics::read(server.stat).value(&name)
+    };
+    assert_eq!((failures("/garbage") > 0, failures("/good")), (true, 0));
     // One of the others may have this one.
     let refused = connect(&server, &Signer::new("other")).unwrap_err();
     assert!(refused.permanent().is_none() && refused.retry_after().is_some(), "{refused}");
