@@ -11,7 +11,10 @@ BENCH ?=
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 60
 
-.PHONY: run test sim canary bench microbench check fmt clippy edges doc deny fuzz
+# How long `make soak` lasts. SEED=x chooses its faults again.
+MINUTES ?= 10
+
+.PHONY: run test sim canary bench soak overload microbench check fmt clippy edges doc deny fuzz
 
 # The server, on comet.toml.
 run:
@@ -38,6 +41,19 @@ bench:
 	cargo build --release --bin comet --bin comet-bench
 	$(or $(CARGO_TARGET_DIR),target)/release/comet-bench targets $(ARGS)
 
+# What attacks on a server cost the clients that are connected: latencies as ratios to quiet times of the same run.
+overload:
+	@.ci/prepare run
+	cargo build --release --bin comet --bin comet-bench
+	$(or $(CARGO_TARGET_DIR),target)/release/comet-bench overload $(ARGS)
+
+# Churn, pushes and faults at random from a seed on a real server with a real `comet logic`. It ends with the first
+# thing that does not hold; Ctrl-C ends it after the phase under way.
+soak:
+	@.ci/prepare run
+	cargo build --release --bin comet --bin comet-bench
+	$(or $(CARGO_TARGET_DIR),target)/release/comet-bench soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 # What a frame, a push and a message between cores cost without a kernel under them; BENCH=room_walk
 # measures only what has that in its name. `make test` runs each of them once.
 microbench:
@@ -63,12 +79,10 @@ doc:
 deny:
 	cargo deny check licenses bans sources
 
-# The parsers of peer bytes, whole shards and the simulator with arbitrary events, and what operators and callers
-# write. Needs `cargo install cargo-fuzz`; RUSTC_BOOTSTRAP spares a nightly toolchain.
+# Arbitrary bytes and events for each target of crates/fuzz, or for TARGETS="tls frame". Needs
+# `cargo install cargo-fuzz`; RUSTC_BOOTSTRAP spares a nightly toolchain.
+TARGETS ?= frame websocket upgrade proxy tls shard world token query config
 fuzz:
-	cd crates/comet-proto && for target in frame websocket upgrade proxy; do \
-		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
-	done
-	for target in shard world token query config; do \
+	for target in $(TARGETS); do \
 		RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir crates/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done

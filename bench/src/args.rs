@@ -1,5 +1,6 @@
 //! The command line. What a scenario was asked to do goes into its result as it is.
 
+mod attack;
 mod groups;
 mod phase;
 mod scenarios;
@@ -9,11 +10,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use self::attack::Attack;
 pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArgs};
 pub(crate) use self::phase::Phase;
 pub(crate) use self::scenarios::{
-    ChurnArgs, ConnectArgs, DayArgs, FanoutArgs, IdleArgs, LatencyArgs, RawArgs, ReadersArgs,
-    TargetsArgs,
+    ChurnArgs, ConnectArgs, DayArgs, FanoutArgs, IdleArgs, LatencyArgs, OverloadArgs, RawArgs,
+    ReadersArgs, SoakArgs, TargetsArgs,
 };
 use crate::yardstick::Mode;
 use comet_cpus::CpuList;
@@ -43,6 +45,10 @@ pub(crate) enum Command {
     Readers(ReadersArgs),
     /// A day in phases: storms, pushes of all kinds, coming and going.
     Day(DayArgs),
+    /// Attacks on doors and cores: latencies of the clients that are there, next to their quiet values.
+    Overload(OverloadArgs),
+    /// Churn, pushes, reloads and faults at random from a seed, for minutes: ledgers, memory and descriptors are checked.
+    Soak(SoakArgs),
     /// The bare loops and the ping-pong alone.
     Raw(RawArgs),
     /// The project's targets, each with what is measured: what `make bench` runs.

@@ -87,7 +87,8 @@ fn check_descriptors(connections: usize, limit: Option<u64>) -> Result<()> {
     }
 }
 
-fn begin_to_connect(
+/// Begins a connection on a socket that does not block and is closed by a reset.
+pub(crate) fn begin_to_connect(
     address: SocketAddr,
     source: Option<IpAddr>,
     receive_buffer: Option<usize>,

@@ -2,18 +2,19 @@
 //!
 //! A child is started through the bench's own `launch` command, which pins itself, asks the kernel to be
 //! killed with its parent (`PR_SET_PDEATHSIG`) and then becomes the program. So neither a failure, a Ctrl-C nor
-//! a kill leaves a server behind, and no signal needs handling.
+//! a kill leaves a server behind, and no signal needs handling. It is in a process group of its own, so a Ctrl-C
+//! is the bench's alone: a server that drains while it is measured would look like a fault.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus};
 use std::{env, io};
 
 use comet_cpus::CpuList;
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::Result;
 
@@ -32,6 +33,7 @@ impl Running {
     /// the bench does not find its own executable.
     pub(crate) fn command(cpus: &CpuList, program: &Path) -> io::Result<Command> {
         let mut command = Command::new(env::current_exe()?);
+        command.process_group(0);
         command.args(["launch", "--cpus", &cpus.to_string(), "--"]).arg(program);
         Ok(command)
     }
@@ -60,6 +62,19 @@ impl Running {
             None => Ok(()),
             Some(status) => Err(format!("the server ended: {status}\n{}", self.log_end()).into()),
         }
+    }
+
+    /// Sends it a signal. Fails if it has ended and was waited for.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
+    /// Its exit code, once it has ended; that of a shell, if a signal ended it.
+    pub(crate) fn exit_code(&mut self) -> Result<Option<i32>> {
+        let status = self.child.try_wait()?;
+        let code =
+            |status: ExitStatus| status.code().or(status.signal().map(|signal| 128 + signal));
+        Ok(status.and_then(code))
     }
 
     /// The last that it wrote to its log.

@@ -34,6 +34,7 @@ mod subject;
 mod target;
 mod tls;
 mod turn;
+mod visitor;
 mod yardstick;
 
 use std::error::Error;
@@ -42,7 +43,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
-use crate::scenario::{churn, connect, day, fanout, idle, latency, readers, targets};
+use crate::scenario::{
+    churn, connect, day, fanout, idle, latency, overload, readers, soak, targets,
+};
 
 /// Errors are sentences for the person who runs the bench.
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
@@ -71,6 +74,8 @@ fn run(command: Command) -> Result<bool> {
         Command::Churn(args) => churn::run(&args),
         Command::Readers(args) => readers::run(&args),
         Command::Day(args) => day::run(&args),
+        Command::Overload(args) => overload::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Raw(args) => fanout::run_raw(&args),
         Command::Targets(args) => targets::run(&args),
         Command::Report(args) => comparison::run(&args).map(|()| true),

@@ -64,6 +64,11 @@ impl Gauge {
         self.read("memory", Memory::of)
     }
 
+    /// Open files.
+    pub(crate) fn descriptors(self) -> Result<Option<usize>> {
+        self.read("number of open files", |pid| process(pid)?.fd_count())
+    }
+
     /// Resident memory, read so cheaply that it can be often.
     pub(crate) fn resident_bytes(self) -> Result<Option<u64>> {
         self.read("memory", resident_bytes)

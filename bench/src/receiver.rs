@@ -110,7 +110,11 @@ impl Receiver {
         for event in events.drain(..) {
             let index = usize::try_from(event.data.u64()).expect("it was an index");
             let flags = event.flags;
-            self.handle(index, flags);
+            // A process that is being started has copies of all sockets until it executes its program; epoll reports
+            // one that was closed here meanwhile.
+            if self.connections[index].socket.is_some() {
+                self.handle(index, flags);
+            }
         }
         self.events = events;
         self.received.report(self.recorder.accounts.received());
@@ -132,6 +136,7 @@ impl Receiver {
         self.closed += usize::from(was_open);
         self.live -= usize::from(was_live);
         self.recorder.accounts.unsubscribe(index);
+        self.recorder.forget_heartbeat(index);
         was_open
     }
 

@@ -74,6 +74,14 @@ impl Recorder {
         *at(&mut self.heartbeats_due_ns, connection) = Some(due_ns);
     }
 
+    /// The connection leaves: the reply to its last heartbeat is not to come any more.
+    pub(crate) fn forget_heartbeat(&mut self, connection: usize) {
+        let awaited = self.heartbeats_due_ns.get_mut(connection).and_then(Option::take);
+        let sent = &mut self.found.heartbeats_sent;
+        // It may be of before a restart.
+        *sent = sent.saturating_sub(u64::from(awaited.is_some()));
+    }
+
     /// Records what came on a connection. What is next in its stream, which is nearly all, is compared with
     /// what it must be; only the rest goes through the session. `owed` are the bytes that the session needs of
     /// a frame of the run it has the beginning of.

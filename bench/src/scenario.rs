@@ -6,7 +6,9 @@ pub(crate) mod day;
 pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod latency;
+pub(crate) mod overload;
 pub(crate) mod readers;
+pub(crate) mod soak;
 pub(crate) mod targets;
 
 use std::fs::File;

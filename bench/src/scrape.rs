@@ -16,6 +16,12 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// What a server has counted since it started.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct Counted {
+    /// Deliveries that pushes asked for, those of them that an outbox took, and all that were dropped.
+    pub matched: u64,
+    pub queued: u64,
+    pub dropped: u64,
+    /// Deliveries that the kernel took.
+    pub sent: u64,
     /// Deliveries that were queued and then lost with their connection.
     pub lost: u64,
     /// Deliveries that were queued and then made room for newer ones.
@@ -24,6 +30,12 @@ pub(crate) struct Counted {
     pub waiting: u64,
     /// Connections closed, by reason.
     pub closed: Reasons,
+    /// Connections that are open now.
+    pub connections: u64,
+    /// Bytes that the allocator has given out now.
+    pub heap_bytes: u64,
+    /// Logic services that answer now.
+    pub logic_up: u64,
 }
 
 impl Counted {
@@ -37,7 +49,7 @@ impl Counted {
         Ok(Self::parse(&answer))
     }
 
-    /// What was counted since `earlier`; what waits is what waits now.
+    /// What was counted since `earlier`. What is said of now is of now.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let mut closed = self.closed.clone();
         for (reason, now) in closed.iter_mut() {
@@ -45,10 +57,14 @@ impl Counted {
         }
         closed.retain(|_, count| *count > 0);
         Self {
+            matched: self.matched - earlier.matched,
+            queued: self.queued - earlier.queued,
+            dropped: self.dropped - earlier.dropped,
+            sent: self.sent - earlier.sent,
             lost: self.lost - earlier.lost,
             superseded: self.superseded - earlier.superseded,
-            waiting: self.waiting,
             closed,
+            ..*self
         }
     }
 
@@ -59,6 +75,13 @@ impl Counted {
             let Ok(value) = value.parse::<u64>() else { continue };
             let (name, labels) = series.split_once('{').unwrap_or((series, ""));
             match name {
+                "comet_matched_total" => counted.matched += value,
+                "comet_queued_total" => counted.queued += value,
+                "comet_dropped_total" => counted.dropped += value,
+                "comet_sent_total" => counted.sent += value,
+                "comet_connections" => counted.connections += value,
+                "comet_heap_allocated_bytes" => counted.heap_bytes += value,
+                "comet_logic_up" => counted.logic_up += value,
                 "comet_lost_total" => counted.lost += value,
                 "comet_superseded_total" => counted.superseded += value,
                 "comet_waiting" => counted.waiting += value,

@@ -114,6 +114,16 @@ impl Subject {
     /// The server that the arguments name, started unless it runs already, with clients that are not connected.
     pub(crate) fn server(place: Place, setup: &SetupArgs, crowd: Crowd) -> Result<Self> {
         let target = Target::server(&setup.server, &setup.host)?;
+        Self::of_target(place, target, setup, crowd)
+    }
+
+    /// A server that runs already, with clients that are not connected.
+    pub(crate) fn of_target(
+        place: Place,
+        target: Target,
+        setup: &SetupArgs,
+        crowd: Crowd,
+    ) -> Result<Self> {
         Self::new(place, (target, None), crowd, setup.server.operation, &setup.dial)
     }
 

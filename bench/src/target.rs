@@ -1,6 +1,7 @@
 //! What is measured: a comet that the bench starts, a server that runs already, or a yardstick.
 
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Stdio;
@@ -58,7 +59,7 @@ impl Target {
                 gauge: Gauge { pid: server.pid },
                 process: None,
             }),
-            None => Self::start(server, host),
+            None => Self::start(server, host, &[], tempfile()?),
         }
     }
 
@@ -105,7 +106,13 @@ impl Target {
         self.process.as_mut().map_or(Ok(()), Running::ensure_runs)
     }
 
-    fn start(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
+    /// A server that is started with further `arguments` and logs to `log`. Fails like [`Target::server`].
+    pub(crate) fn start(
+        server: &ServerArgs,
+        host: &HostArgs,
+        arguments: &[String],
+        log: File,
+    ) -> Result<Self> {
         let program = server.program()?;
         if !program.is_file() {
             let program = program.display();
@@ -143,7 +150,8 @@ impl Target {
         for setting in settings.iter().chain(&server.server_set) {
             command.args(["--set", setting]);
         }
-        let mut process = Running::start(&mut command, Some(tempfile()?))?;
+        command.args(arguments);
+        let mut process = Running::start(&mut command, Some(log))?;
         let deadline_ns = now_ns() + START_NS;
         while http_get(stat, "/healthz").is_err() {
             process.ensure_runs()?;
@@ -167,16 +175,21 @@ impl Target {
 }
 
 /// The setting of a list with one text in it.
-fn list(key: &str, value: impl Display) -> String {
+pub(crate) fn list(key: &str, value: impl Display) -> String {
     format!("{key}=[\"{value}\"]")
 }
 
 /// Ports that were free a moment ago. They are given back before the server takes them: nothing else on a
 /// host that is measured should be looking for ports.
 fn free_ports<const N: usize>() -> io::Result<[SocketAddr; N]> {
+    free_ports_at(Ipv4Addr::LOCALHOST)
+}
+
+/// The same at another address of the loopback. Where nobody else uses that address, the ports stay free.
+pub(crate) fn free_ports_at<const N: usize>(host: Ipv4Addr) -> io::Result<[SocketAddr; N]> {
     let mut listeners = Vec::with_capacity(N);
     for _ in 0..N {
-        listeners.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?);
+        listeners.push(TcpListener::bind((host, 0))?);
     }
     let addresses: io::Result<Vec<SocketAddr>> =
         listeners.iter().map(TcpListener::local_addr).collect();

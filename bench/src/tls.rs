@@ -90,6 +90,15 @@ impl Tls {
         Ok(Self(Box::new(connection)))
     }
 
+    /// The ClientHello, if nothing was sent yet.
+    pub(crate) fn hello(&mut self) -> io::Result<Vec<u8>> {
+        let mut hello = Vec::new();
+        while self.0.wants_write() {
+            self.0.write_tls(&mut hello)?;
+        }
+        Ok(hello)
+    }
+
     /// Decrypts what the socket gave and hands it on in pieces. Fails if it is not what TLS allows, or
     /// `take` fails.
     pub(crate) fn receive(

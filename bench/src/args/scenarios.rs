@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use super::attack::Attack;
 use super::groups::{
     DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArgs, YardstickArgs, body, positive,
 };
@@ -201,6 +202,72 @@ impl DayArgs {
             self.phase = Phase::day(self.setup.dial.connections as usize);
         }
         self
+    }
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct SoakArgs {
+    /// How long it lasts, in minutes; the phase under way is ended properly.
+    #[arg(long, value_name = "MINUTES", default_value_t = 1.0, help_heading = "Pace")]
+    pub minutes: f64,
+    /// Chooses the faults, their order and their details; another one each time unless given.
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+    /// Rooms the connections divide into.
+    #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = positive())]
+    pub rooms: u32,
+    /// Bytes of each message's body.
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = body(STAMP_LEN))]
+    pub size: u32,
+    /// Guests that arrive in a second.
+    #[arg(long, value_name = "HERTZ", default_value_t = 50.0)]
+    pub arrivals: f64,
+    /// Growth of the heap, from the quiet after the first round of faults on, that is a fault.
+    #[arg(long, value_name = "KIB", default_value_t = 2048)]
+    pub heap_growth: u64,
+    /// The same of resident memory, which the allocator gives back late.
+    #[arg(long, value_name = "KIB", default_value_t = 32_768)]
+    pub resident_growth: u64,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub setup: SetupArgs,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct OverloadArgs {
+    /// Attacks, divided by commas; all unless given.
+    #[arg(long, value_name = "ATTACKS", value_delimiter = ',')]
+    pub only: Vec<Attack>,
+    /// Connections that say nothing, of the attack by them.
+    #[arg(long, value_name = "NUMBER", default_value_t = 5_000, value_parser = positive())]
+    pub half_open: u32,
+    /// Clients that do not read, of the attacks by them.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = positive())]
+    pub stalled: u32,
+    /// Pushes by key in a second, to one client after the other.
+    #[arg(long, value_name = "HERTZ", default_value_t = 500.0, help_heading = "Pace")]
+    pub rate: f64,
+    /// Length of each quiet time and of each attack that is measured.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, help_heading = "Pace")]
+    pub seconds: f64,
+    /// How often quiet and attack take turns.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive(),
+        help_heading = "Pace")]
+    pub rounds: u32,
+    /// Fails where a latency is more than twice its quiet value, too.
+    #[arg(long, help_heading = "Output")]
+    pub strict: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub setup: SetupArgs,
+}
+
+impl OverloadArgs {
+    /// Whether an attack is to be made.
+    pub(crate) fn asks(&self, attack: Attack) -> bool {
+        self.only.is_empty() || self.only.contains(&attack)
     }
 }
 

@@ -91,7 +91,8 @@ impl<'a> Day<'a> {
             self.subject.clients.execute(ClientCommand::StartGuests(guests))?;
         }
         let bar = self.subject.place.bar(None, &phase.name);
-        let pushes = self.pushes(phase, run)?;
+        let message = (self.args.setup.server.operation, size, run);
+        let pushes = pushes(&mut self.subject, phase, message)?;
         let ends_ns = now_ns() + seconds_to_ns(phase.seconds);
         let sent = self.subject.push_all(pushes, &bar, |_, _| Ok(()))?;
         self.subject.wait(ends_ns.saturating_sub(now_ns()))?;
@@ -156,25 +157,6 @@ impl<'a> Day<'a> {
         self.subject.clients.findings(&[])
     }
 
-    /// What the phase pushes, and where; nothing for a rate of 0.
-    fn pushes(&mut self, phase: &Phase, run: u32) -> Result<Vec<(Plan, Sink)>> {
-        let mut pushes = Vec::new();
-        for (kind, streams, rate) in rates(phase) {
-            let Some(interval_ns) = Plan::interval_of(rate) else { continue };
-            let crowd = Crowd { streams, ..self.subject.crowd.clone() };
-            let (operation, size) = (self.args.setup.server.operation, self.args.size as usize);
-            let plan = Plan {
-                run: run + kind,
-                pattern: Pattern::Rotating { first: 0 },
-                interval_ns: Some(interval_ns),
-                duration_ns: seconds_to_ns(phase.seconds),
-                ..Plan::new(operation, size, crowd.members())
-            };
-            pushes.push((plan, self.subject.sink(&crowd)?));
-        }
-        Ok(pushes)
-    }
-
     /// Waits for the members that reconnect, and for the guests to be gone.
     fn await_members(&mut self) -> Result<()> {
         let deadline_ns = now_ns() + BACK_NS_MAX;
@@ -183,6 +165,29 @@ impl<'a> Day<'a> {
         }
         Ok(())
     }
+}
+
+/// What the phase pushes, and where; nothing for a rate of 0. The messages have `operation`, `size` bytes and the
+/// numbers from `run` on.
+pub(super) fn pushes(
+    subject: &mut Subject,
+    phase: &Phase,
+    (operation, size, run): (i32, usize, u32),
+) -> Result<Vec<(Plan, Sink)>> {
+    let mut pushes = Vec::new();
+    for (kind, streams, rate) in rates(phase) {
+        let Some(interval_ns) = Plan::interval_of(rate) else { continue };
+        let crowd = Crowd { streams, ..subject.crowd.clone() };
+        let plan = Plan {
+            run: run + kind,
+            pattern: Pattern::Rotating { first: 0 },
+            interval_ns: Some(interval_ns),
+            duration_ns: seconds_to_ns(phase.seconds),
+            ..Plan::new(operation, size, crowd.members())
+        };
+        pushes.push((plan, subject.sink(&crowd)?));
+    }
+    Ok(pushes)
 }
 
 /// How often the phase pushes to the streams of each kind.
@@ -195,7 +200,7 @@ fn rates(phase: &Phase) -> [(u32, Streams, f64); StreamId::KINDS as usize] {
 }
 
 /// The messages of each stream, in the place of its kind; `sent` has only the kinds with a rate.
-fn messages_by_kind(phase: &Phase, sent: &[Sent]) -> Vec<Vec<u64>> {
+pub(super) fn messages_by_kind(phase: &Phase, sent: &[Sent]) -> Vec<Vec<u64>> {
     let mut sent = sent.iter();
     let of_kind = rates(phase).map(|(_, _, rate)| if rate > 0.0 { sent.next() } else { None });
     of_kind.map(|sent| sent.map(|sent| sent.messages.clone()).unwrap_or_default()).to_vec()

@@ -168,3 +168,31 @@ fn the_server_counts_what_it_filters() {
     assert_eq!(phase["dropped"]["filtered"], 10, "{phase}");
     assert_eq!(phase["deliveries"]["lost"], 10, "{phase}");
 }
+
+#[test]
+fn a_soak_ends_at_rest_after_each_fault() {
+    let results = measured("soak", "soak -n 40 --rooms 4 --minutes 0.1 --seed 1");
+    let curve = results["curve"].as_array().expect("phases");
+    assert!(!curve.is_empty(), "{results}");
+    for phase in curve {
+        let descriptors = |rest: &Value| count(&rest["descriptors"]);
+        assert!(descriptors(&phase["rest"]) <= descriptors(&results["base"]), "{phase}");
+        assert!(count(&phase["pushes"]) > 0 && count(&phase["rest"]["heap_bytes"]) > 0, "{phase}");
+    }
+}
+
+#[test]
+fn clients_keep_what_is_theirs_under_attack() {
+    let attacks = "half-open,trickled-upgrades,stalled-close,room-changes,tls-handshakes";
+    let flags = "--half-open 20 --stalled 20 --seconds 0.3 --rounds 1";
+    let results = measured("overload", &format!("overload -n 20 --only {attacks} {flags}"));
+    let found = results["attacks"].as_array().expect("attacks");
+    assert_eq!(found.len(), 5, "{results}");
+    for attack in found {
+        assert!(count(&attack["done"]) > 0, "{attack}");
+        for measured in [&attack["quiet"][0], &attack["attacked"][0]] {
+            assert_eq!(measured["latency"]["count"], 150, "{attack}");
+            assert!(count(&measured["round_trip"]["count"]) > 0, "{attack}");
+        }
+    }
+}

@@ -8,6 +8,9 @@ use crate::keys::{Config, SECTIONS};
 use crate::mistakes::{Mistakes, Origin, Report};
 use crate::source::Process;
 
+/// The key that names the logic services.
+const LOGIC: &str = "logic.addrs";
+
 /// A key that has another value than before.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Change {
@@ -38,7 +41,11 @@ impl Config {
                 key: key.path,
                 from: shown.to_string(),
                 to: now.shown.to_string(),
-                takes_effect: key.takes_effect,
+                takes_effect: if key.path == LOGIC && self.has_logic() != newer.has_logic() {
+                    TakesEffect::AtStart
+                } else {
+                    key.takes_effect
+                },
             })
             .collect();
         changes.sort_by_key(|change| change.key);
@@ -52,6 +59,9 @@ impl Config {
     pub fn adopt(&self, newer: &Self) -> Result<Self, Mistakes> {
         let mut adopted = self.clone();
         adopted.take_alive(newer);
+        if self.has_logic() != newer.has_logic() {
+            adopted.logic.addrs.clone_from(&self.logic.addrs);
+        }
         let mut report = Report::new(None);
         // Of two keys that do not fit each other, the one that changed is the mistake.
         for change in self.changes(&adopted) {
@@ -59,6 +69,11 @@ impl Config {
         }
         fit::fits_together(&mut report, &adopted, Process::Comet);
         report.conclude(adopted)
+    }
+
+    /// Whether logic is another process, which is decided at the start.
+    fn has_logic(&self) -> bool {
+        !self.logic.addrs.is_empty()
     }
 
     /// The configuration as a file that [`crate::load`] reads back to the same values, except for passwords,

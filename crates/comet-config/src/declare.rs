@@ -42,6 +42,8 @@ pub enum TakesEffect {
     AtStart,
     /// Never: only `comet logic` reads the key, at its start.
     InLogic,
+    /// Never: only `comet logic` reads the key, at its start and at its own SIGHUP.
+    AliveInLogic,
 }
 
 impl Key {

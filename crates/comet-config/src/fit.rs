@@ -1,7 +1,8 @@
 //! Values that are good alone, and have to fit each other and the machine.
 
-use std::net::SocketAddr;
 use std::time::Duration;
+
+use comet_listen::Address;
 
 use crate::choices::{SessionStore, TokenKind};
 use crate::cpus::Machine;
@@ -47,14 +48,12 @@ pub(crate) fn bound_twice(report: &mut Report<'_>, mut bound: Vec<Bound>, proces
     for (later, this) in bound.iter().enumerate() {
         // `comet logic` is another process. It may use an address where comet's own services do not run.
         let is_same = |earlier: &&Bound| {
-            earlier.address == this.address && process.owns(earlier.key) == process.owns(this.key)
+            earlier.address.is_same_place(&this.address)
+                && process.owns(earlier.key) == process.owns(this.key)
         };
         let Some(earlier) = bound[..later].iter().find(is_same) else {
             continue;
         };
-        if this.address.port() == 0 {
-            continue; // The kernel finds a free one for each.
-        }
         // The mistake is in the one that was written, not in the default.
         let (mine, other) =
             if report.is_default(this.key) { (earlier, this) } else { (this, earlier) };
@@ -66,15 +65,17 @@ pub(crate) fn bound_twice(report: &mut Report<'_>, mut bound: Vec<Bound>, proces
 /// Keys whose values have to fit each other. Keys with a mistake of their own are left out.
 pub(crate) fn fits_together(report: &mut Report<'_>, config: &Config, process: Process) {
     locks(report, config, process);
+    api_certificate(report, config, process);
     outbox_takes_a_push(report, config);
     listeners(report, config);
     durations(report, config);
     switches(report, config);
+    nodes(report, config);
 }
 
 /// An address that other hosts reach is open to all of them only if that is meant.
 fn locks(report: &mut Report<'_>, config: &Config, process: Process) {
-    let Config { push, monitor, logic_server, .. } = config;
+    let Config { push, monitor, logic_server, api_tls, .. } = config;
     let what = ["push to all clients", "read what the server holds", "change the running server"];
     let sections = [
         (
@@ -106,19 +107,56 @@ fn locks(report: &mut Report<'_>, config: &Config, process: Process) {
     for (section, tokens, is_insecure, listeners) in sections {
         let is_locked = is_insecure || !tokens.is_empty();
         for (key, addresses, what) in listeners {
-            let is_beyond = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
-            let beyond = addresses.iter().find(is_beyond);
+            let asks = |address: &Address| {
+                matches!(address, Address::Tls(_)) && api_tls.client_ca.is_some()
+            };
+            let beyond = addresses.iter().find(|address| address.is_exposed() && !asks(address));
             if let Some(address) = beyond
                 && !is_locked
                 && process.owns(key)
-                && report.is_sound(&[key, &format!("{section}.tokens")])
+                && report.is_sound(&[key, &format!("{section}.tokens"), "api_tls.client_ca"])
             {
                 let what = format!(
                     "{address} is not loopback, and whoever reaches it may {what}: set {section}.tokens, \
-                     or {section}.insecure to true if that is meant"
+                     ask for certificates (tls:HOST:PORT and api_tls.client_ca), or set {section}.insecure \
+                     to true if that is meant"
                 );
                 report.value(key, &what);
             }
+        }
+    }
+}
+
+/// What is shown at addresses with TLS.
+fn api_certificate(report: &mut Report<'_>, config: &Config, process: Process) {
+    let Config { push, monitor, logic_server, api_tls, .. } = config;
+    let (certificate, private) = ("api_tls.certificate", "api_tls.key");
+    if !report.is_sound(&[certificate, private]) {
+        return;
+    }
+    match (&api_tls.certificate, &api_tls.key) {
+        (Some(_), None) => report.value(certificate, &format!("needs {private}")),
+        (None, Some(_)) => report.value(private, &format!("needs {certificate}")),
+        (Some(_), Some(_)) => return,
+        (None, None) => {}
+    }
+    for (key, addresses) in [
+        ("push.grpc", &push.grpc),
+        ("push.http", &push.http),
+        ("monitor.stat", &monitor.stat),
+        ("monitor.pprof", &monitor.pprof),
+        ("logic_server.grpc", &logic_server.grpc),
+        ("logic_server.http", &logic_server.http),
+        ("logic_server.stat", &logic_server.stat),
+    ] {
+        let in_tls = addresses.iter().find(|address| matches!(address, Address::Tls(_)));
+        if let Some(address) = in_tls
+            && process.owns(key)
+            && report.is_sound(&[key])
+        {
+            let what =
+                format!("{address} needs {certificate} and {private}: what callers are shown");
+            report.value(key, &what);
         }
     }
 }
@@ -192,6 +230,18 @@ fn durations(report: &mut Report<'_>, config: &Config) {
     // Zero is that of comet.
     for (other, silence) in [of_comet, of_logic].into_iter().filter(|(_, time)| !time.is_zero()) {
         leaves_room(key, other, [wait, silence, silence / 4]);
+    }
+}
+
+/// Each node is one of the comets.
+fn nodes(report: &mut Report<'_>, config: &Config) {
+    let (key, other) = ("logic_server.nodes", "logic_server.comets");
+    let (nodes, comets) = (&config.logic_server.nodes, &config.logic_server.comets);
+    let is_known = |id: &str| comets.iter().any(|(comet, _)| comet == id);
+    if let Some((id, ..)) = nodes.iter().find(|(id, ..)| !is_known(id))
+        && report.is_sound(&[key, other])
+    {
+        report.value(key, &format!("{id:?} is not in {other}"));
     }
 }
 

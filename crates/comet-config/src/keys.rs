@@ -13,6 +13,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use comet_listen::Address;
 use comet_proto::websocket::OriginPattern;
 
 use crate::choices::{
@@ -21,7 +22,8 @@ use crate::choices::{
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::lists::{
-    Addresses, Comets, Files, Hosts, KeyUrls, Networks, Origins, Peers, RedisUrls, Tokens, list,
+    Addresses, ApiAddresses, Comets, Files, Hosts, KeyUrls, Networks, Nodes, Origins, Peers,
+    RedisUrls, Tokens, list,
 };
 use crate::kinds::quantities::{duration, number, power_of_two, size, whole_seconds, zero_or};
 use crate::kinds::texts::{FileOrNone, Text, TextOrNone, TokenOrNone};
@@ -58,6 +60,9 @@ sections! {
         /// The name or address that clients reach this server by, as GET /goim/nodes/weighted reports it.
         /// "": the same as id.
         domain: String = "" in Text::NAME, AtStart;
+        /// The weight of this server as GET /goim/nodes/instances reports it: its share of clients beside that of
+        /// others.
+        weight: u32 = 1 in number(1..=10_000), AtStart;
         /// Names by which callers reach the HTTP addresses, beside id, domain and localhost. Where no token is asked
         /// for, a request to another name is refused: it may be a web page's own name that points here.
         hosts: Vec<String> = [] in list(Hosts), AtStart;
@@ -142,14 +147,14 @@ sections! {
 
     /// The services for push callers.
     push: Push {
-        /// Addresses of the gRPC service; []: none. Callers need one of the tokens, if there are any.
-        grpc: Vec<SocketAddr> = ["127.0.0.1:8083"] in Addresses, AtStart;
+        /// Addresses of the gRPC service, each "HOST:PORT", "tls:HOST:PORT" or "unix:/PATH"; []: none. Callers need one of the tokens, if there are any.
+        grpc: Vec<Address> = ["127.0.0.1:8083"] in ApiAddresses, AtStart;
         /// Addresses of the HTTP push API of goim's logic; []: none. Callers need one of the tokens, if there are any.
-        http: Vec<SocketAddr> = ["127.0.0.1:7172"] in Addresses, AtStart;
+        http: Vec<Address> = ["127.0.0.1:7172"] in ApiAddresses, AtStart;
         /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
         /// asked for one. Calls that ask for health need none.
         tokens: Vec<String> = [] in Secret(list(Tokens)), Alive;
-        /// Whether addresses that other hosts reach may be open to all of them, without a token.
+        /// Whether addresses that other hosts reach may be open to all of them, without a token or a certificate.
         insecure: bool = false in Switch, AtStart;
         /// Largest body a caller may push, bytes. With 26 bytes of headers it has to fit
         /// protocol.outbox_bytes.
@@ -163,14 +168,30 @@ sections! {
     /// Health, metrics and profiles.
     monitor: Monitor {
         /// Addresses of GET /healthz, /metrics and /stat; []: none.
-        stat: Vec<SocketAddr> = ["127.0.0.1:6972"] in Addresses, AtStart;
+        stat: Vec<Address> = ["127.0.0.1:6972"] in ApiAddresses, AtStart;
         /// Addresses of GET /debug/pprof/; []: none. Callers are not authenticated, and profiles take CPU time.
-        pprof: Vec<SocketAddr> = ["127.0.0.1:6971"] in Addresses, AtStart;
+        pprof: Vec<Address> = ["127.0.0.1:6971"] in ApiAddresses, AtStart;
         /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
         /// asked for one. Calls that ask for health need none.
         tokens: Vec<String> = [] in Secret(list(Tokens)), Alive;
-        /// Whether addresses that other hosts reach may be open to all of them, without a token.
+        /// Whether addresses that other hosts reach may be open to all of them, without a token or a certificate.
         insecure: bool = false in Switch, AtStart;
+    }
+
+    /// TLS of the APIs: of addresses that begin with "tls:", and of the calls to such addresses. `comet logic` has the same
+    /// keys. SIGHUP reads the files again.
+    api_tls: ApiTls {
+        /// PEM file with the certificate that callers are shown, and the chain below its root. Servers that ask for one
+        /// are shown it, too. "": none.
+        certificate: Option<PathBuf> = "" in FileOrNone, Alive;
+        /// PEM file with its private key.
+        key: Option<PathBuf> = "" in FileOrNone, Alive;
+        /// PEM file with the authorities of callers: only those with a certificate that one of them signed may call.
+        /// "": no certificate is asked for.
+        client_ca: Option<PathBuf> = "" in FileOrNone, Alive;
+        /// PEM file with the authorities of the servers that are called: logic, and the comets of `comet logic`. "":
+        /// those of the system.
+        server_ca: Option<PathBuf> = "" in FileOrNone, Alive;
     }
 
     /// Limits of every client connection. A change holds for open connections too, from their next frame or
@@ -264,9 +285,10 @@ sections! {
 
     /// The logic service, which authenticates clients.
     logic: Logic {
-        /// HOST:PORT of the logic services. Calls are spread over those that answer; names are resolved for
-        /// each connection. []: comet is its own logic, and `[token]` describes the tokens it takes.
-        addrs: Vec<String> = [] in list(Peers), AtStart;
+        /// HOST:PORT, tls:HOST:PORT or unix:/PATH of the logic services. Calls are spread over those that answer; names
+        /// are resolved for each connection. []: comet is its own logic, and `[token]` describes the tokens it takes; a
+        /// change from or to that waits for the next start.
+        addrs: Vec<String> = [] in list(Peers), Alive;
         /// The token that logic asks for (logic_server.tokens). "": none.
         token: Option<String> = "" in Secret(TokenOrNone), AtStart;
         /// How long a call may take.
@@ -331,20 +353,25 @@ sections! {
     /// these keys.
     logic_server: LogicServer {
         /// Addresses of goim.logic.Logic; []: none.
-        grpc: Vec<SocketAddr> = ["127.0.0.1:7170"] in Addresses, InLogic;
+        grpc: Vec<Address> = ["127.0.0.1:7170"] in ApiAddresses, InLogic;
         /// Addresses of the HTTP push API; []: none. Callers need one of the tokens, if there are any.
-        http: Vec<SocketAddr> = ["127.0.0.1:7172"] in Addresses, InLogic;
+        http: Vec<Address> = ["127.0.0.1:7172"] in ApiAddresses, InLogic;
         /// Addresses of GET /healthz and /metrics; []: none.
-        stat: Vec<SocketAddr> = ["127.0.0.1:6973"] in Addresses, InLogic;
+        stat: Vec<Address> = ["127.0.0.1:6973"] in ApiAddresses, InLogic;
         /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
         /// asked for one. Calls that ask for health need none.
-        tokens: Vec<String> = [] in Secret(list(Tokens)), InLogic;
-        /// Whether addresses that other hosts reach may be open to all of them, without a token.
+        tokens: Vec<String> = [] in Secret(list(Tokens)), AliveInLogic;
+        /// Whether addresses that other hosts reach may be open to all of them, without a token or a certificate.
         insecure: bool = false in Switch, InLogic;
         /// The token that comets ask for (their push.tokens). "": none.
         comet_token: Option<String> = "" in Secret(TokenOrNone), InLogic;
-        /// The comets that pushes go to, each "SERVER-ID=HOST:PORT" of its push.grpc. Ids are unique.
+        /// The comets that pushes go to, each "SERVER-ID=HOST:PORT" of its push.grpc, which may be tls:HOST:PORT or
+        /// unix:/PATH as well. Ids are unique.
         comets: Vec<(String, String)> = [] in list(Comets), InLogic;
+        /// Where clients connect to these comets: each "SERVER-ID=HOST" or "SERVER-ID=HOST*WEIGHT", with the public name or
+        /// address and a weight of 1 to 10000, which is 1 if not given. Comets are told to clients in the order of their
+        /// sessions per weight. A comet that is not named has the host of its push.grpc.
+        nodes: Vec<(String, String, u32)> = [] in list(Nodes), InLogic;
         /// Time without a heartbeat after which comets close clients that this service authenticated.
         /// "0s": protocol.heartbeat of this file.
         heartbeat: Duration = "0s" in zero_or(SECOND..=DAY), InLogic;

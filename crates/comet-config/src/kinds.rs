@@ -4,9 +4,9 @@ pub(crate) mod lists;
 pub(crate) mod quantities;
 pub(crate) mod texts;
 
-use std::net::SocketAddr;
 use std::ops::Range;
 
+use comet_listen::Address;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::de::{DeValue, ValueDeserializer};
@@ -37,8 +37,8 @@ pub(crate) trait Kind<T> {
     }
 
     /// The addresses of `value` that will be listened on.
-    fn listeners<'v>(&self, _value: &'v T) -> &'v [SocketAddr] {
-        &[]
+    fn listeners(&self, _value: &T) -> Vec<Address> {
+        Vec::new()
     }
 }
 

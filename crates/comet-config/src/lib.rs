@@ -32,8 +32,8 @@ pub use choices::{
 pub use cpus::Machine;
 pub use declare::{Key, Section, TakesEffect};
 pub use keys::{
-    Bucket, Config, Limits, Log, Logic, LogicServer, Monitor, Protocol, Push, SECTIONS, Server,
-    Tcp, Tls, Token, WebSocket, WhiteList,
+    ApiTls, Bucket, Config, Limits, Log, Logic, LogicServer, Monitor, Protocol, Push, SECTIONS,
+    Server, Tcp, Tls, Token, WebSocket, WhiteList,
 };
 pub use mistakes::Mistakes;
 pub use network::Network;

@@ -1,9 +1,9 @@
 //! Takes values out of the merged layers and checks each of them.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::ops::Range;
 
+use comet_listen::Address;
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeValue, ValueDeserializer};
@@ -31,7 +31,7 @@ pub(crate) struct Bound {
     pub(crate) key: &'static str,
     pub(crate) index: usize,
     pub(crate) at: Range<usize>,
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
 }
 
 impl<'a> Reader<'a> {
@@ -73,7 +73,7 @@ impl<'a> Reader<'a> {
             !faults.iter().any(|fault| fault.element.as_ref().is_some_and(is_here))
         };
         let good = (0..).filter(is_good).zip(kind.listeners(&value));
-        self.bound.extend(good.map(|(index, &address)| {
+        self.bound.extend(good.map(|(index, address)| {
             let at = places.get(index).cloned().unwrap_or(0..0);
             Bound { key, index, at, address }
         }));

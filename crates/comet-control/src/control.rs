@@ -1,6 +1,5 @@
 //! The handle of the control thread: start it, move it through the phases of the process, end it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -9,10 +8,11 @@ use std::{fmt, io};
 
 use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Pulse, Sender};
+use comet_ops::CertificatesInUse;
 use comet_push::{Bounds, Node, broadcast_routes, grpc_api, http_api, node_routes, push_routes};
 use comet_serve::{
-    CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates, HTTP_CONNECTIONS, Lock, Phase,
-    STAT_CONNECTIONS, StartError as ServeError, advance, connections_max, exposed, listen,
+    Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates, HTTP_CONNECTIONS,
+    Lock, Phase, STAT_CONNECTIONS, StartError as ServeError, advance, connections_max, listen,
     request_bytes, spawn,
 };
 use tokio::sync::watch;
@@ -35,13 +35,15 @@ const THREAD: &str = "control";
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Addresses of the push API (`push.grpc`); port 0 takes a free one.
-    pub grpc: Vec<SocketAddr>,
+    pub grpc: Vec<Address>,
     /// Addresses of goim's HTTP push API (`push.http`); port 0 takes a free one.
-    pub http: Vec<SocketAddr>,
+    pub http: Vec<Address>,
     /// Addresses of health, metrics and stats (`monitor.stat`); port 0 takes a free one.
-    pub stat: Vec<SocketAddr>,
+    pub stat: Vec<Address>,
     /// Addresses of profiles and of what may be changed alive (`monitor.pprof`); port 0 takes a free one.
-    pub debug: Vec<SocketAddr>,
+    pub debug: Vec<Address>,
+    /// TLS of these addresses and of logic (`api_tls`).
+    pub tls: ApiTls,
     /// Where logic is. `None`: shards ask their own, and no report may ask for another.
     pub logic: Option<LogicOptions>,
     /// Who may push (`push.tokens`).
@@ -50,6 +52,8 @@ pub struct Options {
     pub monitor_lock: Arc<Lock>,
     /// What clients are told of this server.
     pub node: Node,
+    /// Its share of clients beside that of other servers (`server.weight`).
+    pub weight: u32,
     /// Longest body of a pushed frame, bytes.
     pub frame_max: usize,
     /// Most keys, users, or rooms asked about, in one call.
@@ -70,6 +74,8 @@ pub struct Options {
     pub epoch: Instant,
     /// Files that the process may open; see [`descriptors`].
     pub open_files: u64,
+    /// What clients are shown where there is TLS, for metrics.
+    pub certificates: Arc<CertificatesInUse>,
     /// The cores' signs of life, by shard; their times are milliseconds after `epoch`. A core without one is
     /// taken for alive.
     pub pulses: Vec<Arc<Pulse>>,
@@ -84,11 +90,12 @@ pub fn descriptors(open_files: u64) -> u64 {
 
 /// The control thread. Dropping it without [`Control::stop`] ends the thread, too, but does not wait.
 pub struct Control {
-    grpc: Vec<SocketAddr>,
-    http: Vec<SocketAddr>,
-    stat: Vec<SocketAddr>,
-    debug: Vec<SocketAddr>,
+    grpc: Vec<Address>,
+    http: Vec<Address>,
+    stat: Vec<Address>,
+    debug: Vec<Address>,
     hub: Arc<HubDriver>,
+    logic: Option<Arc<Logic>>,
     phase: watch::Sender<Phase>,
     epoch: Instant,
     thread: JoinHandle<()>,
@@ -112,10 +119,10 @@ impl Control {
         shards: Vec<Sender<Message>>,
         reports: Inbox<Report>,
     ) -> Result<Self, StartError> {
-        let grpc = listen("push.grpc", &options.grpc)?;
-        let http = listen("push.http", &options.http)?;
-        let stat = listen("monitor.stat", &options.stat)?;
-        let debug = listen("monitor.pprof", &options.debug)?;
+        let grpc = listen("push.grpc", &options.grpc, &options.tls)?;
+        let http = listen("push.http", &options.http, &options.tls)?;
+        let stat = listen("monitor.stat", &options.stat, &options.tls)?;
+        let debug = listen("monitor.pprof", &options.debug, &options.tls)?;
         let Options { push_lock, monitor_lock, .. } = &options;
         for (setting, bound, lock, what) in [
             ("push.grpc", &grpc, push_lock, "push"),
@@ -123,7 +130,7 @@ impl Control {
             ("monitor.stat", &stat, monitor_lock, "read what it holds"),
             ("monitor.pprof", &debug, monitor_lock, "profile this process and change its log"),
         ] {
-            for address in exposed(&bound.addresses).filter(|_| lock.is_open()) {
+            for address in options.tls.open_to_all(&bound.addresses).filter(|_| lock.is_open()) {
                 log::warn!("{setting}: {address} is open to other hosts: all of them may {what}");
             }
         }
@@ -133,7 +140,9 @@ impl Control {
                 .map_err(|error| StartError::TraceLog { path, error })?;
         }
         let logic = match &options.logic {
-            Some(logic) => Some(Logic::new(logic, options.server_id.clone(), Arc::clone(&hub))?),
+            Some(logic) => {
+                Some(Logic::new(logic, &options.tls, options.server_id.clone(), Arc::clone(&hub))?)
+            }
             None => None,
         };
         let logic = logic.map(Arc::new);
@@ -149,6 +158,7 @@ impl Control {
         let pushes = Arc::new(Pushes::new(Arc::clone(&hub), bounds));
         let this_node = ThisNode {
             node: options.node.clone(),
+            weight: options.weight,
             server_id: options.server_id.clone(),
             version: options.version,
             grpc: grpc.addresses.clone(),
@@ -177,8 +187,9 @@ impl Control {
             vitals: Arc::clone(&vitals),
             monitor: Monitor {
                 vitals,
+                certificates: options.certificates,
                 hub: Arc::clone(&hub),
-                logic,
+                logic: logic.clone(),
                 counts,
                 gates,
                 server_id: options.server_id,
@@ -197,6 +208,7 @@ impl Control {
             stat: stat.addresses,
             debug: debug.addresses,
             hub,
+            logic,
             phase,
             epoch: options.epoch,
             thread,
@@ -205,31 +217,43 @@ impl Control {
 
     /// Where the push API is, with real ports, in the order of [`Options::grpc`].
     #[must_use]
-    pub fn grpc_addrs(&self) -> &[SocketAddr] {
+    pub fn grpc_addrs(&self) -> &[Address] {
         &self.grpc
     }
 
     /// Where the HTTP push API is, with real ports, in the order of [`Options::http`].
     #[must_use]
-    pub fn http_addrs(&self) -> &[SocketAddr] {
+    pub fn http_addrs(&self) -> &[Address] {
         &self.http
     }
 
     /// Where health and metrics are, with real ports, in the order of [`Options::stat`].
     #[must_use]
-    pub fn stat_addrs(&self) -> &[SocketAddr] {
+    pub fn stat_addrs(&self) -> &[Address] {
         &self.stat
     }
 
     /// Where profiles are, with real ports, in the order of [`Options::debug`].
     #[must_use]
-    pub fn debug_addrs(&self) -> &[SocketAddr] {
+    pub fn debug_addrs(&self) -> &[Address] {
         &self.debug
     }
 
     /// Sends every shard the bounds that hold from now on, without waiting.
     pub fn configure(&self, limits: Limits) {
         self.hub.configure(|_| limits);
+    }
+
+    /// Logic is at `addrs` from now on, without waiting. Calls under way end where they are.
+    ///
+    /// # Errors
+    /// If one is no address; then nothing changes.
+    ///
+    /// # Panics
+    /// If [`Options::logic`] named none.
+    pub fn set_logic_addresses(&self, addrs: &[String]) -> Result<(), StartError> {
+        let logic = self.logic.as_ref().expect("logic is elsewhere from the start or never");
+        Ok(logic.set_addresses(addrs)?)
     }
 
     /// What changes the file of the trace log.

@@ -37,7 +37,7 @@ mod wake;
 
 pub use comet_hub::logic::UnknownCode;
 pub use comet_push::{Bounds, Node};
-pub use comet_serve::{BearerToken, Lock};
+pub use comet_serve::{Address, ApiTls, BearerToken, Lock};
 pub use control::{Control, Options, TraceLogSwitch, descriptors};
 pub use drain::{DrainPlan, Drained};
 pub use logic::LogicOptions;

@@ -8,21 +8,20 @@ mod connection;
 mod failure;
 mod stats;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use comet_core::{Message, Millis, Report};
 use comet_hub::logic::{
-    Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, UnknownCode,
+    Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, RoomPieces, UnknownCode,
 };
-use comet_serve::{BadAddress, BearerToken, GrpcChannel, endpoint};
+use comet_serve::{ApiTls, BadAddress, BearerToken, GrpcChannel, Peer};
 use tokio::select;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep_until, timeout};
-use tonic::transport::Endpoint;
 
 use crate::hub::HubDriver;
 
@@ -31,7 +30,7 @@ pub(crate) use self::stats::LogicStats;
 /// How logic services are called.
 #[derive(Clone, Debug)]
 pub struct LogicOptions {
-    /// Where they are (`logic.addrs`), as `host:port`; at least one.
+    /// Where they are (`logic.addrs`), in the form of [`Peer`](comet_serve::Peer); at least one.
     pub addrs: Vec<String>,
     /// What logic asks for (`logic.token`).
     pub token: BearerToken,
@@ -61,8 +60,9 @@ const NOTICES_GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct Logic {
     /// Id of this server, by which logic sends pushes back.
     server: String,
-    /// By address.
-    endpoints: Vec<Endpoint>,
+    /// The latest addresses.
+    peers: watch::Sender<Peers>,
+    tls: ApiTls,
     token: BearerToken,
     timeout: Duration,
     hub: Arc<HubDriver>,
@@ -75,12 +75,17 @@ pub(crate) struct Logic {
     delivered: Notify,
 }
 
+/// How each address is connected to, by its name.
+type Peers = BTreeMap<String, Peer>;
+
 struct State {
     client: LogicClient,
+    /// Of all addresses that the client knows.
+    peers: Peers,
     /// By address: its open connection.
-    channels: Vec<Option<GrpcChannel>>,
+    channels: HashMap<usize, GrpcChannel>,
     /// By address: what opens or pings its connection.
-    probes: Vec<Option<AbortHandle>>,
+    probes: HashMap<usize, AbortHandle>,
     attempts: HashMap<AttemptId, AbortHandle>,
     /// What the timer is set to.
     due: Option<Millis>,
@@ -91,16 +96,13 @@ impl Logic {
     /// Names the address that is none.
     pub(crate) fn new(
         options: &LogicOptions,
+        tls: &ApiTls,
         server: String,
         hub: Arc<HubDriver>,
     ) -> Result<Self, BadAddress> {
-        let names: BTreeSet<_> = options.addrs.iter().collect();
-        let endpoint_of = |name: &&String| {
-            endpoint(name).map(|endpoint| endpoint.connect_timeout(options.timeout))
-        };
-        let endpoints = names.iter().map(endpoint_of).collect::<Result<Vec<_>, _>>()?;
+        let peers = peers(&options.addrs, tls, options.timeout)?;
         let config = LogicConfig {
-            addresses: names.into_iter().map(|name| name.as_str().into()).collect(),
+            addresses: names(&peers),
             timeout_ms: millis(options.timeout),
             calls: options.calls,
             ping_ms: millis(options.ping),
@@ -112,14 +114,16 @@ impl Logic {
         };
         let state = State {
             client: LogicClient::new(config, Millis(0)),
-            channels: vec![None; endpoints.len()],
-            probes: endpoints.iter().map(|_| None).collect(),
+            peers: peers.clone(),
+            channels: HashMap::new(),
+            probes: HashMap::new(),
             attempts: HashMap::new(),
             due: None,
         };
         Ok(Self {
             server,
-            endpoints,
+            peers: watch::Sender::new(peers),
+            tls: tls.clone(),
             token: options.token.clone(),
             timeout: options.timeout,
             hub,
@@ -134,7 +138,30 @@ impl Logic {
     pub(crate) fn start(self: &Arc<Self>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(self).keep_time());
+        tasks.spawn(Arc::clone(self).follow_addresses());
         tasks
+    }
+
+    /// Logic is at `addrs` from now on. May be called by any thread.
+    ///
+    /// # Errors
+    /// Names the address that is none; then nothing changes.
+    pub(crate) fn set_addresses(&self, addrs: &[String]) -> Result<(), BadAddress> {
+        self.peers.send_replace(peers(addrs, &self.tls, self.timeout)?);
+        Ok(())
+    }
+
+    async fn follow_addresses(self: Arc<Self>) {
+        let mut newer = self.peers.subscribe();
+        // Those since the start are new, too.
+        newer.mark_changed();
+        while newer.changed().await.is_ok() {
+            let newer = newer.borrow_and_update().clone();
+            self.update(|state, now| {
+                state.client.set_addresses(now, names(&newer));
+                state.peers = newer;
+            });
+        }
     }
 
     /// Takes what a shard asks of logic.
@@ -220,35 +247,38 @@ impl Logic {
         let logic = Arc::clone(self);
         match action {
             Action::Connect(connection) => {
-                let endpoint = self.endpoints[connection.address].clone();
+                let peer = state.peers[state.client.address_of(connection)].clone();
                 let opening = tokio::spawn(async move {
-                    let opened = connection::open(endpoint, logic.token.clone()).await;
+                    let opened = connection::open(peer, logic.token.clone()).await;
                     logic.update(|state, now| state.opened(now, connection, opened));
                 });
-                state.probes[connection.address] = Some(opening.abort_handle());
+                state.probes.insert(connection.address, opening.abort_handle());
             }
             Action::Ping(connection) => {
-                let Some(channel) = state.channels[connection.address].clone() else { return };
+                let Some(channel) = state.channels.get(&connection.address) else { return };
+                let channel = channel.clone();
                 let pinging = tokio::spawn(async move {
                     let outcome = connection::ping(channel).await;
                     logic.update(|state, now| {
-                        state.probes[connection.address] = None;
+                        state.probes.remove(&connection.address);
                         state.client.handle_ping(now, connection, outcome);
                     });
                 });
-                state.probes[connection.address] = Some(pinging.abort_handle());
+                state.probes.insert(connection.address, pinging.abort_handle());
             }
             Action::Close(connection) => {
-                state.channels[connection.address] = None;
-                if let Some(probe) = state.probes[connection.address].take() {
+                // Calls under way keep the connection open.
+                state.channels.remove(&connection.address);
+                if let Some(probe) = state.probes.remove(&connection.address) {
                     probe.abort();
                 }
             }
             Action::Send { attempt, connection, request } => {
-                let channel = state.channels[connection.address].clone();
+                let channel = state.channels.get(&connection.address).cloned();
                 let channel = channel.expect("calls go to connections that were pinged");
                 let sending = tokio::spawn(async move {
-                    let (server, limit) = (logic.server.clone(), logic.timeout);
+                    let server = (logic.server.clone(), logic.hub.shards());
+                    let limit = logic.timeout;
                     let outcome = attempt::send(channel, server, &request, limit).await;
                     logic.update(|state, now| {
                         state.attempts.remove(&attempt);
@@ -267,7 +297,7 @@ impl Logic {
                     let limit = logic.timeout;
                     let call = logic.hub.begin_everywhere(limit, |call| Message::Rooms { call });
                     let rooms = match call {
-                        Ok(call) => call.await.ok().map(|counted| counted.rooms),
+                        Ok(call) => call.await.ok().map(|counted| RoomPieces::cut(counted.rooms)),
                         Err(_) => None,
                     };
                     logic.update(|state, now| state.client.handle_rooms(now, rooms));
@@ -289,10 +319,10 @@ impl State {
         connection: ConnectionId,
         opened: Result<GrpcChannel, String>,
     ) {
-        self.probes[connection.address] = None;
+        self.probes.remove(&connection.address);
         match opened {
             Ok(channel) => {
-                self.channels[connection.address] = Some(channel);
+                self.channels.insert(connection.address, channel);
                 self.client.handle_connected(now, connection);
             }
             Err(cause) => self.client.handle_connect_failed(now, connection, &cause),
@@ -300,12 +330,24 @@ impl State {
     }
 }
 
+/// # Errors
+/// Names the address that is none.
+fn peers(addrs: &[String], tls: &ApiTls, limit: Duration) -> Result<Peers, BadAddress> {
+    let named = |name: &String| Ok((name.clone(), Peer::new(name, tls, limit)?));
+    addrs.iter().map(named).collect()
+}
+
+fn names(peers: &Peers) -> Vec<Box<str>> {
+    peers.keys().map(|name| name.as_str().into()).collect()
+}
+
 fn log(event: &Event) {
     let level = match event {
         Event::Available { .. } | Event::CallsSucceed { .. } => log::Level::Info,
-        Event::NotReached { .. } | Event::Unavailable { .. } | Event::CallsFail { .. } => {
-            log::Level::Warn
-        }
+        Event::NotReached { .. }
+        | Event::Unavailable { .. }
+        | Event::CallsFail { .. }
+        | Event::RoomsBeyond { .. } => log::Level::Warn,
         Event::NoneAvailable => log::Level::Error,
     };
     log::log!(level, "{event}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use comet_core::{CloseReason, Counters, DropReason, Message};
 use comet_hub::CallError;
-use comet_ops::Kind;
+use comet_ops::{CertificatesInUse, Kind};
 use comet_serve::{CallCounts, Gates, Phase};
 use tokio::sync::watch;
 use tonic::Code;
@@ -90,6 +90,7 @@ pub(crate) struct Monitor {
     pub(crate) hub: Arc<HubDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) vitals: Arc<Vitals>,
+    pub(crate) certificates: Arc<CertificatesInUse>,
     pub(crate) counts: Arc<CallCounts>,
     pub(crate) gates: Arc<Gates>,
     pub(crate) server_id: String,

@@ -1,7 +1,6 @@
 //! What runs on the control thread: the servers at every address, around the hub.
 
 use std::io;
-use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 
 use axum::Router;
@@ -10,7 +9,7 @@ use comet_mesh::Inbox;
 use comet_push::Bounds;
 use comet_serve::{
     DEBUG_CONNECTIONS, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS, Health,
-    Lock, Phase, STAT_CONNECTIONS, Servers, stopped,
+    Listener, Lock, Phase, STAT_CONNECTIONS, Servers, stopped,
 };
 use tokio::join;
 use tokio::sync::watch;
@@ -25,10 +24,10 @@ use crate::vitals::Vitals;
 
 /// Everything the thread takes with it.
 pub(crate) struct Assembly {
-    pub(crate) grpc: Vec<StdListener>,
-    pub(crate) http: Vec<StdListener>,
-    pub(crate) stat: Vec<StdListener>,
-    pub(crate) debug: Vec<StdListener>,
+    pub(crate) grpc: Vec<Listener>,
+    pub(crate) http: Vec<Listener>,
+    pub(crate) stat: Vec<Listener>,
+    pub(crate) debug: Vec<Listener>,
     pub(crate) bounds: Bounds,
     pub(crate) gates: Arc<Gates>,
     pub(crate) push_lock: Arc<Lock>,

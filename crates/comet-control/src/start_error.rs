@@ -30,7 +30,7 @@ impl fmt::Display for StartError {
                 write!(f, "white_list.file: cannot write {}: {error}", path.display())
             }
             Self::LogicAddress(BadAddress { address, error }) => {
-                write!(f, "logic.addrs: {address:?} is no address: {}", root_cause(error))
+                write!(f, "logic.addrs: {address:?} is no address: {}", root_cause(error.as_ref()))
             }
         }
     }
@@ -41,7 +41,7 @@ impl Error for StartError {
         match self {
             Self::Serve(error) => Some(error),
             Self::TraceLog { error, .. } => Some(error),
-            Self::LogicAddress(BadAddress { error, .. }) => Some(error),
+            Self::LogicAddress(BadAddress { error, .. }) => Some(error.as_ref()),
         }
     }
 }

@@ -16,6 +16,7 @@ mod request;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,13 +28,14 @@ use self::action::Output;
 use self::addresses::Addresses;
 use self::notices::{Notice, NoticeKind, Notices, SequenceNumber};
 use self::outcome::{Failure, Verdict};
-use self::renewal::{Renewal, elsewhere};
+use self::renewal::{Next, Progress, Renewal};
 use self::request::Retry;
 use crate::Random;
 use crate::failing::Failing;
 
 pub use self::action::{Action, AttemptId, ConnectionId, Event, PingOutcome};
 pub use self::outcome::{AttemptOutcome, StatusCode, UnknownCode};
+pub use self::renewal::{RoomPieces, RoomsByHome};
 pub use self::request::{Reply, Request};
 
 /// Longest part of a message that is logged, bytes.
@@ -42,8 +44,7 @@ const MESSAGE_MAX: usize = 256;
 /// How logic services are called.
 #[derive(Clone, Debug)]
 pub struct LogicConfig {
-    /// Names of the addresses, for the log and the metrics; none twice. Elsewhere they are numbered in
-    /// this order.
+    /// Names of the addresses, for the log and the metrics; none twice.
     pub addresses: Vec<Box<str>>,
     /// How long a call may take, all its attempts together, milliseconds; also how long connecting and a
     /// ping may take.
@@ -117,6 +118,8 @@ pub struct LogicClient {
     /// When calls are late, in the order in which they began; some are over by then.
     deadlines: VecDeque<(Millis, u64)>,
     renewal: Renewal,
+    /// The log has that rooms do not fit a request.
+    are_rooms_beyond: bool,
     /// Calls that are over, by name and code.
     counts: BTreeMap<(&'static str, StatusCode), u64>,
     /// By procedure and code.
@@ -133,7 +136,7 @@ impl LogicClient {
     #[must_use]
     pub fn new(mut config: LogicConfig, now: Millis) -> Self {
         assert!(config.calls > 0, "a call needs a permit");
-        let names = std::mem::take(&mut config.addresses);
+        let names = mem::take(&mut config.addresses);
         let mut out = Output::default();
         let addresses = Addresses::new(names, (config.ping_ms, config.timeout_ms), now, &mut out);
         Self {
@@ -143,6 +146,7 @@ impl LogicClient {
             last_call: 0,
             deadlines: VecDeque::new(),
             renewal: Renewal::Due,
+            are_rooms_beyond: false,
             counts: BTreeMap::new(),
             failing: Failing::default(),
             random: Random::new(config.seed),
@@ -161,6 +165,20 @@ impl LogicClient {
     /// Each address and whether it is available.
     pub fn addresses(&self) -> impl Iterator<Item = (&str, bool)> {
         self.addresses.all()
+    }
+
+    /// The name of the address that `connection` leads to.
+    #[must_use]
+    pub fn address_of(&self, connection: ConnectionId) -> &str {
+        self.addresses.name(connection)
+    }
+
+    /// From now on the addresses are those of `names`, none twice. One that is left out gets no call any
+    /// more; its connection is closed, and the driver keeps it only for the calls under way on it.
+    pub fn set_addresses(&mut self, now: Millis, names: Vec<Box<str>>) {
+        let now = self.advance(now);
+        self.addresses.replace(names, now, &mut self.out);
+        self.proceed(now);
     }
 
     /// Calls that hold a permit.
@@ -303,15 +321,19 @@ impl LogicClient {
 
     /// How many are online in each room whose home is here, each room once; `None` if that could not be
     /// counted.
-    pub fn handle_rooms(&mut self, now: Millis, rooms: Option<Vec<(Arc<str>, u32)>>) {
+    pub fn handle_rooms(&mut self, now: Millis, rooms: Option<RoomPieces>) {
         let now = self.advance(now);
         if let Renewal::Counting = self.renewal {
             self.renewal = match rooms {
                 None => Renewal::Resting { until: now.after(self.config.renew_ms) },
-                Some(rooms) => {
-                    let clamp = |online| i32::try_from(online).unwrap_or(i32::MAX);
-                    let rooms = rooms.into_iter().map(|(room, online)| (room, clamp(online)));
-                    Renewal::Counted(rooms.collect())
+                Some(pieces) => {
+                    let beyond = pieces.beyond();
+                    let was_beyond = mem::replace(&mut self.are_rooms_beyond, beyond.is_some());
+                    if let Some(bytes) = beyond.filter(|_| !was_beyond) {
+                        self.out.events.push_back(Event::RoomsBeyond { bytes });
+                    }
+                    let pieces = Arc::new(pieces);
+                    Renewal::Counted(Progress { pieces, piece: 0, answer: None })
                 }
             };
         }
@@ -386,12 +408,12 @@ impl LogicClient {
             self.renewal = Renewal::Counting;
             self.out.actions.push_back(Action::CountRooms);
         }
-        if let Renewal::Counted(rooms) = &mut self.renewal
-            && self.calls.len() < self.config.calls
+        while self.calls.len() < self.config.calls
+            && let Renewal::Counted(progress) = &self.renewal
         {
-            let rooms = std::mem::take(rooms);
-            self.renewal = Renewal::UnderWay;
-            self.begin(now, Purpose::Renewal, Request::RenewOnline { rooms });
+            let (pieces, piece) = (Arc::clone(&progress.pieces), progress.piece);
+            self.renewal = mem::replace(&mut self.renewal, Renewal::Due).sent();
+            self.begin(now, Purpose::Renewal, Request::RenewOnline { pieces, piece });
         }
         while self.calls.len() < self.config.calls
             && self.addresses.available() > 0
@@ -501,20 +523,30 @@ impl LogicClient {
             }
             (Purpose::Notice(notice), Err(_)) => self.notices.handle_undelivered(now, notice),
             (Purpose::Renewal, result) => {
-                self.renewal = Renewal::Resting { until: now.after(self.config.renew_ms) };
                 // A failure is counted and logged, and the next renewal mends it.
-                let Ok(reply) = result else { return };
-                let (Reply::RoomCounts(all), Request::RenewOnline { rooms: here }) =
-                    (reply, &*request)
-                else {
-                    unreachable!("a reply to another request")
-                };
-                let homes = elsewhere(all, here, self.config.shards);
-                let shards = (0..).map(ShardId);
-                let messages = homes.into_iter().map(|rooms| Message::RemoteRoomCounts { rooms });
-                self.out.messages.extend(shards.zip(messages));
+                let answer = result.ok().map(|reply| match reply {
+                    Reply::Elsewhere(homes) => homes,
+                    reply => unreachable!("{reply:?} is no reply to RenewOnline"),
+                });
+                self.renew_on(now, answer);
             }
             (purpose, Ok(reply)) => unreachable!("{reply:?} is no reply to {purpose:?}"),
+        }
+    }
+
+    /// A piece of the room counts is sent, and what logic has answered.
+    fn renew_on(&mut self, now: Millis, answer: Option<RoomsByHome>) {
+        let resting = Renewal::Resting { until: now.after(self.config.renew_ms) };
+        let Renewal::UnderWay(progress) = mem::replace(&mut self.renewal, resting) else {
+            unreachable!("the renewal is under way")
+        };
+        match progress.handle_answer(answer) {
+            Next::Piece(progress) => self.renewal = Renewal::Counted(progress),
+            Next::Over(answer) => {
+                let homes = answer.into_iter().flatten();
+                let messages = homes.map(|rooms| Message::RemoteRoomCounts { rooms });
+                self.out.messages.extend((0..).map(ShardId).zip(messages));
+            }
         }
     }
 

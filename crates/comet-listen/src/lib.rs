@@ -4,43 +4,79 @@
 //! An IPv6 address listens for IPv6 alone (`IPV6_V6ONLY`), whatever `net.ipv6.bindv6only` says: `0.0.0.0`
 //! and `[::]` are two addresses, and whoever wants both names both.
 //!
+//! A Unix socket replaces one that nobody listens on any more, and is gone with its listener.
+//!
 //! **Invariant:** it depends on no other crate of the workspace, and nothing here accepts.
+
+mod address;
+mod unix;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+pub use address::{Address, BadAddress, UNIX_PATH_MAX, unix_path};
+pub use unix::{SocketFile, listen_unix};
 
 /// An address that could not be listened on.
 #[derive(Debug)]
 pub struct ListenError {
     /// The address.
-    pub address: SocketAddr,
+    pub address: Address,
     /// The kernel's error.
     pub source: io::Error,
 }
 
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, source } = self;
-        match source.kind() {
-            io::ErrorKind::AddrInUse => write!(
-                f,
-                "{address} is in use: stop what listens there (ss -ltnp 'sport = :{}') or bind another port",
-                address.port()
-            ),
-            io::ErrorKind::AddrNotAvailable => {
-                let any = if address.is_ipv6() { "[::]" } else { "0.0.0.0" };
-                write!(f, "{address} is no address of this host: bind one that is, or {any}")
+        match &self.address {
+            Address::Plain(address) | Address::Tls(address) => {
+                explain_tcp(f, *address, &self.source)
             }
-            io::ErrorKind::PermissionDenied => write!(
-                f,
-                "{address} may not be bound: ports below {} need CAP_NET_BIND_SERVICE",
-                1024
-            ),
-            _ => write!(f, "{address} cannot be listened on: {source}"),
+            Address::Unix(path) => explain_unix(f, path, &self.source),
         }
+    }
+}
+
+fn explain_tcp(f: &mut fmt::Formatter<'_>, address: SocketAddr, source: &io::Error) -> fmt::Result {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => write!(
+            f,
+            "{address} is in use: stop what listens there (ss -ltnp 'sport = :{}') or bind another port",
+            address.port()
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            let any = if address.is_ipv6() { "[::]" } else { "0.0.0.0" };
+            write!(f, "{address} is no address of this host: bind one that is, or {any}")
+        }
+        io::ErrorKind::PermissionDenied => {
+            write!(f, "{address} may not be bound: ports below {} need CAP_NET_BIND_SERVICE", 1024)
+        }
+        _ => write!(f, "{address} cannot be listened on: {source}"),
+    }
+}
+
+fn explain_unix(f: &mut fmt::Formatter<'_>, path: &Path, source: &io::Error) -> fmt::Result {
+    write!(f, "unix:{} ", path.display())?;
+    match source.kind() {
+        io::ErrorKind::AddrInUse => write!(
+            f,
+            "is in use: stop what listens there (ss -lxp 'src {}') or bind another path",
+            path.display()
+        ),
+        io::ErrorKind::AlreadyExists => {
+            f.write_str("is a file and no socket: move it away, or bind another path")
+        }
+        io::ErrorKind::NotFound => f.write_str(
+            "has no directory: make it (RuntimeDirectory= in a systemd unit), or bind another path",
+        ),
+        io::ErrorKind::PermissionDenied => {
+            f.write_str("may not be made: this user has to be able to read and write its directory")
+        }
+        _ => write!(f, "cannot be listened on: {source}"),
     }
 }
 
@@ -63,6 +99,21 @@ pub fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Tries what listening at `address` needs. An IP address is bound for a moment, without listening: no client can
+/// connect. Port 0 always succeeds. Of a Unix socket the file is looked at, and nothing is made.
+///
+/// # Errors
+/// If the kernel refuses, or another socket listens there.
+pub fn check(address: &Address) -> Result<(), ListenError> {
+    let tried = match address {
+        Address::Plain(at) | Address::Tls(at) => {
+            socket(*at).and_then(|socket| socket.bind(&(*at).into()))
+        }
+        Address::Unix(path) => unix::check(path),
+    };
+    tried.map_err(|source| ListenError { address: address.clone(), source })
+}
+
 /// Binds `address` and listens.
 ///
 /// # Errors
@@ -74,7 +125,7 @@ pub fn listen(address: SocketAddr, backlog: i32) -> Result<Socket, ListenError> 
         socket.listen(backlog)?;
         Ok(socket)
     };
-    open().map_err(|source| ListenError { address, source })
+    open().map_err(|source| ListenError { address: address.into(), source })
 }
 
 #[cfg(test)]
@@ -87,11 +138,16 @@ mod tests {
     fn an_address_in_use_is_named() {
         let free = listen("127.0.0.1:0".parse().unwrap(), 8).unwrap();
         let address = free.local_addr().unwrap().as_socket().unwrap();
-        let error = listen(address, 8).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("{address} is in use: stop what listens there")),
-            "{error}"
-        );
+        for error in [listen(address, 8).unwrap_err(), check(&address.into()).unwrap_err()] {
+            let error = error.to_string();
+            assert!(
+                error.starts_with(&format!("{address} is in use: stop what listens there")),
+                "{error}"
+            );
+        }
+        drop(free);
+        check(&address.into()).unwrap();
+        listen(address, 8).unwrap();
     }
 
     #[test]

@@ -1,17 +1,21 @@
-//! The comets as what takes the pushes of the HTTP API, and as where clients connect.
+//! The comets as the backend of the HTTP push API.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use comet_push::{Bounds, Instance, NodeList, PushBackend, Pushed};
+use comet_hub::fanout::{Fanout, Target};
+use comet_push::{Bounds, PushBackend, Pushed, pace};
+use comet_router::Sessions;
+use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
-use crate::comets::Comets;
-use crate::nodes;
+use crate::comet::Request;
+use crate::comets::{Comets, unavailable};
 
 impl PushBackend for Comets {
     fn bounds(&self) -> Bounds {
-        Self::bounds(self)
+        self.bounds
     }
 
     async fn to_keys(
@@ -20,7 +24,14 @@ impl PushBackend for Comets {
         proto: Option<Proto>,
         operation: i32,
     ) -> Result<Pushed, Status> {
-        Self::to_keys(self, keys, proto, operation).await
+        self.bounds.check_count("key", keys.len())?;
+        let proto = self.bounds.check_proto(proto)?;
+        let _place = self.place()?;
+        let asked: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let servers = self.sessions.servers_of_keys(&asked).await.map_err(unavailable)?;
+        let sessions = keys.into_iter().zip(servers);
+        let request = |target| to_keys(target, &proto, operation);
+        self.carry(|fanout| fanout.to_sessions(sessions, 0), request).await
     }
 
     async fn to_users(
@@ -29,11 +40,23 @@ impl PushBackend for Comets {
         proto: Option<Proto>,
         operation: i32,
     ) -> Result<Pushed, Status> {
-        Self::to_users(self, users, proto, operation).await
+        self.bounds.check_count("user", users.len())?;
+        let proto = self.bounds.check_proto(proto)?;
+        let _place = self.place()?;
+        let sessions = self.sessions.sessions_of(&users).await.map_err(unavailable)?;
+        let absent = sessions.iter().filter(|(_, sessions)| sessions.is_empty()).count() as u64;
+        let sessions = sessions.into_iter().flat_map(|(_, sessions)| sessions);
+        let sessions = sessions.map(|(key, server)| (key, Some(server)));
+        let request = |target| to_keys(target, &proto, operation);
+        self.carry(|fanout| fanout.to_sessions(sessions, absent), request).await
     }
 
     async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<Pushed, Status> {
-        Self::to_room(self, room, proto).await
+        let proto = self.bounds.check_proto(proto)?;
+        self.check_comets()?;
+        let _place = self.place()?;
+        let request = BroadcastRoomReq { room_id: room, proto: Some(proto) };
+        self.carry(Fanout::to_room, |_| Request::Room(request.clone())).await
     }
 
     async fn to_all(
@@ -42,30 +65,38 @@ impl PushBackend for Comets {
         operation: i32,
         speed: i32,
     ) -> Result<Pushed, Status> {
-        Self::to_all(self, proto, operation, speed).await
+        let speed = pace(speed)?;
+        let proto = self.bounds.check_proto(proto)?;
+        self.check_comets()?;
+        let _place = self.place()?;
+        let live = match speed {
+            None => Vec::new(),
+            // As long as nothing is known, all are taken for equal.
+            Some(_) => self.live_by_comet().await.unwrap_or_else(|| vec![1; self.all().len()]),
+        };
+        let request = |target| {
+            let speed = match target {
+                Target::All { speed } => speed.map_or(0, NonZeroU32::get),
+                Target::Keys(_) | Target::Room => unreachable!("a push to everybody"),
+            };
+            let speed = i32::try_from(speed).unwrap_or(i32::MAX);
+            Request::All(BroadcastReq { proto_op: operation, proto: Some(proto.clone()), speed })
+        };
+        self.carry(|fanout| fanout.to_all(speed.map(|speed| (speed, &*live))), request).await
     }
 
+    /// As the comets have said last.
     async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
-        Self::rooms(self).await
+        let rooms = self.sessions.room_counts().await.map_err(unavailable)?;
+        Ok(rooms.into_iter().map(|(room, online)| (room.into(), online)).collect())
     }
 
     async fn live(&self) -> Result<u64, Status> {
-        Self::live(self).await
+        Ok(self.sessions.counts().await.map_err(unavailable)?.sessions)
     }
 }
 
-/// The comets, and the domain that clients are told while none takes them.
-pub(crate) struct Hosts {
-    pub(crate) comets: Arc<Comets>,
-    pub(crate) domain: String,
-}
-
-impl NodeList for Hosts {
-    async fn hosts(&self) -> Result<Vec<String>, Status> {
-        nodes::hosts(&self.comets, &self.domain).await
-    }
-
-    async fn instances(&self) -> Result<Vec<Instance>, Status> {
-        nodes::instances(&self.comets).await
-    }
+fn to_keys(target: Target, proto: &Proto, operation: i32) -> Request {
+    let Target::Keys(keys) = target else { unreachable!("a push to keys") };
+    Request::Keys(PushMsgReq { keys, proto: Some(proto.clone()), proto_op: operation })
 }

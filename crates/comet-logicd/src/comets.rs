@@ -1,33 +1,28 @@
-//! The comets that `comet logic` serves, as the way of a push: the sessions say which of them it
-//! concerns, each of those is called, and their ledgers are added up.
+//! The comets that `comet logic` serves, as the way of a push: the sessions select the comets, each of those
+//! is called, and their ledgers are added up.
 //!
-//! A comet that cannot be reached is named in the answer. If none of those a push concerned took it, the
-//! push has failed.
+//! A comet that cannot be reached is named in the answer. If no comet took a push, it has failed.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use comet_hub::Millis;
 use comet_hub::fanout::{
-    Call, CallFailure, Check, Fanout, FanoutConfig, FanoutEvent, Health, HealthMonitor,
-    HealthTimes, LedgerSum, PushFanout, Refused, Target,
+    Call, Check, Fanout, FanoutConfig, FanoutEvent, Health, HealthMonitor, HealthTimes, LedgerSum,
+    PushFanout, Refused, Target,
 };
-use comet_push::{Bounds, FailedServer, Pushed, pace};
+use comet_push::{Bounds, FailedServer, Pushed};
 use comet_router::{Sessions, Store, StoreError};
-use comet_serve::{
-    BadAddress, BearerToken, GrpcChannel, call_until_processed, endpoint, root_cause,
-};
-use comet_wire::goim::comet::comet_client::CometClient;
-use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};
-use comet_wire::goim::protocol::Proto;
+use comet_serve::{ApiTls, BadAddress, BearerToken};
+use comet_wire::goim::comet::Ledger;
 use tokio::select;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
-use tonic::transport::Endpoint;
-use tonic::{Code, Status};
+use tonic::Status;
+
+use crate::comet::{Comet, CometOptions, Request, ask};
 
 /// Pushes that may be under way at once; with the longest body this bounds their memory.
 const PUSHES_MAX: usize = 1_024;
@@ -35,39 +30,8 @@ const PUSHES_MAX: usize = 1_024;
 /// Calls that may be under way to one comet. A comet that is slow holds no more than half of the pushes.
 const CALLS_MAX: usize = PUSHES_MAX / 2;
 
-/// How long connecting to a comet may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// How much longer a comet may take than a push itself: it says more about a push that takes too long.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// How often a silent connection to a comet is asked whether it is still there, and how long the answer
-/// may take.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-
-/// One comet.
-pub(crate) struct Comet {
-    /// Its server id, as it calls itself towards logic.
-    pub(crate) id: String,
-    /// `HOST:PORT` of its push service.
-    pub(crate) address: String,
-    token: BearerToken,
-    endpoint: Endpoint,
-    /// Connects when it is used, and again after a failure.
-    channel: Mutex<GrpcChannel>,
-}
-
-impl Comet {
-    pub(crate) fn channel(&self) -> GrpcChannel {
-        self.channel.lock().expect(NO_PANIC).clone()
-    }
-
-    /// Leaves a connection on which nothing may come any more; calls under way stay with it.
-    fn reconnect(&self) {
-        *self.channel.lock().expect(NO_PANIC) =
-            GrpcChannel::new(self.endpoint.connect_lazy(), self.token.clone());
-    }
-}
 
 /// When comets are asked whether they take clients. Each may stall for the limit before it is left out.
 const HEALTH_TIMES: HealthTimes = HealthTimes { rest_ms: 1_000, limit_ms: 2_000 };
@@ -75,14 +39,16 @@ const HEALTH_TIMES: HealthTimes = HealthTimes { rest_ms: 1_000, limit_ms: 2_000 
 /// All of them, and where their sessions are.
 pub(crate) struct Comets {
     comets: Vec<Comet>,
-    sessions: Arc<Store>,
-    bounds: Bounds,
+    pub(crate) sessions: Arc<Store>,
+    pub(crate) bounds: Bounds,
     /// Zero of the clock of what is decided.
     epoch: Instant,
     fanout: Arc<Mutex<Fanout>>,
     health: Mutex<HealthMonitor>,
     /// Tells pushes under way that a comet is gone.
     gone: watch::Sender<()>,
+    /// Sessions of each comet, as the store has said last.
+    live: Mutex<Option<Vec<u64>>>,
 }
 
 /// A call under way to a comet.
@@ -98,7 +64,7 @@ impl Drop for CallUnderWay {
 }
 
 /// A place among the pushes under way.
-struct Place<'a>(&'a Comets);
+pub(crate) struct Place<'a>(&'a Comets);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
@@ -106,56 +72,38 @@ impl Drop for Place<'_> {
     }
 }
 
-/// What one comet is asked for.
-#[derive(Clone)]
-enum Request {
-    Keys(PushMsgReq),
-    Room(BroadcastRoomReq),
-    All(BroadcastReq),
-}
-
 impl Comets {
-    /// `comets` is the server id and the address of each, which `token` opens. Has to be called inside a
-    /// runtime.
+    /// The comets whose calls `token` opens. Has to be called inside a runtime.
     ///
     /// # Errors
     /// Names the address that is none.
     pub(crate) fn new(
-        comets: &[(String, String)],
+        comets: &[CometOptions],
         token: &BearerToken,
+        tls: &ApiTls,
         sessions: Arc<Store>,
         bounds: Bounds,
     ) -> Result<Self, BadAddress> {
-        let comet = |(id, address): &(String, String)| -> Result<Comet, BadAddress> {
-            let endpoint = endpoint(address)?
-                .connect_timeout(CONNECT_TIMEOUT)
-                .http2_keep_alive_interval(KEEPALIVE)
-                .keep_alive_timeout(KEEPALIVE)
-                .keep_alive_while_idle(true);
-            let channel = Mutex::new(GrpcChannel::new(endpoint.connect_lazy(), token.clone()));
-            let token = token.clone();
-            Ok(Comet { id: id.clone(), address: address.clone(), token, endpoint, channel })
-        };
         let fanout = Fanout::new(FanoutConfig {
-            comets: comets.iter().map(|(id, _)| id.clone()).collect(),
+            comets: comets.iter().map(|comet| comet.id.clone()).collect(),
             keys_max: bounds.keys_max,
             limit_ms: millis(bounds.timeout + GRACE),
             places: PUSHES_MAX,
             calls: CALLS_MAX,
         });
         Ok(Self {
-            comets: comets.iter().map(comet).collect::<Result<_, _>>()?,
+            comets: comets
+                .iter()
+                .map(|comet| Comet::new(comet, token, tls))
+                .collect::<Result<_, _>>()?,
             sessions,
             bounds,
             epoch: Instant::now(),
             fanout: Arc::new(Mutex::new(fanout)),
             health: Mutex::new(HealthMonitor::new(comets.len(), HEALTH_TIMES, Millis(0))),
             gone: watch::Sender::new(()),
+            live: Mutex::new(None),
         })
-    }
-
-    pub(crate) fn bounds(&self) -> Bounds {
-        self.bounds
     }
 
     pub(crate) fn all(&self) -> &[Comet] {
@@ -167,106 +115,25 @@ impl Comets {
         self.fanout().failures().clone()
     }
 
-    /// To the connections that hold `keys`.
-    pub(crate) async fn to_keys(
-        &self,
-        keys: Vec<String>,
-        proto: Option<Proto>,
-        operation: i32,
-    ) -> Result<Pushed, Status> {
-        self.bounds.check_count("key", keys.len())?;
-        let proto = self.bounds.check_proto(proto)?;
-        let _place = self.place()?;
-        let asked: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let servers = self.sessions.servers_of_keys(&asked).await.map_err(unavailable)?;
-        let push = self.fanout().to_sessions(keys.into_iter().zip(servers), 0);
-        self.carry(push, |target| to_keys(target, &proto, operation)).await
+    /// Sessions of each comet, in their order: as the store says, or if it gives no answer as it has said
+    /// last. `None`: it has never answered.
+    pub(crate) async fn live_by_comet(&self) -> Option<Vec<u64>> {
+        let counted = self.sessions.counts().await;
+        let mut live = self.live.lock().expect(NO_PANIC);
+        if let Ok(counts) = counted {
+            let of = |comet: &Comet| counts.by_server.get(&comet.id).copied().unwrap_or(0);
+            *live = Some(self.comets.iter().map(of).collect());
+        }
+        live.clone()
     }
 
-    /// To every session of `users`.
-    pub(crate) async fn to_users(
-        &self,
-        users: Vec<i64>,
-        proto: Option<Proto>,
-        operation: i32,
-    ) -> Result<Pushed, Status> {
-        self.bounds.check_count("user", users.len())?;
-        let proto = self.bounds.check_proto(proto)?;
-        let _place = self.place()?;
-        let sessions = self.sessions.sessions_of(&users).await.map_err(unavailable)?;
-        let nobody = sessions.iter().filter(|(_, sessions)| sessions.is_empty()).count();
-        let sessions = sessions.into_iter().flat_map(|(_, sessions)| sessions);
-        let sessions = sessions.map(|(key, server)| (key, Some(server)));
-        let push = self.fanout().to_sessions(sessions, nobody as u64);
-        self.carry(push, |target| to_keys(target, &proto, operation)).await
-    }
-
-    /// To the members of `room`, on every comet.
-    pub(crate) async fn to_room(
-        &self,
-        room: String,
-        proto: Option<Proto>,
-    ) -> Result<Pushed, Status> {
-        let proto = self.bounds.check_proto(proto)?;
-        self.check_comets()?;
-        let _place = self.place()?;
-        let request = BroadcastRoomReq { room_id: room, proto: Some(proto) };
-        let push = self.fanout().to_room();
-        self.carry(push, |_| Request::Room(request.clone())).await
-    }
-
-    /// To every connection of every comet: at once, or `speed` connections a second in all.
-    pub(crate) async fn to_all(
-        &self,
-        proto: Option<Proto>,
-        operation: i32,
-        speed: i32,
-    ) -> Result<Pushed, Status> {
-        let speed = pace(speed)?;
-        let proto = self.bounds.check_proto(proto)?;
-        self.check_comets()?;
-        let _place = self.place()?;
-        let live = match speed {
-            None => Vec::new(),
-            Some(_) => self.live_by_comet().await?,
-        };
-        let push = self.fanout().to_all(speed.map(|speed| (speed, &*live)));
-        self.carry(push, |target| {
-            let speed = match target {
-                Target::All { speed } => speed.map_or(0, NonZeroU32::get),
-                Target::Keys(_) | Target::Room => unreachable!("a push to everybody"),
-            };
-            let speed = i32::try_from(speed).unwrap_or(i32::MAX);
-            Request::All(BroadcastReq { proto_op: operation, proto: Some(proto.clone()), speed })
-        })
-        .await
-    }
-
-    /// The rooms with someone online, and how many, as the comets have said last.
-    pub(crate) async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
-        let rooms = self.sessions.room_counts().await.map_err(unavailable)?;
-        Ok(rooms.into_iter().map(|(room, online)| (room.into(), online)).collect())
-    }
-
-    /// How many sessions there are.
-    pub(crate) async fn live(&self) -> Result<u64, Status> {
-        Ok(self.sessions.counts().await.map_err(unavailable)?.sessions)
-    }
-
-    /// Sessions of each comet, in their order.
-    pub(crate) async fn live_by_comet(&self) -> Result<Vec<u64>, Status> {
-        let counts = self.sessions.counts().await.map_err(unavailable)?;
-        let live = |comet: &Comet| counts.by_server.get(&comet.id).copied().unwrap_or(0);
-        Ok(self.comets.iter().map(live).collect())
-    }
-
-    /// Ends every session at the comet that calls itself `server`, and says how many there were.
+    /// Ends every session at the comet that calls itself `server`, and returns their number.
     pub(crate) async fn end_sessions(&self, server: &str) -> Result<u64, Status> {
         self.sessions.del_server(server).await.map_err(unavailable)
     }
 
-    /// A push to everybody that nobody could get is no success.
-    fn check_comets(&self) -> Result<(), Status> {
+    /// A push to everybody needs a comet.
+    pub(crate) fn check_comets(&self) -> Result<(), Status> {
         match self.comets.is_empty() {
             true => Err(Status::failed_precondition(
                 "logic_server.comets is empty: there is no comet to push to",
@@ -275,7 +142,7 @@ impl Comets {
         }
     }
 
-    fn place(&self) -> Result<Place<'_>, Status> {
+    pub(crate) fn place(&self) -> Result<Place<'_>, Status> {
         if self.fanout().take_place() {
             return Ok(Place(self));
         }
@@ -283,12 +150,13 @@ impl Comets {
         Err(Status::resource_exhausted(format!("{PUSHES_MAX} {sentence}")))
     }
 
-    /// Makes the calls of `push`, all at once; `request` says what a comet is asked for.
-    async fn carry(
+    /// Makes the calls of the push that `plan` makes, all at once; `request` is what a comet is asked for.
+    pub(crate) async fn carry(
         &self,
-        mut push: PushFanout,
+        plan: impl FnOnce(&Fanout) -> PushFanout,
         request: impl Fn(Target) -> Request,
     ) -> Result<Pushed, Status> {
+        let mut push = plan(&self.fanout());
         let mut calls = JoinSet::new();
         let mut gone = self.gone.subscribe();
         loop {
@@ -307,7 +175,7 @@ impl Comets {
                 biased;
                 Some(answered) = calls.join_next() => {
                     let (part, answer) = answered.expect("asking does not panic");
-                    push.handle_answer(part, answer.map_err(|status| failure(&status)));
+                    push.handle_answer(part, answer);
                 }
                 Ok(()) = gone.changed() => self.fanout().leave_out_gone(&mut push),
                 () = sleep_until(due.into()) => push.handle_timeout(self.now()),
@@ -371,7 +239,7 @@ impl Comets {
         self.epoch + Duration::from_millis(time.0)
     }
 
-    /// These are never held across an await, and only the thread of logic comes here.
+    /// The locks are never held across an await, and only the thread of logic takes them.
     fn fanout(&self) -> MutexGuard<'_, Fanout> {
         self.fanout.lock().expect(NO_PANIC)
     }
@@ -396,46 +264,12 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn to_keys(target: Target, proto: &Proto, operation: i32) -> Request {
-    let Target::Keys(keys) = target else { unreachable!("a push to keys") };
-    Request::Keys(PushMsgReq { keys, proto: Some(proto.clone()), proto_op: operation })
-}
-
-async fn ask(channel: GrpcChannel, request: Request) -> Result<LedgerSum, Status> {
-    // goim's own comet answers without a ledger.
-    let ledger = call_until_processed(|| {
-        let (mut client, request) = (CometClient::new(channel.clone()), request.clone());
-        async move {
-            Ok(match request {
-                Request::Keys(request) => client.push_msg(request).await?.into_inner().ledger,
-                Request::Room(request) => client.broadcast_room(request).await?.into_inner().ledger,
-                Request::All(request) => client.broadcast(request).await?.into_inner().ledger,
-            })
-        }
-    });
-    let ledger = ledger.await?;
-    let Ledger { matched, queued, dropped, absent, scheduled } = ledger.unwrap_or_default();
-    let dropped = dropped.into_iter().collect::<BTreeMap<_, _>>();
-    Ok(LedgerSum { matched, queued, dropped, absent, scheduled })
-}
-
 fn wire_ledger(sum: LedgerSum) -> Ledger {
     let LedgerSum { matched, queued, dropped, absent, scheduled } = sum;
     Ledger { matched, queued, dropped: dropped.into_iter().collect(), absent, scheduled }
 }
 
-pub(crate) fn failure(status: &Status) -> CallFailure {
-    let cause = root_cause(status).to_string();
-    let message = match status.message() {
-        "" => cause,
-        // What is beneath a failed connection says more than the status around it.
-        _ if status.code() == Code::Unavailable => cause,
-        said => said.to_owned(),
-    };
-    CallFailure { is_bad_request: status.code() == Code::InvalidArgument, message }
-}
-
-/// A store that gives no answer is nobody's fault who asks.
+/// The store gives no answer: a failure of the service, not of the request.
 #[allow(clippy::needless_pass_by_value, reason = "what map_err calls it with")]
 pub(crate) fn unavailable(error: StoreError) -> Status {
     Status::unavailable(error.to_string())

@@ -13,7 +13,9 @@
 )]
 
 mod backend;
+mod comet;
 mod comets;
+mod health;
 mod nodes;
 mod server;
 mod service;
@@ -21,7 +23,8 @@ mod sessions;
 mod start_error;
 mod stat;
 
+pub use comet::CometOptions;
 pub use comet_push::Node;
-pub use comet_serve::Lock;
+pub use comet_serve::{ApiTls, Lock};
 pub use server::{LogicServer, Options};
 pub use start_error::StartError;

@@ -1,111 +1,73 @@
 //! The comets as clients and operators see them: `/goim/nodes/*` and the `Nodes` call.
 
-use std::convert::Infallible;
-use std::error::Error;
-use std::future::pending;
+use std::cmp::Reverse;
 use std::sync::Arc;
 
-use comet_hub::fanout::{Health, HealthMonitor};
-use comet_push::Instance;
-use comet_serve::{GrpcChannel, call_until_processed};
-use tokio::select;
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::sleep_until;
-use tonic::{Code, Status};
-use tonic_health::ServingStatus;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
+use comet_push::{Instance, NodeList};
+use tonic::Status;
 
-use crate::comets::{Comets, failure};
+use crate::comet::Comet;
+use crate::comets::Comets;
 
-/// Keeps asking every comet whether it takes clients.
-pub(crate) async fn monitor(comets: Arc<Comets>) -> Infallible {
-    let mut checks = JoinSet::new();
-    // By comet: its last check.
-    let mut asked: Vec<Option<AbortHandle>> = comets.all().iter().map(|_| None).collect();
-    let (_, mut due) = comets.monitor(|_, _| {});
-    loop {
-        let is_due = async {
-            match due {
-                Some(due) => sleep_until(due.into()).await,
-                None => pending().await,
-            }
-        };
-        let (due_checks, next) = select! {
-            biased;
-            Some(checked) = checks.join_next() => {
-                // A check that was given up has no result.
-                let Ok((check, health)) = checked else { continue };
-                comets.monitor(|monitor, now| monitor.handle_check(now, check, health))
-            }
-            () = is_due => comets.monitor(HealthMonitor::handle_timeout),
-        };
-        due = next;
-        for check in due_checks {
-            let channel = comets.all()[check.comet].channel();
-            let handle = checks.spawn(async move { (check, health(channel).await) });
-            if let Some(former) = asked[check.comet].replace(handle) {
-                former.abort();
-            }
-        }
+/// The comets, and the domain that clients are told while none takes them.
+#[derive(Clone)]
+pub(crate) struct Nodes {
+    pub(crate) comets: Arc<Comets>,
+    pub(crate) domain: String,
+}
+
+impl Nodes {
+    /// Each comet with its sessions, none while nothing is known of them.
+    async fn loads(&self) -> impl Iterator<Item = (usize, &Comet, u64)> {
+        let live = self.comets.live_by_comet().await;
+        let comets = self.comets.all().iter().enumerate();
+        comets.map(move |(at, comet)| (at, comet, live.as_ref().map_or(0, |live| live[at])))
     }
 }
 
-async fn health(channel: GrpcChannel) -> Health {
-    let check = || {
-        let mut client = HealthClient::new(channel.clone());
-        async move { client.check(HealthCheckRequest { service: String::new() }).await }
-    };
-    match call_until_processed(check).await {
-        Ok(answer) if answer.get_ref().status == ServingStatus::Serving as i32 => Health::Serving,
-        Ok(_) => Health::NotServing,
-        // goim's comet has no health service; that it says so is an answer, too.
-        Err(status) if status.code() == Code::Unimplemented && status.source().is_none() => {
-            Health::Serving
-        }
-        Err(status) => Health::Gone(failure(&status).message.into()),
-    }
-}
-
-/// The hosts of the comets that take clients, the one with the fewest sessions first, none twice; `domain`
-/// where there is none.
-pub(crate) async fn hosts(comets: &Comets, domain: &str) -> Result<Vec<String>, Status> {
-    let live = comets.live_by_comet().await?;
-    let serving = (0..).zip(live).filter(|(index, _)| comets.is_serving(*index));
-    let mut by_load: Vec<_> = serving.collect();
-    by_load.sort_by_key(|(_, live)| *live);
-    let mut hosts: Vec<String> = Vec::new();
-    for (index, _) in by_load {
-        let host = host(&comets.all()[index].address);
-        if !hosts.iter().any(|known| known == host) {
-            hosts.push(host.to_owned());
+impl NodeList for Nodes {
+    /// Those that take clients, the one with the fewest sessions for its weight first, no host twice; the
+    /// domain where there is none.
+    async fn hosts(&self) -> Vec<String> {
+        let serving = self.loads().await.filter(|(at, ..)| self.comets.is_serving(*at));
+        let hosts = by_load(serving.map(|(_, comet, live)| (&*comet.host, comet.weight, live)));
+        match hosts.is_empty() {
+            true => vec![self.domain.clone()],
+            false => hosts.into_iter().map(str::to_owned).collect(),
         }
     }
-    if hosts.is_empty() {
-        hosts.push(domain.to_owned());
-    }
-    Ok(hosts)
-}
 
-/// What there is to say of each comet; one that is not there, or takes no clients, is offline.
-pub(crate) async fn instances(comets: &Comets) -> Result<Vec<Instance>, Status> {
-    let live = comets.live_by_comet().await?;
-    let instances =
-        comets.all().iter().zip(live).enumerate().map(|(index, (comet, live))| Instance {
+    /// One that is not there, or takes no clients, is offline.
+    async fn instances(&self) -> Result<Vec<Instance>, Status> {
+        let instances = self.loads().await.map(|(at, comet, live)| Instance {
             hostname: comet.id.clone(),
             addresses: vec![format!("grpc://{}", comet.address)],
             version: String::new(),
-            domain: host(&comet.address).to_owned(),
+            domain: comet.host.clone(),
+            weight: comet.weight,
             live,
-            offline: !comets.is_serving(index),
+            offline: !self.comets.is_serving(at),
         });
-    Ok(instances.collect())
+        Ok(instances.collect())
+    }
 }
 
-/// `HOST` of `HOST:PORT`; an IPv6 address without its brackets.
-fn host(address: &str) -> &str {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']')
+/// Hosts with their weights and sessions, by sessions per weight. Of equal ones the heavier one comes first.
+fn by_load<'a>(nodes: impl Iterator<Item = (&'a str, u32, u64)>) -> Vec<&'a str> {
+    let mut nodes: Vec<_> = nodes.collect();
+    nodes.sort_by(|(_, weight, live), (_, other_weight, other_live)| {
+        let load = |live: u64, other_weight: u32| u128::from(live) * u128::from(other_weight);
+        load(*live, *other_weight)
+            .cmp(&load(*other_live, *weight))
+            .then(Reverse(weight).cmp(&Reverse(other_weight)))
+    });
+    let mut hosts: Vec<&str> = Vec::new();
+    for (host, ..) in nodes {
+        if !hosts.contains(&host) {
+            hosts.push(host);
+        }
+    }
+    hosts
 }
 
 #[cfg(test)]
@@ -113,10 +75,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_addresses_without_a_port() {
-        let check = |address, expected| assert_eq!(host(address), expected);
-        check("127.0.0.1:8083", "127.0.0.1");
-        check("comet-7.example:1", "comet-7.example");
-        check("[2001:db8::1]:8083", "2001:db8::1");
+    fn the_least_loaded_host_comes_first() {
+        let check = |nodes: &[(&'static str, u32, u64)], expected: &[&str]| {
+            assert_eq!(by_load(nodes.iter().copied()), expected, "{nodes:?}");
+        };
+        check(&[("a", 1, 9), ("b", 1, 3), ("c", 1, 0)], &["c", "b", "a"]);
+        check(&[("a", 1, 4), ("b", 10, 39), ("c", 10, 41)], &["b", "a", "c"]);
+        check(&[("a", 1, 0), ("b", 3, 0), ("c", 2, 0), ("d", 3, 0)], &["b", "d", "c", "a"]);
+        check(&[("a", 1, 5), ("b", 1, 4), ("a", 1, 3)], &["a", "b"]);
+        check(&[("a", 10_000, u64::MAX), ("b", 9_999, u64::MAX)], &["a", "b"]);
+        check(&[], &[]);
     }
 }

@@ -1,7 +1,6 @@
 //! The handle of `comet logic`: start it, ask where it is, end it.
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,20 +10,21 @@ use comet_ops::ServiceManager;
 use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
-    BearerToken, CallCounts, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS, Lock,
-    Phase, STAT_CONNECTIONS, Servers, StartError as ServeError, exposed, listen, request_bytes,
-    spawn, stopped,
+    Address, ApiTls, BearerToken, CallCounts, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi,
+    HTTP_CONNECTIONS, Listener, Lock, Phase, STAT_CONNECTIONS, Servers, StartError as ServeError,
+    listen, request_bytes, spawn, stopped,
 };
 use comet_wire::goim::logic::logic_server::LogicServer as Service;
 use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
 
-use crate::backend::Hosts;
+use crate::comet::CometOptions;
 use crate::comets::Comets;
+use crate::nodes::Nodes;
 use crate::service::LogicService;
 use crate::start_error::StartError;
 use crate::stat::Stat;
-use crate::{nodes, sessions, stat};
+use crate::{health, sessions, stat};
 
 /// Longest request, bytes, as it is on the wire and without its compression: the rooms of a comet.
 const REQUEST_MAX: usize = 64 << 20;
@@ -39,17 +39,19 @@ const THREAD: &str = "logic";
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Addresses of `goim.logic.Logic` (`logic_server.grpc`); port 0 takes a free one.
-    pub grpc: Vec<SocketAddr>,
+    pub grpc: Vec<Address>,
     /// Addresses of the HTTP push API (`logic_server.http`); port 0 takes a free one.
-    pub http: Vec<SocketAddr>,
+    pub http: Vec<Address>,
     /// Addresses of health and metrics (`logic_server.stat`); port 0 takes a free one.
-    pub stat: Vec<SocketAddr>,
+    pub stat: Vec<Address>,
+    /// TLS of these addresses and of comets (`api_tls`).
+    pub tls: ApiTls,
     /// Who may call (`logic_server.tokens`).
     pub lock: Arc<Lock>,
     /// What comets ask for (`logic_server.comet_token`).
     pub comet_token: BearerToken,
-    /// Server id of each comet and `HOST:PORT` of its push service (`logic_server.comets`).
-    pub comets: Vec<(String, String)>,
+    /// The comets (`logic_server.comets`, `logic_server.nodes`).
+    pub comets: Vec<CometOptions>,
     /// What clients are told of the comets. Comets are told its heartbeat as the silence that ends a
     /// connection, never zero: goim's comet would close every connection at once.
     pub node: Node,
@@ -70,10 +72,11 @@ pub struct Options {
 /// `comet logic`, running. Dropping it without [`LogicServer::stop`] ends its thread, too, but does not
 /// wait.
 pub struct LogicServer {
-    grpc: Vec<SocketAddr>,
-    http: Vec<SocketAddr>,
-    stat: Vec<SocketAddr>,
+    grpc: Vec<Address>,
+    http: Vec<Address>,
+    stat: Vec<Address>,
     lock: Arc<Lock>,
+    tls: ApiTls,
     authenticator: AnyAuthenticator,
     phase: watch::Sender<Phase>,
     thread: JoinHandle<()>,
@@ -89,15 +92,19 @@ impl LogicServer {
         authenticator: AnyAuthenticator,
         sessions: Store,
     ) -> Result<Self, StartError> {
-        let grpc = listen("logic_server.grpc", &options.grpc)?;
-        let http = listen("logic_server.http", &options.http)?;
-        let stat = listen("logic_server.stat", &options.stat)?;
+        let grpc = listen("logic_server.grpc", &options.grpc, &options.tls)?;
+        let http = listen("logic_server.http", &options.http, &options.tls)?;
+        let stat = listen("logic_server.stat", &options.stat, &options.tls)?;
         if options.lock.is_open() {
-            for warning in exposure(&authenticator, &grpc.addresses, &http.addresses) {
+            for warning in exposure(
+                &authenticator,
+                options.tls.open_to_all(&grpc.addresses),
+                options.tls.open_to_all(&http.addresses),
+            ) {
                 log::warn!("{warning}");
             }
         }
-        let lock = Arc::clone(&options.lock);
+        let (lock, tls) = (Arc::clone(&options.lock), options.tls.clone());
         let (phase, phases) = watch::channel(Phase::Ready);
         let servers = Assembly {
             grpc: grpc.listeners,
@@ -114,6 +121,7 @@ impl LogicServer {
             http: http.addresses,
             stat: stat.addresses,
             lock,
+            tls,
             authenticator,
             phase,
             thread,
@@ -122,25 +130,31 @@ impl LogicServer {
 
     /// Where `goim.logic.Logic` is, with real ports.
     #[must_use]
-    pub fn grpc_addrs(&self) -> &[SocketAddr] {
+    pub fn grpc_addrs(&self) -> &[Address] {
         &self.grpc
     }
 
     /// Where the HTTP push API is, with real ports.
     #[must_use]
-    pub fn http_addrs(&self) -> &[SocketAddr] {
+    pub fn http_addrs(&self) -> &[Address] {
         &self.http
     }
 
     /// Where health and metrics are, with real ports.
     #[must_use]
-    pub fn stat_addrs(&self) -> &[SocketAddr] {
+    pub fn stat_addrs(&self) -> &[Address] {
         &self.stat
     }
 
     /// Callers need one of these tokens from now on.
     pub fn set_tokens(&self, tokens: Vec<String>) {
         self.lock.set_tokens(tokens);
+    }
+
+    /// Its TLS, to be read again.
+    #[must_use]
+    pub fn tls(&self) -> &ApiTls {
+        &self.tls
     }
 
     /// The check of tokens; its keys can be changed.
@@ -169,14 +183,14 @@ impl fmt::Debug for LogicServer {
     }
 }
 
-/// A warning for each address that other machines may reach: what any caller may do there.
-fn exposure(
+/// A warning for each of these addresses, which all other hosts may call: what any of them may do there.
+fn exposure<'a>(
     authenticator: &AnyAuthenticator,
-    grpc: &[SocketAddr],
-    http: &[SocketAddr],
+    grpc: impl Iterator<Item = &'a Address>,
+    http: impl Iterator<Item = &'a Address>,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
-    for address in exposed(grpc) {
+    for address in grpc {
         if matches!(authenticator, AnyAuthenticator::Open(_)) {
             warnings.push(format!(
                 "logic_server.grpc: {address} is not loopback and token.kind is \"open\": tokens \
@@ -188,7 +202,7 @@ fn exposure(
              them can begin and end sessions"
         ));
     }
-    for address in exposed(http) {
+    for address in http {
         warnings.push(format!(
             "logic_server.http: {address} is not loopback, and callers are not authenticated: any of \
              them can push"
@@ -199,9 +213,9 @@ fn exposure(
 
 /// Everything the thread takes with it.
 struct Assembly {
-    grpc: Vec<StdListener>,
-    http: Vec<StdListener>,
-    stat: Vec<StdListener>,
+    grpc: Vec<Listener>,
+    http: Vec<Listener>,
+    stat: Vec<Listener>,
     options: Options,
     authenticator: AnyAuthenticator,
     sessions: Store,
@@ -219,18 +233,23 @@ impl Assembly {
         };
         let sessions = Arc::new(sessions);
         let counts = Arc::new(CallCounts::default());
-        let comets =
-            Comets::new(&options.comets, &options.comet_token, Arc::clone(&sessions), bounds)?;
+        let comets = Comets::new(
+            &options.comets,
+            &options.comet_token,
+            &options.tls,
+            Arc::clone(&sessions),
+            bounds,
+        )?;
         let comets = Arc::new(comets);
-        let monitored = nodes::monitor(Arc::clone(&comets));
+        let monitored = health::monitor(Arc::clone(&comets));
+        let list = Nodes { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let service = LogicService {
             authenticator,
             sessions: Arc::clone(&sessions),
-            comets: Arc::clone(&comets),
+            nodes: list.clone(),
             node: options.node.clone(),
             counts: Arc::clone(&counts),
         };
-        let list = Hosts { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let calls = push_routes(Arc::clone(&comets), &counts)
             .merge(node_routes(Arc::new(list), options.node.clone(), &counts))
             .merge(sessions::route(&comets, &counts));
@@ -295,18 +314,17 @@ mod tests {
             ends_connections: true,
         });
         let jwt = AnyAuthenticator::Jwt(jwt.unwrap().into());
-        let [inside, outside] =
-            ["127.0.0.1:7170", "192.0.2.1:7170"].map(|address| [address.parse().unwrap()]);
-        let check = |authenticator, grpc, http, expected: &[&str]| {
-            let warnings = exposure(authenticator, grpc, http);
+        let outside = ["192.0.2.1:7170".parse().unwrap()];
+        let check = |authenticator, grpc: &[Address], http: &[Address], expected: &[&str]| {
+            let warnings = exposure(authenticator, grpc.iter(), http.iter());
             assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
             for (warning, expected) in warnings.iter().zip(expected) {
                 assert!(warning.contains(expected), "{warning}");
             }
         };
-        check(&open, &inside, &inside, &[]);
-        check(&open, &outside, &inside, &["token.kind is \"open\"", "begin and end sessions"]);
-        check(&jwt, &outside, &inside, &["begin and end sessions"]);
-        check(&jwt, &inside, &outside, &["can push"]);
+        check(&open, &[], &[], &[]);
+        check(&open, &outside, &[], &["token.kind is \"open\"", "begin and end sessions"]);
+        check(&jwt, &outside, &[], &["begin and end sessions"]);
+        check(&jwt, &[], &outside, &["can push"]);
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use comet_logic::{Accepts, AnyAuthenticator, Authenticator, Identity, NAME_MAX};
-use comet_push::Node;
-use comet_router::{Placed, Sessions, Store};
+use comet_push::{Node, NodeList};
+use comet_router::{Buckets, Placed, Sessions, Store};
 use comet_serve::CallCounts;
 use comet_wire::goim::logic::logic_server::Logic;
 use comet_wire::goim::logic::{
@@ -16,7 +16,8 @@ use comet_wire::goim::logic::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::comets::{Comets, unavailable};
+use crate::comets::unavailable;
+use crate::nodes::Nodes;
 
 /// Longest server id, bytes.
 const SERVER_MAX: usize = 255;
@@ -25,7 +26,7 @@ const SERVER_MAX: usize = 255;
 pub(crate) struct LogicService {
     pub(crate) authenticator: AnyAuthenticator,
     pub(crate) sessions: Arc<Store>,
-    pub(crate) comets: Arc<Comets>,
+    pub(crate) nodes: Nodes,
     pub(crate) node: Node,
     pub(crate) counts: Arc<CallCounts>,
 }
@@ -76,14 +77,18 @@ impl LogicService {
     }
 
     async fn count(&self, request: OnlineReq) -> Result<OnlineReply, Status> {
-        let OnlineReq { server, room_count } = request;
+        let OnlineReq { server, room_count, buckets, more } = request;
         check_server(&server)?;
         let rooms: HashMap<String, u32> = room_count
             .into_iter()
             .filter_map(|(room, online)| Some((room, u32::try_from(online).ok()?)))
             .filter(|(room, online)| *online > 0 && !room.is_empty() && room.len() <= NAME_MAX)
             .collect();
-        self.sessions.add_room_counts(&server, &rooms).await.map_err(unavailable)?;
+        let buckets = if buckets == 0 { Buckets::ALL } else { Buckets(buckets) };
+        self.sessions.add_room_counts(&server, buckets, &rooms).await.map_err(unavailable)?;
+        if more {
+            return Ok(OnlineReply::default());
+        }
         let all = self.sessions.room_counts().await.map_err(unavailable)?;
         let all = all.into_iter();
         let all = all.map(|(room, online)| (room, i32::try_from(online).unwrap_or(i32::MAX)));
@@ -108,7 +113,7 @@ impl LogicService {
             ws_port: port(self.node.websocket_port()),
             wss_port: port(self.node.websocket_tls_port()),
             heartbeat: i32::try_from(self.node.heartbeat_seconds()).unwrap_or(i32::MAX),
-            nodes: crate::nodes::hosts(&self.comets, domain).await?,
+            nodes: self.nodes.hosts().await,
             backoff: Some(Backoff {
                 max_delay: Node::BACKOFF.max_delay,
                 base_delay: Node::BACKOFF.base_delay,

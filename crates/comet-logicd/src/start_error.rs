@@ -19,7 +19,11 @@ impl fmt::Display for StartError {
         match self {
             Self::Serve(error) => error.fmt(f),
             Self::CometAddress(BadAddress { address, error }) => {
-                write!(f, "logic_server.comets: {address:?} is no address: {}", root_cause(error))
+                write!(
+                    f,
+                    "logic_server.comets: {address:?} is no address: {}",
+                    root_cause(error.as_ref())
+                )
             }
         }
     }
@@ -29,7 +33,7 @@ impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Serve(error) => Some(error),
-            Self::CometAddress(BadAddress { error, .. }) => Some(error),
+            Self::CometAddress(BadAddress { error, .. }) => Some(error.as_ref()),
         }
     }
 }

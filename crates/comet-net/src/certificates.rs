@@ -9,20 +9,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use comet_core::Transport;
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert,
 };
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{
-    CertificateError, Error, InconsistentKeys, RootCertStore, ServerConfig,
-    SupportedProtocolVersion,
-};
+use rustls::{Error, InconsistentKeys, ServerConfig, SupportedProtocolVersion};
 
 /// The lowest version that a client may use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -47,6 +44,10 @@ pub struct TlsOptions {
 /// A certificate or key file that cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TlsError {
+    /// The index of its pair in [`TlsOptions::pairs`].
+    pub pair: usize,
+    /// It is the file of the key, not of the certificate.
+    pub is_key: bool,
     /// The file.
     pub file: PathBuf,
     /// What is wrong with it: the rest of a sentence that begins with the file's name.
@@ -74,19 +75,20 @@ struct SharedConfig {
 }
 
 struct Configs {
+    certificates: Arc<Certificates>,
     tcp: Arc<ServerConfig>,
     websocket: Arc<ServerConfig>,
 }
 
 impl Tls {
-    /// Reads the files. An expired certificate is used, with a warning in the log.
+    /// Reads the files. An expired certificate is used, too.
     ///
     /// # Errors
-    /// The first file that cannot be read, has the wrong content, or does not match its pair.
+    /// Every file that cannot be read, has the wrong content, or does not match its pair.
     ///
     /// # Panics
     /// If no pair is named, or the kernel gives no random bytes.
-    pub fn load(options: &TlsOptions) -> Result<Self, TlsError> {
+    pub fn load(options: &TlsOptions) -> Result<Self, Vec<TlsError>> {
         let ticketer = Ticketer::new().expect("the kernel gives random bytes");
         let current = RwLock::new(configs(options, &ticketer)?);
         Ok(Self(Arc::new(SharedConfig { ticketer, current })))
@@ -100,10 +102,18 @@ impl Tls {
     ///
     /// # Panics
     /// If no pair is named.
-    pub fn reload(&self, options: &TlsOptions) -> Result<(), TlsError> {
+    pub fn reload(&self, options: &TlsOptions) -> Result<(), Vec<TlsError>> {
         let configs = configs(options, &self.0.ticketer)?;
         *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = configs;
         Ok(())
+    }
+
+    /// The server's own certificates in use, as DER, in the order of [`TlsOptions::pairs`].
+    #[must_use]
+    pub fn certificates(&self) -> Vec<Vec<u8>> {
+        let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner);
+        let own = current.certificates.0.iter().map(|pair| pair.cert[0].to_vec());
+        own.collect()
     }
 
     /// The configuration for a handshake on a listener of `transport`.
@@ -122,12 +132,24 @@ impl fmt::Debug for Tls {
     }
 }
 
-fn configs(options: &TlsOptions, ticketer: &Arc<dyn ProducesTickets>) -> Result<Configs, TlsError> {
+fn configs(
+    options: &TlsOptions,
+    ticketer: &Arc<dyn ProducesTickets>,
+) -> Result<Configs, Vec<TlsError>> {
     assert!(!options.pairs.is_empty(), "TLS needs a certificate");
     let provider = Arc::new(default_provider());
-    let pairs: Result<_, _> =
-        options.pairs.iter().map(|(chain, key)| pair(chain, key, &provider)).collect();
-    let certificates = Arc::new(Certificates(pairs?));
+    let mut pairs = Vec::with_capacity(options.pairs.len());
+    let mut errors = Vec::new();
+    for (index, files) in options.pairs.iter().enumerate() {
+        match Pair::of(index, files).load(&provider) {
+            Ok(pair) => pairs.push(pair),
+            Err(faults) => errors.extend(faults),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let certificates = Arc::new(Certificates(pairs));
     let versions: &[&'static SupportedProtocolVersion] = match options.min_version {
         TlsVersion::V1_2 => &[&TLS13, &TLS12],
         TlsVersion::V1_3 => &[&TLS13],
@@ -136,14 +158,14 @@ fn configs(options: &TlsOptions, ticketer: &Arc<dyn ProducesTickets>) -> Result<
         .with_protocol_versions(versions)
         .expect("ring has suites for both versions")
         .with_no_client_auth()
-        .with_cert_resolver(certificates);
+        .with_cert_resolver(Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>);
     tcp.session_storage = Arc::new(NoServerSessionStorage {});
     tcp.ticketer = Arc::clone(ticketer);
     // Connections last long, and each resumption brings a new ticket.
     tcp.send_tls13_tickets = 1;
     let mut websocket = tcp.clone();
     websocket.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Configs { tcp: Arc::new(tcp), websocket: Arc::new(websocket) })
+    Ok(Configs { certificates, tcp: Arc::new(tcp), websocket: Arc::new(websocket) })
 }
 
 /// The certificates of all pairs, in their order.
@@ -164,40 +186,69 @@ fn has_name(pair: &CertifiedKey, name: &ServerName<'_>) -> bool {
         .is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
 }
 
-fn pair(
-    chain_file: &Path,
-    key_file: &Path,
-    provider: &CryptoProvider,
-) -> Result<Arc<CertifiedKey>, TlsError> {
-    let wrong = |file: &Path, what: String| TlsError { file: file.to_owned(), what };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(chain_file)
-        .and_then(Iterator::collect)
-        .map_err(|error| wrong(chain_file, explain(&error)))?;
-    let Some(own) = chain.first() else {
-        return Err(wrong(chain_file, "holds no certificate in PEM form".into()));
-    };
-    let validity = validity(own, provider)
-        .map_err(|error| wrong(chain_file, format!("holds no usable certificate: {error}")))?;
-    let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| {
-        let what = match error {
-            PemError::NoItemsFound => "holds no private key in PEM form".into(),
-            error => explain(&error),
+/// The files of a pair, and its index.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    index: usize,
+    chain_file: &'a Path,
+    key_file: &'a Path,
+}
+
+impl<'a> Pair<'a> {
+    fn of(index: usize, (chain_file, key_file): &'a (PathBuf, PathBuf)) -> Self {
+        Self { index, chain_file, key_file }
+    }
+
+    /// # Errors
+    /// The fault of either file, or of both.
+    fn load(self, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Vec<TlsError>> {
+        match (self.chain(), self.key()) {
+            (Ok(chain), Ok(key)) => {
+                let certified = CertifiedKey::from_der(chain, key, provider);
+                certified.map(Arc::new).map_err(|error| vec![self.mismatch(&error)])
+            }
+            (chain, key) => Err(chain.err().into_iter().chain(key.err()).collect()),
+        }
+    }
+
+    fn chain(self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(self.chain_file)
+            .and_then(Iterator::collect)
+            .map_err(|error| self.wrong_chain(explain(&error)))?;
+        let Some(own) = chain.first() else {
+            return Err(self.wrong_chain("holds no certificate in PEM form".into()));
         };
-        wrong(key_file, what)
-    })?;
-    let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| {
-        let what = match error {
+        let parsed = ParsedCertificate::try_from(own).map(drop);
+        parsed
+            .map_err(|error| self.wrong_chain(format!("holds no usable certificate: {error}")))?;
+        Ok(chain)
+    }
+
+    fn key(self) -> Result<PrivateKeyDer<'static>, TlsError> {
+        PrivateKeyDer::from_pem_file(self.key_file).map_err(|error| {
+            self.wrong_key(match error {
+                PemError::NoItemsFound => "holds no private key in PEM form".into(),
+                error => explain(&error),
+            })
+        })
+    }
+
+    fn mismatch(self, error: &Error) -> TlsError {
+        self.wrong_key(match error {
             Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                format!("is not the key of the certificate in {}", chain_file.display())
+                format!("is not the key of the certificate in {}", self.chain_file.display())
             }
             error => format!("holds no usable private key: {error}"),
-        };
-        wrong(key_file, what)
-    })?;
-    if let Some(invalid) = validity {
-        log::warn!("{}: {invalid}: clients will refuse it", chain_file.display());
+        })
     }
-    Ok(Arc::new(certified))
+
+    fn wrong_chain(self, what: String) -> TlsError {
+        TlsError { pair: self.index, is_key: false, file: self.chain_file.to_owned(), what }
+    }
+
+    fn wrong_key(self, what: String) -> TlsError {
+        TlsError { pair: self.index, is_key: true, file: self.key_file.to_owned(), what }
+    }
 }
 
 fn explain(error: &PemError) -> String {
@@ -205,32 +256,4 @@ fn explain(error: &PemError) -> String {
         PemError::Io(error) => format!("cannot be read: {error}"),
         error => format!("is not PEM: {error}"),
     }
-}
-
-/// Why clients refuse the certificate at present because of its dates, if they do.
-///
-/// # Errors
-/// If it is not a certificate.
-fn validity(
-    own: &CertificateDer<'_>,
-    provider: &CryptoProvider,
-) -> Result<Option<CertificateError>, Error> {
-    let parsed = ParsedCertificate::try_from(own)?;
-    // With no trust anchors the check always fails, but it checks the dates first.
-    let verdict = verify_server_cert_signed_by_trust_anchor(
-        &parsed,
-        &RootCertStore::empty(),
-        &[],
-        UnixTime::now(),
-        provider.signature_verification_algorithms.all,
-    );
-    Ok(match verdict {
-        Err(Error::InvalidCertificate(
-            error @ (CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. }),
-        )) => Some(error),
-        _ => None,
-    })
 }

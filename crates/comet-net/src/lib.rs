@@ -27,7 +27,9 @@ mod tls;
 
 pub use self::core::{Core, CoreStartError};
 pub use certificates::{Tls, TlsError, TlsOptions, TlsVersion};
-pub use listen::{Keepalive, ListenError, ListenOptions, bind};
+pub use listen::{Keepalive, ListenError, ListenOptions, bind, check_bind};
 pub use probe::{ProbeError, fit_ring, probe, reserve_descriptors};
 pub use settings::{CoreSettings, Listener, MeshEndpoints, ProxyFrom};
 pub use tls::TLS_TRANSMITS_MAX;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use tls::fuzzing::check as check_tls;

@@ -76,6 +76,21 @@ impl std::error::Error for ListenError {
     }
 }
 
+/// Does what [`bind`] does, but for a moment and without listening.
+///
+/// # Errors
+/// As [`bind`].
+pub fn check_bind(address: SocketAddr, options: &ListenOptions) -> Result<(), ListenError> {
+    comet_listen::check(&address.into()).map_err(ListenError::Listen)?;
+    let Some(cpus) = &options.steering else { return Ok(()) };
+    let steer = || {
+        let socket = socket(address)?;
+        socket.set_reuse_port(true)?;
+        steer::by_cpu(socket, cpus)
+    };
+    steer().map_err(|source| ListenError::Steer { address, source })
+}
+
 /// Binds `address` once for each of `cores`, with SO_REUSEPORT. Port 0 stands for a free port, the
 /// same for all cores. Returns the address with the port in use, and the sockets.
 ///
@@ -90,11 +105,9 @@ pub fn bind(
     cores: usize,
     options: &ListenOptions,
 ) -> Result<(SocketAddr, Vec<OwnedFd>), ListenError> {
-    let failed = |source| ListenError::Listen(comet_listen::ListenError { address, source });
-    if address.port() != 0 {
-        let alone = socket(address).map_err(failed)?;
-        alone.bind(&address.into()).map_err(failed)?;
-    }
+    let failed =
+        |source| ListenError::Listen(comet_listen::ListenError { address: address.into(), source });
+    comet_listen::check(&address.into()).map_err(ListenError::Listen)?;
     let mut bound = address;
     let mut listeners: Vec<OwnedFd> = Vec::with_capacity(cores);
     for _ in 0..cores {
@@ -160,7 +173,11 @@ mod tests {
         assert!(matches!(&error, ListenError::Listen(error)
             if error.source.kind() == io::ErrorKind::AddrInUse));
         assert!(error.to_string().contains("is in use"), "{error}");
+        let checked = check_bind(address, &OPTIONS).unwrap_err();
+        assert_eq!(checked.to_string(), error.to_string());
         drop(listeners);
+        let steered = ListenOptions { steering: Some(vec![0]), ..OPTIONS };
+        check_bind(address, &steered).unwrap();
         bind(address, 1, &OPTIONS).unwrap();
     }
 

@@ -9,8 +9,10 @@ use crate::ring::{self, Call};
 
 /// glommio refuses to start an executor with less.
 const MEMLOCK_MIN: u64 = 512 << 10;
-/// Locked memory of a core in addition to its own ring: glommio's three rings and their buffers.
-const MEMLOCK_OVERHEAD: u64 = 160 << 10;
+/// Locked memory of a core in addition to its own ring, measured: glommio's three rings and their buffers.
+const MEMLOCK_OVERHEAD: u64 = 256 << 10;
+/// The oldest kernel that is known to count rings as locked memory; 6.1 does not.
+const COUNTS_RINGS: (u32, u32) = (6, 18);
 /// The smallest ring that is tried to fit the locked memory.
 const ENTRIES_MIN: u32 = 256;
 /// Descriptors that are no connections: listeners, rings, control's sockets, files.
@@ -30,15 +32,19 @@ impl fmt::Display for ProbeError {
 
 impl std::error::Error for ProbeError {}
 
-/// Checks kernel, io_uring with all of its calls, and locked memory. Raises the soft limits of locked memory and of open
-/// files to the hard limits. Returns how many connections the limit of open files allows.
+/// Checks kernel, io_uring with all of its calls, and locked memory for `cores` cores with rings of up to `entries`. Raises
+/// the soft limits of locked memory and of open files to the hard limits. Returns how many connections the limit of
+/// open files allows.
 ///
 /// # Errors
 /// The first thing that is missing.
-pub fn probe() -> Result<u64, ProbeError> {
-    check_kernel(rustix::system::uname().release().to_str().unwrap_or_default())?;
+pub fn probe(entries: u32, cores: usize) -> Result<u64, ProbeError> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    check_kernel(&release)?;
     ring::rehearse().map_err(|(call, error)| ProbeError(explain_ring(call, &error)))?;
-    check_memlock(raise(Resource::Memlock))?;
+    let memlock = raise(Resource::Memlock);
+    let counts = version(&release) >= COUNTS_RINGS && !may_lock_all();
+    check_memlock(memlock, if counts { locked(entries.min(ENTRIES_MIN), cores) } else { 0 })?;
     Ok(raise(Resource::Nofile).unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_OVERHEAD))
 }
 
@@ -60,30 +66,40 @@ pub fn reserve_descriptors(connections: u64) -> bool {
 /// has `CAP_IPC_LOCK`. A smaller ring only makes turns shorter. Call it after [`probe`].
 #[must_use]
 pub fn fit_ring(entries: u32, cores: usize) -> u32 {
-    let is_unlimited = rustix::thread::capabilities(None)
-        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::IPC_LOCK));
     match getrlimit(Resource::Memlock).current {
-        Some(bytes) if !is_unlimited => fit(entries, bytes / cores as u64),
+        Some(bytes) if !may_lock_all() => fit(entries, cores, bytes),
         _ => entries,
     }
 }
 
-fn fit(entries: u32, bytes: u64) -> u32 {
+fn fit(entries: u32, cores: usize, bytes: u64) -> u32 {
     let halves = std::iter::successors(Some(entries), |entries| Some(entries / 2));
     let mut halves = halves.take_while(|&entries| entries >= ENTRIES_MIN);
-    halves
-        .find(|&entries| MEMLOCK_OVERHEAD + ring::ring_bytes(entries) <= bytes)
-        .unwrap_or(entries.min(ENTRIES_MIN))
+    halves.find(|&entries| locked(entries, cores) <= bytes).unwrap_or(entries.min(ENTRIES_MIN))
+}
+
+/// Bytes that `cores` cores lock with rings of `entries`.
+fn locked(entries: u32, cores: usize) -> u64 {
+    cores as u64 * (MEMLOCK_OVERHEAD + ring::ring_bytes(entries))
+}
+
+/// Whether the limit of locked memory holds for others only.
+fn may_lock_all() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::IPC_LOCK))
 }
 
 fn check_kernel(release: &str) -> Result<(), ProbeError> {
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < (6, 1) {
+    if version(release) < (6, 1) {
         let sentence = format!("the kernel is {release}: comet needs Linux 6.1 or newer");
         return Err(ProbeError(sentence));
     }
     Ok(())
+}
+
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn explain_ring(call: Call, error: &io::Error) -> String {
@@ -112,13 +128,20 @@ fn explain_ring(call: Call, error: &io::Error) -> String {
     }
 }
 
-fn check_memlock(limit: Option<u64>) -> Result<(), ProbeError> {
+/// `needed` is for the smallest rings, where they count.
+fn check_memlock(limit: Option<u64>, needed: u64) -> Result<(), ProbeError> {
     match limit {
         Some(bytes) if bytes < MEMLOCK_MIN => Err(ProbeError(format!(
             "locked memory is limited to {} KiB: raise it to at least {} KiB (ulimit -l, or \
              LimitMEMLOCK= in a systemd unit)",
             bytes >> 10,
             MEMLOCK_MIN >> 10
+        ))),
+        Some(bytes) if bytes < needed => Err(ProbeError(format!(
+            "locked memory is limited to {} KiB, and the rings of all cores need {} KiB: raise it (ulimit -l, \
+             or LimitMEMLOCK= in a systemd unit) to 1 MiB a core and more, or name fewer server.cores",
+            bytes >> 10,
+            needed.div_ceil(1 << 10)
         ))),
         _ => Ok(()),
     }
@@ -154,9 +177,13 @@ mod tests {
 
     #[test]
     fn errors_name_what_to_change() {
-        let memlock = check_memlock(Some(64 << 10)).unwrap_err();
+        let memlock = check_memlock(Some(64 << 10), 0).unwrap_err();
         assert!(memlock.to_string().contains("64 KiB: raise it to at least 512 KiB"), "{memlock}");
-        assert_eq!(check_memlock(None), Ok(()));
+        assert_eq!(check_memlock(None, 0), Ok(()));
+        assert_eq!(check_memlock(Some(768 << 10), locked(256, 2)), Ok(()));
+        let rings = check_memlock(Some(600 << 10), locked(256, 2)).unwrap_err();
+        let sentence = "limited to 600 KiB, and the rings of all cores need 674 KiB: raise it";
+        assert!(rings.to_string().contains(sentence), "{rings}");
         let forbidden = explain_ring(Call::Setup, &io::Error::from_raw_os_error(libc::EPERM));
         assert!(forbidden.contains("kernel.io_uring_disabled=0"), "{forbidden}");
     }
@@ -164,17 +191,18 @@ mod tests {
     #[test]
     fn rings_are_halved_until_all_cores_fit() {
         let mib = 1 << 20;
-        assert_eq!(fit(4096, 8 * mib / 2), 4096);
-        assert_eq!(fit(4096, 8 * mib / 16), 1024);
-        assert_eq!(fit(4096, 8 * mib / 40), 256);
+        assert_eq!(fit(4096, 2, 8 * mib), 4096);
+        assert_eq!(fit(4096, 16, 8 * mib), 512);
+        assert_eq!(fit(4096, 24, 8 * mib), 256);
+        assert_eq!(fit(1024, 2, 768 << 10), 256);
         // Not enough for the smallest ring: the start fails and names the limit to raise.
-        assert_eq!(fit(4096, 8 * mib / 400), 256);
-        assert_eq!(fit(64, 8 * mib / 400), 64);
+        assert_eq!(fit(4096, 400, 8 * mib), 256);
+        assert_eq!(fit(64, 400, 8 * mib), 64);
     }
 
     #[test]
     fn reserving_enlarges_the_table_of_descriptors() {
-        probe().unwrap();
+        probe(256, 1).unwrap();
         let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let wanted = 2000.min(allowed - DESCRIPTORS_OVERHEAD);
         assert!(reserve_descriptors(wanted));
@@ -187,6 +215,6 @@ mod tests {
 
     #[test]
     fn this_machine_runs_comet() {
-        assert!(probe().unwrap() > 0);
+        assert!(probe(256, 1).unwrap() > 0);
     }
 }

@@ -6,6 +6,8 @@
 
 mod budget;
 mod encode;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;
 

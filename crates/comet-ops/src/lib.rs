@@ -11,6 +11,7 @@
 #![allow(clippy::disallowed_methods, reason = "profiles and the trace log tell the time of day")]
 
 mod build_info;
+mod certificates;
 mod debug;
 mod escaped;
 mod exposition;
@@ -20,23 +21,30 @@ mod heap;
 mod heap_use;
 mod key_fetches;
 mod line_writer;
+mod other_process;
 mod process;
 mod process_log;
 mod profile;
+#[cfg(debug_assertions)]
+mod provoked_panic;
 mod service_manager;
 mod signals;
 mod stderr;
 mod trace_log;
 
 pub use build_info::{COMMIT, RUSTC, VERSION_AND_COMMIT, build_info};
+pub use certificates::{Certificate, CertificatesInUse};
 pub use debug::{log_level, profiles};
 pub use escaped::Escaped;
 pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind, Number};
 pub use gates::expose_gates;
 pub use heap_use::give_memory_back;
 pub use key_fetches::count_key_fetch;
-pub use line_writer::LogCounts;
+pub use line_writer::{LogCounts, check_append};
+pub use other_process::OtherProcess;
 pub use process_log::ProcessLog;
+#[cfg(debug_assertions)]
+pub use provoked_panic::{PANIC_WHEN_LOGGED, panic_if_asked};
 pub use service_manager::{Notice, ServiceManager};
 pub use signals::{Signal, Signals};
 pub use stderr::print_error;

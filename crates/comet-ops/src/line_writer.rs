@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 pub(crate) use self::sink::Sink;
+pub use self::sink::check_append;
 
 /// Entries that may wait for the thread.
 const WAITING_MAX: usize = 8_192;

@@ -62,14 +62,15 @@ impl ProcessLog {
         let _ = self.writer.flush();
     }
 
-    /// Writes about a panic, in a file and on standard error, within two seconds.
+    /// Writes about a panic, in a file and on standard error, within two seconds. Where the log does not take it,
+    /// because the thread that panics is its own, standard error has it all the same.
     pub fn report_panic(&self, panic: &PanicHookInfo<'_>) {
         let report = describe(panic);
         let mut line = Vec::new();
         write_line(&mut line, "ERROR", &report);
         self.writer.write(line.into());
-        self.flush();
-        if self.is_file {
+        let is_taken = self.writer.flush();
+        if self.is_file || !is_taken {
             print_error(format!("{report}\n"));
         }
     }
@@ -121,6 +122,11 @@ impl Format for Lines {
     }
 
     fn line(&mut self, line: Self::Entry, lines: &mut Vec<u8>) {
+        #[cfg(debug_assertions)]
+        crate::provoked_panic::panic_if_asked(
+            crate::provoked_panic::PANIC_WHEN_WRITTEN,
+            &String::from_utf8_lossy(&line),
+        );
         lines.extend_from_slice(&line);
     }
 

@@ -1,9 +1,11 @@
 //! SIGTERM, SIGINT and SIGHUP as values, for the thread that waits to end the process.
 
+use std::time::Duration;
 use std::{fmt, io};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::time::timeout;
 
 /// What the process is asked to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,7 +44,7 @@ impl Signals {
     /// # Errors
     /// When the process is out of file descriptors.
     pub fn listen() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let entered = runtime.enter();
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
@@ -54,12 +56,21 @@ impl Signals {
     /// Blocks the calling thread until one of them arrives. Several of one kind that arrive before
     /// they are waited for are one.
     pub fn wait(&mut self) -> Signal {
-        self.runtime.block_on(async {
-            tokio::select! {
-                _ = self.terminate.recv() => Signal::Terminate,
-                _ = self.interrupt.recv() => Signal::Interrupt,
-                _ = self.hangup.recv() => Signal::Hangup,
-            }
-        })
+        let Self { runtime, terminate, interrupt, hangup } = self;
+        runtime.block_on(next(terminate, interrupt, hangup))
+    }
+
+    /// The same for `time` at most; `None`: there was none.
+    pub fn wait_for(&mut self, time: Duration) -> Option<Signal> {
+        let Self { runtime, terminate, interrupt, hangup } = self;
+        runtime.block_on(async { timeout(time, next(terminate, interrupt, hangup)).await.ok() })
+    }
+}
+
+async fn next(terminate: &mut Stream, interrupt: &mut Stream, hangup: &mut Stream) -> Signal {
+    tokio::select! {
+        _ = terminate.recv() => Signal::Terminate,
+        _ = interrupt.recv() => Signal::Interrupt,
+        _ = hangup.recv() => Signal::Hangup,
     }
 }

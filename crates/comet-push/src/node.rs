@@ -9,7 +9,7 @@ use tonic::Status;
 /// Knows the servers that clients may connect to.
 pub trait NodeList: Send + Sync + 'static {
     /// Names or addresses of those that take clients, the best first; at least one.
-    fn hosts(&self) -> impl Future<Output = Result<Vec<String>, Status>> + Send;
+    fn hosts(&self) -> impl Future<Output = Vec<String>> + Send;
 
     /// All of them.
     fn instances(&self) -> impl Future<Output = Result<Vec<Instance>, Status>> + Send;
@@ -87,6 +87,8 @@ pub struct Instance {
     pub version: String,
     /// Where clients reach it.
     pub domain: String,
+    /// Its share of clients beside that of others.
+    pub weight: u32,
     /// Connections that are authenticated.
     pub live: u64,
     /// It takes no clients.
@@ -112,7 +114,7 @@ impl Instance {
                 "addrs": self.domain,
                 "conn_count": self.live.to_string(),
                 "offline": self.offline.to_string(),
-                "weight": "1",
+                "weight": self.weight.to_string(),
             },
         })
     }

@@ -21,6 +21,6 @@ pub use error::StoreError;
 pub use memory::Memory;
 pub use redis::{Redis, RedisOptions};
 pub use sessions::{
-    Placed, ROOM_COUNTS_LIFETIME_MAX, ServerState, SessionCounts, Sessions, UserSessions,
+    Buckets, Placed, ROOM_COUNTS_LIFETIME_MAX, ServerState, SessionCounts, Sessions, UserSessions,
 };
 pub use store::Store;

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use self::table::Table;
 use crate::error::StoreError;
-use crate::sessions::{Placed, ROOM_COUNTS_LIFETIME_MAX, SessionCounts, Sessions, UserSessions};
+use crate::sessions::{
+    Buckets, Placed, ROOM_COUNTS_LIFETIME_MAX, SessionCounts, Sessions, UserSessions,
+};
 
 /// Most expired entries that one call removes. It is more than a call adds, so they do not
 /// accumulate.
@@ -172,10 +174,16 @@ impl Sessions for Memory {
     async fn add_room_counts(
         &self,
         server: &str,
+        buckets: Buckets,
         rooms: &HashMap<String, u32>,
     ) -> Result<(), StoreError> {
-        let rooms = rooms.clone();
+        let mut rooms = rooms.clone();
+        rooms.retain(|room, _| buckets.contains(Buckets::of(room)));
         let (mut table, now) = self.lock();
+        if buckets != Buckets::ALL {
+            let kept = table.take_rooms(server).into_iter();
+            rooms.extend(kept.filter(|(room, _)| !buckets.contains(Buckets::of(room))));
+        }
         table.set_rooms(server, rooms, now + self.lifetime.min(ROOM_COUNTS_LIFETIME_MAX));
         Ok(())
     }

@@ -9,6 +9,28 @@ use crate::error::StoreError;
 /// lifetime is shorter. goim v2's logic has the same limit.
 pub const ROOM_COUNTS_LIFETIME_MAX: Duration = Duration::from_secs(5 * 60);
 
+/// Some of the 64 parts that the rooms of a server are divided into, as goim v2's logic divides them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Buckets(pub u64);
+
+impl Buckets {
+    /// All parts.
+    pub const ALL: Self = Self(u64::MAX);
+
+    /// The number of parts.
+    pub(crate) const COUNT: u32 = u64::BITS;
+
+    /// The number of the part that `room` is in.
+    pub(crate) fn of(room: &str) -> u32 {
+        cityhasher::hash::<u32>(room) % Self::COUNT
+    }
+
+    /// Whether the part with this number is among these.
+    pub(crate) fn contains(self, bucket: u32) -> bool {
+        self.0 >> bucket & 1 == 1
+    }
+}
+
 /// A user and its sessions. Each is a key and the server of the connection; they are in the order
 /// of their keys.
 pub type UserSessions = (i64, Vec<(String, String)>);
@@ -115,14 +137,16 @@ pub trait Sessions: Send + Sync {
     /// A [`StoreError`]; the batches before it have taken effect.
     fn del_server(&self, server: &str) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// Replaces the numbers of members that `server` has in its rooms. They expire after the
-    /// store's lifetime, or after [`ROOM_COUNTS_LIFETIME_MAX`] if that is shorter.
+    /// Replaces the numbers of members that `server` has in its rooms of `buckets`; those of other
+    /// buckets stay. All of them expire after the store's lifetime, or after
+    /// [`ROOM_COUNTS_LIFETIME_MAX`] if that is shorter.
     ///
     /// # Errors
     /// A [`StoreError`].
     fn add_room_counts(
         &self,
         server: &str,
+        buckets: Buckets,
         rooms: &HashMap<String, u32>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::error::StoreError;
 use crate::memory::Memory;
 use crate::redis::Redis;
-use crate::sessions::{Placed, ServerState, SessionCounts, Sessions, UserSessions};
+use crate::sessions::{Buckets, Placed, ServerState, SessionCounts, Sessions, UserSessions};
 
 /// Either kind of session store.
 #[derive(Debug)]
@@ -66,9 +66,10 @@ impl Sessions for Store {
     async fn add_room_counts(
         &self,
         server: &str,
+        buckets: Buckets,
         rooms: &HashMap<String, u32>,
     ) -> Result<(), StoreError> {
-        either!(self, store => store.add_room_counts(server, rooms))
+        either!(self, store => store.add_room_counts(server, buckets, rooms))
     }
 
     async fn room_counts(&self) -> Result<HashMap<String, u32>, StoreError> {

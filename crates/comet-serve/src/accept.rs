@@ -11,21 +11,22 @@ use axum::Router;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::guarded::{Guarded, Protocol};
-use crate::listen::no_delay;
+use crate::handshake::{as_tls, handshake};
+use crate::listen::{Accepting, Incoming};
 use crate::phase::{Phase, stopped};
 use crate::places::Place;
+use crate::socket::Socket;
 use crate::stream::{Meter, MeteredStream};
 
-/// How long a new HTTP/1 connection may take until its first request begins.
+/// How long a new HTTP/1 connection may take until its first request begins, and a TLS handshake.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
 /// How long the preface of HTTP/2 may take. A blocking caller may send it with its first call; a silent one
@@ -73,7 +74,8 @@ pub(crate) struct Served {
 }
 
 /// Serves callers of `listener` until [`Phase::Stopped`] and the end of all calls.
-pub(crate) async fn serve(listener: TcpListener, served: Served) {
+pub(crate) async fn serve(listener: Accepting, served: Served) {
+    let has_host = listener.has_host();
     let mut connections = JoinSet::new();
     let mut stopping = pin!(stopped(served.phase.clone()));
     let mut rest = Rest::default();
@@ -85,7 +87,7 @@ pub(crate) async fn serve(listener: TcpListener, served: Served) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(incoming) => {
                 rest.end(&served.gate);
                 served.gate.count_accepted();
                 let entered = select! {
@@ -93,7 +95,8 @@ pub(crate) async fn serve(listener: TcpListener, served: Served) {
                     () = &mut stopping => break,
                     place = served.gate.places().enter() => place,
                 };
-                connections.spawn(serve_one(stream, Arc::new(entered), served.clone()));
+                let place = Arc::new(entered);
+                connections.spawn(serve_one(incoming, place, has_host, served.clone()));
                 // So that it is read before the next one is taken.
                 yield_now().await;
             }
@@ -139,14 +142,14 @@ fn concerns_one_caller(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn serve_one(mut stream: TcpStream, place: Arc<Place>, served: Served) {
-    no_delay(&mut stream);
+async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served: Served) {
+    let Some(socket) = open(incoming, &place, &served).await else { return };
     let Served { router, protocol, gate, phase } = served;
     let meter = Arc::new(Meter::default());
-    let io = TokioIo::new(MeteredStream::new(stream, Arc::clone(&meter)));
+    let io = TokioIo::new(MeteredStream::new(socket, Arc::clone(&meter)));
     let guarded = |protocol| {
         let (gate, place) = (Arc::clone(&gate), Arc::clone(&place));
-        Guarded { router, protocol, gate, place, caller: Caller::next() }
+        Guarded { router, protocol, gate, place, caller: Caller::next(), has_host }
     };
     let ended = match protocol {
         Protocol::Http => {
@@ -176,6 +179,30 @@ async fn serve_one(mut stream: TcpStream, place: Arc<Place>, served: Served) {
     if let Some(reason) = ended {
         gate.count_closed(reason);
     }
+}
+
+/// The connection behind its handshake, if it has one. `None` if that failed.
+async fn open(incoming: Incoming, place: &Place, served: &Served) -> Option<Socket> {
+    let (stream, tls) = match incoming {
+        Incoming::Open(socket) => return Some(socket),
+        Incoming::Tls(stream, tls) => (stream, tls),
+    };
+    let Served { protocol, gate, phase, .. } = served;
+    select! {
+        biased;
+        () = place.evicted() => gate.count_closed("evicted"),
+        () = stopped(phase.clone()) => {}
+        opened = timeout(FIRST_REQUEST, handshake(stream, &tls, protocol)) => match opened {
+            Ok(Ok(socket)) => return Some(socket),
+            Ok(Err(error)) => {
+                if let Some(error) = as_tls(&error) {
+                    gate.count_tls_error(error);
+                }
+            }
+            Err(_) => gate.count_closed("silent"),
+        },
+    }
+    None
 }
 
 /// Runs a connection to its end. Returns the reason if it is not the caller's. A new

@@ -2,6 +2,7 @@
 //! turned away.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -70,8 +71,11 @@ pub struct GateReading {
 }
 
 /// Why connections are ended here. Each is counted from 0, so that an alert sees the first one.
-const ENDS: [&str; 6] =
-    ["evicted", "http2_error", "http2_limit", "idle", "silent", "write_timeout"];
+const ENDS: [&str; 7] =
+    ["evicted", "http2_error", "http2_limit", "idle", "silent", TLS_ERROR, "write_timeout"];
+
+/// The TLS handshake failed: a certificate is missing or foreign, or the caller refused ours.
+const TLS_ERROR: &str = "tls_error";
 
 /// Connections at once where the open files leave room: of gRPC, of HTTP, of pages for operators, and of what
 /// changes the server.
@@ -209,11 +213,22 @@ impl Gate {
         if !refusal.is_locked_out() {
             return;
         }
+        let (setting, reason) = (self.setting, refusal.status(self.limits.request_time));
+        self.warn(format_args!("{setting}: a request is refused: {}", reason.message()));
+    }
+
+    /// Counts a TLS handshake that failed.
+    pub(crate) fn count_tls_error(&self, error: &rustls::Error) {
+        self.count_closed(TLS_ERROR);
+        self.warn(format_args!("{}: a TLS handshake failed: {error}", self.setting));
+    }
+
+    /// Writes to the log, once in a while.
+    fn warn(&self, line: fmt::Arguments<'_>) {
         let mut logged = self.logged.lock().expect(NO_PANIC);
         if logged.is_none_or(|at| at.elapsed() >= LOG_PAUSE) {
             *logged = Some(Instant::now());
-            let (setting, reason) = (self.setting, refusal.status(self.limits.request_time));
-            log::warn!("{setting}: a request is refused: {}", reason.message());
+            log::warn!("{line}");
         }
     }
 }

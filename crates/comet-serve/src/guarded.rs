@@ -38,6 +38,8 @@ pub(crate) struct Guarded {
     pub(crate) gate: Arc<Gate>,
     pub(crate) place: Arc<Place>,
     pub(crate) caller: Caller,
+    /// See [`Accepting::has_host`](crate::listen::Accepting::has_host).
+    pub(crate) has_host: bool,
 }
 
 impl HyperService<Request<Wire>> for Guarded {
@@ -55,7 +57,8 @@ impl HyperService<Request<Wire>> for Guarded {
             Protocol::Grpc { .. } => Form::Call,
         };
         let (gate, place) = (Arc::clone(&self.gate), Arc::clone(&self.place));
-        let body = gate.lock().check(&head, form == Form::Whole).and_then(|()| {
+        let has_host = self.has_host && form == Form::Whole;
+        let body = gate.lock().check(&head, has_host).and_then(|()| {
             RequestBody::new(wire, form, Arc::clone(&gate), place, arrivals.clone())
         });
         let body = match body {

@@ -14,6 +14,7 @@ mod channel;
 mod gate;
 mod grpc;
 mod guarded;
+mod handshake;
 mod health;
 mod http;
 mod intake;
@@ -26,14 +27,17 @@ mod query;
 mod refusal;
 mod request_body;
 mod servers;
+mod socket;
 mod start;
 mod start_error;
 mod stream;
+mod tls;
 
 pub use accept::{CONNECTION_WINDOW, HEAD_MAX};
 pub use call_counts::CallCounts;
 pub use caller::Caller;
 pub use channel::{GrpcChannel, NotGrpc, call_until_processed, cause, is_unprocessed};
+pub use comet_listen::Address;
 pub use gate::{
     DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gate, GateLimits, GateReading, Gates, HTTP_CONNECTIONS,
     STAT_CONNECTIONS, connections_max, request_bytes,
@@ -41,12 +45,13 @@ pub use gate::{
 pub use grpc::GrpcApi;
 pub use health::Health;
 pub use http::{healthz, refusal};
-pub use listen::{Bound, exposed, listen};
+pub use listen::{Bound, Listener, listen};
 pub use lock::Lock;
-pub use peer::{BadAddress, BearerToken, endpoint, root_cause};
+pub use peer::{BadAddress, BearerToken, Peer, is_tls, root_cause};
 pub use phase::{Phase, advance, stopped};
 pub use query::Query;
 pub use request_body::{Arrivals, Received};
 pub use servers::Servers;
 pub use start::spawn;
 pub use start_error::StartError;
+pub use tls::{ApiTls, Renewal, TlsError, TlsFiles};

@@ -1,11 +1,16 @@
 //! Listeners of servers that callers reach, as opposed to clients.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::{self, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::os::unix::net as unix;
 
-use comet_listen::ListenError;
-use tokio::net::TcpStream;
+use comet_listen::{Address, ListenError, SocketFile, listen_unix};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 
+use crate::socket::Socket;
 use crate::start_error::StartError;
+use crate::tls::ApiTls;
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1_024;
@@ -14,46 +19,123 @@ const BACKLOG: i32 = 1_024;
 #[derive(Debug)]
 pub struct Bound {
     /// In the order of their addresses in the configuration.
-    pub listeners: Vec<TcpListener>,
+    pub listeners: Vec<Listener>,
     /// Where they are, with real ports.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
 }
 
-/// Listens at every address of `setting`, a key of the configuration; port 0 takes a free one.
+/// A socket that listens, and is not accepted from yet.
+#[derive(Debug)]
+pub struct Listener(Kind<net::TcpListener, unix::UnixListener>);
+
+/// A socket that is accepted from.
+pub(crate) struct Accepting(Kind<TcpListener, UnixListener>);
+
+#[derive(Debug)]
+enum Kind<T, U> {
+    Plain(T),
+    Tls(T, ApiTls),
+    Unix(U, SocketFile),
+}
+
+/// A caller's connection, before anything is read from it.
+pub(crate) enum Incoming {
+    /// Ready to be served.
+    Open(Socket),
+    /// It begins with a TLS handshake.
+    Tls(TcpStream, ApiTls),
+}
+
+/// Listens at every address of `setting`, a key of the configuration; port 0 takes a free one. `tls` is for those with TLS.
 ///
 /// # Errors
 /// [`StartError::Listen`] names the first address that is taken or none.
-pub fn listen(setting: &'static str, addresses: &[SocketAddr]) -> Result<Bound, StartError> {
+pub fn listen(
+    setting: &'static str,
+    addresses: &[Address],
+    tls: &ApiTls,
+) -> Result<Bound, StartError> {
     let mut bound = Bound { listeners: Vec::new(), addresses: Vec::new() };
-    for &address in addresses {
+    for address in addresses {
         let (listener, at) =
-            open(address).map_err(|source| StartError::Listen { setting, source })?;
+            open(address, tls).map_err(|source| StartError::Listen { setting, source })?;
         bound.listeners.push(listener);
         bound.addresses.push(at);
     }
     Ok(bound)
 }
 
-fn open(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
+fn open(address: &Address, tls: &ApiTls) -> Result<(Listener, Address), ListenError> {
+    let (kind, at) = match address {
+        Address::Plain(address) => {
+            let (listener, at) = open_tcp(*address)?;
+            (Kind::Plain(listener), Address::Plain(at))
+        }
+        Address::Tls(address) => {
+            let (listener, at) = open_tcp(*address)?;
+            (Kind::Tls(listener, tls.clone()), Address::Tls(at))
+        }
+        Address::Unix(path) => {
+            let (socket, file) = listen_unix(path, BACKLOG)?;
+            socket
+                .set_nonblocking(true)
+                .map_err(|source| ListenError { address: address.clone(), source })?;
+            (Kind::Unix(OwnedFd::from(socket).into(), file), address.clone())
+        }
+    };
+    Ok((Listener(kind), at))
+}
+
+fn open_tcp(address: SocketAddr) -> Result<(net::TcpListener, SocketAddr), ListenError> {
     let socket = comet_listen::listen(address, BACKLOG)?;
     let ready = || {
         socket.set_nonblocking(true)?;
-        let listener = TcpListener::from(socket);
+        let listener = net::TcpListener::from(socket);
         let at = listener.local_addr()?;
         Ok((listener, at))
     };
-    ready().map_err(|source| ListenError { address, source })
+    ready().map_err(|source| ListenError { address: address.into(), source })
+}
+
+impl Listener {
+    /// Hands it to the runtime that this is called in.
+    pub(crate) fn accepting(self) -> io::Result<Accepting> {
+        Ok(Accepting(match self.0 {
+            Kind::Plain(listener) => Kind::Plain(TcpListener::from_std(listener)?),
+            Kind::Tls(listener, tls) => Kind::Tls(TcpListener::from_std(listener)?, tls),
+            Kind::Unix(listener, file) => Kind::Unix(UnixListener::from_std(listener)?, file),
+        }))
+    }
+}
+
+impl Accepting {
+    pub(crate) async fn accept(&self) -> io::Result<Incoming> {
+        Ok(match &self.0 {
+            Kind::Plain(listener) => {
+                let mut stream = listener.accept().await?.0;
+                no_delay(&mut stream);
+                Incoming::Open(Socket::Tcp(stream))
+            }
+            Kind::Tls(listener, tls) => {
+                let mut stream = listener.accept().await?.0;
+                no_delay(&mut stream);
+                Incoming::Tls(stream, tls.clone())
+            }
+            Kind::Unix(listener, _) => Incoming::Open(Socket::Unix(listener.accept().await?.0)),
+        })
+    }
+
+    /// Whether a caller names the host that it connects to, in a way that a web page's own name could point here.
+    pub(crate) fn has_host(&self) -> bool {
+        // A browser reaches no Unix socket, and asks for a certificate of the page's name.
+        matches!(self.0, Kind::Plain(_))
+    }
 }
 
 /// Sends what is written at once: a reply is one small segment, and must not wait for the next.
-pub(crate) fn no_delay(stream: &mut TcpStream) {
+fn no_delay(stream: &mut TcpStream) {
     // A socket that refuses has failed already, and the first read reports it.
     let _ = stream.set_nodelay(true);
-}
-
-/// Those of `addresses` that other machines may reach.
-pub fn exposed(addresses: &[SocketAddr]) -> impl Iterator<Item = &SocketAddr> {
-    addresses.iter().filter(|address| !address.ip().to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -61,22 +143,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_not_exposed() {
-        let addresses = ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"];
-        let beyond = ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[2001:db8::1]:1"];
-        let parsed: Vec<SocketAddr> =
-            addresses.iter().chain(&beyond).map(|address| address.parse().unwrap()).collect();
-        assert_eq!(exposed(&parsed).map(ToString::to_string).collect::<Vec<_>>(), beyond);
-    }
-
-    #[test]
     fn a_taken_address_is_named_with_its_setting() {
-        let free = listen("some.key", &["127.0.0.1:0".parse().unwrap()]).unwrap();
-        let address = free.addresses[0];
+        let free =
+            listen("some.key", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
+        let address = free.addresses[0].socket().unwrap();
         assert_ne!(address.port(), 0);
-        assert_eq!(
-            listen("some.key", &[address]).unwrap_err().to_string(),
-            format!("some.key: {}", comet_listen::listen(address, 1).unwrap_err())
-        );
+        for taken in [Address::Plain(address), Address::Tls(address)] {
+            assert_eq!(
+                listen("some.key", &[taken], &ApiTls::default()).unwrap_err().to_string(),
+                format!("some.key: {}", comet_listen::listen(address, 1).unwrap_err())
+            );
+        }
     }
 }

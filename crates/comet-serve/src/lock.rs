@@ -47,14 +47,14 @@ impl Lock {
         self.tokens.read().expect(NO_PANIC).is_empty()
     }
 
-    /// `is_http` of a request that a browser can make.
-    pub(crate) fn check(&self, head: &Parts, is_http: bool) -> Result<(), Refusal> {
+    /// `has_host` of a request whose `Host` a web page could choose.
+    pub(crate) fn check(&self, head: &Parts, has_host: bool) -> Result<(), Refusal> {
         if is_cross_site(head) {
             return Err(Refusal::CrossSite);
         }
         let path = head.uri.path();
         if self.is_open() {
-            return match is_http && !self.is_known(head) {
+            return match has_host && !self.is_known(head) {
                 true => Err(Refusal::WrongHost),
                 false => Ok(()),
             };

@@ -1,31 +1,171 @@
-//! Other servers that this one calls: their addresses, and what a failed call is caused by.
+//! Other servers that this one calls: their addresses, connections to them, and what a failed call is caused by.
 
 use std::error::Error;
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
+use comet_listen::unix_path;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::UnixStream;
+use tokio_rustls::{TlsConnector, TlsStream};
+use tonic::codegen::http::Uri;
+use tonic::codegen::{Service, StdError};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
-use tonic::transport::{self, Endpoint};
+use tonic::transport::{self, Channel, Endpoint};
 use tonic::{Request, Status};
 
-/// An address that is not a `host:port`.
+use crate::socket::Socket;
+use crate::tls::ApiTls;
+
+/// An address that cannot be called.
 #[derive(Debug)]
 pub struct BadAddress {
     /// The text in its place.
     pub address: String,
     /// What is wrong with it.
-    pub error: transport::Error,
+    pub error: StdError,
 }
 
-/// The server at `address`, a `host:port`, without TLS.
-///
-/// # Errors
-/// [`BadAddress`].
-pub fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
-    Endpoint::from_shared(format!("http://{address}"))
-        // Late answers to calls that were given up count here over the life of the connection.
-        .map(|endpoint| endpoint.http2_max_local_error_reset_streams(None))
-        .map_err(|error| BadAddress { address: address.to_owned(), error })
+/// Whether `address` is one of TLS.
+#[must_use]
+pub fn is_tls(address: &str) -> bool {
+    address.starts_with(TLS)
+}
+
+const TLS: &str = "tls:";
+
+/// A server that is called.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    endpoint: Endpoint,
+    connector: Connector,
+}
+
+impl Peer {
+    /// The server at `address`: `HOST:PORT`, `tls:HOST:PORT` or `unix:/PATH`. A connection has `connect_timeout` to be
+    /// there, its TLS handshake included.
+    ///
+    /// # Errors
+    /// [`BadAddress`].
+    pub fn new(address: &str, tls: &ApiTls, connect_timeout: Duration) -> Result<Self, BadAddress> {
+        let bad = |error: StdError| BadAddress { address: address.to_owned(), error };
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(connect_timeout));
+        let (authority, place) = if let Some(path) = address.strip_prefix("unix:") {
+            let path = unix_path(path).map_err(|error| bad(error.into()))?;
+            ("localhost", Place::Unix(path.to_owned()))
+        } else if let Some(address) = address.strip_prefix(TLS) {
+            let name = ServerName::try_from(host(address).to_owned());
+            let name = name.map_err(|error| bad(error.into()))?;
+            (address, Place::Tls { tcp, tls: tls.clone(), name })
+        } else {
+            (address, Place::Tcp(tcp))
+        };
+        let uri = |scheme| format!("{scheme}://{authority}").parse::<Uri>();
+        let mut endpoint = Endpoint::from_shared(format!("http://{authority}"))
+            .map_err(|error| bad(error.into()))?
+            .connect_timeout(connect_timeout)
+            // Late answers to calls that were given up count here over the life of the connection.
+            .http2_max_local_error_reset_streams(None);
+        if is_tls(address) {
+            endpoint = endpoint.origin(uri("https").map_err(|error| bad(error.into()))?);
+        }
+        Ok(Self { endpoint, connector: Connector(place) })
+    }
+
+    /// A silent connection is pinged so often, and the answer may take as long.
+    #[must_use]
+    pub fn keep_alive(mut self, interval: Duration) -> Self {
+        self.endpoint = self
+            .endpoint
+            .http2_keep_alive_interval(interval)
+            .keep_alive_timeout(interval)
+            .keep_alive_while_idle(true);
+        self
+    }
+
+    /// How long each call may take.
+    #[must_use]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.endpoint = self.endpoint.timeout(limit);
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// What failed, beneath the error.
+    pub async fn connect(&self) -> Result<Channel, transport::Error> {
+        self.endpoint.connect_with_connector(self.connector.clone()).await
+    }
+
+    /// A channel that connects when it is used, and again after a failure.
+    #[must_use]
+    pub fn connect_lazy(&self) -> Channel {
+        self.endpoint.connect_with_connector_lazy(self.connector.clone())
+    }
+}
+
+/// The host of `HOST:PORT`; of an IPv6 address without its brackets.
+fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+/// Opens connections to one server.
+#[derive(Clone, Debug)]
+struct Connector(Place);
+
+#[derive(Clone, Debug)]
+enum Place {
+    Tcp(HttpConnector),
+    Tls { tcp: HttpConnector, tls: ApiTls, name: ServerName<'static> },
+    Unix(PathBuf),
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Socket>;
+    type Error = StdError;
+    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<Socket>, StdError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StdError>> {
+        match &mut self.0 {
+            Place::Tcp(tcp) | Place::Tls { tcp, .. } => tcp.poll_ready(context).map_err(Into::into),
+            Place::Unix(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        match &mut self.0 {
+            Place::Tcp(tcp) => {
+                let connecting = tcp.call(uri);
+                Box::pin(async { Ok(TokioIo::new(Socket::Tcp(connecting.await?.into_inner()))) })
+            }
+            Place::Tls { tcp, tls, name } => {
+                let (connecting, name, tls) = (tcp.call(uri), name.clone(), tls.clone());
+                Box::pin(async move {
+                    let stream = connecting.await?.into_inner();
+                    let config = tls.client();
+                    let config =
+                        config.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+                    let stream = TlsConnector::from(config).connect(name, stream).await?;
+                    Ok(TokioIo::new(Socket::Tls(Box::new(TlsStream::Client(stream)))))
+                })
+            }
+            Place::Unix(path) => {
+                let path = path.clone();
+                Box::pin(async { Ok(TokioIo::new(Socket::Unix(UnixStream::connect(path).await?))) })
+            }
+        }
+    }
 }
 
 /// Adds a token to every call. Without one it changes nothing.
@@ -77,9 +217,14 @@ mod tests {
 
     #[test]
     fn an_address_without_a_host_is_refused() {
-        assert!(endpoint("logic.example:7170").is_ok());
-        let BadAddress { address, error } = endpoint("a b:1").unwrap_err();
-        assert_eq!(address, "a b:1");
-        assert!(root_cause(&error).source().is_none());
+        let peer = |address| Peer::new(address, &ApiTls::default(), Duration::from_secs(1));
+        for good in ["logic.example:7170", "tls:[::1]:7170", "tls:logic.example:1", "unix:/run/a"] {
+            assert!(peer(good).is_ok(), "{good}");
+        }
+        for bad in ["a b:1", "tls:a b:1", "unix:a"] {
+            let BadAddress { address, error } = peer(bad).unwrap_err();
+            assert_eq!(address, bad);
+            assert!(root_cause(error.as_ref()).source().is_none());
+        }
     }
 }

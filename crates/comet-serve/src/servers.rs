@@ -1,12 +1,10 @@
 //! All servers of a thread, which end together.
 
 use std::io;
-use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -15,6 +13,7 @@ use crate::gate::Gate;
 use crate::grpc::GrpcApi;
 use crate::guarded::Protocol;
 use crate::health::Health;
+use crate::listen::Listener;
 
 /// How long calls under way may take to end when the servers stop.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -45,7 +44,7 @@ impl Servers {
     pub fn grpc(
         &mut self,
         gate: &Arc<Gate>,
-        listeners: Vec<StdListener>,
+        listeners: Vec<Listener>,
         api: GrpcApi,
         descriptors: &[u8],
     ) -> io::Result<()> {
@@ -63,7 +62,7 @@ impl Servers {
     pub fn http(
         &mut self,
         gate: &Arc<Gate>,
-        listeners: Vec<StdListener>,
+        listeners: Vec<Listener>,
         router: &Router,
     ) -> io::Result<()> {
         self.serve(gate, listeners, router, &Protocol::Http)
@@ -72,7 +71,7 @@ impl Servers {
     fn serve(
         &mut self,
         gate: &Arc<Gate>,
-        listeners: Vec<StdListener>,
+        listeners: Vec<Listener>,
         router: &Router,
         protocol: &Protocol,
     ) -> io::Result<()> {
@@ -83,7 +82,7 @@ impl Servers {
                 gate: Arc::clone(gate),
                 phase: self.health.phase().clone(),
             };
-            self.tasks.spawn(accept::serve(TcpListener::from_std(listener)?, served));
+            self.tasks.spawn(accept::serve(listener.accepting()?, served));
         }
         Ok(())
     }

@@ -63,7 +63,7 @@ impl Logic {
         };
         Self {
             client: plan.is_remote().then(|| LogicClient::new(config(), Millis(0))),
-            services: Services::new(services),
+            services: Services::new(services, plan.shards),
             identifying: BTreeSet::new(),
             receiving: BTreeSet::new(),
             attempts: BTreeMap::new(),

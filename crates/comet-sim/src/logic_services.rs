@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use comet_core::Millis;
 use comet_hub::logic::{
-    Action, AttemptId, AttemptOutcome, ConnectionId, PingOutcome, Reply, Request, StatusCode,
+    Action, AttemptId, AttemptOutcome, ConnectionId, PingOutcome, Reply, Request, RoomPieces,
+    StatusCode,
 };
 
 use crate::logic_faults::{Fault, ServicesPlan};
@@ -38,7 +39,7 @@ pub(crate) enum Outcome {
     ConnectFailed(ConnectionId),
     Ping(ConnectionId, PingOutcome),
     Attempt(AttemptId, AttemptOutcome),
-    Rooms(Option<Vec<(Arc<str>, u32)>>),
+    Rooms(Option<RoomPieces>),
 }
 
 struct Session {
@@ -70,6 +71,8 @@ struct Address {
 
 pub(crate) struct Services {
     plan: ServicesPlan,
+    /// Of the server that asks.
+    shards: u16,
     /// Nothing goes wrong from here on, except what has begun to.
     pub(crate) is_calm: bool,
     addresses: Vec<Address>,
@@ -92,10 +95,11 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    pub(crate) fn new(plan: &ServicesPlan) -> Self {
+    pub(crate) fn new(plan: &ServicesPlan, shards: u16) -> Self {
         let address = |_| Address { is_up: true, changes_at: Millis(300) };
         Self {
             plan: plan.clone(),
+            shards,
             is_calm: false,
             addresses: (0..plan.addresses).map(address).collect(),
             sessions: BTreeMap::new(),
@@ -187,7 +191,7 @@ impl Services {
             }
             Action::CountRooms => {
                 let counts = ROOMS.map(|room| (Arc::from(room), rng.between(0, 9) as u32));
-                let counts = (!rng.percent(5)).then(|| counts.to_vec());
+                let counts = (!rng.percent(5)).then(|| RoomPieces::cut(counts.to_vec()));
                 self.probes.push((soon, Outcome::Rooms(counts)));
             }
         }
@@ -425,12 +429,13 @@ impl Services {
                 }
                 done
             }
-            Request::RenewOnline { rooms } => {
+            Request::RenewOnline { pieces, piece } => {
                 let elsewhere = |room: &str| self.elsewhere.get(room).copied().unwrap_or(0);
-                let all = rooms
+                let all = pieces
+                    .rooms(*piece)
                     .iter()
                     .map(|(room, online)| (String::from(&**room), online + elsewhere(room) as i32));
-                AttemptOutcome::Replied(Reply::RoomCounts(all.collect()))
+                AttemptOutcome::Replied(Reply::Elsewhere(pieces.elsewhere(all, self.shards)))
             }
         };
         self.attempts[index].reply = Some(reply);

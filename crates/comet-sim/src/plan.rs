@@ -92,7 +92,8 @@ impl Plan {
     pub(crate) fn random(rng: &mut Rng) -> Self {
         let large = rng.percent(8);
         let inbox = rng.pick(&[1, 2, 8, 1000]);
-        // With the smallest inboxes the lines of the trace log would delay everything else forever.
+        // Through the smallest inboxes the lines of the trace log and many heartbeats would delay everything else
+        // forever.
         let trace_lists: &[&[i64]] =
             if inbox < 8 { &[&[]] } else { &[&[], &[1], &[0, 1, 2, 3, 4]] };
         let limits = Limits {
@@ -136,18 +137,18 @@ impl Plan {
         let logic = match rng.percent(50) {
             true => Logic::Embedded,
             false => {
-                let most = rng.between(100, 800) as u32;
-                Logic::Remote { renew_ms: (100, rng.pick(&[most, most, 3_000])) }
+                let least = if inbox < 8 { 600 } else { 100 };
+                let most = rng.between(u64::from(least), 800) as u32;
+                Logic::Remote { renew_ms: (least, rng.pick(&[most, most, 3_000])) }
             }
         };
+        let token_ms = rng.pick(&[None, None, None, Some(0), Some(400), Some(6_000)]);
         let services = ServicesPlan::random(rng);
         Self {
             shards,
             limits,
             logic,
-            // No draw of its own: that would change all runs.
-            token_ms: [None, None, None, Some(0), Some(400), Some(6_000)]
-                [services.seed as usize % 6],
+            token_ms,
             services,
             is_configured: inbox >= 8 && rng.percent(40),
             drain_over_ms: rng.pick(&[0, 0, 200, 2_000]),

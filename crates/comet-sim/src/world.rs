@@ -100,11 +100,17 @@ impl World {
             let Env { now, control, .. } = &self.env;
             if *now > begin.after(QUIET_MS_MAX) {
                 return Err(format!(
-                    "no rest: calls {:?} are open, last activity at {active_at:?}, drained {:?}, \
-                     idle {}",
+                    "no rest: calls {:?} are open, last activity at {active_at:?}, drained {:?}, control \
+                     idle {}, mesh idle {}, cores quiet {:?}, busy peers {:?}",
                     control.calls.open(),
                     control.drained,
-                    self.is_idle(),
+                    control.is_idle(),
+                    self.env.mesh.is_idle(),
+                    self.drivers.iter().map(Driver::is_quiet).collect::<Vec<_>>(),
+                    self.active
+                        .iter()
+                        .filter(|peer| !self.is_peer_idle(**peer))
+                        .collect::<Vec<_>>(),
                 ));
             }
         }
@@ -113,12 +119,14 @@ impl World {
     fn is_idle(&self) -> bool {
         self.env.mesh.is_idle()
             && self.drivers.iter().all(Driver::is_quiet)
-            && self.active.iter().all(|&peer| {
-                let Peer { client, socket, .. } = &self.env.peers[peer];
-                client.reads == Reads::NoMore && client.received.is_live
-                    || socket.is_reset()
-                    || socket.is_idle()
-            })
+            && self.active.iter().all(|peer| self.is_peer_idle(*peer))
+    }
+
+    fn is_peer_idle(&self, peer: usize) -> bool {
+        let Peer { client, socket, .. } = &self.env.peers[peer];
+        client.reads == Reads::NoMore && client.received.is_live
+            || socket.is_reset()
+            || socket.is_idle()
     }
 
     fn step(&mut self, phase: Phase) -> Result<(), String> {

@@ -8,17 +8,19 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
-use comet_control::{Control, ControlWake, DrainPlan, Lock, TraceLogSwitch};
+use comet_control::{Address, ApiTls, Control, ControlWake, DrainPlan, Lock, TraceLogSwitch};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
 use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
+use comet_ops::{Certificate, CertificatesInUse};
 
 use crate::StartError;
+use crate::api_tls;
 use crate::jwks;
 use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::authenticator;
-use crate::options::{control_options, limits, logic, too_few_open_files};
+use crate::options::{Opened, control_options, limits, logic, too_few_open_files};
 use crate::reload::Reloaded;
 use crate::token_keys;
 
@@ -34,6 +36,8 @@ pub struct App {
     cores: Vec<Core>,
     addresses: Addresses,
     tls: Option<Tls>,
+    api_tls: ApiTls,
+    certificates: Arc<CertificatesInUse>,
     /// Of embedded logic.
     authenticator: AnyAuthenticator,
     push_lock: Arc<Lock>,
@@ -71,7 +75,8 @@ impl App {
     /// The first failure. Nothing is left running, except after [`StartError::Silent`]: cores then end as
     /// soon as they can.
     pub fn start(config: &Config) -> Result<Self, StartError> {
-        let open_files = comet_net::probe()?;
+        let count = config.server.cores.len();
+        let open_files = comet_net::probe(config.limits.ring_entries, count)?;
         let embedded = config.logic.addrs.is_empty();
         let authenticator = if embedded {
             authenticator(&config.token).map_err(StartError::Logic)?
@@ -80,7 +85,6 @@ impl App {
             AnyAuthenticator::Open(Embedded)
         };
         let epoch = Instant::now();
-        let count = config.server.cores.len();
         let shards =
             u16::try_from(count).expect("the configuration names no more CPUs than there are");
         if let Some(warning) = too_few_open_files(config, open_files) {
@@ -99,6 +103,7 @@ impl App {
             );
         }
 
+        let api_tls = api_tls::load(config).map_err(StartError::ApiTls)?;
         let Listeners { cores: listeners, addresses, tls } = listeners::open(config)?;
         jwks::fetch(&authenticator, &config.token);
 
@@ -115,8 +120,17 @@ impl App {
             pulses.push(Arc::new(Pulse::new(bell.clone())));
             inboxes.push((inbox, bell));
         }
-        let options =
-            control_options(config, &addresses, &limits, open_files, epoch, pulses.clone());
+        let certificates = Arc::<CertificatesInUse>::default();
+        if let Some(tls) = &tls {
+            certificates.replace(listeners::certificates(tls, config));
+        }
+        let opened = Opened {
+            addresses: &addresses,
+            certificates: &certificates,
+            api_tls: &api_tls,
+            open_files,
+        };
+        let options = control_options(config, &opened, &limits, epoch, pulses.clone());
         let (push_lock, monitor_lock) =
             (Arc::clone(&options.push_lock), Arc::clone(&options.monitor_lock));
         let control =
@@ -127,6 +141,8 @@ impl App {
             cores: Vec::with_capacity(count),
             addresses,
             tls,
+            api_tls,
+            certificates,
             authenticator: authenticator.clone(),
             push_lock,
             monitor_lock,
@@ -176,6 +192,7 @@ impl App {
         }
         app.control.set_ready();
         app.announce(config, &limits);
+        app.warn_of_certificates();
         if embedded && matches!(authenticator, AnyAuthenticator::Open(_)) {
             log::warn!(
                 "embedded logic does not verify tokens (token.kind is \"open\"): clients choose their own identity"
@@ -210,19 +227,19 @@ impl App {
 
     /// Addresses of the push API.
     #[must_use]
-    pub fn grpc_addrs(&self) -> &[SocketAddr] {
+    pub fn grpc_addrs(&self) -> &[Address] {
         self.control.grpc_addrs()
     }
 
     /// Addresses of the HTTP push API.
     #[must_use]
-    pub fn http_addrs(&self) -> &[SocketAddr] {
+    pub fn http_addrs(&self) -> &[Address] {
         self.control.http_addrs()
     }
 
     /// Addresses of health and metrics.
     #[must_use]
-    pub fn stat_addrs(&self) -> &[SocketAddr] {
+    pub fn stat_addrs(&self) -> &[Address] {
         self.control.stat_addrs()
     }
 
@@ -256,18 +273,32 @@ impl App {
             mistakes.iter().map(with).collect::<Vec<_>>().join("\n")
         })?;
         let mut reloaded = Reloaded::compare(&self.config, newer);
+        if adopted.logic.addrs != self.config.logic.addrs {
+            // Tried first: nothing changes if one is none.
+            for address in &adopted.logic.addrs {
+                comet_serve::Peer::new(address, &self.api_tls, adopted.logic.timeout)
+                    .map_err(|bad| comet_control::StartError::LogicAddress(bad).to_string())?;
+            }
+        }
         let token_keys = token_keys::reload(&self.authenticator, &adopted.token.jwt_keys)?;
         if adopted.white_list.file != self.config.white_list.file {
             self.set_trace_log(&adopted)?;
         }
         // Also where the names are the same: the files may have changed.
-        if let Err(error) = self.reload_tls(&adopted) {
-            self.set_trace_log(&self.config)?;
-            return Err(error);
+        match self.reload_tls(&adopted) {
+            Ok(certificates) => reloaded.certificates = certificates,
+            Err(error) => {
+                self.set_trace_log(&self.config)?;
+                return Err(error);
+            }
         }
         reloaded.files = token_keys.adopt();
         if let Some(warning) = too_few_open_files(&adopted, self.open_files) {
             log::warn!("{warning}");
+        }
+        if adopted.logic.addrs != self.config.logic.addrs {
+            let set = self.control.set_logic_addresses(&adopted.logic.addrs);
+            set.expect("each address was tried above");
         }
         self.control.configure(limits(&adopted, self.open_files));
         self.push_lock.set_tokens(adopted.push.tokens.clone());
@@ -276,9 +307,23 @@ impl App {
         Ok(reloaded)
     }
 
-    fn reload_tls(&self, config: &Config) -> Result<(), String> {
-        let Some(tls) = &self.tls else { return Ok(()) };
-        listeners::reload(tls, config).map_err(|error| format!("tls: {error}"))
+    /// Returns the certificates that are new to clients.
+    fn reload_tls(&self, config: &Config) -> Result<Vec<Certificate>, String> {
+        let renewal = api_tls::renew(&self.api_tls, config)?;
+        let mut new = Vec::new();
+        if let Some(tls) = &self.tls {
+            listeners::reload(tls, config).map_err(|error| error.to_string())?;
+            new = self.certificates.replace(listeners::certificates(tls, config));
+        }
+        renewal.take_effect();
+        Ok(new)
+    }
+
+    /// Logs which certificates clients refuse, or soon will.
+    pub fn warn_of_certificates(&self) {
+        for warning in self.certificates.warnings() {
+            log::warn!("{warning}");
+        }
     }
 
     fn set_trace_log(&self, config: &Config) -> Result<(), String> {
@@ -287,7 +332,7 @@ impl App {
 
     /// Addresses of profiles, of the log level and of the trace list.
     #[must_use]
-    pub fn debug_addrs(&self) -> &[SocketAddr] {
+    pub fn debug_addrs(&self) -> &[Address] {
         self.control.debug_addrs()
     }
 

@@ -55,7 +55,7 @@ pub struct Serve {
     /// Overrules one key of the configuration; the value is TOML: 'websocket.path="/push"'
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
-    /// Probe the machine, print the effective configuration and the worst-case memory, and exit
+    /// Try all that a start needs, print the effective configuration and the worst-case memory, and exit
     #[arg(long)]
     pub check: bool,
 }
@@ -80,6 +80,9 @@ pub struct Logic {
     /// Overrules one key of the configuration; the value is TOML: 'token.kind="jwt"'
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
+    /// Try all that a start needs, print the effective configuration, and exit
+    #[arg(long)]
+    pub check: bool,
 }
 
 impl Logic {
@@ -158,13 +161,28 @@ pub struct Push {
     /// The operation clients see
     #[arg(long, global = true, default_value_t = OPERATION, value_name = "N")]
     pub operation: i32,
-    /// HOST:PORT of the server's push service
+    /// The server's push service: HOST:PORT, tls:HOST:PORT or unix:/PATH
     #[arg(long, global = true, default_value = "127.0.0.1:8083", value_name = "ADDR")]
     pub grpc: String,
     /// The token that the server asks for (push.tokens), sent as "authorization: Bearer TOKEN"; @FILE reads it
     /// from a file
     #[arg(long, global = true, value_name = "TOKEN|@FILE")]
     pub token: Option<String>,
+    /// With tls:HOST:PORT: PEM certificates to trust, instead of the system's authorities
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// With tls:HOST:PORT: the PEM certificate to show, where the server asks for one
+    #[arg(long, global = true, value_name = "FILE", requires = "key_file")]
+    pub certificate: Option<PathBuf>,
+    /// Its private key, as PEM
+    #[arg(
+        long = "key",
+        id = "key_file",
+        global = true,
+        value_name = "FILE",
+        requires = "certificate"
+    )]
+    pub private_key: Option<PathBuf>,
 }
 
 impl Push {
@@ -290,10 +308,11 @@ mod tests {
         };
         check(&["logic"], Logic::default());
         check(
-            &["logic", "--config", "a.toml", "--set", "a.b=1", "--set", "c.d=2"],
+            &["logic", "--config", "a.toml", "--set", "a.b=1", "--set", "c.d=2", "--check"],
             Logic {
                 config: Some("a.toml".into()),
                 sets: vec!["a.b=1".to_owned(), "c.d=2".to_owned()],
+                check: true,
             },
         );
     }
@@ -323,7 +342,9 @@ mod tests {
     #[test]
     fn push_names_a_target_and_a_text() {
         let check = |line: &[&str], target: Target, operation, grpc: &str| {
-            let push = Push { target, operation, grpc: grpc.to_owned(), token: None };
+            let grpc = grpc.to_owned();
+            let (ca, certificate, private_key) = (None, None, None);
+            let push = Push { target, operation, grpc, token: None, ca, certificate, private_key };
             assert_eq!(read(line).unwrap().command, Some(Command::Push(push)), "{line:?}");
         };
         let (text, here) = ("hi there".to_owned(), "127.0.0.1:8083");

@@ -5,10 +5,11 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use comet_serve::root_cause;
+pub use comet_serve::TlsFiles;
+use comet_serve::{ApiTls, Peer, TlsError, is_tls, root_cause};
 use tokio::runtime::{Builder, Runtime};
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use comet_wire::comet::v1::PushUsersReq;
@@ -34,6 +35,8 @@ pub enum PushError {
         /// What failed.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// A file for TLS cannot be used.
+    Tls(TlsError),
     /// The token has characters that a header cannot hold.
     BadToken,
     /// The server refused the push or could not finish it.
@@ -51,6 +54,7 @@ impl fmt::Display for PushError {
             Self::Unreachable { address, source } => {
                 write!(f, "no push server at {address}: {}", root_cause(source.as_ref()))
             }
+            Self::Tls(error) => error.fmt(f),
             Self::BadToken => f.write_str("the token is not one line of printable ASCII"),
             Self::Refused { code, message } => write!(f, "{message} ({code})"),
         }
@@ -61,6 +65,7 @@ impl Error for PushError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Unreachable { source, .. } => Some(source.as_ref()),
+            Self::Tls(error) => Some(error),
             Self::BadToken | Self::Refused { .. } => None,
         }
     }
@@ -75,11 +80,20 @@ pub struct PushClient {
 }
 
 impl PushClient {
-    /// Connects to `address`, as in `127.0.0.1:8083`.
+    /// Connects to `address`: `HOST:PORT`, `tls:HOST:PORT` for a certificate that an authority of the system signed,
+    /// or `unix:/PATH`.
     ///
     /// # Errors
     /// [`PushError::Unreachable`] if nobody listens there.
     pub fn connect(address: &str) -> Result<Self, PushError> {
+        Self::connect_with(address, &TlsFiles::default())
+    }
+
+    /// The same with authorities and a certificate of one's own.
+    ///
+    /// # Errors
+    /// [`PushError::Tls`] if a file cannot be used, [`PushError::Unreachable`] if nobody listens there.
+    pub fn connect_with(address: &str, tls: &TlsFiles) -> Result<Self, PushError> {
         let unreachable = |source: Box<dyn Error + Send + Sync>| PushError::Unreachable {
             address: address.to_owned(),
             source,
@@ -88,12 +102,11 @@ impl PushClient {
             .enable_all()
             .build()
             .map_err(|error| unreachable(error.into()))?;
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| unreachable(error.into()))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CALL_TIMEOUT);
+        let tls = ApiTls::load(tls, is_tls(address)).map_err(PushError::Tls)?;
+        let peer = Peer::new(address, &tls, CONNECT_TIMEOUT);
+        let peer = peer.map_err(|bad| unreachable(bad.error))?.timeout(CALL_TIMEOUT);
         let channel =
-            runtime.block_on(endpoint.connect()).map_err(|error| unreachable(error.into()))?;
+            runtime.block_on(peer.connect()).map_err(|error| unreachable(error.into()))?;
         Ok(Self { runtime, channel, authorization: None })
     }
 

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use comet_client::{Error as ClientError, Event, Options, TlsError, TlsOptions};
 
 use crate::args::{EXIT_NO_MATCH, Listen, Push, Target};
-use crate::caller::{Ledger, PushClient};
+use crate::caller::{Ledger, PushClient, PushError, TlsFiles};
 use crate::output::{Reader, note, print};
 
 /// Most bytes of a message or token that are read: the largest `push.frame_max`.
@@ -121,7 +121,16 @@ pub fn push(push: &Push) -> Result<u8, Box<dyn Error>> {
         text => text.into(),
     };
     let token = push.token.as_deref().map(token).transpose()?;
-    let mut client = PushClient::connect(&push.grpc)?;
+    let files = TlsFiles {
+        certificate: push.certificate.clone(),
+        key: push.private_key.clone(),
+        client_ca: None,
+        server_ca: push.ca.clone(),
+    };
+    let mut client = PushClient::connect_with(&push.grpc, &files).map_err(|error| match error {
+        PushError::Tls(error) => format!("{}: {error}", flag(error.field)),
+        error => error.to_string(),
+    })?;
     if let Some(token) = token {
         client = client.with_token(&token)?;
     }
@@ -138,6 +147,15 @@ pub fn push(push: &Push) -> Result<u8, Box<dyn Error>> {
     };
     print(describe(&ledger))?;
     Ok(if ledger.matched + ledger.scheduled == 0 { EXIT_NO_MATCH } else { 0 })
+}
+
+/// What names a file of [`TlsFiles`].
+fn flag(field: &str) -> &'static str {
+    match field {
+        "certificate" => "--certificate",
+        "key" => "--key",
+        _ => "--ca",
+    }
 }
 
 fn describe(ledger: &Ledger) -> String {

@@ -4,6 +4,7 @@
 //! which order they start and end.
 #![allow(clippy::disallowed_methods, reason = "the process's clock starts here")]
 
+pub mod api_tls;
 mod app;
 pub mod args;
 pub mod caller;
@@ -18,6 +19,7 @@ mod memory;
 mod options;
 pub mod output;
 mod pid_file;
+pub mod preflight;
 mod reload;
 pub mod run;
 mod start_error;

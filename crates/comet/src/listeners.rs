@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use comet_config::{Config, Steering};
 use comet_core::Transport;
-use comet_net::{Keepalive, ListenOptions, Listener, ProxyFrom, Tls, TlsError, TlsOptions};
+use comet_net::{Keepalive, ListenOptions, Listener, ProxyFrom, Tls, TlsOptions};
+use comet_ops::Certificate;
 
 use crate::StartError;
 
@@ -32,9 +33,7 @@ pub(crate) struct Addresses {
 /// The first file or address that cannot be used.
 pub(crate) fn open(config: &Config) -> Result<Listeners, StartError> {
     let Config { tcp, websocket, .. } = config;
-    let serves_tls = !tcp.tls_bind.is_empty() || !websocket.tls_bind.is_empty();
-    let tls = serves_tls.then(|| Tls::load(&tls_options(config))).transpose();
-    let tls = tls.map_err(StartError::Tls)?;
+    let tls = tls(config)?;
     let mut cores = Vec::new();
     cores.resize_with(config.server.cores.len(), Vec::new);
     let mut opening = Opening { options: options(config), proxy_from: proxy_from(config), cores };
@@ -53,12 +52,42 @@ pub(crate) fn open(config: &Config) -> Result<Listeners, StartError> {
     Ok(Listeners { cores: opening.cores, addresses, tls })
 }
 
+/// The addresses of clients, by the keys that name them.
+pub(crate) fn settings(config: &Config) -> [(&'static str, &[SocketAddr]); 4] {
+    let Config { tcp, websocket, .. } = config;
+    [
+        ("tcp.bind", &tcp.bind),
+        ("tcp.tls_bind", &tcp.tls_bind),
+        ("websocket.bind", &websocket.bind),
+        ("websocket.tls_bind", &websocket.tls_bind),
+    ]
+}
+
+/// Certificates and keys, if there are listeners that need them.
+///
+/// # Errors
+/// Every file that cannot be used.
+pub(crate) fn tls(config: &Config) -> Result<Option<Tls>, StartError> {
+    let serves_tls = !config.tcp.tls_bind.is_empty() || !config.websocket.tls_bind.is_empty();
+    let tls = serves_tls.then(|| Tls::load(&tls_options(config))).transpose();
+    tls.map_err(StartError::Tls)
+}
+
 /// Reads the files that `config` names, for handshakes that begin from now on.
 ///
 /// # Errors
-/// The first file that cannot be used; then nothing changes.
-pub(crate) fn reload(tls: &Tls, config: &Config) -> Result<(), TlsError> {
-    tls.reload(&tls_options(config))
+/// Every file that cannot be used; then nothing changes.
+pub(crate) fn reload(tls: &Tls, config: &Config) -> Result<(), StartError> {
+    tls.reload(&tls_options(config)).map_err(StartError::Tls)
+}
+
+/// The certificates that clients are shown, which are those of the files in `config`.
+pub(crate) fn certificates(tls: &Tls, config: &Config) -> Vec<Certificate> {
+    let files = (0..).zip(config.tls.certificates.iter().cloned()).zip(tls.certificates());
+    let read = |((index, file), der): ((u32, _), _)| {
+        Certificate::read(format!("tls.certificates[{index}]"), file, der)
+    };
+    files.filter_map(read).collect()
 }
 
 struct Opening {
@@ -89,7 +118,7 @@ impl Opening {
     }
 }
 
-fn options(config: &Config) -> ListenOptions {
+pub(crate) fn options(config: &Config) -> ListenOptions {
     let tcp = &config.tcp;
     ListenOptions {
         backlog: tcp.backlog,

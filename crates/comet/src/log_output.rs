@@ -6,6 +6,7 @@
 //! lines ([`ProcessLog`]).
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
 
 use comet_config::LogLevel;
 use comet_ops::{Escaped, ProcessLog};
@@ -38,10 +39,8 @@ impl LogOutput {
             Some(filters) => builder.parse_filters(filters),
             None => builder.filter_level(LevelFilter::Trace),
         };
-        let lines = ProcessLog::open(settings.file.as_deref()).map_err(|error| {
-            let name = settings.file.as_deref().unwrap_or("standard error".as_ref());
-            format!("log.file: cannot open {}: {error}", name.display())
-        })?;
+        let lines = ProcessLog::open(settings.file.as_deref())
+            .map_err(|error| cannot_open(settings.file.as_deref(), &error))?;
         builder.target(Target::Pipe(Box::new(lines.appender())));
         if settings.file.is_none() && is_colorful_stderr() {
             builder.write_style(WriteStyle::Always);
@@ -82,6 +81,12 @@ impl LogOutput {
     }
 }
 
+/// Why lines cannot go to `file`, which is standard error if there is none.
+pub(crate) fn cannot_open(file: Option<&Path>, error: &io::Error) -> String {
+    let name = file.unwrap_or("standard error".as_ref());
+    format!("log.file: cannot open {}: {error}", name.display())
+}
+
 /// Escapes what a message may have from a peer, a file or a library: a line stays a line.
 struct Escaping(Logger);
 
@@ -93,6 +98,8 @@ impl Log for Escaping {
     fn log(&self, record: &Record<'_>) {
         if self.0.matches(record) {
             let message = Escaped(record.args());
+            #[cfg(debug_assertions)]
+            comet_ops::panic_if_asked(comet_ops::PANIC_WHEN_LOGGED, &message.to_string());
             self.0.log(
                 &Record::builder()
                     .metadata(record.metadata().clone())

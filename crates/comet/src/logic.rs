@@ -6,12 +6,12 @@ use std::time::Duration;
 use comet_config::{Algorithm, Config, SessionStore, Token, TokenExpiry, TokenKind};
 use comet_control::BearerToken;
 use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions};
-use comet_logicd::{LogicServer, Node, Options};
+use comet_logicd::{ApiTls, CometOptions, LogicServer, Node, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
 use rustix::process::{Resource, getrlimit};
 
 use crate::options::lock;
-use crate::{jwks, token_keys};
+use crate::{api_tls, jwks, token_keys};
 
 /// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
 const STORE_DEADLINE: Duration = Duration::from_secs(1);
@@ -25,6 +25,8 @@ pub enum LogicError {
     Store(StoreError),
     /// The file with the authorities of its certificates.
     RedisCa(String),
+    /// A file of its TLS, with its key: a sentence.
+    ApiTls(String),
     /// `comet logic` did not start.
     Start(comet_logicd::StartError),
 }
@@ -35,6 +37,7 @@ impl fmt::Display for LogicError {
             Self::Token(sentence) => write!(f, "token.jwt_keys: {sentence}"),
             Self::Store(error) => write!(f, "logic_server.redis: {error}"),
             Self::RedisCa(sentence) => write!(f, "logic_server.redis_ca: {sentence}"),
+            Self::ApiTls(sentence) => f.write_str(sentence),
             Self::Start(error) => error.fmt(f),
         }
     }
@@ -85,30 +88,16 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     let settings = &config.logic_server;
     let authenticator = authenticator(&config.token)?;
     jwks::fetch(&authenticator, &config.token);
-    let store = match settings.store {
-        SessionStore::Memory => Store::Memory(Memory::new(settings.expire)),
-        SessionStore::Redis => {
-            let ca = settings.redis_ca.as_ref().map(|path| {
-                let named = |error| LogicError::RedisCa(format!("{}: {error}", path.display()));
-                std::fs::read(path).map_err(named)
-            });
-            let options = comet_router::RedisOptions {
-                servers: settings.redis.clone(),
-                ca: ca.transpose()?,
-                lifetime: settings.expire,
-                deadline: STORE_DEADLINE,
-            };
-            Store::Redis(Redis::new(&options).map_err(LogicError::Store)?)
-        }
-    };
+    let store = store(settings)?;
     if let Some(warning) = early_expiry(config) {
         log::warn!("{warning}");
     }
     if settings.comets.is_empty() {
         log::warn!("logic_server.comets is empty: pushes over HTTP are refused");
     }
-    let server =
-        LogicServer::start(options(config), authenticator, store).map_err(LogicError::Start)?;
+    let tls = api_tls::load_for_logic(config).map_err(LogicError::ApiTls)?;
+    let server = LogicServer::start(options(config, tls), authenticator, store)
+        .map_err(LogicError::Start)?;
     log::info!(
         "comet logic {}: {:?} tokens, sessions in {:?}, {} comets",
         env!("CARGO_PKG_VERSION"),
@@ -121,9 +110,35 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     Ok(server)
 }
 
+/// The store of sessions; it does not connect yet.
+///
+/// # Errors
+/// [`LogicError::Store`] and [`LogicError::RedisCa`].
+pub(crate) fn store(settings: &comet_config::LogicServer) -> Result<Store, LogicError> {
+    if settings.store == SessionStore::Memory {
+        return Ok(Store::Memory(Memory::new(settings.expire)));
+    }
+    let ca = settings.redis_ca.as_ref().map(|path| {
+        let named = |error| LogicError::RedisCa(format!("{}: {error}", path.display()));
+        std::fs::read(path).map_err(named)
+    });
+    let options = comet_router::RedisOptions {
+        servers: settings.redis.clone(),
+        ca: ca.transpose()?,
+        lifetime: settings.expire,
+        deadline: STORE_DEADLINE,
+    };
+    Redis::new(&options).map(Store::Redis).map_err(LogicError::Store)
+}
+
+/// Files that the process may open.
+pub(crate) fn open_files() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// A warning if sessions of connected clients may expire. This is no mistake: comets may have another
 /// configuration.
-fn early_expiry(config: &Config) -> Option<String> {
+pub(crate) fn early_expiry(config: &Config) -> Option<String> {
     let expire = config.logic_server.expire;
     // A comet renews at the first heartbeat of a client after a random time.
     let renewed = config.logic.heartbeat_max + heartbeat(config);
@@ -144,15 +159,29 @@ fn heartbeat(config: &Config) -> Duration {
     }
 }
 
-fn options(config: &Config) -> Options {
+/// The comets, and where clients connect to them.
+fn comets(settings: &comet_config::LogicServer) -> Vec<CometOptions> {
+    let comet = |(id, address): &(String, String)| {
+        let node = settings.nodes.iter().find(|(node, ..)| node == id);
+        let (host, weight) = match node {
+            Some((_, host, weight)) => (Some(host.clone()), *weight),
+            None => (None, 1),
+        };
+        CometOptions { id: id.clone(), address: address.clone(), host, weight }
+    };
+    settings.comets.iter().map(comet).collect()
+}
+
+fn options(config: &Config, tls: ApiTls) -> Options {
     let settings = &config.logic_server;
     Options {
         grpc: settings.grpc.clone(),
         http: settings.http.clone(),
         stat: settings.stat.clone(),
+        tls,
         lock: lock(config, &settings.tokens),
         comet_token: BearerToken::new(settings.comet_token.as_deref()),
-        comets: settings.comets.clone(),
+        comets: comets(settings),
         node: Node {
             domain: config.server.domain.clone(),
             tcp: config.tcp.bind.clone(),
@@ -165,7 +194,7 @@ fn options(config: &Config) -> Options {
         call_timeout: config.push.timeout,
         server_id: config.server.id.clone(),
         version: env!("CARGO_PKG_VERSION"),
-        open_files: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
+        open_files: open_files(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use comet::args::{self, Command, EXIT_USAGE, Serve};
+use comet::preflight::{self, Preflight, Purpose};
 use comet::{helpers, output, run};
 use comet_config::Config;
 
@@ -17,8 +18,10 @@ fn main() -> ExitCode {
         None => return serve(&args.serve),
         Some(Command::Logic(logic)) => {
             let serve = logic.serve();
-            let task = |config: &Config| run::logic(&serve, config);
-            return configured(run::configure_logic(&serve), task);
+            return configured(run::configure_logic(&serve), |config| match logic.check {
+                true => check_logic(config),
+                false => run::logic(&serve, config),
+            });
         }
         Some(Command::Listen(listen)) => helpers::listen(listen).map(|()| 0),
         Some(Command::Push(push)) => helpers::push(push),
@@ -52,13 +55,23 @@ fn configured(
 }
 
 fn check(config: &Config) -> Result<u8, String> {
-    let open_files = comet_net::probe().map_err(|error| error.to_string())?;
-    if let Some(warning) = comet::too_few_open_files(config, open_files) {
-        output::note(format_args!("comet: {warning}"));
-    }
+    let Preflight { open_files, warnings } = preflight::server(config, Purpose::Check)?;
+    warn(&warnings);
     let settings = config.to_toml();
     output::print(format_args!("{settings}\n{}", comet::worst_case(config, open_files)))?;
     Ok(0)
+}
+
+fn check_logic(config: &Config) -> Result<u8, String> {
+    warn(&preflight::logic(config, Purpose::Check)?.warnings);
+    output::print(config.to_toml().trim_end())?;
+    Ok(0)
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        output::note(format_args!("comet: {warning}"));
+    }
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {

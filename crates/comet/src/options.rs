@@ -4,28 +4,41 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, SlowConsumer, UnknownCode};
-use comet_control::{BearerToken, Lock, LogicOptions, Node, Options, descriptors};
+use comet_control::{ApiTls, BearerToken, Lock, LogicOptions, Node, Options, descriptors};
 use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{ClientRates, Limits, Logic, SourceLimits};
 use comet_mesh::Pulse;
+use comet_ops::CertificatesInUse;
 
 use crate::listeners::Addresses;
 
-/// Options of the control thread. Clients connect to `addresses`; the shards are started with the same
-/// `limits`, `open_files` and `epoch`.
+/// What the server has opened before its threads start.
+pub(crate) struct Opened<'a> {
+    /// Where clients connect.
+    pub(crate) addresses: &'a Addresses,
+    /// The certificates shown to clients.
+    pub(crate) certificates: &'a Arc<CertificatesInUse>,
+    /// The TLS of callers.
+    pub(crate) api_tls: &'a ApiTls,
+    /// Files that the process may open.
+    pub(crate) open_files: u64,
+}
+
+/// Options of the control thread. The shards are started with the same `limits`, open files and `epoch`.
 pub(crate) fn control_options(
     config: &Config,
-    addresses: &Addresses,
+    opened: &Opened<'_>,
     limits: &Arc<Limits>,
-    open_files: u64,
     epoch: Instant,
     pulses: Vec<Arc<Pulse>>,
 ) -> Options {
+    let Opened { addresses, certificates, api_tls, open_files } = *opened;
     Options {
         grpc: config.push.grpc.clone(),
         http: config.push.http.clone(),
         stat: config.monitor.stat.clone(),
         debug: config.monitor.pprof.clone(),
+        tls: api_tls.clone(),
         logic: (!config.logic.addrs.is_empty()).then(|| LogicOptions {
             addrs: config.logic.addrs.clone(),
             token: BearerToken::new(config.logic.token.as_deref()),
@@ -48,6 +61,7 @@ pub(crate) fn control_options(
             websocket_tls: addresses.websocket_tls.clone(),
             heartbeat: config.protocol.heartbeat,
         },
+        weight: config.server.weight,
         frame_max: config.push.frame_max,
         keys_max: config.push.keys_max,
         call_timeout: config.push.timeout,
@@ -59,6 +73,7 @@ pub(crate) fn control_options(
         epoch,
         open_files,
         pulses,
+        certificates: Arc::clone(certificates),
     }
 }
 

@@ -8,6 +8,56 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// A living process that has a pid file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Holder {
+    Process(u32),
+    /// The file has no number: the process is starting or ending.
+    Unknown,
+}
+
+impl Holder {
+    /// Reads the number of the process that has locked `file`.
+    fn read(mut file: &File) -> Self {
+        let mut number = String::new();
+        // Without a number it is as good as empty.
+        let _ = file.read_to_string(&mut number);
+        number.trim().parse().map_or(Self::Unknown, Self::Process)
+    }
+
+    /// Why this process does not start.
+    pub(crate) fn refusal(self, path: &Path) -> String {
+        let owner = match self {
+            Self::Unknown => "a process that is starting or ending".to_owned(),
+            Self::Process(number) => format!("process {number}, which is running"),
+        };
+        format!("server.pid_file: {} belongs to {owner}", path.display())
+    }
+}
+
+/// The living process that has the file at `path`, which stays as it is.
+///
+/// # Errors
+/// If a start could not take the file for another reason, as a sentence.
+pub(crate) fn holder(path: &Path) -> Result<Option<Holder>, String> {
+    let failed = |error| cannot_write(path, &error);
+    let file = match File::options().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return comet_ops::check_append(path).map(|()| None).map_err(failed);
+        }
+        file => file.map_err(failed)?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(Holder::read(&file))),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> String {
+    format!("server.pid_file: cannot write {}: {error}", path.display())
+}
+
 /// A pid file of this process; removed when dropped.
 #[derive(Debug)]
 pub(crate) struct PidFile {
@@ -21,25 +71,15 @@ impl PidFile {
     /// # Errors
     /// If a living process has it, or it cannot be opened, as a sentence.
     pub(crate) fn claim(path: &Path) -> Result<Self, String> {
-        let failed =
-            |error: io::Error| format!("server.pid_file: cannot write {}: {error}", path.display());
+        let failed = |error| cannot_write(path, &error);
         loop {
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(false).open(path);
-            let mut file = file.map_err(failed)?;
+            let file = file.map_err(failed)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
-                Err(TryLockError::WouldBlock) => {
-                    let mut number = String::new();
-                    // Only for the message.
-                    let _ = file.read_to_string(&mut number);
-                    let owner = match number.trim() {
-                        "" => "a process that is starting or ending".to_owned(),
-                        number => format!("process {number}, which is running"),
-                    };
-                    return Err(format!("server.pid_file: {} belongs to {owner}", path.display()));
-                }
+                Err(TryLockError::WouldBlock) => return Err(Holder::read(&file).refusal(path)),
             }
             // Its owner may have removed it between opening and locking.
             let is_there = fs::metadata(path).is_ok_and(|there| {
@@ -58,9 +98,8 @@ impl PidFile {
     /// # Errors
     /// If it cannot be written, as a sentence.
     pub(crate) fn write(&self) -> Result<(), String> {
-        writeln!(&self.file, "{}", std::process::id()).map_err(|error| {
-            format!("server.pid_file: cannot write {}: {error}", self.path.display())
-        })
+        let written = writeln!(&self.file, "{}", std::process::id());
+        written.map_err(|error| cannot_write(&self.path, &error))
     }
 }
 

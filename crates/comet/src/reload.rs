@@ -1,6 +1,24 @@
 //! A newer configuration for a running server: what changes alive, and what waits for the next start.
 
 use comet_config::{Change, Config, TakesEffect};
+use comet_ops::Certificate;
+
+/// Sections and keys that `comet logic` reads.
+const OF_LOGIC: [&str; 13] = [
+    "logic_server",
+    "token",
+    "log",
+    "server.id",
+    "server.domain",
+    "server.hosts",
+    "tcp.bind",
+    "websocket.bind",
+    "websocket.tls_bind",
+    "protocol.heartbeat",
+    "push.frame_max",
+    "push.keys_max",
+    "push.timeout",
+];
 
 /// What a newer configuration changes.
 #[derive(Clone, PartialEq, Debug)]
@@ -9,17 +27,42 @@ pub struct Reloaded {
     pub alive: Vec<Change>,
     /// Keys whose newer value holds after a restart.
     pub later: Vec<Change>,
+    /// Certificates that clients are shown from now on, which were not in use before.
+    pub certificates: Vec<Certificate>,
     /// Keys whose files have other contents, a sentence for each. They hold from now on.
     pub files: Vec<String>,
+}
+
+impl Reloaded {
+    /// Whether nothing has changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { alive, later, certificates, files } = self;
+        alive.is_empty() && later.is_empty() && certificates.is_empty() && files.is_empty()
+    }
 }
 
 impl Reloaded {
     /// What `newer` changes of `running`. Keys of `comet logic` are not named: they are another process's.
     pub(crate) fn compare(running: &Config, newer: &Config) -> Self {
         let mut changes = running.changes(newer);
-        changes.retain(|change| change.takes_effect != TakesEffect::InLogic);
+        let of_logic = [TakesEffect::InLogic, TakesEffect::AliveInLogic];
+        changes.retain(|change| !of_logic.contains(&change.takes_effect));
         let (alive, later) =
             changes.into_iter().partition(|change| change.takes_effect == TakesEffect::Alive);
-        Self { alive, later, files: Vec::new() }
+        Self { alive, later, certificates: Vec::new(), files: Vec::new() }
+    }
+
+    /// The same for `comet logic`: only of keys that it reads.
+    pub(crate) fn compare_logic(running: &Config, newer: &Config) -> Self {
+        let mut changes = running.changes(newer);
+        changes.retain(|change| {
+            let section = change.key.split('.').next().expect("a key has a section");
+            OF_LOGIC.iter().any(|of_logic| [section, change.key].contains(of_logic))
+        });
+        let (alive, later) = changes.into_iter().partition(|change| {
+            change.takes_effect == TakesEffect::AliveInLogic || change.key == "log.level"
+        });
+        Self { alive, later, certificates: Vec::new(), files: Vec::new() }
     }
 }

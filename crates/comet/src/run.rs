@@ -1,16 +1,19 @@
 //! The two servers as processes: from the configuration to the signal that ends them.
 
-use std::path::PathBuf;
+use std::time::Duration;
 use std::{env, fs};
 
 use comet_config::{Config, LogLevel, Machine, Mistakes, Source, load, load_for_logic};
 use comet_logicd::LogicServer;
 use comet_ops::{Notice, ServiceManager, Signal, Signals};
 
+use crate::api_tls;
 use crate::args::Serve;
 use crate::log_filter;
 use crate::log_output::LogOutput;
 use crate::pid_file::PidFile;
+use crate::preflight::{self, Purpose};
+use crate::reload::Reloaded;
 use crate::token_keys;
 use crate::{App, Ended, ending};
 
@@ -70,6 +73,7 @@ fn read(
 /// # Panics
 /// If the process has a log already.
 pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
+    preflight::server(config, Purpose::Start)?;
     // First: if another comet runs already, nothing is touched.
     let pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
     let log = LogOutput::start(&config.log)?;
@@ -83,10 +87,13 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
     }
     let manager = ServiceManager::from_environment();
     manager.notify(Notice::Ready);
-    let signal = until_end(&mut signals, || {
-        manager.notify(Notice::Reloading);
-        reload(serve, &log, &mut app);
-        manager.notify(Notice::Ready);
+    let signal = until_end(&mut signals, |event| match event {
+        Event::Hangup => {
+            manager.notify(Notice::Reloading);
+            reload(serve, &log, &mut app);
+            manager.notify(Notice::Ready);
+        }
+        Event::Day => app.warn_of_certificates(),
     });
     manager.notify(Notice::Stopping);
     log::info!("{signal}: closing all connections");
@@ -104,8 +111,8 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
     Ok(code)
 }
 
-/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again, and reads the tokens of callers and the
-/// keys of tokens again, in the layers of `serve`. Returns the exit code, as [`serve`] does.
+/// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again, and reads the configuration and the files
+/// it names again, in the layers of `serve`. Returns the exit code, as [`serve`] does.
 ///
 /// # Errors
 /// Why it did not start, as a sentence.
@@ -113,6 +120,7 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
 /// # Panics
 /// If the process has a log already.
 pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
+    preflight::logic(config, Purpose::Start)?;
     let log = LogOutput::start(&config.log)?;
     log.abort_on_panic();
     comet_ops::give_memory_back();
@@ -120,46 +128,40 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     let server = crate::logic::start(config).map_err(|error| error.to_string())?;
     let manager = ServiceManager::from_environment();
     manager.notify(Notice::Ready);
-    let hangup = || reopen_logs(&log, Ok(()));
-    let signal = until_end(&mut signals, || {
-        hangup();
-        match configure_logic(serve) {
-            Ok(newer) => {
-                server.set_tokens(newer.logic_server.tokens);
-                reload_token_keys(&server, &newer.token.jwt_keys);
-            }
-            Err(mistakes) => {
-                for mistake in mistakes.lines() {
-                    log::error!("SIGHUP: no token changes: {mistake}");
-                }
-            }
+    let mut running = config.clone();
+    let signal = until_end(&mut signals, |event| {
+        if event == Event::Hangup {
+            log.reopen();
+            reload_logic(serve, &log, &server, &mut running);
         }
     });
     manager.notify(Notice::Stopping);
     log::info!("{signal}: ending");
+    let hangup = || reopen_logs(&log, Ok(()));
     Ok(match ending::run(signals, hangup, || server.stop()) {
         Ok(()) => 0,
         Err(signal) => cut_short(signal),
     })
 }
 
-fn reload_token_keys(server: &LogicServer, files: &[PathBuf]) {
-    match token_keys::reload(server.authenticator(), files) {
-        Ok(keys) => {
-            for change in keys.adopt() {
-                log::info!("SIGHUP: {change}");
-            }
-        }
-        Err(error) => log::error!("SIGHUP: no key of tokens changes: {error}"),
-    }
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// What happens while a server runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Event {
+    /// SIGHUP.
+    Hangup,
+    /// A day has passed without one.
+    Day,
 }
 
-/// Waits for a signal to end. Calls `hangup` for every SIGHUP before it.
-fn until_end(signals: &mut Signals, mut hangup: impl FnMut()) -> Signal {
+/// Waits for a signal to end. Calls `handle` for every event before it.
+fn until_end(signals: &mut Signals, mut handle: impl FnMut(Event)) -> Signal {
     loop {
-        match signals.wait() {
-            Signal::Hangup => hangup(),
-            signal => return signal,
+        match signals.wait_for(DAY) {
+            None => handle(Event::Day),
+            Some(Signal::Hangup) => handle(Event::Hangup),
+            Some(signal) => return signal,
         }
     }
 }
@@ -190,22 +192,57 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
     let level = app.config().log.level;
     let reloaded = match configure(serve).and_then(|newer| app.reload(&newer)) {
         Ok(reloaded) => reloaded,
-        Err(mistakes) => {
-            for mistake in mistakes.lines() {
-                log::error!("SIGHUP: nothing changes: {mistake}");
-            }
-            return;
-        }
+        Err(mistakes) => return say_mistakes(&mistakes),
     };
-    // Also if the key is the same: the level may have been changed at the debug address.
-    let newer = app.config().log.level;
+    set_level(log, level, app.config().log.level);
+    say_changes(&reloaded);
+    app.warn_of_certificates();
+}
+
+/// Takes over into `running` what changes alive in `comet logic`.
+fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &mut Config) {
+    let newer = match configure_logic(serve) {
+        Ok(newer) => newer,
+        Err(mistakes) => return say_mistakes(&mistakes),
+    };
+    let token_keys = match token_keys::reload(server.authenticator(), &newer.token.jwt_keys) {
+        Ok(token_keys) => token_keys,
+        Err(error) => return say_mistakes(&error),
+    };
+    match api_tls::renew(server.tls(), &newer) {
+        Ok(renewal) => renewal.take_effect(),
+        Err(error) => return say_mistakes(&error),
+    }
+    let mut reloaded = Reloaded::compare_logic(running, &newer);
+    reloaded.files = token_keys.adopt();
+    set_level(log, running.log.level, newer.log.level);
+    server.set_tokens(newer.logic_server.tokens.clone());
+    running.log.level = newer.log.level;
+    running.logic_server.tokens = newer.logic_server.tokens;
+    say_changes(&reloaded);
+}
+
+fn say_mistakes(mistakes: &str) {
+    for mistake in mistakes.lines() {
+        log::error!("SIGHUP: nothing changes: {mistake}");
+    }
+}
+
+/// Also if the key is the same: the level may have been changed at the debug address.
+fn set_level(log: &LogOutput, before: LogLevel, newer: LogLevel) {
     if let Err(error) = log.set_level(newer)
-        && newer != level
+        && newer != before
     {
         log::warn!("SIGHUP: {error}");
     }
+}
+
+fn say_changes(reloaded: &Reloaded) {
     for change in &reloaded.alive {
         log::info!("SIGHUP: {change}");
+    }
+    for certificate in &reloaded.certificates {
+        log::info!("SIGHUP: {}: new {certificate}", certificate.setting());
     }
     for change in &reloaded.files {
         log::info!("SIGHUP: {change}");
@@ -213,7 +250,7 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
     for change in &reloaded.later {
         log::warn!("SIGHUP: {change}, at the next start");
     }
-    if reloaded.alive.is_empty() && reloaded.later.is_empty() && reloaded.files.is_empty() {
+    if reloaded.is_empty() {
         log::info!("SIGHUP: no key has changed");
     }
 }

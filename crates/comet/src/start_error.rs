@@ -1,4 +1,4 @@
-//! Why a server did not start, each in one sentence.
+//! Why a server did not start, in a sentence, or a line for each file of TLS.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,8 +19,10 @@ pub enum StartError {
         /// What is wrong with it.
         source: comet_net::ListenError,
     },
-    /// TLS cannot be served.
-    Tls(TlsError),
+    /// TLS cannot be served: every file that cannot be used.
+    Tls(Vec<TlsError>),
+    /// A file of the APIs' TLS cannot be used: a sentence.
+    ApiTls(String),
     /// Tokens cannot be checked.
     Logic(LogicError),
     /// The control thread did not start.
@@ -38,7 +40,14 @@ impl fmt::Display for StartError {
         match self {
             Self::Probe(error) => error.fmt(f),
             Self::Listen { setting, source } => write!(f, "{setting}: {source}"),
-            Self::Tls(error) => write!(f, "tls: {error}"),
+            Self::Tls(errors) => {
+                let lines = errors.iter().map(|error| {
+                    let list = if error.is_key { "keys" } else { "certificates" };
+                    format!("tls.{list}[{}]: {error}", error.pair)
+                });
+                f.write_str(&lines.collect::<Vec<_>>().join("\n"))
+            }
+            Self::ApiTls(sentence) => f.write_str(sentence),
             Self::Logic(error) => error.fmt(f),
             Self::Control(error) => error.fmt(f),
             Self::Core(error) => error.fmt(f),

@@ -1,8 +1,10 @@
 //! Lists of text, such as addresses and files. Each element may be a mistake of its own.
 
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use comet_listen::{Address, BadAddress, unix_path};
 use comet_proto::websocket::OriginPattern;
 use toml::{Spanned, Value};
 
@@ -84,9 +86,49 @@ impl Kind<Vec<SocketAddr>> for Addresses {
         value.iter().map(ToString::to_string).collect::<Vec<_>>().into()
     }
 
-    fn listeners<'v>(&self, value: &'v Vec<SocketAddr>) -> &'v [SocketAddr] {
-        value
+    fn listeners(&self, value: &Vec<SocketAddr>) -> Vec<Address> {
+        value.iter().map(|address| Address::Plain(*address)).collect()
     }
+}
+
+/// Addresses that callers reach: as [`Addresses`], with TLS, and Unix sockets.
+pub(crate) struct ApiAddresses;
+
+impl Kind<Vec<Address>> for ApiAddresses {
+    type Raw = Vec<Spanned<String>>;
+
+    fn facts(&self) -> Facts {
+        Facts::new("list of addresses")
+    }
+
+    fn check(&self, raw: Self::Raw, check: &mut Check<'_>) -> Option<Vec<Address>> {
+        let is_elsewhere = check.is_elsewhere;
+        Some(good(raw, check, |text, _| api_address(text, is_elsewhere)))
+    }
+
+    fn write(&self, value: &Vec<Address>) -> Value {
+        value.iter().map(ToString::to_string).collect::<Vec<_>>().into()
+    }
+
+    fn listeners(&self, value: &Vec<Address>) -> Vec<Address> {
+        value.clone()
+    }
+}
+
+fn api_address(text: &str, is_elsewhere: bool) -> Result<Address, String> {
+    let bad = |error: BadAddress| format!("{text:?} {error}");
+    if text.starts_with("unix:") {
+        return text.parse().map_err(bad);
+    }
+    let (place, is_tls) = match text.strip_prefix("tls:") {
+        Some(place) => (place, true),
+        None => (text, false),
+    };
+    if place.parse::<SocketAddr>().is_err() && port_after_name(place).is_none() {
+        return Err(bad(BadAddress::Form));
+    }
+    let address = resolve(place, is_elsewhere)?;
+    Ok(if is_tls { Address::Tls(address) } else { Address::Plain(address) })
 }
 
 /// One address of `HOST:PORT`. Of several addresses of a name the first one of IPv4 is taken, so that the
@@ -120,7 +162,7 @@ fn port_after_name(text: &str) -> Option<u16> {
     port.parse().ok().filter(|_| is_host)
 }
 
-/// Addresses to connect to, as they were written: names are resolved for each connection.
+/// Addresses to connect to, in the form of [`peer`] and as they were written: names are resolved for each connection.
 pub(crate) struct Peers;
 
 impl Elements<String> for Peers {
@@ -135,7 +177,21 @@ impl Elements<String> for Peers {
     }
 }
 
+/// `HOST:PORT`, `tls:HOST:PORT` or `unix:/PATH`.
 fn peer(text: &str) -> Result<String, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return unix_path(path)
+            .map(|_| text.to_owned())
+            .map_err(|error| format!("{text:?} {error}"));
+    }
+    match host_and_port(text.strip_prefix("tls:").unwrap_or(text)) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(_) if !text.ends_with(":0") => Err(format!("{text:?} {}", BadAddress::Form)),
+        Err(what) => Err(what),
+    }
+}
+
+fn host_and_port(text: &str) -> Result<(), String> {
     let is_address = text.parse::<SocketAddr>().is_ok() || port_after_name(text).is_some();
     if !is_address {
         return Err(format!("{text:?} is not an address: use HOST:PORT"));
@@ -143,7 +199,7 @@ fn peer(text: &str) -> Result<String, String> {
     if text.ends_with(":0") {
         return Err(format!("{text:?} names no port: nothing can be reached at 0"));
     }
-    Ok(text.to_owned())
+    Ok(())
 }
 
 /// Networks.
@@ -225,7 +281,7 @@ impl Elements<String> for Tokens {
     }
 }
 
-/// Server id of a comet, and `HOST:PORT` of its `push.grpc`. Ids are unique.
+/// Server id of a comet, and the address of its `push.grpc`. Ids are unique.
 pub(crate) struct Comets;
 
 impl Elements<(String, String)> for Comets {
@@ -244,6 +300,49 @@ impl Elements<(String, String)> for Comets {
 
     fn write(&self, (id, address): &(String, String)) -> String {
         format!("{id}={address}")
+    }
+}
+
+/// Server id of a comet, the host that its clients connect to, and its weight. Ids are unique.
+pub(crate) struct Nodes;
+
+/// The weights of nodes.
+pub(crate) const WEIGHTS: RangeInclusive<u32> = 1..=10_000;
+
+impl Elements<(String, String, u32)> for Nodes {
+    const FORM: &'static str = "list of nodes";
+
+    fn read(
+        &self,
+        text: &str,
+        earlier: &[(String, String, u32)],
+    ) -> Result<(String, String, u32), String> {
+        let (id, rest) = text
+            .split_once('=')
+            .filter(|(id, _)| !id.is_empty() && is_name(id))
+            .ok_or_else(|| format!("{text:?} is not a node: write SERVER-ID=HOST*WEIGHT"))?;
+        if earlier.iter().any(|(other, ..)| other == id) {
+            return Err(format!("{id:?} is named twice"));
+        }
+        let (host, weight) = match rest.split_once('*') {
+            None => (rest, 1),
+            Some((host, weight)) => {
+                let weight = weight.parse().ok().filter(|weight| WEIGHTS.contains(weight));
+                let [least, most] = [WEIGHTS.start(), WEIGHTS.end()];
+                (host, weight.ok_or_else(|| format!("{text:?}: a weight is {least} to {most}"))?)
+            }
+        };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if bare.parse::<IpAddr>().is_err() && port_after_name(&format!("{host}:1")).is_none() {
+            return Err(format!(
+                "{host:?} is not a host: use a name or an address, without a port"
+            ));
+        }
+        Ok((id.to_owned(), bare.to_owned(), weight))
+    }
+
+    fn write(&self, (id, host, weight): &(String, String, u32)) -> String {
+        format!("{id}={host}*{weight}")
     }
 }
 
@@ -276,8 +375,9 @@ fn is_redis(text: &str) -> bool {
     };
     let (place, more) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let addresses = place.rsplit_once('@').map_or(place, |(_, addresses)| addresses);
-    let is_address =
-        |address: &str| peer(address).is_ok() || peer(&format!("{address}:6379")).is_ok();
+    let is_address = |address: &str| {
+        host_and_port(address).is_ok() || host_and_port(&format!("{address}:6379")).is_ok()
+    };
     let path = more.split(['?', '#']).next().unwrap_or_default().trim_matches('/');
     let (are_addresses, database) = if is_behind_sentinels {
         let (master, database) = path.split_once('/').unwrap_or((path, ""));
@@ -318,7 +418,7 @@ fn is_key_url(text: &str) -> bool {
     let is_place = has_port || peer(&format!("{place}:443")).is_ok();
     let host =
         if has_port { place.rsplit_once(':').map_or(place, |(host, _)| host) } else { place };
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     let is_here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
     text.bytes().all(|b| b.is_ascii_graphic())
         && is_place

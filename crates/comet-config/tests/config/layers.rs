@@ -127,7 +127,7 @@ fn mistakes_in_the_environment_name_the_variable() {
             "comet.toml:2:11: tcp.backlog: 0 is out of range: 1 to 65535",
             "COMET_LIMITS_RING_ENTRIES: limits.ring_entries: 1000 is not a power of two from 16 to \
              32768",
-            "COMET_LOGIC_ADDRS: logic.addrs[1]: \"logic\" is not an address: use HOST:PORT",
+            "COMET_LOGIC_ADDRS: logic.addrs[1]: \"logic\" is not an address: use HOST:PORT, tls:HOST:PORT or unix:/PATH",
             "COMET_LOG_LEVEL: log.level: unknown variant `loud`, expected one of `off`, `error`, \
              `warn`, `info`, `debug`, `trace`",
             "COMET_PUSH_GPRC: sets no key: did you mean COMET_PUSH_GRPC?",

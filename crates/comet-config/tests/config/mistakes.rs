@@ -29,7 +29,10 @@ fn every_element_of_a_list_says_what_is_wrong_with_it() {
     }
     check("tls.keys=[\"\"]", "[0]: \"\" is not the name of a file");
     check("log.file=\"a\\u0000b\"", ": \"a\\0b\" is not the name of a file");
-    check("logic.addrs=[\"logic\"]", "[0]: \"logic\" is not an address: use HOST:PORT");
+    check(
+        "logic.addrs=[\"logic\"]",
+        "[0]: \"logic\" is not an address: use HOST:PORT, tls:HOST:PORT or unix:/PATH",
+    );
     let unreachable = "names no port: nothing can be reached at 0";
     check("logic.addrs=[\"[::1]:0\"]", &format!("[0]: \"[::1]:0\" {unreachable}"));
     let form = "write SERVER-ID=HOST:PORT";
@@ -39,9 +42,21 @@ fn every_element_of_a_list_says_what_is_wrong_with_it() {
     }
     check(
         "logic_server.comets=[\"a=h:1\", \"b=h\", \"c=h:1\"]",
-        "[1]: \"h\" is not an address: use HOST:PORT",
+        "[1]: \"h\" is not an address: use HOST:PORT, tls:HOST:PORT or unix:/PATH",
     );
     check("logic_server.comets=[\"a=h:1\", \"a=h:2\"]", "[1]: \"a\" is named twice");
+    for (node, what) in [
+        ("a", "\"a\" is not a node: write SERVER-ID=HOST*WEIGHT"),
+        ("a=h:8080", "\"h:8080\" is not a host: use a name or an address, without a port"),
+        ("a=", "\"\" is not a host: use a name or an address, without a port"),
+        ("a=h*0", "\"a=h*0\": a weight is 1 to 10000"),
+        ("a=h*10001", "\"a=h*10001\": a weight is 1 to 10000"),
+        ("a=h*", "\"a=h*\": a weight is 1 to 10000"),
+    ] {
+        check(&format!("logic_server.nodes=[\"{node}\"]"), &format!("[0]: {what}"));
+    }
+    check("logic_server.nodes=[\"a=h\", \"a=i\"]", "[1]: \"a\" is named twice");
+    check("logic_server.nodes=[\"a=h\"]", ": \"a\" is not in logic_server.comets");
     let form = "write redis://HOST:PORT";
     check(
         "logic_server.redis=[\"http://comet:secret@a\"]",
@@ -106,6 +121,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("server.spin", "\"0us\"", "\"1s\"", &["\"1001ms\""]);
     check("protocol.heartbeat_coalesce", "\"0s\"", "\"10s\"", &["\"10001ms\""]);
     check("server.drain_timeout", "\"0s\"", "\"1h\"", &["\"61m\""]);
+    check("server.weight", "1", "10000", &["0", "10001"]);
     check("server.retry_after", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.drain_over", "\"0s\"", "\"9s\"", &["\"61m\"", "\"9001ms\""]);
     check("tcp.keepalive_idle", "\"1s\"", "\"9h\"", &["\"999ms\"", "\"1500ms\"", "\"10h\""]);
@@ -228,7 +244,7 @@ fn all_mistakes_are_reported_at_once() {
             "comet.toml:8:12: websocket.head_max: \"8KB\" is not a size: use bytes, or a number \
              and KiB, MiB or GiB, like \"4KiB\"",
             "comet.toml:9:2: weird: unknown section `weird`, expected one of `server`, `tcp`, \
-             `websocket`, `tls`, `push`, `monitor`, `protocol`, `limits`, `clients`, `bucket`, `logic`, \
+             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, \
              `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:13:13: protocol.heartbeat: \"5x\" is not a duration: use a number and us, \
              ms, s, m or h, like \"500ms\"",
@@ -240,7 +256,7 @@ fn all_mistakes_are_reported_at_once() {
             "comet.toml:17:10: protocol.linger: 1ms is out of range: 100ms to 1h",
             "comet.toml:19:16: limits.ring_entries: 1000 is not a power of two from 16 to 32768",
             "comet.toml:20:16: limits.recv_buffers: \"many\" is not a whole number",
-            "comet.toml:22:28: logic.addrs[1]: \"logic\" is not an address: use HOST:PORT",
+            "comet.toml:22:28: logic.addrs[1]: \"logic\" is not an address: use HOST:PORT, tls:HOST:PORT or unix:/PATH",
             "--set tcp.nodelay: maybe is not a TOML value (string values must be quoted, expected \
              literal string): text needs quotes, --set 'tcp.nodelay=\"maybe\"'",
             "--set push.keys_max: 0 is out of range: 1 to 1000000",
@@ -260,7 +276,7 @@ fn a_section_is_a_table() {
         &[
             "comet.toml:1:8: push: this is a section: write [push] and its keys below",
             "comet.toml:2:1: bind: unknown section `bind`, expected one of `server`, `tcp`, \
-             `websocket`, `tls`, `push`, `monitor`, `protocol`, `limits`, `clients`, `bucket`, `logic`, \
+             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, \
              `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:3:1: tcp: this is a section: write [tcp] and its keys below",
             "comet.toml:5:1: websocket.bind: invalid type: map, expected a sequence",
@@ -292,7 +308,7 @@ fn a_set_is_a_key_and_a_value() {
         "",
         &["weird.a=x"],
         &["--set weird: unknown section `weird`, expected one of `server`, `tcp`, `websocket`, \
-          `tls`, `push`, `monitor`, `protocol`, `limits`, `clients`, `bucket`, `logic`, `token`, `white_list`, \
+          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, `token`, `white_list`, \
           `logic_server`, `log`"],
     );
     check_mistakes(
@@ -329,22 +345,72 @@ fn what_others_reach_is_locked_or_meant_to_be_open() {
         let set = format!("{key}=[\"127.0.0.1:0\", \"{address}\"]");
         let line = format!(
             "--set {key}: {address} is not loopback, and whoever reaches it may {what}: set \
-             {section}.tokens, or {section}.insecure to true if that is meant"
+             {section}.tokens, ask for certificates (tls:HOST:PORT and api_tls.client_ca), or set \
+             {section}.insecure to true if that is meant"
         );
         check_mistakes("", &[&set], &[&line]);
         good("", &[&set, &format!("{section}.insecure=true")]);
         good("", &[&set, &format!("{section}.tokens=[\"0123456789abcdef\"]")]);
     };
+    let shown = ["api_tls.certificate=\"a.pem\"", "api_tls.key=\"a.key\""];
     check("push.grpc", "0.0.0.0:0", "push to all clients");
     check("push.http", "[::]:0", "push to all clients");
     check("monitor.stat", "192.0.2.1:0", "read what the server holds");
     check("monitor.pprof", "192.0.2.1:0", "change the running server");
     good("", &["push.grpc=[\"127.9.9.9:0\", \"[::1]:0\", \"[::ffff:127.0.0.1]:0\"]"]);
+    good("", &["push.grpc=[\"unix:/run/comet/push.sock\"]"]);
+    // Certificates are asked for at addresses with TLS alone.
+    let in_tls = [&shown[..], &["monitor.stat=[\"tls:0.0.0.0:0\"]"]].concat();
+    let ca = "api_tls.client_ca=\"ca.pem\"";
+    good("", &[&in_tls[..], &[ca]].concat());
+    let line = "--set monitor.stat: tls:0.0.0.0:0 is not loopback, and whoever reaches it may read what \
+                the server holds: set monitor.tokens, ask for certificates (tls:HOST:PORT and \
+                api_tls.client_ca), or set monitor.insecure to true if that is meant";
+    check_mistakes("", &in_tls, &[line]);
+    let plain = [&in_tls[..], &[ca, "push.http=[\"0.0.0.0:0\"]"]].concat();
+    let line = line.replace("monitor.stat: tls:", "push.http: ").replace("monitor.", "push.");
+    let line = line.replace("read what the server holds", "push to all clients");
+    check_mistakes("", &plain, &[&line]);
     // Those of the other process are its own matter.
     good("", &["logic_server.grpc=[\"0.0.0.0:0\"]"]);
     // A token that is too short is not repeated.
     let line = "--set push.tokens[0]: is no token: use 16 to 512 letters, digits and -._~+/=";
     check_mistakes("", &["push.tokens=[\"0123456789\"]"], &[line]);
+}
+
+#[test]
+fn tls_of_the_apis_needs_a_certificate_and_its_key() {
+    let check = |sets: &[&str], line: &str| check_mistakes("", sets, &[line]);
+    let bind = "push.grpc=[\"127.0.0.1:0\", \"tls:127.0.0.1:0\"]";
+    let what = "needs api_tls.certificate and api_tls.key: what callers are shown";
+    check(&[bind], &format!("--set push.grpc: tls:127.0.0.1:0 {what}"));
+    let [certificate, key] = ["api_tls.certificate=\"a.pem\"", "api_tls.key=\"a.key\""];
+    good("", &[bind, certificate, key]);
+    check(&[certificate], "--set api_tls.certificate: needs api_tls.key");
+    check(&[key], "--set api_tls.key: needs api_tls.certificate");
+    let config = good("", &["api_tls.server_ca=\"ca.pem\"", "logic.addrs=[\"tls:logic:1\"]"]);
+    assert_eq!(config.logic.addrs, ["tls:logic:1"]);
+    // Those of the other process are its own matter.
+    good("", &["logic_server.grpc=[\"tls:127.0.0.1:0\"]"]);
+}
+
+#[test]
+fn paths_of_unix_sockets_are_checked() {
+    let check = |set: &str, what: &str| {
+        let key = set.split_once('=').unwrap().0;
+        check_mistakes("", &[set], &[&format!("--set {key}[0]: {what}")]);
+    };
+    let what = "names no Unix socket: its path has to begin with /";
+    check("push.grpc=[\"unix:push.sock\"]", &format!("\"unix:push.sock\" {what}"));
+    check("logic.addrs=[\"unix:\"]", &format!("\"unix:\" {what}"));
+    let long = format!("unix:/{}", "a".repeat(107));
+    let what = "is too long for a Unix socket: its path may have 107 bytes";
+    check(&format!("monitor.stat=[\"{long}\"]"), &format!("\"{long}\" {what}"));
+    check(&format!("logic_server.comets=[\"a={long}\"]"), &format!("\"{long}\" {what}"));
+    // A client's listener is none.
+    check("tcp.bind=[\"unix:/a\"]", "\"unix:/a\" is not an address: use HOST:PORT");
+    let twice = "push.grpc=[\"unix:/run/a\", \"unix:/run/a\"]";
+    check_mistakes("", &[twice], &["--set push.grpc[1]: unix:/run/a is bound by push.grpc[0] too"]);
 }
 
 #[test]
@@ -384,7 +450,10 @@ fn comet_logic_reads_the_file_of_another_host() {
     };
     let mistakes = load(text).unwrap_err();
     let (first, second) = mistakes.split_once('\n').unwrap();
-    assert_eq!(first, "comet.toml:9:9: monitor.stat[0]: \"edge\" is not an address: use HOST:PORT");
+    assert_eq!(
+        first,
+        "comet.toml:9:9: monitor.stat[0]: \"edge\" is not an address: use HOST:PORT, tls:HOST:PORT or unix:/PATH"
+    );
     let begin = "comet.toml:11:9: logic_server.grpc[0]: \"logic.invalid:7170\" has no address";
     assert!(second.starts_with(begin), "{second}");
 

@@ -49,10 +49,7 @@ fn section(section: &Section) -> String {
     let mut text = comment(&[section.about, all].join(" "), "# ", "# ");
     text += &format!("[{}]\n", section.name);
     for key in section.keys {
-        let mark = match key.takes_effect {
-            TakesEffect::Alive if !is_alive => "(alive)",
-            _ => "",
-        };
+        let mark = if !is_alive && changes_alive(key) { "(alive)" } else { "" };
         let secret = if key.is_secret() { IN_A_FILE } else { "" };
         text += &comment(&[key.about, &key.limits(), secret, mark].join(" "), "# ", "# ");
         for Word { word, meaning } in key.words() {
@@ -64,7 +61,11 @@ fn section(section: &Section) -> String {
 }
 
 fn is_alive(section: &Section) -> bool {
-    section.keys.iter().all(|key| key.takes_effect == TakesEffect::Alive)
+    section.keys.iter().all(changes_alive)
+}
+
+fn changes_alive(key: &Key) -> bool {
+    matches!(key.takes_effect, TakesEffect::Alive | TakesEffect::AliveInLogic)
 }
 
 /// `text` in lines, the first of which begins with `first` and the others with `next`.
@@ -108,7 +109,7 @@ fn row(key: &Key) -> String {
     if key.is_secret() {
         meaning += &format!(" {}", IN_A_FILE.replace('{', "`{").replace('}', "}`"));
     }
-    let alive = if key.takes_effect == TakesEffect::Alive { "yes" } else { "" };
+    let alive = if changes_alive(key) { "yes" } else { "" };
     let (name, form, default, limits) = (key.name, key.form(), key.default, key.limits());
     format!("| `{name}` | {form} | `{default}` | {limits} | {alive} | {meaning} |\n")
 }

@@ -64,6 +64,7 @@ fn the_effective_configuration_is_read_back() {
         "white_list.users=[7, -1, 7]",
         "white_list.file=\"white.log\"",
         "logic_server.comets=[\"a=127.0.0.1:8083\", \"b=b.example:8083\"]",
+        "logic_server.nodes=[\"b=2001:db8::1*20\", \"a=a.example\"]",
         "logic_server.store=\"redis\"",
     ];
     for config in [good("", &[]), good("", &sets)] {
@@ -123,6 +124,17 @@ fn lists_and_choices_are_read() {
     assert_eq!(config.white_list.file.as_deref(), Some(Path::new("white.log")));
     let comet = ("edge-1".to_owned(), "127.0.0.1:8083".to_owned());
     assert_eq!(config.logic_server.comets, [comet]);
+    for (node, host, weight) in [
+        ("edge-1=edge.example", "edge.example", 1),
+        ("edge-1=192.0.2.7*10000", "192.0.2.7", 10_000),
+        ("edge-1=[2001:db8::1]*3", "2001:db8::1", 3),
+        ("edge-1=2001:db8::1", "2001:db8::1", 1),
+    ] {
+        let comets = "logic_server.comets=[\"edge-1=127.0.0.1:8083\"]";
+        let config = good("", &[comets, &format!("logic_server.nodes=[{node:?}]")]);
+        let expected = ("edge-1".to_owned(), host.to_owned(), weight);
+        assert_eq!(config.logic_server.nodes, [expected], "{node}");
+    }
     assert_eq!(config.logic_server.store, SessionStore::Redis);
     for redis in [
         "redis://127.0.0.1",
@@ -198,6 +210,21 @@ fn keys_that_are_alive_are_adopted_and_the_others_wait() {
     let newer = good("", &["push.frame_max=\"1KiB\"", "protocol.outbox_bytes=\"4KiB\""]);
     let mistakes = running.adopt(&newer).unwrap_err().to_string();
     assert!(mistakes.starts_with("protocol.outbox_bytes: no outbox would take"), "{mistakes}");
+}
+
+#[test]
+fn logic_may_move_but_is_elsewhere_or_here_from_the_start() {
+    let check = |before: &str, after: &str, effect: TakesEffect| {
+        let [running, newer] =
+            [before, after].map(|addrs| good("", &[&format!("logic.addrs={addrs}")]));
+        assert_eq!(running.changes(&newer)[0].takes_effect, effect, "{before} {after}");
+        let adopted = running.adopt(&newer).unwrap();
+        let expected = if effect == TakesEffect::Alive { &newer } else { &running };
+        assert_eq!(adopted.logic.addrs, expected.logic.addrs);
+    };
+    check("[\"a:1\"]", "[\"b:1\", \"c:1\"]", TakesEffect::Alive);
+    check("[\"a:1\"]", "[]", TakesEffect::AtStart);
+    check("[]", "[\"a:1\"]", TakesEffect::AtStart);
 }
 
 #[test]

@@ -25,17 +25,17 @@ const ROOM_COUNTS_MAX: usize = 64 << 20;
 /// by the same time, before it reads an answer that has arrived while the process was held up.
 const CANCEL_GRACE: Duration = Duration::from_secs(60);
 
-/// Sends `request` of the comet `server`, which is abandoned after `limit`. Logic is told how much of it is left.
+/// Sends `request` of the comet `server` with its number of shards, which is abandoned after `limit`. Logic is told how much of it is left.
 pub(super) async fn send(
     channel: GrpcChannel,
-    server: String,
+    (server, shards): (String, u16),
     request: &Request,
     limit: Duration,
 ) -> AttemptOutcome {
     let begin = Instant::now();
     let sent = call_until_processed(|| {
         let left = limit.saturating_sub(begin.elapsed());
-        try_send(channel.clone(), server.clone(), request, left)
+        try_send(channel.clone(), (server.clone(), shards), request, left)
     });
     match sent.await {
         Ok(reply) => AttemptOutcome::Replied(reply),
@@ -45,7 +45,7 @@ pub(super) async fn send(
 
 async fn try_send(
     channel: GrpcChannel,
-    server: String,
+    (server, shards): (String, u16),
     request: &Request,
     limit: Duration,
 ) -> Result<Reply, Status> {
@@ -69,16 +69,23 @@ async fn try_send(
             let request = DisconnectReq { mid: *user, key: key.to_string(), server };
             done(client.disconnect(limited(request, limit)).await)
         }
-        Request::RenewOnline { rooms } => {
+        Request::RenewOnline { pieces, piece } => {
             let mut client = client
                 .send_compressed(CompressionEncoding::Gzip)
                 .accept_compressed(CompressionEncoding::Gzip)
                 .max_decoding_message_size(ROOM_COUNTS_MAX);
-            let rooms = rooms.iter().map(|(room, online)| (room.as_ref().to_owned(), *online));
-            let request = OnlineReq { server, room_count: rooms.collect() };
+            let rooms = pieces.rooms(*piece).iter();
+            let rooms = rooms.map(|(room, online)| (room.as_ref().to_owned(), *online));
+            let request = OnlineReq {
+                server,
+                room_count: rooms.collect(),
+                // All of them are what goim's comet says by leaving the field out.
+                buckets: if pieces.len() > 1 { pieces.buckets(*piece) } else { 0 },
+                more: piece + 1 < pieces.len(),
+            };
             let reply = client.renew_online(limited(request, limit)).await?;
             let OnlineReply { all_room_count } = reply.into_inner();
-            Ok(Reply::RoomCounts(all_room_count.into_iter().collect()))
+            Ok(Reply::Elsewhere(pieces.elsewhere(all_room_count, shards)))
         }
     }
 }

@@ -3,18 +3,17 @@
 use std::error::Error;
 
 use comet_hub::logic::PingOutcome;
-use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use comet_serve::{BearerToken, GrpcChannel, call_until_processed, root_cause};
+use comet_serve::{BearerToken, GrpcChannel, Peer, call_until_processed, root_cause};
 
 /// # Errors
 /// What failed, in one sentence.
-pub(super) async fn open(endpoint: Endpoint, token: BearerToken) -> Result<GrpcChannel, String> {
-    let channel = endpoint.connect().await.map_err(|error| root_cause(&error).to_string())?;
+pub(super) async fn open(peer: Peer, token: BearerToken) -> Result<GrpcChannel, String> {
+    let channel = peer.connect().await.map_err(|error| root_cause(&error).to_string())?;
     Ok(GrpcChannel::new(channel, token))
 }
 

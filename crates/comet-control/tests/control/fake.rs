@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_control::{Control, ControlWake, Lock, Node, Options, StartError};
+use comet_control::{ApiTls, Control, ControlWake, Lock, Node, Options, StartError};
 use comet_core::{CallId, Counters, Limits, Message, Report, ShardId, Tally};
 use comet_mesh::{Inbox, Sender, Wake, inbox};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,8 +35,10 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
             websocket_tls: Vec::new(),
             heartbeat: Duration::from_secs(300),
         },
+        weight: 1,
         push_lock: Arc::clone(&lock),
         monitor_lock: lock,
+        tls: ApiTls::default(),
         logic: None,
         frame_max: 256,
         keys_max: 8,
@@ -48,6 +50,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         trace_log: None,
         epoch: Instant::now(),
         open_files: 65_536,
+        certificates: Arc::default(),
         pulses: Vec::new(),
     }
 }
@@ -83,7 +86,7 @@ pub(crate) fn try_start(options: Options) -> Result<Control, StartError> {
 
 impl Fake {
     pub(crate) async fn channel(&self) -> Channel {
-        let address = self.control.grpc_addrs()[0];
+        let address = self.control.grpc_addrs()[0].socket().unwrap();
         Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
     }
 
@@ -133,7 +136,8 @@ impl Fake {
     /// Status, content type and body of a page at the stat address.
     pub(crate) async fn page(&self, path: &str) -> (u16, String, String) {
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
-        let (status, head, body) = exchange(self.control.stat_addrs()[0], request.as_bytes()).await;
+        let (status, head, body) =
+            exchange(self.control.stat_addrs()[0].socket().unwrap(), request.as_bytes()).await;
         let content_type =
             head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default();
         (status, content_type.to_owned(), body)
@@ -146,7 +150,8 @@ impl Fake {
             "{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\
              Connection: close\r\n\r\n{body}"
         );
-        let (status, _, body) = exchange(self.control.debug_addrs()[0], request.as_bytes()).await;
+        let (status, _, body) =
+            exchange(self.control.debug_addrs()[0].socket().unwrap(), request.as_bytes()).await;
         (status, body)
     }
 }

@@ -20,7 +20,7 @@ async fn still_serves(connection: &mut Connection, stream: u32) {
 #[tokio::test]
 async fn calls_that_are_given_up_end_no_connection() {
     let fake = start(PATIENT, &[ROOMY]);
-    let mut connection = Connection::open(fake.control.grpc_addrs()[0]).await;
+    let mut connection = Connection::open(fake.control.grpc_addrs()[0].socket().unwrap()).await;
     let mut stream = 1;
     for calls in [21, 1_100, 6_000] {
         let mut burst = Vec::new();
@@ -38,7 +38,7 @@ async fn calls_that_are_given_up_end_no_connection() {
 #[tokio::test]
 async fn late_bytes_of_ended_calls_end_no_connection() {
     let fake = start(PATIENT, &[ROOMY]);
-    let mut connection = Connection::open(fake.control.grpc_addrs()[0]).await;
+    let mut connection = Connection::open(fake.control.grpc_addrs()[0].socket().unwrap()).await;
     let mut last = 0;
     for round in 0..4 {
         let streams = (0..500).map(|index| round * 1_000 + 2 * index + 1);
@@ -60,7 +60,7 @@ async fn late_bytes_of_ended_calls_end_no_connection() {
 #[tokio::test]
 async fn a_call_that_stops_midway_is_answered() {
     let fake = start(HASTY, &[ROOMY]);
-    let mut connection = Connection::open(fake.control.grpc_addrs()[0]).await;
+    let mut connection = Connection::open(fake.control.grpc_addrs()[0].socket().unwrap()).await;
     let begun = message(&[0; 200]);
     // Head alone, the start of a message, and the start of one in a stream.
     let silent = head(1, PUSH_MSG);
@@ -85,7 +85,7 @@ async fn announced_messages_take_no_room() {
     let fake = start(PATIENT, &[ROOMY]);
     let mut connections = Vec::new();
     for _ in 0..4 {
-        let mut connection = Connection::open(fake.control.grpc_addrs()[0]).await;
+        let mut connection = Connection::open(fake.control.grpc_addrs()[0].socket().unwrap()).await;
         for index in 0..1_000 {
             let stream = 2 * index + 1;
             connection
@@ -97,7 +97,7 @@ async fn announced_messages_take_no_room() {
         }
         connections.push(connection);
     }
-    let mut honest = Connection::open(fake.control.grpc_addrs()[0]).await;
+    let mut honest = Connection::open(fake.control.grpc_addrs()[0].socket().unwrap()).await;
     still_serves(&mut honest, 1).await;
 }
 
@@ -105,7 +105,7 @@ async fn announced_messages_take_no_room() {
 #[tokio::test]
 async fn a_stream_that_waits_ends_no_connection() {
     let fake = start(PATIENT, &[ROOMY]);
-    let mut connection = Connection::open(fake.control.grpc_addrs()[0]).await;
+    let mut connection = Connection::open(fake.control.grpc_addrs()[0].socket().unwrap()).await;
     connection.send(&head(1, PUSH_STREAM)).await;
     // Room "r" and an empty frame, in a frame of its own each: as small as a push can be.
     let push = message(&[0x08, 1, 0x22, 1, b'r', 0x2a, 2, 0x10, 5]);
@@ -122,7 +122,10 @@ async fn a_stream_that_waits_ends_no_connection() {
 #[tokio::test]
 async fn silent_connections_lock_nobody_out() {
     let fake = start(PATIENT, &[ROOMY]);
-    for address in [fake.control.stat_addrs()[0], fake.control.http_addrs()[0]] {
+    for address in [
+        fake.control.stat_addrs()[0].socket().unwrap(),
+        fake.control.http_addrs()[0].socket().unwrap(),
+    ] {
         let mut silent = Vec::new();
         for _ in 0..1_100 {
             silent.push(TcpStream::connect(address).await.unwrap());

@@ -21,7 +21,8 @@ pub(crate) async fn call(
          Content-Length: {length}\r\n\r\n"
     );
     let request = [head.as_bytes(), body].concat();
-    let (status, head, body) = exchange(fake.control.http_addrs()[0], &request).await;
+    let (status, head, body) =
+        exchange(fake.control.http_addrs()[0].socket().unwrap(), &request).await;
     (status, head, serde_json::from_str(&body).unwrap())
 }
 
@@ -348,7 +349,7 @@ async fn the_instance_is_described_as_discovery_does() {
             "appid": "goim.comet",
             "hostname": "test",
             "addrs": [
-                format!("grpc://{}", fake.control.grpc_addrs()[0]),
+                format!("grpc://{}", fake.control.grpc_addrs()[0].socket().unwrap()),
                 "tcp://192.0.2.1:8080", "tcp://192.0.2.2:8081", "ws://192.0.2.1:8090",
             ],
             "version": "0.0.0",

@@ -210,9 +210,18 @@ fn a_start_that_cannot_work_says_why() {
         change(&mut options);
         try_start(options).unwrap_err()
     };
-    assert_eq!(check(&|options| options.grpc.push(address)).to_string(), in_use("push.grpc"));
-    assert_eq!(check(&|options| options.http = vec![address]).to_string(), in_use("push.http"));
-    assert_eq!(check(&|options| options.stat = vec![address]).to_string(), in_use("monitor.stat"));
+    assert_eq!(
+        check(&|options| options.grpc.push(address.into())).to_string(),
+        in_use("push.grpc")
+    );
+    assert_eq!(
+        check(&|options| options.http = vec![address.into()]).to_string(),
+        in_use("push.http")
+    );
+    assert_eq!(
+        check(&|options| options.stat = vec![address.into()]).to_string(),
+        in_use("monitor.stat")
+    );
     for cpu in [1_023, 100_000] {
         assert_eq!(
             check(&|options| options.cpus = vec![cpu]).to_string(),

@@ -1,7 +1,7 @@
 //! What shards ask of logic, and what they hear of it: a real control thread between shards played by
 //! hand and logic services over TCP.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -335,7 +335,11 @@ async fn rooms_are_renewed_and_homes_hear_of_others() {
         });
         let room_count =
             counts.map(|(room, count)| (room.to_owned(), i32::try_from(count).unwrap()));
-        let expected = OnlineReq { server: "test".to_owned(), room_count: room_count.into() };
+        let expected = OnlineReq {
+            server: "test".to_owned(),
+            room_count: room_count.into(),
+            ..OnlineReq::default()
+        };
         assert_eq!((request, encoding.as_deref()), (expected, Some("gzip")));
         let mut beyond = Vec::new();
         for (shard, fake_shard) in (0..).map(ShardId).zip(&fake.shards) {
@@ -346,4 +350,43 @@ async fn rooms_are_renewed_and_homes_hear_of_others() {
         beyond.sort();
         assert_eq!(beyond, [("ours".to_owned(), 2), ("theirs".to_owned(), 2)]);
     }
+}
+
+/// A logic with the limit of gRPC's libraries, 4 MiB, gets rooms of three times that.
+#[tokio::test]
+async fn rooms_beyond_a_request_are_renewed_in_several() {
+    let logic = FakeLogic::start();
+    logic.script(|script| script.online = [("there".to_owned(), 7)].into());
+    let fake = start(&[&logic], |logic| {
+        logic.renew = Duration::from_millis(1);
+        logic.timeout = Duration::from_secs(60);
+    });
+    let room = |at: u32| format!("{at:0200}");
+    for (shard, fake_shard) in (0..).zip(&fake.shards) {
+        let Message::Rooms { call } = fake_shard.next().await else { panic!() };
+        let rooms = (0..60_000).filter(|at| at % 2 == shard).map(|at| (room(at).into(), at));
+        fake.report(Report::Rooms { call, rooms: rooms.collect() });
+    }
+    let (mut rooms, mut seen) = (HashMap::new(), 0);
+    loop {
+        let OnlineReq { room_count, buckets, more, .. } = logic.asked(|asked| match asked {
+            Asked::Renew(request, _) => Some(request),
+            _ => None,
+        });
+        assert_eq!(seen & buckets, 0, "each part is in one request");
+        seen |= buckets;
+        rooms.extend(room_count);
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(seen, u64::MAX);
+    assert_eq!(rooms.len(), 60_000);
+    assert!((0..60_000).all(|at| rooms[&room(at)] == at.cast_signed()));
+    let mut others = Vec::new();
+    for fake_shard in &fake.shards {
+        let Message::RemoteRoomCounts { rooms } = fake_shard.next().await else { panic!() };
+        others.extend(rooms);
+    }
+    assert_eq!(others, [("there".into(), 7)]);
 }

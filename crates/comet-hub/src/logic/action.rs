@@ -80,6 +80,11 @@ pub enum Event {
         /// What failed.
         cause: Box<str>,
     },
+    /// The rooms of one bucket do not fit a request that goim's logic takes. They are sent all the same.
+    RoomsBeyond {
+        /// Bytes of the request.
+        bytes: usize,
+    },
     /// The address is not available any more.
     Unavailable {
         /// Its name.
@@ -124,6 +129,11 @@ impl fmt::Display for Event {
             Self::Unavailable { address, cause } => {
                 write!(f, "logic {address} is not available any more: {cause}")
             }
+            Self::RoomsBeyond { bytes } => write!(
+                f,
+                "RenewOnline of logic has {bytes} bytes, more than goim's logic takes: one of the 64 parts \
+                 that rooms are divided into is that long"
+            ),
             Self::NoneAvailable => {
                 f.write_str("no logic service is available: new clients are refused until one is")
             }

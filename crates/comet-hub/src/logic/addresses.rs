@@ -2,6 +2,8 @@
 //!
 //! Each address is connected, pinged, and after a failure connected anew. Only that decides whether it is
 //! available. A call that failed on its way asks for a ping at once.
+//!
+//! Addresses may change. One that is removed gets no calls any more; those under way go on over its connection.
 
 use std::time::Duration;
 
@@ -27,6 +29,8 @@ enum State {
     Available { pings: u64, ping: Ping },
     /// It is left alone until then.
     BackingOff { until: Millis },
+    /// It is none any more. Its place may become another's.
+    Removed,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,24 +77,62 @@ impl Addresses {
         now: Millis,
         out: &mut Output,
     ) -> Self {
-        let until = now.after(timeout_ms);
-        let connecting = |name| Address {
+        let mut addresses = Self { all: Vec::new(), turn: 0, ping_ms, timeout_ms };
+        for name in names {
+            addresses.add(name, now, out);
+        }
+        addresses
+    }
+
+    /// From now on there are those of `names`. What stays is left alone.
+    pub(super) fn replace(&mut self, names: Vec<Box<str>>, now: Millis, out: &mut Output) {
+        let had_available = self.available() > 0;
+        for (index, address) in self.all.iter_mut().enumerate() {
+            if address.is_there() && !names.contains(&address.name) {
+                let generation = address.generation;
+                address.state = State::Removed;
+                out.actions.push_back(Action::Close(ConnectionId { address: index, generation }));
+            }
+        }
+        if had_available && self.available() == 0 {
+            out.events.push_back(Event::NoneAvailable);
+        }
+        for name in names {
+            if !self.all().any(|(known, _)| *known == *name) {
+                self.add(name, now, out);
+            }
+        }
+    }
+
+    /// Begins to connect to another one, in the place of one that was removed, if there is any.
+    fn add(&mut self, name: Box<str>, now: Millis, out: &mut Output) {
+        let free = self.all.iter().position(|address| !address.is_there());
+        let index = free.unwrap_or(self.all.len());
+        let address = Address {
             name,
-            generation: 0,
-            state: State::Connecting { until },
+            // What comes late is of the address before.
+            generation: free.map_or(0, |free| self.all[free].generation + 1),
+            state: State::Connecting { until: now.after(self.timeout_ms) },
             failures: 0,
             known: Known::Nothing,
         };
-        let all: Vec<_> = names.into_iter().map(connecting).collect();
-        for address in 0..all.len() {
-            out.actions.push_back(Action::Connect(ConnectionId { address, generation: 0 }));
+        let connection = ConnectionId { address: index, generation: address.generation };
+        out.actions.push_back(Action::Connect(connection));
+        match free {
+            Some(free) => self.all[free] = address,
+            None => self.all.push(address),
         }
-        Self { all, turn: 0, ping_ms, timeout_ms }
     }
 
     /// Each address and whether it is available.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.all.iter().map(|address| (&*address.name, address.is_available()))
+        let there = self.all.iter().filter(|address| address.is_there());
+        there.map(|address| (&*address.name, address.is_available()))
+    }
+
+    /// The name of the address that `connection` leads to.
+    pub(super) fn name(&self, connection: ConnectionId) -> &str {
+        &self.all[connection.address].name
     }
 
     /// How many are available.
@@ -203,7 +245,7 @@ impl Addresses {
     /// Does what is due at `now`.
     pub(super) fn handle_timeout(&mut self, now: Millis, random: &mut Random, out: &mut Output) {
         for index in 0..self.all.len() {
-            if self.all[index].due() > now {
+            if self.all[index].due().is_none_or(|due| due > now) {
                 continue;
             }
             let limit = Duration::from_millis(self.timeout_ms);
@@ -228,13 +270,14 @@ impl Addresses {
                         ConnectionId { address: index, generation: address.generation };
                     out.actions.push_back(Action::Connect(connection));
                 }
+                State::Removed => {}
             }
         }
     }
 
     /// When [`Addresses::handle_timeout`] has something to do next.
     pub(super) fn poll_timeout(&self) -> Option<Millis> {
-        self.all.iter().map(Address::due).min()
+        self.all.iter().filter_map(Address::due).min()
     }
 
     /// The address of `connection`, unless it has a newer one.
@@ -279,13 +322,18 @@ impl Address {
         matches!(self.state, State::Available { .. })
     }
 
-    fn due(&self) -> Millis {
+    fn is_there(&self) -> bool {
+        self.state != State::Removed
+    }
+
+    fn due(&self) -> Option<Millis> {
         match self.state {
+            State::Removed => None,
             State::Connecting { until }
             | State::Probing { until }
             | State::BackingOff { until }
             | State::Available { ping: Ping::UnderWay { until, .. } | Ping::Due(until), .. } => {
-                until
+                Some(until)
             }
         }
     }
@@ -483,5 +531,50 @@ mod tests {
         let mut pick = |tried: &[usize]| rig.addresses.pick(tried).map(|found| found.address);
         assert_eq!([pick(&[]), pick(&[]), pick(&[])], [Some(0), Some(2), Some(0)]);
         assert_eq!([pick(&[2]), pick(&[0]), pick(&[0, 2])], [Some(0), Some(2), None]);
+    }
+
+    #[test]
+    fn addresses_come_and_go() {
+        let mut rig = Rig::new(&["a", "b"]);
+        rig.make_available(0, 0);
+        rig.make_available(1, 0);
+        rig.actions();
+        rig.events();
+        let replace = |rig: &mut Rig, names: &[&str]| {
+            let names = names.iter().map(|name| (*name).into()).collect();
+            rig.addresses.replace(names, rig.now, &mut rig.out);
+            let all = rig.addresses.all().map(|(name, is_up)| format!("{name} {is_up}"));
+            (all.collect::<Vec<_>>().join(", "), rig.actions(), rig.events().concat())
+        };
+        let id = |address, generation| ConnectionId { address, generation };
+        assert_eq!(
+            replace(&mut rig, &["a", "b"]),
+            ("a true, b true".to_owned(), vec![], String::new())
+        );
+        // The place of the one that goes is taken by the one that comes.
+        assert_eq!(
+            replace(&mut rig, &["b", "c"]),
+            (
+                "c false, b true".to_owned(),
+                vec![Action::Close(id(0, 0)), Action::Connect(id(0, 1))],
+                String::new()
+            )
+        );
+        assert_eq!(rig.addresses.name(id(0, 1)), "c");
+        assert_eq!(rig.addresses.pick(&[]), Some(id(1, 0)));
+        // What comes late of the former one changes nothing.
+        rig.addresses.suspect(id(0, 0), rig.now, &mut rig.out);
+        rig.pinged(0, 0, PingOutcome::Failed("cut".into()));
+        assert_eq!((rig.actions(), rig.events()), (vec![], vec![]));
+        let (all, actions, events) = replace(&mut rig, &["c"]);
+        assert_eq!((all.as_str(), actions), ("c false", vec![Action::Close(id(1, 0))]));
+        assert!(events.starts_with("no logic service is available"), "{events}");
+        assert_eq!(rig.addresses.pick(&[]), None);
+        rig.make_available(0, 1);
+        assert_eq!(rig.addresses.pick(&[]), Some(id(0, 1)));
+        // Nothing is due for one that is gone.
+        rig.actions();
+        rig.next();
+        assert_eq!(rig.actions(), [Action::Ping(id(0, 1))]);
     }
 }

@@ -1,9 +1,19 @@
-//! Who is online in which room: this server's numbers to logic, everybody else's to the rooms' homes.
+//! The room counts: this server's numbers to logic, everybody else's to the rooms' homes.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use comet_core::{Millis, home_of_room};
+
+/// Longest request, bytes: what goim's logic takes, as every server of grpc-go by default, without the id of
+/// this server and what else is in it.
+const PIECE_MAX: usize = (4 << 20) - 1024;
+
+/// Fields that goim's logic keeps the rooms of a server in. Each request replaces the fields of the rooms in
+/// it, so all rooms of a field are in one request.
+const BUCKETS: usize = 64;
 
 /// How far the periodic renewal has come.
 #[derive(Debug)]
@@ -12,47 +22,200 @@ pub(super) enum Renewal {
     Due,
     /// The rooms are being counted.
     Counting,
-    /// They wait for a permit.
-    Counted(Vec<(Arc<str>, i32)>),
+    /// A piece of them waits for a permit.
+    Counted(Progress),
     /// Logic is asked.
-    UnderWay,
+    UnderWay(Progress),
     /// The next one begins then.
     Resting { until: Millis },
 }
 
-/// By home, the rooms with somebody on other servers, and how many. Logic's sum may be older than our
-/// own number: then it is not less than nobody.
-pub(super) fn elsewhere(
-    all: Vec<(String, i32)>,
-    here: &[(Arc<str>, i32)],
-    shards: u16,
-) -> Vec<Vec<(Arc<str>, u32)>> {
-    let here: HashMap<&str, i32> = here.iter().map(|(room, online)| (&**room, *online)).collect();
-    let mut homes: Vec<_> = (0..shards).map(|_| Vec::new()).collect();
-    for (room, online) in all {
-        let own = here.get(&*room).copied().unwrap_or(0);
-        if let Ok(others @ 1..) = u32::try_from(online.saturating_sub(own)) {
-            let home = home_of_room(&room, shards);
-            homes[usize::from(home.0)].push((room.into(), others));
+impl Renewal {
+    /// The piece that waited is under way.
+    pub(super) fn sent(self) -> Self {
+        match self {
+            Self::Counted(progress) => Self::UnderWay(progress),
+            other => other,
         }
     }
-    homes
+}
+
+/// How many pieces logic has, and what it has answered.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) pieces: Arc<RoomPieces>,
+    /// The piece that waits or is under way.
+    pub(super) piece: usize,
+    /// The latest answer with rooms.
+    pub(super) answer: Option<RoomsByHome>,
+}
+
+impl Progress {
+    /// Logic has answered, or has not. Returns what goes on.
+    pub(super) fn handle_answer(mut self, answer: Option<RoomsByHome>) -> Next {
+        let is_last = self.piece + 1 == self.pieces.len();
+        // `comet logic` answers the last piece only, goim's logic each with the rooms of all.
+        let says_something =
+            |answer: &RoomsByHome| is_last || answer.iter().any(|home| !home.is_empty());
+        if let Some(answer) = answer.filter(says_something) {
+            self.answer = Some(answer);
+        }
+        self.piece += 1;
+        if is_last { Next::Over(self.answer) } else { Next::Piece(self) }
+    }
+}
+
+/// What follows the answer to a piece.
+pub(super) enum Next {
+    /// Another piece.
+    Piece(Progress),
+    /// The renewal is over.
+    Over(Option<RoomsByHome>),
+}
+
+/// By home, rooms and how many are in each.
+pub type RoomsByHome = Vec<Vec<(Arc<str>, u32)>>;
+
+/// The rooms of this server and how many are in each, in pieces that fit a request. The work of each function
+/// grows with the number of rooms.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoomPieces {
+    /// Those of a piece are together.
+    rooms: Vec<(Arc<str>, i32)>,
+    /// At least one, the longest first: if logic does not take it, the answer to the last one still comes.
+    pieces: Vec<Piece>,
+    bytes_max: usize,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Piece {
+    rooms: Range<usize>,
+    buckets: u64,
+    bytes: usize,
+}
+
+impl RoomPieces {
+    /// Each of `rooms` is there once.
+    #[must_use]
+    pub fn cut(rooms: Vec<(Arc<str>, u32)>) -> Self {
+        Self::cut_by(PIECE_MAX, rooms)
+    }
+
+    /// The same with pieces of `bytes_max`.
+    pub(super) fn cut_by(bytes_max: usize, rooms: Vec<(Arc<str>, u32)>) -> Self {
+        let clamp = |online| i32::try_from(online).unwrap_or(i32::MAX);
+        let rooms: Vec<_> = rooms.into_iter().map(|(room, online)| (room, clamp(online))).collect();
+        let bytes = rooms.iter().map(|(room, online)| entry_bytes(room, *online)).sum();
+        if bytes <= bytes_max {
+            let piece = Piece { rooms: 0..rooms.len(), buckets: u64::MAX, bytes };
+            return Self { rooms, pieces: vec![piece], bytes_max };
+        }
+        let mut buckets: [(Vec<_>, usize); BUCKETS] = std::array::from_fn(|_| (Vec::new(), 0));
+        for (room, online) in rooms {
+            let (rooms, bytes) = &mut buckets[bucket_of(&room)];
+            *bytes += entry_bytes(&room, online);
+            rooms.push((room, online));
+        }
+        let (mut rooms, mut pieces) = (Vec::new(), Vec::<Piece>::new());
+        for (bucket, (of_bucket, bytes)) in (0..).zip(buckets) {
+            let begin = rooms.len();
+            rooms.extend(of_bucket);
+            match pieces.last_mut() {
+                Some(piece) if piece.bytes + bytes <= bytes_max => {
+                    piece.rooms.end = rooms.len();
+                    piece.buckets |= 1 << bucket;
+                    piece.bytes += bytes;
+                }
+                _ => pieces.push(Piece { rooms: begin..rooms.len(), buckets: 1 << bucket, bytes }),
+            }
+        }
+        pieces.sort_by_key(|piece| Reverse(piece.bytes));
+        Self { rooms, pieces, bytes_max }
+    }
+
+    /// Number of pieces, at least one.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "there is always a piece")]
+    pub fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// The rooms of a piece.
+    #[must_use]
+    pub fn rooms(&self, piece: usize) -> &[(Arc<str>, i32)] {
+        &self.rooms[self.pieces[piece].rooms.clone()]
+    }
+
+    /// The buckets whose rooms are in a piece, all of them, as a set of bits.
+    #[must_use]
+    pub fn buckets(&self, piece: usize) -> u64 {
+        self.pieces[piece].buckets
+    }
+
+    /// Bytes of the longest piece, if it is longer than a request should be: the rooms of one bucket.
+    pub(super) fn beyond(&self) -> Option<usize> {
+        Some(self.pieces[0].bytes).filter(|bytes| *bytes > self.bytes_max)
+    }
+
+    /// The rooms with somebody on other servers, if `all` is how many are in each room on all of them. That may
+    /// be older than our own number: then it is not less than nobody.
+    #[must_use]
+    pub fn elsewhere(
+        &self,
+        all: impl IntoIterator<Item = (String, i32)>,
+        shards: u16,
+    ) -> RoomsByHome {
+        let mut all = all.into_iter().peekable();
+        let mut homes: RoomsByHome = (0..shards).map(|_| Vec::new()).collect();
+        if all.peek().is_none() {
+            return homes;
+        }
+        let here: HashMap<&str, i32> =
+            self.rooms.iter().map(|(room, online)| (&**room, *online)).collect();
+        for (room, online) in all {
+            let own = here.get(&*room).copied().unwrap_or(0);
+            if let Ok(others @ 1..) = u32::try_from(online.saturating_sub(own)) {
+                let home = home_of_room(&room, shards);
+                homes[usize::from(home.0)].push((room.into(), others));
+            }
+        }
+        homes
+    }
+}
+
+/// The field of goim's logic that a room is in.
+fn bucket_of(room: &str) -> usize {
+    cityhasher::hash::<u32>(room) as usize % BUCKETS
+}
+
+/// Bytes of an entry of a protobuf map from texts to positive numbers, at most.
+fn entry_bytes(room: &str, online: i32) -> usize {
+    let varint = |number: usize| (number.max(1).ilog2() as usize) / 7 + 1;
+    let number = usize::try_from(online).map_or(10, varint);
+    let entry = 1 + varint(room.len()) + room.len() + 1 + number;
+    1 + varint(entry) + entry
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use comet_core::ShardId;
 
     use super::*;
 
+    fn named(rooms: impl IntoIterator<Item = String>) -> Vec<(Arc<str>, u32)> {
+        (1..).zip(rooms).map(|(online, room)| (Arc::from(room), online)).collect()
+    }
+
     #[test]
     fn others_are_all_without_our_own_and_never_less_than_nobody() {
-        let here = [("both", 2), ("stale", 9), ("odd", i32::MAX)];
+        let here = [("both", 2), ("stale", 9), ("odd", u32::MAX)];
         let here = here.map(|(room, online)| (Arc::from(room), online));
         let all = [("both", 5), ("stale", 4), ("there", 1), ("none", 0), ("odd", i32::MIN)];
-        let all = all.map(|(room, online)| (room.to_owned(), online)).to_vec();
         for shards in [1, 3] {
-            let homes = elsewhere(all.clone(), &here, shards);
+            let all = all.map(|(room, online)| (room.to_owned(), online));
+            let homes = RoomPieces::cut(here.to_vec()).elsewhere(all, shards);
             assert_eq!(homes.len(), usize::from(shards));
             let mut rooms = Vec::new();
             for (shard, home) in (0..).zip(homes) {
@@ -63,6 +226,61 @@ mod tests {
             }
             rooms.sort();
             assert_eq!(rooms, [("both".to_owned(), 3), ("there".to_owned(), 1)]);
+        }
+    }
+
+    /// Pieces fit, have whole buckets, and are all rooms together.
+    #[test]
+    fn rooms_are_cut_by_bytes_between_buckets() {
+        for (count, bytes, most) in [(0, 20, 1), (1_000, 20, 1), (60_000, 200, 4), (300_000, 30, 3)]
+        {
+            let all = named((0..count).map(|at| format!("{at:0bytes$}")));
+            let pieces = RoomPieces::cut(all.clone());
+            let expected = usize::from(count * (bytes + 8) > PIECE_MAX) * (most - 1) + 1;
+            assert_eq!(pieces.len(), expected, "{count} rooms");
+            let (mut seen, mut rooms) = (0_u64, BTreeMap::new());
+            for piece in 0..pieces.len() {
+                let buckets = pieces.buckets(piece);
+                assert_eq!(seen & buckets, 0, "a bucket is in one piece");
+                seen |= buckets;
+                let of_piece = pieces.rooms(piece);
+                let bytes: usize =
+                    of_piece.iter().map(|(room, online)| entry_bytes(room, *online)).sum();
+                assert!(bytes <= PIECE_MAX, "{bytes}");
+                for (room, online) in of_piece {
+                    assert_ne!(buckets & 1 << bucket_of(room), 0, "{room}");
+                    rooms.insert(Arc::clone(room), *online as u32);
+                }
+            }
+            assert_eq!(seen, u64::MAX);
+            assert_eq!(rooms, all.into_iter().collect());
+            assert_eq!(pieces.beyond(), None);
+        }
+    }
+
+    #[test]
+    fn a_bucket_that_does_not_fit_is_a_piece_of_its_own() {
+        let of_bucket = |bucket| {
+            let names = (0..).map(|at| format!("{at:0200}"));
+            names.filter(move |name| bucket_of(name) == bucket)
+        };
+        let rooms = of_bucket(7).take(20).chain(of_bucket(8).take(1)).collect::<Vec<_>>();
+        let pieces = RoomPieces::cut_by(4_000, named(rooms));
+        assert_eq!((pieces.len(), pieces.buckets(0)), (3, 1 << 7));
+        assert!(pieces.beyond().is_some_and(|bytes| bytes > 4_000));
+        assert_eq!(pieces.rooms(0).len(), 20);
+    }
+
+    /// The function is CityHash32 of version 1.1: goim's logic has the same.
+    #[test]
+    fn buckets_are_those_of_goim() {
+        for (room, hash) in [
+            ("1", 2_552_028_077),
+            ("live://1", 1_096_265_235),
+            ("chat://a-long-room", 107_156_518),
+            ("live://a room with a name beyond twenty-four bytes", 202_419_008_u32),
+        ] {
+            assert_eq!(cityhasher::hash::<u32>(room), hash, "{room}");
         }
     }
 }

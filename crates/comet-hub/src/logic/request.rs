@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use comet_core::Identity;
 
+use super::renewal::{RoomPieces, RoomsByHome};
+
 /// What logic is asked. The driver adds the id of this server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
@@ -39,10 +41,12 @@ pub enum Request {
         /// The session's key.
         key: Box<str>,
     },
-    /// How many are online here in each room. Answered with [`Reply::RoomCounts`].
+    /// How many are online here in each room of a piece. Answered with [`Reply::Elsewhere`].
     RenewOnline {
-        /// Each room once.
-        rooms: Vec<(Arc<str>, i32)>,
+        /// All rooms.
+        pieces: Arc<RoomPieces>,
+        /// Number of the piece.
+        piece: usize,
     },
 }
 
@@ -75,8 +79,9 @@ pub enum Reply {
     Connected(Identity),
     /// To the requests without an answer of their own.
     Done,
-    /// To [`Request::RenewOnline`]: how many are online on all servers in each room.
-    RoomCounts(Vec<(String, i32)>),
+    /// To [`Request::RenewOnline`]: what [`RoomPieces::elsewhere`] makes of the answer. It may be empty for
+    /// pieces before the last one.
+    Elsewhere(RoomsByHome),
 }
 
 /// Is a call that failed on its way made again at another address?

@@ -406,15 +406,16 @@ fn room_counts_are_renewed_while_logic_is_available() {
     // They wait for a permit.
     rig.identify();
     let asked = rig.only_sent();
-    rig.client.handle_rooms(rig.now, Some(vec![("here".into(), 3), ("many".into(), u32::MAX)]));
+    let rooms = RoomPieces::cut(vec![("here".into(), 3), ("many".into(), u32::MAX)]);
+    rig.client.handle_rooms(rig.now, Some(rooms.clone()));
     assert!(rig.sent().is_empty());
     rig.connected(&asked, "k");
     rig.messages();
     let renewal = rig.only_sent();
-    let rooms = vec![("here".into(), 3), ("many".into(), i32::MAX)];
-    assert_eq!(renewal.2, Request::RenewOnline { rooms });
-    let all = vec![("here".to_owned(), 5), ("there".to_owned(), 1)];
-    rig.reply(&renewal, AttemptOutcome::Replied(Reply::RoomCounts(all)));
+    let all = [("here".to_owned(), 5), ("there".to_owned(), 1)];
+    let elsewhere = rooms.elsewhere(all, 2);
+    assert_eq!(renewal.2, Request::RenewOnline { pieces: Arc::new(rooms), piece: 0 });
+    rig.reply(&renewal, AttemptOutcome::Replied(Reply::Elsewhere(elsewhere)));
     let messages = rig.messages();
     let mut counts = Vec::new();
     for (index, (shard, message)) in messages.iter().enumerate() {
@@ -432,7 +433,7 @@ fn room_counts_are_renewed_while_logic_is_available() {
             rig.pinged();
         }
         assert!(rig.actions().contains(&Action::CountRooms));
-        rig.client.handle_rooms(rig.now, outcome.as_ref().map(|_| Vec::new()));
+        rig.client.handle_rooms(rig.now, outcome.as_ref().map(|_| RoomPieces::cut(Vec::new())));
         if let Some(outcome) = outcome {
             let renewal = rig.only_sent();
             rig.reply(&renewal, outcome);
@@ -487,7 +488,7 @@ fn a_renewal_that_fails_is_logged_and_counted_as_what_it_is() {
         for attempt in 1..=2 {
             rig.wait_pinged(RENEW_MS);
             while rig.client.poll_event().is_some() {}
-            rig.client.handle_rooms(rig.now, Some(vec![("room".into(), 1)]));
+            rig.client.handle_rooms(rig.now, Some(RoomPieces::cut(vec![("room".into(), 1)])));
             let renewal = rig.only_sent();
             rig.reply(&renewal, too_much(code));
             rig.pinged();
@@ -499,9 +500,75 @@ fn a_renewal_that_fails_is_logged_and_counted_as_what_it_is() {
         }
     }
     rig.wait_pinged(RENEW_MS);
-    rig.client.handle_rooms(rig.now, Some(Vec::new()));
+    rig.client.handle_rooms(rig.now, Some(RoomPieces::cut(Vec::new())));
     let renewal = rig.only_sent();
-    rig.reply(&renewal, AttemptOutcome::Replied(Reply::RoomCounts(Vec::new())));
+    rig.reply(&renewal, AttemptOutcome::Replied(Reply::Elsewhere(vec![Vec::new(), Vec::new()])));
     let line = "RenewOnline of logic succeeds again: 2 calls failed with UNAUTHENTICATED";
     assert_eq!(rig.last_line(), line);
+}
+
+/// Rooms that do not fit one request go in several, one after the other. The last answer with rooms counts.
+#[test]
+fn rooms_beyond_a_request_go_in_pieces() {
+    let rooms = || (0..60_000).map(|at| (Arc::from(format!("{at:0200}")), 1)).collect::<Vec<_>>();
+    let pieces = RoomPieces::cut(rooms());
+    assert_eq!(pieces.len(), 4);
+    let elsewhere = |online: i32| {
+        let all = [("there".to_owned(), online)];
+        AttemptOutcome::Replied(Reply::Elsewhere(pieces.elsewhere(all, 2)))
+    };
+    let none = || AttemptOutcome::Replied(Reply::Elsewhere(vec![Vec::new(), Vec::new()]));
+    let failed = || refused(8);
+    for (outcomes, expected) in [
+        // goim's logic, `comet logic`, and either of them failing.
+        ([elsewhere(1), elsewhere(2), elsewhere(3), elsewhere(4)], Some(4)),
+        ([none(), none(), none(), elsewhere(4)], Some(4)),
+        ([failed(), elsewhere(2), elsewhere(3), failed()], Some(3)),
+        ([none(), failed(), none(), elsewhere(4)], Some(4)),
+        ([none(), none(), none(), failed()], None),
+    ] {
+        let mut rig = Rig::new(1, 8);
+        rig.wait_pinged(RENEW_MS);
+        rig.actions();
+        rig.client.handle_rooms(rig.now, Some(RoomPieces::cut(rooms())));
+        for (number, outcome) in outcomes.into_iter().enumerate() {
+            let sent = rig.only_sent();
+            let Request::RenewOnline { piece, .. } = &sent.2 else { panic!("{:?}", sent.2) };
+            assert_eq!(*piece, number);
+            assert!(rig.messages().is_empty(), "after all of them");
+            rig.reply(&sent, outcome);
+            rig.pinged();
+        }
+        assert!(rig.sent().is_empty());
+        let messages = rig.messages();
+        let counts = messages.iter().flat_map(|(_, message)| match message {
+            Message::RemoteRoomCounts { rooms } => rooms.iter().map(|(_, others)| *others),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(counts.collect::<Vec<_>>(), expected.into_iter().collect::<Vec<u32>>());
+        assert_eq!(messages.len(), if expected.is_some() { 2 } else { 0 });
+    }
+}
+
+#[test]
+fn rooms_that_fit_no_request_are_said_once() {
+    let mut rig = Rig::new(1, 8);
+    let of_one_bucket = (0..).map(|at| format!("{at:0200}"));
+    let of_one_bucket =
+        of_one_bucket.filter(|room| cityhasher::hash::<u32>(room).is_multiple_of(64));
+    let rooms: Vec<_> = of_one_bucket.take(20).map(|room| (Arc::from(room), 1)).collect();
+    let mut lines = Vec::new();
+    while rig.client.poll_event().is_some() {}
+    for rooms in [rooms.clone(), rooms.clone(), Vec::new(), rooms] {
+        rig.wait_pinged(RENEW_MS);
+        rig.actions();
+        rig.client.handle_rooms(rig.now, Some(RoomPieces::cut_by(4_000, rooms)));
+        let mut sent = rig.sent();
+        while let Some(piece) = sent.pop() {
+            rig.reply(&piece, AttemptOutcome::Replied(Reply::Elsewhere(Vec::new())));
+            sent.extend(rig.sent());
+        }
+        lines.push(std::iter::from_fn(|| rig.client.poll_event()).count());
+    }
+    assert_eq!(lines, [1, 0, 0, 1]);
 }

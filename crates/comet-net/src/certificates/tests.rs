@@ -4,7 +4,7 @@ use std::fs;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rcgen::{CertificateParams, CertifiedKey, KeyPair, date_time_ymd, generate_simple_self_signed};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
 
 use super::*;
 
@@ -53,7 +53,9 @@ fn errors_name_the_file_and_its_fault() {
     let other = folder.pair(&["b.example"]);
     let check = |chain: &PathBuf, key: &PathBuf, file: &PathBuf, what: &str| {
         let pairs = [good.clone(), (chain.clone(), key.clone())];
-        let error = Tls::load(&options(&pairs, TlsVersion::V1_2)).unwrap_err();
+        let errors = Tls::load(&options(&pairs, TlsVersion::V1_2)).unwrap_err();
+        let error = errors.last().unwrap();
+        assert_eq!((error.pair, error.is_key), (1, file == key), "{error}");
         assert_eq!(&error.file, file, "{error}");
         assert!(error.what.starts_with(what), "{error}");
         assert_eq!(error.to_string(), format!("{} {}", file.display(), error.what));
@@ -71,34 +73,27 @@ fn errors_name_the_file_and_its_fault() {
     check(&missing, &good.1, &missing, "cannot be read: ");
     check(&empty, &good.1, &empty, "holds no certificate in PEM form");
     check(&prose, &good.1, &prose, "holds no certificate in PEM form");
-    check(&good.1, &good.1, &good.1, "holds no certificate in PEM form");
     check(&cut, &good.1, &cut, "is not PEM: ");
     check(&base64, &good.1, &base64, "is not PEM: ");
     check(&der, &good.1, &der, "holds no usable certificate: ");
     check(&good.0, &missing, &missing, "cannot be read: ");
-    check(&good.0, &good.0, &good.0, "holds no private key in PEM form");
+    check(&good.0, &prose, &prose, "holds no private key in PEM form");
     check(&good.0, &key_der, &key_der, "holds no usable private key: ");
     let sentence = format!("is not the key of the certificate in {}", good.0.display());
     check(&good.0, &other.1, &other.1, &sentence);
 }
 
 #[test]
-fn invalid_dates_are_only_a_warning() {
-    let check = |from, until| {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(["a.example".to_owned()]).unwrap();
-        params.not_before = date_time_ymd(from, 1, 1);
-        params.not_after = date_time_ymd(until, 1, 1);
-        let cert = params.self_signed(&key).unwrap();
-        let validity = validity(cert.der(), &default_provider()).unwrap();
-        let folder = Folder::new();
-        let pair = (folder.write("c", &cert.pem()), folder.write("k", &key.serialize_pem()));
-        Tls::load(&options(&[pair], TlsVersion::V1_2)).unwrap();
-        validity.map(|invalid| invalid.to_string())
-    };
-    assert_eq!(check(2020, 4000), None);
-    assert!(check(2020, 2021).unwrap().contains("expired"));
-    assert!(check(3000, 4000).unwrap().contains("not valid yet"));
+fn all_faults_are_found_at_once() {
+    let folder = Folder::new();
+    let good = folder.pair(&["a.example"]);
+    let other = folder.pair(&["b.example"]);
+    let missing = (folder.0.join("missing.pem"), folder.0.join("missing.key"));
+    let pairs = [missing.clone(), good.clone(), (good.0, other.1.clone())];
+    let errors = Tls::load(&options(&pairs, TlsVersion::V1_2)).unwrap_err();
+    let places: Vec<_> =
+        errors.into_iter().map(|error| (error.pair, error.is_key, error.file)).collect();
+    assert_eq!(places, [(0, false, missing.0), (0, true, missing.1), (2, true, other.1)]);
 }
 
 #[test]
@@ -110,6 +105,8 @@ fn a_failed_reload_changes_nothing() {
     let bad = (good.0.clone(), good.0.clone());
     tls.reload(&options(&[good.clone(), bad], TlsVersion::V1_2)).unwrap_err();
     assert!(Arc::ptr_eq(&before, &tls.config(Transport::Tcp)));
+    let certificates = tls.certificates();
     tls.reload(&options(&[good], TlsVersion::V1_3)).unwrap();
     assert!(!Arc::ptr_eq(&before, &tls.config(Transport::Tcp)));
+    assert_eq!(tls.certificates(), certificates);
 }

@@ -7,7 +7,23 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Access, OFlags, access, fcntl_getfl, fcntl_setfl};
+
+/// Checks that the file can be opened to append, or made, and leaves it as it is.
+///
+/// # Errors
+/// As opening it would fail.
+pub fn check_append(path: &Path) -> io::Result<()> {
+    let opened = open(path, OpenOptions::new().append(true));
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let may_make = Access::WRITE_OK | Access::EXEC_OK;
+            Ok(access(folder.unwrap_or(".".as_ref()), may_make)?)
+        }
+        opened => opened.map(drop),
+    }
+}
 
 /// A file or standard error. A write may block.
 #[derive(Debug)]
@@ -94,13 +110,15 @@ impl Sink {
 
 impl Named {
     fn open(&self) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(self.mode);
-        // Opening a named pipe would wait for a reader.
-        let file = options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(&self.path)?;
-        fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
-        Ok(file)
+        open(&self.path, OpenOptions::new().append(true).create(true).mode(self.mode))
     }
+}
+
+fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    // Opening a named pipe would wait for a reader.
+    let file = options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 fn wait_until_writable(file: BorrowedFd<'_>) -> io::Result<()> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use comet_ops::{log_level, profiles};
-use comet_serve::{GateLimits, Gates, Lock, Phase, Servers, listen};
+use comet_serve::{ApiTls, GateLimits, Gates, Lock, Phase, Servers, listen};
 use log::LevelFilter;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,7 +22,7 @@ struct Running {
 
 fn start() -> Running {
     let router = Router::new().merge(profiles()).merge(log_level());
-    let bound = listen("test", &["127.0.0.1:0".parse().unwrap()]).unwrap();
+    let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
     let (phase, phases) = watch::channel(Phase::Ready);
     let mut servers = Servers::new(phases);
     let limits =
@@ -33,7 +33,7 @@ fn start() -> Running {
         &Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()])),
     );
     servers.http(&gate, bound.listeners, &router).unwrap();
-    Running { address: bound.addresses[0], _servers: servers, _phase: phase }
+    Running { address: bound.addresses[0].socket().unwrap(), _servers: servers, _phase: phase }
 }
 
 impl Running {

@@ -1,11 +1,14 @@
 //! Signals of the process. No other test of this program sends any.
 
+use std::time::Duration;
+
 use comet_ops::{Signal, Signals};
 use rustix::process::{Signal as Kill, getpid, kill_process};
 
 #[test]
 fn signals_arrive_as_values() {
     let mut signals = Signals::listen().unwrap();
+    assert_eq!(signals.wait_for(Duration::ZERO), None);
     for (kill, expected) in [
         (Kill::TERM, Signal::Terminate),
         (Kill::INT, Signal::Interrupt),
@@ -14,5 +17,7 @@ fn signals_arrive_as_values() {
     ] {
         kill_process(getpid(), kill).unwrap();
         assert_eq!(signals.wait(), expected);
+        kill_process(getpid(), kill).unwrap();
+        assert_eq!(signals.wait_for(Duration::MAX), Some(expected));
     }
 }

@@ -20,7 +20,7 @@ pub(super) async fn weighted<N: NodeList>(
     _: Request,
 ) -> Result<Value, Status> {
     let Nodes { node, list } = &*nodes;
-    let hosts = list.hosts().await?;
+    let hosts = list.hosts().await;
     let Backoff { max_delay, base_delay, factor, jitter } = Node::BACKOFF;
     let mut reply = json!({
         "domain": node.domain,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use comet_push::{Bounds, Broadcast, PushBackend, Pushed, StreamBackend, grpc_api};
-use comet_serve::{CallCounts, GateLimits, Gates, Lock, Phase, Servers, listen};
+use comet_serve::{ApiTls, CallCounts, GateLimits, Gates, Lock, Phase, Servers, listen};
 use comet_wire::DESCRIPTORS;
 use comet_wire::comet::v1::PushStreamReq;
 use comet_wire::comet::v1::push_client::PushClient;
@@ -106,7 +106,7 @@ async fn pushes_begin_before_those_before_them_have_ended() {
     let counts = Arc::new(CallCounts::default());
     let (_phase, phases) = watch::channel(Phase::Ready);
     let api = grpc_api(Arc::new(Manual(sender)), Arc::clone(&counts), phases.clone());
-    let bound = listen("test", &["127.0.0.1:0".parse().unwrap()]).unwrap();
+    let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
     let mut servers = Servers::new(phases);
     let lock = Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()]));
     let gates = Gates::new(65_536, 64 << 20);

@@ -3,6 +3,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -197,6 +198,11 @@ impl Table {
             self.expiries.insert((until, Expiring::Rooms(Arc::clone(&server))));
         }
         self.remove_if_empty(&server);
+    }
+
+    /// Takes the room counts of `server` out, to be set again.
+    pub(super) fn take_rooms(&mut self, server: &str) -> HashMap<String, u32> {
+        self.servers.get_mut(server).map(|server| mem::take(&mut server.rooms)).unwrap_or_default()
     }
 
     /// The members of every room, over the servers whose counts have not expired.

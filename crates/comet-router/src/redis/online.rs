@@ -1,13 +1,11 @@
 //! Room counts in the form of goim v2's logic: a hash `ol_<server>` with fields "0" to "63", each a
-//! JSON document with some of the server's rooms. goim chooses the field by a hash of the room.
-//! Here rooms are distributed evenly; goim's readers merge all fields, so they see no difference.
+//! JSON document with the rooms of that bucket.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The number of fields that goim's logic reads.
-const FIELDS: usize = 64;
+use crate::sessions::Buckets;
 
 /// The document of one field. `updated` is a Unix time in seconds.
 #[derive(Serialize, Deserialize)]
@@ -20,23 +18,28 @@ struct Online {
     updated: i64,
 }
 
-/// The fields for `rooms`: name and document of each.
+/// The fields for those of `rooms` that are in `buckets`: name and document of each. An empty document
+/// is that of a bucket without rooms.
 pub(super) fn encode(
     server: &str,
+    buckets: Buckets,
     rooms: &HashMap<String, u32>,
     updated: i64,
 ) -> Vec<(String, String)> {
-    let mut fields: Vec<HashMap<String, i32>> = vec![HashMap::new(); rooms.len().min(FIELDS)];
-    for (at, (room, count)) in rooms.iter().enumerate() {
-        fields[at % FIELDS].insert(room.clone(), i32::try_from(*count).unwrap_or(i32::MAX));
+    let mut fields: Vec<HashMap<String, i32>> = vec![HashMap::new(); Buckets::COUNT as usize];
+    for (room, count) in rooms {
+        let count = i32::try_from(*count).unwrap_or(i32::MAX);
+        fields[Buckets::of(room) as usize].insert(room.clone(), count);
     }
-    let document = |(field, rooms): (usize, HashMap<String, i32>)| {
+    let document = |rooms: HashMap<String, i32>| {
+        if rooms.is_empty() {
+            return String::new();
+        }
         let online = Online { server: server.to_owned(), room_count: Some(rooms), updated };
-        let json =
-            serde_json::to_string(&online).expect("texts and numbers can be written as JSON");
-        (field.to_string(), json)
+        serde_json::to_string(&online).expect("texts and numbers can be written as JSON")
     };
-    fields.into_iter().enumerate().map(document).collect()
+    let fields = (0..).zip(fields).filter(|(bucket, _)| buckets.contains(*bucket));
+    fields.map(|(bucket, rooms): (u32, _)| (bucket.to_string(), document(rooms))).collect()
 }
 
 /// The rooms in a server's documents. If several have the same room, the one that was updated last
@@ -62,9 +65,13 @@ mod tests {
     #[test]
     fn a_document_has_goims_fields() {
         let rooms = HashMap::from([("live://1000".to_owned(), 3)]);
-        let fields = encode("comet-1", &rooms, 1_700_000_000);
         let json = r#"{"server":"comet-1","room_count":{"live://1000":3},"updated":1700000000}"#;
-        assert_eq!(fields, [("0".to_owned(), json.to_owned())]);
+        // goim's logic has this room in the same field.
+        for (field, document) in encode("comet-1", Buckets::ALL, &rooms, 1_700_000_000) {
+            assert_eq!(document, if field == "43" { json } else { "" }, "{field}");
+        }
+        let one = encode("comet-1", Buckets(1 << 7), &rooms, 0);
+        assert_eq!(one, [("7".to_owned(), String::new())]);
     }
 
     #[test]
@@ -84,9 +91,10 @@ mod tests {
         fn encoded_rooms_are_decoded(
             rooms in prop::collection::hash_map(".{0,20}", 0..=i32::MAX as u32, 0..200),
         ) {
-            let fields = encode("server", &rooms, 0);
-            prop_assert!(fields.len() <= FIELDS);
-            let documents: Vec<String> = fields.into_iter().map(|(_, json)| json).collect();
+            let fields = encode("server", Buckets::ALL, &rooms, 0);
+            prop_assert_eq!(fields.len(), 64);
+            let documents: Vec<String> =
+                fields.into_iter().map(|(_, json)| json).filter(|json| !json.is_empty()).collect();
             prop_assert_eq!(decode(&documents).unwrap(), rooms);
         }
     }

@@ -58,8 +58,9 @@ pub(super) struct Scripts {
     /// On the keys' node: frees keys of a server. ARGV: server, how many at most.
     /// Returns how many entries were examined, and the freed keys and their users, alternating.
     pub(super) take: Script,
-    /// On the server's node: replaces its room counts.
-    /// ARGV: server, lifetime of the counts, lifetime of an index, then fields and documents.
+    /// On the server's node: replaces room counts.
+    /// ARGV: server, lifetime of the counts, lifetime of an index, then fields and documents; a
+    /// field without one is removed.
     pub(super) rooms: Script,
     /// On any node. Returns the number of users, and the servers and the numbers of their sessions,
     /// alternating.
@@ -205,9 +206,12 @@ return {#keys, freed}
 
 const ROOMS: &str = r"
 local server = ARGV[1]
-redis.call('DEL', 'ol_' .. server)
 for at = 4, #ARGV, 2 do
-    redis.call('HSET', 'ol_' .. server, ARGV[at], ARGV[at + 1])
+    if ARGV[at + 1] == '' then
+        redis.call('HDEL', 'ol_' .. server, ARGV[at])
+    else
+        redis.call('HSET', 'ol_' .. server, ARGV[at], ARGV[at + 1])
+    end
 end
 redis.call('PEXPIRE', 'ol_' .. server, ARGV[2])
 enlist('comet_servers', server, ARGV[3])

@@ -7,7 +7,9 @@ use redis::Pipeline;
 
 use super::{Redis, millis, online};
 use crate::error::StoreError;
-use crate::sessions::{Placed, ROOM_COUNTS_LIFETIME_MAX, SessionCounts, Sessions, UserSessions};
+use crate::sessions::{
+    Buckets, Placed, ROOM_COUNTS_LIFETIME_MAX, SessionCounts, Sessions, UserSessions,
+};
 
 /// Most users, keys or sessions in one command. It is enough to make round trips cheap, and few
 /// enough that Redis, which executes one command at a time, is not blocked for long.
@@ -89,7 +91,7 @@ impl Sessions for Redis {
     }
 
     async fn del_server(&self, server: &str) -> Result<u64, StoreError> {
-        self.add_room_counts(server, &HashMap::new()).await?;
+        self.add_room_counts(server, Buckets::ALL, &HashMap::new()).await?;
         let mut ended = 0;
         for node in &self.nodes {
             loop {
@@ -111,6 +113,7 @@ impl Sessions for Redis {
     async fn add_room_counts(
         &self,
         server: &str,
+        buckets: Buckets,
         rooms: &HashMap<String, u32>,
     ) -> Result<(), StoreError> {
         let updated = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -118,7 +121,7 @@ impl Sessions for Redis {
         script.arg(server);
         script.arg(millis(self.lifetime.min(ROOM_COUNTS_LIFETIME_MAX)));
         script.arg(millis(self.lifetime));
-        for (field, document) in online::encode(server, rooms, updated.cast_signed()) {
+        for (field, document) in online::encode(server, buckets, rooms, updated.cast_signed()) {
             script.arg(field).arg(document);
         }
         self.nodes[self.server_node(server)].script(&script, self.until()).await

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use comet_router::{SessionCounts, Sessions};
+use comet_router::{Buckets, SessionCounts, Sessions};
 
 /// The lifetime of sessions; long enough that none expires unless the suite lets time pass.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(2 * 60 * 60);
@@ -181,8 +181,8 @@ async fn deleting_a_server_ends_its_sessions(store: &impl Sessions) {
         store.put(user, "", "gone").await.unwrap();
     }
     store.put(1, "other", "stays").await.unwrap();
-    store.add_room_counts("gone", &rooms(&[("r", 300)])).await.unwrap();
-    store.add_room_counts("stays", &rooms(&[("r", 1)])).await.unwrap();
+    store.add_room_counts("gone", Buckets::ALL, &rooms(&[("r", 300)])).await.unwrap();
+    store.add_room_counts("stays", Buckets::ALL, &rooms(&[("r", 1)])).await.unwrap();
 
     assert_eq!(store.del_server("gone").await.unwrap(), 300);
     assert_eq!(store.counts().await.unwrap(), counts(1, &[("stays", 1)]));
@@ -196,18 +196,30 @@ async fn deleting_a_server_ends_its_sessions(store: &impl Sessions) {
 
 async fn room_counts_are_replaced_and_summed(store: &impl Sessions) {
     assert_eq!(store.room_counts().await.unwrap(), rooms(&[]));
-    store.add_room_counts("a", &rooms(&[("live://1", 3), ("live://2", 1)])).await.unwrap();
-    store.add_room_counts("b", &rooms(&[("live://1", 4), ("", 9)])).await.unwrap();
+    store
+        .add_room_counts("a", Buckets::ALL, &rooms(&[("live://1", 3), ("live://2", 1)]))
+        .await
+        .unwrap();
+    store.add_room_counts("b", Buckets::ALL, &rooms(&[("live://1", 4), ("", 9)])).await.unwrap();
     let sums = rooms(&[("live://1", 7), ("live://2", 1), ("", 9)]);
     assert_eq!(store.room_counts().await.unwrap(), sums);
 
-    store.add_room_counts("a", &rooms(&[("live://1", 5)])).await.unwrap();
+    store.add_room_counts("a", Buckets::ALL, &rooms(&[("live://1", 5)])).await.unwrap();
     assert_eq!(store.room_counts().await.unwrap(), rooms(&[("live://1", 9), ("", 9)]));
-    store.add_room_counts("b", &rooms(&[])).await.unwrap();
+    store.add_room_counts("b", Buckets::ALL, &rooms(&[])).await.unwrap();
+    assert_eq!(store.room_counts().await.unwrap(), rooms(&[("live://1", 5)]));
+
+    // In parts: each replaces what it is of, and nothing else.
+    store.add_room_counts("c", Buckets(u64::MAX), &rooms(&[("1", 2), ("a", 3)])).await.unwrap();
+    store.add_room_counts("c", Buckets(1 << 45), &rooms(&[("1", 4)])).await.unwrap();
+    assert_eq!(store.room_counts().await.unwrap(), rooms(&[("live://1", 5), ("1", 4), ("a", 3)]));
+    store.add_room_counts("c", Buckets(1 << 13), &rooms(&[])).await.unwrap();
+    assert_eq!(store.room_counts().await.unwrap(), rooms(&[("live://1", 5), ("1", 4)]));
+    store.add_room_counts("c", Buckets(1 << 45), &rooms(&[])).await.unwrap();
     assert_eq!(store.room_counts().await.unwrap(), rooms(&[("live://1", 5)]));
 
     let many: HashMap<String, u32> = (0..500).map(|room| (format!("r{room}"), room)).collect();
-    store.add_room_counts("a", &many).await.unwrap();
+    store.add_room_counts("a", Buckets::ALL, &many).await.unwrap();
     assert_eq!(store.room_counts().await.unwrap(), many);
     assert_eq!(store.counts().await.unwrap(), SessionCounts::default(), "a room is no session");
 }
@@ -308,9 +320,9 @@ async fn a_sequence_whose_key_is_in_use_is_skipped(store: &impl Sessions) {
 }
 
 async fn room_counts_expire(kind: &mut impl AgingStore) {
-    kind.store().add_room_counts("silent", &rooms(&[("r", 1)])).await.unwrap();
+    kind.store().add_room_counts("silent", Buckets::ALL, &rooms(&[("r", 1)])).await.unwrap();
     kind.age(Duration::from_secs(3 * 60)).await;
-    kind.store().add_room_counts("alive", &rooms(&[("r", 2)])).await.unwrap();
+    kind.store().add_room_counts("alive", Buckets::ALL, &rooms(&[("r", 2)])).await.unwrap();
     assert_eq!(kind.store().room_counts().await.unwrap(), rooms(&[("r", 3)]));
     kind.age(Duration::from_secs(2 * 60)).await;
     assert_eq!(kind.store().room_counts().await.unwrap(), rooms(&[("r", 2)]));

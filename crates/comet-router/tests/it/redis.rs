@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_router::{Redis, RedisOptions, Sessions, Store, StoreError};
+use comet_router::{Buckets, Redis, RedisOptions, Sessions, Store, StoreError};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncTypedCommands, cmd};
 use tokio::task::JoinSet;
@@ -101,10 +101,13 @@ async fn the_layout_is_that_of_goim() {
     let mut redis = server.connection().await;
 
     store.put(7, "phone", "comet-1").await.unwrap();
-    store.add_room_counts("comet-1", &HashMap::from([("live://1".to_owned(), 3)])).await.unwrap();
+    store
+        .add_room_counts("comet-1", Buckets::ALL, &HashMap::from([("live://1".to_owned(), 3)]))
+        .await
+        .unwrap();
     assert_eq!(redis.hget("mid_7", "phone").await.unwrap().as_deref(), Some("comet-1"));
     assert_eq!(redis.get("key_phone").await.unwrap().as_deref(), Some("comet-1"));
-    let online = redis.hget("ol_comet-1", "0").await.unwrap().unwrap();
+    let online = redis.hget("ol_comet-1", "19").await.unwrap().unwrap();
     let online: serde_json::Value = serde_json::from_str(&online).unwrap();
     assert_eq!(online["server"], "comet-1");
     assert_eq!(online["room_count"], serde_json::json!({"live://1": 3}));
@@ -260,7 +263,7 @@ async fn a_key_with_another_type_of_value_is_an_error() {
     let sentence = store.sessions_of(&[7]).await.unwrap_err().to_string();
     assert!(sentence.contains("WRONGTYPE"), "{sentence}");
 
-    store.add_room_counts("s", &HashMap::new()).await.unwrap();
+    store.add_room_counts("s", Buckets::ALL, &HashMap::new()).await.unwrap();
     redis.hset("ol_s", "0", "no JSON").await.unwrap();
     let sentence = store.room_counts().await.unwrap_err().to_string();
     assert!(sentence.starts_with("ol_s in the session store at "), "{sentence}");

@@ -9,10 +9,11 @@ use std::process::Command;
 use tonic::Code;
 
 use crate::logic_rig::{Logic, request};
-use crate::support::{Server, To, get};
+use crate::support::{To, get};
+use crate::tls::Certificates;
 
 /// Words of PromQL in the expressions.
-const WORDS: [&str; 5] = ["changes", "offset", "rate", "sum", "ignoring"];
+const WORDS: [&str; 6] = ["changes", "offset", "rate", "sum", "time", "ignoring"];
 /// Labels that Prometheus adds.
 const ADDED: [&str; 2] = ["job", "instance"];
 
@@ -82,7 +83,8 @@ fn the_words_of_an_expression_are_found() {
 type Exported = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 fn exported() -> Exported {
-    let server = Server::start(&[r#"logic.addrs=["127.0.0.1:1"]"#]);
+    let certificates = Certificates::new(&["a.example"]);
+    let server = certificates.server(&[r#"logic.addrs=["127.0.0.1:1"]"#]);
     let logic = Logic::start(&[r#"logic_server.comets=["comet-1=127.0.0.1:1"]"#]);
     // These counts are there once there was a call, and a failure.
     server.push(To::All, 5, b"");

@@ -161,8 +161,12 @@ fn who_is_online_is_told_by_room_and_in_all() {
 
 #[test]
 fn clients_find_the_server_by_what_it_tells() {
-    let sets =
-        ["server.id=\"edge-7\"", "server.domain=\"127.0.0.1\"", "protocol.heartbeat=\"60s\""];
+    let sets = [
+        "server.id=\"edge-7\"",
+        "server.domain=\"127.0.0.1\"",
+        "server.weight=20",
+        "protocol.heartbeat=\"60s\"",
+    ];
     let server = Server::start(&sets);
     let weighted = get(&server, "nodes/weighted?platform=web");
     let [tcp, websocket] = BOTH.map(|transport| server.address(transport).port());
@@ -192,7 +196,7 @@ fn clients_find_the_server_by_what_it_tells() {
         "version": env!("CARGO_PKG_VERSION"),
         "latest_timestamp": null,
         "metadata": {
-            "addrs": "127.0.0.1", "conn_count": "1", "offline": "false", "weight": "1",
+            "addrs": "127.0.0.1", "conn_count": "1", "offline": "false", "weight": "20",
         },
     }]);
     assert_eq!(instances, expected);

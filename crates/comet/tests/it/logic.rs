@@ -7,7 +7,7 @@ use tonic::Status;
 
 use crate::fake_logic::{Asked, FakeLogic};
 use crate::peer::{CloseNotice, Peer, UPGRADE, message};
-use crate::support::{BOTH, Server, To, queued, received_until, until};
+use crate::support::{BOTH, Server, To, config, queued, received_until, until};
 
 /// A server whose logic is at all of `logic`, pinged often, and given the time a busy machine takes.
 fn start(logic: &[&FakeLogic], sets: &[&str]) -> Server {
@@ -340,4 +340,38 @@ fn logic_hears_of_everybody_a_drain_sends_away() {
         .collect();
     ended.sort_unstable();
     assert_eq!(ended, (1..=20).collect::<Vec<_>>());
+}
+
+#[test]
+fn logic_moves_without_a_restart() {
+    let (first, second) = (FakeLogic::start(), FakeLogic::start());
+    let sets = |logic: &FakeLogic| {
+        let addrs = format!("logic.addrs=[\"{}\"]", logic.address);
+        [addrs, "logic.timeout=\"20s\"".to_owned(), "logic.ping=\"100ms\"".to_owned()]
+    };
+    let before = sets(&first);
+    let mut server = Server::start(&before.each_ref().map(String::as_str));
+    up(&server, &first, 1);
+    let _early = server.client(Transport::Tcp, "1");
+    // This call is under way when its address goes.
+    first.hold(true);
+    let mut waiting = Peer::open(&server, Transport::Tcp);
+    waiting.send(op::AUTH, 1, b"2");
+    while first.connect().token != b"2" {}
+
+    let after = sets(&second);
+    let reloaded = server.reload(&config(&after.each_ref().map(String::as_str))).unwrap();
+    assert_eq!(reloaded.alive.iter().map(|change| change.key).collect::<Vec<_>>(), ["logic.addrs"]);
+    up(&server, &second, 1);
+    assert_eq!(server.metrics().by_label("comet_logic_up").len(), 1);
+    let _late = server.client(Transport::Tcp, "3");
+    assert_eq!(second.connect().token, b"3");
+    first.hold(false);
+    assert_eq!(waiting.recv().operation, op::AUTH_REPLY);
+    drop(waiting);
+    assert!(!first.all_asked().iter().any(|asked| matches!(asked, Asked::Disconnect(_))));
+    assert_eq!(
+        second.notice(),
+        Asked::Disconnect(DisconnectReq { server: config(&[]).server.id, ..disconnect(2) })
+    );
 }

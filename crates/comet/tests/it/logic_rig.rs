@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::support::{FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, http};
+use crate::support::{FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, http, ip, until};
 
 const LOGIC_PORTS: [&str; 3] = [
     r#"logic_server.grpc=["127.0.0.1:0"]"#,
@@ -49,15 +49,15 @@ impl Logic {
     }
 
     pub(crate) fn grpc(&self) -> SocketAddr {
-        self.server().grpc_addrs()[0]
+        ip(&self.server().grpc_addrs()[0])
     }
 
     pub(crate) fn http(&self) -> SocketAddr {
-        self.server().http_addrs()[0]
+        ip(&self.server().http_addrs()[0])
     }
 
     pub(crate) fn stat(&self) -> SocketAddr {
-        self.server().stat_addrs()[0]
+        ip(&self.server().stat_addrs()[0])
     }
 
     pub(crate) fn metrics(&self) -> Metrics {
@@ -140,7 +140,7 @@ impl Comets {
     }
 
     pub(crate) fn stats(&self) -> [SocketAddr; 2] {
-        [0, 1].map(|comet| self.apps()[comet].stat_addrs()[0])
+        [0, 1].map(|comet| ip(&self.apps()[comet].stat_addrs()[0]))
     }
 
     pub(crate) fn tcp(&self, comet: usize) -> SocketAddr {
@@ -153,10 +153,18 @@ impl Comets {
 
     /// `logic_server.comets` of these, called a and b, and of `more`.
     pub(crate) fn setting(&self, more: &[String]) -> String {
-        let [a, b] = [0, 1].map(|comet| self.apps()[comet].grpc_addrs()[0]);
+        let [a, b] = [0, 1].map(|comet| ip(&self.apps()[comet].grpc_addrs()[0]));
         let comets: Vec<String> =
             [format!("a={a}"), format!("b={b}")].into_iter().chain(more.iter().cloned()).collect();
         format!("logic_server.comets={comets:?}")
+    }
+
+    /// Waits until `logic` has found both.
+    pub(crate) fn until_there(&self, logic: &Logic) {
+        for id in ["a", "b"] {
+            let is_up = format!("comet_logic_comet_up{{server=\"{id}\"}}");
+            until("the comets to be there", || logic.metrics().value(&is_up) == 1);
+        }
     }
 
     pub(crate) fn client(&self, comet: usize, token: &str) -> Client {

@@ -106,7 +106,7 @@ async fn rooms_are_counted(sets: &[&str]) {
         .accept_compressed(CompressionEncoding::Gzip);
     let renew = async |mut client: LogicClient<Channel>, server: &str, rooms: &[(&str, i32)]| {
         let room_count = rooms.iter().map(|(room, online)| ((*room).to_owned(), *online)).collect();
-        let request = OnlineReq { server: server.to_owned(), room_count };
+        let request = OnlineReq { server: server.to_owned(), room_count, ..OnlineReq::default() };
         client.renew_online(request).await.unwrap().into_inner().all_room_count
     };
     let counts = |rooms: &[(&str, i32)]| -> HashMap<String, i32> {
@@ -334,4 +334,66 @@ async fn clients_are_told_of_the_comets() {
     let c_is_gone =
         [of("a", "0", "false"), of("b", "1", "false"), of("c", "0", "true"), of("d", "0", "false")];
     assert_eq!(told, c_is_gone);
+}
+
+/// Comets at addresses that clients do not reach. Each has another public name, and its share of clients.
+#[tokio::test]
+async fn clients_are_sent_to_public_names_by_weight() {
+    let comets = Comets::start();
+    let nodes = "logic_server.nodes=[\"a=a.example*10\", \"b=2001:db8::b*30\", \"c=c.example\"]";
+    let unreached = format!("c={}", own_address());
+    let logic = Logic::start(&[&comets.setting(&[unreached]), nodes]);
+    let mut client = logic.client().await;
+    comets.until_there(&logic);
+    let [a, b] = ["a.example", "2001:db8::b"];
+    // Without sessions the heavier one is first; then it is the one with fewer of them for its weight.
+    for (server, hosts) in [(None, [b, a]), (Some("b"), [a, b]), (Some("a"), [b, a])] {
+        if let Some(server) = server {
+            connect(&mut client, server, "42").await.unwrap();
+        }
+        let nodes = client.nodes(NodesReq::default()).await.unwrap().into_inner().nodes;
+        assert_eq!(nodes, hosts, "after one more at {server:?}");
+        assert_eq!(logic.get("nodes/weighted")["nodes"], json!(hosts));
+    }
+    let instances = logic.get("nodes/instances");
+    let metadata = |at: usize, name: &str| instances[at]["metadata"][name].clone();
+    let told = |at| [metadata(at, "addrs"), metadata(at, "weight"), metadata(at, "offline")];
+    assert_eq!(told(0), ["a.example", "10", "false"]);
+    assert_eq!(told(1), ["2001:db8::b", "30", "false"]);
+    assert_eq!(told(2), ["c.example", "1", "true"]);
+}
+
+/// Without a store nothing new is known of the sessions: the comets are told in the order known last, and
+/// where none is known in that of their weights.
+#[tokio::test]
+async fn clients_are_told_of_the_comets_while_the_store_is_gone() {
+    let Some(mut redis) = RedisServer::start() else { return };
+    let comets = Comets::start();
+    let nodes = "logic_server.nodes=[\"a=a.example\", \"b=b.example\"]";
+    let redis_sets = redis.sets();
+    let sets = [&comets.setting(&[]), nodes, &redis_sets[0], &redis_sets[1]];
+    let logic = Logic::start(&sets);
+    let mut client = logic.client().await;
+    comets.until_there(&logic);
+    connect(&mut client, "a", "42").await.unwrap();
+    let live = |logic: &Logic| -> Vec<String> {
+        let instances = logic.get("nodes/instances");
+        let live =
+            |instance: &Value| instance["metadata"]["conn_count"].as_str().map(str::to_owned);
+        instances.as_array().unwrap().iter().filter_map(live).collect()
+    };
+    assert_eq!(live(&logic), ["1", "0"]);
+    redis.stop();
+    let nodes = client.nodes(NodesReq::default()).await.unwrap().into_inner().nodes;
+    assert_eq!(nodes, ["b.example", "a.example"]);
+    assert_eq!(logic.get("nodes/weighted")["nodes"], json!(nodes));
+    assert_eq!(live(&logic), ["1", "0"]);
+    // A speed is divided by what is known, too.
+    assert_eq!(logic.post("all?operation=1000&speed=100", b"paced")["scheduled"], 0);
+    // One that has never seen the store.
+    let logic = Logic::start(&sets);
+    comets.until_there(&logic);
+    assert_eq!(logic.get("nodes/weighted")["nodes"], json!(["a.example", "b.example"]));
+    assert_eq!(live(&logic), ["0", "0"]);
+    assert_eq!(logic.post("all?operation=1000&speed=100", b"paced")["scheduled"], 0);
 }

@@ -3,6 +3,8 @@
 #![allow(clippy::print_stderr, reason = "the harness shows it")]
 
 mod alerts;
+mod api_tls;
+mod authority;
 mod backlog;
 mod coalesce;
 mod control;
@@ -12,6 +14,7 @@ mod door;
 mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]
 mod fake_logic;
+mod faults;
 mod forbidden;
 mod h2;
 mod health;
@@ -33,6 +36,7 @@ mod monitor;
 mod operations;
 mod paced;
 mod peer;
+mod preflight;
 mod printing;
 mod process;
 mod profiles;
@@ -52,4 +56,5 @@ mod tls;
 mod token_expiry;
 mod token_keys;
 mod tokens;
+mod unix_sockets;
 mod whitelist;

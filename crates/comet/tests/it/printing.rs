@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use comet_client::Transport;
 
-use crate::process::{comet, line_with, lines, run};
+use crate::process::{comet, line_with, lines, run, with_sets};
 use crate::support::{Server, To, queued, until};
 
 /// Every write to it fails with ENOSPC.
@@ -37,8 +37,9 @@ fn what_cannot_be_printed_is_a_failure_in_one_line() {
     let server = Server::start(&[]);
     let _client = server.client(Transport::Tcp, "42");
     let grpc = server.grpc().to_string();
+    let check = [&["--check"], &with_sets(&[])[..]].concat();
     let lines: [&[&str]; 4] =
-        [&["--check"], &["--help"], &["--version"], &["push", "--grpc", &grpc, "all", "text"]];
+        [&check, &["--help"], &["--version"], &["push", "--grpc", &grpc, "all", "text"]];
     for line in lines {
         assert_eq!(end(comet(line).stdout(full())), (Some(1), FULL.to_owned()), "{line:?}");
         // As in `comet --check | head -1`.
@@ -49,6 +50,7 @@ fn what_cannot_be_printed_is_a_failure_in_one_line() {
 #[test]
 fn the_code_of_a_mistake_does_not_depend_on_standard_error() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let check = [&["--check"], &with_sets(&["limits.connections=16777216"])[..]].concat();
     let cases: [(&[&str], i32); 7] = [
         (&["--nonsense"], 64),
         (&["--set", "bogus.key=1"], 64),
@@ -57,7 +59,7 @@ fn the_code_of_a_mistake_does_not_depend_on_standard_error() {
         (&["logic", "--set", r#"log.file="/""#], 1),
         (&["push", "--grpc", &free, "all", "text"], 1),
         // It warns of too few open files.
-        (&["--check", "--set", "limits.connections=16777216"], 0),
+        (&check, 0),
     ];
     for (line, code) in cases {
         for stderr in [full().into(), unread()] {

@@ -3,7 +3,7 @@
 use std::env;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use crate::support::{
     FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, To, dropped, get, push, queued, two_cores,
     until,
 };
+use crate::tls::Certificates;
 
 pub(crate) fn comet(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_comet"));
@@ -177,14 +178,20 @@ impl Server {
     }
 
     /// Waits for the end; returns the exit code and what was logged.
-    pub(crate) fn end(mut self) -> (Option<i32>, Vec<String>) {
+    pub(crate) fn end(self) -> (Option<i32>, Vec<String>) {
+        let (status, logged) = self.end_status();
+        (status.code(), logged)
+    }
+
+    /// The same with the signal that ended it, if one did.
+    pub(crate) fn end_status(mut self) -> (ExitStatus, Vec<String>) {
         let mut logged = Vec::new();
         // The pipe is closed by the end of the process.
         while let Ok(line) = self.log.recv_timeout(PATIENCE) {
             logged.push(line);
         }
         until("the process to end", || self.process.0.try_wait().unwrap().is_some());
-        (self.process.0.wait().unwrap().code(), logged)
+        (self.process.0.wait().unwrap(), logged)
     }
 }
 
@@ -282,8 +289,9 @@ fn check_counts_tls_and_shows_no_password() {
     let plain = check(&[redis]);
     assert!(plain.contains("redis://comet:***@store:6379"), "{plain}");
     assert!(!plain.contains("secret") && !plain.contains("in TLS"), "{plain}");
-    let certificate = temporary("check.pem", "read at the start");
-    let files = ["certificates", "keys"].map(|key| format!("tls.{key}=[\"{certificate}\"]"));
+    let certificates = Certificates::new(&["a.example"]);
+    let [chain, key] = certificates.files("a.example");
+    let files = [format!("tls.certificates=[{chain:?}]"), format!("tls.keys=[{key:?}]")];
     let connections = "limits.connections=1000";
     let bind = r#"websocket.tls_bind=["127.0.0.1:0"]"#;
     let cores = format!("server.cores=\"{}\"", comet::machine().unwrap().cpus[0]);

@@ -35,6 +35,10 @@ impl RedisServer {
         ["logic_server.store=\"redis\"".to_owned(), address]
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Runs a command that is answered with OK.
     pub(crate) fn run_command(&self, command: &str) {
         let mut stream = TcpStream::connect(self.address).unwrap();

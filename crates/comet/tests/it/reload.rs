@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use comet::caller::{Ledger, PushClient};
 use comet_client::Transport;
@@ -10,6 +11,7 @@ use rustix::process::Signal;
 use crate::peer::{Peer, UPGRADE};
 use crate::process::{Running, Server, comet, line_with, run, temporary, with_sets};
 use crate::support::{Metrics, PATIENCE, Permit, To, push, queued, two_cores, until};
+use crate::tls::Certificates;
 
 /// A configuration that can be written anew.
 struct File(String);
@@ -285,4 +287,88 @@ fn users_who_left_are_remembered_as_long_as_configured() {
         let _second = server.live(Transport::Tcp, "42");
         assert_eq!(push(&caller, To::Keys(&[second]), 5, b"second"), queued(1), "{memory}");
     }
+}
+
+#[test]
+fn a_renewed_certificate_is_named_and_its_end_is_exported() {
+    let certificates = Certificates::new(&["a.example", "b.example"]);
+    let sets = certificates.sets();
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let server = Server::start(&sets);
+    let file = certificates.files("b.example")[0].clone();
+    let sample = format!("comet_tls_certificate_expiry_timestamp_seconds{{file=\"{file}\"}}");
+    let end_of = || Metrics::read(server.stat).value(&sample);
+    let before = end_of();
+    server.signal(Signal::HUP);
+    line_with(&server.log, "SIGHUP: no key has changed");
+
+    let day = Duration::from_secs(24 * 3600);
+    let end = SystemTime::now() + 20 * day;
+    certificates.renew_until("b.example", end);
+    server.signal(Signal::HUP);
+    let line = line_with(&server.log, "SIGHUP: ");
+    let what = "SIGHUP: tls.certificates[1]: new certificate of b.example, valid until 2";
+    assert!(line.contains(what), "{line}");
+    let line = server.log.recv_timeout(PATIENCE).unwrap();
+    let what = format!("tls.certificates[1]: {file} expires at 2");
+    assert!(line.contains(" WARN ") && line.contains(&what), "{line}");
+    let seconds = end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    assert!(seconds < before && end_of() == seconds);
+
+    // One that cannot be used leaves the old one where it is.
+    fs::write(&file, "no certificate").unwrap();
+    server.signal(Signal::HUP);
+    let line = line_with(&server.log, "SIGHUP: ");
+    let what = format!("nothing changes: tls.certificates[1]: {file} holds no certificate");
+    assert!(line.contains(" ERROR ") && line.contains(&what), "{line}");
+    assert_eq!(end_of(), seconds);
+}
+
+#[test]
+fn an_expired_certificate_is_warned_of_at_check_and_start() {
+    let certificates = Certificates::new(&["a.example"]);
+    certificates
+        .renew_until("a.example", SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+    let sets = certificates.sets();
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let file = &certificates.files("a.example")[0];
+    let warning = format!("tls.certificates[0]: {file} has expired at 2023-11-14T22:13:20Z: ");
+    let (code, _, said) = run(&[&["--check"], &with_sets(&sets)[..]].concat());
+    assert!(code == 0 && said.starts_with(&format!("comet: {warning}")), "{said}");
+    let server = Server::start(&sets);
+    let line = line_with(&server.log, " WARN ");
+    assert!(line.contains(&warning), "{line}");
+}
+
+#[test]
+fn comet_logic_says_what_changes_and_what_waits() {
+    let file =
+        File::new("logic.toml", "[logic_server]\ntokens = [\"the-first-token-of-callers\"]\n");
+    let ports = ["grpc", "http", "stat"].map(|key| format!("logic_server.{key}=[\"127.0.0.1:0\"]"));
+    let sets = ports.iter().flat_map(|set| ["--set", set]);
+    let line: Vec<&str> = ["logic", "--config", &file.0].into_iter().chain(sets).collect();
+    let (logic, log) = Running::start(comet(&line));
+    line_with(&log, "stat [");
+    logic.signal(Signal::HUP);
+    line_with(&log, "SIGHUP: no key has changed");
+    file.write(
+        "[logic_server]\ntokens = [\"the-other-token-of-callers\"]\nexpire = \"2h\"\n\
+         [log]\nlevel = \"debug\"\n[tcp]\nbacklog = 7\n",
+    );
+    logic.signal(Signal::HUP);
+    // In the order of the keys; the backlog is the comets' alone.
+    for text in [
+        "log.level changed from \"info\" to \"debug\"",
+        "logic_server.tokens changed from [\"***\"] to [\"***\"]",
+        "logic_server.expire changed from \"1h\" to \"2h\", at the next start",
+    ] {
+        let line = line_with(&log, "SIGHUP: ");
+        assert!(line.ends_with(&format!("SIGHUP: {text}")), "{text}: {line}");
+    }
+    file.write("[logic_server]\nexpire = \"never\"\n");
+    logic.signal(Signal::HUP);
+    let line = line_with(&log, "SIGHUP: ");
+    assert!(line.contains(" ERROR ") && line.contains("nothing changes: "), "{line}");
+    logic.signal(Signal::TERM);
+    assert_eq!(logic.end(), Some(0));
 }

@@ -11,6 +11,7 @@ use comet::caller::{Ledger, PushClient, PushError};
 use comet::{App, Reloaded};
 use comet_client::{Client, Options, Transport};
 use comet_config::{Config, Source};
+use comet_control::Address;
 
 /// Longest wait for something that has to happen, before the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -83,6 +84,12 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(begin.elapsed() < PATIENCE, "still waiting for {what}");
     }
+}
+
+/// Where an API listens that has no Unix socket.
+#[track_caller]
+pub(crate) fn ip(address: &Address) -> SocketAddr {
+    address.socket().unwrap_or_else(|| panic!("{address} is no IP address"))
 }
 
 /// Whom to push to.
@@ -249,19 +256,19 @@ impl Server {
     }
 
     pub(crate) fn grpc(&self) -> SocketAddr {
-        self.app().grpc_addrs()[0]
+        ip(&self.app().grpc_addrs()[0])
     }
 
     pub(crate) fn http(&self) -> SocketAddr {
-        self.app().http_addrs()[0]
+        ip(&self.app().http_addrs()[0])
     }
 
     pub(crate) fn stat(&self) -> SocketAddr {
-        self.app().stat_addrs()[0]
+        ip(&self.app().stat_addrs()[0])
     }
 
     pub(crate) fn debug(&self) -> SocketAddr {
-        self.app().debug_addrs()[0]
+        ip(&self.app().debug_addrs()[0])
     }
 
     /// An authenticated client.
@@ -336,7 +343,7 @@ impl Server {
 
     fn finish(&mut self) {
         let Some(app) = self.app.take() else { return };
-        Metrics::read(app.stat_addrs()[0]).assert_balanced();
+        Metrics::read(ip(&app.stat_addrs()[0])).assert_balanced();
         // A caller that nobody drives does not close its end, and the server waits a second for that.
         self.caller = None;
         let ended = app.drain();

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 use comet::{App, StartError};
 use comet_client::{Transport, op};
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{CertificateParams, CertifiedKey, KeyPair, generate_simple_self_signed};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::CertificateDer;
@@ -49,15 +50,29 @@ impl Certificates {
     }
 
     /// Makes a new certificate for `name`.
-    fn renew(&self, name: &str) {
+    pub(crate) fn renew(&self, name: &str) {
         let CertifiedKey { cert, signing_key } =
             generate_simple_self_signed([name.to_owned()]).unwrap();
         fs::write(self.file(name, "pem"), cert.pem()).unwrap();
         fs::write(self.file(name, "key"), signing_key.serialize_pem()).unwrap();
     }
 
+    /// Makes one for `name` that is valid until `end`.
+    pub(crate) fn renew_until(&self, name: &str, end: SystemTime) {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_after = end.into();
+        let key = KeyPair::generate().unwrap();
+        fs::write(self.file(name, "pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(self.file(name, "key"), key.serialize_pem()).unwrap();
+    }
+
     fn file(&self, name: &str, kind: &str) -> PathBuf {
         self.folder.join(format!("{}.{kind}", name.replace('*', "any")))
+    }
+
+    /// The files of the certificate for `name`, and of its key.
+    pub(crate) fn files(&self, name: &str) -> [String; 2] {
+        ["pem", "key"].map(|kind| self.file(name, kind).to_str().unwrap().to_owned())
     }
 
     fn list(&self, kind: &str) -> String {
@@ -442,7 +457,7 @@ fn renewed_certificates_are_shown_to_new_clients() {
     let key = certificates.file("a.example", "key");
     fs::write(&key, "no key").unwrap();
     let error = server.reload(&config(&sets)).unwrap_err();
-    assert_eq!(error, format!("tls: {} holds no private key in PEM form", key.display()));
+    assert_eq!(error, format!("tls.keys[0]: {} holds no private key in PEM form", key.display()));
     live(&server, Transport::Tcp, &new, "9");
 
     server.until("comet_connections", 2);
@@ -462,6 +477,6 @@ fn a_file_that_does_not_work_stops_the_start() {
     let _permit = Permit::wait();
     let error = App::start(&config(&sets)).unwrap_err();
     assert!(matches!(error, StartError::Tls(_)));
-    let sentence = format!("tls: {} holds no private key in PEM form", key.display());
+    let sentence = format!("tls.keys[0]: {} holds no private key in PEM form", key.display());
     assert_eq!(error.to_string(), sentence);
 }

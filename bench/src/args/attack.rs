@@ -1,0 +1,57 @@
+//! The attacks that `overload` makes, as the command line names them.
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// An attack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Attack {
+    /// Ten times as many connections a second as `clients.accepts` lets in.
+    Accepts,
+    /// Connections that say nothing.
+    HalfOpen,
+    /// One byte after the other: a frame's header, an upgrade, a PROXY header, a ClientHello, a push over HTTP.
+    TrickledFrames,
+    TrickledUpgrades,
+    TrickledProxyHeaders,
+    TrickledHellos,
+    TrickledPushes,
+    /// Clients that do not read what is pushed to them, under each policy.
+    StalledDropNewest,
+    StalledDropOldest,
+    StalledClose,
+    /// One client that does one thing as fast as it can.
+    Heartbeats,
+    RoomChanges,
+    Subscriptions,
+    LargestFrames,
+    Pings,
+    TlsHandshakes,
+}
+
+impl Attack {
+    pub(crate) const ALL: [Self; 16] = [
+        Self::Accepts,
+        Self::HalfOpen,
+        Self::TrickledFrames,
+        Self::TrickledUpgrades,
+        Self::TrickledProxyHeaders,
+        Self::TrickledHellos,
+        Self::TrickledPushes,
+        Self::StalledDropNewest,
+        Self::StalledDropOldest,
+        Self::StalledClose,
+        Self::Heartbeats,
+        Self::RoomChanges,
+        Self::Subscriptions,
+        Self::LargestFrames,
+        Self::Pings,
+        Self::TlsHandshakes,
+    ];
+
+    /// Whether all clients of its server connect over TLS.
+    pub(crate) fn is_of_tls(self) -> bool {
+        matches!(self, Self::TrickledHellos | Self::TlsHandshakes)
+    }
+}

@@ -1,0 +1,187 @@
+//! `overload`: what attacks on the doors and on the cores cost the clients that are connected. Quiet times and
+//! attacks alternate on one server, and each latency is told as a ratio to that of the quiet time before it.
+
+mod attack;
+mod attacker;
+mod flood;
+mod trickle;
+
+use serde_json::{Value, json};
+
+use self::attack::{Assault, settings};
+use self::attacker::Site;
+use super::prepare;
+use crate::Result;
+use crate::args::{Attack, OverloadArgs, SetupArgs};
+use crate::clients::ClientCommand;
+use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
+use crate::crowd::{Crowd, Streams};
+use crate::message::STAMP_LEN;
+use crate::plan::{Pattern, Plan};
+use crate::report::{self, NOT_MEASURED, Table};
+use crate::stats::{Percentiles, Spread};
+use crate::subject::{COMET, Place, Subject};
+
+/// Each latency under attack is to be at most so many times its quiet value.
+const BOUND: f64 = 2.0;
+/// Time between two heartbeats of a client.
+const HEARTBEAT_NS: u64 = SECOND_NS;
+/// How long an attack may take to be under way.
+const BEGIN_NS_MAX: u64 = 60 * SECOND_NS;
+const LOOK_NS: u64 = 20 * MILLISECOND_NS;
+
+const HEADINGS: [&str; 9] = [
+    "attack",
+    "done",
+    "push p99 quiet us",
+    "attacked us",
+    "ratio",
+    "heartbeat p99 quiet us",
+    "attacked us",
+    "ratio",
+    "within 2",
+];
+
+/// Runs it; returns whether no client lost its connection or a message, and with --strict also whether all bounds
+/// are reached.
+pub(crate) fn run(args: &OverloadArgs) -> Result<bool> {
+    let SetupArgs { dial, server, host } = &args.setup;
+    if server.addr.is_some() {
+        return Err(
+            "overload starts its servers itself: each attack needs settings of its own".into()
+        );
+    }
+    let most = dial.connections + args.stalled.max(args.half_open);
+    prepare(host, dial, most as usize)?;
+    let mut attacks = Vec::new();
+    let mut rows = Vec::new();
+    for attack in Attack::ALL.into_iter().filter(|attack| args.asks(*attack)) {
+        let found = under(attack, args).map_err(|error| format!("{attack:?}: {error}"))?;
+        rows.push(row(&found));
+        println!("{}", rows.last().expect("it was pushed").join("  "));
+        attacks.push(found);
+    }
+    let legend = [
+        "p99 of a push by key and of a heartbeat of the clients that stay; medians over the rounds",
+        "done: what the attackers got done in all rounds: connections, frames or handshakes",
+    ];
+    let text = Table::new(&HEADINGS, rows, &legend).text();
+    let results = json!({ "attacks": attacks });
+    report::finish("overload", args, (host, Some(server)), results, &text)
+}
+
+/// What one attack did to the clients of a server of its own.
+fn under(attack: Attack, args: &OverloadArgs) -> Result<Value> {
+    let site = Site::choose()?;
+    let mut setup = args.setup.clone();
+    setup.server.tls = attack.is_of_tls();
+    setup.server.server_set.extend(settings(attack, args, &site));
+    let crowd = Crowd { streams: Streams::Keys(1), websocket_share: 0.5, ..Crowd::of(&setup, 1) };
+    let mut subject = Subject::server(Place::of(COMET, args.rounds), &setup, crowd)?;
+    subject.connect()?;
+    let (mut quiet, mut attacked, mut done) = (Vec::new(), Vec::new(), 0);
+    let mut faults = Vec::new();
+    for _ in 0..args.rounds {
+        let was = measure(&mut subject, args)?;
+        let assault = Assault::begin(attack, args, &subject.target, &site)?;
+        let deadline_ns = now_ns() + BEGIN_NS_MAX;
+        while !assault.is_under_way()? {
+            subject.wait(LOOK_NS)?;
+            subject.target.ensure_runs()?;
+            if now_ns() > deadline_ns {
+                return Err("the attack does not get under way".into());
+            }
+        }
+        let is = measure(&mut subject, args)?;
+        done += assault.end()?;
+        subject.settle()?;
+        for measured in [&was, &is] {
+            let found = measured["faults"].as_array().into_iter().flatten();
+            faults.extend(
+                found.filter_map(Value::as_str).map(|fault| format!("{attack:?}: {fault}")),
+            );
+        }
+        quiet.push(was);
+        attacked.push(is);
+    }
+    let ratio = |name: &str| {
+        let p99 = |of: &Value| of[name]["p99_us"].as_f64();
+        let ratios = quiet.iter().zip(&attacked).filter_map(|(was, is)| Some(p99(is)? / p99(was)?));
+        Spread::of(ratios)
+    };
+    let (push_ratio, heartbeat_ratio) = (ratio("latency"), ratio("round_trip"));
+    let is_reached = [&push_ratio, &heartbeat_ratio]
+        .iter()
+        .all(|ratio| ratio.as_ref().is_some_and(|ratio| ratio.median <= BOUND));
+    if args.strict && !is_reached {
+        faults.push(format!("{attack:?}: a latency is more than {BOUND} times its quiet value"));
+    }
+    Ok(json!({
+        "attack": format!("{attack:?}"),
+        "done": done,
+        "quiet": quiet,
+        "attacked": attacked,
+        "push_ratio": push_ratio,
+        "heartbeat_ratio": heartbeat_ratio,
+        "reached": is_reached,
+        "faults": faults,
+    }))
+}
+
+/// Pushes by key and heartbeats for a while; the latencies of both.
+fn measure(subject: &mut Subject, args: &OverloadArgs) -> Result<Value> {
+    let plan = Plan {
+        pattern: Pattern::Rotating { first: 0 },
+        interval_ns: Plan::interval_of(args.rate),
+        duration_ns: seconds_to_ns(args.seconds),
+        ..Plan::new(args.setup.server.operation, STAMP_LEN, subject.crowd.members())
+    };
+    let closed_before = subject.clients.findings(&[])?.closed.total();
+    subject.restart(&plan)?;
+    subject.clients.execute(ClientCommand::Heartbeat(HEARTBEAT_NS))?;
+    let bar = subject.place.bar(plan.expected(), "pushing");
+    let sent = subject.push(plan, &bar, |_, target| target.ensure_runs())?;
+    bar.finish_and_clear();
+    let findings =
+        subject.await_deliveries(std::slice::from_ref(&sent.messages), sent.dropped())?;
+    let replies = subject.await_replies()?;
+    let mut faults = findings.deliveries.faults(sent.dropped());
+    faults.extend(sent.refusal());
+    let closed = replies.closed.total() - closed_before;
+    if closed > 0 {
+        faults.push(format!("{closed} clients closed: {:?}", *replies.closed));
+    }
+    if replies.unanswered() > 0 {
+        faults.push(format!("{} heartbeats unanswered", replies.unanswered()));
+    }
+    Ok(json!({
+        "latency": Percentiles::of(&findings.latencies),
+        "round_trip": Percentiles::of(&replies.round_trips),
+        "faults": faults,
+    }))
+}
+
+/// The cells of an attack, under [`HEADINGS`].
+fn row(found: &Value) -> Vec<String> {
+    let median = |of: &Value, name: &str| {
+        let p99 = of.as_array().into_iter().flatten().filter_map(|is| is[name]["p99_us"].as_f64());
+        Spread::of(p99).map_or_else(|| NOT_MEASURED.to_owned(), |is| format!("{:.0}", is.median))
+    };
+    let ratio = |name: &str| {
+        let ratio = found[name]["median"].as_f64();
+        ratio.map_or_else(|| NOT_MEASURED.to_owned(), |ratio| format!("{ratio:.2}"))
+    };
+    let text = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
+    let is_reached = if found["reached"] == true { "yes" } else { "no" };
+    vec![
+        text("attack"),
+        found["done"].to_string(),
+        median(&found["quiet"], "latency"),
+        median(&found["attacked"], "latency"),
+        ratio("push_ratio"),
+        median(&found["quiet"], "round_trip"),
+        median(&found["attacked"], "round_trip"),
+        ratio("heartbeat_ratio"),
+        is_reached.to_owned(),
+    ]
+}

@@ -1,0 +1,299 @@
+//! `soak`: phase after phase of churn, pushes and one fault each, all of it from a seed. After each phase the server
+//! has to come to rest with its books balanced, its descriptors back and its memory where it was.
+
+mod curve;
+mod faults;
+mod log;
+mod logic;
+mod quiet;
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::{fs, path, process, thread};
+
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::runtime;
+
+use self::curve::Curve;
+use self::faults::{Culprit, Fault, Faults, Site, configuration};
+use self::log::Log;
+use self::logic::Logic;
+use self::quiet::{Rest, health_fault};
+use super::day::{messages_by_kind, pushes};
+use super::prepare;
+use crate::Result;
+use crate::args::{Phase, SetupArgs, SoakArgs};
+use crate::clients::{ChurnPlan, ClientCommand, guests_max};
+use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
+use crate::crowd::Crowd;
+use crate::grpc::LedgerSums;
+use crate::plan::run_id;
+use crate::report;
+use crate::sender::Sent;
+use crate::subject::{COMET, Place, Subject};
+use crate::target::Target;
+
+/// Half of the members and guests use WebSocket.
+const WEBSOCKET_SHARE: f64 = 0.5;
+/// Share of the guests that change their room, and how long they stay on average.
+const MOVES: f64 = 0.5;
+const LIFE_S: f64 = 0.5;
+/// Share of the members that connects anew where that is the fault.
+const RECONNECTED: f64 = 0.2;
+/// Time between two heartbeats of a member.
+const HEARTBEAT_NS: u64 = 5 * SECOND_NS;
+/// How long a phase lasts at least and at most, before its rest.
+const PHASE_S: Range<f64> = 1.0..3.0;
+/// How long the server may take to come to rest.
+const REST_NS_MAX: u64 = 20 * SECOND_NS;
+const LOOK_NS: u64 = 50 * MILLISECOND_NS;
+
+/// A soak under way.
+struct Soak<'a> {
+    args: &'a SoakArgs,
+    subject: Subject,
+    site: Site,
+    faults: Faults,
+    stat: SocketAddr,
+    random: StdRng,
+    /// The rest before the first fault.
+    base: Rest,
+    /// The rest after the last phase.
+    last: Rest,
+    /// The configuration file is in it.
+    _folder: TempDir,
+}
+
+/// Runs it; returns whether everything held to the end.
+pub(crate) fn run(args: &SoakArgs) -> Result<bool> {
+    let SetupArgs { dial, server, host } = &args.setup;
+    if server.addr.is_some() {
+        return Err("soak starts its server itself: it sends it signals".into());
+    }
+    let guests = guests_max(args.arrivals, LIFE_S) as usize;
+    prepare(host, dial, 2 * dial.connections as usize + guests + 1024)?;
+    let interrupted = watch_interrupts()?;
+    let seed = args.seed.unwrap_or_else(rand::random);
+    println!("seed {seed}");
+    let mut soak = Soak::start(args, seed)?;
+    let ends_ns = now_ns() + seconds_to_ns(args.minutes * 60.0);
+    let (mut curve, mut faults, mut phases) = (Curve::begin(), Vec::new(), 0);
+    // Every fault once, then any.
+    let mut first = Fault::ALL.to_vec();
+    first.shuffle(&mut soak.random);
+    while faults.is_empty() && now_ns() < ends_ns && !interrupted.load(Ordering::Relaxed) {
+        let fault = first.pop().or_else(|| Fault::ALL.choose(&mut soak.random).copied());
+        let fault = fault.expect("there are some");
+        phases += 1;
+        match soak.pass(fault) {
+            Ok((pushes, found)) => {
+                faults = found;
+                curve.add(fault, pushes, &soak.last, first.is_empty());
+                faults.extend(curve.faults(args));
+            }
+            Err(error) => faults.push(error.to_string()),
+        }
+        if !faults.is_empty() {
+            let place = format!("phase {phases} ({fault:?}), seed {seed}");
+            faults.iter_mut().for_each(|found| *found = format!("{place}: {found}"));
+            println!("the end of the server's log:{}", soak.site.log.last());
+        }
+    }
+    let results =
+        json!({ "seed": seed, "curve": curve.points, "base": soak.base, "faults": faults });
+    report::finish("soak", args, (host, Some(server)), results, &curve.summary())
+}
+
+/// Becomes true at the first SIGINT; the second ends the bench at once. Fails if the host refuses.
+fn watch_interrupts() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let flag = Arc::clone(&interrupted);
+    thread::spawn(move || {
+        runtime.block_on(async {
+            while tokio::signal::ctrl_c().await.is_ok() {
+                if flag.swap(true, Ordering::Relaxed) {
+                    process::exit(130);
+                }
+                eprintln!("the soak ends with this phase");
+            }
+        });
+    });
+    Ok(interrupted)
+}
+
+impl<'a> Soak<'a> {
+    fn start(args: &'a SoakArgs, seed: u64) -> Result<Self> {
+        let SetupArgs { server, host, .. } = &args.setup;
+        let mut random = StdRng::seed_from_u64(seed);
+        let folder = tempfile::tempdir()?;
+        let config = folder.path().join("comet.toml");
+        fs::write(&config, configuration(&mut random))?;
+        let cpus = host.control_cores.clone().unwrap_or_else(|| host.bench_core.clone());
+        let logic = Logic::start(path::absolute(server.program()?)?, cpus)?;
+        let mut arguments = vec!["--config".to_owned(), config.display().to_string()];
+        for setting in logic.settings() {
+            arguments.extend(["--set".to_owned(), setting]);
+        }
+        let (log, pipe) = Log::open()?;
+        let started = Target::start(server, host, &arguments, pipe);
+        let target = started.map_err(|error| format!("{error}{}", log.last()))?;
+        let site = Site {
+            tcp: target.endpoints.tcp,
+            websocket: target.endpoints.websocket.expect("the bench has chosen one"),
+            grpc: target.grpc.clone().expect("the bench has chosen one"),
+            pid: target.gauge.pid.expect("the bench has started it"),
+            config,
+            log,
+            logic: Arc::new(Mutex::new(logic)),
+            operation: server.operation,
+        };
+        let stat = target.stat.expect("the bench has chosen one");
+        let gauge = target.gauge;
+        let crowd =
+            Crowd { websocket_share: WEBSOCKET_SHARE, ..Crowd::of(&args.setup, args.rooms) };
+        let subject = Subject::of_target(Place::of(COMET, 1), target, &args.setup, crowd)?;
+        let base = Rest::of(gauge, stat)?;
+        let last = base.clone();
+        let mut soak = Self {
+            args,
+            subject,
+            site,
+            faults: Faults::start(),
+            stat,
+            random,
+            base,
+            last,
+            _folder: folder,
+        };
+        soak.await_logic()?;
+        soak.subject.connect()?;
+        soak.base = soak.await_rest(None)?;
+        soak.last = soak.base.clone();
+        Ok(soak)
+    }
+
+    /// One phase, and the rest after it: the pushes, and what did not hold. Fails if the server has ended or does not
+    /// come to rest.
+    fn pass(&mut self, fault: Fault) -> Result<(u64, Vec<String>)> {
+        let (run, size) = (run_id(), self.args.size as usize);
+        let closed_before = self.subject.clients.findings(&[])?.closed.total();
+        let restart = ClientCommand::Restart { run, size, all_streams: true };
+        self.subject.clients.execute(restart)?;
+        self.subject.clients.execute(ClientCommand::Heartbeat(HEARTBEAT_NS))?;
+        let phase = self.phase(fault);
+        if fault == Fault::Reconnects {
+            self.subject.clients.execute(ClientCommand::Reconnect(RECONNECTED))?;
+        }
+        if phase.arrivals > 0.0 {
+            let members = self.subject.crowd.connections;
+            let guests = ChurnPlan::of(phase.arrivals, LIFE_S, MOVES, members);
+            self.subject.clients.execute(ClientCommand::StartGuests(guests))?;
+        }
+        let culprit = Culprit {
+            fault,
+            site: self.site.clone(),
+            random: StdRng::seed_from_u64(self.random.random()),
+            ends_ns: now_ns() + seconds_to_ns(phase.seconds),
+        };
+        self.faults.begin(culprit)?;
+        let message = (self.site.operation, size, run);
+        let pushes = pushes(&mut self.subject, &phase, message)?;
+        let bar = self.subject.place.bar(None, &phase.name);
+        let sent = self.subject.push_all(pushes, &bar, |_, target| target.ensure_runs())?;
+        let of_culprit = loop {
+            if let Some(sums) = self.faults.poll_outcome()? {
+                break sums;
+            }
+            self.subject.wait(LOOK_NS)?;
+            self.subject.target.ensure_runs()?;
+        };
+        bar.finish_and_clear();
+        self.subject.clients.execute(ClientCommand::StopGuests)?;
+        let members = self.subject.crowd.connections;
+        let rest = self.await_rest(Some(&self.base.clone()))?;
+
+        let findings = self.subject.await_deliveries(&messages_by_kind(&phase, &sent), 0)?;
+        let heartbeats = self.subject.await_replies()?;
+        let mut faults = findings.visits.faults(findings.visits.lost);
+        // Members read at once, and few messages come: not one of them may be dropped.
+        if findings.lost() > 0 {
+            faults.push(format!("{} deliveries to clients that stayed are lost", findings.lost()));
+        }
+        let live = self.subject.clients.live();
+        if live != members {
+            faults.push(format!("{live} of {members} members are connected"));
+        }
+        let closed = findings.closed.total() - closed_before;
+        if closed > 0 && !fault.is_of_logic() {
+            faults.push(format!("{closed} clients closed; of all so far: {:?}", *findings.closed));
+        }
+        if heartbeats.unanswered() > 0 {
+            faults.push(format!("{} heartbeats are unanswered", heartbeats.unanswered()));
+        }
+        faults.extend(sent.iter().filter_map(Sent::refusal));
+        let ledgers = || sent.iter().map(|sent| &sent.answers.ledger).chain([&of_culprit]);
+        let sum = |of: fn(&LedgerSums) -> u64| ledgers().map(of).sum();
+        let told = [sum(|is| is.matched), sum(|is| is.queued), findings.visits.received];
+        faults.extend(rest.ledger_faults(&self.last, told, fault == Fault::Nothing));
+        faults.extend(health_fault(self.stat));
+        let errors = self.site.log.take_errors().into_iter();
+        let is_expected = |line: &String| fault.is_of_logic() && line.contains("no logic service");
+        faults
+            .extend(errors.filter(|line| !is_expected(line)).map(|line| format!("logged: {line}")));
+        self.last = rest;
+        Ok((sent.iter().map(|sent| sent.pushes).sum(), faults))
+    }
+
+    /// What is pushed, and who comes, while `fault` is committed.
+    fn phase(&mut self, fault: Fault) -> Phase {
+        let arrivals = if fault == Fault::Nothing { 0.0 } else { self.args.arrivals };
+        Phase {
+            name: format!("{fault:?}"),
+            seconds: self.random.random_range(PHASE_S),
+            connect: 1.0,
+            reconnect: 0.0,
+            room_rate: self.random.random_range(10.0..60.0),
+            key_rate: self.random.random_range(10.0..200.0),
+            broadcast_rate: self.random.random_range(1.0..5.0),
+            arrivals,
+        }
+    }
+
+    /// Waits until the server is at rest. Fails if it has ended, or does not come to rest.
+    fn await_rest(&mut self, base: Option<&Rest>) -> Result<Rest> {
+        let members = self.subject.crowd.connections as u64;
+        let deadline_ns = now_ns() + REST_NS_MAX;
+        loop {
+            self.subject.wait(LOOK_NS)?;
+            self.subject.target.ensure_runs()?;
+            let rest = Rest::of(self.subject.target.gauge, self.stat)?;
+            match rest.unrest(members, base) {
+                None => return Ok(rest),
+                Some(unrest) if now_ns() > deadline_ns => {
+                    let closed = self.subject.clients.findings(&[])?.closed;
+                    return Err(format!("{unrest}; clients closed so far: {:?}", *closed).into());
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Waits until the server sees its logic. Fails if it does not.
+    fn await_logic(&mut self) -> Result<()> {
+        let deadline_ns = now_ns() + REST_NS_MAX;
+        while Rest::of(self.subject.target.gauge, self.stat)?.counted.logic_up != 1 {
+            self.subject.wait(LOOK_NS)?;
+            if now_ns() > deadline_ns {
+                return Err("the server does not reach logic".into());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,381 @@
+//! What a soak does to the server while clients are served. Each fault runs on a thread of its own, for as long as
+//! the phase lasts, and puts everything back at its end.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use comet_client::Transport;
+use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::runtime;
+
+use super::log::Log;
+use super::logic::Logic;
+use crate::Result;
+use crate::clock::{MILLISECOND_NS, now_ns, sleep_until};
+use crate::grpc::{Address, LedgerSums, Push, Pusher};
+use crate::message::{OP_CHANGE_ROOM, OP_HEARTBEAT};
+use crate::visitor::{Visitor, connect};
+
+/// Between two steps of a fault.
+const STEP_NS: u64 = 20 * MILLISECOND_NS;
+/// Clients that do not read what is pushed to them, and what that is.
+const STALLED: usize = 20;
+const STALLED_BODY: usize = 64 << 10;
+/// Half-open handshakes.
+const HALF_OPEN: usize = 300;
+/// How long a caller waits.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Callers at once.
+const CALLERS: usize = 200;
+
+const GONE: &str = "the thread of the faults has panicked";
+
+/// A fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fault {
+    /// None, and no guests: every delivery is received.
+    Nothing,
+    /// `comet logic` is stopped, and goes on.
+    LogicStopped,
+    /// `comet logic` is killed, and started again.
+    LogicKilled,
+    /// `comet logic` is ended, and started again.
+    LogicRestarted,
+    /// The configuration changes and is read again.
+    Reloads,
+    /// Some of the members connect anew.
+    Reconnects,
+    /// Clients that do not read.
+    SlowReaders,
+    /// Handshakes that do not end.
+    HalfOpen,
+    /// Clients that leave by a reset, in the midst of a frame or with pushes unread.
+    Resets,
+    /// Callers that come in numbers, push to nobody, break off, or speak something else.
+    Callers,
+    /// Clients that change rooms and send heartbeats as fast as they can.
+    Floods,
+    /// Nobody reads the log, and there is much to log.
+    LogFull,
+}
+
+impl Fault {
+    pub(super) const ALL: [Self; 12] = [
+        Self::Nothing,
+        Self::LogicStopped,
+        Self::LogicKilled,
+        Self::LogicRestarted,
+        Self::Reloads,
+        Self::Reconnects,
+        Self::SlowReaders,
+        Self::HalfOpen,
+        Self::Resets,
+        Self::Callers,
+        Self::Floods,
+        Self::LogFull,
+    ];
+
+    /// Logic does not answer for a while, so guests may be refused, and the log says so.
+    pub(super) fn is_of_logic(self) -> bool {
+        matches!(self, Self::LogicStopped | Self::LogicKilled | Self::LogicRestarted)
+    }
+}
+
+/// What faults reach. Clones are of the same.
+#[derive(Clone)]
+pub(super) struct Site {
+    pub tcp: SocketAddr,
+    pub websocket: SocketAddr,
+    pub grpc: String,
+    pub pid: u32,
+    /// The server's configuration file.
+    pub config: PathBuf,
+    pub log: Log,
+    pub logic: Arc<Mutex<Logic>>,
+    /// Operation of what is pushed.
+    pub operation: i32,
+}
+
+/// The thread that commits the faults, one after the other. It lives as long as the soak: a process is killed with
+/// the thread that has started it (prctl(2), `PR_SET_PDEATHSIG`), and logic has to outlive its fault.
+pub(super) struct Faults {
+    culprits: Sender<Culprit>,
+    outcomes: Receiver<Result<LedgerSums>>,
+}
+
+impl Faults {
+    pub(super) fn start() -> Self {
+        let (culprits, to_commit) = channel::<Culprit>();
+        let (committed, outcomes) = channel();
+        thread::spawn(move || {
+            for culprit in to_commit {
+                if committed.send(culprit.commit()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { culprits, outcomes }
+    }
+
+    /// Begins a fault.
+    pub(super) fn begin(&self, culprit: Culprit) -> Result<()> {
+        Ok(self.culprits.send(culprit).map_err(|_| GONE)?)
+    }
+
+    /// The ledgers of what the fault has pushed itself, once it is over. Fails as [`Culprit::commit`] does.
+    pub(super) fn poll_outcome(&self) -> Result<Option<LedgerSums>> {
+        match self.outcomes.try_recv() {
+            Ok(outcome) => outcome.map(Some),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(GONE.into()),
+        }
+    }
+}
+
+/// One fault.
+pub(super) struct Culprit {
+    pub fault: Fault,
+    pub site: Site,
+    pub random: StdRng,
+    pub ends_ns: u64,
+}
+
+impl Culprit {
+    /// Commits the fault to its end; gives the ledgers of what it has pushed itself. Fails if the host fails, or
+    /// what has to come back does not.
+    fn commit(mut self) -> Result<LedgerSums> {
+        match self.fault {
+            Fault::Nothing | Fault::Reconnects => {}
+            Fault::LogicStopped | Fault::LogicKilled | Fault::LogicRestarted => self.logic()?,
+            Fault::Reloads => self.reloads()?,
+            Fault::SlowReaders => return self.slow_readers(),
+            Fault::HalfOpen => self.half_open()?,
+            Fault::Resets => self.resets()?,
+            Fault::Callers => self.callers()?,
+            Fault::Floods => self.floods()?,
+            Fault::LogFull => self.log_full()?,
+        }
+        Ok(LedgerSums::default())
+    }
+
+    /// Waits for the next step; false at the end of the phase.
+    fn goes_on(&self) -> bool {
+        sleep_until(now_ns() + STEP_NS);
+        now_ns() < self.ends_ns
+    }
+
+    fn logic(&mut self) -> Result<()> {
+        let mut logic = self.site.logic.lock().expect("no culprit panics");
+        match self.fault {
+            Fault::LogicStopped => logic.signal(Signal::STOP)?,
+            Fault::LogicKilled => logic.kill(),
+            _ => logic.end()?,
+        }
+        // Away for a part of the phase, and at times for as long as it lasts.
+        let left_ns = self.ends_ns.saturating_sub(now_ns());
+        sleep_until(
+            now_ns() + (left_ns as f64 * self.random.random_range(0.0..1.2_f64).min(1.0)) as u64,
+        );
+        match self.fault {
+            Fault::LogicStopped => logic.signal(Signal::CONT),
+            _ => logic.restart(),
+        }
+    }
+
+    fn reloads(&mut self) -> Result<()> {
+        while self.goes_on() {
+            fs::write(&self.site.config, configuration(&mut self.random))?;
+            let pid = Pid::from_raw(self.site.pid.cast_signed()).expect("a process has an id");
+            kill_process(pid, Signal::HUP)?;
+        }
+        Ok(())
+    }
+
+    /// Clients in a room of their own, to which large messages are pushed.
+    fn slow_readers(&mut self) -> Result<LedgerSums> {
+        let mut stalled = Vec::new();
+        for number in 0..STALLED {
+            stalled.push(self.enter(number, "soak://slow")?);
+        }
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.push_to_slow(stalled))
+    }
+
+    async fn push_to_slow(&self, mut stalled: Vec<Visitor>) -> Result<LedgerSums> {
+        let mut sums = LedgerSums::default();
+        let mut pusher = Pusher::connect(&self.site.grpc).await?;
+        for visitor in &stalled {
+            visitor.stream.set_nonblocking(true)?;
+        }
+        while self.goes_on() {
+            // Half of them read a little now and then.
+            for visitor in stalled.iter_mut().step_by(2) {
+                let _ = visitor.stream.read(&mut [0; 1024]);
+            }
+            let push = Push {
+                to: Address::Room("soak://slow".to_owned()),
+                operation: self.site.operation,
+                content: vec![0; STALLED_BODY],
+                is_batch: false,
+            };
+            sums.add(&pusher.push(push).await?.ok_or("a push has no ledger")?);
+        }
+        Ok(sums)
+    }
+
+    fn half_open(&mut self) -> Result<()> {
+        let mut open: Vec<TcpStream> = Vec::new();
+        while self.goes_on() {
+            for _ in 0..HALF_OPEN / 10 {
+                let (address, head) = *[
+                    (self.site.tcp, &b""[..]),
+                    (self.site.tcp, b"\0\0\0\x20\0\x10\0\x01\0"),
+                    (self.site.websocket, b"GET /sub HTTP/1.1\r\nHost: comet\r\nUpgr"),
+                    (self.site.websocket, b""),
+                ]
+                .choose(&mut self.random)
+                .expect("there are some");
+                let mut stream = connect(address)?;
+                stream.write_all(head)?;
+                open.push(stream);
+            }
+            let leave = open.len().saturating_sub(HALF_OPEN);
+            open.drain(..leave);
+        }
+        Ok(())
+    }
+
+    fn resets(&mut self) -> Result<()> {
+        let mut number = 0;
+        while self.goes_on() {
+            let mut visitors = Vec::new();
+            for _ in 0..10 {
+                number += 1;
+                visitors.push(self.enter(number, "live://1")?);
+            }
+            for mut visitor in visitors {
+                if self.random.random() {
+                    // The beginning of a frame.
+                    visitor.stream.write_all(b"\0\0\0\x20\0\x10")?;
+                }
+                visitor.reset()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn callers(&mut self) -> Result<()> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let grpc: SocketAddr = self.site.grpc.parse()?;
+        let mut broken: Vec<TcpStream> = Vec::new();
+        runtime.block_on(async {
+            while self.goes_on() {
+                for _ in 0..CALLERS / 20 {
+                    let head =
+                        *[&b""[..], b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\n", &[0xff; 64]]
+                            .choose(&mut self.random)
+                            .expect("there are some");
+                    // What is beyond the bounds may be closed at once.
+                    if let Ok(mut stream) = connect(grpc) {
+                        let _ = stream.write_all(head);
+                        broken.push(stream);
+                    }
+                }
+                let leave = broken.len().saturating_sub(CALLERS);
+                broken.drain(..leave);
+                // It may wait for a place; the storm does not.
+                let connected = tokio::time::timeout(PATIENCE, Pusher::connect(&self.site.grpc));
+                let Ok(Ok(mut pusher)) = connected.await else { continue };
+                for _ in 0..10 {
+                    let push = Push {
+                        to: Address::Keys(vec!["nobody".to_owned(); 100]),
+                        operation: self.site.operation,
+                        content: vec![0; 1024],
+                        is_batch: false,
+                    };
+                    // Some are broken off at once.
+                    let patience = PATIENCE * u32::from(self.random.random::<bool>());
+                    let _ = tokio::time::timeout(patience, pusher.push(push)).await;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn floods(&mut self) -> Result<()> {
+        let mut visitors = Vec::new();
+        for number in 0..4 {
+            visitors.push(self.enter(number, "soak://flood")?);
+        }
+        let mut buffer = vec![0; 64 << 10];
+        while self.goes_on() {
+            for visitor in &mut visitors {
+                for _ in 0..50 {
+                    let room = format!("soak://flood-{}", self.random.random_range(0..100));
+                    visitor.send(OP_CHANGE_ROOM, room.as_bytes())?;
+                    visitor.send(OP_HEARTBEAT, &[])?;
+                }
+                // The answers, or as many as have come.
+                let _ = visitor.stream.read(&mut buffer);
+            }
+        }
+        Ok(())
+    }
+
+    fn log_full(&mut self) -> Result<()> {
+        self.site.log.hold();
+        let made = self.bad_frames();
+        self.site.log.resume();
+        made
+    }
+
+    /// Each is a line of the log.
+    fn bad_frames(&mut self) -> Result<()> {
+        while self.goes_on() {
+            for _ in 0..10 {
+                connect(self.site.tcp)?.write_all(&[0; 16])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An authenticated client in a room.
+    fn enter(&mut self, number: usize, room: &str) -> Result<Visitor> {
+        let token =
+            format!(r#"{{"mid":9000000,"key":"soak-{number}","room_id":"{room}","accepts":[]}}"#);
+        let (transport, address) =
+            *[(Transport::Tcp, self.site.tcp), (Transport::WebSocket, self.site.websocket)]
+                .choose(&mut self.random)
+                .expect("there are some");
+        let entered = Visitor::enter(address, transport, &token);
+        entered.map_err(|error| format!("a client was not taken: {error}").into())
+    }
+}
+
+/// A configuration with other values of what changes alive, all of them harmless to members.
+pub(super) fn configuration(random: &mut StdRng) -> String {
+    let policies = ["drop-newest", "drop-oldest", "close"];
+    format!(
+        "[log]\nlevel = \"{}\"\n\
+         [protocol]\nheartbeat = \"{}s\"\nheartbeat_coalesce = \"{}ms\"\nsvr_proto = {}\n\
+         slow_consumer = \"{}\"\nhandshake_timeout = \"{}s\"\n\
+         [clients]\naccepts = {}\nper_address = {}\n",
+        ["info", "debug"].choose(random).expect("there are some"),
+        random.random_range(100..300),
+        random.random_range(0..50),
+        random.random_range(512..2048),
+        policies.choose(random).expect("there are some"),
+        random.random_range(10..20),
+        [0, 5_000].choose(random).expect("there are some"),
+        [0, 100_000].choose(random).expect("there are some"),
+    )
+}

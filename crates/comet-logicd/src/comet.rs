@@ -1,0 +1,141 @@
+//! One comet of `comet logic`: where it is, and the calls to it.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use comet_hub::fanout::{CallFailure, LedgerSum};
+use comet_serve::{
+    ApiTls, BadAddress, BearerToken, GrpcChannel, Peer, call_until_processed, root_cause,
+};
+use comet_wire::goim::comet::comet_client::CometClient;
+use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};
+use tonic::{Code, Status};
+
+/// How long connecting to a comet may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a silent connection to a comet is asked whether it is still there, and how long the answer
+/// may take.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Where a comet is, for pushes and for clients.
+#[derive(Clone, Debug)]
+pub struct CometOptions {
+    /// Its server id, as it calls itself towards logic.
+    pub id: String,
+    /// Where its push service is, in the form of [`Peer`].
+    pub address: String,
+    /// The host that clients connect to; `None`: that of `address`.
+    pub host: Option<String>,
+    /// Its share of clients beside that of other comets; at least 1.
+    pub weight: u32,
+}
+
+/// One comet.
+pub(crate) struct Comet {
+    pub(crate) id: String,
+    /// Where its push service is, in the form of [`Peer`].
+    pub(crate) address: String,
+    /// Where clients connect.
+    pub(crate) host: String,
+    pub(crate) weight: u32,
+    token: BearerToken,
+    peer: Peer,
+    /// Connects when it is used, and again after a failure.
+    channel: Mutex<GrpcChannel>,
+}
+
+/// What a comet is asked for.
+#[derive(Clone)]
+pub(crate) enum Request {
+    Keys(PushMsgReq),
+    Room(BroadcastRoomReq),
+    All(BroadcastReq),
+}
+
+impl Comet {
+    /// The comet whose calls `token` opens. Has to be called inside a runtime.
+    ///
+    /// # Errors
+    /// If the address is none.
+    pub(crate) fn new(
+        options: &CometOptions,
+        token: &BearerToken,
+        tls: &ApiTls,
+    ) -> Result<Self, BadAddress> {
+        let CometOptions { id, address, host, weight } = options.clone();
+        let peer = Peer::new(&address, tls, CONNECT_TIMEOUT)?.keep_alive(KEEPALIVE);
+        let channel = Mutex::new(GrpcChannel::new(peer.connect_lazy(), token.clone()));
+        let host = host.unwrap_or_else(|| host_of(&address).to_owned());
+        Ok(Self { id, address, host, weight, token: token.clone(), peer, channel })
+    }
+
+    pub(crate) fn channel(&self) -> GrpcChannel {
+        self.channel.lock().expect(NO_PANIC).clone()
+    }
+
+    /// Leaves a connection on which nothing may come any more; calls under way stay with it.
+    pub(crate) fn reconnect(&self) {
+        *self.channel.lock().expect(NO_PANIC) =
+            GrpcChannel::new(self.peer.connect_lazy(), self.token.clone());
+    }
+}
+
+const NO_PANIC: &str = "nothing panics between lock and unlock";
+
+/// Makes one call. goim's own comet answers without a ledger.
+pub(crate) async fn ask(channel: GrpcChannel, request: Request) -> Result<LedgerSum, CallFailure> {
+    let ledger = call_until_processed(|| {
+        let (mut client, request) = (CometClient::new(channel.clone()), request.clone());
+        async move {
+            Ok(match request {
+                Request::Keys(request) => client.push_msg(request).await?.into_inner().ledger,
+                Request::Room(request) => client.broadcast_room(request).await?.into_inner().ledger,
+                Request::All(request) => client.broadcast(request).await?.into_inner().ledger,
+            })
+        }
+    });
+    let ledger = ledger.await.map_err(|status| failure(&status))?;
+    let Ledger { matched, queued, dropped, absent, scheduled } = ledger.unwrap_or_default();
+    let dropped = dropped.into_iter().collect::<BTreeMap<_, _>>();
+    Ok(LedgerSum { matched, queued, dropped, absent, scheduled })
+}
+
+/// Why a call failed, in the comet's own words if it answered.
+pub(crate) fn failure(status: &Status) -> CallFailure {
+    let cause = root_cause(status).to_string();
+    let message = match status.message() {
+        "" => cause,
+        // What is beneath a failed connection says more than the status around it.
+        _ if status.code() == Code::Unavailable => cause,
+        said => said.to_owned(),
+    };
+    CallFailure { is_bad_request: status.code() == Code::InvalidArgument, message }
+}
+
+/// `HOST` of `HOST:PORT` or `tls:HOST:PORT`; an IPv6 address without its brackets. A comet behind a Unix socket is on
+/// this host.
+fn host_of(address: &str) -> &str {
+    if address.starts_with("unix:") {
+        return "localhost";
+    }
+    let address = address.strip_prefix("tls:").unwrap_or(address);
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_addresses_without_a_port() {
+        let check = |address, expected| assert_eq!(host_of(address), expected);
+        check("127.0.0.1:8083", "127.0.0.1");
+        check("comet-7.example:1", "comet-7.example");
+        check("[2001:db8::1]:8083", "2001:db8::1");
+        check("tls:[2001:db8::1]:8083", "2001:db8::1");
+        check("unix:/run/comet/push.sock", "localhost");
+    }
+}

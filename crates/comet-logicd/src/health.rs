@@ -1,0 +1,68 @@
+//! The checks of the comets' health.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::pending;
+use std::sync::Arc;
+
+use comet_hub::fanout::{Health, HealthMonitor};
+use comet_serve::{GrpcChannel, call_until_processed};
+use tokio::select;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep_until;
+use tonic::Code;
+use tonic_health::ServingStatus;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::comet::failure;
+use crate::comets::Comets;
+
+/// Keeps asking every comet whether it takes clients.
+pub(crate) async fn monitor(comets: Arc<Comets>) -> Infallible {
+    let mut checks = JoinSet::new();
+    // By comet: its last check.
+    let mut asked: Vec<Option<AbortHandle>> = comets.all().iter().map(|_| None).collect();
+    let (_, mut due) = comets.monitor(|_, _| {});
+    loop {
+        let is_due = async {
+            match due {
+                Some(due) => sleep_until(due.into()).await,
+                None => pending().await,
+            }
+        };
+        let (due_checks, next) = select! {
+            biased;
+            Some(checked) = checks.join_next() => {
+                // A check that was given up has no result.
+                let Ok((check, health)) = checked else { continue };
+                comets.monitor(|monitor, now| monitor.handle_check(now, check, health))
+            }
+            () = is_due => comets.monitor(HealthMonitor::handle_timeout),
+        };
+        due = next;
+        for check in due_checks {
+            let channel = comets.all()[check.comet].channel();
+            let handle = checks.spawn(async move { (check, health(channel).await) });
+            if let Some(former) = asked[check.comet].replace(handle) {
+                former.abort();
+            }
+        }
+    }
+}
+
+async fn health(channel: GrpcChannel) -> Health {
+    let check = || {
+        let mut client = HealthClient::new(channel.clone());
+        async move { client.check(HealthCheckRequest { service: String::new() }).await }
+    };
+    match call_until_processed(check).await {
+        Ok(answer) if answer.get_ref().status == ServingStatus::Serving as i32 => Health::Serving,
+        Ok(_) => Health::NotServing,
+        // goim's comet has no health service; that it says so is an answer, too.
+        Err(status) if status.code() == Code::Unimplemented && status.source().is_none() => {
+            Health::Serving
+        }
+        Err(status) => Health::Gone(failure(&status).message.into()),
+    }
+}

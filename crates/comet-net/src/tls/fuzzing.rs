@@ -1,0 +1,220 @@
+//! A session and a client of rustls whose bytes are cut, changed, doubled and lost on the way. The decisions come
+//! from a fuzzer (`crates/fuzz`, by the feature `fuzzing`) or from its corpus (`cargo test`).
+
+use std::io::{Read, Write};
+use std::sync::{Arc, OnceLock};
+
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+
+use super::{ReadSide, TlsSession, TransmitBudget, UNPROCESSED_MAX};
+
+/// Most bytes the client or the server says in one step.
+const SAID_MAX: usize = 40_000;
+
+/// Reads `decisions`, takes the steps they name, and checks after each what holds for any bytes of a peer: the
+/// plaintext is what the client has said, as far as it came; nothing is decrypted after a fault; few bytes are kept.
+///
+/// # Panics
+/// If one of these does not hold.
+pub fn check(decisions: &[u8]) {
+    let Some((&first, mut rest)) = decisions.split_first() else { return };
+    let mut pair = Pair::new(usize::from(first & 1));
+    while let [step, argument, after @ ..] = rest {
+        rest = after;
+        pair.step(*step, usize::from(*argument), &mut rest);
+        pair.check();
+    }
+}
+
+struct Pair {
+    client: ClientConnection,
+    server: TlsSession,
+    budget: TransmitBudget,
+    /// Bytes of the client that the server has not got.
+    wire: Vec<u8>,
+    /// Bytes on `wire` are those of the client, in their order.
+    is_intact: bool,
+    /// A fault ended the session.
+    has_failed: bool,
+    /// Bytes that each side has said and the other one has heard. The n-th byte is `n % 251`.
+    client_said: usize,
+    server_heard: usize,
+    server_said: usize,
+    client_heard: usize,
+}
+
+/// The configurations of both sides for TLS 1.2 and TLS 1.3.
+fn configs() -> &'static [(Arc<ServerConfig>, Arc<ClientConfig>); 2] {
+    static CONFIGS: OnceLock<[(Arc<ServerConfig>, Arc<ClientConfig>); 2]> = OnceLock::new();
+    CONFIGS.get_or_init(|| {
+        let made =
+            rcgen::generate_simple_self_signed(["a.example".to_owned()]).expect("a certificate");
+        let certificate = CertificateDer::from(made.cert.der().to_vec());
+        [&TLS12, &TLS13].map(|version| {
+            let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+            let server = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+                .with_protocol_versions(&[version])
+                .expect("a version of the provider")
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.clone()], key)
+                .expect("a key that fits");
+            let mut roots = RootCertStore::empty();
+            roots.add(certificate.clone()).expect("a root");
+            let client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+                .with_protocol_versions(&[version])
+                .expect("a version of the provider")
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            (Arc::new(server), Arc::new(client))
+        })
+    })
+}
+
+impl Pair {
+    fn new(version: usize) -> Self {
+        let (server, client) = &configs()[version];
+        let name = "a.example".try_into().expect("a name");
+        Self {
+            client: ClientConnection::new(Arc::clone(client), name).expect("a client"),
+            server: TlsSession::new(Arc::clone(server)),
+            budget: TransmitBudget::default(),
+            wire: Vec::new(),
+            is_intact: true,
+            has_failed: false,
+            client_said: 0,
+            server_heard: 0,
+            server_said: 0,
+            client_heard: 0,
+        }
+    }
+
+    fn step(&mut self, step: u8, argument: usize, decisions: &mut &[u8]) {
+        while self.client.wants_write() {
+            self.client.write_tls(&mut self.wire).expect("a Vec takes all");
+        }
+        let at = argument.min(self.wire.len());
+        match step % 12 {
+            0 => self.arrive(self.wire.len()),
+            1 => self.arrive(at),
+            2 if at < self.wire.len() => {
+                self.wire[at] ^= 1 << (step / 12 % 8);
+                self.is_intact = false;
+            }
+            3 if at > 0 => {
+                self.wire.drain(..at);
+                self.is_intact = false;
+            }
+            4 if at > 0 => {
+                self.wire.extend_from_within(..at);
+                self.is_intact = false;
+            }
+            5 => {
+                let (foreign, after) = decisions.split_at(argument.min(decisions.len()));
+                *decisions = after;
+                self.wire.extend_from_slice(foreign);
+                self.is_intact &= foreign.is_empty();
+            }
+            6 => {
+                let said = saying(self.client_said, argument * 157 % SAID_MAX);
+                self.client_said += self.client.writer().write(&said).unwrap_or(0);
+            }
+            7 => self.transmit(argument * 157 % SAID_MAX),
+            8 => self.answer(argument),
+            9 => self.client.send_close_notify(),
+            10 => self.server.close(),
+            11 => {
+                let mut bytes: Vec<_> = self.wire.drain(..at).collect();
+                match self.server.defer(&bytes) {
+                    Ok(true) => {}
+                    Ok(false) => self.receive(&mut bytes),
+                    Err(_) => self.has_failed = true,
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn arrive(&mut self, len: usize) {
+        let mut bytes: Vec<_> = self.wire.drain(..len).collect();
+        self.receive(&mut bytes);
+    }
+
+    fn receive(&mut self, bytes: &mut [u8]) {
+        let (heard, had_failed) = (&mut self.server_heard, self.has_failed);
+        let result = self.server.handle_recv(bytes, |plaintext| {
+            assert!(!had_failed, "plaintext after a fault");
+            assert_eq!(plaintext, saying(*heard, plaintext.len()), "what the client has said");
+            *heard += plaintext.len();
+        });
+        match result {
+            Ok(ReadSide::Open | ReadSide::Closed) => {}
+            Err(fault) => {
+                assert!(!fault.is_empty());
+                self.has_failed = true;
+            }
+        }
+    }
+
+    /// The server says something, if its last transmit has left.
+    fn transmit(&mut self, len: usize) {
+        if len == 0 || self.server.plaintext_len() > 0 {
+            return;
+        }
+        if self.server.encrypt(&saying(self.server_said, len), &self.budget) {
+            self.server_said += self.server.plaintext_len();
+        }
+    }
+
+    /// The kernel takes `len` of the server's bytes (0: all there are), and they arrive.
+    fn answer(&mut self, len: usize) {
+        let Some(bytes) = self.server.poll_transmit() else { return };
+        let taken = if len == 0 { bytes.len() } else { len.min(bytes.len()) };
+        let bytes = bytes[..taken].to_vec();
+        self.server.handle_sent(taken);
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            // A client that has failed or is full takes no more.
+            if !matches!(self.client.read_tls(&mut rest), Ok(1..)) {
+                break;
+            }
+            let _ = self.client.process_new_packets();
+            let mut answered = Vec::new();
+            let _ = self.client.reader().read_to_end(&mut answered);
+            assert_eq!(
+                answered,
+                saying(self.client_heard, answered.len()),
+                "what the server has said"
+            );
+            self.client_heard += answered.len();
+        }
+    }
+
+    fn check(&self) {
+        assert!(self.server_heard <= self.client_said);
+        assert!(self.client_heard <= self.server_said);
+        assert!(self.server.unprocessed.len() <= UNPROCESSED_MAX);
+        assert!(!self.is_intact || !self.has_failed || self.server.unprocessed.is_empty());
+        if self.is_intact && self.wire.is_empty() && self.server.has_answered() && !self.has_failed
+        {
+            assert!(self.server.unprocessed.len() < 19_000, "whole records are processed");
+        }
+    }
+}
+
+/// The `len` bytes that one side says after it has said `said`.
+fn saying(said: usize, len: usize) -> Vec<u8> {
+    (said..said + len).map(|number| (number % 251) as u8).collect()
+}
+
+#[cfg(test)]
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
+
+#[cfg(test)]
+#[test]
+fn corpus_of_tls() {
+    replay::replay("tls", check);
+}

@@ -1,9 +1,0 @@
-//! See `checks::frame`.
-
-#![no_main]
-
-#[allow(dead_code)] // each target uses its own check
-#[path = "../checks.rs"]
-mod checks;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::frame(data));

@@ -1,0 +1,202 @@
+//! What a start needs, tried before anything starts and given back at once, so that all mistakes are found
+//! together. `--check` ends here.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use comet_config::{Config, Token};
+use comet_listen::{Address, ListenError};
+use comet_ops::{Certificate, OtherProcess, check_append};
+use comet_serve::Peer;
+
+use crate::log_output::cannot_open;
+use crate::logic::{self, authenticator};
+use crate::options::too_few_open_files;
+use crate::pid_file::{self, Holder};
+use crate::{StartError, api_tls, listeners};
+
+/// What follows the preflight.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// A start.
+    Start,
+    /// Nothing: `--check`. What the server that is to be started anew or reloaded holds is no mistake then: the
+    /// process that holds the pid file, or without one a process with the same arguments.
+    Check,
+}
+
+/// What is good to know where there is no mistake.
+#[derive(Debug)]
+pub struct Preflight {
+    /// Files that the process may open, as [`comet_net::probe`] says.
+    pub open_files: u64,
+    /// What works, but not as it should; sentences.
+    pub warnings: Vec<String>,
+}
+
+/// Tries what a start of the server needs.
+///
+/// # Errors
+/// Every mistake, a line each.
+pub fn server(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
+    let mut findings = Findings::of(purpose);
+    if let Some(path) = &config.server.pid_file {
+        findings.pid_file(path);
+    }
+    let (entries, cores) = (config.limits.ring_entries, config.server.cores.len());
+    let open_files = findings.take(comet_net::probe(entries, cores)).unwrap_or_default();
+    if config.logic.addrs.is_empty() {
+        findings.token_keys(&config.token);
+    }
+    findings.certificates(config);
+    if let Some(tls) = findings.take(api_tls::load(config).map_err(StartError::ApiTls)) {
+        for address in &config.logic.addrs {
+            let peer = Peer::new(address, &tls, config.logic.timeout);
+            findings.take(peer.map_err(comet_control::StartError::LogicAddress));
+        }
+    }
+    for (setting, addresses) in listeners::settings(config) {
+        for &address in addresses {
+            let bound = comet_net::check_bind(address, &listeners::options(config));
+            if let Err(comet_net::ListenError::Listen(error)) = &bound
+                && findings.is_held(error)
+            {
+                continue;
+            }
+            findings.take(bound.map_err(|source| StartError::Listen { setting, source }));
+        }
+    }
+    findings.callers("push.grpc", &config.push.grpc);
+    findings.callers("push.http", &config.push.http);
+    findings.callers("monitor.stat", &config.monitor.stat);
+    findings.callers("monitor.pprof", &config.monitor.pprof);
+    findings.log_file(&config.log);
+    if let Some(path) = &config.white_list.file {
+        let path = path.clone();
+        let checked = check_append(&path);
+        findings.take(checked.map_err(|error| comet_control::StartError::TraceLog { path, error }));
+    }
+    if open_files > 0 {
+        findings.warnings.extend(too_few_open_files(config, open_files));
+    }
+    findings.conclude(open_files)
+}
+
+/// Tries what a start of `comet logic` needs.
+///
+/// # Errors
+/// As [`server`].
+pub fn logic(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
+    let mut findings = Findings::of(purpose);
+    let settings = &config.logic_server;
+    findings.token_keys(&config.token);
+    findings.take(logic::store(settings));
+    if let Some(tls) = findings.take(api_tls::load_for_logic(config)) {
+        for (_, address) in &settings.comets {
+            let peer = Peer::new(address, &tls, config.push.timeout);
+            findings.take(peer.map_err(comet_logicd::StartError::CometAddress));
+        }
+    }
+    findings.callers("logic_server.grpc", &settings.grpc);
+    findings.callers("logic_server.http", &settings.http);
+    findings.callers("logic_server.stat", &settings.stat);
+    findings.log_file(&config.log);
+    findings.warnings.extend(logic::early_expiry(config));
+    findings.conclude(logic::open_files())
+}
+
+struct Findings {
+    purpose: Purpose,
+    /// The server that runs already; `None`: not looked for yet, or not found.
+    running: Option<OtherProcess>,
+    is_looked_for: bool,
+    mistakes: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Findings {
+    fn of(purpose: Purpose) -> Self {
+        Self {
+            purpose,
+            running: None,
+            is_looked_for: purpose == Purpose::Start,
+            mistakes: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn take<T>(&mut self, tried: Result<T, impl Display>) -> Option<T> {
+        tried.map_err(|error| self.mistakes.push(error.to_string())).ok()
+    }
+
+    fn conclude(self, open_files: u64) -> Result<Preflight, String> {
+        let Self { mistakes, mut warnings, .. } = self;
+        if !mistakes.is_empty() {
+            return Err(mistakes.join("\n"));
+        }
+        if let Some(running) = self.running {
+            let note = "is running with this configuration, so what it holds is no mistake";
+            warnings.push(format!("process {} {note}", running.id()));
+        }
+        Ok(Preflight { open_files, warnings })
+    }
+
+    fn pid_file(&mut self, path: &Path) {
+        let Some(holder) = self.take(pid_file::holder(path)) else { return };
+        self.is_looked_for = true;
+        let Some(holder) = holder else { return };
+        match (self.purpose, holder) {
+            (Purpose::Check, Holder::Process(id)) => self.running = OtherProcess::with_id(id),
+            (Purpose::Check, Holder::Unknown) => {}
+            (Purpose::Start, holder) => self.mistakes.push(holder.refusal(path)),
+        }
+    }
+
+    /// Whether the running server listens there.
+    fn is_held(&mut self, error: &ListenError) -> bool {
+        if error.source.kind() != std::io::ErrorKind::AddrInUse {
+            return false;
+        }
+        if !self.is_looked_for {
+            self.is_looked_for = true;
+            self.running = OtherProcess::with_arguments_but("--check");
+        }
+        self.running.as_ref().is_some_and(|running| running.listens_at(&error.address))
+    }
+
+    fn callers(&mut self, setting: &'static str, addresses: &[Address]) {
+        for address in addresses {
+            if let Err(source) = comet_listen::check(address)
+                && !self.is_held(&source)
+            {
+                let error = comet_serve::StartError::Listen { setting, source };
+                self.mistakes.push(error.to_string());
+            }
+        }
+    }
+
+    /// Each file by itself: a mistake in one hides none in another.
+    fn token_keys(&mut self, token: &Token) {
+        for file in &token.jwt_keys {
+            let alone = Token { jwt_keys: vec![file.clone()], ..token.clone() };
+            self.take(authenticator(&alone));
+        }
+    }
+
+    fn certificates(&mut self, config: &Config) {
+        match listeners::tls(config) {
+            Ok(None) => {}
+            Ok(Some(tls)) => {
+                let certificates = listeners::certificates(&tls, config);
+                self.warnings.extend(certificates.iter().filter_map(Certificate::warning));
+            }
+            Err(error) => self.mistakes.push(error.to_string()),
+        }
+    }
+
+    fn log_file(&mut self, log: &comet_config::Log) {
+        if let Some(path) = &log.file {
+            self.take(check_append(path).map_err(|error| cannot_open(Some(path), &error)));
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Logic that does not do its work: new clients are told to come back, connected ones notice nothing.
+
+use std::net::SocketAddr;
+
+use comet::caller::PushClient;
+use comet_client::{Transport, op};
+use rustix::process::Signal;
+
+use super::Logic;
+use super::wire::{Passage, Wire};
+use crate::peer::Peer;
+use crate::process::Server;
+use crate::support::{BOTH, Metrics, To, get, push, until};
+
+/// What does not depend on logic, for a client that is in room 1 and has logic's key.
+fn serves(server: &Server, live: &mut Peer) {
+    assert_eq!(live.ask(op::HEARTBEAT, 7, b"").operation, op::HEARTBEAT_REPLY);
+    let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
+    for to in [To::Room("1"), To::User(41), To::All] {
+        let ledger = push(&caller, to, 1000, b"pushed");
+        assert_eq!(ledger.queued, 1, "{to:?}: {ledger:?}");
+        assert_eq!(live.recv().body, b"pushed");
+    }
+    assert_eq!(get(server.stat, "/healthz").0, 200);
+}
+
+/// A server whose logic is behind `wire`, and a client that logic has let in.
+fn start(address: SocketAddr) -> (Server, Peer) {
+    let server = Server::start(&[
+        &format!("logic.addrs=[\"{address}\"]"),
+        "logic.ping=\"100ms\"",
+        "logic.timeout=\"500ms\"",
+        "logic.renew=\"100ms\"",
+    ]);
+    until_up(&server, 1);
+    let live = server.live(Transport::Tcp, "41");
+    (server, live)
+}
+
+fn until_up(server: &Server, up: u64) {
+    until("logic to be seen", || {
+        let seen: u64 =
+            Metrics::read(server.stat).by_label("comet_logic_up").iter().map(|(_, up)| up).sum();
+        seen == up
+    });
+}
+
+/// A new client is told so, and when to come back.
+fn is_refused(server: &Server) {
+    for transport in BOTH {
+        let address = match transport {
+            Transport::Tcp => server.tcp,
+            Transport::WebSocket => server.websocket,
+        };
+        let mut peer = Peer::connect(address, transport);
+        peer.upgrade();
+        peer.send(op::AUTH, 1, b"42");
+        let reason = peer.close_notice().reason;
+        assert!(reason.contains("; retry_after_ms="), "{reason}");
+    }
+}
+
+#[test]
+fn logic_that_is_stopped_refuses_the_new_and_keeps_the_connected() {
+    let logic = Logic::start(&[]);
+    let (server, mut live) = start(logic.grpc);
+    logic.process.signal(Signal::STOP);
+    until_up(&server, 0);
+    is_refused(&server);
+    serves(&server, &mut live);
+    logic.process.signal(Signal::CONT);
+    until_up(&server, 1);
+    server.live(Transport::WebSocket, "43");
+}
+
+#[test]
+fn logic_behind_a_bad_wire_refuses_the_new_and_keeps_the_connected() {
+    let logic = Logic::start(&[]);
+    let wire = Wire::to(logic.grpc);
+    let (server, mut live) = start(wire.address);
+    for passage in [Passage::Cut, Passage::Slow, Passage::Garbage] {
+        wire.set(passage);
+        until_up(&server, 0);
+        is_refused(&server);
+        serves(&server, &mut live);
+        wire.set(Passage::Open);
+        until_up(&server, 1);
+        // It is forgotten before the next.
+        drop(server.live(Transport::WebSocket, "43"));
+        until("it to be gone", || Metrics::read(server.stat).value("comet_connections") == 1);
+    }
+}

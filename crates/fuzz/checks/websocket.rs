@@ -1,0 +1,46 @@
+//! A stream of WebSocket frames: the events are the same whether it arrives at once or byte by
+//! byte, and they are within the limits.
+
+use comet_proto::Encoded;
+use comet_proto::websocket::{self, Event, Fault, Fragments};
+
+const MESSAGE_MAX: usize = 512;
+
+pub(crate) fn check(stream: &[u8]) {
+    assert_eq!(see(stream, stream.len().max(1)), see(stream, 1));
+}
+
+/// The events of a stream that arrives in pieces of `piece_len`, a line for each, and its fault.
+fn see(stream: &[u8], piece_len: usize) -> (Vec<String>, Option<Fault>) {
+    let mut fragments: Option<Box<Fragments>> = None;
+    let mut scratch = Vec::new();
+    let mut seen = Vec::new();
+    let (mut start, mut end) = (0, 0);
+    for piece in stream.chunks(piece_len) {
+        end += piece.len();
+        loop {
+            let unread = &stream[start..end];
+            match websocket::read(unread, &mut fragments, &mut scratch, MESSAGE_MAX) {
+                Ok(None) => break,
+                Ok(Some((event, consumed))) => {
+                    within_limits(event);
+                    seen.push(format!("{event:?}"));
+                    start += consumed;
+                }
+                Err(fault) => return (seen, Some(fault)),
+            }
+        }
+    }
+    (seen, None)
+}
+
+fn within_limits(event: Event<'_>) {
+    match event {
+        Event::Message(payload) => assert!(payload.len() <= MESSAGE_MAX),
+        Event::Ping(payload) => {
+            assert!(Encoded::pong(payload).for_websocket().ends_with(payload));
+        }
+        Event::Close(Some(code)) => assert!((1000..5000).contains(&code)),
+        Event::Close(None) | Event::Pong | Event::Fragment => {}
+    }
+}
