@@ -255,7 +255,8 @@ fn switches(report: &mut Report<'_>, config: &Config) {
     };
     let is_jwt = token.kind == TokenKind::Jwt;
     let (needed, why) = ("token.jwt_keys", "without a key no token is valid");
-    needs("token.kind", is_jwt, needed, token.jwt_keys.is_empty(), why);
+    let has_none = token.jwt_keys.is_empty() && token.jwks_urls.is_empty();
+    needs("token.kind", is_jwt, needed, has_none, why);
     let (needed, why) = ("token.jwt_algorithms", "without one no token is valid");
     needs("token.kind", is_jwt, needed, token.jwt_algorithms.is_empty(), why);
     let (is_on, needed) = (!white_list.users.is_empty(), "white_list.file");

@@ -22,8 +22,8 @@ use crate::choices::{
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::lists::{
-    Addresses, ApiAddresses, Comets, Files, Hosts, Networks, Nodes, Origins, Peers, RedisUrls,
-    Tokens, list,
+    Addresses, ApiAddresses, Comets, Files, Hosts, KeyUrls, Networks, Nodes, Origins, Peers,
+    RedisUrls, Tokens, list,
 };
 use crate::kinds::quantities::{duration, number, power_of_two, size, whole_seconds, zero_or};
 use crate::kinds::texts::{FileOrNone, Text, TextOrNone, TokenOrNone};
@@ -318,6 +318,11 @@ sections! {
         /// Files with keys: .jwks and .json are key sets (RFC 7517), PEM is a public key, anything else is an
         /// HMAC secret.
         jwt_keys: Vec<PathBuf> = [] in list(Files), Alive;
+        /// URLs of key sets (RFC 7517), which are fetched at start, and again while comet runs: https://, or http://
+        /// of this host.
+        jwks_urls: Vec<String> = [] in list(KeyUrls), AtStart;
+        /// After how long a key set is fetched again, at the latest.
+        jwks_refresh: Duration = "5m" in duration(10 * SECOND..=DAY), AtStart;
         /// Signatures that are accepted.
         jwt_algorithms: Vec<Algorithm> = ["HS256", "RS256", "ES256", "EdDSA"] in AnyOf, AtStart;
         /// What happens to a connection when its token expires.

@@ -16,7 +16,10 @@ pub trait Authenticator {
 
 /// Why a token is refused: one short sentence, for the log and for the client.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Refusal(String);
+pub struct Refusal {
+    sentence: String,
+    is_temporary: bool,
+}
 
 impl Refusal {
     /// The longest sentence, in bytes: the room for a reason in a WebSocket close frame (RFC 6455,
@@ -28,13 +31,25 @@ impl Refusal {
     pub fn new(sentence: impl Into<String>) -> Self {
         let mut sentence = sentence.into();
         sentence.truncate(sentence.floor_char_boundary(Self::LEN_MAX));
-        Self(sentence)
+        Self { sentence, is_temporary: false }
+    }
+
+    /// A refusal that may be none a few seconds later: the client is to come back with the same token.
+    #[must_use]
+    pub fn for_now(sentence: impl Into<String>) -> Self {
+        Self { is_temporary: true, ..Self::new(sentence) }
+    }
+
+    /// Whether the same token may be accepted a few seconds later.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        self.is_temporary
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(&self.sentence)
     }
 }
 

@@ -7,6 +7,7 @@
 mod algorithm;
 mod claims;
 mod error;
+mod fetched;
 mod key_set;
 mod keys;
 mod signatures;
@@ -19,6 +20,7 @@ pub use keys::KeyFile;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::Thread;
 use std::time::SystemTime;
 
 use comet_core::Identity;
@@ -26,10 +28,13 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
+use self::fetched::FetchedKeys;
 use crate::authenticator::{Authenticator, Refusal};
 
 /// By how much the clocks of signer and checker may differ, in seconds.
 const LEEWAY_SECONDS: u64 = 60;
+
+const BAD_ALGORITHM: &str = "the token's algorithm is not accepted";
 
 /// The requirements on signed tokens.
 #[derive(Clone, Debug)]
@@ -38,6 +43,8 @@ pub struct JwtOptions {
     pub algorithms: Vec<Algorithm>,
     /// The key files.
     pub keys: Vec<KeyFile>,
+    /// How many URLs give more keys: see [`Jwt::adopt_fetched`].
+    pub urls: usize,
     /// The required value of `iss`, if any.
     pub issuer: Option<String>,
     /// The value that `aud` must be or contain, if any.
@@ -59,6 +66,7 @@ pub struct Jwt {
     rules: Vec<(Algorithm, Validation)>,
     /// Read once for each token, so a reload touches none that is being checked.
     keys: RwLock<Arc<KeySet>>,
+    fetched: FetchedKeys,
     claims: ClaimNames,
     ends_connections: bool,
 }
@@ -69,13 +77,17 @@ impl Jwt {
     /// # Errors
     /// If a key file cannot be used, or there is none.
     pub fn new(options: JwtOptions) -> Result<Self, JwtError> {
-        let JwtOptions { algorithms, keys, issuer, audience, claims, ends_connections } = options;
+        let JwtOptions { algorithms, keys, urls, issuer, audience, claims, ends_connections } =
+            options;
         signatures::install();
+        if keys.is_empty() && urls == 0 {
+            return Err(JwtError("there is no key to check tokens with".to_owned()));
+        }
         let keys = RwLock::new(Arc::new(KeySet::read(&keys, &algorithms)?));
         let rules_of =
             |algorithm| (algorithm, rules(algorithm, issuer.as_deref(), audience.as_deref()));
         let rules = algorithms.into_iter().map(rules_of).collect();
-        Ok(Self { rules, keys, claims, ends_connections })
+        Ok(Self { rules, keys, fetched: FetchedKeys::new(urls), claims, ends_connections })
     }
 
     /// The keys in newer `files`, for [`Jwt::adopt`].
@@ -83,8 +95,7 @@ impl Jwt {
     /// # Errors
     /// As [`Jwt::new`].
     pub fn read(&self, files: &[KeyFile]) -> Result<KeySet, JwtError> {
-        let algorithms: Vec<_> = self.rules.iter().map(|(algorithm, _)| *algorithm).collect();
-        KeySet::read(files, &algorithms)
+        KeySet::read(files, &self.algorithms())
     }
 
     /// Checks tokens with `keys` from now on. Returns what they change, by file.
@@ -93,6 +104,49 @@ impl Jwt {
         let changes = keys.changes_from(&present);
         *present = Arc::new(keys);
         changes
+    }
+
+    /// Checks tokens with the JWK set in `bytes`, too, which is that of `url` from now on. Returns what it changes.
+    ///
+    /// # Errors
+    /// If the set cannot be used; the keys of `url` stay as they were.
+    ///
+    /// # Panics
+    /// If there are fewer URLs.
+    pub fn adopt_fetched(&self, url: usize, bytes: &[u8]) -> Result<Option<KeyChange>, JwtError> {
+        let keys = keys::read_set(bytes, &self.algorithms())?;
+        let count = keys.len();
+        let former = self.fetched.replace(url, keys);
+        let present = self.fetched.sets();
+        let present = present[url].as_deref().unwrap_or_default();
+        let is_new = former.is_none();
+        let change = key_set::change(url, former.as_deref().unwrap_or_default(), present);
+        Ok(change.or(is_new.then_some(KeyChange { file: url, keys: count, new: count })))
+    }
+
+    /// The thread that calls [`Jwt::adopt_fetched`]. It is unparked when a token names a key that is missing.
+    pub fn set_fetcher(&self, thread: Thread) {
+        self.fetched.set_fetcher(thread);
+    }
+
+    /// Whether the URLs may have keys that are not here. Tokens of unknown keys are refused for now then, not for good.
+    pub fn set_stale(&self, is_stale: bool) {
+        self.fetched.set_stale(is_stale);
+    }
+
+    /// Whether a token has named a key that is missing, since [`Jwt::begin_fetch`].
+    #[must_use]
+    pub fn wants_fetch(&self) -> bool {
+        self.fetched.is_wanted()
+    }
+
+    /// The URLs are about to be fetched.
+    pub fn begin_fetch(&self) {
+        self.fetched.begin();
+    }
+
+    fn algorithms(&self) -> Vec<Algorithm> {
+        self.rules.iter().map(|(algorithm, _)| *algorithm).collect()
     }
 
     fn keys(&self) -> Arc<KeySet> {
@@ -150,24 +204,25 @@ impl Authenticator for Jwt {
             // RFC 7515, section 4.1.11: a token with an unknown critical header is invalid.
             return Err(Refusal::new("the token has critical headers that are not supported"));
         }
-        let mut has_algorithm = false;
-        let mut has_id = false;
         let rules =
             self.rules.iter().find(|(algorithm, _)| algorithm.to_jsonwebtoken() == header.alg);
         let Some((algorithm, rules)) = rules else {
-            return Err(Refusal::new("the token's algorithm is not accepted"));
+            return Err(Refusal::new(BAD_ALGORITHM));
         };
-        for key in self.keys().iter() {
-            if key.algorithm != *algorithm {
-                continue;
-            }
+        let (keys, fetched) = (self.keys(), self.fetched.sets());
+        let fetched = fetched.iter().filter_map(|keys| keys.as_ref().as_ref()).flatten();
+        let mut has_algorithm = false;
+        let mut has_key = false;
+        let mut is_named = false;
+        for key in keys.iter().chain(fetched).filter(|key| key.algorithm == *algorithm) {
             has_algorithm = true;
-            if let (Some(id), Some(wanted)) = (&key.id, &header.kid)
-                && id != wanted
-            {
-                continue;
+            if let (Some(id), Some(wanted)) = (&key.id, &header.kid) {
+                if id != wanted {
+                    continue;
+                }
+                is_named = true;
             }
-            has_id = true;
+            has_key = true;
             match decode::<Map<String, Value>>(token, &key.key, rules) {
                 Ok(token) => return self.identity(&token.claims),
                 // Another key may have made the signature.
@@ -175,8 +230,11 @@ impl Authenticator for Jwt {
                 Err(error) => return Err(refusal(&error)),
             }
         }
-        Err(Refusal::new(match (has_algorithm, has_id) {
-            (false, _) => "the token's algorithm is not accepted",
+        if !is_named && self.fetched.want() {
+            return Err(Refusal::for_now("the token's key is not known yet"));
+        }
+        Err(Refusal::new(match (has_algorithm, has_key) {
+            (false, _) => BAD_ALGORITHM,
             (true, false) => "the token's key is not known",
             (true, true) => "the token's signature is wrong",
         }))

@@ -307,6 +307,7 @@ mod tests {
         let jwt = Jwt::new(JwtOptions {
             algorithms: vec![Algorithm::Hs256],
             keys,
+            urls: 0,
             issuer: None,
             audience: None,
             claims: ClaimNames::default(),

@@ -35,10 +35,12 @@ impl LogicService {
     async fn begin(&self, request: ConnectReq) -> Result<ConnectReply, Status> {
         let ConnectReq { server, cookie, token } = request;
         check_server(&server)?;
-        let identity = self
-            .authenticator
-            .auth(&token, &cookie)
-            .map_err(|refusal| Status::unauthenticated(refusal.to_string()))?;
+        let identity = self.authenticator.auth(&token, &cookie).map_err(|refusal| match refusal
+            .is_temporary()
+        {
+            true => Status::unavailable(refusal.to_string()),
+            false => Status::unauthenticated(refusal.to_string()),
+        })?;
         let Identity { user, key, room, accepts, expires_in_ms, .. } = identity;
         let key = key.as_deref().unwrap_or_default();
         let Placed { key, .. } =

@@ -19,6 +19,7 @@ mod flamegraph;
 mod gates;
 mod heap;
 mod heap_use;
+mod key_fetches;
 mod line_writer;
 mod other_process;
 mod process;
@@ -38,6 +39,7 @@ pub use escaped::Escaped;
 pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind, Number};
 pub use gates::expose_gates;
 pub use heap_use::give_memory_back;
+pub use key_fetches::count_key_fetch;
 pub use line_writer::{LOG_BYTES_MAX, LogCounts, check_append};
 pub use other_process::OtherProcess;
 pub use process_log::ProcessLog;
@@ -48,10 +50,11 @@ pub use signals::{Signal, Signals};
 pub use stderr::print_error;
 pub use trace_log::{TraceLine, TraceLog};
 
-/// Adds the families of this process, its log and its heap. What the kernel or the allocator does not tell is left
+/// Adds the families of this process, its log, its heap and the keys that it fetches. What the kernel or the allocator does not tell is left
 /// out.
 pub fn expose_process(page: &mut Exposition) {
     process_log::expose(page);
+    key_fetches::expose(page);
     match process::Process::read() {
         Ok(process) => process.expose(page),
         Err(error) => log::debug!("no process metrics: {error}"),

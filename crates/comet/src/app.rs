@@ -17,6 +17,7 @@ use comet_ops::{Certificate, CertificatesInUse};
 
 use crate::StartError;
 use crate::api_tls;
+use crate::jwks;
 use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::authenticator;
 use crate::options::{Opened, control_options, limits, logic, smaller_rings, warnings};
@@ -100,6 +101,7 @@ impl App {
 
         let api_tls = api_tls::load(config).map_err(StartError::ApiTls)?;
         let Listeners { cores: listeners, addresses, tls } = listeners::open(config)?;
+        jwks::fetch(&authenticator, &config.token);
 
         let wake = Arc::new(ControlWake::default());
         let (control_sender, reports) = inbox(REPORTS, Arc::clone(&wake) as Arc<dyn Wake>);

@@ -10,6 +10,7 @@ pub mod args;
 pub mod caller;
 mod ending;
 pub mod helpers;
+mod jwks;
 mod listeners;
 mod log_filter;
 mod log_output;

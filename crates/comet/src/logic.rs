@@ -10,9 +10,8 @@ use comet_logicd::{ApiTls, CometOptions, LogicServer, Node, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
 use rustix::process::{Resource, getrlimit};
 
-use crate::api_tls;
 use crate::options::lock;
-use crate::token_keys;
+use crate::{api_tls, jwks, token_keys};
 
 /// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
 const STORE_DEADLINE: Duration = Duration::from_secs(1);
@@ -57,6 +56,7 @@ pub fn authenticator(token: &Token) -> Result<AnyAuthenticator, LogicError> {
     let options = JwtOptions {
         algorithms: token.jwt_algorithms.iter().map(|algorithm| named(*algorithm)).collect(),
         keys: token_keys::read(&token.jwt_keys).map_err(LogicError::Token)?,
+        urls: token.jwks_urls.len(),
         issuer: token.issuer.clone(),
         audience: token.audience.clone(),
         claims: ClaimNames {
@@ -87,6 +87,7 @@ fn named(algorithm: Algorithm) -> comet_logic::Algorithm {
 pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     let settings = &config.logic_server;
     let authenticator = authenticator(&config.token)?;
+    jwks::fetch(&authenticator, &config.token);
     let store = store(settings)?;
     if let Some(warning) = early_expiry(config) {
         log::warn!("{warning}");

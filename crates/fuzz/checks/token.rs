@@ -19,6 +19,7 @@ pub(crate) fn check(token: &[u8]) {
     let options = JwtOptions {
         algorithms: vec![Algorithm::Hs256],
         keys: vec![secret],
+        urls: 0,
         issuer: None,
         audience: None,
         claims: ClaimNames::default(),

@@ -390,9 +390,75 @@ fn is_redis(text: &str) -> bool {
         && (database.is_empty() || database.parse::<i64>().is_ok())
 }
 
+/// URLs of servers that nobody can imitate: with TLS, or on this host.
+pub(crate) struct KeyUrls;
+
+impl Elements<String> for KeyUrls {
+    const FORM: &'static str = "list of URLs";
+
+    fn read(&self, text: &str, _: &[String]) -> Result<String, String> {
+        match is_key_url(text) {
+            true => Ok(text.to_owned()),
+            false => Err(format!(
+                "{text:?} is not an address of keys: write https://HOST/PATH, or http:// and a loopback address"
+            )),
+        }
+    }
+
+    fn write(&self, element: &String) -> String {
+        element.clone()
+    }
+}
+
+fn is_key_url(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let place = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    let has_port =
+        place.rsplit_once(':').is_some_and(|(host, _)| peer(place).is_ok() && !host.is_empty());
+    let is_place = has_port || peer(&format!("{place}:443")).is_ok();
+    let host =
+        if has_port { place.rsplit_once(':').map_or(place, |(host, _)| host) } else { place };
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let is_here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    text.bytes().all(|b| b.is_ascii_graphic())
+        && is_place
+        && (scheme == "https" || (scheme == "http" && is_here))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_come_from_servers_that_nobody_can_imitate() {
+        for good in [
+            "https://issuer/.well-known/jwks.json",
+            "https://issuer.example:8443",
+            "https://[2001:db8::1]/k",
+            "https://192.0.2.1/k?a=b",
+            "http://127.0.0.1:8080/k",
+            "http://localhost/k",
+            "http://[::1]:80/k",
+        ] {
+            assert!(is_key_url(good), "{good}");
+        }
+        for bad in [
+            "",
+            "issuer/k",
+            "https://",
+            "https:///k",
+            "https://issuer:0x/k",
+            "http://issuer/k",
+            "http://192.0.2.1/k",
+            "http://localhost.example/k",
+            "http://localhost@issuer/k",
+            "https://user:word@issuer/k",
+            "ftp://127.0.0.1/k",
+            "https://issuer/a b",
+        ] {
+            assert!(!is_key_url(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn redis_is_at_an_address_or_behind_sentinels() {

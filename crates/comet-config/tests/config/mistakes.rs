@@ -171,6 +171,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("logic_server.heartbeat", "\"1s\"", "\"24h\"", &["\"999ms\"", "\"25h\""]);
     good("", &["logic_server.heartbeat=\"0s\""]);
     check("logic_server.expire", "\"1s\"", "\"24h\"", &["\"999ms\"", "\"25h\""]);
+    check("token.jwks_refresh", "\"10s\"", "\"24h\"", &["\"9s\"", "\"25h\""]);
     let claim = format!("\"{}\"", "x".repeat(255));
     let beyond = format!("\"{}\"", "x".repeat(256));
     for key in ["token.mid", "token.key", "token.room", "token.accepts"] {

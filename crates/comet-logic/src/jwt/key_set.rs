@@ -13,10 +13,10 @@ pub struct KeySet {
     files: Vec<(String, Vec<Key>)>,
 }
 
-/// What a newer set has for one file.
+/// What a newer set has for one file or URL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KeyChange {
-    /// Which file, in the order of the configuration.
+    /// Which one, in the order of the configuration.
     pub file: usize,
     /// Keys in it.
     pub keys: usize,
@@ -26,9 +26,6 @@ pub struct KeyChange {
 
 impl KeySet {
     pub(super) fn read(files: &[KeyFile], allowed: &[Algorithm]) -> Result<Self, JwtError> {
-        if files.is_empty() {
-            return Err(JwtError("there is no key to check tokens with".to_owned()));
-        }
         let read = |file: &KeyFile| Ok((file.name.clone(), file.read(allowed)?));
         Ok(Self { files: files.iter().map(read).collect::<Result<_, _>>()? })
     }
@@ -39,21 +36,29 @@ impl KeySet {
 
     /// The files whose keys are other ones than in `older`.
     pub(super) fn changes_from(&self, older: &Self) -> Vec<KeyChange> {
+        let all: Vec<&Key> = older.iter().collect();
         let mut changes = Vec::new();
         for (file, (name, keys)) in self.files.iter().enumerate() {
             let before = older.files.iter().find(|(before, _)| before == name);
-            let is_same = before.is_some_and(|(_, before)| {
-                before.len() == keys.len()
-                    && before.iter().zip(keys).all(|(one, other)| same(one, other))
-            });
-            if !is_same {
-                let is_new = |key: &&Key| !older.iter().any(|before| same(before, key));
+            if before.is_none_or(|(_, before)| !is_same_list(before, keys)) {
+                let is_new = |key: &&Key| !all.iter().any(|before| same(before, key));
                 let new = keys.iter().filter(is_new).count();
                 changes.push(KeyChange { file, keys: keys.len(), new });
             }
         }
         changes
     }
+}
+
+/// What `newer` changes of `older`, the former keys of the same file or URL.
+pub(super) fn change(file: usize, older: &[Key], newer: &[Key]) -> Option<KeyChange> {
+    let is_new = |key: &&Key| !older.iter().any(|before| same(before, key));
+    let new = newer.iter().filter(is_new).count();
+    (!is_same_list(older, newer)).then_some(KeyChange { file, keys: newer.len(), new })
+}
+
+fn is_same_list(one: &[Key], other: &[Key]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
 }
 
 impl fmt::Display for KeyChange {

@@ -12,6 +12,9 @@ use super::error::JwtError;
 /// The shortest HMAC secret, in bytes (RFC 7518, section 3.2).
 const SECRET_MIN: usize = 32;
 
+/// Most keys of a URL. Each may be tried for a token that names none.
+const KEYS_MAX: usize = 1_000;
+
 /// The shortest RSA modulus, in bytes (RFC 7518, section 3.3: 2048 bits).
 const MODULUS_MIN: usize = 256;
 
@@ -65,6 +68,18 @@ impl KeyFile {
                 "{name}: none of its keys is for an algorithm that is allowed"
             ))),
         }
+    }
+}
+
+/// The public keys in a JWK set for the `allowed` algorithms; at least one. Whoever reads the URL knows its secrets, so
+/// these are skipped.
+pub(super) fn read_set(bytes: &[u8], allowed: &[Algorithm]) -> Result<Vec<Key>, JwtError> {
+    let mut keys = from_set(bytes, allowed).map_err(JwtError)?;
+    keys.retain(|key| key.algorithm != Algorithm::Hs256);
+    match keys.len() {
+        0 => Err(JwtError("no public key for an algorithm that is allowed".to_owned())),
+        1..=KEYS_MAX => Ok(keys),
+        more => Err(JwtError(format!("{more} keys, more than {KEYS_MAX}"))),
     }
 }
 

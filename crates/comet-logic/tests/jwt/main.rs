@@ -24,6 +24,7 @@ fn options(keys: Vec<KeyFile>) -> JwtOptions {
     JwtOptions {
         algorithms: Algorithm::ALL.to_vec(),
         keys,
+        urls: 0,
         issuer: None,
         audience: None,
         claims: ClaimNames::default(),
@@ -71,7 +72,6 @@ fn newer_keys_take_the_place_of_the_old_ones() {
     // What cannot be used changes nothing.
     let short = KeyFile { bytes: vec![1], ..named(&old, "b") };
     assert!(jwt.read(&[named(&old, "a"), short]).unwrap_err().to_string().starts_with("b: "));
-    assert!(jwt.read(&[]).is_err());
     assert!(is_taken(&old) && is_taken(&new));
     // A file with a key that another one has.
     assert_eq!(adopt(&[named(&new, "c")]), ["0: 1 key, none of them new"]);
@@ -79,6 +79,52 @@ fn newer_keys_take_the_place_of_the_old_ones() {
     let keys = set(&[old.jwk("1"), new.jwk("2")]);
     assert_eq!(adopt(std::slice::from_ref(&keys)), ["0: 2 keys, of which 2 are new"]);
     assert_eq!(adopt(&[keys]), [""; 0]);
+}
+
+#[test]
+fn keys_of_urls_come_and_go() {
+    let [first, second] = [Signer::ed(), Signer::ec()];
+    let jwt = Jwt::new(JwtOptions { urls: 2, ..options(Vec::new()) }).unwrap();
+    let token = |signer: &Signer, id: &str| {
+        let header = json!({ "alg": signer.algorithm(), "kid": id });
+        signer.token_with(&header, &claims(json!({})))
+    };
+    let adopt = |url, keys: &[Value]| -> Result<String, String> {
+        let change = jwt.adopt_fetched(url, &set(keys).bytes).map_err(|error| error.to_string())?;
+        Ok(change.map(|change| change.to_string()).unwrap_or_default())
+    };
+    // Nothing was fetched.
+    let refusal = jwt.auth(&token(&first, "1"), "").unwrap_err();
+    assert!(refusal.is_temporary() && jwt.wants_fetch(), "{refusal}");
+    jwt.begin_fetch();
+    assert_eq!(adopt(0, &[first.jwk("1")]).unwrap(), "1 key, of which 1 is new");
+    assert_eq!(adopt(0, &[first.jwk("1")]).unwrap(), "");
+    assert_eq!(jwt.auth(&token(&first, "1"), "").unwrap().user, 42);
+    assert!(!jwt.wants_fetch());
+    // A known key and a wrong signature: no fetch helps.
+    let mut wrong = token(&first, "1");
+    let last = wrong.len() - 2;
+    wrong[last] = if wrong[last] == b'A' { b'B' } else { b'A' };
+    assert!(!jwt.auth(&wrong, "").unwrap_err().is_temporary() && !jwt.wants_fetch());
+    // The other URL is still to come.
+    assert!(jwt.auth(&token(&second, "2"), "").unwrap_err().is_temporary() && jwt.wants_fetch());
+    assert_eq!(adopt(1, &[second.jwk("2")]).unwrap(), "1 key, of which 1 is new");
+    assert_eq!(jwt.auth(&token(&second, "2"), "").unwrap().user, 42);
+    // All is as the servers have it.
+    jwt.begin_fetch();
+    jwt.set_stale(false);
+    let refusal = jwt.auth(&token(&first, "3"), "").unwrap_err();
+    assert!(!refusal.is_temporary() && !jwt.wants_fetch(), "{refusal}");
+    jwt.set_stale(true);
+    assert!(jwt.auth(&token(&first, "3"), "").unwrap_err().is_temporary() && jwt.wants_fetch());
+    // What cannot be used changes nothing; a secret that is on the web is none.
+    for bad in [vec![], vec![Signer::hmac(SECRET).jwk("s")], vec![first.jwk("1"); 1_001]] {
+        adopt(0, &bad).unwrap_err();
+    }
+    assert!(jwt.adopt_fetched(0, b"<html>").is_err());
+    assert_eq!(jwt.auth(&token(&first, "1"), "").unwrap().user, 42);
+    assert_eq!(adopt(0, &[second.jwk("2")]).unwrap(), "1 key, of which 1 is new");
+    assert!(jwt.auth(&token(&first, "1"), "").is_err());
 }
 
 #[test]

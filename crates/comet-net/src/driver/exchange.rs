@@ -1,11 +1,16 @@
 //! The steps that exchange messages: with other shards, with control and with embedded logic.
 
 use comet_core::limits::DIRECTORY_MESSAGES_PER_TURN;
-use comet_core::{AuthRequest, Budget, Denied, MessageBudget, MessageClass, ShardId};
-use comet_logic::Authenticator;
+use comet_core::{
+    AuthRequest, Budget, CloseReason, ConnId, Denied, MessageBudget, MessageClass, ShardId,
+};
+use comet_logic::{Authenticator, Refusal};
 use comet_mesh::Returned;
 
 use super::Driver;
+
+/// How long a client waits at least whose token cannot be checked yet, milliseconds; at most twice as long.
+const RETRY_MS: u32 = 2_000;
 
 impl<A: Authenticator> Driver<A> {
     pub(super) fn handle_messages(&mut self) {
@@ -42,7 +47,7 @@ impl<A: Authenticator> Driver<A> {
     pub(super) fn authenticate(&mut self) {
         while let Some(AuthRequest { conn, token, cookie }) = self.shard.poll_auth() {
             let answer = self.authenticator.auth(&token, &cookie);
-            let answer = answer.map_err(|refusal| Denied::refused(refusal.to_string()));
+            let answer = answer.map_err(|refusal| denied(conn, &refusal));
             self.shard.handle_auth(conn, answer);
             if !self.has_time() {
                 return;
@@ -96,5 +101,18 @@ impl<A: Authenticator> Driver<A> {
         if has_posted {
             self.control.notify();
         }
+    }
+}
+
+/// What a refused client is told. One that is to come back is given a time of its own.
+fn denied(conn: ConnId, refusal: &Refusal) -> Denied {
+    let sentence = refusal.to_string();
+    if !refusal.is_temporary() {
+        return Denied::refused(sentence);
+    }
+    Denied {
+        reason: CloseReason::LogicUnavailable,
+        sentence: sentence.into(),
+        retry_after_ms: Some(RETRY_MS + conn.slot.0 % RETRY_MS),
     }
 }

@@ -21,6 +21,7 @@ mod health;
 mod helpers;
 mod hostile;
 mod http_push;
+mod jwks;
 mod listen_tls;
 mod locks;
 mod log_sink;

@@ -1,0 +1,76 @@
+//! Keys from URLs. Another thread fetches them; here is what it and the checks of tokens tell each other.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::thread::Thread;
+
+use super::keys::Key;
+
+/// The keys of a URL; `None`: they were not fetched yet.
+pub(super) type Fetched = Option<Vec<Key>>;
+
+/// The keys of all URLs, in the order of the configuration.
+pub(super) struct FetchedKeys {
+    sets: RwLock<Arc<[Arc<Fetched>]>>,
+    /// The servers may have keys that are not here.
+    is_stale: AtomicBool,
+    /// A token has named a key that is not here.
+    is_wanted: AtomicBool,
+    fetcher: OnceLock<Thread>,
+}
+
+impl FetchedKeys {
+    pub(super) fn new(urls: usize) -> Self {
+        Self {
+            sets: RwLock::new((0..urls).map(|_| Arc::default()).collect()),
+            is_stale: AtomicBool::new(urls > 0),
+            is_wanted: AtomicBool::new(false),
+            fetcher: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn sets(&self) -> Arc<[Arc<Fetched>]> {
+        Arc::clone(&self.sets.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces the keys of `url`; returns the former ones.
+    pub(super) fn replace(&self, url: usize, keys: Vec<Key>) -> Arc<Fetched> {
+        let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
+        let mut newer = sets.to_vec();
+        let former = std::mem::replace(&mut newer[url], Arc::new(Some(keys)));
+        *sets = newer.into();
+        former
+    }
+
+    pub(super) fn set_fetcher(&self, thread: Thread) {
+        // There is one for the life of the keys.
+        let _ = self.fetcher.set(thread);
+    }
+
+    pub(super) fn set_stale(&self, is_stale: bool) {
+        self.is_stale.store(is_stale, Ordering::Relaxed);
+    }
+
+    /// A key is missing. Returns whether it may be there once the keys were fetched again, which the fetcher is asked
+    /// for once. Costs a system call at most, and waits for nothing.
+    pub(super) fn want(&self) -> bool {
+        if !self.is_stale.load(Ordering::Relaxed) {
+            return false;
+        }
+        if !self.is_wanted.swap(true, Ordering::Relaxed)
+            && let Some(fetcher) = self.fetcher.get()
+        {
+            fetcher.unpark();
+        }
+        true
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_wanted.load(Ordering::Relaxed)
+    }
+
+    /// A fetch begins that will bring what is wanted by now.
+    pub(super) fn begin(&self) {
+        self.is_wanted.store(false, Ordering::Relaxed);
+    }
+}

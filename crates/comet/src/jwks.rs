@@ -1,0 +1,169 @@
+//! Keys of tokens from URLs (`token.jwks_urls`), fetched by a thread of its own.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this is the edge: when to fetch again is a matter of time"
+)]
+
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use comet_config::Token;
+use comet_logic::{AnyAuthenticator, Jwt};
+use ureq::Agent;
+use ureq::http::header::CACHE_CONTROL;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+/// The name of the thread.
+const THREAD: &str = "jwks";
+
+/// Least time between two fetches of a URL.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Longest time of a fetch, redirects included.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most redirects of a fetch.
+const REDIRECTS: u32 = 3;
+
+/// Longest key set, bytes.
+const BODY_MAX: u64 = 1 << 20;
+
+/// Fetches the keys of `token`'s URLs, if there are any, for as long as `authenticator` or a clone is there. Returns at
+/// once.
+pub(crate) fn fetch(authenticator: &AnyAuthenticator, token: &Token) {
+    let AnyAuthenticator::Jwt(jwt) = authenticator else { return };
+    if token.jwks_urls.is_empty() {
+        return;
+    }
+    let fetcher = Fetcher {
+        jwt: Arc::downgrade(jwt),
+        agent: agent(),
+        urls: token.jwks_urls.iter().map(|url| Source::new(url)).collect(),
+        refresh: token.jwks_refresh,
+        last: None,
+    };
+    match thread::Builder::new().name(THREAD.to_owned()).spawn(|| fetcher.run()) {
+        Ok(thread) => jwt.set_fetcher(thread.thread().clone()),
+        Err(error) => log::error!("token.jwks_urls: no thread to fetch them: {error}"),
+    }
+}
+
+fn agent() -> Agent {
+    let authorities = rustls_native_certs::load_native_certs().certs;
+    let authorities: RootCerts =
+        authorities.iter().map(|one| Certificate::from_der(one).to_owned()).into();
+    let tls = TlsConfig::builder().root_certs(authorities).build();
+    let config = Agent::config_builder()
+        .timeout_global(Some(TIMEOUT))
+        .max_redirects(REDIRECTS)
+        .tls_config(tls)
+        .user_agent(concat!("comet/", env!("CARGO_PKG_VERSION")));
+    config.build().into()
+}
+
+struct Fetcher {
+    /// The thread ends when this is gone.
+    jwt: Weak<Jwt>,
+    agent: Agent,
+    urls: Vec<Source>,
+    refresh: Duration,
+    /// When something was fetched last.
+    last: Option<Instant>,
+}
+
+struct Source {
+    url: String,
+    due: Instant,
+    /// What came of the last fetch; `None` before the first.
+    is_good: Option<bool>,
+}
+
+impl Fetcher {
+    fn run(mut self) {
+        while let Some(jwt) = self.jwt.upgrade() {
+            let pause = self.turn(&jwt);
+            drop(jwt);
+            thread::park_timeout(pause);
+        }
+    }
+
+    /// Fetches what is due, and says how long there is nothing to do.
+    fn turn(&mut self, jwt: &Jwt) -> Duration {
+        let may_fetch_at = self.last.map_or_else(Instant::now, |last| last + PAUSE);
+        let is_wanted = jwt.wants_fetch() && may_fetch_at <= Instant::now();
+        if is_wanted {
+            jwt.begin_fetch();
+        }
+        for index in 0..self.urls.len() {
+            if is_wanted || self.urls[index].due <= Instant::now() {
+                self.look(jwt, index);
+                self.last = Some(Instant::now());
+            }
+        }
+        let now = Instant::now();
+        let stale_at = self.last.map_or(now, |last| last + PAUSE);
+        let is_stale = stale_at <= now || self.urls.iter().any(|url| url.is_good != Some(true));
+        jwt.set_stale(is_stale);
+        let dues = self.urls.iter().map(|url| url.due);
+        let next = dues.chain((stale_at > now).then_some(stale_at)).min().unwrap_or(stale_at);
+        next.saturating_duration_since(now)
+    }
+
+    fn look(&mut self, jwt: &Jwt, index: usize) {
+        let Self { agent, urls, refresh, .. } = self;
+        let source = &mut urls[index];
+        let key = format_args!("token.jwks_urls[{index}]");
+        let taken = get(agent, &source.url).and_then(|(bytes, max_age)| {
+            let change = jwt.adopt_fetched(index, &bytes).map_err(|error| error.to_string())?;
+            Ok((change, max_age))
+        });
+        comet_ops::count_key_fetch(&source.url, taken.is_ok());
+        let was_good = source.is_good.replace(taken.is_ok());
+        let pause = match taken {
+            Ok((change, max_age)) => {
+                if let Some(change) = change {
+                    log::info!("{key}: {change}");
+                } else if was_good == Some(false) {
+                    log::info!("{key}: fetched again");
+                }
+                max_age.map_or(*refresh, |age| age.clamp(PAUSE, PAUSE.max(*refresh)))
+            }
+            Err(error) => {
+                if was_good != Some(false) {
+                    log::warn!("{key}: {}: {error}; what it gave before stays in use", source.url);
+                }
+                PAUSE
+            }
+        };
+        source.due = Instant::now() + pause;
+    }
+}
+
+impl Source {
+    fn new(url: &str) -> Self {
+        Self { url: url.to_owned(), due: Instant::now(), is_good: None }
+    }
+}
+
+/// The body at `url`, and how long it is good according to the server.
+fn get(agent: &Agent, url: &str) -> Result<(Vec<u8>, Option<Duration>), String> {
+    let request = agent.get(url).config().https_only(url.starts_with("https:"));
+    // Plain HTTP is for this host alone, so no proxy is asked.
+    let request = match url.starts_with("https:") {
+        true => request.build(),
+        false => request.proxy(None).max_redirects(0).build(),
+    };
+    let mut response = request.call().map_err(|error| error.to_string())?;
+    let cache = response.headers().get(CACHE_CONTROL).and_then(|value| value.to_str().ok());
+    let max_age = cache.and_then(max_age);
+    let body = response.body_mut().with_config().limit(BODY_MAX).read_to_vec();
+    Ok((body.map_err(|error| error.to_string())?, max_age))
+}
+
+fn max_age(cache_control: &str) -> Option<Duration> {
+    let directives = cache_control.split(',').map(str::trim);
+    let seconds = directives.filter_map(|directive| directive.strip_prefix("max-age=")).next()?;
+    seconds.parse().ok().map(Duration::from_secs)
+}
