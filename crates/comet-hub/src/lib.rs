@@ -21,7 +21,7 @@ mod random;
 mod shares;
 
 pub use calls::{CALLS_MAX, CallError, CallResult, Ended, Outcome};
-pub use comet_core::Millis;
+pub use comet_core::{ActiveClock, Millis};
 pub use hub::{Hub, LATE_LOOK_MS, RETRY_MS};
 pub use inboxes::{Inboxes, Refused};
 pub use paced::{PacedBroadcast, PacedBroadcasts};

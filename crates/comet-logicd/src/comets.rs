@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use tonic::Status;
 
+use crate::active_time::ActiveTime;
 use crate::comet::{Comet, CometOptions, Request, ask};
 
 /// Pushes that may be under way at once; with the longest body this bounds their memory.
@@ -41,8 +42,7 @@ pub(crate) struct Comets {
     comets: Vec<Comet>,
     pub(crate) sessions: Arc<Store>,
     pub(crate) bounds: Bounds,
-    /// Zero of the clock of what is decided.
-    epoch: Instant,
+    time: ActiveTime,
     fanout: Arc<Mutex<Fanout>>,
     health: Mutex<HealthMonitor>,
     /// Tells pushes under way that a comet is gone.
@@ -97,7 +97,7 @@ impl Comets {
                 .collect::<Result<_, _>>()?,
             sessions,
             bounds,
-            epoch: Instant::now(),
+            time: ActiveTime::new(),
             fanout: Arc::new(Mutex::new(fanout)),
             health: Mutex::new(HealthMonitor::new(comets.len(), HEALTH_TIMES, Millis(0))),
             gone: watch::Sender::new(()),
@@ -157,9 +157,11 @@ impl Comets {
     ) -> Result<Pushed, Status> {
         let mut push = plan(&self.fanout());
         let mut calls = JoinSet::new();
+        // The clock rounds down, so that no call has less than its limit.
+        let begin = self.time.now().after(1);
         let mut gone = self.gone.subscribe();
         loop {
-            let Some(call) = self.fanout().poll_call(&mut push, self.now()) else { break };
+            let Some(call) = self.fanout().poll_call(&mut push, begin) else { break };
             let Call { part, comet, target } = call;
             let under_way = CallUnderWay { fanout: Arc::clone(&self.fanout), comet };
             let (channel, request) = (self.comets[comet].channel(), request(target));
@@ -169,7 +171,8 @@ impl Comets {
             });
         }
         while !push.is_complete() {
-            let due = push.poll_timeout().map(|due| self.instant(due)).unwrap_or(self.epoch);
+            let due = push.poll_timeout().expect("a part without an outcome has a deadline");
+            let due = self.time.instant(due);
             select! {
                 biased;
                 Some(answered) = calls.join_next() => {
@@ -177,10 +180,10 @@ impl Comets {
                     push.handle_answer(part, answer);
                 }
                 Ok(()) = gone.changed() => self.fanout().leave_out_gone(&mut push),
-                () = sleep_until(due.into()) => push.handle_timeout(self.now()),
+                () = sleep_until(due.into()) => push.handle_timeout(self.time.now()),
             }
         }
-        for event in self.fanout().count_parts(self.now(), &push) {
+        for event in self.fanout().count_parts(self.time.now(), &push) {
             self.log(&event);
         }
         let pushed = push.finish().map_err(|refused| match refused {
@@ -205,7 +208,7 @@ impl Comets {
         hand_in: impl FnOnce(&mut HealthMonitor, Millis),
     ) -> (Vec<Check>, Option<Instant>) {
         let mut monitor = self.health();
-        hand_in(&mut monitor, self.now());
+        hand_in(&mut monitor, self.time.now());
         while let Some((comet, health)) = monitor.poll_change() {
             self.fanout().set_health(comet, &health);
             if let Health::Gone(_) = health {
@@ -215,7 +218,7 @@ impl Comets {
             log_health(&self.comets[comet], &health);
         }
         let checks = std::iter::from_fn(|| monitor.poll_check()).collect();
-        (checks, monitor.poll_timeout().map(|due| self.instant(due)))
+        (checks, monitor.poll_timeout().map(|due| self.time.sleep_until(due)))
     }
 
     fn log(&self, event: &FanoutEvent) {
@@ -228,14 +231,6 @@ impl Comets {
                 log::info!("comet {id:?} takes pushes again: {failed} calls failed");
             }
         }
-    }
-
-    fn now(&self) -> Millis {
-        Millis(millis(self.epoch.elapsed()))
-    }
-
-    fn instant(&self, time: Millis) -> Instant {
-        self.epoch + Duration::from_millis(time.0)
     }
 
     /// The locks are never held across an await, and only the thread of logic takes them.
