@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use comet_hub::Millis;
 use comet_hub::fanout::{
     Call, Check, Fanout, FanoutConfig, FanoutEvent, Health, HealthMonitor, HealthTimes, LedgerSum,
-    PushFanout, Refused, Target,
+    NoPlace, PushFanout, Refused, Target,
 };
+use comet_hub::{CallerId, Millis};
 use comet_push::{Bounds, FailedServer, Pushed};
 use comet_router::{Sessions, Store, StoreError};
-use comet_serve::{BadAddress, BearerToken};
+use comet_serve::{BadAddress, BearerToken, Caller};
 use comet_wire::goim::comet::Ledger;
 use tokio::select;
 use tokio::sync::watch;
@@ -27,6 +27,9 @@ use crate::comet::{Comet, CometOptions, Request, ask};
 
 /// Pushes that may be under way at once; with the longest body this bounds their memory.
 const PUSHES_MAX: usize = 1_024;
+
+/// Those of one caller: four of them are needed to leave no place for others.
+const CALLER_PUSHES_MAX: usize = PUSHES_MAX / 4;
 
 /// Calls that may be under way to one comet. A comet that is slow holds no more than half of the pushes.
 const CALLS_MAX: usize = PUSHES_MAX / 2;
@@ -64,11 +67,11 @@ impl Drop for CallUnderWay {
 }
 
 /// A place among the pushes under way.
-pub(crate) struct Place<'a>(&'a Comets);
+pub(crate) struct Place<'a>(&'a Comets, CallerId);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fanout().give_place_back();
+        self.0.fanout().give_place_back(self.1);
     }
 }
 
@@ -88,6 +91,7 @@ impl Comets {
             keys_max: bounds.keys_max,
             limit_ms: millis(bounds.timeout + GRACE),
             places: PUSHES_MAX,
+            caller_places: CALLER_PUSHES_MAX,
             calls: CALLS_MAX,
         });
         Ok(Self {
@@ -141,12 +145,17 @@ impl Comets {
         }
     }
 
+    /// A place for a push of the current caller.
     pub(crate) fn place(&self) -> Result<Place<'_>, Status> {
-        if self.fanout().take_place() {
-            return Ok(Place(self));
-        }
-        let sentence = "pushes are under way; try again when some are answered";
-        Err(Status::resource_exhausted(format!("{PUSHES_MAX} {sentence}")))
+        let caller = CallerId(Caller::current().0);
+        let taken = self.fanout().take_place(caller);
+        let (most, whose) = match taken {
+            Ok(()) => return Ok(Place(self, caller)),
+            Err(NoPlace::OfAll(most)) => (most, ""),
+            Err(NoPlace::OfCaller(most)) => (most, " of this connection"),
+        };
+        let sentence = "are under way; try again when some are answered";
+        Err(Status::resource_exhausted(format!("{most} pushes{whose} {sentence}")))
     }
 
     /// Makes the calls of the push that `plan` makes, all at once; `request` is what a comet is asked for.
