@@ -155,7 +155,7 @@ impl HubDriver {
         let now = self.now().after(1);
         let from = CallerId(Caller::current().0);
         let begun = hub.begin((now, limit_ms), inboxes, (from, caller), messages);
-        if !matches!(begun, Err(CallError::TooManyCalls)) {
+        if !matches!(begun, Err(CallError::TooManyCalls | CallError::TooManyOfCaller)) {
             // The task runs later, on this thread. It also wakes the shards that a call reached which
             // then found another one gone.
             self.wake.wake();

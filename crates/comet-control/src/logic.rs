@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep_until, timeout};
 
+use crate::aside::aside;
 use crate::hub::HubDriver;
 
 pub(crate) use self::stats::LogicStats;
@@ -296,9 +297,13 @@ impl Logic {
                 tokio::spawn(async move {
                     let limit = logic.timeout;
                     let call = logic.hub.begin_everywhere(limit, |call| Message::Rooms { call });
-                    let rooms = match call {
-                        Ok(call) => call.await.ok().map(|counted| RoomPieces::cut(counted.rooms)),
+                    let counted = match call {
+                        Ok(call) => call.await.ok(),
                         Err(_) => None,
+                    };
+                    let rooms = match counted {
+                        Some(counted) => Some(aside(|| RoomPieces::cut(counted.rooms)).await),
+                        None => None,
                     };
                     logic.update(|state, now| state.client.handle_rooms(now, rooms));
                 });

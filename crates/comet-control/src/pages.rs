@@ -13,6 +13,7 @@ use comet_serve::{Health, Query, healthz, refusal};
 use serde_json::Value;
 use tonic::Status;
 
+use crate::aside::aside;
 use crate::monitor::Monitor;
 use crate::stat::top_rooms;
 use crate::status::status;
@@ -45,7 +46,8 @@ async fn stat(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
         let top = top(&uri)?;
         let (reading, rooms) = tokio::try_join!(monitor.read(), monitor.rooms()).map_err(status)?;
-        Ok::<_, Status>(reading.stat(&rooms, top))
+        let rooms = aside(move || top_rooms(rooms, top)).await;
+        Ok::<_, Status>(reading.stat(&rooms))
     };
     answered(answer.await)
 }
@@ -53,7 +55,8 @@ async fn stat(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
 async fn rooms(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
         let top = top(&uri)?;
-        Ok::<_, Status>(top_rooms(&monitor.rooms().await.map_err(status)?, top))
+        let rooms = monitor.rooms().await.map_err(status)?;
+        Ok::<_, Status>(aside(move || top_rooms(rooms, top)).await)
     };
     answered(answer.await)
 }

@@ -11,8 +11,8 @@ use crate::logic::LogicStats;
 use crate::monitor::{FIELDS, Reading, Rooms};
 
 impl Reading<'_> {
-    /// The whole answer, with the `top` fullest of `rooms`.
-    pub(crate) fn stat(&self, rooms: &Rooms, top: usize) -> Value {
+    /// The whole answer; `rooms` is that of [`top_rooms`].
+    pub(crate) fn stat(&self, rooms: &Value) -> Value {
         let monitor = self.monitor;
         let mut totals = numbers(|read| self.sum(read));
         totals.insert("turns".to_owned(), turns(&self.counters));
@@ -34,14 +34,15 @@ impl Reading<'_> {
             "calls_under_way": self.calls_under_way,
             "totals": totals,
             "cores": cores,
-            "rooms": top_rooms(rooms, top),
+            "rooms": rooms,
             "logic": self.logic.as_ref().map(logic),
         })
     }
 }
 
 /// The `top` fullest of `rooms`, and how many there are in all.
-pub(crate) fn top_rooms(rooms: &Rooms, top: usize) -> Value {
+#[allow(clippy::needless_pass_by_value, reason = "a million rooms are also dropped here")]
+pub(crate) fn top_rooms(rooms: Rooms, top: usize) -> Value {
     let fullest = fullest(rooms.iter().map(|(name, online)| (&**name, *online)).collect(), top);
     let fullest: Vec<Value> =
         fullest.iter().map(|(name, online)| json!({ "room": name, "online": online })).collect();

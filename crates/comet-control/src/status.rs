@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use comet_core::{DropReason, Tally};
-use comet_hub::{CALLS_MAX, CallError, CallResult};
+use comet_hub::{CALLER_CALLS_MAX, CALLS_MAX, CallError, CallResult};
 use comet_wire::goim::comet::Ledger;
 use tonic::Status;
 
@@ -18,6 +18,9 @@ pub(crate) fn status(error: CallError) -> Status {
     match error {
         CallError::TooManyCalls => Status::resource_exhausted(format!(
             "{CALLS_MAX} calls are under way; try again when some are answered"
+        )),
+        CallError::TooManyOfCaller => Status::resource_exhausted(format!(
+            "{CALLER_CALLS_MAX} calls of this connection are under way; try again when some are answered"
         )),
         CallError::ShardGone(shard) => {
             Status::unavailable(format!("shard {} has ended: the server is going down", shard.0))

@@ -8,9 +8,16 @@ use std::sync::Arc;
 
 use comet_core::{CallId, Counters, Millis, Report, ShardId, Tally};
 
+use crate::callers::Callers;
+use crate::queues::CallerId;
+
 /// Calls that may be under way at once. Each holds its frame, so this also bounds memory; a caller
 /// beyond it is refused at once.
 pub const CALLS_MAX: usize = 16_384;
+
+/// Calls that one caller may have under way at once: four of them are needed to leave no room for others. goim's
+/// job has 32 at most, a stream of pushes 1,024.
+pub const CALLER_CALLS_MAX: usize = CALLS_MAX / 4;
 
 /// What the reports of a call added up to.
 #[derive(Debug, Default)]
@@ -32,6 +39,8 @@ pub struct CallResult {
 pub enum CallError {
     /// [`CALLS_MAX`] calls are under way.
     TooManyCalls,
+    /// [`CALLER_CALLS_MAX`] calls of this caller are under way.
+    TooManyOfCaller,
     /// The shard has ended.
     ShardGone(ShardId),
     /// The shard's inbox had no room in time; other shards may have got their messages.
@@ -77,11 +86,13 @@ struct Open<C> {
     result: CallResult,
     limit_ms: u64,
     deadline: Millis,
+    from: CallerId,
     caller: C,
 }
 
 pub(crate) struct Calls<C> {
     open: HashMap<CallId, Open<C>>,
+    callers: Callers,
     last: u64,
     /// Ended, and not polled yet.
     ended: VecDeque<Ended<C>>,
@@ -89,11 +100,23 @@ pub(crate) struct Calls<C> {
 
 impl<C> Calls<C> {
     pub(crate) fn new() -> Self {
-        Self { open: HashMap::new(), last: 0, ended: VecDeque::new() }
+        let callers = Callers::new(CALLER_CALLS_MAX);
+        Self { open: HashMap::new(), callers, last: 0, ended: VecDeque::new() }
     }
 
     pub(crate) fn under_way(&self) -> usize {
         self.open.len()
+    }
+
+    /// Whether another call may begin.
+    pub(crate) fn check_room(&self, caller: CallerId) -> Result<(), CallError> {
+        if self.open.len() >= CALLS_MAX {
+            return Err(CallError::TooManyCalls);
+        }
+        if !self.callers.has_room(caller) {
+            return Err(CallError::TooManyOfCaller);
+        }
+        Ok(())
     }
 
     pub(crate) fn runs(&self, call: CallId) -> bool {
@@ -112,11 +135,12 @@ impl<C> Calls<C> {
         call: CallId,
         reports: u64,
         (now, limit_ms): (Millis, u64),
-        caller: C,
+        (from, caller): (CallerId, C),
     ) {
         debug_assert!(reports > 0, "a call without a report would never end");
         let (result, deadline) = (CallResult::default(), now.after(limit_ms));
-        let open = Open { missing: reports, partials: 0, result, limit_ms, deadline, caller };
+        let open = Open { missing: reports, partials: 0, result, limit_ms, deadline, from, caller };
+        self.callers.begin(from);
         self.open.insert(call, open);
     }
 
@@ -159,7 +183,7 @@ impl<C> Calls<C> {
         report(open);
         if open.missing == 0
             && open.partials == 0
-            && let Some(Open { result, caller, .. }) = self.open.remove(&call)
+            && let Some(Open { result, caller, .. }) = self.remove(call)
         {
             self.ended.push_back(Ended { call, caller, outcome: Ok(result) });
         }
@@ -167,7 +191,7 @@ impl<C> Calls<C> {
 
     /// Ends `call`: a message of it cannot reach `shard` any more.
     pub(crate) fn fail(&mut self, call: CallId, shard: ShardId) {
-        if let Some(Open { caller, .. }) = self.open.remove(&call) {
+        if let Some(Open { caller, .. }) = self.remove(call) {
             self.ended.push_back(Ended { call, caller, outcome: Err(CallError::ShardGone(shard)) });
         }
     }
@@ -183,6 +207,7 @@ impl<C> Calls<C> {
         let mut late: Vec<_> = self.open.extract_if(|_, open| open.deadline <= now).collect();
         // Callers must not depend on the order of a hash map.
         late.sort_unstable_by_key(|(call, _)| *call);
+        late.iter().for_each(|(_, open)| self.callers.end(open.from));
         self.ended.extend(late.into_iter().map(|(call, open)| {
             let Open { missing, partials, result, limit_ms: waited_ms, caller, .. } = open;
             let known = Box::new(result);
@@ -200,7 +225,13 @@ impl<C> Calls<C> {
 
     /// Ends `call` without an outcome: its caller has left.
     pub(crate) fn forget(&mut self, call: CallId) {
-        self.open.remove(&call);
+        self.remove(call);
+    }
+
+    fn remove(&mut self, call: CallId) -> Option<Open<C>> {
+        let open = self.open.remove(&call)?;
+        self.callers.end(open.from);
+        Some(open)
     }
 
     /// The call that ended first of those that were not polled yet.
@@ -218,7 +249,7 @@ mod tests {
     fn calls(reports: u64) -> Calls<&'static str> {
         let mut calls = Calls::new();
         assert_eq!(calls.next_id(), CALL);
-        calls.open(CALL, reports, (Millis(10), 100), "caller");
+        calls.open(CALL, reports, (Millis(10), 100), (CallerId(1), "caller"));
         calls
     }
 
@@ -285,7 +316,7 @@ mod tests {
         let mut calls = Calls::new();
         for _ in 0..100 {
             let call = calls.next_id();
-            calls.open(call, 1, (Millis(0), 1), ());
+            calls.open(call, 1, (Millis(0), 1), (CallerId(1), ()));
         }
         calls.end_late(Millis(1), &HashMap::new());
         let ended: Vec<u64> =

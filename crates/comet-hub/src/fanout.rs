@@ -16,8 +16,9 @@ use std::num::NonZeroU32;
 
 use comet_core::Millis;
 
+use crate::callers::Callers;
 use crate::failing::Failing;
-use crate::shares;
+use crate::{CallerId, shares};
 
 pub use self::health::{Check, Health, HealthMonitor, HealthTimes};
 pub use self::push::{
@@ -38,8 +39,19 @@ pub struct FanoutConfig {
     pub limit_ms: u64,
     /// Pushes that may be under way at once.
     pub places: usize,
+    /// Those of one caller.
+    pub caller_places: usize,
     /// Calls that may be under way to one comet.
     pub calls: usize,
+}
+
+/// So many pushes are under way that there is no place for another one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoPlace {
+    /// Of all callers.
+    OfAll(usize),
+    /// Of the caller.
+    OfCaller(usize),
 }
 
 /// What a push meets at a comet.
@@ -57,6 +69,7 @@ pub struct Fanout {
     config: FanoutConfig,
     comets: Vec<Comet>,
     places_taken: usize,
+    callers: Callers,
     failures: BTreeMap<String, u64>,
     /// By number of the comet.
     failing: Failing<usize>,
@@ -70,7 +83,8 @@ impl Fanout {
         assert!(config.keys_max > 0, "a call has room for a key");
         let comets = config.comets.iter().map(|_| Comet::default()).collect();
         let (failures, failing) = (BTreeMap::new(), Failing::default());
-        Self { config, comets, places_taken: 0, failures, failing }
+        let callers = Callers::new(config.caller_places);
+        Self { config, comets, places_taken: 0, callers, failures, failing }
     }
 
     /// What the monitor found: a comet that is gone is left out of pushes from now on.
@@ -120,22 +134,30 @@ impl Fanout {
         push.give_up(|comet| self.comets[comet].gone.as_deref().map(gone));
     }
 
-    /// Takes a place for a push; false: none is free. It has to be given back with
-    /// [`Fanout::give_place_back`].
-    #[must_use]
-    pub fn take_place(&mut self) -> bool {
-        let is_free = self.places_taken < self.config.places;
-        self.places_taken += usize::from(is_free);
-        is_free
+    /// Takes a place for a push of `caller`. It has to be given back with [`Fanout::give_place_back`].
+    ///
+    /// # Errors
+    /// None is free.
+    pub fn take_place(&mut self, caller: CallerId) -> Result<(), NoPlace> {
+        if self.places_taken >= self.config.places {
+            return Err(NoPlace::OfAll(self.config.places));
+        }
+        if !self.callers.has_room(caller) {
+            return Err(NoPlace::OfCaller(self.config.caller_places));
+        }
+        self.places_taken += 1;
+        self.callers.begin(caller);
+        Ok(())
     }
 
     /// A push is over, or its caller left.
     ///
     /// # Panics
-    /// If none was under way.
-    pub fn give_place_back(&mut self) {
+    /// If none of the caller was under way.
+    pub fn give_place_back(&mut self, caller: CallerId) {
         assert!(self.places_taken > 0, "a place that was taken comes back");
         self.places_taken -= 1;
+        self.callers.end(caller);
     }
 
     /// Pushes under way.

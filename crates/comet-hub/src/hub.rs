@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use comet_core::{ActiveClock, CallId, Limits, Message, Millis, Report, ShardId};
 
-use crate::calls::{CALLS_MAX, CallError, Calls, Ended};
+use crate::calls::{CallError, Calls, Ended};
 use crate::inboxes::Inboxes;
 use crate::lane::{Gone, Lane};
 use crate::queues::CallerId;
@@ -109,7 +109,7 @@ impl<C> Hub<C> {
     /// of several callers take turns. Ids of calls count up from 1 without gaps.
     ///
     /// # Errors
-    /// [`CallError::TooManyCalls`], before any message is made. [`CallError::ShardGone`]: shards before
+    /// [`CallError::TooManyCalls`] and [`CallError::TooManyOfCaller`], before any message is made. [`CallError::ShardGone`]: shards before
     /// that one may have got their messages. What was to be kept is dropped then.
     pub fn begin<M>(
         &mut self,
@@ -123,9 +123,7 @@ impl<C> Hub<C> {
     {
         let now = self.advance(now);
         let Self { calls, lanes, late_at, .. } = self;
-        if calls.under_way() >= CALLS_MAX {
-            return Err(CallError::TooManyCalls);
-        }
+        calls.check_room(caller)?;
         let id = calls.next_id();
         let mut sent = 0;
         for (shard, message) in messages(id) {
@@ -134,7 +132,7 @@ impl<C> Hub<C> {
                 .map_err(|Gone| CallError::ShardGone(shard))?;
             sent += 1;
         }
-        calls.open(id, sent, (now, limit_ms), kept);
+        calls.open(id, sent, (now, limit_ms), (caller, kept));
         let deadline = now.after(limit_ms);
         *late_at = Some(late_at.map_or(deadline, |at| at.min(deadline)));
         Ok(id)

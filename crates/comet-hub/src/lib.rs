@@ -6,6 +6,7 @@
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock, awaits or names a runtime.
 
+mod callers;
 mod calls;
 mod failing;
 #[cfg(test)]
@@ -20,8 +21,8 @@ mod queues;
 mod random;
 mod shares;
 
-pub use calls::{CALLS_MAX, CallError, CallResult, Ended, Outcome};
-pub use comet_core::Millis;
+pub use calls::{CALLER_CALLS_MAX, CALLS_MAX, CallError, CallResult, Ended, Outcome};
+pub use comet_core::{ActiveClock, Millis};
 pub use hub::{Hub, LATE_LOOK_MS, RETRY_MS};
 pub use inboxes::{Inboxes, Refused};
 pub use paced::{PacedBroadcast, PacedBroadcasts};

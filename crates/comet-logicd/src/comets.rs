@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use comet_hub::Millis;
 use comet_hub::fanout::{
     Call, Check, Fanout, FanoutConfig, FanoutEvent, Health, HealthMonitor, HealthTimes, LedgerSum,
-    PushFanout, Refused, Target,
+    NoPlace, PushFanout, Refused, Target,
 };
+use comet_hub::{CallerId, Millis};
 use comet_push::{Bounds, FailedServer, Pushed};
 use comet_router::{Sessions, Store, StoreError};
-use comet_serve::{ApiTls, BadAddress, BearerToken};
+use comet_serve::{ApiTls, BadAddress, BearerToken, Caller};
 use comet_wire::goim::comet::Ledger;
 use tokio::select;
 use tokio::sync::watch;
@@ -22,10 +22,14 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use tonic::Status;
 
+use crate::active_time::ActiveTime;
 use crate::comet::{Comet, CometOptions, Request, ask};
 
 /// Pushes that may be under way at once; with the longest body this bounds their memory.
 const PUSHES_MAX: usize = 1_024;
+
+/// Those of one caller: four of them are needed to leave no place for others.
+const CALLER_PUSHES_MAX: usize = PUSHES_MAX / 4;
 
 /// Calls that may be under way to one comet. A comet that is slow holds no more than half of the pushes.
 const CALLS_MAX: usize = PUSHES_MAX / 2;
@@ -41,8 +45,7 @@ pub(crate) struct Comets {
     comets: Vec<Comet>,
     pub(crate) sessions: Arc<Store>,
     pub(crate) bounds: Bounds,
-    /// Zero of the clock of what is decided.
-    epoch: Instant,
+    time: ActiveTime,
     fanout: Arc<Mutex<Fanout>>,
     health: Mutex<HealthMonitor>,
     /// Tells pushes under way that a comet is gone.
@@ -64,11 +67,11 @@ impl Drop for CallUnderWay {
 }
 
 /// A place among the pushes under way.
-pub(crate) struct Place<'a>(&'a Comets);
+pub(crate) struct Place<'a>(&'a Comets, CallerId);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fanout().give_place_back();
+        self.0.fanout().give_place_back(self.1);
     }
 }
 
@@ -89,6 +92,7 @@ impl Comets {
             keys_max: bounds.keys_max,
             limit_ms: millis(bounds.timeout + GRACE),
             places: PUSHES_MAX,
+            caller_places: CALLER_PUSHES_MAX,
             calls: CALLS_MAX,
         });
         Ok(Self {
@@ -98,7 +102,7 @@ impl Comets {
                 .collect::<Result<_, _>>()?,
             sessions,
             bounds,
-            epoch: Instant::now(),
+            time: ActiveTime::new(),
             fanout: Arc::new(Mutex::new(fanout)),
             health: Mutex::new(HealthMonitor::new(comets.len(), HEALTH_TIMES, Millis(0))),
             gone: watch::Sender::new(()),
@@ -142,12 +146,17 @@ impl Comets {
         }
     }
 
+    /// A place for a push of the current caller.
     pub(crate) fn place(&self) -> Result<Place<'_>, Status> {
-        if self.fanout().take_place() {
-            return Ok(Place(self));
-        }
-        let sentence = "pushes are under way; try again when some are answered";
-        Err(Status::resource_exhausted(format!("{PUSHES_MAX} {sentence}")))
+        let caller = CallerId(Caller::current().0);
+        let taken = self.fanout().take_place(caller);
+        let (most, whose) = match taken {
+            Ok(()) => return Ok(Place(self, caller)),
+            Err(NoPlace::OfAll(most)) => (most, ""),
+            Err(NoPlace::OfCaller(most)) => (most, " of this connection"),
+        };
+        let sentence = "are under way; try again when some are answered";
+        Err(Status::resource_exhausted(format!("{most} pushes{whose} {sentence}")))
     }
 
     /// Makes the calls of the push that `plan` makes, all at once; `request` is what a comet is asked for.
@@ -158,9 +167,11 @@ impl Comets {
     ) -> Result<Pushed, Status> {
         let mut push = plan(&self.fanout());
         let mut calls = JoinSet::new();
+        // The clock rounds down, so that no call has less than its limit.
+        let begin = self.time.now().after(1);
         let mut gone = self.gone.subscribe();
         loop {
-            let Some(call) = self.fanout().poll_call(&mut push, self.now()) else { break };
+            let Some(call) = self.fanout().poll_call(&mut push, begin) else { break };
             let Call { part, comet, target } = call;
             let under_way = CallUnderWay { fanout: Arc::clone(&self.fanout), comet };
             let (channel, request) = (self.comets[comet].channel(), request(target));
@@ -170,7 +181,8 @@ impl Comets {
             });
         }
         while !push.is_complete() {
-            let due = push.poll_timeout().map(|due| self.instant(due)).unwrap_or(self.epoch);
+            let due = push.poll_timeout().expect("a part without an outcome has a deadline");
+            let due = self.time.instant(due);
             select! {
                 biased;
                 Some(answered) = calls.join_next() => {
@@ -178,10 +190,10 @@ impl Comets {
                     push.handle_answer(part, answer);
                 }
                 Ok(()) = gone.changed() => self.fanout().leave_out_gone(&mut push),
-                () = sleep_until(due.into()) => push.handle_timeout(self.now()),
+                () = sleep_until(due.into()) => push.handle_timeout(self.time.now()),
             }
         }
-        for event in self.fanout().count_parts(self.now(), &push) {
+        for event in self.fanout().count_parts(self.time.now(), &push) {
             self.log(&event);
         }
         let pushed = push.finish().map_err(|refused| match refused {
@@ -206,7 +218,7 @@ impl Comets {
         hand_in: impl FnOnce(&mut HealthMonitor, Millis),
     ) -> (Vec<Check>, Option<Instant>) {
         let mut monitor = self.health();
-        hand_in(&mut monitor, self.now());
+        hand_in(&mut monitor, self.time.now());
         while let Some((comet, health)) = monitor.poll_change() {
             self.fanout().set_health(comet, &health);
             if let Health::Gone(_) = health {
@@ -216,7 +228,7 @@ impl Comets {
             log_health(&self.comets[comet], &health);
         }
         let checks = std::iter::from_fn(|| monitor.poll_check()).collect();
-        (checks, monitor.poll_timeout().map(|due| self.instant(due)))
+        (checks, monitor.poll_timeout().map(|due| self.time.sleep_until(due)))
     }
 
     fn log(&self, event: &FanoutEvent) {
@@ -229,14 +241,6 @@ impl Comets {
                 log::info!("comet {id:?} takes pushes again: {failed} calls failed");
             }
         }
-    }
-
-    fn now(&self) -> Millis {
-        Millis(millis(self.epoch.elapsed()))
-    }
-
-    fn instant(&self, time: Millis) -> Instant {
-        self.epoch + Duration::from_millis(time.0)
     }
 
     /// The locks are never held across an await, and only the thread of logic takes them.

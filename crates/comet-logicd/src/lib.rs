@@ -12,6 +12,7 @@
     reason = "the fan-out takes the time as an argument; its driver reads the clock"
 )]
 
+mod active_time;
 mod backend;
 mod comet;
 mod comets;

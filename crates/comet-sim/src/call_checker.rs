@@ -162,7 +162,9 @@ impl CallChecker {
                 let is_known = *waited_ms == call.limit_ms && call.sums.are(known);
                 (End::InboxFull, is_over && is_right && is_known)
             }
-            Err(CallError::TooManyCalls | CallError::ShardGone(_)) => (End::Late, false),
+            Err(CallError::TooManyCalls | CallError::TooManyOfCaller | CallError::ShardGone(_)) => {
+                (End::Late, false)
+            }
         };
         call.end = Some(end);
         if !is_right {

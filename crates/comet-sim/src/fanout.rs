@@ -6,6 +6,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 
 use comet_core::Millis;
+use comet_hub::CallerId;
 use comet_hub::fanout::{
     Call, CallFailure, Check, FailedComet, Fanout, FanoutConfig, Health, HealthMonitor,
     HealthTimes, LedgerSum, PartId, PushFanout, Pushed, Refused, Target,
@@ -138,6 +139,7 @@ pub(crate) fn run(seed: u64) -> Result<FanoutSummary, String> {
         keys_max: KEYS_MAX,
         limit_ms: LIMIT_MS,
         places,
+        caller_places: places,
         calls: CALLS_MAX,
     };
     let comet = |_| Comet { behaviour: Behaviour::Quick, changes_at: Millis(0) };
@@ -189,7 +191,7 @@ impl World {
             let left = self.rng.below(self.pushes.len());
             let push = self.pushes.remove(left);
             push.end_calls(&mut self.fanout);
-            self.fanout.give_place_back();
+            self.fanout.give_place_back(CallerId::default());
             self.summary.left += 1;
         }
         for push in &mut self.pushes {
@@ -285,7 +287,7 @@ impl World {
     fn push(&mut self) -> Result<(), String> {
         self.summary.pushes += 1;
         let has_room = self.pushes.len() < self.places;
-        if self.fanout.take_place() != has_room {
+        if self.fanout.take_place(CallerId::default()).is_ok() != has_room {
             return Err(format!("a place with {} under way", self.pushes.len()));
         }
         if !has_room {
@@ -403,7 +405,7 @@ impl World {
     /// Checks what came of a push.
     fn end(&mut self, push: Push) -> Result<(), String> {
         let Push { fanout, expected, mut failed, taken, is_bad, .. } = push;
-        self.fanout.give_place_back();
+        self.fanout.give_place_back(CallerId::default());
         self.fanout.count_parts(self.now, &fanout);
         failed.sort();
         let name = |comet: &FailedComet| comet.server.clone();

@@ -3,11 +3,13 @@
 use comet_core::{Accepts, Identity};
 use comet_hub::logic::{AttemptOutcome, Reply, Request};
 use comet_serve::{GrpcChannel, call_until_processed};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tonic::codec::CompressionEncoding;
 use tonic::{Response, Status};
 
 use super::failure::outcome_of_status;
+use crate::aside::aside;
 use comet_wire::goim::logic::logic_client::LogicClient;
 use comet_wire::goim::logic::{
     ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, OnlineReply, OnlineReq, ReceiveReq,
@@ -74,18 +76,23 @@ async fn try_send(
                 .send_compressed(CompressionEncoding::Gzip)
                 .accept_compressed(CompressionEncoding::Gzip)
                 .max_decoding_message_size(ROOM_COUNTS_MAX);
-            let rooms = pieces.rooms(*piece).iter();
-            let rooms = rooms.map(|(room, online)| (room.as_ref().to_owned(), *online));
+            let (all, piece) = (Arc::clone(pieces), *piece);
+            let room_count = aside(move || {
+                let rooms = all.rooms(piece).iter();
+                rooms.map(|(room, online)| (room.as_ref().to_owned(), *online)).collect()
+            });
             let request = OnlineReq {
                 server,
-                room_count: rooms.collect(),
+                room_count: room_count.await,
                 // All of them are what goim's comet says by leaving the field out.
-                buckets: if pieces.len() > 1 { pieces.buckets(*piece) } else { 0 },
+                buckets: if pieces.len() > 1 { pieces.buckets(piece) } else { 0 },
                 more: piece + 1 < pieces.len(),
             };
             let reply = client.renew_online(limited(request, limit)).await?;
             let OnlineReply { all_room_count } = reply.into_inner();
-            Ok(Reply::Elsewhere(pieces.elsewhere(all_room_count, shards)))
+            let pieces = Arc::clone(pieces);
+            let elsewhere = aside(move || pieces.elsewhere(all_room_count, shards));
+            Ok(Reply::Elsewhere(elsewhere.await))
         }
     }
 }

@@ -11,6 +11,7 @@ fn fanout(comets: &[&str]) -> Fanout {
         keys_max: 2,
         limit_ms: LIMIT_MS,
         places: 2,
+        caller_places: 1,
         calls: 2,
     })
 }
@@ -152,9 +153,12 @@ fn a_slow_comet_leaves_places_for_the_others() {
 #[test]
 fn places_and_failures_are_counted() {
     let mut fanout = fanout(&["a"]);
-    assert_eq!([(); 3].map(|()| fanout.take_place()), [true, true, false]);
-    fanout.give_place_back();
-    assert_eq!((fanout.places_taken(), fanout.take_place()), (1, true));
+    let [greedy, modest] = [CallerId(1), CallerId(2)];
+    assert_eq!([(); 2].map(|()| fanout.take_place(greedy)), [Ok(()), Err(NoPlace::OfCaller(1))]);
+    assert_eq!(fanout.take_place(modest), Ok(()));
+    assert_eq!(fanout.take_place(CallerId(3)), Err(NoPlace::OfAll(2)));
+    fanout.give_place_back(greedy);
+    assert_eq!((fanout.places_taken(), fanout.take_place(greedy)), (1, Ok(())));
     let sessions = ["a", "x", "y"].map(|server| (format!("at {server}"), Some(server.to_owned())));
     let push = |fanout: &mut Fanout, now, answer| {
         let mut push = fanout.to_sessions(sessions.clone(), 0);

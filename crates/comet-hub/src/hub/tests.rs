@@ -1,7 +1,7 @@
 use comet_core::Tally;
 
 use super::*;
-use crate::calls::CallResult;
+use crate::calls::{CALLER_CALLS_MAX, CALLS_MAX, CallResult};
 use crate::fake::FakeInboxes;
 
 const SHARDS: u16 = 2;
@@ -195,6 +195,33 @@ fn too_many_calls_are_refused() {
     assert!(matches!(refused, Err(CallError::TooManyCalls)), "{refused:?}");
     fixture.hub.forget(CallId(1));
     fixture.begin(100, &[FIRST]).unwrap();
+}
+
+/// A caller that begins more than it lets end takes no room from others.
+#[test]
+fn too_many_calls_of_a_caller_are_refused() {
+    let mut fixture = Fixture::new(CALLS_MAX);
+    let begin = |fixture: &mut Fixture, caller| {
+        let Fixture { hub, inboxes, now } = fixture;
+        hub.begin((*now, 100), inboxes, (CallerId(caller), "caller"), |call| {
+            [(FIRST, Message::Rooms { call })]
+        })
+    };
+    for _ in 0..CALLER_CALLS_MAX {
+        begin(&mut fixture, 1).unwrap();
+    }
+    let refused = begin(&mut fixture, 1);
+    assert!(matches!(refused, Err(CallError::TooManyOfCaller)), "{refused:?}");
+    begin(&mut fixture, 2).unwrap();
+    // However a call ends, another one may begin.
+    fixture.hub.forget(CallId(1));
+    begin(&mut fixture, 1).unwrap();
+    assert!(matches!(begin(&mut fixture, 1), Err(CallError::TooManyOfCaller)));
+    fixture.hub.handle_report(Report::Rooms { call: CallId(2), rooms: Vec::new() });
+    begin(&mut fixture, 1).unwrap();
+    assert!(matches!(begin(&mut fixture, 1), Err(CallError::TooManyOfCaller)));
+    fixture.turn(150);
+    begin(&mut fixture, 1).unwrap();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::Receiver;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use comet_client::Transport;
 use rustix::process::Signal;
@@ -172,4 +172,31 @@ fn a_redis_that_cannot_serve_is_one_line_until_it_can() {
     assert_eq!(up(), 1);
     let lines: Vec<_> = log.try_iter().filter(|line| line.contains("session store")).collect();
     assert!(lines.len() < 4, "{lines:?}");
+}
+
+/// `comet logic` stands still for longer than its deadlines. What comets answered meanwhile counts: none of them
+/// is taken for gone, and the push that waits for them leaves none out.
+#[test]
+fn answers_of_comets_that_arrived_meanwhile_count() {
+    let (stopped, at) = other_comet();
+    let sets =
+        [format!("logic_server.comets=[\"stopped={at}\"]"), "push.timeout=\"1s\"".to_owned()];
+    let (logic, log, http, stat) = logic(&sets);
+    let is_up = "comet_logic_comet_up{server=\"stopped\"}";
+    until("the comet to be there", || Metrics::read(stat).value(is_up) == 1);
+    let begin = Instant::now();
+    stopped.signal(Signal::STOP);
+    let pushing = thread::spawn(move || request(http, "POST", "/goim/push/all?operation=5", b"hi"));
+    let callers = "comet_api_connections{listener=\"logic_server.http\"}";
+    until("the push to be under way", || Metrics::read(stat).value(callers) == 1);
+    // Its health is asked for as well, once a second.
+    thread::sleep(Duration::from_millis(1_100).saturating_sub(begin.elapsed()));
+    logic.signal(Signal::STOP);
+    stopped.signal(Signal::CONT);
+    thread::sleep(Duration::from_secs(5));
+    logic.signal(Signal::CONT);
+    let answer = pushing.join().unwrap();
+    assert_eq!((&answer["code"], failed(&answer["data"])), (&0.into(), vec![]), "{answer}");
+    assert_eq!(Metrics::read(stat).value(is_up), 1);
+    assert!(log.try_iter().all(|line| !line.contains("gone")));
 }
