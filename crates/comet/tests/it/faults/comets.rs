@@ -33,10 +33,10 @@ fn a_comet_behind_a_bad_wire_holds_up_no_push_to_the_others() {
     let good = Server::start(&["server.id=\"good\""]);
     let (_other, grpc, tcp) = other();
     let wire = Wire::to(grpc);
-    let logic = Logic::start(&[
-        format!("logic_server.comets=[\"good={}\",\"other={}\"]", good.grpc, wire.address),
-        "push.timeout=\"500ms\"".to_owned(),
-    ]);
+    let logic = Logic::start(&[format!(
+        "logic_server.comets=[\"good={}\",\"other={}\"]",
+        good.grpc, wire.address
+    )]);
     let is_up = |up: u64| {
         until("the other's health to be known", || {
             let sample = "comet_logic_comet_up{server=\"other\"}";
