@@ -241,8 +241,9 @@ impl Client {
     }
 
     fn heartbeat(&mut self, socket: &mut Socket, rng: &mut Rng) {
+        let start = socket.written_total();
         self.request(socket, rng, op::HEARTBEAT, b"", Expected::Heartbeat);
-        socket.mark_heartbeat();
+        socket.mark_heartbeat(start);
     }
 
     /// A random request within the protocol.

@@ -1,6 +1,7 @@
 //! A fake socket: two byte streams with small buffers, as the driver and the client see them.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use comet_core::{CloseHow, Hangup, Millis, Transport};
 
@@ -23,8 +24,8 @@ pub(crate) struct Socket {
     written_total: u64,
     /// Bytes that receives gave to the server.
     pub(crate) received: u64,
-    /// Where in the stream each heartbeat frame ends.
-    heartbeats: VecDeque<u64>,
+    /// Where in the stream the heartbeats are that the server has not received.
+    heartbeats: VecDeque<Range<u64>>,
     /// When the server received the last byte of the last heartbeat.
     pub(crate) heartbeat_at: Option<Millis>,
     /// Where in the stream the token ends.
@@ -90,9 +91,14 @@ impl Socket {
         }
     }
 
-    /// The last byte written is the end of a heartbeat.
-    pub(crate) fn mark_heartbeat(&mut self) {
-        self.heartbeats.push_back(self.written_total);
+    /// How many bytes the client has written.
+    pub(crate) fn written_total(&self) -> u64 {
+        self.written_total
+    }
+
+    /// What was written from `start` on is a heartbeat.
+    pub(crate) fn mark_heartbeat(&mut self, start: u64) {
+        self.heartbeats.push_back(start..self.written_total);
     }
 
     /// The last byte written is the end of the token.
@@ -130,9 +136,17 @@ impl Socket {
             && self.read == self.taken
     }
 
-    /// Nothing is on its way in either direction.
+    /// Nothing is on its way in either direction, but for heartbeats.
     pub(crate) fn is_idle(&self) -> bool {
-        self.written.is_empty() && self.in_flight.is_none() && self.read == self.taken
+        let mut end = self.written_total;
+        for heartbeat in self.heartbeats.iter().rev() {
+            if heartbeat.end != end {
+                break;
+            }
+            end = heartbeat.start;
+        }
+        let has_said_more = end > self.written_total - self.written.len() as u64;
+        !has_said_more && self.in_flight.is_none() && self.read == self.taken
     }
 
     pub(crate) fn is_drained_by_server(&self) -> bool {
@@ -160,7 +174,7 @@ impl Socket {
         let most = rng.pick(&[1, 7, 100, 1024, 20_000]).min(self.written.len());
         let bytes: Vec<u8> = self.written.drain(..most).collect();
         self.received += bytes.len() as u64;
-        while self.heartbeats.front().is_some_and(|end| *end <= self.received) {
+        while self.heartbeats.front().is_some_and(|heartbeat| heartbeat.end <= self.received) {
             self.heartbeats.pop_front();
             self.heartbeat_at = Some(now);
         }
