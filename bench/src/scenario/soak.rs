@@ -251,7 +251,7 @@ impl<'a> Soak<'a> {
         Ok((sent.iter().map(|sent| sent.pushes).sum(), faults))
     }
 
-    /// What is pushed, and who comes, while `fault` is committed.
+    /// What is pushed and which clients come while `fault` is committed.
     fn phase(&mut self, fault: Fault) -> Phase {
         let arrivals = if fault == Fault::Nothing { 0.0 } else { self.args.arrivals };
         Phase {

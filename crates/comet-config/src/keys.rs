@@ -222,8 +222,6 @@ sections! {
         /// Replies that may wait for one client beside the pushes. A client that asks for more before it has
         /// read them, or in one go, is closed.
         cli_proto: u16 = 256 in number(1..=65_535), Alive;
-        /// Sessions that one user may have at once. One more is closed with too_many_sessions.
-        user_sessions: u32 = 10_000 in number(1..=1 << 20), Alive;
         /// What happens to a push to a client whose outbox is full. Each outcome is counted.
         slow_consumer: SlowConsumer = "drop-newest" in OneOf, Alive;
         /// Whether pushes to a room reach only clients that accept their operation. goim: false.
@@ -234,6 +232,10 @@ sections! {
     limits: Limits {
         /// Connections a data core holds, and at most its share of the limit on open files. 0: that share.
         connections: u32 = 0 in number(0..=16 << 20), Alive;
+        /// Memory that the outboxes of a core may take together. A push that several clients wait for counts once, or a few
+        /// times where they have little else in common. Beyond it every client that has something to take counts as full
+        /// (slow_consumer), and an eighth beyond it every client.
+        outbox_memory: u64 = "1GiB" in size(MIB..=1024 * GIB), Alive;
         /// Pushes in the inbox of a core, and as many other messages beside them. Push callers wait when it
         /// is full.
         mesh_inbox: usize = 4096 in number(16..=1 << 20), AtStart;
@@ -272,6 +274,8 @@ sections! {
         bytes: u32 = 0 in size(0..=GIB), Alive;
         /// Changes of the room by one client in a second, on average over 10 seconds; 0: any number.
         room_changes: u32 = 0 in number(0..=1 << 20), Alive;
+        /// Sessions that one user may have at once. One more is closed with too_many_sessions.
+        user_sessions: u32 = 10_000 in number(1..=1 << 20), Alive;
     }
 
     /// The directory of keys and users.

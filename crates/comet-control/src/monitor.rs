@@ -79,6 +79,11 @@ pub(crate) const FIELDS: &[Field] = &[
     }),
     gauge("waiting", "Deliveries in an outbox or on their way into the kernel.", |c| c.waiting),
     gauge("waiting_bytes", "Bytes in outboxes that the kernel has not taken.", |c| c.waiting_bytes),
+    gauge(
+        "held_bytes",
+        "Memory that outboxes take; pushes that several clients wait for count once.",
+        |c| c.held_bytes,
+    ),
     gauge("connections", "Connections open.", |c| c.connections),
     gauge("live", "Connections authenticated.", |c| c.live),
     gauge("handshakes", "Connections not authenticated yet.", |c| c.handshakes),

@@ -189,6 +189,8 @@ pub struct Counters {
     /// Bytes in outboxes that the kernel has not taken, now: of pushes and replies, for each connection
     /// as if it were alone, though equal ones are stored once.
     pub waiting_bytes: u64,
+    /// Bytes that outboxes hold, now; those that several clients wait for count once.
+    pub held_bytes: u64,
     /// Frames read from clients.
     pub frames_in: u64,
     /// Of these, frames ignored because the client was not authenticated yet.

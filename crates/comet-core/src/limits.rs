@@ -34,6 +34,10 @@ pub struct Limits {
     pub svr_proto: u16,
     /// Bytes an outbox holds; then [`Limits::slow_consumer`] decides.
     pub outbox_bytes: u32,
+    /// Bytes that all outboxes of the shard hold, entries included. A message that several outboxes share counts once, or a
+    /// few times where they have little else in common. Beyond it every outbox that holds something is full, and
+    /// an eighth beyond it every outbox.
+    pub outbox_memory: u64,
     /// Replies an outbox holds beside the pushes; one more closes the connection.
     pub cli_proto: u16,
     /// What a full outbox does.
@@ -89,6 +93,7 @@ impl Default for Limits {
             path: "/sub".into(),
             svr_proto: 512,
             outbox_bytes: 2 << 20,
+            outbox_memory: 1 << 30,
             cli_proto: 256,
             slow_consumer: SlowConsumer::DropNewest,
             filter_rooms: false,

@@ -206,6 +206,7 @@ impl Shard {
         counters.keys = self.home.keys.len() as u64;
         let Outboxes { bytes_queued, bytes_dropped, .. } = self.outboxes;
         counters.waiting_bytes = bytes_queued - counters.bytes_out - bytes_dropped;
+        counters.held_bytes = self.outboxes.chains.held_bytes() as u64;
         counters.waiting =
             counters.deliveries.queued - counters.sent - counters.lost - counters.superseded;
         counters

@@ -4,7 +4,7 @@
 //! An IPv6 address listens for IPv6 alone (`IPV6_V6ONLY`), whatever `net.ipv6.bindv6only` says: `0.0.0.0`
 //! and `[::]` are two addresses, and whoever wants both names both.
 //!
-//! A Unix socket replaces one that nobody listens on any more, and is gone with its listener.
+//! A Unix socket replaces one without a listener, and is gone with its listener.
 //!
 //! **Invariant:** it depends on no other crate of the workspace, and nothing here accepts.
 

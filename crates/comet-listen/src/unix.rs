@@ -28,7 +28,7 @@ pub struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     id: (u64, u64),
-    /// Open until the file is removed: nobody else takes the path before, and the inode's number is not used again.
+    /// Open until the file is removed: no other process takes the path before, and the inode's number is not used again.
     _socket: Socket,
 }
 
@@ -41,7 +41,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Binds `path` and listens. A socket there on which nobody listens is replaced.
+/// Binds `path` and listens. A socket there without a listener is replaced.
 ///
 /// # Errors
 /// If the kernel refuses, another socket listens there, or a file is there that is no socket.
@@ -55,7 +55,7 @@ fn open(path: &Path, backlog: i32) -> io::Result<(Socket, SocketFile)> {
     let _lock = lock(path.parent().expect("the path of a socket has a directory"))?;
     make_room(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Before anybody can connect; the kernel takes what umask names away from it (unix(7)).
+    // Before the first connection; the kernel takes what umask names away from it (unix(7)).
     File::from(OwnedFd::from(socket.try_clone()?)).set_permissions(Permissions::from_mode(MODE))?;
     socket.bind(&SockAddr::unix(path)?)?;
     let _socket = socket.try_clone()?;
@@ -86,15 +86,15 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
     has_stale_socket(path).map(|_| ())
 }
 
-/// Removes a socket on which nobody listens.
+/// Removes a socket without a listener.
 fn make_room(path: &Path) -> io::Result<()> {
     if has_stale_socket(path)? { fs::remove_file(path) } else { Ok(()) }
 }
 
-/// Whether `path` is the file of a socket on which nobody listens.
+/// Whether `path` is the file of a socket without a listener.
 ///
 /// # Errors
-/// [`ErrorKind::AddrInUse`] if somebody does, [`ErrorKind::AlreadyExists`] if it is no socket.
+/// [`ErrorKind::AddrInUse`] if it has one, [`ErrorKind::AlreadyExists`] if it is no socket.
 fn has_stale_socket(path: &Path) -> io::Result<bool> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
@@ -111,7 +111,7 @@ fn has_stale_socket(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether somebody listens there.
+/// Whether it has a listener.
 fn is_live(path: &Path) -> io::Result<bool> {
     // Without waiting: one whose backlog is full listens as well.
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;

@@ -102,6 +102,7 @@ impl Plan {
             head_max: 1024,
             svr_proto: rng.pick(&[1, 2, 5, 80]),
             outbox_bytes: rng.pick(&[400, 4_000, 1 << 20]),
+            outbox_memory: rng.pick(&[1 << 30, 1 << 30, 20_000, 2_000]),
             cli_proto: rng.pick(&[16, 24, 64]),
             slow_consumer: rng.pick(&[
                 SlowConsumer::DropNewest,

@@ -84,7 +84,7 @@ impl PushClient {
     /// or `unix:/PATH`.
     ///
     /// # Errors
-    /// [`PushError::Unreachable`] if nobody listens there.
+    /// [`PushError::Unreachable`] if there is no listener.
     pub fn connect(address: &str) -> Result<Self, PushError> {
         Self::connect_with(address, &TlsFiles::default())
     }
@@ -92,7 +92,7 @@ impl PushClient {
     /// The same with authorities and a certificate of one's own.
     ///
     /// # Errors
-    /// [`PushError::Tls`] if a file cannot be used, [`PushError::Unreachable`] if nobody listens there.
+    /// [`PushError::Tls`] if a file cannot be used, [`PushError::Unreachable`] if there is no listener.
     pub fn connect_with(address: &str, tls: &TlsFiles) -> Result<Self, PushError> {
         let unreachable = |source: Box<dyn Error + Send + Sync>| PushError::Unreachable {
             address: address.to_owned(),

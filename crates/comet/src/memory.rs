@@ -33,6 +33,8 @@ const TLS_RECORDS: u64 = (32 << 10) + (16 << 10);
 /// The entry of a message in an outbox, without the bytes of the message: 48 bytes in a log that has
 /// doubled, and 8 in the table of a send.
 const OUTBOX_ENTRY: u64 = 104;
+/// What short messages in outboxes take, beside what they count as in [`Limits::outbox_memory`].
+const OUTBOX_ALLOCATED: u64 = 2;
 /// A reply beside its entry: its header and what is allocated around it.
 const REPLY: u64 = 64;
 /// With drop-oldest a log may keep as many messages that were dropped as it has.
@@ -74,6 +76,7 @@ impl Bounds {
             head_max,
             svr_proto,
             outbox_bytes,
+            outbox_memory,
             cli_proto,
             mesh_backlog,
             sources,
@@ -114,6 +117,9 @@ impl Bounds {
             SlowConsumer::DropOldest => KEPT_BY_DROP_OLDEST,
             SlowConsumer::DropNewest | SlowConsumer::Close => 1,
         };
+        let entries = u64::from(*svr_proto) * OUTBOX_ENTRY;
+        let waiting = connections * (entries + allocated(u64::from(*outbox_bytes))) * kept;
+        let all_outboxes = (*outbox_memory + *outbox_memory / 8).saturating_mul(OUTBOX_ALLOCATED);
         let callers = |most| connections_max(open_files, most) as u64;
         let heads =
             callers(HTTP_CONNECTIONS) + callers(STAT_CONNECTIONS) + callers(DEBUG_CONNECTIONS);
@@ -142,14 +148,7 @@ impl Bounds {
                 "if every client leaves its replies",
                 connections * u64::from(*cli_proto) * (OUTBOX_ENTRY + REPLY),
             ),
-            (
-                "if every outbox is full, entries",
-                connections * u64::from(*svr_proto) * OUTBOX_ENTRY * kept,
-            ),
-            (
-                "if every outbox is full and no message shared",
-                allocated(connections * u64::from(*outbox_bytes)) * kept,
-            ),
+            ("pushes that clients leave waiting", waiting.min(cores * all_outboxes)),
             (
                 "users who left and are remembered",
                 when(*user_memory_ms > 0, cores * RETAINED_MAX as u64 * RETAINED),
@@ -237,7 +236,13 @@ mod tests {
             let bounds = Bounds::of(&config, &limits(&config, 66_128), 66_128);
             bounds.rows.iter().map(|(_, bytes)| *bytes).sum::<u64>()
         };
-        let least = ["limits.connections=1000", "bucket.user_memory=\"0s\""];
+        let least = [
+            "limits.connections=1000",
+            "limits.outbox_memory=\"1024GiB\"",
+            "bucket.user_memory=\"0s\"",
+        ];
+        let of_outboxes = |memory: &str| sum(&[&format!("limits.outbox_memory=\"{memory}\"")]);
+        assert!(of_outboxes("1GiB") > of_outboxes("1MiB"));
         let before = sum(&least);
         for raised in [
             "limits.connections=1001",

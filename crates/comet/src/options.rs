@@ -175,6 +175,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         path: config.websocket.path.as_str().into(),
         svr_proto: protocol.svr_proto,
         outbox_bytes: protocol.outbox_bytes,
+        outbox_memory: config.limits.outbox_memory,
         cli_proto: protocol.cli_proto,
         slow_consumer: match protocol.slow_consumer {
             SlowConsumer::DropNewest => comet_core::SlowConsumer::DropNewest,
@@ -205,7 +206,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         },
         origins: config.websocket.origins.as_slice().into(),
         trace_users: config.white_list.users.as_slice().into(),
-        user_sessions: protocol.user_sessions,
+        user_sessions: config.clients.user_sessions,
         user_memory_ms: millis(config.bucket.user_memory),
         buckets: (config.bucket.count / config.server.cores.len()).next_power_of_two(),
     }

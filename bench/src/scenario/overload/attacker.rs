@@ -24,7 +24,7 @@ impl Site {
     }
 }
 
-/// What an attack and those who watch it tell each other.
+/// What an attack and its observers tell each other.
 #[derive(Default)]
 pub(super) struct Signs {
     is_under_way: AtomicBool,

@@ -60,7 +60,7 @@ pub(super) enum Fault {
     HalfOpen,
     /// Clients that leave by a reset, in the midst of a frame or with pushes unread.
     Resets,
-    /// Callers that come in numbers, push to nobody, break off, or speak something else.
+    /// Callers that come in numbers, push to absent keys, break off, or speak something else.
     Callers,
     /// Clients that change rooms and send heartbeats as fast as they can.
     Floods,

@@ -390,7 +390,7 @@ fn is_redis(text: &str) -> bool {
         && (database.is_empty() || database.parse::<i64>().is_ok())
 }
 
-/// URLs of servers that nobody can imitate: with TLS, or on this host.
+/// URLs whose servers cannot be impersonated: with TLS, or on this host.
 pub(crate) struct KeyUrls;
 
 impl Elements<String> for KeyUrls {

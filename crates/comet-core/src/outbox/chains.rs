@@ -37,6 +37,8 @@ pub(crate) struct Chains {
     first_log: (LogId, Generation),
     serial: Serial,
     joined_bytes: usize,
+    /// What the frames of all logs take.
+    held_bytes: usize,
 }
 
 impl Chains {
@@ -49,6 +51,7 @@ impl Chains {
             first_log: (LogId::NONE, Generation(0)),
             serial: Serial(0),
             joined_bytes: 0,
+            held_bytes: 0,
         }
     }
 
@@ -169,7 +172,7 @@ impl Chains {
         };
         let log = &mut self.logs[id];
         if log.end() == run.to {
-            log.push(item.clone());
+            self.held_bytes += log.push(item.clone());
         }
         let run = Run { to: run.to.next(), ..run };
         let known = log.latest_ending(run.to);
@@ -220,7 +223,7 @@ impl Chains {
         let id = self.begin_log();
         let log = &mut self.logs[id];
         let run = log.run_before_first();
-        items.into_iter().for_each(|item| log.push(item));
+        self.held_bytes += items.into_iter().map(|item| log.push(item)).sum::<usize>();
         (id, Run { to: log.end(), ..run }, totals)
     }
 
@@ -255,7 +258,7 @@ impl Chains {
             self.joined_bytes -= window.joined().map_or(0, <[u8]>::len);
         }
         let log = &mut self.logs[chain.log];
-        log.release(chain.run);
+        self.held_bytes -= log.release(chain.run);
         if log.is_empty() {
             let log = self.logs.remove(chain.log);
             if self.spare.len() < SPARE_MAX && log.capacity() <= SPARE_FRAMES_MAX {
@@ -264,10 +267,18 @@ impl Chains {
         }
     }
 
+    /// What all outboxes hold, bytes. A frame counts once for each log it is in.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// Nothing is left when every outbox is empty.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
-        self.chains.len() == 0 && self.logs.len() == 0 && self.joined_bytes == 0
+        self.chains.len() == 0
+            && self.logs.len() == 0
+            && self.joined_bytes == 0
+            && self.held_bytes == 0
     }
 }
 

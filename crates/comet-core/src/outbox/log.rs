@@ -87,8 +87,11 @@ impl Log {
         Run { from: self.begin, floor: self.begin, to: self.begin }
     }
 
-    pub(super) fn push(&mut self, item: Item) {
+    /// Appends a frame. Returns the bytes it takes.
+    pub(super) fn push(&mut self, item: Item) -> usize {
+        let bytes = bytes_of(&item);
         self.frames.push_back(Logged { item, begins: 0, ends: 0, latest_ending: Handle::NONE });
+        bytes
     }
 
     pub(super) fn get(&self, at: LogIndex) -> Option<&Item> {
@@ -123,23 +126,31 @@ impl Log {
         self.frames[to.previous().since(self.begin)].latest_ending
     }
 
-    /// Gives back a run that was held. Frames before the first and behind the last run are dropped.
-    pub(super) fn release(&mut self, run: Run) {
+    /// Gives back a run that was held. Frames before the first and behind the last run are dropped. Returns the
+    /// bytes they took.
+    pub(super) fn release(&mut self, run: Run) -> usize {
         self.at(run.from).begins -= 1;
         self.at(run.to.previous()).ends -= 1;
-        while self.frames.front().is_some_and(|first| first.begins == 0) {
-            self.frames.pop_front();
+        let mut bytes = 0;
+        while let Some(first) = self.frames.pop_front_if(|first| first.begins == 0) {
+            bytes += bytes_of(&first.item);
             self.begin = self.begin.next();
         }
-        while self.frames.back().is_some_and(|last| last.ends == 0) {
-            self.frames.pop_back();
+        while let Some(last) = self.frames.pop_back_if(|last| last.ends == 0) {
+            bytes += bytes_of(&last.item);
         }
+        bytes
     }
 
     fn at(&mut self, at: LogIndex) -> &mut Logged {
         let begin = self.begin;
         &mut self.frames[at.since(begin)]
     }
+}
+
+/// What a frame takes: its entry in a log and its bytes.
+fn bytes_of(item: &Item) -> usize {
+    size_of::<Logged>() + item.frame.for_websocket().len()
 }
 
 #[cfg(test)]

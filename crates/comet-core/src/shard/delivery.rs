@@ -186,6 +186,15 @@ impl<'a> Delivery<'a> {
     /// Whether an outbox with this load has space for the push.
     fn fits(&self, transport: Transport, load: Load) -> bool {
         let bytes = load.bytes.saturating_add(self.bytes[transport as usize]);
-        load.pushes < u32::from(self.limits.svr_proto) && bytes <= self.limits.outbox_bytes
+        let is_short = load.pushes < u32::from(self.limits.svr_proto);
+        is_short && bytes <= self.limits.outbox_bytes && self.has_memory(load)
+    }
+
+    /// Whether an outbox with this load may hold more, for all that the outboxes of the shard hold. The part behind
+    /// the bound is for clients that keep up.
+    fn has_memory(&self, load: Load) -> bool {
+        let held = self.outboxes.chains.held_bytes() as u64;
+        let bound = self.limits.outbox_memory;
+        held <= bound || (load.bytes == 0 && held <= bound + bound / 8)
     }
 }

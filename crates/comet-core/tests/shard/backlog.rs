@@ -137,3 +137,60 @@ fn a_room_closed_as_slow_shares_its_last_send() {
         assert_eq!(sends[0].len(), 1);
     }
 }
+
+/// What the outboxes of the only shard hold.
+fn held(rig: &Rig) -> u64 {
+    rig.shards[0].counters().held_bytes
+}
+
+#[test]
+fn outboxes_that_hold_too_much_together_are_full_but_for_clients_that_keep_up() {
+    let bound = 100_000;
+    let mut rig = Rig::new(1, Limits { outbox_memory: bound, ..Limits::default() });
+    let body = [0; 9_900];
+    let slow = rig.join(0, "/slow//");
+    rig.allow(slow, Some(0));
+    let queued = (0..20).map(|_| rig.push_keys(&["slow"], 5, &body).queued).sum::<u64>();
+    assert!((10..12).contains(&queued), "{queued} of 20");
+    // One that keeps up goes on.
+    let quick = rig.join(0, "/quick//");
+    for _ in 0..20 {
+        assert_eq!(rig.push_keys(&["quick"], 5, &body).queued, 1);
+        assert_eq!(rig.take(quick), frame(5, 0, &body));
+    }
+    // Many others that are stalled, with a push each: up to an eighth beyond the bound.
+    for number in 0..10 {
+        let key = format!("k{number}");
+        let conn = rig.join(0, &format!("/{key}//"));
+        rig.allow(conn, Some(0));
+        rig.push_keys(&[&key], 5, &body);
+        assert!(held(&rig) <= bound + bound / 8 + 10_000, "{}", held(&rig));
+    }
+    let refused = rig.push_keys(&["quick"], 5, &body).dropped;
+    assert_eq!(refused[DropReason::OutboxFull as usize], 1);
+    // What is sent makes space.
+    rig.allow(slow, None);
+    assert_eq!(rig.take(slow), frame(5, 0, &body).repeat(queued as usize));
+    assert_eq!(rig.push_keys(&["quick"], 5, &body).queued, 1);
+}
+
+#[test]
+fn drop_oldest_gives_memory_back_where_outboxes_hold_too_much_together() {
+    let limits = Limits {
+        outbox_memory: 100_000,
+        slow_consumer: SlowConsumer::DropOldest,
+        ..Limits::default()
+    };
+    let mut rig = Rig::new(1, limits);
+    let conns = stalled(&mut rig, Transport::Tcp);
+    for _ in 0..100 {
+        assert_eq!(rig.push_room("r", 5, &[0; 9_900]).queued, STALLED as u64);
+        assert!(held(&rig) <= 120_000, "{}", held(&rig));
+    }
+    for conn in conns {
+        rig.allow(conn, None);
+    }
+    let counters = rig.shards[0].counters();
+    assert_eq!((counters.waiting, counters.held_bytes), (0, 0));
+    assert_eq!(counters.sent + counters.superseded, 100 * STALLED as u64);
+}

@@ -157,8 +157,8 @@ impl RoomPieces {
         Some(self.pieces[0].bytes).filter(|bytes| *bytes > self.bytes_max)
     }
 
-    /// The rooms with somebody on other servers, if `all` is how many are in each room on all of them. That may
-    /// be older than our own number: then it is not less than nobody.
+    /// The rooms with members on other servers, if `all` is how many are in each room on all of them. That may
+    /// be older than our own number: then the difference is not below zero.
     #[must_use]
     pub fn elsewhere(
         &self,

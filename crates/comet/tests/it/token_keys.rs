@@ -84,6 +84,6 @@ async fn comet_logic_takes_newer_keys() {
     assert!(!is_taken(SECRET).await && is_taken(OTHER).await);
     file.write(b"short");
     process.signal(Signal::HUP);
-    line_with(&log, "SIGHUP: no key of tokens changes: token.jwt_keys: ");
+    line_with(&log, "SIGHUP: nothing changes: token.jwt_keys: ");
     assert!(is_taken(OTHER).await);
 }
