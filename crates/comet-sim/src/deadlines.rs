@@ -67,7 +67,7 @@ fn is_overdue(entry: &Peer, stalls: &StallLog, since: Millis, limit_ms: u32, now
         last = last.after(LOOK_AGAIN_MS);
     }
     if let Some(spared_at) = entry.spared_at {
-        last = last.max(spared_at.after(LOOK_AGAIN_MS));
+        last = last.max(spared_at.after(LOOK_AGAIN_MS + stalls.since(spared_at)));
     }
     now > last.after(3 * TICK_MS)
 }

@@ -171,7 +171,10 @@ impl<'a> Delivery<'a> {
         match self.limits.slow_consumer {
             SlowConsumer::DropNewest => None,
             SlowConsumer::Close => {
-                self.slow.push(slot);
+                // A client that has taken everything is not slow, though there is no memory for its push.
+                if load.bytes > 0 {
+                    self.slow.push(slot);
+                }
                 None
             }
             // What is in flight cannot be taken back: where that alone fills the outbox, the newest push
