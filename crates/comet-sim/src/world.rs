@@ -88,7 +88,8 @@ impl World {
         loop {
             self.step(Phase::Quiet)?;
             let Env { now, control, .. } = &self.env;
-            let active_at = self.env.active_at();
+            // While the process is stopped nothing happens, which is no rest.
+            let active_at = self.env.active_at().max(self.stopped_until);
             let is_still = *now > active_at.after(2 * ROOM_COUNT_MS + 100)
                 && *now > control.paced_until
                 && control.is_idle()
