@@ -9,6 +9,7 @@
 
 mod action;
 mod addresses;
+mod calls;
 mod notices;
 mod outcome;
 mod renewal;
@@ -18,17 +19,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
 
-use comet_core::{
-    ActiveClock, AuthRequest, Canary, ConnId, Message, Millis, Report, ShardId, home_of_key,
-};
+use comet_core::{ActiveClock, AuthRequest, Canary, ConnId, Message, Millis, Report, ShardId};
 
 use self::action::Output;
 use self::addresses::Addresses;
 use self::notices::{Notice, NoticeKind, Notices, SequenceNumber};
 use self::outcome::{Failure, Verdict};
-use self::renewal::{Next, Progress, Renewal};
+use self::renewal::{Progress, Renewal};
 use self::request::Retry;
 use crate::Random;
 use crate::failing::Failing;
@@ -429,148 +427,6 @@ impl LogicClient {
         }
         // Calls that are over need no deadline any more.
         while self.deadlines.pop_front_if(|(_, call)| !self.calls.contains_key(call)).is_some() {}
-    }
-
-    /// Begins a client's call, or answers that there is no permit.
-    fn ask(&mut self, now: Millis, purpose: Purpose, request: Request) {
-        if self.calls.len() < self.config.calls {
-            return self.begin(now, purpose, request);
-        }
-        let way = (request.rpc(), Failure::TooManyCalls.code());
-        self.count(way.0, way.1);
-        log_failure((&mut self.failing, &mut self.out), now, way, "logic.calls are under way");
-        match purpose {
-            Purpose::Identify { conn, .. } => self.deny(conn, Failure::TooManyCalls),
-            Purpose::Receive { conn } => {
-                self.send(
-                    conn,
-                    Message::Receipt { conn, outcome: Err(Failure::TooManyCalls.sentence()) },
-                );
-            }
-            Purpose::Notice(_) | Purpose::Renewal => unreachable!("these wait for a permit"),
-        }
-    }
-
-    fn begin(&mut self, now: Millis, purpose: Purpose, request: Request) {
-        self.last_call += 1;
-        let call = self.last_call;
-        let request = Arc::new(request);
-        let (attempts, connection, tried) = (0, None, Vec::new());
-        let failure = Failure::Unavailable;
-        self.calls.insert(call, Call { purpose, request, attempts, connection, tried, failure });
-        self.deadlines.push_back((now.after(self.config.timeout_ms), call));
-        self.try_next(now, call);
-    }
-
-    /// Sends the call to the next address that has not failed it yet.
-    fn try_next(&mut self, now: Millis, id: u64) {
-        let call = self.calls.get_mut(&id).expect("the call is under way");
-        let Some(connection) = self.addresses.pick(&call.tried) else {
-            let failure = call.failure.clone();
-            return self.end(now, id, Err(failure));
-        };
-        let attempt = AttemptId { call: id, attempt: call.attempts };
-        call.attempts += 1;
-        call.connection = Some(connection);
-        let request = Arc::clone(&call.request);
-        self.out.actions.push_back(Action::Send { attempt, connection, request });
-    }
-
-    fn end(&mut self, now: Millis, id: u64, result: Result<Reply, Failure>) {
-        let Call { purpose, request, .. } = self.calls.remove(&id).expect("the call is under way");
-        let code = result.as_ref().map_or_else(Failure::code, |_| StatusCode::OK);
-        self.count(request.rpc(), code);
-        match &result {
-            Ok(_) => {
-                let rpc = request.rpc();
-                let ways = (rpc, StatusCode(i32::MIN))..=(rpc, StatusCode(i32::MAX));
-                for ((rpc, code), failed) in self.failing.ended(now, ways) {
-                    self.out.events.push_back(Event::CallsSucceed { rpc, code, failed });
-                }
-            }
-            Err(Failure::Late) => {
-                let limit = Duration::from_millis(self.config.timeout_ms);
-                let message = format!("no answer within {limit:?}");
-                log_failure(
-                    (&mut self.failing, &mut self.out),
-                    now,
-                    (request.rpc(), code),
-                    &message,
-                );
-            }
-            // Attempts have said the rest.
-            Err(_) => {}
-        }
-        match (purpose, result) {
-            // If the answer comes too late, logic may have made a session whose key nobody here ever
-            // hears of. It goes with its expiry: only a live connection's heartbeats renew it.
-            (Purpose::Identify { conn, .. }, Err(failure)) => self.deny(conn, failure),
-            (Purpose::Identify { conn, asked }, Ok(Reply::Connected(identity))) => {
-                if let Some(key) = &identity.key {
-                    let given_up = self.notices.key_in_use(identity.user, key, asked);
-                    self.give_up(given_up);
-                }
-                self.send(conn, Message::Identified { conn, answer: Ok(identity) });
-            }
-            (Purpose::Receive { conn }, Ok(Reply::Done)) => {
-                self.send(conn, Message::Receipt { conn, outcome: Ok(()) });
-            }
-            (Purpose::Receive { conn }, Err(failure)) => {
-                self.send(conn, Message::Receipt { conn, outcome: Err(failure.sentence()) });
-            }
-            (Purpose::Notice(notice), Ok(Reply::Done)) => {
-                let given_up = self.notices.handle_delivered(&notice);
-                self.give_up(given_up);
-            }
-            (Purpose::Notice(notice), Err(_)) => self.notices.handle_undelivered(now, notice),
-            (Purpose::Renewal, result) => {
-                // A failure is counted and logged, and the next renewal mends it.
-                let answer = result.ok().map(|reply| match reply {
-                    Reply::Elsewhere(homes) => homes,
-                    reply => unreachable!("{reply:?} is no reply to RenewOnline"),
-                });
-                self.renew_on(now, answer);
-            }
-            (purpose, Ok(reply)) => unreachable!("{reply:?} is no reply to {purpose:?}"),
-        }
-    }
-
-    /// A piece of the room counts is sent, and what logic has answered.
-    fn renew_on(&mut self, now: Millis, answer: Option<RoomsByHome>) {
-        let resting = Renewal::Resting { until: now.after(self.config.renew_ms) };
-        let Renewal::UnderWay(progress) = mem::replace(&mut self.renewal, resting) else {
-            unreachable!("the renewal is under way")
-        };
-        match progress.handle_answer(answer) {
-            Next::Piece(progress) => self.renewal = Renewal::Counted(progress),
-            Next::Over(answer) => {
-                let homes = answer.into_iter().flatten();
-                let messages = homes.map(|rooms| Message::RemoteRoomCounts { rooms });
-                self.out.messages.extend((0..).map(ShardId).zip(messages));
-            }
-        }
-    }
-
-    fn deny(&mut self, conn: ConnId, failure: Failure) {
-        let denied = failure.denied(self.config.retry_after_ms, &mut self.random);
-        self.send(conn, Message::Identified { conn, answer: Err(denied) });
-    }
-
-    /// Logic learns of an undelivered end by the expiry of the session. A renewal must not be lost: the shard
-    /// has planned the next one already, and by then the session may have expired under a live client.
-    fn give_up(&mut self, notice: Option<Notice>) {
-        if let Some(Notice { key, kind: NoticeKind::Renewed, .. }) = notice {
-            let home = home_of_key(&key, self.config.shards);
-            self.out.messages.push_back((home, Message::RenewalFailed { key }));
-        }
-    }
-
-    fn send(&mut self, conn: ConnId, message: Message) {
-        self.out.messages.push_back((conn.shard, message));
-    }
-
-    fn count(&mut self, rpc: &'static str, code: StatusCode) {
-        *self.counts.entry((rpc, code)).or_default() += 1;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The client as a driver sees it, which here is the test.
 
-use comet_core::{CloseReason, Denied, Generation, Identity, Slot};
+use comet_core::{CloseReason, Denied, Generation, Identity, Slot, home_of_key};
 
 use super::*;
 
