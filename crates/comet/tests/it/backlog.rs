@@ -90,27 +90,24 @@ const LARGE_OUTBOXES: [&str; 4] = [
 
 #[test]
 fn a_long_backlog_leaves_in_few_sends() {
-    let certificates = Certificates::new(&["a.example"]);
-    let client = Arc::new(certificates.client(&[&TLS13]));
-    for transport in BOTH {
-        let server = Server::start(&LARGE_OUTBOXES);
-        check_backlog(&server, Peer::live(&server, transport, "1"), 5_000, body);
-        server.drain();
-        let server = certificates.server(&LARGE_OUTBOXES);
-        check_backlog(&server, tls::live(&server, transport, &client, "1"), 5_000, body);
-    }
+    check_backlogs(5_000, body);
 }
 
 #[test]
 fn frames_too_long_to_be_joined_arrive_between_others() {
+    check_backlogs(20, mixed_body);
+}
+
+/// Checks a backlog of `pushes` over both transports, without TLS and inside it.
+fn check_backlogs(pushes: u32, body: fn(u32) -> Vec<u8>) {
     let certificates = Certificates::new(&["a.example"]);
     let client = Arc::new(certificates.client(&[&TLS13]));
     for transport in BOTH {
         let server = Server::start(&LARGE_OUTBOXES);
-        check_backlog(&server, Peer::live(&server, transport, "1"), 20, mixed_body);
+        check_backlog(&server, Peer::live(&server, transport, "1"), pushes, body);
         server.drain();
         let server = certificates.server(&LARGE_OUTBOXES);
-        check_backlog(&server, tls::live(&server, transport, &client, "1"), 20, mixed_body);
+        check_backlog(&server, tls::live(&server, transport, &client, "1"), pushes, body);
     }
 }
 
