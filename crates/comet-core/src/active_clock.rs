@@ -67,12 +67,6 @@ impl ActiveClock {
         self.now.after(SLEEP_MS_MAX)
     }
 
-    /// The active time of the last stall.
-    #[must_use]
-    pub fn last_stall(&self) -> Option<Millis> {
-        (self.stalled_ms > 0).then_some(self.floor)
-    }
-
     /// How much time does not count, in all.
     #[must_use]
     pub fn stalled_ms(&self) -> u64 {

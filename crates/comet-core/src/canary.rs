@@ -28,7 +28,7 @@ pub enum Canary {
     RepeatedReceive,
     /// A message overtakes those that wait before the same inbox.
     OvertakenLane,
-    /// After a stall logic is not reminded of a key whose end it was told of meanwhile.
+    /// A connection that registers late does not remind logic of its key, of whose end logic was told meanwhile.
     LateClaim,
 }
 

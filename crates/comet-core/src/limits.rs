@@ -80,6 +80,10 @@ pub struct Limits {
     /// How long the session number of a user is retained after the last session ended, milliseconds; 0: the
     /// next session is number 1.
     pub user_memory_ms: u32,
+    /// How long a home retains a key that it reported to logic as disconnected, milliseconds. A connection with
+    /// remote logic that takes half as long to register renews its session at once. Not to be changed while
+    /// shards run.
+    pub key_memory_ms: u32,
     /// Tables that each map of a home is split into, so that none grows in one long step. A power of two.
     pub buckets: usize,
 }
@@ -112,6 +116,7 @@ impl Default for Limits {
             trace_users: [].into(),
             user_sessions: 10_000,
             user_memory_ms: 0,
+            key_memory_ms: 10_000,
             buckets: 256,
         }
     }

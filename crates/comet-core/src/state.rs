@@ -37,6 +37,7 @@ pub(crate) enum ConnState {
 /// What is known of a connection between logic's answer and the homes' answer.
 pub(crate) struct Registering {
     pub(crate) sequence: i32,
+    pub(crate) token_at: TokenTime,
     /// Without its key, which went to the homes.
     pub(crate) identity: Identity,
 }

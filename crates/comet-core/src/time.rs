@@ -39,6 +39,11 @@ impl TokenTime {
         Self((self.0 + 1).max(now.0 << Self::ORDER_BITS).min(Self::MAX))
     }
 
+    /// When the token arrived, to the millisecond.
+    pub(crate) fn millis(self) -> Millis {
+        Millis(self.0 >> Self::ORDER_BITS)
+    }
+
     /// The upper 16 and the lower 32 bits.
     pub(crate) fn to_parts(self) -> (u16, u32) {
         ((self.0 >> 32) as u16, self.0 as u32)

@@ -88,6 +88,7 @@ impl Bounds {
             path: _,
             origins: _,
             // Times.
+            key_memory_ms: _,
             handshake_ms: _,
             write_ms: _,
             heartbeat_ms: _,

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use crate::active_clock::ActiveClock;
+use crate::canary::Canary;
 use crate::ids::{ShardId, home_of_key, home_of_room, home_of_source, home_of_user};
-use crate::limits::{Limits, ROOM_COUNT_MS};
+use crate::limits::Limits;
 use crate::settings::Logic;
 use crate::source::Source;
-use crate::time::{Millis, Tick};
+use crate::time::{Millis, Tick, TokenTime};
 
 pub(super) struct Context {
     pub(super) shard: ShardId,
@@ -51,9 +52,16 @@ impl Context {
         self.limits.user_memory_ms.into()
     }
 
-    /// How long keys that were reported as disconnected are retained. A client that logic let in before it
-    /// learned of that claims the key within twice the handshake timeout, or never.
+    /// How long keys that were reported as disconnected are retained.
     pub(super) fn key_retention_ms(&self) -> u64 {
-        2 * u64::from(self.limits.handshake_ms) + ROOM_COUNT_MS
+        self.limits.key_memory_ms.into()
+    }
+
+    /// Whether so much time has passed since `token_at` that the home of the connection's key may have forgotten an
+    /// end of the key that came later. It retains ends for twice this time, because the clocks of two shards
+    /// are read at different times.
+    pub(super) fn is_late(&self, token_at: TokenTime) -> bool {
+        let retained_ms = self.key_retention_ms() / 2;
+        !Canary::LateClaim.is_released() && token_at.millis().after(retained_ms) <= self.now
     }
 }

@@ -103,16 +103,6 @@ impl Shard {
         is_overdue.then_some(Overdue { reason, deadline: conn.deadline, limit_ms })
     }
 
-    /// Whether this shard was held up since it accepted `slot`, which is in its handshake.
-    pub(super) fn was_held_up_in_handshake(&self, slot: Slot) -> bool {
-        if Canary::LateClaim.is_released() {
-            return false;
-        }
-        let limit = self.context.limits.handshake_ms.div_ceil(TICK_MS as u32) + 1;
-        let accepted_at = Tick(self.conns[slot].deadline.0.saturating_sub(limit));
-        self.context.clock.last_stall().is_some_and(|stall| accepted_at <= stall.tick())
-    }
-
     /// Whether a deadline may be put off once more.
     fn may_wait(&self, overdue: &Overdue) -> bool {
         let last = overdue.deadline.0.saturating_add(overdue.limit_ms.div_ceil(TICK_MS as u32));

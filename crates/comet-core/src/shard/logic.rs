@@ -81,7 +81,8 @@ impl Shard {
         entry.user = identity.user;
         entry.heartbeat_ms = identity.heartbeat_ms.unwrap_or(0);
         let (user, key) = (identity.user, identity.key.take());
-        entry.state = ConnState::Registering(Box::new(Registering { sequence, identity }));
+        entry.state =
+            ConnState::Registering(Box::new(Registering { sequence, token_at, identity }));
         let home = self.context.home_of_user(user);
         self.messages.send(home, Message::Register { conn, token_at, user, key });
     }

@@ -116,8 +116,7 @@ impl Shard {
             // It closed while its homes were asked. The answer alone says what they are to take back.
             return self.release_registration(conn, user, seq, key);
         };
-        let Registering { sequence, identity } = *registering;
-        let is_late = self.was_held_up_in_handshake(slot);
+        let Registering { sequence, token_at, identity } = *registering;
         let entry = &mut self.conns[slot];
         entry.key = key;
         entry.session = seq;
@@ -127,7 +126,7 @@ impl Shard {
         self.handshakes.end();
         self.set_deadline(slot, self.heartbeat_ms(slot));
         self.plan_renewal(slot);
-        if is_late {
+        if self.context.is_late(token_at) {
             // The key's home may have forgotten that logic was told of the key's end since.
             self.conns[slot].renew_at = self.context.tick();
             self.renew(slot);
