@@ -60,6 +60,9 @@ enum SessionState {
     Open,
     /// The peer has sent its close_notify.
     PeerClosed,
+    /// Our close_notify is queued or sent. Nothing is encrypted after it, and what the peer still sends is
+    /// discarded: an alert must not follow a close_notify.
+    Closed,
     /// rustls has returned an error and must not be called again.
     Failed,
 }
@@ -201,7 +204,7 @@ impl TlsSession {
         is_encrypted
     }
 
-    /// Queues a close_notify, if the handshake is done.
+    /// Queues a close_notify, if the handshake is done. From then on received bytes are discarded.
     pub(crate) fn close(&mut self) {
         self.queue(ToEncrypt::CloseNotify);
     }
@@ -253,15 +256,23 @@ impl TlsSession {
     /// session has ended or failed. A handshake goes on in [`TlsSession::handle_recv`] alone, so the
     /// end of a connection computes none.
     fn queue(&mut self, to_encrypt: ToEncrypt<'_>) -> bool {
-        if self.state == SessionState::Failed || self.rustls.is_handshaking() {
+        if matches!(self.state, SessionState::Closed | SessionState::Failed)
+            || self.rustls.is_handshaking()
+        {
             return false;
         }
         // The input is passed again because rustls keeps its position in input that it has not
         // discarded.
         let mut input = std::mem::take(&mut self.unprocessed);
         let (used, idle) = self.process(&mut input, &mut |_| {}, to_encrypt);
-        input.drain(..used);
-        self.unprocessed = input;
+        if idle.is_err() {
+            self.state = SessionState::Failed;
+        } else if let ToEncrypt::CloseNotify = to_encrypt {
+            self.state = SessionState::Closed;
+        } else {
+            input.drain(..used);
+            self.unprocessed = input;
+        }
         matches!(idle, Ok(Idle::Open))
     }
 
