@@ -54,6 +54,7 @@ impl Assembly {
             request_time: bounds.timeout,
         };
         let (trouble, troubles) = watch::channel(None);
+        vitals.look(&trouble);
         let health = Health::new(phase.clone(), troubles);
         let mut servers = Servers::new(health.clone());
         let http_limits = push_limits(HTTP_CONNECTIONS, bounds.frame_max);

@@ -49,22 +49,29 @@ impl Vitals {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let silent = self.silent();
-            if watchdog.is_some() && silent.is_none() {
+            let is_well = self.look(&trouble);
+            if watchdog.is_some() && is_well {
                 manager.notify(Notice::Alive);
             }
-            trouble.send_if_modified(|trouble| {
-                let has_changed = *trouble != silent;
-                if has_changed {
-                    match (&silent, &trouble) {
-                        (Some(sentence), _) => log::error!("{sentence}: health says so"),
-                        (None, _) => log::info!("all cores answer again"),
-                    }
-                    *trouble = silent;
-                }
-                has_changed
-            });
         }
+    }
+
+    /// Puts what is wrong with the cores now into `trouble`. Returns whether nothing is.
+    pub(crate) fn look(&self, trouble: &watch::Sender<Option<String>>) -> bool {
+        let silent = self.silent();
+        let is_well = silent.is_none();
+        trouble.send_if_modified(|trouble| {
+            let has_changed = *trouble != silent;
+            if has_changed {
+                match &silent {
+                    Some(sentence) => log::error!("{sentence}: health says so"),
+                    None => log::info!("all cores answer again"),
+                }
+                *trouble = silent;
+            }
+            has_changed
+        });
+        is_well
     }
 
     /// A sentence about the cores that are silent, if there are any. Wakes those that sleep.
