@@ -191,7 +191,8 @@ impl Services {
             }
             Action::CountRooms => {
                 let counts = ROOMS.map(|room| (Arc::from(room), rng.between(0, 9) as u32));
-                let counts = (!rng.percent(5)).then(|| RoomPieces::cut(counts.to_vec()));
+                let is_counted = !rng.percent(5) || self.is_calm;
+                let counts = is_counted.then(|| RoomPieces::cut(counts.to_vec()));
                 self.probes.push((soon, Outcome::Rooms(counts)));
             }
         }
