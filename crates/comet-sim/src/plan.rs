@@ -91,11 +91,11 @@ impl Plan {
 
     pub(crate) fn random(rng: &mut Rng) -> Self {
         let large = rng.percent(8);
-        let inbox = rng.pick(&[1, 2, 8, 1000]);
+        let inbox = rng.pick(&[1, 2, 64, 1000]);
         // Through the smallest inboxes the lines of the trace log and many heartbeats would delay everything else
         // forever.
         let trace_lists: &[&[i64]] =
-            if inbox < 8 { &[&[]] } else { &[&[], &[1], &[0, 1, 2, 3, 4]] };
+            if inbox < 64 { &[&[]] } else { &[&[], &[1], &[0, 1, 2, 3, 4]] };
         let limits = Limits {
             connections: if rng.percent(8) { 3 } else { 10_000 },
             body_max: rng.pick(&[256, 1024, 4096]),
@@ -139,7 +139,7 @@ impl Plan {
         let logic = match rng.percent(50) {
             true => Logic::Embedded,
             false => {
-                let least = if inbox < 8 { 600 } else { 100 };
+                let least = if inbox < 64 { 600 } else { 100 };
                 let most = rng.between(u64::from(least), 800) as u32;
                 Logic::Remote { renew_ms: (least, rng.pick(&[most, most, 3_000])) }
             }
@@ -152,7 +152,7 @@ impl Plan {
             logic,
             token_ms,
             services,
-            is_configured: inbox >= 8 && rng.percent(40),
+            is_configured: inbox >= 64 && rng.percent(40),
             drain_over_ms: rng.pick(&[0, 0, 200, 2_000]),
             retry_after_ms: rng.pick(&[0, RETRY_AFTER_MS_MAX]),
             rounds: 3,
