@@ -345,9 +345,13 @@ impl Ring {
         !self.has_completions() && !self.ring.submission().taskrun()
     }
 
-    /// Moves completions to the end of `batch`, up to the bound of a turn.
-    pub(crate) fn take(&mut self, batch: &mut Vec<Completion>) {
-        let most = COMPLETIONS_A_TURN.min(self.sends_a_turn);
+    /// Completions that one turn takes at most.
+    pub(crate) fn completions_a_turn(&self) -> usize {
+        COMPLETIONS_A_TURN.min(self.sends_a_turn)
+    }
+
+    /// Moves `most` completions to the end of `batch`, or all if there are fewer.
+    pub(crate) fn take(&mut self, batch: &mut Vec<Completion>, most: usize) {
         batch.extend(self.ring.completion().take(most).map(|entry| {
             let (flags, result) = (entry.flags(), entry.result());
             Completion {

@@ -142,4 +142,10 @@ impl Shard {
     pub fn poll_close(&mut self) -> Option<(ConnId, CloseHow)> {
         self.closes.pop_front()
     }
+
+    /// Whether [`Shard::poll_close`] has more.
+    #[must_use]
+    pub fn has_closes(&self) -> bool {
+        !self.closes.is_empty()
+    }
 }

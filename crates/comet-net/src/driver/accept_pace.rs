@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// The rate is kept over windows of this length.
-const WINDOW: Duration = Duration::from_millis(100);
+/// The rate is kept over windows, at most so many a second. Within one, connections are accepted as fast as they come, so
+/// a short one keeps that burst short.
+const WINDOWS_A_SECOND: u32 = 100;
 
 /// Counts accepts in windows. A storm of connects waits in the kernel's backlog, where it costs nothing, and
 /// the clients that are connected get their share of the core.
@@ -19,13 +20,13 @@ impl AcceptPace {
 
     /// Counts an accept. Returns whether it is the last one that `rate`, accepts a second, allows in this window.
     pub(super) fn is_last(&mut self, now: Instant, rate: u32) -> bool {
+        let most = (rate / WINDOWS_A_SECOND).max(1);
         if now >= self.window_end {
-            self.window_end = now + WINDOW;
+            self.window_end = now + Duration::from_secs(1) * most / rate;
             self.accepted = 0;
         }
         self.accepted += 1;
-        let windows = (Duration::from_secs(1).as_millis() / WINDOW.as_millis()) as u32;
-        self.accepted == rate.div_ceil(windows)
+        self.accepted == most
     }
 
     /// When accepts may go on.
@@ -41,13 +42,15 @@ mod tests {
     #[test]
     fn each_window_has_one_last_accept() {
         let begin = Instant::now();
-        let mut pace = AcceptPace::new(begin);
-        let last = |pace: &mut AcceptPace, at| pace.is_last(begin + Duration::from_millis(at), 30);
-        for window in 0..3 {
-            let accepts: Vec<_> = (0..6).map(|at| last(&mut pace, window * 100 + at)).collect();
-            assert_eq!(accepts, [false, false, true, false, false, false]);
-            assert_eq!(pace.window_end(), begin + (window as u32 + 1) * WINDOW);
+        for (rate, most, window_ms) in [(1, 1, 1_000), (40, 1, 25), (250, 2, 8), (1_000, 10, 10)] {
+            let mut pace = AcceptPace::new(begin);
+            let window = Duration::from_millis(window_ms);
+            for number in 0..3 {
+                let now = begin + number * window;
+                let last = (1..=2 * most).filter(|_| pace.is_last(now, rate)).count();
+                assert_eq!((last, pace.window_end()), (1, now + window), "{rate} a second");
+                assert_eq!(pace.accepted, 2 * most);
+            }
         }
-        assert!(pace.is_last(begin + 4 * WINDOW, 1), "at least one a window");
     }
 }

@@ -8,6 +8,11 @@ use super::Driver;
 use crate::sockets::failed;
 use crate::tls::TlsSession;
 
+/// Sockets with operations in flight that one turn shuts. Each then completes a receive and often a send. The kernel
+/// (6.13 and later) runs at most 20 deferred completions a system call, the oldest first, so more of them would
+/// delay what other clients send.
+const INTERRUPTED_A_TURN: usize = 8;
+
 impl<A: Authenticator> Driver<A> {
     pub(super) fn submit_sends(&mut self) {
         self.has_sends_left = true;
@@ -98,32 +103,42 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Shuts one or both sides of the sockets that the shard closes.
+    /// Shuts one or both sides of the sockets that the shard closes, while the turn has time for it.
     pub(super) fn shut_sockets(&mut self) {
+        let mut interrupted = 0;
         while let Some((conn, how)) = self.shard.poll_close() {
-            let slot = conn.slot;
-            if self.sockets.get(slot).is_none_or(|socket| socket.conn != conn) {
-                continue;
+            if self.sockets.get(conn.slot).is_some_and(|socket| socket.conn == conn) {
+                interrupted += usize::from(self.shut_socket(conn, how));
             }
-            let socket = self.sockets.at(slot);
-            match (how, socket.tls()) {
-                (CloseHow::Write, Some(tls)) => {
-                    tls.close();
-                    socket.shuts_write_when_flushed = true;
-                    self.send_ciphertext(slot);
+            if interrupted >= INTERRUPTED_A_TURN || !self.has_time() {
+                return;
+            }
+        }
+    }
+
+    /// Returns whether operations in flight complete by that.
+    fn shut_socket(&mut self, conn: ConnId, how: CloseHow) -> bool {
+        let socket = self.sockets.at(conn.slot);
+        match (how, socket.tls()) {
+            (CloseHow::Write, Some(tls)) => {
+                tls.close();
+                socket.shuts_write_when_flushed = true;
+                self.send_ciphertext(conn.slot);
+                false
+            }
+            // Here and below ENOTCONN is possible: the peer has reset the connection.
+            (CloseHow::Write, None) => {
+                let _ = shutdown(socket, Shutdown::Write);
+                false
+            }
+            (CloseHow::Both, _) => {
+                socket.is_shut = true;
+                let is_interrupted = !socket.is_gone();
+                if is_interrupted {
+                    let _ = shutdown(socket, Shutdown::Both);
                 }
-                // Here and below ENOTCONN is possible: the peer has reset the connection.
-                (CloseHow::Write, None) => {
-                    let _ = shutdown(socket, Shutdown::Write);
-                }
-                (CloseHow::Both, _) => {
-                    socket.is_shut = true;
-                    // Makes the operations in flight complete.
-                    if socket.is_receiving || socket.is_sending {
-                        let _ = shutdown(socket, Shutdown::Both);
-                    }
-                    self.free_if_gone(conn);
-                }
+                self.free_if_gone(conn);
+                is_interrupted
             }
         }
     }

@@ -21,6 +21,7 @@ impl<A: Authenticator> Driver<A> {
             || self.shard.has_work()
             || self.shard.has_pushes()
             || self.shard.has_auths()
+            || self.shard.has_closes()
             || !self.pending_handshakes.is_empty()
             || self.inbox.depth() > 0;
         if has_work {
