@@ -1,11 +1,11 @@
 //! The attacks, each on a thread of its own that gives way to the clients that are measured.
 
+use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use comet_client::Transport;
-use rustix::process::setpriority_process;
 use tokio::runtime;
 
 use super::attacker::{Attacker, Signs, Site};
@@ -19,8 +19,6 @@ use crate::grpc::{Address, Push, Pusher};
 use crate::target::{Target, list};
 use crate::visitor::Visitor;
 
-/// The niceness of attackers (setpriority(2)): on the bench's CPU they yield to what measures.
-const NICE: i32 = 19;
 /// Accepts a second that the server allows where it is asked for ten times as many.
 const ACCEPTS: u64 = 1000;
 /// Connections of that attack that are open at most.
@@ -85,8 +83,7 @@ impl Assault {
             signs: Arc::clone(&signs),
         };
         let thread = thread::spawn(move || {
-            // Of this thread alone, on Linux.
-            setpriority_process(None, NICE)?;
+            give_way()?;
             attack_as(&attacker)
         });
         Ok(Self { thread, signs })
@@ -104,6 +101,18 @@ impl Assault {
     pub(super) fn end(self) -> Result<u64> {
         self.signs.set_over();
         self.thread.join().map_err(|_| "the attack has panicked")?
+    }
+}
+
+/// Lets the scheduler take the CPU from this thread as soon as a thread that measures wants it. With a low priority
+/// alone (nice 19) it would run to the end of its time slice, 3 ms.
+#[allow(unsafe_code, reason = "a system call that no crate of the bench wraps")]
+fn give_way() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel only reads `parameters`, and only during the call.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -167,7 +176,7 @@ fn half_open(attacker: &Attacker) -> Result<u64> {
             at = (at + 1) % open.len();
             let is_closed = !matches!(
                 open[at].peek(&mut [0]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock
             );
             if is_closed {
                 open[at] = begin_to_connect(address, None, None)?;
