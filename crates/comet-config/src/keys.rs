@@ -232,6 +232,9 @@ sections! {
     limits: Limits {
         /// Connections a data core holds, and at most its share of the limit on open files. 0: that share.
         connections: u32 = 0 in number(0..=16 << 20), Alive;
+        /// Memory that this process may take, as the kernel counts what it has in RAM. Beyond it new clients are refused,
+        /// and an eighth beyond it pushes as well. 0: nine tenths of what the machine has, or the control group.
+        memory: u64 = 0 in size(0..=1024 * GIB), Alive;
         /// Memory that the outboxes of a core may take together. A push that several clients wait for counts once, or a few
         /// times where they have little else in common. Beyond it every client that has something to take counts as full
         /// (slow_consumer), and an eighth beyond it every client.

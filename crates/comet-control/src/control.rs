@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::drain::{DrainPlan, Drained};
 use crate::hub::HubDriver;
 use crate::logic::{Logic, LogicOptions};
+use crate::memory_ceiling::MemoryCeiling;
 use crate::monitor::Monitor;
 use crate::pushes::Pushes;
 use crate::servers::Assembly;
@@ -72,6 +73,8 @@ pub struct Options {
     pub trace_log: Option<PathBuf>,
     /// The zero of the shards' clock.
     pub epoch: Instant,
+    /// Bytes that the process may have in RAM (`limits.memory`).
+    pub memory: u64,
     /// Files that the process may open; see [`descriptors`].
     pub open_files: u64,
     /// What clients are shown where there is TLS, for metrics.
@@ -96,6 +99,7 @@ pub struct Control {
     debug: Vec<Address>,
     hub: Arc<HubDriver>,
     logic: Option<Arc<Logic>>,
+    memory: Arc<MemoryCeiling>,
     phase: watch::Sender<Phase>,
     epoch: Instant,
     thread: JoinHandle<()>,
@@ -155,7 +159,8 @@ impl Control {
         };
         let gates = Arc::new(Gates::new(options.open_files, request_bytes(bounds.request_max())));
         let counts = Arc::new(CallCounts::default());
-        let pushes = Arc::new(Pushes::new(Arc::clone(&hub), bounds));
+        let memory = Arc::new(MemoryCeiling::new(options.memory));
+        let pushes = Arc::new(Pushes::new(Arc::clone(&hub), Arc::clone(&memory), bounds));
         let this_node = ThisNode {
             node: options.node.clone(),
             weight: options.weight,
@@ -185,8 +190,10 @@ impl Control {
             push: grpc_api(pushes, Arc::clone(&counts), phases.clone()),
             calls: http_api(calls),
             vitals: Arc::clone(&vitals),
+            memory: Arc::clone(&memory),
             monitor: Monitor {
                 vitals,
+                memory: Arc::clone(&memory),
                 certificates: options.certificates,
                 hub: Arc::clone(&hub),
                 logic: logic.clone(),
@@ -209,6 +216,7 @@ impl Control {
             debug: debug.addresses,
             hub,
             logic,
+            memory,
             phase,
             epoch: options.epoch,
             thread,
@@ -239,9 +247,15 @@ impl Control {
         &self.debug
     }
 
-    /// Sends every shard the bounds that hold from now on, without waiting.
+    /// Sends every shard the bounds that hold from now on, without waiting. Whether the process is out of memory is
+    /// not among them.
     pub fn configure(&self, limits: Limits) {
-        self.hub.configure(|_| limits);
+        self.hub.configure(|now| Limits { is_out_of_memory: now.is_out_of_memory, ..limits });
+    }
+
+    /// The process may have so many bytes in RAM from now on.
+    pub fn set_memory_ceiling(&self, bytes: u64) {
+        self.memory.set(bytes);
     }
 
     /// Logic is at `addrs` from now on, without waiting. Calls under way end where they are.

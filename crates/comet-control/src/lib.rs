@@ -23,6 +23,7 @@ mod debug;
 mod drain;
 mod hub;
 mod logic;
+mod memory_ceiling;
 mod metrics;
 mod monitor;
 mod pages;

@@ -107,6 +107,7 @@ impl Reading<'_> {
             calls.labelled(&[("rpc", rpc), ("code", &format_args!("{code:?}"))], *count);
         }
         expose_gates(page, &self.monitor.gates);
+        self.monitor.memory.expose(page);
         self.monitor.certificates.expose(page);
         if let Some(logic) = &self.logic {
             logic.expose(page);

@@ -13,6 +13,7 @@ use tonic::Code;
 
 use crate::hub::HubDriver;
 use crate::logic::{Logic, LogicStats};
+use crate::memory_ceiling::MemoryCeiling;
 use crate::pushes::snapshots;
 use crate::vitals::Vitals;
 
@@ -49,6 +50,9 @@ pub(crate) const FIELDS: &[Field] = &[
     counter("accepted_tcp", "Connections accepted over TCP.", |c| c.accepted_tcp),
     counter("accepted_websocket", "Connections accepted over WebSocket.", |c| c.accepted_websocket),
     counter("refused", "Connections turned away at accept.", |c| c.refused),
+    counter("refused_for_memory", "Connections turned away at accept for limits.memory.", |c| {
+        c.refused_for_memory
+    }),
     counter("accept_pauses", "Times that accepts paused for clients.accepts.", |c| c.accept_pauses),
     counter("authenticated", "Connections authenticated and registered.", |c| c.authenticated),
     counter("pushes", "Pushes carried out, one for each shard reached.", |c| c.pushes),
@@ -98,6 +102,7 @@ pub(crate) struct Monitor {
     pub(crate) hub: Arc<HubDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) vitals: Arc<Vitals>,
+    pub(crate) memory: Arc<MemoryCeiling>,
     pub(crate) certificates: Arc<CertificatesInUse>,
     pub(crate) counts: Arc<CallCounts>,
     pub(crate) gates: Arc<Gates>,

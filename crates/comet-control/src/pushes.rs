@@ -25,11 +25,13 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use crate::hub::{Call, HubDriver};
+use crate::memory_ceiling::MemoryCeiling;
 use crate::status::{known, ledger, status};
 
 /// Pushes to the shards of this process.
 pub(crate) struct Pushes {
     hub: Arc<HubDriver>,
+    memory: Arc<MemoryCeiling>,
     bounds: Bounds,
 }
 
@@ -42,13 +44,14 @@ pub(crate) struct UnderWay {
 }
 
 impl Pushes {
-    pub(crate) fn new(hub: Arc<HubDriver>, bounds: Bounds) -> Self {
-        Self { hub, bounds }
+    pub(crate) fn new(hub: Arc<HubDriver>, memory: Arc<MemoryCeiling>, bounds: Bounds) -> Self {
+        Self { hub, memory, bounds }
     }
 
-    /// Checks and encodes the frame. `operation` is the one a connection must accept; 0 stands for
+    /// Checks and encodes the frame, if there is memory for pushes. `operation` is the one a connection must accept; 0 stands for
     /// the frame's own.
     fn push(&self, proto: Option<Proto>, operation: i32) -> Result<Push, Status> {
+        self.memory.check_push()?;
         let proto = self.bounds.check_proto(proto)?;
         let version = match proto.ver {
             0 => VERSION,

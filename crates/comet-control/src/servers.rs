@@ -18,6 +18,7 @@ use tokio::task::{JoinSet, yield_now};
 use crate::debug;
 use crate::hub::HubDriver;
 use crate::logic::Logic;
+use crate::memory_ceiling::MemoryCeiling;
 use crate::monitor::Monitor;
 use crate::pages;
 use crate::vitals::Vitals;
@@ -37,6 +38,7 @@ pub(crate) struct Assembly {
     pub(crate) push: GrpcApi,
     pub(crate) calls: Router,
     pub(crate) vitals: Arc<Vitals>,
+    pub(crate) memory: Arc<MemoryCeiling>,
     pub(crate) monitor: Monitor,
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -47,7 +49,8 @@ impl Assembly {
     /// # Errors
     /// If the runtime refuses a listener.
     pub(crate) fn start(self, reports: Inbox<Report>) -> io::Result<impl Future<Output = ()>> {
-        let Self { bounds, gates, hub, logic, push, calls, vitals, monitor, phase, .. } = self;
+        let Self { bounds, gates, hub, logic, push, calls, vitals, memory, monitor, phase, .. } =
+            self;
         let push_limits = |connections, request_max| GateLimits {
             connections,
             request_max,
@@ -71,6 +74,7 @@ impl Assembly {
             gates.gate("monitor.pprof", GateLimits::pages(DEBUG_CONNECTIONS), &self.monitor_lock);
         servers.http(&gate, self.debug, &debug::router(Arc::clone(&hub)))?;
         let reports = Arc::new(reports);
+        let memory = memory.watch(Arc::clone(&hub));
         let carrying = hub.run(Arc::clone(&reports), {
             let logic = logic.clone();
             move |report| match (&logic, report) {
@@ -82,6 +86,7 @@ impl Assembly {
             let mut carrier = JoinSet::new();
             carrier.spawn(carrying);
             carrier.spawn(vitals.watch(trouble));
+            carrier.spawn(memory);
             let _tending = logic.as_ref().map(Logic::start);
             let logic_heard = async {
                 let Some(logic) = &logic else { return };

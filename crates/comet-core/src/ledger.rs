@@ -165,8 +165,10 @@ pub struct Counters {
     pub accepted_tcp: u64,
     /// Connections accepted over WebSocket.
     pub accepted_websocket: u64,
-    /// Connections turned away at accept, before they had a slot.
+    /// Connections turned away at accept, before they had a slot: the shard was full or draining.
     pub refused: u64,
+    /// The same, because the process was out of memory.
+    pub refused_for_memory: u64,
     /// Times that accepts paused for [`Limits::accepts`](crate::Limits::accepts).
     pub accept_pauses: u64,
     /// Connections authenticated and registered.

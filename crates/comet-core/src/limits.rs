@@ -24,6 +24,8 @@ pub enum SlowConsumer {
 pub struct Limits {
     /// Connections a shard holds; one more is refused at accept.
     pub connections: u32,
+    /// New connections are closed at accept: the process has all the memory it may take.
+    pub is_out_of_memory: bool,
     /// Largest frame body from a client, bytes; a larger one closes the connection.
     pub body_max: usize,
     /// Largest head of a WebSocket upgrade, bytes; a larger one is answered with 431.
@@ -92,6 +94,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 1_000_000,
+            is_out_of_memory: false,
             body_max: 4096,
             head_max: 8192,
             path: "/sub".into(),

@@ -21,6 +21,7 @@ mod heap;
 mod heap_use;
 mod key_fetches;
 mod line_writer;
+mod memory;
 mod other_process;
 mod process;
 mod process_log;
@@ -41,6 +42,7 @@ pub use gates::expose_gates;
 pub use heap_use::give_memory_back;
 pub use key_fetches::count_key_fetch;
 pub use line_writer::{LOG_BYTES_MAX, LogCounts, check_append};
+pub use memory::{available_bytes, resident_bytes};
 pub use other_process::OtherProcess;
 pub use process_log::ProcessLog;
 #[cfg(debug_assertions)]

@@ -183,6 +183,7 @@ impl Control {
             limits.trace_users = OTHER_TRACE_USERS.into();
             limits.user_memory_ms = 50;
         }
+        limits.is_out_of_memory = context.rng.percent(10);
         if context.rng.percent(50) {
             for millis in [&mut limits.handshake_ms, &mut limits.write_ms, &mut limits.linger_ms] {
                 *millis = millis.div_ceil(2);

@@ -41,6 +41,8 @@ pub struct Summary {
     pub accepted: u64,
     /// Connections turned away.
     pub refused: u64,
+    /// The same, because the process was out of memory.
+    pub refused_for_memory: u64,
     /// Connections authenticated.
     pub authenticated: u64,
     /// Connections closed, by [`CloseReason`].
@@ -86,6 +88,7 @@ impl Summary {
     pub(crate) fn add(&mut self, counters: &Counters) {
         self.accepted += counters.accepted_tcp + counters.accepted_websocket;
         self.refused += counters.refused;
+        self.refused_for_memory += counters.refused_for_memory;
         self.authenticated += counters.authenticated;
         self.deliveries += counters.deliveries;
         self.sent += counters.sent;
@@ -119,6 +122,7 @@ impl AddAssign for Summary {
         self.spared += other.spared;
         self.accepted += other.accepted;
         self.refused += other.refused;
+        self.refused_for_memory += other.refused_for_memory;
         self.authenticated += other.authenticated;
         add_each(&mut self.closed, &other.closed);
         self.deliveries += other.deliveries;

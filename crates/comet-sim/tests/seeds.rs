@@ -37,7 +37,9 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     }
     let early = [sum.calls_inbox_full, sum.calls_late, sum.callers_left, sum.messages_skipped];
     assert!(early.iter().all(|number| *number > 300) && sum.stalls > 100, "{sum}");
-    let others = [sum.lost, sum.superseded, sum.refused, sum.mesh_waits, sum.deliveries.absent];
+    let refused = [sum.refused, sum.refused_for_memory];
+    assert!(refused.iter().all(|number| *number > 0), "{sum}");
+    let others = [sum.lost, sum.superseded, sum.mesh_waits, sum.deliveries.absent];
     assert!(others.iter().all(|number| *number > 0), "{sum}");
     let counts =
         [sum.coalesced_waits, sum.remote, sum.traced, sum.logic.renewals, sum.logic.departures];

@@ -20,6 +20,7 @@ use crate::api_tls;
 use crate::jwks;
 use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::authenticator;
+use crate::memory::memory_ceiling;
 use crate::options::{Opened, control_options, limits, logic, smaller_rings, warnings};
 use crate::reload::Reloaded;
 use crate::token_keys;
@@ -297,6 +298,7 @@ impl App {
             set.expect("each address was tried above");
         }
         self.control.configure(limits(&adopted, self.open_files));
+        self.control.set_memory_ceiling(memory_ceiling(&adopted));
         self.push_lock.set_tokens(adopted.push.tokens.clone());
         self.monitor_lock.set_tokens(adopted.monitor.tokens.clone());
         self.config = adopted;
@@ -391,6 +393,7 @@ impl App {
             self.cores.len(),
             limits.connections,
         );
+        log::info!("memory: at most {} MiB", memory_ceiling(config) >> 20);
         let Addresses { tcp, tcp_tls, websocket, websocket_tls } = &self.addresses;
         log::info!("tcp {tcp:?}, websocket {websocket:?}");
         if self.tls.is_some() {

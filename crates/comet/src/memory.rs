@@ -56,10 +56,20 @@ pub fn worst_case(config: &Config, open_files: u64) -> String {
     let Bounds { cores, connections, rows } = bounds;
     let mut text = format!("# worst case for {connections} connections on {cores} cores\n");
     let all = ("all of it", rows.iter().map(|(_, bytes)| *bytes).sum());
-    for (what, bytes) in rows.into_iter().filter(|(_, bytes)| *bytes > 0).chain([all]) {
+    let ceiling = ("refuses new clients beyond", memory_ceiling(config));
+    for (what, bytes) in rows.into_iter().filter(|(_, bytes)| *bytes > 0).chain([all, ceiling]) {
         let _ = writeln!(text, "# {what:46} {:>12.1} MiB", bytes as f64 / f64::from(1 << 20));
     }
     text
+}
+
+/// Bytes that the process may have in RAM (`limits.memory`). It is not the sum of all bounds: few servers have clients that
+/// use up each of them at once.
+pub(crate) fn memory_ceiling(config: &Config) -> u64 {
+    match config.limits.memory {
+        0 => comet_ops::available_bytes().map_or(u64::MAX, |bytes| bytes / 10 * 9),
+        bytes => bytes,
+    }
 }
 
 struct Bounds {
@@ -82,7 +92,8 @@ impl Bounds {
             sources,
             trace_users,
             user_memory_ms,
-            // A choice, and texts that the configuration holds.
+            // Choices, and texts that the configuration holds.
+            is_out_of_memory: _,
             slow_consumer: _,
             filter_rooms: _,
             path: _,

@@ -11,6 +11,7 @@ use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
 
 use crate::listeners::Addresses;
+use crate::memory::memory_ceiling;
 
 /// What the server has opened before its threads start.
 pub(crate) struct Opened<'a> {
@@ -71,6 +72,7 @@ pub(crate) fn control_options(
         limits: Arc::clone(limits),
         trace_log: config.white_list.file.clone(),
         epoch,
+        memory: memory_ceiling(config),
         open_files,
         pulses,
         certificates: Arc::clone(certificates),
@@ -170,6 +172,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
     };
     Limits {
         connections,
+        is_out_of_memory: false,
         body_max: protocol.body_max,
         head_max: config.websocket.head_max,
         path: config.websocket.path.as_str().into(),

@@ -147,6 +147,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("limits.mesh_inbox", "16", "1048576", &["15", "1048577"]);
     check("limits.mesh_backlog", "16", "16777216", &["15", "16777217"]);
     check("limits.recv_buffers", "16", "32768", &["8", "17", "65536", "-9223372036854775808"]);
+    check("limits.memory", "0", "1099511627776", &["1099511627777"]);
     check("limits.outbox_memory", "1048576", "1099511627776", &["1048575", "1099511627777"]);
     check("limits.recv_buffer_size", "256", "65536", &["255", "65537"]);
     check("limits.ring_entries", "16", "32768", &["8", "17", "65536"]);

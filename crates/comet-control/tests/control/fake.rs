@@ -49,6 +49,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         limits: Arc::new(Limits::default()),
         trace_log: None,
         epoch: Instant::now(),
+        memory: u64::MAX,
         open_files: 65_536,
         certificates: Arc::default(),
         pulses: Vec::new(),

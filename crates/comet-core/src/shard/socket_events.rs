@@ -11,11 +11,16 @@ use crate::transport::Transport;
 use super::Shard;
 
 impl Shard {
-    /// A socket was accepted. `None`: the shard is full or draining, and the driver closes the socket.
+    /// A socket was accepted. `None`: the shard is full or draining or the process out of memory, and the driver closes
+    /// the socket.
     pub fn handle_accept(&mut self, transport: Transport) -> Option<ConnId> {
         let connections_max = self.context.limits.connections as usize;
         if self.is_draining() || self.conns.len() >= connections_max {
             self.counters.refused += 1;
+            return None;
+        }
+        if self.context.limits.is_out_of_memory {
+            self.counters.refused_for_memory += 1;
             return None;
         }
         match transport {

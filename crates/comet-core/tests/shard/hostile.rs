@@ -1,6 +1,8 @@
 //! What a peer must not send, and how it is closed for it.
 
-use comet_core::{CloseHow, CloseReason, Limits, Transport};
+use std::sync::Arc;
+
+use comet_core::{CloseHow, CloseReason, Limits, Message, Transport};
 
 use crate::rig::{Rig, UPGRADE, frame, key_at, masked, plain, room_at};
 
@@ -170,4 +172,21 @@ fn a_full_shard_refuses_connections() {
     assert_eq!(rig.shards[0].counters().refused, 1);
     rig.hang_up(conn);
     rig.join(0, "7/k//");
+}
+
+#[test]
+fn a_process_out_of_memory_lets_nobody_in() {
+    let mut rig = Rig::new(1, Limits::default());
+    let conn = rig.join(0, "7/k//");
+    let configure = |rig: &mut Rig, is_out_of_memory| {
+        let limits = Limits { is_out_of_memory, ..Limits::default() };
+        rig.send_all(&Message::Configure { limits: Arc::new(limits) });
+    };
+    configure(&mut rig, true);
+    assert_eq!(rig.shards[0].handle_accept(Transport::Tcp), None);
+    let counters = rig.shards[0].counters();
+    assert_eq!((counters.refused, counters.refused_for_memory), (0, 1));
+    assert!(!rig.is_closed(conn), "clients stay");
+    configure(&mut rig, false);
+    rig.join(0, "8/k2//");
 }

@@ -2,11 +2,13 @@
 
 use std::fs;
 
-use comet_client::Transport;
+use comet::caller::PushClient;
+use comet_client::{Transport, op};
+use rustix::process::Signal;
 
-use crate::peer::frame;
-use crate::process::Server;
-use crate::support::until;
+use crate::peer::{Peer, frame};
+use crate::process::{Server, line_with, temporary};
+use crate::support::{Metrics, To, push, queued, try_push, until};
 
 /// Clients that each leave a frame unfinished, and bytes of it.
 const CLIENTS: u64 = 100;
@@ -34,4 +36,37 @@ fn a_quiet_server_gives_the_memory_of_a_peak_back() {
     until("the peak", || resident(&server) > before + half);
     drop(peers);
     until("the end of the peak", || resident(&server) < before + half / 5);
+}
+
+#[test]
+fn beyond_its_memory_a_server_keeps_its_clients_and_takes_no_others() {
+    let file = temporary("memory.toml", "");
+    let server = Server::start_with(&["--config", &file], &[]);
+    let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
+    let mut client = server.live(Transport::Tcp, "1");
+    let set = |memory: u64, refuses: u64| {
+        fs::write(&file, format!("[limits]\nmemory = {memory}\n")).unwrap();
+        server.signal(Signal::HUP);
+        until("the next look", || {
+            Metrics::read(server.stat).value("comet_memory_refuses") == refuses
+        });
+    };
+
+    // Less than there is, and more with an eighth.
+    set(resident(&server) / 20 * 19, 1);
+    line_with(&server.log, "beyond limits.memory: new clients are refused");
+    Peer::connect(server.tcp, Transport::Tcp).expect_end();
+    assert_eq!(Metrics::read(server.stat).value("comet_refused_for_memory_total"), 1);
+    client.ask(op::HEARTBEAT, 1, b"");
+    assert_eq!(push(&caller, To::User(1), 5, b"taken"), queued(1));
+
+    set(resident(&server) / 2, 2);
+    line_with(&server.log, "beyond limits.memory: new clients and pushes are refused");
+    let refusal = try_push(&caller, To::User(1), 5, b"refused").unwrap_err().to_string();
+    assert!(refusal.contains("limits.memory"), "{refusal}");
+
+    set(0, 0);
+    line_with(&server.log, "nothing is refused for it");
+    server.live(Transport::Tcp, "2");
+    assert_eq!(push(&caller, To::User(1), 5, b"taken"), queued(1));
 }

@@ -1,0 +1,165 @@
+//! The ceiling of memory: what the process refuses when it has as much in RAM as it may take.
+//!
+//! The bounds of the shards and of control are each for one thing, and their sum is more than most machines have. This
+//! one is for the process as the kernel sees it, before the kernel ends the process.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use comet_core::Limits;
+use comet_ops::{Exposition, Kind, resident_bytes};
+use tokio::time::{MissedTickBehavior, interval};
+use tonic::Status;
+
+use crate::hub::HubDriver;
+
+/// Time between two looks at the memory.
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// What is refused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+enum Refuses {
+    Nothing,
+    Clients,
+    ClientsAndPushes,
+}
+
+/// What the process may have in RAM, and what it has.
+#[derive(Debug)]
+pub(crate) struct MemoryCeiling {
+    ceiling: AtomicU64,
+    refuses: AtomicU8,
+}
+
+impl MemoryCeiling {
+    /// Of `ceiling` bytes.
+    pub(crate) fn new(ceiling: u64) -> Self {
+        Self { ceiling: AtomicU64::new(ceiling), refuses: AtomicU8::new(Refuses::Nothing as u8) }
+    }
+
+    /// From the next look on it is `ceiling` bytes.
+    pub(crate) fn set(&self, ceiling: u64) {
+        self.ceiling.store(ceiling, Ordering::Relaxed);
+    }
+
+    /// # Errors
+    /// If pushes are refused now.
+    pub(crate) fn check_push(&self) -> Result<(), Status> {
+        if self.refuses.load(Ordering::Relaxed) < Refuses::ClientsAndPushes as u8 {
+            return Ok(());
+        }
+        Err(Status::resource_exhausted(
+            "this server has more memory than limits.memory allows; try again later, or at another one",
+        ))
+    }
+
+    /// Adds the families.
+    pub(crate) fn expose(&self, page: &mut Exposition) {
+        page.family("comet_memory_ceiling_bytes", Kind::Gauge, "What limits.memory allows.")
+            .sample(self.ceiling.load(Ordering::Relaxed));
+        page.family(
+            "comet_memory_refuses",
+            Kind::Gauge,
+            "What is refused for limits.memory: 0 nothing, 1 new clients, 2 pushes as well.",
+        )
+        .sample(u64::from(self.refuses.load(Ordering::Relaxed)));
+    }
+
+    /// Has new clients and pushes refused while there is too little memory for them.
+    pub(crate) async fn watch(self: Arc<Self>, hub: Arc<HubDriver>) -> Infallible {
+        let mut looks = interval(PERIOD);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut refuses, mut is_read) = (Refuses::Nothing, true);
+        loop {
+            looks.tick().await;
+            let resident = resident_bytes();
+            if let Err(error) = &resident
+                && is_read
+            {
+                log::error!(
+                    "limits.memory is not kept, as the memory in use cannot be read: {error}"
+                );
+            }
+            is_read = resident.is_ok();
+            let next = refuses.next(&resident, self.ceiling.load(Ordering::Relaxed));
+            if next == refuses {
+                continue;
+            }
+            refuses = next;
+            self.refuses.store(next as u8, Ordering::Relaxed);
+            let is_out_of_memory = next > Refuses::Nothing;
+            hub.configure(|limits| Limits { is_out_of_memory, ..limits });
+            let mebibytes = resident.unwrap_or_default() >> 20;
+            match next {
+                Refuses::Nothing => {
+                    log::info!("memory is back at {mebibytes} MiB: {next} is refused for it");
+                }
+                _ => log::warn!(
+                    "memory is at {mebibytes} MiB, beyond limits.memory: {next} are refused"
+                ),
+            }
+        }
+    }
+}
+
+impl Refuses {
+    /// What is refused when the process has `resident` bytes. What was refused is so until a sixteenth below the bound
+    /// that it went beyond, so that it does not come and go.
+    fn next(self, resident: &io::Result<u64>, ceiling: u64) -> Self {
+        let Ok(resident) = *resident else { return Self::Nothing };
+        let is_beyond = |bound: u64, kind: Self| {
+            resident >= if self >= kind { bound - bound / 16 } else { bound }
+        };
+        if is_beyond(ceiling.saturating_add(ceiling / 8), Self::ClientsAndPushes) {
+            Self::ClientsAndPushes
+        } else if is_beyond(ceiling, Self::Clients) {
+            Self::Clients
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+impl fmt::Display for Refuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing",
+            Self::Clients => "new clients",
+            Self::ClientsAndPushes => "new clients and pushes",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_depends_on_the_way() {
+        use Refuses::{Clients, ClientsAndPushes, Nothing};
+        let mut refuses = Nothing;
+        for (resident, expected) in [
+            (999, Nothing),
+            (1_000, Clients),
+            (950, Clients),
+            (1_124, Clients),
+            (1_125, ClientsAndPushes),
+            (1_060, ClientsAndPushes),
+            (1_054, Clients),
+            (938, Clients),
+            (937, Nothing),
+            (2_000, ClientsAndPushes),
+            (0, Nothing),
+        ] {
+            refuses = refuses.next(&Ok(resident), 1_000);
+            assert_eq!(refuses, expected, "{resident}");
+        }
+        let unread = Err(io::Error::other("not mounted"));
+        assert_eq!(ClientsAndPushes.next(&unread, 1_000), Nothing);
+    }
+}
