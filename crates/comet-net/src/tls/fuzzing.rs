@@ -39,6 +39,9 @@ struct Pair {
     is_intact: bool,
     /// A fault ended the session.
     has_failed: bool,
+    /// The client has sent its close_notify. It reads nothing more: on a fault rustls would have it send an alert, and asserts
+    /// that none follows a close_notify.
+    client_has_closed: bool,
     /// Bytes that each side has said and the other one has heard. The n-th byte is `n % 251`.
     client_said: usize,
     server_heard: usize,
@@ -84,6 +87,7 @@ impl Pair {
             wire: Vec::new(),
             is_intact: true,
             has_failed: false,
+            client_has_closed: false,
             client_said: 0,
             server_heard: 0,
             server_said: 0,
@@ -123,7 +127,10 @@ impl Pair {
             }
             7 => self.transmit(argument * 157 % SAID_MAX),
             8 => self.answer(argument),
-            9 => self.client.send_close_notify(),
+            9 => {
+                self.client.send_close_notify();
+                self.client_has_closed = true;
+            }
             10 => self.server.close(),
             11 => {
                 let mut bytes: Vec<_> = self.wire.drain(..at).collect();
@@ -175,7 +182,7 @@ impl Pair {
         let bytes = bytes[..taken].to_vec();
         self.server.handle_sent(taken);
         let mut rest = &bytes[..];
-        while !rest.is_empty() {
+        while !rest.is_empty() && !self.client_has_closed {
             // A client that has failed or is full takes no more.
             if !matches!(self.client.read_tls(&mut rest), Ok(1..)) {
                 break;
