@@ -160,6 +160,8 @@ pub enum Permanent {
     /// Another connection has taken the place of this one: it has the same key. If both reconnected, they would
     /// replace each other for ever.
     Replaced,
+    /// A caller of the push API had the connection closed, and named no delay.
+    Kicked,
     /// The server has no WebSocket here for this client: a status of 400 to 499, other than 408, 425 and 429.
     NoUpgrade,
     /// The token or the room is longer than servers accept.
@@ -174,6 +176,7 @@ impl fmt::Display for Permanent {
         f.write_str(match self {
             Self::Refused => "the server refuses the token",
             Self::Replaced => "another connection has the same key",
+            Self::Kicked => "the server's operator has closed the connection for good",
             Self::NoUpgrade => "the server refuses the WebSocket",
             Self::TooLong => "the token or the room is too long",
             #[cfg(feature = "tls")]
@@ -194,6 +197,9 @@ impl Error {
                 reason, retry_after: None, was_accepted, ..
             }) => match &**reason {
                 "replaced" if *was_accepted => Some(Permanent::Replaced),
+                text if *was_accepted && (text == "kicked" || text.starts_with("kicked: ")) => {
+                    Some(Permanent::Kicked)
+                }
                 text if *was_accepted || TEMPORARY.contains(&text) => None,
                 _ => Some(Permanent::Refused),
             },

@@ -9,7 +9,9 @@ use std::{fmt, io};
 use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Pulse, Sender};
 use comet_ops::CertificatesInUse;
-use comet_push::{Bounds, Node, broadcast_routes, grpc_api, http_api, node_routes, push_routes};
+use comet_push::{
+    Bounds, Node, broadcast_routes, grpc_api, http_api, kick_routes, node_routes, push_routes,
+};
 use comet_serve::{
     Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates, HTTP_CONNECTIONS,
     Lock, Phase, STAT_CONNECTIONS, StartError as ServeError, advance, connections_max, listen,
@@ -175,7 +177,8 @@ impl Control {
             options.node,
             &counts,
         ));
-        let calls = calls.merge(broadcast_routes(&pushes, &counts));
+        let calls =
+            calls.merge(broadcast_routes(&pushes, &counts)).merge(kick_routes(&pushes, &counts));
         let servers = Assembly {
             grpc: grpc.listeners,
             http: http.listeners,

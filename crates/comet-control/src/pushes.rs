@@ -14,11 +14,13 @@ use std::time::Duration;
 
 use comet_core::limits::PACED_MAX;
 use comet_core::{
-    CallId, Counters, Message, Push, ShardId, home_of_key, home_of_room, home_of_user,
+    CallId, Counters, Kick, Message, Push, ShardId, home_of_key, home_of_room, home_of_user,
 };
 use comet_hub::{CallError, PacedBroadcast, shares};
 use comet_proto::{Encoded, Frame, VERSION};
-use comet_push::{Bounds, Broadcast, PushBackend, Pushed, StreamBackend, pace};
+use comet_push::{
+    Bounds, Broadcast, KickNotice, KickTarget, PushBackend, Pushed, StreamBackend, pace,
+};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tokio::time::timeout;
@@ -65,7 +67,7 @@ impl Pushes {
             sequence: proto.seq,
             body: &proto.body,
         });
-        Ok(Push { operation: if operation == 0 { proto.op } else { operation }, frame })
+        Ok(Push::new(if operation == 0 { proto.op } else { operation }, frame))
     }
 }
 
@@ -173,14 +175,50 @@ impl StreamBackend for Pushes {
         }
     }
 
+    async fn kick(&self, target: KickTarget, notice: KickNotice) -> Result<Ledger, Status> {
+        notice.check()?;
+        let KickNotice { reason, retry_after_ms } = notice;
+        let push = Push::kick(Kick {
+            sentence: if reason.is_empty() { reason } else { format!("kicked: {reason}") }.into(),
+            retry_after_ms: (retry_after_ms > 0).then_some(retry_after_ms),
+        });
+        let kicked = match target {
+            KickTarget::Keys(keys) => self.begin_to_keys(keys, push),
+            KickTarget::Users(users) => self.begin_to_users(users, push),
+            KickTarget::Room(room) => self.begin_to_room(&room, push),
+        };
+        kicked?.await
+    }
+
     fn begin_keys(
         &self,
         keys: Vec<String>,
         proto: Option<Proto>,
         operation: i32,
     ) -> Result<UnderWay, Status> {
-        self.bounds.check_count("key", keys.len())?;
         let push = self.push(proto, operation)?;
+        self.begin_to_keys(keys, push)
+    }
+
+    fn begin_users(
+        &self,
+        users: Vec<i64>,
+        proto: Option<Proto>,
+        operation: i32,
+    ) -> Result<UnderWay, Status> {
+        let push = self.push(proto, operation)?;
+        self.begin_to_users(users, push)
+    }
+
+    fn begin_room(&self, room: String, proto: Option<Proto>) -> Result<UnderWay, Status> {
+        let push = self.push(proto, 0)?;
+        self.begin_to_room(&room, push)
+    }
+}
+
+impl Pushes {
+    fn begin_to_keys(&self, keys: Vec<String>, push: Push) -> Result<UnderWay, Status> {
+        self.bounds.check_count("key", keys.len())?;
         let keys = keys.into_iter().map(String::into_boxed_str);
         let homes = by_home(keys, self.hub.shards(), |key| home_of_key(key, self.hub.shards()));
         let call = self.hub.begin(self.bounds.timeout, |call| {
@@ -191,14 +229,8 @@ impl StreamBackend for Pushes {
         Ok(call.map_err(status)?.into())
     }
 
-    fn begin_users(
-        &self,
-        users: Vec<i64>,
-        proto: Option<Proto>,
-        operation: i32,
-    ) -> Result<UnderWay, Status> {
+    fn begin_to_users(&self, users: Vec<i64>, push: Push) -> Result<UnderWay, Status> {
         self.bounds.check_count("user", users.len())?;
-        let push = self.push(proto, operation)?;
         let given = users.len();
         // User 0 is everybody without an id: nobody's home, so nobody to push to.
         let users: Vec<i64> = users.into_iter().filter(|user| *user != 0).collect();
@@ -217,12 +249,11 @@ impl StreamBackend for Pushes {
         Ok(UnderWay { call: Some(call.map_err(status)?), absent })
     }
 
-    fn begin_room(&self, room: String, proto: Option<Proto>) -> Result<UnderWay, Status> {
+    fn begin_to_room(&self, room: &str, push: Push) -> Result<UnderWay, Status> {
         if room.is_empty() {
             return Err(Status::invalid_argument("roomID is empty: name the room"));
         }
-        let push = self.push(proto, 0)?;
-        let home = home_of_room(&room, self.hub.shards());
+        let home = home_of_room(room, self.hub.shards());
         let call = self.hub.begin(self.bounds.timeout, |call| {
             [(home, Message::PushRoom { call, room: Arc::from(room), push })]
         });

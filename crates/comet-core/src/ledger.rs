@@ -104,6 +104,8 @@ reasons! {
         TooManySessions => "too_many_sessions",
         /// The token has expired. The client may come back with a new one.
         TokenExpired => "token_expired",
+        /// A caller of the push API had it closed.
+        Kicked => "kicked",
     }
 }
 

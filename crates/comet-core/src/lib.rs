@@ -46,7 +46,7 @@ pub use ledger::{CloseReason, Counters, DropReason, Tally};
 pub use limits::{ClientRates, Limits, SlowConsumer};
 pub use live_conn::LiveConn;
 pub use message::{
-    AuthRequest, Denied, Identity, Message, MessageClass, Push, Report, TraceEvent, TraceKind,
+    AuthRequest, Denied, Identity, Kick, Message, MessageClass, Push, Report, TraceEvent, TraceKind,
 };
 pub use outbox::Slices;
 pub use settings::{Logic, Settings};

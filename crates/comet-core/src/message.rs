@@ -63,13 +63,39 @@ impl Denied {
     }
 }
 
-/// A frame for clients: built once, and shared by every shard and connection.
+/// A frame for clients: built once, and shared by every shard and connection. Or the order to close them, which takes
+/// the same way, so it comes after the pushes before it.
 #[derive(Clone, Debug)]
 pub struct Push {
     /// The operation the accept filter looks at; for a batch (op 9) the caller's `protoOp`.
     pub operation: i32,
     /// The bytes, for both transports.
     pub frame: Encoded,
+    /// The connections are closed, and get no frame. The tally counts those that are as queued.
+    pub kick: Option<Arc<Kick>>,
+}
+
+impl Push {
+    /// A frame for those that accept `operation`.
+    #[must_use]
+    pub fn new(operation: i32, frame: Encoded) -> Self {
+        Self { operation, frame, kick: None }
+    }
+
+    /// The order to close.
+    #[must_use]
+    pub fn kick(kick: Kick) -> Self {
+        Self { operation: 0, frame: Encoded::verbatim(b""), kick: Some(Arc::new(kick)) }
+    }
+}
+
+/// How connections are closed with [`CloseReason::Kicked`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kick {
+    /// For the clients; empty where the reason says everything.
+    pub sentence: Box<str>,
+    /// How long they should wait before they connect again, milliseconds. `None`: the close notice names no time.
+    pub retry_after_ms: Option<u32>,
 }
 
 /// The queues between any two peers. Messages of one class keep their order; pushes hold back nothing else, so

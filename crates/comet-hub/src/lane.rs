@@ -226,7 +226,7 @@ mod tests {
         let (mut lane, mut inboxes) = lane(1);
         let push = |call| {
             let frame = Encoded::verbatim(b"x");
-            let push = Push { operation: 5, frame };
+            let push = Push::new(5, frame);
             Message::PushRoom { call: CallId(call), room: "r".into(), push }
         };
         for call in 1..=3 {
@@ -244,7 +244,7 @@ mod tests {
     fn a_push_waits_behind_one_window_of_another_caller_at_most() {
         let (mut lane, mut inboxes) = lane(4_096);
         let push = |call, keys| {
-            let push = Push { operation: 5, frame: Encoded::verbatim(b"x") };
+            let push = Push::new(5, Encoded::verbatim(b"x"));
             Message::PushKeys { call: CallId(call), keys: vec!["k".into(); keys], push }
         };
         for call in 1..=256 {

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     fn push(call: u64, keys: usize) -> Waiting {
-        let push = Push { operation: 5, frame: Encoded::verbatim(b"x") };
+        let push = Push::new(5, Encoded::verbatim(b"x"));
         let (call, keys) = (CallId(call), vec!["k".into(); keys]);
         Waiting { call: Some(call), message: Message::PushKeys { call, keys, push } }
     }

@@ -156,7 +156,7 @@ fn a_snapshot_does_not_wait_for_the_pushes_before_it() {
     const PUSHES: u64 = 2_000;
     // One push a turn.
     let limits = Limits { svr_proto: 1, ..Limits::default() };
-    let push = Push { operation: 5, frame: Encoded::verbatim(b"x") };
+    let push = Push::new(5, Encoded::verbatim(b"x"));
     let pushes = (1..=PUSHES).map(CallId).map(|call| {
         let (room, push) = ("r".into(), push.clone());
         Message::PushRoom { call, room, push }

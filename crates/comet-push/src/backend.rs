@@ -67,6 +67,14 @@ pub trait StreamBackend: PushBackend {
     /// Ends a paced broadcast. Returns what became of it until then.
     fn cancel_broadcast(&self, id: u64) -> impl Future<Output = Result<Ledger, Status>> + Send;
 
+    /// Closes the connections of `target`, behind all pushes that began before. The ledger counts those that are closed
+    /// as queued.
+    fn kick(
+        &self,
+        target: KickTarget,
+        kick: KickNotice,
+    ) -> impl Future<Output = Result<Ledger, Status>> + Send;
+
     /// Begins what [`PushBackend::to_keys`] does.
     ///
     /// # Errors
@@ -94,6 +102,49 @@ pub trait StreamBackend: PushBackend {
     /// # Errors
     /// As for [`StreamBackend::begin_keys`].
     fn begin_room(&self, room: String, proto: Option<Proto>) -> Result<Self::UnderWay, Status>;
+}
+
+/// Whose connections are closed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KickTarget {
+    /// Those that hold these keys.
+    Keys(Vec<String>),
+    /// All sessions of these users.
+    Users(Vec<i64>),
+    /// The members of this room.
+    Room(String),
+}
+
+/// What the clients are told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KickNotice {
+    /// A sentence; empty: the name of the close reason, `kicked`.
+    pub reason: String,
+    /// How long they should wait before they connect again, milliseconds; 0: they are told no time.
+    pub retry_after_ms: u32,
+}
+
+impl KickNotice {
+    /// Longest [`KickNotice::reason`], bytes.
+    const REASON_MAX: usize = 1024;
+
+    /// # Errors
+    /// If the reason is too long, or would forge the notice's time to wait.
+    pub fn check(&self) -> Result<(), Status> {
+        let length = self.reason.len();
+        if length > Self::REASON_MAX {
+            return Err(Status::invalid_argument(format!(
+                "the reason has {length} bytes, more than the {} allowed",
+                Self::REASON_MAX
+            )));
+        }
+        if self.reason.contains("retry_after_ms=") {
+            return Err(Status::invalid_argument(
+                "the reason names retry_after_ms, which has a field of its own",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// A paced broadcast that is under way.

@@ -4,19 +4,20 @@ use std::sync::Arc;
 
 use comet_serve::{Arrivals, CallCounts, GrpcApi, Phase, stopped};
 use comet_wire::comet::v1::push_server::{Push, PushServer};
+use comet_wire::comet::v1::push_stream_req::{Keys, Users};
 use comet_wire::comet::v1::{
-    Broadcast, CancelBroadcastReply, CancelBroadcastReq, ListBroadcastsReply, ListBroadcastsReq,
-    PushStreamReq, PushUsersReply, PushUsersReq,
+    Broadcast, CancelBroadcastReply, CancelBroadcastReq, KickReply, KickReq, ListBroadcastsReply,
+    ListBroadcastsReq, PushStreamReq, PushUsersReply, PushUsersReq, kick_req,
 };
 use comet_wire::goim::comet::comet_server::{Comet, CometServer};
 use comet_wire::goim::comet::{
-    BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
-    RoomsReply, RoomsReq,
+    BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, Ledger, PushMsgReply,
+    PushMsgReq, RoomsReply, RoomsReq,
 };
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::backend::StreamBackend;
+use crate::backend::{KickNotice, KickTarget, StreamBackend};
 use crate::push_stream::PushStream;
 
 /// Both push services: goim's and comet's own. Streams of pushes end at [`Phase::Stopped`].
@@ -112,6 +113,29 @@ impl<B: StreamBackend> Push for PushService<B> {
         let answer = self.backend.cancel_broadcast(request.into_inner().id);
         let ledger = Some(self.counts.of("CancelBroadcast", answer).await?);
         Ok(Response::new(CancelBroadcastReply { ledger }))
+    }
+
+    async fn kick(&self, request: Request<KickReq>) -> Result<Response<KickReply>, Status> {
+        let KickReq { target, reason, retry_after_ms } = request.into_inner();
+        let answer = async {
+            let target = match target {
+                Some(kick_req::Target::Keys(Keys { keys })) => KickTarget::Keys(keys),
+                Some(kick_req::Target::Users(Users { users })) => KickTarget::Users(users),
+                Some(kick_req::Target::RoomId(room)) => KickTarget::Room(room),
+                None => {
+                    return Err(Status::invalid_argument(
+                        "target is missing: name keys, users or a room",
+                    ));
+                }
+            };
+            self.backend.kick(target, KickNotice { reason, retry_after_ms }).await
+        };
+        let Ledger { queued, absent, dropped, .. } = self.counts.of("Kick", answer).await?;
+        Ok(Response::new(KickReply {
+            closed: queued,
+            absent,
+            not_closed: dropped.into_iter().collect(),
+        }))
     }
 
     type PushStreamStream = PushStream<B>;

@@ -8,6 +8,7 @@
 
 mod body;
 mod broadcasts;
+mod kick;
 mod nodes;
 mod online;
 mod push;
@@ -51,6 +52,14 @@ pub fn broadcast_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCou
     Router::new()
         .merge(call(MethodFilter::GET, "/comet/broadcasts", counts, backend, list))
         .merge(call(MethodFilter::POST, "/comet/broadcasts/cancel", counts, backend, cancel))
+}
+
+/// `/comet/kick/*`, which goim has no calls for.
+pub fn kick_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCounts>) -> Router {
+    Router::new()
+        .merge(call(MethodFilter::POST, "/comet/kick/keys", counts, backend, kick::keys))
+        .merge(call(MethodFilter::POST, "/comet/kick/mids", counts, backend, kick::mids))
+        .merge(call(MethodFilter::POST, "/comet/kick/room", counts, backend, kick::room))
 }
 
 /// `/goim/nodes/*`. `node` is what clients are told of the servers in `list`.

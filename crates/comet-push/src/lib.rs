@@ -16,10 +16,12 @@ mod pace;
 mod push_stream;
 mod rooms;
 
-pub use backend::{Broadcast, FailedServer, PushBackend, Pushed, StreamBackend};
+pub use backend::{
+    Broadcast, FailedServer, KickNotice, KickTarget, PushBackend, Pushed, StreamBackend,
+};
 pub use bounds::Bounds;
 pub use grpc::grpc_api;
-pub use http::{broadcast_routes, call, http_api, node_routes, push_routes};
+pub use http::{broadcast_routes, call, http_api, kick_routes, node_routes, push_routes};
 pub use node::{Backoff, Instance, Node, NodeList};
 pub use pace::pace;
 pub use rooms::fullest;

@@ -38,6 +38,14 @@ impl Query {
         }
     }
 
+    /// The text of `name`, or an empty one where it is left out.
+    ///
+    /// # Errors
+    /// If it is given more than once.
+    pub fn optional_text(&self, name: &str) -> Result<&str, Status> {
+        Ok(self.single(name)?.unwrap_or_default())
+    }
+
     /// The whole number `name`.
     ///
     /// # Errors

@@ -35,6 +35,8 @@ pub(crate) struct Call {
     pub(crate) caller: CallerId,
     pub(crate) kind: Kind,
     pub(crate) operation: i32,
+    /// Its connections are closed instead.
+    pub(crate) is_kick: bool,
     pub(crate) keys: Vec<Box<str>>,
     pub(crate) users: Vec<i64>,
     pub(crate) limit_ms: u64,

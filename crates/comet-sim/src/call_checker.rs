@@ -128,8 +128,8 @@ impl CallChecker {
             other => unreachable!("no report to a call: {other:?}"),
         };
         check_sum(&sums.tally)?;
-        self.total += sums.tally;
         let call = self.find(call.0)?;
+        let delivered = if call.is_kick { Tally::default() } else { sums.tally };
         if call.is_settled() || call.reported + reports > call.posted {
             return Err(format!(
                 "call {} had all its reports, and there comes {report:?}",
@@ -139,7 +139,11 @@ impl CallChecker {
         call.reported += reports;
         call.partials += partials;
         call.sums.add(&sums);
-        if call.is_complete() { call.check() } else { Ok(()) }
+        if call.is_complete() {
+            call.check()?;
+        }
+        self.total += delivered;
+        Ok(())
     }
 
     /// The hub says how a call ended.

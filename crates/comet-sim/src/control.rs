@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use comet_core::{CallId, Limits, Message, Millis, Report, ShardId, home_of_room};
+use comet_core::{CallId, Kick, Limits, Message, Millis, Push, Report, ShardId, home_of_room};
 use comet_hub::{CallerId, Hub};
 
 use crate::activity;
@@ -30,6 +30,7 @@ pub(crate) struct Control {
     pub(crate) stalls: u64,
     pub(crate) calls: CallChecker,
     pub(crate) has_paced: bool,
+    pub(crate) has_kicked: bool,
     /// Paced broadcasts are over by then.
     pub(crate) paced_until: Millis,
     /// How often each shard has reported its drain.
@@ -52,6 +53,7 @@ impl Control {
             stalls: 0,
             calls: CallChecker::new(),
             has_paced: false,
+            has_kicked: false,
             paced_until: Millis(0),
             drained: vec![0; usize::from(plan.shards)],
             logic: Logic::new(plan),
@@ -120,7 +122,17 @@ impl Control {
             _ => 3,
         });
         let limit_ms = rng.pick(plan.call_limits_ms);
-        let push = encode(rng, plan, id, kind, operation);
+        // Now and then the same connections are closed instead.
+        let is_kick = !matches!(request, Request::Paced(_) | Request::Snapshot | Request::Rooms)
+            && rng.below(1000) < plan.kick_permille;
+        let push = match is_kick {
+            true => Push::kick(Kick {
+                sentence: "go".into(),
+                retry_after_ms: rng.percent(50).then_some(1_000),
+            }),
+            false => encode(rng, plan, id, kind, operation),
+        };
+        self.has_kicked |= is_kick;
         let messages = request.messages(CallId(id), plan.shards, &push);
         self.has_paced |= matches!(request, Request::Paced(_));
         self.calls.add(Call {
@@ -128,6 +140,7 @@ impl Control {
             caller,
             kind,
             operation,
+            is_kick,
             keys: if let Request::Keys(keys) = request { keys.clone() } else { Vec::new() },
             users: if let Request::Users(users) = request { users.clone() } else { Vec::new() },
             limit_ms,

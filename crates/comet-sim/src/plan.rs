@@ -60,6 +60,8 @@ pub(crate) struct Plan {
     pub(crate) call_limits_ms: &'static [u64],
     /// How often a caller leaves in a step.
     pub(crate) leave_percent: u32,
+    /// How many of a thousand pushes close their connections instead.
+    pub(crate) kick_permille: usize,
     /// How often, of a thousand steps, the control thread stalls.
     pub(crate) stall_permille: usize,
     /// How often, of a thousand steps, a core stalls.
@@ -170,6 +172,7 @@ impl Plan {
                 &[1, 5, 50, 300, CALL_MS_LONG],
             ]),
             leave_percent: rng.pick(&[0, 0, 1, 10]),
+            kick_permille: rng.pick(&[0, 2, 20]),
             stall_permille: rng.pick(&[0, 0, 5, 20]),
             core_stall_permille: rng.pick(&[0, 0, 2, 10]),
             stop_permille: rng.pick(&[0, 0, 2, 5]),

@@ -134,5 +134,5 @@ pub(crate) fn encode(rng: &mut Rng, plan: &Plan, id: u64, kind: Kind, operation:
         });
         frame(op::RAW, 0, &inner.collect::<Vec<u8>>())
     };
-    Push { operation, frame }
+    Push::new(operation, frame)
 }

@@ -204,7 +204,7 @@ impl<'input> World<'input> {
         let (call, kind, name) = (CallId(self.last_call), self.below(4), self.byte() % 8);
         let body = self.bytes();
         let frame = Frame { version: 1, operation: 1000, sequence: 0, body };
-        let push = Push { operation: 1000, frame: Encoded::frame(&frame) };
+        let push = Push::new(1000, Encoded::frame(&frame));
         let (name, user) = (format!("{name}"), i64::from(name));
         let (home, message) = match kind {
             0 => {

@@ -213,6 +213,8 @@ fn permanent_reasons_end_the_iteration() {
         (notice(b"draining"), false, None),
         (notice(b"handshake_timeout"), false, None),
         (notice(b"replaced"), true, Some(Permanent::Replaced)),
+        (notice(b"kicked"), true, Some(Permanent::Kicked)),
+        (notice(b"kicked: banned"), true, Some(Permanent::Kicked)),
         (notice(b"slow_consumer"), true, None),
         (notice(b"token_expired; retry_after_ms=1"), true, None),
         (status("403 Forbidden"), false, Some(Permanent::NoUpgrade)),

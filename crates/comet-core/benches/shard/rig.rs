@@ -231,7 +231,7 @@ pub(crate) fn room(number: usize) -> String {
 pub(crate) fn push(body: usize) -> Push {
     let body = vec![b'x'; body];
     let frame = Frame { version: VERSION, operation: 1000, sequence: 0, body: &body };
-    Push { operation: 1000, frame: Encoded::frame(&frame) }
+    Push::new(1000, Encoded::frame(&frame))
 }
 
 fn frame(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {

@@ -49,6 +49,7 @@ impl Shard {
             | CloseReason::AddressLimit
             | CloseReason::SubnetLimit
             | CloseReason::HandshakeOverflow => 1013,
+            CloseReason::Kicked if retry_after_ms.is_some() => 1013,
             // Registered as "Unauthorized", the counterpart of HTTP's 401.
             CloseReason::TokenExpired => 3000,
             _ => 1008,

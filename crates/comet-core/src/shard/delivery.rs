@@ -1,5 +1,6 @@
 //! One push on its way into the outboxes of one shard.
 
+use crate::conn::Conn;
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{Limits, SlowConsumer};
@@ -11,13 +12,17 @@ use super::connections::Connections;
 use super::outboxes::Outboxes;
 
 /// Connections that one walk is to close before it should end.
-const SLOW_MAX: usize = 256;
+const CLOSED_MAX: usize = 256;
 
-/// Whether the push's operation must be among those a connection accepts.
+/// What a walk does with a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filter {
+    /// Offers it the push.
     Off,
+    /// Offers it the push if it accepts the operation.
     On,
+    /// Has it closed ([`Push::kick`]).
+    Kick,
 }
 
 /// A walk over connections that offers each of them the same push.
@@ -37,8 +42,8 @@ pub(super) struct Delivery<'a> {
     /// Connections that did not get it.
     tally: Tally,
     superseded: u64,
-    /// To be closed when the walk is over.
-    slow: Vec<Slot>,
+    /// To be closed when the walk is over: too slow for the push, or kicked.
+    to_close: Vec<Slot>,
 }
 
 /// What a [`Delivery`] led to.
@@ -46,12 +51,12 @@ pub(super) struct Delivered {
     pub(super) tally: Tally,
     /// Older pushes that were dropped for this one.
     pub(super) superseded: u64,
-    /// Connections to close as slow consumers.
-    pub(super) slow: Vec<Slot>,
+    /// Connections to close: slow consumers, or all that are kicked.
+    pub(super) to_close: Vec<Slot>,
 }
 
 impl<'a> Delivery<'a> {
-    /// `item` is the frame of `push`, the same in all walks of it.
+    /// `item` is the frame of `push`, the same in all walks of it. A kick has a `filter` of its own.
     pub(super) fn new(
         conns: &'a mut Connections,
         outboxes: &'a mut Outboxes,
@@ -66,13 +71,13 @@ impl<'a> Delivery<'a> {
             limits,
             item,
             operation: push.operation,
-            filter,
+            filter: if push.kick.is_some() { Filter::Kick } else { filter },
             bytes: [push.frame.for_tcp().len() as u32, push.frame.for_websocket().len() as u32],
             memos: [AppendMemo::NONE; 2],
             queued: [0, 0],
             tally: Tally::default(),
             superseded: 0,
-            slow: Vec::new(),
+            to_close: Vec::new(),
         }
     }
 
@@ -80,10 +85,13 @@ impl<'a> Delivery<'a> {
     #[inline]
     pub(super) fn offer(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot];
-        debug_assert!(conn.takes_pushes().is_ok());
-        if self.filter == Filter::On && !conn.accepts.contains(self.operation) {
-            return self.tally.drop_as(DropReason::Filtered, 1);
+        match self.filter {
+            Filter::Off => {}
+            Filter::On if conn.accepts.contains(self.operation) => {}
+            Filter::On => return self.tally.drop_as(DropReason::Filtered, 1),
+            Filter::Kick => return self.to_close.push(slot),
         }
+        debug_assert!(conn.takes_pushes().is_ok());
         let transport = conn.transport as usize;
         // Members of a room mostly have the same frames pending. Then the result of the latest append
         // holds for the next outbox, and the chains are not looked at.
@@ -99,7 +107,13 @@ impl<'a> Delivery<'a> {
 
     /// Offers the push to `conn`, or counts why it takes none.
     pub(super) fn offer_to(&mut self, conn: LocalConnId) {
-        match self.conns.get(conn).map_or(Err(DropReason::Closing), |conn| conn.takes_pushes()) {
+        let is_kick = self.filter == Filter::Kick;
+        let check = |conn: &mut Conn| match conn.is_open() && is_kick {
+            // Also while it waits for its homes.
+            true => Ok(()),
+            false => conn.takes_pushes(),
+        };
+        match self.conns.get(conn).map_or(Err(DropReason::Closing), check) {
             Ok(()) => self.offer(conn.slot),
             Err(reason) => self.tally.drop_as(reason, 1),
         }
@@ -117,19 +131,19 @@ impl<'a> Delivery<'a> {
 
     /// So many connections are to be closed that the walk should end.
     pub(super) fn is_strained(&self) -> bool {
-        self.slow.len() >= SLOW_MAX
+        self.to_close.len() >= CLOSED_MAX
     }
 
     /// Ends the walk.
     pub(super) fn finish(mut self) -> Delivered {
         self.settle_memos();
-        let Self { queued, bytes, mut tally, superseded, slow, .. } = self;
+        let Self { queued, bytes, mut tally, superseded, to_close, .. } = self;
         for (queued, bytes) in queued.into_iter().zip(bytes) {
             tally.matched += queued;
             tally.queued += queued;
             self.outboxes.bytes_queued += queued * u64::from(bytes);
         }
-        Delivered { tally, superseded, slow }
+        Delivered { tally, superseded, to_close }
     }
 
     /// Appends the push to one outbox. `false`: the outbox is full.
@@ -173,7 +187,7 @@ impl<'a> Delivery<'a> {
             SlowConsumer::Close => {
                 // A client that has taken everything is not slow, though there is no memory for its push.
                 if load.bytes > 0 {
-                    self.slow.push(slot);
+                    self.to_close.push(slot);
                 }
                 None
             }

@@ -9,7 +9,7 @@ use crate::canary::Canary;
 use crate::ids::{CallId, LocalConnId, ShardId, Slot};
 use crate::ledger::{CloseReason, DropReason, Tally};
 use crate::limits::PACED_MAX;
-use crate::message::{Message, Push, Report};
+use crate::message::{Kick, Message, Push, Report};
 use crate::outbox::Item;
 
 use super::Shard;
@@ -92,7 +92,7 @@ impl Shard {
             }
             if found.is_empty() {
                 progress.tally.absent += 1;
-                self.counters.deliveries.absent += 1;
+                self.counters.deliveries.absent += u64::from(progress.push.kick.is_none());
             }
             for owner in found.drain(..) {
                 budget.spend(1);
@@ -158,7 +158,9 @@ impl Shard {
         if !self.messages.send_push(to, message, self.context.limits.mesh_backlog) {
             let mut dropped = Tally::default();
             dropped.drop_as(DropReason::MeshFull, connections);
-            self.counters.deliveries += dropped;
+            if progress.push.kick.is_none() {
+                self.counters.deliveries += dropped;
+            }
             progress.tally += dropped;
         } else if let Answer::Tally { partials } = &mut progress.answer {
             *partials += u32::from(!Canary::MissingPartial.is_released());
@@ -202,7 +204,7 @@ impl Shard {
                     }
                 }
             });
-            broadcast.tally += self.count(delivered, budget);
+            broadcast.tally += self.count(&push, delivered, budget);
             if broadcast.is_under_way(end) {
                 self.pacing.broadcasts.push_back(broadcast);
             } else {
@@ -320,20 +322,30 @@ impl Shard {
     }
 
     fn count_slice(&mut self, delivered: Delivered, progress: &mut Progress, budget: &mut Budget) {
-        if !std::mem::replace(&mut progress.is_counted, true) {
+        if !std::mem::replace(&mut progress.is_counted, true) && progress.push.kick.is_none() {
             self.counters.pushes += 1;
         }
-        progress.tally += self.count(delivered, budget);
+        progress.tally += self.count(&progress.push, delivered, budget);
     }
 
-    /// Counts deliveries, and closes the connections that were too slow for them.
-    fn count(&mut self, delivered: Delivered, budget: &mut Budget) -> Tally {
-        let Delivered { tally, superseded, slow } = delivered;
+    /// Counts deliveries, and closes the connections that were too slow for them. Or closes those that `push` kicks, which
+    /// are no deliveries: they are counted by their close reason.
+    fn count(&mut self, push: &Push, delivered: Delivered, budget: &mut Budget) -> Tally {
+        let Delivered { mut tally, superseded, to_close } = delivered;
         self.idle.note_activity(self.context.now);
+        budget.spend(to_close.len() * budget::CLOSE);
+        if let Some(kick) = &push.kick {
+            let Kick { sentence, retry_after_ms } = &**kick;
+            tally.matched += to_close.len() as u64;
+            tally.queued += to_close.len() as u64;
+            for slot in to_close {
+                self.close_with_hint(slot, CloseReason::Kicked, sentence, *retry_after_ms);
+            }
+            return tally;
+        }
         self.counters.deliveries += tally;
         self.counters.superseded += superseded;
-        budget.spend(slow.len() * budget::CLOSE);
-        for slot in slow {
+        for slot in to_close {
             self.close(slot, CloseReason::SlowConsumer, "");
         }
         tally

@@ -1,7 +1,8 @@
 //! Pushes in special cases: cut sends, joins under way, full queues, the drain.
 
 use comet_core::{
-    CloseHow, CloseReason, DropReason, Limits, Message, Report, ShardId, SlowConsumer, Transport,
+    CloseHow, CloseReason, DropReason, Kick, Limits, Message, Push, Report, ShardId, SlowConsumer,
+    Transport, home_of_user,
 };
 use comet_proto::op;
 
@@ -143,4 +144,59 @@ fn a_drain_closes_all_and_reports_once() {
     rig.take(silent);
     rig.pass(2_100);
     assert_eq!(drained(&rig), 1);
+}
+
+fn kick() -> Push {
+    Push::kick(Kick { sentence: "go".into(), retry_after_ms: None })
+}
+
+#[test]
+fn a_kick_comes_behind_the_pushes_before_it() {
+    let mut rig = Rig::new(2, Limits::default());
+    let conn = rig.join(1, "7/k//");
+    rig.push_user(7, 5, b"last");
+    let call = rig.call();
+    let home = home_of_user(7, 2);
+    rig.send(home, Message::PushUsers { call, users: vec![7], push: kick() });
+    let tally = rig.tally(call);
+    assert_eq!((tally.matched, tally.queued, tally.absent), (1, 1, 0));
+    assert_eq!(rig.take(conn), [frame(5, 0, b"last"), frame(6, 0, b"go")].concat());
+    assert_eq!(rig.reason(conn), CloseReason::Kicked);
+    let [deliveries, pushes] = [0, 1]
+        .map(|shard| rig.shards[shard].counters())
+        .map(|counters| (counters.deliveries.queued, counters.pushes))
+        .into_iter()
+        .fold([0, 0], |[queued, pushes], of| [queued + of.0, pushes + of.1]);
+    assert_eq!((deliveries, pushes), (1, 1), "a kick is neither");
+}
+
+/// The key is claimed, and the client has no answer to its token yet.
+#[test]
+fn a_kick_reaches_a_client_that_is_being_registered() {
+    let mut rig = Rig::new(2, Limits::default());
+    let key = key_at(1);
+    let conn = rig.connect(0, Transport::Tcp);
+    rig.held.insert((1, 0));
+    rig.feed(conn, &frame(op::AUTH, 1, format!("7/{key}//").as_bytes()));
+    let call = rig.call();
+    rig.send(ShardId(1), Message::PushKeys { call, keys: vec![key.as_str().into()], push: kick() });
+    rig.held.clear();
+    rig.run();
+    assert_eq!(rig.reason(conn), CloseReason::Kicked);
+    rig.hang_up(conn);
+    assert_eq!(rig.push_keys(&[&key], 5, b"").absent, 1, "it holds the key no more");
+}
+
+#[test]
+fn a_kick_of_a_large_room_leaves_nobody_out() {
+    let mut rig = Rig::new(1, Limits::default());
+    for user in 0..2_000 {
+        rig.join(0, &format!("{user}//r/"));
+    }
+    let call = rig.call();
+    rig.send(ShardId(0), Message::PushRoom { call, room: "r".into(), push: kick() });
+    assert_eq!(rig.tally(call).queued, 2_000);
+    let counters = rig.shards[0].counters();
+    assert_eq!((counters.closed[CloseReason::Kicked as usize], counters.live), (2_000, 0));
+    assert_eq!(rig.push_room("r", 5, b"").matched, 0);
 }

@@ -216,7 +216,7 @@ impl Rig {
         sum
     }
 
-    fn call(&mut self) -> CallId {
+    pub(crate) fn call(&mut self) -> CallId {
         self.last_call += 1;
         CallId(self.last_call)
     }
@@ -379,7 +379,7 @@ pub(crate) fn plain(first: u8, payload: &[u8]) -> Vec<u8> {
 
 pub(crate) fn push(operation: i32, body: &[u8]) -> Push {
     let frame = Frame { version: 1, operation, sequence: 0, body };
-    Push { operation, frame: Encoded::frame(&frame) }
+    Push::new(operation, Encoded::frame(&frame))
 }
 
 /// A key whose home is shard `home` of two.

@@ -4,7 +4,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use comet_push::{Bounds, Broadcast, PushBackend, Pushed, StreamBackend, grpc_api};
+use comet_push::{
+    Bounds, Broadcast, KickNotice, KickTarget, PushBackend, Pushed, StreamBackend, grpc_api,
+};
 use comet_serve::{ApiTls, CallCounts, GateLimits, Gates, Lock, Phase, Servers, listen};
 use comet_wire::DESCRIPTORS;
 use comet_wire::comet::v1::PushStreamReq;
@@ -79,6 +81,10 @@ impl StreamBackend for Manual {
     }
 
     async fn cancel_broadcast(&self, _: u64) -> Result<Ledger, Status> {
+        unasked()
+    }
+
+    async fn kick(&self, _: KickTarget, _: KickNotice) -> Result<Ledger, Status> {
         unasked()
     }
 

@@ -40,7 +40,13 @@ pub(super) fn check_deliveries(
         if call.is_estimated() {
             continue;
         }
-        let meant = settled.iter().filter(|(client, live)| is_meant(call, client, live));
+        let mut meant = settled.iter().filter(|(client, live)| is_meant(call, client, live));
+        if call.is_kick {
+            if let Some((_, live)) = meant.next().filter(|_| call.dropped_unwanted() == 0) {
+                return Err(format!("call {} should have closed {live:?}", call.id));
+            }
+            continue;
+        }
         let (mut expected, mut missing) = (0, 0);
         for (client, _) in meant {
             let received = &client.received;
@@ -68,7 +74,8 @@ pub(super) fn check_deliveries(
         baseline.dropped_unwanted +=
             deliveries.dropped_total() - deliveries.dropped[DropReason::Filtered as usize];
     }
-    let reported: u64 = calls.iter().map(Call::dropped_unwanted).sum();
+    let pushes = calls.iter().filter(|call| !call.is_kick);
+    let reported: u64 = pushes.map(Call::dropped_unwanted).sum();
     let paced = baseline.dropped_unwanted - before.dropped_unwanted - reported;
     let explained = baseline.superseded - before.superseded + paced;
     if unexplained > explained {

@@ -22,6 +22,7 @@ mod helpers;
 mod hostile;
 mod http_push;
 mod jwks;
+mod kick;
 mod listen_tls;
 mod locks;
 mod log_sink;

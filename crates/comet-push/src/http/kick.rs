@@ -1,0 +1,54 @@
+//! `/comet/kick/*`: connections are closed.
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+use comet_serve::Query;
+use comet_wire::goim::comet::Ledger;
+use serde_json::{Value, json};
+use tonic::Status;
+
+use crate::backend::{KickNotice, KickTarget, StreamBackend};
+use crate::http::push::room_id;
+
+/// Those that hold `keys`.
+pub(super) async fn keys<B: StreamBackend>(
+    backend: Arc<B>,
+    request: Request,
+) -> Result<Value, Status> {
+    let query = Query::read(request.uri().query())?;
+    let keys = query.list("keys")?.into_iter().map(str::to_owned).collect();
+    kick(&*backend, KickTarget::Keys(keys), &query).await
+}
+
+/// Every session of the users `mids`.
+pub(super) async fn mids<B: StreamBackend>(
+    backend: Arc<B>,
+    request: Request,
+) -> Result<Value, Status> {
+    let query = Query::read(request.uri().query())?;
+    let users = query.numbers("mids")?;
+    kick(&*backend, KickTarget::Users(users), &query).await
+}
+
+/// The members of `room` of a `type`.
+pub(super) async fn room<B: StreamBackend>(
+    backend: Arc<B>,
+    request: Request,
+) -> Result<Value, Status> {
+    let query = Query::read(request.uri().query())?;
+    let room = room_id(query.text("type")?, query.text("room")?);
+    kick(&*backend, KickTarget::Room(room), &query).await
+}
+
+async fn kick<B: StreamBackend>(
+    backend: &B,
+    target: KickTarget,
+    query: &Query,
+) -> Result<Value, Status> {
+    let reason = query.optional_text("reason")?.to_owned();
+    let retry_after_ms = query.optional_number("retry_after_ms", 0..=i64::from(u32::MAX))?;
+    let notice = KickNotice { reason, retry_after_ms };
+    let Ledger { queued, absent, dropped, .. } = backend.kick(target, notice).await?;
+    Ok(json!({ "closed": queued, "absent": absent, "not_closed": dropped }))
+}
