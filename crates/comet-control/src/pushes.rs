@@ -183,9 +183,9 @@ impl StreamBackend for Pushes {
             retry_after_ms: (retry_after_ms > 0).then_some(retry_after_ms),
         });
         let kicked = match target {
-            KickTarget::Keys(keys) => self.begin_to_keys(keys, push),
-            KickTarget::Users(users) => self.begin_to_users(users, push),
-            KickTarget::Room(room) => self.begin_to_room(&room, push),
+            KickTarget::Keys(keys) => self.begin_to_keys(keys, || Ok(push)),
+            KickTarget::Users(users) => self.begin_to_users(users, || Ok(push)),
+            KickTarget::Room(room) => self.begin_to_room(&room, || Ok(push)),
         };
         kicked?.await
     }
@@ -196,8 +196,7 @@ impl StreamBackend for Pushes {
         proto: Option<Proto>,
         operation: i32,
     ) -> Result<UnderWay, Status> {
-        let push = self.push(proto, operation)?;
-        self.begin_to_keys(keys, push)
+        self.begin_to_keys(keys, || self.push(proto, operation))
     }
 
     fn begin_users(
@@ -206,19 +205,23 @@ impl StreamBackend for Pushes {
         proto: Option<Proto>,
         operation: i32,
     ) -> Result<UnderWay, Status> {
-        let push = self.push(proto, operation)?;
-        self.begin_to_users(users, push)
+        self.begin_to_users(users, || self.push(proto, operation))
     }
 
     fn begin_room(&self, room: String, proto: Option<Proto>) -> Result<UnderWay, Status> {
-        let push = self.push(proto, 0)?;
-        self.begin_to_room(&room, push)
+        self.begin_to_room(&room, || self.push(proto, 0))
     }
 }
 
 impl Pushes {
-    fn begin_to_keys(&self, keys: Vec<String>, push: Push) -> Result<UnderWay, Status> {
+    /// `push` is made once the names are checked.
+    fn begin_to_keys(
+        &self,
+        keys: Vec<String>,
+        push: impl FnOnce() -> Result<Push, Status>,
+    ) -> Result<UnderWay, Status> {
         self.bounds.check_count("key", keys.len())?;
+        let push = push()?;
         let keys = keys.into_iter().map(String::into_boxed_str);
         let homes = by_home(keys, self.hub.shards(), |key| home_of_key(key, self.hub.shards()));
         let call = self.hub.begin(self.bounds.timeout, |call| {
@@ -229,8 +232,13 @@ impl Pushes {
         Ok(call.map_err(status)?.into())
     }
 
-    fn begin_to_users(&self, users: Vec<i64>, push: Push) -> Result<UnderWay, Status> {
+    fn begin_to_users(
+        &self,
+        users: Vec<i64>,
+        push: impl FnOnce() -> Result<Push, Status>,
+    ) -> Result<UnderWay, Status> {
         self.bounds.check_count("user", users.len())?;
+        let push = push()?;
         let given = users.len();
         // User 0 is everybody without an id: nobody's home, so nobody to push to.
         let users: Vec<i64> = users.into_iter().filter(|user| *user != 0).collect();
@@ -249,10 +257,15 @@ impl Pushes {
         Ok(UnderWay { call: Some(call.map_err(status)?), absent })
     }
 
-    fn begin_to_room(&self, room: &str, push: Push) -> Result<UnderWay, Status> {
+    fn begin_to_room(
+        &self,
+        room: &str,
+        push: impl FnOnce() -> Result<Push, Status>,
+    ) -> Result<UnderWay, Status> {
         if room.is_empty() {
             return Err(Status::invalid_argument("roomID is empty: name the room"));
         }
+        let push = push()?;
         let home = home_of_room(room, self.hub.shards());
         let call = self.hub.begin(self.bounds.timeout, |call| {
             [(home, Message::PushRoom { call, room: Arc::from(room), push })]

@@ -20,8 +20,9 @@ use crate::api_tls;
 use crate::jwks;
 use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::authenticator;
-use crate::memory::memory_ceiling;
-use crate::options::{Opened, control_options, limits, logic, smaller_rings, warnings};
+use crate::options::{
+    Opened, control_options, limits, logic, memory_ceiling, smaller_rings, warnings,
+};
 use crate::reload::Reloaded;
 use crate::token_keys;
 

@@ -20,7 +20,7 @@ use comet_serve::{
 };
 
 use crate::app::REPORTS;
-use crate::options::limits;
+use crate::options::{limits, memory_ceiling};
 
 /// User memory of an idle connection, all tables included. The bench measures less.
 const CONNECTION: u64 = 512;
@@ -61,15 +61,6 @@ pub fn worst_case(config: &Config, open_files: u64) -> String {
         let _ = writeln!(text, "# {what:46} {:>12.1} MiB", bytes as f64 / f64::from(1 << 20));
     }
     text
-}
-
-/// Bytes that the process may have in RAM (`limits.memory`). It is not the sum of all bounds: few servers have clients that
-/// use up each of them at once.
-pub(crate) fn memory_ceiling(config: &Config) -> u64 {
-    match config.limits.memory {
-        0 => comet_ops::available_bytes().map_or(u64::MAX, |bytes| bytes / 10 * 9),
-        bytes => bytes,
-    }
 }
 
 struct Bounds {

@@ -11,7 +11,6 @@ use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
 
 use crate::listeners::Addresses;
-use crate::memory::memory_ceiling;
 
 /// What the server has opened before its threads start.
 pub(crate) struct Opened<'a> {
@@ -160,6 +159,15 @@ fn too_few_open_files(config: &Config, open_files: u64) -> Option<String> {
             cores as u64 * u64::from(connections)
         )
     })
+}
+
+/// Bytes that the process may have in RAM (`limits.memory`). It is not the sum of all bounds: few servers have clients that
+/// use up each of them at once.
+pub(crate) fn memory_ceiling(config: &Config) -> u64 {
+    match config.limits.memory {
+        0 => comet_ops::available_bytes().map_or(u64::MAX, |bytes| bytes / 10 * 9),
+        bytes => bytes,
+    }
 }
 
 /// The shard's bounds. The configuration keeps durations small enough.
