@@ -194,6 +194,7 @@ impl Services {
                 let counts = (!rng.percent(5)).then(|| RoomPieces::cut(counts.to_vec()));
                 self.probes.push((soon, Outcome::Rooms(counts)));
             }
+            Action::Free(_) => {}
         }
     }
 

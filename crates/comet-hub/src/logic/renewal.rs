@@ -51,17 +51,22 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Logic has answered, or has not. Returns what goes on.
-    pub(super) fn handle_answer(mut self, answer: Option<RoomsByHome>) -> Next {
+    /// Logic has answered, or has not. Returns what goes on, and an answer that is not needed.
+    pub(super) fn handle_answer(
+        mut self,
+        answer: Option<RoomsByHome>,
+    ) -> (Next, Option<RoomsByHome>) {
         let is_last = self.piece + 1 == self.pieces.len();
         // `comet logic` answers the last piece only, goim's logic each with the rooms of all.
         let says_something =
             |answer: &RoomsByHome| is_last || answer.iter().any(|home| !home.is_empty());
-        if let Some(answer) = answer.filter(says_something) {
-            self.answer = Some(answer);
-        }
+        let unneeded = match answer {
+            Some(answer) if says_something(&answer) => self.answer.replace(answer),
+            other => other,
+        };
         self.piece += 1;
-        if is_last { Next::Over(self.answer) } else { Next::Piece(self) }
+        let next = if is_last { Next::Over(self.pieces, self.answer) } else { Next::Piece(self) };
+        (next, unneeded)
     }
 }
 
@@ -70,7 +75,7 @@ pub(super) enum Next {
     /// Another piece.
     Piece(Progress),
     /// The renewal is over.
-    Over(Option<RoomsByHome>),
+    Over(Arc<RoomPieces>, Option<RoomsByHome>),
 }
 
 /// By home, rooms and how many are in each.

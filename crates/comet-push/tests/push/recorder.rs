@@ -124,8 +124,11 @@ impl PushBackend for Recorder {
         self.note(proto)
     }
 
-    async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
-        Ok(Vec::new())
+    async fn rooms<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        Ok(make(Vec::new()))
     }
 
     async fn live(&self) -> Result<u64, Status> {
