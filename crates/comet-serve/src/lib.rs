@@ -8,6 +8,7 @@
 //! push or a session.
 
 mod accept;
+mod active_time;
 mod aside;
 mod call_counts;
 mod caller;
