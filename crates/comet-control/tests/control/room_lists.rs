@@ -17,7 +17,7 @@ use crate::fake::{Fake, PATIENT, ROOMY, start};
 use crate::push::proto;
 
 /// The control thread was busy with so many for far longer than a push takes.
-const ROOMS: u32 = 300_000;
+const ROOMS: u32 = 1_000_000;
 
 /// Pushes that are answered before the first byte of `answer`, which is a list of [`ROOMS`].
 async fn pushes_before(fake: &Fake, answer: impl Future<Output = ()> + Send + 'static) -> u32 {
@@ -64,7 +64,7 @@ async fn pushes_are_answered_while_rooms_are_listed_over_grpc() {
         assert!(!frame.unwrap().unwrap().into_data().unwrap().is_empty());
     });
     let answered = answered.await;
-    assert!(answered >= 10, "{answered}");
+    assert!(answered >= 5, "{answered}");
 }
 
 #[tokio::test]
@@ -79,6 +79,6 @@ async fn pushes_are_answered_while_rooms_are_listed_over_http() {
             stream.read_u8().await.unwrap();
         });
         let answered = answered.await;
-        assert!(answered >= 10, "{target}: {answered}");
+        assert!(answered >= 5, "{target}: {answered}");
     }
 }
