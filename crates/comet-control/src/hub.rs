@@ -21,7 +21,7 @@ use comet_hub::{
     CallError, CallResult, CallerId, Inboxes, Outcome, PacedBroadcast, PacedBroadcasts, Refused,
 };
 use comet_mesh::{Inbox, Returned, Sender, Wake};
-use comet_serve::Caller;
+use comet_serve::{Caller, aside, free_aside};
 use tokio::select;
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
@@ -227,6 +227,33 @@ impl HubDriver {
         self.begin(limit, |call| (0..self.shards).map(move |shard| (ShardId(shard), message(call))))
     }
 
+    /// Asks every home for its rooms, and makes something of them aside. The call goes on when its caller leaves, so
+    /// that a list that nobody waits for is freed there, too.
+    pub(crate) async fn rooms<T: Send + 'static>(
+        self: &Arc<Self>,
+        limit: Duration,
+        make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        let call = self.begin_everywhere(limit, |call| Message::Rooms { call })?;
+        let (sender, made) = oneshot::channel();
+        tokio::spawn(async move {
+            let counted = call.await;
+            let make = move || {
+                let made = match counted {
+                    Ok(counted) => Ok(make(counted.rooms.into_iter().flatten().collect())),
+                    Err(mut error) => {
+                        error.forget_rooms();
+                        Err(error)
+                    }
+                };
+                // Refused only when the caller has left.
+                let _ = sender.send(made);
+            };
+            aside(make).await;
+        });
+        made.await.expect("the call ends with an outcome")
+    }
+
     /// Puts a message that belongs to no call on its way. One that finds too many waiting is gone:
     /// whoever asked for it runs into a deadline. A shard that has ended misses nothing.
     pub(crate) fn tell(&self, shard: ShardId, message: Message) {
@@ -291,7 +318,11 @@ impl HubDriver {
                     state.end_paced(call, shard, tally);
                 }
                 Some(report) => {
-                    unasked.extend(state.hub.handle_report(report));
+                    match state.hub.handle_report(report) {
+                        // Whoever asked for them waits no longer.
+                        Some(Report::Rooms { rooms, .. }) => free_aside(rooms),
+                        report => unasked.extend(report),
+                    }
                     state.answer();
                 }
                 None => break,

@@ -17,7 +17,6 @@
     reason = "uptime counts from the start of the thread; calls wait in tokio's time"
 )]
 
-mod aside;
 mod control;
 mod debug;
 mod drain;

@@ -13,17 +13,17 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use comet_core::{Message, Millis, Report};
+use comet_core::{Millis, Report};
 use comet_hub::logic::{
-    Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, RoomPieces, UnknownCode,
+    Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, Request, RoomPieces,
+    UnknownCode,
 };
-use comet_serve::{ApiTls, BadAddress, BearerToken, GrpcChannel, Peer};
+use comet_serve::{ApiTls, BadAddress, BearerToken, GrpcChannel, Peer, free_aside, poll_aside};
 use tokio::select;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep_until, timeout};
 
-use crate::aside::aside;
 use crate::hub::HubDriver;
 
 pub(crate) use self::stats::LogicStats;
@@ -279,8 +279,9 @@ impl Logic {
                 let channel = channel.expect("calls go to connections that were pinged");
                 let sending = tokio::spawn(async move {
                     let server = (logic.server.clone(), logic.hub.shards());
-                    let limit = logic.timeout;
-                    let outcome = attempt::send(channel, server, &request, limit).await;
+                    let has_rooms = matches!(*request, Request::RenewOnline { .. });
+                    let sending = attempt::send(channel, server, request, logic.timeout);
+                    let outcome = if has_rooms { poll_aside(sending).await } else { sending.await };
                     logic.update(|state, now| {
                         state.attempts.remove(&attempt);
                         state.client.handle_reply(now, attempt, outcome);
@@ -296,18 +297,11 @@ impl Logic {
             Action::CountRooms => {
                 tokio::spawn(async move {
                     let limit = logic.timeout;
-                    let call = logic.hub.begin_everywhere(limit, |call| Message::Rooms { call });
-                    let counted = match call {
-                        Ok(call) => call.await.ok(),
-                        Err(_) => None,
-                    };
-                    let rooms = match counted {
-                        Some(counted) => Some(aside(|| RoomPieces::cut(counted.rooms)).await),
-                        None => None,
-                    };
-                    logic.update(|state, now| state.client.handle_rooms(now, rooms));
+                    let rooms = logic.hub.rooms(limit, RoomPieces::cut).await;
+                    logic.update(|state, now| state.client.handle_rooms(now, rooms.ok()));
                 });
             }
+            Action::Free(unneeded) => free_aside(unneeded),
         }
     }
 

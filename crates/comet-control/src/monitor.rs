@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_core::{CloseReason, Counters, DropReason, Message};
+use comet_core::{CloseReason, Counters, DropReason};
 use comet_hub::CallError;
 use comet_ops::{CertificatesInUse, Kind};
 use comet_serve::{CallCounts, Gates, Phase};
+use serde_json::Value;
 use tokio::sync::watch;
 use tonic::Code;
 
@@ -15,6 +16,7 @@ use crate::hub::HubDriver;
 use crate::logic::{Logic, LogicStats};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::pushes::snapshots;
+use crate::stat::top_rooms;
 use crate::vitals::Vitals;
 
 /// How long a reader waits for the shards.
@@ -127,9 +129,6 @@ pub(crate) struct Reading<'monitor> {
     pub(crate) logic: Option<LogicStats>,
 }
 
-/// Rooms with members, and their number.
-pub(crate) type Rooms = Vec<(Arc<str>, u32)>;
-
 impl Monitor {
     /// Asks every shard. All or nothing: a sum over some shards would look like a counter that fell.
     pub(crate) async fn read(&self) -> Result<Reading<'_>, CallError> {
@@ -149,10 +148,9 @@ impl Monitor {
         })
     }
 
-    /// Asks every home for its rooms.
-    pub(crate) async fn rooms(&self) -> Result<Rooms, CallError> {
-        let call = self.hub.begin_everywhere(ANSWER_TIMEOUT, |call| Message::Rooms { call })?;
-        Ok(call.await?.rooms)
+    /// Asks every home for its rooms. The answer has the `top` fullest.
+    pub(crate) async fn rooms(&self, top: usize) -> Result<Value, CallError> {
+        self.hub.rooms(ANSWER_TIMEOUT, move |rooms| top_rooms(&rooms, top)).await
     }
 }
 

@@ -13,9 +13,7 @@ use comet_serve::{Health, Query, healthz, refusal};
 use serde_json::Value;
 use tonic::Status;
 
-use crate::aside::aside;
 use crate::monitor::Monitor;
-use crate::stat::top_rooms;
 use crate::status::status;
 
 /// Rooms in an answer that was not asked for more or less.
@@ -45,8 +43,8 @@ async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
 async fn stat(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
         let top = top(&uri)?;
-        let (reading, rooms) = tokio::try_join!(monitor.read(), monitor.rooms()).map_err(status)?;
-        let rooms = aside(move || top_rooms(rooms, top)).await;
+        let (reading, rooms) =
+            tokio::try_join!(monitor.read(), monitor.rooms(top)).map_err(status)?;
         Ok::<_, Status>(reading.stat(&rooms))
     };
     answered(answer.await)
@@ -55,8 +53,7 @@ async fn stat(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
 async fn rooms(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
         let top = top(&uri)?;
-        let rooms = monitor.rooms().await.map_err(status)?;
-        Ok::<_, Status>(aside(move || top_rooms(rooms, top)).await)
+        monitor.rooms(top).await.map_err(status)
     };
     answered(answer.await)
 }

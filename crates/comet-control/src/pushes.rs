@@ -139,10 +139,11 @@ impl PushBackend for Pushes {
         Ok(Ledger { scheduled: gathered.scheduled, ..ledger(&gathered.tally) }.into())
     }
 
-    async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
-        let limit = self.bounds.timeout;
-        let call = self.hub.begin_everywhere(limit, |call| Message::Rooms { call });
-        Ok(call.map_err(status)?.await.map_err(status)?.rooms)
+    async fn rooms<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        self.hub.rooms(self.bounds.timeout, make).await.map_err(status)
     }
 
     async fn live(&self) -> Result<u64, Status> {

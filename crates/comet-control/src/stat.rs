@@ -1,6 +1,7 @@
 //! What `/stat` and `/stat/rooms` answer: the numbers of the metrics as JSON, in total and by core, and
 //! the fullest rooms.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use comet_core::{CloseReason, Counters, DropReason};
@@ -8,7 +9,7 @@ use comet_push::fullest;
 use serde_json::{Map, Value, json};
 
 use crate::logic::LogicStats;
-use crate::monitor::{FIELDS, Reading, Rooms};
+use crate::monitor::{FIELDS, Reading};
 
 impl Reading<'_> {
     /// The whole answer; `rooms` is that of [`top_rooms`].
@@ -41,8 +42,7 @@ impl Reading<'_> {
 }
 
 /// The `top` fullest of `rooms`, and how many there are in all.
-#[allow(clippy::needless_pass_by_value, reason = "a million rooms are also dropped here")]
-pub(crate) fn top_rooms(rooms: Rooms, top: usize) -> Value {
+pub(crate) fn top_rooms(rooms: &[(Arc<str>, u32)], top: usize) -> Value {
     let fullest = fullest(rooms.iter().map(|(name, online)| (&**name, *online)).collect(), top);
     let fullest: Vec<Value> =
         fullest.iter().map(|(name, online)| json!({ "room": name, "online": online })).collect();

@@ -30,8 +30,8 @@ pub struct CallResult {
     pub busy: u32,
     /// Of the shards that were asked for a snapshot, in the order of their reports.
     pub counters: Vec<(ShardId, Box<Counters>)>,
-    /// Rooms with someone online, and how many, in the order of the reports.
-    pub rooms: Vec<(Arc<str>, u32)>,
+    /// Rooms with someone online, and how many: a list of each report, in their order.
+    pub rooms: Vec<Vec<(Arc<str>, u32)>>,
 }
 
 /// Why a call has no complete result.
@@ -61,6 +61,15 @@ pub enum CallError {
         /// What the reports so far add up to.
         known: Box<CallResult>,
     },
+}
+
+impl CallError {
+    /// Frees the rooms that are known.
+    pub fn forget_rooms(&mut self) {
+        if let Self::InboxFull { known, .. } | Self::Late { known, .. } = self {
+            known.rooms = Vec::new();
+        }
+    }
 }
 
 /// How a call ended.
@@ -145,7 +154,7 @@ impl<C> Calls<C> {
     }
 
     /// Adds a report to its call; a call that was given up is not there any more, and that is fine.
-    /// Gives back what no call asked for.
+    /// Gives back what no call asked for, and lists of rooms whose call is over.
     pub(crate) fn settle(&mut self, report: Report) -> Option<Report> {
         match report {
             Report::Tally { call, tally, partials, .. } => self.add(call, |open| {
@@ -169,9 +178,11 @@ impl<C> Calls<C> {
                 open.missing -= 1;
                 open.result.counters.push((shard, counters));
             }),
+            // A list may be long: nothing here goes through it, and freeing it is for the driver.
+            Report::Rooms { call, .. } if !self.runs(call) => return Some(report),
             Report::Rooms { call, rooms } => self.add(call, |open| {
                 open.missing -= 1;
-                open.result.rooms.extend(rooms);
+                open.result.rooms.push(rooms);
             }),
             unasked => return Some(unasked),
         }
@@ -309,6 +320,19 @@ mod tests {
         };
         assert_eq!(known.tally.queued, 12);
         assert!(calls.settle(partial(1)).is_none(), "it comes too late");
+    }
+
+    /// To move a million rooms takes long.
+    #[test]
+    fn lists_of_rooms_are_passed_on_as_they_came() {
+        let mut calls = calls(2);
+        let lists = ["a", "b"].map(|room| vec![(Arc::from(room), 1)]);
+        let places = lists.each_ref().map(Vec::as_ptr);
+        for rooms in lists {
+            assert!(calls.settle(Report::Rooms { call: CALL, rooms }).is_none());
+        }
+        let rooms = calls.poll_ended().expect("complete").outcome.expect("complete").rooms;
+        assert_eq!(rooms.iter().map(Vec::as_ptr).collect::<Vec<_>>(), places);
     }
 
     #[test]

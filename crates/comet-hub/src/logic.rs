@@ -31,7 +31,7 @@ use self::request::Retry;
 use crate::Random;
 use crate::failing::Failing;
 
-pub use self::action::{Action, AttemptId, ConnectionId, Event, PingOutcome};
+pub use self::action::{Action, AttemptId, ConnectionId, Event, PingOutcome, Unneeded};
 pub use self::notices::WAITING_MAX as NOTICES_MAX;
 pub use self::outcome::{AttemptOutcome, StatusCode, UnknownCode};
 pub use self::renewal::{RoomPieces, RoomsByHome};

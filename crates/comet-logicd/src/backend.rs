@@ -6,6 +6,7 @@ use std::sync::Arc;
 use comet_hub::fanout::{Fanout, Target};
 use comet_push::{Bounds, PushBackend, Pushed, pace};
 use comet_router::Sessions;
+use comet_serve::aside;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
@@ -86,9 +87,14 @@ impl PushBackend for Comets {
     }
 
     /// As the comets have said last.
-    async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
+    async fn rooms<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
+    ) -> Result<T, Status> {
         let rooms = self.sessions.room_counts().await.map_err(unavailable)?;
-        Ok(rooms.into_iter().map(|(room, online)| (room.into(), online)).collect())
+        let make =
+            move || make(rooms.into_iter().map(|(room, online)| (room.into(), online)).collect());
+        Ok(aside(make).await)
     }
 
     async fn live(&self) -> Result<u64, Status> {

@@ -48,8 +48,12 @@ pub trait PushBackend: Send + Sync + 'static {
         speed: i32,
     ) -> impl Future<Output = Result<Pushed, Status>> + Send;
 
-    /// The rooms with someone online, and how many.
-    fn rooms(&self) -> impl Future<Output = Result<Vec<(Arc<str>, u32)>, Status>> + Send;
+    /// Makes something of the rooms with someone online and how many, on a thread of its own: there may be a
+    /// million.
+    fn rooms<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
+    ) -> impl Future<Output = Result<T, Status>> + Send;
 
     /// How many connections are authenticated.
     fn live(&self) -> impl Future<Output = Result<u64, Status>> + Send;

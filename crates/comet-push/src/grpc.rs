@@ -30,6 +30,7 @@ pub fn grpc_api<B: StreamBackend>(
     let service = Arc::new(PushService { backend, counts, phase });
     GrpcApi::default()
         .stream("/comet.v1.Push/PushStream")
+        .list("/goim.comet.Comet/Rooms")
         .service(CometServer::from_arc(Arc::clone(&service)).max_decoding_message_size(request_max))
         .service(PushServer::from_arc(service).max_decoding_message_size(request_max))
 }
@@ -73,9 +74,11 @@ impl<B: StreamBackend> Comet for PushService<B> {
     }
 
     async fn rooms(&self, _: Request<RoomsReq>) -> Result<Response<RoomsReply>, Status> {
-        let rooms = self.counts.of("Rooms", self.backend.rooms()).await?;
-        let rooms = rooms.into_iter().map(|(room, _)| (room.as_ref().to_owned(), true)).collect();
-        Ok(Response::new(RoomsReply { rooms }))
+        let rooms = self.backend.rooms(|rooms| {
+            let rooms = rooms.into_iter();
+            RoomsReply { rooms: rooms.map(|(room, _)| (room.as_ref().to_owned(), true)).collect() }
+        });
+        Ok(Response::new(self.counts.of("Rooms", rooms).await?))
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! An answer is JSON, `{"code":0,"message":"","data":…}`. As in goim a call that failed is HTTP 200, too,
 //! and its code names the cause: -400 the request, -500 the server; `message` is the sentence and there
-//! is no `data`. A request that does not come in is HTTP 408 or 503, with code -408 or -503. (goim also writes 400 into the status line where a parameter does not parse; a caller
+//! is no `data`. A request that does not come in is HTTP 408 or 503, with code -408 or -503; one for which too
+//! many are under way is HTTP 429 with code -429, as HTTP clients and proxies expect. (goim also writes 400 into the status line where a parameter does not parse; a caller
 //! that reads the code sees no difference.) A request for anything else is answered with HTTP 404 or 405.
 
 mod body;
@@ -90,10 +91,14 @@ where
         async move {
             match counts.of(path, handle(state, request)).await {
                 Ok(data) => Json(json!({ "code": 0, "message": "", "data": data })).into_response(),
-                Err(status) => {
-                    let refused = arrivals.refused().map(|status| -i32::from(status.as_u16()));
-                    failed(refused.unwrap_or_else(|| code(&status)), status.message())
+                Err(status) if let Some(refused) = arrivals.refused() => {
+                    failed(-i32::from(refused.as_u16()), status.message())
                 }
+                Err(status) if status.code() == Code::ResourceExhausted => {
+                    let busy = StatusCode::TOO_MANY_REQUESTS;
+                    (busy, failed(-429, status.message())).into_response()
+                }
+                Err(status) => failed(code(&status), status.message()),
             }
         }
     };

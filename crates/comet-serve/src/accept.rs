@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::select;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use crate::active_time::{ActiveTimer, sleep_active, timeout_active};
 use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::guarded::{Guarded, Protocol};
@@ -154,7 +155,7 @@ async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served
     let ended = match protocol {
         Protocol::Http => {
             let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(HEAD_MAX);
+            builder.timer(ActiveTimer).header_read_timeout(IDLE).max_buf_size(HEAD_MAX);
             let connection = builder.serve_connection(io, guarded(protocol));
             let first = (FIRST_REQUEST, usize::MAX);
             drive(connection, &place, &meter, first, phase).await
@@ -162,7 +163,7 @@ async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served
         Protocol::Grpc { .. } => {
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder
-                .timer(TokioTimer::new())
+                .timer(ActiveTimer)
                 .max_concurrent_streams(STREAMS_MAX)
                 .max_pending_accept_reset_streams(RESETS_MAX)
                 // Counted over the life of a connection, which here has no end.
@@ -192,14 +193,14 @@ async fn open(incoming: Incoming, place: &Place, served: &Served) -> Option<Sock
         biased;
         () = place.evicted() => gate.count_closed("evicted"),
         () = stopped(phase.clone()) => {}
-        opened = timeout(FIRST_REQUEST, handshake(stream, &tls, protocol)) => match opened {
-            Ok(Ok(socket)) => return Some(socket),
-            Ok(Err(error)) => {
+        opened = timeout_active(FIRST_REQUEST, handshake(stream, &tls, protocol)) => match opened {
+            Some(Ok(socket)) => return Some(socket),
+            Some(Err(error)) => {
                 if let Some(error) = as_tls(&error) {
                     gate.count_tls_error(error);
                 }
             }
-            Err(_) => gate.count_closed("silent"),
+            None => gate.count_closed("silent"),
         },
     }
     None
@@ -220,7 +221,7 @@ where
 {
     let mut connection = pin!(connection);
     let mut stopping = pin!(stopped(phase));
-    let mut first_request = pin!(sleep(first_time));
+    let mut first_request = pin!(sleep_active(first_time));
     let (mut is_stopping, mut has_begun) = (false, false);
     loop {
         select! {

@@ -21,6 +21,7 @@ pub struct GrpcApi {
     routes: Routes,
     names: Vec<&'static str>,
     streams: Vec<&'static str>,
+    lists: Vec<&'static str>,
 }
 
 impl GrpcApi {
@@ -29,6 +30,18 @@ impl GrpcApi {
     pub fn stream(mut self, path: &'static str) -> Self {
         self.streams.push(path);
         self
+    }
+
+    /// The answer to `path` may be a long list: it is encoded aside.
+    #[must_use]
+    pub fn list(mut self, path: &'static str) -> Self {
+        self.lists.push(path);
+        self
+    }
+
+    /// The calls whose answers are encoded aside.
+    pub(crate) fn lists(&self) -> &[&'static str] {
+        &self.lists
     }
 
     /// The calls whose caller sends a stream.

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tonic::Status;
 use tonic::codegen::Service as _;
 
+use crate::aside::{Frames, poll_aside};
 use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::places::Place;
@@ -27,8 +28,13 @@ use crate::request_body::{Arrivals, Form, RequestBody};
 pub(crate) enum Protocol {
     /// HTTP/1.1.
     Http,
-    /// gRPC over HTTP/2; the paths are those of calls whose caller sends a stream.
-    Grpc { streams: Arc<[&'static str]> },
+    /// gRPC over HTTP/2.
+    Grpc {
+        /// Paths of calls whose caller sends a stream.
+        streams: Arc<[&'static str]>,
+        /// Paths of calls whose answers are encoded aside.
+        lists: Arc<[&'static str]>,
+    },
 }
 
 /// The service of one connection.
@@ -53,9 +59,10 @@ impl HyperService<Request<Wire>> for Guarded {
         let (head, wire) = request.into_parts();
         let form = match &self.protocol {
             Protocol::Http => Form::Whole,
-            Protocol::Grpc { streams } if streams.contains(&head.uri.path()) => Form::Stream,
+            Protocol::Grpc { streams, .. } if streams.contains(&head.uri.path()) => Form::Stream,
             Protocol::Grpc { .. } => Form::Call,
         };
+        let is_list = matches!(&self.protocol, Protocol::Grpc { lists, .. } if lists.contains(&head.uri.path()));
         let (gate, place) = (Arc::clone(&self.gate), Arc::clone(&self.place));
         let has_host = self.has_host && form == Form::Whole;
         let body = gate.lock().check(&head, has_host).and_then(|()| {
@@ -86,6 +93,11 @@ impl HyperService<Request<Wire>> for Guarded {
                 && let Some(status) = arrivals.refused()
             {
                 *response.status_mut() = status;
+            }
+            if is_list {
+                let (head, body) = response.into_parts();
+                let body = Body::new(poll_aside(Frames::of(body)).await);
+                response = Response::from_parts(head, body);
             }
             // Messages that the service has not taken over count until here.
             drop(arrivals);

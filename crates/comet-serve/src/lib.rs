@@ -8,6 +8,8 @@
 //! push or a session.
 
 mod accept;
+mod active_time;
+mod aside;
 mod call_counts;
 mod caller;
 mod channel;
@@ -34,6 +36,7 @@ mod stream;
 mod tls;
 
 pub use accept::{CONNECTION_WINDOW, HEAD_MAX};
+pub use aside::{EncodedFirst, aside, free_aside, poll_aside};
 pub use call_counts::CallCounts;
 pub use caller::Caller;
 pub use channel::{

@@ -15,8 +15,8 @@ use axum::body::Bytes;
 use axum::http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming as Wire;
-use tokio::time::{Sleep, sleep};
 
+use crate::active_time::sleep_active;
 use crate::gate::Gate;
 use crate::intake::{Complete, Incoming};
 use crate::places::{Calling, Place};
@@ -90,7 +90,7 @@ pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
     given_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Set while a message is awaited.
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Bytes of a message that is not whole, in pieces.
     held: VecDeque<Bytes>,
     held_len: usize,
@@ -227,7 +227,7 @@ impl RequestBody {
             return Poll::Ready(Refusal::NoRoom);
         }
         let limit = self.gate.request_time();
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(limit)));
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep_active(limit)));
         ready!(deadline.as_mut().poll(cx));
         Poll::Ready(Refusal::Late)
     }

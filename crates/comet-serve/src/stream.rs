@@ -10,7 +10,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+
+use crate::active_time::sleep_active;
 
 /// Bytes read in one turn of a connection's task. After them the HTTP library handles what it has read: a
 /// burst of requests that are reset at once does not pile up in it.
@@ -50,7 +51,7 @@ pub(crate) struct MeteredStream<S> {
     inner: S,
     meter: Arc<Meter>,
     /// Set while the peer takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    stalled: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl<S> MeteredStream<S> {
@@ -68,7 +69,7 @@ impl<S> MeteredStream<S> {
             self.stalled = None;
             return written;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep_active(WRITE_TIMEOUT)));
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

@@ -262,7 +262,7 @@ impl Sums {
                 scheduled: *scheduled,
                 busy: *busy,
                 snapshots: counters.len(),
-                rooms: rooms.len(),
+                rooms: rooms.iter().map(Vec::len).sum(),
             }
     }
 }

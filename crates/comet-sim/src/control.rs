@@ -362,6 +362,8 @@ impl Control {
             Report::Trace(event) => self.trace_log.add(plan, &event),
             // Its deliveries are in the counters of the shards, which are checked.
             Report::PacedEnded { .. } => Ok(()),
+            // Of a call that is over.
+            Report::Rooms { .. } => Ok(()),
             other => Err(format!("the hub does not take {other:?}")),
         }
     }

@@ -195,6 +195,7 @@ impl Services {
                 let counts = is_counted.then(|| RoomPieces::cut(counts.to_vec()));
                 self.probes.push((soon, Outcome::Rooms(counts)));
             }
+            Action::Free(_) => {}
         }
     }
 

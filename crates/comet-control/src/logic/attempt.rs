@@ -2,14 +2,13 @@
 
 use comet_core::{Accepts, Identity};
 use comet_hub::logic::{AttemptOutcome, Reply, Request};
-use comet_serve::{GrpcChannel, call_until_processed};
+use comet_serve::{EncodedFirst, GrpcChannel, call_until_processed};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tonic::codec::CompressionEncoding;
 use tonic::{Response, Status};
 
 use super::failure::outcome_of_status;
-use crate::aside::aside;
 use comet_wire::goim::logic::logic_client::LogicClient;
 use comet_wire::goim::logic::{
     ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, OnlineReply, OnlineReq, ReceiveReq,
@@ -28,16 +27,17 @@ const ROOM_COUNTS_MAX: usize = 64 << 20;
 const CANCEL_GRACE: Duration = Duration::from_secs(60);
 
 /// Sends `request` of the comet `server` with its number of shards, which is abandoned after `limit`. Logic is told how much of it is left.
+/// The rooms of [`Request::RenewOnline`] are encoded and decoded where this is polled.
 pub(super) async fn send(
     channel: GrpcChannel,
     (server, shards): (String, u16),
-    request: &Request,
+    request: Arc<Request>,
     limit: Duration,
 ) -> AttemptOutcome {
     let begin = Instant::now();
     let sent = call_until_processed(|| {
         let left = limit.saturating_sub(begin.elapsed());
-        try_send(channel.clone(), (server.clone(), shards), request, left)
+        try_send(channel.clone(), (server.clone(), shards), &request, left)
     });
     match sent.await {
         Ok(reply) => AttemptOutcome::Replied(reply),
@@ -51,7 +51,7 @@ async fn try_send(
     request: &Request,
     limit: Duration,
 ) -> Result<Reply, Status> {
-    let mut client = LogicClient::new(channel);
+    let mut client = LogicClient::new(channel.clone());
     match request {
         Request::Connect { token, cookie } => {
             let request = ConnectReq { server, cookie: cookie.to_string(), token: token.to_vec() };
@@ -72,27 +72,23 @@ async fn try_send(
             done(client.disconnect(limited(request, limit)).await)
         }
         Request::RenewOnline { pieces, piece } => {
-            let mut client = client
+            let mut client = LogicClient::new(EncodedFirst(channel))
                 .send_compressed(CompressionEncoding::Gzip)
                 .accept_compressed(CompressionEncoding::Gzip)
                 .max_decoding_message_size(ROOM_COUNTS_MAX);
-            let (all, piece) = (Arc::clone(pieces), *piece);
-            let room_count = aside(move || {
-                let rooms = all.rooms(piece).iter();
-                rooms.map(|(room, online)| (room.as_ref().to_owned(), *online)).collect()
-            });
+            let rooms = pieces.rooms(*piece).iter();
             let request = OnlineReq {
                 server,
-                room_count: room_count.await,
+                room_count: rooms
+                    .map(|(room, online)| (room.as_ref().to_owned(), *online))
+                    .collect(),
                 // All of them are what goim's comet says by leaving the field out.
-                buckets: if pieces.len() > 1 { pieces.buckets(piece) } else { 0 },
+                buckets: if pieces.len() > 1 { pieces.buckets(*piece) } else { 0 },
                 more: piece + 1 < pieces.len(),
             };
             let reply = client.renew_online(limited(request, limit)).await?;
             let OnlineReply { all_room_count } = reply.into_inner();
-            let pieces = Arc::clone(pieces);
-            let elsewhere = aside(move || pieces.elsewhere(all_room_count, shards));
-            Ok(Reply::Elsewhere(elsewhere.await))
+            Ok(Reply::Elsewhere(pieces.elsewhere(all_room_count, shards)))
         }
     }
 }

@@ -18,5 +18,6 @@ mod overload;
 mod push;
 mod push_stream;
 mod raw_logic;
+mod room_lists;
 mod text_format;
 mod trace_log;

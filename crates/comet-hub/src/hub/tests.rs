@@ -40,6 +40,13 @@ impl Fixture {
         let rooms = vec![(Arc::from("room"), 1)];
         assert!(self.hub.handle_report(Report::Rooms { call, rooms }).is_none());
     }
+
+    /// A report to a call that is over.
+    fn late_report(&mut self, call: CallId) {
+        let rooms = vec![(Arc::from("room"), 1)];
+        let freed = self.hub.handle_report(Report::Rooms { call, rooms });
+        assert!(matches!(freed, Some(Report::Rooms { .. })), "the driver frees it: {freed:?}");
+    }
 }
 
 /// The only call that ended, and how.
@@ -96,7 +103,7 @@ fn a_late_call_ends_with_what_its_reports_said() {
     };
     assert_eq!((ended, known.rooms.len()), (call, 1));
     assert_eq!(fixture.hub.poll_timeout(), None);
-    fixture.report(call);
+    fixture.late_report(call);
     assert!(fixture.turn(0).is_empty(), "what comes after the end is dropped");
 }
 
@@ -150,7 +157,7 @@ fn a_forgotten_call_has_no_outcome_and_its_messages_are_skipped() {
     let waiting = fixture.begin(100, &[FIRST]).unwrap();
     fixture.hub.forget(posted);
     fixture.hub.forget(waiting);
-    fixture.report(posted);
+    fixture.late_report(posted);
     assert_eq!(fixture.inboxes.take_calls(FIRST), [posted.0]);
     assert!(fixture.turn(1_000).is_empty());
     assert!(fixture.inboxes.take(FIRST).is_none());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use comet_core::{Message, ShardId};
 
 use super::outcome::StatusCode;
+use super::renewal::{RoomPieces, RoomsByHome};
 use super::request::Request;
 
 /// A connection to an address. A newer one of the same address has a higher generation.
@@ -61,6 +62,17 @@ pub enum Action {
     Abandon(AttemptId),
     /// Count who is online in each room; to be answered with `LogicClient::handle_rooms`.
     CountRooms,
+    /// Free what a renewal of room counts does not need any more. It may be long.
+    Free(Unneeded),
+}
+
+/// What is left of a renewal of room counts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unneeded {
+    /// The rooms that logic was sent.
+    Pieces(Arc<RoomPieces>),
+    /// An answer of logic that another one replaces.
+    Answer(RoomsByHome),
 }
 
 /// A change that belongs into the log; [`fmt::Display`] is its line.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use comet_core::{ConnId, Message, Millis, ShardId, home_of_key};
 
-use super::action::{Action, AttemptId, Event};
+use super::action::{Action, AttemptId, Event, Unneeded};
 use super::notices::{Notice, NoticeKind};
 use super::outcome::{Failure, StatusCode};
 use super::renewal::{Next, Renewal, RoomsByHome};
@@ -125,9 +125,14 @@ impl LogicClient {
         let Renewal::UnderWay(progress) = mem::replace(&mut self.renewal, resting) else {
             unreachable!("the renewal is under way")
         };
-        match progress.handle_answer(answer) {
+        let (next, unneeded) = progress.handle_answer(answer);
+        if let Some(answer) = unneeded.filter(|answer| !answer.iter().all(Vec::is_empty)) {
+            self.out.actions.push_back(Action::Free(Unneeded::Answer(answer)));
+        }
+        match next {
             Next::Piece(progress) => self.renewal = Renewal::Counted(progress),
-            Next::Over(answer) => {
+            Next::Over(pieces, answer) => {
+                self.out.actions.push_back(Action::Free(Unneeded::Pieces(pieces)));
                 let homes = answer.into_iter().flatten();
                 let messages = homes.map(|rooms| Message::RemoteRoomCounts { rooms });
                 self.out.messages.extend((0..).map(ShardId).zip(messages));

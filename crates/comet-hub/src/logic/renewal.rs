@@ -51,17 +51,22 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Logic has answered, or has not. Returns what goes on.
-    pub(super) fn handle_answer(mut self, answer: Option<RoomsByHome>) -> Next {
+    /// Logic has answered, or has not. Returns what goes on, and an answer that is not needed.
+    pub(super) fn handle_answer(
+        mut self,
+        answer: Option<RoomsByHome>,
+    ) -> (Next, Option<RoomsByHome>) {
         let is_last = self.piece + 1 == self.pieces.len();
         // `comet logic` answers the last piece only, goim's logic each with the rooms of all.
         let says_something =
             |answer: &RoomsByHome| is_last || answer.iter().any(|home| !home.is_empty());
-        if let Some(answer) = answer.filter(says_something) {
-            self.answer = Some(answer);
-        }
+        let unneeded = match answer {
+            Some(answer) if says_something(&answer) => self.answer.replace(answer),
+            other => other,
+        };
         self.piece += 1;
-        if is_last { Next::Over(self.answer) } else { Next::Piece(self) }
+        let next = if is_last { Next::Over(self.pieces, self.answer) } else { Next::Piece(self) };
+        (next, unneeded)
     }
 }
 
@@ -70,7 +75,7 @@ pub(super) enum Next {
     /// Another piece.
     Piece(Progress),
     /// The renewal is over.
-    Over(Option<RoomsByHome>),
+    Over(Arc<RoomPieces>, Option<RoomsByHome>),
 }
 
 /// By home, rooms and how many are in each.
@@ -197,6 +202,9 @@ fn entry_bytes(room: &str, online: i32) -> usize {
 }
 
 #[cfg(test)]
+mod city_hash;
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
@@ -269,18 +277,5 @@ mod tests {
         assert_eq!((pieces.len(), pieces.buckets(0)), (3, 1 << 7));
         assert!(pieces.beyond().is_some_and(|bytes| bytes > 4_000));
         assert_eq!(pieces.rooms(0).len(), 20);
-    }
-
-    /// The function is CityHash32 of version 1.1: goim's logic has the same.
-    #[test]
-    fn buckets_are_those_of_goim() {
-        for (room, hash) in [
-            ("1", 2_552_028_077),
-            ("live://1", 1_096_265_235),
-            ("chat://a-long-room", 107_156_518),
-            ("live://a room with a name beyond twenty-four bytes", 202_419_008_u32),
-        ] {
-            assert_eq!(cityhasher::hash::<u32>(room), hash, "{room}");
-        }
     }
 }

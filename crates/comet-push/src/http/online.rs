@@ -23,11 +23,13 @@ pub(super) async fn top<B: PushBackend>(
     let query = Query::read(request.uri().query())?;
     let prefix = room_id(query.text("type")?, "");
     let limit = query.number("limit", 1..=TOP_MAX as i64)?;
-    let rooms = api.backend.rooms().await?;
-    let of_type =
-        rooms.iter().filter_map(|(id, online)| Some((id.strip_prefix(&*prefix)?, *online)));
-    let rooms = fullest(of_type.collect(), limit);
-    Ok(rooms.into_iter().map(|(id, online)| json!({ "room_id": id, "count": online })).collect())
+    let top = api.backend.rooms(move |rooms| {
+        let of_type =
+            rooms.iter().filter_map(|(id, online)| Some((id.strip_prefix(&*prefix)?, *online)));
+        let rooms = fullest(of_type.collect(), limit).into_iter();
+        rooms.map(|(id, online)| json!({ "room_id": id, "count": online })).collect()
+    });
+    top.await
 }
 
 /// How many are online in each of some rooms of a type; an empty one has 0.
@@ -41,12 +43,15 @@ pub(super) async fn room<B: PushBackend>(
     let mut counts: Map<String, Value> =
         names.into_iter().map(|name| (name.to_owned(), 0.into())).collect();
     let prefix = room_id(kind, "");
-    for (id, online) in api.backend.rooms().await? {
-        if let Some(count) = id.strip_prefix(&*prefix).and_then(|name| counts.get_mut(name)) {
-            *count = online.into();
+    let counted = api.backend.rooms(move |rooms| {
+        for (id, online) in rooms {
+            if let Some(count) = id.strip_prefix(&*prefix).and_then(|name| counts.get_mut(name)) {
+                *count = online.into();
+            }
         }
-    }
-    Ok(counts.into())
+        counts.into()
+    });
+    counted.await
 }
 
 /// Connections that are authenticated. `ip_count`, in goim the distinct addresses they come from, is

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::recorder::{HASTY, PATIENT, answer, answered, sent, start};
+use crate::recorder::{BUSY, HASTY, PATIENT, answer, answered, sent, start};
 
 const TARGET: &str = "/goim/push/all?operation=5";
 
@@ -91,6 +91,18 @@ async fn a_caller_who_asks_first_is_refused_before_it_sends() {
     stream.write_all(b"hi").await.unwrap();
     assert_eq!(answer(&mut stream).await["code"], 0);
     assert_eq!(api.pushed().await, b"hi");
+}
+
+#[tokio::test]
+async fn a_push_that_finds_too_many_under_way_is_told_by_its_status() {
+    let mut api = start(PATIENT);
+    let mut stream = TcpStream::connect(api.address).await.unwrap();
+    let target = format!("/goim/push/room?operation=5&type=live&room={BUSY}");
+    let head = format!("POST {target} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
+    stream.write_all(format!("{head}Content-Length: 1\r\n\r\nx").as_bytes()).await.unwrap();
+    let expected = json!({ "code": -429, "message": "2 pushes are under way" });
+    assert_eq!(answered(&mut stream).await, (429, expected));
+    assert!(api.is_untouched());
 }
 
 #[tokio::test]

@@ -85,6 +85,9 @@ pub(crate) async fn answered(stream: &mut TcpStream) -> (u16, Value) {
     (status, serde_json::from_str(body).unwrap())
 }
 
+/// A room for which too many pushes are under way.
+pub(crate) const BUSY: &str = "busy";
+
 struct Recorder {
     bounds: Bounds,
     bodies: UnboundedSender<Vec<u8>>,
@@ -116,16 +119,22 @@ impl PushBackend for Recorder {
         self.note(proto)
     }
 
-    async fn to_room(&self, _: String, proto: Option<Proto>) -> Result<Pushed, Status> {
-        self.note(proto)
+    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<Pushed, Status> {
+        match room.ends_with(BUSY) {
+            true => Err(Status::resource_exhausted("2 pushes are under way")),
+            false => self.note(proto),
+        }
     }
 
     async fn to_all(&self, proto: Option<Proto>, _: i32, _: i32) -> Result<Pushed, Status> {
         self.note(proto)
     }
 
-    async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
-        Ok(Vec::new())
+    async fn rooms<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        Ok(make(Vec::new()))
     }
 
     async fn live(&self) -> Result<u64, Status> {

@@ -64,7 +64,10 @@ impl PushBackend for Manual {
         unasked()
     }
 
-    async fn rooms(&self) -> Result<Vec<(Arc<str>, u32)>, Status> {
+    async fn rooms<T: Send + 'static>(
+        &self,
+        _: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
+    ) -> Result<T, Status> {
         unasked()
     }
 

@@ -1,11 +1,12 @@
 //! A server that stands still for longer than its deadlines: nobody who spoke in time meanwhile is closed.
 
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, fs, process};
 
 use comet_client::{Transport, op};
 use rustix::process::Signal;
@@ -201,4 +202,31 @@ fn answers_of_logic_that_arrived_meanwhile_count() {
         assert_eq!(peer.recv(), message(op::AUTH_REPLY, 1, b""));
     }
     expect_none_closed(&server, "logic_unavailable");
+}
+
+#[test]
+fn bodies_of_requests_that_arrived_meanwhile_count() {
+    let socket = env::temp_dir().join(format!("comet-stopped-{}.sock", process::id()));
+    let http = format!("push.http=[\"unix:{}\"]", socket.display());
+    let server = Server::start(&[&http, "push.timeout=\"2s\""]);
+    let target = "/goim/push/keys?operation=5&keys=a";
+    let head = format!("POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n");
+    let mut callers: Vec<_> = (0..20)
+        .map(|_| {
+            let mut caller = UnixStream::connect(&socket).unwrap();
+            caller.write_all(format!("{head}a").as_bytes()).unwrap();
+            caller
+        })
+        .collect();
+    let taken = || Metrics::read(server.stat).value("comet_api_request_bytes");
+    until("every request to begin", || taken() >= 20);
+    let stop = Stop::new(&server);
+    callers.iter_mut().for_each(|caller| caller.write_all(b"b").unwrap());
+    stop.end_after(Duration::from_secs(4));
+    for caller in &mut callers {
+        caller.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = [0; 15];
+        caller.read_exact(&mut answer).unwrap();
+        assert_eq!(str::from_utf8(&answer), Ok("HTTP/1.1 200 OK"));
+    }
 }

@@ -1,0 +1,84 @@
+//! Lists of many rooms, and pushes meanwhile.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use comet_core::{Message, Report};
+use comet_wire::goim::comet::BroadcastRoomReq;
+use comet_wire::goim::comet::comet_client::CometClient;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::codegen::http::Request;
+use tonic::codegen::{Body as _, Service};
+
+use crate::fake::{Fake, PATIENT, ROOMY, start};
+use crate::push::proto;
+
+/// The control thread was busy with so many for far longer than a push takes.
+const ROOMS: u32 = 1_000_000;
+
+/// Pushes that are answered before the first byte of `answer`, which is a list of [`ROOMS`].
+async fn pushes_before(fake: &Fake, answer: impl Future<Output = ()> + Send + 'static) -> u32 {
+    let mut client = CometClient::new(fake.channel().await);
+    let rooms: Vec<(Arc<str>, u32)> =
+        (0..ROOMS).map(|at| (format!("live://{at}").into(), at)).collect();
+    let mut answer = tokio::spawn(answer);
+    let Message::Rooms { call } = fake.shards[0].next().await else { panic!() };
+    fake.report(Report::Rooms { call, rooms });
+    let mut answered = 0;
+    loop {
+        let request = BroadcastRoomReq { room_id: "r".to_owned(), proto: proto(5, 1, b"x") };
+        let take = async {
+            let Message::PushRoom { call, .. } = fake.shards[0].next().await else { panic!() };
+            fake.queued(call);
+        };
+        tokio::select! {
+            biased;
+            listed = &mut answer => {
+                listed.unwrap();
+                return answered;
+            }
+            (pushed, ()) = async { tokio::join!(client.broadcast_room(request), take) } => {
+                pushed.unwrap();
+                answered += 1;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn pushes_are_answered_while_rooms_are_listed_over_grpc() {
+    let fake = start(PATIENT, &[ROOMY]);
+    let mut channel = fake.channel().await;
+    let empty = axum::body::Body::from(Bytes::from_static(&[0; 5]));
+    let request = Request::post("/goim.comet.Comet/Rooms")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    let request = request.body(tonic::body::Body::new(empty)).unwrap();
+    let answered = pushes_before(&fake, async move {
+        poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
+        let mut body = channel.call(request).await.unwrap().into_body();
+        let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        assert!(!frame.unwrap().unwrap().into_data().unwrap().is_empty());
+    });
+    let answered = answered.await;
+    assert!(answered >= 5, "{answered}");
+}
+
+#[tokio::test]
+async fn pushes_are_answered_while_rooms_are_listed_over_http() {
+    for target in ["/goim/online/top?type=live&limit=10", "/goim/online/room?type=live&rooms=1"] {
+        let fake = start(PATIENT, &[ROOMY]);
+        let address = fake.control.http_addrs()[0].socket().unwrap();
+        let answered = pushes_before(&fake, async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream.read_u8().await.unwrap();
+        });
+        let answered = answered.await;
+        assert!(answered >= 5, "{target}: {answered}");
+    }
+}

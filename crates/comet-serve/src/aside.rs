@@ -1,0 +1,170 @@
+//! Work that takes long, beside the thread that serves: a list of a million rooms is made, encoded, decoded and
+//! freed here, while other calls go on.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::mem;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use http_body::Frame;
+use tokio::runtime::Handle;
+use tokio::select;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::codegen::{Bytes, Service, StdError};
+
+use crate::channel::GrpcChannel;
+
+/// Does `work` on a thread of its own, on the CPUs of the thread that serves. It must come to an end by itself: the
+/// runtime waits for it.
+///
+/// # Panics
+/// If `work` panics, and outside of a runtime.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    spawn_blocking(work).await.expect("the work does not panic, and nothing cancels it")
+}
+
+/// Frees `value` on a thread of its own.
+///
+/// # Panics
+/// Outside of a runtime.
+pub fn free_aside(value: impl Send + 'static) {
+    spawn_blocking(move || drop(value));
+}
+
+/// Polls `work` on a thread of its own. It is dropped there, too: when it is ready, or when nobody waits for it any
+/// more.
+///
+/// # Panics
+/// As [`aside`].
+pub async fn poll_aside<F>(work: F) -> F::Output
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    let (_waiting, left) = oneshot::channel::<Infallible>();
+    let runtime = Handle::current();
+    let done = aside(move || {
+        runtime.block_on(async {
+            let work = pin!(work);
+            select! {
+                // First: a runtime that ends drops whoever waits, and takes no timers any more.
+                biased;
+                _ = left => None,
+                done = work => Some(done),
+            }
+        })
+    });
+    done.await.expect("somebody waits for it")
+}
+
+/// A body as the frames that it consists of. To collect them is to encode its messages.
+pub(crate) struct Frames<E>(VecDeque<Result<Frame<Bytes>, E>>);
+
+impl<E> Frames<E> {
+    pub(crate) async fn of<B>(mut body: B) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error = E> + Unpin,
+    {
+        let mut frames = VecDeque::new();
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            frames.push_back(frame);
+        }
+        Self(frames)
+    }
+}
+
+impl<E: Unpin> http_body::Body for Frames<E> {
+    type Data = Bytes;
+    type Error = E;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+        Poll::Ready(self.0.pop_front())
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A channel whose requests are encoded where their calls are polled, and not where the connection is: for calls
+/// inside of [`poll_aside`]. Their answers are decoded there in any case.
+#[derive(Clone, Debug)]
+pub struct EncodedFirst(pub GrpcChannel);
+
+impl Service<Request<Body>> for EncodedFirst {
+    type Response = Response<Body>;
+    type Error = StdError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, StdError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StdError>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let next = self.0.clone();
+        let mut ready = mem::replace(&mut self.0, next);
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let body = Body::new(Frames::of(body).await);
+            ready.call(Request::from_parts(head, body)).await
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::thread;
+
+    use http_body::Body as _;
+
+    use super::*;
+
+    /// Notes where it is polled.
+    struct Polled(Option<oneshot::Sender<thread::ThreadId>>);
+
+    impl http_body::Body for Polled {
+        type Data = Bytes;
+        type Error = StdError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+            Poll::Ready(self.0.take().map(|sender| {
+                sender.send(thread::current().id()).unwrap();
+                Ok(Frame::data(Bytes::from_static(b"x")))
+            }))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_encoded_on_another_thread() {
+        let (sender, polled) = oneshot::channel();
+        let mut frames = poll_aside(Frames::of(Polled(Some(sender)))).await;
+        assert_ne!(polled.await.unwrap(), thread::current().id());
+        let frame = poll_fn(|cx| Pin::new(&mut frames).poll_frame(cx)).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "x");
+        assert!(frames.is_end_stream());
+    }
+
+    /// The end of the runtime would wait for it.
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_ends() {
+        let (held, ended) = oneshot::channel::<Infallible>();
+        let task = tokio::spawn(poll_aside(async move {
+            let _held = held;
+            pending::<()>().await;
+        }));
+        tokio::task::yield_now().await;
+        task.abort();
+        ended.await.unwrap_err();
+    }
+}
