@@ -1,5 +1,7 @@
 //! Values that are good alone, and have to fit each other and the machine.
 
+mod discovery;
+
 use std::time::Duration;
 
 use comet_listen::Address;
@@ -71,6 +73,7 @@ pub(crate) fn fits_together(report: &mut Report<'_>, config: &Config, process: P
     durations(report, config);
     switches(report, config);
     nodes(report, config);
+    discovery::fits(report, config, process);
 }
 
 /// An address that other hosts reach is open to all of them only if that is meant.

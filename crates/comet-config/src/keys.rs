@@ -23,7 +23,7 @@ use crate::choices::{
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::lists::{
     Addresses, ApiAddresses, Comets, Files, Hosts, KeyUrls, Networks, Nodes, Origins, Peers,
-    RedisUrls, Tokens, list,
+    Places, RedisUrls, Tokens, list,
 };
 use crate::kinds::quantities::{duration, number, power_of_two, size, whole_seconds, zero_or};
 use crate::kinds::texts::{FileOrNone, Text, TextOrNone, TokenOrNone};
@@ -313,6 +313,22 @@ sections! {
         retry_after: Duration = "5s" in duration(ZERO..=HOUR), AtStart;
         /// What the gRPC code UNKNOWN means: the code of errors without one, as those of goim's logic.
         unknown: UnknownCode = "refuse" in OneOf, AtStart;
+    }
+
+    /// Registration in bilibili/discovery, where goim's logic and job find comets. docs/OPERATIONS.md has more.
+    discovery: Discovery {
+        /// HOST:PORT of the nodes; names are resolved for each request. []: comet is not registered.
+        nodes: Vec<String> = [] in list(Places), AtStart;
+        /// The region that the zone is in.
+        region: String = "" in Text::NAME, AtStart;
+        /// The zone that this server is in. Needed with nodes.
+        zone: String = "" in Text::NAME, AtStart;
+        /// The environment, such as "prod": logic and job find comets of their own one. Needed with nodes.
+        env: String = "" in Text::NAME, AtStart;
+        /// HOST:PORT by which job reaches push.grpc. []: the addresses in push.grpc that are not a Unix socket.
+        grpc: Vec<String> = [] in list(Places), AtStart;
+        /// Hosts, as names or addresses, that logic tells clients to connect to. []: server.domain.
+        addrs: Vec<String> = [] in list(Hosts), AtStart;
     }
 
     /// The form of tokens where comet is its own logic, and for `comet logic`.

@@ -18,6 +18,7 @@
 )]
 
 mod aside;
+mod census;
 mod control;
 mod debug;
 mod drain;
@@ -36,6 +37,7 @@ mod trace_log;
 mod vitals;
 mod wake;
 
+pub use census::{Census, CensusTaker};
 pub use comet_hub::CALLS_MAX;
 pub use comet_hub::logic::{NOTICES_MAX, UnknownCode};
 pub use comet_push::{Bounds, Node};

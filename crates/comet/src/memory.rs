@@ -125,7 +125,7 @@ impl Bounds {
         let heads =
             callers(HTTP_CONNECTIONS) + callers(STAT_CONNECTIONS) + callers(DEBUG_CONNECTIONS);
         let requests = request_bytes(request_max(config)) as u64;
-        let is_counted = sources.per_address > 0 || sources.per_subnet > 0;
+        let is_counted = sources.is_on();
         let has_logic = !config.logic.addrs.is_empty();
         // Pushes and other messages of an inbox, and what each core keeps for each other one.
         let messages = 2 * *mesh_inbox as u64 + (cores - 1) * *mesh_backlog as u64;
