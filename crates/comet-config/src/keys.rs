@@ -156,9 +156,9 @@ sections! {
         tokens: Vec<String> = [] in Secret(list(Tokens)), Alive;
         /// Whether addresses that other hosts reach may be open to all of them, without a token or a certificate.
         insecure: bool = false in Switch, AtStart;
-        /// Largest body a caller may push, bytes. With 26 bytes of headers it has to fit
-        /// protocol.outbox_bytes.
-        frame_max: usize = "1MiB" in size(KIB..=64 * MIB), AtStart;
+        /// Largest body a caller may push, bytes. goim's job sends up to 20 messages of a room as one, and goim takes
+        /// 4 MiB. With 26 bytes of headers it has to fit protocol.outbox_bytes and limits.outbox_memory.
+        frame_max: usize = "4MiB" in size(KIB..=64 * MIB), AtStart;
         /// Keys, users, or rooms to be asked about, that a caller may name in one call.
         keys_max: usize = 10000 in number(1..=1_000_000), AtStart;
         /// How long a call may take.
@@ -218,7 +218,7 @@ sections! {
         /// Bytes that may wait for one client. Then slow_consumer decides. Pushes are shared between the
         /// clients they wait for, so this is not memory that each client takes. The largest push has to fit
         /// (push.frame_max).
-        outbox_bytes: u32 = "2MiB" in size(2 * KIB..=GIB), Alive;
+        outbox_bytes: u32 = "8MiB" in size(2 * KIB..=GIB), Alive;
         /// Replies that may wait for one client beside the pushes. A client that asks for more before it has
         /// read them, or in one go, is closed.
         cli_proto: u16 = 256 in number(1..=65_535), Alive;

@@ -239,11 +239,13 @@ mod tests {
         };
         let least = [
             "limits.connections=1000",
+            "push.frame_max=\"1MiB\"",
+            "protocol.outbox_bytes=\"2MiB\"",
             "limits.outbox_memory=\"1024GiB\"",
             "bucket.user_memory=\"0s\"",
         ];
         let of_outboxes = |memory: &str| sum(&[&format!("limits.outbox_memory=\"{memory}\"")]);
-        assert!(of_outboxes("1GiB") > of_outboxes("1MiB"));
+        assert!(of_outboxes("1GiB") > of_outboxes("8MiB"));
         let before = sum(&least);
         for raised in [
             "limits.connections=1001",

@@ -467,16 +467,22 @@ fn comet_logic_reads_the_file_of_another_host() {
 
 #[test]
 fn values_that_do_not_fit_each_other_are_mistakes() {
-    let what = "no outbox would take the largest push: push.frame_max is 1MiB, and with 26 bytes \
-                of headers that is more than protocol.outbox_bytes, 1MiB";
+    let what = "no outbox would take the largest push: push.frame_max is 4MiB, and with 26 bytes \
+                of headers that is more than protocol.outbox_bytes, 4MiB";
     check_mistakes(
-        "[protocol]\noutbox_bytes = \"1MiB\"\n",
+        "[protocol]\noutbox_bytes = \"4MiB\"\n",
         &[],
         &[&format!("comet.toml:2:16: protocol.outbox_bytes: {what}")],
     );
-    let what = what.replace("push.frame_max is 1MiB", "push.frame_max is 4MiB");
-    let what = what.replace("outbox_bytes, 1MiB", "outbox_bytes, 2MiB");
-    check_mistakes("", &["push.frame_max=\"4MiB\""], &[&format!("--set push.frame_max: {what}")]);
+    let memory = what.replace("protocol.outbox_bytes", "limits.outbox_memory");
+    check_mistakes(
+        "[limits]\noutbox_memory = \"4MiB\"\n",
+        &[],
+        &[&format!("comet.toml:2:17: limits.outbox_memory: {memory}")],
+    );
+    let what = what.replace("push.frame_max is 4MiB", "push.frame_max is 8MiB");
+    let what = what.replace("outbox_bytes, 4MiB", "outbox_bytes, 8MiB");
+    check_mistakes("", &["push.frame_max=\"8MiB\""], &[&format!("--set push.frame_max: {what}")]);
     good("", &["push.frame_max=\"2MiB\"", "protocol.outbox_bytes=2097178"]);
     check_mistakes(
         "",
