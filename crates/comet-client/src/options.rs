@@ -88,7 +88,7 @@ impl Options {
         self
     }
 
-    /// The largest accepted body of a message, in bytes; 1 MiB unless set. A longer one ends the
+    /// The largest accepted body of a message, in bytes; 4 MiB unless set. A longer one ends the
     /// connection.
     #[must_use]
     pub fn body_max(mut self, bytes: usize) -> Self {

@@ -17,7 +17,7 @@ use crate::error::SessionError;
 use crate::websocket::{self, Upgrade};
 
 /// The largest body of a frame, in bytes, that a session accepts unless set.
-pub const BODY_MAX_DEFAULT: usize = 1 << 20;
+pub const BODY_MAX_DEFAULT: usize = 4 << 20;
 
 /// The capacity that an empty output buffer keeps, in bytes: enough for a heartbeat.
 const OUTPUT_KEPT_MAX: usize = 64;

@@ -1,5 +1,7 @@
 //! Values that are good alone, and have to fit each other and the machine.
 
+mod discovery;
+
 use std::time::Duration;
 
 use comet_listen::Address;
@@ -71,6 +73,7 @@ pub(crate) fn fits_together(report: &mut Report<'_>, config: &Config, process: P
     durations(report, config);
     switches(report, config);
     nodes(report, config);
+    discovery::fits(report, config, process);
 }
 
 /// An address that other hosts reach is open to all of them only if that is meant.
@@ -162,10 +165,15 @@ fn api_certificate(report: &mut Report<'_>, config: &Config, process: Process) {
 }
 
 fn outbox_takes_a_push(report: &mut Report<'_>, config: &Config) {
-    let (outbox, frame) = ("protocol.outbox_bytes", "push.frame_max");
+    let frame = "push.frame_max";
     let needed = config.push.frame_max as u64 + FRAME_HEADERS;
-    let has = u64::from(config.protocol.outbox_bytes);
-    if report.is_sound(&[outbox, frame]) && has < needed {
+    for (outbox, has) in [
+        ("protocol.outbox_bytes", u64::from(config.protocol.outbox_bytes)),
+        ("limits.outbox_memory", config.limits.outbox_memory),
+    ] {
+        if !report.is_sound(&[outbox, frame]) || has >= needed {
+            continue;
+        }
         let what = format!(
             "no outbox would take the largest push: {frame} is {}, and with {FRAME_HEADERS} bytes of \
              headers that is more than {outbox}, {}",

@@ -23,7 +23,7 @@ use crate::choices::{
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::lists::{
     Addresses, ApiAddresses, Comets, Files, Hosts, KeyUrls, Networks, Nodes, Origins, Peers,
-    RedisUrls, Tokens, list,
+    Places, RedisUrls, Tokens, list,
 };
 use crate::kinds::quantities::{duration, number, power_of_two, size, whole_seconds, zero_or};
 use crate::kinds::texts::{FileOrNone, Text, TextOrNone, TokenOrNone};
@@ -156,9 +156,9 @@ sections! {
         tokens: Vec<String> = [] in Secret(list(Tokens)), Alive;
         /// Whether addresses that other hosts reach may be open to all of them, without a token or a certificate.
         insecure: bool = false in Switch, AtStart;
-        /// Largest body a caller may push, bytes. With 26 bytes of headers it has to fit
-        /// protocol.outbox_bytes.
-        frame_max: usize = "1MiB" in size(KIB..=64 * MIB), AtStart;
+        /// Largest body a caller may push, bytes. goim's job sends up to 20 messages of a room as one, and goim takes
+        /// 4 MiB. With 26 bytes of headers it has to fit protocol.outbox_bytes and limits.outbox_memory.
+        frame_max: usize = "4MiB" in size(KIB..=64 * MIB), AtStart;
         /// Keys, users, or rooms to be asked about, that a caller may name in one call.
         keys_max: usize = 10000 in number(1..=1_000_000), AtStart;
         /// How long a call may take.
@@ -218,7 +218,7 @@ sections! {
         /// Bytes that may wait for one client. Then slow_consumer decides. Pushes are shared between the
         /// clients they wait for, so this is not memory that each client takes. The largest push has to fit
         /// (push.frame_max).
-        outbox_bytes: u32 = "2MiB" in size(2 * KIB..=GIB), Alive;
+        outbox_bytes: u32 = "8MiB" in size(2 * KIB..=GIB), Alive;
         /// Replies that may wait for one client beside the pushes. A client that asks for more before it has
         /// read them, or in one go, is closed.
         cli_proto: u16 = 256 in number(1..=65_535), Alive;
@@ -316,6 +316,22 @@ sections! {
         retry_after: Duration = "5s" in duration(ZERO..=HOUR), AtStart;
         /// What the gRPC code UNKNOWN means: the code of errors without one, as those of goim's logic.
         unknown: UnknownCode = "refuse" in OneOf, AtStart;
+    }
+
+    /// Registration in bilibili/discovery, where goim's logic and job find comets. docs/OPERATIONS.md has more.
+    discovery: Discovery {
+        /// HOST:PORT of the nodes; names are resolved for each request. []: comet is not registered.
+        nodes: Vec<String> = [] in list(Places), AtStart;
+        /// The region that the zone is in.
+        region: String = "" in Text::NAME, AtStart;
+        /// The zone that this server is in. Needed with nodes.
+        zone: String = "" in Text::NAME, AtStart;
+        /// The environment, such as "prod": logic and job find comets of their own one. Needed with nodes.
+        env: String = "" in Text::NAME, AtStart;
+        /// HOST:PORT by which job reaches push.grpc. []: the addresses in push.grpc that are not a Unix socket.
+        grpc: Vec<String> = [] in list(Places), AtStart;
+        /// Hosts, as names or addresses, that logic tells clients to connect to. []: server.domain.
+        addrs: Vec<String> = [] in list(Hosts), AtStart;
     }
 
     /// The form of tokens where comet is its own logic, and for `comet logic`.

@@ -19,6 +19,7 @@ use comet_serve::{
 };
 use tokio::sync::watch;
 
+use crate::census::CensusTaker;
 use crate::drain::{DrainPlan, Drained};
 use crate::hub::HubDriver;
 use crate::logic::{Logic, LogicOptions};
@@ -277,6 +278,12 @@ impl Control {
     #[must_use]
     pub fn trace_log(&self) -> TraceLogSwitch {
         TraceLogSwitch { hub: Arc::clone(&self.hub), epoch: self.epoch }
+    }
+
+    /// What counts the clients for a thread that may wait.
+    #[must_use]
+    pub fn census_taker(&self) -> CensusTaker {
+        CensusTaker::new(Arc::clone(&self.hub))
     }
 
     /// To be called when every listener for clients is bound: `/healthz` answers 200 from here on, and

@@ -17,6 +17,7 @@
     reason = "uptime counts from the start of the thread; calls wait in tokio's time"
 )]
 
+mod census;
 mod control;
 mod debug;
 mod drain;
@@ -36,6 +37,7 @@ mod trace_log;
 mod vitals;
 mod wake;
 
+pub use census::{Census, CensusTaker};
 pub use comet_hub::CALLS_MAX;
 pub use comet_hub::logic::{NOTICES_MAX, UnknownCode};
 pub use comet_push::{Bounds, Node};

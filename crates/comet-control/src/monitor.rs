@@ -94,6 +94,7 @@ pub(crate) const FIELDS: &[Field] = &[
     gauge("live", "Connections authenticated.", |c| c.live),
     gauge("handshakes", "Connections not authenticated yet.", |c| c.handshakes),
     gauge("sources", "Client addresses and subnets that are counted.", |c| c.sources),
+    gauge("addresses", "Client addresses that are counted.", |c| c.addresses),
     gauge("rooms", "Rooms with members.", |c| c.rooms),
     gauge("users", "Users with a session.", |c| c.users),
     gauge("keys", "Keys with a connection.", |c| c.keys),

@@ -232,6 +232,8 @@ pub struct Counters {
     pub handshakes: u64,
     /// Addresses and subnets that are counted here, now.
     pub sources: u64,
+    /// Addresses that are counted here, now.
+    pub addresses: u64,
     /// Rooms with members whose home is this shard, now.
     pub rooms: u64,
     /// Users whose home is this shard, now.

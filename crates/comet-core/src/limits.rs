@@ -99,7 +99,7 @@ impl Default for Limits {
             head_max: 8192,
             path: "/sub".into(),
             svr_proto: 512,
-            outbox_bytes: 2 << 20,
+            outbox_bytes: 8 << 20,
             outbox_memory: 1 << 30,
             cli_proto: 256,
             slow_consumer: SlowConsumer::DropNewest,

@@ -200,6 +200,7 @@ impl Shard {
         counters.connections = self.conns.len() as u64;
         counters.handshakes = self.handshakes.pending() as u64;
         counters.sources = self.home.sources.len() as u64;
+        counters.addresses = self.home.sources.addresses() as u64;
         counters.stalled_millis = self.context.clock.stalled_ms();
         counters.rooms = self.home.rooms.len() as u64;
         counters.users = self.home.users.len() as u64;

@@ -7,6 +7,8 @@ use ipnet::IpNet;
 /// How many connections may come from one address and from one subnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceLimits {
+    /// Whether connections are counted where neither is limited, too. It does not change while a shard runs.
+    pub is_census: bool,
     /// Connections of one address; 0: any number.
     pub per_address: u32,
     /// Connections of one subnet; 0: any number.
@@ -21,7 +23,14 @@ pub struct SourceLimits {
 
 impl Default for SourceLimits {
     fn default() -> Self {
-        Self { per_address: 0, per_subnet: 0, v4_prefix: 24, v6_prefix: 64, exempt: [].into() }
+        Self {
+            is_census: false,
+            per_address: 0,
+            per_subnet: 0,
+            v4_prefix: 24,
+            v6_prefix: 64,
+            exempt: [].into(),
+        }
     }
 }
 
@@ -29,7 +38,7 @@ impl SourceLimits {
     /// Whether connections are counted at all.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.per_address > 0 || self.per_subnet > 0
+        self.is_census || self.per_address > 0 || self.per_subnet > 0
     }
 
     /// What a connection from `address` is counted in; `None`: it is not counted.

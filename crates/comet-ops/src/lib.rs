@@ -28,6 +28,7 @@ mod process_log;
 mod profile;
 #[cfg(debug_assertions)]
 mod provoked_panic;
+mod registration;
 mod service_manager;
 mod signals;
 mod stderr;
@@ -47,6 +48,7 @@ pub use other_process::OtherProcess;
 pub use process_log::ProcessLog;
 #[cfg(debug_assertions)]
 pub use provoked_panic::{PANIC_WHEN_LOGGED, panic_if_asked};
+pub use registration::count_registration;
 pub use service_manager::{Notice, ServiceManager};
 pub use signals::{Signal, Signals};
 pub use stderr::print_error;
@@ -57,6 +59,7 @@ pub use trace_log::{TraceLine, TraceLog};
 pub fn expose_process(page: &mut Exposition) {
     process_log::expose(page);
     key_fetches::expose(page);
+    registration::expose(page);
     match process::Process::read() {
         Ok(process) => process.expose(page),
         Err(error) => log::debug!("no process metrics: {error}"),

@@ -17,6 +17,7 @@ use comet_ops::{Certificate, CertificatesInUse};
 
 use crate::StartError;
 use crate::api_tls;
+use crate::discovery::Discovery;
 use crate::jwks;
 use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::authenticator;
@@ -35,6 +36,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct App {
     control: Control,
+    /// The registration; `None`: there is none, or not yet.
+    discovery: Option<Discovery>,
     cores: Vec<Core>,
     addresses: Addresses,
     tls: Option<Tls>,
@@ -136,6 +139,7 @@ impl App {
 
         let mut app = Self {
             control,
+            discovery: None,
             cores: Vec::with_capacity(count),
             addresses,
             tls,
@@ -189,6 +193,11 @@ impl App {
             }
         }
         app.control.set_ready();
+        let census = app.control.census_taker();
+        match Discovery::start(config, app.control.grpc_addrs(), census) {
+            Ok(discovery) => app.discovery = discovery,
+            Err(error) => return Err(app.give_up(StartError::System(error))),
+        }
         app.announce(config, &limits);
         app.warn_of_certificates();
         if embedded && matches!(authenticator, AnyAuthenticator::Open(_)) {
@@ -340,7 +349,10 @@ impl App {
     /// # Panics
     /// If a core had failed.
     #[must_use]
-    pub fn drain(self) -> Ended {
+    pub fn drain(mut self) -> Ended {
+        if let Some(discovery) = &mut self.discovery {
+            discovery.cancel();
+        }
         let server = &self.config.server;
         let drained = self.control.drain(DrainPlan {
             limit: server.drain_timeout,
@@ -355,6 +367,9 @@ impl App {
 
     /// Ends everything. The error is a core that had failed, and why.
     fn stop(self) -> Result<(), (ShardId, String)> {
+        if let Some(discovery) = self.discovery {
+            discovery.finish();
+        }
         let mut ended = Ok(());
         for (index, core) in (0..).zip(self.cores) {
             ended = ended.and(core.stop().map_err(|cause| (ShardId(index), cause)));

@@ -127,7 +127,7 @@ impl Bounds {
         let heads =
             callers(HTTP_CONNECTIONS) + callers(STAT_CONNECTIONS) + callers(DEBUG_CONNECTIONS);
         let requests = request_bytes(request_max(config)) as u64;
-        let is_counted = sources.per_address > 0 || sources.per_subnet > 0;
+        let is_counted = sources.is_on();
         let has_logic = !config.logic.addrs.is_empty();
         // Pushes and other messages of an inbox, and what each core keeps for each other one.
         let messages = 2 * *mesh_inbox as u64 + (cores - 1) * *mesh_backlog as u64;
@@ -241,11 +241,13 @@ mod tests {
         };
         let least = [
             "limits.connections=1000",
+            "push.frame_max=\"1MiB\"",
+            "protocol.outbox_bytes=\"2MiB\"",
             "limits.outbox_memory=\"1024GiB\"",
             "bucket.user_memory=\"0s\"",
         ];
         let of_outboxes = |memory: &str| sum(&[&format!("limits.outbox_memory=\"{memory}\"")]);
-        assert!(of_outboxes("1GiB") > of_outboxes("1MiB"));
+        assert!(of_outboxes("1GiB") > of_outboxes("8MiB"));
         let before = sum(&least);
         for raised in [
             "limits.connections=1001",

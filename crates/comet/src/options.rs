@@ -204,6 +204,8 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         accepts: core_share(config, config.clients.accepts),
         handshakes: core_share(config, config.clients.handshakes),
         sources: SourceLimits {
+            // goim's logic is told how many addresses there are.
+            is_census: !config.discovery.nodes.is_empty(),
             per_address: config.clients.per_address,
             per_subnet: config.clients.per_subnet,
             v4_prefix: config.clients.subnet_v4,

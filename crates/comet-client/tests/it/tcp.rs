@@ -228,7 +228,7 @@ fn a_body_that_is_too_long_is_not_sent() {
 fn hostile_lengths_end_the_connection() {
     let (address, server) = serve(2, |connection, mut stream| {
         authenticate(&mut stream);
-        let pack_len: u32 = [17 + (1 << 20), u32::MAX][connection];
+        let pack_len: u32 = [17 + (4 << 20), u32::MAX][connection];
         stream.write_all(&pack_len.to_be_bytes()).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
     });

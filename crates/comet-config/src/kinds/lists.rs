@@ -177,6 +177,21 @@ impl Elements<String> for Peers {
     }
 }
 
+/// The same without TLS and Unix sockets: `HOST:PORT` alone.
+pub(crate) struct Places;
+
+impl Elements<String> for Places {
+    const FORM: &'static str = "list of addresses";
+
+    fn read(&self, text: &str, _: &[String]) -> Result<String, String> {
+        host_and_port(text).map(|()| text.to_owned())
+    }
+
+    fn write(&self, element: &String) -> String {
+        element.clone()
+    }
+}
+
 /// `HOST:PORT`, `tls:HOST:PORT` or `unix:/PATH`.
 fn peer(text: &str) -> Result<String, String> {
     if let Some(path) = text.strip_prefix("unix:") {

@@ -189,7 +189,8 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     );
     let (longest, beyond) =
         (format!("\"{}\"", "x".repeat(255)), format!("\"{}\"", "x".repeat(256)));
-    for key in ["server.id", "server.domain"] {
+    let discovery = ["discovery.region", "discovery.zone", "discovery.env"];
+    for key in ["server.id", "server.domain"].into_iter().chain(discovery) {
         check(key, "\"\"", &longest, &[&beyond, "\"a b\"", "\"a\\nb\""]);
     }
     let users = |count: usize| format!("{:?}", (0..count).collect::<Vec<_>>());
@@ -247,7 +248,7 @@ fn all_mistakes_are_reported_at_once() {
              and KiB, MiB or GiB, like \"4KiB\"",
             "comet.toml:9:2: weird: unknown section `weird`, expected one of `server`, `tcp`, \
              `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, \
-             `token`, `white_list`, `logic_server`, `log`",
+             `discovery`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:13:13: protocol.heartbeat: \"5x\" is not a duration: use a number and us, \
              ms, s, m or h, like \"500ms\"",
             "comet.toml:14:17: protocol.write_timeout: 5 is not a duration: use a number and us, \
@@ -279,7 +280,7 @@ fn a_section_is_a_table() {
             "comet.toml:1:8: push: this is a section: write [push] and its keys below",
             "comet.toml:2:1: bind: unknown section `bind`, expected one of `server`, `tcp`, \
              `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, \
-             `token`, `white_list`, `logic_server`, `log`",
+             `discovery`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:3:1: tcp: this is a section: write [tcp] and its keys below",
             "comet.toml:5:1: websocket.bind: invalid type: map, expected a sequence",
         ],
@@ -310,7 +311,7 @@ fn a_set_is_a_key_and_a_value() {
         "",
         &["weird.a=x"],
         &["--set weird: unknown section `weird`, expected one of `server`, `tcp`, `websocket`, \
-          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, `token`, `white_list`, \
+          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, `discovery`, `token`, `white_list`, \
           `logic_server`, `log`"],
     );
     check_mistakes(
@@ -467,16 +468,22 @@ fn comet_logic_reads_the_file_of_another_host() {
 
 #[test]
 fn values_that_do_not_fit_each_other_are_mistakes() {
-    let what = "no outbox would take the largest push: push.frame_max is 1MiB, and with 26 bytes \
-                of headers that is more than protocol.outbox_bytes, 1MiB";
+    let what = "no outbox would take the largest push: push.frame_max is 4MiB, and with 26 bytes \
+                of headers that is more than protocol.outbox_bytes, 4MiB";
     check_mistakes(
-        "[protocol]\noutbox_bytes = \"1MiB\"\n",
+        "[protocol]\noutbox_bytes = \"4MiB\"\n",
         &[],
         &[&format!("comet.toml:2:16: protocol.outbox_bytes: {what}")],
     );
-    let what = what.replace("push.frame_max is 1MiB", "push.frame_max is 4MiB");
-    let what = what.replace("outbox_bytes, 1MiB", "outbox_bytes, 2MiB");
-    check_mistakes("", &["push.frame_max=\"4MiB\""], &[&format!("--set push.frame_max: {what}")]);
+    let memory = what.replace("protocol.outbox_bytes", "limits.outbox_memory");
+    check_mistakes(
+        "[limits]\noutbox_memory = \"4MiB\"\n",
+        &[],
+        &[&format!("comet.toml:2:17: limits.outbox_memory: {memory}")],
+    );
+    let what = what.replace("push.frame_max is 4MiB", "push.frame_max is 8MiB");
+    let what = what.replace("outbox_bytes, 4MiB", "outbox_bytes, 8MiB");
+    check_mistakes("", &["push.frame_max=\"8MiB\""], &[&format!("--set push.frame_max: {what}")]);
     good("", &["push.frame_max=\"2MiB\"", "protocol.outbox_bytes=2097178"]);
     check_mistakes(
         "",

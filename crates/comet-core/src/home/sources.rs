@@ -44,6 +44,11 @@ impl SourceCounts {
         subtract(&mut self.subnets, &source.subnet);
     }
 
+    /// Addresses with connections. Each is counted at one home only.
+    pub(crate) fn addresses(&self) -> usize {
+        self.addresses.len()
+    }
+
     /// Addresses and subnets with connections.
     pub(crate) fn len(&self) -> usize {
         self.addresses.len() + self.subnets.len()

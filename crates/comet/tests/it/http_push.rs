@@ -72,7 +72,7 @@ fn every_kind_of_push_is_one_frame_for_exactly_whom_it_names() {
         }
     }
     // Any bytes are a message, as many as push.frame_max says.
-    let longest: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+    let longest: Vec<u8> = (0..=255).cycle().take(4 << 20).collect();
     for body in [&b""[..], &longest] {
         assert_eq!(push(&server, "keys?operation=1000&keys=k41,k42", body), ledger(2, 0));
         for peer in &mut peers[..2] {

@@ -10,6 +10,7 @@ mod coalesce;
 mod control;
 mod crowd;
 mod descriptors;
+mod discovery;
 mod door;
 mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]

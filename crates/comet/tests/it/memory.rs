@@ -23,7 +23,7 @@ fn resident(server: &Server) -> u64 {
 
 #[test]
 fn a_quiet_server_gives_the_memory_of_a_peak_back() {
-    let server = Server::start(&["protocol.body_max=\"1MiB\"", "protocol.outbox_bytes=\"4MiB\""]);
+    let server = Server::start(&["protocol.body_max=\"1MiB\""]);
     let before = resident(&server);
     let half = CLIENTS * BYTES as u64 / 2;
     let unfinished = frame(4, 1, &vec![0; BYTES]);

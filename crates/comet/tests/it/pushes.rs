@@ -63,12 +63,36 @@ fn a_push_is_one_frame_with_the_callers_operation() {
     let server = Server::start(&[]);
     // The lengths around which the WebSocket header changes its form; the longest is push.frame_max.
     let bodies: Vec<Vec<u8>> =
-        [0, 1, 109, 110, 65_519, 65_520, 1 << 20].map(|len| vec![0xa5; len]).into();
+        [0, 1, 109, 110, 65_519, 65_520, 4 << 20].map(|len| vec![0xa5; len]).into();
     for transport in BOTH {
         let mut peer = Peer::live(&server, transport, "42");
         for body in &bodies {
             assert_eq!(server.push(To::User(42), 1000, body), queued(1));
             assert!(peer.read_frame() == frame(1000, 0, body), "{} bytes", body.len());
+        }
+        drop(peer);
+        server.until("comet_connections", 0);
+    }
+}
+
+/// goim's job sends up to 20 messages of a room as one.
+#[test]
+fn a_batch_of_long_messages_arrives_whole() {
+    let server = Server::start(&[]);
+    let batch = frame(1000, 0, &[7; 60_000]).repeat(20);
+    for transport in BOTH {
+        let mut peer = Peer::live(&server, transport, "42");
+        // Nothing is read before both are pushed.
+        for _ in 0..2 {
+            assert_eq!(server.push(To::Room("1"), op::RAW, &batch), queued(1));
+        }
+        for _ in 0..2 {
+            match transport {
+                Transport::Tcp => assert!(peer.read(batch.len()) == batch),
+                Transport::WebSocket => {
+                    assert!(peer.read_websocket() == (BINARY, frame(op::RAW, 0, &batch)));
+                }
+            }
         }
         drop(peer);
         server.until("comet_connections", 0);

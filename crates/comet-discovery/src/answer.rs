@@ -1,0 +1,56 @@
+//! What a node answers.
+
+use serde::Deserialize;
+
+/// The form of every answer. What else is in it concerns no caller here.
+#[derive(Deserialize)]
+struct Body {
+    code: i64,
+    #[serde(default)]
+    message: String,
+}
+
+/// What came of a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// Code 0.
+    Done,
+    /// Code -404: the node does not know the instance.
+    NotFound,
+    /// Code -400: a parameter is wrong. A `set` of an instance that the node does not know is answered so, too.
+    BadRequest,
+    /// Another code, or no answer: a sentence.
+    Failed(String),
+}
+
+impl Answer {
+    /// Reads the body of an answer with HTTP status 200.
+    #[must_use]
+    pub fn read(body: &[u8]) -> Self {
+        match serde_json::from_slice(body) {
+            Ok(Body { code: 0, .. }) => Self::Done,
+            Ok(Body { code: -404, .. }) => Self::NotFound,
+            Ok(Body { code: -400, .. }) => Self::BadRequest,
+            Ok(Body { code, message }) => Self::Failed(format!("code {code} {message:?}")),
+            Err(error) => Self::Failed(format!("an answer that is none of discovery: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_by_their_code() {
+        assert_eq!(Answer::read(br#"{"code":0,"message":"0","ttl":1}"#), Answer::Done);
+        assert_eq!(Answer::read(br#"{"code":0,"data":{"hostname":"a"}}"#), Answer::Done);
+        assert_eq!(Answer::read(br#"{"code":-404,"message":"-404"}"#), Answer::NotFound);
+        assert_eq!(Answer::read(br#"{"code":-400}"#), Answer::BadRequest);
+        let failed = Answer::Failed("code -500 \"full\"".to_owned());
+        assert_eq!(Answer::read(br#"{"code":-500,"message":"full"}"#), failed);
+        for body in [&b""[..], b"<html>", b"{}", b"[]", br#"{"code":"0"}"#, b"\xff"] {
+            assert!(matches!(Answer::read(body), Answer::Failed(_)), "{body:?}");
+        }
+    }
+}

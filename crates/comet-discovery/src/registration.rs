@@ -1,0 +1,276 @@
+//! The life of a registration: register, renew, report counts, cancel.
+
+use std::time::Duration;
+
+use crate::answer::Answer;
+use crate::instance::{Census, Form, Instance};
+use crate::nodes::Nodes;
+
+/// Time between two renewals. Discovery forgets an instance after 90 s without one.
+const RENEW: Duration = Duration::from_secs(30);
+
+/// Least time between two reports of counts.
+const REPORT: Duration = Duration::from_secs(10);
+
+/// How long no node is asked after all of them have failed.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// A POST to `http://NODE/PATH`, form-encoded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// `HOST:PORT`
+    pub node: String,
+    /// Begins with `/`.
+    pub path: &'static str,
+    /// The parameters.
+    pub form: Form,
+}
+
+/// A change of state: worth a line in a log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The instance is registered at a node.
+    Registered {
+        /// The node.
+        node: String,
+    },
+    /// A node does not know the instance any more: it is registered again.
+    Forgotten {
+        /// The node.
+        node: String,
+    },
+    /// A node has failed, and the one before had not. The next one is asked.
+    Fails {
+        /// The node.
+        node: String,
+        /// A sentence.
+        cause: String,
+    },
+    /// A node has answered after a failure.
+    Answers {
+        /// The node.
+        node: String,
+    },
+    /// The instance is not registered any more, as was asked for.
+    Cancelled {
+        /// The node.
+        node: String,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Action {
+    Register,
+    Renew,
+    Set,
+    Cancel,
+}
+
+impl Action {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Register => "/discovery/register",
+            Self::Renew => "/discovery/renew",
+            Self::Set => "/discovery/set",
+            Self::Cancel => "/discovery/cancel",
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// As far as is known here, no node has the instance.
+    Absent,
+    /// A node has taken the instance.
+    Registered,
+    /// It is to be cancelled.
+    Leaving,
+    /// Nothing is left to do.
+    Over,
+}
+
+/// An instance at a discovery. One request is under way at a time: after [`Registration::poll_request`] has given one,
+/// [`Registration::handle_answer`] has to be called before the next.
+///
+/// Times are those since any moment of the caller's choice, always the same.
+#[derive(Debug)]
+pub struct Registration {
+    instance: Instance,
+    nodes: Nodes,
+    state: State,
+    under_way: Option<Action>,
+    /// Whether a request to register has left: its answer may be lost, and the registration not.
+    may_be_known: bool,
+    is_failing: bool,
+    /// No request is due before.
+    pause_until: Duration,
+    renew_at: Duration,
+    report_at: Duration,
+    /// What the node was told last.
+    reported: Census,
+}
+
+impl Registration {
+    /// An instance that is to be registered at once, at any one of `nodes`, `HOST:PORT` each.
+    ///
+    /// # Panics
+    /// If there is no node.
+    #[must_use]
+    pub fn new(instance: Instance, nodes: Vec<String>) -> Self {
+        Self {
+            instance,
+            nodes: Nodes::new(nodes),
+            state: State::Absent,
+            under_way: None,
+            may_be_known: false,
+            is_failing: false,
+            pause_until: Duration::ZERO,
+            renew_at: Duration::ZERO,
+            report_at: Duration::ZERO,
+            reported: Census::default(),
+        }
+    }
+
+    /// Whether a node has the instance, as far as is known here.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.state == State::Registered
+    }
+
+    /// Takes the instance out of discovery: each node is asked once at most, until one has answered.
+    pub fn cancel(&mut self) {
+        self.state = match self.state {
+            State::Absent if !self.may_be_known => State::Over,
+            State::Absent | State::Registered => State::Leaving,
+            state @ (State::Leaving | State::Over) => state,
+        };
+        self.pause_until = Duration::ZERO;
+        self.nodes.handle_success();
+    }
+
+    /// The request that is due; `census` is what is counted now.
+    ///
+    /// # Panics
+    /// If one is under way.
+    pub fn poll_request(&mut self, now: Duration, census: Census) -> Option<Request> {
+        assert!(self.under_way.is_none(), "one request at a time");
+        let action = self.due(now, census)?;
+        let instance = &self.instance;
+        let form = match action {
+            Action::Register => instance.whole(census),
+            Action::Set => instance.changed(census),
+            Action::Renew | Action::Cancel => instance.identity(),
+        };
+        match action {
+            Action::Register => {
+                self.may_be_known = true;
+                self.reported = census;
+            }
+            Action::Set => self.reported = census,
+            Action::Renew | Action::Cancel => {}
+        }
+        self.under_way = Some(action);
+        Some(Request { node: self.nodes.current().to_owned(), path: action.path(), form })
+    }
+
+    fn due(&mut self, now: Duration, census: Census) -> Option<Action> {
+        match self.state {
+            State::Over => return None,
+            State::Leaving => return Some(Action::Cancel),
+            State::Absent | State::Registered if now < self.pause_until => return None,
+            State::Absent => return Some(Action::Register),
+            State::Registered => {}
+        }
+        if now >= self.renew_at {
+            return Some(Action::Renew);
+        }
+        if now >= self.report_at {
+            if census != self.reported {
+                return Some(Action::Set);
+            }
+            self.report_at = now + REPORT;
+        }
+        None
+    }
+
+    /// When [`Registration::poll_request`] is to be called next; `None`: nothing is left to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        match self.state {
+            State::Over => None,
+            State::Leaving => Some(Duration::ZERO),
+            State::Absent => Some(self.pause_until),
+            State::Registered => Some(self.renew_at.min(self.report_at).max(self.pause_until)),
+        }
+    }
+
+    /// What came of the request that is under way. Events say what has changed, the first one first.
+    ///
+    /// # Panics
+    /// If none is under way.
+    pub fn handle_answer(&mut self, now: Duration, answer: Answer) -> Vec<Event> {
+        let action = self.under_way.take().expect("an answer has a request");
+        let node = self.nodes.current().to_owned();
+        let is_leaving = self.state == State::Leaving;
+        let changed = match (action, answer) {
+            // It may have been cancelled while another request was under way.
+            (Action::Register | Action::Renew | Action::Set, Answer::Done) if is_leaving => None,
+            (Action::Register, Answer::Done) => {
+                self.state = State::Registered;
+                (self.renew_at, self.report_at) = (now + RENEW, now + REPORT);
+                Some(Event::Registered { node: node.clone() })
+            }
+            (Action::Renew, Answer::Done) => {
+                self.renew_at = now + RENEW;
+                None
+            }
+            (Action::Set, Answer::Done) => {
+                self.report_at = now + REPORT;
+                None
+            }
+            (Action::Cancel, Answer::Done | Answer::NotFound) => {
+                self.state = State::Over;
+                Some(Event::Cancelled { node: node.clone() })
+            }
+            (Action::Renew, Answer::NotFound)
+            | (Action::Set, Answer::NotFound | Answer::BadRequest) => (!is_leaving).then(|| {
+                self.state = State::Absent;
+                Event::Forgotten { node: node.clone() }
+            }),
+            (action, answer) => {
+                return self.fail(now, action, node, answer).into_iter().collect();
+            }
+        };
+        self.nodes.handle_success();
+        let recovered = std::mem::take(&mut self.is_failing).then_some(Event::Answers { node });
+        recovered.into_iter().chain(changed).collect()
+    }
+
+    fn fail(
+        &mut self,
+        now: Duration,
+        action: Action,
+        node: String,
+        answer: Answer,
+    ) -> Option<Event> {
+        let have_all_failed = self.nodes.handle_failure();
+        match self.state {
+            State::Leaving if action != Action::Cancel => self.nodes.handle_success(),
+            State::Leaving if have_all_failed => self.state = State::Over,
+            State::Absent | State::Registered if have_all_failed => {
+                self.pause_until = now + PAUSE;
+            }
+            State::Absent | State::Registered | State::Leaving | State::Over => {}
+        }
+        let cause = match answer {
+            Answer::Failed(cause) => cause,
+            Answer::BadRequest => "code -400: it does not take these parameters".to_owned(),
+            Answer::NotFound => "code -404".to_owned(),
+            Answer::Done => unreachable!("that is no failure"),
+        };
+        (!std::mem::replace(&mut self.is_failing, true)).then_some(Event::Fails { node, cause })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! The registration in discovery (`[discovery]`), on a thread of its own.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this is the edge: when to ask again is a matter of time"
+)]
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use comet_config::Config;
+use comet_control::{Address, CensusTaker};
+use comet_discovery::{Answer, Census, Event, Instance, Registration, Request};
+use ureq::Agent;
+
+/// The name of the thread.
+const THREAD: &str = "discovery";
+
+/// Longest time of a request. A node that does not answer in it has failed.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest time from the begin of a drain that the end of the process waits for the end of the registration.
+const END: Duration = Duration::from_secs(5);
+
+/// Longest answer, bytes.
+const BODY_MAX: u64 = 64 << 10;
+
+/// The registration of this server. Dropped, it ends as with [`Discovery::cancel`].
+#[derive(Debug)]
+pub(crate) struct Discovery {
+    /// Gone: the registration is to be cancelled.
+    keep: Option<Sender<()>>,
+    /// When that was.
+    cancelled_at: Option<Instant>,
+    /// Gone: the thread has ended.
+    ended: Receiver<()>,
+}
+
+impl Discovery {
+    /// Registers this server, for as long as the value is there. Returns at once. `None`: there are no nodes.
+    pub(crate) fn start(
+        config: &Config,
+        grpc: &[Address],
+        clients: CensusTaker,
+    ) -> std::io::Result<Option<Self>> {
+        let nodes = config.discovery.nodes.clone();
+        if nodes.is_empty() {
+            return Ok(None);
+        }
+        let (keep, kept) = channel();
+        let (ends, ended) = channel();
+        let driver = Driver {
+            registration: Registration::new(instance(config, grpc), nodes),
+            clients,
+            counted: Census::default(),
+            agent: agent(),
+            begin: Instant::now(),
+            kept,
+        };
+        let run = move || {
+            let _ends: Sender<()> = ends;
+            driver.run();
+        };
+        thread::Builder::new().name(THREAD.to_owned()).spawn(run)?;
+        Ok(Some(Self { keep: Some(keep), cancelled_at: None, ended }))
+    }
+
+    /// Begins to take this server out of discovery. Returns at once.
+    pub(crate) fn cancel(&mut self) {
+        self.keep = None;
+        self.cancelled_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Waits until it is out, or no node has answered for a few seconds.
+    pub(crate) fn finish(mut self) {
+        self.cancel();
+        let waited = self.cancelled_at.map_or(END, |at| at.elapsed());
+        if self.ended.recv_timeout(END.saturating_sub(waited)) == Err(RecvTimeoutError::Timeout) {
+            log::warn!("discovery: no answer to the end of the registration; it expires there");
+        }
+    }
+}
+
+/// This server, as logic and job find it. `grpc` is where its push service listens.
+fn instance(config: &Config, grpc: &[Address]) -> Instance {
+    let Config { discovery, server, .. } = config;
+    let configured = discovery.grpc.iter().map(|address| format!("grpc://{address}"));
+    // Nobody elsewhere reaches a Unix socket.
+    let bound = grpc.iter().filter_map(|address| match address {
+        Address::Plain(address) => Some(format!("grpc://{address}")),
+        Address::Tls(address) => Some(format!("grpcs://{address}")),
+        Address::Unix(_) => None,
+    });
+    let hosts = match discovery.addrs.is_empty() {
+        true => vec![server.domain.clone()],
+        false => discovery.addrs.clone(),
+    };
+    Instance {
+        region: discovery.region.clone(),
+        zone: discovery.zone.clone(),
+        env: discovery.env.clone(),
+        hostname: server.id.clone(),
+        addrs: if discovery.grpc.is_empty() { bound.collect() } else { configured.collect() },
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        weight: server.weight,
+        hosts,
+    }
+}
+
+/// Nodes are in the network of this server, so no proxy is asked.
+fn agent() -> Agent {
+    let config = Agent::config_builder()
+        .timeout_global(Some(TIMEOUT))
+        .max_redirects(0)
+        .proxy(None)
+        .user_agent(concat!("comet/", env!("CARGO_PKG_VERSION")));
+    config.build().into()
+}
+
+struct Driver {
+    registration: Registration,
+    clients: CensusTaker,
+    /// The census that the shards answered last.
+    counted: Census,
+    agent: Agent,
+    /// The zero of the registration's times.
+    begin: Instant,
+    /// Disconnected when the registration is to be cancelled.
+    kept: Receiver<()>,
+}
+
+impl Driver {
+    fn run(mut self) {
+        let mut is_kept = true;
+        while let Some(due) = self.registration.poll_timeout() {
+            if is_kept {
+                let pause = due.saturating_sub(self.begin.elapsed());
+                is_kept = self.kept.recv_timeout(pause) == Err(RecvTimeoutError::Timeout);
+                if !is_kept {
+                    self.registration.cancel();
+                }
+            }
+            self.turn(is_kept);
+        }
+    }
+
+    /// Makes the request that is due, if one is.
+    fn turn(&mut self, is_kept: bool) {
+        if is_kept && let Some(census) = self.clients.take() {
+            self.counted = Census { connections: census.live, addresses: census.addresses };
+        }
+        let now = self.begin.elapsed();
+        let Some(request) = self.registration.poll_request(now, self.counted) else { return };
+        let answer = post(&self.agent, &request);
+        let has_failed = !matches!(answer, Answer::Done | Answer::NotFound);
+        for event in self.registration.handle_answer(self.begin.elapsed(), answer) {
+            say(&event);
+        }
+        comet_ops::count_registration(self.registration.is_registered(), has_failed);
+    }
+}
+
+fn post(agent: &Agent, Request { node, path, form }: &Request) -> Answer {
+    let form = form.iter().map(|(name, value)| (*name, value.as_str()));
+    let body = agent
+        .post(format!("http://{node}{path}"))
+        .send_form(form)
+        .and_then(|mut answer| answer.body_mut().with_config().limit(BODY_MAX).read_to_vec());
+    match body {
+        Ok(body) => Answer::read(&body),
+        Err(error) => Answer::Failed(error.to_string()),
+    }
+}
+
+fn say(event: &Event) {
+    match event {
+        Event::Registered { node } => log::info!("discovery: registered at {node}"),
+        Event::Forgotten { node } => {
+            log::warn!("discovery: {node} does not know this server any more: registering again");
+        }
+        Event::Fails { node, cause } => {
+            log::warn!(
+                "discovery: {node}: {cause}; clients and pushes go on, and the next node is asked"
+            );
+        }
+        Event::Answers { node } => log::info!("discovery: {node} answers"),
+        Event::Cancelled { node } => log::info!("discovery: taken out at {node}"),
+    }
+}
