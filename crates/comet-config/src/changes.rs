@@ -62,12 +62,30 @@ impl Config {
         if self.has_logic() != newer.has_logic() {
             adopted.logic.addrs.clone_from(&self.logic.addrs);
         }
+        self.fitting(adopted, Process::Comet)
+    }
+
+    /// This configuration with what of `newer` changes alive in `comet logic`.
+    ///
+    /// # Errors
+    /// If that does not fit the keys that wait.
+    pub fn adopt_in_logic(&self, newer: &Self) -> Result<Self, Mistakes> {
+        let mut adopted = self.clone();
+        adopted.log.level = newer.log.level;
+        adopted.api_tls.clone_from(&newer.api_tls);
+        adopted.token.jwt_keys.clone_from(&newer.token.jwt_keys);
+        adopted.logic_server.tokens.clone_from(&newer.logic_server.tokens);
+        self.fitting(adopted, Process::Logic)
+    }
+
+    /// `adopted`, a later state of this configuration, if its keys fit each other.
+    fn fitting(&self, adopted: Self, process: Process) -> Result<Self, Mistakes> {
         let mut report = Report::new(None);
         // Of two keys that do not fit each other, the one that changed is the mistake.
         for change in self.changes(&adopted) {
             report.found(change.key, Origin::Default, 0..0);
         }
-        fit::fits_together(&mut report, &adopted, Process::Comet);
+        fit::fits_together(&mut report, &adopted, process);
         report.conclude(adopted)
     }
 

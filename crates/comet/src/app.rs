@@ -14,6 +14,7 @@ use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
 use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 use comet_ops::{Certificate, CertificatesInUse};
+use comet_serve::Renewal;
 
 use crate::StartError;
 use crate::api_tls;
@@ -24,7 +25,7 @@ use crate::logic::authenticator;
 use crate::options::{
     Opened, control_options, limits, logic, memory_ceiling, smaller_rings, warnings,
 };
-use crate::reload::Reloaded;
+use crate::reload::{self, Reloaded};
 use crate::token_keys;
 
 /// Reports that may wait for the control thread.
@@ -275,10 +276,7 @@ impl App {
     /// # Errors
     /// If some of it cannot be used, a sentence for each mistake; then nothing changes.
     pub fn reload(&mut self, newer: &Config) -> Result<Reloaded, String> {
-        let adopted = self.config.adopt(newer).map_err(|mistakes| {
-            let with = |mistake| format!("with what needs a restart as it is: {mistake}");
-            mistakes.iter().map(with).collect::<Vec<_>>().join("\n")
-        })?;
+        let adopted = self.config.adopt(newer).map_err(|mistakes| reload::misfit(&mistakes))?;
         let mut reloaded = Reloaded::compare(&self.config, newer);
         if adopted.logic.addrs != self.config.logic.addrs {
             // Tried first: nothing changes if one is none.
@@ -292,13 +290,16 @@ impl App {
             self.set_trace_log(&adopted)?;
         }
         // Also where the names are the same: the files may have changed.
-        match self.reload_tls(&adopted) {
-            Ok(certificates) => reloaded.certificates = certificates,
+        let renewal = match self.reload_tls(&adopted) {
+            Ok((certificates, renewal)) => {
+                reloaded.certificates = certificates;
+                renewal
+            }
             Err(error) => {
                 self.set_trace_log(&self.config)?;
                 return Err(error);
             }
-        }
+        };
         reloaded.files = token_keys.adopt();
         for warning in warnings(&adopted, self.open_files) {
             log::warn!("{warning}");
@@ -309,22 +310,31 @@ impl App {
         }
         self.control.configure(limits(&adopted, self.open_files));
         self.control.set_memory_ceiling(memory_ceiling(&adopted));
-        self.push_lock.set_tokens(adopted.push.tokens.clone());
-        self.monitor_lock.set_tokens(adopted.monitor.tokens.clone());
+        // Of two locks, the new one closes before the former opens.
+        let locks = [
+            (&self.push_lock, &adopted.push.tokens),
+            (&self.monitor_lock, &adopted.monitor.tokens),
+        ];
+        for (lock, tokens) in locks.iter().filter(|(_, tokens)| !tokens.is_empty()) {
+            lock.set_tokens((*tokens).clone());
+        }
+        renewal.take_effect();
+        for (lock, tokens) in locks {
+            lock.set_tokens(tokens.clone());
+        }
         self.config = adopted;
         Ok(reloaded)
     }
 
-    /// Returns the certificates that are new to clients.
-    fn reload_tls(&self, config: &Config) -> Result<Vec<Certificate>, String> {
+    /// Returns the certificates that are new to clients, and the files of the APIs, not used yet.
+    fn reload_tls(&self, config: &Config) -> Result<(Vec<Certificate>, Renewal), String> {
         let renewal = api_tls::renew(&self.api_tls, config)?;
         let mut new = Vec::new();
         if let Some(tls) = &self.tls {
             listeners::reload(tls, config).map_err(|error| error.to_string())?;
             new = self.certificates.replace(listeners::certificates(tls, config));
         }
-        renewal.take_effect();
-        Ok(new)
+        Ok((new, renewal))
     }
 
     /// Logs which certificates clients refuse, or soon will.

@@ -1,6 +1,6 @@
 //! A newer configuration for a running server: what changes alive, and what waits for the next start.
 
-use comet_config::{Change, Config, TakesEffect};
+use comet_config::{Change, Config, Mistakes, TakesEffect};
 use comet_ops::Certificate;
 
 /// Sections and keys that `comet logic` reads.
@@ -53,16 +53,19 @@ impl Reloaded {
         Self { alive, later, certificates: Vec::new(), files: Vec::new() }
     }
 
-    /// The same for `comet logic`: only of keys that it reads.
-    pub(crate) fn compare_logic(running: &Config, newer: &Config) -> Self {
-        let mut changes = running.changes(newer);
-        changes.retain(|change| {
+    /// The same for `comet logic`, which takes `adopted` over: only of keys that it reads.
+    pub(crate) fn compare_logic(running: &Config, adopted: &Config, newer: &Config) -> Self {
+        let mut later = adopted.changes(newer);
+        later.retain(|change| {
             let section = change.key.split('.').next().expect("a key has a section");
             OF_LOGIC.iter().any(|of_logic| [section, change.key].contains(of_logic))
         });
-        let (alive, later) = changes.into_iter().partition(|change| {
-            change.takes_effect == TakesEffect::AliveInLogic || change.key == "log.level"
-        });
-        Self { alive, later, certificates: Vec::new(), files: Vec::new() }
+        Self { alive: running.changes(adopted), later, certificates: Vec::new(), files: Vec::new() }
     }
+}
+
+/// Why a newer configuration does not fit the running one, a line for each mistake.
+pub(crate) fn misfit(mistakes: &Mistakes) -> String {
+    let with = |mistake| format!("with what needs a restart as it is: {mistake}");
+    mistakes.iter().map(with).collect::<Vec<_>>().join("\n")
 }

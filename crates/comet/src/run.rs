@@ -13,7 +13,7 @@ use crate::log_filter;
 use crate::log_output::LogOutput;
 use crate::pid_file::PidFile;
 use crate::preflight::{self, Purpose};
-use crate::reload::Reloaded;
+use crate::reload::{self, Reloaded};
 use crate::token_keys;
 use crate::{App, Ended, ending};
 
@@ -205,20 +205,29 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
         Ok(newer) => newer,
         Err(mistakes) => return say_mistakes(&mistakes),
     };
-    let token_keys = match token_keys::reload(server.authenticator(), &newer.token.jwt_keys) {
+    let adopted = match running.adopt_in_logic(&newer) {
+        Ok(adopted) => adopted,
+        Err(mistakes) => return say_mistakes(&reload::misfit(&mistakes)),
+    };
+    let token_keys = match token_keys::reload(server.authenticator(), &adopted.token.jwt_keys) {
         Ok(token_keys) => token_keys,
         Err(error) => return say_mistakes(&error),
     };
-    match api_tls::renew(server.tls(), &newer) {
-        Ok(renewal) => renewal.take_effect(),
+    let renewal = match api_tls::renew(server.tls(), &adopted) {
+        Ok(renewal) => renewal,
         Err(error) => return say_mistakes(&error),
-    }
-    let mut reloaded = Reloaded::compare_logic(running, &newer);
+    };
+    let mut reloaded = Reloaded::compare_logic(running, &adopted, &newer);
     reloaded.files = token_keys.adopt();
-    set_level(log, running.log.level, newer.log.level);
-    server.set_tokens(newer.logic_server.tokens.clone());
-    running.log.level = newer.log.level;
-    running.logic_server.tokens = newer.logic_server.tokens;
+    set_level(log, running.log.level, adopted.log.level);
+    // Of two locks, the new one closes before the former opens.
+    let tokens = &adopted.logic_server.tokens;
+    if !tokens.is_empty() {
+        server.set_tokens(tokens.clone());
+    }
+    renewal.take_effect();
+    server.set_tokens(tokens.clone());
+    *running = adopted;
     say_changes(&reloaded);
 }
 

@@ -213,6 +213,28 @@ fn keys_that_are_alive_are_adopted_and_the_others_wait() {
 }
 
 #[test]
+fn the_last_lock_of_an_address_that_stays_is_not_given_up() {
+    let tokens = "tokens=[\"a-token-of-sixteen-or-more\"]";
+    for section in ["push", "monitor", "logic_server"] {
+        let bind = if section == "monitor" { "stat" } else { "grpc" };
+        let exposed = format!("{section}.{bind}=[\"0.0.0.0:1\"]");
+        let running = good("", &[&exposed, &format!("{section}.{tokens}")]);
+        let adopt = |sets: &[&str]| {
+            let newer = good("", sets);
+            match section {
+                "logic_server" => running.adopt_in_logic(&newer),
+                _ => running.adopt(&newer),
+            }
+        };
+        for sets in [vec![], vec![&*exposed, &*format!("{section}.insecure=true")]] {
+            let mistakes = adopt(&sets).unwrap_err().to_string();
+            assert!(mistakes.contains("0.0.0.0:1 is not loopback"), "{sets:?}: {mistakes}");
+        }
+        adopt(&[&exposed, &format!("{section}.tokens=[\"another-token-of-the-same\"]")]).unwrap();
+    }
+}
+
+#[test]
 fn logic_may_move_but_is_elsewhere_or_here_from_the_start() {
     let check = |before: &str, after: &str, effect: TakesEffect| {
         let [running, newer] =

@@ -31,6 +31,7 @@ mod logic;
 mod logic_locks;
 mod logic_peers;
 mod logic_process;
+mod logic_reload;
 mod logic_rig;
 mod logic_server;
 mod logic_tokens;
