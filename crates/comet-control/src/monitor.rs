@@ -8,7 +8,6 @@ use comet_core::{CloseReason, Counters, DropReason};
 use comet_hub::CallError;
 use comet_ops::{CertificatesInUse, Kind};
 use comet_serve::{CallCounts, Gates, Phase};
-use serde_json::Value;
 use tokio::sync::watch;
 use tonic::Code;
 
@@ -16,7 +15,6 @@ use crate::hub::HubDriver;
 use crate::logic::{Logic, LogicStats};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::pushes::snapshots;
-use crate::stat::top_rooms;
 use crate::vitals::Vitals;
 
 /// How long a reader waits for the shards.
@@ -149,9 +147,12 @@ impl Monitor {
         })
     }
 
-    /// Asks every home for its rooms. The answer has the `top` fullest.
-    pub(crate) async fn rooms(&self, top: usize) -> Result<Value, CallError> {
-        self.hub.rooms(ANSWER_TIMEOUT, move |rooms| top_rooms(&rooms, top)).await
+    /// Asks every home for its rooms, and makes something of them aside.
+    pub(crate) async fn rooms<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        self.hub.rooms(ANSWER_TIMEOUT, make).await
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tonic::Status;
 
 use crate::monitor::Monitor;
+use crate::stat::top_rooms;
 use crate::status::status;
 
 /// Rooms in an answer that was not asked for more or less.
@@ -44,7 +45,8 @@ async fn stat(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
         let top = top(&uri)?;
         let (reading, rooms) =
-            tokio::try_join!(monitor.read(), monitor.rooms(top)).map_err(status)?;
+            tokio::try_join!(monitor.read(), monitor.rooms(move |rooms| top_rooms(&rooms, top)))
+                .map_err(status)?;
         Ok::<_, Status>(reading.stat(&rooms))
     };
     answered(answer.await)
@@ -53,7 +55,7 @@ async fn stat(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
 async fn rooms(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
         let top = top(&uri)?;
-        monitor.rooms(top).await.map_err(status)
+        monitor.rooms(move |rooms| top_rooms(&rooms, top)).await.map_err(status)
     };
     answered(answer.await)
 }

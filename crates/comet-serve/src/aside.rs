@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::mem;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
@@ -13,11 +12,7 @@ use tokio::runtime::Handle;
 use tokio::select;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
-use tonic::body::Body;
-use tonic::codegen::http::{Request, Response};
-use tonic::codegen::{Bytes, Service, StdError};
-
-use crate::channel::GrpcChannel;
+use tonic::codegen::Bytes;
 
 /// Does `work` on a thread of its own, on the CPUs of the thread that serves. It must come to an end by itself: the
 /// runtime waits for it.
@@ -93,37 +88,13 @@ impl<E: Unpin> http_body::Body for Frames<E> {
     }
 }
 
-/// A channel whose requests are encoded where their calls are polled, and not where the connection is: for calls
-/// inside of [`poll_aside`]. Their answers are decoded there in any case.
-#[derive(Clone, Debug)]
-pub struct EncodedFirst(pub GrpcChannel);
-
-impl Service<Request<Body>> for EncodedFirst {
-    type Response = Response<Body>;
-    type Error = StdError;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, StdError>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StdError>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let next = self.0.clone();
-        let mut ready = mem::replace(&mut self.0, next);
-        Box::pin(async move {
-            let (head, body) = request.into_parts();
-            let body = Body::new(Frames::of(body).await);
-            ready.call(Request::from_parts(head, body)).await
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::pending;
     use std::thread;
 
     use http_body::Body as _;
+    use tonic::codegen::StdError;
 
     use super::*;
 

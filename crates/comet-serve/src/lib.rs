@@ -13,6 +13,7 @@ mod aside;
 mod call_counts;
 mod caller;
 mod channel;
+mod encoded_first;
 mod gate;
 mod grpc;
 mod guarded;
@@ -36,13 +37,14 @@ mod stream;
 mod tls;
 
 pub use accept::{CONNECTION_WINDOW, HEAD_MAX};
-pub use aside::{EncodedFirst, aside, free_aside, poll_aside};
+pub use aside::{aside, free_aside, poll_aside};
 pub use call_counts::CallCounts;
 pub use caller::Caller;
 pub use channel::{
     GrpcChannel, NotGrpc, call_until_processed, cause, is_caller_refused, is_unprocessed,
 };
 pub use comet_listen::Address;
+pub use encoded_first::EncodedFirst;
 pub use gate::{
     DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gate, GateLimits, GateReading, Gates, HTTP_CONNECTIONS,
     STAT_CONNECTIONS, connections_max, request_bytes,
