@@ -18,7 +18,7 @@ use tonic::Status;
 use crate::hub::HubDriver;
 
 /// Time between two looks at the memory.
-const PERIOD: Duration = Duration::from_millis(250);
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// What is refused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -64,7 +64,7 @@ async fn pushes_are_answered_while_rooms_are_listed_over_grpc() {
         assert!(!frame.unwrap().unwrap().into_data().unwrap().is_empty());
     });
     let answered = answered.await;
-    assert!(answered >= 5, "{answered}");
+    assert!(answered >= 3, "{answered}");
 }
 
 #[tokio::test]
@@ -79,6 +79,6 @@ async fn pushes_are_answered_while_rooms_are_listed_over_http() {
             stream.read_u8().await.unwrap();
         });
         let answered = answered.await;
-        assert!(answered >= 5, "{target}: {answered}");
+        assert!(answered >= 3, "{target}: {answered}");
     }
 }
