@@ -17,6 +17,22 @@ use rooms::HomeRooms;
 use sources::SourceCounts;
 use users::UserSessions;
 
+/// How long keys that were reported as disconnected are retained.
+#[derive(Clone, Copy)]
+pub(crate) struct KeyRetention {
+    /// No earlier than from here on.
+    pub(crate) since: Millis,
+    /// For so long.
+    pub(crate) millis: u64,
+}
+
+impl KeyRetention {
+    /// When a key expires that was reported at `reported_at`.
+    fn end_after(self, reported_at: Millis) -> Millis {
+        reported_at.max(self.since).after(self.millis)
+    }
+}
+
 pub(crate) struct Home {
     pub(crate) keys: KeyOwners,
     pub(crate) users: UserSessions,
@@ -40,17 +56,19 @@ impl Home {
         &mut self,
         now: Millis,
         user_ms: u64,
-        key_ms: u64,
+        keys: KeyRetention,
         budget: &mut Budget,
     ) {
         self.users.expire_numbers(now, user_ms, budget);
-        self.keys.expire_disconnected(now, key_ms, budget);
+        if keys.end_after(keys.since) <= now {
+            self.keys.expire_disconnected(now, keys.millis, budget);
+        }
     }
 
     /// When [`Home::expire_retained`] has something to do next.
-    pub(crate) fn next_expiry(&self, user_ms: u64, key_ms: u64) -> Option<Millis> {
+    pub(crate) fn next_expiry(&self, user_ms: u64, keys: KeyRetention) -> Option<Millis> {
         let user = self.users.oldest_number().map(|since| since.after(user_ms));
-        let key = self.keys.oldest_disconnected().map(|since| since.after(key_ms));
+        let key = self.keys.oldest_disconnected().map(|since| keys.end_after(since));
         user.into_iter().chain(key).min()
     }
 }

@@ -113,6 +113,8 @@ pub struct Shard {
     /// whether something retained may have to be forgotten.
     counts_left: [usize; 2],
     has_retained_due: bool,
+    /// When control's inbox last had no space for a report.
+    reports_waited_at: Millis,
     /// Pushes under way.
     pushes: VecDeque<PushTask>,
     /// Rooms whose homes have answered, with connections that wait for it.
@@ -168,6 +170,7 @@ impl Shard {
             next_room_counts: now,
             counts_left: [0, 0],
             has_retained_due: false,
+            reports_waited_at: Millis(0),
             pushes: VecDeque::new(),
             joined: VecDeque::new(),
             tracing_from: None,
@@ -316,6 +319,7 @@ impl Shard {
 
     /// Takes back a report that did not fit into control's inbox. It is the next one again.
     pub fn return_report(&mut self, report: Report) {
+        self.reports_waited_at = self.context.clock.active();
         self.reports.put_back(report);
     }
 
@@ -331,8 +335,8 @@ impl Shard {
         let step = self.pacing.next_step();
         let has_counts = self.rooms.changed() + self.home.rooms.changed() > 0;
         let counts = has_counts.then_some(self.next_room_counts);
-        let user_ms = self.context.user_retention_ms();
-        let retained = self.home.next_expiry(user_ms, self.context.key_retention_ms());
+        let retained =
+            self.home.next_expiry(self.context.user_retention_ms(), self.key_retention());
         // What is retained expires in the step of the room counts.
         let retained = retained.map(|at| self.context.clock.time_of(at).max(self.next_room_counts));
         let token = self.token_expiries.next_tick().map(Tick::begin);

@@ -4,6 +4,7 @@
 //! elsewhere. Both send what changed every [`ROOM_COUNT_MS`].
 
 use crate::budget::{self, Budget};
+use crate::home::KeyRetention;
 use crate::ids::Slot;
 use crate::limits::ROOM_COUNT_MS;
 use crate::message::{Message, Report};
@@ -78,12 +79,16 @@ impl Shard {
         }
     }
 
+    /// How long disconnected keys are retained. Control may learn of them only after [`Shard::reports_waited_at`].
+    pub(super) fn key_retention(&self) -> KeyRetention {
+        KeyRetention { since: self.reports_waited_at, millis: self.context.key_retention_ms() }
+    }
+
     /// Forgets session numbers and disconnected keys that were retained for long enough.
     pub(super) fn expire_retained(&mut self, budget: &mut Budget) {
         if self.has_retained_due {
-            let (user_ms, key_ms) =
-                (self.context.user_retention_ms(), self.context.key_retention_ms());
-            self.home.expire_retained(self.context.clock.active(), user_ms, key_ms, budget);
+            let (user_ms, keys) = (self.context.user_retention_ms(), self.key_retention());
+            self.home.expire_retained(self.context.clock.active(), user_ms, keys, budget);
             self.has_retained_due = !budget.is_left();
         }
     }

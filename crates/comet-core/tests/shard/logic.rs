@@ -350,3 +350,25 @@ fn a_claim_after_a_stall_is_followed_by_a_renewal() {
     rig.admit(new);
     assert_eq!(key_reports(&mut rig), [format!("+{key}")]);
 }
+
+/// Logic may let the next client in before control learns of the end and passes it on.
+#[test]
+fn an_end_that_waits_for_control_is_remembered_for_longer() {
+    let limits = Limits { key_memory_ms: 1_000, ..Limits::default() };
+    let logic = Logic::Remote { renew_ms: (10_000, 10_000) };
+    for (waits, expected) in [(true, vec!["-k", "+k"]), (false, vec![])] {
+        let mut rig = Rig::with_logic(1, limits.clone(), logic);
+        let first = join(&mut rig, 0, "7/k//");
+        rig.take_reports();
+        rig.hang_up(first);
+        rig.pass(900);
+        let ended = rig.take_reports().pop().expect("an end");
+        assert!(matches!(ended, Report::Disconnected { .. }), "{ended:?}");
+        if waits {
+            rig.shards[0].return_report(ended);
+        }
+        rig.pass(900);
+        join(&mut rig, 0, "7/k//");
+        assert_eq!(key_reports(&mut rig), expected);
+    }
+}
