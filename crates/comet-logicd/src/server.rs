@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use comet_logic::AnyAuthenticator;
-use comet_ops::ServiceManager;
+use comet_ops::{CertificatesInUse, ServiceManager};
 use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
@@ -77,6 +77,7 @@ pub struct LogicServer {
     stat: Vec<Address>,
     lock: Arc<Lock>,
     tls: ApiTls,
+    certificates: Arc<CertificatesInUse>,
     authenticator: AnyAuthenticator,
     phase: watch::Sender<Phase>,
     thread: JoinHandle<()>,
@@ -105,6 +106,7 @@ impl LogicServer {
             }
         }
         let (lock, tls) = (Arc::clone(&options.lock), options.tls.clone());
+        let certificates = Arc::<CertificatesInUse>::default();
         let (phase, phases) = watch::channel(Phase::Ready);
         let servers = Assembly {
             grpc: grpc.listeners,
@@ -112,6 +114,7 @@ impl LogicServer {
             stat: stat.listeners,
             options,
             authenticator: authenticator.clone(),
+            certificates: Arc::clone(&certificates),
             sessions,
             phase: phases,
         };
@@ -122,6 +125,7 @@ impl LogicServer {
             stat: stat.addresses,
             lock,
             tls,
+            certificates,
             authenticator,
             phase,
             thread,
@@ -155,6 +159,12 @@ impl LogicServer {
     #[must_use]
     pub fn tls(&self) -> &ApiTls {
         &self.tls
+    }
+
+    /// The certificates that callers are shown, for metrics and warnings. There is none at the start.
+    #[must_use]
+    pub fn certificates(&self) -> &CertificatesInUse {
+        &self.certificates
     }
 
     /// The check of tokens; its keys can be changed.
@@ -218,6 +228,7 @@ struct Assembly {
     stat: Vec<Listener>,
     options: Options,
     authenticator: AnyAuthenticator,
+    certificates: Arc<CertificatesInUse>,
     sessions: Store,
     phase: watch::Receiver<Phase>,
 }
@@ -225,7 +236,7 @@ struct Assembly {
 impl Assembly {
     /// Starts serving; the future runs until [`Phase::Stopped`].
     fn start(self) -> Result<impl Future<Output = ()>, StartError> {
-        let Self { grpc, http, stat, options, authenticator, sessions, phase } = self;
+        let Self { grpc, http, stat, options, authenticator, certificates, sessions, phase } = self;
         let bounds = Bounds {
             frame_max: options.frame_max,
             keys_max: options.keys_max,
@@ -257,7 +268,8 @@ impl Assembly {
         let gates = Arc::new(Gates::new(options.open_files, request_bytes(REQUEST_MAX)));
         let Options { server_id, version, lock, .. } = options;
         let stat_gates = Arc::clone(&gates);
-        let stat_page = Stat { sessions, comets, counts, gates: stat_gates, server_id, version };
+        let stat_page =
+            Stat { sessions, comets, counts, certificates, gates: stat_gates, server_id, version };
         let pages = stat::router(stat_page, phase.clone());
         let mut servers = Servers::new(phase.clone());
         let logic = Service::new(service)

@@ -1,6 +1,7 @@
 //! TLS of the APIs, from the configuration.
 
 use comet_config::{ApiTls as Section, Config};
+use comet_ops::Certificate;
 use comet_serve::{ApiTls, Renewal, TlsError, TlsFiles, is_tls};
 
 /// Reads the files for the server.
@@ -25,6 +26,12 @@ pub fn load_for_logic(config: &Config) -> Result<ApiTls, String> {
 /// As for [`load`].
 pub(crate) fn renew(tls: &ApiTls, config: &Config) -> Result<Renewal, String> {
     tls.renew(&files(&config.api_tls)).map_err(|error| sentence(&error))
+}
+
+/// The certificate that callers are shown, `der`, which is that of the file in `config`.
+pub(crate) fn certificate(der: Option<Vec<u8>>, config: &Config) -> Option<Certificate> {
+    let file = config.api_tls.certificate.clone()?;
+    Certificate::read("api_tls.certificate".to_owned(), file, der?)
 }
 
 fn read<'a>(

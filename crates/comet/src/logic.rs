@@ -96,8 +96,11 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
         log::warn!("logic_server.comets is empty: pushes over HTTP are refused");
     }
     let tls = api_tls::load_for_logic(config).map_err(LogicError::ApiTls)?;
+    let certificate = api_tls::certificate(tls.certificate(), config);
     let server = LogicServer::start(options(config, tls), authenticator, store)
         .map_err(LogicError::Start)?;
+    server.certificates().replace(certificate.into_iter().collect());
+    server.certificates().warn();
     log::info!(
         "comet logic {}: {:?} tokens, sessions in {:?}, {} comets",
         env!("CARGO_PKG_VERSION"),

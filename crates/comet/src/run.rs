@@ -93,7 +93,7 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
             reload(serve, &log, &mut app);
             manager.notify(Notice::Ready);
         }
-        Event::Day => app.warn_of_certificates(),
+        Event::Day => app.certificates().warn(),
     });
     manager.notify(Notice::Stopping);
     log::info!("{signal}: closing all connections");
@@ -134,6 +134,7 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
             log.reopen();
             reload_logic(serve, &log, &server, &mut running);
         }
+        server.certificates().warn();
     });
     manager.notify(Notice::Stopping);
     log::info!("{signal}: ending");
@@ -196,7 +197,7 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
     };
     set_level(log, level, app.config().log.level);
     say_changes(&reloaded);
-    app.warn_of_certificates();
+    app.certificates().warn();
 }
 
 /// Takes over into `running` what changes alive in `comet logic`.
@@ -225,6 +226,8 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
     if !tokens.is_empty() {
         server.set_tokens(tokens.clone());
     }
+    let certificate = api_tls::certificate(renewal.certificate(), &adopted);
+    reloaded.certificates = server.certificates().replace(certificate.into_iter().collect());
     renewal.take_effect();
     server.set_tokens(tokens.clone());
     *running = adopted;
