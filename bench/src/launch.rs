@@ -7,6 +7,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -17,9 +18,16 @@ use comet_cpus::CpuList;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::Result;
+use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
+use crate::scrape::http_get;
 
 /// Bytes of a failed server's log that are shown.
 const LOG_SHOWN: usize = 4096;
+
+/// How long a server may take to be healthy.
+const START_NS: u64 = 20 * SECOND_NS;
+/// Time between two looks at its health.
+const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 
 /// A child process; killed when dropped.
 pub(crate) struct Running {
@@ -62,6 +70,20 @@ impl Running {
             None => Ok(()),
             Some(status) => Err(format!("the server ended: {status}\n{}", self.log_end()).into()),
         }
+    }
+
+    /// Waits until it says at `stat` that it is healthy. Fails if it has ended, or is not healthy in time; the end of
+    /// its log is in the error.
+    pub(crate) fn await_health(&mut self, stat: SocketAddr) -> Result<()> {
+        let deadline_ns = now_ns() + START_NS;
+        while http_get(stat, "/healthz").is_err() {
+            self.ensure_runs()?;
+            if now_ns() > deadline_ns {
+                return Err(format!("the server is not healthy\n{}", self.log_end()).into());
+            }
+            sleep_until(now_ns() + LOOK_NS);
+        }
+        Ok(())
     }
 
     /// Sends it a signal. Fails if it has ended and was waited for.

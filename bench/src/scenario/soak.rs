@@ -26,15 +26,13 @@ use self::faults::{Culprit, Fault, Faults, Site, configuration};
 use self::log::Log;
 use self::logic::Logic;
 use self::quiet::{Rest, health_fault};
-use super::day::{messages_by_kind, pushes};
-use super::prepare;
+use super::{phase, prepare};
 use crate::Result;
 use crate::args::{Phase, SetupArgs, SoakArgs};
-use crate::clients::{ChurnPlan, ClientCommand, guests_max};
+use crate::clients::{ClientCommand, guests_max};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::Crowd;
 use crate::grpc::LedgerSums;
-use crate::plan::run_id;
 use crate::report;
 use crate::sender::Sent;
 use crate::subject::{COMET, Place, Subject};
@@ -73,12 +71,12 @@ struct Soak<'a> {
 
 /// Runs it; returns whether everything held to the end.
 pub(crate) fn run(args: &SoakArgs) -> Result<bool> {
-    let SetupArgs { dial, server, host } = &args.setup;
-    if server.addr.is_some() {
+    if args.setup.server.addr.is_some() {
         return Err("soak starts its server itself: it sends it signals".into());
     }
-    let guests = guests_max(args.arrivals, LIFE_S) as usize;
-    prepare(host, dial, 2 * dial.connections as usize + guests + 1024)?;
+    // Members that reconnect, guests, and clients that do harm.
+    let beside = u64::from(args.setup.dial.connections) + guests_max(args.arrivals, LIFE_S) + 1024;
+    prepare(&args.setup, beside)?;
     let interrupted = watch_interrupts()?;
     let seed = args.seed.unwrap_or_else(rand::random);
     println!("seed {seed}");
@@ -109,7 +107,7 @@ pub(crate) fn run(args: &SoakArgs) -> Result<bool> {
     }
     let results =
         json!({ "seed": seed, "curve": curve.points, "base": soak.base, "faults": faults });
-    report::finish("soak", args, (host, Some(server)), results, &curve.summary())
+    report::finish("soak", args, args.setup.sides(), results, &curve.summary())
 }
 
 /// Becomes true at the first SIGINT; the second ends the bench at once. Fails if the host refuses.
@@ -184,20 +182,11 @@ impl<'a> Soak<'a> {
     /// One phase, and the rest after it: the pushes, and what did not hold. Fails if the server has ended or does not
     /// come to rest.
     fn pass(&mut self, fault: Fault) -> Result<(u64, Vec<String>)> {
-        let (run, size) = (run_id(), self.args.size as usize);
         let closed_before = self.subject.clients.findings(&[])?.closed.total();
-        let restart = ClientCommand::Restart { run, size, all_streams: true };
-        self.subject.clients.execute(restart)?;
-        self.subject.clients.execute(ClientCommand::Heartbeat(HEARTBEAT_NS))?;
         let phase = self.phase(fault);
-        if fault == Fault::Reconnects {
-            self.subject.clients.execute(ClientCommand::Reconnect(RECONNECTED))?;
-        }
-        if phase.arrivals > 0.0 {
-            let members = self.subject.crowd.connections;
-            let guests = ChurnPlan::of(phase.arrivals, LIFE_S, MOVES, members);
-            self.subject.clients.execute(ClientCommand::StartGuests(guests))?;
-        }
+        let guests = (LIFE_S, MOVES);
+        let pushes = phase::begin(&mut self.subject, &phase, self.args.size, guests)?;
+        self.subject.clients.execute(ClientCommand::Heartbeat(HEARTBEAT_NS))?;
         let culprit = Culprit {
             fault,
             site: self.site.clone(),
@@ -205,8 +194,6 @@ impl<'a> Soak<'a> {
             ends_ns: now_ns() + seconds_to_ns(phase.seconds),
         };
         self.faults.begin(culprit)?;
-        let message = (self.site.operation, size, run);
-        let pushes = pushes(&mut self.subject, &phase, message)?;
         let bar = self.subject.place.bar(None, &phase.name);
         let sent = self.subject.push_all(pushes, &bar, |_| Ok(()))?;
         let of_culprit = loop {
@@ -221,7 +208,7 @@ impl<'a> Soak<'a> {
         let members = self.subject.crowd.connections;
         let rest = self.await_rest(Some(&self.base.clone()))?;
 
-        let findings = self.subject.await_deliveries(&messages_by_kind(&phase, &sent), 0)?;
+        let findings = self.subject.await_deliveries(&phase::messages_by_kind(&phase, &sent), 0)?;
         let heartbeats = self.subject.await_replies()?;
         let mut faults = findings.visits.faults(findings.visits.lost);
         // Members read at once, and few messages come: not one of them may be dropped.
@@ -260,7 +247,7 @@ impl<'a> Soak<'a> {
             name: format!("{fault:?}"),
             seconds: self.random.random_range(PHASE_S),
             connect: 1.0,
-            reconnect: 0.0,
+            reconnect: if fault == Fault::Reconnects { RECONNECTED } else { 0.0 },
             room_rate: self.random.random_range(10.0..60.0),
             key_rate: self.random.random_range(10.0..200.0),
             broadcast_rate: self.random.random_range(1.0..5.0),
