@@ -11,8 +11,11 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus};
-use std::{env, io};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::{
+    env,
+    io::{self, BufReader},
+};
 
 use comet_cpus::CpuList;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
@@ -57,6 +60,20 @@ impl Running {
             format!("cannot start {program}, which is this program: {error}; was it replaced?")
         });
         Ok(Self { child: child?, log })
+    }
+
+    /// Starts this program on `cpus` with `arguments`; gives its standard input and output, too. Fails like
+    /// [`Running::start`].
+    pub(crate) fn start_piped(
+        cpus: &CpuList,
+        arguments: &[&str],
+    ) -> Result<(Self, ChildStdin, BufReader<ChildStdout>)> {
+        let mut command = Self::command(cpus, &env::current_exe()?)?;
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut running = Self::start(&mut command, None)?;
+        let (stdin, stdout) = (running.child.stdin.take(), running.child.stdout.take());
+        let (stdin, stdout) = stdin.zip(stdout).expect("both are pipes");
+        Ok((running, stdin, BufReader::new(stdout)))
     }
 
     /// Its process id.
@@ -110,12 +127,6 @@ impl Running {
         });
         let end = end.and_then(io::Result::ok).unwrap_or_default();
         String::from_utf8_lossy(&end).into_owned()
-    }
-
-    /// Its standard input and output. Panics if they are no pipes, or were taken before.
-    pub(crate) fn pipes(&mut self) -> (ChildStdin, ChildStdout) {
-        let taken = "taken once, from a command that pipes both";
-        (self.child.stdin.take().expect(taken), self.child.stdout.take().expect(taken))
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::process::Stdio;
-use std::{env, io, path};
+use std::{io, path};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -62,17 +61,13 @@ impl Target {
         connections: usize,
         host: &HostArgs,
     ) -> Result<(Self, Feed)> {
-        let mut command = Running::command(&host.server_core, &env::current_exe()?)?;
         let mode_name = mode.to_possible_value().expect("no mode is skipped");
-        command
-            .args(["yardstick", "--mode", mode_name.get_name()])
-            .args(["--connections", &connections.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut process = Running::start(&mut command, None)?;
-        let (stdin, stdout) = process.pipes();
+        let connections = connections.to_string();
+        let arguments =
+            ["yardstick", "--mode", mode_name.get_name(), "--connections", &connections];
+        let (process, stdin, mut stdout) = Running::start_piped(&host.server_core, &arguments)?;
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
+        stdout.read_line(&mut line)?;
         let port: u16 = (line.trim().parse())
             .map_err(|_| "the yardstick ended before it listened; its reason is above")?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
