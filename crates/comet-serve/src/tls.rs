@@ -75,7 +75,6 @@ impl fmt::Debug for Renewal {
 
 #[derive(Default)]
 struct Shared {
-    calls: bool,
     current: RwLock<Configs>,
     /// Held by the caller whose handshake is being computed.
     turn: Mutex<()>,
@@ -97,15 +96,15 @@ impl ApiTls {
     /// The first file that cannot be read, has the wrong content, or does not match its pair.
     pub fn load(files: &TlsFiles, calls: bool) -> Result<Self, TlsError> {
         let current = RwLock::new(configs(files, calls)?);
-        Ok(Self(Arc::new(Shared { calls, current, turn: Mutex::default() })))
+        Ok(Self(Arc::new(Shared { current, turn: Mutex::default() })))
     }
 
-    /// Reads the files again, for handshakes that begin after [`Renewal::take_effect`].
+    /// Reads the files again, for handshakes that begin after [`Renewal::take_effect`]. `calls` as for [`ApiTls::load`].
     ///
     /// # Errors
     /// As [`ApiTls::load`].
-    pub fn renew(&self, files: &TlsFiles) -> Result<Renewal, TlsError> {
-        Ok(Renewal { tls: self.clone(), configs: configs(files, self.0.calls)? })
+    pub fn renew(&self, files: &TlsFiles, calls: bool) -> Result<Renewal, TlsError> {
+        Ok(Renewal { tls: self.clone(), configs: configs(files, calls)? })
     }
 
     /// Those of `addresses` that other hosts may call without a certificate.
