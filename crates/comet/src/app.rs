@@ -105,7 +105,7 @@ impl App {
             log::warn!("{}", smaller_rings(ring_entries, config));
         }
 
-        let api_tls = api_tls::load(config).map_err(StartError::ApiTls)?;
+        let api_tls = api_tls::load(config, api_tls::Caller::Comet).map_err(StartError::ApiTls)?;
         let Listeners { cores: listeners, addresses, tls } = listeners::open(config)?;
         jwks::fetch(&authenticator, &config.token);
 
@@ -326,7 +326,7 @@ impl App {
 
     /// Returns the certificates that are new to clients and callers, and the files of the APIs, not used yet.
     fn reload_tls(&self, config: &Config) -> Result<(Vec<Certificate>, Renewal), String> {
-        let renewal = api_tls::renew(&self.api_tls, config)?;
+        let renewal = api_tls::renew(&self.api_tls, config, api_tls::Caller::Comet)?;
         if let Some(tls) = &self.tls {
             listeners::reload(tls, config).map_err(|error| error.to_string())?;
         }

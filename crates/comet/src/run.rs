@@ -214,9 +214,14 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
         Ok(token_keys) => token_keys,
         Err(error) => return say_mistakes(&error),
     };
-    let renewal = match api_tls::renew(server.tls(), &adopted) {
+    let renewal = match api_tls::renew(server.tls(), &adopted, api_tls::Caller::Logic) {
         Ok(renewal) => renewal,
         Err(error) => return say_mistakes(&error),
+    };
+    let comets = crate::logic::comets(&adopted.logic_server, server.tls());
+    let comets = match comets.collect::<Result<_, _>>() {
+        Ok(comets) => comets,
+        Err(error) => return say_mistakes(&error.to_string()),
     };
     let mut reloaded = Reloaded::compare_logic(running, &adopted, &newer);
     reloaded.files = token_keys.adopt();
@@ -230,6 +235,7 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
     reloaded.certificates = server.certificates().replace(certificate.into_iter().collect());
     renewal.take_effect();
     server.set_tokens(tokens.clone());
+    server.set_comets(comets);
     *running = adopted;
     say_changes(&reloaded);
 }
