@@ -30,6 +30,7 @@ mod push_task;
 mod reports;
 
 // Methods of `Shard`.
+mod auth_reply;
 mod closing;
 mod deadlines;
 mod dispatch;

@@ -1,6 +1,6 @@
 //! The operations of clients, and what each does.
 
-use comet_proto::{Frame, op};
+use comet_proto::{Frame, VERSION_2, op};
 
 use crate::ids::Slot;
 use crate::ledger::CloseReason;
@@ -16,12 +16,13 @@ impl Shard {
         if self.conns[slot].is_traced {
             self.trace_read(slot, &frame);
         }
-        let Frame { operation, sequence, body, .. } = frame;
+        let Frame { version, operation, sequence, body } = frame;
         if operation != op::HEARTBEAT {
             self.idle.note_activity(self.context.now);
         }
         if matches!(self.conns[slot].state, ConnState::AwaitingAuth) {
             if operation == op::AUTH {
+                self.conns[slot].is_protocol_2 = version == VERSION_2;
                 self.request_identity(slot, sequence, body);
             } else {
                 // As in goim, frames before the token are ignored.

@@ -135,10 +135,11 @@ impl Shard {
         if self.conns[slot].is_traced {
             self.trace(slot, TraceKind::Authenticated { room: identity.room.clone() });
         }
-        let reply = AwaitedReply { operation: op::AUTH_REPLY, sequence };
         match identity.room {
-            Some(room) => self.join(slot, &room, reply),
-            None => self.answer(slot, reply, b""),
+            Some(room) => {
+                self.join(slot, &room, AwaitedReply { operation: op::AUTH_REPLY, sequence });
+            }
+            None => self.answer_auth(slot, sequence),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use comet_proto::op;
+
 use crate::budget::{self, Budget};
 use crate::canary::Canary;
 use crate::ids::Slot;
@@ -20,7 +22,7 @@ impl Shard {
         let (id, is_new) = self.rooms.find_or_create(room);
         if self.rooms[id].is_joined {
             self.enter(id, slot);
-            return self.answer(slot, reply, b"");
+            return self.answer_entered(slot, reply);
         }
         let conn = self.conns.id(slot).local();
         self.conns[slot].state = ConnState::Joining { reply };
@@ -72,7 +74,16 @@ impl Shard {
             return self.remove_if_empty(id);
         }
         self.enter(id, conn.slot);
-        self.answer(conn.slot, reply, b"");
+        self.answer_entered(conn.slot, reply);
+    }
+
+    /// The reply of a connection that has entered its room: to op 12, or to the op 7 that named the room.
+    fn answer_entered(&mut self, slot: Slot, reply: AwaitedReply) {
+        if reply.operation == op::AUTH_REPLY {
+            self.answer_auth(slot, reply.sequence);
+        } else {
+            self.answer(slot, reply, b"");
+        }
     }
 
     fn enter(&mut self, id: RoomId, slot: Slot) {

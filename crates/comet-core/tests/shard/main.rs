@@ -10,6 +10,7 @@ mod goim_faults;
 mod hostile;
 mod idle_coalescing;
 mod logic;
+mod protocol_2;
 mod pushes;
 mod replies;
 mod rfc6455;
