@@ -7,7 +7,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 #![allow(clippy::print_stdout, reason = "it prints a table")]
-#![allow(dead_code, reason = "the rig has more than is used here")]
 
 #[path = "../shard/rig.rs"]
 mod rig;

@@ -1,5 +1,7 @@
 //! Shards with clients whose kernel takes everything at once, so that only the shard is measured.
 
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
+
 use std::sync::Arc;
 
 use comet_core::{
