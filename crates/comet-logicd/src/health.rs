@@ -1,15 +1,17 @@
-//! The checks of the comets' health.
+//! The checks of the comets' health, and the word of it to the service manager.
 
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use comet_hub::fanout::{Health, HealthMonitor};
+use comet_ops::{Notice, ServiceManager};
 use comet_serve::{GrpcChannel, call_until_processed};
 use tokio::select;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::sleep_until;
+use tokio::time::{interval, sleep_until};
 use tonic::Code;
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
@@ -17,6 +19,9 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::comet::failure;
 use crate::comets::Comets;
+
+/// How often the service manager may be told of a change.
+const TELL_PERIOD: Duration = Duration::from_secs(1);
 
 /// Keeps asking every comet whether it takes clients.
 pub(crate) async fn monitor(comets: Arc<Comets>) -> Infallible {
@@ -47,6 +52,24 @@ pub(crate) async fn monitor(comets: Arc<Comets>) -> Infallible {
             if let Some(former) = asked[check.comet].replace(handle) {
                 former.abort();
             }
+        }
+    }
+}
+
+/// Keeps the service manager informed of the comets that take clients.
+pub(crate) async fn tell(comets: Arc<Comets>) -> Infallible {
+    let manager = ServiceManager::from_environment();
+    if !manager.is_there() {
+        return pending().await;
+    }
+    let mut told = None;
+    let mut ticks = interval(TELL_PERIOD);
+    loop {
+        ticks.tick().await;
+        let all = comets.all().len();
+        let serving = (0..all).filter(|comet| comets.is_serving(*comet)).count();
+        if told.replace(serving) != Some(serving) {
+            manager.notify(Notice::Status(&format!("{serving} of {all} comets take clients")));
         }
     }
 }

@@ -242,6 +242,7 @@ impl Assembly {
         )?;
         let comets = Arc::new(comets);
         let monitored = health::monitor(Arc::clone(&comets));
+        let told = health::tell(Arc::clone(&comets));
         let list = Nodes { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let service = LogicService {
             authenticator,
@@ -286,6 +287,7 @@ impl Assembly {
         Ok(async move {
             tokio::select! {
                 never = monitored => match never {},
+                never = told => match never {},
                 never = ServiceManager::from_environment().stay_alive() => match never {},
                 () = stopped(phase) => {}
             }
