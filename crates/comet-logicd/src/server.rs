@@ -268,6 +268,7 @@ impl Assembly {
         let comets = Arc::new(comets);
         comets.set_list(wanted.borrow().clone());
         let monitored = health::monitor(Arc::clone(&comets), wanted);
+        let told = health::tell(Arc::clone(&comets));
         let list = Nodes { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let service = LogicService {
             authenticator,
@@ -313,6 +314,7 @@ impl Assembly {
         Ok(async move {
             tokio::select! {
                 never = monitored => match never {},
+                never = told => match never {},
                 never = ServiceManager::from_environment().stay_alive() => match never {},
                 () = stopped(phase) => {}
             }

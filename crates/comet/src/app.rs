@@ -8,7 +8,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
-use comet_control::{Address, ApiTls, Control, ControlWake, DrainPlan, Lock, TraceLogSwitch};
+use comet_control::{
+    Address, ApiTls, CensusTaker, Control, ControlWake, DrainPlan, Lock, TraceLogSwitch,
+};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
@@ -247,6 +249,11 @@ impl App {
     #[must_use]
     pub fn stat_addrs(&self) -> &[Address] {
         self.control.stat_addrs()
+    }
+
+    /// What counts the clients, for a thread that may wait.
+    pub(crate) fn census_taker(&self) -> CensusTaker {
+        self.control.census_taker()
     }
 
     /// The configuration in effect.
