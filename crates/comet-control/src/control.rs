@@ -20,8 +20,10 @@ use comet_serve::{
 use tokio::sync::watch;
 
 use crate::census::CensusTaker;
+use crate::connections::Inspector;
 use crate::drain::{DrainPlan, Drained};
 use crate::hub::HubDriver;
+use crate::inspect;
 use crate::logic::{Logic, LogicOptions};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::monitor::Monitor;
@@ -180,6 +182,8 @@ impl Control {
         ));
         let calls =
             calls.merge(broadcast_routes(&pushes, &counts)).merge(kick_routes(&pushes, &counts));
+        let inspector = Arc::new(Inspector::new(Arc::clone(&hub)));
+        let push = grpc_api(pushes, Arc::clone(&counts), phases.clone());
         let servers = Assembly {
             grpc: grpc.listeners,
             http: http.listeners,
@@ -191,11 +195,12 @@ impl Control {
             monitor_lock: options.monitor_lock,
             hub: Arc::clone(&hub),
             logic: logic.clone(),
-            push: grpc_api(pushes, Arc::clone(&counts), phases.clone()),
+            push: inspect::serve(push, Arc::clone(&inspector), Arc::clone(&counts)),
             calls: http_api(calls),
             vitals: Arc::clone(&vitals),
             memory: Arc::clone(&memory),
             monitor: Monitor {
+                inspector,
                 vitals,
                 memory: Arc::clone(&memory),
                 certificates: options.certificates,

@@ -174,6 +174,10 @@ pub const HELD_MAX: usize = 64 << 10;
 pub const RETAINED_MAX: usize = 1 << 20;
 /// Paced broadcasts under way on one shard; one more is refused as busy.
 pub const PACED_MAX: usize = 64;
+/// Connections that one list has at most.
+pub const LISTED_MAX: usize = 1_000;
+/// Lists of connections that a shard makes or has waiting; one more is refused.
+pub const LISTINGS_MAX: usize = 8;
 /// Bytes of pushes that a driver hands to its shard in one turn at most, beside the push that exceeds them.
 pub const PUSH_BYTES_PER_TURN: usize = 192 << 10;
 /// One send takes frames up to this size, and the one that exceeds it. The pushes of a turn have to fit, with

@@ -36,6 +36,24 @@ pub(crate) enum ConnState {
     Closed,
 }
 
+impl ConnState {
+    /// Its name for operators.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Upgrading => "upgrading",
+            Self::AwaitingAuth => "awaiting_auth",
+            Self::Identifying { .. } => "identifying",
+            Self::Registering(_) => "registering",
+            Self::Joining { .. } => "joining",
+            Self::Live => "live",
+            Self::Receiving { .. } => "receiving",
+            Self::Closing => "closing",
+            Self::Lingering => "lingering",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 /// What is known of a connection between logic's answer and the homes' answer.
 pub(crate) struct Registering {
     pub(crate) version: u16,

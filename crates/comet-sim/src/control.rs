@@ -86,6 +86,10 @@ impl Control {
     /// Begins one call, or a burst of calls to one room; or configures.
     fn push(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let rng = &mut *context.rng;
+        if rng.below(1000) < context.plan.list_permille {
+            let request = Request::random_list(rng, context.plan.shards);
+            return self.begin(context, &request);
+        }
         let request = match rng.below(100) {
             0..30 => Request::random_keys(rng),
             30..45 => Request::random_users(rng),
@@ -123,8 +127,9 @@ impl Control {
         });
         let limit_ms = rng.pick(plan.call_limits_ms);
         // Now and then the same connections are closed instead.
-        let is_kick = !matches!(request, Request::Paced(_) | Request::Snapshot | Request::Rooms)
-            && rng.below(1000) < plan.kick_permille;
+        let asks = matches!(request, Request::Snapshot | Request::Rooms | Request::List(_));
+        let is_kick =
+            !(asks || matches!(request, Request::Paced(_))) && rng.below(1000) < plan.kick_permille;
         let push = match is_kick {
             true => Push::kick(Kick {
                 sentence: "go".into(),
@@ -363,7 +368,7 @@ impl Control {
             // Its deliveries are in the counters of the shards, which are checked.
             Report::PacedEnded { .. } => Ok(()),
             // Of a call that is over.
-            Report::Rooms { .. } => Ok(()),
+            Report::Rooms { .. } | Report::Connections { .. } => Ok(()),
             other => Err(format!("the hub does not take {other:?}")),
         }
     }

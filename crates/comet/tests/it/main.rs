@@ -7,6 +7,7 @@ mod api_tls;
 mod authority;
 mod backlog;
 mod coalesce;
+mod connections;
 mod control;
 mod crowd;
 mod descriptors;
