@@ -28,4 +28,4 @@ pub use inboxes::{Inboxes, Refused};
 pub use paced::{PacedBroadcast, PacedBroadcasts};
 pub use queues::CallerId;
 pub use random::Random;
-pub use shares::shares;
+pub use shares::{portions, shares};

@@ -181,6 +181,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
     Limits {
         connections,
         is_out_of_memory: false,
+        takes_clients: true,
         body_max: protocol.body_max,
         head_max: config.websocket.head_max,
         path: config.websocket.path.as_str().into(),
