@@ -7,7 +7,8 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 3] = ["goim/comet.proto", "goim/logic.proto", "comet/v1/push.proto"];
+const FILES: [&str; 4] =
+    ["goim/comet.proto", "goim/logic.proto", "comet/v1/push.proto", "comet/v1/node.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

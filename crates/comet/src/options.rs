@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, SlowConsumer, UnknownCode};
-use comet_control::{ApiTls, BearerToken, Lock, LogicOptions, Node, Options, descriptors};
+use comet_control::{
+    ApiTls, BearerToken, DrainPlan, Lock, LogicOptions, Node, Options, descriptors,
+};
 use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{ClientRates, Limits, Logic, SourceLimits};
 use comet_mesh::Pulse;
@@ -71,6 +73,7 @@ pub(crate) fn control_options(
         limits: Arc::clone(limits),
         trace_log: config.white_list.file.clone(),
         epoch,
+        drain: drain_plan(config),
         memory: memory_ceiling(config),
         open_files,
         pulses,
@@ -167,6 +170,17 @@ pub(crate) fn memory_ceiling(config: &Config) -> u64 {
     match config.limits.memory {
         0 => comet_ops::available_bytes().map_or(u64::MAX, |bytes| bytes / 10 * 9),
         bytes => bytes,
+    }
+}
+
+/// How the server drains.
+pub(crate) fn drain_plan(config: &Config) -> DrainPlan {
+    let server = &config.server;
+    DrainPlan {
+        delay: server.drain_delay,
+        limit: server.drain_timeout,
+        over: server.drain_over,
+        retry_after: server.retry_after,
     }
 }
 

@@ -37,6 +37,7 @@ mod logic_server;
 mod logic_tokens;
 mod memory;
 mod monitor;
+mod node;
 mod operations;
 mod paced;
 mod peer;
