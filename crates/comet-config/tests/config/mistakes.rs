@@ -130,6 +130,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("protocol.heartbeat_coalesce", "\"0s\"", "\"10s\"", &["\"10001ms\""]);
     check("server.drain_timeout", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.weight", "1", "10000", &["0", "10001"]);
+    check("server.drain_delay", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.retry_after", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.drain_over", "\"0s\"", "\"9s\"", &["\"61m\"", "\"9001ms\""]);
     check("tcp.keepalive_idle", "\"1s\"", "\"9h\"", &["\"999ms\"", "\"1500ms\"", "\"10h\""]);
