@@ -1,6 +1,7 @@
 //! The handle of `comet logic`: start it, ask where it is, end it.
 
 use std::fmt;
+use std::mem::take;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
     Address, ApiTls, BearerToken, CallCounts, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi,
-    HTTP_CONNECTIONS, Listener, Lock, Phase, STAT_CONNECTIONS, Servers, StartError as ServeError,
-    listen, request_bytes, spawn, stopped,
+    HTTP_CONNECTIONS, Listener, Lock, Phase, STAT_CONNECTIONS, Servers, StartError, listen,
+    request_bytes, spawn, stopped,
 };
 use comet_wire::goim::logic::logic_server::LogicServer as Service;
 use tokio::sync::watch;
@@ -22,7 +23,6 @@ use crate::comet::CometOptions;
 use crate::comets::Comets;
 use crate::nodes::Nodes;
 use crate::service::LogicService;
-use crate::start_error::StartError;
 use crate::stat::Stat;
 use crate::{health, sessions, stat};
 
@@ -78,6 +78,7 @@ pub struct LogicServer {
     lock: Arc<Lock>,
     tls: ApiTls,
     certificates: Arc<CertificatesInUse>,
+    comets: watch::Sender<Vec<CometOptions>>,
     authenticator: AnyAuthenticator,
     phase: watch::Sender<Phase>,
     thread: JoinHandle<()>,
@@ -87,9 +88,9 @@ impl LogicServer {
     /// Listens at every address and starts the thread that serves them all.
     ///
     /// # Errors
-    /// If an address is taken, a comet's is none, or the thread cannot be made.
+    /// If an address is taken, or the thread cannot be made.
     pub fn start(
-        options: Options,
+        mut options: Options,
         authenticator: AnyAuthenticator,
         sessions: Store,
     ) -> Result<Self, StartError> {
@@ -107,6 +108,7 @@ impl LogicServer {
         }
         let (lock, tls) = (Arc::clone(&options.lock), options.tls.clone());
         let certificates = Arc::<CertificatesInUse>::default();
+        let (comets, wanted) = watch::channel(take(&mut options.comets));
         let (phase, phases) = watch::channel(Phase::Ready);
         let servers = Assembly {
             grpc: grpc.listeners,
@@ -116,6 +118,7 @@ impl LogicServer {
             authenticator: authenticator.clone(),
             certificates: Arc::clone(&certificates),
             sessions,
+            comets: wanted,
             phase: phases,
         };
         let thread = spawn(THREAD, Vec::new(), || servers.start())?;
@@ -126,6 +129,7 @@ impl LogicServer {
             lock,
             tls,
             certificates,
+            comets,
             authenticator,
             phase,
             thread,
@@ -153,6 +157,11 @@ impl LogicServer {
     /// Callers need one of these tokens from now on.
     pub fn set_tokens(&self, tokens: Vec<String>) {
         self.lock.set_tokens(tokens);
+    }
+
+    /// Pushes go to these comets from now on. What is under way to one that is not among them goes on to its end.
+    pub fn set_comets(&self, comets: Vec<CometOptions>) {
+        self.comets.send_replace(comets);
     }
 
     /// Its TLS, to be read again.
@@ -230,13 +239,24 @@ struct Assembly {
     authenticator: AnyAuthenticator,
     certificates: Arc<CertificatesInUse>,
     sessions: Store,
+    comets: watch::Receiver<Vec<CometOptions>>,
     phase: watch::Receiver<Phase>,
 }
 
 impl Assembly {
     /// Starts serving; the future runs until [`Phase::Stopped`].
     fn start(self) -> Result<impl Future<Output = ()>, StartError> {
-        let Self { grpc, http, stat, options, authenticator, certificates, sessions, phase } = self;
+        let Self {
+            grpc,
+            http,
+            stat,
+            options,
+            authenticator,
+            certificates,
+            sessions,
+            comets: wanted,
+            phase,
+        } = self;
         let bounds = Bounds {
             frame_max: options.frame_max,
             keys_max: options.keys_max,
@@ -244,15 +264,11 @@ impl Assembly {
         };
         let sessions = Arc::new(sessions);
         let counts = Arc::new(CallCounts::default());
-        let comets = Comets::new(
-            &options.comets,
-            &options.comet_token,
-            &options.tls,
-            Arc::clone(&sessions),
-            bounds,
-        )?;
+        let comets = Comets::new(options.comet_token.clone(), Arc::clone(&sessions), bounds);
         let comets = Arc::new(comets);
-        let monitored = health::monitor(Arc::clone(&comets));
+        comets.set_list(wanted.borrow().clone());
+        let monitored = health::monitor(Arc::clone(&comets), wanted);
+        let told = health::tell(Arc::clone(&comets));
         let list = Nodes { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let service = LogicService {
             authenticator,
@@ -294,10 +310,11 @@ impl Assembly {
             .grpc(&logic_gate, grpc, api, comet_wire::DESCRIPTORS)
             .and_then(|()| servers.http(&push_gate, http, &calls))
             .and_then(|()| servers.http(&stat_gate, stat, &pages))
-            .map_err(|error| ServeError::Thread { thread: THREAD, error })?;
+            .map_err(|error| StartError::Thread { thread: THREAD, error })?;
         Ok(async move {
             tokio::select! {
                 never = monitored => match never {},
+                never = told => match never {},
                 never = ServiceManager::from_environment().stay_alive() => match never {},
                 () = stopped(phase) => {}
             }

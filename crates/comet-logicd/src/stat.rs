@@ -67,8 +67,9 @@ impl Stat {
             Kind::Gauge,
             "Whether a comet takes clients, by comet.",
         );
-        for (index, comet) in self.comets.all().iter().enumerate() {
-            up.labelled(&[("server", &comet.id)], u64::from(self.comets.is_serving(index)));
+        for (number, comet) in self.comets.all().iter() {
+            let is_serving = u64::from(self.comets.is_serving(*number));
+            up.labelled(&[("server", &comet.options.id)], is_serving);
         }
         let mut failures = page.family(
             "comet_logic_push_failures_total",

@@ -89,7 +89,6 @@ impl fmt::Debug for Renewal {
 
 #[derive(Default)]
 struct Shared {
-    calls: bool,
     current: RwLock<Configs>,
     /// Told that the authorities of callers have changed.
     authorities: watch::Sender<()>,
@@ -116,15 +115,15 @@ impl ApiTls {
     pub fn load(files: &TlsFiles, calls: bool) -> Result<Self, TlsError> {
         let current = RwLock::new(configs(files, calls)?);
         let authorities = watch::Sender::new(());
-        Ok(Self(Arc::new(Shared { calls, current, authorities, turn: Mutex::default() })))
+        Ok(Self(Arc::new(Shared { current, authorities, turn: Mutex::default() })))
     }
 
-    /// Reads the files again, for handshakes that begin after [`Renewal::take_effect`].
+    /// Reads the files again, for handshakes that begin after [`Renewal::take_effect`]. `calls` as for [`ApiTls::load`].
     ///
     /// # Errors
     /// As [`ApiTls::load`].
-    pub fn renew(&self, files: &TlsFiles) -> Result<Renewal, TlsError> {
-        Ok(Renewal { tls: self.clone(), configs: configs(files, self.0.calls)? })
+    pub fn renew(&self, files: &TlsFiles, calls: bool) -> Result<Renewal, TlsError> {
+        Ok(Renewal { tls: self.clone(), configs: configs(files, calls)? })
     }
 
     /// The certificate that callers are shown, in DER form.
