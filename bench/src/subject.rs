@@ -196,6 +196,23 @@ impl Subject {
         }
     }
 
+    /// Handles what comes for at most so long, until `look` finds something; none where it does not.
+    pub(crate) fn wait_for<T>(
+        &mut self,
+        longest_ns: u64,
+        mut look: impl FnMut(&mut Self) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let deadline_ns = now_ns() + longest_ns;
+        loop {
+            self.wait(LOOK_NS)?;
+            self.target.ensure_runs()?;
+            let found = look(self)?;
+            if found.is_some() || now_ns() > deadline_ns {
+                return Ok(found);
+            }
+        }
+    }
+
     pub(crate) fn mark(&mut self) -> Result<Mark> {
         Ok(Mark { at_ns: now_ns(), cpu: self.target.cpu()? })
     }

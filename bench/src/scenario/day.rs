@@ -7,7 +7,7 @@ use super::{delivery_faults, phase, prepare};
 use crate::Result;
 use crate::args::{DayArgs, Phase};
 use crate::clients::{ClientCommand, guests_max};
-use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
+use crate::clock::{SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::Crowd;
 use crate::findings::Findings;
 use crate::plan::run_id;
@@ -84,7 +84,10 @@ impl<'a> Day<'a> {
         let used = self.subject.since(&before)?;
         let memory = self.subject.target.gauge.memory()?;
         self.subject.clients.execute(ClientCommand::StopGuests)?;
-        self.await_members()?;
+        // Members that reconnect come back, and guests go.
+        let members = self.connected;
+        self.subject
+            .wait_for(BACK_NS_MAX, |is| Ok((is.clients.live() == members).then_some(())))?;
 
         let dropped = sent.iter().map(Sent::dropped_of_present).sum();
         let messages = phase::messages_by_kind(phase, &sent);
@@ -140,14 +143,5 @@ impl<'a> Day<'a> {
             self.connected = wanted;
         }
         self.subject.clients.findings(&[])
-    }
-
-    /// Waits for the members that reconnect, and for the guests to be gone.
-    fn await_members(&mut self) -> Result<()> {
-        let deadline_ns = now_ns() + BACK_NS_MAX;
-        while self.subject.clients.live() != self.connected && now_ns() < deadline_ns {
-            self.subject.clients.turn(20 * MILLISECOND_NS)?;
-        }
-        Ok(())
     }
 }

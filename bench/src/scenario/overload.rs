@@ -19,7 +19,7 @@ use super::prepare;
 use crate::Result;
 use crate::args::{Attack, OverloadArgs};
 use crate::clients::ClientCommand;
-use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
+use crate::clock::{MILLISECOND_NS, SECOND_NS, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
 use crate::message::{HEADER_LEN, STAMP_LEN};
 use crate::pingpong::PingPong;
@@ -38,7 +38,6 @@ const HEARTBEAT_NS: u64 = SECOND_NS;
 const PING_NS: u64 = 2 * MILLISECOND_NS;
 /// How long an attack may take to be under way.
 const BEGIN_NS_MAX: u64 = 60 * SECOND_NS;
-const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 
 const HEADINGS: [&str; 11] = [
     "attack",
@@ -107,14 +106,8 @@ fn under(attack: Attack, args: &OverloadArgs) -> Result<Value> {
             is_over: AtomicBool::new(false),
         };
         let assault = Assault::begin(attack, attacker);
-        let deadline_ns = now_ns() + BEGIN_NS_MAX;
-        while !assault.is_under_way()? {
-            subject.wait(LOOK_NS)?;
-            subject.target.ensure_runs()?;
-            if now_ns() > deadline_ns {
-                return Err("the attack does not get under way".into());
-            }
-        }
+        let begun = subject.wait_for(BEGIN_NS_MAX, |_| assault.is_under_way())?;
+        begun.ok_or("the attack does not get under way")?;
         let is = measure(&mut subject, args)?;
         done += assault.end()?;
         subject.settle()?;

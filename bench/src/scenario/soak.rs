@@ -30,7 +30,7 @@ use super::{phase, prepare};
 use crate::Result;
 use crate::args::{Phase, SetupArgs, SoakArgs};
 use crate::clients::{ClientCommand, guests_max};
-use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
+use crate::clock::{SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::Crowd;
 use crate::grpc::LedgerSums;
 use crate::report;
@@ -51,7 +51,8 @@ const HEARTBEAT_NS: u64 = 5 * SECOND_NS;
 const PHASE_S: Range<f64> = 1.0..3.0;
 /// How long the server may take to come to rest.
 const REST_NS_MAX: u64 = 20 * SECOND_NS;
-const LOOK_NS: u64 = 50 * MILLISECOND_NS;
+/// How long a fault may go on after the pushes of its phase.
+const FAULT_NS_MAX: u64 = 60 * SECOND_NS;
 
 /// A soak under way.
 struct Soak<'a> {
@@ -155,28 +156,16 @@ impl<'a> Soak<'a> {
             operation: server.operation,
         };
         let stat = target.stat.expect("the bench has chosen one");
-        let gauge = target.gauge;
         let crowd =
             Crowd { websocket_share: WEBSOCKET_SHARE, ..Crowd::of(&args.setup, args.rooms) };
-        let subject = Subject::of_target(Place::of(COMET, 1), target, &args.setup, crowd)?;
-        let base = Rest::of(gauge, stat)?;
-        let last = base.clone();
-        let mut soak = Self {
-            args,
-            subject,
-            site,
-            faults: Faults::start(),
-            stat,
-            random,
-            base,
-            last,
-            _folder: folder,
-        };
-        soak.await_logic()?;
-        soak.subject.connect()?;
-        soak.base = soak.await_rest(None)?;
-        soak.last = soak.base.clone();
-        Ok(soak)
+        let members = crowd.connections;
+        let mut subject = Subject::of_target(Place::of(COMET, 1), target, &args.setup, crowd)?;
+        // Until it sees its logic.
+        await_rest(&mut subject, stat, 0, None)?;
+        subject.connect()?;
+        let base = await_rest(&mut subject, stat, members, None)?;
+        let (faults, last) = (Faults::start(), base.clone());
+        Ok(Self { args, subject, site, faults, stat, random, base, last, _folder: folder })
     }
 
     /// One phase, and the rest after it: the pushes, and what did not hold. Fails if the server has ended or does not
@@ -196,17 +185,13 @@ impl<'a> Soak<'a> {
         self.faults.begin(culprit)?;
         let bar = self.subject.place.bar(None, &phase.name);
         let sent = self.subject.push_all(pushes, &bar, |_| Ok(()))?;
-        let of_culprit = loop {
-            if let Some(sums) = self.faults.poll_outcome()? {
-                break sums;
-            }
-            self.subject.wait(LOOK_NS)?;
-            self.subject.target.ensure_runs()?;
-        };
+        let faults = &self.faults;
+        let of_culprit = self.subject.wait_for(FAULT_NS_MAX, |_| faults.poll_outcome())?;
+        let of_culprit = of_culprit.ok_or("the fault does not end")?;
         bar.finish_and_clear();
         self.subject.clients.execute(ClientCommand::StopGuests)?;
         let members = self.subject.crowd.connections;
-        let rest = self.await_rest(Some(&self.base.clone()))?;
+        let rest = await_rest(&mut self.subject, self.stat, members, Some(&self.base))?;
 
         let findings = self.subject.await_deliveries(&phase::messages_by_kind(&phase, &sent), 0)?;
         let heartbeats = self.subject.await_replies()?;
@@ -254,35 +239,23 @@ impl<'a> Soak<'a> {
             arrivals,
         }
     }
+}
 
-    /// Waits until the server is at rest. Fails if it has ended, or does not come to rest.
-    fn await_rest(&mut self, base: Option<&Rest>) -> Result<Rest> {
-        let members = self.subject.crowd.connections as u64;
-        let deadline_ns = now_ns() + REST_NS_MAX;
-        loop {
-            self.subject.wait(LOOK_NS)?;
-            self.subject.target.ensure_runs()?;
-            let rest = Rest::of(self.subject.target.gauge, self.stat)?;
-            match rest.unrest(members, base) {
-                None => return Ok(rest),
-                Some(unrest) if now_ns() > deadline_ns => {
-                    let closed = self.subject.clients.findings(&[])?.closed;
-                    return Err(format!("{unrest}; clients closed so far: {:?}", *closed).into());
-                }
-                Some(_) => {}
-            }
-        }
-    }
-
-    /// Waits until the server sees its logic. Fails if it does not.
-    fn await_logic(&mut self) -> Result<()> {
-        let deadline_ns = now_ns() + REST_NS_MAX;
-        while Rest::of(self.subject.target.gauge, self.stat)?.counted.logic_up != 1 {
-            self.subject.wait(LOOK_NS)?;
-            if now_ns() > deadline_ns {
-                return Err("the server does not reach logic".into());
-            }
-        }
-        Ok(())
-    }
+/// Waits until the server is at rest with so many members, and no more descriptors than at the rest `base`. Fails if it
+/// has ended, or does not come to rest.
+fn await_rest(
+    subject: &mut Subject,
+    stat: SocketAddr,
+    members: usize,
+    base: Option<&Rest>,
+) -> Result<Rest> {
+    let mut unrest = None;
+    let rest = subject.wait_for(REST_NS_MAX, |subject| {
+        let rest = Rest::of(subject.target.gauge, stat)?;
+        unrest = rest.unrest(members as u64, base);
+        Ok(unrest.is_none().then_some(rest))
+    })?;
+    let closed = subject.clients.findings(&[])?.closed;
+    let words = || format!("{}; closed so far: {:?}", unrest.unwrap_or_default(), *closed);
+    Ok(rest.ok_or_else(words)?)
 }
