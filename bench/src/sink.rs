@@ -42,12 +42,6 @@ pub(crate) struct OpenSink {
     way: Way,
     /// Of each stream; none at a yardstick.
     addresses: Vec<Address>,
-    streams: usize,
-    operation: i32,
-    /// Messages in one push.
-    batch: u64,
-    /// Pushes so far.
-    pushed: u64,
     answers: SharedAnswers,
 }
 
@@ -82,12 +76,8 @@ struct SharedAnswers {
 }
 
 impl OpenSink {
-    /// Opens `sink` for `plan`. Fails if nobody listens at the push API.
-    pub(crate) async fn open(
-        sink: Sink,
-        plan: &Plan,
-        received: watch::Sender<u64>,
-    ) -> Result<Self> {
+    /// Opens `sink`; answers wake those that watch what is `received`. Fails if nobody listens at the push API.
+    pub(crate) async fn open(sink: Sink, received: watch::Sender<u64>) -> Result<Self> {
         let answers = SharedAnswers { sums: Arc::default(), received };
         let (way, addresses) = match sink {
             Sink::Yardstick(feed) => (Way::Yardstick(feed), Vec::new()),
@@ -102,24 +92,22 @@ impl OpenSink {
                 (Way::Calls { pusher: Pusher::connect(&grpc).await?, callers }, addresses)
             }
         };
-        let (streams, operation, batch) = (plan.members.len(), plan.operation, plan.batch);
-        Ok(Self { way, addresses, streams, operation, batch, pushed: 0, answers })
+        Ok(Self { way, addresses, answers })
     }
 
-    /// The content of a push is frames, not one body.
-    pub(crate) fn takes_frames(&self) -> bool {
-        matches!(self.way, Way::Yardstick(_)) || self.batch > 1
+    /// The content of a push of `plan` is frames, not one body.
+    pub(crate) fn takes_frames(&self, plan: &Plan) -> bool {
+        matches!(self.way, Way::Yardstick(_)) || plan.batch > 1
     }
 
     /// Pushes `content` to `stream`, after what the same caller pushed to it before. Fails if a yardstick has
     /// ended; what a server answers is looked at in the end.
-    pub(crate) fn push(&mut self, stream: usize, content: Vec<u8>) -> Result<()> {
-        self.pushed += 1;
+    pub(crate) fn push(&mut self, plan: &Plan, stream: usize, content: Vec<u8>) -> Result<()> {
         if let Way::Yardstick(feed) = &mut self.way {
-            return Ok(feed.push((self.streams > 1).then_some(stream), &content)?);
+            return Ok(feed.push((plan.members.len() > 1).then_some(stream), &content)?);
         }
         let to = self.addresses[stream].clone();
-        let push = Push { to, operation: self.operation, content, is_batch: self.batch > 1 };
+        let push = Push { to, operation: plan.operation, content, is_batch: plan.batch > 1 };
         match &mut self.way {
             Way::Yardstick(_) => {}
             Way::OneStream(pushes) => pushes.push(push),
@@ -138,18 +126,18 @@ impl OpenSink {
         Ok(())
     }
 
-    /// Deliveries that the server has counted as dropped so far.
+    /// What the server has counted as dropped so far.
     pub(crate) fn dropped(&self) -> u64 {
-        self.answers.lock().ledger.dropped.total() * self.batch
+        self.answers.lock().ledger.dropped.total()
     }
 
-    /// Waits for all answers; gives them, and what feeds the yardstick, if it is one. Fails if an answer does not
+    /// Waits for the answers to so many pushes; gives them, and what feeds the yardstick, if it is one. Fails if an answer does not
     /// come in time.
-    pub(crate) async fn finish(self) -> Result<(Answers, Option<Feed>)> {
+    pub(crate) async fn finish(self, pushes: u64) -> Result<(Answers, Option<Feed>)> {
         let calls: Vec<JoinHandle<()>> = match self.way {
             Way::Yardstick(feed) => return Ok((Answers::default(), Some(feed))),
             Way::Calls { callers, .. } => callers.into_iter().flatten().flatten().collect(),
-            Way::OneStream(pushes) => vec![pushes.end()],
+            Way::OneStream(stream) => vec![stream.end()],
         };
         let all = async {
             for call in calls {
@@ -159,8 +147,8 @@ impl OpenSink {
         let in_time = tokio::time::timeout(ANSWERS, all).await;
         in_time.map_err(|_| format!("pushes are unanswered after {ANSWERS:?}"))?;
         let answers = self.answers.lock().clone();
-        if answers.given + answers.refused != self.pushed {
-            return Err(format!("{} of {} pushes are answered", answers.given, self.pushed).into());
+        if answers.given + answers.refused != pushes {
+            return Err(format!("{} of {pushes} pushes are answered", answers.given).into());
         }
         Ok((answers, None))
     }

@@ -132,14 +132,12 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<Value> {
 
 /// What the server has counted since `before`, when nothing waits any more.
 fn count_when_done(subject: &mut Subject, stat: SocketAddr, before: &Counted) -> Result<Counted> {
-    let deadline_ns = now_ns() + WAITING_NS_MAX;
-    loop {
-        subject.wait(MEMORY_NS)?;
-        let counted = Counted::of(stat)?.since(before);
-        if counted.waiting == 0 || now_ns() > deadline_ns {
-            return Ok(counted);
-        }
-    }
+    let mut counted = Counted::default();
+    subject.wait_for(WAITING_NS_MAX, |_| {
+        counted = Counted::of(stat)?.since(before);
+        Ok((counted.waiting == 0).then_some(()))
+    })?;
+    Ok(counted)
 }
 
 impl Fate {
