@@ -15,6 +15,8 @@ pub struct Budget {
 
 /// Looking up a key, a user or a room.
 pub(crate) const LOOKUP: usize = 4;
+/// Finding the address of a client, by a system call.
+pub(crate) const ADDRESS: usize = 16;
 /// Sending, dropping or expiring an entry of a home.
 pub(crate) const ENTRY: usize = 8;
 /// Answering a client that waited, with whatever input it had held.

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use comet_proto::websocket::OriginPattern;
 
+use crate::blocks::Blocks;
 use crate::source::SourceLimits;
 
 /// What a full outbox does with one more push.
@@ -73,6 +74,8 @@ pub struct Limits {
     pub handshakes: u32,
     /// Connections from one address and one subnet, over all shards.
     pub sources: SourceLimits,
+    /// Networks whose clients are closed at accept.
+    pub blocks: Blocks,
     /// What one client may send.
     pub rates: ClientRates,
     /// Origins of pages that may open a WebSocket. Others are answered with 403. Empty: all may. A request
@@ -118,6 +121,7 @@ impl Default for Limits {
             accepts: 0,
             handshakes: 65_536,
             sources: SourceLimits::default(),
+            blocks: Blocks::default(),
             rates: ClientRates::default(),
             origins: [].into(),
             trace_users: [].into(),
@@ -195,6 +199,8 @@ pub const SENTENCE_MAX: usize = 1024;
 pub const TRACE_EVENTS_MAX: usize = 4096;
 /// Closed connections that wait to be logged; more are only counted.
 pub const CLOSED_EVENTS_MAX: usize = 1024;
+/// Networks that may be blocked at once.
+pub const BLOCKS_MAX: usize = 1024;
 /// Longest pushed body the outbox arithmetic is made for, bytes.
 pub const PUSH_BODY_MAX: usize = 64 << 20;
 
@@ -202,6 +208,13 @@ const _: () = assert!(ROOM_COUNT_MS.is_multiple_of(TICK_MS) && TICK_MS.is_multip
 const _: () = assert!(PUSH_BYTES_PER_TURN < WINDOW && JOIN_MAX <= JOINED_BYTES_MAX);
 
 impl Limits {
+    /// Whether the addresses of clients matter: the driver tells each by
+    /// [`Shard::handle_source`](crate::Shard::handle_source).
+    #[must_use]
+    pub fn needs_addresses(&self) -> bool {
+        self.sources.is_on() || !self.blocks.is_empty()
+    }
+
     /// Checks the bounds against each other.
     ///
     /// # Panics

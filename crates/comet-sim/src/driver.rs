@@ -2,7 +2,6 @@
 //! and with any delay.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use comet_core::{
@@ -16,6 +15,7 @@ use crate::env::{Env, Peer};
 use crate::plan::Plan;
 use crate::profile;
 use crate::socket::ReceiveCompletion;
+use crate::source::address;
 use crate::stall_log::StallLog;
 use crate::trace::trace;
 
@@ -86,11 +86,6 @@ impl SocketTotals {
         self.bytes_taken += peer.socket.taken;
         self.bytes_received += peer.socket.received;
     }
-}
-
-/// Where a peer connects from: one of eight addresses in two subnets.
-fn address(peer: usize) -> IpAddr {
-    [192, 0, 2 + peer as u8 % 2, peer as u8 % 8].into()
 }
 
 impl Driver {
@@ -248,7 +243,7 @@ impl Driver {
     fn go_on_with_pushes(&mut self, env: &mut Env) {
         while self.shard.has_pushes() && env.rng.percent(80) {
             env.note_activity();
-            self.shard.handle_pushes(&mut budget(env));
+            self.shard.handle_pushes(&mut budget(env), |_| None);
         }
     }
 
@@ -266,7 +261,7 @@ impl Driver {
                 Some(conn) => {
                     let before = self.slots.insert(conn.slot, peer);
                     assert!(before.is_none(), "slot {} is taken", conn.slot);
-                    if env.plan.limits.sources.is_on() {
+                    if self.shard.limits().needs_addresses() {
                         self.shard.handle_source(conn, address(peer));
                     }
                 }
