@@ -394,11 +394,11 @@ sections! {
         comet_token: Option<String> = "" in Secret(TokenOrNone), InLogic;
         /// The comets that pushes go to, each "SERVER-ID=HOST:PORT" of its push.grpc, which may be tls:HOST:PORT or
         /// unix:/PATH as well. Ids are unique.
-        comets: Vec<(String, String)> = [] in list(Comets), InLogic;
+        comets: Vec<(String, String)> = [] in list(Comets), AliveInLogic;
         /// Where clients connect to these comets: each "SERVER-ID=HOST" or "SERVER-ID=HOST*WEIGHT", with the public name or
         /// address and a weight of 1 to 10000, which is 1 if not given. Comets are told to clients in the order of their
         /// sessions per weight. A comet that is not named has the host of its push.grpc.
-        nodes: Vec<(String, String, u32)> = [] in list(Nodes), InLogic;
+        nodes: Vec<(String, String, u32)> = [] in list(Nodes), AliveInLogic;
         /// Time without a heartbeat after which comets close clients that this service authenticated.
         /// "0s": protocol.heartbeat of this file.
         heartbeat: Duration = "0s" in zero_or(SECOND..=DAY), InLogic;

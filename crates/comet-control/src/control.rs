@@ -21,8 +21,10 @@ use comet_serve::{
 use tokio::sync::watch;
 
 use crate::census::CensusTaker;
+use crate::connections::Inspector;
 use crate::drain::{DrainPlan, Drained};
 use crate::hub::HubDriver;
+use crate::inspect;
 use crate::logic::{Logic, LogicOptions};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::monitor::Monitor;
@@ -194,6 +196,7 @@ impl Control {
             .merge(broadcast_routes(&pushes, &counts))
             .merge(kick_routes(&pushes, &counts))
             .merge(operation_routes(&node, &counts));
+        let inspector = Arc::new(Inspector::new(Arc::clone(&hub)));
         let push = grpc_api(pushes, Arc::clone(&counts), phases.clone());
         let push = with_node_service(push, Arc::clone(&node), Arc::clone(&counts));
         let servers = Assembly {
@@ -207,12 +210,13 @@ impl Control {
             monitor_lock: options.monitor_lock,
             hub: Arc::clone(&hub),
             logic: logic.clone(),
-            push,
+            push: inspect::serve(push, Arc::clone(&inspector), Arc::clone(&counts)),
             node: Arc::clone(&node),
             calls: http_api(calls),
             vitals: Arc::clone(&vitals),
             memory: Arc::clone(&memory),
             monitor: Monitor {
+                inspector,
                 vitals,
                 memory: Arc::clone(&memory),
                 certificates: options.certificates,

@@ -18,10 +18,12 @@
 )]
 
 mod census;
+mod connections;
 mod control;
 mod debug;
 mod drain;
 mod hub;
+mod inspect;
 mod logic;
 mod memory_ceiling;
 mod metrics;

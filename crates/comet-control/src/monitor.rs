@@ -11,6 +11,7 @@ use comet_serve::{CallCounts, Gates, Phase};
 use tokio::sync::watch;
 use tonic::Code;
 
+use crate::connections::Inspector;
 use crate::hub::HubDriver;
 use crate::logic::{Logic, LogicStats};
 use crate::memory_ceiling::MemoryCeiling;
@@ -107,6 +108,7 @@ pub(crate) const FIELDS: &[Field] = &[
 /// Where numbers come from.
 pub(crate) struct Monitor {
     pub(crate) hub: Arc<HubDriver>,
+    pub(crate) inspector: Arc<Inspector>,
     pub(crate) node: Arc<NodeDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) vitals: Arc<Vitals>,

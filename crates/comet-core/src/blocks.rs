@@ -4,8 +4,10 @@ use std::net::IpAddr;
 
 pub use ipnet::IpNet;
 
-use crate::limits::BLOCKS_MAX;
 use crate::time::Millis;
+
+/// Networks that may be blocked at once.
+pub const BLOCKS_MAX: usize = 1024;
 
 /// A network that is blocked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,8 +4,10 @@ use std::ops::RangeInclusive;
 
 use comet_proto::websocket::OriginPattern;
 
+pub use crate::blocks::BLOCKS_MAX;
 use crate::blocks::Blocks;
 use crate::source::SourceLimits;
+pub use crate::time::TICK_MS;
 
 /// What a full outbox does with one more push.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -163,8 +165,6 @@ pub const SLICE_UNITS: usize = 8_192;
 pub const EXPIRED_MAX: usize = 2_048;
 /// Connections in one message of a push by keys or users; more are sent in several.
 pub const OWNERS_MAX: usize = 2_048;
-/// Granularity of every deadline, milliseconds.
-pub const TICK_MS: u64 = 50;
 /// Step of a paced broadcast, milliseconds.
 pub const PACE_MS: u64 = 10;
 /// How often changed room counts travel between a room's home and its shards, milliseconds.
@@ -182,6 +182,10 @@ pub const HELD_MAX: usize = 64 << 10;
 pub const RETAINED_MAX: usize = 1 << 20;
 /// Paced broadcasts under way on one shard; one more is refused as busy.
 pub const PACED_MAX: usize = 64;
+/// Connections that one list has at most.
+pub const LISTED_MAX: usize = 1_000;
+/// Lists of connections that a shard makes or has waiting; one more is refused.
+pub const LISTINGS_MAX: usize = 8;
 /// Bytes of pushes that a driver hands to its shard in one turn at most, beside the push that exceeds them.
 pub const PUSH_BYTES_PER_TURN: usize = 192 << 10;
 /// One send takes frames up to this size, and the one that exceeds it. The pushes of a turn have to fit, with
@@ -199,8 +203,6 @@ pub const SENTENCE_MAX: usize = 1024;
 pub const TRACE_EVENTS_MAX: usize = 4096;
 /// Closed connections that wait to be logged; more are only counted.
 pub const CLOSED_EVENTS_MAX: usize = 1024;
-/// Networks that may be blocked at once.
-pub const BLOCKS_MAX: usize = 1024;
 /// Longest pushed body the outbox arithmetic is made for, bytes.
 pub const PUSH_BODY_MAX: usize = 64 << 20;
 

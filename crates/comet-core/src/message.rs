@@ -11,6 +11,7 @@ use crate::blocks::IpNet;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
+use crate::listing::{ConnPage, ConnQuery};
 use crate::source::Source;
 use crate::time::{Millis, TokenTime};
 
@@ -138,6 +139,8 @@ pub enum Message {
     Snapshot { call: CallId },
     /// Control to any shard: report the rooms whose home it is.
     Rooms { call: CallId },
+    /// Control to any shard: list connections. Answered with [`Report::Connections`].
+    Connections { call: CallId, query: Arc<ConnQuery> },
     /// Control to every shard: accept no new clients, and close those there are, spread evenly over
     /// `over_ms`. Each close notice names a random time to wait, up to `retry_after_ms`; with 0 it names
     /// none. A second drain replaces the first. Answered with [`Report::Drained`] once the last connection
@@ -223,6 +226,8 @@ pub enum Report {
     Snapshot { call: CallId, shard: ShardId, counters: Box<Counters> },
     /// The answer to [`Message::Rooms`]: rooms with members on this host, and how many.
     Rooms { call: CallId, rooms: Vec<(Arc<str>, u32)> },
+    /// The answer to [`Message::Connections`]; `None` if too many lists are being made.
+    Connections { call: CallId, page: Option<Box<ConnPage>> },
     /// The last connection of the shard is gone. Reports of homes about it may still follow.
     Drained { shard: ShardId },
     /// Remote logic: a token to identify. Answered with [`Message::Identified`].

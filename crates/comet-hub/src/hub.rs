@@ -216,8 +216,8 @@ impl<C> Hub<C> {
         }
     }
 
-    /// Takes a report from a shard. A report to a call that has ended is dropped, except that a list of rooms comes
-    /// back to be freed. One that belongs to no call comes back, too.
+    /// Takes a report from a shard. A report to a call that has ended is dropped, except that a list comes back to be
+    /// freed. One that belongs to no call comes back, too.
     pub fn handle_report(&mut self, report: Report) -> Option<Report> {
         match report {
             Report::Drained { shard } => {

@@ -95,6 +95,10 @@ impl Control {
     /// Begins one call, or a burst of calls to one room; or configures.
     fn push(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let rng = &mut *context.rng;
+        if rng.below(1000) < context.plan.list_permille {
+            let request = Request::random_list(rng, context.plan.shards);
+            return self.begin(context, &request);
+        }
         let request = match rng.below(100) {
             0..30 => Request::random_keys(rng),
             30..45 => Request::random_users(rng),
@@ -132,8 +136,9 @@ impl Control {
         });
         let limit_ms = rng.pick(plan.call_limits_ms);
         // Now and then the same connections are closed instead.
-        let is_kick = !matches!(request, Request::Paced(_) | Request::Snapshot | Request::Rooms)
-            && rng.below(1000) < plan.kick_permille;
+        let asks = matches!(request, Request::Snapshot | Request::Rooms | Request::List(_));
+        let is_kick =
+            !(asks || matches!(request, Request::Paced(_))) && rng.below(1000) < plan.kick_permille;
         let push = match is_kick {
             true => Push::kick(Kick {
                 sentence: "go".into(),
@@ -218,8 +223,8 @@ impl Control {
         }
         limits.is_out_of_memory = context.rng.percent(10);
         limits.takes_clients = !context.rng.percent(10);
-        if context.plan.is_blocking && context.rng.percent(30) {
-            let until = context.now.after(context.rng.between(0, 500));
+        if context.plan.is_blocking && context.rng.percent(50) {
+            let until = context.now.after(context.rng.between(0, 5_000));
             let block = Block { network: blocked(), until };
             limits.blocks = limits.blocks.with(context.now, block).expect("one is not too many");
         }
@@ -389,7 +394,7 @@ impl Control {
             // Its deliveries are in the counters of the shards, which are checked.
             Report::PacedEnded { .. } => Ok(()),
             // Of a call that is over.
-            Report::Rooms { .. } => Ok(()),
+            Report::Rooms { .. } | Report::Connections { .. } => Ok(()),
             other => Err(format!("the hub does not take {other:?}")),
         }
     }

@@ -12,6 +12,7 @@ use comet_core::{
 use crate::activity;
 use crate::deadlines;
 use crate::env::{Env, Peer};
+use crate::listings::{Known, Listings};
 use crate::plan::Plan;
 use crate::profile;
 use crate::socket::ReceiveCompletion;
@@ -40,6 +41,7 @@ pub(crate) struct Driver {
     /// Until then it takes no turn.
     pub(crate) stalled_until: Millis,
     pub(crate) stalls: StallLog,
+    pub(crate) listings: Listings,
     /// Deadlines that were put off.
     pub(crate) spared: u64,
     /// Turns during a coalesced wait in which input stayed unread.
@@ -109,6 +111,7 @@ impl Driver {
             released: SocketTotals::default(),
             stalled_until: Millis(0),
             stalls: StallLog::default(),
+            listings: Listings::default(),
             spared: 0,
             coalesced_waits: 0,
         }
@@ -143,6 +146,7 @@ impl Driver {
         self.must_retry
             || self.shard.has_work()
             || self.shard.has_pushes()
+            || self.shard.has_listings()
             || !self.backlog.is_empty()
             || env.mesh.has(env.now, self.shard.id())
             || self.shard.poll_timeout().is_some_and(|due| due <= env.now)
@@ -202,6 +206,9 @@ impl Driver {
             entry.has_backlog
         });
         self.shard.handle_deadlines(&mut budget(env));
+        if env.rng.percent(80) {
+            self.shard.handle_listings(&mut budget(env), &mut &self.listings);
+        }
         self.go_on_with_pushes(env);
         self.poll(env)
     }
@@ -235,6 +242,9 @@ impl Driver {
                 let (over_ms, is_all) = (over_ms.into(), most.is_none());
                 self.drain = Some(Drain { since, over_ms, connections, is_all, notices: 0 });
             }
+            if let Message::Connections { call, query } = &message {
+                self.listings.begin(*call, query);
+            }
             self.shard.handle_message(message);
         }
     }
@@ -261,6 +271,9 @@ impl Driver {
                 Some(conn) => {
                     let before = self.slots.insert(conn.slot, peer);
                     assert!(before.is_none(), "slot {} is taken", conn.slot);
+                    let transport = env.peers[peer].client.profile.transport;
+                    let known = Known { transport, address: address(peer), is_tls: peer % 3 == 0 };
+                    self.listings.open(conn, known);
                     if self.shard.limits().needs_addresses() {
                         self.shard.handle_source(conn, address(peer));
                     }
@@ -314,6 +327,7 @@ impl Driver {
         entry.socket.release();
         self.released.add(entry);
         self.slots.remove(&slot);
+        self.listings.close(conn);
         trace!(env, "peer {peer} is gone");
         env.note_activity();
     }
@@ -388,27 +402,29 @@ impl Driver {
             }
         }
         if env.rng.percent(50) {
-            self.pass_reports(env);
+            self.pass_reports(env)?;
             self.pass_messages(env);
         } else {
             self.pass_messages(env);
-            self.pass_reports(env);
+            self.pass_reports(env)?;
         }
         self.poll_closed(env)
     }
 
-    fn pass_reports(&mut self, env: &mut Env) {
+    fn pass_reports(&mut self, env: &mut Env) -> Result<(), String> {
         while let Some(report) = self.shard.poll_report() {
+            self.listings.check(&report)?;
             let is_active = activity::is_active_report(&report);
             if let Err(report) = env.control.offer(report) {
                 self.shard.return_report(*report);
                 self.must_retry = true;
-                return;
+                return Ok(());
             }
             if is_active {
                 env.note_activity();
             }
         }
+        Ok(())
     }
 
     fn pass_messages(&mut self, env: &mut Env) {
@@ -454,7 +470,7 @@ impl Driver {
 
     pub(crate) fn is_quiet(&self) -> bool {
         let is_idle = self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry;
-        is_idle && !self.shard.has_pushes() && !self.shard.has_work()
+        is_idle && !self.shard.has_pushes() && !self.shard.has_listings() && !self.shard.has_work()
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
-use comet_control::{Address, ApiTls, Control, ControlWake, Lock, TraceLogSwitch};
+use comet_control::{Address, ApiTls, CensusTaker, Control, ControlWake, Lock, TraceLogSwitch};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
@@ -105,7 +105,7 @@ impl App {
             log::warn!("{}", smaller_rings(ring_entries, config));
         }
 
-        let api_tls = api_tls::load(config).map_err(StartError::ApiTls)?;
+        let api_tls = api_tls::load(config, api_tls::Caller::Comet).map_err(StartError::ApiTls)?;
         let Listeners { cores: listeners, addresses, tls } = listeners::open(config)?;
         jwks::fetch(&authenticator, &config.token);
 
@@ -123,9 +123,7 @@ impl App {
             inboxes.push((inbox, bell));
         }
         let certificates = Arc::<CertificatesInUse>::default();
-        if let Some(tls) = &tls {
-            certificates.replace(listeners::certificates(tls, config));
-        }
+        certificates.replace(all_certificates(tls.as_ref(), api_tls.certificate(), config));
         let opened = Opened {
             addresses: &addresses,
             certificates: &certificates,
@@ -205,7 +203,7 @@ impl App {
             Err(error) => return Err(app.give_up(StartError::System(error))),
         }
         app.announce(config, &limits);
-        app.warn_of_certificates();
+        app.certificates.warn();
         if embedded && matches!(authenticator, AnyAuthenticator::Open(_)) {
             log::warn!(
                 "embedded logic does not verify tokens (token.kind is \"open\"): clients choose their own identity"
@@ -254,6 +252,11 @@ impl App {
     #[must_use]
     pub fn stat_addrs(&self) -> &[Address] {
         self.control.stat_addrs()
+    }
+
+    /// What counts the clients, for a thread that may wait.
+    pub(crate) fn census_taker(&self) -> CensusTaker {
+        self.control.census_taker()
     }
 
     /// The configuration in effect.
@@ -332,22 +335,20 @@ impl App {
         Ok(reloaded)
     }
 
-    /// Returns the certificates that are new to clients, and the files of the APIs, not used yet.
+    /// Returns the certificates that are new to clients and callers, and the files of the APIs, not used yet.
     fn reload_tls(&self, config: &Config) -> Result<(Vec<Certificate>, Renewal), String> {
-        let renewal = api_tls::renew(&self.api_tls, config)?;
-        let mut new = Vec::new();
+        let renewal = api_tls::renew(&self.api_tls, config, api_tls::Caller::Comet)?;
         if let Some(tls) = &self.tls {
             listeners::reload(tls, config).map_err(|error| error.to_string())?;
-            new = self.certificates.replace(listeners::certificates(tls, config));
         }
-        Ok((new, renewal))
+        let all = all_certificates(self.tls.as_ref(), renewal.certificate(), config);
+        Ok((self.certificates.replace(all), renewal))
     }
 
-    /// Logs which certificates clients refuse, or soon will.
-    pub fn warn_of_certificates(&self) {
-        for warning in self.certificates.warnings() {
-            log::warn!("{warning}");
-        }
+    /// The certificates that clients and callers are shown.
+    #[must_use]
+    pub fn certificates(&self) -> &CertificatesInUse {
+        &self.certificates
     }
 
     fn set_trace_log(&self, config: &Config) -> Result<(), String> {
@@ -433,6 +434,12 @@ impl App {
             log::info!("logic {:?}", config.logic.addrs);
         }
     }
+}
+
+/// The certificates that clients are shown, and the one of the APIs.
+fn all_certificates(tls: Option<&Tls>, api: Option<Vec<u8>>, config: &Config) -> Vec<Certificate> {
+    let clients = tls.map(|tls| listeners::certificates(tls, config));
+    clients.unwrap_or_default().into_iter().chain(api_tls::certificate(api, config)).collect()
 }
 
 fn set_trace_log(trace_log: &TraceLogSwitch, file: Option<PathBuf>) -> Result<(), String> {

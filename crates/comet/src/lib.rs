@@ -8,6 +8,7 @@ pub mod api_tls;
 mod app;
 pub mod args;
 pub mod caller;
+pub mod ctl;
 mod discovery;
 mod ending;
 pub mod helpers;
@@ -23,6 +24,7 @@ mod pid_file;
 pub mod preflight;
 mod reload;
 pub mod run;
+mod service_status;
 mod start_error;
 mod token_keys;
 

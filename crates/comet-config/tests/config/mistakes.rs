@@ -9,6 +9,14 @@ use comet_config::{SECTIONS, Source, load, load_for_logic};
 use crate::{SHIPPED, check_mistakes, good, machine, read};
 
 #[test]
+fn of_very_many_mistakes_the_first_ones_are_described() {
+    let keys: String = (0..30_000).map(|index| format!("k{index} = 1\n")).collect();
+    let mistakes = read(&format!("[server]\n{keys}"), &[]).unwrap_err();
+    assert_eq!(mistakes.lines().count(), 101);
+    assert_eq!(mistakes.lines().last(), Some("and 29900 more mistakes"));
+}
+
+#[test]
 fn every_element_of_a_list_says_what_is_wrong_with_it() {
     let check = |set: &str, what: &str| {
         let key = set.split('=').next().unwrap();
