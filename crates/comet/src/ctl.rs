@@ -1,5 +1,6 @@
 //! `comet ctl`: what an operator does to a running server, from a command line.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 
 use comet_wire::comet::v1::node_client::NodeClient;
@@ -10,9 +11,9 @@ use comet_wire::comet::v1::{
     ListBroadcastsReq, MoveOffReq, NodeStatus, StatusReq, UnblockReq, UndrainReq, kick_req,
 };
 use comet_wire::goim::comet::Ledger;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::args::{Ctl, EXIT_NO_MATCH, KickTarget, Order};
+use crate::args::{Ctl, Drain, EXIT_NO_MATCH, KickTarget, Order};
 use crate::caller::{PushClient, PushError};
 use crate::helpers::connect;
 use crate::output::{Reader, print};
@@ -26,135 +27,137 @@ type Record = Vec<(&'static str, Value)>;
 /// If the token cannot be read, no server answers, or it refuses.
 pub fn ctl(ctl: &Ctl) -> Result<u8, Box<dyn Error>> {
     let client = connect(&ctl.api)?;
-    let show = |records: &[Record]| print_all(records, ctl.json);
-    let mut code = 0;
-    match &ctl.order {
-        Order::Drain { wait: true, .. } => {
-            let mut status = order_drain(&client, &ctl.order)?;
-            while show(&[described(&status)])? == Reader::Present
-                && !matches!(&*status.phase, "drained" | "serving")
-            {
-                client.pause();
-                status = client.ask(StatusReq {}, async |channel, request| {
-                    NodeClient::new(channel).status(request).await
-                })?;
-            }
-        }
+    let records = match &ctl.order {
+        Order::Drain(order) if order.wait => return wait(&client, order, ctl.json),
         Order::Kick { target, reason, retry_after_ms } => {
             let target = Some(target_of(target));
-            let request =
-                KickReq { target, reason: reason.clone(), retry_after_ms: *retry_after_ms };
-            let KickReply { closed, absent, not_closed } = client
-                .ask(request, async |channel, request| Pushes::new(channel).kick(request).await)?;
-            let not_closed: Map<String, Value> = not_closed
-                .into_iter()
-                .map(|(reason, connections)| (reason, connections.into()))
-                .collect();
-            show(&[vec![
-                ("closed", closed.into()),
-                ("absent", absent.into()),
-                ("not_closed", not_closed.into()),
-            ]])?;
-            code = if closed == 0 { EXIT_NO_MATCH } else { 0 };
+            let (reason, retry_after_ms) = (reason.clone(), *retry_after_ms);
+            let reply = kick(&client, KickReq { target, reason, retry_after_ms })?;
+            print_all(&[kicked(&reply)], ctl.json)?;
+            return Ok(if reply.closed == 0 { EXIT_NO_MATCH } else { 0 });
         }
-        order => {
-            show(&answer(&client, order)?)?;
-        }
-    }
-    Ok(code)
-}
-
-/// Makes the call of an order that has nothing more to it.
-fn answer(client: &PushClient, order: &Order) -> Result<Vec<Record>, PushError> {
-    let status = match order {
-        Order::Drain { .. } => order_drain(client, order)?,
-        Order::Status => client.ask(StatusReq {}, async |channel, request| {
-            NodeClient::new(channel).status(request).await
-        })?,
-        Order::Undrain => client.ask(UndrainReq {}, async |channel, request| {
-            NodeClient::new(channel).undrain(request).await
-        })?,
+        Order::Drain(order) => vec![described(&drain(&client, order)?)],
+        Order::Status => vec![described(&status(&client)?)],
+        Order::Undrain => vec![described(&undrain(&client)?)],
         Order::MoveOff { count, per_second, retry_after_ms } => {
             let (count, per_second, retry_after_ms) = (*count, *per_second, *retry_after_ms);
-            let request = MoveOffReq { count, per_second, retry_after_ms };
-            client.ask(request, async |channel, request| {
-                NodeClient::new(channel).move_off(request).await
-            })?
+            let order = MoveOffReq { count, per_second, retry_after_ms };
+            vec![described(&move_off(&client, order)?)]
         }
-        Order::CancelMoveOff => client.ask(CancelMoveOffReq {}, async |channel, request| {
-            NodeClient::new(channel).cancel_move_off(request).await
-        })?,
-        other => return listed(client, other),
-    };
-    Ok(vec![described(&status)])
-}
-
-/// Makes the call of an order that is not about the state of the server.
-fn listed(client: &PushClient, order: &Order) -> Result<Vec<Record>, PushError> {
-    Ok(match order {
+        Order::CancelMoveOff => vec![described(&cancel_move_off(&client)?)],
         Order::Block { address, seconds, kick } => {
-            let request = BlockReq { address: address.clone(), seconds: *seconds, kick: *kick };
-            let reply = client.ask(request, async |channel, request| {
-                NodeClient::new(channel).block(request).await
-            })?;
-            vec![vec![("closed", reply.closed.into())]]
+            let order = BlockReq { address: address.clone(), seconds: *seconds, kick: *kick };
+            vec![block(&client, order)?]
         }
         Order::Unblock { address } => {
-            let request = UnblockReq { address: address.clone() };
-            client.ask(request, async |channel, request| {
-                NodeClient::new(channel).unblock(request).await
-            })?;
+            unblock(&client, address.clone())?;
             Vec::new()
         }
-        Order::Broadcasts => {
-            let reply = client.ask(ListBroadcastsReq {}, async |channel, request| {
-                Pushes::new(channel).list_broadcasts(request).await
-            })?;
-            let broadcasts = reply.broadcasts.iter().map(|broadcast| {
-                vec![
-                    ("id", broadcast.id.into()),
-                    ("operation", broadcast.proto_op.into()),
-                    ("speed", broadcast.speed.into()),
-                    ("since_ms", broadcast.since_ms.into()),
-                ]
-            });
-            broadcasts.collect()
-        }
-        Order::Cancel { id } => {
-            let reply = client.ask(CancelBroadcastReq { id: *id }, async |channel, request| {
-                Pushes::new(channel).cancel_broadcast(request).await
-            })?;
-            let Ledger { matched, queued, dropped, .. } = reply.ledger.unwrap_or_default();
-            vec![vec![
-                ("matched", matched.into()),
-                ("queued", queued.into()),
-                ("dropped", json!(dropped)),
-            ]]
-        }
-        // The others are handled above.
-        _ => {
-            let reply = client.ask(ListBlocksReq {}, async |channel, request| {
-                NodeClient::new(channel).list_blocks(request).await
-            })?;
-            let blocks = reply.blocks.into_iter().map(|block| {
-                vec![("address", block.address.into()), ("seconds_left", block.seconds_left.into())]
-            });
-            blocks.collect()
-        }
+        Order::Blocks => blocks(&client)?,
+        Order::Broadcasts => broadcasts(&client)?,
+        Order::Cancel { id } => vec![cancel(&client, *id)?],
+    };
+    print_all(&records, ctl.json)?;
+    Ok(0)
+}
+
+/// Drains, and prints the progress until no client is left or the drain is taken back.
+fn wait(client: &PushClient, order: &Drain, is_json: bool) -> Result<u8, Box<dyn Error>> {
+    let mut now = drain(client, order)?;
+    while print_all(&[described(&now)], is_json)? == Reader::Present
+        && !matches!(&*now.phase, "drained" | "serving")
+    {
+        client.pause();
+        now = status(client)?;
+    }
+    Ok(0)
+}
+
+fn status(client: &PushClient) -> Result<NodeStatus, PushError> {
+    client
+        .ask(StatusReq {}, async |channel, request| NodeClient::new(channel).status(request).await)
+}
+
+fn drain(client: &PushClient, order: &Drain) -> Result<NodeStatus, PushError> {
+    let Drain { delay_ms, per_second, retry_after_ms, keep_clients, wait: _ } = *order;
+    let request = DrainReq { delay_ms, per_second, retry_after_ms, keep_clients };
+    client.ask(request, async |channel, request| NodeClient::new(channel).drain(request).await)
+}
+
+fn undrain(client: &PushClient) -> Result<NodeStatus, PushError> {
+    client.ask(UndrainReq {}, async |channel, request| {
+        NodeClient::new(channel).undrain(request).await
     })
 }
 
-fn order_drain(client: &PushClient, order: &Order) -> Result<NodeStatus, PushError> {
-    let Order::Drain { delay_ms, per_second, retry_after_ms, keep_clients, .. } = order else {
-        unreachable!("it is a drain");
-    };
-    let request = DrainReq {
-        delay_ms: *delay_ms,
-        per_second: *per_second,
-        retry_after_ms: *retry_after_ms,
-        keep_clients: *keep_clients,
-    };
-    client.ask(request, async |channel, request| NodeClient::new(channel).drain(request).await)
+fn move_off(client: &PushClient, order: MoveOffReq) -> Result<NodeStatus, PushError> {
+    client.ask(order, async |channel, request| NodeClient::new(channel).move_off(request).await)
+}
+
+fn cancel_move_off(client: &PushClient) -> Result<NodeStatus, PushError> {
+    client.ask(CancelMoveOffReq {}, async |channel, request| {
+        NodeClient::new(channel).cancel_move_off(request).await
+    })
+}
+
+fn kick(client: &PushClient, order: KickReq) -> Result<KickReply, PushError> {
+    client.ask(order, async |channel, request| Pushes::new(channel).kick(request).await)
+}
+
+fn block(client: &PushClient, order: BlockReq) -> Result<Record, PushError> {
+    let reply = client
+        .ask(order, async |channel, request| NodeClient::new(channel).block(request).await)?;
+    Ok(vec![("closed", reply.closed.into())])
+}
+
+fn unblock(client: &PushClient, address: String) -> Result<(), PushError> {
+    let request = UnblockReq { address };
+    client
+        .ask(request, async |channel, request| NodeClient::new(channel).unblock(request).await)?;
+    Ok(())
+}
+
+fn blocks(client: &PushClient) -> Result<Vec<Record>, PushError> {
+    let reply = client.ask(ListBlocksReq {}, async |channel, request| {
+        NodeClient::new(channel).list_blocks(request).await
+    })?;
+    let blocks = reply.blocks.into_iter().map(|block| {
+        vec![("address", block.address.into()), ("seconds_left", block.seconds_left.into())]
+    });
+    Ok(blocks.collect())
+}
+
+fn broadcasts(client: &PushClient) -> Result<Vec<Record>, PushError> {
+    let reply = client.ask(ListBroadcastsReq {}, async |channel, request| {
+        Pushes::new(channel).list_broadcasts(request).await
+    })?;
+    let broadcasts = reply.broadcasts.iter().map(|broadcast| {
+        vec![
+            ("id", broadcast.id.into()),
+            ("operation", broadcast.proto_op.into()),
+            ("speed", broadcast.speed.into()),
+            ("since_ms", broadcast.since_ms.into()),
+        ]
+    });
+    Ok(broadcasts.collect())
+}
+
+fn cancel(client: &PushClient, id: u64) -> Result<Record, PushError> {
+    let reply = client.ask(CancelBroadcastReq { id }, async |channel, request| {
+        Pushes::new(channel).cancel_broadcast(request).await
+    })?;
+    let Ledger { matched, queued, dropped, .. } = reply.ledger.unwrap_or_default();
+    Ok(vec![("matched", matched.into()), ("queued", queued.into()), ("dropped", json!(dropped))])
+}
+
+fn kicked(reply: &KickReply) -> Record {
+    // By name: the reasons come in any order.
+    let not_closed: BTreeMap<_, _> = reply.not_closed.iter().collect();
+    vec![
+        ("closed", reply.closed.into()),
+        ("absent", reply.absent.into()),
+        ("not_closed", json!(not_closed)),
+    ]
 }
 
 fn target_of(target: &KickTarget) -> kick_req::Target {

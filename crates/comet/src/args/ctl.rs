@@ -29,23 +29,7 @@ pub enum Order {
     Status,
     /// Take the server out of service, while its process goes on: out of health and discovery, then clients are
     /// refused and closed. Again: the new rate holds
-    Drain {
-        /// How long new clients are still accepted [default: server.drain_delay]
-        #[arg(long, value_name = "N")]
-        delay_ms: Option<u32>,
-        /// Clients a second that are closed; 0: all over server.drain_over
-        #[arg(long, value_name = "N", default_value_t = 0)]
-        per_second: u32,
-        /// Clients are told to wait a random time up to this [default: server.retry_after]
-        #[arg(long, value_name = "N")]
-        retry_after_ms: Option<u32>,
-        /// Refuse and close nobody: out of health and discovery only
-        #[arg(long)]
-        keep_clients: bool,
-        /// Print the progress each second until no client is left, or the drain is taken back
-        #[arg(long, conflicts_with = "keep_clients")]
-        wait: bool,
-    },
+    Drain(Drain),
     /// End a drain: healthy again, back in discovery, and clients are accepted
     Undrain,
     /// Close some clients as a drain does, evenly over the cores, while others still come
@@ -99,6 +83,26 @@ pub enum Order {
         /// Its number, as in `broadcasts`
         id: u64,
     },
+}
+
+/// `comet ctl drain`
+#[derive(Clone, PartialEq, Eq, Debug, clap::Args)]
+pub struct Drain {
+    /// How long new clients are still accepted [default: server.drain_delay]
+    #[arg(long, value_name = "N")]
+    pub delay_ms: Option<u32>,
+    /// Clients a second that are closed; 0: all over server.drain_over
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub per_second: u32,
+    /// Clients are told to wait a random time up to this [default: server.retry_after]
+    #[arg(long, value_name = "N")]
+    pub retry_after_ms: Option<u32>,
+    /// Refuse and close nobody: out of health and discovery only
+    #[arg(long)]
+    pub keep_clients: bool,
+    /// Print the progress each second until no client is left, or the drain is taken back
+    #[arg(long, conflicts_with = "keep_clients")]
+    pub wait: bool,
 }
 
 /// Whose connections `comet ctl kick` closes.
