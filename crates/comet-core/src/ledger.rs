@@ -106,13 +106,15 @@ reasons! {
         TokenExpired => "token_expired",
         /// A caller of the push API had it closed.
         Kicked => "kicked",
+        /// An operator has blocked the client's address for a time. The client is told nothing.
+        Blocked => "blocked",
     }
 }
 
 impl CloseReason {
-    /// Whether nothing can be sent on the socket any more.
-    pub(crate) fn is_broken_socket(self) -> bool {
-        matches!(self, Self::SocketError | Self::TlsFailed | Self::BadProxyHeader)
+    /// Whether the client is told nothing: nothing can be sent on its socket any more, or it is blocked.
+    pub(crate) fn is_silent(self) -> bool {
+        matches!(self, Self::SocketError | Self::TlsFailed | Self::BadProxyHeader | Self::Blocked)
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod accepts;
 mod active_clock;
+mod blocks;
 mod bucket;
 mod budget;
 mod canary;
@@ -38,6 +39,7 @@ mod wheel;
 
 pub use accepts::Accepts;
 pub use active_clock::ActiveClock;
+pub use blocks::{Block, Blocks, IpNet, TooManyBlocks, network};
 pub use budget::{Budget, MessageBudget};
 pub use canary::Canary;
 pub use ids::{

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use comet_proto::Encoded;
 
 use crate::accepts::Accepts;
+use crate::blocks::IpNet;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
@@ -128,6 +129,9 @@ pub enum Message {
     /// Control to every shard. `speed` is this shard's share in connections a second; `None` is at
     /// once. A paced broadcast is answered when it is scheduled (see [`Report::Scheduled`]).
     Broadcast { call: CallId, push: Push, speed: Option<NonZeroU32> },
+    /// Control to every shard: close the connections of clients in `network`, by `push`, which is a kick. Answered with
+    /// one [`Report::Tally`].
+    KickNetwork { call: CallId, network: IpNet, push: Push },
     /// Control to every shard: end the paced broadcast of `call`. Answered with [`Report::PacedEnded`], also
     /// where it is not under way.
     CancelBroadcast { call: CallId },
@@ -326,6 +330,7 @@ impl Message {
             | Self::PushUsers { .. }
             | Self::PushRoom { .. }
             | Self::Broadcast { .. }
+            | Self::KickNetwork { .. }
             | Self::DeliverConns { .. }
             | Self::DeliverRoom { .. } => MessageClass::Push,
             _ => MessageClass::Directory,

@@ -125,9 +125,10 @@ impl<B: StreamBackend> Push for PushService<B> {
                 Some(kick_req::Target::Keys(Keys { keys })) => KickTarget::Keys(keys),
                 Some(kick_req::Target::Users(Users { users })) => KickTarget::Users(users),
                 Some(kick_req::Target::RoomId(room)) => KickTarget::Room(room),
+                Some(kick_req::Target::Address(address)) => KickTarget::Address(address),
                 None => {
                     return Err(Status::invalid_argument(
-                        "target is missing: name keys, users or a room",
+                        "target is missing: name keys, users, a room or an address",
                     ));
                 }
             };

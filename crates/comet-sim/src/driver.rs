@@ -2,7 +2,6 @@
 //! and with any delay.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use comet_core::{
@@ -17,6 +16,7 @@ use crate::listings::{Known, Listings};
 use crate::plan::Plan;
 use crate::profile;
 use crate::socket::ReceiveCompletion;
+use crate::source::address;
 use crate::stall_log::StallLog;
 use crate::trace::trace;
 
@@ -88,11 +88,6 @@ impl SocketTotals {
         self.bytes_taken += peer.socket.taken;
         self.bytes_received += peer.socket.received;
     }
-}
-
-/// Where a peer connects from: one of eight addresses in two subnets.
-fn address(peer: usize) -> IpAddr {
-    [192, 0, 2 + peer as u8 % 2, peer as u8 % 8].into()
 }
 
 impl Driver {
@@ -258,7 +253,7 @@ impl Driver {
     fn go_on_with_pushes(&mut self, env: &mut Env) {
         while self.shard.has_pushes() && env.rng.percent(80) {
             env.note_activity();
-            self.shard.handle_pushes(&mut budget(env));
+            self.shard.handle_pushes(&mut budget(env), |_| None);
         }
     }
 
@@ -279,7 +274,7 @@ impl Driver {
                     let transport = env.peers[peer].client.profile.transport;
                     let known = Known { transport, address: address(peer), is_tls: peer % 3 == 0 };
                     self.listings.open(conn, known);
-                    if env.plan.limits.sources.is_on() {
+                    if self.shard.limits().needs_addresses() {
                         self.shard.handle_source(conn, address(peer));
                     }
                 }

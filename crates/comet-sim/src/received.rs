@@ -70,6 +70,7 @@ impl ReceivedStream {
             is_remote: plan.is_remote(),
             may_be_turned_away: plan.limits.handshakes < u32::MAX
                 || plan.limits.sources.is_on()
+                || plan.is_blocking
                 || plan.limits.rates != ClientRates::default(),
             has_faults: plan.is_remote() && !plan.services.is_reliable,
             live_since: 0,

@@ -1,4 +1,7 @@
-//! The command line: the server and its flags, `comet logic`, and the two helpers `listen` and `push`.
+//! The command line: the server and its flags, `comet logic`, and the helpers `listen`, `push` and `ctl`.
+
+mod api;
+mod ctl;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -7,6 +10,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, value_parser};
 
 use crate::output;
+
+pub use api::Api;
+pub use ctl::{Ctl, Drain, KickTarget, Order};
 
 /// Exit code for a command line or a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -69,6 +75,8 @@ pub enum Command {
     Listen(Listen),
     /// Push a message and print its ledger
     Push(Push),
+    /// Drain a running server, close or block clients, and more
+    Ctl(Ctl),
 }
 
 /// `comet logic`
@@ -161,28 +169,9 @@ pub struct Push {
     /// The operation clients see
     #[arg(long, global = true, default_value_t = OPERATION, value_name = "N")]
     pub operation: i32,
-    /// The server's push service: HOST:PORT, tls:HOST:PORT or unix:/PATH
-    #[arg(long, global = true, default_value = "127.0.0.1:8083", value_name = "ADDR")]
-    pub grpc: String,
-    /// The token that the server asks for (push.tokens), sent as "authorization: Bearer TOKEN"; @FILE reads it
-    /// from a file
-    #[arg(long, global = true, value_name = "TOKEN|@FILE")]
-    pub token: Option<String>,
-    /// With tls:HOST:PORT: PEM certificates to trust, instead of the system's authorities
-    #[arg(long, global = true, value_name = "FILE")]
-    pub ca: Option<PathBuf>,
-    /// With tls:HOST:PORT: the PEM certificate to show, where the server asks for one
-    #[arg(long, global = true, value_name = "FILE", requires = "key_file")]
-    pub certificate: Option<PathBuf>,
-    /// Its private key, as PEM
-    #[arg(
-        long = "key",
-        id = "key_file",
-        global = true,
-        value_name = "FILE",
-        requires = "certificate"
-    )]
-    pub private_key: Option<PathBuf>,
+    /// Which server.
+    #[command(flatten)]
+    pub api: Api,
 }
 
 impl Push {
@@ -344,7 +333,8 @@ mod tests {
         let check = |line: &[&str], target: Target, operation, grpc: &str| {
             let grpc = grpc.to_owned();
             let (ca, certificate, private_key) = (None, None, None);
-            let push = Push { target, operation, grpc, token: None, ca, certificate, private_key };
+            let api = Api { grpc, token: None, ca, certificate, private_key };
+            let push = Push { target, operation, api };
             assert_eq!(read(line).unwrap().command, Some(Command::Push(push)), "{line:?}");
         };
         let (text, here) = ("hi there".to_owned(), "127.0.0.1:8083");
@@ -397,6 +387,12 @@ mod tests {
         check(&["listen", "--room", "r", "--user", "anna"], EXIT_USAGE);
         check(&["listen", "--room", "r", "--ca", "ca.pem"], EXIT_USAGE);
         check(&["listen", "--room", "r", "--server-name", "h"], EXIT_USAGE);
+        check(&["ctl"], EXIT_USAGE);
+        check(&["ctl", "move-off", "0", "--per-second", "1"], EXIT_USAGE);
+        check(&["ctl", "move-off", "1"], EXIT_USAGE);
+        check(&["ctl", "kick", "key"], EXIT_USAGE);
+        check(&["ctl", "block", "192.0.2.7"], EXIT_USAGE);
+        check(&["ctl", "drain", "--keep-clients", "--wait"], EXIT_USAGE);
         check(&["push"], EXIT_USAGE);
         check(&["push", "all"], EXIT_USAGE);
         check(&["push", "key", "text"], EXIT_USAGE);

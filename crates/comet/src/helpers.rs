@@ -6,7 +6,7 @@ use std::io::{self, Read};
 
 use comet_client::{Error as ClientError, Event, Options, TlsError, TlsOptions};
 
-use crate::args::{EXIT_NO_MATCH, Listen, Push, Target};
+use crate::args::{Api, EXIT_NO_MATCH, Listen, Push, Target};
 use crate::caller::{Ledger, PushClient, PushError, TlsFiles};
 use crate::output::{Reader, note, print};
 
@@ -120,20 +120,7 @@ pub fn push(push: &Push) -> Result<u8, Box<dyn Error>> {
         "-" => read(io::stdin()).map_err(|error| format!("standard input: {error}"))?,
         text => text.into(),
     };
-    let token = push.token.as_deref().map(token).transpose()?;
-    let files = TlsFiles {
-        certificate: push.certificate.clone(),
-        key: push.private_key.clone(),
-        client_ca: None,
-        server_ca: push.ca.clone(),
-    };
-    let mut client = PushClient::connect_with(&push.grpc, &files).map_err(|error| match error {
-        PushError::Tls(error) => format!("{}: {error}", flag(error.field)),
-        error => error.to_string(),
-    })?;
-    if let Some(token) = token {
-        client = client.with_token(&token)?;
-    }
+    let client = connect(&push.api)?;
     let operation = push.operation;
     let ledger = match &push.target {
         Target::Key { key, .. } => client.push_keys(vec![key.clone()], operation, &body)?,
@@ -147,6 +134,28 @@ pub fn push(push: &Push) -> Result<u8, Box<dyn Error>> {
     };
     print(describe(&ledger))?;
     Ok(if ledger.matched + ledger.scheduled == 0 { EXIT_NO_MATCH } else { 0 })
+}
+
+/// A connection to the server that the flags name.
+///
+/// # Errors
+/// If a file cannot be used, or no server answers.
+pub(crate) fn connect(api: &Api) -> Result<PushClient, Box<dyn Error>> {
+    let token = api.token.as_deref().map(token).transpose()?;
+    let files = TlsFiles {
+        certificate: api.certificate.clone(),
+        key: api.private_key.clone(),
+        client_ca: None,
+        server_ca: api.ca.clone(),
+    };
+    let mut client = PushClient::connect_with(&api.grpc, &files).map_err(|error| match error {
+        PushError::Tls(error) => format!("{}: {error}", flag(error.field)),
+        error => error.to_string(),
+    })?;
+    if let Some(token) = token {
+        client = client.with_token(&token)?;
+    }
+    Ok(client)
 }
 
 /// What names a file of [`TlsFiles`].

@@ -8,6 +8,7 @@ pub mod api_tls;
 mod app;
 pub mod args;
 pub mod caller;
+pub mod ctl;
 mod discovery;
 mod ending;
 pub mod helpers;

@@ -86,6 +86,8 @@ impl Bounds {
             // Choices, and texts that the configuration holds.
             is_out_of_memory: _,
             takes_clients: _,
+            // A thousand, which all shards share.
+            blocks: _,
             slow_consumer: _,
             filter_rooms: _,
             path: _,

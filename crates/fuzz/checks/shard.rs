@@ -253,7 +253,7 @@ impl<'input> World<'input> {
         while shard.has_work() || shard.has_pushes() {
             shard.handle_time(now);
             shard.handle_deadlines(&mut Budget::slice());
-            shard.handle_pushes(&mut Budget::slice());
+            shard.handle_pushes(&mut Budget::slice(), |_| None);
         }
         while let Some(request) = shard.poll_auth() {
             shard.handle_auth(request.conn, identity(&request.token));

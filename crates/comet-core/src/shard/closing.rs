@@ -101,7 +101,7 @@ impl Shard {
         }
         self.unregister(slot, key);
         // Before the upgrade is answered the peer speaks HTTP, and its answer is queued already.
-        if !matches!(state, ConnState::Upgrading) && !reason.is_broken_socket() {
+        if !matches!(state, ConnState::Upgrading) && !reason.is_silent() {
             self.queue_notice(slot, notice);
         }
         self.set_deadline(slot, self.context.limits.linger_ms);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::vec;
 
+use crate::blocks::IpNet;
 use crate::home::Home;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::Tally;
@@ -27,6 +28,8 @@ pub(super) enum Target {
     Room(Arc<str>),
     /// Every connection from this slot on.
     All(Slot),
+    /// Every connection of a client in the network, from this slot on.
+    Network(IpNet, Slot),
 }
 
 /// What a push has come to.

@@ -1,12 +1,13 @@
 //! Pushes: from a key, a user, a room or everybody to connections, and the tally of each. What is not done in
 //! one slice of a turn goes on in the next.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::budget::{self, Budget};
 use crate::canary::Canary;
-use crate::ids::{CallId, LocalConnId, ShardId, Slot};
+use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::{CloseReason, DropReason, Tally};
 use crate::limits::PACED_MAX;
 use crate::message::{Kick, Message, Push, Report};
@@ -21,8 +22,13 @@ use super::push_task::{Answer, Names, Owners, Progress, PushTask, Target};
 const STRIDE: usize = 256;
 
 impl Shard {
-    /// Goes on with the pushes that were handed over, until the budget is spent.
-    pub fn handle_pushes(&mut self, budget: &mut Budget) {
+    /// Goes on with the pushes that were handed over, until the budget is spent. `address_of` is the address of a
+    /// client, which only the driver knows.
+    pub fn handle_pushes(
+        &mut self,
+        budget: &mut Budget,
+        address_of: impl Fn(ConnId) -> Option<IpAddr>,
+    ) {
         while budget.is_left()
             && let Some(PushTask { mut target, mut progress }) = self.pushes.pop_front()
         {
@@ -36,6 +42,12 @@ impl Shard {
                 }
                 Target::Room(room) => self.deliver_room(room, &mut progress, budget),
                 Target::All(next) => self.deliver_all(next, &mut progress, budget),
+                Target::Network(network, next) => {
+                    let is_meant = |conn| {
+                        address_of(conn).is_some_and(|at| network.contains(&at.to_canonical()))
+                    };
+                    self.kick_all(next, is_meant, &mut progress, budget)
+                }
             };
             if is_over {
                 self.reports.push(progress.report(self.context.shard));
@@ -271,6 +283,30 @@ impl Shard {
                 budget.spend(stride as usize);
             }
         });
+        self.count_slice(delivered, progress, budget);
+        *next >= end
+    }
+
+    /// Closes those of the next connections that are meant. `true`: those were the last.
+    fn kick_all(
+        &mut self,
+        next: &mut Slot,
+        is_meant: impl Fn(ConnId) -> bool,
+        progress: &mut Progress,
+        budget: &mut Budget,
+    ) -> bool {
+        let end = self.conns.end();
+        let mut to_close = Vec::new();
+        while *next < end && budget.is_left() && to_close.len() < STRIDE {
+            let slot = *next;
+            *next = slot.next();
+            budget.spend(budget::ADDRESS);
+            let is_open = self.conns.in_slot(slot).is_some_and(|conn| conn.is_open());
+            if is_open && is_meant(self.conns.id(slot)) {
+                to_close.push(slot);
+            }
+        }
+        let delivered = Delivered { tally: Tally::default(), superseded: 0, to_close };
         self.count_slice(delivered, progress, budget);
         *next >= end
     }

@@ -1,6 +1,7 @@
 //! A few shards with plain queues for sockets and mesh, and a clock that the test moves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub(crate) struct Rig {
     pub(crate) reports: Vec<Report>,
     /// Pairs of shards between which messages stay in their queue.
     pub(crate) held: BTreeSet<(u16, u16)>,
+    /// Of clients that have one.
+    pub(crate) addresses: BTreeMap<ConnId, IpAddr>,
     now: u64,
     wires: BTreeMap<ConnId, Wire>,
     closed: BTreeMap<ConnId, ClosedEvent>,
@@ -54,6 +57,7 @@ impl Rig {
             shards: (0..shards).map(|shard| Shard::new(&settings(shard), Millis(0))).collect(),
             reports: Vec::new(),
             held: BTreeSet::new(),
+            addresses: BTreeMap::new(),
             now: 0,
             wires: BTreeMap::new(),
             closed: BTreeMap::new(),
@@ -276,7 +280,7 @@ impl Rig {
         let mut moved = false;
         let shard = &mut self.shards[index];
         while shard.has_pushes() {
-            shard.handle_pushes(&mut Budget::slice());
+            shard.handle_pushes(&mut Budget::slice(), |conn| self.addresses.get(&conn).copied());
         }
         while shard.has_work() {
             shard.handle_time(Millis(self.now));

@@ -109,7 +109,7 @@ fn a_kick_of_nobody_in_particular_is_refused() {
         let status = kick(&server, request).unwrap_err();
         assert_eq!((status.code(), status.message()), (Code::InvalidArgument, sentence));
     };
-    refused(KickReq::default(), "target is missing: name keys, users or a room");
+    refused(KickReq::default(), "target is missing: name keys, users, a room or an address");
     let of_room = |room: &str, reason: &str| KickReq {
         target: Some(Target::RoomId(room.to_owned())),
         reason: reason.to_owned(),

@@ -10,6 +10,7 @@ mod coalesce;
 mod connections;
 mod control;
 mod crowd;
+mod ctl;
 mod descriptors;
 mod discovery;
 mod door;

@@ -131,7 +131,7 @@ fn one_client_costs_no_more_than_its_bounds() {
                     shard.handle_message(Message::DeliverConns { call: CALL, conns, push });
                 }
                 while shard.has_pushes() {
-                    shard.handle_pushes(&mut Budget::slice());
+                    shard.handle_pushes(&mut Budget::slice(), |_| None);
                 }
                 let queued = shard.counters().deliveries.queued;
                 assert_eq!(queued, u64::from(Limits::default().svr_proto));
