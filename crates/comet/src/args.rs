@@ -69,6 +69,12 @@ pub enum Command {
     Listen(Listen),
     /// Push a message and print its ledger
     Push(Push),
+    /// Write man pages and shell completions into a directory, for packages
+    #[command(hide = true)]
+    Manual {
+        /// The directory; files in it are written anew
+        directory: PathBuf,
+    },
 }
 
 /// `comet logic`

@@ -16,6 +16,7 @@ mod listeners;
 mod log_filter;
 mod log_output;
 pub mod logic;
+pub mod manual;
 mod memory;
 mod options;
 pub mod output;

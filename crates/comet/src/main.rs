@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use comet::args::{self, Command, EXIT_USAGE, Serve};
 use comet::preflight::{self, Preflight, Purpose};
-use comet::{helpers, output, run};
+use comet::{helpers, manual, output, run};
 use comet_config::Config;
 
 fn main() -> ExitCode {
@@ -25,6 +25,10 @@ fn main() -> ExitCode {
         }
         Some(Command::Listen(listen)) => helpers::listen(listen).map(|()| 0),
         Some(Command::Push(push)) => helpers::push(push),
+        Some(Command::Manual { directory }) => {
+            let named = |error| format!("{}: {error}", directory.display()).into();
+            manual::write(directory).map(|()| 0).map_err(named)
+        }
     };
     match done {
         Ok(code) => ExitCode::from(code),

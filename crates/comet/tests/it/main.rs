@@ -39,6 +39,7 @@ mod memory;
 mod monitor;
 mod operations;
 mod paced;
+mod packages;
 mod peer;
 mod preflight;
 mod printing;
