@@ -95,7 +95,7 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
             reload(serve, &log, &mut app);
             manager.notify(Notice::Ready);
         }
-        Event::Day => app.warn_of_certificates(),
+        Event::Day => app.certificates().warn(),
     });
     let drain = app.config().server.drain_timeout;
     manager.notify(Notice::Stopping { within: drain + END_TIME });
@@ -140,6 +140,7 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
             reload_logic(serve, &log, &server, &mut running);
             manager.notify(Notice::Ready);
         }
+        server.certificates().warn();
     });
     manager.notify(Notice::Stopping { within: END_TIME });
     log::info!("{signal}: ending");
@@ -206,7 +207,7 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
     };
     set_level(log, level, app.config().log.level);
     say_changes(&reloaded);
-    app.warn_of_certificates();
+    app.certificates().warn();
 }
 
 /// Takes over into `running` what changes alive in `comet logic`.
@@ -223,9 +224,14 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
         Ok(token_keys) => token_keys,
         Err(error) => return say_mistakes(&error),
     };
-    let renewal = match api_tls::renew(server.tls(), &adopted) {
+    let renewal = match api_tls::renew(server.tls(), &adopted, api_tls::Caller::Logic) {
         Ok(renewal) => renewal,
         Err(error) => return say_mistakes(&error),
+    };
+    let comets = crate::logic::comets(&adopted.logic_server, server.tls());
+    let comets = match comets.collect::<Result<_, _>>() {
+        Ok(comets) => comets,
+        Err(error) => return say_mistakes(&error.to_string()),
     };
     let mut reloaded = Reloaded::compare_logic(running, &adopted, &newer);
     reloaded.files = token_keys.adopt();
@@ -235,8 +241,11 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
     if !tokens.is_empty() {
         server.set_tokens(tokens.clone());
     }
+    let certificate = api_tls::certificate(renewal.certificate(), &adopted);
+    reloaded.certificates = server.certificates().replace(certificate.into_iter().collect());
     renewal.take_effect();
     server.set_tokens(tokens.clone());
+    server.set_comets(comets);
     *running = adopted;
     say_changes(&reloaded);
 }
