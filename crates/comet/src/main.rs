@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use comet::args::{self, Command, EXIT_USAGE, Serve};
 use comet::preflight::{self, Preflight, Purpose};
-use comet::{helpers, manual, output, run};
+use comet::{helpers, manual, output, pusher, run};
 use comet_config::Config;
 
 fn main() -> ExitCode {
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
             });
         }
         Some(Command::Listen(listen)) => helpers::listen(listen).map(|()| 0),
-        Some(Command::Push(push)) => helpers::push(push),
+        Some(Command::Push(push)) => pusher::push(push),
         Some(Command::Manual { directory }) => {
             let named = |error| format!("{}: {error}", directory.display()).into();
             manual::write(directory).map(|()| 0).map_err(named)
