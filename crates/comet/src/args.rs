@@ -73,10 +73,16 @@ pub enum Command {
     Logic(Logic),
     /// Connect as a client and print the messages that arrive
     Listen(Listen),
-    /// Push a message and print its ledger
+    /// Push a message, or many, and print the ledger
     Push(Push),
     /// Drain a running server, close or block clients, and more
     Ctl(Ctl),
+    /// Write man pages and shell completions into a directory, for packages
+    #[command(hide = true)]
+    Manual {
+        /// The directory; files in it are written anew
+        directory: PathBuf,
+    },
 }
 
 /// `comet logic`
@@ -159,8 +165,9 @@ fn url_path(text: &str) -> Result<String, &'static str> {
 #[derive(Clone, PartialEq, Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: 0, a connection matched, or the server sends no ledger; 3, no connection \
-        matched; 1, the push or the output failed; 64, a mistake in the arguments. The ledger has the \
-        connections that matched and did not get the push."
+        matched; 1, a push or the output failed; 64, a mistake in the arguments. The ledger has the \
+        connections that matched and did not get the push. Of several pushes the sums are printed; the first one \
+        that fails ends them."
 )]
 pub struct Push {
     /// Whom to push to.
@@ -169,22 +176,12 @@ pub struct Push {
     /// The operation clients see
     #[arg(long, global = true, default_value_t = OPERATION, value_name = "N")]
     pub operation: i32,
+    /// Pushes a second at most [default: one after the other]
+    #[arg(long, global = true, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
     /// Which server.
     #[command(flatten)]
     pub api: Api,
-}
-
-impl Push {
-    /// The message as the command line names it.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        match &self.target {
-            Target::Key { text, .. }
-            | Target::User { text, .. }
-            | Target::Room { text, .. }
-            | Target::All { text, .. } => text,
-        }
-    }
 }
 
 /// Whom `comet push` pushes to, and what.
@@ -194,32 +191,76 @@ pub enum Target {
     Key {
         /// The key
         key: String,
-        /// The message; - reads it from standard input, as it is
-        text: String,
+        /// What is pushed.
+        #[command(flatten)]
+        input: Input,
+    },
+    /// The connections that hold one of many keys
+    Keys {
+        /// A key; may be repeated
+        #[arg(long = "name", value_name = "KEY", required_unless_present = "from")]
+        names: Vec<String>,
+        /// A file with a key on each line
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+        /// What is pushed.
+        #[command(flatten)]
+        input: Input,
     },
     /// All connections of a user
     User {
         /// The user id
         #[arg(allow_negative_numbers = true)]
         user: i64,
-        /// The message; - reads it from standard input, as it is
-        text: String,
+        /// What is pushed.
+        #[command(flatten)]
+        input: Input,
     },
     /// All connections in a room
     Room {
         /// The room
         room: String,
-        /// The message; - reads it from standard input, as it is
-        text: String,
+        /// What is pushed.
+        #[command(flatten)]
+        input: Input,
     },
     /// All connections
     All {
-        /// The message; - reads it from standard input, as it is
-        text: String,
+        /// What is pushed.
+        #[command(flatten)]
+        input: Input,
         /// Connections a second that get the message [default: all at once]
         #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(i32::MAX)))]
         speed: Option<u32>,
     },
+}
+
+impl Target {
+    /// What is pushed.
+    #[must_use]
+    pub fn input(&self) -> &Input {
+        match self {
+            Self::Key { input, .. }
+            | Self::Keys { input, .. }
+            | Self::User { input, .. }
+            | Self::Room { input, .. }
+            | Self::All { input, .. } => input,
+        }
+    }
+}
+
+/// Where the messages of `comet push` come from.
+#[derive(Clone, PartialEq, Debug, Default, clap::Args)]
+pub struct Input {
+    /// The message; - reads it from standard input, as it is
+    #[arg(required_unless_present = "file")]
+    pub text: Option<String>,
+    /// Read the message from a file, as it is
+    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    pub file: Option<PathBuf>,
+    /// Push each line as a message of its own, without the end of the line, as soon as it is read
+    #[arg(long)]
+    pub lines: bool,
 }
 
 /// Why there are no [`Args`]: `--help`, `--version`, or a command line that cannot be used.
@@ -334,37 +375,52 @@ mod tests {
             let grpc = grpc.to_owned();
             let (ca, certificate, private_key) = (None, None, None);
             let api = Api { grpc, token: None, ca, certificate, private_key };
-            let push = Push { target, operation, api };
+            let push = Push { target, operation, rate: None, api };
             assert_eq!(read(line).unwrap().command, Some(Command::Push(push)), "{line:?}");
         };
-        let (text, here) = ("hi there".to_owned(), "127.0.0.1:8083");
+        let (text, here) = (Some("hi there".to_owned()), "127.0.0.1:8083");
+        let input = Input { text, ..Input::default() };
         check(
             &["push", "key", "k", "hi there"],
-            Target::Key { key: "k".to_owned(), text: text.clone() },
+            Target::Key { key: "k".to_owned(), input: input.clone() },
             OPERATION,
             here,
         );
         check(
             &["push", "user", "-42", "hi there", "--operation", "1000"],
-            Target::User { user: -42, text: text.clone() },
+            Target::User { user: -42, input: input.clone() },
             1000,
             here,
         );
         check(
             &["push", "--grpc", "h:1", "room", "live://1", "hi there"],
-            Target::Room { room: "live://1".to_owned(), text: text.clone() },
+            Target::Room { room: "live://1".to_owned(), input: input.clone() },
             OPERATION,
             "h:1",
         );
         check(
             &["push", "all", "hi there"],
-            Target::All { text: text.clone(), speed: None },
+            Target::All { input: input.clone(), speed: None },
             OPERATION,
             here,
         );
         check(
             &["push", "all", "--speed", "100", "hi there"],
-            Target::All { text, speed: Some(100) },
+            Target::All { input: input.clone(), speed: Some(100) },
+            OPERATION,
+            here,
+        );
+        let file = Input { text: None, file: Some("f".into()), lines: true };
+        check(
+            &[
+                "push", "keys", "--name", "a", "--name", "b", "--from", "k", "--file", "f",
+                "--lines",
+            ],
+            Target::Keys {
+                names: vec!["a".to_owned(), "b".to_owned()],
+                from: Some("k".into()),
+                input: file,
+            },
             OPERATION,
             here,
         );
@@ -395,6 +451,9 @@ mod tests {
         check(&["ctl", "drain", "--keep-clients", "--wait"], EXIT_USAGE);
         check(&["push"], EXIT_USAGE);
         check(&["push", "all"], EXIT_USAGE);
+        check(&["push", "all", "text", "--file", "f"], EXIT_USAGE);
+        check(&["push", "all", "text", "--rate", "0"], EXIT_USAGE);
+        check(&["push", "keys", "text"], EXIT_USAGE);
         check(&["push", "key", "text"], EXIT_USAGE);
         check(&["push", "user", "anna", "text"], EXIT_USAGE);
         check(&["push", "all", "to", "text"], EXIT_USAGE);

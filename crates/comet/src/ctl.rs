@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use crate::args::{Ctl, Drain, EXIT_NO_MATCH, KickTarget, Order};
 use crate::caller::{PushClient, PushError};
-use crate::helpers::connect;
 use crate::output::{Reader, print};
+use crate::pusher::connect;
 
 /// What a call answers with: fields by name, in the order in which they are printed.
 type Record = Vec<(&'static str, Value)>;

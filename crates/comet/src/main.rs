@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use comet::args::{self, Command, EXIT_USAGE, Serve};
 use comet::preflight::{self, Preflight, Purpose};
-use comet::{ctl, helpers, output, run};
+use comet::{ctl, helpers, manual, output, pusher, run};
 use comet_config::Config;
 
 fn main() -> ExitCode {
@@ -24,8 +24,12 @@ fn main() -> ExitCode {
             });
         }
         Some(Command::Listen(listen)) => helpers::listen(listen).map(|()| 0),
-        Some(Command::Push(push)) => helpers::push(push),
+        Some(Command::Push(push)) => pusher::push(push),
         Some(Command::Ctl(order)) => ctl::ctl(order),
+        Some(Command::Manual { directory }) => {
+            let named = |error| format!("{}: {error}", directory.display()).into();
+            manual::write(directory).map(|()| 0).map_err(named)
+        }
     };
     match done {
         Ok(code) => ExitCode::from(code),

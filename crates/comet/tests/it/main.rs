@@ -42,6 +42,7 @@ mod monitor;
 mod node;
 mod operations;
 mod paced;
+mod packages;
 mod peer;
 mod preflight;
 mod printing;
