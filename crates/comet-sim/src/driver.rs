@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use comet_core::{
-    AuthRequest, Budget, CloseHow, CloseReason, ConnId, Denied, Hangup, Identity, LiveConn,
-    Message, MessageClass, Millis, Settings, Shard, ShardId, Slot,
+    AuthRequest, Budget, CloseHow, CloseReason, ConnId, ConnQuery, Denied, Hangup, Identity,
+    LiveConn, Message, MessageClass, Millis, Settings, Shard, ShardId, Slot,
 };
 
 use crate::activity;
@@ -235,8 +235,10 @@ impl Driver {
                 self.drain =
                     Some(Drain { since, over_ms: over_ms.into(), connections, notices: 0 });
             }
-            if let Message::Connections { call, query } = &message {
-                self.listings.begin(*call, query);
+            match &message {
+                Message::Connections { call, query } => self.listings.begin(*call, query),
+                Message::Top { call } => self.listings.begin(*call, &ConnQuery::default()),
+                _ => {}
             }
             self.shard.handle_message(message);
         }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::peer::Peer;
 use crate::process::Server as Process;
-use crate::support::{BOTH, Server, To, get, http_with, until};
+use crate::support::{BOTH, Server, To, get, http_with, received, until};
 use crate::tls::{Certificates, live, plain};
 
 fn list(stat: SocketAddr, parameters: &str) -> Value {
@@ -118,6 +118,34 @@ fn a_client_that_does_not_read_comes_first_and_pages_have_all() {
     }
     found.sort();
     assert_eq!(found, ["k0", "k1", "k2", "k3", "k4", "k5", "stuck"]);
+}
+
+#[test]
+fn busy_rooms_and_slow_clients_are_in_the_top_lists() {
+    let server = Server::start(&["tcp.sndbuf=65536"]);
+    let mut client = server.client(Transport::WebSocket, &token(1, "fast"));
+    let mut stuck = Peer::open(&server, Transport::Tcp);
+    stuck.authenticate(&token(7, "stuck"));
+    let top = || {
+        let (status, body) = get(server.stat(), "/top");
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(&body).unwrap()
+    };
+    let mut pushes = 0;
+    let mut seen = Value::Null;
+    until("the client to be known as slow", || {
+        server.push(To::Room("live://1"), 5, &[0; 64 << 10]);
+        received(&mut client);
+        pushes += 1;
+        seen = top();
+        !seen["clients"].as_array().unwrap().is_empty()
+    });
+    assert_eq!(seen["clients"][0]["key"], "stuck", "{seen}");
+    assert!(seen["clients"][0]["late_bytes"].as_u64() > Some(0), "{seen}");
+    let busiest = &seen["rooms"][0];
+    assert_eq!(busiest["room"], "live://1");
+    let deliveries = busiest["deliveries"].as_u64().unwrap();
+    assert!((1..=2 * pushes).contains(&deliveries), "{pushes} pushes, {busiest}");
 }
 
 #[test]
