@@ -368,6 +368,20 @@ impl HubDriver {
         state.hub.drained()
     }
 
+    /// Tells every shard how many connections it is to close.
+    pub(crate) fn move_off(
+        &self,
+        most: impl IntoIterator<Item = Option<u64>>,
+        over: Duration,
+        retry_after_ms: u32,
+    ) {
+        let over_ms = u32::try_from(over.as_millis()).unwrap_or(u32::MAX);
+        let mut state = self.lock();
+        let State { hub, inboxes, .. } = &mut *state;
+        hub.move_off(inboxes, most, (over_ms, retry_after_ms));
+        self.wake.wake();
+    }
+
     /// Bounds that every shard is told of: `change` makes them from those that held so far, which are
     /// returned.
     pub(crate) fn configure(&self, change: impl FnOnce(Limits) -> Limits) -> Arc<Limits> {
@@ -426,7 +440,7 @@ impl HubDriver {
     }
 
     /// Rounded down.
-    fn now(&self) -> Millis {
+    pub(crate) fn now(&self) -> Millis {
         Millis(u64::try_from(self.epoch.elapsed().as_millis()).expect("no process runs that long"))
     }
 

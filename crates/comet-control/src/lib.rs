@@ -29,6 +29,7 @@ mod logic;
 mod memory_ceiling;
 mod metrics;
 mod monitor;
+mod node;
 mod pages;
 mod pushes;
 mod servers;

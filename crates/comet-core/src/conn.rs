@@ -38,6 +38,8 @@ pub(crate) struct Conn {
     pub(crate) is_watched: bool,
     /// Its events go to the trace log.
     pub(crate) is_traced: bool,
+    /// Its first op 7 asked for protocol 2.
+    pub(crate) is_protocol_2: bool,
     pub(crate) outbox: Outbox,
     /// When the kernel last took bytes of the send in flight.
     pub(crate) moved: Tick,
@@ -70,6 +72,7 @@ impl Conn {
             is_ready: false,
             is_watched: false,
             is_traced: false,
+            is_protocol_2: false,
             outbox: Outbox::EMPTY,
             moved: Tick(0),
             deadline,

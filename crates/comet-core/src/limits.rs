@@ -26,6 +26,9 @@ pub struct Limits {
     pub connections: u32,
     /// New connections are closed at accept: the process has all the memory it may take.
     pub is_out_of_memory: bool,
+    /// New connections are accepted. `false`: they are closed at accept, because the server drains by an order that may
+    /// be taken back.
+    pub takes_clients: bool,
     /// Largest frame body from a client, bytes; a larger one closes the connection.
     pub body_max: usize,
     /// Largest head of a WebSocket upgrade, bytes; a larger one is answered with 431.
@@ -95,6 +98,7 @@ impl Default for Limits {
         Self {
             connections: 1_000_000,
             is_out_of_memory: false,
+            takes_clients: true,
             body_max: 4096,
             head_max: 8192,
             path: "/sub".into(),

@@ -144,6 +144,10 @@ pub enum Message {
     /// none. A second drain replaces the first. Answered with [`Report::Drained`] once the last connection
     /// is gone.
     Drain { over_ms: u32, retry_after_ms: u32 },
+    /// Control to every shard: close `most` authenticated connections, or all connections there are, as a drain
+    /// does. Clients are still accepted, as [`Limits::takes_clients`] says. A second order replaces the first, so
+    /// `Some(0)` cancels it. Without effect on a shard that drains.
+    MoveOff { most: Option<u64>, over_ms: u32, retry_after_ms: u32 },
     /// Control to every shard: bounds that hold from now on. A deadline that is armed already stays until the
     /// connection's next event. [`Limits::buckets`] stays as it was.
     Configure { limits: Arc<Limits> },

@@ -32,6 +32,7 @@ mod push_task;
 mod reports;
 
 // Methods of `Shard`.
+mod auth_reply;
 mod closing;
 mod deadlines;
 mod dispatch;
@@ -212,6 +213,7 @@ impl Shard {
         let mut counters = self.counters.clone();
         counters.connections = self.conns.len() as u64;
         counters.handshakes = self.handshakes.pending() as u64;
+        counters.moving_off = self.pacing.notices_left();
         counters.sources = self.home.sources.len() as u64;
         counters.addresses = self.home.sources.addresses() as u64;
         counters.stalled_millis = self.context.clock.stalled_ms();

@@ -31,6 +31,8 @@ pub(crate) struct Control {
     pub(crate) calls: CallChecker,
     pub(crate) has_paced: bool,
     pub(crate) has_kicked: bool,
+    /// Clients were moved off.
+    pub(crate) has_moved_off: bool,
     /// Paced broadcasts are over by then.
     pub(crate) paced_until: Millis,
     /// How often each shard has reported its drain.
@@ -54,6 +56,7 @@ impl Control {
             calls: CallChecker::new(),
             has_paced: false,
             has_kicked: false,
+            has_moved_off: false,
             paced_until: Millis(0),
             drained: vec![0; usize::from(plan.shards)],
             logic: Logic::new(plan),
@@ -76,6 +79,9 @@ impl Control {
         }
         if rng.percent(plan.leave_percent) {
             self.leave(&mut context)?;
+        }
+        if context.rng.below(1000) < context.plan.move_off_permille {
+            self.move_off(&mut context)?;
         }
         if context.rng.percent(context.plan.push_percent) {
             self.push(&mut context)?;
@@ -198,6 +204,17 @@ impl Control {
         Ok(())
     }
 
+    /// Closes some clients of each shard, or all connections, or no more of them.
+    fn move_off(&mut self, context: &mut Context<'_>) -> Result<(), String> {
+        let (over_ms, retry_after_ms) = (context.plan.drain_over_ms, context.plan.retry_after_ms);
+        let most: Vec<_> = (0..context.plan.shards)
+            .map(|_| context.rng.pick(&[None, Some(0), Some(1), Some(3)]))
+            .collect();
+        trace!(context, "{most:?} clients are moved off over {over_ms} ms");
+        self.has_moved_off = true;
+        self.command(context, |hub, inboxes| hub.move_off(inboxes, most, (over_ms, retry_after_ms)))
+    }
+
     /// Reloads the configuration: the limits of the plan, or other ones that are at least half of them.
     fn configure(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let mut limits: Limits = context.plan.limits.clone();
@@ -206,6 +223,7 @@ impl Control {
             limits.user_memory_ms = 50;
         }
         limits.is_out_of_memory = context.rng.percent(10);
+        limits.takes_clients = !context.rng.percent(10);
         if context.rng.percent(50) {
             for millis in [&mut limits.handshake_ms, &mut limits.write_ms, &mut limits.linger_ms] {
                 *millis = millis.div_ceil(2);

@@ -34,7 +34,7 @@ pub(crate) struct Driver {
     ready_since: Option<Millis>,
     /// When it last took a message from its inbox.
     message_at: Millis,
-    /// The last drain that was requested.
+    /// The last order of a drain, or to move clients off.
     drain: Option<Drain>,
     /// Of sockets that were released.
     released: SocketTotals,
@@ -48,11 +48,13 @@ pub(crate) struct Driver {
     pub(crate) coalesced_waits: u64,
 }
 
-/// A drain under way, and its close notices.
+/// Close notices that are under way: connections that are to get one, and how many did.
 struct Drain {
     since: Millis,
     over_ms: u64,
     connections: u64,
+    /// All that there are, also those that came later.
+    is_all: bool,
     notices: u64,
 }
 
@@ -61,8 +63,11 @@ impl Drain {
     fn note_close(&mut self, now: Millis) -> Result<(), String> {
         self.notices += 1;
         let elapsed = now.0 - self.since.0;
-        let Self { over_ms, connections, notices, .. } = *self;
-        let is_due = elapsed >= over_ms || notices * over_ms <= connections * elapsed;
+        let Self { over_ms, connections, is_all, notices, .. } = *self;
+        let is_due = match elapsed >= over_ms {
+            true => is_all || notices <= connections,
+            false => notices * over_ms <= connections * elapsed,
+        };
         let what =
             || format!("close notice {notices} of {connections} after {elapsed} of {over_ms} ms");
         is_due.then_some(()).ok_or_else(what)
@@ -230,10 +235,17 @@ impl Driver {
             if let Message::Identified { conn, answer } = &message {
                 self.note_expiry(env, *conn, answer);
             }
-            if let Message::Drain { over_ms, .. } = message {
-                let (since, connections) = (env.now, self.slots.len() as u64);
-                self.drain =
-                    Some(Drain { since, over_ms: over_ms.into(), connections, notices: 0 });
+            let order = match message {
+                Message::Drain { over_ms, .. } => Some((None, over_ms)),
+                Message::MoveOff { most, over_ms, .. } if !self.shard.is_draining() => {
+                    Some((most, over_ms))
+                }
+                _ => None,
+            };
+            if let Some((most, over_ms)) = order {
+                let (since, connections) = (env.now, most.unwrap_or(self.slots.len() as u64));
+                let (over_ms, is_all) = (over_ms.into(), most.is_none());
+                self.drain = Some(Drain { since, over_ms, connections, is_all, notices: 0 });
             }
             match &message {
                 Message::Connections { call, query } => self.listings.begin(*call, query),

@@ -54,8 +54,9 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     assert!(logic.iter().all(|number| *number > 2), "{sum}");
     assert!([failures, outages, room_counts].iter().all(|number| *number > 50), "{sum}");
     let FanoutSummary { pushes, crowded, left, refused, partial, late, .. } = sum.fanout;
-    let FanoutSummary { left_out, lost, changes, .. } = sum.fanout;
-    let fanout = [pushes, crowded, left, refused, partial, late, left_out, lost, changes];
+    let FanoutSummary { left_out, lost, changes, taken_out, .. } = sum.fanout;
+    let fanout =
+        [pushes, crowded, left, refused, partial, late, left_out, lost, changes, taken_out];
     assert!(fanout.iter().all(|number| *number > 100), "{sum}");
     assert!(sum.core_stalls > 300 && sum.stops > 300 && sum.spared > 100, "{sum}");
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);

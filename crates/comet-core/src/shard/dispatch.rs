@@ -36,6 +36,9 @@ impl Shard {
             Message::Connections { call, query } => self.begin_listing(call, query),
             Message::Top { call } => self.begin_top(call),
             Message::Drain { over_ms, retry_after_ms } => self.drain(over_ms, retry_after_ms),
+            Message::MoveOff { most, over_ms, retry_after_ms } => {
+                self.move_off(most, over_ms, retry_after_ms);
+            }
             Message::Configure { limits } => self.configure(limits),
             Message::RemoteRoomCounts { rooms } => self.home.rooms.set_remote_counts(rooms),
             Message::Identified { conn, answer } => self.identified(conn, answer),

@@ -11,6 +11,7 @@ mod hostile;
 mod idle_coalescing;
 mod listings;
 mod logic;
+mod protocol_2;
 mod pushes;
 mod replies;
 mod rfc6455;

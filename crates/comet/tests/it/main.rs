@@ -38,6 +38,7 @@ mod logic_server;
 mod logic_tokens;
 mod memory;
 mod monitor;
+mod node;
 mod operations;
 mod paced;
 mod peer;
