@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use comet::args::{self, Command, EXIT_USAGE, Serve};
 use comet::preflight::{self, Preflight, Purpose};
-use comet::{helpers, output, run};
+use comet::{helpers, output, run, stat, top};
 use comet_config::Config;
 
 fn main() -> ExitCode {
@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         }
         Some(Command::Listen(listen)) => helpers::listen(listen).map(|()| 0),
         Some(Command::Push(push)) => helpers::push(push),
+        Some(Command::Stat(args)) => stat::stat(args).map_err(Into::into),
+        Some(Command::Top(args)) => top::top(args).map_err(Into::into),
     };
     match done {
         Ok(code) => ExitCode::from(code),

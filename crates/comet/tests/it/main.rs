@@ -36,6 +36,7 @@ mod logic_reload;
 mod logic_rig;
 mod logic_server;
 mod logic_tokens;
+mod looking;
 mod memory;
 mod monitor;
 mod node;
