@@ -21,10 +21,10 @@ use comet_serve::{
 use tokio::sync::watch;
 
 use crate::census::CensusTaker;
-use crate::connections::Inspector;
 use crate::drain::{DrainPlan, Drained};
 use crate::hub::HubDriver;
 use crate::inspect;
+use crate::inspector::Inspector;
 use crate::logic::{Logic, LogicOptions};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::monitor::Monitor;

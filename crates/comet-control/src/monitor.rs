@@ -11,8 +11,8 @@ use comet_serve::{CallCounts, Gates, Phase};
 use tokio::sync::watch;
 use tonic::Code;
 
-use crate::connections::Inspector;
 use crate::hub::HubDriver;
+use crate::inspector::Inspector;
 use crate::logic::{Logic, LogicStats};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::node::NodeDriver;

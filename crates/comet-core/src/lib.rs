@@ -14,6 +14,7 @@ mod bucket;
 mod budget;
 mod canary;
 mod conn;
+mod heavy_hitters;
 mod home;
 mod idle_coalescing;
 mod ids;
@@ -48,7 +49,8 @@ pub use ids::{
 pub use ledger::{CloseReason, Counters, DropReason, Tally};
 pub use limits::{ClientRates, Limits, SlowConsumer};
 pub use listing::{
-    ConnFilter, ConnOrder, ConnPage, ConnPlace, ConnQuery, ListedConn, Network, SocketInfo,
+    ConnFilter, ConnOrder, ConnPage, ConnPlace, ConnQuery, ListedConn, Network, SlowClient,
+    SocketInfo, Top,
 };
 pub use live_conn::LiveConn;
 pub use message::{

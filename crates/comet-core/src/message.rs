@@ -11,7 +11,7 @@ use crate::blocks::IpNet;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
-use crate::listing::{ConnPage, ConnQuery};
+use crate::listing::{ConnPage, ConnQuery, Top};
 use crate::source::Source;
 use crate::time::{Millis, TokenTime};
 
@@ -141,6 +141,8 @@ pub enum Message {
     Rooms { call: CallId },
     /// Control to any shard: list connections. Answered with [`Report::Connections`].
     Connections { call: CallId, query: Arc<ConnQuery> },
+    /// Control to any shard: report its top lists. Answered with [`Report::Top`].
+    Top { call: CallId },
     /// Control to every shard: accept no new clients, and close those there are, spread evenly over
     /// `over_ms`. Each close notice names a random time to wait, up to `retry_after_ms`; with 0 it names
     /// none. A second drain replaces the first. Answered with [`Report::Drained`] once the last connection
@@ -228,6 +230,8 @@ pub enum Report {
     Rooms { call: CallId, rooms: Vec<(Arc<str>, u32)> },
     /// The answer to [`Message::Connections`]; `None` if too many lists are being made.
     Connections { call: CallId, page: Option<Box<ConnPage>> },
+    /// The answer to [`Message::Top`]; `None` if too many lists are being made.
+    Top { call: CallId, top: Option<Box<Top>> },
     /// The last connection of the shard is gone. Reports of homes about it may still follow.
     Drained { shard: ShardId },
     /// Remote logic: a token to identify. Answered with [`Message::Identified`].

@@ -51,6 +51,7 @@ mod rooms;
 mod socket_events;
 mod sources;
 mod token_expiry;
+mod top;
 mod trace;
 
 use std::collections::VecDeque;
@@ -84,6 +85,7 @@ use push_task::PushTask;
 use rates::Rates;
 use reports::ReportQueue;
 use sources::Sources;
+use top::TopRooms;
 
 /// What [`Shard::handle_deadlines`] does beside expiring deadlines. Each step leaves off where the budget is
 /// spent, and goes on from there.
@@ -110,6 +112,7 @@ pub struct Shard {
     outboxes: Outboxes,
     /// Rooms with members on this shard.
     rooms: Rooms,
+    top_rooms: TopRooms,
     /// Keys, users and rooms whose home is this shard.
     home: Home,
     next_room_counts: Millis,
@@ -170,8 +173,9 @@ impl Shard {
             handshakes: Handshakes::default(),
             sources: Sources::with_hasher(RandomState::with_seeds(seed, 10, 11, 12)),
             rates: Rates::new(seed),
-            outboxes: Outboxes::new(),
+            outboxes: Outboxes::new(seed, now),
             rooms: Rooms::new(limits.buckets, seed ^ 4),
+            top_rooms: TopRooms::new(seed, now),
             home: Home::new(shard, shards, limits.buckets, seed),
             next_room_counts: now,
             counts_left: [0, 0],
@@ -251,8 +255,8 @@ impl Shard {
         clock.advance(now, || self.poll_timeout());
         self.context.clock = clock;
         self.context.now = now;
-        self.outboxes.begin_turn();
-        self.conns.advance(&self.context);
+        self.outboxes.begin_turn(now);
+        self.conns.advance(&self.context, &mut self.outboxes);
     }
 
     /// Deadlines of connections have passed. What their peers sent by now is to be handed over before

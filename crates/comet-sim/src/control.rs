@@ -96,7 +96,10 @@ impl Control {
     fn push(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let rng = &mut *context.rng;
         if rng.below(1000) < context.plan.list_permille {
-            let request = Request::random_list(rng, context.plan.shards);
+            let request = match rng.percent(80) {
+                true => Request::random_list(rng, context.plan.shards),
+                false => Request::Top,
+            };
             return self.begin(context, &request);
         }
         let request = match rng.below(100) {
@@ -136,7 +139,8 @@ impl Control {
         });
         let limit_ms = rng.pick(plan.call_limits_ms);
         // Now and then the same connections are closed instead.
-        let asks = matches!(request, Request::Snapshot | Request::Rooms | Request::List(_));
+        let asks =
+            matches!(request, Request::Snapshot | Request::Rooms | Request::List(_) | Request::Top);
         let is_kick =
             !(asks || matches!(request, Request::Paced(_))) && rng.below(1000) < plan.kick_permille;
         let push = match is_kick {

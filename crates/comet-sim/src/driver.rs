@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{
-    AuthRequest, Budget, CloseHow, CloseReason, ConnId, Denied, Hangup, Identity, LiveConn,
-    Message, MessageClass, Millis, Settings, Shard, ShardId, Slot,
+    AuthRequest, Budget, CloseHow, CloseReason, ConnId, ConnQuery, Denied, Hangup, Identity,
+    LiveConn, Message, MessageClass, Millis, Settings, Shard, ShardId, Slot,
 };
 
 use crate::activity;
@@ -242,8 +242,10 @@ impl Driver {
                 let (over_ms, is_all) = (over_ms.into(), most.is_none());
                 self.drain = Some(Drain { since, over_ms, connections, is_all, notices: 0 });
             }
-            if let Message::Connections { call, query } = &message {
-                self.listings.begin(*call, query);
+            match &message {
+                Message::Connections { call, query } => self.listings.begin(*call, query),
+                Message::Top { call } => self.listings.begin(*call, &ConnQuery::default()),
+                _ => {}
             }
             self.shard.handle_message(message);
         }

@@ -63,6 +63,8 @@ pub struct Summary {
     pub lists: u64,
     /// See [`Summary::lists`].
     pub listed: u64,
+    /// Slow clients in top lists.
+    pub slow: u64,
     /// Runs with remote logic.
     pub remote: u64,
     /// Of the fan-out of a logic service to its comets.
@@ -137,6 +139,7 @@ impl AddAssign for Summary {
         self.coalesced_waits += other.coalesced_waits;
         self.lists += other.lists;
         self.listed += other.listed;
+        self.slow += other.slow;
         self.remote += other.remote;
         self.fanout += other.fanout;
         self.logic += other.logic;
@@ -173,8 +176,8 @@ impl fmt::Display for Summary {
             f,
             "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {spared}"
         )?;
-        let Self { lists, listed, .. } = self;
-        writeln!(f, "lists of connections: {lists}, with {listed} in them")?;
+        let Self { lists, listed, slow, .. } = self;
+        writeln!(f, "lists of connections: {lists}, with {listed} in them; slow clients: {slow}")?;
         let Self { remote, logic, traced, .. } = self;
         writeln!(f, "remote logic: {remote} runs; traced lines: {traced}")?;
         writeln!(f, "{logic}")?;

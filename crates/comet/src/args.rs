@@ -1,4 +1,4 @@
-//! The command line: the server and its flags, `comet logic`, and the helpers `listen`, `push` and `ctl`.
+//! The command line: the server and its flags, `comet logic`, and the helpers `listen`, `push`, `ctl`, `stat` and `top`.
 
 mod api;
 mod ctl;
@@ -83,6 +83,10 @@ pub enum Command {
         /// The directory; files in it are written anew
         directory: PathBuf,
     },
+    /// Print what a running server counts
+    Stat(Stat),
+    /// Show what a running server is busy with: load of the cores, rates, busiest rooms, slowest clients
+    Top(Top),
 }
 
 /// `comet logic`
@@ -263,6 +267,46 @@ pub struct Input {
     pub lines: bool,
 }
 
+/// `comet stat`
+#[derive(Clone, PartialEq, Debug, clap::Args)]
+pub struct Stat {
+    /// Which server.
+    #[command(flatten)]
+    pub monitored: Monitored,
+    /// Print the JSON of /stat
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `comet top`
+#[derive(Clone, PartialEq, Debug, clap::Args)]
+#[command(after_help = "A new screen each second; q or Ctrl-C ends it.")]
+pub struct Top {
+    /// Which server.
+    #[command(flatten)]
+    pub monitored: Monitored,
+    /// Print one screen, of one second, and end; so it does where there is no terminal
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// The server that is looked at.
+#[derive(Clone, PartialEq, Debug, Default, clap::Args)]
+pub struct Monitored {
+    /// The server's monitor.stat: HOST:PORT or tls:HOST:PORT [default: the first address of --config]
+    #[arg(long, value_name = "ADDR")]
+    pub server: Option<String>,
+    /// The configuration file that names monitor.stat [default: the built-in 127.0.0.1:6972]
+    #[arg(long, value_name = "FILE", conflicts_with = "server")]
+    pub config: Option<PathBuf>,
+    /// A file with the token that the server asks for (monitor.tokens)
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// With tls:HOST:PORT: PEM certificates to trust, instead of the system's authorities
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+}
+
 /// Why there are no [`Args`]: `--help`, `--version`, or a command line that cannot be used.
 #[derive(Debug)]
 pub struct Stop(clap::Error);
@@ -424,6 +468,18 @@ mod tests {
             OPERATION,
             here,
         );
+    }
+
+    #[test]
+    fn a_server_is_looked_at_by_its_address_or_its_configuration() {
+        let server = Some("h:1".to_owned());
+        let monitored = Monitored { server, token_file: Some("t".into()), ..Monitored::default() };
+        let line = ["stat", "--server", "h:1", "--token-file", "t", "--json"];
+        let stat = Stat { monitored: monitored.clone(), json: true };
+        assert_eq!(read(&line).unwrap().command, Some(Command::Stat(stat)));
+        let top = Top { monitored: Monitored::default(), once: true };
+        assert_eq!(read(&["top", "--once"]).unwrap().command, Some(Command::Top(top)));
+        read(&["top", "--server", "h:1", "--config", "f"]).unwrap_err();
     }
 
     #[test]

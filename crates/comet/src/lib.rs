@@ -20,6 +20,7 @@ mod log_output;
 pub mod logic;
 pub mod manual;
 mod memory;
+mod monitor;
 mod options;
 pub mod output;
 mod pid_file;
@@ -29,7 +30,10 @@ mod reload;
 pub mod run;
 mod service_status;
 mod start_error;
+pub mod stat;
+mod terminal;
 mod token_keys;
+pub mod top;
 
 pub use app::{App, Ended, machine};
 pub use memory::worst_case;

@@ -39,6 +39,7 @@ impl Shard {
             Message::Snapshot { call } => self.snapshot(call),
             Message::Rooms { call } => self.home.rooms.list(call),
             Message::Connections { call, query } => self.begin_listing(call, query),
+            Message::Top { call } => self.begin_top(call),
             Message::Drain { over_ms, retry_after_ms } => self.drain(over_ms, retry_after_ms),
             Message::MoveOff { most, over_ms, retry_after_ms } => {
                 self.move_off(most, over_ms, retry_after_ms);

@@ -319,7 +319,7 @@ impl Shard {
             // All members of that time have left; this is the room of others.
             return true;
         }
-        let Self { context, conns, outboxes, rooms, .. } = self;
+        let Self { context, conns, outboxes, rooms, top_rooms, .. } = self;
         let limits = &context.limits;
         let filter = if limits.filter_rooms { Filter::On } else { Filter::Off };
         let Progress { push, item, .. } = progress;
@@ -339,6 +339,8 @@ impl Shard {
         room.offered = if is_over { 0 } else { offered as u32 };
         room.is_amid_push = !is_over;
         let delivered = delivery.finish();
+        let queued = delivered.tally.queued;
+        top_rooms.note(queued, || (Arc::clone(&room.name), context.now));
         self.count_slice(delivered, progress, budget);
         is_over
     }

@@ -37,6 +37,7 @@ mod logic_reload;
 mod logic_rig;
 mod logic_server;
 mod logic_tokens;
+mod looking;
 mod memory;
 mod monitor;
 mod node;
