@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use comet_core::limits::HELD_MAX;
 use comet_core::{CloseReason, Hangup, Millis, SlowConsumer, Transport};
-use comet_proto::op;
+use comet_proto::{VERSION, VERSION_2, op};
 
 use crate::logic_services;
 use crate::plan::{OPERATIONS, Plan, ROOMS};
@@ -309,6 +309,7 @@ impl Client {
                 let mask = mask(rng);
                 let payload = rng.pick(&[&b""[..], b"\x03\xe8bye"]);
                 socket.write(&wire::websocket(CLOSE, Some(mask), payload));
+                self.received.has_closed = true;
                 self.allowed_closes.push(CloseReason::PeerClosed);
                 self.must_be_closed = true;
             }
@@ -334,7 +335,9 @@ impl Client {
     ) {
         self.sequence += 1;
         self.received.expected.push_back((self.sequence, expected));
-        self.send(socket, rng, &wire::frame(operation, self.sequence, body));
+        let asks_for_2 = operation == op::AUTH && self.profile.is_protocol_2;
+        let version = if asks_for_2 { VERSION_2 } else { VERSION };
+        self.send(socket, rng, &wire::frame_as(version, operation, self.sequence, body));
     }
 
     fn ping(&mut self, socket: &mut Socket, rng: &mut Rng) {

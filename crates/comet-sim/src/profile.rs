@@ -14,6 +14,7 @@ const USER_WITH_EXPIRY: i64 = 4;
 #[derive(Clone)]
 pub(crate) struct ClientProfile {
     pub(crate) transport: Transport,
+    pub(crate) is_protocol_2: bool,
     pub(crate) token: Box<[u8]>,
     pub(crate) user: i64,
     /// `None`: the user's home makes one.
@@ -57,6 +58,7 @@ impl ClientProfile {
         let user = rng.below(USERS as usize) as i64;
         let mut profile = Self {
             transport,
+            is_protocol_2: rng.percent(50),
             token: user.to_string().into_bytes().into(),
             user,
             key: None,

@@ -87,6 +87,7 @@ impl Bounds {
             is_out_of_memory: _,
             slow_consumer: _,
             filter_rooms: _,
+            goodbye: _,
             path: _,
             origins: _,
             // Times.

@@ -188,6 +188,9 @@ fn requests() {
                 (Comet, "00000010 0010 0001 0000000f 00000008", ""),
                 (Client, "00000014 0010 0001 00000010 00000009", "1003"),
                 (Comet, "00000010 0010 0001 00000011 00000009", ""),
+                // A second token is a message to logic like any other.
+                (Client, "00000012 0010 0001 00000007 0000000a", "43"),
+                (Comet, "00000010 0010 0001 00000007 0000000a", ""),
                 // Sequences are whatever the client likes.
                 (Client, "00000010 0010 0001 00000002 ffffffff", ""),
                 (Comet, "00000014 0010 0001 00000003 ffffffff", "\0\0\0\0"),
@@ -314,15 +317,19 @@ fn a_tcp_client_that_disconnects_gets_no_close_notice() {
     peer.expect_end();
 }
 
-/// Operation 6, which goim defines and never sends: here it says why the server goes.
+/// goim defines operation 6 and never sends it: its clients take it for a message.
 #[test]
-fn the_close_notice_of_the_server() {
-    for transport in BOTH {
-        let server = Server::start(&[]);
+fn the_server_goes_without_an_operation_6_unless_it_is_wanted() {
+    for (transport, goodbye) in
+        BOTH.map(|transport| [(transport, false), (transport, true)]).concat()
+    {
+        let server = Server::start(&[&format!("protocol.goodbye={goodbye}")]);
         let mut peer = web_client(&server, transport);
         let drained = std::thread::spawn(|| server.drain());
-        let line = (Comet, "00000018 0010 0001 00000006 00000000", "draining");
-        exchange(&mut peer, transport, &[line]);
+        if goodbye {
+            let line = (Comet, "00000018 0010 0001 00000006 00000000", "draining");
+            exchange(&mut peer, transport, &[line]);
+        }
         if transport == Transport::WebSocket {
             expect(&mut peer, &bytes("88 0a 03e9 647261696e696e67"));
         }
