@@ -45,6 +45,8 @@ pub(crate) struct Conn {
     pub(crate) moved: Tick,
     /// Handshake, heartbeat or linger deadline.
     pub(crate) deadline: Tick,
+    /// When it was accepted, in ticks of the time itself: stalls count.
+    pub(crate) accepted: Tick,
     /// Time between heartbeats as logic says; 0: as the limits say.
     pub(crate) heartbeat_ms: u32,
     /// The first heartbeat from then on renews its session at logic.
@@ -60,7 +62,7 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(transport: Transport, deadline: Tick) -> Self {
+    pub(crate) fn new(transport: Transport, accepted: Tick, deadline: Tick) -> Self {
         Self {
             state: match transport {
                 Transport::Tcp => ConnState::AwaitingAuth,
@@ -74,6 +76,7 @@ impl Conn {
             outbox: Outbox::EMPTY,
             moved: Tick(0),
             deadline,
+            accepted,
             heartbeat_ms: 0,
             renew_at: Tick(0),
             session: 0,

@@ -1,7 +1,7 @@
 //! How a connection ends: its close reason, the close notice, and what is lost with it.
 
 use comet_proto::websocket::Fault;
-use comet_proto::{Encoded, op};
+use comet_proto::{Encoded, VERSION, op};
 
 use crate::canary::Canary;
 use crate::ids::Slot;
@@ -10,7 +10,7 @@ use crate::limits::CLOSED_EVENTS_MAX;
 use crate::message::TraceKind;
 use crate::outbox::Remains;
 use crate::socket::{CloseHow, ClosedEvent};
-use crate::state::ConnState;
+use crate::state::{AwaitedReply, ConnState};
 use crate::transport::Transport;
 
 use super::Shard;
@@ -156,7 +156,9 @@ impl Shard {
         let takes_goodbye = conn.is_protocol_2 || self.context.limits.goodbye;
         let transport = conn.transport;
         if takes_goodbye && notice.reason != CloseReason::PeerClosed {
-            self.reply(slot, op::DISCONNECT_REPLY, 0, notice.goodbye().as_bytes());
+            let goodbye =
+                AwaitedReply { version: VERSION, operation: op::DISCONNECT_REPLY, sequence: 0 };
+            self.reply(slot, goodbye, notice.goodbye().as_bytes());
         }
         if transport == Transport::WebSocket {
             let close = notice.code.map(|code| Encoded::close(code, &notice.close_text()));

@@ -1,22 +1,20 @@
 //! Replies to one client. In a storm of connections most replies of a turn are the same bytes, which are then
 //! encoded and stored once.
 
-use comet_proto::{Encoded, Frame, VERSION};
+use comet_proto::{Encoded, Frame};
 
 use crate::ids::Slot;
 use crate::ledger::CloseReason;
 use crate::outbox::Item;
-use crate::state::ConnState;
+use crate::state::{AwaitedReply, ConnState};
 
 use super::Shard;
 
 impl Shard {
-    pub(super) fn reply(&mut self, slot: Slot, operation: i32, sequence: i32, body: &[u8]) {
-        self.reply_frame(slot, &Frame { version: VERSION, operation, sequence, body });
-    }
-
-    pub(super) fn reply_frame(&mut self, slot: Slot, frame: &Frame<'_>) {
-        let reply = self.outboxes.take_reply(frame);
+    pub(super) fn reply(&mut self, slot: Slot, reply: AwaitedReply, body: &[u8]) {
+        let AwaitedReply { version, operation, sequence } = reply;
+        let frame = Frame { version, operation, sequence, body };
+        let reply = self.outboxes.take_reply(&frame);
         self.queue_reply(slot, &reply);
         self.outboxes.keep_reply(reply);
     }

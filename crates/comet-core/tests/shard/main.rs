@@ -9,6 +9,7 @@ mod drain;
 mod goim_faults;
 mod hostile;
 mod idle_coalescing;
+mod listings;
 mod logic;
 mod protocol_2;
 mod pushes;
