@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use comet_core::ClientRates;
 use comet_core::limits::TURNED_AWAY_MS;
-use comet_proto::{AuthReply, op};
+use comet_proto::{AuthReply, NotRenewed, op};
 
 use crate::logic_services::{EXCUSES, FAILURE};
 use crate::plan::{Plan, RETRY_AFTER_MS_MAX, ROOMS};
@@ -16,10 +16,20 @@ use crate::wire::{self, Kind, ServerMessage, Stamp};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Expected {
     Auth,
+    /// `not_renewed`: why the token will not take the place of the last.
+    Renewal {
+        not_renewed: Option<NotRenewed>,
+    },
     Heartbeat,
     Room(Option<u8>),
-    Accepts { accept: bool, operations: Vec<i32> },
-    Echo { operation: i32, fails: bool },
+    Accepts {
+        accept: bool,
+        operations: Vec<i32>,
+    },
+    Echo {
+        operation: i32,
+        fails: bool,
+    },
     Pong(Box<[u8]>),
 }
 
@@ -96,7 +106,7 @@ impl ReceivedStream {
     /// shard or from logic, and the client's input waits meanwhile.
     pub(crate) fn waits_for_others(&self) -> bool {
         let asks = |(_, expected): &(_, Expected)| match expected {
-            Expected::Auth | Expected::Room(_) => true,
+            Expected::Auth | Expected::Renewal { .. } | Expected::Room(_) => true,
             Expected::Echo { .. } => self.is_remote,
             _ => false,
         };
@@ -169,7 +179,7 @@ impl ReceivedStream {
             Err(format!("{what}: reply {operation} {sequence} {body:?} to {asked} {expected:?}"))
         };
         let right = match &expected {
-            Expected::Auth => op::AUTH_REPLY,
+            Expected::Auth | Expected::Renewal { .. } => op::AUTH_REPLY,
             Expected::Heartbeat => op::HEARTBEAT_REPLY,
             Expected::Room(_) => op::CHANGE_ROOM_REPLY,
             Expected::Accepts { accept: true, .. } => op::SUBSCRIBE_REPLY,
@@ -182,7 +192,14 @@ impl ReceivedStream {
         }
         let is_body_right = match &expected {
             Expected::Heartbeat => true,
-            Expected::Auth if self.is_protocol_2 => AuthReply::decode(body).is_some(),
+            Expected::Auth if self.is_protocol_2 => {
+                AuthReply::decode(body).is_some_and(|reply| reply.not_renewed.is_none())
+            }
+            Expected::Renewal { not_renewed } => {
+                let said = AuthReply::decode(body).map(|reply| reply.not_renewed);
+                said == Some(*not_renewed)
+                    || (self.is_remote && said == Some(Some(NotRenewed::Unavailable)))
+            }
             Expected::Echo { .. } if self.has_faults && is_excuse(body) => true,
             Expected::Echo { fails: true, .. } => body == FAILURE.as_bytes(),
             Expected::Room(room) => {
@@ -219,7 +236,7 @@ impl ReceivedStream {
                 }
                 self.accepts_since = next_call;
             }
-            Expected::Echo { .. } | Expected::Pong(_) => {}
+            Expected::Renewal { .. } | Expected::Echo { .. } | Expected::Pong(_) => {}
         }
         Ok(())
     }

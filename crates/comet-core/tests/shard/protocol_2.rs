@@ -7,7 +7,8 @@ use crate::rig::{Rig, UPGRADE, frame, frame_2, masked, plain};
 
 /// The reply to an op 7 with sequence 1 that asked for protocol 2.
 fn welcome(heartbeat_ms: u32, expires_in_ms: Option<u32>) -> Vec<u8> {
-    frame_2(op::AUTH_REPLY, 1, &AuthReply { heartbeat_ms, expires_in_ms }.encode())
+    let reply = AuthReply { not_renewed: None, heartbeat_ms, expires_in_ms };
+    frame_2(op::AUTH_REPLY, 1, &reply.encode())
 }
 
 #[test]

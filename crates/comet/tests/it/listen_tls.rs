@@ -130,15 +130,6 @@ fn a_listener_without_tls_is_named_as_that() {
     let said = said.recv_timeout(PATIENCE).unwrap();
     let doubt = "disconnected: the server ended the connection (perhaps it speaks no TLS here); ";
     assert!(said.starts_with(doubt), "{said}");
-
-    let address = server.address(Transport::WebSocket).to_string();
-    assert_eq!(
-        failure(&["--tls", "--ws", "--addr", &address]),
-        format!(
-            "comet: {address}: the server speaks no TLS here; leave --tls out, or name an address \
-             that is bound for TLS\n"
-        )
-    );
 }
 
 #[test]
