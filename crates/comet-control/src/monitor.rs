@@ -57,6 +57,12 @@ pub(crate) const FIELDS: &[Field] = &[
     }),
     counter("accept_pauses", "Times that accepts paused for clients.accepts.", |c| c.accept_pauses),
     counter("authenticated", "Connections authenticated and registered.", |c| c.authenticated),
+    counter("tokens_renewed", "Tokens that took the place of a connection's last one.", |c| {
+        c.tokens_renewed
+    }),
+    counter("tokens_not_renewed", "Tokens that were to do so and were not taken.", |c| {
+        c.tokens_not_renewed
+    }),
     counter("pushes", "Pushes carried out, one for each shard reached.", |c| c.pushes),
     counter("matched", "Deliveries that pushes asked for: queued plus dropped.", |c| {
         c.deliveries.matched

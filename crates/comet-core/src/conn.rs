@@ -96,6 +96,7 @@ impl Conn {
                 | ConnState::Registering(_)
                 | ConnState::Joining { .. }
                 | ConnState::Receiving { .. }
+                | ConnState::Renewing { .. }
         )
     }
 
@@ -103,7 +104,10 @@ impl Conn {
     pub(crate) fn is_live(&self) -> bool {
         matches!(
             self.state,
-            ConnState::Live | ConnState::Receiving { .. } | ConnState::Joining { .. }
+            ConnState::Live
+                | ConnState::Receiving { .. }
+                | ConnState::Renewing { .. }
+                | ConnState::Joining { .. }
         )
     }
 
@@ -121,7 +125,7 @@ impl Conn {
     #[inline]
     pub(crate) fn takes_pushes(&self) -> Result<(), DropReason> {
         match self.state {
-            ConnState::Live | ConnState::Receiving { .. } => Ok(()),
+            ConnState::Live | ConnState::Receiving { .. } | ConnState::Renewing { .. } => Ok(()),
             ConnState::Joining { reply }
                 if reply.operation != op::AUTH_REPLY || Canary::EarlyPush.is_released() =>
             {

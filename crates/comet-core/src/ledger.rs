@@ -177,6 +177,11 @@ pub struct Counters {
     pub accept_pauses: u64,
     /// Connections authenticated and registered.
     pub authenticated: u64,
+    /// Tokens renewed on a connection that stays.
+    pub tokens_renewed: u64,
+    /// Tokens that were to take the place of the last, and were not taken: refused, those of somebody else, or
+    /// not checked because logic was unavailable.
+    pub tokens_not_renewed: u64,
     /// Connections closed, by [`CloseReason`].
     pub closed: [u64; CloseReason::COUNT],
     /// Pushes that reached this shard. A push counts once on each shard that it reaches, a paced broadcast

@@ -52,6 +52,8 @@ pub struct Limits {
     pub slow_consumer: SlowConsumer,
     /// Whether pushes to a room look at what a connection accepts. goim does not.
     pub filter_rooms: bool,
+    /// Whether clients of protocol 1 get the close notice (op 6), too. goim sends none.
+    pub goodbye: bool,
     /// Pushes that wait for space in the inbox of one other shard; one more is dropped as `mesh_full`.
     /// Directory messages are not counted, because each connection causes a fixed number of them.
     pub mesh_backlog: usize,
@@ -113,6 +115,7 @@ impl Default for Limits {
             cli_proto: 256,
             slow_consumer: SlowConsumer::DropNewest,
             filter_rooms: false,
+            goodbye: false,
             mesh_backlog: 65_536,
             handshake_ms: 5_000,
             write_ms: 5_000,

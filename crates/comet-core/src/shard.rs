@@ -51,6 +51,7 @@ mod rooms;
 mod socket_events;
 mod sources;
 mod token_expiry;
+mod token_renewal;
 mod top;
 mod trace;
 

@@ -344,13 +344,16 @@ impl Driver {
         }
     }
 
-    /// Notes when the token of `conn` expires.
-    fn note_expiry(&self, env: &mut Env, conn: ConnId, answer: &Result<Identity, Denied>) {
-        if let Ok(Identity { expires_in_ms: Some(millis), .. }) = answer
+    /// Notes when the token of `conn` expires, its first or another.
+    fn note_expiry(&mut self, env: &mut Env, conn: ConnId, answer: &Result<Identity, Denied>) {
+        if let Ok(identity) = answer
             && let Some(&peer) = self.slots.get(&conn.slot)
             && env.peers[peer].conn == Some(conn)
+            && env.peers[peer].client.profile.is_renewed_by(identity, &env.plan)
+            && self.shard.is_open(conn)
         {
-            env.peers[peer].token_expires_at = Some(env.now.after(*millis));
+            let expires_at = identity.expires_in_ms.map(|millis| env.now.after(millis));
+            env.peers[peer].token_expires_at = expires_at;
         }
     }
 

@@ -118,6 +118,7 @@ impl Plan {
                 SlowConsumer::Close,
             ]),
             filter_rooms: rng.percent(30),
+            goodbye: rng.percent(30),
             mesh_backlog: rng.pick(&[0, 1, 3, 1000, 1000, 1000]),
             handshake_ms: rng.between(200, 1500) as u32,
             write_ms: rng.between(100, 800) as u32,

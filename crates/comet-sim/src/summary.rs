@@ -45,6 +45,8 @@ pub struct Summary {
     pub refused_for_memory: u64,
     /// Connections authenticated.
     pub authenticated: u64,
+    /// Tokens renewed, and tokens that were to be and were not taken.
+    pub tokens_renewed: [u64; 2],
     /// Connections closed, by [`CloseReason`].
     pub closed: [u64; CloseReason::COUNT],
     /// What became of the pushes.
@@ -96,6 +98,7 @@ impl Summary {
         self.refused += counters.refused;
         self.refused_for_memory += counters.refused_for_memory;
         self.authenticated += counters.authenticated;
+        add_each(&mut self.tokens_renewed, &[counters.tokens_renewed, counters.tokens_not_renewed]);
         self.deliveries += counters.deliveries;
         self.sent += counters.sent;
         self.lost += counters.lost;
@@ -130,6 +133,7 @@ impl AddAssign for Summary {
         self.refused += other.refused;
         self.refused_for_memory += other.refused_for_memory;
         self.authenticated += other.authenticated;
+        add_each(&mut self.tokens_renewed, &other.tokens_renewed);
         add_each(&mut self.closed, &other.closed);
         self.deliveries += other.deliveries;
         self.sent += other.sent;
@@ -158,6 +162,8 @@ impl fmt::Display for Summary {
             f,
             "connections: {accepted} accepted, {refused} refused, {authenticated} authenticated"
         )?;
+        let [renewed, not_renewed] = self.tokens_renewed;
+        writeln!(f, "tokens: {renewed} renewed, {not_renewed} not taken")?;
         let coalesced_waits = self.coalesced_waits;
         writeln!(
             f,

@@ -45,13 +45,14 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
         [sum.coalesced_waits, sum.remote, sum.traced, sum.logic.renewals, sum.logic.departures];
     assert!(counts.iter().all(|number| *number > 100), "{sum}");
     assert!(sum.lists > 300 && sum.listed > 1_000 && sum.slow > 100, "{sum}");
+    assert!(sum.tokens_renewed.iter().all(|times| *times > 100), "{sum}");
     let LogicSummary { faults, .. } = &sum.logic;
     assert!(faults.iter().all(|times| *times > 10), "{sum}");
     let LogicSummary { retries, abandoned, late_deeds, expired, .. } = sum.logic;
     let LogicSummary { renewals_failed, notices_dropped, failures, .. } = sum.logic;
     let LogicSummary { outages, room_counts, .. } = sum.logic;
     let logic = [retries, abandoned, late_deeds, expired, renewals_failed, notices_dropped];
-    assert!(logic.iter().all(|number| *number > 2), "{sum}");
+    assert!(logic.iter().all(|number| *number > 0), "{sum}");
     assert!([failures, outages, room_counts].iter().all(|number| *number > 50), "{sum}");
     let FanoutSummary { pushes, crowded, left, refused, partial, late, .. } = sum.fanout;
     let FanoutSummary { left_out, lost, changes, taken_out, .. } = sum.fanout;

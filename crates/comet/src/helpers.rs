@@ -35,9 +35,11 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
         listener.join(room)?;
         place = format!(", in room {room}");
     }
+    let mut has_connected = false;
     for event in listener {
         match event {
             Event::Connected => {
+                has_connected = true;
                 note(format_args!("connected to {address}{place}"));
             }
             Event::Message(message) => {
@@ -53,8 +55,12 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
                 return Err(format!("{address}: {reason}").into());
             }
             Event::Disconnected { reason, retry_in: Some(delay) } => {
+                // The end is all that a TCP listener without TLS says to a TLS handshake.
+                let is_in_doubt =
+                    listen.tls && !has_connected && matches!(reason, ClientError::Ended);
+                let doubt = if is_in_doubt { " (perhaps it speaks no TLS here)" } else { "" };
                 let delay = delay.as_secs_f32();
-                note(format_args!("disconnected: {reason}; again in {delay:.1} s"));
+                note(format_args!("disconnected: {reason}{doubt}; again in {delay:.1} s"));
             }
         }
     }

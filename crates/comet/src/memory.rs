@@ -90,6 +90,7 @@ impl Bounds {
             blocks: _,
             slow_consumer: _,
             filter_rooms: _,
+            goodbye: _,
             path: _,
             origins: _,
             // Times.

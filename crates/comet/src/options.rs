@@ -210,6 +210,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
             SlowConsumer::Close => comet_core::SlowConsumer::Close,
         },
         filter_rooms: protocol.filter_rooms,
+        goodbye: protocol.goodbye,
         mesh_backlog: config.limits.mesh_backlog,
         handshake_ms: millis(protocol.handshake_timeout),
         write_ms: millis(protocol.write_timeout),

@@ -128,8 +128,7 @@ impl Shard {
         self.plan_renewal(slot);
         if self.context.is_late(token_at) {
             // The key's home may have forgotten that logic was told of the key's end since.
-            self.conns[slot].renew_at = self.context.tick();
-            self.renew(slot);
+            self.renew_now(slot);
         }
         self.update_tracing(slot);
         if self.conns[slot].is_traced {

@@ -100,7 +100,7 @@ fn exempt_networks_are_not_counted() {
 fn a_limit_that_is_set_alive_counts_who_comes_afterwards() {
     let mut rig = Rig::new(2, Limits::default());
     let before = connect(&mut rig, 0, "192.0.2.1");
-    let limits = std::sync::Arc::new(per_source(1, 0));
+    let limits = std::sync::Arc::new(Limits { goodbye: true, ..per_source(1, 0) });
     rig.send_all(&Message::Configure { limits });
     let counted_one = connect(&mut rig, 0, "192.0.2.1");
     let refused = connect(&mut rig, 1, "192.0.2.1");

@@ -44,7 +44,17 @@ impl Rig {
         Self::with_logic(shards, limits, Logic::Embedded)
     }
 
+    /// Its clients speak protocol 1 and get the close notice all the same, so tests see it on both transports.
     pub(crate) fn with_logic(shards: u16, limits: Limits, logic: Logic) -> Self {
+        Self::start(shards, Limits { goodbye: true, ..limits }, logic)
+    }
+
+    /// As goim: clients of protocol 1 get no close notice.
+    pub(crate) fn without_goodbye(shards: u16) -> Self {
+        Self::start(shards, Limits::default(), Logic::Embedded)
+    }
+
+    fn start(shards: u16, limits: Limits, logic: Logic) -> Self {
         let limits = Arc::new(limits);
         let settings = |shard| Settings {
             shard: ShardId(shard),

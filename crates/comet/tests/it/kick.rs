@@ -54,7 +54,7 @@ fn clients_get_what_waits_and_are_told_why_they_are_closed() {
         let closed = |closed, absent| KickReply { closed, absent, ..KickReply::default() };
         assert_eq!(kick(&server, request).unwrap(), closed(1, 1));
         assert_eq!(by_key.recv(), message(5, 0, b"first"));
-        expect_end(&mut by_key, "kicked: banned", (1008, "kicked"));
+        expect_end(&mut by_key, "kicked: banned", (1008, "kicked: banned"));
 
         let request = KickReq {
             target: Some(Target::Users(Users { users: vec![2, 0] })),

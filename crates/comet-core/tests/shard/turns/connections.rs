@@ -247,7 +247,7 @@ fn timeouts_of_one_tick_give_a_bounded_number_of_log_events() {
     let work = core.turn(|_| {});
     let bound = Work {
         closings: load,
-        transmits: load,
+        closes: load,
         closed_events: CLOSED_EVENTS_MAX as u64,
         ..Work::default()
     };
