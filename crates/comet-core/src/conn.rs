@@ -9,7 +9,7 @@ use crate::ledger::DropReason;
 use crate::outbox::Outbox;
 use crate::room::Membership;
 use crate::state::ConnState;
-use crate::time::Tick;
+use crate::time::{Millis, Tick};
 use crate::transport::Transport;
 
 /// Input that is not consumed yet. Most connections have none.
@@ -39,6 +39,8 @@ pub(crate) struct Conn {
     /// Its events go to the trace log.
     pub(crate) is_traced: bool,
     pub(crate) outbox: Outbox,
+    /// When it was accepted, milliseconds of the shard's clock, cut to 32 bits.
+    pub(crate) accepted_ms: u32,
     /// When the kernel last took bytes of the send in flight.
     pub(crate) moved: Tick,
     /// Handshake, heartbeat or linger deadline.
@@ -58,7 +60,7 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(transport: Transport, deadline: Tick) -> Self {
+    pub(crate) fn new(transport: Transport, now: Millis, deadline: Tick) -> Self {
         Self {
             state: match transport {
                 Transport::Tcp => ConnState::AwaitingAuth,
@@ -69,6 +71,7 @@ impl Conn {
             is_watched: false,
             is_traced: false,
             outbox: Outbox::EMPTY,
+            accepted_ms: now.0 as u32,
             moved: Tick(0),
             deadline,
             heartbeat_ms: 0,
@@ -80,6 +83,11 @@ impl Conn {
             accepts: Accepts::All,
             input: None,
         }
+    }
+
+    /// The time since it was accepted, milliseconds; right for 49 days.
+    pub(crate) fn age_ms(&self, now: Millis) -> u32 {
+        (now.0 as u32).wrapping_sub(self.accepted_ms)
     }
 
     /// Whether input must wait until logic or a home has answered.
