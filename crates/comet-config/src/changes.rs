@@ -74,7 +74,10 @@ impl Config {
         adopted.log.level = newer.log.level;
         adopted.api_tls.clone_from(&newer.api_tls);
         adopted.token.jwt_keys.clone_from(&newer.token.jwt_keys);
-        adopted.logic_server.tokens.clone_from(&newer.logic_server.tokens);
+        let (logic, newer) = (&mut adopted.logic_server, &newer.logic_server);
+        logic.tokens.clone_from(&newer.tokens);
+        logic.comets.clone_from(&newer.comets);
+        logic.nodes.clone_from(&newer.nodes);
         self.fitting(adopted, Process::Logic)
     }
 

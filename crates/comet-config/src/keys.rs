@@ -74,7 +74,11 @@ sections! {
         /// How long an idle core looks for work again before it sleeps. A longer time takes CPU time and
         /// saves a few microseconds of latency.
         spin: Duration = "0us" in duration(ZERO..=SECOND), AtStart;
-        /// How long clients may take to leave at SIGTERM and SIGINT. Those that are left then are cut off.
+        /// How long new clients are still accepted at the begin of a drain, while /healthz and discovery say already
+        /// that the server drains: the time that load balancers take to notice. "0s": not at all.
+        drain_delay: Duration = "0s" in duration(ZERO..=HOUR), Alive;
+        /// How long clients may take to leave at SIGTERM and SIGINT, after drain_delay. Those that are left then are
+        /// cut off.
         drain_timeout: Duration = "10s" in duration(ZERO..=HOUR), Alive;
         /// Time over which the close notices at SIGTERM are spread, so that clients do not all connect to
         /// another server at once. At least a second shorter than drain_timeout, if not zero.
@@ -390,11 +394,11 @@ sections! {
         comet_token: Option<String> = "" in Secret(TokenOrNone), InLogic;
         /// The comets that pushes go to, each "SERVER-ID=HOST:PORT" of its push.grpc, which may be tls:HOST:PORT or
         /// unix:/PATH as well. Ids are unique.
-        comets: Vec<(String, String)> = [] in list(Comets), InLogic;
+        comets: Vec<(String, String)> = [] in list(Comets), AliveInLogic;
         /// Where clients connect to these comets: each "SERVER-ID=HOST" or "SERVER-ID=HOST*WEIGHT", with the public name or
         /// address and a weight of 1 to 10000, which is 1 if not given. Comets are told to clients in the order of their
         /// sessions per weight. A comet that is not named has the host of its push.grpc.
-        nodes: Vec<(String, String, u32)> = [] in list(Nodes), InLogic;
+        nodes: Vec<(String, String, u32)> = [] in list(Nodes), AliveInLogic;
         /// Time without a heartbeat after which comets close clients that this service authenticated.
         /// "0s": protocol.heartbeat of this file.
         heartbeat: Duration = "0s" in zero_or(SECOND..=DAY), InLogic;

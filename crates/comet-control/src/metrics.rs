@@ -80,7 +80,7 @@ impl Reading<'_> {
         let help = "Whether the core answered within a second, by core. Its other figures, and the sums over all cores, \
                     are left out if not.";
         let mut answers = page.family("comet_core_answers", Kind::Gauge, help);
-        for core in 0..self.turn_ages.len() {
+        for core in 0..self.inbox_depths.len() {
             answers.labelled(&[("core", &core)], u64::from(self.counters.contains_key(&core)));
         }
         for field in CORE_FIELDS {

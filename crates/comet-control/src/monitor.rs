@@ -12,9 +12,11 @@ use comet_serve::{CallCounts, Gates, Phase};
 use tokio::sync::watch;
 use tonic::Code;
 
+use crate::connections::Inspector;
 use crate::hub::HubDriver;
 use crate::logic::{Logic, LogicStats};
 use crate::memory_ceiling::MemoryCeiling;
+use crate::node::NodeDriver;
 use crate::pushes::snapshots;
 use crate::vitals::Vitals;
 
@@ -92,6 +94,11 @@ pub(crate) const FIELDS: &[Field] = &[
     gauge("connections", "Connections open.", |c| c.connections),
     gauge("live", "Connections authenticated.", |c| c.live),
     gauge("handshakes", "Connections not authenticated yet.", |c| c.handshakes),
+    gauge(
+        "moving_off",
+        "Connections that a drain, or an order to move clients off, is still to close.",
+        |c| c.moving_off,
+    ),
     gauge("sources", "Client addresses and subnets that are counted.", |c| c.sources),
     gauge("addresses", "Client addresses that are counted.", |c| c.addresses),
     gauge("rooms", "Rooms with members.", |c| c.rooms),
@@ -102,6 +109,8 @@ pub(crate) const FIELDS: &[Field] = &[
 /// Where numbers come from.
 pub(crate) struct Monitor {
     pub(crate) hub: Arc<HubDriver>,
+    pub(crate) inspector: Arc<Inspector>,
+    pub(crate) node: Arc<NodeDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) memory: Arc<MemoryCeiling>,
@@ -185,7 +194,7 @@ impl Monitor {
 impl Reading<'_> {
     /// Whether every core has answered. A sum over some of them would look like a counter that fell.
     pub(crate) fn is_complete(&self) -> bool {
-        self.counters.len() == self.turn_ages.len()
+        self.counters.len() == self.inbox_depths.len()
     }
 
     pub(crate) fn sum(&self, read: impl Fn(&Counters) -> u64) -> u64 {

@@ -38,13 +38,15 @@ pub(crate) struct Conn {
     pub(crate) is_watched: bool,
     /// Its events go to the trace log.
     pub(crate) is_traced: bool,
+    /// Its first op 7 asked for protocol 2.
+    pub(crate) is_protocol_2: bool,
     pub(crate) outbox: Outbox,
-    /// When it was accepted, milliseconds of the shard's clock, cut to 32 bits.
-    pub(crate) accepted_ms: u32,
     /// When the kernel last took bytes of the send in flight.
     pub(crate) moved: Tick,
     /// Handshake, heartbeat or linger deadline.
     pub(crate) deadline: Tick,
+    /// When it was accepted, by the time itself: stalls count.
+    pub(crate) accepted: Millis,
     /// Time between heartbeats as logic says; 0: as the limits say.
     pub(crate) heartbeat_ms: u32,
     /// The first heartbeat from then on renews its session at logic.
@@ -60,7 +62,7 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(transport: Transport, now: Millis, deadline: Tick) -> Self {
+    pub(crate) fn new(transport: Transport, accepted: Millis, deadline: Tick) -> Self {
         Self {
             state: match transport {
                 Transport::Tcp => ConnState::AwaitingAuth,
@@ -70,10 +72,11 @@ impl Conn {
             is_ready: false,
             is_watched: false,
             is_traced: false,
+            is_protocol_2: false,
             outbox: Outbox::EMPTY,
-            accepted_ms: now.0 as u32,
             moved: Tick(0),
             deadline,
+            accepted,
             heartbeat_ms: 0,
             renew_at: Tick(0),
             session: 0,
@@ -85,9 +88,9 @@ impl Conn {
         }
     }
 
-    /// The time since it was accepted, milliseconds; right for 49 days.
-    pub(crate) fn age_ms(&self, now: Millis) -> u32 {
-        (now.0 as u32).wrapping_sub(self.accepted_ms)
+    /// The time since it was accepted, milliseconds.
+    pub(crate) fn age_ms(&self, now: Millis) -> u64 {
+        now.0.saturating_sub(self.accepted.0)
     }
 
     /// Whether input must wait until logic or a home has answered.

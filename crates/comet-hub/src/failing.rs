@@ -37,6 +37,11 @@ impl<K: Ord> Failing<K> {
         state.failures == 1
     }
 
+    /// `key` is there no more.
+    pub(crate) fn forget(&mut self, key: &K) {
+        self.0.remove(key);
+    }
+
     /// Something succeeded that `keys` belong to. Those that fail no more, and how often they failed.
     pub(crate) fn ended(
         &mut self,

@@ -7,6 +7,8 @@
 //!
 //! No comet holds up the others: one that is gone is left out at once, and calls under way to one comet are
 //! bounded, so that pushes that wait for it leave places for the rest.
+//!
+//! Comets come and go. Calls under way to one that was taken out go on to their end.
 
 mod health;
 mod push;
@@ -28,11 +30,13 @@ pub use self::push::{
 /// Longest part of a message that is logged, bytes.
 const MESSAGE_MAX: usize = 256;
 
+/// A comet, as long as it is one of the [`Fanout`]'s. One that comes back has another number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct CometNumber(u64);
+
 /// How comets are called.
 #[derive(Clone, Debug)]
 pub struct FanoutConfig {
-    /// Server id of each comet. Elsewhere they are numbered in this order.
-    pub comets: Vec<String>,
     /// Keys of one call at most, at least one.
     pub keys_max: usize,
     /// How long a comet may take, milliseconds.
@@ -54,9 +58,14 @@ pub enum NoPlace {
     OfCaller(usize),
 }
 
+/// Failures of comets that are not known, or not any more, count under this name.
+const UNKNOWN: &str = "unknown";
+
 /// What a push meets at a comet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Comet {
+    /// Its server id.
+    server: String,
     /// Calls under way.
     calls: usize,
     /// Why it is gone.
@@ -67,29 +76,63 @@ struct Comet {
 #[derive(Debug)]
 pub struct Fanout {
     config: FanoutConfig,
-    comets: Vec<Comet>,
+    comets: BTreeMap<CometNumber, Comet>,
+    /// Of the comet that is added next.
+    next: CometNumber,
     places_taken: usize,
     callers: Callers,
     failures: BTreeMap<String, u64>,
-    /// By number of the comet.
-    failing: Failing<usize>,
+    failing: Failing<CometNumber>,
 }
 
 impl Fanout {
+    /// There are no comets at first.
+    ///
     /// # Panics
     /// If a call may have no key.
     #[must_use]
     pub fn new(config: FanoutConfig) -> Self {
         assert!(config.keys_max > 0, "a call has room for a key");
-        let comets = config.comets.iter().map(|_| Comet::default()).collect();
-        let (failures, failing) = (BTreeMap::new(), Failing::default());
-        let callers = Callers::new(config.caller_places);
-        Self { config, comets, places_taken: 0, callers, failures, failing }
+        Self {
+            comets: BTreeMap::new(),
+            next: CometNumber(0),
+            places_taken: 0,
+            callers: Callers::new(config.caller_places),
+            failures: BTreeMap::new(),
+            failing: Failing::default(),
+            config,
+        }
+    }
+
+    /// Pushes concern the comet with the id `server` from now on.
+    pub fn add_comet(&mut self, server: &str) -> CometNumber {
+        let number = self.next;
+        self.next = CometNumber(number.0 + 1);
+        self.comets.insert(number, Comet { server: server.to_owned(), calls: 0, gone: None });
+        number
+    }
+
+    /// New pushes do not concern the comet any more. Calls under way are answered as before.
+    pub fn remove_comet(&mut self, comet: CometNumber) {
+        let Some(Comet { server, .. }) = self.comets.remove(&comet) else { return };
+        self.failing.forget(&comet);
+        // Names come and go; their number is bounded by that of the comets.
+        if self.number_of(&server).is_none()
+            && let Some(failures) = self.failures.remove(&server)
+        {
+            *self.failures.entry(UNKNOWN.to_owned()).or_default() += failures;
+        }
+    }
+
+    fn number_of(&self, server: &str) -> Option<CometNumber> {
+        let mut comets = self.comets.iter();
+        comets.find(|(_, comet)| comet.server == server).map(|(number, _)| *number)
     }
 
     /// What the monitor found: a comet that is gone is left out of pushes from now on.
-    pub fn set_health(&mut self, comet: usize, health: &Health) {
-        self.comets[comet].gone = match health {
+    pub fn set_health(&mut self, comet: CometNumber, health: &Health) {
+        let Some(comet) = self.comets.get_mut(&comet) else { return };
+        comet.gone = match health {
             Health::Gone(cause) => Some(cause.clone()),
             Health::Unknown | Health::Serving | Health::NotServing => None,
         };
@@ -100,38 +143,40 @@ impl Fanout {
     pub fn poll_call(&mut self, push: &mut PushFanout, now: Millis) -> Option<Call> {
         loop {
             let call = push.poll_call(now)?;
-            let comet = &mut self.comets[call.comet];
-            let message = if let Some(cause) = &comet.gone {
-                gone(cause)
-            } else if comet.calls >= self.config.calls {
-                format!("{} calls are under way there", comet.calls)
-            } else {
-                comet.calls += 1;
-                return Some(call);
+            let message = match self.comets.get_mut(&call.comet) {
+                None => "it was taken out".to_owned(),
+                Some(Comet { gone: Some(cause), .. }) => gone(cause),
+                Some(comet) if comet.calls >= self.config.calls => {
+                    format!("{} calls are under way there", comet.calls)
+                }
+                Some(comet) => {
+                    comet.calls += 1;
+                    return Some(call);
+                }
             };
             push.handle_answer(call.part, Err(CallFailure { is_bad_request: false, message }));
         }
     }
 
-    /// A call is over, or given up.
+    /// A call is over, or given up. The comet may have been taken out meanwhile.
     ///
     /// # Panics
     /// If none was under way to the comet.
-    pub fn end_call(&mut self, comet: usize) {
-        let calls = &mut self.comets[comet].calls;
+    pub fn end_call(&mut self, comet: CometNumber) {
+        let Some(Comet { calls, .. }) = self.comets.get_mut(&comet) else { return };
         assert!(*calls > 0, "a call that ends has begun");
         *calls -= 1;
     }
 
-    /// Calls under way to the comet.
+    /// Calls under way to the comet; of one that was taken out, none are counted.
     #[must_use]
-    pub fn calls(&self, comet: usize) -> usize {
-        self.comets[comet].calls
+    pub fn calls(&self, comet: CometNumber) -> usize {
+        self.comets.get(&comet).map_or(0, |comet| comet.calls)
     }
 
     /// Gives up waiting for comets that are gone by now.
     pub fn leave_out_gone(&self, push: &mut PushFanout) {
-        push.give_up(|comet| self.comets[comet].gone.as_deref().map(gone));
+        push.give_up(|comet| self.comets.get(&comet)?.gone.as_deref().map(gone));
     }
 
     /// Takes a place for a push of `caller`. It has to be given back with [`Fanout::give_place_back`].
@@ -182,7 +227,7 @@ impl Fanout {
         }
         let mut push = PushFanout::new(self.config.limit_ms);
         for (server, keys) in servers {
-            match self.config.comets.iter().position(|comet| *comet == server) {
+            match self.number_of(&server) {
                 Some(comet) => {
                     // A user may have more sessions than keys fit one call.
                     for keys in keys.chunks(self.config.keys_max) {
@@ -200,27 +245,30 @@ impl Fanout {
     #[must_use]
     pub fn to_room(&self) -> PushFanout {
         let mut push = PushFanout::new(self.config.limit_ms);
-        for (comet, id) in self.config.comets.iter().enumerate() {
-            push.add(comet, id, Target::Room);
+        for (number, comet) in &self.comets {
+            push.add(*number, &comet.server, Target::Room);
         }
         push
     }
 
-    /// A push to everybody: at once, or `speed` connections a second in all, of which each comet gets a
-    /// share by its number of sessions.
-    ///
-    /// # Panics
-    /// If there is not one number for each comet.
+    /// A push to everybody: at once, or `speed` connections a second in all, of which each comet gets a share by its
+    /// number of sessions. Where none are known of any, all comets are taken for equal.
     #[must_use]
-    pub fn to_all(&self, speed: Option<(NonZeroU32, &[u64])>) -> PushFanout {
+    pub fn to_all(&self, speed: Option<(NonZeroU32, &BTreeMap<String, u64>)>) -> PushFanout {
         let speeds: Vec<_> = match speed {
-            None => vec![None; self.config.comets.len()],
-            Some((speed, live)) => shares(speed, live).into_iter().map(Some).collect(),
+            None => vec![None; self.comets.len()],
+            Some((speed, sessions)) => {
+                let of = |comet: &Comet| sessions.get(&comet.server).copied().unwrap_or(0);
+                let mut live: Vec<_> = self.comets.values().map(of).collect();
+                if live.iter().all(|live| *live == 0) {
+                    live.fill(1);
+                }
+                shares(speed, &live).into_iter().map(Some).collect()
+            }
         };
-        assert_eq!(speeds.len(), self.config.comets.len(), "each comet has a number of sessions");
         let mut push = PushFanout::new(self.config.limit_ms);
-        for ((comet, id), speed) in self.config.comets.iter().enumerate().zip(speeds) {
-            push.add(comet, id, Target::All { speed });
+        for ((number, comet), speed) in self.comets.iter().zip(speeds) {
+            push.add(*number, &comet.server, Target::All { speed });
         }
         push
     }
@@ -229,27 +277,29 @@ impl Fanout {
     pub fn count_parts(&mut self, now: Millis, push: &PushFanout) -> Vec<FanoutEvent> {
         let mut events = Vec::new();
         for FailedComet { server, message } in push.failed() {
-            let comet = self.config.comets.iter().position(|comet| comet == server);
-            // Names come from whoever calls itself a comet: those nobody configured are one.
-            let name = if comet.is_some() { server } else { "unknown" };
+            let comet = self.number_of(server);
+            // Names come from whoever calls itself a comet: those nobody knows are one.
+            let name = if comet.is_some() { server } else { UNKNOWN };
             *self.failures.entry(name.to_owned()).or_default() += 1;
             // That a comet is gone is in the log already.
-            let comet = comet.filter(|comet| self.comets[*comet].gone.is_none());
+            let comet = comet.filter(|comet| self.comets[comet].gone.is_none());
             if let Some(comet) = comet
                 && self.failing.begins(now, comet)
             {
                 let message = message[..message.floor_char_boundary(MESSAGE_MAX)].into();
-                events.push(FanoutEvent::Fails { comet, message });
+                events.push(FanoutEvent::Fails { server: server.clone(), message });
             }
         }
-        for comet in push.taken() {
-            let ended = self.failing.ended(now, comet..=comet);
-            events.extend(ended.map(|(comet, failed)| FanoutEvent::Succeeds { comet, failed }));
+        for number in push.taken() {
+            let Some(Comet { server, .. }) = self.comets.get(&number) else { continue };
+            for (_, failed) in self.failing.ended(now, number..=number) {
+                events.push(FanoutEvent::Succeeds { server: server.clone(), failed });
+            }
         }
         events
     }
 
-    /// Calls that a comet did not take, by server id.
+    /// Calls that a comet did not take, by server id; "unknown" are those that are no comets, or none any more.
     #[must_use]
     pub fn failures(&self) -> &BTreeMap<String, u64> {
         &self.failures
@@ -261,15 +311,15 @@ impl Fanout {
 pub enum FanoutEvent {
     /// A comet that is there does not take pushes.
     Fails {
-        /// Its number.
-        comet: usize,
+        /// Its server id.
+        server: String,
         /// The first message. It is a text of another machine.
         message: Box<str>,
     },
     /// It takes them again.
     Succeeds {
-        /// Its number.
-        comet: usize,
+        /// Its server id.
+        server: String,
         /// Calls that it did not take meanwhile.
         failed: u64,
     },

@@ -1,5 +1,6 @@
 //! The comets as the backend of the HTTP push API.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -71,9 +72,8 @@ impl PushBackend for Comets {
         self.check_comets()?;
         let _place = self.place()?;
         let live = match speed {
-            None => Vec::new(),
-            // As long as nothing is known, all are taken for equal.
-            Some(_) => self.live_by_comet().await.unwrap_or_else(|| vec![1; self.all().len()]),
+            None => BTreeMap::new(),
+            Some(_) => self.live_by_comet().await,
         };
         let request = |target| {
             let speed = match target {
@@ -83,7 +83,7 @@ impl PushBackend for Comets {
             let speed = i32::try_from(speed).unwrap_or(i32::MAX);
             Request::All(BroadcastReq { proto_op: operation, proto: Some(proto.clone()), speed })
         };
-        self.carry(|fanout| fanout.to_all(speed.map(|speed| (speed, &*live))), request).await
+        self.carry(|fanout| fanout.to_all(speed.map(|speed| (speed, &live))), request).await
     }
 
     /// As the comets have said last.

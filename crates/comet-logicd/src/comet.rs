@@ -1,7 +1,7 @@
 //! One comet of `comet logic`: where it is, and the calls to it.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use comet_hub::fanout::{CallFailure, LedgerSum};
@@ -23,23 +23,42 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct CometOptions {
     /// Its server id, as it calls itself towards logic.
-    pub id: String,
+    pub(crate) id: String,
     /// Where its push service is, in the form of [`Peer`].
-    pub address: String,
-    /// The host that clients connect to; `None`: that of `address`.
-    pub host: Option<String>,
-    /// Its share of clients beside that of other comets; at least 1.
-    pub weight: u32,
+    pub(crate) address: String,
+    peer: Peer,
+    /// Where clients connect.
+    pub(crate) host: String,
+    pub(crate) weight: u32,
+}
+
+impl CometOptions {
+    /// The comet whose server id is `id`, with its push service at `address`, which is in the form of [`Peer`]. Clients
+    /// connect to the same host, and its weight is 1.
+    ///
+    /// # Errors
+    /// If the address is none.
+    pub fn new(id: &str, address: &str, tls: &ApiTls) -> Result<Self, BadAddress> {
+        let peer = Peer::new(address, tls, CONNECT_TIMEOUT)?.keep_alive(KEEPALIVE);
+        let (id, host) = (id.to_owned(), host_of(address).to_owned());
+        Ok(Self { id, address: address.to_owned(), peer, host, weight: 1 })
+    }
+
+    /// Where clients connect, and the share of clients beside that of other comets, at least 1.
+    #[must_use]
+    pub fn for_clients(self, host: String, weight: u32) -> Self {
+        Self { host, weight, ..self }
+    }
 }
 
 /// One comet.
 pub(crate) struct Comet {
-    pub(crate) id: String,
-    /// Where its push service is, in the form of [`Peer`].
-    pub(crate) address: String,
-    /// Where clients connect.
-    pub(crate) host: String,
-    pub(crate) weight: u32,
+    pub(crate) options: CometOptions,
+    link: Arc<Link>,
+}
+
+/// The connection to a comet.
+struct Link {
     token: BearerToken,
     peer: Peer,
     /// Connects when it is used, and again after a failure.
@@ -56,29 +75,30 @@ pub(crate) enum Request {
 
 impl Comet {
     /// The comet whose calls `token` opens. Has to be called inside a runtime.
-    ///
-    /// # Errors
-    /// If the address is none.
-    pub(crate) fn new(
-        options: &CometOptions,
-        token: &BearerToken,
-        tls: &ApiTls,
-    ) -> Result<Self, BadAddress> {
-        let CometOptions { id, address, host, weight } = options.clone();
-        let peer = Peer::new(&address, tls, CONNECT_TIMEOUT)?.keep_alive(KEEPALIVE);
+    pub(crate) fn new(options: CometOptions, token: &BearerToken) -> Self {
+        let (token, peer) = (token.clone(), options.peer.clone());
         let channel = Mutex::new(GrpcChannel::new(peer.connect_lazy(), token.clone()));
-        let host = host.unwrap_or_else(|| host_of(&address).to_owned());
-        Ok(Self { id, address, host, weight, token: token.clone(), peer, channel })
+        Self { options, link: Arc::new(Link { token, peer, channel }) }
+    }
+
+    /// Whether `options` are those of this comet at the same address.
+    pub(crate) fn is_at(&self, options: &CometOptions) -> bool {
+        self.options.id == options.id && self.options.address == options.address
+    }
+
+    /// The same comet with what else `options` say. It keeps its connection.
+    pub(crate) fn with(&self, options: CometOptions) -> Self {
+        Self { options, link: Arc::clone(&self.link) }
     }
 
     pub(crate) fn channel(&self) -> GrpcChannel {
-        self.channel.lock().expect(NO_PANIC).clone()
+        self.link.channel.lock().expect(NO_PANIC).clone()
     }
 
     /// Leaves a connection on which nothing may come any more; calls under way stay with it.
     pub(crate) fn reconnect(&self) {
-        *self.channel.lock().expect(NO_PANIC) =
-            GrpcChannel::new(self.peer.connect_lazy(), self.token.clone());
+        let Link { token, peer, channel } = &*self.link;
+        *channel.lock().expect(NO_PANIC) = GrpcChannel::new(peer.connect_lazy(), token.clone());
     }
 }
 

@@ -1,20 +1,21 @@
 //! The comets that `comet logic` serves, as the way of a push: the sessions select the comets, each of those
 //! is called, and their ledgers are added up.
 //!
-//! A comet that cannot be reached is named in the answer. If no comet took a push, it has failed.
+//! A comet that cannot be reached is named in the answer. If no comet took a push, it has failed. Comets come and go
+//! while pushes are under way.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use comet_hub::fanout::{
-    Call, Check, Fanout, FanoutConfig, FanoutEvent, Health, HealthMonitor, HealthTimes, LedgerSum,
-    NoPlace, PushFanout, Refused, Target,
+    Call, Check, CometNumber, Fanout, FanoutConfig, FanoutEvent, Health, HealthMonitor,
+    HealthTimes, LedgerSum, NoPlace, PushFanout, Refused, Target,
 };
 use comet_hub::{CallerId, Millis};
 use comet_push::{Bounds, FailedServer, Pushed};
 use comet_router::{Sessions, Store, StoreError};
-use comet_serve::{ApiTls, BadAddress, BearerToken, Caller};
+use comet_serve::{BearerToken, Caller};
 use comet_wire::goim::comet::Ledger;
 use tokio::select;
 use tokio::sync::watch;
@@ -42,27 +43,38 @@ const HEALTH_TIMES: HealthTimes = HealthTimes { rest_ms: 1_000, limit_ms: 2_000 
 
 /// All of them, and where their sessions are.
 pub(crate) struct Comets {
-    comets: Vec<Comet>,
+    token: BearerToken,
     pub(crate) sessions: Arc<Store>,
     pub(crate) bounds: Bounds,
     time: ActiveTime,
-    fanout: Arc<Mutex<Fanout>>,
-    health: Mutex<HealthMonitor>,
+    /// The lock is never held across an await, and only the thread of logic takes it.
+    state: Arc<Mutex<State>>,
     /// Tells pushes under way that a comet is gone.
     gone: watch::Sender<()>,
-    /// Sessions of each comet, as the store has said last.
-    live: Mutex<Option<Vec<u64>>>,
+    /// Sessions by server id, as the store has said last; at first none.
+    live: Mutex<BTreeMap<String, u64>>,
+}
+
+/// The comets at one moment.
+pub(crate) type CometList = BTreeMap<CometNumber, Comet>;
+
+/// These three have the same comets.
+struct State {
+    /// Replaced as a whole: whoever has it goes on with it.
+    list: Arc<CometList>,
+    fanout: Fanout,
+    health: HealthMonitor,
 }
 
 /// A call under way to a comet.
 struct CallUnderWay {
-    fanout: Arc<Mutex<Fanout>>,
-    comet: usize,
+    state: Arc<Mutex<State>>,
+    comet: CometNumber,
 }
 
 impl Drop for CallUnderWay {
     fn drop(&mut self) {
-        self.fanout.lock().expect(NO_PANIC).end_call(self.comet);
+        self.state.lock().expect(NO_PANIC).fanout.end_call(self.comet);
     }
 }
 
@@ -71,62 +83,79 @@ pub(crate) struct Place<'a>(&'a Comets, CallerId);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fanout().give_place_back(self.1);
+        self.0.state().fanout.give_place_back(self.1);
     }
 }
 
 impl Comets {
-    /// The comets whose calls `token` opens. Has to be called inside a runtime.
-    ///
-    /// # Errors
-    /// Names the address that is none.
-    pub(crate) fn new(
-        comets: &[CometOptions],
-        token: &BearerToken,
-        tls: &ApiTls,
-        sessions: Arc<Store>,
-        bounds: Bounds,
-    ) -> Result<Self, BadAddress> {
+    /// No comets yet; `token` opens their calls.
+    pub(crate) fn new(token: BearerToken, sessions: Arc<Store>, bounds: Bounds) -> Self {
         let fanout = Fanout::new(FanoutConfig {
-            comets: comets.iter().map(|comet| comet.id.clone()).collect(),
             keys_max: bounds.keys_max,
             limit_ms: millis(bounds.timeout + GRACE),
             places: PUSHES_MAX,
             caller_places: CALLER_PUSHES_MAX,
             calls: CALLS_MAX,
         });
-        Ok(Self {
-            comets: comets
-                .iter()
-                .map(|comet| Comet::new(comet, token, tls))
-                .collect::<Result<_, _>>()?,
+        let state =
+            State { list: Arc::default(), fanout, health: HealthMonitor::new(HEALTH_TIMES) };
+        Self {
+            token,
             sessions,
             bounds,
             time: ActiveTime::new(),
-            fanout: Arc::new(Mutex::new(fanout)),
-            health: Mutex::new(HealthMonitor::new(comets.len(), HEALTH_TIMES, Millis(0))),
+            state: Arc::new(Mutex::new(state)),
             gone: watch::Sender::new(()),
-            live: Mutex::new(None),
-        })
+            live: Mutex::default(),
+        }
     }
 
-    pub(crate) fn all(&self) -> &[Comet] {
-        &self.comets
+    /// Pushes concern these comets from now on. One that stays at its address keeps its health and its connection.
+    /// Calls under way to one that is not among them go on to their end; then its connection closes. Has to be called
+    /// inside a runtime.
+    pub(crate) fn set_list(&self, wanted: Vec<CometOptions>) {
+        let now = self.time.now();
+        let mut state = self.state();
+        let State { list, fanout, health } = &mut *state;
+        let mut next = CometList::new();
+        for options in wanted {
+            let stays = list.iter().find(|(_, comet)| comet.is_at(&options));
+            let (number, comet) = match stays {
+                Some((number, comet)) => (*number, comet.with(options)),
+                None => {
+                    let number = fanout.add_comet(&options.id);
+                    health.add_comet(now, number);
+                    (number, Comet::new(options, &self.token))
+                }
+            };
+            next.insert(number, comet);
+        }
+        for (number, Comet { options, .. }) in list.iter() {
+            if !next.contains_key(number) {
+                fanout.remove_comet(*number);
+                health.remove_comet(*number);
+                let CometOptions { id, address, .. } = options;
+                log::info!("comet {id:?} at {address} is taken out of the list");
+            }
+        }
+        *list = Arc::new(next);
+    }
+
+    pub(crate) fn all(&self) -> Arc<CometList> {
+        Arc::clone(&self.state().list)
     }
 
     /// Calls that a comet did not take, by server id.
     pub(crate) fn failures(&self) -> BTreeMap<String, u64> {
-        self.fanout().failures().clone()
+        self.state().fanout.failures().clone()
     }
 
-    /// Sessions of each comet, in their order: as the store says, or if it gives no answer as it has said
-    /// last. `None`: it has never answered.
-    pub(crate) async fn live_by_comet(&self) -> Option<Vec<u64>> {
+    /// Sessions by server id: as the store says, or if it gives no answer as it has said last.
+    pub(crate) async fn live_by_comet(&self) -> BTreeMap<String, u64> {
         let counted = self.sessions.counts().await;
         let mut live = self.live.lock().expect(NO_PANIC);
         if let Ok(counts) = counted {
-            let of = |comet: &Comet| counts.by_server.get(&comet.id).copied().unwrap_or(0);
-            *live = Some(self.comets.iter().map(of).collect());
+            *live = counts.by_server;
         }
         live.clone()
     }
@@ -138,7 +167,7 @@ impl Comets {
 
     /// A push to everybody needs a comet.
     pub(crate) fn check_comets(&self) -> Result<(), Status> {
-        match self.comets.is_empty() {
+        match self.state().list.is_empty() {
             true => Err(Status::failed_precondition(
                 "logic_server.comets is empty: there is no comet to push to",
             )),
@@ -149,7 +178,7 @@ impl Comets {
     /// A place for a push of the current caller.
     pub(crate) fn place(&self) -> Result<Place<'_>, Status> {
         let caller = CallerId(Caller::current().0);
-        let taken = self.fanout().take_place(caller);
+        let taken = self.state().fanout.take_place(caller);
         let (most, whose) = match taken {
             Ok(()) => return Ok(Place(self, caller)),
             Err(NoPlace::OfAll(most)) => (most, ""),
@@ -165,16 +194,19 @@ impl Comets {
         plan: impl FnOnce(&Fanout) -> PushFanout,
         request: impl Fn(Target) -> Request,
     ) -> Result<Pushed, Status> {
-        let mut push = plan(&self.fanout());
+        let mut push = plan(&self.state().fanout);
         let mut calls = JoinSet::new();
         // The clock rounds down, so that no call has less than its limit.
         let begin = self.time.now().after(1);
         let mut gone = self.gone.subscribe();
         loop {
-            let Some(call) = self.fanout().poll_call(&mut push, begin) else { break };
+            let mut state = self.state();
+            let Some(call) = state.fanout.poll_call(&mut push, begin) else { break };
             let Call { part, comet, target } = call;
-            let under_way = CallUnderWay { fanout: Arc::clone(&self.fanout), comet };
-            let (channel, request) = (self.comets[comet].channel(), request(target));
+            let channel = state.list[&comet].channel();
+            drop(state);
+            let under_way = CallUnderWay { state: Arc::clone(&self.state), comet };
+            let request = request(target);
             calls.spawn(async move {
                 let _under_way = under_way;
                 (part, ask(channel, request).await)
@@ -189,12 +221,12 @@ impl Comets {
                     let (part, answer) = answered.expect("asking does not panic");
                     push.handle_answer(part, answer);
                 }
-                Ok(()) = gone.changed() => self.fanout().leave_out_gone(&mut push),
+                Ok(()) = gone.changed() => self.state().fanout.leave_out_gone(&mut push),
                 () = sleep_until(due.into()) => push.handle_timeout(self.time.now()),
             }
         }
-        for event in self.fanout().count_parts(self.time.now(), &push) {
-            self.log(&event);
+        for event in self.state().fanout.count_parts(self.time.now(), &push) {
+            log_event(&event);
         }
         let pushed = push.finish().map_err(|refused| match refused {
             Refused::BadRequest(message) => Status::invalid_argument(message),
@@ -207,8 +239,8 @@ impl Comets {
     }
 
     /// The comet said a moment ago that it takes clients.
-    pub(crate) fn is_serving(&self, comet: usize) -> bool {
-        *self.health().health(comet) == Health::Serving
+    pub(crate) fn is_serving(&self, comet: CometNumber) -> bool {
+        *self.state().health.health(comet) == Health::Serving
     }
 
     /// Hands something to the monitor of the comets' health, and logs what changed. Returns the comets to
@@ -217,43 +249,39 @@ impl Comets {
         &self,
         hand_in: impl FnOnce(&mut HealthMonitor, Millis),
     ) -> (Vec<Check>, Option<Instant>) {
-        let mut monitor = self.health();
-        hand_in(&mut monitor, self.time.now());
+        let mut state = self.state();
+        let State { list, fanout, health: monitor } = &mut *state;
+        hand_in(monitor, self.time.now());
         while let Some((comet, health)) = monitor.poll_change() {
-            self.fanout().set_health(comet, &health);
+            fanout.set_health(comet, &health);
+            let comet = &list[&comet];
             if let Health::Gone(_) = health {
-                self.comets[comet].reconnect();
+                comet.reconnect();
                 self.gone.send_replace(());
             }
-            log_health(&self.comets[comet], &health);
+            log_health(&comet.options, &health);
         }
         let checks = std::iter::from_fn(|| monitor.poll_check()).collect();
         (checks, monitor.poll_timeout().map(|due| self.time.sleep_until(due)))
     }
 
-    fn log(&self, event: &FanoutEvent) {
-        match event {
-            FanoutEvent::Fails { comet, message } => {
-                log::warn!("comet {:?} does not take a push: {message:?}", self.comets[*comet].id);
-            }
-            FanoutEvent::Succeeds { comet, failed } => {
-                let id = &self.comets[*comet].id;
-                log::info!("comet {id:?} takes pushes again: {failed} calls failed");
-            }
-        }
-    }
-
-    /// The locks are never held across an await, and only the thread of logic takes them.
-    fn fanout(&self) -> MutexGuard<'_, Fanout> {
-        self.fanout.lock().expect(NO_PANIC)
-    }
-
-    fn health(&self) -> MutexGuard<'_, HealthMonitor> {
-        self.health.lock().expect(NO_PANIC)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect(NO_PANIC)
     }
 }
 
-fn log_health(Comet { id, address, .. }: &Comet, health: &Health) {
+fn log_event(event: &FanoutEvent) {
+    match event {
+        FanoutEvent::Fails { server, message } => {
+            log::warn!("comet {server:?} does not take a push: {message:?}");
+        }
+        FanoutEvent::Succeeds { server, failed } => {
+            log::info!("comet {server:?} takes pushes again: {failed} calls failed");
+        }
+    }
+}
+
+fn log_health(CometOptions { id, address, .. }: &CometOptions, health: &Health) {
     match health {
         Health::Unknown => {}
         Health::Serving => log::info!("comet {id:?} at {address} is there"),

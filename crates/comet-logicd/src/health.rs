@@ -1,28 +1,38 @@
-//! The checks of the comets' health.
+//! The checks of the comets' health, and the word of it to the service manager.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
-use comet_hub::fanout::{Health, HealthMonitor};
+use comet_hub::fanout::{CometNumber, Health, HealthMonitor};
+use comet_ops::{Notice, ServiceManager};
 use comet_serve::{GrpcChannel, call_until_processed};
 use tokio::select;
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::sleep_until;
+use tokio::time::{interval, sleep_until};
 use tonic::Code;
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::comet::failure;
+use crate::comet::{CometOptions, failure};
 use crate::comets::Comets;
 
-/// Keeps asking every comet whether it takes clients.
-pub(crate) async fn monitor(comets: Arc<Comets>) -> Infallible {
+/// How often the service manager may be told of a change.
+const TELL_PERIOD: Duration = Duration::from_secs(1);
+
+/// Keeps the comets those that are `wanted`, and keeps asking each of them whether it takes clients.
+pub(crate) async fn monitor(
+    comets: Arc<Comets>,
+    mut wanted: watch::Receiver<Vec<CometOptions>>,
+) -> Infallible {
     let mut checks = JoinSet::new();
     // By comet: its last check.
-    let mut asked: Vec<Option<AbortHandle>> = comets.all().iter().map(|_| None).collect();
+    let mut asked = BTreeMap::<CometNumber, AbortHandle>::new();
     let (_, mut due) = comets.monitor(|_, _| {});
     loop {
         let is_due = async {
@@ -33,6 +43,15 @@ pub(crate) async fn monitor(comets: Arc<Comets>) -> Infallible {
         };
         let (due_checks, next) = select! {
             biased;
+            Ok(()) = wanted.changed() => {
+                let wanted = wanted.borrow_and_update().clone();
+                comets.set_list(wanted);
+                let list = comets.all();
+                for (_, check) in asked.extract_if(.., |comet, _| !list.contains_key(comet)) {
+                    check.abort();
+                }
+                comets.monitor(HealthMonitor::handle_timeout)
+            }
             Some(checked) = checks.join_next() => {
                 // A check that was given up has no result.
                 let Ok((check, health)) = checked else { continue };
@@ -42,11 +61,31 @@ pub(crate) async fn monitor(comets: Arc<Comets>) -> Infallible {
         };
         due = next;
         for check in due_checks {
-            let channel = comets.all()[check.comet].channel();
+            let channel = comets.all()[&check.comet].channel();
             let handle = checks.spawn(async move { (check, health(channel).await) });
-            if let Some(former) = asked[check.comet].replace(handle) {
+            if let Some(former) = asked.insert(check.comet, handle) {
                 former.abort();
             }
+        }
+    }
+}
+
+/// Keeps the service manager informed of the comets that take clients.
+pub(crate) async fn tell(comets: Arc<Comets>) -> Infallible {
+    let manager = ServiceManager::from_environment();
+    if !manager.is_there() {
+        return pending().await;
+    }
+    let mut told = None;
+    let mut ticks = interval(TELL_PERIOD);
+    loop {
+        ticks.tick().await;
+        let all = comets.all();
+        let serving = all.keys().filter(|comet| comets.is_serving(**comet)).count();
+        let counts = (serving, all.len());
+        if told.replace(counts) != Some(counts) {
+            let sentence = format!("{serving} of {} comets take clients", all.len());
+            manager.notify(Notice::Status(&sentence));
         }
     }
 }

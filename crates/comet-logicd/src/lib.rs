@@ -21,11 +21,9 @@ mod nodes;
 mod server;
 mod service;
 mod sessions;
-mod start_error;
 mod stat;
 
 pub use comet::CometOptions;
 pub use comet_push::Node;
-pub use comet_serve::{ApiTls, Lock};
+pub use comet_serve::{ApiTls, BadAddress, Lock, StartError};
 pub use server::{LogicServer, Options};
-pub use start_error::StartError;

@@ -3,10 +3,11 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use comet_hub::fanout::CometNumber;
 use comet_push::{Instance, NodeList};
 use tonic::Status;
 
-use crate::comet::Comet;
+use crate::comet::{Comet, CometOptions};
 use crate::comets::Comets;
 
 /// The comets, and the domain that clients are told while none takes them.
@@ -17,20 +18,37 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    /// Each comet with its sessions, none while nothing is known of them.
-    async fn loads(&self) -> impl Iterator<Item = (usize, &Comet, u64)> {
+    /// The host that clients are told, the weight and the sessions of each comet; none while nothing is known of
+    /// them.
+    async fn loads(&self) -> Vec<Load> {
         let live = self.comets.live_by_comet().await;
-        let comets = self.comets.all().iter().enumerate();
-        comets.map(move |(at, comet)| (at, comet, live.as_ref().map_or(0, |live| live[at])))
+        let list = self.comets.all();
+        let load = |(number, comet): (&CometNumber, &Comet)| Load {
+            options: comet.options.clone(),
+            sessions: live.get(&comet.options.id).copied().unwrap_or(0),
+            is_serving: self.comets.is_serving(*number),
+        };
+        list.iter().map(load).collect()
     }
+}
+
+/// What a comet carries.
+struct Load {
+    options: CometOptions,
+    sessions: u64,
+    is_serving: bool,
 }
 
 impl NodeList for Nodes {
     /// Those that take clients, the one with the fewest sessions for its weight first, no host twice; the
     /// domain where there is none.
     async fn hosts(&self) -> Vec<String> {
-        let serving = self.loads().await.filter(|(at, ..)| self.comets.is_serving(*at));
-        let hosts = by_load(serving.map(|(_, comet, live)| (&*comet.host, comet.weight, live)));
+        let loads = self.loads().await;
+        let serving = loads.iter().filter(|load| load.is_serving);
+        let hosts = by_load(
+            serving
+                .map(|Load { options, sessions, .. }| (&*options.host, options.weight, *sessions)),
+        );
         match hosts.is_empty() {
             true => vec![self.domain.clone()],
             false => hosts.into_iter().map(str::to_owned).collect(),
@@ -39,16 +57,16 @@ impl NodeList for Nodes {
 
     /// One that is not there, or takes no clients, is offline.
     async fn instances(&self) -> Result<Vec<Instance>, Status> {
-        let instances = self.loads().await.map(|(at, comet, live)| Instance {
-            hostname: comet.id.clone(),
-            addresses: vec![format!("grpc://{}", comet.address)],
+        let instance = |Load { options, sessions, is_serving }| Instance {
+            addresses: vec![format!("grpc://{}", options.address)],
+            hostname: options.id,
             version: String::new(),
-            domain: comet.host.clone(),
-            weight: comet.weight,
-            live,
-            offline: !self.comets.is_serving(at),
-        });
-        Ok(instances.collect())
+            domain: options.host,
+            weight: options.weight,
+            live: sessions,
+            offline: !is_serving,
+        };
+        Ok(self.loads().await.into_iter().map(instance).collect())
     }
 }
 

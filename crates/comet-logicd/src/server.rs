@@ -1,18 +1,19 @@
 //! The handle of `comet logic`: start it, ask where it is, end it.
 
 use std::fmt;
+use std::mem::take;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use comet_logic::AnyAuthenticator;
-use comet_ops::ServiceManager;
+use comet_ops::{CertificatesInUse, ServiceManager};
 use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
     Address, ApiTls, BearerToken, CallCounts, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi,
-    HTTP_CONNECTIONS, Listener, Lock, Phase, STAT_CONNECTIONS, Servers, StartError as ServeError,
-    listen, request_bytes, spawn, stopped,
+    HTTP_CONNECTIONS, Listener, Lock, Phase, STAT_CONNECTIONS, Servers, StartError, listen,
+    request_bytes, spawn, stopped,
 };
 use comet_wire::goim::logic::logic_server::LogicServer as Service;
 use tokio::sync::watch;
@@ -22,7 +23,6 @@ use crate::comet::CometOptions;
 use crate::comets::Comets;
 use crate::nodes::Nodes;
 use crate::service::LogicService;
-use crate::start_error::StartError;
 use crate::stat::Stat;
 use crate::{health, sessions, stat};
 
@@ -77,6 +77,8 @@ pub struct LogicServer {
     stat: Vec<Address>,
     lock: Arc<Lock>,
     tls: ApiTls,
+    certificates: Arc<CertificatesInUse>,
+    comets: watch::Sender<Vec<CometOptions>>,
     authenticator: AnyAuthenticator,
     phase: watch::Sender<Phase>,
     thread: JoinHandle<()>,
@@ -86,9 +88,9 @@ impl LogicServer {
     /// Listens at every address and starts the thread that serves them all.
     ///
     /// # Errors
-    /// If an address is taken, a comet's is none, or the thread cannot be made.
+    /// If an address is taken, or the thread cannot be made.
     pub fn start(
-        options: Options,
+        mut options: Options,
         authenticator: AnyAuthenticator,
         sessions: Store,
     ) -> Result<Self, StartError> {
@@ -105,6 +107,8 @@ impl LogicServer {
             }
         }
         let (lock, tls) = (Arc::clone(&options.lock), options.tls.clone());
+        let certificates = Arc::<CertificatesInUse>::default();
+        let (comets, wanted) = watch::channel(take(&mut options.comets));
         let (phase, phases) = watch::channel(Phase::Ready);
         let servers = Assembly {
             grpc: grpc.listeners,
@@ -112,7 +116,9 @@ impl LogicServer {
             stat: stat.listeners,
             options,
             authenticator: authenticator.clone(),
+            certificates: Arc::clone(&certificates),
             sessions,
+            comets: wanted,
             phase: phases,
         };
         let thread = spawn(THREAD, Vec::new(), || servers.start())?;
@@ -122,6 +128,8 @@ impl LogicServer {
             stat: stat.addresses,
             lock,
             tls,
+            certificates,
+            comets,
             authenticator,
             phase,
             thread,
@@ -151,10 +159,21 @@ impl LogicServer {
         self.lock.set_tokens(tokens);
     }
 
+    /// Pushes go to these comets from now on. What is under way to one that is not among them goes on to its end.
+    pub fn set_comets(&self, comets: Vec<CometOptions>) {
+        self.comets.send_replace(comets);
+    }
+
     /// Its TLS, to be read again.
     #[must_use]
     pub fn tls(&self) -> &ApiTls {
         &self.tls
+    }
+
+    /// The certificates that callers are shown, for metrics and warnings. There is none at the start.
+    #[must_use]
+    pub fn certificates(&self) -> &CertificatesInUse {
+        &self.certificates
     }
 
     /// The check of tokens; its keys can be changed.
@@ -218,14 +237,26 @@ struct Assembly {
     stat: Vec<Listener>,
     options: Options,
     authenticator: AnyAuthenticator,
+    certificates: Arc<CertificatesInUse>,
     sessions: Store,
+    comets: watch::Receiver<Vec<CometOptions>>,
     phase: watch::Receiver<Phase>,
 }
 
 impl Assembly {
     /// Starts serving; the future runs until [`Phase::Stopped`].
     fn start(self) -> Result<impl Future<Output = ()>, StartError> {
-        let Self { grpc, http, stat, options, authenticator, sessions, phase } = self;
+        let Self {
+            grpc,
+            http,
+            stat,
+            options,
+            authenticator,
+            certificates,
+            sessions,
+            comets: wanted,
+            phase,
+        } = self;
         let bounds = Bounds {
             frame_max: options.frame_max,
             keys_max: options.keys_max,
@@ -233,15 +264,11 @@ impl Assembly {
         };
         let sessions = Arc::new(sessions);
         let counts = Arc::new(CallCounts::default());
-        let comets = Comets::new(
-            &options.comets,
-            &options.comet_token,
-            &options.tls,
-            Arc::clone(&sessions),
-            bounds,
-        )?;
+        let comets = Comets::new(options.comet_token.clone(), Arc::clone(&sessions), bounds);
         let comets = Arc::new(comets);
-        let monitored = health::monitor(Arc::clone(&comets));
+        comets.set_list(wanted.borrow().clone());
+        let monitored = health::monitor(Arc::clone(&comets), wanted);
+        let told = health::tell(Arc::clone(&comets));
         let list = Nodes { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let service = LogicService {
             authenticator,
@@ -257,7 +284,8 @@ impl Assembly {
         let gates = Arc::new(Gates::new(options.open_files, request_bytes(REQUEST_MAX)));
         let Options { server_id, version, lock, .. } = options;
         let stat_gates = Arc::clone(&gates);
-        let stat_page = Stat { sessions, comets, counts, gates: stat_gates, server_id, version };
+        let stat_page =
+            Stat { sessions, comets, counts, certificates, gates: stat_gates, server_id, version };
         let pages = stat::router(stat_page, phase.clone());
         let mut servers = Servers::new(phase.clone());
         let logic = Service::new(service)
@@ -282,10 +310,11 @@ impl Assembly {
             .grpc(&logic_gate, grpc, api, comet_wire::DESCRIPTORS)
             .and_then(|()| servers.http(&push_gate, http, &calls))
             .and_then(|()| servers.http(&stat_gate, stat, &pages))
-            .map_err(|error| ServeError::Thread { thread: THREAD, error })?;
+            .map_err(|error| StartError::Thread { thread: THREAD, error })?;
         Ok(async move {
             tokio::select! {
                 never = monitored => match never {},
+                never = told => match never {},
                 never = ServiceManager::from_environment().stay_alive() => match never {},
                 () = stopped(phase) => {}
             }

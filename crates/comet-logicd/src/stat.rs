@@ -7,7 +7,10 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use comet_ops::{CONTENT_TYPE, Exposition, Kind, expose_call_times, expose_gates, expose_process};
+use comet_ops::{
+    CONTENT_TYPE, CertificatesInUse, Exposition, Kind, expose_call_times, expose_gates,
+    expose_process,
+};
 use comet_router::{Sessions, Store};
 use comet_serve::{CallCounts, Gates, Phase, healthz};
 use tokio::sync::watch;
@@ -19,6 +22,7 @@ pub(crate) struct Stat {
     pub(crate) sessions: Arc<Store>,
     pub(crate) comets: Arc<Comets>,
     pub(crate) counts: Arc<CallCounts>,
+    pub(crate) certificates: Arc<CertificatesInUse>,
     pub(crate) gates: Arc<Gates>,
     pub(crate) server_id: String,
     pub(crate) version: &'static str,
@@ -66,8 +70,9 @@ impl Stat {
             Kind::Gauge,
             "Whether a comet takes clients, by comet.",
         );
-        for (index, comet) in self.comets.all().iter().enumerate() {
-            up.labelled(&[("server", &comet.id)], u64::from(self.comets.is_serving(index)));
+        for (number, comet) in self.comets.all().iter() {
+            let is_serving = u64::from(self.comets.is_serving(*number));
+            up.labelled(&[("server", &comet.options.id)], is_serving);
         }
         let mut failures = page.family(
             "comet_logic_push_failures_total",
@@ -87,6 +92,7 @@ impl Stat {
         }
         expose_call_times(&mut page, &self.counts);
         expose_gates(&mut page, &self.gates);
+        self.certificates.expose(&mut page);
         page.family("comet_build_info", Kind::Gauge, "Always 1; the labels identify the build.")
             .labelled(&[("version", &self.version), ("server_id", &self.server_id)], 1);
         expose_process(&mut page);

@@ -11,7 +11,6 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use comet_serve::{Arrivals, CallCounts, Caller, Received};
 use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
@@ -19,6 +18,7 @@ use comet_wire::comet::v1::push_stream_reply::{Answer, Error};
 use comet_wire::comet::v1::push_stream_req::{Keys, Target, Users};
 use comet_wire::comet::v1::{PushStreamReply, PushStreamReq};
 use comet_wire::goim::comet::Ledger;
+use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::{Code, Status, Streaming};
 

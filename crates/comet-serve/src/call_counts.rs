@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use comet_histogram::Histogram;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 /// How many calls were answered, by name (over HTTP the path) and gRPC code, and how long they took.

@@ -1,5 +1,5 @@
 //! A run of the fan-out of a logic service: the real decisions of [`comet_hub::fanout`] with fake comets
-//! that are slow, dead, late or lose their answers, and callers that leave.
+//! that are slow, dead, late or lose their answers, that are taken out and come back, and callers that leave.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,8 +8,8 @@ use std::num::NonZeroU32;
 use comet_core::Millis;
 use comet_hub::CallerId;
 use comet_hub::fanout::{
-    Call, CallFailure, Check, FailedComet, Fanout, FanoutConfig, Health, HealthMonitor,
-    HealthTimes, LedgerSum, PartId, PushFanout, Pushed, Refused, Target,
+    Call, CallFailure, Check, CometNumber, FailedComet, Fanout, FanoutConfig, Health,
+    HealthMonitor, HealthTimes, LedgerSum, PartId, PushFanout, Pushed, Refused, Target,
 };
 
 use crate::rng::Rng;
@@ -45,6 +45,8 @@ pub struct FanoutSummary {
     pub lost: u64,
     /// Times that a comet was found to serve, or not to serve any more.
     pub changes: u64,
+    /// Times that a comet was taken out and came back.
+    pub taken_out: u64,
 }
 
 impl std::ops::AddAssign for FanoutSummary {
@@ -58,17 +60,19 @@ impl std::ops::AddAssign for FanoutSummary {
         self.left_out += other.left_out;
         self.lost += other.lost;
         self.changes += other.changes;
+        self.taken_out += other.taken_out;
     }
 }
 
 impl fmt::Display for FanoutSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pushes, crowded, left, refused, partial, late, left_out, lost, changes } = self;
+        let Self { pushes, crowded, left, refused, partial, late, left_out, lost, .. } = self;
+        let Self { changes, taken_out, .. } = self;
         write!(
             f,
             "fan-out: {pushes} pushes, {crowded} found no place, of {left} the caller left, {refused} \
              refused, {partial} in part; {late} answers late, {lost} lost, {left_out} parts left out, \
-             {changes} changes of health"
+             {changes} changes of health, {taken_out} times a comet taken out"
         )
     }
 }
@@ -88,13 +92,16 @@ enum Behaviour {
 }
 
 struct Comet {
+    id: String,
+    number: CometNumber,
     behaviour: Behaviour,
     changes_at: Millis,
 }
 
 /// A call under way.
 struct Part {
-    comet: usize,
+    id: String,
+    comet: CometNumber,
     due: Millis,
     /// `None`: there is no answer.
     answer_at: Option<Millis>,
@@ -115,7 +122,6 @@ struct Push {
 struct World {
     rng: Rng,
     now: Millis,
-    ids: Vec<String>,
     places: usize,
     comets: Vec<Comet>,
     fanout: Fanout,
@@ -132,25 +138,29 @@ struct World {
 /// What did not hold.
 pub(crate) fn run(seed: u64) -> Result<FanoutSummary, String> {
     let mut rng = Rng::new(seed);
-    let ids: Vec<_> = (0..rng.between(1, 4)).map(|comet| format!("comet-{comet}")).collect();
     let places = rng.between(1, 6) as usize;
-    let config = FanoutConfig {
-        comets: ids.clone(),
+    let mut fanout = Fanout::new(FanoutConfig {
         keys_max: KEYS_MAX,
         limit_ms: LIMIT_MS,
         places,
         caller_places: places,
         calls: CALLS_MAX,
+    });
+    let mut health = HealthMonitor::new(HEALTH_TIMES);
+    let comet = |comet| {
+        let id = format!("comet-{comet}");
+        let number = fanout.add_comet(&id);
+        health.add_comet(Millis(0), number);
+        Comet { id, number, behaviour: Behaviour::Quick, changes_at: Millis(0) }
     };
-    let comet = |_| Comet { behaviour: Behaviour::Quick, changes_at: Millis(0) };
+    let comets = (0..rng.between(1, 4)).map(comet).collect();
     let mut world = World {
         rng,
         now: Millis(0),
         places,
-        comets: ids.iter().map(comet).collect(),
-        fanout: Fanout::new(config),
-        health: HealthMonitor::new(ids.len(), HEALTH_TIMES, Millis(0)),
-        ids,
+        comets,
+        fanout,
+        health,
         checks: Vec::new(),
         pushes: Vec::new(),
         is_calm: false,
@@ -184,6 +194,9 @@ impl World {
             }
         }
         self.ask_comets();
+        if !self.is_calm && self.rng.percent(2) {
+            self.take_out_and_add();
+        }
         if !self.is_calm && self.rng.percent(30) {
             self.push()?;
         }
@@ -207,12 +220,12 @@ impl World {
             let (under_way, places) = (self.pushes.len(), self.places);
             return Err(format!("{taken} of {places} places taken, {under_way} under way"));
         }
-        for comet in 0..self.ids.len() {
+        for Comet { id, number, .. } in &self.comets {
             let parts = self.pushes.iter().flat_map(|push| push.parts.values());
-            let under_way = parts.filter(|part| part.comet == comet).count();
-            let counted = self.fanout.calls(comet);
+            let under_way = parts.filter(|part| part.comet == *number).count();
+            let counted = self.fanout.calls(*number);
             if counted != under_way || counted > CALLS_MAX {
-                return Err(format!("{counted} calls to comet {comet}, {under_way} under way"));
+                return Err(format!("{counted} calls to {id}, {under_way} under way"));
             }
         }
         let late = self.pushes.iter().find(|push| push.over_by <= self.now);
@@ -232,10 +245,22 @@ impl World {
         if !self.pushes.is_empty() || self.fanout.places_taken() > 0 {
             return Err(format!("no rest: {} places are taken", self.fanout.places_taken()));
         }
-        match (0..self.comets.len()).find(|comet| *self.health.health(*comet) != Health::Serving) {
-            Some(comet) => Err(format!("comet {comet} serves, and nobody noticed")),
+        let is_missed = |comet: &&Comet| *self.health.health(comet.number) != Health::Serving;
+        match self.comets.iter().find(is_missed) {
+            Some(Comet { id, .. }) => Err(format!("{id} serves, and nobody noticed")),
             None => Ok(()),
         }
+    }
+
+    /// A comet is not in the list any more, and comes back at its end.
+    fn take_out_and_add(&mut self) {
+        self.summary.taken_out += 1;
+        let mut comet = self.comets.remove(self.rng.below(self.comets.len()));
+        self.fanout.remove_comet(comet.number);
+        self.health.remove_comet(comet.number);
+        comet.number = self.fanout.add_comet(&comet.id);
+        self.health.add_comet(self.now, comet.number);
+        self.comets.push(comet);
     }
 
     fn ask_comets(&mut self) {
@@ -251,7 +276,9 @@ impl World {
             let soon = now.after(self.rng.between(0, 50));
             let late = now.after(HEALTH_TIMES.limit_ms + self.rng.between(1, 400));
             let slow = now.after(self.rng.between(0, HEALTH_TIMES.limit_ms / 2));
-            let (at, health) = match self.comets[check.comet].behaviour {
+            let asked = self.comets.iter().find(|comet| comet.number == check.comet);
+            let behaviour = asked.expect("only these are asked").behaviour;
+            let (at, health) = match behaviour {
                 Behaviour::Quick | Behaviour::LosesAnswers => (Some(soon), Health::Serving),
                 Behaviour::Slow => (Some(slow), Health::Serving),
                 Behaviour::Late => (Some(late), Health::Serving),
@@ -277,7 +304,7 @@ impl World {
     }
 
     /// Parts of a comet, of so many, that are not asked for.
-    fn left_out(&self, comet: usize, parts: usize) -> usize {
+    fn left_out(&self, comet: CometNumber, parts: usize) -> usize {
         match self.health.health(comet) {
             Health::Gone(_) => parts,
             _ => parts.saturating_sub(CALLS_MAX - self.fanout.calls(comet)),
@@ -311,10 +338,10 @@ impl World {
             0 => {}
             1 => {
                 for key in 0..self.rng.between(0, 12) {
-                    let server = match self.rng.below(self.ids.len() + 2) {
+                    let server = match self.rng.below(self.comets.len() + 2) {
                         0 => None,
                         1 => Some("stranger".to_owned()),
-                        comet => Some(self.ids[comet - 2].clone()),
+                        comet => Some(self.comets[comet - 2].id.clone()),
                     };
                     keys.insert(key.to_string(), server);
                 }
@@ -325,26 +352,29 @@ impl World {
                 if keys.values().flatten().any(|server| server == "stranger") {
                     push.failed.push("stranger".to_owned());
                 }
-                keys.retain(|_, server| server.as_ref().is_some_and(|id| self.ids.contains(id)));
+                keys.retain(|_, server| server.as_ref().is_some_and(|id| id != "stranger"));
             }
             _ => {
-                let live: Vec<_> = self.ids.iter().map(|_| self.rng.between(1, 100)).collect();
+                let comets = self.comets.iter();
+                let live = comets.map(|comet| (comet.id.clone(), self.rng.between(1, 100)));
+                let live = live.collect();
                 speed = NonZeroU32::new(self.rng.between(0, 1_000) as u32);
-                push.fanout = self.fanout.to_all(speed.map(|speed| (speed, &*live)));
+                push.fanout = self.fanout.to_all(speed.map(|speed| (speed, &live)));
             }
         }
         let mut left_out = Vec::new();
-        for (comet, id) in self.ids.iter().enumerate() {
+        for Comet { id, number, .. } in &self.comets {
             let keys = keys.values().filter(|server| server.as_ref() == Some(id)).count();
             let parts = if is_to_keys { keys.div_ceil(KEYS_MAX) } else { 1 };
-            left_out.extend(vec![id.clone(); self.left_out(comet, parts)]);
+            left_out.extend(vec![id.clone(); self.left_out(*number, parts)]);
         }
         self.summary.left_out += left_out.len() as u64;
         let mut speeds = 0;
         while let Some(call) = self.fanout.poll_call(&mut push.fanout, self.now) {
+            let called = self.comets.iter().find(|comet| comet.number == call.comet);
+            let (id, behaviour) = called.map(|comet| (comet.id.clone(), comet.behaviour)).unzip();
             match &call.target {
                 Target::Keys(asked) => {
-                    let id = Some(self.ids[call.comet].clone());
                     let is_right = |key| keys.remove(key) == Some(id.clone());
                     if asked.len() > KEYS_MAX || !asked.iter().all(is_right) {
                         return Err(format!("{call:?} is not for this comet"));
@@ -353,7 +383,10 @@ impl World {
                 Target::Room => {}
                 Target::All { speed } => speeds += speed.map_or(0, NonZeroU32::get),
             }
-            let part = self.part(&call);
+            let (Some(id), Some(behaviour)) = (id, behaviour) else {
+                return Err(format!("{call:?} is for a comet that was taken out"));
+            };
+            let part = self.part(&call, id, behaviour);
             if push.parts.insert(call.part, part).is_some() {
                 return Err(format!("{call:?} is made twice"));
             }
@@ -364,7 +397,7 @@ impl World {
         let speeds = if left_out.is_empty() { speeds } else { 0 };
         push.failed.extend(left_out);
         // A comet gets no less than one connection a second.
-        if !keys.is_empty() || speeds < speed || speeds > speed + self.ids.len() as u32 {
+        if !keys.is_empty() || speeds < speed || speeds > speed + self.comets.len() as u32 {
             return Err(format!("nobody is asked for {keys:?}; speed {speed} became {speeds}"));
         }
         self.pushes.push(push);
@@ -372,7 +405,7 @@ impl World {
     }
 
     /// What is going to come of a call.
-    fn part(&mut self, call: &Call) -> Part {
+    fn part(&mut self, call: &Call, id: String, behaviour: Behaviour) -> Part {
         let rng = &mut self.rng;
         let (queued, dropped) = (rng.between(0, 9), rng.between(0, 3));
         let ledger = LedgerSum {
@@ -388,7 +421,7 @@ impl World {
         let soon = self.now.after(rng.between(0, 50));
         let slow = self.now.after(rng.between(0, LIMIT_MS - 2 * STEP_MS_MAX));
         let late = self.now.after(LIMIT_MS + rng.between(1, 500));
-        let (answer_at, answer) = match self.comets[call.comet].behaviour {
+        let (answer_at, answer) = match behaviour {
             Behaviour::Quick => (Some(soon), Ok(ledger)),
             Behaviour::Slow => (Some(slow), Ok(ledger)),
             Behaviour::Late => (Some(late), Ok(ledger)),
@@ -399,7 +432,7 @@ impl World {
             }
             Behaviour::Refuses => (Some(soon), failure(rng.percent(20), "no")),
         };
-        Part { comet: call.comet, due: self.now.after(LIMIT_MS), answer_at, answer }
+        Part { id, comet: call.comet, due: self.now.after(LIMIT_MS), answer_at, answer }
     }
 
     /// Checks what came of a push.
@@ -440,12 +473,12 @@ impl Push {
     }
 
     /// The comet is gone: nobody waits for it.
-    fn leave_out(&mut self, comet: usize, hub: &mut Fanout, summary: &mut FanoutSummary) {
+    fn leave_out(&mut self, comet: CometNumber, hub: &mut Fanout, summary: &mut FanoutSummary) {
         hub.leave_out_gone(&mut self.fanout);
         for (id, part) in self.parts.extract_if(.., |_, part| part.comet == comet) {
             summary.left_out += 1;
             hub.end_call(comet);
-            self.failed.push(format!("comet-{comet}"));
+            self.failed.push(part.id);
             // It changes nothing any more.
             self.fanout.handle_answer(id, part.answer);
         }
@@ -465,7 +498,7 @@ impl Push {
                 }
                 Err(failure) => {
                     self.is_bad |= failure.is_bad_request;
-                    self.failed.push(format!("comet-{}", part.comet));
+                    self.failed.push(part.id);
                 }
             }
             self.fanout.handle_answer(id, part.answer);
@@ -476,7 +509,7 @@ impl Push {
         for (id, part) in self.parts.extract_if(.., |_, part| part.due <= now) {
             summary.late += 1;
             hub.end_call(part.comet);
-            self.failed.push(format!("comet-{}", part.comet));
+            self.failed.push(part.id);
             // It changes nothing any more.
             self.fanout.handle_answer(id, part.answer);
         }

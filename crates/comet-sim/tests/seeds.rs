@@ -44,6 +44,7 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     let counts =
         [sum.coalesced_waits, sum.remote, sum.traced, sum.logic.renewals, sum.logic.departures];
     assert!(counts.iter().all(|number| *number > 100), "{sum}");
+    assert!(sum.lists > 300 && sum.listed > 1_000, "{sum}");
     let LogicSummary { faults, .. } = &sum.logic;
     assert!(faults.iter().all(|times| *times > 10), "{sum}");
     let LogicSummary { retries, abandoned, late_deeds, expired, .. } = sum.logic;
@@ -53,8 +54,9 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     assert!(logic.iter().all(|number| *number > 2), "{sum}");
     assert!([failures, outages, room_counts].iter().all(|number| *number > 50), "{sum}");
     let FanoutSummary { pushes, crowded, left, refused, partial, late, .. } = sum.fanout;
-    let FanoutSummary { left_out, lost, changes, .. } = sum.fanout;
-    let fanout = [pushes, crowded, left, refused, partial, late, left_out, lost, changes];
+    let FanoutSummary { left_out, lost, changes, taken_out, .. } = sum.fanout;
+    let fanout =
+        [pushes, crowded, left, refused, partial, late, left_out, lost, changes, taken_out];
     assert!(fanout.iter().all(|number| *number > 100), "{sum}");
     assert!(sum.core_stalls > 300 && sum.stops > 300 && sum.spared > 100, "{sum}");
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);

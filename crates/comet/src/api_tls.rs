@@ -1,38 +1,50 @@
 //! TLS of the APIs, from the configuration.
 
 use comet_config::{ApiTls as Section, Config};
+use comet_ops::Certificate;
 use comet_serve::{ApiTls, Renewal, TlsError, TlsFiles, is_tls};
 
-/// Reads the files for the server.
+/// The process that calls others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Caller {
+    /// The server calls logic.
+    Comet,
+    /// `comet logic` calls comets.
+    Logic,
+}
+
+impl Caller {
+    /// Whether it calls some of them over TLS.
+    fn calls(self, config: &Config) -> bool {
+        match self {
+            Self::Comet => config.logic.addrs.iter().any(|address| is_tls(address)),
+            Self::Logic => config.logic_server.comets.iter().any(|(_, address)| is_tls(address)),
+        }
+    }
+}
+
+/// Reads the files.
 ///
 /// # Errors
 /// As a sentence: the key and the file that cannot be used.
-pub fn load(config: &Config) -> Result<ApiTls, String> {
-    read(&config.api_tls, config.logic.addrs.iter())
-}
-
-/// Reads the files for `comet logic`.
-///
-/// # Errors
-/// As for [`load`].
-pub fn load_for_logic(config: &Config) -> Result<ApiTls, String> {
-    read(&config.api_tls, config.logic_server.comets.iter().map(|(_, address)| address))
+pub(crate) fn load(config: &Config, caller: Caller) -> Result<ApiTls, String> {
+    let loaded = ApiTls::load(&files(&config.api_tls), caller.calls(config));
+    loaded.map_err(|error| sentence(&error))
 }
 
 /// Reads the files again.
 ///
 /// # Errors
 /// As for [`load`].
-pub(crate) fn renew(tls: &ApiTls, config: &Config) -> Result<Renewal, String> {
-    tls.renew(&files(&config.api_tls)).map_err(|error| sentence(&error))
+pub(crate) fn renew(tls: &ApiTls, config: &Config, caller: Caller) -> Result<Renewal, String> {
+    let renewed = tls.renew(&files(&config.api_tls), caller.calls(config));
+    renewed.map_err(|error| sentence(&error))
 }
 
-fn read<'a>(
-    section: &Section,
-    mut called: impl Iterator<Item = &'a String>,
-) -> Result<ApiTls, String> {
-    let calls = called.any(|address| is_tls(address));
-    ApiTls::load(&files(section), calls).map_err(|error| sentence(&error))
+/// The certificate that callers are shown, `der`, which is that of the file in `config`.
+pub(crate) fn certificate(der: Option<Vec<u8>>, config: &Config) -> Option<Certificate> {
+    let file = config.api_tls.certificate.clone()?;
+    Certificate::read("api_tls.certificate".to_owned(), file, der?)
 }
 
 fn files(section: &Section) -> TlsFiles {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use comet_config::{Algorithm, Config, SessionStore, Token, TokenExpiry, TokenKind};
 use comet_control::BearerToken;
 use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions};
-use comet_logicd::{ApiTls, CometOptions, LogicServer, Node, Options};
+use comet_logicd::{ApiTls, BadAddress, CometOptions, LogicServer, Node, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
+use comet_serve::root_cause;
 use rustix::process::{Resource, getrlimit};
 
 use crate::options::lock;
@@ -27,6 +28,8 @@ pub enum LogicError {
     RedisCa(String),
     /// A file of its TLS, with its key: a sentence.
     ApiTls(String),
+    /// The address of a comet.
+    Comet(BadAddress),
     /// `comet logic` did not start.
     Start(comet_logicd::StartError),
 }
@@ -38,6 +41,10 @@ impl fmt::Display for LogicError {
             Self::Store(error) => write!(f, "logic_server.redis: {error}"),
             Self::RedisCa(sentence) => write!(f, "logic_server.redis_ca: {sentence}"),
             Self::ApiTls(sentence) => f.write_str(sentence),
+            Self::Comet(BadAddress { address, error }) => {
+                let cause = root_cause(error.as_ref());
+                write!(f, "logic_server.comets: {address:?} is no address: {cause}")
+            }
             Self::Start(error) => error.fmt(f),
         }
     }
@@ -95,9 +102,13 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     if settings.comets.is_empty() {
         log::warn!("logic_server.comets is empty: pushes over HTTP are refused");
     }
-    let tls = api_tls::load_for_logic(config).map_err(LogicError::ApiTls)?;
-    let server = LogicServer::start(options(config, tls), authenticator, store)
+    let tls = api_tls::load(config, api_tls::Caller::Logic).map_err(LogicError::ApiTls)?;
+    let certificate = api_tls::certificate(tls.certificate(), config);
+    let comets = comets(settings, &tls).collect::<Result<_, _>>()?;
+    let server = LogicServer::start(options(config, tls, comets), authenticator, store)
         .map_err(LogicError::Start)?;
+    server.certificates().replace(certificate.into_iter().collect());
+    server.certificates().warn();
     log::info!(
         "comet logic {}: {:?} tokens, sessions in {:?}, {} comets",
         env!("CARGO_PKG_VERSION"),
@@ -160,19 +171,24 @@ fn heartbeat(config: &Config) -> Duration {
 }
 
 /// The comets, and where clients connect to them.
-fn comets(settings: &comet_config::LogicServer) -> Vec<CometOptions> {
-    let comet = |(id, address): &(String, String)| {
+///
+/// # Errors
+/// [`LogicError::Comet`] in the place of each that cannot be called.
+pub(crate) fn comets(
+    settings: &comet_config::LogicServer,
+    tls: &ApiTls,
+) -> impl Iterator<Item = Result<CometOptions, LogicError>> {
+    settings.comets.iter().map(|(id, address)| {
+        let comet = CometOptions::new(id, address, tls).map_err(LogicError::Comet)?;
         let node = settings.nodes.iter().find(|(node, ..)| node == id);
-        let (host, weight) = match node {
-            Some((_, host, weight)) => (Some(host.clone()), *weight),
-            None => (None, 1),
-        };
-        CometOptions { id: id.clone(), address: address.clone(), host, weight }
-    };
-    settings.comets.iter().map(comet).collect()
+        Ok(match node {
+            Some((_, host, weight)) => comet.for_clients(host.clone(), *weight),
+            None => comet,
+        })
+    })
 }
 
-fn options(config: &Config, tls: ApiTls) -> Options {
+fn options(config: &Config, tls: ApiTls, comets: Vec<CometOptions>) -> Options {
     let settings = &config.logic_server;
     Options {
         grpc: settings.grpc.clone(),
@@ -181,7 +197,7 @@ fn options(config: &Config, tls: ApiTls) -> Options {
         tls,
         lock: lock(config, &settings.tokens),
         comet_token: BearerToken::new(settings.comet_token.as_deref()),
-        comets: comets(settings),
+        comets,
         node: Node {
             domain: config.server.domain.clone(),
             tcp: config.tcp.bind.clone(),

@@ -49,7 +49,9 @@ pub fn server(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
         findings.token_keys(&config.token);
     }
     findings.certificates(config);
-    if let Some(tls) = findings.take(api_tls::load(config).map_err(StartError::ApiTls)) {
+    if let Some(tls) =
+        findings.take(api_tls::load(config, api_tls::Caller::Comet).map_err(StartError::ApiTls))
+    {
         for address in &config.logic.addrs {
             let peer = Peer::new(address, &tls, config.logic.timeout);
             findings.take(peer.map_err(comet_control::StartError::LogicAddress));
@@ -95,10 +97,9 @@ pub fn logic(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
     let settings = &config.logic_server;
     findings.token_keys(&config.token);
     findings.take(logic::store(settings));
-    if let Some(tls) = findings.take(api_tls::load_for_logic(config)) {
-        for (_, address) in &settings.comets {
-            let peer = Peer::new(address, &tls, config.push.timeout);
-            findings.take(peer.map_err(comet_logicd::StartError::CometAddress));
+    if let Some(tls) = findings.take(api_tls::load(config, api_tls::Caller::Logic)) {
+        for comet in logic::comets(settings, &tls) {
+            findings.take(comet);
         }
     }
     findings.callers("logic_server.grpc", &settings.grpc);

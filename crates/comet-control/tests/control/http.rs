@@ -151,7 +151,7 @@ async fn a_shard_that_does_not_answer_is_left_out_with_all_sums() {
     assert_eq!(value("comet_core_answers{core=\"1\"}"), Some(0.0));
     assert_eq!(value("comet_core_connections{core=\"0\"}"), Some(5.0));
     assert_eq!(value("comet_core_connections{core=\"1\"}"), None);
-    assert!(value("comet_core_turn_age_seconds{core=\"1\"}").is_some());
+    assert!(value("comet_core_inbox_depth{core=\"1\"}").is_some());
     let sums = ["comet_connections", "comet_queued_total", "comet_white_log_missed_total"];
     assert_eq!(sums.map(value), [None; 3]);
     assert!(!body.contains("comet_closed_total"), "{body}");

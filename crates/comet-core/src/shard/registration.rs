@@ -116,13 +116,13 @@ impl Shard {
             // It closed while its homes were asked. The answer alone says what they are to take back.
             return self.release_registration(conn, user, seq, key);
         };
-        let Registering { sequence, token_at, identity } = *registering;
+        let Registering { version, sequence, token_at, identity } = *registering;
         let entry = &mut self.conns[slot];
         entry.key = key;
         entry.session = seq;
         entry.accepts = identity.accepts;
         let age_ms = entry.age_ms(self.context.now);
-        self.counters.handshake_times.record(u64::from(age_ms) * 1_000);
+        self.counters.handshake_times.record(age_ms * 1_000);
         self.counters.authenticated += 1;
         self.counters.live += 1;
         self.handshakes.end();
@@ -137,10 +137,10 @@ impl Shard {
         if self.conns[slot].is_traced {
             self.trace(slot, TraceKind::Authenticated { room: identity.room.clone() });
         }
-        let reply = AwaitedReply { operation: op::AUTH_REPLY, sequence };
+        let reply = AwaitedReply { version, operation: op::AUTH_REPLY, sequence };
         match identity.room {
             Some(room) => self.join(slot, &room, reply),
-            None => self.answer(slot, reply, b""),
+            None => self.answer_auth(slot, reply),
         }
     }
 

@@ -15,7 +15,8 @@ impl Shard {
     /// the socket.
     pub fn handle_accept(&mut self, transport: Transport) -> Option<ConnId> {
         let connections_max = self.context.limits.connections as usize;
-        if self.is_draining() || self.conns.len() >= connections_max {
+        let is_taking = self.context.limits.takes_clients && !self.is_draining();
+        if !is_taking || self.conns.len() >= connections_max {
             self.counters.refused += 1;
             return None;
         }

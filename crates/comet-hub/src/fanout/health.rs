@@ -1,15 +1,17 @@
 //! Which comets are there and take clients: each is asked by itself, and some time after its answer again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use comet_core::Millis;
 
+use super::CometNumber;
+
 /// A comet to be asked whether it takes clients.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Check {
-    /// Number of the comet.
-    pub comet: usize,
+    /// The comet.
+    pub comet: CometNumber,
     /// How often the comet was asked before.
     number: u64,
 }
@@ -58,30 +60,37 @@ pub struct HealthTimes {
 /// `None`, then [`poll_timeout`](Self::poll_timeout).
 #[derive(Debug)]
 pub struct HealthMonitor {
-    comets: Vec<Comet>,
+    comets: BTreeMap<CometNumber, Comet>,
     times: HealthTimes,
     checks: VecDeque<Check>,
-    changes: VecDeque<(usize, Health)>,
+    changes: VecDeque<(CometNumber, Health)>,
 }
 
 impl HealthMonitor {
-    /// The first checks are due at `now`.
+    /// There are no comets at first.
     #[must_use]
-    pub fn new(comets: usize, times: HealthTimes, now: Millis) -> Self {
-        let comet =
-            |_| Comet { health: Health::Unknown, state: State::Resting { until: now }, number: 0 };
-        Self {
-            comets: (0..comets).map(comet).collect(),
-            times,
-            checks: VecDeque::new(),
-            changes: VecDeque::new(),
-        }
+    pub fn new(times: HealthTimes) -> Self {
+        let (checks, changes) = (VecDeque::new(), VecDeque::new());
+        Self { comets: BTreeMap::new(), times, checks, changes }
     }
 
-    /// What is known of the comet.
+    /// The comet is to be asked, the first time at `now`.
+    pub fn add_comet(&mut self, now: Millis, comet: CometNumber) {
+        let state = State::Resting { until: now };
+        self.comets.insert(comet, Comet { health: Health::Unknown, state, number: 0 });
+    }
+
+    /// The comet is not asked any more.
+    pub fn remove_comet(&mut self, comet: CometNumber) {
+        self.comets.remove(&comet);
+        self.checks.retain(|check| check.comet != comet);
+        self.changes.retain(|(changed, _)| *changed != comet);
+    }
+
+    /// What is known of the comet; [`Health::Unknown`] if it is not one of the monitor's.
     #[must_use]
-    pub fn health(&self, comet: usize) -> &Health {
-        &self.comets[comet].health
+    pub fn health(&self, comet: CometNumber) -> &Health {
+        self.comets.get(&comet).map_or(&Health::Unknown, |comet| &comet.health)
     }
 
     /// The next comet to ask.
@@ -90,32 +99,32 @@ impl HealthMonitor {
     }
 
     /// The next comet of which something else is known than before.
-    pub fn poll_change(&mut self) -> Option<(usize, Health)> {
+    pub fn poll_change(&mut self) -> Option<(CometNumber, Health)> {
         self.changes.pop_front()
     }
 
-    /// A check has a result. One that is late is ignored.
+    /// A check has a result. One that is late, or of a comet that was taken out, is ignored.
     pub fn handle_check(&mut self, now: Millis, check: Check, health: Health) {
-        let Comet { state, number, .. } = &self.comets[check.comet];
-        if check.number == *number && matches!(state, State::Asked { .. }) {
-            self.set(now, check.comet, health);
+        let Some(comet) = self.comets.get_mut(&check.comet) else { return };
+        if check.number == comet.number && matches!(comet.state, State::Asked { .. }) {
+            self.changes.extend(comet.set(now, &self.times, health).map(|now| (check.comet, now)));
         }
     }
 
     /// Asks the comets whose rest is over, and gives up waiting for those that are late.
     pub fn handle_timeout(&mut self, now: Millis) {
-        for index in 0..self.comets.len() {
-            let comet = &mut self.comets[index];
+        for (number, comet) in &mut self.comets {
             match comet.state {
                 State::Resting { until } if until <= now => {
                     comet.number += 1;
                     comet.state = State::Asked { until: now.after(self.times.limit_ms) };
-                    self.checks.push_back(Check { comet: index, number: comet.number });
+                    self.checks.push_back(Check { comet: *number, number: comet.number });
                 }
                 State::Asked { until } if until <= now => {
                     let limit = Duration::from_millis(self.times.limit_ms);
                     let cause = format!("no answer within {limit:?}");
-                    self.set(now, index, Health::Gone(cause.into()));
+                    let change = comet.set(now, &self.times, Health::Gone(cause.into()));
+                    self.changes.extend(change.map(|now| (*number, now)));
                 }
                 _ => {}
             }
@@ -128,21 +137,21 @@ impl HealthMonitor {
         let due = |comet: &Comet| match comet.state {
             State::Asked { until } | State::Resting { until } => until,
         };
-        self.comets.iter().map(due).min()
+        self.comets.values().map(due).min()
     }
+}
 
-    fn set(&mut self, now: Millis, index: usize, health: Health) {
-        let comet = &mut self.comets[index];
-        comet.state = State::Resting { until: now.after(self.times.rest_ms) };
-        let is_change = match (&comet.health, &health) {
+impl Comet {
+    /// Returns the health if it is another one than before.
+    fn set(&mut self, now: Millis, times: &HealthTimes, health: Health) -> Option<Health> {
+        self.state = State::Resting { until: now.after(times.rest_ms) };
+        let is_change = match (&self.health, &health) {
             // Why it gives no answer may change each time.
             (Health::Gone(_), Health::Gone(_)) => false,
             (before, now) => before != now,
         };
-        comet.health = health;
-        if is_change {
-            self.changes.push_back((index, comet.health.clone()));
-        }
+        self.health = health;
+        is_change.then(|| self.health.clone())
     }
 }
 
@@ -158,25 +167,27 @@ mod tests {
 
     #[test]
     fn a_silent_comet_is_gone_and_delays_no_other() {
-        let mut monitor = HealthMonitor::new(2, TIMES, Millis(5));
+        let mut monitor = HealthMonitor::new(TIMES);
+        let comets = [CometNumber(0), CometNumber(7)];
+        comets.iter().for_each(|comet| monitor.add_comet(Millis(5), *comet));
         assert_eq!(monitor.poll_timeout(), Some(Millis(5)));
         monitor.handle_timeout(Millis(5));
         let first = checks(&mut monitor);
-        assert_eq!(first.iter().map(|check| check.comet).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(first.iter().map(|check| check.comet).collect::<Vec<_>>(), comets);
         monitor.handle_check(Millis(100), first[0], Health::Serving);
-        assert_eq!(monitor.poll_change(), Some((0, Health::Serving)));
-        assert_eq!(*monitor.health(1), Health::Unknown);
+        assert_eq!(monitor.poll_change(), Some((comets[0], Health::Serving)));
+        assert_eq!(*monitor.health(comets[1]), Health::Unknown);
         // The other one does not answer.
         assert_eq!(monitor.poll_timeout(), Some(Millis(405)));
         monitor.handle_timeout(Millis(405));
         let gone = Health::Gone("no answer within 400ms".into());
-        assert_eq!(monitor.poll_change(), Some((1, gone)));
+        assert_eq!(monitor.poll_change(), Some((comets[1], gone)));
         // Too late.
         monitor.handle_check(Millis(410), first[1], Health::Serving);
         assert_eq!((monitor.poll_change(), monitor.poll_timeout()), (None, Some(Millis(1_100))));
         monitor.handle_timeout(Millis(1_100));
         let again = checks(&mut monitor)[0];
-        assert_eq!(again.comet, 0);
+        assert_eq!(again.comet, comets[0]);
         monitor.handle_check(Millis(1_110), again, Health::Serving);
         // It is asked again, and an answer to an earlier question comes.
         monitor.handle_timeout(Millis(1_405));
@@ -187,15 +198,34 @@ mod tests {
         monitor.handle_check(Millis(1_410), second, Health::Gone("refused".into()));
         assert_eq!(monitor.poll_change(), None);
         monitor.handle_timeout(Millis(2_410));
-        let third = *checks(&mut monitor).iter().find(|check| check.comet == 1).unwrap();
+        let third = *checks(&mut monitor).iter().find(|check| check.comet == comets[1]).unwrap();
         monitor.handle_check(Millis(2_420), third, Health::NotServing);
-        assert_eq!(monitor.poll_change(), Some((1, Health::NotServing)));
+        assert_eq!(monitor.poll_change(), Some((comets[1], Health::NotServing)));
     }
 
     #[test]
     fn nobody_to_ask_is_no_haste() {
-        let mut monitor = HealthMonitor::new(0, TIMES, Millis(0));
+        let mut monitor = HealthMonitor::new(TIMES);
         monitor.handle_timeout(Millis(0));
         assert_eq!((monitor.poll_check(), monitor.poll_timeout()), (None, None));
+    }
+
+    #[test]
+    fn a_comet_that_is_taken_out_is_not_asked() {
+        let mut monitor = HealthMonitor::new(TIMES);
+        let [first, second] = [CometNumber(0), CometNumber(1)];
+        monitor.add_comet(Millis(0), first);
+        monitor.handle_timeout(Millis(0));
+        let asked = checks(&mut monitor)[0];
+        // The other one comes, and stays.
+        monitor.add_comet(Millis(10), second);
+        monitor.handle_timeout(Millis(10));
+        monitor.remove_comet(first);
+        monitor.handle_check(Millis(20), asked, Health::Serving);
+        assert_eq!(*monitor.health(first), Health::Unknown);
+        let asked = checks(&mut monitor)[0];
+        monitor.handle_check(Millis(20), asked, Health::Serving);
+        assert_eq!(monitor.poll_change(), Some((second, Health::Serving)));
+        assert_eq!((monitor.poll_change(), monitor.poll_timeout()), (None, Some(Millis(1_020))));
     }
 }

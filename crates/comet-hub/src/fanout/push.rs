@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use comet_core::Millis;
 
+use super::CometNumber;
+
 /// What became of a push on one comet, or on several added up; the fields are those of the wire's ledger.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[allow(missing_docs, reason = "the wire's own names")]
@@ -53,8 +55,8 @@ pub struct PartId(usize);
 pub struct Call {
     /// What to answer with.
     pub part: PartId,
-    /// Number of the comet.
-    pub comet: usize,
+    /// The comet.
+    pub comet: CometNumber,
     /// Whom it pushes to.
     pub target: Target,
 }
@@ -96,7 +98,7 @@ pub enum Refused {
 }
 
 struct Part {
-    comet: usize,
+    comet: CometNumber,
     server: String,
     /// Until it is called.
     target: Option<Target>,
@@ -117,7 +119,7 @@ pub struct PushFanout {
     /// Parts without an outcome.
     missing: usize,
     /// The comets that took a part.
-    taken: Vec<usize>,
+    taken: Vec<CometNumber>,
     ledger: LedgerSum,
     failed: Vec<FailedComet>,
     bad: Option<String>,
@@ -137,7 +139,7 @@ impl PushFanout {
         }
     }
 
-    pub(super) fn add(&mut self, comet: usize, server: &str, target: Target) {
+    pub(super) fn add(&mut self, comet: CometNumber, server: &str, target: Target) {
         self.waiting.push_back(PartId(self.parts.len()));
         self.missing += 1;
         let server = server.to_owned();
@@ -196,7 +198,7 @@ impl PushFanout {
     }
 
     /// Gives up waiting for the comets for which there is a message.
-    pub(super) fn give_up(&mut self, message: impl Fn(usize) -> Option<String>) {
+    pub(super) fn give_up(&mut self, message: impl Fn(CometNumber) -> Option<String>) {
         for part in 0..self.parts.len() {
             let Part { comet, due: Some(_), .. } = self.parts[part] else { continue };
             if let Some(message) = message(comet) {
@@ -222,7 +224,7 @@ impl PushFanout {
     }
 
     /// The comets that took a part so far.
-    pub(super) fn taken(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn taken(&self) -> impl Iterator<Item = CometNumber> {
         self.taken.iter().copied()
     }
 

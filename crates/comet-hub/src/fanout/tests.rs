@@ -5,15 +5,21 @@ use comet_core::Millis;
 
 const LIMIT_MS: u64 = 2_000;
 
+const FIRST: CometNumber = CometNumber(0);
+const SECOND: CometNumber = CometNumber(1);
+
 fn fanout(comets: &[&str]) -> Fanout {
-    Fanout::new(FanoutConfig {
-        comets: comets.iter().map(|comet| (*comet).to_owned()).collect(),
+    let mut fanout = Fanout::new(FanoutConfig {
         keys_max: 2,
         limit_ms: LIMIT_MS,
         places: 2,
         caller_places: 1,
         calls: 2,
-    })
+    });
+    for comet in comets {
+        fanout.add_comet(comet);
+    }
+    fanout
 }
 
 fn calls(fanout: &mut Fanout, push: &mut PushFanout) -> Vec<Call> {
@@ -49,7 +55,7 @@ fn keys_go_to_the_comets_that_have_them() {
     let keys = |keys: &[&str]| Target::Keys(keys.iter().map(|key| (*key).to_owned()).collect());
     let calls = calls(&mut fanout, &mut push);
     let asked: Vec<_> = calls.iter().map(|call| (call.comet, call.target.clone())).collect();
-    assert_eq!(asked, [(1, keys(&["1", "3"])), (1, keys(&["5"])), (0, keys(&["2"]))]);
+    assert_eq!(asked, [(SECOND, keys(&["1", "3"])), (SECOND, keys(&["5"])), (FIRST, keys(&["2"]))]);
     for call in calls {
         push.handle_answer(call.part, queued(1));
     }
@@ -101,11 +107,18 @@ fn a_push_that_nobody_took_has_failed() {
 fn each_comet_gets_its_share_of_a_speed() {
     let speed = NonZeroU32::new(100).unwrap();
     let mut fanout = fanout(&["b", "a"]);
-    let mut push = fanout.to_all(Some((speed, &[10, 30])));
-    let targets: Vec<_> =
-        calls(&mut fanout, &mut push).into_iter().map(|call| call.target).collect();
-    let all = |speed| Target::All { speed: NonZeroU32::new(speed) };
-    assert_eq!(targets, [all(25), all(75)]);
+    let mut check = |sessions: &[(&str, u64)], expected: [u32; 2]| {
+        let sessions = sessions.iter().map(|(id, sessions)| (id.to_string(), *sessions)).collect();
+        let mut push = fanout.to_all(Some((speed, &sessions)));
+        for (call, speed) in calls(&mut fanout, &mut push).into_iter().zip(expected) {
+            assert_eq!(call.target, Target::All { speed: NonZeroU32::new(speed) });
+            fanout.end_call(call.comet);
+        }
+    };
+    check(&[("a", 30), ("b", 10), ("c", 60)], [25, 75]);
+    check(&[("a", 30)], [1, 100]);
+    // Nothing is known.
+    check(&[], [50, 50]);
 }
 
 #[test]
@@ -113,7 +126,7 @@ fn a_comet_that_is_gone_is_left_out_at_once() {
     let mut fanout = fanout(&["b", "a"]);
     let mut under_way = fanout.to_room();
     let [b, a] = &calls(&mut fanout, &mut under_way)[..] else { panic!() };
-    fanout.set_health(0, &Health::Gone("refused".into()));
+    fanout.set_health(FIRST, &Health::Gone("refused".into()));
     fanout.leave_out_gone(&mut under_way);
     assert!(!under_way.is_complete());
     under_way.handle_answer(a.part, queued(5));
@@ -124,11 +137,11 @@ fn a_comet_that_is_gone_is_left_out_at_once() {
     // The next one does not ask it.
     let mut push = fanout.to_room();
     let asked = calls(&mut fanout, &mut push);
-    assert_eq!(asked.iter().map(|call| call.comet).collect::<Vec<_>>(), [1]);
+    assert_eq!(asked.iter().map(|call| call.comet).collect::<Vec<_>>(), [SECOND]);
     push.handle_answer(asked[0].part, queued(5));
     assert_eq!(push.finish().unwrap().failed, failed);
     // A comet that drains still has clients.
-    fanout.set_health(0, &Health::NotServing);
+    fanout.set_health(FIRST, &Health::NotServing);
     assert_eq!(calls_of_room(&mut fanout).len(), 1, "a has two calls by now");
 }
 
@@ -139,14 +152,14 @@ fn a_slow_comet_leaves_places_for_the_others() {
         let mut push = fanout.to_room();
         assert_eq!(calls(&mut fanout, &mut push).len(), 2);
         // Only a answers.
-        fanout.end_call(1);
+        fanout.end_call(SECOND);
     }
     let mut push = fanout.to_room();
     let asked = calls(&mut fanout, &mut push);
-    assert_eq!(asked.iter().map(|call| call.comet).collect::<Vec<_>>(), [1]);
+    assert_eq!(asked.iter().map(|call| call.comet).collect::<Vec<_>>(), [SECOND]);
     push.handle_answer(asked[0].part, queued(1));
     assert_eq!(push.finish().unwrap().failed, named(&[("b", "2 calls are under way there")]));
-    fanout.end_call(0);
+    fanout.end_call(FIRST);
     assert_eq!(calls_of_room(&mut fanout).len(), 2);
 }
 
@@ -168,12 +181,53 @@ fn places_and_failures_are_counted() {
         fanout.count_parts(Millis(now), &push)
     };
     // The first failure is logged, and the first success after a while.
-    let fails = FanoutEvent::Fails { comet: 0, message: "away".into() };
+    let fails = FanoutEvent::Fails { server: "a".into(), message: "away".into() };
     assert_eq!(push(&mut fanout, 1, failure(false, "away")), [fails]);
     assert_eq!(push(&mut fanout, 2, failure(false, "away")), []);
     assert_eq!(push(&mut fanout, 3, queued(1)), []);
-    let succeeds = FanoutEvent::Succeeds { comet: 0, failed: 2 };
+    let succeeds = FanoutEvent::Succeeds { server: "a".into(), failed: 2 };
     assert_eq!(push(&mut fanout, 20_000, queued(1)), [succeeds]);
     let failures = [("a".to_owned(), 2), ("unknown".to_owned(), 8)];
     assert_eq!(*fanout.failures(), BTreeMap::from(failures));
+}
+
+#[test]
+fn a_comet_that_is_taken_out_ends_what_it_has_begun() {
+    let mut fanout = fanout(&["b", "a"]);
+    let mut under_way = fanout.to_room();
+    let asked = calls(&mut fanout, &mut under_way);
+    let mut planned = fanout.to_room();
+    fanout.remove_comet(FIRST);
+    let third = fanout.add_comet("c");
+    // Nothing new goes there, and nothing is given up.
+    fanout.set_health(FIRST, &Health::Gone("refused".into()));
+    fanout.leave_out_gone(&mut under_way);
+    let called: Vec<_> = calls_of_room(&mut fanout).iter().map(|call| call.comet).collect();
+    assert_eq!(called, [SECOND, third]);
+    for call in asked {
+        fanout.end_call(call.comet);
+        under_way.handle_answer(call.part, queued(5));
+    }
+    assert_eq!(fanout.count_parts(Millis(10), &under_way), []);
+    let pushed = under_way.finish().unwrap();
+    assert_eq!((pushed.ledger.queued, pushed.failed), (10, Vec::new()));
+    // A push that had not called it by then names it.
+    let asked = calls(&mut fanout, &mut planned);
+    assert_eq!(asked.iter().map(|call| call.comet).collect::<Vec<_>>(), [SECOND]);
+    assert_eq!(planned.failed(), named(&[("b", "it was taken out")]));
+}
+
+#[test]
+fn failures_outlive_their_comet_under_another_name() {
+    let mut fanout = fanout(&["a"]);
+    let mut push = fanout.to_room();
+    let call = fanout.poll_call(&mut push, Millis(0)).unwrap();
+    push.handle_answer(call.part, failure(false, "away"));
+    assert_eq!(fanout.count_parts(Millis(0), &push).len(), 1);
+    // It has another address.
+    let moved = fanout.add_comet("a");
+    fanout.remove_comet(FIRST);
+    assert_eq!(*fanout.failures(), BTreeMap::from([("a".to_owned(), 1)]));
+    fanout.remove_comet(moved);
+    assert_eq!(*fanout.failures(), BTreeMap::from([("unknown".to_owned(), 1)]));
 }

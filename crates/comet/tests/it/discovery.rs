@@ -16,21 +16,21 @@ use crate::logic_process::own_address;
 use crate::process::{Server, line_with, run, with_sets};
 use crate::support::{Metrics, PATIENCE, get, two_cores, until};
 
-type Form = BTreeMap<String, String>;
+pub(crate) type Form = BTreeMap<String, String>;
 
 /// By hostname, the metadata of instances.
-type Instances = Arc<Mutex<HashMap<String, serde_json::Map<String, Value>>>>;
+pub(crate) type Instances = Arc<Mutex<HashMap<String, serde_json::Map<String, Value>>>>;
 
 /// A node of discovery with the instances of one app.
-struct Node {
-    address: SocketAddr,
+pub(crate) struct Node {
+    pub(crate) address: SocketAddr,
     instances: Instances,
     /// Path and parameters of each request.
     requests: Receiver<(String, Form)>,
 }
 
 impl Node {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let instances = Instances::default();
@@ -46,7 +46,7 @@ impl Node {
 
     /// The parameters of the next request to `path`, and those of no other before it but `renew`.
     #[track_caller]
-    fn next(&self, path: &str) -> Form {
+    pub(crate) fn next(&self, path: &str) -> Form {
         loop {
             let (asked, form) = self.requests.recv_timeout(PATIENCE).expect(path);
             if asked == format!("/discovery/{path}") {
@@ -146,7 +146,7 @@ fn decoded(text: &str) -> String {
 }
 
 /// The settings of a comet called "comet-1" that is registered at `nodes`.
-fn sets(nodes: &[SocketAddr]) -> Vec<String> {
+pub(crate) fn sets(nodes: &[SocketAddr]) -> Vec<String> {
     let nodes: Vec<String> = nodes.iter().map(|node| format!("{:?}", node.to_string())).collect();
     let sets = [
         &format!("discovery.nodes=[{}]", nodes.join(",")),
