@@ -48,9 +48,11 @@ async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
 async fn stat(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
         let top = rooms_asked(&uri)?;
-        let (reading, rooms) =
-            tokio::try_join!(monitor.read(), monitor.rooms(move |rooms| top_rooms(&rooms, top)))
-                .map_err(status)?;
+        let (reading, rooms) = tokio::try_join!(
+            monitor.read_all(),
+            monitor.rooms(move |rooms| top_rooms(&rooms, top))
+        )
+        .map_err(status)?;
         Ok::<_, Status>(reading.stat(&rooms))
     };
     answered(answer.await)

@@ -9,7 +9,7 @@ use crate::ledger::DropReason;
 use crate::outbox::Outbox;
 use crate::room::Membership;
 use crate::state::ConnState;
-use crate::time::Tick;
+use crate::time::{Millis, Tick};
 use crate::transport::Transport;
 
 /// Input that is not consumed yet. Most connections have none.
@@ -45,8 +45,8 @@ pub(crate) struct Conn {
     pub(crate) moved: Tick,
     /// Handshake, heartbeat or linger deadline.
     pub(crate) deadline: Tick,
-    /// When it was accepted, in ticks of the time itself: stalls count.
-    pub(crate) accepted: Tick,
+    /// When it was accepted, by the time itself: stalls count.
+    pub(crate) accepted: Millis,
     /// Time between heartbeats as logic says; 0: as the limits say.
     pub(crate) heartbeat_ms: u32,
     /// The first heartbeat from then on renews its session at logic.
@@ -62,7 +62,7 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(transport: Transport, accepted: Tick, deadline: Tick) -> Self {
+    pub(crate) fn new(transport: Transport, accepted: Millis, deadline: Tick) -> Self {
         Self {
             state: match transport {
                 Transport::Tcp => ConnState::AwaitingAuth,
@@ -86,6 +86,11 @@ impl Conn {
             accepts: Accepts::All,
             input: None,
         }
+    }
+
+    /// The time since it was accepted, milliseconds.
+    pub(crate) fn age_ms(&self, now: Millis) -> u64 {
+        now.0.saturating_sub(self.accepted.0)
     }
 
     /// Whether input must wait until logic or a home has answered.

@@ -6,6 +6,8 @@
 
 use std::ops::AddAssign;
 
+use comet_histogram::Histogram;
+
 macro_rules! reasons {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident => $label:literal,)* }) => {
         $(#[$doc])*
@@ -223,11 +225,14 @@ pub struct Counters {
     pub forgotten: u64,
     /// Events of traced connections that were dropped, because too many waited.
     pub trace_missed: u64,
-    /// Turns of the driver.
-    pub turns: u64,
-    /// Time they took, microseconds.
-    pub turn_micros: u64,
-    /// Time the longest one took, microseconds.
+    /// Times from accept to the end of authentication and registration, to the millisecond of the turns.
+    pub handshake_times: Histogram,
+    /// Times from the begin of the turn that took a push to the end of the turn in which the last send of it that could
+    /// be made was queued for the kernel. A client whose former send is still under way is not waited for.
+    pub push_times: Histogram,
+    /// Times of the driver's turns.
+    pub turn_times: Histogram,
+    /// Time the longest turn took, microseconds.
     pub turn_micros_max: u64,
     /// Time in which the driver was held up: stopped, starved or too long in a turn, milliseconds.
     pub stalled_millis: u64,

@@ -82,7 +82,7 @@ use listings::Listings;
 use messages::MessageQueues;
 use outboxes::Outboxes;
 use pacing::{DrainPhase, Pacing};
-use push_task::PushTask;
+use push_task::{PushTask, Unsent};
 use rates::Rates;
 use reports::ReportQueue;
 use sources::Sources;
@@ -125,6 +125,7 @@ pub struct Shard {
     reports_waited_at: Millis,
     /// Pushes under way.
     pushes: VecDeque<PushTask>,
+    unsent: Unsent,
     /// Rooms whose homes have answered, with connections that wait for it.
     joined: VecDeque<RoomId>,
     /// Whether connections from this slot on are traced is to be decided anew.
@@ -183,6 +184,7 @@ impl Shard {
             has_retained_due: false,
             reports_waited_at: Millis(0),
             pushes: VecDeque::new(),
+            unsent: Unsent::default(),
             joined: VecDeque::new(),
             tracing_from: None,
             listings: Listings::new(),
@@ -300,9 +302,9 @@ impl Shard {
     /// The driver's last turn took `micros`, its sleep not counted.
     pub fn handle_turn(&mut self, micros: u32) {
         let micros = u64::from(micros);
-        self.counters.turns += 1;
-        self.counters.turn_micros += micros;
+        self.counters.turn_times.record(micros);
         self.counters.turn_micros_max = self.counters.turn_micros_max.max(micros);
+        self.note_turn_of_pushes(micros);
     }
 
     /// A message from another shard or from control. A push is begun; [`Shard::handle_pushes`] goes on with it.

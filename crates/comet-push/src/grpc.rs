@@ -1,6 +1,7 @@
 //! The gRPC services: requests unpacked, handed to the backend, answers packed and counted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use comet_serve::{Arrivals, CallCounts, GrpcApi, Phase, stopped};
 use comet_wire::comet::v1::push_server::{Push, PushServer};
@@ -98,7 +99,7 @@ impl<B: StreamBackend> Push for PushService<B> {
         &self,
         _: Request<ListBroadcastsReq>,
     ) -> Result<Response<ListBroadcastsReply>, Status> {
-        self.counts.add("ListBroadcasts", Code::Ok);
+        self.counts.add("ListBroadcasts", Duration::ZERO, Code::Ok);
         let broadcasts = self.backend.broadcasts().into_iter();
         let broadcasts = broadcasts.map(|broadcast| Broadcast {
             id: broadcast.id,

@@ -44,7 +44,7 @@ impl Connections {
         self.slab.len()
     }
 
-    pub(super) fn insert(&mut self, transport: Transport, now: Tick, deadline: Tick) -> Slot {
+    pub(super) fn insert(&mut self, transport: Transport, now: Millis, deadline: Tick) -> Slot {
         let slot = self.slab.insert(Conn::new(transport, now, deadline));
         self.wheel.arm(slot, deadline);
         slot

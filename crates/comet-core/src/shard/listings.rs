@@ -167,7 +167,7 @@ impl Shard {
         let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
         let rank = match order {
             ConnOrder::Waiting => u32::MAX - load.bytes,
-            ConnOrder::Age => conn.accepted.0,
+            ConnOrder::Age => conn.accepted.tick().0,
         };
         (ConnPlace { rank, conn: self.conns.id(slot) }, load)
     }
@@ -188,7 +188,7 @@ impl Shard {
             address: sockets.address(place.conn),
             transport: conn.transport,
             is_tls: sockets.is_tls(place.conn),
-            age_ms: self.context.now.0.saturating_sub(conn.accepted.begin().0),
+            age_ms: conn.age_ms(self.context.now),
             waiting_bytes: load.bytes,
             waiting_frames: load.pushes + load.replies,
             accepts: conn.accepts.clone(),

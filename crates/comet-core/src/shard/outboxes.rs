@@ -86,6 +86,11 @@ impl Outboxes {
         self.chains.load(&conn.outbox, conn.transport)
     }
 
+    /// Whether some connection has something to send and nothing in flight.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// The connection has something to send and nothing in flight.
     #[inline]
     pub(super) fn mark_ready(&mut self, slot: Slot, conn: &mut Conn) {

@@ -18,6 +18,14 @@ pub(super) struct PushTask {
     pub(super) progress: Progress,
 }
 
+/// Pushes that were taken since the shard last had nothing to send. They are timed together, from the first of them on.
+#[derive(Default)]
+pub(super) struct Unsent {
+    pub(super) pushes: u64,
+    /// Time of the turns since.
+    pub(super) micros: u64,
+}
+
 /// What a push is still to be offered to.
 pub(super) enum Target {
     /// At their home: the owners of keys, or the sessions of users.

@@ -16,7 +16,7 @@ use crate::outbox::Item;
 use super::Shard;
 use super::delivery::{Delivered, Delivery, Filter};
 use super::pacing::PacedBroadcast;
-use super::push_task::{Answer, Names, Owners, Progress, PushTask, Target};
+use super::push_task::{Answer, Names, Owners, Progress, PushTask, Target, Unsent};
 
 /// Deliveries between two looks at how many connections they are going to close.
 const STRIDE: usize = 256;
@@ -70,7 +70,26 @@ impl Shard {
         let item = self.item(&push);
         let tally = Tally::default();
         let progress = Progress { call, push, item, tally, answer, is_counted: false };
+        self.add_task(target, progress);
+    }
+
+    fn add_task(&mut self, target: Target, progress: Progress) {
+        self.unsent.pushes += 1;
         self.pushes.push_back(PushTask { target, progress });
+    }
+
+    /// A turn has ended, which took `micros`. The driver sleeps only when nothing is left to send, so the times of turns
+    /// add up to that of the pushes.
+    pub(super) fn note_turn_of_pushes(&mut self, micros: u64) {
+        let Unsent { pushes, micros: so_far } = &mut self.unsent;
+        if *pushes == 0 {
+            return;
+        }
+        *so_far += micros;
+        if self.pushes.is_empty() && !self.outboxes.has_ready() {
+            self.counters.push_times.record_many(*so_far, *pushes);
+            self.unsent = Unsent::default();
+        }
     }
 
     fn item(&mut self, push: &Push) -> Item {
@@ -153,7 +172,7 @@ impl Shard {
             self.send_push(shard, message, members.into(), &mut progress);
         }
         if is_here {
-            self.pushes.push_back(PushTask { target: Target::Room(room), progress });
+            self.add_task(Target::Room(room), progress);
         } else {
             self.reports.push(progress.report(self.context.shard));
         }

@@ -121,6 +121,8 @@ impl Shard {
         entry.key = key;
         entry.session = seq;
         entry.accepts = identity.accepts;
+        let age_ms = entry.age_ms(self.context.now);
+        self.counters.handshake_times.record(age_ms * 1_000);
         self.counters.authenticated += 1;
         self.counters.live += 1;
         self.handshakes.end();

@@ -22,6 +22,7 @@ mod forbidden;
 mod h2;
 mod health;
 mod helpers;
+mod histograms;
 mod hostile;
 mod http_push;
 mod jwks;
