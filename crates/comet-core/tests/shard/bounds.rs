@@ -238,7 +238,7 @@ fn handshakes_and_pushes_are_timed_by_the_clock_of_the_turns() {
         let push = Push::new(1000, Encoded::verbatim(b"frame"));
         let message = Message::PushRoom { call: CallId(99), room: "r".into(), push };
         rig.shards[0].handle_message(message);
-        rig.shards[0].handle_pushes(&mut Budget::slice());
+        rig.shards[0].handle_pushes(&mut Budget::slice(), |_| None);
     };
     let times = |rig: &Rig| {
         let times = rig.shards[0].counters().push_times;
