@@ -39,7 +39,7 @@ impl ServicesPlan {
             is_reliable,
             fault_percent: if is_reliable { 0 } else { rng.pick(&[0, 10, 40]) },
             has_outages: !is_reliable && rng.percent(60),
-            refuses_renewals: !is_reliable && rng.percent(20),
+            refuses_renewals: !is_reliable && rng.percent(50),
             expire_ms: if is_reliable { u64::MAX } else { 6_000 },
         }
     }
