@@ -17,13 +17,14 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::comet::{CometOptions, failure};
+use crate::comet::failure;
 use crate::comets::Comets;
+use crate::wanted::Wanted;
 
 /// Keeps the comets those that are `wanted`, and keeps asking each of them whether it takes clients.
 pub(crate) async fn monitor(
     comets: Arc<Comets>,
-    mut wanted: watch::Receiver<Vec<CometOptions>>,
+    mut wanted: watch::Receiver<Wanted>,
 ) -> Infallible {
     let mut checks = JoinSet::new();
     // By comet: its last check.

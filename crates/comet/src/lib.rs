@@ -8,6 +8,7 @@ pub mod api_tls;
 mod app;
 pub mod args;
 pub mod caller;
+mod comet_watch;
 mod discovery;
 mod ending;
 pub mod helpers;

@@ -11,6 +11,7 @@ mod control;
 mod crowd;
 mod descriptors;
 mod discovery;
+mod discovery_node;
 mod door;
 mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]
@@ -28,6 +29,7 @@ mod listen_tls;
 mod locks;
 mod log_sink;
 mod logic;
+mod logic_discovery;
 mod logic_locks;
 mod logic_peers;
 mod logic_process;
