@@ -6,19 +6,19 @@ mod slow;
 mod worker;
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use indicatif::ProgressBar;
+use tokio::sync::watch;
 
 pub(crate) use self::churn::{ChurnPlan, guests_max};
+pub(crate) use self::local::ClientCommand;
 use self::local::LocalClients;
-pub(crate) use self::local::{ClientCommand, ClientSetup};
 use self::worker::Workers;
 pub(crate) use self::worker::work;
 use crate::Result;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
+use crate::dial::Dialer;
 use crate::findings::Findings;
-use crate::plan::Received;
 use crate::process::{CpuSample, Gauge};
 use crate::sampler::{Counts, Sampler, Series};
 
@@ -31,6 +31,9 @@ pub(crate) struct Clients {
     clients: Group,
     /// Takes samples of all they do, while there is one.
     sampler: Option<Sampler>,
+    /// Distinct deliveries since the last restart, awaited by the senders; and when they were seen to change.
+    received: watch::Sender<u64>,
+    received_ns: u64,
 }
 
 enum Group {
@@ -40,12 +43,12 @@ enum Group {
 
 impl Clients {
     /// Clients that are not connected yet, in so many processes.
-    pub(crate) fn new(setup: ClientSetup, processes: u32, received: Arc<Received>) -> Result<Self> {
+    pub(crate) fn new(dialer: Dialer, processes: u32) -> Result<Self> {
         let clients = match processes {
-            0 | 1 => Group::Local(Box::new(LocalClients::new(setup, received)?)),
-            _ => Group::Workers(Workers::start(setup, processes as usize, received)?),
+            0 | 1 => Group::Local(Box::new(LocalClients::new(dialer)?)),
+            _ => Group::Workers(Workers::start(dialer, processes as usize)?),
         };
-        Ok(Self { clients, sampler: None })
+        Ok(Self { clients, sampler: None, received: watch::Sender::new(0), received_ns: 0 })
     }
 
     /// From now on samples are taken, of the clients and of the process they are connected to.
@@ -60,10 +63,19 @@ impl Clients {
         sampler.finish(self.counts())
     }
 
-    /// Distinct deliveries since the last restart.
+    /// Distinct deliveries since the last restart, as of the last turn.
     pub(crate) fn received(&self) -> u64 {
-        let Counts { received_since_restart, .. } = self.counts();
-        received_since_restart
+        *self.received.borrow()
+    }
+
+    /// When their number was seen to change.
+    pub(crate) fn received_ns(&self) -> u64 {
+        self.received_ns
+    }
+
+    /// Tells their number to others, and wakes those that wait for it.
+    pub(crate) fn watch_received(&self) -> watch::Sender<u64> {
+        self.received.clone()
     }
 
     /// Connections that are authenticated and open.
@@ -118,6 +130,10 @@ impl Clients {
             Group::Workers(workers) => workers.turn(timeout_ns),
         }?;
         let counts = self.counts();
+        if counts.received_since_restart != self.received() {
+            self.received.send_replace(counts.received_since_restart);
+            self.received_ns = now_ns();
+        }
         self.sampler.as_mut().map_or(Ok(()), |sampler| sampler.look(counts))
     }
 

@@ -25,6 +25,10 @@ pub(crate) struct Dialer {
     pub endpoints: Endpoints,
     pub crowd: Crowd,
     pub sources: Option<Sources>,
+    /// Handshakes under way at once.
+    pub in_flight: usize,
+    /// Operation of the messages that the connections are to receive.
+    pub operation: i32,
 }
 
 impl Dialer {

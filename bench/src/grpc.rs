@@ -116,6 +116,11 @@ impl Pusher {
 }
 
 impl Push {
+    /// A push of one body.
+    pub(crate) fn new(to: Address, operation: i32, content: Vec<u8>) -> Self {
+        Self { to, operation, content, is_batch: false }
+    }
+
     fn into_parts(self) -> (Address, Option<Proto>) {
         let op = if self.is_batch { OP_RAW } else { self.operation };
         (self.to, Some(Proto { ver: 1, op, seq: 0, body: self.content.into() }))

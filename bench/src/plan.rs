@@ -1,9 +1,4 @@
-//! What is pushed and when, and how far the receivers are.
-
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
+//! What is pushed and when.
 
 use crate::args::LoadArgs;
 use crate::clock::{SECOND_NS, now_ns, seconds_to_ns};
@@ -89,36 +84,6 @@ impl Plan {
 pub(crate) fn run_id() -> u32 {
     // Low bits of the time in microseconds: turns are seconds apart.
     (now_ns() / 1000) as u32
-}
-
-/// How many deliveries the receivers have; written by their thread, awaited by the sender's.
-#[derive(Default)]
-pub(crate) struct Received {
-    count: AtomicU64,
-    changed: Notify,
-}
-
-impl Received {
-    /// `count` deliveries have come.
-    pub(crate) fn report(&self, count: u64) {
-        if self.count.swap(count, Ordering::Relaxed) != count {
-            self.changed.notify_one();
-        }
-    }
-
-    /// A push was answered: the server may have counted deliveries as dropped.
-    pub(crate) fn answered(&self) {
-        self.changed.notify_one();
-    }
-
-    pub(crate) fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    /// Ends with the next report or answer, or one that nobody has waited for yet.
-    pub(crate) fn changed(&self) -> Notified<'_> {
-        self.changed.notified()
-    }
 }
 
 #[cfg(test)]

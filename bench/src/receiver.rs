@@ -6,7 +6,6 @@ mod connection;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use comet_client::Session;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -16,7 +15,6 @@ use self::connection::{ConnectStage, Connection};
 use crate::clock::{SECOND_NS, now_ns, timespec};
 use crate::heartbeats::Heartbeats;
 use crate::message::OP_HEARTBEAT;
-use crate::plan::Received;
 use crate::recorder::Recorder;
 use crate::sampler::Counts;
 use crate::tls::Tls;
@@ -38,12 +36,11 @@ pub(crate) struct Receiver {
     live: usize,
     closed: usize,
     pub heartbeats: Heartbeats,
-    received: Arc<Received>,
 }
 
 impl Receiver {
-    /// A receiver without connections that notifies `received`. Fails if the host refuses a descriptor.
-    pub(crate) fn new(recorder: Recorder, received: Arc<Received>) -> io::Result<Self> {
+    /// A receiver without connections. Fails if the host refuses a descriptor.
+    pub(crate) fn new(recorder: Recorder) -> io::Result<Self> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             connections: Vec::new(),
@@ -53,7 +50,6 @@ impl Receiver {
             live: 0,
             closed: 0,
             heartbeats: Heartbeats::default_from(now_ns()),
-            received,
         })
     }
 
@@ -117,7 +113,6 @@ impl Receiver {
             }
         }
         self.events = events;
-        self.received.report(self.recorder.accounts.received());
         Ok(())
     }
 

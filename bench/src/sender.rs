@@ -6,17 +6,17 @@
 //! when the receivers have caught up. Pushes of one stream are made one after the other's answer, as goim's
 //! job does, for the order of concurrent calls is nobody's promise.
 
-use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::runtime;
+use tokio::sync::watch;
 
 use crate::Result;
 use crate::clock::{Timer, now_ns};
 use crate::message::Stamp;
-use crate::plan::{Pattern, Plan, Received};
+use crate::plan::{Pattern, Plan};
 use crate::sink::{Answers, OpenSink, Sink};
 use crate::stats::Reasons;
 use crate::yardstick::Feed;
@@ -73,14 +73,15 @@ impl Sent {
 pub(crate) fn start(
     plan: Plan,
     sink: Sink,
-    received: Arc<Received>,
+    received: watch::Sender<u64>,
 ) -> JoinHandle<Result<(Sent, Option<Feed>)>> {
     thread::spawn(move || {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let sink = OpenSink::open(sink, &plan, &received).await?;
+            let progress = received.subscribe();
+            let sink = OpenSink::open(sink, &plan, received).await?;
             let sent = Sent { messages: vec![0; plan.members.len()], ..Sent::default() };
-            Sender { sent, timer: Timer::new()?, plan, sink, received }.run().await
+            Sender { sent, timer: Timer::new()?, plan, sink, progress }.run().await
         })
     })
 }
@@ -88,7 +89,8 @@ pub(crate) fn start(
 struct Sender {
     plan: Plan,
     sink: OpenSink,
-    received: Arc<Received>,
+    /// Deliveries that the receivers have; changed by answers, too.
+    progress: watch::Receiver<u64>,
     timer: Timer,
     sent: Sent,
 }
@@ -108,8 +110,12 @@ impl Sender {
                     self.timer.until(due_ns).await?;
                     due_ns
                 }
-                None if self.room_for_a_tick().await => now_ns(),
-                None => break,
+                None => {
+                    if !self.room_for_a_tick().await {
+                        break;
+                    }
+                    now_ns()
+                }
             };
         }
         self.sent.elapsed_ns = now_ns() - start_ns;
@@ -164,15 +170,14 @@ impl Sender {
     }
 
     /// Waits until one more tick may be under way; false where the receivers have come to a halt.
-    async fn room_for_a_tick(&self) -> bool {
+    async fn room_for_a_tick(&mut self) -> bool {
         let a_tick = self.sent.deliveries / self.sent.ticks;
         loop {
-            let changed = self.received.changed();
-            let done = self.received.count() + self.sink.dropped();
+            let done = *self.progress.borrow_and_update() + self.sink.dropped();
             if self.sent.deliveries.saturating_sub(done) <= a_tick * (self.plan.window - 1) {
                 return true;
             }
-            if tokio::time::timeout(STALL, changed).await.is_err() {
+            if tokio::time::timeout(STALL, self.progress.changed()).await.is_err() {
                 return false;
             }
         }

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::Status;
 
 use crate::Result;
 use crate::grpc::{Address, Ledger, LedgerSums, Push, PushStream, Pusher, StreamAnswers};
-use crate::plan::{Plan, Received};
+use crate::plan::Plan;
 use crate::stats::Reasons;
 use crate::yardstick::Feed;
 
@@ -49,7 +50,8 @@ pub(crate) struct OpenSink {
     /// Pushes so far.
     pushed: u64,
     answers: SharedAnswers,
-    received: Arc<Received>,
+    /// Woken by answers: they say what was dropped.
+    received: watch::Sender<u64>,
 }
 
 enum Way {
@@ -83,13 +85,17 @@ type SharedAnswers = Arc<Mutex<Answers>>;
 
 impl OpenSink {
     /// Opens `sink` for `plan`. Fails if nobody listens at the push API.
-    pub(crate) async fn open(sink: Sink, plan: &Plan, received: &Arc<Received>) -> Result<Self> {
-        let (answers, received) = (SharedAnswers::default(), Arc::clone(received));
+    pub(crate) async fn open(
+        sink: Sink,
+        plan: &Plan,
+        received: watch::Sender<u64>,
+    ) -> Result<Self> {
+        let answers = SharedAnswers::default();
         let (way, addresses) = match sink {
             Sink::Yardstick(feed) => (Way::Yardstick(feed), Vec::new()),
             Sink::Server { grpc, addresses, method: PushMethod::OneStream } => {
                 let (pushes, replies) = PushStream::open(&grpc).await?;
-                let reading = read(replies, Arc::clone(&answers), Arc::clone(&received));
+                let reading = read(replies, Arc::clone(&answers), received.clone());
                 (Way::OneStream { pushes, reader: tokio::spawn(reading) }, addresses)
             }
             Sink::Server { grpc, addresses, method: PushMethod::Calls { callers } } => {
@@ -121,7 +127,7 @@ impl OpenSink {
             Way::OneStream { pushes, .. } => pushes.push(push),
             Way::Calls { pusher, callers } => {
                 let mut pusher = pusher.clone();
-                let (answers, received) = (Arc::clone(&self.answers), Arc::clone(&self.received));
+                let (answers, received) = (Arc::clone(&self.answers), self.received.clone());
                 let before = callers[stream].pop_front().expect("a stream has a caller");
                 callers[stream].push_back(Some(tokio::spawn(async move {
                     if let Some(before) = before {
@@ -129,7 +135,7 @@ impl OpenSink {
                     }
                     let answer = pusher.push(push).await;
                     answers.lock().expect(NO_PANIC).add(answer);
-                    received.answered();
+                    received.send_modify(|_| ());
                 })));
             }
         }
@@ -169,7 +175,7 @@ impl OpenSink {
 }
 
 /// Takes the answers of a stream to its end.
-async fn read(mut replies: StreamAnswers, answers: SharedAnswers, received: Arc<Received>) {
+async fn read(mut replies: StreamAnswers, answers: SharedAnswers, received: watch::Sender<u64>) {
     loop {
         match replies.next().await {
             Ok(Some(batch)) => {
@@ -179,7 +185,7 @@ async fn read(mut replies: StreamAnswers, answers: SharedAnswers, received: Arc<
             Ok(None) => return,
             Err(status) => return answers.lock().expect(NO_PANIC).add(Err(status)),
         }
-        received.answered();
+        received.send_modify(|_| ());
     }
 }
 

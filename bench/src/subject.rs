@@ -1,6 +1,5 @@
 //! What is measured, a server or a yardstick, with all its clients.
 
-use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use indicatif::ProgressBar;
@@ -8,14 +7,14 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::args::{DialArgs, HostArgs, SetupArgs};
-use crate::clients::{ClientCommand, ClientSetup, Clients};
+use crate::clients::{ClientCommand, Clients};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::Crowd;
 use crate::dial::Dialer;
 use crate::findings::Findings;
 use crate::message::STAMP_LEN;
-use crate::plan::{Plan, Received, run_id};
-use crate::process::{CpuSample, CpuUsed};
+use crate::plan::{Plan, run_id};
+use crate::process::{CpuSample, CpuUsed, Gauge};
 use crate::report::progress_bar;
 use crate::sender::{self, Sent};
 use crate::sink::{PushMethod, Sink};
@@ -86,8 +85,7 @@ pub(crate) struct Subject {
     /// How pushes to the push API are made.
     pub method: PushMethod,
     /// Takes the pushes to a yardstick; not here while a turn has it.
-    pub feed: Option<Feed>,
-    received: Arc<Received>,
+    feed: Option<Feed>,
 }
 
 /// The target's CPU time at one moment.
@@ -149,21 +147,16 @@ impl Subject {
         operation: i32,
         dial: &DialArgs,
     ) -> Result<Self> {
-        let received = Arc::new(Received::default());
-        let setup = ClientSetup {
-            run: run_id(),
-            operation,
-            size: STAMP_LEN,
-            dialer: Dialer {
-                endpoints: target.endpoints.clone(),
-                crowd: crowd.clone(),
-                sources: dial.source.clone(),
-            },
+        let dialer = Dialer {
+            endpoints: target.endpoints.clone(),
+            crowd: crowd.clone(),
+            sources: dial.source.clone(),
             in_flight: dial.in_flight as usize,
+            operation,
         };
-        let clients = Clients::new(setup, dial.processes, Arc::clone(&received))?;
+        let clients = Clients::new(dialer, dial.processes)?;
         let method = PushMethod::Calls { callers: crowd.callers as usize };
-        Ok(Self { place, clients, target, crowd, has_receivers: true, method, feed, received })
+        Ok(Self { place, clients, target, crowd, has_receivers: true, method, feed })
     }
 
     /// Connects all members; returns when the target has settled.
@@ -236,12 +229,19 @@ impl Subject {
         self.clients.turn(0)
     }
 
+    /// From now on each connection sends a heartbeat every so many seconds, spread evenly, and nothing else is found.
+    pub(crate) fn begin_heartbeats(&mut self, interval_s: f64) -> Result<()> {
+        let restart = ClientCommand::Restart { run: run_id(), size: STAMP_LEN, all_streams: false };
+        self.clients.execute(restart)?;
+        self.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(interval_s)))
+    }
+
     /// Pushes as `plan` says, like [`Subject::push_all`].
     pub(crate) fn push(
         &mut self,
         plan: Plan,
         bar: &ProgressBar,
-        watch: impl FnMut(&Clients, &mut Target) -> Result<()>,
+        watch: impl FnMut(Gauge) -> Result<()>,
     ) -> Result<Sent> {
         let sink = self.sink(&self.crowd.clone())?;
         let sent = self.push_all(vec![(plan, sink)], bar, watch)?;
@@ -254,14 +254,13 @@ impl Subject {
         &mut self,
         pushes: Vec<(Plan, Sink)>,
         bar: &ProgressBar,
-        mut watch: impl FnMut(&Clients, &mut Target) -> Result<()>,
+        mut watch: impl FnMut(Gauge) -> Result<()>,
     ) -> Result<Vec<Sent>> {
-        let start = |(plan, sink)| sender::start(plan, sink, Arc::clone(&self.received));
+        let start = |(plan, sink)| sender::start(plan, sink, self.clients.watch_received());
         let threads: Vec<_> = pushes.into_iter().map(start).collect();
         while !threads.iter().all(JoinHandle::is_finished) {
-            self.clients.turn(LOOK_NS)?;
-            watch(&self.clients, &mut self.target)?;
-            bar.set_position(self.clients.received());
+            self.look(bar)?;
+            watch(self.target.gauge)?;
         }
         let mut all = Vec::new();
         for thread in threads {
@@ -271,6 +270,15 @@ impl Subject {
             self.feed = feed;
         }
         Ok(all)
+    }
+
+    /// Handles what comes for a moment. Where no delivery does, the target may have ended, which would be waited for
+    /// in vain.
+    pub(crate) fn look(&mut self, bar: &ProgressBar) -> Result<()> {
+        let before = self.clients.received();
+        self.clients.turn(LOOK_NS)?;
+        bar.set_position(self.clients.received());
+        if self.clients.received() == before { self.target.ensure_runs() } else { Ok(()) }
     }
 
     /// Waits until no more is missing than `dropped`, or nothing comes any more; gives what was found. `sent` has

@@ -5,13 +5,11 @@
 use serde_json::{Value, json};
 
 use crate::Result;
-use crate::clients::Clients;
 use crate::clock::{MILLISECOND_NS, now_ns};
 use crate::findings::close_fault;
 use crate::plan::Plan;
 use crate::stats::Percentiles;
 use crate::subject::{QUIET_NS, Subject};
-use crate::target::Target;
 
 /// After the last delivery, so long for what should not come: duplicates.
 const AFTERMATH_NS: u64 = 200 * MILLISECOND_NS;
@@ -36,16 +34,14 @@ impl Subject {
         let bar = self.place.bar(plan.expected(), "delivering");
         let before = self.mark()?;
         self.clients.start_series(self.target.gauge)?;
-        let mut arrived = Arrivals { count: 0, last_ns: now_ns() };
-        let sent = self.push(plan, &bar, |clients, target| arrived.look(clients, target))?;
+        let sent = self.push(plan, &bar, |_| Ok(()))?;
         let pushed_ns = now_ns();
-        while arrived.count + sent.dropped() < sent.deliveries
-            && now_ns() <= arrived.last_ns.max(pushed_ns) + QUIET_NS
+        while self.clients.received() + sent.dropped() < sent.deliveries
+            && now_ns() <= self.clients.received_ns().max(pushed_ns) + QUIET_NS
         {
-            self.clients.turn(20 * MILLISECOND_NS)?;
-            arrived.look(&self.clients, &mut self.target)?;
-            bar.set_position(arrived.count);
+            self.look(&bar)?;
         }
+        let last_ns = self.clients.received_ns();
         let series = self.clients.end_series()?;
         let cpu = self.since(&before)?.cpu;
         bar.finish_and_clear();
@@ -64,7 +60,7 @@ impl Subject {
             "subject": self.place.subject,
             "round": self.place.round,
             "deliveries": deliveries,
-            "elapsed_ns": arrived.last_ns.saturating_sub(sent.started_ns),
+            "elapsed_ns": last_ns.saturating_sub(sent.started_ns),
             "sent": sent,
             "cpu_per_delivery_ns": cpu.as_ref().map(|cpu| each(cpu.total_ns)),
             "data_cpu_per_delivery_ns": cpu.as_ref().map(|cpu| each(cpu.data_ns)),
@@ -123,24 +119,5 @@ impl Subject {
             "closed": findings.closed,
             "faults": self.place.name_faults(close_fault(&findings.closed)),
         }))
-    }
-}
-
-/// The deliveries of a turn so far.
-struct Arrivals {
-    count: u64,
-    /// When the last one came, as far as it was looked.
-    last_ns: u64,
-}
-
-impl Arrivals {
-    /// Looks whether there are more. Fails if there are not and the target has ended, which would be waited for
-    /// until all is pushed.
-    fn look(&mut self, clients: &Clients, target: &mut Target) -> Result<()> {
-        if clients.received() == self.count {
-            return target.ensure_runs();
-        }
-        (self.count, self.last_ns) = (clients.received(), now_ns());
-        Ok(())
     }
 }

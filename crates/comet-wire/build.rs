@@ -7,7 +7,13 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 3] = ["goim/comet.proto", "goim/logic.proto", "comet/v1/push.proto"];
+const FILES: [&str; 5] = [
+    "goim/comet.proto",
+    "goim/logic.proto",
+    "comet/v1/push.proto",
+    "comet/v1/inspect.proto",
+    "comet/v1/node.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

@@ -31,25 +31,6 @@ pub(crate) enum Attack {
 }
 
 impl Attack {
-    pub(crate) const ALL: [Self; 16] = [
-        Self::Accepts,
-        Self::HalfOpen,
-        Self::TrickledFrames,
-        Self::TrickledUpgrades,
-        Self::TrickledProxyHeaders,
-        Self::TrickledHellos,
-        Self::TrickledPushes,
-        Self::StalledDropNewest,
-        Self::StalledDropOldest,
-        Self::StalledClose,
-        Self::Heartbeats,
-        Self::RoomChanges,
-        Self::Subscriptions,
-        Self::LargestFrames,
-        Self::Pings,
-        Self::TlsHandshakes,
-    ];
-
     /// Whether all clients of its server connect over TLS.
     pub(crate) fn is_of_tls(self) -> bool {
         matches!(self, Self::TrickledHellos | Self::TlsHandshakes)

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,25 +13,12 @@ use crate::clients::slow::SlowReaders;
 use crate::clock::now_ns;
 use crate::dial::Dialer;
 use crate::findings::{Findings, GuestSums};
-use crate::plan::Received;
+use crate::message::STAMP_LEN;
 use crate::receiver::Receiver;
 use crate::recorder::Recorder;
 
 /// Connections begun between two looks at those under way.
 const BURST: usize = 16;
-
-/// What the clients of a process have to know from the beginning.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct ClientSetup {
-    /// Of the first messages.
-    pub run: u32,
-    pub operation: i32,
-    /// Bytes of nearly all bodies.
-    pub size: usize,
-    pub dialer: Dialer,
-    /// Handshakes under way at once.
-    pub in_flight: usize,
-}
 
 /// A command to all clients of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,7 +46,6 @@ pub(crate) enum ClientCommand {
 pub(crate) struct LocalClients {
     pub receiver: Receiver,
     dialer: Dialer,
-    in_flight: usize,
     /// Members that are to be connected, by number.
     waiting: VecDeque<usize>,
     members: Vec<Member>,
@@ -79,15 +64,14 @@ struct Member {
 }
 
 impl LocalClients {
-    /// Clients without a connection yet, whose deliveries are reported to `received`. Fails if the host
-    /// refuses a descriptor.
-    pub(crate) fn new(setup: ClientSetup, received: Arc<Received>) -> io::Result<Self> {
-        let mut recorder = Recorder::new(setup.run, setup.operation, setup.size);
-        recorder.accounts.callers = setup.dialer.crowd.callers;
+    /// Clients without a connection yet. Before the first restart no message is expected. Fails if the host refuses a
+    /// descriptor.
+    pub(crate) fn new(dialer: Dialer) -> io::Result<Self> {
+        let mut recorder = Recorder::new(0, dialer.operation, STAMP_LEN);
+        recorder.accounts.callers = dialer.crowd.callers;
         Ok(Self {
-            receiver: Receiver::new(recorder, received)?,
-            dialer: setup.dialer,
-            in_flight: setup.in_flight,
+            receiver: Receiver::new(recorder)?,
+            dialer,
             waiting: VecDeque::new(),
             members: Vec::new(),
             all_streams: false,
@@ -166,7 +150,7 @@ impl LocalClients {
 
     /// Begins as many as may be under way; returns whether there could be more.
     fn begin_waiting(&mut self) -> Result<bool> {
-        let room = self.in_flight.saturating_sub(self.receiver.opening());
+        let room = self.dialer.in_flight.saturating_sub(self.receiver.opening());
         for _ in 0..room.min(BURST) {
             let Some(number) = self.waiting.pop_front() else { break };
             let index = self.dialer.begin(&mut self.receiver, number, now_ns())?;
@@ -175,7 +159,7 @@ impl LocalClients {
                 self.subscribe(Member { number, index }, false);
             }
         }
-        Ok(!self.waiting.is_empty() && self.receiver.opening() < self.in_flight)
+        Ok(!self.waiting.is_empty() && self.receiver.opening() < self.dialer.in_flight)
     }
 
     fn restart(&mut self, run: u32, size: usize, all_streams: bool) {

@@ -6,7 +6,6 @@
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::ops::Range;
 use std::process::{ChildStdin, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::thread;
 use std::time::Duration;
@@ -16,12 +15,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::clients::local::{ClientCommand, ClientSetup, LocalClients};
+use crate::clients::local::{ClientCommand, LocalClients};
 use crate::clock::{MILLISECOND_NS, now_ns};
-use crate::dial::ensure_descriptors;
+use crate::dial::{Dialer, ensure_descriptors};
 use crate::findings::Findings;
 use crate::launch::Running;
-use crate::plan::Received;
 use crate::sampler::Counts;
 
 /// The longest a worker waits before it looks for tasks.
@@ -34,7 +32,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// From the bench to a worker.
 #[derive(Serialize, Deserialize)]
 enum Task {
-    Setup(Box<ClientSetup>),
+    Setup(Box<Dialer>),
     Execute(ClientCommand),
     /// With the messages of each stream, by kind.
     Findings(Vec<Vec<u64>>),
@@ -54,7 +52,6 @@ pub(super) struct Workers {
     notes: Receiver<(usize, io::Result<Note>)>,
     /// Of all members.
     connections: usize,
-    received: Arc<Received>,
 }
 
 struct Worker {
@@ -65,11 +62,11 @@ struct Worker {
 
 impl Workers {
     /// Starts so many workers.
-    pub(super) fn start(setup: ClientSetup, count: usize, received: Arc<Received>) -> Result<Self> {
+    pub(super) fn start(dialer: Dialer, count: usize) -> Result<Self> {
         let (sender, notes) = channel();
-        let connections = setup.dialer.crowd.connections;
-        let in_flight = setup.in_flight.div_ceil(count);
-        let setup = ClientSetup { in_flight, ..setup };
+        let connections = dialer.crowd.connections;
+        let in_flight = dialer.in_flight.div_ceil(count);
+        let dialer = Dialer { in_flight, ..dialer };
         let mut workers = Vec::with_capacity(count);
         for index in 0..count {
             let mut command = Running::command(&CpuList::allowed(), &std::env::current_exe()?)?;
@@ -84,10 +81,10 @@ impl Workers {
             });
             let tasks = BufWriter::new(stdin);
             let mut worker = Worker { process, tasks, counts: Counts::default() };
-            worker.give(&Task::Setup(Box::new(setup.clone())))?;
+            worker.give(&Task::Setup(Box::new(dialer.clone())))?;
             workers.push(worker);
         }
-        Ok(Self { workers, notes, connections, received })
+        Ok(Self { workers, notes, connections })
     }
 
     /// What was counted since the workers are there, as far as it is reported.
@@ -109,7 +106,6 @@ impl Workers {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err("all workers ended".into()),
         }
-        self.received.report(self.counts().received_since_restart);
         Ok(())
     }
 
@@ -202,12 +198,12 @@ pub(crate) fn work() -> Result<()> {
 }
 
 fn serve(tasks: &Receiver<io::Result<Task>>, out: &mut impl Write) -> Result<()> {
-    let Task::Setup(setup) = tasks.recv()?? else {
+    let Task::Setup(dialer) = tasks.recv()?? else {
         return Err("a worker is set up first".into());
     };
     // The bench has looked whether the limit suffices.
     ensure_descriptors(0, 1)?;
-    let mut clients = LocalClients::new(*setup, Arc::new(Received::default()))?;
+    let mut clients = LocalClients::new(*dialer)?;
     let (mut reported, mut due_ns) = (Counts::default(), 0);
     loop {
         match tasks.try_recv() {

@@ -45,7 +45,7 @@ fn turn(place: Place, args: &ChurnArgs) -> Result<Value> {
     let guests = ChurnPlan::of(args.arrivals, args.life, args.moves, connections);
     subject.clients.execute(ClientCommand::StartGuests(guests))?;
     let bar = place.bar(None, "delivering");
-    let sent = subject.push(plan, &bar, |_, _| Ok(()))?;
+    let sent = subject.push(plan, &bar, |_| Ok(()))?;
     let used = subject.since(&before)?;
     bar.finish_and_clear();
     subject.clients.execute(ClientCommand::StopGuests)?;

@@ -94,7 +94,7 @@ impl<'a> Day<'a> {
         let message = (self.args.setup.server.operation, size, run);
         let pushes = pushes(&mut self.subject, phase, message)?;
         let ends_ns = now_ns() + seconds_to_ns(phase.seconds);
-        let sent = self.subject.push_all(pushes, &bar, |_, _| Ok(()))?;
+        let sent = self.subject.push_all(pushes, &bar, |_| Ok(()))?;
         self.subject.wait(ends_ns.saturating_sub(now_ns()))?;
         bar.finish_and_clear();
         let used = self.subject.since(&before)?;

@@ -5,11 +5,8 @@ use serde_json::{Value, json};
 use super::{each_turn, prepare};
 use crate::Result;
 use crate::args::{IdleArgs, SetupArgs};
-use crate::clients::ClientCommand;
 use crate::clock::seconds_to_ns;
 use crate::crowd::Crowd;
-use crate::message::STAMP_LEN;
-use crate::plan::run_id;
 use crate::report::{self, Table};
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
@@ -33,10 +30,8 @@ fn turn(place: Place, args: &IdleArgs) -> Result<Value> {
     let mut subject = Subject::server(place, &args.setup, crowd)?;
     let storm = subject.storm(None)?;
 
-    let restart = ClientCommand::Restart { run: run_id(), size: STAMP_LEN, all_streams: false };
-    subject.clients.execute(restart)?;
+    subject.begin_heartbeats(args.heartbeat)?;
     subject.clients.start_series(subject.target.gauge)?;
-    subject.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(args.heartbeat)))?;
     let before = subject.mark()?;
     subject.wait(seconds_to_ns(args.seconds))?;
     let used = subject.since(&before)?;

@@ -6,12 +6,15 @@ mod attacker;
 mod flood;
 mod trickle;
 
+use std::net::Ipv4Addr;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
+use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use self::attack::{Assault, settings};
-use self::attacker::Site;
+use self::attacker::Attacker;
 use super::prepare;
 use crate::Result;
 use crate::args::{Attack, OverloadArgs, SetupArgs};
@@ -24,6 +27,7 @@ use crate::plan::{Pattern, Plan};
 use crate::report::{self, NOT_MEASURED, Table};
 use crate::stats::{Percentiles, Spread};
 use crate::subject::{COMET, Place, Subject};
+use crate::target::free_ports_at;
 
 /// Each latency under attack is to be at most so many times its quiet value, or that of the ping-pong under the same
 /// attack.
@@ -63,10 +67,11 @@ pub(crate) fn run(args: &OverloadArgs) -> Result<bool> {
     prepare(host, dial, most as usize)?;
     let mut attacks = Vec::new();
     let mut rows = Vec::new();
-    for attack in Attack::ALL.into_iter().filter(|attack| args.asks(*attack)) {
+    for &attack in Attack::value_variants().iter().filter(|attack| args.asks(**attack)) {
         let found = under(attack, args).map_err(|error| format!("{attack:?}: {error}"))?;
-        rows.push(row(&found));
-        println!("{}", rows.last().expect("it was pushed").join("  "));
+        let row = row(&found);
+        println!("{}", row.join("  "));
+        rows.push(row);
         attacks.push(found);
     }
     let legend = [
@@ -82,10 +87,10 @@ pub(crate) fn run(args: &OverloadArgs) -> Result<bool> {
 
 /// What one attack did to the clients of a server of its own.
 fn under(attack: Attack, args: &OverloadArgs) -> Result<Value> {
-    let site = Site::choose()?;
+    let [http] = free_ports_at(Ipv4Addr::LOCALHOST)?;
     let mut setup = args.setup.clone();
     setup.server.tls = attack.is_of_tls();
-    setup.server.server_set.extend(settings(attack, args, &site));
+    setup.server.server_set.extend(settings(attack, args, http));
     let crowd = Crowd { streams: Streams::Keys(1), websocket_share: 0.5, ..Crowd::of(&setup, 1) };
     let mut subject = Subject::server(Place::of(COMET, args.rounds), &setup, crowd)?;
     subject.connect()?;
@@ -93,7 +98,17 @@ fn under(attack: Attack, args: &OverloadArgs) -> Result<Value> {
     let mut faults = Vec::new();
     for _ in 0..args.rounds {
         let was = measure(&mut subject, args)?;
-        let assault = Assault::begin(attack, args, &subject.target, &site)?;
+        let attacker = Attacker {
+            endpoints: subject.target.endpoints.clone(),
+            grpc: subject.target.grpc.clone().expect("the bench has chosen one"),
+            http,
+            half_open: args.half_open as usize,
+            stalled: args.stalled as usize,
+            operation: setup.server.operation,
+            is_under_way: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+        };
+        let assault = Assault::begin(attack, attacker);
         let deadline_ns = now_ns() + BEGIN_NS_MAX;
         while !assault.is_under_way()? {
             subject.wait(LOOK_NS)?;
@@ -159,7 +174,7 @@ fn measure(subject: &mut Subject, args: &OverloadArgs) -> Result<Value> {
     subject.restart(&plan)?;
     subject.clients.execute(ClientCommand::Heartbeat(HEARTBEAT_NS))?;
     let bar = subject.place.bar(plan.expected(), "pushing");
-    let sent = subject.push(plan, &bar, |_, target| target.ensure_runs())?;
+    let sent = subject.push(plan, &bar, |_| Ok(()))?;
     bar.finish_and_clear();
     let findings =
         subject.await_deliveries(std::slice::from_ref(&sent.messages), sent.dropped())?;
@@ -190,27 +205,24 @@ fn median_p99(rounds: &[Value], name: &str) -> Option<f64> {
 
 /// The cells of an attack, under [`HEADINGS`].
 fn row(found: &Value) -> Vec<String> {
-    let median = |of: &Value, name: &str| {
-        let of = of.as_array().map_or(&[][..], Vec::as_slice);
-        median_p99(of, name).map_or_else(|| NOT_MEASURED.to_owned(), |p99| format!("{p99:.0}"))
+    let cell = |value: Option<f64>, decimals: usize| {
+        value.map_or_else(|| NOT_MEASURED.to_owned(), |value| format!("{value:.decimals$}"))
     };
-    let ratio = |name: &str| {
-        let ratio = found[name]["median"].as_f64();
-        ratio.map_or_else(|| NOT_MEASURED.to_owned(), |ratio| format!("{ratio:.2}"))
+    let p99 = |when: &str, name| {
+        cell(median_p99(found[when].as_array().expect("it has rounds"), name), 0)
     };
-    let text = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
-    let is_reached = if found["reached"] == true { "yes" } else { "no" };
+    let ratio = |name: &str| cell(found[name]["median"].as_f64(), 2);
     vec![
-        text("attack"),
+        found["attack"].as_str().unwrap_or_default().to_owned(),
         found["done"].to_string(),
-        median(&found["quiet"], "latency"),
-        median(&found["attacked"], "latency"),
+        p99("quiet", "latency"),
+        p99("attacked", "latency"),
         ratio("push_ratio"),
-        median(&found["quiet"], "round_trip"),
-        median(&found["attacked"], "round_trip"),
+        p99("quiet", "round_trip"),
+        p99("attacked", "round_trip"),
         ratio("heartbeat_ratio"),
-        median(&found["quiet"], "ping_pong"),
-        median(&found["attacked"], "ping_pong"),
-        is_reached.to_owned(),
+        p99("quiet", "ping_pong"),
+        p99("attacked", "ping_pong"),
+        if found["reached"] == true { "yes" } else { "no" }.to_owned(),
     ]
 }

@@ -88,10 +88,10 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<Value> {
     let before = subject.mark()?;
     let mut memory_peak = memory_before;
     let mut look_ns = now_ns();
-    let sent = subject.push(plan, &bar, |_, target| {
+    let sent = subject.push(plan, &bar, |gauge| {
         if now_ns() >= look_ns {
             look_ns = now_ns() + MEMORY_NS;
-            memory_peak = memory_peak.max(target.gauge.memory()?);
+            memory_peak = memory_peak.max(gauge.memory()?);
         }
         Ok(())
     })?;

@@ -5,7 +5,7 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use comet_proto::op;
+use comet_proto::{AuthReply, op};
 
 use crate::error::Error;
 use crate::inbox::{Inbox, Message};
@@ -174,6 +174,13 @@ impl Client {
     #[must_use]
     pub fn online(&self) -> Option<u32> {
         self.inbox.online
+    }
+
+    /// What the server said when it accepted the token. `None`: it speaks protocol 1, as goim's
+    /// server does.
+    #[must_use]
+    pub fn auth_reply(&self) -> Option<AuthReply> {
+        self.session.auth_reply()
     }
 
     /// Sends the close notices of WebSocket and of TLS, if they are in use, and closes the

@@ -10,7 +10,7 @@ mod input;
 
 use std::fmt;
 
-use comet_proto::{Encoded, Frame, VERSION, op};
+use comet_proto::{AuthReply, Encoded, Frame, VERSION, VERSION_2, op};
 use tungstenite::protocol::frame::coding::Control;
 
 use crate::error::SessionError;
@@ -42,6 +42,7 @@ pub enum Transport {
 pub struct Session {
     state: State,
     transport: Transport,
+    auth_reply: Option<AuthReply>,
     body_max: usize,
     /// The start of a frame whose rest has not arrived; mostly empty, and then without memory.
     tail: Vec<u8>,
@@ -64,7 +65,7 @@ struct Upgrading {
 }
 
 impl Session {
-    /// A session that authenticates with `token`. Its first bytes wait in [`Session::output`].
+    /// A session that authenticates with `token` and asks for protocol 2. Its first bytes wait in [`Session::output`].
     ///
     /// `host` and `path` are for WebSocket only: the `Host` header, and the request target, which
     /// begins with `/`.
@@ -85,12 +86,13 @@ impl Session {
         let mut session = Self {
             state,
             transport,
+            auth_reply: None,
             body_max: BODY_MAX_DEFAULT,
             tail: Vec::new(),
             fragments: None,
             output,
         };
-        session.send(op::AUTH, AUTH_SEQUENCE, token);
+        session.send_as(VERSION_2, op::AUTH, AUTH_SEQUENCE, token);
         session
     }
 
@@ -111,6 +113,13 @@ impl Session {
     /// Whether the server has accepted the token, even if the session has ended since.
     pub(crate) fn was_accepted(&self) -> bool {
         matches!(self.state, State::Live | State::Over { accepted: true })
+    }
+
+    /// What the server said when it accepted the token. `None`: it has not accepted it yet, or it
+    /// speaks protocol 1, as goim's server does.
+    #[must_use]
+    pub fn auth_reply(&self) -> Option<AuthReply> {
+        self.auth_reply
     }
 
     /// Whether the last input ended inside a frame or message. The next input continues it.
@@ -147,13 +156,17 @@ impl Session {
     /// If `operation` is [`op::RAW`], which only servers send, or `body` is longer than a frame can
     /// be (4 GiB).
     pub fn send(&mut self, operation: i32, sequence: i32, body: &[u8]) {
+        self.send_as(VERSION, operation, sequence, body);
+    }
+
+    fn send_as(&mut self, version: u16, operation: i32, sequence: i32, body: &[u8]) {
         assert!(operation != op::RAW, "a client sends no batches");
         let output = match &mut self.state {
             State::Upgrading(upgrading) => &mut upgrading.pending,
             State::Authing | State::Live => &mut self.output,
             State::Over { .. } => return,
         };
-        let frame = Encoded::frame(&Frame { version: VERSION, operation, sequence, body });
+        let frame = Encoded::frame(&Frame { version, operation, sequence, body });
         match self.transport {
             Transport::Tcp => output.extend_from_slice(frame.for_tcp()),
             Transport::WebSocket => websocket::write_binary(output, frame.for_tcp()),

@@ -74,7 +74,11 @@ sections! {
         /// How long an idle core looks for work again before it sleeps. A longer time takes CPU time and
         /// saves a few microseconds of latency.
         spin: Duration = "0us" in duration(ZERO..=SECOND), AtStart;
-        /// How long clients may take to leave at SIGTERM and SIGINT. Those that are left then are cut off.
+        /// How long new clients are still accepted at the begin of a drain, while /healthz and discovery say already
+        /// that the server drains: the time that load balancers take to notice. "0s": not at all.
+        drain_delay: Duration = "0s" in duration(ZERO..=HOUR), Alive;
+        /// How long clients may take to leave at SIGTERM and SIGINT, after drain_delay. Those that are left then are
+        /// cut off.
         drain_timeout: Duration = "10s" in duration(ZERO..=HOUR), Alive;
         /// Time over which the close notices at SIGTERM are spread, so that clients do not all connect to
         /// another server at once. At least a second shorter than drain_timeout, if not zero.

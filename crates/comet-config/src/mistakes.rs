@@ -7,6 +7,9 @@ use std::path::Path;
 
 use crate::secrets::without_passwords;
 
+/// Mistakes that are described; of more, only the number is said. Each takes a look through the whole file.
+const DESCRIBED: usize = 100;
+
 /// Everything that is wrong with a configuration. Its `Display` is one line for each mistake:
 /// `comet.toml:12:9: tcp.bind[0]: "0.0.0.0:80800" is not an address: use HOST:PORT`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +54,8 @@ pub(crate) struct Report<'a> {
     /// Some of the file is not TOML. A key that seems to be missing may be in that part.
     is_partly_read: bool,
     mistakes: Vec<Mistake<'a>>,
+    /// Those beyond [`DESCRIBED`].
+    more: usize,
 }
 
 struct Mistake<'a> {
@@ -70,6 +75,7 @@ impl<'a> Report<'a> {
             secrets: Vec::new(),
             is_partly_read: false,
             mistakes: Vec::new(),
+            more: 0,
         }
     }
 
@@ -101,6 +107,10 @@ impl<'a> Report<'a> {
 
     /// Notes a mistake of `origin`; `text` is the whole line but for the place.
     pub(crate) fn add(&mut self, origin: Origin<'a>, offset: usize, key: &str, text: &str) {
+        if self.mistakes.len() == DESCRIBED {
+            self.more += 1;
+            return;
+        }
         let mut text = text.to_owned();
         for (_, secret, instead) in self.secrets.iter().filter(|(of, ..)| *of == key) {
             text = text.replace(secret, instead);
@@ -141,6 +151,7 @@ impl<'a> Report<'a> {
     /// Whether no mistake is known in any of `keys`. Only then their values are compared.
     pub(crate) fn is_sound(&self, keys: &[&str]) -> bool {
         !self.is_partly_read
+            && self.more == 0
             && self.mistakes.iter().all(|mistake| !keys.contains(&mistake.key.as_str()))
     }
 
@@ -150,7 +161,8 @@ impl<'a> Report<'a> {
             return Ok(value);
         }
         self.mistakes.sort_by_key(|mistake| (mistake.origin, mistake.offset));
-        Err(Mistakes(self.mistakes.into_iter().map(|mistake| mistake.line).collect()))
+        let more = (self.more > 0).then(|| format!("and {} more mistakes", self.more));
+        Err(Mistakes(self.mistakes.into_iter().map(|mistake| mistake.line).chain(more).collect()))
     }
 }
 

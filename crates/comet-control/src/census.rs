@@ -15,6 +15,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The clients of all shards at about one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Census {
+    /// Connections.
+    pub connections: u64,
     /// Connections that are authenticated.
     pub live: u64,
     /// Distinct addresses of connections; 0 where they are not counted
@@ -45,6 +47,7 @@ impl CensusTaker {
             shards.iter().map(|(_, counters)| read(counters)).sum()
         };
         Some(Census {
+            connections: sum(|counters| counters.connections),
             live: sum(|counters| counters.live),
             addresses: sum(|counters| counters.addresses),
         })

@@ -10,7 +10,8 @@ use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Pulse, Sender};
 use comet_ops::CertificatesInUse;
 use comet_push::{
-    Bounds, Node, broadcast_routes, grpc_api, http_api, kick_routes, node_routes, push_routes,
+    Bounds, Node, broadcast_routes, grpc_api, http_api, kick_routes, node_routes, operation_routes,
+    push_routes, with_node_service,
 };
 use comet_serve::{
     Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates, HTTP_CONNECTIONS,
@@ -20,11 +21,14 @@ use comet_serve::{
 use tokio::sync::watch;
 
 use crate::census::CensusTaker;
+use crate::connections::Inspector;
 use crate::drain::{DrainPlan, Drained};
 use crate::hub::HubDriver;
+use crate::inspect;
 use crate::logic::{Logic, LogicOptions};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::monitor::Monitor;
+use crate::node::NodeDriver;
 use crate::pushes::Pushes;
 use crate::servers::Assembly;
 use crate::start_error::StartError;
@@ -76,6 +80,8 @@ pub struct Options {
     pub trace_log: Option<PathBuf>,
     /// The zero of the shards' clock.
     pub epoch: Instant,
+    /// How a drain by a call goes that does not say otherwise.
+    pub drain: DrainPlan,
     /// Bytes that the process may have in RAM (`limits.memory`).
     pub memory: u64,
     /// Files that the process may open; see [`descriptors`].
@@ -103,6 +109,7 @@ pub struct Control {
     hub: Arc<HubDriver>,
     logic: Option<Arc<Logic>>,
     memory: Arc<MemoryCeiling>,
+    node: Arc<NodeDriver>,
     phase: watch::Sender<Phase>,
     epoch: Instant,
     thread: JoinHandle<()>,
@@ -164,6 +171,12 @@ impl Control {
         let counts = Arc::new(CallCounts::default());
         let memory = Arc::new(MemoryCeiling::new(options.memory));
         let pushes = Arc::new(Pushes::new(Arc::clone(&hub), Arc::clone(&memory), bounds));
+        let node = Arc::new(NodeDriver::new(
+            Arc::clone(&hub),
+            phase.clone(),
+            options.drain,
+            options.call_timeout,
+        ));
         let this_node = ThisNode {
             node: options.node.clone(),
             weight: options.weight,
@@ -178,8 +191,13 @@ impl Control {
             options.node,
             &counts,
         ));
-        let calls =
-            calls.merge(broadcast_routes(&pushes, &counts)).merge(kick_routes(&pushes, &counts));
+        let calls = calls
+            .merge(broadcast_routes(&pushes, &counts))
+            .merge(kick_routes(&pushes, &counts))
+            .merge(operation_routes(&node, &counts));
+        let inspector = Arc::new(Inspector::new(Arc::clone(&hub)));
+        let push = grpc_api(pushes, Arc::clone(&counts), phases.clone());
+        let push = with_node_service(push, Arc::clone(&node), Arc::clone(&counts));
         let servers = Assembly {
             grpc: grpc.listeners,
             http: http.listeners,
@@ -191,15 +209,18 @@ impl Control {
             monitor_lock: options.monitor_lock,
             hub: Arc::clone(&hub),
             logic: logic.clone(),
-            push: grpc_api(pushes, Arc::clone(&counts), phases.clone()),
+            push: inspect::serve(push, Arc::clone(&inspector), Arc::clone(&counts)),
+            node: Arc::clone(&node),
             calls: http_api(calls),
             vitals: Arc::clone(&vitals),
             memory: Arc::clone(&memory),
             monitor: Monitor {
+                inspector,
                 vitals,
                 memory: Arc::clone(&memory),
                 certificates: options.certificates,
                 hub: Arc::clone(&hub),
+                node: Arc::clone(&node),
                 logic: logic.clone(),
                 counts,
                 gates,
@@ -221,6 +242,7 @@ impl Control {
             hub,
             logic,
             memory,
+            node,
             phase,
             epoch: options.epoch,
             thread,
@@ -251,10 +273,14 @@ impl Control {
         &self.debug
     }
 
-    /// Sends every shard the bounds that hold from now on, without waiting. Whether the process is out of memory is
-    /// not among them.
+    /// Sends every shard the bounds that hold from now on, without waiting. What control decides itself is not among them:
+    /// whether the process is out of memory, and whether it takes clients.
     pub fn configure(&self, limits: Limits) {
-        self.hub.configure(|now| Limits { is_out_of_memory: now.is_out_of_memory, ..limits });
+        self.hub.configure(|now| Limits {
+            is_out_of_memory: now.is_out_of_memory,
+            takes_clients: now.takes_clients,
+            ..limits
+        });
     }
 
     /// The process may have so many bytes in RAM from now on.
@@ -286,18 +312,30 @@ impl Control {
         CensusTaker::new(Arc::clone(&self.hub))
     }
 
+    /// What holds from now on for a drain by a call that does not say otherwise.
+    pub fn set_drain_plan(&self, plan: DrainPlan) {
+        self.node.set_plan(plan);
+    }
+
+    /// `listing` is told `false` when this server is to leave discovery, and `true` when it is to be found there again. It
+    /// has to return at once.
+    pub fn set_listing(&self, listing: impl Fn(bool) + Send + Sync + 'static) {
+        self.node.set_listing(Box::new(listing));
+    }
+
     /// To be called when every listener for clients is bound: `/healthz` answers 200 from here on, and
     /// gRPC health SERVING. Without effect once draining.
     pub fn set_ready(&self) {
         advance(&self.phase, Phase::Ready);
     }
 
-    /// Turns health off, tells every shard to close its connections by `plan`, and blocks the calling
-    /// thread until all of them are closed or the plan's limit has passed. Pushes are still taken
-    /// meanwhile, and reach the clients that are still connected.
+    /// Turns health off, waits for the plan's delay, tells every shard to close its connections by `plan`, and blocks
+    /// the calling thread until all of them are closed or the plan's limit has passed. Pushes are still taken
+    /// meanwhile, and reach the clients that are still connected. A drain by a call is over, and the time that it has
+    /// waited counts.
     #[must_use]
     pub fn drain(&self, plan: DrainPlan) -> Drained {
-        advance(&self.phase, Phase::Draining);
+        std::thread::sleep(self.node.end(plan.delay));
         Drained { done: self.hub.drain(plan), shards: usize::from(self.hub.shards()) }
     }
 

@@ -1,11 +1,13 @@
-//! How connections are closed when the server ends.
+//! How connections are closed when the server drains.
 
 use std::time::Duration;
 
 /// How a drain goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DrainPlan {
-    /// How long clients may take to leave.
+    /// How long new clients are still accepted after its begin, so that load balancers can follow.
+    pub delay: Duration,
+    /// How long clients may take to leave after that, when the process ends.
     pub limit: Duration,
     /// Time the close notices are spread over.
     pub over: Duration,

@@ -227,25 +227,33 @@ impl HubDriver {
         self.begin(limit, |call| (0..self.shards).map(move |shard| (ShardId(shard), message(call))))
     }
 
-    /// Asks every home for its rooms, and makes something of them aside. The call goes on when its caller leaves, so
-    /// that a list that nobody waits for is freed there, too.
+    /// Asks every home for its rooms, and makes something of them aside.
     pub(crate) async fn rooms<T: Send + 'static>(
         self: &Arc<Self>,
         limit: Duration,
         make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
     ) -> Result<T, CallError> {
-        let call = self.begin_everywhere(limit, |call| Message::Rooms { call })?;
+        let make = move |counted: CallResult| make(counted.rooms.into_iter().flatten().collect());
+        self.lists(limit, |call| Message::Rooms { call }, make).await
+    }
+
+    /// Asks every shard for a list, and makes something of all of them aside. The call goes on when its caller
+    /// leaves, so that lists that nobody waits for are freed there, too.
+    pub(crate) async fn lists<T: Send + 'static>(
+        self: &Arc<Self>,
+        limit: Duration,
+        message: impl Fn(CallId) -> Message,
+        make: impl FnOnce(CallResult) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        let call = self.begin_everywhere(limit, message)?;
         let (sender, made) = oneshot::channel();
         tokio::spawn(async move {
-            let counted = call.await;
+            let listed = call.await;
             let make = move || {
-                let made = match counted {
-                    Ok(counted) => Ok(make(counted.rooms.into_iter().flatten().collect())),
-                    Err(mut error) => {
-                        error.forget_rooms();
-                        Err(error)
-                    }
-                };
+                let made = listed.map(make).map_err(|mut error| {
+                    error.forget_lists();
+                    error
+                });
                 // Refused only when the caller has left.
                 let _ = sender.send(made);
             };
@@ -320,7 +328,9 @@ impl HubDriver {
                 Some(report) => {
                     match state.hub.handle_report(report) {
                         // Whoever asked for them waits no longer.
-                        Some(Report::Rooms { rooms, .. }) => free_aside(rooms),
+                        Some(report @ (Report::Rooms { .. } | Report::Connections { .. })) => {
+                            free_aside(report);
+                        }
                         report => unasked.extend(report),
                     }
                     state.answer();
@@ -356,6 +366,20 @@ impl HubDriver {
             .wait_timeout_while(state, plan.limit, |state| state.hub.drained() < all)
             .expect(NO_PANIC);
         state.hub.drained()
+    }
+
+    /// Tells every shard how many connections it is to close.
+    pub(crate) fn move_off(
+        &self,
+        most: impl IntoIterator<Item = Option<u64>>,
+        over: Duration,
+        retry_after_ms: u32,
+    ) {
+        let over_ms = u32::try_from(over.as_millis()).unwrap_or(u32::MAX);
+        let mut state = self.lock();
+        let State { hub, inboxes, .. } = &mut *state;
+        hub.move_off(inboxes, most, (over_ms, retry_after_ms));
+        self.wake.wake();
     }
 
     /// Bounds that every shard is told of: `change` makes them from those that held so far, which are
@@ -416,7 +440,7 @@ impl HubDriver {
     }
 
     /// Rounded down.
-    fn now(&self) -> Millis {
+    pub(crate) fn now(&self) -> Millis {
         Millis(u64::try_from(self.epoch.elapsed().as_millis()).expect("no process runs that long"))
     }
 

@@ -18,14 +18,17 @@
 )]
 
 mod census;
+mod connections;
 mod control;
 mod debug;
 mod drain;
 mod hub;
+mod inspect;
 mod logic;
 mod memory_ceiling;
 mod metrics;
 mod monitor;
+mod node;
 mod pages;
 mod pushes;
 mod servers;

@@ -11,9 +11,11 @@ use comet_serve::{CallCounts, Gates, Phase};
 use tokio::sync::watch;
 use tonic::Code;
 
+use crate::connections::Inspector;
 use crate::hub::HubDriver;
 use crate::logic::{Logic, LogicStats};
 use crate::memory_ceiling::MemoryCeiling;
+use crate::node::NodeDriver;
 use crate::pushes::snapshots;
 use crate::vitals::Vitals;
 
@@ -91,6 +93,11 @@ pub(crate) const FIELDS: &[Field] = &[
     gauge("connections", "Connections open.", |c| c.connections),
     gauge("live", "Connections authenticated.", |c| c.live),
     gauge("handshakes", "Connections not authenticated yet.", |c| c.handshakes),
+    gauge(
+        "moving_off",
+        "Connections that a drain, or an order to move clients off, is still to close.",
+        |c| c.moving_off,
+    ),
     gauge("sources", "Client addresses and subnets that are counted.", |c| c.sources),
     gauge("addresses", "Client addresses that are counted.", |c| c.addresses),
     gauge("rooms", "Rooms with members.", |c| c.rooms),
@@ -101,6 +108,8 @@ pub(crate) const FIELDS: &[Field] = &[
 /// Where numbers come from.
 pub(crate) struct Monitor {
     pub(crate) hub: Arc<HubDriver>,
+    pub(crate) inspector: Arc<Inspector>,
+    pub(crate) node: Arc<NodeDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) memory: Arc<MemoryCeiling>,

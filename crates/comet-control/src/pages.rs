@@ -1,5 +1,5 @@
-//! The stat addresses: `/healthz`, `/metrics`, `/stat`, `/stat/rooms` and `/buildinfo`. They only
-//! read; what changes the server is at the debug addresses.
+//! The stat addresses: `/healthz`, `/metrics`, `/stat`, `/stat/rooms`, `/connections` and
+//! `/buildinfo`. They only read; what changes the server is at the debug addresses.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use comet_serve::{Health, Query, healthz, refusal};
 use serde_json::Value;
 use tonic::Status;
 
+use crate::connections;
 use crate::monitor::Monitor;
 use crate::stat::top_rooms;
 use crate::status::status;
@@ -29,6 +30,7 @@ pub(crate) fn router(monitor: Arc<Monitor>, health: Health) -> Router {
         .route("/metrics", get(metrics))
         .route("/stat", get(stat))
         .route("/stat/rooms", get(rooms))
+        .route("/connections", get(connections))
         .route("/buildinfo", get(build_info))
         .with_state(monitor);
     healthz(health).merge(monitored)
@@ -58,6 +60,18 @@ async fn rooms(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
         monitor.rooms(move |rooms| top_rooms(&rooms, top)).await.map_err(status)
     };
     answered(answer.await)
+}
+
+async fn connections(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
+    let answer = async {
+        let request = connections::request(&Query::read(uri.query())?)?;
+        let json = |reply| connections::json(&reply).to_string();
+        monitor.inspector.connections(&request, json).await
+    };
+    match answer.await {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(status) => refusal(&status),
+    }
 }
 
 async fn build_info(State(monitor): State<Arc<Monitor>>) -> Json<Value> {

@@ -20,6 +20,7 @@ use crate::hub::HubDriver;
 use crate::logic::Logic;
 use crate::memory_ceiling::MemoryCeiling;
 use crate::monitor::Monitor;
+use crate::node::NodeDriver;
 use crate::pages;
 use crate::vitals::Vitals;
 
@@ -36,6 +37,7 @@ pub(crate) struct Assembly {
     pub(crate) hub: Arc<HubDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) push: GrpcApi,
+    pub(crate) node: Arc<NodeDriver>,
     pub(crate) calls: Router,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) memory: Arc<MemoryCeiling>,
@@ -87,6 +89,7 @@ impl Assembly {
             carrier.spawn(carrying);
             carrier.spawn(vitals.watch(trouble));
             carrier.spawn(memory);
+            carrier.spawn(self.node.run());
             let _tending = logic.as_ref().map(Logic::start);
             let logic_heard = async {
                 let Some(logic) = &logic else { return };

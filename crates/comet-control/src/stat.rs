@@ -31,6 +31,7 @@ impl Reading<'_> {
             "server_id": monitor.server_id,
             "version": monitor.version,
             "phase": format!("{:?}", *monitor.phase.borrow()).to_lowercase(),
+            "drain": monitor.node.drain_stat(self.sum(|counters| counters.connections)),
             "uptime_seconds": Instant::now().duration_since(monitor.started).as_secs(),
             "calls_under_way": self.calls_under_way,
             "totals": totals,

@@ -18,6 +18,13 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// A core without a turn for this long is not healthy.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// A core without a turn for this long is a reason to be silent towards a service manager that is told twice in the
+/// time it waits, every `period`. A core that sleeps is woken at the first look after a [`PERIOD`], so three of them are
+/// the least.
+fn watchdog_silence_max(period: Duration) -> Duration {
+    period.clamp(3 * PERIOD, SILENCE_MAX)
+}
+
 /// The signs of life of all cores.
 #[derive(Debug)]
 pub(crate) struct Vitals {
@@ -49,17 +56,18 @@ impl Vitals {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let is_well = self.look(&trouble);
-            if watchdog.is_some() && is_well {
+            self.look(&trouble);
+            if let Some(period) = watchdog
+                && self.ages().iter().all(|age| *age < watchdog_silence_max(period))
+            {
                 manager.notify(Notice::Alive);
             }
         }
     }
 
-    /// Puts what is wrong with the cores now into `trouble`. Returns whether nothing is.
-    pub(crate) fn look(&self, trouble: &watch::Sender<Option<String>>) -> bool {
+    /// Puts what is wrong with the cores now into `trouble`.
+    pub(crate) fn look(&self, trouble: &watch::Sender<Option<String>>) {
         let silent = self.silent();
-        let is_well = silent.is_none();
         trouble.send_if_modified(|trouble| {
             let has_changed = *trouble != silent;
             if has_changed {
@@ -71,7 +79,6 @@ impl Vitals {
             }
             has_changed
         });
-        is_well
     }
 
     /// A sentence about the cores that are silent, if there are any. Wakes those that sleep.

@@ -17,6 +17,10 @@ pub struct Budget {
 pub(crate) const LOOKUP: usize = 4;
 /// Sending, dropping or expiring an entry of a home.
 pub(crate) const ENTRY: usize = 8;
+/// Looking at a connection that a list may have.
+pub(crate) const LOOK: usize = 2;
+/// Asking the kernel for the address of a peer.
+pub(crate) const ADDRESS: usize = 8;
 /// Answering a client that waited, with whatever input it had held.
 pub(crate) const ANSWER: usize = 32;
 /// Closing a connection: it leaves its room and its homes, and gets its close notice.

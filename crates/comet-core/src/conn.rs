@@ -38,11 +38,15 @@ pub(crate) struct Conn {
     pub(crate) is_watched: bool,
     /// Its events go to the trace log.
     pub(crate) is_traced: bool,
+    /// Its first op 7 asked for protocol 2.
+    pub(crate) is_protocol_2: bool,
     pub(crate) outbox: Outbox,
     /// When the kernel last took bytes of the send in flight.
     pub(crate) moved: Tick,
     /// Handshake, heartbeat or linger deadline.
     pub(crate) deadline: Tick,
+    /// When it was accepted, in ticks of the time itself: stalls count.
+    pub(crate) accepted: Tick,
     /// Time between heartbeats as logic says; 0: as the limits say.
     pub(crate) heartbeat_ms: u32,
     /// The first heartbeat from then on renews its session at logic.
@@ -58,7 +62,7 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(transport: Transport, deadline: Tick) -> Self {
+    pub(crate) fn new(transport: Transport, accepted: Tick, deadline: Tick) -> Self {
         Self {
             state: match transport {
                 Transport::Tcp => ConnState::AwaitingAuth,
@@ -68,9 +72,11 @@ impl Conn {
             is_ready: false,
             is_watched: false,
             is_traced: false,
+            is_protocol_2: false,
             outbox: Outbox::EMPTY,
             moved: Tick(0),
             deadline,
+            accepted,
             heartbeat_ms: 0,
             renew_at: Tick(0),
             session: 0,

@@ -167,7 +167,7 @@ pub struct Counters {
     pub accepted_tcp: u64,
     /// Connections accepted over WebSocket.
     pub accepted_websocket: u64,
-    /// Connections turned away at accept, before they had a slot: the shard was full or draining.
+    /// Connections turned away at accept, before they had a slot: the shard was full or took no clients.
     pub refused: u64,
     /// The same, because the process was out of memory.
     pub refused_for_memory: u64,
@@ -230,6 +230,8 @@ pub struct Counters {
     pub live: u64,
     /// Connections that are not authenticated and not closing, now.
     pub handshakes: u64,
+    /// Close notices that a drain, or an order to move clients off, is still to give, now.
+    pub moving_off: u64,
     /// Addresses and subnets that are counted here, now.
     pub sources: u64,
     /// Addresses that are counted here, now.

@@ -20,6 +20,7 @@ mod index;
 mod jitter;
 mod ledger;
 pub mod limits;
+mod listing;
 mod live_conn;
 mod message;
 mod outbox;
@@ -44,6 +45,9 @@ pub use ids::{
 };
 pub use ledger::{CloseReason, Counters, DropReason, Tally};
 pub use limits::{ClientRates, Limits, SlowConsumer};
+pub use listing::{
+    ConnFilter, ConnOrder, ConnPage, ConnPlace, ConnQuery, ListedConn, Network, SocketInfo,
+};
 pub use live_conn::LiveConn;
 pub use message::{
     AuthRequest, Denied, Identity, Kick, Message, MessageClass, Push, Report, TraceEvent, TraceKind,

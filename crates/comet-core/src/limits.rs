@@ -26,6 +26,9 @@ pub struct Limits {
     pub connections: u32,
     /// New connections are closed at accept: the process has all the memory it may take.
     pub is_out_of_memory: bool,
+    /// New connections are accepted. `false`: they are closed at accept, because the server drains by an order that may
+    /// be taken back.
+    pub takes_clients: bool,
     /// Largest frame body from a client, bytes; a larger one closes the connection.
     pub body_max: usize,
     /// Largest head of a WebSocket upgrade, bytes; a larger one is answered with 431.
@@ -95,6 +98,7 @@ impl Default for Limits {
         Self {
             connections: 1_000_000,
             is_out_of_memory: false,
+            takes_clients: true,
             body_max: 4096,
             head_max: 8192,
             path: "/sub".into(),
@@ -174,6 +178,10 @@ pub const HELD_MAX: usize = 64 << 10;
 pub const RETAINED_MAX: usize = 1 << 20;
 /// Paced broadcasts under way on one shard; one more is refused as busy.
 pub const PACED_MAX: usize = 64;
+/// Connections that one list has at most.
+pub const LISTED_MAX: usize = 1_000;
+/// Lists of connections that a shard makes or has waiting; one more is refused.
+pub const LISTINGS_MAX: usize = 8;
 /// Bytes of pushes that a driver hands to its shard in one turn at most, beside the push that exceeds them.
 pub const PUSH_BYTES_PER_TURN: usize = 192 << 10;
 /// One send takes frames up to this size, and the one that exceeds it. The pushes of a turn have to fit, with

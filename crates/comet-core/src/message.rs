@@ -10,6 +10,7 @@ use crate::accepts::Accepts;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
+use crate::listing::{ConnPage, ConnQuery};
 use crate::source::Source;
 use crate::time::{Millis, TokenTime};
 
@@ -134,11 +135,17 @@ pub enum Message {
     Snapshot { call: CallId },
     /// Control to any shard: report the rooms whose home it is.
     Rooms { call: CallId },
+    /// Control to any shard: list connections. Answered with [`Report::Connections`].
+    Connections { call: CallId, query: Arc<ConnQuery> },
     /// Control to every shard: accept no new clients, and close those there are, spread evenly over
     /// `over_ms`. Each close notice names a random time to wait, up to `retry_after_ms`; with 0 it names
     /// none. A second drain replaces the first. Answered with [`Report::Drained`] once the last connection
     /// is gone.
     Drain { over_ms: u32, retry_after_ms: u32 },
+    /// Control to every shard: close `most` authenticated connections, or all connections there are, as a drain
+    /// does. Clients are still accepted, as [`Limits::takes_clients`] says. A second order replaces the first, so
+    /// `Some(0)` cancels it. Without effect on a shard that drains.
+    MoveOff { most: Option<u64>, over_ms: u32, retry_after_ms: u32 },
     /// Control to every shard: bounds that hold from now on. A deadline that is armed already stays until the
     /// connection's next event. [`Limits::buckets`] stays as it was.
     Configure { limits: Arc<Limits> },
@@ -215,6 +222,8 @@ pub enum Report {
     Snapshot { call: CallId, shard: ShardId, counters: Box<Counters> },
     /// The answer to [`Message::Rooms`]: rooms with members on this host, and how many.
     Rooms { call: CallId, rooms: Vec<(Arc<str>, u32)> },
+    /// The answer to [`Message::Connections`]; `None` if too many lists are being made.
+    Connections { call: CallId, page: Option<Box<ConnPage>> },
     /// The last connection of the shard is gone. Reports of homes about it may still follow.
     Drained { shard: ShardId },
     /// Remote logic: a token to identify. Answered with [`Message::Identified`].

@@ -8,7 +8,8 @@
 //! 3. [`Shard::spare_overdue`] puts off the deadlines of peers whose input or progress is not handed over yet.
 //!    Then [`Shard::handle_deadlines`] does what is due. So a stalled core closes no client that sent its
 //!    heartbeat in time.
-//! 4. Any number of other `handle_*` calls.
+//! 4. Any number of other `handle_*` calls. [`Shard::handle_listings`] goes on with lists of connections while
+//!    [`Shard::has_listings`].
 //! 5. The polls, each until it gives nothing more: [`Shard::poll_auth`], [`Shard::poll_transmit`],
 //!    [`Shard::poll_closed`], [`Shard::poll_close`], [`Shard::poll_message`] for each peer,
 //!    [`Shard::poll_report`]. The log event of a connection comes out before its socket is closed, so a driver
@@ -23,6 +24,7 @@
 mod connections;
 mod context;
 mod delivery;
+mod listings;
 mod messages;
 mod outboxes;
 mod pacing;
@@ -30,6 +32,7 @@ mod push_task;
 mod reports;
 
 // Methods of `Shard`.
+mod auth_reply;
 mod closing;
 mod deadlines;
 mod dispatch;
@@ -73,6 +76,7 @@ use crate::wheel::Wheel;
 use connections::Connections;
 use context::Context;
 use handshakes::Handshakes;
+use listings::Listings;
 use messages::MessageQueues;
 use outboxes::Outboxes;
 use pacing::{DrainPhase, Pacing};
@@ -121,6 +125,8 @@ pub struct Shard {
     joined: VecDeque<RoomId>,
     /// Whether connections from this slot on are traced is to be decided anew.
     tracing_from: Option<Slot>,
+    /// Lists of connections that are being made.
+    listings: Listings,
     /// Which of the steps of [`Shard::handle_deadlines`] is the first next time.
     first_step: usize,
     messages: MessageQueues,
@@ -174,6 +180,7 @@ impl Shard {
             pushes: VecDeque::new(),
             joined: VecDeque::new(),
             tracing_from: None,
+            listings: Listings::new(),
             first_step: 0,
             messages: MessageQueues::new(shard, shards),
             reports: ReportQueue::default(),
@@ -202,6 +209,7 @@ impl Shard {
         let mut counters = self.counters.clone();
         counters.connections = self.conns.len() as u64;
         counters.handshakes = self.handshakes.pending() as u64;
+        counters.moving_off = self.pacing.notices_left();
         counters.sources = self.home.sources.len() as u64;
         counters.addresses = self.home.sources.addresses() as u64;
         counters.stalled_millis = self.context.clock.stalled_ms();

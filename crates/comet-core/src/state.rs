@@ -1,5 +1,7 @@
 //! The states of a connection, from accept to its removal.
 
+use comet_proto::Frame;
+
 use crate::message::Identity;
 use crate::time::TokenTime;
 
@@ -17,7 +19,7 @@ pub(crate) enum ConnState {
     /// Waiting for the first op 7.
     AwaitingAuth,
     /// Logic was asked for the identity behind the token.
-    Identifying { sequence: i32, token_at: TokenTime },
+    Identifying { version: u16, sequence: i32, token_at: TokenTime },
     /// The homes of the user and the key were asked to register the connection.
     Registering(Box<Registering>),
     /// Authenticated. The room's home was asked to join; the reply is due when it answers.
@@ -34,8 +36,27 @@ pub(crate) enum ConnState {
     Closed,
 }
 
+impl ConnState {
+    /// Its name for operators.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Upgrading => "upgrading",
+            Self::AwaitingAuth => "awaiting_auth",
+            Self::Identifying { .. } => "identifying",
+            Self::Registering(_) => "registering",
+            Self::Joining { .. } => "joining",
+            Self::Live => "live",
+            Self::Receiving { .. } => "receiving",
+            Self::Closing => "closing",
+            Self::Lingering => "lingering",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 /// What is known of a connection between logic's answer and the homes' answer.
 pub(crate) struct Registering {
+    pub(crate) version: u16,
     pub(crate) sequence: i32,
     pub(crate) token_at: TokenTime,
     /// Without its key, which went to the homes.
@@ -45,6 +66,15 @@ pub(crate) struct Registering {
 /// The reply that a client waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct AwaitedReply {
+    /// Version and sequence are the request's.
+    pub(crate) version: u16,
     pub(crate) operation: i32,
     pub(crate) sequence: i32,
+}
+
+impl AwaitedReply {
+    /// The reply to `request` with `operation`.
+    pub(crate) fn to(request: &Frame<'_>, operation: i32) -> Self {
+        Self { version: request.version, operation, sequence: request.sequence }
+    }
 }

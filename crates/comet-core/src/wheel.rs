@@ -97,6 +97,13 @@ impl Wheel {
         self.link(slot);
     }
 
+    /// The deadline of `slot`; `None`: it is not armed.
+    pub(crate) fn deadline(&self, slot: Slot) -> Option<Tick> {
+        let chunk = self.links.get(slot.0 as usize / CHUNK)?;
+        let links = &chunk[slot.0 as usize % CHUNK];
+        (links.list != List::UNARMED).then_some(links.deadline)
+    }
+
     pub(crate) fn disarm(&mut self, slot: Slot) {
         if slot.0 as usize >= self.links.len() * CHUNK || self.at(slot).list == List::UNARMED {
             return;

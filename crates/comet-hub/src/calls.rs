@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use comet_core::{CallId, Counters, Millis, Report, ShardId, Tally};
+use comet_core::{CallId, ConnPage, Counters, Millis, Report, ShardId, Tally};
 
 use crate::callers::Callers;
 use crate::queues::CallerId;
@@ -32,6 +32,8 @@ pub struct CallResult {
     pub counters: Vec<(ShardId, Box<Counters>)>,
     /// Rooms with someone online, and how many: a list of each report, in their order.
     pub rooms: Vec<Vec<(Arc<str>, u32)>>,
+    /// Lists of connections, in the order of their reports; `None` where a shard refused to make one.
+    pub connections: Vec<Option<Box<ConnPage>>>,
 }
 
 /// Why a call has no complete result.
@@ -64,10 +66,11 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Frees the rooms that are known.
-    pub fn forget_rooms(&mut self) {
+    /// Frees the lists that are known.
+    pub fn forget_lists(&mut self) {
         if let Self::InboxFull { known, .. } | Self::Late { known, .. } = self {
             known.rooms = Vec::new();
+            known.connections = Vec::new();
         }
     }
 }
@@ -154,7 +157,7 @@ impl<C> Calls<C> {
     }
 
     /// Adds a report to its call; a call that was given up is not there any more, and that is fine.
-    /// Gives back what no call asked for, and lists of rooms whose call is over.
+    /// Gives back what no call asked for, and lists whose call is over.
     pub(crate) fn settle(&mut self, report: Report) -> Option<Report> {
         match report {
             Report::Tally { call, tally, partials, .. } => self.add(call, |open| {
@@ -179,10 +182,16 @@ impl<C> Calls<C> {
                 open.result.counters.push((shard, counters));
             }),
             // A list may be long: nothing here goes through it, and freeing it is for the driver.
-            Report::Rooms { call, .. } if !self.runs(call) => return Some(report),
+            Report::Rooms { call, .. } | Report::Connections { call, .. } if !self.runs(call) => {
+                return Some(report);
+            }
             Report::Rooms { call, rooms } => self.add(call, |open| {
                 open.missing -= 1;
                 open.result.rooms.push(rooms);
+            }),
+            Report::Connections { call, page } => self.add(call, |open| {
+                open.missing -= 1;
+                open.result.connections.push(page);
             }),
             unasked => return Some(unasked),
         }

@@ -200,8 +200,24 @@ impl<C> Hub<C> {
         }
     }
 
-    /// Takes a report from a shard. A report to a call that has ended is dropped, except that a list of rooms comes
-    /// back to be freed. One that belongs to no call comes back, too.
+    /// Puts [`Message::MoveOff`] on its way to every shard: by shard, how many connections it closes.
+    pub fn move_off(
+        &mut self,
+        inboxes: &mut impl Inboxes,
+        most: impl IntoIterator<Item = Option<u64>>,
+        (over_ms, retry_after_ms): (u32, u32),
+    ) {
+        let Self { calls, lanes, .. } = self;
+        for (lane, most) in lanes.iter_mut().zip(most) {
+            let message = Message::MoveOff { most, over_ms, retry_after_ms };
+            // A shard that has ended has no connection left.
+            let _ =
+                lane.send(inboxes, (None, CallerId::default()), message, |call| calls.runs(call));
+        }
+    }
+
+    /// Takes a report from a shard. A report to a call that has ended is dropped, except that a list comes back to be
+    /// freed. One that belongs to no call comes back, too.
     pub fn handle_report(&mut self, report: Report) -> Option<Report> {
         match report {
             Report::Drained { shard } => {

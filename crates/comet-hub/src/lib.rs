@@ -8,6 +8,7 @@
 
 mod callers;
 mod calls;
+mod drain;
 mod failing;
 #[cfg(test)]
 mod fake;
@@ -23,9 +24,10 @@ mod shares;
 
 pub use calls::{CALLER_CALLS_MAX, CALLS_MAX, CallError, CallResult, Ended, Outcome};
 pub use comet_core::{ActiveClock, Millis};
+pub use drain::{Drain, DrainOrder, DrainStage, ShardOrder};
 pub use hub::{Hub, LATE_LOOK_MS, RETRY_MS};
 pub use inboxes::{Inboxes, Refused};
 pub use paced::{PacedBroadcast, PacedBroadcasts};
 pub use queues::CallerId;
 pub use random::Random;
-pub use shares::shares;
+pub use shares::{portions, shares};

@@ -23,6 +23,22 @@ pub fn shares(speed: NonZeroU32, live: &[u64]) -> Vec<NonZeroU32> {
         .collect()
 }
 
+/// Divides `count` connections among shards in proportion to those each has, none of which gives more than it has.
+#[must_use]
+pub fn portions(count: u64, live: &[u64]) -> Vec<u64> {
+    let total = live.iter().map(|live| u128::from(*live)).sum::<u128>().max(1);
+    let count = u128::from(count).min(total);
+    let (mut before, mut granted) = (0, 0);
+    let portion = |live: &u64| {
+        before += u128::from(*live);
+        // Rounded as in `shares`. A portion exceeds its exact size by less than 1, so no shard gives more than it has.
+        let portion = count * before / total - granted;
+        granted += portion;
+        u64::try_from(portion).expect("a portion is no more than the whole")
+    };
+    live.iter().map(portion).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,5 +55,19 @@ mod tests {
         check(100, &[0, 0], &[1, 1]);
         check(1, &[5, 5, 5], &[1, 1, 1]);
         check(u32::MAX, &[u64::MAX, u64::MAX], &[u32::MAX / 2, u32::MAX / 2 + 1]);
+    }
+
+    #[test]
+    fn portions_add_up_and_no_shard_gives_more_than_it_has() {
+        let check = |count, live: &[u64], expected: &[u64]| {
+            assert_eq!(portions(count, live), expected, "{count} of {live:?}");
+        };
+        check(10, &[10, 30], &[2, 8]);
+        check(0, &[1, 2], &[0, 0]);
+        check(1, &[0, 1, 1], &[0, 0, 1]);
+        check(9, &[1, 2, 3], &[1, 2, 3]);
+        check(5, &[], &[]);
+        check(5, &[0, 0], &[0, 0]);
+        check(u64::MAX, &[u64::MAX, 1], &[u64::MAX - 1, 1]);
     }
 }

@@ -1,17 +1,19 @@
-//! The checks of the comets' health.
+//! The checks of the comets' health, and the word of it to the service manager.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use comet_hub::fanout::{CometNumber, Health, HealthMonitor};
+use comet_ops::{Notice, ServiceManager};
 use comet_serve::{GrpcChannel, call_until_processed};
 use tokio::select;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::sleep_until;
+use tokio::time::{interval, sleep_until};
 use tonic::Code;
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
@@ -20,6 +22,9 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::comet::failure;
 use crate::comets::Comets;
 use crate::wanted::Wanted;
+
+/// How often the service manager may be told of a change.
+const TELL_PERIOD: Duration = Duration::from_secs(1);
 
 /// Keeps the comets those that are `wanted`, and keeps asking each of them whether it takes clients.
 pub(crate) async fn monitor(
@@ -62,6 +67,26 @@ pub(crate) async fn monitor(
             if let Some(former) = asked.insert(check.comet, handle) {
                 former.abort();
             }
+        }
+    }
+}
+
+/// Keeps the service manager informed of the comets that take clients.
+pub(crate) async fn tell(comets: Arc<Comets>) -> Infallible {
+    let manager = ServiceManager::from_environment();
+    if !manager.is_there() {
+        return pending().await;
+    }
+    let mut told = None;
+    let mut ticks = interval(TELL_PERIOD);
+    loop {
+        ticks.tick().await;
+        let all = comets.all();
+        let serving = all.keys().filter(|comet| comets.is_serving(**comet)).count();
+        let counts = (serving, all.len());
+        if told.replace(counts) != Some(counts) {
+            let sentence = format!("{serving} of {} comets take clients", all.len());
+            manager.notify(Notice::Status(&sentence));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use comet_logic::AnyAuthenticator;
-use comet_ops::ServiceManager;
+use comet_ops::{CertificatesInUse, ServiceManager};
 use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
@@ -78,6 +78,7 @@ pub struct LogicServer {
     stat: Vec<Address>,
     lock: Arc<Lock>,
     tls: ApiTls,
+    certificates: Arc<CertificatesInUse>,
     comets: watch::Sender<Wanted>,
     authenticator: AnyAuthenticator,
     phase: watch::Sender<Phase>,
@@ -107,6 +108,7 @@ impl LogicServer {
             }
         }
         let (lock, tls) = (Arc::clone(&options.lock), options.tls.clone());
+        let certificates = Arc::<CertificatesInUse>::default();
         let configured = take(&mut options.comets);
         let (comets, wanted) = watch::channel(Wanted { configured, ..Wanted::default() });
         let (phase, phases) = watch::channel(Phase::Ready);
@@ -116,6 +118,7 @@ impl LogicServer {
             stat: stat.listeners,
             options,
             authenticator: authenticator.clone(),
+            certificates: Arc::clone(&certificates),
             sessions,
             comets: wanted,
             phase: phases,
@@ -127,6 +130,7 @@ impl LogicServer {
             stat: stat.addresses,
             lock,
             tls,
+            certificates,
             comets,
             authenticator,
             phase,
@@ -172,6 +176,12 @@ impl LogicServer {
     #[must_use]
     pub fn tls(&self) -> &ApiTls {
         &self.tls
+    }
+
+    /// The certificates that callers are shown, for metrics and warnings. There is none at the start.
+    #[must_use]
+    pub fn certificates(&self) -> &CertificatesInUse {
+        &self.certificates
     }
 
     /// The check of tokens; its keys can be changed.
@@ -235,6 +245,7 @@ struct Assembly {
     stat: Vec<Listener>,
     options: Options,
     authenticator: AnyAuthenticator,
+    certificates: Arc<CertificatesInUse>,
     sessions: Store,
     comets: watch::Receiver<Wanted>,
     phase: watch::Receiver<Phase>,
@@ -243,8 +254,17 @@ struct Assembly {
 impl Assembly {
     /// Starts serving; the future runs until [`Phase::Stopped`].
     fn start(self) -> Result<impl Future<Output = ()>, StartError> {
-        let Self { grpc, http, stat, options, authenticator, sessions, comets: wanted, phase } =
-            self;
+        let Self {
+            grpc,
+            http,
+            stat,
+            options,
+            authenticator,
+            certificates,
+            sessions,
+            comets: wanted,
+            phase,
+        } = self;
         let bounds = Bounds {
             frame_max: options.frame_max,
             keys_max: options.keys_max,
@@ -256,6 +276,7 @@ impl Assembly {
         let comets = Arc::new(comets);
         comets.set_list(wanted.borrow().clone());
         let monitored = health::monitor(Arc::clone(&comets), wanted);
+        let told = health::tell(Arc::clone(&comets));
         let list = Nodes { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let service = LogicService {
             authenticator,
@@ -271,7 +292,8 @@ impl Assembly {
         let gates = Arc::new(Gates::new(options.open_files, request_bytes(REQUEST_MAX)));
         let Options { server_id, version, lock, .. } = options;
         let stat_gates = Arc::clone(&gates);
-        let stat_page = Stat { sessions, comets, counts, gates: stat_gates, server_id, version };
+        let stat_page =
+            Stat { sessions, comets, counts, certificates, gates: stat_gates, server_id, version };
         let pages = stat::router(stat_page, phase.clone());
         let mut servers = Servers::new(phase.clone());
         let logic = Service::new(service)
@@ -300,6 +322,7 @@ impl Assembly {
         Ok(async move {
             tokio::select! {
                 never = monitored => match never {},
+                never = told => match never {},
                 never = ServiceManager::from_environment().stay_alive() => match never {},
                 () = stopped(phase) => {}
             }

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use comet_ops::{CONTENT_TYPE, Exposition, Kind, expose_gates, expose_process};
+use comet_ops::{CONTENT_TYPE, CertificatesInUse, Exposition, Kind, expose_gates, expose_process};
 use comet_router::{Sessions, Store};
 use comet_serve::{CallCounts, Gates, Phase, healthz};
 use tokio::sync::watch;
@@ -19,6 +19,7 @@ pub(crate) struct Stat {
     pub(crate) sessions: Arc<Store>,
     pub(crate) comets: Arc<Comets>,
     pub(crate) counts: Arc<CallCounts>,
+    pub(crate) certificates: Arc<CertificatesInUse>,
     pub(crate) gates: Arc<Gates>,
     pub(crate) server_id: String,
     pub(crate) version: &'static str,
@@ -87,6 +88,7 @@ impl Stat {
             calls.labelled(&[("rpc", &rpc), ("code", &format_args!("{code:?}"))], count);
         }
         expose_gates(&mut page, &self.gates);
+        self.certificates.expose(&mut page);
         page.family("comet_build_info", Kind::Gauge, "Always 1; the labels identify the build.")
             .labelled(&[("version", &self.version), ("server_id", &self.server_id)], 1);
         expose_process(&mut page);

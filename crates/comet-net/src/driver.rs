@@ -141,6 +141,7 @@ impl<A: Authenticator> Driver<A> {
             self.rearm_receives();
             self.spare_overdue();
             self.shard.handle_deadlines(&mut Budget::slice());
+            self.shard.handle_listings(&mut Budget::slice(), &mut self.sockets);
             self.continue_handshakes();
             self.handle_messages();
             self.authenticate();

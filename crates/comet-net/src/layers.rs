@@ -45,6 +45,10 @@ impl ProtocolLayers {
         self.header.is_some()
     }
 
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
     pub(crate) fn tls(&mut self) -> Option<&mut TlsSession> {
         self.tls.as_deref_mut()
     }

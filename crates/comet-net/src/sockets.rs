@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use comet_core::{ConnId, Hangup, Slot};
+use comet_core::{ConnId, Hangup, Slot, SocketInfo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, send};
 
@@ -34,6 +34,10 @@ impl Socket {
 
     pub(crate) fn tls(&mut self) -> Option<&mut TlsSession> {
         self.layers.as_mut()?.tls()
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.layers.as_ref().is_some_and(|layers| layers.has_tls())
     }
 
     /// The peer's address: the one of the PROXY header, else the socket's.
@@ -148,8 +152,23 @@ impl Sockets {
         socket.expect("a socket until its last completion")
     }
 
+    /// The socket of `conn`, unless it is gone.
+    fn of(&self, conn: ConnId) -> Option<&Socket> {
+        self.get(conn.slot).filter(|socket| socket.conn == conn)
+    }
+
     pub(crate) fn remove(&mut self, slot: Slot) {
         let index = slot.0 as usize;
         self.chunks[index / CHUNK][index % CHUNK] = None;
+    }
+}
+
+impl SocketInfo for Sockets {
+    fn address(&mut self, conn: ConnId) -> Option<SocketAddr> {
+        self.of(conn).and_then(Socket::peer)
+    }
+
+    fn is_tls(&mut self, conn: ConnId) -> bool {
+        self.of(conn).is_some_and(Socket::is_tls)
     }
 }

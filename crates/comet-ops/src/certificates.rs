@@ -54,12 +54,12 @@ impl Certificate {
         let file = file.display();
         if now < *not_before {
             return Some(format!(
-                "{setting}: {file} is not valid before {not_before}: clients refuse it until then"
+                "{setting}: {file} is not valid before {not_before}: peers refuse it until then"
             ));
         }
         if now > *not_after {
             return Some(format!(
-                "{setting}: {file} has expired at {not_after}: clients refuse it; renew it, and send SIGHUP"
+                "{setting}: {file} has expired at {not_after}: peers refuse it; renew it, and send SIGHUP"
             ));
         }
         (not_after.duration_since(now) < WARNED_BEFORE).then(|| {
@@ -111,9 +111,12 @@ impl CertificatesInUse {
         fresh
     }
 
-    /// A sentence for each that peers refuse now, or will soon.
-    pub fn warnings(&self) -> Vec<String> {
-        self.current().iter().filter_map(Certificate::warning).collect()
+    /// Logs which of them peers refuse now, or will soon.
+    pub fn warn(&self) {
+        let warnings: Vec<_> = self.current().iter().filter_map(Certificate::warning).collect();
+        for warning in warnings {
+            log::warn!("{warning}");
+        }
     }
 
     /// Adds the end of each to a page.
@@ -161,10 +164,10 @@ mod tests {
             let expected = expected.map(|text| format!("tls.certificates[0]: c.pem {text}"));
             assert_eq!(warning, expected, "{now}");
         };
-        let early = "is not valid before 2030-01-01T00:00:00Z: clients refuse it until then";
+        let early = "is not valid before 2030-01-01T00:00:00Z: peers refuse it until then";
         let soon = "expires at 2031-01-01T00:00:00Z: renew it before, and send SIGHUP";
         let late =
-            "has expired at 2031-01-01T00:00:00Z: clients refuse it; renew it, and send SIGHUP";
+            "has expired at 2031-01-01T00:00:00Z: peers refuse it; renew it, and send SIGHUP";
         check("2029-12-31T23:59:59Z", Some(early));
         check("2030-01-01T00:00:00Z", None);
         check("2030-12-11T00:00:00Z", None);

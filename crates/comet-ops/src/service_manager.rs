@@ -15,13 +15,18 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// What the service manager is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Notice {
+pub enum Notice<'a> {
     /// Everything is served, also after a reload.
     Ready,
     /// The configuration is being read again; [`Notice::Ready`] follows.
     Reloading,
     /// The process drains and ends.
-    Stopping,
+    Stopping {
+        /// Longest time until its end. The manager kills it no earlier, also if its own limit is shorter.
+        within: Duration,
+    },
+    /// One line for a person who asks the manager how the process is.
+    Status(&'a str),
     /// The process lives. To be repeated; see [`ServiceManager::watchdog`].
     Alive,
 }
@@ -44,6 +49,12 @@ impl ServiceManager {
         Self { socket, watchdog: watchdog.map(Duration::from_micros) }
     }
 
+    /// Whether somebody hears the notices.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.socket.is_some()
+    }
+
     /// How long the manager waits for [`Notice::Alive`] before it ends the process; `None`: it does not wait.
     #[must_use]
     pub fn watchdog(&self) -> Option<Duration> {
@@ -62,7 +73,7 @@ impl ServiceManager {
     }
 
     /// Sends a notice. Never waits; a notice that finds the manager's queue full is lost.
-    pub fn notify(&self, notice: Notice) {
+    pub fn notify(&self, notice: Notice<'_>) {
         let Some((socket, address)) = &self.socket else { return };
         let message = match notice {
             Notice::Ready => "READY=1".to_owned(),
@@ -71,7 +82,10 @@ impl ServiceManager {
                 let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
                 format!("RELOADING=1\nMONOTONIC_USEC={micros}")
             }
-            Notice::Stopping => "STOPPING=1".to_owned(),
+            Notice::Stopping { within } => {
+                format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}", within.as_micros())
+            }
+            Notice::Status(line) => format!("STATUS={}", line.replace('\n', " ")),
             Notice::Alive => "WATCHDOG=1".to_owned(),
         };
         // The manager ends a process that it does not hear; there is nobody else to tell.

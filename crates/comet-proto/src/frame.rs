@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | packLen | 4 | the whole frame, this field included |
 //! | headerLen | 2 | always 16 |
-//! | version | 2 | 1 |
+//! | version | 2 | 1, or 2 where a client and a server agree on protocol 2 |
 //! | operation | 4 | see [`op`](crate::op) |
 //! | sequence | 4 | chosen for a request, echoed in its reply |
 //! | body | packLen - 16 | |
@@ -15,13 +15,18 @@ use std::fmt;
 /// Length of a frame's header, in bytes.
 pub const HEADER_LEN: usize = 16;
 
-/// The only version of the protocol. [`decode`] accepts any version, as goim does.
+/// The version of goim's protocol. [`decode`] accepts any version, as goim does.
 pub const VERSION: u16 = 1;
+
+/// The version in the [`AUTH`](crate::op::AUTH) of a client that asks for protocol 2, and in the
+/// [`AUTH_REPLY`](crate::op::AUTH_REPLY) of a server that speaks it. Any other version there is
+/// protocol 1.
+pub const VERSION_2: u16 = 2;
 
 /// A checked borrowed view of one frame: its lengths agree with the bytes it was read from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Frame<'a> {
-    /// Version of the protocol, [`VERSION`].
+    /// Version of the protocol, [`VERSION`] or [`VERSION_2`].
     pub version: u16,
     /// The kind of frame, see [`op`](crate::op).
     pub operation: i32,

@@ -8,11 +8,13 @@
 //! **Invariant:** nothing here reads a socket or a clock, or knows what a room is. No bytes cause a
 //! panic, or an allocation without a bound.
 
+mod auth_reply;
 mod encoded;
 mod frame;
 pub mod op;
 pub mod proxy;
 pub mod websocket;
 
+pub use auth_reply::AuthReply;
 pub use encoded::Encoded;
-pub use frame::{Frame, FrameFault, HEADER_LEN, VERSION, count_frames, decode};
+pub use frame::{Frame, FrameFault, HEADER_LEN, VERSION, VERSION_2, count_frames, decode};

@@ -17,7 +17,7 @@ pub const SEND_REPLY: i32 = 5;
 pub const DISCONNECT_REPLY: i32 = 6;
 /// The first frame of a client; the body is its token.
 pub const AUTH: i32 = 7;
-/// The token was accepted. No body.
+/// The token was accepted. No body; in protocol 2 an [`AuthReply`](crate::AuthReply).
 pub const AUTH_REPLY: i32 = 8;
 /// A batch: the body is a run of whole frames. Only servers send it.
 pub const RAW: i32 = 9;

@@ -12,6 +12,7 @@ mod broadcasts;
 mod kick;
 mod nodes;
 mod online;
+mod operations;
 mod push;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tonic::{Code, Status};
 
 use crate::backend::{PushBackend, StreamBackend};
 use crate::node::{Node, NodeList};
+use crate::operations::Operations;
 
 /// The whole API: `routes` are those of [`push_routes`], [`node_routes`] and [`call`], merged.
 pub fn http_api(routes: Router) -> Router {
@@ -61,6 +63,18 @@ pub fn kick_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCounts>)
         .merge(call(MethodFilter::POST, "/comet/kick/keys", counts, backend, kick::keys))
         .merge(call(MethodFilter::POST, "/comet/kick/mids", counts, backend, kick::mids))
         .merge(call(MethodFilter::POST, "/comet/kick/room", counts, backend, kick::room))
+}
+
+/// `/comet/node/*`, which goim has no calls for.
+pub fn operation_routes<O: Operations>(operations: &Arc<O>, counts: &Arc<CallCounts>) -> Router {
+    use operations::{cancel_move_off, drain, move_off, status, undrain};
+    let cancel = "/comet/node/move_off/cancel";
+    Router::new()
+        .merge(call(MethodFilter::GET, "/comet/node/status", counts, operations, status))
+        .merge(call(MethodFilter::POST, "/comet/node/drain", counts, operations, drain))
+        .merge(call(MethodFilter::POST, "/comet/node/undrain", counts, operations, undrain))
+        .merge(call(MethodFilter::POST, "/comet/node/move_off", counts, operations, move_off))
+        .merge(call(MethodFilter::POST, cancel, counts, operations, cancel_move_off))
 }
 
 /// `/goim/nodes/*`. `node` is what clients are told of the servers in `list`.

@@ -12,6 +12,8 @@ mod bounds;
 mod grpc;
 mod http;
 mod node;
+mod node_service;
+mod operations;
 mod pace;
 mod push_stream;
 mod rooms;
@@ -21,7 +23,11 @@ pub use backend::{
 };
 pub use bounds::Bounds;
 pub use grpc::grpc_api;
-pub use http::{broadcast_routes, call, http_api, kick_routes, node_routes, push_routes};
+pub use http::{
+    broadcast_routes, call, http_api, kick_routes, node_routes, operation_routes, push_routes,
+};
 pub use node::{Backoff, Instance, Node, NodeList};
+pub use node_service::with_node_service;
+pub use operations::Operations;
 pub use pace::pace;
 pub use rooms::fullest;

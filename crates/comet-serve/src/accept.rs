@@ -1,7 +1,7 @@
 //! Accepting callers and serving each connection, within the bounds of its gate.
 
 use std::error::Error;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -39,6 +39,9 @@ const IDLE: Duration = Duration::from_secs(75);
 
 /// Longest head of an HTTP/1 request, bytes.
 pub const HEAD_MAX: usize = 128 << 10;
+
+/// How long the calls under way may take on a connection whose caller was accepted by former authorities.
+const OUTDATED: Duration = Duration::from_secs(10);
 
 /// Calls one HTTP/2 connection may have under way; the caller holds the next one back.
 const STREAMS_MAX: u32 = 1_024;
@@ -144,8 +147,10 @@ fn concerns_one_caller(error: &io::Error) -> bool {
 }
 
 async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served: Served) {
+    let outdated = authorities_change(&incoming);
     let Some(socket) = open(incoming, &place, &served).await else { return };
-    let Served { router, protocol, gate, phase } = served;
+    let end = End { phase: served.phase.clone(), outdated };
+    let Served { router, protocol, gate, .. } = served;
     let meter = Arc::new(Meter::default());
     let io = TokioIo::new(MeteredStream::new(socket, Arc::clone(&meter)));
     let guarded = |protocol| {
@@ -158,7 +163,7 @@ async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served
             builder.timer(ActiveTimer).header_read_timeout(IDLE).max_buf_size(HEAD_MAX);
             let connection = builder.serve_connection(io, guarded(protocol));
             let first = (FIRST_REQUEST, usize::MAX);
-            drive(connection, &place, &meter, first, phase).await
+            drive(connection, &place, &meter, first, end).await
         }
         Protocol::Grpc { .. } => {
             let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -174,7 +179,7 @@ async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served
                 .keep_alive_timeout(KEEPALIVE_TIMEOUT);
             let connection = builder.serve_connection(io, guarded(protocol));
             let first = (FIRST_PREFACE, PREFACE);
-            drive(connection, &place, &meter, first, phase).await
+            drive(connection, &place, &meter, first, end).await
         }
     };
     if let Some(reason) = ended {
@@ -206,23 +211,47 @@ async fn open(incoming: Incoming, place: &Place, served: &Served) -> Option<Sock
     None
 }
 
+/// What ends a connection after the calls under way.
+struct End<F> {
+    phase: watch::Receiver<Phase>,
+    outdated: F,
+}
+
+/// Resolves when the certificate that the caller shows was checked by former authorities.
+fn authorities_change(incoming: &Incoming) -> impl Future<Output = ()> + use<> {
+    let change = match incoming {
+        Incoming::Open(_) => None,
+        Incoming::Tls(_, tls) => Some(tls.authorities_change()),
+    };
+    async move {
+        match change {
+            Some(change) => change.await,
+            None => pending().await,
+        }
+    }
+}
+
 /// Runs a connection to its end. Returns the reason if it is not the caller's. A new
 /// connection has the time in `first` until a request begins, or so many bytes are there.
-async fn drive<C>(
+async fn drive<C, F>(
     connection: C,
     place: &Place,
     meter: &Meter,
     (first_time, first_bytes): (Duration, usize),
-    phase: watch::Receiver<Phase>,
+    end: End<F>,
 ) -> Option<&'static str>
 where
     C: GracefulConnection,
     C::Error: Error + 'static,
+    F: Future<Output = ()>,
 {
     let mut connection = pin!(connection);
-    let mut stopping = pin!(stopped(phase));
+    let mut stopping = pin!(stopped(end.phase));
+    let mut outdated = pin!(end.outdated);
+    // It begins when it is awaited.
+    let mut grace = pin!(sleep_active(OUTDATED));
     let mut first_request = pin!(sleep_active(first_time));
-    let (mut is_stopping, mut has_begun) = (false, false);
+    let (mut is_stopping, mut is_outdated, mut has_begun) = (false, false, false);
     loop {
         select! {
             biased;
@@ -241,6 +270,11 @@ where
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
+            () = &mut outdated, if !is_outdated => {
+                is_outdated = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = &mut grace, if is_outdated => return Some("authorities_changed"),
         }
     }
 }

@@ -55,7 +55,7 @@ pub use http::{healthz, refusal};
 pub use listen::{Bound, Listener, listen};
 pub use lock::Lock;
 pub use peer::{BadAddress, BearerToken, Peer, is_tls, root_cause};
-pub use phase::{Phase, advance, stopped};
+pub use phase::{Phase, advance, stopped, undrain};
 pub use query::Query;
 pub use request_body::{Arrivals, Received};
 pub use servers::Servers;

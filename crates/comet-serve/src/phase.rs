@@ -26,6 +26,17 @@ pub fn advance(phase: &watch::Sender<Phase>, to: Phase) {
     });
 }
 
+/// Ends [`Phase::Draining`], for a process that goes on; without effect in any other phase.
+pub fn undrain(phase: &watch::Sender<Phase>) {
+    phase.send_if_modified(|phase| {
+        let is_draining = *phase == Phase::Draining;
+        if is_draining {
+            *phase = Phase::Ready;
+        }
+        is_draining
+    });
+}
+
 /// Resolves at [`Phase::Stopped`], and when the sender is dropped.
 pub async fn stopped(mut phase: watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
@@ -43,6 +54,19 @@ mod tests {
         assert_eq!(*receiver.borrow(), Phase::Draining);
         advance(&sender, Phase::Stopped);
         stopped(receiver).await;
+    }
+
+    #[test]
+    fn a_drain_alone_is_taken_back() {
+        for (from, to) in [
+            (Phase::Starting, Phase::Starting),
+            (Phase::Draining, Phase::Ready),
+            (Phase::Stopped, Phase::Stopped),
+        ] {
+            let (sender, receiver) = watch::channel(from);
+            undrain(&sender);
+            assert_eq!(*receiver.borrow(), to);
+        }
     }
 
     #[tokio::test]

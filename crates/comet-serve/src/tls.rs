@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig, client, server};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::guarded::Protocol;
 
@@ -61,9 +61,23 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// Connections that are open are not affected.
+    /// The certificate that callers are shown from then on, in DER form.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Vec<u8>> {
+        self.configs.certificate.as_deref().map(<[u8]>::to_vec)
+    }
+
+    /// Connections that are open stay so, unless the authorities of callers are others now: those end after the
+    /// calls under way.
     pub fn take_effect(self) {
-        *self.tls.0.current.write().unwrap_or_else(PoisonError::into_inner) = self.configs;
+        let shared = &self.tls.0;
+        let mut current = shared.current.write().unwrap_or_else(PoisonError::into_inner);
+        let former = std::mem::replace(&mut *current, self.configs);
+        let has_changed = former.authorities != current.authorities;
+        drop(current);
+        if has_changed {
+            shared.authorities.send_replace(());
+        }
     }
 }
 
@@ -76,14 +90,18 @@ impl fmt::Debug for Renewal {
 #[derive(Default)]
 struct Shared {
     current: RwLock<Configs>,
+    /// Told that the authorities of callers have changed.
+    authorities: watch::Sender<()>,
     /// Held by the caller whose handshake is being computed.
     turn: Mutex<()>,
 }
 
 #[derive(Clone, Default)]
 struct Configs {
-    /// Callers are asked for a certificate.
-    asks: bool,
+    /// Of callers, who are asked for a certificate if there is one.
+    authorities: Vec<CertificateDer<'static>>,
+    /// The first of the chain that callers are shown.
+    certificate: Option<CertificateDer<'static>>,
     http: Option<Arc<ServerConfig>>,
     grpc: Option<Arc<ServerConfig>>,
     client: Option<Arc<ClientConfig>>,
@@ -96,7 +114,8 @@ impl ApiTls {
     /// The first file that cannot be read, has the wrong content, or does not match its pair.
     pub fn load(files: &TlsFiles, calls: bool) -> Result<Self, TlsError> {
         let current = RwLock::new(configs(files, calls)?);
-        Ok(Self(Arc::new(Shared { current, turn: Mutex::default() })))
+        let authorities = watch::Sender::new(());
+        Ok(Self(Arc::new(Shared { current, authorities, turn: Mutex::default() })))
     }
 
     /// Reads the files again, for handshakes that begin after [`Renewal::take_effect`]. `calls` as for [`ApiTls::load`].
@@ -107,9 +126,15 @@ impl ApiTls {
         Ok(Renewal { tls: self.clone(), configs: configs(files, calls)? })
     }
 
+    /// The certificate that callers are shown, in DER form.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Vec<u8>> {
+        self.current().certificate.as_deref().map(<[u8]>::to_vec)
+    }
+
     /// Those of `addresses` that other hosts may call without a certificate.
     pub fn open_to_all<'a>(&self, addresses: &'a [Address]) -> impl Iterator<Item = &'a Address> {
-        let asks = self.current().asks;
+        let asks = !self.current().authorities.is_empty();
         let is_locked = move |address: &Address| asks && matches!(address, Address::Tls(_));
         addresses.iter().filter(move |address| address.is_exposed() && !is_locked(address))
     }
@@ -126,6 +151,17 @@ impl ApiTls {
     /// For a call over HTTP/2. `None`: this process makes none over TLS.
     pub(crate) fn client(&self) -> Option<Arc<ClientConfig>> {
         self.current().client
+    }
+
+    /// Resolves when the authorities of callers have changed since this call.
+    pub(crate) fn authorities_change(&self) -> impl Future<Output = ()> + use<> {
+        let mut changes = self.0.authorities.subscribe();
+        async move {
+            // Without a sender nothing changes any more.
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     pub(crate) fn turn(&self) -> &Mutex<()> {
@@ -146,14 +182,16 @@ impl fmt::Debug for ApiTls {
 fn configs(files: &TlsFiles, calls: bool) -> Result<Configs, TlsError> {
     let provider = Arc::new(default_provider());
     let pair = match (&files.certificate, &files.key) {
-        (Some(chain), Some(key)) => {
-            Some(Arc::new(SingleCertAndKey::from(pair(chain, key, &provider)?)))
-        }
+        (Some(chain), Some(key)) => Some(pair(chain, key, &provider)?),
         _ => None,
     };
+    let certificate = pair.as_ref().map(|pair| pair.cert[0].clone());
+    let pair = pair.map(|pair| Arc::new(SingleCertAndKey::from(pair)));
+    let mut authorities = Vec::new();
     let verifier = match &files.client_ca {
         Some(file) => {
-            let roots = Arc::new(authorities("client_ca", file)?);
+            authorities = certificates("client_ca", file)?;
+            let roots = Arc::new(roots("client_ca", file, authorities.clone())?);
             let verifier =
                 WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
             verifier.build().expect("there are authorities, and no revocations")
@@ -176,8 +214,8 @@ fn configs(files: &TlsFiles, calls: bool) -> Result<Configs, TlsError> {
         true => Some(Arc::new(client_config(files, pair, provider)?)),
         false => None,
     };
-    let asks = files.client_ca.is_some();
-    Ok(Configs { asks, http: speaking(b"http/1.1"), grpc: speaking(b"h2"), client })
+    let (http, grpc) = (speaking(b"http/1.1"), speaking(b"h2"));
+    Ok(Configs { authorities, certificate, http, grpc, client })
 }
 
 fn client_config(
@@ -186,7 +224,7 @@ fn client_config(
     provider: Arc<CryptoProvider>,
 ) -> Result<ClientConfig, TlsError> {
     let roots = match &files.server_ca {
-        Some(file) => authorities("server_ca", file)?,
+        Some(file) => roots("server_ca", file, certificates("server_ca", file)?)?,
         None => system_authorities()?,
     };
     let builder = ClientConfig::builder_with_provider(provider)
@@ -214,9 +252,13 @@ fn system_authorities() -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-fn authorities(field: &'static str, file: &Path) -> Result<RootCertStore, TlsError> {
+fn roots(
+    field: &'static str,
+    file: &Path,
+    authorities: Vec<CertificateDer<'static>>,
+) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(field, file)? {
+    for certificate in authorities {
         roots.add(certificate).map_err(|error| {
             wrong(field, file, format!("holds a certificate that is no authority's: {error}"))
         })?;

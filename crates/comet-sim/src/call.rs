@@ -27,6 +27,8 @@ pub(crate) struct Sums {
     pub(crate) busy: u32,
     pub(crate) snapshots: usize,
     pub(crate) rooms: usize,
+    /// Lists of connections, and those that were refused.
+    pub(crate) lists: usize,
 }
 
 /// A call, until the next quiet point.

@@ -121,6 +121,7 @@ impl CallChecker {
             Report::Rooms { call, rooms } => {
                 (call, 1, 0, Sums { rooms: rooms.len(), ..Sums::default() })
             }
+            Report::Connections { call, .. } => (call, 1, 0, Sums { lists: 1, ..Sums::default() }),
             Report::Snapshot { call, counters, .. } => {
                 check_sum(&counters.deliveries)?;
                 (call, 1, 0, Sums { snapshots: 1, ..Sums::default() })
@@ -251,11 +252,12 @@ impl Sums {
         self.busy += other.busy;
         self.snapshots += other.snapshots;
         self.rooms += other.rooms;
+        self.lists += other.lists;
     }
 
     /// Whether they are what the hub says.
     fn are(&self, result: &CallResult) -> bool {
-        let CallResult { tally, scheduled, busy, counters, rooms } = result;
+        let CallResult { tally, scheduled, busy, counters, rooms, connections } = result;
         *self
             == Self {
                 tally: *tally,
@@ -263,6 +265,7 @@ impl Sums {
                 busy: *busy,
                 snapshots: counters.len(),
                 rooms: rooms.iter().map(Vec::len).sum(),
+                lists: connections.len(),
             }
     }
 }

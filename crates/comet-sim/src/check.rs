@@ -73,6 +73,8 @@ pub(crate) fn end(env: &mut Env, drivers: &mut [Driver]) -> Result<Summary, Stri
     for driver in drivers {
         let sockets = driver.socket_totals(env);
         summary.coalesced_waits += driver.coalesced_waits;
+        summary.lists += driver.listings.lists;
+        summary.listed += driver.listings.listed;
         let shard = &mut driver.shard;
         if shard.handle_accept(Transport::Tcp).is_some() {
             return Err(format!("shard {} takes connections after its drain", shard.id().0));

@@ -258,10 +258,10 @@ impl Client {
                 let accept = rng.percent(60);
                 let operations: Vec<i32> =
                     OPERATIONS.into_iter().filter(|_| rng.percent(50)).collect();
-                let body: Vec<String> = operations.iter().map(i32::to_string).collect();
+                let body = wire::list(&operations);
                 let operation = if accept { op::SUBSCRIBE } else { op::UNSUBSCRIBE };
                 let expected = Expected::Accepts { accept, operations };
-                self.request(socket, rng, operation, body.join(",").as_bytes(), expected);
+                self.request(socket, rng, operation, body.as_bytes(), expected);
             }
             60..70 => self.heartbeat(socket, rng),
             70..80 if self.profile.transport == Transport::WebSocket => {

@@ -31,6 +31,8 @@ pub(crate) struct Control {
     pub(crate) calls: CallChecker,
     pub(crate) has_paced: bool,
     pub(crate) has_kicked: bool,
+    /// Clients were moved off.
+    pub(crate) has_moved_off: bool,
     /// Paced broadcasts are over by then.
     pub(crate) paced_until: Millis,
     /// How often each shard has reported its drain.
@@ -54,6 +56,7 @@ impl Control {
             calls: CallChecker::new(),
             has_paced: false,
             has_kicked: false,
+            has_moved_off: false,
             paced_until: Millis(0),
             drained: vec![0; usize::from(plan.shards)],
             logic: Logic::new(plan),
@@ -77,6 +80,9 @@ impl Control {
         if rng.percent(plan.leave_percent) {
             self.leave(&mut context)?;
         }
+        if context.rng.below(1000) < context.plan.move_off_permille {
+            self.move_off(&mut context)?;
+        }
         if context.rng.percent(context.plan.push_percent) {
             self.push(&mut context)?;
         }
@@ -86,6 +92,10 @@ impl Control {
     /// Begins one call, or a burst of calls to one room; or configures.
     fn push(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let rng = &mut *context.rng;
+        if rng.below(1000) < context.plan.list_permille {
+            let request = Request::random_list(rng, context.plan.shards);
+            return self.begin(context, &request);
+        }
         let request = match rng.below(100) {
             0..30 => Request::random_keys(rng),
             30..45 => Request::random_users(rng),
@@ -123,8 +133,9 @@ impl Control {
         });
         let limit_ms = rng.pick(plan.call_limits_ms);
         // Now and then the same connections are closed instead.
-        let is_kick = !matches!(request, Request::Paced(_) | Request::Snapshot | Request::Rooms)
-            && rng.below(1000) < plan.kick_permille;
+        let asks = matches!(request, Request::Snapshot | Request::Rooms | Request::List(_));
+        let is_kick =
+            !(asks || matches!(request, Request::Paced(_))) && rng.below(1000) < plan.kick_permille;
         let push = match is_kick {
             true => Push::kick(Kick {
                 sentence: "go".into(),
@@ -189,6 +200,17 @@ impl Control {
         Ok(())
     }
 
+    /// Closes some clients of each shard, or all connections, or no more of them.
+    fn move_off(&mut self, context: &mut Context<'_>) -> Result<(), String> {
+        let (over_ms, retry_after_ms) = (context.plan.drain_over_ms, context.plan.retry_after_ms);
+        let most: Vec<_> = (0..context.plan.shards)
+            .map(|_| context.rng.pick(&[None, Some(0), Some(1), Some(3)]))
+            .collect();
+        trace!(context, "{most:?} clients are moved off over {over_ms} ms");
+        self.has_moved_off = true;
+        self.command(context, |hub, inboxes| hub.move_off(inboxes, most, (over_ms, retry_after_ms)))
+    }
+
     /// Reloads the configuration: the limits of the plan, or other ones that are at least half of them.
     fn configure(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let mut limits: Limits = context.plan.limits.clone();
@@ -197,6 +219,7 @@ impl Control {
             limits.user_memory_ms = 50;
         }
         limits.is_out_of_memory = context.rng.percent(10);
+        limits.takes_clients = !context.rng.percent(10);
         if context.rng.percent(50) {
             for millis in [&mut limits.handshake_ms, &mut limits.write_ms, &mut limits.linger_ms] {
                 *millis = millis.div_ceil(2);
@@ -363,7 +386,7 @@ impl Control {
             // Its deliveries are in the counters of the shards, which are checked.
             Report::PacedEnded { .. } => Ok(()),
             // Of a call that is over.
-            Report::Rooms { .. } => Ok(()),
+            Report::Rooms { .. } | Report::Connections { .. } => Ok(()),
             other => Err(format!("the hub does not take {other:?}")),
         }
     }

@@ -107,7 +107,7 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
             Some(at) if env.now >= at => return Ok(()),
             at => return Err(format!("the token of peer {peer} expires early: {at:?}")),
         },
-        CloseReason::Draining if env.is_draining => return Ok(()),
+        CloseReason::Draining if env.is_draining || env.control.has_moved_off => return Ok(()),
         CloseReason::Kicked if env.control.has_kicked => return Ok(()),
         CloseReason::Replaced if !has_younger(env, peer) => {
             return Err(format!("peer {peer} was replaced, and is the youngest with its key"));

@@ -13,6 +13,7 @@ use comet_core::{
 use crate::activity;
 use crate::deadlines;
 use crate::env::{Env, Peer};
+use crate::listings::{Known, Listings};
 use crate::plan::Plan;
 use crate::profile;
 use crate::socket::ReceiveCompletion;
@@ -33,24 +34,27 @@ pub(crate) struct Driver {
     ready_since: Option<Millis>,
     /// When it last took a message from its inbox.
     message_at: Millis,
-    /// The last drain that was requested.
+    /// The last order of a drain, or to move clients off.
     drain: Option<Drain>,
     /// Of sockets that were released.
     released: SocketTotals,
     /// Until then it takes no turn.
     pub(crate) stalled_until: Millis,
     pub(crate) stalls: StallLog,
+    pub(crate) listings: Listings,
     /// Deadlines that were put off.
     pub(crate) spared: u64,
     /// Turns during a coalesced wait in which input stayed unread.
     pub(crate) coalesced_waits: u64,
 }
 
-/// A drain under way, and its close notices.
+/// Close notices that are under way: connections that are to get one, and how many did.
 struct Drain {
     since: Millis,
     over_ms: u64,
     connections: u64,
+    /// All that there are, also those that came later.
+    is_all: bool,
     notices: u64,
 }
 
@@ -59,8 +63,11 @@ impl Drain {
     fn note_close(&mut self, now: Millis) -> Result<(), String> {
         self.notices += 1;
         let elapsed = now.0 - self.since.0;
-        let Self { over_ms, connections, notices, .. } = *self;
-        let is_due = elapsed >= over_ms || notices * over_ms <= connections * elapsed;
+        let Self { over_ms, connections, is_all, notices, .. } = *self;
+        let is_due = match elapsed >= over_ms {
+            true => is_all || notices <= connections,
+            false => notices * over_ms <= connections * elapsed,
+        };
         let what =
             || format!("close notice {notices} of {connections} after {elapsed} of {over_ms} ms");
         is_due.then_some(()).ok_or_else(what)
@@ -109,6 +116,7 @@ impl Driver {
             released: SocketTotals::default(),
             stalled_until: Millis(0),
             stalls: StallLog::default(),
+            listings: Listings::default(),
             spared: 0,
             coalesced_waits: 0,
         }
@@ -143,6 +151,7 @@ impl Driver {
         self.must_retry
             || self.shard.has_work()
             || self.shard.has_pushes()
+            || self.shard.has_listings()
             || !self.backlog.is_empty()
             || env.mesh.has(env.now, self.shard.id())
             || self.shard.poll_timeout().is_some_and(|due| due <= env.now)
@@ -202,6 +211,9 @@ impl Driver {
             entry.has_backlog
         });
         self.shard.handle_deadlines(&mut budget(env));
+        if env.rng.percent(80) {
+            self.shard.handle_listings(&mut budget(env), &mut &self.listings);
+        }
         self.go_on_with_pushes(env);
         self.poll(env)
     }
@@ -223,10 +235,20 @@ impl Driver {
             if let Message::Identified { conn, answer } = &message {
                 self.note_expiry(env, *conn, answer);
             }
-            if let Message::Drain { over_ms, .. } = message {
-                let (since, connections) = (env.now, self.slots.len() as u64);
-                self.drain =
-                    Some(Drain { since, over_ms: over_ms.into(), connections, notices: 0 });
+            let order = match message {
+                Message::Drain { over_ms, .. } => Some((None, over_ms)),
+                Message::MoveOff { most, over_ms, .. } if !self.shard.is_draining() => {
+                    Some((most, over_ms))
+                }
+                _ => None,
+            };
+            if let Some((most, over_ms)) = order {
+                let (since, connections) = (env.now, most.unwrap_or(self.slots.len() as u64));
+                let (over_ms, is_all) = (over_ms.into(), most.is_none());
+                self.drain = Some(Drain { since, over_ms, connections, is_all, notices: 0 });
+            }
+            if let Message::Connections { call, query } = &message {
+                self.listings.begin(*call, query);
             }
             self.shard.handle_message(message);
         }
@@ -254,6 +276,9 @@ impl Driver {
                 Some(conn) => {
                     let before = self.slots.insert(conn.slot, peer);
                     assert!(before.is_none(), "slot {} is taken", conn.slot);
+                    let transport = env.peers[peer].client.profile.transport;
+                    let known = Known { transport, address: address(peer), is_tls: peer % 3 == 0 };
+                    self.listings.open(conn, known);
                     if env.plan.limits.sources.is_on() {
                         self.shard.handle_source(conn, address(peer));
                     }
@@ -307,6 +332,7 @@ impl Driver {
         entry.socket.release();
         self.released.add(entry);
         self.slots.remove(&slot);
+        self.listings.close(conn);
         trace!(env, "peer {peer} is gone");
         env.note_activity();
     }
@@ -381,27 +407,29 @@ impl Driver {
             }
         }
         if env.rng.percent(50) {
-            self.pass_reports(env);
+            self.pass_reports(env)?;
             self.pass_messages(env);
         } else {
             self.pass_messages(env);
-            self.pass_reports(env);
+            self.pass_reports(env)?;
         }
         self.poll_closed(env)
     }
 
-    fn pass_reports(&mut self, env: &mut Env) {
+    fn pass_reports(&mut self, env: &mut Env) -> Result<(), String> {
         while let Some(report) = self.shard.poll_report() {
+            self.listings.check(&report)?;
             let is_active = activity::is_active_report(&report);
             if let Err(report) = env.control.offer(report) {
                 self.shard.return_report(*report);
                 self.must_retry = true;
-                return;
+                return Ok(());
             }
             if is_active {
                 env.note_activity();
             }
         }
+        Ok(())
     }
 
     fn pass_messages(&mut self, env: &mut Env) {
@@ -447,7 +475,7 @@ impl Driver {
 
     pub(crate) fn is_quiet(&self) -> bool {
         let is_idle = self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry;
-        is_idle && !self.shard.has_pushes() && !self.shard.has_work()
+        is_idle && !self.shard.has_pushes() && !self.shard.has_listings() && !self.shard.has_work()
     }
 }
 

@@ -18,6 +18,7 @@ mod deadlines;
 mod driver;
 mod env;
 mod fanout;
+mod listings;
 mod logic;
 mod logic_faults;
 mod logic_services;

@@ -62,6 +62,10 @@ pub(crate) struct Plan {
     pub(crate) leave_percent: u32,
     /// How many of a thousand pushes close their connections instead.
     pub(crate) kick_permille: usize,
+    /// How many of a thousand calls ask for a list of connections.
+    pub(crate) list_permille: usize,
+    /// How often, of a thousand steps, control moves clients off.
+    pub(crate) move_off_permille: usize,
     /// How often, of a thousand steps, the control thread stalls.
     pub(crate) stall_permille: usize,
     /// How often, of a thousand steps, a core stalls.
@@ -173,6 +177,7 @@ impl Plan {
             ]),
             leave_percent: rng.pick(&[0, 0, 1, 10]),
             kick_permille: rng.pick(&[0, 2, 20]),
+            list_permille: rng.pick(&[0, 10, 100]),
             stall_permille: rng.pick(&[0, 0, 5, 20]),
             core_stall_permille: rng.pick(&[0, 0, 2, 10]),
             stop_permille: rng.pick(&[0, 0, 2, 5]),
@@ -181,6 +186,7 @@ impl Plan {
             violation_percent: rng.pick(&[0, 25, 60]),
             slow_percent: rng.pick(&[0, 20, 60]),
             socket_bytes: if large { &[9_000, 100_000] } else { &[64, 300, 2_000, 100_000] },
+            move_off_permille: rng.pick(&[0, 0, 5]),
         }
     }
 }

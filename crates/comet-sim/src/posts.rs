@@ -66,7 +66,8 @@ fn call_of(message: &Message) -> Option<CallId> {
         | Message::PushRoom { call, .. }
         | Message::Broadcast { call, .. }
         | Message::Snapshot { call }
-        | Message::Rooms { call } => Some(*call),
+        | Message::Rooms { call }
+        | Message::Connections { call, .. } => Some(*call),
         _ => None,
     }
 }

@@ -10,7 +10,7 @@ use comet_proto::op;
 use crate::logic_services::{EXCUSES, FAILURE};
 use crate::plan::{Plan, RETRY_AFTER_MS_MAX, ROOMS};
 use crate::profile::{Accepted, ClientProfile};
-use crate::wire::{Kind, ServerMessage, Stamp};
+use crate::wire::{self, Kind, ServerMessage, Stamp};
 
 /// The reply to a request, and what the client knows once it has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -163,6 +163,10 @@ impl ReceivedStream {
             Expected::Heartbeat => true,
             Expected::Echo { .. } if self.has_faults && is_excuse(body) => true,
             Expected::Echo { fails: true, .. } => body == FAILURE.as_bytes(),
+            Expected::Room(room) => {
+                body == room.map_or("", |room| ROOMS[usize::from(room)]).as_bytes()
+            }
+            Expected::Accepts { operations, .. } => body == wire::list(operations).as_bytes(),
             _ => body.is_empty(),
         };
         if !is_body_right {

@@ -3,7 +3,10 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use comet_core::{CallId, Message, Push, ShardId, home_of_key, home_of_room, home_of_user};
+use comet_core::{
+    CallId, ConnFilter, ConnOrder, ConnQuery, Message, Push, ShardId, Transport, home_of_key,
+    home_of_room, home_of_user,
+};
 use comet_proto::{Encoded, Frame, op};
 
 use crate::plan::{KEYS, Plan, ROOMS, USERS};
@@ -26,6 +29,8 @@ pub(crate) enum Request {
     Snapshot,
     /// Rooms with someone online.
     Rooms,
+    /// A list of connections.
+    List(Arc<ConnQuery>),
 }
 
 impl Request {
@@ -56,11 +61,36 @@ impl Request {
         Self::Paced(speed.expect("the slowest is not 0"))
     }
 
-    /// Counters and rooms count as a push to no user.
+    /// A list with any filter, and sometimes not the first page of it.
+    pub(crate) fn random_list(rng: &mut Rng, shards: u16) -> Self {
+        let mut filter = ConnFilter::default();
+        match rng.below(10) {
+            0..4 => {}
+            4 => filter.user = Some(rng.below(USERS as usize) as i64),
+            5 => filter.key = Some(rng.pick(&KEYS).into()),
+            6 => filter.room = Some(rng.pick(&ROOMS).into()),
+            7 => filter.transport = Some(rng.pick(&[Transport::Tcp, Transport::WebSocket])),
+            8 => filter.is_tls = Some(rng.percent(50)),
+            _ => {
+                let network = rng.pick(&["192.0.2.0/24", "192.0.3.5", "192.0.2.2"]);
+                filter.network = Some(network.parse().expect("a network"));
+            }
+        }
+        let order = rng.pick(&[ConnOrder::Waiting, ConnOrder::Age]);
+        let limit = rng.pick(&[1, 3, 1_000]);
+        let after = rng.percent(20).then(|| {
+            let rank = rng.pick(&[0, 10, u32::MAX]);
+            let place = format!("{rank}.{}.{}.0", rng.below(shards.into()), rng.below(5));
+            place.parse().expect("a place")
+        });
+        Self::List(Arc::new(ConnQuery { filter, order, limit, after }))
+    }
+
+    /// Counters, rooms and lists count as a push to no user.
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Keys(_) => Kind::Keys,
-            Self::Users(_) | Self::Snapshot | Self::Rooms => Kind::Users,
+            Self::Users(_) | Self::Snapshot | Self::Rooms | Self::List(_) => Kind::Users,
             Self::Room(room) => Kind::Room(*room),
             Self::All => Kind::All,
             Self::Paced(_) => Kind::Paced,
@@ -102,6 +132,9 @@ impl Request {
             }
             Self::Snapshot => all.map(|shard| (shard, Message::Snapshot { call })).collect(),
             Self::Rooms => all.map(|shard| (shard, Message::Rooms { call })).collect(),
+            Self::List(query) => all
+                .map(|shard| (shard, Message::Connections { call, query: Arc::clone(query) }))
+                .collect(),
         }
     }
 }

@@ -59,6 +59,10 @@ pub struct Summary {
     pub mesh_waits: u64,
     /// Turns during a coalesced wait in which input stayed unread.
     pub coalesced_waits: u64,
+    /// Lists of connections, and connections in them.
+    pub lists: u64,
+    /// See [`Summary::lists`].
+    pub listed: u64,
     /// Runs with remote logic.
     pub remote: u64,
     /// Of the fan-out of a logic service to its comets.
@@ -131,6 +135,8 @@ impl AddAssign for Summary {
         self.superseded += other.superseded;
         self.mesh_waits += other.mesh_waits;
         self.coalesced_waits += other.coalesced_waits;
+        self.lists += other.lists;
+        self.listed += other.listed;
         self.remote += other.remote;
         self.fanout += other.fanout;
         self.logic += other.logic;
@@ -167,6 +173,8 @@ impl fmt::Display for Summary {
             f,
             "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {spared}"
         )?;
+        let Self { lists, listed, .. } = self;
+        writeln!(f, "lists of connections: {lists}, with {listed} in them")?;
         let Self { remote, logic, traced, .. } = self;
         writeln!(f, "remote logic: {remote} runs; traced lines: {traced}")?;
         writeln!(f, "{logic}")?;

@@ -129,6 +129,12 @@ impl Stamp {
     }
 }
 
+/// The body of operations 14 and 16.
+pub(crate) fn list(operations: &[i32]) -> String {
+    let operations: Vec<String> = operations.iter().map(i32::to_string).collect();
+    operations.join(",")
+}
+
 /// What the server sends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ServerMessage {

@@ -44,6 +44,7 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     let counts =
         [sum.coalesced_waits, sum.remote, sum.traced, sum.logic.renewals, sum.logic.departures];
     assert!(counts.iter().all(|number| *number > 100), "{sum}");
+    assert!(sum.lists > 300 && sum.listed > 1_000, "{sum}");
     let LogicSummary { faults, .. } = &sum.logic;
     assert!(faults.iter().all(|times| *times > 10), "{sum}");
     let LogicSummary { retries, abandoned, late_deeds, expired, .. } = sum.logic;

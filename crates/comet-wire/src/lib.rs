@@ -1,7 +1,7 @@
 //! The contract of comet's gRPC services: the files in `proto/`, and the messages, services and clients
 //! that the build script makes of them.
 //!
-//! `goim.comet.Comet` and `comet.v1.Push` take pushes; `goim.logic.Logic` answers who a client is. Servers
+//! `goim.comet.Comet` and `comet.v1.Push` take pushes; `comet.v1.Inspect` tells what a server holds; `goim.logic.Logic` answers who a client is. Servers
 //! and callers, the benchmark among them, compile against the same code.
 //!
 //! **Invariant:** no crate of the workspace is beneath it, and it opens no connection.

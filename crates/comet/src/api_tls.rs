@@ -1,6 +1,7 @@
 //! TLS of the APIs, from the configuration.
 
 use comet_config::{ApiTls as Section, Config};
+use comet_ops::Certificate;
 use comet_serve::{ApiTls, Renewal, TlsError, TlsFiles, is_tls};
 
 /// The process that calls others.
@@ -44,6 +45,12 @@ pub(crate) fn load(config: &Config, caller: Caller) -> Result<ApiTls, String> {
 pub(crate) fn renew(tls: &ApiTls, config: &Config, caller: Caller) -> Result<Renewal, String> {
     let renewed = tls.renew(&files(&config.api_tls), caller.calls(config));
     renewed.map_err(|error| sentence(&error))
+}
+
+/// The certificate that callers are shown, `der`, which is that of the file in `config`.
+pub(crate) fn certificate(der: Option<Vec<u8>>, config: &Config) -> Option<Certificate> {
+    let file = config.api_tls.certificate.clone()?;
+    Certificate::read("api_tls.certificate".to_owned(), file, der?)
 }
 
 fn files(section: &Section) -> TlsFiles {

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
-use comet_control::{Address, ApiTls, Control, ControlWake, DrainPlan, Lock, TraceLogSwitch};
+use comet_control::{Address, ApiTls, CensusTaker, Control, ControlWake, Lock, TraceLogSwitch};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
@@ -23,7 +23,7 @@ use crate::jwks;
 use crate::listeners::{self, Addresses, Listeners};
 use crate::logic::authenticator;
 use crate::options::{
-    Opened, control_options, limits, logic, memory_ceiling, smaller_rings, warnings,
+    Opened, control_options, drain_plan, limits, logic, memory_ceiling, smaller_rings, warnings,
 };
 use crate::reload::{self, Reloaded};
 use crate::token_keys;
@@ -123,9 +123,7 @@ impl App {
             inboxes.push((inbox, bell));
         }
         let certificates = Arc::<CertificatesInUse>::default();
-        if let Some(tls) = &tls {
-            certificates.replace(listeners::certificates(tls, config));
-        }
+        certificates.replace(all_certificates(tls.as_ref(), api_tls.certificate(), config));
         let opened = Opened {
             addresses: &addresses,
             certificates: &certificates,
@@ -196,11 +194,16 @@ impl App {
         app.control.set_ready();
         let census = app.control.census_taker();
         match Discovery::start(config, app.control.grpc_addrs(), census) {
-            Ok(discovery) => app.discovery = discovery,
+            Ok(discovery) => {
+                if let Some(discovery) = &discovery {
+                    app.control.set_listing(discovery.listing());
+                }
+                app.discovery = discovery;
+            }
             Err(error) => return Err(app.give_up(StartError::System(error))),
         }
         app.announce(config, &limits);
-        app.warn_of_certificates();
+        app.certificates.warn();
         if embedded && matches!(authenticator, AnyAuthenticator::Open(_)) {
             log::warn!(
                 "embedded logic does not verify tokens (token.kind is \"open\"): clients choose their own identity"
@@ -249,6 +252,11 @@ impl App {
     #[must_use]
     pub fn stat_addrs(&self) -> &[Address] {
         self.control.stat_addrs()
+    }
+
+    /// What counts the clients, for a thread that may wait.
+    pub(crate) fn census_taker(&self) -> CensusTaker {
+        self.control.census_taker()
     }
 
     /// The configuration in effect.
@@ -310,6 +318,7 @@ impl App {
         }
         self.control.configure(limits(&adopted, self.open_files));
         self.control.set_memory_ceiling(memory_ceiling(&adopted));
+        self.control.set_drain_plan(drain_plan(&adopted));
         // Of two locks, the new one closes before the former opens.
         let locks = [
             (&self.push_lock, &adopted.push.tokens),
@@ -326,22 +335,20 @@ impl App {
         Ok(reloaded)
     }
 
-    /// Returns the certificates that are new to clients, and the files of the APIs, not used yet.
+    /// Returns the certificates that are new to clients and callers, and the files of the APIs, not used yet.
     fn reload_tls(&self, config: &Config) -> Result<(Vec<Certificate>, Renewal), String> {
         let renewal = api_tls::renew(&self.api_tls, config, api_tls::Caller::Comet)?;
-        let mut new = Vec::new();
         if let Some(tls) = &self.tls {
             listeners::reload(tls, config).map_err(|error| error.to_string())?;
-            new = self.certificates.replace(listeners::certificates(tls, config));
         }
-        Ok((new, renewal))
+        let all = all_certificates(self.tls.as_ref(), renewal.certificate(), config);
+        Ok((self.certificates.replace(all), renewal))
     }
 
-    /// Logs which certificates clients refuse, or soon will.
-    pub fn warn_of_certificates(&self) {
-        for warning in self.certificates.warnings() {
-            log::warn!("{warning}");
-        }
+    /// The certificates that clients and callers are shown.
+    #[must_use]
+    pub fn certificates(&self) -> &CertificatesInUse {
+        &self.certificates
     }
 
     fn set_trace_log(&self, config: &Config) -> Result<(), String> {
@@ -363,12 +370,7 @@ impl App {
         if let Some(discovery) = &mut self.discovery {
             discovery.cancel();
         }
-        let server = &self.config.server;
-        let drained = self.control.drain(DrainPlan {
-            limit: server.drain_timeout,
-            over: server.drain_over,
-            retry_after: server.retry_after,
-        });
+        let drained = self.control.drain(drain_plan(&self.config));
         if let Err((shard, cause)) = self.stop() {
             panic!("core {} failed: {cause}", shard.0);
         }
@@ -432,6 +434,12 @@ impl App {
             log::info!("logic {:?}", config.logic.addrs);
         }
     }
+}
+
+/// The certificates that clients are shown, and the one of the APIs.
+fn all_certificates(tls: Option<&Tls>, api: Option<Vec<u8>>, config: &Config) -> Vec<Certificate> {
+    let clients = tls.map(|tls| listeners::certificates(tls, config));
+    clients.unwrap_or_default().into_iter().chain(api_tls::certificate(api, config)).collect()
 }
 
 fn set_trace_log(trace_log: &TraceLogSwitch, file: Option<PathBuf>) -> Result<(), String> {

@@ -29,9 +29,8 @@ const BODY_MAX: u64 = 64 << 10;
 /// The registration of this server. Dropped, it ends as with [`Discovery::cancel`].
 #[derive(Debug)]
 pub(crate) struct Discovery {
-    /// Gone: the registration is to be cancelled.
-    keep: Option<Sender<()>>,
-    /// When that was.
+    orders: Sender<Order>,
+    /// When it began to end.
     cancelled_at: Option<Instant>,
     /// Gone: the thread has ended.
     ended: Receiver<()>,
@@ -48,27 +47,38 @@ impl Discovery {
         if nodes.is_empty() {
             return Ok(None);
         }
-        let (keep, kept) = channel();
+        let (orders, taken) = channel();
         let (ends, ended) = channel();
         let driver = Driver {
-            registration: Registration::new(instance(config, grpc), nodes),
+            instance: instance(config, grpc),
+            nodes,
             clients,
             counted: Census::default(),
             agent: agent(TIMEOUT),
             begin: Instant::now(),
-            kept,
+            orders: taken,
         };
         let run = move || {
             let _ends: Sender<()> = ends;
             driver.run();
         };
         thread::Builder::new().name(THREAD.to_owned()).spawn(run)?;
-        Ok(Some(Self { keep: Some(keep), cancelled_at: None, ended }))
+        Ok(Some(Self { orders, cancelled_at: None, ended }))
+    }
+
+    /// Takes whether this server is to be found: `false` cancels the registration, `true` registers again.
+    pub(crate) fn listing(&self) -> impl Fn(bool) + Send + Sync + 'static {
+        let orders = self.orders.clone();
+        move |is_listed| {
+            let order = if is_listed { Order::Join } else { Order::Leave };
+            // Refused only where the thread has ended, with the process.
+            let _ = orders.send(order);
+        }
     }
 
     /// Begins to take this server out of discovery. Returns at once.
     pub(crate) fn cancel(&mut self) {
-        self.keep = None;
+        let _ = self.orders.send(Order::End);
         self.cancelled_at.get_or_insert_with(Instant::now);
     }
 
@@ -80,6 +90,23 @@ impl Discovery {
             log::warn!("discovery: no answer to the end of the registration; it expires there");
         }
     }
+}
+
+impl Drop for Discovery {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+/// What the thread is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Order {
+    /// Keep this server registered.
+    Join,
+    /// Take it out, and wait.
+    Leave,
+    /// Take it out, and end.
+    End,
 }
 
 /// This server, as logic and job find it. `grpc` is where its push service listens.
@@ -121,45 +148,64 @@ pub(crate) fn agent(limit: Duration) -> Agent {
 }
 
 struct Driver {
-    registration: Registration,
+    instance: Instance,
+    nodes: Vec<String>,
     clients: CensusTaker,
     /// The census that the shards answered last.
     counted: Census,
     agent: Agent,
     /// The zero of the registration's times.
     begin: Instant,
-    /// Disconnected when the registration is to be cancelled.
-    kept: Receiver<()>,
+    orders: Receiver<Order>,
 }
 
 impl Driver {
     fn run(mut self) {
-        let mut is_kept = true;
-        while let Some(due) = self.registration.poll_timeout() {
-            if is_kept {
-                let pause = due.saturating_sub(self.begin.elapsed());
-                is_kept = self.kept.recv_timeout(pause) == Err(RecvTimeoutError::Timeout);
-                if !is_kept {
-                    self.registration.cancel();
-                }
-            }
-            self.turn(is_kept);
+        let mut order = Order::Join;
+        loop {
+            order = match order {
+                Order::Join => self.register(),
+                // Nobody has it while nobody asks for it.
+                Order::Leave => self.orders.recv().unwrap_or(Order::End),
+                Order::End => return,
+            };
         }
     }
 
+    /// Keeps this server registered until there is another order, and takes it out then. Returns that order.
+    fn register(&mut self) -> Order {
+        let mut registration = Registration::new(self.instance.clone(), self.nodes.clone());
+        let mut order = Order::Join;
+        while let Some(due) = registration.poll_timeout() {
+            if order == Order::Join {
+                let pause = due.saturating_sub(self.begin.elapsed());
+                order = match self.orders.recv_timeout(pause) {
+                    Ok(order) => order,
+                    Err(RecvTimeoutError::Timeout) => Order::Join,
+                    Err(RecvTimeoutError::Disconnected) => Order::End,
+                };
+                if order != Order::Join {
+                    registration.cancel();
+                }
+            }
+            self.turn(&mut registration, order == Order::Join);
+        }
+        order
+    }
+
     /// Makes the request that is due, if one is.
-    fn turn(&mut self, is_kept: bool) {
+    fn turn(&mut self, registration: &mut Registration, is_kept: bool) {
         if is_kept && let Some(census) = self.clients.take() {
             self.counted = Census { connections: census.live, addresses: census.addresses };
         }
         let now = self.begin.elapsed();
-        let Some(request) = self.registration.poll_request(now, self.counted) else { return };
+        let Some(request) = registration.poll_request(now, self.counted) else { return };
         let answer = post(&self.agent, &request);
         let has_failed = !matches!(answer, Answer::Done | Answer::NotFound);
-        for event in self.registration.handle_answer(self.begin.elapsed(), answer) {
+        for event in registration.handle_answer(self.begin.elapsed(), answer) {
             say(&event);
         }
-        comet_ops::count_registration(self.registration.is_registered(), has_failed);
+        comet_ops::count_registration(registration.is_registered(), has_failed);
     }
 }
 

@@ -5,6 +5,7 @@
     reason = "this is the edge: when to fetch again is a matter of time"
 )]
 
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -96,11 +97,12 @@ impl Fetcher {
         if is_wanted {
             jwt.begin_fetch();
         }
-        for index in 0..self.urls.len() {
-            if is_wanted || self.urls[index].due <= Instant::now() {
-                self.look(jwt, index);
-                self.last = Some(Instant::now());
-            }
+        let now = Instant::now();
+        let is_due = |source: &Source| is_wanted || source.due <= now;
+        let due = (0..self.urls.len()).filter(|index| is_due(&self.urls[*index])).collect();
+        for (index, fetched) in self.get_all(due) {
+            self.adopt(jwt, index, fetched);
+            self.last = Some(Instant::now());
         }
         let now = Instant::now();
         let stale_at = self.last.map_or(now, |last| last + PAUSE);
@@ -111,11 +113,26 @@ impl Fetcher {
         next.saturating_duration_since(now)
     }
 
-    fn look(&mut self, jwt: &Jwt, index: usize) {
-        let Self { agent, urls, refresh, .. } = self;
+    /// Fetches them at the same time, so that a server that does not answer holds up no other.
+    fn get_all(&self, indices: Vec<usize>) -> Receiver<(usize, Result<Fetched, String>)> {
+        let (done, fetched) = channel();
+        for index in indices {
+            let (agent, url) = (self.agent.clone(), self.urls[index].url.clone());
+            let tell = done.clone();
+            let get = move || drop(tell.send((index, get(&agent, &url))));
+            if let Err(error) = thread::Builder::new().name(THREAD.to_owned()).spawn(get) {
+                let error = format!("no thread to fetch it: {error}");
+                done.send((index, Err(error))).expect("its receiver is here");
+            }
+        }
+        fetched
+    }
+
+    fn adopt(&mut self, jwt: &Jwt, index: usize, fetched: Result<Fetched, String>) {
+        let Self { urls, refresh, .. } = self;
         let source = &mut urls[index];
         let key = format_args!("token.jwks_urls[{index}]");
-        let taken = get(agent, &source.url).and_then(|(bytes, max_age)| {
+        let taken = fetched.and_then(|(bytes, max_age)| {
             let change = jwt.adopt_fetched(index, &bytes).map_err(|error| error.to_string())?;
             Ok((change, max_age))
         });
@@ -147,8 +164,10 @@ impl Source {
     }
 }
 
-/// The body at `url`, and how long it is good according to the server.
-fn get(agent: &Agent, url: &str) -> Result<(Vec<u8>, Option<Duration>), String> {
+/// A body, and how long it is good according to the server.
+type Fetched = (Vec<u8>, Option<Duration>);
+
+fn get(agent: &Agent, url: &str) -> Result<Fetched, String> {
     let request = agent.get(url).config().https_only(url.starts_with("https:"));
     // Plain HTTP is for this host alone, so no proxy is asked.
     let request = match url.starts_with("https:") {

@@ -24,6 +24,7 @@ mod pid_file;
 pub mod preflight;
 mod reload;
 pub mod run;
+mod service_status;
 mod start_error;
 mod token_keys;
 

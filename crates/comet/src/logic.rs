@@ -106,10 +106,13 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
         log::warn!("logic_server.comets is empty: pushes over HTTP are refused");
     }
     let tls = api_tls::load(config, api_tls::Caller::Logic).map_err(LogicError::ApiTls)?;
+    let certificate = api_tls::certificate(tls.certificate(), config);
     let comets = comets(settings, &tls).collect::<Result<_, _>>()?;
     let options = options(config, tls.clone(), comets);
     let server = LogicServer::start(options, authenticator, store).map_err(LogicError::Start)?;
     comet_watch::start(config, tls, server.discovered()).map_err(LogicError::System)?;
+    server.certificates().replace(certificate.into_iter().collect());
+    server.certificates().warn();
     log::info!(
         "comet logic {}: {:?} tokens, sessions in {:?}, {} comets",
         env!("CARGO_PKG_VERSION"),

@@ -85,6 +85,7 @@ impl Bounds {
             user_memory_ms,
             // Choices, and texts that the configuration holds.
             is_out_of_memory: _,
+            takes_clients: _,
             slow_consumer: _,
             filter_rooms: _,
             path: _,

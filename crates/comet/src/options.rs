@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, SlowConsumer, UnknownCode};
-use comet_control::{ApiTls, BearerToken, Lock, LogicOptions, Node, Options, descriptors};
+use comet_control::{
+    ApiTls, BearerToken, DrainPlan, Lock, LogicOptions, Node, Options, descriptors,
+};
 use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{ClientRates, Limits, Logic, SourceLimits};
 use comet_mesh::Pulse;
@@ -71,6 +73,7 @@ pub(crate) fn control_options(
         limits: Arc::clone(limits),
         trace_log: config.white_list.file.clone(),
         epoch,
+        drain: drain_plan(config),
         memory: memory_ceiling(config),
         open_files,
         pulses,
@@ -170,6 +173,17 @@ pub(crate) fn memory_ceiling(config: &Config) -> u64 {
     }
 }
 
+/// How the server drains.
+pub(crate) fn drain_plan(config: &Config) -> DrainPlan {
+    let server = &config.server;
+    DrainPlan {
+        delay: server.drain_delay,
+        limit: server.drain_timeout,
+        over: server.drain_over,
+        retry_after: server.retry_after,
+    }
+}
+
 /// The shard's bounds. The configuration keeps durations small enough.
 pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
     let protocol = &config.protocol;
@@ -181,6 +195,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
     Limits {
         connections,
         is_out_of_memory: false,
+        takes_clients: true,
         body_max: protocol.body_max,
         head_max: config.websocket.head_max,
         path: config.websocket.path.as_str().into(),

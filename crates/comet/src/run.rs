@@ -1,6 +1,6 @@
 //! The two servers as processes: from the configuration to the signal that ends them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use comet_config::{Config, LogLevel, Machine, Mistakes, Source, load, load_for_logic};
@@ -14,6 +14,7 @@ use crate::log_output::LogOutput;
 use crate::pid_file::PidFile;
 use crate::preflight::{self, Purpose};
 use crate::reload::{self, Reloaded};
+use crate::service_status::ServiceStatus;
 use crate::token_keys;
 use crate::{App, Ended, ending};
 
@@ -86,6 +87,7 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
         pid_file.write()?;
     }
     let manager = ServiceManager::from_environment();
+    let status = ServiceStatus::start(app.census_taker()).map_err(|error| error.to_string())?;
     manager.notify(Notice::Ready);
     let signal = until_end(&mut signals, |event| match event {
         Event::Hangup => {
@@ -93,9 +95,11 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
             reload(serve, &log, &mut app);
             manager.notify(Notice::Ready);
         }
-        Event::Day => app.warn_of_certificates(),
+        Event::Day => app.certificates().warn(),
     });
-    manager.notify(Notice::Stopping);
+    let drain = app.config().server.drain_timeout;
+    manager.notify(Notice::Stopping { within: drain + END_TIME });
+    status.drains(Instant::now() + drain);
     log::info!("{signal}: closing all connections");
     let reopen = app.reopener();
     let hangup = || reopen_logs(&log, reopen());
@@ -131,11 +135,14 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     let mut running = config.clone();
     let signal = until_end(&mut signals, |event| {
         if event == Event::Hangup {
+            manager.notify(Notice::Reloading);
             log.reopen();
             reload_logic(serve, &log, &server, &mut running);
+            manager.notify(Notice::Ready);
         }
+        server.certificates().warn();
     });
-    manager.notify(Notice::Stopping);
+    manager.notify(Notice::Stopping { within: END_TIME });
     log::info!("{signal}: ending");
     let hangup = || reopen_logs(&log, Ok(()));
     Ok(match ending::run(signals, hangup, || server.stop()) {
@@ -143,6 +150,10 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
         Err(signal) => cut_short(signal),
     })
 }
+
+/// Longest time that an end takes beside the drain: 5 s for notices to logic and for discovery, one for calls under way,
+/// one for the log, and some for a busy host.
+const END_TIME: Duration = Duration::from_secs(10);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -196,7 +207,7 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
     };
     set_level(log, level, app.config().log.level);
     say_changes(&reloaded);
-    app.warn_of_certificates();
+    app.certificates().warn();
 }
 
 /// Takes over into `running` what changes alive in `comet logic`.
@@ -230,6 +241,8 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
     if !tokens.is_empty() {
         server.set_tokens(tokens.clone());
     }
+    let certificate = api_tls::certificate(renewal.certificate(), &adopted);
+    reloaded.certificates = server.certificates().replace(certificate.into_iter().collect());
     renewal.take_effect();
     server.set_tokens(tokens.clone());
     server.set_comets(comets);

@@ -1,22 +1,24 @@
 //! The attacks, each on a thread of its own that gives way to the clients that are measured.
 
+use std::collections::VecDeque;
 use std::io;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
-use comet_client::Transport;
+use comet_client::Transport::{Tcp, WebSocket};
 use tokio::runtime;
 
-use super::attacker::{Attacker, Signs, Site};
-use super::flood::{self, Flood};
-use super::trickle::{self, Trickle};
+use super::attacker::Attacker;
+use super::{flood, trickle};
 use crate::Result;
 use crate::args::{Attack, OverloadArgs};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::dial::begin_to_connect;
 use crate::grpc::{Address, Push, Pusher};
-use crate::target::{Target, list};
+use crate::message::{HEADER_LEN, OP_CHANGE_ROOM, OP_HEARTBEAT, append_header};
+use crate::target::list;
 use crate::visitor::Visitor;
 
 /// Accepts a second that the server allows where it is asked for ten times as many.
@@ -31,9 +33,26 @@ const STALLED_NS: u64 = 50 * MILLISECOND_NS;
 const STALLED_PUSHES: u32 = 250;
 /// Their receive buffer.
 const STALLED_BUFFER: usize = 4096;
+/// Where connections with PROXY headers come from.
+const PROXY: Ipv4Addr = Ipv4Addr::new(127, 99, 0, 1);
+/// Body of the largest frame (`protocol.body_max`), and its operation: a message for logic.
+const LARGEST: usize = 4096;
+const OP_SEND: i32 = 4;
+/// Operation of a subscription, whose body is a list of operations.
+const OP_SUBSCRIBE: i32 = 14;
 
-/// The settings of the server of an attack.
-pub(super) fn settings(attack: Attack, args: &OverloadArgs, site: &Site) -> Vec<String> {
+/// What is trickled: a header that announces a token of 4 KiB, and the heads of an upgrade, a PROXY connection and a
+/// push over HTTP.
+const FRAME: &[u8] = b"\0\0\x10\0\0\x10\0\x01\0\0\0\x07\0\0\0\x01";
+const UPGRADE: &[u8] = b"GET /sub HTTP/1.1\r\nHost: localhost\r\n";
+const PROXY_HEADER: &[u8] = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 8080\r\n";
+const PUSH: &[u8] = b"POST /goim/push/keys?operation=1000&keys=nobody HTTP/1.1\r\n\
+                      Host: localhost\r\nContent-Length: 4096\r\n\r\n";
+/// A masked ping without a payload (RFC 6455, section 5.5.2).
+const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
+
+/// The settings of the server of an attack, whose HTTP push API is at `http` where it is attacked.
+pub(super) fn settings(attack: Attack, args: &OverloadArgs, http: SocketAddr) -> Vec<String> {
     let stalled = |policy: &str| {
         vec![
             format!("protocol.slow_consumer=\"{policy}\""),
@@ -45,10 +64,8 @@ pub(super) fn settings(attack: Attack, args: &OverloadArgs, site: &Site) -> Vec<
     };
     match attack {
         Attack::Accepts => vec![format!("clients.accepts={ACCEPTS}")],
-        Attack::TrickledProxyHeaders => {
-            vec![format!("tcp.proxy_from=[\"{}/32\"]", site.proxy)]
-        }
-        Attack::TrickledPushes => vec![list("push.http", site.http)],
+        Attack::TrickledProxyHeaders => vec![format!("tcp.proxy_from=[\"{PROXY}/32\"]")],
+        Attack::TrickledPushes => vec![list("push.http", http)],
         Attack::StalledDropNewest => stalled("drop-newest"),
         Attack::StalledDropOldest => stalled("drop-oldest"),
         Attack::StalledClose => stalled("close"),
@@ -60,33 +77,19 @@ pub(super) fn settings(attack: Attack, args: &OverloadArgs, site: &Site) -> Vec<
 /// An attack under way.
 pub(super) struct Assault {
     thread: JoinHandle<Result<u64>>,
-    signs: Arc<Signs>,
+    attacker: Arc<Attacker>,
 }
 
 impl Assault {
-    /// Begins the attack on `target`.
-    pub(super) fn begin(
-        attack: Attack,
-        args: &OverloadArgs,
-        target: &Target,
-        site: &Site,
-    ) -> Result<Self> {
-        let signs = Arc::new(Signs::default());
-        let attacker = Attacker {
-            attack,
-            endpoints: target.endpoints.clone(),
-            grpc: target.grpc.clone().ok_or("the server has no push API")?,
-            site: site.clone(),
-            half_open: args.half_open as usize,
-            stalled: args.stalled as usize,
-            operation: args.setup.server.operation,
-            signs: Arc::clone(&signs),
-        };
+    /// Begins the attack.
+    pub(super) fn begin(attack: Attack, attacker: Attacker) -> Self {
+        let attacker = Arc::new(attacker);
+        let by = Arc::clone(&attacker);
         let thread = thread::spawn(move || {
             give_way()?;
-            attack_as(&attacker)
+            commit(attack, &by)
         });
-        Ok(Self { thread, signs })
+        Self { thread, attacker }
     }
 
     /// Fails if the attack has ended, which it does only for a fault.
@@ -94,12 +97,12 @@ impl Assault {
         if self.thread.is_finished() {
             return Err("the attack has ended by itself".into());
         }
-        Ok(self.signs.is_under_way())
+        Ok(self.attacker.is_under_way.load(Ordering::Relaxed))
     }
 
     /// Ends it; gives how much it has done.
     pub(super) fn end(self) -> Result<u64> {
-        self.signs.set_over();
+        self.attacker.is_over.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| "the attack has panicked")?
     }
 }
@@ -117,32 +120,48 @@ fn give_way() -> io::Result<()> {
 }
 
 /// Attacks to the end; gives how much was done.
-fn attack_as(attacker: &Attacker) -> Result<u64> {
-    match attacker.attack {
-        Attack::Accepts => accepts(attacker),
-        Attack::HalfOpen => half_open(attacker),
-        Attack::TrickledFrames => trickle::run(attacker, Trickle::Frame),
-        Attack::TrickledUpgrades => trickle::run(attacker, Trickle::Upgrade),
-        Attack::TrickledProxyHeaders => trickle::run(attacker, Trickle::ProxyHeader),
-        Attack::TrickledHellos => trickle::run(attacker, Trickle::Hello),
-        Attack::TrickledPushes => trickle::run(attacker, Trickle::Push),
-        Attack::StalledDropNewest | Attack::StalledDropOldest | Attack::StalledClose => {
-            stalled(attacker)
+fn commit(attack: Attack, by: &Attacker) -> Result<u64> {
+    let tcp = by.endpoints.tcp;
+    let body = [b'x'; 4096];
+    match attack {
+        Attack::Accepts => accepts(by),
+        Attack::HalfOpen => half_open(by),
+        Attack::TrickledFrames => trickle::run(by, tcp, None, &[FRAME, &body].concat()),
+        Attack::TrickledUpgrades => {
+            let words = [UPGRADE, &b"X-Wait: a\r\n".repeat(100)].concat();
+            trickle::run(by, by.websocket(), None, &words)
         }
-        Attack::Heartbeats => flood::run(attacker, Flood::Heartbeats),
-        Attack::RoomChanges => flood::run(attacker, Flood::RoomChanges),
-        Attack::Subscriptions => flood::run(attacker, Flood::Subscriptions),
-        Attack::LargestFrames => flood::run(attacker, Flood::LargestFrames),
-        Attack::Pings => flood::run(attacker, Flood::Pings),
-        Attack::TlsHandshakes => flood::handshakes(attacker),
+        Attack::TrickledProxyHeaders => trickle::run(by, tcp, Some(PROXY.into()), PROXY_HEADER),
+        Attack::TrickledHellos => trickle::run(by, tcp, None, &by.hello()?),
+        Attack::TrickledPushes => trickle::run(by, by.http, None, &[PUSH, &body].concat()),
+        Attack::StalledDropNewest | Attack::StalledDropOldest | Attack::StalledClose => stalled(by),
+        Attack::Heartbeats => flood::run(by, Tcp, |_| frame(OP_HEARTBEAT, &[])),
+        Attack::RoomChanges => flood::run(by, Tcp, |number| {
+            frame(OP_CHANGE_ROOM, format!("overload://{number}").as_bytes())
+        }),
+        Attack::Subscriptions => flood::run(by, Tcp, |number| {
+            frame(OP_SUBSCRIBE, (2 + number % 32).to_string().as_bytes())
+        }),
+        Attack::LargestFrames => {
+            flood::run(by, Tcp, |_| frame(OP_SEND, &[b'x'; LARGEST - HEADER_LEN]))
+        }
+        Attack::Pings => flood::run(by, WebSocket, |_| PING.to_vec()),
+        Attack::TlsHandshakes => flood::handshakes(by),
     }
+}
+
+fn frame(operation: i32, body: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    append_header(operation, 1, body.len(), &mut frame);
+    frame.extend(body);
+    frame
 }
 
 /// Connections at a rate, of which the oldest make room.
 fn accepts(attacker: &Attacker) -> Result<u64> {
-    let (mut open, mut made) = (std::collections::VecDeque::new(), 0);
+    let (mut open, mut made) = (VecDeque::new(), 0);
     let started_ns = now_ns();
-    while !attacker.signs.is_over() {
+    while !attacker.is_over() {
         // Where the host cannot make so many, it makes as many as it can.
         if made > (now_ns() - started_ns) * 10 * ACCEPTS / SECOND_NS {
             sleep_until(now_ns() + MILLISECOND_NS);
@@ -154,7 +173,7 @@ fn accepts(attacker: &Attacker) -> Result<u64> {
             open.pop_front();
         }
         if made > ACCEPTS {
-            attacker.signs.set_under_way();
+            attacker.set_under_way();
         }
     }
     Ok(made)
@@ -162,16 +181,16 @@ fn accepts(attacker: &Attacker) -> Result<u64> {
 
 /// So many connections that say nothing; those that the server has closed are made again.
 fn half_open(attacker: &Attacker) -> Result<u64> {
-    let websocket = attacker.endpoints.websocket.unwrap_or(attacker.endpoints.tcp);
     let (mut open, mut made, mut at) = (Vec::<TcpStream>::new(), 0_u64, 0);
-    while !attacker.signs.is_over() {
-        let address = if made.is_multiple_of(2) { attacker.endpoints.tcp } else { websocket };
+    while !attacker.is_over() {
+        let is_even = made.is_multiple_of(2);
+        let address = if is_even { attacker.endpoints.tcp } else { attacker.websocket() };
         if open.len() < attacker.half_open {
             open.push(begin_to_connect(address, None, None)?);
             made += 1;
             continue;
         }
-        attacker.signs.set_under_way();
+        attacker.set_under_way();
         for _ in 0..attacker.half_open.div_ceil(100) {
             at = (at + 1) % open.len();
             let is_closed = !matches!(
@@ -192,7 +211,7 @@ fn half_open(attacker: &Attacker) -> Result<u64> {
 fn stalled(attacker: &Attacker) -> Result<u64> {
     let mut stalled = Vec::with_capacity(attacker.stalled);
     for number in 0..attacker.stalled {
-        if attacker.signs.is_over() {
+        if attacker.is_over() {
             break;
         }
         let token = format!(
@@ -200,23 +219,18 @@ fn stalled(attacker: &Attacker) -> Result<u64> {
             8_000_000 + number
         );
         let stream = begin_to_connect(attacker.endpoints.tcp, None, Some(STALLED_BUFFER))?;
-        stalled.push(Visitor::enter_on(stream, Transport::Tcp, &token)?);
+        stalled.push(Visitor::enter_on(stream, Tcp, &token)?);
     }
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut pusher = Pusher::connect(&attacker.grpc).await?;
         let mut pushes = 0;
-        while !attacker.signs.is_over() {
-            let push = Push {
-                to: Address::Room(STALLED_ROOM.to_owned()),
-                operation: attacker.operation,
-                content: vec![0; STALLED_BODY],
-                is_batch: false,
-            };
-            pusher.push(push).await?;
+        while !attacker.is_over() {
+            let room = Address::Room(STALLED_ROOM.to_owned());
+            pusher.push(Push::new(room, attacker.operation, vec![0; STALLED_BODY])).await?;
             pushes += 1;
             if pushes >= STALLED_PUSHES {
-                attacker.signs.set_under_way();
+                attacker.set_under_way();
                 sleep_until(now_ns() + STALLED_NS);
             }
         }

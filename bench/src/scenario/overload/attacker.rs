@@ -1,64 +1,44 @@
-//! What an attack has to know.
+//! What an attack has to know, and what it and its observers tell each other.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Result;
-use crate::args::Attack;
-use crate::target::{Endpoints, free_ports_at};
+use crate::target::Endpoints;
+use crate::tls::Tls;
 
-/// Addresses beside those of the server.
-#[derive(Clone)]
-pub(super) struct Site {
+/// One that attacks a server.
+pub(super) struct Attacker {
+    pub endpoints: Endpoints,
+    pub grpc: String,
     /// The HTTP push API, of the attack on it.
     pub http: SocketAddr,
-    /// Where connections with PROXY headers come from.
-    pub proxy: Ipv4Addr,
+    pub half_open: usize,
+    pub stalled: usize,
+    /// Operation of what is pushed.
+    pub operation: i32,
+    pub is_under_way: AtomicBool,
+    pub is_over: AtomicBool,
 }
 
-impl Site {
-    pub(super) fn choose() -> Result<Self> {
-        let [http] = free_ports_at(Ipv4Addr::LOCALHOST)?;
-        Ok(Self { http, proxy: Ipv4Addr::new(127, 99, 0, 1) })
-    }
-}
-
-/// What an attack and its observers tell each other.
-#[derive(Default)]
-pub(super) struct Signs {
-    is_under_way: AtomicBool,
-    is_over: AtomicBool,
-}
-
-impl Signs {
+impl Attacker {
     /// The attack is what it is going to be.
     pub(super) fn set_under_way(&self) {
         self.is_under_way.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn is_under_way(&self) -> bool {
-        self.is_under_way.load(Ordering::Relaxed)
-    }
-
     /// It is to end.
-    pub(super) fn set_over(&self) {
-        self.is_over.store(true, Ordering::Relaxed);
-    }
-
     pub(super) fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
     }
-}
 
-/// What an attack needs to know.
-pub(super) struct Attacker {
-    pub attack: Attack,
-    pub endpoints: Endpoints,
-    pub grpc: String,
-    pub site: Site,
-    pub half_open: usize,
-    pub stalled: usize,
-    pub operation: i32,
-    pub signs: Arc<Signs>,
+    pub(super) fn websocket(&self) -> SocketAddr {
+        self.endpoints.websocket.expect("the bench has chosen one")
+    }
+
+    /// The ClientHello of a TLS client. Fails if the server has no TLS.
+    pub(super) fn hello(&self) -> Result<Vec<u8>> {
+        let trust = self.endpoints.tls.as_ref().ok_or("the server has no TLS")?;
+        Ok(Tls::new(trust, IpAddr::from(Ipv4Addr::LOCALHOST))?.hello()?)
+    }
 }

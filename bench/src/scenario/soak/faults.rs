@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use comet_client::Transport;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -39,8 +40,8 @@ const CALLERS: usize = 200;
 
 const GONE: &str = "the thread of the faults has panicked";
 
-/// A fault.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A fault; its variants are a list as those of an argument are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(super) enum Fault {
     /// None, and no guests: every delivery is received.
     Nothing,
@@ -69,21 +70,6 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 12] = [
-        Self::Nothing,
-        Self::LogicStopped,
-        Self::LogicKilled,
-        Self::LogicRestarted,
-        Self::Reloads,
-        Self::Reconnects,
-        Self::SlowReaders,
-        Self::HalfOpen,
-        Self::Resets,
-        Self::Callers,
-        Self::Floods,
-        Self::LogFull,
-    ];
-
     /// Logic does not answer for a while, so guests may be refused, and the log says so.
     pub(super) fn is_of_logic(self) -> bool {
         matches!(self, Self::LogicStopped | Self::LogicKilled | Self::LogicRestarted)
@@ -221,12 +207,8 @@ impl Culprit {
             for visitor in stalled.iter_mut().step_by(2) {
                 let _ = visitor.stream.read(&mut [0; 1024]);
             }
-            let push = Push {
-                to: Address::Room("soak://slow".to_owned()),
-                operation: self.site.operation,
-                content: vec![0; STALLED_BODY],
-                is_batch: false,
-            };
+            let room = Address::Room("soak://slow".to_owned());
+            let push = Push::new(room, self.site.operation, vec![0; STALLED_BODY]);
             sums.add(&pusher.push(push).await?.ok_or("a push has no ledger")?);
         }
         Ok(sums)
@@ -296,12 +278,8 @@ impl Culprit {
                 let connected = tokio::time::timeout(PATIENCE, Pusher::connect(&self.site.grpc));
                 let Ok(Ok(mut pusher)) = connected.await else { continue };
                 for _ in 0..10 {
-                    let push = Push {
-                        to: Address::Keys(vec!["nobody".to_owned(); 100]),
-                        operation: self.site.operation,
-                        content: vec![0; 1024],
-                        is_batch: false,
-                    };
+                    let keys = Address::Keys(vec!["nobody".to_owned(); 100]);
+                    let push = Push::new(keys, self.site.operation, vec![0; 1024]);
                     // Some are broken off at once.
                     let patience = PATIENCE * u32::from(self.random.random::<bool>());
                     let _ = tokio::time::timeout(patience, pusher.push(push)).await;

@@ -3,12 +3,12 @@
 
 use super::Record;
 use super::goals;
-use super::rig::{Rig, in_one_room};
+use super::rig::{self, in_one_room};
 use crate::Result;
 use crate::args::{HostArgs, TargetsArgs};
 use crate::crowd::Crowd;
 use crate::figures::figure;
-use crate::plan::Plan;
+use crate::subject::Subject;
 use comet_cpus::CpuList;
 
 const CONNECTIONS: usize = 1_000;
@@ -23,21 +23,20 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     let second = second_core(host);
     // All three have their control thread at the same place, for the cores to be compared only.
     let control = host.control_cores.clone().unwrap_or_else(|| first.clone());
-    let start = |cores: CpuList| -> Result<Rig> {
+    let start = |cores: CpuList| -> Result<Subject> {
         let control_cores = Some(control.clone());
         let host = HostArgs { server_core: cores, control_cores, ..host.clone() };
         let crowd = Crowd { rooms: ROOMS, ..in_one_room(args, CONNECTIONS) };
-        let mut rig = Rig::comet(args, &host, crowd)?;
-        rig.connect()?;
-        Ok(rig)
+        let mut comet = rig::comet(args, &host, crowd)?;
+        comet.connect()?;
+        Ok(comet)
     };
     let mut one = start(first.clone())?;
     let mut other = start(second.clone())?;
     let mut both = start(first.with(&second))?;
     for round in 1..=args.rounds {
-        let mut turn = |rig: &mut Rig| -> Result<[f64; 2]> {
-            let plan = Plan { interval_ns: Plan::interval_of(HZ), ..rig.plan() };
-            let turn = rig.turn(round, plan, record)?;
+        let mut turn = |comet: &mut Subject| -> Result<[f64; 2]> {
+            let turn = record.turn(comet, round, rig::plan(comet, HZ))?;
             Ok([figure(&turn, "data CPU of a delivery")?, figure(&turn, "CPU of a delivery")?])
         };
         let (one, both, other) = (turn(&mut one)?, turn(&mut both)?, turn(&mut other)?);

@@ -2,12 +2,13 @@
 
 use super::Record;
 use super::goals;
-use super::rig::{Rig, in_one_room};
+use super::rig::{self, FLAT_OUT, in_one_room};
 use crate::Result;
 use crate::args::{HostArgs, TargetsArgs};
 use crate::clock::MILLISECOND_NS;
 use crate::figures::figure;
 use crate::plan::Plan;
+use crate::sink::PushMethod;
 
 const MEMBERS: usize = 1_000;
 /// Bytes of a body, as in `{"test":1}`.
@@ -22,9 +23,9 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     let host = &args.host;
     let control = host.control_cores.as_ref().unwrap_or(&host.bench_core);
     let host = HostArgs { control_cores: Some(control.clone()), ..host.clone() };
-    let mut comet = Rig::comet(args, &host, in_one_room(args, MEMBERS))?;
+    let mut comet = rig::comet(args, &host, in_one_room(args, MEMBERS))?;
     // Many pushes to one room are under way, which only a stream keeps in order.
-    comet.push_through_one_stream(true);
+    comet.method = PushMethod::OneStream;
     comet.connect()?;
     for round in 1..=args.rounds {
         for (batch, window, goal, core) in [
@@ -34,12 +35,11 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
             let plan = Plan {
                 size: SIZE,
                 batch,
-                interval_ns: None,
                 window,
                 duration_ns: DURATION_NS,
-                ..comet.plan()
+                ..rig::plan(&comet, FLAT_OUT)
             };
-            let turn = comet.turn(round, plan, record)?;
+            let turn = record.turn(&mut comet, round, plan)?;
             record.note(goal, figure(&turn, "deliveries a second")? / 1e6);
             record.note(core, figure(&turn, "per core second")? / 1e6);
         }

@@ -2,7 +2,7 @@
 
 use super::Record;
 use super::goals;
-use super::rig::{Rig, in_one_room};
+use super::rig::{self, FLAT_OUT, SIZE, in_one_room};
 use crate::Result;
 use crate::args::TargetsArgs;
 use crate::clock::MILLISECOND_NS;
@@ -11,6 +11,8 @@ use crate::figures::figure;
 use crate::message::HEADER_LEN;
 use crate::pingpong::PingPong;
 use crate::plan::{Pattern, Plan};
+use crate::sink::PushMethod;
+use crate::subject::Subject;
 use crate::yardstick::Mode;
 
 const CONNECTIONS: usize = 1_000;
@@ -31,30 +33,30 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
         let streams = Streams::Keys(keys);
         Crowd { streams, callers, ..in_one_room(args, CONNECTIONS) }
     };
-    let mut comet = Rig::comet(args, host, crowd(1, 1))?;
-    let mut comet_many = Rig::comet(args, host, crowd(KEYS, CALLERS))?;
-    let mut comet_one = Rig::comet(args, host, crowd(KEYS, 1))?;
-    let mut bare = Rig::yardstick(args, Mode::Grpc, crowd(1, 1))?;
-    for rig in [&mut comet, &mut comet_many, &mut comet_one] {
-        rig.connect()?;
+    let mut comet = rig::comet(args, host, crowd(1, 1))?;
+    let mut comet_many = rig::comet(args, host, crowd(KEYS, CALLERS))?;
+    let mut comet_one = rig::comet(args, host, crowd(KEYS, 1))?;
+    let mut bare = rig::yardstick(args, Mode::Grpc, crowd(1, 1))?;
+    for comet in [&mut comet, &mut comet_many, &mut comet_one] {
+        comet.connect()?;
     }
-    let paced = |rig: &Rig| Plan {
-        pattern: Pattern::Rotating { first: 0 },
-        interval_ns: Plan::interval_of(HZ),
+    let pattern = Pattern::Rotating { first: 0 };
+    let paced = |subject: &Subject| Plan {
+        pattern,
         duration_ns: (PACED_S * 1e9) as u64,
-        ..rig.plan()
+        ..rig::plan(subject, HZ)
     };
-    let flat_out = |rig: &Rig, window| Plan {
-        pattern: Pattern::Rotating { first: 0 },
-        interval_ns: None,
+    let flat_out = |subject: &Subject, window| Plan {
+        pattern,
         duration_ns: FLAT_OUT_NS,
         window,
-        ..rig.plan()
+        ..rig::plan(subject, FLAT_OUT)
     };
     for round in 1..=args.rounds {
-        let bytes = HEADER_LEN + comet.plan().size;
+        let bytes = HEADER_LEN + SIZE;
         let echo = PingPong::measure(bytes, Plan::interval_of(HZ), PACED_S, host)?;
-        let turn = comet.turn(round, paced(&comet), record)?;
+        let plan = paced(&comet);
+        let turn = record.turn(&mut comet, round, plan)?;
         record.note(&goals::PACED_ECHO, echo.cpu_ns / 1e3);
         record.note(&goals::PACED, figure(&turn, "CPU of a call")?);
         record.note(&goals::P50, figure(&turn, "latency p50")? / echo.latency.p50_us);
@@ -62,23 +64,29 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
         record.note(&goals::P50_US, figure(&turn, "latency p50")?);
         record.note(&goals::P99_US, figure(&turn, "latency p99")?);
         record.note(&goals::P99_ECHO_US, echo.since_due.p99_us);
-        let turn = bare.turn(round, paced(&bare), record)?;
+        let plan = paced(&bare);
+        let turn = record.turn(&mut bare, round, plan)?;
         record.note(&goals::PACED_GRPC, figure(&turn, "CPU of a call")?);
 
-        let turn = comet.turn(round, flat_out(&comet, WINDOW), record)?;
+        let plan = flat_out(&comet, WINDOW);
+        let turn = record.turn(&mut comet, round, plan)?;
         record.note(&goals::FLAT_OUT, figure(&turn, "CPU of a call")?);
-        let turn = bare.turn(round, flat_out(&bare, WINDOW), record)?;
+        let plan = flat_out(&bare, WINDOW);
+        let turn = record.turn(&mut bare, round, plan)?;
         record.note(&goals::FLAT_OUT_GRPC, figure(&turn, "CPU of a call")?);
         let echo = PingPong::measure(bytes, None, FLAT_OUT_NS as f64 / 1e9, host)?;
         record.note(&goals::FLAT_OUT_ECHO, echo.cpu_ns / 1e3);
 
-        let turn = comet_many.turn(round, flat_out(&comet_many, KEYS_WINDOW), record)?;
+        let plan = flat_out(&comet_many, KEYS_WINDOW);
+        let turn = record.turn(&mut comet_many, round, plan)?;
         record.note(&goals::MANY, figure(&turn, "CPU of a key")?);
-        let turn = comet_one.turn(round, flat_out(&comet_one, KEYS_WINDOW), record)?;
+        let plan = flat_out(&comet_one, KEYS_WINDOW);
+        let turn = record.turn(&mut comet_one, round, plan)?;
         record.note(&goals::MANY_ONE, figure(&turn, "CPU of a key")?);
-        comet.push_through_one_stream(true);
-        let turn = comet.turn(round, flat_out(&comet, WINDOW), record)?;
-        comet.push_through_one_stream(false);
+        comet.method = PushMethod::OneStream;
+        let plan = flat_out(&comet, WINDOW);
+        let turn = record.turn(&mut comet, round, plan)?;
+        comet.method = PushMethod::Calls { callers: 1 };
         record.note(&goals::STREAM, figure(&turn, "CPU of a call")?);
     }
     Ok(())

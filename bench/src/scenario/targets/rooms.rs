@@ -2,12 +2,13 @@
 
 use super::Record;
 use super::goals;
-use super::rig::{Figures, Rig, SHORT_NS, alternate, in_one_room};
+use super::rig::{self, Figures, SHORT_NS, alternate, in_one_room};
 use crate::Result;
 use crate::args::TargetsArgs;
 use crate::clock::SECOND_NS;
 use crate::crowd::{Crowd, Streams};
 use crate::plan::{Pattern, Plan};
+use crate::subject::Subject;
 use crate::yardstick::Mode;
 
 const ROOMS: usize = 10_000;
@@ -19,12 +20,12 @@ const PUSHES: usize = (HZ * SHORT_NS as f64 / SECOND_NS as f64) as usize;
 pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     for round in 1..=args.rounds {
         // One after the other: together they need more descriptors than a process usually has.
-        let mut growth = |one: Rig, all: Rig| growth(round, [one, all], record);
+        let mut growth = |one, all| growth(round, [one, all], record);
         let crowd = |rooms| Crowd { rooms, ..in_one_room(args, rooms) };
-        let comet = |rooms| Rig::comet(args, &args.host, crowd(rooms));
+        let comet = |rooms| rig::comet(args, &args.host, crowd(rooms));
         let comet = growth(comet(1)?, comet(ROOMS)?)?;
         let bare = |streams, count| {
-            Rig::yardstick(args, Mode::Ring, Crowd { streams, ..Crowd::of_yardstick(count) })
+            rig::yardstick(args, Mode::Ring, Crowd { streams, ..Crowd::of_yardstick(count) })
         };
         let bare = growth(bare(Streams::Rooms, 1)?, bare(Streams::Keys(1), ROOMS)?)?;
         record.note(&goals::GROWTH_ROOMS, comet.all_threads / bare.all_threads);
@@ -34,15 +35,14 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
 }
 
 /// How many times as much CPU a delivery takes with all rooms as with one.
-fn growth(round: u32, mut rigs: [Rig; 2], record: &mut Record) -> Result<Figures> {
-    for rig in &mut rigs {
-        rig.connect()?;
+fn growth(round: u32, mut subjects: [Subject; 2], record: &mut Record) -> Result<Figures> {
+    for subject in &mut subjects {
+        subject.connect()?;
     }
-    let plan = |rig: &Rig, turn| Plan {
-        interval_ns: Plan::interval_of(HZ),
+    let plan = |subject: &Subject, turn| Plan {
         pattern: Pattern::Rotating { first: turn * PUSHES },
-        ..rig.plan()
+        ..rig::plan(subject, HZ)
     };
-    let [one, all] = alternate(round, rigs.each_mut(), plan, record)?;
+    let [one, all] = alternate(round, subjects.each_mut(), plan, record)?;
     Ok(Figures { all_threads: all.all_threads / one.all_threads, data: all.data / one.data })
 }

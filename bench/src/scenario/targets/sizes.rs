@@ -1,12 +1,13 @@
 //! Few connections and many: fan-out to both, what a connection costs to make, to hold and to leave idle.
 
-use super::rig::{Rig, alternate, in_one_room};
+use super::rig::{self, alternate, in_one_room};
 use super::{Record, goals};
 use crate::Result;
 use crate::args::TargetsArgs;
 use crate::crowd::Crowd;
 use crate::figures::figure;
 use crate::plan::Plan;
+use crate::subject::Subject;
 use crate::yardstick::Mode;
 
 const FEW: usize = 1_000;
@@ -42,19 +43,16 @@ impl Pair {
 }
 
 pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
-    let mut comet = Rig::comet(args, &args.host, in_one_room(args, FEW))?;
-    let mut ring = Rig::yardstick(args, Mode::Ring, Crowd::of_yardstick(FEW))?;
+    let mut comet = rig::comet(args, &args.host, in_one_room(args, FEW))?;
+    let mut ring = rig::yardstick(args, Mode::Ring, Crowd::of_yardstick(FEW))?;
     // Of which nobody expects deliveries.
-    let mut grpc = Rig::yardstick(args, Mode::Grpc, in_one_room(args, 1))?;
+    let mut grpc = rig::yardstick(args, Mode::Grpc, in_one_room(args, 1))?;
     comet.connect()?;
     ring.connect()?;
     for round in 1..=args.rounds {
-        let plan = |rig: &Rig, hertz, batch| {
-            let interval_ns = Plan::interval_of(hertz);
-            Plan { interval_ns, batch, ..rig.plan() }
-        };
+        let plan = |of: &Subject, hertz, batch| Plan { batch, ..rig::plan(of, hertz) };
         let mut both = |hertz, batch, record: &mut Record| -> Result<Pair> {
-            let plan = |rig: &Rig, _| plan(rig, hertz, batch);
+            let plan = |of: &Subject, _| plan(of, hertz, batch);
             let [comet, ring] = alternate(round, [&mut comet, &mut ring], plan, record)?;
             Ok(Pair { comet_ns: comet.all_threads, ring_ns: ring.all_threads })
         };
@@ -66,7 +64,8 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
             (&few, FEW_HZ, 1, &goals::SINGLE_FEW_FLOOR),
             (&batches, BATCH_HZ, BATCH, &goals::BATCHES_FLOOR),
         ] {
-            let calls = grpc.turn(round, plan(&grpc, hertz, batch), record)?;
+            let plan = plan(&grpc, hertz, batch);
+            let calls = record.turn(&mut grpc, round, plan)?;
             let call_ns = figure(&calls, "CPU of a call")? * 1e3;
             record.note(goal, pair.floor(call_ns / (FEW as u64 * batch) as f64));
         }
@@ -81,23 +80,25 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
 /// enough for both.
 fn many(args: &TargetsArgs, round: u32, record: &mut Record) -> Result<Pair> {
     let host = &args.host;
-    let each_tick_ns = |rig: &mut Rig, record: &mut Record| {
-        let plan = Plan { interval_ns: Plan::interval_of(MANY_HZ), ..rig.plan() };
-        figure(&rig.turn(round, plan, record)?, "CPU of a delivery")
+    let each_tick_ns = |subject: &mut Subject, record: &mut Record| {
+        let plan = rig::plan(subject, MANY_HZ);
+        figure(&record.turn(subject, round, plan)?, "CPU of a delivery")
     };
     let crowd = in_one_room(args, MANY);
-    let mut comet = Rig::comet(args, host, crowd.clone())?;
-    let tcp = comet.storm(round, record)?;
+    let mut comet = rig::comet(args, host, crowd.clone())?;
+    let tcp = record.storm(&mut comet, round)?;
     let comet_ns = each_tick_ns(&mut comet, record)?;
     drop(comet);
-    let mut ring = Rig::yardstick(args, Mode::Ring, crowd.clone())?;
-    let bare_tcp = ring.storm(round, record)?;
+    let mut ring = rig::yardstick(args, Mode::Ring, crowd.clone())?;
+    let bare_tcp = record.storm(&mut ring, round)?;
     let ring_ns = each_tick_ns(&mut ring, record)?;
     drop(ring);
     let crowd = Crowd { websocket_share: 1.0, ..crowd };
-    let bare_websocket = Rig::yardstick(args, Mode::Ring, crowd.clone())?.storm(round, record)?;
-    let mut comet = Rig::comet(args, host, crowd)?;
-    let websocket = comet.storm(round, record)?;
+    let mut ring = rig::yardstick(args, Mode::Ring, crowd.clone())?;
+    let bare_websocket = record.storm(&mut ring, round)?;
+    drop(ring);
+    let mut comet = rig::comet(args, host, crowd)?;
+    let websocket = record.storm(&mut comet, round)?;
 
     for (storm, bare, rss, cpu, rate) in [
         (&tcp, &bare_tcp, &goals::RSS_TCP, &goals::CONNECT_TCP, &goals::CONNECT_RATE_TCP),
@@ -115,7 +116,7 @@ fn many(args: &TargetsArgs, round: u32, record: &mut Record) -> Result<Pair> {
         record.note(rss, figure(storm, "RSS of a connection")?);
     }
     if round == args.rounds {
-        for share in comet.idle(HEARTBEAT_S, IDLE_PARTS, IDLE_PART_S, record)? {
+        for share in record.idle(&mut comet, HEARTBEAT_S, IDLE_PARTS, IDLE_PART_S)? {
             record.note(&goals::IDLE, 100.0 * share);
         }
     }

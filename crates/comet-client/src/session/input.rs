@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use comet_proto::{Frame, FrameFault, HEADER_LEN, decode, op};
+use comet_proto::{AuthReply, Frame, FrameFault, HEADER_LEN, decode, op};
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{Session, State, Transport};
@@ -168,7 +168,10 @@ impl Session {
                 return Err(SessionError::closed(None, &text, self.was_accepted()));
             }
             (op::RAW, _) => return Err(SessionError::StrayBatch),
-            (op::AUTH_REPLY, State::Authing) => self.state = State::Live,
+            (op::AUTH_REPLY, State::Authing) => {
+                self.auth_reply = AuthReply::decode(frame.body);
+                self.state = State::Live;
+            }
             _ => on_frame(frame),
         }
         Ok(())

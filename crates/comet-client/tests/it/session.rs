@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use comet_client::{FrameFault, Session, SessionError, Transport, WebSocketFault};
+use comet_client::{AuthReply, FrameFault, Session, SessionError, Transport, WebSocketFault};
 use proptest::prelude::*;
 use tungstenite::handshake::derive_accept_key;
 
@@ -83,11 +83,34 @@ fn encode(transport: Transport, group: &[(i32, i32, Vec<u8>)]) -> Vec<u8> {
 #[test]
 fn a_new_session_sends_auth_or_the_upgrade() {
     let tcp = session(Transport::Tcp);
-    assert_eq!(tcp.output(), b"\0\0\0\x12\0\x10\0\x01\0\0\0\x07\0\0\0\x0142");
+    assert_eq!(tcp.output(), b"\0\0\0\x12\0\x10\0\x02\0\0\0\x07\0\0\0\x0142");
     let websocket = session(Transport::WebSocket);
     let request = str::from_utf8(websocket.output()).unwrap();
     assert!(request.starts_with("GET /sub HTTP/1.1\r\nHost: localhost:8090\r\n"), "{request}");
     assert!(request.ends_with("\r\n\r\n"), "the auth frame must wait: {request}");
+}
+
+/// goim's server accepts with an empty body, and repeats the version that the client named.
+#[test]
+fn the_body_of_the_acceptance_says_what_the_server_speaks() {
+    let body = [2, 0, 0, 0, 0, 4, 0x93, 0xe0, 0, 0, 0x75, 0x30];
+    let reply = AuthReply { heartbeat_ms: 300_000, expires_in_ms: Some(30_000) };
+    for (body, expected) in [
+        (&b""[..], None),
+        (&body[..11], None),
+        (&body[..], Some(reply)),
+        (&[&body[..], b"and more"].concat(), Some(reply)),
+    ] {
+        for version in [1, 2] {
+            let mut session = session(Transport::Tcp);
+            assert_eq!(session.auth_reply(), None);
+            let mut acceptance = frame(8, 1, body);
+            acceptance[7] = version;
+            session.handle_input(&acceptance, |frame| panic!("{frame:?}")).unwrap();
+            assert!(session.is_live());
+            assert_eq!(session.auth_reply(), expected, "{body:x?}");
+        }
+    }
 }
 
 #[test]

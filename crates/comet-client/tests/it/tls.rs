@@ -16,7 +16,7 @@ use rustls::crypto::ring;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
 use tungstenite::{Message as Wire, accept};
 
-use crate::wire::{authenticate, frame, read_frame, serve};
+use crate::wire::{authenticate, frame, frame_2, read_frame, serve};
 
 type Stream = StreamOwned<ServerConnection, TcpStream>;
 
@@ -96,7 +96,7 @@ fn requests_and_messages_over_websocket() {
         let connection = &socket.get_ref().conn;
         assert_eq!(connection.alpn_protocol(), Some(&b"http/1.1"[..]));
         assert_eq!(connection.server_name(), Some("push.example.com"));
-        assert_eq!(socket.read().unwrap(), Wire::Binary(frame(7, 1, b"42").into()));
+        assert_eq!(socket.read().unwrap(), Wire::Binary(frame_2(7, 1, b"42").into()));
         socket.send(Wire::Binary(frame(8, 1, b"").into())).unwrap();
         let run = [frame(1000, 1, b"first"), frame(1000, 2, &[7; 70_000])].concat();
         socket.send(Wire::Binary(frame(9, 0, &run).into())).unwrap();

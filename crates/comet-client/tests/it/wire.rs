@@ -17,6 +17,13 @@ pub(crate) fn frame(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
     .concat()
 }
 
+/// The same in protocol 2.
+pub(crate) fn frame_2(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = frame(operation, sequence, body);
+    bytes[7] = 2;
+    bytes
+}
+
 /// A server's WebSocket frame: no mask. `first` is the FIN bit and the opcode.
 pub(crate) fn websocket(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
@@ -40,7 +47,9 @@ pub(crate) fn read_frame(stream: &mut impl Read) -> (i32, i32, Vec<u8>) {
     let mut header = [0; 16];
     stream.read_exact(&mut header).unwrap();
     let word = |at: usize| i32::from_be_bytes(header[at..at + 4].try_into().unwrap());
-    assert_eq!(header[4..8], [0, 16, 0, 1], "headerLen and version");
+    // The auth frame asks for protocol 2.
+    let version = if word(8) == 7 { 2 } else { 1 };
+    assert_eq!(header[4..8], [0, 16, 0, version], "headerLen and version");
     let mut body = vec![0; usize::try_from(word(0)).unwrap() - 16];
     stream.read_exact(&mut body).unwrap();
     (word(8), word(12), body)

@@ -9,6 +9,14 @@ use comet_config::{SECTIONS, Source, load, load_for_logic};
 use crate::{SHIPPED, check_mistakes, good, machine, read};
 
 #[test]
+fn of_very_many_mistakes_the_first_ones_are_described() {
+    let keys: String = (0..30_000).map(|index| format!("k{index} = 1\n")).collect();
+    let mistakes = read(&format!("[server]\n{keys}"), &[]).unwrap_err();
+    assert_eq!(mistakes.lines().count(), 101);
+    assert_eq!(mistakes.lines().last(), Some("and 29900 more mistakes"));
+}
+
+#[test]
 fn every_element_of_a_list_says_what_is_wrong_with_it() {
     let check = |set: &str, what: &str| {
         let key = set.split('=').next().unwrap();
@@ -122,6 +130,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("protocol.heartbeat_coalesce", "\"0s\"", "\"10s\"", &["\"10001ms\""]);
     check("server.drain_timeout", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.weight", "1", "10000", &["0", "10001"]);
+    check("server.drain_delay", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.retry_after", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.drain_over", "\"0s\"", "\"9s\"", &["\"61m\"", "\"9001ms\""]);
     check("tcp.keepalive_idle", "\"1s\"", "\"9h\"", &["\"999ms\"", "\"1500ms\"", "\"10h\""]);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_control::{ApiTls, Control, ControlWake, Lock, Node, Options, StartError};
+use comet_control::{ApiTls, Control, ControlWake, DrainPlan, Lock, Node, Options, StartError};
 use comet_core::{CallId, Counters, Limits, Message, Report, ShardId, Tally};
 use comet_mesh::{Inbox, Sender, Wake, inbox};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,6 +49,12 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         limits: Arc::new(Limits::default()),
         trace_log: None,
         epoch: Instant::now(),
+        drain: DrainPlan {
+            delay: Duration::ZERO,
+            limit: PATIENT,
+            over: Duration::ZERO,
+            retry_after: Duration::ZERO,
+        },
         memory: u64::MAX,
         open_files: 65_536,
         certificates: Arc::default(),

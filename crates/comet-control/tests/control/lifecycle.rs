@@ -18,7 +18,8 @@ use crate::fake::{HASTY, PATIENT, ROOMY, options, start, start_with, try_start};
 
 /// A drain at once, without a time to wait for clients.
 fn within(limit: Duration) -> DrainPlan {
-    DrainPlan { limit, over: Duration::ZERO, retry_after: Duration::ZERO }
+    let none = Duration::ZERO;
+    DrainPlan { delay: none, limit, over: none, retry_after: none }
 }
 
 /// The statuses of a service as they change.
@@ -128,7 +129,7 @@ async fn a_drain_ends_with_the_last_shard() {
 async fn every_shard_is_told_the_plan_of_a_drain() {
     let fake = start(PATIENT, &[ROOMY, ROOMY]);
     let (over, retry_after) = (Duration::from_secs(2), Duration::from_millis(1_500));
-    let _ = fake.control.drain(DrainPlan { limit: HASTY, over, retry_after });
+    let _ = fake.control.drain(DrainPlan { over, retry_after, ..within(HASTY) });
     for shard in &fake.shards {
         let message = shard.next().await;
         assert!(
@@ -177,6 +178,7 @@ macro_rules! check_reflection {
         let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
         names.sort();
         let expected = [
+            "comet.v1.Node",
             "comet.v1.Push",
             "goim.comet.Comet",
             "grpc.health.v1.Health",

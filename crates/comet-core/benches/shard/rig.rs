@@ -1,5 +1,7 @@
 //! Shards with clients whose kernel takes everything at once, so that only the shard is measured.
 
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
+
 use std::sync::Arc;
 
 use comet_core::{
@@ -13,6 +15,8 @@ pub(crate) struct Rig {
     /// Every connection, in the order of accept.
     pub(crate) clients: Vec<ConnId>,
     now: Millis,
+    /// Shards that did something since their messages were passed on.
+    touched: Vec<bool>,
     /// Sends that the kernel has, and their bytes.
     sending: Vec<(ConnId, usize)>,
     calls: u64,
@@ -35,6 +39,7 @@ impl Rig {
         Self {
             shards: (0..shards).map(|shard| Shard::new(&settings(shard), Millis(0))).collect(),
             clients: Vec::new(),
+            touched: vec![false; usize::from(shards)],
             now: Millis(0),
             sending: Vec::new(),
             calls: 0,
@@ -52,10 +57,17 @@ impl Rig {
 
     /// Connects `count` more clients, each with a key and a user of its own, and sends the replies.
     pub(crate) fn connect(&mut self, count: usize, rooms: usize) {
-        let token = frame(op::AUTH, 1, b"token");
         let shards = self.shards.len();
+        self.connect_at(count, |number| (number % shards, number / shards % rooms));
+    }
+
+    /// The same, with the shard and the room of each by its number.
+    pub(crate) fn connect_at(&mut self, count: usize, place: impl Fn(usize) -> (usize, usize)) {
+        let token = frame(op::AUTH, 1, b"token");
         for number in self.connected..self.connected + count {
-            let shard = &mut self.shards[number % shards];
+            let (shard, its_room) = place(number);
+            self.touched[shard] = true;
+            let shard = &mut self.shards[shard];
             let conn = shard.handle_accept(Transport::Tcp).expect("the shard is not full");
             shard.handle_recv(conn, &token);
             let request = shard.poll_auth().expect("a token");
@@ -64,7 +76,7 @@ impl Rig {
                 Ok(Identity {
                     user: number as i64 + 1,
                     key: Some(key(number).into()),
-                    room: Some(room(number / shards % rooms).into()),
+                    room: Some(room(its_room).into()),
                     accepts: Accepts::All,
                     heartbeat_ms: None,
                     expires_in_ms: None,
@@ -107,11 +119,42 @@ impl Rig {
         self.push(ShardId(0), |call| Message::PushKeys { call, keys, push })
     }
 
+    /// Pushes to everybody.
+    pub(crate) fn broadcast(&mut self, push: &Push) -> u64 {
+        self.calls += 1;
+        let call = CallId(self.calls);
+        for shard in 0..self.shards.len() {
+            let message = Message::Broadcast { call, push: push.clone(), speed: None };
+            self.handle_message(ShardId(shard as u16), message);
+        }
+        self.queued()
+    }
+
+    /// The first `count` clients change to another room, by their number.
+    pub(crate) fn change_rooms(&mut self, count: usize, other: impl Fn(usize) -> usize) {
+        for number in 0..count {
+            let conn = self.clients[number];
+            let change = frame(op::CHANGE_ROOM, 3, room(other(number)).as_bytes());
+            self.shard(conn).handle_recv(conn, &change);
+            if number % 1_000 == 999 {
+                self.pass_messages();
+                self.send_all();
+            }
+        }
+        self.pass_messages();
+        self.send_all();
+    }
+
     fn push(&mut self, home: ShardId, message: impl FnOnce(CallId) -> Message) -> u64 {
         self.calls += 1;
         let message = message(CallId(self.calls));
         self.handle_message(home, message);
         self.pass_messages();
+        self.queued()
+    }
+
+    /// Outboxes that took what was pushed.
+    fn queued(&mut self) -> u64 {
         let mut queued = 0;
         for shard in &mut self.shards {
             while let Some(report) = shard.poll_report() {
@@ -173,16 +216,13 @@ impl Rig {
     }
 
     fn pass_messages(&mut self) {
-        let mut moved = self.shards.len() > 1;
-        while std::mem::take(&mut moved) {
-            for from in 0..self.shards.len() {
-                for to in 0..self.shards.len() {
-                    let to = ShardId(to as u16);
-                    for class in MessageClass::ALL {
-                        while let Some(message) = self.shards[from].poll_message(to, class) {
-                            self.handle_message(to, message);
-                            moved = true;
-                        }
+        while let Some(from) = self.touched.iter().position(|touched| *touched) {
+            self.touched[from] = false;
+            for to in 0..self.shards.len() {
+                let to = ShardId(to as u16);
+                for class in MessageClass::ALL {
+                    while let Some(message) = self.shards[from].poll_message(to, class) {
+                        self.handle_message(to, message);
                     }
                 }
             }
@@ -200,6 +240,7 @@ impl Rig {
     }
 
     fn handle_message(&mut self, to: ShardId, message: Message) {
+        self.touched[usize::from(to.0)] = true;
         let shard = &mut self.shards[usize::from(to.0)];
         shard.handle_message(message);
         while shard.has_pushes() {
@@ -208,6 +249,7 @@ impl Rig {
     }
 
     fn shard(&mut self, conn: ConnId) -> &mut Shard {
+        self.touched[usize::from(conn.shard.0)] = true;
         &mut self.shards[usize::from(conn.shard.0)]
     }
 }

@@ -1,7 +1,7 @@
 //! How a connection ends: its close reason, the close notice, and what is lost with it.
 
 use comet_proto::websocket::Fault;
-use comet_proto::{Encoded, op};
+use comet_proto::{Encoded, VERSION, op};
 
 use crate::canary::Canary;
 use crate::ids::Slot;
@@ -10,7 +10,7 @@ use crate::limits::CLOSED_EVENTS_MAX;
 use crate::message::TraceKind;
 use crate::outbox::Remains;
 use crate::socket::{CloseHow, ClosedEvent};
-use crate::state::ConnState;
+use crate::state::{AwaitedReply, ConnState};
 use crate::transport::Transport;
 
 use super::Shard;
@@ -131,7 +131,9 @@ impl Shard {
         };
         if reason != CloseReason::PeerClosed {
             let body = if detail.is_empty() { reason.label() } else { detail };
-            self.reply(slot, op::DISCONNECT_REPLY, 0, hinted(body).as_bytes());
+            let notice =
+                AwaitedReply { version: VERSION, operation: op::DISCONNECT_REPLY, sequence: 0 };
+            self.reply(slot, notice, hinted(body).as_bytes());
         }
         if self.conns[slot].transport == Transport::WebSocket {
             let close = code.map(|code| Encoded::close(code, &hinted(reason.label())));

@@ -43,8 +43,8 @@ impl Connections {
         self.slab.len()
     }
 
-    pub(super) fn insert(&mut self, transport: Transport, deadline: Tick) -> Slot {
-        let slot = self.slab.insert(Conn::new(transport, deadline));
+    pub(super) fn insert(&mut self, transport: Transport, now: Tick, deadline: Tick) -> Slot {
+        let slot = self.slab.insert(Conn::new(transport, now, deadline));
         self.wheel.arm(slot, deadline);
         slot
     }

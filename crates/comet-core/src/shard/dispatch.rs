@@ -33,7 +33,11 @@ impl Shard {
 
             Message::Snapshot { call } => self.snapshot(call),
             Message::Rooms { call } => self.home.rooms.list(call),
+            Message::Connections { call, query } => self.begin_listing(call, query),
             Message::Drain { over_ms, retry_after_ms } => self.drain(over_ms, retry_after_ms),
+            Message::MoveOff { most, over_ms, retry_after_ms } => {
+                self.move_off(most, over_ms, retry_after_ms);
+            }
             Message::Configure { limits } => self.configure(limits),
             Message::RemoteRoomCounts { rooms } => self.home.rooms.set_remote_counts(rooms),
             Message::Identified { conn, answer } => self.identified(conn, answer),

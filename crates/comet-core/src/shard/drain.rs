@@ -1,20 +1,32 @@
-//! The drain: no new clients, close notices spread over a time, and the report that all clients are gone.
+//! The drain: no new clients, close notices spread over a time, and the report that all clients are gone. Clients that
+//! are moved off get the same notices.
 
 use crate::budget::{self, Budget};
 use crate::ledger::CloseReason;
 use crate::message::Report;
 
 use super::Shard;
-use super::pacing::{DrainPhase, PacedNotices};
+use super::pacing::{DrainPhase, NoticeOrder};
 
 impl Shard {
     pub(super) fn drain(&mut self, over_ms: u32, retry_after_ms: u32) {
         if self.drain == DrainPhase::Serving {
             self.drain = DrainPhase::Draining;
         }
-        let (connections, now) = (self.conns.len() as u64, self.context.now);
-        self.pacing.notices = Some(PacedNotices::new(connections, over_ms, retry_after_ms, now));
+        self.begin_notices(None, over_ms, retry_after_ms);
         self.report_drained();
+    }
+
+    pub(super) fn move_off(&mut self, most: Option<u64>, over_ms: u32, retry_after_ms: u32) {
+        if !self.is_draining() {
+            self.begin_notices(most, over_ms, retry_after_ms);
+        }
+    }
+
+    fn begin_notices(&mut self, most: Option<u64>, over_ms: u32, retry_after_ms: u32) {
+        let order = NoticeOrder { most, over_ms, retry_after_ms };
+        let now = self.context.now;
+        self.pacing.begin_notices(order, self.conns.len() as u64, self.conns.end(), now);
     }
 
     /// Closes connections whose notices are due.
@@ -25,17 +37,15 @@ impl Shard {
             && let Some(slot) = notices.next_slot(end)
         {
             budget.spend(1);
-            if self.conns.in_slot(slot).is_some_and(|conn| conn.is_open()) {
+            if self.conns.in_slot(slot).is_some_and(|conn| notices.concerns(conn)) {
                 budget.spend(budget::CLOSE);
                 notices.give();
-                let retry_after_ms = notices.retry_after_ms;
+                let retry_after_ms = notices.retry_after_ms();
                 let hint = (retry_after_ms > 0).then(|| self.jitter.within(0..=retry_after_ms));
                 self.close_with_hint(slot, CloseReason::Draining, "", hint);
             }
         }
-        if notices.is_under_way(end) {
-            self.pacing.notices = Some(notices);
-        }
+        self.pacing.put_back_notices(notices);
     }
 
     /// Reports once that a shard that drains has no connection left.

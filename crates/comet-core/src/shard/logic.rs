@@ -41,11 +41,12 @@ impl Shard {
         !self.auths.is_empty()
     }
 
-    pub(super) fn request_identity(&mut self, slot: Slot, sequence: i32, token: &[u8]) {
+    pub(super) fn request_identity(&mut self, slot: Slot, frame: Frame<'_>) {
+        let Frame { version, sequence, body: token, .. } = frame;
         let id = self.conns.id(slot);
         let conn = &mut self.conns[slot];
         self.latest_token = self.latest_token.next(self.context.now);
-        conn.state = ConnState::Identifying { sequence, token_at: self.latest_token };
+        conn.state = ConnState::Identifying { version, sequence, token_at: self.latest_token };
         if let Logic::Embedded = self.context.logic {
             conn.input_mut().token = Some(token.into());
             return self.auths.push_back(id);
@@ -59,7 +60,7 @@ impl Shard {
     /// Logic's answer to a token.
     pub(super) fn identified(&mut self, conn: ConnId, answer: Result<Identity, Denied>) {
         let Some(slot) = self.conns.find(conn) else { return self.discard_identity(answer) };
-        let ConnState::Identifying { sequence, token_at } = self.conns[slot].state else {
+        let ConnState::Identifying { version, sequence, token_at } = self.conns[slot].state else {
             return self.discard_identity(answer);
         };
         let mut identity = match answer {
@@ -82,7 +83,7 @@ impl Shard {
         entry.heartbeat_ms = identity.heartbeat_ms.unwrap_or(0);
         let (user, key) = (identity.user, identity.key.take());
         entry.state =
-            ConnState::Registering(Box::new(Registering { sequence, token_at, identity }));
+            ConnState::Registering(Box::new(Registering { version, sequence, token_at, identity }));
         let home = self.context.home_of_user(user);
         self.messages.send(home, Message::Register { conn, token_at, user, key });
     }
@@ -108,13 +109,14 @@ impl Shard {
     /// A client's message. Remote logic has at most one of a connection at a time, so they keep their order.
     pub(super) fn receive(&mut self, slot: Slot, frame: Frame<'_>) {
         let Frame { operation, sequence, body, .. } = frame;
+        let reply = AwaitedReply::to(&frame, operation);
         if self.context.logic == Logic::Embedded {
             self.counters.received += 1;
-            return self.reply(slot, operation, sequence, b"");
+            return self.reply(slot, reply, b"");
         }
         let id = self.conns.id(slot);
         let conn = &mut self.conns[slot];
-        conn.state = ConnState::Receiving { reply: AwaitedReply { operation, sequence } };
+        conn.state = ConnState::Receiving { reply };
         let (user, key, body) = (conn.user, conn.key.clone(), body.into());
         self.reports.push(Report::Receive { conn: id, user, key, operation, sequence, body });
     }

@@ -1,6 +1,6 @@
 //! The operations of clients, and what each does.
 
-use comet_proto::{Frame, op};
+use comet_proto::{Frame, VERSION_2, op};
 
 use crate::ids::Slot;
 use crate::ledger::CloseReason;
@@ -16,13 +16,14 @@ impl Shard {
         if self.conns[slot].is_traced {
             self.trace_read(slot, &frame);
         }
-        let Frame { operation, sequence, body, .. } = frame;
+        let operation = frame.operation;
         if operation != op::HEARTBEAT {
             self.idle.note_activity(self.context.now);
         }
         if matches!(self.conns[slot].state, ConnState::AwaitingAuth) {
             if operation == op::AUTH {
-                self.request_identity(slot, sequence, body);
+                self.conns[slot].is_protocol_2 = frame.version == VERSION_2;
+                self.request_identity(slot, frame);
             } else {
                 // As in goim, frames before the token are ignored.
                 self.counters.frames_ignored += 1;
@@ -30,18 +31,18 @@ impl Shard {
             return;
         }
         match operation {
-            op::HEARTBEAT => self.heartbeat(slot, sequence),
+            op::HEARTBEAT => self.heartbeat(slot, frame),
             op::RAW => {
                 let detail = "operation 9 is the server's";
                 self.close(slot, CloseReason::RawFromClient, detail);
             }
-            op::CHANGE_ROOM => self.change_room(slot, sequence, body),
+            op::CHANGE_ROOM => self.change_room(slot, frame),
             op::SUBSCRIBE | op::UNSUBSCRIBE => self.change_accepts(slot, frame),
             _ => self.receive(slot, frame),
         }
     }
 
-    fn heartbeat(&mut self, slot: Slot, sequence: i32) {
+    fn heartbeat(&mut self, slot: Slot, frame: Frame<'_>) {
         self.counters.heartbeats += 1;
         self.idle.note_heartbeat(self.context.now);
         let former = self.conns[slot].deadline;
@@ -53,15 +54,16 @@ impl Shard {
         }
         self.renew(slot);
         let online = i32::try_from(self.online(slot)).unwrap_or(i32::MAX);
-        self.reply(slot, op::HEARTBEAT_REPLY, sequence, &online.to_be_bytes());
+        let reply = AwaitedReply::to(&frame, op::HEARTBEAT_REPLY);
+        self.reply(slot, reply, &online.to_be_bytes());
     }
 
-    fn change_room(&mut self, slot: Slot, sequence: i32, body: &[u8]) {
+    fn change_room(&mut self, slot: Slot, frame: Frame<'_>) {
         if !self.may_send(slot, Input::RoomChange) {
             return;
         }
-        let reply = AwaitedReply { operation: op::CHANGE_ROOM_REPLY, sequence };
-        let Ok(room) = std::str::from_utf8(body) else {
+        let reply = AwaitedReply::to(&frame, op::CHANGE_ROOM_REPLY);
+        let Ok(room) = std::str::from_utf8(frame.body) else {
             return self.close(slot, CloseReason::BadFrame, "a room id is UTF-8");
         };
         if room.len() > NAME_MAX {
@@ -75,7 +77,7 @@ impl Shard {
                 return self.join(slot, room, reply);
             }
         }
-        self.reply(slot, reply.operation, reply.sequence, b"");
+        self.reply(slot, reply, frame.body);
     }
 
     fn change_accepts(&mut self, slot: Slot, frame: Frame<'_>) {
@@ -93,8 +95,8 @@ impl Shard {
             let detail = format!("more than {ACCEPTS_MAX} operations");
             return self.close(slot, CloseReason::BadFrame, &detail);
         }
-        // In all of goim's pairs the reply's operation is the request's plus one.
-        self.reply(slot, frame.operation + 1, frame.sequence, b"");
+        // In all of goim's pairs the reply's operation is the request's plus one, and it has the request's body.
+        self.reply(slot, AwaitedReply::to(&frame, frame.operation + 1), frame.body);
     }
 }
 

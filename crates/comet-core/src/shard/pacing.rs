@@ -1,20 +1,23 @@
-//! Work that is spread over time: paced broadcasts, and the close notices of a drain. Both go over the slab
-//! with a cursor, in steps of [`PACE_MS`].
+//! Work that is spread over time: paced broadcasts, and the close notices of a drain and of clients that are moved off.
+//! Both go over the slab with a cursor, in steps of [`PACE_MS`].
 
 use std::collections::VecDeque;
 
+use crate::conn::Conn;
 use crate::ids::{CallId, Slot};
 use crate::ledger::Tally;
 use crate::limits::PACE_MS;
 use crate::message::Push;
 use crate::time::Millis;
 
-#[derive(Default)]
 pub(super) struct Pacing {
     /// When the next step is due.
     next_step: Millis,
     pub(super) broadcasts: VecDeque<PacedBroadcast>,
     pub(super) notices: Option<PacedNotices>,
+    /// Where the cursor of the last order stopped. The next order goes on from there, so it does not meet the clients
+    /// that took the place of those it has closed.
+    notices_from: Slot,
 }
 
 /// A broadcast that is under way.
@@ -41,22 +44,34 @@ pub(super) enum DrainPhase {
     Drained,
 }
 
-/// The close notices of a drain that is under way.
+/// Who is to get close notices, and when.
+#[derive(Clone, Copy)]
+pub(super) struct NoticeOrder {
+    /// So many authenticated connections; `None`: all connections.
+    pub(super) most: Option<u64>,
+    /// The notices are spread evenly over this time.
+    pub(super) over_ms: u32,
+    /// The longest time to wait that a notice names; 0: none.
+    pub(super) retry_after_ms: u32,
+}
+
+/// The close notices of an order that is under way.
 pub(super) struct PacedNotices {
+    order: NoticeOrder,
     next: Slot,
-    /// Connections there were when it began, and how many of them were given a close notice.
-    connections: u64,
+    /// Slots to look at. The cursor goes around once.
+    slots_left: u32,
+    /// Notices that are to be given over the whole time, and those that were given.
+    expected: u64,
     given: u64,
     /// How many are due by the present step, those given included.
     due: u64,
     since: Millis,
-    over_ms: u32,
-    pub(super) retry_after_ms: u32,
 }
 
 impl Pacing {
     pub(super) fn new(now: Millis) -> Self {
-        Self { next_step: now, ..Self::default() }
+        Self { next_step: now, broadcasts: VecDeque::new(), notices: None, notices_from: Slot(0) }
     }
 
     /// Begins a step, if one is due. Then the next one is due [`PACE_MS`] from `now`.
@@ -76,13 +91,40 @@ impl Pacing {
     /// Something of the present step is left to do.
     pub(super) fn has_work(&self, end: Slot) -> bool {
         self.broadcasts.iter().any(|broadcast| broadcast.has_credit() && broadcast.next < end)
-            || self.notices.as_ref().is_some_and(|notices| notices.has_due() && notices.next < end)
+            || self.notices.as_ref().is_some_and(PacedNotices::has_due)
     }
 
     /// When the next step is due, if anything is under way.
     pub(super) fn next_step(&self) -> Option<Millis> {
         let is_under_way = !self.broadcasts.is_empty() || self.notices.is_some();
         is_under_way.then_some(self.next_step)
+    }
+
+    /// Carries out `order` in the place of the one before. There are `connections`, in slots below `end`.
+    pub(super) fn begin_notices(
+        &mut self,
+        order: NoticeOrder,
+        connections: u64,
+        end: Slot,
+        now: Millis,
+    ) {
+        if let Some(notices) = &self.notices {
+            self.notices_from = notices.next;
+        }
+        let notices = PacedNotices::new(order, connections, self.notices_from, end, now);
+        self.put_back_notices(notices);
+    }
+
+    /// Keeps `notices` as long as they are under way.
+    pub(super) fn put_back_notices(&mut self, notices: PacedNotices) {
+        self.notices_from = notices.next;
+        self.notices = notices.is_under_way().then_some(notices);
+    }
+
+    /// Notices that the order under way is still to give.
+    pub(super) fn notices_left(&self) -> u64 {
+        let left = |notices: &PacedNotices| notices.expected.saturating_sub(notices.given);
+        self.notices.as_ref().map_or(0, left)
     }
 
     pub(super) fn begin_broadcast(&mut self, broadcast: PacedBroadcast, now: Millis) {
@@ -148,15 +190,15 @@ impl PacedBroadcast {
 }
 
 impl PacedNotices {
-    pub(super) fn new(connections: u64, over_ms: u32, retry_after_ms: u32, now: Millis) -> Self {
+    fn new(order: NoticeOrder, connections: u64, from: Slot, end: Slot, now: Millis) -> Self {
         let mut notices = Self {
-            next: Slot(0),
-            connections,
+            order,
+            next: if from < end { from } else { Slot(0) },
+            slots_left: end.0,
+            expected: order.most.unwrap_or(connections),
             given: 0,
             due: 0,
             since: now,
-            over_ms,
-            retry_after_ms,
         };
         notices.begin_step(now);
         notices
@@ -164,23 +206,32 @@ impl PacedNotices {
 
     fn begin_step(&mut self, now: Millis) {
         let elapsed = now.0 - self.since.0;
-        self.due = match u64::from(self.over_ms) {
-            over_ms if elapsed >= over_ms => u64::MAX,
-            over_ms => self.connections * elapsed / over_ms,
+        self.due = match u64::from(self.order.over_ms) {
+            over_ms if elapsed >= over_ms => self.order.most.unwrap_or(u64::MAX),
+            over_ms => {
+                let due = u128::from(self.expected) * u128::from(elapsed) / u128::from(over_ms);
+                u64::try_from(due).unwrap_or(u64::MAX)
+            }
         };
     }
 
     fn has_due(&self) -> bool {
-        self.given < self.due
+        self.given < self.due && self.slots_left > 0
     }
 
     /// The next slot to look at while notices are due, of those below `end`.
     pub(super) fn next_slot(&mut self, end: Slot) -> Option<Slot> {
-        (self.has_due() && self.next < end).then(|| {
+        self.has_due().then(|| {
             let slot = self.next;
-            self.next = slot.next();
+            self.next = if slot.next() < end { slot.next() } else { Slot(0) };
+            self.slots_left -= 1;
             slot
         })
+    }
+
+    /// Whether the order is about `conn`.
+    pub(super) fn concerns(&self, conn: &Conn) -> bool {
+        if self.order.most.is_some() { conn.is_live() } else { conn.is_open() }
     }
 
     /// The connection in the slot that was looked at is given a notice.
@@ -188,7 +239,11 @@ impl PacedNotices {
         self.given += 1;
     }
 
-    pub(super) fn is_under_way(&self, end: Slot) -> bool {
-        self.next < end
+    pub(super) fn retry_after_ms(&self) -> u32 {
+        self.order.retry_after_ms
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.slots_left > 0 && self.order.most.is_none_or(|most| self.given < most)
     }
 }

@@ -116,7 +116,7 @@ impl Shard {
             // It closed while its homes were asked. The answer alone says what they are to take back.
             return self.release_registration(conn, user, seq, key);
         };
-        let Registering { sequence, token_at, identity } = *registering;
+        let Registering { version, sequence, token_at, identity } = *registering;
         let entry = &mut self.conns[slot];
         entry.key = key;
         entry.session = seq;
@@ -135,10 +135,10 @@ impl Shard {
         if self.conns[slot].is_traced {
             self.trace(slot, TraceKind::Authenticated { room: identity.room.clone() });
         }
-        let reply = AwaitedReply { operation: op::AUTH_REPLY, sequence };
+        let reply = AwaitedReply { version, operation: op::AUTH_REPLY, sequence };
         match identity.room {
             Some(room) => self.join(slot, &room, reply),
-            None => self.answer(slot, reply, b""),
+            None => self.answer_auth(slot, reply),
         }
     }
 

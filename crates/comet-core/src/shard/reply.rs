@@ -6,13 +6,14 @@ use comet_proto::{Encoded, Frame};
 use crate::ids::Slot;
 use crate::ledger::CloseReason;
 use crate::outbox::Item;
-use crate::state::ConnState;
+use crate::state::{AwaitedReply, ConnState};
 
 use super::Shard;
 
 impl Shard {
-    pub(super) fn reply(&mut self, slot: Slot, operation: i32, sequence: i32, body: &[u8]) {
-        let frame = Frame { version: 1, operation, sequence, body };
+    pub(super) fn reply(&mut self, slot: Slot, reply: AwaitedReply, body: &[u8]) {
+        let AwaitedReply { version, operation, sequence } = reply;
+        let frame = Frame { version, operation, sequence, body };
         let reply = self.outboxes.take_reply(&frame);
         self.queue_reply(slot, &reply);
         self.outboxes.keep_reply(reply);

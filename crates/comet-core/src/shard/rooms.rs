@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use comet_proto::op;
+
 use crate::budget::{self, Budget};
 use crate::canary::Canary;
 use crate::ids::Slot;
@@ -20,7 +22,7 @@ impl Shard {
         let (id, is_new) = self.rooms.find_or_create(room);
         if self.rooms[id].is_joined {
             self.enter(id, slot);
-            return self.answer(slot, reply, b"");
+            return self.answer_in_room(id, slot, reply);
         }
         let conn = self.conns.id(slot).local();
         self.conns[slot].state = ConnState::Joining { reply };
@@ -72,7 +74,18 @@ impl Shard {
             return self.remove_if_empty(id);
         }
         self.enter(id, conn.slot);
-        self.answer(conn.slot, reply, b"");
+        self.answer_in_room(id, conn.slot, reply);
+    }
+
+    /// The connection is in the room that it asked for. As in goim, the reply to a change of the room has the
+    /// request's body.
+    fn answer_in_room(&mut self, id: RoomId, slot: Slot, reply: AwaitedReply) {
+        if reply.operation == op::AUTH_REPLY {
+            self.answer_auth(slot, reply);
+        } else {
+            let name = Arc::clone(&self.rooms[id].name);
+            self.answer(slot, reply, name.as_bytes());
+        }
     }
 
     fn enter(&mut self, id: RoomId, slot: Slot) {
@@ -106,7 +119,7 @@ impl Shard {
     /// Sends the reply that a client waited for, and reads on where its input was held.
     pub(super) fn answer(&mut self, slot: Slot, reply: AwaitedReply, body: &[u8]) {
         self.conns[slot].state = ConnState::Live;
-        self.reply(slot, reply.operation, reply.sequence, body);
+        self.reply(slot, reply, body);
         self.resume(slot);
     }
 }

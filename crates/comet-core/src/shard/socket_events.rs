@@ -15,7 +15,8 @@ impl Shard {
     /// the socket.
     pub fn handle_accept(&mut self, transport: Transport) -> Option<ConnId> {
         let connections_max = self.context.limits.connections as usize;
-        if self.is_draining() || self.conns.len() >= connections_max {
+        let is_taking = self.context.limits.takes_clients && !self.is_draining();
+        if !is_taking || self.conns.len() >= connections_max {
             self.counters.refused += 1;
             return None;
         }
@@ -29,7 +30,7 @@ impl Shard {
         }
         self.idle.note_activity(self.context.now);
         let deadline = self.context.deadline(self.context.limits.handshake_ms);
-        let slot = self.conns.insert(transport, deadline);
+        let slot = self.conns.insert(transport, self.context.now.tick(), deadline);
         let conn = self.conns.id(slot);
         self.begin_handshake(slot);
         self.dispatch_local();

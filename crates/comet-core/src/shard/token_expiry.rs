@@ -19,6 +19,12 @@ impl Shard {
         }
     }
 
+    /// Milliseconds until the token of `slot` has expired, cut to what a `u32` can hold; `None`: it does not.
+    pub(super) fn token_expires_in(&self, slot: Slot) -> Option<u32> {
+        let at = self.token_expiries.deadline(slot)?.begin();
+        Some(u32::try_from(at.0.saturating_sub(self.context.now.0)).unwrap_or(u32::MAX))
+    }
+
     pub(super) fn close_expired_tokens(&mut self, budget: &mut Budget) {
         let now = self.context.now.tick();
         while let Some(slot) = self.token_expiries.poll_expired(now, budget) {

@@ -87,3 +87,79 @@ fn each_close_notice_names_a_random_time_to_wait() {
     hints.dedup();
     assert!(hints.len() > 90, "{hints:?}");
 }
+
+fn move_off(most: Option<u64>, over_ms: u32) -> Message {
+    Message::MoveOff { most, over_ms, retry_after_ms: 0 }
+}
+
+#[test]
+fn some_clients_are_moved_off_and_others_still_come() {
+    let mut rig = Rig::new(1, Limits::default());
+    for at in 0..20 {
+        rig.join(0, &format!("/k{at}//"));
+    }
+    let handshake = rig.connect(0, Transport::Tcp);
+    rig.send(ShardId(0), move_off(Some(10), 1_000));
+    assert_eq!((closed(&rig), rig.shards[0].counters().moving_off), (0, 10));
+    rig.pass(510);
+    assert_eq!((closed(&rig), rig.shards[0].counters().moving_off), (5, 5));
+    // A rate is changed by an order for those that are left.
+    rig.send(ShardId(0), move_off(Some(5), 100));
+    rig.pass(110);
+    assert_eq!((closed(&rig), rig.shards[0].counters().moving_off), (10, 0));
+    rig.pass(2_000);
+    assert_eq!(closed(&rig), 10);
+    let late = rig.join(0, "/late//");
+    // The next ones are not those that came in the place of the first.
+    rig.send(ShardId(0), move_off(Some(10), 0));
+    assert_eq!(closed(&rig), 20);
+    assert!(!rig.is_closed(late) && !rig.is_closed(handshake));
+    assert_eq!(rig.shards[0].counters().live, 1);
+}
+
+#[test]
+fn an_order_to_move_clients_off_ends_where_none_is_left() {
+    let mut rig = Rig::new(1, Limits::default());
+    let conns = [0, 1, 2].map(|at| rig.join(0, &format!("/k{at}//")));
+    rig.send(ShardId(0), move_off(Some(1_000_000), 1_000));
+    rig.pass(1_010);
+    assert_eq!((closed(&rig), rig.shards[0].counters().moving_off), (3, 0));
+    for conn in conns {
+        rig.hang_up(conn);
+        rig.take(conn);
+    }
+    rig.pass(500);
+    assert_eq!(rig.shards[0].poll_timeout(), None);
+}
+
+#[test]
+fn a_drain_that_is_taken_back_lets_clients_in_again() {
+    let mut rig = Rig::new(1, Limits::default());
+    for at in 0..10 {
+        rig.join(0, &format!("/k{at}//"));
+    }
+    let handshake = rig.connect(0, Transport::Tcp);
+    let configure = |rig: &mut Rig, takes_clients| {
+        let limits = Limits { takes_clients, ..Limits::default() };
+        rig.send_all(&Message::Configure { limits: limits.into() });
+    };
+    configure(&mut rig, false);
+    rig.send(ShardId(0), move_off(None, 11_000));
+    assert_eq!(rig.shards[0].handle_accept(Transport::Tcp), None);
+    rig.pass(2_010);
+    assert_eq!((closed(&rig), rig.shards[0].counters().moving_off), (2, 9));
+    configure(&mut rig, true);
+    rig.send(ShardId(0), move_off(Some(0), 0));
+    rig.pass(60_000);
+    assert_eq!((closed(&rig), drained(&rig)), (2, 0));
+    rig.join(0, "/again//");
+    // All connections are meant, those that have not authenticated among them.
+    let second = rig.connect(0, Transport::Tcp);
+    rig.send(ShardId(0), move_off(None, 0));
+    assert_eq!(rig.reason(second), CloseReason::Draining);
+    assert!(rig.is_closed(handshake));
+    // The end of the process prevails.
+    rig.send(ShardId(0), drain(60_000, 0));
+    rig.send(ShardId(0), move_off(Some(0), 0));
+    assert!(rig.shards[0].is_draining());
+}

@@ -46,7 +46,10 @@ fn a_client_may_leave_a_room_with_the_input_behind_its_join() {
     rig.held.clear();
     rig.run();
     for conn in conns {
-        assert_eq!(rig.take(conn), [frame(13, 1, b""), frame(13, 2, b"")].concat());
+        assert_eq!(
+            rig.take(conn),
+            [frame(13, 1, room.as_bytes()), frame(13, 2, b"other")].concat()
+        );
     }
     assert_eq!(rig.push_room(&room, 5, b"").matched, 0);
     assert_eq!(rig.push_room("other", 5, b"").queued, 2);

@@ -3,7 +3,7 @@
 use comet_core::{CloseReason, ConnId, Limits, Transport};
 use comet_proto::op;
 
-use crate::rig::{Rig, UPGRADE, frame, masked, plain};
+use crate::rig::{Rig, UPGRADE, frame, masked, plain, room_at};
 
 /// Sends `requests` as they are on TCP, in one piece and byte by byte, and as masked messages on
 /// WebSocket; what comes back is `replies` each time.
@@ -44,18 +44,43 @@ fn each_operation_has_its_reply() {
     check("7/k//", &[frame(2, 5, b"")], &[frame(3, 5, &[0, 0, 0, 0])]);
     check("7/k/r/", &[frame(2, 5, b"ignored")], &[frame(3, 5, &[0, 0, 0, 1])]);
     check("7/k//", &[frame(4, -6, b"to logic")], &[frame(4, -6, b"")]);
-    check("7/k//", &[frame(12, 7, b"r")], &[frame(13, 7, b"")]);
-    check("7/k/r/", &[frame(12, 7, b"r")], &[frame(13, 7, b"")]);
+    check("7/k//", &[frame(12, 7, b"r")], &[frame(13, 7, b"r")]);
+    check("7/k/r/", &[frame(12, 7, b"r")], &[frame(13, 7, b"r")]);
     check("7/k/r/", &[frame(12, 7, b"")], &[frame(13, 7, b"")]);
-    check("7/k//", &[frame(14, 8, b"1000,1001")], &[frame(15, 8, b"")]);
+    check("7/k//", &[frame(14, 8, b"1000,1001")], &[frame(15, 8, b"1000,1001")]);
     check("7/k//", &[frame(14, 8, b"")], &[frame(15, 8, b"")]);
-    check("7/k//5", &[frame(16, 9, b"5, 1000")], &[frame(17, 9, b"")]);
+    check("7/k//5", &[frame(16, 9, b"5, 1000")], &[frame(17, 9, b"5, 1000")]);
     // Operations of goim that mean nothing from a client, and numbers without a meaning.
     for operation in [0, 1, 3, 5, 10, 11, 18, 4711, i32::MIN, i32::MAX] {
         check("7/k//", &[frame(operation, 1, b"x")], &[frame(operation, 1, b"")]);
     }
     // A second token is a message like any other.
     check("7/k//", &[frame(7, 2, b"8/k2//")], &[frame(7, 2, b"")]);
+}
+
+/// As in goim, where a reply is the request with another operation and body.
+#[test]
+fn a_reply_has_the_version_of_its_request() {
+    let versioned = |mut frame: Vec<u8>, version: u16| {
+        frame[6..8].copy_from_slice(&version.to_be_bytes());
+        frame
+    };
+    for version in [0, 7, u16::MAX] {
+        let mut rig = Rig::new(2, Limits::default());
+        let room = room_at(1);
+        let conn = rig.connect(0, Transport::Tcp);
+        let token = format!("7/k/{room}/");
+        for (asked, answer) in [
+            (frame(7, 1, token.as_bytes()), frame(8, 1, b"")),
+            (frame(2, 2, b""), frame(3, 2, &[0, 0, 0, 1])),
+            (frame(12, 3, b"other"), frame(13, 3, b"other")),
+            (frame(12, 4, room.as_bytes()), frame(13, 4, room.as_bytes())),
+            (frame(14, 5, b"5"), frame(15, 5, b"5")),
+            (frame(4, 6, b"x"), frame(4, 6, b"")),
+        ] {
+            assert_eq!(rig.ask(conn, &versioned(asked, version)), versioned(answer, version));
+        }
+    }
 }
 
 #[test]
@@ -68,7 +93,7 @@ fn requests_in_a_row_are_answered_in_order() {
         frame(4, 5, b"x"),
     ];
     let replies = [
-        frame(13, 1, b""),
+        frame(13, 1, b"r"),
         frame(3, 2, &[0, 0, 0, 1]),
         frame(13, 3, b""),
         frame(3, 4, &[0, 0, 0, 0]),

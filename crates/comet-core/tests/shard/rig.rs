@@ -361,6 +361,13 @@ pub(crate) fn frame(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A frame of protocol 2.
+pub(crate) fn frame_2(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = frame(operation, sequence, body);
+    bytes[7] = 2;
+    bytes
+}
+
 /// A WebSocket frame of a client, with the example mask of RFC 6455 5.7. The payload is short.
 pub(crate) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x37, 0xfa, 0x21, 0x3d];

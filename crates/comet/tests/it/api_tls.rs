@@ -13,8 +13,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::authority::Authority;
+use crate::logic_rig::Logic;
 use crate::process::{Running, comet, line_with, run, with_sets};
-use crate::support::{PATIENCE, Permit, Server, ip, queued, two_cores, until};
+use crate::support::{Metrics, PATIENCE, Permit, Server, config, ip, queued, two_cores, until};
 
 const TLS: [&str; 3] = [
     r#"push.grpc=["127.0.0.1:0", "tls:127.0.0.1:0"]"#,
@@ -173,9 +174,49 @@ fn a_renewed_certificate_is_shown_after_sighup() {
     no_match(push(&old));
     std::fs::copy(key, old_key).unwrap();
     process.signal(Signal::HUP);
-    line_with(&log, "no key has changed");
+    line_with(
+        &log,
+        "api_tls.certificate: new certificate of 127.0.0.1, comet.internal, valid until",
+    );
     no_match(push(&new));
     assert_eq!(push(&old).0, 1);
+}
+
+#[test]
+fn a_connection_ends_when_the_authorities_of_callers_change() {
+    let [servers, callers] = [(); 2].map(|()| Authority::new());
+    let without = [&TLS.map(str::to_owned)[..], &servers.sets("comet.internal")].concat();
+    let with = [&without[..], &[callers.trusted("client_ca")]].concat();
+    let [without, with] = [&without, &with].map(|sets| sets.iter().map(String::as_str).collect());
+    let with: Vec<&str> = with;
+    let mut server = Server::start(&without);
+    let stat = ip(&server.app().stat_addrs()[1]);
+    let mut former = connect(stat, &servers, None);
+    former.write_all(b"GET /healthz HTTP/1.1\r\nHost: comet.internal\r\n\r\n").unwrap();
+    assert!(former.read(&mut [0; 1024]).unwrap() > 0);
+    // The same authorities again change nothing.
+    server.reload(&config(&without)).unwrap();
+    former.write_all(b"GET /healthz HTTP/1.1\r\nHost: comet.internal\r\n\r\n").unwrap();
+    assert!(former.read(&mut [0; 1024]).unwrap() > 0);
+    server.reload(&config(&with)).unwrap();
+    let mut rest = Vec::new();
+    former.read_to_end(&mut rest).unwrap();
+    assert_eq!(String::from_utf8_lossy(&rest), "");
+    assert_eq!(metrics(stat, &servers, Some(&callers.sign("caller"))).unwrap(), 200);
+}
+
+#[test]
+fn an_expired_certificate_is_warned_of() {
+    let authority = Authority::new();
+    let [certificate, key] = authority.sets("comet.internal");
+    let [file, _] = authority.sign_until("comet.internal", (2020, 1, 1));
+    let ends = |page: &Metrics| page.by_label("comet_tls_certificate_expiry_timestamp_seconds");
+    let expected = [(file.to_str().unwrap().to_owned(), 1_577_836_800)];
+    assert_eq!(ends(&start(&[certificate.clone(), key.clone()]).metrics()), expected);
+    assert_eq!(ends(&Logic::start(&[&certificate, &key]).metrics()), expected);
+    let arguments = [&["logic"][..], &with_sets(&[&certificate, &key])].concat();
+    let (_process, log) = Running::start(comet(&arguments));
+    line_with(&log, "has expired at 2020-01-01T00:00:00Z: peers refuse it");
 }
 
 #[test]

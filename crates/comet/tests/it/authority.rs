@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, IsCa, KeyPair,
+    date_time_ymd,
 };
 
 use crate::unix_sockets::Folder;
@@ -33,8 +34,14 @@ impl Authority {
 
     /// Certificate and key of `name`, for 127.0.0.1, made anew.
     pub(crate) fn sign(&self, name: &str) -> [PathBuf; 2] {
+        self.sign_until(name, (4096, 1, 1))
+    }
+
+    /// The same, valid until that day (year, month, day).
+    pub(crate) fn sign_until(&self, name: &str, end: (i32, u8, u8)) -> [PathBuf; 2] {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(["127.0.0.1".to_owned(), name.to_owned()]).unwrap();
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned(), name.to_owned()]).unwrap();
+        params.not_after = date_time_ymd(end.0, end.1, end.2);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let files = ["pem", "key"].map(|kind| self.folder.file(&format!("{name}.{kind}")));
         fs::write(&files[0], certificate.pem()).unwrap();

@@ -3,7 +3,10 @@
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
+use comet_client::Transport;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -12,7 +15,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::process::{Server, line_with};
+use crate::process::{Running, Server, comet, line_with};
 use crate::support::{PATIENCE, get, until};
 
 /// The place of a service manager.
@@ -36,9 +39,14 @@ impl Manager {
         str::from_utf8(&bytes[..length]).unwrap().to_owned()
     }
 
+    /// The next notice that is no status.
+    fn told_of_life(&self) -> String {
+        std::iter::repeat_with(|| self.told()).find(|told| !told.starts_with("STATUS=")).unwrap()
+    }
+
     /// Waits for a notice.
     fn until(&self, begin: &str) {
-        while !self.told().starts_with(begin) {}
+        until(begin, || self.told().starts_with(begin));
     }
 }
 
@@ -118,15 +126,97 @@ fn a_core_that_hangs_is_named_and_the_service_manager_not_told_that_all_is_well(
     manager.until("WATCHDOG=1");
 }
 
+/// Long before health says so: it is the manager's time that counts.
+#[test]
+fn a_core_that_hangs_starves_a_watchdog_of_a_few_seconds() {
+    let manager = Manager::new("starve.notify");
+    let path = manager.path.to_str().unwrap();
+    let environment = [("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "6000000")];
+    let server = Server::start_in(&environment, &[], &[]);
+    manager.until("WATCHDOG=1");
+    let stopped = Stopped::threads(&server, "comet-core-1-");
+    // Fed once a second otherwise, and a status only when clients come.
+    manager.socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    while manager.socket.recv(&mut [0; 256]).is_ok() {}
+    assert_eq!(get(server.stat, "/healthz").0, 200, "10 s have not passed");
+    manager.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    drop(stopped);
+    manager.until("WATCHDOG=1");
+}
+
 #[test]
 fn the_service_manager_is_told_of_reload_and_end() {
     let manager = Manager::new("phases.notify");
-    let server = Server::start_in(&[("NOTIFY_SOCKET", manager.path.to_str().unwrap())], &[], &[]);
-    assert_eq!(manager.told(), "READY=1");
+    let environment = [("NOTIFY_SOCKET", manager.path.to_str().unwrap())];
+    let server = Server::start_in(&environment, &[], &["server.drain_timeout=\"70s\""]);
+    assert_eq!(manager.told_of_life(), "READY=1");
     server.signal(Signal::HUP);
-    assert!(manager.told().starts_with("RELOADING=1\nMONOTONIC_USEC="));
-    assert_eq!(manager.told(), "READY=1");
+    let reloading = manager.told_of_life();
+    let since_boot = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect("a reload");
+    assert!(since_boot.parse::<u64>().unwrap() > 0, "{reloading}");
+    assert_eq!(manager.told_of_life(), "READY=1");
     server.signal(Signal::TERM);
-    assert_eq!(manager.told(), "STOPPING=1");
+    // The drain, and what may come after it: longer than TimeoutStopSec= of the unit.
+    assert_eq!(manager.told_of_life(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=80000000");
     assert_eq!(server.end().0, Some(0));
+}
+
+#[test]
+fn the_service_manager_is_shown_the_clients_and_the_progress_of_a_drain() {
+    let manager = Manager::new("status.notify");
+    let environment = [("NOTIFY_SOCKET", manager.path.to_str().unwrap())];
+    let server = Server::start_in(&environment, &[], &["protocol.linger=\"1h\""]);
+    let peer = server.live(Transport::Tcp, "1");
+    manager.until("STATUS=1 connections, 1 of them authenticated");
+    server.signal(Signal::TERM);
+    // The client does not leave.
+    manager.until("STATUS=draining: 1 connections left, cut off in ");
+    drop(peer);
+    assert_eq!(server.end().0, Some(0));
+}
+
+/// `comet logic` has one thread, which tells.
+#[test]
+fn the_service_manager_is_told_of_the_life_of_logic() {
+    let manager = Manager::new("logic.notify");
+    let sets = ["logic_server.grpc", "logic_server.http", "logic_server.stat"];
+    let sets = sets.map(|key| format!("{key}=[\"127.0.0.1:0\"]"));
+    // Nobody listens there.
+    let comets = "logic_server.comets=[\"a=127.0.0.1:1\"]";
+    let sets = sets.iter().map(String::as_str).chain([comets]).flat_map(|set| ["--set", set]);
+    let mut command = comet(&[&["logic"], &sets.collect::<Vec<_>>()[..]].concat());
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "2000000");
+    let (logic, _log) = Running::start(command);
+    // From two threads, so in any order.
+    let mut awaited = vec!["READY=1", "STATUS=0 of 1 comets take clients", "WATCHDOG=1"];
+    until("READY, STATUS and WATCHDOG", || {
+        let told = manager.told();
+        awaited.retain(|notice| told != *notice);
+        awaited.is_empty()
+    });
+    logic.signal(Signal::HUP);
+    manager.until("RELOADING=1\nMONOTONIC_USEC=");
+    manager.until("READY=1");
+    logic.signal(Signal::TERM);
+    manager.until("STOPPING=1\nEXTEND_TIMEOUT_USEC=10000000");
+    assert_eq!(logic.end(), Some(0));
+}
+
+/// 1.6 is "OK" with room to spare; a line that is taken out of a unit raises it.
+#[test]
+fn the_units_expose_little() {
+    for unit in ["comet.service", "comet-logic.service"] {
+        let path = format!("{}/packaging/{unit}", env!("CARGO_MANIFEST_DIR"));
+        let analyze = |arguments: &[&str]| {
+            Command::new("systemd-analyze").args(arguments).arg(&path).output()
+        };
+        let Ok(security) = analyze(&["security", "--offline=true", "--threshold=16"]) else {
+            eprintln!("SKIPPED: there is no systemd-analyze, so no unit is judged");
+            return;
+        };
+        let text = String::from_utf8_lossy(&security.stdout);
+        let overall = text.lines().find(|line| line.contains("Overall exposure level"));
+        assert!(security.status.success(), "{unit}: {overall:?}");
+        overall.unwrap_or_else(|| panic!("{unit}: {text}"));
+    }
 }

@@ -13,12 +13,12 @@ fn replies_carry_the_sequence_of_their_request() {
         (op::HEARTBEAT, b"", op::HEARTBEAT_REPLY, &nobody),
         (op::HEARTBEAT, b"a body nobody asked for", op::HEARTBEAT_REPLY, &nobody),
         (op::SEND, b"to logic", op::SEND, b""),
-        (op::SUBSCRIBE, b"1000,1001", op::SUBSCRIBE_REPLY, b""),
-        (op::UNSUBSCRIBE, b"1000, 1001", op::UNSUBSCRIBE_REPLY, b""),
+        (op::SUBSCRIBE, b"1000,1001", op::SUBSCRIBE_REPLY, b"1000,1001"),
+        (op::UNSUBSCRIBE, b"1000, 1001", op::UNSUBSCRIBE_REPLY, b"1000, 1001"),
         (op::SUBSCRIBE, b"", op::SUBSCRIBE_REPLY, b""),
         (op::CHANGE_ROOM, b"", op::CHANGE_ROOM_REPLY, b""),
-        (op::CHANGE_ROOM, b"live://1000", op::CHANGE_ROOM_REPLY, b""),
-        (op::CHANGE_ROOM, b"live://1000", op::CHANGE_ROOM_REPLY, b""),
+        (op::CHANGE_ROOM, b"live://1000", op::CHANGE_ROOM_REPLY, b"live://1000"),
+        (op::CHANGE_ROOM, b"live://1000", op::CHANGE_ROOM_REPLY, b"live://1000"),
         (op::HEARTBEAT, b"", op::HEARTBEAT_REPLY, &[0, 0, 0, 1]),
         (op::CHANGE_ROOM, b"", op::CHANGE_ROOM_REPLY, b""),
         (op::HEARTBEAT, b"", op::HEARTBEAT_REPLY, &nobody),
@@ -181,7 +181,7 @@ fn everything_in_one_segment_is_answered_in_order() {
             assert_eq!(peer.recv(), message(op::AUTH_REPLY, 1, b""));
             let in_room_1 = peer.recv();
             assert_eq!((in_room_1.operation, in_room_1.sequence), (op::HEARTBEAT_REPLY, 2));
-            assert_eq!(peer.recv(), message(op::CHANGE_ROOM_REPLY, 3, b""));
+            assert_eq!(peer.recv(), message(op::CHANGE_ROOM_REPLY, 3, room.as_bytes()));
             assert_eq!(peer.recv(), message(op::HEARTBEAT_REPLY, 4, &[0, 0, 0, 1]));
             assert_eq!(peer.recv(), message(op::SEND, 5, b""));
             assert_eq!(peer.recv(), message(op::CHANGE_ROOM_REPLY, 6, b""));
@@ -204,14 +204,14 @@ fn input_that_comes_byte_by_byte_is_understood() {
             dribble(&mut peer, UPGRADE.as_bytes());
             peer.expect_upgraded();
         }
-        for (request, body, reply) in [
-            (op::AUTH, &b"42"[..], op::AUTH_REPLY),
-            (op::CHANGE_ROOM, b"a", op::CHANGE_ROOM_REPLY),
-            (op::SEND, &[7; 200], op::SEND),
+        for (request, body, reply, echo) in [
+            (op::AUTH, &b"42"[..], op::AUTH_REPLY, &b""[..]),
+            (op::CHANGE_ROOM, b"a", op::CHANGE_ROOM_REPLY, b"a"),
+            (op::SEND, &[7; 200], op::SEND, b""),
         ] {
             let bytes = peer.wrap(&frame(request, 9, body));
             dribble(&mut peer, &bytes);
-            assert_eq!(peer.recv(), message(reply, 9, b""));
+            assert_eq!(peer.recv(), message(reply, 9, echo));
         }
         assert_eq!(server.push(To::Room("a"), 5, b"hi"), queued(1));
         assert_eq!(peer.recv(), message(5, 0, b"hi"));

@@ -1,0 +1,199 @@
+//! Lists of connections: a request of the wire becomes a query to the shards, and their pages one reply.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use comet_core::limits::LISTED_MAX;
+use comet_core::{
+    Accepts, ConnFilter, ConnOrder, ConnPage, ConnQuery, ListedConn, Message, Transport,
+};
+use comet_hub::CallResult;
+use comet_serve::Query;
+use comet_wire::comet::v1::{Connection, ConnectionsReply, ConnectionsReq};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tonic::Status;
+
+use crate::hub::HubDriver;
+use crate::status::status;
+
+/// How long a caller waits for a list: a core with a million connections looks at them in slices.
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Lists under way. Fewer than a shard takes, so that lists whose callers have left are made beside them.
+const LISTS_MAX: usize = 4;
+
+/// Connections in an answer that was not asked for more or less.
+const LIMIT: u32 = 100;
+
+const TRANSPORTS: [&str; 2] = ["tcp", "websocket"];
+const ORDERS: [&str; 2] = ["waiting", "age"];
+
+/// Asks the shards for their connections.
+pub(crate) struct Inspector {
+    hub: Arc<HubDriver>,
+    lists: Arc<Semaphore>,
+}
+
+impl Inspector {
+    pub(crate) fn new(hub: Arc<HubDriver>) -> Self {
+        Self { hub, lists: Arc::new(Semaphore::new(LISTS_MAX)) }
+    }
+
+    /// Lists connections, and makes something of the list aside.
+    ///
+    /// # Errors
+    /// If the request cannot be read, too many lists are being made, or a shard does not answer in time.
+    pub(crate) async fn connections<T: Send + 'static>(
+        &self,
+        request: &ConnectionsReq,
+        make: impl FnOnce(ConnectionsReply) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let query = Arc::new(query(request)?);
+        let limit = query.limit;
+        let Ok(place) = Arc::clone(&self.lists).try_acquire_owned() else {
+            return Err(too_many());
+        };
+        let make = move |listed: CallResult| {
+            let pages = listed.connections.into_iter().map(|page| page.map(|page| *page));
+            let pages: Option<Vec<_>> = pages.collect();
+            let made = pages.map(|pages| make(reply(pages, limit))).ok_or_else(too_many);
+            drop(place);
+            made
+        };
+        let message = |call| Message::Connections { call, query: Arc::clone(&query) };
+        self.hub.lists(LIST_TIMEOUT, message, make).await.map_err(status)?
+    }
+}
+
+fn too_many() -> Status {
+    Status::resource_exhausted("too many lists of connections are being made; try again")
+}
+
+fn query(request: &ConnectionsReq) -> Result<ConnQuery, Status> {
+    let ConnectionsReq { key, mid, room, address, transport, tls, sort, limit, cursor } = request;
+    let wrong = |name: &str, what: String| Status::invalid_argument(format!("{name}: {what}"));
+    let choose = |name: &str, text: &str, among: [&str; 2]| match text {
+        "" => Ok(None),
+        text => among
+            .iter()
+            .position(|choice| *choice == text)
+            .map(Some)
+            .ok_or_else(|| wrong(name, format!("{text:?} is none of {}", among.join(", ")))),
+    };
+    let named = |text: &str| (!text.is_empty()).then(|| text.into());
+    let limit = if *limit == 0 { LIMIT } else { *limit } as usize;
+    if limit > LISTED_MAX {
+        return Err(wrong("limit", format!("{limit} is more than {LISTED_MAX}")));
+    }
+    let network = named(address).map(|text: Box<str>| text.parse()).transpose();
+    let after = named(cursor).map(|text: Box<str>| text.parse()).transpose();
+    let transports = [Transport::Tcp, Transport::WebSocket];
+    let orders = [ConnOrder::Waiting, ConnOrder::Age];
+    Ok(ConnQuery {
+        filter: ConnFilter {
+            key: named(key),
+            user: *mid,
+            room: named(room),
+            network: network.map_err(|what| wrong("address", what))?,
+            transport: choose("transport", transport, TRANSPORTS)?.map(|at| transports[at]),
+            is_tls: *tls,
+        },
+        order: choose("sort", sort, ORDERS)?.map_or(ConnOrder::Waiting, |at| orders[at]),
+        limit,
+        after: after.map_err(|what| wrong("cursor", what))?,
+    })
+}
+
+/// One page of the pages of all shards.
+fn reply(pages: Vec<ConnPage>, limit: usize) -> ConnectionsReply {
+    let matched = pages.iter().map(|page| page.matched).sum();
+    let is_cut = pages.iter().any(|page| page.listed.len() >= limit);
+    let mut listed: Vec<ListedConn> = pages.into_iter().flat_map(|page| page.listed).collect();
+    listed.sort_unstable();
+    let has_more = is_cut || listed.len() > limit;
+    listed.truncate(limit);
+    let next = listed.last().filter(|_| has_more).map(|last| last.place.to_string());
+    ConnectionsReply {
+        connections: listed.into_iter().map(connection).collect(),
+        matched,
+        next: next.unwrap_or_default(),
+    }
+}
+
+/// `listed` in the terms of the wire.
+pub(crate) fn connection(listed: ListedConn) -> Connection {
+    let conn = listed.place.conn;
+    let (accepts, operations) = match listed.accepts {
+        Accepts::All => ("all", Vec::new()),
+        Accepts::Only(operations) => ("only", operations.into_vec()),
+        Accepts::AllBut(operations) => ("all_but", operations.into_vec()),
+    };
+    Connection {
+        id: format!("{}/{}.{}", conn.shard.0, conn.slot, conn.generation),
+        core: conn.shard.0.into(),
+        key: listed.key.into(),
+        mid: listed.user,
+        room: listed.room.as_deref().unwrap_or_default().to_owned(),
+        address: listed.address.map(|address| address.to_string()).unwrap_or_default(),
+        transport: TRANSPORTS[listed.transport as usize].to_owned(),
+        tls: listed.is_tls,
+        age_seconds: listed.age_ms / 1_000,
+        waiting_bytes: listed.waiting_bytes,
+        waiting_frames: listed.waiting_frames,
+        accepts: accepts.to_owned(),
+        operations,
+        state: listed.state.to_owned(),
+    }
+}
+
+/// The request of a query string.
+pub(crate) fn request(query: &Query) -> Result<ConnectionsReq, Status> {
+    let text = |name| query.optional_text(name).map(str::to_owned);
+    let mid = match query.optional_text("mid")? {
+        "" => None,
+        _ => Some(query.number("mid", i64::MIN..=i64::MAX)?),
+    };
+    let tls = query.optional_choice("tls", &["true", "false"])?.map(|choice| choice == "true");
+    Ok(ConnectionsReq {
+        key: text("key")?,
+        mid,
+        room: text("room")?,
+        address: text("address")?,
+        transport: text("transport")?,
+        tls,
+        sort: text("sort")?,
+        limit: query.optional_number("limit", 1..=LISTED_MAX as i64)?,
+        cursor: text("cursor")?,
+    })
+}
+
+/// The reply as JSON. Texts that are empty on the wire are null.
+pub(crate) fn json(reply: &ConnectionsReply) -> Value {
+    let ConnectionsReply { connections, matched, next } = reply;
+    let connections: Vec<Value> = connections.iter().map(connection_json).collect();
+    json!({ "matched": matched, "next": text(next), "connections": connections })
+}
+
+pub(crate) fn connection_json(connection: &Connection) -> Value {
+    json!({
+        "id": connection.id,
+        "core": connection.core,
+        "key": text(&connection.key),
+        "mid": connection.mid,
+        "room": text(&connection.room),
+        "address": text(&connection.address),
+        "transport": connection.transport,
+        "tls": connection.tls,
+        "age_seconds": connection.age_seconds,
+        "waiting_bytes": connection.waiting_bytes,
+        "waiting_frames": connection.waiting_frames,
+        "accepts": connection.accepts,
+        "operations": connection.operations,
+        "state": connection.state,
+    })
+}
+
+fn text(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}

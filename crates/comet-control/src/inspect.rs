@@ -1,0 +1,37 @@
+//! The gRPC service that tells what the server holds.
+
+use std::sync::Arc;
+
+use comet_serve::{CallCounts, GrpcApi};
+use comet_wire::comet::v1::inspect_server::{Inspect, InspectServer};
+use comet_wire::comet::v1::{ConnectionsReply, ConnectionsReq};
+use tonic::{Request, Response, Status};
+
+use crate::connections::Inspector;
+
+/// Longest request, bytes: a key and a room as a URL may have them.
+const REQUEST_MAX: usize = 16 << 10;
+
+/// Adds the service to `api`.
+pub(crate) fn serve(api: GrpcApi, inspector: Arc<Inspector>, counts: Arc<CallCounts>) -> GrpcApi {
+    let service = InspectServer::new(InspectService { inspector, counts });
+    api.list("/comet.v1.Inspect/Connections")
+        .service(service.max_decoding_message_size(REQUEST_MAX))
+}
+
+struct InspectService {
+    inspector: Arc<Inspector>,
+    counts: Arc<CallCounts>,
+}
+
+#[tonic::async_trait]
+impl Inspect for InspectService {
+    async fn connections(
+        &self,
+        request: Request<ConnectionsReq>,
+    ) -> Result<Response<ConnectionsReply>, Status> {
+        let request = request.into_inner();
+        let answer = self.inspector.connections(&request, |reply| reply);
+        Ok(Response::new(self.counts.of("Connections", answer).await?))
+    }
+}

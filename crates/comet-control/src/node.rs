@@ -1,0 +1,324 @@
+//! What operators do to this server: the driver of [`comet_hub::Drain`], and clients that are moved off.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use comet_core::{Limits, Millis};
+use comet_hub::{Drain, DrainOrder, DrainStage, ShardOrder, portions};
+use comet_push::Operations;
+use comet_serve::{Phase, advance, undrain};
+use comet_wire::comet::v1::{DrainReq, MoveOffReq, NodeStatus};
+use serde_json::{Value, json};
+use tokio::select;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+use tonic::Status;
+
+use crate::drain::DrainPlan;
+use crate::hub::HubDriver;
+use crate::pushes::snapshots;
+use crate::status::status;
+
+/// How often the connections that a drain has left are counted.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Looks at a drain between two lines about it in the log.
+const LOOKS_A_LINE: u32 = 10;
+
+/// How long the shards may take to be counted for a drain. Then they are asked again.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(1);
+
+struct State {
+    drain: Drain,
+    /// What a drain does that a call says nothing about.
+    plan: DrainPlan,
+    /// Clients a second that the last [`Operations::move_off`] closes.
+    move_off_per_second: u32,
+    /// Told `false` when this server is to leave discovery, and `true` when it is to come back. Returns at once.
+    listing: Option<Box<dyn Fn(bool) + Send + Sync>>,
+}
+
+/// Carries out the orders of operators. Nothing awaits under its lock.
+pub(crate) struct NodeDriver {
+    hub: Arc<HubDriver>,
+    phase: watch::Sender<Phase>,
+    /// How long an answer may take.
+    timeout: Duration,
+    state: Mutex<State>,
+    news: Notify,
+}
+
+impl NodeDriver {
+    pub(crate) fn new(
+        hub: Arc<HubDriver>,
+        phase: watch::Sender<Phase>,
+        plan: DrainPlan,
+        timeout: Duration,
+    ) -> Self {
+        let (drain, listing) = (Drain::default(), None);
+        let state = State { drain, plan, move_off_per_second: 0, listing };
+        Self { hub, phase, timeout, state: Mutex::new(state), news: Notify::new() }
+    }
+
+    pub(crate) fn set_plan(&self, plan: DrainPlan) {
+        self.lock().plan = plan;
+    }
+
+    pub(crate) fn set_listing(&self, listing: Box<dyn Fn(bool) + Send + Sync>) {
+        let mut state = self.lock();
+        state.listing = Some(listing);
+        if state.drain.stage() != DrainStage::Serving {
+            state.list(false);
+        }
+    }
+
+    /// The process ends, by a drain of its own. Returns how long it is to accept clients yet.
+    pub(crate) fn end(&self, delay: Duration) -> Duration {
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let mut state = self.lock();
+        advance(&self.phase, Phase::Draining);
+        Duration::from_millis(state.drain.end(self.hub.now(), delay_ms))
+    }
+
+    /// The drain for `/stat`, null where there is none.
+    pub(crate) fn drain_stat(&self, connections: u64) -> Value {
+        let state = self.lock();
+        state.drain.order().map_or(Value::Null, |order| {
+            json!({
+                "phase": self.phase(&state.drain),
+                "connections_left": connections,
+                "per_second": order.per_second,
+                "keeps_clients": order.keeps_clients,
+            })
+        })
+    }
+
+    /// Carries drains on, for as long as it is polled.
+    pub(crate) async fn run(self: Arc<Self>) -> Infallible {
+        // A rate is an order that waits for the connections to be counted.
+        let mut uncounted = None;
+        let mut looks = 0_u32;
+        loop {
+            let (order, stage, due) = self.step();
+            match order {
+                Some(ShardOrder::Close(order)) => (uncounted, looks) = (Some(order), 0),
+                Some(ShardOrder::Keep) => uncounted = None,
+                None => {}
+            }
+            let next = match stage {
+                DrainStage::Closing => {
+                    if let Some(order) = uncounted
+                        && self.close(order).await
+                    {
+                        uncounted = None;
+                    }
+                    looks += 1;
+                    self.look(looks.is_multiple_of(LOOKS_A_LINE)).await;
+                    Some(Instant::now() + LOOK)
+                }
+                _ => due.map(|at| Instant::now() + self.until(at)),
+            };
+            select! {
+                () = self.news.notified() => {}
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+            }
+        }
+    }
+
+    /// What is due now, and when more is.
+    fn step(&self) -> (Option<ShardOrder>, DrainStage, Option<Millis>) {
+        let mut state = self.lock();
+        let order = state.drain.handle_timeout(self.hub.now());
+        match order {
+            Some(ShardOrder::Keep) => self.keep_clients(),
+            Some(ShardOrder::Close(_)) => {
+                log::info!("drain: new clients are refused, and those there are closed");
+                self.hub.configure(|limits| Limits { takes_clients: false, ..limits });
+            }
+            None => {}
+        }
+        (order, state.drain.stage(), state.drain.poll_timeout())
+    }
+
+    /// No client is refused or closed any more.
+    fn keep_clients(&self) {
+        self.hub.move_off((0..self.hub.shards()).map(|_| Some(0)), Duration::ZERO, 0);
+        self.hub.configure(|limits| Limits { takes_clients: true, ..limits });
+    }
+
+    /// Has all connections closed by `order`. `false`: the shards could not be counted.
+    async fn close(&self, order: DrainOrder) -> bool {
+        let connections = match order.per_second {
+            0 => 0,
+            _ => match snapshots(&self.hub, COUNT_TIMEOUT).await {
+                Ok(shards) => shards.iter().map(|(_, counters)| counters.connections).sum(),
+                Err(_) => return false,
+            },
+        };
+        let state = self.lock();
+        // It may have changed while the shards answered; then there is news.
+        if state.drain.stage() == DrainStage::Closing && state.drain.order() == Some(order) {
+            let over = time_for(connections, order.per_second).unwrap_or(state.plan.over);
+            let all = (0..self.hub.shards()).map(|_| None);
+            self.hub.move_off(all, over, order.retry_after_ms);
+        }
+        true
+    }
+
+    /// Looks whether connections are left.
+    async fn look(&self, is_logged: bool) {
+        let Ok(shards) = snapshots(&self.hub, COUNT_TIMEOUT).await else { return };
+        let connections = shards.iter().map(|(_, counters)| counters.connections).sum();
+        let mut state = self.lock();
+        if state.drain.handle_connections(connections) {
+            log::info!("drain: no client is left; the process goes on");
+        } else if is_logged && state.drain.stage() == DrainStage::Closing {
+            log::info!("drain: {connections} connections are left");
+        }
+    }
+
+    fn until(&self, at: Millis) -> Duration {
+        Duration::from_millis(at.0.saturating_sub(self.hub.now().0))
+    }
+
+    /// As `NodeStatus.phase`.
+    fn phase(&self, drain: &Drain) -> &'static str {
+        match drain.stage() {
+            DrainStage::Ending => "ending",
+            DrainStage::Serving if *self.phase.borrow() == Phase::Starting => "starting",
+            DrainStage::Serving => "serving",
+            DrainStage::Leaving => "leaving",
+            DrainStage::Closing => "draining",
+            DrainStage::Drained => "drained",
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics between lock and unlock")
+    }
+}
+
+impl State {
+    fn list(&self, is_listed: bool) {
+        if let Some(listing) = &self.listing {
+            listing(is_listed);
+        }
+    }
+}
+
+impl Operations for NodeDriver {
+    async fn status(&self) -> Result<NodeStatus, Status> {
+        let shards = snapshots(&self.hub, self.timeout).await.map_err(status)?;
+        let connections = shards.iter().map(|(_, counters)| counters.connections).sum();
+        let moving_off = shards.iter().map(|(_, counters)| counters.moving_off).sum();
+        let state = self.lock();
+        let order = state.drain.order();
+        let delay_left = state.drain.poll_timeout().map_or(Duration::ZERO, |at| self.until(at));
+        Ok(NodeStatus {
+            phase: self.phase(&state.drain).to_owned(),
+            connections,
+            moving_off,
+            per_second: match order {
+                Some(order) => order.per_second,
+                None if moving_off > 0 => state.move_off_per_second,
+                None => 0,
+            },
+            delay_left_ms: u64::try_from(delay_left.as_millis()).unwrap_or(u64::MAX),
+            keeps_clients: order.is_some_and(|order| order.keeps_clients),
+        })
+    }
+
+    async fn drain(&self, order: DrainReq) -> Result<NodeStatus, Status> {
+        {
+            let mut state = self.lock();
+            if *self.phase.borrow() == Phase::Starting {
+                return Err(Status::failed_precondition("the process is starting"));
+            }
+            let plan = state.plan;
+            let order = DrainOrder {
+                delay_ms: order.delay_ms.map_or_else(|| millis(plan.delay).into(), u64::from),
+                per_second: order.per_second,
+                retry_after_ms: order.retry_after_ms.unwrap_or_else(|| millis(plan.retry_after)),
+                keeps_clients: order.keep_clients,
+            };
+            let was_serving = state.drain.order().is_none();
+            if !state.drain.begin(self.hub.now(), order) {
+                return Err(Status::failed_precondition("a signal ends the process"));
+            }
+            if was_serving {
+                state.list(false);
+                advance(&self.phase, Phase::Draining);
+            }
+            let DrainOrder { delay_ms, per_second, keeps_clients, .. } = order;
+            log::info!(
+                "drain by a call: delay {delay_ms} ms, {per_second} clients a second (0: over {:?}), clients are {}",
+                plan.over,
+                if keeps_clients { "kept" } else { "closed" }
+            );
+        }
+        self.news.notify_one();
+        self.status().await
+    }
+
+    async fn undrain(&self) -> Result<NodeStatus, Status> {
+        {
+            let mut state = self.lock();
+            if state.drain.undrain() {
+                self.keep_clients();
+                undrain(&self.phase);
+                state.list(true);
+                log::info!("the drain is taken back: clients are accepted");
+            } else if state.drain.stage() == DrainStage::Ending {
+                return Err(Status::failed_precondition("a signal ends the process"));
+            }
+        }
+        self.news.notify_one();
+        self.status().await
+    }
+
+    async fn move_off(&self, order: MoveOffReq) -> Result<NodeStatus, Status> {
+        let MoveOffReq { count, per_second, retry_after_ms } = order;
+        if count == 0 || per_second == 0 {
+            let sentence = "count and per_second have to be at least 1";
+            return Err(Status::invalid_argument(sentence));
+        }
+        let shards = snapshots(&self.hub, self.timeout).await.map_err(status)?;
+        let live: Vec<u64> = shards.iter().map(|(_, counters)| counters.live).collect();
+        let portions = portions(count, &live);
+        let count = portions.iter().sum();
+        let over = time_for(count, per_second).unwrap_or_default();
+        {
+            let mut state = self.lock();
+            if state.drain.stage() != DrainStage::Serving {
+                return Err(Status::failed_precondition("the server drains: that closes them all"));
+            }
+            state.move_off_per_second = per_second;
+            let retry_after_ms = retry_after_ms.unwrap_or_else(|| millis(state.plan.retry_after));
+            self.hub.move_off(portions.into_iter().map(Some), over, retry_after_ms);
+            log::info!("{count} clients are moved off by a call, {per_second} a second");
+        }
+        self.status().await
+    }
+
+    async fn cancel_move_off(&self) -> Result<NodeStatus, Status> {
+        {
+            let state = self.lock();
+            if state.drain.stage() != DrainStage::Serving {
+                return Err(Status::failed_precondition("the server drains: undrain it"));
+            }
+            self.hub.move_off((0..self.hub.shards()).map(|_| Some(0)), Duration::ZERO, 0);
+        }
+        self.status().await
+    }
+}
+
+/// How long it takes to close `connections`; `None`: there is no rate.
+fn time_for(connections: u64, per_second: u32) -> Option<Duration> {
+    let millis = connections.saturating_mul(1_000).checked_div(per_second.into())?;
+    Some(Duration::from_millis(millis))
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}

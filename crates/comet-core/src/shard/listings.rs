@@ -1,0 +1,149 @@
+//! Lists of connections: a walk over the slab in slices, which keeps the first ones of the asked order.
+
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+
+use crate::budget::{self, Budget};
+use crate::ids::{CallId, Slot};
+use crate::limits::{LISTED_MAX, LISTINGS_MAX};
+use crate::listing::{ConnOrder, ConnPage, ConnPlace, ConnQuery, ListedConn, SocketInfo};
+use crate::message::Report;
+use crate::outbox::Load;
+
+use super::Shard;
+
+/// A list that is being made.
+pub(super) struct Listing {
+    call: CallId,
+    query: Arc<ConnQuery>,
+    next: Slot,
+    /// One past the last slot that is looked at. Connections behind it are younger than the query.
+    end: Slot,
+    matched: u64,
+    /// The best places so far; the last of them is on top.
+    kept: BinaryHeap<ListedConn>,
+}
+
+/// The lists that are being made, one after the other.
+pub(super) type Listings = VecDeque<Listing>;
+
+impl Listing {
+    fn page(self) -> ConnPage {
+        ConnPage { matched: self.matched, listed: self.kept.into_sorted_vec() }
+    }
+
+    /// Whether a connection at `place` belongs into the page, as far as it is known.
+    fn wants(&self, place: ConnPlace) -> bool {
+        let is_behind = self.query.after.is_none_or(|after| place > after);
+        let has_space = self.kept.len() < self.query.limit.min(LISTED_MAX);
+        is_behind && (has_space || self.kept.peek().is_some_and(|last| place < last.place))
+    }
+
+    fn keep(&mut self, conn: ListedConn) {
+        if self.kept.len() >= self.query.limit.min(LISTED_MAX) {
+            self.kept.pop();
+        }
+        self.kept.push(conn);
+    }
+}
+
+impl Shard {
+    /// Begins a list behind those that are being made, or refuses it if they are too many.
+    pub(super) fn begin_listing(&mut self, call: CallId, query: Arc<ConnQuery>) {
+        if self.listings.len() >= LISTINGS_MAX {
+            return self.reports.push(Report::Connections { call, page: None });
+        }
+        let (next, end, kept) = (Slot(0), self.conns.end(), BinaryHeap::new());
+        self.listings.push_back(Listing { call, query, next, end, matched: 0, kept });
+    }
+
+    /// Whether [`Shard::handle_listings`] has something to do, in a turn that follows at once.
+    #[must_use]
+    pub fn has_listings(&self) -> bool {
+        !self.listings.is_empty()
+    }
+
+    /// Goes on with lists of connections, until the budget is spent. A connection that is there all the time is
+    /// looked at once.
+    pub fn handle_listings(&mut self, budget: &mut Budget, sockets: &mut impl SocketInfo) {
+        while budget.is_left()
+            && let Some(mut listing) = self.listings.pop_front()
+        {
+            let room = listing.query.filter.room.as_deref().map(|name| self.rooms.find(name));
+            if room == Some(None) {
+                // Nobody here is in the room at this moment, so nobody is all the time.
+                listing.next = listing.end;
+            }
+            while listing.next < listing.end && budget.is_left() {
+                let slot = listing.next;
+                listing.next = slot.next();
+                budget.spend(budget::LOOK);
+                if self.conns.is_taken(slot)
+                    && room.is_none_or(|room| self.conns[slot].room.room() == room)
+                {
+                    self.look_at(slot, &mut listing, sockets, budget);
+                }
+            }
+            if listing.next < listing.end {
+                return self.listings.push_front(listing);
+            }
+            let call = listing.call;
+            self.reports.push(Report::Connections { call, page: Some(Box::new(listing.page())) });
+        }
+    }
+
+    /// Lists the connection in `slot` if the filter lets it pass. Its room is right.
+    fn look_at(
+        &self,
+        slot: Slot,
+        listing: &mut Listing,
+        sockets: &mut impl SocketInfo,
+        budget: &mut Budget,
+    ) {
+        let (conn, id) = (&self.conns[slot], self.conns.id(slot));
+        let filter = &listing.query.filter;
+        if filter.user.is_some_and(|user| user != conn.user)
+            || filter.key.as_ref().is_some_and(|key| *key != conn.key)
+            || filter.transport.is_some_and(|transport| transport != conn.transport)
+            || filter.is_tls.is_some_and(|is_tls| is_tls != sockets.is_tls(id))
+        {
+            return;
+        }
+        if let Some(network) = filter.network {
+            budget.spend(budget::ADDRESS);
+            if !sockets.address(id).is_some_and(|address| network.contains(address.ip())) {
+                return;
+            }
+        }
+        listing.matched += 1;
+        let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
+        let rank = match listing.query.order {
+            ConnOrder::Waiting => u32::MAX - load.bytes,
+            ConnOrder::Age => conn.accepted.0,
+        };
+        let place = ConnPlace { rank, conn: id };
+        if listing.wants(place) {
+            budget.spend(budget::ADDRESS + budget::ENTRY);
+            listing.keep(self.listed(place, load, sockets));
+        }
+    }
+
+    /// What is told of a connection of this shard.
+    fn listed(&self, place: ConnPlace, load: Load, sockets: &mut impl SocketInfo) -> ListedConn {
+        let conn = &self.conns[place.conn.slot];
+        ListedConn {
+            place,
+            key: conn.key.clone(),
+            user: conn.user,
+            room: conn.room.room().map(|id| Arc::clone(&self.rooms[id].name)),
+            address: sockets.address(place.conn),
+            transport: conn.transport,
+            is_tls: sockets.is_tls(place.conn),
+            age_ms: self.context.now.0.saturating_sub(conn.accepted.begin().0),
+            waiting_bytes: load.bytes,
+            waiting_frames: load.pushes + load.replies,
+            accepts: conn.accepts.clone(),
+            state: conn.state.label(),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Lists of connections: the right ones, in order, each once, in slices.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use comet_core::limits::{LISTED_MAX, LISTINGS_MAX, SLICE_UNITS};
+use comet_core::{
+    Budget, CallId, ConnFilter, ConnId, ConnOrder, ConnPage, ConnQuery, Limits, ListedConn,
+    Message, Report, Shard, ShardId, SocketInfo, Transport,
+};
+
+use crate::rig::Rig;
+
+/// Each slot has an address of its own; odd ones are in TLS.
+struct Fake;
+
+impl SocketInfo for Fake {
+    fn address(&mut self, conn: ConnId) -> Option<SocketAddr> {
+        let slot = conn.slot.0;
+        Some(SocketAddr::from(([10, 0, (slot >> 8) as u8, slot as u8], 1_000)))
+    }
+
+    fn is_tls(&mut self, conn: ConnId) -> bool {
+        conn.slot.0 % 2 == 1
+    }
+}
+
+const CALL: CallId = CallId(1_000);
+
+fn begin(shard: &mut Shard, query: &ConnQuery) {
+    shard.handle_message(Message::Connections { call: CALL, query: Arc::new(query.clone()) });
+}
+
+fn answer(shard: &mut Shard) -> Option<ConnPage> {
+    while shard.has_listings() {
+        shard.handle_listings(&mut Budget::new(100), &mut Fake);
+    }
+    match shard.poll_report() {
+        Some(Report::Connections { call: CALL, page }) => page.map(|page| *page),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn page(shard: &mut Shard, query: &ConnQuery) -> ConnPage {
+    begin(shard, query);
+    answer(shard).expect("not refused")
+}
+
+fn keys(page: &ConnPage) -> Vec<&str> {
+    page.listed.iter().map(|conn| &*conn.key).collect()
+}
+
+#[test]
+fn a_filter_leaves_its_connections() {
+    let mut rig = Rig::new(1, Limits::default());
+    for token in ["1/a/r/", "1/b/s/5", "2/c/r/", "2/d//"] {
+        rig.join(0, token);
+    }
+    rig.connect(0, Transport::WebSocket);
+    rig.pass(1_234);
+    let shard = &mut rig.shards[0];
+    let mut check = |filter: ConnFilter, expected: &[&str]| {
+        let query = ConnQuery { filter, order: ConnOrder::Age, limit: 10, after: None };
+        let page = page(shard, &query);
+        assert_eq!((keys(&page), page.matched), (expected.to_vec(), expected.len() as u64));
+        page
+    };
+    let all = check(ConnFilter::default(), &["a", "b", "c", "d", ""]);
+    let ListedConn { room, accepts, age_ms, state, is_tls, .. } = &all.listed[1];
+    assert_eq!((room.as_deref(), accepts.listed(), *state, *is_tls), (Some("s"), 1, "live", true));
+    assert_eq!((*age_ms, all.listed[4].state), (1_234, "upgrading"));
+    check(ConnFilter { user: Some(1), ..ConnFilter::default() }, &["a", "b"]);
+    check(ConnFilter { key: Some("c".into()), ..ConnFilter::default() }, &["c"]);
+    check(ConnFilter { room: Some("r".into()), ..ConnFilter::default() }, &["a", "c"]);
+    check(ConnFilter { room: Some("none".into()), ..ConnFilter::default() }, &[]);
+    check(ConnFilter { is_tls: Some(false), ..ConnFilter::default() }, &["a", "c", ""]);
+    let transport = Some(Transport::WebSocket);
+    check(ConnFilter { transport, ..ConnFilter::default() }, &[""]);
+    let network = |text: &str| Some(text.parse().unwrap());
+    check(ConnFilter { network: network("10.0.0.1"), ..ConnFilter::default() }, &["b"]);
+    check(ConnFilter { network: network("10.0.0.2/31"), ..ConnFilter::default() }, &["c", "d"]);
+    check(
+        ConnFilter { user: Some(2), network: network("10.0.0.0/31"), ..ConnFilter::default() },
+        &[],
+    );
+}
+
+#[test]
+fn those_with_the_most_waiting_bytes_come_first() {
+    let mut rig = Rig::new(1, Limits::default());
+    let [_, slow, slower] = ["1/a//", "1/b//", "1/c//"].map(|token| rig.join(0, token));
+    rig.allow(slower, Some(0));
+    rig.push_keys(&["c"], 5, &[b'x'; 100]);
+    rig.allow(slow, Some(20));
+    rig.push_keys(&["b", "c"], 5, &[b'x'; 100]);
+    let query = ConnQuery { limit: 2, ..ConnQuery::default() };
+    let page = page(&mut rig.shards[0], &query);
+    assert_eq!((keys(&page), page.matched), (vec!["c", "b"], 3));
+    let waiting: Vec<_> =
+        page.listed.iter().map(|conn| (conn.waiting_bytes, conn.waiting_frames)).collect();
+    assert_eq!(waiting, [(232, 2), (96, 1)]);
+}
+
+#[test]
+fn pages_have_each_connection_once() {
+    const COUNT: usize = 2_500;
+    let mut rig = Rig::new(1, Limits { handshakes: u32::MAX, ..Limits::default() });
+    let conns: BTreeSet<ConnId> = (0..COUNT).map(|_| rig.connect(0, Transport::Tcp)).collect();
+    for order in [ConnOrder::Waiting, ConnOrder::Age] {
+        let mut query = ConnQuery { order, limit: usize::MAX, ..ConnQuery::default() };
+        let mut listed = BTreeSet::new();
+        for expected in [LISTED_MAX, LISTED_MAX, COUNT - 2 * LISTED_MAX, 0] {
+            let page = page(&mut rig.shards[0], &query);
+            assert_eq!((page.listed.len(), page.matched), (expected, COUNT as u64));
+            assert!(page.listed.is_sorted());
+            query.after = page.listed.last().map(|last| last.place);
+            for conn in page.listed {
+                assert!(listed.insert(conn.place.conn), "twice");
+            }
+        }
+        assert_eq!(listed, conns);
+    }
+}
+
+/// However many connections there are, a slice looks at a bounded number, and those that come and go meanwhile
+/// change nothing for the others.
+#[test]
+fn a_list_is_made_in_slices() {
+    const COUNT: usize = 100_000;
+    let mut rig = Rig::new(1, Limits { handshakes: u32::MAX, ..Limits::default() });
+    let shard = &mut rig.shards[0];
+    let all: Vec<ConnId> =
+        (0..COUNT).map(|_| shard.handle_accept(Transport::Tcp).expect("has space")).collect();
+    let query = ConnQuery {
+        filter: ConnFilter { network: Some("10.0.7.7".parse().unwrap()), ..Default::default() },
+        limit: 10,
+        ..ConnQuery::default()
+    };
+    begin(shard, &query);
+    let mut slices = 0;
+    while shard.has_listings() {
+        shard.handle_listings(&mut Budget::slice(), &mut Fake);
+        slices += 1;
+        shard.handle_accept(Transport::Tcp).expect("has space");
+    }
+    // Looking at a connection and at its address takes more than four units.
+    assert!(slices > COUNT * 4 / SLICE_UNITS, "{slices} slices");
+    let page = answer(shard).expect("not refused");
+    let listed: Vec<ConnId> = page.listed.iter().map(|conn| conn.place.conn).collect();
+    let expected = all.iter().filter(|conn| conn.slot.0 & 0xffff == 0x707);
+    assert_eq!(listed, expected.copied().collect::<Vec<_>>());
+}
+
+#[test]
+fn more_lists_than_a_shard_makes_are_refused() {
+    let mut rig = Rig::new(1, Limits::default());
+    rig.join(0, "1/a//");
+    let query = ConnQuery { limit: 1, ..ConnQuery::default() };
+    for _ in 0..=LISTINGS_MAX {
+        begin(&mut rig.shards[0], &query);
+    }
+    rig.send(ShardId(0), Message::CancelBroadcast { call: CALL });
+    let refused = |report: &Report| matches!(report, Report::Connections { page: None, .. });
+    assert_eq!(rig.take_reports().iter().filter(|report| refused(report)).count(), 1);
+    let shard = &mut rig.shards[0];
+    while shard.has_listings() {
+        shard.handle_listings(&mut Budget::slice(), &mut Fake);
+    }
+    assert_eq!(std::iter::from_fn(|| shard.poll_report()).count(), LISTINGS_MAX);
+}

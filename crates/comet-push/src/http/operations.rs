@@ -1,0 +1,76 @@
+//! `/comet/node/*`: what an operator does to the server.
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+use comet_serve::Query;
+use comet_wire::comet::v1::{DrainReq, MoveOffReq, NodeStatus};
+use serde_json::{Value, json};
+use tonic::Status;
+
+use crate::operations::Operations;
+
+pub(super) async fn status<O: Operations>(operations: Arc<O>, _: Request) -> Result<Value, Status> {
+    operations.status().await.map(json)
+}
+
+pub(super) async fn drain<O: Operations>(
+    operations: Arc<O>,
+    request: Request,
+) -> Result<Value, Status> {
+    let query = Query::read(request.uri().query())?;
+    let order = DrainReq {
+        delay_ms: given(&query, "delay_ms")?,
+        per_second: given(&query, "per_second")?.unwrap_or(0),
+        retry_after_ms: given(&query, "retry_after_ms")?,
+        keep_clients: query.optional_choice("keep_clients", &["true", "false"])? == Some("true"),
+    };
+    operations.drain(order).await.map(json)
+}
+
+pub(super) async fn undrain<O: Operations>(
+    operations: Arc<O>,
+    _: Request,
+) -> Result<Value, Status> {
+    operations.undrain().await.map(json)
+}
+
+pub(super) async fn move_off<O: Operations>(
+    operations: Arc<O>,
+    request: Request,
+) -> Result<Value, Status> {
+    let query = Query::read(request.uri().query())?;
+    let order = MoveOffReq {
+        count: query.number("count", 1..=i64::MAX)?,
+        per_second: query.number("per_second", 1..=i64::from(u32::MAX))?,
+        retry_after_ms: given(&query, "retry_after_ms")?,
+    };
+    operations.move_off(order).await.map(json)
+}
+
+pub(super) async fn cancel_move_off<O: Operations>(
+    operations: Arc<O>,
+    _: Request,
+) -> Result<Value, Status> {
+    operations.cancel_move_off().await.map(json)
+}
+
+/// The number `name`; `None` where it is left out.
+fn given(query: &Query, name: &str) -> Result<Option<u32>, Status> {
+    let is_given = !query.optional_text(name)?.is_empty();
+    let number = || query.number(name, 0..=i64::from(u32::MAX));
+    is_given.then(number).transpose()
+}
+
+fn json(status: NodeStatus) -> Value {
+    let NodeStatus { phase, connections, moving_off, per_second, delay_left_ms, keeps_clients } =
+        status;
+    json!({
+        "phase": phase,
+        "connections": connections,
+        "moving_off": moving_off,
+        "per_second": per_second,
+        "delay_left_ms": delay_left_ms,
+        "keeps_clients": keeps_clients,
+    })
+}

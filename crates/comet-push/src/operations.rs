@@ -1,0 +1,26 @@
+//! What an operator may do to a running server.
+
+use comet_wire::comet::v1::{DrainReq, MoveOffReq, NodeStatus};
+use tonic::Status;
+
+/// Carries out the calls of `comet.v1.Node`, whose description says what each does. A failed call is a status with a
+/// sentence for its caller.
+pub trait Operations: Send + Sync + 'static {
+    /// What the server is doing.
+    fn status(&self) -> impl Future<Output = Result<NodeStatus, Status>> + Send;
+
+    /// Begins a drain, or changes the one under way.
+    fn drain(&self, order: DrainReq) -> impl Future<Output = Result<NodeStatus, Status>> + Send;
+
+    /// Ends a drain.
+    fn undrain(&self) -> impl Future<Output = Result<NodeStatus, Status>> + Send;
+
+    /// Closes some clients.
+    fn move_off(
+        &self,
+        order: MoveOffReq,
+    ) -> impl Future<Output = Result<NodeStatus, Status>> + Send;
+
+    /// Closes no more of them.
+    fn cancel_move_off(&self) -> impl Future<Output = Result<NodeStatus, Status>> + Send;
+}

@@ -1,0 +1,126 @@
+//! Lists of connections under way on a shard, checked against the connections that its driver knows.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use comet_core::{
+    CallId, ConnFilter, ConnId, ConnPage, ConnQuery, ListedConn, Report, SocketInfo, Transport,
+};
+
+/// What a list says of a socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) transport: Transport,
+    pub(crate) address: IpAddr,
+    pub(crate) is_tls: bool,
+}
+
+/// The open connections of a shard, and the lists that it makes of them.
+#[derive(Default)]
+pub(crate) struct Listings {
+    open: BTreeMap<ConnId, Known>,
+    under_way: BTreeMap<CallId, UnderWay>,
+    /// Lists that were checked, and connections in them.
+    pub(crate) lists: u64,
+    pub(crate) listed: u64,
+}
+
+struct UnderWay {
+    query: ConnQuery,
+    /// Connections that were open at some moment since it began, and whether they are all the time.
+    seen: BTreeMap<ConnId, (Known, bool)>,
+}
+
+impl Listings {
+    pub(crate) fn open(&mut self, conn: ConnId, known: Known) {
+        self.open.insert(conn, known);
+        for list in self.under_way.values_mut() {
+            list.seen.insert(conn, (known, false));
+        }
+    }
+
+    pub(crate) fn close(&mut self, conn: ConnId) {
+        self.open.remove(&conn);
+        for list in self.under_way.values_mut() {
+            if let Some((_, is_always_open)) = list.seen.get_mut(&conn) {
+                *is_always_open = false;
+            }
+        }
+    }
+
+    pub(crate) fn begin(&mut self, call: CallId, query: &ConnQuery) {
+        let seen = self.open.iter().map(|(&conn, &known)| (conn, (known, true))).collect();
+        self.under_way.insert(call, UnderWay { query: query.clone(), seen });
+    }
+
+    /// A report that may be a list; one that comes again is checked once.
+    pub(crate) fn check(&mut self, report: &Report) -> Result<(), String> {
+        let Report::Connections { call, page } = report else { return Ok(()) };
+        let Some(list) = self.under_way.remove(call) else { return Ok(()) };
+        let Some(page) = page else { return Ok(()) };
+        self.lists += 1;
+        self.listed += page.listed.len() as u64;
+        list.check(page).map_err(|what| format!("{what}: {page:?} of {:?}", list.query))
+    }
+}
+
+impl UnderWay {
+    fn check(&self, ConnPage { matched, listed }: &ConnPage) -> Result<(), String> {
+        let holds = |holds: bool, law: &str| holds.then_some(()).ok_or_else(|| law.to_owned());
+        let ConnQuery { filter, limit, after, .. } = &self.query;
+        let places = listed.windows(2);
+        holds(listed.len() <= *limit, "more than the limit")?;
+        holds(places.into_iter().all(|pair| pair[0].place < pair[1].place), "no order, or twice")?;
+        let is_behind = |conn: &ListedConn| after.is_none_or(|after| conn.place > after);
+        holds(listed.iter().all(is_behind), "before the page")?;
+        for conn in listed {
+            let known = self.seen.get(&conn.place.conn).ok_or("listed, and never open")?.0;
+            let is_right = conn.transport == known.transport
+                && conn.is_tls == known.is_tls
+                && conn.address.is_some_and(|address| address.ip() == known.address);
+            holds(is_right, "another connection")?;
+            holds(passes(filter, known) && passes_dynamic(filter, conn), "filtered")?;
+        }
+        let passing = self.seen.values().filter(|(known, _)| passes(filter, *known));
+        holds(*matched <= passing.count() as u64, "more than there were")?;
+        let is_static = filter.key.is_none() && filter.user.is_none() && filter.room.is_none();
+        if !is_static {
+            return Ok(());
+        }
+        let always = self
+            .seen
+            .iter()
+            .filter(|(_, (known, is_always_open))| *is_always_open && passes(filter, *known));
+        holds(*matched >= always.clone().count() as u64, "fewer than there are")?;
+        let is_whole = after.is_none() && *matched <= *limit as u64;
+        let is_listed = |conn: ConnId| listed.iter().any(|listed| listed.place.conn == conn);
+        let has_all = !is_whole || always.clone().all(|(conn, _)| is_listed(*conn));
+        holds(has_all, "a connection is missing")?;
+        let is_full = after.is_some() || listed.len() as u64 == (*limit as u64).min(*matched);
+        holds(is_full, "a page with a gap")
+    }
+}
+
+/// Whether `known` passes the part of a filter that no connection changes.
+fn passes(filter: &ConnFilter, known: Known) -> bool {
+    filter.transport.is_none_or(|transport| transport == known.transport)
+        && filter.is_tls.is_none_or(|is_tls| is_tls == known.is_tls)
+        && filter.network.is_none_or(|network| network.contains(known.address))
+}
+
+/// Whether `conn` passes the other part, as it was listed.
+fn passes_dynamic(filter: &ConnFilter, conn: &ListedConn) -> bool {
+    filter.key.as_ref().is_none_or(|key| *key == conn.key)
+        && filter.user.is_none_or(|user| user == conn.user)
+        && filter.room.as_deref().is_none_or(|room| conn.room.as_deref() == Some(room))
+}
+
+impl SocketInfo for &Listings {
+    fn address(&mut self, conn: ConnId) -> Option<SocketAddr> {
+        self.open.get(&conn).map(|known| SocketAddr::new(known.address, 1))
+    }
+
+    fn is_tls(&mut self, conn: ConnId) -> bool {
+        self.open.get(&conn).is_some_and(|known| known.is_tls)
+    }
+}

@@ -1,0 +1,78 @@
+//! What the service manager shows of the running server: its clients, and how far a drain is.
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use comet_control::{Census, CensusTaker};
+use comet_ops::{Notice, ServiceManager};
+
+/// The name of the thread.
+const THREAD: &str = "comet-status";
+
+/// How often the clients are counted.
+const PERIOD: Duration = Duration::from_secs(10);
+/// The same in a drain.
+const DRAIN_PERIOD: Duration = Duration::from_secs(1);
+
+/// Keeps the status up to date for as long as it is there.
+#[derive(Debug)]
+pub(crate) struct ServiceStatus(Sender<Instant>);
+
+impl ServiceStatus {
+    /// Begins, on a thread of its own: a core that hangs holds up a count for a second. Without a service manager
+    /// there is no thread.
+    ///
+    /// # Errors
+    /// If there is no room for a thread.
+    pub(crate) fn start(clients: CensusTaker) -> io::Result<Self> {
+        let manager = ServiceManager::from_environment();
+        let (drain, drains) = channel();
+        if manager.is_there() {
+            let run = move || keep(&manager, &clients, &drains);
+            thread::Builder::new().name(THREAD.to_owned()).spawn(run)?;
+        }
+        Ok(Self(drain))
+    }
+
+    /// The server drains, until `end` at most.
+    pub(crate) fn drains(&self, end: Instant) {
+        // Without a service manager nobody hears it.
+        let _ = self.0.send(end);
+    }
+}
+
+fn keep(manager: &ServiceManager, clients: &CensusTaker, drains: &Receiver<Instant>) {
+    let mut end = None;
+    let mut told = String::new();
+    loop {
+        if let Some(census) = clients.take() {
+            let status = describe(
+                census,
+                end.map(|end: Instant| end.saturating_duration_since(Instant::now())),
+            );
+            if status != told {
+                manager.notify(Notice::Status(&status));
+                told = status;
+            }
+        }
+        let period = if end.is_some() { DRAIN_PERIOD } else { PERIOD };
+        match drains.recv_timeout(period) {
+            Ok(drain) => end = Some(drain),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// `left` is what is left of a drain.
+fn describe(census: Census, left: Option<Duration>) -> String {
+    let Census { connections, live, .. } = census;
+    match left {
+        None => format!("{connections} connections, {live} of them authenticated"),
+        Some(left) => {
+            format!("draining: {connections} connections left, cut off in {} s", left.as_secs())
+        }
+    }
+}

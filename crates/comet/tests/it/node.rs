@@ -1,0 +1,202 @@
+//! What operators do to a running server: drain it, take that back, move clients off.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use comet_client::{Transport, op};
+use comet_wire::comet::v1::DrainReq;
+use comet_wire::comet::v1::node_client::NodeClient;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tonic::Code;
+use tonic::transport::Endpoint;
+
+use crate::discovery::sets;
+use crate::discovery_node::Node;
+use crate::peer::{CloseNotice, Peer, frame};
+use crate::process::{Server, line_with};
+use crate::support::{PATIENCE, get, http, until};
+
+fn start(sets: &[&str]) -> (Server, SocketAddr) {
+    let server = Server::start(sets);
+    let line = line_with(&server.log, "http push [");
+    let address = line.split(['[', ']']).find_map(|part| part.parse().ok());
+    (server, address.unwrap_or_else(|| panic!("{line}")))
+}
+
+/// The data of an answer to `path`, which is asked of /comet/node.
+#[track_caller]
+fn ask(http_push: SocketAddr, method: &str, path: &str) -> Value {
+    let (status, answer) = http(http_push, method, &format!("/comet/node/{path}"), b"");
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!((status, &answer["code"]), (200, &json!(0)), "{path}: {answer}");
+    answer["data"].clone()
+}
+
+fn is_healthy(server: &Server) -> (u16, String) {
+    get(server.stat, "/healthz")
+}
+
+fn draining() -> (u16, String) {
+    (503, "draining\n".to_owned())
+}
+
+/// Whether a client is let in; else it is turned away without a word.
+fn is_let_in(server: &Server) -> bool {
+    let mut stream = TcpStream::connect(server.tcp).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let sent = stream.write_all(&frame(op::AUTH, 1, b"/any//"));
+    sent.is_ok() && stream.read(&mut [0]).is_ok_and(|length| length > 0)
+}
+
+#[test]
+fn a_running_server_drains_and_comes_back() {
+    let discovery = Node::start();
+    let sets = sets(&[discovery.address]);
+    let (server, http_push) = start(&sets.iter().map(String::as_str).collect::<Vec<_>>());
+    discovery.next("register");
+    assert_eq!(ask(http_push, "GET", "status")["phase"], "serving");
+    let mut peers: Vec<_> = (1..=30)
+        .map(|user| {
+            server.live(
+                Transport::Tcp,
+                &json!({ "mid": user, "key": user.to_string(), "room_id": "", "accepts": [5] })
+                    .to_string(),
+            )
+        })
+        .collect();
+
+    // For as long as the delay it is out of health and discovery, and takes clients.
+    let status = ask(http_push, "POST", "drain?delay_ms=3600000&per_second=1");
+    assert_eq!(status["phase"], "leaving", "{status}");
+    assert_eq!((&status["connections"], &status["moving_off"]), (&json!(30), &json!(0)));
+    assert_eq!(is_healthy(&server), draining());
+    discovery.next("cancel");
+    let mut late = server.live(Transport::Tcp, "/late//");
+    late.ask(op::HEARTBEAT, 1, b"");
+
+    // Then clients are closed at the rate, and new ones are refused.
+    let status = ask(http_push, "POST", "drain?delay_ms=0&per_second=1&retry_after_ms=5000");
+    assert_eq!(status["phase"], "draining", "{status}");
+    until("the rate to be known", || {
+        ask(http_push, "GET", "status")["moving_off"].as_u64() > Some(0)
+    });
+    assert!(!is_let_in(&server));
+    assert_eq!(stat(&server)["drain"]["per_second"], 1);
+    let status = ask(http_push, "POST", "drain?delay_ms=0&per_second=1000&retry_after_ms=5000");
+    assert_eq!(status["per_second"], 1_000, "{status}");
+    for peer in peers.iter_mut().chain([&mut late]) {
+        let CloseNotice { reason, .. } = peer.close_notice();
+        assert!(reason.starts_with("draining; retry_after_ms="), "{reason}");
+    }
+    drop((peers, late));
+    until("the last client to go", || ask(http_push, "GET", "status")["phase"] == "drained");
+    line_with(&server.log, "no client is left; the process goes on");
+    assert!(!is_let_in(&server));
+
+    let status = ask(http_push, "POST", "undrain");
+    assert_eq!(status["phase"], "serving", "{status}");
+    assert_eq!(is_healthy(&server), (200, "ok\n".to_owned()));
+    assert_eq!(ask(http_push, "POST", "undrain"), status, "without effect");
+    assert_eq!(stat(&server)["drain"], Value::Null);
+    discovery.next("register");
+    // The cores learn of it a moment later.
+    until("clients to be accepted", || is_let_in(&server));
+    server.live(Transport::Tcp, "/again//").ask(op::HEARTBEAT, 1, b"");
+
+    server.signal(Signal::TERM);
+    discovery.next("cancel");
+    assert_eq!(server.end().0, Some(0));
+}
+
+fn stat(server: &Server) -> Value {
+    serde_json::from_str(&get(server.stat, "/stat").1).unwrap()
+}
+
+#[test]
+fn maintenance_closes_nobody_and_is_taken_back_at_any_time() {
+    let (server, http_push) = start(&[]);
+    let mut first = server.live(Transport::Tcp, "/first//");
+    let status = ask(http_push, "POST", "drain?keep_clients=true");
+    assert_eq!((&status["phase"], &status["keeps_clients"]), (&json!("leaving"), &json!(true)));
+    assert_eq!(is_healthy(&server), draining());
+    let mut second = server.live(Transport::Tcp, "/second//");
+    for peer in [&mut first, &mut second] {
+        peer.ask(op::HEARTBEAT, 1, b"");
+    }
+    // What was closed so far stays closed, and nobody else is.
+    ask(http_push, "POST", "drain?per_second=1");
+    ask(http_push, "POST", "undrain");
+    let left = ask(http_push, "GET", "status")["connections"].as_u64().unwrap();
+    assert!(left <= 2, "{left}");
+    until("clients to be accepted", || is_let_in(&server));
+    assert_eq!(is_healthy(&server).0, 200);
+    server.live(Transport::Tcp, "/third//").ask(op::HEARTBEAT, 1, b"");
+}
+
+#[test]
+fn a_signal_gives_load_balancers_the_same_time() {
+    let (server, http_push) = start(&["server.drain_delay=\"1h\""]);
+    let mut first = server.live(Transport::Tcp, "/first//");
+    server.signal(Signal::TERM);
+    until("health to say so", || is_healthy(&server) == draining());
+    assert_eq!(ask(http_push, "GET", "status")["phase"], "ending");
+    server.live(Transport::Tcp, "/second//").ask(op::HEARTBEAT, 1, b"");
+    first.ask(op::HEARTBEAT, 1, b"");
+    let (_, answer) = http(http_push, "POST", "/comet/node/undrain", b"");
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(answer["message"], "a signal ends the process");
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().0, Some(143));
+}
+
+#[test]
+fn some_clients_are_moved_off_and_the_others_stay() {
+    let (server, http_push) = start(&[]);
+    let peers: Vec<Peer> =
+        (1..=20).map(|at| server.live(Transport::Tcp, &format!("/k{at}//"))).collect();
+    let status = ask(http_push, "POST", "move_off?count=8&per_second=1000000&retry_after_ms=9");
+    assert_eq!(status["phase"], "serving");
+    until("eight to be told", || ask(http_push, "GET", "status")["moving_off"] == 0);
+    until("eight to be closed", || stat(&server)["totals"]["closed"]["draining"] == 8);
+    assert_eq!(is_healthy(&server).0, 200);
+    // An order that takes long is taken back.
+    let status = ask(http_push, "POST", "move_off?count=12&per_second=1");
+    assert_eq!(status["per_second"], 1, "{status}");
+    ask(http_push, "POST", "move_off/cancel");
+    until("the cores to know", || ask(http_push, "GET", "status")["moving_off"] == 0);
+    assert!(stat(&server)["totals"]["closed"]["draining"].as_u64() < Some(20));
+    drop(peers);
+}
+
+#[test]
+fn orders_that_make_no_sense_are_refused() {
+    let (server, http_push) = start(&[]);
+    for (path, code, sentence) in [
+        ("move_off?count=0&per_second=1", -400, "count: \"0\" is not a whole number from 1"),
+        ("move_off?count=1", -400, "per_second is missing"),
+        ("drain?delay_ms=-1", -400, "delay_ms: \"-1\" is not a whole number from 0"),
+        ("drain?keep_clients=yes", -400, "keep_clients: \"yes\" is none of true, false"),
+    ] {
+        let (_, answer) = http(http_push, "POST", &format!("/comet/node/{path}"), b"");
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(answer["code"], code, "{path}: {answer}");
+        let message = answer["message"].as_str().unwrap();
+        assert!(message.starts_with(sentence), "{path}: {message}");
+    }
+    ask(http_push, "POST", "drain?keep_clients=true");
+    let (_, answer) = http(http_push, "POST", "/comet/node/move_off?count=1&per_second=1", b"");
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(answer["message"], "the server drains: that closes them all");
+    // The same over gRPC.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let endpoint = Endpoint::from_shared(format!("http://{}", server.grpc)).unwrap();
+        let mut client = NodeClient::new(endpoint.connect().await.unwrap());
+        let status = client.drain(DrainReq::default()).await.unwrap().into_inner();
+        assert_eq!(status.phase, "draining");
+        let order = comet_wire::comet::v1::MoveOffReq { count: 1, ..Default::default() };
+        let refused = client.move_off(order).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+    });
+}
