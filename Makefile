@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 60
 # How long `make soak` lasts. SEED=x chooses its faults again.
 MINUTES ?= 10
 
-.PHONY: run test sim canary bench soak overload microbench scale check fmt clippy edges doc deny fuzz
+.PHONY: run test sim canary bench soak overload microbench scale deb image check fmt clippy edges doc deny fuzz
 
 # The server, on comet.toml.
 run:
@@ -64,6 +64,18 @@ microbench:
 # up to 2 GB.
 scale:
 	cargo bench -p comet-core --bench scale
+
+# The Debian package, in target/packages: programs, units, configuration, manual, alerts and dashboard. Needs dpkg-deb.
+deb:
+	@.ci/prepare run
+	cargo build --release --bin comet --bin comet-bench
+	crates/comet/packaging/deb
+
+# The container image, in target/packages: a tar for `docker load` and `podman load`. Needs neither of them.
+image:
+	@.ci/prepare run
+	cargo build --release --bin comet
+	crates/comet/packaging/image
 
 # What has to hold before a commit, besides the tests.
 check: fmt clippy edges doc

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
@@ -59,17 +60,16 @@ pub(crate) struct LedgerSums {
 #[derive(Clone)]
 pub(crate) struct Pusher(CometClient<Channel>);
 
-/// A stream of pushes: what goes out never waits for what comes back. It ends when it is dropped.
+/// What a push is answered with; goim has no ledger.
+pub(crate) type Answer = Result<Option<Ledger>, Status>;
+
+/// A stream of pushes: what goes out never waits for what comes back.
 pub(crate) struct PushStream {
     pushes: mpsc::UnboundedSender<PushStreamReq>,
     /// Id of the next push.
     next: u64,
-}
-
-/// The other half of a [`PushStream`].
-pub(crate) struct StreamAnswers {
-    answers: Streaming<PushStreamReply>,
-    next: u64,
+    /// Takes the answers.
+    reader: JoinHandle<()>,
 }
 
 async fn connect(address: &str) -> Result<Channel> {
@@ -95,7 +95,7 @@ impl Pusher {
     }
 
     /// Pushes and waits for the answer. Fails if the server refused, or is gone.
-    pub(crate) async fn push(&mut self, push: Push) -> Result<Option<Ledger>, Status> {
+    pub(crate) async fn push(&mut self, push: Push) -> Answer {
         let operation = push.operation;
         let (to, proto) = push.into_parts();
         match to {
@@ -128,14 +128,22 @@ impl Push {
 }
 
 impl PushStream {
-    /// Opens a stream to `address`, `host:port`. Fails if it is no address, nobody listens there, or the
-    /// server has no such call.
-    pub(crate) async fn open(address: &str) -> Result<(Self, StreamAnswers)> {
+    /// Opens a stream to `address`, `host:port`, whose answers are handed to `take`. An error is the last of them: the
+    /// stream broke, or an answer is not the one whose turn it is. Fails if it is no address, nobody listens there, or
+    /// the server has no such call.
+    pub(crate) async fn open(
+        address: &str,
+        take: impl Fn(Vec<Answer>) + Send + Sync + 'static,
+    ) -> Result<Self> {
         let mut client = PushClient::new(connect(address).await?);
         let (pushes, requests) = mpsc::unbounded_channel();
-        let answers = client.push_stream(UnboundedReceiverStream::new(requests)).await?;
-        let answers = StreamAnswers { answers: answers.into_inner(), next: 0 };
-        Ok((Self { pushes, next: 0 }, answers))
+        let replies = client.push_stream(UnboundedReceiverStream::new(requests)).await?;
+        let reader = tokio::spawn(async move {
+            if let Err(status) = read(replies.into_inner(), &take).await {
+                take(vec![Err(status)]);
+            }
+        });
+        Ok(Self { pushes, next: 0, reader })
     }
 
     /// Puts a push on its way. Where the stream has ended, its answers say so.
@@ -151,23 +159,28 @@ impl PushStream {
         };
         let _ = self.pushes.send(PushStreamReq { id, target, proto, proto_op });
     }
+
+    /// No more come; gives what ends with the last answer.
+    pub(crate) fn end(self) -> JoinHandle<()> {
+        self.reader
+    }
 }
 
-impl StreamAnswers {
-    /// The next answers, each as that of a call; none at the end of the stream. Fails if the stream broke,
-    /// or an answer is not the one whose turn it is.
-    pub(crate) async fn next(
-        &mut self,
-    ) -> Result<Option<Vec<Result<Option<Ledger>, Status>>>, Status> {
-        let Some(reply) = self.answers.message().await? else { return Ok(None) };
-        let mut outcomes = Vec::with_capacity(reply.answers.len());
+/// Takes the answers of a stream to its end, each as that of a call.
+async fn read(
+    mut replies: Streaming<PushStreamReply>,
+    take: &impl Fn(Vec<Answer>),
+) -> Result<(), Status> {
+    let mut next = 0;
+    while let Some(reply) = replies.message().await? {
+        let mut answers = Vec::with_capacity(reply.answers.len());
         for answer in reply.answers {
-            if answer.id != self.next {
-                let words = format!("push {} is answered before {}", answer.id, self.next);
+            if answer.id != next {
+                let words = format!("push {} is answered before {next}", answer.id);
                 return Err(Status::internal(words));
             }
-            self.next += 1;
-            outcomes.push(match answer.outcome {
+            next += 1;
+            answers.push(match answer.outcome {
                 Some(Outcome::Ledger(ledger)) => Ok(Some(ledger)),
                 Some(Outcome::Error(error)) => {
                     Err(Status::new(Code::from_i32(error.code), error.message))
@@ -175,8 +188,9 @@ impl StreamAnswers {
                 None => Ok(None),
             });
         }
-        Ok(Some(outcomes))
+        take(answers);
     }
+    Ok(())
 }
 
 impl LedgerSums {

@@ -7,19 +7,30 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus};
-use std::{env, io};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::{
+    env,
+    io::{self, BufReader},
+};
 
 use comet_cpus::CpuList;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::Result;
+use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
+use crate::scrape::http_get;
 
 /// Bytes of a failed server's log that are shown.
 const LOG_SHOWN: usize = 4096;
+
+/// How long a server may take to be healthy.
+const START_NS: u64 = 20 * SECOND_NS;
+/// Time between two looks at its health.
+const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 
 /// A child process; killed when dropped.
 pub(crate) struct Running {
@@ -51,6 +62,20 @@ impl Running {
         Ok(Self { child: child?, log })
     }
 
+    /// Starts this program on `cpus` with `arguments`; gives its standard input and output, too. Fails like
+    /// [`Running::start`].
+    pub(crate) fn start_piped(
+        cpus: &CpuList,
+        arguments: &[&str],
+    ) -> Result<(Self, ChildStdin, BufReader<ChildStdout>)> {
+        let mut command = Self::command(cpus, &env::current_exe()?)?;
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut running = Self::start(&mut command, None)?;
+        let (stdin, stdout) = (running.child.stdin.take(), running.child.stdout.take());
+        let (stdin, stdout) = stdin.zip(stdout).expect("both are pipes");
+        Ok((running, stdin, BufReader::new(stdout)))
+    }
+
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
@@ -62,6 +87,20 @@ impl Running {
             None => Ok(()),
             Some(status) => Err(format!("the server ended: {status}\n{}", self.log_end()).into()),
         }
+    }
+
+    /// Waits until it says at `stat` that it is healthy. Fails if it has ended, or is not healthy in time; the end of
+    /// its log is in the error.
+    pub(crate) fn await_health(&mut self, stat: SocketAddr) -> Result<()> {
+        let deadline_ns = now_ns() + START_NS;
+        while http_get(stat, "/healthz").is_err() {
+            self.ensure_runs()?;
+            if now_ns() > deadline_ns {
+                return Err(format!("the server is not healthy\n{}", self.log_end()).into());
+            }
+            sleep_until(now_ns() + LOOK_NS);
+        }
+        Ok(())
     }
 
     /// Sends it a signal. Fails if it has ended and was waited for.
@@ -88,12 +127,6 @@ impl Running {
         });
         let end = end.and_then(io::Result::ok).unwrap_or_default();
         String::from_utf8_lossy(&end).into_owned()
-    }
-
-    /// Its standard input and output. Panics if they are no pipes, or were taken before.
-    pub(crate) fn pipes(&mut self) -> (ChildStdin, ChildStdout) {
-        let taken = "taken once, from a command that pipes both";
-        (self.child.stdin.take().expect(taken), self.child.stdout.take().expect(taken))
     }
 }
 

@@ -1,8 +1,6 @@
 //! What is pushed and when.
 
-use crate::args::LoadArgs;
-use crate::clock::{SECOND_NS, now_ns, seconds_to_ns};
-use crate::crowd::Crowd;
+use crate::clock::{SECOND_NS, now_ns};
 
 /// What to push, and when.
 #[derive(Clone, Debug)]
@@ -49,17 +47,6 @@ impl Plan {
             interval_ns: None,
             duration_ns: SECOND_NS,
             window: 1,
-        }
-    }
-
-    /// What `load` asks for, pushed to all streams of `crowd`.
-    pub(crate) fn of(load: &LoadArgs, operation: i32, crowd: &Crowd) -> Self {
-        Self {
-            batch: u64::from(load.batch),
-            interval_ns: Self::interval_of(load.rate),
-            duration_ns: seconds_to_ns(load.seconds),
-            window: u64::from(load.window),
-            ..Self::new(operation, load.size as usize, crowd.members())
         }
     }
 

@@ -7,6 +7,7 @@ pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod latency;
 pub(crate) mod overload;
+mod phase;
 pub(crate) mod readers;
 pub(crate) mod soak;
 pub(crate) mod targets;
@@ -16,7 +17,7 @@ use std::io::{self, Write};
 use std::mem;
 
 use crate::Result;
-use crate::args::{DialArgs, HostArgs};
+use crate::args::{HostArgs, SetupArgs};
 use crate::dial::ensure_descriptors;
 use crate::findings::{Findings, close_fault};
 use crate::subject::Place;
@@ -24,9 +25,11 @@ use crate::subject::Place;
 /// The kernel's bound on the time that waking a CPU may take (admin-guide/pm/cpuidle). Root may write to it.
 const IDLE_CONTROL: &str = "/dev/cpu_dma_latency";
 
-/// Raises the limit of open files for so many connections, and pins the bench. Fails if either is not possible.
-fn prepare(host: &HostArgs, dial: &DialArgs, connections: usize) -> Result<()> {
-    ensure_descriptors(connections, dial.processes)?;
+/// Raises the limit of open files for the connections and so many `beside` them, and pins the bench. Fails if either is
+/// not possible.
+fn prepare(setup: &SetupArgs, beside: u64) -> Result<()> {
+    let SetupArgs { dial, host, .. } = setup;
+    ensure_descriptors(dial.connections as usize + usize::try_from(beside)?, dial.processes)?;
     pin(host)
 }
 

@@ -79,7 +79,7 @@ pub(crate) fn start(
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let progress = received.subscribe();
-            let sink = OpenSink::open(sink, &plan, received).await?;
+            let sink = OpenSink::open(sink, received).await?;
             let sent = Sent { messages: vec![0; plan.members.len()], ..Sent::default() };
             Sender { sent, timer: Timer::new()?, plan, sink, progress }.run().await
         })
@@ -119,7 +119,7 @@ impl Sender {
             };
         }
         self.sent.elapsed_ns = now_ns() - start_ns;
-        let (answers, feed) = self.sink.finish().await?;
+        let (answers, feed) = self.sink.finish(self.sent.pushes).await?;
         self.sent.dropped = answers.has_ledger().then(|| answers.dropped(self.plan.batch));
         self.sent.answers = answers;
         Ok((self.sent, feed))
@@ -139,7 +139,7 @@ impl Sender {
         self.sent.behind_ns_max = self.sent.behind_ns_max.max(behind_ns);
         for stream in pushed {
             let content = self.content(stream, intended_ns);
-            self.sink.push(stream, content)?;
+            self.sink.push(&self.plan, stream, content)?;
             self.sent.pushes += 1;
             self.sent.deliveries += self.plan.batch * self.plan.members[stream];
         }
@@ -160,7 +160,7 @@ impl Sender {
             self.sent.messages[stream] += 1;
             let stamp =
                 Stamp { run: plan.run, stream: id, sequence, intended_ns: Some(intended_ns) };
-            if self.sink.takes_frames() {
+            if self.sink.takes_frames(plan) {
                 stamp.append_frame(plan.operation, plan.size, &mut content);
             } else {
                 stamp.append_body(plan.size, &mut content);
@@ -173,7 +173,7 @@ impl Sender {
     async fn room_for_a_tick(&mut self) -> bool {
         let a_tick = self.sent.deliveries / self.sent.ticks;
         loop {
-            let done = *self.progress.borrow_and_update() + self.sink.dropped();
+            let done = *self.progress.borrow_and_update() + self.sink.dropped() * self.plan.batch;
             if self.sent.deliveries.saturating_sub(done) <= a_tick * (self.plan.window - 1) {
                 return true;
             }

@@ -1,16 +1,15 @@
 //! Where pushes go: calls of a server's push API, or the feed of a yardstick.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tonic::Status;
 
 use crate::Result;
-use crate::grpc::{Address, Ledger, LedgerSums, Push, PushStream, Pusher, StreamAnswers};
+use crate::grpc::{Address, Answer, LedgerSums, Push, PushStream, Pusher};
 use crate::plan::Plan;
 use crate::stats::Reasons;
 use crate::yardstick::Feed;
@@ -43,15 +42,7 @@ pub(crate) struct OpenSink {
     way: Way,
     /// Of each stream; none at a yardstick.
     addresses: Vec<Address>,
-    streams: usize,
-    operation: i32,
-    /// Messages in one push.
-    batch: u64,
-    /// Pushes so far.
-    pushed: u64,
     answers: SharedAnswers,
-    /// Woken by answers: they say what was dropped.
-    received: watch::Sender<u64>,
 }
 
 enum Way {
@@ -60,11 +51,7 @@ enum Way {
         pusher: Pusher,
         callers: Vec<Callers>,
     },
-    /// Its answers are read by a task of their own.
-    OneStream {
-        pushes: PushStream,
-        reader: JoinHandle<()>,
-    },
+    OneStream(PushStream),
     Yardstick(Feed),
 }
 
@@ -81,22 +68,23 @@ pub(crate) struct Answers {
     pub refusal: Option<String>,
 }
 
-type SharedAnswers = Arc<Mutex<Answers>>;
+/// The answers so far, and who is woken by them, since they say what was dropped. Clones share them.
+#[derive(Clone)]
+struct SharedAnswers {
+    sums: Arc<Mutex<Answers>>,
+    received: watch::Sender<u64>,
+}
 
 impl OpenSink {
-    /// Opens `sink` for `plan`. Fails if nobody listens at the push API.
-    pub(crate) async fn open(
-        sink: Sink,
-        plan: &Plan,
-        received: watch::Sender<u64>,
-    ) -> Result<Self> {
-        let answers = SharedAnswers::default();
+    /// Opens `sink`; answers wake those that watch what is `received`. Fails if nobody listens at the push API.
+    pub(crate) async fn open(sink: Sink, received: watch::Sender<u64>) -> Result<Self> {
+        let answers = SharedAnswers { sums: Arc::default(), received };
         let (way, addresses) = match sink {
             Sink::Yardstick(feed) => (Way::Yardstick(feed), Vec::new()),
             Sink::Server { grpc, addresses, method: PushMethod::OneStream } => {
-                let (pushes, replies) = PushStream::open(&grpc).await?;
-                let reading = read(replies, Arc::clone(&answers), received.clone());
-                (Way::OneStream { pushes, reader: tokio::spawn(reading) }, addresses)
+                let answers = answers.clone();
+                let pushes = PushStream::open(&grpc, move |batch| answers.add(batch)).await?;
+                (Way::OneStream(pushes), addresses)
             }
             Sink::Server { grpc, addresses, method: PushMethod::Calls { callers } } => {
                 let idle = || (0..callers).map(|_| None).collect();
@@ -104,60 +92,52 @@ impl OpenSink {
                 (Way::Calls { pusher: Pusher::connect(&grpc).await?, callers }, addresses)
             }
         };
-        let (streams, operation, batch) = (plan.members.len(), plan.operation, plan.batch);
-        Ok(Self { way, addresses, streams, operation, batch, pushed: 0, answers, received })
+        Ok(Self { way, addresses, answers })
     }
 
-    /// The content of a push is frames, not one body.
-    pub(crate) fn takes_frames(&self) -> bool {
-        matches!(self.way, Way::Yardstick(_)) || self.batch > 1
+    /// The content of a push of `plan` is frames, not one body.
+    pub(crate) fn takes_frames(&self, plan: &Plan) -> bool {
+        matches!(self.way, Way::Yardstick(_)) || plan.batch > 1
     }
 
     /// Pushes `content` to `stream`, after what the same caller pushed to it before. Fails if a yardstick has
     /// ended; what a server answers is looked at in the end.
-    pub(crate) fn push(&mut self, stream: usize, content: Vec<u8>) -> Result<()> {
-        self.pushed += 1;
+    pub(crate) fn push(&mut self, plan: &Plan, stream: usize, content: Vec<u8>) -> Result<()> {
         if let Way::Yardstick(feed) = &mut self.way {
-            return Ok(feed.push((self.streams > 1).then_some(stream), &content)?);
+            return Ok(feed.push((plan.members.len() > 1).then_some(stream), &content)?);
         }
         let to = self.addresses[stream].clone();
-        let push = Push { to, operation: self.operation, content, is_batch: self.batch > 1 };
+        let push = Push { to, operation: plan.operation, content, is_batch: plan.batch > 1 };
         match &mut self.way {
             Way::Yardstick(_) => {}
-            Way::OneStream { pushes, .. } => pushes.push(push),
+            Way::OneStream(pushes) => pushes.push(push),
             Way::Calls { pusher, callers } => {
                 let mut pusher = pusher.clone();
-                let (answers, received) = (Arc::clone(&self.answers), self.received.clone());
+                let answers = self.answers.clone();
                 let before = callers[stream].pop_front().expect("a stream has a caller");
                 callers[stream].push_back(Some(tokio::spawn(async move {
                     if let Some(before) = before {
                         before.await.expect(NO_PANIC);
                     }
-                    let answer = pusher.push(push).await;
-                    answers.lock().expect(NO_PANIC).add(answer);
-                    received.send_modify(|_| ());
+                    answers.add([pusher.push(push).await]);
                 })));
             }
         }
         Ok(())
     }
 
-    /// Deliveries that the server has counted as dropped so far.
+    /// What the server has counted as dropped so far.
     pub(crate) fn dropped(&self) -> u64 {
-        self.answers.lock().expect(NO_PANIC).ledger.dropped.total() * self.batch
+        self.answers.lock().ledger.dropped.total()
     }
 
-    /// Waits for all answers; gives them, and what feeds the yardstick, if it is one. Fails if an answer does not
+    /// Waits for the answers to so many pushes; gives them, and what feeds the yardstick, if it is one. Fails if an answer does not
     /// come in time.
-    pub(crate) async fn finish(self) -> Result<(Answers, Option<Feed>)> {
+    pub(crate) async fn finish(self, pushes: u64) -> Result<(Answers, Option<Feed>)> {
         let calls: Vec<JoinHandle<()>> = match self.way {
             Way::Yardstick(feed) => return Ok((Answers::default(), Some(feed))),
             Way::Calls { callers, .. } => callers.into_iter().flatten().flatten().collect(),
-            Way::OneStream { pushes, reader } => {
-                // Ends the stream: no more come.
-                drop(pushes);
-                vec![reader]
-            }
+            Way::OneStream(stream) => vec![stream.end()],
         };
         let all = async {
             for call in calls {
@@ -166,26 +146,23 @@ impl OpenSink {
         };
         let in_time = tokio::time::timeout(ANSWERS, all).await;
         in_time.map_err(|_| format!("pushes are unanswered after {ANSWERS:?}"))?;
-        let answers = self.answers.lock().expect(NO_PANIC).clone();
-        if answers.given + answers.refused != self.pushed {
-            return Err(format!("{} of {} pushes are answered", answers.given, self.pushed).into());
+        let answers = self.answers.lock().clone();
+        if answers.given + answers.refused != pushes {
+            return Err(format!("{} of {pushes} pushes are answered", answers.given).into());
         }
         Ok((answers, None))
     }
 }
 
-/// Takes the answers of a stream to its end.
-async fn read(mut replies: StreamAnswers, answers: SharedAnswers, received: watch::Sender<u64>) {
-    loop {
-        match replies.next().await {
-            Ok(Some(batch)) => {
-                let mut answers = answers.lock().expect(NO_PANIC);
-                batch.into_iter().for_each(|answer| answers.add(answer));
-            }
-            Ok(None) => return,
-            Err(status) => return answers.lock().expect(NO_PANIC).add(Err(status)),
-        }
-        received.send_modify(|_| ());
+impl SharedAnswers {
+    fn add(&self, answers: impl IntoIterator<Item = Answer>) {
+        let mut sums = self.lock();
+        answers.into_iter().for_each(|answer| sums.add(answer));
+        self.received.send_modify(|_| ());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Answers> {
+        self.sums.lock().expect(NO_PANIC)
     }
 }
 
@@ -202,7 +179,7 @@ impl Answers {
         dropped
     }
 
-    fn add(&mut self, answer: Result<Option<Ledger>, Status>) {
+    fn add(&mut self, answer: Answer) {
         match answer {
             Ok(ledger) => {
                 self.given += 1;

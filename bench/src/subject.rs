@@ -6,8 +6,8 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::Result;
-use crate::args::{DialArgs, HostArgs, SetupArgs};
-use crate::clients::{ClientCommand, Clients};
+use crate::args::{DialArgs, HostArgs, LoadArgs, SetupArgs};
+use crate::clients::{ChurnPlan, ClientCommand, Clients};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::Crowd;
 use crate::dial::Dialer;
@@ -24,7 +24,7 @@ use crate::yardstick::{Feed, Mode};
 /// What a server's figures stand under in results, whichever server it is.
 pub(crate) const COMET: &str = "comet";
 /// The operation of a yardstick's messages; nothing looks at it.
-pub(crate) const OPERATION: i32 = 1000;
+const OPERATION: i32 = 1000;
 /// The time for which one look for input may block, so that the sender is looked at as well.
 const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 /// After this long without any delivery, what has not come is lost.
@@ -84,6 +84,8 @@ pub(crate) struct Subject {
     pub has_receivers: bool,
     /// How pushes to the push API are made.
     pub method: PushMethod,
+    /// Of the messages that the clients receive.
+    pub operation: i32,
     /// Takes the pushes to a yardstick; not here while a turn has it.
     feed: Option<Feed>,
 }
@@ -156,7 +158,7 @@ impl Subject {
         };
         let clients = Clients::new(dialer, dial.processes)?;
         let method = PushMethod::Calls { callers: crowd.callers as usize };
-        Ok(Self { place, clients, target, crowd, has_receivers: true, method, feed })
+        Ok(Self { place, clients, target, crowd, has_receivers: true, method, operation, feed })
     }
 
     /// Connects all members; returns when the target has settled.
@@ -194,6 +196,23 @@ impl Subject {
         }
     }
 
+    /// Handles what comes for at most so long, until `look` finds something; none where it does not.
+    pub(crate) fn wait_for<T>(
+        &mut self,
+        longest_ns: u64,
+        mut look: impl FnMut(&mut Self) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let deadline_ns = now_ns() + longest_ns;
+        loop {
+            self.wait(LOOK_NS)?;
+            self.target.ensure_runs()?;
+            let found = look(self)?;
+            if found.is_some() || now_ns() > deadline_ns {
+                return Ok(found);
+            }
+        }
+    }
+
     pub(crate) fn mark(&mut self) -> Result<Mark> {
         Ok(Mark { at_ns: now_ns(), cpu: self.target.cpu()? })
     }
@@ -221,19 +240,41 @@ impl Subject {
         Ok(Sink::Server { grpc, addresses: crowd.addresses(), method: self.method })
     }
 
-    /// From now on the clients record messages of `plan`.
-    pub(crate) fn restart(&mut self, plan: &Plan) -> Result<()> {
-        let (run, size) = (plan.run, plan.size);
-        self.clients.execute(ClientCommand::Restart { run, size, all_streams: false })?;
+    /// Single messages of `size` bytes to every stream, one tick after the other for a second.
+    pub(crate) fn plan(&self, size: u32) -> Plan {
+        Plan::new(self.operation, size as usize, self.crowd.members())
+    }
+
+    /// What `load` asks for, pushed to every stream.
+    pub(crate) fn plan_of(&self, load: &LoadArgs) -> Plan {
+        Plan {
+            batch: u64::from(load.batch),
+            interval_ns: Plan::interval_of(load.rate),
+            duration_ns: seconds_to_ns(load.seconds),
+            window: u64::from(load.window),
+            ..self.plan(load.size)
+        }
+    }
+
+    /// From now on the clients record messages of `run`, of `size` bytes. Members get one stream, or `all_streams` that
+    /// are theirs.
+    pub(crate) fn restart(&mut self, run: u32, size: usize, all_streams: bool) -> Result<()> {
+        self.clients.execute(ClientCommand::Restart { run, size, all_streams })?;
         // Reports that nothing is received yet.
         self.clients.turn(0)
     }
 
     /// From now on each connection sends a heartbeat every so many seconds, spread evenly, and nothing else is found.
     pub(crate) fn begin_heartbeats(&mut self, interval_s: f64) -> Result<()> {
-        let restart = ClientCommand::Restart { run: run_id(), size: STAMP_LEN, all_streams: false };
-        self.clients.execute(restart)?;
+        self.restart(run_id(), STAMP_LEN, false)?;
         self.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(interval_s)))
+    }
+
+    /// Guests begin to come and go, so many a second, and stay `life_s` seconds on average; the share `moves` of them
+    /// changes its room.
+    pub(crate) fn start_guests(&mut self, arrivals: f64, life_s: f64, moves: f64) -> Result<()> {
+        let guests = ChurnPlan::of(arrivals, life_s, moves, self.crowd.connections);
+        guests.map_or(Ok(()), |guests| self.clients.execute(ClientCommand::StartGuests(guests)))
     }
 
     /// Pushes as `plan` says, like [`Subject::push_all`].

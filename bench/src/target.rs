@@ -2,10 +2,9 @@
 
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::process::Stdio;
-use std::{env, io, path};
+use std::{io, path};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -13,17 +12,10 @@ use tempfile::tempfile;
 
 use crate::Result;
 use crate::args::{HostArgs, ServerArgs};
-use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::launch::Running;
 use crate::process::{CpuSample, Gauge};
-use crate::scrape::http_get;
 use crate::tls::{Certificate, Trust};
 use crate::yardstick::{Feed, Mode};
-
-/// How long a server may take to be healthy.
-const START_NS: u64 = 20 * SECOND_NS;
-/// Time between two looks at its health.
-const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 
 /// Where clients connect.
 #[derive(Clone, Serialize, Deserialize)]
@@ -69,17 +61,13 @@ impl Target {
         connections: usize,
         host: &HostArgs,
     ) -> Result<(Self, Feed)> {
-        let mut command = Running::command(&host.server_core, &env::current_exe()?)?;
         let mode_name = mode.to_possible_value().expect("no mode is skipped");
-        command
-            .args(["yardstick", "--mode", mode_name.get_name()])
-            .args(["--connections", &connections.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut process = Running::start(&mut command, None)?;
-        let (stdin, stdout) = process.pipes();
+        let connections = connections.to_string();
+        let arguments =
+            ["yardstick", "--mode", mode_name.get_name(), "--connections", &connections];
+        let (process, stdin, mut stdout) = Running::start_piped(&host.server_core, &arguments)?;
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
+        stdout.read_line(&mut line)?;
         let port: u16 = (line.trim().parse())
             .map_err(|_| "the yardstick ended before it listened; its reason is above")?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -121,7 +109,7 @@ impl Target {
         // One without a folder is here, and would be looked for in PATH.
         let program = path::absolute(program)?;
         let control = host.control_cores.as_ref().unwrap_or(&host.server_core);
-        let [tcp, websocket, grpc, stat] = free_ports()?;
+        let [tcp, websocket, grpc, stat] = free_ports(Ipv4Addr::LOCALHOST)?;
         let mut settings = vec![
             list("push.grpc", grpc),
             list("monitor.stat", stat),
@@ -152,14 +140,7 @@ impl Target {
         }
         command.args(arguments);
         let mut process = Running::start(&mut command, Some(log))?;
-        let deadline_ns = now_ns() + START_NS;
-        while http_get(stat, "/healthz").is_err() {
-            process.ensure_runs()?;
-            if now_ns() > deadline_ns {
-                return Err(format!("the server is not healthy\n{}", process.log_end()).into());
-            }
-            sleep_until(now_ns() + LOOK_NS);
-        }
+        process.await_health(stat)?;
         Ok(Self {
             endpoints: Endpoints {
                 tcp,
@@ -179,14 +160,10 @@ pub(crate) fn list(key: &str, value: impl Display) -> String {
     format!("{key}=[\"{value}\"]")
 }
 
-/// Ports that were free a moment ago. They are given back before the server takes them: nothing else on a
-/// host that is measured should be looking for ports.
-fn free_ports<const N: usize>() -> io::Result<[SocketAddr; N]> {
-    free_ports_at(Ipv4Addr::LOCALHOST)
-}
-
-/// The same at another address of the loopback. Where nobody else uses that address, the ports stay free.
-pub(crate) fn free_ports_at<const N: usize>(host: Ipv4Addr) -> io::Result<[SocketAddr; N]> {
+/// Ports of an address of the loopback that were free a moment ago. They are given back before the server takes them:
+/// nothing else on a host that is measured should be looking for ports. Where nobody else uses the address, they stay
+/// free.
+pub(crate) fn free_ports<const N: usize>(host: Ipv4Addr) -> io::Result<[SocketAddr; N]> {
     let mut listeners = Vec::with_capacity(N);
     for _ in 0..N {
         listeners.push(TcpListener::bind((host, 0))?);
@@ -199,10 +176,11 @@ pub(crate) fn free_ports_at<const N: usize>(host: Ipv4Addr) -> io::Result<[Socke
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scrape::http_get;
 
     #[test]
     fn free_ports_differ_and_can_be_taken() {
-        let [first, second] = free_ports().unwrap();
+        let [first, second] = free_ports(Ipv4Addr::LOCALHOST).unwrap();
         assert_ne!(first, second);
         assert!(TcpListener::bind(first).is_ok());
         assert!(http_get(second, "/healthz").is_err());

@@ -30,7 +30,7 @@ impl Subject {
     /// The turn itself, with all connections made: pushes as `plan` says, waits for what it becomes and then
     /// `aftermath_ns` for what should not come.
     pub(crate) fn turn(&mut self, plan: Plan, aftermath_ns: u64) -> Result<Value> {
-        self.restart(&plan)?;
+        self.restart(plan.run, plan.size, false)?;
         let bar = self.place.bar(plan.expected(), "delivering");
         let before = self.mark()?;
         self.clients.start_series(self.target.gauge)?;

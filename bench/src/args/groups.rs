@@ -145,6 +145,13 @@ pub(crate) struct SetupArgs {
     pub host: HostArgs,
 }
 
+impl SetupArgs {
+    /// Where things run, and the server.
+    pub(crate) fn sides(&self) -> (&HostArgs, Option<&ServerArgs>) {
+        (&self.host, Some(&self.server))
+    }
+}
+
 /// How the connections are made.
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Connections")]

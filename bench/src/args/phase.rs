@@ -4,6 +4,7 @@ use std::fs;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use toml::de::ValueDeserializer;
 
 /// A part of a day.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -79,10 +80,8 @@ impl FromStr for Phase {
 
     /// Of an inline table.
     fn from_str(text: &str) -> Result<Self, String> {
-        let day = toml::from_str::<DayFile>(&format!("phase = [{text}]"));
-        let phases = day.map_err(|error| error.message().to_owned())?.phase;
-        let [phase] = phases.try_into().map_err(|_| "it is not one phase")?;
-        Ok(phase)
+        let phase = ValueDeserializer::parse(text).and_then(Self::deserialize);
+        phase.map_err(|error| error.message().to_owned())
     }
 }
 

@@ -33,16 +33,16 @@ pub(crate) struct ChurnPlan {
 }
 
 impl ChurnPlan {
-    /// Guests beside so many `members`.
-    pub(crate) fn of(arrivals: f64, life_s: f64, moves: f64, members: usize) -> Self {
-        Self {
-            interval_ns: Plan::interval_of(arrivals).unwrap_or(u64::MAX / 2),
+    /// Guests beside so many `members`; none at a rate of 0.
+    pub(crate) fn of(arrivals: f64, life_s: f64, moves: f64, members: usize) -> Option<Self> {
+        Some(Self {
+            interval_ns: Plan::interval_of(arrivals)?,
             life_ns: seconds_to_ns(life_s),
             moves,
             first: members,
             stride: 1,
             present_max: guests_max(arrivals, life_s),
-        }
+        })
     }
 
     /// What one of `count` processes does of it.
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn processes_share_the_arrivals() {
-        let whole = ChurnPlan::of(100.0, 2.0, 0.5, 1000);
+        let whole = ChurnPlan::of(100.0, 2.0, 0.5, 1000).unwrap();
         assert_eq!((whole.interval_ns, whole.first, whole.present_max), (10_000_000, 1000, 500));
         let part = whole.part(3, 1);
         assert_eq!((part.interval_ns, part.first, part.stride), (30_000_000, 1001, 3));

@@ -3,9 +3,9 @@
 //! A worker reads tasks from its standard input and writes notes to its standard output, a line of JSON each.
 //! Times need no conversion, since the clock is the host's.
 
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufWriter, Write};
 use std::ops::Range;
-use std::process::{ChildStdin, Stdio};
+use std::process::ChildStdin;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::thread;
 use std::time::Duration;
@@ -69,13 +69,10 @@ impl Workers {
         let dialer = Dialer { in_flight, ..dialer };
         let mut workers = Vec::with_capacity(count);
         for index in 0..count {
-            let mut command = Running::command(&CpuList::allowed(), &std::env::current_exe()?)?;
-            command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped());
-            let mut process = Running::start(&mut command, None)?;
-            let (stdin, stdout) = process.pipes();
+            let (process, stdin, stdout) = Running::start_piped(&CpuList::allowed(), &["worker"])?;
             let sender = sender.clone();
             thread::spawn(move || {
-                read_lines(BufReader::new(stdout), |note| sender.send((index, note)).is_ok());
+                read_lines(stdout, |note| sender.send((index, note)).is_ok());
                 // Nobody listens any more where the run is over.
                 let _ = sender.send((index, Ok(Note::Failed("it ended".to_owned()))));
             });

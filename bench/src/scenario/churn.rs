@@ -5,10 +5,9 @@ use serde_json::{Value, json};
 
 use super::{delivery_faults, each_turn, prepare};
 use crate::Result;
-use crate::args::{ChurnArgs, SetupArgs};
-use crate::clients::{ChurnPlan, ClientCommand, guests_max};
+use crate::args::ChurnArgs;
+use crate::clients::{ClientCommand, guests_max};
 use crate::crowd::Crowd;
-use crate::plan::Plan;
 use crate::report::{self, Table};
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
@@ -22,28 +21,24 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<bool> {
     if args.load.rate <= 0.0 {
         return Err("churn needs a rate above 0".into());
     }
-    let SetupArgs { dial, server, host } = &args.setup;
-    let most = dial.connections as usize + guests_max(args.arrivals, args.life) as usize;
-    prepare(host, dial, most)?;
+    prepare(&args.setup, guests_max(args.arrivals, args.life))?;
     let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
     let text = Table::of_turns(&turns, FIGURES).text();
-    report::finish("churn", args, (host, Some(server)), json!({ "turns": turns }), &text)
+    report::finish("churn", args, args.setup.sides(), json!({ "turns": turns }), &text)
 }
 
 /// What one turn gave, explained in [`crate::figures`].
 fn turn(place: Place, args: &ChurnArgs) -> Result<Value> {
     let crowd = Crowd::of(&args.setup, args.rooms);
-    let connections = crowd.connections;
-    let plan = Plan::of(&args.load, args.setup.server.operation, &crowd);
     let mut subject = Subject::server(place, &args.setup, crowd)?;
+    let plan = subject.plan_of(&args.load);
     subject.connect()?;
     let memory_before = subject.target.gauge.memory()?;
 
-    subject.restart(&plan)?;
+    subject.restart(plan.run, plan.size, false)?;
     let before = subject.mark()?;
     subject.clients.start_series(subject.target.gauge)?;
-    let guests = ChurnPlan::of(args.arrivals, args.life, args.moves, connections);
-    subject.clients.execute(ClientCommand::StartGuests(guests))?;
+    subject.start_guests(args.arrivals, args.life, args.moves)?;
     let bar = place.bar(None, "delivering");
     let sent = subject.push(plan, &bar, |_| Ok(()))?;
     let used = subject.since(&before)?;

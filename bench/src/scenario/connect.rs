@@ -18,8 +18,8 @@ const FIGURES: &str = "connections, connections a second, handshake p50, handsha
 
 /// Runs it; returns whether all connections stayed.
 pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
-    let SetupArgs { dial, server, host } = &args.setup;
-    prepare(host, dial, dial.connections as usize)?;
+    let SetupArgs { dial, host, .. } = &args.setup;
+    prepare(&args.setup, 0)?;
     let alone = !args.yardsticks.wanted(&args.setup);
     let subjects: &[_] = if alone { &[COMET] } else { &[COMET, "bare"] };
     let storms = each_turn(args.rounds, subjects, |place| {
@@ -31,5 +31,5 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<bool> {
         subject.storm(Some(args.hold))
     })?;
     let text = Table::of_turns(&storms, FIGURES).text();
-    report::finish("connect", args, (host, Some(server)), json!({ "storms": storms }), &text)
+    report::finish("connect", args, args.setup.sides(), json!({ "storms": storms }), &text)
 }

@@ -3,18 +3,16 @@
 
 use serde_json::{Value, json};
 
-use super::{delivery_faults, prepare};
+use super::{delivery_faults, phase, prepare};
 use crate::Result;
-use crate::accounting::StreamId;
-use crate::args::{DayArgs, Phase, SetupArgs};
-use crate::clients::{ChurnPlan, ClientCommand, guests_max};
-use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
-use crate::crowd::{Crowd, Streams};
+use crate::args::{DayArgs, Phase};
+use crate::clients::{ClientCommand, guests_max};
+use crate::clock::{SECOND_NS, now_ns, seconds_to_ns};
+use crate::crowd::Crowd;
 use crate::findings::Findings;
-use crate::plan::{Pattern, Plan, run_id};
+use crate::plan::run_id;
 use crate::report::{self, Table};
 use crate::sender::Sent;
-use crate::sink::Sink;
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
 
@@ -37,10 +35,9 @@ struct Day<'a> {
 /// Runs it; returns whether every delivery was made or counted as dropped, and no connection was closed.
 pub(crate) fn run(args: &DayArgs) -> Result<bool> {
     let args = args.clone().with_phases();
-    let SetupArgs { dial, server, host } = &args.setup;
     let guests = args.phase.iter().map(|phase| guests_max(phase.arrivals, args.life)).max();
     // The old and the new connection of one that reconnects are there at once for a moment.
-    prepare(host, dial, dial.connections as usize + guests.unwrap_or(0) as usize)?;
+    prepare(&args.setup, guests.unwrap_or(0))?;
     let mut day = Day::begin(&args)?;
     let started_ns = now_ns();
     // By the clock of the series.
@@ -59,7 +56,7 @@ pub(crate) fn run(args: &DayArgs) -> Result<bool> {
     let text = Table::of("phase", &phases, FIGURES).transposed().text();
     let phases: Vec<Value> = phases.into_iter().map(|(_, outcome)| outcome).collect();
     let results = json!({ "days": [day], "phases": phases });
-    report::finish("day", &args, (host, Some(server)), results, &text)
+    report::finish("day", &args, args.setup.sides(), results, &text)
 }
 
 impl<'a> Day<'a> {
@@ -75,24 +72,11 @@ impl<'a> Day<'a> {
 
     /// What one phase gave, explained in [`crate::figures`].
     fn pass(&mut self, phase: &Phase) -> Result<Value> {
-        let (run, size) = (run_id(), self.args.size as usize);
         let before = self.subject.mark()?;
-        let restart = ClientCommand::Restart { run, size, all_streams: true };
-        self.subject.clients.execute(restart.clone())?;
         let dialed = self.connect(phase)?;
-        // Members that have just connected are there for all that follows.
-        self.subject.clients.execute(restart)?;
-        if phase.reconnect > 0.0 {
-            self.subject.clients.execute(ClientCommand::Reconnect(phase.reconnect))?;
-        }
-        if phase.arrivals > 0.0 {
-            let members = self.subject.crowd.connections;
-            let guests = ChurnPlan::of(phase.arrivals, self.args.life, MOVES, members);
-            self.subject.clients.execute(ClientCommand::StartGuests(guests))?;
-        }
+        let guests = (self.args.life, MOVES);
+        let pushes = phase::begin(&mut self.subject, phase, self.args.size, guests)?;
         let bar = self.subject.place.bar(None, &phase.name);
-        let message = (self.args.setup.server.operation, size, run);
-        let pushes = pushes(&mut self.subject, phase, message)?;
         let ends_ns = now_ns() + seconds_to_ns(phase.seconds);
         let sent = self.subject.push_all(pushes, &bar, |_| Ok(()))?;
         self.subject.wait(ends_ns.saturating_sub(now_ns()))?;
@@ -100,10 +84,13 @@ impl<'a> Day<'a> {
         let used = self.subject.since(&before)?;
         let memory = self.subject.target.gauge.memory()?;
         self.subject.clients.execute(ClientCommand::StopGuests)?;
-        self.await_members()?;
+        // Members that reconnect come back, and guests go.
+        let members = self.connected;
+        self.subject
+            .wait_for(BACK_NS_MAX, |is| Ok((is.clients.live() == members).then_some(())))?;
 
         let dropped = sent.iter().map(Sent::dropped_of_present).sum();
-        let messages = messages_by_kind(phase, &sent);
+        let messages = phase::messages_by_kind(phase, &sent);
         let mut findings = self.subject.await_deliveries(&messages, dropped)?;
         findings.handshakes += dialed.handshakes;
         let connections = self.subject.clients.live();
@@ -143,8 +130,9 @@ impl<'a> Day<'a> {
         }))
     }
 
-    /// Members connect until there are as many as the phase wants.
+    /// Members connect until there are as many as the phase wants; gives what was found meanwhile.
     fn connect(&mut self, phase: &Phase) -> Result<Findings> {
+        self.subject.restart(run_id(), self.args.size as usize, true)?;
         let share = phase.connect.clamp(0.0, 1.0);
         let wanted = (self.subject.crowd.connections as f64 * share).round() as usize;
         if wanted > self.connected {
@@ -156,52 +144,4 @@ impl<'a> Day<'a> {
         }
         self.subject.clients.findings(&[])
     }
-
-    /// Waits for the members that reconnect, and for the guests to be gone.
-    fn await_members(&mut self) -> Result<()> {
-        let deadline_ns = now_ns() + BACK_NS_MAX;
-        while self.subject.clients.live() != self.connected && now_ns() < deadline_ns {
-            self.subject.clients.turn(20 * MILLISECOND_NS)?;
-        }
-        Ok(())
-    }
-}
-
-/// What the phase pushes, and where; nothing for a rate of 0. The messages have `operation`, `size` bytes and the
-/// numbers from `run` on.
-pub(super) fn pushes(
-    subject: &mut Subject,
-    phase: &Phase,
-    (operation, size, run): (i32, usize, u32),
-) -> Result<Vec<(Plan, Sink)>> {
-    let mut pushes = Vec::new();
-    for (kind, streams, rate) in rates(phase) {
-        let Some(interval_ns) = Plan::interval_of(rate) else { continue };
-        let crowd = Crowd { streams, ..subject.crowd.clone() };
-        let plan = Plan {
-            run: run + kind,
-            pattern: Pattern::Rotating { first: 0 },
-            interval_ns: Some(interval_ns),
-            duration_ns: seconds_to_ns(phase.seconds),
-            ..Plan::new(operation, size, crowd.members())
-        };
-        pushes.push((plan, subject.sink(&crowd)?));
-    }
-    Ok(pushes)
-}
-
-/// How often the phase pushes to the streams of each kind.
-fn rates(phase: &Phase) -> [(u32, Streams, f64); StreamId::KINDS as usize] {
-    [
-        (StreamId::ROOM, Streams::Rooms, phase.room_rate),
-        (StreamId::KEY, Streams::Keys(1), phase.key_rate),
-        (StreamId::BROADCAST, Streams::Everybody, phase.broadcast_rate),
-    ]
-}
-
-/// The messages of each stream, in the place of its kind; `sent` has only the kinds with a rate.
-pub(super) fn messages_by_kind(phase: &Phase, sent: &[Sent]) -> Vec<Vec<u64>> {
-    let mut sent = sent.iter();
-    let of_kind = rates(phase).map(|(_, _, rate)| if rate > 0.0 { sent.next() } else { None });
-    of_kind.map(|sent| sent.map(|sent| sent.messages.clone()).unwrap_or_default()).to_vec()
 }

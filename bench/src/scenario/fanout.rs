@@ -3,16 +3,16 @@
 
 use serde_json::{Value, json};
 
-use super::{each_turn, prepare};
+use super::{each_turn, pin, prepare};
 use crate::Result;
 use crate::args::{DialArgs, FanoutArgs, HostArgs, LoadArgs, RawArgs, SetupArgs};
 use crate::crowd::Crowd;
+use crate::dial::ensure_descriptors;
 use crate::message::HEADER_LEN;
 use crate::pingpong::PingPong;
-use crate::plan::Plan;
 use crate::report::{self, Table};
 use crate::sink::PushMethod;
-use crate::subject::{COMET, OPERATION, Place, Subject};
+use crate::subject::{COMET, Place, Subject};
 use crate::yardstick::Mode;
 
 /// Of a turn of pushes.
@@ -22,8 +22,8 @@ const FIGURES: &str = "expected, received, lost, late, doubled, dropped, deliver
 
 /// Runs `fanout`; returns whether every delivery was made or counted as dropped.
 pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
-    let SetupArgs { dial, server, host } = &args.setup;
-    prepare(host, dial, dial.connections as usize)?;
+    let SetupArgs { dial, host, .. } = &args.setup;
+    prepare(&args.setup, 0)?;
     let alone = !args.yardsticks.wanted(&args.setup);
     let subjects: &[_] = if alone { &[COMET] } else { &[COMET, "ring", "send"] };
     let turns = each_turn(args.load.rounds, subjects, |place| match place.subject {
@@ -37,12 +37,13 @@ pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
             args.load.window
         );
     }
-    report::finish("fanout", args, (host, Some(server)), json!({ "turns": turns }), &text)
+    report::finish("fanout", args, args.setup.sides(), json!({ "turns": turns }), &text)
 }
 
 /// Runs `raw`; returns whether every delivery was made.
 pub(crate) fn run_raw(args: &RawArgs) -> Result<bool> {
-    prepare(&args.host, &args.dial, args.dial.connections as usize)?;
+    ensure_descriptors(args.dial.connections as usize, args.dial.processes)?;
+    pin(&args.host)?;
     let (mut turns, mut pings, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     each_turn(args.load.rounds, &["ring", "send", "ping-pong"], |place| {
         if place.subject == "ping-pong" {
@@ -63,12 +64,11 @@ pub(crate) fn run_raw(args: &RawArgs) -> Result<bool> {
 
 fn comet_turn(place: Place, args: &FanoutArgs) -> Result<Value> {
     let crowd = Crowd::of(&args.setup, args.rooms);
-    let plan = Plan::of(&args.load, args.setup.server.operation, &crowd);
     let mut subject = Subject::server(place, &args.setup, crowd)?;
     if args.stream {
         subject.method = PushMethod::OneStream;
     }
-    subject.only_turn(plan)
+    subject.only_turn(subject.plan_of(&args.load))
 }
 
 /// The turn of a bare loop: the same connections and bytes, and the same sender with the same schedule. All its
@@ -81,7 +81,6 @@ fn yardstick_turn(
 ) -> Result<Value> {
     let mode = if place.subject == "ring" { Mode::Ring } else { Mode::Send };
     let crowd = Crowd::of_yardstick(dial.connections as usize);
-    let plan = Plan::of(load, OPERATION, &crowd);
     let mut subject = Subject::yardstick(place, mode, (host, dial), crowd)?;
-    subject.only_turn(plan)
+    subject.only_turn(subject.plan_of(load))
 }

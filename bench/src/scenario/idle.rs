@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{each_turn, prepare};
 use crate::Result;
-use crate::args::{IdleArgs, SetupArgs};
+use crate::args::IdleArgs;
 use crate::clock::seconds_to_ns;
 use crate::crowd::Crowd;
 use crate::report::{self, Table};
@@ -16,11 +16,10 @@ const FIGURES: &str = "connections, heartbeats, CPU while idle, CPU of a heartbe
 
 /// Runs it; returns whether all connections stayed and were answered.
 pub(crate) fn run(args: &IdleArgs) -> Result<bool> {
-    let SetupArgs { dial, server, host } = &args.setup;
-    prepare(host, dial, dial.connections as usize)?;
+    prepare(&args.setup, 0)?;
     let turns = each_turn(args.rounds, &[COMET], |place| turn(place, args))?;
     let text = Table::of_turns(&turns, FIGURES).text();
-    report::finish("idle", args, (host, Some(server)), json!({ "turns": turns }), &text)
+    report::finish("idle", args, args.setup.sides(), json!({ "turns": turns }), &text)
 }
 
 /// What one turn gave, explained in [`crate::figures`].

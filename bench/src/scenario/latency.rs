@@ -26,8 +26,7 @@ const LATENCIES: &str =
 
 /// Runs it; returns whether every delivery was made or counted as dropped.
 pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
-    let SetupArgs { dial, server, host } = &args.setup;
-    prepare(host, dial, dial.connections as usize)?;
+    prepare(&args.setup, 0)?;
     let subjects: &[_] = match args.stream {
         _ if !args.yardsticks.wanted(&args.setup) => &[COMET],
         true => &[PING_PONG, COMET],
@@ -40,8 +39,12 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
         match place.subject {
             PING_PONG => {
                 let bytes = HEADER_LEN + args.size as usize;
-                let ping =
-                    PingPong::measure(bytes, Plan::interval_of(args.rate), args.seconds, host)?;
+                let ping = PingPong::measure(
+                    bytes,
+                    Plan::interval_of(args.rate),
+                    args.seconds,
+                    &args.setup.host,
+                )?;
                 latencies.push((label, json!(ping.latency)));
                 latencies.push(("  from due".to_owned(), json!(ping.since_due)));
                 pings.push(ping);
@@ -58,27 +61,26 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
     let calls = Table::of_turns(bare.iter().chain(&turns), CALLS).text();
     let text = format!("{calls}\n{}", Table::of("turn", &latencies, LATENCIES).text());
     let results = json!({ "turns": turns, "ping_pong": pings, "bare_grpc": bare });
-    report::finish("latency", args, (host, Some(server)), results, &text)
+    report::finish("latency", args, args.setup.sides(), results, &text)
 }
 
 /// Calls the server, or the bare gRPC server, which has no connections: it answers that all was dropped.
 fn turn(place: Place, args: &LatencyArgs) -> Result<Value> {
-    let SetupArgs { dial, server, host } = &args.setup;
+    let SetupArgs { dial, host, .. } = &args.setup;
     let streams = Streams::Keys(args.keys_per_call as usize);
     let crowd = Crowd { streams, callers: u64::from(args.callers), ..Crowd::of(&args.setup, 1) };
-    let plan = Plan {
+    let mut subject = match place.subject {
+        BARE_GRPC => Subject::yardstick(place, Mode::Grpc, (host, dial), crowd)?,
+        _ => Subject::server(place, &args.setup, crowd)?,
+    };
+    if args.stream {
+        subject.method = PushMethod::OneStream;
+    }
+    subject.only_turn(Plan {
         pattern: Pattern::Rotating { first: 0 },
         interval_ns: Plan::interval_of(args.rate),
         duration_ns: seconds_to_ns(args.seconds),
         window: u64::from(args.window),
-        ..Plan::new(server.operation, args.size as usize, crowd.members())
-    };
-    if place.subject == BARE_GRPC {
-        return Subject::yardstick(place, Mode::Grpc, (host, dial), crowd)?.only_turn(plan);
-    }
-    let mut comet = Subject::server(place, &args.setup, crowd)?;
-    if args.stream {
-        comet.method = PushMethod::OneStream;
-    }
-    comet.only_turn(plan)
+        ..subject.plan(args.size)
+    })
 }

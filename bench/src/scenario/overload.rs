@@ -17,9 +17,9 @@ use self::attack::{Assault, settings};
 use self::attacker::Attacker;
 use super::prepare;
 use crate::Result;
-use crate::args::{Attack, OverloadArgs, SetupArgs};
+use crate::args::{Attack, OverloadArgs};
 use crate::clients::ClientCommand;
-use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
+use crate::clock::{MILLISECOND_NS, SECOND_NS, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
 use crate::message::{HEADER_LEN, STAMP_LEN};
 use crate::pingpong::PingPong;
@@ -27,7 +27,7 @@ use crate::plan::{Pattern, Plan};
 use crate::report::{self, NOT_MEASURED, Table};
 use crate::stats::{Percentiles, Spread};
 use crate::subject::{COMET, Place, Subject};
-use crate::target::free_ports_at;
+use crate::target::free_ports;
 
 /// Each latency under attack is to be at most so many times its quiet value, or that of the ping-pong under the same
 /// attack.
@@ -38,7 +38,6 @@ const HEARTBEAT_NS: u64 = SECOND_NS;
 const PING_NS: u64 = 2 * MILLISECOND_NS;
 /// How long an attack may take to be under way.
 const BEGIN_NS_MAX: u64 = 60 * SECOND_NS;
-const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 
 const HEADINGS: [&str; 11] = [
     "attack",
@@ -57,14 +56,12 @@ const HEADINGS: [&str; 11] = [
 /// Runs it; returns whether no client lost its connection or a message, and with --strict also whether all bounds
 /// are reached.
 pub(crate) fn run(args: &OverloadArgs) -> Result<bool> {
-    let SetupArgs { dial, server, host } = &args.setup;
-    if server.addr.is_some() {
+    if args.setup.server.addr.is_some() {
         return Err(
             "overload starts its servers itself: each attack needs settings of its own".into()
         );
     }
-    let most = dial.connections + args.stalled.max(args.half_open);
-    prepare(host, dial, most as usize)?;
+    prepare(&args.setup, u64::from(args.stalled.max(args.half_open)))?;
     let mut attacks = Vec::new();
     let mut rows = Vec::new();
     for &attack in Attack::value_variants().iter().filter(|attack| args.asks(**attack)) {
@@ -82,12 +79,12 @@ pub(crate) fn run(args: &OverloadArgs) -> Result<bool> {
     ];
     let text = Table::new(&HEADINGS, rows, &legend).text();
     let results = json!({ "attacks": attacks });
-    report::finish("overload", args, (host, Some(server)), results, &text)
+    report::finish("overload", args, args.setup.sides(), results, &text)
 }
 
 /// What one attack did to the clients of a server of its own.
 fn under(attack: Attack, args: &OverloadArgs) -> Result<Value> {
-    let [http] = free_ports_at(Ipv4Addr::LOCALHOST)?;
+    let [http] = free_ports(Ipv4Addr::LOCALHOST)?;
     let mut setup = args.setup.clone();
     setup.server.tls = attack.is_of_tls();
     setup.server.server_set.extend(settings(attack, args, http));
@@ -104,19 +101,13 @@ fn under(attack: Attack, args: &OverloadArgs) -> Result<Value> {
             http,
             half_open: args.half_open as usize,
             stalled: args.stalled as usize,
-            operation: setup.server.operation,
+            operation: subject.operation,
             is_under_way: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
         };
         let assault = Assault::begin(attack, attacker);
-        let deadline_ns = now_ns() + BEGIN_NS_MAX;
-        while !assault.is_under_way()? {
-            subject.wait(LOOK_NS)?;
-            subject.target.ensure_runs()?;
-            if now_ns() > deadline_ns {
-                return Err("the attack does not get under way".into());
-            }
-        }
+        let begun = subject.wait_for(BEGIN_NS_MAX, |_| assault.is_under_way())?;
+        begun.ok_or("the attack does not get under way")?;
         let is = measure(&mut subject, args)?;
         done += assault.end()?;
         subject.settle()?;
@@ -168,10 +159,10 @@ fn measure(subject: &mut Subject, args: &OverloadArgs) -> Result<Value> {
         pattern: Pattern::Rotating { first: 0 },
         interval_ns: Plan::interval_of(args.rate),
         duration_ns: seconds_to_ns(args.seconds),
-        ..Plan::new(args.setup.server.operation, STAMP_LEN, subject.crowd.members())
+        ..subject.plan(STAMP_LEN as u32)
     };
     let closed_before = subject.clients.findings(&[])?.closed.total();
-    subject.restart(&plan)?;
+    subject.restart(plan.run, plan.size, false)?;
     subject.clients.execute(ClientCommand::Heartbeat(HEARTBEAT_NS))?;
     let bar = subject.place.bar(plan.expected(), "pushing");
     let sent = subject.push(plan, &bar, |_| Ok(()))?;

@@ -8,12 +8,11 @@ use serde_json::{Value, json};
 
 use super::{each_turn, prepare};
 use crate::Result;
-use crate::args::{ReadersArgs, SetupArgs};
+use crate::args::ReadersArgs;
 use crate::clients::ClientCommand;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns};
 use crate::crowd::Crowd;
 use crate::findings::Findings;
-use crate::plan::Plan;
 use crate::report::{self, Table};
 use crate::scrape::Counted;
 use crate::sender::Sent;
@@ -59,12 +58,11 @@ pub(crate) fn run(args: &ReadersArgs) -> Result<bool> {
     if args.slow + args.stalled > 1.0 {
         return Err("the shares of slow and stalled readers are more than all".into());
     }
-    let SetupArgs { dial, server, host } = &args.setup;
-    prepare(host, dial, dial.connections as usize)?;
+    prepare(&args.setup, 0)?;
     let turns = each_turn(args.load.rounds, &[COMET], |place| turn(place, args))?;
     let [figures, fates] = [FIGURES, FATES].map(|names| Table::of_turns(&turns, names).text());
     let text = format!("{figures}\n{fates}");
-    report::finish("readers", args, (host, Some(server)), json!({ "turns": turns }), &text)
+    report::finish("readers", args, args.setup.sides(), json!({ "turns": turns }), &text)
 }
 
 /// What one turn gave, explained in [`crate::figures`].
@@ -75,10 +73,10 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<Value> {
         slow_buffer: Some(args.receive_buffer as usize),
         ..Crowd::of(&args.setup, args.rooms)
     };
-    let plan = Plan::of(&args.load, args.setup.server.operation, &crowd);
     let mut subject = Subject::server(place, &args.setup, crowd)?;
+    let plan = subject.plan_of(&args.load);
     subject.connect()?;
-    subject.restart(&plan)?;
+    subject.restart(plan.run, plan.size, false)?;
     let memory_before = subject.target.gauge.memory()?;
     let counted_before = subject.target.stat.map(Counted::of).transpose()?;
 
@@ -134,14 +132,12 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<Value> {
 
 /// What the server has counted since `before`, when nothing waits any more.
 fn count_when_done(subject: &mut Subject, stat: SocketAddr, before: &Counted) -> Result<Counted> {
-    let deadline_ns = now_ns() + WAITING_NS_MAX;
-    loop {
-        subject.wait(MEMORY_NS)?;
-        let counted = Counted::of(stat)?.since(before);
-        if counted.waiting == 0 || now_ns() > deadline_ns {
-            return Ok(counted);
-        }
-    }
+    let mut counted = Counted::default();
+    subject.wait_for(WAITING_NS_MAX, |_| {
+        counted = Counted::of(stat)?.since(before);
+        Ok((counted.waiting == 0).then_some(()))
+    })?;
+    Ok(counted)
 }
 
 impl Fate {

@@ -26,15 +26,13 @@ use self::faults::{Culprit, Fault, Faults, Site, configuration};
 use self::log::Log;
 use self::logic::Logic;
 use self::quiet::{Rest, health_fault};
-use super::day::{messages_by_kind, pushes};
-use super::prepare;
+use super::{phase, prepare};
 use crate::Result;
 use crate::args::{Phase, SetupArgs, SoakArgs};
-use crate::clients::{ChurnPlan, ClientCommand, guests_max};
-use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
+use crate::clients::{ClientCommand, guests_max};
+use crate::clock::{SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::Crowd;
 use crate::grpc::LedgerSums;
-use crate::plan::run_id;
 use crate::report;
 use crate::sender::Sent;
 use crate::subject::{COMET, Place, Subject};
@@ -53,7 +51,8 @@ const HEARTBEAT_NS: u64 = 5 * SECOND_NS;
 const PHASE_S: Range<f64> = 1.0..3.0;
 /// How long the server may take to come to rest.
 const REST_NS_MAX: u64 = 20 * SECOND_NS;
-const LOOK_NS: u64 = 50 * MILLISECOND_NS;
+/// How long a fault may go on after the pushes of its phase.
+const FAULT_NS_MAX: u64 = 60 * SECOND_NS;
 
 /// A soak under way.
 struct Soak<'a> {
@@ -73,12 +72,12 @@ struct Soak<'a> {
 
 /// Runs it; returns whether everything held to the end.
 pub(crate) fn run(args: &SoakArgs) -> Result<bool> {
-    let SetupArgs { dial, server, host } = &args.setup;
-    if server.addr.is_some() {
+    if args.setup.server.addr.is_some() {
         return Err("soak starts its server itself: it sends it signals".into());
     }
-    let guests = guests_max(args.arrivals, LIFE_S) as usize;
-    prepare(host, dial, 2 * dial.connections as usize + guests + 1024)?;
+    // Members that reconnect, guests, and clients that do harm.
+    let beside = u64::from(args.setup.dial.connections) + guests_max(args.arrivals, LIFE_S) + 1024;
+    prepare(&args.setup, beside)?;
     let interrupted = watch_interrupts()?;
     let seed = args.seed.unwrap_or_else(rand::random);
     println!("seed {seed}");
@@ -109,7 +108,7 @@ pub(crate) fn run(args: &SoakArgs) -> Result<bool> {
     }
     let results =
         json!({ "seed": seed, "curve": curve.points, "base": soak.base, "faults": faults });
-    report::finish("soak", args, (host, Some(server)), results, &curve.summary())
+    report::finish("soak", args, args.setup.sides(), results, &curve.summary())
 }
 
 /// Becomes true at the first SIGINT; the second ends the bench at once. Fails if the host refuses.
@@ -157,47 +156,26 @@ impl<'a> Soak<'a> {
             operation: server.operation,
         };
         let stat = target.stat.expect("the bench has chosen one");
-        let gauge = target.gauge;
         let crowd =
             Crowd { websocket_share: WEBSOCKET_SHARE, ..Crowd::of(&args.setup, args.rooms) };
-        let subject = Subject::of_target(Place::of(COMET, 1), target, &args.setup, crowd)?;
-        let base = Rest::of(gauge, stat)?;
-        let last = base.clone();
-        let mut soak = Self {
-            args,
-            subject,
-            site,
-            faults: Faults::start(),
-            stat,
-            random,
-            base,
-            last,
-            _folder: folder,
-        };
-        soak.await_logic()?;
-        soak.subject.connect()?;
-        soak.base = soak.await_rest(None)?;
-        soak.last = soak.base.clone();
-        Ok(soak)
+        let members = crowd.connections;
+        let mut subject = Subject::of_target(Place::of(COMET, 1), target, &args.setup, crowd)?;
+        // Until it sees its logic.
+        await_rest(&mut subject, stat, 0, None)?;
+        subject.connect()?;
+        let base = await_rest(&mut subject, stat, members, None)?;
+        let (faults, last) = (Faults::start(), base.clone());
+        Ok(Self { args, subject, site, faults, stat, random, base, last, _folder: folder })
     }
 
     /// One phase, and the rest after it: the pushes, and what did not hold. Fails if the server has ended or does not
     /// come to rest.
     fn pass(&mut self, fault: Fault) -> Result<(u64, Vec<String>)> {
-        let (run, size) = (run_id(), self.args.size as usize);
         let closed_before = self.subject.clients.findings(&[])?.closed.total();
-        let restart = ClientCommand::Restart { run, size, all_streams: true };
-        self.subject.clients.execute(restart)?;
-        self.subject.clients.execute(ClientCommand::Heartbeat(HEARTBEAT_NS))?;
         let phase = self.phase(fault);
-        if fault == Fault::Reconnects {
-            self.subject.clients.execute(ClientCommand::Reconnect(RECONNECTED))?;
-        }
-        if phase.arrivals > 0.0 {
-            let members = self.subject.crowd.connections;
-            let guests = ChurnPlan::of(phase.arrivals, LIFE_S, MOVES, members);
-            self.subject.clients.execute(ClientCommand::StartGuests(guests))?;
-        }
+        let guests = (LIFE_S, MOVES);
+        let pushes = phase::begin(&mut self.subject, &phase, self.args.size, guests)?;
+        self.subject.clients.execute(ClientCommand::Heartbeat(HEARTBEAT_NS))?;
         let culprit = Culprit {
             fault,
             site: self.site.clone(),
@@ -205,23 +183,17 @@ impl<'a> Soak<'a> {
             ends_ns: now_ns() + seconds_to_ns(phase.seconds),
         };
         self.faults.begin(culprit)?;
-        let message = (self.site.operation, size, run);
-        let pushes = pushes(&mut self.subject, &phase, message)?;
         let bar = self.subject.place.bar(None, &phase.name);
         let sent = self.subject.push_all(pushes, &bar, |_| Ok(()))?;
-        let of_culprit = loop {
-            if let Some(sums) = self.faults.poll_outcome()? {
-                break sums;
-            }
-            self.subject.wait(LOOK_NS)?;
-            self.subject.target.ensure_runs()?;
-        };
+        let faults = &self.faults;
+        let of_culprit = self.subject.wait_for(FAULT_NS_MAX, |_| faults.poll_outcome())?;
+        let of_culprit = of_culprit.ok_or("the fault does not end")?;
         bar.finish_and_clear();
         self.subject.clients.execute(ClientCommand::StopGuests)?;
         let members = self.subject.crowd.connections;
-        let rest = self.await_rest(Some(&self.base.clone()))?;
+        let rest = await_rest(&mut self.subject, self.stat, members, Some(&self.base))?;
 
-        let findings = self.subject.await_deliveries(&messages_by_kind(&phase, &sent), 0)?;
+        let findings = self.subject.await_deliveries(&phase::messages_by_kind(&phase, &sent), 0)?;
         let heartbeats = self.subject.await_replies()?;
         let mut faults = findings.visits.faults(findings.visits.lost);
         // Members read at once, and few messages come: not one of them may be dropped.
@@ -260,42 +232,30 @@ impl<'a> Soak<'a> {
             name: format!("{fault:?}"),
             seconds: self.random.random_range(PHASE_S),
             connect: 1.0,
-            reconnect: 0.0,
+            reconnect: if fault == Fault::Reconnects { RECONNECTED } else { 0.0 },
             room_rate: self.random.random_range(10.0..60.0),
             key_rate: self.random.random_range(10.0..200.0),
             broadcast_rate: self.random.random_range(1.0..5.0),
             arrivals,
         }
     }
+}
 
-    /// Waits until the server is at rest. Fails if it has ended, or does not come to rest.
-    fn await_rest(&mut self, base: Option<&Rest>) -> Result<Rest> {
-        let members = self.subject.crowd.connections as u64;
-        let deadline_ns = now_ns() + REST_NS_MAX;
-        loop {
-            self.subject.wait(LOOK_NS)?;
-            self.subject.target.ensure_runs()?;
-            let rest = Rest::of(self.subject.target.gauge, self.stat)?;
-            match rest.unrest(members, base) {
-                None => return Ok(rest),
-                Some(unrest) if now_ns() > deadline_ns => {
-                    let closed = self.subject.clients.findings(&[])?.closed;
-                    return Err(format!("{unrest}; clients closed so far: {:?}", *closed).into());
-                }
-                Some(_) => {}
-            }
-        }
-    }
-
-    /// Waits until the server sees its logic. Fails if it does not.
-    fn await_logic(&mut self) -> Result<()> {
-        let deadline_ns = now_ns() + REST_NS_MAX;
-        while Rest::of(self.subject.target.gauge, self.stat)?.counted.logic_up != 1 {
-            self.subject.wait(LOOK_NS)?;
-            if now_ns() > deadline_ns {
-                return Err("the server does not reach logic".into());
-            }
-        }
-        Ok(())
-    }
+/// Waits until the server is at rest with so many members, and no more descriptors than at the rest `base`. Fails if it
+/// has ended, or does not come to rest.
+fn await_rest(
+    subject: &mut Subject,
+    stat: SocketAddr,
+    members: usize,
+    base: Option<&Rest>,
+) -> Result<Rest> {
+    let mut unrest = None;
+    let rest = subject.wait_for(REST_NS_MAX, |subject| {
+        let rest = Rest::of(subject.target.gauge, stat)?;
+        unrest = rest.unrest(members as u64, base);
+        Ok(unrest.is_none().then_some(rest))
+    })?;
+    let closed = subject.clients.findings(&[])?.closed;
+    let words = || format!("{}; closed so far: {:?}", unrest.unwrap_or_default(), *closed);
+    Ok(rest.ok_or_else(words)?)
 }

@@ -176,8 +176,23 @@ impl Client {
         self.inbox.online
     }
 
-    /// What the server said when it accepted the token. `None`: it speaks protocol 1, as goim's
-    /// server does.
+    /// Gives the server a fresh token of the same user and key, so that the connection outlasts the
+    /// last one. [`AuthReply::not_renewed`] says whether it was taken; if not, the connection lasts
+    /// as long as before.
+    ///
+    /// # Errors
+    /// [`Error::NoRenewal`] if the server speaks protocol 1; if the connection is lost, the reply
+    /// does not arrive in time, or the token is longer than [`SEND_BODY_MAX`].
+    pub fn renew(&mut self, token: &[u8]) -> Result<AuthReply, Error> {
+        if self.auth_reply().is_none() {
+            return Err(Error::NoRenewal);
+        }
+        self.request(op::AUTH, token)?;
+        self.auth_reply().ok_or(Error::NoRenewal)
+    }
+
+    /// What the server said last about the token: when it accepted it, or when it was to be renewed.
+    /// `None`: it speaks protocol 1, as goim's server does.
     #[must_use]
     pub fn auth_reply(&self) -> Option<AuthReply> {
         self.session.auth_reply()

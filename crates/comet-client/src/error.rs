@@ -125,7 +125,7 @@ impl fmt::Display for WebSocketFault {
 impl error::Error for WebSocketFault {}
 
 /// Why a [`Client`](crate::Client) failed. The connection is of no further use, except after
-/// [`Error::BodyTooLong`].
+/// [`Error::BodyTooLong`] and [`Error::NoRenewal`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -144,6 +144,8 @@ pub enum Error {
     Silent,
     /// More messages arrived than may wait for [`Client::receive`](crate::Client::receive).
     Backlog,
+    /// The server speaks protocol 1, which renews no tokens. Nothing was sent.
+    NoRenewal,
     /// A body to be sent is longer than servers accept. Nothing was sent.
     BodyTooLong {
         /// Its length in bytes.
@@ -245,6 +247,7 @@ impl fmt::Display for Error {
             Self::Unanswered(time) => write!(f, "no answer within {time:?}"),
             Self::Silent => f.write_str("no heartbeat was answered"),
             Self::Backlog => f.write_str("too many messages wait to be received"),
+            Self::NoRenewal => f.write_str("the server renews no tokens"),
             Self::BodyTooLong { len } => write!(f, "a body of {len} bytes is too long to send"),
         }
     }

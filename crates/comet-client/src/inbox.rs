@@ -40,6 +40,9 @@ impl Inbox {
             op::CHANGE_ROOM_REPLY | op::SUBSCRIBE_REPLY | op::UNSUBSCRIBE_REPLY => {
                 self.awaited_reply.take_if(|awaited| *awaited == (frame.operation, frame.sequence));
             }
+            op::AUTH_REPLY if self.awaited_reply == Some((op::AUTH_REPLY, frame.sequence)) => {
+                self.awaited_reply = None;
+            }
             operation => {
                 self.bytes += size_of::<Message>() + frame.body.len();
                 let body = frame.body.to_vec();

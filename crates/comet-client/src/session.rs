@@ -115,7 +115,7 @@ impl Session {
         matches!(self.state, State::Live | State::Over { accepted: true })
     }
 
-    /// What the server said when it accepted the token. `None`: it has not accepted it yet, or it
+    /// What the server said last about the token: when it accepted it, or when it was to be renewed. `None`: it has not accepted it yet, or it
     /// speaks protocol 1, as goim's server does.
     #[must_use]
     pub fn auth_reply(&self) -> Option<AuthReply> {

@@ -230,6 +230,10 @@ sections! {
         slow_consumer: SlowConsumer = "drop-newest" in OneOf, Alive;
         /// Whether pushes to a room reach only clients that accept their operation. goim: false.
         filter_rooms: bool = false in Switch, Alive;
+        /// Whether clients of protocol 1 get the close notice (operation 6) as well. goim's never do: its JavaScript
+        /// client takes it for a message. They are told by the close frame alone, over TCP by nothing. Clients of
+        /// protocol 2 always get it.
+        goodbye: bool = false in Switch, Alive;
     }
 
     /// Bounds of one data core.

@@ -1,27 +1,11 @@
 //! Lists of connections: a request of the wire becomes a query to the shards, and their pages one reply.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use comet_core::limits::LISTED_MAX;
-use comet_core::{
-    Accepts, ConnFilter, ConnOrder, ConnPage, ConnQuery, ListedConn, Message, Transport,
-};
-use comet_hub::CallResult;
+use comet_core::{Accepts, ConnFilter, ConnOrder, ConnPage, ConnQuery, ListedConn, Transport};
 use comet_serve::Query;
 use comet_wire::comet::v1::{Connection, ConnectionsReply, ConnectionsReq};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 use tonic::Status;
-
-use crate::hub::HubDriver;
-use crate::status::status;
-
-/// How long a caller waits for a list: a core with a million connections looks at them in slices.
-const LIST_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Lists under way. Fewer than a shard takes, so that lists whose callers have left are made beside them.
-const LISTS_MAX: usize = 4;
 
 /// Connections in an answer that was not asked for more or less.
 const LIMIT: u32 = 100;
@@ -29,48 +13,11 @@ const LIMIT: u32 = 100;
 const TRANSPORTS: [&str; 2] = ["tcp", "websocket"];
 const ORDERS: [&str; 2] = ["waiting", "age"];
 
-/// Asks the shards for their connections.
-pub(crate) struct Inspector {
-    hub: Arc<HubDriver>,
-    lists: Arc<Semaphore>,
-}
-
-impl Inspector {
-    pub(crate) fn new(hub: Arc<HubDriver>) -> Self {
-        Self { hub, lists: Arc::new(Semaphore::new(LISTS_MAX)) }
-    }
-
-    /// Lists connections, and makes something of the list aside.
-    ///
-    /// # Errors
-    /// If the request cannot be read, too many lists are being made, or a shard does not answer in time.
-    pub(crate) async fn connections<T: Send + 'static>(
-        &self,
-        request: &ConnectionsReq,
-        make: impl FnOnce(ConnectionsReply) -> T + Send + 'static,
-    ) -> Result<T, Status> {
-        let query = Arc::new(query(request)?);
-        let limit = query.limit;
-        let Ok(place) = Arc::clone(&self.lists).try_acquire_owned() else {
-            return Err(too_many());
-        };
-        let make = move |listed: CallResult| {
-            let pages = listed.connections.into_iter().map(|page| page.map(|page| *page));
-            let pages: Option<Vec<_>> = pages.collect();
-            let made = pages.map(|pages| make(reply(pages, limit))).ok_or_else(too_many);
-            drop(place);
-            made
-        };
-        let message = |call| Message::Connections { call, query: Arc::clone(&query) };
-        self.hub.lists(LIST_TIMEOUT, message, make).await.map_err(status)?
-    }
-}
-
-fn too_many() -> Status {
-    Status::resource_exhausted("too many lists of connections are being made; try again")
-}
-
-fn query(request: &ConnectionsReq) -> Result<ConnQuery, Status> {
+/// The query of a request.
+///
+/// # Errors
+/// If it cannot be read.
+pub(crate) fn query(request: &ConnectionsReq) -> Result<ConnQuery, Status> {
     let ConnectionsReq { key, mid, room, address, transport, tls, sort, limit, cursor } = request;
     let wrong = |name: &str, what: String| Status::invalid_argument(format!("{name}: {what}"));
     let choose = |name: &str, text: &str, among: [&str; 2]| match text {
@@ -106,7 +53,7 @@ fn query(request: &ConnectionsReq) -> Result<ConnQuery, Status> {
 }
 
 /// One page of the pages of all shards.
-fn reply(pages: Vec<ConnPage>, limit: usize) -> ConnectionsReply {
+pub(crate) fn reply(pages: Vec<ConnPage>, limit: usize) -> ConnectionsReply {
     let matched = pages.iter().map(|page| page.matched).sum();
     let is_cut = pages.iter().any(|page| page.listed.len() >= limit);
     let mut listed: Vec<ListedConn> = pages.into_iter().flat_map(|page| page.listed).collect();
@@ -194,6 +141,6 @@ pub(crate) fn connection_json(connection: &Connection) -> Value {
     })
 }
 
-fn text(text: &str) -> Option<&str> {
+pub(crate) fn text(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }

@@ -21,10 +21,10 @@ use comet_serve::{
 use tokio::sync::watch;
 
 use crate::census::CensusTaker;
-use crate::connections::Inspector;
 use crate::drain::{DrainPlan, Drained};
 use crate::hub::HubDriver;
 use crate::inspect;
+use crate::inspector::Inspector;
 use crate::logic::{Logic, LogicOptions};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::monitor::Monitor;
@@ -173,6 +173,7 @@ impl Control {
         let pushes = Arc::new(Pushes::new(Arc::clone(&hub), Arc::clone(&memory), bounds));
         let node = Arc::new(NodeDriver::new(
             Arc::clone(&hub),
+            Arc::clone(&pushes),
             phase.clone(),
             options.drain,
             options.call_timeout,
@@ -274,11 +275,12 @@ impl Control {
     }
 
     /// Sends every shard the bounds that hold from now on, without waiting. What control decides itself is not among them:
-    /// whether the process is out of memory, and whether it takes clients.
+    /// whether the process is out of memory, whether it takes clients, and which networks are blocked.
     pub fn configure(&self, limits: Limits) {
         self.hub.configure(|now| Limits {
             is_out_of_memory: now.is_out_of_memory,
             takes_clients: now.takes_clients,
+            blocks: now.blocks,
             ..limits
         });
     }

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use comet_core::{Millis, Report};
+use comet_histogram::Histogram;
 use comet_hub::logic::{
     Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, Request, RoomPieces,
     UnknownCode,
@@ -87,7 +88,9 @@ struct State {
     channels: HashMap<usize, GrpcChannel>,
     /// By address: what opens or pings its connection.
     probes: HashMap<usize, AbortHandle>,
-    attempts: HashMap<AttemptId, AbortHandle>,
+    attempts: HashMap<AttemptId, Attempt>,
+    /// How long attempts took, by the name of the call.
+    times: BTreeMap<&'static str, Histogram>,
     /// What the timer is set to.
     due: Option<Millis>,
 }
@@ -119,6 +122,7 @@ impl Logic {
             channels: HashMap::new(),
             probes: HashMap::new(),
             attempts: HashMap::new(),
+            times: BTreeMap::new(),
             due: None,
         };
         Ok(Self {
@@ -171,7 +175,9 @@ impl Logic {
     }
 
     pub(crate) fn stats(&self) -> LogicStats {
-        LogicStats::of(&self.lock().client)
+        let state = self.lock();
+        let times = state.times.iter().map(|(rpc, times)| (*rpc, times.clone())).collect();
+        LogicStats::of(&state.client, times)
     }
 
     /// Resolves when every notice is delivered, when no logic is available, or after [`NOTICES_GRACE`].
@@ -277,20 +283,22 @@ impl Logic {
             Action::Send { attempt, connection, request } => {
                 let channel = state.channels.get(&connection.address).cloned();
                 let channel = channel.expect("calls go to connections that were pinged");
+                let (rpc, begin) = (request.rpc(), Instant::now());
                 let sending = tokio::spawn(async move {
                     let server = (logic.server.clone(), logic.hub.shards());
                     let has_rooms = matches!(*request, Request::RenewOnline { .. });
                     let sending = attempt::send(channel, server, request, logic.timeout);
                     let outcome = if has_rooms { poll_aside(sending).await } else { sending.await };
                     logic.update(|state, now| {
-                        state.attempts.remove(&attempt);
+                        state.end_attempt(attempt);
                         state.client.handle_reply(now, attempt, outcome);
                     });
                 });
-                state.attempts.insert(attempt, sending.abort_handle());
+                let sending = sending.abort_handle();
+                state.attempts.insert(attempt, Attempt { rpc, begin, sending });
             }
             Action::Abandon(attempt) => {
-                if let Some(sending) = state.attempts.remove(&attempt) {
+                if let Some(sending) = state.end_attempt(attempt) {
                     sending.abort();
                 }
             }
@@ -311,7 +319,21 @@ impl Logic {
     }
 }
 
+/// An attempt of a call that is under way.
+struct Attempt {
+    rpc: &'static str,
+    begin: Instant,
+    sending: AbortHandle,
+}
+
 impl State {
+    /// Times an attempt that was answered or is given up, and returns what sends it.
+    fn end_attempt(&mut self, attempt: AttemptId) -> Option<AbortHandle> {
+        let Attempt { rpc, begin, sending } = self.attempts.remove(&attempt)?;
+        self.times.entry(rpc).or_default().record_time(begin.elapsed());
+        Some(sending)
+    }
+
     fn opened(
         &mut self,
         now: Millis,

@@ -1,11 +1,14 @@
 //! The page for Prometheus, at `/metrics`.
 //!
+//! It is whole if every core answers in time. Of a core that does not, it has what control knows.
+//!
 //! Labels are reasons, cores and calls: their number does not grow with clients, users or rooms.
 
 use std::time::Duration;
 
-use comet_core::{CloseReason, DropReason};
-use comet_ops::{COMMIT, Exposition, Kind, RUSTC, expose_gates, expose_process};
+use comet_core::{CloseReason, Counters, DropReason};
+use comet_histogram::Histogram;
+use comet_ops::{COMMIT, Exposition, Kind, RUSTC, expose_call_times, expose_gates, expose_process};
 
 use crate::monitor::{FIELDS, Field, Reading, counter, gauge};
 
@@ -15,24 +18,45 @@ const CORE_FIELDS: &[Field] = &[
     gauge("core_waiting", "Deliveries not yet in the kernel, by core.", |c| c.waiting),
     counter("core_queued", "Deliveries that an outbox took, by core.", |c| c.deliveries.queued),
     counter("core_sends", "Sends submitted to the kernel, by core.", |c| c.sends),
-    counter("core_turns", "Turns of the driver, by core.", |c| c.turns),
+    counter("core_turns", "Turns of the driver, by core.", |c| c.turn_times.count()),
+];
+
+/// Name, help and histogram of what each core times.
+type CoreTimes = (&'static str, &'static str, fn(&Counters) -> &Histogram);
+
+const CORE_TIMES: [CoreTimes; 3] = [
+    (
+        "comet_handshake_seconds",
+        "From accept to the end of authentication, to the millisecond, by core.",
+        |c| &c.handshake_times,
+    ),
+    (
+        "comet_push_queue_seconds",
+        "From the turn that took a push to the end of the turn that queued its last send for the kernel, by core. \
+         Clients whose former send is under way are not waited for.",
+        |c| &c.push_times,
+    ),
+    ("comet_turn_seconds", "Turns of the driver, by core.", |c| &c.turn_times),
 ];
 
 impl Reading<'_> {
     /// The page.
     pub(crate) fn metrics(&self) -> String {
         let mut page = Exposition::default();
-        for field in FIELDS {
-            page.family(field.metric(), field.kind, field.help).sample(self.sum(field.read));
+        if self.is_complete() {
+            self.sums(&mut page);
         }
-        self.reasons(&mut page);
         self.cores(&mut page);
         self.control(&mut page);
         expose_process(&mut page);
         page.finish()
     }
 
-    fn reasons(&self, page: &mut Exposition) {
+    /// What is summed over all cores. Without one of them these families are left out.
+    fn sums(&self, page: &mut Exposition) {
+        for field in FIELDS {
+            page.family(field.metric(), field.kind, field.help).sample(self.sum(field.read));
+        }
         let mut closed =
             page.family("comet_closed_total", Kind::Counter, "Connections closed, by reason.");
         for reason in CloseReason::ALL {
@@ -43,12 +67,25 @@ impl Reading<'_> {
         for reason in DropReason::ALL {
             dropped.labelled(&[("reason", &reason.label())], self.dropped(*reason));
         }
+        let (_, missed) = self.trace_log;
+        page.family(
+            "comet_white_log_missed_total",
+            Kind::Counter,
+            "Events missing from the trace log, as too many waited or the file could not be written.",
+        )
+        .sample(missed + self.sum(|counters| counters.trace_missed));
     }
 
     fn cores(&self, page: &mut Exposition) {
+        let help = "Whether the core answered within a second, by core. Its other figures, and the sums over all cores, \
+                    are left out if not.";
+        let mut answers = page.family("comet_core_answers", Kind::Gauge, help);
+        for core in 0..self.inbox_depths.len() {
+            answers.labelled(&[("core", &core)], u64::from(self.counters.contains_key(&core)));
+        }
         for field in CORE_FIELDS {
             let mut family = page.family(field.metric(), field.kind, field.help);
-            for (core, counters) in self.counters.iter().enumerate() {
+            for (core, counters) in &self.counters {
                 family.labelled(&[("core", &core)], (field.read)(counters));
             }
         }
@@ -57,15 +94,21 @@ impl Reading<'_> {
             Kind::Counter,
             "Time of the driver's turns, by core. The call that sleeps, and the sends in it, are not counted.",
         );
-        for (core, counters) in self.counters.iter().enumerate() {
-            busy.labelled(&[("core", &core)], Duration::from_micros(counters.turn_micros));
+        for (core, counters) in &self.counters {
+            busy.labelled(&[("core", &core)], counters.turn_times.sum());
+        }
+        for (name, help, read) in CORE_TIMES {
+            let mut family = page.family(name, Kind::Histogram, help);
+            for (core, counters) in &self.counters {
+                family.times(("core", &core), read(counters));
+            }
         }
         let mut longest = page.family(
             "comet_core_turn_seconds_max",
             Kind::Gauge,
             "Longest turn of the driver since the start, by core.",
         );
-        for (core, counters) in self.counters.iter().enumerate() {
+        for (core, counters) in &self.counters {
             longest.labelled(&[("core", &core)], Duration::from_micros(counters.turn_micros_max));
         }
         let mut stalled = page.family(
@@ -74,7 +117,7 @@ impl Reading<'_> {
             "Time in which a core was held up: stopped, without a CPU, or too long in a turn, by core. Deadlines \
              of clients leave it out.",
         );
-        for (core, counters) in self.counters.iter().enumerate() {
+        for (core, counters) in &self.counters {
             stalled.labelled(&[("core", &core)], Duration::from_millis(counters.stalled_millis));
         }
         let mut ages = page.family(
@@ -106,25 +149,20 @@ impl Reading<'_> {
         for (rpc, code, count) in &self.calls {
             calls.labelled(&[("rpc", rpc), ("code", &format_args!("{code:?}"))], *count);
         }
+        expose_call_times(page, &self.monitor.counts);
         expose_gates(page, &self.monitor.gates);
         self.monitor.memory.expose(page);
         self.monitor.certificates.expose(page);
         if let Some(logic) = &self.logic {
             logic.expose(page);
         }
-        let (lines, missed) = self.trace_log;
+        let (lines, _) = self.trace_log;
         page.family(
             "comet_white_log_lines_total",
             Kind::Counter,
             "Lines written to the trace log.",
         )
         .sample(lines);
-        page.family(
-            "comet_white_log_missed_total",
-            Kind::Counter,
-            "Events missing from the trace log, as too many waited or the file could not be written.",
-        )
-        .sample(missed + self.sum(|counters| counters.trace_missed));
         page.family("comet_build_info", Kind::Gauge, "Always 1; the labels identify the build.")
             .labelled(
                 &[
@@ -142,7 +180,7 @@ impl Field {
     fn metric(&self) -> String {
         match self.kind {
             Kind::Counter => format!("comet_{}_total", self.name),
-            Kind::Gauge => format!("comet_{}", self.name),
+            Kind::Gauge | Kind::Histogram => format!("comet_{}", self.name),
         }
     }
 }

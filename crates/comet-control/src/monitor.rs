@@ -1,18 +1,19 @@
 //! What the server knows about itself: the numbers of all shards and of the control thread at one
 //! moment. `metrics` and `stat` are its two forms.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_core::{CloseReason, Counters, DropReason};
+use comet_core::{CloseReason, Counters, DropReason, ShardId};
 use comet_hub::CallError;
 use comet_ops::{CertificatesInUse, Kind};
 use comet_serve::{CallCounts, Gates, Phase};
 use tokio::sync::watch;
 use tonic::Code;
 
-use crate::connections::Inspector;
 use crate::hub::HubDriver;
+use crate::inspector::Inspector;
 use crate::logic::{Logic, LogicStats};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::node::NodeDriver;
@@ -57,6 +58,12 @@ pub(crate) const FIELDS: &[Field] = &[
     }),
     counter("accept_pauses", "Times that accepts paused for clients.accepts.", |c| c.accept_pauses),
     counter("authenticated", "Connections authenticated and registered.", |c| c.authenticated),
+    counter("tokens_renewed", "Tokens that took the place of a connection's last one.", |c| {
+        c.tokens_renewed
+    }),
+    counter("tokens_not_renewed", "Tokens that were to do so and were not taken.", |c| {
+        c.tokens_not_renewed
+    }),
     counter("pushes", "Pushes carried out, one for each shard reached.", |c| c.pushes),
     counter("matched", "Deliveries that pushes asked for: queued plus dropped.", |c| {
         c.deliveries.matched
@@ -125,8 +132,8 @@ pub(crate) struct Monitor {
 /// All numbers of one moment.
 pub(crate) struct Reading<'monitor> {
     pub(crate) monitor: &'monitor Monitor,
-    /// By core.
-    pub(crate) counters: Vec<Counters>,
+    /// Of the cores that answered, by core.
+    pub(crate) counters: BTreeMap<usize, Counters>,
     pub(crate) inbox_depths: Vec<usize>,
     /// Time since the latest turn of each core.
     pub(crate) turn_ages: Vec<Duration>,
@@ -138,15 +145,40 @@ pub(crate) struct Reading<'monitor> {
 }
 
 impl Monitor {
-    /// Asks every shard. All or nothing: a sum over some shards would look like a counter that fell.
+    /// Asks every shard, and takes what those tell that answer.
+    ///
+    /// # Errors
+    /// If the shards cannot be asked.
     pub(crate) async fn read(&self) -> Result<Reading<'_>, CallError> {
+        self.read_with(|late| match late {
+            CallError::InboxFull { known, .. } | CallError::Late { known, .. } => {
+                Ok(known.counters)
+            }
+            other => Err(other),
+        })
+        .await
+    }
+
+    /// As [`Monitor::read`], if every shard answers.
+    ///
+    /// # Errors
+    /// If one does not.
+    pub(crate) async fn read_all(&self) -> Result<Reading<'_>, CallError> {
+        self.read_with(Err).await
+    }
+
+    async fn read_with(
+        &self,
+        known: impl FnOnce(CallError) -> Result<Vec<(ShardId, Box<Counters>)>, CallError>,
+    ) -> Result<Reading<'_>, CallError> {
         let inbox_depths = self.hub.depths();
         let turn_ages = self.vitals.ages();
         let calls_under_way = self.hub.calls_under_way();
-        let snapshots = snapshots(&self.hub, ANSWER_TIMEOUT).await?;
+        let snapshots = snapshots(&self.hub, ANSWER_TIMEOUT).await.or_else(known)?;
+        let of_core = |(shard, counters): (ShardId, Box<Counters>)| (shard.0.into(), *counters);
         Ok(Reading {
             monitor: self,
-            counters: snapshots.into_iter().map(|(_, counters)| *counters).collect(),
+            counters: snapshots.into_iter().map(of_core).collect(),
             inbox_depths,
             turn_ages,
             calls_under_way,
@@ -166,8 +198,13 @@ impl Monitor {
 }
 
 impl Reading<'_> {
+    /// Whether every core has answered. A sum over some of them would look like a counter that fell.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.counters.len() == self.inbox_depths.len()
+    }
+
     pub(crate) fn sum(&self, read: impl Fn(&Counters) -> u64) -> u64 {
-        self.counters.iter().map(read).sum()
+        self.counters.values().map(read).sum()
     }
 
     pub(crate) fn closed(&self, reason: CloseReason) -> u64 {

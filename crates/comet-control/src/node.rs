@@ -4,11 +4,12 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use comet_core::{Limits, Millis};
+use comet_core::limits::BLOCKS_MAX;
+use comet_core::{Block, Kick, Limits, Millis, Push, TooManyBlocks};
 use comet_hub::{Drain, DrainOrder, DrainStage, ShardOrder, portions};
 use comet_push::Operations;
 use comet_serve::{Phase, advance, undrain};
-use comet_wire::comet::v1::{DrainReq, MoveOffReq, NodeStatus};
+use comet_wire::comet::v1::{self, BlockReply, BlockReq, DrainReq, MoveOffReq, NodeStatus};
 use serde_json::{Value, json};
 use tokio::select;
 use tokio::sync::{Notify, watch};
@@ -17,7 +18,7 @@ use tonic::Status;
 
 use crate::drain::DrainPlan;
 use crate::hub::HubDriver;
-use crate::pushes::snapshots;
+use crate::pushes::{Pushes, network_of, snapshots};
 use crate::status::status;
 
 /// How often the connections that a drain has left are counted.
@@ -42,6 +43,7 @@ struct State {
 /// Carries out the orders of operators. Nothing awaits under its lock.
 pub(crate) struct NodeDriver {
     hub: Arc<HubDriver>,
+    pushes: Arc<Pushes>,
     phase: watch::Sender<Phase>,
     /// How long an answer may take.
     timeout: Duration,
@@ -52,13 +54,14 @@ pub(crate) struct NodeDriver {
 impl NodeDriver {
     pub(crate) fn new(
         hub: Arc<HubDriver>,
+        pushes: Arc<Pushes>,
         phase: watch::Sender<Phase>,
         plan: DrainPlan,
         timeout: Duration,
     ) -> Self {
         let (drain, listing) = (Drain::default(), None);
         let state = State { drain, plan, move_off_per_second: 0, listing };
-        Self { hub, phase, timeout, state: Mutex::new(state), news: Notify::new() }
+        Self { hub, pushes, phase, timeout, state: Mutex::new(state), news: Notify::new() }
     }
 
     pub(crate) fn set_plan(&self, plan: DrainPlan) {
@@ -119,6 +122,7 @@ impl NodeDriver {
                 }
                 _ => due.map(|at| Instant::now() + self.until(at)),
             };
+            let next = next.into_iter().chain(self.forget_blocks()).min();
             select! {
                 () = self.news.notified() => {}
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
@@ -176,6 +180,17 @@ impl NodeDriver {
         } else if is_logged && state.drain.stage() == DrainStage::Closing {
             log::info!("drain: {connections} connections are left");
         }
+    }
+
+    /// Forgets the blocks that are over. Returns when the next one is. Shards need no word of the end of one, but once
+    /// there is none they look at no address any more.
+    fn forget_blocks(&self) -> Option<Instant> {
+        let now = self.hub.now();
+        if self.hub.limits().blocks.next_end().is_some_and(|end| end <= now) {
+            self.hub.configure(|limits| Limits { blocks: limits.blocks.left(now), ..limits });
+        }
+        let end = self.hub.limits().blocks.next_end();
+        end.map(|at| Instant::now() + self.until(at))
     }
 
     fn until(&self, at: Millis) -> Duration {
@@ -310,6 +325,48 @@ impl Operations for NodeDriver {
             self.hub.move_off((0..self.hub.shards()).map(|_| Some(0)), Duration::ZERO, 0);
         }
         self.status().await
+    }
+
+    async fn block(&self, order: BlockReq) -> Result<BlockReply, Status> {
+        let network = network_of(&order.address)?;
+        if order.seconds == 0 {
+            return Err(Status::invalid_argument("seconds have to be at least 1"));
+        }
+        let now = self.hub.now();
+        let block = Block { network, until: now.after(u64::from(order.seconds) * 1_000) };
+        let blocks = self.hub.limits().blocks.with(now, block).map_err(|TooManyBlocks| {
+            Status::resource_exhausted(format!("{BLOCKS_MAX} networks are blocked: unblock some"))
+        })?;
+        self.hub.configure(|limits| Limits { blocks, ..limits });
+        self.news.notify_one();
+        log::info!("{network} is blocked by a call for {} s", order.seconds);
+        if !order.kick {
+            return Ok(BlockReply { closed: 0 });
+        }
+        let kick = Push::kick(Kick { sentence: "".into(), retry_after_ms: None });
+        let kicked = self.pushes.begin_to_network(network, &kick)?.await?;
+        Ok(BlockReply { closed: kicked.queued })
+    }
+
+    fn unblock(&self, address: &str) -> Result<(), Status> {
+        let network = network_of(address)?;
+        let (blocks, was_there) = self.hub.limits().blocks.without(self.hub.now(), network);
+        if !was_there {
+            return Err(Status::not_found(format!("{network} is not blocked")));
+        }
+        self.hub.configure(|limits| Limits { blocks, ..limits });
+        log::info!("{network} is not blocked any more, by a call");
+        Ok(())
+    }
+
+    fn blocks(&self) -> Vec<v1::Block> {
+        let (limits, now) = (self.hub.limits(), self.hub.now());
+        let left = limits.blocks.left(now);
+        let listed = left.iter().map(|block| v1::Block {
+            address: block.network.to_string(),
+            seconds_left: (block.until.0 - now.0).div_ceil(1_000),
+        });
+        listed.collect()
     }
 }
 

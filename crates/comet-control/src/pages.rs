@@ -1,5 +1,5 @@
-//! The stat addresses: `/healthz`, `/metrics`, `/stat`, `/stat/rooms`, `/connections` and
-//! `/buildinfo`. They only read; what changes the server is at the debug addresses.
+//! The stat addresses: `/healthz`, `/metrics`, `/stat`, `/stat/rooms`, `/connections`,
+//! `/top` and `/buildinfo`. They only read; what changes the server is at the debug addresses.
 
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use crate::connections;
 use crate::monitor::Monitor;
 use crate::stat::top_rooms;
 use crate::status::status;
+use crate::top;
 
 /// Rooms in an answer that was not asked for more or less.
 const TOP: usize = 10;
@@ -31,6 +32,7 @@ pub(crate) fn router(monitor: Arc<Monitor>, health: Health) -> Router {
         .route("/stat", get(stat))
         .route("/stat/rooms", get(rooms))
         .route("/connections", get(connections))
+        .route("/top", get(top_lists))
         .route("/buildinfo", get(build_info))
         .with_state(monitor);
     healthz(health).merge(monitored)
@@ -45,10 +47,12 @@ async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
 
 async fn stat(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
-        let top = top(&uri)?;
-        let (reading, rooms) =
-            tokio::try_join!(monitor.read(), monitor.rooms(move |rooms| top_rooms(&rooms, top)))
-                .map_err(status)?;
+        let top = rooms_asked(&uri)?;
+        let (reading, rooms) = tokio::try_join!(
+            monitor.read_all(),
+            monitor.rooms(move |rooms| top_rooms(&rooms, top))
+        )
+        .map_err(status)?;
         Ok::<_, Status>(reading.stat(&rooms))
     };
     answered(answer.await)
@@ -56,7 +60,7 @@ async fn stat(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
 
 async fn rooms(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
-        let top = top(&uri)?;
+        let top = rooms_asked(&uri)?;
         monitor.rooms(move |rooms| top_rooms(&rooms, top)).await.map_err(status)
     };
     answered(answer.await)
@@ -68,7 +72,21 @@ async fn connections(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response 
         let json = |reply| connections::json(&reply).to_string();
         monitor.inspector.connections(&request, json).await
     };
-    match answer.await {
+    encoded(answer.await)
+}
+
+async fn top_lists(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
+    let answer = async {
+        let query = Query::read(uri.query())?;
+        let limit = query.optional_number("limit", 1..=i64::from(top::LIMIT_MAX))?;
+        monitor.inspector.top(limit, |reply| top::json(&reply).to_string()).await
+    };
+    encoded(answer.await)
+}
+
+/// An answer that was encoded aside.
+fn encoded(json: Result<String, Status>) -> Response {
+    match json {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(status) => refusal(&status),
     }
@@ -79,7 +97,7 @@ async fn build_info(State(monitor): State<Arc<Monitor>>) -> Json<Value> {
 }
 
 /// How many rooms the query asks for.
-fn top(uri: &Uri) -> Result<usize, Status> {
+fn rooms_asked(uri: &Uri) -> Result<usize, Status> {
     let asked = Query::read(uri.query())?.optional_number("top", 1..=TOP_MAX as i64)?;
     Ok(if asked == 0 { TOP } else { asked })
 }

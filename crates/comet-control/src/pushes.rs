@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use comet_core::limits::PACED_MAX;
 use comet_core::{
-    CallId, Counters, Kick, Message, Push, ShardId, home_of_key, home_of_room, home_of_user,
+    CallId, Counters, IpNet, Kick, Message, Push, ShardId, home_of_key, home_of_room, home_of_user,
 };
 use comet_hub::{CallError, PacedBroadcast, shares};
 use comet_proto::{Encoded, Frame, VERSION};
@@ -187,6 +187,7 @@ impl StreamBackend for Pushes {
             KickTarget::Keys(keys) => self.begin_to_keys(keys, || Ok(push)),
             KickTarget::Users(users) => self.begin_to_users(users, || Ok(push)),
             KickTarget::Room(room) => self.begin_to_room(&room, || Ok(push)),
+            KickTarget::Address(address) => self.begin_to_network(network_of(&address)?, &push),
         };
         kicked?.await
     }
@@ -258,6 +259,16 @@ impl Pushes {
         Ok(UnderWay { call: Some(call.map_err(status)?), absent })
     }
 
+    /// Only for kicks: no push goes to addresses.
+    pub(crate) fn begin_to_network(&self, network: IpNet, kick: &Push) -> Result<UnderWay, Status> {
+        let call = self.hub.begin_everywhere(self.bounds.timeout, |call| Message::KickNetwork {
+            call,
+            network,
+            push: kick.clone(),
+        });
+        Ok(call.map_err(status)?.into())
+    }
+
     fn begin_to_room(
         &self,
         room: &str,
@@ -292,6 +303,16 @@ impl Future for UnderWay {
         ledger.absent += self.absent;
         Poll::Ready(Ok(ledger))
     }
+}
+
+/// # Errors
+/// If `text` names no address and no network.
+pub(crate) fn network_of(text: &str) -> Result<IpNet, Status> {
+    comet_core::network(text).ok_or_else(|| {
+        Status::invalid_argument(format!(
+            "{text:?} is no address and no network: write 192.0.2.7 or 192.0.2.0/24"
+        ))
+    })
 }
 
 /// The counters of every shard, in their order.

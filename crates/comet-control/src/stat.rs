@@ -1,8 +1,9 @@
 //! What `/stat` and `/stat/rooms` answer: the numbers of the metrics as JSON, in total and by core, and
 //! the fullest rooms.
 
+use std::iter;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use comet_core::{CloseReason, Counters, DropReason};
 use comet_push::fullest;
@@ -16,13 +17,13 @@ impl Reading<'_> {
     pub(crate) fn stat(&self, rooms: &Value) -> Value {
         let monitor = self.monitor;
         let mut totals = numbers(|read| self.sum(read));
-        totals.insert("turns".to_owned(), turns(&self.counters));
-        let by_core = self.counters.iter().zip(&self.inbox_depths).enumerate();
+        totals.insert("turns".to_owned(), turns(self.counters.values()));
+        let by_core = self.counters.iter().zip(&self.inbox_depths);
         let cores: Vec<Value> = by_core
-            .map(|(core, (counters, inbox_depth))| {
+            .map(|((core, counters), inbox_depth)| {
                 let mut numbers = numbers(|read| read(counters));
-                numbers.insert("turns".to_owned(), turns(std::slice::from_ref(counters)));
-                numbers.insert("core".to_owned(), core.into());
+                numbers.insert("turns".to_owned(), turns(iter::once(counters)));
+                numbers.insert("core".to_owned(), (*core).into());
                 numbers.insert("inbox_depth".to_owned(), (*inbox_depth).into());
                 Value::Object(numbers)
             })
@@ -82,13 +83,14 @@ fn logic(stats: &LogicStats) -> Value {
 }
 
 /// The driver's turns on some cores, times in microseconds.
-fn turns(cores: &[Counters]) -> Value {
-    let count: u64 = cores.iter().map(|core| core.turns).sum();
-    let micros: u64 = cores.iter().map(|core| core.turn_micros).sum();
+fn turns<'a>(cores: impl Iterator<Item = &'a Counters> + Clone) -> Value {
+    let count: u64 = cores.clone().map(|core| core.turn_times.count()).sum();
+    let micros =
+        cores.clone().map(|core| core.turn_times.sum()).sum::<Duration>().as_micros() as u64;
     json!({
         "count": count,
         "micros": micros,
         "micros_mean": micros.checked_div(count).unwrap_or_default(),
-        "micros_max": cores.iter().map(|core| core.turn_micros_max).max(),
+        "micros_max": cores.map(|core| core.turn_micros_max).max(),
     })
 }

@@ -9,7 +9,7 @@ use crate::ledger::DropReason;
 use crate::outbox::Outbox;
 use crate::room::Membership;
 use crate::state::ConnState;
-use crate::time::Tick;
+use crate::time::{Millis, Tick};
 use crate::transport::Transport;
 
 /// Input that is not consumed yet. Most connections have none.
@@ -45,8 +45,8 @@ pub(crate) struct Conn {
     pub(crate) moved: Tick,
     /// Handshake, heartbeat or linger deadline.
     pub(crate) deadline: Tick,
-    /// When it was accepted, in ticks of the time itself: stalls count.
-    pub(crate) accepted: Tick,
+    /// When it was accepted, by the time itself: stalls count.
+    pub(crate) accepted: Millis,
     /// Time between heartbeats as logic says; 0: as the limits say.
     pub(crate) heartbeat_ms: u32,
     /// The first heartbeat from then on renews its session at logic.
@@ -62,7 +62,7 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(transport: Transport, accepted: Tick, deadline: Tick) -> Self {
+    pub(crate) fn new(transport: Transport, accepted: Millis, deadline: Tick) -> Self {
         Self {
             state: match transport {
                 Transport::Tcp => ConnState::AwaitingAuth,
@@ -88,6 +88,11 @@ impl Conn {
         }
     }
 
+    /// The time since it was accepted, milliseconds.
+    pub(crate) fn age_ms(&self, now: Millis) -> u64 {
+        now.0.saturating_sub(self.accepted.0)
+    }
+
     /// Whether input must wait until logic or a home has answered.
     pub(crate) fn holds_input(&self) -> bool {
         matches!(
@@ -96,6 +101,7 @@ impl Conn {
                 | ConnState::Registering(_)
                 | ConnState::Joining { .. }
                 | ConnState::Receiving { .. }
+                | ConnState::Renewing { .. }
         )
     }
 
@@ -103,7 +109,10 @@ impl Conn {
     pub(crate) fn is_live(&self) -> bool {
         matches!(
             self.state,
-            ConnState::Live | ConnState::Receiving { .. } | ConnState::Joining { .. }
+            ConnState::Live
+                | ConnState::Receiving { .. }
+                | ConnState::Renewing { .. }
+                | ConnState::Joining { .. }
         )
     }
 
@@ -121,7 +130,7 @@ impl Conn {
     #[inline]
     pub(crate) fn takes_pushes(&self) -> Result<(), DropReason> {
         match self.state {
-            ConnState::Live | ConnState::Receiving { .. } => Ok(()),
+            ConnState::Live | ConnState::Receiving { .. } | ConnState::Renewing { .. } => Ok(()),
             ConnState::Joining { reply }
                 if reply.operation != op::AUTH_REPLY || Canary::EarlyPush.is_released() =>
             {

@@ -6,6 +6,8 @@
 
 use std::ops::AddAssign;
 
+use comet_histogram::Histogram;
+
 macro_rules! reasons {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident => $label:literal,)* }) => {
         $(#[$doc])*
@@ -106,13 +108,15 @@ reasons! {
         TokenExpired => "token_expired",
         /// A caller of the push API had it closed.
         Kicked => "kicked",
+        /// An operator has blocked the client's address for a time. The client is told nothing.
+        Blocked => "blocked",
     }
 }
 
 impl CloseReason {
-    /// Whether nothing can be sent on the socket any more.
-    pub(crate) fn is_broken_socket(self) -> bool {
-        matches!(self, Self::SocketError | Self::TlsFailed | Self::BadProxyHeader)
+    /// Whether the client is told nothing: nothing can be sent on its socket any more, or it is blocked.
+    pub(crate) fn is_silent(self) -> bool {
+        matches!(self, Self::SocketError | Self::TlsFailed | Self::BadProxyHeader | Self::Blocked)
     }
 }
 
@@ -175,6 +179,11 @@ pub struct Counters {
     pub accept_pauses: u64,
     /// Connections authenticated and registered.
     pub authenticated: u64,
+    /// Tokens renewed on a connection that stays.
+    pub tokens_renewed: u64,
+    /// Tokens that were to take the place of the last, and were not taken: refused, those of somebody else, or
+    /// not checked because logic was unavailable.
+    pub tokens_not_renewed: u64,
     /// Connections closed, by [`CloseReason`].
     pub closed: [u64; CloseReason::COUNT],
     /// Pushes that reached this shard. A push counts once on each shard that it reaches, a paced broadcast
@@ -216,11 +225,14 @@ pub struct Counters {
     pub forgotten: u64,
     /// Events of traced connections that were dropped, because too many waited.
     pub trace_missed: u64,
-    /// Turns of the driver.
-    pub turns: u64,
-    /// Time they took, microseconds.
-    pub turn_micros: u64,
-    /// Time the longest one took, microseconds.
+    /// Times from accept to the end of authentication and registration, to the millisecond of the turns.
+    pub handshake_times: Histogram,
+    /// Times from the begin of the turn that took a push to the end of the turn in which the last send of it that could
+    /// be made was queued for the kernel. A client whose former send is still under way is not waited for.
+    pub push_times: Histogram,
+    /// Times of the driver's turns.
+    pub turn_times: Histogram,
+    /// Time the longest turn took, microseconds.
     pub turn_micros_max: u64,
     /// Time in which the driver was held up: stopped, starved or too long in a turn, milliseconds.
     pub stalled_millis: u64,

@@ -9,10 +9,12 @@
 
 mod accepts;
 mod active_clock;
+mod blocks;
 mod bucket;
 mod budget;
 mod canary;
 mod conn;
+mod heavy_hitters;
 mod home;
 mod idle_coalescing;
 mod ids;
@@ -38,6 +40,7 @@ mod wheel;
 
 pub use accepts::Accepts;
 pub use active_clock::ActiveClock;
+pub use blocks::{Block, Blocks, IpNet, TooManyBlocks, network};
 pub use budget::{Budget, MessageBudget};
 pub use canary::Canary;
 pub use ids::{
@@ -46,7 +49,8 @@ pub use ids::{
 pub use ledger::{CloseReason, Counters, DropReason, Tally};
 pub use limits::{ClientRates, Limits, SlowConsumer};
 pub use listing::{
-    ConnFilter, ConnOrder, ConnPage, ConnPlace, ConnQuery, ListedConn, Network, SocketInfo,
+    ConnFilter, ConnOrder, ConnPage, ConnPlace, ConnQuery, ListedConn, Network, SlowClient,
+    SocketInfo, Top,
 };
 pub use live_conn::LiveConn;
 pub use message::{

@@ -4,7 +4,10 @@ use std::ops::RangeInclusive;
 
 use comet_proto::websocket::OriginPattern;
 
+pub use crate::blocks::BLOCKS_MAX;
+use crate::blocks::Blocks;
 use crate::source::SourceLimits;
+pub use crate::time::TICK_MS;
 
 /// What a full outbox does with one more push.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -49,6 +52,8 @@ pub struct Limits {
     pub slow_consumer: SlowConsumer,
     /// Whether pushes to a room look at what a connection accepts. goim does not.
     pub filter_rooms: bool,
+    /// Whether clients of protocol 1 get the close notice (op 6), too. goim sends none.
+    pub goodbye: bool,
     /// Pushes that wait for space in the inbox of one other shard; one more is dropped as `mesh_full`.
     /// Directory messages are not counted, because each connection causes a fixed number of them.
     pub mesh_backlog: usize,
@@ -73,6 +78,8 @@ pub struct Limits {
     pub handshakes: u32,
     /// Connections from one address and one subnet, over all shards.
     pub sources: SourceLimits,
+    /// Networks whose clients are closed at accept.
+    pub blocks: Blocks,
     /// What one client may send.
     pub rates: ClientRates,
     /// Origins of pages that may open a WebSocket. Others are answered with 403. Empty: all may. A request
@@ -108,6 +115,7 @@ impl Default for Limits {
             cli_proto: 256,
             slow_consumer: SlowConsumer::DropNewest,
             filter_rooms: false,
+            goodbye: false,
             mesh_backlog: 65_536,
             handshake_ms: 5_000,
             write_ms: 5_000,
@@ -118,6 +126,7 @@ impl Default for Limits {
             accepts: 0,
             handshakes: 65_536,
             sources: SourceLimits::default(),
+            blocks: Blocks::default(),
             rates: ClientRates::default(),
             origins: [].into(),
             trace_users: [].into(),
@@ -159,8 +168,6 @@ pub const SLICE_UNITS: usize = 8_192;
 pub const EXPIRED_MAX: usize = 2_048;
 /// Connections in one message of a push by keys or users; more are sent in several.
 pub const OWNERS_MAX: usize = 2_048;
-/// Granularity of every deadline, milliseconds.
-pub const TICK_MS: u64 = 50;
 /// Step of a paced broadcast, milliseconds.
 pub const PACE_MS: u64 = 10;
 /// How often changed room counts travel between a room's home and its shards, milliseconds.
@@ -206,6 +213,13 @@ const _: () = assert!(ROOM_COUNT_MS.is_multiple_of(TICK_MS) && TICK_MS.is_multip
 const _: () = assert!(PUSH_BYTES_PER_TURN < WINDOW && JOIN_MAX <= JOINED_BYTES_MAX);
 
 impl Limits {
+    /// Whether the addresses of clients matter: the driver tells each by
+    /// [`Shard::handle_source`](crate::Shard::handle_source).
+    #[must_use]
+    pub fn needs_addresses(&self) -> bool {
+        self.sources.is_on() || !self.blocks.is_empty()
+    }
+
     /// Checks the bounds against each other.
     ///
     /// # Panics

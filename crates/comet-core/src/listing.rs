@@ -154,6 +154,27 @@ pub struct ConnPage {
     pub listed: Vec<ListedConn>,
 }
 
+/// What a shard has had to do most of in the last seconds; the first entries have the most.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Top {
+    /// The time that the numbers are about, milliseconds.
+    pub span_ms: u64,
+    /// Rooms, and the deliveries of pushes to them that outboxes here took, estimated.
+    pub rooms: Vec<(Arc<str>, u64)>,
+    /// The slowest clients.
+    pub clients: Vec<SlowClient>,
+}
+
+/// A client that does not take what it is sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SlowClient {
+    /// Its connection as it is now.
+    pub conn: ListedConn,
+    /// Bytes that were dropped for it, or that still waited a tick (50 ms) after their send began, once for each such
+    /// send; estimated.
+    pub late_bytes: u64,
+}
+
 /// What the driver knows of its sockets.
 pub trait SocketInfo {
     /// Where the client of `conn` connects from; `None` where nobody knows. May cost a system call.

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use comet_proto::Encoded;
 
 use crate::accepts::Accepts;
+use crate::blocks::IpNet;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
-use crate::listing::{ConnPage, ConnQuery};
+use crate::listing::{ConnPage, ConnQuery, Top};
 use crate::source::Source;
 use crate::time::{Millis, TokenTime};
 
@@ -128,6 +129,9 @@ pub enum Message {
     /// Control to every shard. `speed` is this shard's share in connections a second; `None` is at
     /// once. A paced broadcast is answered when it is scheduled (see [`Report::Scheduled`]).
     Broadcast { call: CallId, push: Push, speed: Option<NonZeroU32> },
+    /// Control to every shard: close the connections of clients in `network`, by `push`, which is a kick. Answered with
+    /// one [`Report::Tally`].
+    KickNetwork { call: CallId, network: IpNet, push: Push },
     /// Control to every shard: end the paced broadcast of `call`. Answered with [`Report::PacedEnded`], also
     /// where it is not under way.
     CancelBroadcast { call: CallId },
@@ -137,6 +141,8 @@ pub enum Message {
     Rooms { call: CallId },
     /// Control to any shard: list connections. Answered with [`Report::Connections`].
     Connections { call: CallId, query: Arc<ConnQuery> },
+    /// Control to any shard: report its top lists. Answered with [`Report::Top`].
+    Top { call: CallId },
     /// Control to every shard: accept no new clients, and close those there are, spread evenly over
     /// `over_ms`. Each close notice names a random time to wait, up to `retry_after_ms`; with 0 it names
     /// none. A second drain replaces the first. Answered with [`Report::Drained`] once the last connection
@@ -224,6 +230,8 @@ pub enum Report {
     Rooms { call: CallId, rooms: Vec<(Arc<str>, u32)> },
     /// The answer to [`Message::Connections`]; `None` if too many lists are being made.
     Connections { call: CallId, page: Option<Box<ConnPage>> },
+    /// The answer to [`Message::Top`]; `None` if too many lists are being made.
+    Top { call: CallId, top: Option<Box<Top>> },
     /// The last connection of the shard is gone. Reports of homes about it may still follow.
     Drained { shard: ShardId },
     /// Remote logic: a token to identify. Answered with [`Message::Identified`].
@@ -326,6 +334,7 @@ impl Message {
             | Self::PushUsers { .. }
             | Self::PushRoom { .. }
             | Self::Broadcast { .. }
+            | Self::KickNetwork { .. }
             | Self::DeliverConns { .. }
             | Self::DeliverRoom { .. } => MessageClass::Push,
             _ => MessageClass::Directory,

@@ -51,6 +51,8 @@ mod rooms;
 mod socket_events;
 mod sources;
 mod token_expiry;
+mod token_renewal;
+mod top;
 mod trace;
 
 use std::collections::VecDeque;
@@ -80,10 +82,11 @@ use listings::Listings;
 use messages::MessageQueues;
 use outboxes::Outboxes;
 use pacing::{DrainPhase, Pacing};
-use push_task::PushTask;
+use push_task::{PushTask, Unsent};
 use rates::Rates;
 use reports::ReportQueue;
 use sources::Sources;
+use top::TopRooms;
 
 /// What [`Shard::handle_deadlines`] does beside expiring deadlines. Each step leaves off where the budget is
 /// spent, and goes on from there.
@@ -110,6 +113,7 @@ pub struct Shard {
     outboxes: Outboxes,
     /// Rooms with members on this shard.
     rooms: Rooms,
+    top_rooms: TopRooms,
     /// Keys, users and rooms whose home is this shard.
     home: Home,
     next_room_counts: Millis,
@@ -121,6 +125,7 @@ pub struct Shard {
     reports_waited_at: Millis,
     /// Pushes under way.
     pushes: VecDeque<PushTask>,
+    unsent: Unsent,
     /// Rooms whose homes have answered, with connections that wait for it.
     joined: VecDeque<RoomId>,
     /// Whether connections from this slot on are traced is to be decided anew.
@@ -170,14 +175,16 @@ impl Shard {
             handshakes: Handshakes::default(),
             sources: Sources::with_hasher(RandomState::with_seeds(seed, 10, 11, 12)),
             rates: Rates::new(seed),
-            outboxes: Outboxes::new(),
+            outboxes: Outboxes::new(seed, now),
             rooms: Rooms::new(limits.buckets, seed ^ 4),
+            top_rooms: TopRooms::new(seed, now),
             home: Home::new(shard, shards, limits.buckets, seed),
             next_room_counts: now,
             counts_left: [0, 0],
             has_retained_due: false,
             reports_waited_at: Millis(0),
             pushes: VecDeque::new(),
+            unsent: Unsent::default(),
             joined: VecDeque::new(),
             tracing_from: None,
             listings: Listings::new(),
@@ -251,8 +258,8 @@ impl Shard {
         clock.advance(now, || self.poll_timeout());
         self.context.clock = clock;
         self.context.now = now;
-        self.outboxes.begin_turn();
-        self.conns.advance(&self.context);
+        self.outboxes.begin_turn(now);
+        self.conns.advance(&self.context, &mut self.outboxes);
     }
 
     /// Deadlines of connections have passed. What their peers sent by now is to be handed over before
@@ -295,9 +302,9 @@ impl Shard {
     /// The driver's last turn took `micros`, its sleep not counted.
     pub fn handle_turn(&mut self, micros: u32) {
         let micros = u64::from(micros);
-        self.counters.turns += 1;
-        self.counters.turn_micros += micros;
+        self.counters.turn_times.record(micros);
         self.counters.turn_micros_max = self.counters.turn_micros_max.max(micros);
+        self.note_turn_of_pushes(micros);
     }
 
     /// A message from another shard or from control. A push is begun; [`Shard::handle_pushes`] goes on with it.

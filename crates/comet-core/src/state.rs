@@ -9,7 +9,7 @@ use crate::time::TokenTime;
 /// wait for an answer it is held. From `Closing` on it is discarded.
 ///
 /// ```text
-/// Upgrading ── AwaitingAuth ── Identifying ── Registering ─┬─ Live ⇄ Receiving
+/// Upgrading ── AwaitingAuth ── Identifying ── Registering ─┬─ Live ⇄ Receiving, Renewing
 ///                                                          └─ Joining ⇄ Live
 /// any of these ── Closing ── Lingering ── Closed
 /// ```
@@ -28,6 +28,8 @@ pub(crate) enum ConnState {
     Live,
     /// As `Live`. Logic has a message of this client; the reply is due when it answers.
     Receiving { reply: AwaitedReply },
+    /// As `Live`. Logic was asked about a fresh token of this client; the reply is due when it answers.
+    Renewing { reply: AwaitedReply },
     /// It has a close reason. What is queued is being sent, the close notice last.
     Closing,
     /// The write side is shut. Ends when the peer closes, or at the linger deadline.
@@ -47,6 +49,7 @@ impl ConnState {
             Self::Joining { .. } => "joining",
             Self::Live => "live",
             Self::Receiving { .. } => "receiving",
+            Self::Renewing { .. } => "renewing",
             Self::Closing => "closing",
             Self::Lingering => "lingering",
             Self::Closed => "closed",

@@ -1,6 +1,7 @@
 //! The time as the core knows it: milliseconds given by the caller, and ticks of the timer wheel.
 
-use crate::limits::TICK_MS;
+/// Granularity of every deadline, milliseconds.
+pub const TICK_MS: u64 = 50;
 
 /// Milliseconds since the process started.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]

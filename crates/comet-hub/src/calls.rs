@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use comet_core::{CallId, ConnPage, Counters, Millis, Report, ShardId, Tally};
+use comet_core::{CallId, ConnPage, Counters, Millis, Report, ShardId, Tally, Top};
 
 use crate::callers::Callers;
 use crate::queues::CallerId;
@@ -34,6 +34,8 @@ pub struct CallResult {
     pub rooms: Vec<Vec<(Arc<str>, u32)>>,
     /// Lists of connections, in the order of their reports; `None` where a shard refused to make one.
     pub connections: Vec<Option<Box<ConnPage>>>,
+    /// Top lists, in the same way.
+    pub tops: Vec<Option<Box<Top>>>,
 }
 
 /// Why a call has no complete result.
@@ -192,6 +194,10 @@ impl<C> Calls<C> {
             Report::Connections { call, page } => self.add(call, |open| {
                 open.missing -= 1;
                 open.result.connections.push(page);
+            }),
+            Report::Top { call, top } => self.add(call, |open| {
+                open.missing -= 1;
+                open.result.tops.push(top);
             }),
             unasked => return Some(unasked),
         }

@@ -11,6 +11,7 @@
 //! Comets come and go. Calls under way to one that was taken out go on to their end.
 
 mod health;
+mod number;
 mod push;
 
 use std::collections::BTreeMap;
@@ -23,16 +24,13 @@ use crate::failing::Failing;
 use crate::{CallerId, shares};
 
 pub use self::health::{Check, Health, HealthMonitor, HealthTimes};
+pub use self::number::CometNumber;
 pub use self::push::{
     Call, CallFailure, FailedComet, LedgerSum, PartId, PushFanout, Pushed, Refused, Target,
 };
 
 /// Longest part of a message that is logged, bytes.
 const MESSAGE_MAX: usize = 256;
-
-/// A comet, as long as it is one of the [`Fanout`]'s. One that comes back has another number.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct CometNumber(u64);
 
 /// How comets are called.
 #[derive(Clone, Debug)]

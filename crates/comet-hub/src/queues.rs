@@ -24,7 +24,7 @@ pub(crate) fn cost(message: &Message) -> usize {
     match message {
         Message::PushKeys { keys, .. } => 1 + keys.len() / 4,
         Message::PushUsers { users, .. } => 1 + users.len() / 4,
-        Message::Broadcast { .. } => QUANTUM,
+        Message::Broadcast { .. } | Message::KickNetwork { .. } => QUANTUM,
         _ => 1,
     }
 }

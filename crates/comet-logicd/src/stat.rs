@@ -7,7 +7,10 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use comet_ops::{CONTENT_TYPE, CertificatesInUse, Exposition, Kind, expose_gates, expose_process};
+use comet_ops::{
+    CONTENT_TYPE, CertificatesInUse, Exposition, Kind, expose_call_times, expose_gates,
+    expose_process,
+};
 use comet_router::{Sessions, Store};
 use comet_serve::{CallCounts, Gates, Phase, healthz};
 use tokio::sync::watch;
@@ -87,6 +90,7 @@ impl Stat {
         for (rpc, code, count) in self.counts.all() {
             calls.labelled(&[("rpc", &rpc), ("code", &format_args!("{code:?}"))], count);
         }
+        expose_call_times(&mut page, &self.counts);
         expose_gates(&mut page, &self.gates);
         self.certificates.expose(&mut page);
         page.family("comet_build_info", Kind::Gauge, "Always 1; the labels identify the build.")

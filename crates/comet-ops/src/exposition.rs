@@ -3,6 +3,8 @@
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
+use comet_histogram::Histogram;
+
 /// `Content-Type` of the format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -13,6 +15,8 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
+    /// Counts of times, by bucket.
+    Histogram,
 }
 
 /// A value of a sample.
@@ -57,6 +61,7 @@ impl Exposition {
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
         };
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
         self.write(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
@@ -89,20 +94,59 @@ impl Family<'_> {
 
     /// A sample with labels.
     pub fn labelled(&mut self, labels: &[(&str, &dyn Display)], value: impl Into<Number>) {
-        self.page.write(format_args!("{}{{", self.name));
+        self.write("", labels, value.into());
+    }
+
+    /// The samples of a histogram: its buckets, their sum and their count.
+    pub fn times(&mut self, label: (&str, &dyn Display), times: &Histogram) {
+        for (bound, count) in times.cumulative() {
+            let bound = bound.as_secs_f64();
+            self.write("_bucket", &[label, ("le", &bound)], count.into());
+        }
+        self.write("_bucket", &[label, ("le", &"+Inf")], times.count().into());
+        self.write("_sum", &[label], times.sum().into());
+        self.write("_count", &[label], times.count().into());
+    }
+
+    fn write(&mut self, suffix: &str, labels: &[(&str, &dyn Display)], value: Number) {
+        self.page.write(format_args!("{}{suffix}{{", self.name));
         for (index, (label, text)) in labels.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
             let text = text.to_string();
             let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             self.page.write(format_args!("{comma}{label}=\"{text}\""));
         }
-        self.page.write(format_args!("}} {}\n", value.into()));
+        self.page.write(format_args!("}} {value}\n"));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_histogram_has_cumulative_buckets() {
+        let mut times = Histogram::default();
+        times.record(5);
+        times.record_many(60_000_000, 2);
+        let mut page = Exposition::default();
+        page.family("a_seconds", Kind::Histogram, "Times").times(("x", &1), &times);
+        let page = page.finish();
+        let lines: Vec<_> = page.lines().collect();
+        let expected = [
+            "# TYPE a_seconds histogram",
+            "a_seconds_bucket{x=\"1\",le=\"0.000004\"} 0",
+            "a_seconds_bucket{x=\"1\",le=\"0.000008\"} 1",
+        ];
+        assert_eq!(lines[1..4], expected);
+        let expected = [
+            "a_seconds_bucket{x=\"1\",le=\"8.388608\"} 1",
+            "a_seconds_bucket{x=\"1\",le=\"+Inf\"} 3",
+            "a_seconds_sum{x=\"1\"} 120.000005000",
+            "a_seconds_count{x=\"1\"} 3",
+        ];
+        assert_eq!(lines[lines.len() - 4..], expected);
+    }
 
     #[test]
     fn families_and_samples() {

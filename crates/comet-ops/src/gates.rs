@@ -1,6 +1,6 @@
-//! What the gates of the APIs counted, as metrics.
+//! What the gates of the APIs counted, and how long their calls took, as metrics.
 
-use comet_serve::{GateReading, Gates};
+use comet_serve::{CallCounts, GateReading, Gates};
 
 use crate::exposition::{Exposition, Kind};
 
@@ -38,4 +38,13 @@ pub fn expose_gates(page: &mut Exposition, gates: &Gates) {
     page.family("comet_api_request_bytes", Kind::Gauge, help).sample(bytes as u64);
     let help = "Bytes of such requests at most.";
     page.family("comet_api_request_bytes_max", Kind::Gauge, help).sample(bytes_max as u64);
+}
+
+/// Adds how long calls took to a page.
+pub fn expose_call_times(page: &mut Exposition, counts: &CallCounts) {
+    let help = "Calls, from the arrival of the request to the answer, by name or path.";
+    let mut family = page.family("comet_call_seconds", Kind::Histogram, help);
+    for (rpc, times) in counts.times() {
+        family.times(("rpc", &rpc), &times);
+    }
 }

@@ -3,17 +3,32 @@
 //! | field | bytes | |
 //! |---|---|---|
 //! | version | 1 | 2 |
-//! | flags | 1 | 0 |
+//! | flags | 1 | 0; or, in the reply to a renewal of the token that changed nothing, why: see [`NotRenewed`] |
 //! | reserved | 2 | 0 |
 //! | heartbeat | 4 | milliseconds without a heartbeat after which the server closes the connection |
 //! | expiry | 4 | milliseconds until it closes the connection because the token has expired; 0: never |
 
 use crate::frame::VERSION_2;
 
+/// Flags. A client ignores those it does not know.
+const REFUSED: u8 = 1;
+const UNAVAILABLE: u8 = 2;
+
+/// Why a renewal of the token changed nothing. The connection lasts as long as its former token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotRenewed {
+    /// The token is refused, or is that of another user or key. Flag 1.
+    Refused,
+    /// Nobody could check the token now: the client may send it again. Flag 2.
+    Unavailable,
+}
+
 /// What the server says in its [`AUTH_REPLY`](crate::op::AUTH_REPLY) to a client that asked for
-/// protocol 2. In protocol 1 the body is empty.
+/// protocol 2, and to each further token of that client. In protocol 1 the body is empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AuthReply {
+    /// Why the token in question was not taken. `None`: it was.
+    pub not_renewed: Option<NotRenewed>,
     /// Milliseconds without a heartbeat after which the server closes the connection.
     pub heartbeat_ms: u32,
     /// Milliseconds until the server closes the connection because the token has expired; the
@@ -30,6 +45,11 @@ impl AuthReply {
     pub fn encode(&self) -> [u8; Self::LEN] {
         let mut body = [0; Self::LEN];
         body[0] = VERSION_2 as u8;
+        body[1] = match self.not_renewed {
+            None => 0,
+            Some(NotRenewed::Refused) => REFUSED,
+            Some(NotRenewed::Unavailable) => UNAVAILABLE,
+        };
         body[4..8].copy_from_slice(&self.heartbeat_ms.to_be_bytes());
         // A token that expires now does not last for ever.
         let expiry = self.expires_in_ms.map_or(0, |millis| millis.max(1));
@@ -41,11 +61,16 @@ impl AuthReply {
     /// are ignored. `None`: the server speaks protocol 1.
     #[must_use]
     pub fn decode(body: &[u8]) -> Option<Self> {
-        let (&[version, _flags, _, _], rest) = body.split_first_chunk()?;
+        let (&[version, flags, _, _], rest) = body.split_first_chunk()?;
         let (&heartbeat, rest) = rest.split_first_chunk()?;
         let (&expiry, _) = rest.split_first_chunk()?;
         let expiry = u32::from_be_bytes(expiry);
         (u16::from(version) >= VERSION_2).then_some(Self {
+            not_renewed: match flags {
+                _ if flags & REFUSED > 0 => Some(NotRenewed::Refused),
+                _ if flags & UNAVAILABLE > 0 => Some(NotRenewed::Unavailable),
+                _ => None,
+            },
             heartbeat_ms: u32::from_be_bytes(heartbeat),
             expires_in_ms: (expiry > 0).then_some(expiry),
         })
@@ -58,20 +83,24 @@ mod tests {
 
     #[test]
     fn a_body_is_read_as_it_was_written_and_may_grow() {
-        for expires_in_ms in [None, Some(1), Some(u32::MAX)] {
-            let reply = AuthReply { heartbeat_ms: 300_000, expires_in_ms };
+        for (not_renewed, expires_in_ms) in [
+            (None, None),
+            (Some(NotRenewed::Refused), Some(1)),
+            (Some(NotRenewed::Unavailable), Some(u32::MAX)),
+        ] {
+            let reply = AuthReply { not_renewed, heartbeat_ms: 300_000, expires_in_ms };
             let mut body = reply.encode().to_vec();
             assert_eq!(AuthReply::decode(&body), Some(reply));
             body.extend(b"what is appended later");
             assert_eq!(AuthReply::decode(&body), Some(reply));
         }
-        let now = AuthReply { heartbeat_ms: 1, expires_in_ms: Some(0) };
+        let now = AuthReply { not_renewed: None, heartbeat_ms: 1, expires_in_ms: Some(0) };
         assert_eq!(AuthReply::decode(&now.encode()).unwrap().expires_in_ms, Some(1));
     }
 
     #[test]
     fn any_other_body_is_that_of_protocol_1() {
-        let body = AuthReply { heartbeat_ms: 7, expires_in_ms: None }.encode();
+        let body = AuthReply { not_renewed: None, heartbeat_ms: 7, expires_in_ms: None }.encode();
         for len in 0..AuthReply::LEN {
             assert_eq!(AuthReply::decode(&body[..len]), None);
         }

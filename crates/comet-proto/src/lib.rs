@@ -15,6 +15,6 @@ pub mod op;
 pub mod proxy;
 pub mod websocket;
 
-pub use auth_reply::AuthReply;
+pub use auth_reply::{AuthReply, NotRenewed};
 pub use encoded::Encoded;
 pub use frame::{Frame, FrameFault, HEADER_LEN, VERSION, VERSION_2, count_frames, decode};

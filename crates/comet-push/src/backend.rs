@@ -117,6 +117,8 @@ pub enum KickTarget {
     Users(Vec<i64>),
     /// The members of this room.
     Room(String),
+    /// Those from this address or network.
+    Address(String),
 }
 
 /// What the clients are told.

@@ -1,6 +1,7 @@
 //! The gRPC services: requests unpacked, handed to the backend, answers packed and counted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use comet_serve::{Arrivals, CallCounts, GrpcApi, Phase, stopped};
 use comet_wire::comet::v1::push_server::{Push, PushServer};
@@ -98,7 +99,7 @@ impl<B: StreamBackend> Push for PushService<B> {
         &self,
         _: Request<ListBroadcastsReq>,
     ) -> Result<Response<ListBroadcastsReply>, Status> {
-        self.counts.add("ListBroadcasts", Code::Ok);
+        self.counts.add("ListBroadcasts", Duration::ZERO, Code::Ok);
         let broadcasts = self.backend.broadcasts().into_iter();
         let broadcasts = broadcasts.map(|broadcast| Broadcast {
             id: broadcast.id,
@@ -125,9 +126,10 @@ impl<B: StreamBackend> Push for PushService<B> {
                 Some(kick_req::Target::Keys(Keys { keys })) => KickTarget::Keys(keys),
                 Some(kick_req::Target::Users(Users { users })) => KickTarget::Users(users),
                 Some(kick_req::Target::RoomId(room)) => KickTarget::Room(room),
+                Some(kick_req::Target::Address(address)) => KickTarget::Address(address),
                 None => {
                     return Err(Status::invalid_argument(
-                        "target is missing: name keys, users or a room",
+                        "target is missing: name keys, users, a room or an address",
                     ));
                 }
             };

@@ -63,11 +63,12 @@ pub fn kick_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCounts>)
         .merge(call(MethodFilter::POST, "/comet/kick/keys", counts, backend, kick::keys))
         .merge(call(MethodFilter::POST, "/comet/kick/mids", counts, backend, kick::mids))
         .merge(call(MethodFilter::POST, "/comet/kick/room", counts, backend, kick::room))
+        .merge(call(MethodFilter::POST, "/comet/kick/address", counts, backend, kick::address))
 }
 
 /// `/comet/node/*`, which goim has no calls for.
 pub fn operation_routes<O: Operations>(operations: &Arc<O>, counts: &Arc<CallCounts>) -> Router {
-    use operations::{cancel_move_off, drain, move_off, status, undrain};
+    use operations::{block, blocks, cancel_move_off, drain, move_off, status, unblock, undrain};
     let cancel = "/comet/node/move_off/cancel";
     Router::new()
         .merge(call(MethodFilter::GET, "/comet/node/status", counts, operations, status))
@@ -75,6 +76,9 @@ pub fn operation_routes<O: Operations>(operations: &Arc<O>, counts: &Arc<CallCou
         .merge(call(MethodFilter::POST, "/comet/node/undrain", counts, operations, undrain))
         .merge(call(MethodFilter::POST, "/comet/node/move_off", counts, operations, move_off))
         .merge(call(MethodFilter::POST, cancel, counts, operations, cancel_move_off))
+        .merge(call(MethodFilter::POST, "/comet/node/block", counts, operations, block))
+        .merge(call(MethodFilter::POST, "/comet/node/unblock", counts, operations, unblock))
+        .merge(call(MethodFilter::GET, "/comet/node/blocks", counts, operations, blocks))
 }
 
 /// `/goim/nodes/*`. `node` is what clients are told of the servers in `list`.

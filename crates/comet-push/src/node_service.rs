@@ -1,13 +1,15 @@
 //! The gRPC service of operators: requests unpacked, handed to [`Operations`], answers counted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use comet_serve::{CallCounts, GrpcApi};
 use comet_wire::comet::v1::node_server::{Node, NodeServer};
 use comet_wire::comet::v1::{
-    CancelMoveOffReq, DrainReq, MoveOffReq, NodeStatus, StatusReq, UndrainReq,
+    BlockReply, BlockReq, CancelMoveOffReq, DrainReq, ListBlocksReply, ListBlocksReq, MoveOffReq,
+    NodeStatus, StatusReq, UnblockReply, UnblockReq, UndrainReq,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::operations::Operations;
 
@@ -51,5 +53,27 @@ impl<O: Operations> Node for NodeService<O> {
     ) -> Result<Response<NodeStatus>, Status> {
         let cancelled = self.operations.cancel_move_off();
         self.counts.of("CancelMoveOff", cancelled).await.map(Response::new)
+    }
+
+    async fn block(&self, request: Request<BlockReq>) -> Result<Response<BlockReply>, Status> {
+        let blocked = self.operations.block(request.into_inner());
+        self.counts.of("Block", blocked).await.map(Response::new)
+    }
+
+    async fn unblock(
+        &self,
+        request: Request<UnblockReq>,
+    ) -> Result<Response<UnblockReply>, Status> {
+        let unblocked = async { self.operations.unblock(&request.into_inner().address) };
+        self.counts.of("Unblock", unblocked).await?;
+        Ok(Response::new(UnblockReply {}))
+    }
+
+    async fn list_blocks(
+        &self,
+        _: Request<ListBlocksReq>,
+    ) -> Result<Response<ListBlocksReply>, Status> {
+        self.counts.add("ListBlocks", Duration::ZERO, Code::Ok);
+        Ok(Response::new(ListBlocksReply { blocks: self.operations.blocks() }))
     }
 }

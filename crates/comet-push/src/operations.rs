@@ -1,6 +1,6 @@
 //! What an operator may do to a running server.
 
-use comet_wire::comet::v1::{DrainReq, MoveOffReq, NodeStatus};
+use comet_wire::comet::v1::{Block, BlockReply, BlockReq, DrainReq, MoveOffReq, NodeStatus};
 use tonic::Status;
 
 /// Carries out the calls of `comet.v1.Node`, whose description says what each does. A failed call is a status with a
@@ -23,4 +23,16 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Closes no more of them.
     fn cancel_move_off(&self) -> impl Future<Output = Result<NodeStatus, Status>> + Send;
+
+    /// Turns clients of a network away for a time.
+    fn block(&self, order: BlockReq) -> impl Future<Output = Result<BlockReply, Status>> + Send;
+
+    /// Ends a block.
+    ///
+    /// # Errors
+    /// If there is none.
+    fn unblock(&self, address: &str) -> Result<(), Status>;
+
+    /// The blocks, the oldest first.
+    fn blocks(&self) -> Vec<Block>;
 }

@@ -18,6 +18,7 @@ use comet_wire::comet::v1::push_stream_reply::{Answer, Error};
 use comet_wire::comet::v1::push_stream_req::{Keys, Target, Users};
 use comet_wire::comet::v1::{PushStreamReply, PushStreamReq};
 use comet_wire::goim::comet::Ledger;
+use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::{Code, Status, Streaming};
 
@@ -48,6 +49,7 @@ pub(crate) struct PushStream<B: StreamBackend> {
 /// A push that is not answered.
 struct Push<U> {
     id: u64,
+    begin: Instant,
     outcome: Result<U, Status>,
     _received: Option<Received>,
 }
@@ -94,8 +96,9 @@ impl<B: StreamBackend> PushStream<B> {
             match Pin::new(&mut self.requests).poll_next(cx) {
                 Poll::Ready(Some(Ok(request))) => {
                     let (id, received) = (request.id, self.arrivals.take());
+                    let begin = Instant::now();
                     let outcome = self.caller.enter(|| self.begin(request));
-                    self.under_way.push_back(Push { id, outcome, _received: received });
+                    self.under_way.push_back(Push { id, begin, outcome, _received: received });
                 }
                 Poll::Ready(Some(Err(status))) => return self.input = Input::Failed(status),
                 Poll::Ready(None) => return self.input = Input::Ended,
@@ -119,7 +122,7 @@ impl<B: StreamBackend> PushStream<B> {
     fn take_answers(&mut self, cx: &mut Context<'_>) -> Vec<Answer> {
         let mut answers = Vec::new();
         while answers.len() < ANSWERS_MAX
-            && let Some(Push { id, outcome, .. }) = self.under_way.front_mut()
+            && let Some(Push { id, begin, outcome, .. }) = self.under_way.front_mut()
         {
             let outcome = match outcome {
                 Ok(push) => match Pin::new(push).poll(cx) {
@@ -128,7 +131,7 @@ impl<B: StreamBackend> PushStream<B> {
                 },
                 Err(refusal) => Err(mem::replace(refusal, Status::new(Code::Ok, ""))),
             };
-            self.counts.count("PushStream", &outcome);
+            self.counts.count("PushStream", begin.elapsed(), &outcome);
             answers.push(Answer { id: *id, outcome: Some(answered(outcome)) });
             self.under_way.pop_front();
         }
@@ -139,8 +142,8 @@ impl<B: StreamBackend> PushStream<B> {
 impl<B: StreamBackend> Drop for PushStream<B> {
     /// Pushes without an answer are counted, too, when the caller cuts the stream.
     fn drop(&mut self) {
-        for _ in &self.under_way {
-            self.counts.add("PushStream", Code::Cancelled);
+        for Push { begin, .. } in &self.under_way {
+            self.counts.add("PushStream", begin.elapsed(), Code::Cancelled);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use comet_core::limits::HELD_MAX;
 use comet_core::{CloseReason, Hangup, Millis, SlowConsumer, Transport};
-use comet_proto::op;
+use comet_proto::{VERSION, VERSION_2, op};
 
 use crate::logic_services;
 use crate::plan::{OPERATIONS, Plan, ROOMS};
@@ -158,7 +158,7 @@ impl Client {
                 } else if waits < REQUESTS_MAX {
                     self.requests_before_violation =
                         self.requests_before_violation.saturating_sub(1);
-                    self.ask(socket, rng);
+                    self.ask(socket, rng, plan);
                 }
             }
             Stage::Authenticating | Stage::Done => {}
@@ -229,7 +229,7 @@ impl Client {
             }
         } else if rng.percent(30) {
             for _ in 0..rng.below(REQUESTS_MAX) {
-                self.ask(socket, rng);
+                self.ask(socket, rng, plan);
             }
         }
     }
@@ -247,7 +247,7 @@ impl Client {
     }
 
     /// A random request within the protocol.
-    fn ask(&mut self, socket: &mut Socket, rng: &mut Rng) {
+    fn ask(&mut self, socket: &mut Socket, rng: &mut Rng, plan: &Plan) {
         match rng.below(100) {
             0..45 => {
                 let room = rng.percent(85).then(|| rng.below(ROOMS.len()) as u8);
@@ -264,6 +264,11 @@ impl Client {
                 self.request(socket, rng, operation, body.as_bytes(), expected);
             }
             60..70 => self.heartbeat(socket, rng),
+            80..86 if self.profile.is_protocol_2 && self.received.is_live => {
+                let (token, not_renewed) = self.profile.renewal(rng, plan);
+                let expected = Expected::Renewal { not_renewed };
+                self.request(socket, rng, op::AUTH, &token, expected);
+            }
             70..80 if self.profile.transport == Transport::WebSocket => {
                 self.ping(socket, rng);
             }
@@ -309,6 +314,7 @@ impl Client {
                 let mask = mask(rng);
                 let payload = rng.pick(&[&b""[..], b"\x03\xe8bye"]);
                 socket.write(&wire::websocket(CLOSE, Some(mask), payload));
+                self.received.has_closed = true;
                 self.allowed_closes.push(CloseReason::PeerClosed);
                 self.must_be_closed = true;
             }
@@ -334,7 +340,9 @@ impl Client {
     ) {
         self.sequence += 1;
         self.received.expected.push_back((self.sequence, expected));
-        self.send(socket, rng, &wire::frame(operation, self.sequence, body));
+        let asks_for_2 = operation == op::AUTH && self.profile.is_protocol_2;
+        let version = if asks_for_2 { VERSION_2 } else { VERSION };
+        self.send(socket, rng, &wire::frame_as(version, operation, self.sequence, body));
     }
 
     fn ping(&mut self, socket: &mut Socket, rng: &mut Rng) {

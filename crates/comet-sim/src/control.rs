@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use comet_core::{CallId, Kick, Limits, Message, Millis, Push, Report, ShardId, home_of_room};
+use comet_core::{
+    Block, CallId, Kick, Limits, Message, Millis, Push, Report, ShardId, home_of_room,
+};
 use comet_hub::{CallerId, Hub};
 
 use crate::activity;
@@ -14,6 +16,7 @@ use crate::logic::Logic;
 use crate::plan::{OPERATIONS, OTHER_TRACE_USERS, Plan, ROOMS};
 use crate::posts::{Context, Posts};
 use crate::request::{Request, SPEED_LEAST, encode};
+use crate::source::blocked;
 use crate::stall_log::StallLog;
 use crate::trace::trace;
 use crate::trace_log::TraceLog;
@@ -93,7 +96,10 @@ impl Control {
     fn push(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let rng = &mut *context.rng;
         if rng.below(1000) < context.plan.list_permille {
-            let request = Request::random_list(rng, context.plan.shards);
+            let request = match rng.percent(80) {
+                true => Request::random_list(rng, context.plan.shards),
+                false => Request::Top,
+            };
             return self.begin(context, &request);
         }
         let request = match rng.below(100) {
@@ -133,7 +139,8 @@ impl Control {
         });
         let limit_ms = rng.pick(plan.call_limits_ms);
         // Now and then the same connections are closed instead.
-        let asks = matches!(request, Request::Snapshot | Request::Rooms | Request::List(_));
+        let asks =
+            matches!(request, Request::Snapshot | Request::Rooms | Request::List(_) | Request::Top);
         let is_kick =
             !(asks || matches!(request, Request::Paced(_))) && rng.below(1000) < plan.kick_permille;
         let push = match is_kick {
@@ -220,6 +227,11 @@ impl Control {
         }
         limits.is_out_of_memory = context.rng.percent(10);
         limits.takes_clients = !context.rng.percent(10);
+        if context.plan.is_blocking && context.rng.percent(50) {
+            let until = context.now.after(context.rng.between(0, 5_000));
+            let block = Block { network: blocked(), until };
+            limits.blocks = limits.blocks.with(context.now, block).expect("one is not too many");
+        }
         if context.rng.percent(50) {
             for millis in [&mut limits.handshake_ms, &mut limits.write_ms, &mut limits.linger_ms] {
                 *millis = millis.div_ceil(2);

@@ -6,6 +6,7 @@ use comet_core::limits::TICK_MS;
 use comet_core::{CloseHow, CloseReason, ClosedEvent, Millis, Shard, Slot};
 
 use crate::env::{Env, Peer};
+use crate::source::{address, blocked};
 use crate::stall_log::StallLog;
 
 /// How long after a deadline was put off it is looked at again, milliseconds.
@@ -108,6 +109,10 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
             at => return Err(format!("the token of peer {peer} expires early: {at:?}")),
         },
         CloseReason::Draining if env.is_draining || env.control.has_moved_off => return Ok(()),
+        // Where blocks are in force is known to the shard alone.
+        CloseReason::Blocked if env.plan.is_blocking && blocked().contains(&address(peer)) => {
+            return Ok(());
+        }
         CloseReason::Kicked if env.control.has_kicked => return Ok(()),
         CloseReason::Replaced if !has_younger(env, peer) => {
             return Err(format!("peer {peer} was replaced, and is the youngest with its key"));

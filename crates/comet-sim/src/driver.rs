@@ -2,12 +2,11 @@
 //! and with any delay.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use comet_core::{
-    AuthRequest, Budget, CloseHow, CloseReason, ConnId, Denied, Hangup, Identity, LiveConn,
-    Message, MessageClass, Millis, Settings, Shard, ShardId, Slot,
+    AuthRequest, Budget, CloseHow, CloseReason, ConnId, ConnQuery, Denied, Hangup, Identity,
+    LiveConn, Message, MessageClass, Millis, Settings, Shard, ShardId, Slot,
 };
 
 use crate::activity;
@@ -17,6 +16,7 @@ use crate::listings::{Known, Listings};
 use crate::plan::Plan;
 use crate::profile;
 use crate::socket::ReceiveCompletion;
+use crate::source::address;
 use crate::stall_log::StallLog;
 use crate::trace::trace;
 
@@ -88,11 +88,6 @@ impl SocketTotals {
         self.bytes_taken += peer.socket.taken;
         self.bytes_received += peer.socket.received;
     }
-}
-
-/// Where a peer connects from: one of eight addresses in two subnets.
-fn address(peer: usize) -> IpAddr {
-    [192, 0, 2 + peer as u8 % 2, peer as u8 % 8].into()
 }
 
 impl Driver {
@@ -247,8 +242,10 @@ impl Driver {
                 let (over_ms, is_all) = (over_ms.into(), most.is_none());
                 self.drain = Some(Drain { since, over_ms, connections, is_all, notices: 0 });
             }
-            if let Message::Connections { call, query } = &message {
-                self.listings.begin(*call, query);
+            match &message {
+                Message::Connections { call, query } => self.listings.begin(*call, query),
+                Message::Top { call } => self.listings.begin(*call, &ConnQuery::default()),
+                _ => {}
             }
             self.shard.handle_message(message);
         }
@@ -258,7 +255,7 @@ impl Driver {
     fn go_on_with_pushes(&mut self, env: &mut Env) {
         while self.shard.has_pushes() && env.rng.percent(80) {
             env.note_activity();
-            self.shard.handle_pushes(&mut budget(env));
+            self.shard.handle_pushes(&mut budget(env), |_| None);
         }
     }
 
@@ -279,7 +276,7 @@ impl Driver {
                     let transport = env.peers[peer].client.profile.transport;
                     let known = Known { transport, address: address(peer), is_tls: peer % 3 == 0 };
                     self.listings.open(conn, known);
-                    if env.plan.limits.sources.is_on() {
+                    if self.shard.limits().needs_addresses() {
                         self.shard.handle_source(conn, address(peer));
                     }
                 }
@@ -347,13 +344,16 @@ impl Driver {
         }
     }
 
-    /// Notes when the token of `conn` expires.
-    fn note_expiry(&self, env: &mut Env, conn: ConnId, answer: &Result<Identity, Denied>) {
-        if let Ok(Identity { expires_in_ms: Some(millis), .. }) = answer
+    /// Notes when the token of `conn` expires, its first or another.
+    fn note_expiry(&mut self, env: &mut Env, conn: ConnId, answer: &Result<Identity, Denied>) {
+        if let Ok(identity) = answer
             && let Some(&peer) = self.slots.get(&conn.slot)
             && env.peers[peer].conn == Some(conn)
+            && env.peers[peer].client.profile.is_renewed_by(identity, &env.plan)
+            && self.shard.is_open(conn)
         {
-            env.peers[peer].token_expires_at = Some(env.now.after(*millis));
+            let expires_at = identity.expires_in_ms.map(|millis| env.now.after(millis));
+            env.peers[peer].token_expires_at = expires_at;
         }
     }
 

@@ -31,6 +31,7 @@ mod received;
 mod request;
 mod rng;
 mod socket;
+mod source;
 mod stall_log;
 mod summary;
 mod trace;

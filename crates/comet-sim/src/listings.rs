@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use comet_core::{
-    CallId, ConnFilter, ConnId, ConnPage, ConnQuery, ListedConn, Report, SocketInfo, Transport,
+    CallId, ConnFilter, ConnId, ConnPage, ConnQuery, ListedConn, Report, SlowClient, SocketInfo,
+    Transport,
 };
 
 /// What a list says of a socket.
@@ -23,6 +24,8 @@ pub(crate) struct Listings {
     /// Lists that were checked, and connections in them.
     pub(crate) lists: u64,
     pub(crate) listed: u64,
+    /// Clients in top lists.
+    pub(crate) slow: u64,
 }
 
 struct UnderWay {
@@ -55,6 +58,14 @@ impl Listings {
 
     /// A report that may be a list; one that comes again is checked once.
     pub(crate) fn check(&mut self, report: &Report) -> Result<(), String> {
+        if let Report::Top { call, top: Some(top) } = report
+            && let Some(list) = self.under_way.remove(call)
+        {
+            let was_open = |client: &SlowClient| list.seen.contains_key(&client.conn.place.conn);
+            let holds = top.clients.iter().all(was_open);
+            self.slow += top.clients.len() as u64;
+            return holds.then_some(()).ok_or_else(|| format!("a client that had left: {top:?}"));
+        }
         let Report::Connections { call, page } = report else { return Ok(()) };
         let Some(list) = self.under_way.remove(call) else { return Ok(()) };
         let Some(page) = page else { return Ok(()) };

@@ -66,6 +66,8 @@ pub(crate) struct Plan {
     pub(crate) list_permille: usize,
     /// How often, of a thousand steps, control moves clients off.
     pub(crate) move_off_permille: usize,
+    /// Changes of limits block a network now and then.
+    pub(crate) is_blocking: bool,
     /// How often, of a thousand steps, the control thread stalls.
     pub(crate) stall_permille: usize,
     /// How often, of a thousand steps, a core stalls.
@@ -116,6 +118,7 @@ impl Plan {
                 SlowConsumer::Close,
             ]),
             filter_rooms: rng.percent(30),
+            goodbye: rng.percent(30),
             mesh_backlog: rng.pick(&[0, 1, 3, 1000, 1000, 1000]),
             handshake_ms: rng.between(200, 1500) as u32,
             write_ms: rng.between(100, 800) as u32,
@@ -187,6 +190,7 @@ impl Plan {
             slow_percent: rng.pick(&[0, 20, 60]),
             socket_bytes: if large { &[9_000, 100_000] } else { &[64, 300, 2_000, 100_000] },
             move_off_permille: rng.pick(&[0, 0, 5]),
+            is_blocking: rng.percent(30),
         }
     }
 }

@@ -67,6 +67,7 @@ fn call_of(message: &Message) -> Option<CallId> {
         | Message::Broadcast { call, .. }
         | Message::Snapshot { call }
         | Message::Rooms { call }
+        | Message::Top { call }
         | Message::Connections { call, .. } => Some(*call),
         _ => None,
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use comet_core::{Identity, Transport};
 use comet_logic::{Authenticator, Embedded};
+use comet_proto::NotRenewed;
 
 use crate::plan::{KEYS, OPERATIONS, Plan, ROOMS, USERS};
 use crate::rng::Rng;
@@ -14,6 +15,7 @@ const USER_WITH_EXPIRY: i64 = 4;
 #[derive(Clone)]
 pub(crate) struct ClientProfile {
     pub(crate) transport: Transport,
+    pub(crate) is_protocol_2: bool,
     pub(crate) token: Box<[u8]>,
     pub(crate) user: i64,
     /// `None`: the user's home makes one.
@@ -57,6 +59,7 @@ impl ClientProfile {
         let user = rng.below(USERS as usize) as i64;
         let mut profile = Self {
             transport,
+            is_protocol_2: rng.percent(50),
             token: user.to_string().into_bytes().into(),
             user,
             key: None,
@@ -94,6 +97,34 @@ impl ClientProfile {
         }
         profile.heartbeat_ms = heartbeat_ms(profile.user, plan).unwrap_or(plan.limits.heartbeat_ms);
         profile
+    }
+}
+
+impl ClientProfile {
+    /// Whether a token with `identity` is one of this client.
+    pub(crate) fn is_renewed_by(&self, identity: &Identity, plan: &Plan) -> bool {
+        let names_key = |key: &str| self.key == Some(key);
+        // Remote logic makes a key for each token that names none, and comet cannot tell the two.
+        let is_same_key = plan.is_remote() || identity.key.as_deref().is_none_or(names_key);
+        identity.user == self.user && is_same_key
+    }
+
+    /// A token to renew this client's with, and what becomes of it.
+    pub(crate) fn renewal(&self, rng: &mut Rng, plan: &Plan) -> (Box<[u8]>, Option<NotRenewed>) {
+        let key = rng.pick(&KEYS);
+        let token = match rng.below(10) {
+            0..6 => self.token.clone(),
+            6 => rng.below(USERS as usize).to_string().into_bytes().into(),
+            // A key that a home made may be this one.
+            7 | 8 if self.key.is_some() => {
+                let user = if rng.percent(50) { self.user } else { 3 };
+                format!(r#"{{"mid":{user},"key":"{key}"}}"#).into_bytes().into()
+            }
+            _ => (*b"{").into(),
+        };
+        let is_taken =
+            auth(&token, "", plan).is_ok_and(|identity| self.is_renewed_by(&identity, plan));
+        (token, (!is_taken).then_some(NotRenewed::Refused))
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use comet_core::ClientRates;
 use comet_core::limits::TURNED_AWAY_MS;
-use comet_proto::op;
+use comet_proto::{AuthReply, NotRenewed, op};
 
 use crate::logic_services::{EXCUSES, FAILURE};
 use crate::plan::{Plan, RETRY_AFTER_MS_MAX, ROOMS};
@@ -16,10 +16,20 @@ use crate::wire::{self, Kind, ServerMessage, Stamp};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Expected {
     Auth,
+    /// `not_renewed`: why the token will not take the place of the last.
+    Renewal {
+        not_renewed: Option<NotRenewed>,
+    },
     Heartbeat,
     Room(Option<u8>),
-    Accepts { accept: bool, operations: Vec<i32> },
-    Echo { operation: i32, fails: bool },
+    Accepts {
+        accept: bool,
+        operations: Vec<i32>,
+    },
+    Echo {
+        operation: i32,
+        fails: bool,
+    },
     Pong(Box<[u8]>),
 }
 
@@ -34,6 +44,12 @@ pub(crate) struct ReceivedStream {
     /// The server has announced that it closes.
     pub(crate) is_closing: bool,
     is_closed: bool,
+    /// It asked for protocol 2. The server knows that once it has read the token.
+    is_protocol_2: bool,
+    /// Clients of protocol 1 get an operation 6 as well.
+    gives_goodbye: bool,
+    /// It has closed its WebSocket itself.
+    pub(crate) has_closed: bool,
     /// The room after the last reply. A request under way changes it when its reply comes.
     pub(crate) room: Option<u8>,
     pub(crate) accepts: Accepted,
@@ -64,12 +80,16 @@ impl ReceivedStream {
             is_live: false,
             is_closing: false,
             is_closed: false,
+            is_protocol_2: profile.is_protocol_2,
+            gives_goodbye: plan.limits.goodbye,
+            has_closed: false,
             room: profile.room,
             accepts: profile.accepts.clone(),
             filters_rooms: plan.limits.filter_rooms,
             is_remote: plan.is_remote(),
             may_be_turned_away: plan.limits.handshakes < u32::MAX
                 || plan.limits.sources.is_on()
+                || plan.is_blocking
                 || plan.limits.rates != ClientRates::default(),
             has_faults: plan.is_remote() && !plan.services.is_reliable,
             live_since: 0,
@@ -87,7 +107,7 @@ impl ReceivedStream {
     /// shard or from logic, and the client's input waits meanwhile.
     pub(crate) fn waits_for_others(&self) -> bool {
         let asks = |(_, expected): &(_, Expected)| match expected {
-            Expected::Auth | Expected::Room(_) => true,
+            Expected::Auth | Expected::Renewal { .. } | Expected::Room(_) => true,
             Expected::Echo { .. } => self.is_remote,
             _ => false,
         };
@@ -99,7 +119,7 @@ impl ReceivedStream {
         if self.is_closed {
             return Err(format!("after the close: {message:?}"));
         }
-        if self.is_closing && !matches!(message, ServerMessage::Close(_)) {
+        if self.is_closing && !matches!(message, ServerMessage::Close { .. }) {
             return Err(format!("after the close notice: {message:?}"));
         }
         if let Some(stamp) = self.batch
@@ -113,7 +133,16 @@ impl ReceivedStream {
             ServerMessage::Http(status) => {
                 return Err(format!("status {status} instead of {}", self.status));
             }
-            ServerMessage::Close(_) => self.is_closed = true,
+            ServerMessage::Close { text } => {
+                self.is_closed = true;
+                let is_due = self.gives_goodbye || (self.is_protocol_2 && self.is_live);
+                if is_due && !self.is_closing && !self.has_closed {
+                    return Err(format!("a close without an operation 6: {text:?}"));
+                }
+                if !text.is_empty() {
+                    return check_close_notice(text.as_bytes());
+                }
+            }
             ServerMessage::Push(stamp) => {
                 self.mix(stamp.id);
                 return self.push(stamp);
@@ -124,6 +153,9 @@ impl ReceivedStream {
             },
             ServerMessage::Reply { operation: op::DISCONNECT_REPLY, sequence: 0, body } => {
                 self.is_closing = true;
+                if !self.gives_goodbye && !self.is_protocol_2 {
+                    return Err("an operation 6 to a client of protocol 1".to_owned());
+                }
                 return check_close_notice(&body);
             }
             ServerMessage::Reply { operation, sequence, body } => {
@@ -148,7 +180,7 @@ impl ReceivedStream {
             Err(format!("{what}: reply {operation} {sequence} {body:?} to {asked} {expected:?}"))
         };
         let right = match &expected {
-            Expected::Auth => op::AUTH_REPLY,
+            Expected::Auth | Expected::Renewal { .. } => op::AUTH_REPLY,
             Expected::Heartbeat => op::HEARTBEAT_REPLY,
             Expected::Room(_) => op::CHANGE_ROOM_REPLY,
             Expected::Accepts { accept: true, .. } => op::SUBSCRIBE_REPLY,
@@ -161,6 +193,14 @@ impl ReceivedStream {
         }
         let is_body_right = match &expected {
             Expected::Heartbeat => true,
+            Expected::Auth if self.is_protocol_2 => {
+                AuthReply::decode(body).is_some_and(|reply| reply.not_renewed.is_none())
+            }
+            Expected::Renewal { not_renewed } => {
+                let said = AuthReply::decode(body).map(|reply| reply.not_renewed);
+                said == Some(*not_renewed)
+                    || (self.is_remote && said == Some(Some(NotRenewed::Unavailable)))
+            }
             Expected::Echo { .. } if self.has_faults && is_excuse(body) => true,
             Expected::Echo { fails: true, .. } => body == FAILURE.as_bytes(),
             Expected::Room(room) => {
@@ -197,7 +237,7 @@ impl ReceivedStream {
                 }
                 self.accepts_since = next_call;
             }
-            Expected::Echo { .. } | Expected::Pong(_) => {}
+            Expected::Renewal { .. } | Expected::Echo { .. } | Expected::Pong(_) => {}
         }
         Ok(())
     }

@@ -31,6 +31,8 @@ pub(crate) enum Request {
     Rooms,
     /// A list of connections.
     List(Arc<ConnQuery>),
+    /// Top lists.
+    Top,
 }
 
 impl Request {
@@ -90,7 +92,9 @@ impl Request {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Keys(_) => Kind::Keys,
-            Self::Users(_) | Self::Snapshot | Self::Rooms | Self::List(_) => Kind::Users,
+            Self::Users(_) | Self::Snapshot | Self::Rooms | Self::List(_) | Self::Top => {
+                Kind::Users
+            }
             Self::Room(room) => Kind::Room(*room),
             Self::All => Kind::All,
             Self::Paced(_) => Kind::Paced,
@@ -132,6 +136,7 @@ impl Request {
             }
             Self::Snapshot => all.map(|shard| (shard, Message::Snapshot { call })).collect(),
             Self::Rooms => all.map(|shard| (shard, Message::Rooms { call })).collect(),
+            Self::Top => all.map(|shard| (shard, Message::Top { call })).collect(),
             Self::List(query) => all
                 .map(|shard| (shard, Message::Connections { call, query: Arc::clone(query) }))
                 .collect(),

@@ -45,6 +45,8 @@ pub struct Summary {
     pub refused_for_memory: u64,
     /// Connections authenticated.
     pub authenticated: u64,
+    /// Tokens renewed, and tokens that were to be and were not taken.
+    pub tokens_renewed: [u64; 2],
     /// Connections closed, by [`CloseReason`].
     pub closed: [u64; CloseReason::COUNT],
     /// What became of the pushes.
@@ -63,6 +65,8 @@ pub struct Summary {
     pub lists: u64,
     /// See [`Summary::lists`].
     pub listed: u64,
+    /// Slow clients in top lists.
+    pub slow: u64,
     /// Runs with remote logic.
     pub remote: u64,
     /// Of the fan-out of a logic service to its comets.
@@ -94,6 +98,7 @@ impl Summary {
         self.refused += counters.refused;
         self.refused_for_memory += counters.refused_for_memory;
         self.authenticated += counters.authenticated;
+        add_each(&mut self.tokens_renewed, &[counters.tokens_renewed, counters.tokens_not_renewed]);
         self.deliveries += counters.deliveries;
         self.sent += counters.sent;
         self.lost += counters.lost;
@@ -128,6 +133,7 @@ impl AddAssign for Summary {
         self.refused += other.refused;
         self.refused_for_memory += other.refused_for_memory;
         self.authenticated += other.authenticated;
+        add_each(&mut self.tokens_renewed, &other.tokens_renewed);
         add_each(&mut self.closed, &other.closed);
         self.deliveries += other.deliveries;
         self.sent += other.sent;
@@ -137,6 +143,7 @@ impl AddAssign for Summary {
         self.coalesced_waits += other.coalesced_waits;
         self.lists += other.lists;
         self.listed += other.listed;
+        self.slow += other.slow;
         self.remote += other.remote;
         self.fanout += other.fanout;
         self.logic += other.logic;
@@ -155,6 +162,8 @@ impl fmt::Display for Summary {
             f,
             "connections: {accepted} accepted, {refused} refused, {authenticated} authenticated"
         )?;
+        let [renewed, not_renewed] = self.tokens_renewed;
+        writeln!(f, "tokens: {renewed} renewed, {not_renewed} not taken")?;
         let coalesced_waits = self.coalesced_waits;
         writeln!(
             f,
@@ -173,8 +182,8 @@ impl fmt::Display for Summary {
             f,
             "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {spared}"
         )?;
-        let Self { lists, listed, .. } = self;
-        writeln!(f, "lists of connections: {lists}, with {listed} in them")?;
+        let Self { lists, listed, slow, .. } = self;
+        writeln!(f, "lists of connections: {lists}, with {listed} in them; slow clients: {slow}")?;
         let Self { remote, logic, traced, .. } = self;
         writeln!(f, "remote logic: {remote} runs; traced lines: {traced}")?;
         writeln!(f, "{logic}")?;

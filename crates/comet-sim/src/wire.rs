@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use comet_core::Transport;
-use comet_proto::{Frame, HEADER_LEN, decode, op};
+use comet_proto::{Frame, HEADER_LEN, VERSION, decode, op};
 
 /// Sequence of every pushed frame; replies carry the client's, which are positive, and op 6 has 0.
 pub(crate) const PUSH_SEQUENCE: i32 = -7;
@@ -19,9 +19,14 @@ pub(crate) const CONTINUATION: u8 = 0x00;
 pub(crate) const CONTINUATION_END: u8 = 0x80;
 
 pub(crate) fn frame(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
+    frame_as(VERSION, operation, sequence, body)
+}
+
+pub(crate) fn frame_as(version: u16, operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
     bytes.extend((HEADER_LEN as u32 + body.len() as u32).to_be_bytes());
-    bytes.extend([0, HEADER_LEN as u8, 0, 1]);
+    bytes.extend((HEADER_LEN as u16).to_be_bytes());
+    bytes.extend(version.to_be_bytes());
     bytes.extend(operation.to_be_bytes());
     bytes.extend(sequence.to_be_bytes());
     bytes.extend(body);
@@ -142,7 +147,7 @@ pub(crate) enum ServerMessage {
     Push(Stamp),
     Reply { operation: i32, sequence: i32, body: Box<[u8]> },
     Pong(Box<[u8]>),
-    Close(u16),
+    Close { text: Box<str> },
 }
 
 /// Decodes the server's bytes; a byte that belongs to no message is an error.
@@ -268,10 +273,11 @@ impl Decoder {
             }
             0x8a => messages.push_back((end, ServerMessage::Pong(payload.into()))),
             // The answer to a close without a code.
-            CLOSE if payload.is_empty() => messages.push_back((end, ServerMessage::Close(1005))),
-            CLOSE if payload.len() >= 2 => {
-                let code = u16::from_be_bytes([payload[0], payload[1]]);
-                messages.push_back((end, ServerMessage::Close(code)));
+            CLOSE if matches!(payload.len(), 0 | 2..=125) => {
+                let text = payload.get(2..).unwrap_or_default();
+                let text =
+                    std::str::from_utf8(text).map_err(|error| format!("a close: {error}"))?;
+                messages.push_back((end, ServerMessage::Close { text: text.into() }));
             }
             _ => return Err(format!("a WebSocket frame that begins with {first:#x}")),
         }

@@ -44,21 +44,22 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     let counts =
         [sum.coalesced_waits, sum.remote, sum.traced, sum.logic.renewals, sum.logic.departures];
     assert!(counts.iter().all(|number| *number > 100), "{sum}");
-    assert!(sum.lists > 300 && sum.listed > 1_000, "{sum}");
+    assert!(sum.lists > 300 && sum.listed > 1_000 && sum.slow > 100, "{sum}");
+    assert!(sum.tokens_renewed.iter().all(|times| *times > 100), "{sum}");
     let LogicSummary { faults, .. } = &sum.logic;
     assert!(faults.iter().all(|times| *times > 10), "{sum}");
     let LogicSummary { retries, abandoned, late_deeds, expired, .. } = sum.logic;
     let LogicSummary { renewals_failed, notices_dropped, failures, .. } = sum.logic;
     let LogicSummary { outages, room_counts, .. } = sum.logic;
     let logic = [retries, abandoned, late_deeds, expired, renewals_failed, notices_dropped];
-    assert!(logic.iter().all(|number| *number > 2), "{sum}");
+    assert!(logic.iter().all(|number| *number > 0), "{sum}");
     assert!([failures, outages, room_counts].iter().all(|number| *number > 50), "{sum}");
     let FanoutSummary { pushes, crowded, left, refused, partial, late, .. } = sum.fanout;
     let FanoutSummary { left_out, lost, changes, taken_out, .. } = sum.fanout;
     let fanout =
         [pushes, crowded, left, refused, partial, late, left_out, lost, changes, taken_out];
     assert!(fanout.iter().all(|number| *number > 100), "{sum}");
-    assert!(sum.core_stalls > 300 && sum.stops > 300 && sum.spared > 100, "{sum}");
+    assert!(sum.core_stalls > 300 && sum.stops > 200 && sum.spared > 50, "{sum}");
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);
 }
 

@@ -1,4 +1,7 @@
-//! The command line: the server and its flags, `comet logic`, and the two helpers `listen` and `push`.
+//! The command line: the server and its flags, `comet logic`, and the helpers `listen`, `push`, `ctl`, `stat` and `top`.
+
+mod api;
+mod ctl;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -7,6 +10,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, value_parser};
 
 use crate::output;
+
+pub use api::Api;
+pub use ctl::{Ctl, Drain, KickTarget, Order};
 
 /// Exit code for a command line or a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -67,8 +73,20 @@ pub enum Command {
     Logic(Logic),
     /// Connect as a client and print the messages that arrive
     Listen(Listen),
-    /// Push a message and print its ledger
+    /// Push a message, or many, and print the ledger
     Push(Push),
+    /// Drain a running server, close or block clients, and more
+    Ctl(Ctl),
+    /// Write man pages and shell completions into a directory, for packages
+    #[command(hide = true)]
+    Manual {
+        /// The directory; files in it are written anew
+        directory: PathBuf,
+    },
+    /// Print what a running server counts
+    Stat(Stat),
+    /// Show what a running server is busy with: load of the cores, rates, busiest rooms, slowest clients
+    Top(Top),
 }
 
 /// `comet logic`
@@ -151,8 +169,9 @@ fn url_path(text: &str) -> Result<String, &'static str> {
 #[derive(Clone, PartialEq, Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: 0, a connection matched, or the server sends no ledger; 3, no connection \
-        matched; 1, the push or the output failed; 64, a mistake in the arguments. The ledger has the \
-        connections that matched and did not get the push."
+        matched; 1, a push or the output failed; 64, a mistake in the arguments. The ledger has the \
+        connections that matched and did not get the push. Of several pushes the sums are printed; the first one \
+        that fails ends them."
 )]
 pub struct Push {
     /// Whom to push to.
@@ -161,41 +180,12 @@ pub struct Push {
     /// The operation clients see
     #[arg(long, global = true, default_value_t = OPERATION, value_name = "N")]
     pub operation: i32,
-    /// The server's push service: HOST:PORT, tls:HOST:PORT or unix:/PATH
-    #[arg(long, global = true, default_value = "127.0.0.1:8083", value_name = "ADDR")]
-    pub grpc: String,
-    /// The token that the server asks for (push.tokens), sent as "authorization: Bearer TOKEN"; @FILE reads it
-    /// from a file
-    #[arg(long, global = true, value_name = "TOKEN|@FILE")]
-    pub token: Option<String>,
-    /// With tls:HOST:PORT: PEM certificates to trust, instead of the system's authorities
-    #[arg(long, global = true, value_name = "FILE")]
-    pub ca: Option<PathBuf>,
-    /// With tls:HOST:PORT: the PEM certificate to show, where the server asks for one
-    #[arg(long, global = true, value_name = "FILE", requires = "key_file")]
-    pub certificate: Option<PathBuf>,
-    /// Its private key, as PEM
-    #[arg(
-        long = "key",
-        id = "key_file",
-        global = true,
-        value_name = "FILE",
-        requires = "certificate"
-    )]
-    pub private_key: Option<PathBuf>,
-}
-
-impl Push {
-    /// The message as the command line names it.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        match &self.target {
-            Target::Key { text, .. }
-            | Target::User { text, .. }
-            | Target::Room { text, .. }
-            | Target::All { text, .. } => text,
-        }
-    }
+    /// Pushes a second at most [default: one after the other]
+    #[arg(long, global = true, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+    /// Which server.
+    #[command(flatten)]
+    pub api: Api,
 }
 
 /// Whom `comet push` pushes to, and what.
@@ -205,32 +195,116 @@ pub enum Target {
     Key {
         /// The key
         key: String,
-        /// The message; - reads it from standard input, as it is
-        text: String,
+        /// What is pushed.
+        #[command(flatten)]
+        input: Input,
+    },
+    /// The connections that hold one of many keys
+    Keys {
+        /// A key; may be repeated
+        #[arg(long = "name", value_name = "KEY", required_unless_present = "from")]
+        names: Vec<String>,
+        /// A file with a key on each line
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+        /// What is pushed.
+        #[command(flatten)]
+        input: Input,
     },
     /// All connections of a user
     User {
         /// The user id
         #[arg(allow_negative_numbers = true)]
         user: i64,
-        /// The message; - reads it from standard input, as it is
-        text: String,
+        /// What is pushed.
+        #[command(flatten)]
+        input: Input,
     },
     /// All connections in a room
     Room {
         /// The room
         room: String,
-        /// The message; - reads it from standard input, as it is
-        text: String,
+        /// What is pushed.
+        #[command(flatten)]
+        input: Input,
     },
     /// All connections
     All {
-        /// The message; - reads it from standard input, as it is
-        text: String,
+        /// What is pushed.
+        #[command(flatten)]
+        input: Input,
         /// Connections a second that get the message [default: all at once]
         #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(i32::MAX)))]
         speed: Option<u32>,
     },
+}
+
+impl Target {
+    /// What is pushed.
+    #[must_use]
+    pub fn input(&self) -> &Input {
+        match self {
+            Self::Key { input, .. }
+            | Self::Keys { input, .. }
+            | Self::User { input, .. }
+            | Self::Room { input, .. }
+            | Self::All { input, .. } => input,
+        }
+    }
+}
+
+/// Where the messages of `comet push` come from.
+#[derive(Clone, PartialEq, Debug, Default, clap::Args)]
+pub struct Input {
+    /// The message; - reads it from standard input, as it is
+    #[arg(required_unless_present = "file")]
+    pub text: Option<String>,
+    /// Read the message from a file, as it is
+    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    pub file: Option<PathBuf>,
+    /// Push each line as a message of its own, without the end of the line, as soon as it is read
+    #[arg(long)]
+    pub lines: bool,
+}
+
+/// `comet stat`
+#[derive(Clone, PartialEq, Debug, clap::Args)]
+pub struct Stat {
+    /// Which server.
+    #[command(flatten)]
+    pub monitored: Monitored,
+    /// Print the JSON of /stat
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `comet top`
+#[derive(Clone, PartialEq, Debug, clap::Args)]
+#[command(after_help = "A new screen each second; q or Ctrl-C ends it.")]
+pub struct Top {
+    /// Which server.
+    #[command(flatten)]
+    pub monitored: Monitored,
+    /// Print one screen, of one second, and end; so it does where there is no terminal
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// The server that is looked at.
+#[derive(Clone, PartialEq, Debug, Default, clap::Args)]
+pub struct Monitored {
+    /// The server's monitor.stat: HOST:PORT or tls:HOST:PORT [default: the first address of --config]
+    #[arg(long, value_name = "ADDR")]
+    pub server: Option<String>,
+    /// The configuration file that names monitor.stat [default: the built-in 127.0.0.1:6972]
+    #[arg(long, value_name = "FILE", conflicts_with = "server")]
+    pub config: Option<PathBuf>,
+    /// A file with the token that the server asks for (monitor.tokens)
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// With tls:HOST:PORT: PEM certificates to trust, instead of the system's authorities
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 /// Why there are no [`Args`]: `--help`, `--version`, or a command line that cannot be used.
@@ -344,40 +418,68 @@ mod tests {
         let check = |line: &[&str], target: Target, operation, grpc: &str| {
             let grpc = grpc.to_owned();
             let (ca, certificate, private_key) = (None, None, None);
-            let push = Push { target, operation, grpc, token: None, ca, certificate, private_key };
+            let api = Api { grpc, token: None, ca, certificate, private_key };
+            let push = Push { target, operation, rate: None, api };
             assert_eq!(read(line).unwrap().command, Some(Command::Push(push)), "{line:?}");
         };
-        let (text, here) = ("hi there".to_owned(), "127.0.0.1:8083");
+        let (text, here) = (Some("hi there".to_owned()), "127.0.0.1:8083");
+        let input = Input { text, ..Input::default() };
         check(
             &["push", "key", "k", "hi there"],
-            Target::Key { key: "k".to_owned(), text: text.clone() },
+            Target::Key { key: "k".to_owned(), input: input.clone() },
             OPERATION,
             here,
         );
         check(
             &["push", "user", "-42", "hi there", "--operation", "1000"],
-            Target::User { user: -42, text: text.clone() },
+            Target::User { user: -42, input: input.clone() },
             1000,
             here,
         );
         check(
             &["push", "--grpc", "h:1", "room", "live://1", "hi there"],
-            Target::Room { room: "live://1".to_owned(), text: text.clone() },
+            Target::Room { room: "live://1".to_owned(), input: input.clone() },
             OPERATION,
             "h:1",
         );
         check(
             &["push", "all", "hi there"],
-            Target::All { text: text.clone(), speed: None },
+            Target::All { input: input.clone(), speed: None },
             OPERATION,
             here,
         );
         check(
             &["push", "all", "--speed", "100", "hi there"],
-            Target::All { text, speed: Some(100) },
+            Target::All { input: input.clone(), speed: Some(100) },
             OPERATION,
             here,
         );
+        let file = Input { text: None, file: Some("f".into()), lines: true };
+        check(
+            &[
+                "push", "keys", "--name", "a", "--name", "b", "--from", "k", "--file", "f",
+                "--lines",
+            ],
+            Target::Keys {
+                names: vec!["a".to_owned(), "b".to_owned()],
+                from: Some("k".into()),
+                input: file,
+            },
+            OPERATION,
+            here,
+        );
+    }
+
+    #[test]
+    fn a_server_is_looked_at_by_its_address_or_its_configuration() {
+        let server = Some("h:1".to_owned());
+        let monitored = Monitored { server, token_file: Some("t".into()), ..Monitored::default() };
+        let line = ["stat", "--server", "h:1", "--token-file", "t", "--json"];
+        let stat = Stat { monitored: monitored.clone(), json: true };
+        assert_eq!(read(&line).unwrap().command, Some(Command::Stat(stat)));
+        let top = Top { monitored: Monitored::default(), once: true };
+        assert_eq!(read(&["top", "--once"]).unwrap().command, Some(Command::Top(top)));
+        read(&["top", "--server", "h:1", "--config", "f"]).unwrap_err();
     }
 
     #[test]
@@ -397,8 +499,17 @@ mod tests {
         check(&["listen", "--room", "r", "--user", "anna"], EXIT_USAGE);
         check(&["listen", "--room", "r", "--ca", "ca.pem"], EXIT_USAGE);
         check(&["listen", "--room", "r", "--server-name", "h"], EXIT_USAGE);
+        check(&["ctl"], EXIT_USAGE);
+        check(&["ctl", "move-off", "0", "--per-second", "1"], EXIT_USAGE);
+        check(&["ctl", "move-off", "1"], EXIT_USAGE);
+        check(&["ctl", "kick", "key"], EXIT_USAGE);
+        check(&["ctl", "block", "192.0.2.7"], EXIT_USAGE);
+        check(&["ctl", "drain", "--keep-clients", "--wait"], EXIT_USAGE);
         check(&["push"], EXIT_USAGE);
         check(&["push", "all"], EXIT_USAGE);
+        check(&["push", "all", "text", "--file", "f"], EXIT_USAGE);
+        check(&["push", "all", "text", "--rate", "0"], EXIT_USAGE);
+        check(&["push", "keys", "text"], EXIT_USAGE);
         check(&["push", "key", "text"], EXIT_USAGE);
         check(&["push", "user", "anna", "text"], EXIT_USAGE);
         check(&["push", "all", "to", "text"], EXIT_USAGE);

@@ -191,19 +191,33 @@ impl PushClient {
         request
     }
 
-    fn call<R>(
+    /// Makes the call that `call` makes of a request with `message`.
+    pub(crate) fn ask<T, R>(
+        &self,
+        message: T,
+        call: impl AsyncFnOnce(Channel, Request<T>) -> Result<Response<R>, Status>,
+    ) -> Result<R, PushError> {
+        self.call(call(self.channel.clone(), self.request(message)), |reply| reply)
+    }
+
+    /// Lets a second pass.
+    pub(crate) fn pause(&self) {
+        self.runtime.block_on(async { tokio::time::sleep(Duration::from_secs(1)).await });
+    }
+
+    fn call<R, T>(
         &self,
         call: impl Future<Output = Result<Response<R>, Status>>,
-        ledger: impl FnOnce(R) -> Option<Ledger>,
-    ) -> Result<Option<Ledger>, PushError> {
+        read: impl FnOnce(R) -> T,
+    ) -> Result<T, PushError> {
         let reply = self.runtime.block_on(call).map_err(|status| PushError::Refused {
             code: format!("{:?}", status.code()),
             message: match status.code() {
-                Code::Unimplemented => "the server does not know this kind of push".to_owned(),
+                Code::Unimplemented => "the server does not know this call".to_owned(),
                 _ => status.message().to_owned(),
             },
         })?;
-        Ok(ledger(reply.into_inner()))
+        Ok(read(reply.into_inner()))
     }
 }
 

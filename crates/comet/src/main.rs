@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use comet::args::{self, Command, EXIT_USAGE, Serve};
 use comet::preflight::{self, Preflight, Purpose};
-use comet::{helpers, output, run};
+use comet::{ctl, helpers, manual, output, pusher, run, stat, top};
 use comet_config::Config;
 
 fn main() -> ExitCode {
@@ -24,7 +24,14 @@ fn main() -> ExitCode {
             });
         }
         Some(Command::Listen(listen)) => helpers::listen(listen).map(|()| 0),
-        Some(Command::Push(push)) => helpers::push(push),
+        Some(Command::Push(push)) => pusher::push(push),
+        Some(Command::Ctl(order)) => ctl::ctl(order),
+        Some(Command::Stat(args)) => stat::stat(args).map_err(Into::into),
+        Some(Command::Top(args)) => top::top(args).map_err(Into::into),
+        Some(Command::Manual { directory }) => {
+            let named = |error| format!("{}: {error}", directory.display()).into();
+            manual::write(directory).map(|()| 0).map_err(named)
+        }
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -86,8 +86,11 @@ impl Bounds {
             // Choices, and texts that the configuration holds.
             is_out_of_memory: _,
             takes_clients: _,
+            // A thousand, which all shards share.
+            blocks: _,
             slow_consumer: _,
             filter_rooms: _,
+            goodbye: _,
             path: _,
             origins: _,
             // Times.

@@ -8,7 +8,7 @@ use comet_control::{
     ApiTls, BearerToken, DrainPlan, Lock, LogicOptions, Node, Options, descriptors,
 };
 use comet_core::limits::COALESCE_AFTER_MS;
-use comet_core::{ClientRates, Limits, Logic, SourceLimits};
+use comet_core::{Blocks, ClientRates, Limits, Logic, SourceLimits};
 use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
 
@@ -196,6 +196,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         connections,
         is_out_of_memory: false,
         takes_clients: true,
+        blocks: Blocks::default(),
         body_max: protocol.body_max,
         head_max: config.websocket.head_max,
         path: config.websocket.path.as_str().into(),
@@ -209,6 +210,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
             SlowConsumer::Close => comet_core::SlowConsumer::Close,
         },
         filter_rooms: protocol.filter_rooms,
+        goodbye: protocol.goodbye,
         mesh_backlog: config.limits.mesh_backlog,
         handshake_ms: millis(protocol.handshake_timeout),
         write_ms: millis(protocol.write_timeout),

@@ -70,9 +70,9 @@ fn keep(manager: &ServiceManager, clients: &CensusTaker, drains: &Receiver<Insta
 fn describe(census: Census, left: Option<Duration>) -> String {
     let Census { connections, live, .. } = census;
     match left {
-        None => format!("{connections} connections, {live} of them authenticated"),
+        None => format!("connections: {connections}, authenticated: {live}"),
         Some(left) => {
-            format!("draining: {connections} connections left, cut off in {} s", left.as_secs())
+            format!("draining, connections left: {connections}, cut off in {} s", left.as_secs())
         }
     }
 }

@@ -66,6 +66,7 @@ impl<'input> World<'input> {
                 SlowConsumer::DropOldest,
             ][usize::from(choice >> 2 & 3)],
             filter_rooms: choice & 16 > 0,
+            goodbye: choice & 128 > 0,
             mesh_backlog: if choice & 32 > 0 { 1 } else { 1_000 },
             handshake_ms: 1_000,
             write_ms: 500,
@@ -253,7 +254,7 @@ impl<'input> World<'input> {
         while shard.has_work() || shard.has_pushes() {
             shard.handle_time(now);
             shard.handle_deadlines(&mut Budget::slice());
-            shard.handle_pushes(&mut Budget::slice());
+            shard.handle_pushes(&mut Budget::slice(), |_| None);
         }
         while let Some(request) = shard.poll_auth() {
             shard.handle_auth(request.conn, identity(&request.token));

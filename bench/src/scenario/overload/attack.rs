@@ -92,12 +92,12 @@ impl Assault {
         Self { thread, attacker }
     }
 
-    /// Fails if the attack has ended, which it does only for a fault.
-    pub(super) fn is_under_way(&self) -> Result<bool> {
+    /// Something once it is what it is going to be. Fails if the attack has ended, which it does only for a fault.
+    pub(super) fn is_under_way(&self) -> Result<Option<()>> {
         if self.thread.is_finished() {
             return Err("the attack has ended by itself".into());
         }
-        Ok(self.attacker.is_under_way.load(Ordering::Relaxed))
+        Ok(self.attacker.is_under_way.load(Ordering::Relaxed).then_some(()))
     }
 
     /// Ends it; gives how much it has done.

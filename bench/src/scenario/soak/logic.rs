@@ -11,12 +11,11 @@ use tempfile::tempfile;
 use crate::Result;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::launch::Running;
-use crate::scrape::http_get;
-use crate::target::{free_ports_at, list};
+use crate::target::{free_ports, list};
 
 /// A loopback address that no client uses: the ports are still free when logic comes back.
 const HOST: Ipv4Addr = Ipv4Addr::new(127, 200, 0, 1);
-/// How long a start may take, and an end.
+/// How long an end may take.
 const PATIENCE_NS: u64 = 20 * SECOND_NS;
 
 pub(super) struct Logic {
@@ -31,7 +30,7 @@ pub(super) struct Logic {
 impl Logic {
     /// Starts the `program`. Fails if it does not listen in time.
     pub(super) fn start(program: PathBuf, cpus: CpuList) -> Result<Self> {
-        let [grpc, stat] = free_ports_at(HOST)?;
+        let [grpc, stat] = free_ports(HOST)?;
         let mut logic = Self { program, cpus, grpc, stat, log: tempfile()?, process: None };
         logic.restart()?;
         Ok(logic)
@@ -59,14 +58,7 @@ impl Logic {
             command.args(["--set", &setting]);
         }
         let mut process = Running::start(&mut command, Some(self.log.try_clone()?))?;
-        let deadline_ns = now_ns() + PATIENCE_NS;
-        while http_get(self.stat, "/healthz").is_err() {
-            process.ensure_runs()?;
-            if now_ns() > deadline_ns {
-                return Err(format!("logic is not healthy\n{}", process.log_end()).into());
-            }
-            sleep_until(now_ns() + 20 * MILLISECOND_NS);
-        }
+        process.await_health(self.stat).map_err(|error| format!("logic: {error}"))?;
         self.process = Some(process);
         Ok(())
     }

@@ -53,7 +53,7 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
         ..rig::plan(subject, FLAT_OUT)
     };
     for round in 1..=args.rounds {
-        let bytes = HEADER_LEN + SIZE;
+        let bytes = HEADER_LEN + SIZE as usize;
         let echo = PingPong::measure(bytes, Plan::interval_of(HZ), PACED_S, host)?;
         let plan = paced(&comet);
         let turn = record.turn(&mut comet, round, plan)?;

@@ -10,13 +10,13 @@ use crate::clock::MILLISECOND_NS;
 use crate::crowd::Crowd;
 use crate::figures::figure;
 use crate::plan::Plan;
-use crate::subject::{COMET, OPERATION, Place, Subject};
+use crate::subject::{COMET, Place, Subject};
 use crate::yardstick::Mode;
 
 /// Handshakes under way at once.
 const IN_FLIGHT: u32 = 256;
 /// Bytes of a body, unless a stage says otherwise.
-pub(super) const SIZE: usize = 128;
+pub(super) const SIZE: u32 = 128;
 /// Instead of how often a turn pushes in a second: as often as can be.
 pub(super) const FLAT_OUT: f64 = 0.0;
 /// After a turn's last delivery, so long for what should not come.
@@ -82,7 +82,7 @@ fn dial(crowd: &Crowd) -> Result<DialArgs> {
 /// What a turn does, unless it is changed: single messages to every stream, so many times a second.
 pub(super) fn plan(subject: &Subject, hertz: f64) -> Plan {
     let interval_ns = Plan::interval_of(hertz);
-    Plan { interval_ns, ..Plan::new(OPERATION, SIZE, subject.crowd.members()) }
+    Plan { interval_ns, ..subject.plan(SIZE) }
 }
 
 impl Record {

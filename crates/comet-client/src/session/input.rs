@@ -167,6 +167,11 @@ impl Session {
                 let text = String::from_utf8_lossy(frame.body);
                 return Err(SessionError::closed(None, &text, self.was_accepted()));
             }
+            (op::AUTH_REPLY, State::Live) if self.auth_reply.is_some() => {
+                // A renewal of the token.
+                self.auth_reply = AuthReply::decode(frame.body).or(self.auth_reply);
+                on_frame(frame);
+            }
             (op::RAW, _) => return Err(SessionError::StrayBatch),
             (op::AUTH_REPLY, State::Authing) => {
                 self.auth_reply = AuthReply::decode(frame.body);

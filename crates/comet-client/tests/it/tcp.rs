@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::time::Duration;
 
-use comet_client::{Error, Message, Options, SessionError, op};
+use comet_client::{Error, Message, NotRenewed, Options, SessionError, op};
 
 use crate::wire::{authenticate, frame, read_frame, serve};
 
@@ -244,4 +244,39 @@ fn an_address_without_a_server_is_an_error() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let refused = Options::tcp(address.to_string(), "42").connect();
     assert!(matches!(refused, Err(Error::Io(_))), "{refused:?}");
+}
+
+#[test]
+fn a_token_is_renewed_where_the_server_speaks_protocol_2() {
+    let body = |flags, seconds: u32| {
+        let expiry = (seconds * 1_000).to_be_bytes();
+        [&[2, flags, 0, 0, 0, 4, 0x93, 0xe0][..], &expiry].concat()
+    };
+    let (address, server) = serve(2, move |connection, mut stream| {
+        if connection == 0 {
+            return drop(authenticate(&mut stream));
+        }
+        let (_, sequence, _) = read_frame(&mut stream);
+        stream.write_all(&frame(8, sequence, &body(0, 9))).unwrap();
+        for (flags, seconds) in [(0, 60), (1, 50), (2, 40)] {
+            let (operation, sequence, token) = read_frame(&mut stream);
+            assert_eq!((operation, &token[..]), (7, &b"fresh"[..]));
+            let push = frame(5, 0, b"meanwhile");
+            stream.write_all(&[push, frame(8, sequence, &body(flags, seconds))].concat()).unwrap();
+        }
+    });
+    let mut old = Options::tcp(&*address, "42").connect().unwrap();
+    assert!(matches!(old.renew(b"fresh"), Err(Error::NoRenewal)));
+    let mut client = Options::tcp(address, "42").connect().unwrap();
+    assert_eq!(client.auth_reply().unwrap().expires_in_ms, Some(9_000));
+    for (not_renewed, millis) in [
+        (None, 60_000),
+        (Some(NotRenewed::Refused), 50_000),
+        (Some(NotRenewed::Unavailable), 40_000),
+    ] {
+        let reply = client.renew(b"fresh").unwrap();
+        assert_eq!((reply.not_renewed, reply.expires_in_ms), (not_renewed, Some(millis)));
+        assert_eq!(client.receive().unwrap().unwrap().body, b"meanwhile");
+    }
+    server.join().unwrap();
 }

@@ -47,8 +47,8 @@ pub(crate) fn read_frame(stream: &mut impl Read) -> (i32, i32, Vec<u8>) {
     let mut header = [0; 16];
     stream.read_exact(&mut header).unwrap();
     let word = |at: usize| i32::from_be_bytes(header[at..at + 4].try_into().unwrap());
-    // The auth frame asks for protocol 2.
-    let version = if word(8) == 7 { 2 } else { 1 };
+    // The first auth frame asks for protocol 2.
+    let version = if (word(8), word(12)) == (7, 1) { 2 } else { 1 };
     assert_eq!(header[4..8], [0, 16, 0, version], "headerLen and version");
     let mut body = vec![0; usize::try_from(word(0)).unwrap() - 16];
     stream.read_exact(&mut body).unwrap();

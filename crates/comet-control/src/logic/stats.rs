@@ -1,5 +1,6 @@
 //! The numbers of the client of logic, for the metrics.
 
+use comet_histogram::Histogram;
 use comet_hub::logic::LogicClient;
 use tonic::Code;
 
@@ -14,6 +15,8 @@ pub(crate) struct LogicStats {
     pub(crate) calls_under_way: usize,
     /// Name, code and count of all calls answered so far.
     pub(crate) calls: Vec<(&'static str, Code, u64)>,
+    /// Name of the calls, and how long their attempts took.
+    pub(crate) times: Vec<(&'static str, Histogram)>,
     /// Heartbeats and ends of sessions that wait to be sent.
     pub(crate) notices_waiting: usize,
     /// Those that were given up.
@@ -21,13 +24,14 @@ pub(crate) struct LogicStats {
 }
 
 impl LogicStats {
-    pub(super) fn of(client: &LogicClient) -> Self {
+    pub(super) fn of(client: &LogicClient, times: Vec<(&'static str, Histogram)>) -> Self {
         let addresses = client.addresses();
         let calls = client.call_counts();
         Self {
             addresses: addresses.map(|(address, is_up)| (address.to_owned(), is_up)).collect(),
             calls_under_way: client.calls_under_way(),
             calls: calls.map(|(rpc, code, count)| (rpc, Code::from_i32(code.0), count)).collect(),
+            times,
             notices_waiting: client.notices_waiting(),
             notices_dropped: client.notices_dropped(),
         }
@@ -50,6 +54,11 @@ impl LogicStats {
         let mut calls = page.family("comet_logic_calls_total", Kind::Counter, help);
         for (rpc, code, count) in &self.calls {
             calls.labelled(&[("rpc", rpc), ("code", &format_args!("{code:?}"))], *count);
+        }
+        let help = "Attempts of calls to logic until they were answered or given up, by name.";
+        let mut times = page.family("comet_logic_call_seconds", Kind::Histogram, help);
+        for (rpc, of_rpc) in &self.times {
+            times.times(("rpc", rpc), of_rpc);
         }
         let help = "Heartbeats and ends of sessions that wait to be reported to logic.";
         page.family("comet_logic_notices_waiting", Kind::Gauge, help)

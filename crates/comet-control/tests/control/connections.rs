@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, ConnFilter, ConnOrder, ConnPage, ConnQuery, ListedConn, Message, Report, Transport,
+    Accepts, ConnFilter, ConnOrder, ConnPage, ConnQuery, ListedConn, Message, Report, SlowClient,
+    Top, Transport,
 };
-use comet_wire::comet::v1::ConnectionsReq;
 use comet_wire::comet::v1::inspect_client::InspectClient;
+use comet_wire::comet::v1::{ConnectionsReq, TopReq};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -148,4 +149,40 @@ async fn too_many_lists_at_once_are_refused() {
     for list in lists {
         assert_eq!(list.await.unwrap(), 200);
     }
+}
+
+#[tokio::test]
+async fn top_lists_of_all_shards_are_one() {
+    let fake = start(PATIENT, &[ROOMY, ROOMY]);
+    let answer = async |span_ms| {
+        let rooms: [&[(&str, u64)]; 2] = [&[("a", 5), ("b", 3)], &[("b", 4), ("c", 1)]];
+        for (shard, (rooms, place)) in
+            fake.shards.iter().zip(rooms.into_iter().zip(["1.0.0.0", "2.1.0.0"]))
+        {
+            let Message::Top { call } = shard.next().await else { panic!() };
+            let rooms = rooms.iter().map(|(room, count)| ((*room).into(), *count)).collect();
+            let late_bytes = late_bytes_at(place);
+            let clients = vec![SlowClient { conn: listed(place), late_bytes }];
+            fake.report(Report::Top { call, top: Some(Box::new(Top { span_ms, rooms, clients })) });
+        }
+    };
+    let ((status, _, body), ()) = tokio::join!(fake.page("/top?limit=2"), answer(12_000));
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &body["span_ms"]), (200, &json!(12_000)));
+    let rooms = json!([{ "room": "b", "deliveries": 7 }, { "room": "a", "deliveries": 5 }]);
+    assert_eq!(body["rooms"], rooms);
+    let client = |at: usize| (&body["clients"][at]["id"], &body["clients"][at]["late_bytes"]);
+    assert_eq!(client(0), (&json!("1/0.0"), &json!(20)));
+    assert_eq!(client(1), (&json!("0/0.0"), &json!(10)));
+    let mut client = InspectClient::new(fake.channel().await);
+    let (reply, ()) = tokio::join!(client.top(TopReq { limit: 1 }), answer(1));
+    let reply = reply.unwrap().into_inner();
+    assert_eq!((&*reply.rooms[0].room, reply.rooms.len()), ("b", 1));
+    assert_eq!((reply.clients[0].late_bytes, reply.clients.len()), (20, 1));
+    assert_eq!(fake.page("/top?limit=65").await.0, 400);
+}
+
+/// The late bytes of the client at `place`.
+fn late_bytes_at(place: &str) -> u64 {
+    if place.starts_with('1') { 10 } else { 20 }
 }

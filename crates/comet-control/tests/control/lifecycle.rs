@@ -178,6 +178,7 @@ macro_rules! check_reflection {
         let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
         names.sort();
         let expected = [
+            "comet.v1.Inspect",
             "comet.v1.Node",
             "comet.v1.Push",
             "goim.comet.Comet",

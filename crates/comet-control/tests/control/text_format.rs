@@ -1,5 +1,5 @@
-//! A strict reader of the Prometheus text format, for what comet writes: counters and gauges, no
-//! timestamps.
+//! A strict reader of the Prometheus text format, for what comet writes: counters, gauges and histograms,
+//! no timestamps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,10 @@ pub(crate) fn parse(page: &str) -> Result<BTreeMap<String, (String, f64)>, Strin
             if typed != name || text.is_empty() || !is_name(name) || !families.insert(name) {
                 return Err(format!("bad or repeated family: {line}"));
             }
-            if !matches!((kind, name.ends_with("_total")), ("counter", true) | ("gauge", false)) {
+            if !matches!(
+                (kind, name.ends_with("_total")),
+                ("counter", true) | ("gauge" | "histogram", false)
+            ) {
                 return Err(format!("{name} does not look like a {kind}"));
             }
             family = Some((name, kind));
@@ -28,7 +31,12 @@ pub(crate) fn parse(page: &str) -> Result<BTreeMap<String, (String, f64)>, Strin
         }
         let (sample, value) = line.rsplit_once(' ').ok_or(line)?;
         let (name, labels) = sample.split_once('{').unwrap_or((sample, "}"));
-        let Some((_, kind)) = family.filter(|(family, _)| *family == name) else {
+        let Some((_, kind)) = family.filter(|(family, kind)| match kind {
+            &"histogram" => ["_bucket", "_sum", "_count"]
+                .iter()
+                .any(|part| name.strip_suffix(part) == Some(family)),
+            _ => *family == name,
+        }) else {
             return Err(format!("a sample outside its family: {line}"));
         };
         check_labels(labels).ok_or_else(|| format!("bad labels: {line}"))?;

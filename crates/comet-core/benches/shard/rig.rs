@@ -244,7 +244,7 @@ impl Rig {
         let shard = &mut self.shards[usize::from(to.0)];
         shard.handle_message(message);
         while shard.has_pushes() {
-            shard.handle_pushes(&mut Budget::slice());
+            shard.handle_pushes(&mut Budget::slice(), |_| None);
         }
     }
 

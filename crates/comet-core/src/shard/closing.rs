@@ -15,7 +15,12 @@ use crate::transport::Transport;
 
 use super::Shard;
 
-/// What a client is told when its connection is closed: operation 6, and over WebSocket a close frame.
+/// Longest text of a close frame, bytes (RFC 6455 5.5: 125, two of which are the code).
+const CLOSE_TEXT_MAX: usize = 123;
+
+/// What a client is told when its connection is closed: over WebSocket by a close frame, and by operation 6 in
+/// protocol 2. goim's clients take an operation 6 for a message, so those of protocol 1 get none unless
+/// [`Limits::goodbye`](crate::Limits::goodbye) is set.
 struct CloseNotice<'a> {
     reason: CloseReason,
     /// What exactly was wrong; empty where the reason says everything.
@@ -24,6 +29,29 @@ struct CloseNotice<'a> {
     code: Option<u16>,
     /// How long the client should wait before it connects again.
     retry_after_ms: Option<u32>,
+}
+
+impl CloseNotice<'_> {
+    /// The body of operation 6: the detail, or else the label, and the time to wait.
+    fn goodbye(&self) -> String {
+        let body = if self.detail.is_empty() { self.reason.label() } else { self.detail };
+        format!("{body}{}", self.hint())
+    }
+
+    /// The text of the close frame: the label, the detail as far as there is space, and the time to wait.
+    fn close_text(&self) -> String {
+        let (label, hint) = (self.reason.label(), self.hint());
+        // Details of a caller's own begin with the label.
+        let detail = self.detail.strip_prefix(label).unwrap_or(self.detail);
+        let separator = if detail.is_empty() || detail.starts_with(": ") { "" } else { ": " };
+        let space = CLOSE_TEXT_MAX - label.len() - separator.len() - hint.len();
+        let detail = &detail[..detail.floor_char_boundary(space)];
+        format!("{label}{separator}{detail}{hint}")
+    }
+
+    fn hint(&self) -> String {
+        self.retry_after_ms.map_or_else(String::new, |millis| format!("; retry_after_ms={millis}"))
+    }
 }
 
 impl Shard {
@@ -101,7 +129,7 @@ impl Shard {
         }
         self.unregister(slot, key);
         // Before the upgrade is answered the peer speaks HTTP, and its answer is queued already.
-        if !matches!(state, ConnState::Upgrading) && !reason.is_broken_socket() {
+        if !matches!(state, ConnState::Upgrading) && !reason.is_silent() {
             self.queue_notice(slot, notice);
         }
         self.set_deadline(slot, self.context.limits.linger_ms);
@@ -124,19 +152,16 @@ impl Shard {
     }
 
     fn queue_notice(&mut self, slot: Slot, notice: &CloseNotice<'_>) {
-        let CloseNotice { reason, detail, code, retry_after_ms } = *notice;
-        let hinted = |text: &str| match retry_after_ms {
-            Some(millis) => format!("{text}; retry_after_ms={millis}"),
-            None => text.to_owned(),
-        };
-        if reason != CloseReason::PeerClosed {
-            let body = if detail.is_empty() { reason.label() } else { detail };
-            let notice =
+        let conn = &self.conns[slot];
+        let takes_goodbye = conn.is_protocol_2 || self.context.limits.goodbye;
+        let transport = conn.transport;
+        if takes_goodbye && notice.reason != CloseReason::PeerClosed {
+            let goodbye =
                 AwaitedReply { version: VERSION, operation: op::DISCONNECT_REPLY, sequence: 0 };
-            self.reply(slot, notice, hinted(body).as_bytes());
+            self.reply(slot, goodbye, notice.goodbye().as_bytes());
         }
-        if self.conns[slot].transport == Transport::WebSocket {
-            let close = code.map(|code| Encoded::close(code, &hinted(reason.label())));
+        if transport == Transport::WebSocket {
+            let close = notice.code.map(|code| Encoded::close(code, &notice.close_text()));
             self.reply_with(slot, close.unwrap_or_else(Encoded::empty_close));
         }
     }

@@ -12,6 +12,7 @@ use crate::transport::Transport;
 use crate::wheel::Wheel;
 
 use super::context::Context;
+use super::outboxes::Outboxes;
 
 pub(super) struct Connections {
     shard: ShardId,
@@ -43,7 +44,7 @@ impl Connections {
         self.slab.len()
     }
 
-    pub(super) fn insert(&mut self, transport: Transport, now: Tick, deadline: Tick) -> Slot {
+    pub(super) fn insert(&mut self, transport: Transport, now: Millis, deadline: Tick) -> Slot {
         let slot = self.slab.insert(Conn::new(transport, now, deadline));
         self.wheel.arm(slot, deadline);
         slot
@@ -121,7 +122,7 @@ impl Connections {
 
     /// Turns the wheel towards the present tick, by [`EXPIRED_MAX`] steps at most. What it reports waits for
     /// [`Connections::take_expired`].
-    pub(super) fn advance(&mut self, context: &Context) {
+    pub(super) fn advance(&mut self, context: &Context, outboxes: &mut Outboxes) {
         let mut budget = Budget::new(EXPIRED_MAX.saturating_sub(self.expired.len()));
         let tick = context.tick();
         if self.checked < tick {
@@ -131,7 +132,7 @@ impl Connections {
         while self.unchecked > 0 && budget.is_left() {
             budget.spend(1);
             self.unchecked -= 1;
-            self.check_watched(context);
+            self.check_watched(context, outboxes);
         }
         while let Some(slot) = self.wheel.poll_expired(tick, &mut budget) {
             self.expired.push(slot);
@@ -144,8 +145,8 @@ impl Connections {
     }
 
     /// Looks at the first watched send. If it is still under way a tick after it began, it gets its write
-    /// deadline.
-    fn check_watched(&mut self, context: &Context) {
+    /// deadline, and its client is a slow one.
+    fn check_watched(&mut self, context: &Context, outboxes: &mut Outboxes) {
         let Some(slot) = self.watched.pop_front() else { return };
         let Some(conn) = self.slab.get_mut(slot).filter(|conn| conn.is_watched) else { return };
         let is_sending = conn.outbox.is_sending();
@@ -154,6 +155,8 @@ impl Connections {
         }
         conn.is_watched = false;
         if is_sending {
+            let Outboxes { chains, slow, .. } = outboxes;
+            slow.note_late(self.id(slot).local(), &self.slab[slot], chains);
             self.arm(slot, context);
         }
     }

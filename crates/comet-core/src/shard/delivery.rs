@@ -182,11 +182,16 @@ impl<'a> Delivery<'a> {
         if self.fits(conn.transport, load) {
             return Some(Superseded::default());
         }
+        // A client that has taken everything is not slow, though there is no memory for its push.
+        let is_slow = load.bytes > 0;
+        if is_slow {
+            let bytes = self.bytes[conn.transport as usize];
+            self.outboxes.slow.note_dropped(self.conns.id(slot).local(), bytes);
+        }
         match self.limits.slow_consumer {
             SlowConsumer::DropNewest => None,
             SlowConsumer::Close => {
-                // A client that has taken everything is not slow, though there is no memory for its push.
-                if load.bytes > 0 {
+                if is_slow {
                     self.to_close.push(slot);
                 }
                 None

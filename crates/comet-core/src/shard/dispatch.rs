@@ -1,5 +1,6 @@
 //! Which method handles which message.
 
+use crate::ids::Slot;
 use crate::message::Message;
 
 use super::Shard;
@@ -23,6 +24,10 @@ impl Shard {
             }
             Message::PushRoom { call, room, push } => self.push_room(call, room, push),
             Message::Broadcast { call, push, speed } => self.broadcast(call, push, speed),
+            Message::KickNetwork { call, network, push } => {
+                let target = Target::Network(network, Slot(0));
+                self.begin_push(call, push, target, Answer::Tally { partials: 0 });
+            }
             Message::CancelBroadcast { call } => self.cancel_broadcast(call),
             Message::DeliverConns { call, conns, push } => {
                 self.begin_push(call, push, Target::Conns(conns, 0), Answer::PartialTally);
@@ -34,6 +39,7 @@ impl Shard {
             Message::Snapshot { call } => self.snapshot(call),
             Message::Rooms { call } => self.home.rooms.list(call),
             Message::Connections { call, query } => self.begin_listing(call, query),
+            Message::Top { call } => self.begin_top(call),
             Message::Drain { over_ms, retry_after_ms } => self.drain(over_ms, retry_after_ms),
             Message::MoveOff { most, over_ms, retry_after_ms } => {
                 self.move_off(most, over_ms, retry_after_ms);

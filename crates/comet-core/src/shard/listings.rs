@@ -1,9 +1,11 @@
-//! Lists of connections: a walk over the slab in slices, which keeps the first ones of the asked order.
+//! Lists for operators. One of connections is a walk over the slab in slices, which keeps the first ones of the asked
+//! order.
 
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use crate::budget::{self, Budget};
+use crate::heavy_hitters::KEYS_MAX;
 use crate::ids::{CallId, Slot};
 use crate::limits::{LISTED_MAX, LISTINGS_MAX};
 use crate::listing::{ConnOrder, ConnPage, ConnPlace, ConnQuery, ListedConn, SocketInfo};
@@ -24,8 +26,14 @@ pub(super) struct Listing {
     kept: BinaryHeap<ListedConn>,
 }
 
+/// What is asked for and needs the driver's help.
+pub(super) enum Request {
+    List(Listing),
+    Top(CallId),
+}
+
 /// The lists that are being made, one after the other.
-pub(super) type Listings = VecDeque<Listing>;
+pub(super) type Listings = VecDeque<Request>;
 
 impl Listing {
     fn page(self) -> ConnPage {
@@ -54,7 +62,16 @@ impl Shard {
             return self.reports.push(Report::Connections { call, page: None });
         }
         let (next, end, kept) = (Slot(0), self.conns.end(), BinaryHeap::new());
-        self.listings.push_back(Listing { call, query, next, end, matched: 0, kept });
+        let listing = Listing { call, query, next, end, matched: 0, kept };
+        self.listings.push_back(Request::List(listing));
+    }
+
+    /// Begins a report of the top lists behind the lists that are being made, or refuses it if they are too many.
+    pub(super) fn begin_top(&mut self, call: CallId) {
+        if self.listings.len() >= LISTINGS_MAX {
+            return self.reports.push(Report::Top { call, top: None });
+        }
+        self.listings.push_back(Request::Top(call));
     }
 
     /// Whether [`Shard::handle_listings`] has something to do, in a turn that follows at once.
@@ -67,29 +84,50 @@ impl Shard {
     /// looked at once.
     pub fn handle_listings(&mut self, budget: &mut Budget, sockets: &mut impl SocketInfo) {
         while budget.is_left()
-            && let Some(mut listing) = self.listings.pop_front()
+            && let Some(request) = self.listings.pop_front()
         {
-            let room = listing.query.filter.room.as_deref().map(|name| self.rooms.find(name));
-            if room == Some(None) {
-                // Nobody here is in the room at this moment, so nobody is all the time.
-                listing.next = listing.end;
-            }
-            while listing.next < listing.end && budget.is_left() {
-                let slot = listing.next;
-                listing.next = slot.next();
-                budget.spend(budget::LOOK);
-                if self.conns.is_taken(slot)
-                    && room.is_none_or(|room| self.conns[slot].room.room() == room)
-                {
-                    self.look_at(slot, &mut listing, sockets, budget);
+            match request {
+                Request::List(listing) => {
+                    if let Some(rest) = self.go_on_listing(listing, sockets, budget) {
+                        self.listings.push_front(Request::List(rest));
+                    }
+                }
+                Request::Top(call) => {
+                    budget.spend(KEYS_MAX * (budget::ADDRESS + budget::ENTRY));
+                    self.report_top(call, sockets);
                 }
             }
-            if listing.next < listing.end {
-                return self.listings.push_front(listing);
-            }
-            let call = listing.call;
-            self.reports.push(Report::Connections { call, page: Some(Box::new(listing.page())) });
         }
+    }
+
+    /// Returns the list if it is not complete.
+    fn go_on_listing(
+        &mut self,
+        mut listing: Listing,
+        sockets: &mut impl SocketInfo,
+        budget: &mut Budget,
+    ) -> Option<Listing> {
+        let room = listing.query.filter.room.as_deref().map(|name| self.rooms.find(name));
+        if room == Some(None) {
+            // Nobody here is in the room at this moment, so nobody is all the time.
+            listing.next = listing.end;
+        }
+        while listing.next < listing.end && budget.is_left() {
+            let slot = listing.next;
+            listing.next = slot.next();
+            budget.spend(budget::LOOK);
+            if self.conns.is_taken(slot)
+                && room.is_none_or(|room| self.conns[slot].room.room() == room)
+            {
+                self.look_at(slot, &mut listing, sockets, budget);
+            }
+        }
+        if listing.next < listing.end {
+            return Some(listing);
+        }
+        let call = listing.call;
+        self.reports.push(Report::Connections { call, page: Some(Box::new(listing.page())) });
+        None
     }
 
     /// Lists the connection in `slot` if the filter lets it pass. Its room is right.
@@ -116,20 +154,31 @@ impl Shard {
             }
         }
         listing.matched += 1;
-        let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
-        let rank = match listing.query.order {
-            ConnOrder::Waiting => u32::MAX - load.bytes,
-            ConnOrder::Age => conn.accepted.0,
-        };
-        let place = ConnPlace { rank, conn: id };
+        let (place, load) = self.place(slot, listing.query.order);
         if listing.wants(place) {
             budget.spend(budget::ADDRESS + budget::ENTRY);
             listing.keep(self.listed(place, load, sockets));
         }
     }
 
+    /// Where the connection in `slot` is in an order, and what it has waiting.
+    pub(super) fn place(&self, slot: Slot, order: ConnOrder) -> (ConnPlace, Load) {
+        let conn = &self.conns[slot];
+        let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
+        let rank = match order {
+            ConnOrder::Waiting => u32::MAX - load.bytes,
+            ConnOrder::Age => conn.accepted.tick().0,
+        };
+        (ConnPlace { rank, conn: self.conns.id(slot) }, load)
+    }
+
     /// What is told of a connection of this shard.
-    fn listed(&self, place: ConnPlace, load: Load, sockets: &mut impl SocketInfo) -> ListedConn {
+    pub(super) fn listed(
+        &self,
+        place: ConnPlace,
+        load: Load,
+        sockets: &mut impl SocketInfo,
+    ) -> ListedConn {
         let conn = &self.conns[place.conn.slot];
         ListedConn {
             place,
@@ -139,7 +188,7 @@ impl Shard {
             address: sockets.address(place.conn),
             transport: conn.transport,
             is_tls: sockets.is_tls(place.conn),
-            age_ms: self.context.now.0.saturating_sub(conn.accepted.begin().0),
+            age_ms: conn.age_ms(self.context.now),
             waiting_bytes: load.bytes,
             waiting_frames: load.pushes + load.replies,
             accepts: conn.accepts.clone(),

@@ -43,10 +43,16 @@ impl Shard {
 
     pub(super) fn request_identity(&mut self, slot: Slot, frame: Frame<'_>) {
         let Frame { version, sequence, body: token, .. } = frame;
+        self.latest_token = self.latest_token.next(self.context.now);
+        let token_at = self.latest_token;
+        self.conns[slot].state = ConnState::Identifying { version, sequence, token_at };
+        self.ask_about(slot, token);
+    }
+
+    /// Asks logic about a token of `slot`. The cookie goes with the first one.
+    pub(super) fn ask_about(&mut self, slot: Slot, token: &[u8]) {
         let id = self.conns.id(slot);
         let conn = &mut self.conns[slot];
-        self.latest_token = self.latest_token.next(self.context.now);
-        conn.state = ConnState::Identifying { version, sequence, token_at: self.latest_token };
         if let Logic::Embedded = self.context.logic {
             conn.input_mut().token = Some(token.into());
             return self.auths.push_back(id);
@@ -60,8 +66,10 @@ impl Shard {
     /// Logic's answer to a token.
     pub(super) fn identified(&mut self, conn: ConnId, answer: Result<Identity, Denied>) {
         let Some(slot) = self.conns.find(conn) else { return self.discard_identity(answer) };
-        let ConnState::Identifying { version, sequence, token_at } = self.conns[slot].state else {
-            return self.discard_identity(answer);
+        let (version, sequence, token_at) = match self.conns[slot].state {
+            ConnState::Identifying { version, sequence, token_at } => (version, sequence, token_at),
+            ConnState::Renewing { reply } => return self.renewed(slot, reply, answer),
+            _ => return self.discard_identity(answer),
         };
         let mut identity = match answer {
             Ok(identity) => identity,
@@ -90,7 +98,7 @@ impl Shard {
 
     /// Logic let in a client that is not registered here. Its session at logic must end, unless another
     /// connection holds the key.
-    fn discard_identity(&mut self, answer: Result<Identity, Denied>) {
+    pub(super) fn discard_identity(&mut self, answer: Result<Identity, Denied>) {
         if let Ok(Identity { user, key: Some(key), .. }) = answer
             && !key.is_empty()
         {
@@ -136,6 +144,12 @@ impl Shard {
             let pause = self.jitter.within(least..=most);
             self.conns[slot].renew_at = self.context.deadline(pause);
         }
+    }
+
+    /// Renews the session of `slot` at logic.
+    pub(super) fn renew_now(&mut self, slot: Slot) {
+        self.conns[slot].renew_at = self.context.tick();
+        self.renew(slot);
     }
 
     /// A client's heartbeat renews its session at logic, if that is due.

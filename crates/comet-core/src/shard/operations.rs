@@ -38,6 +38,7 @@ impl Shard {
             }
             op::CHANGE_ROOM => self.change_room(slot, frame),
             op::SUBSCRIBE | op::UNSUBSCRIBE => self.change_accepts(slot, frame),
+            op::AUTH if self.conns[slot].is_protocol_2 => self.renew_token(slot, frame),
             _ => self.receive(slot, frame),
         }
     }

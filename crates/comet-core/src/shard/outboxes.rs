@@ -8,6 +8,9 @@ use crate::conn::Conn;
 use crate::ids::Slot;
 use crate::outbox::chains::Chains;
 use crate::outbox::{Item, Load, Remains};
+use crate::time::Millis;
+
+use super::top::SlowClients;
 
 pub(super) struct Outboxes {
     pub(super) chains: Chains,
@@ -21,10 +24,11 @@ pub(super) struct Outboxes {
     pub(super) bytes_queued: u64,
     /// Bytes that left an outbox in another way than to the kernel.
     pub(super) bytes_dropped: u64,
+    pub(super) slow: SlowClients,
 }
 
 impl Outboxes {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(seed: u64, now: Millis) -> Self {
         Self {
             chains: Chains::new(),
             ready: VecDeque::new(),
@@ -32,11 +36,13 @@ impl Outboxes {
             latest_bytes: None,
             bytes_queued: 0,
             bytes_dropped: 0,
+            slow: SlowClients::new(seed, now),
         }
     }
 
     /// A turn begins: replies of the last one are not shared any more.
-    pub(super) fn begin_turn(&mut self) {
+    pub(super) fn begin_turn(&mut self, now: Millis) {
+        self.slow.begin_turn(now);
         self.latest_reply = None;
         self.latest_bytes = None;
     }
@@ -78,6 +84,11 @@ impl Outboxes {
             self.mark_ready(slot, conn);
         }
         self.chains.load(&conn.outbox, conn.transport)
+    }
+
+    /// Whether some connection has something to send and nothing in flight.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     /// The connection has something to send and nothing in flight.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::vec;
 
+use crate::blocks::IpNet;
 use crate::home::Home;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::Tally;
@@ -17,6 +18,14 @@ pub(super) struct PushTask {
     pub(super) progress: Progress,
 }
 
+/// Pushes that were taken since the shard last had nothing to send. They are timed together, from the first of them on.
+#[derive(Default)]
+pub(super) struct Unsent {
+    pub(super) pushes: u64,
+    /// Time of the turns since.
+    pub(super) micros: u64,
+}
+
 /// What a push is still to be offered to.
 pub(super) enum Target {
     /// At their home: the owners of keys, or the sessions of users.
@@ -27,6 +36,8 @@ pub(super) enum Target {
     Room(Arc<str>),
     /// Every connection from this slot on.
     All(Slot),
+    /// Every connection of a client in the network, from this slot on.
+    Network(IpNet, Slot),
 }
 
 /// What a push has come to.

@@ -1,12 +1,13 @@
 //! Pushes: from a key, a user, a room or everybody to connections, and the tally of each. What is not done in
 //! one slice of a turn goes on in the next.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::budget::{self, Budget};
 use crate::canary::Canary;
-use crate::ids::{CallId, LocalConnId, ShardId, Slot};
+use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::{CloseReason, DropReason, Tally};
 use crate::limits::PACED_MAX;
 use crate::message::{Kick, Message, Push, Report};
@@ -15,14 +16,19 @@ use crate::outbox::Item;
 use super::Shard;
 use super::delivery::{Delivered, Delivery, Filter};
 use super::pacing::PacedBroadcast;
-use super::push_task::{Answer, Names, Owners, Progress, PushTask, Target};
+use super::push_task::{Answer, Names, Owners, Progress, PushTask, Target, Unsent};
 
 /// Deliveries between two looks at how many connections they are going to close.
 const STRIDE: usize = 256;
 
 impl Shard {
-    /// Goes on with the pushes that were handed over, until the budget is spent.
-    pub fn handle_pushes(&mut self, budget: &mut Budget) {
+    /// Goes on with the pushes that were handed over, until the budget is spent. `address_of` is the address of a
+    /// client, which only the driver knows.
+    pub fn handle_pushes(
+        &mut self,
+        budget: &mut Budget,
+        address_of: impl Fn(ConnId) -> Option<IpAddr>,
+    ) {
         while budget.is_left()
             && let Some(PushTask { mut target, mut progress }) = self.pushes.pop_front()
         {
@@ -36,6 +42,12 @@ impl Shard {
                 }
                 Target::Room(room) => self.deliver_room(room, &mut progress, budget),
                 Target::All(next) => self.deliver_all(next, &mut progress, budget),
+                Target::Network(network, next) => {
+                    let is_meant = |conn| {
+                        address_of(conn).is_some_and(|at| network.contains(&at.to_canonical()))
+                    };
+                    self.kick_all(next, is_meant, &mut progress, budget)
+                }
             };
             if is_over {
                 self.reports.push(progress.report(self.context.shard));
@@ -58,7 +70,26 @@ impl Shard {
         let item = self.item(&push);
         let tally = Tally::default();
         let progress = Progress { call, push, item, tally, answer, is_counted: false };
+        self.add_task(target, progress);
+    }
+
+    fn add_task(&mut self, target: Target, progress: Progress) {
+        self.unsent.pushes += 1;
         self.pushes.push_back(PushTask { target, progress });
+    }
+
+    /// A turn has ended, which took `micros`. The driver sleeps only when nothing is left to send, so the times of turns
+    /// add up to that of the pushes.
+    pub(super) fn note_turn_of_pushes(&mut self, micros: u64) {
+        let Unsent { pushes, micros: so_far } = &mut self.unsent;
+        if *pushes == 0 {
+            return;
+        }
+        *so_far += micros;
+        if self.pushes.is_empty() && !self.outboxes.has_ready() {
+            self.counters.push_times.record_many(*so_far, *pushes);
+            self.unsent = Unsent::default();
+        }
     }
 
     fn item(&mut self, push: &Push) -> Item {
@@ -141,7 +172,7 @@ impl Shard {
             self.send_push(shard, message, members.into(), &mut progress);
         }
         if is_here {
-            self.pushes.push_back(PushTask { target: Target::Room(room), progress });
+            self.add_task(Target::Room(room), progress);
         } else {
             self.reports.push(progress.report(self.context.shard));
         }
@@ -275,6 +306,30 @@ impl Shard {
         *next >= end
     }
 
+    /// Closes those of the next connections that are meant. `true`: those were the last.
+    fn kick_all(
+        &mut self,
+        next: &mut Slot,
+        is_meant: impl Fn(ConnId) -> bool,
+        progress: &mut Progress,
+        budget: &mut Budget,
+    ) -> bool {
+        let end = self.conns.end();
+        let mut to_close = Vec::new();
+        while *next < end && budget.is_left() && to_close.len() < STRIDE {
+            let slot = *next;
+            *next = slot.next();
+            budget.spend(budget::ADDRESS);
+            let is_open = self.conns.in_slot(slot).is_some_and(|conn| conn.is_open());
+            if is_open && is_meant(self.conns.id(slot)) {
+                to_close.push(slot);
+            }
+        }
+        let delivered = Delivered { tally: Tally::default(), superseded: 0, to_close };
+        self.count_slice(delivered, progress, budget);
+        *next >= end
+    }
+
     /// Offers a push to the next members of `room` on this shard. `true`: those were the last. If the last
     /// member has just left, there is no such room.
     fn deliver_room(&mut self, room: &str, progress: &mut Progress, budget: &mut Budget) -> bool {
@@ -283,7 +338,7 @@ impl Shard {
             // All members of that time have left; this is the room of others.
             return true;
         }
-        let Self { context, conns, outboxes, rooms, .. } = self;
+        let Self { context, conns, outboxes, rooms, top_rooms, .. } = self;
         let limits = &context.limits;
         let filter = if limits.filter_rooms { Filter::On } else { Filter::Off };
         let Progress { push, item, .. } = progress;
@@ -303,6 +358,8 @@ impl Shard {
         room.offered = if is_over { 0 } else { offered as u32 };
         room.is_amid_push = !is_over;
         let delivered = delivery.finish();
+        let queued = delivered.tally.queued;
+        top_rooms.note(queued, || (Arc::clone(&room.name), context.now));
         self.count_slice(delivered, progress, budget);
         is_over
     }

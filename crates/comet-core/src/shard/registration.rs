@@ -121,6 +121,8 @@ impl Shard {
         entry.key = key;
         entry.session = seq;
         entry.accepts = identity.accepts;
+        let age_ms = entry.age_ms(self.context.now);
+        self.counters.handshake_times.record(age_ms * 1_000);
         self.counters.authenticated += 1;
         self.counters.live += 1;
         self.handshakes.end();
@@ -128,8 +130,7 @@ impl Shard {
         self.plan_renewal(slot);
         if self.context.is_late(token_at) {
             // The key's home may have forgotten that logic was told of the key's end since.
-            self.conns[slot].renew_at = self.context.tick();
-            self.renew(slot);
+            self.renew_now(slot);
         }
         self.update_tracing(slot);
         if self.conns[slot].is_traced {

@@ -30,7 +30,7 @@ impl Shard {
         }
         self.idle.note_activity(self.context.now);
         let deadline = self.context.deadline(self.context.limits.handshake_ms);
-        let slot = self.conns.insert(transport, self.context.now.tick(), deadline);
+        let slot = self.conns.insert(transport, self.context.now, deadline);
         let conn = self.conns.id(slot);
         self.begin_handshake(slot);
         self.dispatch_local();

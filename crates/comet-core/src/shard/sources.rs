@@ -1,4 +1,4 @@
-//! Counting connections by their clients' addresses. The home of a subnet counts it and the addresses in it,
+//! Connections by their clients' addresses: blocked, or counted. The home of a subnet counts it and the addresses in it,
 //! over all shards. The connection goes on meanwhile; the home closes it if there are too many.
 
 use std::net::IpAddr;
@@ -17,11 +17,16 @@ pub(super) type Sources = AHashMap<Slot, Source>;
 
 impl Shard {
     /// The client of `conn` connects from `address`. Call it once for each connection, before its bytes, while
-    /// [`SourceLimits::is_on`](crate::SourceLimits::is_on).
+    /// [`Limits::needs_addresses`](crate::Limits::needs_addresses).
     pub fn handle_source(&mut self, conn: ConnId, address: IpAddr) {
         let Some(slot) = self.conns.find(conn).filter(|&slot| self.conns[slot].is_open()) else {
             return;
         };
+        if self.context.limits.blocks.contains(address, self.context.now) {
+            self.close(slot, CloseReason::Blocked, "");
+            self.abort(slot);
+            return self.dispatch_local();
+        }
         let Some(source) = self.context.limits.sources.source(address) else { return };
         if self.sources.insert(slot, source).is_none() {
             let home = self.context.home_of_source(&source);

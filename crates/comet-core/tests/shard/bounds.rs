@@ -1,13 +1,14 @@
 //! Bounds that change at run time, origins, retained session numbers, members on other hosts, and gauges.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use comet_core::{
-    CloseReason, Hangup, Limits, Message, Report, ShardId, SlowConsumer, Transport, home_of_room,
-    home_of_user,
+    Budget, CallId, CloseReason, Hangup, Limits, Message, Push, Report, ShardId, SlowConsumer,
+    Transport, home_of_room, home_of_user,
 };
-use comet_proto::op;
 use comet_proto::websocket::OriginPattern;
+use comet_proto::{Encoded, op};
 
 use crate::rig::{Rig, UPGRADE, frame, masked, room_at};
 
@@ -145,7 +146,7 @@ fn heartbeats_count_members_on_other_hosts_and_reports_do_not() {
     local.sort_unstable();
     assert_eq!(local, [1, 2]);
     rig.take_reports();
-    rig.send(ShardId(0), Message::Rooms { call: comet_core::CallId(99) });
+    rig.send(ShardId(0), Message::Rooms { call: CallId(99) });
     let Some(Report::Rooms { rooms, .. }) = rig.take_reports().pop() else { panic!("asked") };
     assert_eq!(rooms.len(), 1);
 }
@@ -172,7 +173,11 @@ fn turn_times_are_added_up_and_the_longest_is_kept() {
         rig.shards[0].handle_turn(micros);
     }
     let counters = rig.shards[0].counters();
-    assert_eq!((counters.turns, counters.turn_micros, counters.turn_micros_max), (3, 52, 40));
+    let times = counters.turn_times;
+    assert_eq!(
+        (times.count(), times.sum(), counters.turn_micros_max),
+        (3, Duration::from_micros(52), 40)
+    );
 }
 
 #[test]
@@ -218,4 +223,37 @@ fn a_user_has_no_more_sessions_than_allowed() {
         rig.join(1, &token(keys[2]));
         assert_eq!(rig.push_user(7, 5, b"x").queued, 2);
     }
+}
+
+#[test]
+fn handshakes_and_pushes_are_timed_by_the_clock_of_the_turns() {
+    let mut rig = Rig::new(1, Limits::default());
+    let conn = rig.connect(0, Transport::Tcp);
+    rig.pass(100);
+    rig.feed(conn, &frame(op::AUTH, 1, b"7/k/r/1000"));
+    let handshakes = rig.shards[0].counters().handshake_times;
+    assert_eq!((handshakes.count(), handshakes.sum()), (1, Duration::from_millis(100)));
+
+    let take = |rig: &mut Rig| {
+        let push = Push::new(1000, Encoded::verbatim(b"frame"));
+        let message = Message::PushRoom { call: CallId(99), room: "r".into(), push };
+        rig.shards[0].handle_message(message);
+        rig.shards[0].handle_pushes(&mut Budget::slice(), |_| None);
+    };
+    let times = |rig: &Rig| {
+        let times = rig.shards[0].counters().push_times;
+        (times.count(), times.sum())
+    };
+    rig.shards[0].handle_turn(10);
+    take(&mut rig);
+    rig.shards[0].handle_turn(20);
+    assert_eq!(times(&rig), (0, Duration::ZERO), "the send is not queued");
+    take(&mut rig);
+    rig.run();
+    rig.shards[0].handle_turn(30);
+    let both = (2, Duration::from_micros(100));
+    assert_eq!(times(&rig), both, "each from the turn of the first on");
+    rig.ask(conn, &frame(op::HEARTBEAT, 1, b""));
+    rig.shards[0].handle_turn(40);
+    assert_eq!(times(&rig), both);
 }

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use comet_core::limits::RATE_WINDOW_MS;
 use comet_core::{
-    ClientRates, CloseHow, CloseReason, ConnId, Limits, Message, ShardId, SourceLimits, Transport,
+    Block, Blocks, ClientRates, CloseHow, CloseReason, ConnId, Kick, Limits, Message, Millis, Push,
+    ShardId, SourceLimits, Transport,
 };
 use comet_proto::op;
 
@@ -99,7 +100,7 @@ fn exempt_networks_are_not_counted() {
 fn a_limit_that_is_set_alive_counts_who_comes_afterwards() {
     let mut rig = Rig::new(2, Limits::default());
     let before = connect(&mut rig, 0, "192.0.2.1");
-    let limits = std::sync::Arc::new(per_source(1, 0));
+    let limits = std::sync::Arc::new(Limits { goodbye: true, ..per_source(1, 0) });
     rig.send_all(&Message::Configure { limits });
     let counted_one = connect(&mut rig, 0, "192.0.2.1");
     let refused = connect(&mut rig, 1, "192.0.2.1");
@@ -219,4 +220,65 @@ fn bytes_and_room_changes_have_rates_of_their_own() {
     check_turned_away(&mut rig, conn, CloseReason::RoomRate);
     assert_eq!(rig.shards[0].id(), ShardId(0));
     assert!(rig.shards[0].home_rooms().is_empty());
+}
+
+fn blocking(network: &str, until: u64) -> Limits {
+    let network = comet_core::network(network).unwrap();
+    let block = Block { network, until: Millis(until) };
+    let blocks = Blocks::default().with(Millis(0), block).unwrap();
+    Limits { blocks, ..Limits::default() }
+}
+
+#[test]
+fn a_blocked_network_is_closed_without_a_word_until_its_time_is_over() {
+    assert!(!Limits::default().needs_addresses());
+    let mut rig = Rig::new(2, blocking("192.0.2.0/24", 1_000));
+    assert!(rig.shards[0].limits().needs_addresses());
+    for shard in 0..2 {
+        for address in ["192.0.2.1", "::ffff:192.0.2.255"] {
+            let conn = connect(&mut rig, shard, address);
+            assert_eq!(rig.reason(conn), CloseReason::Blocked);
+            assert_eq!((rig.take(conn), rig.shut(conn)), (Vec::new(), Some(CloseHow::Both)));
+        }
+        let other = connect(&mut rig, shard, "192.0.3.1");
+        assert!(!rig.is_closed(other));
+    }
+    rig.pass(1_000);
+    let conn = connect(&mut rig, 0, "192.0.2.1");
+    assert!(!rig.is_closed(conn));
+    let closed: u64 =
+        rig.shards.iter().map(|shard| shard.counters().closed[CloseReason::Blocked as usize]).sum();
+    assert_eq!(closed, 4);
+}
+
+#[test]
+fn clients_of_a_network_are_kicked_behind_the_pushes_before() {
+    let mut rig = Rig::new(2, Limits::default());
+    let mut conns = Vec::new();
+    for at in 0..600_u32 {
+        let shard = (at % 2) as u16;
+        let conn = match at % 3 {
+            0 => rig.connect(shard, Transport::Tcp),
+            _ => rig.join(shard, &format!("/k{at}//")),
+        };
+        let host = if at % 4 < 2 { 1 } else { 2 };
+        rig.addresses.insert(conn, format!("192.0.{host}.1").parse().unwrap());
+        conns.push((conn, host));
+    }
+    let stranger = rig.join(0, "/stranger//");
+    let call = rig.call();
+    let sentence = "out".into();
+    let push = Push::kick(Kick { sentence, retry_after_ms: None });
+    let network = comet_core::network("192.0.2.1").unwrap();
+    rig.send_all(&Message::KickNetwork { call, network, push });
+    let tally = rig.tally(call);
+    assert_eq!((tally.matched, tally.queued), (300, 300));
+    for (conn, host) in conns {
+        assert_eq!(rig.is_closed(conn), host == 2);
+    }
+    assert!(!rig.is_closed(stranger), "its address is not known");
+    let kicked = |rig: &Rig| -> u64 {
+        rig.shards.iter().map(|shard| shard.counters().closed[CloseReason::Kicked as usize]).sum()
+    };
+    assert_eq!(kicked(&rig), 300);
 }

@@ -33,7 +33,8 @@ fn check_websocket(bytes: &[u8], reason: CloseReason, code: u16, detail: &str) {
     let conn = rig.connect(0, Transport::WebSocket);
     rig.ask(conn, &[UPGRADE, &masked(0x82, &frame(7, 1, b"7/k//"))].concat());
     let notice = rig.ask(conn, bytes);
-    let close = [&code.to_be_bytes(), reason.label().as_bytes()].concat();
+    let text = format!("{}: {detail}", reason.label());
+    let close = [&code.to_be_bytes(), text.as_bytes()].concat();
     let expected = [plain(0x82, &frame(6, 0, detail.as_bytes())), plain(0x88, &close)].concat();
     assert_eq!(String::from_utf8_lossy(&notice), String::from_utf8_lossy(&expected));
     assert_eq!(rig.reason(conn), reason);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use comet_core::limits::{LISTED_MAX, LISTINGS_MAX, SLICE_UNITS};
 use comet_core::{
     Budget, CallId, ConnFilter, ConnId, ConnOrder, ConnPage, ConnQuery, Limits, ListedConn,
-    Message, Report, Shard, ShardId, SocketInfo, Transport,
+    Message, Report, Shard, ShardId, SlowConsumer, SocketInfo, Top, Transport,
 };
 
 use crate::rig::Rig;
@@ -168,4 +168,70 @@ fn more_lists_than_a_shard_makes_are_refused() {
         shard.handle_listings(&mut Budget::slice(), &mut Fake);
     }
     assert_eq!(std::iter::from_fn(|| shard.poll_report()).count(), LISTINGS_MAX);
+}
+
+fn top(shard: &mut Shard) -> Top {
+    shard.handle_message(Message::Top { call: CALL });
+    shard.handle_listings(&mut Budget::slice(), &mut Fake);
+    match std::iter::from_fn(|| shard.poll_report()).last() {
+        Some(Report::Top { call: CALL, top: Some(top) }) => *top,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn slowest(top: &Top) -> Vec<(&str, u64)> {
+    top.clients.iter().map(|client| (&*client.conn.key, client.late_bytes)).collect()
+}
+
+#[test]
+fn rooms_are_in_the_order_of_their_deliveries() {
+    let mut rig = Rig::new(1, Limits::default());
+    for token in ["1/a/r/", "1/b/r/", "1/c/s/", "1/d/t/"] {
+        rig.join(0, token);
+    }
+    rig.push_room("s", 5, b"x");
+    for _ in 0..2 {
+        rig.push_room("r", 5, b"x");
+    }
+    let top = top(&mut rig.shards[0]);
+    let rooms: Vec<_> = top.rooms.iter().map(|(room, count)| (&**room, *count)).collect();
+    assert_eq!((rooms, top.clients), (vec![("r", 4), ("s", 1)], vec![]));
+}
+
+/// Each of them has a frame of 26 bytes in flight, which goes on for longer than a tick, and one client is sent more than
+/// its outbox holds.
+#[test]
+fn slow_clients_are_known_by_late_and_dropped_bytes() {
+    for slow_consumer in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
+        let mut rig = Rig::new(1, Limits { svr_proto: 2, slow_consumer, ..Limits::default() });
+        let [full, late, fast] =
+            ["1/full//", "1/late//", "1/fast//"].map(|token| rig.join(0, token));
+        for slow in [full, late] {
+            rig.allow(slow, Some(0));
+        }
+        for number in 0..4 {
+            let keys = if number == 0 { &["full", "late", "fast"][..] } else { &["full", "fast"] };
+            rig.push_keys(keys, 5, &[b'x'; 10]);
+        }
+        assert_eq!(slowest(&top(&mut rig.shards[0])), [("full", 2 * 26)], "{slow_consumer:?}");
+        rig.pass(200);
+        let now = top(&mut rig.shards[0]);
+        assert_eq!(slowest(&now), [("full", 4 * 26), ("late", 26)], "{slow_consumer:?}");
+        assert_eq!(now.clients[0].conn.waiting_bytes, 2 * 26);
+        // A client that has left is not there any more.
+        rig.hang_up(full);
+        rig.take(fast);
+        assert_eq!(slowest(&top(&mut rig.shards[0])), [("late", 26)], "{slow_consumer:?}");
+    }
+}
+
+#[test]
+fn a_client_is_not_slow_for_want_of_memory() {
+    let mut rig = Rig::new(1, Limits { outbox_memory: 0, ..Limits::default() });
+    let holding = rig.join(0, "1/a//");
+    rig.join(0, "1/b//");
+    rig.allow(holding, Some(0));
+    rig.push_keys(&["a"], 5, &[b'x'; 100]);
+    rig.push_keys(&["b"], 5, &[b'x'; 100]);
+    assert_eq!(slowest(&top(&mut rig.shards[0])), []);
 }

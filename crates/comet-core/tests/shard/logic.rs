@@ -84,7 +84,8 @@ fn a_denied_client_is_told_why_and_how_long_to_wait() {
         let websocket = rig.connect(0, Transport::WebSocket);
         rig.ask(websocket, &[UPGRADE, &masked(0x82, &frame(op::AUTH, 1, b"7/k//"))].concat());
         rig.send(websocket.shard, Message::Identified { conn: websocket, answer: Err(denied) });
-        let close = format!("{}{hint}", reason.label());
+        let detail = if sentence.is_empty() { "" } else { &format!(": {sentence}") };
+        let close = format!("{}{detail}{hint}", reason.label());
         let close = [&u16::to_be_bytes(code)[..], close.as_bytes()].concat();
         let notice =
             [plain(0x82, &frame(op::DISCONNECT_REPLY, 0, told.as_bytes())), plain(0x88, &close)];

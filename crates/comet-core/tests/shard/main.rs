@@ -18,5 +18,6 @@ mod rfc6455;
 mod rig;
 mod stalls;
 mod token_expiry;
+mod token_renewal;
 mod trace;
 mod turns;

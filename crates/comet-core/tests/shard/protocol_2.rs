@@ -1,13 +1,14 @@
 //! Protocol 2: who asks for it is told that the server speaks it. For everybody else nothing changes.
 
-use comet_core::{Identity, Limits, Logic, Message, Transport};
+use comet_core::{CloseReason, Denied, Identity, Limits, Logic, Message, Transport};
 use comet_proto::{AuthReply, decode, op};
 
 use crate::rig::{Rig, UPGRADE, frame, frame_2, masked, plain};
 
 /// The reply to an op 7 with sequence 1 that asked for protocol 2.
 fn welcome(heartbeat_ms: u32, expires_in_ms: Option<u32>) -> Vec<u8> {
-    frame_2(op::AUTH_REPLY, 1, &AuthReply { heartbeat_ms, expires_in_ms }.encode())
+    let reply = AuthReply { not_renewed: None, heartbeat_ms, expires_in_ms };
+    frame_2(op::AUTH_REPLY, 1, &reply.encode())
 }
 
 #[test]
@@ -74,4 +75,100 @@ fn any_other_version_is_protocol_1() {
         assert_eq!(content(&converse(version)), expected, "{version}");
     }
     assert_eq!(content(&converse(2))[4], (8, 5, Vec::new()));
+}
+
+/// The end of a connection that breaks the rules: what comes behind the reply to its token.
+fn end(rig: &mut Rig, transport: Transport, auth: &[u8], last: &[u8]) -> Vec<u8> {
+    let conn = rig.connect(0, transport);
+    let wrap = |bytes: &[u8]| match transport {
+        Transport::Tcp => bytes.to_vec(),
+        Transport::WebSocket => masked(0x82, bytes),
+    };
+    if transport == Transport::WebSocket {
+        rig.ask(conn, UPGRADE);
+    }
+    rig.ask(conn, &wrap(auth));
+    let end = rig.ask(conn, &wrap(last));
+    assert!(rig.is_closed(conn));
+    end
+}
+
+#[test]
+fn only_protocol_2_has_an_operation_6_unless_it_is_wanted() {
+    let sentence = b"operation 9 is the server's";
+    let goodbye = frame(op::DISCONNECT_REPLY, 0, sentence);
+    let close = plain(0x88, &[b"\x03\xearaw_from_client: ", &sentence[..]].concat());
+    let last = frame(op::RAW, 2, b"");
+    let by_1 = frame(op::AUTH, 1, b"7/k//");
+    let by_2 = frame_2(op::AUTH, 1, b"7/k//");
+    for (mut rig, auth, has_goodbye) in [
+        (Rig::without_goodbye(1), &by_1, false),
+        (Rig::without_goodbye(1), &by_2, true),
+        (Rig::new(1, Limits::default()), &by_1, true),
+    ] {
+        let (mut on_tcp, mut on_websocket) = (Vec::new(), Vec::new());
+        if has_goodbye {
+            on_tcp.extend(&goodbye);
+            on_websocket.extend(plain(0x82, &goodbye));
+        }
+        on_websocket.extend(&close);
+        assert_eq!(end(&mut rig, Transport::Tcp, auth, &last), on_tcp);
+        assert_eq!(end(&mut rig, Transport::WebSocket, auth, &last), on_websocket);
+    }
+}
+
+/// Also the refusal of its token, which the connection is known by only then.
+#[test]
+fn a_refused_client_of_protocol_2_is_told_so() {
+    let mut rig = Rig::without_goodbye(1);
+    for (auth, told) in [
+        (frame(op::AUTH, 1, b"no"), Vec::new()),
+        (frame_2(op::AUTH, 1, b"no"), frame(op::DISCONNECT_REPLY, 0, b"no such token")),
+    ] {
+        let conn = rig.connect(0, Transport::Tcp);
+        assert_eq!(rig.ask(conn, &auth), told);
+        assert!(rig.is_closed(conn));
+    }
+}
+
+/// The text has 123 bytes at most: the detail is cut, between characters, and the time to wait is whole.
+#[test]
+fn the_text_of_a_close_frame_has_the_time_to_wait_whatever_else_it_says() {
+    let logic = Logic::Remote { renew_ms: (60_000, 60_000) };
+    let mut rig = Rig::with_logic(1, Limits::default(), logic);
+    for (reason, label) in [
+        (CloseReason::AuthRefused, "auth_refused"),
+        (CloseReason::LogicUnavailable, "logic_unavailable"),
+    ] {
+        for retry_after_ms in [None, Some(0), Some(u32::MAX)] {
+            for sentence in [String::new(), "why".to_owned(), "x".repeat(300), "ü".repeat(300)] {
+                let conn = rig.connect(0, Transport::WebSocket);
+                rig.feed(conn, &[UPGRADE, &masked(0x82, &frame(op::AUTH, 1, b""))].concat());
+                rig.take(conn);
+                let denied = Denied { reason, sentence: sentence.clone().into(), retry_after_ms };
+                rig.send(conn.shard, Message::Identified { conn, answer: Err(denied) });
+                let sent = rig.take(conn);
+                let at = sent
+                    .windows(label.len() + 2)
+                    .rposition(|bytes| bytes[2..] == *label.as_bytes());
+                let payload = &sent[at.expect("a close frame")..];
+                assert!(
+                    sent[sent.len() - payload.len() - 1] as usize == payload.len(),
+                    "125 bytes at most"
+                );
+                let text = std::str::from_utf8(&payload[2..]).expect("whole characters");
+                let hint = retry_after_ms.map(|millis| format!("; retry_after_ms={millis}"));
+                let detail = text
+                    .strip_prefix(label)
+                    .and_then(|rest| rest.strip_suffix(&*hint.unwrap_or_default()));
+                let detail = detail.unwrap_or_else(|| panic!("{text}"));
+                let said = detail.strip_prefix(": ").unwrap_or(detail);
+                assert!(
+                    sentence.starts_with(said) && said.is_empty() == sentence.is_empty(),
+                    "{text}"
+                );
+                assert!(text.len() >= 121 || said == sentence, "{text}");
+            }
+        }
+    }
 }

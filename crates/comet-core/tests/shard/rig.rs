@@ -1,6 +1,7 @@
 //! A few shards with plain queues for sockets and mesh, and a clock that the test moves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub(crate) struct Rig {
     pub(crate) reports: Vec<Report>,
     /// Pairs of shards between which messages stay in their queue.
     pub(crate) held: BTreeSet<(u16, u16)>,
+    /// Of clients that have one.
+    pub(crate) addresses: BTreeMap<ConnId, IpAddr>,
     now: u64,
     wires: BTreeMap<ConnId, Wire>,
     closed: BTreeMap<ConnId, ClosedEvent>,
@@ -41,7 +44,17 @@ impl Rig {
         Self::with_logic(shards, limits, Logic::Embedded)
     }
 
+    /// Its clients speak protocol 1 and get the close notice all the same, so tests see it on both transports.
     pub(crate) fn with_logic(shards: u16, limits: Limits, logic: Logic) -> Self {
+        Self::start(shards, Limits { goodbye: true, ..limits }, logic)
+    }
+
+    /// As goim: clients of protocol 1 get no close notice.
+    pub(crate) fn without_goodbye(shards: u16) -> Self {
+        Self::start(shards, Limits::default(), Logic::Embedded)
+    }
+
+    fn start(shards: u16, limits: Limits, logic: Logic) -> Self {
         let limits = Arc::new(limits);
         let settings = |shard| Settings {
             shard: ShardId(shard),
@@ -54,6 +67,7 @@ impl Rig {
             shards: (0..shards).map(|shard| Shard::new(&settings(shard), Millis(0))).collect(),
             reports: Vec::new(),
             held: BTreeSet::new(),
+            addresses: BTreeMap::new(),
             now: 0,
             wires: BTreeMap::new(),
             closed: BTreeMap::new(),
@@ -276,7 +290,7 @@ impl Rig {
         let mut moved = false;
         let shard = &mut self.shards[index];
         while shard.has_pushes() {
-            shard.handle_pushes(&mut Budget::slice());
+            shard.handle_pushes(&mut Budget::slice(), |conn| self.addresses.get(&conn).copied());
         }
         while shard.has_work() {
             shard.handle_time(Millis(self.now));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use comet_core::Millis;
 
-use super::CometNumber;
+use super::number::CometNumber;
 
 /// A comet to be asked whether it takes clients.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

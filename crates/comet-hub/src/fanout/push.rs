@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use comet_core::Millis;
 
-use super::CometNumber;
+use super::number::CometNumber;
 
 /// What became of a push on one comet, or on several added up; the fields are those of the wire's ledger.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

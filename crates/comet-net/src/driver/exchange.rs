@@ -25,7 +25,8 @@ impl<A: Authenticator> Driver<A> {
         let mut slice = Budget::slice();
         loop {
             if self.shard.has_pushes() {
-                self.shard.handle_pushes(&mut slice);
+                let Self { shard, sockets, .. } = self;
+                shard.handle_pushes(&mut slice, |conn| Some(sockets.get(conn.slot)?.peer()?.ip()));
             } else if messages.is_left()
                 && let Some(message) = self.inbox.try_recv()
             {

@@ -36,16 +36,16 @@ impl<A: Authenticator> Driver<A> {
                     let slot = conn.slot;
                     let tls = listener.tls.as_ref();
                     let tls = tls.map(|tls| TlsSession::new(tls.config(listener.transport)));
-                    let counts_sources = self.shard.limits().sources.is_on();
+                    let needs_address = self.shard.limits().needs_addresses();
                     // The address is a system call away, so it is read only where it decides something.
-                    let peer = (counts_sources || listener.proxy_from.is_some())
+                    let peer = (needs_address || listener.proxy_from.is_some())
                         .then(|| peer_name(&fd))
                         .flatten();
                     let awaits_header = listener.proxy_from.as_ref().is_some_and(|proxies| {
                         peer.is_some_and(|peer| proxies.contains(peer.ip()))
                     });
                     // Behind a proxy the client's address comes in the header.
-                    if counts_sources
+                    if needs_address
                         && !awaits_header
                         && let Some(peer) = peer
                     {

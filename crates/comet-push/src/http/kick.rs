@@ -41,6 +41,16 @@ pub(super) async fn room<B: StreamBackend>(
     kick(&*backend, KickTarget::Room(room), &query).await
 }
 
+/// Those from `address`, which may be a network.
+pub(super) async fn address<B: StreamBackend>(
+    backend: Arc<B>,
+    request: Request,
+) -> Result<Value, Status> {
+    let query = Query::read(request.uri().query())?;
+    let address = query.text("address")?.to_owned();
+    kick(&*backend, KickTarget::Address(address), &query).await
+}
+
 async fn kick<B: StreamBackend>(
     backend: &B,
     target: KickTarget,

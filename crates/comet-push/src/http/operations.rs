@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use comet_serve::Query;
-use comet_wire::comet::v1::{DrainReq, MoveOffReq, NodeStatus};
+use comet_wire::comet::v1::{Block, BlockReply, BlockReq, DrainReq, MoveOffReq, NodeStatus};
 use serde_json::{Value, json};
 use tonic::Status;
 
 use crate::operations::Operations;
 
 pub(super) async fn status<O: Operations>(operations: Arc<O>, _: Request) -> Result<Value, Status> {
-    operations.status().await.map(json)
+    operations.status().await.map(described)
 }
 
 pub(super) async fn drain<O: Operations>(
@@ -25,14 +25,14 @@ pub(super) async fn drain<O: Operations>(
         retry_after_ms: given(&query, "retry_after_ms")?,
         keep_clients: query.optional_choice("keep_clients", &["true", "false"])? == Some("true"),
     };
-    operations.drain(order).await.map(json)
+    operations.drain(order).await.map(described)
 }
 
 pub(super) async fn undrain<O: Operations>(
     operations: Arc<O>,
     _: Request,
 ) -> Result<Value, Status> {
-    operations.undrain().await.map(json)
+    operations.undrain().await.map(described)
 }
 
 pub(super) async fn move_off<O: Operations>(
@@ -45,14 +45,45 @@ pub(super) async fn move_off<O: Operations>(
         per_second: query.number("per_second", 1..=i64::from(u32::MAX))?,
         retry_after_ms: given(&query, "retry_after_ms")?,
     };
-    operations.move_off(order).await.map(json)
+    operations.move_off(order).await.map(described)
 }
 
 pub(super) async fn cancel_move_off<O: Operations>(
     operations: Arc<O>,
     _: Request,
 ) -> Result<Value, Status> {
-    operations.cancel_move_off().await.map(json)
+    operations.cancel_move_off().await.map(described)
+}
+
+pub(super) async fn block<O: Operations>(
+    operations: Arc<O>,
+    request: Request,
+) -> Result<Value, Status> {
+    let query = Query::read(request.uri().query())?;
+    let order = BlockReq {
+        address: query.text("address")?.to_owned(),
+        seconds: query.number("seconds", 1..=i64::from(u32::MAX))?,
+        kick: query.optional_choice("kick", &["true", "false"])? == Some("true"),
+    };
+    let BlockReply { closed } = operations.block(order).await?;
+    Ok(json!({ "closed": closed }))
+}
+
+pub(super) async fn unblock<O: Operations>(
+    operations: Arc<O>,
+    request: Request,
+) -> Result<Value, Status> {
+    let query = Query::read(request.uri().query())?;
+    operations.unblock(query.text("address")?)?;
+    Ok(Value::Null)
+}
+
+pub(super) async fn blocks<O: Operations>(operations: Arc<O>, _: Request) -> Result<Value, Status> {
+    let blocks = operations.blocks().into_iter();
+    let blocks = blocks.map(|Block { address, seconds_left }| {
+        json!({ "address": address, "seconds_left": seconds_left })
+    });
+    Ok(blocks.collect())
 }
 
 /// The number `name`; `None` where it is left out.
@@ -62,7 +93,7 @@ fn given(query: &Query, name: &str) -> Result<Option<u32>, Status> {
     is_given.then(number).transpose()
 }
 
-fn json(status: NodeStatus) -> Value {
+fn described(status: NodeStatus) -> Value {
     let NodeStatus { phase, connections, moving_off, per_second, delay_left_ms, keeps_clients } =
         status;
     json!({

@@ -10,8 +10,11 @@ use serde_json::{Value, json};
 
 use crate::peer::Peer;
 use crate::process::Server as Process;
-use crate::support::{BOTH, Server, To, get, http_with, until};
+use crate::support::{BOTH, Server, To, get, http_with, received, until};
 use crate::tls::{Certificates, live, plain};
+
+/// A small buffer, so that little has to be pushed before a client is slow, and time to look at it.
+const SMALL: [&str; 2] = ["tcp.sndbuf=65536", "protocol.write_timeout=\"60s\""];
 
 fn list(stat: SocketAddr, parameters: &str) -> Value {
     let (status, body) = get(stat, &format!("/connections?{parameters}"));
@@ -96,7 +99,7 @@ fn tls_and_both_transports_are_told_apart() {
 
 #[test]
 fn a_client_that_does_not_read_comes_first_and_pages_have_all() {
-    let server = Server::start(&["tcp.sndbuf=65536"]);
+    let server = Server::start(&SMALL);
     let _others: Vec<_> = (0..6)
         .map(|number| server.client(BOTH[number % 2], &token(1, &format!("k{number}"))))
         .collect();
@@ -118,6 +121,38 @@ fn a_client_that_does_not_read_comes_first_and_pages_have_all() {
     }
     found.sort();
     assert_eq!(found, ["k0", "k1", "k2", "k3", "k4", "k5", "stuck"]);
+}
+
+#[test]
+fn busy_rooms_and_slow_clients_are_in_the_top_lists() {
+    let server = Server::start(&SMALL);
+    let mut client = server.client(Transport::WebSocket, &token(1, "fast"));
+    let mut stuck = Peer::open(&server, Transport::Tcp);
+    stuck.authenticate(&token(7, "stuck"));
+    let top = || {
+        let (status, body) = get(server.stat(), "/top");
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(&body).unwrap()
+    };
+    let mut pushes = 0;
+    let mut seen = Value::Null;
+    // On a loaded machine the other one may be late, too.
+    let late_bytes = |top: &Value| {
+        let clients = top["clients"].as_array().unwrap();
+        let stuck = clients.iter().find(|client| client["key"] == "stuck");
+        stuck.map(|client| client["late_bytes"].as_u64().unwrap())
+    };
+    until("the client to be known as slow", || {
+        server.push(To::Room("live://1"), 5, &[0; 64 << 10]);
+        received(&mut client);
+        pushes += 1;
+        seen = top();
+        late_bytes(&seen) > Some(0)
+    });
+    let busiest = &seen["rooms"][0];
+    assert_eq!(busiest["room"], "live://1");
+    let deliveries = busiest["deliveries"].as_u64().unwrap();
+    assert!((1..=2 * pushes).contains(&deliveries), "{pushes} pushes, {busiest}");
 }
 
 #[test]

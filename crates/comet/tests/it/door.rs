@@ -12,7 +12,7 @@ fn closed(reason: &str) -> String {
     format!("comet_closed_total{{reason={reason:?}}}")
 }
 
-/// A TCP client that was turned away for `reason`.
+/// A TCP client that was turned away for `reason`, by a server with `protocol.goodbye`.
 #[track_caller]
 fn check_turned_away(peer: &mut Peer, reason: &str) {
     let notice = peer.close_notice().reason;
@@ -21,7 +21,7 @@ fn check_turned_away(peer: &mut Peer, reason: &str) {
 
 #[test]
 fn an_address_has_its_share_over_cores_and_transports() {
-    let server = Server::start(&["clients.per_address=4"]);
+    let server = Server::start(&["clients.per_address=4", "protocol.goodbye=true"]);
     let mut live: Vec<_> = (0..2)
         .flat_map(|core| BOTH.map(|transport| (core, transport)))
         .map(|(core, transport)| {
@@ -45,7 +45,11 @@ fn an_address_has_its_share_over_cores_and_transports() {
 
 #[test]
 fn behind_a_proxy_the_address_in_the_header_counts() {
-    let server = Server::start(&[r#"tcp.proxy_from=["127.0.0.0/8"]"#, "clients.per_subnet=1"]);
+    let server = Server::start(&[
+        r#"tcp.proxy_from=["127.0.0.0/8"]"#,
+        "clients.per_subnet=1",
+        "protocol.goodbye=true",
+    ]);
     let announced = |address: &str| {
         let mut stream = TcpStream::connect(server.address(Transport::Tcp)).unwrap();
         let header = format!("PROXY TCP4 {address} 198.51.100.9 56324 3101\r\n");

@@ -4,8 +4,7 @@
 //! those of `api/protocol/operation.go`, requests those of `examples/javascript/client.js` (WebSocket) and
 //! `benchmarks/client/main.go` (TCP), pushes those of `internal/job/push.go` and `internal/job/room.go`. What
 //! comes back is what `internal/comet/operation.go`, `server_tcp.go` and `server_websocket.go` beside it
-//! answer with, but for two things that goim's clients read over: goim repeats the request's version in a
-//! reply, which is 1 here, and the request's body in replies 13, 15 and 17, which is empty here.
+//! answer with.
 //!
 //! A line is a frame: its header in hexadecimal, then its body. packLen (4 bytes), headerLen and version
 //! (2 each), operation and sequence (4 each), as in
@@ -144,7 +143,7 @@ fn authentication_by_number_and_by_json() {
             (Client, "00000063 0010 0001 00000007 00000000", TOKEN_OF_THE_BENCHMARK),
             (Comet, "00000010 0010 0001 00000008 00000000", ""),
             (Client, "00000010 0010 0000 00000002 00000001", ""),
-            (Comet, "00000014 0010 0001 00000003 00000001", "\0\0\0\u{1}"),
+            (Comet, "00000014 0010 0000 00000003 00000001", "\0\0\0\u{1}"),
         ],
     ];
     for transport in BOTH {
@@ -175,7 +174,7 @@ fn requests() {
                 (Comet, "00000010 0010 0001 000003e8 00000003", ""),
                 // Another room, which has one in it, and then none.
                 (Client, "0000001b 0010 0001 0000000c 00000004", "live://2000"),
-                (Comet, "00000010 0010 0001 0000000d 00000004", ""),
+                (Comet, "0000001b 0010 0001 0000000d 00000004", "live://2000"),
                 (Client, "00000010 0010 0001 00000002 00000005", ""),
                 (Comet, "00000014 0010 0001 00000003 00000005", "\0\0\0\u{1}"),
                 (Client, "00000010 0010 0001 0000000c 00000006", ""),
@@ -185,9 +184,12 @@ fn requests() {
                 (Comet, "00000014 0010 0001 00000003 00000007", "\0\0\0\0"),
                 // Subscribe and unsubscribe.
                 (Client, "00000019 0010 0001 0000000e 00000008", "1003,1004"),
-                (Comet, "00000010 0010 0001 0000000f 00000008", ""),
+                (Comet, "00000019 0010 0001 0000000f 00000008", "1003,1004"),
                 (Client, "00000014 0010 0001 00000010 00000009", "1003"),
-                (Comet, "00000010 0010 0001 00000011 00000009", ""),
+                (Comet, "00000014 0010 0001 00000011 00000009", "1003"),
+                // A second token is a message to logic like any other.
+                (Client, "00000012 0010 0001 00000007 0000000a", "43"),
+                (Comet, "00000010 0010 0001 00000007 0000000a", ""),
                 // Sequences are whatever the client likes.
                 (Client, "00000010 0010 0001 00000002 ffffffff", ""),
                 (Comet, "00000014 0010 0001 00000003 ffffffff", "\0\0\0\0"),
@@ -314,15 +316,19 @@ fn a_tcp_client_that_disconnects_gets_no_close_notice() {
     peer.expect_end();
 }
 
-/// Operation 6, which goim defines and never sends: here it says why the server goes.
+/// goim defines operation 6 and never sends it: its clients take it for a message.
 #[test]
-fn the_close_notice_of_the_server() {
-    for transport in BOTH {
-        let server = Server::start(&[]);
+fn the_server_goes_without_an_operation_6_unless_it_is_wanted() {
+    for (transport, goodbye) in
+        BOTH.map(|transport| [(transport, false), (transport, true)]).concat()
+    {
+        let server = Server::start(&[&format!("protocol.goodbye={goodbye}")]);
         let mut peer = web_client(&server, transport);
         let drained = std::thread::spawn(|| server.drain());
-        let line = (Comet, "00000018 0010 0001 00000006 00000000", "draining");
-        exchange(&mut peer, transport, &[line]);
+        if goodbye {
+            let line = (Comet, "00000018 0010 0001 00000006 00000000", "draining");
+            exchange(&mut peer, transport, &[line]);
+        }
         if transport == Transport::WebSocket {
             expect(&mut peer, &bytes("88 0a 03e9 647261696e696e67"));
         }

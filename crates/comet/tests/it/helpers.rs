@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::Stdio;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use comet::caller::PushClient;
 use comet_client::Transport;
@@ -143,6 +144,74 @@ fn a_message_is_read_from_standard_input_as_it_is() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(said, "comet: standard input: Is a directory (os error 21)\n");
+}
+
+/// As behind `tail -f`: a line does not wait for the next one.
+#[test]
+fn lines_are_pushed_as_they_are_read() {
+    let server = support::Server::start(&[]);
+    let mut client = server.client(Transport::Tcp, "42");
+    let grpc = server.grpc().to_string();
+    let mut command = comet(&["push", "--grpc", &grpc, "user", "42", "--lines", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    for (line, body) in [("one\n", &b"one"[..]), ("\n", b""), ("the last", b"the last")] {
+        input.write_all(line.as_bytes()).unwrap();
+        if line.ends_with('\n') {
+            assert_eq!(support::received(&mut client), body);
+        }
+    }
+    drop(input);
+    assert_eq!(support::received(&mut client), b"the last");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stdout, b"pushes 3 matched 3 queued 3\n");
+}
+
+/// 1,001 keys are two pushes, a key that is named twice counts once, and sums are over all.
+#[test]
+fn many_keys_and_messages_are_summed_up() {
+    let server = support::Server::start(&[]);
+    let mut clients = ["a", "b"].map(|key| {
+        server.client(Transport::Tcp, &format!(r#"{{"mid":7,"key":"{key}","accepts":[5]}}"#))
+    });
+    let nobodies: String = (0..999).map(|number| format!("n{number}\n")).collect();
+    let keys = SecretFile::new("push-keys", format!("a\nb\n{nobodies}\n").as_bytes());
+    let messages = SecretFile::new("push-messages", b"one\r\ntwo\n");
+    let grpc = server.grpc().to_string();
+    let push = ["push", "--grpc", &grpc, "keys", "--from", keys.path(), "--name", "b"];
+    let file = ["--file", messages.path()];
+
+    let begin = Instant::now();
+    let lines = run(&[&push[..], &file, &["--lines", "--rate", "20"]].concat());
+    let sum = "pushes 4 matched 4 queued 4 absent 1998\n".to_owned();
+    assert_eq!(lines, (0, sum, String::new()));
+    assert!(begin.elapsed() >= Duration::from_millis(150), "four at 20 a second");
+    let whole = run(&[&push[..], &file].concat());
+    assert_eq!(whole, (0, "pushes 2 matched 2 queued 2 absent 999\n".to_owned(), String::new()));
+    for client in &mut clients {
+        for body in [&b"one"[..], b"two", b"one\r\ntwo\n"] {
+            assert_eq!(support::received(client), body);
+        }
+    }
+
+    let nobody = ["push", "--grpc", &grpc, "keys", "--name", "x", "--name", "y", "hello"];
+    assert_eq!(run(&nobody), (3, "matched 0 queued 0 absent 2\n".to_owned(), String::new()));
+    let (code, _, stderr) = run(&["push", "--grpc", &grpc, "keys", "--from", "/none", "hello"]);
+    let expected = "comet: /none: No such file or directory (os error 2)\n";
+    assert_eq!((code, stderr.as_str()), (1, expected));
+}
+
+#[test]
+fn a_push_that_is_refused_ends_the_others_after_their_sum() {
+    let server = support::Server::start(&["push.frame_max=4096"]);
+    let mut client = server.client(Transport::Tcp, "42");
+    let grpc = server.grpc().to_string();
+    let text = format!("one\n{}\nthree", "x".repeat(5000));
+    let (code, stdout, stderr) = run(&["push", "--grpc", &grpc, "user", "42", "--lines", &text]);
+    assert_eq!((code, &*stdout), (1, "pushes 1 matched 1 queued 1\n"));
+    assert!(stderr.starts_with("comet: push 2: ") && stderr.contains("4096"), "{stderr}");
+    assert_eq!(support::received(&mut client), b"one");
 }
 
 /// The pipe behind `comet listen | head -1` is closed: it ends, and that is no failure.

@@ -54,7 +54,7 @@ fn clients_get_what_waits_and_are_told_why_they_are_closed() {
         let closed = |closed, absent| KickReply { closed, absent, ..KickReply::default() };
         assert_eq!(kick(&server, request).unwrap(), closed(1, 1));
         assert_eq!(by_key.recv(), message(5, 0, b"first"));
-        expect_end(&mut by_key, "kicked: banned", (1008, "kicked"));
+        expect_end(&mut by_key, "kicked: banned", (1008, "kicked: banned"));
 
         let request = KickReq {
             target: Some(Target::Users(Users { users: vec![2, 0] })),
@@ -109,7 +109,7 @@ fn a_kick_of_nobody_in_particular_is_refused() {
         let status = kick(&server, request).unwrap_err();
         assert_eq!((status.code(), status.message()), (Code::InvalidArgument, sentence));
     };
-    refused(KickReq::default(), "target is missing: name keys, users or a room");
+    refused(KickReq::default(), "target is missing: name keys, users, a room or an address");
     let of_room = |room: &str, reason: &str| KickReq {
         target: Some(Target::RoomId(room.to_owned())),
         reason: reason.to_owned(),

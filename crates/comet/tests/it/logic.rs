@@ -48,7 +48,7 @@ fn expect_no_logic(peer: &mut Peer, transport: Transport, sentence: &str) {
     assert_eq!(said, sentence);
     let wait: u32 = wait.parse().unwrap();
     assert!((2_500..=5_000).contains(&wait), "{wait}");
-    let text = format!("logic_unavailable; retry_after_ms={wait}");
+    let text = format!("logic_unavailable: {sentence}; retry_after_ms={wait}");
     assert_eq!(close, (transport == Transport::WebSocket).then_some((1013, text)));
 }
 
@@ -96,7 +96,8 @@ fn logic_refuses_with_a_sentence_and_no_hint() {
     for transport in BOTH {
         let mut peer = Peer::open(&server, transport);
         peer.send(op::AUTH, 1, b"anna");
-        let close = (transport == Transport::WebSocket).then(|| (1008, "auth_refused".to_owned()));
+        let text = "auth_refused: no such token".to_owned();
+        let close = (transport == Transport::WebSocket).then_some((1008, text));
         assert_eq!(peer.close_notice(), CloseNotice { reason: "no such token".to_owned(), close });
     }
     assert_eq!(server.metrics().closed("auth_refused"), 2);

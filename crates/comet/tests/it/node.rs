@@ -43,9 +43,14 @@ fn draining() -> (u16, String) {
 
 /// Whether a client is let in; else it is turned away without a word.
 fn is_let_in(server: &Server) -> bool {
+    is_let_in_behind(server, b"")
+}
+
+/// The same with what a proxy says first.
+fn is_let_in_behind(server: &Server, header: &[u8]) -> bool {
     let mut stream = TcpStream::connect(server.tcp).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let sent = stream.write_all(&frame(op::AUTH, 1, b"/any//"));
+    let sent = stream.write_all(&[header, &frame(op::AUTH, 1, b"/any//")].concat());
     sent.is_ok() && stream.read(&mut [0]).is_ok_and(|length| length > 0)
 }
 
@@ -199,4 +204,60 @@ fn orders_that_make_no_sense_are_refused() {
         let refused = client.move_off(order).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
     });
+}
+
+fn closed(server: &Server, reason: &str) -> u64 {
+    stat(server)["totals"]["closed"][reason].as_u64().unwrap()
+}
+
+fn proxied(address: &str) -> Vec<u8> {
+    format!("PROXY TCP4 {address} 127.0.0.1 1 2\r\n").into_bytes()
+}
+
+#[test]
+fn a_network_is_blocked_for_a_time_and_its_clients_are_kicked_if_asked() {
+    let (server, http_push) = start(&["tcp.proxy_from=[\"127.0.0.0/8\"]"]);
+    let mut peers = ["192.0.2.7", "192.0.2.8", "192.0.3.1"].map(|address| {
+        let mut stream = TcpStream::connect(server.tcp).unwrap();
+        stream.write_all(&proxied(address)).unwrap();
+        let mut peer = Peer::over(stream, Transport::Tcp);
+        peer.authenticate(&format!("/{address}//"));
+        peer
+    });
+    let kicked = CloseNotice { reason: "kicked: out".to_owned(), close: None };
+    let (_, answer) =
+        http(http_push, "POST", "/comet/kick/address?address=192.0.2.8&reason=out", b"");
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(answer["data"]["closed"], 1, "{answer}");
+    assert_eq!(peers[1].close_notice(), kicked);
+    let block = "block?address=192.0.2.7/24&seconds=3600";
+    assert_eq!(ask(http_push, "POST", block), json!({ "closed": 0 }));
+    peers[0].ask(op::HEARTBEAT, 1, b"");
+    assert!(is_let_in_behind(&server, &proxied("192.0.3.2")));
+    until("the cores to know", || !is_let_in_behind(&server, &proxied("192.0.2.9")));
+    assert!(closed(&server, "blocked") >= 1);
+    assert_eq!(ask(http_push, "POST", &format!("{block}&kick=true"))["closed"], 1);
+    assert_eq!(peers[0].close_notice().reason, "kicked");
+    peers[2].ask(op::HEARTBEAT, 2, b"");
+
+    let listed = ask(http_push, "GET", "blocks");
+    assert_eq!((listed[0]["address"].as_str(), listed[1].as_str()), (Some("192.0.2.0/24"), None));
+    ask(http_push, "POST", "unblock?address=192.0.2.0/24");
+    until("the cores to know", || is_let_in_behind(&server, &proxied("192.0.2.9")));
+    for (path, code) in
+        [("unblock?address=192.0.2.0/24", -404), ("block?address=host&seconds=1", -400)]
+    {
+        let (_, answer) = http(http_push, "POST", &format!("/comet/node/{path}"), b"");
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(answer["code"], code, "{answer}");
+    }
+}
+
+#[test]
+fn a_block_ends_by_itself() {
+    let (server, http_push) = start(&[]);
+    ask(http_push, "POST", "block?address=127.0.0.1&seconds=4");
+    until("the cores to know", || !is_let_in(&server));
+    until("its end", || is_let_in(&server));
+    until("the list to be empty", || ask(http_push, "GET", "blocks") == json!([]));
 }

@@ -27,7 +27,6 @@ fn replies_carry_the_sequence_of_their_request() {
         (1000, b"x", 1000, b""),
         (-5, b"x", -5, b""),
         (i32::MAX, &[7; 4096], i32::MAX, b""),
-        (op::AUTH, b"43", op::AUTH, b""),
     ];
     for transport in BOTH {
         let server = Server::start(&[]);
@@ -40,7 +39,7 @@ fn replies_carry_the_sequence_of_their_request() {
         let metrics = server.metrics();
         assert_eq!(metrics.value("comet_frames_in_total"), cases.len() as u64 + 1);
         assert_eq!(metrics.value("comet_heartbeats_total"), 4);
-        assert_eq!(metrics.value("comet_received_total"), 6);
+        assert_eq!(metrics.value("comet_received_total"), 5);
     }
 }
 

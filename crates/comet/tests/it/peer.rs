@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use comet_client::{Message, Transport, op};
+use comet_client::{AuthReply, Message, Transport, op};
 
 use crate::support::{PATIENCE, Server};
 
@@ -148,8 +148,13 @@ impl<S: Read + Write> Peer<S> {
         }
     }
 
+    /// Sends a request. An operation 7 asks for protocol 2.
     pub(crate) fn send(&mut self, operation: i32, sequence: i32, body: &[u8]) {
-        let bytes = self.wrap(&frame(operation, sequence, body));
+        let mut frame = frame(operation, sequence, body);
+        if operation == op::AUTH {
+            frame[7] = 2;
+        }
+        let bytes = self.wrap(&frame);
         self.write(&bytes);
     }
 
@@ -205,9 +210,14 @@ impl<S: Read + Write> Peer<S> {
         }
     }
 
-    /// The next frame.
+    /// The next frame; that of an operation 8 of protocol 2 is without its body.
     pub(crate) fn recv(&mut self) -> Message {
-        let bytes = self.read_frame();
+        let mut bytes = self.read_frame();
+        if bytes[7] == 2 && bytes[11] == 8 {
+            assert!(AuthReply::decode(&bytes[16..]).is_some(), "{bytes:x?}");
+            let sequence = i32::from_be_bytes(bytes[12..16].try_into().unwrap());
+            bytes = frame(op::AUTH_REPLY, sequence, b"");
+        }
         let number = |at: usize| i32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
         let (operation, sequence) = (number(8), number(12));
         assert_eq!(bytes, frame(operation, sequence, &bytes[16..]), "one well-formed frame");
@@ -228,6 +238,14 @@ impl<S: Read + Write> Peer<S> {
         let close = (self.transport == Transport::WebSocket).then(|| self.read_close());
         self.expect_end();
         CloseNotice { reason: String::from_utf8(last.body).unwrap(), close }
+    }
+
+    /// The end of a connection that has not asked for protocol 2: over WebSocket code and text of the close frame,
+    /// over TCP nothing, and the end of the stream behind it.
+    pub(crate) fn close_frame(&mut self) -> Option<(u16, String)> {
+        let close = (self.transport == Transport::WebSocket).then(|| self.read_close());
+        self.expect_end();
+        close
     }
 
     /// Code and text of the close frame that comes next.

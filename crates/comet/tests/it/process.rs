@@ -146,7 +146,8 @@ impl Server {
         Self::launch(command, permit)
     }
 
-    fn launch(command: Command, permit: Permit) -> Self {
+    /// With a command of one's own, which has [`with_sets`].
+    pub(crate) fn launch(command: Command, permit: Permit) -> Self {
         let (process, log) = Running::start(command);
         let [tcp, websocket] = addresses(&line_with(&log, "tcp ["));
         let mut line = line_with(&log, " [");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use comet_client::{Client, Error, Options, SessionError, Transport};
+use comet_client::{Client, Error, NotRenewed, Options, SessionError, Transport};
 
 use crate::logic_rig::Logic;
 use crate::logic_tokens::{SECRET, SecretFile, token};
@@ -86,5 +86,47 @@ fn comet_logic_says_when_a_token_expires() {
             Err(error) => panic!("{error}"),
         }
     };
+    // Its tokens name no key, so logic makes one for each.
+    check_renewal(client, end);
+}
+
+/// Renews the token of `client`, and waits beyond the end of the first one.
+#[track_caller]
+fn check_renewal(mut client: Client, first_end: SystemTime) {
+    let first = client.auth_reply().expect("comet speaks protocol 2").expires_in_ms.unwrap();
+    assert!((1..=5_050).contains(&first), "{first}");
+    let mut renew = |token: String| client.renew(token.as_bytes()).unwrap();
+
+    let strange = renew("no token".to_owned());
+    assert_eq!(strange.not_renewed, Some(NotRenewed::Refused));
+    assert!(strange.expires_in_ms.unwrap() <= first, "{strange:?}");
+    let renewed = renew(token(SECRET, 3_600));
+    assert_eq!(renewed.not_renewed, None);
+    assert!(renewed.expires_in_ms.unwrap() > 3_000_000, "{renewed:?}");
+    // The wait for what must not happen: the end of the first token.
+    let more = first_end.duration_since(SystemTime::now()).unwrap_or_default();
+    let received = client.receive_timeout(more + Duration::from_millis(500)).unwrap();
+    assert!(received.is_none(), "{received:?}");
+
+    let (short, end) = short_token();
+    let last = client.renew(short.as_bytes()).unwrap();
+    assert!(last.not_renewed.is_none() && last.expires_in_ms.unwrap() <= 5_050, "{last:?}");
     check_expires(client, end);
+}
+
+#[test]
+fn a_client_renews_its_token_and_stays() {
+    let file = SecretFile::new("renewal", SECRET);
+    let sets = file.sets();
+    let server = Server::start(&sets.each_ref().map(String::as_str));
+    let clients = BOTH.map(|transport| {
+        let (short, end) = short_token();
+        let client = options(&server, transport, short).connect().unwrap();
+        std::thread::spawn(move || check_renewal(client, end))
+    });
+    for client in clients {
+        client.join().unwrap();
+    }
+    assert_eq!(server.metric("comet_tokens_renewed_total"), 4);
+    assert_eq!(server.metric("comet_tokens_not_renewed_total"), 2);
 }

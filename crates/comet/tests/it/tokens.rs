@@ -120,8 +120,8 @@ fn tokens_that_do_not_fit_are_refused_with_a_sentence() {
             peer.send(7, 1, token.as_bytes());
             let CloseNotice { reason, close } = peer.close_notice();
             assert!(reason.starts_with(sentence), "{token}: {reason}");
-            let expected =
-                (transport == Transport::WebSocket).then(|| (1008, "auth_refused".to_owned()));
+            let text = format!("auth_refused: {reason}");
+            let expected = (transport == Transport::WebSocket).then_some((1008, text));
             assert_eq!(close, expected, "{token}");
         }
     }

@@ -143,7 +143,7 @@ fn a_reload_changes_the_list_and_opens_the_file_again() {
     let tokens = [7, 9].map(|user| format!(r#"{{"mid":{user},"key":"{user}","accepts":[]}}"#));
     let [mut seven, mut nine] = tokens.map(|token| server.live(Transport::Tcp, &token));
     // The last there is to tell of it so far.
-    until_told(&log, &["7"], "wrote op=8 seq=1 bytes=16");
+    until_told(&log, &["7"], "wrote op=8 seq=1 bytes=28");
     fs::rename(&log, &moved).unwrap();
     fs::write(&config, text("[9]")).unwrap();
     server.signal(Signal::HUP);

@@ -131,7 +131,7 @@ fn one_client_costs_no_more_than_its_bounds() {
                     shard.handle_message(Message::DeliverConns { call: CALL, conns, push });
                 }
                 while shard.has_pushes() {
-                    shard.handle_pushes(&mut Budget::slice());
+                    shard.handle_pushes(&mut Budget::slice(), |_| None);
                 }
                 let queued = shard.counters().deliveries.queued;
                 assert_eq!(queued, u64::from(Limits::default().svr_proto));
@@ -247,7 +247,7 @@ fn timeouts_of_one_tick_give_a_bounded_number_of_log_events() {
     let work = core.turn(|_| {});
     let bound = Work {
         closings: load,
-        transmits: load,
+        closes: load,
         closed_events: CLOSED_EVENTS_MAX as u64,
         ..Work::default()
     };

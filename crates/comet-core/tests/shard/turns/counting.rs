@@ -119,7 +119,7 @@ impl Core {
             if !shard.has_pushes() {
                 break;
             }
-            shard.handle_pushes(&mut Budget::slice());
+            shard.handle_pushes(&mut Budget::slice(), |_| None);
         }
         while let Some(request) = shard.poll_auth() {
             work.tokens += 1;

@@ -1,0 +1,83 @@
+//! What callers may ask about clients and rooms: the shards make lists, which become one answer aside.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use comet_core::{CallId, ConnPage, Message, Top};
+use comet_hub::CallResult;
+use comet_wire::comet::v1::{ConnectionsReply, ConnectionsReq, TopReply};
+use tokio::sync::Semaphore;
+use tonic::Status;
+
+use crate::connections;
+use crate::hub::HubDriver;
+use crate::status::status;
+use crate::top;
+
+/// How long a caller waits for a list: a core with a million connections looks at them in slices.
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Lists under way. Fewer than a shard takes, so that lists whose callers have left are made beside them.
+const LISTS_MAX: usize = 4;
+
+/// Asks the shards for lists.
+pub(crate) struct Inspector {
+    hub: Arc<HubDriver>,
+    lists: Arc<Semaphore>,
+}
+
+impl Inspector {
+    pub(crate) fn new(hub: Arc<HubDriver>) -> Self {
+        Self { hub, lists: Arc::new(Semaphore::new(LISTS_MAX)) }
+    }
+
+    /// Lists connections, and makes something of the list aside.
+    ///
+    /// # Errors
+    /// If the request cannot be read, too many lists are being made, or a shard does not answer in time.
+    pub(crate) async fn connections<T: Send + 'static>(
+        &self,
+        request: &ConnectionsReq,
+        make: impl FnOnce(ConnectionsReply) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let query = Arc::new(connections::query(request)?);
+        let limit = query.limit;
+        let message = move |call| Message::Connections { call, query: Arc::clone(&query) };
+        let make = move |pages: Vec<ConnPage>| make(connections::reply(pages, limit));
+        self.lists(message, |listed| listed.connections, make).await
+    }
+
+    /// Lists the busiest rooms and the slowest clients, and makes something of the lists aside.
+    ///
+    /// # Errors
+    /// As [`Inspector::connections`].
+    pub(crate) async fn top<T: Send + 'static>(
+        &self,
+        limit: u32,
+        make: impl FnOnce(TopReply) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let limit = top::limit(limit)?;
+        let make = move |tops: Vec<Top>| make(top::reply(tops, limit));
+        self.lists(|call| Message::Top { call }, |listed| listed.tops, make).await
+    }
+
+    /// Sends `message` to every shard. `lists` takes the lists out of the result; one of them is missing where a shard
+    /// makes too many already.
+    async fn lists<L: Send + 'static, T: Send + 'static>(
+        &self,
+        message: impl Fn(CallId) -> Message,
+        lists: fn(CallResult) -> Vec<Option<Box<L>>>,
+        make: impl FnOnce(Vec<L>) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let too_many = || Status::resource_exhausted("too many lists are being made; try again");
+        let place = Arc::clone(&self.lists).try_acquire_owned().map_err(|_| too_many())?;
+        let make = move |listed: CallResult| {
+            let lists: Option<Vec<L>> =
+                lists(listed).into_iter().map(|list| list.map(|list| *list)).collect();
+            let made = lists.map(make).ok_or_else(too_many);
+            drop(place);
+            made
+        };
+        self.hub.lists(LIST_TIMEOUT, message, make).await.map_err(status)?
+    }
+}

@@ -1,0 +1,157 @@
+//! Networks whose clients are turned away for a time.
+
+use std::net::IpAddr;
+
+pub use ipnet::IpNet;
+
+use crate::time::Millis;
+
+/// Networks that may be blocked at once.
+pub const BLOCKS_MAX: usize = 1024;
+
+/// A network that is blocked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Block {
+    /// Its addresses; IPv4 never as IPv6.
+    pub network: IpNet,
+    /// When it may connect again, in the time of the shards.
+    pub until: Millis,
+}
+
+/// The networks that are blocked, at most [`BLOCKS_MAX`]. Each new connection is compared with all of them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Blocks(Box<[Block]>);
+
+/// There are as many blocks as there may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooManyBlocks;
+
+impl Blocks {
+    /// Whether no network is blocked. Then no address is looked at.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of them, in the order in which they were added.
+    pub fn iter(&self) -> impl Iterator<Item = &Block> {
+        self.0.iter()
+    }
+
+    /// When the next one is over.
+    #[must_use]
+    pub fn next_end(&self) -> Option<Millis> {
+        self.0.iter().map(|block| block.until).min()
+    }
+
+    /// These, those that are over by `now` left out, and `block`, which replaces one of the same network.
+    ///
+    /// # Errors
+    /// [`TooManyBlocks`].
+    pub fn with(&self, now: Millis, block: Block) -> Result<Self, TooManyBlocks> {
+        let (rest, _) = self.without(now, block.network);
+        let mut blocks = rest.0.into_vec();
+        if blocks.len() == BLOCKS_MAX {
+            return Err(TooManyBlocks);
+        }
+        blocks.push(block);
+        Ok(Self(blocks.into()))
+    }
+
+    /// These, those that are over by `now` left out, and that of `network`; and whether there was one.
+    #[must_use]
+    pub fn without(&self, now: Millis, network: IpNet) -> (Self, bool) {
+        let left = self.left(now);
+        let rest = left.0.iter().filter(|block| block.network != network).copied().collect();
+        let rest = Self(rest);
+        let was_there = rest.0.len() < left.0.len();
+        (rest, was_there)
+    }
+
+    /// Those that are not over by `now`.
+    #[must_use]
+    pub fn left(&self, now: Millis) -> Self {
+        Self(self.0.iter().filter(|block| now < block.until).copied().collect())
+    }
+
+    pub(crate) fn contains(&self, address: IpAddr, now: Millis) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|block| now < block.until && block.network.contains(&address))
+    }
+}
+
+/// The network that `text` names, as `10.0.0.0/8`, `2001:db8::/32`, or an address alone, which is a network of one.
+/// IPv4 written as IPv6 is IPv4; what is beyond the prefix does not matter. `None`: it is none.
+#[must_use]
+pub fn network(text: &str) -> Option<IpNet> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(address.to_canonical().into());
+    }
+    let network = text.parse::<IpNet>().ok()?;
+    let address = network.addr().to_canonical();
+    let is_mapped = address.is_ipv4() && network.addr().is_ipv6();
+    let prefix = match is_mapped {
+        true => network.prefix_len().checked_sub(96)?,
+        false => network.prefix_len(),
+    };
+    Some(IpNet::new(address, prefix).ok()?.trunc())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(text: &str, until: u64) -> Block {
+        Block { network: network(text).unwrap(), until: Millis(until) }
+    }
+
+    #[test]
+    fn a_network_is_read_in_one_form() {
+        let check = |text, expected: Option<&str>| {
+            assert_eq!(network(text).map(|network| network.to_string()).as_deref(), expected);
+        };
+        check("192.0.2.7", Some("192.0.2.7/32"));
+        check("192.0.2.7/24", Some("192.0.2.0/24"));
+        check("::ffff:192.0.2.7", Some("192.0.2.7/32"));
+        check("::ffff:192.0.2.7/120", Some("192.0.2.0/24"));
+        check("::ffff:192.0.2.7/64", None);
+        check("2001:db8::1/64", Some("2001:db8::/64"));
+        check("::/0", Some("::/0"));
+        for text in ["", "host", "192.0.2.7/33", "192.0.2", "192.0.2.7:80", " 192.0.2.7"] {
+            check(text, None);
+        }
+    }
+
+    #[test]
+    fn a_block_is_over_at_its_end_and_replaced_by_a_newer_one() {
+        let blocks = Blocks::default();
+        assert!(blocks.is_empty() && blocks.next_end().is_none());
+        let blocks = blocks.with(Millis(0), block("192.0.2.0/24", 100)).unwrap();
+        let blocks = blocks.with(Millis(0), block("2001:db8::/32", 50)).unwrap();
+        let contains = |blocks: &Blocks, address: &str, now| {
+            blocks.contains(address.parse().unwrap(), Millis(now))
+        };
+        assert!(contains(&blocks, "::ffff:192.0.2.9", 99) && !contains(&blocks, "192.0.2.9", 100));
+        assert!(contains(&blocks, "2001:db8::9", 49) && !contains(&blocks, "2001:db8::9", 50));
+        assert!(!contains(&blocks, "192.0.3.1", 0));
+        assert_eq!(blocks.next_end(), Some(Millis(50)));
+        let longer = blocks.with(Millis(60), block("192.0.2.0/24", 900)).unwrap();
+        assert_eq!(longer.iter().copied().collect::<Vec<_>>(), [block("192.0.2.0/24", 900)]);
+        let (none, was_there) = longer.without(Millis(60), network("192.0.2.0/24").unwrap());
+        assert!(none.is_empty() && was_there);
+        assert!(!none.without(Millis(60), network("192.0.2.0/24").unwrap()).1);
+    }
+
+    #[test]
+    fn blocks_are_bounded() {
+        let mut blocks = Blocks::default();
+        for at in 0..BLOCKS_MAX as u32 {
+            let network = IpAddr::from(at.to_be_bytes()).into();
+            blocks = blocks.with(Millis(0), Block { network, until: Millis(9) }).unwrap();
+        }
+        let another = block("2001:db8::/32", 50);
+        assert_eq!(blocks.with(Millis(8), another), Err(TooManyBlocks));
+        assert!(blocks.with(Millis(8), block("0.0.0.0", 50)).is_ok(), "it is there already");
+        assert!(blocks.with(Millis(9), another).is_ok(), "all others are over");
+    }
+}

@@ -1,0 +1,176 @@
+//! The heaviest keys of a stream, over the last seconds, in memory that does not grow with the number of keys.
+//!
+//! The table is the one of the space-saving algorithm (Metwally, Agrawal, El Abbadi: Efficient Computation of Frequent
+//! and Top-k Elements in Data Streams, 2005): a key that is not in a full table replaces the lightest one and takes
+//! over its weight. While little happens every weight is noted. As the window fills, samples are taken in its
+//! place, about one for a thousandth of the weight so far. So a note costs an addition and a comparison.
+
+use crate::jitter::Jitter;
+use crate::time::Millis;
+
+/// Keys that a table holds.
+pub(crate) const KEYS_MAX: usize = 64;
+
+/// Time after which a table is put aside and another one begun, milliseconds.
+const WINDOW_MS: u64 = 10_000;
+
+/// A sample stands for about this part of the weight of the window.
+const PRECISION: u64 = 1_024;
+
+pub(crate) struct HeavyHitters<K> {
+    /// The table of this window, and that of the one before.
+    present: Table<K>,
+    former: Table<K>,
+    /// Which window this is, from the zero of the clock.
+    window: u64,
+    since: Millis,
+    /// Weight that no sample stands for yet, and at which the next one is taken.
+    pending: u64,
+    threshold: u64,
+    jitter: Jitter,
+}
+
+struct Table<K> {
+    entries: Vec<(K, u64)>,
+    total: u64,
+}
+
+impl<K: Eq + Clone> HeavyHitters<K> {
+    pub(crate) fn new(seed: u64, now: Millis) -> Self {
+        Self {
+            present: Table::new(),
+            former: Table::new(),
+            window: now.0 / WINDOW_MS,
+            since: now,
+            pending: 0,
+            threshold: 0,
+            jitter: Jitter::new(seed),
+        }
+    }
+
+    /// Adds `weight` to a key. `sample` says to which, and the time; it is called if a sample is due.
+    #[inline]
+    pub(crate) fn note(&mut self, weight: u64, sample: impl FnOnce() -> (K, Millis)) {
+        self.pending += weight;
+        if self.pending > self.threshold {
+            let (key, now) = sample();
+            self.take_sample(key, now);
+        }
+    }
+
+    #[cold]
+    fn take_sample(&mut self, key: K, now: Millis) {
+        self.turn_to(now);
+        self.present.add(key, std::mem::take(&mut self.pending));
+        let period = u32::try_from(self.present.total / PRECISION).unwrap_or(u32::MAX);
+        // At random distances: keys that take turns are met alike.
+        self.threshold = match period {
+            0 => 0,
+            period => self.jitter.within(0..=period.saturating_mul(2)).into(),
+        };
+    }
+
+    /// Keys and their weights since the begin of the former window, the heaviest first, and how long ago that is,
+    /// milliseconds.
+    pub(crate) fn heaviest(&mut self, now: Millis) -> (Vec<(K, u64)>, u64) {
+        self.turn_to(now);
+        let mut sum = Table { entries: self.former.entries.clone(), total: 0 };
+        for (key, weight) in &self.present.entries {
+            match sum.find(key) {
+                Some(known) => *known += weight,
+                None => sum.entries.push((key.clone(), *weight)),
+            }
+        }
+        sum.entries.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
+        sum.entries.truncate(KEYS_MAX);
+        let begin = self.since.0.max(self.window.saturating_sub(1) * WINDOW_MS);
+        (sum.entries, now.0 - begin)
+    }
+
+    fn turn_to(&mut self, now: Millis) {
+        let window = now.0 / WINDOW_MS;
+        if window == self.window {
+            return;
+        }
+        let present = std::mem::replace(&mut self.present, Table::new());
+        self.former = if window == self.window + 1 { present } else { Table::new() };
+        self.window = window;
+        self.threshold = 0;
+    }
+}
+
+impl<K: Eq> Table<K> {
+    fn new() -> Self {
+        Self { entries: Vec::new(), total: 0 }
+    }
+
+    fn find(&mut self, key: &K) -> Option<&mut u64> {
+        self.entries.iter_mut().find(|(known, _)| known == key).map(|(_, weight)| weight)
+    }
+
+    fn add(&mut self, key: K, weight: u64) {
+        self.total += weight;
+        if let Some(known) = self.find(&key) {
+            *known += weight;
+        } else if self.entries.len() < KEYS_MAX {
+            self.entries.push((key, weight));
+        } else if let Some(lightest) = self.entries.iter_mut().min_by_key(|(_, weight)| *weight) {
+            *lightest = (key, lightest.1 + weight);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hitters() -> HeavyHitters<u32> {
+        HeavyHitters::new(7, Millis(500))
+    }
+
+    #[test]
+    fn few_keys_are_counted_exactly() {
+        let mut hitters = hitters();
+        for (key, weight) in [(1, 5), (2, 7), (1, 4), (3, 1)] {
+            hitters.note(weight, || (key, Millis(600)));
+        }
+        assert_eq!(hitters.heaviest(Millis(700)), (vec![(1, 9), (2, 7), (3, 1)], 200));
+    }
+
+    /// A key of a fifth of the weight among a million others, and two that take turns.
+    #[test]
+    fn heavy_keys_are_found_among_many() {
+        let mut hitters = hitters();
+        let (mut total, mut samples) = (0, 0);
+        for round in 0..1_000_000 {
+            for (key, weight) in [(10 + round, 2), (1, 1), (2, 1), (3, 1)] {
+                total += weight;
+                hitters.note(weight, || {
+                    samples += 1;
+                    (key, Millis(600))
+                });
+            }
+        }
+        let (heaviest, _) = hitters.heaviest(Millis(700));
+        let mut keys: Vec<u32> = heaviest[..3].iter().map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, [1, 2, 3]);
+        for (key, weight) in &heaviest[..3] {
+            assert!((total / 5 * 8 / 10..total / 5 * 12 / 10).contains(weight), "{key}: {weight}");
+        }
+        assert!(heaviest.iter().map(|(_, weight)| weight).sum::<u64>() <= total);
+        assert!(samples < 30_000, "{samples} samples");
+    }
+
+    #[test]
+    fn weights_are_forgotten_after_two_windows() {
+        let mut hitters = hitters();
+        hitters.note(5, || (1, Millis(9_000)));
+        hitters.note(6, || (2, Millis(12_000)));
+        assert_eq!(hitters.heaviest(Millis(13_000)), (vec![(2, 6), (1, 5)], 12_500));
+        assert_eq!(hitters.heaviest(Millis(23_000)), (vec![(2, 6)], 13_000));
+        hitters.note(1, || (1, Millis(45_000)));
+        assert_eq!(hitters.heaviest(Millis(46_000)), (vec![(1, 1)], 16_000));
+        assert_eq!(hitters.heaviest(Millis(90_000)), (vec![], 10_000));
+    }
+}

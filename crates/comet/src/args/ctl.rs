@@ -1,0 +1,133 @@
+//! The command line of `comet ctl`.
+
+use clap::{Subcommand, value_parser};
+
+use super::api::Api;
+
+/// `comet ctl`
+#[derive(Clone, PartialEq, Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0, done; 3, kick closed no connection; 1, the call or the output failed; 64, a mistake \
+        in the arguments. docs/OPERATIONS.md says what the orders do."
+)]
+pub struct Ctl {
+    /// What to do.
+    #[command(subcommand)]
+    pub order: Order,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Which server.
+    #[command(flatten)]
+    pub api: Api,
+}
+
+/// What an operator does to a running server.
+#[derive(Clone, PartialEq, Eq, Debug, Subcommand)]
+pub enum Order {
+    /// Print what the server is doing with its clients
+    Status,
+    /// Take the server out of service, while its process goes on: out of health and discovery, then clients are
+    /// refused and closed. Again: the new rate holds
+    Drain(Drain),
+    /// End a drain: healthy again, back in discovery, and clients are accepted
+    Undrain,
+    /// Close some clients as a drain does, evenly over the cores, while others still come
+    MoveOff {
+        /// How many
+        #[arg(value_parser = value_parser!(u64).range(1..))]
+        count: u64,
+        /// Clients a second that are closed
+        #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+        per_second: u32,
+        /// They are told to wait a random time up to this [default: server.retry_after]
+        #[arg(long, value_name = "N")]
+        retry_after_ms: Option<u32>,
+    },
+    /// Close no more of the clients of move-off
+    CancelMoveOff,
+    /// Close connections, behind the pushes made before
+    Kick {
+        /// Whose.
+        #[command(subcommand)]
+        target: KickTarget,
+        /// A sentence for the clients
+        #[arg(long, global = true, default_value = "", hide_default_value = true)]
+        reason: String,
+        /// How long they should wait before they connect again; 0: they are told no time
+        #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+        retry_after_ms: u32,
+    },
+    /// Turn clients of an address or a network away for a time, without a word
+    Block {
+        /// 192.0.2.7, 192.0.2.0/24, 2001:db8::/32
+        address: String,
+        /// For how long
+        #[arg(value_parser = value_parser!(u32).range(1..))]
+        seconds: u32,
+        /// Close its clients that are connected, too
+        #[arg(long)]
+        kick: bool,
+    },
+    /// End a block before its time
+    Unblock {
+        /// The address or network, as in `blocks`
+        address: String,
+    },
+    /// List the blocks
+    Blocks,
+    /// List the paced broadcasts under way
+    Broadcasts,
+    /// End a paced broadcast
+    Cancel {
+        /// Its number, as in `broadcasts`
+        id: u64,
+    },
+}
+
+/// `comet ctl drain`
+#[derive(Clone, PartialEq, Eq, Debug, clap::Args)]
+pub struct Drain {
+    /// How long new clients are still accepted [default: server.drain_delay]
+    #[arg(long, value_name = "N")]
+    pub delay_ms: Option<u32>,
+    /// Clients a second that are closed; 0: all over server.drain_over
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub per_second: u32,
+    /// Clients are told to wait a random time up to this [default: server.retry_after]
+    #[arg(long, value_name = "N")]
+    pub retry_after_ms: Option<u32>,
+    /// Refuse and close nobody: out of health and discovery only
+    #[arg(long)]
+    pub keep_clients: bool,
+    /// Print the progress each second until no client is left, or the drain is taken back
+    #[arg(long, conflicts_with = "keep_clients")]
+    pub wait: bool,
+}
+
+/// Whose connections `comet ctl kick` closes.
+#[derive(Clone, PartialEq, Eq, Debug, Subcommand)]
+pub enum KickTarget {
+    /// Those that hold these keys
+    Key {
+        /// The keys
+        #[arg(required = true)]
+        keys: Vec<String>,
+    },
+    /// All connections of these users
+    User {
+        /// The user ids
+        #[arg(required = true, allow_negative_numbers = true)]
+        users: Vec<i64>,
+    },
+    /// All connections in a room
+    Room {
+        /// The room
+        room: String,
+    },
+    /// All connections of clients at an address or in a network
+    Address {
+        /// 192.0.2.7, 192.0.2.0/24, 2001:db8::/32
+        address: String,
+    },
+}

@@ -1,0 +1,204 @@
+//! `comet ctl`: what an operator does to a running server, from a command line.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use comet_wire::comet::v1::node_client::NodeClient;
+use comet_wire::comet::v1::push_client::PushClient as Pushes;
+use comet_wire::comet::v1::push_stream_req::{Keys, Users};
+use comet_wire::comet::v1::{
+    BlockReq, CancelBroadcastReq, CancelMoveOffReq, DrainReq, KickReply, KickReq, ListBlocksReq,
+    ListBroadcastsReq, MoveOffReq, NodeStatus, StatusReq, UnblockReq, UndrainReq, kick_req,
+};
+use comet_wire::goim::comet::Ledger;
+use serde_json::{Value, json};
+
+use crate::args::{Ctl, Drain, EXIT_NO_MATCH, KickTarget, Order};
+use crate::caller::{PushClient, PushError};
+use crate::output::{Reader, print};
+use crate::pusher::connect;
+
+/// What a call answers with: fields by name, in the order in which they are printed.
+type Record = Vec<(&'static str, Value)>;
+
+/// Carries out an order and prints the answer. Returns the exit code.
+///
+/// # Errors
+/// If the token cannot be read, no server answers, or it refuses.
+pub fn ctl(ctl: &Ctl) -> Result<u8, Box<dyn Error>> {
+    let client = connect(&ctl.api)?;
+    let records = match &ctl.order {
+        Order::Drain(order) if order.wait => return wait(&client, order, ctl.json),
+        Order::Kick { target, reason, retry_after_ms } => {
+            let target = Some(target_of(target));
+            let (reason, retry_after_ms) = (reason.clone(), *retry_after_ms);
+            let reply = kick(&client, KickReq { target, reason, retry_after_ms })?;
+            print_all(&[kicked(&reply)], ctl.json)?;
+            return Ok(if reply.closed == 0 { EXIT_NO_MATCH } else { 0 });
+        }
+        Order::Drain(order) => vec![described(&drain(&client, order)?)],
+        Order::Status => vec![described(&status(&client)?)],
+        Order::Undrain => vec![described(&undrain(&client)?)],
+        Order::MoveOff { count, per_second, retry_after_ms } => {
+            let (count, per_second, retry_after_ms) = (*count, *per_second, *retry_after_ms);
+            let order = MoveOffReq { count, per_second, retry_after_ms };
+            vec![described(&move_off(&client, order)?)]
+        }
+        Order::CancelMoveOff => vec![described(&cancel_move_off(&client)?)],
+        Order::Block { address, seconds, kick } => {
+            let order = BlockReq { address: address.clone(), seconds: *seconds, kick: *kick };
+            vec![block(&client, order)?]
+        }
+        Order::Unblock { address } => {
+            unblock(&client, address.clone())?;
+            Vec::new()
+        }
+        Order::Blocks => blocks(&client)?,
+        Order::Broadcasts => broadcasts(&client)?,
+        Order::Cancel { id } => vec![cancel(&client, *id)?],
+    };
+    print_all(&records, ctl.json)?;
+    Ok(0)
+}
+
+/// Drains, and prints the progress until no client is left or the drain is taken back.
+fn wait(client: &PushClient, order: &Drain, is_json: bool) -> Result<u8, Box<dyn Error>> {
+    let mut now = drain(client, order)?;
+    while print_all(&[described(&now)], is_json)? == Reader::Present
+        && !matches!(&*now.phase, "drained" | "serving")
+    {
+        client.pause();
+        now = status(client)?;
+    }
+    Ok(0)
+}
+
+fn status(client: &PushClient) -> Result<NodeStatus, PushError> {
+    client
+        .ask(StatusReq {}, async |channel, request| NodeClient::new(channel).status(request).await)
+}
+
+fn drain(client: &PushClient, order: &Drain) -> Result<NodeStatus, PushError> {
+    let Drain { delay_ms, per_second, retry_after_ms, keep_clients, wait: _ } = *order;
+    let request = DrainReq { delay_ms, per_second, retry_after_ms, keep_clients };
+    client.ask(request, async |channel, request| NodeClient::new(channel).drain(request).await)
+}
+
+fn undrain(client: &PushClient) -> Result<NodeStatus, PushError> {
+    client.ask(UndrainReq {}, async |channel, request| {
+        NodeClient::new(channel).undrain(request).await
+    })
+}
+
+fn move_off(client: &PushClient, order: MoveOffReq) -> Result<NodeStatus, PushError> {
+    client.ask(order, async |channel, request| NodeClient::new(channel).move_off(request).await)
+}
+
+fn cancel_move_off(client: &PushClient) -> Result<NodeStatus, PushError> {
+    client.ask(CancelMoveOffReq {}, async |channel, request| {
+        NodeClient::new(channel).cancel_move_off(request).await
+    })
+}
+
+fn kick(client: &PushClient, order: KickReq) -> Result<KickReply, PushError> {
+    client.ask(order, async |channel, request| Pushes::new(channel).kick(request).await)
+}
+
+fn block(client: &PushClient, order: BlockReq) -> Result<Record, PushError> {
+    let reply = client
+        .ask(order, async |channel, request| NodeClient::new(channel).block(request).await)?;
+    Ok(vec![("closed", reply.closed.into())])
+}
+
+fn unblock(client: &PushClient, address: String) -> Result<(), PushError> {
+    let request = UnblockReq { address };
+    client
+        .ask(request, async |channel, request| NodeClient::new(channel).unblock(request).await)?;
+    Ok(())
+}
+
+fn blocks(client: &PushClient) -> Result<Vec<Record>, PushError> {
+    let reply = client.ask(ListBlocksReq {}, async |channel, request| {
+        NodeClient::new(channel).list_blocks(request).await
+    })?;
+    let blocks = reply.blocks.into_iter().map(|block| {
+        vec![("address", block.address.into()), ("seconds_left", block.seconds_left.into())]
+    });
+    Ok(blocks.collect())
+}
+
+fn broadcasts(client: &PushClient) -> Result<Vec<Record>, PushError> {
+    let reply = client.ask(ListBroadcastsReq {}, async |channel, request| {
+        Pushes::new(channel).list_broadcasts(request).await
+    })?;
+    let broadcasts = reply.broadcasts.iter().map(|broadcast| {
+        vec![
+            ("id", broadcast.id.into()),
+            ("operation", broadcast.proto_op.into()),
+            ("speed", broadcast.speed.into()),
+            ("since_ms", broadcast.since_ms.into()),
+        ]
+    });
+    Ok(broadcasts.collect())
+}
+
+fn cancel(client: &PushClient, id: u64) -> Result<Record, PushError> {
+    let reply = client.ask(CancelBroadcastReq { id }, async |channel, request| {
+        Pushes::new(channel).cancel_broadcast(request).await
+    })?;
+    let Ledger { matched, queued, dropped, .. } = reply.ledger.unwrap_or_default();
+    Ok(vec![("matched", matched.into()), ("queued", queued.into()), ("dropped", json!(dropped))])
+}
+
+fn kicked(reply: &KickReply) -> Record {
+    // By name: the reasons come in any order.
+    let not_closed: BTreeMap<_, _> = reply.not_closed.iter().collect();
+    vec![
+        ("closed", reply.closed.into()),
+        ("absent", reply.absent.into()),
+        ("not_closed", json!(not_closed)),
+    ]
+}
+
+fn target_of(target: &KickTarget) -> kick_req::Target {
+    match target.clone() {
+        KickTarget::Key { keys } => kick_req::Target::Keys(Keys { keys }),
+        KickTarget::User { users } => kick_req::Target::Users(Users { users }),
+        KickTarget::Room { room } => kick_req::Target::RoomId(room),
+        KickTarget::Address { address } => kick_req::Target::Address(address),
+    }
+}
+
+fn described(status: &NodeStatus) -> Record {
+    vec![
+        ("phase", status.phase.clone().into()),
+        ("connections", status.connections.into()),
+        ("moving_off", status.moving_off.into()),
+        ("per_second", status.per_second.into()),
+        ("delay_left_ms", status.delay_left_ms.into()),
+        ("keeps_clients", status.keeps_clients.into()),
+    ]
+}
+
+/// A line for each record: its JSON, or names and values.
+fn print_all(records: &[Record], is_json: bool) -> Result<Reader, String> {
+    for record in records {
+        let line = match is_json {
+            true => {
+                let fields = record.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+                Value::Object(fields.collect()).to_string()
+            }
+            false => {
+                let texts = record.iter().map(|(name, value)| match value {
+                    Value::String(text) => format!("{name} {text}"),
+                    value => format!("{name} {value}"),
+                });
+                texts.collect::<Vec<_>>().join(" ")
+            }
+        };
+        if print(line)? == Reader::Left {
+            return Ok(Reader::Left);
+        }
+    }
+    Ok(Reader::Present)
+}

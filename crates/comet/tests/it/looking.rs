@@ -1,0 +1,142 @@
+//! `comet stat` and `comet top`: what a running server says, for people.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::Child;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use comet_client::Transport;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use serde_json::Value;
+
+use crate::process::{Server as Process, comet, run, temporary};
+use crate::support::{PATIENCE, Server, To, queued, until};
+
+#[test]
+fn stat_is_for_people_and_for_programs() {
+    let server = Server::start(&["server.id=\"edge-7\""]);
+    let mut client = server.client(Transport::Tcp, "1");
+    client.join("live://1").unwrap();
+    let address = server.stat().to_string();
+    let (code, text, error) = run(&["stat", "--server", &address]);
+    assert_eq!((code, &*error), (0, ""));
+    assert!(
+        text.contains("edge-7  ready  up 0d 0h") && text.contains("core  connections"),
+        "{text}"
+    );
+    assert!(text.lines().any(|line| line.split_whitespace().eq(["live", "1"])), "{text}");
+    until("the room to be counted", || {
+        let (_, text, _) = run(&["stat", "--server", &address]);
+        text.lines().any(|line| line.split_whitespace().eq(["1", "live://1"]))
+    });
+    let (code, text, _) = run(&["stat", "--server", &address, "--json"]);
+    let stat: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &stat["totals"]["live"]), (0, &Value::from(1)));
+}
+
+#[test]
+fn top_has_rates_rooms_and_cores() {
+    let server = Server::start(&[]);
+    let mut client = server.client(Transport::WebSocket, "1");
+    client.join("live://1").unwrap();
+    assert_eq!(server.push(To::Room("live://1"), 5, b"hello"), queued(1));
+    // The address comes from a configuration as well.
+    let config = format!("[monitor]\nstat = [\"{}\"]\n", server.stat());
+    let config = temporary("top.toml", &config);
+    let (code, text, error) = run(&["top", "--once", "--config", &config]);
+    assert_eq!((code, &*error), (0, ""));
+    for words in ["connections 1  live 1", "deliveries/s", "slowest clients", "live://1"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let cores = text.lines().filter(|line| line.contains('%')).count();
+    assert_eq!(cores, 2, "{text}");
+    // Without a terminal there is one screen, too.
+    assert_eq!(run(&["top", "--server", &server.stat().to_string()]).0, 0);
+}
+
+#[test]
+fn a_token_is_read_from_a_file_and_refusals_are_sentences() {
+    const TOKEN: &str = "a-token-that-nobody-guesses";
+    let server = Process::start(&[&format!("monitor.tokens=[\"{TOKEN}\"]")]);
+    let address = server.stat.to_string();
+    let file = temporary("monitor.token", &format!("{TOKEN}\n"));
+    for command in ["stat", "top"] {
+        assert_eq!(run(&[command, "--server", &address, "--token-file", &file]).0, 0);
+        let (code, _, error) = run(&[command, "--server", &address]);
+        assert_eq!(code, 1);
+        assert!(error.contains("401") && error.contains(&address), "{error}");
+        let (code, _, error) = run(&[command, "--server", &address, "--token-file", "/none"]);
+        assert!(code == 1 && error.contains("--token-file /none"), "{error}");
+        let (code, _, error) = run(&[command, "--server", "127.0.0.1:1"]);
+        assert!(code == 1 && error.contains("127.0.0.1:1"), "{error}");
+    }
+}
+
+/// A program on a terminal of its own.
+struct OnTerminal {
+    child: Child,
+    keyboard: File,
+    screen: Receiver<Vec<u8>>,
+    shown: String,
+    side: OwnedFd,
+}
+
+impl OnTerminal {
+    fn start(arguments: &[&str]) -> Self {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap();
+        let side = open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        let size = Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&side, size).unwrap();
+        let end = || side.try_clone().unwrap();
+        let child = comet(arguments).stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+        let keyboard = File::from(terminal);
+        let mut reader = keyboard.try_clone().unwrap();
+        let (sender, screen) = channel();
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(length) = reader.read(&mut bytes) {
+                if sender.send(bytes[..length].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, keyboard, screen, shown: String::new(), side }
+    }
+
+    fn until_shown(&mut self, text: &str) {
+        while !self.shown.contains(text) {
+            let bytes =
+                self.screen.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{}", self.shown));
+            self.shown += &String::from_utf8_lossy(&bytes);
+        }
+    }
+
+    fn is_raw(&self) -> bool {
+        !tcgetattr(&self.side).unwrap().local_modes.contains(LocalModes::ICANON)
+    }
+}
+
+#[test]
+fn a_screen_is_shown_each_second_until_a_key_is_pressed() {
+    let server = Server::start(&[]);
+    let address = server.stat().to_string();
+    for key in [b"q", b"\x03"] {
+        let mut top = OnTerminal::start(&["top", "--server", &address]);
+        top.until_shown("slowest clients");
+        assert!(top.is_raw());
+        top.shown.clear();
+        top.until_shown("slowest clients");
+        top.keyboard.write_all(key).unwrap();
+        top.until_shown("\x1b[?1049l");
+        until("the program to end", || top.child.try_wait().unwrap().is_some());
+        assert_eq!(top.child.wait().unwrap().code(), Some(0));
+        assert!(!top.is_raw());
+    }
+}

@@ -1,0 +1,309 @@
+//! The Debian package and the container image, made of the program under test and run from roots of their own.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use comet::caller::PushClient;
+use comet_client::Transport;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::process::{Server, with_sets};
+use crate::support::{Permit, To, push, queued, two_cores};
+
+/// Those of the system's administrator, too.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A directory that is gone with its user.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("comet-{}-{name}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    /// Puts a program of this host and its libraries into it.
+    fn furnish(&self, program: &str) {
+        self.furnish_libraries(program);
+        self.copy(program);
+    }
+
+    fn furnish_libraries(&self, program: &str) {
+        let libraries = output(Command::new("ldd").arg(program));
+        libraries
+            .split_whitespace()
+            .filter(|word| word.starts_with('/'))
+            .for_each(|file| self.copy(file));
+    }
+
+    /// From the same path of this host.
+    fn copy(&self, file: &str) {
+        let path = self.path(file.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::copy(file, path).unwrap();
+    }
+
+    /// Starts a server with this as its root.
+    fn serve(&self, command: &[&str]) -> Server {
+        for mounted in ["proc", "sys"] {
+            fs::create_dir_all(self.path(mounted)).unwrap();
+        }
+        let permit = Permit::wait();
+        let run = "mount --rbind /proc \"$0/proc\" && mount --rbind /sys \"$0/sys\" && \
+                   exec chroot \"$0\" \"$@\"";
+        let mut unshared = as_root("sh");
+        unshared.args(["-c", run]).arg(&self.0).args(command);
+        unshared.args(["--cores", &two_cores()]).args(with_sets(&["server.pid_file=\"/run/pid\""]));
+        Server::launch(unshared, permit)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// A program that believes to be run by root, in namespaces of its own.
+fn as_root(program: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", program]);
+    command.env_clear().env("PATH", PATH).stdin(Stdio::null());
+    command
+}
+
+/// Standard output of a command that succeeds.
+#[track_caller]
+fn output(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    assert!(status.success(), "{command:?}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+/// Whether all of the programs are there, and namespaces may be made. Says so in the log of the test, if not.
+fn can_test(programs: &[&str]) -> bool {
+    let are_there = programs.iter().all(|program| {
+        let version = Command::new(program).arg("--version").output();
+        version.is_ok_and(|version| version.status.success())
+    });
+    let may_unshare = as_root("true").output().is_ok_and(|output| output.status.success());
+    if !(are_there && may_unshare) {
+        eprintln!("SKIPPED: one of {programs:?} is missing, or no namespace may be made");
+    }
+    are_there && may_unshare
+}
+
+/// Runs one of the scripts that make packages. Returns the path of the package.
+fn make(script: &str, programs: &Path, packages: &Path, version: &str) -> String {
+    let script = format!("{}/packaging/{script}", env!("CARGO_MANIFEST_DIR"));
+    let mut script = Command::new(script);
+    script.arg("-b").arg(programs).arg("-o").arg(packages).args(["-v", version]);
+    // Nobody keeps them, so they need not be small.
+    script.env("DPKG_DEB_COMPRESSOR_TYPE", "none").env("SOURCE_DATE_EPOCH", "1700000000");
+    output(&mut script).trim().to_owned()
+}
+
+/// The programs of a package; the bench is not one of this crate.
+fn programs(name: &str) -> Directory {
+    let programs = Directory::new(name);
+    // Of the symbols of a debug build the package would have more than of all else.
+    let comet = programs.path("comet");
+    output(Command::new("strip").arg("-o").arg(&comet).arg(env!("CARGO_BIN_EXE_comet")));
+    symlink("/bin/true", programs.path("comet-bench")).unwrap();
+    programs
+}
+
+/// A root with a shell and stand-ins for what scripts of a package call, which write down their arguments.
+fn host() -> Directory {
+    let host = Directory::new("host");
+    for program in ["/bin/sh", "/bin/rm"] {
+        host.furnish(program);
+    }
+    host.furnish_libraries(env!("CARGO_BIN_EXE_comet"));
+    let note = "#!/bin/sh\necho \"${0##*/} $*\" >>/calls\n";
+    host.write("usr/bin/systemctl", note);
+    host.write("usr/bin/systemd-sysusers", note);
+    let stop = format!("{note}read pid </run/pid\nkill -TERM $pid\n");
+    host.write("usr/bin/deb-systemd-invoke", &stop);
+    for directory in ["dev", "run/systemd/system", "var/lib/dpkg/info", "var/lib/dpkg/updates"] {
+        fs::create_dir_all(host.path(directory)).unwrap();
+    }
+    host.write("var/lib/dpkg/status", "");
+    host
+}
+
+/// Runs dpkg on a host. Returns what it printed, and what its scripts have called.
+fn dpkg(host: &Directory, arguments: &[&str]) -> (String, String) {
+    host.write("calls", "");
+    let mut dpkg = as_root("dpkg");
+    // The libraries are there, their packages are not.
+    dpkg.arg("--root").arg(&host.0).args(["--force-depends", "--log=/dev/null"]).args(arguments);
+    let printed = output(dpkg.env("DEBIAN_FRONTEND", "noninteractive"));
+    (printed, host.read("calls"))
+}
+
+#[track_caller]
+fn serves(server: &Server) {
+    let peer = server.live(Transport::Tcp, "1");
+    let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
+    assert_eq!(push(&caller, To::User(1), 5, b"hello"), queued(1));
+    drop(peer);
+}
+
+#[test]
+fn a_package_is_installed_upgraded_under_a_running_server_and_removed() {
+    if !can_test(&["dpkg", "dpkg-deb", "strip", "objdump"]) {
+        return;
+    }
+    let (programs, packages, host) = (programs("programs"), Directory::new("packages"), host());
+    let [first, second] =
+        ["1.0.0", "2.0.0"].map(|version| make("deb", &programs.0, &packages.0, version));
+    let bytes = fs::read(&first).unwrap();
+    assert_eq!(make("deb", &programs.0, &packages.0, "1.0.0"), first);
+    assert!(fs::read(&first).unwrap() == bytes, "two builds differ");
+
+    let (printed, calls) = dpkg(&host, &["--install", &first]);
+    assert_eq!(calls, "systemd-sysusers comet.conf\nsystemctl daemon-reload\n");
+    assert!(printed.contains("systemctl enable --now comet"), "{printed}");
+    for file in [
+        "usr/bin/comet-bench",
+        "usr/lib/systemd/system/comet.service",
+        "usr/lib/systemd/system/comet-logic.service",
+        "usr/lib/sysusers.d/comet.conf",
+        "usr/share/man/man1/comet.1.gz",
+        "usr/share/bash-completion/completions/comet",
+        "usr/share/comet/prometheus/rules.yml",
+        "usr/share/comet/grafana.json",
+        "usr/share/doc/comet/copyright",
+    ] {
+        assert!(host.path(file).is_file(), "{file}");
+    }
+    // Above all, the operator's file stays.
+    let settings = host.read("etc/comet/comet.toml") + "# the operator was here\n";
+    fs::write(host.path("etc/comet/comet.toml"), &settings).unwrap();
+
+    let server = host.serve(&["/usr/bin/comet", "--config", "/etc/comet/comet.toml"]);
+    serves(&server);
+    let (printed, calls) = dpkg(&host, &["--install", &second]);
+    let is_active = ["comet", "comet-logic"]
+        .map(|unit| format!("systemctl is-active --quiet {unit}.service\n"));
+    let expected =
+        format!("systemd-sysusers comet.conf\nsystemctl daemon-reload\n{}", is_active.concat());
+    assert_eq!(calls, expected, "nothing is restarted");
+    let told = "comet goes on as version 1.0.0 until you restart it: systemctl restart comet\n";
+    assert!(printed.contains(told), "{printed}");
+    assert_eq!(host.read("etc/comet/comet.toml"), settings);
+    // The process has the former program still.
+    let program = fs::read_link(format!("/proc/{}/exe", server.pid())).unwrap();
+    assert!(program.to_str().unwrap().ends_with(" (deleted)"), "{program:?}");
+    serves(&server);
+
+    let (_, calls) = dpkg(&host, &["--remove", "comet"]);
+    let stop =
+        "deb-systemd-invoke stop comet.service comet-logic.service\nsystemctl daemon-reload\n";
+    assert_eq!(calls, stop);
+    let (code, logged) = server.end();
+    assert_eq!(code, Some(0), "{logged:?}");
+    assert!(!host.path("usr/bin/comet").exists());
+    assert_eq!(host.read("etc/comet/comet.toml"), settings);
+    dpkg(&host, &["--purge", "comet"]);
+    assert!(!host.path("etc/comet").exists());
+}
+
+#[test]
+fn an_image_is_the_same_each_time_and_serves() {
+    if !can_test(&["tar", "gzip", "strip", "ldd"]) {
+        return;
+    }
+    let (programs, packages) = (programs("image-programs"), Directory::new("images"));
+    let image = make("image", &programs.0, &packages.0, "1.0.0");
+    let bytes = fs::read(&image).unwrap();
+    assert_eq!(make("image", &programs.0, &packages.0, "1.0.0"), image);
+    assert!(fs::read(&image).unwrap() == bytes, "two builds differ");
+    drop(bytes);
+
+    let layout = Directory::new("layout");
+    output(Command::new("tar").args(["--extract", "--file", &image, "--directory"]).arg(&layout.0));
+    let json = |name: &str| -> Value { serde_json::from_str(&layout.read(name)).unwrap() };
+    let blob = |descriptor: &Value| {
+        let hash = descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let name = format!("blobs/sha256/{hash}");
+        let bytes = fs::read(layout.path(&name)).unwrap();
+        assert_eq!(descriptor["size"], bytes.len());
+        let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+        let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest, hash);
+        name
+    };
+    assert_eq!(json("oci-layout")["imageLayoutVersion"], "1.0.0");
+    let manifest = json(&blob(&json("index.json")["manifests"][0]));
+    let (config_name, layer) = (blob(&manifest["config"]), blob(&manifest["layers"][0]));
+    // The form of docker before 25 names the same.
+    let legacy = &json("manifest.json")[0];
+    assert_eq!(
+        (&legacy["Config"], &legacy["Layers"][0]),
+        (&Value::from(&*config_name), &Value::from(&*layer))
+    );
+    let config = &json(&config_name)["config"];
+    assert_eq!(config["User"], "65532:65532");
+    assert_eq!(config["Labels"]["org.opencontainers.image.version"], "1.0.0");
+
+    let root = Directory::new("image");
+    let layer = layout.path(&layer);
+    output(
+        Command::new("tar")
+            .arg("--extract")
+            .arg("--gzip")
+            .arg("--file")
+            .arg(layer)
+            .arg("--directory")
+            .arg(&root.0),
+    );
+    assert!(!root.path("bin/sh").exists(), "there is nothing but comet");
+    let words = [&config["Entrypoint"], &config["Cmd"]].map(|words| words.as_array().unwrap());
+    let command: Vec<_> = words.into_iter().flatten().map(|word| word.as_str().unwrap()).collect();
+    fs::create_dir(root.path("run")).unwrap();
+    let server = root.serve(&command);
+    serves(&server);
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().0, Some(0));
+}
+
+/// What a container runtime refuses by default, and the profile has to allow.
+#[test]
+fn the_seccomp_profile_allows_rings() {
+    let profile = format!("{}/packaging/seccomp.json", env!("CARGO_MANIFEST_DIR"));
+    let profile: Value = serde_json::from_slice(&fs::read(profile).unwrap()).unwrap();
+    assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
+    let allowed = &profile["syscalls"][0];
+    assert_eq!(allowed["action"], "SCMP_ACT_ALLOW");
+    let names: Vec<_> =
+        allowed["names"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    for name in
+        ["io_uring_setup", "io_uring_enter", "io_uring_register", "sched_setaffinity", "execve"]
+    {
+        assert!(names.contains(&name), "{name}");
+    }
+    for name in ["mount", "ptrace", "bpf", "unshare", "setns"] {
+        assert!(!names.contains(&name), "{name}");
+    }
+}
