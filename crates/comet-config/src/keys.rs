@@ -22,8 +22,8 @@ use crate::choices::{
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::lists::{
-    Addresses, ApiAddresses, Comets, Files, Hosts, KeyUrls, Networks, Nodes, Origins, Peers,
-    Places, RedisUrls, Tokens, list,
+    Addresses, ApiAddresses, ClientHosts, Comets, Files, Hosts, KeyUrls, Networks, Nodes, Origins,
+    Peers, Places, RedisUrls, Tokens, list,
 };
 use crate::kinds::quantities::{duration, number, power_of_two, size, whole_seconds, zero_or};
 use crate::kinds::texts::{FileOrNone, Text, TextOrNone, TokenOrNone};
@@ -326,20 +326,23 @@ sections! {
         unknown: UnknownCode = "refuse" in OneOf, AtStart;
     }
 
-    /// Registration in bilibili/discovery, where goim's logic and job find comets. docs/OPERATIONS.md has more.
+    /// bilibili/discovery: comet registers there, so that goim's logic and job find it, and `comet logic` finds its comets
+    /// there. docs/OPERATIONS.md has more.
     discovery: Discovery {
-        /// HOST:PORT of the nodes; names are resolved for each request. []: comet is not registered.
+        /// HOST:PORT of the nodes; names are resolved for each request. []: comet is not registered, and `comet logic` knows
+        /// the comets of logic_server.comets alone.
         nodes: Vec<String> = [] in list(Places), AtStart;
         /// The region that the zone is in.
         region: String = "" in Text::NAME, AtStart;
         /// The zone that this server is in. Needed with nodes.
         zone: String = "" in Text::NAME, AtStart;
-        /// The environment, such as "prod": logic and job find comets of their own one. Needed with nodes.
+        /// The environment, such as "prod": logic and job find comets of their own one, and so does `comet logic`. Needed
+        /// with nodes.
         env: String = "" in Text::NAME, AtStart;
         /// HOST:PORT by which job reaches push.grpc. []: the addresses in push.grpc that are not a Unix socket.
         grpc: Vec<String> = [] in list(Places), AtStart;
         /// Hosts, as names or addresses, that logic tells clients to connect to. []: server.domain.
-        addrs: Vec<String> = [] in list(Hosts), AtStart;
+        addrs: Vec<String> = [] in list(ClientHosts), AtStart;
     }
 
     /// The form of tokens where comet is its own logic, and for `comet logic`.
@@ -397,7 +400,7 @@ sections! {
         /// The token that comets ask for (their push.tokens). "": none.
         comet_token: Option<String> = "" in Secret(TokenOrNone), InLogic;
         /// The comets that pushes go to, each "SERVER-ID=HOST:PORT" of its push.grpc, which may be tls:HOST:PORT or
-        /// unix:/PATH as well. Ids are unique.
+        /// unix:/PATH as well. Ids are unique. Those of discovery come beside them (discovery.nodes).
         comets: Vec<(String, String)> = [] in list(Comets), AliveInLogic;
         /// Where clients connect to these comets: each "SERVER-ID=HOST" or "SERVER-ID=HOST*WEIGHT", with the public name or
         /// address and a weight of 1 to 10000, which is 1 if not given. Comets are told to clients in the order of their

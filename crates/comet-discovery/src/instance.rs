@@ -2,14 +2,13 @@
 
 use serde_json::json;
 
+use crate::request::Form;
+
 /// The name under which goim's comets are registered.
-const APP: &str = "goim.comet";
+pub(crate) const APP: &str = "goim.comet";
 
 /// Ready for requests; goim's comets have no other.
 const STATUS_UP: &str = "1";
-
-/// Parameters of a request, in the order they are sent.
-pub(crate) type Form = Vec<(&'static str, String)>;
 
 /// A comet.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,16 +1,23 @@
 //! The sans-IO client of [bilibili/discovery](https://github.com/bilibili/discovery), the registry in which goim's logic
 //! and job find comets.
 //!
-//! [`Registration`] says which request is due at which node, and takes the answer. Its caller has the HTTP client and
-//! the clock.
+//! [`Registration`] of a comet and [`Watch`] for comets say which request is due at which node, and take the answer.
+//! Their callers have the HTTP client and the clock.
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock, awaits or logs.
 
 mod answer;
+mod found;
 mod instance;
 mod nodes;
 mod registration;
+mod request;
+mod watch;
 
 pub use answer::Answer;
+pub use found::{Found, Polled};
 pub use instance::{Census, Instance};
-pub use registration::{Event, Registration, Request};
+pub use nodes::NodeEvent;
+pub use registration::{Event, Registration};
+pub use request::Request;
+pub use watch::{Watch, WatchEvent};

@@ -1,11 +1,42 @@
 //! The nodes of a discovery, of which one is asked at a time.
 
+use std::mem::replace;
+use std::time::Duration;
+
+/// How long no node is asked after all of them have failed.
+pub(crate) const PAUSE: Duration = Duration::from_secs(5);
+
+/// A change of state: worth a line in a log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NodeEvent {
+    /// A node has failed, and the one before had not. The next one is asked.
+    Fails {
+        /// The node.
+        node: String,
+        /// A sentence.
+        cause: String,
+    },
+    /// A node has answered after a failure.
+    Answers {
+        /// The node.
+        node: String,
+    },
+}
+
 /// The nodes, and how many of them have failed one after the other.
 #[derive(Debug)]
 pub(crate) struct Nodes {
     addresses: Vec<String>,
     current: usize,
     failed: usize,
+    is_failing: bool,
+}
+
+/// What a failure of the current node comes to.
+pub(crate) struct Failure {
+    /// All of them have failed since one answered, or since this was last true.
+    pub(crate) of_all: bool,
+    pub(crate) event: Option<NodeEvent>,
 }
 
 impl Nodes {
@@ -13,7 +44,7 @@ impl Nodes {
     /// If there is none.
     pub(crate) fn new(addresses: Vec<String>) -> Self {
         assert!(!addresses.is_empty(), "a discovery has a node");
-        Self { addresses, current: 0, failed: 0 }
+        Self { addresses, current: 0, failed: 0, is_failing: false }
     }
 
     /// The node to ask.
@@ -21,16 +52,25 @@ impl Nodes {
         &self.addresses[self.current]
     }
 
-    /// The current node has answered.
-    pub(crate) fn handle_success(&mut self) {
+    /// Failures so far do not count for [`Failure::of_all`].
+    pub(crate) fn begin_round(&mut self) {
         self.failed = 0;
     }
 
-    /// The current node has failed: the next one is current. Returns whether all of them have failed since one
-    /// answered, or since this was last true.
-    pub(crate) fn handle_failure(&mut self) -> bool {
+    /// The current node has answered.
+    pub(crate) fn handle_success(&mut self) -> Option<NodeEvent> {
+        self.begin_round();
+        let node = self.current().to_owned();
+        replace(&mut self.is_failing, false).then_some(NodeEvent::Answers { node })
+    }
+
+    /// The current node has failed: the next one is current.
+    pub(crate) fn handle_failure(&mut self, cause: String) -> Failure {
+        let node = self.current().to_owned();
         self.current = (self.current + 1) % self.addresses.len();
         self.failed = (self.failed + 1) % self.addresses.len();
-        self.failed == 0
+        let begins = !replace(&mut self.is_failing, true);
+        let event = begins.then_some(NodeEvent::Fails { node, cause });
+        Failure { of_all: self.failed == 0, event }
     }
 }

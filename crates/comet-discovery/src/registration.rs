@@ -3,28 +3,15 @@
 use std::time::Duration;
 
 use crate::answer::Answer;
-use crate::instance::{Census, Form, Instance};
-use crate::nodes::Nodes;
+use crate::instance::{Census, Instance};
+use crate::nodes::{NodeEvent, Nodes, PAUSE};
+use crate::request::Request;
 
 /// Time between two renewals. Discovery forgets an instance after 90 s without one.
 const RENEW: Duration = Duration::from_secs(30);
 
 /// Least time between two reports of counts.
 const REPORT: Duration = Duration::from_secs(10);
-
-/// How long no node is asked after all of them have failed.
-const PAUSE: Duration = Duration::from_secs(5);
-
-/// A POST to `http://NODE/PATH`, form-encoded.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Request {
-    /// `HOST:PORT`
-    pub node: String,
-    /// Begins with `/`.
-    pub path: &'static str,
-    /// The parameters.
-    pub form: Form,
-}
 
 /// A change of state: worth a line in a log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,18 +26,8 @@ pub enum Event {
         /// The node.
         node: String,
     },
-    /// A node has failed, and the one before had not. The next one is asked.
-    Fails {
-        /// The node.
-        node: String,
-        /// A sentence.
-        cause: String,
-    },
-    /// A node has answered after a failure.
-    Answers {
-        /// The node.
-        node: String,
-    },
+    /// A node fails, or answers again.
+    Node(NodeEvent),
     /// The instance is not registered any more, as was asked for.
     Cancelled {
         /// The node.
@@ -101,7 +78,6 @@ pub struct Registration {
     under_way: Option<Action>,
     /// Whether a request to register has left: its answer may be lost, and the registration not.
     may_be_known: bool,
-    is_failing: bool,
     /// No request is due before.
     pause_until: Duration,
     renew_at: Duration,
@@ -123,7 +99,6 @@ impl Registration {
             state: State::Absent,
             under_way: None,
             may_be_known: false,
-            is_failing: false,
             pause_until: Duration::ZERO,
             renew_at: Duration::ZERO,
             report_at: Duration::ZERO,
@@ -145,7 +120,7 @@ impl Registration {
             state @ (State::Leaving | State::Over) => state,
         };
         self.pause_until = Duration::ZERO;
-        self.nodes.handle_success();
+        self.nodes.begin_round();
     }
 
     /// The request that is due; `census` is what is counted now.
@@ -218,7 +193,7 @@ impl Registration {
             (Action::Register, Answer::Done) => {
                 self.state = State::Registered;
                 (self.renew_at, self.report_at) = (now + RENEW, now + REPORT);
-                Some(Event::Registered { node: node.clone() })
+                Some(Event::Registered { node })
             }
             (Action::Renew, Answer::Done) => {
                 self.renew_at = now + RENEW;
@@ -230,45 +205,38 @@ impl Registration {
             }
             (Action::Cancel, Answer::Done | Answer::NotFound) => {
                 self.state = State::Over;
-                Some(Event::Cancelled { node: node.clone() })
+                Some(Event::Cancelled { node })
             }
             (Action::Renew, Answer::NotFound)
             | (Action::Set, Answer::NotFound | Answer::BadRequest) => (!is_leaving).then(|| {
                 self.state = State::Absent;
-                Event::Forgotten { node: node.clone() }
+                Event::Forgotten { node }
             }),
             (action, answer) => {
-                return self.fail(now, action, node, answer).into_iter().collect();
+                return self.fail(now, action, answer).map(Event::Node).into_iter().collect();
             }
         };
-        self.nodes.handle_success();
-        let recovered = std::mem::take(&mut self.is_failing).then_some(Event::Answers { node });
+        let recovered = self.nodes.handle_success().map(Event::Node);
         recovered.into_iter().chain(changed).collect()
     }
 
-    fn fail(
-        &mut self,
-        now: Duration,
-        action: Action,
-        node: String,
-        answer: Answer,
-    ) -> Option<Event> {
-        let have_all_failed = self.nodes.handle_failure();
-        match self.state {
-            State::Leaving if action != Action::Cancel => self.nodes.handle_success(),
-            State::Leaving if have_all_failed => self.state = State::Over,
-            State::Absent | State::Registered if have_all_failed => {
-                self.pause_until = now + PAUSE;
-            }
-            State::Absent | State::Registered | State::Leaving | State::Over => {}
-        }
+    fn fail(&mut self, now: Duration, action: Action, answer: Answer) -> Option<NodeEvent> {
         let cause = match answer {
             Answer::Failed(cause) => cause,
             Answer::BadRequest => "code -400: it does not take these parameters".to_owned(),
             Answer::NotFound => "code -404".to_owned(),
             Answer::Done => unreachable!("that is no failure"),
         };
-        (!std::mem::replace(&mut self.is_failing, true)).then_some(Event::Fails { node, cause })
+        let failure = self.nodes.handle_failure(cause);
+        match self.state {
+            State::Leaving if action != Action::Cancel => self.nodes.begin_round(),
+            State::Leaving if failure.of_all => self.state = State::Over,
+            State::Absent | State::Registered if failure.of_all => {
+                self.pause_until = now + PAUSE;
+            }
+            State::Absent | State::Registered | State::Leaving | State::Over => {}
+        }
+        failure.event
     }
 }
 

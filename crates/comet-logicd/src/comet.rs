@@ -27,9 +27,11 @@ pub struct CometOptions {
     /// Where its push service is, in the form of [`Peer`].
     pub(crate) address: String,
     peer: Peer,
-    /// Where clients connect.
-    pub(crate) host: String,
+    /// Where clients connect; at least one.
+    pub(crate) hosts: Vec<String>,
     pub(crate) weight: u32,
+    /// Clients are not sent there.
+    pub(crate) is_offline: bool,
 }
 
 impl CometOptions {
@@ -40,21 +42,47 @@ impl CometOptions {
     /// If the address is none.
     pub fn new(id: &str, address: &str, tls: &ApiTls) -> Result<Self, BadAddress> {
         let peer = Peer::new(address, tls, CONNECT_TIMEOUT)?.keep_alive(KEEPALIVE);
-        let (id, host) = (id.to_owned(), host_of(address).to_owned());
-        Ok(Self { id, address: address.to_owned(), peer, host, weight: 1 })
+        let (id, hosts) = (id.to_owned(), vec![host_of(address).to_owned()]);
+        let address = address.to_owned();
+        Ok(Self { id, address, peer, hosts, weight: 1, is_offline: false })
     }
 
-    /// Where clients connect, and the share of clients beside that of other comets, at least 1.
+    /// Where clients connect, at least one host, and the share of clients beside that of other comets, at least 1.
     #[must_use]
-    pub fn for_clients(self, host: String, weight: u32) -> Self {
-        Self { host, weight, ..self }
+    pub fn for_clients(self, hosts: Vec<String>, weight: u32) -> Self {
+        Self { hosts, weight, ..self }
+    }
+
+    /// Where its push service is, in the form of [`Peer`].
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Clients are not sent there. Pushes go there all the same.
+    #[must_use]
+    pub fn offline(self) -> Self {
+        Self { is_offline: true, ..self }
     }
 }
 
 /// One comet.
+#[derive(Clone)]
 pub(crate) struct Comet {
     pub(crate) options: CometOptions,
+    pub(crate) origin: Origin,
     link: Arc<Link>,
+}
+
+/// Why a comet is in the list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// The configuration names it.
+    Configured,
+    /// Discovery has it.
+    Discovered,
+    /// Discovery had it, and it still answers: it drains, or discovery lost it. It may have clients.
+    Left,
 }
 
 /// The connection to a comet.
@@ -75,10 +103,10 @@ pub(crate) enum Request {
 
 impl Comet {
     /// The comet whose calls `token` opens. Has to be called inside a runtime.
-    pub(crate) fn new(options: CometOptions, token: &BearerToken) -> Self {
+    pub(crate) fn new(options: CometOptions, origin: Origin, token: &BearerToken) -> Self {
         let (token, peer) = (token.clone(), options.peer.clone());
         let channel = Mutex::new(GrpcChannel::new(peer.connect_lazy(), token.clone()));
-        Self { options, link: Arc::new(Link { token, peer, channel }) }
+        Self { options, origin, link: Arc::new(Link { token, peer, channel }) }
     }
 
     /// Whether `options` are those of this comet at the same address.
@@ -87,8 +115,13 @@ impl Comet {
     }
 
     /// The same comet with what else `options` say. It keeps its connection.
-    pub(crate) fn with(&self, options: CometOptions) -> Self {
-        Self { options, link: Arc::clone(&self.link) }
+    pub(crate) fn with(&self, options: CometOptions, origin: Origin) -> Self {
+        Self { options, origin, link: Arc::clone(&self.link) }
+    }
+
+    /// Whether clients may be sent there.
+    pub(crate) fn is_for_clients(&self) -> bool {
+        self.origin != Origin::Left && !self.options.is_offline
     }
 
     pub(crate) fn channel(&self) -> GrpcChannel {

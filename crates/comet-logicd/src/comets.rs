@@ -24,7 +24,8 @@ use tokio::time::sleep_until;
 use tonic::Status;
 
 use crate::active_time::ActiveTime;
-use crate::comet::{Comet, CometOptions, Request, ask};
+use crate::comet::{Comet, CometOptions, Origin, Request, ask};
+use crate::wanted::Wanted;
 
 /// Pushes that may be under way at once; with the longest body this bounds their memory.
 const PUSHES_MAX: usize = 1_024;
@@ -37,6 +38,9 @@ const CALLS_MAX: usize = PUSHES_MAX / 2;
 
 /// How much longer a comet may take than a push itself: it says more about a push that takes too long.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// Comets of discovery, and of those that left it. Those of the configuration come beside them.
+const DISCOVERED_MAX: usize = 1_024;
 
 /// When comets are asked whether they take clients. Each may stall for the limit before it is left out.
 const HEALTH_TIMES: HealthTimes = HealthTimes { rest_ms: 1_000, limit_ms: 2_000 };
@@ -64,6 +68,42 @@ struct State {
     list: Arc<CometList>,
     fanout: Fanout,
     health: HealthMonitor,
+}
+
+impl State {
+    /// The comets of discovery that it has no more, and that answer. Who has the address of another one by now is
+    /// that one.
+    fn left(&self, wanted: &Wanted) -> Vec<(CometOptions, Origin)> {
+        let comets = self.list.iter();
+        let left = comets.filter(|(number, Comet { options, origin, .. })| {
+            let health = self.health.health(**number);
+            *origin != Origin::Configured
+                && matches!(health, Health::Serving | Health::NotServing)
+                && !wanted.has(options)
+        });
+        let left = left.take(DISCOVERED_MAX.saturating_sub(wanted.discovered.len()));
+        left.map(|(_, comet)| (comet.options.clone(), Origin::Left)).collect()
+    }
+
+    /// Takes those out that left discovery and do not answer any more.
+    fn drop_left(&mut self) {
+        let Self { list, health, .. } = self;
+        let is_over = |(number, comet): &(&CometNumber, &Comet)| {
+            comet.origin == Origin::Left && matches!(health.health(**number), Health::Gone(_))
+        };
+        let over: Vec<_> = list.iter().filter(is_over).map(|(number, _)| *number).collect();
+        for number in over {
+            if let Some(comet) = Arc::make_mut(&mut self.list).remove(&number) {
+                self.forget(number, &comet.options);
+            }
+        }
+    }
+
+    fn forget(&mut self, number: CometNumber, CometOptions { id, address, .. }: &CometOptions) {
+        self.fanout.remove_comet(number);
+        self.health.remove_comet(number);
+        log::info!("comet {id:?} at {address} is taken out of the list");
+    }
 }
 
 /// A call under way to a comet.
@@ -110,35 +150,33 @@ impl Comets {
         }
     }
 
-    /// Pushes concern these comets from now on. One that stays at its address keeps its health and its connection.
-    /// Calls under way to one that is not among them go on to their end; then its connection closes. Has to be called
-    /// inside a runtime.
-    pub(crate) fn set_list(&self, wanted: Vec<CometOptions>) {
+    /// Pushes concern these comets from now on, and those that discovery had and that still answer. One that stays at
+    /// its address keeps its health and its connection. Calls under way to one that is taken out go on to their end;
+    /// then its connection closes. Has to be called inside a runtime.
+    pub(crate) fn set_list(&self, wanted: Wanted) {
         let now = self.time.now();
         let mut state = self.state();
+        let left = state.left(&wanted);
         let State { list, fanout, health } = &mut *state;
         let mut next = CometList::new();
-        for options in wanted {
+        for (options, origin) in wanted.comets().chain(left) {
             let stays = list.iter().find(|(_, comet)| comet.is_at(&options));
             let (number, comet) = match stays {
-                Some((number, comet)) => (*number, comet.with(options)),
+                Some((number, comet)) => (*number, comet.with(options, origin)),
                 None => {
                     let number = fanout.add_comet(&options.id);
                     health.add_comet(now, number);
-                    (number, Comet::new(options, &self.token))
+                    (number, Comet::new(options, origin, &self.token))
                 }
             };
             next.insert(number, comet);
         }
-        for (number, Comet { options, .. }) in list.iter() {
-            if !next.contains_key(number) {
-                fanout.remove_comet(*number);
-                health.remove_comet(*number);
-                let CometOptions { id, address, .. } = options;
-                log::info!("comet {id:?} at {address} is taken out of the list");
+        let former = std::mem::replace(list, Arc::new(next));
+        for (number, comet) in former.iter() {
+            if !state.list.contains_key(number) {
+                state.forget(*number, &comet.options);
             }
         }
-        *list = Arc::new(next);
     }
 
     pub(crate) fn all(&self) -> Arc<CometList> {
@@ -169,7 +207,7 @@ impl Comets {
     pub(crate) fn check_comets(&self) -> Result<(), Status> {
         match self.state().list.is_empty() {
             true => Err(Status::failed_precondition(
-                "logic_server.comets is empty: there is no comet to push to",
+                "there is no comet to push to: neither logic_server.comets nor discovery has one",
             )),
             false => Ok(()),
         }
@@ -261,6 +299,8 @@ impl Comets {
             }
             log_health(&comet.options, &health);
         }
+        state.drop_left();
+        let State { health: monitor, .. } = &mut *state;
         let checks = std::iter::from_fn(|| monitor.poll_check()).collect();
         (checks, monitor.poll_timeout().map(|due| self.time.sleep_until(due)))
     }

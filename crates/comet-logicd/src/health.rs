@@ -19,8 +19,9 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::comet::{CometOptions, failure};
+use crate::comet::failure;
 use crate::comets::Comets;
+use crate::wanted::Wanted;
 
 /// How often the service manager may be told of a change.
 const TELL_PERIOD: Duration = Duration::from_secs(1);
@@ -28,7 +29,7 @@ const TELL_PERIOD: Duration = Duration::from_secs(1);
 /// Keeps the comets those that are `wanted`, and keeps asking each of them whether it takes clients.
 pub(crate) async fn monitor(
     comets: Arc<Comets>,
-    mut wanted: watch::Receiver<Vec<CometOptions>>,
+    mut wanted: watch::Receiver<Wanted>,
 ) -> Infallible {
     let mut checks = JoinSet::new();
     // By comet: its last check.

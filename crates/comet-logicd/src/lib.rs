@@ -22,8 +22,10 @@ mod server;
 mod service;
 mod sessions;
 mod stat;
+mod wanted;
 
 pub use comet::CometOptions;
 pub use comet_push::Node;
 pub use comet_serve::{ApiTls, BadAddress, Lock, StartError};
 pub use server::{LogicServer, Options};
+pub use wanted::DiscoveredComets;

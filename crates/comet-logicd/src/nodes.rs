@@ -18,15 +18,14 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    /// The host that clients are told, the weight and the sessions of each comet; none while nothing is known of
-    /// them.
+    /// What each comet carries; no sessions while nothing is known of them.
     async fn loads(&self) -> Vec<Load> {
         let live = self.comets.live_by_comet().await;
         let list = self.comets.all();
         let load = |(number, comet): (&CometNumber, &Comet)| Load {
             options: comet.options.clone(),
             sessions: live.get(&comet.options.id).copied().unwrap_or(0),
-            is_serving: self.comets.is_serving(*number),
+            is_online: comet.is_for_clients() && self.comets.is_serving(*number),
         };
         list.iter().map(load).collect()
     }
@@ -36,7 +35,8 @@ impl Nodes {
 struct Load {
     options: CometOptions,
     sessions: u64,
-    is_serving: bool,
+    /// Clients are sent there.
+    is_online: bool,
 }
 
 impl NodeList for Nodes {
@@ -44,11 +44,11 @@ impl NodeList for Nodes {
     /// domain where there is none.
     async fn hosts(&self) -> Vec<String> {
         let loads = self.loads().await;
-        let serving = loads.iter().filter(|load| load.is_serving);
-        let hosts = by_load(
-            serving
-                .map(|Load { options, sessions, .. }| (&*options.host, options.weight, *sessions)),
-        );
+        let online = loads.iter().filter(|load| load.is_online);
+        let hosts = by_load(online.flat_map(|Load { options, sessions, .. }| {
+            let hosts = options.hosts.iter();
+            hosts.map(|host| (&**host, options.weight, *sessions))
+        }));
         match hosts.is_empty() {
             true => vec![self.domain.clone()],
             false => hosts.into_iter().map(str::to_owned).collect(),
@@ -57,14 +57,14 @@ impl NodeList for Nodes {
 
     /// One that is not there, or takes no clients, is offline.
     async fn instances(&self) -> Result<Vec<Instance>, Status> {
-        let instance = |Load { options, sessions, is_serving }| Instance {
+        let instance = |Load { options, sessions, is_online }| Instance {
             addresses: vec![format!("grpc://{}", options.address)],
             hostname: options.id,
             version: String::new(),
-            domain: options.host,
+            domain: options.hosts.join(","),
             weight: options.weight,
             live: sessions,
-            offline: !is_serving,
+            offline: !is_online,
         };
         Ok(self.loads().await.into_iter().map(instance).collect())
     }

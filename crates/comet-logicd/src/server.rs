@@ -24,6 +24,7 @@ use crate::comets::Comets;
 use crate::nodes::Nodes;
 use crate::service::LogicService;
 use crate::stat::Stat;
+use crate::wanted::{DiscoveredComets, Wanted};
 use crate::{health, sessions, stat};
 
 /// Longest request, bytes, as it is on the wire and without its compression: the rooms of a comet.
@@ -78,7 +79,7 @@ pub struct LogicServer {
     lock: Arc<Lock>,
     tls: ApiTls,
     certificates: Arc<CertificatesInUse>,
-    comets: watch::Sender<Vec<CometOptions>>,
+    comets: watch::Sender<Wanted>,
     authenticator: AnyAuthenticator,
     phase: watch::Sender<Phase>,
     thread: JoinHandle<()>,
@@ -108,7 +109,8 @@ impl LogicServer {
         }
         let (lock, tls) = (Arc::clone(&options.lock), options.tls.clone());
         let certificates = Arc::<CertificatesInUse>::default();
-        let (comets, wanted) = watch::channel(take(&mut options.comets));
+        let configured = take(&mut options.comets);
+        let (comets, wanted) = watch::channel(Wanted { configured, ..Wanted::default() });
         let (phase, phases) = watch::channel(Phase::Ready);
         let servers = Assembly {
             grpc: grpc.listeners,
@@ -161,7 +163,13 @@ impl LogicServer {
 
     /// Pushes go to these comets from now on. What is under way to one that is not among them goes on to its end.
     pub fn set_comets(&self, comets: Vec<CometOptions>) {
-        self.comets.send_replace(comets);
+        self.comets.send_modify(|wanted| wanted.configured = comets);
+    }
+
+    /// Where the comets go that discovery has. Pushes go to them beside those that are configured.
+    #[must_use]
+    pub fn discovered(&self) -> DiscoveredComets {
+        DiscoveredComets(self.comets.clone())
     }
 
     /// Its TLS, to be read again.
@@ -239,7 +247,7 @@ struct Assembly {
     authenticator: AnyAuthenticator,
     certificates: Arc<CertificatesInUse>,
     sessions: Store,
-    comets: watch::Receiver<Vec<CometOptions>>,
+    comets: watch::Receiver<Wanted>,
     phase: watch::Receiver<Phase>,
 }
 

@@ -13,6 +13,7 @@
 mod build_info;
 mod certificates;
 mod debug;
+mod discovery;
 mod escaped;
 mod exposition;
 mod flamegraph;
@@ -28,7 +29,6 @@ mod process_log;
 mod profile;
 #[cfg(debug_assertions)]
 mod provoked_panic;
-mod registration;
 mod service_manager;
 mod signals;
 mod stderr;
@@ -37,6 +37,7 @@ mod trace_log;
 pub use build_info::{COMMIT, RUSTC, VERSION_AND_COMMIT, build_info};
 pub use certificates::{Certificate, CertificatesInUse};
 pub use debug::{log_level, profiles};
+pub use discovery::{count_poll, count_registration};
 pub use escaped::Escaped;
 pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind, Number};
 pub use gates::{expose_call_times, expose_gates};
@@ -48,7 +49,6 @@ pub use other_process::OtherProcess;
 pub use process_log::ProcessLog;
 #[cfg(debug_assertions)]
 pub use provoked_panic::{PANIC_WHEN_LOGGED, panic_if_asked};
-pub use registration::count_registration;
 pub use service_manager::{Notice, ServiceManager};
 pub use signals::{Signal, Signals};
 pub use stderr::print_error;
@@ -59,7 +59,7 @@ pub use trace_log::{TraceLine, TraceLog};
 pub fn expose_process(page: &mut Exposition) {
     process_log::expose(page);
     key_fetches::expose(page);
-    registration::expose(page);
+    discovery::expose(page);
     match process::Process::read() {
         Ok(process) => process.expose(page),
         Err(error) => log::debug!("no process metrics: {error}"),

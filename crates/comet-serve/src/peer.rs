@@ -155,7 +155,7 @@ impl Service<Uri> for Connector {
                     let stream = connecting.await?.into_inner();
                     let config = tls.client();
                     let config =
-                        config.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+                        config.ok_or_else(|| io::Error::other("api_tls.server_ca is not set"))?;
                     let stream = TlsConnector::from(config).connect(name, stream).await?;
                     Ok(TokioIo::new(Socket::Tls(Box::new(TlsStream::Client(stream)))))
                 })

@@ -18,7 +18,13 @@ impl Caller {
     fn calls(self, config: &Config) -> bool {
         match self {
             Self::Comet => config.logic.addrs.iter().any(|address| is_tls(address)),
-            Self::Logic => config.logic_server.comets.iter().any(|(_, address)| is_tls(address)),
+            Self::Logic => {
+                let mut comets = config.logic_server.comets.iter();
+                // One of discovery may come over TLS. For those the system's authorities are not looked for.
+                let may_come =
+                    !config.discovery.nodes.is_empty() && config.api_tls.server_ca.is_some();
+                may_come || comets.any(|(_, address)| is_tls(address))
+            }
         }
     }
 }

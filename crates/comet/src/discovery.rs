@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use comet_config::Config;
 use comet_control::{Address, CensusTaker};
-use comet_discovery::{Answer, Census, Event, Instance, Registration, Request};
+use comet_discovery::{Answer, Census, Event, Instance, NodeEvent, Registration, Request};
 use ureq::Agent;
 
 /// The name of the thread.
-const THREAD: &str = "discovery";
+pub(crate) const THREAD: &str = "discovery";
 
 /// Longest time of a request. A node that does not answer in it has failed.
-const TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest time from the begin of a drain that the end of the process waits for the end of the registration.
 const END: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ impl Discovery {
             nodes,
             clients,
             counted: Census::default(),
-            agent: agent(),
+            agent: agent(TIMEOUT),
             begin: Instant::now(),
             orders: taken,
         };
@@ -135,10 +135,12 @@ fn instance(config: &Config, grpc: &[Address]) -> Instance {
     }
 }
 
-/// Nodes are in the network of this server, so no proxy is asked.
-fn agent() -> Agent {
+/// For requests that take `limit` at most. Nodes are in the network of this server, so no proxy is asked.
+pub(crate) fn agent(limit: Duration) -> Agent {
     let config = Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
+        .timeout_global(Some(limit))
+        .timeout_resolve(Some(TIMEOUT))
+        .timeout_connect(Some(TIMEOUT))
         .max_redirects(0)
         .proxy(None)
         .user_agent(concat!("comet/", env!("CARGO_PKG_VERSION")));
@@ -225,12 +227,18 @@ fn say(event: &Event) {
         Event::Forgotten { node } => {
             log::warn!("discovery: {node} does not know this server any more: registering again");
         }
-        Event::Fails { node, cause } => {
+        Event::Node(event) => say_of_node(event),
+        Event::Cancelled { node } => log::info!("discovery: taken out at {node}"),
+    }
+}
+
+pub(crate) fn say_of_node(event: &NodeEvent) {
+    match event {
+        NodeEvent::Fails { node, cause } => {
             log::warn!(
                 "discovery: {node}: {cause}; clients and pushes go on, and the next node is asked"
             );
         }
-        Event::Answers { node } => log::info!("discovery: {node} answers"),
-        Event::Cancelled { node } => log::info!("discovery: taken out at {node}"),
+        NodeEvent::Answers { node } => log::info!("discovery: {node} answers"),
     }
 }

@@ -8,6 +8,7 @@ pub mod api_tls;
 mod app;
 pub mod args;
 pub mod caller;
+mod comet_watch;
 pub mod ctl;
 mod discovery;
 mod ending;

@@ -12,7 +12,7 @@ use comet_serve::root_cause;
 use rustix::process::{Resource, getrlimit};
 
 use crate::options::lock;
-use crate::{api_tls, jwks, token_keys};
+use crate::{api_tls, comet_watch, jwks, token_keys};
 
 /// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
 const STORE_DEADLINE: Duration = Duration::from_secs(1);
@@ -30,6 +30,8 @@ pub enum LogicError {
     ApiTls(String),
     /// The address of a comet.
     Comet(BadAddress),
+    /// The process lacks a resource of the system.
+    System(std::io::Error),
     /// `comet logic` did not start.
     Start(comet_logicd::StartError),
 }
@@ -45,6 +47,7 @@ impl fmt::Display for LogicError {
                 let cause = root_cause(error.as_ref());
                 write!(f, "logic_server.comets: {address:?} is no address: {cause}")
             }
+            Self::System(error) => error.fmt(f),
             Self::Start(error) => error.fmt(f),
         }
     }
@@ -99,14 +102,15 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     if let Some(warning) = early_expiry(config) {
         log::warn!("{warning}");
     }
-    if settings.comets.is_empty() {
+    if settings.comets.is_empty() && config.discovery.nodes.is_empty() {
         log::warn!("logic_server.comets is empty: pushes over HTTP are refused");
     }
     let tls = api_tls::load(config, api_tls::Caller::Logic).map_err(LogicError::ApiTls)?;
     let certificate = api_tls::certificate(tls.certificate(), config);
     let comets = comets(settings, &tls).collect::<Result<_, _>>()?;
-    let server = LogicServer::start(options(config, tls, comets), authenticator, store)
-        .map_err(LogicError::Start)?;
+    let options = options(config, tls.clone(), comets);
+    let server = LogicServer::start(options, authenticator, store).map_err(LogicError::Start)?;
+    comet_watch::start(config, tls, server.discovered()).map_err(LogicError::System)?;
     server.certificates().replace(certificate.into_iter().collect());
     server.certificates().warn();
     log::info!(
@@ -182,7 +186,7 @@ pub(crate) fn comets(
         let comet = CometOptions::new(id, address, tls).map_err(LogicError::Comet)?;
         let node = settings.nodes.iter().find(|(node, ..)| node == id);
         Ok(match node {
-            Some((_, host, weight)) => comet.for_clients(host.clone(), *weight),
+            Some((_, host, weight)) => comet.for_clients(vec![host.clone()], *weight),
             None => comet,
         })
     })

@@ -4,8 +4,10 @@ use comet_config::{Change, Config, Mistakes, TakesEffect};
 use comet_ops::Certificate;
 
 /// Sections and keys that `comet logic` reads.
-const OF_LOGIC: [&str; 13] = [
+const OF_LOGIC: [&str; 15] = [
     "logic_server",
+    "discovery.nodes",
+    "discovery.env",
     "token",
     "log",
     "server.id",

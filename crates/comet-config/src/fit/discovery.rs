@@ -11,15 +11,20 @@ use crate::source::Process;
 pub(super) fn fits(report: &mut Report<'_>, config: &Config, process: Process) {
     let discovery = &config.discovery;
     let (nodes, grpc) = ("discovery.nodes", "discovery.grpc");
-    if discovery.nodes.is_empty() || process == Process::Logic {
+    if discovery.nodes.is_empty() {
         return;
     }
-    for (needed, value) in [("discovery.zone", &discovery.zone), ("discovery.env", &discovery.env)]
-    {
+    let mut needs = |needed: &str, value: &str, why: &str| {
         if report.is_sound(&[nodes, needed]) && value.is_empty() {
-            report.value(nodes, &format!("needs {needed}: discovery registers nobody without it"));
+            report.value(nodes, &format!("needs {needed}: {why}"));
         }
+    };
+    if process == Process::Logic {
+        return needs("discovery.env", &discovery.env, "comets are found by their environment");
     }
+    let why = "discovery registers nobody without it";
+    needs("discovery.zone", &discovery.zone, why);
+    needs("discovery.env", &discovery.env, why);
     if report.is_sound(&[nodes, grpc, "push.grpc"])
         && discovery.grpc.is_empty()
         && let Some(why) = useless(config)

@@ -281,6 +281,30 @@ impl Elements<String> for Hosts {
     }
 }
 
+/// Hosts that clients connect to, as names or addresses; IPv6 addresses without brackets.
+pub(crate) struct ClientHosts;
+
+impl Elements<String> for ClientHosts {
+    const FORM: &'static str = "list of hosts";
+
+    fn read(&self, text: &str, _: &[String]) -> Result<String, String> {
+        client_host(text)
+    }
+
+    fn write(&self, element: &String) -> String {
+        element.clone()
+    }
+}
+
+/// Takes an IPv6 address in brackets, too.
+fn client_host(text: &str) -> Result<String, String> {
+    let bare = text.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(text);
+    match bare.parse::<IpAddr>().is_ok() || port_after_name(&format!("{text}:1")).is_some() {
+        true => Ok(bare.to_owned()),
+        false => Err(format!("{text:?} is not a host: use a name or an address, without a port")),
+    }
+}
+
 /// Tokens of callers.
 pub(crate) struct Tokens;
 
@@ -347,13 +371,7 @@ impl Elements<(String, String, u32)> for Nodes {
                 (host, weight.ok_or_else(|| format!("{text:?}: a weight is {least} to {most}"))?)
             }
         };
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        if bare.parse::<IpAddr>().is_err() && port_after_name(&format!("{host}:1")).is_none() {
-            return Err(format!(
-                "{host:?} is not a host: use a name or an address, without a port"
-            ));
-        }
-        Ok((id.to_owned(), bare.to_owned(), weight))
+        Ok((id.to_owned(), client_host(host)?, weight))
     }
 
     fn write(&self, (id, host, weight): &(String, String, u32)) -> String {

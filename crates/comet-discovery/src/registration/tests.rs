@@ -1,4 +1,5 @@
 use super::*;
+use crate::request::Form;
 
 const NOBODY: Census = Census { connections: 0, addresses: 0 };
 const SOME: Census = Census { connections: 7, addresses: 3 };
@@ -138,9 +139,10 @@ fn an_instance_that_the_node_forgot_is_registered_again() {
 #[test]
 fn another_node_takes_over_at_once_and_all_of_them_have_a_rest() {
     let mut rig = Rig::registered(&["a:1", "b:2"]);
-    let fails = Event::Fails { node: "a:1".to_owned(), cause: "gone".to_owned() };
+    let fails = NodeEvent::Fails { node: "a:1".to_owned(), cause: "gone".to_owned() };
+    let fails = Event::Node(fails);
     assert_eq!(rig.step("renew", "a:1", failed()), [fails]);
-    let answers = Event::Answers { node: "b:2".to_owned() };
+    let answers = Event::Node(NodeEvent::Answers { node: "b:2".to_owned() });
     assert_eq!(rig.step("renew", "b:2", Answer::Done), [answers]);
     assert_eq!(rig.now, 30);
     // The second one stays the first to be asked. What fails is said once.
@@ -152,13 +154,15 @@ fn another_node_takes_over_at_once_and_all_of_them_have_a_rest() {
     assert_eq!(rig.now, 65);
     let events = rig.step("renew", "b:2", Answer::NotFound);
     let node = || "b:2".to_owned();
-    assert_eq!(events, [Event::Answers { node: node() }, Event::Forgotten { node: node() }]);
+    let answers = Event::Node(NodeEvent::Answers { node: node() });
+    assert_eq!(events, [answers, Event::Forgotten { node: node() }]);
 }
 
 #[test]
 fn a_node_that_refuses_the_parameters_is_not_asked_again_at_once() {
     let mut rig = Rig::new(&["a:1"]);
-    assert!(matches!(&rig.step("register", "a:1", Answer::BadRequest)[..], [Event::Fails { .. }]));
+    let events = rig.step("register", "a:1", Answer::BadRequest);
+    assert!(matches!(&events[..], [Event::Node(NodeEvent::Fails { .. })]));
     assert!(rig.registration.poll_request(seconds(4), NOBODY).is_none());
     let events = rig.step("register", "a:1", Answer::Done);
     assert_eq!(rig.now, 5);

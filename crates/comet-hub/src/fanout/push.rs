@@ -148,7 +148,8 @@ impl PushFanout {
 
     /// Some keys are at a server that is no comet of this service.
     pub(super) fn miss(&mut self, server: String, keys: usize) {
-        let message = format!("{keys} keys are there: logic_server.comets lacks it");
+        let message =
+            format!("{keys} keys are there: neither logic_server.comets nor discovery has it");
         self.failed.push(FailedComet { server, message });
     }
 

@@ -62,7 +62,10 @@ fn keys_go_to_the_comets_that_have_them() {
     let Pushed { ledger, failed } = push.finish().unwrap();
     let expected = LedgerSum { matched: 3, queued: 3, absent: 8, ..LedgerSum::default() };
     assert_eq!(ledger, expected);
-    assert_eq!(failed, named(&[("c", "1 keys are there: logic_server.comets lacks it")]));
+    assert_eq!(
+        failed,
+        named(&[("c", "1 keys are there: neither logic_server.comets nor discovery has it")])
+    );
     // Nobody is concerned: that is no failure.
     let nobody = fanout.to_sessions([at("4", "")], 0);
     assert!(nobody.is_complete());

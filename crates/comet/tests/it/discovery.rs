@@ -1,149 +1,19 @@
 //! Registration in discovery, by the program: at a stand-in that keeps the contract, and at a real one.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
-use std::{env, fs, thread};
+use std::time::Duration;
+use std::{env, fs};
 
 use comet_client::Transport;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::discovery_node::Node;
 use crate::logic_process::own_address;
 use crate::process::{Server, line_with, run, with_sets};
-use crate::support::{Metrics, PATIENCE, get, two_cores, until};
-
-pub(crate) type Form = BTreeMap<String, String>;
-
-/// By hostname, the metadata of instances.
-pub(crate) type Instances = Arc<Mutex<HashMap<String, serde_json::Map<String, Value>>>>;
-
-/// A node of discovery with the instances of one app.
-pub(crate) struct Node {
-    pub(crate) address: SocketAddr,
-    instances: Instances,
-    /// Path and parameters of each request.
-    requests: Receiver<(String, Form)>,
-}
-
-impl Node {
-    pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let instances = Instances::default();
-        let (seen, requests) = channel();
-        let of_thread = Arc::clone(&instances);
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                answer(stream, &of_thread, &seen);
-            }
-        });
-        Self { address, instances, requests }
-    }
-
-    /// The parameters of the next request to `path`, and those of no other before it but `renew`.
-    #[track_caller]
-    pub(crate) fn next(&self, path: &str) -> Form {
-        loop {
-            let (asked, form) = self.requests.recv_timeout(PATIENCE).expect(path);
-            if asked == format!("/discovery/{path}") {
-                return form;
-            }
-            assert_eq!(asked, "/discovery/renew", "while waiting for {path}");
-        }
-    }
-
-    /// Waits for the metadata in a request to `path` to have these counts.
-    #[track_caller]
-    fn until_counts(&self, path: &str, connections: &str, addresses: &str) -> Form {
-        loop {
-            let form = self.next(path);
-            let metadata: Value = serde_json::from_str(&form["metadata"]).unwrap();
-            if metadata["conn_count"] == connections && metadata["ip_count"] == addresses {
-                return form;
-            }
-        }
-    }
-}
-
-/// Answers one request as discovery does.
-fn answer(stream: TcpStream, instances: &Instances, seen: &Sender<(String, Form)>) {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut stream = BufReader::new(stream);
-    let (mut line, mut length, mut is_form) = (String::new(), 0, false);
-    if stream.read_line(&mut line).is_err() {
-        return;
-    }
-    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-    while line != "\r\n" {
-        line.clear();
-        if !stream.read_line(&mut line).is_ok_and(|read| read > 0) {
-            return;
-        }
-        let header = line.to_ascii_lowercase();
-        if let Some(value) = header.strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
-        is_form |= header.trim() == "content-type: application/x-www-form-urlencoded";
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).unwrap();
-    let form = form(str::from_utf8(&body).unwrap());
-    let code = if is_form { carry_out(&path, &form, &mut instances.lock().unwrap()) } else { -400 };
-    let body = json!({ "code": code, "message": code.to_string(), "ttl": 1 }).to_string();
-    let _ = seen.send((path, form));
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
-    let length = body.len();
-    let _ = write!(stream.get_mut(), "{head}\r\nContent-Length: {length}\r\n\r\n{body}");
-}
-
-fn carry_out(
-    path: &str,
-    form: &Form,
-    instances: &mut HashMap<String, serde_json::Map<String, Value>>,
-) -> i64 {
-    let named = ["zone", "env", "appid", "hostname"];
-    if named.iter().any(|name| form.get(*name).is_none_or(String::is_empty)) {
-        return -400;
-    }
-    let metadata = form.get("metadata").and_then(|text| serde_json::from_str(text).ok());
-    let host = &form["hostname"];
-    match path {
-        "/discovery/register" if form.get("status").is_none_or(|status| status != "1") => -400,
-        "/discovery/register" => {
-            instances.insert(host.clone(), metadata.unwrap_or_default());
-            0
-        }
-        "/discovery/set" => match instances.get_mut(host) {
-            Some(known) => {
-                known.extend(metadata.unwrap_or_default());
-                0
-            }
-            None => -400,
-        },
-        "/discovery/renew" if instances.contains_key(host) => 0,
-        "/discovery/cancel" if instances.remove(host).is_some() => 0,
-        _ => -404,
-    }
-}
-
-fn form(body: &str) -> Form {
-    let pairs = body.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(name, value)| (decoded(name), decoded(value))).collect()
-}
-
-fn decoded(text: &str) -> String {
-    let mut parts = text.split('%');
-    let mut bytes = parts.next().unwrap_or_default().replace('+', " ").into_bytes();
-    for part in parts {
-        bytes.push(u8::from_str_radix(&part[..2], 16).unwrap());
-        bytes.extend(part[2..].replace('+', " ").bytes());
-    }
-    String::from_utf8(bytes).unwrap()
-}
+use crate::support::{Metrics, get, two_cores, until};
 
 /// The settings of a comet called "comet-1" that is registered at `nodes`.
 pub(crate) fn sets(nodes: &[SocketAddr]) -> Vec<String> {
@@ -192,7 +62,7 @@ fn a_comet_is_registered_as_long_as_it_takes_clients() {
     let second = server.live(Transport::WebSocket, "2");
     node.until_counts("set", "2", "1");
     // A discovery that was started anew knows nobody.
-    node.instances.lock().unwrap().clear();
+    node.clear();
     drop(second);
     node.until_counts("set", "1", "1");
     node.until_counts("register", "1", "1");
@@ -201,7 +71,32 @@ fn a_comet_is_registered_as_long_as_it_takes_clients() {
     node.next("cancel");
     let (code, logged) = server.end();
     assert_eq!(code, Some(0), "{logged:?}");
-    assert!(node.instances.lock().unwrap().is_empty());
+    assert!(node.is_empty());
+}
+
+/// Nothing but the renewal, every half minute, says that the node has forgotten it.
+#[test]
+fn a_comet_that_a_renewal_does_not_find_is_registered_again() {
+    let node = Node::start();
+    let server = start(&[node.address]);
+    let registered = node.next("register");
+    node.clear();
+    assert_eq!(node.next_within(Duration::from_secs(60), "register"), registered);
+    line_with(&server.log, "does not know this server any more: registering again");
+    assert!(!node.is_empty());
+}
+
+#[test]
+fn a_comet_with_ipv6_is_registered() {
+    let node = Node::start();
+    let mut sets = sets(&[node.address]);
+    sets.push("discovery.addrs=[\"2001:db8::7\", \"push.example\"]".to_owned());
+    sets.push("discovery.grpc=[\"[2001:db8::9]:8083\"]".to_owned());
+    let _server = Server::start(&sets.iter().map(String::as_str).collect::<Vec<_>>());
+    let registered = node.next("register");
+    assert_eq!(registered["addrs"], "grpc://[2001:db8::9]:8083");
+    let metadata: Value = serde_json::from_str(&registered["metadata"]).unwrap();
+    assert_eq!(metadata["addrs"], "2001:db8::7,push.example");
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn garbage() -> SocketAddr {
 }
 
 /// A comet of one core, which is at `grpc`.
-fn other_comet() -> (Running, SocketAddr) {
+pub(crate) fn other_comet() -> (Running, SocketAddr) {
     let cores = two_cores();
     let first = cores.split([',', '-']).next().unwrap();
     let sets = with_sets(&["server.id=\"stopped\""]);

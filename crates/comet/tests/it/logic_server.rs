@@ -233,7 +233,10 @@ async fn comets_that_cannot_be_reached_are_named() {
     let data = logic.post("mids?operation=1000&mids=7", b"to seven");
     assert_eq!((&data["queued"], &data["matched"]), (&json!(1), &json!(1)), "{data}");
     assert_eq!(servers(&data), ["c", "z"]);
-    assert_eq!(data["failed"][1]["message"], "1 keys are there: logic_server.comets lacks it");
+    assert_eq!(
+        data["failed"][1]["message"],
+        "1 keys are there: neither logic_server.comets nor discovery has it"
+    );
     let message = data["failed"][0]["message"].as_str().unwrap();
     assert!(message.contains("refused"), "{message}");
     assert_eq!(received(&mut listener), b"to seven");
@@ -261,7 +264,8 @@ async fn without_comets_a_push_to_many_fails() {
     let logic = Logic::start(&[]);
     for target in ["room?operation=1000&type=live&room=1", "all?operation=1000"] {
         let answer = request(logic.http(), "POST", &format!("/goim/push/{target}"), b"hi");
-        let sentence = "logic_server.comets is empty: there is no comet to push to";
+        let sentence =
+            "there is no comet to push to: neither logic_server.comets nor discovery has one";
         assert_eq!(answer, json!({ "code": -500, "message": sentence }), "{target}");
     }
     // Nobody has this key: that much is known.

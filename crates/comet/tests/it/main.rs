@@ -13,6 +13,7 @@ mod crowd;
 mod ctl;
 mod descriptors;
 mod discovery;
+mod discovery_node;
 mod door;
 mod exchange;
 #[path = "../../../comet-control/tests/control/fake_logic.rs"]
@@ -31,6 +32,7 @@ mod listen_tls;
 mod locks;
 mod log_sink;
 mod logic;
+mod logic_discovery;
 mod logic_locks;
 mod logic_peers;
 mod logic_process;

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-use crate::discovery::{Node, sets};
+use crate::discovery::sets;
+use crate::discovery_node::Node;
 use crate::peer::{CloseNotice, Peer, frame};
 use crate::process::{Server, line_with};
 use crate::support::{PATIENCE, get, http, until};

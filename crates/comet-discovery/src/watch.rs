@@ -1,0 +1,233 @@
+//! The comets that discovery has, by long polls: a node answers when something changes, or after half a minute.
+
+use std::time::Duration;
+
+use crate::found::{Found, Polled};
+use crate::instance::APP;
+use crate::nodes::{NodeEvent, Nodes, PAUSE};
+use crate::request::Request;
+
+/// Least time from one poll to the next: a node that answers each one at once is not flooded.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// What an answer changes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WatchEvent {
+    /// These comets are registered now.
+    Comets(Vec<Found>),
+    /// No comet is registered, and before some were, or nothing was known. Those that were known stay.
+    Nobody,
+    /// A node fails, or answers again.
+    Node(NodeEvent),
+}
+
+/// The comets of a discovery. One request is under way at a time: after [`Watch::poll_request`] has given one,
+/// [`Watch::handle_answer`] has to be called before the next.
+///
+/// Times are those since any moment of the caller's choice, always the same.
+#[derive(Debug)]
+pub struct Watch {
+    env: String,
+    hostname: String,
+    nodes: Nodes,
+    /// Of the latest answer of this node. 0 asks for all comets at once.
+    timestamp: i64,
+    is_under_way: bool,
+    /// `None`: nothing is known yet.
+    known: Option<Vec<Found>>,
+    /// No request is due before.
+    due: Duration,
+}
+
+impl Watch {
+    /// The comets of an environment, as any one of `nodes` knows them, `HOST:PORT` each. `hostname` names whoever asks.
+    ///
+    /// # Panics
+    /// If there is no node.
+    #[must_use]
+    pub fn new(env: String, hostname: String, nodes: Vec<String>) -> Self {
+        Self {
+            env,
+            hostname,
+            nodes: Nodes::new(nodes),
+            timestamp: 0,
+            is_under_way: false,
+            known: None,
+            due: Duration::ZERO,
+        }
+    }
+
+    /// The request that is due, a GET.
+    ///
+    /// # Panics
+    /// If one is under way.
+    pub fn poll_request(&mut self, now: Duration) -> Option<Request> {
+        assert!(!self.is_under_way, "one request at a time");
+        if now < self.due {
+            return None;
+        }
+        self.is_under_way = true;
+        self.due = now + LEAST;
+        let form = vec![
+            ("env", self.env.clone()),
+            ("hostname", self.hostname.clone()),
+            ("appid", APP.to_owned()),
+            ("latest_timestamp", self.timestamp.to_string()),
+        ];
+        Some(Request { node: self.nodes.current().to_owned(), path: "/discovery/polls", form })
+    }
+
+    /// When [`Watch::poll_request`] is to be called next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Duration {
+        self.due
+    }
+
+    /// What came of the request that is under way. Events say what has changed, the first one first.
+    ///
+    /// # Panics
+    /// If none is under way.
+    pub fn handle_answer(&mut self, now: Duration, polled: Polled) -> Vec<WatchEvent> {
+        assert!(std::mem::take(&mut self.is_under_way), "an answer has a request");
+        let change = match polled {
+            Polled::Failed(cause) => {
+                // The next node has timestamps of its own.
+                self.timestamp = 0;
+                let failure = self.nodes.handle_failure(cause);
+                self.due = if failure.of_all { now + PAUSE } else { now };
+                return failure.event.map(WatchEvent::Node).into_iter().collect();
+            }
+            Polled::Comets { comets, timestamp } => {
+                self.timestamp = timestamp;
+                let is_new = self.known.as_ref() != Some(&comets);
+                is_new.then(|| {
+                    self.known = Some(comets.clone());
+                    WatchEvent::Comets(comets)
+                })
+            }
+            Polled::Nobody => {
+                self.timestamp = 0;
+                // Some versions answer this at once, and nothing would come of haste.
+                self.due = self.due.max(now + PAUSE);
+                let is_new = self.known.as_ref().is_none_or(|known| !known.is_empty());
+                is_new.then(|| {
+                    self.known = Some(Vec::new());
+                    WatchEvent::Nobody
+                })
+            }
+            Polled::Unchanged => {
+                // Changes of metadata and status have no timestamp of their own: one between two polls would be missed.
+                self.timestamp = 0;
+                None
+            }
+        };
+        let recovered = self.nodes.handle_success().map(WatchEvent::Node);
+        recovered.into_iter().chain(change).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn found(hostname: &str) -> Found {
+        Found {
+            hostname: hostname.to_owned(),
+            addrs: Vec::new(),
+            weight: 1,
+            hosts: Vec::new(),
+            is_offline: false,
+        }
+    }
+
+    fn comets(hostnames: &[&str], timestamp: i64) -> Polled {
+        Polled::Comets { comets: hostnames.iter().map(|name| found(name)).collect(), timestamp }
+    }
+
+    fn news(hostnames: &[&str]) -> WatchEvent {
+        WatchEvent::Comets(hostnames.iter().map(|name| found(name)).collect())
+    }
+
+    /// A watch and its clock, in seconds.
+    struct Rig {
+        watch: Watch,
+        now: u64,
+    }
+
+    impl Rig {
+        fn new(nodes: &[&str]) -> Self {
+            let nodes = nodes.iter().map(|&node| node.to_owned()).collect();
+            Self { watch: Watch::new("dev".to_owned(), "logic-1".to_owned(), nodes), now: 0 }
+        }
+
+        /// The next poll, with `timestamp` at `node`, is answered after so many seconds.
+        #[track_caller]
+        fn step(
+            &mut self,
+            node: &str,
+            timestamp: i64,
+            after: u64,
+            polled: Polled,
+        ) -> Vec<WatchEvent> {
+            self.now = self.now.max(self.watch.poll_timeout().as_secs());
+            let request = self.watch.poll_request(seconds(self.now)).expect("it is due");
+            assert_eq!((&*request.node, request.path), (node, "/discovery/polls"));
+            let text = |text: &str| text.to_owned();
+            let form = [
+                ("env", text("dev")),
+                ("hostname", text("logic-1")),
+                ("appid", text("goim.comet")),
+                ("latest_timestamp", timestamp.to_string()),
+            ];
+            assert_eq!(request.form, form);
+            self.now += after;
+            self.watch.handle_answer(seconds(self.now), polled)
+        }
+    }
+
+    #[test]
+    fn changes_are_told_and_what_stays_is_not() {
+        let mut rig = Rig::new(&["a:1"]);
+        assert_eq!(rig.step("a:1", 0, 0, comets(&["x"], 7)), [news(&["x"])]);
+        assert_eq!(rig.step("a:1", 7, 5, comets(&["x", "y"], 9)), [news(&["x", "y"])]);
+        assert_eq!(rig.step("a:1", 9, 30, Polled::Unchanged), []);
+        // A change of counts, say.
+        assert_eq!(rig.step("a:1", 0, 0, comets(&["x", "y"], 9)), []);
+        assert_eq!(rig.step("a:1", 9, 3, Polled::Nobody), [WatchEvent::Nobody]);
+        assert_eq!(rig.step("a:1", 0, 3, Polled::Nobody), []);
+        assert_eq!(rig.step("a:1", 0, 3, comets(&["y"], 2)), [news(&["y"])]);
+    }
+
+    #[test]
+    fn a_node_that_answers_at_once_is_asked_once_a_second() {
+        let mut rig = Rig::new(&["a:1"]);
+        for second in 0..5 {
+            rig.step("a:1", if second == 0 { 0 } else { 7 }, 0, comets(&["x"], 7));
+            assert_eq!(rig.now, second);
+        }
+        for polls in 0..3 {
+            rig.step("a:1", if polls == 0 { 7 } else { 0 }, 0, Polled::Nobody);
+            assert_eq!(rig.now, 5 + 5 * polls);
+        }
+    }
+
+    #[test]
+    fn another_node_takes_over_and_the_comets_stay() {
+        let mut rig = Rig::new(&["a:1", "b:2"]);
+        rig.step("a:1", 0, 0, comets(&["x"], 7));
+        let failed = || Polled::Failed("gone".to_owned());
+        let fails = NodeEvent::Fails { node: "a:1".to_owned(), cause: "gone".to_owned() };
+        assert_eq!(rig.step("a:1", 7, 0, failed()), [WatchEvent::Node(fails)]);
+        let begin = rig.now;
+        assert_eq!(rig.step("b:2", 0, 0, failed()), []);
+        assert_eq!(rig.now, begin, "the next one is asked at once");
+        assert_eq!(rig.step("a:1", 0, 0, failed()), []);
+        assert_eq!(rig.now, begin + 5, "all of them have a rest");
+        let answers = NodeEvent::Answers { node: "b:2".to_owned() };
+        assert_eq!(rig.step("b:2", 0, 0, comets(&["x"], 3)), [WatchEvent::Node(answers)]);
+    }
+}

@@ -1,0 +1,51 @@
+//! The comets that pushes are to go to, by where they come from.
+
+use std::collections::BTreeSet;
+
+use tokio::sync::watch;
+
+use crate::comet::{CometOptions, Origin};
+
+/// The comets of both sources.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) configured: Vec<CometOptions>,
+    pub(crate) discovered: Vec<CometOptions>,
+}
+
+impl Wanted {
+    /// Each id and each address once; the configuration goes first.
+    pub(crate) fn comets(self) -> impl Iterator<Item = (CometOptions, Origin)> {
+        let (mut ids, mut addresses) = (BTreeSet::new(), BTreeSet::new());
+        let configured = self.configured.into_iter().map(|comet| (comet, Origin::Configured));
+        let discovered = self.discovered.into_iter().map(|comet| (comet, Origin::Discovered));
+        configured.chain(discovered).filter(move |(comet, origin)| {
+            // A push to a room would reach the same clients twice.
+            let is_other = ids.insert(comet.id.clone()) & addresses.insert(comet.address.clone());
+            is_other || *origin == Origin::Configured
+        })
+    }
+
+    /// Whether one of them has the same id or the same address.
+    pub(crate) fn has(&self, CometOptions { id, address, .. }: &CometOptions) -> bool {
+        let mut comets = self.configured.iter().chain(&self.discovered);
+        comets.any(|comet| comet.id == *id || comet.address == *address)
+    }
+}
+
+/// Where the comets go that discovery has.
+#[derive(Clone, Debug)]
+pub struct DiscoveredComets(pub(crate) watch::Sender<Wanted>);
+
+impl DiscoveredComets {
+    /// These are registered in discovery now. One that was, and is not any more, stays until it gives no answer.
+    pub fn set(&self, comets: Vec<CometOptions>) {
+        self.0.send_modify(|wanted| wanted.discovered = comets);
+    }
+
+    /// Whether `comet logic` runs.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        !self.0.is_closed()
+    }
+}
