@@ -302,10 +302,11 @@ impl Logic {
                     sending.abort();
                 }
             }
-            Action::CountRooms => {
+            Action::CountRooms { told } => {
                 tokio::spawn(async move {
                     let limit = logic.timeout;
-                    let rooms = logic.hub.rooms(limit, RoomPieces::cut).await;
+                    let cut = move |rooms| RoomPieces::cut(rooms, told.as_ref());
+                    let rooms = logic.hub.rooms(limit, cut).await;
                     logic.update(|state, now| state.client.handle_rooms(now, rooms.ok()));
                 });
             }

@@ -19,7 +19,7 @@ use comet_core::{
 use comet_hub::{CallError, PacedBroadcast, shares};
 use comet_proto::{Encoded, Frame, VERSION};
 use comet_push::{
-    Bounds, Broadcast, KickNotice, KickTarget, PushBackend, Pushed, StreamBackend, pace,
+    Bounds, Broadcast, Clients, KickNotice, KickTarget, PushBackend, Pushed, StreamBackend, pace,
 };
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
@@ -146,9 +146,12 @@ impl PushBackend for Pushes {
         self.hub.rooms(self.bounds.timeout, make).await.map_err(status)
     }
 
-    async fn live(&self) -> Result<u64, Status> {
-        let counters = snapshots(&self.hub, self.bounds.timeout).await.map_err(status)?;
-        Ok(counters.iter().map(|(_, counters)| counters.live).sum())
+    async fn clients(&self) -> Result<Clients, Status> {
+        let shards = snapshots(&self.hub, self.bounds.timeout).await.map_err(status)?;
+        Ok(Clients {
+            live: shards.iter().map(|(_, counters)| counters.live).sum(),
+            addresses: shards.iter().map(|(_, counters)| counters.addresses).sum(),
+        })
     }
 }
 

@@ -44,7 +44,7 @@ impl NodeList for ThisNode {
             version: self.version.to_owned(),
             domain: domain.clone(),
             weight: self.weight,
-            live: self.pushes.live().await?,
+            live: self.pushes.clients().await?.live,
             offline: *self.phase.borrow() != Phase::Ready,
         }])
     }

@@ -34,7 +34,7 @@ use crate::failing::Failing;
 pub use self::action::{Action, AttemptId, ConnectionId, Event, PingOutcome, Unneeded};
 pub use self::notices::WAITING_MAX as NOTICES_MAX;
 pub use self::outcome::{AttemptOutcome, StatusCode, UnknownCode};
-pub use self::renewal::{RoomPieces, RoomsByHome};
+pub use self::renewal::{RoomPieces, RoomsByHome, Told};
 pub use self::request::{Reply, Request};
 
 /// Longest part of a message that is logged, bytes.
@@ -117,6 +117,8 @@ pub struct LogicClient {
     /// When calls are late, in the order in which they began; some are over by then.
     deadlines: VecDeque<(Millis, u64)>,
     renewal: Renewal,
+    /// `None`: no renewal is over yet.
+    told: Option<Told>,
     /// The log has that rooms do not fit a request.
     are_rooms_beyond: bool,
     /// Calls that are over, by name and code.
@@ -145,6 +147,7 @@ impl LogicClient {
             last_call: 0,
             deadlines: VecDeque::new(),
             renewal: Renewal::Due,
+            told: None,
             are_rooms_beyond: false,
             counts: BTreeMap::new(),
             failing: Failing::default(),
@@ -332,7 +335,7 @@ impl LogicClient {
                         self.out.events.push_back(Event::RoomsBeyond { bytes });
                     }
                     let pieces = Arc::new(pieces);
-                    Renewal::Counted(Progress { pieces, piece: 0, answer: None })
+                    Renewal::Counted(Progress { pieces, piece: 0, answer: None, is_told: true })
                 }
             };
         }
@@ -405,7 +408,8 @@ impl LogicClient {
             && self.addresses.available() > 0
         {
             self.renewal = Renewal::Counting;
-            self.out.actions.push_back(Action::CountRooms);
+            let told = self.told.clone();
+            self.out.actions.push_back(Action::CountRooms { told });
         }
         while self.calls.len() < self.config.calls
             && let Renewal::Counted(progress) = &self.renewal

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_hub::fanout::{Fanout, Target};
-use comet_push::{Bounds, PushBackend, Pushed, pace};
+use comet_push::{Bounds, Clients, PushBackend, Pushed, pace};
 use comet_router::Sessions;
 use comet_serve::aside;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
@@ -97,8 +97,10 @@ impl PushBackend for Comets {
         Ok(aside(make).await)
     }
 
-    async fn live(&self) -> Result<u64, Status> {
-        Ok(self.sessions.counts().await.map_err(unavailable)?.sessions)
+    /// Sessions have no address.
+    async fn clients(&self) -> Result<Clients, Status> {
+        let live = self.sessions.counts().await.map_err(unavailable)?.sessions;
+        Ok(Clients { live, addresses: 0 })
     }
 }
 

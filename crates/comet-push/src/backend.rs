@@ -55,8 +55,17 @@ pub trait PushBackend: Send + Sync + 'static {
         make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
     ) -> impl Future<Output = Result<T, Status>> + Send;
 
-    /// How many connections are authenticated.
-    fn live(&self) -> impl Future<Output = Result<u64, Status>> + Send;
+    /// How many clients there are.
+    fn clients(&self) -> impl Future<Output = Result<Clients, Status>> + Send;
+}
+
+/// How many clients there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Clients {
+    /// Connections that are authenticated.
+    pub live: u64,
+    /// Distinct addresses of connections; 0 where they are not counted.
+    pub addresses: u64,
 }
 
 /// A backend whose pushes begin without waiting: when a method returns, the push has its place behind all

@@ -19,7 +19,7 @@ mod push_stream;
 mod rooms;
 
 pub use backend::{
-    Broadcast, FailedServer, KickNotice, KickTarget, PushBackend, Pushed, StreamBackend,
+    Broadcast, Clients, FailedServer, KickNotice, KickTarget, PushBackend, Pushed, StreamBackend,
 };
 pub use bounds::Bounds;
 pub use grpc::grpc_api;

@@ -46,6 +46,14 @@ impl Query {
         Ok(self.single(name)?.unwrap_or_default())
     }
 
+    /// The text of `name`; `None` where it is left out.
+    ///
+    /// # Errors
+    /// If it is empty, or given more than once.
+    pub fn text_if_given(&self, name: &str) -> Result<Option<&str>, Status> {
+        self.single(name)?.map(|_| self.text(name)).transpose()
+    }
+
     /// The whole number `name`.
     ///
     /// # Errors

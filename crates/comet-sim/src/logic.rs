@@ -314,7 +314,10 @@ impl Logic {
                     self.open.remove(connection);
                     self.closed.insert(*connection);
                 }
-                Action::Connect(_) | Action::Ping(_) | Action::CountRooms | Action::Free(_) => {}
+                Action::Connect(_)
+                | Action::Ping(_)
+                | Action::CountRooms { .. }
+                | Action::Free(_) => {}
             }
             self.services.act(rng, plan, now, action);
         }

@@ -89,6 +89,8 @@ pub(crate) struct Services {
     refusals: BTreeMap<Box<str>, u32>,
     /// Calls whose message was received.
     received: BTreeSet<u64>,
+    /// How many are in which room here, as it was told last.
+    here: BTreeMap<Arc<str>, i32>,
     /// Who is in which room on other servers.
     pub(crate) elsewhere: BTreeMap<&'static str, u32>,
     pub(crate) summary: LogicSummary,
@@ -109,6 +111,7 @@ impl Services {
             probes: Vec::new(),
             refusals: BTreeMap::new(),
             received: BTreeSet::new(),
+            here: BTreeMap::new(),
             elsewhere: BTreeMap::new(),
             summary: LogicSummary::default(),
         }
@@ -189,10 +192,11 @@ impl Services {
                     self.stop_awaiting(index);
                 }
             }
-            Action::CountRooms => {
+            Action::CountRooms { told } => {
                 let counts = ROOMS.map(|room| (Arc::from(room), rng.between(0, 9) as u32));
+                let counts = counts.into_iter().filter(|(_, online)| *online > 0).collect();
                 let is_counted = !rng.percent(5) || self.is_calm;
-                let counts = is_counted.then(|| RoomPieces::cut(counts.to_vec()));
+                let counts = is_counted.then(|| RoomPieces::cut(counts, told.as_ref()));
                 self.probes.push((soon, Outcome::Rooms(counts)));
             }
             Action::Free(_) => {}
@@ -432,11 +436,14 @@ impl Services {
                 done
             }
             Request::RenewOnline { pieces, piece } => {
+                // As goim's logic: a room that is not named keeps its count. Nobody waits for an answer that is late, and
+                // then the caller has cancelled.
+                if is_awaited {
+                    self.here.extend(pieces.rooms(*piece).iter().cloned());
+                }
+                let here = |room: &str| self.here.get(room).copied().unwrap_or(0);
                 let elsewhere = |room: &str| self.elsewhere.get(room).copied().unwrap_or(0);
-                let all = pieces
-                    .rooms(*piece)
-                    .iter()
-                    .map(|(room, online)| (String::from(&**room), online + elsewhere(room) as i32));
+                let all = ROOMS.map(|room| (room.to_owned(), here(room) + elsewhere(room) as i32));
                 AttemptOutcome::Replied(Reply::Elsewhere(pieces.elsewhere(all, self.shards)))
             }
         };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use comet_core::{Message, ShardId};
 
 use super::outcome::StatusCode;
-use super::renewal::{RoomPieces, RoomsByHome};
+use super::renewal::{RoomPieces, RoomsByHome, Told};
 use super::request::Request;
 
 /// A connection to an address. A newer one of the same address has a higher generation.
@@ -61,7 +61,10 @@ pub enum Action {
     /// Give up the attempt: nobody waits for its outcome.
     Abandon(AttemptId),
     /// Count who is online in each room; to be answered with `LogicClient::handle_rooms`.
-    CountRooms,
+    CountRooms {
+        /// For [`RoomPieces::cut`].
+        told: Option<Told>,
+    },
     /// Free what a renewal of room counts does not need any more. It may be long.
     Free(Unneeded),
 }

@@ -131,8 +131,11 @@ impl LogicClient {
         }
         match next {
             Next::Piece(progress) => self.renewal = Renewal::Counted(progress),
-            Next::Over(pieces, answer) => {
-                self.out.actions.push_back(Action::Free(Unneeded::Pieces(pieces)));
+            Next::Over(told, answer) => {
+                if let Some(former) = self.told.replace(told) {
+                    let pieces = former.into_pieces();
+                    self.out.actions.push_back(Action::Free(Unneeded::Pieces(pieces)));
+                }
                 let homes = answer.into_iter().flatten();
                 let messages = homes.map(|rooms| Message::RemoteRoomCounts { rooms });
                 self.out.messages.extend((0..).map(ShardId).zip(messages));

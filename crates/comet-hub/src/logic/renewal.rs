@@ -1,7 +1,7 @@
 //! The room counts: this server's numbers to logic, everybody else's to the rooms' homes.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -48,6 +48,29 @@ pub(super) struct Progress {
     pub(super) piece: usize,
     /// The latest answer with rooms.
     pub(super) answer: Option<RoomsByHome>,
+    /// Logic has answered every piece so far.
+    pub(super) is_told: bool,
+}
+
+/// The rooms of the latest renewal: no others of this server are known to logic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Told {
+    pieces: Arc<RoomPieces>,
+    /// Logic has answered every piece.
+    is_whole: bool,
+}
+
+impl Told {
+    /// The rooms that logic may still count members in.
+    fn rooms(&self) -> impl Iterator<Item = &Arc<str>> {
+        let may_count = |(_, online): &&(Arc<str>, i32)| *online > 0 || !self.is_whole;
+        self.pieces.rooms.iter().filter(may_count).map(|(room, _)| room)
+    }
+
+    /// What is to be freed.
+    pub(super) fn into_pieces(self) -> Arc<RoomPieces> {
+        self.pieces
+    }
 }
 
 impl Progress {
@@ -60,13 +83,17 @@ impl Progress {
         // `comet logic` answers the last piece only, goim's logic each with the rooms of all.
         let says_something =
             |answer: &RoomsByHome| is_last || answer.iter().any(|home| !home.is_empty());
+        self.is_told &= answer.is_some();
         let unneeded = match answer {
             Some(answer) if says_something(&answer) => self.answer.replace(answer),
             other => other,
         };
         self.piece += 1;
-        let next = if is_last { Next::Over(self.pieces, self.answer) } else { Next::Piece(self) };
-        (next, unneeded)
+        if !is_last {
+            return (Next::Piece(self), unneeded);
+        }
+        let told = Told { pieces: self.pieces, is_whole: self.is_told };
+        (Next::Over(told, self.answer), unneeded)
     }
 }
 
@@ -75,7 +102,7 @@ pub(super) enum Next {
     /// Another piece.
     Piece(Progress),
     /// The renewal is over.
-    Over(Arc<RoomPieces>, Option<RoomsByHome>),
+    Over(Told, Option<RoomsByHome>),
 }
 
 /// By home, rooms and how many are in each.
@@ -100,9 +127,16 @@ struct Piece {
 }
 
 impl RoomPieces {
-    /// Each of `rooms` is there once.
+    /// Each of `rooms` is there once. Those of the renewal before that have no members any more are told once as 0: goim's
+    /// logic goes on counting what it is not told.
     #[must_use]
-    pub fn cut(rooms: Vec<(Arc<str>, u32)>) -> Self {
+    pub fn cut(mut rooms: Vec<(Arc<str>, u32)>, told: Option<&Told>) -> Self {
+        if let Some(told) = told {
+            let present: HashSet<&Arc<str>> = rooms.iter().map(|(room, _)| room).collect();
+            let is_empty = |room: &&Arc<str>| !present.contains(*room);
+            let emptied: Vec<_> = told.rooms().filter(is_empty).map(Arc::clone).collect();
+            rooms.extend(emptied.into_iter().map(|room| (room, 0)));
+        }
         Self::cut_by(PIECE_MAX, rooms)
     }
 
@@ -223,7 +257,7 @@ mod tests {
         let all = [("both", 5), ("stale", 4), ("there", 1), ("none", 0), ("odd", i32::MIN)];
         for shards in [1, 3] {
             let all = all.map(|(room, online)| (room.to_owned(), online));
-            let homes = RoomPieces::cut(here.to_vec()).elsewhere(all, shards);
+            let homes = RoomPieces::cut(here.to_vec(), None).elsewhere(all, shards);
             assert_eq!(homes.len(), usize::from(shards));
             let mut rooms = Vec::new();
             for (shard, home) in (0..).zip(homes) {
@@ -243,7 +277,7 @@ mod tests {
         for (count, bytes, most) in [(0, 20, 1), (1_000, 20, 1), (60_000, 200, 4), (300_000, 30, 3)]
         {
             let all = named((0..count).map(|at| format!("{at:0bytes$}")));
-            let pieces = RoomPieces::cut(all.clone());
+            let pieces = RoomPieces::cut(all.clone(), None);
             let expected = usize::from(count * (bytes + 8) > PIECE_MAX) * (most - 1) + 1;
             assert_eq!(pieces.len(), expected, "{count} rooms");
             let (mut seen, mut rooms) = (0_u64, BTreeMap::new());

@@ -71,6 +71,14 @@ impl Rig {
         std::iter::from_fn(|| self.client.poll_message()).collect()
     }
 
+    /// What rooms are to be cut with, if they are to be counted.
+    fn told(&mut self) -> Option<Option<Told>> {
+        self.actions().into_iter().find_map(|action| match action {
+            Action::CountRooms { told } => Some(told),
+            _ => None,
+        })
+    }
+
     fn last_line(&mut self) -> String {
         std::iter::from_fn(|| self.client.poll_event()).last().unwrap().to_string()
     }
@@ -402,11 +410,11 @@ fn the_end_of_a_session_never_hits_the_next_one_of_its_key() {
 fn room_counts_are_renewed_while_logic_is_available() {
     let mut rig = Rig::unavailable(1, 1);
     rig.make_available(ConnectionId { address: 0, generation: 0 });
-    assert!(rig.actions().contains(&Action::CountRooms));
+    assert!(rig.told().is_some());
     // They wait for a permit.
     rig.identify();
     let asked = rig.only_sent();
-    let rooms = RoomPieces::cut(vec![("here".into(), 3), ("many".into(), u32::MAX)]);
+    let rooms = RoomPieces::cut(vec![("here".into(), 3), ("many".into(), u32::MAX)], None);
     rig.client.handle_rooms(rig.now, Some(rooms.clone()));
     assert!(rig.sent().is_empty());
     rig.connected(&asked, "k");
@@ -428,12 +436,13 @@ fn room_counts_are_renewed_while_logic_is_available() {
     // The next one, and what becomes of one that fails.
     for outcome in [None, Some(refused(13))] {
         for _ in 0..RENEW_MS / 1_000 {
-            assert!(!rig.actions().contains(&Action::CountRooms));
+            assert!(!rig.told().is_some());
             rig.wait(1_000);
             rig.pinged();
         }
-        assert!(rig.actions().contains(&Action::CountRooms));
-        rig.client.handle_rooms(rig.now, outcome.as_ref().map(|_| RoomPieces::cut(Vec::new())));
+        assert!(rig.told().is_some());
+        rig.client
+            .handle_rooms(rig.now, outcome.as_ref().map(|_| RoomPieces::cut(Vec::new(), None)));
         if let Some(outcome) = outcome {
             let renewal = rig.only_sent();
             rig.reply(&renewal, outcome);
@@ -488,7 +497,7 @@ fn a_renewal_that_fails_is_logged_and_counted_as_what_it_is() {
         for attempt in 1..=2 {
             rig.wait_pinged(RENEW_MS);
             while rig.client.poll_event().is_some() {}
-            rig.client.handle_rooms(rig.now, Some(RoomPieces::cut(vec![("room".into(), 1)])));
+            rig.client.handle_rooms(rig.now, Some(RoomPieces::cut(vec![("room".into(), 1)], None)));
             let renewal = rig.only_sent();
             rig.reply(&renewal, too_much(code));
             rig.pinged();
@@ -500,18 +509,51 @@ fn a_renewal_that_fails_is_logged_and_counted_as_what_it_is() {
         }
     }
     rig.wait_pinged(RENEW_MS);
-    rig.client.handle_rooms(rig.now, Some(RoomPieces::cut(Vec::new())));
+    rig.client.handle_rooms(rig.now, Some(RoomPieces::cut(Vec::new(), None)));
     let renewal = rig.only_sent();
     rig.reply(&renewal, AttemptOutcome::Replied(Reply::Elsewhere(vec![Vec::new(), Vec::new()])));
     let line = "RenewOnline of logic succeeds again: 2 calls failed with UNAUTHENTICATED";
     assert_eq!(rig.last_line(), line);
 }
 
+/// goim's logic keeps the count of a room that it is not told.
+#[test]
+fn a_room_that_emptied_is_told_as_zero_until_logic_has_answered() {
+    let mut rig = Rig::unavailable(1, 1);
+    rig.make_available(ConnectionId { address: 0, generation: 0 });
+    let none = || AttemptOutcome::Replied(Reply::Elsewhere(vec![Vec::new(), Vec::new()]));
+    for (present, outcome, expected) in [
+        (&["a", "b"][..], none(), &[("a", 1), ("b", 1)][..]),
+        (&["b"], refused(13), &[("b", 1), ("a", 0)]),
+        (&["c"], none(), &[("c", 1), ("b", 0), ("a", 0)]),
+        (&["c"], none(), &[("c", 1)]),
+        (&[], none(), &[("c", 0)]),
+        (&[], none(), &[]),
+    ] {
+        let told = rig.told().expect("a renewal is due");
+        let rooms = present.iter().map(|room| ((*room).into(), 1)).collect();
+        rig.client.handle_rooms(rig.now, Some(RoomPieces::cut(rooms, told.as_ref())));
+        let renewal = rig.only_sent();
+        let Request::RenewOnline { pieces, piece: 0 } = &renewal.2 else {
+            panic!("{:?}", renewal.2)
+        };
+        let mut sent: Vec<_> =
+            pieces.rooms(0).iter().map(|(room, online)| (&**room, *online)).collect();
+        sent.sort_by_key(|(room, online)| (-online, *room));
+        let mut expected = expected.to_vec();
+        expected.sort_by_key(|(room, online)| (-online, *room));
+        assert_eq!(sent, expected);
+        rig.reply(&renewal, outcome);
+        rig.pinged();
+        rig.wait_pinged(RENEW_MS);
+    }
+}
+
 /// Rooms that do not fit one request go in several, one after the other. The last answer with rooms counts.
 #[test]
 fn rooms_beyond_a_request_go_in_pieces() {
     let rooms = || (0..60_000).map(|at| (Arc::from(format!("{at:0200}")), 1)).collect::<Vec<_>>();
-    let pieces = RoomPieces::cut(rooms());
+    let pieces = RoomPieces::cut(rooms(), None);
     assert_eq!(pieces.len(), 4);
     let elsewhere = |online: i32| {
         let all = [("there".to_owned(), online)];
@@ -530,7 +572,7 @@ fn rooms_beyond_a_request_go_in_pieces() {
         let mut rig = Rig::new(1, 8);
         rig.wait_pinged(RENEW_MS);
         rig.actions();
-        rig.client.handle_rooms(rig.now, Some(RoomPieces::cut(rooms())));
+        rig.client.handle_rooms(rig.now, Some(RoomPieces::cut(rooms(), None)));
         for (number, outcome) in outcomes.into_iter().enumerate() {
             let sent = rig.only_sent();
             let Request::RenewOnline { piece, .. } = &sent.2 else { panic!("{:?}", sent.2) };

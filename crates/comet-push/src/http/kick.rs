@@ -31,13 +31,13 @@ pub(super) async fn mids<B: StreamBackend>(
     kick(&*backend, KickTarget::Users(users), &query).await
 }
 
-/// The members of `room` of a `type`.
+/// The members of `room` of a `type`, or without one.
 pub(super) async fn room<B: StreamBackend>(
     backend: Arc<B>,
     request: Request,
 ) -> Result<Value, Status> {
     let query = Query::read(request.uri().query())?;
-    let room = room_id(query.text("type")?, query.text("room")?);
+    let room = room_id(&query)?;
     kick(&*backend, KickTarget::Room(room), &query).await
 }
 

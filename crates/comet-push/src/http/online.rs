@@ -8,20 +8,20 @@ use comet_serve::Query;
 use serde_json::{Map, Value, json};
 use tonic::Status;
 
-use crate::backend::PushBackend;
-use crate::http::push::{Api, room_id};
+use crate::backend::{Clients, PushBackend};
+use crate::http::push::{Api, room_prefix};
 use crate::rooms::fullest;
 
 /// Rooms in one answer of [`top`].
 const TOP_MAX: usize = 10_000;
 
-/// The fullest rooms of a type, by their name within it.
+/// The fullest rooms of a type, by their name within it. Without a type: of all rooms, by their ids.
 pub(super) async fn top<B: PushBackend>(
     api: Arc<Api<B>>,
     request: Request,
 ) -> Result<Value, Status> {
     let query = Query::read(request.uri().query())?;
-    let prefix = room_id(query.text("type")?, "");
+    let prefix = room_prefix(&query)?;
     let limit = query.number("limit", 1..=TOP_MAX as i64)?;
     let top = api.backend.rooms(move |rooms| {
         let of_type =
@@ -38,11 +38,10 @@ pub(super) async fn room<B: PushBackend>(
     request: Request,
 ) -> Result<Value, Status> {
     let query = Query::read(request.uri().query())?;
-    let (kind, names) = (query.text("type")?, query.list("rooms")?);
+    let (prefix, names) = (room_prefix(&query)?, query.list("rooms")?);
     api.backend.bounds().check_count("room", names.len())?;
     let mut counts: Map<String, Value> =
         names.into_iter().map(|name| (name.to_owned(), 0.into())).collect();
-    let prefix = room_id(kind, "");
     let counted = api.backend.rooms(move |rooms| {
         for (id, online) in rooms {
             if let Some(count) = id.strip_prefix(&*prefix).and_then(|name| counts.get_mut(name)) {
@@ -54,8 +53,9 @@ pub(super) async fn room<B: PushBackend>(
     counted.await
 }
 
-/// Connections that are authenticated. `ip_count`, in goim the distinct addresses they come from, is
-/// null: comet keeps no address of a connection.
+/// Connections that are authenticated, and the addresses they come from. These are 0 where they are not counted: a
+/// client of goim reads numbers.
 pub(super) async fn total<B: PushBackend>(api: Arc<Api<B>>, _: Request) -> Result<Value, Status> {
-    Ok(json!({ "conn_count": api.backend.live().await?, "ip_count": null }))
+    let Clients { live, addresses } = api.backend.clients().await?;
+    Ok(json!({ "conn_count": live, "ip_count": addresses }))
 }

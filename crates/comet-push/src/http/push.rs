@@ -41,13 +41,13 @@ pub(super) async fn mids<B: PushBackend>(
     api.backend.to_users(users, Some(proto), operation).await.map(data)
 }
 
-/// To the members of the room `type://room`.
+/// To the members of the room `type://room`, or of `room` without a type.
 pub(super) async fn room<B: PushBackend>(
     api: Arc<Api<B>>,
     request: Request,
 ) -> Result<Value, Status> {
     let Message { query, proto, .. } = read(&api, request).await?;
-    let room = room_id(query.text("type")?, query.text("room")?);
+    let room = room_id(&query)?;
     api.backend.to_room(room, Some(proto)).await.map(data)
 }
 
@@ -61,9 +61,16 @@ pub(super) async fn all<B: PushBackend>(
     api.backend.to_all(Some(proto), operation, speed).await.map(data)
 }
 
-/// The id that connections know a room by.
-pub(super) fn room_id(kind: &str, room: &str) -> String {
-    format!("{kind}://{room}")
+/// The id that connections know the `room` of a query by.
+pub(super) fn room_id(query: &Query) -> Result<String, Status> {
+    Ok(room_prefix(query)? + query.text("room")?)
+}
+
+/// What the ids of rooms of a query's `type` begin with. Rooms of goim v1, and those of numeric tokens, have no type:
+/// where it is left out, a room is named by its whole id.
+pub(super) fn room_prefix(query: &Query) -> Result<String, Status> {
+    let kind = query.text_if_given("type")?;
+    Ok(kind.map_or(String::new(), |kind| format!("{kind}://")))
 }
 
 /// What all four have in common.

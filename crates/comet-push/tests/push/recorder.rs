@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_push::{Bounds, PushBackend, Pushed, http_api, push_routes};
+use comet_push::{Bounds, Clients, PushBackend, Pushed, http_api, push_routes};
 use comet_serve::{ApiTls, CallCounts, GateLimits, Gates, Lock, Phase, Servers, listen};
 use comet_wire::goim::protocol::Proto;
 use serde_json::Value;
@@ -137,7 +137,7 @@ impl PushBackend for Recorder {
         Ok(make(Vec::new()))
     }
 
-    async fn live(&self) -> Result<u64, Status> {
-        Ok(0)
+    async fn clients(&self) -> Result<Clients, Status> {
+        Ok(Clients::default())
     }
 }

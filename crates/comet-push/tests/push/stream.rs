@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use comet_push::{
-    Bounds, Broadcast, KickNotice, KickTarget, PushBackend, Pushed, StreamBackend, grpc_api,
+    Bounds, Broadcast, Clients, KickNotice, KickTarget, PushBackend, Pushed, StreamBackend,
+    grpc_api,
 };
 use comet_serve::{ApiTls, CallCounts, GateLimits, Gates, Lock, Phase, Servers, listen};
 use comet_wire::DESCRIPTORS;
@@ -71,7 +72,7 @@ impl PushBackend for Manual {
         unasked()
     }
 
-    async fn live(&self) -> Result<u64, Status> {
+    async fn clients(&self) -> Result<Clients, Status> {
         unasked()
     }
 }

@@ -141,7 +141,7 @@ async fn sessions_are_kept_in_redis() {
     let logic = Logic::start(&sets);
     let reply = connect(&mut logic.client().await, "a", "42").await.unwrap();
     assert_eq!(reply.key, "42_3");
-    assert_eq!(logic.get("online/total"), json!({ "conn_count": 3, "ip_count": null }));
+    assert_eq!(logic.get("online/total"), json!({ "conn_count": 3, "ip_count": 0 }));
 }
 
 #[tokio::test]
@@ -203,7 +203,7 @@ async fn pushes_reach_exactly_whom_they_name_on_every_comet() {
         "matched": 3, "queued": 0, "dropped": { "filtered": 3 }, "absent": 0, "scheduled": 0,
     });
     assert_eq!(logic.post("all?operation=1001", b"nobody accepts it"), filtered);
-    assert_eq!(logic.get("online/total"), json!({ "conn_count": 3, "ip_count": null }));
+    assert_eq!(logic.get("online/total"), json!({ "conn_count": 3, "ip_count": 0 }));
     for (target, sentence) in [
         ("/goim/push/all?operation=9", "the body of operation 9 is not a run of whole frames"),
         ("/goim/push/keys?operation=1000", "keys is missing"),
