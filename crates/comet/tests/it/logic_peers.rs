@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::logic_process::own_address;
+use crate::logic_reload::HeldComet;
 use crate::logic_rig::{post, request};
 use crate::process::{Running, Server, addresses, comet, line_with, with_sets};
 use crate::redis::RedisServer;
@@ -199,4 +200,26 @@ fn answers_of_comets_that_arrived_meanwhile_count() {
     assert_eq!((&answer["code"], failed(&answer["data"])), (&0.into(), vec![]), "{answer}");
     assert_eq!(Metrics::read(stat).value(is_up), 1);
     assert!(log.try_iter().all(|line| !line.contains("gone")));
+}
+
+/// A comet is asked for as much at once as its inboxes take. What is beyond waits for its turn, where those of other
+/// callers come between.
+#[test]
+fn a_comet_is_not_asked_for_everything_at_once() {
+    let (held_at, calls, answers) = HeldComet::start();
+    let sets =
+        [format!("logic_server.comets=[\"held={held_at}\"]"), "push.timeout=\"1m\"".to_owned()];
+    let (_logic, _log, http, stat) = logic(&sets);
+    let is_up = "comet_logic_comet_up{server=\"held\"}";
+    until("the comet to be there", || Metrics::read(stat).value(is_up) == 1);
+    let push = move || post(http, "all?operation=5", b"hi")["queued"].clone();
+    let pushing: Vec<_> = (0..10).map(|_| thread::spawn(push)).collect();
+    (0..8).for_each(|_| calls.recv().unwrap());
+    let is_asked_for_more = calls.recv_timeout(Duration::from_millis(500)).is_ok();
+    assert!(!is_asked_for_more, "eight broadcasts are a window");
+    answers.add_permits(10);
+    for pushing in pushing {
+        assert_eq!(pushing.join().unwrap(), 7);
+    }
+    assert_eq!(calls.try_iter().count(), 2);
 }
