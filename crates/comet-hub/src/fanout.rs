@@ -13,6 +13,7 @@
 mod health;
 mod number;
 mod push;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -28,6 +29,7 @@ pub use self::number::CometNumber;
 pub use self::push::{
     Call, CallFailure, FailedComet, LedgerSum, PartId, PushFanout, Pushed, Refused, Target,
 };
+pub use self::turns::{TurnId, Turns};
 
 /// Longest part of a message that is logged, bytes.
 const MESSAGE_MAX: usize = 256;

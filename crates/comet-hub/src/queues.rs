@@ -1,5 +1,5 @@
-//! The pushes that wait in front of one inbox, a queue for each caller. The queues take turns, by the work
-//! that their messages cause.
+//! What waits in front of one inbox, or of one server: a queue for each caller. The queues take turns, by the work
+//! that what is in them causes.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -16,36 +16,66 @@ pub(crate) struct Waiting {
     pub(crate) message: Message,
 }
 
+/// What waits in the queue of a caller.
+pub(crate) trait Work {
+    /// The work that it causes, where a push to one key or room is 1.
+    fn cost(&self) -> usize;
+}
+
+impl Work for Waiting {
+    fn cost(&self) -> usize {
+        cost(&self.message)
+    }
+}
+
 /// Work that a caller may cause before it is the next one's turn.
 const QUANTUM: usize = 256;
 
-/// The work that a message causes at a home, where a push to one key or room is 1.
+/// The work that a message causes at a home.
 pub(crate) fn cost(message: &Message) -> usize {
     match message {
-        Message::PushKeys { keys, .. } => 1 + keys.len() / 4,
-        Message::PushUsers { users, .. } => 1 + users.len() / 4,
-        Message::Broadcast { .. } | Message::KickNetwork { .. } => QUANTUM,
+        Message::PushKeys { keys, .. } => cost_of_names(keys.len()),
+        Message::PushUsers { users, .. } => cost_of_names(users.len()),
+        Message::Broadcast { .. } | Message::KickNetwork { .. } => COST_OF_BROADCAST,
         _ => 1,
     }
 }
 
-#[derive(Default)]
-struct CallerQueue {
-    messages: VecDeque<Waiting>,
+/// The work of a push to so many keys or users.
+pub(crate) fn cost_of_names(names: usize) -> usize {
+    1 + names / 4
+}
+
+/// The work of a push to everybody.
+pub(crate) const COST_OF_BROADCAST: usize = QUANTUM;
+
+struct CallerQueue<T> {
+    messages: VecDeque<T>,
     /// Work that the caller may still cause in its turn. A message that costs more waits for the next turns.
     credit: usize,
 }
 
+impl<T> Default for CallerQueue<T> {
+    fn default() -> Self {
+        Self { messages: VecDeque::new(), credit: 0 }
+    }
+}
+
 /// Never holds an empty queue.
-#[derive(Default)]
-pub(crate) struct CallerQueues {
-    queues: HashMap<CallerId, CallerQueue>,
+pub(crate) struct CallerQueues<T = Waiting> {
+    queues: HashMap<CallerId, CallerQueue<T>>,
     /// Whose turn it is, and then whose.
     turns: VecDeque<CallerId>,
     len: usize,
 }
 
-impl CallerQueues {
+impl<T> Default for CallerQueues<T> {
+    fn default() -> Self {
+        Self { queues: HashMap::new(), turns: VecDeque::new(), len: 0 }
+    }
+}
+
+impl<T: Work> CallerQueues<T> {
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -54,11 +84,11 @@ impl CallerQueues {
         self.len == 0
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiting> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.turns.iter().flat_map(|caller| &self.queues[caller].messages)
     }
 
-    pub(crate) fn push(&mut self, caller: CallerId, waiting: Waiting) {
+    pub(crate) fn push(&mut self, caller: CallerId, waiting: T) {
         let queue = self.queues.entry(caller).or_default();
         if queue.messages.is_empty() {
             self.turns.push_back(caller);
@@ -68,11 +98,11 @@ impl CallerQueues {
     }
 
     /// The message whose turn it is, and what it costs.
-    pub(crate) fn pop(&mut self) -> Option<(CallerId, Waiting, usize)> {
+    pub(crate) fn pop(&mut self) -> Option<(CallerId, T, usize)> {
         loop {
             let caller = *self.turns.front()?;
             let queue = self.queues.get_mut(&caller).expect("a caller with a turn has a queue");
-            let cost = cost(&queue.messages.front().expect("no queue is empty").message);
+            let cost = queue.messages.front().expect("no queue is empty").cost();
             if queue.credit < cost {
                 queue.credit += QUANTUM;
                 self.turns.rotate_left(1);
@@ -90,7 +120,7 @@ impl CallerQueues {
     }
 
     /// Takes back what [`CallerQueues::pop`] gave. It is the next one again.
-    pub(crate) fn put_back(&mut self, (caller, waiting, cost): (CallerId, Waiting, usize)) {
+    pub(crate) fn put_back(&mut self, (caller, waiting, cost): (CallerId, T, usize)) {
         let queue = self.queues.entry(caller).or_default();
         if queue.messages.is_empty() {
             self.turns.push_front(caller);
@@ -101,7 +131,7 @@ impl CallerQueues {
     }
 
     /// Drops the messages for which `keeps` is false.
-    pub(crate) fn retain(&mut self, keeps: impl Fn(&Waiting) -> bool) {
+    pub(crate) fn retain(&mut self, keeps: impl Fn(&T) -> bool) {
         for queue in self.queues.values_mut() {
             queue.messages.retain(&keeps);
         }
@@ -111,7 +141,7 @@ impl CallerQueues {
         self.len = queues.values().map(|queue| queue.messages.len()).sum();
     }
 
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Waiting> {
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = T> {
         let Self { mut queues, turns, .. } = std::mem::take(self);
         turns
             .into_iter()

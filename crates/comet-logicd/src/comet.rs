@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use comet_hub::fanout::{CallFailure, LedgerSum};
+use comet_hub::CallerId;
+use comet_hub::fanout::{CallFailure, LedgerSum, Target};
 use comet_serve::{
     ApiTls, BadAddress, BearerToken, GrpcChannel, Peer, call_until_processed, root_cause,
 };
 use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};
 use tonic::{Code, Status};
+
+use crate::turnstile::{Turn, Turnstile};
 
 /// How long connecting to a comet may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -91,6 +94,8 @@ struct Link {
     peer: Peer,
     /// Connects when it is used, and again after a failure.
     channel: Mutex<GrpcChannel>,
+    /// To the comet, all callers are this process.
+    turnstile: Arc<Turnstile>,
 }
 
 /// What a comet is asked for.
@@ -106,7 +111,8 @@ impl Comet {
     pub(crate) fn new(options: CometOptions, origin: Origin, token: &BearerToken) -> Self {
         let (token, peer) = (token.clone(), options.peer.clone());
         let channel = Mutex::new(GrpcChannel::new(peer.connect_lazy(), token.clone()));
-        Self { options, origin, link: Arc::new(Link { token, peer, channel }) }
+        let link = Link { token, peer, channel, turnstile: Arc::default() };
+        Self { options, origin, link: Arc::new(link) }
     }
 
     /// Whether `options` are those of this comet at the same address.
@@ -128,9 +134,14 @@ impl Comet {
         self.link.channel.lock().expect(NO_PANIC).clone()
     }
 
+    /// A call of `caller` to `target` lines up behind others.
+    pub(crate) fn line_up(&self, caller: CallerId, target: &Target) -> Turn {
+        self.link.turnstile.line_up(caller, target)
+    }
+
     /// Leaves a connection on which nothing may come any more; calls under way stay with it.
     pub(crate) fn reconnect(&self) {
-        let Link { token, peer, channel } = &*self.link;
+        let Link { token, peer, channel, .. } = &*self.link;
         *channel.lock().expect(NO_PANIC) = GrpcChannel::new(peer.connect_lazy(), token.clone());
     }
 }

@@ -226,13 +226,15 @@ impl Comets {
         Err(Status::resource_exhausted(format!("{most} pushes{whose} {sentence}")))
     }
 
-    /// Makes the calls of the push that `plan` makes, all at once; `request` is what a comet is asked for.
+    /// Makes the calls of the push that `plan` makes, all at once, or at each comet when the turn of its caller comes;
+    /// `request` is what a comet is asked for.
     pub(crate) async fn carry(
         &self,
         plan: impl FnOnce(&Fanout) -> PushFanout,
         request: impl Fn(Target) -> Request,
     ) -> Result<Pushed, Status> {
         let mut push = plan(&self.state().fanout);
+        let caller = CallerId(Caller::current().0);
         let mut calls = JoinSet::new();
         // The clock rounds down, so that no call has less than its limit.
         let begin = self.time.now().after(1);
@@ -241,12 +243,14 @@ impl Comets {
             let mut state = self.state();
             let Some(call) = state.fanout.poll_call(&mut push, begin) else { break };
             let Call { part, comet, target } = call;
-            let channel = state.list[&comet].channel();
+            let called = &state.list[&comet];
+            let (channel, mut turn) = (called.channel(), called.line_up(caller, &target));
             drop(state);
             let under_way = CallUnderWay { state: Arc::clone(&self.state), comet };
             let request = request(target);
             calls.spawn(async move {
                 let _under_way = under_way;
+                turn.come().await;
                 (part, ask(channel, request).await)
             });
         }

@@ -22,6 +22,7 @@ mod server;
 mod service;
 mod sessions;
 mod stat;
+mod turnstile;
 mod wanted;
 
 pub use comet::CometOptions;

@@ -300,7 +300,7 @@ impl Assembly {
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(REQUEST_MAX);
-        let api = GrpcApi::default().service(logic);
+        let api = GrpcApi::default().report("/goim.logic.Logic/RenewOnline").service(logic);
         let rooms = GateLimits {
             connections: GRPC_CONNECTIONS,
             request_max: REQUEST_MAX,

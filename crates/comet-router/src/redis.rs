@@ -26,6 +26,7 @@
 //! entries expire after the store's lifetime. Sessions that goim's logic wrote are found by key and
 //! user, renewed and ended; they are not counted.
 
+mod deadline;
 mod health;
 mod node;
 mod online;
@@ -58,7 +59,7 @@ pub struct RedisOptions {
     pub ca: Option<Vec<u8>>,
     /// The lifetime of a session that is not renewed; at least 1 ms.
     pub lifetime: Duration,
-    /// The time limit of a call.
+    /// The time limit of a call. A process that was stopped meanwhile reads what has arrived before it is over.
     pub deadline: Duration,
 }
 

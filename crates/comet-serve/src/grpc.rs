@@ -22,6 +22,7 @@ pub struct GrpcApi {
     names: Vec<&'static str>,
     streams: Vec<&'static str>,
     lists: Vec<&'static str>,
+    reports: Vec<&'static str>,
 }
 
 impl GrpcApi {
@@ -37,6 +38,19 @@ impl GrpcApi {
     pub fn list(mut self, path: &'static str) -> Self {
         self.lists.push(path);
         self
+    }
+
+    /// The request to `path`, and its answer, may be long lists: they are decoded, handled and encoded aside, once the
+    /// request has come whole.
+    #[must_use]
+    pub fn report(mut self, path: &'static str) -> Self {
+        self.reports.push(path);
+        self
+    }
+
+    /// The calls that are handled aside.
+    pub(crate) fn reports(&self) -> &[&'static str] {
+        &self.reports
     }
 
     /// The calls whose answers are encoded aside.

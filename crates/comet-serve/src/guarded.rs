@@ -34,6 +34,8 @@ pub(crate) enum Protocol {
         streams: Arc<[&'static str]>,
         /// Paths of calls whose answers are encoded aside.
         lists: Arc<[&'static str]>,
+        /// Paths of calls that are handled aside.
+        reports: Arc<[&'static str]>,
     },
 }
 
@@ -63,6 +65,7 @@ impl HyperService<Request<Wire>> for Guarded {
             Protocol::Grpc { .. } => Form::Call,
         };
         let is_list = matches!(&self.protocol, Protocol::Grpc { lists, .. } if lists.contains(&head.uri.path()));
+        let is_report = matches!(&self.protocol, Protocol::Grpc { reports, .. } if reports.contains(&head.uri.path()));
         let (gate, place) = (Arc::clone(&self.gate), Arc::clone(&self.place));
         let has_host = self.has_host && form == Form::Whole;
         let body = gate.lock().check(&head, has_host).and_then(|()| {
@@ -79,7 +82,20 @@ impl HyperService<Request<Wire>> for Guarded {
         let limit = if form == Form::Whole { None } else { grpc_timeout(&head.headers) };
         let mut request = Request::from_parts(head, Body::new(body));
         request.extensions_mut().insert(arrivals.clone());
-        let answer = self.caller.run(self.router.clone().call(request));
+        let (caller, mut router) = (self.caller, self.router.clone());
+        let answer = async move {
+            if !is_report {
+                return caller.run(router.call(request)).await;
+            }
+            // First all of it: a caller that is slow takes no thread.
+            let (head, body) = request.into_parts();
+            let request = Request::from_parts(head, Body::new(Frames::of(body).await));
+            poll_aside(async move {
+                let (head, body) = caller.run(router.call(request)).await?.into_parts();
+                Ok(Response::from_parts(head, Body::new(Frames::of(body).await)))
+            })
+            .await
+        };
         Box::pin(async move {
             let mut response = match limit {
                 Some(limit) => match timeout(limit, answer).await {

@@ -13,6 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 use tokio_rustls::{TlsConnector, TlsStream};
 use tonic::codegen::http::Uri;
 use tonic::codegen::{Service, StdError};
@@ -21,6 +22,7 @@ use tonic::service::Interceptor;
 use tonic::transport::{self, Channel, Endpoint};
 use tonic::{Request, Status};
 
+use crate::active_time::timeout_active;
 use crate::socket::Socket;
 use crate::tls::ApiTls;
 
@@ -41,6 +43,9 @@ pub fn is_tls(address: &str) -> bool {
 
 const TLS: &str = "tls:";
 
+/// How much longer than its limit an attempt may take, before that is a stall.
+const STALL: Duration = Duration::from_millis(250);
+
 /// A server that is called.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -49,8 +54,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The server at `address`: `HOST:PORT`, `tls:HOST:PORT` or `unix:/PATH`. A connection has `connect_timeout` to be
-    /// there, its TLS handshake included.
+    /// The server at `address`: `HOST:PORT`, `tls:HOST:PORT` or `unix:/PATH`. A connection has `connect_timeout` of active
+    /// time to be there, its TLS handshake included.
     ///
     /// # Errors
     /// [`BadAddress`].
@@ -72,13 +77,12 @@ impl Peer {
         let uri = |scheme| format!("{scheme}://{authority}").parse::<Uri>();
         let mut endpoint = Endpoint::from_shared(format!("http://{authority}"))
             .map_err(|error| bad(error.into()))?
-            .connect_timeout(connect_timeout)
             // Late answers to calls that were given up count here over the life of the connection.
             .http2_max_local_error_reset_streams(None);
         if is_tls(address) {
             endpoint = endpoint.origin(uri("https").map_err(|error| bad(error.into()))?);
         }
-        Ok(Self { endpoint, connector: Connector(place) })
+        Ok(Self { endpoint, connector: Connector { place, limit: connect_timeout } })
     }
 
     /// A silent connection is pinged so often, and the answer may take as long.
@@ -122,7 +126,11 @@ fn host(address: &str) -> &str {
 
 /// Opens connections to one server.
 #[derive(Clone, Debug)]
-struct Connector(Place);
+struct Connector {
+    place: Place,
+    /// How long an attempt may take.
+    limit: Duration,
+}
 
 #[derive(Clone, Debug)]
 enum Place {
@@ -137,34 +145,49 @@ impl Service<Uri> for Connector {
     type Future = Pin<Box<dyn Future<Output = Result<TokioIo<Socket>, StdError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StdError>> {
-        match &mut self.0 {
+        match &mut self.place {
             Place::Tcp(tcp) | Place::Tls { tcp, .. } => tcp.poll_ready(context).map_err(Into::into),
             Place::Unix(_) => Poll::Ready(Ok(())),
         }
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        match &mut self.0 {
-            Place::Tcp(tcp) => {
-                let connecting = tcp.call(uri);
-                Box::pin(async { Ok(TokioIo::new(Socket::Tcp(connecting.await?.into_inner()))) })
+        let Self { place, limit } = self.clone();
+        Box::pin(within_active(limit, move || place.clone().connect(uri.clone())))
+    }
+}
+
+impl Place {
+    async fn connect(self, uri: Uri) -> Result<TokioIo<Socket>, StdError> {
+        Ok(TokioIo::new(match self {
+            Self::Tcp(mut tcp) => Socket::Tcp(tcp.call(uri).await?.into_inner()),
+            Self::Tls { mut tcp, tls, name } => {
+                let stream = tcp.call(uri).await?.into_inner();
+                let config = tls.client();
+                let config =
+                    config.ok_or_else(|| io::Error::other("api_tls.server_ca is not set"))?;
+                let stream = TlsConnector::from(config).connect(name, stream).await?;
+                Socket::Tls(Box::new(TlsStream::Client(stream)))
             }
-            Place::Tls { tcp, tls, name } => {
-                let (connecting, name, tls) = (tcp.call(uri), name.clone(), tls.clone());
-                Box::pin(async move {
-                    let stream = connecting.await?.into_inner();
-                    let config = tls.client();
-                    let config =
-                        config.ok_or_else(|| io::Error::other("api_tls.server_ca is not set"))?;
-                    let stream = TlsConnector::from(config).connect(name, stream).await?;
-                    Ok(TokioIo::new(Socket::Tls(Box::new(TlsStream::Client(stream)))))
-                })
-            }
-            Place::Unix(path) => {
-                let path = path.clone();
-                Box::pin(async { Ok(TokioIo::new(Socket::Unix(UnixStream::connect(path).await?))) })
-            }
-        }
+            Self::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
+        }))
+    }
+}
+
+/// What `connect` makes within `limit` of active time. An attempt that failed after a stall is made once more: the
+/// limit of an address, which is part of it, counts all time.
+async fn within_active<T, F>(limit: Duration, connect: impl Fn() -> F) -> Result<T, StdError>
+where
+    F: Future<Output = Result<T, StdError>>,
+{
+    let attempt = async || {
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "no connection in time").into();
+        timeout_active(limit, connect()).await.unwrap_or_else(|| Err(late()))
+    };
+    let begin = Instant::now();
+    match attempt().await {
+        Err(_) if begin.elapsed() > limit + STALL => attempt().await,
+        done => done,
     }
 }
 
@@ -213,7 +236,52 @@ pub fn root_cause<'error>(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::future::pending;
+
+    use tokio::time::{advance, sleep};
+
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_a_stall_ended_is_made_again() {
+        let attempts = Cell::new(0);
+        let connect = || {
+            attempts.set(attempts.get() + 1);
+            let is_first = attempts.get() == 1;
+            async move {
+                if is_first {
+                    // The process was stopped, and the library's own limit is over.
+                    advance(5 * SECOND).await;
+                    return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+                }
+                Ok("connected")
+            }
+        };
+        assert_eq!(within_active(SECOND, connect).await.unwrap(), "connected");
+        assert_eq!(attempts.get(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_has_an_end() {
+        let attempts = Cell::new(0);
+        let begin = Instant::now();
+        let silent = || {
+            attempts.set(attempts.get() + 1);
+            pending::<Result<(), StdError>>()
+        };
+        let error = within_active(SECOND, silent).await.unwrap_err();
+        assert_eq!(error.to_string(), "no connection in time");
+        assert_eq!((attempts.get(), begin.elapsed()), (1, SECOND));
+        let refused = || async {
+            sleep(SECOND / 2).await;
+            Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionRefused).into())
+        };
+        within_active(SECOND, refused).await.unwrap_err();
+        assert_eq!(begin.elapsed(), SECOND + SECOND / 2);
+    }
 
     #[test]
     fn an_address_without_a_host_is_refused() {

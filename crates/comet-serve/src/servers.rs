@@ -48,7 +48,11 @@ impl Servers {
         api: GrpcApi,
         descriptors: &[u8],
     ) -> io::Result<()> {
-        let protocol = Protocol::Grpc { streams: api.streams().into(), lists: api.lists().into() };
+        let protocol = Protocol::Grpc {
+            streams: api.streams().into(),
+            lists: api.lists().into(),
+            reports: api.reports().into(),
+        };
         let (router, reported) = api.routes(descriptors);
         self.serve(gate, listeners, &router, &protocol)?;
         self.tasks.spawn(reported.follow(self.health.clone()));

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use super::deadline;
 use super::health::Health;
 use super::place::Place;
 use crate::error::StoreError;
@@ -121,7 +122,7 @@ impl RedisNode {
                 }
             }
         };
-        let Ok(answer) = timeout_at(until, attempts).await else {
+        let Some(answer) = deadline::by(until, attempts).await else {
             let deadline = self.deadline;
             let error = StoreError::Deadline { node: node(), deadline };
             // It may be stopped, or cut off: nothing is going to come on this connection.

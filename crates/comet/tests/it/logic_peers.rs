@@ -2,9 +2,9 @@
 //! that speaks something else, a Redis that lost its master. None of them holds up a push to the others.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::logic_process::own_address;
+use crate::logic_reload::HeldComet;
 use crate::logic_rig::{post, request};
 use crate::process::{Running, Server, addresses, comet, line_with, with_sets};
 use crate::redis::RedisServer;
@@ -199,4 +200,75 @@ fn answers_of_comets_that_arrived_meanwhile_count() {
     assert_eq!((&answer["code"], failed(&answer["data"])), (&0.into(), vec![]), "{answer}");
     assert_eq!(Metrics::read(stat).value(is_up), 1);
     assert!(log.try_iter().all(|line| !line.contains("gone")));
+}
+
+/// Passes on what goes to `server` and back. Says when something goes there.
+fn watched(server: SocketAddr) -> (SocketAddr, Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (went, passages) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut server) = (stream.unwrap(), TcpStream::connect(server).unwrap());
+            let (mut back, mut there) = (server.try_clone().unwrap(), stream.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut back, &mut there));
+            let went = went.clone();
+            thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut bytes) {
+                    if server.write_all(&bytes[..length]).is_err() || went.send(()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    (address, passages)
+}
+
+/// The same for its session store.
+#[test]
+fn an_answer_of_redis_that_arrived_meanwhile_counts() {
+    let Some(redis) = RedisServer::start() else { return };
+    let (at, passages) = watched(redis.address());
+    let sets = [
+        "logic_server.store=\"redis\"".to_owned(),
+        format!("logic_server.redis=[\"redis://{at}\"]"),
+    ];
+    let (logic, _log, http, stat) = logic(&sets);
+    let push = move || request(http, "POST", "/goim/push/keys?operation=5&keys=k", b"hi");
+    assert_eq!(push()["code"], 0);
+    redis.signal(Signal::STOP);
+    while passages.try_recv().is_ok() {}
+    let pushing = thread::spawn(push);
+    passages.recv().unwrap();
+    logic.signal(Signal::STOP);
+    redis.signal(Signal::CONT);
+    thread::sleep(Duration::from_secs(5));
+    logic.signal(Signal::CONT);
+    let answer = pushing.join().unwrap();
+    assert_eq!(answer["code"], 0, "{answer}");
+    assert_eq!(Metrics::read(stat).by_label("comet_logic_redis_failures_total"), []);
+}
+
+/// A comet is asked for as much at once as its inboxes take. What is beyond waits for its turn, where those of other
+/// callers come between.
+#[test]
+fn a_comet_is_not_asked_for_everything_at_once() {
+    let (held_at, calls, answers) = HeldComet::start();
+    let sets =
+        [format!("logic_server.comets=[\"held={held_at}\"]"), "push.timeout=\"1m\"".to_owned()];
+    let (_logic, _log, http, stat) = logic(&sets);
+    let is_up = "comet_logic_comet_up{server=\"held\"}";
+    until("the comet to be there", || Metrics::read(stat).value(is_up) == 1);
+    let push = move || post(http, "all?operation=5", b"hi")["queued"].clone();
+    let pushing: Vec<_> = (0..10).map(|_| thread::spawn(push)).collect();
+    (0..8).for_each(|_| calls.recv().unwrap());
+    let is_asked_for_more = calls.recv_timeout(Duration::from_millis(500)).is_ok();
+    assert!(!is_asked_for_more, "eight broadcasts are a window");
+    answers.add_permits(10);
+    for pushing in pushing {
+        assert_eq!(pushing.join().unwrap(), 7);
+    }
+    assert_eq!(calls.try_iter().count(), 2);
 }

@@ -60,14 +60,14 @@ fn the_last_lock_of_an_exposed_address_stays() {
 }
 
 /// A comet that answers a broadcast when it is told to. As goim's, it has no health service.
-struct HeldComet {
+pub(crate) struct HeldComet {
     asked: Sender<()>,
     answers: Arc<Semaphore>,
 }
 
 impl HeldComet {
     /// Where it is, what it is asked for, and how many calls it may answer. It serves until the test process ends.
-    fn start() -> (SocketAddr, Receiver<()>, Arc<Semaphore>) {
+    pub(crate) fn start() -> (SocketAddr, Receiver<()>, Arc<Semaphore>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
