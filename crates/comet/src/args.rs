@@ -299,9 +299,9 @@ pub struct Monitored {
     /// The configuration file that names monitor.stat [default: the built-in 127.0.0.1:6972]
     #[arg(long, value_name = "FILE", conflicts_with = "server")]
     pub config: Option<PathBuf>,
-    /// A file with the token that the server asks for (monitor.tokens)
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
+    /// The token that the server asks for (monitor.tokens); @FILE reads it from a file
+    #[arg(long, value_name = "TOKEN|@FILE")]
+    pub token: Option<String>,
     /// With tls:HOST:PORT: PEM certificates to trust, instead of the system's authorities
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
@@ -473,8 +473,8 @@ mod tests {
     #[test]
     fn a_server_is_looked_at_by_its_address_or_its_configuration() {
         let server = Some("h:1".to_owned());
-        let monitored = Monitored { server, token_file: Some("t".into()), ..Monitored::default() };
-        let line = ["stat", "--server", "h:1", "--token-file", "t", "--json"];
+        let monitored = Monitored { server, token: Some("@t".to_owned()), ..Monitored::default() };
+        let line = ["stat", "--server", "h:1", "--token", "@t", "--json"];
         let stat = Stat { monitored: monitored.clone(), json: true };
         assert_eq!(read(&line).unwrap().command, Some(Command::Stat(stat)));
         let top = Top { monitored: Monitored::default(), once: true };

@@ -7,10 +7,11 @@ use std::time::Duration;
 use comet_listen::Address;
 use serde_json::Value;
 use ureq::Agent;
-use ureq::http::header::AUTHORIZATION;
+use ureq::http::header::{AUTHORIZATION, HeaderValue};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::args::{Monitored, Serve};
+use crate::inputs::token;
 use crate::run;
 
 /// Longest time of a request. The server has shorter limits.
@@ -24,7 +25,7 @@ pub(crate) struct MonitorClient {
     agent: Agent,
     /// What paths are appended to.
     base: String,
-    authorization: Option<String>,
+    authorization: Option<HeaderValue>,
 }
 
 impl MonitorClient {
@@ -44,10 +45,9 @@ impl MonitorClient {
             Some(address) => format!("https://{address}"),
             None => format!("http://{address}"),
         };
-        let authorization = monitored.token_file.as_ref().map(|path| {
-            let token = fs::read_to_string(path);
-            let token = token.map_err(|error| format!("--token-file {}: {error}", path.display()));
-            Ok::<_, String>(format!("Bearer {}", token?.trim_end()))
+        let authorization = monitored.token.as_deref().map(|argument| {
+            let header = [b"Bearer ", &*token(argument)?].concat();
+            HeaderValue::from_bytes(&header).map_err(|error| format!("--token: {error}"))
         });
         let tls = TlsConfig::builder().root_certs(authorities(monitored)?).build();
         let config = Agent::config_builder()

@@ -65,12 +65,12 @@ fn a_token_is_read_from_a_file_and_refusals_are_sentences() {
     let address = server.stat.to_string();
     let file = temporary("monitor.token", &format!("{TOKEN}\n"));
     for command in ["stat", "top"] {
-        assert_eq!(run(&[command, "--server", &address, "--token-file", &file]).0, 0);
+        assert_eq!(run(&[command, "--server", &address, "--token", &format!("@{file}")]).0, 0);
         let (code, _, error) = run(&[command, "--server", &address]);
         assert_eq!(code, 1);
         assert!(error.contains("401") && error.contains(&address), "{error}");
-        let (code, _, error) = run(&[command, "--server", &address, "--token-file", "/none"]);
-        assert!(code == 1 && error.contains("--token-file /none"), "{error}");
+        let (code, _, error) = run(&[command, "--server", &address, "--token", "@/none"]);
+        assert!(code == 1 && error.contains("--token /none"), "{error}");
         let (code, _, error) = run(&[command, "--server", "127.0.0.1:1"]);
         assert!(code == 1 && error.contains("127.0.0.1:1"), "{error}");
     }
