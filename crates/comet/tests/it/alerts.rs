@@ -85,6 +85,9 @@ type Exported = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 fn exported() -> Exported {
     let certificates = Certificates::new(&["a.example"]);
     let server = certificates.server(&[r#"logic.addrs=["127.0.0.1:1"]"#]);
+    // Their families are there once discovery and an issuer of keys were asked.
+    comet_ops::count_registration(true, false);
+    comet_ops::count_key_fetch("https://issuer.example/keys", true);
     let logic = Logic::start(&[r#"logic_server.comets=["comet-1=127.0.0.1:1"]"#]);
     // These counts are there once there was a call, and a failure.
     server.push(To::All, 5, b"");
