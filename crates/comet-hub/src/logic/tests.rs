@@ -436,7 +436,7 @@ fn room_counts_are_renewed_while_logic_is_available() {
     // The next one, and what becomes of one that fails.
     for outcome in [None, Some(refused(13))] {
         for _ in 0..RENEW_MS / 1_000 {
-            assert!(!rig.told().is_some());
+            assert!(rig.told().is_none());
             rig.wait(1_000);
             rig.pinged();
         }
