@@ -131,6 +131,9 @@ sections! {
         path: String = "/sub" in Text::URL_PATH, Alive;
         /// Largest head of an upgrade request, bytes.
         head_max: usize = "8KiB" in size(KIB..=64 * KIB), Alive;
+        /// Whether clients may speak JSON in text messages, as those of goim v1.2 and people with a console do: a client
+        /// whose token comes in a text message does. docs/PROTOCOL.md has the form.
+        text: bool = false in Switch, Alive;
         /// Origins of pages that may connect, like `"https://example.com"` or `"http://localhost:3000"`. `*` stands
         /// for labels at the left (`"https://*.example.com"`, without example.com itself) or for any port
         /// (`"http://localhost:*"`); `"null"` is a page without an origin. Others are answered with 403. []: all.

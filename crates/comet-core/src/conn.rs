@@ -20,18 +20,29 @@ pub(crate) struct Input {
     pub(crate) cookie: Option<Box<str>>,
     /// The token that waits for embedded logic.
     pub(crate) token: Option<Box<[u8]>>,
+    /// The body of a message that remote logic has, if the reply is to have it.
+    pub(crate) echo: Option<Box<[u8]>>,
 }
 
 impl Input {
     fn is_idle(&self) -> bool {
-        let Self { bytes, fragments, cookie, token } = self;
-        bytes.is_empty() && fragments.is_none() && cookie.is_none() && token.is_none()
+        let Self { bytes, fragments, cookie, token, echo } = self;
+        bytes.is_empty()
+            && fragments.is_none()
+            && cookie.is_none()
+            && token.is_none()
+            && echo.is_none()
     }
 }
+
+/// Number of forms that frames have: one for each transport, and the text form.
+pub(crate) const FORMS: usize = 3;
 
 pub(crate) struct Conn {
     pub(crate) state: ConnState,
     pub(crate) transport: Transport,
+    /// It is a WebSocket whose client speaks the text form.
+    pub(crate) is_text: bool,
     /// In the queue of connections with something to send.
     pub(crate) is_ready: bool,
     /// In the list of connections with a send that began after the last tick.
@@ -69,6 +80,7 @@ impl Conn {
                 Transport::WebSocket => ConnState::Upgrading,
             },
             transport,
+            is_text: false,
             is_ready: false,
             is_watched: false,
             is_traced: false,
@@ -91,6 +103,12 @@ impl Conn {
     /// The time since it was accepted, milliseconds.
     pub(crate) fn age_ms(&self, now: Millis) -> u64 {
         now.0.saturating_sub(self.accepted.0)
+    }
+
+    /// The form of its frames, below [`FORMS`].
+    #[inline]
+    pub(crate) fn form(&self) -> usize {
+        self.transport as usize + usize::from(self.is_text)
     }
 
     /// Whether input must wait until logic or a home has answered.

@@ -38,6 +38,8 @@ pub struct Limits {
     pub head_max: usize,
     /// Path of the WebSocket upgrade; another one is answered with 404.
     pub path: Box<str>,
+    /// Whether WebSocket clients may speak the [text form](comet_proto::text): those whose token comes in a text message.
+    pub text: bool,
     /// Pushes an outbox holds, waiting and in flight; then [`Limits::slow_consumer`] decides.
     pub svr_proto: u16,
     /// Bytes an outbox holds; then [`Limits::slow_consumer`] decides.
@@ -109,6 +111,7 @@ impl Default for Limits {
             body_max: 4096,
             head_max: 8192,
             path: "/sub".into(),
+            text: false,
             svr_proto: 512,
             outbox_bytes: 8 << 20,
             outbox_memory: 1 << 30,

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use comet_proto::websocket::{Event, read, upgrade};
+use comet_proto::websocket::{Event, MessageKinds, read, upgrade};
 use comet_proto::{Encoded, Frame, VERSION, count_frames, decode, op};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
@@ -60,7 +60,13 @@ fn unmask(bencher: Bencher, body: usize) {
     let mut scratch = Vec::new();
     let mut fragments = None;
     bencher.counter(BytesCount::new(body)).bench_local(|| {
-        let read = read(black_box(&message), &mut fragments, &mut scratch, 4096 + 16);
+        let read = read(
+            black_box(&message),
+            &mut fragments,
+            &mut scratch,
+            4096 + 16,
+            MessageKinds::Binary,
+        );
         assert!(matches!(read, Ok(Some((Event::Message(payload), _))) if payload.len() == body));
     });
 }

@@ -6,6 +6,7 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use crate::frame::{Frame, HEADER_LEN};
 use crate::op;
+use crate::text;
 use crate::websocket::frames::{CONTROL_MAX, put_header};
 
 /// A frame in the form of both transports. A clone shares the buffer.
@@ -22,7 +23,7 @@ use crate::websocket::frames::{CONTROL_MAX, put_header};
 pub struct Encoded {
     bytes: Arc<[u8]>,
     /// The index at which the TCP form begins.
-    tcp_at: u8,
+    tcp_at: usize,
 }
 
 impl Encoded {
@@ -77,6 +78,31 @@ impl Encoded {
         Self::new(bytes, 0)
     }
 
+    /// The same for a WebSocket whose client speaks the [text form](crate::text). Empty on TCP.
+    ///
+    /// A body that is JSON is there as it is, none as `{}`, and any other as a string, in which bytes that are not UTF-8
+    /// are replaced (U+FFFD).
+    #[must_use]
+    pub fn to_text(&self) -> Self {
+        let message = text::write(self.for_tcp());
+        let mut bytes = Vec::with_capacity(WEBSOCKET_HEADER_MAX + message.len());
+        put_header(&mut bytes, OpCode::Data(Data::Text), message.len());
+        bytes.extend_from_slice(&message);
+        Self::new(&bytes, bytes.len())
+    }
+
+    /// The message, if this is of [`Encoded::to_text`].
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        let [TEXT_MESSAGE, length, ..] = *self.bytes else { return None };
+        let header = match length {
+            126 => 4,
+            127 => WEBSOCKET_HEADER_MAX,
+            _ => 2,
+        };
+        self.for_tcp().is_empty().then(|| str::from_utf8(&self.bytes[header..]).ok()).flatten()
+    }
+
     /// Whether this is the encoding of `frame`, which must not be a batch.
     #[must_use]
     pub fn is_frame(&self, frame: &Frame<'_>) -> bool {
@@ -86,7 +112,7 @@ impl Encoded {
     /// The bytes for a TCP connection; may be empty.
     #[must_use]
     pub fn for_tcp(&self) -> &[u8] {
-        &self.bytes[usize::from(self.tcp_at)..]
+        &self.bytes[self.tcp_at..]
     }
 
     /// The bytes for a WebSocket connection.
@@ -107,7 +133,6 @@ impl Encoded {
     }
 
     fn new(bytes: &[u8], tcp_at: usize) -> Self {
-        let tcp_at = u8::try_from(tcp_at).expect("headers and control frames are short");
         Self { bytes: bytes.into(), tcp_at }
     }
 }
@@ -115,3 +140,6 @@ impl Encoded {
 /// The longest header of a server's WebSocket frame: two bytes, eight of length, no mask (RFC 6455
 /// 5.2).
 const WEBSOCKET_HEADER_MAX: usize = 10;
+
+/// The first byte of a whole text message (RFC 6455 5.2).
+const TEXT_MESSAGE: u8 = 0x81;

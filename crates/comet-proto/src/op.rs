@@ -33,3 +33,7 @@ pub const SUBSCRIBE_REPLY: i32 = 15;
 pub const UNSUBSCRIBE: i32 = 16;
 /// Answers [`UNSUBSCRIBE`].
 pub const UNSUBSCRIBE_REPLY: i32 = 17;
+/// A question of goim v1.2's clients whether the server answers.
+pub const TEST: i32 = 254;
+/// Answers [`TEST`].
+pub const TEST_REPLY: i32 = 255;

@@ -8,6 +8,6 @@ pub(crate) mod frames;
 mod origin;
 mod upgrade;
 
-pub use frames::{Event, Fault, Fragments, read};
+pub use frames::{Event, Fault, Fragments, MessageKinds, read};
 pub use origin::{BadOriginPattern, Origin, OriginPattern};
 pub use upgrade::{Upgrade, UpgradeFault, upgrade};

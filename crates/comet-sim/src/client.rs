@@ -13,7 +13,7 @@ use crate::received::{Expected, ReceivedStream};
 use crate::rng::Rng;
 use crate::socket::Socket;
 use crate::violation::{Violation, bad_upgrade};
-use crate::wire::{self, BINARY, BINARY_BEGIN, CLOSE, CONTINUATION, CONTINUATION_END, PING};
+use crate::wire::{self, BEGIN, BINARY, CLOSE, CONTINUATION, CONTINUATION_END, PING, TEXT};
 
 /// Requests a well-behaved client has under way; fewer than any `cli_proto` here.
 const REQUESTS_MAX: usize = 4;
@@ -223,7 +223,9 @@ impl Client {
         socket.mark_token();
         if self.violation == Some(Violation::Flood) {
             self.allowed_closes.extend([CloseReason::InputOverflow, CloseReason::ReplyOverflow]);
-            let body = vec![b'f'; plan.limits.body_max];
+            // A text message has as much space for all of it.
+            let around = if self.profile.is_text { 64 } else { 0 };
+            let body = vec![b'f'; plan.limits.body_max - around];
             for _ in 0..(HELD_MAX / body.len()) + 3 {
                 self.send_message(socket, rng, op::SEND, &body);
             }
@@ -237,7 +239,12 @@ impl Client {
     /// A message whose operation only logic knows.
     fn send_message(&mut self, socket: &mut Socket, rng: &mut Rng, operation: i32, body: &[u8]) {
         let fails = self.is_remote && logic_services::fails(body);
-        self.request(socket, rng, operation, body, Expected::Echo { operation, fails });
+        let is_echoed = self.profile.is_text && operation == op::SEND;
+        let (operation_of_reply, body_of_reply) =
+            if is_echoed { (op::SEND_REPLY, body) } else { (operation, &b""[..]) };
+        let expected =
+            Expected::Echo { operation: operation_of_reply, fails, body: body_of_reply.into() };
+        self.request(socket, rng, operation, body, expected);
     }
 
     fn heartbeat(&mut self, socket: &mut Socket, rng: &mut Rng) {
@@ -286,7 +293,7 @@ impl Client {
         let transport = self.profile.transport;
         let mut half = wire::frame(op::SEND, 1, b"cut here");
         if transport == Transport::WebSocket {
-            half = wire::websocket(BINARY, Some(mask(rng)), &half);
+            half = wire::websocket(self.message_kind(), Some(mask(rng)), &half);
         }
         half.truncate(rng.between(1, 20) as usize);
         match violation {
@@ -294,6 +301,7 @@ impl Client {
                 let is_all = self.profile.accepts.is_open();
                 let operation = if is_all { op::UNSUBSCRIBE } else { op::SUBSCRIBE };
                 let (bytes, reason) = fault.bytes(transport, &plan.limits, operation);
+                let reason = if self.profile.is_text { fault.reason_in_text() } else { reason };
                 socket.write(&bytes);
                 self.allowed_closes.push(reason);
                 self.must_be_closed = true;
@@ -351,17 +359,24 @@ impl Client {
         self.received.expected.push_back((0, Expected::Pong(payload.into())));
     }
 
+    /// The first byte of its messages.
+    fn message_kind(&self) -> u8 {
+        if self.profile.is_text { TEXT } else { BINARY }
+    }
+
     /// One frame; on WebSocket sometimes in fragments, with a ping among them.
     fn send(&mut self, socket: &mut Socket, rng: &mut Rng, frame: &[u8]) {
         if self.profile.transport == Transport::Tcp {
             return socket.write(frame);
         }
+        let kind = self.message_kind();
+        let message = if self.profile.is_text { wire::to_text(frame) } else { frame.to_vec() };
         if rng.percent(85) {
-            return socket.write(&wire::websocket(BINARY, Some(mask(rng)), frame));
+            return socket.write(&wire::websocket(kind, Some(mask(rng)), &message));
         }
-        let cut = rng.below(frame.len() + 1);
-        let (begin, rest) = frame.split_at(cut);
-        socket.write(&wire::websocket(BINARY_BEGIN, Some(mask(rng)), begin));
+        let cut = rng.below(message.len() + 1);
+        let (begin, rest) = message.split_at(cut);
+        socket.write(&wire::websocket(kind & BEGIN, Some(mask(rng)), begin));
         if rng.percent(30) {
             socket.write(&wire::websocket(CONTINUATION, Some(mask(rng)), b""));
         }

@@ -108,6 +108,7 @@ impl Plan {
             connections: if rng.percent(8) { 3 } else { 10_000 },
             body_max: rng.pick(&[256, 1024, 4096]),
             head_max: 1024,
+            text: rng.percent(50),
             svr_proto: rng.pick(&[1, 2, 5, 80]),
             outbox_bytes: rng.pick(&[400, 4_000, 1 << 20]),
             outbox_memory: rng.pick(&[1 << 30, 1 << 30, 20_000, 2_000]),

@@ -16,6 +16,8 @@ const USER_WITH_EXPIRY: i64 = 4;
 pub(crate) struct ClientProfile {
     pub(crate) transport: Transport,
     pub(crate) is_protocol_2: bool,
+    /// It speaks the text form.
+    pub(crate) is_text: bool,
     pub(crate) token: Box<[u8]>,
     pub(crate) user: i64,
     /// `None`: the user's home makes one.
@@ -56,10 +58,12 @@ impl Accepted {
 impl ClientProfile {
     pub(crate) fn random(rng: &mut Rng, plan: &Plan) -> Self {
         let transport = rng.pick(&[Transport::Tcp, Transport::WebSocket]);
+        let is_text = plan.limits.text && transport == Transport::WebSocket && rng.percent(50);
         let user = rng.below(USERS as usize) as i64;
         let mut profile = Self {
             transport,
-            is_protocol_2: rng.percent(50),
+            is_protocol_2: !is_text && rng.percent(50),
+            is_text,
             token: user.to_string().into_bytes().into(),
             user,
             key: None,

@@ -29,6 +29,7 @@ pub(crate) enum Expected {
     Echo {
         operation: i32,
         fails: bool,
+        body: Box<[u8]>,
     },
     Pong(Box<[u8]>),
 }
@@ -55,6 +56,7 @@ pub(crate) struct ReceivedStream {
     pub(crate) accepts: Accepted,
     filters_rooms: bool,
     is_remote: bool,
+    is_text: bool,
     /// Logic may fail to answer.
     has_faults: bool,
     /// The first call made after the client had read that it is authenticated, in `room`, and accepts
@@ -87,6 +89,7 @@ impl ReceivedStream {
             accepts: profile.accepts.clone(),
             filters_rooms: plan.limits.filter_rooms,
             is_remote: plan.is_remote(),
+            is_text: profile.is_text,
             may_be_turned_away: plan.limits.handshakes < u32::MAX
                 || plan.limits.sources.is_on()
                 || plan.is_blocking
@@ -192,7 +195,7 @@ impl ReceivedStream {
             return wrong("out of turn");
         }
         let is_body_right = match &expected {
-            Expected::Heartbeat => true,
+            Expected::Heartbeat => body.is_empty() == self.is_text,
             Expected::Auth if self.is_protocol_2 => {
                 AuthReply::decode(body).is_some_and(|reply| reply.not_renewed.is_none())
             }
@@ -203,6 +206,7 @@ impl ReceivedStream {
             }
             Expected::Echo { .. } if self.has_faults && is_excuse(body) => true,
             Expected::Echo { fails: true, .. } => body == FAILURE.as_bytes(),
+            Expected::Echo { body: echo, .. } => body == &**echo,
             Expected::Room(room) => {
                 body == room.map_or("", |room| ROOMS[usize::from(room)]).as_bytes()
             }
@@ -219,6 +223,7 @@ impl ReceivedStream {
                 self.room_since = next_call;
                 self.accepts_since = next_call;
             }
+            Expected::Heartbeat if self.is_text => {}
             Expected::Heartbeat => {
                 let online = body.try_into().map(i32::from_be_bytes).unwrap_or(-1);
                 let least = i32::from(self.room.is_some());

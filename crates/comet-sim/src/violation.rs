@@ -108,6 +108,15 @@ pub(crate) fn bad_upgrade(status: u16, limits: &Limits) -> Vec<u8> {
 }
 
 impl Malformed {
+    /// What a connection is closed for that speaks the text form: the bytes are mostly a binary message.
+    pub(crate) fn reason_in_text(self) -> CloseReason {
+        match self {
+            Self::NotMasked | Self::ReservedBits | Self::PingTooLong => CloseReason::BadWebSocket,
+            Self::Text => CloseReason::BadFrame,
+            _ => CloseReason::WebSocketText,
+        }
+    }
+
     /// The bytes, and what the connection is closed for. `operation` is the one that can make the list
     /// of a connection's operations longer.
     pub(crate) fn bytes(

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use comet_core::Transport;
-use comet_proto::{Frame, HEADER_LEN, VERSION, decode, op};
+use comet_proto::{Frame, HEADER_LEN, VERSION, decode, op, text};
 
 /// Sequence of every pushed frame; replies carry the client's, which are positive, and op 6 has 0.
 pub(crate) const PUSH_SEQUENCE: i32 = -7;
@@ -13,8 +13,8 @@ pub(crate) const BINARY: u8 = 0x82;
 pub(crate) const TEXT: u8 = 0x81;
 pub(crate) const CLOSE: u8 = 0x88;
 pub(crate) const PING: u8 = 0x89;
-/// A binary message whose rest follows, and that rest.
-pub(crate) const BINARY_BEGIN: u8 = 0x02;
+/// Of the first frame of a message whose rest follows, and of that rest.
+pub(crate) const BEGIN: u8 = 0x7f;
 pub(crate) const CONTINUATION: u8 = 0x00;
 pub(crate) const CONTINUATION_END: u8 = 0x80;
 
@@ -31,6 +31,15 @@ pub(crate) fn frame_as(version: u16, operation: i32, sequence: i32, body: &[u8])
     bytes.extend(sequence.to_be_bytes());
     bytes.extend(body);
     bytes
+}
+
+/// The message that stands for a frame in the text form. The body becomes a string.
+pub(crate) fn to_text(frame: &[u8]) -> Vec<u8> {
+    let (Frame { operation, sequence, body, .. }, _) =
+        decode(frame, usize::MAX).ok().flatten().expect("a whole frame");
+    let body = str::from_utf8(body).expect("clients of the text form send text");
+    let message = format!(r#"{{"ver":1,"op":{operation},"seq":{sequence},"body":{body:?}}}"#);
+    message.into_bytes()
 }
 
 /// A WebSocket frame of a client; without a mask it is against the rules.
@@ -77,7 +86,8 @@ pub(crate) enum Kind {
     Paced,
 }
 
-/// The body of every pushed frame: a batch is several frames with the same id.
+/// The body of every pushed frame: a batch is several frames with the same id. It is text, and no JSON, so that it travels
+/// in the text form as a string.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stamp {
     pub(crate) id: u64,
@@ -88,8 +98,6 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    pub(crate) const LEN: usize = 16;
-
     /// The body, with `padding` bytes that depend on the id.
     pub(crate) fn write(self, padding: usize) -> Vec<u8> {
         let (kind, room) = match self.kind {
@@ -99,24 +107,31 @@ impl Stamp {
             Kind::All => (3, 0),
             Kind::Paced => (4, 0),
         };
-        let mut body = Vec::with_capacity(Self::LEN + padding);
-        body.extend(self.id.to_be_bytes());
-        body.extend([self.part, self.parts, kind, room]);
-        body.extend(self.operation.to_be_bytes());
-        body.resize(Self::LEN + padding, self.id as u8);
+        let Self { id, part, parts, operation, .. } = self;
+        let mut body =
+            format!("s{id:016x}{part:02x}{parts:02x}{kind:02x}{room:02x}{operation:08x}")
+                .into_bytes();
+        body.resize(body.len() + padding, Self::padding(id));
         body
+    }
+
+    fn padding(id: u64) -> u8 {
+        b'a' + (id % 26) as u8
     }
 
     fn read(frame: &Frame<'_>) -> Result<Self, String> {
         let bad = || format!("a push with a body nobody sent: {frame:?}");
-        let (id, rest) = frame.body.split_first_chunk().ok_or_else(bad)?;
-        let (&[part, parts, kind, room], rest) = rest.split_first_chunk().ok_or_else(bad)?;
-        let (operation, padding) = rest.split_first_chunk().ok_or_else(bad)?;
+        let body = str::from_utf8(frame.body).map_err(|_| bad())?;
+        let number = |digits: std::ops::Range<usize>| {
+            body.get(digits).and_then(|digits| u64::from_str_radix(digits, 16).ok()).ok_or_else(bad)
+        };
+        let byte = |at: usize| number(at..at + 2).map(|byte| byte as u8);
+        let (id, room) = (number(1..17)?, byte(23)?);
         let stamp = Self {
-            id: u64::from_be_bytes(*id),
-            part,
-            parts,
-            kind: match kind {
+            id,
+            part: byte(17)?,
+            parts: byte(19)?,
+            kind: match byte(21)? {
                 0 => Kind::Keys,
                 1 => Kind::Users,
                 2 => Kind::Room(room),
@@ -124,10 +139,10 @@ impl Stamp {
                 4 => Kind::Paced,
                 _ => return Err(bad()),
             },
-            operation: i32::from_be_bytes(*operation),
+            operation: number(25..33)? as u32 as i32,
         };
-        if stamp.operation != frame.operation || padding.iter().any(|byte| *byte != stamp.id as u8)
-        {
+        let is_padded = body.bytes().skip(33).all(|byte| byte == Self::padding(id));
+        if stamp.operation != frame.operation || !body.starts_with('s') || !is_padded {
             return Err(bad());
         }
         Ok(stamp)
@@ -269,6 +284,21 @@ impl Decoder {
                     }
                 } else {
                     messages.push_back((end, server_message(&frame)?));
+                }
+            }
+            TEXT => {
+                let message = str::from_utf8(payload).map_err(|_| "not UTF-8".to_owned())?;
+                for object in text::objects(message) {
+                    let request =
+                        text::read(object).map_err(|fault| format!("{fault}: {object}"))?;
+                    let frame = request.frame();
+                    let string =
+                        frame.body.strip_prefix(b"\"").and_then(|body| body.strip_suffix(b"\""));
+                    let body = match frame.body {
+                        b"{}" => b"",
+                        raw => string.unwrap_or(raw),
+                    };
+                    messages.push_back((end, server_message(&Frame { body, ..frame })?));
                 }
             }
             0x8a => messages.push_back((end, ServerMessage::Pong(payload.into()))),

@@ -35,7 +35,7 @@ const TLS_RECORDS: u64 = (32 << 10) + (16 << 10);
 const OUTBOX_ENTRY: u64 = 104;
 /// What short messages in outboxes take, beside what they count as in [`Limits::outbox_memory`].
 const OUTBOX_ALLOCATED: u64 = 2;
-/// A reply beside its entry: its header and what is allocated around it.
+/// A reply beside its entry and its body, which may be that of the request: its header and what is allocated around it.
 const REPLY: u64 = 64;
 /// With drop-oldest a log may keep as many messages that were dropped as it has.
 const KEPT_BY_DROP_OLDEST: u64 = 2;
@@ -83,6 +83,7 @@ impl Bounds {
             sources,
             trace_users,
             user_memory_ms,
+            text,
             // Choices, and texts that the configuration holds.
             is_out_of_memory: _,
             takes_clients: _,
@@ -148,12 +149,13 @@ impl Bounds {
             ("if every client leaves a frame unfinished", connections * unread),
             (
                 "if every client sends on while logic is asked",
-                connections * (HELD_MAX + body_max) as u64,
+                // A text client's message may be kept for its reply.
+                connections * (HELD_MAX + body_max * if *text { 2 } else { 1 }) as u64,
             ),
             ("if all are in TLS and stop amid a record", in_tls * TLS_RECORDS),
             (
                 "if every client leaves its replies",
-                connections * u64::from(*cli_proto) * (OUTBOX_ENTRY + REPLY),
+                connections * u64::from(*cli_proto) * (OUTBOX_ENTRY + REPLY + *body_max as u64),
             ),
             ("pushes that clients leave waiting", waiting.min(cores * all_outboxes)),
             (

@@ -200,6 +200,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         body_max: protocol.body_max,
         head_max: config.websocket.head_max,
         path: config.websocket.path.as_str().into(),
+        text: config.websocket.text,
         svr_proto: protocol.svr_proto,
         outbox_bytes: protocol.outbox_bytes,
         outbox_memory: config.limits.outbox_memory,

@@ -2,16 +2,18 @@
 //! byte, and they are within the limits.
 
 use comet_proto::Encoded;
-use comet_proto::websocket::{self, Event, Fault, Fragments};
+use comet_proto::websocket::{self, Event, Fault, Fragments, MessageKinds};
 
 const MESSAGE_MAX: usize = 512;
 
 pub(crate) fn check(stream: &[u8]) {
-    assert_eq!(see(stream, stream.len().max(1)), see(stream, 1));
+    for kinds in [MessageKinds::Binary, MessageKinds::Text, MessageKinds::Any] {
+        assert_eq!(see(stream, stream.len().max(1), kinds), see(stream, 1, kinds));
+    }
 }
 
 /// The events of a stream that arrives in pieces of `piece_len`, a line for each, and its fault.
-fn see(stream: &[u8], piece_len: usize) -> (Vec<String>, Option<Fault>) {
+fn see(stream: &[u8], piece_len: usize, kinds: MessageKinds) -> (Vec<String>, Option<Fault>) {
     let mut fragments: Option<Box<Fragments>> = None;
     let mut scratch = Vec::new();
     let mut seen = Vec::new();
@@ -20,7 +22,7 @@ fn see(stream: &[u8], piece_len: usize) -> (Vec<String>, Option<Fault>) {
         end += piece.len();
         loop {
             let unread = &stream[start..end];
-            match websocket::read(unread, &mut fragments, &mut scratch, MESSAGE_MAX) {
+            match websocket::read(unread, &mut fragments, &mut scratch, MESSAGE_MAX, kinds) {
                 Ok(None) => break,
                 Ok(Some((event, consumed))) => {
                     within_limits(event);
@@ -37,6 +39,7 @@ fn see(stream: &[u8], piece_len: usize) -> (Vec<String>, Option<Fault>) {
 fn within_limits(event: Event<'_>) {
     match event {
         Event::Message(payload) => assert!(payload.len() <= MESSAGE_MAX),
+        Event::Text(text) => assert!(text.len() <= MESSAGE_MAX),
         Event::Ping(payload) => {
             assert!(Encoded::pong(payload).for_websocket().ends_with(payload));
         }

@@ -89,7 +89,7 @@ impl Shard {
     pub(super) fn close_for_fault(&mut self, slot: Slot, fault: &Fault) {
         let reason = match fault {
             Fault::TooLarge => CloseReason::WebSocketTooLarge,
-            Fault::Text => CloseReason::WebSocketText,
+            Fault::Text | Fault::Binary => CloseReason::WebSocketText,
             _ => CloseReason::BadWebSocket,
         };
         let (detail, code) = (fault.to_string(), Some(fault.close_code()));

@@ -1,12 +1,11 @@
 //! One push on its way into the outboxes of one shard.
 
-use crate::conn::Conn;
+use crate::conn::{Conn, FORMS};
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Push;
 use crate::outbox::{AppendMemo, Item, Load, Superseded};
-use crate::transport::Transport;
 
 use super::connections::Connections;
 use super::outboxes::Outboxes;
@@ -25,20 +24,34 @@ pub(super) enum Filter {
     Kick,
 }
 
+/// The frame of a push, the same for all outboxes of a form.
+pub(super) struct Items {
+    /// For both transports.
+    binary: Item,
+    /// For clients that speak the text form, from the first of them on.
+    text: Option<Item>,
+}
+
+impl Items {
+    pub(super) fn new(binary: Item) -> Self {
+        Self { binary, text: None }
+    }
+}
+
 /// A walk over connections that offers each of them the same push.
 pub(super) struct Delivery<'a> {
     conns: &'a mut Connections,
     outboxes: &'a mut Outboxes,
     limits: &'a Limits,
-    item: Item,
+    items: &'a mut Items,
     operation: i32,
     filter: Filter,
-    /// Length of the frame on each transport.
-    bytes: [u32; 2],
-    /// The latest append on each transport.
-    memos: [AppendMemo; 2],
-    /// Outboxes that took the push, by transport.
-    queued: [u64; 2],
+    /// Length of the frame in each form. That of the text form is 0 until it is there.
+    bytes: [u32; FORMS],
+    /// The latest append in each form.
+    memos: [AppendMemo; FORMS],
+    /// Outboxes that took the push, by form.
+    queued: [u64; FORMS],
     /// Connections that did not get it.
     tally: Tally,
     superseded: u64,
@@ -56,25 +69,28 @@ pub(super) struct Delivered {
 }
 
 impl<'a> Delivery<'a> {
-    /// `item` is the frame of `push`, the same in all walks of it. A kick has a `filter` of its own.
+    /// `items` are the frame of `push`, the same in all walks of it. A kick has a `filter` of its own.
     pub(super) fn new(
         conns: &'a mut Connections,
         outboxes: &'a mut Outboxes,
         limits: &'a Limits,
         push: &Push,
-        item: Item,
+        items: &'a mut Items,
         filter: Filter,
     ) -> Self {
+        let bytes_of = |bytes: &[u8]| bytes.len() as u32;
+        let text = items.text.as_ref().map_or(0, |item| bytes_of(item.frame().for_websocket()));
+        let frame = &push.frame;
         Self {
             conns,
             outboxes,
             limits,
-            item,
+            items,
             operation: push.operation,
             filter: if push.kick.is_some() { Filter::Kick } else { filter },
-            bytes: [push.frame.for_tcp().len() as u32, push.frame.for_websocket().len() as u32],
-            memos: [AppendMemo::NONE; 2],
-            queued: [0, 0],
+            bytes: [bytes_of(frame.for_tcp()), bytes_of(frame.for_websocket()), text],
+            memos: [AppendMemo::NONE; FORMS],
+            queued: [0; FORMS],
             tally: Tally::default(),
             superseded: 0,
             to_close: Vec::new(),
@@ -92,13 +108,13 @@ impl<'a> Delivery<'a> {
             Filter::Kick => return self.to_close.push(slot),
         }
         debug_assert!(conn.takes_pushes().is_ok());
-        let transport = conn.transport as usize;
+        let form = conn.form();
         // Members of a room mostly have the same frames pending. Then the result of the latest append
         // holds for the next outbox, and the chains are not looked at.
-        if !self.memos[transport].repeat(&mut conn.outbox) && !self.append(slot) {
+        if !self.memos[form].repeat(&mut conn.outbox) && !self.append(slot) {
             return self.tally.drop_as(DropReason::OutboxFull, 1);
         }
-        self.queued[transport] += 1;
+        self.queued[form] += 1;
         let conn = &mut self.conns[slot];
         if !conn.outbox.is_sending() {
             self.outboxes.mark_ready(slot, conn);
@@ -149,23 +165,35 @@ impl<'a> Delivery<'a> {
     /// Appends the push to one outbox. `false`: the outbox is full.
     fn append(&mut self, slot: Slot) -> bool {
         self.settle_memos();
+        if self.conns[slot].is_text {
+            self.encode_text();
+        }
         let Some(superseded) = self.make_space(slot) else { return false };
         let conn = &mut self.conns[slot];
-        let memo = &mut self.memos[conn.transport as usize];
-        let chains = &mut self.outboxes.chains;
-        chains.append_and_note(memo, &mut conn.outbox, &self.item, superseded);
+        let memo = &mut self.memos[conn.form()];
+        let item = self.items.text.as_ref().filter(|_| conn.is_text).unwrap_or(&self.items.binary);
+        self.outboxes.chains.append_and_note(memo, &mut conn.outbox, item, superseded);
         self.count_superseded(superseded, 1);
         true
+    }
+
+    /// Encodes the push for clients that speak the text form, if none of them came before.
+    #[cold]
+    fn encode_text(&mut self) {
+        let Items { binary, text } = &mut *self.items;
+        let chains = &mut self.outboxes.chains;
+        let item = text.get_or_insert_with(|| chains.item(binary.frame().to_text(), true));
+        self.bytes[FORMS - 1] = item.frame().for_websocket().len() as u32;
     }
 
     /// Adds the outboxes that took the push by memo to the chains' reference counts. Due before anything but
     /// a look is done with the chains.
     fn settle_memos(&mut self) {
-        for transport in [0, 1] {
-            let memo = &mut self.memos[transport];
+        for memo in &mut self.memos {
             let outboxes = self.outboxes.chains.settle(memo);
-            let superseded = memo.superseded();
-            self.count_superseded(superseded, outboxes);
+            let Superseded { pushes, bytes } = memo.superseded();
+            self.superseded += u64::from(pushes) * u64::from(outboxes);
+            self.outboxes.bytes_dropped += u64::from(bytes) * u64::from(outboxes);
         }
     }
 
@@ -179,7 +207,8 @@ impl<'a> Delivery<'a> {
     fn make_space(&mut self, slot: Slot) -> Option<Superseded> {
         let conn = &self.conns[slot];
         let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
-        if self.fits(conn.transport, load) {
+        let form = conn.form();
+        if self.fits(form, load) {
             return Some(Superseded::default());
         }
         // A client that has taken everything is not slow, though there is no memory for its push.
@@ -198,16 +227,16 @@ impl<'a> Delivery<'a> {
             }
             // What is in flight cannot be taken back: where that alone fills the outbox, the newest push
             // waits beside it.
-            SlowConsumer::DropOldest => self.fits(conn.transport, Load::default()).then(|| {
-                let fits = |load| self.fits(conn.transport, load);
+            SlowConsumer::DropOldest => self.fits(form, Load::default()).then(|| {
+                let fits = |load| self.fits(form, load);
                 self.outboxes.chains.oldest(&conn.outbox, conn.transport, fits)
             }),
         }
     }
 
     /// Whether an outbox with this load has space for the push.
-    fn fits(&self, transport: Transport, load: Load) -> bool {
-        let bytes = load.bytes.saturating_add(self.bytes[transport as usize]);
+    fn fits(&self, form: usize, load: Load) -> bool {
+        let bytes = load.bytes.saturating_add(self.bytes[form]);
         let is_short = load.pushes < u32::from(self.limits.svr_proto);
         is_short && bytes <= self.limits.outbox_bytes && self.has_memory(load)
     }

@@ -1,7 +1,7 @@
 //! Bytes from clients: what may be read now, the upgrade, and the framing of both transports.
 
-use comet_proto::websocket::{self, Event, Origin};
-use comet_proto::{Encoded, HEADER_LEN, decode};
+use comet_proto::websocket::{self, Event, MessageKinds, Origin};
+use comet_proto::{Encoded, HEADER_LEN, decode, text};
 
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
@@ -173,9 +173,15 @@ impl Shard {
     fn read_message(&mut self, slot: Slot, input: &[u8]) -> ReadStep {
         let message_max = HEADER_LEN + self.context.limits.body_max;
         let conn = &mut self.conns[slot];
+        // A client chooses its form with its token. Nothing that depends on it was sent to it before.
+        let kinds = match conn.state {
+            _ if conn.is_text => MessageKinds::Text,
+            ConnState::AwaitingAuth if self.context.limits.text => MessageKinds::Any,
+            _ => MessageKinds::Binary,
+        };
         let mut fragments = conn.input.as_mut().and_then(|input| input.fragments.take());
         let mut scratch = std::mem::take(&mut self.scratch);
-        let step = match websocket::read(input, &mut fragments, &mut scratch, message_max) {
+        let step = match websocket::read(input, &mut fragments, &mut scratch, message_max, kinds) {
             Ok(None) => ReadStep::Incomplete,
             Ok(Some((event, consumed))) => {
                 self.handle_event(slot, event);
@@ -206,6 +212,13 @@ impl Shard {
                 }
                 Err(fault) => self.close(slot, CloseReason::BadFrame, &fault.to_string()),
             },
+            Event::Text(message) => {
+                self.conns[slot].is_text = true;
+                match text::read(message) {
+                    Ok(request) => self.handle_frame(slot, request.frame()),
+                    Err(fault) => self.close(slot, CloseReason::BadFrame, &fault.to_string()),
+                }
+            }
             Event::Ping(payload) => {
                 self.idle.note_activity(self.context.now);
                 self.reply_with(slot, Encoded::pong(payload));

@@ -1,7 +1,7 @@
 //! What a shard asks logic: the identity behind a token, the answer to a client's message, and the renewal of
 //! a session.
 
-use comet_proto::Frame;
+use comet_proto::{Frame, op};
 
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
@@ -117,13 +117,19 @@ impl Shard {
     /// A client's message. Remote logic has at most one of a connection at a time, so they keep their order.
     pub(super) fn receive(&mut self, slot: Slot, frame: Frame<'_>) {
         let Frame { operation, sequence, body, .. } = frame;
-        let reply = AwaitedReply::to(&frame, operation);
-        if self.context.logic == Logic::Embedded {
-            self.counters.received += 1;
-            return self.reply(slot, reply, b"");
-        }
         let id = self.conns.id(slot);
         let conn = &mut self.conns[slot];
+        // goim v1.2 answers operation 4 with 5 and the same body.
+        let is_echoed = conn.is_text && operation == op::SEND;
+        let answer = if is_echoed { op::SEND_REPLY } else { operation };
+        let reply = AwaitedReply::to(&frame, answer);
+        if self.context.logic == Logic::Embedded {
+            self.counters.received += 1;
+            return self.reply(slot, reply, if is_echoed { body } else { b"" });
+        }
+        if is_echoed {
+            conn.input_mut().echo = Some(body.into());
+        }
         conn.state = ConnState::Receiving { reply };
         let (user, key, body) = (conn.user, conn.key.clone(), body.into());
         self.reports.push(Report::Receive { conn: id, user, key, operation, sequence, body });
@@ -134,8 +140,12 @@ impl Shard {
         let Some(slot) = self.conns.find(conn) else { return };
         let ConnState::Receiving { reply } = self.conns[slot].state else { return };
         self.counters.received += 1;
-        let sentence = outcome.err().unwrap_or_default();
-        self.answer(slot, reply, cut(&sentence).as_bytes());
+        let echo = self.conns[slot].input.as_mut().and_then(|input| input.echo.take());
+        self.conns[slot].shed_input();
+        match outcome {
+            Ok(()) => self.answer(slot, reply, &echo.unwrap_or_default()),
+            Err(sentence) => self.answer(slot, reply, cut(&sentence).as_bytes()),
+        }
     }
 
     /// Chooses when the session of `slot` is renewed next.

@@ -10,6 +10,9 @@ use crate::state::{AwaitedReply, ConnState};
 use super::Shard;
 use super::rates::Input;
 
+/// The answer of goim v1.2 to operation 254.
+const TEST_BODY: &[u8] = br#"{"test":"come on"}"#;
+
 impl Shard {
     pub(super) fn handle_frame(&mut self, slot: Slot, frame: Frame<'_>) {
         self.counters.frames_in += 1;
@@ -22,7 +25,8 @@ impl Shard {
         }
         if matches!(self.conns[slot].state, ConnState::AwaitingAuth) {
             if operation == op::AUTH {
-                self.conns[slot].is_protocol_2 = frame.version == VERSION_2;
+                let conn = &mut self.conns[slot];
+                conn.is_protocol_2 = frame.version == VERSION_2 && !conn.is_text;
                 self.request_identity(slot, frame);
             } else {
                 // As in goim, frames before the token are ignored.
@@ -39,6 +43,9 @@ impl Shard {
             op::CHANGE_ROOM => self.change_room(slot, frame),
             op::SUBSCRIBE | op::UNSUBSCRIBE => self.change_accepts(slot, frame),
             op::AUTH if self.conns[slot].is_protocol_2 => self.renew_token(slot, frame),
+            op::TEST if self.conns[slot].is_text => {
+                self.reply(slot, AwaitedReply::to(&frame, op::TEST_REPLY), TEST_BODY);
+            }
             _ => self.receive(slot, frame),
         }
     }
@@ -54,9 +61,10 @@ impl Shard {
             self.idle.note_activity(self.context.now);
         }
         self.renew(slot);
-        let online = i32::try_from(self.online(slot)).unwrap_or(i32::MAX);
-        let reply = AwaitedReply::to(&frame, op::HEARTBEAT_REPLY);
-        self.reply(slot, reply, &online.to_be_bytes());
+        let online = i32::try_from(self.online(slot)).unwrap_or(i32::MAX).to_be_bytes();
+        // goim v1.2 tells no number.
+        let body: &[u8] = if self.conns[slot].is_text { b"" } else { &online };
+        self.reply(slot, AwaitedReply::to(&frame, op::HEARTBEAT_REPLY), body);
     }
 
     fn change_room(&mut self, slot: Slot, frame: Frame<'_>) {

@@ -9,7 +9,8 @@ use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::Tally;
 use crate::limits::OWNERS_MAX;
 use crate::message::{Push, Report};
-use crate::outbox::Item;
+
+use super::delivery::Items;
 
 /// A push that goes on in slices. The tasks of a shard run one after the other, in the order in which they
 /// came. So the order of a room or a key is kept, and at most one task is amid the members of a room.
@@ -44,8 +45,8 @@ pub(super) enum Target {
 pub(super) struct Progress {
     pub(super) call: CallId,
     pub(super) push: Push,
-    /// The same for all slices, so that outboxes share its chains.
-    pub(super) item: Item,
+    /// The same for all slices, so that outboxes share their chains.
+    pub(super) items: Items,
     pub(super) tally: Tally,
     pub(super) answer: Answer,
     /// It is among the pushes that this shard has counted.

@@ -11,10 +11,9 @@ use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::{CloseReason, DropReason, Tally};
 use crate::limits::PACED_MAX;
 use crate::message::{Kick, Message, Push, Report};
-use crate::outbox::Item;
 
 use super::Shard;
-use super::delivery::{Delivered, Delivery, Filter};
+use super::delivery::{Delivered, Delivery, Filter, Items};
 use super::pacing::PacedBroadcast;
 use super::push_task::{Answer, Names, Owners, Progress, PushTask, Target, Unsent};
 
@@ -67,9 +66,9 @@ impl Shard {
 
     /// Begins a push behind those that are under way.
     pub(super) fn begin_push(&mut self, call: CallId, push: Push, target: Target, answer: Answer) {
-        let item = self.item(&push);
+        let items = self.items(&push);
         let tally = Tally::default();
-        let progress = Progress { call, push, item, tally, answer, is_counted: false };
+        let progress = Progress { call, push, items, tally, answer, is_counted: false };
         self.add_task(target, progress);
     }
 
@@ -92,8 +91,8 @@ impl Shard {
         }
     }
 
-    fn item(&mut self, push: &Push) -> Item {
-        self.outboxes.chains.item(push.frame.clone(), true)
+    fn items(&mut self, push: &Push) -> Items {
+        Items::new(self.outboxes.chains.item(push.frame.clone(), true))
     }
 
     // ---- at the home ---------------------------------------------------------------------------
@@ -158,9 +157,9 @@ impl Shard {
     /// A room whose home is here: its order is the order of these calls.
     pub(super) fn push_room(&mut self, call: CallId, room: Arc<str>, push: Push) {
         debug_assert_eq!(self.context.home_of_room(&room), self.context.shard);
-        let item = self.item(&push);
+        let items = self.items(&push);
         let (tally, answer) = (Tally::default(), Answer::Tally { partials: 0 });
-        let mut progress = Progress { call, push, item, tally, answer, is_counted: false };
+        let mut progress = Progress { call, push, items, tally, answer, is_counted: false };
         let mut is_here = false;
         for (shard, members) in self.home.rooms.shards_of(&room).to_vec() {
             if shard == self.context.shard {
@@ -223,8 +222,8 @@ impl Shard {
             }
             let Some(mut broadcast) = self.pacing.broadcasts.pop_front() else { return };
             let (push, end) = (broadcast.push().clone(), self.conns.end());
-            let item = self.item(&push);
-            let delivered = self.deliver(&push, item, Filter::On, |delivery| {
+            let mut items = self.items(&push);
+            let delivered = self.deliver(&push, &mut items, Filter::On, |delivery| {
                 while budget.is_left()
                     && !delivery.is_strained()
                     && let Some(slot) = broadcast.next_slot(end)
@@ -267,9 +266,9 @@ impl Shard {
         budget: &mut Budget,
     ) {
         let conns = &conns[..conns.len().min(budget.units().max(STRIDE))];
-        let Progress { push, item, .. } = progress;
+        let Progress { push, items, .. } = progress;
         let mut offered = 0;
-        let delivered = self.deliver(push, item.clone(), Filter::On, |delivery| {
+        let delivered = self.deliver(push, items, Filter::On, |delivery| {
             for stride in conns.chunks(STRIDE) {
                 stride.iter().for_each(|&conn| delivery.offer_to(conn));
                 offered += stride.len();
@@ -291,8 +290,8 @@ impl Shard {
         budget: &mut Budget,
     ) -> bool {
         let end = self.conns.end();
-        let Progress { push, item, .. } = progress;
-        let delivered = self.deliver(push, item.clone(), Filter::On, |delivery| {
+        let Progress { push, items, .. } = progress;
+        let delivered = self.deliver(push, items, Filter::On, |delivery| {
             while *next < end && budget.is_left() && !delivery.is_strained() {
                 let stride = STRIDE.min((end.0 - next.0) as usize).min(budget.units()) as u32;
                 for slot in next.0..next.0 + stride {
@@ -341,8 +340,8 @@ impl Shard {
         let Self { context, conns, outboxes, rooms, top_rooms, .. } = self;
         let limits = &context.limits;
         let filter = if limits.filter_rooms { Filter::On } else { Filter::Off };
-        let Progress { push, item, .. } = progress;
-        let mut delivery = Delivery::new(conns, outboxes, limits, push, item.clone(), filter);
+        let Progress { push, items, .. } = progress;
+        let mut delivery = Delivery::new(conns, outboxes, limits, push, items, filter);
         let room = &mut rooms[id];
         let mut offered = room.offered as usize;
         let end = room.members.len().min(offered + budget.units());
@@ -368,12 +367,13 @@ impl Shard {
     fn deliver(
         &mut self,
         push: &Push,
-        item: Item,
+        items: &mut Items,
         filter: Filter,
         walk: impl FnOnce(&mut Delivery<'_>),
     ) -> Delivered {
         let (conns, outboxes) = (&mut self.conns, &mut self.outboxes);
-        let mut delivery = Delivery::new(conns, outboxes, &self.context.limits, push, item, filter);
+        let limits = &self.context.limits;
+        let mut delivery = Delivery::new(conns, outboxes, limits, push, items, filter);
         walk(&mut delivery);
         delivery.finish()
     }

@@ -14,6 +14,9 @@ impl Shard {
     pub(super) fn reply(&mut self, slot: Slot, reply: AwaitedReply, body: &[u8]) {
         let AwaitedReply { version, operation, sequence } = reply;
         let frame = Frame { version, operation, sequence, body };
+        if self.conns[slot].is_text {
+            return self.reply_with(slot, Encoded::frame(&frame).to_text());
+        }
         let reply = self.outboxes.take_reply(&frame);
         self.queue_reply(slot, &reply);
         self.outboxes.keep_reply(reply);

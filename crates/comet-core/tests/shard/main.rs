@@ -17,6 +17,7 @@ mod replies;
 mod rfc6455;
 mod rig;
 mod stalls;
+mod text;
 mod token_expiry;
 mod token_renewal;
 mod trace;

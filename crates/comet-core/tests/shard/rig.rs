@@ -382,20 +382,25 @@ pub(crate) fn frame_2(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A WebSocket frame of a client, with the example mask of RFC 6455 5.7. The payload is short.
+/// A WebSocket frame of a client, with the example mask of RFC 6455 5.7. The payload is shorter than 64 KiB.
 pub(crate) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x37, 0xfa, 0x21, 0x3d];
-    assert!(payload.len() < 126);
-    let mut bytes = vec![first, 0x80 | payload.len() as u8];
+    let mut bytes = header(first, 0x80, payload);
     bytes.extend(mask);
     bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     bytes
 }
 
-/// A WebSocket frame of the server. The payload is short.
+/// A WebSocket frame of the server. The payload is shorter than 64 KiB.
 pub(crate) fn plain(first: u8, payload: &[u8]) -> Vec<u8> {
-    assert!(payload.len() < 126);
-    [&[first, payload.len() as u8], payload].concat()
+    [&header(first, 0, payload), payload].concat()
+}
+
+fn header(first: u8, mask_bit: u8, payload: &[u8]) -> Vec<u8> {
+    match u16::try_from(payload.len()).expect("shorter than 64 KiB") {
+        length @ 0..126 => vec![first, mask_bit | length as u8],
+        length => [&[first, mask_bit | 126], &length.to_be_bytes()[..]].concat(),
+    }
 }
 
 pub(crate) fn push(operation: i32, body: &[u8]) -> Push {

@@ -17,6 +17,18 @@ pub(crate) const CONTROL_MAX: usize = 125;
 #[derive(Debug)]
 pub struct Fragments {
     payload: Vec<u8>,
+    is_text: bool,
+}
+
+/// The messages that a client may send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MessageKinds {
+    /// Binary ones.
+    Binary,
+    /// Text.
+    Text,
+    /// Both.
+    Any,
 }
 
 /// The meaning of a client's frame. Borrows from the scratch buffer of [`read`].
@@ -24,6 +36,8 @@ pub struct Fragments {
 pub enum Event<'s> {
     /// A whole binary message, reassembled from its fragments.
     Message(&'s [u8]),
+    /// The same of a text message.
+    Text(&'s str),
     /// A ping, to be answered with a pong of the same payload.
     Ping(&'s [u8]),
     /// A pong, which needs no answer.
@@ -53,8 +67,12 @@ pub enum Fault {
     ExpectedContinuation,
     /// The message is longer than the reader accepts.
     TooLarge,
-    /// A text message; frames travel in binary ones.
+    /// A text message of a client that must send binary ones.
     Text,
+    /// A binary message of a client that must send text.
+    Binary,
+    /// A text message is not UTF-8 (8.1).
+    TextNotUtf8,
     /// A close with a truncated code, or with a code that must not be sent (5.5.1, 7.4).
     BadClose,
     /// The reason of a close is not UTF-8 (5.5.1).
@@ -67,8 +85,8 @@ impl Fault {
     pub fn close_code(&self) -> u16 {
         match self {
             Self::TooLarge => CloseCode::Size,
-            Self::Text => CloseCode::Unsupported,
-            Self::BadCloseReason => CloseCode::Invalid,
+            Self::Text | Self::Binary => CloseCode::Unsupported,
+            Self::BadCloseReason | Self::TextNotUtf8 => CloseCode::Invalid,
             Self::NotMasked
             | Self::ReservedBits
             | Self::ReservedOpcode
@@ -94,6 +112,8 @@ impl fmt::Display for Fault {
             Self::ExpectedContinuation => "a message begins inside a fragmented one",
             Self::TooLarge => "the message is larger than allowed",
             Self::Text => "a text message, where only binary ones are spoken",
+            Self::Binary => "a binary message of a client that speaks text",
+            Self::TextNotUtf8 => "a text message is not UTF-8",
             Self::BadClose => "the code of a close is cut off or not one that may be sent",
             Self::BadCloseReason => "the reason of a close is not UTF-8",
         })
@@ -106,7 +126,7 @@ impl Error for Fault {}
 ///
 /// `Ok(None)`: more bytes are needed, and `scratch` is unchanged. Payloads are unmasked into
 /// `scratch`, which overwrites its content. All faults of a header are found before its payload has
-/// arrived. One of them is a message longer than `message_max` bytes.
+/// arrived. One of them is a message longer than `message_max` bytes, another one that is not of `kinds`.
 ///
 /// # Errors
 ///
@@ -117,6 +137,7 @@ pub fn read<'s>(
     fragments: &mut Option<Box<Fragments>>,
     scratch: &'s mut Vec<u8>,
     message_max: usize,
+    kinds: MessageKinds,
 ) -> Result<Option<(Event<'s>, usize)>, Fault> {
     let mut cursor = Cursor::new(input);
     // Reading a slice cannot fail, so the only error of the codec is a reserved opcode.
@@ -128,6 +149,7 @@ pub fn read<'s>(
         return Err(Fault::ReservedBits);
     }
     let mask = header.mask.ok_or(Fault::NotMasked)?;
+    check_kind(&header, fragments.as_deref(), kinds)?;
     check_length(&header, length, fragments.as_deref(), message_max)?;
 
     let rest = &input[cursor.position() as usize..];
@@ -142,22 +164,47 @@ pub fn read<'s>(
             append_unmasked(scratch, payload, mask);
             control_event(control, scratch)?
         }
-        OpCode::Data(_) if header.is_final => {
-            match fragments.take() {
+        OpCode::Data(kind) if header.is_final => {
+            let is_text = match fragments.take() {
                 // The buffer of the fragments becomes the scratch buffer.
-                Some(open) => *scratch = open.payload,
-                None => scratch.clear(),
-            }
+                Some(open) => {
+                    *scratch = open.payload;
+                    open.is_text
+                }
+                None => {
+                    scratch.clear();
+                    kind == Data::Text
+                }
+            };
             append_unmasked(scratch, payload, mask);
-            Event::Message(scratch)
+            match is_text {
+                true => Event::Text(std::str::from_utf8(scratch).map_err(|_| Fault::TextNotUtf8)?),
+                false => Event::Message(scratch),
+            }
         }
-        OpCode::Data(_) => {
-            let open = fragments.get_or_insert_with(|| Box::new(Fragments { payload: Vec::new() }));
+        OpCode::Data(kind) => {
+            let begin = || Box::new(Fragments { payload: Vec::new(), is_text: kind == Data::Text });
+            let open = fragments.get_or_insert_with(begin);
             append_unmasked(&mut open.payload, payload, mask);
             Event::Fragment
         }
     };
     Ok(Some((event, consumed)))
+}
+
+/// Checks that a data frame is in its place, and of a message that the client may send.
+fn check_kind(
+    header: &FrameHeader,
+    open: Option<&Fragments>,
+    kinds: MessageKinds,
+) -> Result<(), Fault> {
+    match (header.opcode, open, kinds) {
+        (OpCode::Data(Data::Continue), None, _) => Err(Fault::UnexpectedContinuation),
+        (OpCode::Data(Data::Binary | Data::Text), Some(_), _) => Err(Fault::ExpectedContinuation),
+        (OpCode::Data(Data::Text), None, MessageKinds::Binary) => Err(Fault::Text),
+        (OpCode::Data(Data::Binary), None, MessageKinds::Text) => Err(Fault::Binary),
+        _ => Ok(()),
+    }
 }
 
 /// Checks a header with a payload of `length` bytes, which need not have arrived.
@@ -173,11 +220,6 @@ fn check_length(
             return Err(Fault::ControlTooLong);
         }
         (OpCode::Control(_), _) => return Ok(()),
-        (OpCode::Data(Data::Continue), None) => return Err(Fault::UnexpectedContinuation),
-        (OpCode::Data(Data::Binary | Data::Text), Some(_)) => {
-            return Err(Fault::ExpectedContinuation);
-        }
-        (OpCode::Data(Data::Text), None) => return Err(Fault::Text),
         (OpCode::Data(_), _) => {}
     }
     let kept = open.map_or(0, |open| open.payload.len());

@@ -6,6 +6,8 @@ mod frame;
 mod proxy;
 #[path = "../../../fuzz/replay.rs"]
 mod replay;
+#[path = "../../../fuzz/checks/text.rs"]
+mod text;
 #[path = "../../../fuzz/checks/upgrade.rs"]
 mod upgrade;
 #[path = "../../../fuzz/checks/websocket.rs"]
@@ -19,6 +21,11 @@ fn corpus_of_frame() {
 #[test]
 fn corpus_of_websocket() {
     replay::replay("websocket", websocket::check);
+}
+
+#[test]
+fn corpus_of_text() {
+    replay::replay("text", text::check);
 }
 
 #[test]

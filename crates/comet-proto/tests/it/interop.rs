@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use comet_proto::websocket::{Event, Fragments, read, upgrade};
+use comet_proto::websocket::{Event, Fragments, MessageKinds, read, upgrade};
 use comet_proto::{Encoded, Frame, decode};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -32,8 +32,14 @@ impl Echo {
             self.upgraded = true;
             return Some(upgrade.consumed);
         }
-        let (event, consumed) =
-            read(&self.input, &mut self.fragments, &mut self.scratch, 200_000).unwrap()?;
+        let (event, consumed) = read(
+            &self.input,
+            &mut self.fragments,
+            &mut self.scratch,
+            200_000,
+            MessageKinds::Binary,
+        )
+        .unwrap()?;
         let answer = match event {
             Event::Message(message) => {
                 let (frame, _) = decode(message, 200_000).unwrap().unwrap();
@@ -42,6 +48,7 @@ impl Echo {
             Event::Ping(payload) => Encoded::pong(payload),
             Event::Close(code) => Encoded::close(code.unwrap_or(1000), "bye"),
             Event::Pong | Event::Fragment => return Some(consumed),
+            Event::Text(_) => unreachable!("only binary messages are taken"),
         };
         self.output.extend_from_slice(answer.for_websocket());
         Some(consumed)

@@ -10,4 +10,5 @@ mod origin;
 mod proxy;
 mod round_trip;
 mod support;
+mod text;
 mod vectors;

@@ -1,6 +1,6 @@
 //! A simple implementation of the client's side, for comparison.
 
-use comet_proto::websocket::{Event, Fault, Fragments, read};
+use comet_proto::websocket::{Event, Fault, Fragments, MessageKinds, read};
 
 pub(crate) const CONTINUATION: u8 = 0x0;
 pub(crate) const TEXT: u8 = 0x1;
@@ -33,6 +33,7 @@ pub(crate) fn masked(first: u8, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Seen {
     Message(Vec<u8>),
+    Text(String),
     Ping(Vec<u8>),
     Pong,
     Close(Option<u16>),
@@ -43,6 +44,7 @@ impl From<Event<'_>> for Seen {
     fn from(event: Event<'_>) -> Self {
         match event {
             Event::Message(payload) => Self::Message(payload.to_vec()),
+            Event::Text(text) => Self::Text(text.to_owned()),
             Event::Ping(payload) => Self::Ping(payload.to_vec()),
             Event::Pong => Self::Pong,
             Event::Close(code) => Self::Close(code),
@@ -68,9 +70,13 @@ impl Reader {
         seen: &mut Vec<Seen>,
     ) -> Result<(), Fault> {
         self.unread.extend_from_slice(piece);
-        while let Some((event, consumed)) =
-            read(&self.unread, &mut self.fragments, &mut self.scratch, message_max)?
-        {
+        while let Some((event, consumed)) = read(
+            &self.unread,
+            &mut self.fragments,
+            &mut self.scratch,
+            message_max,
+            MessageKinds::Binary,
+        )? {
             seen.push(event.into());
             self.unread.drain(..consumed);
         }

@@ -1,6 +1,6 @@
 //! Exact bytes, written by hand.
 
-use comet_proto::websocket::{Upgrade, read, upgrade};
+use comet_proto::websocket::{MessageKinds, Upgrade, read, upgrade};
 use comet_proto::{AuthReply, Encoded, Frame, VERSION, VERSION_2, count_frames, decode, op};
 
 use crate::support::{BINARY, FIN, GOOD_HEADERS, masked, request};
@@ -70,7 +70,9 @@ fn websocket_header_lengths() {
 
         let sent = masked(FIN | BINARY, [1, 2, 3, 4], encoded.for_tcp());
         let mut scratch = Vec::new();
-        let (_, consumed) = read(&sent, &mut None, &mut scratch, message_len).unwrap().unwrap();
+        let (_, consumed) = read(&sent, &mut None, &mut scratch, message_len, MessageKinds::Binary)
+            .unwrap()
+            .unwrap();
         assert_eq!(consumed, sent.len());
         assert_eq!(scratch, encoded.for_tcp());
     }

@@ -63,6 +63,7 @@ mod slow;
 mod stopped;
 mod structure;
 mod support;
+mod text;
 mod timeouts;
 mod tls;
 mod token_expiry;

@@ -1,6 +1,6 @@
 //! Sends: what an outbox has in flight, and how far the kernel is with it.
 
-use comet_proto::decode;
+use comet_proto::{Frame, decode, text};
 
 use crate::index::Index;
 use crate::limits::{JOIN_MAX, JOINED_BYTES_MAX, WINDOW};
@@ -149,6 +149,14 @@ impl Chains {
         let Chain { log, run, .. } = self.chains[outbox.in_flight];
         let mut frames = Vec::new();
         for (_, item) in self.logs[log].frames(run).skip(from).take(to - from) {
+            if let Some(message) = item.frame.text() {
+                for object in text::objects(message) {
+                    let request = text::read(object).expect("what was written can be read");
+                    let Frame { operation, sequence, .. } = request.frame();
+                    frames.push((operation, sequence, object.len() as u32));
+                }
+                continue;
+            }
             let mut run = item.frame.for_tcp();
             while let Ok(Some((frame, length))) = decode(run, usize::MAX) {
                 frames.push((frame.operation, frame.sequence, length as u32));

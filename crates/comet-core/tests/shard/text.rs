@@ -1,0 +1,206 @@
+//! Clients that speak the text form, beside those that do not.
+
+use comet_core::{CloseReason, ConnId, Limits, Logic, Message, Report, TraceKind, Transport};
+use comet_proto::op;
+
+use crate::rig::{Rig, UPGRADE, frame, masked, plain};
+
+const TEXT: u8 = 0x81;
+
+fn limits() -> Limits {
+    Limits { text: true, ..Limits::default() }
+}
+
+/// A message of the server.
+fn told(message: &str) -> Vec<u8> {
+    plain(TEXT, message.as_bytes())
+}
+
+/// What comes for a message of the client.
+fn ask(rig: &mut Rig, conn: ConnId, message: &str) -> Vec<u8> {
+    rig.ask(conn, &masked(TEXT, message.as_bytes()))
+}
+
+fn open(rig: &mut Rig) -> ConnId {
+    let conn = rig.connect(0, Transport::WebSocket);
+    rig.ask(conn, UPGRADE);
+    conn
+}
+
+fn join(rig: &mut Rig, token: &str) -> ConnId {
+    let conn = open(rig);
+    let auth = format!(r#"{{"ver":1,"op":7,"seq":1,"body":"{token}"}}"#);
+    assert_eq!(ask(rig, conn, &auth), told(r#"[{"ver":1,"op":8,"seq":1,"body":{}}]"#));
+    conn
+}
+
+#[test]
+fn requests_are_answered_as_by_goim_v1() {
+    let mut rig = Rig::new(2, limits());
+    let conn = join(&mut rig, "7/k/r/");
+    for (request, reply) in [
+        (r#"{"ver":1,"op":2,"seq":2,"body":{}}"#, r#"[{"ver":1,"op":3,"seq":2,"body":{}}]"#),
+        (
+            r#"{"ver":2,"op":4,"seq":3,"body":{"a":[1]}}"#,
+            r#"[{"ver":2,"op":5,"seq":3,"body":{"a":[1]}}]"#,
+        ),
+        (r#"{"op":4,"seq":4,"body":"x\n"}"#, r#"[{"ver":1,"op":5,"seq":4,"body":"x\n"}]"#),
+        (r#"{"op":254,"seq":5}"#, r#"[{"ver":1,"op":255,"seq":5,"body":{"test":"come on"}}]"#),
+        (
+            r#"{"op":12,"seq":6,"body":"live://1"}"#,
+            r#"[{"ver":1,"op":13,"seq":6,"body":"live://1"}]"#,
+        ),
+        (r#"{"op":14,"seq":7,"body":"5,6"}"#, r#"[{"ver":1,"op":15,"seq":7,"body":"5,6"}]"#),
+        (r#"{"op":16,"seq":8,"body":6}"#, r#"[{"ver":1,"op":17,"seq":8,"body":6}]"#),
+        (r#"{"op":777,"seq":9,"body":[]}"#, r#"[{"ver":1,"op":777,"seq":9,"body":{}}]"#),
+    ] {
+        let reply = told(reply);
+        assert_eq!(ask(&mut rig, conn, request), reply, "{}", reply.escape_ascii());
+    }
+    assert_eq!(rig.ask(conn, &masked(0x89, b"hi")), plain(0x8a, b"hi"));
+    assert_eq!(rig.push_room("live://1", 5, b"").queued, 1);
+}
+
+#[test]
+fn a_push_reaches_each_client_in_its_form() {
+    let mut rig = Rig::new(1, limits());
+    let tcp = rig.join(0, "1/a/r/");
+    let binary = open(&mut rig);
+    rig.ask(binary, &masked(0x82, &frame(7, 1, b"1/b/r/")));
+    let texts = ["1/c/r/", "1/d/r/"].map(|token| join(&mut rig, token));
+    for (body, text) in [
+        (&b"{\"a\": 1}"[..], r#"[{"ver":1,"op":5,"seq":0,"body":{"a": 1}}]"#),
+        (b"", r#"[{"ver":1,"op":5,"seq":0,"body":{}}]"#),
+        (b"say \"hi\"", r#"[{"ver":1,"op":5,"seq":0,"body":"say \"hi\""}]"#),
+        (b"\x01\xff", "[{\"ver\":1,\"op\":5,\"seq\":0,\"body\":\"\\u0001\u{fffd}\"}]"),
+    ] {
+        assert_eq!(rig.push_room("r", 5, body).queued, 4);
+        assert_eq!(rig.take(tcp), frame(5, 0, body));
+        assert_eq!(rig.take(binary), plain(0x82, &frame(5, 0, body)));
+        for conn in texts {
+            assert_eq!(rig.take(conn), told(text));
+        }
+    }
+    // A batch.
+    rig.push_room("r", op::RAW, &[frame(5, 1, b"1"), frame(6, 2, b"b")].concat());
+    let batch = r#"[{"ver":1,"op":5,"seq":1,"body":1},{"ver":1,"op":6,"seq":2,"body":"b"}]"#;
+    for conn in texts {
+        assert_eq!(rig.take(conn), told(batch));
+    }
+    let counters = rig.shards[0].counters();
+    assert_eq!((counters.sent, counters.waiting, counters.lost), (20, 0, 0));
+}
+
+/// Outboxes of all forms are bounded, each by its own bytes.
+#[test]
+fn an_outbox_is_bounded_by_the_bytes_of_its_form() {
+    let text = r#"[{"ver":1,"op":5,"seq":0,"body":"x"}]"#;
+    let outbox_bytes = 2 + text.len() as u32;
+    let mut rig = Rig::new(1, Limits { outbox_bytes, ..limits() });
+    let conn = join(&mut rig, "1/c/r/");
+    rig.allow(conn, Some(0));
+    assert_eq!(rig.push_room("r", 5, b"x").queued, 1);
+    assert_eq!(rig.push_room("r", 5, b"x").queued, 0);
+    rig.allow(conn, None);
+    assert_eq!(rig.take(conn), told(text));
+    assert_eq!(rig.push_room("r", 5, b"xx").queued, 0, "it is longer than the outbox");
+}
+
+#[test]
+fn the_form_is_chosen_with_the_token_and_stays() {
+    let mut rig = Rig::new(1, limits());
+    // What comes before the token is ignored, in either form.
+    let conn = open(&mut rig);
+    rig.feed(conn, &masked(0x82, &frame(2, 1, b"")));
+    let auth = r#"{"op":7,"body":"1/k//"}"#;
+    assert_eq!(ask(&mut rig, conn, auth), told(r#"[{"ver":1,"op":8,"seq":0,"body":{}}]"#));
+    rig.feed(conn, &masked(0x82, &frame(2, 1, b"")));
+    let notice = "a binary message of a client that speaks text";
+    let text = format!(r#"[{{"ver":1,"op":6,"seq":0,"body":"{notice}"}}]"#);
+    let close = [b"\x03\xeb", format!("websocket_text: {notice}").as_bytes()].concat();
+    let close = plain(0x88, &close);
+    assert_eq!(rig.take(conn), [told(&text), close].concat());
+
+    let binary = open(&mut rig);
+    rig.ask(binary, &masked(0x82, &frame(7, 1, b"1/l//")));
+    rig.feed(binary, &masked(TEXT, br#"{"op":2}"#));
+    assert_eq!(rig.reason(binary), CloseReason::WebSocketText);
+
+    let mut rig = Rig::new(1, Limits::default());
+    let conn = open(&mut rig);
+    rig.feed(conn, &masked(TEXT, auth.as_bytes()));
+    assert_eq!(rig.reason(conn), CloseReason::WebSocketText, "it is not switched on");
+}
+
+#[test]
+fn a_message_that_is_none_closes_the_connection() {
+    let deep = "[".repeat(70);
+    for (message, detail) in [
+        ("", "a text message is one JSON object, its values nested at most 64 deep"),
+        ("[]", "a text message is one JSON object, its values nested at most 64 deep"),
+        (r#"{"op":2}{}"#, "a text message is one JSON object, its values nested at most 64 deep"),
+        (
+            &format!(r#"{{"op":2,"body":{deep}"#),
+            "a text message is one JSON object, its values nested at most 64 deep",
+        ),
+        (r#"{"ver":1}"#, "the message has no \"op\""),
+        (r#"{"op":2.0}"#, "\"op\" is not a whole number of 32 bits"),
+        (r#"{"op":2,"seq":99999999999}"#, "\"seq\" is not a whole number of 32 bits"),
+        (r#"{"op":2,"ver":1e9}"#, "\"ver\" is not a whole number of 16 bits"),
+        (r#"{"op":14,"body":{}}"#, "operations are decimal numbers with commas between them"),
+    ] {
+        let mut rig = Rig::new(1, limits());
+        let conn = join(&mut rig, "7/k//");
+        rig.feed(conn, &masked(TEXT, message.as_bytes()));
+        assert_eq!(rig.reason(conn), CloseReason::BadFrame, "{message}");
+        let quoted = detail.replace('"', "\\\"");
+        let notice = told(&format!(r#"[{{"ver":1,"op":6,"seq":0,"body":"{quoted}"}}]"#));
+        let close = [b"\x03\xea", format!("bad_frame: {detail}").as_bytes()].concat();
+        let close = plain(0x88, &close);
+        assert_eq!(rig.take(conn), [notice, close].concat(), "{message}");
+    }
+}
+
+#[test]
+fn remote_logic_gets_the_body_as_it_stands() {
+    let mut rig = Rig::with_logic(1, limits(), Logic::Remote { renew_ms: (1000, 2000) });
+    let conn = open(&mut rig);
+    rig.feed(conn, &masked(TEXT, br#"{"op":7,"seq":1,"body":"7/k//"}"#));
+    rig.admit(conn);
+    assert_eq!(rig.take(conn), told(r#"[{"ver":1,"op":8,"seq":1,"body":{}}]"#));
+    for (outcome, reply) in [
+        (Ok(()), r#"[{"ver":1,"op":5,"seq":3,"body":"as it is"}]"#),
+        (Err("try later".into()), r#"[{"ver":1,"op":5,"seq":3,"body":"try later"}]"#),
+    ] {
+        rig.take_reports();
+        rig.feed(conn, &masked(TEXT, br#"{"op":4,"seq":3,"body":"as it is"}"#));
+        let reports = rig.take_reports();
+        let [Report::Receive { operation: 4, body, .. }] = &reports[..] else {
+            panic!("{reports:?}")
+        };
+        assert_eq!(&**body, br#""as it is""#);
+        rig.send(conn.shard, Message::Receipt { conn, outcome });
+        assert_eq!(rig.take(conn), told(reply));
+    }
+}
+
+#[test]
+fn what_a_client_is_written_is_traced() {
+    let mut rig = Rig::new(1, Limits { trace_users: [7].into(), ..limits() });
+    let conn = join(&mut rig, "7/k/r/");
+    rig.take_reports();
+    rig.push_room("r", op::RAW, &[frame(5, 0, b"1"), frame(6, 2, b"2")].concat());
+    let wrote: Vec<_> = rig
+        .take_reports()
+        .into_iter()
+        .filter_map(|report| match report {
+            Report::Trace(event) => match event.what {
+                TraceKind::Wrote { operation, sequence, .. } => Some((operation, sequence)),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect();
+    assert_eq!(wrote, [(5, 0), (6, 2)]);
+    rig.take(conn);
+}

@@ -1,0 +1,149 @@
+//! The text form of frames, in which goim v1.2 speaks over WebSocket: JSON in text messages.
+//!
+//! A client's message is one object, `{"ver":1,"op":7,"seq":1,"body":42}`. A message of the server is an array of
+//! such objects: one for a frame, and one for each frame of a batch.
+
+mod json;
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::io::Write;
+
+use crate::frame::{Frame, VERSION, decode};
+use crate::op;
+
+pub use json::DEPTH_MAX;
+
+/// A client's message in the text form.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request<'a> {
+    version: u16,
+    operation: i32,
+    sequence: i32,
+    body: Cow<'a, [u8]>,
+}
+
+impl Request<'_> {
+    /// The frame that the message stands for.
+    #[must_use]
+    pub fn frame(&self) -> Frame<'_> {
+        let Self { version, operation, sequence, ref body } = *self;
+        Frame { version, operation, sequence, body }
+    }
+}
+
+/// What is wrong with a client's message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TextFault {
+    /// It is not one JSON object, or its values are nested too deep.
+    NotAnObject,
+    /// There is no `op`.
+    NoOperation,
+    /// This member is not a whole number of its size.
+    NotANumber(&'static str),
+}
+
+impl fmt::Display for TextFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAnObject => {
+                write!(
+                    f,
+                    "a text message is one JSON object, its values nested at most {DEPTH_MAX} deep"
+                )
+            }
+            Self::NoOperation => f.write_str("the message has no \"op\""),
+            Self::NotANumber(name) => {
+                let bits = if *name == "ver" { 16 } else { 32 };
+                write!(f, "{name:?} is not a whole number of {bits} bits")
+            }
+        }
+    }
+}
+
+impl Error for TextFault {}
+
+/// Reads a client's message. `ver` may be left out, and is 1; so may `seq` and `body`, which are 0 and empty. Other members
+/// are ignored. Of a member that is there twice the last one counts, as in Go.
+///
+/// The frame's body is that of the message as it stands, as in goim v1.2. But the operations whose body the server reads, 7,
+/// 12, 14 and 16, may have it as a string, and mean its content.
+///
+/// # Errors
+///
+/// The first [`TextFault`].
+pub fn read(message: &str) -> Result<Request<'_>, TextFault> {
+    let [mut version, mut operation, mut sequence, mut body] = [None; 4];
+    json::read_object(message, &mut |name, value| match name {
+        "ver" => version = Some(value),
+        "op" => operation = Some(value),
+        "seq" => sequence = Some(value),
+        "body" => body = Some(value),
+        _ => {}
+    })
+    .ok_or(TextFault::NotAnObject)?;
+    let operation = number("op", operation.ok_or(TextFault::NoOperation)?)?;
+    let body = match body {
+        None | Some("null") => Cow::Borrowed(&b""[..]),
+        Some(body) if has_read_body(operation) => match json::string(body) {
+            Some(content) => Cow::Owned(content.into_bytes()),
+            None => Cow::Borrowed(body.as_bytes()),
+        },
+        Some(body) => Cow::Borrowed(body.as_bytes()),
+    };
+    Ok(Request {
+        version: version.map_or(Ok(VERSION), |version| number("ver", version))?,
+        operation,
+        sequence: sequence.map_or(Ok(0), |sequence| number("seq", sequence))?,
+        body,
+    })
+}
+
+fn number<T: std::str::FromStr>(name: &'static str, value: &str) -> Result<T, TextFault> {
+    value.parse().map_err(|_| TextFault::NotANumber(name))
+}
+
+/// The server itself reads the body of these operations.
+fn has_read_body(operation: i32) -> bool {
+    matches!(operation, op::AUTH | op::CHANGE_ROOM | op::SUBSCRIBE | op::UNSUBSCRIBE)
+}
+
+/// The message for a run of whole frames: an array with an object for each. What follows the last whole one is left out.
+///
+/// A body that is JSON is there as it is, none as `{}`, and any other as a string, in which bytes that are not UTF-8 are
+/// replaced (U+FFFD).
+pub(crate) fn write(mut run: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(run.len() + 32);
+    message.push(b'[');
+    while let Ok(Some((frame, consumed))) = decode(run, usize::MAX) {
+        if message.len() > 1 {
+            message.push(b',');
+        }
+        let Frame { version, operation, sequence, body } = frame;
+        write!(message, r#"{{"ver":{version},"op":{operation},"seq":{sequence},"body":"#)
+            .expect("writing to a Vec cannot fail");
+        put_body(&mut message, body);
+        message.push(b'}');
+        run = &run[consumed..];
+    }
+    message.push(b']');
+    message
+}
+
+fn put_body(message: &mut Vec<u8>, body: &[u8]) {
+    match std::str::from_utf8(body) {
+        Ok("") => message.extend_from_slice(b"{}"),
+        Ok(text) if json::is_value(text) => message.extend_from_slice(body),
+        _ => json::put_string(message, &String::from_utf8_lossy(body)),
+    }
+}
+
+/// The objects of a message of the server, each of which [`read`] takes as well. Of what is no such message, as many as
+/// come before the fault.
+#[must_use]
+pub fn objects(message: &str) -> Vec<&str> {
+    let mut objects = Vec::new();
+    let _ = json::read_array(message, &mut |object| objects.push(object));
+    objects
+}
