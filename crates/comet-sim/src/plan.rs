@@ -129,7 +129,7 @@ impl Plan {
             linger_ms: rng.between(50, 400) as u32,
             buckets: rng.pick(&[1, 8]),
             user_memory_ms: rng.pick(&[0, 500]),
-            key_memory_ms: rng.pick(&[100, 400, 10_000]),
+            key_memory_ms: rng.pick(&[20, 100, 400, 10_000]),
             handshakes: if rng.percent(10) { rng.pick(&[20, 5]) } else { u32::MAX },
             rates: ClientRates {
                 frames: if rng.percent(6) { 3 } else { 0 },
