@@ -193,7 +193,7 @@ fn both_transports_work_in_both_versions() {
             assert_eq!(server.push(To::User(7), 1000, b"hello"), queued(1));
             assert_eq!(peer.recv(), message(1000, 0, b"hello"));
             assert_eq!(peer.online(), 1);
-            assert_eq!(peer.ask(12, 2, b"live://1"), message(13, 2, b""));
+            assert_eq!(peer.ask(12, 2, b"live://1"), message(13, 2, b"live://1"));
             assert_eq!(server.push(To::Room("live://1"), 1000, b"room"), queued(1));
             assert_eq!(peer.recv(), message(1000, 0, b"room"));
             peer.stream.conn.send_close_notify();
