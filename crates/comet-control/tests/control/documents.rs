@@ -12,8 +12,9 @@ use crate::logic;
 use crate::text_format::parse;
 
 async fn families() -> BTreeSet<String> {
-    // Its families are there once a discovery was asked.
+    // Their families are there once a discovery was asked.
     comet_ops::count_registration(false, false);
+    comet_ops::count_poll(false);
     // Some families are there with logic alone. Nobody answers at this address; that is a number, too.
     let fake = logic::start(&[], |logic| logic.addrs = vec!["127.0.0.1:1".to_owned()]);
     let counters = [Counters::default(), Counters::default()];
