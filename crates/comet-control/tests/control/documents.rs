@@ -72,8 +72,10 @@ async fn operators_read_of_what_there_is() {
     let families = families().await;
     let text = document("OPERATIONS.md");
     // A crate in an example of RUST_LOG, the files of packages, and a key of the configuration.
-    let names: Vec<_> =
-        names(&text).into_iter().filter(|name| !["comet_net", "comet_", "comet_token"].contains(name)).collect();
+    let names: Vec<_> = names(&text)
+        .into_iter()
+        .filter(|name| !["comet_net", "comet_", "comet_token"].contains(name))
+        .collect();
     assert!(names.len() > 5, "{names:?}");
     for name in names {
         assert!(families.contains(name), "{name} of OPERATIONS.md is not in /metrics");
