@@ -17,8 +17,8 @@ use comet_listen::Address;
 use comet_proto::websocket::OriginPattern;
 
 use crate::choices::{
-    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenExpiry, TokenKind,
-    UnknownCode,
+    Algorithm, LogFormat, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenExpiry,
+    TokenKind, UnknownCode,
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::lists::{
@@ -428,6 +428,8 @@ sections! {
     log: Log {
         /// Least severe messages to write.
         level: LogLevel = "info" in OneOf, Alive;
+        /// The form of its lines, and of those of the trace log.
+        format: LogFormat = "text" in OneOf, AtStart;
         /// The file of the log, written at its end. SIGHUP opens it again, for logrotate. "": standard error.
         file: Option<PathBuf> = "" in FileOrNone, AtStart;
     }

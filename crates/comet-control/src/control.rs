@@ -8,7 +8,7 @@ use std::{fmt, io};
 
 use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Pulse, Sender};
-use comet_ops::CertificatesInUse;
+use comet_ops::{CertificatesInUse, LogFormat};
 use comet_push::{
     Bounds, Node, broadcast_routes, grpc_api, http_api, kick_routes, node_routes, operation_routes,
     push_routes, with_node_service,
@@ -78,6 +78,8 @@ pub struct Options {
     pub limits: Arc<Limits>,
     /// The file of the trace log (`white_list.file`); `None`: there is none.
     pub trace_log: Option<PathBuf>,
+    /// The form of its lines (`log.format`).
+    pub log_format: LogFormat,
     /// The zero of the shards' clock.
     pub epoch: Instant,
     /// How a drain by a call goes that does not say otherwise.
@@ -111,7 +113,7 @@ pub struct Control {
     memory: Arc<MemoryCeiling>,
     node: Arc<NodeDriver>,
     phase: watch::Sender<Phase>,
-    epoch: Instant,
+    log_format: LogFormat,
     thread: JoinHandle<()>,
 }
 
@@ -150,7 +152,7 @@ impl Control {
         }
         let hub = Arc::new(HubDriver::new(shards, wake, options.limits, options.epoch));
         if let Some(path) = options.trace_log {
-            hub.set_trace_log(Some(path.clone()), options.epoch)
+            hub.set_trace_log(Some(path.clone()), options.log_format)
                 .map_err(|error| StartError::TraceLog { path, error })?;
         }
         let logic = match &options.logic {
@@ -245,7 +247,7 @@ impl Control {
             memory,
             node,
             phase,
-            epoch: options.epoch,
+            log_format: options.log_format,
             thread,
         })
     }
@@ -305,7 +307,7 @@ impl Control {
     /// What changes the file of the trace log.
     #[must_use]
     pub fn trace_log(&self) -> TraceLogSwitch {
-        TraceLogSwitch { hub: Arc::clone(&self.hub), epoch: self.epoch }
+        TraceLogSwitch { hub: Arc::clone(&self.hub), format: self.log_format }
     }
 
     /// What counts the clients for a thread that may wait.
@@ -354,7 +356,7 @@ impl Control {
 /// Changes the file of the trace log, while the server runs and drains.
 pub struct TraceLogSwitch {
     hub: Arc<HubDriver>,
-    epoch: Instant,
+    format: LogFormat,
 }
 
 impl TraceLogSwitch {
@@ -364,7 +366,7 @@ impl TraceLogSwitch {
     /// # Errors
     /// If another file cannot be opened; then the old one is kept.
     pub fn set(&self, path: Option<PathBuf>) -> io::Result<()> {
-        self.hub.set_trace_log(path, self.epoch)
+        self.hub.set_trace_log(path, self.format)
     }
 }
 

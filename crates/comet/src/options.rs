@@ -13,6 +13,7 @@ use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
 
 use crate::listeners::Addresses;
+use crate::log_output;
 
 /// What the server has opened before its threads start.
 pub(crate) struct Opened<'a> {
@@ -72,6 +73,7 @@ pub(crate) fn control_options(
         version: env!("CARGO_PKG_VERSION"),
         limits: Arc::clone(limits),
         trace_log: config.white_list.file.clone(),
+        log_format: log_output::format(config.log.format),
         epoch,
         drain: drain_plan(config),
         memory: memory_ceiling(config),

@@ -26,6 +26,7 @@ mod helpers;
 mod histograms;
 mod hostile;
 mod http_push;
+mod json_log;
 mod jwks;
 mod kick;
 mod listen_tls;
