@@ -170,6 +170,8 @@ sections! {
         keys_max: usize = 10000 in number(1..=1_000_000), AtStart;
         /// How long a call may take.
         timeout: Duration = "5s" in duration(TIMEOUT), AtStart;
+        /// Whether each call at these addresses, and at logic_server.http, is a line of the log, at level info.
+        access_log: bool = false in Switch, Alive;
     }
 
     /// Health, metrics and profiles.

@@ -14,9 +14,9 @@ use comet_push::{
     push_routes, with_node_service,
 };
 use comet_serve::{
-    Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates, HTTP_CONNECTIONS,
-    Lock, Phase, STAT_CONNECTIONS, StartError as ServeError, advance, connections_max, listen,
-    request_bytes, spawn,
+    AccessLog, Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates,
+    HTTP_CONNECTIONS, Lock, Phase, STAT_CONNECTIONS, StartError as ServeError, advance,
+    connections_max, listen, request_bytes, spawn,
 };
 use tokio::sync::watch;
 
@@ -56,6 +56,8 @@ pub struct Options {
     pub logic: Option<LogicOptions>,
     /// Who may push (`push.tokens`).
     pub push_lock: Arc<Lock>,
+    /// Whether calls of the push API are written to the log (`push.access_log`).
+    pub access_log: Arc<AccessLog>,
     /// Who may read and change what the server holds (`monitor.tokens`).
     pub monitor_lock: Arc<Lock>,
     /// What clients are told of this server.
@@ -209,6 +211,7 @@ impl Control {
             bounds,
             gates: Arc::clone(&gates),
             push_lock: options.push_lock,
+            access_log: options.access_log,
             monitor_lock: options.monitor_lock,
             hub: Arc::clone(&hub),
             logic: logic.clone(),

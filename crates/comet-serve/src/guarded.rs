@@ -46,6 +46,8 @@ pub(crate) struct Guarded {
     pub(crate) gate: Arc<Gate>,
     pub(crate) place: Arc<Place>,
     pub(crate) caller: Caller,
+    /// Where the caller is, as the access log has it.
+    pub(crate) peer: Arc<str>,
     /// See [`Accepting::has_host`](crate::listen::Accepting::has_host).
     pub(crate) has_host: bool,
 }
@@ -67,6 +69,7 @@ impl HyperService<Request<Wire>> for Guarded {
         let is_list = matches!(&self.protocol, Protocol::Grpc { lists, .. } if lists.contains(&head.uri.path()));
         let is_report = matches!(&self.protocol, Protocol::Grpc { reports, .. } if reports.contains(&head.uri.path()));
         let (gate, place) = (Arc::clone(&self.gate), Arc::clone(&self.place));
+        let access = gate.access_log().begin(&self.peer, head.uri.path());
         let has_host = self.has_host && form == Form::Whole;
         let body = gate.lock().check(&head, has_host).and_then(|()| {
             RequestBody::new(wire, form, Arc::clone(&gate), place, arrivals.clone())
@@ -75,6 +78,7 @@ impl HyperService<Request<Wire>> for Guarded {
             Ok(body) => body,
             Err(refusal) => {
                 gate.count_refusal(refusal);
+                access.answer(Err(&refusal.status(gate.request_time())));
                 let refused = refused(form, refusal, gate.request_time());
                 return Box::pin(async { Ok(refused) });
             }
@@ -83,15 +87,17 @@ impl HyperService<Request<Wire>> for Guarded {
         let mut request = Request::from_parts(head, Body::new(body));
         request.extensions_mut().insert(arrivals.clone());
         let (caller, mut router) = (self.caller, self.router.clone());
+        let of_handler = access.clone();
         let answer = async move {
             if !is_report {
-                return caller.run(router.call(request)).await;
+                return of_handler.run(caller.run(router.call(request))).await;
             }
             // First all of it: a caller that is slow takes no thread.
             let (head, body) = request.into_parts();
             let request = Request::from_parts(head, Body::new(Frames::of(body).await));
             poll_aside(async move {
-                let (head, body) = caller.run(router.call(request)).await?.into_parts();
+                let answer = of_handler.run(caller.run(router.call(request)));
+                let (head, body) = answer.await?.into_parts();
                 Ok(Response::from_parts(head, Body::new(Frames::of(body).await)))
             })
             .await
@@ -105,6 +111,7 @@ impl HyperService<Request<Wire>> for Guarded {
                 },
                 None => answer.await?,
             };
+            access.respond(&response);
             if form == Form::Whole
                 && let Some(status) = arrivals.refused()
             {

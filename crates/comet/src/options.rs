@@ -11,6 +11,7 @@ use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{Blocks, ClientRates, Limits, Logic, SourceLimits};
 use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
+use comet_serve::AccessLog;
 
 use crate::listeners::Addresses;
 use crate::log_output;
@@ -56,6 +57,7 @@ pub(crate) fn control_options(
             },
         }),
         push_lock: lock(config, &config.push.tokens),
+        access_log: Arc::new(AccessLog::new(config.push.access_log)),
         monitor_lock: lock(config, &config.monitor.tokens),
         node: Node {
             domain: config.server.domain.clone(),

@@ -38,6 +38,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         },
         weight: 1,
         push_lock: Arc::clone(&lock),
+        access_log: Arc::default(),
         monitor_lock: lock,
         tls: ApiTls::default(),
         logic: None,

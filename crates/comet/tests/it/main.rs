@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "real sockets need real deadlines")]
 #![allow(clippy::print_stderr, reason = "the harness shows it")]
 
+mod access_log;
 mod alerts;
 mod api_tls;
 mod authority;
