@@ -74,6 +74,7 @@ impl HyperService<Request<Wire>> for Guarded {
         let body = gate.lock().check(&head, has_host).and_then(|()| {
             RequestBody::new(wire, form, Arc::clone(&gate), place, arrivals.clone())
         });
+        let misses_token = gate.lock().misses_token(&head);
         let body = match body {
             Ok(body) => body,
             Err(refusal) => {
@@ -122,6 +123,9 @@ impl HyperService<Request<Wire>> for Guarded {
                 let body = Body::new(poll_aside(Frames::of(body)).await);
                 response = Response::from_parts(head, body);
             }
+            if misses_token {
+                name_scheme(response.headers_mut());
+            }
             // Messages that the service has not taken over count until here.
             drop(arrivals);
             Ok(response)
@@ -141,10 +145,14 @@ fn refused(form: Form, refusal: Refusal, limit: Duration) -> Response<Body> {
     };
     if refusal == Refusal::NoToken {
         // Over gRPC this tells it apart from what the service says of a token inside the request.
-        let scheme = HeaderValue::from_static("Bearer");
-        response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+        name_scheme(response.headers_mut());
     }
     response
+}
+
+/// Says that other calls, or the same with another token, need one (RFC 9110, 11.6.1).
+fn name_scheme(headers: &mut HeaderMap) {
+    headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
 }
 
 /// The caller's deadline (gRPC over HTTP/2, `Timeout`): at most eight digits and a unit.

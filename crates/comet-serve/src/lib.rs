@@ -44,6 +44,7 @@ pub use call_counts::CallCounts;
 pub use caller::Caller;
 pub use channel::{
     GrpcChannel, NotGrpc, call_until_processed, cause, is_caller_refused, is_unprocessed,
+    misses_token,
 };
 pub use comet_listen::Address;
 pub use encoded_first::EncodedFirst;
