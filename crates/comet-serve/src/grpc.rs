@@ -1,9 +1,11 @@
 //! gRPC: services with health and reflection beside them.
 
 use std::convert::Infallible;
+use std::pin::pin;
 
 use axum::Router;
 use axum::response::IntoResponse;
+use tokio::select;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::Request;
@@ -14,6 +16,7 @@ use tonic_health::server::HealthReporter;
 use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::health::Health;
+use crate::phase::stopped;
 
 /// The services of a gRPC address.
 #[derive(Default, Debug)]
@@ -121,8 +124,9 @@ pub(crate) struct Reported {
 }
 
 impl Reported {
-    /// Keeps the health of the server (the empty name) and of its services in step with `health`.
+    /// Keeps the health of the server (the empty name) and of its services in step with `health`, until the servers stop.
     pub(crate) async fn follow(self, mut health: Health) {
+        let mut stopping = pin!(stopped(health.phase().clone()));
         loop {
             let status = match health.check() {
                 Ok(()) => ServingStatus::Serving,
@@ -131,7 +135,12 @@ impl Reported {
             for name in [""].iter().chain(&self.names) {
                 self.reporter.set_service_status(*name, status).await;
             }
-            health.changed().await;
+            // In this order: the last change is reported, too.
+            select! {
+                biased;
+                () = health.changed() => {}
+                () = &mut stopping => return,
+            }
         }
     }
 }

@@ -97,3 +97,32 @@ impl Servers {
         let _ = timeout(STOP_GRACE, self.tasks.join_all()).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+    use tokio::time::Instant;
+
+    use crate::gate::{GateLimits, Gates};
+    use crate::listen::listen;
+    use crate::lock::Lock;
+    use crate::phase::{Phase, advance};
+    use crate::tls::ApiTls;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn servers_without_calls_end_at_once() {
+        let (phase, phases) = watch::channel(Phase::Ready);
+        let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
+        let gates = Gates::new(65_536, 1 << 20);
+        let lock = Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()]));
+        let gate = gates.gate("test", GateLimits::pages(1), &lock);
+        let mut servers = Servers::new(phases);
+        servers.grpc(&gate, bound.listeners, GrpcApi::default(), &[]).unwrap();
+        advance(&phase, Phase::Stopped);
+        let begin = Instant::now();
+        servers.finish().await;
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+}

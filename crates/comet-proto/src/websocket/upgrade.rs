@@ -111,7 +111,8 @@ impl Error for UpgradeFault {}
 /// Reads the request that opens a WebSocket at `path`, with or without a query string.
 ///
 /// `Ok(None)`: more bytes are needed, until the head has `head_max` bytes. The head is parsed only
-/// once it is complete; before that it is only searched for the blank line at its end.
+/// once it is complete; before that it is only searched for the blank line at its end. Bytes that begin
+/// no request are refused at once: a TLS record, or a frame, may never contain that line.
 ///
 /// # Errors
 ///
@@ -270,9 +271,17 @@ fn head(input: &[u8], head_max: usize) -> Result<Option<&[u8]>, UpgradeFault> {
         .find_map(|index| (index - 3..=index).find(|&at| window[at..].starts_with(END)));
     match end {
         Some(at) => Ok(Some(&input[..at + END.len()])),
+        None if !may_begin(input) => Err(UpgradeFault::Malformed),
         None if input.len() < head_max => Ok(None),
         None => Err(UpgradeFault::HeadTooLarge),
     }
+}
+
+/// Whether `input` may become a request: after empty lines (RFC 9112 2.2) it begins with a method, a token
+/// (RFC 9110 5.6.2). The first byte of it tells other protocols apart.
+fn may_begin(input: &[u8]) -> bool {
+    let first = input.iter().find(|byte| !b"\r\n".contains(byte));
+    first.is_none_or(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 fn text(value: &[u8]) -> Box<str> {

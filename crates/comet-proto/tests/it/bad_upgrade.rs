@@ -71,6 +71,10 @@ fn bad_upgrades_are_refused() {
     check(b"\r\n\r\n", UpgradeFault::Malformed, 400);
     check(b"\r\n\r\nGET /sub HTTP/1.1\r\n\r\n", UpgradeFault::Malformed, 400);
     check(b"\0\0\0\x10\0\x10\0\x01\r\n\r\n", UpgradeFault::Malformed, 400);
+    // Of other protocols: no blank line is waited for.
+    for first in [b"\x16", b"\0", b"\x10", b"\r\n\x16", b"{", b" ", b"\x80"] as [&[u8]; 7] {
+        check(first, UpgradeFault::Malformed, 400);
+    }
 
     let long = format!("Cookie: {}", "x".repeat(1024));
     check(&get(&[&long]), UpgradeFault::HeadTooLarge, 431);
