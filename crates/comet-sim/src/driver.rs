@@ -481,7 +481,6 @@ impl Driver {
     pub(crate) fn is_quiet(&self) -> bool {
         let is_idle = self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry;
         let shard = &self.shard;
-        let shard = &self.shard;
         let has_pushes = shard.has_pushes() || shard.has_crowds();
         let has_work = shard.has_work() || shard.has_unsent_counts();
         is_idle && !has_pushes && !has_work && !shard.has_listings()
