@@ -21,6 +21,8 @@ pub(crate) enum Attack {
     StalledDropNewest,
     StalledDropOldest,
     StalledClose,
+    /// A room of as many clients as stall above, pushed to twice a second. Others are to wait for a slice of it only.
+    Crowd,
     /// One client that does one thing as fast as it can.
     Heartbeats,
     RoomChanges,

@@ -83,10 +83,15 @@ impl MessageBudget {
 
     /// Takes `message` off the budget. The one that exceeds the bytes is the last.
     pub fn spend(&mut self, message: &Message) {
-        match self.push_bytes.checked_sub(message.push_bytes()) {
+        self.spend_bytes(message.push_bytes());
+    }
+
+    /// As [`MessageBudget::spend`], for a push of so many bytes.
+    pub(crate) fn spend_bytes(&mut self, bytes: usize) {
+        match self.push_bytes.checked_sub(bytes) {
             Some(left) => {
                 self.push_bytes = left;
-                self.messages -= 1;
+                self.messages = self.messages.saturating_sub(1);
             }
             None => self.messages = 0,
         }

@@ -98,6 +98,9 @@ pub struct Limits {
     /// remote logic that takes half as long to register renews its session at once. Not to be changed while
     /// shards run.
     pub key_memory_ms: u32,
+    /// Connections that a turn sends the pushes of a room or a broadcast to. With more members of a room here, or more
+    /// connections, a push goes on in the next turns; see [`Shard::handle_crowds`](crate::Shard::handle_crowds).
+    pub crowd_slice: usize,
     /// Tables that each map of a home is split into, so that none grows in one long step. A power of two.
     pub buckets: usize,
 }
@@ -136,6 +139,7 @@ impl Default for Limits {
             user_sessions: 10_000,
             user_memory_ms: 0,
             key_memory_ms: 10_000,
+            crowd_slice: CROWD_SLICE,
             buckets: 256,
         }
     }
@@ -165,6 +169,11 @@ pub const TURNED_AWAY_MS: RangeInclusive<u32> = 5_000..=30_000;
 /// How long a client is told to wait whose token has expired, milliseconds: clients whose tokens expire together do not
 /// come back together.
 pub const TOKEN_EXPIRED_MS: RangeInclusive<u32> = 100..=5_000;
+/// Connections in a slice of a crowd. Sends of so many small pushes take a few milliseconds. With slices of 256 a turn's own
+/// cost would show.
+pub const CROWD_SLICE: usize = 1_024;
+/// Crowds with pushes under way. Beside so many a shard takes no push until one of them has its last.
+pub const CROWDS_MAX: usize = 16;
 /// Units of work in one slice of a turn; see [`Budget`](crate::Budget).
 pub const SLICE_UNITS: usize = 8_192;
 /// Deadlines that are looked at in one turn.
@@ -233,6 +242,7 @@ impl Limits {
         assert!(self.body_max > 0 && self.body_max <= 1 << 20, "body_max");
         assert!(self.head_max >= 256, "head_max holds an upgrade request");
         assert!(self.outbox_bytes <= 1 << 30, "outbox_bytes");
+        assert!(self.crowd_slice > 0, "crowd_slice");
         assert!(self.buckets.is_power_of_two(), "buckets is a power of two");
         self.sources.assert_sound();
         assert!(self.handshakes > 0, "a connection begins with a handshake");

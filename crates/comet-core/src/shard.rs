@@ -9,7 +9,9 @@
 //!    Then [`Shard::handle_deadlines`] does what is due. So a stalled core closes no client that sent its
 //!    heartbeat in time.
 //! 4. Any number of other `handle_*` calls. [`Shard::handle_listings`] goes on with lists of connections while
-//!    [`Shard::has_listings`].
+//!    [`Shard::has_listings`]. Pushes are handed over by [`Shard::handle_message`] while [`Shard::takes_pushes`]; then
+//!    [`Shard::handle_pushes`] goes on with them while [`Shard::has_pushes`]. In a turn that takes none,
+//!    [`Shard::handle_crowds`] goes on with one slice of those to crowds.
 //! 5. The polls, each until it gives nothing more: [`Shard::poll_auth`], [`Shard::poll_transmit`],
 //!    [`Shard::poll_closed`], [`Shard::poll_close`], [`Shard::poll_message`] for each peer,
 //!    [`Shard::poll_report`]. The log event of a connection comes out before its socket is closed, so a driver
@@ -23,6 +25,7 @@
 // Parts.
 mod connections;
 mod context;
+mod crowds;
 mod delivery;
 mod listings;
 mod messages;
@@ -78,6 +81,7 @@ use crate::wheel::Wheel;
 
 use connections::Connections;
 use context::Context;
+use crowds::Crowds;
 use handshakes::Handshakes;
 use listings::Listings;
 use messages::MessageQueues;
@@ -126,8 +130,9 @@ pub struct Shard {
     has_retained_due: bool,
     /// When control's inbox last had no space for a report.
     reports_waited_at: Millis,
-    /// Pushes under way.
+    /// Pushes under way; those to crowds stand beside them.
     pushes: VecDeque<PushTask>,
+    crowds: Crowds,
     unsent: Unsent,
     /// Rooms whose homes have answered, with connections that wait for it.
     joined: VecDeque<RoomId>,
@@ -188,6 +193,7 @@ impl Shard {
             has_retained_due: false,
             reports_waited_at: Millis(0),
             pushes: VecDeque::new(),
+            crowds: Crowds::default(),
             unsent: Unsent::default(),
             joined: VecDeque::new(),
             tracing_from: None,

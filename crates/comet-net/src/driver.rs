@@ -72,6 +72,8 @@ pub(crate) struct Driver<A> {
     control: Sender<Report>,
     /// The last turn could not submit all sends. No messages are taken until it has.
     has_sends_left: bool,
+    /// The last turn took pushes. If pushes to a crowd are under way, this one goes on with these.
+    is_crowd_next: bool,
     has_shut_listeners: bool,
     /// A peer's inbox was full, or an accept waits for `rearm_accepts_at`: the sleep is short.
     must_retry: bool,
@@ -119,6 +121,7 @@ impl<A: Authenticator> Driver<A> {
             peers: endpoints.peers,
             control: endpoints.control,
             has_sends_left: false,
+            is_crowd_next: false,
             has_shut_listeners: false,
             must_retry: false,
             spin: settings.spin,

@@ -146,6 +146,7 @@ impl Driver {
         self.must_retry
             || self.shard.has_work()
             || self.shard.has_pushes()
+            || self.shard.has_crowds()
             || self.shard.has_listings()
             || !self.backlog.is_empty()
             || env.mesh.has(env.now, self.shard.id())
@@ -217,7 +218,7 @@ impl Driver {
     fn take_messages(&mut self, env: &mut Env, class: MessageClass) {
         for _ in 0..env.rng.pick(&[1, 4, 1000]) {
             self.go_on_with_pushes(env);
-            if class == MessageClass::Push && self.shard.has_pushes() {
+            if class == MessageClass::Push && !self.shard.takes_pushes() {
                 break;
             }
             let taken = env.mesh.take(&mut env.rng, env.now, self.shard.id(), class);
@@ -256,6 +257,10 @@ impl Driver {
         while self.shard.has_pushes() && env.rng.percent(80) {
             env.note_activity();
             self.shard.handle_pushes(&mut budget(env), |_| None);
+        }
+        if self.shard.has_crowds() && env.rng.percent(50) {
+            env.note_activity();
+            self.shard.handle_crowds();
         }
     }
 
@@ -476,8 +481,9 @@ impl Driver {
     pub(crate) fn is_quiet(&self) -> bool {
         let is_idle = self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry;
         let shard = &self.shard;
-        let has_work = shard.has_pushes() || shard.has_work() || shard.has_unsent_counts();
-        is_idle && !has_work && !shard.has_listings()
+        let has_pushes = shard.has_pushes() || shard.has_crowds();
+        let has_work = shard.has_work() || shard.has_unsent_counts();
+        is_idle && !has_pushes && !has_work && !shard.has_listings()
     }
 }
 

@@ -107,6 +107,8 @@ impl Bounds {
             handshakes: _,
             rates: _,
             user_sessions: _,
+            // What waits for a crowd left the inbox of the shard.
+            crowd_slice: _,
             // Tables without entries are small.
             buckets: _,
         } = limits;

@@ -251,10 +251,11 @@ impl<'input> World<'input> {
         shard.handle_time(now);
         shard.spare_overdue(|_| has_backlog);
         shard.handle_deadlines(&mut Budget::slice());
-        while shard.has_work() || shard.has_pushes() {
+        while shard.has_work() || shard.has_pushes() || shard.has_crowds() {
             shard.handle_time(now);
             shard.handle_deadlines(&mut Budget::slice());
             shard.handle_pushes(&mut Budget::slice(), |_| None);
+            shard.handle_crowds();
         }
         while let Some(request) = shard.poll_auth() {
             shard.handle_auth(request.conn, identity(&request.token));

@@ -31,6 +31,10 @@ const STALLED_BODY: usize = 8 << 10;
 const STALLED_NS: u64 = 50 * MILLISECOND_NS;
 /// Pushes that nearly fill their outboxes; those that exceed them are pushed while the others are measured.
 const STALLED_PUSHES: u32 = 250;
+/// The same for a room whose members have space for what is pushed.
+const CROWD_ROOM: &str = "overload://crowd";
+const CROWD_BODY: usize = 100;
+const CROWD_NS: u64 = 500 * MILLISECOND_NS;
 /// Their receive buffer.
 const STALLED_BUFFER: usize = 4096;
 /// Where connections with PROXY headers come from.
@@ -135,6 +139,7 @@ fn commit(attack: Attack, by: &Attacker) -> Result<u64> {
         Attack::TrickledHellos => trickle::run(by, tcp, None, &by.hello()?),
         Attack::TrickledPushes => trickle::run(by, by.http, None, &[PUSH, &body].concat()),
         Attack::StalledDropNewest | Attack::StalledDropOldest | Attack::StalledClose => stalled(by),
+        Attack::Crowd => crowd(by),
         Attack::Heartbeats => flood::run(by, Tcp, |_| frame(OP_HEARTBEAT, &[])),
         Attack::RoomChanges => flood::run(by, Tcp, |number| {
             frame(OP_CHANGE_ROOM, format!("overload://{number}").as_bytes())
@@ -207,20 +212,42 @@ fn half_open(attacker: &Attacker) -> Result<u64> {
     Ok(made)
 }
 
-/// Clients in a room that is pushed to, of whom none reads.
-fn stalled(attacker: &Attacker) -> Result<u64> {
-    let mut stalled = Vec::with_capacity(attacker.stalled);
+/// Clients in a room, none of which reads.
+fn enter(attacker: &Attacker, room: &str) -> Result<Vec<Visitor>> {
+    let mut members = Vec::with_capacity(attacker.stalled);
     for number in 0..attacker.stalled {
         if attacker.is_over() {
             break;
         }
         let token = format!(
-            r#"{{"mid":{},"key":"stalled-{number}","room_id":"{STALLED_ROOM}","accepts":[]}}"#,
+            r#"{{"mid":{},"key":"member-{number}","room_id":"{room}","accepts":[]}}"#,
             8_000_000 + number
         );
         let stream = begin_to_connect(attacker.endpoints.tcp, None, Some(STALLED_BUFFER))?;
-        stalled.push(Visitor::enter_on(stream, Tcp, &token)?);
+        members.push(Visitor::enter_on(stream, Tcp, &token)?);
     }
+    Ok(members)
+}
+
+/// A room that is pushed to at a steady rate.
+fn crowd(attacker: &Attacker) -> Result<u64> {
+    let members = enter(attacker, CROWD_ROOM)?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut pusher = Pusher::connect(&attacker.grpc).await?;
+        while !attacker.is_over() {
+            let room = Address::Room(CROWD_ROOM.to_owned());
+            pusher.push(Push::new(room, attacker.operation, vec![0; CROWD_BODY])).await?;
+            attacker.set_under_way();
+            sleep_until(now_ns() + CROWD_NS);
+        }
+        Ok(members.len() as u64)
+    })
+}
+
+/// Clients in a room that is pushed to beyond what they have space for.
+fn stalled(attacker: &Attacker) -> Result<u64> {
+    let stalled = enter(attacker, STALLED_ROOM)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut pusher = Pusher::connect(&attacker.grpc).await?;

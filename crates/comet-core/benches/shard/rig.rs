@@ -246,6 +246,9 @@ impl Rig {
         while shard.has_pushes() {
             shard.handle_pushes(&mut Budget::slice(), |_| None);
         }
+        while shard.has_crowds() {
+            shard.handle_crowds();
+        }
     }
 
     fn shard(&mut self, conn: ConnId) -> &mut Shard {

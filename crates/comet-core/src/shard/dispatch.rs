@@ -4,7 +4,7 @@ use crate::ids::Slot;
 use crate::message::Message;
 
 use super::Shard;
-use super::push_task::{Answer, Names, Target};
+use super::push_task::{Answer, Crowd, Names, Target};
 
 impl Shard {
     /// Handles the messages of this shard to itself, until none is left.
@@ -33,7 +33,7 @@ impl Shard {
                 self.begin_push(call, push, Target::Conns(conns, 0), Answer::PartialTally);
             }
             Message::DeliverRoom { call, room, push } => {
-                self.begin_push(call, push, Target::Room(room), Answer::PartialTally);
+                self.begin_push(call, push, Target::Crowd(Crowd::Room(room)), Answer::PartialTally);
             }
 
             Message::Snapshot { call } => self.snapshot(call),

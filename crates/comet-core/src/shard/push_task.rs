@@ -13,7 +13,7 @@ use crate::message::{Push, Report};
 use super::delivery::Items;
 
 /// A push that goes on in slices. The tasks of a shard run one after the other, in the order in which they
-/// came. So the order of a room or a key is kept, and at most one task is amid the members of a room.
+/// came, so the order of a key is kept. That of a room is kept with its [`Crowd`].
 pub(super) struct PushTask {
     pub(super) target: Target,
     pub(super) progress: Progress,
@@ -33,12 +33,18 @@ pub(super) enum Target {
     Owners(Names, Owners),
     /// These connections of this shard, from the given place on.
     Conns(Vec<LocalConnId>, usize),
-    /// Members of the room on this shard. The room knows how far the push is.
+    /// Members of a room here, or all connections.
+    Crowd(Crowd),
+    /// Every connection of a client in the network, from this slot on.
+    Network(IpNet, Slot),
+}
+
+/// Whom a crowd consists of, and how far the batch under way is.
+pub(super) enum Crowd {
+    /// Members of the room on this shard. The room knows how far the batch is.
     Room(Arc<str>),
     /// Every connection from this slot on.
     All(Slot),
-    /// Every connection of a client in the network, from this slot on.
-    Network(IpNet, Slot),
 }
 
 /// What a push has come to.

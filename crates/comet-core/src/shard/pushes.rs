@@ -15,7 +15,7 @@ use crate::message::{Kick, Message, Push, Report};
 use super::Shard;
 use super::delivery::{Delivered, Delivery, Filter, Items};
 use super::pacing::PacedBroadcast;
-use super::push_task::{Answer, Names, Owners, Progress, PushTask, Target, Unsent};
+use super::push_task::{Answer, Crowd, Names, Owners, Progress, PushTask, Target, Unsent};
 
 /// Deliveries between two looks at how many connections they are going to close.
 const STRIDE: usize = 256;
@@ -29,8 +29,17 @@ impl Shard {
         address_of: impl Fn(ConnId) -> Option<IpAddr>,
     ) {
         while budget.is_left()
-            && let Some(PushTask { mut target, mut progress }) = self.pushes.pop_front()
+            && let Some(PushTask { target, mut progress }) = self.pushes.pop_front()
         {
+            budget.spend(budget::LOOKUP);
+            let mut target = match target {
+                Target::Crowd(crowd) => {
+                    self.deliver_to(crowd, progress, budget);
+                    self.dispatch_local();
+                    continue;
+                }
+                target => target,
+            };
             let is_over = match &mut target {
                 Target::Owners(names, owners) => {
                     self.find_owners(names, owners, &mut progress, budget)
@@ -39,26 +48,24 @@ impl Shard {
                     self.deliver_conns(&conns[*next..], next, &mut progress, budget);
                     *next == conns.len()
                 }
-                Target::Room(room) => self.deliver_room(room, &mut progress, budget),
-                Target::All(next) => self.deliver_all(next, &mut progress, budget),
                 Target::Network(network, next) => {
                     let is_meant = |conn| {
                         address_of(conn).is_some_and(|at| network.contains(&at.to_canonical()))
                     };
                     self.kick_all(next, is_meant, &mut progress, budget)
                 }
+                Target::Crowd(_) => unreachable!("looked at above"),
             };
             if is_over {
                 self.reports.push(progress.report(self.context.shard));
             } else {
                 self.pushes.push_front(PushTask { target, progress });
             }
-            budget.spend(budget::LOOKUP);
             self.dispatch_local();
         }
     }
 
-    /// Whether a push is under way. A driver hands over the next one when none is.
+    /// Whether pushes were handed over that [`Shard::handle_pushes`] has to go on with; those to crowds aside.
     #[must_use]
     pub fn has_pushes(&self) -> bool {
         !self.pushes.is_empty()
@@ -85,7 +92,7 @@ impl Shard {
             return;
         }
         *so_far += micros;
-        if self.pushes.is_empty() && !self.outboxes.has_ready() {
+        if self.pushes.is_empty() && self.crowds.is_empty() && !self.outboxes.has_ready() {
             self.counters.push_times.record_many(*so_far, *pushes);
             self.unsent = Unsent::default();
         }
@@ -171,7 +178,7 @@ impl Shard {
             self.send_push(shard, message, members.into(), &mut progress);
         }
         if is_here {
-            self.add_task(Target::Room(room), progress);
+            self.add_task(Target::Crowd(Crowd::Room(room)), progress);
         } else {
             self.reports.push(progress.report(self.context.shard));
         }
@@ -202,7 +209,7 @@ impl Shard {
     pub(super) fn broadcast(&mut self, call: CallId, push: Push, speed: Option<NonZeroU32>) {
         let Some(speed) = speed else {
             let answer = Answer::Tally { partials: 0 };
-            return self.begin_push(call, push, Target::All(Slot(0)), answer);
+            return self.begin_push(call, push, Target::Crowd(Crowd::All(Slot(0))), answer);
         };
         if self.pacing.broadcasts.len() >= PACED_MAX {
             return self.reports.push(Report::Busy { call, shard: self.context.shard });
@@ -234,7 +241,9 @@ impl Shard {
                     }
                 }
             });
-            broadcast.tally += self.count(&push, delivered, budget);
+            let (tally, to_close) = self.count(&push, delivered);
+            broadcast.tally += tally;
+            self.close_offered(None, to_close, budget);
             if broadcast.is_under_way(end) {
                 self.pacing.broadcasts.push_back(broadcast);
             } else {
@@ -279,30 +288,8 @@ impl Shard {
         });
         *next += offered;
         budget.spend(offered);
-        self.count_slice(delivered, progress, budget);
-    }
-
-    /// Offers a push to the next connections. `true`: those were the last.
-    fn deliver_all(
-        &mut self,
-        next: &mut Slot,
-        progress: &mut Progress,
-        budget: &mut Budget,
-    ) -> bool {
-        let end = self.conns.end();
-        let Progress { push, items, .. } = progress;
-        let delivered = self.deliver(push, items, Filter::On, |delivery| {
-            while *next < end && budget.is_left() && !delivery.is_strained() {
-                let stride = STRIDE.min((end.0 - next.0) as usize).min(budget.units()) as u32;
-                for slot in next.0..next.0 + stride {
-                    delivery.offer_in_slot(Slot(slot));
-                }
-                *next = Slot(next.0 + stride);
-                budget.spend(stride as usize);
-            }
-        });
-        self.count_slice(delivered, progress, budget);
-        *next >= end
+        let to_close = self.count_slice(delivered, progress);
+        self.close_offered(progress.push.kick.as_deref(), to_close, budget);
     }
 
     /// Closes those of the next connections that are meant. `true`: those were the last.
@@ -325,42 +312,9 @@ impl Shard {
             }
         }
         let delivered = Delivered { tally: Tally::default(), superseded: 0, to_close };
-        self.count_slice(delivered, progress, budget);
+        let to_close = self.count_slice(delivered, progress);
+        self.close_offered(progress.push.kick.as_deref(), to_close, budget);
         *next >= end
-    }
-
-    /// Offers a push to the next members of `room` on this shard. `true`: those were the last. If the last
-    /// member has just left, there is no such room.
-    fn deliver_room(&mut self, room: &str, progress: &mut Progress, budget: &mut Budget) -> bool {
-        let Some(id) = self.rooms.find(room) else { return true };
-        if progress.is_counted && !self.rooms[id].is_amid_push {
-            // All members of that time have left; this is the room of others.
-            return true;
-        }
-        let Self { context, conns, outboxes, rooms, top_rooms, .. } = self;
-        let limits = &context.limits;
-        let filter = if limits.filter_rooms { Filter::On } else { Filter::Off };
-        let Progress { push, items, .. } = progress;
-        let mut delivery = Delivery::new(conns, outboxes, limits, push, items, filter);
-        let room = &mut rooms[id];
-        let mut offered = room.offered as usize;
-        let end = room.members.len().min(offered + budget.units());
-        for stride in room.members[offered..end].chunks(STRIDE) {
-            stride.iter().for_each(|&slot| delivery.offer(slot));
-            offered += stride.len();
-            budget.spend(stride.len());
-            if delivery.is_strained() {
-                break;
-            }
-        }
-        let is_over = offered == room.members.len();
-        room.offered = if is_over { 0 } else { offered as u32 };
-        room.is_amid_push = !is_over;
-        let delivered = delivery.finish();
-        let queued = delivered.tally.queued;
-        top_rooms.note(queued, || (Arc::clone(&room.name), context.now));
-        self.count_slice(delivered, progress, budget);
-        is_over
     }
 
     /// One slice of a push on this shard; `walk` offers it to connections.
@@ -378,33 +332,49 @@ impl Shard {
         delivery.finish()
     }
 
-    fn count_slice(&mut self, delivered: Delivered, progress: &mut Progress, budget: &mut Budget) {
+    /// Counts what one slice of a push has come to, and returns the connections that it closes.
+    pub(super) fn count_slice(
+        &mut self,
+        delivered: Delivered,
+        progress: &mut Progress,
+    ) -> Vec<Slot> {
         if !std::mem::replace(&mut progress.is_counted, true) && progress.push.kick.is_none() {
             self.counters.pushes += 1;
         }
-        progress.tally += self.count(&progress.push, delivered, budget);
+        let (tally, to_close) = self.count(&progress.push, delivered);
+        progress.tally += tally;
+        to_close
     }
 
-    /// Counts deliveries, and closes the connections that were too slow for them. Or closes those that `push` kicks, which
-    /// are no deliveries: they are counted by their close reason.
-    fn count(&mut self, push: &Push, delivered: Delivered, budget: &mut Budget) -> Tally {
+    /// Counts deliveries. Those whom `push` kicks are none: they are counted by their close reason.
+    fn count(&mut self, push: &Push, delivered: Delivered) -> (Tally, Vec<Slot>) {
         let Delivered { mut tally, superseded, to_close } = delivered;
         self.idle.note_activity(self.context.now);
-        budget.spend(to_close.len() * budget::CLOSE);
-        if let Some(kick) = &push.kick {
-            let Kick { sentence, retry_after_ms } = &**kick;
+        if push.kick.is_some() {
             tally.matched += to_close.len() as u64;
             tally.queued += to_close.len() as u64;
-            for slot in to_close {
-                self.close_with_hint(slot, CloseReason::Kicked, sentence, *retry_after_ms);
-            }
-            return tally;
+        } else {
+            self.counters.deliveries += tally;
+            self.counters.superseded += superseded;
         }
-        self.counters.deliveries += tally;
-        self.counters.superseded += superseded;
+        (tally, to_close)
+    }
+
+    /// Closes the connections that were too slow for a push, or that it kicks.
+    pub(super) fn close_offered(
+        &mut self,
+        kick: Option<&Kick>,
+        to_close: Vec<Slot>,
+        budget: &mut Budget,
+    ) {
+        budget.spend(to_close.len() * budget::CLOSE);
         for slot in to_close {
-            self.close(slot, CloseReason::SlowConsumer, "");
+            match kick {
+                Some(Kick { sentence, retry_after_ms }) => {
+                    self.close_with_hint(slot, CloseReason::Kicked, sentence, *retry_after_ms);
+                }
+                None => self.close(slot, CloseReason::SlowConsumer, ""),
+            }
         }
-        tally
     }
 }

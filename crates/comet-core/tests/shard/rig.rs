@@ -292,6 +292,9 @@ impl Rig {
         while shard.has_pushes() {
             shard.handle_pushes(&mut Budget::slice(), |conn| self.addresses.get(&conn).copied());
         }
+        while shard.has_crowds() {
+            shard.handle_crowds();
+        }
         while shard.has_work() {
             shard.handle_time(Millis(self.now));
             shard.handle_deadlines(&mut Budget::slice());

@@ -21,6 +21,17 @@ impl<A: Authenticator> Driver<A> {
         if self.has_sends_left {
             return;
         }
+        // A turn either takes pushes or goes on with a crowd, so that what it queues fits into an outbox.
+        let is_for_crowd = self.is_crowd_next && self.shard.has_crowds();
+        self.is_crowd_next = !is_for_crowd && self.take_pushes();
+        if !self.is_crowd_next {
+            self.shard.handle_crowds();
+        }
+    }
+
+    /// Hands over pushes. `false`: there were none.
+    fn take_pushes(&mut self) -> bool {
+        let mut has_taken = false;
         let mut messages = MessageBudget::new(self.shard.limits());
         let mut slice = Budget::slice();
         loop {
@@ -28,16 +39,18 @@ impl<A: Authenticator> Driver<A> {
                 let Self { shard, sockets, .. } = self;
                 shard.handle_pushes(&mut slice, |conn| Some(sockets.get(conn.slot)?.peer()?.ip()));
             } else if messages.is_left()
+                && self.shard.takes_pushes()
                 && let Some(message) = self.inbox.try_recv()
             {
+                has_taken = true;
                 messages.spend(&message);
                 self.shard.handle_message(message);
             } else {
-                return;
+                return has_taken;
             }
             if !slice.is_left() {
                 if !self.has_time() {
-                    return;
+                    return true;
                 }
                 slice = Budget::slice();
             }

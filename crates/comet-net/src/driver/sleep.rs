@@ -20,6 +20,7 @@ impl<A: Authenticator> Driver<A> {
         let has_work = self.has_sends_left
             || self.shard.has_work()
             || self.shard.has_pushes()
+            || self.shard.has_crowds()
             || self.shard.has_listings()
             || self.shard.has_auths()
             || self.shard.has_closes()

@@ -135,6 +135,9 @@ fn one_client_costs_no_more_than_its_bounds() {
                 while shard.has_pushes() {
                     shard.handle_pushes(&mut Budget::slice(), |_| None);
                 }
+                while shard.has_crowds() {
+                    shard.handle_crowds();
+                }
                 let queued = shard.counters().deliveries.queued;
                 assert_eq!(queued, u64::from(Limits::default().svr_proto));
             },

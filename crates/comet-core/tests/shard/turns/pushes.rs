@@ -138,7 +138,7 @@ fn a_long_push_is_spread_over_turns() {
             core.slices = 1;
             let mut total = Work::default();
             core.shard.handle_message(message.clone());
-            while core.shard.has_pushes() {
+            while core.shard.has_pushes() || core.shard.has_crowds() {
                 let work = core.turn(|_| {});
                 let bound = Work {
                     // Those of a message to a shard go together.
