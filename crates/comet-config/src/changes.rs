@@ -72,6 +72,7 @@ impl Config {
     pub fn adopt_in_logic(&self, newer: &Self) -> Result<Self, Mistakes> {
         let mut adopted = self.clone();
         adopted.log.level = newer.log.level;
+        adopted.push.access_log = newer.push.access_log;
         adopted.api_tls.clone_from(&newer.api_tls);
         adopted.token.jwt_keys.clone_from(&newer.token.jwt_keys);
         let (logic, newer) = (&mut adopted.logic_server, &newer.logic_server);

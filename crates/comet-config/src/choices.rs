@@ -113,6 +113,14 @@ choices! {
         Redis = "redis",
     }
 
+    /// The form of the lines of logs.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// For programs: one JSON object a line. docs/OPERATIONS.md has its fields.
+        Json = "json",
+    }
+
     /// Severity of log messages.
     LogLevel {
         /// Nothing.

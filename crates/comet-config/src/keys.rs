@@ -17,8 +17,8 @@ use comet_listen::Address;
 use comet_proto::websocket::OriginPattern;
 
 use crate::choices::{
-    Algorithm, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenExpiry, TokenKind,
-    UnknownCode,
+    Algorithm, LogFormat, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenExpiry,
+    TokenKind, UnknownCode,
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::lists::{
@@ -170,6 +170,8 @@ sections! {
         keys_max: usize = 10000 in number(1..=1_000_000), AtStart;
         /// How long a call may take.
         timeout: Duration = "5s" in duration(TIMEOUT), AtStart;
+        /// Whether each call at these addresses, and at logic_server.http, is a line of the log, at level info.
+        access_log: bool = false in Switch, Alive;
     }
 
     /// Health, metrics and profiles.
@@ -428,6 +430,8 @@ sections! {
     log: Log {
         /// Least severe messages to write.
         level: LogLevel = "info" in OneOf, Alive;
+        /// The form of its lines, and of those of the trace log.
+        format: LogFormat = "text" in OneOf, AtStart;
         /// The file of the log, written at its end. SIGHUP opens it again, for logrotate. "": standard error.
         file: Option<PathBuf> = "" in FileOrNone, AtStart;
     }

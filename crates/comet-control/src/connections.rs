@@ -11,7 +11,7 @@ use tonic::Status;
 const LIMIT: u32 = 100;
 
 const TRANSPORTS: [&str; 2] = ["tcp", "websocket"];
-const ORDERS: [&str; 2] = ["waiting", "age"];
+const ORDERS: [&str; 3] = ["waiting", "age", "rate"];
 
 /// The query of a request.
 ///
@@ -20,7 +20,7 @@ const ORDERS: [&str; 2] = ["waiting", "age"];
 pub(crate) fn query(request: &ConnectionsReq) -> Result<ConnQuery, Status> {
     let ConnectionsReq { key, mid, room, address, transport, tls, sort, limit, cursor } = request;
     let wrong = |name: &str, what: String| Status::invalid_argument(format!("{name}: {what}"));
-    let choose = |name: &str, text: &str, among: [&str; 2]| match text {
+    let choose = |name: &str, text: &str, among: &[&str]| match text {
         "" => Ok(None),
         text => among
             .iter()
@@ -36,17 +36,17 @@ pub(crate) fn query(request: &ConnectionsReq) -> Result<ConnQuery, Status> {
     let network = named(address).map(|text: Box<str>| text.parse()).transpose();
     let after = named(cursor).map(|text: Box<str>| text.parse()).transpose();
     let transports = [Transport::Tcp, Transport::WebSocket];
-    let orders = [ConnOrder::Waiting, ConnOrder::Age];
+    let orders = [ConnOrder::Waiting, ConnOrder::Age, ConnOrder::Rate];
     Ok(ConnQuery {
         filter: ConnFilter {
             key: named(key),
             user: *mid,
             room: named(room),
             network: network.map_err(|what| wrong("address", what))?,
-            transport: choose("transport", transport, TRANSPORTS)?.map(|at| transports[at]),
+            transport: choose("transport", transport, &TRANSPORTS)?.map(|at| transports[at]),
             is_tls: *tls,
         },
-        order: choose("sort", sort, ORDERS)?.map_or(ConnOrder::Waiting, |at| orders[at]),
+        order: choose("sort", sort, &ORDERS)?.map_or(ConnOrder::Waiting, |at| orders[at]),
         limit,
         after: after.map_err(|what| wrong("cursor", what))?,
     })
@@ -91,6 +91,7 @@ pub(crate) fn connection(listed: ListedConn) -> Connection {
         accepts: accepts.to_owned(),
         operations,
         state: listed.state.to_owned(),
+        bytes_per_second: listed.bytes_per_second,
     }
 }
 
@@ -135,6 +136,7 @@ pub(crate) fn connection_json(connection: &Connection) -> Value {
         "age_seconds": connection.age_seconds,
         "waiting_bytes": connection.waiting_bytes,
         "waiting_frames": connection.waiting_frames,
+        "bytes_per_second": connection.bytes_per_second,
         "accepts": connection.accepts,
         "operations": connection.operations,
         "state": connection.state,

@@ -8,15 +8,15 @@ use std::{fmt, io};
 
 use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Pulse, Sender};
-use comet_ops::CertificatesInUse;
+use comet_ops::{CertificatesInUse, LogFormat};
 use comet_push::{
     Bounds, Node, broadcast_routes, grpc_api, http_api, kick_routes, node_routes, operation_routes,
     push_routes, with_node_service,
 };
 use comet_serve::{
-    Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates, HTTP_CONNECTIONS,
-    Lock, Phase, STAT_CONNECTIONS, StartError as ServeError, advance, connections_max, listen,
-    request_bytes, spawn,
+    AccessLog, Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates,
+    HTTP_CONNECTIONS, Lock, Phase, STAT_CONNECTIONS, StartError as ServeError, advance,
+    connections_max, listen, request_bytes, spawn,
 };
 use tokio::sync::watch;
 
@@ -56,6 +56,8 @@ pub struct Options {
     pub logic: Option<LogicOptions>,
     /// Who may push (`push.tokens`).
     pub push_lock: Arc<Lock>,
+    /// Whether calls of the push API are written to the log (`push.access_log`).
+    pub access_log: Arc<AccessLog>,
     /// Who may read and change what the server holds (`monitor.tokens`).
     pub monitor_lock: Arc<Lock>,
     /// What clients are told of this server.
@@ -78,6 +80,8 @@ pub struct Options {
     pub limits: Arc<Limits>,
     /// The file of the trace log (`white_list.file`); `None`: there is none.
     pub trace_log: Option<PathBuf>,
+    /// The form of its lines (`log.format`).
+    pub log_format: LogFormat,
     /// The zero of the shards' clock.
     pub epoch: Instant,
     /// How a drain by a call goes that does not say otherwise.
@@ -111,7 +115,7 @@ pub struct Control {
     memory: Arc<MemoryCeiling>,
     node: Arc<NodeDriver>,
     phase: watch::Sender<Phase>,
-    epoch: Instant,
+    log_format: LogFormat,
     thread: JoinHandle<()>,
 }
 
@@ -150,7 +154,7 @@ impl Control {
         }
         let hub = Arc::new(HubDriver::new(shards, wake, options.limits, options.epoch));
         if let Some(path) = options.trace_log {
-            hub.set_trace_log(Some(path.clone()), options.epoch)
+            hub.set_trace_log(Some(path.clone()), options.log_format)
                 .map_err(|error| StartError::TraceLog { path, error })?;
         }
         let logic = match &options.logic {
@@ -207,6 +211,7 @@ impl Control {
             bounds,
             gates: Arc::clone(&gates),
             push_lock: options.push_lock,
+            access_log: options.access_log,
             monitor_lock: options.monitor_lock,
             hub: Arc::clone(&hub),
             logic: logic.clone(),
@@ -245,7 +250,7 @@ impl Control {
             memory,
             node,
             phase,
-            epoch: options.epoch,
+            log_format: options.log_format,
             thread,
         })
     }
@@ -305,7 +310,7 @@ impl Control {
     /// What changes the file of the trace log.
     #[must_use]
     pub fn trace_log(&self) -> TraceLogSwitch {
-        TraceLogSwitch { hub: Arc::clone(&self.hub), epoch: self.epoch }
+        TraceLogSwitch { hub: Arc::clone(&self.hub), format: self.log_format }
     }
 
     /// What counts the clients for a thread that may wait.
@@ -354,7 +359,7 @@ impl Control {
 /// Changes the file of the trace log, while the server runs and drains.
 pub struct TraceLogSwitch {
     hub: Arc<HubDriver>,
-    epoch: Instant,
+    format: LogFormat,
 }
 
 impl TraceLogSwitch {
@@ -364,7 +369,7 @@ impl TraceLogSwitch {
     /// # Errors
     /// If another file cannot be opened; then the old one is kept.
     pub fn set(&self, path: Option<PathBuf>) -> io::Result<()> {
-        self.hub.set_trace_log(path, self.epoch)
+        self.hub.set_trace_log(path, self.format)
     }
 }
 

@@ -21,6 +21,7 @@ use comet_hub::{
     CallError, CallResult, CallerId, Inboxes, Outcome, PacedBroadcast, PacedBroadcasts, Refused,
 };
 use comet_mesh::{Inbox, Returned, Sender, Wake};
+use comet_ops::LogFormat;
 use comet_serve::{Caller, aside, free_aside};
 use tokio::select;
 use tokio::sync::oneshot;
@@ -407,19 +408,19 @@ impl HubDriver {
         self.trace_counts.read()
     }
 
-    /// Lets the trace log be written to the file that is now called `path`, or ends it. `epoch` is the
-    /// zero of the events' times. Waits for the lines of a file that is given up.
+    /// Lets the trace log be written in `format` to the file that is now called `path`, or ends it. Waits for the
+    /// lines of a file that is given up.
     ///
     /// # Errors
     /// If a file that was not open yet cannot be opened; then nothing changes.
-    pub(crate) fn set_trace_log(&self, path: Option<PathBuf>, epoch: Instant) -> io::Result<()> {
+    pub(crate) fn set_trace_log(&self, path: Option<PathBuf>, format: LogFormat) -> io::Result<()> {
         if let Some(trace_log) = &self.lock().trace_log
             && path.as_deref() == Some(trace_log.path())
         {
             trace_log.reopen();
             return Ok(());
         }
-        let open = |path| TraceLog::open(path, epoch, Arc::clone(&self.trace_counts));
+        let open = |path| TraceLog::open(path, format, self.epoch, Arc::clone(&self.trace_counts));
         let trace_log = path.map(open).transpose()?;
         let old = mem::replace(&mut self.lock().trace_log, trace_log);
         // Not under the lock: this waits for the disk.

@@ -47,7 +47,7 @@ impl Inspector {
         self.lists(message, |listed| listed.connections, make).await
     }
 
-    /// Lists the busiest rooms and the slowest clients, and makes something of the lists aside.
+    /// Lists the busiest rooms, the slowest and the busiest clients, and makes something of the lists aside.
     ///
     /// # Errors
     /// As [`Inspector::connections`].

@@ -8,8 +8,8 @@ use comet_core::Report;
 use comet_mesh::Inbox;
 use comet_push::Bounds;
 use comet_serve::{
-    DEBUG_CONNECTIONS, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS, Health,
-    Listener, Lock, Phase, STAT_CONNECTIONS, Servers, stopped,
+    AccessLog, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS,
+    Health, Listener, Lock, Phase, STAT_CONNECTIONS, Servers, stopped,
 };
 use tokio::join;
 use tokio::sync::watch;
@@ -33,6 +33,7 @@ pub(crate) struct Assembly {
     pub(crate) bounds: Bounds,
     pub(crate) gates: Arc<Gates>,
     pub(crate) push_lock: Arc<Lock>,
+    pub(crate) access_log: Arc<AccessLog>,
     pub(crate) monitor_lock: Arc<Lock>,
     pub(crate) hub: Arc<HubDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
@@ -64,9 +65,9 @@ impl Assembly {
         let mut servers = Servers::new(health.clone());
         let http_limits = push_limits(HTTP_CONNECTIONS, bounds.frame_max);
         let limits = push_limits(GRPC_CONNECTIONS, bounds.request_max());
-        let gate = gates.gate("push.grpc", limits, &self.push_lock);
+        let gate = gates.logged_gate("push.grpc", limits, &self.push_lock, &self.access_log);
         servers.grpc(&gate, self.grpc, push, comet_wire::DESCRIPTORS)?;
-        let gate = gates.gate("push.http", http_limits, &self.push_lock);
+        let gate = gates.logged_gate("push.http", http_limits, &self.push_lock, &self.access_log);
         servers.http(&gate, self.http, &calls)?;
         let gate =
             gates.gate("monitor.stat", GateLimits::pages(STAT_CONNECTIONS), &self.monitor_lock);

@@ -1,10 +1,10 @@
-//! The busiest rooms and the slowest clients: the top lists of all shards as one.
+//! The busiest rooms, the slowest and the busiest clients: the top lists of all shards as one.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use comet_core::{SlowClient, Top};
+use comet_core::{ListedConn, SlowClient, Top};
 use comet_wire::comet::v1::{self as wire, RoomTraffic, TopReply};
 use serde_json::{Value, json};
 use tonic::Status;
@@ -31,17 +31,21 @@ pub(crate) fn reply(tops: Vec<Top>, limit: usize) -> TopReply {
     let span_ms = tops.iter().map(|top| top.span_ms).max().unwrap_or_default();
     let mut deliveries: HashMap<Arc<str>, u64> = HashMap::new();
     let mut clients: Vec<SlowClient> = Vec::new();
+    let mut busiest: Vec<ListedConn> = Vec::new();
     for top in tops {
         for (room, count) in top.rooms {
             *deliveries.entry(room).or_default() += count;
         }
         clients.extend(top.clients);
+        busiest.extend(top.busiest);
     }
     let mut rooms: Vec<(Arc<str>, u64)> = deliveries.into_iter().collect();
     rooms.sort_unstable_by(|one, other| (other.1, &one.0).cmp(&(one.1, &other.0)));
     rooms.truncate(limit);
     clients.sort_by_key(|client| Reverse(client.late_bytes));
     clients.truncate(limit);
+    busiest.sort_unstable();
+    busiest.truncate(limit);
     let room = |(room, deliveries): (Arc<str>, u64)| RoomTraffic {
         room: room.as_ref().to_owned(),
         deliveries,
@@ -54,6 +58,7 @@ pub(crate) fn reply(tops: Vec<Top>, limit: usize) -> TopReply {
         span_ms,
         rooms: rooms.into_iter().map(room).collect(),
         clients: clients.into_iter().map(client).collect(),
+        busiest: busiest.into_iter().map(connection).collect(),
     }
 }
 
@@ -69,5 +74,6 @@ pub(crate) fn json(reply: &TopReply) -> Value {
         "span_ms": reply.span_ms,
         "rooms": reply.rooms.iter().map(room).collect::<Vec<_>>(),
         "clients": reply.clients.iter().map(client).collect::<Vec<_>>(),
+        "busiest": reply.busiest.iter().map(connection_json).collect::<Vec<_>>(),
     })
 }

@@ -2,8 +2,9 @@
 //!
 //! The table is the one of the space-saving algorithm (Metwally, Agrawal, El Abbadi: Efficient Computation of Frequent
 //! and Top-k Elements in Data Streams, 2005): a key that is not in a full table replaces the lightest one and takes
-//! over its weight. While little happens every weight is noted. As the window fills, samples are taken in its
-//! place, about one for a thousandth of the weight so far. So a note costs an addition and a comparison.
+//! over its weight, which is told apart. While little happens every weight is noted. As the window fills, only weights
+//! beyond a thousandth of it are, and of the lighter ones samples, each of which stands for such a part. So a note costs an
+//! addition and a comparison.
 
 use crate::jitter::Jitter;
 use crate::time::Millis;
@@ -14,7 +15,7 @@ pub(crate) const KEYS_MAX: usize = 64;
 /// Time after which a table is put aside and another one begun, milliseconds.
 const WINDOW_MS: u64 = 10_000;
 
-/// A sample stands for about this part of the weight of the window.
+/// A sample stands for this part of the weight of the window so far.
 const PRECISION: u64 = 1_024;
 
 pub(crate) struct HeavyHitters<K> {
@@ -24,15 +25,25 @@ pub(crate) struct HeavyHitters<K> {
     /// Which window this is, from the zero of the clock.
     window: u64,
     since: Millis,
-    /// Weight that no sample stands for yet, and at which the next one is taken.
+    /// The weight that a sample stands for.
+    period: u64,
+    /// Light weight since the last sample, and the weight at which the next one is taken.
     pending: u64,
     threshold: u64,
     jitter: Jitter,
 }
 
 struct Table<K> {
-    entries: Vec<(K, u64)>,
+    entries: Vec<Entry<K>>,
     total: u64,
+}
+
+#[derive(Clone)]
+struct Entry<K> {
+    key: K,
+    weight: u64,
+    /// The part of the weight that is of keys that were in its place before.
+    inherited: u64,
 }
 
 impl<K: Eq + Clone> HeavyHitters<K> {
@@ -42,6 +53,7 @@ impl<K: Eq + Clone> HeavyHitters<K> {
             former: Table::new(),
             window: now.0 / WINDOW_MS,
             since: now,
+            period: 0,
             pending: 0,
             threshold: 0,
             jitter: Jitter::new(seed),
@@ -54,37 +66,46 @@ impl<K: Eq + Clone> HeavyHitters<K> {
         self.pending += weight;
         if self.pending > self.threshold {
             let (key, now) = sample();
-            self.take_sample(key, now);
+            self.take(key, weight, now);
         }
     }
 
     #[cold]
-    fn take_sample(&mut self, key: K, now: Millis) {
+    fn take(&mut self, key: K, weight: u64, now: Millis) {
         self.turn_to(now);
-        self.present.add(key, std::mem::take(&mut self.pending));
-        let period = u32::try_from(self.present.total / PRECISION).unwrap_or(u32::MAX);
-        // At random distances: keys that take turns are met alike.
-        self.threshold = match period {
-            0 => 0,
-            period => self.jitter.within(0..=period.saturating_mul(2)).into(),
-        };
+        if weight > 2 * self.period {
+            self.pending = self.pending.saturating_sub(weight);
+            self.present.add(key, weight);
+        } else {
+            let mut samples = 0;
+            while self.pending > self.threshold {
+                samples += 1;
+                self.pending -= self.threshold;
+                // At random distances: keys that take turns are met alike.
+                let longest = u32::try_from(2 * self.period - 1).unwrap_or(u32::MAX);
+                self.threshold = self.jitter.within(1..=longest).into();
+            }
+            self.present.add(key, samples * self.period);
+        }
+        self.period = self.present.total / PRECISION;
     }
 
     /// Keys and their weights since the begin of the former window, the heaviest first, and how long ago that is,
     /// milliseconds.
     pub(crate) fn heaviest(&mut self, now: Millis) -> (Vec<(K, u64)>, u64) {
         self.turn_to(now);
-        let mut sum = Table { entries: self.former.entries.clone(), total: 0 };
-        for (key, weight) in &self.present.entries {
-            match sum.find(key) {
-                Some(known) => *known += weight,
-                None => sum.entries.push((key.clone(), *weight)),
+        let own = |entry: &Entry<K>| (entry.key.clone(), entry.weight - entry.inherited);
+        let mut sum: Vec<(K, u64)> = self.former.entries.iter().map(own).collect();
+        for (key, weight) in self.present.entries.iter().map(own) {
+            match sum.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, known)) => *known += weight,
+                None => sum.push((key, weight)),
             }
         }
-        sum.entries.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
-        sum.entries.truncate(KEYS_MAX);
+        sum.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
+        sum.truncate(KEYS_MAX);
         let begin = self.since.0.max(self.window.saturating_sub(1) * WINDOW_MS);
-        (sum.entries, now.0 - begin)
+        (sum, now.0 - begin)
     }
 
     fn turn_to(&mut self, now: Millis) {
@@ -95,7 +116,7 @@ impl<K: Eq + Clone> HeavyHitters<K> {
         let present = std::mem::replace(&mut self.present, Table::new());
         self.former = if window == self.window + 1 { present } else { Table::new() };
         self.window = window;
-        self.threshold = 0;
+        (self.period, self.pending, self.threshold) = (0, 0, 0);
     }
 }
 
@@ -104,18 +125,15 @@ impl<K: Eq> Table<K> {
         Self { entries: Vec::new(), total: 0 }
     }
 
-    fn find(&mut self, key: &K) -> Option<&mut u64> {
-        self.entries.iter_mut().find(|(known, _)| known == key).map(|(_, weight)| weight)
-    }
-
     fn add(&mut self, key: K, weight: u64) {
         self.total += weight;
-        if let Some(known) = self.find(&key) {
-            *known += weight;
+        if let Some(known) = self.entries.iter_mut().find(|entry| entry.key == key) {
+            known.weight += weight;
         } else if self.entries.len() < KEYS_MAX {
-            self.entries.push((key, weight));
-        } else if let Some(lightest) = self.entries.iter_mut().min_by_key(|(_, weight)| *weight) {
-            *lightest = (key, lightest.1 + weight);
+            self.entries.push(Entry { key, weight, inherited: 0 });
+        } else if let Some(lightest) = self.entries.iter_mut().min_by_key(|entry| entry.weight) {
+            let inherited = lightest.weight;
+            *lightest = Entry { key, weight: inherited + weight, inherited };
         }
     }
 }
@@ -160,6 +178,37 @@ mod tests {
         }
         assert!(heaviest.iter().map(|(_, weight)| weight).sum::<u64>() <= total);
         assert!(samples < 30_000, "{samples} samples");
+    }
+
+    /// A key with many small weights between the large ones of another.
+    #[test]
+    fn small_weights_count_as_much_as_large_ones() {
+        let mut hitters = hitters();
+        for _ in 0..100_000 {
+            hitters.note(1_000, || (1, Millis(600)));
+            for _ in 0..10 {
+                hitters.note(20, || (2, Millis(600)));
+            }
+        }
+        let (heaviest, _) = hitters.heaviest(Millis(700));
+        for ((key, weight), expected) in
+            heaviest.into_iter().zip([(1, 100_000_000), (2, 20_000_000)])
+        {
+            assert_eq!(key, expected.0);
+            assert!(weight.abs_diff(expected.1) < expected.1 / 5, "{key}: {weight}");
+        }
+    }
+
+    /// Of many keys of equal weight none is told to have the weight of those before it.
+    #[test]
+    fn light_keys_stay_light() {
+        let mut hitters = hitters();
+        for key in 0..1_000_000 {
+            hitters.note(1, || (key, Millis(600)));
+        }
+        let (heaviest, _) = hitters.heaviest(Millis(700));
+        let weights: Vec<u64> = heaviest.into_iter().map(|(_, weight)| weight).collect();
+        assert!(weights.iter().all(|weight| *weight < 5_000), "{weights:?}");
     }
 
     #[test]

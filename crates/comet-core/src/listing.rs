@@ -73,12 +73,14 @@ pub enum ConnOrder {
     Waiting,
     /// The oldest come first.
     Age,
+    /// Those with the most traffic come first.
+    Rate,
 }
 
-/// A place in the order of a list; the smallest is the first. A place in one order means nothing in the other.
+/// A place in the order of a list; the smallest is the first. A place in one order means nothing in another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ConnPlace {
-    /// Waiting bytes below the most there may be, or the tick of the accept.
+    /// Waiting bytes, or the rate, below the most there may be; or the tick of the accept.
     pub(crate) rank: u32,
     /// The connection.
     pub conn: ConnId,
@@ -127,6 +129,8 @@ pub struct ListedConn {
     pub waiting_bytes: u32,
     /// Frames of which the kernel has not taken the last byte.
     pub waiting_frames: u32,
+    /// Bytes a second, to and from its client, estimated; 0 for all but the busiest ones of its shard.
+    pub bytes_per_second: u64,
     /// The operations it accepts.
     pub accepts: Accepts,
     /// Its state in the terms of docs/ARCHITECTURE.md, in lower case.
@@ -163,6 +167,8 @@ pub struct Top {
     pub rooms: Vec<(Arc<str>, u64)>,
     /// The slowest clients.
     pub clients: Vec<SlowClient>,
+    /// The clients with the most traffic, as in a list by [`ConnOrder::Rate`].
+    pub busiest: Vec<ListedConn>,
 }
 
 /// A client that does not take what it is sent.

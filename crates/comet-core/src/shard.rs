@@ -54,6 +54,7 @@ mod token_expiry;
 mod token_renewal;
 mod top;
 mod trace;
+mod traffic;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -87,6 +88,7 @@ use rates::Rates;
 use reports::ReportQueue;
 use sources::Sources;
 use top::TopRooms;
+use traffic::Traffic;
 
 /// What [`Shard::handle_deadlines`] does beside expiring deadlines. Each step leaves off where the budget is
 /// spent, and goes on from there.
@@ -114,6 +116,7 @@ pub struct Shard {
     /// Rooms with members on this shard.
     rooms: Rooms,
     top_rooms: TopRooms,
+    traffic: Traffic,
     /// Keys, users and rooms whose home is this shard.
     home: Home,
     next_room_counts: Millis,
@@ -178,6 +181,7 @@ impl Shard {
             outboxes: Outboxes::new(seed, now),
             rooms: Rooms::new(limits.buckets, seed ^ 4),
             top_rooms: TopRooms::new(seed, now),
+            traffic: Traffic::new(seed, now),
             home: Home::new(shard, shards, limits.buckets, seed),
             next_room_counts: now,
             counts_left: [0, 0],

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use comet_hub::fanout::{CometNumber, Health, HealthMonitor};
 use comet_ops::{Notice, ServiceManager};
-use comet_serve::{GrpcChannel, call_until_processed};
+use comet_serve::{GrpcChannel, call_until_processed, misses_token};
 use tokio::select;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -91,12 +91,17 @@ pub(crate) async fn tell(comets: Arc<Comets>) -> Infallible {
     }
 }
 
+/// What is said of a comet that wants a token, where there is none.
+const TOKEN_MISSING: &str =
+    "it asks for a token: set logic_server.comet_token to one of its tokens (push.tokens)";
+
 async fn health(channel: GrpcChannel) -> Health {
     let check = || {
         let mut client = HealthClient::new(channel.clone());
         async move { client.check(HealthCheckRequest { service: String::new() }).await }
     };
     match call_until_processed(check).await {
+        Ok(answer) if misses_token(&answer) => Health::Gone(TOKEN_MISSING.into()),
         Ok(answer) if answer.get_ref().status == ServingStatus::Serving as i32 => Health::Serving,
         Ok(_) => Health::NotServing,
         // goim's comet has no health service; that it says so is an answer, too.

@@ -11,9 +11,9 @@ use comet_ops::{CertificatesInUse, ServiceManager};
 use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
-    Address, ApiTls, BearerToken, CallCounts, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi,
-    HTTP_CONNECTIONS, Listener, Lock, Phase, STAT_CONNECTIONS, Servers, StartError, listen,
-    request_bytes, spawn, stopped,
+    AccessLog, Address, ApiTls, BearerToken, CallCounts, GRPC_CONNECTIONS, GateLimits, Gates,
+    GrpcApi, HTTP_CONNECTIONS, Listener, Lock, Phase, STAT_CONNECTIONS, Servers, StartError,
+    listen, request_bytes, spawn, stopped,
 };
 use comet_wire::goim::logic::logic_server::LogicServer as Service;
 use tokio::sync::watch;
@@ -49,6 +49,8 @@ pub struct Options {
     pub tls: ApiTls,
     /// Who may call (`logic_server.tokens`).
     pub lock: Arc<Lock>,
+    /// Whether calls of the HTTP push API are written to the log (`push.access_log`).
+    pub access_log: Arc<AccessLog>,
     /// What comets ask for (`logic_server.comet_token`).
     pub comet_token: BearerToken,
     /// The comets (`logic_server.comets`, `logic_server.nodes`).
@@ -77,6 +79,7 @@ pub struct LogicServer {
     http: Vec<Address>,
     stat: Vec<Address>,
     lock: Arc<Lock>,
+    access_log: Arc<AccessLog>,
     tls: ApiTls,
     certificates: Arc<CertificatesInUse>,
     comets: watch::Sender<Wanted>,
@@ -108,6 +111,7 @@ impl LogicServer {
             }
         }
         let (lock, tls) = (Arc::clone(&options.lock), options.tls.clone());
+        let access_log = Arc::clone(&options.access_log);
         let certificates = Arc::<CertificatesInUse>::default();
         let configured = take(&mut options.comets);
         let (comets, wanted) = watch::channel(Wanted { configured, ..Wanted::default() });
@@ -129,6 +133,7 @@ impl LogicServer {
             http: http.addresses,
             stat: stat.addresses,
             lock,
+            access_log,
             tls,
             certificates,
             comets,
@@ -159,6 +164,11 @@ impl LogicServer {
     /// Callers need one of these tokens from now on.
     pub fn set_tokens(&self, tokens: Vec<String>) {
         self.lock.set_tokens(tokens);
+    }
+
+    /// Calls of the push API are written to the log from now on, or not.
+    pub fn set_access_log(&self, is_on: bool) {
+        self.access_log.set(is_on);
     }
 
     /// Pushes go to these comets from now on. What is under way to one that is not among them goes on to its end.
@@ -290,7 +300,7 @@ impl Assembly {
             .merge(sessions::route(&comets, &counts));
         let calls = http_api(calls);
         let gates = Arc::new(Gates::new(options.open_files, request_bytes(REQUEST_MAX)));
-        let Options { server_id, version, lock, .. } = options;
+        let Options { server_id, version, lock, access_log, .. } = options;
         let stat_gates = Arc::clone(&gates);
         let stat_page =
             Stat { sessions, comets, counts, certificates, gates: stat_gates, server_id, version };
@@ -312,7 +322,7 @@ impl Assembly {
             request_time: bounds.timeout,
         };
         let logic_gate = gates.gate("logic_server.grpc", rooms, &lock);
-        let push_gate = gates.gate("logic_server.http", pushes, &lock);
+        let push_gate = gates.logged_gate("logic_server.http", pushes, &lock, &access_log);
         let stat_gate = gates.gate("logic_server.stat", GateLimits::pages(STAT_CONNECTIONS), &lock);
         servers
             .grpc(&logic_gate, grpc, api, comet_wire::DESCRIPTORS)

@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Display, Write};
 
+use serde_json::Value;
+
 /// The text with every character escaped that would end the line, drive a terminal, or reorder what is read:
 /// control characters (C0 and C1), line separators, marks of direction and other invisible ones. Escapes are
 /// those of Rust's string literals. Quotes and backslashes stay, so text that was quoted with `{:?}` before is
@@ -12,6 +14,25 @@ pub struct Escaped<T>(pub T);
 impl<T: Display> Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(Escaping(f), "{}", self.0)
+    }
+}
+
+/// The value as JSON, with the characters that [`Escaped`] escapes as `\u`: it reads back as the same value.
+pub(crate) struct EscapedJson<'a>(pub(crate) &'a Value);
+
+impl Display for EscapedJson<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Outside of strings JSON has no such character.
+        for character in self.0.to_string().chars() {
+            if !is_escaped(character) {
+                f.write_char(character)?;
+                continue;
+            }
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(f, "\\u{unit:04x}")?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -7,13 +7,13 @@ use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::thread;
-use std::time::SystemTime;
 
-use jiff::Timestamp;
+use log::Level;
 
 use crate::escaped::Escaped;
 use crate::exposition::{Exposition, Kind};
 use crate::line_writer::{Change, Format, LineWriter, LogCounts, Sink};
+use crate::log_format::{LogFormat, json_line, now};
 use crate::stderr::print_error;
 
 /// The process has one log.
@@ -26,22 +26,24 @@ const MODE: u32 = 0o666;
 #[derive(Clone, Debug)]
 pub struct ProcessLog {
     writer: LineWriter<Lines>,
+    format: LogFormat,
     is_file: bool,
 }
 
 impl ProcessLog {
-    /// Starts the thread that writes to `file`, or to standard error without one.
+    /// Starts the thread that writes to `file`, or to standard error without one. `format` is that of the lines which
+    /// the log itself has to say; a logger brings its own.
     ///
     /// # Errors
     /// If the file cannot be opened to append, or the thread not be made.
-    pub fn open(file: Option<&Path>) -> io::Result<Self> {
+    pub fn open(file: Option<&Path>, format: LogFormat) -> io::Result<Self> {
         let sink = match file {
             Some(path) => Sink::append(path, MODE)?,
             None => Sink::stderr()?,
         };
-        let lines = Lines { cause: None };
+        let lines = Lines { format, cause: None };
         let writer = LineWriter::start("comet-log", sink, lines, Arc::clone(&COUNTS))?;
-        Ok(Self { writer, is_file: file.is_some() })
+        Ok(Self { writer, format, is_file: file.is_some() })
     }
 
     /// What a logger writes its lines to, each in one call. Never waits, never fails.
@@ -66,12 +68,14 @@ impl ProcessLog {
     /// because the thread that panics is its own, standard error has it all the same.
     pub fn report_panic(&self, panic: &PanicHookInfo<'_>) {
         let report = describe(panic);
-        let mut line = Vec::new();
-        write_line(&mut line, "ERROR", &report);
-        self.writer.write(line.into());
+        let line = line(self.format, Level::Error, &report);
+        self.writer.write(line.clone().into());
         let is_taken = self.writer.flush();
         if self.is_file || !is_taken {
-            print_error(format!("{report}\n"));
+            print_error(match self.format {
+                LogFormat::Text => format!("{report}\n").into(),
+                LogFormat::Json => line,
+            });
         }
     }
 }
@@ -89,10 +93,12 @@ fn describe(panic: &PanicHookInfo<'_>) -> String {
     format!("thread {name:?} panicked at {place}: {message}{backtrace}")
 }
 
-/// As the lines of the logger begin.
-fn write_line(lines: &mut Vec<u8>, level: &str, text: &str) {
-    let now = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
-    writeln!(lines, "[{now:.3} {level:<5} comet_ops] {text}").expect("a Vec takes everything");
+/// A line of the log itself, as those of the logger.
+fn line(format: LogFormat, level: Level, text: &str) -> Vec<u8> {
+    match format {
+        LogFormat::Text => format!("[{:.3} {level:<5} comet_ops] {text}\n", now()).into(),
+        LogFormat::Json => json_line(level, "comet_ops", text),
+    }
 }
 
 struct Appender(LineWriter<Lines>);
@@ -110,6 +116,7 @@ impl Write for Appender {
 
 #[derive(Debug)]
 struct Lines {
+    format: LogFormat,
     /// Why lines are missing, if not because too many waited.
     cause: Option<String>,
 }
@@ -132,7 +139,8 @@ impl Format for Lines {
 
     fn missing(&mut self, entries: u64, lines: &mut Vec<u8>) {
         let cause = self.cause.as_deref().unwrap_or("too many waited to be written");
-        write_line(lines, "WARN", &format!("{entries} lines of the log are missing: {cause}"));
+        let text = format!("{entries} lines of the log are missing: {cause}");
+        lines.extend_from_slice(&line(self.format, Level::Warn, &text));
     }
 
     fn changed(&mut self, change: Change<'_>) {
@@ -156,4 +164,25 @@ pub(crate) fn expose(page: &mut Exposition) {
         "Lines the log has not, because too many waited or they could not be written.",
     )
     .sample(missed);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn missing_lines_are_said_in_the_form_of_the_others() {
+        let said = |format| {
+            let mut lines = Vec::new();
+            Lines { format, cause: Some("no \"space\"".to_owned()) }.missing(3, &mut lines);
+            String::from_utf8(lines).unwrap()
+        };
+        let text = "3 lines of the log are missing: no \"space\"";
+        let line = said(LogFormat::Text);
+        assert!(line.ends_with(&format!("Z WARN  comet_ops] {text}\n")), "{line}");
+        let line: Value = serde_json::from_str(&said(LogFormat::Json)).unwrap();
+        assert_eq!((&line["level"], &line["message"]), (&"warn".into(), &text.into()));
+    }
 }

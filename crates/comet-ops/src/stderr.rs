@@ -9,10 +9,11 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Prints `text` to standard error. Waits for it no longer than a second; a failure changes nothing.
-pub fn print_error(text: String) {
+pub fn print_error(text: impl Into<Vec<u8>>) {
+    let text = text.into();
     let (done, is_done) = channel();
     let print = move || {
-        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = io::stderr().write_all(&text);
         let _ = done.send(());
     };
     if thread::Builder::new().name("comet-stderr".to_owned()).spawn(print).is_ok() {

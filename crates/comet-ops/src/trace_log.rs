@@ -11,6 +11,7 @@ use std::time::Instant;
 use self::lines::Lines;
 pub use self::lines::TraceLine;
 use crate::line_writer::{LineWriter, LogCounts, Sink};
+use crate::log_format::LogFormat;
 
 /// Only the owner and the group read who is traced.
 const MODE: u32 = 0o640;
@@ -27,9 +28,14 @@ impl<L: TraceLine> TraceLog<L> {
     ///
     /// # Errors
     /// If the file cannot be opened or the thread not be made.
-    pub fn open(path: PathBuf, epoch: Instant, counts: Arc<LogCounts>) -> io::Result<Self> {
+    pub fn open(
+        path: PathBuf,
+        format: LogFormat,
+        epoch: Instant,
+        counts: Arc<LogCounts>,
+    ) -> io::Result<Self> {
         let sink = Sink::append(&path, MODE)?;
-        let lines = Lines::new(path.clone(), epoch);
+        let lines = Lines::new(path.clone(), format, epoch);
         let writer = LineWriter::start("comet-trace", sink, lines, counts)?;
         Ok(Self { path, writer })
     }

@@ -80,11 +80,15 @@ impl Encoded {
 
     /// The same for a WebSocket whose client speaks the [text form](crate::text). Empty on TCP.
     ///
-    /// A body that is JSON is there as it is, none as `{}`, and any other as a string, in which bytes that are not UTF-8
+    /// A body that is JSON is there without its spaces, none as `{}`, and any other as a string, in which bytes that are not UTF-8
     /// are replaced (U+FFFD).
     #[must_use]
     pub fn to_text(&self) -> Self {
-        let message = text::write(self.for_tcp());
+        let mut message = text::write(self.for_tcp());
+        let is_batch = self.tcp_at > WEBSOCKET_HEADER_MAX;
+        if !is_batch {
+            message.push(b'\n');
+        }
         let mut bytes = Vec::with_capacity(WEBSOCKET_HEADER_MAX + message.len());
         put_header(&mut bytes, OpCode::Data(Data::Text), message.len());
         bytes.extend_from_slice(&message);

@@ -1,7 +1,8 @@
 //! The text form of frames, in which goim v1.2 speaks over WebSocket: JSON in text messages.
 //!
 //! A client's message is one object, `{"ver":1,"op":7,"seq":1,"body":42}`. A message of the server is an array of
-//! such objects: one for a frame, and one for each frame of a batch.
+//! such objects: one for a frame, and one for each frame of a batch. Its bytes are those of goim, which has them from Go's
+//! `encoding/json`: no spaces, some characters escaped, and a line feed behind a message that is no batch.
 
 mod json;
 
@@ -111,7 +112,7 @@ fn has_read_body(operation: i32) -> bool {
 
 /// The message for a run of whole frames: an array with an object for each. What follows the last whole one is left out.
 ///
-/// A body that is JSON is there as it is, none as `{}`, and any other as a string, in which bytes that are not UTF-8 are
+/// A body that is JSON is there without its spaces, none as `{}`, and any other as a string, in which bytes that are not UTF-8 are
 /// replaced (U+FFFD).
 pub(crate) fn write(mut run: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(run.len() + 32);
@@ -134,7 +135,7 @@ pub(crate) fn write(mut run: &[u8]) -> Vec<u8> {
 fn put_body(message: &mut Vec<u8>, body: &[u8]) {
     match std::str::from_utf8(body) {
         Ok("") => message.extend_from_slice(b"{}"),
-        Ok(text) if json::is_value(text) => message.extend_from_slice(body),
+        Ok(text) if json::is_value(text) => json::put_value(message, text),
         _ => json::put_string(message, &String::from_utf8_lossy(body)),
     }
 }

@@ -18,6 +18,7 @@ use comet_wire::goim::comet::{
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::access;
 use crate::backend::{KickNotice, KickTarget, StreamBackend};
 use crate::push_stream::PushStream;
 
@@ -49,7 +50,7 @@ impl<B: StreamBackend> Comet for PushService<B> {
         request: Request<PushMsgReq>,
     ) -> Result<Response<PushMsgReply>, Status> {
         let PushMsgReq { keys, proto, proto_op } = request.into_inner();
-        let answer = self.backend.to_keys(keys, proto, proto_op);
+        let answer = access::to_keys(&*self.backend, keys, proto, proto_op);
         let ledger = Some(self.counts.of("PushMsg", answer).await?.ledger);
         Ok(Response::new(PushMsgReply { ledger }))
     }
@@ -59,7 +60,7 @@ impl<B: StreamBackend> Comet for PushService<B> {
         request: Request<BroadcastReq>,
     ) -> Result<Response<BroadcastReply>, Status> {
         let BroadcastReq { proto_op, proto, speed } = request.into_inner();
-        let answer = self.backend.to_all(proto, proto_op, speed);
+        let answer = access::to_all(&*self.backend, proto, proto_op, speed);
         let ledger = Some(self.counts.of("Broadcast", answer).await?.ledger);
         Ok(Response::new(BroadcastReply { ledger }))
     }
@@ -69,7 +70,7 @@ impl<B: StreamBackend> Comet for PushService<B> {
         request: Request<BroadcastRoomReq>,
     ) -> Result<Response<BroadcastRoomReply>, Status> {
         let BroadcastRoomReq { room_id, proto } = request.into_inner();
-        let answer = self.backend.to_room(room_id, proto);
+        let answer = access::to_room(&*self.backend, room_id, proto);
         let ledger = Some(self.counts.of("BroadcastRoom", answer).await?.ledger);
         Ok(Response::new(BroadcastRoomReply { ledger }))
     }
@@ -90,7 +91,7 @@ impl<B: StreamBackend> Push for PushService<B> {
         request: Request<PushUsersReq>,
     ) -> Result<Response<PushUsersReply>, Status> {
         let PushUsersReq { users, proto, proto_op } = request.into_inner();
-        let answer = self.backend.to_users(users, proto, proto_op);
+        let answer = access::to_users(&*self.backend, users, proto, proto_op);
         let ledger = Some(self.counts.of("PushUsers", answer).await?.ledger);
         Ok(Response::new(PushUsersReply { ledger }))
     }
@@ -133,7 +134,7 @@ impl<B: StreamBackend> Push for PushService<B> {
                     ));
                 }
             };
-            self.backend.kick(target, KickNotice { reason, retry_after_ms }).await
+            access::kick(&*self.backend, target, KickNotice { reason, retry_after_ms }).await
         };
         let Ledger { queued, absent, dropped, .. } = self.counts.of("Kick", answer).await?;
         Ok(Response::new(KickReply {

@@ -7,6 +7,7 @@
 //!
 //! **Invariant:** nothing here knows where a push goes: neither a shard nor the mesh is beneath it.
 
+mod access;
 mod backend;
 mod bounds;
 mod grpc;

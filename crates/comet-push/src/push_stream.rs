@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use comet_serve::{Arrivals, CallCounts, Caller, Received};
+use comet_serve::{Access, Arrivals, CallCounts, Caller, Received};
 use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
 use comet_wire::comet::v1::push_stream_reply::{Answer, Error};
 use comet_wire::comet::v1::push_stream_req::{Keys, Target, Users};
@@ -42,6 +42,10 @@ pub(crate) struct PushStream<B: StreamBackend> {
     /// Whose stream it is.
     caller: Caller,
     counts: Arc<CallCounts>,
+    access: Access,
+    /// Pushes that were taken, and those of them that failed.
+    pushes: u64,
+    failed: u64,
     /// Ready when the servers are to end.
     stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -78,6 +82,9 @@ impl<B: StreamBackend> PushStream<B> {
             backend,
             caller: Caller::current(),
             counts,
+            access: Access::current(),
+            pushes: 0,
+            failed: 0,
             stopped: Box::pin(stopped),
         }
     }
@@ -98,6 +105,7 @@ impl<B: StreamBackend> PushStream<B> {
                     let (id, received) = (request.id, self.arrivals.take());
                     let begin = Instant::now();
                     let outcome = self.caller.enter(|| self.begin(request));
+                    self.pushes += 1;
                     self.under_way.push_back(Push { id, begin, outcome, _received: received });
                 }
                 Poll::Ready(Some(Err(status))) => return self.input = Input::Failed(status),
@@ -132,6 +140,7 @@ impl<B: StreamBackend> PushStream<B> {
                 Err(refusal) => Err(mem::replace(refusal, Status::new(Code::Ok, ""))),
             };
             self.counts.count("PushStream", begin.elapsed(), &outcome);
+            self.failed += u64::from(outcome.is_err());
             answers.push(Answer { id: *id, outcome: Some(answered(outcome)) });
             self.under_way.pop_front();
         }
@@ -145,6 +154,8 @@ impl<B: StreamBackend> Drop for PushStream<B> {
         for Push { begin, .. } in &self.under_way {
             self.counts.add("PushStream", begin.elapsed(), Code::Cancelled);
         }
+        let (pushes, failed, unanswered) = (self.pushes, self.failed, self.under_way.len());
+        self.access.add(format_args!("pushes={pushes} failed={failed} unanswered={unanswered}"));
     }
 }
 
@@ -166,8 +177,14 @@ impl<B: StreamBackend> Stream for PushStream<B> {
                 self.input = Input::Open;
                 Poll::Pending
             }
-            Input::Ended => Poll::Ready(None),
-            Input::Failed(status) => Poll::Ready(Some(Err(status))),
+            Input::Ended => {
+                self.access.answer(Ok(()));
+                Poll::Ready(None)
+            }
+            Input::Failed(status) => {
+                self.access.answer(Err(&status));
+                Poll::Ready(Some(Err(status)))
+            }
         }
     }
 }

@@ -148,6 +148,7 @@ fn concerns_one_caller(error: &io::Error) -> bool {
 
 async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served: Served) {
     let outdated = authorities_change(&incoming);
+    let peer = Arc::from(incoming.peer());
     let Some(socket) = open(incoming, &place, &served).await else { return };
     let end = End { phase: served.phase.clone(), outdated };
     let Served { router, protocol, gate, .. } = served;
@@ -155,7 +156,7 @@ async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served
     let io = TokioIo::new(MeteredStream::new(socket, Arc::clone(&meter)));
     let guarded = |protocol| {
         let (gate, place) = (Arc::clone(&gate), Arc::clone(&place));
-        Guarded { router, protocol, gate, place, caller: Caller::next(), has_host }
+        Guarded { router, protocol, gate, place, caller: Caller::next(), peer, has_host }
     };
     let ended = match protocol {
         Protocol::Http => {

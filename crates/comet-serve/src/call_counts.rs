@@ -8,6 +8,8 @@ use comet_histogram::Histogram;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
+use crate::access_log::Access;
+
 /// How many calls were answered, by name (over HTTP the path) and gRPC code, and how long they took.
 #[derive(Default, Debug)]
 pub struct CallCounts(Mutex<Calls>);
@@ -19,7 +21,7 @@ struct Calls {
 }
 
 impl CallCounts {
-    /// Awaits `answer` and counts it under `rpc`. A caller that leaves before drops this future, which
+    /// Awaits `answer`, counts it under `rpc` and tells the access log. A caller that leaves before drops this future, which
     /// counts as [`Code::Cancelled`].
     ///
     /// # Errors
@@ -34,6 +36,7 @@ impl CallCounts {
         let answer = answer.await;
         awaited.is_answered = true;
         self.count(rpc, begin.elapsed(), &answer);
+        Access::current().answer(answer.as_ref().map(|_| ()));
         answer
     }
 

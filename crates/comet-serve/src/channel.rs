@@ -15,7 +15,7 @@ use tonic::codegen::http::{HeaderMap, Request, Response, StatusCode};
 use tonic::codegen::{Bytes, Service, StdError};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Response as Answer, Status};
 
 use crate::peer::BearerToken;
 
@@ -182,6 +182,13 @@ pub fn is_unprocessed(status: &Status) -> bool {
 pub fn is_caller_refused(status: &Status) -> bool {
     status.code() == Code::Unauthenticated
         && status.metadata().contains_key(WWW_AUTHENTICATE.as_str())
+}
+
+/// The server answered a call without a token, and says that others need one. So its health is known, and that nothing
+/// else is to be had from it.
+#[must_use]
+pub fn misses_token<T>(answer: &Answer<T>) -> bool {
+    answer.metadata().contains_key(WWW_AUTHENTICATE.as_str())
 }
 
 /// The first error of a kind among those that `error` has beneath it.

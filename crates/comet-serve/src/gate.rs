@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::access_log::AccessLog;
 use crate::intake::Intake;
 use crate::lock::Lock;
 use crate::places::Places;
@@ -41,6 +42,7 @@ pub struct Gate {
     places: Arc<Places>,
     intake: Arc<Intake>,
     lock: Arc<Lock>,
+    access_log: Arc<AccessLog>,
     /// When somebody who may not call was last written to the log.
     logged: Mutex<Option<Instant>>,
     accepted: AtomicU64,
@@ -125,12 +127,24 @@ impl Gates {
 
     /// A gate for the listeners of `setting`, with `lock`.
     pub fn gate(&self, setting: &'static str, limits: GateLimits, lock: &Arc<Lock>) -> Arc<Gate> {
+        self.logged_gate(setting, limits, lock, &Arc::default())
+    }
+
+    /// The same with an access log.
+    pub fn logged_gate(
+        &self,
+        setting: &'static str,
+        limits: GateLimits,
+        lock: &Arc<Lock>,
+        access_log: &Arc<AccessLog>,
+    ) -> Arc<Gate> {
         let gate = Arc::new(Gate {
             setting,
             limits,
             places: Places::new(connections_max(self.open_files, limits.connections)),
             intake: Arc::clone(&self.intake),
             lock: Arc::clone(lock),
+            access_log: Arc::clone(access_log),
             logged: Mutex::default(),
             accepted: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
@@ -201,6 +215,10 @@ impl Gate {
     /// A bound ended a connection.
     pub(crate) fn count_closed(&self, reason: &'static str) {
         *self.closed.lock().expect(NO_PANIC).entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn access_log(&self) -> &AccessLog {
+        &self.access_log
     }
 
     pub(crate) fn lock(&self) -> &Lock {

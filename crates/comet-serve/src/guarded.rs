@@ -46,6 +46,8 @@ pub(crate) struct Guarded {
     pub(crate) gate: Arc<Gate>,
     pub(crate) place: Arc<Place>,
     pub(crate) caller: Caller,
+    /// Where the caller is, as the access log has it.
+    pub(crate) peer: Arc<str>,
     /// See [`Accepting::has_host`](crate::listen::Accepting::has_host).
     pub(crate) has_host: bool,
 }
@@ -67,14 +69,17 @@ impl HyperService<Request<Wire>> for Guarded {
         let is_list = matches!(&self.protocol, Protocol::Grpc { lists, .. } if lists.contains(&head.uri.path()));
         let is_report = matches!(&self.protocol, Protocol::Grpc { reports, .. } if reports.contains(&head.uri.path()));
         let (gate, place) = (Arc::clone(&self.gate), Arc::clone(&self.place));
+        let access = gate.access_log().begin(&self.peer, head.uri.path());
         let has_host = self.has_host && form == Form::Whole;
         let body = gate.lock().check(&head, has_host).and_then(|()| {
             RequestBody::new(wire, form, Arc::clone(&gate), place, arrivals.clone())
         });
+        let misses_token = gate.lock().misses_token(&head);
         let body = match body {
             Ok(body) => body,
             Err(refusal) => {
                 gate.count_refusal(refusal);
+                access.answer(Err(&refusal.status(gate.request_time())));
                 let refused = refused(form, refusal, gate.request_time());
                 return Box::pin(async { Ok(refused) });
             }
@@ -83,15 +88,17 @@ impl HyperService<Request<Wire>> for Guarded {
         let mut request = Request::from_parts(head, Body::new(body));
         request.extensions_mut().insert(arrivals.clone());
         let (caller, mut router) = (self.caller, self.router.clone());
+        let of_handler = access.clone();
         let answer = async move {
             if !is_report {
-                return caller.run(router.call(request)).await;
+                return of_handler.run(caller.run(router.call(request))).await;
             }
             // First all of it: a caller that is slow takes no thread.
             let (head, body) = request.into_parts();
             let request = Request::from_parts(head, Body::new(Frames::of(body).await));
             poll_aside(async move {
-                let (head, body) = caller.run(router.call(request)).await?.into_parts();
+                let answer = of_handler.run(caller.run(router.call(request)));
+                let (head, body) = answer.await?.into_parts();
                 Ok(Response::from_parts(head, Body::new(Frames::of(body).await)))
             })
             .await
@@ -105,6 +112,7 @@ impl HyperService<Request<Wire>> for Guarded {
                 },
                 None => answer.await?,
             };
+            access.respond(&response);
             if form == Form::Whole
                 && let Some(status) = arrivals.refused()
             {
@@ -114,6 +122,9 @@ impl HyperService<Request<Wire>> for Guarded {
                 let (head, body) = response.into_parts();
                 let body = Body::new(poll_aside(Frames::of(body)).await);
                 response = Response::from_parts(head, body);
+            }
+            if misses_token {
+                name_scheme(response.headers_mut());
             }
             // Messages that the service has not taken over count until here.
             drop(arrivals);
@@ -134,10 +145,14 @@ fn refused(form: Form, refusal: Refusal, limit: Duration) -> Response<Body> {
     };
     if refusal == Refusal::NoToken {
         // Over gRPC this tells it apart from what the service says of a token inside the request.
-        let scheme = HeaderValue::from_static("Bearer");
-        response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+        name_scheme(response.headers_mut());
     }
     response
+}
+
+/// Says that other calls, or the same with another token, need one (RFC 9110, 11.6.1).
+fn name_scheme(headers: &mut HeaderMap) {
+    headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
 }
 
 /// The caller's deadline (gRPC over HTTP/2, `Timeout`): at most eight digits and a unit.

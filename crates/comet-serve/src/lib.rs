@@ -8,6 +8,7 @@
 //! push or a session.
 
 mod accept;
+mod access_log;
 mod active_time;
 mod aside;
 mod call_counts;
@@ -37,11 +38,13 @@ mod stream;
 mod tls;
 
 pub use accept::{CONNECTION_WINDOW, HEAD_MAX};
+pub use access_log::{Access, AccessLog, Quoted};
 pub use aside::{aside, free_aside, poll_aside};
 pub use call_counts::CallCounts;
 pub use caller::Caller;
 pub use channel::{
     GrpcChannel, NotGrpc, call_until_processed, cause, is_caller_refused, is_unprocessed,
+    misses_token,
 };
 pub use comet_listen::Address;
 pub use encoded_first::EncodedFirst;

@@ -108,6 +108,18 @@ impl Listener {
     }
 }
 
+impl Incoming {
+    /// Where it comes from, for the access log.
+    pub(crate) fn peer(&self) -> String {
+        let peer = match self {
+            Self::Open(socket) => socket.peer(),
+            Self::Tls(stream, _) => stream.peer_addr().map(|address| address.to_string()),
+        };
+        // It has left already.
+        peer.unwrap_or_else(|_| "-".to_owned())
+    }
+}
+
 impl Accepting {
     pub(crate) async fn accept(&self) -> io::Result<Incoming> {
         Ok(match &self.0 {

@@ -68,6 +68,11 @@ impl Lock {
         Err(Refusal::NoToken)
     }
 
+    /// Whether a call that was let in has no token, where others need one.
+    pub(crate) fn misses_token(&self, head: &Parts) -> bool {
+        !self.is_open() && !head.headers.contains_key(AUTHORIZATION)
+    }
+
     /// Compares with every token, in a time that does not depend on how much of one is right.
     fn opens(&self, authorization: Option<&HeaderValue>) -> bool {
         let Some((scheme, given)) = authorization.and_then(|value| split(value.as_bytes())) else {

@@ -21,6 +21,19 @@ trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 impl Socket {
+    /// The address of the other end; of a Unix socket the user and the process that connected.
+    pub(crate) fn peer(&self) -> io::Result<String> {
+        Ok(match self {
+            Self::Tcp(stream) => stream.peer_addr()?.to_string(),
+            Self::Tls(stream) => stream.get_ref().0.peer_addr()?.to_string(),
+            Self::Unix(stream) => {
+                let credentials = stream.peer_cred()?;
+                let pid = credentials.pid().unwrap_or_default();
+                format!("unix uid={} pid={pid}", credentials.uid())
+            }
+        })
+    }
+
     fn stream(self: Pin<&mut Self>) -> Pin<&mut dyn Stream> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream),

@@ -61,8 +61,9 @@ impl Listings {
         if let Report::Top { call, top: Some(top) } = report
             && let Some(list) = self.under_way.remove(call)
         {
-            let was_open = |client: &SlowClient| list.seen.contains_key(&client.conn.place.conn);
-            let holds = top.clients.iter().all(was_open);
+            let slow = top.clients.iter().map(|SlowClient { conn, .. }| conn);
+            let holds =
+                slow.chain(&top.busiest).all(|conn| list.seen.contains_key(&conn.place.conn));
             self.slow += top.clients.len() as u64;
             return holds.then_some(()).ok_or_else(|| format!("a client that had left: {top:?}"));
         }

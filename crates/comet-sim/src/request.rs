@@ -78,7 +78,7 @@ impl Request {
                 filter.network = Some(network.parse().expect("a network"));
             }
         }
-        let order = rng.pick(&[ConnOrder::Waiting, ConnOrder::Age]);
+        let order = rng.pick(&[ConnOrder::Waiting, ConnOrder::Age, ConnOrder::Rate]);
         let limit = rng.pick(&[1, 3, 1_000]);
         let after = rng.percent(20).then(|| {
             let rank = rng.pick(&[0, 10, u32::MAX]);

@@ -14,7 +14,7 @@ use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
 use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 use comet_ops::{Certificate, CertificatesInUse};
-use comet_serve::Renewal;
+use comet_serve::{AccessLog, Renewal};
 
 use crate::StartError;
 use crate::api_tls;
@@ -47,6 +47,7 @@ pub struct App {
     /// Of embedded logic.
     authenticator: AnyAuthenticator,
     push_lock: Arc<Lock>,
+    access_log: Arc<AccessLog>,
     monitor_lock: Arc<Lock>,
     /// The configuration in effect.
     config: Config,
@@ -133,6 +134,7 @@ impl App {
         let options = control_options(config, &opened, &limits, epoch, pulses.clone());
         let (push_lock, monitor_lock) =
             (Arc::clone(&options.push_lock), Arc::clone(&options.monitor_lock));
+        let access_log = Arc::clone(&options.access_log);
         let control =
             Control::start(options, wake, peers.clone(), reports).map_err(StartError::Control)?;
 
@@ -146,6 +148,7 @@ impl App {
             certificates,
             authenticator: authenticator.clone(),
             push_lock,
+            access_log,
             monitor_lock,
             config: config.clone(),
             open_files,
@@ -319,6 +322,7 @@ impl App {
         self.control.configure(limits(&adopted, self.open_files));
         self.control.set_memory_ceiling(memory_ceiling(&adopted));
         self.control.set_drain_plan(drain_plan(&adopted));
+        self.access_log.set(adopted.push.access_log);
         // Of two locks, the new one closes before the former opens.
         let locks = [
             (&self.push_lock, &adopted.push.tokens),

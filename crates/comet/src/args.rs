@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand, value_parser};
 
 use crate::output;
 
-pub use api::Api;
+pub use api::{Access, Api, Monitored};
 pub use ctl::{Ctl, Drain, KickTarget, Order};
 
 /// Exit code for a command line or a configuration that cannot be used (`EX_USAGE` of sysexits.h).
@@ -290,23 +290,6 @@ pub struct Top {
     pub once: bool,
 }
 
-/// The server that is looked at.
-#[derive(Clone, PartialEq, Debug, Default, clap::Args)]
-pub struct Monitored {
-    /// The server's monitor.stat: HOST:PORT or tls:HOST:PORT [default: the first address of --config]
-    #[arg(long, value_name = "ADDR")]
-    pub server: Option<String>,
-    /// The configuration file that names monitor.stat [default: the built-in 127.0.0.1:6972]
-    #[arg(long, value_name = "FILE", conflicts_with = "server")]
-    pub config: Option<PathBuf>,
-    /// The token that the server asks for (monitor.tokens); @FILE reads it from a file
-    #[arg(long, value_name = "TOKEN|@FILE")]
-    pub token: Option<String>,
-    /// With tls:HOST:PORT: PEM certificates to trust, instead of the system's authorities
-    #[arg(long, value_name = "FILE")]
-    pub ca: Option<PathBuf>,
-}
-
 /// Why there are no [`Args`]: `--help`, `--version`, or a command line that cannot be used.
 #[derive(Debug)]
 pub struct Stop(clap::Error);
@@ -417,8 +400,8 @@ mod tests {
     fn push_names_a_target_and_a_text() {
         let check = |line: &[&str], target: Target, operation, grpc: &str| {
             let grpc = grpc.to_owned();
-            let (ca, certificate, private_key) = (None, None, None);
-            let api = Api { grpc, token: None, ca, certificate, private_key };
+            let (access, certificate, private_key) = (Access::default(), None, None);
+            let api = Api { grpc, access, certificate, private_key };
             let push = Push { target, operation, rate: None, api };
             assert_eq!(read(line).unwrap().command, Some(Command::Push(push)), "{line:?}");
         };
@@ -473,7 +456,8 @@ mod tests {
     #[test]
     fn a_server_is_looked_at_by_its_address_or_its_configuration() {
         let server = Some("h:1".to_owned());
-        let monitored = Monitored { server, token: Some("@t".to_owned()), ..Monitored::default() };
+        let access = Access { token: Some("@t".to_owned()), ca: None };
+        let monitored = Monitored { server, config: None, access };
         let line = ["stat", "--server", "h:1", "--token", "@t", "--json"];
         let stat = Stat { monitored: monitored.clone(), json: true };
         assert_eq!(read(&line).unwrap().command, Some(Command::Stat(stat)));

@@ -14,6 +14,8 @@ use comet_control::{Address, CensusTaker};
 use comet_discovery::{Answer, Census, Event, Instance, NodeEvent, Registration, Request};
 use ureq::Agent;
 
+use crate::http_client;
+
 /// The name of the thread.
 pub(crate) const THREAD: &str = "discovery";
 
@@ -137,14 +139,9 @@ fn instance(config: &Config, grpc: &[Address]) -> Instance {
 
 /// For requests that take `limit` at most. Nodes are in the network of this server, so no proxy is asked.
 pub(crate) fn agent(limit: Duration) -> Agent {
-    let config = Agent::config_builder()
-        .timeout_global(Some(limit))
-        .timeout_resolve(Some(TIMEOUT))
-        .timeout_connect(Some(TIMEOUT))
-        .max_redirects(0)
-        .proxy(None)
-        .user_agent(concat!("comet/", env!("CARGO_PKG_VERSION")));
-    config.build().into()
+    http_client::agent(limit, |config| {
+        config.timeout_resolve(Some(TIMEOUT)).timeout_connect(Some(TIMEOUT))
+    })
 }
 
 struct Driver {

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use comet_config::Token;
 use comet_logic::{AnyAuthenticator, Jwt};
-use ureq::Agent;
 use ureq::http::header::CACHE_CONTROL;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::TlsConfig;
+use ureq::{Agent, Proxy};
+
+use crate::http_client;
 
 /// The name of the thread.
 const THREAD: &str = "jwks";
@@ -52,16 +54,10 @@ pub(crate) fn fetch(authenticator: &AnyAuthenticator, token: &Token) {
 }
 
 fn agent() -> Agent {
-    let authorities = rustls_native_certs::load_native_certs().certs;
-    let authorities: RootCerts =
-        authorities.iter().map(|one| Certificate::from_der(one).to_owned()).into();
-    let tls = TlsConfig::builder().root_certs(authorities).build();
-    let config = Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
-        .max_redirects(REDIRECTS)
-        .tls_config(tls)
-        .user_agent(concat!("comet/", env!("CARGO_PKG_VERSION")));
-    config.build().into()
+    http_client::agent(TIMEOUT, |config| {
+        let tls = TlsConfig::builder().root_certs(http_client::system_authorities()).build();
+        config.max_redirects(REDIRECTS).proxy(Proxy::try_from_env()).tls_config(tls)
+    })
 }
 
 struct Fetcher {

@@ -13,6 +13,7 @@ pub mod ctl;
 mod discovery;
 mod ending;
 pub mod helpers;
+mod http_client;
 mod inputs;
 mod jwks;
 mod listeners;

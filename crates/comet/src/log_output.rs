@@ -1,15 +1,15 @@
-//! Which log lines are written, and where: `log.level` and `log.file`.
+//! Which log lines are written, where and in which form: `log.level`, `log.file` and `log.format`.
 //!
 //! The level is the facade's own ([`log::max_level`]), so any code can change it while the server runs.
 //! RUST_LOG is a filter behind it. Where it is set, it decides by module which lines are written, and the
 //! level starts as the most verbose one of all modules. A thread of its own writes the
 //! lines ([`ProcessLog`]).
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use comet_config::LogLevel;
-use comet_ops::{Escaped, ProcessLog};
+use comet_ops::{Escaped, LogFormat, ProcessLog, json_line};
 use env_logger::{Builder, DEFAULT_FILTER_ENV, Logger, Target, WriteStyle};
 use log::{LevelFilter, Log, Metadata, Record};
 
@@ -34,20 +34,31 @@ impl LogOutput {
     pub(crate) fn start(settings: &comet_config::Log) -> Result<Self, String> {
         let filters = log_filter::from_environment(settings.level)?;
         let mut builder = Builder::new();
-        builder.format_timestamp_millis();
         match &filters {
             Some(filters) => builder.parse_filters(filters),
             None => builder.filter_level(LevelFilter::Trace),
         };
-        let lines = ProcessLog::open(settings.file.as_deref())
+        let format = format(settings.format);
+        let lines = ProcessLog::open(settings.file.as_deref(), format)
             .map_err(|error| cannot_open(settings.file.as_deref(), &error))?;
         builder.target(Target::Pipe(Box::new(lines.appender())));
-        if settings.file.is_none() && is_colorful_stderr() {
-            builder.write_style(WriteStyle::Always);
+        match format {
+            LogFormat::Text => {
+                builder.format_timestamp_millis();
+                if settings.file.is_none() && is_colorful_stderr() {
+                    builder.write_style(WriteStyle::Always);
+                }
+            }
+            LogFormat::Json => {
+                builder.format(|line, record| {
+                    line.write_all(&json_line(record.level(), record.target(), record.args()))
+                });
+            }
         }
         let logger = builder.build();
         let level = if filters.is_some() { logger.filter() } else { filter(settings.level) };
-        log::set_boxed_logger(Box::new(Escaping(logger))).expect("the process starts its log once");
+        log::set_boxed_logger(Box::new(Escaping { logger, format }))
+            .expect("the process starts its log once");
         log::set_max_level(level);
         Ok(Self { lines, is_overruled: filters.is_some() })
     }
@@ -87,20 +98,27 @@ pub(crate) fn cannot_open(file: Option<&Path>, error: &io::Error) -> String {
     format!("log.file: cannot open {}: {error}", name.display())
 }
 
-/// Escapes what a message may have from a peer, a file or a library: a line stays a line.
-struct Escaping(Logger);
+/// Escapes in text what a message may have from a peer, a file or a library: a line stays a line. JSON has its own
+/// escapes.
+struct Escaping {
+    logger: Logger,
+    format: LogFormat,
+}
 
 impl Log for Escaping {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.0.enabled(metadata)
+        self.logger.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.0.matches(record) {
+        if self.logger.matches(record) {
             let message = Escaped(record.args());
             #[cfg(debug_assertions)]
             comet_ops::panic_if_asked(comet_ops::PANIC_WHEN_LOGGED, &message.to_string());
-            self.0.log(
+            if self.format == LogFormat::Json {
+                return self.logger.log(record);
+            }
+            self.logger.log(
                 &Record::builder()
                     .metadata(record.metadata().clone())
                     .module_path(record.module_path())
@@ -113,7 +131,7 @@ impl Log for Escaping {
     }
 
     fn flush(&self) {
-        self.0.flush();
+        self.logger.flush();
     }
 }
 
@@ -128,6 +146,14 @@ fn is_colorful_stderr() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     io::stderr().is_terminal() && !is_set("NO_COLOR") && !is_dumb
+}
+
+/// The form of lines that the configuration names.
+pub(crate) fn format(format: comet_config::LogFormat) -> LogFormat {
+    match format {
+        comet_config::LogFormat::Text => LogFormat::Text,
+        comet_config::LogFormat::Json => LogFormat::Json,
+    }
 }
 
 fn filter(level: LogLevel) -> LevelFilter {

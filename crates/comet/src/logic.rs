@@ -1,6 +1,7 @@
 //! `comet logic`, and the check of tokens, from the configuration.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use comet_config::{Algorithm, Config, SessionStore, Token, TokenExpiry, TokenKind};
@@ -8,7 +9,7 @@ use comet_control::BearerToken;
 use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions};
 use comet_logicd::{ApiTls, BadAddress, CometOptions, LogicServer, Node, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
-use comet_serve::root_cause;
+use comet_serve::{AccessLog, root_cause};
 use rustix::process::{Resource, getrlimit};
 
 use crate::options::lock;
@@ -200,6 +201,7 @@ fn options(config: &Config, tls: ApiTls, comets: Vec<CometOptions>) -> Options {
         stat: settings.stat.clone(),
         tls,
         lock: lock(config, &settings.tokens),
+        access_log: Arc::new(AccessLog::new(config.push.access_log)),
         comet_token: BearerToken::new(settings.comet_token.as_deref()),
         comets,
         node: Node {

@@ -8,9 +8,10 @@ use comet_listen::Address;
 use serde_json::Value;
 use ureq::Agent;
 use ureq::http::header::{AUTHORIZATION, HeaderValue};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
-use crate::args::{Monitored, Serve};
+use crate::args::{Access, Monitored, Serve};
+use crate::http_client;
 use crate::inputs::token;
 use crate::run;
 
@@ -45,18 +46,15 @@ impl MonitorClient {
             Some(address) => format!("https://{address}"),
             None => format!("http://{address}"),
         };
-        let authorization = monitored.token.as_deref().map(|argument| {
+        let authorization = monitored.access.token.as_deref().map(|argument| {
             let header = [b"Bearer ", &*token(argument)?].concat();
             HeaderValue::from_bytes(&header).map_err(|error| format!("--token: {error}"))
         });
-        let tls = TlsConfig::builder().root_certs(authorities(monitored)?).build();
-        let config = Agent::config_builder()
-            .timeout_global(Some(TIMEOUT))
-            .max_redirects(0)
-            .proxy(None)
-            .http_status_as_error(false)
-            .tls_config(tls);
-        Ok(Self { agent: config.build().into(), base, authorization: authorization.transpose()? })
+        let tls = TlsConfig::builder().root_certs(authorities(&monitored.access)?).build();
+        let agent = http_client::agent(TIMEOUT, |config| {
+            config.http_status_as_error(false).tls_config(tls)
+        });
+        Ok(Self { agent, base, authorization: authorization.transpose()? })
     }
 
     /// The JSON at `path`.
@@ -102,11 +100,9 @@ fn configured(monitored: &Monitored) -> Result<String, String> {
 }
 
 /// The authorities that a certificate of the server may be of.
-fn authorities(monitored: &Monitored) -> Result<RootCerts, String> {
-    let Some(path) = &monitored.ca else {
-        let system = rustls_native_certs::load_native_certs().certs;
-        let system = system.iter().map(|one| Certificate::from_der(one).to_owned());
-        return Ok(system.into());
+fn authorities(access: &Access) -> Result<RootCerts, String> {
+    let Some(path) = &access.ca else {
+        return Ok(http_client::system_authorities());
     };
     let named = |error: &dyn std::fmt::Display| format!("--ca {}: {error}", path.display());
     let pem = fs::read(path).map_err(|error| named(&error))?;

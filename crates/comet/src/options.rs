@@ -11,8 +11,10 @@ use comet_core::limits::COALESCE_AFTER_MS;
 use comet_core::{Blocks, ClientRates, Limits, Logic, SourceLimits};
 use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
+use comet_serve::AccessLog;
 
 use crate::listeners::Addresses;
+use crate::log_output;
 
 /// What the server has opened before its threads start.
 pub(crate) struct Opened<'a> {
@@ -55,6 +57,7 @@ pub(crate) fn control_options(
             },
         }),
         push_lock: lock(config, &config.push.tokens),
+        access_log: Arc::new(AccessLog::new(config.push.access_log)),
         monitor_lock: lock(config, &config.monitor.tokens),
         node: Node {
             domain: config.server.domain.clone(),
@@ -72,6 +75,7 @@ pub(crate) fn control_options(
         version: env!("CARGO_PKG_VERSION"),
         limits: Arc::clone(limits),
         trace_log: config.white_list.file.clone(),
+        log_format: log_output::format(config.log.format),
         epoch,
         drain: drain_plan(config),
         memory: memory_ceiling(config),

@@ -111,12 +111,12 @@ fn call(
 /// # Errors
 /// If a file cannot be used, or no server answers.
 pub(crate) fn connect(api: &Api) -> Result<PushClient, Box<dyn Error>> {
-    let token = api.token.as_deref().map(token).transpose()?;
+    let token = api.access.token.as_deref().map(token).transpose()?;
     let files = TlsFiles {
         certificate: api.certificate.clone(),
         key: api.private_key.clone(),
         client_ca: None,
-        server_ca: api.ca.clone(),
+        server_ca: api.access.ca.clone(),
     };
     let client = PushClient::connect_with(&api.grpc, &files).map_err(|error| match error {
         PushError::Tls(error) => format!("{}: {error}", flag(error.field)),

@@ -4,7 +4,7 @@ use comet_config::{Change, Config, Mistakes, TakesEffect};
 use comet_ops::Certificate;
 
 /// Sections and keys that `comet logic` reads.
-const OF_LOGIC: [&str; 15] = [
+const OF_LOGIC: [&str; 16] = [
     "logic_server",
     "discovery.nodes",
     "discovery.env",
@@ -17,6 +17,7 @@ const OF_LOGIC: [&str; 15] = [
     "websocket.bind",
     "websocket.tls_bind",
     "protocol.heartbeat",
+    "push.access_log",
     "push.frame_max",
     "push.keys_max",
     "push.timeout",

@@ -236,6 +236,7 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
     let mut reloaded = Reloaded::compare_logic(running, &adopted, &newer);
     reloaded.files = token_keys.adopt();
     set_level(log, running.log.level, adopted.log.level);
+    server.set_access_log(adopted.push.access_log);
     // Of two locks, the new one closes before the former opens.
     let tokens = &adopted.logic_server.tokens;
     if !tokens.is_empty() {

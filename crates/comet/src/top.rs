@@ -151,10 +151,22 @@ fn screen(before: &Reading, now: &Reading) -> Vec<String> {
         "{:>12} {:>14}  {:<12} slowest clients of the last {span:.0} s",
         "late bytes", "waiting bytes", "id"
     ));
-    for client in now.top["clients"].as_array().into_iter().flatten() {
+    clients(&mut lines, &now.top["clients"], "late_bytes");
+    lines.push(String::new());
+    lines.push(format!(
+        "{:>12} {:>14}  {:<12} busiest clients of the last {span:.0} s",
+        "bytes/s", "waiting bytes", "id"
+    ));
+    clients(&mut lines, &now.top["busiest"], "bytes_per_second");
+    lines
+}
+
+/// A line for each of `clients`, with the number of this name in front.
+fn clients(lines: &mut Vec<String>, clients: &Value, number: &str) {
+    for client in clients.as_array().into_iter().flatten() {
         lines.push(format!(
             "{:>12} {:>14}  {:<12} key={} mid={} {} {}",
-            count(client, "late_bytes"),
+            count(client, number),
             count(client, "waiting_bytes"),
             text(client, "id"),
             text(client, "key"),
@@ -163,7 +175,6 @@ fn screen(before: &Reading, now: &Reading) -> Vec<String> {
             text(client, "state"),
         ));
     }
-    lines
 }
 
 #[cfg(test)]
@@ -187,6 +198,7 @@ mod tests {
                 "span_ms": 10_000,
                 "rooms": [{ "room": "live://1\u{1b}", "deliveries": 25 }],
                 "clients": [{ "id": "0/1.2", "key": "k", "mid": 7, "late_bytes": 9, "waiting_bytes": 3 }],
+                "busiest": [{ "id": "0/3.1", "key": "b", "mid": 8, "bytes_per_second": 70, "waiting_bytes": 0 }],
             });
             Reading { at: at + Duration::from_secs(seconds), stat, top }
         };
@@ -198,6 +210,7 @@ mod tests {
         has("   0  50.0%       100    5000.0            5        10           40         2");
         has("         2.5  live://1\\u{1b}");
         has("           9              3  0/1.2        key=k mid=7");
+        has("          70              0  0/3.1        key=b mid=8");
         // A server that was started anew has smaller counters.
         let lines = screen(&reading(0, 3), &reading(2, 1));
         assert!(lines[2].starts_with("pushes/s 0  deliveries/s 0"), "{lines:#?}");

@@ -12,7 +12,7 @@ pub(crate) fn check(bytes: &[u8]) {
         if frame.operation != op::RAW {
             let encoded = Encoded::frame(&frame).to_text();
             let told = encoded.text().expect("a text message");
-            let object = told.strip_prefix('[').and_then(|told| told.strip_suffix(']'));
+            let object = told.strip_prefix('[').and_then(|told| told.strip_suffix("]\n"));
             let again = read(object.expect("an array")).expect("an object");
             let again = again.frame();
             assert_eq!(again.version, frame.version);

@@ -9,10 +9,11 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use comet_serve::{
-    BearerToken, GrpcChannel, Peer, call_until_processed, is_caller_refused, root_cause,
+    BearerToken, GrpcChannel, Peer, call_until_processed, is_caller_refused, misses_token,
+    root_cause,
 };
 
-use super::failure::TOKEN_REFUSED;
+use super::failure::{TOKEN_MISSING, TOKEN_REFUSED};
 
 /// # Errors
 /// What failed, in one sentence.
@@ -29,6 +30,7 @@ pub(super) async fn ping(channel: GrpcChannel) -> PingOutcome {
         async move { client.check(HealthCheckRequest::default()).await }
     };
     match call_until_processed(check).await {
+        Ok(reply) if misses_token(&reply) => PingOutcome::Failed(TOKEN_MISSING.into()),
         Ok(reply) if reply.get_ref().status == ServingStatus::NotServing as i32 => {
             PingOutcome::NotServing
         }

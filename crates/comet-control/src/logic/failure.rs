@@ -10,6 +10,10 @@ use tonic::{ConnectError, Status, TimeoutExpired};
 pub(super) const TOKEN_REFUSED: &str =
     "logic.token is refused: it has to be one of logic's tokens (logic_server.tokens)";
 
+/// What is said of an address that wants a token, where there is none.
+pub(super) const TOKEN_MISSING: &str =
+    "it asks for a token: set logic.token to one of logic's tokens (logic_server.tokens)";
+
 /// A status with a source was made on this side, one without came from the other.
 pub(super) fn outcome_of_status(status: &Status) -> AttemptOutcome {
     if let Some(page) = cause::<NotGrpc>(status) {

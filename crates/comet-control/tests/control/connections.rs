@@ -26,6 +26,7 @@ fn listed(place: &str) -> ListedConn {
         age_ms: 1_999,
         waiting_bytes: 5,
         waiting_frames: 1,
+        bytes_per_second: 9,
         accepts: Accepts::Only([5, 6].into()),
         state: "live",
     }
@@ -63,7 +64,7 @@ async fn pages_of_all_shards_are_one_over_http() {
         json!({
             "id": "1/0.4", "core": 1, "key": "k", "mid": 7, "room": "live://1",
             "address": "192.0.2.1:4000", "transport": "websocket", "tls": true, "age_seconds": 1,
-            "waiting_bytes": 5, "waiting_frames": 1, "accepts": "only", "operations": [5, 6],
+            "waiting_bytes": 5, "waiting_frames": 1, "bytes_per_second": 9, "accepts": "only", "operations": [5, 6],
             "state": "live",
         })
     );
@@ -93,7 +94,7 @@ async fn pages_of_all_shards_are_one_over_http() {
 async fn bad_queries_are_refused_with_a_sentence() {
     let fake = start(PATIENT, &[ROOMY]);
     for (parameters, sentence) in [
-        ("sort=rate", "sort: \"rate\" is none of waiting, age"),
+        ("sort=speed", "sort: \"speed\" is none of waiting, age, rate"),
         ("transport=udp", "transport: \"udp\" is none of tcp, websocket"),
         ("address=here", "address: \"here\" is no IP address and no network"),
         ("cursor=x", "cursor: \"x\" is no place in a list of connections"),
@@ -163,7 +164,8 @@ async fn top_lists_of_all_shards_are_one() {
             let rooms = rooms.iter().map(|(room, count)| ((*room).into(), *count)).collect();
             let late_bytes = late_bytes_at(place);
             let clients = vec![SlowClient { conn: listed(place), late_bytes }];
-            fake.report(Report::Top { call, top: Some(Box::new(Top { span_ms, rooms, clients })) });
+            let top = Top { span_ms, rooms, clients, busiest: vec![listed(place)] };
+            fake.report(Report::Top { call, top: Some(Box::new(top)) });
         }
     };
     let ((status, _, body), ()) = tokio::join!(fake.page("/top?limit=2"), answer(12_000));
@@ -174,11 +176,14 @@ async fn top_lists_of_all_shards_are_one() {
     let client = |at: usize| (&body["clients"][at]["id"], &body["clients"][at]["late_bytes"]);
     assert_eq!(client(0), (&json!("1/0.0"), &json!(20)));
     assert_eq!(client(1), (&json!("0/0.0"), &json!(10)));
+    let busy = |at: usize| (&body["busiest"][at]["id"], &body["busiest"][at]["bytes_per_second"]);
+    assert_eq!((busy(0), busy(1)), ((&json!("0/0.0"), &json!(9)), (&json!("1/0.0"), &json!(9))));
     let mut client = InspectClient::new(fake.channel().await);
     let (reply, ()) = tokio::join!(client.top(TopReq { limit: 1 }), answer(1));
     let reply = reply.unwrap().into_inner();
     assert_eq!((&*reply.rooms[0].room, reply.rooms.len()), ("b", 1));
     assert_eq!((reply.clients[0].late_bytes, reply.clients.len()), (20, 1));
+    assert_eq!((&*reply.busiest[0].id, reply.busiest.len()), ("0/0.0", 1));
     assert_eq!(fake.page("/top?limit=65").await.0, 400);
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use comet_control::{ApiTls, Control, ControlWake, DrainPlan, Lock, Node, Options, StartError};
 use comet_core::{CallId, Counters, Limits, Message, Report, ShardId, Tally};
 use comet_mesh::{Inbox, Sender, Wake, inbox};
+use comet_ops::LogFormat;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -37,6 +38,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         },
         weight: 1,
         push_lock: Arc::clone(&lock),
+        access_log: Arc::default(),
         monitor_lock: lock,
         tls: ApiTls::default(),
         logic: None,
@@ -48,6 +50,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         version: "0.0.0",
         limits: Arc::new(Limits::default()),
         trace_log: None,
+        log_format: LogFormat::Text,
         epoch: Instant::now(),
         drain: DrainPlan {
             delay: Duration::ZERO,

@@ -32,6 +32,7 @@ impl Shard {
     pub fn handle_recv(&mut self, conn: ConnId, bytes: &[u8]) {
         let Some(slot) = self.conns.find(conn) else { return };
         self.counters.bytes_in += bytes.len() as u64;
+        self.traffic.note(conn.local(), bytes.len(), self.context.now);
         if !self.conns[slot].is_open() || !self.may_send(slot, Input::Bytes(bytes.len())) {
             return self.dispatch_local();
         }

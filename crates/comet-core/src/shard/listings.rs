@@ -13,11 +13,13 @@ use crate::message::Report;
 use crate::outbox::Load;
 
 use super::Shard;
+use super::traffic::ByteRates;
 
 /// A list that is being made.
 pub(super) struct Listing {
     call: CallId,
     query: Arc<ConnQuery>,
+    rates: ByteRates,
     next: Slot,
     /// One past the last slot that is looked at. Connections behind it are younger than the query.
     end: Slot,
@@ -62,7 +64,8 @@ impl Shard {
             return self.reports.push(Report::Connections { call, page: None });
         }
         let (next, end, kept) = (Slot(0), self.conns.end(), BinaryHeap::new());
-        let listing = Listing { call, query, next, end, matched: 0, kept };
+        let rates = self.traffic.rates(self.context.now);
+        let listing = Listing { call, query, rates, next, end, matched: 0, kept };
         self.listings.push_back(Request::List(listing));
     }
 
@@ -93,7 +96,7 @@ impl Shard {
                     }
                 }
                 Request::Top(call) => {
-                    budget.spend(KEYS_MAX * (budget::ADDRESS + budget::ENTRY));
+                    budget.spend(2 * KEYS_MAX * (budget::ADDRESS + budget::ENTRY));
                     self.report_top(call, sockets);
                 }
             }
@@ -154,22 +157,28 @@ impl Shard {
             }
         }
         listing.matched += 1;
-        let (place, load) = self.place(slot, listing.query.order);
+        let (place, load) = self.place(slot, listing.query.order, &listing.rates);
         if listing.wants(place) {
             budget.spend(budget::ADDRESS + budget::ENTRY);
-            listing.keep(self.listed(place, load, sockets));
+            listing.keep(self.listed(place, load, &listing.rates, sockets));
         }
     }
 
     /// Where the connection in `slot` is in an order, and what it has waiting.
-    pub(super) fn place(&self, slot: Slot, order: ConnOrder) -> (ConnPlace, Load) {
-        let conn = &self.conns[slot];
+    pub(super) fn place(
+        &self,
+        slot: Slot,
+        order: ConnOrder,
+        rates: &ByteRates,
+    ) -> (ConnPlace, Load) {
+        let (conn, id) = (&self.conns[slot], self.conns.id(slot));
         let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
         let rank = match order {
             ConnOrder::Waiting => u32::MAX - load.bytes,
             ConnOrder::Age => conn.accepted.tick().0,
+            ConnOrder::Rate => u32::MAX - u32::try_from(rates.of(id.local())).unwrap_or(u32::MAX),
         };
-        (ConnPlace { rank, conn: self.conns.id(slot) }, load)
+        (ConnPlace { rank, conn: id }, load)
     }
 
     /// What is told of a connection of this shard.
@@ -177,6 +186,7 @@ impl Shard {
         &self,
         place: ConnPlace,
         load: Load,
+        rates: &ByteRates,
         sockets: &mut impl SocketInfo,
     ) -> ListedConn {
         let conn = &self.conns[place.conn.slot];
@@ -191,6 +201,7 @@ impl Shard {
             age_ms: conn.age_ms(self.context.now),
             waiting_bytes: load.bytes,
             waiting_frames: load.pushes + load.replies,
+            bytes_per_second: rates.of(place.conn.local()),
             accepts: conn.accepts.clone(),
             state: conn.state.label(),
         }

@@ -45,6 +45,7 @@ impl Shard {
     /// The kernel took `bytes` of the last transmit of `conn`.
     pub fn handle_sent(&mut self, conn: ConnId, bytes: usize) {
         let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
+        self.traffic.note(conn.local(), bytes, self.context.now);
         if self.conns[slot].is_traced {
             self.trace_written(slot, bytes);
         }

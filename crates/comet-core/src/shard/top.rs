@@ -1,4 +1,4 @@
-//! The rooms with the most deliveries and the slowest clients, kept as they happen.
+//! The top lists: rooms by deliveries, and clients by late bytes and by traffic. They are kept as things happen.
 
 use std::sync::Arc;
 
@@ -49,14 +49,20 @@ impl Shard {
         let now = self.context.now;
         let (rooms, span_ms) = self.top_rooms.heaviest(now);
         let (late, _) = self.outboxes.slow.late.heaviest(now);
-        let mut clients = Vec::new();
-        for (conn, late_bytes) in late {
-            if self.conns.get(conn).is_some() {
-                let (place, load) = self.place(conn.slot, ConnOrder::Waiting);
-                clients.push(SlowClient { conn: self.listed(place, load, sockets), late_bytes });
-            }
-        }
-        let top = Some(Box::new(Top { span_ms, rooms, clients }));
+        let rates = self.traffic.rates(now);
+        let mut entry = |conn: LocalConnId, order| {
+            self.conns.get(conn)?;
+            let (place, load) = self.place(conn.slot, order, &rates);
+            Some(self.listed(place, load, &rates, sockets))
+        };
+        let slow = late.into_iter().filter_map(|(conn, late_bytes)| {
+            Some(SlowClient { conn: entry(conn, ConnOrder::Waiting)?, late_bytes })
+        });
+        let clients = slow.collect();
+        let mut busiest: Vec<_> =
+            rates.conns().filter_map(|conn| entry(conn, ConnOrder::Rate)).collect();
+        busiest.sort_unstable();
+        let top = Some(Box::new(Top { span_ms, rooms, clients, busiest }));
         self.reports.push(Report::Top { call, top });
     }
 }

@@ -9,8 +9,9 @@ use comet_core::{
     Budget, CallId, ConnFilter, ConnId, ConnOrder, ConnPage, ConnQuery, Limits, ListedConn,
     Message, Report, Shard, ShardId, SlowConsumer, SocketInfo, Top, Transport,
 };
+use comet_proto::op;
 
-use crate::rig::Rig;
+use crate::rig::{Rig, frame};
 
 /// Each slot has an address of its own; odd ones are in TLS.
 struct Fake;
@@ -107,7 +108,7 @@ fn pages_have_each_connection_once() {
     const COUNT: usize = 2_500;
     let mut rig = Rig::new(1, Limits { handshakes: u32::MAX, ..Limits::default() });
     let conns: BTreeSet<ConnId> = (0..COUNT).map(|_| rig.connect(0, Transport::Tcp)).collect();
-    for order in [ConnOrder::Waiting, ConnOrder::Age] {
+    for order in [ConnOrder::Waiting, ConnOrder::Age, ConnOrder::Rate] {
         let mut query = ConnQuery { order, limit: usize::MAX, ..ConnQuery::default() };
         let mut listed = BTreeSet::new();
         for expected in [LISTED_MAX, LISTED_MAX, COUNT - 2 * LISTED_MAX, 0] {
@@ -196,6 +197,33 @@ fn rooms_are_in_the_order_of_their_deliveries() {
     let top = top(&mut rig.shards[0]);
     let rooms: Vec<_> = top.rooms.iter().map(|(room, count)| (&**room, *count)).collect();
     assert_eq!((rooms, top.clients), (vec![("r", 4), ("s", 1)], vec![]));
+}
+
+/// A rate has what the client sent and what it was sent; both are gone with the connection.
+#[test]
+fn those_with_the_most_traffic_come_first() {
+    let mut rig = Rig::new(1, Limits::default());
+    let [busy, loud, _] = ["1/busy//", "1/loud//", "1/calm//"].map(|token| rig.join(0, token));
+    rig.pass(30_000);
+    for _ in 0..100 {
+        rig.push_keys(&["busy"], 5, &[b'x'; 984]);
+        rig.ask(loud, &frame(op::HEARTBEAT, 1, b""));
+    }
+    rig.pass(5_000);
+    let query = ConnQuery { order: ConnOrder::Rate, limit: 10, ..ConnQuery::default() };
+    let page = page(&mut rig.shards[0], &query);
+    assert_eq!(keys(&page), ["busy", "loud", "calm"]);
+    let rates: Vec<u64> = page.listed.iter().map(|conn| conn.bytes_per_second).collect();
+    // Over 15 to 20 seconds: 100,000 bytes and 3,600 bytes, estimated.
+    assert!((4_000..=8_000).contains(&rates[0]), "{rates:?}");
+    assert!((90..=480).contains(&rates[1]) && rates[2] == 0, "{rates:?}");
+    let busiest = |shard: &mut Shard| -> Vec<Box<str>> {
+        top(shard).busiest.into_iter().map(|conn| conn.key).collect()
+    };
+    assert_eq!(busiest(&mut rig.shards[0]), ["busy".into(), "loud".into()]);
+    rig.hang_up(busy);
+    rig.shards[0].handle_gone(busy);
+    assert_eq!(busiest(&mut rig.shards[0]), ["loud".into()]);
 }
 
 /// Each of them has a frame of 26 bytes in flight, which goes on for longer than a tick, and one client is sent more than

@@ -3,16 +3,19 @@
 use std::env;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio, abort};
+use std::process::{Command, Output, Stdio, abort};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use comet_ops::ProcessLog;
+use comet_ops::{LogFormat, ProcessLog};
 use rustix::io::write;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use serde_json::Value;
 
 /// Set in the process that is to panic: the file of its log, or empty.
 const FILE: &str = "COMET_OPS_TEST_PANIC";
+/// Set as well where the log is to be JSON.
+const JSON: &str = "COMET_OPS_TEST_JSON";
 
 const SIGABRT: i32 = 6;
 
@@ -24,7 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn panics_when_it_is_told_to() {
     let Ok(file) = env::var(FILE) else { return };
     let file = (!file.is_empty()).then_some(file.as_ref());
-    let log = ProcessLog::open(file).unwrap();
+    let format = env::var_os(JSON).map_or(LogFormat::Text, |_| LogFormat::Json);
+    let log = ProcessLog::open(file, format).unwrap();
     std::panic::set_hook(Box::new(move |panic| {
         log.report_panic(panic);
         abort();
@@ -67,5 +71,21 @@ fn a_panic_is_in_the_log_and_on_standard_error() {
     }
     let logged = std::fs::read_to_string(&file).unwrap();
     assert!(logged.contains(" ERROR comet_ops] thread "), "{logged}");
+    std::fs::remove_file(&file).unwrap();
+}
+
+/// With the lines of a backtrace in it.
+#[test]
+fn a_panic_is_one_line_of_json() {
+    let file = env::temp_dir().join(format!("comet-{}-panic.json", std::process::id()));
+    let mut command = panicking(file.to_str().unwrap());
+    let command = command.env(JSON, "1").env("RUST_BACKTRACE", "1").stderr(Stdio::piped());
+    let Output { stderr, .. } = command.spawn().unwrap().wait_with_output().unwrap();
+    let logged = std::fs::read(&file).unwrap();
+    assert_eq!(logged, stderr, "both have the same");
+    let line: Value = serde_json::from_slice(&logged).unwrap();
+    assert_eq!((&line["level"], &line["target"]), (&"error".into(), &"comet_ops".into()));
+    let message = line["message"].as_str().unwrap();
+    assert!(message.contains("the reason\n") && message.contains("panics_when"), "{message}");
     std::fs::remove_file(&file).unwrap();
 }

@@ -1,6 +1,8 @@
 //! JSON (RFC 8259), as far as the text form needs it: where values end, and strings. Numbers are not evaluated, and
 //! nothing is allocated for what is only passed on.
 
+use std::io::Write;
+
 /// Objects and arrays within each other in a value, at most.
 pub const DEPTH_MAX: usize = 64;
 
@@ -61,20 +63,44 @@ fn unit(rest: &mut &str) -> u16 {
     u16::from_str_radix(digits, 16).expect("the digits were checked")
 }
 
+/// Appends a checked value as Go's `json.Marshal` does: without spaces between its parts, and with some characters escaped.
+pub(super) fn put_value(out: &mut Vec<u8>, value: &str) {
+    let (mut is_in_string, mut is_escaped) = (false, false);
+    for c in value.chars() {
+        match c {
+            ' ' | '\t' | '\n' | '\r' if !is_in_string => continue,
+            '"' if !is_escaped => is_in_string = !is_in_string,
+            _ => {}
+        }
+        is_escaped = c == '\\' && !is_escaped;
+        put_char(out, c);
+    }
+}
+
+/// Go escapes what could end a script in HTML, or a line of it.
+fn put_char(out: &mut Vec<u8>, c: char) {
+    match c {
+        '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+            write!(out, "\\u{:04x}", u32::from(c)).expect("writing to a Vec cannot fail");
+        }
+        _ => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+    }
+}
+
 /// Appends `text` as a string.
 pub(super) fn put_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    for &byte in text.as_bytes() {
-        match byte {
-            b'"' | b'\\' => out.extend([b'\\', byte]),
-            b'\n' => out.extend(b"\\n"),
-            b'\r' => out.extend(b"\\r"),
-            b'\t' => out.extend(b"\\t"),
-            0..0x20 => {
-                let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
-                out.extend([b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
+    for c in text.chars() {
+        match c {
+            '"' => out.extend(b"\\\""),
+            '\\' => out.extend(b"\\\\"),
+            '\n' => out.extend(b"\\n"),
+            '\r' => out.extend(b"\\r"),
+            '\t' => out.extend(b"\\t"),
+            '\0'..' ' => {
+                write!(out, "\\u{:04x}", u32::from(c)).expect("writing to a Vec cannot fail");
             }
-            _ => out.push(byte),
+            _ => put_char(out, c),
         }
     }
     out.push(b'"');

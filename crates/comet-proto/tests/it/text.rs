@@ -16,6 +16,27 @@ fn body(operation: i32, body: &str) -> Vec<u8> {
     read(&message).unwrap().frame().body.to_vec()
 }
 
+/// What goim v1.2 writes: `WriteJSON` of gorilla for a frame, `json.Marshal` for a batch.
+#[test]
+fn messages_are_those_of_go_byte_by_byte() {
+    for (body, told) in [
+        ("", r#"{}"#),
+        (r#" { "a" : [ 1 , "b  c" ] } "#, r#"{"a":[1,"b  c"]}"#),
+        (r#"["<a href=\"x\">", "& \\"]"#, r#"["\u003ca href=\"x\"\u003e","\u0026 \\"]"#),
+        (
+            "[\"\u{2028}\u{2029}\u{7f}\u{e9}\",\t1.50e+3,\r\n\"\\/\\u003c\"]",
+            "[\"\\u2028\\u2029\u{7f}\u{e9}\",1.50e+3,\"\\/\\u003c\"]",
+        ),
+    ] {
+        let object = format!(r#"{{"ver":1,"op":5,"seq":-2,"body":{told}}}"#);
+        assert_eq!(message(5, body.as_bytes()), format!("[{object}]\n"));
+        let frame = Frame { version: 1, operation: 5, sequence: -2, body: body.as_bytes() };
+        let encoded = Encoded::frame(&frame);
+        let batch = message(op::RAW, &encoded.for_tcp().repeat(2));
+        assert_eq!(batch, format!("[{object},{object}]"));
+    }
+}
+
 #[test]
 fn a_body_that_is_read_here_may_be_a_string() {
     for operation in [op::AUTH, op::CHANGE_ROOM, op::SUBSCRIBE, op::UNSUBSCRIBE] {

@@ -8,6 +8,7 @@ use comet_wire::goim::comet::Ledger;
 use serde_json::{Value, json};
 use tonic::Status;
 
+use crate::access;
 use crate::backend::{KickNotice, KickTarget, StreamBackend};
 use crate::http::push::room_id;
 
@@ -59,6 +60,6 @@ async fn kick<B: StreamBackend>(
     let reason = query.optional_text("reason")?.to_owned();
     let retry_after_ms = query.optional_number("retry_after_ms", 0..=i64::from(u32::MAX))?;
     let notice = KickNotice { reason, retry_after_ms };
-    let Ledger { queued, absent, dropped, .. } = backend.kick(target, notice).await?;
+    let Ledger { queued, absent, dropped, .. } = access::kick(backend, target, notice).await?;
     Ok(json!({ "closed": queued, "absent": absent, "not_closed": dropped }))
 }

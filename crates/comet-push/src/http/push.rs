@@ -12,6 +12,7 @@ use comet_wire::goim::protocol::Proto;
 use serde_json::{Value, json};
 use tonic::Status;
 
+use crate::access;
 use crate::backend::{PushBackend, Pushed};
 use crate::http::body::Bodies;
 
@@ -28,7 +29,7 @@ pub(super) async fn keys<B: PushBackend>(
 ) -> Result<Value, Status> {
     let Message { query, operation, proto } = read(&api, request).await?;
     let keys = query.list("keys")?.into_iter().map(str::to_owned).collect();
-    api.backend.to_keys(keys, Some(proto), operation).await.map(data)
+    access::to_keys(&*api.backend, keys, Some(proto), operation).await.map(data)
 }
 
 /// To every session of the users `mids`.
@@ -38,7 +39,7 @@ pub(super) async fn mids<B: PushBackend>(
 ) -> Result<Value, Status> {
     let Message { query, operation, proto } = read(&api, request).await?;
     let users = query.numbers("mids")?;
-    api.backend.to_users(users, Some(proto), operation).await.map(data)
+    access::to_users(&*api.backend, users, Some(proto), operation).await.map(data)
 }
 
 /// To the members of the room `type://room`, or of `room` without a type.
@@ -48,7 +49,7 @@ pub(super) async fn room<B: PushBackend>(
 ) -> Result<Value, Status> {
     let Message { query, proto, .. } = read(&api, request).await?;
     let room = room_id(&query)?;
-    api.backend.to_room(room, Some(proto)).await.map(data)
+    access::to_room(&*api.backend, room, Some(proto)).await.map(data)
 }
 
 /// To everybody: at once, or `speed` connections a second.
@@ -58,7 +59,7 @@ pub(super) async fn all<B: PushBackend>(
 ) -> Result<Value, Status> {
     let Message { query, operation, proto } = read(&api, request).await?;
     let speed = query.optional_number("speed", 0..=i32::MAX.into())?;
-    api.backend.to_all(Some(proto), operation, speed).await.map(data)
+    access::to_all(&*api.backend, Some(proto), operation, speed).await.map(data)
 }
 
 /// The id that connections know the `room` of a query by.

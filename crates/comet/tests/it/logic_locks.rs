@@ -140,10 +140,28 @@ fn a_comet_whose_token_logic_refuses_asks_another_logic() {
     }
     drop(server);
 
-    // Where none is sent, health answers, and calls are refused.
+    // One that is missing, too.
     let addrs = format!("logic.addrs=[\"{}\"]", ours.grpc());
     let comet = Comet::start(&[&addrs, ping]);
-    comet.lines_with([&format!("logic {} is available", ours.grpc()), LISTENS]);
+    let [line, _] = comet.lines_with(["it asks for a token: set logic.token", LISTENS]);
+    assert!(line.contains(&format!("logic {} cannot be reached", ours.grpc())), "{line}");
     comet.asks_a_client_to_come_again();
-    comet.lines_with([refused]);
+}
+
+#[test]
+fn a_comet_that_asks_logic_for_a_token_is_gone_without() {
+    let address = own_address();
+    let sets = [format!("push.grpc=[\"{address}\"]"), format!("push.tokens=[\"{COMETS}\"]")];
+    let _server = Server::start_locked(&sets.each_ref().map(String::as_str), COMETS);
+    let comets = format!("logic_server.comets=[\"a={address}\"]");
+    let ours =
+        ["logic_server.grpc=[\"127.0.0.1:0\"]", "logic_server.http=[]", "logic_server.stat=[]"];
+    let sets = with_sets(&[&ours[..], &[&comets]].concat());
+    let (_logic, log) = Running::start(comet(&[&["logic"][..], &sets].concat()));
+    let is_said = |line: &String| {
+        line.contains(&format!("comet \"a\" at {address} is gone"))
+            && line.contains("set logic_server.comet_token")
+    };
+    let lines = std::iter::from_fn(|| log.recv_timeout(PATIENCE).ok());
+    assert!(lines.into_iter().any(|line| is_said(&line)));
 }

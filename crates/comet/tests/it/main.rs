@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "real sockets need real deadlines")]
 #![allow(clippy::print_stderr, reason = "the harness shows it")]
 
+mod access_log;
 mod alerts;
 mod api_tls;
 mod authority;
@@ -26,6 +27,7 @@ mod helpers;
 mod histograms;
 mod hostile;
 mod http_push;
+mod json_log;
 mod jwks;
 mod kick;
 mod listen_tls;

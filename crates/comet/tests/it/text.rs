@@ -11,8 +11,15 @@ fn start() -> Server {
     Server::start(&["websocket.text=true"])
 }
 
-/// The next text message.
+/// The next message, of one frame.
 fn told(peer: &mut Peer) -> String {
+    let mut message = told_batch(peer);
+    assert_eq!(message.pop(), Some('\n'));
+    message
+}
+
+/// The next text message.
+fn told_batch(peer: &mut Peer) -> String {
     let (first, payload) = peer.read_websocket();
     assert_eq!(first, TEXT);
     String::from_utf8(payload).unwrap()
@@ -42,7 +49,7 @@ fn the_exchange_of_goim_v1_is_the_same_byte_by_byte() {
     let batch = [frame(5, 0, br#"{"test":1}"#), frame(5, 0, b"no JSON")].concat();
     assert_eq!(server.push(To::Room("1"), 9, &batch), queued(1));
     assert_eq!(
-        told(&mut peer),
+        told_batch(&mut peer),
         r#"[{"ver":1,"op":5,"seq":0,"body":{"test":1}},{"ver":1,"op":5,"seq":0,"body":"no JSON"}]"#
     );
 }

@@ -49,7 +49,7 @@ impl Drop for Folder {
 }
 
 /// The status of a push to everybody.
-fn post(path: &Path, headers: &str) -> u16 {
+pub(crate) fn post(path: &Path, headers: &str) -> u16 {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let line = "POST /goim/push/all?operation=5 HTTP/1.1\r\nContent-Length: 0\r\nConnection: close";

@@ -1,0 +1,90 @@
+//! Pushes as the access log has them: to whom, how long, and what became of them. Both APIs push by these functions.
+
+use std::fmt::Arguments;
+
+use comet_serve::{Access, Quoted};
+use comet_wire::goim::comet::Ledger;
+use comet_wire::goim::protocol::Proto;
+use tonic::Status;
+
+use crate::backend::{KickNotice, KickTarget, PushBackend, Pushed, StreamBackend};
+
+/// [`PushBackend::to_keys`].
+pub(crate) async fn to_keys<B: PushBackend>(
+    backend: &B,
+    keys: Vec<String>,
+    proto: Option<Proto>,
+    operation: i32,
+) -> Result<Pushed, Status> {
+    describe(format_args!("keys={}", keys.len()), proto.as_ref());
+    pushed(backend.to_keys(keys, proto, operation).await)
+}
+
+/// [`PushBackend::to_users`].
+pub(crate) async fn to_users<B: PushBackend>(
+    backend: &B,
+    users: Vec<i64>,
+    proto: Option<Proto>,
+    operation: i32,
+) -> Result<Pushed, Status> {
+    describe(format_args!("users={}", users.len()), proto.as_ref());
+    pushed(backend.to_users(users, proto, operation).await)
+}
+
+/// [`PushBackend::to_room`].
+pub(crate) async fn to_room<B: PushBackend>(
+    backend: &B,
+    room: String,
+    proto: Option<Proto>,
+) -> Result<Pushed, Status> {
+    describe(format_args!("room={}", Quoted(&room)), proto.as_ref());
+    pushed(backend.to_room(room, proto).await)
+}
+
+/// [`PushBackend::to_all`].
+pub(crate) async fn to_all<B: PushBackend>(
+    backend: &B,
+    proto: Option<Proto>,
+    operation: i32,
+    speed: i32,
+) -> Result<Pushed, Status> {
+    describe(format_args!("speed={speed}"), proto.as_ref());
+    pushed(backend.to_all(proto, operation, speed).await)
+}
+
+/// [`StreamBackend::kick`].
+pub(crate) async fn kick<B: StreamBackend>(
+    backend: &B,
+    target: KickTarget,
+    notice: KickNotice,
+) -> Result<Ledger, Status> {
+    let access = Access::current();
+    match &target {
+        KickTarget::Keys(keys) => access.add(format_args!("keys={}", keys.len())),
+        KickTarget::Users(users) => access.add(format_args!("users={}", users.len())),
+        KickTarget::Room(room) => access.add(format_args!("room={}", Quoted(room))),
+        KickTarget::Address(address) => access.add(format_args!("address={}", Quoted(address))),
+    }
+    let ledger = backend.kick(target, notice).await?;
+    access.add(format_args!("closed={}", ledger.queued));
+    Ok(ledger)
+}
+
+fn describe(target: Arguments<'_>, proto: Option<&Proto>) {
+    let bytes = proto.map_or(0, |proto| proto.body.len());
+    Access::current().add(format_args!("{target} bytes={bytes}"));
+}
+
+fn pushed(answer: Result<Pushed, Status>) -> Result<Pushed, Status> {
+    let pushed = answer?;
+    let Ledger { matched, queued, dropped, absent, scheduled } = &pushed.ledger;
+    let (dropped, access) = (dropped.values().sum::<u64>(), Access::current());
+    access.add(format_args!("matched={matched} queued={queued} dropped={dropped} absent={absent}"));
+    if *scheduled > 0 {
+        access.add(format_args!("scheduled={scheduled}"));
+    }
+    if !pushed.failed.is_empty() {
+        access.add(format_args!("failed_servers={}", pushed.failed.len()));
+    }
+    Ok(pushed)
+}
