@@ -130,7 +130,7 @@ sections! {
         /// The path of the upgrade. Another path is answered with 404.
         path: String = "/sub" in Text::URL_PATH, Alive;
         /// Largest head of an upgrade request, bytes.
-        head_max: usize = "8KiB" in size(KIB..=64 * KIB), Alive;
+        head_max: usize = "16KiB" in size(KIB..=64 * KIB), Alive;
         /// Whether clients may speak JSON in text messages, as those of goim v1.2 and people with a console do: a client
         /// whose token comes in a text message does. docs/PROTOCOL.md has the form.
         text: bool = false in Switch, Alive;

@@ -112,7 +112,7 @@ impl Default for Limits {
             is_out_of_memory: false,
             takes_clients: true,
             body_max: 4096,
-            head_max: 8192,
+            head_max: 16 << 10,
             path: "/sub".into(),
             text: false,
             svr_proto: 512,

@@ -82,11 +82,15 @@ fn logic_lets_a_client_in_and_says_what_it_gets() {
 fn logic_gets_the_cookies_of_the_upgrade() {
     let logic = FakeLogic::start();
     let server = start_with(&logic, &[]);
-    let mut peer = Peer::connect(server.address(Transport::WebSocket), Transport::WebSocket);
-    peer.write(UPGRADE.replacen("\r\n", "\r\nCookie: sid=abc; theme=dark\r\n", 1).as_bytes());
-    peer.expect_upgraded();
-    peer.authenticate("1");
-    assert_eq!(logic.connect().cookie, "sid=abc; theme=dark");
+    // The longest has what web servers usually take; the other headers of a browser are beside it.
+    for cookie in ["sid=abc; theme=dark", &format!("sid={}", "a".repeat(8 << 10))] {
+        let mut peer = Peer::connect(server.address(Transport::WebSocket), Transport::WebSocket);
+        let headers = format!("\r\nUser-Agent: {}\r\nCookie: {cookie}\r\n", "b".repeat(1 << 10));
+        peer.write(UPGRADE.replacen("\r\n", &headers, 1).as_bytes());
+        peer.expect_upgraded();
+        peer.authenticate("1");
+        assert_eq!(logic.connect().cookie, cookie);
+    }
 }
 
 #[test]
