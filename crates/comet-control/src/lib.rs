@@ -25,6 +25,7 @@ mod drain;
 mod hub;
 mod inspect;
 mod inspector;
+mod live_trace;
 mod logic;
 mod memory_ceiling;
 mod metrics;

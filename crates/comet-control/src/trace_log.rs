@@ -2,6 +2,7 @@
 //! everything else a client chose is quoted and escaped, so that a line stays a line.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use comet_core::{Millis, TraceEvent, TraceKind};
@@ -13,10 +14,10 @@ pub(crate) use comet_ops::LogCounts as Counts;
 pub(crate) type TraceLog = comet_ops::TraceLog<Line>;
 
 /// An event as a line.
-pub(crate) struct Line(Box<TraceEvent>);
+pub(crate) struct Line(Arc<TraceEvent>);
 
-impl From<Box<TraceEvent>> for Line {
-    fn from(event: Box<TraceEvent>) -> Self {
+impl From<Arc<TraceEvent>> for Line {
+    fn from(event: Arc<TraceEvent>) -> Self {
         Self(event)
     }
 }
@@ -46,6 +47,11 @@ impl fmt::Display for Line {
             }
             TraceKind::Closed { reason } => write!(f, "closed reason={}", reason.label()),
             TraceKind::Missed { events } => write!(f, "missed events={events}"),
+            TraceKind::Accepted { .. }
+            | TraceKind::Joined { .. }
+            | TraceKind::Left { .. }
+            | TraceKind::Queued { .. }
+            | TraceKind::Dropped { .. } => unreachable!("these are told to live traces alone"),
         }
     }
 }
@@ -59,12 +65,14 @@ mod tests {
     #[test]
     fn each_event_is_one_line_whatever_is_in_it() {
         let check = |what, expected: &str| {
-            let line = Line(Box::new(TraceEvent {
+            let line = Line(Arc::new(TraceEvent {
                 conn: ConnId { shard: ShardId(1), slot: Slot(2), generation: Generation(3) },
                 user: 7,
                 key: "k\r\u{1b}[31m".into(),
                 what,
                 at: Millis(1_001),
+                is_logged: true,
+                traces: [].into(),
             }));
             let conn = r#"conn=1/2.3 key="k\r\u{1b}[31m" user=7"#;
             assert_eq!(line.to_string(), format!("{conn} {expected}"));

@@ -324,7 +324,7 @@ impl Shard {
                 to_close.push(slot);
             }
         }
-        let delivered = Delivered { tally: Tally::default(), superseded: 0, to_close };
+        let delivered = Delivered { to_close, ..Delivered::default() };
         self.count_slice(delivered, progress, budget);
         *next >= end
     }
@@ -388,7 +388,7 @@ impl Shard {
     /// Counts deliveries, and closes the connections that were too slow for them. Or closes those that `push` kicks, which
     /// are no deliveries: they are counted by their close reason.
     fn count(&mut self, push: &Push, delivered: Delivered, budget: &mut Budget) -> Tally {
-        let Delivered { mut tally, superseded, to_close } = delivered;
+        let Delivered { mut tally, superseded, to_close, traced } = delivered;
         self.idle.note_activity(self.context.now);
         budget.spend(to_close.len() * budget::CLOSE);
         if let Some(kick) = &push.kick {
@@ -399,6 +399,9 @@ impl Shard {
                 self.close_with_hint(slot, CloseReason::Kicked, sentence, *retry_after_ms);
             }
             return tally;
+        }
+        for (slot, offered) in traced {
+            self.trace_offered(slot, push.operation, &offered);
         }
         self.counters.deliveries += tally;
         self.counters.superseded += superseded;

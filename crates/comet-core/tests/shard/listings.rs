@@ -13,7 +13,7 @@ use comet_core::{
 use crate::rig::Rig;
 
 /// Each slot has an address of its own; odd ones are in TLS.
-struct Fake;
+pub(crate) struct Fake;
 
 impl SocketInfo for Fake {
     fn address(&mut self, conn: ConnId) -> Option<SocketAddr> {
