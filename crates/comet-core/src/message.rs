@@ -192,8 +192,8 @@ pub enum Message {
     LeaveSource { source: Source },
     /// Owner to the key's home: the connection is gone; ignored where the key has a newer owner.
     Release { conn: ConnId, user: i64, key: Box<str> },
-    /// Owner to the key's home: logic let in a client that never claimed the key. Unless a connection holds
-    /// the key, logic must be told.
+    /// Owner to the key's home: logic made a session for a token, and no claim of the key follows. Unless a
+    /// connection holds the key, logic must be told.
     Unclaimed { user: i64, key: Box<str> },
     /// Owner to the key's home: time to renew the session at logic, if `conn` still holds the key.
     Renew { conn: ConnId, user: i64, key: Box<str> },

@@ -173,7 +173,8 @@ impl Rooms {
         Some(room.name)
     }
 
-    fn mark(&mut self, room: RoomId) {
+    /// Puts the room on the list of those whose home does not know the present count.
+    pub(crate) fn mark(&mut self, room: RoomId) {
         let room = &mut self.rooms[room];
         if !room.is_dirty {
             room.is_dirty = true;
@@ -187,7 +188,7 @@ impl Rooms {
         let Some(&room) = self.names.get(&*name) else { return Some(None) };
         let room = &mut self.rooms[room];
         // A room that has not joined yet has no count at its home, and one whose connections are about to
-        // enter has no final one. The next member that enters marks the room again.
+        // enter has no final one. The last of these marks the room again.
         let is_settled = room.is_joined && room.waiting.is_empty();
         let has_changed = std::mem::take(&mut room.is_dirty) && is_settled;
         Some(has_changed.then_some((name, room.members.len() as u32)))

@@ -475,7 +475,9 @@ impl Driver {
 
     pub(crate) fn is_quiet(&self) -> bool {
         let is_idle = self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry;
-        is_idle && !self.shard.has_pushes() && !self.shard.has_listings() && !self.shard.has_work()
+        let shard = &self.shard;
+        let has_work = shard.has_pushes() || shard.has_work() || shard.has_unsent_counts();
+        is_idle && !has_work && !shard.has_listings()
     }
 }
 

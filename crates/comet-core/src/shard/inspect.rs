@@ -9,6 +9,12 @@ use crate::live_conn::LiveConn;
 use super::Shard;
 
 impl Shard {
+    /// Whether counts of members have changed that were not passed on to a home or to the shards of a room.
+    #[must_use]
+    pub fn has_unsent_counts(&self) -> bool {
+        self.rooms.changed() + self.home.rooms.changed() > 0 || self.has_counts_to_send()
+    }
+
     /// Every live connection, by slot.
     pub fn live_conns(&self) -> impl Iterator<Item = LiveConn<'_>> {
         self.conns.slots().filter(|&slot| self.conns.is_taken(slot)).filter_map(|slot| {

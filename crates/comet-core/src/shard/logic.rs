@@ -106,7 +106,7 @@ impl Shard {
         }
     }
 
-    /// As [`Shard::discard_identity`], for a client that is not going to claim `key`.
+    /// As [`Shard::discard_identity`]: no claim of `key` is going to follow.
     pub(super) fn disown(&mut self, user: i64, key: Box<str>) {
         if let Logic::Remote { .. } = self.context.logic {
             let home = self.context.home_of_key(&key);

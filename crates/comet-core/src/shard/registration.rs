@@ -80,7 +80,7 @@ impl Shard {
         }
     }
 
-    /// A client that logic let in never claimed `key`.
+    /// Logic made a session for a token that is not followed by a claim of `key`.
     pub(super) fn unclaimed(&mut self, user: i64, key: Box<str>) {
         if self.home.keys.owner(&key).is_none() {
             self.report_disconnected(user, key);

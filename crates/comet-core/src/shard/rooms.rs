@@ -58,6 +58,9 @@ impl Shard {
             // The last one may leave with the input that it held, and the room ends with it.
             if waiting.is_empty() {
                 self.joined.pop_front();
+                // A count that was due before is left out while connections wait. If this one does not enter, no other
+                // change would send it.
+                self.rooms.mark(id);
             }
             budget.spend(budget::ANSWER);
             match next {

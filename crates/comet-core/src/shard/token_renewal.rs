@@ -52,9 +52,14 @@ impl Shard {
         let expires_in_ms = identity.expires_in_ms;
         if is_other_key {
             self.discard_identity(Ok(identity));
-        } else if !is_same_user {
-            // Logic now takes the key for another user's.
-            self.renew_now(slot);
+        } else {
+            // A younger connection may have taken the key and ended meanwhile; its eviction of this one is under way.
+            let key = conn.key.clone();
+            self.disown(identity.user, key);
+            if !is_same_user {
+                // Logic now takes the key for another user's.
+                self.renew_now(slot);
+            }
         }
         if !is_same_user || (is_other_key && !may_differ) {
             return Err(NotRenewed::Refused);

@@ -2,11 +2,12 @@
 
 use comet_core::limits::TICK_MS;
 use comet_core::{
-    CloseReason, ConnId, Denied, Identity, Limits, Logic, Message, Report, Transport,
+    CloseReason, ConnId, Denied, Identity, Limits, Logic, Message, Report, ShardId, Transport,
+    home_of_user,
 };
 use comet_proto::{AuthReply, NotRenewed, op};
 
-use crate::rig::{Rig, frame, frame_2};
+use crate::rig::{Rig, frame, frame_2, key_at};
 
 const REMOTE: Logic = Logic::Remote { renew_ms: (60_000, 60_000) };
 const HEARTBEAT_MS: u32 = 1_000_000;
@@ -184,4 +185,30 @@ fn a_connection_may_end_amid_its_renewal() {
     // Logic has made a session once more.
     answer(&mut rig, conn, Ok(identity(7, "k", Some(5_000))));
     assert_eq!(told(&mut rig).0, ["k"]);
+}
+
+/// Its eviction is under way, and the younger connection has ended already.
+#[test]
+fn a_renewal_of_a_replaced_connection_leaves_no_session_at_logic() {
+    let mut rig = rig(2);
+    let key = key_at(1);
+    let user = (1..).find(|user| home_of_user(*user, 2) == ShardId(1)).unwrap();
+    let old = rig.connect(0, Transport::Tcp);
+    rig.feed(old, &frame_2(op::AUTH, 1, b"first"));
+    answer(&mut rig, old, Ok(identity(user, &key, None)));
+    rig.feed(old, &frame_2(op::AUTH, 2, b"second"));
+
+    rig.held.insert((1, 0));
+    let young = rig.connect(1, Transport::Tcp);
+    rig.feed(young, &frame_2(op::AUTH, 1, b"young"));
+    answer(&mut rig, young, Ok(identity(user, &key, None)));
+    rig.hang_up(young);
+    assert_eq!(told(&mut rig).0, [&*key]);
+
+    answer(&mut rig, old, Ok(identity(user, &key, None)));
+    assert_eq!(told(&mut rig).0, [&*key]);
+    rig.held.clear();
+    rig.run();
+    assert_eq!(rig.reason(old), CloseReason::Replaced);
+    assert_eq!(told(&mut rig).0, [""; 0]);
 }

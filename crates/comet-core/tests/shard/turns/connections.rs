@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use comet_core::limits::{CLOSED_EVENTS_MAX, EXPIRED_MAX, JOIN_MAX, SLICE_UNITS, TRACE_EVENTS_MAX};
+use comet_core::limits::{
+    CLOSED_EVENTS_MAX, EXPIRED_MAX, JOIN_MAX, ROOM_COUNT_MS, SLICE_UNITS, TRACE_EVENTS_MAX,
+};
 use comet_core::{
-    Budget, ConnId, Hangup, Identity, Limits, Logic, Message, Millis, Shard, Transport,
-    home_of_room,
+    Budget, ConnId, Hangup, Identity, Limits, Logic, Message, MessageClass, Millis, Shard, ShardId,
+    Transport, home_of_room,
 };
 use comet_proto::op;
 
-use crate::rig::{frame, push};
+use crate::rig::{frame, push, room_at};
 
 use super::counting::{CALL, Core, Work};
 
@@ -212,6 +214,43 @@ fn connections_that_wait_for_one_room_are_answered_over_turns() {
     core.slices = usize::MAX;
     let work = core.turn(|shard| shard.handle_message(message));
     assert_eq!(work.deliveries, count, "all of them are members");
+}
+
+/// A count that is due while connections wait is sent later, also if none of them enters.
+#[test]
+fn the_count_of_a_room_is_sent_when_nobody_waits_for_it() {
+    let mut core = Core::with_members(2, Limits::default(), 10_000);
+    core.turn(|_| {});
+    core.slices = 1;
+    let clients: Vec<ConnId> = core.shard.live_conns().map(|live| live.conn).collect();
+    let room: Arc<str> = room_at(1).into();
+    core.turn(|shard| {
+        for &conn in &clients {
+            shard.handle_recv(conn, &frame(op::CHANGE_ROOM, 2, room.as_bytes()));
+        }
+    });
+    let joined = Message::RoomJoined { room: Arc::clone(&room), elsewhere: 0 };
+    let entered = core.turn(|shard| shard.handle_message(joined)).transmits as usize;
+    assert!(entered < clients.len(), "others wait");
+    core.pass(ROOM_COUNT_MS);
+    // The one that came last is let in first.
+    core.turn(|shard| {
+        for &conn in &clients[..clients.len() - entered] {
+            shard.handle_hangup(conn, Hangup::Eof);
+        }
+    });
+    while core.shard.has_work() {
+        core.turn(|_| {});
+    }
+    core.pass(ROOM_COUNT_MS);
+    core.shard.handle_time(Millis(core.now));
+    core.shard.handle_deadlines(&mut Budget::slice());
+    let sent = std::iter::from_fn(|| core.shard.poll_message(ShardId(1), MessageClass::Directory));
+    let mut counts = sent.filter_map(|message| match message {
+        Message::RoomMembers { room: of, members, .. } if of == room => Some(members),
+        _ => None,
+    });
+    assert_eq!(counts.next(), Some(entered as u32));
 }
 
 #[test]
