@@ -27,9 +27,9 @@ use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 use crate::drain::DrainPlan;
-use crate::live_trace::Watchers;
 use crate::trace_log::{Counts, TraceLog};
 use crate::wake::ControlWake;
+use crate::watchers::Watchers;
 
 /// Reports taken from the inbox before the servers get their turn.
 const TURN_REPORTS: usize = 1_024;

@@ -42,6 +42,7 @@ mod top;
 mod trace_log;
 mod vitals;
 mod wake;
+mod watchers;
 
 pub use census::{Census, CensusTaker};
 pub use comet_hub::CALLS_MAX;
