@@ -280,12 +280,13 @@ impl Control {
     }
 
     /// Sends every shard the bounds that hold from now on, without waiting. What control decides itself is not among them:
-    /// whether the process is out of memory, whether it takes clients, and which networks are blocked.
+    /// whether the process is out of memory, whether it takes clients, which networks are blocked, and what is traced live.
     pub fn configure(&self, limits: Limits) {
         self.hub.configure(|now| Limits {
             is_out_of_memory: now.is_out_of_memory,
             takes_clients: now.takes_clients,
             blocks: now.blocks,
+            traces: now.traces,
             ..limits
         });
     }

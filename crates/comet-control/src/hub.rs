@@ -30,6 +30,7 @@ use tokio::time::sleep_until;
 use crate::drain::DrainPlan;
 use crate::trace_log::{Counts, TraceLog};
 use crate::wake::ControlWake;
+use crate::watchers::Watchers;
 
 /// Reports taken from the inbox before the servers get their turn.
 const TURN_REPORTS: usize = 1_024;
@@ -98,6 +99,8 @@ pub(crate) struct HubDriver {
     wake: Arc<ControlWake>,
     /// Of all files the trace log was written to.
     trace_counts: Arc<Counts>,
+    /// Whom live traces are told to.
+    pub(crate) watchers: Watchers,
     state: Mutex<State>,
     /// Notified when the number of drained shards changes.
     progress: Condvar,
@@ -121,6 +124,7 @@ impl HubDriver {
             epoch,
             wake,
             trace_counts: Arc::default(),
+            watchers: Watchers::default(),
             state: Mutex::new(State {
                 hub,
                 inboxes: Senders(shards),
@@ -319,7 +323,11 @@ impl HubDriver {
         for _ in 0..TURN_REPORTS {
             match reports.try_recv() {
                 Some(Report::Trace(event)) => {
-                    if let Some(trace_log) = &mut state.trace_log {
+                    let event = Arc::from(event);
+                    self.watchers.tell(&event);
+                    if event.is_logged
+                        && let Some(trace_log) = &mut state.trace_log
+                    {
                         trace_log.write(event);
                     }
                 }

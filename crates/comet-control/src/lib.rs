@@ -25,6 +25,7 @@ mod drain;
 mod hub;
 mod inspect;
 mod inspector;
+mod live_trace;
 mod logic;
 mod memory_ceiling;
 mod metrics;
@@ -41,6 +42,7 @@ mod top;
 mod trace_log;
 mod vitals;
 mod wake;
+mod watchers;
 
 pub use census::{Census, CensusTaker};
 pub use comet_hub::CALLS_MAX;

@@ -163,6 +163,15 @@ impl Reading<'_> {
             "Lines written to the trace log.",
         )
         .sample(lines);
+        let (under_way, missed) = self.live_traces;
+        page.family("comet_live_traces", Kind::Gauge, "Live traces under way.")
+            .sample(under_way as u64);
+        page.family(
+            "comet_live_trace_missed_total",
+            Kind::Counter,
+            "Events that live traces were told to be missing, as too many waited.",
+        )
+        .sample(missed);
         page.family("comet_build_info", Kind::Gauge, "Always 1; the labels identify the build.")
             .labelled(
                 &[

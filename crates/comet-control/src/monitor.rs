@@ -141,6 +141,8 @@ pub(crate) struct Reading<'monitor> {
     pub(crate) calls: Vec<(&'static str, Code, u64)>,
     /// Lines of the trace log, and events it has not.
     pub(crate) trace_log: (u64, u64),
+    /// Live traces under way, and events that they were told to be missing.
+    pub(crate) live_traces: (usize, u64),
     pub(crate) logic: Option<LogicStats>,
 }
 
@@ -184,6 +186,7 @@ impl Monitor {
             calls_under_way,
             calls: self.counts.all(),
             trace_log: self.hub.trace_log_counts(),
+            live_traces: self.hub.watchers.counts(),
             logic: self.logic.as_deref().map(Logic::stats),
         })
     }

@@ -8,8 +8,10 @@ use comet_core::limits::BLOCKS_MAX;
 use comet_core::{Block, Kick, Limits, Millis, Push, TooManyBlocks};
 use comet_hub::{Drain, DrainOrder, DrainStage, ShardOrder, portions};
 use comet_push::Operations;
-use comet_serve::{Phase, advance, undrain};
-use comet_wire::comet::v1::{self, BlockReply, BlockReq, DrainReq, MoveOffReq, NodeStatus};
+use comet_serve::{Phase, advance, stopped, undrain};
+use comet_wire::comet::v1::{
+    self, BlockReply, BlockReq, DrainReq, MoveOffReq, NodeStatus, TraceReq,
+};
 use serde_json::{Value, json};
 use tokio::select;
 use tokio::sync::{Notify, watch};
@@ -18,6 +20,7 @@ use tonic::Status;
 
 use crate::drain::DrainPlan;
 use crate::hub::HubDriver;
+use crate::live_trace::{self, LiveTraceStream};
 use crate::pushes::{Pushes, network_of, snapshots};
 use crate::status::status;
 
@@ -223,6 +226,8 @@ impl State {
 }
 
 impl Operations for NodeDriver {
+    type Trace = LiveTraceStream;
+
     async fn status(&self) -> Result<NodeStatus, Status> {
         let shards = snapshots(&self.hub, self.timeout).await.map_err(status)?;
         let connections = shards.iter().map(|(_, counters)| counters.connections).sum();
@@ -367,6 +372,10 @@ impl Operations for NodeDriver {
             seconds_left: (block.until.0 - now.0).div_ceil(1_000),
         });
         listed.collect()
+    }
+
+    fn trace(&self, order: TraceReq) -> Result<LiveTraceStream, Status> {
+        live_trace::begin(&self.hub, order, stopped(self.phase.subscribe()))
     }
 }
 

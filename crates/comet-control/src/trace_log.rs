@@ -2,6 +2,7 @@
 //! everything else a client chose is quoted and escaped, so that a line stays a line.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use comet_core::{Millis, TraceEvent, TraceKind};
@@ -14,10 +15,10 @@ pub(crate) use comet_ops::LogCounts as Counts;
 pub(crate) type TraceLog = comet_ops::TraceLog<Line>;
 
 /// An event as a line.
-pub(crate) struct Line(Box<TraceEvent>);
+pub(crate) struct Line(Arc<TraceEvent>);
 
-impl From<Box<TraceEvent>> for Line {
-    fn from(event: Box<TraceEvent>) -> Self {
+impl From<Arc<TraceEvent>> for Line {
+    fn from(event: Arc<TraceEvent>) -> Self {
         Self(event)
     }
 }
@@ -45,6 +46,12 @@ impl TraceLine for Line {
             }
             TraceKind::Closed { reason } => fields.push(("reason", reason.label().into())),
             TraceKind::Missed { events } => fields.push(("events", (*events).into())),
+            // These are told to live traces alone.
+            TraceKind::Accepted { .. }
+            | TraceKind::Joined { .. }
+            | TraceKind::Left { .. }
+            | TraceKind::Queued { .. }
+            | TraceKind::Dropped { .. } => {}
         }
         fields
     }
@@ -65,6 +72,11 @@ impl Line {
             TraceKind::Wrote { .. } => "wrote",
             TraceKind::Closed { .. } => "closed",
             TraceKind::Missed { .. } => "missed",
+            TraceKind::Accepted { .. } => "accepted",
+            TraceKind::Joined { .. } => "joined",
+            TraceKind::Left { .. } => "left",
+            TraceKind::Queued { .. } => "queued",
+            TraceKind::Dropped { .. } => "dropped",
         }
     }
 }
@@ -82,6 +94,11 @@ impl fmt::Display for Line {
             }
             TraceKind::Closed { reason } => write!(f, " reason={}", reason.label()),
             TraceKind::Missed { events } => write!(f, " events={events}"),
+            TraceKind::Accepted { .. }
+            | TraceKind::Joined { .. }
+            | TraceKind::Left { .. }
+            | TraceKind::Queued { .. }
+            | TraceKind::Dropped { .. } => Ok(()),
         }
     }
 }
@@ -96,12 +113,14 @@ mod tests {
     #[test]
     fn each_event_is_one_line_whatever_is_in_it() {
         let check = |what, expected: &str, fields: Value| {
-            let line = Line(Box::new(TraceEvent {
+            let line = Line(Arc::new(TraceEvent {
                 conn: ConnId { shard: ShardId(1), slot: Slot(2), generation: Generation(3) },
                 user: 7,
                 key: "k\r\u{1b}[31m".into(),
                 what,
                 at: Millis(1_001),
+                is_logged: true,
+                traces: [].into(),
             }));
             let conn = r#"conn=1/2.3 key="k\r\u{1b}[31m" user=7"#;
             assert_eq!(line.to_string(), format!("{conn} {expected}"));

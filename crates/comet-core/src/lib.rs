@@ -24,6 +24,7 @@ mod ledger;
 pub mod limits;
 mod listing;
 mod live_conn;
+mod live_traces;
 mod message;
 mod outbox;
 mod retained;
@@ -53,6 +54,7 @@ pub use listing::{
     SocketInfo, Top,
 };
 pub use live_conn::LiveConn;
+pub use live_traces::{LiveTrace, LiveTraces, Subject, TooManyTraces, TraceId};
 pub use message::{
     AuthRequest, Denied, Identity, Kick, Message, MessageClass, Push, Report, TraceEvent, TraceKind,
 };

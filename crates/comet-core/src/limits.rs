@@ -6,6 +6,8 @@ use comet_proto::websocket::OriginPattern;
 
 pub use crate::blocks::BLOCKS_MAX;
 use crate::blocks::Blocks;
+pub use crate::live_traces::LIVE_TRACES_MAX;
+use crate::live_traces::LiveTraces;
 use crate::source::SourceLimits;
 pub use crate::time::TICK_MS;
 
@@ -89,6 +91,8 @@ pub struct Limits {
     pub origins: Box<[OriginPattern]>,
     /// Users whose connections are written to the trace log, sorted.
     pub trace_users: Box<[i64]>,
+    /// Whose events operators watch.
+    pub traces: LiveTraces,
     /// Sessions a user may have at once; one more is closed with `too_many_sessions`.
     pub user_sessions: u32,
     /// How long the session number of a user is retained after the last session ended, milliseconds; 0: the
@@ -136,6 +140,7 @@ impl Default for Limits {
             rates: ClientRates::default(),
             origins: [].into(),
             trace_users: [].into(),
+            traces: LiveTraces::default(),
             user_sessions: 10_000,
             user_memory_ms: 0,
             key_memory_ms: 10_000,
@@ -229,7 +234,7 @@ impl Limits {
     /// [`Shard::handle_source`](crate::Shard::handle_source).
     #[must_use]
     pub fn needs_addresses(&self) -> bool {
-        self.sources.is_on() || !self.blocks.is_empty()
+        self.sources.is_on() || !self.blocks.is_empty() || self.traces.has_networks()
     }
 
     /// Checks the bounds against each other.

@@ -1,6 +1,7 @@
 //! A connection as plain data.
 
 use crate::ids::ConnId;
+use crate::live_traces::TraceId;
 
 /// A connection that is authenticated and registered.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,4 +18,6 @@ pub struct LiveConn<'a> {
     pub room: Option<&'a str>,
     /// The count that a heartbeat (op 2) would be answered with.
     pub online: u32,
+    /// The live traces that are about it.
+    pub traces: &'a [TraceId],
 }

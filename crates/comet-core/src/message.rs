@@ -1,6 +1,7 @@
 //! What shards and the control thread send each other. It is plain data, because it crosses threads. Messages
 //! of one pair of peers and one class keep their order; others have none.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -9,9 +10,10 @@ use comet_proto::Encoded;
 use crate::accepts::Accepts;
 use crate::blocks::IpNet;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
-use crate::ledger::{CloseReason, Counters, Tally};
+use crate::ledger::{CloseReason, Counters, DropReason, Tally};
 use crate::limits::Limits;
 use crate::listing::{ConnPage, ConnQuery, Top};
+use crate::live_traces::TraceId;
 use crate::source::Source;
 use crate::time::{Millis, TokenTime};
 
@@ -252,11 +254,11 @@ pub enum Report {
     /// Remote logic: no connection here holds the key any more. The end of a replaced connection causes no
     /// such report.
     Disconnected { user: i64, key: Box<str> },
-    /// A line for the trace log.
+    /// An event of a traced connection.
     Trace(Box<TraceEvent>),
 }
 
-/// What happened to a connection of a user on [`Limits::trace_users`].
+/// What happened to a connection of a user on [`Limits::trace_users`], or to one that a live trace is about.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TraceEvent {
     /// The connection.
@@ -269,11 +271,20 @@ pub struct TraceEvent {
     pub what: TraceKind,
     /// When.
     pub at: Millis,
+    /// It is a line of the trace log.
+    pub is_logged: bool,
+    /// The live traces that it is for; some may have ended.
+    pub traces: Box<[TraceId]>,
 }
 
 /// What happened to a traced connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TraceKind {
+    /// It was accepted, and a live trace is about its client's address.
+    Accepted {
+        /// Where its client connects from.
+        address: IpAddr,
+    },
     /// It is authenticated and registered.
     Authenticated {
         /// The room it starts in.
@@ -297,6 +308,32 @@ pub enum TraceKind {
         /// Length of the whole frame.
         bytes: u32,
     },
+    /// It entered a room.
+    Joined {
+        /// The room.
+        room: Arc<str>,
+    },
+    /// It left a room, and is not closed.
+    Left {
+        /// The room.
+        room: Arc<str>,
+    },
+    /// Its outbox took a push.
+    Queued {
+        /// The push's operation.
+        operation: i32,
+        /// Length of the frame, or of all frames of a batch.
+        bytes: u32,
+        /// Older pushes that the outbox dropped for this one.
+        superseded: u32,
+    },
+    /// It did not get a push.
+    Dropped {
+        /// The push's operation.
+        operation: i32,
+        /// Why.
+        reason: DropReason,
+    },
     /// It was given a close reason. Frames written after that are the rest of its outbox and the close
     /// notice.
     Closed {
@@ -304,11 +341,29 @@ pub enum TraceKind {
         reason: CloseReason,
     },
     /// Events of this and other connections were dropped, because too many waited. The event's connection is
-    /// that of the first of them.
+    /// that of the first of them. It concerns all live traces.
     Missed {
         /// How many.
         events: u64,
     },
+}
+
+impl TraceKind {
+    /// Whether the trace log has a line for it. All kinds are told to live traces.
+    pub(crate) fn is_logged(&self) -> bool {
+        match self {
+            Self::Authenticated { .. }
+            | Self::Read { .. }
+            | Self::Wrote { .. }
+            | Self::Closed { .. }
+            | Self::Missed { .. } => true,
+            Self::Accepted { .. }
+            | Self::Joined { .. }
+            | Self::Left { .. }
+            | Self::Queued { .. }
+            | Self::Dropped { .. } => false,
+        }
+    }
 }
 
 impl Message {

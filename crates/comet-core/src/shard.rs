@@ -92,6 +92,7 @@ use rates::Rates;
 use reports::ReportQueue;
 use sources::Sources;
 use top::TopRooms;
+use trace::Tracing;
 use traffic::Traffic;
 
 /// What [`Shard::handle_deadlines`] does beside expiring deadlines. Each step leaves off where the budget is
@@ -136,6 +137,7 @@ pub struct Shard {
     unsent: Unsent,
     /// Rooms whose homes have answered, with connections that wait for it.
     joined: VecDeque<RoomId>,
+    tracing: Tracing,
     /// Whether connections from this slot on are traced is to be decided anew.
     tracing_from: Option<Slot>,
     /// Lists of connections that are being made.
@@ -196,6 +198,7 @@ impl Shard {
             crowds: Crowds::default(),
             unsent: Unsent::default(),
             joined: VecDeque::new(),
+            tracing: Tracing::with_hasher(RandomState::with_seeds(seed, 13, 14, 15)),
             tracing_from: None,
             listings: Listings::new(),
             first_step: 0,
@@ -381,8 +384,12 @@ impl Shard {
     fn configure(&mut self, limits: Arc<Limits>) {
         limits.assert_sound();
         let former = std::mem::replace(&mut self.context.limits, limits);
-        if former.trace_users != self.context.limits.trace_users {
+        let limits = &self.context.limits;
+        if former.trace_users != limits.trace_users || former.traces != limits.traces {
             self.tracing_from = Some(Slot(0));
+            if limits.traces.has_networks() {
+                self.begin_tracing_networks();
+            }
         }
     }
 

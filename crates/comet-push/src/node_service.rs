@@ -7,7 +7,7 @@ use comet_serve::{CallCounts, GrpcApi};
 use comet_wire::comet::v1::node_server::{Node, NodeServer};
 use comet_wire::comet::v1::{
     BlockReply, BlockReq, CancelMoveOffReq, DrainReq, ListBlocksReply, ListBlocksReq, MoveOffReq,
-    NodeStatus, StatusReq, UnblockReply, UnblockReq, UndrainReq,
+    NodeStatus, StatusReq, TraceReq, UnblockReply, UnblockReq, UndrainReq,
 };
 use tonic::{Code, Request, Response, Status};
 
@@ -75,5 +75,13 @@ impl<O: Operations> Node for NodeService<O> {
     ) -> Result<Response<ListBlocksReply>, Status> {
         self.counts.add("ListBlocks", Duration::ZERO, Code::Ok);
         Ok(Response::new(ListBlocksReply { blocks: self.operations.blocks() }))
+    }
+
+    type TraceStream = O::Trace;
+
+    /// Counted when it begins.
+    async fn trace(&self, request: Request<TraceReq>) -> Result<Response<O::Trace>, Status> {
+        let begun = async { self.operations.trace(request.into_inner()) };
+        self.counts.of("Trace", begun).await.map(Response::new)
     }
 }

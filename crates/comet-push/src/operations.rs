@@ -1,11 +1,17 @@
 //! What an operator may do to a running server.
 
-use comet_wire::comet::v1::{Block, BlockReply, BlockReq, DrainReq, MoveOffReq, NodeStatus};
+use comet_wire::comet::v1::{
+    Block, BlockReply, BlockReq, DrainReq, MoveOffReq, NodeStatus, TraceReply, TraceReq,
+};
+use tokio_stream::Stream;
 use tonic::Status;
 
 /// Carries out the calls of `comet.v1.Node`, whose description says what each does. A failed call is a status with a
 /// sentence for its caller.
 pub trait Operations: Send + Sync + 'static {
+    /// A live trace; it ends when this is dropped.
+    type Trace: Stream<Item = Result<TraceReply, Status>> + Send + 'static;
+
     /// What the server is doing.
     fn status(&self) -> impl Future<Output = Result<NodeStatus, Status>> + Send;
 
@@ -35,4 +41,10 @@ pub trait Operations: Send + Sync + 'static {
 
     /// The blocks, the oldest first.
     fn blocks(&self) -> Vec<Block>;
+
+    /// Begins a live trace.
+    ///
+    /// # Errors
+    /// If the order cannot be read, or too many are under way.
+    fn trace(&self, order: TraceReq) -> Result<Self::Trace, Status>;
 }

@@ -80,6 +80,9 @@ pub(crate) fn end(env: &mut Env, drivers: &mut [Driver]) -> Result<Summary, Stri
         if shard.handle_accept(Transport::Tcp).is_some() {
             return Err(format!("shard {} takes connections after its drain", shard.id().0));
         }
+        if shard.traced() > 0 {
+            return Err(format!("shard {} traces connections that are gone", shard.id().0));
+        }
         let counters = shard.counters();
         let Counters { connections, live, rooms, users, keys, waiting, waiting_bytes, .. } =
             counters;
@@ -106,6 +109,7 @@ pub(crate) fn end(env: &mut Env, drivers: &mut [Driver]) -> Result<Summary, Stri
     summary.remote = u64::from(env.plan.is_remote());
     summary.logic = control.logic.summary();
     summary.traced = control.trace_log.lines;
+    summary.told_live = control.live_tracing.told;
     summary.steps = env.trace.step;
     let CallCounts { answered, inbox_full, late, left, skipped } = control.calls.counts;
     summary.calls = answered + inbox_full + late + left;

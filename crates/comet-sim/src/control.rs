@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{
-    Block, CallId, Kick, Limits, Message, Millis, Push, Report, ShardId, home_of_room,
+    Block, CallId, Kick, Limits, LiveTraces, Message, Millis, Push, Report, ShardId, home_of_room,
 };
 use comet_hub::{CallerId, Hub};
 
 use crate::activity;
 use crate::call::{Call, Sums};
 use crate::call_checker::CallChecker;
+use crate::live_traces::LiveTracing;
 use crate::logic::Logic;
 use crate::plan::{OPERATIONS, OTHER_TRACE_USERS, Plan, ROOMS};
 use crate::posts::{Context, Posts};
@@ -42,6 +43,7 @@ pub(crate) struct Control {
     pub(crate) drained: Vec<u32>,
     pub(crate) logic: Logic,
     pub(crate) trace_log: TraceLog,
+    pub(crate) live_tracing: LiveTracing,
     /// Members on other hosts, as last reported to the homes.
     pub(crate) remote_members: BTreeMap<&'static str, u32>,
 }
@@ -64,6 +66,7 @@ impl Control {
             drained: vec![0; usize::from(plan.shards)],
             logic: Logic::new(plan),
             trace_log: TraceLog::default(),
+            live_tracing: LiveTracing::default(),
             remote_members: BTreeMap::new(),
         }
     }
@@ -85,6 +88,9 @@ impl Control {
         }
         if context.rng.below(1000) < context.plan.move_off_permille {
             self.move_off(&mut context)?;
+        }
+        if context.rng.below(1000) < context.plan.live_trace_permille {
+            self.change_live_traces(&mut context)?;
         }
         if context.rng.percent(context.plan.push_percent) {
             self.push(&mut context)?;
@@ -240,7 +246,23 @@ impl Control {
             limits.outbox_bytes = limits.outbox_bytes.div_ceil(2);
             limits.mesh_backlog /= 2;
         }
-        self.command(context, |hub, inboxes| drop(hub.configure(inboxes, |_| limits)))
+        self.command(context, |hub, inboxes| {
+            drop(hub.configure(inboxes, |now| Limits { traces: now.traces, ..limits }));
+        })
+    }
+
+    /// An operator begins a live trace or ends one.
+    fn change_live_traces(&mut self, context: &mut Context<'_>) -> Result<(), String> {
+        let traces = self.live_tracing.change(context.rng, &self.hub.limits().traces);
+        trace!(context, "live traces: {traces:?}");
+        self.command(context, |hub, inboxes| {
+            drop(hub.configure(inboxes, |now| Limits { traces, ..now }));
+        })
+    }
+
+    /// The live traces under way.
+    pub(crate) fn live_traces(&self) -> &LiveTraces {
+        &self.hub.limits().traces
     }
 
     /// Other hosts have counted the members of their rooms.
@@ -394,7 +416,10 @@ impl Control {
             | Report::Receive { .. }
             | Report::Heartbeat { .. }
             | Report::Disconnected { .. } => self.logic.handle_report(rng, plan, *now, report),
-            Report::Trace(event) => self.trace_log.add(plan, &event),
+            Report::Trace(event) => {
+                self.live_tracing.check(&event)?;
+                self.trace_log.add(plan, &event)
+            }
             // Its deliveries are in the counters of the shards, which are checked.
             Report::PacedEnded { .. } => Ok(()),
             // Of a call that is over.

@@ -19,6 +19,7 @@ mod driver;
 mod env;
 mod fanout;
 mod listings;
+mod live_traces;
 mod logic;
 mod logic_faults;
 mod logic_services;

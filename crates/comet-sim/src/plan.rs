@@ -66,6 +66,8 @@ pub(crate) struct Plan {
     pub(crate) list_permille: usize,
     /// How often, of a thousand steps, control moves clients off.
     pub(crate) move_off_permille: usize,
+    /// How often, of a thousand steps, a live trace begins or ends.
+    pub(crate) live_trace_permille: usize,
     /// Changes of limits block a network now and then.
     pub(crate) is_blocking: bool,
     /// How often, of a thousand steps, the control thread stalls.
@@ -193,6 +195,7 @@ impl Plan {
             socket_bytes: if large { &[9_000, 100_000] } else { &[64, 300, 2_000, 100_000] },
             move_off_permille: rng.pick(&[0, 0, 5]),
             is_blocking: rng.percent(30),
+            live_trace_permille: if inbox < 64 { 0 } else { rng.pick(&[0, 0, 5, 50]) },
         }
     }
 }

@@ -75,6 +75,8 @@ pub struct Summary {
     pub logic: LogicSummary,
     /// Lines of the trace log.
     pub traced: u64,
+    /// Events that live traces were told of.
+    pub told_live: u64,
     /// Of everything the clients received; equal for equal seeds.
     pub digest: u64,
 }
@@ -148,6 +150,7 @@ impl AddAssign for Summary {
         self.fanout += other.fanout;
         self.logic += other.logic;
         self.traced += other.traced;
+        self.told_live += other.told_live;
         self.digest ^= other.digest;
     }
 }
@@ -184,8 +187,8 @@ impl fmt::Display for Summary {
         )?;
         let Self { lists, listed, slow, .. } = self;
         writeln!(f, "lists of connections: {lists}, with {listed} in them; slow clients: {slow}")?;
-        let Self { remote, logic, traced, .. } = self;
-        writeln!(f, "remote logic: {remote} runs; traced lines: {traced}")?;
+        let Self { remote, logic, traced, told_live, .. } = self;
+        writeln!(f, "remote logic: {remote} runs; traced lines: {traced}; told live: {told_live}")?;
         writeln!(f, "{logic}")?;
         writeln!(f, "{}", self.fanout)?;
         let Self { deliveries, sent, lost, superseded, .. } = self;

@@ -10,7 +10,7 @@ use comet_serve::{ApiTls, Peer, TlsError, is_tls, root_cause};
 use tokio::runtime::{Builder, Runtime};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use comet_wire::comet::v1::PushUsersReq;
 use comet_wire::comet::v1::push_client::PushClient as UsersClient;
@@ -46,6 +46,18 @@ pub enum PushError {
         /// The sentence of the server.
         message: String,
     },
+}
+
+impl PushError {
+    fn refused(status: &Status) -> Self {
+        Self::Refused {
+            code: format!("{:?}", status.code()),
+            message: match status.code() {
+                Code::Unimplemented => "the server does not know this call".to_owned(),
+                _ => status.message().to_owned(),
+            },
+        }
+    }
 }
 
 impl fmt::Display for PushError {
@@ -200,6 +212,11 @@ impl PushClient {
         self.call(call(self.channel.clone(), self.request(message)), |reply| reply)
     }
 
+    /// Waits for the next message of a stream; `None` is its end.
+    pub(crate) fn next_of<T>(&self, stream: &mut Streaming<T>) -> Result<Option<T>, PushError> {
+        self.runtime.block_on(stream.message()).map_err(|status| PushError::refused(&status))
+    }
+
     /// Lets a second pass.
     pub(crate) fn pause(&self) {
         self.runtime.block_on(async { tokio::time::sleep(Duration::from_secs(1)).await });
@@ -210,13 +227,7 @@ impl PushClient {
         call: impl Future<Output = Result<Response<R>, Status>>,
         read: impl FnOnce(R) -> T,
     ) -> Result<T, PushError> {
-        let reply = self.runtime.block_on(call).map_err(|status| PushError::Refused {
-            code: format!("{:?}", status.code()),
-            message: match status.code() {
-                Code::Unimplemented => "the server does not know this call".to_owned(),
-                _ => status.message().to_owned(),
-            },
-        })?;
+        let reply = self.runtime.block_on(call).map_err(|status| PushError::refused(&status))?;
         Ok(read(reply.into_inner()))
     }
 }

@@ -6,14 +6,16 @@ use std::error::Error;
 use comet_wire::comet::v1::node_client::NodeClient;
 use comet_wire::comet::v1::push_client::PushClient as Pushes;
 use comet_wire::comet::v1::push_stream_req::{Keys, Users};
+use comet_wire::comet::v1::trace_req::Subject;
 use comet_wire::comet::v1::{
     BlockReq, CancelBroadcastReq, CancelMoveOffReq, DrainReq, KickReply, KickReq, ListBlocksReq,
-    ListBroadcastsReq, MoveOffReq, NodeStatus, StatusReq, UnblockReq, UndrainReq, kick_req,
+    ListBroadcastsReq, MoveOffReq, NodeStatus, StatusReq, TraceEvent, TraceReply, TraceReq,
+    UnblockReq, UndrainReq, kick_req,
 };
 use comet_wire::goim::comet::Ledger;
 use serde_json::{Value, json};
 
-use crate::args::{Ctl, Drain, EXIT_NO_MATCH, KickTarget, Order};
+use crate::args::{Ctl, Drain, EXIT_NO_MATCH, KickTarget, Order, TraceSubject};
 use crate::caller::{PushClient, PushError};
 use crate::output::{Reader, print};
 use crate::pusher::connect;
@@ -54,6 +56,9 @@ pub fn ctl(ctl: &Ctl) -> Result<u8, Box<dyn Error>> {
             Vec::new()
         }
         Order::Blocks => blocks(&client)?,
+        Order::Trace { subject, seconds } => {
+            return trace(&client, subject.clone(), *seconds, ctl.json);
+        }
         Order::Broadcasts => broadcasts(&client)?,
         Order::Cancel { id } => vec![cancel(&client, *id)?],
     };
@@ -125,6 +130,57 @@ fn blocks(client: &PushClient) -> Result<Vec<Record>, PushError> {
         vec![("address", block.address.into()), ("seconds_left", block.seconds_left.into())]
     });
     Ok(blocks.collect())
+}
+
+/// Prints the events of a live trace as they come.
+fn trace(
+    client: &PushClient,
+    subject: TraceSubject,
+    seconds: u32,
+    is_json: bool,
+) -> Result<u8, Box<dyn Error>> {
+    let subject = Some(match subject {
+        TraceSubject::Key { key } => Subject::Key(key),
+        TraceSubject::User { user } => Subject::User(user),
+        TraceSubject::Room { room } => Subject::RoomId(room),
+        TraceSubject::Address { address } => Subject::Address(address),
+    });
+    let mut replies = client.ask(TraceReq { subject, seconds }, async |channel, request| {
+        NodeClient::new(channel).trace(request).await
+    })?;
+    while let Some(TraceReply { events, missed }) = client.next_of(&mut replies)? {
+        let mut records: Vec<_> = events.into_iter().map(event).collect();
+        records.extend((missed > 0).then(|| vec![("missed", missed.into())]));
+        if print_all(&records, is_json)? == Reader::Left {
+            break;
+        }
+    }
+    Ok(0)
+}
+
+/// What is known of an event.
+fn event(event: TraceEvent) -> Record {
+    let TraceEvent { at_ms, connection, key, user, what, operation, sequence, bytes, .. } = event;
+    let mut record = vec![
+        ("at_ms", at_ms.into()),
+        ("connection", connection.into()),
+        ("key", key.into()),
+        ("user", user.into()),
+        ("what", what.clone().into()),
+    ];
+    if matches!(&*what, "read" | "wrote" | "queued" | "dropped") {
+        record.push(("operation", operation.into()));
+    }
+    if matches!(&*what, "read" | "wrote") {
+        record.push(("sequence", sequence.into()));
+    }
+    let TraceEvent { superseded, room_id, address, reason, .. } = event;
+    let numbers = [("bytes", bytes), ("superseded", superseded)];
+    record.extend(numbers.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name, n.into())));
+    let texts = [("room", room_id), ("address", address), ("reason", reason)];
+    let texts = texts.into_iter().filter(|(_, text)| !text.is_empty());
+    record.extend(texts.map(|(name, text)| (name, text.into())));
+    record
 }
 
 fn broadcasts(client: &PushClient) -> Result<Vec<Record>, PushError> {

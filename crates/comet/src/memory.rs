@@ -9,7 +9,8 @@ use std::fs;
 use comet_config::{Config, SlowConsumer};
 use comet_control::{CALLS_MAX, NOTICES_MAX};
 use comet_core::limits::{
-    ACCEPTS_MAX, HELD_MAX, JOINED_BYTES_MAX, NAME_MAX, PACED_MAX, RETAINED_MAX, TRACE_EVENTS_MAX,
+    ACCEPTS_MAX, HELD_MAX, JOINED_BYTES_MAX, LIVE_TRACES_MAX, NAME_MAX, PACED_MAX, RETAINED_MAX,
+    TRACE_EVENTS_MAX,
 };
 use comet_core::{Limits, Message, Report};
 use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
@@ -45,8 +46,8 @@ const RETAINED: u64 = 96;
 const RETAINED_KEY: u64 = RETAINED + 2 * NAME_MAX as u64;
 /// An address or subnet that is counted, in a table that has doubled.
 const SOURCE: u64 = 96;
-/// A trace event with its key.
-const TRACE_EVENT: u64 = 128 + NAME_MAX as u64;
+/// A trace event with its key and the numbers of its live traces.
+const TRACE_EVENT: u64 = 160 + NAME_MAX as u64 + 8 * LIVE_TRACES_MAX as u64;
 
 /// A table of the worst case, in lines for a terminal. `open_files` is what [`comet_net::probe`]
 /// returns.
@@ -81,7 +82,8 @@ impl Bounds {
             cli_proto,
             mesh_backlog,
             sources,
-            trace_users,
+            // Its events are bounded with those of live traces.
+            trace_users: _,
             user_memory_ms,
             text,
             // Choices, and texts that the configuration holds.
@@ -89,6 +91,8 @@ impl Bounds {
             takes_clients: _,
             // A thousand, which all shards share.
             blocks: _,
+            // A few; an entry for each connection that one is about.
+            traces: _,
             slow_consumer: _,
             filter_rooms: _,
             goodbye: _,
@@ -189,10 +193,7 @@ impl Bounds {
                 ),
             ),
             ("lines of logs that wait", 2 * LOG_BYTES_MAX as u64),
-            (
-                "events of the trace log that wait",
-                when(!trace_users.is_empty(), cores * TRACE_EVENTS_MAX as u64 * TRACE_EVENT),
-            ),
+            ("trace events that wait", cores * TRACE_EVENTS_MAX as u64 * TRACE_EVENT),
             ("in the kernel beside it, sockets", connections * SOCKET),
             ("in the kernel, if all socket buffers are full", socket_buffers(config, connections)),
         ];

@@ -8,7 +8,7 @@ use comet_control::{
     ApiTls, BearerToken, DrainPlan, Lock, LogicOptions, Node, Options, descriptors,
 };
 use comet_core::limits::COALESCE_AFTER_MS;
-use comet_core::{Blocks, ClientRates, Limits, Logic, SourceLimits};
+use comet_core::{Blocks, ClientRates, Limits, LiveTraces, Logic, SourceLimits};
 use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
 use comet_serve::AccessLog;
@@ -201,6 +201,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         is_out_of_memory: false,
         takes_clients: true,
         blocks: Blocks::default(),
+        traces: LiveTraces::default(),
         body_max: protocol.body_max,
         head_max: config.websocket.head_max,
         path: config.websocket.path.as_str().into(),

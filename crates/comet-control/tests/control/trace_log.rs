@@ -35,6 +35,8 @@ fn event(sequence: i32) -> Report {
         key: "7_1".into(),
         what: TraceKind::Read { operation: 2, sequence, bytes: 16 },
         at: Millis(1_500),
+        is_logged: true,
+        traces: [].into(),
     }))
 }
 

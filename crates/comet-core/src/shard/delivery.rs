@@ -9,6 +9,7 @@ use crate::outbox::{AppendMemo, Item, Load, Superseded};
 
 use super::connections::Connections;
 use super::outboxes::Outboxes;
+use super::trace::Offered;
 
 /// Connections that one walk is to close before it should end.
 const CLOSED_MAX: usize = 256;
@@ -57,15 +58,20 @@ pub(super) struct Delivery<'a> {
     superseded: u64,
     /// To be closed when the walk is over: too slow for the push, or kicked.
     to_close: Vec<Slot>,
+    /// What traced connections were offered.
+    traced: Vec<(Slot, Offered)>,
 }
 
 /// What a [`Delivery`] led to.
+#[derive(Default)]
 pub(super) struct Delivered {
     pub(super) tally: Tally,
     /// Older pushes that were dropped for this one.
     pub(super) superseded: u64,
     /// Connections to close: slow consumers, or all that are kicked.
     pub(super) to_close: Vec<Slot>,
+    /// What became of the push at traced connections.
+    pub(super) traced: Vec<(Slot, Offered)>,
 }
 
 impl<'a> Delivery<'a> {
@@ -94,6 +100,7 @@ impl<'a> Delivery<'a> {
             tally: Tally::default(),
             superseded: 0,
             to_close: Vec::new(),
+            traced: Vec::new(),
         }
     }
 
@@ -104,7 +111,7 @@ impl<'a> Delivery<'a> {
         match self.filter {
             Filter::Off => {}
             Filter::On if conn.accepts.contains(self.operation) => {}
-            Filter::On => return self.tally.drop_as(DropReason::Filtered, 1),
+            Filter::On => return self.drop_for(slot, DropReason::Filtered),
             Filter::Kick => return self.to_close.push(slot),
         }
         debug_assert!(conn.takes_pushes().is_ok());
@@ -112,12 +119,25 @@ impl<'a> Delivery<'a> {
         // Members of a room mostly have the same frames pending. Then the result of the latest append
         // holds for the next outbox, and the chains are not looked at.
         if !self.memos[form].repeat(&mut conn.outbox) && !self.append(slot) {
-            return self.tally.drop_as(DropReason::OutboxFull, 1);
+            return self.drop_for(slot, DropReason::OutboxFull);
         }
         self.queued[form] += 1;
         let conn = &mut self.conns[slot];
+        if conn.is_traced {
+            let Superseded { pushes, .. } = self.memos[form].superseded();
+            let offered = Offered::Queued { bytes: self.bytes[form], superseded: pushes };
+            self.traced.push((slot, offered));
+        }
         if !conn.outbox.is_sending() {
             self.outboxes.mark_ready(slot, conn);
+        }
+    }
+
+    /// The connection in `slot` does not get the push.
+    fn drop_for(&mut self, slot: Slot, reason: DropReason) {
+        self.tally.drop_as(reason, 1);
+        if self.conns[slot].is_traced {
+            self.traced.push((slot, Offered::Dropped(reason)));
         }
     }
 
@@ -129,9 +149,10 @@ impl<'a> Delivery<'a> {
             true => Ok(()),
             false => conn.takes_pushes(),
         };
-        match self.conns.get(conn).map_or(Err(DropReason::Closing), check) {
-            Ok(()) => self.offer(conn.slot),
-            Err(reason) => self.tally.drop_as(reason, 1),
+        match self.conns.get(conn).map(check) {
+            Some(Ok(())) => self.offer(conn.slot),
+            Some(Err(reason)) => self.drop_for(conn.slot, reason),
+            None => self.tally.drop_as(DropReason::Closing, 1),
         }
     }
 
@@ -153,13 +174,13 @@ impl<'a> Delivery<'a> {
     /// Ends the walk.
     pub(super) fn finish(mut self) -> Delivered {
         self.settle_memos();
-        let Self { queued, bytes, mut tally, superseded, to_close, .. } = self;
+        let Self { queued, bytes, mut tally, superseded, to_close, traced, .. } = self;
         for (queued, bytes) in queued.into_iter().zip(bytes) {
             tally.matched += queued;
             tally.queued += queued;
             self.outboxes.bytes_queued += queued * u64::from(bytes);
         }
-        Delivered { tally, superseded, to_close }
+        Delivered { tally, superseded, to_close, traced }
     }
 
     /// Appends the push to one outbox. `false`: the outbox is full.

@@ -26,8 +26,15 @@ impl Shard {
                 session: conn.session,
                 room: conn.room.room().map(|id| &*self.rooms[id].name),
                 online: self.online(slot),
+                traces: self.tracing.get(&slot).map_or(&[], |traced| &traced.live),
             })
         })
+    }
+
+    /// Number of connections that are traced.
+    #[must_use]
+    pub fn traced(&self) -> usize {
+        self.tracing.len()
     }
 
     /// Keys whose home this is, and the connections that own them; in no order.

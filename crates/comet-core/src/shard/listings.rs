@@ -1,5 +1,5 @@
 //! Lists for operators. One of connections is a walk over the slab in slices, which keeps the first ones of the asked
-//! order.
+//! order. The walk that looks for networks that are traced is among them, because it needs the driver's help, too.
 
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -32,6 +32,8 @@ pub(super) struct Listing {
 pub(super) enum Request {
     List(Listing),
     Top(CallId),
+    /// Which connections from this slot on belong to a network that is traced.
+    Networks(Slot),
 }
 
 /// The lists that are being made, one after the other.
@@ -77,6 +79,12 @@ impl Shard {
         self.listings.push_back(Request::Top(call));
     }
 
+    /// The live traces have changed, and some are about networks.
+    pub(super) fn begin_tracing_networks(&mut self) {
+        self.listings.retain(|request| !matches!(request, Request::Networks(_)));
+        self.listings.push_back(Request::Networks(Slot(0)));
+    }
+
     /// Whether [`Shard::handle_listings`] has something to do, in a turn that follows at once.
     #[must_use]
     pub fn has_listings(&self) -> bool {
@@ -98,6 +106,11 @@ impl Shard {
                 Request::Top(call) => {
                     budget.spend(2 * KEYS_MAX * (budget::ADDRESS + budget::ENTRY));
                     self.report_top(call, sockets);
+                }
+                Request::Networks(next) => {
+                    if let Some(rest) = self.trace_networks(next, sockets, budget) {
+                        self.listings.push_front(Request::Networks(rest));
+                    }
                 }
             }
         }

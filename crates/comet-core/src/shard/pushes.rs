@@ -311,7 +311,7 @@ impl Shard {
                 to_close.push(slot);
             }
         }
-        let delivered = Delivered { tally: Tally::default(), superseded: 0, to_close };
+        let delivered = Delivered { to_close, ..Delivered::default() };
         let to_close = self.count_slice(delivered, progress);
         self.close_offered(progress.push.kick.as_deref(), to_close, budget);
         *next >= end
@@ -348,12 +348,15 @@ impl Shard {
 
     /// Counts deliveries. Those whom `push` kicks are none: they are counted by their close reason.
     fn count(&mut self, push: &Push, delivered: Delivered) -> (Tally, Vec<Slot>) {
-        let Delivered { mut tally, superseded, to_close } = delivered;
+        let Delivered { mut tally, superseded, to_close, traced } = delivered;
         self.idle.note_activity(self.context.now);
         if push.kick.is_some() {
             tally.matched += to_close.len() as u64;
             tally.queued += to_close.len() as u64;
         } else {
+            for (slot, offered) in traced {
+                self.trace_offered(slot, push.operation, &offered);
+            }
             self.counters.deliveries += tally;
             self.counters.superseded += superseded;
         }

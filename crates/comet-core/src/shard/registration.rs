@@ -132,7 +132,7 @@ impl Shard {
             // The key's home may have forgotten that logic was told of the key's end since.
             self.renew_now(slot);
         }
-        self.update_tracing(slot);
+        self.update_tracing(slot, None);
         if self.conns[slot].is_traced {
             self.trace(slot, TraceKind::Authenticated { room: identity.room.clone() });
         }

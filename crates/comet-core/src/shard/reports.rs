@@ -1,4 +1,4 @@
-//! Reports on their way to control. Those of the trace log are bounded.
+//! Reports on their way to control. Trace events are bounded.
 
 use std::collections::VecDeque;
 
@@ -19,7 +19,7 @@ impl ReportQueue {
         self.queue.push_back(report);
     }
 
-    /// Queues an event of the trace log. `false`: too many wait, and the event is only counted.
+    /// Queues a trace event. `false`: too many wait, and the event is only counted.
     pub(super) fn push_trace(&mut self, mut event: Box<TraceEvent>) -> bool {
         if self.traces < TRACE_EVENTS_MAX && self.missed.is_none() {
             self.traces += 1;
@@ -27,7 +27,10 @@ impl ReportQueue {
             return true;
         }
         match self.missed.as_deref_mut() {
-            Some(TraceEvent { what: TraceKind::Missed { events }, .. }) => *events += 1,
+            Some(TraceEvent { what: TraceKind::Missed { events }, is_logged, .. }) => {
+                *events += 1;
+                *is_logged |= event.is_logged;
+            }
             _ => {
                 event.what = TraceKind::Missed { events: 1 };
                 self.missed = Some(event);

@@ -7,7 +7,7 @@ use comet_proto::op;
 use crate::budget::{self, Budget};
 use crate::canary::Canary;
 use crate::ids::Slot;
-use crate::message::Message;
+use crate::message::{Message, TraceKind};
 use crate::room::{Membership, Moved, RoomId, Waiting};
 use crate::state::{AwaitedReply, ConnState};
 
@@ -97,6 +97,7 @@ impl Shard {
         if let Some(Moved { slot, membership }) = moved {
             self.conns[slot].room = membership;
         }
+        self.trace_moved(slot, id, |room| TraceKind::Joined { room });
     }
 
     /// Takes a connection out of its room, if it is in one. The home is told at once when that was the last
@@ -106,6 +107,9 @@ impl Shard {
         let Some(id) = membership.room() else { return };
         for Moved { slot, membership } in self.rooms.leave(slot, membership).into_iter().flatten() {
             self.conns[slot].room = membership;
+        }
+        if self.conns[slot].is_open() {
+            self.trace_moved(slot, id, |room| TraceKind::Left { room });
         }
         self.remove_if_empty(id);
     }

@@ -118,6 +118,9 @@ impl Shard {
         let conn = &self.conns[slot];
         assert!(matches!(conn.state, ConnState::Closed), "shut before it is gone");
         assert!(conn.outbox.is_empty(), "every transmit was answered");
+        if conn.is_traced {
+            self.tracing.remove(&slot);
+        }
         self.conns.remove(slot);
         self.report_drained();
     }

@@ -1,4 +1,4 @@
-//! Connections by their clients' addresses: blocked, or counted. The home of a subnet counts it and the addresses in it,
+//! Connections by their clients' addresses: blocked, traced or counted. The home of a subnet counts it and the addresses in it,
 //! over all shards. The connection goes on meanwhile; the home closes it if there are too many.
 
 use std::net::IpAddr;
@@ -27,6 +27,7 @@ impl Shard {
             self.abort(slot);
             return self.dispatch_local();
         }
+        self.trace_accepted(slot, address);
         let Some(source) = self.context.limits.sources.source(address) else { return };
         if self.sources.insert(slot, source).is_none() {
             let home = self.context.home_of_source(&source);

@@ -14,7 +14,7 @@ use comet_proto::op;
 use crate::rig::{Rig, frame};
 
 /// Each slot has an address of its own; odd ones are in TLS.
-struct Fake;
+pub(crate) struct Fake;
 
 impl SocketInfo for Fake {
     fn address(&mut self, conn: ConnId) -> Option<SocketAddr> {

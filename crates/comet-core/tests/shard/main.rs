@@ -10,6 +10,7 @@ mod goim_faults;
 mod hostile;
 mod idle_coalescing;
 mod listings;
+mod live_trace;
 mod logic;
 mod protocol_2;
 mod pushes;

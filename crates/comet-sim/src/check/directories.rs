@@ -6,6 +6,7 @@ use comet_core::{ConnId, Counters, LiveConn, ShardId, home_of_key, home_of_room,
 
 use crate::driver::{Driver, live_conns};
 use crate::env::{Env, Peer};
+use crate::live_traces::about;
 use crate::plan::ROOMS;
 
 /// Keys, sessions and rooms are where their homes are, and are those of the live connections.
@@ -89,6 +90,8 @@ pub(super) fn check_clients(env: &Env, drivers: &[Driver]) -> Result<(), String>
                 }
                 continue;
             };
+            let traces = about(env.control.live_traces(), live, number);
+            same("live traces of a client", &live.traces, &&*traces)?;
             if closed.is_some() {
                 return Err(format!("peer {number} was closed and lives: {live:?}"));
             }

@@ -76,6 +76,15 @@ pub enum Order {
     },
     /// List the blocks
     Blocks,
+    /// Print what happens to some connections as it happens, until the time is over or the command is ended
+    Trace {
+        /// Whose.
+        #[command(subcommand)]
+        subject: TraceSubject,
+        /// For how long: 30s, 5m; at most 1h
+        #[arg(long = "for", global = true, value_name = "TIME", default_value = "60s", value_parser = seconds)]
+        seconds: u32,
+    },
     /// List the paced broadcasts under way
     Broadcasts,
     /// End a paced broadcast
@@ -103,6 +112,41 @@ pub struct Drain {
     /// Print the progress each second until no client is left, or the drain is taken back
     #[arg(long, conflicts_with = "keep_clients")]
     pub wait: bool,
+}
+
+/// Whose connections `comet ctl trace` is about: those there are, and those that come meanwhile.
+#[derive(Clone, PartialEq, Eq, Debug, Subcommand)]
+pub enum TraceSubject {
+    /// Those that hold a key
+    Key {
+        /// The key
+        key: String,
+    },
+    /// All connections of a user
+    User {
+        /// The user id; 0: anonymous clients
+        #[arg(allow_negative_numbers = true)]
+        user: i64,
+    },
+    /// Those in a room, as long as they are in it
+    Room {
+        /// The room
+        room: String,
+    },
+    /// Those of clients at an address or in a network, also before they authenticate
+    Address {
+        /// 192.0.2.7, 192.0.2.0/24, 2001:db8::/32
+        address: String,
+    },
+}
+
+/// Whole seconds, minutes or hours, as the server takes them.
+fn seconds(text: &str) -> Result<u32, String> {
+    let unit = |suffix, seconds: u32| text.strip_suffix(suffix).map(|number| (number, seconds));
+    let read = unit('s', 1).or_else(|| unit('m', 60)).or_else(|| unit('h', 3_600));
+    let seconds = read.and_then(|(number, unit)| number.parse::<u32>().ok()?.checked_mul(unit));
+    let seconds = seconds.filter(|seconds| (1..=3_600).contains(seconds));
+    seconds.ok_or_else(|| "a time is 1s to 1h, as 30s or 5m".to_owned())
 }
 
 /// Whose connections `comet ctl kick` closes.

@@ -1,10 +1,14 @@
 //! `comet ctl` against the program.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use comet::caller::PushClient;
 use comet_client::Transport;
 use serde_json::{Value, json};
 
-use crate::process::{Server, run};
-use crate::support::{get, until};
+use crate::process::{Server, comet, run};
+use crate::support::{Metrics, To, get, push, until};
 
 /// Exit code, standard output and standard error of an order at `server`.
 fn ctl(server: &Server, order: &[&str]) -> (i32, String, String) {
@@ -85,4 +89,88 @@ fn orders_need_the_token_of_pushes() {
     let kicked = said(&server, &["kick", "address", "127.0.0.1", "--token", "0123456789abcdef"]);
     assert_eq!(kicked, "closed 1 absent 0 not_closed {}\n");
     assert_eq!(peer.close_notice().reason, "kicked");
+}
+
+fn live_traces(server: &Server) -> u64 {
+    Metrics::read(server.stat).value("comet_live_traces")
+}
+
+/// Events of a live trace until a connection is closed, without their times and connections.
+fn traced(server: &Server, subject: &[&str], during: impl FnOnce()) -> Vec<Value> {
+    let grpc = server.grpc.to_string();
+    let before = live_traces(server);
+    let arguments = [&["ctl", "--grpc", &grpc, "trace", "--json", "--for", "1h"], subject].concat();
+    let mut command = comet(&arguments);
+    let mut tracing = command.stdout(Stdio::piped()).spawn().unwrap();
+    // Every core that has answered for the page has learnt of it before.
+    until("the trace to begin", || live_traces(server) == before + 1);
+    during();
+    let mut lines = BufReader::new(tracing.stdout.take().unwrap()).lines();
+    let mut events = Vec::new();
+    loop {
+        let mut event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        let fields = event.as_object_mut().unwrap();
+        assert!(fields.remove("at_ms").is_some() && fields.remove("connection").is_some());
+        let is_last = fields["what"] == "closed";
+        events.push(event);
+        if is_last {
+            break;
+        }
+    }
+    tracing.kill().unwrap();
+    tracing.wait().unwrap();
+    until("the trace to end", || live_traces(server) == before);
+    events
+}
+
+#[test]
+fn a_client_is_traced_as_it_goes_along() {
+    let server = Server::start(&[]);
+    let token = json!({ "mid": 7, "key": "k", "room_id": "live://r", "accepts": [5] }).to_string();
+    let other = server.live(Transport::Tcp, "8");
+    let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
+    let known = |what: &str, fields: Value| {
+        let mut event = json!({ "key": "k", "user": 7, "what": what });
+        event.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        event
+    };
+    let serve = || {
+        let mut client = server.live(Transport::Tcp, &token);
+        push(&caller, To::Keys(&["k", "8_1"]), 5, b"body");
+        assert_eq!(client.recv().body, b"body");
+        push(&caller, To::Keys(&["k", "8_1"]), 6, b"nothing for it");
+    };
+    let frame = |operation, sequence, bytes| json!({ "operation": operation, "sequence": sequence, "bytes": bytes });
+    let expected = [
+        known("authenticated", json!({ "room": "live://r" })),
+        known("joined", json!({ "room": "live://r" })),
+        known("wrote", frame(8, 1, 28)),
+        known("queued", json!({ "operation": 5, "bytes": 20 })),
+        known("wrote", frame(5, 0, 20)),
+        known("dropped", json!({ "operation": 6, "reason": "filtered" })),
+        known("closed", json!({ "reason": "peer_closed" })),
+    ];
+    for subject in [["key", "k"], ["user", "7"]] {
+        assert_eq!(traced(&server, &subject, serve), expected, "{subject:?}");
+    }
+    // From the moment on at which it is in the room.
+    assert_eq!(traced(&server, &["room", "live://r"], serve), expected[1..]);
+    let at_address = traced(&server, &["address", "127.0.0.0/8"], serve);
+    assert_eq!(at_address[0]["what"], "accepted");
+    assert_eq!(at_address[0]["address"], "127.0.0.1");
+    assert!(at_address.contains(&expected[0]), "{at_address:?}");
+    assert_eq!(Metrics::read(server.stat).value("comet_live_trace_missed_total"), 0);
+    drop(other);
+}
+
+#[test]
+fn a_trace_ends_with_its_time() {
+    let server = Server::start(&[]);
+    assert_eq!(said(&server, &["trace", "user", "7", "--for", "1s"]), "");
+    assert_eq!(live_traces(&server), 0);
+    for wrong in [&["trace"][..], &["trace", "user", "7", "--for", "2h"], &["trace", "user", "x"]] {
+        assert_eq!(ctl(&server, wrong).0, 64, "{wrong:?}");
+    }
+    let (code, _, stderr) = ctl(&server, &["trace", "address", "nowhere"]);
+    assert!(code == 1 && stderr.contains("InvalidArgument"), "{stderr}");
 }
