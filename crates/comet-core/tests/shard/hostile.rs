@@ -133,7 +133,7 @@ fn a_bad_upgrade_is_answered_with_its_status() {
     }
     check(&good.replace("Sec-WebSocket-Key", "X-Key"), "400 Bad Request");
     check("hello\r\n\r\n", "400 Bad Request");
-    let long = format!("X: {}\r\n\r\n", "x".repeat(8192));
+    let long = format!("X: {}\r\n\r\n", "x".repeat(Limits::default().head_max));
     check(&good.replace("\r\n\r\n", &format!("\r\n{long}")), "431 Request Header Fields Too Large");
 }
 

@@ -5,5 +5,6 @@
 
 mod connections;
 mod counting;
+mod crowds;
 mod pushes;
 mod steps;

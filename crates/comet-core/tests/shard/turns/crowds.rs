@@ -1,0 +1,131 @@
+//! Pushes to crowds: large rooms and broadcasts, in slices that take turns with other pushes.
+
+use std::sync::Arc;
+
+use comet_core::limits::{CROWD_SLICE, CROWDS_MAX};
+use comet_core::{Budget, Limits, Message};
+use comet_proto::op;
+
+use crate::rig::{frame, push};
+
+use super::counting::{CALL, Core};
+
+const MEMBERS: usize = 4 * CROWD_SLICE;
+const SLICE: u64 = CROWD_SLICE as u64;
+
+/// A shard of `members` clients in the room `r`, whose turns have one slice.
+fn core(members: usize, limits: Limits) -> Core {
+    let mut core = Core::with_members(1, limits, members);
+    core.turn(|_| {});
+    core.slices = 1;
+    core
+}
+
+fn to_room(body: &[u8]) -> Message {
+    Message::DeliverRoom { call: CALL, room: "r".into(), push: push(5, body) }
+}
+
+fn to_all() -> Message {
+    Message::Broadcast { call: CALL, push: push(5, b"all"), speed: None }
+}
+
+#[test]
+fn a_push_to_few_waits_for_one_slice_of_a_crowd() {
+    let mut core = core(MEMBERS, Limits::default());
+    let first = core.turn(|shard| shard.handle_message(to_room(b"crowd")));
+    assert_eq!((first.deliveries, first.transmits, first.reports), (SLICE, SLICE, 0));
+    assert!(core.shard.takes_pushes());
+    // The client is among the last of the crowd.
+    let conns = vec![core.clients[MEMBERS - 1].local()];
+    let message = Message::DeliverConns { call: CALL, conns, push: push(5, b"few") };
+    let second = core.turn(|shard| shard.handle_message(message));
+    assert_eq!((second.deliveries, second.transmits, second.reports), (SLICE + 1, SLICE + 1, 1));
+    // It is offered the push of the crowd all the same.
+    let rest: Vec<_> = (0..2).map(|_| core.turn(|_| {})).collect();
+    assert_eq!(rest.iter().map(|turn| turn.deliveries).sum::<u64>(), 2 * SLICE);
+    assert_eq!((rest[1].reports, core.shard.has_crowds()), (1, false));
+}
+
+#[test]
+fn pushes_that_come_meanwhile_are_sent_together() {
+    let mut core = core(MEMBERS, Limits::default());
+    core.turn(|shard| shard.handle_message(to_room(b"first")));
+    core.turn(|shard| (0..10).for_each(|_| shard.handle_message(to_room(b"next"))));
+    let mut turns = Vec::new();
+    while core.shard.has_crowds() {
+        turns.push(core.turn(|_| {}));
+    }
+    // Two slices of the first push are left, and four of the others.
+    let transmits: Vec<u64> = turns.iter().map(|turn| turn.transmits).collect();
+    assert_eq!(transmits, [SLICE; 6]);
+    let reports: Vec<u64> = turns.iter().map(|turn| turn.reports).collect();
+    assert_eq!(reports, [0, 1, 0, 0, 0, 10]);
+    assert_eq!(core.shard.counters().deliveries.queued, 11 * MEMBERS as u64);
+}
+
+#[test]
+fn crowds_take_turns() {
+    let mut core = core(MEMBERS, Limits::default());
+    let reports = |core: &mut Core, message: Option<Message>| {
+        core.turn(|shard| message.into_iter().for_each(|one| shard.handle_message(one))).reports
+    };
+    assert_eq!(reports(&mut core, Some(to_room(b"room"))), 0);
+    assert_eq!(reports(&mut core, Some(to_all())), 0);
+    // Two slices of the room are left and four of all.
+    let ends: Vec<u64> =
+        std::iter::from_fn(|| core.shard.has_crowds().then(|| reports(&mut core, None))).collect();
+    assert_eq!(ends, [0, 0, 0, 1, 0, 1]);
+}
+
+#[test]
+fn a_small_room_is_no_crowd() {
+    let mut core = core(CROWD_SLICE, Limits::default());
+    let work = core.turn(|shard| shard.handle_message(to_room(b"x")));
+    assert_eq!((work.transmits, work.reports), (SLICE, 1));
+    assert!(!core.shard.has_crowds());
+}
+
+/// The rest waits in the inbox.
+#[test]
+fn a_crowd_has_as_many_pushes_waiting_as_a_turn_takes() {
+    let limits = Limits { svr_proto: 20, ..Limits::default() };
+    let mut core = core(MEMBERS, limits);
+    let mut taken = 0;
+    while core.shard.takes_pushes() {
+        core.shard.handle_message(to_room(b"x"));
+        core.shard.handle_pushes(&mut Budget::slice(), |_| None);
+        taken += 1;
+    }
+    // One is under way, and half an outbox of them waits.
+    assert_eq!(taken, 11);
+    while core.shard.has_crowds() {
+        core.turn(|_| {});
+    }
+    assert_eq!(core.shard.counters().deliveries.dropped_total(), 0);
+    assert!(core.shard.takes_pushes());
+}
+
+#[test]
+fn a_shard_has_a_bound_of_crowds() {
+    let mut core = core(2 * CROWDS_MAX, Limits { crowd_slice: 1, ..Limits::default() });
+    let name = |client: usize| format!("room{}", client / 2);
+    core.slices = usize::MAX;
+    let clients = core.clients.clone();
+    core.turn(|shard| {
+        for (client, conn) in clients.into_iter().enumerate() {
+            shard.handle_recv(conn, &frame(op::CHANGE_ROOM, 2, name(client).as_bytes()));
+        }
+    });
+    core.turn(|_| {});
+    for client in (0..2 * CROWDS_MAX).step_by(2) {
+        assert!(core.shard.takes_pushes());
+        let room: Arc<str> = name(client).into();
+        core.shard.handle_message(Message::DeliverRoom { call: CALL, room, push: push(5, b"x") });
+        core.shard.handle_pushes(&mut Budget::slice(), |_| None);
+    }
+    assert!(!core.shard.takes_pushes());
+    // One of them ends.
+    core.slices = CROWDS_MAX + 1;
+    assert_eq!(core.turn(|_| {}).reports, 1);
+    assert!(core.shard.takes_pushes());
+}
