@@ -227,9 +227,9 @@ fn bad_upgrades_get_their_http_status() {
         (with("HTTP/1.1", "HTTP/1.0"), 400),
         ("hello\r\n\r\n".to_owned(), 400),
         ("\r\n\r\n".to_owned(), 400),
-        (with("Host: comet", &format!("Host: {}", "x".repeat(8 << 10))), 431),
+        (with("Host: comet", &format!("Host: {}", "x".repeat(16 << 10))), 431),
         (with("Host: comet", &"X: y\r\n".repeat(200)), 431),
-        ("x".repeat(8 << 10), 431),
+        ("x".repeat(16 << 10), 431),
     ];
     let server = Server::start(&[]);
     let mut healthy = Healthy::join(&server);
