@@ -177,6 +177,8 @@ pub const TOKEN_EXPIRED_MS: RangeInclusive<u32> = 100..=5_000;
 /// Connections in a slice of a crowd. Sends of so many small pushes take a few milliseconds. With slices of 256 a turn's own
 /// cost would show.
 pub const CROWD_SLICE: usize = 1_024;
+/// Deliveries in a slice of a crowd. A batch of more than a few pushes is offered to fewer connections at once.
+pub const CROWD_UNITS: usize = 4 * SLICE_UNITS;
 /// Crowds with pushes under way. Beside so many a shard takes no push until one of them has its last.
 pub const CROWDS_MAX: usize = 16;
 /// Units of work in one slice of a turn; see [`Budget`](crate::Budget).

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::budget::{Budget, MessageBudget};
 use crate::ids::Slot;
-use crate::limits::{CROWDS_MAX, Limits};
+use crate::limits::{CROWD_UNITS, CROWDS_MAX, Limits};
 use crate::room::Room;
 
 use super::Shard;
@@ -77,6 +77,12 @@ impl CrowdPushes {
             self.space.spend_bytes(waiting.push.frame.for_websocket().len());
         }
     }
+}
+
+/// Connections that one slice offers `batch` to: [`Limits::crowd_slice`], fewer if the batch is long. A turn is bounded
+/// so in time.
+fn slice_of(batch: &[Progress], limits: &Limits) -> usize {
+    limits.crowd_slice.min(CROWD_UNITS / batch.len().max(1)).max(1)
 }
 
 impl Shard {
@@ -169,7 +175,7 @@ impl Shard {
         }
         let Room { members, offered, .. } = &self.rooms[id];
         let from = *offered as usize;
-        let to = members.len().min(from + self.context.limits.crowd_slice);
+        let to = members.len().min(from + slice_of(batch, &self.context.limits));
         for progress in batch {
             let Self { context, conns, outboxes, rooms, top_rooms, .. } = self;
             let limits = &context.limits;
@@ -198,7 +204,8 @@ impl Shard {
         to_close: &mut Vec<Slot>,
     ) -> bool {
         let end = self.conns.end();
-        let slice = u32::try_from(self.context.limits.crowd_slice).unwrap_or(u32::MAX);
+        let slice = slice_of(batch, &self.context.limits);
+        let slice = u32::try_from(slice).unwrap_or(u32::MAX);
         let slots = next.0..end.0.min(next.0.saturating_add(slice));
         *next = Slot(slots.end);
         for progress in batch {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comet_core::limits::{CROWD_SLICE, CROWDS_MAX};
+use comet_core::limits::{CROWD_SLICE, CROWD_UNITS, CROWDS_MAX};
 use comet_core::{Budget, Limits, Message};
 use comet_proto::op;
 
@@ -61,6 +61,24 @@ fn pushes_that_come_meanwhile_are_sent_together() {
     let reports: Vec<u64> = turns.iter().map(|turn| turn.reports).collect();
     assert_eq!(reports, [0, 1, 0, 0, 0, 10]);
     assert_eq!(core.shard.counters().deliveries.queued, 11 * MEMBERS as u64);
+}
+
+#[test]
+fn a_long_batch_is_offered_to_fewer_at_once() {
+    const BATCH: usize = 100;
+    let mut core = core(MEMBERS, Limits::default());
+    core.turn(|shard| shard.handle_message(to_room(b"first")));
+    for _ in 0..BATCH {
+        core.shard.handle_message(to_room(b"next"));
+        core.shard.handle_pushes(&mut Budget::slice(), |_| None);
+    }
+    let mut total = 0;
+    while core.shard.has_crowds() {
+        let work = core.turn(|_| {});
+        assert!(work.deliveries <= CROWD_UNITS as u64, "{}", work.deliveries);
+        total += work.deliveries;
+    }
+    assert_eq!(total, (MEMBERS * (BATCH + 1)) as u64 - SLICE);
 }
 
 #[test]
