@@ -90,8 +90,12 @@ fn tls_and_both_transports_are_told_apart() {
     let certificates = Certificates::new(&["a.example"]);
     let server = certificates.server(&[]);
     let config = Arc::new(certificates.client(&[&TLS13]));
-    let _plain = BOTH.map(|transport| server.client(transport, &token(1, "plain")));
-    let _tls = BOTH.map(|transport| live(&server, transport, &config, &token(2, "tls")));
+    // Each has a key of its own: of two with one key only one stays.
+    let name = |of: &str, transport: Transport| format!("{of} {transport:?}");
+    let _plain =
+        BOTH.map(|transport| server.client(transport, &token(1, &name("plain", transport))));
+    let _tls =
+        BOTH.map(|transport| live(&server, transport, &config, &token(2, &name("tls", transport))));
     for (parameters, found) in [("transport=tcp", "tcp"), ("transport=websocket", "websocket")] {
         let listed = list(server.stat(), &format!("{parameters}&tls=true"));
         let conn = &listed["connections"][0];
