@@ -7,7 +7,7 @@ use comet_config::{Config, SlowConsumer, UnknownCode};
 use comet_control::{
     ApiTls, BearerToken, DrainPlan, Lock, LogicOptions, Node, Options, descriptors,
 };
-use comet_core::limits::COALESCE_AFTER_MS;
+use comet_core::limits::{COALESCE_AFTER_MS, TEXT_PUSH_MAX};
 use comet_core::{Blocks, ClientRates, Limits, LiveTraces, Logic, SourceLimits};
 use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
@@ -206,6 +206,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         head_max: config.websocket.head_max,
         path: config.websocket.path.as_str().into(),
         text: config.websocket.text,
+        text_push_max: TEXT_PUSH_MAX,
         svr_proto: protocol.svr_proto,
         outbox_bytes: protocol.outbox_bytes,
         outbox_memory: config.limits.outbox_memory,

@@ -187,7 +187,7 @@ impl Shard {
             budget.spend(to - from);
             let name = || (Arc::clone(&rooms[id].name), context.now);
             top_rooms.note(delivered.tally.queued, name);
-            to_close.append(&mut self.count_slice(delivered, progress));
+            to_close.append(&mut self.count_slice(delivered, progress, budget));
         }
         let room = &mut self.rooms[id];
         let is_over = to == room.members.len();
@@ -216,7 +216,7 @@ impl Shard {
             slots.clone().map(Slot).for_each(|slot| _ = delivery.offer_in_slot(slot));
             let delivered = delivery.finish();
             budget.spend(slots.len());
-            to_close.append(&mut self.count_slice(delivered, progress));
+            to_close.append(&mut self.count_slice(delivered, progress, budget));
         }
         *next >= end
     }

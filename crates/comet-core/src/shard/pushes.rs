@@ -99,7 +99,7 @@ impl Shard {
     }
 
     fn items(&mut self, push: &Push) -> Items {
-        Items::new(self.outboxes.chains.item(push.frame.clone(), true))
+        Items::new(&mut self.outboxes.chains, &push.frame, None)
     }
 
     // ---- at the home ---------------------------------------------------------------------------
@@ -229,7 +229,9 @@ impl Shard {
             }
             let Some(mut broadcast) = self.pacing.broadcasts.pop_front() else { return };
             let (push, end) = (broadcast.push().clone(), self.conns.end());
-            let mut items = self.items(&push);
+            // The same item for hours would outlive its number.
+            let text = broadcast.text.as_ref();
+            let mut items = Items::new(&mut self.outboxes.chains, &push.frame, text);
             let delivered = self.deliver(&push, &mut items, Filter::On, |delivery| {
                 while budget.is_left()
                     && !delivery.is_strained()
@@ -241,7 +243,8 @@ impl Shard {
                     }
                 }
             });
-            let (tally, to_close) = self.count(&push, delivered);
+            broadcast.text = items.text().cloned();
+            let (tally, to_close) = self.count(&push, delivered, budget);
             broadcast.tally += tally;
             self.close_offered(None, to_close, budget);
             if broadcast.is_under_way(end) {
@@ -288,7 +291,7 @@ impl Shard {
         });
         *next += offered;
         budget.spend(offered);
-        let to_close = self.count_slice(delivered, progress);
+        let to_close = self.count_slice(delivered, progress, budget);
         self.close_offered(progress.push.kick.as_deref(), to_close, budget);
     }
 
@@ -312,7 +315,7 @@ impl Shard {
             }
         }
         let delivered = Delivered { to_close, ..Delivered::default() };
-        let to_close = self.count_slice(delivered, progress);
+        let to_close = self.count_slice(delivered, progress, budget);
         self.close_offered(progress.push.kick.as_deref(), to_close, budget);
         *next >= end
     }
@@ -337,18 +340,25 @@ impl Shard {
         &mut self,
         delivered: Delivered,
         progress: &mut Progress,
+        budget: &mut Budget,
     ) -> Vec<Slot> {
         if !std::mem::replace(&mut progress.is_counted, true) && progress.push.kick.is_none() {
             self.counters.pushes += 1;
         }
-        let (tally, to_close) = self.count(&progress.push, delivered);
+        let (tally, to_close) = self.count(&progress.push, delivered, budget);
         progress.tally += tally;
         to_close
     }
 
     /// Counts deliveries. Those whom `push` kicks are none: they are counted by their close reason.
-    fn count(&mut self, push: &Push, delivered: Delivered) -> (Tally, Vec<Slot>) {
-        let Delivered { mut tally, superseded, to_close, traced } = delivered;
+    fn count(
+        &mut self,
+        push: &Push,
+        delivered: Delivered,
+        budget: &mut Budget,
+    ) -> (Tally, Vec<Slot>) {
+        let Delivered { mut tally, superseded, encoding, to_close, traced } = delivered;
+        budget.spend(encoding);
         self.idle.note_activity(self.context.now);
         if push.kick.is_some() {
             tally.matched += to_close.len() as u64;
