@@ -14,7 +14,7 @@ use crate::limits::{CROWD_UNITS, CROWDS_MAX, Limits};
 use crate::room::Room;
 
 use super::Shard;
-use super::delivery::{Delivery, Filter};
+use super::delivery::{Delivery, Walk};
 use super::push_task::{Crowd, Progress};
 
 /// The pushes of one crowd. The order of a room, and that of broadcasts, is the order in which they came.
@@ -179,9 +179,9 @@ impl Shard {
         for progress in batch {
             let Self { context, conns, outboxes, rooms, top_rooms, .. } = self;
             let limits = &context.limits;
-            let filter = if limits.filter_rooms { Filter::On } else { Filter::Off };
+            let walk = if limits.filter_rooms { Walk::OfferFiltered } else { Walk::Offer };
             let (push, items) = (&progress.push, &mut progress.items);
-            let mut delivery = Delivery::new(conns, outboxes, limits, push, items, filter);
+            let mut delivery = Delivery::new(conns, outboxes, limits, push, items, walk);
             rooms[id].members[from..to].iter().for_each(|&slot| delivery.offer(slot));
             let delivered = delivery.finish();
             budget.spend(to - from);
@@ -212,7 +212,8 @@ impl Shard {
             let (conns, outboxes) = (&mut self.conns, &mut self.outboxes);
             let (push, items) = (&progress.push, &mut progress.items);
             let limits = &self.context.limits;
-            let mut delivery = Delivery::new(conns, outboxes, limits, push, items, Filter::On);
+            let mut delivery =
+                Delivery::new(conns, outboxes, limits, push, items, Walk::OfferFiltered);
             slots.clone().map(Slot).for_each(|slot| _ = delivery.offer_in_slot(slot));
             let delivered = delivery.finish();
             budget.spend(slots.len());

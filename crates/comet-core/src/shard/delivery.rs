@@ -18,13 +18,13 @@ use super::trace::Offered;
 /// Connections that one walk is to close before it should end.
 const CLOSED_MAX: usize = 256;
 
-/// What a walk does with a connection.
+/// What a walk does with each connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Filter {
+pub(super) enum Walk {
     /// Offers it the push.
-    Off,
+    Offer,
     /// Offers it the push if it accepts the operation.
-    On,
+    OfferFiltered,
     /// Has it closed ([`Push::kick`]).
     Kick,
 }
@@ -57,7 +57,7 @@ pub(super) struct Delivery<'a> {
     limits: &'a Limits,
     items: &'a mut Items,
     operation: i32,
-    filter: Filter,
+    walk: Walk,
     /// Length of the frame in each form. That of the text form is 0 until it is there.
     bytes: [u32; FORMS],
     /// The latest append in each form.
@@ -90,14 +90,14 @@ pub(super) struct Delivered {
 }
 
 impl<'a> Delivery<'a> {
-    /// `items` are the frame of `push`, the same in all walks of it. A kick has a `filter` of its own.
+    /// `items` are the frame of `push`, the same in all walks of it. A kick has a `walk` of its own.
     pub(super) fn new(
         conns: &'a mut Connections,
         outboxes: &'a mut Outboxes,
         limits: &'a Limits,
         push: &Push,
         items: &'a mut Items,
-        filter: Filter,
+        walk: Walk,
     ) -> Self {
         let bytes_of = |bytes: &[u8]| bytes.len() as u32;
         let text = items.text().map_or(0, |frame| bytes_of(frame.for_websocket()));
@@ -108,7 +108,7 @@ impl<'a> Delivery<'a> {
             limits,
             items,
             operation: push.operation,
-            filter: if push.kick.is_some() { Filter::Kick } else { filter },
+            walk: if push.kick.is_some() { Walk::Kick } else { walk },
             bytes: [bytes_of(frame.for_tcp()), bytes_of(frame.for_websocket()), text],
             memos: [AppendMemo::NONE; FORMS],
             queued: [0; FORMS],
@@ -124,11 +124,11 @@ impl<'a> Delivery<'a> {
     #[inline]
     pub(super) fn offer(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot];
-        match self.filter {
-            Filter::Off => {}
-            Filter::On if conn.accepts.contains(self.operation) => {}
-            Filter::On => return self.drop_for(slot, DropReason::Filtered),
-            Filter::Kick => return self.to_close.push(slot),
+        match self.walk {
+            Walk::Offer => {}
+            Walk::OfferFiltered if conn.accepts.contains(self.operation) => {}
+            Walk::OfferFiltered => return self.drop_for(slot, DropReason::Filtered),
+            Walk::Kick => return self.to_close.push(slot),
         }
         debug_assert!(conn.takes_pushes().is_ok());
         let form = conn.form();
@@ -161,7 +161,7 @@ impl<'a> Delivery<'a> {
 
     /// Offers the push to `conn`, or counts why it takes none.
     pub(super) fn offer_to(&mut self, conn: LocalConnId) {
-        let is_kick = self.filter == Filter::Kick;
+        let is_kick = self.walk == Walk::Kick;
         let check = |conn: &mut Conn| match conn.is_open() && is_kick {
             // Also while it waits for its homes.
             true => Ok(()),

@@ -13,7 +13,7 @@ use crate::limits::PACED_MAX;
 use crate::message::{Kick, Message, Push, Report};
 
 use super::Shard;
-use super::delivery::{Delivered, Delivery, Filter, Items};
+use super::delivery::{Delivered, Delivery, Items, Walk};
 use super::pacing::PacedBroadcast;
 use super::push_task::{Answer, Crowd, Names, Owners, Progress, PushTask, Target, Unsent};
 
@@ -232,7 +232,7 @@ impl Shard {
             // The same item for hours would outlive its number.
             let text = broadcast.text.as_ref();
             let mut items = Items::new(&mut self.outboxes.chains, &push.frame, text);
-            let delivered = self.deliver(&push, &mut items, Filter::On, |delivery| {
+            let delivered = self.deliver(&push, &mut items, Walk::OfferFiltered, |delivery| {
                 while budget.is_left()
                     && !delivery.is_strained()
                     && let Some(slot) = broadcast.next_slot(end)
@@ -280,7 +280,7 @@ impl Shard {
         let conns = &conns[..conns.len().min(budget.units().max(STRIDE))];
         let Progress { push, items, .. } = progress;
         let mut offered = 0;
-        let delivered = self.deliver(push, items, Filter::On, |delivery| {
+        let delivered = self.deliver(push, items, Walk::OfferFiltered, |delivery| {
             for stride in conns.chunks(STRIDE) {
                 stride.iter().for_each(|&conn| delivery.offer_to(conn));
                 offered += stride.len();
@@ -320,18 +320,18 @@ impl Shard {
         *next >= end
     }
 
-    /// One slice of a push on this shard; `walk` offers it to connections.
+    /// One slice of a push on this shard; `offer` offers it to connections.
     fn deliver(
         &mut self,
         push: &Push,
         items: &mut Items,
-        filter: Filter,
-        walk: impl FnOnce(&mut Delivery<'_>),
+        walk: Walk,
+        offer: impl FnOnce(&mut Delivery<'_>),
     ) -> Delivered {
         let (conns, outboxes) = (&mut self.conns, &mut self.outboxes);
         let limits = &self.context.limits;
-        let mut delivery = Delivery::new(conns, outboxes, limits, push, items, filter);
-        walk(&mut delivery);
+        let mut delivery = Delivery::new(conns, outboxes, limits, push, items, walk);
+        offer(&mut delivery);
         delivery.finish()
     }
 
