@@ -49,9 +49,7 @@ impl Shard {
                     *next == conns.len()
                 }
                 Target::Network(network, next) => {
-                    let is_meant = |conn| {
-                        address_of(conn).is_some_and(|at| network.contains(&at.to_canonical()))
-                    };
+                    let is_meant = |conn| address_of(conn).is_some_and(|at| network.contains(at));
                     self.kick_all(next, is_meant, &mut progress, budget)
                 }
                 Target::Crowd(_) => unreachable!("looked at above"),
