@@ -448,6 +448,11 @@ impl App {
         if !self.frames_addrs().is_empty() {
             log::info!("push frames {:?}", self.frames_addrs());
         }
+        for address in self.frames_addrs().iter().filter(|address| address.is_exposed()) {
+            if config.push.tokens.is_empty() {
+                log::warn!("push.frames: {address} is open to other hosts: all of them may push");
+            }
+        }
         log::info!("debug {:?}", self.debug_addrs());
         if !config.logic.addrs.is_empty() {
             log::info!("logic {:?}", config.logic.addrs);

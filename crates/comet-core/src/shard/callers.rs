@@ -129,11 +129,10 @@ impl Callers {
         }
         for slot in self.slots() {
             let caller = self.at(slot);
-            let end = caller.expire(limits, now);
-            if let Some(reason) = end {
-                self.end(slot, reason);
+            match caller.expire(limits, now) {
+                Some(reason) => self.end(slot, reason),
+                None => self.advance(slot),
             }
-            self.advance(slot);
         }
         self.due = self.places().filter_map(|(_, caller)| caller.next_due(limits)).min();
     }
@@ -167,7 +166,7 @@ impl Callers {
         if self.at(slot).end(Some(reason)) {
             self.ended[reason as usize] += 1;
         }
-        self.touch(slot);
+        self.advance(slot);
     }
 
     // ---- the driver ----------------------------------------------------------------------------
@@ -261,10 +260,7 @@ impl Callers {
                 }
                 // The driver may go on receiving, or has to close.
                 Ok(None) => self.close_if_done(slot),
-                Err(reason) => {
-                    self.end(slot, reason);
-                    self.advance(slot);
-                }
+                Err(reason) => self.end(slot, reason),
             }
         }
         None
