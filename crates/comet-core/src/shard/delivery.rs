@@ -338,9 +338,9 @@ mod tests {
         let push = Push::new(5, Encoded::frame(&frame));
         for number in 0..20 {
             visits::take();
-            let mut items = Items::new(outboxes.chains.item(push.frame.clone(), true));
+            let mut items = Items::new(&mut outboxes.chains, &push.frame, None);
             let mut delivery =
-                Delivery::new(&mut conns, &mut outboxes, &limits, &push, &mut items, Filter::Off);
+                Delivery::new(&mut conns, &mut outboxes, &limits, &push, &mut items, Walk::Offer);
             slots.iter().for_each(|&slot| delivery.offer(slot));
             let Delivered { tally, superseded, .. } = delivery.finish();
             assert_eq!(tally.queued, MEMBERS);
