@@ -13,9 +13,11 @@ mod encoded;
 mod frame;
 pub mod op;
 pub mod proxy;
+mod rooms;
 pub mod text;
 pub mod websocket;
 
 pub use auth_reply::{AuthReply, NotRenewed};
 pub use encoded::Encoded;
 pub use frame::{Frame, FrameFault, HEADER_LEN, VERSION, VERSION_2, count_frames, decode};
+pub use rooms::{Join, JoinReply, Leave, LeaveReply, Position, RoomHandle, RoomPush, RoomRefusal};
