@@ -14,6 +14,7 @@ mod bucket;
 mod budget;
 mod canary;
 mod conn;
+mod further_rooms;
 mod heavy_hitters;
 mod home;
 mod idle_coalescing;

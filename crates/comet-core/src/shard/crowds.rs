@@ -181,7 +181,8 @@ impl Shard {
             let limits = &context.limits;
             let filter = if limits.filter_rooms { Filter::On } else { Filter::Off };
             let (push, items) = (&progress.push, &mut progress.items);
-            let mut delivery = Delivery::new(conns, outboxes, limits, push, items, filter);
+            let mut delivery =
+                Delivery::new(conns, outboxes, limits, push, items, filter).in_room(id.handle());
             rooms[id].members[from..to].iter().for_each(|&slot| delivery.offer(slot));
             let delivered = delivery.finish();
             budget.spend(to - from);

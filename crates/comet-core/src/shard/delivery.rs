@@ -1,6 +1,8 @@
 //! One push on its way into the outboxes of one shard.
 
-use crate::conn::{Conn, FORMS};
+use comet_proto::{Encoded, RoomHandle};
+
+use crate::conn::{Conn, FORMS, PROTOCOL_1_FORMS, PROTOCOL_2_FORMS, TEXT_FORM};
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{Limits, SlowConsumer};
@@ -31,11 +33,13 @@ pub(super) struct Items {
     binary: Item,
     /// For clients that speak the text form, from the first of them on.
     text: Option<Item>,
+    /// Of a push to a room, for members of protocol 2, from the first of them on.
+    room_push: Option<Item>,
 }
 
 impl Items {
     pub(super) fn new(binary: Item) -> Self {
-        Self { binary, text: None }
+        Self { binary, text: None, room_push: None }
     }
 }
 
@@ -47,7 +51,9 @@ pub(super) struct Delivery<'a> {
     items: &'a mut Items,
     operation: i32,
     filter: Filter,
-    /// Length of the frame in each form. That of the text form is 0 until it is there.
+    /// The room that the push is to.
+    room: Option<RoomHandle>,
+    /// Length of the frame in each form; 0 while the frame is not encoded in it.
     bytes: [u32; FORMS],
     /// The latest append in each form.
     memos: [AppendMemo; FORMS],
@@ -84,9 +90,10 @@ impl<'a> Delivery<'a> {
         items: &'a mut Items,
         filter: Filter,
     ) -> Self {
-        let bytes_of = |bytes: &[u8]| bytes.len() as u32;
-        let text = items.text.as_ref().map_or(0, |item| bytes_of(item.frame().for_websocket()));
-        let frame = &push.frame;
+        let mut bytes = [0; FORMS];
+        bytes[PROTOCOL_1_FORMS..][..2].copy_from_slice(&lengths(&push.frame));
+        bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths(&push.frame));
+        bytes[TEXT_FORM] = items.text.as_ref().map_or(0, |item| lengths(item.frame())[1]);
         Self {
             conns,
             outboxes,
@@ -94,7 +101,8 @@ impl<'a> Delivery<'a> {
             items,
             operation: push.operation,
             filter: if push.kick.is_some() { Filter::Kick } else { filter },
-            bytes: [bytes_of(frame.for_tcp()), bytes_of(frame.for_websocket()), text],
+            room: None,
+            bytes,
             memos: [AppendMemo::NONE; FORMS],
             queued: [0; FORMS],
             tally: Tally::default(),
@@ -102,6 +110,14 @@ impl<'a> Delivery<'a> {
             to_close: Vec::new(),
             traced: Vec::new(),
         }
+    }
+
+    /// The push is to the members of a room.
+    pub(super) fn in_room(mut self, room: RoomHandle) -> Self {
+        self.room = Some(room);
+        let lengths = self.items.room_push.as_ref().map_or([0; 2], |item| lengths(item.frame()));
+        self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths);
+        self
     }
 
     /// Puts the push into the outbox of a connection that takes pushes, or counts why not.
@@ -186,13 +202,23 @@ impl<'a> Delivery<'a> {
     /// Appends the push to one outbox. `false`: the outbox is full.
     fn append(&mut self, slot: Slot) -> bool {
         self.settle_memos();
-        if self.conns[slot].is_text {
+        let conn = &self.conns[slot];
+        let (is_text, is_protocol_2) = (conn.is_text, conn.is_protocol_2);
+        if is_text {
             self.encode_text();
+        } else if is_protocol_2 {
+            self.encode_room_push();
         }
         let Some(superseded) = self.make_space(slot) else { return false };
         let conn = &mut self.conns[slot];
         let memo = &mut self.memos[conn.form()];
-        let item = self.items.text.as_ref().filter(|_| conn.is_text).unwrap_or(&self.items.binary);
+        let Items { binary, text, room_push } = &*self.items;
+        let item = match (is_text, is_protocol_2) {
+            (true, _) => text.as_ref(),
+            (_, true) => room_push.as_ref(),
+            _ => None,
+        };
+        let item = item.unwrap_or(binary);
         self.outboxes.chains.append_and_note(memo, &mut conn.outbox, item, superseded);
         self.count_superseded(superseded, 1);
         true
@@ -201,10 +227,20 @@ impl<'a> Delivery<'a> {
     /// Encodes the push for clients that speak the text form, if none of them came before.
     #[cold]
     fn encode_text(&mut self) {
-        let Items { binary, text } = &mut *self.items;
+        let Items { binary, text, .. } = &mut *self.items;
         let chains = &mut self.outboxes.chains;
         let item = text.get_or_insert_with(|| chains.item(binary.frame().to_text(), true));
-        self.bytes[FORMS - 1] = item.frame().for_websocket().len() as u32;
+        self.bytes[TEXT_FORM] = lengths(item.frame())[1];
+    }
+
+    /// Encodes a push to a room for members of protocol 2, if none of them came before.
+    fn encode_room_push(&mut self) {
+        let Some(room) = self.room else { return };
+        let Items { binary, room_push, .. } = &mut *self.items;
+        let chains = &mut self.outboxes.chains;
+        let encode = || chains.item(binary.frame().to_room_push(room, 0), true);
+        let item = room_push.get_or_insert_with(encode);
+        self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths(item.frame()));
     }
 
     /// Adds the outboxes that took the push by memo to the chains' reference counts. Due before anything but
@@ -235,7 +271,7 @@ impl<'a> Delivery<'a> {
         // A client that has taken everything is not slow, though there is no memory for its push.
         let is_slow = load.bytes > 0;
         if is_slow {
-            let bytes = self.bytes[conn.transport as usize];
+            let bytes = self.bytes[form];
             self.outboxes.slow.note_dropped(self.conns.id(slot).local(), bytes);
         }
         match self.limits.slow_consumer {
@@ -269,4 +305,9 @@ impl<'a> Delivery<'a> {
         let bound = self.limits.outbox_memory;
         held <= bound || (load.bytes == 0 && held <= bound + bound / 8)
     }
+}
+
+/// Length of a frame on each transport.
+fn lengths(frame: &Encoded) -> [u32; 2] {
+    [frame.for_tcp().len() as u32, frame.for_websocket().len() as u32]
 }

@@ -133,7 +133,7 @@ impl Shard {
             listing.next = slot.next();
             budget.spend(budget::LOOK);
             if self.conns.is_taken(slot)
-                && room.is_none_or(|room| self.conns[slot].room.room() == room)
+                && room.is_none_or(|room| room.is_some_and(|room| self.is_in(slot, room)))
             {
                 self.look_at(slot, &mut listing, sockets, budget);
             }
