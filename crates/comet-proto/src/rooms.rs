@@ -22,6 +22,8 @@ const HAS_HISTORY: u8 = 1;
 const RECOVERED: u8 = 2;
 /// The server did it unasked. The sequence answers no request.
 const UNASKED: u8 = 4;
+/// It is the room that operation 12 changes.
+const PRIMARY: u8 = 8;
 
 /// Names a room within one connection, from the [`JoinReply`] to the [`LeaveReply`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -84,11 +86,14 @@ pub enum RoomRefusal {
     BadName = 2,
     /// The handle names no room of this connection.
     NoSuchHandle = 3,
+    /// The server has all the memory it may take. The client may ask again later.
+    OutOfMemory = 4,
 }
 
 impl RoomRefusal {
     /// All of them, by status.
-    pub const ALL: [Self; 3] = [Self::TooManyRooms, Self::BadName, Self::NoSuchHandle];
+    pub const ALL: [Self; 4] =
+        [Self::TooManyRooms, Self::BadName, Self::NoSuchHandle, Self::OutOfMemory];
 
     fn of_status(status: u8) -> Option<Result<(), Self>> {
         match status {
@@ -104,6 +109,7 @@ impl RoomRefusal {
             Self::TooManyRooms => "too_many_rooms",
             Self::BadName => "bad_name",
             Self::NoSuchHandle => "no_such_handle",
+            Self::OutOfMemory => "out_of_memory",
         }
     }
 }
@@ -115,6 +121,8 @@ pub struct JoinReply<'a> {
     pub outcome: Result<RoomHandle, RoomRefusal>,
     /// The server did it without a request.
     pub is_unasked: bool,
+    /// It is the room that [`CHANGE_ROOM`](crate::op::CHANGE_ROOM) changes.
+    pub is_primary: bool,
     /// The room's position, if it keeps a history.
     pub position: Option<Position>,
     /// How many pushes follow that came after the requested position: all there are, or `None`, and the client
@@ -125,16 +133,24 @@ pub struct JoinReply<'a> {
 }
 
 impl<'a> JoinReply<'a> {
-    /// The connection is in `room`, which keeps no history.
+    /// The connection is in `room`, which keeps no history, as it asked for.
     #[must_use]
-    pub fn joined(handle: RoomHandle, is_unasked: bool, room: &'a [u8]) -> Self {
-        Self { outcome: Ok(handle), is_unasked, position: None, recovered: None, room }
+    pub fn joined(handle: RoomHandle, room: &'a [u8]) -> Self {
+        let outcome = Ok(handle);
+        let (is_unasked, is_primary) = (false, false);
+        Self { outcome, is_unasked, is_primary, position: None, recovered: None, room }
+    }
+
+    /// `room` is the one that [`CHANGE_ROOM`](crate::op::CHANGE_ROOM) changes now.
+    #[must_use]
+    pub fn primary(handle: RoomHandle, room: &'a [u8]) -> Self {
+        Self { is_unasked: true, is_primary: true, ..Self::joined(handle, room) }
     }
 
     /// The connection is not in `room`.
     #[must_use]
     pub fn refused(refusal: RoomRefusal, room: &'a [u8]) -> Self {
-        Self { outcome: Err(refusal), is_unasked: false, position: None, recovered: None, room }
+        Self { outcome: Err(refusal), ..Self::joined(RoomHandle(0), room) }
     }
 
     /// The body.
@@ -145,6 +161,7 @@ impl<'a> JoinReply<'a> {
             Err(refusal) => (refusal as u8, 0),
         };
         let mut flags = if self.is_unasked { UNASKED } else { 0 };
+        flags |= if self.is_primary { PRIMARY } else { 0 };
         flags |= if self.position.is_some() { HAS_HISTORY } else { 0 };
         flags |= if self.recovered.is_some() { RECOVERED } else { 0 };
         let Position { epoch, offset } = self.position.unwrap_or(Position { epoch: 0, offset: 0 });
@@ -171,6 +188,7 @@ impl<'a> JoinReply<'a> {
             outcome: RoomRefusal::of_status(status)?
                 .map(|()| RoomHandle(u32::from_be_bytes(handle))),
             is_unasked: flags & UNASKED > 0,
+            is_primary: flags & PRIMARY > 0,
             position: (flags & HAS_HISTORY > 0).then_some(position),
             recovered: (flags & RECOVERED > 0).then_some(u32::from_be_bytes(recovered)),
             room,

@@ -208,6 +208,7 @@ impl Shard {
             key: conn.key.clone(),
             user: conn.user,
             room: conn.room.room().map(|id| Arc::clone(&self.rooms[id].name)),
+            further_rooms: self.further_rooms.of(place.conn.slot).len(),
             address: sockets.address(place.conn),
             transport: conn.transport,
             is_tls: sockets.is_tls(place.conn),

@@ -86,13 +86,15 @@ impl Shard {
         if present != Some(room) {
             self.leave(slot);
             match self.rooms.find(room) {
-                // A client of protocol 2 knows the room's handle.
                 Some(id) if self.is_in(slot, id) => self.promote(slot, id),
                 _ if room.is_empty() => {}
                 _ => return self.join(slot, room, reply),
             }
         }
         self.reply(slot, reply, frame.body);
+        if let Some(id) = self.conns[slot].room.room() {
+            self.announce_room(slot, id);
+        }
     }
 
     fn change_accepts(&mut self, slot: Slot, frame: Frame<'_>) {

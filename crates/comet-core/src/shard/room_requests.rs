@@ -38,10 +38,12 @@ impl Shard {
             RoomRefusal::BadName
         } else if known.is_none() && self.rooms_of(slot) >= self.context.limits.rooms.into() {
             RoomRefusal::TooManyRooms
+        } else if known.is_none() && self.context.limits.is_out_of_memory {
+            RoomRefusal::OutOfMemory
         } else {
             let Some(id) = known else { return self.join(slot, name, reply) };
             let name = Arc::clone(&self.rooms[id].name);
-            let joined = JoinReply::joined(id.handle(), false, name.as_bytes());
+            let joined = JoinReply::joined(id.handle(), name.as_bytes());
             return self.reply(slot, reply, &joined.encode());
         };
         self.counters.rooms_refused[refusal as usize - 1] += 1;

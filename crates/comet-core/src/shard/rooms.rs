@@ -88,7 +88,7 @@ impl Shard {
     fn answer_in_room(&mut self, id: RoomId, slot: Slot, reply: AwaitedReply) {
         let name = Arc::clone(&self.rooms[id].name);
         if reply.operation == op::JOIN_REPLY {
-            let joined = JoinReply::joined(id.handle(), false, name.as_bytes());
+            let joined = JoinReply::joined(id.handle(), name.as_bytes());
             return self.answer(slot, reply, &joined.encode());
         }
         self.conns[slot].state = ConnState::Live;
@@ -98,12 +98,17 @@ impl Shard {
         } else {
             self.reply(slot, reply, name.as_bytes());
         }
-        if self.conns[slot].is_protocol_2 {
-            let joined = JoinReply::joined(id.handle(), true, name.as_bytes());
-            let reply = AwaitedReply { version: VERSION_2, operation: op::JOIN_REPLY, sequence: 0 };
-            self.reply(slot, reply, &joined.encode());
-        }
+        self.announce_room(slot, id);
         self.resume(slot);
+    }
+
+    /// Tells a client of protocol 2 the handle of the room that operation 12 changes.
+    pub(super) fn announce_room(&mut self, slot: Slot, id: RoomId) {
+        if self.conns[slot].is_protocol_2 {
+            let name = Arc::clone(&self.rooms[id].name);
+            let reply = AwaitedReply { version: VERSION_2, operation: op::JOIN_REPLY, sequence: 0 };
+            self.reply(slot, reply, &JoinReply::primary(id.handle(), name.as_bytes()).encode());
+        }
     }
 
     fn enter(&mut self, id: RoomId, slot: Slot, reply: i32) {

@@ -14,7 +14,7 @@ fn welcome(heartbeat_ms: u32, expires_in_ms: Option<u32>) -> Vec<u8> {
 #[test]
 fn the_reply_to_a_token_says_what_the_client_may_rely_on() {
     let mut rig = Rig::new(2, Limits { heartbeat_ms: 300_000, ..Limits::default() });
-    let room = frame_2(op::JOIN_REPLY, 0, &JoinReply::joined(RoomHandle(0), true, b"r").encode());
+    let room = frame_2(op::JOIN_REPLY, 0, &JoinReply::primary(RoomHandle(0), b"r").encode());
     // The room of the last one is known to its shard already.
     for (shard, token) in [(0, "7/a//"), (0, "7/b/r/"), (1, "7/c/r/"), (1, "7/d/r/")] {
         let tcp = rig.connect(shard, Transport::Tcp);
