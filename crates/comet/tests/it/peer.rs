@@ -276,5 +276,5 @@ impl<S: Read + Write> Peer<S> {
 }
 
 pub(crate) fn message(operation: i32, sequence: i32, body: &[u8]) -> Message {
-    Message { operation, sequence, body: body.to_vec() }
+    Message { operation, sequence, body: body.to_vec(), room: None }
 }
