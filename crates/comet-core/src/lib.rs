@@ -12,6 +12,7 @@ mod active_clock;
 mod blocks;
 mod bucket;
 mod budget;
+mod callers;
 mod canary;
 mod conn;
 mod heavy_hitters;
@@ -44,12 +45,13 @@ pub use accepts::Accepts;
 pub use active_clock::ActiveClock;
 pub use blocks::{Block, Blocks, TooManyBlocks};
 pub use budget::{Budget, MessageBudget};
+pub use callers::{CallerLimits, CallerOperation, CallerSlot, Tokens};
 pub use canary::Canary;
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };
 pub use jitter::Jitter;
-pub use ledger::{CloseReason, Counters, DropReason, Tally};
+pub use ledger::{CallerEnd, CloseReason, Counters, DropReason, STATUS_CODES, Tally};
 pub use limits::{ClientRates, Limits, SlowConsumer};
 pub use listing::{
     ConnFilter, ConnOrder, ConnPage, ConnPlace, ConnQuery, ListedConn, SlowClient, SocketInfo, Top,

@@ -173,6 +173,10 @@ pub enum Message {
     /// Room's home to a shard with members.
     DeliverRoom { call: CallId, room: Arc<str>, push: Push },
 
+    /// Any shard to the one with the push caller of `call`: what became of the push here. `partials` is as in
+    /// [`Report::Tally`]; `None`: it is a partial tally.
+    Tallied { call: CallId, tally: Tally, partials: Option<u32> },
+
     /// Owner to the user's home: give the connection its place among the user's sessions.
     Register { conn: ConnId, token_at: TokenTime, user: i64, key: Option<Box<str>> },
     /// User's home to the key's home: the key belongs to `conn` from now on, unless the owner's token came

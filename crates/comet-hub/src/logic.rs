@@ -171,6 +171,11 @@ impl LogicClient {
         self.addresses.all()
     }
 
+    /// Each address and how many pings it answered with [`PingOutcome::CallerRefused`].
+    pub fn refused_pings(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.addresses.refused_pings()
+    }
+
     /// The name of the address that `connection` leads to.
     #[must_use]
     pub fn address_of(&self, connection: ConnectionId) -> &str {

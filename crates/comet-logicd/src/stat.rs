@@ -101,7 +101,7 @@ impl Stat {
             calls.labelled(&[("rpc", &rpc), ("code", &format_args!("{code:?}"))], count);
         }
         expose_call_times(&mut page, &self.counts);
-        expose_gates(&mut page, &self.gates);
+        expose_gates(&mut page, &self.gates, None);
         self.certificates.expose(&mut page);
         page.family("comet_build_info", Kind::Gauge, "Always 1; the labels identify the build.")
             .labelled(&[("version", &self.version), ("server_id", &self.server_id)], 1);

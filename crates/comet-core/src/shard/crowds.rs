@@ -92,8 +92,7 @@ impl Shard {
         let is_over =
             self.deliver_slice(&mut pushes.crowd, &mut pushes.batch, &mut Budget::slice());
         if is_over {
-            let shard = self.context.shard;
-            pushes.batch.drain(..).for_each(|progress| self.reports.push(progress.report(shard)));
+            pushes.batch.drain(..).for_each(|progress| self.report(progress));
             pushes.begin_batch(&self.context.limits);
         }
         if !pushes.batch.is_empty() {
@@ -138,7 +137,7 @@ impl Shard {
         }
         let is_over = self.deliver_slice(&mut crowd, std::slice::from_mut(&mut progress), budget);
         debug_assert!(is_over, "it is one slice");
-        self.reports.push(progress.report(self.context.shard));
+        self.report(progress);
     }
 
     /// Offers `batch` to the next connections of `crowd`. `true`: those were the last.

@@ -50,6 +50,13 @@ impl Items {
     }
 }
 
+/// The memo of a connection. Clients that keep up have no send under way, and clients that do not read have one. In a
+/// room of both they take turns, and would take each other's memo.
+#[inline]
+fn memo_of(conn: &Conn) -> usize {
+    2 * conn.form() + usize::from(conn.outbox.is_sending())
+}
+
 /// A walk over connections that offers each of them the same push.
 pub(super) struct Delivery<'a> {
     conns: &'a mut Connections,
@@ -60,8 +67,8 @@ pub(super) struct Delivery<'a> {
     walk: Walk,
     /// Length of the frame in each form. That of the text form is 0 until it is there.
     bytes: [u32; FORMS],
-    /// The latest append in each form.
-    memos: [AppendMemo; FORMS],
+    /// The latest append of each form, without and with a send under way.
+    memos: [AppendMemo; 2 * FORMS],
     /// Outboxes that took the push, by form.
     queued: [u64; FORMS],
     /// Connections that did not get it.
@@ -110,7 +117,7 @@ impl<'a> Delivery<'a> {
             operation: push.operation,
             walk: if push.kick.is_some() { Walk::Kick } else { walk },
             bytes: [bytes_of(frame.for_tcp()), bytes_of(frame.for_websocket()), text],
-            memos: [AppendMemo::NONE; FORMS],
+            memos: [AppendMemo::NONE; 2 * FORMS],
             queued: [0; FORMS],
             tally: Tally::default(),
             superseded: 0,
@@ -131,10 +138,10 @@ impl<'a> Delivery<'a> {
             Walk::Kick => return self.to_close.push(slot),
         }
         debug_assert!(conn.takes_pushes().is_ok());
-        let form = conn.form();
+        let (form, memo) = (conn.form(), memo_of(conn));
         // Members of a room mostly have the same frames pending. Then the result of the latest append
         // holds for the next outbox, and the chains are not looked at.
-        if !self.memos[form].repeat(&mut conn.outbox)
+        if !self.memos[memo].repeat(&mut conn.outbox)
             && let Err(reason) = self.append(slot)
         {
             return self.drop_for(slot, reason);
@@ -142,7 +149,7 @@ impl<'a> Delivery<'a> {
         self.queued[form] += 1;
         let conn = &mut self.conns[slot];
         if conn.is_traced {
-            let Superseded { pushes, .. } = self.memos[form].superseded();
+            let Superseded { pushes, .. } = self.memos[memo].superseded();
             let offered = Offered::Queued { bytes: self.bytes[form], superseded: pushes };
             self.traced.push((slot, offered));
         }
@@ -212,7 +219,7 @@ impl<'a> Delivery<'a> {
         self.settle_memos();
         let superseded = self.make_space(slot).ok_or(DropReason::OutboxFull)?;
         let conn = &mut self.conns[slot];
-        let memo = &mut self.memos[conn.form()];
+        let memo = &mut self.memos[memo_of(conn)];
         let item = self.items.text.as_ref().filter(|_| conn.is_text).unwrap_or(&self.items.binary);
         self.outboxes.chains.append_and_note(memo, &mut conn.outbox, item, superseded);
         self.count_superseded(superseded, 1);
@@ -243,6 +250,9 @@ impl<'a> Delivery<'a> {
     fn settle_memos(&mut self) {
         for memo in &mut self.memos {
             let outboxes = self.outboxes.chains.settle(memo);
+            if outboxes == 0 {
+                continue;
+            }
             let Superseded { pushes, bytes } = memo.superseded();
             self.superseded += u64::from(pushes) * u64::from(outboxes);
             self.outboxes.bytes_dropped += u64::from(bytes) * u64::from(outboxes);
@@ -299,5 +309,53 @@ impl<'a> Delivery<'a> {
         let held = self.outboxes.chains.held_bytes() as u64;
         let bound = self.limits.outbox_memory;
         held <= bound || (load.bytes == 0 && held <= bound + bound / 8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use comet_proto::{Encoded, Frame};
+
+    use super::*;
+    use crate::ids::ShardId;
+    use crate::outbox::visits;
+    use crate::state::ConnState;
+    use crate::time::{Millis, Tick};
+    use crate::transport::Transport;
+
+    /// Every other client does not read. Each push replaces the oldest of these, and looks at the frames of one of them.
+    #[test]
+    fn full_outboxes_between_idle_ones_share_the_work() {
+        const MEMBERS: u64 = 100;
+        let slow_consumer = SlowConsumer::DropOldest;
+        let limits = Limits { svr_proto: 8, slow_consumer, ..Limits::default() };
+        let mut conns = Connections::new(ShardId(0), Millis(0));
+        let mut outboxes = Outboxes::new(7, Millis(0));
+        let slots: Vec<Slot> =
+            (0..MEMBERS).map(|_| conns.insert(Transport::Tcp, Millis(0), Tick(1))).collect();
+        slots.iter().for_each(|&slot| conns[slot].state = ConnState::Live);
+        let frame = Frame { version: 1, operation: 5, sequence: 0, body: b"push" };
+        let push = Push::new(5, Encoded::frame(&frame));
+        for number in 0..20 {
+            visits::take();
+            let mut items = Items::new(&mut outboxes.chains, &push.frame, None);
+            let mut delivery =
+                Delivery::new(&mut conns, &mut outboxes, &limits, &push, &mut items, Walk::Offer);
+            slots.iter().for_each(|&slot| delivery.offer(slot));
+            let Delivered { tally, superseded, .. } = delivery.finish();
+            assert_eq!(tally.queued, MEMBERS);
+            // One is under way and seven wait.
+            assert_eq!(superseded, if number < 8 { 0 } else { MEMBERS / 2 });
+            assert!(visits::take() <= 4, "a look at what is dropped, and one behind it, twice");
+            for (number, &slot) in slots.iter().enumerate() {
+                let Conn { outbox, transport, .. } = &mut conns[slot];
+                if number % 2 == 0 {
+                    outboxes.chains.start(outbox);
+                    outboxes.chains.advance(outbox, *transport, frame.body.len() + 16);
+                } else if !outbox.is_sending() {
+                    outboxes.chains.start(outbox);
+                }
+            }
+        }
     }
 }

@@ -55,7 +55,7 @@ impl Shard {
                 Target::Crowd(_) => unreachable!("looked at above"),
             };
             if is_over {
-                self.reports.push(progress.report(self.context.shard));
+                self.report(progress);
             } else {
                 self.pushes.push_front(PushTask { target, progress });
             }
@@ -67,6 +67,14 @@ impl Shard {
     #[must_use]
     pub fn has_pushes(&self) -> bool {
         !self.pushes.is_empty()
+    }
+
+    /// Tells whoever made the call what became of the push here: control, or the shard that the caller is connected to.
+    pub(super) fn report(&mut self, progress: Progress) {
+        match progress.call.shard() {
+            None => self.reports.push(progress.report(self.context.shard)),
+            Some(shard) => self.messages.send(shard, progress.tallied()),
+        }
     }
 
     /// Begins a push behind those that are under way.
@@ -178,7 +186,7 @@ impl Shard {
         if is_here {
             self.add_task(Target::Crowd(Crowd::Room(room)), progress);
         } else {
-            self.reports.push(progress.report(self.context.shard));
+            self.report(progress);
         }
     }
 

@@ -57,6 +57,8 @@ struct Address {
     state: State,
     /// Times in a row that it did not answer a ping after the first.
     failures: u32,
+    /// Pings that were answered with [`PingOutcome::CallerRefused`].
+    refused_pings: u64,
     known: Known,
 }
 
@@ -113,6 +115,7 @@ impl Addresses {
             generation: free.map_or(0, |free| self.all[free].generation + 1),
             state: State::Connecting { until: now.after(self.timeout_ms) },
             failures: 0,
+            refused_pings: 0,
             known: Known::Nothing,
         };
         let connection = ConnectionId { address: index, generation: address.generation };
@@ -125,8 +128,16 @@ impl Addresses {
 
     /// Each address and whether it is available.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, bool)> {
-        let there = self.all.iter().filter(|address| address.is_there());
-        there.map(|address| (&*address.name, address.is_available()))
+        self.there().map(|address| (&*address.name, address.is_available()))
+    }
+
+    /// Each address and how many pings it answered with [`PingOutcome::CallerRefused`].
+    pub(super) fn refused_pings(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.there().map(|address| (&*address.name, address.refused_pings))
+    }
+
+    fn there(&self) -> impl Iterator<Item = &Address> {
+        self.all.iter().filter(|address| address.is_there())
     }
 
     /// The name of the address that `connection` leads to.
@@ -230,6 +241,10 @@ impl Addresses {
                 return;
             }
             PingOutcome::NotServing => "it says that it does not serve".into(),
+            PingOutcome::CallerRefused(cause) => {
+                address.refused_pings += 1;
+                cause
+            }
             PingOutcome::Failed(cause) => cause,
         };
         let is_pinged = matches!(
