@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use comet_hub::fanout::CometNumber;
 use comet_ops::{
     CONTENT_TYPE, CertificatesInUse, Exposition, Kind, expose_call_times, expose_gates,
     expose_process,
@@ -66,24 +67,17 @@ impl Stat {
             failures.labelled(&[("server", &server.name)], server.failures);
         }
         let comets = self.comets.all();
-        let mut up = page.family(
-            "comet_logic_comet_up",
-            Kind::Gauge,
-            "Whether a comet takes clients, by comet.",
-        );
-        for (number, comet) in comets.iter() {
-            let is_serving = u64::from(self.comets.is_serving(*number));
-            up.labelled(&[("server", &comet.options.id)], is_serving);
-        }
-        let mut answers = page.family(
-            "comet_logic_comet_answers",
-            Kind::Gauge,
-            "Whether a comet answers, by comet; one that drains does.",
-        );
-        for (number, comet) in comets.iter() {
-            let is_answering = u64::from(self.comets.answers(*number));
-            answers.labelled(&[("server", &comet.options.id)], is_answering);
-        }
+        let mut gauge = |name, help, is_so: fn(&Comets, CometNumber) -> bool| {
+            let mut family = page.family(name, Kind::Gauge, help);
+            for (number, comet) in comets.iter() {
+                let is_so = u64::from(is_so(&self.comets, *number));
+                family.labelled(&[("server", &comet.options.id)], is_so);
+            }
+        };
+        let up = "Whether a comet takes clients, by comet.";
+        gauge("comet_logic_comet_up", up, Comets::is_serving);
+        let answers = "Whether a comet answers, by comet; one that drains does.";
+        gauge("comet_logic_comet_answers", answers, Comets::answers);
         let mut failures = page.family(
             "comet_logic_push_failures_total",
             Kind::Counter,

@@ -44,6 +44,8 @@ const REPLY: u64 = 64;
 const KEPT_BY_DROP_OLDEST: u64 = 2;
 /// A retained session number: in a queue and in a table that have doubled.
 const RETAINED: u64 = 96;
+/// Bytes that a byte of a push may become in the text form, as `\u0001`.
+const TEXT_GROWTH: usize = 6;
 /// A retained key: as a number, and its text twice.
 const RETAINED_KEY: u64 = RETAINED + 2 * NAME_MAX as u64;
 /// An address or subnet that is counted, in a table that has doubled.
@@ -88,8 +90,7 @@ impl Bounds {
             trace_users: _,
             user_memory_ms,
             text,
-            // A push in the text form is an item of an outbox.
-            text_push_max: _,
+            text_push_max,
             callers: of_frames,
             rooms,
             // Choices, and texts that the configuration holds.
@@ -191,6 +192,10 @@ impl Bounds {
             ("calls under way", (CALLS_MAX * CALL) as u64),
             ("callers of push.frames", cores * frames(of_frames)),
             ("paced broadcasts", allocated((PACED_MAX * config.push.frame_max) as u64)),
+            (
+                "the same in the text form",
+                when(*text, cores * allocated((PACED_MAX * text_push_max * TEXT_GROWTH) as u64)),
+            ),
             (
                 "if every caller leaves calls unread",
                 callers(GRPC_CONNECTIONS) * u64::from(CONNECTION_WINDOW),

@@ -69,7 +69,7 @@ pub(super) fn put_value(out: &mut Vec<u8>, value: &str) {
         match byte {
             b' ' | b'\t' | b'\n' | b'\r' if !is_in_string => copy.replace(at, 1, b""),
             b'"' if !is_escaped => is_in_string = !is_in_string,
-            _ => copy.escape_html(at, byte),
+            _ => copy.escape_html(at),
         }
         is_escaped = byte == b'\\' && !is_escaped;
     }
@@ -92,7 +92,7 @@ pub(super) fn put_string(out: &mut Vec<u8>, text: &str) {
                     [byte >> 4, byte & 0xf].map(|digit| b"0123456789abcdef"[usize::from(digit)]);
                 copy.replace(at, 1, &[b'\\', b'u', b'0', b'0', high, low]);
             }
-            _ => copy.escape_html(at, byte),
+            _ => copy.escape_html(at),
         }
     }
     copy.finish();
@@ -119,20 +119,17 @@ impl<'a> Copy<'a> {
         self.done = at + len;
     }
 
-    /// Go escapes what could end a script in HTML, or a line of it (U+2028, U+2029). `byte` is the one at `at`.
-    fn escape_html(&mut self, at: usize, byte: u8) {
-        match byte {
-            b'<' => self.replace(at, 1, br"\u003c"),
-            b'>' => self.replace(at, 1, br"\u003e"),
-            b'&' => self.replace(at, 1, br"\u0026"),
-            0xe2 if self.text[at..].starts_with("\u{2028}".as_bytes()) => {
-                self.replace(at, 3, br"\u2028");
-            }
-            0xe2 if self.text[at..].starts_with("\u{2029}".as_bytes()) => {
-                self.replace(at, 3, br"\u2029");
-            }
-            _ => {}
-        }
+    /// Go escapes what could end a script in HTML, or a line of it (U+2028, U+2029).
+    fn escape_html(&mut self, at: usize) {
+        let (len, escape) = match self.text[at..] {
+            [b'<', ..] => (1, br"\u003c"),
+            [b'>', ..] => (1, br"\u003e"),
+            [b'&', ..] => (1, br"\u0026"),
+            [0xe2, 0x80, 0xa8, ..] => (3, br"\u2028"),
+            [0xe2, 0x80, 0xa9, ..] => (3, br"\u2029"),
+            _ => return,
+        };
+        self.replace(at, len, escape);
     }
 
     fn finish(self) {

@@ -111,6 +111,8 @@ fn a_comet_that_drains_is_pushed_to_until_it_is_gone() {
     server.signal(rustix::process::Signal::TERM);
     line_with(&server.log, "discovery: taken out at ");
     until_there(stat, &[]);
+    let answers = Metrics::read(stat).by_label("comet_logic_comet_answers");
+    assert_eq!(answers, [("comet-1".to_owned(), 1)]);
     // Of those that are left, each takes it.
     let pushed = post(http, "all?operation=5", b"still here");
     assert!(pushed["queued"].as_u64().is_some_and(|queued| queued > 0), "{pushed}");
