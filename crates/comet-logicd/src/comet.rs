@@ -1,6 +1,7 @@
 //! One comet of `comet logic`: where it is, and the calls to it.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -110,7 +111,7 @@ impl Comet {
     /// The comet whose calls `token` opens. Has to be called inside a runtime.
     pub(crate) fn new(options: CometOptions, origin: Origin, token: &BearerToken) -> Self {
         let (token, peer) = (token.clone(), options.peer.clone());
-        let channel = Mutex::new(GrpcChannel::new(peer.connect_lazy(), token.clone()));
+        let channel = Mutex::new(GrpcChannel::new(&peer, peer.connect_lazy(), token.clone()));
         let link = Link { token, peer, channel, turnstile: Arc::default() };
         Self { options, origin, link: Arc::new(link) }
     }
@@ -142,7 +143,8 @@ impl Comet {
     /// Leaves a connection on which nothing may come any more; calls under way stay with it.
     pub(crate) fn reconnect(&self) {
         let Link { token, peer, channel, .. } = &*self.link;
-        *channel.lock().expect(NO_PANIC) = GrpcChannel::new(peer.connect_lazy(), token.clone());
+        *channel.lock().expect(NO_PANIC) =
+            GrpcChannel::new(peer, peer.connect_lazy(), token.clone());
     }
 }
 
@@ -171,8 +173,8 @@ pub(crate) fn failure(status: &Status) -> CallFailure {
     let cause = root_cause(status).to_string();
     let message = match status.message() {
         "" => cause,
-        // What is beneath a failed connection says more than the status around it.
-        _ if status.code() == Code::Unavailable => cause,
+        // What is beneath a failure of this side says more than the status around it.
+        _ if status.source().is_some() || status.code() == Code::Unavailable => cause,
         said => said.to_owned(),
     };
     CallFailure { is_bad_request: status.code() == Code::InvalidArgument, message }

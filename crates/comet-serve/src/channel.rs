@@ -17,7 +17,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Response as Answer, Status};
 
-use crate::peer::BearerToken;
+use crate::http2_stream::Heard;
+use crate::peer::{BearerToken, Peer};
 
 /// The header or trailer with the status of a call.
 const GRPC_STATUS: &str = "grpc-status";
@@ -29,19 +30,20 @@ const ATTEMPTS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// A [`Channel`] whose answers come from a gRPC server. Anything else is an error with a [`NotGrpc`]: the
-/// page of a gateway, or a reply that ends before its status.
+/// page of a gateway, or a reply that ends before its status. What is not even HTTP/2 is an error that shows how it begins.
 #[derive(Clone, Debug)]
 pub struct GrpcChannel {
     service: InterceptedService<Channel, BearerToken>,
+    heard: Heard,
     has_token: bool,
 }
 
 impl GrpcChannel {
-    /// A channel whose calls have `token`.
+    /// A channel to `peer`, whose calls have `token`.
     #[must_use]
-    pub fn new(channel: Channel, token: BearerToken) -> Self {
-        let has_token = token.is_some();
-        Self { service: InterceptedService::new(channel, token), has_token }
+    pub fn new(peer: &Peer, channel: Channel, token: BearerToken) -> Self {
+        let (heard, has_token) = (peer.heard(), token.is_some());
+        Self { service: InterceptedService::new(channel, token), heard, has_token }
     }
 
     /// Whether its calls have a token.
@@ -61,9 +63,12 @@ impl Service<Request<Body>> for GrpcChannel {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let answer = self.service.call(request);
+        let (answer, heard) = (self.service.call(request), self.heard.clone());
         Box::pin(async move {
-            let answer = answer.await?;
+            let answer = answer.await.map_err(|error| match heard.not_http2() {
+                Some(begin) => begin.into(),
+                None => StdError::from(error),
+            })?;
             if let Some(page) = page(answer.status(), answer.headers()) {
                 return Err(page.into());
             }

@@ -22,6 +22,7 @@ mod guarded;
 mod handshake;
 mod health;
 mod http;
+mod http2_stream;
 mod intake;
 mod listen;
 mod lock;

@@ -23,6 +23,7 @@ use tonic::transport::{self, Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::active_time::timeout_active;
+use crate::http2_stream::{Heard, Http2Stream};
 use crate::socket::Socket;
 use crate::tls::ApiTls;
 
@@ -82,7 +83,10 @@ impl Peer {
         if is_tls(address) {
             endpoint = endpoint.origin(uri("https").map_err(|error| bad(error.into()))?);
         }
-        Ok(Self { endpoint, connector: Connector { place, limit: connect_timeout } })
+        Ok(Self {
+            endpoint,
+            connector: Connector { place, heard: Heard::default(), limit: connect_timeout },
+        })
     }
 
     /// A silent connection is pinged so often, and the answer may take as long.
@@ -111,6 +115,11 @@ impl Peer {
         self.endpoint.connect_with_connector(self.connector.clone()).await
     }
 
+    /// What the server says in place of HTTP/2.
+    pub(crate) fn heard(&self) -> Heard {
+        self.connector.heard.clone()
+    }
+
     /// A channel that connects when it is used, and again after a failure.
     #[must_use]
     pub fn connect_lazy(&self) -> Channel {
@@ -128,6 +137,7 @@ fn host(address: &str) -> &str {
 #[derive(Clone, Debug)]
 struct Connector {
     place: Place,
+    heard: Heard,
     /// How long an attempt may take.
     limit: Duration,
 }
@@ -140,9 +150,10 @@ enum Place {
 }
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<Socket>;
+    type Response = TokioIo<Http2Stream<Socket>>;
     type Error = StdError;
-    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<Socket>, StdError>> + Send>>;
+    type Future =
+        Pin<Box<dyn Future<Output = Result<TokioIo<Http2Stream<Socket>>, StdError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StdError>> {
         match &mut self.place {
@@ -152,14 +163,17 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { place, limit } = self.clone();
-        Box::pin(within_active(limit, move || place.clone().connect(uri.clone())))
+        let Self { place, heard, limit } = self.clone();
+        Box::pin(async move {
+            let socket = within_active(limit, || place.clone().connect(uri.clone())).await?;
+            Ok(TokioIo::new(Http2Stream::new(socket, heard)))
+        })
     }
 }
 
 impl Place {
-    async fn connect(self, uri: Uri) -> Result<TokioIo<Socket>, StdError> {
-        Ok(TokioIo::new(match self {
+    async fn connect(self, uri: Uri) -> Result<Socket, StdError> {
+        Ok(match self {
             Self::Tcp(mut tcp) => Socket::Tcp(tcp.call(uri).await?.into_inner()),
             Self::Tls { mut tcp, tls, name } => {
                 let stream = tcp.call(uri).await?.into_inner();
@@ -170,7 +184,7 @@ impl Place {
                 Socket::Tls(Box::new(TlsStream::Client(stream)))
             }
             Self::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
-        }))
+        })
     }
 }
 

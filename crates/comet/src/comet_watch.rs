@@ -16,6 +16,7 @@ use comet_serve::root_cause;
 use ureq::Agent;
 
 use crate::discovery::{THREAD, TIMEOUT, agent, say_of_node};
+use crate::http_client;
 
 /// Longest time of a poll: a node answers after 30 s if nothing changes.
 const POLL_TIMEOUT: Duration = Duration::from_secs(30).saturating_add(TIMEOUT);
@@ -112,10 +113,10 @@ fn poll(agent: &Agent, Request { node, path, form }: Request) -> Polled {
         .get(format!("http://{node}{path}"))
         .query_pairs(form)
         .call()
-        .and_then(|mut answer| answer.body_mut().with_config().limit(BODY_MAX).read_to_vec());
+        .and_then(|mut answer| http_client::body(&mut answer, BODY_MAX));
     match body {
         Ok(body) => Polled::read(&body),
-        Err(error) => Polled::Failed(error.to_string()),
+        Err(error) => Polled::Failed(http_client::explain(&error)),
     }
 }
 

@@ -211,10 +211,10 @@ fn post(agent: &Agent, Request { node, path, form }: &Request) -> Answer {
     let body = agent
         .post(format!("http://{node}{path}"))
         .send_form(form)
-        .and_then(|mut answer| answer.body_mut().with_config().limit(BODY_MAX).read_to_vec());
+        .and_then(|mut answer| http_client::body(&mut answer, BODY_MAX));
     match body {
         Ok(body) => Answer::read(&body),
-        Err(error) => Answer::Failed(error.to_string()),
+        Err(error) => Answer::Failed(http_client::explain(&error)),
     }
 }
 

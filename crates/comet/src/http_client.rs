@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use ureq::Agent;
 use ureq::config::ConfigBuilder;
+use ureq::http::Response;
 use ureq::tls::{Certificate, RootCerts};
 use ureq::typestate::AgentScope;
+use ureq::{Agent, Body, Error, Timeout};
 
 /// An agent whose requests take `limit` at most. It follows no redirect and asks no proxy, unless `change` says so.
 pub(crate) fn agent(
@@ -18,6 +19,29 @@ pub(crate) fn agent(
         .proxy(None)
         .user_agent(concat!("comet/", env!("CARGO_PKG_VERSION")));
     change(config).build().into()
+}
+
+/// The body of a good answer, `most` bytes at most.
+///
+/// # Errors
+/// Its status, if that is not 2xx: also of a redirect that is not followed. Or what failed.
+pub(crate) fn body(answer: &mut Response<Body>, most: u64) -> Result<Vec<u8>, Error> {
+    let status = answer.status();
+    if !status.is_success() {
+        return Err(Error::StatusCode(status.as_u16()));
+    }
+    answer.body_mut().with_config().limit(most).read_to_vec()
+}
+
+/// An error of a request as a sentence.
+pub(crate) fn explain(error: &Error) -> String {
+    match error {
+        Error::Timeout(Timeout::Resolve) => "no answer to the question for its address".to_owned(),
+        Error::Timeout(Timeout::Connect) => "no connection in time".to_owned(),
+        Error::Timeout(_) => "no whole answer in time".to_owned(),
+        Error::Protocol(_) => format!("no HTTP/1.1: {error}"),
+        error => error.to_string(),
+    }
 }
 
 /// The authorities that this host trusts.

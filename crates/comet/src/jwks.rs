@@ -170,11 +170,11 @@ fn get(agent: &Agent, url: &str) -> Result<Fetched, String> {
         true => request.build(),
         false => request.proxy(None).max_redirects(0).build(),
     };
-    let mut response = request.call().map_err(|error| error.to_string())?;
+    let explain = |error| http_client::explain(&error);
+    let mut response = request.call().map_err(explain)?;
     let cache = response.headers().get(CACHE_CONTROL).and_then(|value| value.to_str().ok());
     let max_age = cache.and_then(max_age);
-    let body = response.body_mut().with_config().limit(BODY_MAX).read_to_vec();
-    Ok((body.map_err(|error| error.to_string())?, max_age))
+    Ok((http_client::body(&mut response, BODY_MAX).map_err(explain)?, max_age))
 }
 
 fn max_age(cache_control: &str) -> Option<Duration> {

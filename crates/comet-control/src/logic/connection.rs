@@ -16,7 +16,7 @@ use super::failure::{TOKEN_MISSING, token_refused};
 /// What failed, in one sentence.
 pub(super) async fn open(peer: Peer, token: BearerToken) -> Result<GrpcChannel, String> {
     let channel = peer.connect().await.map_err(|error| root_cause(&error).to_string())?;
-    Ok(GrpcChannel::new(channel, token))
+    Ok(GrpcChannel::new(&peer, channel, token))
 }
 
 /// goim's Logic has no call for this, and gRPC's health service may not be there; that it is not is an
@@ -43,7 +43,27 @@ pub(super) async fn ping(channel: GrpcChannel) -> PingOutcome {
     }
 }
 
-/// Did the other side say so? What this side notices has a source.
+/// Did the other side say so? What this side notices has a source, except where it cannot read a reply, which is one of
+/// the other codes.
 fn is_an_answer(status: &Status) -> bool {
-    status.source().is_none() && status.code() != Code::Unavailable
+    let is_other = matches!(status.code(), Code::Unavailable | Code::Internal | Code::OutOfRange);
+    status.source().is_none() && !is_other
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_no_answer() {
+        let is_answer = |code| is_an_answer(&Status::new(code, "a sentence"));
+        for code in [Code::Unimplemented, Code::NotFound, Code::PermissionDenied, Code::Unknown] {
+            assert!(is_answer(code), "{code:?}");
+        }
+        // The last two are also those of a reply that is too long, or of no message.
+        for code in [Code::Unavailable, Code::OutOfRange, Code::Internal] {
+            assert!(!is_answer(code), "{code:?}");
+        }
+        assert!(!is_an_answer(&Status::from_error("cut off".into())));
+    }
 }

@@ -132,7 +132,10 @@ impl RedisNode {
         };
         match answer {
             Err(Failure { error, is_server_lost }) => {
-                let sentence = error.to_string();
+                let sentence = match error.kind() {
+                    ErrorKind::ParseError => "what it answers is not of a Redis".to_owned(),
+                    _ => error.to_string(),
+                };
                 if is_server_lost {
                     self.health.failed(self.name(), &sentence);
                 }

@@ -1,10 +1,10 @@
 //! Registration in discovery, by the program: at a stand-in that keeps the contract, and at a real one.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use std::{env, fs};
+use std::{env, fs, thread};
 
 use comet_client::Transport;
 use rustix::process::Signal;
@@ -116,6 +116,39 @@ fn a_discovery_that_is_away_stops_nobody() {
     assert_eq!(code, Some(0), "{logged:?}");
     let warnings = logged.iter().filter(|line| line.contains("the next node is asked"));
     assert_eq!(warnings.count(), 0, "once for each change of state: {logged:?}");
+}
+
+/// Answers each request with these bytes.
+fn always(answer: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // The other side may have left.
+            let _ = stream.read(&mut [0; 4_096]).and_then(|_| stream.write_all(answer.as_bytes()));
+        }
+    });
+    address
+}
+
+/// What a load balancer answers for it.
+#[test]
+fn a_page_in_the_place_of_discovery_is_named() {
+    for (answer, sentence) in [
+        ("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "http status: 502; "),
+        (
+            "HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n",
+            "http status: 302; ",
+        ),
+        ("220 mail.example ESMTP\r\n", "no HTTP/1.1: "),
+    ] {
+        let node = always(answer);
+        let server = start(&[node]);
+        let line = line_with(&server.log, "and the next node is asked");
+        assert!(line.contains(&format!("discovery: {node}: {sentence}")), "{line}");
+        assert_eq!(Metrics::read(server.stat).value("comet_discovery_registered"), 0);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Locks between comets and `comet logic`: Unix sockets, mutual TLS, and tokens.
 
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::Receiver;
 use std::thread;
 
@@ -192,6 +193,27 @@ fn a_foreign_logic_that_refuses_a_comet_is_not_available() {
     let server = Server::start(&[&addrs, ping, &ours]);
     server.until(&up, 1);
     assert_eq!(server.metric(&refused), 0);
+}
+
+/// What a load balancer says to the preface of HTTP/2.
+#[test]
+fn a_gateway_in_the_place_of_logic_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        // Open, as a connection that is reset may lose the answer.
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let page = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+            // The other side may have left.
+            let _ = stream.write_all(page);
+            open.push(stream);
+        }
+    });
+    let comet = Comet::start(&[&format!("logic.addrs=[\"{address}\"]")]);
+    let [line] = comet.lines_with([&format!("logic {address} cannot be reached: ")]);
+    assert!(line.ends_with(": no HTTP/2, but \"HTTP/1.1 400 Bad Request\""), "{line}");
 }
 
 #[test]

@@ -240,6 +240,7 @@ fn an_image_is_the_same_each_time_and_serves() {
     assert_eq!(make("image", &programs.0, &packages.0, "1.0.0"), image);
     assert!(fs::read(&image).unwrap() == bytes, "two builds differ");
     drop(bytes);
+    read_by_skopeo(&image, &packages);
 
     let layout = Directory::new("layout");
     output(Command::new("tar").args(["--extract", "--file", &image, "--directory"]).arg(&layout.0));
@@ -286,6 +287,24 @@ fn an_image_is_the_same_each_time_and_serves() {
     serves(&server);
     server.signal(Signal::TERM);
     assert_eq!(server.end().0, Some(0));
+}
+
+/// Reads both forms of an image by the library of podman, where its tool is installed.
+fn read_by_skopeo(image: &str, folder: &Directory) {
+    for form in ["docker-archive", "oci-archive"] {
+        let copy = folder.path(form);
+        let mut skopeo = Command::new("skopeo");
+        skopeo.args(["--insecure-policy", "copy", &format!("{form}:{image}")]);
+        match skopeo.arg(format!("dir:{}", copy.display())).output() {
+            Ok(output) => {
+                assert!(output.status.success(), "{output:?}");
+                let manifest = fs::read(copy.join("manifest.json")).unwrap();
+                let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+                assert_eq!(manifest["layers"].as_array().unwrap().len(), 1);
+            }
+            Err(error) => eprintln!("SKIPPED: no skopeo ({error})"),
+        }
+    }
 }
 
 /// What a container runtime refuses by default, and the profile has to allow.
