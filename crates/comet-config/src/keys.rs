@@ -251,9 +251,9 @@ sections! {
         /// Memory that this process may take, as the kernel counts what it has in RAM. Beyond it new clients are refused,
         /// and an eighth beyond it pushes as well. 0: nine tenths of what the machine has, or the control group.
         memory: u64 = 0 in size(0..=1024 * GIB), Alive;
-        /// Memory that the outboxes of a core may take together. A push that several clients wait for counts once, or a few
-        /// times where they have little else in common. Beyond it every client that has something to take counts as full
-        /// (slow_consumer), and an eighth beyond it every client.
+        /// Memory that the outboxes of a core may take together. A push that several clients wait for counts once.
+        /// Beyond it every client that has something to take counts as full (slow_consumer), and an eighth beyond it every
+        /// client.
         outbox_memory: u64 = "1GiB" in size(MIB..=1024 * GIB), Alive;
         /// Pushes in the inbox of a core, and as many other messages beside them. Push callers wait when it
         /// is full.

@@ -10,9 +10,12 @@
 
 mod chain;
 pub(crate) mod chains;
+mod frames;
 mod log;
 mod slices;
 mod window;
+
+use std::cell::Cell;
 
 use comet_proto::Encoded;
 
@@ -47,6 +50,13 @@ impl Handle {
 struct LogId(u32);
 
 index!(LogId);
+
+/// A frame in [`frames::FrameStore`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+struct FrameId(u32);
+
+index!(FrameId);
 
 /// Tells apart the frames that a shard hands out: while one is handed out, an equal serial is the same frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +94,8 @@ pub(crate) struct Item {
     frame: Encoded,
     /// A push, which the ledger counts; otherwise a reply.
     is_push: bool,
+    /// Where it was stored for the first log that took it, and may be still.
+    stored: Cell<(FrameId, Generation)>,
 }
 
 impl Item {

@@ -33,8 +33,8 @@ const SOCKET: u64 = 4 << 10;
 const TLS_SESSION: u64 = 4 << 10;
 /// What a TLS session keeps of a record that is not complete, and of one the kernel has not taken.
 const TLS_RECORDS: u64 = (32 << 10) + (16 << 10);
-/// The entry of a message in an outbox, without the bytes of the message: 48 bytes in a log that has
-/// doubled, and 8 in the table of a send.
+/// A message in an outbox, without its bytes: an entry of 20 bytes in a log that has doubled, 56 bytes where it is
+/// stored, which all logs share, and 8 in the table of a send.
 const OUTBOX_ENTRY: u64 = 104;
 /// What short messages in outboxes take, beside what they count as in [`Limits::outbox_memory`].
 const OUTBOX_ALLOCATED: u64 = 2;

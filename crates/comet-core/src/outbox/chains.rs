@@ -11,6 +11,8 @@ mod sends;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
+
 use comet_proto::Encoded;
 
 use crate::ids::Generation;
@@ -19,9 +21,10 @@ use crate::slab::Slab;
 use crate::transport::Transport;
 
 use super::chain::{Chain, Totals};
+use super::frames::FrameStore;
 use super::log::{Log, Run, Spare};
 use super::window::Whole;
-use super::{AppendMemo, ChainId, Handle, Item, Load, LogId, Outbox, Serial, Superseded};
+use super::{AppendMemo, ChainId, FrameId, Handle, Item, Load, LogId, Outbox, Serial, Superseded};
 
 /// Logs whose memory is kept for the next ones, and the longest of these.
 const SPARE_MAX: usize = 64;
@@ -30,6 +33,7 @@ const SPARE_FRAMES_MAX: usize = 16;
 pub(crate) struct Chains {
     chains: Slab<ChainId, Chain>,
     logs: Slab<LogId, Log>,
+    frames: FrameStore,
     /// Memory of logs for the next ones. Most logs are short, and gone in the same turn.
     spare: Vec<Spare>,
     /// The one-frame chain made last, and the log that it began.
@@ -37,8 +41,6 @@ pub(crate) struct Chains {
     first_log: (LogId, Generation),
     serial: Serial,
     joined_bytes: usize,
-    /// What the frames of all logs take.
-    held_bytes: usize,
 }
 
 impl Chains {
@@ -46,19 +48,20 @@ impl Chains {
         Self {
             chains: Slab::new(),
             logs: Slab::new(),
+            frames: FrameStore::new(),
             spare: Vec::new(),
             first: Handle::NONE,
             first_log: (LogId::NONE, Generation(0)),
             serial: Serial(0),
             joined_bytes: 0,
-            held_bytes: 0,
         }
     }
 
     /// A frame to hand out with [`Chains::append`].
     pub(crate) fn item(&mut self, frame: Encoded, is_push: bool) -> Item {
         self.serial = Serial(self.serial.0.wrapping_add(1));
-        Item { serial: self.serial, frame, is_push }
+        let stored = Cell::new((FrameId::NONE, Generation(0)));
+        Item { serial: self.serial, frame, is_push, stored }
     }
 
     /// What the kernel has not taken.
@@ -130,7 +133,7 @@ impl Chains {
             return superseded;
         }
         let Chain { log, run, .. } = self.chains[outbox.pending];
-        for (_, item) in self.logs[log].frames(Run { from: run.floor, ..run }) {
+        for (_, item) in self.logs[log].frames(&self.frames, Run { from: run.floor, ..run }) {
             if fits(load) {
                 break;
             }
@@ -172,7 +175,7 @@ impl Chains {
         };
         let log = &mut self.logs[id];
         if log.end() == run.to {
-            self.held_bytes += log.push(item.clone());
+            log.push(self.frames.hold(item));
         }
         let run = Run { to: run.to.next(), ..run };
         let known = log.latest_ending(run.to);
@@ -199,7 +202,7 @@ impl Chains {
     fn log_from(&mut self, item: &Item) -> LogId {
         let (id, generation) = self.first_log;
         let first = self.logs.at(id, generation).and_then(|log| log.get(log.begin()));
-        if first.is_some_and(|first| first.serial == item.serial) {
+        if first.is_some_and(|first| self.frames[first].serial == item.serial) {
             return id;
         }
         let id = self.begin_log();
@@ -212,18 +215,23 @@ impl Chains {
     fn shorten(&mut self, before: ChainId, next: &Item, dropped: u32) -> (LogId, Run, Totals) {
         let Chain { log: id, run, totals, .. } = self.chains[before];
         let log = &self.logs[id];
-        let (run, totals) = without_oldest(log, run, totals, dropped);
-        let continues = log.get(run.to).is_none_or(|frame| frame.serial == next.serial);
+        let (run, totals) = without_oldest(log, &self.frames, run, totals, dropped);
+        let is_next = |frame| self.frames[frame].serial == next.serial;
+        let continues = log.get(run.to).is_none_or(is_next);
         // No more frames that the chain has passed than it has itself: so logs hold no more than twice what
         // outboxes do, and a copy costs no more than the drops and sends before it.
         if continues && run.floor.since(log.begin()) <= totals.frames as usize {
             return (id, run, totals);
         }
-        let items: Vec<Item> = log.frames(run).map(|(_, item)| item.clone()).collect();
+        let frames = log.frames(&self.frames, run);
+        let frames: Vec<FrameId> = frames.filter_map(|(at, _)| log.get(at)).collect();
         let id = self.begin_log();
         let log = &mut self.logs[id];
         let run = log.run_before_first();
-        self.held_bytes += items.into_iter().map(|item| log.push(item)).sum::<usize>();
+        for frame in frames {
+            self.frames.hold_again(frame);
+            log.push(frame);
+        }
         (id, Run { to: log.end(), ..run }, totals)
     }
 
@@ -258,7 +266,7 @@ impl Chains {
             self.joined_bytes -= window.joined().map_or(0, <[u8]>::len);
         }
         let log = &mut self.logs[chain.log];
-        self.held_bytes -= log.release(chain.run);
+        log.release(&mut self.frames, chain.run);
         if log.is_empty() {
             let log = self.logs.remove(chain.log);
             if self.spare.len() < SPARE_MAX && log.capacity() <= SPARE_FRAMES_MAX {
@@ -267,9 +275,9 @@ impl Chains {
         }
     }
 
-    /// What all outboxes hold, bytes. A frame counts once for each log it is in.
+    /// What all outboxes hold, bytes. A frame counts once, and so much for each log it is in as an entry takes.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.held_bytes
+        self.frames.held_bytes()
     }
 
     /// Nothing is left when every outbox is empty.
@@ -278,17 +286,24 @@ impl Chains {
         self.chains.len() == 0
             && self.logs.len() == 0
             && self.joined_bytes == 0
-            && self.held_bytes == 0
+            && self.frames.len() == 0
+            && self.held_bytes() == 0
     }
 }
 
 /// `run` without its oldest `dropped` pushes.
-fn without_oldest(log: &Log, run: Run, mut totals: Totals, dropped: u32) -> (Run, Totals) {
+fn without_oldest(
+    log: &Log,
+    store: &FrameStore,
+    run: Run,
+    mut totals: Totals,
+    dropped: u32,
+) -> (Run, Totals) {
     let mut left = dropped;
     let mut gone = Totals::default();
     let mut floor = run.floor;
     let mut first_reply = (run.from != run.floor).then_some(run.from);
-    for (at, item) in log.frames(Run { from: run.floor, ..run }) {
+    for (at, item) in log.frames(store, Run { from: run.floor, ..run }) {
         if left == 0 {
             break;
         }

@@ -2,7 +2,8 @@
 
 use std::collections::{VecDeque, vec_deque};
 
-use super::{Handle, Item};
+use super::frames::FrameStore;
+use super::{FrameId, Handle, Item};
 
 /// The place of a frame in its log. It stays when earlier frames are dropped, and wraps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +41,7 @@ pub(super) struct Log {
 }
 
 struct Logged {
-    item: Item,
+    frame: FrameId,
     /// Runs that are held and begin here.
     begins: u32,
     /// Runs that are held and end behind this frame.
@@ -48,6 +49,9 @@ struct Logged {
     /// The chain of the latest of these.
     latest_ending: Handle,
 }
+
+/// What a frame takes in each log that has it.
+pub(super) const ENTRY_BYTES: usize = size_of::<Logged>();
 
 /// The memory of a log that is not used any more.
 pub(super) struct Spare(VecDeque<Logged>);
@@ -87,26 +91,25 @@ impl Log {
         Run { from: self.begin, floor: self.begin, to: self.begin }
     }
 
-    /// Appends a frame. Returns the bytes it takes.
-    pub(super) fn push(&mut self, item: Item) -> usize {
-        let bytes = bytes_of(&item);
-        self.frames.push_back(Logged { item, begins: 0, ends: 0, latest_ending: Handle::NONE });
-        bytes
+    /// Appends a frame, which is held for this log.
+    pub(super) fn push(&mut self, frame: FrameId) {
+        self.frames.push_back(Logged { frame, begins: 0, ends: 0, latest_ending: Handle::NONE });
     }
 
-    pub(super) fn get(&self, at: LogIndex) -> Option<&Item> {
-        self.frames.get(at.since(self.begin)).map(|logged| &logged.item)
+    pub(super) fn get(&self, at: LogIndex) -> Option<FrameId> {
+        self.frames.get(at.since(self.begin)).map(|logged| logged.frame)
     }
 
     /// The last frame of `run`, which is not empty.
-    pub(super) fn last(&self, run: Run) -> &Item {
-        &self.frames[run.to.previous().since(self.begin)].item
+    pub(super) fn last(&self, run: Run) -> FrameId {
+        self.frames[run.to.previous().since(self.begin)].frame
     }
 
-    /// The frames of `run`, in order.
-    pub(super) fn frames(&self, run: Run) -> Frames<'_> {
+    /// The frames of `run`, in order, which are in `store`.
+    pub(super) fn frames<'a>(&'a self, store: &'a FrameStore, run: Run) -> Frames<'a> {
         let range = run.from.since(self.begin)..run.to.since(self.begin);
         Frames {
+            store,
             logged: self.frames.range(range),
             next: run.from,
             below_floor: run.floor.since(run.from),
@@ -126,20 +129,17 @@ impl Log {
         self.frames[to.previous().since(self.begin)].latest_ending
     }
 
-    /// Gives back a run that was held. Frames before the first and behind the last run are dropped. Returns the
-    /// bytes they took.
-    pub(super) fn release(&mut self, run: Run) -> usize {
+    /// Gives back a run that was held. Frames before the first and behind the last run are released in `store`.
+    pub(super) fn release(&mut self, store: &mut FrameStore, run: Run) {
         self.at(run.from).begins -= 1;
         self.at(run.to.previous()).ends -= 1;
-        let mut bytes = 0;
         while let Some(first) = self.frames.pop_front_if(|first| first.begins == 0) {
-            bytes += bytes_of(&first.item);
+            store.release(first.frame);
             self.begin = self.begin.next();
         }
         while let Some(last) = self.frames.pop_back_if(|last| last.ends == 0) {
-            bytes += bytes_of(&last.item);
+            store.release(last.frame);
         }
-        bytes
     }
 
     fn at(&mut self, at: LogIndex) -> &mut Logged {
@@ -148,21 +148,10 @@ impl Log {
     }
 }
 
-/// What a frame takes: its entry in a log and its bytes.
-fn bytes_of(item: &Item) -> usize {
-    size_of::<Logged>() + item.frame.for_websocket().len()
-}
-
-#[cfg(test)]
-impl Log {
-    pub(super) fn len(&self) -> usize {
-        self.frames.len()
-    }
-}
-
 /// The frames of a [`Run`], and where they are in the log.
 #[derive(Clone)]
 pub(super) struct Frames<'a> {
+    store: &'a FrameStore,
     logged: vec_deque::Iter<'a, Logged>,
     next: LogIndex,
     /// How many frames before the floor are still to come.
@@ -174,7 +163,7 @@ impl<'a> Iterator for Frames<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let Logged { item, .. } = self.logged.next()?;
+            let item = &self.store[self.logged.next()?.frame];
             #[cfg(test)]
             visits::count();
             let at = self.next;

@@ -194,3 +194,34 @@ fn drop_oldest_gives_memory_back_where_outboxes_hold_too_much_together() {
     assert_eq!((counters.waiting, counters.held_bytes), (0, 0));
     assert_eq!(counters.sent + counters.superseded, 100 * STALLED as u64);
 }
+
+/// Each has a reply among its pushes, so no two have the same pending. They still hold the same pushes.
+#[test]
+fn a_push_that_many_outboxes_hold_takes_its_bytes_once() {
+    const PUSHES: usize = 30;
+    let limits = Limits {
+        svr_proto: 8,
+        outbox_memory: 1_000_000,
+        slow_consumer: SlowConsumer::DropOldest,
+        ..Limits::default()
+    };
+    let mut rig = Rig::new(1, limits);
+    let conns = stalled(&mut rig, Transport::Tcp);
+    let body = [0; 9_900];
+    for number in 0..PUSHES {
+        assert_eq!(rig.push_room("r", 5, &body).queued, STALLED as u64);
+        if number == 4 {
+            for (at, &conn) in conns.iter().enumerate() {
+                rig.feed(conn, &frame(op::SUBSCRIBE, at as i32, b""));
+            }
+        }
+        // At most as many pushes that were dropped as wait, and the replies.
+        assert!(held(&rig) <= 17 * 10_000 + STALLED as u64 * 1_000, "{}", held(&rig));
+    }
+    assert_eq!(rig.shards[0].counters().superseded, (PUSHES - 8) as u64 * STALLED as u64);
+    for conn in conns {
+        rig.allow(conn, None);
+        assert_eq!(rig.take(conn).len(), 8 * (16 + body.len()) + 16);
+    }
+    assert_eq!((rig.shards[0].counters().waiting, held(&rig)), (0, 0));
+}

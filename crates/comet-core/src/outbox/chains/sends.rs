@@ -32,7 +32,8 @@ impl Chains {
     fn is_window(&self, index: ChainId) -> bool {
         let Chain { log, run, totals, .. } = self.chains[index];
         let bytes = totals.longest();
-        bytes <= WINDOW || bytes - self.logs[log].last(run).frame.for_websocket().len() <= WINDOW
+        let last = || self.frames[self.logs[log].last(run)].frame.for_websocket().len();
+        bytes <= WINDOW || bytes - last() <= WINDOW
     }
 
     /// Divides a chain into the frames of one send and those behind them. Takes over the caller's reference.
@@ -53,7 +54,7 @@ impl Chains {
 
     fn make_halves(&mut self, index: ChainId) -> [Handle; 2] {
         let Chain { log, run, totals, last, .. } = self.chains[index];
-        let mut frames = self.logs[log].frames(run);
+        let mut frames = self.logs[log].frames(&self.frames, run);
         let mut window = Totals::default();
         let (to, serial) = frames
             .by_ref()
@@ -74,20 +75,22 @@ impl Chains {
 
     /// The bytes to send next, all of what is in flight and not taken.
     pub(crate) fn slices(&mut self, outbox: &Outbox, transport: Transport) -> Slices<'_> {
-        let index = outbox.in_flight;
-        if self.chains[index].totals.frames > 1
-            && self.chains[index].windows[transport as usize].is_none()
-        {
+        let (index, taken) = (outbox.in_flight, outbox.taken as usize);
+        let chain = &self.chains[index];
+        if chain.totals.frames == 1 {
+            let only = &self.frames[self.logs[chain.log].last(chain.run)];
+            return Slices::one(&transport.bytes(&only.frame)[taken..]);
+        }
+        if chain.windows[transport as usize].is_none() {
             self.make_window(index, transport);
         }
         let chain = &self.chains[index];
-        let taken = outbox.taken as usize;
         let window = chain.windows[transport as usize].as_deref();
         if let Some(joined) = window.and_then(Window::joined) {
             return Slices::one(&joined[taken..]);
         }
         let whole = window.map_or(Whole::default(), |window| window.whole(outbox.taken));
-        let frames = self.logs[chain.log].frames(chain.run);
+        let frames = self.logs[chain.log].frames(&self.frames, chain.run);
         Slices::of_frames(frames, transport, whole.frames as usize, taken - whole.bytes as usize)
     }
 
@@ -97,7 +100,7 @@ impl Chains {
         let joins = bytes <= JOIN_MAX && self.joined_bytes + bytes <= JOINED_BYTES_MAX;
         let joined = joins.then(|| Vec::with_capacity(bytes));
         self.joined_bytes += if joins { bytes } else { 0 };
-        let frames = self.logs[log].frames(run);
+        let frames = self.logs[log].frames(&self.frames, run);
         let frames = frames.map(|(_, item)| (transport.bytes(&item.frame), item.is_push));
         let window = Window::new(frames, joined);
         self.chains[index].windows[transport as usize] = Some(Box::new(window));
@@ -148,7 +151,7 @@ impl Chains {
         let (from, to) = (whole(outbox.taken), whole(outbox.taken + bytes as u32));
         let Chain { log, run, .. } = self.chains[outbox.in_flight];
         let mut frames = Vec::new();
-        for (_, item) in self.logs[log].frames(run).skip(from).take(to - from) {
+        for (_, item) in self.logs[log].frames(&self.frames, run).skip(from).take(to - from) {
             if let Some(message) = item.frame.text() {
                 for object in text::objects(message) {
                     let request = text::read(object).expect("what was written can be read");

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limits::{JOINED_BYTES_MAX, SLICES_MAX, WINDOW};
-use crate::outbox::log::visits;
+use crate::outbox::frames::bytes_of;
+use crate::outbox::log::{ENTRY_BYTES, visits};
 use crate::outbox::{Remains, SendProgress, Slices};
 
 #[derive(Clone, Debug)]
@@ -178,6 +179,7 @@ proptest! {
             for (outbox, mine) in outboxes.iter().enumerate() {
                 prop_assert_eq!(chains.load(mine, transport(outbox)), models[outbox].load());
             }
+            prop_assert_eq!(chains.held_bytes(), held_anew(&chains));
         }
         for (outbox, mine) in outboxes.iter_mut().enumerate() {
             chains.clear_pending(mine, transport(outbox));
@@ -203,9 +205,28 @@ fn push(chains: &mut Chains, outboxes: &mut [Outbox], body: &[u8], pushes_max: u
     }
 }
 
-fn frames_held(chains: &Chains) -> usize {
+/// The frames of all logs, once for each log.
+fn frames_logged(chains: &Chains) -> Vec<FrameId> {
     let logs = chains.logs.indices().filter(|&log| chains.logs.is_taken(log));
-    logs.map(|log| chains.logs[log].len()).sum()
+    logs.flat_map(|log| {
+        let log = &chains.logs[log];
+        let places = std::iter::successors(Some(log.begin()), |at| Some(at.next()));
+        places.map_while(|at| log.get(at))
+    })
+    .collect()
+}
+
+fn frames_held(chains: &Chains) -> usize {
+    frames_logged(chains).len()
+}
+
+/// [`Chains::held_bytes`], from what there is.
+fn held_anew(chains: &Chains) -> usize {
+    let mut frames = frames_logged(chains);
+    let entries = frames.len() * ENTRY_BYTES;
+    frames.sort_by_key(|frame| frame.0);
+    frames.dedup();
+    entries + frames.into_iter().map(|frame| bytes_of(&chains.frames[frame])).sum::<usize>()
 }
 
 #[test]
