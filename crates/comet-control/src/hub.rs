@@ -11,6 +11,7 @@ use std::future::Future;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 use crate::drain::DrainPlan;
+use crate::spans::{TracedPush, Traces};
 use crate::trace_log::{Counts, TraceLog};
 use crate::wake::ControlWake;
 
@@ -58,27 +60,39 @@ impl State {
     /// Passes outcomes on to the callers that wait for them.
     fn answer(&mut self) {
         while let Some(ended) = self.hub.poll_outcome() {
+            if let Some(traces) = &mut self.inboxes.traces {
+                traces.end(ended.call, Some(ended.outcome.as_ref().err()));
+            }
             // Refused only when the caller left in this very moment.
             let _ = ended.caller.send(ended.outcome);
         }
     }
 }
 
-/// By shard.
-struct Senders(Vec<Sender<Message>>);
+struct Senders {
+    by_shard: Vec<Sender<Message>>,
+    /// `None`: no push is traced.
+    traces: Option<Traces>,
+}
 
 impl Senders {
     fn of(&self, shard: ShardId) -> &Sender<Message> {
-        &self.0[usize::from(shard.0)]
+        &self.by_shard[usize::from(shard.0)]
     }
 }
 
 impl Inboxes for Senders {
     fn post(&mut self, shard: ShardId, message: Message) -> Result<(), Refused> {
+        let sight = self.traces.as_ref().and_then(|traces| traces.sight(&message));
         let posted = match message.class() {
             MessageClass::Directory => self.of(shard).post_express(message),
             MessageClass::Push => self.of(shard).post(message),
         };
+        if posted.is_ok()
+            && let (Some(traces), Some(sight)) = (&mut self.traces, sight)
+        {
+            traces.posted(shard, sight);
+        }
         posted.map_err(|returned| match returned {
             Returned::Full(message) => Refused::Full(message),
             Returned::Closed(_) => Refused::Closed,
@@ -103,7 +117,8 @@ pub(crate) struct HubDriver {
 }
 
 impl HubDriver {
-    /// `limits` are those that the shards were started with, `epoch` is the zero of their clock.
+    /// `limits` are those that the shards were started with, `epoch` is the zero of their clock. Traced pushes go to
+    /// `traced`, if there is one.
     ///
     /// # Panics
     /// If there is no shard, or more than a [`ShardId`] can number.
@@ -112,6 +127,7 @@ impl HubDriver {
         wake: Arc<ControlWake>,
         limits: Arc<Limits>,
         epoch: Instant,
+        traced: Option<SyncSender<TracedPush>>,
     ) -> Self {
         let count = u16::try_from(shards.len()).expect("shards are numbered in 16 bits");
         let hub = comet_hub::Hub::new(count, limits);
@@ -122,7 +138,7 @@ impl HubDriver {
             trace_counts: Arc::default(),
             state: Mutex::new(State {
                 hub,
-                inboxes: Senders(shards),
+                inboxes: Senders { by_shard: shards, traces: traced.map(Traces::new) },
                 trace_log: None,
                 unread: 0,
                 paced: PacedBroadcasts::default(),
@@ -154,7 +170,13 @@ impl HubDriver {
         // Rounded up, where the turns round down: no call has less than its limit.
         let now = self.now().after(1);
         let from = CallerId(Caller::current().0);
+        if let Some(traces) = &mut inboxes.traces {
+            traces.begin();
+        }
         let begun = hub.begin((now, limit_ms), inboxes, (from, caller), messages);
+        if let Some(traces) = &mut inboxes.traces {
+            traces.begun(begun.as_ref().copied());
+        }
         if !matches!(begun, Err(CallError::TooManyCalls | CallError::TooManyOfCaller)) {
             // The task runs later, on this thread. It also wakes the shards that a call reached which
             // then found another one gone.
@@ -326,6 +348,9 @@ impl HubDriver {
                     state.end_paced(call, shard, tally);
                 }
                 Some(report) => {
+                    if let Some(traces) = &mut state.inboxes.traces {
+                        traces.handle_report(&report);
+                    }
                     match state.hub.handle_report(report) {
                         // Whoever asked for them waits no longer.
                         Some(report @ (Report::Rooms { .. } | Report::Connections { .. })) => {
@@ -472,7 +497,11 @@ impl Future for Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.outcome.is_terminated() {
-            self.hub.lock().hub.forget(self.id);
+            let mut state = self.hub.lock();
+            state.hub.forget(self.id);
+            if let Some(traces) = &mut state.inboxes.traces {
+                traces.end(self.id, None);
+            }
         }
     }
 }

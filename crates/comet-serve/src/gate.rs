@@ -19,6 +19,7 @@ use crate::refusal::Refusal;
 pub struct Gates {
     intake: Arc<Intake>,
     open_files: u64,
+    is_traced: bool,
     gates: Mutex<Vec<Arc<Gate>>>,
 }
 
@@ -41,6 +42,7 @@ pub struct Gate {
     places: Arc<Places>,
     intake: Arc<Intake>,
     lock: Arc<Lock>,
+    is_traced: bool,
     /// When somebody who may not call was last written to the log.
     logged: Mutex<Option<Instant>>,
     accepted: AtomicU64,
@@ -120,7 +122,14 @@ impl Gates {
     #[must_use]
     pub fn new(open_files: u64, request_bytes: usize) -> Self {
         let intake = Arc::new(Intake::new(request_bytes));
-        Self { intake, open_files, gates: Mutex::default() }
+        Self { intake, open_files, is_traced: false, gates: Mutex::default() }
+    }
+
+    /// Whether the requests of gates made from now on say which trace they belong to
+    /// ([`TracedRequest::current`](crate::TracedRequest::current)).
+    #[must_use]
+    pub fn traced(self, is_traced: bool) -> Self {
+        Self { is_traced, ..self }
     }
 
     /// A gate for the listeners of `setting`, with `lock`.
@@ -131,6 +140,7 @@ impl Gates {
             places: Places::new(connections_max(self.open_files, limits.connections)),
             intake: Arc::clone(&self.intake),
             lock: Arc::clone(lock),
+            is_traced: self.is_traced,
             logged: Mutex::default(),
             accepted: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
@@ -201,6 +211,10 @@ impl Gate {
     /// A bound ended a connection.
     pub(crate) fn count_closed(&self, reason: &'static str) {
         *self.closed.lock().expect(NO_PANIC).entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn is_traced(&self) -> bool {
+        self.is_traced
     }
 
     pub(crate) fn lock(&self) -> &Lock {

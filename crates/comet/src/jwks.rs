@@ -51,15 +51,19 @@ pub(crate) fn fetch(authenticator: &AnyAuthenticator, token: &Token) {
     }
 }
 
-fn agent() -> Agent {
+/// TLS that trusts the authorities of the system.
+pub(crate) fn authorities() -> TlsConfig {
     let authorities = rustls_native_certs::load_native_certs().certs;
     let authorities: RootCerts =
         authorities.iter().map(|one| Certificate::from_der(one).to_owned()).into();
-    let tls = TlsConfig::builder().root_certs(authorities).build();
+    TlsConfig::builder().root_certs(authorities).build()
+}
+
+fn agent() -> Agent {
     let config = Agent::config_builder()
         .timeout_global(Some(TIMEOUT))
         .max_redirects(REDIRECTS)
-        .tls_config(tls)
+        .tls_config(authorities())
         .user_agent(concat!("comet/", env!("CARGO_PKG_VERSION")));
     config.build().into()
 }

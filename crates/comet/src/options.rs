@@ -72,6 +72,7 @@ pub(crate) fn control_options(
         version: env!("CARGO_PKG_VERSION"),
         limits: Arc::clone(limits),
         trace_log: config.white_list.file.clone(),
+        traced: None,
         epoch,
         drain: drain_plan(config),
         memory: memory_ceiling(config),

@@ -48,6 +48,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         version: "0.0.0",
         limits: Arc::new(Limits::default()),
         trace_log: None,
+        traced: None,
         epoch: Instant::now(),
         drain: DrainPlan {
             delay: Duration::ZERO,
