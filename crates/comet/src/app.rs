@@ -8,7 +8,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
-use comet_control::{Address, ApiTls, CensusTaker, Control, ControlWake, Lock, TraceLogSwitch};
+use comet_control::{
+    Address, ApiTls, CensusTaker, Control, ControlWake, Lock, Options, TraceLogSwitch,
+};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
@@ -26,6 +28,7 @@ use crate::options::{
     Opened, control_options, drain_plan, limits, logic, memory_ceiling, smaller_rings, warnings,
 };
 use crate::reload::{self, Reloaded};
+use crate::span_export::SpanExport;
 use crate::token_keys;
 
 /// Reports that may wait for the control thread.
@@ -39,6 +42,8 @@ pub struct App {
     control: Control,
     /// The registration; `None`: there is none, or not yet.
     discovery: Option<Discovery>,
+    /// The thread that sends spans to a collector; `None`: no push is traced.
+    spans: Option<SpanExport>,
     cores: Vec<Core>,
     addresses: Addresses,
     tls: Option<Tls>,
@@ -131,7 +136,9 @@ impl App {
             api_tls: &api_tls,
             open_files,
         };
+        let (spans, traced) = SpanExport::start(config).map_err(StartError::System)?.unzip();
         let options = control_options(config, &opened, &limits, epoch, pulses.clone());
+        let options = Options { traced, ..options };
         let (push_lock, monitor_lock) =
             (Arc::clone(&options.push_lock), Arc::clone(&options.monitor_lock));
         let access_log = Arc::clone(&options.access_log);
@@ -141,6 +148,7 @@ impl App {
         let mut app = Self {
             control,
             discovery: None,
+            spans,
             cores: Vec::with_capacity(count),
             addresses,
             tls,
@@ -391,6 +399,9 @@ impl App {
             ended = ended.and(core.stop().map_err(|cause| (ShardId(index), cause)));
         }
         self.control.stop();
+        if let Some(spans) = self.spans {
+            spans.finish();
+        }
         ended
     }
 

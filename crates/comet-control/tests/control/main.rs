@@ -20,5 +20,6 @@ mod push;
 mod push_stream;
 mod raw_logic;
 mod room_lists;
+mod spans;
 mod text_format;
 mod trace_log;

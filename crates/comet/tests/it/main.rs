@@ -62,6 +62,7 @@ mod replaced;
 mod rust_log;
 mod signals;
 mod slow;
+mod spans;
 mod stopped;
 mod structure;
 mod support;
