@@ -12,6 +12,7 @@ mod hostile_callers;
 mod http;
 mod http_push;
 mod lifecycle;
+mod live_trace;
 mod logic;
 mod logic_away;
 mod logic_gateway;
