@@ -55,6 +55,7 @@ mod printing;
 mod process;
 mod profiles;
 mod proxy;
+mod push_frames;
 mod pushes;
 mod redis;
 mod reload;
