@@ -146,6 +146,8 @@ fn a_client_is_traced_as_it_goes_along() {
         known("authenticated", json!({ "room": "live://r" })),
         known("joined", json!({ "room": "live://r" })),
         known("wrote", frame(8, 1, 28)),
+        // Which room it is in.
+        known("wrote", frame(19, 0, 52)),
         known("queued", json!({ "operation": 5, "bytes": 20 })),
         known("wrote", frame(5, 0, 20)),
         known("dropped", json!({ "operation": 6, "reason": "filtered" })),
