@@ -27,6 +27,7 @@ use crate::kinds::lists::{
 };
 use crate::kinds::quantities::{duration, number, power_of_two, size, whole_seconds, zero_or};
 use crate::kinds::texts::{FileOrNone, Text, TextOrNone, TokenOrNone};
+use crate::kinds::urls::UrlOrNone;
 use crate::kinds::{self, AnyOf, Cpus, Kind, OneOf, Secret, Switch, Users};
 use crate::network::Network;
 use crate::reader::Reader;
@@ -353,6 +354,13 @@ sections! {
         grpc: Vec<String> = [] in list(Places), AtStart;
         /// Hosts, as names or addresses, that logic tells clients to connect to. []: server.domain.
         addrs: Vec<String> = [] in list(ClientHosts), AtStart;
+    }
+
+    /// Spans of pushes whose callers trace them. docs/OPERATIONS.md has more.
+    trace: Trace {
+        /// The URL of a collector of OpenTelemetry that takes OTLP over HTTP, such as "http://127.0.0.1:4318". "": none, and
+        /// no push is traced.
+        otlp: Option<String> = "" in UrlOrNone, AtStart;
     }
 
     /// The form of tokens where comet is its own logic, and for `comet logic`.

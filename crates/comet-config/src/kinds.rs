@@ -3,6 +3,7 @@
 pub(crate) mod lists;
 pub(crate) mod quantities;
 pub(crate) mod texts;
+pub(crate) mod urls;
 
 use std::ops::Range;
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
@@ -31,6 +32,7 @@ use crate::monitor::Monitor;
 use crate::node::NodeDriver;
 use crate::pushes::Pushes;
 use crate::servers::Assembly;
+use crate::spans::TracedPush;
 use crate::start_error::StartError;
 use crate::this_node::ThisNode;
 use crate::vitals::Vitals;
@@ -82,6 +84,8 @@ pub struct Options {
     pub trace_log: Option<PathBuf>,
     /// The form of its lines (`log.format`).
     pub log_format: LogFormat,
+    /// Where traced pushes go when they have ended, as far as there is room; `None`: none is traced.
+    pub traced: Option<SyncSender<TracedPush>>,
     /// The zero of the shards' clock.
     pub epoch: Instant,
     /// How a drain by a call goes that does not say otherwise.
@@ -152,7 +156,9 @@ impl Control {
                 log::warn!("{setting}: {address} is open to other hosts: all of them may {what}");
             }
         }
-        let hub = Arc::new(HubDriver::new(shards, wake, options.limits, options.epoch));
+        let is_traced = options.traced.is_some();
+        let (epoch, traced) = (options.epoch, options.traced);
+        let hub = Arc::new(HubDriver::new(shards, wake, options.limits, epoch, traced));
         if let Some(path) = options.trace_log {
             hub.set_trace_log(Some(path.clone()), options.log_format)
                 .map_err(|error| StartError::TraceLog { path, error })?;
@@ -171,7 +177,8 @@ impl Control {
             keys_max: options.keys_max,
             timeout: options.call_timeout,
         };
-        let gates = Arc::new(Gates::new(options.open_files, request_bytes(bounds.request_max())));
+        let gates = Gates::new(options.open_files, request_bytes(bounds.request_max()));
+        let gates = Arc::new(gates.traced(is_traced));
         let counts = Arc::new(CallCounts::default());
         let memory = Arc::new(MemoryCeiling::new(options.memory));
         let pushes = Arc::new(Pushes::new(Arc::clone(&hub), Arc::clone(&memory), bounds));
@@ -355,6 +362,7 @@ impl Control {
     pub fn stop(self) {
         advance(&self.phase, Phase::Stopped);
         self.thread.join().expect("the control thread does not panic");
+        self.hub.end_traces();
     }
 }
 

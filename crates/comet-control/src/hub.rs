@@ -5,22 +5,23 @@
 //! thread waits in, and what changes alive; so the lock is free whenever it is asked for, and nobody
 //! holds it across an await.
 
+mod paced;
+mod senders;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use comet_core::{CallId, Limits, Message, MessageClass, Millis, Push, Report, ShardId, Tally};
-use comet_hub::{
-    CallError, CallResult, CallerId, Inboxes, Outcome, PacedBroadcast, PacedBroadcasts, Refused,
-};
-use comet_mesh::{Inbox, Returned, Sender, Wake};
+use comet_core::{CallId, Limits, Message, Millis, Report, ShardId};
+use comet_hub::{CallError, CallResult, CallerId, Outcome, PacedBroadcast, PacedBroadcasts};
+use comet_mesh::{Inbox, Sender, Wake};
 use comet_ops::LogFormat;
 use comet_serve::{Caller, aside, free_aside};
 use tokio::select;
@@ -28,9 +29,12 @@ use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 use crate::drain::DrainPlan;
+use crate::spans::{PushedNames, TracedPush, Traces};
 use crate::trace_log::{Counts, TraceLog};
 use crate::wake::ControlWake;
 use crate::watchers::Watchers;
+
+use senders::Senders;
 
 /// Reports taken from the inbox before the servers get their turn.
 const TURN_REPORTS: usize = 1_024;
@@ -48,47 +52,15 @@ struct State {
 }
 
 impl State {
-    /// A paced broadcast has ended on a shard.
-    fn end_paced(&mut self, call: CallId, shard: ShardId, tally: Tally) {
-        let Some(ended) = self.paced.handle_ended(call, shard, tally) else { return };
-        for waiting in self.cancelled.remove(&call).into_iter().flatten() {
-            // Refused only when the caller left in this very moment.
-            let _ = waiting.send(ended.clone());
-        }
-    }
-
     /// Passes outcomes on to the callers that wait for them.
     fn answer(&mut self) {
         while let Some(ended) = self.hub.poll_outcome() {
+            if let Some(traces) = &mut self.inboxes.traces {
+                traces.end(ended.call, ended.outcome.as_ref().err());
+            }
             // Refused only when the caller left in this very moment.
             let _ = ended.caller.send(ended.outcome);
         }
-    }
-}
-
-/// By shard.
-struct Senders(Vec<Sender<Message>>);
-
-impl Senders {
-    fn of(&self, shard: ShardId) -> &Sender<Message> {
-        &self.0[usize::from(shard.0)]
-    }
-}
-
-impl Inboxes for Senders {
-    fn post(&mut self, shard: ShardId, message: Message) -> Result<(), Refused> {
-        let posted = match message.class() {
-            MessageClass::Directory => self.of(shard).post_express(message),
-            MessageClass::Push => self.of(shard).post(message),
-        };
-        posted.map_err(|returned| match returned {
-            Returned::Full(message) => Refused::Full(message),
-            Returned::Closed(_) => Refused::Closed,
-        })
-    }
-
-    fn notify(&mut self, shard: ShardId) {
-        self.of(shard).notify();
     }
 }
 
@@ -107,7 +79,8 @@ pub(crate) struct HubDriver {
 }
 
 impl HubDriver {
-    /// `limits` are those that the shards were started with, `epoch` is the zero of their clock.
+    /// `limits` are those that the shards were started with, `epoch` is the zero of their clock. Traced pushes go to
+    /// `traced`, if there is one.
     ///
     /// # Panics
     /// If there is no shard, or more than a [`ShardId`] can number.
@@ -116,6 +89,7 @@ impl HubDriver {
         wake: Arc<ControlWake>,
         limits: Arc<Limits>,
         epoch: Instant,
+        traced: Option<SyncSender<TracedPush>>,
     ) -> Self {
         let count = u16::try_from(shards.len()).expect("shards are numbered in 16 bits");
         let hub = comet_hub::Hub::new(count, limits);
@@ -127,7 +101,7 @@ impl HubDriver {
             watchers: Watchers::default(),
             state: Mutex::new(State {
                 hub,
-                inboxes: Senders(shards),
+                inboxes: Senders::new(shards, traced.map(Traces::new)),
                 trace_log: None,
                 unread: 0,
                 paced: PacedBroadcasts::default(),
@@ -159,68 +133,25 @@ impl HubDriver {
         // Rounded up, where the turns round down: no call has less than its limit.
         let now = self.now().after(1);
         let from = CallerId(Caller::current().0);
+        let is_traced = inboxes.traces.as_mut().is_some_and(Traces::begin);
+        let mut names = None;
+        let messages = |call| {
+            messages(call).into_iter().inspect(|(_, message)| {
+                if is_traced {
+                    PushedNames::add(&mut names, message);
+                }
+            })
+        };
         let begun = hub.begin((now, limit_ms), inboxes, (from, caller), messages);
+        if is_traced && let Some(traces) = &mut inboxes.traces {
+            traces.begun(begun.as_ref().copied(), names);
+        }
         if !matches!(begun, Err(CallError::TooManyCalls | CallError::TooManyOfCaller)) {
             // The task runs later, on this thread. It also wakes the shards that a call reached which
             // then found another one gone.
             self.wake.wake();
         }
         begun.map(|id| Call { hub: Arc::clone(self), id, outcome })
-    }
-
-    /// Starts a paced broadcast of `speed` connections a second, split into `shares` by shard; `None` where as
-    /// many are under way as a shard takes. Unless it is kept, it ends when the call does.
-    pub(crate) fn begin_paced(
-        self: &Arc<Self>,
-        limit: Duration,
-        push: &Push,
-        speed: NonZeroU32,
-        shares: Vec<NonZeroU32>,
-    ) -> Option<Result<PacedCall, CallError>> {
-        if !self.lock().paced.has_room() {
-            return None;
-        }
-        let begun = self.begin(limit, |call| {
-            (0..).map(ShardId).zip(shares).map(move |(shard, share)| {
-                let speed = Some(share);
-                (shard, Message::Broadcast { call, push: push.clone(), speed })
-            })
-        });
-        Some(begun.map(|call| {
-            let since = self.now();
-            let what = (push.operation, speed.get());
-            self.lock().paced.begin(call.id, what, since, self.shards);
-            PacedCall { call, is_kept: false }
-        }))
-    }
-
-    /// The paced broadcasts under way, the oldest first, and how long each has been.
-    pub(crate) fn paced(&self) -> Vec<(CallId, Duration, PacedBroadcast)> {
-        let now = self.now();
-        let state = self.lock();
-        let all = state.paced.all().map(|(call, broadcast)| {
-            let since = Duration::from_millis(now.0.saturating_sub(broadcast.since.0));
-            (call, since, broadcast.clone())
-        });
-        all.collect()
-    }
-
-    /// Tells every shard to end a paced broadcast. The receiver gets what became of it; `None` if it is not
-    /// under way.
-    pub(crate) fn cancel_paced(&self, call: CallId) -> Option<oneshot::Receiver<PacedBroadcast>> {
-        let mut state = self.lock();
-        if !state.paced.is_under_way(call) {
-            return None;
-        }
-        let (sender, ended) = oneshot::channel();
-        let State { hub, inboxes, cancelled, .. } = &mut *state;
-        let waiting = cancelled.entry(call).or_default();
-        if waiting.is_empty() {
-            hub.cancel_broadcast(inboxes, call);
-            self.wake.wake();
-        }
-        waiting.push(sender);
-        Some(ended)
     }
 
     /// The same message to every shard.
@@ -335,6 +266,9 @@ impl HubDriver {
                     state.end_paced(call, shard, tally);
                 }
                 Some(report) => {
+                    if let Some(traces) = &mut state.inboxes.traces {
+                        traces.handle_report(&report);
+                    }
                     match state.hub.handle_report(report) {
                         // Whoever asked for them waits no longer.
                         Some(report @ (Report::Rooms { .. } | Report::Connections { .. })) => {
@@ -436,6 +370,11 @@ impl HubDriver {
         Ok(())
     }
 
+    /// Traces no push any more, so that the receiver of traced pushes learns of the end.
+    pub(crate) fn end_traces(&self) {
+        self.lock().inboxes.traces = None;
+    }
+
     pub(crate) fn calls_under_way(&self) -> usize {
         self.lock().hub.calls_under_way()
     }
@@ -481,34 +420,11 @@ impl Future for Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.outcome.is_terminated() {
-            self.hub.lock().hub.forget(self.id);
-        }
-    }
-}
-
-/// The call that schedules a paced broadcast. Dropped without being kept, it is cancelled: what one shard did
-/// not take goes on nowhere.
-pub(crate) struct PacedCall {
-    call: Call,
-    is_kept: bool,
-}
-
-impl PacedCall {
-    /// Waits until every shard has scheduled it.
-    pub(crate) async fn scheduled(&mut self) -> Result<CallResult, CallError> {
-        (&mut self.call).await
-    }
-
-    /// It goes on when this is dropped.
-    pub(crate) fn keep(&mut self) {
-        self.is_kept = true;
-    }
-}
-
-impl Drop for PacedCall {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            self.call.hub.cancel_paced(self.call.id);
+            let mut state = self.hub.lock();
+            state.hub.forget(self.id);
+            if let Some(traces) = &mut state.inboxes.traces {
+                traces.cancel(self.id);
+            }
         }
     }
 }

@@ -177,6 +177,8 @@ impl Monitor {
         let inbox_depths = self.hub.depths();
         let turn_ages = self.vitals.ages();
         let calls_under_way = self.hub.calls_under_way();
+        // Before the shards are asked: each that answers has learnt of these traces by then.
+        let live_traces = self.hub.watchers.counts();
         let snapshots = snapshots(&self.hub, ANSWER_TIMEOUT).await.or_else(known)?;
         let of_core = |(shard, counters): (ShardId, Box<Counters>)| (shard.0.into(), *counters);
         Ok(Reading {
@@ -187,7 +189,7 @@ impl Monitor {
             calls_under_way,
             calls: self.counts.all(),
             trace_log: self.hub.trace_log_counts(),
-            live_traces: self.hub.watchers.counts(),
+            live_traces,
             logic: self.logic.as_deref().map(Logic::stats),
         })
     }

@@ -222,7 +222,7 @@ pub enum Report {
     /// report the rest. Partial tallies may come first: threads are not ordered among each other.
     Tally { call: CallId, shard: ShardId, tally: Tally, partials: u32 },
     /// What became of a push on a shard that a home sent it to.
-    PartialTally { call: CallId, tally: Tally },
+    PartialTally { call: CallId, shard: ShardId, tally: Tally },
     /// A paced broadcast will visit this many connections; its deliveries appear in the counters.
     Scheduled { call: CallId, shard: ShardId, connections: u64 },
     /// A paced broadcast was refused: too many are under way on this shard.

@@ -167,7 +167,7 @@ impl<C> Calls<C> {
                 open.partials += i64::from(partials);
                 open.result.tally += tally;
             }),
-            Report::PartialTally { call, tally } => self.add(call, |open| {
+            Report::PartialTally { call, tally, .. } => self.add(call, |open| {
                 open.partials -= 1;
                 open.result.tally += tally;
             }),
@@ -286,7 +286,7 @@ mod tests {
 
     fn partial(queued: u64) -> Report {
         let tally = Tally { matched: queued, queued, ..Tally::default() };
-        Report::PartialTally { call: CALL, tally }
+        Report::PartialTally { call: CALL, shard: ShardId(1), tally }
     }
 
     #[test]

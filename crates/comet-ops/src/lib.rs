@@ -32,6 +32,7 @@ mod profile;
 mod provoked_panic;
 mod service_manager;
 mod signals;
+mod spans;
 mod stderr;
 mod trace_log;
 
@@ -53,6 +54,7 @@ pub use process_log::ProcessLog;
 pub use provoked_panic::{PANIC_WHEN_LOGGED, panic_if_asked};
 pub use service_manager::{Notice, ServiceManager};
 pub use signals::{Signal, Signals};
+pub use spans::{UnsentSpans, count_sent_spans, count_unsent_spans, set_collector};
 pub use stderr::print_error;
 pub use trace_log::{TraceLine, TraceLog};
 
@@ -62,6 +64,7 @@ pub fn expose_process(page: &mut Exposition) {
     process_log::expose(page);
     key_fetches::expose(page);
     discovery::expose(page);
+    spans::expose(page);
     match process::Process::read() {
         Ok(process) => process.expose(page),
         Err(error) => log::debug!("no process metrics: {error}"),

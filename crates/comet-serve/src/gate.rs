@@ -20,6 +20,7 @@ use crate::refusal::Refusal;
 pub struct Gates {
     intake: Arc<Intake>,
     open_files: u64,
+    is_traced: bool,
     gates: Mutex<Vec<Arc<Gate>>>,
 }
 
@@ -43,6 +44,7 @@ pub struct Gate {
     intake: Arc<Intake>,
     lock: Arc<Lock>,
     access_log: Arc<AccessLog>,
+    is_traced: bool,
     /// When somebody who may not call was last written to the log.
     logged: Mutex<Option<Instant>>,
     accepted: AtomicU64,
@@ -122,7 +124,14 @@ impl Gates {
     #[must_use]
     pub fn new(open_files: u64, request_bytes: usize) -> Self {
         let intake = Arc::new(Intake::new(request_bytes));
-        Self { intake, open_files, gates: Mutex::default() }
+        Self { intake, open_files, is_traced: false, gates: Mutex::default() }
+    }
+
+    /// Whether the requests of gates made from now on say which trace they belong to
+    /// ([`TracedRequest::current`](crate::TracedRequest::current)).
+    #[must_use]
+    pub fn traced(self, is_traced: bool) -> Self {
+        Self { is_traced, ..self }
     }
 
     /// A gate for the listeners of `setting`, with `lock`.
@@ -145,6 +154,7 @@ impl Gates {
             intake: Arc::clone(&self.intake),
             lock: Arc::clone(lock),
             access_log: Arc::clone(access_log),
+            is_traced: self.is_traced,
             logged: Mutex::default(),
             accepted: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
@@ -219,6 +229,10 @@ impl Gate {
 
     pub(crate) fn access_log(&self) -> &AccessLog {
         &self.access_log
+    }
+
+    pub(crate) fn is_traced(&self) -> bool {
+        self.is_traced
     }
 
     pub(crate) fn lock(&self) -> &Lock {

@@ -22,6 +22,7 @@ use crate::gate::Gate;
 use crate::places::Place;
 use crate::refusal::Refusal;
 use crate::request_body::{Arrivals, Form, RequestBody};
+use crate::trace_parent::TracedRequest;
 
 /// What the requests of a gate are.
 #[derive(Clone, Debug)]
@@ -84,6 +85,10 @@ impl HyperService<Request<Wire>> for Guarded {
                 return Box::pin(async { Ok(refused) });
             }
         };
+        let traced = match gate.is_traced() && form != Form::Stream {
+            true => TracedRequest::of(head.uri.path(), &head.headers),
+            false => None,
+        };
         let limit = if form == Form::Whole { None } else { grpc_timeout(&head.headers) };
         let mut request = Request::from_parts(head, Body::new(body));
         request.extensions_mut().insert(arrivals.clone());
@@ -91,7 +96,11 @@ impl HyperService<Request<Wire>> for Guarded {
         let of_handler = access.clone();
         let answer = async move {
             if !is_report {
-                return of_handler.run(caller.run(router.call(request))).await;
+                let answer = of_handler.run(caller.run(router.call(request)));
+                return match traced {
+                    Some(traced) => traced.run(answer).await,
+                    None => answer.await,
+                };
             }
             // First all of it: a caller that is slow takes no thread.
             let (head, body) = request.into_parts();

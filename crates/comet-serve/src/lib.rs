@@ -38,6 +38,7 @@ mod start;
 mod start_error;
 mod stream;
 mod tls;
+mod trace_parent;
 
 pub use accept::{CONNECTION_WINDOW, HEAD_MAX};
 pub use access_log::{Access, AccessLog, Quoted};
@@ -67,3 +68,4 @@ pub use servers::Servers;
 pub use start::spawn;
 pub use start_error::StartError;
 pub use tls::{ApiTls, Renewal, TlsError, TlsFiles};
+pub use trace_parent::{TraceParent, TracedRequest};

@@ -111,7 +111,7 @@ impl CallChecker {
             Report::Tally { call, tally, partials, .. } => {
                 (call, 1, i64::from(*partials), Sums { tally: *tally, ..Sums::default() })
             }
-            Report::PartialTally { call, tally } => {
+            Report::PartialTally { call, tally, .. } => {
                 (call, 0, -1, Sums { tally: *tally, ..Sums::default() })
             }
             Report::Scheduled { call, connections, .. } => {

@@ -9,7 +9,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
-use comet_control::{Address, ApiTls, CensusTaker, Control, ControlWake, Lock, TraceLogSwitch};
+use comet_control::{
+    Address, ApiTls, CensusTaker, Control, ControlWake, Lock, Options, TraceLogSwitch,
+};
 use comet_core::{Limits, Settings, ShardId};
 use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
@@ -27,6 +29,7 @@ use crate::options::{
     Opened, control_options, drain_plan, limits, logic, memory_ceiling, smaller_rings, warnings,
 };
 use crate::reload::{self, Reloaded};
+use crate::span_export::SpanExport;
 use crate::token_keys;
 
 /// Reports that may wait for the control thread.
@@ -40,6 +43,8 @@ pub struct App {
     control: Control,
     /// The registration; `None`: there is none, or not yet.
     discovery: Option<Discovery>,
+    /// The thread that sends spans to a collector; `None`: no push is traced.
+    spans: Option<SpanExport>,
     cores: Vec<Core>,
     addresses: Addresses,
     callers: CallerListeners,
@@ -133,7 +138,9 @@ impl App {
             api_tls: &api_tls,
             open_files,
         };
+        let (spans, traced) = SpanExport::start(config).map_err(StartError::System)?.unzip();
         let options = control_options(config, &opened, &limits, epoch, pulses.clone());
+        let options = Options { traced, ..options };
         let (push_lock, monitor_lock) =
             (Arc::clone(&options.push_lock), Arc::clone(&options.monitor_lock));
         let access_log = Arc::clone(&options.access_log);
@@ -144,6 +151,7 @@ impl App {
         let mut app = Self {
             control,
             discovery: None,
+            spans,
             cores: Vec::with_capacity(count),
             addresses,
             callers,
@@ -403,6 +411,9 @@ impl App {
             ended = ended.and(core.stop().map_err(|cause| (ShardId(index), cause)));
         }
         self.control.stop();
+        if let Some(spans) = self.spans {
+            spans.finish();
+        }
         ended
     }
 

@@ -31,6 +31,7 @@ pub mod pusher;
 mod reload;
 pub mod run;
 mod service_status;
+mod span_export;
 mod start_error;
 pub mod stat;
 mod terminal;

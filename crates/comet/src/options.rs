@@ -78,6 +78,7 @@ pub(crate) fn control_options(
         limits: Arc::clone(limits),
         trace_log: config.white_list.file.clone(),
         log_format: log_output::format(config.log.format),
+        traced: None,
         epoch,
         drain: drain_plan(config),
         memory: memory_ceiling(config),

@@ -193,7 +193,7 @@ impl Elements<String> for Places {
 }
 
 /// `HOST:PORT`, `tls:HOST:PORT` or `unix:/PATH`.
-fn peer(text: &str) -> Result<String, String> {
+pub(super) fn peer(text: &str) -> Result<String, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return unix_path(path)
             .map(|_| text.to_owned())

@@ -258,7 +258,7 @@ fn all_mistakes_are_reported_at_once() {
              and KiB, MiB or GiB, like \"4KiB\"",
             "comet.toml:9:2: weird: unknown section `weird`, expected one of `server`, `tcp`, \
              `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, \
-             `discovery`, `token`, `white_list`, `logic_server`, `log`",
+             `discovery`, `trace`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:13:13: protocol.heartbeat: \"5x\" is not a duration: use a number and us, \
              ms, s, m or h, like \"500ms\"",
             "comet.toml:14:17: protocol.write_timeout: 5 is not a duration: use a number and us, \
@@ -290,7 +290,7 @@ fn a_section_is_a_table() {
             "comet.toml:1:8: push: this is a section: write [push] and its keys below",
             "comet.toml:2:1: bind: unknown section `bind`, expected one of `server`, `tcp`, \
              `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, \
-             `discovery`, `token`, `white_list`, `logic_server`, `log`",
+             `discovery`, `trace`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:3:1: tcp: this is a section: write [tcp] and its keys below",
             "comet.toml:5:1: websocket.bind: invalid type: map, expected a sequence",
         ],
@@ -321,7 +321,7 @@ fn a_set_is_a_key_and_a_value() {
         "",
         &["weird.a=x"],
         &["--set weird: unknown section `weird`, expected one of `server`, `tcp`, `websocket`, \
-          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, `discovery`, `token`, `white_list`, \
+          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, `discovery`, `trace`, `token`, `white_list`, \
           `logic_server`, `log`"],
     );
     check_mistakes(

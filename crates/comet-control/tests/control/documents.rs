@@ -23,9 +23,10 @@ const NOT_SHOWN: [(&str, &str); 4] = [
 
 /// Families of a page, by name: their type.
 async fn families() -> BTreeMap<String, String> {
-    // Their families are there once a discovery, or a URL of keys, was asked.
+    // Their families are there once a discovery, a URL of keys or a collector of traces was asked.
     comet_ops::count_registration(false, false);
     comet_ops::count_poll(false);
+    comet_ops::set_collector(true);
     comet_ops::count_key_fetch("https://issuer.example/keys", false);
     // Some families are there with logic alone. Nobody answers at this address; that is a number, too.
     let fake = logic::start(&[], |logic| logic.addrs = vec!["127.0.0.1:1".to_owned()]);

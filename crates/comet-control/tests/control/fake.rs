@@ -51,6 +51,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         limits: Arc::new(Limits::default()),
         trace_log: None,
         log_format: LogFormat::Text,
+        traced: None,
         epoch: Instant::now(),
         drain: DrainPlan {
             delay: Duration::ZERO,

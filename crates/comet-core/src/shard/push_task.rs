@@ -86,7 +86,7 @@ impl Progress {
         let Self { call, tally, .. } = self;
         match self.answer {
             Answer::Tally { partials } => Report::Tally { call, shard, tally, partials },
-            Answer::PartialTally => Report::PartialTally { call, tally },
+            Answer::PartialTally => Report::PartialTally { call, shard, tally },
         }
     }
 

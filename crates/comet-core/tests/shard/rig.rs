@@ -224,8 +224,8 @@ impl Rig {
     pub(crate) fn tally(&self, call: CallId) -> Tally {
         let mut sum = Tally::default();
         for report in &self.reports {
-            if let Report::Tally { call: of, tally, .. } | Report::PartialTally { call: of, tally } =
-                report
+            if let Report::Tally { call: of, tally, .. }
+            | Report::PartialTally { call: of, tally, .. } = report
                 && *of == call
             {
                 sum += *tally;

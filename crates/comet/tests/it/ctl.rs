@@ -1,14 +1,13 @@
 //! `comet ctl` against the program.
 
-use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use comet::caller::PushClient;
 use comet_client::Transport;
 use serde_json::{Value, json};
 
-use crate::process::{Server, comet, run};
-use crate::support::{Metrics, To, get, push, until};
+use crate::process::{Server, comet, lines, run};
+use crate::support::{Metrics, PATIENCE, To, get, push, until};
 
 /// Exit code, standard output and standard error of an order at `server`.
 fn ctl(server: &Server, order: &[&str]) -> (i32, String, String) {
@@ -102,13 +101,15 @@ fn traced(server: &Server, subject: &[&str], during: impl FnOnce()) -> Vec<Value
     let arguments = [&["ctl", "--grpc", &grpc, "trace", "--json", "--for", "1h"], subject].concat();
     let mut command = comet(&arguments);
     let mut tracing = command.stdout(Stdio::piped()).spawn().unwrap();
-    // Every core that has answered for the page has learnt of it before.
+    // Every core has learnt of a trace that a page counts.
     until("the trace to begin", || live_traces(server) == before + 1);
     during();
-    let mut lines = BufReader::new(tracing.stdout.take().unwrap()).lines();
+    let lines = lines(tracing.stdout.take().unwrap());
     let mut events = Vec::new();
     loop {
-        let mut event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        let line =
+            lines.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("{error}: {events:?}"));
+        let mut event: Value = serde_json::from_str(&line).unwrap();
         let fields = event.as_object_mut().unwrap();
         assert!(fields.remove("at_ms").is_some() && fields.remove("connection").is_some());
         let is_last = fields["what"] == "closed";
@@ -145,6 +146,8 @@ fn a_client_is_traced_as_it_goes_along() {
         known("authenticated", json!({ "room": "live://r" })),
         known("joined", json!({ "room": "live://r" })),
         known("wrote", frame(8, 1, 28)),
+        // Which room it is in.
+        known("wrote", frame(19, 0, 52)),
         known("queued", json!({ "operation": 5, "bytes": 20 })),
         known("wrote", frame(5, 0, 20)),
         known("dropped", json!({ "operation": 6, "reason": "filtered" })),

@@ -64,6 +64,7 @@ mod rooms;
 mod rust_log;
 mod signals;
 mod slow;
+mod spans;
 mod stopped;
 mod structure;
 mod support;

@@ -1,9 +1,9 @@
 //! The program itself, as a process of its own: command line, exit codes, signals, helpers.
 
 use std::env;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,11 +43,11 @@ pub(crate) fn with_sets<'a>(sets: &[&'a str]) -> Vec<&'a str> {
     FREE_PORTS.iter().chain([&SMALL_RING]).chain(sets).flat_map(|set| ["--set", set]).collect()
 }
 
-/// Lines of a running program's standard error, as they come.
-pub(crate) fn lines(stderr: ChildStderr) -> Receiver<String> {
+/// Lines of a running program's output, as they come.
+pub(crate) fn lines(output: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
-        for line in BufReader::new(stderr).lines() {
+        for line in BufReader::new(output).lines() {
             let Ok(line) = line else { return };
             // Whoever asked for the lines may have heard enough; the pipe has to be emptied.
             let _ = sender.send(line);
