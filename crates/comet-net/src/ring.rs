@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use comet_core::Slot;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::buffers::Buffers;
@@ -67,6 +67,13 @@ pub(crate) struct Completion {
     pub(crate) more: bool,
 }
 
+impl Completion {
+    /// It has something that a client did.
+    pub(crate) fn is_input(&self) -> bool {
+        matches!(self.operation, Operation::Accept(_) | Operation::Recv(_))
+    }
+}
+
 /// Most completions taken in one turn, so that no turn is long. The number of sends that may be
 /// queued bounds them as well. Each completion may be a request, and its reply has to leave in the
 /// same turn; otherwise the shard falls behind for as long as clients send requests.
@@ -78,6 +85,8 @@ const BYTES_A_SUBMISSION: usize = 2 << 20;
 
 pub(crate) struct Ring {
     ring: IoUring,
+    /// The index of the ring among the descriptors that the thread has registered, if the kernel took it.
+    registered: Option<u32>,
     sends_a_turn: usize,
     /// Bytes of the queued sends.
     queued_bytes: usize,
@@ -109,6 +118,9 @@ const SUBMISSIONS_A_TURN: usize = 4;
 const COMPLETIONS_A_SEND: u32 = 16;
 /// The longest completion queue of the kernel (`IORING_MAX_CQ_ENTRIES`).
 const COMPLETIONS_MAX: u32 = 64 << 10;
+
+/// System calls in a row that post deferred completions; seven post some 1,000.
+const ENTERS_TO_POST: usize = 8;
 
 /// What the call that begins a sleep may be handed to submit: the kernel sends it in some 100 µs.
 const SENDS_A_SLEEP: usize = 64;
@@ -162,7 +174,8 @@ pub(crate) fn rehearse() -> Result<(), (Call, io::Error)> {
 
 /// Makes a ring with the flags that every ring here has. Kernel 6.1 is the first with all of them.
 fn build(entries: u32) -> io::Result<IoUring> {
-    IoUring::builder()
+    let mut builder = IoUring::builder();
+    builder
         .setup_single_issuer()
         .setup_defer_taskrun()
         // A flag shows whether deferred completions wait, so a busy turn need not enter the kernel
@@ -170,8 +183,40 @@ fn build(entries: u32) -> io::Result<IoUring> {
         .setup_taskrun_flag()
         .setup_submit_all()
         .setup_cqsize(completions(entries))
-        .setup_clamp()
-        .build(entries)
+        .setup_clamp();
+    // Entries are submitted in their order, so no array of indices is needed. Kernel 6.6 is the first to
+    // leave it out; older ones do not know the flag.
+    match builder.clone().setup_no_sqarray().build(entries) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => builder.build(entries),
+        result => result,
+    }
+}
+
+/// Registers the ring with the calling thread, so that an enter needs no look into the table of descriptors that all
+/// threads share. `None`: the thread has as many as it may have, 16, or the kernel does not know it.
+fn register(ring: &IoUring) -> Option<u32> {
+    const ANY: u32 = u32::MAX;
+    let mut update = RingUpdate { offset: ANY, reserved: 0, data: ring.as_raw_fd() as u64 };
+    let registered = update_ring(ring, IORING_REGISTER_RING_FDS, &mut update);
+    registered.then_some(update.offset)
+}
+
+fn update_ring(ring: &IoUring, operation: u32, update: &mut RingUpdate) -> bool {
+    let call = libc::SYS_io_uring_register;
+    // SAFETY: the kernel reads and writes `update`, which has its form, within the call.
+    1 == unsafe { libc::syscall(call, ring.as_raw_fd(), operation, &raw mut *update, 1) }
+}
+
+// As in <linux/io_uring.h>. The crate keeps the index in a borrow of the ring.
+const IORING_REGISTER_RING_FDS: u32 = 20;
+const IORING_UNREGISTER_RING_FDS: u32 = 21;
+
+/// `struct io_uring_rsrc_update`.
+#[repr(C)]
+struct RingUpdate {
+    offset: u32,
+    reserved: u32,
+    data: u64,
 }
 
 impl Ring {
@@ -188,7 +233,15 @@ impl Ring {
             ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0)?;
         };
         let sends_a_turn = ring.submission().capacity() * SUBMISSIONS_A_TURN;
-        Ok(Self { ring, sends_a_turn, queued_bytes: 0, submissions: 0, messages: Vec::new() })
+        let registered = register(&ring);
+        Ok(Self {
+            ring,
+            registered,
+            sends_a_turn,
+            queued_bytes: 0,
+            submissions: 0,
+            messages: Vec::new(),
+        })
     }
 
     /// Most sends that one turn queues. A full queue is submitted at once.
@@ -302,15 +355,62 @@ impl Ring {
 
     /// Submits what is queued, and lets the kernel post deferred completions. Never waits.
     pub(crate) fn submit(&mut self) {
-        let mut submission = self.ring.submission();
+        let submission = self.ring.submission();
         if submission.is_empty() && !submission.taskrun() && !submission.cq_overflow() {
             return;
         }
-        submission.sync();
         drop(submission);
-        self.queued_bytes = 0;
         self.submissions += 1;
-        check(self.ring.submit());
+        self.enter(0, None);
+    }
+
+    /// Lets the kernel post deferred completions until `most` are in the queue or none is deferred. Never waits; what is
+    /// queued is submitted.
+    ///
+    /// One enter posts 20, or as many as it waits for (kernel 6.13 and later). Here it waits for no more than there are,
+    /// so it does not sleep, and what it posts doubles each time.
+    pub(crate) fn post_deferred(&mut self, most: usize) {
+        for _ in 0..ENTERS_TO_POST {
+            let posted = self.ring.completion().len();
+            if posted >= most || !self.ring.submission().taskrun() {
+                return;
+            }
+            self.enter(posted.min(most - posted) as u32, None);
+        }
+    }
+
+    /// One system call: submits what is queued, lets the kernel post deferred completions, and waits for `want` of them,
+    /// at the longest for `timeout`.
+    fn enter(&mut self, want: u32, timeout: Option<Duration>) {
+        let mut submission = self.ring.submission();
+        submission.sync();
+        let queued = submission.len() as u32;
+        let posts = want > 0 || submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        let timeout = timeout.map(Timespec::from);
+        let arguments = timeout.as_ref().map(|timeout| SubmitArgs::new().timespec(timeout));
+        let mut flags = EnterFlags::empty();
+        flags.set(EnterFlags::GETEVENTS, posts);
+        flags.set(EnterFlags::EXT_ARG, arguments.is_some());
+        flags.set(EnterFlags::REGISTERED_RING, self.registered.is_some());
+        let ring = self.registered.unwrap_or(self.ring.as_raw_fd() as u32);
+        // SAFETY: `arguments` and the timeout live until the call returns. What the entries point to is the matter of
+        // `push`.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                ring,
+                queued,
+                want,
+                flags.bits(),
+                arguments.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
+                size_of::<SubmitArgs>(),
+            )
+        };
+        if result < 0 {
+            check(&io::Error::last_os_error());
+        }
+        self.queued_bytes = 0;
         self.drop_messages();
     }
 
@@ -323,16 +423,7 @@ impl Ring {
 
     /// Submits what is queued, and sleeps until something completes or `timeout` has passed.
     pub(crate) fn submit_and_wait(&mut self, timeout: Option<Duration>) {
-        self.queued_bytes = 0;
-        let result = match timeout {
-            None => self.ring.submit_and_wait(1),
-            Some(timeout) => {
-                let timeout = Timespec::from(timeout);
-                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout))
-            }
-        };
-        check(result);
-        self.drop_messages();
+        self.enter(1, timeout);
     }
 
     /// Whether the completion queue has entries.
@@ -364,6 +455,17 @@ impl Ring {
     }
 }
 
+impl Drop for Ring {
+    /// The registration is a reference to the ring, which would stay open.
+    fn drop(&mut self) {
+        if let Some(offset) = self.registered {
+            let mut update = RingUpdate { offset, reserved: 0, data: 0 };
+            let is_closed = update_ring(&self.ring, IORING_UNREGISTER_RING_FDS, &mut update);
+            debug_assert!(is_closed, "the thread that made the ring drops it");
+        }
+    }
+}
+
 /// The socket of an accept's completion. To be called once with its result, which is then owned.
 pub(crate) fn accepted(fd: u32) -> OwnedFd {
     // SAFETY: the kernel has just made the descriptor, and nothing else owns it.
@@ -371,53 +473,12 @@ pub(crate) fn accepted(fd: u32) -> OwnedFd {
 }
 
 /// Some error numbers only say that a wait ended early. After any other the ring cannot be used.
-fn check(result: io::Result<usize>) {
-    if let Err(error) = result {
-        match error.raw_os_error() {
-            Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
-            _ => panic!("io_uring_enter: {error}"),
-        }
+fn check(error: &io::Error) {
+    match error.raw_os_error() {
+        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
+        _ => panic!("io_uring_enter: {error}"),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::net::UnixStream;
-
-    use super::*;
-
-    /// However short the queue is.
-    #[test]
-    fn long_sends_are_submitted_a_few_at_a_time() {
-        let buffers = Buffers::new(8, 1024);
-        let mut ring = Ring::new(64, &buffers).expect("a ring");
-        let (ours, _theirs) = UnixStream::pair().expect("sockets");
-        let bytes = vec![0; BYTES_A_SUBMISSION / 4];
-        let send = |ring: &mut Ring| {
-            ring.send(ours.as_raw_fd(), Slot(0), &raw const *bytes);
-            (ring.queued(), ring.submissions(), ring.is_laden())
-        };
-        assert_eq!(send(&mut ring), (1, 0, true));
-        assert_eq!(send(&mut ring), (2, 0, true));
-        assert_eq!(send(&mut ring), (3, 0, true));
-        assert_eq!(send(&mut ring), (0, 1, false));
-        assert_eq!(send(&mut ring), (1, 1, true));
-        ring.submit();
-        assert!(!ring.is_laden());
-    }
-
-    #[test]
-    fn operations_survive_the_way_through_user_data() {
-        for index in [0, 1, u32::MAX] {
-            for operation in [
-                Operation::Wakeup,
-                Operation::Accept(ListenerIndex(index)),
-                Operation::Recv(Slot(index)),
-                Operation::Send(Slot(index)),
-            ] {
-                assert_eq!(Operation::from_user_data(operation.to_user_data()), operation);
-            }
-        }
-    }
-}
+mod tests;
