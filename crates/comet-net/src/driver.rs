@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use accept_pace::AcceptPace;
-use comet_core::{Budget, ConnId, Message, Millis, Report, Shard, Slot};
+use comet_core::{Budget, ConnId, Message, Millis, Report, Shard, ShardId, Slot};
 use comet_logic::Authenticator;
 use comet_mesh::{EventFd, Inbox, Pulse, Sender};
 
@@ -94,6 +94,13 @@ impl<A: Authenticator> Driver<A> {
     ) -> io::Result<Self> {
         let buffers = Buffers::new(settings.recv_buffers, settings.recv_buffer_size);
         let mut ring = Ring::new(settings.ring_entries, &buffers)?;
+        if !settings.busy_poll.is_zero()
+            && let Err(error) = ring.busy_poll(settings.busy_poll)
+            // The others would say the same.
+            && settings.shard.shard == ShardId(0)
+        {
+            log::warn!("server.busy_poll: the kernel does not poll network cards here: {error}");
+        }
         for (index, listener) in (0..).map(ListenerIndex).zip(&settings.listeners) {
             ring.accept(listener.socket.as_raw_fd(), index);
         }

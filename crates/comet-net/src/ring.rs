@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use comet_core::Slot;
-use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::types::{Fd, Napi, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -242,6 +242,17 @@ impl Ring {
             submissions: 0,
             messages: Vec::new(),
         })
+    }
+
+    /// From now on a wait polls the network cards of the ring's sockets for as long as `time` before it sleeps. Sockets
+    /// whose packets come through no such card are not affected.
+    ///
+    /// # Errors
+    /// If the kernel is older than 6.9, or was built without.
+    pub(crate) fn busy_poll(&self, time: Duration) -> io::Result<()> {
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        let mut napi = Napi::new().set_busy_poll_timeout(micros).set_prefer_busy_poll(true);
+        self.ring.submitter().register_napi(&mut napi)
     }
 
     /// Most sends that one turn queues. A full queue is submitted at once.
