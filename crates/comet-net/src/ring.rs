@@ -1,78 +1,20 @@
 //! The ring: the operations of the driver, with the reasons why they are safe in one place.
 #![allow(unsafe_code, reason = "an io_uring operation outlives the call that submits it")]
 
+mod operation;
+
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use comet_core::Slot;
+use comet_core::{CallerSlot, Slot};
 use io_uring::types::{Fd, Napi, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::buffers::Buffers;
 use crate::ids::{BufferId, ListenerIndex};
-
-/// An operation in flight, and what it works on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Operation {
-    /// The multishot poll of the wake-up eventfd.
-    Wakeup,
-    /// The multishot accept of a listener.
-    Accept(ListenerIndex),
-    /// The multishot receive of a socket.
-    Recv(Slot),
-    /// A send on a socket.
-    Send(Slot),
-    /// The cancellation of another operation.
-    Cancel,
-}
-
-impl Operation {
-    /// The operation as the user data of its submission: the kind in the upper half, the index
-    /// below.
-    fn to_user_data(self) -> u64 {
-        let (kind, index) = match self {
-            Self::Wakeup => (0, 0),
-            Self::Accept(ListenerIndex(index)) => (1, index),
-            Self::Recv(Slot(slot)) => (2, slot),
-            Self::Send(Slot(slot)) => (3, slot),
-            Self::Cancel => (4, 0),
-        };
-        kind << 32 | u64::from(index)
-    }
-
-    /// The inverse of [`Operation::to_user_data`]; the kernel returns user data unchanged.
-    fn from_user_data(data: u64) -> Self {
-        let index = data as u32;
-        match data >> 32 {
-            0 => Self::Wakeup,
-            1 => Self::Accept(ListenerIndex(index)),
-            2 => Self::Recv(Slot(index)),
-            3 => Self::Send(Slot(index)),
-            _ => Self::Cancel,
-        }
-    }
-}
-
-/// One entry of the completion queue.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Completion {
-    pub(crate) operation: Operation,
-    /// A number of bytes or a descriptor; or an error number.
-    pub(crate) result: Result<u32, i32>,
-    /// The buffer that a receive filled.
-    pub(crate) buffer: Option<BufferId>,
-    /// More completions of the operation follow. If not, it has to be submitted again.
-    pub(crate) more: bool,
-}
-
-impl Completion {
-    /// It has something that a client did.
-    pub(crate) fn is_input(&self) -> bool {
-        matches!(self.operation, Operation::Accept(_) | Operation::Recv(_))
-    }
-}
+pub(crate) use operation::{Completion, Operation};
 
 /// Most completions taken in one turn, so that no turn is long. The number of sends that may be
 /// queued bounds them as well. Each completion may be a request, and its reply has to leave in the
@@ -268,9 +210,12 @@ impl Ring {
 
     /// Accepts from `listener`: one completion for each connection.
     pub(crate) fn accept(&mut self, listener: RawFd, index: ListenerIndex) {
-        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        let entry = opcode::AcceptMulti::new(Fd(listener)).flags(flags).build();
-        self.push(entry, Operation::Accept(index));
+        self.push(accept(listener), Operation::Accept(index));
+    }
+
+    /// The same for a listener of push callers.
+    pub(crate) fn accept_caller(&mut self, listener: RawFd, index: ListenerIndex) {
+        self.push(accept(listener), Operation::AcceptCaller(index));
     }
 
     /// Ends the accept of a listener; it completes with ECANCELED.
@@ -285,14 +230,25 @@ impl Ring {
         self.push(entry, Operation::Recv(slot));
     }
 
+    /// Receives once from the socket of a push caller into `buffer`. Its owner neither moves nor looks at it until it is
+    /// notified of the completion.
+    pub(crate) fn recv_caller(&mut self, socket: RawFd, slot: CallerSlot, buffer: *mut [u8]) {
+        let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Recv::new(Fd(socket), buffer.cast(), length).build();
+        self.push(entry, Operation::RecvCaller(slot));
+    }
+
+    /// As [`Ring::send`], for replies to a push caller.
+    pub(crate) fn send_caller(&mut self, socket: RawFd, slot: CallerSlot, bytes: *const [u8]) {
+        self.push(send(socket, bytes), Operation::SendCaller(slot));
+        self.count_bytes(bytes.len());
+    }
+
     /// Sends `bytes`. Their owner keeps address and content unchanged until it is notified of the
     /// completion. The owner is the shard ([`comet_core::Transmit::bytes`]) or the connection's TLS
     /// session.
     pub(crate) fn send(&mut self, socket: RawFd, slot: Slot, bytes: *const [u8]) {
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let entry =
-            opcode::Send::new(Fd(socket), bytes.cast(), length).flags(libc::MSG_NOSIGNAL).build();
-        self.push(entry, Operation::Send(slot));
+        self.push(send(socket, bytes), Operation::Send(slot));
         self.count_bytes(bytes.len());
     }
 
@@ -333,8 +289,8 @@ impl Ring {
     fn push(&mut self, entry: squeue::Entry, operation: Operation) {
         let entry = entry.user_data(operation.to_user_data());
         // SAFETY: accept, recv and poll are given no memory of ours (recv writes to the provided
-        // buffers, which outlive the ring). send reads bytes that stay unchanged until its
-        // completion; that is the contract of `Transmit` and of `TlsSession::poll_transmit`. What a
+        // buffers, which outlive the ring; that of a caller to the buffer of its socket, which does as well). send reads bytes that stay unchanged until its
+        // completion; that is the contract of `Transmit`, of `CallerOperation::Send` and of `TlsSession::poll_transmit`. What a
         // send of slices points to is kept in `messages` until the kernel has taken the entry.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.submit();
@@ -475,6 +431,16 @@ impl Drop for Ring {
             debug_assert!(is_closed, "the thread that made the ring drops it");
         }
     }
+}
+
+fn accept(listener: RawFd) -> squeue::Entry {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    opcode::AcceptMulti::new(Fd(listener)).flags(flags).build()
+}
+
+fn send(socket: RawFd, bytes: *const [u8]) -> squeue::Entry {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    opcode::Send::new(Fd(socket), bytes.cast(), length).flags(libc::MSG_NOSIGNAL).build()
 }
 
 /// The socket of an accept's completion. To be called once with its result, which is then owned.

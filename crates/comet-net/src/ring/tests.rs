@@ -69,6 +69,9 @@ fn operations_survive_the_way_through_user_data() {
             Operation::Accept(ListenerIndex(index)),
             Operation::Recv(Slot(index)),
             Operation::Send(Slot(index)),
+            Operation::AcceptCaller(ListenerIndex(index)),
+            Operation::RecvCaller(CallerSlot(index as u16)),
+            Operation::SendCaller(CallerSlot(index as u16)),
         ] {
             assert_eq!(Operation::from_user_data(operation.to_user_data()), operation);
         }
