@@ -54,7 +54,7 @@ const DATA: &str = "the same without the control thread, which does the gRPC wor
 const RESIDENT: &str = "resident memory of the server";
 
 #[rustfmt::skip]
-const DECLARED: [Declared; 52] = [
+const DECLARED: [Declared; 54] = [
     ("connections", "/connections", "", COUNT, ""),
     ("connections a second", "/per_second", "", COUNT, "connections made, over the time that took"),
     ("guests", "/guests/arrived", "", COUNT, "clients that arrived, to stay for a while"),
@@ -85,6 +85,8 @@ const DECLARED: [Declared; 52] = [
     (CLOSED, "/closed_by_server", "", COUNT, "connections that the server closed"),
     ("absent", "/absent", "", COUNT, "keys that no connection held when they were pushed to"),
     ("heartbeats", "/heartbeats", "", COUNT, "heartbeats sent"),
+    ("heartbeats a second", "/heartbeats", "/elapsed_ns", A_SECOND, ""),
+    ("heartbeats a core second", "/heartbeats", "/cpu/data_ns", A_SECOND, "heartbeats for a second of the data cores' CPU time"),
     ("unanswered", "/unanswered", "", COUNT, "heartbeats without a reply"),
     ("deliveries a second", "/deliveries/received", "/elapsed_ns", A_SECOND, "from when the first push was due to the last delivery"),
     ("per core second", "/deliveries/received", "/cpu/data_ns", A_SECOND, "deliveries for a second of the data cores' CPU time"),
@@ -142,7 +144,7 @@ const DATA_DELIVERY: &str = "data CPU of a delivery";
 const CONNECTION: &str = "CPU of a connection";
 
 #[rustfmt::skip]
-const SUMMARIES: [Summary; 19] = [
+const SUMMARIES: [Summary; 20] = [
     ("fanout", "comet_to_ring", "CPU of a delivery, comet / ring", RATIO, (COMET, DELIVERY), Some((RING, DELIVERY))),
     ("fanout", "comet_data_to_ring", "CPU of a delivery, comet's data cores / ring", RATIO, (COMET, DATA_DELIVERY), Some((RING, DATA_DELIVERY))),
     ("fanout", "comet_to_send", "CPU of a delivery, comet / send", RATIO, (COMET, DELIVERY), Some((SEND, DELIVERY))),
@@ -162,6 +164,7 @@ const SUMMARIES: [Summary; 19] = [
     ("latency", "ping_pong_cpu_us", "CPU of a round trip, ping-pong", US, (PING_PONG, "CPU of a round trip"), None),
     ("idle", "cpu_share", "CPU while idle", PERCENT, (COMET, "CPU while idle"), None),
     ("idle", "cpu_per_heartbeat_ns", "CPU of a heartbeat", NS_AS_US, (COMET, "CPU of a heartbeat"), None),
+    ("idle", "heartbeat_to_ring", "CPU of a heartbeat, comet / ring", RATIO, (COMET, "CPU of a heartbeat"), Some((RING, "CPU of a heartbeat"))),
     ("idle", "rss_bytes", "RSS of a connection", BYTES, (COMET, "RSS of a connection"), None),
 ];
 

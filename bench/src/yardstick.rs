@@ -6,6 +6,7 @@
 //! standard input, each as its length and the number of the socket it is for (u32, little-endian), and that many bytes.
 
 mod admit;
+mod answer;
 mod grpc;
 mod loops;
 
@@ -18,6 +19,7 @@ use clap::ValueEnum;
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
 
 use self::admit::accept_all;
+use self::answer::answer_all;
 use self::loops::{PlainLoop, RingLoop};
 use crate::Result;
 
@@ -36,6 +38,8 @@ pub(crate) enum Mode {
     Ring,
     /// send(2), socket after socket.
     Send,
+    /// io_uring: receives heartbeats and answers them, and sends nothing else.
+    Answer,
     /// Sends back what it receives on one connection.
     Echo,
     /// Answers the calls of the push API at once, and sends nothing.
@@ -72,6 +76,7 @@ pub(crate) fn serve(mode: Mode, connections: usize) -> Result<()> {
     match mode {
         Mode::Echo => echo(&listener),
         Mode::Grpc => grpc::serve(listener),
+        Mode::Answer => answer_all(accept_all(&listener, connections)?),
         Mode::Ring => {
             let mut ring = RingLoop::new(accept_all(&listener, connections)?)?;
             each_message(connections, |message, to| ring.round(message, to))

@@ -114,6 +114,8 @@ pub(crate) struct IdleArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive())]
     pub rounds: u32,
     #[command(flatten)]
+    pub yardsticks: YardstickArgs,
+    #[command(flatten)]
     #[serde(flatten)]
     pub setup: SetupArgs,
 }

@@ -188,7 +188,7 @@ impl Handshake {
 }
 
 /// The sequence number in a frame's header, with the mask that lies over it.
-fn sequence(frame: &[u8], mask: [u8; 4]) -> Option<u32> {
+pub(super) fn sequence(frame: &[u8], mask: [u8; 4]) -> Option<u32> {
     let field = frame.get(HEADER_LEN - 4..HEADER_LEN)?;
     let field = <[u8; 4]>::try_from(field).expect("four bytes were taken");
     Some(u32::from_be_bytes(field) ^ u32::from_be_bytes(mask))
@@ -196,7 +196,7 @@ fn sequence(frame: &[u8], mask: [u8; 4]) -> Option<u32> {
 
 /// The same of the frame in a client's WebSocket message (RFC 6455 5.2). The header's length is a
 /// multiple of the mask's.
-fn masked_sequence(message: &[u8]) -> Option<u32> {
+pub(super) fn masked_sequence(message: &[u8]) -> Option<u32> {
     let mask_at = match message.get(1)? & 0x7f {
         126 => 4,
         127 => 10,

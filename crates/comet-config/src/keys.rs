@@ -75,6 +75,9 @@ sections! {
         /// How long an idle core looks for work again before it sleeps. A longer time takes CPU time and
         /// saves a few microseconds of latency.
         spin: Duration = "0us" in duration(ZERO..=SECOND), AtStart;
+        /// How long a core that waits looks for packets at the network card itself before it sleeps. For hosts of
+        /// their own whose cards have a queue for each core; it needs kernel 6.9. "0us": not at all.
+        busy_poll: Duration = "0us" in duration(ZERO..=SECOND), AtStart;
         /// How long new clients are still accepted at the begin of a drain, while /healthz and discovery say already
         /// that the server drains: the time that load balancers take to notice. "0s": not at all.
         drain_delay: Duration = "0s" in duration(ZERO..=HOUR), Alive;

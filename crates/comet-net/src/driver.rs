@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use accept_pace::AcceptPace;
 use callers::Callers;
-use comet_core::{Budget, ConnId, Message, Millis, Report, Shard, Slot};
+use comet_core::{Budget, ConnId, Message, Millis, Report, Shard, ShardId, Slot};
 use comet_logic::Authenticator;
 use comet_mesh::{EventFd, Inbox, Pulse, Sender};
 
@@ -97,6 +97,13 @@ impl<A: Authenticator> Driver<A> {
     ) -> io::Result<Self> {
         let buffers = Buffers::new(settings.recv_buffers, settings.recv_buffer_size);
         let mut ring = Ring::new(settings.ring_entries, &buffers)?;
+        if !settings.busy_poll.is_zero()
+            && let Err(error) = ring.busy_poll(settings.busy_poll)
+            // The others would say the same.
+            && settings.shard.shard == ShardId(0)
+        {
+            log::warn!("server.busy_poll: the kernel does not poll network cards here: {error}");
+        }
         for (index, listener) in (0..).map(ListenerIndex).zip(&settings.listeners) {
             ring.accept(listener.socket.as_raw_fd(), index);
         }
@@ -184,7 +191,8 @@ impl<A: Authenticator> Driver<A> {
     }
 
     /// Handles what has completed, until a part of the turn's time has passed or the bound of a turn is reached. The
-    /// rest stays in the ring.
+    /// rest stays in the ring. Where there is input, the kernel posts what else has arrived, but no more at once than
+    /// there are receive buffers for. Without, input is left alone: a coalesced wait may be under way.
     fn handle_completions(&mut self, begin: Instant) {
         let mut completions = std::mem::take(&mut self.completions);
         let mut most = self.ring.completions_a_turn();
@@ -194,15 +202,19 @@ impl<A: Authenticator> Driver<A> {
                 break;
             }
             most -= completions.len();
+            let has_input = completions.iter().any(Completion::is_input);
             for completion in completions.drain(..) {
                 self.handle_completion(completion);
             }
+            self.buffers.publish();
             if begin.elapsed() > COMPLETIONS_TIME {
                 break;
             }
+            if has_input && !self.ring.has_completions() {
+                self.ring.post_deferred(self.buffers.count() / 2);
+            }
         }
         self.completions = completions;
-        self.buffers.publish();
     }
 
     fn handle_completion(&mut self, completion: Completion) {

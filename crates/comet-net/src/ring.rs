@@ -1,83 +1,20 @@
 //! The ring: the operations of the driver, with the reasons why they are safe in one place.
 #![allow(unsafe_code, reason = "an io_uring operation outlives the call that submits it")]
 
+mod operation;
+
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use comet_core::{CallerSlot, Slot};
-use io_uring::types::{Fd, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::types::{Fd, Napi, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::buffers::Buffers;
 use crate::ids::{BufferId, ListenerIndex};
-
-/// An operation in flight, and what it works on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Operation {
-    /// The multishot poll of the wake-up eventfd.
-    Wakeup,
-    /// The multishot accept of a listener.
-    Accept(ListenerIndex),
-    /// The multishot receive of a socket.
-    Recv(Slot),
-    /// A send on a socket.
-    Send(Slot),
-    /// The cancellation of another operation.
-    Cancel,
-    /// The multishot accept of a listener for push callers.
-    AcceptCaller(ListenerIndex),
-    /// A receive of a push caller's socket.
-    RecvCaller(CallerSlot),
-    /// A send on it.
-    SendCaller(CallerSlot),
-}
-
-impl Operation {
-    /// The operation as the user data of its submission: the kind in the upper half, the index
-    /// below.
-    fn to_user_data(self) -> u64 {
-        let (kind, index) = match self {
-            Self::Wakeup => (0, 0),
-            Self::Accept(ListenerIndex(index)) => (1, index),
-            Self::Recv(Slot(slot)) => (2, slot),
-            Self::Send(Slot(slot)) => (3, slot),
-            Self::Cancel => (4, 0),
-            Self::AcceptCaller(ListenerIndex(index)) => (5, index),
-            Self::RecvCaller(CallerSlot(slot)) => (6, slot.into()),
-            Self::SendCaller(CallerSlot(slot)) => (7, slot.into()),
-        };
-        kind << 32 | u64::from(index)
-    }
-
-    /// The inverse of [`Operation::to_user_data`]; the kernel returns user data unchanged.
-    fn from_user_data(data: u64) -> Self {
-        let index = data as u32;
-        match data >> 32 {
-            0 => Self::Wakeup,
-            1 => Self::Accept(ListenerIndex(index)),
-            2 => Self::Recv(Slot(index)),
-            3 => Self::Send(Slot(index)),
-            5 => Self::AcceptCaller(ListenerIndex(index)),
-            6 => Self::RecvCaller(CallerSlot(index as u16)),
-            7 => Self::SendCaller(CallerSlot(index as u16)),
-            _ => Self::Cancel,
-        }
-    }
-}
-
-/// One entry of the completion queue.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Completion {
-    pub(crate) operation: Operation,
-    /// A number of bytes or a descriptor; or an error number.
-    pub(crate) result: Result<u32, i32>,
-    /// The buffer that a receive filled.
-    pub(crate) buffer: Option<BufferId>,
-    /// More completions of the operation follow. If not, it has to be submitted again.
-    pub(crate) more: bool,
-}
+pub(crate) use operation::{Completion, Operation};
 
 /// Most completions taken in one turn, so that no turn is long. The number of sends that may be
 /// queued bounds them as well. Each completion may be a request, and its reply has to leave in the
@@ -90,6 +27,8 @@ const BYTES_A_SUBMISSION: usize = 2 << 20;
 
 pub(crate) struct Ring {
     ring: IoUring,
+    /// The index of the ring among the descriptors that the thread has registered, if the kernel took it.
+    registered: Option<u32>,
     sends_a_turn: usize,
     /// Bytes of the queued sends.
     queued_bytes: usize,
@@ -121,6 +60,9 @@ const SUBMISSIONS_A_TURN: usize = 4;
 const COMPLETIONS_A_SEND: u32 = 16;
 /// The longest completion queue of the kernel (`IORING_MAX_CQ_ENTRIES`).
 const COMPLETIONS_MAX: u32 = 64 << 10;
+
+/// System calls in a row that post deferred completions; seven post some 1,000.
+const ENTERS_TO_POST: usize = 8;
 
 /// What the call that begins a sleep may be handed to submit: the kernel sends it in some 100 µs.
 const SENDS_A_SLEEP: usize = 64;
@@ -174,7 +116,8 @@ pub(crate) fn rehearse() -> Result<(), (Call, io::Error)> {
 
 /// Makes a ring with the flags that every ring here has. Kernel 6.1 is the first with all of them.
 fn build(entries: u32) -> io::Result<IoUring> {
-    IoUring::builder()
+    let mut builder = IoUring::builder();
+    builder
         .setup_single_issuer()
         .setup_defer_taskrun()
         // A flag shows whether deferred completions wait, so a busy turn need not enter the kernel
@@ -182,8 +125,40 @@ fn build(entries: u32) -> io::Result<IoUring> {
         .setup_taskrun_flag()
         .setup_submit_all()
         .setup_cqsize(completions(entries))
-        .setup_clamp()
-        .build(entries)
+        .setup_clamp();
+    // Entries are submitted in their order, so no array of indices is needed. Kernel 6.6 is the first to
+    // leave it out; older ones do not know the flag.
+    match builder.clone().setup_no_sqarray().build(entries) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => builder.build(entries),
+        result => result,
+    }
+}
+
+/// Registers the ring with the calling thread, so that an enter needs no look into the table of descriptors that all
+/// threads share. `None`: the thread has as many as it may have, 16, or the kernel does not know it.
+fn register(ring: &IoUring) -> Option<u32> {
+    const ANY: u32 = u32::MAX;
+    let mut update = RingUpdate { offset: ANY, reserved: 0, data: ring.as_raw_fd() as u64 };
+    let registered = update_ring(ring, IORING_REGISTER_RING_FDS, &mut update);
+    registered.then_some(update.offset)
+}
+
+fn update_ring(ring: &IoUring, operation: u32, update: &mut RingUpdate) -> bool {
+    let call = libc::SYS_io_uring_register;
+    // SAFETY: the kernel reads and writes `update`, which has its form, within the call.
+    1 == unsafe { libc::syscall(call, ring.as_raw_fd(), operation, &raw mut *update, 1) }
+}
+
+// As in <linux/io_uring.h>. The crate keeps the index in a borrow of the ring.
+const IORING_REGISTER_RING_FDS: u32 = 20;
+const IORING_UNREGISTER_RING_FDS: u32 = 21;
+
+/// `struct io_uring_rsrc_update`.
+#[repr(C)]
+struct RingUpdate {
+    offset: u32,
+    reserved: u32,
+    data: u64,
 }
 
 impl Ring {
@@ -200,7 +175,26 @@ impl Ring {
             ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0)?;
         };
         let sends_a_turn = ring.submission().capacity() * SUBMISSIONS_A_TURN;
-        Ok(Self { ring, sends_a_turn, queued_bytes: 0, submissions: 0, messages: Vec::new() })
+        let registered = register(&ring);
+        Ok(Self {
+            ring,
+            registered,
+            sends_a_turn,
+            queued_bytes: 0,
+            submissions: 0,
+            messages: Vec::new(),
+        })
+    }
+
+    /// From now on a wait polls the network cards of the ring's sockets for as long as `time` before it sleeps. Sockets
+    /// whose packets come through no such card are not affected.
+    ///
+    /// # Errors
+    /// If the kernel is older than 6.9, or was built without.
+    pub(crate) fn busy_poll(&self, time: Duration) -> io::Result<()> {
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        let mut napi = Napi::new().set_busy_poll_timeout(micros).set_prefer_busy_poll(true);
+        self.ring.submitter().register_napi(&mut napi)
     }
 
     /// Most sends that one turn queues. A full queue is submitted at once.
@@ -328,15 +322,62 @@ impl Ring {
 
     /// Submits what is queued, and lets the kernel post deferred completions. Never waits.
     pub(crate) fn submit(&mut self) {
-        let mut submission = self.ring.submission();
+        let submission = self.ring.submission();
         if submission.is_empty() && !submission.taskrun() && !submission.cq_overflow() {
             return;
         }
-        submission.sync();
         drop(submission);
-        self.queued_bytes = 0;
         self.submissions += 1;
-        check(self.ring.submit());
+        self.enter(0, None);
+    }
+
+    /// Lets the kernel post deferred completions until `most` are in the queue or none is deferred. Never waits; what is
+    /// queued is submitted.
+    ///
+    /// One enter posts 20, or as many as it waits for (kernel 6.13 and later). Here it waits for no more than there are,
+    /// so it does not sleep, and what it posts doubles each time.
+    pub(crate) fn post_deferred(&mut self, most: usize) {
+        for _ in 0..ENTERS_TO_POST {
+            let posted = self.ring.completion().len();
+            if posted >= most || !self.ring.submission().taskrun() {
+                return;
+            }
+            self.enter(posted.min(most - posted) as u32, None);
+        }
+    }
+
+    /// One system call: submits what is queued, lets the kernel post deferred completions, and waits for `want` of them,
+    /// at the longest for `timeout`.
+    fn enter(&mut self, want: u32, timeout: Option<Duration>) {
+        let mut submission = self.ring.submission();
+        submission.sync();
+        let queued = submission.len() as u32;
+        let posts = want > 0 || submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        let timeout = timeout.map(Timespec::from);
+        let arguments = timeout.as_ref().map(|timeout| SubmitArgs::new().timespec(timeout));
+        let mut flags = EnterFlags::empty();
+        flags.set(EnterFlags::GETEVENTS, posts);
+        flags.set(EnterFlags::EXT_ARG, arguments.is_some());
+        flags.set(EnterFlags::REGISTERED_RING, self.registered.is_some());
+        let ring = self.registered.unwrap_or(self.ring.as_raw_fd() as u32);
+        // SAFETY: `arguments` and the timeout live until the call returns. What the entries point to is the matter of
+        // `push`.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                ring,
+                queued,
+                want,
+                flags.bits(),
+                arguments.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
+                size_of::<SubmitArgs>(),
+            )
+        };
+        if result < 0 {
+            check(&io::Error::last_os_error());
+        }
+        self.queued_bytes = 0;
         self.drop_messages();
     }
 
@@ -349,16 +390,7 @@ impl Ring {
 
     /// Submits what is queued, and sleeps until something completes or `timeout` has passed.
     pub(crate) fn submit_and_wait(&mut self, timeout: Option<Duration>) {
-        self.queued_bytes = 0;
-        let result = match timeout {
-            None => self.ring.submit_and_wait(1),
-            Some(timeout) => {
-                let timeout = Timespec::from(timeout);
-                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout))
-            }
-        };
-        check(result);
-        self.drop_messages();
+        self.enter(1, timeout);
     }
 
     /// Whether the completion queue has entries.
@@ -390,6 +422,17 @@ impl Ring {
     }
 }
 
+impl Drop for Ring {
+    /// The registration is a reference to the ring, which would stay open.
+    fn drop(&mut self) {
+        if let Some(offset) = self.registered {
+            let mut update = RingUpdate { offset, reserved: 0, data: 0 };
+            let is_closed = update_ring(&self.ring, IORING_UNREGISTER_RING_FDS, &mut update);
+            debug_assert!(is_closed, "the thread that made the ring drops it");
+        }
+    }
+}
+
 fn accept(listener: RawFd) -> squeue::Entry {
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     opcode::AcceptMulti::new(Fd(listener)).flags(flags).build()
@@ -407,56 +450,12 @@ pub(crate) fn accepted(fd: u32) -> OwnedFd {
 }
 
 /// Some error numbers only say that a wait ended early. After any other the ring cannot be used.
-fn check(result: io::Result<usize>) {
-    if let Err(error) = result {
-        match error.raw_os_error() {
-            Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
-            _ => panic!("io_uring_enter: {error}"),
-        }
+fn check(error: &io::Error) {
+    match error.raw_os_error() {
+        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
+        _ => panic!("io_uring_enter: {error}"),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::net::UnixStream;
-
-    use super::*;
-
-    /// However short the queue is.
-    #[test]
-    fn long_sends_are_submitted_a_few_at_a_time() {
-        let buffers = Buffers::new(8, 1024);
-        let mut ring = Ring::new(64, &buffers).expect("a ring");
-        let (ours, _theirs) = UnixStream::pair().expect("sockets");
-        let bytes = vec![0; BYTES_A_SUBMISSION / 4];
-        let send = |ring: &mut Ring| {
-            ring.send(ours.as_raw_fd(), Slot(0), &raw const *bytes);
-            (ring.queued(), ring.submissions(), ring.is_laden())
-        };
-        assert_eq!(send(&mut ring), (1, 0, true));
-        assert_eq!(send(&mut ring), (2, 0, true));
-        assert_eq!(send(&mut ring), (3, 0, true));
-        assert_eq!(send(&mut ring), (0, 1, false));
-        assert_eq!(send(&mut ring), (1, 1, true));
-        ring.submit();
-        assert!(!ring.is_laden());
-    }
-
-    #[test]
-    fn operations_survive_the_way_through_user_data() {
-        for index in [0, 1, u32::MAX] {
-            for operation in [
-                Operation::Wakeup,
-                Operation::Accept(ListenerIndex(index)),
-                Operation::Recv(Slot(index)),
-                Operation::Send(Slot(index)),
-                Operation::AcceptCaller(ListenerIndex(index)),
-                Operation::RecvCaller(CallerSlot(index as u16)),
-                Operation::SendCaller(CallerSlot(index as u16)),
-            ] {
-                assert_eq!(Operation::from_user_data(operation.to_user_data()), operation);
-            }
-        }
-    }
-}
+mod tests;

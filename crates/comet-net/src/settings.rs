@@ -64,6 +64,8 @@ pub struct CoreSettings {
     pub recv_buffer_size: usize,
     /// How long the driver polls for work before it sleeps.
     pub spin: Duration,
+    /// How long the kernel polls network cards before the driver sleeps; whole microseconds, zero for not at all.
+    pub busy_poll: Duration,
     /// When the process started: the zero of the shard's clock, the same for all cores.
     pub epoch: Instant,
 }

@@ -122,6 +122,7 @@ impl Rig {
             recv_buffers: 64,
             recv_buffer_size: 1024,
             spin: Duration::ZERO,
+            busy_poll: Duration::ZERO,
             epoch: Instant::now(),
         };
         let pulse = Arc::new(Pulse::new(wakeup.clone()));

@@ -183,6 +183,7 @@ impl App {
                 recv_buffers: config.limits.recv_buffers,
                 recv_buffer_size: config.limits.recv_buffer_size as usize,
                 spin: config.server.spin,
+                busy_poll: config.server.busy_poll,
                 epoch,
             };
             let ports = MeshEndpoints {

@@ -127,6 +127,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
         }
     };
     check("server.spin", "\"0us\"", "\"1s\"", &["\"1001ms\""]);
+    check("server.busy_poll", "\"0us\"", "\"1s\"", &["\"1001ms\""]);
     check("protocol.heartbeat_coalesce", "\"0s\"", "\"10s\"", &["\"10001ms\""]);
     check("server.drain_timeout", "\"0s\"", "\"1h\"", &["\"61m\""]);
     check("server.weight", "1", "10000", &["0", "10001"]);

@@ -1,0 +1,87 @@
+//! The operations of the ring, and how each is known again when it completes.
+
+use comet_core::{CallerSlot, Slot};
+
+use crate::ids::{BufferId, ListenerIndex};
+
+/// An operation in flight, and what it works on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Operation {
+    /// The multishot poll of the wake-up eventfd.
+    Wakeup,
+    /// The multishot accept of a listener.
+    Accept(ListenerIndex),
+    /// The multishot receive of a socket.
+    Recv(Slot),
+    /// A send on a socket.
+    Send(Slot),
+    /// The cancellation of another operation.
+    Cancel,
+    /// The multishot accept of a listener for push callers.
+    AcceptCaller(ListenerIndex),
+    /// A receive of a push caller's socket.
+    RecvCaller(CallerSlot),
+    /// A send on it.
+    SendCaller(CallerSlot),
+}
+
+impl Operation {
+    /// The operation as the user data of its submission: the kind in the upper half, the index
+    /// below.
+    pub(super) fn to_user_data(self) -> u64 {
+        let (kind, index) = match self {
+            Self::Wakeup => (0, 0),
+            Self::Accept(ListenerIndex(index)) => (1, index),
+            Self::Recv(Slot(slot)) => (2, slot),
+            Self::Send(Slot(slot)) => (3, slot),
+            Self::Cancel => (4, 0),
+            Self::AcceptCaller(ListenerIndex(index)) => (5, index),
+            Self::RecvCaller(CallerSlot(slot)) => (6, slot.into()),
+            Self::SendCaller(CallerSlot(slot)) => (7, slot.into()),
+        };
+        kind << 32 | u64::from(index)
+    }
+
+    /// The inverse of [`Operation::to_user_data`]; the kernel returns user data unchanged.
+    pub(super) fn from_user_data(data: u64) -> Self {
+        let index = data as u32;
+        match data >> 32 {
+            0 => Self::Wakeup,
+            1 => Self::Accept(ListenerIndex(index)),
+            2 => Self::Recv(Slot(index)),
+            3 => Self::Send(Slot(index)),
+            5 => Self::AcceptCaller(ListenerIndex(index)),
+            6 => Self::RecvCaller(CallerSlot(index as u16)),
+            7 => Self::SendCaller(CallerSlot(index as u16)),
+            _ => Self::Cancel,
+        }
+    }
+}
+
+/// One entry of the completion queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Completion {
+    pub(crate) operation: Operation,
+    /// A number of bytes or a descriptor; or an error number.
+    pub(crate) result: Result<u32, i32>,
+    /// The buffer that a receive filled.
+    pub(crate) buffer: Option<BufferId>,
+    /// More completions of the operation follow. If not, it has to be submitted again.
+    pub(crate) more: bool,
+}
+
+impl Completion {
+    /// It has something that a client or a push caller did.
+    pub(crate) fn is_input(&self) -> bool {
+        match self.operation {
+            Operation::Accept(_)
+            | Operation::Recv(_)
+            | Operation::AcceptCaller(_)
+            | Operation::RecvCaller(_) => true,
+            Operation::Wakeup
+            | Operation::Send(_)
+            | Operation::Cancel
+            | Operation::SendCaller(_) => false,
+        }
+    }
+}

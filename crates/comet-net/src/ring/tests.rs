@@ -1,0 +1,96 @@
+use std::io::Write as _;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+use super::*;
+
+/// However short the queue is.
+#[test]
+fn long_sends_are_submitted_a_few_at_a_time() {
+    let buffers = Buffers::new(8, 1024);
+    let mut ring = Ring::new(64, &buffers).expect("a ring");
+    let (ours, _theirs) = UnixStream::pair().expect("sockets");
+    let bytes = vec![0; BYTES_A_SUBMISSION / 4];
+    let send = |ring: &mut Ring| {
+        ring.send(ours.as_raw_fd(), Slot(0), &raw const *bytes);
+        (ring.queued(), ring.submissions(), ring.is_laden())
+    };
+    assert_eq!(send(&mut ring), (1, 0, true));
+    assert_eq!(send(&mut ring), (2, 0, true));
+    assert_eq!(send(&mut ring), (3, 0, true));
+    assert_eq!(send(&mut ring), (0, 1, false));
+    assert_eq!(send(&mut ring), (1, 1, true));
+    ring.submit();
+    assert!(!ring.is_laden());
+}
+
+#[test]
+fn deferred_completions_are_posted_up_to_a_number() {
+    let buffers = Buffers::new(128, 64);
+    let mut ring = Ring::new(128, &buffers).expect("a ring");
+    let pairs: Vec<_> = (0..100).map(|_| UnixStream::pair().expect("sockets")).collect();
+    for (slot, (ours, _)) in (0..).map(Slot).zip(&pairs) {
+        ring.recv(ours.as_raw_fd(), slot);
+    }
+    ring.submit();
+    assert!(ring.is_quiet());
+    for (_, theirs) in &pairs {
+        (&mut &*theirs).write_all(b"x").expect("space");
+    }
+    ring.post_deferred(50);
+    assert!(ring.ring.completion().len() >= 50);
+    ring.post_deferred(pairs.len());
+    assert_eq!(ring.ring.completion().len(), pairs.len());
+    ring.post_deferred(usize::MAX);
+    assert_eq!(ring.ring.completion().len(), pairs.len());
+}
+
+/// A thread may register 16 rings. A dropped one is closed and makes room.
+#[test]
+fn rings_work_registered_or_not() {
+    let buffers = Buffers::new(8, 1024);
+    let eventfd = eventfd(1, EventfdFlags::CLOEXEC).expect("an eventfd");
+    for _ in 0..3 {
+        let mut rings: Vec<_> = (0..20).map(|_| Ring::new(8, &buffers).expect("a ring")).collect();
+        assert!(rings[0].registered.is_some() && rings[19].registered.is_none());
+        for ring in &mut rings {
+            ring.poll_wakeup(eventfd.as_raw_fd());
+            ring.submit_and_wait(None);
+            assert!(ring.has_completions());
+        }
+    }
+}
+
+#[test]
+fn operations_survive_the_way_through_user_data() {
+    for index in [0, 1, u32::MAX] {
+        for operation in [
+            Operation::Wakeup,
+            Operation::Accept(ListenerIndex(index)),
+            Operation::Recv(Slot(index)),
+            Operation::Send(Slot(index)),
+            Operation::AcceptCaller(ListenerIndex(index)),
+            Operation::RecvCaller(CallerSlot(index as u16)),
+            Operation::SendCaller(CallerSlot(index as u16)),
+        ] {
+            assert_eq!(Operation::from_user_data(operation.to_user_data()), operation);
+        }
+    }
+}
+
+/// A socket pair has no network card, so nothing is polled.
+#[test]
+fn a_ring_that_polls_cards_works_on_every_kernel() {
+    let buffers = Buffers::new(8, 1024);
+    let mut ring = Ring::new(8, &buffers).expect("a ring");
+    let (ours, mut theirs) = UnixStream::pair().expect("sockets");
+    if let Err(error) = ring.busy_poll(Duration::from_micros(50)) {
+        let refused = [libc::EINVAL, libc::EOPNOTSUPP].map(Some);
+        assert!(refused.contains(&error.raw_os_error()), "{error}");
+    }
+    ring.recv(ours.as_raw_fd(), Slot(0));
+    ring.submit();
+    theirs.write_all(b"x").expect("space");
+    ring.submit_and_wait(None);
+    assert!(ring.has_completions());
+}
