@@ -181,7 +181,7 @@ sections! {
     monitor: Monitor {
         /// Addresses of GET /healthz, /metrics and /stat; []: none.
         stat: Vec<Address> = ["127.0.0.1:6972"] in ApiAddresses, AtStart;
-        /// Addresses of GET /debug/pprof/; []: none. Callers are not authenticated, and profiles take CPU time.
+        /// Addresses of GET /debug/pprof/ and of the log's level; []: none. Profiles take CPU time.
         pprof: Vec<Address> = ["127.0.0.1:6971"] in ApiAddresses, AtStart;
         /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
         /// asked for one. Calls that ask for health need none.

@@ -130,7 +130,7 @@ pub fn home_of_user(user: i64, shards: u16) -> ShardId {
 
 /// The shard that counts the connections from `source`. An address has the home of its subnet.
 pub(crate) fn home_of_source(source: &Source, shards: u16) -> ShardId {
-    match source.subnet.network() {
+    match source.subnet.first() {
         IpAddr::V4(address) => spread(&address.octets(), 4, shards),
         IpAddr::V6(address) => spread(&address.octets(), 4, shards),
     }

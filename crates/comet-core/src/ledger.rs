@@ -43,6 +43,8 @@ reasons! {
         Closing => "closing",
         /// The queue towards the connection's shard was full.
         MeshFull => "mesh_full",
+        /// The connection speaks the text form, and the push is longer than that may be.
+        TextTooLong => "text_too_long",
     }
 }
 

@@ -45,6 +45,9 @@ pub struct Limits {
     pub path: Box<str>,
     /// Whether WebSocket clients may speak the [text form](comet_proto::text): those whose token comes in a text message.
     pub text: bool,
+    /// Longest push that is encoded in the text form, bytes of its frame. A longer one is dropped for clients that speak it, as
+    /// `text_too_long`.
+    pub text_push_max: usize,
     /// Pushes an outbox holds, waiting and in flight; then [`Limits::slow_consumer`] decides.
     pub svr_proto: u16,
     /// Bytes an outbox holds; then [`Limits::slow_consumer`] decides.
@@ -125,6 +128,7 @@ impl Default for Limits {
             head_max: 16 << 10,
             path: "/sub".into(),
             text: false,
+            text_push_max: TEXT_PUSH_MAX,
             svr_proto: 512,
             outbox_bytes: 8 << 20,
             outbox_memory: 1 << 30,
@@ -181,6 +185,8 @@ pub const TURNED_AWAY_MS: RangeInclusive<u32> = 5_000..=30_000;
 /// How long a client is told to wait whose token has expired, milliseconds: clients whose tokens expire together do not
 /// come back together.
 pub const TOKEN_EXPIRED_MS: RangeInclusive<u32> = 100..=5_000;
+/// [`Limits::text_push_max`] of a server, bytes: the encoding is made in one go, in 4 ms at most.
+pub const TEXT_PUSH_MAX: usize = 256 << 10;
 /// Connections in a slice of a crowd. Sends of so many small pushes take a few milliseconds. With slices of 256 a turn's own
 /// cost would show.
 pub const CROWD_SLICE: usize = 1_024;

@@ -86,6 +86,8 @@ impl Bounds {
             trace_users: _,
             user_memory_ms,
             text,
+            // A push in the text form is an item of an outbox.
+            text_push_max: _,
             callers: of_frames,
             // Choices, and texts that the configuration holds.
             is_out_of_memory: _,

@@ -7,9 +7,9 @@ use comet_config::{Config, SlowConsumer, UnknownCode};
 use comet_control::{
     ApiTls, BearerToken, DrainPlan, Lock, LogicOptions, Node, Options, descriptors,
 };
-use comet_core::limits::COALESCE_AFTER_MS;
+use comet_core::limits::{COALESCE_AFTER_MS, TEXT_PUSH_MAX};
 use comet_core::{
-    Blocks, CallerLimits, ClientRates, Limits, LiveTraces, Logic, SourceLimits, Tokens,
+    Blocks, CallerLimits, ClientRates, Limits, LiveTraces, Logic, Network, SourceLimits, Tokens,
 };
 use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
@@ -226,6 +226,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         head_max: config.websocket.head_max,
         path: config.websocket.path.as_str().into(),
         text: config.websocket.text,
+        text_push_max: TEXT_PUSH_MAX,
         svr_proto: protocol.svr_proto,
         outbox_bytes: protocol.outbox_bytes,
         outbox_memory: config.limits.outbox_memory,
@@ -253,7 +254,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
             per_subnet: config.clients.per_subnet,
             v4_prefix: config.clients.subnet_v4,
             v6_prefix: config.clients.subnet_v6,
-            exempt: config.clients.exempt.iter().map(comet_config::Network::prefix).collect(),
+            exempt: config.clients.exempt.iter().map(network).collect(),
         },
         rates: ClientRates {
             frames: config.clients.frames,
@@ -294,6 +295,11 @@ const FEW_CONNECTIONS: u32 = 1_000;
 const SLOW_BUFFERS: u64 = 512 << 20;
 /// Connections of a core if nothing but the open files bounds them.
 const CONNECTIONS_MAX: u32 = 1 << 24;
+
+fn network(configured: &comet_config::Network) -> Network {
+    let prefix = configured.prefix();
+    Network::around(prefix.addr(), prefix.prefix_len()).expect("a prefix of its family")
+}
 
 #[cfg(test)]
 mod tests {

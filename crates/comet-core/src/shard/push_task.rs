@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::vec;
 
-use crate::blocks::IpNet;
 use crate::home::Home;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::Tally;
 use crate::limits::OWNERS_MAX;
 use crate::message::{Message, Push, Report};
+use crate::network::Network;
 
 use super::delivery::Items;
 
@@ -36,7 +36,7 @@ pub(super) enum Target {
     /// Members of a room here, or all connections.
     Crowd(Crowd),
     /// Every connection of a client in the network, from this slot on.
-    Network(IpNet, Slot),
+    Network(Network, Slot),
 }
 
 /// Whom a crowd consists of, and how far the batch under way is.
