@@ -15,6 +15,7 @@ mod budget;
 mod callers;
 mod canary;
 mod conn;
+mod further_rooms;
 mod heavy_hitters;
 mod home;
 mod idle_coalescing;

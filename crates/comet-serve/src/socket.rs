@@ -38,7 +38,7 @@ impl Socket {
     pub(crate) fn peer_certificate(&self) -> Option<&[u8]> {
         let Self::Tls(stream) = self else { return None };
         let chain = stream.get_ref().1.peer_certificates()?;
-        chain.first().map(|certificate| certificate.as_ref())
+        chain.first().map(AsRef::as_ref)
     }
 
     fn stream(self: Pin<&mut Self>) -> Pin<&mut dyn Stream> {

@@ -126,10 +126,10 @@ impl<'a> Copy<'a> {
             b'>' => self.replace(at, 1, br"\u003e"),
             b'&' => self.replace(at, 1, br"\u0026"),
             0xe2 if self.text[at..].starts_with("\u{2028}".as_bytes()) => {
-                self.replace(at, 3, br"\u2028")
+                self.replace(at, 3, br"\u2028");
             }
             0xe2 if self.text[at..].starts_with("\u{2029}".as_bytes()) => {
-                self.replace(at, 3, br"\u2029")
+                self.replace(at, 3, br"\u2029");
             }
             _ => {}
         }
