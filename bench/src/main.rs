@@ -12,6 +12,7 @@ mod crowd;
 mod dial;
 mod figures;
 mod findings;
+mod frames;
 mod grpc;
 mod heartbeats;
 mod launch;

@@ -1,6 +1,7 @@
 //! Where pushes go: calls of a server's push API, or the feed of a yardstick.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::Result;
+use crate::frames::PushFrames;
 use crate::grpc::{Address, Answer, LedgerSums, Push, PushStream, Pusher};
 use crate::plan::Plan;
 use crate::stats::Reasons;
@@ -35,6 +37,8 @@ pub(crate) enum PushMethod {
     Calls { callers: usize },
     /// Through one PushStream, which keeps all in order.
     OneStream,
+    /// By push frames over one connection, which keeps all in order.
+    Frames(SocketAddr),
 }
 
 /// A [`Sink`] that is open, with the pushes under way.
@@ -52,6 +56,7 @@ enum Way {
         callers: Vec<Callers>,
     },
     OneStream(PushStream),
+    Frames(PushFrames),
     Yardstick(Feed),
 }
 
@@ -86,6 +91,11 @@ impl OpenSink {
                 let pushes = PushStream::open(&grpc, move |batch| answers.add(batch)).await?;
                 (Way::OneStream(pushes), addresses)
             }
+            Sink::Server { addresses, method: PushMethod::Frames(at), .. } => {
+                let answers = answers.clone();
+                let pushes = PushFrames::open(at, move |batch| answers.add(batch)).await?;
+                (Way::Frames(pushes), addresses)
+            }
             Sink::Server { grpc, addresses, method: PushMethod::Calls { callers } } => {
                 let idle = || (0..callers).map(|_| None).collect();
                 let callers = addresses.iter().map(|_| idle()).collect();
@@ -111,6 +121,7 @@ impl OpenSink {
         match &mut self.way {
             Way::Yardstick(_) => {}
             Way::OneStream(pushes) => pushes.push(push),
+            Way::Frames(pushes) => pushes.push(push),
             Way::Calls { pusher, callers } => {
                 let mut pusher = pusher.clone();
                 let answers = self.answers.clone();
@@ -138,6 +149,7 @@ impl OpenSink {
             Way::Yardstick(feed) => return Ok((Answers::default(), Some(feed))),
             Way::Calls { callers, .. } => callers.into_iter().flatten().flatten().collect(),
             Way::OneStream(stream) => vec![stream.end()],
+            Way::Frames(frames) => vec![frames.end()],
         };
         let all = async {
             for call in calls {

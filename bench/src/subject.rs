@@ -157,7 +157,8 @@ impl Subject {
             operation,
         };
         let clients = Clients::new(dialer, dial.processes)?;
-        let method = PushMethod::Calls { callers: crowd.callers as usize };
+        let calls = PushMethod::Calls { callers: crowd.callers as usize };
+        let method = target.frames.map_or(calls, PushMethod::Frames);
         Ok(Self { place, clients, target, crowd, has_receivers: true, method, operation, feed })
     }
 

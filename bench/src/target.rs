@@ -33,6 +33,8 @@ pub(crate) struct Target {
     pub stat: Option<SocketAddr>,
     /// Its push API, host:port; of yardsticks only one has it.
     pub grpc: Option<String>,
+    /// Where it takes push frames, if pushes are to be made by them.
+    pub frames: Option<SocketAddr>,
     /// What it costs, which can be read by others too while it is used.
     pub gauge: Gauge,
     /// Ends with the target.
@@ -48,6 +50,7 @@ impl Target {
                 endpoints: Endpoints { tcp, websocket: server.ws_addr, tls: None },
                 stat: server.stat,
                 grpc: server.grpc.clone(),
+                frames: None,
                 gauge: Gauge { pid: server.pid },
                 process: None,
             }),
@@ -75,10 +78,15 @@ impl Target {
             endpoints: Endpoints { tcp: address, websocket: Some(address), tls: None },
             stat: None,
             grpc: (mode == Mode::Grpc).then(|| address.to_string()),
+            frames: None,
             gauge: Gauge { pid: Some(process.pid()) },
             process: Some(process),
         };
-        Ok((target, Feed(stdin)))
+        let feed = match mode {
+            Mode::Fan => Feed::socket(address, stdin),
+            _ => Feed::Pipe(stdin),
+        };
+        Ok((target, feed))
     }
 
     /// CPU time so far, if the process is known. Fails if the process has ended; the end of its log is in
@@ -109,7 +117,7 @@ impl Target {
         // One without a folder is here, and would be looked for in PATH.
         let program = path::absolute(program)?;
         let control = host.control_cores.as_ref().unwrap_or(&host.server_core);
-        let [tcp, websocket, grpc, stat] = free_ports(Ipv4Addr::LOCALHOST)?;
+        let [tcp, websocket, grpc, stat, frames] = free_ports(Ipv4Addr::LOCALHOST)?;
         let mut settings = vec![
             list("push.grpc", grpc),
             list("monitor.stat", stat),
@@ -117,6 +125,9 @@ impl Target {
             "push.http=[]".to_owned(),
             "monitor.pprof=[]".to_owned(),
         ];
+        if server.frames {
+            settings.push(list("push.frames", frames));
+        }
         // Its files are read when the server starts, and then gone.
         let certificate = server.tls.then(Certificate::make).transpose()?;
         if let Some(certificate) = &certificate {
@@ -149,6 +160,7 @@ impl Target {
             },
             stat: Some(stat),
             grpc: Some(grpc.to_string()),
+            frames: server.frames.then_some(frames),
             gauge: Gauge { pid: Some(process.pid()) },
             process: Some(process),
         })

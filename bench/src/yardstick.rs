@@ -10,8 +10,8 @@ mod answer;
 mod grpc;
 mod loops;
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::ops::Range;
 use std::process::ChildStdin;
 
@@ -28,6 +28,10 @@ const BACKLOG: i32 = 4096;
 
 /// The longest message a yardstick takes.
 const MESSAGE_MAX: u32 = 16 << 20;
+/// Sockets of a group.
+pub(crate) const FAN: usize = 10;
+/// Bytes that a group's yardstick reads at once.
+const READ_BYTES: usize = 64 << 10;
 /// Instead of a socket's number: the message is for all.
 const ALL: u32 = u32::MAX;
 
@@ -40,6 +44,8 @@ pub(crate) enum Mode {
     Send,
     /// io_uring: receives heartbeats and answers them, and sends nothing else.
     Answer,
+    /// As `ring`, but the messages come over one more connection, and each is for a group of ten sockets.
+    Fan,
     /// Sends back what it receives on one connection.
     Echo,
     /// Answers the calls of the push API at once, and sends nothing.
@@ -47,17 +53,45 @@ pub(crate) enum Mode {
 }
 
 /// The bench's end.
-pub(crate) struct Feed(pub ChildStdin);
+pub(crate) enum Feed {
+    Pipe(ChildStdin),
+    /// Connected with the first message, behind the connections that are to get it. The yardstick's standard input is open
+    /// meanwhile.
+    Socket {
+        address: SocketAddr,
+        stream: Option<TcpStream>,
+        _pipe: ChildStdin,
+    },
+}
 
 impl Feed {
-    /// Has `message` sent to one connection, by the order in which they were made, or to every one. Blocks
+    pub(crate) fn socket(address: SocketAddr, pipe: ChildStdin) -> Self {
+        Self::Socket { address, stream: None, _pipe: pipe }
+    }
+
+    /// Has `message` sent to one connection or group, by the order in which they were made, or to every one. Blocks
     /// while the yardstick is behind by a pipe full. Fails if the yardstick has ended.
     pub(crate) fn push(&mut self, to: Option<usize>, message: &[u8]) -> io::Result<()> {
         let length = u32::try_from(message.len()).map_err(io::Error::other)?;
         let to = to.map_or(Ok(ALL), u32::try_from).map_err(io::Error::other)?;
         let head = u64::from(to) << 32 | u64::from(length);
-        self.0.write_all(&head.to_le_bytes())?;
-        self.0.write_all(message)
+        match self {
+            Self::Pipe(pipe) => {
+                pipe.write_all(&head.to_le_bytes())?;
+                pipe.write_all(message)
+            }
+            Self::Socket { address, stream, .. } => {
+                let stream = match stream {
+                    Some(stream) => stream,
+                    None => {
+                        let connected = TcpStream::connect(*address)?;
+                        connected.set_nodelay(true)?;
+                        stream.insert(connected)
+                    }
+                };
+                stream.write_all(&[&head.to_le_bytes(), message].concat())
+            }
+        }
     }
 }
 
@@ -79,11 +113,18 @@ pub(crate) fn serve(mode: Mode, connections: usize) -> Result<()> {
         Mode::Answer => answer_all(accept_all(&listener, connections)?),
         Mode::Ring => {
             let mut ring = RingLoop::new(accept_all(&listener, connections)?)?;
-            each_message(connections, |message, to| ring.round(message, to))
+            each_message(io::stdin().lock(), connections, |message, to| ring.round(message, to))
+        }
+        Mode::Fan => {
+            let mut ring = RingLoop::new(accept_all(&listener, connections)?)?;
+            let feed = BufReader::with_capacity(READ_BYTES, listener.accept()?.0);
+            each_message(feed, connections / FAN, |message, to| {
+                ring.round(message, to.start * FAN..to.end * FAN)
+            })
         }
         Mode::Send => {
             let mut plain = PlainLoop::new(accept_all(&listener, connections)?);
-            each_message(connections, |message, to| plain.round(&message, to))
+            each_message(io::stdin().lock(), connections, |message, to| plain.round(&message, to))
         }
     }
 }
@@ -100,15 +141,15 @@ fn echo(listener: &TcpListener) -> Result<()> {
     }
 }
 
-/// Calls `round` with each message of the standard input, to its end, and the sockets the message is for.
+/// Calls `round` with each message of `input`, to its end, and the sockets or groups the message is for.
 fn each_message(
+    mut input: impl BufRead,
     connections: usize,
     mut round: impl FnMut(Vec<u8>, Range<usize>) -> io::Result<()>,
 ) -> Result<()> {
-    let mut stdin = io::stdin().lock();
     let mut head = [0; 8];
     loop {
-        match stdin.read_exact(&mut head) {
+        match input.read_exact(&mut head) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
             outcome => outcome?,
         }
@@ -123,7 +164,7 @@ fn each_message(
             return Err(format!("a message of {length} bytes is beyond {MESSAGE_MAX}").into());
         }
         let mut message = vec![0; length as usize];
-        stdin.read_exact(&mut message)?;
+        input.read_exact(&mut message)?;
         round(message, sockets)?;
     }
 }

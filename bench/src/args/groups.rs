@@ -65,6 +65,9 @@ pub(crate) struct ServerArgs {
     /// Push API of the running server, host:port.
     #[arg(long, value_name = "ADDRESS", requires = "addr")]
     pub grpc: Option<String>,
+    /// Pushes by push frames instead of gRPC, to a comet that is started.
+    #[arg(long, conflicts_with = "addr")]
+    pub frames: bool,
     /// Address of the running comet's metrics, which tell what it lost after it had said it would deliver it.
     #[arg(long, value_name = "ADDRESS", requires = "addr")]
     pub stat: Option<SocketAddr>,

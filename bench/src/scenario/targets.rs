@@ -5,6 +5,7 @@
 //! figures and the others as they are.
 
 mod cores;
+mod doors;
 mod flood;
 mod goal;
 #[rustfmt::skip]
@@ -37,12 +38,13 @@ struct Stage {
     measure: fn(&TargetsArgs, &mut Record) -> Result<()>,
 }
 
-const STAGES: [Stage; 6] = [
+const STAGES: [Stage; 7] = [
     Stage { name: "sizes", goals: &goals::SIZES, measure: sizes::measure },
     Stage { name: "flood", goals: &goals::FLOODS, measure: flood::measure },
     Stage { name: "keys", goals: &goals::KEYS, measure: keys::measure },
     Stage { name: "cores", goals: &goals::CORES, measure: cores::measure },
     Stage { name: "rooms", goals: &goals::ROOMS, measure: rooms::measure },
+    Stage { name: "doors", goals: &goals::DOORS, measure: doors::measure },
     Stage { name: "stalled", goals: &goals::STALLEDS, measure: stalled::measure },
 ];
 

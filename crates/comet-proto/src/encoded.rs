@@ -1,5 +1,6 @@
 //! Output that is built once and shared by all connections that get it.
 
+use std::iter::repeat_n;
 use std::sync::Arc;
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
@@ -37,13 +38,13 @@ impl Encoded {
     /// If the length of the frame exceeds packLen, a `u32`.
     #[must_use]
     pub fn frame(frame: &Frame<'_>) -> Self {
-        let mut bytes = Vec::with_capacity(WEBSOCKET_HEADER_MAX + HEADER_LEN + frame.body.len());
-        put_header(&mut bytes, OpCode::Data(Data::Binary), HEADER_LEN + frame.body.len());
-        let message_at = bytes.len();
-        bytes.extend_from_slice(&frame.header());
-        bytes.extend_from_slice(frame.body);
+        let mut header = [0; WEBSOCKET_HEADER_MAX];
+        let mut rest = &mut header[..];
+        put_header(&mut rest, OpCode::Data(Data::Binary), HEADER_LEN + frame.body.len());
+        let message_at = WEBSOCKET_HEADER_MAX - rest.len();
         let tcp_at = if frame.operation == op::RAW { message_at + HEADER_LEN } else { message_at };
-        Self::new(&bytes, tcp_at)
+        let bytes = concat([&header[..message_at], &frame.header(), frame.body]);
+        Self { bytes, tcp_at }
     }
 
     /// A WebSocket pong, the answer to a ping with this payload (RFC 6455 5.5.3). Empty on TCP.
@@ -156,6 +157,19 @@ impl Encoded {
     fn new(bytes: &[u8], tcp_at: usize) -> Self {
         Self { bytes: bytes.into(), tcp_at }
     }
+}
+
+/// The parts behind each other. `Arc::from` of a `Vec` would copy a long body once more.
+fn concat(parts: [&[u8]; 3]) -> Arc<[u8]> {
+    let length = parts.iter().map(|part| part.len()).sum();
+    let mut bytes: Arc<[u8]> = repeat_n(0, length).collect();
+    let mut rest = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
+    for part in parts {
+        let (here, behind) = rest.split_at_mut(part.len());
+        here.copy_from_slice(part);
+        rest = behind;
+    }
+    bytes
 }
 
 /// The longest header of a server's WebSocket frame: two bytes, eight of length, no mask (RFC 6455

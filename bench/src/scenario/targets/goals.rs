@@ -73,6 +73,20 @@ pub(super) const GROWTH_ROOMS: Goal = goal(11, "growth_rooms", at_most(1.25), RA
 pub(super) const GROWTH_ROOMS_DATA: Goal = goal(11, "growth_rooms_data", None, RATIO, "the same, data core", "without the control thread");
 pub(super) const ROOMS: [Goal; 2] = [GROWTH_ROOMS, GROWTH_ROOMS_DATA];
 
+// Stage `doors`.
+const TENS: &str = "CPU of a push, all threads / a bare ring's that receives one message and sends ten";
+const ONES: &str = "CPU of a push, all threads / of a round trip of the ping-pong's server";
+pub(super) const TENS_FRAMES: Goal = goal(12, "tens_frames", at_most(1.2), RATIO, "1,000 rooms of 10, 1,000 pushes a second, push frames", TENS);
+pub(super) const TENS_STREAM: Goal = goal(12, "tens_stream", at_most(1.2), RATIO, "  the same, one PushStream", TENS);
+pub(super) const TENS_CALLS: Goal = goal(12, "tens_calls", at_most(1.5), RATIO, "  the same, calls", TENS);
+pub(super) const TENS_RING: Goal = goal(12, "tens_ring_floor", None, US, "  floor: that ring", "CPU of a message to ten");
+pub(super) const ONES_FRAMES: Goal = goal(12, "ones_frames", at_most(1.5), RATIO, "push by key, 2,000 a second, push frames", ONES);
+pub(super) const ONES_STREAM: Goal = goal(12, "ones_stream", None, RATIO, "  the same, one PushStream", ONES);
+pub(super) const ONES_CALLS: Goal = goal(12, "ones_calls", None, RATIO, "  the same, calls", ONES);
+pub(super) const DOORS: [Goal; 7] = [
+    TENS_FRAMES, TENS_STREAM, TENS_CALLS, TENS_RING, ONES_FRAMES, ONES_STREAM, ONES_CALLS,
+];
+
 // Stage `stalled`.
 pub(super) const STALLED: Goal = goal(13, "stalled", at_most(1.5), RATIO, "half of a room of 4,000 does not read, the others' p99", "of the worst policy of protocol.slow_consumer / of drop-newest; 25 pushes a second of 1 KiB");
 pub(super) const STALLED_DROP_NEWEST: Goal = goal(13, "stalled_drop_newest", None, MS, "  p99, drop-newest", DUE);

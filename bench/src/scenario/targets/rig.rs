@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::Record;
 use crate::Result;
-use crate::args::{DialArgs, HostArgs, SetupArgs, TargetsArgs};
+use crate::args::{DialArgs, HostArgs, ServerArgs, SetupArgs, TargetsArgs};
 use crate::clock::MILLISECOND_NS;
 use crate::crowd::Crowd;
 use crate::figures::figure;
@@ -62,14 +62,31 @@ pub(super) fn alternate(
 
 /// Starts a comet on the CPUs of `host`.
 pub(super) fn comet(args: &TargetsArgs, host: &HostArgs, crowd: Crowd) -> Result<Subject> {
-    let setup = SetupArgs { dial: dial(&crowd)?, server: args.server(), host: host.clone() };
+    start(args.server(), args, host, crowd)
+}
+
+/// The same, with pushes by push frames.
+pub(super) fn comet_with_frames(
+    args: &TargetsArgs,
+    host: &HostArgs,
+    crowd: Crowd,
+) -> Result<Subject> {
+    start(ServerArgs { frames: true, ..args.server() }, args, host, crowd)
+}
+
+fn start(server: ServerArgs, args: &TargetsArgs, host: &HostArgs, crowd: Crowd) -> Result<Subject> {
+    let setup = SetupArgs { dial: dial(&crowd)?, server, host: host.clone() };
     Subject::server(Place::of(COMET, args.rounds), &setup, crowd)
 }
 
 /// Starts a yardstick: a bare ring loop, which sends each message to all its connections, or to one where each has
 /// a stream; or a bare gRPC server, which answers the calls of a server with these connections and has none.
 pub(super) fn yardstick(args: &TargetsArgs, mode: Mode, crowd: Crowd) -> Result<Subject> {
-    let subject = if mode == Mode::Grpc { "bare gRPC" } else { "ring" };
+    let subject = match mode {
+        Mode::Grpc => "bare gRPC",
+        Mode::Fan => "ring of tens",
+        _ => "ring",
+    };
     let (place, dial) = (Place::of(subject, args.rounds), dial(&crowd)?);
     Subject::yardstick(place, mode, (&args.host, &dial), crowd)
 }

@@ -274,7 +274,7 @@ fn all_mistakes_are_reported_at_once() {
             "--set tcp.nodelay: maybe is not a TOML value (string values must be quoted, expected \
              literal string): text needs quotes, --set 'tcp.nodelay=\"maybe\"'",
             "--set push.keys_max: 0 is out of range: 1 to 1000000",
-            "--set push.keys: unknown key `keys`, expected one of `grpc`, `http`, `tokens`, \
+            "--set push.keys: unknown key `keys`, expected one of `grpc`, `http`, `frames`, `tokens`, \
              `insecure`, `frame_max`, `keys_max`, `timeout`, `access_log`",
             "--set log.level: unknown variant `loud`, expected one of `off`, `error`, `warn`, \
              `info`, `debug`, `trace`",

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io::Cursor;
+use std::io::{Cursor, Write};
 
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
@@ -275,8 +275,8 @@ fn append_unmasked(buffer: &mut Vec<u8>, payload: &[u8], mask: [u8; 4]) {
     }
 }
 
-/// Appends the header of an unfragmented, unmasked frame, as a server sends it.
-pub(crate) fn put_header(buffer: &mut Vec<u8>, opcode: OpCode, length: usize) {
+/// Writes the header of an unfragmented, unmasked frame, as a server sends it, to memory that has space for it.
+pub(crate) fn put_header(memory: &mut impl Write, opcode: OpCode, length: usize) {
     let header = FrameHeader { opcode, ..FrameHeader::default() };
-    header.format(length as u64, buffer).expect("writing to a Vec cannot fail");
+    header.format(length as u64, memory).expect("there is space for it");
 }
