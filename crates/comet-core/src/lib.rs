@@ -13,6 +13,7 @@ mod blocks;
 mod bucket;
 mod budget;
 mod canary;
+mod coalesce;
 mod conn;
 mod heavy_hitters;
 mod home;
@@ -44,6 +45,7 @@ pub use active_clock::ActiveClock;
 pub use blocks::{Block, Blocks, IpNet, TooManyBlocks, network};
 pub use budget::{Budget, MessageBudget};
 pub use canary::Canary;
+pub use coalesce::CoalesceRule;
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };

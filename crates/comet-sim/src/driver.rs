@@ -254,6 +254,9 @@ impl Driver {
 
     /// Goes on with pushes, or leaves them for later.
     fn go_on_with_pushes(&mut self, env: &mut Env) {
+        if env.rng.percent(80) && self.shard.end_due_window() {
+            env.note_activity();
+        }
         while self.shard.has_pushes() && env.rng.percent(80) {
             env.note_activity();
             self.shard.handle_pushes(&mut budget(env), |_| None);
@@ -483,7 +486,8 @@ impl Driver {
         let shard = &self.shard;
         let has_pushes = shard.has_pushes() || shard.has_crowds();
         let has_work = shard.has_work() || shard.has_unsent_counts();
-        is_idle && !has_pushes && !has_work && !shard.has_listings()
+        let is_still = !has_pushes && !has_work && !shard.is_gathering();
+        is_idle && is_still && !shard.has_listings()
     }
 }
 

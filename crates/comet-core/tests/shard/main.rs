@@ -2,6 +2,7 @@
 
 mod backlog;
 mod bounds;
+mod coalesce;
 mod corpus;
 mod deadlines;
 mod door;

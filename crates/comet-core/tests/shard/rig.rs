@@ -289,7 +289,7 @@ impl Rig {
     fn turn(&mut self, index: usize) -> bool {
         let mut moved = false;
         let shard = &mut self.shards[index];
-        while shard.has_pushes() {
+        while shard.has_pushes() || shard.end_due_window() {
             shard.handle_pushes(&mut Budget::slice(), |conn| self.addresses.get(&conn).copied());
         }
         while shard.has_crowds() {
