@@ -1,5 +1,7 @@
 //! Pushes that wait for others: what ends a window, what its members get in one send, and what became of each push.
 
+use std::sync::Arc;
+
 use comet_core::limits::GATHERED_BYTES_MAX;
 use comet_core::{
     CallId, CoalesceRule, ConnId, DropReason, Kick, Limits, Message, Push, Report, Tally,
@@ -178,6 +180,26 @@ fn a_shorter_window_in_the_same_room_ends_that_of_both() {
     rig.pass(10);
     assert_eq!(rig.take(conns[0]), [frame(5, 0, b"1"), frame(6, 0, b"2")].concat());
     assert!(rig.shards.iter().all(|shard| !shard.is_gathering()));
+}
+
+/// Windows that are open when the rules go end in their time, or before the next push to the same room.
+#[test]
+fn a_window_outlives_its_rule() {
+    let mut rig = Rig::new(2, limits([rule()]));
+    let (room, conns) = members(&mut rig);
+    for waits in [true, false] {
+        rig.send_all(&Message::Configure { limits: Arc::new(limits([rule()])) });
+        rig.begin(&room, 5, "", b"1");
+        rig.send_all(&Message::Configure { limits: Arc::new(Limits::default()) });
+        assert_eq!(rig.take(conns[0]), b"");
+        if waits {
+            rig.pass(WINDOW_MS);
+            assert_eq!(rig.take(conns[0]), frame(5, 0, b"1"));
+        } else {
+            rig.begin(&room, 5, "", b"2");
+            assert_eq!(rig.take(conns[0]), [frame(5, 0, b"1"), frame(5, 0, b"2")].concat());
+        }
+    }
 }
 
 #[test]
