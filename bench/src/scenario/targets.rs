@@ -13,6 +13,7 @@ mod keys;
 mod rig;
 mod rooms;
 mod sizes;
+mod stalled;
 
 use std::collections::BTreeMap;
 
@@ -36,12 +37,13 @@ struct Stage {
     measure: fn(&TargetsArgs, &mut Record) -> Result<()>,
 }
 
-const STAGES: [Stage; 5] = [
+const STAGES: [Stage; 6] = [
     Stage { name: "sizes", goals: &goals::SIZES, measure: sizes::measure },
     Stage { name: "flood", goals: &goals::FLOODS, measure: flood::measure },
     Stage { name: "keys", goals: &goals::KEYS, measure: keys::measure },
     Stage { name: "cores", goals: &goals::CORES, measure: cores::measure },
     Stage { name: "rooms", goals: &goals::ROOMS, measure: rooms::measure },
+    Stage { name: "stalled", goals: &goals::STALLEDS, measure: stalled::measure },
 ];
 
 /// What the stages measured.

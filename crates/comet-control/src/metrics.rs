@@ -149,9 +149,18 @@ impl Reading<'_> {
         for (rpc, code, count) in &self.calls {
             calls.labelled(&[("rpc", rpc), ("code", &format_args!("{code:?}"))], *count);
         }
+        for (code, count) in self.calls_of_frames() {
+            calls.labelled(&[("rpc", &"PushFrames"), ("code", &format_args!("{code:?}"))], count);
+        }
         expose_call_times(page, &self.monitor.counts);
-        expose_gates(page, &self.monitor.gates);
+        expose_gates(page, &self.monitor.gates, self.gate_of_frames());
         self.monitor.memory.expose(page);
+        page.family(
+            "comet_draining",
+            Kind::Gauge,
+            "1 from an order to drain on, until it is taken back; otherwise 0.",
+        )
+        .sample(u64::from(self.monitor.node.is_draining()));
         self.monitor.certificates.expose(page);
         if let Some(logic) = &self.logic {
             logic.expose(page);

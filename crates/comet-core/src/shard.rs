@@ -24,6 +24,7 @@
 //! a method of [`Shard`], in a module for each subject.
 
 // Parts.
+mod callers;
 mod connections;
 mod context;
 mod crowds;
@@ -38,6 +39,7 @@ mod reports;
 
 // Methods of `Shard`.
 mod auth_reply;
+mod calling;
 mod closing;
 mod deadlines;
 mod dispatch;
@@ -81,6 +83,7 @@ use crate::socket::{CloseHow, ClosedEvent};
 use crate::time::{Millis, Tick, TokenTime};
 use crate::wheel::Wheel;
 
+use callers::Callers;
 use connections::Connections;
 use context::Context;
 use crowds::Crowds;
@@ -155,6 +158,8 @@ pub struct Shard {
     auths: VecDeque<ConnId>,
     closes: VecDeque<(ConnId, CloseHow)>,
     closed: VecDeque<ClosedEvent>,
+    /// Push callers that are connected to this shard.
+    callers: Callers,
     pacing: Pacing,
     drain: DrainPhase,
     idle: IdleCoalescing,
@@ -212,6 +217,7 @@ impl Shard {
             auths: VecDeque::new(),
             closes: VecDeque::new(),
             closed: VecDeque::new(),
+            callers: Callers::default(),
             pacing: Pacing::new(now),
             drain: DrainPhase::default(),
             idle: IdleCoalescing::new(now),
@@ -235,6 +241,10 @@ impl Shard {
         counters.connections = self.conns.len() as u64;
         counters.handshakes = self.handshakes.pending() as u64;
         counters.moving_off = self.pacing.notices_left();
+        counters.callers = self.callers.len() as u64;
+        counters.callers_accepted = self.callers.accepted;
+        counters.callers_ended = self.callers.ended;
+        counters.calls = self.callers.answered;
         counters.sources = self.home.sources.len() as u64;
         counters.addresses = self.home.sources.addresses() as u64;
         counters.stalled_millis = self.context.clock.stalled_ms();
@@ -293,6 +303,7 @@ impl Shard {
     /// Due whenever [`Shard::poll_timeout`] has passed and while [`Shard::has_work`]; more calls do no harm.
     pub fn handle_deadlines(&mut self, budget: &mut Budget) {
         self.expire_all(budget);
+        self.expire_callers();
         self.pacing.begin_step(self.context.now);
         self.begin_count_step();
         for _ in 0..STEPS.len() {
@@ -376,7 +387,8 @@ impl Shard {
         let retained = retained.map(|at| self.context.clock.time_of(at).max(self.next_room_counts));
         let token = self.token_expiries.next_tick().map(Tick::begin);
         let window = self.gathering.next_end();
-        [deadline, token, step, counts, retained, window].into_iter().flatten().min()
+        let caller = self.callers.next_due().map(|at| self.context.clock.time_of(at));
+        [deadline, token, step, counts, retained, window, caller].into_iter().flatten().min()
     }
 
     /// Until when the driver may leave received bytes in the kernel, if no work is left. Messages, new
@@ -392,6 +404,7 @@ impl Shard {
     fn configure(&mut self, limits: Arc<Limits>) {
         limits.assert_sound();
         let former = std::mem::replace(&mut self.context.limits, limits);
+        self.check_caller_tokens(&former);
         let limits = &self.context.limits;
         if former.trace_users != limits.trace_users || former.traces != limits.traces {
             self.tracing_from = Some(Slot(0));

@@ -56,7 +56,7 @@ impl LiveTracing {
                 TraceKind::Joined { room } | TraceKind::Left { room },
             ) => **room == **traced,
             (Some(Subject::Network(network)), TraceKind::Accepted { address }) => {
-                network.contains(address)
+                network.contains(*address)
             }
             (Some(Subject::Room(_) | Subject::Network(_)), _) => true,
             (None, _) => false,
@@ -72,7 +72,7 @@ pub(crate) fn about(traces: &LiveTraces, live: &LiveConn<'_>, peer: usize) -> Ve
         Subject::Key(key) => **key == *live.key,
         Subject::User(user) => *user == live.user,
         Subject::Room(room) => live.room == Some(room),
-        Subject::Network(network) => network.contains(&address(peer)),
+        Subject::Network(network) => network.contains(address(peer)),
     };
     traces.iter().filter(concerns).map(|trace| trace.id).collect()
 }

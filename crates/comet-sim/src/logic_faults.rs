@@ -26,8 +26,7 @@ pub(crate) struct ServicesPlan {
 }
 
 impl ServicesPlan {
-    pub(crate) fn random(rng: &mut Rng) -> Self {
-        let is_reliable = rng.percent(40);
+    pub(crate) fn random(rng: &mut Rng, is_reliable: bool) -> Self {
         Self {
             seed: rng.between(0, u64::MAX - 1),
             addresses: rng.pick(&[1, 2, 3]),

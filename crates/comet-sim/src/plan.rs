@@ -120,6 +120,7 @@ impl Plan {
             body_max: rng.pick(&[256, 1024, 4096]),
             head_max: 1024,
             text: rng.percent(50),
+            text_push_max: rng.pick(&[60, 1 << 20]),
             svr_proto: rng.pick(svr_proto),
             outbox_bytes: rng.pick(outbox_bytes),
             outbox_memory: rng.pick(&[1 << 30, 1 << 30, 20_000, 2_000]),
@@ -168,8 +169,9 @@ impl Plan {
             }
         };
         let token_ms = rng.pick(&[None, None, None, Some(0), Some(400), Some(6_000)]);
-        let services = ServicesPlan::random(rng);
-        Self {
+        let is_reliable = rng.percent(40);
+        let services = ServicesPlan::random(rng, is_reliable);
+        let mut plan = Self {
             shards,
             limits,
             logic,
@@ -206,7 +208,24 @@ impl Plan {
             move_off_permille: rng.pick(&[0, 0, 5]),
             is_blocking: rng.percent(30),
             live_trace_permille: if inbox < 64 { 0 } else { rng.pick(&[0, 0, 5, 50]) },
+        };
+        if rng.percent(20) {
+            plan.delay_claims(rng);
         }
+        plan
+    }
+
+    /// Makes it likely that a core stalls between logic's answer to a token and the claim of its key, while the key's
+    /// home reports an end of the key and forgets that it did. One run in a thousand has that by chance.
+    fn delay_claims(&mut self, rng: &mut Rng) {
+        self.shards = self.shards.max(2);
+        self.clients = self.clients.max(15);
+        self.limits.key_memory_ms = 20;
+        self.core_stall_permille = 10;
+        self.stall_ms_max = 1_000;
+        // No renewal and no fault makes up for it, or explains it.
+        self.logic = Logic::Remote { renew_ms: (3_000, 3_000) };
+        self.services = ServicesPlan::random(rng, true);
     }
 }
 

@@ -9,10 +9,11 @@ use std::fs;
 use comet_config::{Config, SlowConsumer};
 use comet_control::{CALLS_MAX, NOTICES_MAX};
 use comet_core::limits::{
-    ACCEPTS_MAX, GATHERED_BYTES_MAX, GATHERED_MAX, HELD_MAX, JOINED_BYTES_MAX, LIVE_TRACES_MAX,
-    NAME_MAX, PACED_MAX, RETAINED_MAX, TRACE_EVENTS_MAX,
+    ACCEPTS_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX, CALLERS_BYTES_MAX, GATHERED_BYTES_MAX,
+    GATHERED_MAX, HELD_MAX, JOINED_BYTES_MAX, LIVE_TRACES_MAX, NAME_MAX, PACED_MAX, RETAINED_MAX,
+    TRACE_EVENTS_MAX,
 };
-use comet_core::{Limits, Message, Report};
+use comet_core::{CallerLimits, Limits, Message, Report};
 use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
 use comet_ops::LOG_BYTES_MAX;
 use comet_serve::{
@@ -86,8 +87,12 @@ impl Bounds {
             trace_users: _,
             user_memory_ms,
             text,
+            // A push in the text form is an item of an outbox.
+            text_push_max: _,
+            callers: of_frames,
             // Choices, and texts that the configuration holds.
             is_out_of_memory: _,
+            refuses_pushes: _,
             takes_clients: _,
             // A thousand, which all shards share.
             blocks: _,
@@ -187,6 +192,7 @@ impl Bounds {
             ("requests of push callers", allocated(requests)),
             ("the same, encoded for clients", allocated(requests)),
             ("calls under way", (CALLS_MAX * CALL) as u64),
+            ("callers of push.frames", cores * frames(of_frames)),
             ("paced broadcasts", allocated((PACED_MAX * config.push.frame_max) as u64)),
             (
                 "if every caller leaves calls unread",
@@ -212,6 +218,13 @@ impl Bounds {
 
 /// What a push that waits takes beside its frame: its entry in a list that has doubled, with its id.
 const GATHERED: usize = 512 + NAME_MAX;
+
+/// What the callers at `push.frames` of a core take: bytes that come in, requests in two forms, and replies in two buffers.
+fn frames(limits: &CallerLimits) -> u64 {
+    let each = 2 * CALLER_INPUT_MAX + 2 * CALLER_OUTPUT_MAX;
+    let requests = if limits.connections > 0 { CALLERS_BYTES_MAX + limits.frame_max } else { 0 };
+    2 * usize::from(limits.connections) as u64 * each as u64 + 2 * allocated(requests as u64)
+}
 
 /// What a call keeps beside its request: its entry, its tally and its channel.
 const CALL: usize = 1 << 10;
@@ -288,6 +301,7 @@ mod tests {
             "logic.addrs=[\"a:1\"]",
             "websocket.head_max=\"64KiB\"",
             "coalesce.rules=[{ rooms = \"\" }]",
+            "push.frames=[\"127.0.0.1:0\"]",
         ] {
             assert!(sum(&[&least[..], &[raised]].concat()) > before, "{raised}");
         }

@@ -96,7 +96,10 @@ async fn bad_queries_are_refused_with_a_sentence() {
     for (parameters, sentence) in [
         ("sort=speed", "sort: \"speed\" is none of waiting, age, rate"),
         ("transport=udp", "transport: \"udp\" is none of tcp, websocket"),
-        ("address=here", "address: \"here\" is no IP address and no network"),
+        (
+            "address=here",
+            "address: \"here\" is no address and no network: write 192.0.2.7 or 192.0.2.0/24",
+        ),
         ("cursor=x", "cursor: \"x\" is no place in a list of connections"),
         ("limit=1001", "limit: \"1001\" is not a whole number from 1 to 1000"),
         (

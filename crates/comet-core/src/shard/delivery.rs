@@ -1,10 +1,14 @@
 //! One push on its way into the outboxes of one shard.
 
+use comet_proto::Encoded;
+
+use crate::budget;
 use crate::conn::{Conn, FORMS};
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Push;
+use crate::outbox::chains::Chains;
 use crate::outbox::{AppendMemo, Item, Load, Superseded};
 
 use super::connections::Connections;
@@ -14,13 +18,13 @@ use super::trace::Offered;
 /// Connections that one walk is to close before it should end.
 const CLOSED_MAX: usize = 256;
 
-/// What a walk does with a connection.
+/// What a walk does with each connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Filter {
+pub(super) enum Walk {
     /// Offers it the push.
-    Off,
+    Offer,
     /// Offers it the push if it accepts the operation.
-    On,
+    OfferFiltered,
     /// Has it closed ([`Push::kick`]).
     Kick,
 }
@@ -34,9 +38,23 @@ pub(super) struct Items {
 }
 
 impl Items {
-    pub(super) fn new(binary: Item) -> Self {
-        Self { binary, text: None }
+    /// `text` is the frame in the text form, if it is there from an earlier walk.
+    pub(super) fn new(chains: &mut Chains, binary: &Encoded, text: Option<&Encoded>) -> Self {
+        let mut item = |frame: &Encoded| chains.item(frame.clone(), true);
+        Self { binary: item(binary), text: text.map(item) }
     }
+
+    /// The frame in the text form, if a client wanted it.
+    pub(super) fn text(&self) -> Option<&Encoded> {
+        self.text.as_ref().map(Item::frame)
+    }
+}
+
+/// The memo of a connection. Clients that keep up have no send under way, and clients that do not read have one. In a
+/// room of both they take turns, and would take each other's memo.
+#[inline]
+fn memo_of(conn: &Conn) -> usize {
+    2 * conn.form() + usize::from(conn.outbox.is_sending())
 }
 
 /// A walk over connections that offers each of them the same push.
@@ -46,16 +64,18 @@ pub(super) struct Delivery<'a> {
     limits: &'a Limits,
     items: &'a mut Items,
     operation: i32,
-    filter: Filter,
+    walk: Walk,
     /// Length of the frame in each form. That of the text form is 0 until it is there.
     bytes: [u32; FORMS],
-    /// The latest append in each form.
-    memos: [AppendMemo; FORMS],
+    /// The latest append of each form, without and with a send under way.
+    memos: [AppendMemo; 2 * FORMS],
     /// Outboxes that took the push, by form.
     queued: [u64; FORMS],
     /// Connections that did not get it.
     tally: Tally,
     superseded: u64,
+    /// Units of work of encoding the push.
+    encoding: usize,
     /// To be closed when the walk is over: too slow for the push, or kicked.
     to_close: Vec<Slot>,
     /// What traced connections were offered.
@@ -68,6 +88,8 @@ pub(super) struct Delivered {
     pub(super) tally: Tally,
     /// Older pushes that were dropped for this one.
     pub(super) superseded: u64,
+    /// Units of work beside those of the deliveries.
+    pub(super) encoding: usize,
     /// Connections to close: slow consumers, or all that are kicked.
     pub(super) to_close: Vec<Slot>,
     /// What became of the push at traced connections.
@@ -75,17 +97,17 @@ pub(super) struct Delivered {
 }
 
 impl<'a> Delivery<'a> {
-    /// `items` are the frame of `push`, the same in all walks of it. A kick has a `filter` of its own.
+    /// `items` are the frame of `push`, the same in all walks of it. A kick has a `walk` of its own.
     pub(super) fn new(
         conns: &'a mut Connections,
         outboxes: &'a mut Outboxes,
         limits: &'a Limits,
         push: &Push,
         items: &'a mut Items,
-        filter: Filter,
+        walk: Walk,
     ) -> Self {
         let bytes_of = |bytes: &[u8]| bytes.len() as u32;
-        let text = items.text.as_ref().map_or(0, |item| bytes_of(item.frame().for_websocket()));
+        let text = items.text().map_or(0, |frame| bytes_of(frame.for_websocket()));
         let frame = &push.frame;
         Self {
             conns,
@@ -93,12 +115,13 @@ impl<'a> Delivery<'a> {
             limits,
             items,
             operation: push.operation,
-            filter: if push.kick.is_some() { Filter::Kick } else { filter },
+            walk: if push.kick.is_some() { Walk::Kick } else { walk },
             bytes: [bytes_of(frame.for_tcp()), bytes_of(frame.for_websocket()), text],
-            memos: [AppendMemo::NONE; FORMS],
+            memos: [AppendMemo::NONE; 2 * FORMS],
             queued: [0; FORMS],
             tally: Tally::default(),
             superseded: 0,
+            encoding: 0,
             to_close: Vec::new(),
             traced: Vec::new(),
         }
@@ -108,23 +131,25 @@ impl<'a> Delivery<'a> {
     #[inline]
     pub(super) fn offer(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot];
-        match self.filter {
-            Filter::Off => {}
-            Filter::On if conn.accepts.contains(self.operation) => {}
-            Filter::On => return self.drop_for(slot, DropReason::Filtered),
-            Filter::Kick => return self.to_close.push(slot),
+        match self.walk {
+            Walk::Offer => {}
+            Walk::OfferFiltered if conn.accepts.contains(self.operation) => {}
+            Walk::OfferFiltered => return self.drop_for(slot, DropReason::Filtered),
+            Walk::Kick => return self.to_close.push(slot),
         }
         debug_assert!(conn.takes_pushes().is_ok());
-        let form = conn.form();
+        let (form, memo) = (conn.form(), memo_of(conn));
         // Members of a room mostly have the same frames pending. Then the result of the latest append
         // holds for the next outbox, and the chains are not looked at.
-        if !self.memos[form].repeat(&mut conn.outbox) && !self.append(slot) {
-            return self.drop_for(slot, DropReason::OutboxFull);
+        if !self.memos[memo].repeat(&mut conn.outbox)
+            && let Err(reason) = self.append(slot)
+        {
+            return self.drop_for(slot, reason);
         }
         self.queued[form] += 1;
         let conn = &mut self.conns[slot];
         if conn.is_traced {
-            let Superseded { pushes, .. } = self.memos[form].superseded();
+            let Superseded { pushes, .. } = self.memos[memo].superseded();
             let offered = Offered::Queued { bytes: self.bytes[form], superseded: pushes };
             self.traced.push((slot, offered));
         }
@@ -143,7 +168,7 @@ impl<'a> Delivery<'a> {
 
     /// Offers the push to `conn`, or counts why it takes none.
     pub(super) fn offer_to(&mut self, conn: LocalConnId) {
-        let is_kick = self.filter == Filter::Kick;
+        let is_kick = self.walk == Walk::Kick;
         let check = |conn: &mut Conn| match conn.is_open() && is_kick {
             // Also while it waits for its homes.
             true => Ok(()),
@@ -174,37 +199,50 @@ impl<'a> Delivery<'a> {
     /// Ends the walk.
     pub(super) fn finish(mut self) -> Delivered {
         self.settle_memos();
-        let Self { queued, bytes, mut tally, superseded, to_close, traced, .. } = self;
+        let Self { queued, bytes, mut tally, superseded, encoding, to_close, traced, .. } = self;
         for (queued, bytes) in queued.into_iter().zip(bytes) {
             tally.matched += queued;
             tally.queued += queued;
             self.outboxes.bytes_queued += queued * u64::from(bytes);
         }
-        Delivered { tally, superseded, to_close, traced }
+        Delivered { tally, superseded, encoding, to_close, traced }
     }
 
-    /// Appends the push to one outbox. `false`: the outbox is full.
-    fn append(&mut self, slot: Slot) -> bool {
-        self.settle_memos();
+    /// Appends the push to one outbox.
+    ///
+    /// # Errors
+    /// Why it does not get there.
+    fn append(&mut self, slot: Slot) -> Result<(), DropReason> {
         if self.conns[slot].is_text {
-            self.encode_text();
+            self.encode_text()?;
         }
-        let Some(superseded) = self.make_space(slot) else { return false };
+        self.settle_memos();
+        let superseded = self.make_space(slot).ok_or(DropReason::OutboxFull)?;
         let conn = &mut self.conns[slot];
-        let memo = &mut self.memos[conn.form()];
+        let memo = &mut self.memos[memo_of(conn)];
         let item = self.items.text.as_ref().filter(|_| conn.is_text).unwrap_or(&self.items.binary);
         self.outboxes.chains.append_and_note(memo, &mut conn.outbox, item, superseded);
         self.count_superseded(superseded, 1);
-        true
+        Ok(())
     }
 
-    /// Encodes the push for clients that speak the text form, if none of them came before.
+    /// Encodes the push for clients that speak the text form, if none of them came before. That is done in one go, so the push must
+    /// not be long.
     #[cold]
-    fn encode_text(&mut self) {
+    fn encode_text(&mut self) -> Result<(), DropReason> {
         let Items { binary, text } = &mut *self.items;
-        let chains = &mut self.outboxes.chains;
-        let item = text.get_or_insert_with(|| chains.item(binary.frame().to_text(), true));
+        if text.is_some() {
+            return Ok(());
+        }
+        let length = binary.frame().for_tcp().len();
+        if length > self.limits.text_push_max {
+            return Err(DropReason::TextTooLong);
+        }
+        self.encoding += length / budget::TEXT_BYTES;
+        let item = self.outboxes.chains.item(binary.frame().to_text(), true);
         self.bytes[FORMS - 1] = item.frame().for_websocket().len() as u32;
+        *text = Some(item);
+        Ok(())
     }
 
     /// Adds the outboxes that took the push by memo to the chains' reference counts. Due before anything but
@@ -212,6 +250,9 @@ impl<'a> Delivery<'a> {
     fn settle_memos(&mut self) {
         for memo in &mut self.memos {
             let outboxes = self.outboxes.chains.settle(memo);
+            if outboxes == 0 {
+                continue;
+            }
             let Superseded { pushes, bytes } = memo.superseded();
             self.superseded += u64::from(pushes) * u64::from(outboxes);
             self.outboxes.bytes_dropped += u64::from(bytes) * u64::from(outboxes);
@@ -268,5 +309,53 @@ impl<'a> Delivery<'a> {
         let held = self.outboxes.chains.held_bytes() as u64;
         let bound = self.limits.outbox_memory;
         held <= bound || (load.bytes == 0 && held <= bound + bound / 8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use comet_proto::{Encoded, Frame};
+
+    use super::*;
+    use crate::ids::ShardId;
+    use crate::outbox::visits;
+    use crate::state::ConnState;
+    use crate::time::{Millis, Tick};
+    use crate::transport::Transport;
+
+    /// Every other client does not read. Each push replaces the oldest of these, and looks at the frames of one of them.
+    #[test]
+    fn full_outboxes_between_idle_ones_share_the_work() {
+        const MEMBERS: u64 = 100;
+        let slow_consumer = SlowConsumer::DropOldest;
+        let limits = Limits { svr_proto: 8, slow_consumer, ..Limits::default() };
+        let mut conns = Connections::new(ShardId(0), Millis(0));
+        let mut outboxes = Outboxes::new(7, Millis(0));
+        let slots: Vec<Slot> =
+            (0..MEMBERS).map(|_| conns.insert(Transport::Tcp, Millis(0), Tick(1))).collect();
+        slots.iter().for_each(|&slot| conns[slot].state = ConnState::Live);
+        let frame = Frame { version: 1, operation: 5, sequence: 0, body: b"push" };
+        let push = Push::new(5, Encoded::frame(&frame));
+        for number in 0..20 {
+            visits::take();
+            let mut items = Items::new(&mut outboxes.chains, &push.frame, None);
+            let mut delivery =
+                Delivery::new(&mut conns, &mut outboxes, &limits, &push, &mut items, Walk::Offer);
+            slots.iter().for_each(|&slot| delivery.offer(slot));
+            let Delivered { tally, superseded, .. } = delivery.finish();
+            assert_eq!(tally.queued, MEMBERS);
+            // One is under way and seven wait.
+            assert_eq!(superseded, if number < 8 { 0 } else { MEMBERS / 2 });
+            assert!(visits::take() <= 4, "a look at what is dropped, and one behind it, twice");
+            for (number, &slot) in slots.iter().enumerate() {
+                let Conn { outbox, transport, .. } = &mut conns[slot];
+                if number % 2 == 0 {
+                    outboxes.chains.start(outbox);
+                    outboxes.chains.advance(outbox, *transport, frame.body.len() + 16);
+                } else if !outbox.is_sending() {
+                    outboxes.chains.start(outbox);
+                }
+            }
+        }
     }
 }

@@ -17,11 +17,10 @@ use crate::coalesce::CoalesceRule;
 use crate::ids::Slot;
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{GATHERED_BYTES_MAX, GATHERED_MAX, Limits};
-use crate::message::Report;
+use crate::message::{Message, Report};
 use crate::time::Millis;
 
 use super::Shard;
-use super::delivery::Delivered;
 use super::push_task::{Answer, Crowd, Progress, Target};
 
 /// Whom the pushes of a window are to: the members of a room. `None`: all connections.
@@ -187,11 +186,19 @@ impl Shard {
     /// Reports what a push has come to before it waits, and that a partial tally follows. So a push that waits holds back
     /// none of those that control has for this shard.
     fn announce_rest(&mut self, progress: &mut Progress) {
-        if let Answer::Tally { partials } = progress.answer {
-            let (call, shard, tally) = (progress.call, self.context.shard, progress.tally);
-            self.reports.push(Report::Tally { call, shard, tally, partials: partials + 1 });
-            (progress.tally, progress.answer) = (Tally::default(), Answer::PartialTally);
+        let Answer::Tally { partials } = progress.answer else { return };
+        let (call, tally, partials) = (progress.call, progress.tally, partials + 1);
+        match call.shard() {
+            None => {
+                let shard = self.context.shard;
+                self.reports.push(Report::Tally { call, shard, tally, partials });
+            }
+            Some(shard) => {
+                let partials = Some(partials);
+                self.messages.send(shard, Message::Tallied { call, tally, partials });
+            }
         }
+        (progress.tally, progress.answer) = (Tally::default(), Answer::PartialTally);
     }
 
     /// A newer push has taken the place of `older`. Those who are there now do not get it.
@@ -202,10 +209,12 @@ impl Shard {
             }
             None => self.counters.live,
         };
-        let mut delivered = Delivered::default();
-        delivered.tally.drop_as(DropReason::Superseded, connections);
-        self.count_slice(delivered, &mut older);
-        self.reports.push(older.report(self.context.shard));
+        let mut dropped = Tally::default();
+        dropped.drop_as(DropReason::Superseded, connections);
+        self.counters.pushes += 1;
+        self.counters.deliveries += dropped;
+        older.tally += dropped;
+        self.report(older);
     }
 
     /// Begins the pushes of a window that has ended, if the shard takes pushes; [`Shard::handle_pushes`] goes on with them.

@@ -91,7 +91,7 @@ impl Shard {
                 conn.room.room().is_some_and(|id| *self.rooms[id].name == **room)
             }
             Subject::Network(network) => {
-                address.map_or(is_known(*id), |address| network.contains(&address.to_canonical()))
+                address.map_or(is_known(*id), |address| network.contains(address))
             }
         };
         let live: Box<[TraceId]> =

@@ -2,6 +2,7 @@
 
 mod backlog;
 mod bounds;
+mod callers;
 mod coalesce;
 mod corpus;
 mod deadlines;

@@ -8,6 +8,7 @@ mod corpus;
 mod interop;
 mod origin;
 mod proxy;
+mod push_frame;
 mod round_trip;
 mod support;
 mod text;

@@ -56,6 +56,7 @@ mod printing;
 mod process;
 mod profiles;
 mod proxy;
+mod push_frames;
 mod pushes;
 mod redis;
 mod reload;
