@@ -60,7 +60,7 @@ mod websocket;
 pub use backoff::Backoff;
 pub use client::{Client, SEND_BODY_MAX};
 pub use comet_proto::push_frame::{PushLedger, PushTarget};
-pub use comet_proto::{AuthReply, Frame, FrameFault, NotRenewed, op};
+pub use comet_proto::{AuthReply, Frame, FrameFault, NotRenewed, RoomRefusal, op};
 #[cfg(feature = "tls")]
 pub use error::TlsError;
 pub use error::{Error, Permanent, SessionError, WebSocketFault};

@@ -303,6 +303,8 @@ sections! {
         bytes: u32 = 0 in size(0..=GIB), Alive;
         /// Changes of the room by one client in a second, on average over 10 seconds; 0: any number.
         room_changes: u32 = 0 in number(0..=1 << 20), Alive;
+        /// Rooms that a connection of protocol 2 may be in at once. A request to enter one more is refused.
+        rooms: u16 = 128 in number(1..=1024), Alive;
         /// Sessions that one user may have at once. One more is closed with too_many_sessions.
         user_sessions: u32 = 10_000 in number(1..=1 << 20), Alive;
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use comet_core::{CloseReason, Counters, DropReason};
 use comet_histogram::Histogram;
 use comet_ops::{COMMIT, Exposition, Kind, RUSTC, expose_call_times, expose_gates, expose_process};
+use comet_proto::RoomRefusal;
 
 use crate::monitor::{FIELDS, Field, Reading, counter, gauge};
 
@@ -66,6 +67,15 @@ impl Reading<'_> {
             page.family("comet_dropped_total", Kind::Counter, "Deliveries not made, by reason.");
         for reason in DropReason::ALL {
             dropped.labelled(&[("reason", &reason.label())], self.dropped(*reason));
+        }
+        let mut refused = page.family(
+            "comet_rooms_refused_total",
+            Kind::Counter,
+            "Requests to enter or leave a room that were refused, by reason.",
+        );
+        for reason in RoomRefusal::ALL {
+            let of_reason = self.sum(|counters| counters.rooms_refused[reason as usize - 1]);
+            refused.labelled(&[("reason", &reason.label())], of_reason);
         }
         let (_, missed) = self.trace_log;
         page.family(

@@ -114,6 +114,7 @@ pub(crate) const FIELDS: &[Field] = &[
     gauge("sources", "Client addresses and subnets that are counted.", |c| c.sources),
     gauge("addresses", "Client addresses that are counted.", |c| c.addresses),
     gauge("rooms", "Rooms with members.", |c| c.rooms),
+    gauge("further_rooms", "Rooms of connections beside their first ones.", |c| c.further_rooms),
     gauge("users", "Users with a session.", |c| c.users),
     gauge("keys", "Keys with a connection.", |c| c.keys),
 ];

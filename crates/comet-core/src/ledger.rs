@@ -6,6 +6,8 @@
 
 use std::ops::AddAssign;
 
+use comet_proto::RoomRefusal;
+
 use comet_histogram::Histogram;
 
 macro_rules! reasons {
@@ -243,6 +245,8 @@ pub struct Counters {
     pub frames_ignored: u64,
     /// Heartbeats answered.
     pub heartbeats: u64,
+    /// Requests of clients of protocol 2 to enter or leave a room that were refused, by [`RoomRefusal`].
+    pub rooms_refused: [u64; RoomRefusal::ALL.len()],
     /// Client messages answered: operation 4 and every operation without a meaning here.
     pub received: u64,
     /// Bytes read from clients.
@@ -291,6 +295,8 @@ pub struct Counters {
     pub addresses: u64,
     /// Rooms with members whose home is this shard, now.
     pub rooms: u64,
+    /// Pairs of a connection and a room that it is in beside its first one, now.
+    pub further_rooms: u64,
     /// Users whose home is this shard, now.
     pub users: u64,
     /// Keys whose home is this shard, now.

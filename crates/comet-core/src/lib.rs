@@ -16,6 +16,7 @@ mod callers;
 mod canary;
 mod coalesce;
 mod conn;
+mod further_rooms;
 mod heavy_hitters;
 mod home;
 mod idle_coalescing;

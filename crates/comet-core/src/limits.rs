@@ -104,6 +104,8 @@ pub struct Limits {
     pub trace_users: Box<[i64]>,
     /// Whose events operators watch.
     pub traces: LiveTraces,
+    /// Rooms a connection of protocol 2 is in at once; a request to enter one more is refused.
+    pub rooms: u16,
     /// Sessions a user may have at once; one more is closed with `too_many_sessions`.
     pub user_sessions: u32,
     /// How long the session number of a user is retained after the last session ended, milliseconds; 0: the
@@ -156,6 +158,7 @@ impl Default for Limits {
             origins: [].into(),
             trace_users: [].into(),
             traces: LiveTraces::default(),
+            rooms: 128,
             user_sessions: 10_000,
             user_memory_ms: 0,
             key_memory_ms: 10_000,
@@ -283,6 +286,7 @@ impl Limits {
     pub(crate) fn assert_sound(&self) {
         assert!(self.connections > 0 && self.svr_proto > 0 && self.cli_proto > 0);
         assert!(self.user_sessions > 0, "user_sessions");
+        assert!(self.rooms > 0, "a connection may be in one room");
         assert!(self.body_max > 0 && self.body_max <= 1 << 20, "body_max");
         assert!(self.head_max >= 256, "head_max holds an upgrade request");
         assert!(self.outbox_bytes <= 1 << 30, "outbox_bytes");

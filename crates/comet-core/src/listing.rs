@@ -92,8 +92,10 @@ pub struct ListedConn {
     pub key: Box<str>,
     /// User id; 0 is anonymous.
     pub user: i64,
-    /// The room it is in.
+    /// The room that operation 12 changes.
     pub room: Option<Arc<str>>,
+    /// How many rooms it is in beside that one.
+    pub further_rooms: usize,
     /// Where its client connects from, as far as the kernel or a PROXY header says.
     pub address: Option<SocketAddr>,
     /// How its frames travel.

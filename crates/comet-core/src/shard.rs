@@ -54,6 +54,7 @@ mod rates;
 mod registration;
 mod reply;
 mod room_counts;
+mod room_requests;
 mod rooms;
 mod socket_events;
 mod sources;
@@ -70,6 +71,7 @@ use ahash::RandomState;
 
 use crate::active_clock::ActiveClock;
 use crate::budget::Budget;
+use crate::further_rooms::FurtherRooms;
 use crate::home::Home;
 use crate::idle_coalescing::IdleCoalescing;
 use crate::ids::{CallId, ConnId, ShardId, Slot};
@@ -126,6 +128,7 @@ pub struct Shard {
     outboxes: Outboxes,
     /// Rooms with members on this shard.
     rooms: Rooms,
+    further_rooms: FurtherRooms,
     top_rooms: TopRooms,
     traffic: Traffic,
     /// Keys, users and rooms whose home is this shard.
@@ -196,6 +199,7 @@ impl Shard {
             rates: Rates::new(seed),
             outboxes: Outboxes::new(seed, now),
             rooms: Rooms::new(limits.buckets, seed ^ 4),
+            further_rooms: FurtherRooms::new(limits.buckets, seed ^ 16),
             top_rooms: TopRooms::new(seed, now),
             traffic: Traffic::new(seed, now),
             home: Home::new(shard, shards, limits.buckets, seed),
@@ -249,6 +253,7 @@ impl Shard {
         counters.addresses = self.home.sources.addresses() as u64;
         counters.stalled_millis = self.context.clock.stalled_ms();
         counters.rooms = self.home.rooms.len() as u64;
+        counters.further_rooms = self.further_rooms.pairs() as u64;
         counters.users = self.home.users.len() as u64;
         counters.keys = self.home.keys.len() as u64;
         let Outboxes { bytes_queued, bytes_dropped, .. } = self.outboxes;

@@ -14,9 +14,11 @@ mod frame;
 pub mod op;
 pub mod proxy;
 pub mod push_frame;
+mod rooms;
 pub mod text;
 pub mod websocket;
 
 pub use auth_reply::{AuthReply, NotRenewed};
 pub use encoded::Encoded;
 pub use frame::{Frame, FrameFault, HEADER_LEN, VERSION, VERSION_2, count_frames, decode};
+pub use rooms::{Join, JoinReply, Leave, LeaveReply, Position, RoomHandle, RoomPush, RoomRefusal};

@@ -154,6 +154,7 @@ impl Plan {
                 per_subnet: if rng.percent(6) { 8 } else { 0 },
                 ..SourceLimits::default()
             },
+            rooms: rng.pick(&[128, 128, 2, 1]),
             user_sessions: if rng.percent(6) { rng.pick(&[1, 3]) } else { 10_000 },
             trace_users: rng.pick(trace_lists).into(),
             crowd_slice: rng.pick(&[1, 3, 1_000]),

@@ -26,6 +26,8 @@ use crate::options::{limits, memory_ceiling};
 
 /// User memory of an idle connection, all tables included. The bench measures less.
 const CONNECTION: u64 = 512;
+/// A room with one member and the longest name, on the member's core and at its home.
+const ROOM: u64 = 512 + NAME_MAX as u64;
 /// The kernel's memory of a connection whose buffers are empty.
 const SOCKET: u64 = 4 << 10;
 /// Memory of an idle TLS session beside it, measured by a test of comet-net.
@@ -90,6 +92,7 @@ impl Bounds {
             // A push in the text form is an item of an outbox.
             text_push_max: _,
             callers: of_frames,
+            rooms,
             // Choices, and texts that the configuration holds.
             is_out_of_memory: _,
             refuses_pushes: _,
@@ -153,6 +156,10 @@ impl Bounds {
         let rows = vec![
             ("connections, idle and authenticated", connections * CONNECTION),
             ("if all their keys and lists are the longest", connections * names),
+            (
+                "if each of them is in as many rooms of its own",
+                connections * (u64::from(*rooms) - 1) * ROOM,
+            ),
             ("if all of them are in TLS, sessions", in_tls * TLS_SESSION),
             ("receive buffers", cores * u64::from(*recv_buffers) * u64::from(*recv_buffer_size)),
             ("rings", locked_memory(*ring_entries, config.server.cores.len())),

@@ -271,6 +271,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         },
         origins: config.websocket.origins.as_slice().into(),
         trace_users: config.white_list.users.as_slice().into(),
+        rooms: config.clients.rooms,
         user_sessions: config.clients.user_sessions,
         user_memory_ms: millis(config.bucket.user_memory),
         key_memory_ms: Limits::default().key_memory_ms,

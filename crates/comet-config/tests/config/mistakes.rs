@@ -151,6 +151,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("protocol.svr_proto", "1", "65535", &["0", "65536", "9223372036854775807"]);
     check("protocol.outbox_bytes", "2048", "\"1GiB\"", &["2047", "1073741825"]);
     check("protocol.cli_proto", "1", "65535", &["0", "65536", "-1"]);
+    check("clients.rooms", "1", "1024", &["0", "1025"]);
     check("clients.user_sessions", "1", "1048576", &["0", "1048577"]);
     check("limits.connections", "0", "16777216", &["-1", "16777217"]);
     check("limits.mesh_inbox", "16", "1048576", &["15", "1048577"]);

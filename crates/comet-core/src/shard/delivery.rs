@@ -1,9 +1,9 @@
 //! One push on its way into the outboxes of one shard.
 
-use comet_proto::Encoded;
+use comet_proto::{Encoded, RoomHandle};
 
 use crate::budget;
-use crate::conn::{Conn, FORMS};
+use crate::conn::{Conn, FORMS, PROTOCOL_1_FORMS, PROTOCOL_2_FORMS, TEXT_FORM};
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{Limits, SlowConsumer};
@@ -35,13 +35,15 @@ pub(super) struct Items {
     binary: Item,
     /// For clients that speak the text form, from the first of them on.
     text: Option<Item>,
+    /// Of a push to a room, for members of protocol 2, from the first of them on.
+    room_push: Option<Item>,
 }
 
 impl Items {
     /// `text` is the frame in the text form, if it is there from an earlier walk.
     pub(super) fn new(chains: &mut Chains, binary: &Encoded, text: Option<&Encoded>) -> Self {
         let mut item = |frame: &Encoded| chains.item(frame.clone(), true);
-        Self { binary: item(binary), text: text.map(item) }
+        Self { binary: item(binary), text: text.map(item), room_push: None }
     }
 
     /// The frame in the text form, if a client wanted it.
@@ -65,7 +67,9 @@ pub(super) struct Delivery<'a> {
     items: &'a mut Items,
     operation: i32,
     walk: Walk,
-    /// Length of the frame in each form. That of the text form is 0 until it is there.
+    /// The room that the push is to.
+    room: Option<RoomHandle>,
+    /// Length of the frame in each form; 0 while the frame is not encoded in it.
     bytes: [u32; FORMS],
     /// The latest append of each form, without and with a send under way.
     memos: [AppendMemo; 2 * FORMS],
@@ -106,9 +110,10 @@ impl<'a> Delivery<'a> {
         items: &'a mut Items,
         walk: Walk,
     ) -> Self {
-        let bytes_of = |bytes: &[u8]| bytes.len() as u32;
-        let text = items.text().map_or(0, |frame| bytes_of(frame.for_websocket()));
-        let frame = &push.frame;
+        let mut bytes = [0; FORMS];
+        bytes[PROTOCOL_1_FORMS..][..2].copy_from_slice(&lengths(&push.frame));
+        bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths(&push.frame));
+        bytes[TEXT_FORM] = items.text().map_or(0, |frame| lengths(frame)[1]);
         Self {
             conns,
             outboxes,
@@ -116,7 +121,8 @@ impl<'a> Delivery<'a> {
             items,
             operation: push.operation,
             walk: if push.kick.is_some() { Walk::Kick } else { walk },
-            bytes: [bytes_of(frame.for_tcp()), bytes_of(frame.for_websocket()), text],
+            room: None,
+            bytes,
             memos: [AppendMemo::NONE; 2 * FORMS],
             queued: [0; FORMS],
             tally: Tally::default(),
@@ -125,6 +131,14 @@ impl<'a> Delivery<'a> {
             to_close: Vec::new(),
             traced: Vec::new(),
         }
+    }
+
+    /// The push is to the members of a room.
+    pub(super) fn in_room(mut self, room: RoomHandle) -> Self {
+        self.room = Some(room);
+        let lengths = self.items.room_push.as_ref().map_or([0; 2], |item| lengths(item.frame()));
+        self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths);
+        self
     }
 
     /// Puts the push into the outbox of a connection that takes pushes, or counts why not.
@@ -213,14 +227,24 @@ impl<'a> Delivery<'a> {
     /// # Errors
     /// Why it does not get there.
     fn append(&mut self, slot: Slot) -> Result<(), DropReason> {
-        if self.conns[slot].is_text {
+        let conn = &self.conns[slot];
+        let (is_text, is_protocol_2) = (conn.is_text, conn.is_protocol_2);
+        if is_text {
             self.encode_text()?;
+        } else if is_protocol_2 {
+            self.encode_room_push();
         }
         self.settle_memos();
         let superseded = self.make_space(slot).ok_or(DropReason::OutboxFull)?;
         let conn = &mut self.conns[slot];
         let memo = &mut self.memos[memo_of(conn)];
-        let item = self.items.text.as_ref().filter(|_| conn.is_text).unwrap_or(&self.items.binary);
+        let Items { binary, text, room_push } = &*self.items;
+        let item = match (is_text, is_protocol_2) {
+            (true, _) => text.as_ref(),
+            (_, true) => room_push.as_ref(),
+            _ => None,
+        };
+        let item = item.unwrap_or(binary);
         self.outboxes.chains.append_and_note(memo, &mut conn.outbox, item, superseded);
         self.count_superseded(superseded, 1);
         Ok(())
@@ -230,7 +254,7 @@ impl<'a> Delivery<'a> {
     /// not be long.
     #[cold]
     fn encode_text(&mut self) -> Result<(), DropReason> {
-        let Items { binary, text } = &mut *self.items;
+        let Items { binary, text, .. } = &mut *self.items;
         if text.is_some() {
             return Ok(());
         }
@@ -240,9 +264,19 @@ impl<'a> Delivery<'a> {
         }
         self.encoding += length / budget::TEXT_BYTES;
         let item = self.outboxes.chains.item(binary.frame().to_text(), true);
-        self.bytes[FORMS - 1] = item.frame().for_websocket().len() as u32;
+        self.bytes[TEXT_FORM] = lengths(item.frame())[1];
         *text = Some(item);
         Ok(())
+    }
+
+    /// Encodes a push to a room for members of protocol 2, if none of them came before.
+    fn encode_room_push(&mut self) {
+        let Some(room) = self.room else { return };
+        let Items { binary, room_push, .. } = &mut *self.items;
+        let chains = &mut self.outboxes.chains;
+        let encode = || chains.item(binary.frame().to_room_push(room, 0), true);
+        let item = room_push.get_or_insert_with(encode);
+        self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths(item.frame()));
     }
 
     /// Adds the outboxes that took the push by memo to the chains' reference counts. Due before anything but
@@ -276,7 +310,7 @@ impl<'a> Delivery<'a> {
         // A client that has taken everything is not slow, though there is no memory for its push.
         let is_slow = load.bytes > 0;
         if is_slow {
-            let bytes = self.bytes[conn.transport as usize];
+            let bytes = self.bytes[form];
             self.outboxes.slow.note_dropped(self.conns.id(slot).local(), bytes);
         }
         match self.limits.slow_consumer {
@@ -310,6 +344,11 @@ impl<'a> Delivery<'a> {
         let bound = self.limits.outbox_memory;
         held <= bound || (load.bytes == 0 && held <= bound + bound / 8)
     }
+}
+
+/// Length of a frame on each transport.
+fn lengths(frame: &Encoded) -> [u32; 2] {
+    [frame.for_tcp().len() as u32, frame.for_websocket().len() as u32]
 }
 
 #[cfg(test)]

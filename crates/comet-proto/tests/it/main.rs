@@ -7,6 +7,7 @@ mod bad_upgrade;
 mod corpus;
 mod interop;
 mod origin;
+mod protocol_2;
 mod proxy;
 mod push_frame;
 mod round_trip;

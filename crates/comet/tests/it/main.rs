@@ -61,6 +61,7 @@ mod pushes;
 mod redis;
 mod reload;
 mod replaced;
+mod rooms;
 mod rust_log;
 mod signals;
 mod slow;
