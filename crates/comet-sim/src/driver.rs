@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use comet_core::{
     AuthRequest, Budget, CloseHow, CloseReason, ConnId, ConnQuery, Denied, Hangup, Identity,
-    LiveConn, Message, MessageClass, Millis, Settings, Shard, ShardId, Slot,
+    LiveConn, Message, MessageBudget, MessageClass, Millis, Settings, Shard, ShardId, Slot,
 };
 
 use crate::activity;
@@ -254,7 +254,8 @@ impl Driver {
 
     /// Goes on with pushes, or leaves them for later.
     fn go_on_with_pushes(&mut self, env: &mut Env) {
-        if env.rng.percent(80) && self.shard.end_due_window() {
+        let mut budget_of_pushes = MessageBudget::new(self.shard.limits());
+        if env.rng.percent(80) && self.shard.end_due_window(&mut budget_of_pushes) {
             env.note_activity();
         }
         while self.shard.has_pushes() && env.rng.percent(80) {

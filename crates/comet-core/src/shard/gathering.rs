@@ -21,7 +21,7 @@ use crate::message::{Message, Report};
 use crate::time::Millis;
 
 use super::Shard;
-use super::push_task::{Answer, Crowd, Progress, Target};
+use super::push_task::{Answer, Crowd, Progress, PushTask, Target};
 
 /// Whom the pushes of a window are to: the members of a room. `None`: all connections.
 type Place = Option<Arc<str>>;
@@ -217,17 +217,18 @@ impl Shard {
         self.report(older);
     }
 
-    /// Begins the pushes of a window that has ended, if the shard takes pushes; [`Shard::handle_pushes`] goes on with them.
-    /// `false`: there is none.
-    pub fn end_due_window(&mut self) -> bool {
-        if self.gathering.is_empty() || !self.takes_pushes() {
+    /// Begins the pushes of a window that has ended, if the shard takes pushes, and spends them from `budget`: a client may
+    /// be in all rooms whose windows end at one time. [`Shard::handle_pushes`] goes on with them. `false`: there is none.
+    pub fn end_due_window(&mut self, budget: &mut MessageBudget) -> bool {
+        if self.gathering.is_empty() || !budget.is_left() || !self.takes_pushes() {
             return false;
         }
-        let ended = self.gathering.ended(self.context.now);
-        ended.is_some_and(|place| {
-            self.end_window(&place);
-            true
-        })
+        let Some(place) = self.gathering.ended(self.context.now) else { return false };
+        self.end_window(&place);
+        for PushTask { progress, .. } in &self.pushes {
+            budget.spend_bytes(bytes_of(progress));
+        }
+        true
     }
 
     /// Whether pushes wait in windows.

@@ -39,7 +39,7 @@ impl<A: Authenticator> Driver<A> {
             if self.shard.has_pushes() {
                 let Self { shard, sockets, .. } = self;
                 shard.handle_pushes(&mut slice, |conn| Some(sockets.get(conn.slot)?.peer()?.ip()));
-            } else if self.shard.end_due_window() {
+            } else if self.shard.end_due_window(&mut messages) {
                 // Before the inbox, which may always have something, as these pushes have waited for their time already.
                 has_taken = true;
             } else if messages.is_left()
