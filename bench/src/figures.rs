@@ -136,6 +136,7 @@ type Summary = (&'static str, &'static str, &'static str, Unit, Of, Option<Of>);
 type Of = (&'static str, &'static str);
 
 const COMET: &str = "comet";
+const COALESCED: &str = "coalesced";
 const RING: &str = "ring";
 const SEND: &str = "send";
 const PING_PONG: &str = "ping-pong";
@@ -149,6 +150,7 @@ const SUMMARIES: [Summary; 20] = [
     ("fanout", "comet_data_to_ring", "CPU of a delivery, comet's data cores / ring", RATIO, (COMET, DATA_DELIVERY), Some((RING, DATA_DELIVERY))),
     ("fanout", "comet_to_send", "CPU of a delivery, comet / send", RATIO, (COMET, DELIVERY), Some((SEND, DELIVERY))),
     ("fanout", "comet_data_to_send", "CPU of a delivery, comet's data cores / send", RATIO, (COMET, DATA_DELIVERY), Some((SEND, DATA_DELIVERY))),
+    ("fanout", "comet_to_coalesced", "CPU of a delivery, comet / coalesced", RATIO, (COMET, DELIVERY), Some((COALESCED, DELIVERY))),
     ("raw", "ring_to_send", "CPU of a delivery, ring / send", RATIO, (RING, DELIVERY), Some((SEND, DELIVERY))),
     ("connect", "comet_to_bare", "CPU of a connection, comet / bare ring", RATIO, (COMET, CONNECTION), Some(("bare", CONNECTION))),
     ("connect", "comet_rss_bytes", "RSS of an idle connection", BYTES, (COMET, "RSS of a connection"), None),
@@ -338,10 +340,9 @@ mod tests {
         ]});
         let found: Vec<_> = summarize("fanout", &results).collect();
         assert_eq!(found[0], ("comet_to_ring", Some(Spread { median: 4.0, min: 3.0, max: 5.0 })));
-        assert_eq!(
-            found[1..],
-            [("comet_data_to_ring", None), ("comet_to_send", None), ("comet_data_to_send", None)]
-        );
+        let others =
+            ["comet_data_to_ring", "comet_to_send", "comet_data_to_send", "comet_to_coalesced"];
+        assert_eq!(found[1..], others.map(|name| (name, None)));
         let idle = json!({"turns": [{"subject": "comet", "round": 1, "idle_cpu_share": 0.25}]});
         let share = summarize("idle", &idle).next();
         assert_eq!(share, Some(("cpu_share", Spread::of([0.25]))), "as it is, not in percent");

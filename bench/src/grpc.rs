@@ -123,7 +123,7 @@ impl Push {
 
     fn into_parts(self) -> (Address, Option<Proto>) {
         let op = if self.is_batch { OP_RAW } else { self.operation };
-        (self.to, Some(Proto { ver: 1, op, seq: 0, body: self.content.into() }))
+        (self.to, Some(Proto { ver: 1, op, seq: 0, body: self.content.into(), ..Proto::default() }))
     }
 }
 

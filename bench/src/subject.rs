@@ -23,6 +23,8 @@ use crate::yardstick::{Feed, Mode};
 
 /// What a server's figures stand under in results, whichever server it is.
 pub(crate) const COMET: &str = "comet";
+/// The same server with a window of coalescing.
+pub(crate) const COALESCED: &str = "coalesced";
 /// The operation of a yardstick's messages; nothing looks at it.
 const OPERATION: i32 = 1000;
 /// The time for which one look for input may block, so that the sender is looked at as well.

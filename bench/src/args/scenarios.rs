@@ -41,6 +41,11 @@ pub(crate) struct FanoutArgs {
     /// before them.
     #[arg(long)]
     pub stream: bool,
+    /// Measures beside the server another one that coalesces pushes over such a window. Answers to its pushes wait for the
+    /// window, so they need a stream.
+    #[arg(long, value_name = "MILLISECONDS", requires = "stream", conflicts_with = "addr",
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub coalesce: Option<u32>,
     #[command(flatten)]
     pub load: LoadArgs,
     #[command(flatten)]

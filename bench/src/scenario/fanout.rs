@@ -12,7 +12,7 @@ use crate::message::HEADER_LEN;
 use crate::pingpong::PingPong;
 use crate::report::{self, Table};
 use crate::sink::PushMethod;
-use crate::subject::{COMET, Place, Subject};
+use crate::subject::{COALESCED, COMET, Place, Subject};
 use crate::yardstick::Mode;
 
 /// Of a turn of pushes.
@@ -25,9 +25,14 @@ pub(crate) fn run(args: &FanoutArgs) -> Result<bool> {
     let SetupArgs { dial, host, .. } = &args.setup;
     prepare(&args.setup, 0)?;
     let alone = !args.yardsticks.wanted(&args.setup);
-    let subjects: &[_] = if alone { &[COMET] } else { &[COMET, "ring", "send"] };
-    let turns = each_turn(args.load.rounds, subjects, |place| match place.subject {
-        COMET => comet_turn(place, args),
+    let mut subjects = vec![COMET];
+    subjects.extend(args.coalesce.map(|_| COALESCED));
+    if !alone {
+        subjects.extend(["ring", "send"]);
+    }
+    let turns = each_turn(args.load.rounds, &subjects, |place| match place.subject {
+        COMET => comet_turn(place, args, &args.setup),
+        COALESCED => comet_turn(place, args, &coalescing(args)),
         _ => yardstick_turn(place, host, dial, &args.load),
     })?;
     let mut text = Table::of_turns(&turns, FIGURES).text();
@@ -62,9 +67,18 @@ pub(crate) fn run_raw(args: &RawArgs) -> Result<bool> {
     report::finish("raw", args, (&args.host, None), results, &text)
 }
 
-fn comet_turn(place: Place, args: &FanoutArgs) -> Result<Value> {
-    let crowd = Crowd::of(&args.setup, args.rooms);
-    let mut subject = Subject::server(place, &args.setup, crowd)?;
+/// The server coalesces what is pushed to any room.
+fn coalescing(args: &FanoutArgs) -> SetupArgs {
+    let mut setup = args.setup.clone();
+    let rule =
+        args.coalesce.map(|ms| format!("coalesce.rules=[{{ rooms = \"\", window = \"{ms}ms\" }}]"));
+    setup.server.server_set.extend(rule);
+    setup
+}
+
+fn comet_turn(place: Place, args: &FanoutArgs, setup: &SetupArgs) -> Result<Value> {
+    let crowd = Crowd::of(setup, args.rooms);
+    let mut subject = Subject::server(place, setup, crowd)?;
     if args.stream {
         subject.method = PushMethod::OneStream;
     }

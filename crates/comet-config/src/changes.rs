@@ -104,10 +104,22 @@ impl Config {
     pub fn to_toml(&self) -> String {
         let mut entries = self.entries();
         let sections = SECTIONS.iter().map(|section| {
-            let entries = entries.by_ref().take(section.keys.len());
+            let mut entries = entries.by_ref().take(section.keys.len());
+            if section.tables().is_some() {
+                return entries.next().map_or(String::new(), |entry| tables(section.name, &entry));
+            }
             let lines = entries.map(|Entry { key, shown, .. }| format!("{} = {shown}\n", key.name));
             format!("[{}]\n{}", section.name, lines.collect::<String>())
         });
         sections.collect::<Vec<_>>().join("\n")
     }
+}
+
+/// A section that is a list of tables, as they are written in a file.
+fn tables(section: &str, entry: &Entry) -> String {
+    let tables = entry.shown.as_array().into_iter().flatten().filter_map(toml::Value::as_table);
+    let lines = |table: &toml::Table| {
+        table.iter().map(|(key, value)| format!("{key} = {value}\n")).collect::<String>()
+    };
+    tables.map(|table| format!("[[{section}]]\n{}", lines(table))).collect()
 }

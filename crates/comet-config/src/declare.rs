@@ -16,6 +16,14 @@ pub struct Section {
     pub keys: &'static [Key],
 }
 
+impl Section {
+    /// The key whose value is all of the section, if that is a list of tables: `[[section]]` is one of them.
+    #[must_use]
+    pub fn tables(&self) -> Option<&'static Key> {
+        self.keys.first().filter(|key| key.form() == Facts::TABLES)
+    }
+}
+
 /// A key, as it is declared.
 #[derive(Debug)]
 pub struct Key {

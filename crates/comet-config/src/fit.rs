@@ -247,6 +247,10 @@ fn durations(report: &mut Report<'_>, config: &Config) {
     let (over, timeout) = (server.drain_over, server.drain_timeout);
     let most = timeout.saturating_sub(AFTER_LAST_NOTICE);
     leaves_room("server.drain_over", "server.drain_timeout", [over, timeout, most]);
+    // The call of a push that waits is answered when the push has left.
+    let window = config.coalesce.rules.iter().map(|rule| rule.window).max().unwrap_or_default();
+    let timeout = config.push.timeout;
+    leaves_room("coalesce.rules", "push.timeout", [window, timeout, timeout / 2]);
     // A heartbeat that came in time waits unread for so long. It must not be too late for that.
     let (key, wait) = ("protocol.heartbeat_coalesce", protocol.heartbeat_coalesce);
     let of_comet = ("protocol.heartbeat", protocol.heartbeat);

@@ -21,6 +21,7 @@ use crate::choices::{
     TokenKind, UnknownCode,
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
+use crate::kinds::coalesce::{CoalesceRule, CoalesceRules};
 use crate::kinds::lists::{
     Addresses, ApiAddresses, ClientHosts, Comets, Files, Hosts, KeyUrls, Networks, Nodes, Origins,
     Peers, Places, RedisUrls, Tokens, list,
@@ -246,6 +247,15 @@ sections! {
         /// client takes it for a message. They are told by the close frame alone, over TCP by nothing. Clients of
         /// protocol 2 always get it.
         goodbye: bool = false in Switch, Alive;
+    }
+
+    /// Pushes that wait for others, so that a client gets several in one send. Each table is a rule, and the first one that
+    /// a push fits holds; a push that fits none does not wait. A call is answered when its pushes have left.
+    coalesce: Coalesce {
+        /// `rooms`: the begin of the ids of the rooms, "" for all. `operations`: a list, of which the push has one. At least
+        /// one of both; without rooms broadcasts wait as well. `window`: how long a push waits at most. `keep_latest`: whether
+        /// of pushes with one collapse_id the newest takes the place of those that wait, which count as superseded.
+        rules: Vec<CoalesceRule> = [] in CoalesceRules, Alive;
     }
 
     /// Bounds of one data core.

@@ -1,5 +1,6 @@
 //! The kinds of values: how each is read, checked, written and described.
 
+pub(crate) mod coalesce;
 pub(crate) mod lists;
 pub(crate) mod quantities;
 pub(crate) mod texts;
@@ -56,6 +57,9 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// The form of a list of tables, which makes up a section: `[[section]]` is one of them.
+    pub(crate) const TABLES: &'static str = "tables";
+
     pub(crate) fn new(form: &'static str) -> Self {
         let limits = String::new();
         Self { form, limits, words: Vec::new(), is_secret: false, bare: Bare::Toml }

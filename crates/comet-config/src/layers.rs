@@ -65,6 +65,17 @@ impl<'a> Layers<'a> {
         for (name, contents) in document.into_inner() {
             let Some(section) = self.section(Origin::File, &name) else { continue };
             let span = contents.span();
+            if let Some(key) = section.tables() {
+                match contents.get_ref() {
+                    DeValue::Array(_) => self.add(Origin::File, key, contents),
+                    _ => {
+                        let name = section.name;
+                        let text = format!("{name}: write [[{name}]] for each, and its keys below");
+                        self.report.add(Origin::File, span.start, name, &text);
+                    }
+                }
+                continue;
+            }
             let DeValue::Table(keys) = contents.into_inner() else {
                 let name = section.name;
                 let text = format!("{name}: this is a section: write [{name}] and its keys below");

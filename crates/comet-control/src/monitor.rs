@@ -65,6 +65,8 @@ pub(crate) const FIELDS: &[Field] = &[
         c.tokens_not_renewed
     }),
     counter("pushes", "Pushes carried out, one for each shard reached.", |c| c.pushes),
+    counter("coalesce_windows", "Windows of coalescing that have ended.", |c| c.coalesce_windows),
+    counter("coalesced", "Pushes that left at the end of such windows.", |c| c.coalesced),
     counter("matched", "Deliveries that pushes asked for: queued plus dropped.", |c| {
         c.deliveries.matched
     }),
@@ -97,6 +99,10 @@ pub(crate) const FIELDS: &[Field] = &[
         "Memory that outboxes take; pushes that several clients wait for count once.",
         |c| c.held_bytes,
     ),
+    gauge("coalescing", "Pushes that wait in windows of coalescing.", |c| c.gathered),
+    gauge("coalescing_bytes", "Bytes of their frames, for each core that they are on.", |c| {
+        c.gathered_bytes
+    }),
     gauge("connections", "Connections open.", |c| c.connections),
     gauge("live", "Connections authenticated.", |c| c.live),
     gauge("handshakes", "Connections not authenticated yet.", |c| c.handshakes),

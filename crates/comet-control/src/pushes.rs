@@ -68,7 +68,9 @@ impl Pushes {
             sequence: proto.seq,
             body: &proto.body,
         });
-        Ok(Push::new(if operation == 0 { proto.op } else { operation }, frame))
+        let collapse_id = (!proto.collapse_id.is_empty()).then(|| proto.collapse_id.into());
+        let operation = if operation == 0 { proto.op } else { operation };
+        Ok(Push { collapse_id, ..Push::new(operation, frame) })
     }
 }
 

@@ -88,6 +88,11 @@ impl MessageBudget {
         self.spend_bytes(message.push_bytes());
     }
 
+    /// Whether so many pushes of so many bytes take half of it.
+    pub(crate) fn is_half_spent_by(&self, pushes: usize, bytes: usize) -> bool {
+        pushes >= self.messages.div_ceil(2) || bytes >= self.push_bytes / 2
+    }
+
     /// As [`MessageBudget::spend`], for a push of so many bytes.
     pub(crate) fn spend_bytes(&mut self, bytes: usize) {
         match self.push_bytes.checked_sub(bytes) {

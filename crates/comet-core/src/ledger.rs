@@ -45,6 +45,8 @@ reasons! {
         Closing => "closing",
         /// The queue towards the connection's shard was full.
         MeshFull => "mesh_full",
+        /// A newer push with the same [`Push::collapse_id`](crate::Push::collapse_id) came while this one waited.
+        Superseded => "superseded",
         /// The connection speaks the text form, and the push is longer than that may be.
         TextTooLong => "text_too_long",
     }
@@ -224,6 +226,14 @@ pub struct Counters {
     pub superseded: u64,
     /// Deliveries in an outbox or on their way into the kernel, now.
     pub waiting: u64,
+    /// Windows of coalescing that have ended, and pushes that began then.
+    pub coalesce_windows: u64,
+    /// See [`Counters::coalesce_windows`].
+    pub coalesced: u64,
+    /// Pushes that wait in such windows, now.
+    pub gathered: u64,
+    /// Bytes of their frames, now.
+    pub gathered_bytes: u64,
     /// Bytes in outboxes that the kernel has not taken, now: of pushes and replies, for each connection
     /// as if it were alone, though equal ones are stored once.
     pub waiting_bytes: u64,

@@ -14,6 +14,7 @@ mod bucket;
 mod budget;
 mod callers;
 mod canary;
+mod coalesce;
 mod conn;
 mod further_rooms;
 mod heavy_hitters;
@@ -48,6 +49,7 @@ pub use blocks::{Block, Blocks, TooManyBlocks};
 pub use budget::{Budget, MessageBudget};
 pub use callers::{CallerLimits, CallerOperation, CallerSlot, Tokens};
 pub use canary::Canary;
+pub use coalesce::CoalesceRule;
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };

@@ -7,6 +7,7 @@ use comet_proto::websocket::OriginPattern;
 pub use crate::blocks::BLOCKS_MAX;
 use crate::blocks::Blocks;
 use crate::callers::CallerLimits;
+use crate::coalesce::CoalesceRule;
 pub use crate::live_traces::LIVE_TRACES_MAX;
 use crate::live_traces::LiveTraces;
 use crate::source::SourceLimits;
@@ -79,6 +80,8 @@ pub struct Limits {
     /// How long nothing but heartbeats must have happened before they wait, milliseconds. A client whose
     /// heartbeats are closer together than that measures the latency, and then none wait.
     pub coalesce_after_ms: u32,
+    /// Which pushes wait for others, so that they leave in one send.
+    pub coalesce_rules: Box<[CoalesceRule]>,
     /// How long a closing connection may take to send what is queued and to be closed by its peer,
     /// milliseconds.
     pub linger_ms: u32,
@@ -144,6 +147,7 @@ impl Default for Limits {
             heartbeat_ms: 300_000,
             coalesce_ms: 25,
             coalesce_after_ms: COALESCE_AFTER_MS,
+            coalesce_rules: [].into(),
             linger_ms: 2_000,
             accepts: 0,
             handshakes: 65_536,
@@ -197,6 +201,11 @@ pub const CROWD_SLICE: usize = 1_024;
 pub const CROWD_UNITS: usize = 4 * SLICE_UNITS;
 /// Crowds with pushes under way. Beside so many a shard takes no push until one of them has its last.
 pub const CROWDS_MAX: usize = 16;
+/// Pushes that wait in the windows of [`CoalesceRule`]s on one shard. With more, the window that is the next one to end
+/// ends at once.
+pub const GATHERED_MAX: usize = 4_096;
+/// Bytes of these pushes, beside the push that exceeds them.
+pub const GATHERED_BYTES_MAX: usize = 16 << 20;
 /// Units of work in one slice of a turn; see [`Budget`](crate::Budget).
 pub const SLICE_UNITS: usize = 8_192;
 /// Deadlines that are looked at in one turn.

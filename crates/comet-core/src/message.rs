@@ -75,6 +75,9 @@ pub struct Push {
     pub operation: i32,
     /// The bytes, for both transports.
     pub frame: Encoded,
+    /// What state the frame is about. Where a [`CoalesceRule`](crate::CoalesceRule) says so, a newer push to the same room
+    /// takes the place of one that waits and has the same id.
+    pub collapse_id: Option<Arc<str>>,
     /// The connections are closed, and get no frame. The tally counts those that are as queued.
     pub kick: Option<Arc<Kick>>,
 }
@@ -83,13 +86,13 @@ impl Push {
     /// A frame for those that accept `operation`.
     #[must_use]
     pub fn new(operation: i32, frame: Encoded) -> Self {
-        Self { operation, frame, kick: None }
+        Self { operation, frame, collapse_id: None, kick: None }
     }
 
     /// The order to close.
     #[must_use]
     pub fn kick(kick: Kick) -> Self {
-        Self { operation: 0, frame: Encoded::verbatim(b""), kick: Some(Arc::new(kick)) }
+        Self { kick: Some(Arc::new(kick)), ..Self::new(0, Encoded::verbatim(b"")) }
     }
 }
 

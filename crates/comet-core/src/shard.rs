@@ -10,7 +10,8 @@
 //!    heartbeat in time.
 //! 4. Any number of other `handle_*` calls. [`Shard::handle_listings`] goes on with lists of connections while
 //!    [`Shard::has_listings`]. Pushes are handed over by [`Shard::handle_message`] while [`Shard::takes_pushes`]; then
-//!    [`Shard::handle_pushes`] goes on with them while [`Shard::has_pushes`]. In a turn that takes none,
+//!    [`Shard::handle_pushes`] goes on with them while [`Shard::has_pushes`]. Before those of the
+//!    inbox [`Shard::end_due_window`] begins others that have waited. In a turn that takes none,
 //!    [`Shard::handle_crowds`] goes on with one slice of those to crowds.
 //! 5. The polls, each until it gives nothing more: [`Shard::poll_auth`], [`Shard::poll_transmit`],
 //!    [`Shard::poll_closed`], [`Shard::poll_close`], [`Shard::poll_message`] for each peer,
@@ -28,6 +29,7 @@ mod connections;
 mod context;
 mod crowds;
 mod delivery;
+mod gathering;
 mod listings;
 mod messages;
 mod outboxes;
@@ -87,6 +89,7 @@ use callers::Callers;
 use connections::Connections;
 use context::Context;
 use crowds::Crowds;
+use gathering::Gathering;
 use handshakes::Handshakes;
 use listings::Listings;
 use messages::MessageQueues;
@@ -140,6 +143,7 @@ pub struct Shard {
     /// Pushes under way; those to crowds stand beside them.
     pushes: VecDeque<PushTask>,
     crowds: Crowds,
+    gathering: Gathering,
     unsent: Unsent,
     /// Rooms whose homes have answered, with connections that wait for it.
     joined: VecDeque<RoomId>,
@@ -205,6 +209,7 @@ impl Shard {
             reports_waited_at: Millis(0),
             pushes: VecDeque::new(),
             crowds: Crowds::default(),
+            gathering: Gathering::new(seed),
             unsent: Unsent::default(),
             joined: VecDeque::new(),
             tracing: Tracing::with_hasher(RandomState::with_seeds(seed, 13, 14, 15)),
@@ -252,6 +257,8 @@ impl Shard {
         counters.users = self.home.users.len() as u64;
         counters.keys = self.home.keys.len() as u64;
         let Outboxes { bytes_queued, bytes_dropped, .. } = self.outboxes;
+        counters.gathered = self.gathering.pushes() as u64;
+        counters.gathered_bytes = self.gathering.bytes() as u64;
         counters.waiting_bytes = bytes_queued - counters.bytes_out - bytes_dropped;
         counters.held_bytes = self.outboxes.chains.held_bytes() as u64;
         counters.waiting =
@@ -372,7 +379,7 @@ impl Shard {
         self.closed.pop_front()
     }
 
-    /// When [`Shard::handle_deadlines`] is due next, if nothing happens before.
+    /// When [`Shard::handle_deadlines`] or [`Shard::end_due_window`] is due next, if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Millis> {
         let deadline = self.conns.next_deadline(&self.context);
@@ -384,8 +391,9 @@ impl Shard {
         // What is retained expires in the step of the room counts.
         let retained = retained.map(|at| self.context.clock.time_of(at).max(self.next_room_counts));
         let token = self.token_expiries.next_tick().map(Tick::begin);
+        let window = self.gathering.next_end();
         let caller = self.callers.next_due().map(|at| self.context.clock.time_of(at));
-        [deadline, token, step, counts, retained, caller].into_iter().flatten().min()
+        [deadline, token, step, counts, retained, window, caller].into_iter().flatten().min()
     }
 
     /// Until when the driver may leave received bytes in the kernel, if no work is left. Messages, new

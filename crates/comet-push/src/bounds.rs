@@ -13,6 +13,9 @@ const REQUEST_SLACK: usize = 1_024;
 /// Bytes a key takes in a request that names as many as it may; longer ones leave room for fewer.
 const KEY_BYTES: usize = 256;
 
+/// Longest `collapse_id`, bytes: as long as the id of a room.
+const COLLAPSE_ID_MAX: usize = 256;
+
 /// What one call may ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -52,13 +55,19 @@ impl Bounds {
     /// Checks that `proto` is a frame that may be pushed.
     ///
     /// # Errors
-    /// If it is missing, its body is too long, or a body of operation 9 is not a run of whole frames.
+    /// If it is missing, its body or its `collapse_id` is too long, or a body of operation 9 is not a run of whole frames.
     pub fn check_proto(&self, proto: Option<Proto>) -> Result<Proto, Status> {
         let proto =
             proto.ok_or_else(|| Status::invalid_argument("proto is missing: nothing to push"))?;
         let (length, max) = (proto.body.len(), self.frame_max);
         if length > max {
             return Err(body_too_long(length, max));
+        }
+        let length = proto.collapse_id.len();
+        if length > COLLAPSE_ID_MAX {
+            return Err(Status::invalid_argument(format!(
+                "collapse_id has {length} bytes, more than the {COLLAPSE_ID_MAX} allowed"
+            )));
         }
         if proto.op == op::RAW {
             match count_frames(&proto.body) {
@@ -113,5 +122,9 @@ mod tests {
         let none = "the body of operation 9 holds no frame";
         check(BOUNDS.check_proto(proto(op::RAW, 0)), Err(none));
         assert!(BOUNDS.check_proto(proto(op::RAW, 15)).is_err());
+        let with_id = |length| Proto { collapse_id: "x".repeat(length), ..Proto::default() };
+        check(BOUNDS.check_proto(Some(with_id(256))), Ok(()));
+        let too_long = "collapse_id has 257 bytes, more than the 256 allowed";
+        check(BOUNDS.check_proto(Some(with_id(257))), Err(too_long));
     }
 }

@@ -1,5 +1,7 @@
 //! One call to the shards, as the checker accounts for it.
 
+use std::sync::Arc;
+
 use comet_core::{DropReason, Millis, ShardId, Tally};
 use comet_hub::CallerId;
 
@@ -37,6 +39,7 @@ pub(crate) struct Call {
     pub(crate) caller: CallerId,
     pub(crate) kind: Kind,
     pub(crate) operation: i32,
+    pub(crate) collapse_id: Option<Arc<str>>,
     /// Its connections are closed instead.
     pub(crate) is_kick: bool,
     pub(crate) keys: Vec<Box<str>>,
@@ -92,6 +95,17 @@ impl Call {
     pub(crate) fn dropped_unwanted(&self) -> u64 {
         let tally = &self.sums.tally;
         tally.dropped_total() - tally.dropped[DropReason::Filtered as usize]
+    }
+
+    /// Whether `newer` may have taken its place.
+    pub(crate) fn may_be_superseded_by(&self, newer: &Self) -> bool {
+        let is_state = self.collapse_id.is_some() && self.collapse_id == newer.collapse_id;
+        newer.id > self.id && newer.kind == self.kind && newer.posted > 0 && is_state
+    }
+
+    /// Connections that a newer push was to be for instead.
+    pub(crate) fn superseded(&self) -> u64 {
+        self.sums.tally.dropped[DropReason::Superseded as usize]
     }
 
     /// Its numbers are no count of connections: a message of it was never sent, or a home drops in the mesh

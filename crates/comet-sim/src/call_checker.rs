@@ -214,7 +214,13 @@ impl CallChecker {
 
     /// At a quiet point: every call has ended, and what was never sent is of calls that ended early.
     pub(crate) fn check_quiet(&mut self) -> Result<(), String> {
-        for call in &self.calls {
+        for (call, rest) in
+            self.calls.iter().zip(1..).map(|(call, next)| (call, &self.calls[next..]))
+        {
+            let has_newer = || rest.iter().any(|newer| call.may_be_superseded_by(newer));
+            if call.superseded() > 0 && !has_newer() {
+                return Err(format!("call {} was superseded by no other", call.id));
+            }
             let skipped = call.unposted.len() as u64;
             let is_right = match call.end {
                 None => false,

@@ -164,6 +164,7 @@ impl Control {
             caller,
             kind,
             operation,
+            collapse_id: push.collapse_id.clone(),
             is_kick,
             keys: if let Request::Keys(keys) = request { keys.clone() } else { Vec::new() },
             users: if let Request::Users(users) = request { users.clone() } else { Vec::new() },

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use comet_core::{
     AuthRequest, Budget, CloseHow, CloseReason, ConnId, ConnQuery, Denied, Hangup, Identity,
-    LiveConn, Message, MessageClass, Millis, Settings, Shard, ShardId, Slot,
+    LiveConn, Message, MessageBudget, MessageClass, Millis, Settings, Shard, ShardId, Slot,
 };
 
 use crate::activity;
@@ -254,6 +254,10 @@ impl Driver {
 
     /// Goes on with pushes, or leaves them for later.
     fn go_on_with_pushes(&mut self, env: &mut Env) {
+        let mut budget_of_pushes = MessageBudget::new(self.shard.limits());
+        if env.rng.percent(80) && self.shard.end_due_window(&mut budget_of_pushes) {
+            env.note_activity();
+        }
         while self.shard.has_pushes() && env.rng.percent(80) {
             env.note_activity();
             self.shard.handle_pushes(&mut budget(env), |_| None);
@@ -483,7 +487,8 @@ impl Driver {
         let shard = &self.shard;
         let has_pushes = shard.has_pushes() || shard.has_crowds();
         let has_work = shard.has_work() || shard.has_unsent_counts();
-        is_idle && !has_pushes && !has_work && !shard.has_listings()
+        let is_still = !has_pushes && !has_work && !shard.is_gathering();
+        is_idle && is_still && !shard.has_listings()
     }
 }
 

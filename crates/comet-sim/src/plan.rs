@@ -1,7 +1,7 @@
 //! What a seed decides before the first step: the number of shards, their limits, and how the network, the
 //! clients and the control thread behave.
 
-use comet_core::{ClientRates, Limits, Logic, SlowConsumer, SourceLimits};
+use comet_core::{ClientRates, CoalesceRule, Limits, Logic, SlowConsumer, SourceLimits};
 
 use crate::logic_faults::ServicesPlan;
 use crate::rng::Rng;
@@ -15,6 +15,9 @@ pub(crate) const OPERATIONS: [i32; 4] = [5, 1000, 1001, 1002];
 pub(crate) const KEYS: [&str; 6] = ["k0", "k1", "k2", "k3", "1_1", "2_1"];
 /// Users are numbered below this; 0 is anonymous.
 pub(crate) const USERS: i64 = 5;
+
+/// Ids of states that pushes are about.
+pub(crate) const COLLAPSE_IDS: [&str; 3] = ["a", "b", "c"];
 
 /// The longest retry time in a close notice.
 pub(crate) const RETRY_AFTER_MS_MAX: u32 = 900;
@@ -106,14 +109,20 @@ impl Plan {
         // forever.
         let trace_lists: &[&[i64]] =
             if inbox < 64 { &[&[]] } else { &[&[], &[1], &[0, 1, 2, 3, 4]] };
+        let coalesce_rules = coalesce_rules(rng);
+        // The smallest outboxes leave no space for a window.
+        let (svr_proto, outbox_bytes): (&[u16], &[u32]) = match coalesce_rules.is_empty() {
+            true => (&[1, 2, 5, 80], &[400, 4_000, 1 << 20]),
+            false => (&[5, 20, 80], &[4_000, 1 << 20, 1 << 20]),
+        };
         let limits = Limits {
             connections: if rng.percent(8) { 3 } else { 10_000 },
             body_max: rng.pick(&[256, 1024, 4096]),
             head_max: 1024,
             text: rng.percent(50),
             text_push_max: rng.pick(&[60, 1 << 20]),
-            svr_proto: rng.pick(&[1, 2, 5, 80]),
-            outbox_bytes: rng.pick(&[400, 4_000, 1 << 20]),
+            svr_proto: rng.pick(svr_proto),
+            outbox_bytes: rng.pick(outbox_bytes),
             outbox_memory: rng.pick(&[1 << 30, 1 << 30, 20_000, 2_000]),
             cli_proto: rng.pick(&[16, 24, 64]),
             slow_consumer: rng.pick(&[
@@ -129,6 +138,7 @@ impl Plan {
             heartbeat_ms: rng.between(400, 2000) as u32,
             coalesce_ms: rng.pick(&[0, 25, 200]),
             coalesce_after_ms: rng.pick(&[0, 30]),
+            coalesce_rules,
             linger_ms: rng.between(50, 400) as u32,
             buckets: rng.pick(&[1, 8]),
             user_memory_ms: rng.pick(&[0, 500]),
@@ -218,4 +228,17 @@ impl Plan {
         self.logic = Logic::Remote { renew_ms: (3_000, 3_000) };
         self.services = ServicesPlan::random(rng, true);
     }
+}
+
+/// None in half of all runs.
+fn coalesce_rules(rng: &mut Rng) -> Box<[CoalesceRule]> {
+    let rules = rng.pick(&[0, 0, 1, 3]);
+    (0..rules)
+        .map(|_| CoalesceRule {
+            rooms: rng.pick(&[None, Some("live://"), Some(ROOMS[0])]).map(Into::into),
+            operations: OPERATIONS.into_iter().filter(|_| rng.percent(30)).collect(),
+            window_ms: rng.pick(&[1, 20, 50, 200]),
+            keep_latest: rng.percent(60),
+        })
+        .collect()
 }

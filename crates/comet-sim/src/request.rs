@@ -9,7 +9,7 @@ use comet_core::{
 };
 use comet_proto::{Encoded, Frame, op};
 
-use crate::plan::{KEYS, Plan, ROOMS, USERS};
+use crate::plan::{COLLAPSE_IDS, KEYS, Plan, ROOMS, USERS};
 use crate::rng::Rng;
 use crate::wire::{self, Kind, PUSH_SEQUENCE, Stamp};
 
@@ -172,5 +172,6 @@ pub(crate) fn encode(rng: &mut Rng, plan: &Plan, id: u64, kind: Kind, operation:
         });
         frame(op::RAW, 0, &inner.collect::<Vec<u8>>())
     };
-    Push::new(operation, frame)
+    let collapse_id = rng.percent(50).then(|| rng.pick(&COLLAPSE_IDS).into());
+    Push { collapse_id, ..Push::new(operation, frame) }
 }

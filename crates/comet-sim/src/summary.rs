@@ -60,6 +60,10 @@ pub struct Summary {
     pub lost: u64,
     /// Deliveries superseded by newer ones.
     pub superseded: u64,
+    /// Windows of coalescing, and pushes that left in them.
+    pub coalesce_windows: u64,
+    /// See [`Summary::coalesce_windows`].
+    pub coalesced: u64,
     /// Messages that found an inbox full.
     pub mesh_waits: u64,
     /// Turns during a coalesced wait in which input stayed unread.
@@ -108,6 +112,8 @@ impl Summary {
         self.sent += counters.sent;
         self.lost += counters.lost;
         self.superseded += counters.superseded;
+        self.coalesce_windows += counters.coalesce_windows;
+        self.coalesced += counters.coalesced;
         self.mesh_waits += counters.mesh_waits;
         add_each(&mut self.rooms_refused, &counters.rooms_refused);
         add_each(&mut self.closed, &counters.closed);
@@ -146,6 +152,8 @@ impl AddAssign for Summary {
         self.sent += other.sent;
         self.lost += other.lost;
         self.superseded += other.superseded;
+        self.coalesce_windows += other.coalesce_windows;
+        self.coalesced += other.coalesced;
         self.mesh_waits += other.mesh_waits;
         self.coalesced_waits += other.coalesced_waits;
         self.lists += other.lists;
@@ -196,6 +204,8 @@ impl fmt::Display for Summary {
         writeln!(f, "remote logic: {remote} runs; traced lines: {traced}; told live: {told_live}")?;
         writeln!(f, "{logic}")?;
         writeln!(f, "{}", self.fanout)?;
+        let Self { coalesce_windows, coalesced, .. } = self;
+        writeln!(f, "coalesced: {coalesced} pushes in {coalesce_windows} windows")?;
         let Self { deliveries, sent, lost, superseded, .. } = self;
         let Tally { matched, queued, dropped, .. } = deliveries;
         writeln!(f, "deliveries: {matched} matched, {queued} queued")?;

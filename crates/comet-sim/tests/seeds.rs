@@ -35,6 +35,8 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     for reason in DropReason::ALL {
         assert!(sum.deliveries.dropped[*reason as usize] > 0, "no push was {reason:?}: {sum}");
     }
+    let Summary { coalesced, coalesce_windows, .. } = sum;
+    assert!(coalesce_windows > 1_000 && coalesced > coalesce_windows + 1_000, "{sum}");
     let early = [sum.calls_inbox_full, sum.calls_late, sum.callers_left, sum.messages_skipped];
     assert!(early.iter().all(|number| *number > 300) && sum.stalls > 100, "{sum}");
     let refused = [sum.refused, sum.refused_for_memory];

@@ -233,7 +233,7 @@ impl PushClient {
 }
 
 fn frame(operation: i32, body: &[u8]) -> Option<Proto> {
-    Some(Proto { ver: 1, op: operation, seq: 0, body: body.to_vec().into() })
+    Some(Proto { ver: 1, op: operation, seq: 0, body: body.to_vec().into(), ..Proto::default() })
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use std::fs;
 use comet_config::{Config, SlowConsumer};
 use comet_control::{CALLS_MAX, NOTICES_MAX};
 use comet_core::limits::{
-    ACCEPTS_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX, CALLERS_BYTES_MAX, HELD_MAX,
-    JOINED_BYTES_MAX, LIVE_TRACES_MAX, NAME_MAX, PACED_MAX, RETAINED_MAX, TRACE_EVENTS_MAX,
+    ACCEPTS_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX, CALLERS_BYTES_MAX, GATHERED_BYTES_MAX,
+    GATHERED_MAX, HELD_MAX, JOINED_BYTES_MAX, LIVE_TRACES_MAX, NAME_MAX, PACED_MAX, RETAINED_MAX,
+    TRACE_EVENTS_MAX,
 };
 use comet_core::{CallerLimits, Limits, Message, Report};
 use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
@@ -114,6 +115,7 @@ impl Bounds {
             coalesce_ms: _,
             coalesce_after_ms: _,
             linger_ms: _,
+            coalesce_rules,
             // Of the connections, these may be of a kind; that takes no memory beside them.
             accepts: _,
             handshakes: _,
@@ -185,6 +187,14 @@ impl Bounds {
                 when(has_logic, cores * RETAINED_MAX as u64 * RETAINED_KEY),
             ),
             ("addresses that are counted", when(is_counted, 2 * connections * SOURCE)),
+            (
+                "pushes that wait to be coalesced",
+                when(
+                    !coalesce_rules.is_empty(),
+                    cores * (GATHERED_MAX * GATHERED + GATHERED_BYTES_MAX) as u64
+                        + allocated(config.push.frame_max as u64),
+                ),
+            ),
             ("messages between cores", cores * messages * size_of::<Message>() as u64),
             ("reports to control", (REPORTS * size_of::<Report>()) as u64),
             ("requests of push callers", allocated(requests)),
@@ -217,6 +227,9 @@ impl Bounds {
         Self { cores, connections, rows }
     }
 }
+
+/// What a push that waits takes beside its frame: its entry in a list that has doubled, with its id.
+const GATHERED: usize = 512 + NAME_MAX;
 
 /// What the callers at `push.frames` of a core take: bytes that come in, requests in two forms, and replies in two buffers.
 fn frames(limits: &CallerLimits) -> u64 {
@@ -299,6 +312,7 @@ mod tests {
             "clients.per_address=1",
             "logic.addrs=[\"a:1\"]",
             "websocket.head_max=\"64KiB\"",
+            "coalesce.rules=[{ rooms = \"\" }]",
             "push.frames=[\"127.0.0.1:0\"]",
         ] {
             assert!(sum(&[&least[..], &[raised]].concat()) > before, "{raised}");

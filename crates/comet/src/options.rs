@@ -9,7 +9,8 @@ use comet_control::{
 };
 use comet_core::limits::{COALESCE_AFTER_MS, TEXT_PUSH_MAX};
 use comet_core::{
-    Blocks, CallerLimits, ClientRates, Limits, LiveTraces, Logic, Network, SourceLimits, Tokens,
+    Blocks, CallerLimits, ClientRates, CoalesceRule, Limits, LiveTraces, Logic, Network,
+    SourceLimits, Tokens,
 };
 use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
@@ -245,6 +246,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         heartbeat_ms: millis(protocol.heartbeat),
         coalesce_ms: millis(protocol.heartbeat_coalesce),
         coalesce_after_ms: COALESCE_AFTER_MS,
+        coalesce_rules: config.coalesce.rules.iter().map(coalesce_rule).collect(),
         linger_ms: millis(protocol.linger),
         accepts: core_share(config, config.clients.accepts),
         handshakes: core_share(config, config.clients.handshakes),
@@ -276,6 +278,15 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         key_memory_ms: Limits::default().key_memory_ms,
         crowd_slice: Limits::default().crowd_slice,
         buckets: (config.bucket.count / config.server.cores.len()).next_power_of_two(),
+    }
+}
+
+fn coalesce_rule(rule: &comet_config::CoalesceRule) -> CoalesceRule {
+    CoalesceRule {
+        rooms: rule.rooms.as_deref().map(Into::into),
+        operations: rule.operations.as_slice().into(),
+        window_ms: millis(rule.window),
+        keep_latest: rule.keep_latest,
     }
 }
 

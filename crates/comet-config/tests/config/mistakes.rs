@@ -204,6 +204,9 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     for key in ["server.id", "server.domain"].into_iter().chain(discovery) {
         check(key, "\"\"", &longest, &[&beyond, "\"a b\"", "\"a\\nb\""]);
     }
+    let window = |window: &str| format!("[{{ rooms = \"\", window = \"{window}\" }}]");
+    let many = format!("[{}]", "{ rooms = \"\" },".repeat(65));
+    check("coalesce.rules", &window("1ms"), &window("1s"), &[&many]);
     let users = |count: usize| format!("{:?}", (0..count).collect::<Vec<_>>());
     let log = ["white_list.file=\"trace.log\""];
     good("", &[log[0], &format!("white_list.users={}", users(65_536))]);
@@ -258,7 +261,7 @@ fn all_mistakes_are_reported_at_once() {
             "comet.toml:8:12: websocket.head_max: \"8KB\" is not a size: use bytes, or a number \
              and KiB, MiB or GiB, like \"4KiB\"",
             "comet.toml:9:2: weird: unknown section `weird`, expected one of `server`, `tcp`, \
-             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, \
+             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `limits`, `clients`, `bucket`, `logic`, \
              `discovery`, `trace`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:13:13: protocol.heartbeat: \"5x\" is not a duration: use a number and us, \
              ms, s, m or h, like \"500ms\"",
@@ -290,7 +293,7 @@ fn a_section_is_a_table() {
         &[
             "comet.toml:1:8: push: this is a section: write [push] and its keys below",
             "comet.toml:2:1: bind: unknown section `bind`, expected one of `server`, `tcp`, \
-             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, \
+             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `limits`, `clients`, `bucket`, `logic`, \
              `discovery`, `trace`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:3:1: tcp: this is a section: write [tcp] and its keys below",
             "comet.toml:5:1: websocket.bind: invalid type: map, expected a sequence",
@@ -322,7 +325,7 @@ fn a_set_is_a_key_and_a_value() {
         "",
         &["weird.a=x"],
         &["--set weird: unknown section `weird`, expected one of `server`, `tcp`, `websocket`, \
-          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `limits`, `clients`, `bucket`, `logic`, `discovery`, `trace`, `token`, `white_list`, \
+          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `limits`, `clients`, `bucket`, `logic`, `discovery`, `trace`, `token`, `white_list`, \
           `logic_server`, `log`"],
     );
     check_mistakes(
@@ -590,5 +593,54 @@ fn values_that_do_not_fit_each_other_are_mistakes() {
         "",
         &["push.frame_max=\"4MiB\"", "protocol.outbox_bytes=0"],
         &["--set protocol.outbox_bytes: 0 is out of range: 2KiB to 1GiB"],
+    );
+}
+
+#[test]
+fn rules_of_coalescing_say_what_is_wrong_and_where() {
+    let check = |rule: &str, place: &str, what: &str| {
+        let text = format!("[[coalesce]]\nrooms = \"live://\"\n\n[[coalesce]]\n{rule}\n");
+        check_mistakes(&text, &[], &[&format!("comet.toml:{place}: {what}")]);
+    };
+    let rule = "coalesce.rules[1]";
+    check(
+        "window = \"50ms\"",
+        "4:1",
+        &format!("{rule}: names neither rooms nor operations; rooms = \"\" are all rooms"),
+    );
+    for (window, what) in [
+        ("2s", "2s is out of range: 1ms to 1s"),
+        ("500us", "500us is out of range: 1ms to 1s"),
+        ("1500us", "1500us is not a whole number of milliseconds"),
+    ] {
+        let text = format!("rooms = \"\"\nwindow = \"{window}\"");
+        check(&text, "4:1", &format!("{rule}: window: {what}"));
+    }
+    check(
+        "operations = [4294967296]",
+        "4:1",
+        &format!("{rule}: operations: 4294967296 is no operation"),
+    );
+    check(
+        "room = \"x\"",
+        "5:1",
+        "coalesce.rules: unknown field `room`, expected one of `rooms`, `operations`, `window`, \
+         `keep_latest`",
+    );
+    check(
+        "rooms = \"x\"\nwindow = 50",
+        "6:10",
+        "coalesce.rules: 50 is not a duration: use a number and us, ms, s, m or h, like \"500ms\"",
+    );
+    check_mistakes(
+        "[coalesce]\nrooms = \"x\"\n",
+        &[],
+        &["comet.toml:1:1: coalesce: write [[coalesce]] for each, and its keys below"],
+    );
+    let slow = "[push]\ntimeout = \"200ms\"\n[[coalesce]]\nrooms = \"\"\nwindow = \"150ms\"\n";
+    check_mistakes(
+        slow,
+        &[],
+        &["comet.toml:3:1: coalesce.rules: 150ms is too much for push.timeout, 200ms: up to 100ms"],
     );
 }

@@ -47,6 +47,10 @@ fn section(section: &Section) -> String {
     let is_alive = is_alive(section);
     let all = if is_alive { "Every key here is (alive)." } else { "" };
     let mut text = comment(&[section.about, all].join(" "), "# ", "# ");
+    if let Some(key) = section.tables() {
+        text += &comment(&[key.about, &key.limits()].join(" "), "# ", "# ");
+        return text + &format!("# [[{}]]\n", section.name);
+    }
     text += &format!("[{}]\n", section.name);
     for key in section.keys {
         let mark = if !is_alive && changes_alive(key) { "(alive)" } else { "" };
@@ -95,7 +99,11 @@ fn the_reference_is_as_the_keys_are_declared() {
 }
 
 fn table(section: &Section) -> String {
-    let mut text = format!("\n### [{}]\n\n{}\n\n", section.name, words(section.about));
+    let name = match section.tables() {
+        Some(_) => format!("[[{}]]", section.name),
+        None => format!("[{}]", section.name),
+    };
+    let mut text = format!("\n### {name}\n\n{}\n\n", words(section.about));
     text += "| key | value | default | limits | alive | meaning |\n|---|---|---|---|---|---|\n";
     text.extend(section.keys.iter().map(row));
     text

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use comet_config::{
-    Algorithm, Change, Config, LogLevel, SessionStore, SlowConsumer, Source, Steering, TakesEffect,
-    TlsVersion, TokenKind, load,
+    Algorithm, Change, CoalesceRule, Config, LogLevel, SessionStore, SlowConsumer, Source,
+    Steering, TakesEffect, TlsVersion, TokenKind, load,
 };
 
 use crate::{SHIPPED, good, machine};
@@ -67,7 +67,30 @@ fn the_effective_configuration_is_read_back() {
         "logic_server.nodes=[\"b=2001:db8::1*20\", \"a=a.example\"]",
         "logic_server.store=\"redis\"",
     ];
-    for config in [good("", &[]), good("", &sets)] {
+    let rules = "[[coalesce]]\nrooms = \"live://\"\n[[coalesce]]\noperations = [5, 1000]\n\
+                 window = \"20ms\"\nkeep_latest = true\n";
+    let coalescing = good(rules, &[]).coalesce.rules;
+    assert_eq!(
+        coalescing,
+        [
+            CoalesceRule {
+                rooms: Some("live://".to_owned()),
+                operations: Vec::new(),
+                window: Duration::from_millis(50),
+                keep_latest: false,
+            },
+            CoalesceRule {
+                rooms: None,
+                operations: vec![5, 1000],
+                window: Duration::from_millis(20),
+                keep_latest: true,
+            },
+        ]
+    );
+    let set = "coalesce.rules=[{ rooms = \"live://\" }, { operations = [5, 1000], window = \"20ms\", \
+               keep_latest = true }]";
+    assert_eq!(good("", &[set]).coalesce.rules, coalescing);
+    for config in [good("", &[]), good("", &sets), good(rules, &[])] {
         assert_eq!(good(&config.to_toml(), &[]), config);
     }
 }

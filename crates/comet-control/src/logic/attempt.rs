@@ -62,7 +62,8 @@ async fn try_send(
         }
         Request::Receive { user, operation, sequence, body } => {
             let (ver, body) = (FRAME_VERSION, body.to_vec().into());
-            let proto = Some(Proto { ver, op: *operation, seq: *sequence, body });
+            let proto =
+                Some(Proto { ver, op: *operation, seq: *sequence, body, ..Proto::default() });
             done(client.receive(limited(ReceiveReq { mid: *user, proto }, limit)).await)
         }
         Request::Heartbeat { user, key } => {

@@ -243,7 +243,7 @@ async fn what_clients_say_is_received_and_a_failure_is_told() {
         Asked::Receive(request) => Some(request),
         _ => None,
     });
-    let proto = Proto { ver: 1, op: 4, seq: 9, body: b"hello"[..].into() };
+    let proto = Proto { ver: 1, op: 4, seq: 9, body: b"hello"[..].into(), ..Proto::default() };
     assert_eq!(received, ReceiveReq { mid: 42, proto: Some(proto) });
     logic.script(|script| {
         script.receive = Box::new(|_| Err(Status::permission_denied("the room is closed")));

@@ -19,7 +19,13 @@ use tonic_prost::ProstCodec;
 use crate::fake::{Fake, PATIENT, ROOMY, start};
 
 pub(crate) fn proto(operation: i32, sequence: i32, body: &[u8]) -> Option<Proto> {
-    Some(Proto { ver: 0, op: operation, seq: sequence, body: body.to_vec().into() })
+    Some(Proto {
+        ver: 0,
+        op: operation,
+        seq: sequence,
+        body: body.to_vec().into(),
+        ..Proto::default()
+    })
 }
 
 fn frame(operation: i32, sequence: i32, body: &[u8]) -> Encoded {

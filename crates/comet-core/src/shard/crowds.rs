@@ -89,6 +89,9 @@ impl Shard {
     /// Goes on with one slice of one crowd.
     pub fn handle_crowds(&mut self) {
         let Some(mut pushes) = self.crowds.crowds.pop_front() else { return };
+        if pushes.batch.is_empty() {
+            pushes.begin_batch(&self.context.limits);
+        }
         let is_over =
             self.deliver_slice(&mut pushes.crowd, &mut pushes.batch, &mut Budget::slice());
         if is_over {
@@ -130,10 +133,12 @@ impl Shard {
             Crowd::All(_) => self.conns.end().0 as usize,
         };
         if size > self.context.limits.crowd_slice {
+            // The first batch begins with the crowd's turn, so it has all pushes that come together.
             let space = MessageBudget::new(&self.context.limits);
-            let (batch, waiting) = (vec![progress], VecDeque::new());
-            self.crowds.crowds.push_back(CrowdPushes { crowd, batch, waiting, space });
-            return;
+            let (batch, waiting) = (Vec::new(), VecDeque::new());
+            let mut pushes = CrowdPushes { crowd, batch, waiting, space };
+            pushes.add(progress);
+            return self.crowds.crowds.push_back(pushes);
         }
         let is_over = self.deliver_slice(&mut crowd, std::slice::from_mut(&mut progress), budget);
         debug_assert!(is_over, "it is one slice");

@@ -24,6 +24,8 @@ impl Shard {
     }
 
     fn begin_notices(&mut self, most: Option<u64>, over_ms: u32, retry_after_ms: u32) {
+        // Clients get what was pushed before their close notice.
+        self.end_all_windows();
         let order = NoticeOrder { most, over_ms, retry_after_ms };
         let now = self.context.now;
         self.pacing.begin_notices(order, self.conns.len() as u64, self.conns.end(), now);

@@ -82,10 +82,13 @@ impl Shard {
         let items = self.items(&push);
         let tally = Tally::default();
         let progress = Progress { call, push, items, tally, answer, is_counted: false };
-        self.add_task(target, progress);
+        match target {
+            Target::Crowd(crowd) => self.begin_to_crowd(crowd, progress),
+            target => self.add_task(target, progress),
+        }
     }
 
-    fn add_task(&mut self, target: Target, progress: Progress) {
+    pub(super) fn add_task(&mut self, target: Target, progress: Progress) {
         self.unsent.pushes += 1;
         self.pushes.push_back(PushTask { target, progress });
     }
@@ -184,7 +187,7 @@ impl Shard {
             self.send_push(shard, message, members.into(), &mut progress);
         }
         if is_here {
-            self.add_task(Target::Crowd(Crowd::Room(room)), progress);
+            self.begin_to_crowd(Crowd::Room(room), progress);
         } else {
             self.report(progress);
         }

@@ -3,6 +3,7 @@
 mod backlog;
 mod bounds;
 mod callers;
+mod coalesce;
 mod corpus;
 mod deadlines;
 mod door;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use comet_core::{
     Accepts, AuthRequest, Budget, CallId, CloseHow, CloseReason, ClosedEvent, ConnId, Denied,
-    Hangup, Identity, Limits, Logic, Message, MessageClass, Millis, Push, Report, Settings, Shard,
-    ShardId, Tally, Transport, home_of_key, home_of_room, home_of_user,
+    Hangup, Identity, Limits, Logic, Message, MessageBudget, MessageClass, Millis, Push, Report,
+    Settings, Shard, ShardId, Tally, Transport, home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
 
@@ -293,7 +293,8 @@ impl Rig {
     fn turn(&mut self, index: usize) -> bool {
         let mut moved = self.callers.serve(&mut self.shards[index]);
         let shard = &mut self.shards[index];
-        while shard.has_pushes() {
+        let mut windows = MessageBudget::new(shard.limits());
+        while shard.has_pushes() || shard.end_due_window(&mut windows) {
             shard.handle_pushes(&mut Budget::slice(), |conn| self.addresses.get(&conn).copied());
         }
         while shard.has_crowds() {

@@ -39,6 +39,9 @@ impl<A: Authenticator> Driver<A> {
             if self.shard.has_pushes() {
                 let Self { shard, sockets, .. } = self;
                 shard.handle_pushes(&mut slice, |conn| Some(sockets.get(conn.slot)?.peer()?.ip()));
+            } else if self.shard.end_due_window(&mut messages) {
+                // Before the inbox, which may always have something, as these pushes have waited for their time already.
+                has_taken = true;
             } else if messages.is_left()
                 && self.shard.takes_pushes()
                 && self.take_push(&mut messages, &mut is_callers_turn)

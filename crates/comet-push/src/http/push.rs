@@ -87,7 +87,8 @@ async fn read<B>(api: &Api<B>, request: Request) -> Result<Message, Status> {
     let body: Bytes = api.bodies.read(request).await?;
     let query = query?;
     let operation = query.number("operation", i32::MIN.into()..=i32::MAX.into())?;
-    let proto = Proto { ver: i32::from(VERSION), op: operation, seq: 0, body };
+    let collapse_id = query.text_if_given("collapse_id")?.unwrap_or_default().to_owned();
+    let proto = Proto { ver: i32::from(VERSION), op: operation, seq: 0, body, collapse_id };
     Ok(Message { query, operation, proto })
 }
 

@@ -49,7 +49,8 @@ fn expect(log: &Receiver<String>, expected: &str) -> SocketAddr {
 
 /// Two pushes over one stream, of which one has no target.
 fn stream(grpc: SocketAddr) {
-    let proto = Some(Proto { ver: 1, op: 5, seq: 0, body: b"body".as_slice().into() });
+    let proto =
+        Some(Proto { ver: 1, op: 5, seq: 0, body: b"body".as_slice().into(), ..Proto::default() });
     let target = Some(Target::Keys(Keys { keys: vec!["k".to_owned()] }));
     let pushes = [target, None].map(|target| PushStreamReq {
         id: 1,

@@ -23,7 +23,7 @@ fn push_at_once(server: &Server, pushes: u32, body: fn(u32) -> Vec<u8>) {
     let pushes = (0..pushes).map(move |number| PushStreamReq {
         id: number.into(),
         target: Some(Target::RoomId("1".to_owned())),
-        proto: Some(Proto { ver: 1, op: 5, seq: 0, body: body(number).into() }),
+        proto: Some(Proto { ver: 1, op: 5, seq: 0, body: body(number).into(), ..Proto::default() }),
         proto_op: 0,
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

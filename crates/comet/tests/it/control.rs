@@ -23,7 +23,10 @@ use crate::support::{
 };
 
 /// Runs `calls` over a connection to the push API.
-fn over_grpc<T, F: Future<Output = T>>(server: &Server, calls: impl FnOnce(Channel) -> F) -> T {
+pub(crate) fn over_grpc<T, F: Future<Output = T>>(
+    server: &Server,
+    calls: impl FnOnce(Channel) -> F,
+) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let endpoint = Channel::from_shared(format!("http://{}", server.grpc())).unwrap();
@@ -61,7 +64,7 @@ fn a_stream_of_pushes_arrives_in_order() {
     ];
     let pushes = (0..PUSHES).map(|id| {
         let body = format!("push {id}").into_bytes().into();
-        let proto = Some(Proto { ver: 1, op: 5, seq: 0, body });
+        let proto = Some(Proto { ver: 1, op: 5, seq: 0, body, ..Proto::default() });
         let target = Some(targets[id as usize % targets.len()].clone());
         PushStreamReq { id, target, proto, proto_op: 0 }
     });
@@ -108,7 +111,7 @@ fn a_batch_by_key_is_filtered_by_the_operation_inside() {
     let keys = vec!["Tcp".to_owned(), "WebSocket".to_owned()];
     for (operation, ledger) in [(1000, queued(2)), (1001, dropped(queued(0), "filtered", 2))] {
         let batch = frame(operation, 0, b"inside");
-        let proto = Proto { ver: 1, op: op::RAW, seq: 0, body: batch.into() };
+        let proto = Proto { ver: 1, op: op::RAW, seq: 0, body: batch.into(), ..Proto::default() };
         let to_keys =
             PushMsgReq { keys: keys.clone(), proto: Some(proto.clone()), proto_op: operation };
         let to_all = BroadcastReq { proto_op: operation, proto: Some(proto), speed: 0 };

@@ -123,7 +123,7 @@ impl Job {
 }
 
 fn raw(frames: &[u8]) -> Option<Proto> {
-    Some(Proto { ver: 1, op: 9, seq: 0, body: frames.to_vec().into() })
+    Some(Proto { ver: 1, op: 9, seq: 0, body: frames.to_vec().into(), ..Proto::default() })
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn a_batch_of_the_job_to_a_room() {
 fn pushes_of_a_plain_frame() {
     let server = Server::start(&[]);
     let mut job = Job::of(&server);
-    let proto = Proto { ver: 1, op: 5, seq: 7, body: b"hello".to_vec().into() };
+    let proto = Proto { ver: 1, op: 5, seq: 7, body: b"hello".to_vec().into(), ..Proto::default() };
     for transport in BOTH {
         let mut peer = web_client(&server, transport);
         let room_id = "live://1000".to_owned();

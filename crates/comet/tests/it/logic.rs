@@ -153,7 +153,8 @@ fn what_a_client_says_reaches_logic_and_the_answer_says_whether() {
                     Asked::Receive(request) => Some(request),
                     _ => None,
                 });
-                let proto = Proto { ver: 1, op: operation, seq, body: body.into() };
+                let proto =
+                    Proto { ver: 1, op: operation, seq, body: body.into(), ..Proto::default() };
                 assert_eq!(received, ReceiveReq { mid: 42, proto: Some(proto) });
             }
         }

@@ -71,7 +71,7 @@ async fn a_comet_is_served(sets: &[&str]) {
         "the token does not fit: missing field `mid` at line 1 column 2",
     );
 
-    let said = Proto { ver: 1, op: 4, seq: 1, body: b"hi".to_vec().into() };
+    let said = Proto { ver: 1, op: 4, seq: 1, body: b"hi".to_vec().into(), ..Proto::default() };
     client.receive(ReceiveReq { mid: 42, proto: Some(said) }).await.unwrap();
     refused(
         client.receive(ReceiveReq { mid: 42, proto: None }).await,

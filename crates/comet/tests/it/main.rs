@@ -8,6 +8,7 @@ mod api_tls;
 mod authority;
 mod backlog;
 mod coalesce;
+mod coalesced_pushes;
 mod connections;
 mod control;
 mod crowd;

@@ -1,0 +1,28 @@
+//! Which pushes wait for others, so that a client gets several in one send.
+
+/// A rule about pushes to a room or to all connections. The first rule that covers a push holds; a push that none
+/// covers does not wait.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CoalesceRule {
+    /// It covers pushes to rooms whose id begins with this. `None`: to any room, and broadcasts that are not paced.
+    pub rooms: Option<Box<str>>,
+    /// It covers pushes of these operations. Empty: of any.
+    pub operations: Box<[i32]>,
+    /// How long a push waits for others at most, milliseconds.
+    pub window_ms: u32,
+    /// Whether a push takes the place of an older one that waits and has the same
+    /// [`Push::collapse_id`](crate::Push::collapse_id).
+    pub keep_latest: bool,
+}
+
+impl CoalesceRule {
+    /// Whether it is about pushes of `operation` to `room`; `None` is a broadcast.
+    pub(crate) fn covers(&self, room: Option<&str>, operation: i32) -> bool {
+        let is_place = match (&self.rooms, room) {
+            (None, _) => true,
+            (Some(prefix), Some(room)) => room.starts_with(&**prefix),
+            (Some(_), None) => false,
+        };
+        is_place && (self.operations.is_empty() || self.operations.contains(&operation))
+    }
+}

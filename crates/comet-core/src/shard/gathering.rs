@@ -1,0 +1,256 @@
+//! Coalescing: pushes to a room, or to all connections, that wait for others, so that a member gets all of them in one
+//! send.
+//!
+//! Each shard has windows of its own for its members of a room. A window begins with the first push that a
+//! [`CoalesceRule`] covers, and takes all that follow until it ends: by its time, when it is full, or before a push to
+//! the same place that no rule covers. So the order of a room is kept, and the other push does not wait. Then the
+//! pushes begin as if they had come at that moment, in their order: who is a member then gets them, and their tallies
+//! are exact.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use crate::budget::MessageBudget;
+use crate::coalesce::CoalesceRule;
+use crate::ids::Slot;
+use crate::ledger::{DropReason, Tally};
+use crate::limits::{GATHERED_BYTES_MAX, GATHERED_MAX, Limits};
+use crate::message::{Message, Report};
+use crate::time::Millis;
+
+use super::Shard;
+use super::push_task::{Answer, Crowd, Progress, PushTask, Target};
+
+/// Whom the pushes of a window are to: the members of a room. `None`: all connections.
+type Place = Option<Arc<str>>;
+
+/// All pushes that wait.
+pub(super) struct Gathering {
+    windows: HashMap<Place, Window, RandomState>,
+    /// Each window with its end, the next one first.
+    ends: BTreeSet<(Millis, Place)>,
+    pushes: usize,
+    bytes: usize,
+}
+
+/// Pushes to one place, in the order in which they came.
+struct Window {
+    ends_at: Millis,
+    pushes: Vec<Progress>,
+    bytes: usize,
+}
+
+impl Gathering {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            windows: HashMap::with_hasher(RandomState::with_seeds(seed, 16, 17, 18)),
+            ends: BTreeSet::new(),
+            pushes: 0,
+            bytes: 0,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.windows.is_empty()
+    }
+
+    /// When the next window ends.
+    pub(super) fn next_end(&self) -> Option<Millis> {
+        self.ends.first().map(|(ends_at, _)| *ends_at)
+    }
+
+    /// Pushes that wait.
+    pub(super) fn pushes(&self) -> usize {
+        self.pushes
+    }
+
+    /// Bytes of their frames.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// So much waits that a window has to end before its time.
+    fn is_full(&self) -> bool {
+        self.pushes >= GATHERED_MAX || self.bytes >= GATHERED_BYTES_MAX
+    }
+
+    /// The place whose window is the next one to end, if it has ended by `now`.
+    fn ended(&self, now: Millis) -> Option<Place> {
+        self.ends.first().filter(|(ends_at, _)| *ends_at <= now).map(|(_, place)| place.clone())
+    }
+
+    /// Puts `progress` behind the pushes to `place` that wait. The window ends at `ends_at` at the latest.
+    fn add(&mut self, place: &Place, ends_at: Millis, progress: Progress) -> &Window {
+        let window = self.windows.entry(place.clone()).or_insert_with(|| {
+            self.ends.insert((ends_at, place.clone()));
+            Window { ends_at, pushes: Vec::new(), bytes: 0 }
+        });
+        if ends_at < window.ends_at {
+            self.ends.remove(&(window.ends_at, place.clone()));
+            self.ends.insert((ends_at, place.clone()));
+            window.ends_at = ends_at;
+        }
+        let bytes = bytes_of(&progress);
+        (self.pushes, self.bytes) = (self.pushes + 1, self.bytes + bytes);
+        window.bytes += bytes;
+        window.pushes.push(progress);
+        window
+    }
+
+    /// Takes out the push to `place` that has the id of `newer`.
+    fn take_older(&mut self, place: &Place, newer: &Progress) -> Option<Progress> {
+        let id = newer.push.collapse_id.as_ref()?;
+        let window = self.windows.get_mut(place)?;
+        let has_id = |older: &Progress| older.push.collapse_id.as_ref() == Some(id);
+        let older = window.pushes.remove(window.pushes.iter().position(has_id)?);
+        let bytes = bytes_of(&older);
+        (self.pushes, self.bytes) = (self.pushes - 1, self.bytes - bytes);
+        window.bytes -= bytes;
+        Some(older)
+    }
+
+    /// Ends the window of `place`.
+    fn take(&mut self, place: &Place) -> Option<Vec<Progress>> {
+        let Window { ends_at, pushes, bytes } = self.windows.remove(place)?;
+        self.ends.remove(&(ends_at, place.clone()));
+        (self.pushes, self.bytes) = (self.pushes - pushes.len(), self.bytes - bytes);
+        Some(pushes)
+    }
+}
+
+impl Window {
+    /// It has half as many pushes and bytes as a turn may take beside it, so that both fit into an outbox.
+    fn is_full(&self, limits: &Limits) -> bool {
+        MessageBudget::new(limits).is_half_spent_by(self.pushes.len(), self.bytes)
+    }
+}
+
+fn bytes_of(progress: &Progress) -> usize {
+    progress.push.frame.for_websocket().len()
+}
+
+impl Shard {
+    /// Begins a push to a crowd, or has it wait for others.
+    pub(super) fn begin_to_crowd(&mut self, crowd: Crowd, progress: Progress) {
+        if self.context.limits.coalesce_rules.is_empty() && self.gathering.is_empty() {
+            return self.add_task(Target::Crowd(crowd), progress);
+        }
+        let place = match &crowd {
+            Crowd::Room(name) => Some(Arc::clone(name)),
+            Crowd::All(_) => None,
+        };
+        match self.coalesce_rule(&place, &progress) {
+            Some((window_ms, keep_latest)) => self.gather(&place, window_ms, keep_latest, progress),
+            None => {
+                self.end_window(&place);
+                self.add_task(Target::Crowd(crowd), progress);
+            }
+        }
+    }
+
+    /// The window of a push that waits, and whether only the latest with its id is kept. A kick never waits.
+    fn coalesce_rule(&self, place: &Place, progress: &Progress) -> Option<(u32, bool)> {
+        if progress.push.kick.is_some() || self.is_draining() {
+            return None;
+        }
+        let operation = progress.push.operation;
+        let mut rules = self.context.limits.coalesce_rules.iter();
+        let rule = rules.find(|rule| rule.covers(place.as_deref(), operation))?;
+        let CoalesceRule { window_ms, keep_latest, .. } = *rule;
+        Some((window_ms, keep_latest))
+    }
+
+    fn gather(&mut self, place: &Place, window_ms: u32, keep_latest: bool, mut progress: Progress) {
+        self.announce_rest(&mut progress);
+        if !keep_latest {
+            progress.push.collapse_id = None;
+        }
+        // The newer push goes to the end, where its own place in the order is.
+        if let Some(older) = self.gathering.take_older(place, &progress) {
+            self.supersede(place, older);
+        }
+        let ends_at = self.context.now.after(window_ms.into());
+        let window = self.gathering.add(place, ends_at, progress);
+        if window.is_full(&self.context.limits) {
+            self.end_window(place);
+        }
+        while self.gathering.is_full()
+            && let Some(place) = self.gathering.ended(Millis(u64::MAX))
+        {
+            self.end_window(&place);
+        }
+    }
+
+    /// Reports what a push has come to before it waits, and that a partial tally follows. So a push that waits holds back
+    /// none of those that control has for this shard.
+    fn announce_rest(&mut self, progress: &mut Progress) {
+        let Answer::Tally { partials } = progress.answer else { return };
+        let (call, tally, partials) = (progress.call, progress.tally, partials + 1);
+        match call.shard() {
+            None => {
+                let shard = self.context.shard;
+                self.reports.push(Report::Tally { call, shard, tally, partials });
+            }
+            Some(shard) => {
+                let partials = Some(partials);
+                self.messages.send(shard, Message::Tallied { call, tally, partials });
+            }
+        }
+        (progress.tally, progress.answer) = (Tally::default(), Answer::PartialTally);
+    }
+
+    /// A newer push has taken the place of `older`. Those who are there now do not get it.
+    fn supersede(&mut self, place: &Place, mut older: Progress) {
+        let connections = match place {
+            Some(room) => {
+                self.rooms.find(room).map_or(0, |room| self.rooms[room].members.len() as u64)
+            }
+            None => self.counters.live,
+        };
+        let mut dropped = Tally::default();
+        dropped.drop_as(DropReason::Superseded, connections);
+        self.counters.pushes += 1;
+        self.counters.deliveries += dropped;
+        older.tally += dropped;
+        self.report(older);
+    }
+
+    /// Begins the pushes of a window that has ended, if the shard takes pushes, and spends them from `budget`: a client may
+    /// be in all rooms whose windows end at one time. [`Shard::handle_pushes`] goes on with them. `false`: there is none.
+    pub fn end_due_window(&mut self, budget: &mut MessageBudget) -> bool {
+        if self.gathering.is_empty() || !budget.is_left() || !self.takes_pushes() {
+            return false;
+        }
+        let Some(place) = self.gathering.ended(self.context.now) else { return false };
+        self.end_window(&place);
+        for PushTask { progress, .. } in &self.pushes {
+            budget.spend_bytes(bytes_of(progress));
+        }
+        true
+    }
+
+    /// Whether pushes wait in windows.
+    #[must_use]
+    pub fn is_gathering(&self) -> bool {
+        !self.gathering.is_empty()
+    }
+
+    /// Ends all windows. None begins while the shard drains.
+    pub(super) fn end_all_windows(&mut self) {
+        while let Some(place) = self.gathering.ended(Millis(u64::MAX)) {
+            self.end_window(&place);
+        }
+    }
+
+    fn end_window(&mut self, place: &Place) {
+        let Some(pushes) = self.gathering.take(place) else { return };
+        self.counters.coalesce_windows += 1;
+        self.counters.coalesced += pushes.len() as u64;
+        for progress in pushes {
+            let crowd = place.clone().map_or(Crowd::All(Slot(0)), Crowd::Room);
+            self.add_task(Target::Crowd(crowd), progress);
+        }
+    }
+}
