@@ -14,6 +14,7 @@ mod nodes;
 mod online;
 mod operations;
 mod push;
+mod trace;
 
 use std::sync::Arc;
 
@@ -70,6 +71,7 @@ pub fn kick_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCounts>)
 pub fn operation_routes<O: Operations>(operations: &Arc<O>, counts: &Arc<CallCounts>) -> Router {
     use operations::{block, blocks, cancel_move_off, drain, move_off, status, unblock, undrain};
     let cancel = "/comet/node/move_off/cancel";
+    let get = MethodFilter::GET;
     Router::new()
         .merge(call(MethodFilter::GET, "/comet/node/status", counts, operations, status))
         .merge(call(MethodFilter::POST, "/comet/node/drain", counts, operations, drain))
@@ -79,6 +81,7 @@ pub fn operation_routes<O: Operations>(operations: &Arc<O>, counts: &Arc<CallCou
         .merge(call(MethodFilter::POST, "/comet/node/block", counts, operations, block))
         .merge(call(MethodFilter::POST, "/comet/node/unblock", counts, operations, unblock))
         .merge(call(MethodFilter::GET, "/comet/node/blocks", counts, operations, blocks))
+        .merge(route(get, "/comet/node/trace", counts, operations, trace::begin, trace::lines))
 }
 
 /// `/goim/nodes/*`. `node` is what clients are told of the servers in `list`.
@@ -102,13 +105,31 @@ where
     S: Send + Sync + 'static,
     F: Future<Output = Result<Value, Status>> + Send + 'static,
 {
+    let answer = |data| Json(json!({ "code": 0, "message": "", "data": data })).into_response();
+    route(method, path, counts, state, handle, answer)
+}
+
+/// The same where `answer` makes the response of what `handle` made.
+fn route<S, F, T>(
+    method: MethodFilter,
+    path: &'static str,
+    counts: &Arc<CallCounts>,
+    state: &Arc<S>,
+    handle: fn(Arc<S>, Request) -> F,
+    answer: fn(T) -> Response,
+) -> Router
+where
+    S: Send + Sync + 'static,
+    F: Future<Output = Result<T, Status>> + Send + 'static,
+    T: 'static,
+{
     let (counts, state) = (Arc::clone(counts), Arc::clone(state));
     let handler = move |request: Request| {
         let (counts, state) = (Arc::clone(&counts), Arc::clone(&state));
         let arrivals = request.extensions().get::<Arrivals>().cloned().unwrap_or_default();
         async move {
             match counts.of(path, handle(state, request)).await {
-                Ok(data) => Json(json!({ "code": 0, "message": "", "data": data })).into_response(),
+                Ok(made) => answer(made),
                 Err(status) if let Some(refused) = arrivals.refused() => {
                     failed(-i32::from(refused.as_u16()), status.message())
                 }

@@ -18,6 +18,7 @@ mod operations;
 mod pace;
 mod push_stream;
 mod rooms;
+mod trace_fields;
 
 pub use backend::{
     Broadcast, Clients, FailedServer, KickNotice, KickTarget, PushBackend, Pushed, StreamBackend,
@@ -32,3 +33,4 @@ pub use node_service::with_node_service;
 pub use operations::Operations;
 pub use pace::pace;
 pub use rooms::fullest;
+pub use trace_fields::trace_fields;

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 
+use comet_push::trace_fields;
 use comet_wire::comet::v1::node_client::NodeClient;
 use comet_wire::comet::v1::push_client::PushClient as Pushes;
 use comet_wire::comet::v1::push_stream_req::{Keys, Users};
 use comet_wire::comet::v1::trace_req::Subject;
 use comet_wire::comet::v1::{
     BlockReq, CancelBroadcastReq, CancelMoveOffReq, DrainReq, KickReply, KickReq, ListBlocksReq,
-    ListBroadcastsReq, MoveOffReq, NodeStatus, StatusReq, TraceEvent, TraceReply, TraceReq,
-    UnblockReq, UndrainReq, kick_req,
+    ListBroadcastsReq, MoveOffReq, NodeStatus, StatusReq, TraceReply, TraceReq, UnblockReq,
+    UndrainReq, kick_req,
 };
 use comet_wire::goim::comet::Ledger;
 use serde_json::{Value, json};
@@ -149,38 +150,13 @@ fn trace(
         NodeClient::new(channel).trace(request).await
     })?;
     while let Some(TraceReply { events, missed }) = client.next_of(&mut replies)? {
-        let mut records: Vec<_> = events.into_iter().map(event).collect();
+        let mut records: Vec<_> = events.into_iter().map(trace_fields).collect();
         records.extend((missed > 0).then(|| vec![("missed", missed.into())]));
         if print_all(&records, is_json)? == Reader::Left {
             break;
         }
     }
     Ok(0)
-}
-
-/// What is known of an event.
-fn event(event: TraceEvent) -> Record {
-    let TraceEvent { at_ms, connection, key, user, what, operation, sequence, bytes, .. } = event;
-    let mut record = vec![
-        ("at_ms", at_ms.into()),
-        ("connection", connection.into()),
-        ("key", key.into()),
-        ("user", user.into()),
-        ("what", what.clone().into()),
-    ];
-    if matches!(&*what, "read" | "wrote" | "queued" | "dropped") {
-        record.push(("operation", operation.into()));
-    }
-    if matches!(&*what, "read" | "wrote") {
-        record.push(("sequence", sequence.into()));
-    }
-    let TraceEvent { superseded, room_id, address, reason, .. } = event;
-    let numbers = [("bytes", bytes), ("superseded", superseded)];
-    record.extend(numbers.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name, n.into())));
-    let texts = [("room", room_id), ("address", address), ("reason", reason)];
-    let texts = texts.into_iter().filter(|(_, text)| !text.is_empty());
-    record.extend(texts.map(|(name, text)| (name, text.into())));
-    record
 }
 
 fn broadcasts(client: &PushClient) -> Result<Vec<Record>, PushError> {

@@ -1,13 +1,15 @@
 //! `comet ctl` against the program.
 
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Stdio;
 
 use comet::caller::PushClient;
 use comet_client::Transport;
 use serde_json::{Value, json};
 
-use crate::process::{Server, comet, lines, run};
-use crate::support::{Metrics, PATIENCE, To, get, push, until};
+use crate::process::{Server, comet, line_with, lines, run};
+use crate::support::{Metrics, PATIENCE, To, get, http, push, until};
 
 /// Exit code, standard output and standard error of an order at `server`.
 fn ctl(server: &Server, order: &[&str]) -> (i32, String, String) {
@@ -176,4 +178,42 @@ fn a_trace_ends_with_its_time() {
     }
     let (code, _, stderr) = ctl(&server, &["trace", "address", "nowhere"]);
     assert!(code == 1 && stderr.contains("InvalidArgument"), "{stderr}");
+}
+
+#[test]
+fn a_live_trace_over_http_is_a_line_for_each_event() {
+    let server = Server::start(&[]);
+    let line = line_with(&server.log, "http push [");
+    let address: SocketAddr = line.split(['[', ']']).find_map(|part| part.parse().ok()).unwrap();
+    let path = "/comet/node/trace";
+    for wrong in ["", "?key=k&mid=7", "?mid=x", "?key=", "?mid=7&seconds=3601", "?address=nowhere"]
+    {
+        let (status, answer) = http(address, "GET", &format!("{path}{wrong}"), b"");
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!((status, &answer["code"]), (200, &json!(-400)), "{wrong}: {answer}");
+    }
+    let mut caller = TcpStream::connect(address).unwrap();
+    let target = format!("{path}?type=live&room=r");
+    write!(caller, "GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let lines = lines(caller.try_clone().unwrap());
+    let head: Vec<_> = std::iter::from_fn(|| {
+        Some(lines.recv_timeout(PATIENCE).unwrap()).filter(|line| !line.is_empty())
+    })
+    .collect();
+    assert_eq!(head[0], "HTTP/1.1 200 OK");
+    assert!(head.contains(&"content-type: application/x-ndjson".to_owned()), "{head:?}");
+    until("the trace to begin", || live_traces(&server) == 1);
+    let token = json!({ "mid": 7, "key": "k", "room_id": "live://r" }).to_string();
+    drop(server.live(Transport::Tcp, &token));
+    // Between the lines are the lengths of chunks.
+    let mut events = std::iter::from_fn(|| lines.recv_timeout(PATIENCE).ok())
+        .filter_map(|line| serde_json::from_str::<Value>(&line).ok().filter(Value::is_object));
+    let first = events.next().unwrap();
+    assert_eq!(
+        (&first["what"], &first["key"], &first["room"]),
+        (&json!("joined"), &json!("k"), &json!("live://r"))
+    );
+    assert!(events.any(|event| event["what"] == "closed"));
+    caller.shutdown(Shutdown::Both).unwrap();
+    until("the trace to end with its caller", || live_traces(&server) == 0);
 }
