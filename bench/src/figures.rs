@@ -145,7 +145,7 @@ const DATA_DELIVERY: &str = "data CPU of a delivery";
 const CONNECTION: &str = "CPU of a connection";
 
 #[rustfmt::skip]
-const SUMMARIES: [Summary; 20] = [
+const SUMMARIES: [Summary; 21] = [
     ("fanout", "comet_to_ring", "CPU of a delivery, comet / ring", RATIO, (COMET, DELIVERY), Some((RING, DELIVERY))),
     ("fanout", "comet_data_to_ring", "CPU of a delivery, comet's data cores / ring", RATIO, (COMET, DATA_DELIVERY), Some((RING, DATA_DELIVERY))),
     ("fanout", "comet_to_send", "CPU of a delivery, comet / send", RATIO, (COMET, DELIVERY), Some((SEND, DELIVERY))),

@@ -93,7 +93,8 @@ fn post(http: SocketAddr, headers: &str) -> String {
 
 /// The same push over gRPC, traced.
 fn call(grpc: SocketAddr) -> Option<Ledger> {
-    let proto = Some(Proto { ver: 1, op: 5, seq: 0, body: b"hello".as_slice().into() });
+    let proto = Proto { ver: 1, op: 5, body: b"hello".as_slice().into(), ..Proto::default() };
+    let proto = Some(proto);
     let mut request = Request::new(BroadcastRoomReq { room_id: "test://r".to_owned(), proto });
     request.metadata_mut().insert("traceparent", PARENT.parse().unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
