@@ -79,6 +79,8 @@ use crate::socket::{CloseHow, ClosedEvent};
 use crate::time::{Millis, Tick, TokenTime};
 use crate::wheel::Wheel;
 
+pub use crowds::CrowdSlice;
+
 use connections::Connections;
 use context::Context;
 use crowds::Crowds;
