@@ -14,8 +14,8 @@ pub(crate) use self::attack::Attack;
 pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArgs};
 pub(crate) use self::phase::Phase;
 pub(crate) use self::scenarios::{
-    ChurnArgs, ConnectArgs, DayArgs, FanoutArgs, IdleArgs, LatencyArgs, OverloadArgs, RawArgs,
-    ReadersArgs, SoakArgs, TargetsArgs,
+    ChurnArgs, ConnectArgs, DayArgs, FairnessArgs, FanoutArgs, IdleArgs, LatencyArgs, OverloadArgs,
+    RawArgs, ReadersArgs, SoakArgs, TargetsArgs,
 };
 use crate::yardstick::Mode;
 use comet_cpus::CpuList;
@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Day(DayArgs),
     /// Attacks on doors and cores: latencies of the clients that are there, next to their quiet values.
     Overload(OverloadArgs),
+    /// A large room beside pushes, heartbeats, connects and smaller rooms: how long these wait for it.
+    Fairness(FairnessArgs),
     /// Churn, pushes, reloads and faults at random from a seed, for minutes: ledgers, memory and descriptors are checked.
     Soak(SoakArgs),
     /// The bare loops and the ping-pong alone.
@@ -140,10 +142,10 @@ mod tests {
         let Some(Command::Targets(all)) = parse("targets --strict") else {
             panic!("it is targets")
         };
-        assert!((1..=11).all(|line| all.asks(line)) && all.strict);
+        assert!((1..=12).all(|line| all.asks(line)) && all.strict);
         let Some(Command::Targets(some)) = parse("targets --only 1,9") else { panic!("and here") };
         assert!(some.asks(1) && some.asks(9) && !some.asks(2) && !some.strict);
-        for refused in ["--only 12", "--only 0", "--addr 127.0.0.1:1"] {
+        for refused in ["--only 14", "--only 0", "--addr 127.0.0.1:1"] {
             assert!(parse(&format!("targets {refused}")).is_none(), "{refused}");
         }
     }

@@ -70,3 +70,8 @@ pub(super) const CORES: [Goal; 2] = [TWO_CORES, TWO_CORES_ALL];
 pub(super) const GROWTH_ROOMS: Goal = goal(11, "growth_rooms", at_most(1.25), RATIO, "cost growth, 1 to 10,000 rooms of one", "growth of CPU of a push, all threads / the bare ring loop's, one socket to another each time");
 pub(super) const GROWTH_ROOMS_DATA: Goal = goal(11, "growth_rooms_data", None, RATIO, "the same, data core", "without the control thread");
 pub(super) const ROOMS: [Goal; 2] = [GROWTH_ROOMS, GROWTH_ROOMS_DATA];
+
+// Stage `beside`.
+pub(super) const BESIDE: Goal = goal(12, "beside_crowd", at_most(6.0), ("ms", 1), "push by key beside a room of 12,000, p99", "pushed to twice a second; above its quiet value");
+pub(super) const BESIDE_QUIET: Goal = goal(12, "beside_crowd_quiet", None, ("ms", 1), "  quiet value, p99", "from due to received, 500 a second");
+pub(super) const BESIDES: [Goal; 2] = [BESIDE, BESIDE_QUIET];
