@@ -129,7 +129,7 @@ impl Recorder {
         if input.is_empty() {
             return Ok(());
         }
-        let handled = session.handle_input(input, |frame| match frame.operation {
+        let handled = session.handle_input(input, |frame, _| match frame.operation {
             operation if operation == self.operation => {
                 self.record(connection, frame.body, now_ns);
             }
@@ -184,7 +184,7 @@ mod tests {
 
     /// A session whose server has accepted it.
     fn live(transport: Transport) -> Session {
-        let mut session = Session::new(transport, "localhost", "/sub", b"1");
+        let mut session = Session::of_protocol_1(transport, "localhost", "/sub", b"1");
         let mut reply = Vec::new();
         append_header(OP_AUTH_REPLY, 1, 0, &mut reply);
         if transport == Transport::WebSocket {
@@ -198,7 +198,7 @@ mod tests {
             );
             reply = [answer.as_bytes(), &message(&reply)].concat();
         }
-        session.handle_input(&reply, |_| {}).expect("the server accepts");
+        session.handle_input(&reply, |_, _| {}).expect("the server accepts");
         assert!(session.is_live());
         session
     }

@@ -56,6 +56,17 @@ fn stay_awake() -> io::Result<()> {
     Ok(())
 }
 
+/// The settings of a server whose clients do not read, under a policy of `protocol.slow_consumer`.
+fn keeps_stalled(policy: &str) -> Vec<String> {
+    vec![
+        format!("protocol.slow_consumer=\"{policy}\""),
+        // They are to stay, and are not to take all memory of the kernel.
+        "protocol.write_timeout=\"1h\"".to_owned(),
+        "tcp.sndbuf=16384".to_owned(),
+        "protocol.svr_proto=512".to_owned(),
+    ]
+}
+
 /// Takes so many rounds of a turn of each subject, and gives what they gave.
 fn each_turn<T>(
     rounds: u32,

@@ -36,7 +36,7 @@ impl Visitor {
         token: &str,
     ) -> io::Result<Self> {
         prepare(&stream)?;
-        let session = Session::new(transport, "localhost", "/sub", token.as_bytes());
+        let session = Session::of_protocol_1(transport, "localhost", "/sub", token.as_bytes());
         let mut visitor = Self { stream, session };
         while !visitor.session.is_live() {
             visitor.write()?;
@@ -45,7 +45,7 @@ impl Visitor {
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let handled = visitor.session.handle_input(&bytes[..read], |_| {});
+            let handled = visitor.session.handle_input(&bytes[..read], |_, _| {});
             handled.map_err(io::Error::other)?;
         }
         Ok(visitor)

@@ -14,6 +14,7 @@ mod keys;
 mod rig;
 mod rooms;
 mod sizes;
+mod stalled;
 
 use std::collections::BTreeMap;
 
@@ -37,13 +38,14 @@ struct Stage {
     measure: fn(&TargetsArgs, &mut Record) -> Result<()>,
 }
 
-const STAGES: [Stage; 6] = [
+const STAGES: [Stage; 7] = [
     Stage { name: "sizes", goals: &goals::SIZES, measure: sizes::measure },
     Stage { name: "flood", goals: &goals::FLOODS, measure: flood::measure },
     Stage { name: "keys", goals: &goals::KEYS, measure: keys::measure },
     Stage { name: "cores", goals: &goals::CORES, measure: cores::measure },
     Stage { name: "rooms", goals: &goals::ROOMS, measure: rooms::measure },
     Stage { name: "beside", goals: &goals::BESIDES, measure: beside::measure },
+    Stage { name: "stalled", goals: &goals::STALLEDS, measure: stalled::measure },
 ];
 
 /// What the stages measured.

@@ -132,6 +132,39 @@ impl Client {
         self.request(op::CHANGE_ROOM, room.as_bytes())
     }
 
+    /// Enters `room` beside those that the connection is in; [`Message::room`] tells their messages apart. A room that it
+    /// is in already changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NeedsProtocol2`] if the server has one room only, [`Error::Room`] if it refuses; if the connection is
+    /// lost, the reply does not arrive in time, or the room's name is too long.
+    pub fn add_room(&mut self, room: &str) -> Result<(), Error> {
+        if self.auth_reply().is_none() {
+            return Err(Error::NeedsProtocol2);
+        }
+        within_body_max(room.as_bytes())?;
+        let sequence = self.next_sequence()?;
+        self.session.add_room(sequence, room);
+        self.complete(op::JOIN_REPLY, sequence)
+    }
+
+    /// Leaves `room`, if the connection is in it.
+    ///
+    /// # Errors
+    /// If the connection is lost, or the reply does not arrive in time.
+    pub fn remove_room(&mut self, room: &str) -> Result<(), Error> {
+        let sequence = self.next_sequence()?;
+        if !self.session.remove_room(sequence, room) {
+            return Ok(());
+        }
+        self.complete(op::LEAVE_REPLY, sequence)
+    }
+
+    /// The rooms that the connection is in, as far as the server has said so: all of them, if it speaks protocol 2.
+    pub fn rooms(&self) -> impl Iterator<Item = &str> {
+        self.session.rooms()
+    }
+
     /// Adds `operations` to those the connection accepts.
     ///
     /// # Errors
@@ -160,12 +193,17 @@ impl Client {
     /// If `operation` is [`op::RAW`], which only servers send.
     pub fn send(&mut self, operation: i32, body: &[u8]) -> Result<i32, Error> {
         within_body_max(body)?;
+        let sequence = self.next_sequence()?;
+        self.session.send(operation, sequence, body);
+        self.flush().map_err(|error| self.reason_behind(error))?;
+        Ok(sequence)
+    }
+
+    fn next_sequence(&mut self) -> Result<i32, Error> {
         if self.has_ended {
             return Err(self.pending_error.take().unwrap_or(Error::Ended));
         }
         self.sequence = self.sequence.checked_add(1).unwrap_or(1);
-        self.session.send(operation, self.sequence, body);
-        self.flush().map_err(|error| self.reason_behind(error))?;
         Ok(self.sequence)
     }
 
@@ -181,14 +219,14 @@ impl Client {
     /// as long as before.
     ///
     /// # Errors
-    /// [`Error::NoRenewal`] if the server speaks protocol 1; if the connection is lost, the reply
+    /// [`Error::NeedsProtocol2`] if the server speaks protocol 1; if the connection is lost, the reply
     /// does not arrive in time, or the token is longer than [`SEND_BODY_MAX`].
     pub fn renew(&mut self, token: &[u8]) -> Result<AuthReply, Error> {
         if self.auth_reply().is_none() {
-            return Err(Error::NoRenewal);
+            return Err(Error::NeedsProtocol2);
         }
         self.request(op::AUTH, token)?;
-        self.auth_reply().ok_or(Error::NoRenewal)
+        self.auth_reply().ok_or(Error::NeedsProtocol2)
     }
 
     /// What the server said last about the token: when it accepted it, or when it was to be renewed.
@@ -271,9 +309,17 @@ impl Client {
     }
 
     fn request(&mut self, request: i32, body: &[u8]) -> Result<(), Error> {
-        let sequence = self.send(request, body)?;
+        within_body_max(body)?;
+        let sequence = self.next_sequence()?;
+        self.session.send(request, sequence, body);
         // Each request's reply is the operation after it.
-        self.inbox.awaited_reply = Some((request + 1, sequence));
+        self.complete(request + 1, sequence)
+    }
+
+    /// Sends what was queued, and waits for the reply to it.
+    fn complete(&mut self, reply: i32, sequence: i32) -> Result<(), Error> {
+        self.flush().map_err(|error| self.reason_behind(error))?;
+        self.inbox.awaited_reply = Some((reply, sequence));
         let deadline = Instant::now().checked_add(self.timeout);
         let replied = loop {
             if self.inbox.bytes > BACKLOG_MAX {
@@ -286,7 +332,11 @@ impl Client {
                     if let Err(error) = outcome {
                         self.fail(error);
                     }
-                    return Ok(());
+                    return self
+                        .inbox
+                        .refusal
+                        .take()
+                        .map_or(Ok(()), |refusal| Err(Error::Room(refusal)));
                 }
                 Ok(true) => {}
                 Ok(false) => break Err(Error::Unanswered(self.timeout)),
@@ -336,8 +386,9 @@ impl Client {
             Some(len) => len,
         };
         self.is_heartbeat_unanswered = false;
-        let handled =
-            self.session.handle_input(&self.buffer[..len], |frame| self.inbox.push(frame));
+        let handled = self
+            .session
+            .handle_input(&self.buffer[..len], |frame, room| self.inbox.push(frame, room));
         // Sends pongs, and the close that answers a close. An error of the session goes before one
         // of the write.
         let flushed = self.flush();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 use std::{error, fmt, io};
 
-use comet_proto::FrameFault;
+use comet_proto::{FrameFault, RoomRefusal};
 
 use crate::retry_after;
 
@@ -35,6 +35,11 @@ pub enum SessionError {
     /// The server sent a batch (operation 9) where none is allowed: over TCP, or inside another
     /// batch.
     StrayBatch,
+    /// The server sent a frame about rooms that is malformed, or a push to a room that it has not named.
+    BadRoomFrame {
+        /// The frame's operation.
+        operation: i32,
+    },
     /// The server violated RFC 6455.
     WebSocket(WebSocketFault),
     /// The session had ended before.
@@ -85,6 +90,9 @@ impl fmt::Display for SessionError {
             }
             Self::BadUpgrade(what) => write!(f, "bad answer to the upgrade: {what}"),
             Self::Frame(fault) => write!(f, "bad frame: {fault}"),
+            Self::BadRoomFrame { operation } => {
+                write!(f, "a frame with operation {operation} about no known room")
+            }
             Self::StrayBatch => f.write_str("a batch where none is allowed"),
             Self::WebSocket(fault) => write!(f, "bad WebSocket frame: {fault}"),
             Self::Over => f.write_str("the session is over"),
@@ -125,7 +133,7 @@ impl fmt::Display for WebSocketFault {
 impl error::Error for WebSocketFault {}
 
 /// Why a [`Client`](crate::Client) failed. The connection is of no further use, except after
-/// [`Error::BodyTooLong`] and [`Error::NoRenewal`].
+/// [`Error::BodyTooLong`], [`Error::NeedsProtocol2`] and [`Error::Room`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -144,8 +152,10 @@ pub enum Error {
     Silent,
     /// More messages arrived than may wait for [`Client::receive`](crate::Client::receive).
     Backlog,
-    /// The server speaks protocol 1, which renews no tokens. Nothing was sent.
-    NoRenewal,
+    /// The server speaks protocol 1, which renews no tokens and has one room. Nothing was sent.
+    NeedsProtocol2,
+    /// The server did not let the connection into a room, or out of it.
+    Room(RoomRefusal),
     /// A body to be sent is longer than servers accept. Nothing was sent.
     BodyTooLong {
         /// Its length in bytes.
@@ -247,7 +257,8 @@ impl fmt::Display for Error {
             Self::Unanswered(time) => write!(f, "no answer within {time:?}"),
             Self::Silent => f.write_str("no heartbeat was answered"),
             Self::Backlog => f.write_str("too many messages wait to be received"),
-            Self::NoRenewal => f.write_str("the server renews no tokens"),
+            Self::NeedsProtocol2 => f.write_str("the server speaks protocol 1 alone"),
+            Self::Room(refusal) => write!(f, "the server refused the room: {}", refusal.label()),
             Self::BodyTooLong { len } => write!(f, "a body of {len} bytes is too long to send"),
         }
     }

@@ -5,6 +5,8 @@
 //! whenever the connection is lost. Programs with I/O of their own take the [`Session`]: the
 //! protocol alone, bytes in and out, for any number of connections.
 //!
+//! A [`Pusher`] is on the other side: it pushes to the clients of a comet (`push.frames`).
+//!
 //! With the feature `tls`, on by default, [`Options::tls`] adds TLS under either transport.
 //!
 //! ```
@@ -45,6 +47,7 @@ mod error;
 mod inbox;
 mod listener;
 mod options;
+mod pusher;
 mod retry_after;
 mod session;
 mod socket;
@@ -56,13 +59,15 @@ mod websocket;
 
 pub use backoff::Backoff;
 pub use client::{Client, SEND_BODY_MAX};
-pub use comet_proto::{AuthReply, Frame, FrameFault, NotRenewed, op};
+pub use comet_proto::push_frame::{PushLedger, PushTarget};
+pub use comet_proto::{AuthReply, Frame, FrameFault, NotRenewed, RoomRefusal, op};
 #[cfg(feature = "tls")]
 pub use error::TlsError;
 pub use error::{Error, Permanent, SessionError, WebSocketFault};
 pub use inbox::Message;
 pub use listener::{Event, Listener};
 pub use options::Options;
+pub use pusher::{PushOutcome, PushRefused, Pusher};
 pub use session::{BODY_MAX_DEFAULT, Session, Transport};
 pub use stop::Stopper;
 #[cfg(feature = "tls")]

@@ -8,9 +8,10 @@
 
 mod input;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use comet_proto::{AuthReply, Encoded, Frame, VERSION, VERSION_2, op};
+use comet_proto::{AuthReply, Encoded, Frame, Join, Leave, RoomHandle, VERSION, VERSION_2, op};
 use tungstenite::protocol::frame::coding::Control;
 
 use crate::error::SessionError;
@@ -43,12 +44,29 @@ pub struct Session {
     state: State,
     transport: Transport,
     auth_reply: Option<AuthReply>,
+    /// In protocol 2, once the server has named one.
+    rooms: Option<Box<Rooms>>,
     body_max: usize,
     /// The start of a frame whose rest has not arrived; mostly empty, and then without memory.
     tail: Vec<u8>,
     /// The fragments of a WebSocket message so far.
     fragments: Option<Vec<u8>>,
     output: Vec<u8>,
+}
+
+/// The rooms that the server has named.
+#[derive(Default)]
+struct Rooms {
+    names: BTreeMap<RoomHandle, Box<str>>,
+    /// The one that operation 12 changes.
+    primary: Option<RoomHandle>,
+}
+
+impl Rooms {
+    fn remove(&mut self, handle: RoomHandle) {
+        self.names.remove(&handle);
+        self.primary.take_if(|primary| *primary == handle);
+    }
 }
 
 enum State {
@@ -75,6 +93,19 @@ impl Session {
     /// line break.
     #[must_use]
     pub fn new(transport: Transport, host: &str, path: &str, token: &[u8]) -> Self {
+        Self::begin(VERSION_2, transport, host, path, token)
+    }
+
+    /// As [`Session::new`], but speaks protocol 1 alone, as goim's clients do.
+    ///
+    /// # Panics
+    /// As [`Session::new`].
+    #[must_use]
+    pub fn of_protocol_1(transport: Transport, host: &str, path: &str, token: &[u8]) -> Self {
+        Self::begin(VERSION, transport, host, path, token)
+    }
+
+    fn begin(version: u16, transport: Transport, host: &str, path: &str, token: &[u8]) -> Self {
         let (output, state) = match transport {
             Transport::Tcp => (Vec::new(), State::Authing),
             Transport::WebSocket => {
@@ -87,12 +118,13 @@ impl Session {
             state,
             transport,
             auth_reply: None,
+            rooms: None,
             body_max: BODY_MAX_DEFAULT,
             tail: Vec::new(),
             fragments: None,
             output,
         };
-        session.send_as(VERSION_2, op::AUTH, AUTH_SEQUENCE, token);
+        session.send_as(version, op::AUTH, AUTH_SEQUENCE, token);
         session
     }
 
@@ -120,6 +152,30 @@ impl Session {
     #[must_use]
     pub fn auth_reply(&self) -> Option<AuthReply> {
         self.auth_reply
+    }
+
+    /// Asks to be in `room` as well, with this sequence number. Only a server that speaks protocol 2, which
+    /// [`Session::auth_reply`] tells, answers by [`op::JOIN_REPLY`].
+    pub fn add_room(&mut self, sequence: i32, room: &str) {
+        let join = Join { since: None, room: room.as_bytes() };
+        self.send(op::JOIN, sequence, &join.encode());
+    }
+
+    /// Asks to leave `room`, with this sequence number. `false`: the server has not said that the connection is in
+    /// it, and nothing is sent.
+    pub fn remove_room(&mut self, sequence: i32, room: &str) -> bool {
+        let names = self.rooms.iter().flat_map(|rooms| &rooms.names);
+        let handle =
+            names.into_iter().find(|(_, name)| ***name == *room).map(|(&handle, _)| handle);
+        if let Some(handle) = handle {
+            self.send(op::LEAVE, sequence, &Leave { handle }.encode());
+        }
+        handle.is_some()
+    }
+
+    /// The rooms that the connection is in, as far as the server has said so: in protocol 2 all of them.
+    pub fn rooms(&self) -> impl Iterator<Item = &str> {
+        self.rooms.iter().flat_map(|rooms| rooms.names.values()).map(|name| &**name)
     }
 
     /// Whether the last input ended inside a frame or message. The next input continues it.
@@ -184,8 +240,9 @@ impl Session {
     }
 
     /// Processes bytes from the socket and calls `on_frame` for each frame in them, in order,
-    /// except for the reply to the auth frame. For a batch (operation 9) it is called for each
-    /// frame inside. A ping is answered by a queued pong.
+    /// except for the reply to the auth frame, and what the server tells of rooms unasked. For a batch
+    /// (operation 9) it is called for each frame inside. A push to a room has the room beside it, if the server
+    /// speaks protocol 2, and looks as in protocol 1. A ping is answered by a queued pong.
     ///
     /// A frame that `input` contains as a whole is not copied.
     ///
@@ -196,7 +253,7 @@ impl Session {
     pub fn handle_input(
         &mut self,
         input: &[u8],
-        mut on_frame: impl FnMut(Frame<'_>),
+        mut on_frame: impl FnMut(Frame<'_>, Option<&str>),
     ) -> Result<(), SessionError> {
         self.take_input(input, &mut on_frame).inspect_err(|_| self.end())
     }

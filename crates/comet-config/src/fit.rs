@@ -68,6 +68,7 @@ pub(crate) fn bound_twice(report: &mut Report<'_>, mut bound: Vec<Bound>, proces
 pub(crate) fn fits_together(report: &mut Report<'_>, config: &Config, process: Process) {
     locks(report, config, process);
     api_certificate(report, config, process);
+    frames_without_tls(report, config);
     outbox_takes_a_push(report, config);
     listeners(report, config);
     durations(report, config);
@@ -85,7 +86,11 @@ fn locks(report: &mut Report<'_>, config: &Config, process: Process) {
             "push",
             &push.tokens,
             push.insecure,
-            vec![("push.grpc", &push.grpc, what[0]), ("push.http", &push.http, what[0])],
+            vec![
+                ("push.grpc", &push.grpc, what[0]),
+                ("push.http", &push.http, what[0]),
+                ("push.frames", &push.frames, what[0]),
+            ],
         ),
         (
             "monitor",
@@ -161,6 +166,17 @@ fn api_certificate(report: &mut Report<'_>, config: &Config, process: Process) {
                 format!("{address} needs {certificate} and {private}: what callers are shown");
             report.value(key, &what);
         }
+    }
+}
+
+/// The data cores show certificates to clients alone.
+fn frames_without_tls(report: &mut Report<'_>, config: &Config) {
+    let key = "push.frames";
+    let in_tls = config.push.frames.iter().find(|address| matches!(address, Address::Tls(_)));
+    if let Some(address) = in_tls
+        && report.is_sound(&[key])
+    {
+        report.value(key, &format!("{address} cannot be served: frames are not sent inside TLS"));
     }
 }
 

@@ -158,6 +158,9 @@ sections! {
         grpc: Vec<Address> = ["127.0.0.1:8083"] in ApiAddresses, AtStart;
         /// Addresses of the HTTP push API of goim's logic; []: none. Callers need one of the tokens, if there are any.
         http: Vec<Address> = ["127.0.0.1:7172"] in ApiAddresses, AtStart;
+        /// Addresses of the frames for push callers, each "HOST:PORT" or "unix:/PATH"; []: none. It is the cheapest way to push: the data
+        /// cores take the pushes themselves. docs/PROTOCOL.md has the form.
+        frames: Vec<Address> = [] in ApiAddresses, AtStart;
         /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
         /// asked for one. Calls that ask for health need none.
         tokens: Vec<String> = [] in Secret(list(Tokens)), Alive;
@@ -178,7 +181,7 @@ sections! {
     monitor: Monitor {
         /// Addresses of GET /healthz, /metrics and /stat; []: none.
         stat: Vec<Address> = ["127.0.0.1:6972"] in ApiAddresses, AtStart;
-        /// Addresses of GET /debug/pprof/; []: none. Callers are not authenticated, and profiles take CPU time.
+        /// Addresses of GET /debug/pprof/ and of the log's level; []: none. Profiles take CPU time.
         pprof: Vec<Address> = ["127.0.0.1:6971"] in ApiAddresses, AtStart;
         /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
         /// asked for one. Calls that ask for health need none.
@@ -290,6 +293,8 @@ sections! {
         bytes: u32 = 0 in size(0..=GIB), Alive;
         /// Changes of the room by one client in a second, on average over 10 seconds; 0: any number.
         room_changes: u32 = 0 in number(0..=1 << 20), Alive;
+        /// Rooms that a connection of protocol 2 may be in at once. A request to enter one more is refused.
+        rooms: u16 = 128 in number(1..=1024), Alive;
         /// Sessions that one user may have at once. One more is closed with too_many_sessions.
         user_sessions: u32 = 10_000 in number(1..=1 << 20), Alive;
     }

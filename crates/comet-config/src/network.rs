@@ -1,4 +1,5 @@
-//! Networks in CIDR notation (RFC 4632, section 3.1; RFC 4291, section 2.3).
+//! Networks in CIDR notation (RFC 4632, section 3.1; RFC 4291, section 2.3), as a configuration has them: read more
+//! strictly than those of an operator's call, because a mistake is there for months.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -92,6 +92,7 @@ pub(crate) fn connection(listed: ListedConn) -> Connection {
         operations,
         state: listed.state.to_owned(),
         bytes_per_second: listed.bytes_per_second,
+        further_rooms: listed.further_rooms as u32,
     }
 }
 
@@ -130,6 +131,7 @@ pub(crate) fn connection_json(connection: &Connection) -> Value {
         "key": text(&connection.key),
         "mid": connection.mid,
         "room": text(&connection.room),
+        "further_rooms": connection.further_rooms,
         "address": text(&connection.address),
         "transport": connection.transport,
         "tls": connection.tls,

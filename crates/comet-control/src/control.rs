@@ -284,6 +284,7 @@ impl Control {
     pub fn configure(&self, limits: Limits) {
         self.hub.configure(|now| Limits {
             is_out_of_memory: now.is_out_of_memory,
+            refuses_pushes: now.refuses_pushes,
             takes_clients: now.takes_clients,
             blocks: now.blocks,
             traces: now.traces,

@@ -93,7 +93,8 @@ impl MemoryCeiling {
             refuses = next;
             self.refuses.store(next as u8, Ordering::Relaxed);
             let is_out_of_memory = next > Refuses::Nothing;
-            hub.configure(|limits| Limits { is_out_of_memory, ..limits });
+            let refuses_pushes = next == Refuses::ClientsAndPushes;
+            hub.configure(|limits| Limits { is_out_of_memory, refuses_pushes, ..limits });
             let mebibytes = resident.unwrap_or_default() >> 20;
             match next {
                 Refuses::Nothing => {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use comet_core::{CloseReason, Counters, DropReason};
 use comet_histogram::Histogram;
 use comet_ops::{COMMIT, Exposition, Kind, RUSTC, expose_call_times, expose_gates, expose_process};
+use comet_proto::RoomRefusal;
 
 use crate::monitor::{FIELDS, Field, Reading, counter, gauge};
 
@@ -66,6 +67,15 @@ impl Reading<'_> {
             page.family("comet_dropped_total", Kind::Counter, "Deliveries not made, by reason.");
         for reason in DropReason::ALL {
             dropped.labelled(&[("reason", &reason.label())], self.dropped(*reason));
+        }
+        let mut refused = page.family(
+            "comet_rooms_refused_total",
+            Kind::Counter,
+            "Requests to enter or leave a room that were refused, by reason.",
+        );
+        for reason in RoomRefusal::ALL {
+            let of_reason = self.sum(|counters| counters.rooms_refused[reason as usize - 1]);
+            refused.labelled(&[("reason", &reason.label())], of_reason);
         }
         let (_, missed) = self.trace_log;
         page.family(
@@ -149,9 +159,18 @@ impl Reading<'_> {
         for (rpc, code, count) in &self.calls {
             calls.labelled(&[("rpc", rpc), ("code", &format_args!("{code:?}"))], *count);
         }
+        for (code, count) in self.calls_of_frames() {
+            calls.labelled(&[("rpc", &"PushFrames"), ("code", &format_args!("{code:?}"))], count);
+        }
         expose_call_times(page, &self.monitor.counts);
-        expose_gates(page, &self.monitor.gates);
+        expose_gates(page, &self.monitor.gates, self.gate_of_frames());
         self.monitor.memory.expose(page);
+        page.family(
+            "comet_draining",
+            Kind::Gauge,
+            "1 from an order to drain on, until it is taken back; otherwise 0.",
+        )
+        .sample(u64::from(self.monitor.node.is_draining()));
         self.monitor.certificates.expose(page);
         if let Some(logic) = &self.logic {
             logic.expose(page);

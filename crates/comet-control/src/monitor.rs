@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_core::{CloseReason, Counters, DropReason, ShardId};
+use comet_core::{CallerEnd, CloseReason, Counters, DropReason, STATUS_CODES, ShardId};
 use comet_hub::CallError;
 use comet_ops::{CertificatesInUse, Kind};
-use comet_serve::{CallCounts, Gates, Phase};
+use comet_serve::{CallCounts, GateReading, Gates, Phase};
 use tokio::sync::watch;
 use tonic::Code;
 
@@ -108,6 +108,7 @@ pub(crate) const FIELDS: &[Field] = &[
     gauge("sources", "Client addresses and subnets that are counted.", |c| c.sources),
     gauge("addresses", "Client addresses that are counted.", |c| c.addresses),
     gauge("rooms", "Rooms with members.", |c| c.rooms),
+    gauge("further_rooms", "Rooms of connections beside their first ones.", |c| c.further_rooms),
     gauge("users", "Users with a session.", |c| c.users),
     gauge("keys", "Keys with a connection.", |c| c.keys),
 ];
@@ -208,6 +209,37 @@ impl Reading<'_> {
 
     pub(crate) fn sum(&self, read: impl Fn(&Counters) -> u64) -> u64 {
         self.counters.values().map(read).sum()
+    }
+
+    /// Requests of callers at `push.frames` that were answered, by code; without those that no request was answered with.
+    pub(crate) fn calls_of_frames(&self) -> Vec<(Code, u64)> {
+        let calls = (0..STATUS_CODES).map(|code| (code, self.sum(|counters| counters.calls[code])));
+        let calls = calls.filter(|(_, count)| *count > 0 && self.is_complete());
+        calls.map(|(code, count)| (Code::from_i32(code as i32), count)).collect()
+    }
+
+    /// The gate of `push.frames`, if there is such a listener and all cores have answered.
+    pub(crate) fn gate_of_frames(&self) -> Option<GateReading> {
+        let most = usize::from(self.monitor.hub.limits().callers.connections);
+        let is_known = most > 0 && self.is_complete();
+        let ended = CallerEnd::ALL
+            .iter()
+            .map(|reason| (*reason, self.sum(|counters| counters.callers_ended[*reason as usize])));
+        // A caller who is locked out is refused, as at the other gates.
+        let (refused, closed): (Vec<_>, Vec<_>) =
+            ended.partition(|(reason, _)| *reason == CallerEnd::NoToken);
+        let labelled = |ended: Vec<(CallerEnd, u64)>| {
+            ended.into_iter().map(|(reason, count)| (reason.label(), count)).collect()
+        };
+        is_known.then(|| GateReading {
+            setting: "push.frames",
+            connections: self.sum(|counters| counters.callers) as usize,
+            connections_max: most * self.inbox_depths.len(),
+            accepted: self.sum(|counters| counters.callers_accepted),
+            accept_errors: 0,
+            closed: labelled(closed),
+            refused: labelled(refused),
+        })
     }
 
     pub(crate) fn closed(&self, reason: CloseReason) -> u64 {

@@ -87,6 +87,11 @@ impl NodeDriver {
         Duration::from_millis(state.drain.end(self.hub.now(), delay_ms))
     }
 
+    /// Whether there is an order to drain, or the process ends.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.lock().drain.stage() != DrainStage::Serving
+    }
+
     /// The drain for `/stat`, null where there is none.
     pub(crate) fn drain_stat(&self, connections: u64) -> Value {
         let state = self.lock();

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use comet_core::limits::PACED_MAX;
 use comet_core::{
-    CallId, Counters, IpNet, Kick, Message, Push, ShardId, home_of_key, home_of_room, home_of_user,
+    CallId, Counters, Kick, Message, Network, Push, ShardId, home_of_key, home_of_room,
+    home_of_user,
 };
 use comet_hub::{CallError, PacedBroadcast, shares};
 use comet_proto::{Encoded, Frame, VERSION};
@@ -263,7 +264,11 @@ impl Pushes {
     }
 
     /// Only for kicks: no push goes to addresses.
-    pub(crate) fn begin_to_network(&self, network: IpNet, kick: &Push) -> Result<UnderWay, Status> {
+    pub(crate) fn begin_to_network(
+        &self,
+        network: Network,
+        kick: &Push,
+    ) -> Result<UnderWay, Status> {
         let call = self.hub.begin_everywhere(self.bounds.timeout, |call| Message::KickNetwork {
             call,
             network,
@@ -310,12 +315,8 @@ impl Future for UnderWay {
 
 /// # Errors
 /// If `text` names no address and no network.
-pub(crate) fn network_of(text: &str) -> Result<IpNet, Status> {
-    comet_core::network(text).ok_or_else(|| {
-        Status::invalid_argument(format!(
-            "{text:?} is no address and no network: write 192.0.2.7 or 192.0.2.0/24"
-        ))
-    })
+pub(crate) fn network_of(text: &str) -> Result<Network, Status> {
+    text.parse().map_err(|sentence: String| Status::invalid_argument(sentence))
 }
 
 /// The counters of every shard, in their order.

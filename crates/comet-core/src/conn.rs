@@ -35,8 +35,13 @@ impl Input {
     }
 }
 
-/// Number of forms that frames have: one for each transport, and the text form.
-pub(crate) const FORMS: usize = 3;
+/// Number of forms that the frame of a push has: one for each transport, the text form, and one for each transport in
+/// protocol 2.
+pub(crate) const FORMS: usize = 5;
+/// The text form, and the first ones of either protocol.
+pub(crate) const TEXT_FORM: usize = 2;
+pub(crate) const PROTOCOL_1_FORMS: usize = 0;
+pub(crate) const PROTOCOL_2_FORMS: usize = 3;
 
 pub(crate) struct Conn {
     pub(crate) state: ConnState,
@@ -51,6 +56,8 @@ pub(crate) struct Conn {
     pub(crate) is_traced: bool,
     /// Its first op 7 asked for protocol 2.
     pub(crate) is_protocol_2: bool,
+    /// It is in rooms beside `room`.
+    pub(crate) has_further_rooms: bool,
     pub(crate) outbox: Outbox,
     /// When the kernel last took bytes of the send in flight.
     pub(crate) moved: Tick,
@@ -67,6 +74,7 @@ pub(crate) struct Conn {
     pub(crate) user: i64,
     /// Empty until registered.
     pub(crate) key: Box<str>,
+    /// The room that operation 12 changes.
     pub(crate) room: Membership,
     pub(crate) accepts: Accepts,
     pub(crate) input: Option<Box<Input>>,
@@ -85,6 +93,7 @@ impl Conn {
             is_watched: false,
             is_traced: false,
             is_protocol_2: false,
+            has_further_rooms: false,
             outbox: Outbox::EMPTY,
             moved: Tick(0),
             deadline,
@@ -108,7 +117,9 @@ impl Conn {
     /// The form of its frames, below [`FORMS`].
     #[inline]
     pub(crate) fn form(&self) -> usize {
-        self.transport as usize + usize::from(self.is_text)
+        self.transport as usize
+            + usize::from(self.is_text)
+            + PROTOCOL_2_FORMS * usize::from(self.is_protocol_2)
     }
 
     /// Whether input must wait until logic or a home has answered.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 
+use crate::callers::CallerSlot;
 use crate::index::index;
 use crate::source::Source;
 
@@ -75,9 +76,29 @@ pub struct LocalConnId {
     pub generation: Generation,
 }
 
-/// One call of a push caller; chosen by the control thread and echoed in every [`crate::Report`].
+/// One call of a push caller, by the thread that the caller is connected to. Control counts its own up from 1; a shard's
+/// have the shard in the upper 16 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct CallId(pub u64);
+
+impl CallId {
+    /// A call of a caller at `shard`.
+    pub(crate) fn of_caller(shard: ShardId, caller: CallerSlot, number: u32) -> Self {
+        let shard = u64::from(shard.0) + 1;
+        Self(shard << 48 | u64::from(caller.0) << 32 | u64::from(number))
+    }
+
+    /// The shard that the caller is connected to; `None`: control.
+    pub(crate) fn shard(self) -> Option<ShardId> {
+        let shard = (self.0 >> 48) as u16;
+        shard.checked_sub(1).map(ShardId)
+    }
+
+    /// The caller at that shard, and the number of the call.
+    pub(crate) fn at_caller(self) -> (CallerSlot, u32) {
+        (CallerSlot((self.0 >> 32) as u16), self.0 as u32)
+    }
+}
 
 /// Fixed, because every thread of the process and every run of the simulator must agree on a home. The maps
 /// inside a home are seeded for each process, so a caller who aims at one home gains nothing beyond that
@@ -109,7 +130,7 @@ pub fn home_of_user(user: i64, shards: u16) -> ShardId {
 
 /// The shard that counts the connections from `source`. An address has the home of its subnet.
 pub(crate) fn home_of_source(source: &Source, shards: u16) -> ShardId {
-    match source.subnet.network() {
+    match source.subnet.first() {
         IpAddr::V4(address) => spread(&address.octets(), 4, shards),
         IpAddr::V6(address) => spread(&address.octets(), 4, shards),
     }

@@ -1,21 +1,29 @@
-//! Pseudo-random numbers that spread work over time. The same seed gives the same numbers.
+//! Random numbers that spread work over time. The same seed gives the same ones, so a simulated run can be replayed.
 
 use std::ops::RangeInclusive;
 
 use ahash::RandomState;
 
-pub(crate) struct Jitter {
+/// A generator of its own. What it draws tells nothing of its seed, so it may have that of hash maps. Processes that must not
+/// act in step need different seeds.
+pub struct Jitter {
     hasher: RandomState,
     drawn: u64,
 }
 
 impl Jitter {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// The same seed gives the same numbers.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         Self { hasher: RandomState::with_seeds(seed, !seed, 0x94d0_49bb, 0x1331_11eb), drawn: 0 }
     }
 
-    /// The next number within `range`, which must not be empty.
-    pub(crate) fn within(&mut self, range: RangeInclusive<u32>) -> u32 {
+    /// The next number within `range`.
+    ///
+    /// # Panics
+    /// If `range` is empty.
+    pub fn within(&mut self, range: RangeInclusive<u32>) -> u32 {
+        assert!(!range.is_empty(), "there is a number to choose");
         self.drawn = self.drawn.wrapping_add(1);
         let hash = self.hasher.hash_one(self.drawn);
         let width = u64::from(range.end() - range.start()) + 1;

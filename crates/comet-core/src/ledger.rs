@@ -6,6 +6,8 @@
 
 use std::ops::AddAssign;
 
+use comet_proto::RoomRefusal;
+
 use comet_histogram::Histogram;
 
 macro_rules! reasons {
@@ -43,6 +45,8 @@ reasons! {
         Closing => "closing",
         /// The queue towards the connection's shard was full.
         MeshFull => "mesh_full",
+        /// The connection speaks the text form, and the push is longer than that may be.
+        TextTooLong => "text_too_long",
     }
 }
 
@@ -112,6 +116,27 @@ reasons! {
         Blocked => "blocked",
     }
 }
+
+reasons! {
+    /// Why the connection of a push caller was ended here.
+    CallerEnd {
+        /// It had no call under way, and a new connection needed its place.
+        Evicted => "evicted",
+        /// It made no request in time.
+        Silent => "silent",
+        /// A length in a request was wrong, or the request too long.
+        BadFrame => "bad_frame",
+        /// A request did not come in completely in time.
+        Late => "late",
+        /// It sent no token that opens, or its token was taken away.
+        NoToken => "no_token",
+        /// It did not take its replies in time.
+        WriteTimeout => "write_timeout",
+    }
+}
+
+/// Codes of gRPC, from 0 without gaps.
+pub const STATUS_CODES: usize = 17;
 
 impl CloseReason {
     /// Whether the client is told nothing: nothing can be sent on its socket any more, or it is blocked.
@@ -210,6 +235,8 @@ pub struct Counters {
     pub frames_ignored: u64,
     /// Heartbeats answered.
     pub heartbeats: u64,
+    /// Requests of clients of protocol 2 to enter or leave a room that were refused, by [`RoomRefusal`].
+    pub rooms_refused: [u64; RoomRefusal::ALL.len()],
     /// Client messages answered: operation 4 and every operation without a meaning here.
     pub received: u64,
     /// Bytes read from clients.
@@ -236,6 +263,14 @@ pub struct Counters {
     pub turn_micros_max: u64,
     /// Time in which the driver was held up: stopped, starved or too long in a turn, milliseconds.
     pub stalled_millis: u64,
+    /// Connections of push callers accepted.
+    pub callers_accepted: u64,
+    /// Those that were ended here, by [`CallerEnd`].
+    pub callers_ended: [u64; CallerEnd::COUNT],
+    /// Requests of push callers answered, by code of gRPC.
+    pub calls: [u64; STATUS_CODES],
+    /// Connections of push callers, now.
+    pub callers: u64,
     /// Connections that hold a slot, now.
     pub connections: u64,
     /// Connections that are authenticated, now.
@@ -250,6 +285,8 @@ pub struct Counters {
     pub addresses: u64,
     /// Rooms with members whose home is this shard, now.
     pub rooms: u64,
+    /// Pairs of a connection and a room that it is in beside its first one, now.
+    pub further_rooms: u64,
     /// Users whose home is this shard, now.
     pub users: u64,
     /// Keys whose home is this shard, now.

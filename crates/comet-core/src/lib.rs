@@ -12,8 +12,10 @@ mod active_clock;
 mod blocks;
 mod bucket;
 mod budget;
+mod callers;
 mod canary;
 mod conn;
+mod further_rooms;
 mod heavy_hitters;
 mod home;
 mod idle_coalescing;
@@ -26,6 +28,7 @@ mod listing;
 mod live_conn;
 mod live_traces;
 mod message;
+mod network;
 mod outbox;
 mod retained;
 mod room;
@@ -41,23 +44,25 @@ mod wheel;
 
 pub use accepts::Accepts;
 pub use active_clock::ActiveClock;
-pub use blocks::{Block, Blocks, IpNet, TooManyBlocks, network};
+pub use blocks::{Block, Blocks, TooManyBlocks};
 pub use budget::{Budget, MessageBudget};
+pub use callers::{CallerLimits, CallerOperation, CallerSlot, Tokens};
 pub use canary::Canary;
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };
-pub use ledger::{CloseReason, Counters, DropReason, Tally};
+pub use jitter::Jitter;
+pub use ledger::{CallerEnd, CloseReason, Counters, DropReason, STATUS_CODES, Tally};
 pub use limits::{ClientRates, Limits, SlowConsumer};
 pub use listing::{
-    ConnFilter, ConnOrder, ConnPage, ConnPlace, ConnQuery, ListedConn, Network, SlowClient,
-    SocketInfo, Top,
+    ConnFilter, ConnOrder, ConnPage, ConnPlace, ConnQuery, ListedConn, SlowClient, SocketInfo, Top,
 };
 pub use live_conn::LiveConn;
 pub use live_traces::{LiveTrace, LiveTraces, Subject, TooManyTraces, TraceId};
 pub use message::{
     AuthRequest, Denied, Identity, Kick, Message, MessageClass, Push, Report, TraceEvent, TraceKind,
 };
+pub use network::Network;
 pub use outbox::Slices;
 pub use settings::{Logic, Settings};
 pub use shard::{CrowdSlice, Shard};

@@ -6,6 +6,7 @@ use comet_proto::websocket::OriginPattern;
 
 pub use crate::blocks::BLOCKS_MAX;
 use crate::blocks::Blocks;
+use crate::callers::CallerLimits;
 pub use crate::live_traces::LIVE_TRACES_MAX;
 use crate::live_traces::LiveTraces;
 use crate::source::SourceLimits;
@@ -31,6 +32,8 @@ pub struct Limits {
     pub connections: u32,
     /// New connections are closed at accept: the process has all the memory it may take.
     pub is_out_of_memory: bool,
+    /// Pushes of callers that are connected here are refused: the process has more memory than that.
+    pub refuses_pushes: bool,
     /// New connections are accepted. `false`: they are closed at accept, because the server drains by an order that may
     /// be taken back.
     pub takes_clients: bool,
@@ -42,6 +45,9 @@ pub struct Limits {
     pub path: Box<str>,
     /// Whether WebSocket clients may speak the [text form](comet_proto::text): those whose token comes in a text message.
     pub text: bool,
+    /// Longest push that is encoded in the text form, bytes of its frame. A longer one is dropped for clients that speak it, as
+    /// `text_too_long`.
+    pub text_push_max: usize,
     /// Pushes an outbox holds, waiting and in flight; then [`Limits::slow_consumer`] decides.
     pub svr_proto: u16,
     /// Bytes an outbox holds; then [`Limits::slow_consumer`] decides.
@@ -86,6 +92,8 @@ pub struct Limits {
     pub blocks: Blocks,
     /// What one client may send.
     pub rates: ClientRates,
+    /// Of push callers that are connected here.
+    pub callers: CallerLimits,
     /// Origins of pages that may open a WebSocket. Others are answered with 403. Empty: all may. A request
     /// without the header always passes; it is not from a browser.
     pub origins: Box<[OriginPattern]>,
@@ -93,6 +101,8 @@ pub struct Limits {
     pub trace_users: Box<[i64]>,
     /// Whose events operators watch.
     pub traces: LiveTraces,
+    /// Rooms a connection of protocol 2 is in at once; a request to enter one more is refused.
+    pub rooms: u16,
     /// Sessions a user may have at once; one more is closed with `too_many_sessions`.
     pub user_sessions: u32,
     /// How long the session number of a user is retained after the last session ended, milliseconds; 0: the
@@ -116,11 +126,13 @@ impl Default for Limits {
         Self {
             connections: 1_000_000,
             is_out_of_memory: false,
+            refuses_pushes: false,
             takes_clients: true,
             body_max: 4096,
             head_max: 16 << 10,
             path: "/sub".into(),
             text: false,
+            text_push_max: TEXT_PUSH_MAX,
             svr_proto: 512,
             outbox_bytes: 8 << 20,
             outbox_memory: 1 << 30,
@@ -140,9 +152,11 @@ impl Default for Limits {
             sources: SourceLimits::default(),
             blocks: Blocks::default(),
             rates: ClientRates::default(),
+            callers: CallerLimits::default(),
             origins: [].into(),
             trace_users: [].into(),
             traces: LiveTraces::default(),
+            rooms: 128,
             user_sessions: 10_000,
             user_memory_ms: 0,
             key_memory_ms: 10_000,
@@ -177,6 +191,8 @@ pub const TURNED_AWAY_MS: RangeInclusive<u32> = 5_000..=30_000;
 /// How long a client is told to wait whose token has expired, milliseconds: clients whose tokens expire together do not
 /// come back together.
 pub const TOKEN_EXPIRED_MS: RangeInclusive<u32> = 100..=5_000;
+/// [`Limits::text_push_max`] of a server, bytes: the encoding is made in one go, in 4 ms at most.
+pub const TEXT_PUSH_MAX: usize = 256 << 10;
 /// Connections in a slice of a crowd. Sends of so many small pushes take a few milliseconds. With slices of 256 a turn's own
 /// cost would show.
 pub const CROWD_SLICE: usize = 1_024;
@@ -230,6 +246,21 @@ pub const SENTENCE_MAX: usize = 1024;
 pub const TRACE_EVENTS_MAX: usize = 4096;
 /// Closed connections that wait to be logged; more are only counted.
 pub const CLOSED_EVENTS_MAX: usize = 1024;
+/// Requests of one push caller that are not answered. More wait in its socket.
+pub const CALLER_CALLS_MAX: usize = 1_024;
+/// Input of one push caller that is not looked at, beside one request; more waits in its socket.
+pub const CALLER_INPUT_MAX: usize = 64 << 10;
+/// Replies that one push caller has not taken, bytes. Beyond it none of its requests is looked at.
+pub const CALLER_OUTPUT_MAX: usize = 256 << 10;
+/// Bytes of requests of a shard's push callers that are coming in or not answered, beside the longest one. Beyond it no more is
+/// received.
+pub const CALLERS_BYTES_MAX: usize = 64 << 20;
+/// How long a push caller may take to its first request, milliseconds.
+pub const CALLER_FIRST_MS: u64 = 10_000;
+/// How long a push caller may take nothing of its replies, milliseconds.
+pub const CALLER_WRITE_MS: u64 = 30_000;
+/// How long a push caller may take to close its side of a connection that was ended here, milliseconds.
+pub const CALLER_LINGER_MS: u64 = 2_000;
 /// Longest pushed body the outbox arithmetic is made for, bytes.
 pub const PUSH_BODY_MAX: usize = 64 << 20;
 
@@ -251,6 +282,7 @@ impl Limits {
     pub(crate) fn assert_sound(&self) {
         assert!(self.connections > 0 && self.svr_proto > 0 && self.cli_proto > 0);
         assert!(self.user_sessions > 0, "user_sessions");
+        assert!(self.rooms > 0, "a connection may be in one room");
         assert!(self.body_max > 0 && self.body_max <= 1 << 20, "body_max");
         assert!(self.head_max >= 256, "head_max holds an upgrade request");
         assert!(self.outbox_bytes <= 1 << 30, "outbox_bytes");

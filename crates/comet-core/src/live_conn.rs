@@ -14,8 +14,10 @@ pub struct LiveConn<'a> {
     pub user: i64,
     /// Its number among the user's sessions; 0 without a user.
     pub session: i32,
-    /// The room it is in.
+    /// The room that operation 12 changes.
     pub room: Option<&'a str>,
+    /// Rooms that it is in beside that one.
+    pub further_rooms: Vec<&'a str>,
     /// The count that a heartbeat (op 2) would be answered with.
     pub online: u32,
     /// The live traces that are about it.

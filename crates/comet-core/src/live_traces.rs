@@ -1,6 +1,6 @@
 //! Whose events operators watch as they happen.
 
-use ipnet::IpNet;
+use crate::network::Network;
 
 /// Live traces that may be under way at once.
 pub const LIVE_TRACES_MAX: usize = 16;
@@ -19,7 +19,7 @@ pub enum Subject {
     /// Those in this room, as long as they are in it.
     Room(Box<str>),
     /// Those of clients in this network, from their accept on.
-    Network(IpNet),
+    Network(Network),
 }
 
 /// A live trace.

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use comet_proto::Encoded;
 
 use crate::accepts::Accepts;
-use crate::blocks::IpNet;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, DropReason, Tally};
 use crate::limits::Limits;
 use crate::listing::{ConnPage, ConnQuery, Top};
 use crate::live_traces::TraceId;
+use crate::network::Network;
 use crate::source::Source;
 use crate::time::{Millis, TokenTime};
 
@@ -133,7 +133,7 @@ pub enum Message {
     Broadcast { call: CallId, push: Push, speed: Option<NonZeroU32> },
     /// Control to every shard: close the connections of clients in `network`, by `push`, which is a kick. Answered with
     /// one [`Report::Tally`].
-    KickNetwork { call: CallId, network: IpNet, push: Push },
+    KickNetwork { call: CallId, network: Network, push: Push },
     /// Control to every shard: end the paced broadcast of `call`. Answered with [`Report::PacedEnded`], also
     /// where it is not under way.
     CancelBroadcast { call: CallId },
@@ -172,6 +172,10 @@ pub enum Message {
     DeliverConns { call: CallId, conns: Vec<LocalConnId>, push: Push },
     /// Room's home to a shard with members.
     DeliverRoom { call: CallId, room: Arc<str>, push: Push },
+
+    /// Any shard to the one with the push caller of `call`: what became of the push here. `partials` is as in
+    /// [`Report::Tally`]; `None`: it is a partial tally.
+    Tallied { call: CallId, tally: Tally, partials: Option<u32> },
 
     /// Owner to the user's home: give the connection its place among the user's sessions.
     Register { conn: ConnId, token_at: TokenTime, user: i64, key: Option<Box<str>> },

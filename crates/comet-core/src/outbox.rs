@@ -19,6 +19,8 @@ use comet_proto::Encoded;
 use crate::ids::Generation;
 use crate::index::{Index, index};
 
+#[cfg(test)]
+pub(crate) use log::visits;
 pub use slices::Slices;
 
 /// A chain of frames in [`chains::Chains`].

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use comet_proto::RoomHandle;
+
 use crate::bucket::Buckets;
 use crate::ids::{LocalConnId, Slot};
 use crate::index::{Index, index};
@@ -15,6 +17,18 @@ use crate::state::AwaitedReply;
 pub(crate) struct RoomId(u32);
 
 index!(RoomId);
+
+impl RoomId {
+    /// Names the room to members of protocol 2. It is the shard's own: a connection stays on its shard.
+    pub(crate) fn handle(self) -> RoomHandle {
+        RoomHandle(self.0)
+    }
+
+    /// The room that a client means, which may be any number.
+    pub(crate) fn of_handle(RoomHandle(handle): RoomHandle) -> Self {
+        Self(handle)
+    }
+}
 
 /// A place in a room's list of members.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +53,12 @@ impl Membership {
 
     pub(crate) fn room(self) -> Option<RoomId> {
         (self.room != RoomId::NONE).then_some(self.room)
+    }
+
+    /// The room of a membership that is not [`Membership::NONE`].
+    pub(crate) fn id(self) -> RoomId {
+        debug_assert!(self.room != RoomId::NONE);
+        self.room
     }
 }
 
@@ -106,7 +126,7 @@ impl Rooms {
         (room, true)
     }
 
-    /// Adds the connection in `slot`, which must be in no room, to the members. A push that is under way is not
+    /// Adds the connection in `slot`, which must not be in the room, to the members. A push that is under way is not
     /// offered to it: it may have got that push before it left and came back. The caller stores the results with
     /// the connection and with the member that moved.
     #[must_use]

@@ -23,6 +23,7 @@
 //! a method of [`Shard`], in a module for each subject.
 
 // Parts.
+mod callers;
 mod connections;
 mod context;
 mod crowds;
@@ -36,6 +37,7 @@ mod reports;
 
 // Methods of `Shard`.
 mod auth_reply;
+mod calling;
 mod closing;
 mod deadlines;
 mod dispatch;
@@ -50,6 +52,7 @@ mod rates;
 mod registration;
 mod reply;
 mod room_counts;
+mod room_requests;
 mod rooms;
 mod socket_events;
 mod sources;
@@ -66,6 +69,7 @@ use ahash::RandomState;
 
 use crate::active_clock::ActiveClock;
 use crate::budget::Budget;
+use crate::further_rooms::FurtherRooms;
 use crate::home::Home;
 use crate::idle_coalescing::IdleCoalescing;
 use crate::ids::{CallId, ConnId, ShardId, Slot};
@@ -81,6 +85,7 @@ use crate::wheel::Wheel;
 
 pub use crowds::CrowdSlice;
 
+use callers::Callers;
 use connections::Connections;
 use context::Context;
 use crowds::Crowds;
@@ -122,6 +127,7 @@ pub struct Shard {
     outboxes: Outboxes,
     /// Rooms with members on this shard.
     rooms: Rooms,
+    further_rooms: FurtherRooms,
     top_rooms: TopRooms,
     traffic: Traffic,
     /// Keys, users and rooms whose home is this shard.
@@ -153,6 +159,8 @@ pub struct Shard {
     auths: VecDeque<ConnId>,
     closes: VecDeque<(ConnId, CloseHow)>,
     closed: VecDeque<ClosedEvent>,
+    /// Push callers that are connected to this shard.
+    callers: Callers,
     pacing: Pacing,
     drain: DrainPhase,
     idle: IdleCoalescing,
@@ -189,6 +197,7 @@ impl Shard {
             rates: Rates::new(seed),
             outboxes: Outboxes::new(seed, now),
             rooms: Rooms::new(limits.buckets, seed ^ 4),
+            further_rooms: FurtherRooms::new(limits.buckets, seed ^ 16),
             top_rooms: TopRooms::new(seed, now),
             traffic: Traffic::new(seed, now),
             home: Home::new(shard, shards, limits.buckets, seed),
@@ -209,6 +218,7 @@ impl Shard {
             auths: VecDeque::new(),
             closes: VecDeque::new(),
             closed: VecDeque::new(),
+            callers: Callers::default(),
             pacing: Pacing::new(now),
             drain: DrainPhase::default(),
             idle: IdleCoalescing::new(now),
@@ -232,10 +242,15 @@ impl Shard {
         counters.connections = self.conns.len() as u64;
         counters.handshakes = self.handshakes.pending() as u64;
         counters.moving_off = self.pacing.notices_left();
+        counters.callers = self.callers.len() as u64;
+        counters.callers_accepted = self.callers.accepted;
+        counters.callers_ended = self.callers.ended;
+        counters.calls = self.callers.answered;
         counters.sources = self.home.sources.len() as u64;
         counters.addresses = self.home.sources.addresses() as u64;
         counters.stalled_millis = self.context.clock.stalled_ms();
         counters.rooms = self.home.rooms.len() as u64;
+        counters.further_rooms = self.further_rooms.pairs() as u64;
         counters.users = self.home.users.len() as u64;
         counters.keys = self.home.keys.len() as u64;
         let Outboxes { bytes_queued, bytes_dropped, .. } = self.outboxes;
@@ -288,6 +303,7 @@ impl Shard {
     /// Due whenever [`Shard::poll_timeout`] has passed and while [`Shard::has_work`]; more calls do no harm.
     pub fn handle_deadlines(&mut self, budget: &mut Budget) {
         self.expire_all(budget);
+        self.expire_callers();
         self.pacing.begin_step(self.context.now);
         self.begin_count_step();
         for _ in 0..STEPS.len() {
@@ -370,7 +386,8 @@ impl Shard {
         // What is retained expires in the step of the room counts.
         let retained = retained.map(|at| self.context.clock.time_of(at).max(self.next_room_counts));
         let token = self.token_expiries.next_tick().map(Tick::begin);
-        [deadline, token, step, counts, retained].into_iter().flatten().min()
+        let caller = self.callers.next_due().map(|at| self.context.clock.time_of(at));
+        [deadline, token, step, counts, retained, caller].into_iter().flatten().min()
     }
 
     /// Until when the driver may leave received bytes in the kernel, if no work is left. Messages, new
@@ -386,6 +403,7 @@ impl Shard {
     fn configure(&mut self, limits: Arc<Limits>) {
         limits.assert_sound();
         let former = std::mem::replace(&mut self.context.limits, limits);
+        self.check_caller_tokens(&former);
         let limits = &self.context.limits;
         if former.trace_users != limits.trace_users || former.traces != limits.traces {
             self.tracing_from = Some(Slot(0));

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use crate::network::Network;
 
 /// How many connections may come from one address and from one subnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct SourceLimits {
     /// Prefix length of a subnet of IPv6. It does not change while a shard runs.
     pub v6_prefix: u8,
     /// Networks that are not counted, such as that of a load balancer.
-    pub exempt: Box<[IpNet]>,
+    pub exempt: Box<[Network]>,
 }
 
 impl Default for SourceLimits {
@@ -44,11 +44,11 @@ impl SourceLimits {
     /// What a connection from `address` is counted in; `None`: it is not counted.
     pub(crate) fn source(&self, address: IpAddr) -> Option<Source> {
         let address = address.to_canonical();
-        if !self.is_on() || self.exempt.iter().any(|network| network.contains(&address)) {
+        if !self.is_on() || self.exempt.iter().any(|network| network.contains(address)) {
             return None;
         }
         let prefix = if address.is_ipv4() { self.v4_prefix } else { self.v6_prefix };
-        let subnet = IpNet::new(address, prefix).expect("a prefix of the family").trunc();
+        let subnet = Network::around(address, prefix).expect("a prefix of the family");
         Some(Source { address, subnet })
     }
 
@@ -63,5 +63,5 @@ pub struct Source {
     /// The address; IPv4 never as IPv6.
     pub address: IpAddr,
     /// The subnet that it is in.
-    pub subnet: IpNet,
+    pub subnet: Network,
 }

@@ -25,8 +25,8 @@ impl Millis {
     }
 }
 
-/// When the token (op 7) of a connection arrived at its shard. Orders the connections of all shards by age: to
-/// the millisecond, and within one by the order of arrival where the shard is the same. It has 48 bits.
+/// When the token (op 7) of a connection arrived at its shard. Orders the connections of a shard by age, and those of
+/// different shards to the millisecond. It has 48 bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct TokenTime(u64);
 

@@ -19,7 +19,6 @@ mod lane;
 pub mod logic;
 mod paced;
 mod queues;
-mod random;
 mod shares;
 
 pub use calls::{CALLER_CALLS_MAX, CALLS_MAX, CallError, CallResult, Ended, Outcome};
@@ -29,5 +28,4 @@ pub use hub::{Hub, LATE_LOOK_MS, RETRY_MS};
 pub use inboxes::{Inboxes, Refused};
 pub use paced::{PacedBroadcast, PacedBroadcasts};
 pub use queues::CallerId;
-pub use random::Random;
 pub use shares::{portions, shares};

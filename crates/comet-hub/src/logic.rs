@@ -20,7 +20,9 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
-use comet_core::{ActiveClock, AuthRequest, Canary, ConnId, Message, Millis, Report, ShardId};
+use comet_core::{
+    ActiveClock, AuthRequest, Canary, ConnId, Jitter, Message, Millis, Report, ShardId,
+};
 
 use self::action::Output;
 use self::addresses::Addresses;
@@ -28,7 +30,7 @@ use self::notices::{Notice, NoticeKind, Notices, SequenceNumber};
 use self::outcome::{Failure, Verdict};
 use self::renewal::{Progress, Renewal};
 use self::request::Retry;
-use crate::Random;
+
 use crate::failing::Failing;
 
 pub use self::action::{Action, AttemptId, ConnectionId, Event, PingOutcome, Unneeded};
@@ -125,7 +127,7 @@ pub struct LogicClient {
     counts: BTreeMap<(&'static str, StatusCode), u64>,
     /// By procedure and code.
     failing: Failing<(&'static str, StatusCode)>,
-    random: Random,
+    jitter: Jitter,
     out: Output,
 }
 
@@ -151,7 +153,7 @@ impl LogicClient {
             are_rooms_beyond: false,
             counts: BTreeMap::new(),
             failing: Failing::default(),
-            random: Random::new(config.seed),
+            jitter: Jitter::new(config.seed),
             clock: ActiveClock::new(now),
             config,
             out,
@@ -167,6 +169,11 @@ impl LogicClient {
     /// Each address and whether it is available.
     pub fn addresses(&self) -> impl Iterator<Item = (&str, bool)> {
         self.addresses.all()
+    }
+
+    /// Each address and how many pings it answered with [`PingOutcome::CallerRefused`].
+    pub fn refused_pings(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.addresses.refused_pings()
     }
 
     /// The name of the address that `connection` leads to.
@@ -273,7 +280,7 @@ impl LogicClient {
     /// The connection cannot be opened.
     pub fn handle_connect_failed(&mut self, now: Millis, connection: ConnectionId, cause: &str) {
         let now = self.advance(now);
-        let tools = (&mut self.random, &mut self.out);
+        let tools = (&mut self.jitter, &mut self.out);
         self.addresses.handle_connect_failed(now, connection, cause, tools);
         self.proceed(now);
     }
@@ -281,7 +288,7 @@ impl LogicClient {
     /// A ping over the connection has an outcome.
     pub fn handle_ping(&mut self, now: Millis, connection: ConnectionId, outcome: PingOutcome) {
         let now = self.advance(now);
-        let tools = (&mut self.random, &mut self.out);
+        let tools = (&mut self.jitter, &mut self.out);
         self.addresses.handle_ping(now, connection, outcome, tools);
         self.proceed(now);
     }
@@ -352,7 +359,7 @@ impl LogicClient {
                 self.end(now, call, Err(Failure::Late));
             }
         }
-        self.addresses.handle_timeout(now, &mut self.random, &mut self.out);
+        self.addresses.handle_timeout(now, &mut self.jitter, &mut self.out);
         while let Some(given_up) = self.notices.handle_timeout(now) {
             self.give_up(given_up);
         }

@@ -285,6 +285,11 @@ impl Comets {
         *self.state().health.health(comet) == Health::Serving
     }
 
+    /// The comet answers, whether it takes clients or drains.
+    pub(crate) fn answers(&self, comet: CometNumber) -> bool {
+        matches!(self.state().health.health(comet), Health::Serving | Health::NotServing)
+    }
+
     /// Hands something to the monitor of the comets' health, and logs what changed. Returns the comets to
     /// be asked, and when it is due again.
     pub(crate) fn monitor(

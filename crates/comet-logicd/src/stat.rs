@@ -65,14 +65,24 @@ impl Stat {
         for server in &servers {
             failures.labelled(&[("server", &server.name)], server.failures);
         }
+        let comets = self.comets.all();
         let mut up = page.family(
             "comet_logic_comet_up",
             Kind::Gauge,
             "Whether a comet takes clients, by comet.",
         );
-        for (number, comet) in self.comets.all().iter() {
+        for (number, comet) in comets.iter() {
             let is_serving = u64::from(self.comets.is_serving(*number));
             up.labelled(&[("server", &comet.options.id)], is_serving);
+        }
+        let mut answers = page.family(
+            "comet_logic_comet_answers",
+            Kind::Gauge,
+            "Whether a comet answers, by comet; one that drains does.",
+        );
+        for (number, comet) in comets.iter() {
+            let is_answering = u64::from(self.comets.answers(*number));
+            answers.labelled(&[("server", &comet.options.id)], is_answering);
         }
         let mut failures = page.family(
             "comet_logic_push_failures_total",
@@ -91,7 +101,7 @@ impl Stat {
             calls.labelled(&[("rpc", &rpc), ("code", &format_args!("{code:?}"))], count);
         }
         expose_call_times(&mut page, &self.counts);
-        expose_gates(&mut page, &self.gates);
+        expose_gates(&mut page, &self.gates, None);
         self.certificates.expose(&mut page);
         page.family("comet_build_info", Kind::Gauge, "Always 1; the labels identify the build.")
             .labelled(&[("version", &self.version), ("server_id", &self.server_id)], 1);

@@ -5,6 +5,7 @@
 //! the core.
 
 mod accept_pace;
+mod callers;
 mod exchange;
 mod receive;
 mod send;
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use accept_pace::AcceptPace;
+use callers::Callers;
 use comet_core::{Budget, ConnId, Message, Millis, Report, Shard, Slot};
 use comet_logic::Authenticator;
 use comet_mesh::{EventFd, Inbox, Pulse, Sender};
@@ -43,10 +45,11 @@ const COMPLETIONS_A_LOOK: usize = 64;
 
 pub(crate) struct Driver<A> {
     // Fields are dropped in this order. The ring must be closed first: while it is open the kernel
-    // writes into the buffers and reads the shard's frames.
+    // writes into the buffers, those of callers among them, and reads the shard's frames.
     ring: Ring,
     buffers: Buffers,
     shard: Shard,
+    callers: Callers,
     authenticator: A,
     sockets: Sockets,
     tls_budget: TransmitBudget,
@@ -111,6 +114,7 @@ impl<A: Authenticator> Driver<A> {
             listeners_to_rearm: Vec::new(),
             rearm_accepts_at: settings.epoch,
             accept_pace: AcceptPace::new(settings.epoch),
+            callers: Callers::new(settings.caller_listeners, settings.epoch),
             out_of_buffers: Vec::new(),
             pending_handshakes: VecDeque::new(),
             completions: Vec::new(),
@@ -149,11 +153,13 @@ impl<A: Authenticator> Driver<A> {
             self.handle_messages();
             self.authenticate();
             self.submit_sends();
+            self.serve_callers();
             self.log_closed();
             self.shut_sockets();
             self.shut_listeners();
             self.send_messages();
             self.rearm_accepts();
+            self.rearm_caller_accepts();
             self.send_reports();
             let is_busy = self.submit_if_busy();
             let micros = u32::try_from(begin.elapsed().as_micros()).unwrap_or(u32::MAX);
@@ -164,6 +170,7 @@ impl<A: Authenticator> Driver<A> {
             // Lets other tasks of this executor run, once glommio's preempt timer has expired.
             glommio::yield_if_needed().await;
         }
+        self.finish_callers();
     }
 
     fn update_time(&mut self, now: Instant) {
@@ -207,6 +214,9 @@ impl<A: Authenticator> Driver<A> {
             Operation::Wakeup => self.is_wakeup_polled = completion.more,
             // The accept itself completes with ECANCELED.
             Operation::Cancel => {}
+            Operation::AcceptCaller(listener) => self.handle_caller_accepted(listener, completion),
+            Operation::RecvCaller(slot) => self.handle_caller_received(slot, completion.result),
+            Operation::SendCaller(slot) => self.handle_caller_sent(slot, completion.result),
         }
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use comet_core::Slot;
+use comet_core::{CallerSlot, Slot};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::event::{EventfdFlags, eventfd};
@@ -26,6 +26,12 @@ pub(crate) enum Operation {
     Send(Slot),
     /// The cancellation of another operation.
     Cancel,
+    /// The multishot accept of a listener for push callers.
+    AcceptCaller(ListenerIndex),
+    /// A receive of a push caller's socket.
+    RecvCaller(CallerSlot),
+    /// A send on it.
+    SendCaller(CallerSlot),
 }
 
 impl Operation {
@@ -38,6 +44,9 @@ impl Operation {
             Self::Recv(Slot(slot)) => (2, slot),
             Self::Send(Slot(slot)) => (3, slot),
             Self::Cancel => (4, 0),
+            Self::AcceptCaller(ListenerIndex(index)) => (5, index),
+            Self::RecvCaller(CallerSlot(slot)) => (6, slot.into()),
+            Self::SendCaller(CallerSlot(slot)) => (7, slot.into()),
         };
         kind << 32 | u64::from(index)
     }
@@ -50,6 +59,9 @@ impl Operation {
             1 => Self::Accept(ListenerIndex(index)),
             2 => Self::Recv(Slot(index)),
             3 => Self::Send(Slot(index)),
+            5 => Self::AcceptCaller(ListenerIndex(index)),
+            6 => Self::RecvCaller(CallerSlot(index as u16)),
+            7 => Self::SendCaller(CallerSlot(index as u16)),
             _ => Self::Cancel,
         }
     }
@@ -204,9 +216,12 @@ impl Ring {
 
     /// Accepts from `listener`: one completion for each connection.
     pub(crate) fn accept(&mut self, listener: RawFd, index: ListenerIndex) {
-        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        let entry = opcode::AcceptMulti::new(Fd(listener)).flags(flags).build();
-        self.push(entry, Operation::Accept(index));
+        self.push(accept(listener), Operation::Accept(index));
+    }
+
+    /// The same for a listener of push callers.
+    pub(crate) fn accept_caller(&mut self, listener: RawFd, index: ListenerIndex) {
+        self.push(accept(listener), Operation::AcceptCaller(index));
     }
 
     /// Ends the accept of a listener; it completes with ECANCELED.
@@ -221,14 +236,25 @@ impl Ring {
         self.push(entry, Operation::Recv(slot));
     }
 
+    /// Receives once from the socket of a push caller into `buffer`. Its owner neither moves nor looks at it until it is
+    /// notified of the completion.
+    pub(crate) fn recv_caller(&mut self, socket: RawFd, slot: CallerSlot, buffer: *mut [u8]) {
+        let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Recv::new(Fd(socket), buffer.cast(), length).build();
+        self.push(entry, Operation::RecvCaller(slot));
+    }
+
+    /// As [`Ring::send`], for replies to a push caller.
+    pub(crate) fn send_caller(&mut self, socket: RawFd, slot: CallerSlot, bytes: *const [u8]) {
+        self.push(send(socket, bytes), Operation::SendCaller(slot));
+        self.count_bytes(bytes.len());
+    }
+
     /// Sends `bytes`. Their owner keeps address and content unchanged until it is notified of the
     /// completion. The owner is the shard ([`comet_core::Transmit::bytes`]) or the connection's TLS
     /// session.
     pub(crate) fn send(&mut self, socket: RawFd, slot: Slot, bytes: *const [u8]) {
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let entry =
-            opcode::Send::new(Fd(socket), bytes.cast(), length).flags(libc::MSG_NOSIGNAL).build();
-        self.push(entry, Operation::Send(slot));
+        self.push(send(socket, bytes), Operation::Send(slot));
         self.count_bytes(bytes.len());
     }
 
@@ -269,8 +295,8 @@ impl Ring {
     fn push(&mut self, entry: squeue::Entry, operation: Operation) {
         let entry = entry.user_data(operation.to_user_data());
         // SAFETY: accept, recv and poll are given no memory of ours (recv writes to the provided
-        // buffers, which outlive the ring). send reads bytes that stay unchanged until its
-        // completion; that is the contract of `Transmit` and of `TlsSession::poll_transmit`. What a
+        // buffers, which outlive the ring; that of a caller to the buffer of its socket, which does as well). send reads bytes that stay unchanged until its
+        // completion; that is the contract of `Transmit`, of `CallerOperation::Send` and of `TlsSession::poll_transmit`. What a
         // send of slices points to is kept in `messages` until the kernel has taken the entry.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.submit();
@@ -364,6 +390,16 @@ impl Ring {
     }
 }
 
+fn accept(listener: RawFd) -> squeue::Entry {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    opcode::AcceptMulti::new(Fd(listener)).flags(flags).build()
+}
+
+fn send(socket: RawFd, bytes: *const [u8]) -> squeue::Entry {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    opcode::Send::new(Fd(socket), bytes.cast(), length).flags(libc::MSG_NOSIGNAL).build()
+}
+
 /// The socket of an accept's completion. To be called once with its result, which is then owned.
 pub(crate) fn accepted(fd: u32) -> OwnedFd {
     // SAFETY: the kernel has just made the descriptor, and nothing else owns it.
@@ -415,6 +451,9 @@ mod tests {
                 Operation::Accept(ListenerIndex(index)),
                 Operation::Recv(Slot(index)),
                 Operation::Send(Slot(index)),
+                Operation::AcceptCaller(ListenerIndex(index)),
+                Operation::RecvCaller(CallerSlot(index as u16)),
+                Operation::SendCaller(CallerSlot(index as u16)),
             ] {
                 assert_eq!(Operation::from_user_data(operation.to_user_data()), operation);
             }

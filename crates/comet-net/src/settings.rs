@@ -54,6 +54,8 @@ pub struct CoreSettings {
     pub shard: Settings,
     /// Its listeners.
     pub listeners: Vec<Listener>,
+    /// Listening sockets for push callers. Cores may share one.
+    pub caller_listeners: Vec<OwnedFd>,
     /// Entries of the submission queue; a power of two.
     pub ring_entries: u32,
     /// Receive buffers; a power of two up to 32,768.

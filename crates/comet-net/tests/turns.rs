@@ -117,6 +117,7 @@ impl Rig {
                 tls: None,
                 proxy_from: None,
             }],
+            caller_listeners: Vec::new(),
             ring_entries: 64,
             recv_buffers: 64,
             recv_buffer_size: 1024,

@@ -4,9 +4,9 @@ use comet_serve::{CallCounts, GateReading, Gates};
 
 use crate::exposition::{Exposition, Kind};
 
-/// Adds connections, refused requests and bytes of requests to a page.
-pub fn expose_gates(page: &mut Exposition, gates: &Gates) {
-    let readings = gates.read();
+/// Adds connections, refused requests and bytes of requests to a page. `other` is a gate beside these.
+pub fn expose_gates(page: &mut Exposition, gates: &Gates, other: Option<GateReading>) {
+    let readings: Vec<GateReading> = gates.read().into_iter().chain(other).collect();
     let mut single = |name, kind, help, read: fn(&GateReading) -> u64| {
         let mut family = page.family(name, kind, help);
         for reading in &readings {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use crate::frame::{Frame, HEADER_LEN};
+use crate::frame::{Frame, HEADER_LEN, decode};
 use crate::op;
+use crate::rooms::{RoomHandle, RoomPush};
 use crate::text;
 use crate::websocket::frames::{CONTROL_MAX, put_header};
 
@@ -95,16 +96,32 @@ impl Encoded {
         Self::new(&bytes, bytes.len())
     }
 
+    /// The same push to the room `handle`, for members of protocol 2: a [`RoomPush`]. `offset` is its place in the room's
+    /// history; 0: the room keeps none.
+    ///
+    /// # Panics
+    ///
+    /// If this is no frame of [`Encoded::frame`], or the length of the new one exceeds packLen, a `u32`.
+    #[must_use]
+    pub fn to_room_push(&self, handle: RoomHandle, offset: u64) -> Self {
+        let (push, _) = decode(&self.bytes[header_len(&self.bytes)..], usize::MAX)
+            .ok()
+            .flatten()
+            .expect("a push is a whole frame");
+        let frame = RoomPush::frame_of(&push, handle, offset);
+        let mut bytes = Vec::with_capacity(WEBSOCKET_HEADER_MAX + frame.len());
+        put_header(&mut bytes, OpCode::Data(Data::Binary), frame.len());
+        let tcp_at = bytes.len();
+        bytes.extend_from_slice(&frame);
+        Self::new(&bytes, tcp_at)
+    }
+
     /// The message, if this is of [`Encoded::to_text`].
     #[must_use]
     pub fn text(&self) -> Option<&str> {
-        let [TEXT_MESSAGE, length, ..] = *self.bytes else { return None };
-        let header = match length {
-            126 => 4,
-            127 => WEBSOCKET_HEADER_MAX,
-            _ => 2,
-        };
-        self.for_tcp().is_empty().then(|| str::from_utf8(&self.bytes[header..]).ok()).flatten()
+        let [TEXT_MESSAGE, _, ..] = *self.bytes else { return None };
+        let message = &self.bytes[header_len(&self.bytes)..];
+        self.for_tcp().is_empty().then(|| str::from_utf8(message).ok()).flatten()
     }
 
     /// Whether this is the encoding of `frame`, which must not be a batch.
@@ -144,6 +161,15 @@ impl Encoded {
 /// The longest header of a server's WebSocket frame: two bytes, eight of length, no mask (RFC 6455
 /// 5.2).
 const WEBSOCKET_HEADER_MAX: usize = 10;
+
+/// Length of the WebSocket header that `message` begins with (RFC 6455 5.2).
+fn header_len(message: &[u8]) -> usize {
+    match message[1] {
+        126 => 4,
+        127 => WEBSOCKET_HEADER_MAX,
+        _ => 2,
+    }
+}
 
 /// The first byte of a whole text message (RFC 6455 5.2).
 const TEXT_MESSAGE: u8 = 0x81;

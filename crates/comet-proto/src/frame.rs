@@ -43,8 +43,16 @@ impl Frame<'_> {
     ///
     /// If the length of the frame exceeds packLen, a `u32`.
     pub(crate) fn header(&self) -> [u8; HEADER_LEN] {
-        let pack_len =
-            u32::try_from(HEADER_LEN + self.body.len()).expect("a frame fits into its packLen");
+        self.header_for(self.body.len())
+    }
+
+    /// The header of this frame with another body, of `body_len` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the length of the frame exceeds packLen, a `u32`.
+    pub(crate) fn header_for(&self, body_len: usize) -> [u8; HEADER_LEN] {
+        let pack_len = u32::try_from(HEADER_LEN + body_len).expect("a frame fits into its packLen");
         let mut header = [0; HEADER_LEN];
         header[0..4].copy_from_slice(&pack_len.to_be_bytes());
         header[4..6].copy_from_slice(&(HEADER_LEN as u16).to_be_bytes());

@@ -33,6 +33,18 @@ pub const SUBSCRIBE_REPLY: i32 = 15;
 pub const UNSUBSCRIBE: i32 = 16;
 /// Answers [`UNSUBSCRIBE`].
 pub const UNSUBSCRIBE_REPLY: i32 = 17;
+/// In protocol 2: enters a room beside those the connection is in; the body is a [`Join`](crate::Join).
+pub const JOIN: i32 = 18;
+/// Answers [`JOIN`], and tells of a room that the server put the connection into; the body is a
+/// [`JoinReply`](crate::JoinReply).
+pub const JOIN_REPLY: i32 = 19;
+/// In protocol 2: a push to a room; the body is a [`RoomPush`](crate::RoomPush).
+pub const ROOM_PUSH: i32 = 20;
+/// In protocol 2: leaves a room; the body is a [`Leave`](crate::Leave).
+pub const LEAVE: i32 = 21;
+/// Answers [`LEAVE`], and tells of a room that the connection is not in any more; the body is a
+/// [`LeaveReply`](crate::LeaveReply).
+pub const LEAVE_REPLY: i32 = 22;
 /// A question of goim v1.2's clients whether the server answers.
 pub const TEST: i32 = 254;
 /// Answers [`TEST`].

@@ -16,8 +16,10 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 
+use crate::access_log::Quoted;
 use crate::active_time::{ActiveTimer, sleep_active, timeout_active};
 use crate::caller::Caller;
+use crate::certificate_name::certificate_name;
 use crate::gate::Gate;
 use crate::guarded::{Guarded, Protocol};
 use crate::handshake::{as_tls, handshake};
@@ -148,8 +150,12 @@ fn concerns_one_caller(error: &io::Error) -> bool {
 
 async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served: Served) {
     let outdated = authorities_change(&incoming);
-    let peer = Arc::from(incoming.peer());
+    let mut peer = incoming.peer();
     let Some(socket) = open(incoming, &place, &served).await else { return };
+    if let Some(certificate) = socket.peer_certificate() {
+        peer += &format!(" certificate={}", Quoted(&certificate_name(certificate)));
+    }
+    let peer = Arc::from(peer);
     let end = End { phase: served.phase.clone(), outdated };
     let Served { router, protocol, gate, .. } = served;
     let meter = Arc::new(Meter::default());

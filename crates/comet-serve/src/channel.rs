@@ -31,13 +31,23 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// A [`Channel`] whose answers come from a gRPC server. Anything else is an error with a [`NotGrpc`]: the
 /// page of a gateway, or a reply that ends before its status.
 #[derive(Clone, Debug)]
-pub struct GrpcChannel(InterceptedService<Channel, BearerToken>);
+pub struct GrpcChannel {
+    service: InterceptedService<Channel, BearerToken>,
+    has_token: bool,
+}
 
 impl GrpcChannel {
     /// A channel whose calls have `token`.
     #[must_use]
     pub fn new(channel: Channel, token: BearerToken) -> Self {
-        Self(InterceptedService::new(channel, token))
+        let has_token = token.is_some();
+        Self { service: InterceptedService::new(channel, token), has_token }
+    }
+
+    /// Whether its calls have a token.
+    #[must_use]
+    pub fn has_token(&self) -> bool {
+        self.has_token
     }
 }
 
@@ -47,11 +57,11 @@ impl Service<Request<Body>> for GrpcChannel {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, StdError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StdError>> {
-        self.0.poll_ready(context).map_err(Into::into)
+        self.service.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let answer = self.0.call(request);
+        let answer = self.service.call(request);
         Box::pin(async move {
             let answer = answer.await?;
             if let Some(page) = page(answer.status(), answer.headers()) {

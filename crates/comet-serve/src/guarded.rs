@@ -46,7 +46,7 @@ pub(crate) struct Guarded {
     pub(crate) gate: Arc<Gate>,
     pub(crate) place: Arc<Place>,
     pub(crate) caller: Caller,
-    /// Where the caller is, as the access log has it.
+    /// Where the caller is, and the name in its certificate, as the access log has them.
     pub(crate) peer: Arc<str>,
     /// See [`Accepting::has_host`](crate::listen::Accepting::has_host).
     pub(crate) has_host: bool,

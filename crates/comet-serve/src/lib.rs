@@ -13,6 +13,7 @@ mod active_time;
 mod aside;
 mod call_counts;
 mod caller;
+mod certificate_name;
 mod channel;
 mod encoded_first;
 mod gate;

@@ -207,6 +207,11 @@ impl BearerToken {
             value
         }))
     }
+
+    /// Whether there is one.
+    pub(crate) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
 }
 
 impl Interceptor for BearerToken {

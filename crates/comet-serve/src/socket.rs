@@ -34,6 +34,13 @@ impl Socket {
         })
     }
 
+    /// What the other end has shown of itself, in DER form.
+    pub(crate) fn peer_certificate(&self) -> Option<&[u8]> {
+        let Self::Tls(stream) = self else { return None };
+        let chain = stream.get_ref().1.peer_certificates()?;
+        chain.first().map(AsRef::as_ref)
+    }
+
     fn stream(self: Pin<&mut Self>) -> Pin<&mut dyn Stream> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use comet_core::limits::HELD_MAX;
 use comet_core::{CloseReason, Hangup, Millis, SlowConsumer, Transport};
-use comet_proto::{VERSION, VERSION_2, op};
+use comet_proto::{Join, Leave, RoomHandle, VERSION, VERSION_2, op};
 
 use crate::logic_services;
 use crate::plan::{OPERATIONS, Plan, ROOMS};
@@ -276,6 +276,9 @@ impl Client {
                 let expected = Expected::Renewal { not_renewed };
                 self.request(socket, rng, op::AUTH, &token, expected);
             }
+            86..96 if self.profile.is_protocol_2 && self.received.is_live => {
+                self.change_further_rooms(socket, rng);
+            }
             70..80 if self.profile.transport == Transport::WebSocket => {
                 self.ping(socket, rng);
             }
@@ -285,6 +288,19 @@ impl Client {
                 self.send_message(socket, rng, operation, &body);
             }
         }
+    }
+
+    fn change_further_rooms(&mut self, socket: &mut Socket, rng: &mut Rng) {
+        let handles: Vec<RoomHandle> = self.received.rooms.keys().copied().collect();
+        if rng.percent(60) || handles.is_empty() {
+            let room = rng.below(ROOMS.len()) as u8;
+            let name = ROOMS[usize::from(room)].as_bytes();
+            let body = Join { since: None, room: name }.encode();
+            return self.request(socket, rng, op::JOIN, &body, Expected::Join(room));
+        }
+        let handle = if rng.percent(90) { rng.pick(&handles) } else { RoomHandle(77) };
+        let body = Leave { handle }.encode();
+        self.request(socket, rng, op::LEAVE, &body, Expected::Leave(handle));
     }
 
     fn violate(&mut self, socket: &mut Socket, rng: &mut Rng, plan: &Plan) {

@@ -110,7 +110,7 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
         },
         CloseReason::Draining if env.is_draining || env.control.has_moved_off => return Ok(()),
         // Where blocks are in force is known to the shard alone.
-        CloseReason::Blocked if env.plan.is_blocking && blocked().contains(&address(peer)) => {
+        CloseReason::Blocked if env.plan.is_blocking && blocked().contains(address(peer)) => {
             return Ok(());
         }
         CloseReason::Kicked if env.control.has_kicked => return Ok(()),

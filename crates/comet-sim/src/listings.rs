@@ -124,7 +124,10 @@ fn passes(filter: &ConnFilter, known: Known) -> bool {
 fn passes_dynamic(filter: &ConnFilter, conn: &ListedConn) -> bool {
     filter.key.as_ref().is_none_or(|key| *key == conn.key)
         && filter.user.is_none_or(|user| user == conn.user)
-        && filter.room.as_deref().is_none_or(|room| conn.room.as_deref() == Some(room))
+        && filter
+            .room
+            .as_deref()
+            .is_none_or(|room| conn.room.as_deref() == Some(room) || conn.further_rooms > 0)
 }
 
 impl SocketInfo for &Listings {

@@ -47,16 +47,12 @@ impl LiveTracing {
             return Ok(());
         }
         self.told += traces.len() as u64;
-        // Its room and its address are not in every event of a connection.
+        // Its address is not in every event of a connection, and its rooms are in none.
         let concerns = |id: &TraceId| match (self.all.get(id), what) {
             (Some(Subject::Key(traced)), _) => key == traced || key.is_empty(),
             (Some(Subject::User(traced)), _) => user == traced,
-            (
-                Some(Subject::Room(traced)),
-                TraceKind::Joined { room } | TraceKind::Left { room },
-            ) => **room == **traced,
             (Some(Subject::Network(network)), TraceKind::Accepted { address }) => {
-                network.contains(address)
+                network.contains(*address)
             }
             (Some(Subject::Room(_) | Subject::Network(_)), _) => true,
             (None, _) => false,
@@ -71,8 +67,8 @@ pub(crate) fn about(traces: &LiveTraces, live: &LiveConn<'_>, peer: usize) -> Ve
     let concerns = |trace: &&LiveTrace| match &trace.subject {
         Subject::Key(key) => **key == *live.key,
         Subject::User(user) => *user == live.user,
-        Subject::Room(room) => live.room == Some(room),
-        Subject::Network(network) => network.contains(&address(peer)),
+        Subject::Room(room) => live.room == Some(room) || live.further_rooms.contains(&&**room),
+        Subject::Network(network) => network.contains(address(peer)),
     };
     traces.iter().filter(concerns).map(|trace| trace.id).collect()
 }

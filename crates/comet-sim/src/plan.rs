@@ -111,6 +111,7 @@ impl Plan {
             body_max: rng.pick(&[256, 1024, 4096]),
             head_max: 1024,
             text: rng.percent(50),
+            text_push_max: rng.pick(&[60, 1 << 20]),
             svr_proto: rng.pick(&[1, 2, 5, 80]),
             outbox_bytes: rng.pick(&[400, 4_000, 1 << 20]),
             outbox_memory: rng.pick(&[1 << 30, 1 << 30, 20_000, 2_000]),
@@ -143,6 +144,7 @@ impl Plan {
                 per_subnet: if rng.percent(6) { 8 } else { 0 },
                 ..SourceLimits::default()
             },
+            rooms: rng.pick(&[128, 128, 2, 1]),
             user_sessions: if rng.percent(6) { rng.pick(&[1, 3]) } else { 10_000 },
             trace_users: rng.pick(trace_lists).into(),
             crowd_slice: rng.pick(&[1, 3, 1_000]),

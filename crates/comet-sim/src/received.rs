@@ -1,11 +1,11 @@
 //! What a client receives, checked as it comes: replies in the order of the requests, each push at most
 //! once and in its order, nothing before its time and nothing after the close notice.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use comet_core::ClientRates;
 use comet_core::limits::TURNED_AWAY_MS;
-use comet_proto::{AuthReply, NotRenewed, op};
+use comet_proto::{AuthReply, JoinReply, LeaveReply, NotRenewed, RoomHandle, RoomRefusal, op};
 
 use crate::logic_services::{EXCUSES, FAILURE};
 use crate::plan::{Plan, RETRY_AFTER_MS_MAX, ROOMS};
@@ -22,6 +22,10 @@ pub(crate) enum Expected {
     },
     Heartbeat,
     Room(Option<u8>),
+    /// Enters a further room.
+    Join(u8),
+    /// Leaves whichever room has the handle then.
+    Leave(RoomHandle),
     Accepts {
         accept: bool,
         operations: Vec<i32>,
@@ -53,6 +57,10 @@ pub(crate) struct ReceivedStream {
     pub(crate) has_closed: bool,
     /// The room after the last reply. A request under way changes it when its reply comes.
     pub(crate) room: Option<u8>,
+    /// In protocol 2 all its rooms, with the first call made after it had read that it is in them.
+    pub(crate) rooms: BTreeMap<RoomHandle, (u8, u64)>,
+    primary: Option<RoomHandle>,
+    rooms_max: usize,
     pub(crate) accepts: Accepted,
     filters_rooms: bool,
     is_remote: bool,
@@ -86,6 +94,9 @@ impl ReceivedStream {
             gives_goodbye: plan.limits.goodbye,
             has_closed: false,
             room: profile.room,
+            rooms: BTreeMap::new(),
+            primary: None,
+            rooms_max: plan.limits.rooms.into(),
             accepts: profile.accepts.clone(),
             filters_rooms: plan.limits.filter_rooms,
             is_remote: plan.is_remote(),
@@ -110,7 +121,9 @@ impl ReceivedStream {
     /// shard or from logic, and the client's input waits meanwhile.
     pub(crate) fn waits_for_others(&self) -> bool {
         let asks = |(_, expected): &(_, Expected)| match expected {
-            Expected::Auth | Expected::Renewal { .. } | Expected::Room(_) => true,
+            Expected::Auth | Expected::Renewal { .. } | Expected::Room(_) | Expected::Join(_) => {
+                true
+            }
             Expected::Echo { .. } => self.is_remote,
             _ => false,
         };
@@ -126,7 +139,7 @@ impl ReceivedStream {
             return Err(format!("after the close notice: {message:?}"));
         }
         if let Some(stamp) = self.batch
-            && !matches!(message, ServerMessage::Push(_))
+            && !matches!(message, ServerMessage::Push(..))
         {
             return Err(format!("in the middle of batch {}: {message:?}", stamp.id));
         }
@@ -146,9 +159,9 @@ impl ReceivedStream {
                     return check_close_notice(text.as_bytes());
                 }
             }
-            ServerMessage::Push(stamp) => {
+            ServerMessage::Push(stamp, room) => {
                 self.mix(stamp.id);
-                return self.push(stamp);
+                return self.push(stamp, room);
             }
             ServerMessage::Pong(payload) => match self.expected.pop_front() {
                 Some((_, Expected::Pong(asked))) if asked == payload => {}
@@ -160,6 +173,9 @@ impl ReceivedStream {
                     return Err("an operation 6 to a client of protocol 1".to_owned());
                 }
                 return check_close_notice(&body);
+            }
+            ServerMessage::Reply { operation: op::JOIN_REPLY, sequence: 0, body } => {
+                return self.told_room(&body, next_call);
             }
             ServerMessage::Reply { operation, sequence, body } => {
                 self.mix(operation as u64);
@@ -186,6 +202,8 @@ impl ReceivedStream {
             Expected::Auth | Expected::Renewal { .. } => op::AUTH_REPLY,
             Expected::Heartbeat => op::HEARTBEAT_REPLY,
             Expected::Room(_) => op::CHANGE_ROOM_REPLY,
+            Expected::Join(_) => op::JOIN_REPLY,
+            Expected::Leave(_) => op::LEAVE_REPLY,
             Expected::Accepts { accept: true, .. } => op::SUBSCRIBE_REPLY,
             Expected::Accepts { accept: false, .. } => op::UNSUBSCRIBE_REPLY,
             Expected::Echo { operation, .. } => *operation,
@@ -210,6 +228,16 @@ impl ReceivedStream {
             Expected::Room(room) => {
                 body == room.map_or("", |room| ROOMS[usize::from(room)]).as_bytes()
             }
+            Expected::Join(room) => {
+                let reply = JoinReply::decode(body);
+                let is_of_room = |reply: &JoinReply<'_>| {
+                    reply.room == ROOMS[usize::from(*room)].as_bytes() && !reply.is_unasked
+                };
+                reply.is_some_and(|reply| is_of_room(&reply) && self.may_be(*room, reply.outcome))
+            }
+            Expected::Leave(handle) => LeaveReply::decode(body).is_some_and(|reply| {
+                reply.handle == *handle && reply.outcome.is_ok() == self.rooms.contains_key(handle)
+            }),
             Expected::Accepts { operations, .. } => body == wire::list(operations).as_bytes(),
             _ => body.is_empty(),
         };
@@ -235,6 +263,22 @@ impl ReceivedStream {
             Expected::Room(room) => {
                 self.room = room;
                 self.room_since = next_call;
+                if let Some(former) = self.primary.take() {
+                    // Whether it is still in that room is told next.
+                    self.rooms.remove(&former);
+                }
+            }
+            Expected::Join(room) => {
+                let outcome = JoinReply::decode(body).map(|reply| reply.outcome);
+                if let Some(Ok(handle)) = outcome {
+                    self.rooms.entry(handle).or_insert((room, next_call));
+                }
+            }
+            Expected::Leave(handle) => {
+                self.rooms.remove(&handle);
+                if self.primary.take_if(|primary| *primary == handle).is_some() {
+                    self.room = None;
+                }
             }
             Expected::Accepts { accept, operations } => {
                 for operation in operations {
@@ -247,12 +291,52 @@ impl ReceivedStream {
         Ok(())
     }
 
-    fn push(&mut self, stamp: Stamp) -> Result<(), String> {
+    /// Whether a request to enter `room` may end so.
+    fn may_be(&self, room: u8, outcome: Result<RoomHandle, RoomRefusal>) -> bool {
+        let known = self.rooms.iter().find(|(_, (other, _))| *other == room);
+        match (outcome, known) {
+            (Ok(handle), Some((known, _))) => handle == *known,
+            (Ok(handle), None) => {
+                self.rooms.len() < self.rooms_max && !self.rooms.contains_key(&handle)
+            }
+            (Err(RoomRefusal::TooManyRooms), None) => self.rooms.len() >= self.rooms_max,
+            (Err(RoomRefusal::OutOfMemory), None) => true,
+            (Err(_), _) => false,
+        }
+    }
+
+    /// The server has told of the room that operation 12 changes.
+    fn told_room(&mut self, body: &[u8], next_call: u64) -> Result<(), String> {
+        let reply = JoinReply::decode(body).filter(|reply| reply.is_unasked && reply.is_primary);
+        let room = self.room.filter(|_| self.is_protocol_2 && self.is_live);
+        match (reply, room) {
+            (Some(JoinReply { outcome: Ok(handle), room: name, .. }), Some(room))
+                if name == ROOMS[usize::from(room)].as_bytes() && self.primary.is_none() =>
+            {
+                self.primary = Some(handle);
+                let (known, _) = *self.rooms.entry(handle).or_insert((room, next_call));
+                if known == room { Ok(()) } else { Err(format!("{handle:?} is room {known}")) }
+            }
+            _ => Err(format!("told of a room by {body:?} while in {:?}", self.room)),
+        }
+    }
+
+    /// The first call made after it had read that it is in `room`, if it is.
+    pub(crate) fn since(&self, room: u8) -> Option<u64> {
+        if self.is_protocol_2 {
+            let mut rooms = self.rooms.values();
+            rooms.find(|(other, _)| *other == room).map(|(_, since)| *since)
+        } else {
+            (self.room == Some(room)).then_some(self.room_since)
+        }
+    }
+
+    fn push(&mut self, stamp: Stamp, room: Option<RoomHandle>) -> Result<(), String> {
         if !self.is_live {
             return Err(format!("{stamp:?} before the reply to op 7"));
         }
         match self.batch {
-            None if stamp.part == 0 => self.first_part(stamp)?,
+            None if stamp.part == 0 => self.first_part(stamp, room)?,
             Some(before) if Stamp { part: before.part + 1, ..before } == stamp => {}
             before => return Err(format!("{stamp:?} after {before:?}")),
         }
@@ -264,7 +348,7 @@ impl ReceivedStream {
         Ok(())
     }
 
-    fn first_part(&mut self, stamp: Stamp) -> Result<(), String> {
+    fn first_part(&mut self, stamp: Stamp, handle: Option<RoomHandle>) -> Result<(), String> {
         let is_filtered = !matches!(stamp.kind, Kind::Room(_)) || self.filters_rooms;
         if is_filtered && !self.accepts.contains(stamp.operation) {
             return Err(format!("{stamp:?} is not accepted: {:?}", self.accepts));
@@ -277,10 +361,19 @@ impl ReceivedStream {
                 self.paced.push(stamp.id);
                 return Ok(());
             }
-            Kind::Room(room) if self.room != Some(room) => {
-                return Err(format!("{stamp:?} in room {:?}", self.room));
+            Kind::Room(room) => {
+                let named =
+                    handle.and_then(|handle| self.rooms.get(&handle)).map(|(room, _)| *room);
+                let is_in = if self.is_protocol_2 { named } else { self.room } == Some(room);
+                if !is_in {
+                    return Err(format!(
+                        "{stamp:?} by {handle:?} in {:?} {:?}",
+                        self.room, self.rooms
+                    ));
+                }
+                3 + usize::from(room)
             }
-            Kind::Room(room) => 3 + usize::from(room),
+            _ if handle.is_some() => return Err(format!("{stamp:?} by {handle:?}")),
             Kind::Keys => 0,
             Kind::Users => 1,
             Kind::All => 2,

@@ -236,7 +236,7 @@ impl Socket {
         self.moved_at = now;
         self.moved_at_least = now;
         let is_last = |(_, message): &&(u64, ServerMessage)| match message {
-            ServerMessage::Push(stamp) => stamp.part + 1 == stamp.parts,
+            ServerMessage::Push(stamp, _) => stamp.part + 1 == stamp.parts,
             _ => false,
         };
         self.pushes_taken += self.messages.iter().skip(known).filter(is_last).count() as u64;

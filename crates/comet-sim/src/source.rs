@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use comet_core::IpNet;
+use comet_core::Network;
 
 /// Where a peer connects from: one of eight addresses in two subnets.
 pub(crate) fn address(peer: usize) -> IpAddr {
@@ -10,6 +10,6 @@ pub(crate) fn address(peer: usize) -> IpAddr {
 }
 
 /// The network that is blocked now and then: two of the addresses.
-pub(crate) fn blocked() -> IpNet {
-    comet_core::network("192.0.3.0/30").expect("a network")
+pub(crate) fn blocked() -> Network {
+    "192.0.3.0/30".parse().expect("a network")
 }

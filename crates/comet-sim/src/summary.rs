@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::AddAssign;
 
 use comet_core::{CloseReason, Counters, DropReason, Limits, SlowConsumer, Tally};
+use comet_proto::RoomRefusal;
 
 use crate::fanout::FanoutSummary;
 use crate::logic_summary::LogicSummary;
@@ -49,6 +50,8 @@ pub struct Summary {
     pub authenticated: u64,
     /// Tokens renewed, and tokens that were to be and were not taken.
     pub tokens_renewed: [u64; 2],
+    /// Requests to enter or leave a further room that were refused, by [`RoomRefusal`].
+    pub rooms_refused: [u64; RoomRefusal::ALL.len()],
     /// Connections closed, by [`CloseReason`].
     pub closed: [u64; CloseReason::COUNT],
     /// What became of the pushes.
@@ -108,6 +111,7 @@ impl Summary {
         self.lost += counters.lost;
         self.superseded += counters.superseded;
         self.mesh_waits += counters.mesh_waits;
+        add_each(&mut self.rooms_refused, &counters.rooms_refused);
         add_each(&mut self.closed, &counters.closed);
     }
 }
@@ -139,6 +143,7 @@ impl AddAssign for Summary {
         self.refused_for_memory += other.refused_for_memory;
         self.authenticated += other.authenticated;
         add_each(&mut self.tokens_renewed, &other.tokens_renewed);
+        add_each(&mut self.rooms_refused, &other.rooms_refused);
         add_each(&mut self.closed, &other.closed);
         self.deliveries += other.deliveries;
         self.sent += other.sent;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use comet_core::Transport;
-use comet_proto::{Frame, HEADER_LEN, VERSION, decode, op, text};
+use comet_proto::{Frame, HEADER_LEN, RoomHandle, RoomPush, VERSION, decode, op, text};
 
 /// Sequence of every pushed frame; replies carry the client's, which are positive, and op 6 has 0.
 pub(crate) const PUSH_SEQUENCE: i32 = -7;
@@ -159,10 +159,17 @@ pub(crate) fn list(operations: &[i32]) -> String {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ServerMessage {
     Http(u16),
-    Push(Stamp),
-    Reply { operation: i32, sequence: i32, body: Box<[u8]> },
+    /// A push; one to a room names it in protocol 2.
+    Push(Stamp, Option<RoomHandle>),
+    Reply {
+        operation: i32,
+        sequence: i32,
+        body: Box<[u8]>,
+    },
     Pong(Box<[u8]>),
-    Close { text: Box<str> },
+    Close {
+        text: Box<str>,
+    },
 }
 
 /// Decodes the server's bytes; a byte that belongs to no message is an error.
@@ -239,7 +246,7 @@ impl Decoder {
         if frame.operation == op::RAW {
             return Err("operation 9 on TCP".to_owned());
         }
-        messages.push_back((self.taken + consumed as u64, server_message(&frame)?));
+        add_messages(&frame, self.taken + consumed as u64, messages)?;
         Ok(Some(consumed))
     }
 
@@ -276,14 +283,9 @@ impl Decoder {
                     return Err("bytes behind the frame of a message".to_owned());
                 }
                 if frame.operation == op::RAW {
-                    let mut run = frame.body;
-                    while !run.is_empty() {
-                        let (inner, consumed) = whole(run)?;
-                        messages.push_back((end, server_message(&inner)?));
-                        run = &run[consumed..];
-                    }
+                    add_run(frame.body, None, end, messages)?;
                 } else {
-                    messages.push_back((end, server_message(&frame)?));
+                    add_messages(&frame, end, messages)?;
                 }
             }
             TEXT => {
@@ -298,7 +300,7 @@ impl Decoder {
                         b"{}" => b"",
                         raw => string.unwrap_or(raw),
                     };
-                    messages.push_back((end, server_message(&Frame { body, ..frame })?));
+                    messages.push_back((end, server_message(&Frame { body, ..frame }, None)?));
                 }
             }
             0x8a => messages.push_back((end, ServerMessage::Pong(payload.into()))),
@@ -315,9 +317,45 @@ impl Decoder {
     }
 }
 
-fn server_message(frame: &Frame<'_>) -> Result<ServerMessage, String> {
+/// Adds what is in a frame: a push to a room in protocol 2 may be a batch.
+fn add_messages(
+    frame: &Frame<'_>,
+    end: u64,
+    messages: &mut VecDeque<(u64, ServerMessage)>,
+) -> Result<(), String> {
+    if frame.operation != op::ROOM_PUSH {
+        messages.push_back((end, server_message(frame, None)?));
+        return Ok(());
+    }
+    let push = RoomPush::decode(frame.body).ok_or("a push to a room without its fields")?;
+    let RoomPush { handle, operation, body, .. } = push;
+    if operation == op::RAW {
+        return add_run(body, Some(handle), end, messages);
+    }
+    messages.push_back((end, server_message(&Frame { operation, body, ..*frame }, Some(handle))?));
+    Ok(())
+}
+
+/// Adds the frames of a batch.
+fn add_run(
+    mut run: &[u8],
+    room: Option<RoomHandle>,
+    end: u64,
+    messages: &mut VecDeque<(u64, ServerMessage)>,
+) -> Result<(), String> {
+    while !run.is_empty() {
+        let Ok(Some((frame, consumed))) = decode(run, usize::MAX) else {
+            return Err("a batch that is not whole frames".to_owned());
+        };
+        messages.push_back((end, server_message(&frame, room)?));
+        run = &run[consumed..];
+    }
+    Ok(())
+}
+
+fn server_message(frame: &Frame<'_>, room: Option<RoomHandle>) -> Result<ServerMessage, String> {
     if frame.sequence == PUSH_SEQUENCE {
-        return Stamp::read(frame).map(ServerMessage::Push);
+        return Stamp::read(frame).map(|stamp| ServerMessage::Push(stamp, room));
     }
     let Frame { operation, sequence, body, .. } = *frame;
     Ok(ServerMessage::Reply { operation, sequence, body: body.into() })

@@ -47,6 +47,8 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     assert!(sum.told_live > 1_000, "{sum}");
     assert!(sum.lists > 300 && sum.listed > 1_000 && sum.slow > 100, "{sum}");
     assert!(sum.tokens_renewed.iter().all(|times| *times > 100), "{sum}");
+    let [too_many, _, no_handle, out_of_memory] = sum.rooms_refused;
+    assert!(too_many > 50 && no_handle > 50 && out_of_memory > 0, "{sum}");
     let LogicSummary { faults, .. } = &sum.logic;
     assert!(faults.iter().all(|times| *times > 10), "{sum}");
     let LogicSummary { retries, abandoned, late_deeds, expired, .. } = sum.logic;

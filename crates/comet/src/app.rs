@@ -1,6 +1,7 @@
 //! Start, run, drain: the life of the server.
 
 use std::hash::{BuildHasher, RandomState};
+use std::mem;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::StartError;
 use crate::api_tls;
 use crate::discovery::Discovery;
 use crate::jwks;
-use crate::listeners::{self, Addresses, Listeners};
+use crate::listeners::{self, Addresses, CallerListeners, Listeners};
 use crate::logic::authenticator;
 use crate::options::{
     Opened, control_options, drain_plan, limits, logic, memory_ceiling, smaller_rings, warnings,
@@ -41,6 +42,7 @@ pub struct App {
     discovery: Option<Discovery>,
     cores: Vec<Core>,
     addresses: Addresses,
+    callers: CallerListeners,
     tls: Option<Tls>,
     api_tls: ApiTls,
     certificates: Arc<CertificatesInUse>,
@@ -107,7 +109,7 @@ impl App {
         }
 
         let api_tls = api_tls::load(config, api_tls::Caller::Comet).map_err(StartError::ApiTls)?;
-        let Listeners { cores: listeners, addresses, tls } = listeners::open(config)?;
+        let Listeners { cores: listeners, mut callers, addresses, tls } = listeners::open(config)?;
         jwks::fetch(&authenticator, &config.token);
 
         let wake = Arc::new(ControlWake::default());
@@ -138,11 +140,13 @@ impl App {
         let control =
             Control::start(options, wake, peers.clone(), reports).map_err(StartError::Control)?;
 
+        let caller_listeners = mem::take(&mut callers.cores);
         let mut app = Self {
             control,
             discovery: None,
             cores: Vec::with_capacity(count),
             addresses,
+            callers,
             tls,
             api_tls,
             certificates,
@@ -157,7 +161,8 @@ impl App {
         let logic = logic(&config.logic);
         // Keys of the std hasher are random for each process.
         let hash_seed = RandomState::new().hash_one("comet");
-        for ((((index, cpu), (inbox, bell)), pulse), listeners) in
+        let listeners = listeners.into_iter().zip(caller_listeners);
+        for ((((index, cpu), (inbox, bell)), pulse), (listeners, caller_listeners)) in
             (0..).zip(&config.server.cores).zip(inboxes).zip(pulses).zip(listeners)
         {
             let shard = ShardId(index);
@@ -165,6 +170,7 @@ impl App {
                 cpu: Some(*cpu),
                 shard: Settings { shard, shards, limits: Arc::clone(&limits), logic, hash_seed },
                 listeners,
+                caller_listeners,
                 ring_entries,
                 recv_buffers: config.limits.recv_buffers,
                 recv_buffer_size: config.limits.recv_buffer_size as usize,
@@ -249,6 +255,12 @@ impl App {
     #[must_use]
     pub fn http_addrs(&self) -> &[Address] {
         self.control.http_addrs()
+    }
+
+    /// Addresses of the frames for push callers.
+    #[must_use]
+    pub fn frames_addrs(&self) -> &[Address] {
+        &self.callers.addresses
     }
 
     /// Addresses of health and metrics.
@@ -433,6 +445,14 @@ impl App {
         }
         log::info!("push {:?}, stat {:?}", self.grpc_addrs(), self.stat_addrs());
         log::info!("http push {:?}", self.http_addrs());
+        if !self.frames_addrs().is_empty() {
+            log::info!("push frames {:?}", self.frames_addrs());
+        }
+        for address in self.frames_addrs().iter().filter(|address| address.is_exposed()) {
+            if config.push.tokens.is_empty() {
+                log::warn!("push.frames: {address} is open to other hosts: all of them may push");
+            }
+        }
         log::info!("debug {:?}", self.debug_addrs());
         if !config.logic.addrs.is_empty() {
             log::info!("logic {:?}", config.logic.addrs);

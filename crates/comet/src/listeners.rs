@@ -1,9 +1,12 @@
 //! From the configuration to listening sockets, with TLS and the PROXY protocol in front of them.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use comet_config::{Config, Steering};
 use comet_core::Transport;
+use comet_listen::{Address, SocketFile, listen_unix};
 use comet_net::{Keepalive, ListenOptions, Listener, ProxyFrom, Tls, TlsOptions};
 use comet_ops::Certificate;
 
@@ -13,6 +16,8 @@ use crate::StartError;
 pub(crate) struct Listeners {
     /// The sockets of each core.
     pub(crate) cores: Vec<Vec<Listener>>,
+    /// Those for push callers.
+    pub(crate) callers: CallerListeners,
     pub(crate) addresses: Addresses,
     /// Certificates and keys that the TLS listeners share; `None` without such listeners.
     pub(crate) tls: Option<Tls>,
@@ -27,6 +32,17 @@ pub(crate) struct Addresses {
     pub(crate) websocket_tls: Vec<SocketAddr>,
 }
 
+/// What callers of `push.frames` connect to.
+#[derive(Debug, Default)]
+pub(crate) struct CallerListeners {
+    /// The sockets of each core. Those of a Unix socket are the same for all.
+    pub(crate) cores: Vec<Vec<OwnedFd>>,
+    /// Addresses in use.
+    pub(crate) addresses: Vec<Address>,
+    /// The files of Unix sockets, which go with this.
+    pub(crate) files: Vec<SocketFile>,
+}
+
 /// Reads the certificates and binds every address once for each core.
 ///
 /// # Errors
@@ -34,6 +50,7 @@ pub(crate) struct Addresses {
 pub(crate) fn open(config: &Config) -> Result<Listeners, StartError> {
     let Config { tcp, websocket, .. } = config;
     let tls = tls(config)?;
+    let callers = open_frames(config)?;
     let mut cores = Vec::new();
     cores.resize_with(config.server.cores.len(), Vec::new);
     let mut opening = Opening { options: options(config), proxy_from: proxy_from(config), cores };
@@ -49,7 +66,44 @@ pub(crate) fn open(config: &Config) -> Result<Listeners, StartError> {
             tls.as_ref(),
         )?,
     };
-    Ok(Listeners { cores: opening.cores, addresses, tls })
+    Ok(Listeners { cores: opening.cores, callers, addresses, tls })
+}
+
+/// Binds the addresses of `push.frames`: an IP address once for each core, a Unix socket once for all.
+fn open_frames(config: &Config) -> Result<CallerListeners, StartError> {
+    let setting = "push.frames";
+    let mut callers = CallerListeners::default();
+    callers.cores.resize_with(config.server.cores.len(), Vec::new);
+    for address in &config.push.frames {
+        let failed = |source| StartError::Listen { setting, source };
+        match address {
+            Address::Plain(address) => {
+                let options = options(config);
+                let (bound, sockets) =
+                    comet_net::bind(*address, callers.cores.len(), &options).map_err(failed)?;
+                callers.addresses.push(bound.into());
+                callers.cores.iter_mut().zip(sockets).for_each(|(core, socket)| core.push(socket));
+            }
+            Address::Unix(path) => {
+                let unix = listen_unix(path, config.tcp.backlog).and_then(|(socket, file)| {
+                    let socket = OwnedFd::from(socket);
+                    let failed = |source: io::Error| comet_listen::ListenError {
+                        address: address.clone(),
+                        source,
+                    };
+                    for core in &mut callers.cores {
+                        core.push(socket.try_clone().map_err(failed)?);
+                    }
+                    Ok(file)
+                });
+                let unix = unix.map_err(comet_net::ListenError::Listen);
+                callers.files.push(unix.map_err(failed)?);
+                callers.addresses.push(address.clone());
+            }
+            Address::Tls(_) => unreachable!("the configuration has none"),
+        }
+    }
+    Ok(callers)
 }
 
 /// The addresses of clients, by the keys that name them.

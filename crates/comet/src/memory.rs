@@ -9,10 +9,10 @@ use std::fs;
 use comet_config::{Config, SlowConsumer};
 use comet_control::{CALLS_MAX, NOTICES_MAX};
 use comet_core::limits::{
-    ACCEPTS_MAX, HELD_MAX, JOINED_BYTES_MAX, LIVE_TRACES_MAX, NAME_MAX, PACED_MAX, RETAINED_MAX,
-    TRACE_EVENTS_MAX,
+    ACCEPTS_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX, CALLERS_BYTES_MAX, HELD_MAX,
+    JOINED_BYTES_MAX, LIVE_TRACES_MAX, NAME_MAX, PACED_MAX, RETAINED_MAX, TRACE_EVENTS_MAX,
 };
-use comet_core::{Limits, Message, Report};
+use comet_core::{CallerLimits, Limits, Message, Report};
 use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
 use comet_ops::LOG_BYTES_MAX;
 use comet_serve::{
@@ -25,6 +25,8 @@ use crate::options::{limits, memory_ceiling};
 
 /// User memory of an idle connection, all tables included. The bench measures less.
 const CONNECTION: u64 = 512;
+/// A room with one member and the longest name, on the member's core and at its home.
+const ROOM: u64 = 512 + NAME_MAX as u64;
 /// The kernel's memory of a connection whose buffers are empty.
 const SOCKET: u64 = 4 << 10;
 /// Memory of an idle TLS session beside it, measured by a test of comet-net.
@@ -86,8 +88,13 @@ impl Bounds {
             trace_users: _,
             user_memory_ms,
             text,
+            // A push in the text form is an item of an outbox.
+            text_push_max: _,
+            callers: of_frames,
+            rooms,
             // Choices, and texts that the configuration holds.
             is_out_of_memory: _,
+            refuses_pushes: _,
             takes_clients: _,
             // A thousand, which all shards share.
             blocks: _,
@@ -148,6 +155,10 @@ impl Bounds {
         let rows = vec![
             ("connections, idle and authenticated", connections * CONNECTION),
             ("if all their keys and lists are the longest", connections * names),
+            (
+                "if each of them is in as many rooms of its own",
+                connections * (u64::from(*rooms) - 1) * ROOM,
+            ),
             ("if all of them are in TLS, sessions", in_tls * TLS_SESSION),
             ("receive buffers", cores * u64::from(*recv_buffers) * u64::from(*recv_buffer_size)),
             ("rings", locked_memory(*ring_entries, config.server.cores.len())),
@@ -179,6 +190,7 @@ impl Bounds {
             ("requests of push callers", allocated(requests)),
             ("the same, encoded for clients", allocated(requests)),
             ("calls under way", (CALLS_MAX * CALL) as u64),
+            ("callers of push.frames", cores * frames(of_frames)),
             ("paced broadcasts", allocated((PACED_MAX * config.push.frame_max) as u64)),
             (
                 "if every caller leaves calls unread",
@@ -200,6 +212,13 @@ impl Bounds {
         ];
         Self { cores, connections, rows }
     }
+}
+
+/// What the callers at `push.frames` of a core take: bytes that come in, requests in two forms, and replies in two buffers.
+fn frames(limits: &CallerLimits) -> u64 {
+    let each = 2 * CALLER_INPUT_MAX + 2 * CALLER_OUTPUT_MAX;
+    let requests = if limits.connections > 0 { CALLERS_BYTES_MAX + limits.frame_max } else { 0 };
+    2 * usize::from(limits.connections) as u64 * each as u64 + 2 * allocated(requests as u64)
 }
 
 /// What a call keeps beside its request: its entry, its tally and its channel.
@@ -276,6 +295,7 @@ mod tests {
             "clients.per_address=1",
             "logic.addrs=[\"a:1\"]",
             "websocket.head_max=\"64KiB\"",
+            "push.frames=[\"127.0.0.1:0\"]",
         ] {
             assert!(sum(&[&least[..], &[raised]].concat()) > before, "{raised}");
         }

@@ -7,11 +7,13 @@ use comet_config::{Config, SlowConsumer, UnknownCode};
 use comet_control::{
     ApiTls, BearerToken, DrainPlan, Lock, LogicOptions, Node, Options, descriptors,
 };
-use comet_core::limits::COALESCE_AFTER_MS;
-use comet_core::{Blocks, ClientRates, Limits, LiveTraces, Logic, SourceLimits};
+use comet_core::limits::{COALESCE_AFTER_MS, TEXT_PUSH_MAX};
+use comet_core::{
+    Blocks, CallerLimits, ClientRates, Limits, LiveTraces, Logic, Network, SourceLimits, Tokens,
+};
 use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
-use comet_serve::AccessLog;
+use comet_serve::{AccessLog, connections_max};
 
 use crate::listeners::Addresses;
 use crate::log_output;
@@ -102,9 +104,26 @@ pub(crate) fn logic(logic: &comet_config::Logic) -> Logic {
 
 /// A core's share of the connections that the limit on open files leaves room for, beside those of callers.
 fn share(config: &Config, open_files: u64) -> u32 {
-    let for_clients = open_files.saturating_sub(descriptors(open_files));
+    let for_clients = open_files.saturating_sub(callers_descriptors(config, open_files));
     let share = for_clients / config.server.cores.len() as u64;
     u32::try_from(share).unwrap_or(u32::MAX).clamp(1, CONNECTIONS_MAX)
+}
+
+/// Descriptors that callers may take.
+fn callers_descriptors(config: &Config, open_files: u64) -> u64 {
+    // A socket that is being closed, and one that took its place.
+    let frames = 2 * u64::from(frames_connections(config, open_files));
+    descriptors(open_files) + frames * config.server.cores.len() as u64
+}
+
+/// Connections of callers at `push.frames` that a core takes.
+fn frames_connections(config: &Config, open_files: u64) -> u16 {
+    if config.push.frames.is_empty() {
+        return 0;
+    }
+    let most = connections_max(open_files, FRAMES_CONNECTIONS);
+    let share = most.div_ceil(config.server.cores.len());
+    u16::try_from(share).expect("no more than there are at most")
 }
 
 /// What of the machine's bounds a start or a reload warns of. `open_files` is what [`comet_net::probe`] returns.
@@ -158,7 +177,7 @@ fn too_few_open_files(config: &Config, open_files: u64) -> Option<String> {
     let (connections, share) = (config.limits.connections, share(config, open_files));
     (connections > share).then(|| {
         let cores = config.server.cores.len();
-        let open_files = open_files.saturating_sub(descriptors(open_files));
+        let open_files = open_files.saturating_sub(callers_descriptors(config, open_files));
         format!(
             "limits.connections is {share} and not {connections}: {cores} cores would hold {}, and the \
              limit on open files leaves room for {open_files} (raise it with ulimit -n, or LimitNOFILE= \
@@ -199,6 +218,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
     Limits {
         connections,
         is_out_of_memory: false,
+        refuses_pushes: false,
         takes_clients: true,
         blocks: Blocks::default(),
         traces: LiveTraces::default(),
@@ -206,6 +226,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         head_max: config.websocket.head_max,
         path: config.websocket.path.as_str().into(),
         text: config.websocket.text,
+        text_push_max: TEXT_PUSH_MAX,
         svr_proto: protocol.svr_proto,
         outbox_bytes: protocol.outbox_bytes,
         outbox_memory: config.limits.outbox_memory,
@@ -233,15 +254,22 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
             per_subnet: config.clients.per_subnet,
             v4_prefix: config.clients.subnet_v4,
             v6_prefix: config.clients.subnet_v6,
-            exempt: config.clients.exempt.iter().map(comet_config::Network::prefix).collect(),
+            exempt: config.clients.exempt.iter().map(network).collect(),
         },
         rates: ClientRates {
             frames: config.clients.frames,
             bytes: config.clients.bytes,
             room_changes: config.clients.room_changes,
         },
+        callers: CallerLimits {
+            connections: frames_connections(config, open_files),
+            frame_max: config.push.frame_max,
+            timeout_ms: millis(config.push.timeout),
+            tokens: Tokens::new(config.push.tokens.iter().map(String::as_str)),
+        },
         origins: config.websocket.origins.as_slice().into(),
         trace_users: config.white_list.users.as_slice().into(),
+        rooms: config.clients.rooms,
         user_sessions: config.clients.user_sessions,
         user_memory_ms: millis(config.bucket.user_memory),
         key_memory_ms: Limits::default().key_memory_ms,
@@ -261,12 +289,19 @@ fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
+/// Connections of callers at `push.frames` at once, where the open files leave room.
+const FRAMES_CONNECTIONS: usize = 256;
 /// Fewer connections of a core than this are more likely a forgotten limit than a plan.
 const FEW_CONNECTIONS: u32 = 1_000;
 /// Receive buffers that take a good part of a second to be filled.
 const SLOW_BUFFERS: u64 = 512 << 20;
 /// Connections of a core if nothing but the open files bounds them.
 const CONNECTIONS_MAX: u32 = 1 << 24;
+
+fn network(configured: &comet_config::Network) -> Network {
+    let prefix = configured.prefix();
+    Network::around(prefix.addr(), prefix.prefix_len()).expect("a prefix of its family")
+}
 
 #[cfg(test)]
 mod tests {

@@ -70,6 +70,7 @@ pub fn server(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
     }
     findings.callers("push.grpc", &config.push.grpc);
     findings.callers("push.http", &config.push.http);
+    findings.callers("push.frames", &config.push.frames);
     findings.callers("monitor.stat", &config.monitor.stat);
     findings.callers("monitor.pprof", &config.monitor.pprof);
     findings.log_file(&config.log);

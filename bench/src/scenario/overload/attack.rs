@@ -18,6 +18,7 @@ use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::dial::begin_to_connect;
 use crate::grpc::{Address, Push, Pusher};
 use crate::message::{HEADER_LEN, OP_CHANGE_ROOM, OP_HEARTBEAT, append_header};
+use crate::scenario::keeps_stalled;
 use crate::target::list;
 use crate::visitor::Visitor;
 
@@ -57,22 +58,13 @@ const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
 
 /// The settings of the server of an attack, whose HTTP push API is at `http` where it is attacked.
 pub(super) fn settings(attack: Attack, args: &OverloadArgs, http: SocketAddr) -> Vec<String> {
-    let stalled = |policy: &str| {
-        vec![
-            format!("protocol.slow_consumer=\"{policy}\""),
-            // They are to stay, and are not to take all memory of the kernel.
-            "protocol.write_timeout=\"1h\"".to_owned(),
-            "tcp.sndbuf=16384".to_owned(),
-            "protocol.svr_proto=512".to_owned(),
-        ]
-    };
     match attack {
         Attack::Accepts => vec![format!("clients.accepts={ACCEPTS}")],
         Attack::TrickledProxyHeaders => vec![format!("tcp.proxy_from=[\"{PROXY}/32\"]")],
         Attack::TrickledPushes => vec![list("push.http", http)],
-        Attack::StalledDropNewest => stalled("drop-newest"),
-        Attack::StalledDropOldest => stalled("drop-oldest"),
-        Attack::StalledClose => stalled("close"),
+        Attack::StalledDropNewest => keeps_stalled("drop-newest"),
+        Attack::StalledDropOldest => keeps_stalled("drop-oldest"),
+        Attack::StalledClose => keeps_stalled("close"),
         Attack::HalfOpen => vec![format!("clients.handshakes={}", 2 * args.half_open)],
         _ => Vec::new(),
     }

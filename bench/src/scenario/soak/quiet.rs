@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::Result;
-use crate::args::SoakArgs;
 use crate::process::Gauge;
 use crate::scrape::{Counted, http_get};
 
@@ -77,23 +76,6 @@ impl Rest {
             faults.push(format!("{} deliveries sent, {received} received", is.sent));
         }
         faults
-    }
-
-    /// What has grown since `base` by more than is allowed.
-    pub(super) fn growth_faults(&self, base: &Self, args: &SoakArgs) -> Vec<String> {
-        let check = |what, is: u64, was: u64, kib: u64| {
-            (is > was + (kib << 10)).then(|| {
-                format!(
-                    "{what} has grown from {} to {} KiB, by more than {kib}",
-                    was >> 10,
-                    is >> 10
-                )
-            })
-        };
-        let heap = check("the heap", self.heap_bytes, base.heap_bytes, args.heap_growth);
-        let (is, was) = (self.resident_bytes, base.resident_bytes);
-        let resident = check("resident memory", is, was, args.resident_growth);
-        heap.into_iter().chain(resident).collect()
     }
 }
 

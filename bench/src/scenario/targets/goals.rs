@@ -4,6 +4,7 @@
 use super::goal::{Goal, RATIO, Reach, US, at_least, at_most, goal};
 
 const MILLIONS: (&str, usize) = ("M/s", 2);
+const MS: (&str, usize) = ("ms", 1);
 const FLOOR: &str = "  floor: the ring, and a bare gRPC server for the calls";
 const CACHES: &str = "which has the CPU and its caches to itself";
 const RING: &str = "CPU of a delivery, all threads / bare ring loop";
@@ -14,6 +15,7 @@ const FLOOD: &str = "messages received a second; pushed through one stream; cont
 const FLOOD_CORE: &str = "what the data core could do that never waits for the bench";
 const CALL: &str = "CPU of a call, all threads";
 const ECHO: &str = "CPU of a round trip";
+const DUE: &str = "from due to received";
 
 // Stage `sizes`.
 pub(super) const SINGLE_FEW: Goal = goal(1, "single_1000", at_most(1.10), RATIO, "single messages, 1,000 connections", RING);
@@ -72,6 +74,13 @@ pub(super) const GROWTH_ROOMS_DATA: Goal = goal(11, "growth_rooms_data", None, R
 pub(super) const ROOMS: [Goal; 2] = [GROWTH_ROOMS, GROWTH_ROOMS_DATA];
 
 // Stage `beside`.
-pub(super) const BESIDE: Goal = goal(12, "beside_crowd", at_most(6.0), ("ms", 1), "push by key beside a room of 12,000, p99", "pushed to twice a second; above its quiet value");
-pub(super) const BESIDE_QUIET: Goal = goal(12, "beside_crowd_quiet", None, ("ms", 1), "  quiet value, p99", "from due to received, 500 a second");
+pub(super) const BESIDE: Goal = goal(12, "beside_crowd", at_most(6.0), MS, "push by key beside a room of 12,000, p99", "pushed to twice a second; above its quiet value");
+pub(super) const BESIDE_QUIET: Goal = goal(12, "beside_crowd_quiet", None, MS, "  quiet value, p99", DUE);
 pub(super) const BESIDES: [Goal; 2] = [BESIDE, BESIDE_QUIET];
+
+// Stage `stalled`.
+pub(super) const STALLED: Goal = goal(13, "stalled", at_most(1.5), RATIO, "half of a room of 4,000 does not read, the others' p99", "of the worst policy of protocol.slow_consumer / of drop-newest; 25 pushes a second of 1 KiB");
+pub(super) const STALLED_DROP_NEWEST: Goal = goal(13, "stalled_drop_newest", None, MS, "  p99, drop-newest", DUE);
+pub(super) const STALLED_DROP_OLDEST: Goal = goal(13, "stalled_drop_oldest", None, MS, "  p99, drop-oldest", DUE);
+pub(super) const STALLED_CLOSE: Goal = goal(13, "stalled_close", None, MS, "  p99, close", "the same; those that do not read are closed before");
+pub(super) const STALLEDS: [Goal; 4] = [STALLED, STALLED_DROP_NEWEST, STALLED_DROP_OLDEST, STALLED_CLOSE];

@@ -2,7 +2,9 @@
 
 use std::mem;
 
-use comet_proto::{AuthReply, Frame, FrameFault, HEADER_LEN, decode, op};
+use comet_proto::{
+    AuthReply, Frame, FrameFault, HEADER_LEN, JoinReply, LeaveReply, RoomPush, decode, op,
+};
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{Session, State, Transport};
@@ -30,7 +32,7 @@ impl Session {
     pub(super) fn take_input(
         &mut self,
         mut input: &[u8],
-        on_frame: &mut impl FnMut(Frame<'_>),
+        on_frame: &mut impl FnMut(Frame<'_>, Option<&str>),
     ) -> Result<(), SessionError> {
         let mut tail = mem::take(&mut self.tail);
         while !tail.is_empty() {
@@ -64,7 +66,7 @@ impl Session {
     fn step(
         &mut self,
         input: &[u8],
-        on_frame: &mut impl FnMut(Frame<'_>),
+        on_frame: &mut impl FnMut(Frame<'_>, Option<&str>),
     ) -> Result<Step, SessionError> {
         match (&mut self.state, self.transport) {
             (State::Over { .. }, _) => Err(SessionError::Over),
@@ -76,7 +78,7 @@ impl Session {
                 self.state = State::Authing;
                 Ok(Step::Used(used))
             }
-            (_, Transport::Tcp) => match decode(input, self.body_max)? {
+            (_, Transport::Tcp) => match decode(input, self.frame_body_max())? {
                 Some((frame, used)) => {
                     self.take_frame(frame, on_frame)?;
                     Ok(Step::Used(used))
@@ -95,7 +97,7 @@ impl Session {
     fn step_websocket(
         &mut self,
         input: &[u8],
-        on_frame: &mut impl FnMut(Frame<'_>),
+        on_frame: &mut impl FnMut(Frame<'_>, Option<&str>),
     ) -> Result<Step, SessionError> {
         let buffered = self.fragments.as_ref().map_or(0, Vec::len);
         let (opcode, is_final, payload, used) =
@@ -140,7 +142,7 @@ impl Session {
     fn take_message(
         &mut self,
         message: &[u8],
-        on_frame: &mut impl FnMut(Frame<'_>),
+        on_frame: &mut impl FnMut(Frame<'_>, Option<&str>),
     ) -> Result<(), SessionError> {
         let mut run = match decode(message, self.message_max())? {
             Some((batch, used)) if batch.operation == op::RAW && used == message.len() => {
@@ -149,8 +151,8 @@ impl Session {
             _ => message,
         };
         while !run.is_empty() {
-            let (frame, used) =
-                decode(run, self.body_max)?.ok_or(FrameFault::Truncated { left: run.len() })?;
+            let (frame, used) = decode(run, self.frame_body_max())?
+                .ok_or(FrameFault::Truncated { left: run.len() })?;
             self.take_frame(frame, on_frame)?;
             run = &run[used..];
         }
@@ -160,8 +162,11 @@ impl Session {
     fn take_frame(
         &mut self,
         frame: Frame<'_>,
-        on_frame: &mut impl FnMut(Frame<'_>),
+        on_frame: &mut impl FnMut(Frame<'_>, Option<&str>),
     ) -> Result<(), SessionError> {
+        if frame.operation != op::ROOM_PUSH {
+            self.check_body(frame.body)?;
+        }
         match (frame.operation, &self.state) {
             (op::DISCONNECT_REPLY, _) => {
                 let text = String::from_utf8_lossy(frame.body);
@@ -170,14 +175,94 @@ impl Session {
             (op::AUTH_REPLY, State::Live) if self.auth_reply.is_some() => {
                 // A renewal of the token.
                 self.auth_reply = AuthReply::decode(frame.body).or(self.auth_reply);
-                on_frame(frame);
+                on_frame(frame, None);
             }
             (op::RAW, _) => return Err(SessionError::StrayBatch),
             (op::AUTH_REPLY, State::Authing) => {
                 self.auth_reply = AuthReply::decode(frame.body);
                 self.state = State::Live;
             }
-            _ => on_frame(frame),
+            (op::CHANGE_ROOM_REPLY | op::JOIN_REPLY | op::LEAVE_REPLY | op::ROOM_PUSH, _)
+                if self.auth_reply.is_some() =>
+            {
+                return self.take_room_frame(frame, on_frame);
+            }
+            _ => on_frame(frame, None),
+        }
+        Ok(())
+    }
+
+    /// Processes a frame of protocol 2 about rooms.
+    fn take_room_frame(
+        &mut self,
+        frame: Frame<'_>,
+        on_frame: &mut impl FnMut(Frame<'_>, Option<&str>),
+    ) -> Result<(), SessionError> {
+        let wrong = || SessionError::BadRoomFrame { operation: frame.operation };
+        match frame.operation {
+            op::ROOM_PUSH => {
+                let push = RoomPush::decode(frame.body).ok_or_else(wrong)?;
+                let names = self.rooms.as_ref().map(|rooms| &rooms.names);
+                let room = names.and_then(|names| names.get(&push.handle)).ok_or_else(wrong)?;
+                if push.operation != op::RAW {
+                    let RoomPush { operation, body, .. } = push;
+                    self.check_body(body)?;
+                    on_frame(Frame { operation, body, ..frame }, Some(room));
+                    return Ok(());
+                }
+                let mut run = push.body;
+                while !run.is_empty() {
+                    let (frame, used) = decode(run, self.body_max)?
+                        .ok_or(FrameFault::Truncated { left: run.len() })?;
+                    on_frame(frame, Some(room));
+                    run = &run[used..];
+                }
+            }
+            op::CHANGE_ROOM_REPLY => {
+                // Which room it is now follows, if any.
+                if let Some(rooms) = &mut self.rooms
+                    && let Some(former) = rooms.primary
+                {
+                    rooms.remove(former);
+                }
+                on_frame(frame, None);
+            }
+            op::JOIN_REPLY => {
+                let reply = JoinReply::decode(frame.body).ok_or_else(wrong)?;
+                if let Ok(handle) = reply.outcome {
+                    let room = str::from_utf8(reply.room).map_err(|_| wrong())?;
+                    let rooms = self.rooms.get_or_insert_default();
+                    rooms.names.insert(handle, room.into());
+                    if reply.is_primary {
+                        rooms.primary = Some(handle);
+                    }
+                }
+                if !reply.is_unasked {
+                    on_frame(frame, None);
+                }
+            }
+            _ => {
+                let reply = LeaveReply::decode(frame.body).ok_or_else(wrong)?;
+                if let Some(rooms) = &mut self.rooms {
+                    rooms.remove(reply.handle);
+                }
+                if !reply.is_unasked {
+                    on_frame(frame, None);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The largest body that a frame may have. In protocol 2 a batch to a room is the body of one frame.
+    fn frame_body_max(&self) -> usize {
+        if self.auth_reply.is_some() { self.message_max() } else { self.body_max }
+    }
+
+    fn check_body(&self, body: &[u8]) -> Result<(), FrameFault> {
+        let (body_len, body_max) = (body.len(), self.body_max);
+        if body_len > body_max {
+            return Err(FrameFault::BodyTooLarge { body_len, body_max });
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use comet_client::{AuthReply, FrameFault, Session, SessionError, Transport, WebSocketFault};
+use comet_proto::{JoinReply, RoomHandle};
 use proptest::prelude::*;
 use tungstenite::handshake::derive_accept_key;
 
@@ -43,7 +44,7 @@ fn live(transport: Transport) -> Session {
     let mut session = session(transport);
     let welcome = welcome(&session, transport);
     assert!(!session.is_live());
-    session.handle_input(&welcome, |frame| panic!("{frame:?}")).unwrap();
+    session.handle_input(&welcome, |frame, _| panic!("{frame:?}")).unwrap();
     assert!(session.is_live());
     session.consume_output(session.output().len());
     session
@@ -51,7 +52,7 @@ fn live(transport: Transport) -> Session {
 
 fn feed(session: &mut Session, input: &[u8]) -> (Seen, Result<(), SessionError>) {
     let mut seen = Seen::new();
-    let outcome = session.handle_input(input, |frame| {
+    let outcome = session.handle_input(input, |frame, _| {
         seen.push((frame.operation, frame.sequence, frame.body.to_vec()));
     });
     (seen, outcome)
@@ -106,7 +107,7 @@ fn the_body_of_the_acceptance_says_what_the_server_speaks() {
             assert_eq!(session.auth_reply(), None);
             let mut acceptance = frame(8, 1, body);
             acceptance[7] = version;
-            session.handle_input(&acceptance, |frame| panic!("{frame:?}")).unwrap();
+            session.handle_input(&acceptance, |frame, _| panic!("{frame:?}")).unwrap();
             assert!(session.is_live());
             assert_eq!(session.auth_reply(), expected, "{body:x?}");
         }
@@ -377,4 +378,83 @@ fn a_closed_session_sends_a_close_and_nothing_after_it() {
 #[test]
 fn a_session_is_small() {
     assert!(size_of::<Session>() <= 128, "{} bytes", size_of::<Session>());
+}
+
+fn frame_2(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = frame(operation, sequence, body);
+    bytes[7] = 2;
+    bytes
+}
+
+/// A push to the room `handle` in protocol 2.
+fn room_push(handle: u32, operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
+    let prefix = [&handle.to_be_bytes()[..], &operation.to_be_bytes(), &[0; 8]].concat();
+    frame_2(20, sequence, &[&prefix, body].concat())
+}
+
+#[test]
+fn pushes_to_several_rooms_look_as_in_protocol_1_and_name_their_room() {
+    let mut session = session(Transport::Tcp);
+    let welcome = frame_2(8, 1, &[2, 0, 0, 0, 0, 4, 0x93, 0xe0, 0, 0, 0, 0]);
+    let primary = JoinReply::primary(RoomHandle(7), b"first");
+    let input = [
+        welcome,
+        frame_2(19, 0, &primary.encode()),
+        frame_2(19, 2, &JoinReply::joined(RoomHandle(9), b"second").encode()),
+        room_push(9, 1000, 3, b"to the second"),
+        room_push(7, 9, 0, &[frame(5, 1, b"a"), frame(6, 2, b"")].concat()),
+        frame(4, 5, b"to its key"),
+    ]
+    .concat();
+    let mut seen = Vec::new();
+    let mut take = |session: &mut Session, input: &[u8]| {
+        let outcome = session.handle_input(input, |frame, room| {
+            let room = room.map(ToOwned::to_owned);
+            seen.push((frame.operation, frame.sequence, frame.body.to_vec(), room));
+        });
+        (std::mem::take(&mut seen), outcome)
+    };
+    let (frames, outcome) = take(&mut session, &input);
+    assert_eq!(outcome, Ok(()));
+    let joined = JoinReply::joined(RoomHandle(9), b"second").encode();
+    let room = |name: &str| Some(name.to_owned());
+    assert_eq!(
+        frames,
+        [
+            (19, 2, joined, None),
+            (1000, 3, b"to the second".to_vec(), room("second")),
+            (5, 1, b"a".to_vec(), room("first")),
+            (6, 2, vec![], room("first")),
+            (4, 5, b"to its key".to_vec(), None),
+        ]
+    );
+    assert_eq!(session.rooms().collect::<Vec<_>>(), ["first", "second"]);
+
+    // The room of operation 12 changes.
+    let third = JoinReply::primary(RoomHandle(1), b"third");
+    let moved = [frame_2(13, 4, b"third"), frame_2(19, 0, &third.encode())].concat();
+    assert_eq!(take(&mut session, &moved).0, [(13, 4, b"third".to_vec(), None)]);
+    assert_eq!(session.rooms().collect::<Vec<_>>(), ["third", "second"]);
+
+    session.consume_output(session.output().len());
+    assert!(!session.remove_room(5, "first"));
+    assert_eq!(session.output(), b"");
+    assert!(session.remove_room(5, "second"));
+    assert_eq!(session.output(), frame(21, 5, &[0, 0, 0, 9]));
+    take(&mut session, &frame_2(22, 5, &[0, 0, 0, 0, 0, 0, 0, 9])).1.unwrap();
+    let (_, outcome) = take(&mut session, &room_push(9, 5, 0, b"late"));
+    assert_eq!(outcome, Err(SessionError::BadRoomFrame { operation: 20 }));
+}
+
+#[test]
+fn a_room_frame_that_is_none_ends_the_session() {
+    for (operation, body) in [(20, &[0; 15][..]), (19, &[0; 27]), (19, &[9; 40]), (22, &[0; 7])] {
+        let mut session = session(Transport::Tcp);
+        let welcome = frame_2(8, 1, &[2, 0, 0, 0, 0, 4, 0x93, 0xe0, 0, 0, 0, 0]);
+        let (_, outcome) = feed(&mut session, &[welcome, frame_2(operation, 2, body)].concat());
+        assert_eq!(outcome, Err(SessionError::BadRoomFrame { operation }));
+    }
+    // In protocol 1 they are messages like any other.
+    let mut session = live(Transport::Tcp);
+    assert_eq!(feed(&mut session, &frame(20, 2, b"x")), (vec![(20, 2, b"x".to_vec())], Ok(())));
 }

@@ -9,7 +9,7 @@ use comet_client::{Error, Message, NotRenewed, Options, SessionError, op};
 use crate::wire::{authenticate, frame, read_frame, serve};
 
 fn message(operation: i32, sequence: i32, body: &[u8]) -> Message {
-    Message { operation, sequence, body: body.to_vec() }
+    Message { operation, sequence, body: body.to_vec(), room: None }
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn a_token_is_renewed_where_the_server_speaks_protocol_2() {
         }
     });
     let mut old = Options::tcp(&*address, "42").connect().unwrap();
-    assert!(matches!(old.renew(b"fresh"), Err(Error::NoRenewal)));
+    assert!(matches!(old.renew(b"fresh"), Err(Error::NeedsProtocol2)));
     let mut client = Options::tcp(address, "42").connect().unwrap();
     assert_eq!(client.auth_reply().unwrap().expires_in_ms, Some(9_000));
     for (not_renewed, millis) in [

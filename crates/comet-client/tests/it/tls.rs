@@ -80,7 +80,7 @@ fn requests_and_messages_over_tcp() {
     });
     let mut client = Options::tcp(address, "42").tls(trusted).connect().unwrap();
     client.join("live://1000").unwrap();
-    let message = Message { operation: 5, sequence: 1, body: vec![7; 100_000] };
+    let message = Message { operation: 5, sequence: 1, body: vec![7; 100_000], room: None };
     assert_eq!(client.receive().unwrap(), Some(message));
     client.send(op::SEND, &[1; 4096]).unwrap();
     client.close().unwrap();
@@ -106,8 +106,11 @@ fn requests_and_messages_over_websocket() {
     let tls = trusted.server_name("push.example.com");
     let mut client = Options::websocket(address, "/sub", "42").tls(tls).connect().unwrap();
     let mut next = || client.receive().unwrap().unwrap();
-    assert_eq!(next(), Message { operation: 1000, sequence: 1, body: b"first".to_vec() });
-    assert_eq!(next(), Message { operation: 1000, sequence: 2, body: vec![7; 70_000] });
+    assert_eq!(
+        next(),
+        Message { operation: 1000, sequence: 1, body: b"first".to_vec(), room: None }
+    );
+    assert_eq!(next(), Message { operation: 1000, sequence: 2, body: vec![7; 70_000], room: None });
     client.close().unwrap();
     server.join().unwrap();
 }

@@ -54,11 +54,14 @@ fn requests_messages_pings_and_batches() {
     let mut client = options(address).connect().unwrap();
     client.join("live://1000").unwrap();
     let mut next = || client.receive().unwrap().unwrap();
-    assert_eq!(next(), Message { operation: 1000, sequence: 1, body: b"first".to_vec() });
-    assert_eq!(next(), Message { operation: 1000, sequence: 2, body: vec![7; 70_000] });
+    assert_eq!(
+        next(),
+        Message { operation: 1000, sequence: 1, body: b"first".to_vec(), room: None }
+    );
+    assert_eq!(next(), Message { operation: 1000, sequence: 2, body: vec![7; 70_000], room: None });
     let sequence = client.send(op::SEND, &[1; 4000]).unwrap();
     let echo = client.receive().unwrap().unwrap();
-    assert_eq!(echo, Message { operation: 4, sequence, body: vec![] });
+    assert_eq!(echo, Message { operation: 4, sequence, body: vec![], room: None });
     client.close().unwrap();
     server.join().unwrap();
 }

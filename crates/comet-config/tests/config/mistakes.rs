@@ -151,6 +151,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("protocol.svr_proto", "1", "65535", &["0", "65536", "9223372036854775807"]);
     check("protocol.outbox_bytes", "2048", "\"1GiB\"", &["2047", "1073741825"]);
     check("protocol.cli_proto", "1", "65535", &["0", "65536", "-1"]);
+    check("clients.rooms", "1", "1024", &["0", "1025"]);
     check("clients.user_sessions", "1", "1048576", &["0", "1048577"]);
     check("limits.connections", "0", "16777216", &["-1", "16777217"]);
     check("limits.mesh_inbox", "16", "1048576", &["15", "1048577"]);
@@ -367,6 +368,7 @@ fn what_others_reach_is_locked_or_meant_to_be_open() {
     let shown = ["api_tls.certificate=\"a.pem\"", "api_tls.key=\"a.key\""];
     check("push.grpc", "0.0.0.0:0", "push to all clients");
     check("push.http", "[::]:0", "push to all clients");
+    check("push.frames", "[::]:0", "push to all clients");
     check("monitor.stat", "192.0.2.1:0", "read what the server holds");
     check("monitor.pprof", "192.0.2.1:0", "change the running server");
     good("", &["push.grpc=[\"127.9.9.9:0\", \"[::1]:0\", \"[::ffff:127.0.0.1]:0\"]"]);
@@ -388,6 +390,15 @@ fn what_others_reach_is_locked_or_meant_to_be_open() {
     // A token that is too short is not repeated.
     let line = "--set push.tokens[0]: is no token: use 16 to 512 letters, digits and -._~+/=";
     check_mistakes("", &["push.tokens=[\"0123456789\"]"], &[line]);
+}
+
+#[test]
+fn frames_are_not_sent_inside_tls() {
+    let shown = ["api_tls.certificate=\"a.pem\"", "api_tls.key=\"a.key\""];
+    let sets = [&shown[..], &["push.frames=[\"tls:127.0.0.1:0\"]"]].concat();
+    let line =
+        "--set push.frames: tls:127.0.0.1:0 cannot be served: frames are not sent inside TLS";
+    check_mistakes("", &sets, &[line]);
 }
 
 #[test]

@@ -35,13 +35,15 @@ pub(super) async fn send(
     limit: Duration,
 ) -> AttemptOutcome {
     let begin = Instant::now();
+    let has_token = channel.has_token();
+    let is_of_client = matches!(*request, Request::Connect { .. } | Request::Receive { .. });
     let sent = call_until_processed(|| {
         let left = limit.saturating_sub(begin.elapsed());
         try_send(channel.clone(), (server.clone(), shards), &request, left)
     });
     match sent.await {
         Ok(reply) => AttemptOutcome::Replied(reply),
-        Err(status) => outcome_of_status(&status),
+        Err(status) => outcome_of_status(&status, has_token, is_of_client),
     }
 }
 

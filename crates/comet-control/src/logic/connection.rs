@@ -8,12 +8,9 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use comet_serve::{
-    BearerToken, GrpcChannel, Peer, call_until_processed, is_caller_refused, misses_token,
-    root_cause,
-};
+use comet_serve::{BearerToken, GrpcChannel, Peer, call_until_processed, misses_token, root_cause};
 
-use super::failure::{TOKEN_MISSING, TOKEN_REFUSED};
+use super::failure::{TOKEN_MISSING, token_refused};
 
 /// # Errors
 /// What failed, in one sentence.
@@ -29,12 +26,16 @@ pub(super) async fn ping(channel: GrpcChannel) -> PingOutcome {
         let mut client = HealthClient::new(channel.clone());
         async move { client.check(HealthCheckRequest::default()).await }
     };
+    let has_token = channel.has_token();
     match call_until_processed(check).await {
-        Ok(reply) if misses_token(&reply) => PingOutcome::Failed(TOKEN_MISSING.into()),
+        Ok(reply) if misses_token(&reply) => PingOutcome::CallerRefused(TOKEN_MISSING.into()),
         Ok(reply) if reply.get_ref().status == ServingStatus::NotServing as i32 => {
             PingOutcome::NotServing
         }
-        Err(status) if is_caller_refused(&status) => PingOutcome::Failed(TOKEN_REFUSED.into()),
+        // A ping has no token of a client in it.
+        Err(status) if is_an_answer(&status) && status.code() == Code::Unauthenticated => {
+            PingOutcome::CallerRefused(token_refused(has_token, &status))
+        }
         Err(status) if !is_an_answer(&status) => {
             PingOutcome::Failed(root_cause(&status).to_string().into())
         }

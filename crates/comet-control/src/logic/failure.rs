@@ -3,26 +3,38 @@
 use std::error::Error;
 
 use comet_hub::logic::{AttemptOutcome, StatusCode};
-use comet_serve::{NotGrpc, cause, is_caller_refused, is_unprocessed};
-use tonic::{ConnectError, Status, TimeoutExpired};
+use comet_serve::{NotGrpc, Quoted, cause, is_caller_refused, is_unprocessed};
+use tonic::{Code, ConnectError, Status, TimeoutExpired};
 
-/// What is said of an address that refuses this comet, not its client.
-pub(super) const TOKEN_REFUSED: &str =
+const TOKEN_REFUSED: &str =
     "logic.token is refused: it has to be one of logic's tokens (logic_server.tokens)";
 
 /// What is said of an address that wants a token, where there is none.
 pub(super) const TOKEN_MISSING: &str =
     "it asks for a token: set logic.token to one of logic's tokens (logic_server.tokens)";
 
-/// A status with a source was made on this side, one without came from the other.
-pub(super) fn outcome_of_status(status: &Status) -> AttemptOutcome {
+/// What is said of an address that refuses this comet, not its client. It may be a service with tokens of its own, so its
+/// message is in it.
+pub(super) fn token_refused(has_token: bool, status: &Status) -> Box<str> {
+    let sentence = if has_token { TOKEN_REFUSED } else { TOKEN_MISSING };
+    format!("{sentence}; it says {}", Quoted(status.message())).into()
+}
+
+/// A status with a source was made on this side, one without came from the other. `has_token`: the call had one of this
+/// comet's. `is_of_client`: it was about a client, which UNAUTHENTICATED may be about then.
+pub(super) fn outcome_of_status(
+    status: &Status,
+    has_token: bool,
+    is_of_client: bool,
+) -> AttemptOutcome {
     if let Some(page) = cause::<NotGrpc>(status) {
         let sentence = page.to_string().into();
         return AttemptOutcome::Refused { code: StatusCode::UNAVAILABLE, sentence };
     }
-    if is_caller_refused(status) {
+    let is_refused = status.source().is_none() && status.code() == Code::Unauthenticated;
+    if is_caller_refused(status) || (is_refused && !is_of_client) {
         // Nothing that a client could mend, and another address may have another list.
-        let sentence = TOKEN_REFUSED.into();
+        let sentence = token_refused(has_token, status);
         return AttemptOutcome::Refused { code: StatusCode::UNAVAILABLE, sentence };
     }
     if status.source().is_none() {
@@ -46,7 +58,9 @@ mod tests {
 
     #[test]
     fn statuses_of_this_side_and_of_the_other_differ() {
-        let check = |status: Status, expected| assert_eq!(outcome_of_status(&status), expected);
+        let check = |status: Status, expected| {
+            assert_eq!(outcome_of_status(&status, true, true), expected);
+        };
         let local = |source: Box<dyn Error + Send + Sync>| Status::from_error(source);
         let broken = |was_sent| AttemptOutcome::Broken { was_sent };
         check(local(Box::new(ConnectError("refused".into()))), broken(false));
@@ -64,7 +78,12 @@ mod tests {
         check(Status::unauthenticated("unknown token"), refused(16, "unknown token"));
         let mut own = Status::unauthenticated("a token is needed");
         own.metadata_mut().insert("www-authenticate", "Bearer".parse().unwrap());
-        check(own, refused(14, TOKEN_REFUSED));
+        let of_comet = format!("{TOKEN_REFUSED}; it says \"a token is needed\"");
+        check(own, refused(14, &of_comet));
+        // What has nothing of a client in it.
+        let foreign = Status::unauthenticated("log in first");
+        let of_comet = format!("{TOKEN_MISSING}; it says \"log in first\"");
+        assert_eq!(outcome_of_status(&foreign, false, false), refused(14, &of_comet));
         check(Status::unavailable("away"), refused(14, "away"));
         // A client always gets a sentence.
         check(Status::internal(""), refused(13, "Internal error"));

@@ -11,6 +11,8 @@ use comet_ops::{Exposition, Kind};
 pub(crate) struct LogicStats {
     /// Each address and whether it is available.
     pub(crate) addresses: Vec<(String, bool)>,
+    /// Each address and how many of its answers to pings refused this comet.
+    pub(crate) refused_pings: Vec<(String, u64)>,
     /// Calls under way.
     pub(crate) calls_under_way: usize,
     /// Name, code and count of all calls answered so far.
@@ -26,9 +28,11 @@ pub(crate) struct LogicStats {
 impl LogicStats {
     pub(super) fn of(client: &LogicClient, times: Vec<(&'static str, Histogram)>) -> Self {
         let addresses = client.addresses();
+        let refused = client.refused_pings();
         let calls = client.call_counts();
         Self {
             addresses: addresses.map(|(address, is_up)| (address.to_owned(), is_up)).collect(),
+            refused_pings: refused.map(|(address, count)| (address.to_owned(), count)).collect(),
             calls_under_way: client.calls_under_way(),
             calls: calls.map(|(rpc, code, count)| (rpc, Code::from_i32(code.0), count)).collect(),
             times,
@@ -46,6 +50,14 @@ impl LogicStats {
         );
         for (address, is_live) in &self.addresses {
             up.labelled(&[("address", address)], u64::from(*is_live));
+        }
+        let mut refused = page.family(
+            "comet_logic_pings_refused_total",
+            Kind::Counter,
+            "Pings that the logic service answered with UNAUTHENTICATED: it wants another token, by address.",
+        );
+        for (address, count) in &self.refused_pings {
+            refused.labelled(&[("address", address)], *count);
         }
         let help = "Calls to logic under way.";
         page.family("comet_logic_calls_under_way", Kind::Gauge, help)

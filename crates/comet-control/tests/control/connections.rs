@@ -20,6 +20,7 @@ fn listed(place: &str) -> ListedConn {
         key: "k".into(),
         user: 7,
         room: Some("live://1".into()),
+        further_rooms: 3,
         address: Some("192.0.2.1:4000".parse().unwrap()),
         transport: Transport::WebSocket,
         is_tls: true,
@@ -62,7 +63,7 @@ async fn pages_of_all_shards_are_one_over_http() {
     assert_eq!(
         body["connections"][1],
         json!({
-            "id": "1/0.4", "core": 1, "key": "k", "mid": 7, "room": "live://1",
+            "id": "1/0.4", "core": 1, "key": "k", "mid": 7, "room": "live://1", "further_rooms": 3,
             "address": "192.0.2.1:4000", "transport": "websocket", "tls": true, "age_seconds": 1,
             "waiting_bytes": 5, "waiting_frames": 1, "bytes_per_second": 9, "accepts": "only", "operations": [5, 6],
             "state": "live",
@@ -96,7 +97,10 @@ async fn bad_queries_are_refused_with_a_sentence() {
     for (parameters, sentence) in [
         ("sort=speed", "sort: \"speed\" is none of waiting, age, rate"),
         ("transport=udp", "transport: \"udp\" is none of tcp, websocket"),
-        ("address=here", "address: \"here\" is no IP address and no network"),
+        (
+            "address=here",
+            "address: \"here\" is no address and no network: write 192.0.2.7 or 192.0.2.0/24",
+        ),
         ("cursor=x", "cursor: \"x\" is no place in a list of connections"),
         ("limit=1001", "limit: \"1001\" is not a whole number from 1 to 1000"),
         (

@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use comet_core::Counters;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::logic;
 use crate::text_format::parse;
@@ -92,6 +94,36 @@ async fn the_dashboard_asks_for_what_there_is() {
     assert!(needless.is_empty(), "a panel shows {needless:?}");
     let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
     assert_eq!(ids.len(), panels.len(), "each panel has an id of its own");
+}
+
+/// Each query of the dashboard as a rule, which `promtool` reads where it is installed.
+#[test]
+fn the_queries_of_the_dashboard_are_promql() {
+    let dashboard: Value = serde_json::from_str(&document("grafana.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    let rules = targets.enumerate().map(|(number, target)| {
+        let query = target["expr"].as_str().unwrap().replace("$__rate_interval", "1m");
+        json!({ "record": format!("query_{number}"), "expr": query })
+    });
+    // JSON is YAML, too.
+    let rules = json!({ "groups": [{ "name": "dashboard", "rules": rules.collect::<Vec<_>>() }] });
+    let promtool = Command::new("promtool")
+        .args(["check", "rules", "/dev/stdin"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    match promtool {
+        Ok(mut promtool) => {
+            let mut input = promtool.stdin.take().unwrap();
+            input.write_all(rules.to_string().as_bytes()).unwrap();
+            drop(input);
+            let output = promtool.wait_with_output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+        Err(error) => eprintln!("SKIPPED: no promtool ({error})"),
+    }
 }
 
 #[tokio::test]

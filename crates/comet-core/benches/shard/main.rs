@@ -66,28 +66,65 @@ fn backlog(bencher: Bencher, frames: usize) {
         .bench_local_values(|()| rig.borrow_mut().send_all());
 }
 
-/// A push to a room of 1,000 with full outboxes, where it replaces the oldest. `own_replies`: they are not
-/// alike.
-#[divan::bench(args = [false, true])]
-fn drop_oldest(bencher: Bencher, own_replies: bool) {
-    const MEMBERS: usize = 1_000;
-    let limits = Limits { slow_consumer: SlowConsumer::DropOldest, ..rig::limits() };
+/// What a full outbox does, and in what the outboxes of clients that do not read differ.
+const STALLED: [(SlowConsumer, Differ); 8] = [
+    (SlowConsumer::DropNewest, Differ::Nowhere),
+    (SlowConsumer::DropNewest, Differ::Taken),
+    (SlowConsumer::DropNewest, Differ::Begin),
+    (SlowConsumer::DropNewest, Differ::Reply),
+    (SlowConsumer::DropOldest, Differ::Nowhere),
+    (SlowConsumer::DropOldest, Differ::Taken),
+    (SlowConsumer::DropOldest, Differ::Begin),
+    (SlowConsumer::DropOldest, Differ::Reply),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Differ {
+    Nowhere,
+    /// In the bytes that the kernel took of the frame under way: 100 kinds.
+    Taken,
+    /// And in the push that it took no more of: 200 kinds.
+    Begin,
+    /// Each has a reply of its own among what waits.
+    Reply,
+}
+
+/// A push to a room of 4,000. Every other client does not read, and its outbox is full.
+#[divan::bench(args = STALLED, sample_size = 1)]
+fn stalled(bencher: Bencher, (slow_consumer, differ): (SlowConsumer, Differ)) {
+    const MEMBERS: usize = 4_000;
+    let limits = Limits { slow_consumer, ..rig::limits() };
     let full = usize::from(limits.svr_proto);
     let mut rig = Rig::with_limits(1, limits);
     rig.connect(MEMBERS, 1);
     let (room, push) = (room(0).into(), push(128));
-    rig.push_room(&room, &push);
-    rig.begin_sends();
-    for number in 0..full {
+    let begins = if differ == Differ::Begin { 200 } else { 1 };
+    let kinds = if differ == Differ::Nowhere { 1 } else { 100 };
+    for pushes in 0..begins + 2 * full {
         rig.push_room(&room, &push);
-        if number == full / 2 && own_replies {
+        rig.begin_sends();
+        rig.complete_sends(|number| {
+            let begin = number / 2 % begins;
+            match number % 2 == 0 && pushes >= begin {
+                true if pushes == begin => 1 + number / 2 % kinds,
+                true => 0,
+                false => usize::MAX,
+            }
+        });
+        if pushes == full / 2 && differ == Differ::Reply {
             // With a number of its own each.
             rig.heartbeat_each();
         }
     }
-    bencher.counter(ItemsCount::new(MEMBERS)).bench_local(|| {
-        assert_eq!(rig.push_room(&room, &push), MEMBERS as u64);
-    });
+    let rig = RefCell::new(rig);
+    bencher
+        .counter(ItemsCount::new(MEMBERS))
+        .with_inputs(|| {
+            let mut rig = rig.borrow_mut();
+            rig.begin_sends();
+            rig.complete_sends(|number| if number % 2 == 0 { 0 } else { usize::MAX });
+        })
+        .bench_local_values(|()| rig.borrow_mut().push_room(&room, &push));
 }
 
 /// 10,000 connections in `rooms` rooms: one push to each room, sends and completions.

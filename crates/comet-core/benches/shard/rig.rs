@@ -176,6 +176,17 @@ impl Rig {
         }
     }
 
+    /// Completes the sends that are under way with as many bytes as `taken` says for each client, by its number on its
+    /// shard. With 0 the kernel keeps the send.
+    pub(crate) fn complete_sends(&mut self, taken: impl Fn(usize) -> usize) {
+        for (conn, bytes) in std::mem::take(&mut self.sending) {
+            let taken = taken(conn.slot.0 as usize).min(bytes);
+            if taken > 0 {
+                self.shard(conn).handle_sent(conn, taken);
+            }
+        }
+    }
+
     /// The transmits of a turn, which the kernel has from then on. Returns how many are under way.
     pub(crate) fn begin_sends(&mut self) -> usize {
         for shard in &mut self.shards {

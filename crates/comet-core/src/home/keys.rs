@@ -29,9 +29,18 @@ impl Owner {
         ConnId { shard: self.shard, slot: self.slot, generation: self.generation }
     }
 
-    /// Greater is younger. Connections of two shards whose tokens came at one time have some order, too.
-    fn age(self) -> (TokenTime, ConnId) {
-        (TokenTime::from_parts((self.token_at_high, self.token_at_low)), self.conn())
+    fn token_at(self) -> TokenTime {
+        TokenTime::from_parts((self.token_at_high, self.token_at_low))
+    }
+
+    /// Whether this one, whose claim has just come, takes the place of `owner`. The clocks of two shards tell
+    /// milliseconds: within one, the claim that comes later is that of the younger.
+    fn replaces(self, owner: Self) -> bool {
+        let [mine, other] = [self.token_at(), owner.token_at()];
+        match self.shard == owner.shard {
+            true => mine >= other,
+            false => mine.millis() >= other.millis(),
+        }
     }
 }
 
@@ -76,10 +85,9 @@ impl KeyOwners {
         match self.owners.entry(key) {
             Entry::Occupied(known) => {
                 let (_, owner) = known.into_mut();
-                let older = if claimer.age() < owner.age() {
-                    claimer
-                } else {
-                    std::mem::replace(owner, claimer)
+                let older = match claimer.replaces(*owner) {
+                    true => std::mem::replace(owner, claimer),
+                    false => claimer,
                 };
                 Some(older.conn())
             }
@@ -162,13 +170,29 @@ mod tests {
     fn the_younger_of_two_owns_the_key_whoever_claims_it_first() {
         let (older, younger) = (token_at(u64::from(u32::MAX) + 1), token_at(1 << 40));
         assert!(older < younger);
-        let at_once = [(conn(0, 1), older), (conn(1, 1), older)];
+        let at_once = [(conn(0, 1), older), (conn(0, 2), older.next(Millis(0)))];
         for [first, second] in [[(conn(1, 1), older), (conn(0, 1), younger)], at_once] {
             for claims in [[first, second], [second, first]] {
                 let mut keys = KeyOwners::new(ShardId(0), 2, 4, 7);
                 let lost = claims.map(|(conn, token_at)| keys.claim("k", conn, token_at));
                 assert_eq!(lost, [None, Some(first.0)]);
                 assert_eq!(keys.owner("k"), Some(second.0));
+            }
+        }
+    }
+
+    /// A client whose claim was answered is replaced by one that comes after it, also to another shard and
+    /// however many tokens came to each of them in that millisecond.
+    #[test]
+    fn within_a_millisecond_the_later_claim_of_two_shards_is_the_younger() {
+        let first_of_millisecond = token_at(5);
+        let another = first_of_millisecond.next(Millis(5));
+        for (first, second) in [(0, 1), (1, 0)] {
+            for times in [[first_of_millisecond, another], [another, first_of_millisecond]] {
+                let mut keys = KeyOwners::new(ShardId(0), 2, 4, 7);
+                assert_eq!(keys.claim("k", conn(first, 1), times[0]), None);
+                assert_eq!(keys.claim("k", conn(second, 1), times[1]), Some(conn(first, 1)));
+                assert_eq!(keys.owner("k"), Some(conn(second, 1)));
             }
         }
     }

@@ -3,16 +3,16 @@
 use std::net::IpAddr;
 
 use hashbrown::hash_table::Entry;
-use ipnet::IpNet;
 
 use crate::bucket::Buckets;
 use crate::ledger::CloseReason;
+use crate::network::Network;
 use crate::source::{Source, SourceLimits};
 
 /// Counts of this home. There are at most two entries a connection.
 pub(crate) struct SourceCounts {
     addresses: Buckets<IpAddr, u32>,
-    subnets: Buckets<IpNet, u32>,
+    subnets: Buckets<Network, u32>,
 }
 
 impl SourceCounts {

@@ -200,7 +200,7 @@ impl<'a> Iterator for Frames<'a> {
 
 /// How many frames the tests of this thread have made a log look at.
 #[cfg(test)]
-pub(super) mod visits {
+pub(crate) mod visits {
     use std::cell::Cell;
 
     thread_local!(static VISITS: Cell<u64> = const { Cell::new(0) });
@@ -210,7 +210,7 @@ pub(super) mod visits {
     }
 
     /// The visits since the last call.
-    pub(in crate::outbox) fn take() -> u64 {
+    pub(crate) fn take() -> u64 {
         VISITS.take()
     }
 }

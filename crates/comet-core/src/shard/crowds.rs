@@ -16,7 +16,7 @@ use crate::limits::{CROWD_UNITS, CROWDS_MAX, Limits};
 use crate::room::Room;
 
 use super::Shard;
-use super::delivery::{Delivery, Filter};
+use super::delivery::{Delivery, Walk};
 use super::push_task::{Answer, ConnLists, Crowd, Progress};
 
 /// What [`Shard::handle_crowds`] has offered.
@@ -149,8 +149,7 @@ impl Shard {
         let (connections, is_over) =
             self.deliver_slice(&mut pushes.crowd, &mut pushes.batch, &mut Budget::slice());
         if is_over {
-            let shard = self.context.shard;
-            pushes.batch.drain(..).for_each(|progress| self.reports.push(progress.report(shard)));
+            pushes.batch.drain(..).for_each(|progress| self.report(progress));
             pushes.begin_batch(&self.context.limits);
         }
         if !pushes.batch.is_empty() {
@@ -185,7 +184,7 @@ impl Shard {
         let batch = std::slice::from_mut(&mut progress);
         let (_, is_over) = self.deliver_slice(&mut crowd, batch, budget);
         debug_assert!(is_over, "it is one slice");
-        self.reports.push(progress.report(self.context.shard));
+        self.report(progress);
     }
 
     /// As [`Shard::deliver_to`], for connections that their home on this shard has found. If they wait for their turn they
@@ -263,15 +262,16 @@ impl Shard {
         for progress in batch {
             let Self { context, conns, outboxes, rooms, top_rooms, .. } = self;
             let limits = &context.limits;
-            let filter = if limits.filter_rooms { Filter::On } else { Filter::Off };
+            let walk = if limits.filter_rooms { Walk::OfferFiltered } else { Walk::Offer };
             let (push, items) = (&progress.push, &mut progress.items);
-            let mut delivery = Delivery::new(conns, outboxes, limits, push, items, filter);
+            let mut delivery =
+                Delivery::new(conns, outboxes, limits, push, items, walk).in_room(id.handle());
             rooms[id].members[from..to].iter().for_each(|&slot| delivery.offer(slot));
             let delivered = delivery.finish();
             budget.spend(to - from);
             let name = || (Arc::clone(&rooms[id].name), context.now);
             top_rooms.note(delivered.tally.queued, name);
-            to_close.append(&mut self.count_slice(delivered, progress));
+            to_close.append(&mut self.count_slice(delivered, progress, budget));
         }
         let room = &mut self.rooms[id];
         let is_over = to == room.members.len();
@@ -296,11 +296,12 @@ impl Shard {
             let (conns, outboxes) = (&mut self.conns, &mut self.outboxes);
             let (push, items) = (&progress.push, &mut progress.items);
             let limits = &self.context.limits;
-            let mut delivery = Delivery::new(conns, outboxes, limits, push, items, Filter::On);
+            let mut delivery =
+                Delivery::new(conns, outboxes, limits, push, items, Walk::OfferFiltered);
             slots.clone().map(Slot).for_each(|slot| _ = delivery.offer_in_slot(slot));
             let delivered = delivery.finish();
             budget.spend(slots.len());
-            to_close.append(&mut self.count_slice(delivered, progress));
+            to_close.append(&mut self.count_slice(delivered, progress, budget));
         }
         (slots.len(), *next >= end)
     }
@@ -318,11 +319,12 @@ impl Shard {
             let Self { context, conns: all, outboxes, .. } = self;
             let (push, items) = (&progress.push, &mut progress.items);
             let limits = &context.limits;
-            let mut delivery = Delivery::new(all, outboxes, limits, push, items, Filter::On);
+            let mut delivery =
+                Delivery::new(all, outboxes, limits, push, items, Walk::OfferFiltered);
             list[conns.next..to].iter().for_each(|&conn| delivery.offer_to(conn));
             let delivered = delivery.finish();
             budget.spend(to - conns.next);
-            to_close.append(&mut self.count_slice(delivered, progress));
+            to_close.append(&mut self.count_slice(delivered, progress, budget));
         }
         let connections = to - conns.next;
         conns.next = to;

@@ -1,10 +1,14 @@
 //! One push on its way into the outboxes of one shard.
 
-use crate::conn::{Conn, FORMS};
+use comet_proto::{Encoded, RoomHandle};
+
+use crate::budget;
+use crate::conn::{Conn, FORMS, PROTOCOL_1_FORMS, PROTOCOL_2_FORMS, TEXT_FORM};
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Push;
+use crate::outbox::chains::Chains;
 use crate::outbox::{AppendMemo, Item, Load, Superseded};
 
 use super::connections::Connections;
@@ -14,13 +18,13 @@ use super::trace::Offered;
 /// Connections that one walk is to close before it should end.
 const CLOSED_MAX: usize = 256;
 
-/// What a walk does with a connection.
+/// What a walk does with each connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Filter {
+pub(super) enum Walk {
     /// Offers it the push.
-    Off,
+    Offer,
     /// Offers it the push if it accepts the operation.
-    On,
+    OfferFiltered,
     /// Has it closed ([`Push::kick`]).
     Kick,
 }
@@ -31,12 +35,28 @@ pub(super) struct Items {
     binary: Item,
     /// For clients that speak the text form, from the first of them on.
     text: Option<Item>,
+    /// Of a push to a room, for members of protocol 2, from the first of them on.
+    room_push: Option<Item>,
 }
 
 impl Items {
-    pub(super) fn new(binary: Item) -> Self {
-        Self { binary, text: None }
+    /// `text` is the frame in the text form, if it is there from an earlier walk.
+    pub(super) fn new(chains: &mut Chains, binary: &Encoded, text: Option<&Encoded>) -> Self {
+        let mut item = |frame: &Encoded| chains.item(frame.clone(), true);
+        Self { binary: item(binary), text: text.map(item), room_push: None }
     }
+
+    /// The frame in the text form, if a client wanted it.
+    pub(super) fn text(&self) -> Option<&Encoded> {
+        self.text.as_ref().map(Item::frame)
+    }
+}
+
+/// The memo of a connection. Clients that keep up have no send under way, and clients that do not read have one. In a
+/// room of both they take turns, and would take each other's memo.
+#[inline]
+fn memo_of(conn: &Conn) -> usize {
+    2 * conn.form() + usize::from(conn.outbox.is_sending())
 }
 
 /// A walk over connections that offers each of them the same push.
@@ -46,16 +66,20 @@ pub(super) struct Delivery<'a> {
     limits: &'a Limits,
     items: &'a mut Items,
     operation: i32,
-    filter: Filter,
-    /// Length of the frame in each form. That of the text form is 0 until it is there.
+    walk: Walk,
+    /// The room that the push is to.
+    room: Option<RoomHandle>,
+    /// Length of the frame in each form; 0 while the frame is not encoded in it.
     bytes: [u32; FORMS],
-    /// The latest append in each form.
-    memos: [AppendMemo; FORMS],
+    /// The latest append of each form, without and with a send under way.
+    memos: [AppendMemo; 2 * FORMS],
     /// Outboxes that took the push, by form.
     queued: [u64; FORMS],
     /// Connections that did not get it.
     tally: Tally,
     superseded: u64,
+    /// Units of work of encoding the push.
+    encoding: usize,
     /// To be closed when the walk is over: too slow for the push, or kicked.
     to_close: Vec<Slot>,
     /// What traced connections were offered.
@@ -68,6 +92,8 @@ pub(super) struct Delivered {
     pub(super) tally: Tally,
     /// Older pushes that were dropped for this one.
     pub(super) superseded: u64,
+    /// Units of work beside those of the deliveries.
+    pub(super) encoding: usize,
     /// Connections to close: slow consumers, or all that are kicked.
     pub(super) to_close: Vec<Slot>,
     /// What became of the push at traced connections.
@@ -75,56 +101,69 @@ pub(super) struct Delivered {
 }
 
 impl<'a> Delivery<'a> {
-    /// `items` are the frame of `push`, the same in all walks of it. A kick has a `filter` of its own.
+    /// `items` are the frame of `push`, the same in all walks of it. A kick has a `walk` of its own.
     pub(super) fn new(
         conns: &'a mut Connections,
         outboxes: &'a mut Outboxes,
         limits: &'a Limits,
         push: &Push,
         items: &'a mut Items,
-        filter: Filter,
+        walk: Walk,
     ) -> Self {
-        let bytes_of = |bytes: &[u8]| bytes.len() as u32;
-        let text = items.text.as_ref().map_or(0, |item| bytes_of(item.frame().for_websocket()));
-        let frame = &push.frame;
+        let mut bytes = [0; FORMS];
+        bytes[PROTOCOL_1_FORMS..][..2].copy_from_slice(&lengths(&push.frame));
+        bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths(&push.frame));
+        bytes[TEXT_FORM] = items.text().map_or(0, |frame| lengths(frame)[1]);
         Self {
             conns,
             outboxes,
             limits,
             items,
             operation: push.operation,
-            filter: if push.kick.is_some() { Filter::Kick } else { filter },
-            bytes: [bytes_of(frame.for_tcp()), bytes_of(frame.for_websocket()), text],
-            memos: [AppendMemo::NONE; FORMS],
+            walk: if push.kick.is_some() { Walk::Kick } else { walk },
+            room: None,
+            bytes,
+            memos: [AppendMemo::NONE; 2 * FORMS],
             queued: [0; FORMS],
             tally: Tally::default(),
             superseded: 0,
+            encoding: 0,
             to_close: Vec::new(),
             traced: Vec::new(),
         }
+    }
+
+    /// The push is to the members of a room.
+    pub(super) fn in_room(mut self, room: RoomHandle) -> Self {
+        self.room = Some(room);
+        let lengths = self.items.room_push.as_ref().map_or([0; 2], |item| lengths(item.frame()));
+        self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths);
+        self
     }
 
     /// Puts the push into the outbox of a connection that takes pushes, or counts why not.
     #[inline]
     pub(super) fn offer(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot];
-        match self.filter {
-            Filter::Off => {}
-            Filter::On if conn.accepts.contains(self.operation) => {}
-            Filter::On => return self.drop_for(slot, DropReason::Filtered),
-            Filter::Kick => return self.to_close.push(slot),
+        match self.walk {
+            Walk::Offer => {}
+            Walk::OfferFiltered if conn.accepts.contains(self.operation) => {}
+            Walk::OfferFiltered => return self.drop_for(slot, DropReason::Filtered),
+            Walk::Kick => return self.to_close.push(slot),
         }
         debug_assert!(conn.takes_pushes().is_ok());
-        let form = conn.form();
+        let (form, memo) = (conn.form(), memo_of(conn));
         // Members of a room mostly have the same frames pending. Then the result of the latest append
         // holds for the next outbox, and the chains are not looked at.
-        if !self.memos[form].repeat(&mut conn.outbox) && !self.append(slot) {
-            return self.drop_for(slot, DropReason::OutboxFull);
+        if !self.memos[memo].repeat(&mut conn.outbox)
+            && let Err(reason) = self.append(slot)
+        {
+            return self.drop_for(slot, reason);
         }
         self.queued[form] += 1;
         let conn = &mut self.conns[slot];
         if conn.is_traced {
-            let Superseded { pushes, .. } = self.memos[form].superseded();
+            let Superseded { pushes, .. } = self.memos[memo].superseded();
             let offered = Offered::Queued { bytes: self.bytes[form], superseded: pushes };
             self.traced.push((slot, offered));
         }
@@ -143,7 +182,7 @@ impl<'a> Delivery<'a> {
 
     /// Offers the push to `conn`, or counts why it takes none.
     pub(super) fn offer_to(&mut self, conn: LocalConnId) {
-        let is_kick = self.filter == Filter::Kick;
+        let is_kick = self.walk == Walk::Kick;
         let check = |conn: &mut Conn| match conn.is_open() && is_kick {
             // Also while it waits for its homes.
             true => Ok(()),
@@ -174,37 +213,70 @@ impl<'a> Delivery<'a> {
     /// Ends the walk.
     pub(super) fn finish(mut self) -> Delivered {
         self.settle_memos();
-        let Self { queued, bytes, mut tally, superseded, to_close, traced, .. } = self;
+        let Self { queued, bytes, mut tally, superseded, encoding, to_close, traced, .. } = self;
         for (queued, bytes) in queued.into_iter().zip(bytes) {
             tally.matched += queued;
             tally.queued += queued;
             self.outboxes.bytes_queued += queued * u64::from(bytes);
         }
-        Delivered { tally, superseded, to_close, traced }
+        Delivered { tally, superseded, encoding, to_close, traced }
     }
 
-    /// Appends the push to one outbox. `false`: the outbox is full.
-    fn append(&mut self, slot: Slot) -> bool {
-        self.settle_memos();
-        if self.conns[slot].is_text {
-            self.encode_text();
+    /// Appends the push to one outbox.
+    ///
+    /// # Errors
+    /// Why it does not get there.
+    fn append(&mut self, slot: Slot) -> Result<(), DropReason> {
+        let conn = &self.conns[slot];
+        let (is_text, is_protocol_2) = (conn.is_text, conn.is_protocol_2);
+        if is_text {
+            self.encode_text()?;
+        } else if is_protocol_2 {
+            self.encode_room_push();
         }
-        let Some(superseded) = self.make_space(slot) else { return false };
+        self.settle_memos();
+        let superseded = self.make_space(slot).ok_or(DropReason::OutboxFull)?;
         let conn = &mut self.conns[slot];
-        let memo = &mut self.memos[conn.form()];
-        let item = self.items.text.as_ref().filter(|_| conn.is_text).unwrap_or(&self.items.binary);
+        let memo = &mut self.memos[memo_of(conn)];
+        let Items { binary, text, room_push } = &*self.items;
+        let item = match (is_text, is_protocol_2) {
+            (true, _) => text.as_ref(),
+            (_, true) => room_push.as_ref(),
+            _ => None,
+        };
+        let item = item.unwrap_or(binary);
         self.outboxes.chains.append_and_note(memo, &mut conn.outbox, item, superseded);
         self.count_superseded(superseded, 1);
-        true
+        Ok(())
     }
 
-    /// Encodes the push for clients that speak the text form, if none of them came before.
+    /// Encodes the push for clients that speak the text form, if none of them came before. That is done in one go, so the push must
+    /// not be long.
     #[cold]
-    fn encode_text(&mut self) {
-        let Items { binary, text } = &mut *self.items;
+    fn encode_text(&mut self) -> Result<(), DropReason> {
+        let Items { binary, text, .. } = &mut *self.items;
+        if text.is_some() {
+            return Ok(());
+        }
+        let length = binary.frame().for_tcp().len();
+        if length > self.limits.text_push_max {
+            return Err(DropReason::TextTooLong);
+        }
+        self.encoding += length / budget::TEXT_BYTES;
+        let item = self.outboxes.chains.item(binary.frame().to_text(), true);
+        self.bytes[TEXT_FORM] = lengths(item.frame())[1];
+        *text = Some(item);
+        Ok(())
+    }
+
+    /// Encodes a push to a room for members of protocol 2, if none of them came before.
+    fn encode_room_push(&mut self) {
+        let Some(room) = self.room else { return };
+        let Items { binary, room_push, .. } = &mut *self.items;
         let chains = &mut self.outboxes.chains;
-        let item = text.get_or_insert_with(|| chains.item(binary.frame().to_text(), true));
-        self.bytes[FORMS - 1] = item.frame().for_websocket().len() as u32;
+        let encode = || chains.item(binary.frame().to_room_push(room, 0), true);
+        let item = room_push.get_or_insert_with(encode);
+        self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths(item.frame()));
     }
 
     /// Adds the outboxes that took the push by memo to the chains' reference counts. Due before anything but
@@ -212,6 +284,9 @@ impl<'a> Delivery<'a> {
     fn settle_memos(&mut self) {
         for memo in &mut self.memos {
             let outboxes = self.outboxes.chains.settle(memo);
+            if outboxes == 0 {
+                continue;
+            }
             let Superseded { pushes, bytes } = memo.superseded();
             self.superseded += u64::from(pushes) * u64::from(outboxes);
             self.outboxes.bytes_dropped += u64::from(bytes) * u64::from(outboxes);
@@ -235,7 +310,7 @@ impl<'a> Delivery<'a> {
         // A client that has taken everything is not slow, though there is no memory for its push.
         let is_slow = load.bytes > 0;
         if is_slow {
-            let bytes = self.bytes[conn.transport as usize];
+            let bytes = self.bytes[form];
             self.outboxes.slow.note_dropped(self.conns.id(slot).local(), bytes);
         }
         match self.limits.slow_consumer {
@@ -268,5 +343,58 @@ impl<'a> Delivery<'a> {
         let held = self.outboxes.chains.held_bytes() as u64;
         let bound = self.limits.outbox_memory;
         held <= bound || (load.bytes == 0 && held <= bound + bound / 8)
+    }
+}
+
+/// Length of a frame on each transport.
+fn lengths(frame: &Encoded) -> [u32; 2] {
+    [frame.for_tcp().len() as u32, frame.for_websocket().len() as u32]
+}
+
+#[cfg(test)]
+mod tests {
+    use comet_proto::{Encoded, Frame};
+
+    use super::*;
+    use crate::ids::ShardId;
+    use crate::outbox::visits;
+    use crate::state::ConnState;
+    use crate::time::{Millis, Tick};
+    use crate::transport::Transport;
+
+    /// Every other client does not read. Each push replaces the oldest of these, and looks at the frames of one of them.
+    #[test]
+    fn full_outboxes_between_idle_ones_share_the_work() {
+        const MEMBERS: u64 = 100;
+        let slow_consumer = SlowConsumer::DropOldest;
+        let limits = Limits { svr_proto: 8, slow_consumer, ..Limits::default() };
+        let mut conns = Connections::new(ShardId(0), Millis(0));
+        let mut outboxes = Outboxes::new(7, Millis(0));
+        let slots: Vec<Slot> =
+            (0..MEMBERS).map(|_| conns.insert(Transport::Tcp, Millis(0), Tick(1))).collect();
+        slots.iter().for_each(|&slot| conns[slot].state = ConnState::Live);
+        let frame = Frame { version: 1, operation: 5, sequence: 0, body: b"push" };
+        let push = Push::new(5, Encoded::frame(&frame));
+        for number in 0..20 {
+            visits::take();
+            let mut items = Items::new(&mut outboxes.chains, &push.frame, None);
+            let mut delivery =
+                Delivery::new(&mut conns, &mut outboxes, &limits, &push, &mut items, Walk::Offer);
+            slots.iter().for_each(|&slot| delivery.offer(slot));
+            let Delivered { tally, superseded, .. } = delivery.finish();
+            assert_eq!(tally.queued, MEMBERS);
+            // One is under way and seven wait.
+            assert_eq!(superseded, if number < 8 { 0 } else { MEMBERS / 2 });
+            assert!(visits::take() <= 4, "a look at what is dropped, and one behind it, twice");
+            for (number, &slot) in slots.iter().enumerate() {
+                let Conn { outbox, transport, .. } = &mut conns[slot];
+                if number % 2 == 0 {
+                    outboxes.chains.start(outbox);
+                    outboxes.chains.advance(outbox, *transport, frame.body.len() + 16);
+                } else if !outbox.is_sending() {
+                    outboxes.chains.start(outbox);
+                }
+            }
+        }
     }
 }

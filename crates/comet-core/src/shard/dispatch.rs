@@ -37,6 +37,10 @@ impl Shard {
                 self.begin_push(call, push, Target::Crowd(Crowd::Room(room)), Answer::PartialTally);
             }
 
+            Message::Tallied { call, tally, partials } => {
+                self.callers.settle(call, tally, partials);
+            }
+
             Message::Snapshot { call } => self.snapshot(call),
             Message::Rooms { call } => self.home.rooms.list(call),
             Message::Connections { call, query } => self.begin_listing(call, query),

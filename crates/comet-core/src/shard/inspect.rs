@@ -25,6 +25,12 @@ impl Shard {
                 user: conn.user,
                 session: conn.session,
                 room: conn.room.room().map(|id| &*self.rooms[id].name),
+                further_rooms: self
+                    .further_rooms
+                    .of(slot)
+                    .iter()
+                    .map(|membership| &*self.rooms[membership.id()].name)
+                    .collect(),
                 online: self.online(slot),
                 traces: self.tracing.get(&slot).map_or(&[], |traced| &traced.live),
             })

@@ -133,7 +133,7 @@ impl Shard {
             listing.next = slot.next();
             budget.spend(budget::LOOK);
             if self.conns.is_taken(slot)
-                && room.is_none_or(|room| self.conns[slot].room.room() == room)
+                && room.is_none_or(|room| room.is_some_and(|room| self.is_in(slot, room)))
             {
                 self.look_at(slot, &mut listing, sockets, budget);
             }
@@ -208,6 +208,7 @@ impl Shard {
             key: conn.key.clone(),
             user: conn.user,
             room: conn.room.room().map(|id| Arc::clone(&self.rooms[id].name)),
+            further_rooms: self.further_rooms.of(place.conn.slot).len(),
             address: sockets.address(place.conn),
             transport: conn.transport,
             is_tls: sockets.is_tls(place.conn),

@@ -42,6 +42,9 @@ impl Shard {
             }
             op::CHANGE_ROOM => self.change_room(slot, frame),
             op::SUBSCRIBE | op::UNSUBSCRIBE => self.change_accepts(slot, frame),
+            op::JOIN..=op::LEAVE_REPLY if self.conns[slot].is_protocol_2 => {
+                self.room_request(slot, frame);
+            }
             op::AUTH if self.conns[slot].is_protocol_2 => self.renew_token(slot, frame),
             op::TEST if self.conns[slot].is_text => {
                 self.reply(slot, AwaitedReply::to(&frame, op::TEST_REPLY), TEST_BODY);
@@ -82,11 +85,16 @@ impl Shard {
         let present = self.conns[slot].room.room().map(|id| &*self.rooms[id].name);
         if present != Some(room) {
             self.leave(slot);
-            if !room.is_empty() {
-                return self.join(slot, room, reply);
+            match self.rooms.find(room) {
+                Some(id) if self.is_in(slot, id) => self.promote(slot, id),
+                _ if room.is_empty() => {}
+                _ => return self.join(slot, room, reply),
             }
         }
         self.reply(slot, reply, frame.body);
+        if let Some(id) = self.conns[slot].room.room() {
+            self.announce_room(slot, id);
+        }
     }
 
     fn change_accepts(&mut self, slot: Slot, frame: Frame<'_>) {

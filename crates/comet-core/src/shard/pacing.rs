@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use comet_proto::Encoded;
+
 use crate::conn::Conn;
 use crate::ids::{CallId, Slot};
 use crate::ledger::Tally;
@@ -24,6 +26,8 @@ pub(super) struct Pacing {
 pub(super) struct PacedBroadcast {
     call: CallId,
     push: Push,
+    /// The frame in the text form, once a client wanted it.
+    pub(super) text: Option<Encoded>,
     /// What became of it so far.
     pub(super) tally: Tally,
     next: Slot,
@@ -140,6 +144,7 @@ impl PacedBroadcast {
         Self {
             call,
             push,
+            text: None,
             tally: Tally::default(),
             next: Slot(0),
             connections_per_second,

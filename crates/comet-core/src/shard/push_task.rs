@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::vec;
 
-use crate::blocks::IpNet;
 use crate::home::Home;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::Tally;
 use crate::limits::OWNERS_MAX;
-use crate::message::{Push, Report};
+use crate::message::{Message, Push, Report};
+use crate::network::Network;
 
 use super::delivery::Items;
 
@@ -38,7 +38,7 @@ pub(super) enum Target {
     /// Members of a room here, listed connections, or all.
     Crowd(Crowd),
     /// Every connection of a client in the network, from this slot on.
-    Network(IpNet, Slot),
+    Network(Network, Slot),
 }
 
 /// Whom a crowd consists of, and how far the batch under way is.
@@ -122,13 +122,23 @@ pub(super) struct Owners {
 }
 
 impl Progress {
-    /// The report of `shard`.
+    /// The report of `shard` to control.
     pub(super) fn report(self, shard: ShardId) -> Report {
         let Self { call, tally, .. } = self;
         match self.answer {
             Answer::Tally { partials } => Report::Tally { call, shard, tally, partials },
             Answer::PartialTally => Report::PartialTally { call, tally },
         }
+    }
+
+    /// The same to the shard that the caller is connected to.
+    pub(super) fn tallied(self) -> Message {
+        let Self { call, tally, .. } = self;
+        let partials = match self.answer {
+            Answer::Tally { partials } => Some(partials),
+            Answer::PartialTally => None,
+        };
+        Message::Tallied { call, tally, partials }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::message::{Kick, Message, Push, Report};
 
 use super::Shard;
 use super::crowds::connections_of;
-use super::delivery::{Delivered, Delivery, Filter, Items};
+use super::delivery::{Delivered, Delivery, Items, Walk};
 use super::pacing::PacedBroadcast;
 use super::push_task::{Answer, Crowd, Names, Owners, Progress, PushTask, Target, Unsent};
 
@@ -46,15 +46,13 @@ impl Shard {
                     self.find_owners(names, owners, &mut progress, budget)
                 }
                 Target::Network(network, next) => {
-                    let is_meant = |conn| {
-                        address_of(conn).is_some_and(|at| network.contains(&at.to_canonical()))
-                    };
+                    let is_meant = |conn| address_of(conn).is_some_and(|at| network.contains(at));
                     self.kick_all(next, is_meant, &mut progress, budget)
                 }
                 Target::Crowd(_) => unreachable!("looked at above"),
             };
             if is_over {
-                self.reports.push(progress.report(self.context.shard));
+                self.report(progress);
             } else {
                 self.pushes.push_front(PushTask { target, progress });
             }
@@ -66,6 +64,14 @@ impl Shard {
     #[must_use]
     pub fn has_pushes(&self) -> bool {
         !self.pushes.is_empty()
+    }
+
+    /// Tells whoever made the call what became of the push here: control, or the shard that the caller is connected to.
+    pub(super) fn report(&mut self, progress: Progress) {
+        match progress.call.shard() {
+            None => self.reports.push(progress.report(self.context.shard)),
+            Some(shard) => self.messages.send(shard, progress.tallied()),
+        }
     }
 
     /// Begins a push behind those that are under way.
@@ -96,7 +102,7 @@ impl Shard {
     }
 
     pub(super) fn items(&mut self, push: &Push) -> Items {
-        Items::new(self.outboxes.chains.item(push.frame.clone(), true))
+        Items::new(&mut self.outboxes.chains, &push.frame, None)
     }
 
     // ---- at the home ---------------------------------------------------------------------------
@@ -173,7 +179,7 @@ impl Shard {
         if is_here {
             self.add_task(Target::Crowd(Crowd::Room(room)), progress);
         } else {
-            self.reports.push(progress.report(self.context.shard));
+            self.report(progress);
         }
     }
 
@@ -222,10 +228,12 @@ impl Shard {
             }
             let Some(mut broadcast) = self.pacing.broadcasts.pop_front() else { return };
             let (push, end) = (broadcast.push().clone(), self.conns.end());
-            let mut items = self.items(&push);
+            // The same item for hours would outlive its number.
+            let text = broadcast.text.as_ref();
+            let mut items = Items::new(&mut self.outboxes.chains, &push.frame, text);
             let bytes = push.frame.for_websocket().len();
             let delivery_cost = SLICE_UNITS / connections_of(1, bytes, &self.context.limits);
-            let delivered = self.deliver(&push, &mut items, Filter::On, |delivery| {
+            let delivered = self.deliver(&push, &mut items, Walk::OfferFiltered, |delivery| {
                 while budget.is_left()
                     && !delivery.is_strained()
                     && let Some(slot) = broadcast.next_slot(end)
@@ -237,7 +245,8 @@ impl Shard {
                     }
                 }
             });
-            let (tally, to_close) = self.count(&push, delivered);
+            broadcast.text = items.text().cloned();
+            let (tally, to_close) = self.count(&push, delivered, budget);
             broadcast.tally += tally;
             self.close_offered(None, to_close, budget);
             if broadcast.is_under_way(end) {
@@ -282,23 +291,23 @@ impl Shard {
             }
         }
         let delivered = Delivered { to_close, ..Delivered::default() };
-        let to_close = self.count_slice(delivered, progress);
+        let to_close = self.count_slice(delivered, progress, budget);
         self.close_offered(progress.push.kick.as_deref(), to_close, budget);
         *next >= end
     }
 
-    /// One slice of a push on this shard; `walk` offers it to connections.
+    /// One slice of a push on this shard; `offer` offers it to connections.
     fn deliver(
         &mut self,
         push: &Push,
         items: &mut Items,
-        filter: Filter,
-        walk: impl FnOnce(&mut Delivery<'_>),
+        walk: Walk,
+        offer: impl FnOnce(&mut Delivery<'_>),
     ) -> Delivered {
         let (conns, outboxes) = (&mut self.conns, &mut self.outboxes);
         let limits = &self.context.limits;
-        let mut delivery = Delivery::new(conns, outboxes, limits, push, items, filter);
-        walk(&mut delivery);
+        let mut delivery = Delivery::new(conns, outboxes, limits, push, items, walk);
+        offer(&mut delivery);
         delivery.finish()
     }
 
@@ -307,18 +316,25 @@ impl Shard {
         &mut self,
         delivered: Delivered,
         progress: &mut Progress,
+        budget: &mut Budget,
     ) -> Vec<Slot> {
         if !std::mem::replace(&mut progress.is_counted, true) && progress.push.kick.is_none() {
             self.counters.pushes += 1;
         }
-        let (tally, to_close) = self.count(&progress.push, delivered);
+        let (tally, to_close) = self.count(&progress.push, delivered, budget);
         progress.tally += tally;
         to_close
     }
 
     /// Counts deliveries. Those whom `push` kicks are none: they are counted by their close reason.
-    fn count(&mut self, push: &Push, delivered: Delivered) -> (Tally, Vec<Slot>) {
-        let Delivered { mut tally, superseded, to_close, traced } = delivered;
+    fn count(
+        &mut self,
+        push: &Push,
+        delivered: Delivered,
+        budget: &mut Budget,
+    ) -> (Tally, Vec<Slot>) {
+        let Delivered { mut tally, superseded, encoding, to_close, traced } = delivered;
+        budget.spend(encoding);
         self.idle.note_activity(self.context.now);
         if push.kick.is_some() {
             tally.matched += to_close.len() as u64;

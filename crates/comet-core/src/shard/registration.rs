@@ -139,7 +139,10 @@ impl Shard {
         let reply = AwaitedReply { version, operation: op::AUTH_REPLY, sequence };
         match identity.room {
             Some(room) => self.join(slot, &room, reply),
-            None => self.answer_auth(slot, reply),
+            None => {
+                let body = self.auth_reply(slot, None);
+                self.answer(slot, reply, &body);
+            }
         }
     }
 
@@ -170,9 +173,9 @@ impl Shard {
         }
     }
 
-    /// Takes a closing connection out of its room and its homes.
+    /// Takes a closing connection out of its rooms and its homes.
     pub(super) fn unregister(&mut self, slot: Slot, key: Box<str>) {
-        self.leave(slot);
+        self.leave_all(slot);
         if !key.is_empty() {
             let conn = &self.conns[slot];
             let (user, seq) = (conn.user, conn.session);

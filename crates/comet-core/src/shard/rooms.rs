@@ -1,8 +1,10 @@
 //! Membership: how connections join rooms and leave them, and the join request to a room's home.
+//!
+//! A connection has one room that operation 12 changes, and in protocol 2 may be in further ones.
 
 use std::sync::Arc;
 
-use comet_proto::op;
+use comet_proto::{JoinReply, VERSION_2, op};
 
 use crate::budget::{self, Budget};
 use crate::canary::Canary;
@@ -17,11 +19,12 @@ use super::Shard;
 const WAITING_AT_ONCE: usize = 64;
 
 impl Shard {
-    /// Puts a connection without a room into `room`. The reply is sent once pushes reach it there.
+    /// Puts a connection into `room`, in which it is not yet: as a further room if the reply is
+    /// [`op::JOIN_REPLY`], else as its room. The reply is sent once pushes reach it there.
     pub(super) fn join(&mut self, slot: Slot, room: &str, reply: AwaitedReply) {
         let (id, is_new) = self.rooms.find_or_create(room);
         if self.rooms[id].is_joined {
-            self.enter(id, slot);
+            self.enter(id, slot, reply.operation);
             return self.answer_in_room(id, slot, reply);
         }
         let conn = self.conns.id(slot).local();
@@ -76,37 +79,113 @@ impl Shard {
         if !self.conns.get(conn).is_some_and(|entry| waits(&entry.state)) {
             return self.remove_if_empty(id);
         }
-        self.enter(id, conn.slot);
+        self.enter(id, conn.slot, reply.operation);
         self.answer_in_room(id, conn.slot, reply);
     }
 
     /// The connection is in the room that it asked for. As in goim, the reply to a change of the room has the
-    /// request's body.
+    /// request's body. In protocol 2 the room's handle follows, before any push to the room.
     fn answer_in_room(&mut self, id: RoomId, slot: Slot, reply: AwaitedReply) {
+        let name = Arc::clone(&self.rooms[id].name);
+        if reply.operation == op::JOIN_REPLY {
+            let joined = JoinReply::joined(id.handle(), name.as_bytes());
+            return self.answer(slot, reply, &joined.encode());
+        }
+        self.conns[slot].state = ConnState::Live;
         if reply.operation == op::AUTH_REPLY {
-            self.answer_auth(slot, reply);
+            let body = self.auth_reply(slot, None);
+            self.reply(slot, reply, &body);
         } else {
+            self.reply(slot, reply, name.as_bytes());
+        }
+        self.announce_room(slot, id);
+        self.resume(slot);
+    }
+
+    /// Tells a client of protocol 2 the handle of the room that operation 12 changes.
+    pub(super) fn announce_room(&mut self, slot: Slot, id: RoomId) {
+        if self.conns[slot].is_protocol_2 {
             let name = Arc::clone(&self.rooms[id].name);
-            self.answer(slot, reply, name.as_bytes());
+            let reply = AwaitedReply { version: VERSION_2, operation: op::JOIN_REPLY, sequence: 0 };
+            self.reply(slot, reply, &JoinReply::primary(id.handle(), name.as_bytes()).encode());
         }
     }
 
-    fn enter(&mut self, id: RoomId, slot: Slot) {
+    fn enter(&mut self, id: RoomId, slot: Slot, reply: i32) {
         let (membership, moved) = self.rooms.enter(id, slot);
-        self.conns[slot].room = membership;
-        if let Some(Moved { slot, membership }) = moved {
+        if reply == op::JOIN_REPLY {
+            self.conns[slot].has_further_rooms = true;
+            self.further_rooms.insert(slot, membership);
+        } else {
             self.conns[slot].room = membership;
         }
+        if let Some(moved) = moved {
+            self.update_place(moved);
+        }
         self.trace_moved(slot, id, |room| TraceKind::Joined { room });
+    }
+
+    /// A member has another place in its room's list.
+    fn update_place(&mut self, Moved { slot, membership }: Moved) {
+        let room = &mut self.conns[slot].room;
+        if room.room() == membership.room() {
+            *room = membership;
+        } else {
+            self.further_rooms.update(slot, membership);
+        }
     }
 
     /// Takes a connection out of its room, if it is in one. The home is told at once when that was the last
     /// member.
     pub(super) fn leave(&mut self, slot: Slot) {
         let membership = std::mem::replace(&mut self.conns[slot].room, Membership::NONE);
-        let Some(id) = membership.room() else { return };
-        for Moved { slot, membership } in self.rooms.leave(slot, membership).into_iter().flatten() {
-            self.conns[slot].room = membership;
+        if membership.room().is_some() {
+            self.end_membership(slot, membership);
+        }
+    }
+
+    /// Takes a connection out of a further room. `false`: it is not in it.
+    pub(super) fn leave_further(&mut self, slot: Slot, id: RoomId) -> bool {
+        let Some(membership) = self.further_rooms.remove(slot, id) else { return false };
+        self.conns[slot].has_further_rooms = !self.further_rooms.of(slot).is_empty();
+        self.end_membership(slot, membership);
+        true
+    }
+
+    /// Takes a connection out of all rooms.
+    pub(super) fn leave_all(&mut self, slot: Slot) {
+        self.leave(slot);
+        if std::mem::take(&mut self.conns[slot].has_further_rooms) {
+            while let Some(membership) = self.further_rooms.pop(slot) {
+                self.end_membership(slot, membership);
+            }
+        }
+    }
+
+    /// Makes a further room of a connection the one that operation 12 changes, which it has none of.
+    pub(super) fn promote(&mut self, slot: Slot, id: RoomId) {
+        let conn = &mut self.conns[slot];
+        debug_assert!(conn.room == Membership::NONE);
+        conn.room = self.further_rooms.remove(slot, id).expect("it is in the room");
+        conn.has_further_rooms = !self.further_rooms.of(slot).is_empty();
+    }
+
+    /// Whether the connection is in the room, in whichever way.
+    pub(super) fn is_in(&self, slot: Slot, id: RoomId) -> bool {
+        let conn = &self.conns[slot];
+        conn.room.room() == Some(id)
+            || (conn.has_further_rooms && self.further_rooms.contains(slot, id))
+    }
+
+    /// How many rooms the connection is in.
+    pub(super) fn rooms_of(&self, slot: Slot) -> usize {
+        usize::from(self.conns[slot].room.room().is_some()) + self.further_rooms.of(slot).len()
+    }
+
+    fn end_membership(&mut self, slot: Slot, membership: Membership) {
+        let id = membership.id();
+        for moved in self.rooms.leave(slot, membership).into_iter().flatten() {
+            self.update_place(moved);
         }
         if self.conns[slot].is_open() {
             self.trace_moved(slot, id, |room| TraceKind::Left { room });

@@ -38,7 +38,8 @@ impl Shard {
             None => self.counters.tokens_renewed += 1,
             Some(_) => self.counters.tokens_not_renewed += 1,
         }
-        self.answer_token(slot, reply, not_renewed);
+        let body = self.auth_reply(slot, not_renewed);
+        self.answer(slot, reply, &body);
     }
 
     /// Takes the expiry of `identity`, if that is the identity of `slot`.

@@ -87,11 +87,9 @@ impl Shard {
             _ if !conn.is_open() => is_known(*id),
             Subject::Key(key) => conn.is_live() && conn.key == *key,
             Subject::User(user) => conn.is_live() && conn.user == *user,
-            Subject::Room(room) => {
-                conn.room.room().is_some_and(|id| *self.rooms[id].name == **room)
-            }
+            Subject::Room(room) => self.rooms.find(room).is_some_and(|id| self.is_in(slot, id)),
             Subject::Network(network) => {
-                address.map_or(is_known(*id), |address| network.contains(&address.to_canonical()))
+                address.map_or(is_known(*id), |address| network.contains(address))
             }
         };
         let live: Box<[TraceId]> =

@@ -223,7 +223,7 @@ fn bytes_and_room_changes_have_rates_of_their_own() {
 }
 
 fn blocking(network: &str, until: u64) -> Limits {
-    let network = comet_core::network(network).unwrap();
+    let network = network.parse().unwrap();
     let block = Block { network, until: Millis(until) };
     let blocks = Blocks::default().with(Millis(0), block).unwrap();
     Limits { blocks, ..Limits::default() }
@@ -269,7 +269,7 @@ fn clients_of_a_network_are_kicked_behind_the_pushes_before() {
     let call = rig.call();
     let sentence = "out".into();
     let push = Push::kick(Kick { sentence, retry_after_ms: None });
-    let network = comet_core::network("192.0.2.1").unwrap();
+    let network = "192.0.2.1".parse().unwrap();
     rig.send_all(&Message::KickNetwork { call, network, push });
     let tally = rig.tally(call);
     assert_eq!((tally.matched, tally.queued), (300, 300));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use comet_core::limits::LIVE_TRACES_MAX;
 use comet_core::{
     Budget, CloseReason, ConnId, DropReason, Limits, LiveTrace, LiveTraces, Message, Report,
-    Subject, TraceEvent, TraceId, TraceKind, Transport, network,
+    Subject, TraceEvent, TraceId, TraceKind, Transport,
 };
 use comet_proto::op;
 
@@ -133,9 +133,9 @@ fn each_subject_has_its_own_connections() {
     check(Subject::User(0), &[3]);
     check(Subject::Room("r".into()), &[0, 2]);
     // Of both shards the first slots.
-    check(Subject::Network(network("10.0.0.0").unwrap()), &[0, 1]);
-    check(Subject::Network(network("10.0.0.0/8").unwrap()), &[0, 1, 2, 3]);
-    check(Subject::Network(network("192.0.2.0/24").unwrap()), &[]);
+    check(Subject::Network("10.0.0.0".parse().unwrap()), &[0, 1]);
+    check(Subject::Network("10.0.0.0/8".parse().unwrap()), &[0, 1, 2, 3]);
+    check(Subject::Network("192.0.2.0/24".parse().unwrap()), &[]);
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_room_is_followed_as_long_as_a_client_is_in_it() {
 #[test]
 fn a_client_at_a_traced_address_is_told_of_from_its_accept_on() {
     let mut rig = Rig::new(1, Limits::default());
-    trace(&mut rig, [Subject::Network(network("2001:db8::/32").unwrap())]);
+    trace(&mut rig, [Subject::Network("2001:db8::/32".parse().unwrap())]);
     let conn = rig.connect(0, Transport::Tcp);
     let address = "2001:db8::1".parse().unwrap();
     rig.shards[0].handle_source(conn, address);

@@ -2,6 +2,7 @@
 
 mod backlog;
 mod bounds;
+mod callers;
 mod corpus;
 mod deadlines;
 mod door;
@@ -17,6 +18,7 @@ mod pushes;
 mod replies;
 mod rfc6455;
 mod rig;
+mod rooms;
 mod stalls;
 mod text;
 mod token_expiry;

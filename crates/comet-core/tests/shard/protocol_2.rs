@@ -1,7 +1,7 @@
 //! Protocol 2: who asks for it is told that the server speaks it. For everybody else nothing changes.
 
 use comet_core::{CloseReason, Denied, Identity, Limits, Logic, Message, Transport};
-use comet_proto::{AuthReply, decode, op};
+use comet_proto::{AuthReply, JoinReply, RoomHandle, decode, op};
 
 use crate::rig::{Rig, UPGRADE, frame, frame_2, masked, plain};
 
@@ -14,16 +14,21 @@ fn welcome(heartbeat_ms: u32, expires_in_ms: Option<u32>) -> Vec<u8> {
 #[test]
 fn the_reply_to_a_token_says_what_the_client_may_rely_on() {
     let mut rig = Rig::new(2, Limits { heartbeat_ms: 300_000, ..Limits::default() });
+    let room = frame_2(op::JOIN_REPLY, 0, &JoinReply::primary(RoomHandle(0), b"r").encode());
     // The room of the last one is known to its shard already.
     for (shard, token) in [(0, "7/a//"), (0, "7/b/r/"), (1, "7/c/r/"), (1, "7/d/r/")] {
         let tcp = rig.connect(shard, Transport::Tcp);
-        let expected = welcome(300_000, None);
+        let mut expected = welcome(300_000, None);
+        if token.contains('r') {
+            expected.extend(&room);
+        }
         assert_eq!(rig.ask(tcp, &frame_2(op::AUTH, 1, token.as_bytes())), expected, "{token}");
     }
     let websocket = rig.connect(0, Transport::WebSocket);
     rig.ask(websocket, UPGRADE);
     let auth = masked(0x82, &frame_2(op::AUTH, 1, b"7/e/r/"));
-    assert_eq!(rig.ask(websocket, &auth), plain(0x82, &welcome(300_000, None)));
+    let expected = [plain(0x82, &welcome(300_000, None)), plain(0x82, &room)].concat();
+    assert_eq!(rig.ask(websocket, &auth), expected);
 }
 
 #[test]
@@ -74,7 +79,8 @@ fn any_other_version_is_protocol_1() {
     for version in [0, 3, 0x0102, 0x0200, u16::MAX] {
         assert_eq!(content(&converse(version)), expected, "{version}");
     }
-    assert_eq!(content(&converse(2))[4], (8, 5, Vec::new()));
+    // Two rooms are told of before it.
+    assert_eq!(content(&converse(2))[6], (8, 5, Vec::new()));
 }
 
 /// The end of a connection that breaks the rules: what comes behind the reply to its token.

@@ -12,6 +12,8 @@ use comet_core::{
 };
 use comet_proto::{Encoded, Frame, op};
 
+use crate::callers::CallerWires;
+
 /// Opens a WebSocket at the default path; the key is the example of RFC 6455 1.3.
 pub(crate) const UPGRADE: &[u8] = b"GET /sub HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -37,6 +39,7 @@ pub(crate) struct Rig {
     wires: BTreeMap<ConnId, Wire>,
     closed: BTreeMap<ConnId, ClosedEvent>,
     last_call: u64,
+    pub(crate) callers: CallerWires,
 }
 
 impl Rig {
@@ -72,6 +75,7 @@ impl Rig {
             wires: BTreeMap::new(),
             closed: BTreeMap::new(),
             last_call: 0,
+            callers: CallerWires::default(),
         }
     }
 
@@ -287,7 +291,7 @@ impl Rig {
     }
 
     fn turn(&mut self, index: usize) -> bool {
-        let mut moved = false;
+        let mut moved = self.callers.serve(&mut self.shards[index]);
         let shard = &mut self.shards[index];
         while shard.has_pushes() {
             shard.handle_pushes(&mut Budget::slice(), |conn| self.addresses.get(&conn).copied());

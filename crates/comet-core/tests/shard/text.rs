@@ -1,9 +1,14 @@
 //! Clients that speak the text form, beside those that do not.
 
-use comet_core::{CloseReason, ConnId, Limits, Logic, Message, Report, TraceKind, Transport};
+use std::num::NonZeroU32;
+
+use comet_core::{
+    Budget, CloseReason, ConnId, DropReason, Limits, Logic, Message, Millis, Report, SlowConsumer,
+    TraceKind, Transport,
+};
 use comet_proto::op;
 
-use crate::rig::{Rig, UPGRADE, frame, masked, plain};
+use crate::rig::{Rig, UPGRADE, frame, masked, plain, push};
 
 const TEXT: u8 = 0x81;
 
@@ -104,6 +109,62 @@ fn an_outbox_is_bounded_by_the_bytes_of_its_form() {
     rig.allow(conn, None);
     assert_eq!(rig.take(conn), told(text));
     assert_eq!(rig.push_room("r", 5, b"xx").queued, 0, "it is longer than the outbox");
+}
+
+/// A slice ends with an encoding that takes as long, so the driver looks at its clock.
+#[test]
+fn a_push_in_text_is_work_by_its_bytes() {
+    let body = vec![b'x'; 128 << 10];
+    let mut rig = Rig::new(1, limits());
+    rig.join(0, "1/a/binary/");
+    join(&mut rig, "1/b/text/");
+    for (room, pushes_of_a_slice) in [("binary", 3), ("text", 1)] {
+        let before = rig.shards[0].counters().pushes;
+        for _ in 0..3 {
+            let call = rig.call();
+            let message = Message::PushRoom { call, room: room.into(), push: push(5, &body) };
+            rig.shards[0].handle_message(message);
+        }
+        rig.shards[0].handle_pushes(&mut Budget::slice(), |_| None);
+        assert_eq!(rig.shards[0].counters().pushes - before, pushes_of_a_slice, "{room}");
+        rig.run();
+        assert_eq!(rig.shards[0].counters().pushes - before, 3, "{room}");
+    }
+}
+
+#[test]
+fn a_paced_broadcast_is_encoded_once() {
+    let mut rig = Rig::new(1, limits());
+    for key in ["a", "b"] {
+        join(&mut rig, &format!("1/{key}//"));
+    }
+    let (call, push) = (rig.call(), push(5, &vec![b'x'; 128 << 10]));
+    let broadcast = Message::Broadcast { call, push, speed: NonZeroU32::new(1) };
+    rig.shards[0].handle_message(broadcast);
+    for (second, is_encoded) in [(0, true), (1, false)] {
+        rig.shards[0].handle_time(Millis(second * 1_000));
+        let mut budget = Budget::slice();
+        rig.shards[0].handle_deadlines(&mut budget);
+        assert_eq!(rig.shards[0].counters().deliveries.queued, second + 1);
+        assert_eq!(budget.is_left(), !is_encoded, "second {second}");
+    }
+}
+
+#[test]
+fn a_push_is_too_long_for_text_alone() {
+    let slow_consumer = SlowConsumer::Close;
+    let mut rig = Rig::new(1, Limits { text_push_max: 20, slow_consumer, ..limits() });
+    let binary = rig.join(0, "1/a/r/");
+    let texts = ["1/b/r/", "1/c/r/"].map(|token| join(&mut rig, token));
+    for (body, queued) in [(&b"1234"[..], 3), (b"12345", 1), (b"1234", 3)] {
+        let tally = rig.push_room("r", 5, body);
+        assert_eq!((tally.queued, tally.matched), (queued, 3));
+        assert_eq!(tally.dropped[DropReason::TextTooLong as usize], 3 - queued);
+        assert_eq!(rig.take(binary), frame(5, 0, body));
+        for conn in texts {
+            assert_eq!(!rig.take(conn).is_empty(), queued == 3);
+        }
+    }
 }
 
 #[test]

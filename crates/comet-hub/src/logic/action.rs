@@ -35,6 +35,8 @@ pub enum PingOutcome {
     Answered,
     /// The answer is that it does not serve.
     NotServing,
+    /// The answer is that it takes no call of this comet, for want of a token, and what to do about it.
+    CallerRefused(Box<str>),
     /// There was none, and why.
     Failed(Box<str>),
 }

@@ -7,16 +7,15 @@
 
 use std::time::Duration;
 
-use comet_core::Millis;
+use comet_core::{Jitter, Millis};
 
 use super::action::{Action, ConnectionId, Event, Output, PingOutcome};
-use crate::Random;
 
 /// The shortest wait before an address is tried again, milliseconds.
-const BACKOFF_MIN_MS: u64 = 100;
+const BACKOFF_MIN_MS: u32 = 100;
 
 /// The longest.
-const BACKOFF_MAX_MS: u64 = 5_000;
+const BACKOFF_MAX_MS: u32 = 5_000;
 
 /// How far an address has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +57,8 @@ struct Address {
     state: State,
     /// Times in a row that it did not answer a ping after the first.
     failures: u32,
+    /// Pings that were answered with [`PingOutcome::CallerRefused`].
+    refused_pings: u64,
     known: Known,
 }
 
@@ -114,6 +115,7 @@ impl Addresses {
             generation: free.map_or(0, |free| self.all[free].generation + 1),
             state: State::Connecting { until: now.after(self.timeout_ms) },
             failures: 0,
+            refused_pings: 0,
             known: Known::Nothing,
         };
         let connection = ConnectionId { address: index, generation: address.generation };
@@ -126,8 +128,16 @@ impl Addresses {
 
     /// Each address and whether it is available.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, bool)> {
-        let there = self.all.iter().filter(|address| address.is_there());
-        there.map(|address| (&*address.name, address.is_available()))
+        self.there().map(|address| (&*address.name, address.is_available()))
+    }
+
+    /// Each address and how many pings it answered with [`PingOutcome::CallerRefused`].
+    pub(super) fn refused_pings(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.there().map(|address| (&*address.name, address.refused_pings))
+    }
+
+    fn there(&self) -> impl Iterator<Item = &Address> {
+        self.all.iter().filter(|address| address.is_there())
     }
 
     /// The name of the address that `connection` leads to.
@@ -186,12 +196,12 @@ impl Addresses {
         now: Millis,
         connection: ConnectionId,
         cause: &str,
-        (random, out): (&mut Random, &mut Output),
+        (jitter, out): (&mut Jitter, &mut Output),
     ) {
         if let Some(address) = self.current(connection)
             && let State::Connecting { .. } = address.state
         {
-            self.mark_unavailable(connection.address, cause, now, (random, out));
+            self.mark_unavailable(connection.address, cause, now, (jitter, out));
         }
     }
 
@@ -200,7 +210,7 @@ impl Addresses {
         now: Millis,
         connection: ConnectionId,
         outcome: PingOutcome,
-        (random, out): (&mut Random, &mut Output),
+        (jitter, out): (&mut Jitter, &mut Output),
     ) {
         let (until, next) = (now.after(self.timeout_ms), now.after(self.ping_ms));
         let Some(address) = self.current(connection) else { return };
@@ -231,6 +241,10 @@ impl Addresses {
                 return;
             }
             PingOutcome::NotServing => "it says that it does not serve".into(),
+            PingOutcome::CallerRefused(cause) => {
+                address.refused_pings += 1;
+                cause
+            }
             PingOutcome::Failed(cause) => cause,
         };
         let is_pinged = matches!(
@@ -238,12 +252,12 @@ impl Addresses {
             State::Probing { .. } | State::Available { ping: Ping::UnderWay { .. }, .. }
         );
         if is_pinged {
-            self.mark_unavailable(connection.address, &cause, now, (random, out));
+            self.mark_unavailable(connection.address, &cause, now, (jitter, out));
         }
     }
 
     /// Does what is due at `now`.
-    pub(super) fn handle_timeout(&mut self, now: Millis, random: &mut Random, out: &mut Output) {
+    pub(super) fn handle_timeout(&mut self, now: Millis, jitter: &mut Jitter, out: &mut Output) {
         for index in 0..self.all.len() {
             if self.all[index].due().is_none_or(|due| due > now) {
                 continue;
@@ -252,11 +266,11 @@ impl Addresses {
             match self.all[index].state {
                 State::Connecting { .. } => {
                     let cause = format!("no connection within {limit:?}");
-                    self.mark_unavailable(index, &cause, now, (&mut *random, &mut *out));
+                    self.mark_unavailable(index, &cause, now, (&mut *jitter, &mut *out));
                 }
                 State::Probing { .. } | State::Available { ping: Ping::UnderWay { .. }, .. } => {
                     let cause = format!("no answer to a ping within {limit:?}");
-                    self.mark_unavailable(index, &cause, now, (&mut *random, &mut *out));
+                    self.mark_unavailable(index, &cause, now, (&mut *jitter, &mut *out));
                 }
                 State::Available { .. } => {
                     let generation = self.all[index].generation;
@@ -293,7 +307,7 @@ impl Addresses {
         index: usize,
         cause: &str,
         now: Millis,
-        (random, out): (&mut Random, &mut Output),
+        (jitter, out): (&mut Jitter, &mut Output),
     ) {
         let address = &mut self.all[index];
         let connection = ConnectionId { address: index, generation: address.generation };
@@ -301,7 +315,7 @@ impl Addresses {
         // An address that comes and goes is tried no sooner than one that stays away.
         let has_pinged = matches!(was, State::Available { pings: 1.., .. });
         address.failures = if has_pinged { 0 } else { address.failures.saturating_add(1) };
-        let until = now.after(backoff_ms(random, address.failures));
+        let until = now.after(backoff_ms(jitter, address.failures));
         address.state = State::BackingOff { until };
         out.actions.push_back(Action::Close(connection));
         let (name, cause) = (address.name.clone(), cause.into());
@@ -340,9 +354,9 @@ impl Address {
 }
 
 /// Drawn from the upper half, so that many comets do not come back at the same time.
-fn backoff_ms(random: &mut Random, failures: u32) -> u64 {
+fn backoff_ms(jitter: &mut Jitter, failures: u32) -> u64 {
     let longest = BACKOFF_MIN_MS.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX_MS);
-    random.within(longest / 2..=longest)
+    jitter.within(longest / 2..=longest).into()
 }
 
 #[cfg(test)]
@@ -354,7 +368,7 @@ mod tests {
 
     struct Rig {
         addresses: Addresses,
-        random: Random,
+        jitter: Jitter,
         out: Output,
         now: Millis,
     }
@@ -364,7 +378,7 @@ mod tests {
             let names = names.iter().map(|name| (*name).into()).collect();
             let mut out = Output::default();
             let addresses = Addresses::new(names, (PING_MS, TIMEOUT_MS), Millis(0), &mut out);
-            Self { addresses, random: Random::new(1), out, now: Millis(0) }
+            Self { addresses, jitter: Jitter::new(1), out, now: Millis(0) }
         }
 
         fn actions(&mut self) -> Vec<Action> {
@@ -378,7 +392,7 @@ mod tests {
         /// Lets time pass to what is due next, and does it.
         fn next(&mut self) -> Millis {
             self.now = self.addresses.poll_timeout().unwrap();
-            self.addresses.handle_timeout(self.now, &mut self.random, &mut self.out);
+            self.addresses.handle_timeout(self.now, &mut self.jitter, &mut self.out);
             self.now
         }
 
@@ -389,7 +403,7 @@ mod tests {
 
         fn pinged(&mut self, address: usize, generation: u64, outcome: PingOutcome) {
             let (connection, now) = (ConnectionId { address, generation }, self.now);
-            let tools = (&mut self.random, &mut self.out);
+            let tools = (&mut self.jitter, &mut self.out);
             self.addresses.handle_ping(now, connection, outcome, tools);
         }
 
@@ -405,10 +419,10 @@ mod tests {
 
     #[test]
     fn backoff_grows_up_to_its_bound() {
-        let mut random = Random::new(7);
+        let mut jitter = Jitter::new(7);
         for (failures, longest) in [(0, 100), (1, 200), (5, 3_200), (6, 5_000), (u32::MAX, 5_000)] {
             for _ in 0..100 {
-                let delay = backoff_ms(&mut random, failures);
+                let delay = backoff_ms(&mut jitter, failures);
                 assert!((longest / 2..=longest).contains(&delay), "{failures}: {delay}");
             }
         }
@@ -460,7 +474,7 @@ mod tests {
             let outcome = match generation {
                 0 => {
                     let cause = "refused";
-                    let (connection, tools) = (connection(0), (&mut rig.random, &mut rig.out));
+                    let (connection, tools) = (connection(0), (&mut rig.jitter, &mut rig.out));
                     rig.addresses.handle_connect_failed(rig.now, connection, cause, tools);
                     "logic a cannot be reached: refused"
                 }
@@ -480,7 +494,7 @@ mod tests {
             assert!(rig.actions().contains(&Action::Close(connection(generation))));
             let begin = rig.now;
             let backoff = rig.next().0 - begin.0;
-            let longest = BACKOFF_MIN_MS << (generation + 1);
+            let longest = u64::from(BACKOFF_MIN_MS) << (generation + 1);
             assert!((longest / 2..=longest).contains(&backoff), "{generation}: {backoff}");
         }
         rig.make_available(0, 4);

@@ -144,7 +144,7 @@ impl LogicClient {
     }
 
     fn deny(&mut self, conn: ConnId, failure: Failure) {
-        let denied = failure.denied(self.config.retry_after_ms, &mut self.random);
+        let denied = failure.denied(self.config.retry_after_ms, &mut self.jitter);
         self.send(conn, Message::Identified { conn, answer: Err(denied) });
     }
 

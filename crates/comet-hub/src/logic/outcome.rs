@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use comet_core::{CloseReason, Denied};
+use comet_core::{CloseReason, Denied, Jitter};
 
 use super::request::Reply;
-use crate::Random;
 
 /// A gRPC status code, as a number; [`fmt::Display`] is its name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -168,14 +167,12 @@ impl Failure {
 
     /// The same for a client that is not let in. Only logic's own refusal is final; after anything else
     /// the client is told to come back, after a random time from half of `retry_after_ms` up to it.
-    pub(super) fn denied(self, retry_after_ms: u32, random: &mut Random) -> Denied {
+    pub(super) fn denied(self, retry_after_ms: u32, jitter: &mut Jitter) -> Denied {
         if let Self::Refused { sentence, .. } = self {
             return Denied::refused(sentence);
         }
-        let hint = (retry_after_ms > 0).then(|| {
-            let range = u64::from(retry_after_ms.div_ceil(2))..=u64::from(retry_after_ms);
-            u32::try_from(random.within(range)).expect("not more than the longest")
-        });
+        let hint = (retry_after_ms > 0)
+            .then(|| jitter.within(retry_after_ms.div_ceil(2)..=retry_after_ms));
         Denied {
             reason: CloseReason::LogicUnavailable,
             sentence: self.sentence(),
@@ -223,12 +220,12 @@ mod tests {
 
     #[test]
     fn only_a_refusal_of_logic_is_final() {
-        let mut random = Random::new(3);
+        let mut jitter = Jitter::new(3);
         let refused = Failure::Refused { code: StatusCode(16), sentence: "unknown token".into() };
-        assert_eq!(refused.denied(5_000, &mut random), Denied::refused("unknown token"));
+        assert_eq!(refused.denied(5_000, &mut jitter), Denied::refused("unknown token"));
         let failed = Failure::Failed { code: StatusCode::INTERNAL };
         for failure in [failed, Failure::Late, Failure::Unavailable, Failure::TooManyCalls] {
-            let mut denied = |retry_after_ms| failure.clone().denied(retry_after_ms, &mut random);
+            let mut denied = |retry_after_ms| failure.clone().denied(retry_after_ms, &mut jitter);
             assert_eq!(denied(5_000).reason, CloseReason::LogicUnavailable, "{failure:?}");
             assert_eq!(denied(5_000).sentence, failure.clone().sentence());
             for _ in 0..100 {

@@ -32,6 +32,7 @@ impl<A: Authenticator> Driver<A> {
     /// Hands over pushes. `false`: there were none.
     fn take_pushes(&mut self) -> bool {
         let mut has_taken = false;
+        let mut is_callers_turn = false;
         let mut messages = MessageBudget::new(self.shard.limits());
         let mut slice = Budget::slice();
         loop {
@@ -40,11 +41,9 @@ impl<A: Authenticator> Driver<A> {
                 shard.handle_pushes(&mut slice, |conn| Some(sockets.get(conn.slot)?.peer()?.ip()));
             } else if messages.is_left()
                 && self.shard.takes_pushes()
-                && let Some(message) = self.inbox.try_recv()
+                && self.take_push(&mut messages, &mut is_callers_turn)
             {
                 has_taken = true;
-                messages.spend(&message);
-                self.shard.handle_message(message);
             } else {
                 return has_taken;
             }
@@ -55,6 +54,20 @@ impl<A: Authenticator> Driver<A> {
                 slice = Budget::slice();
             }
         }
+    }
+
+    /// Hands over the next push: one of the inbox and one of this core's callers in turn.
+    fn take_push(&mut self, messages: &mut MessageBudget, is_callers_turn: &mut bool) -> bool {
+        *is_callers_turn = !*is_callers_turn;
+        if *is_callers_turn && self.shard.handle_request(messages) {
+            return true;
+        }
+        if let Some(message) = self.inbox.try_recv() {
+            messages.spend(&message);
+            self.shard.handle_message(message);
+            return true;
+        }
+        !*is_callers_turn && self.shard.handle_request(messages)
     }
 
     /// Has embedded logic check tokens, which answers at once.

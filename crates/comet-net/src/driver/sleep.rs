@@ -20,6 +20,7 @@ impl<A: Authenticator> Driver<A> {
         let has_work = self.has_sends_left
             || self.shard.has_work()
             || self.shard.has_pushes()
+            || self.shard.has_requests()
             || self.shard.has_crowds()
             || self.shard.has_listings()
             || self.shard.has_auths()
@@ -70,7 +71,7 @@ impl<A: Authenticator> Driver<A> {
         self.inbox.disarm_wakeup();
     }
 
-    /// Submits what is queued and sleeps until a message or a connection comes, or until the
+    /// Submits what is queued and sleeps until a message, a connection or a request of a caller comes, or until the
     /// earlier of `until` and `deadline`. The sleep is not in the ring, so the kernel queues what
     /// completes meanwhile without waking this thread.
     fn coalesced_wait(&mut self, until: Millis, deadline: Option<Millis>) {
@@ -79,7 +80,7 @@ impl<A: Authenticator> Driver<A> {
             return; // They arrived during the turn.
         }
         let awaited = self.listeners.iter().map(|listener| listener.socket.as_fd());
-        let awaited = awaited.chain([self.wakeup.as_fd()]);
+        let awaited = awaited.chain(self.callers.awaited()).chain([self.wakeup.as_fd()]);
         let mut awaited: Vec<_> =
             awaited.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         let timeout = self.time_until(deadline.map_or(until, |deadline| deadline.min(until)));

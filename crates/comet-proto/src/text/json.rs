@@ -1,8 +1,6 @@
 //! JSON (RFC 8259), as far as the text form needs it: where values end, and strings. Numbers are not evaluated, and
 //! nothing is allocated for what is only passed on.
 
-use std::io::Write;
-
 /// Objects and arrays within each other in a value, at most.
 pub const DEPTH_MAX: usize = 64;
 
@@ -65,45 +63,81 @@ fn unit(rest: &mut &str) -> u16 {
 
 /// Appends a checked value as Go's `json.Marshal` does: without spaces between its parts, and with some characters escaped.
 pub(super) fn put_value(out: &mut Vec<u8>, value: &str) {
+    let mut copy = Copy::new(out, value);
     let (mut is_in_string, mut is_escaped) = (false, false);
-    for c in value.chars() {
-        match c {
-            ' ' | '\t' | '\n' | '\r' if !is_in_string => continue,
-            '"' if !is_escaped => is_in_string = !is_in_string,
-            _ => {}
+    for (at, byte) in value.bytes().enumerate() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\r' if !is_in_string => copy.replace(at, 1, b""),
+            b'"' if !is_escaped => is_in_string = !is_in_string,
+            _ => copy.escape_html(at, byte),
         }
-        is_escaped = c == '\\' && !is_escaped;
-        put_char(out, c);
+        is_escaped = byte == b'\\' && !is_escaped;
     }
-}
-
-/// Go escapes what could end a script in HTML, or a line of it.
-fn put_char(out: &mut Vec<u8>, c: char) {
-    match c {
-        '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-            write!(out, "\\u{:04x}", u32::from(c)).expect("writing to a Vec cannot fail");
-        }
-        _ => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-    }
+    copy.finish();
 }
 
 /// Appends `text` as a string.
 pub(super) fn put_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    for c in text.chars() {
-        match c {
-            '"' => out.extend(b"\\\""),
-            '\\' => out.extend(b"\\\\"),
-            '\n' => out.extend(b"\\n"),
-            '\r' => out.extend(b"\\r"),
-            '\t' => out.extend(b"\\t"),
-            '\0'..' ' => {
-                write!(out, "\\u{:04x}", u32::from(c)).expect("writing to a Vec cannot fail");
+    let mut copy = Copy::new(out, text);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'"' => copy.replace(at, 1, b"\\\""),
+            b'\\' => copy.replace(at, 1, b"\\\\"),
+            b'\n' => copy.replace(at, 1, b"\\n"),
+            b'\r' => copy.replace(at, 1, b"\\r"),
+            b'\t' => copy.replace(at, 1, b"\\t"),
+            0..b' ' => {
+                let [high, low] =
+                    [byte >> 4, byte & 0xf].map(|digit| b"0123456789abcdef"[usize::from(digit)]);
+                copy.replace(at, 1, &[b'\\', b'u', b'0', b'0', high, low]);
             }
-            _ => put_char(out, c),
+            _ => copy.escape_html(at, byte),
         }
     }
+    copy.finish();
     out.push(b'"');
+}
+
+/// Copies a text with replacements. What lies between two of them is copied at once: a push may have megabytes.
+struct Copy<'a> {
+    out: &'a mut Vec<u8>,
+    text: &'a [u8],
+    /// So many bytes of `text` are done.
+    done: usize,
+}
+
+impl<'a> Copy<'a> {
+    fn new(out: &'a mut Vec<u8>, text: &'a str) -> Self {
+        Self { out, text: text.as_bytes(), done: 0 }
+    }
+
+    /// Appends all before `at`, and `with` in place of the `len` bytes there.
+    fn replace(&mut self, at: usize, len: usize, with: &[u8]) {
+        self.out.extend_from_slice(&self.text[self.done..at]);
+        self.out.extend_from_slice(with);
+        self.done = at + len;
+    }
+
+    /// Go escapes what could end a script in HTML, or a line of it (U+2028, U+2029). `byte` is the one at `at`.
+    fn escape_html(&mut self, at: usize, byte: u8) {
+        match byte {
+            b'<' => self.replace(at, 1, br"\u003c"),
+            b'>' => self.replace(at, 1, br"\u003e"),
+            b'&' => self.replace(at, 1, br"\u0026"),
+            0xe2 if self.text[at..].starts_with("\u{2028}".as_bytes()) => {
+                self.replace(at, 3, br"\u2028");
+            }
+            0xe2 if self.text[at..].starts_with("\u{2029}".as_bytes()) => {
+                self.replace(at, 3, br"\u2029");
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(self) {
+        self.out.extend_from_slice(&self.text[self.done..]);
+    }
 }
 
 /// Finds the end of values. Each method reads what it is named after, and returns `None` where that is not there.

@@ -45,9 +45,11 @@ pub enum UpgradeFault {
     RepeatedHeader(&'static str),
     /// The request has a body, which an upgrade has not: its bytes would be read as frames.
     Body,
+    /// The request's target does not fit into a head of the length that is allowed.
+    TargetTooLong,
     /// The head of the request is longer than allowed, or has more than 124 headers.
     HeadTooLarge,
-    /// Not an HTTP/1.1 request.
+    /// Not an HTTP/1.1 request with lines that end in CRLF.
     Malformed,
 }
 
@@ -59,6 +61,7 @@ impl UpgradeFault {
             Self::MissingHeader(_) | Self::RepeatedHeader(_) | Self::Body | Self::Malformed => 400,
             Self::Path => 404,
             Self::Method => 405,
+            Self::TargetTooLong => 414,
             Self::Version => 426,
             Self::HeadTooLarge => 431,
         }
@@ -78,6 +81,7 @@ impl UpgradeFault {
                 "Upgrade Required",
                 "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: upgrade\r\n",
             ),
+            Self::TargetTooLong => ("URI Too Long", ""),
             Self::HeadTooLarge => ("Request Header Fields Too Large", ""),
         };
         let status = self.status();
@@ -100,8 +104,11 @@ impl fmt::Display for UpgradeFault {
             Self::MissingHeader(header) => write!(f, "The header {header} is missing or wrong."),
             Self::RepeatedHeader(header) => write!(f, "The header {header} stands more than once."),
             Self::Body => f.write_str("A request that opens a WebSocket has no body."),
+            Self::TargetTooLong => f.write_str("The target of the request is too long."),
             Self::HeadTooLarge => f.write_str("The head of the request is too large."),
-            Self::Malformed => f.write_str("This is not an HTTP/1.1 request."),
+            Self::Malformed => {
+                f.write_str("This is not an HTTP/1.1 request whose lines end in CRLF.")
+            }
         }
     }
 }
@@ -111,8 +118,8 @@ impl Error for UpgradeFault {}
 /// Reads the request that opens a WebSocket at `path`, with or without a query string.
 ///
 /// `Ok(None)`: more bytes are needed, until the head has `head_max` bytes. The head is parsed only
-/// once it is complete; before that it is only searched for the blank line at its end. Bytes that begin
-/// no request are refused at once: a TLS record, or a frame, may never contain that line.
+/// once it is complete; before that only its first line is, and the rest is searched for the blank line at its end. Bytes
+/// that no request has are refused at once: a peer that speaks something else may never send that line.
 ///
 /// # Errors
 ///
@@ -259,22 +266,55 @@ fn is_key(key: &[u8]) -> bool {
 }
 
 /// The request up to the end of its blank line; `None` if it has not arrived.
+///
+/// A line ends with CRLF. A CR or LF by itself is refused, as RFC 9112 2.2 allows; so are other control characters.
 fn head(input: &[u8], head_max: usize) -> Result<Option<&[u8]>, UpgradeFault> {
-    const END: &[u8; 4] = b"\r\n\r\n";
     let window = &input[..input.len().min(head_max)];
-    // One of four consecutive bytes has an index of 3, 7, 11, ... Only these are examined, and few
-    // of them are part of a line end. So a search examines a quarter of the head, also when the
-    // head arrives byte by byte.
-    let end = (END.len() - 1..window.len())
-        .step_by(END.len())
-        .filter(|&index| END.contains(&window[index]))
-        .find_map(|index| (index - 3..=index).find(|&at| window[at..].starts_with(END)));
-    match end {
-        Some(at) => Ok(Some(&input[..at + END.len()])),
-        None if !may_begin(input) => Err(UpgradeFault::Malformed),
-        None if input.len() < head_max => Ok(None),
-        None => Err(UpgradeFault::HeadTooLarge),
+    let mut first_line = None;
+    for at in control_characters(window) {
+        match window[at] {
+            b'\t' => {}
+            b'\r' if window.get(at + 1).is_none_or(|next| *next == b'\n') => {}
+            b'\n' if window[..at].ends_with(b"\r") => {
+                let line = &window[..=at];
+                if line.ends_with(b"\r\n\r\n") {
+                    return Ok(Some(line));
+                }
+                // An empty line may be in front of it (RFC 9112 2.2).
+                if line != b"\r\n" {
+                    first_line.get_or_insert(line);
+                }
+            }
+            _ => return Err(UpgradeFault::Malformed),
+        }
     }
+    let may_be_request = match first_line {
+        Some(line) => httparse::Request::new(&mut []).parse(line).is_ok(),
+        None => may_begin(input),
+    };
+    if !may_be_request {
+        Err(UpgradeFault::Malformed)
+    } else if input.len() < head_max {
+        Ok(None)
+    } else if first_line.is_none() && window.contains(&b' ') {
+        Err(UpgradeFault::TargetTooLong)
+    } else {
+        Err(UpgradeFault::HeadTooLarge)
+    }
+}
+
+/// The indices of the control characters, which are few. A chunk without any is passed over by a loop without branches,
+/// so that a head may arrive byte by byte and be searched each time.
+fn control_characters(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    const CHUNK: usize = 32;
+    let is_control = |byte: u8| byte < b' ';
+    let chunks = bytes.chunks(CHUNK).enumerate();
+    chunks
+        .filter(move |(_, chunk)| chunk.iter().fold(false, |any, byte| any | is_control(*byte)))
+        .flat_map(move |(number, chunk)| {
+            let found = chunk.iter().enumerate().filter(move |(_, byte)| is_control(**byte));
+            found.map(move |(at, _)| number * CHUNK + at)
+        })
 }
 
 /// Whether `input` may become a request: after empty lines (RFC 9112 2.2) it begins with a method, a token

@@ -71,14 +71,46 @@ fn bad_upgrades_are_refused() {
     check(b"\r\n\r\n", UpgradeFault::Malformed, 400);
     check(b"\r\n\r\nGET /sub HTTP/1.1\r\n\r\n", UpgradeFault::Malformed, 400);
     check(b"\0\0\0\x10\0\x10\0\x01\r\n\r\n", UpgradeFault::Malformed, 400);
+    check(&get(&["A: b", " folded"]), UpgradeFault::Malformed, 400);
+    check(&get(&["A: b\rc"]), UpgradeFault::Malformed, 400);
+    check(&get(&["A: b\x7f"]), UpgradeFault::Malformed, 400);
+    check(&get(&["A : b"]), UpgradeFault::Malformed, 400);
+    check(&line("GET comet:80 HTTP/1.1"), UpgradeFault::Path, 404);
+    check(&line("GET http://comet/elsewhere HTTP/1.1"), UpgradeFault::Path, 404);
     // Of other protocols: no blank line is waited for.
     for first in [b"\x16", b"\0", b"\x10", b"\r\n\x16", b"{", b" ", b"\x80"] as [&[u8]; 7] {
         check(first, UpgradeFault::Malformed, 400);
+    }
+    // Of no request, whatever may follow.
+    for begin in [
+        "GET /sub HTTP/1.1\n",
+        "GET /sub HTTP/1.1\nHost: x\n\n",
+        "GET /sub HTTP/1.1\r\nHost: x\n\r\n",
+        "GET /sub HTTP/1.1\r\nHost: x\r\r",
+        "GET /sub HTTP/1.1\rHost: x\r\r",
+        "GET /sub HTTP/1.1\r\nHost: x\0",
+        "GET /s\0",
+        "GET /s\x1b[m",
+        "\nGET /sub",
+        "\r\r\n",
+        "\n\n",
+        "hello\r\n",
+        "GET /sub\r\n",
+        "GET /sub HTTP/2.0\r\n",
+        "\r\nEHLO comet.example\r\n",
+        "220 mail.example ESMTP\r\n",
+    ] {
+        check(begin.as_bytes(), UpgradeFault::Malformed, 400);
     }
 
     let long = format!("Cookie: {}", "x".repeat(1024));
     check(&get(&[&long]), UpgradeFault::HeadTooLarge, 431);
     check(&[b'x'; 1024], UpgradeFault::HeadTooLarge, 431);
+    for target in ["/sub?".to_owned() + &"x".repeat(1024), "/".repeat(1024)] {
+        let head = request(&format!("GET {target} HTTP/1.1"), &GOOD_HEADERS);
+        check(&head, UpgradeFault::TargetTooLong, 414);
+        check(&head[..1024], UpgradeFault::TargetTooLong, 414);
+    }
     check(&get(&["A: b"; 125]), UpgradeFault::HeadTooLarge, 431);
 }
 

@@ -4,6 +4,8 @@
 mod frame;
 #[path = "../../../fuzz/checks/proxy.rs"]
 mod proxy;
+#[path = "../../../fuzz/checks/push_frame.rs"]
+mod push_frame;
 #[path = "../../../fuzz/replay.rs"]
 mod replay;
 #[path = "../../../fuzz/checks/text.rs"]
@@ -36,4 +38,9 @@ fn corpus_of_upgrade() {
 #[test]
 fn corpus_of_proxy() {
     replay::replay("proxy", proxy::check);
+}
+
+#[test]
+fn corpus_of_push_frame() {
+    replay::replay("push_frame", push_frame::check);
 }

@@ -106,7 +106,7 @@ fn is_meant(call: &Call, client: &Client, live: &LiveConn<'_>) -> bool {
         && match call.kind {
             Kind::Keys => call.keys.iter().any(|key| **key == *live.key),
             Kind::Users => call.users.contains(&live.user),
-            Kind::Room(room) => received.room == Some(room) && call.id >= received.room_since,
+            Kind::Room(room) => received.since(room).is_some_and(|since| call.id >= since),
             Kind::All | Kind::Paced => true,
         }
 }

@@ -16,14 +16,14 @@ pub(super) fn check_directories(env: &Env, drivers: &[Driver]) -> Result<(), Str
     let mut sessions = BTreeSet::new();
     let mut rooms: BTreeMap<(ShardId, &str), u32> = BTreeMap::new();
     for live in live_conns(drivers) {
-        let LiveConn { conn, key, user, session, room, .. } = live;
+        let LiveConn { conn, key, user, session, room, further_rooms, .. } = live;
         if let Some(other) = keys.insert((home_of_key(key, shards), key), conn) {
             return Err(format!("{other:?} and {conn:?} both live with key {key}"));
         }
         if user != 0 {
             sessions.insert((home_of_user(user, shards), user, session, conn));
         }
-        if let Some(room) = room {
+        for room in room.into_iter().chain(further_rooms) {
             *rooms.entry((home_of_room(room, shards), room)).or_default() += 1;
         }
     }
@@ -111,7 +111,14 @@ pub(super) fn check_clients(env: &Env, drivers: &[Driver]) -> Result<(), String>
             same("keys of a client", &live.key, &profile.key.unwrap_or(&made))?;
             same("users", &live.user, &profile.user)?;
             let room = client.received.room.map(|room| ROOMS[usize::from(room)]);
-            same("rooms of a client", &live.room, &room)?;
+            same("room of a client", &live.room, &room)?;
+            if profile.is_protocol_2 {
+                let held: BTreeSet<&str> =
+                    live.room.into_iter().chain(live.further_rooms.iter().copied()).collect();
+                let known = client.received.rooms.values();
+                let known = known.map(|(room, _)| ROOMS[usize::from(*room)]).collect();
+                same("rooms of a client", &held, &known)?;
+            }
         }
     }
     Ok(())

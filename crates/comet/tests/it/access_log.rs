@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::sync::mpsc::Receiver;
 
-use comet::caller::PushClient;
+use comet::caller::{PushClient, TlsFiles};
 use comet_client::Transport;
 use comet_wire::comet::v1::PushStreamReq;
 use comet_wire::comet::v1::push_client::PushClient as StreamClient;
@@ -16,9 +16,10 @@ use tokio_stream::StreamExt;
 use tonic::Request;
 use tonic::transport::Channel;
 
+use crate::authority::Authority;
 use crate::logic_process::own_address;
-use crate::process::{Running, Server, comet, line_with, temporary};
-use crate::support::{To, get, http, http_with, queued, try_push};
+use crate::process::{Running, Server, comet, line_with, temporary, with_sets};
+use crate::support::{Permit, To, get, http, http_with, queued, try_push, two_cores};
 use crate::unix_sockets::{Folder, post as post_to};
 
 const TOKEN: &str = "a-token-that-nobody-guesses";
@@ -136,6 +137,40 @@ fn each_call_is_a_line() {
     let (code, rest) = server.end();
     assert_eq!(code, Some(0));
     assert!(rest.iter().all(|line| !line.contains("\"access\"")), "{rest:?}");
+}
+
+/// Where callers show a certificate, its name is in the line, whatever characters it has.
+#[test]
+fn a_caller_with_a_certificate_is_named() {
+    let [servers, callers] = [(); 2].map(|()| Authority::new());
+    let [certificate, key] = servers.sets("comet.internal");
+    let ca = callers.trusted("client_ca");
+    let sets = ["push.access_log=true", "push.grpc=[\"tls:127.0.0.1:0\"]", &certificate, &key, &ca];
+    let (_permit, cores) = (Permit::wait(), two_cores());
+    let (_process, log) =
+        Running::start(comet(&[&["--cores", &cores][..], &with_sets(&sets)].concat()));
+    let bound = line_with(&log, "stat [");
+    let address = bound.split(['[', ']']).find(|part| part.starts_with("tls:")).unwrap();
+    let call = |subject: &str| {
+        let [certificate, key] = callers.sign_caller("caller", subject);
+        let files = TlsFiles {
+            certificate: Some(certificate),
+            key: Some(key),
+            client_ca: None,
+            server_ca: Some(servers.ca()),
+        };
+        PushClient::connect_with(address, &files).unwrap().broadcast(5, b"", None).unwrap();
+        let line = line_with(&log, " access] ");
+        let caller = line.split_once(" caller=127.0.0.1:").unwrap().1;
+        caller.split_once(' ').unwrap().1.split(" speed=0 ").next().unwrap().to_owned()
+    };
+    assert_eq!(call("job-1"), "certificate=\"CN=job-1\"");
+    let forged = "job\" code=Ok ms=1\r\n[2026-01-31T12:00:00.123Z INFO  access] \u{202e}\u{7}";
+    let quoted =
+        "CN=job\\\" code=Ok ms=1\\r\\n[2026-01-31T12:00:00.123Z INFO  access] \\u{202e}\\u{7}";
+    assert_eq!(call(forged), format!("certificate=\"{quoted}\""));
+    let cut = "x".repeat(253);
+    assert_eq!(call(&"x".repeat(10_000)), format!("certificate=\"CN={cut}\"..."));
 }
 
 /// And a caller of a Unix socket is a process.

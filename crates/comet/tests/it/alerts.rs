@@ -13,7 +13,8 @@ use crate::support::{To, get};
 use crate::tls::Certificates;
 
 /// Words of PromQL in the expressions.
-const WORDS: [&str; 6] = ["changes", "offset", "rate", "sum", "time", "ignoring"];
+const WORDS: [&str; 8] =
+    ["changes", "ignoring", "max_over_time", "offset", "rate", "sum", "time", "unless"];
 /// Labels that Prometheus adds.
 const ADDED: [&str; 2] = ["job", "instance"];
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, IsCa, KeyPair,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
     date_time_ymd,
 };
 
@@ -39,9 +39,21 @@ impl Authority {
 
     /// The same, valid until that day (year, month, day).
     pub(crate) fn sign_until(&self, name: &str, end: (i32, u8, u8)) -> [PathBuf; 2] {
-        let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["127.0.0.1".to_owned(), name.to_owned()]).unwrap();
         params.not_after = date_time_ymd(end.0, end.1, end.2);
+        self.write(name, &params)
+    }
+
+    /// Certificate and key of a caller with the common name `subject`, in files called `name`.
+    pub(crate) fn sign_caller(&self, name: &str, subject: &str) -> [PathBuf; 2] {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, subject);
+        self.write(name, &params)
+    }
+
+    fn write(&self, name: &str, params: &CertificateParams) -> [PathBuf; 2] {
+        let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let files = ["pem", "key"].map(|kind| self.folder.file(&format!("{name}.{kind}")));
         fs::write(&files[0], certificate.pem()).unwrap();

@@ -227,6 +227,11 @@ fn bad_upgrades_get_their_http_status() {
         (with("HTTP/1.1", "HTTP/1.0"), 400),
         ("hello\r\n\r\n".to_owned(), 400),
         ("\r\n\r\n".to_owned(), 400),
+        // At once, though the blank line of such a request never comes.
+        (UPGRADE.replace("\r\n", "\n"), 400),
+        (UPGRADE.replace("\r\n", "\r"), 400),
+        ("EHLO comet.example\r\n".to_owned(), 400),
+        (with("/sub", &format!("/sub?{}", "x".repeat(16 << 10))), 414),
         (with("Host: comet", &format!("Host: {}", "x".repeat(16 << 10))), 431),
         (with("Host: comet", &"X: y\r\n".repeat(200)), 431),
         ("x".repeat(16 << 10), 431),

@@ -2,8 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::mpsc::Receiver;
+use std::thread;
 
 use comet_client::{Transport, op};
+use tokio::runtime::Builder;
+use tonic::service::{InterceptorLayer, Routes};
+use tonic::{Request, Status};
 
 use crate::authority::Authority;
 use crate::logic_process::own_address;
@@ -146,6 +150,48 @@ fn a_comet_whose_token_logic_refuses_asks_another_logic() {
     let [line, _] = comet.lines_with(["it asks for a token: set logic.token", LISTENS]);
     assert!(line.contains(&format!("logic {} cannot be reached", ours.grpc())), "{line}");
     comet.asks_a_client_to_come_again();
+}
+
+/// A service of somebody else's that answers no call without [`LOGICS`], the health service's neither, and names no scheme;
+/// it ends with the process.
+fn foreign_logic() -> SocketAddr {
+    let check = |request: Request<()>| match request.metadata().get("authorization") {
+        Some(token) if token == format!("Bearer {LOGICS}").as_str() => Ok(request),
+        _ => Err(Status::unauthenticated("log in\nfirst")),
+    };
+    let address = own_address();
+    thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let mut server = tonic::transport::Server::builder().layer(InterceptorLayer::new(check));
+        runtime.block_on(server.add_routes(Routes::default()).serve(address)).unwrap();
+    });
+    address
+}
+
+#[test]
+fn a_foreign_logic_that_refuses_a_comet_is_not_available() {
+    let address = foreign_logic();
+    let addrs = format!("logic.addrs=[\"{address}\"]");
+    let ping = "logic.ping=\"100ms\"";
+    let ours = format!("logic.token=\"{LOGICS}\"");
+    let wrong = "logic.token=\"a-token-of-somebody-else\"";
+    let [missing, refused] = ["it asks for a token: set logic.token", "logic.token is refused"];
+    for (sets, expected) in [(vec![], missing), (vec![wrong], refused)] {
+        let comet = Comet::start(&[&[&*addrs, ping], &*sets].concat());
+        let [line, _] = comet.lines_with([expected, LISTENS]);
+        assert!(line.contains(&format!("logic {address} cannot be reached: ")), "{line}");
+        assert!(line.ends_with("; it says \"log in\\nfirst\""), "{line}");
+        comet.asks_a_client_to_come_again();
+    }
+    let sample = |name: &str| format!("{name}{{address=\"{address}\"}}");
+    let (up, refused) = (sample("comet_logic_up"), sample("comet_logic_pings_refused_total"));
+    let server = Server::start(&[&addrs, ping]);
+    server.until_some(&refused);
+    assert_eq!(server.metric(&up), 0);
+    drop(server);
+    let server = Server::start(&[&addrs, ping, &ours]);
+    server.until(&up, 1);
+    assert_eq!(server.metric(&refused), 0);
 }
 
 #[test]

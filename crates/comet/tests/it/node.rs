@@ -15,7 +15,7 @@ use crate::discovery::sets;
 use crate::discovery_node::Node;
 use crate::peer::{CloseNotice, Peer, frame};
 use crate::process::{Server, line_with};
-use crate::support::{PATIENCE, get, http, until};
+use crate::support::{Metrics, PATIENCE, get, http, until};
 
 fn start(sets: &[&str]) -> (Server, SocketAddr) {
     let server = Server::start(sets);
@@ -76,6 +76,7 @@ fn a_running_server_drains_and_comes_back() {
     assert_eq!(status["phase"], "leaving", "{status}");
     assert_eq!((&status["connections"], &status["moving_off"]), (&json!(30), &json!(0)));
     assert_eq!(is_healthy(&server), draining());
+    assert_eq!(Metrics::read(server.stat).value("comet_draining"), 1);
     discovery.next("cancel");
     let mut late = server.live(Transport::Tcp, "/late//");
     late.ask(op::HEARTBEAT, 1, b"");
@@ -104,6 +105,7 @@ fn a_running_server_drains_and_comes_back() {
     assert_eq!(is_healthy(&server), (200, "ok\n".to_owned()));
     assert_eq!(ask(http_push, "POST", "undrain"), status, "without effect");
     assert_eq!(stat(&server)["drain"], Value::Null);
+    assert_eq!(Metrics::read(server.stat).value("comet_draining"), 0);
     discovery.next("register");
     // The cores learn of it a moment later.
     until("clients to be accepted", || is_let_in(&server));

@@ -210,18 +210,29 @@ impl<S: Read + Write> Peer<S> {
         }
     }
 
-    /// The next frame; that of an operation 8 of protocol 2 is without its body.
+    /// The next frame, as in protocol 1: an operation 8 without its body, a push to a room as any push, and nothing about
+    /// which room that is.
     pub(crate) fn recv(&mut self) -> Message {
         let mut bytes = self.read_frame();
-        if bytes[7] == 2 && bytes[11] == 8 {
-            assert!(AuthReply::decode(&bytes[16..]).is_some(), "{bytes:x?}");
+        if bytes[7] == 2 {
             let sequence = i32::from_be_bytes(bytes[12..16].try_into().unwrap());
-            bytes = frame(op::AUTH_REPLY, sequence, b"");
+            match i32::from(bytes[11]) {
+                op::AUTH_REPLY => {
+                    assert!(AuthReply::decode(&bytes[16..]).is_some(), "{bytes:x?}");
+                    bytes = frame(op::AUTH_REPLY, sequence, b"");
+                }
+                op::JOIN_REPLY if sequence == 0 => return self.recv(),
+                op::ROOM_PUSH => {
+                    let operation = i32::from_be_bytes(bytes[20..24].try_into().unwrap());
+                    bytes = frame(operation, sequence, &bytes[32..]);
+                }
+                _ => {}
+            }
         }
         let number = |at: usize| i32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
         let (operation, sequence) = (number(8), number(12));
         assert_eq!(bytes, frame(operation, sequence, &bytes[16..]), "one well-formed frame");
-        Message { operation, sequence, body: bytes[16..].to_vec() }
+        Message { operation, sequence, body: bytes[16..].to_vec(), room: None }
     }
 
     /// How many are online in the room, by a heartbeat.
@@ -265,5 +276,5 @@ impl<S: Read + Write> Peer<S> {
 }
 
 pub(crate) fn message(operation: i32, sequence: i32, body: &[u8]) -> Message {
-    Message { operation, sequence, body: body.to_vec() }
+    Message { operation, sequence, body: body.to_vec(), room: None }
 }

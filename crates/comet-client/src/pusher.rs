@@ -1,0 +1,212 @@
+//! A push caller over frames (`push.frames` of a comet): blocking, and as many pushes under way as the program likes.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use comet_proto::Frame;
+use comet_proto::push_frame::{PushLedger, PushReply, PushRequest, PushTarget};
+
+/// Longest reply that is read, bytes: that of a ledger is far shorter.
+const REPLY_MAX: usize = 64 << 10;
+
+/// Bytes that are read at once.
+const READ_BYTES: usize = 16 << 10;
+
+/// A connection of a push caller.
+///
+/// [`Pusher::push`] makes a push and waits for its reply. [`Pusher::begin`], [`Pusher::flush`] and [`Pusher::next`] are its parts:
+/// a program may begin any number of pushes, and gets a reply for each, in their order. The server stops reading from a
+/// caller who leaves more than a thousand replies; such a program blocks in `flush` for good.
+pub struct Pusher {
+    stream: Box<dyn Stream>,
+    /// Requests that are not written.
+    output: Vec<u8>,
+    /// Bytes that were read. Those before `read` are done with.
+    input: Vec<u8>,
+    read: usize,
+    next_id: u32,
+    /// The id of the next reply.
+    next_reply: u32,
+}
+
+trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
+
+/// What became of a push: its ledger, or why it was not made.
+pub type PushOutcome = Result<PushLedger, PushRefused>;
+
+/// A push that the server did not make, or does not know everything of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PushRefused {
+    /// A code of gRPC.
+    pub status: u32,
+    /// A sentence.
+    pub message: String,
+}
+
+impl std::fmt::Display for PushRefused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (code {})", self.message, self.status)
+    }
+}
+
+impl std::error::Error for PushRefused {}
+
+impl Pusher {
+    /// Connects over TCP. A read or a write that takes longer than `timeout` fails.
+    ///
+    /// # Errors
+    /// If nobody listens there.
+    pub fn tcp(address: impl ToSocketAddrs, timeout: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        Ok(Self::new(stream))
+    }
+
+    /// Connects to a Unix socket. A read or a write that takes longer than `timeout` fails.
+    ///
+    /// # Errors
+    /// If nobody listens there.
+    pub fn unix(path: impl AsRef<Path>, timeout: Duration) -> io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        Ok(Self::new(stream))
+    }
+
+    fn new(stream: impl Stream + 'static) -> Self {
+        Self {
+            stream: Box::new(stream),
+            output: Vec::new(),
+            input: Vec::new(),
+            read: 0,
+            next_id: 0,
+            next_reply: 0,
+        }
+    }
+
+    /// Shows the server a token, where it asks for one. To be called before the first push.
+    ///
+    /// # Errors
+    /// If the connection is lost, or the server refuses the token: [`io::ErrorKind::PermissionDenied`].
+    pub fn authenticate(&mut self, token: &str) -> io::Result<()> {
+        self.request(PushTarget::Token, 0, token.as_bytes());
+        self.flush()?;
+        self.next_reply(|status, body| {
+            if status == 0 {
+                return Ok(());
+            }
+            let sentence = String::from_utf8_lossy(body).into_owned();
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, sentence))
+        })?
+    }
+
+    /// Pushes a frame with `operation` and `body`, and waits for what became of it.
+    ///
+    /// # Errors
+    /// If the connection is lost; then nobody knows what became of the push.
+    ///
+    /// # Panics
+    /// If a key or a room has more than 65,535 bytes, or replies of [`Pusher::begin`] are not taken.
+    pub fn push(
+        &mut self,
+        target: PushTarget<'_>,
+        operation: i32,
+        body: &[u8],
+    ) -> io::Result<PushOutcome> {
+        assert_eq!(self.under_way(), 0, "earlier replies are taken first");
+        self.begin(target, operation, body);
+        self.flush()?;
+        self.next()
+    }
+
+    /// Puts a push behind those that [`Pusher::flush`] writes next.
+    ///
+    /// # Panics
+    /// If a key or a room has more than 65,535 bytes.
+    pub fn begin(&mut self, target: PushTarget<'_>, operation: i32, body: &[u8]) {
+        self.request(target, operation, body);
+    }
+
+    fn request(&mut self, target: PushTarget<'_>, operation: i32, body: &[u8]) {
+        let frame = Frame { version: comet_proto::VERSION, operation, sequence: 0, body };
+        let request = PushRequest { id: self.next_id, target, accept: 0, frame };
+        request.encode(&mut self.output);
+        self.next_id = self.next_id.wrapping_add(1);
+    }
+
+    /// Writes what was begun.
+    ///
+    /// # Errors
+    /// If the connection is lost.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.stream.write_all(&self.output)?;
+        self.output.clear();
+        Ok(())
+    }
+
+    /// Pushes whose replies were not taken.
+    #[must_use]
+    pub fn under_way(&self) -> u32 {
+        self.next_id.wrapping_sub(self.next_reply)
+    }
+
+    /// Waits for the reply to the oldest push that has none.
+    ///
+    /// # Errors
+    /// If the connection is lost, or what comes is no reply to it.
+    #[allow(clippy::should_implement_trait, reason = "an iterator would end")]
+    pub fn next(&mut self) -> io::Result<PushOutcome> {
+        self.next_reply(|status, body| match status {
+            0 => PushLedger::decode(body).map(Ok),
+            status => {
+                let message = String::from_utf8_lossy(body).into_owned();
+                Some(Err(PushRefused { status, message }))
+            }
+        })?
+        .ok_or_else(|| bad("the ledger is cut"))
+    }
+
+    fn next_reply<T>(&mut self, take: impl FnOnce(u32, &[u8]) -> T) -> io::Result<T> {
+        loop {
+            let reply = PushReply::decode(&self.input[self.read..], REPLY_MAX).map_err(bad)?;
+            if let Some((PushReply { status, id, body }, length)) = reply {
+                // What cannot be read has no id that the server knows.
+                if id != self.next_reply && status == 0 {
+                    return Err(bad(format!(
+                        "request {id} is answered before {}",
+                        self.next_reply
+                    )));
+                }
+                let taken = take(status, body);
+                self.read += length;
+                self.next_reply = self.next_reply.wrapping_add(1);
+                return Ok(taken);
+            }
+            self.input.drain(..std::mem::take(&mut self.read));
+            let end = self.input.len();
+            self.input.resize(end + READ_BYTES, 0);
+            let read = self.stream.read(&mut self.input[end..]);
+            self.input.truncate(end + *read.as_ref().unwrap_or(&0));
+            if read? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Pusher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pusher").field("under_way", &self.under_way()).finish_non_exhaustive()
+    }
+}
+
+fn bad(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

@@ -1,0 +1,73 @@
+//! The rooms of connections beside the one that is in [`Conn::room`](crate::conn::Conn::room). Connections with one room
+//! have no entry here. A pair of a connection and a room takes 8 bytes, and 4 in the room's list of members.
+
+use crate::bucket::Buckets;
+use crate::ids::Slot;
+use crate::room::{Membership, RoomId};
+
+pub(crate) struct FurtherRooms {
+    /// Sorted by room.
+    by_conn: Buckets<Slot, Vec<Membership>>,
+    pairs: usize,
+}
+
+impl FurtherRooms {
+    pub(crate) fn new(buckets: usize, seed: u64) -> Self {
+        Self { by_conn: Buckets::new(buckets, seed), pairs: 0 }
+    }
+
+    /// Pairs of a connection and a room.
+    pub(crate) fn pairs(&self) -> usize {
+        self.pairs
+    }
+
+    /// The rooms of a connection, sorted.
+    pub(crate) fn of(&self, slot: Slot) -> &[Membership] {
+        self.by_conn.get(&slot).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn contains(&self, slot: Slot, room: RoomId) -> bool {
+        find(self.of(slot), room).is_ok()
+    }
+
+    /// Adds a room that the connection is not in.
+    pub(crate) fn insert(&mut self, slot: Slot, membership: Membership) {
+        if self.by_conn.get(&slot).is_none() {
+            self.by_conn.insert(slot, Vec::new());
+        }
+        let rooms = self.by_conn.get_mut(&slot).expect("inserted above");
+        let at = find(rooms, membership.id()).expect_err("it is not in the room");
+        rooms.insert(at, membership);
+        self.pairs += 1;
+    }
+
+    /// The connection has moved within the list of members of a room that it is in.
+    pub(crate) fn update(&mut self, slot: Slot, membership: Membership) {
+        let rooms = self.by_conn.get_mut(&slot).expect("it is in the room");
+        let at = find(rooms, membership.id()).expect("it is in the room");
+        rooms[at] = membership;
+    }
+
+    /// Removes a room, if the connection is in it.
+    pub(crate) fn remove(&mut self, slot: Slot, room: RoomId) -> Option<Membership> {
+        let rooms = self.by_conn.get_mut(&slot)?;
+        let membership = rooms.remove(find(rooms, room).ok()?);
+        self.pairs -= 1;
+        if rooms.is_empty() {
+            self.by_conn.remove(&slot);
+        } else if rooms.len() < rooms.capacity() / 4 {
+            rooms.shrink_to(rooms.len() * 2);
+        }
+        Some(membership)
+    }
+
+    /// Removes one of the rooms of a connection, if it is in any.
+    pub(crate) fn pop(&mut self, slot: Slot) -> Option<Membership> {
+        let last = self.of(slot).last()?.id();
+        self.remove(slot, last)
+    }
+}
+
+fn find(rooms: &[Membership], room: RoomId) -> Result<usize, usize> {
+    rooms.binary_search_by_key(&room.handle(), |membership| membership.id().handle())
+}

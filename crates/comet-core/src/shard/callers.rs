@@ -1,0 +1,321 @@
+//! The push callers that are connected to a shard, and the pushes that they wait for.
+//!
+//! A caller takes its turn with each request, so one with many does not hold up the others. What it may not send
+//! yet waits in its socket: no more is received for it.
+
+mod caller;
+
+use std::collections::VecDeque;
+
+use crate::callers::{CallerLimits, CallerOperation, CallerSlot};
+use crate::ids::{CallId, ShardId};
+use crate::ledger::{CallerEnd, STATUS_CODES, Tally};
+use crate::limits::{CALLER_LINGER_MS, CALLERS_BYTES_MAX};
+use crate::time::Millis;
+
+pub(super) use caller::{Failure, Next, Target};
+
+use caller::{Answered, Caller};
+
+#[derive(Default)]
+pub(super) struct Callers {
+    slots: Vec<Place>,
+    taken: usize,
+    /// Callers that the driver may have something to do for.
+    touched: VecDeque<CallerSlot>,
+    /// Callers with input that may be looked at.
+    ready: VecDeque<CallerSlot>,
+    /// Bytes of requests that are coming in or not answered.
+    bytes: usize,
+    /// A caller waits for some of them to be answered.
+    is_short_of_bytes: bool,
+    /// The next deadline of a caller is not before this, in active time.
+    due: Option<Millis>,
+    pub(super) accepted: u64,
+    /// Requests answered, by code.
+    pub(super) answered: [u64; STATUS_CODES],
+    /// Connections ended here, by reason.
+    pub(super) ended: [u64; CallerEnd::COUNT],
+}
+
+#[derive(Default)]
+struct Place {
+    caller: Option<Caller>,
+    /// Number of the next call. It goes on with the next caller in this slot, so a late tally finds no other's call.
+    next_call: u32,
+    is_touched: bool,
+    is_ready: bool,
+}
+
+impl Callers {
+    pub(super) fn len(&self) -> usize {
+        self.taken
+    }
+
+    /// A new connection. `None`: all others have calls under way, and there are as many as there may be.
+    pub(super) fn accept(&mut self, limits: &CallerLimits, now: Millis) -> Option<CallerSlot> {
+        self.accepted += 1;
+        if self.taken >= usize::from(limits.connections) && !self.evict(limits) {
+            self.ended[CallerEnd::Evicted as usize] += 1;
+            return None;
+        }
+        let free = self.slots.iter().position(|place| place.caller.is_none());
+        let index = free.unwrap_or_else(|| {
+            self.slots.push(Place::default());
+            self.slots.len() - 1
+        });
+        let slot = CallerSlot(u16::try_from(index).ok()?);
+        let place = &mut self.slots[index];
+        place.caller = Some(Caller::new(place.next_call, now));
+        self.taken += 1;
+        self.touch(slot);
+        self.note_due(slot, limits);
+        Some(slot)
+    }
+
+    /// Has the caller leave that is idle for the longest time, those that never made a request first. Until its socket is
+    /// closed there is one more than there may be.
+    fn evict(&mut self, limits: &CallerLimits) -> bool {
+        // Sockets that are being closed take as many places again.
+        let has_space = self.taken < 2 * usize::from(limits.connections);
+        let idle = self.places().filter_map(|(slot, caller)| Some((caller.idle_since()?, slot)));
+        let idlest = idle.min().filter(|_| has_space);
+        idlest.map(|(_, slot)| self.end(slot, CallerEnd::Evicted)).is_some()
+    }
+
+    fn places(&self) -> impl Iterator<Item = (CallerSlot, &Caller)> {
+        let places = (0..).map(CallerSlot).zip(&self.slots);
+        places.filter_map(|(slot, place)| Some((slot, place.caller.as_ref()?)))
+    }
+
+    fn slots(&self) -> Vec<CallerSlot> {
+        self.places().map(|(slot, _)| slot).collect()
+    }
+
+    fn at(&mut self, slot: CallerSlot) -> &mut Caller {
+        self.slots[slot.index()].caller.as_mut().expect("a caller until the driver frees its slot")
+    }
+
+    fn touch(&mut self, slot: CallerSlot) {
+        let place = &mut self.slots[slot.index()];
+        if !std::mem::replace(&mut place.is_touched, true) {
+            self.touched.push_back(slot);
+        }
+    }
+
+    fn make_ready(&mut self, slot: CallerSlot) {
+        let place = &mut self.slots[slot.index()];
+        if place.caller.as_ref().is_some_and(Caller::may_be_read)
+            && !std::mem::replace(&mut place.is_ready, true)
+        {
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// Something of the caller may have a deadline from now on.
+    fn note_due(&mut self, slot: CallerSlot, limits: &CallerLimits) {
+        let due = self.slots[slot.index()].caller.as_ref().and_then(|one| one.next_due(limits));
+        self.due = [self.due, due].into_iter().flatten().min();
+    }
+
+    pub(super) fn next_due(&self) -> Option<Millis> {
+        self.due
+    }
+
+    /// Ends what is too late at `now`.
+    pub(super) fn expire(&mut self, limits: &CallerLimits, now: Millis) {
+        if self.due.is_none_or(|due| now < due) {
+            return;
+        }
+        for slot in self.slots() {
+            let caller = self.at(slot);
+            match caller.expire(limits, now) {
+                Some(reason) => self.end(slot, reason),
+                None => self.advance(slot),
+            }
+        }
+        self.due = self.places().filter_map(|(_, caller)| caller.next_due(limits)).min();
+    }
+
+    /// Answers what is answered by now, and has the driver look at the caller.
+    fn advance(&mut self, slot: CallerSlot) {
+        let answered = &mut self.answered;
+        let place = &mut self.slots[slot.index()];
+        let Some(caller) = &mut place.caller else { return };
+        let freed = caller.answer(|status| answered[status as usize] += 1);
+        self.free_bytes(freed);
+        self.make_ready(slot);
+        self.touch(slot);
+    }
+
+    /// As [`Callers::advance`], for one that has nothing more to read.
+    fn close_if_done(&mut self, slot: CallerSlot) {
+        let nothing = self.at(slot).answer(|_| {});
+        debug_assert_eq!(nothing, 0, "what is done is answered");
+        self.touch(slot);
+    }
+
+    fn free_bytes(&mut self, freed: usize) {
+        self.bytes -= freed;
+        if freed > 0 && std::mem::take(&mut self.is_short_of_bytes) {
+            self.slots().into_iter().for_each(|slot| self.touch(slot));
+        }
+    }
+
+    fn end(&mut self, slot: CallerSlot, reason: CallerEnd) {
+        if self.at(slot).end(Some(reason)) {
+            self.ended[reason as usize] += 1;
+        }
+        self.advance(slot);
+    }
+
+    // ---- the driver ----------------------------------------------------------------------------
+
+    /// The next operation.
+    pub(super) fn poll(
+        &mut self,
+        limits: &CallerLimits,
+        now: Millis,
+    ) -> Option<(CallerSlot, CallerOperation<'_>)> {
+        let has_bytes = self.bytes < CALLERS_BYTES_MAX + limits.frame_max;
+        self.is_short_of_bytes |= !has_bytes;
+        // Found before it is asked, because what it lends would end the search.
+        let slot = loop {
+            let slot = *self.touched.front()?;
+            let place = &mut self.slots[slot.index()];
+            if place.caller.as_ref().is_some_and(|caller| caller.has_operation(has_bytes)) {
+                break slot;
+            }
+            place.is_touched = false;
+            self.touched.pop_front();
+        };
+        // A send, or a linger, begins now at the earliest.
+        let due = now.after(CALLER_LINGER_MS);
+        self.due = Some(self.due.map_or(due, |at| at.min(due)));
+        let operation = self.at(slot).next_operation(has_bytes, now);
+        Some((slot, operation.expect("it was just looked for")))
+    }
+
+    pub(super) fn received(&mut self, slot: CallerSlot, bytes: &[u8]) {
+        let kept = self.at(slot).receive(bytes);
+        self.bytes += kept;
+        self.make_ready(slot);
+        self.touch(slot);
+    }
+
+    /// The caller sends no more.
+    pub(super) fn end_input(&mut self, slot: CallerSlot) {
+        self.at(slot).receive_end();
+        self.make_ready(slot);
+        self.touch(slot);
+    }
+
+    pub(super) fn sent(&mut self, slot: CallerSlot, bytes: usize, now: Millis) {
+        self.at(slot).sent(bytes, now);
+        self.advance(slot);
+    }
+
+    /// The socket has failed.
+    pub(super) fn fail_socket(&mut self, slot: CallerSlot) {
+        self.at(slot).end(None);
+        self.advance(slot);
+    }
+
+    /// Frees the slot. Calls whose caller has left are counted, too.
+    pub(super) fn gone(&mut self, slot: CallerSlot) {
+        let place = &mut self.slots[slot.index()];
+        let caller = place.caller.take().expect("a caller is gone once");
+        place.next_call = caller.next_call();
+        let (unanswered, bytes) = caller.left();
+        self.answered[Failure::CANCELLED as usize] += unanswered;
+        self.taken -= 1;
+        self.free_bytes(bytes);
+    }
+
+    // ---- requests ------------------------------------------------------------------------------
+
+    pub(super) fn has_requests(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The next request of the caller whose turn it is.
+    pub(super) fn next(
+        &mut self,
+        (limits, refuses_pushes): (&CallerLimits, bool),
+        now: Millis,
+        shard: ShardId,
+    ) -> Option<Next> {
+        while let Some(slot) = self.ready.pop_front() {
+            let place = &mut self.slots[slot.index()];
+            place.is_ready = false;
+            let Some(caller) = &mut place.caller else { continue };
+            let number = caller.next_call();
+            let call = CallId::of_caller(shard, slot, number);
+            let read = caller.read(limits, refuses_pushes, now, call);
+            self.note_due(slot, limits);
+            match read {
+                Ok(Some(next)) => {
+                    self.advance(slot);
+                    return Some(next);
+                }
+                // The driver may go on receiving, or has to close.
+                Ok(None) => self.close_if_done(slot),
+                Err(reason) => self.end(slot, reason),
+            }
+        }
+        None
+    }
+
+    /// A part of a push is over: see [`Message::Tallied`](crate::Message).
+    pub(super) fn settle(&mut self, call: CallId, tally: Tally, partials: Option<u32>) {
+        self.change(call, |answered| answered.add(tally, partials));
+    }
+
+    /// A message of the call was not sent.
+    pub(super) fn fail(&mut self, call: CallId, failure: Failure) {
+        self.change(call, |answered| answered.fail(failure));
+    }
+
+    /// So many shards are asked.
+    pub(super) fn expect(&mut self, call: CallId, reports: u32) {
+        self.change(call, |answered| answered.expect(reports));
+    }
+
+    /// Nobody is asked: the call names none who could have a connection.
+    pub(super) fn absent(&mut self, call: CallId) {
+        self.change(call, Answered::absent);
+    }
+
+    fn change(&mut self, call: CallId, change: impl FnOnce(&mut Answered)) {
+        let (slot, number) = call.at_caller();
+        let place = self.slots.get_mut(slot.index());
+        let caller = place.and_then(|place| place.caller.as_mut());
+        // The caller may have left, or been answered that it took too long.
+        if let Some(answered) = caller.and_then(|caller| caller.call(number)) {
+            change(answered);
+            self.advance(slot);
+        }
+    }
+
+    /// Ends the callers whose tokens do not open any more.
+    pub(super) fn check_tokens(&mut self, limits: &CallerLimits) {
+        for slot in self.slots() {
+            if self.at(slot).has_lost_token(limits) {
+                self.end(slot, CallerEnd::NoToken);
+            }
+        }
+    }
+
+    /// Answers every request that has come: the server ends. Returns what is left to be sent, by caller.
+    pub(super) fn finish(
+        &mut self,
+        limits: &CallerLimits,
+        now: Millis,
+    ) -> impl Iterator<Item = (CallerSlot, [&[u8]; 2])> {
+        for slot in self.slots() {
+            self.at(slot).finish(limits, now);
+            self.advance(slot);
+        }
+        self.places().filter_map(|(slot, caller)| Some((slot, caller.unsent()?)))
+    }
+}

@@ -1,0 +1,607 @@
+//! One push caller: its bytes, its requests in the order in which they came, and their replies in the same order.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+
+use comet_proto::push_frame::{
+    PUSH_HEADER_LEN, PushFrameFault, PushReply, PushRequest, PushTarget, ReadRequest,
+    decode_request,
+};
+use comet_proto::{Encoded, count_frames, op};
+
+use crate::callers::{CallerLimits, CallerOperation};
+use crate::ids::CallId;
+use crate::ledger::{CallerEnd, DropReason, Tally};
+use crate::limits::{
+    CALLER_CALLS_MAX, CALLER_FIRST_MS, CALLER_INPUT_MAX, CALLER_LINGER_MS, CALLER_OUTPUT_MAX,
+    CALLER_WRITE_MS, NAME_MAX,
+};
+use crate::message::Push;
+use crate::time::Millis;
+
+/// Memory that an idle caller keeps for its input and for its replies, bytes.
+const IDLE_BYTES: usize = 4 << 10;
+
+pub(crate) struct Caller {
+    stage: Stage,
+    /// The token that let it in.
+    token: Option<Box<[u8]>>,
+    /// Bytes that came. Those before `read` are done with.
+    input: Vec<u8>,
+    read: usize,
+    /// Since when a request is incomplete.
+    incomplete_since: Option<Millis>,
+    has_ended_input: bool,
+    is_receiving: bool,
+    /// Requests that are not answered.
+    calls: VecDeque<Call>,
+    /// Number of the first of them.
+    first_call: u32,
+    /// Replies that wait, and those that the driver sends, of which the kernel took the bytes before `sent`.
+    output: Vec<u8>,
+    sending: Vec<u8>,
+    sent: usize,
+    is_sending: bool,
+    has_called: bool,
+    /// When it was accepted, and then when it last did something.
+    since: Millis,
+    /// When the kernel last took something.
+    sent_at: Millis,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Requests are read.
+    Open,
+    /// No request is read any more. It ends once every reply is sent.
+    Ending,
+    /// Our side is to be shut, and then is. What still comes is discarded.
+    Shutting,
+    Lingering(Millis),
+    /// It is to be closed, and then is.
+    Failed,
+    Closed,
+}
+
+/// A request that is not answered, because it or one before it is under way.
+struct Call {
+    id: u32,
+    begun: Millis,
+    /// Of its request.
+    bytes: usize,
+    answered: Answered,
+}
+
+/// What is known of a push.
+pub(crate) struct Answered {
+    /// Shards that have not reported.
+    reports: u32,
+    /// Partial tallies that were announced and have not come. Below 0 where they came first.
+    partials: i64,
+    tally: Tally,
+    failure: Option<Failure>,
+    is_token: bool,
+}
+
+/// Why a request is not done: a code of gRPC and a sentence.
+pub(crate) struct Failure {
+    status: u32,
+    sentence: String,
+}
+
+/// A request that was read.
+pub(crate) enum Next {
+    /// It is answered, or will be without a push.
+    Answered,
+    /// A push to begin.
+    Push { call: CallId, target: Target, push: Push },
+}
+
+/// To whom it is.
+pub(crate) enum Target {
+    Key(Box<str>),
+    User(i64),
+    Room(Arc<str>),
+    All,
+}
+
+impl Failure {
+    /// The caller left.
+    pub(crate) const CANCELLED: u32 = 1;
+    const INVALID_ARGUMENT: u32 = 3;
+    const DEADLINE_EXCEEDED: u32 = 4;
+    const RESOURCE_EXHAUSTED: u32 = 8;
+    const OUT_OF_RANGE: u32 = 11;
+    const UNAVAILABLE: u32 = 14;
+    const UNAUTHENTICATED: u32 = 16;
+
+    fn new(status: u32, sentence: impl Into<String>) -> Self {
+        Self { status, sentence: sentence.into() }
+    }
+
+    fn invalid(sentence: impl Into<String>) -> Self {
+        Self::new(Self::INVALID_ARGUMENT, sentence)
+    }
+
+    /// The queue to a shard is full.
+    pub(crate) fn mesh_full(shard: u16) -> Self {
+        let sentence = format!("the queue to shard {shard} is full; try again later");
+        Self::new(Self::RESOURCE_EXHAUSTED, sentence)
+    }
+}
+
+impl Answered {
+    fn of_push(reports: u32) -> Self {
+        Self { reports, partials: 0, tally: Tally::default(), failure: None, is_token: false }
+    }
+
+    fn failed(failure: Failure) -> Self {
+        Self { failure: Some(failure), ..Self::of_push(0) }
+    }
+
+    /// So many shards are asked.
+    pub(crate) fn expect(&mut self, reports: u32) {
+        self.reports = reports;
+    }
+
+    /// The user or key has no connection.
+    pub(crate) fn absent(&mut self) {
+        self.reports = 0;
+        self.tally.absent += 1;
+    }
+
+    pub(crate) fn add(&mut self, tally: Tally, partials: Option<u32>) {
+        self.tally += tally;
+        match partials {
+            Some(partials) => {
+                self.reports = self.reports.saturating_sub(1);
+                self.partials += i64::from(partials);
+            }
+            None => self.partials -= 1,
+        }
+    }
+
+    /// A shard is not asked.
+    pub(crate) fn fail(&mut self, failure: Failure) {
+        self.reports = self.reports.saturating_sub(1);
+        self.failure = Some(failure);
+    }
+
+    fn is_complete(&self) -> bool {
+        self.reports == 0 && self.partials == 0
+    }
+
+    /// Ends it before all reports have come.
+    fn give_up(&mut self, status: u32, sentence: &str) {
+        let Tally { matched, queued, absent, .. } = self.tally;
+        let known = format!("known so far: matched {matched}, queued {queued}, absent {absent}");
+        *self = Self::failed(Failure::new(status, format!("{sentence}; {known}")));
+    }
+
+    /// Appends the reply, and returns its status.
+    fn encode(&self, id: u32, output: &mut Vec<u8>) -> u32 {
+        if let Some(Failure { status, sentence }) = &self.failure {
+            let reply = PushReply { status: *status, id, body: sentence.as_bytes() };
+            reply.encode(output);
+            return *status;
+        }
+        if self.is_token {
+            PushReply { status: 0, id, body: &[] }.encode(output);
+            return 0;
+        }
+        let Tally { matched, queued, absent, dropped } = self.tally;
+        let dropped = DropReason::ALL.iter().map(|reason| dropped[*reason as usize]);
+        let dropped = (1..).zip(dropped).filter(|(_, count)| *count > 0);
+        PushReply::encode_ledger(output, id, (matched, queued, absent), dropped);
+        0
+    }
+}
+
+impl Caller {
+    pub(crate) fn new(first_call: u32, now: Millis) -> Self {
+        Self {
+            stage: Stage::Open,
+            token: None,
+            input: Vec::new(),
+            read: 0,
+            incomplete_since: None,
+            has_ended_input: false,
+            is_receiving: false,
+            calls: VecDeque::new(),
+            first_call,
+            output: Vec::new(),
+            sending: Vec::new(),
+            sent: 0,
+            is_sending: false,
+            has_called: false,
+            since: now,
+            sent_at: now,
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.stage == Stage::Open
+    }
+
+    /// For the order in which callers leave for new ones; `None`: it stays.
+    pub(crate) fn idle_since(&self) -> Option<(bool, Millis)> {
+        let is_idle = self.is_open() && self.calls.is_empty() && self.unsent().is_none();
+        is_idle.then_some((self.has_called, self.since))
+    }
+
+    // ---- deadlines -----------------------------------------------------------------------------
+
+    /// When [`Caller::expire`] has something to do, if nothing happens before.
+    pub(crate) fn next_due(&self, limits: &CallerLimits) -> Option<Millis> {
+        let timeout_ms = u64::from(limits.timeout_ms);
+        let first = (self.is_open() && !self.has_called).then(|| self.since.after(CALLER_FIRST_MS));
+        let incomplete = self.incomplete_since.map(|since| since.after(timeout_ms));
+        let call = self.calls.front().map(|call| call.begun.after(timeout_ms));
+        let write = self.is_sending.then(|| self.sent_at.after(CALLER_WRITE_MS));
+        let linger = match self.stage {
+            Stage::Lingering(since) => Some(since.after(CALLER_LINGER_MS)),
+            _ => None,
+        };
+        if matches!(self.stage, Stage::Failed | Stage::Closed) {
+            return None;
+        }
+        [first, incomplete, call, write, linger].into_iter().flatten().min()
+    }
+
+    /// Answers calls that take too long. Returns why the connection ends, if it does.
+    pub(crate) fn expire(&mut self, limits: &CallerLimits, now: Millis) -> Option<CallerEnd> {
+        let timeout_ms = u64::from(limits.timeout_ms);
+        for call in &mut self.calls {
+            if call.begun.after(timeout_ms) > now {
+                break;
+            }
+            if !call.answered.is_complete() {
+                let sentence = format!("reports are still missing after {timeout_ms} ms");
+                call.answered.give_up(Failure::DEADLINE_EXCEEDED, &sentence);
+            }
+        }
+        if let Stage::Lingering(since) = self.stage
+            && since.after(CALLER_LINGER_MS) <= now
+        {
+            self.stage = Stage::Failed;
+        }
+        if self.is_sending && self.sent_at.after(CALLER_WRITE_MS) <= now {
+            return Some(CallerEnd::WriteTimeout);
+        }
+        if !self.is_open() {
+            return None;
+        }
+        if self.incomplete_since.is_some_and(|since| since.after(timeout_ms) <= now) {
+            return Some(CallerEnd::Late);
+        }
+        let is_silent = !self.has_called && self.since.after(CALLER_FIRST_MS) <= now;
+        is_silent.then_some(CallerEnd::Silent)
+    }
+
+    /// Ends the connection, after the replies to the requests under way where there is a reason and the caller takes them. Returns
+    /// whether that is new.
+    pub(crate) fn end(&mut self, reason: Option<CallerEnd>) -> bool {
+        let was_open = self.is_open();
+        match (reason, self.stage) {
+            (_, Stage::Failed | Stage::Closed) => {}
+            (None, _) => self.stage = Stage::Failed,
+            (Some(CallerEnd::WriteTimeout), _) => {
+                self.stage = Stage::Failed;
+                return true;
+            }
+            (Some(_), Stage::Open) => self.stage = Stage::Ending,
+            (Some(_), _) => {}
+        }
+        self.incomplete_since = None;
+        was_open && reason.is_some()
+    }
+
+    // ---- the driver ----------------------------------------------------------------------------
+
+    pub(crate) fn has_operation(&self, has_bytes: bool) -> bool {
+        self.stage == Stage::Failed
+            || self.wants_to_send()
+            || self.stage == Stage::Shutting
+            || self.wants_to_receive(has_bytes)
+    }
+
+    pub(crate) fn next_operation(
+        &mut self,
+        has_bytes: bool,
+        now: Millis,
+    ) -> Option<CallerOperation<'_>> {
+        if self.stage == Stage::Failed {
+            self.stage = Stage::Closed;
+            return Some(CallerOperation::Close);
+        }
+        if self.wants_to_send() {
+            if self.sent == self.sending.len() {
+                self.sending.clear();
+                self.sending.shrink_to(IDLE_BYTES);
+                self.sent = 0;
+                mem::swap(&mut self.sending, &mut self.output);
+            }
+            self.is_sending = true;
+            self.sent_at = now;
+            return Some(CallerOperation::Send(&self.sending[self.sent..]));
+        }
+        if self.stage == Stage::Shutting {
+            self.stage = Stage::Lingering(now);
+            return Some(CallerOperation::ShutWrite);
+        }
+        self.wants_to_receive(has_bytes).then(|| {
+            self.is_receiving = true;
+            CallerOperation::Receive
+        })
+    }
+
+    fn wants_to_send(&self) -> bool {
+        !self.is_sending && self.stage != Stage::Closed && self.has_output()
+    }
+
+    fn has_output(&self) -> bool {
+        self.sent < self.sending.len() || !self.output.is_empty()
+    }
+
+    fn wants_to_receive(&self, has_bytes: bool) -> bool {
+        if self.is_receiving || self.has_ended_input {
+            return false;
+        }
+        match self.stage {
+            Stage::Open => {
+                // A request that is longer than that may come to its end.
+                let has_space = self.unread() < CALLER_INPUT_MAX || self.incomplete_since.is_some();
+                has_space && has_bytes && self.has_space_for_reply()
+            }
+            Stage::Lingering(_) => true,
+            Stage::Ending | Stage::Shutting | Stage::Failed | Stage::Closed => false,
+        }
+    }
+
+    fn has_space_for_reply(&self) -> bool {
+        self.calls.len() < CALLER_CALLS_MAX && self.output.len() < CALLER_OUTPUT_MAX
+    }
+
+    fn unread(&self) -> usize {
+        self.input.len() - self.read
+    }
+
+    /// Returns how many bytes are kept.
+    pub(crate) fn receive(&mut self, bytes: &[u8]) -> usize {
+        self.is_receiving = false;
+        if !self.is_open() {
+            return 0;
+        }
+        self.input.drain(..mem::take(&mut self.read));
+        self.input.extend_from_slice(bytes);
+        bytes.len()
+    }
+
+    /// The stream has ended.
+    pub(crate) fn receive_end(&mut self) {
+        self.is_receiving = false;
+        self.has_ended_input = true;
+        if matches!(self.stage, Stage::Lingering(_)) {
+            self.stage = Stage::Failed;
+        }
+    }
+
+    pub(crate) fn sent(&mut self, bytes: usize, now: Millis) {
+        self.is_sending = false;
+        self.sent += bytes;
+        self.sent_at = now;
+        debug_assert!(self.sent <= self.sending.len());
+    }
+
+    /// Number of the next call.
+    pub(crate) fn next_call(&self) -> u32 {
+        self.first_call.wrapping_add(self.calls.len() as u32)
+    }
+
+    /// Calls that nobody gets an answer to, and bytes of the input and of these.
+    pub(crate) fn left(&self) -> (u64, usize) {
+        let bytes: usize = self.calls.iter().map(|call| call.bytes).sum();
+        (self.calls.len() as u64, bytes + self.unread())
+    }
+
+    /// What the driver may send at last; `None` while a send is under way.
+    pub(crate) fn unsent(&self) -> Option<[&[u8]; 2]> {
+        let is_left = !self.is_sending && self.has_output();
+        is_left.then(|| [&self.sending[self.sent..], &self.output[..]])
+    }
+
+    // ---- requests ------------------------------------------------------------------------------
+
+    /// Whether there is input to look at, and space for one more call.
+    pub(crate) fn may_be_read(&self) -> bool {
+        let has_input = self.unread() > 0 || self.has_ended_input;
+        self.is_open() && has_input && self.has_space_for_reply()
+    }
+
+    /// Takes the next request, which is to be `call`. `None`: it is not complete.
+    pub(crate) fn read(
+        &mut self,
+        limits: &CallerLimits,
+        refuses_pushes: bool,
+        now: Millis,
+        call: CallId,
+    ) -> Result<Option<Next>, CallerEnd> {
+        let input = &self.input[self.read..];
+        let length_max = PUSH_HEADER_LEN + NAME_MAX + limits.frame_max;
+        let (request, length) = match decode_request(input, length_max) {
+            Ok(Some(whole)) => whole,
+            Ok(None) => return Ok(self.read_no_more(now)),
+            Err(fault) => {
+                let status = match fault {
+                    PushFrameFault::TooLong { .. } => Failure::OUT_OF_RANGE,
+                    _ => Failure::INVALID_ARGUMENT,
+                };
+                self.refuse(now, Failure::new(status, fault.to_string()));
+                return Err(CallerEnd::BadFrame);
+            }
+        };
+        let is_let_in = self.token.is_some() || limits.tokens.is_empty();
+        let (id, read) = judge(request, is_let_in, refuses_pushes, limits);
+        self.read += length;
+        self.incomplete_since = None;
+        self.has_called = true;
+        self.since = now;
+        let (answered, next, end) = match read {
+            Read::Push(target, push) => {
+                (Answered::of_push(1), Next::Push { call, target, push }, None)
+            }
+            Read::Token(token) => {
+                self.token = Some(token);
+                let answered = Answered { is_token: true, ..Answered::of_push(0) };
+                (answered, Next::Answered, None)
+            }
+            Read::Refused(failure) => (Answered::failed(failure), Next::Answered, None),
+            Read::LockedOut(failure) => {
+                (Answered::failed(failure), Next::Answered, Some(CallerEnd::NoToken))
+            }
+        };
+        self.calls.push_back(Call { id, begun: now, bytes: length, answered });
+        end.map_or(Ok(Some(next)), Err)
+    }
+
+    /// The rest of the input is no whole request.
+    fn read_no_more(&mut self, now: Millis) -> Option<Next> {
+        if self.has_ended_input {
+            self.stage = Stage::Ending;
+            self.incomplete_since = None;
+        } else if self.unread() > 0 {
+            self.incomplete_since.get_or_insert(now);
+        } else {
+            self.input.clear();
+            self.read = 0;
+            self.input.shrink_to(IDLE_BYTES);
+        }
+        None
+    }
+
+    /// Answers what has no id to answer.
+    fn refuse(&mut self, now: Millis, failure: Failure) {
+        let answered = Answered::failed(failure);
+        self.calls.push_back(Call { id: 0, begun: now, bytes: 0, answered });
+    }
+
+    /// The call `number`, unless it is answered.
+    pub(crate) fn call(&mut self, number: u32) -> Option<&mut Answered> {
+        let at = number.wrapping_sub(self.first_call) as usize;
+        self.calls.get_mut(at).map(|call| &mut call.answered)
+    }
+
+    /// Replies to the first requests that are done, with the status of each to `count`. Returns the bytes of these requests.
+    pub(crate) fn answer(&mut self, mut count: impl FnMut(u32)) -> usize {
+        let mut bytes = 0;
+        while self.output.len() < CALLER_OUTPUT_MAX
+            && let Some(call) = self.calls.pop_front_if(|call| call.answered.is_complete())
+        {
+            self.first_call = self.first_call.wrapping_add(1);
+            bytes += call.bytes;
+            count(call.answered.encode(call.id, &mut self.output));
+        }
+        if self.stage == Stage::Ending
+            && self.calls.is_empty()
+            && !self.is_sending
+            && !self.has_output()
+        {
+            self.stage = if self.has_ended_input { Stage::Failed } else { Stage::Shutting };
+        }
+        bytes
+    }
+
+    /// Its token does not open any more.
+    pub(crate) fn has_lost_token(&self, limits: &CallerLimits) -> bool {
+        let is_let_in = self.token.as_ref().is_some_and(|token| limits.tokens.contains(token));
+        self.has_called && !limits.tokens.is_empty() && !is_let_in
+    }
+
+    /// Answers all requests that have come: the server ends.
+    pub(crate) fn finish(&mut self, limits: &CallerLimits, now: Millis) {
+        for call in &mut self.calls {
+            if !call.answered.is_complete() {
+                let sentence = "the server is going down, and what became of the push is not known";
+                call.answered.give_up(Failure::UNAVAILABLE, sentence);
+            }
+        }
+        let length_max = PUSH_HEADER_LEN + NAME_MAX + limits.frame_max;
+        while self.is_open()
+            && let Ok(Some((request, length))) =
+                decode_request(&self.input[self.read..], length_max)
+        {
+            let id = request.map_or_else(|(id, _)| id, |request| request.id);
+            self.read += length;
+            let sentence = "the server is going down, and the push was not made";
+            let answered = Answered::failed(Failure::new(Failure::UNAVAILABLE, sentence));
+            self.calls.push_back(Call { id, begun: now, bytes: length, answered });
+        }
+        self.end(Some(CallerEnd::Evicted));
+    }
+}
+
+/// What a request comes to.
+enum Read {
+    Push(Target, Push),
+    Token(Box<[u8]>),
+    Refused(Failure),
+    LockedOut(Failure),
+}
+
+fn judge(
+    request: ReadRequest<'_>,
+    is_let_in: bool,
+    refuses_pushes: bool,
+    limits: &CallerLimits,
+) -> (u32, Read) {
+    let locked_out =
+        |sentence: &str| Read::LockedOut(Failure::new(Failure::UNAUTHENTICATED, sentence));
+    let request = match request {
+        Ok(request) => request,
+        Err((id, bad)) => {
+            let read = match is_let_in {
+                true => Read::Refused(Failure::invalid(bad.to_string())),
+                false => locked_out(NO_TOKEN),
+            };
+            return (id, read);
+        }
+    };
+    let PushRequest { id, target, accept, frame } = request;
+    let target = match target {
+        PushTarget::Token if limits.tokens.is_empty() || limits.tokens.contains(frame.body) => {
+            return (id, Read::Token(frame.body.into()));
+        }
+        PushTarget::Token => return (id, locked_out("the token opens nothing")),
+        _ if !is_let_in => return (id, locked_out(NO_TOKEN)),
+        PushTarget::Key(key) => Target::Key(key.into()),
+        PushTarget::User(user) => Target::User(user),
+        PushTarget::Room(room) => Target::Room(room.into()),
+        PushTarget::All => Target::All,
+    };
+    let (length, max) = (frame.body.len(), limits.frame_max);
+    let failure = if refuses_pushes {
+        let sentence = "this server has more memory than limits.memory allows; try again later, or at another one";
+        Some(Failure::new(Failure::RESOURCE_EXHAUSTED, sentence))
+    } else if length > max {
+        let sentence = format!("the body has {length} bytes, more than the {max} allowed");
+        Some(Failure::invalid(sentence))
+    } else if frame.operation == op::RAW {
+        match count_frames(frame.body) {
+            Ok(0) => Some(Failure::invalid("the body of operation 9 holds no frame")),
+            Ok(_) => None,
+            Err(fault) => Some(Failure::invalid(format!(
+                "the body of operation 9 is not a run of whole frames: {fault}"
+            ))),
+        }
+    } else {
+        None
+    };
+    if let Some(failure) = failure {
+        return (id, Read::Refused(failure));
+    }
+    let operation = if accept == 0 { frame.operation } else { accept };
+    (id, Read::Push(target, Push::new(operation, Encoded::frame(&frame))))
+}
+
+const NO_TOKEN: &str = "the first request has to be a token that opens";

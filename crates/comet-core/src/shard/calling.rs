@@ -1,0 +1,127 @@
+//! Push callers that are connected to the shard: from their bytes to pushes, which begin at the home without a
+//! thread between, and back. The driver that accepts them keeps their sockets.
+
+use crate::budget::MessageBudget;
+use crate::callers::{CallerOperation, CallerSlot};
+use crate::ids::{CallId, ShardId};
+use crate::limits::Limits;
+use crate::message::{Message, Push};
+
+use super::Shard;
+use super::callers::{Failure, Next, Target};
+
+impl Shard {
+    /// A caller has connected. `None`: it is to be closed, because there are too many.
+    pub fn handle_caller_accept(&mut self) -> Option<CallerSlot> {
+        self.callers.accept(&self.context.limits.callers, self.context.clock.active())
+    }
+
+    /// Bytes of a caller. A receive is over.
+    pub fn handle_caller_recv(&mut self, slot: CallerSlot, bytes: &[u8]) {
+        self.callers.received(slot, bytes);
+    }
+
+    /// The caller sends no more. A receive is over.
+    pub fn handle_caller_end(&mut self, slot: CallerSlot) {
+        self.callers.end_input(slot);
+    }
+
+    /// The kernel took so many bytes of a send, which is over.
+    pub fn handle_caller_sent(&mut self, slot: CallerSlot, bytes: usize) {
+        self.callers.sent(slot, bytes, self.context.clock.active());
+    }
+
+    /// The socket of a caller has failed.
+    pub fn handle_caller_failed(&mut self, slot: CallerSlot) {
+        self.callers.fail_socket(slot);
+    }
+
+    /// The socket of a caller is closed. Its slot may be used again.
+    pub fn handle_caller_gone(&mut self, slot: CallerSlot) {
+        self.callers.gone(slot);
+    }
+
+    /// The next thing to do with the socket of a caller.
+    pub fn poll_caller(&mut self) -> Option<(CallerSlot, CallerOperation<'_>)> {
+        self.callers.poll(&self.context.limits.callers, self.context.clock.active())
+    }
+
+    /// Whether [`Shard::handle_request`] may have something to do.
+    #[must_use]
+    pub fn has_requests(&self) -> bool {
+        self.callers.has_requests()
+    }
+
+    /// Takes the next request of the callers. A push is begun as those of [`Shard::handle_message`] are, and is spent from
+    /// `budget`. `false`: there is none.
+    pub fn handle_request(&mut self, budget: &mut MessageBudget) -> bool {
+        let Limits { callers, refuses_pushes, .. } = &*self.context.limits;
+        let (now, shard) = (self.context.clock.active(), self.context.shard);
+        match self.callers.next((callers, *refuses_pushes), now, shard) {
+            None => return false,
+            Some(Next::Answered) => budget.spend_bytes(0),
+            Some(Next::Push { call, target, push }) => {
+                budget.spend_bytes(push.frame.for_websocket().len());
+                self.begin_request(call, target, push);
+            }
+        }
+        true
+    }
+
+    fn begin_request(&mut self, call: CallId, target: Target, push: Push) {
+        match target {
+            Target::User(0) => {
+                // User 0 is everybody without an id: nobody's home, so nobody to push to.
+                self.counters.deliveries.absent += 1;
+                return self.callers.absent(call);
+            }
+            Target::Key(key) => {
+                let home = self.context.home_of_key(&key);
+                self.ask(home, call, Message::PushKeys { call, keys: vec![key], push });
+            }
+            Target::User(user) => {
+                let home = self.context.home_of_user(user);
+                self.ask(home, call, Message::PushUsers { call, users: vec![user], push });
+            }
+            Target::Room(room) => {
+                let home = self.context.home_of_room(&room);
+                self.ask(home, call, Message::PushRoom { call, room, push });
+            }
+            Target::All => {
+                self.callers.expect(call, self.context.shards.into());
+                for shard in (0..self.context.shards).map(ShardId) {
+                    let push = push.clone();
+                    self.ask(shard, call, Message::Broadcast { call, push, speed: None });
+                }
+            }
+        }
+        self.dispatch_local();
+    }
+
+    /// Sends a push to a shard, or the call fails.
+    fn ask(&mut self, shard: ShardId, call: CallId, message: Message) {
+        if shard == self.context.shard {
+            self.messages.push_local(message);
+        } else if !self.messages.send_push(shard, message, self.context.limits.mesh_backlog) {
+            self.callers.fail(call, Failure::mesh_full(shard.0));
+        }
+    }
+
+    pub(super) fn expire_callers(&mut self) {
+        self.callers.expire(&self.context.limits.callers, self.context.clock.active());
+    }
+
+    /// The limits have changed from `former`.
+    pub(super) fn check_caller_tokens(&mut self, former: &Limits) {
+        let callers = &self.context.limits.callers;
+        if callers.tokens != former.callers.tokens {
+            self.callers.check_tokens(callers);
+        }
+    }
+
+    /// Answers all requests that have come, because the server ends. Returns what callers have not been sent; those with a
+    /// send under way are left out.
+    pub fn finish_callers(&mut self) -> impl Iterator<Item = (CallerSlot, [&[u8]; 2])> {
+        self.callers.finish(&self.context.limits.callers, self.context.clock.active())
+    }
+}

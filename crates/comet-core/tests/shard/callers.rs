@@ -1,0 +1,364 @@
+//! Push callers at a shard: their bytes go in, replies come out, and nothing of theirs waits without a bound.
+
+use std::collections::BTreeMap;
+
+use comet_core::limits::{
+    CALLER_CALLS_MAX, CALLER_FIRST_MS, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX, CALLER_WRITE_MS,
+};
+use comet_core::{
+    CallerEnd, CallerLimits, CallerOperation, CallerSlot, Counters, Limits, Message, MessageBudget,
+    MessageClass, Shard, ShardId, Tokens, home_of_key, home_of_user,
+};
+use comet_proto::Frame;
+use comet_proto::push_frame::{PushLedger, PushReply, PushRequest, PushTarget};
+
+use crate::rig::{Rig, frame};
+
+/// The sockets of callers.
+#[derive(Default)]
+pub(crate) struct CallerWires(BTreeMap<(ShardId, CallerSlot), Wire>);
+
+#[derive(Default)]
+struct Wire {
+    /// What the caller has written and the shard has not received.
+    input: Vec<u8>,
+    is_receiving: bool,
+    output: Vec<u8>,
+    /// The caller takes nothing.
+    is_stuck: bool,
+    is_shut: bool,
+    is_closed: bool,
+}
+
+impl CallerWires {
+    /// Does what a driver does; whether something moved.
+    pub(crate) fn serve(&mut self, shard: &mut Shard) -> bool {
+        let mut moved = false;
+        let mut budget = MessageBudget::new(shard.limits());
+        while budget.is_left() && shard.takes_pushes() && shard.handle_request(&mut budget) {
+            moved = true;
+        }
+        let id = shard.id();
+        while let Some((slot, operation)) = shard.poll_caller() {
+            moved = true;
+            let wire = self.0.get_mut(&(id, slot)).expect("accepted");
+            assert!(!wire.is_closed);
+            match operation {
+                CallerOperation::Receive => {
+                    assert!(!std::mem::replace(&mut wire.is_receiving, true));
+                }
+                CallerOperation::Send(bytes) => {
+                    assert!(!bytes.is_empty() && !wire.is_shut);
+                    let bytes = bytes.to_vec();
+                    if !wire.is_stuck {
+                        // In two pieces, as a kernel may.
+                        let taken = bytes.len().div_ceil(2);
+                        wire.output.extend_from_slice(&bytes[..taken]);
+                        shard.handle_caller_sent(slot, taken);
+                    }
+                }
+                CallerOperation::ShutWrite => wire.is_shut = true,
+                CallerOperation::Close => {
+                    wire.is_closed = true;
+                    shard.handle_caller_gone(slot);
+                }
+            }
+        }
+        for ((at, slot), wire) in &mut self.0 {
+            if *at == id && wire.is_receiving && !wire.is_closed && !wire.input.is_empty() {
+                let piece: Vec<u8> = wire.input.drain(..wire.input.len().min(1_000)).collect();
+                wire.is_receiving = false;
+                shard.handle_caller_recv(*slot, &piece);
+                moved = true;
+            }
+        }
+        moved
+    }
+}
+
+type Caller = (ShardId, CallerSlot);
+
+fn call(rig: &mut Rig, shard: u16) -> Caller {
+    let slot = rig.shards[usize::from(shard)].handle_caller_accept().expect("there is a place");
+    let caller = (ShardId(shard), slot);
+    rig.callers.0.insert(caller, Wire::default());
+    rig.run();
+    caller
+}
+
+fn write(rig: &mut Rig, caller: Caller, bytes: &[u8]) {
+    rig.callers.0.get_mut(&caller).expect("accepted").input.extend_from_slice(bytes);
+    rig.run();
+}
+
+/// Id, status and body of the replies since the last call.
+fn replies(rig: &mut Rig, caller: Caller) -> Vec<(u32, u32, Vec<u8>)> {
+    let output = std::mem::take(&mut rig.callers.0.get_mut(&caller).expect("accepted").output);
+    let mut rest = &output[..];
+    let mut replies = Vec::new();
+    while let Some((reply, length)) = PushReply::decode(rest, 1 << 20).unwrap() {
+        replies.push((reply.id, reply.status, reply.body.to_vec()));
+        rest = &rest[length..];
+    }
+    assert!(rest.is_empty(), "a reply is cut");
+    replies
+}
+
+fn statuses(rig: &mut Rig, caller: Caller) -> Vec<(u32, u32)> {
+    replies(rig, caller).into_iter().map(|(id, status, _)| (id, status)).collect()
+}
+
+fn is_closed(rig: &Rig, caller: Caller) -> bool {
+    rig.callers.0[&caller].is_closed
+}
+
+fn request(id: u32, target: PushTarget<'_>, body: &[u8]) -> Vec<u8> {
+    let frame = Frame { version: 1, operation: 1000, sequence: 0, body };
+    let mut bytes = Vec::new();
+    PushRequest { id, target, accept: 0, frame }.encode(&mut bytes);
+    bytes
+}
+
+fn ledger(matched: u64, queued: u64, absent: u64) -> PushLedger {
+    PushLedger { matched, queued, absent, dropped: Vec::new() }
+}
+
+fn counters(rig: &Rig, shard: u16) -> Counters {
+    rig.shards[usize::from(shard)].counters()
+}
+
+fn ended(rig: &Rig, reason: CallerEnd) -> u64 {
+    counters(rig, 0).callers_ended[reason as usize]
+}
+
+fn with(callers: CallerLimits) -> Rig {
+    Rig::new(1, Limits { callers, ..Limits::default() })
+}
+
+/// Wherever the caller, the home and the connections are.
+#[test]
+fn pushes_are_answered_in_order_with_their_ledgers() {
+    for shards in [1, 4] {
+        let mut rig = Rig::new(shards, Limits::default());
+        let conns: Vec<_> = (0..4).map(|at| rig.join(at % shards, "7//1/")).collect();
+        let caller = call(&mut rig, shards - 1);
+        let pushes = [
+            (PushTarget::Key("7_1"), ledger(1, 1, 0)),
+            (PushTarget::User(7), ledger(4, 4, 0)),
+            (PushTarget::Room("1"), ledger(4, 4, 0)),
+            (PushTarget::All, ledger(4, 4, 0)),
+            (PushTarget::Key("nobody"), ledger(0, 0, 1)),
+            (PushTarget::User(8), ledger(0, 0, 1)),
+            (PushTarget::User(0), ledger(0, 0, 1)),
+            (PushTarget::Room("empty"), ledger(0, 0, 0)),
+        ];
+        let mut stream = Vec::new();
+        for (id, (target, _)) in (0..).zip(&pushes) {
+            stream.extend(request(id, *target, b"hi"));
+        }
+        write(&mut rig, caller, &stream);
+        let expected = (0..).zip(&pushes).map(|(id, (_, ledger))| (id, 0, Some(ledger.clone())));
+        let replies = replies(&mut rig, caller).into_iter();
+        let replies = replies.map(|(id, status, body)| (id, status, PushLedger::decode(&body)));
+        assert_eq!(replies.collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "{shards} shards");
+        for (conn, pushes) in conns.into_iter().zip([4, 3, 3, 3]) {
+            assert_eq!(rig.take(conn), frame(1000, 0, b"hi").repeat(pushes));
+        }
+        let all = (0..shards).map(|shard| counters(&rig, shard));
+        assert_eq!(all.clone().map(|counters| counters.calls[0]).sum::<u64>(), 8);
+        assert_eq!(all.map(|counters| counters.deliveries.queued).sum::<u64>(), 13);
+        assert!(rig.take_reports().is_empty(), "control is told nothing");
+    }
+}
+
+#[test]
+fn what_cannot_be_pushed_is_refused_and_the_stream_goes_on() {
+    let mut rig = with(CallerLimits { frame_max: 100, ..CallerLimits::default() });
+    let conn = rig.join(0, "7//1/");
+    let caller = call(&mut rig, 0);
+    let key = PushTarget::Key("7_1");
+    write(&mut rig, caller, &request(1, key, &[b'x'; 101]));
+    let mut batch = request(2, key, b"no frame");
+    batch[8..12].copy_from_slice(&9_u32.to_be_bytes());
+    write(&mut rig, caller, &batch);
+    let mut kind = request(3, key, b"");
+    kind[25] = 7;
+    write(&mut rig, caller, &kind);
+    write(&mut rig, caller, &request(4, key, &[b'x'; 100]));
+    assert_eq!(statuses(&mut rig, caller), [(1, 3), (2, 3), (3, 3), (4, 0)]);
+    assert_eq!(rig.take(conn), frame(1000, 0, &[b'x'; 100]));
+    assert!(!is_closed(&rig, caller));
+}
+
+#[test]
+fn wrong_lengths_are_answered_and_end_the_connection() {
+    let mut rig = with(CallerLimits { frame_max: 100, ..CallerLimits::default() });
+    rig.join(0, "7//1/");
+    let good = request(1, PushTarget::Key("7_1"), b"hi");
+    let mut long = good.clone();
+    long[..4].copy_from_slice(&100_000_u32.to_be_bytes());
+    let mut header = good.clone();
+    header[5] = 16;
+    for (bad, status) in [(long, 11), (header, 3)] {
+        let caller = call(&mut rig, 0);
+        write(&mut rig, caller, &[&good[..], &bad, &good].concat());
+        assert_eq!(statuses(&mut rig, caller), [(1, 0), (0, status)]);
+        assert!(rig.callers.0[&caller].is_shut && !is_closed(&rig, caller));
+        rig.shards[0].handle_caller_end(caller.1);
+        rig.run();
+        assert!(is_closed(&rig, caller));
+    }
+    assert_eq!((ended(&rig, CallerEnd::BadFrame), counters(&rig, 0).callers), (2, 0));
+}
+
+#[test]
+fn a_token_opens_and_nothing_else() {
+    let tokens = Tokens::new(["first", "second"]);
+    let mut rig = with(CallerLimits { tokens: tokens.clone(), ..CallerLimits::default() });
+    let conn = rig.join(0, "7//1/");
+    let push = request(2, PushTarget::Key("7_1"), b"hi");
+    let token = |token: &str| request(1, PushTarget::Token, token.as_bytes());
+    for (opening, expected) in [
+        (Vec::new(), &[(2, 16)][..]),
+        (token("third"), &[(1, 16)]),
+        (token(""), &[(1, 16)]),
+        (token("second"), &[(1, 0), (2, 0)]),
+    ] {
+        let caller = call(&mut rig, 0);
+        write(&mut rig, caller, &[opening, push.clone()].concat());
+        assert_eq!(statuses(&mut rig, caller), expected);
+        assert_eq!(rig.callers.0[&caller].is_shut, expected.len() == 1);
+    }
+    assert_eq!(rig.take(conn), frame(1000, 0, b"hi"));
+    assert_eq!(ended(&rig, CallerEnd::NoToken), 3);
+    assert_eq!(format!("{tokens:?}"), "Tokens(2)");
+}
+
+#[test]
+fn a_token_that_is_taken_away_closes_its_door() {
+    let limits = |tokens: &[&str]| {
+        let tokens = Tokens::new(tokens.iter().copied());
+        Limits { callers: CallerLimits { tokens, ..CallerLimits::default() }, ..Limits::default() }
+    };
+    let mut rig = Rig::new(1, limits(&["old", "kept"]));
+    let callers = ["old", "kept"].map(|token| {
+        let caller = call(&mut rig, 0);
+        write(&mut rig, caller, &request(1, PushTarget::Token, token.as_bytes()));
+        assert_eq!(statuses(&mut rig, caller), [(1, 0)]);
+        caller
+    });
+    let limits = std::sync::Arc::new(limits(&["kept", "new"]));
+    rig.send(ShardId(0), Message::Configure { limits });
+    assert!(rig.callers.0[&callers[0]].is_shut && !rig.callers.0[&callers[1]].is_shut);
+}
+
+/// A caller that takes no replies has as many as it may, and no more input is taken from it. Others go on.
+#[test]
+fn a_caller_that_does_not_read_waits_and_is_closed() {
+    let mut rig = Rig::new(1, Limits { svr_proto: u16::MAX, ..Limits::default() });
+    rig.join(0, "7//1/");
+    let [stuck, other] = [call(&mut rig, 0), call(&mut rig, 0)];
+    rig.callers.0.get_mut(&stuck).unwrap().is_stuck = true;
+    let push = request(1, PushTarget::Key("nobody"), b"hi");
+    write(&mut rig, stuck, &push.repeat(100_000));
+    let taken = counters(&rig, 0).calls[0];
+    let most = (CALLER_OUTPUT_MAX / 40 + CALLER_CALLS_MAX) as u64;
+    assert!((1_000..=2 * most).contains(&taken), "{taken} answered");
+    let left = rig.callers.0[&stuck].input.len();
+    assert!(left > 100_000 * push.len() / 2 - CALLER_INPUT_MAX, "{left} bytes are left");
+    write(&mut rig, other, &request(2, PushTarget::Key("7_1"), b"hi"));
+    assert_eq!(statuses(&mut rig, other), [(2, 0)]);
+    rig.pass(CALLER_WRITE_MS + 1_000);
+    assert!(is_closed(&rig, stuck) && !is_closed(&rig, other));
+    assert_eq!(ended(&rig, CallerEnd::WriteTimeout), 1);
+}
+
+/// A push whose home does not answer is answered in its time, and the reply of the next one waits for it.
+#[test]
+fn late_pushes_are_answered_and_later_tallies_dropped() {
+    let mut rig = Rig::new(2, Limits::default());
+    let caller = call(&mut rig, 0);
+    let key = (0..).map(|number| format!("k{number}")).find(|key| home_of_key(key, 2).0 == 1);
+    let far = key.unwrap();
+    rig.held.insert((0, 1));
+    write(&mut rig, caller, &request(1, PushTarget::Key(&far), b"hi"));
+    let near = (1..).find(|user| home_of_user(*user, 2).0 == 0).unwrap();
+    write(&mut rig, caller, &request(2, PushTarget::User(near), b"hi"));
+    rig.pass(4_999);
+    assert_eq!(statuses(&mut rig, caller), []);
+    rig.pass(2);
+    assert_eq!(statuses(&mut rig, caller), [(1, 4), (2, 0)]);
+    rig.held.clear();
+    rig.run();
+    write(&mut rig, caller, &request(3, PushTarget::Key(&far), b"hi"));
+    assert_eq!(statuses(&mut rig, caller), [(3, 0)]);
+}
+
+#[test]
+fn a_full_queue_to_a_home_is_an_answer() {
+    let mut rig = Rig::new(2, Limits { mesh_backlog: 2, ..Limits::default() });
+    let caller = call(&mut rig, 0);
+    rig.held.insert((0, 1));
+    let far = (0..).map(|number| format!("k{number}")).find(|key| home_of_key(key, 2).0 == 1);
+    let push = |id| request(id, PushTarget::Key(far.as_deref().unwrap()), b"hi");
+    write(&mut rig, caller, &(1..=3).flat_map(push).collect::<Vec<_>>());
+    assert!(rig.shards[0].poll_message(ShardId(1), MessageClass::Push).is_some());
+    rig.held.clear();
+    rig.pass(5_001);
+    assert_eq!(statuses(&mut rig, caller), [(1, 4), (2, 0), (3, 8)]);
+}
+
+#[test]
+fn silent_and_slow_callers_leave() {
+    let mut rig = with(CallerLimits::default());
+    let [silent, slow, idle] = [(); 3].map(|()| call(&mut rig, 0));
+    let push = request(1, PushTarget::All, b"hi");
+    write(&mut rig, slow, &push[..20]);
+    write(&mut rig, idle, &push);
+    rig.pass(5_001);
+    assert!(rig.callers.0[&slow].is_shut, "half a request is too late");
+    rig.pass(CALLER_FIRST_MS);
+    assert!(rig.callers.0[&silent].is_shut && !rig.callers.0[&idle].is_shut);
+    assert!(is_closed(&rig, slow), "it did not close its side");
+    assert_eq!((ended(&rig, CallerEnd::Late), ended(&rig, CallerEnd::Silent)), (1, 1));
+}
+
+#[test]
+fn a_caller_that_has_ended_its_side_gets_its_replies() {
+    let mut rig = with(CallerLimits::default());
+    let caller = call(&mut rig, 0);
+    write(&mut rig, caller, &request(1, PushTarget::All, b"hi"));
+    rig.shards[0].handle_caller_end(caller.1);
+    rig.run();
+    assert_eq!(statuses(&mut rig, caller), [(1, 0)]);
+    assert!(is_closed(&rig, caller));
+    // The slot is used again, and late tallies find no call of the former caller.
+    assert_eq!(call(&mut rig, 0), caller);
+}
+
+#[test]
+fn the_idlest_caller_makes_room() {
+    let mut rig = with(CallerLimits { connections: 2, ..CallerLimits::default() });
+    let [first, second] = [call(&mut rig, 0), call(&mut rig, 0)];
+    write(&mut rig, first, &request(1, PushTarget::All, b"hi"));
+    let third = call(&mut rig, 0);
+    assert!(rig.callers.0[&second].is_shut && !rig.callers.0[&first].is_shut);
+    write(&mut rig, third, &request(1, PushTarget::All, b"hi"));
+    assert_eq!(statuses(&mut rig, third), [(1, 0)]);
+    assert_eq!(ended(&rig, CallerEnd::Evicted), 1);
+}
+
+#[test]
+fn the_end_of_the_server_is_answered() {
+    let mut rig = Rig::new(2, Limits::default());
+    let caller = call(&mut rig, 0);
+    rig.held.insert((0, 1));
+    let far = (0..).map(|number| format!("k{number}")).find(|key| home_of_key(key, 2).0 == 1);
+    let push = |id| request(id, PushTarget::Key(far.as_deref().unwrap()), b"hi");
+    write(&mut rig, caller, &push(1));
+    rig.shards[0].handle_caller_recv(caller.1, &push(2));
+    let rest: Vec<u8> =
+        rig.shards[0].finish_callers().flat_map(|(_, rest)| rest.concat()).collect();
+    rig.callers.0.get_mut(&caller).unwrap().output = rest;
+    assert_eq!(statuses(&mut rig, caller), [(1, 14), (2, 14)]);
+}

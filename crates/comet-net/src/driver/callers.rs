@@ -1,0 +1,170 @@
+//! The steps that serve push callers who are connected to this core: their sockets, beside those of clients.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+use std::{io, mem};
+
+use comet_core::{CallerOperation, CallerSlot};
+use comet_logic::Authenticator;
+use rustix::net::{SendFlags, Shutdown, send, shutdown, sockopt};
+
+use super::Driver;
+use crate::ids::ListenerIndex;
+use crate::ring::{self, Completion};
+
+/// How soon a failed accept is submitted again.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// The listeners for push callers, and the sockets of those by slot.
+pub(super) struct Callers {
+    listeners: Vec<OwnedFd>,
+    /// Listeners whose multishot accept has to be submitted again, and not before when.
+    to_rearm: Vec<ListenerIndex>,
+    rearm_at: Instant,
+    sockets: Vec<Option<Socket>>,
+}
+
+/// Bytes that are received of a caller at once: a few hundred small pushes.
+const RECV_BYTES: usize = 32 << 10;
+
+struct Socket {
+    fd: OwnedFd,
+    /// The kernel writes to it while a receive is under way.
+    buffer: Box<[u8]>,
+    is_receiving: bool,
+    is_sending: bool,
+    is_closed: bool,
+}
+
+impl Callers {
+    pub(super) fn new(listeners: Vec<OwnedFd>, now: Instant) -> Self {
+        let to_rearm = (0..).map(ListenerIndex).zip(&listeners).map(|(index, _)| index).collect();
+        Self { listeners, to_rearm, rearm_at: now, sockets: Vec::new() }
+    }
+
+    fn at(&mut self, slot: CallerSlot) -> &mut Socket {
+        let socket = self.sockets[usize::from(slot.0)].as_mut();
+        socket.expect("a socket until its last completion")
+    }
+
+    /// What becomes readable when a caller comes or sends something.
+    pub(super) fn awaited(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let sockets = self.sockets.iter().flatten().filter(|socket| socket.is_receiving);
+        let listeners = self.listeners.iter().map(OwnedFd::as_fd);
+        listeners.chain(sockets.map(|socket| socket.fd.as_fd()))
+    }
+}
+
+impl<A: Authenticator> Driver<A> {
+    /// Submits accepts that have ended, or have not begun.
+    pub(super) fn rearm_caller_accepts(&mut self) {
+        if self.callers.to_rearm.is_empty() {
+            return;
+        }
+        if Instant::now() < self.callers.rearm_at {
+            self.must_retry = true;
+            return;
+        }
+        for index in mem::take(&mut self.callers.to_rearm) {
+            self.ring.accept_caller(self.callers.listeners[index.index()].as_raw_fd(), index);
+        }
+    }
+
+    pub(super) fn handle_caller_accepted(&mut self, index: ListenerIndex, completion: Completion) {
+        if !completion.more {
+            self.callers.to_rearm.push(index);
+        }
+        match completion.result {
+            Ok(fd) => {
+                let fd = ring::accepted(fd);
+                // A reply is one small segment, and must not wait for the next. A Unix socket has no such option.
+                let _ = sockopt::set_tcp_nodelay(&fd, true);
+                let Some(slot) = self.shard.handle_caller_accept() else { return };
+                let index = usize::from(slot.0);
+                if index >= self.callers.sockets.len() {
+                    self.callers.sockets.resize_with(index + 1, || None);
+                }
+                let buffer = vec![0; RECV_BYTES].into_boxed_slice();
+                let socket =
+                    Socket { fd, buffer, is_receiving: false, is_sending: false, is_closed: false };
+                let former = self.callers.sockets[index].replace(socket);
+                assert!(former.is_none(), "a slot is not reused before its socket is gone");
+            }
+            Err(libc::ECONNABORTED) => {}
+            Err(error) => {
+                self.callers.rearm_at = Instant::now() + ACCEPT_RETRY;
+                let (core, error) = (self.shard.id().0, io::Error::from_raw_os_error(error));
+                log::warn!("core {core}: a push caller cannot be accepted: {error}");
+            }
+        }
+    }
+
+    pub(super) fn handle_caller_received(&mut self, slot: CallerSlot, result: Result<u32, i32>) {
+        let socket = self.callers.at(slot);
+        socket.is_receiving = false;
+        match result {
+            Ok(0) => self.shard.handle_caller_end(slot),
+            Ok(length) => self.shard.handle_caller_recv(slot, &socket.buffer[..length as usize]),
+            Err(_) => self.shard.handle_caller_failed(slot),
+        }
+        self.free_caller_if_gone(slot);
+    }
+
+    pub(super) fn handle_caller_sent(&mut self, slot: CallerSlot, result: Result<u32, i32>) {
+        self.callers.at(slot).is_sending = false;
+        match result {
+            Ok(bytes) => self.shard.handle_caller_sent(slot, bytes as usize),
+            Err(_) => self.shard.handle_caller_failed(slot),
+        }
+        self.free_caller_if_gone(slot);
+    }
+
+    /// Does with the sockets of callers what the shard says.
+    pub(super) fn serve_callers(&mut self) {
+        while let Some((slot, operation)) = self.shard.poll_caller() {
+            let socket = self.callers.at(slot);
+            match operation {
+                CallerOperation::Receive => {
+                    socket.is_receiving = true;
+                    let buffer: *mut [u8] = &raw mut *socket.buffer;
+                    self.ring.recv_caller(socket.fd.as_raw_fd(), slot, buffer);
+                }
+                CallerOperation::Send(bytes) => {
+                    socket.is_sending = true;
+                    let bytes: *const [u8] = bytes;
+                    self.ring.send_caller(socket.fd.as_raw_fd(), slot, bytes);
+                }
+                // ENOTCONN is possible: the peer has reset the connection.
+                CallerOperation::ShutWrite => drop(shutdown(&socket.fd, Shutdown::Write)),
+                CallerOperation::Close => {
+                    socket.is_closed = true;
+                    if socket.is_receiving || socket.is_sending {
+                        let _ = shutdown(&socket.fd, Shutdown::Both);
+                    }
+                    self.free_caller_if_gone(slot);
+                }
+            }
+        }
+    }
+
+    fn free_caller_if_gone(&mut self, slot: CallerSlot) {
+        let Socket { is_receiving, is_sending, is_closed, .. } = *self.callers.at(slot);
+        if is_closed && !is_receiving && !is_sending {
+            self.callers.sockets[usize::from(slot.0)] = None;
+            self.shard.handle_caller_gone(slot);
+        }
+    }
+
+    /// Answers the requests that have come, because the core ends. What a socket does not take at once is dropped.
+    pub(super) fn finish_callers(&mut self) {
+        for (slot, rest) in self.shard.finish_callers() {
+            let socket = self.callers.at(slot);
+            for bytes in rest.into_iter().filter(|bytes| !bytes.is_empty()) {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                if send(&socket.fd, bytes, flags) != Ok(bytes.len()) {
+                    break;
+                }
+            }
+        }
+    }
+}
