@@ -14,8 +14,8 @@ pub(crate) use self::attack::Attack;
 pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArgs};
 pub(crate) use self::phase::Phase;
 pub(crate) use self::scenarios::{
-    ChurnArgs, ConnectArgs, DayArgs, FanoutArgs, IdleArgs, LatencyArgs, OverloadArgs, RawArgs,
-    ReadersArgs, SoakArgs, TargetsArgs,
+    ChurnArgs, ConnectArgs, DayArgs, FairnessArgs, FanoutArgs, IdleArgs, LatencyArgs, OverloadArgs,
+    RawArgs, ReadersArgs, SoakArgs, TargetsArgs,
 };
 use crate::yardstick::Mode;
 use comet_cpus::CpuList;
@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Day(DayArgs),
     /// Attacks on doors and cores: latencies of the clients that are there, next to their quiet values.
     Overload(OverloadArgs),
+    /// A large room beside pushes, heartbeats, connects and smaller rooms: how long these wait for it.
+    Fairness(FairnessArgs),
     /// Churn, pushes, reloads and faults at random from a seed, for minutes: ledgers, memory and descriptors are checked.
     Soak(SoakArgs),
     /// The bare loops and the ping-pong alone.

@@ -45,7 +45,7 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 use crate::scenario::{
-    churn, connect, day, fanout, idle, latency, overload, readers, soak, targets,
+    churn, connect, day, fairness, fanout, idle, latency, overload, readers, soak, targets,
 };
 
 /// Errors are sentences for the person who runs the bench.
@@ -76,6 +76,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Readers(args) => readers::run(&args),
         Command::Day(args) => day::run(&args),
         Command::Overload(args) => overload::run(&args),
+        Command::Fairness(args) => fairness::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Raw(args) => fanout::run_raw(&args),
         Command::Targets(args) => targets::run(&args),

@@ -3,6 +3,7 @@
 pub(crate) mod churn;
 pub(crate) mod connect;
 pub(crate) mod day;
+pub(crate) mod fairness;
 pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod latency;

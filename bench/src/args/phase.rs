@@ -32,6 +32,22 @@ pub(crate) struct Phase {
     pub arrivals: f64,
 }
 
+impl Phase {
+    /// All members stay, and nothing happens for two seconds.
+    pub(crate) fn idle() -> Self {
+        Self {
+            name: String::new(),
+            seconds: two(),
+            connect: one(),
+            reconnect: 0.0,
+            room_rate: 0.0,
+            key_rate: 0.0,
+            broadcast_rate: 0.0,
+            arrivals: 0.0,
+        }
+    }
+}
+
 fn one() -> f64 {
     1.0
 }

@@ -279,6 +279,36 @@ impl OverloadArgs {
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct FairnessArgs {
+    /// Members of the room that is pushed to twice a second.
+    #[arg(long, value_name = "NUMBER", default_value_t = 12_000, value_parser = positive())]
+    pub crowd: u32,
+    /// Members of the smaller crowd beside it.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000, value_parser = positive())]
+    pub small_crowd: u32,
+    /// Pushes by key in a second, and pushes to small rooms, to one after the other.
+    #[arg(long, value_name = "HERTZ", default_value_t = 500.0, help_heading = "Pace")]
+    pub rate: f64,
+    /// Clients that connect in a second.
+    #[arg(long, value_name = "HERTZ", default_value_t = 100.0, help_heading = "Pace")]
+    pub arrivals: f64,
+    /// Length of each measurement.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, help_heading = "Pace")]
+    pub seconds: f64,
+    /// How often quiet and crowd take turns.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive(),
+        help_heading = "Pace")]
+    pub rounds: u32,
+    /// Fails where a p99 is more than 6 ms above its quiet value, too.
+    #[arg(long, help_heading = "Output")]
+    pub strict: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub setup: SetupArgs,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct TargetsArgs {
     /// The comet to start; the one beside comet-bench unless given.

@@ -7,14 +7,14 @@ mod flood;
 mod trickle;
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use self::attack::{Assault, settings};
-use self::attacker::Attacker;
+pub(super) use self::attack::Assault;
+use self::attack::settings;
+pub(super) use self::attacker::Attacker;
 use super::prepare;
 use crate::Result;
 use crate::args::{Attack, OverloadArgs};
@@ -33,13 +33,13 @@ use crate::target::free_ports;
 /// attack.
 const BOUND: f64 = 2.0;
 /// Beside a crowd each is to be at most so much longer.
-const CROWD_BOUND_US: f64 = 6_000.0;
+pub(super) const CROWD_BOUND_US: f64 = 6_000.0;
 /// Time between two heartbeats of a client.
 const HEARTBEAT_NS: u64 = SECOND_NS;
 /// Time between two round trips of the ping-pong.
 const PING_NS: u64 = 2 * MILLISECOND_NS;
 /// How long an attack may take to be under way.
-const BEGIN_NS_MAX: u64 = 60 * SECOND_NS;
+pub(super) const BEGIN_NS_MAX: u64 = 60 * SECOND_NS;
 
 const HEADINGS: [&str; 11] = [
     "attack",
@@ -97,16 +97,8 @@ fn under(attack: Attack, args: &OverloadArgs) -> Result<Value> {
     let mut faults = Vec::new();
     for _ in 0..args.rounds {
         let was = measure(&mut subject, args)?;
-        let attacker = Attacker {
-            endpoints: subject.target.endpoints.clone(),
-            grpc: subject.target.grpc.clone().expect("the bench has chosen one"),
-            http,
-            half_open: args.half_open as usize,
-            stalled: args.stalled as usize,
-            operation: subject.operation,
-            is_under_way: AtomicBool::new(false),
-            is_over: AtomicBool::new(false),
-        };
+        let numbers = [args.half_open as usize, args.stalled as usize];
+        let attacker = Attacker::of(&subject, http, numbers)?;
         let assault = Assault::begin(attack, attacker);
         let begun = subject.wait_for(BEGIN_NS_MAX, |_| assault.is_under_way())?;
         begun.ok_or("the attack does not get under way")?;

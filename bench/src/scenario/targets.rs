@@ -4,6 +4,7 @@
 //! what it is compared with see the same minute of the host. A stage that fails leaves its lines without
 //! figures and the others as they are.
 
+mod beside;
 mod cores;
 mod doors;
 mod flood;
@@ -38,13 +39,14 @@ struct Stage {
     measure: fn(&TargetsArgs, &mut Record) -> Result<()>,
 }
 
-const STAGES: [Stage; 7] = [
+const STAGES: [Stage; 8] = [
     Stage { name: "sizes", goals: &goals::SIZES, measure: sizes::measure },
     Stage { name: "flood", goals: &goals::FLOODS, measure: flood::measure },
     Stage { name: "keys", goals: &goals::KEYS, measure: keys::measure },
     Stage { name: "cores", goals: &goals::CORES, measure: cores::measure },
     Stage { name: "rooms", goals: &goals::ROOMS, measure: rooms::measure },
     Stage { name: "doors", goals: &goals::DOORS, measure: doors::measure },
+    Stage { name: "beside", goals: &goals::BESIDES, measure: beside::measure },
     Stage { name: "stalled", goals: &goals::STALLEDS, measure: stalled::measure },
 ];
 

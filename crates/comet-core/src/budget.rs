@@ -47,11 +47,6 @@ impl Budget {
         self.units > 0
     }
 
-    /// How much may be done.
-    pub(crate) fn units(&self) -> usize {
-        self.units
-    }
-
     /// Takes off what was done. The last piece of work may cost more than there was left.
     pub(crate) fn spend(&mut self, units: usize) {
         self.units = self.units.saturating_sub(units);

@@ -67,7 +67,7 @@ pub use message::{
 pub use network::Network;
 pub use outbox::Slices;
 pub use settings::{Logic, Settings};
-pub use shard::Shard;
+pub use shard::{CrowdSlice, Shard};
 pub use socket::{CloseHow, ClosedEvent, Hangup, Transmit};
 pub use source::{Source, SourceLimits};
 pub use time::{Millis, TokenTime};

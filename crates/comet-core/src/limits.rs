@@ -115,9 +115,11 @@ pub struct Limits {
     /// remote logic that takes half as long to register renews its session at once. Not to be changed while
     /// shards run.
     pub key_memory_ms: u32,
-    /// Connections that a turn sends the pushes of a room or a broadcast to. With more members of a room here, or more
-    /// connections, a push goes on in the next turns; see [`Shard::handle_crowds`](crate::Shard::handle_crowds).
+    /// Connections that a turn sends a push to. One to more members of a room here, or more connections, goes on in the
+    /// next turns; see [`Shard::handle_crowds`](crate::Shard::handle_crowds).
     pub crowd_slice: usize,
+    /// Bytes of these sends, if that is fewer connections; one connection is always sent to.
+    pub crowd_bytes: usize,
     /// Tables that each map of a home is split into, so that none grows in one long step. A power of two.
     pub buckets: usize,
 }
@@ -163,6 +165,7 @@ impl Default for Limits {
             user_memory_ms: 0,
             key_memory_ms: 10_000,
             crowd_slice: CROWD_SLICE,
+            crowd_bytes: CROWD_BYTES,
             buckets: 256,
         }
     }
@@ -197,7 +200,9 @@ pub const TEXT_PUSH_MAX: usize = 256 << 10;
 /// Connections in a slice of a crowd. Sends of so many small pushes take a few milliseconds. With slices of 256 a turn's own
 /// cost would show.
 pub const CROWD_SLICE: usize = 1_024;
-/// Deliveries in a slice of a crowd. A batch of more than a few pushes is offered to fewer connections at once.
+/// Bytes in a slice of a crowd. The kernel copies so many in a few milliseconds.
+pub const CROWD_BYTES: usize = 8 << 20;
+/// Deliveries in a slice of a crowd, and connections in the lists that wait for their turn. A batch of more than a few pushes is offered to fewer connections at once.
 pub const CROWD_UNITS: usize = 4 * SLICE_UNITS;
 /// Crowds with pushes under way. Beside so many a shard takes no push until one of them has its last.
 pub const CROWDS_MAX: usize = 16;
@@ -290,7 +295,7 @@ impl Limits {
         assert!(self.body_max > 0 && self.body_max <= 1 << 20, "body_max");
         assert!(self.head_max >= 256, "head_max holds an upgrade request");
         assert!(self.outbox_bytes <= 1 << 30, "outbox_bytes");
-        assert!(self.crowd_slice > 0, "crowd_slice");
+        assert!(self.crowd_slice > 0 && self.crowd_bytes > 0, "crowd_slice");
         assert!(self.buckets.is_power_of_two(), "buckets is a power of two");
         self.sources.assert_sound();
         assert!(self.handshakes > 0, "a connection begins with a handshake");

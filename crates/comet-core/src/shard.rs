@@ -85,6 +85,8 @@ use crate::socket::{CloseHow, ClosedEvent};
 use crate::time::{Millis, Tick, TokenTime};
 use crate::wheel::Wheel;
 
+pub use crowds::CrowdSlice;
+
 use callers::Callers;
 use connections::Connections;
 use context::Context;

@@ -10,6 +10,7 @@ use comet_core::{
 };
 
 use crate::activity;
+use crate::crowds::CrowdSlices;
 use crate::deadlines;
 use crate::env::{Env, Peer};
 use crate::listings::{Known, Listings};
@@ -42,6 +43,7 @@ pub(crate) struct Driver {
     pub(crate) stalled_until: Millis,
     pub(crate) stalls: StallLog,
     pub(crate) listings: Listings,
+    pub(crate) crowds: CrowdSlices,
     /// Deadlines that were put off.
     pub(crate) spared: u64,
     /// Turns during a coalesced wait in which input stayed unread.
@@ -112,6 +114,7 @@ impl Driver {
             stalled_until: Millis(0),
             stalls: StallLog::default(),
             listings: Listings::default(),
+            crowds: CrowdSlices::default(),
             spared: 0,
             coalesced_waits: 0,
         }
@@ -172,7 +175,7 @@ impl Driver {
         let leaves_input = is_coalescing && !has_expired && env.rng.percent(50);
         self.coalesced_waits += u64::from(leaves_input);
         for class in MessageClass::ALL {
-            self.take_messages(env, class);
+            self.take_messages(env, class)?;
         }
         self.accept(env);
         let mut slots: Vec<(Slot, usize)> =
@@ -210,14 +213,14 @@ impl Driver {
         if env.rng.percent(80) {
             self.shard.handle_listings(&mut budget(env), &mut &self.listings);
         }
-        self.go_on_with_pushes(env);
+        self.go_on_with_pushes(env)?;
         self.poll(env)
     }
 
     /// Takes messages of one class: some, or all. A push waits until the one before it is over.
-    fn take_messages(&mut self, env: &mut Env, class: MessageClass) {
+    fn take_messages(&mut self, env: &mut Env, class: MessageClass) -> Result<(), String> {
         for _ in 0..env.rng.pick(&[1, 4, 1000]) {
-            self.go_on_with_pushes(env);
+            self.go_on_with_pushes(env)?;
             if class == MessageClass::Push && !self.shard.takes_pushes() {
                 break;
             }
@@ -250,10 +253,11 @@ impl Driver {
             }
             self.shard.handle_message(message);
         }
+        Ok(())
     }
 
     /// Goes on with pushes, or leaves them for later.
-    fn go_on_with_pushes(&mut self, env: &mut Env) {
+    fn go_on_with_pushes(&mut self, env: &mut Env) -> Result<(), String> {
         let mut budget_of_pushes = MessageBudget::new(self.shard.limits());
         if env.rng.percent(80) && self.shard.end_due_window(&mut budget_of_pushes) {
             env.note_activity();
@@ -264,8 +268,11 @@ impl Driver {
         }
         if self.shard.has_crowds() && env.rng.percent(50) {
             env.note_activity();
-            self.shard.handle_crowds();
+            if let Some(slice) = self.shard.handle_crowds() {
+                self.crowds.note(slice, self.shard.limits())?;
+            }
         }
+        Ok(())
     }
 
     fn accept(&mut self, env: &mut Env) {

@@ -14,6 +14,7 @@ mod call_checker;
 mod check;
 mod client;
 mod control;
+mod crowds;
 mod deadlines;
 mod driver;
 mod env;

@@ -158,6 +158,7 @@ impl Plan {
             user_sessions: if rng.percent(6) { rng.pick(&[1, 3]) } else { 10_000 },
             trace_users: rng.pick(trace_lists).into(),
             crowd_slice: rng.pick(&[1, 3, 1_000]),
+            crowd_bytes: rng.pick(&[100, 1_000, 1 << 20]),
             ..Limits::default()
         };
         let shards = rng.between(1, 4) as u16;

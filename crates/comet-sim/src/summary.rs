@@ -38,6 +38,8 @@ pub struct Summary {
     pub stops: u64,
     /// Deadlines that were put off because of unread input or a send under way.
     pub spared: u64,
+    /// Slices of crowds: all, those that their bytes make shorter, and those of pushes to keys or users.
+    pub crowd_slices: [u64; 3],
     /// Connections accepted.
     pub accepted: u64,
     /// Connections turned away.
@@ -120,7 +122,7 @@ impl Summary {
     }
 }
 
-fn add_each(sums: &mut [u64], numbers: &[u64]) {
+pub(crate) fn add_each(sums: &mut [u64], numbers: &[u64]) {
     for (sum, number) in sums.iter_mut().zip(numbers) {
         *sum += number;
     }
@@ -141,6 +143,7 @@ impl AddAssign for Summary {
         self.core_stalls += other.core_stalls;
         self.stops += other.stops;
         self.spared += other.spared;
+        add_each(&mut self.crowd_slices, &other.crowd_slices);
         self.accepted += other.accepted;
         self.refused += other.refused;
         self.refused_for_memory += other.refused_for_memory;
@@ -197,6 +200,11 @@ impl fmt::Display for Summary {
         writeln!(
             f,
             "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {spared}"
+        )?;
+        let [slices, short, of_keys] = self.crowd_slices;
+        writeln!(
+            f,
+            "slices of crowds: {slices}; shorter for their bytes: {short}; of pushes to keys: {of_keys}"
         )?;
         let Self { lists, listed, slow, .. } = self;
         writeln!(f, "lists of connections: {lists}, with {listed} in them; slow clients: {slow}")?;

@@ -12,7 +12,7 @@ use crate::plan::Plan;
 use crate::profile::ClientProfile;
 use crate::rng::Rng;
 use crate::socket::Socket;
-use crate::summary::Summary;
+use crate::summary::{self, Summary};
 use crate::trace::{Trace, trace};
 
 pub(crate) struct World {
@@ -77,7 +77,11 @@ impl World {
         let summary = check::end(&mut self.env, &mut self.drivers)?;
         let Self { stops, core_stalls, .. } = *self;
         let spared = self.drivers.iter().map(|driver| driver.spared).sum();
-        Ok(Summary { stops, core_stalls, spared, ..summary })
+        let mut crowd_slices = [0; 3];
+        for driver in &self.drivers {
+            summary::add_each(&mut crowd_slices, &driver.crowds.counts());
+        }
+        Ok(Summary { stops, core_stalls, spared, crowd_slices, ..summary })
     }
 
     /// Lets everything come to rest: all is delivered, and room counts have travelled.

@@ -65,6 +65,7 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
         [pushes, crowded, left, refused, partial, late, left_out, lost, changes, taken_out];
     assert!(fanout.iter().all(|number| *number > 100), "{sum}");
     assert!(sum.core_stalls > 300 && sum.stops > 200 && sum.spared > 50, "{sum}");
+    assert!(sum.crowd_slices.iter().all(|slices| *slices > 300), "{sum}");
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);
 }
 

@@ -123,6 +123,7 @@ impl Bounds {
             user_sessions: _,
             // What waits for a crowd left the inbox of the shard.
             crowd_slice: _,
+            crowd_bytes: _,
             // Tables without entries are small.
             buckets: _,
         } = limits;

@@ -71,14 +71,14 @@ pub(super) fn settings(attack: Attack, args: &OverloadArgs, http: SocketAddr) ->
 }
 
 /// An attack under way.
-pub(super) struct Assault {
+pub(crate) struct Assault {
     thread: JoinHandle<Result<u64>>,
     attacker: Arc<Attacker>,
 }
 
 impl Assault {
     /// Begins the attack.
-    pub(super) fn begin(attack: Attack, attacker: Attacker) -> Self {
+    pub(crate) fn begin(attack: Attack, attacker: Attacker) -> Self {
         let attacker = Arc::new(attacker);
         let by = Arc::clone(&attacker);
         let thread = thread::spawn(move || {
@@ -89,15 +89,20 @@ impl Assault {
     }
 
     /// Something once it is what it is going to be. Fails if the attack has ended, which it does only for a fault.
-    pub(super) fn is_under_way(&self) -> Result<Option<()>> {
+    pub(crate) fn is_under_way(&self) -> Result<Option<()>> {
         if self.thread.is_finished() {
             return Err("the attack has ended by itself".into());
         }
         Ok(self.attacker.is_under_way.load(Ordering::Relaxed).then_some(()))
     }
 
+    /// Pushes to a crowd so far.
+    pub(crate) fn crowd_pushes(&self) -> u64 {
+        self.attacker.crowd_pushes.load(Ordering::Relaxed)
+    }
+
     /// Ends it; gives how much it has done.
-    pub(super) fn end(self) -> Result<u64> {
+    pub(crate) fn end(self) -> Result<u64> {
         self.attacker.is_over.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| "the attack has panicked")?
     }
@@ -230,6 +235,7 @@ fn crowd(attacker: &Attacker) -> Result<u64> {
         while !attacker.is_over() {
             let room = Address::Room(CROWD_ROOM.to_owned());
             pusher.push(Push::new(room, attacker.operation, vec![0; CROWD_BODY])).await?;
+            attacker.crowd_pushes.fetch_add(1, Ordering::Relaxed);
             attacker.set_under_way();
             sleep_until(now_ns() + CROWD_NS);
         }

@@ -1,14 +1,15 @@
 //! What an attack has to know, and what it and its observers tell each other.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::Result;
+use crate::subject::Subject;
 use crate::target::Endpoints;
 use crate::tls::Tls;
 
 /// One that attacks a server.
-pub(super) struct Attacker {
+pub(crate) struct Attacker {
     pub endpoints: Endpoints,
     pub grpc: String,
     /// The HTTP push API, of the attack on it.
@@ -17,11 +18,32 @@ pub(super) struct Attacker {
     pub stalled: usize,
     /// Operation of what is pushed.
     pub operation: i32,
+    /// Pushes to a crowd so far.
+    pub crowd_pushes: AtomicU64,
     pub is_under_way: AtomicBool,
     pub is_over: AtomicBool,
 }
 
 impl Attacker {
+    /// One of the server of `subject`. Fails if that has no push API.
+    pub(crate) fn of(
+        subject: &Subject,
+        http: SocketAddr,
+        [half_open, stalled]: [usize; 2],
+    ) -> Result<Self> {
+        Ok(Self {
+            endpoints: subject.target.endpoints.clone(),
+            grpc: subject.target.grpc.clone().ok_or("no push API: name --grpc")?,
+            http,
+            half_open,
+            stalled,
+            operation: subject.operation,
+            crowd_pushes: AtomicU64::new(0),
+            is_under_way: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+        })
+    }
+
     /// The attack is what it is going to be.
     pub(super) fn set_under_way(&self) {
         self.is_under_way.store(true, Ordering::Relaxed);

@@ -87,6 +87,11 @@ pub(super) const DOORS: [Goal; 7] = [
     TENS_FRAMES, TENS_STREAM, TENS_CALLS, TENS_RING, ONES_FRAMES, ONES_STREAM, ONES_CALLS,
 ];
 
+// Stage `beside`.
+pub(super) const BESIDE: Goal = goal(14, "beside_crowd", at_most(6.0), MS, "push by key beside a room of 12,000, p99", "pushed to twice a second; above its quiet value");
+pub(super) const BESIDE_QUIET: Goal = goal(14, "beside_crowd_quiet", None, MS, "  quiet value, p99", DUE);
+pub(super) const BESIDES: [Goal; 2] = [BESIDE, BESIDE_QUIET];
+
 // Stage `stalled`.
 pub(super) const STALLED: Goal = goal(13, "stalled", at_most(1.5), RATIO, "half of a room of 4,000 does not read, the others' p99", "of the worst policy of protocol.slow_consumer / of drop-newest; 25 pushes a second of 1 KiB");
 pub(super) const STALLED_DROP_NEWEST: Goal = goal(13, "stalled_drop_newest", None, MS, "  p99, drop-newest", DUE);

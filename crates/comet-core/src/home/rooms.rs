@@ -240,6 +240,7 @@ impl HomeRoom {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::SLICE_UNITS;
 
     #[test]
     fn a_shard_learns_how_many_members_are_elsewhere() {
@@ -280,7 +281,7 @@ mod tests {
             assert!(slices >= least, "{slices} slices");
             listed
         };
-        let slices = ROOMS * budget::ENTRY as u32 / Budget::slice().units() as u32;
+        let slices = ROOMS * budget::ENTRY as u32 / SLICE_UNITS as u32;
         rooms.set_remote_counts((0..ROOMS).map(|number| (name(number), 5)).collect());
         walk(&mut rooms, slices);
         assert_eq!(rooms.join(&name(ROOMS - 1), ShardId(1)), 6);

@@ -1,21 +1,35 @@
-//! Pushes to crowds: rooms with more members on this shard than a turn sends to, and all connections.
+//! Pushes to crowds: more connections on this shard than a turn sends to, in a room, with listed keys or users, or all.
 //!
-//! A crowd is offered its pushes in slices of [`Limits::crowd_slice`] connections, and crowds take turns. So a push to
-//! few clients, a reply or another crowd waits for the sends of one slice, not for those of the whole crowd. The
-//! pushes that come while a crowd is walked are its next batch, and a slice is offered a whole batch. So a
-//! connection gets as many pushes in one send as it would without slices.
+//! A crowd is offered its pushes in slices of [`Limits::crowd_slice`] connections and [`Limits::crowd_bytes`], and
+//! crowds take turns. So a push to few clients, a reply or another crowd waits for the sends of one slice, not for those
+//! of the whole crowd. The pushes that come while a crowd is walked are its next batch, and a slice is offered a whole
+//! batch. So a connection gets as many pushes in one send as it would without slices.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::budget::{Budget, MessageBudget};
-use crate::ids::Slot;
+use crate::ids::{LocalConnId, Slot};
+use crate::ledger::Tally;
 use crate::limits::{CROWD_UNITS, CROWDS_MAX, Limits};
 use crate::room::Room;
 
 use super::Shard;
 use super::delivery::{Delivery, Walk};
-use super::push_task::{Crowd, Progress};
+use super::push_task::{Answer, ConnLists, Crowd, Progress};
+
+/// What [`Shard::handle_crowds`] has offered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CrowdSlice {
+    /// Connections.
+    pub connections: usize,
+    /// Pushes that each of them was offered.
+    pub pushes: usize,
+    /// Bytes of these, in binary frames.
+    pub bytes: usize,
+    /// The pushes were to keys or users.
+    pub is_listed: bool,
+}
 
 /// The pushes of one crowd. The order of a room, and that of broadcasts, is the order in which they came.
 struct CrowdPushes {
@@ -40,68 +54,117 @@ impl Crowds {
 
     /// Whether any push may come, whomever it is to.
     fn has_space(&self) -> bool {
-        self.crowds.len() < CROWDS_MAX && self.crowds.iter().all(|crowd| crowd.space.is_left())
+        self.crowds.len() < CROWDS_MAX && self.crowds.iter().all(CrowdPushes::has_space)
+    }
+
+    /// Whether a push to `crowd` has to wait for pushes under way.
+    fn delay(&mut self, crowd: &Crowd) -> bool {
+        self.find(crowd).is_some_and(|under_way| match (&under_way.crowd, crowd) {
+            (Crowd::Conns(conns), Crowd::Conns(others)) => conns.delay(others),
+            _ => true,
+        })
+    }
+
+    /// Has a push wait for its turn.
+    fn add(&mut self, crowd: Crowd, progress: Progress, limits: &Limits) {
+        if let Some(under_way) = self.find(&crowd) {
+            return under_way.add(crowd, progress);
+        }
+        // The first batch begins with the crowd's turn, so it has all pushes that come together.
+        let mut space = MessageBudget::new(limits);
+        space.spend_bytes(progress.push.frame.for_websocket().len());
+        let (batch, waiting) = (Vec::new(), VecDeque::from([progress]));
+        self.crowds.push_back(CrowdPushes { crowd, batch, waiting, space });
     }
 
     fn find(&mut self, crowd: &Crowd) -> Option<&mut CrowdPushes> {
         self.crowds.iter_mut().find(|other| match (&other.crowd, crowd) {
             (Crowd::Room(one), Crowd::Room(other)) => one == other,
-            (Crowd::All(_), Crowd::All(_)) => true,
+            (Crowd::All(_), Crowd::All(_)) | (Crowd::Conns(_), Crowd::Conns(_)) => true,
             _ => false,
         })
     }
 }
 
 impl CrowdPushes {
-    fn add(&mut self, progress: Progress) {
+    fn has_space(&self) -> bool {
+        let listed = if let Crowd::Conns(conns) = &self.crowd { conns.len() } else { 0 };
+        self.space.is_left() && listed < CROWD_UNITS
+    }
+
+    fn add(&mut self, crowd: Crowd, progress: Progress) {
+        if let (Crowd::Conns(conns), Crowd::Conns(others)) = (&mut self.crowd, crowd) {
+            conns.append(others);
+        }
         self.space.spend_bytes(progress.push.frame.for_websocket().len());
         self.waiting.push_back(progress);
     }
 
-    /// Makes a batch of the pushes that wait. A kick has one of its own, because it changes who there is.
+    /// Makes a batch of the pushes that wait. A kick has one of its own, because it changes who there is, and so has each
+    /// push to listed connections.
     fn begin_batch(&mut self, limits: &Limits) {
         debug_assert!(self.batch.is_empty());
-        if self.waiting.front().is_some_and(|first| first.push.kick.is_some()) {
-            self.batch.extend(self.waiting.pop_front());
-        }
-        while self.batch.first().is_none_or(|first| first.push.kick.is_none())
-            && let Some(next) = self.waiting.pop_front_if(|next| next.push.kick.is_none())
+        let is_listed = matches!(self.crowd, Crowd::Conns(_));
+        let is_alone = |one: &Progress| is_listed || one.push.kick.is_some();
+        self.batch.extend(self.waiting.pop_front());
+        while self.batch.first().is_some_and(|first| !is_alone(first))
+            && let Some(next) = self.waiting.pop_front_if(|next| !is_alone(next))
         {
             self.batch.push(next);
-        }
-        if let Crowd::All(next) = &mut self.crowd {
-            *next = Slot(0);
         }
         self.space = MessageBudget::new(limits);
         for waiting in &self.waiting {
             self.space.spend_bytes(waiting.push.frame.for_websocket().len());
         }
     }
+
+    /// The batch is over: the next one begins with the first connection of its own.
+    fn end_batch(&mut self) {
+        match &mut self.crowd {
+            Crowd::Room(_) => {}
+            Crowd::All(next) => *next = Slot(0),
+            Crowd::Conns(conns) => conns.begin_next(),
+        }
+    }
 }
 
-/// Connections that one slice offers `batch` to: [`Limits::crowd_slice`], fewer if the batch is long. A turn is bounded
-/// so in time.
+/// Bytes of `batch` in binary frames.
+fn bytes_of(batch: &[Progress]) -> usize {
+    batch.iter().map(|progress| progress.push.frame.for_websocket().len()).sum()
+}
+
+/// Connections that one slice offers `batch` to.
 fn slice_of(batch: &[Progress], limits: &Limits) -> usize {
-    limits.crowd_slice.min(CROWD_UNITS / batch.len().max(1)).max(1)
+    connections_of(batch.len(), bytes_of(batch), limits)
+}
+
+/// Connections that a turn offers so many `pushes` to: [`Limits::crowd_slice`], fewer if the pushes are many or have many
+/// `bytes`. A turn is bounded so in time.
+pub(super) fn connections_of(pushes: usize, bytes: usize, limits: &Limits) -> usize {
+    let (by_work, by_bytes) = (CROWD_UNITS / pushes.max(1), limits.crowd_bytes / bytes.max(1));
+    limits.crowd_slice.min(by_work).min(by_bytes).max(1)
 }
 
 impl Shard {
-    /// Goes on with one slice of one crowd.
-    pub fn handle_crowds(&mut self) {
-        let Some(mut pushes) = self.crowds.crowds.pop_front() else { return };
+    /// Goes on with one slice of one crowd. `None`: there is none.
+    pub fn handle_crowds(&mut self) -> Option<CrowdSlice> {
+        let mut pushes = self.crowds.crowds.pop_front()?;
         if pushes.batch.is_empty() {
             pushes.begin_batch(&self.context.limits);
         }
-        let is_over =
+        let (count, bytes) = (pushes.batch.len(), bytes_of(&pushes.batch));
+        let is_listed = matches!(pushes.crowd, Crowd::Conns(_));
+        let (connections, is_over) =
             self.deliver_slice(&mut pushes.crowd, &mut pushes.batch, &mut Budget::slice());
         if is_over {
             pushes.batch.drain(..).for_each(|progress| self.report(progress));
-            pushes.begin_batch(&self.context.limits);
+            pushes.end_batch();
         }
-        if !pushes.batch.is_empty() {
+        if !(pushes.batch.is_empty() && pushes.waiting.is_empty()) {
             self.crowds.crowds.push_back(pushes);
         }
         self.dispatch_local();
+        Some(CrowdSlice { connections, pushes: count, bytes, is_listed })
     }
 
     /// Whether pushes to a crowd are under way: [`Shard::handle_crowds`] has more to do, in a turn that follows at once.
@@ -123,44 +186,68 @@ impl Shard {
         mut progress: Progress,
         budget: &mut Budget,
     ) {
-        if let Some(pushes) = self.crowds.find(&crowd) {
-            return pushes.add(progress);
+        if self.has_to_wait(&crowd, &progress) {
+            return self.crowds.add(crowd, progress, &self.context.limits);
         }
-        let size = match &crowd {
-            Crowd::Room(room) => {
-                self.rooms.find(room).map_or(0, |room| self.rooms[room].members.len())
-            }
-            Crowd::All(_) => self.conns.end().0 as usize,
-        };
-        if size > self.context.limits.crowd_slice {
-            // The first batch begins with the crowd's turn, so it has all pushes that come together.
-            let space = MessageBudget::new(&self.context.limits);
-            let (batch, waiting) = (Vec::new(), VecDeque::new());
-            let mut pushes = CrowdPushes { crowd, batch, waiting, space };
-            pushes.add(progress);
-            return self.crowds.crowds.push_back(pushes);
-        }
-        let is_over = self.deliver_slice(&mut crowd, std::slice::from_mut(&mut progress), budget);
+        let batch = std::slice::from_mut(&mut progress);
+        let (_, is_over) = self.deliver_slice(&mut crowd, batch, budget);
         debug_assert!(is_over, "it is one slice");
         self.report(progress);
     }
 
-    /// Offers `batch` to the next connections of `crowd`. `true`: those were the last.
+    /// As [`Shard::deliver_to`], for connections that their home on this shard has found. If they wait for their turn they
+    /// get a tally of their own, as those of another shard.
+    pub(super) fn deliver_here(
+        &mut self,
+        conns: Vec<LocalConnId>,
+        progress: &mut Progress,
+        budget: &mut Budget,
+    ) {
+        let mut crowd = Crowd::Conns(ConnLists::new(conns));
+        if !self.has_to_wait(&crowd, progress) {
+            self.deliver_slice(&mut crowd, std::slice::from_mut(progress), budget);
+            return;
+        }
+        if let Answer::Tally { partials } = &mut progress.answer {
+            *partials += 1;
+        }
+        let (call, push, tally) = (progress.call, progress.push.clone(), Tally::default());
+        let (items, answer) = (self.items(&push), Answer::PartialTally);
+        let is_counted = std::mem::replace(&mut progress.is_counted, true);
+        let progress = Progress { call, push, items, tally, answer, is_counted };
+        self.crowds.add(crowd, progress, &self.context.limits);
+    }
+
+    /// Whether a push is to more connections than one slice has, or to some that have to get an earlier one first.
+    fn has_to_wait(&mut self, crowd: &Crowd, progress: &Progress) -> bool {
+        let size = match crowd {
+            Crowd::Room(room) => {
+                self.rooms.find(room).map_or(0, |room| self.rooms[room].members.len())
+            }
+            Crowd::All(_) => self.conns.end().0 as usize,
+            Crowd::Conns(conns) => conns.len(),
+        };
+        size > slice_of(std::slice::from_ref(progress), &self.context.limits)
+            || self.crowds.delay(crowd)
+    }
+
+    /// Offers `batch` to the next connections of `crowd`. Returns how many those were, and whether they were the last.
     fn deliver_slice(
         &mut self,
         crowd: &mut Crowd,
         batch: &mut [Progress],
         budget: &mut Budget,
-    ) -> bool {
+    ) -> (usize, bool) {
         // Closed when the whole batch was offered: each of its pushes is offered to the same connections.
         let mut to_close = Vec::new();
-        let is_over = match crowd {
+        let offered = match crowd {
             Crowd::Room(name) => self.offer_to_members(name, batch, budget, &mut to_close),
             Crowd::All(next) => self.offer_to_all(next, batch, budget, &mut to_close),
+            Crowd::Conns(conns) => self.offer_to_listed(conns, batch, budget, &mut to_close),
         };
         let kick = batch.first().and_then(|first| first.push.kick.clone());
         self.close_offered(kick.as_deref(), to_close, budget);
-        is_over
+        offered
     }
 
     /// If the last member has just left, there is no such room.
@@ -170,12 +257,12 @@ impl Shard {
         batch: &mut [Progress],
         budget: &mut Budget,
         to_close: &mut Vec<Slot>,
-    ) -> bool {
-        let Some(id) = self.rooms.find(name) else { return true };
+    ) -> (usize, bool) {
+        let Some(id) = self.rooms.find(name) else { return (0, true) };
         let is_begun = batch.first().is_some_and(|first| first.is_counted);
         if is_begun && !self.rooms[id].is_amid_push {
             // All members of that time have left; this is the room of others.
-            return true;
+            return (0, true);
         }
         let Room { members, offered, .. } = &self.rooms[id];
         let from = *offered as usize;
@@ -198,7 +285,7 @@ impl Shard {
         let is_over = to == room.members.len();
         room.offered = if is_over { 0 } else { to as u32 };
         room.is_amid_push = !is_over;
-        is_over
+        (to - from, is_over)
     }
 
     fn offer_to_all(
@@ -207,7 +294,7 @@ impl Shard {
         batch: &mut [Progress],
         budget: &mut Budget,
         to_close: &mut Vec<Slot>,
-    ) -> bool {
+    ) -> (usize, bool) {
         let end = self.conns.end();
         let slice = slice_of(batch, &self.context.limits);
         let slice = u32::try_from(slice).unwrap_or(u32::MAX);
@@ -224,6 +311,31 @@ impl Shard {
             budget.spend(slots.len());
             to_close.append(&mut self.count_slice(delivered, progress, budget));
         }
-        *next >= end
+        (slots.len(), *next >= end)
+    }
+
+    fn offer_to_listed(
+        &mut self,
+        conns: &mut ConnLists,
+        batch: &mut [Progress],
+        budget: &mut Budget,
+        to_close: &mut Vec<Slot>,
+    ) -> (usize, bool) {
+        let list = &conns.lists[0];
+        let to = list.len().min(conns.next + slice_of(batch, &self.context.limits));
+        for progress in batch {
+            let Self { context, conns: all, outboxes, .. } = self;
+            let (push, items) = (&progress.push, &mut progress.items);
+            let limits = &context.limits;
+            let mut delivery =
+                Delivery::new(all, outboxes, limits, push, items, Walk::OfferFiltered);
+            list[conns.next..to].iter().for_each(|&conn| delivery.offer_to(conn));
+            let delivered = delivery.finish();
+            budget.spend(to - conns.next);
+            to_close.append(&mut self.count_slice(delivered, progress, budget));
+        }
+        let connections = to - conns.next;
+        conns.next = to;
+        (connections, to == list.len())
     }
 }

@@ -4,7 +4,7 @@ use crate::ids::Slot;
 use crate::message::Message;
 
 use super::Shard;
-use super::push_task::{Answer, Crowd, Names, Target};
+use super::push_task::{Answer, ConnLists, Crowd, Names, Target};
 
 impl Shard {
     /// Handles the messages of this shard to itself, until none is left.
@@ -30,7 +30,8 @@ impl Shard {
             }
             Message::CancelBroadcast { call } => self.cancel_broadcast(call),
             Message::DeliverConns { call, conns, push } => {
-                self.begin_push(call, push, Target::Conns(conns, 0), Answer::PartialTally);
+                let target = Target::Crowd(Crowd::Conns(ConnLists::new(conns)));
+                self.begin_push(call, push, target, Answer::PartialTally);
             }
             Message::DeliverRoom { call, room, push } => {
                 self.begin_push(call, push, Target::Crowd(Crowd::Room(room)), Answer::PartialTally);

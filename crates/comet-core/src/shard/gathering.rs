@@ -140,6 +140,8 @@ impl Shard {
         let place = match &crowd {
             Crowd::Room(name) => Some(Arc::clone(name)),
             Crowd::All(_) => None,
+            // Rules are about rooms and broadcasts.
+            Crowd::Conns(_) => return self.add_task(Target::Crowd(crowd), progress),
         };
         match self.coalesce_rule(&place, &progress) {
             Some((window_ms, keep_latest)) => self.gather(&place, window_ms, keep_latest, progress),

@@ -1,5 +1,6 @@
 //! A push that is under way on a shard: what is left of it, and what it has come to so far.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::vec;
 
@@ -11,6 +12,9 @@ use crate::message::{Message, Push, Report};
 use crate::network::Network;
 
 use super::delivery::Items;
+
+/// Connections of a push that are looked for in the lists of others.
+const SOUGHT_MAX: usize = 16;
 
 /// A push that goes on in slices. The tasks of a shard run one after the other, in the order in which they
 /// came, so the order of a key is kept. That of a room is kept with its [`Crowd`].
@@ -31,9 +35,7 @@ pub(super) struct Unsent {
 pub(super) enum Target {
     /// At their home: the owners of keys, or the sessions of users.
     Owners(Names, Owners),
-    /// These connections of this shard, from the given place on.
-    Conns(Vec<LocalConnId>, usize),
-    /// Members of a room here, or all connections.
+    /// Members of a room here, listed connections, or all.
     Crowd(Crowd),
     /// Every connection of a client in the network, from this slot on.
     Network(Network, Slot),
@@ -45,6 +47,45 @@ pub(super) enum Crowd {
     Room(Arc<str>),
     /// Every connection from this slot on.
     All(Slot),
+    /// Connections of this shard that a push by keys or users is for.
+    Conns(ConnLists),
+}
+
+/// A list of connections for each push by keys or users that goes on in slices, one push after the other. So the order of a
+/// key is kept.
+pub(super) struct ConnLists {
+    /// Of the push under way, and of those that wait.
+    pub(super) lists: VecDeque<Vec<LocalConnId>>,
+    /// How far the first list is.
+    pub(super) next: usize,
+}
+
+impl ConnLists {
+    pub(super) fn new(list: Vec<LocalConnId>) -> Self {
+        Self { lists: VecDeque::from([list]), next: 0 }
+    }
+
+    /// Connections in all lists.
+    pub(super) fn len(&self) -> usize {
+        self.lists.iter().map(Vec::len).sum()
+    }
+
+    /// Puts the lists of `other` behind these.
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.lists.append(&mut other.lists);
+    }
+
+    /// Goes on with the list behind the first.
+    pub(super) fn begin_next(&mut self) {
+        self.lists.pop_front();
+        self.next = 0;
+    }
+
+    /// Whether pushes to `others` have to wait for these: some connection is in both, or there are too many to look for.
+    pub(super) fn delay(&self, others: &Self) -> bool {
+        let is_sought = |conn| others.lists.iter().any(|other| other.contains(conn));
+        others.len() > SOUGHT_MAX || self.lists.iter().flatten().any(is_sought)
+    }
 }
 
 /// What a push has come to.

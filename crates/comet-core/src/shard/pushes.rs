@@ -9,15 +9,16 @@ use crate::budget::{self, Budget};
 use crate::canary::Canary;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::{CloseReason, DropReason, Tally};
-use crate::limits::PACED_MAX;
+use crate::limits::{PACED_MAX, SLICE_UNITS};
 use crate::message::{Kick, Message, Push, Report};
 
 use super::Shard;
+use super::crowds::connections_of;
 use super::delivery::{Delivered, Delivery, Items, Walk};
 use super::pacing::PacedBroadcast;
 use super::push_task::{Answer, Crowd, Names, Owners, Progress, PushTask, Target, Unsent};
 
-/// Deliveries between two looks at how many connections they are going to close.
+/// Connections that one slice closes at most, before a look at the budget.
 const STRIDE: usize = 256;
 
 impl Shard {
@@ -43,10 +44,6 @@ impl Shard {
             let is_over = match &mut target {
                 Target::Owners(names, owners) => {
                     self.find_owners(names, owners, &mut progress, budget)
-                }
-                Target::Conns(conns, next) => {
-                    self.deliver_conns(&conns[*next..], next, &mut progress, budget);
-                    *next == conns.len()
                 }
                 Target::Network(network, next) => {
                     let is_meant = |conn| address_of(conn).is_some_and(|at| network.contains(at));
@@ -107,7 +104,7 @@ impl Shard {
         }
     }
 
-    fn items(&mut self, push: &Push) -> Items {
+    pub(super) fn items(&mut self, push: &Push) -> Items {
         Items::new(&mut self.outboxes.chains, &push.frame, None)
     }
 
@@ -159,11 +156,7 @@ impl Shard {
         budget: &mut Budget,
     ) {
         if shard == self.context.shard {
-            let mut next = 0;
-            while next < conns.len() {
-                self.deliver_conns(&conns[next..], &mut next, progress, budget);
-            }
-            return;
+            return self.deliver_here(conns, progress, budget);
         }
         let count = conns.len() as u64;
         let (call, push) = (progress.call, progress.push.clone());
@@ -230,7 +223,7 @@ impl Shard {
         self.reports.push(Report::Scheduled { call, shard, connections });
     }
 
-    /// Moves paced broadcasts on by what their speed allows.
+    /// Moves paced broadcasts on by what their speed allows. A turn sends them to no more connections than a crowd has in a slice.
     pub(super) fn pace_broadcasts(&mut self, budget: &mut Budget) {
         for _ in 0..self.pacing.broadcasts.len() {
             if !budget.is_left() {
@@ -241,6 +234,8 @@ impl Shard {
             // The same item for hours would outlive its number.
             let text = broadcast.text.as_ref();
             let mut items = Items::new(&mut self.outboxes.chains, &push.frame, text);
+            let bytes = push.frame.for_websocket().len();
+            let delivery_cost = SLICE_UNITS / connections_of(1, bytes, &self.context.limits);
             let delivered = self.deliver(&push, &mut items, Walk::OfferFiltered, |delivery| {
                 while budget.is_left()
                     && !delivery.is_strained()
@@ -248,6 +243,7 @@ impl Shard {
                 {
                     budget.spend(1);
                     if delivery.offer_in_slot(slot) {
+                        budget.spend(delivery_cost);
                         broadcast.spend();
                     }
                 }
@@ -276,32 +272,6 @@ impl Shard {
     fn report_paced_end(&mut self, call: CallId, tally: Tally) {
         let shard = self.context.shard;
         self.reports.push(Report::PacedEnded { call, shard, tally });
-    }
-
-    /// Offers a push to some of `conns`, and adds to `next` how many those were.
-    fn deliver_conns(
-        &mut self,
-        conns: &[LocalConnId],
-        next: &mut usize,
-        progress: &mut Progress,
-        budget: &mut Budget,
-    ) {
-        let conns = &conns[..conns.len().min(budget.units().max(STRIDE))];
-        let Progress { push, items, .. } = progress;
-        let mut offered = 0;
-        let delivered = self.deliver(push, items, Walk::OfferFiltered, |delivery| {
-            for stride in conns.chunks(STRIDE) {
-                stride.iter().for_each(|&conn| delivery.offer_to(conn));
-                offered += stride.len();
-                if delivery.is_strained() {
-                    break;
-                }
-            }
-        });
-        *next += offered;
-        budget.spend(offered);
-        let to_close = self.count_slice(delivered, progress, budget);
-        self.close_offered(progress.push.kick.as_deref(), to_close, budget);
     }
 
     /// Closes those of the next connections that are meant. `true`: those were the last.

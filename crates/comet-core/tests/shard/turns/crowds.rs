@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use comet_core::limits::{CROWD_SLICE, CROWD_UNITS, CROWDS_MAX};
-use comet_core::{Budget, Limits, Message};
+use comet_core::limits::{CROWD_BYTES, CROWD_SLICE, CROWD_UNITS, CROWDS_MAX};
+use comet_core::{Budget, ConnId, Limits, LocalConnId, Message};
 use comet_proto::op;
 
 use crate::rig::{frame, push};
@@ -81,6 +81,68 @@ fn a_long_batch_is_offered_to_fewer_at_once() {
     assert_eq!(total, (MEMBERS * (BATCH + 1)) as u64 - SLICE);
 }
 
+/// The kernel copies each byte of each send, so a slice has a bound of bytes, too.
+#[test]
+fn large_pushes_are_offered_to_fewer_at_once() {
+    const ALL: usize = CROWD_SLICE;
+    let mut core = core(ALL, Limits::default());
+    let conns = locals(&core.clients);
+    let call = CALL;
+    let push = |bytes| push(5, &vec![0; bytes]);
+    for (bytes, slice) in [(100, ALL), (8_000, ALL), (100_000, 83), (1 << 20, 7), (9 << 20, 1)] {
+        let cases = [
+            ("a room", Message::DeliverRoom { call, room: "r".into(), push: push(bytes) }),
+            ("everybody", Message::Broadcast { call, push: push(bytes), speed: None }),
+            ("keys", Message::DeliverConns { call, conns: conns.clone(), push: push(bytes) }),
+        ];
+        for (case, message) in cases {
+            let mut turns = vec![core.turn(|shard| shard.handle_message(message)).deliveries];
+            while core.shard.has_crowds() {
+                turns.push(core.turn(|_| {}).deliveries);
+            }
+            core.turn(|_| {});
+            let last = turns.pop().expect("there is one");
+            assert!(turns.iter().all(|turn| *turn == slice as u64), "{case}, {bytes}: {turns:?}");
+            assert!(last <= slice as u64, "{case}, {bytes}: {last}");
+            assert_eq!(turns.iter().sum::<u64>() + last, ALL as u64, "{case}, {bytes}");
+            assert!(slice == 1 || slice * bytes <= CROWD_BYTES, "{bytes}");
+        }
+    }
+}
+
+#[test]
+fn a_push_to_many_keys_is_a_crowd() {
+    let mut core = core(MEMBERS, Limits::default());
+    let keys = (0..MEMBERS).map(|slot| slot.to_string().into()).collect();
+    let many = Message::PushKeys { call: CALL, keys, push: push(5, b"many") };
+    let few = |core: &Core, client: usize| {
+        let conns = locals(&core.clients[client..=client]);
+        Message::DeliverConns { call: CALL, conns, push: push(5, b"few") }
+    };
+    core.slices = 1;
+    core.shard.handle_message(many);
+    let mut turns = Vec::new();
+    while core.shard.has_pushes() {
+        turns.push(core.turn(|_| {}));
+    }
+    // A client that has got the push gets the next one at once, another one only in its turn.
+    let (first, last) = (few(&core, 0), few(&core, MEMBERS - 1));
+    turns.push(core.turn(|shard| shard.handle_message(first)));
+    assert_eq!(turns.last().map(|turn| turn.deliveries), Some(SLICE + 1));
+    turns.push(core.turn(|shard| shard.handle_message(last)));
+    assert_eq!(turns.last().map(|turn| turn.deliveries), Some(SLICE));
+    while core.shard.has_crowds() {
+        turns.push(core.turn(|_| {}));
+    }
+    let deliveries: Vec<u64> = turns.iter().map(|turn| turn.deliveries).collect();
+    assert!(deliveries.iter().all(|turn| *turn <= SLICE + 1), "{deliveries:?}");
+    assert_eq!(deliveries.iter().sum::<u64>(), MEMBERS as u64 + 2);
+}
+
+fn locals(clients: &[ConnId]) -> Vec<LocalConnId> {
+    clients.iter().map(|conn| conn.local()).collect()
+}
+
 #[test]
 fn crowds_take_turns() {
     let mut core = core(MEMBERS, Limits::default());
@@ -93,6 +155,32 @@ fn crowds_take_turns() {
     let ends: Vec<u64> =
         std::iter::from_fn(|| core.shard.has_crowds().then(|| reports(&mut core, None))).collect();
     assert_eq!(ends, [0, 0, 0, 1, 0, 1]);
+}
+
+/// A crowd of twelve slices does not starve one of two.
+#[test]
+fn a_large_crowd_leaves_a_small_one_its_turns() {
+    const LARGE: usize = 12;
+    let mut core = core(LARGE + 2, Limits { crowd_slice: 1, ..Limits::default() });
+    let movers = core.clients[LARGE..].to_vec();
+    core.slices = usize::MAX;
+    core.turn(|shard| {
+        for conn in movers {
+            shard.handle_recv(conn, &frame(op::CHANGE_ROOM, 2, b"small"));
+        }
+    });
+    core.turn(|_| {});
+    core.slices = 1;
+    let small = Message::DeliverRoom { call: CALL, room: "small".into(), push: push(5, b"small") };
+    // A batch of pushes to the large one waits, too.
+    core.turn(|shard| (0..3).for_each(|_| shard.handle_message(to_room(b"large"))));
+    core.turn(|_| {});
+    let mut reports = vec![core.turn(|shard| shard.handle_message(small)).reports];
+    while core.shard.has_crowds() {
+        reports.push(core.turn(|_| {}).reports);
+    }
+    assert_eq!(reports.iter().position(|reports| *reports > 0), Some(3), "{reports:?}");
+    assert_eq!(reports.iter().sum::<u64>(), 4);
 }
 
 #[test]
