@@ -5,8 +5,10 @@ use std::ops::Index;
 use crate::ids::Generation;
 use crate::slab::Slab;
 
-use super::log::ENTRY_BYTES;
 use super::{FrameId, Item};
+
+/// What a frame takes in each log that has it.
+pub(super) const ENTRY_BYTES: usize = 20;
 
 pub(super) struct FrameStore {
     frames: Slab<FrameId, Stored>,

@@ -2,7 +2,7 @@
 
 use std::collections::{VecDeque, vec_deque};
 
-use super::frames::FrameStore;
+use super::frames::{ENTRY_BYTES, FrameStore};
 use super::{FrameId, Handle, Item};
 
 /// The place of a frame in its log. It stays when earlier frames are dropped, and wraps.
@@ -50,8 +50,7 @@ struct Logged {
     latest_ending: Handle,
 }
 
-/// What a frame takes in each log that has it.
-pub(super) const ENTRY_BYTES: usize = size_of::<Logged>();
+const _: () = assert!(size_of::<Logged>() == ENTRY_BYTES);
 
 /// The memory of a log that is not used any more.
 pub(super) struct Spare(VecDeque<Logged>);

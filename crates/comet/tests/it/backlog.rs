@@ -63,7 +63,7 @@ fn a_reader_that_takes_everything_loses_nothing_of_a_burst() {
     const PUSHES: u32 = 3_000;
     for transport in BOTH {
         let server = Server::start(&[]);
-        let mut reader = Peer::live(&server, transport, "1");
+        let mut reader = Peer::live_1(&server, transport, "1");
         let end = reader.stream.try_clone().unwrap();
         thread::scope(|scope| {
             scope.spawn(move || while reader.stream.read(&mut [0; 1 << 20]).unwrap() > 0 {});
@@ -104,10 +104,10 @@ fn check_backlogs(pushes: u32, body: fn(u32) -> Vec<u8>) {
     let client = Arc::new(certificates.client(&[&TLS13]));
     for transport in BOTH {
         let server = Server::start(&LARGE_OUTBOXES);
-        check_backlog(&server, Peer::live(&server, transport, "1"), pushes, body);
+        check_backlog(&server, Peer::live_1(&server, transport, "1"), pushes, body);
         server.drain();
         let server = certificates.server(&LARGE_OUTBOXES);
-        check_backlog(&server, tls::live(&server, transport, &client, "1"), pushes, body);
+        check_backlog(&server, tls::live_1(&server, transport, &client, "1"), pushes, body);
     }
 }
 

@@ -182,7 +182,7 @@ fn websocket_frames_against_the_rfc_are_closed_with_its_code() {
 #[test]
 fn what_the_rfc_allows_is_served() {
     let server = Server::start(&[]);
-    let mut peer = Peer::live(&server, Transport::WebSocket, "42");
+    let mut peer = Peer::live_1(&server, Transport::WebSocket, "42");
     // A ping between the fragments of a message, one of which is empty; the longest message.
     let longest = payload(4096);
     peer.write(&masked(0x02, &longest[..100]));

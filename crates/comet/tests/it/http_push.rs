@@ -54,7 +54,7 @@ fn every_kind_of_push_is_one_frame_for_exactly_whom_it_names() {
         (Transport::WebSocket, 44, "chat://1"),
     ];
     let mut peers =
-        clients.map(|(transport, user, room)| Peer::live(&server, transport, &token(user, room)));
+        clients.map(|(transport, user, room)| Peer::live_1(&server, transport, &token(user, room)));
     let cases: &[(&str, Value, &[usize])] = &[
         ("keys?operation=1000&keys=k41,gone,k44", ledger(2, 1), &[0, 3]),
         ("keys?operation=1000&keys=k42&keys=k43", ledger(2, 0), &[1, 2]),

@@ -110,10 +110,17 @@ impl Peer {
         peer
     }
 
-    /// An authenticated connection.
+    /// An authenticated connection, in protocol 2.
     pub(crate) fn live(server: &Server, transport: Transport, token: &str) -> Self {
         let mut peer = Self::open(server, transport);
         peer.authenticate(token);
+        peer
+    }
+
+    /// An authenticated connection, in protocol 1.
+    pub(crate) fn live_1(server: &Server, transport: Transport, token: &str) -> Self {
+        let mut peer = Self::open(server, transport);
+        peer.authenticate_1(token);
         peer
     }
 }
@@ -133,6 +140,13 @@ impl<S: Read + Write> Peer<S> {
 
     pub(crate) fn authenticate(&mut self, token: &str) {
         self.send(op::AUTH, 1, token.as_bytes());
+        assert_eq!(self.recv(), message(op::AUTH_REPLY, 1, b""));
+    }
+
+    /// In protocol 1, so that all bytes that follow are as in goim.
+    pub(crate) fn authenticate_1(&mut self, token: &str) {
+        let bytes = self.wrap(&frame(op::AUTH, 1, token.as_bytes()));
+        self.write(&bytes);
         assert_eq!(self.recv(), message(op::AUTH_REPLY, 1, b""));
     }
 

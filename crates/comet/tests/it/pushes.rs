@@ -65,7 +65,7 @@ fn a_push_is_one_frame_with_the_callers_operation() {
     let bodies: Vec<Vec<u8>> =
         [0, 1, 109, 110, 65_519, 65_520, 4 << 20].map(|len| vec![0xa5; len]).into();
     for transport in BOTH {
-        let mut peer = Peer::live(&server, transport, "42");
+        let mut peer = Peer::live_1(&server, transport, "42");
         for body in &bodies {
             assert_eq!(server.push(To::User(42), 1000, body), queued(1));
             assert!(peer.read_frame() == frame(1000, 0, body), "{} bytes", body.len());
@@ -81,7 +81,7 @@ fn a_batch_of_long_messages_arrives_whole() {
     let server = Server::start(&[]);
     let batch = frame(1000, 0, &[7; 60_000]).repeat(20);
     for transport in BOTH {
-        let mut peer = Peer::live(&server, transport, "42");
+        let mut peer = Peer::live_1(&server, transport, "42");
         // Nothing is read before both are pushed.
         for _ in 0..2 {
             assert_eq!(server.push(To::Room("1"), op::RAW, &batch), queued(1));
@@ -110,7 +110,7 @@ fn a_batch_keeps_its_inner_frames_byte_for_byte() {
     .concat();
     for transport in BOTH {
         let server = Server::start(&[]);
-        let mut peer = Peer::live(&server, transport, "42");
+        let mut peer = Peer::live_1(&server, transport, "42");
         for to in [To::Keys(&["42_1"]), To::User(42), To::Room("1"), To::All] {
             assert_eq!(server.push(to, op::RAW, &batch), queued(1), "{to:?}");
             match transport {

@@ -40,10 +40,17 @@ struct Scene {
 
 impl Scene {
     fn new(transport: Transport, sets: &[&str]) -> Self {
+        Self::with(Peer::live, transport, sets)
+    }
+
+    fn with(
+        live: fn(&Server, Transport, &str) -> Peer,
+        transport: Transport,
+        sets: &[&str],
+    ) -> Self {
         let server = Server::start(&[&SMALL[..], sets].concat());
         let healthy = server.client(transport, "1");
-        let mut stuck = Peer::open(&server, transport);
-        stuck.authenticate("2");
+        let stuck = live(&server, transport, "2");
         Self { healthy, stuck, pushed: 0, kept: Vec::new(), server }
     }
 
@@ -77,7 +84,7 @@ const OUTBOX_FULL: &str = "comet_dropped_total{reason=\"outbox_full\"}";
 fn one_that_takes_nothing_is_cut_off_after_the_write_timeout() {
     for transport in BOTH {
         let sets = ["protocol.write_timeout=\"500ms\"", "protocol.svr_proto=8"];
-        let mut scene = Scene::new(transport, &sets);
+        let mut scene = Scene::with(Peer::live_1, transport, &sets);
         scene.push_until("comet_closed_total{reason=\"write_timeout\"}", 1);
         scene.server.until("comet_connections", 1);
         assert_eq!(scene.push(), queued(1));

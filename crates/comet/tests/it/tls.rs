@@ -164,7 +164,20 @@ fn connect(
     Ok(Peer { stream, transport })
 }
 
-/// An authenticated connection.
+/// An authenticated connection, in protocol 1.
+pub(crate) fn live_1(
+    server: &Server,
+    transport: Transport,
+    config: &Arc<ClientConfig>,
+    token: &str,
+) -> Peer<Stream> {
+    let mut peer = connect(server, transport, config, "a.example").unwrap();
+    peer.upgrade();
+    peer.authenticate_1(token);
+    peer
+}
+
+/// An authenticated connection, in protocol 2.
 pub(crate) fn live(
     server: &Server,
     transport: Transport,

@@ -7,8 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limits::{JOINED_BYTES_MAX, SLICES_MAX, WINDOW};
+use crate::outbox::frames::ENTRY_BYTES;
 use crate::outbox::frames::bytes_of;
-use crate::outbox::log::{ENTRY_BYTES, visits};
+use crate::outbox::log::visits;
 use crate::outbox::{Remains, SendProgress, Slices};
 
 #[derive(Clone, Debug)]
