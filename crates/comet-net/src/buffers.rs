@@ -51,11 +51,6 @@ impl Buffers {
         (self.ring as u64, self.count)
     }
 
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        usize::from(self.count)
-    }
-
     /// The `length` bytes that the kernel wrote into `buffer`. They may be changed in place until
     /// the buffer is offered again.
     pub(crate) fn filled(&mut self, buffer: BufferId, length: usize) -> &mut [u8] {

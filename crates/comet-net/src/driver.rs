@@ -191,8 +191,7 @@ impl<A: Authenticator> Driver<A> {
     }
 
     /// Handles what has completed, until a part of the turn's time has passed or the bound of a turn is reached. The
-    /// rest stays in the ring. Where there is input, the kernel posts what else has arrived, but no more at once than
-    /// there are receive buffers for. Without, input is left alone: a coalesced wait may be under way.
+    /// rest stays in the ring.
     fn handle_completions(&mut self, begin: Instant) {
         let mut completions = std::mem::take(&mut self.completions);
         let mut most = self.ring.completions_a_turn();
@@ -202,19 +201,15 @@ impl<A: Authenticator> Driver<A> {
                 break;
             }
             most -= completions.len();
-            let has_input = completions.iter().any(Completion::is_input);
             for completion in completions.drain(..) {
                 self.handle_completion(completion);
             }
-            self.buffers.publish();
             if begin.elapsed() > COMPLETIONS_TIME {
                 break;
             }
-            if has_input && !self.ring.has_completions() {
-                self.ring.post_deferred(self.buffers.count() / 2);
-            }
         }
         self.completions = completions;
+        self.buffers.publish();
     }
 
     fn handle_completion(&mut self, completion: Completion) {

@@ -61,9 +61,6 @@ const COMPLETIONS_A_SEND: u32 = 16;
 /// The longest completion queue of the kernel (`IORING_MAX_CQ_ENTRIES`).
 const COMPLETIONS_MAX: u32 = 64 << 10;
 
-/// System calls in a row that post deferred completions; seven post some 1,000.
-const ENTERS_TO_POST: usize = 8;
-
 /// What the call that begins a sleep may be handed to submit: the kernel sends it in some 100 µs.
 const SENDS_A_SLEEP: usize = 64;
 const BYTES_A_SLEEP: usize = 256 << 10;
@@ -329,21 +326,6 @@ impl Ring {
         drop(submission);
         self.submissions += 1;
         self.enter(0, None);
-    }
-
-    /// Lets the kernel post deferred completions until `most` are in the queue or none is deferred. Never waits; what is
-    /// queued is submitted.
-    ///
-    /// One enter posts 20, or as many as it waits for (kernel 6.13 and later). Here it waits for no more than there are,
-    /// so it does not sleep, and what it posts doubles each time.
-    pub(crate) fn post_deferred(&mut self, most: usize) {
-        for _ in 0..ENTERS_TO_POST {
-            let posted = self.ring.completion().len();
-            if posted >= most || !self.ring.submission().taskrun() {
-                return;
-            }
-            self.enter(posted.min(most - posted) as u32, None);
-        }
     }
 
     /// One system call: submits what is queued, lets the kernel post deferred completions, and waits for `want` of them,

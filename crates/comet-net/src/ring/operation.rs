@@ -69,19 +69,3 @@ pub(crate) struct Completion {
     /// More completions of the operation follow. If not, it has to be submitted again.
     pub(crate) more: bool,
 }
-
-impl Completion {
-    /// It has something that a client or a push caller did.
-    pub(crate) fn is_input(&self) -> bool {
-        match self.operation {
-            Operation::Accept(_)
-            | Operation::Recv(_)
-            | Operation::AcceptCaller(_)
-            | Operation::RecvCaller(_) => true,
-            Operation::Wakeup
-            | Operation::Send(_)
-            | Operation::Cancel
-            | Operation::SendCaller(_) => false,
-        }
-    }
-}

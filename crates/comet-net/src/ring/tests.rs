@@ -24,27 +24,6 @@ fn long_sends_are_submitted_a_few_at_a_time() {
     assert!(!ring.is_laden());
 }
 
-#[test]
-fn deferred_completions_are_posted_up_to_a_number() {
-    let buffers = Buffers::new(128, 64);
-    let mut ring = Ring::new(128, &buffers).expect("a ring");
-    let pairs: Vec<_> = (0..100).map(|_| UnixStream::pair().expect("sockets")).collect();
-    for (slot, (ours, _)) in (0..).map(Slot).zip(&pairs) {
-        ring.recv(ours.as_raw_fd(), slot);
-    }
-    ring.submit();
-    assert!(ring.is_quiet());
-    for (_, theirs) in &pairs {
-        (&mut &*theirs).write_all(b"x").expect("space");
-    }
-    ring.post_deferred(50);
-    assert!(ring.ring.completion().len() >= 50);
-    ring.post_deferred(pairs.len());
-    assert_eq!(ring.ring.completion().len(), pairs.len());
-    ring.post_deferred(usize::MAX);
-    assert_eq!(ring.ring.completion().len(), pairs.len());
-}
-
 /// A thread may register 16 rings. A dropped one is closed and makes room.
 #[test]
 fn rings_work_registered_or_not() {
