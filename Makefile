@@ -35,7 +35,7 @@ canary:
 	cargo test --release -p comet-sim --features canary --test canaries -- --nocapture
 
 # What the project means to reach, and what is measured here: `comet-bench targets` starts servers and
-# yardsticks itself, on two CPUs that should have nothing else to do, and takes under five minutes.
+# yardsticks itself, on two CPUs that should have nothing else to do, and takes about six minutes.
 bench:
 	@.ci/prepare run
 	cargo build --release --bin comet --bin comet-bench
