@@ -33,7 +33,8 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Why a push that matched a connection was not queued for it.
+    /// Why a push that matched a connection was not queued for it. The order is that of the numbers in replies to push frames,
+    /// so new ones go to the end.
     DropReason {
         /// The connection's outbox was full and the policy keeps the older messages.
         OutboxFull => "outbox_full",
