@@ -321,6 +321,11 @@ impl ReceivedStream {
         }
     }
 
+    /// In protocol 2: it has read the handle of the room that operation 12 changes, if there is one.
+    pub(crate) fn knows_its_room(&self) -> bool {
+        self.room.is_some() == self.primary.is_some()
+    }
+
     /// The first call made after it had read that it is in `room`, if it is.
     pub(crate) fn since(&self, room: u8) -> Option<u64> {
         if self.is_protocol_2 {

@@ -112,7 +112,8 @@ pub(super) fn check_clients(env: &Env, drivers: &[Driver]) -> Result<(), String>
             same("users", &live.user, &profile.user)?;
             let room = client.received.room.map(|room| ROOMS[usize::from(room)]);
             same("room of a client", &live.room, &room)?;
-            if profile.is_protocol_2 {
+            // A client that reads no more may have left its room's handle unread.
+            if profile.is_protocol_2 && (client.received.knows_its_room() || socket.is_idle()) {
                 let held: BTreeSet<&str> =
                     live.room.into_iter().chain(live.further_rooms.iter().copied()).collect();
                 let known = client.received.rooms.values();
