@@ -194,8 +194,11 @@ impl Pusher {
             self.input.resize(end + READ_BYTES, 0);
             let read = self.stream.read(&mut self.input[end..]);
             self.input.truncate(end + *read.as_ref().unwrap_or(&0));
-            if read? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            match read {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // A signal to the program is no end of the connection.
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
             }
         }
     }

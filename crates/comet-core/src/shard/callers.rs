@@ -3,7 +3,9 @@
 //! A caller takes its turn with each request, so one with many does not hold up the others. What it may not send
 //! yet waits in its socket: no more is received for it.
 
+mod answer;
 mod caller;
+mod request;
 
 use std::collections::VecDeque;
 
@@ -13,9 +15,12 @@ use crate::ledger::{CallerEnd, STATUS_CODES, Tally};
 use crate::limits::{CALLER_LINGER_MS, CALLERS_BYTES_MAX};
 use crate::time::Millis;
 
-pub(super) use caller::{Failure, Next, Target};
+pub(super) use answer::Failure;
+pub(super) use caller::Next;
+pub(super) use request::Target;
 
-use caller::{Answered, Caller};
+use answer::Answered;
+use caller::Caller;
 
 #[derive(Default)]
 pub(super) struct Callers {

@@ -171,8 +171,7 @@ pub(crate) fn live_1(
     config: &Arc<ClientConfig>,
     token: &str,
 ) -> Peer<Stream> {
-    let mut peer = connect(server, transport, config, "a.example").unwrap();
-    peer.upgrade();
+    let mut peer = open(server, transport, config);
     peer.authenticate_1(token);
     peer
 }
@@ -184,9 +183,15 @@ pub(crate) fn live(
     config: &Arc<ClientConfig>,
     token: &str,
 ) -> Peer<Stream> {
+    let mut peer = open(server, transport, config);
+    peer.authenticate(token);
+    peer
+}
+
+/// A connection on which frames can be sent.
+fn open(server: &Server, transport: Transport, config: &Arc<ClientConfig>) -> Peer<Stream> {
     let mut peer = connect(server, transport, config, "a.example").unwrap();
     peer.upgrade();
-    peer.authenticate(token);
     peer
 }
 

@@ -2,23 +2,21 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::Arc;
 
-use comet_proto::push_frame::{
-    PUSH_HEADER_LEN, PushFrameFault, PushReply, PushRequest, PushTarget, ReadRequest,
-    decode_request,
-};
-use comet_proto::{Encoded, count_frames, op};
+use comet_proto::push_frame::{PUSH_HEADER_LEN, PushFrameFault, decode_request};
 
 use crate::callers::{CallerLimits, CallerOperation};
 use crate::ids::CallId;
-use crate::ledger::{CallerEnd, DropReason, Tally};
+use crate::ledger::CallerEnd;
 use crate::limits::{
     CALLER_CALLS_MAX, CALLER_FIRST_MS, CALLER_INPUT_MAX, CALLER_LINGER_MS, CALLER_OUTPUT_MAX,
     CALLER_WRITE_MS, NAME_MAX,
 };
 use crate::message::Push;
 use crate::time::Millis;
+
+use super::answer::{Answered, Failure};
+use super::request::{Read, Target, judge};
 
 /// Memory that an idle caller keeps for its input and for its replies, bytes.
 const IDLE_BYTES: usize = 4 << 10;
@@ -73,129 +71,12 @@ struct Call {
     answered: Answered,
 }
 
-/// What is known of a push.
-pub(crate) struct Answered {
-    /// Shards that have not reported.
-    reports: u32,
-    /// Partial tallies that were announced and have not come. Below 0 where they came first.
-    partials: i64,
-    tally: Tally,
-    failure: Option<Failure>,
-    is_token: bool,
-}
-
-/// Why a request is not done: a code of gRPC and a sentence.
-pub(crate) struct Failure {
-    status: u32,
-    sentence: String,
-}
-
 /// A request that was read.
 pub(crate) enum Next {
     /// It is answered, or will be without a push.
     Answered,
     /// A push to begin.
     Push { call: CallId, target: Target, push: Push },
-}
-
-/// To whom it is.
-pub(crate) enum Target {
-    Key(Box<str>),
-    User(i64),
-    Room(Arc<str>),
-    All,
-}
-
-impl Failure {
-    /// The caller left.
-    pub(crate) const CANCELLED: u32 = 1;
-    const INVALID_ARGUMENT: u32 = 3;
-    const DEADLINE_EXCEEDED: u32 = 4;
-    const RESOURCE_EXHAUSTED: u32 = 8;
-    const OUT_OF_RANGE: u32 = 11;
-    const UNAVAILABLE: u32 = 14;
-    const UNAUTHENTICATED: u32 = 16;
-
-    fn new(status: u32, sentence: impl Into<String>) -> Self {
-        Self { status, sentence: sentence.into() }
-    }
-
-    fn invalid(sentence: impl Into<String>) -> Self {
-        Self::new(Self::INVALID_ARGUMENT, sentence)
-    }
-
-    /// The queue to a shard is full.
-    pub(crate) fn mesh_full(shard: u16) -> Self {
-        let sentence = format!("the queue to shard {shard} is full; try again later");
-        Self::new(Self::RESOURCE_EXHAUSTED, sentence)
-    }
-}
-
-impl Answered {
-    fn of_push(reports: u32) -> Self {
-        Self { reports, partials: 0, tally: Tally::default(), failure: None, is_token: false }
-    }
-
-    fn failed(failure: Failure) -> Self {
-        Self { failure: Some(failure), ..Self::of_push(0) }
-    }
-
-    /// So many shards are asked.
-    pub(crate) fn expect(&mut self, reports: u32) {
-        self.reports = reports;
-    }
-
-    /// The user or key has no connection.
-    pub(crate) fn absent(&mut self) {
-        self.reports = 0;
-        self.tally.absent += 1;
-    }
-
-    pub(crate) fn add(&mut self, tally: Tally, partials: Option<u32>) {
-        self.tally += tally;
-        match partials {
-            Some(partials) => {
-                self.reports = self.reports.saturating_sub(1);
-                self.partials += i64::from(partials);
-            }
-            None => self.partials -= 1,
-        }
-    }
-
-    /// A shard is not asked.
-    pub(crate) fn fail(&mut self, failure: Failure) {
-        self.reports = self.reports.saturating_sub(1);
-        self.failure = Some(failure);
-    }
-
-    fn is_complete(&self) -> bool {
-        self.reports == 0 && self.partials == 0
-    }
-
-    /// Ends it before all reports have come.
-    fn give_up(&mut self, status: u32, sentence: &str) {
-        let Tally { matched, queued, absent, .. } = self.tally;
-        let known = format!("known so far: matched {matched}, queued {queued}, absent {absent}");
-        *self = Self::failed(Failure::new(status, format!("{sentence}; {known}")));
-    }
-
-    /// Appends the reply, and returns its status.
-    fn encode(&self, id: u32, output: &mut Vec<u8>) -> u32 {
-        if let Some(Failure { status, sentence }) = &self.failure {
-            let reply = PushReply { status: *status, id, body: sentence.as_bytes() };
-            reply.encode(output);
-            return *status;
-        }
-        if self.is_token {
-            PushReply { status: 0, id, body: &[] }.encode(output);
-            return 0;
-        }
-        let Tally { matched, queued, absent, dropped } = self.tally;
-        let dropped = DropReason::ALL.iter().map(|reason| dropped[*reason as usize]);
-        let dropped = (1..).zip(dropped).filter(|(_, count)| *count > 0);
-        PushReply::encode_ledger(output, id, (matched, queued, absent), dropped);
-        0
-    }
 }
 
 impl Caller {
@@ -453,7 +334,7 @@ impl Caller {
             }
             Read::Token(token) => {
                 self.token = Some(token);
-                let answered = Answered { is_token: true, ..Answered::of_push(0) };
+                let answered = Answered::of_token();
                 (answered, Next::Answered, None)
             }
             Read::Refused(failure) => (Answered::failed(failure), Next::Answered, None),
@@ -540,68 +421,3 @@ impl Caller {
         self.end(Some(CallerEnd::Evicted));
     }
 }
-
-/// What a request comes to.
-enum Read {
-    Push(Target, Push),
-    Token(Box<[u8]>),
-    Refused(Failure),
-    LockedOut(Failure),
-}
-
-fn judge(
-    request: ReadRequest<'_>,
-    is_let_in: bool,
-    refuses_pushes: bool,
-    limits: &CallerLimits,
-) -> (u32, Read) {
-    let locked_out =
-        |sentence: &str| Read::LockedOut(Failure::new(Failure::UNAUTHENTICATED, sentence));
-    let request = match request {
-        Ok(request) => request,
-        Err((id, bad)) => {
-            let read = match is_let_in {
-                true => Read::Refused(Failure::invalid(bad.to_string())),
-                false => locked_out(NO_TOKEN),
-            };
-            return (id, read);
-        }
-    };
-    let PushRequest { id, target, accept, frame } = request;
-    let target = match target {
-        PushTarget::Token if limits.tokens.is_empty() || limits.tokens.contains(frame.body) => {
-            return (id, Read::Token(frame.body.into()));
-        }
-        PushTarget::Token => return (id, locked_out("the token opens nothing")),
-        _ if !is_let_in => return (id, locked_out(NO_TOKEN)),
-        PushTarget::Key(key) => Target::Key(key.into()),
-        PushTarget::User(user) => Target::User(user),
-        PushTarget::Room(room) => Target::Room(room.into()),
-        PushTarget::All => Target::All,
-    };
-    let (length, max) = (frame.body.len(), limits.frame_max);
-    let failure = if refuses_pushes {
-        let sentence = "this server has more memory than limits.memory allows; try again later, or at another one";
-        Some(Failure::new(Failure::RESOURCE_EXHAUSTED, sentence))
-    } else if length > max {
-        let sentence = format!("the body has {length} bytes, more than the {max} allowed");
-        Some(Failure::invalid(sentence))
-    } else if frame.operation == op::RAW {
-        match count_frames(frame.body) {
-            Ok(0) => Some(Failure::invalid("the body of operation 9 holds no frame")),
-            Ok(_) => None,
-            Err(fault) => Some(Failure::invalid(format!(
-                "the body of operation 9 is not a run of whole frames: {fault}"
-            ))),
-        }
-    } else {
-        None
-    };
-    if let Some(failure) = failure {
-        return (id, Read::Refused(failure));
-    }
-    let operation = if accept == 0 { frame.operation } else { accept };
-    (id, Read::Push(target, Push::new(operation, Encoded::frame(&frame))))
-}
-
-const NO_TOKEN: &str = "the first request has to be a token that opens";

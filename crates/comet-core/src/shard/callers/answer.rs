@@ -1,0 +1,119 @@
+//! What is known of a request, and its reply.
+
+use comet_proto::push_frame::PushReply;
+
+use crate::ledger::{DropReason, Tally};
+
+/// What is known of a push.
+pub(crate) struct Answered {
+    /// Shards that have not reported.
+    reports: u32,
+    /// Partial tallies that were announced and have not come. Below 0 where they came first.
+    partials: i64,
+    tally: Tally,
+    pub(super) failure: Option<Failure>,
+    is_token: bool,
+}
+
+/// Why a request is not done: a code of gRPC and a sentence.
+pub(crate) struct Failure {
+    status: u32,
+    sentence: String,
+}
+
+impl Failure {
+    /// The caller left.
+    pub(crate) const CANCELLED: u32 = 1;
+    pub(super) const INVALID_ARGUMENT: u32 = 3;
+    pub(super) const DEADLINE_EXCEEDED: u32 = 4;
+    pub(super) const RESOURCE_EXHAUSTED: u32 = 8;
+    pub(super) const OUT_OF_RANGE: u32 = 11;
+    pub(super) const UNAVAILABLE: u32 = 14;
+    pub(super) const UNAUTHENTICATED: u32 = 16;
+
+    pub(super) fn new(status: u32, sentence: impl Into<String>) -> Self {
+        Self { status, sentence: sentence.into() }
+    }
+
+    pub(super) fn invalid(sentence: impl Into<String>) -> Self {
+        Self::new(Self::INVALID_ARGUMENT, sentence)
+    }
+
+    /// The queue to a shard is full.
+    pub(crate) fn mesh_full(shard: u16) -> Self {
+        let sentence = format!("the queue to shard {shard} is full; try again later");
+        Self::new(Self::RESOURCE_EXHAUSTED, sentence)
+    }
+}
+
+impl Answered {
+    pub(super) fn of_push(reports: u32) -> Self {
+        Self { reports, partials: 0, tally: Tally::default(), failure: None, is_token: false }
+    }
+
+    /// A token that opens is done at once.
+    pub(super) fn of_token() -> Self {
+        Self { is_token: true, ..Self::of_push(0) }
+    }
+
+    pub(super) fn failed(failure: Failure) -> Self {
+        Self { failure: Some(failure), ..Self::of_push(0) }
+    }
+
+    /// So many shards are asked.
+    pub(crate) fn expect(&mut self, reports: u32) {
+        self.reports = reports;
+    }
+
+    /// The user or key has no connection.
+    pub(crate) fn absent(&mut self) {
+        self.reports = 0;
+        self.tally.absent += 1;
+    }
+
+    pub(crate) fn add(&mut self, tally: Tally, partials: Option<u32>) {
+        self.tally += tally;
+        match partials {
+            Some(partials) => {
+                self.reports = self.reports.saturating_sub(1);
+                self.partials += i64::from(partials);
+            }
+            None => self.partials -= 1,
+        }
+    }
+
+    /// A shard is not asked.
+    pub(crate) fn fail(&mut self, failure: Failure) {
+        self.reports = self.reports.saturating_sub(1);
+        self.failure = Some(failure);
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.reports == 0 && self.partials == 0
+    }
+
+    /// Ends it before all reports have come.
+    pub(super) fn give_up(&mut self, status: u32, sentence: &str) {
+        let Tally { matched, queued, absent, .. } = self.tally;
+        let known = format!("known so far: matched {matched}, queued {queued}, absent {absent}");
+        *self = Self::failed(Failure::new(status, format!("{sentence}; {known}")));
+    }
+
+    /// Appends the reply, and returns its status.
+    pub(super) fn encode(&self, id: u32, output: &mut Vec<u8>) -> u32 {
+        if let Some(Failure { status, sentence }) = &self.failure {
+            let reply = PushReply { status: *status, id, body: sentence.as_bytes() };
+            reply.encode(output);
+            return *status;
+        }
+        if self.is_token {
+            PushReply { status: 0, id, body: &[] }.encode(output);
+            return 0;
+        }
+        let Tally { matched, queued, absent, dropped } = self.tally;
+        let dropped = DropReason::ALL.iter().map(|reason| dropped[*reason as usize]);
+        let dropped = (1..).zip(dropped).filter(|(_, count)| *count > 0);
+        PushReply::encode_ledger(output, id, (matched, queued, absent), dropped);
+        0
+    }
+}

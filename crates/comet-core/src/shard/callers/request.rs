@@ -1,0 +1,84 @@
+//! Reading a request: whether it is a token or a push, or why it is refused.
+
+use std::sync::Arc;
+
+use comet_proto::push_frame::{PushRequest, PushTarget, ReadRequest};
+use comet_proto::{Encoded, count_frames, op};
+
+use crate::callers::CallerLimits;
+use crate::message::Push;
+
+use super::answer::Failure;
+
+/// To whom a push is.
+pub(crate) enum Target {
+    Key(Box<str>),
+    User(i64),
+    Room(Arc<str>),
+    All,
+}
+
+/// What a request comes to.
+pub(super) enum Read {
+    Push(Target, Push),
+    Token(Box<[u8]>),
+    Refused(Failure),
+    LockedOut(Failure),
+}
+
+pub(super) fn judge(
+    request: ReadRequest<'_>,
+    is_let_in: bool,
+    refuses_pushes: bool,
+    limits: &CallerLimits,
+) -> (u32, Read) {
+    let locked_out =
+        |sentence: &str| Read::LockedOut(Failure::new(Failure::UNAUTHENTICATED, sentence));
+    let request = match request {
+        Ok(request) => request,
+        Err((id, bad)) => {
+            let read = match is_let_in {
+                true => Read::Refused(Failure::invalid(bad.to_string())),
+                false => locked_out(NO_TOKEN),
+            };
+            return (id, read);
+        }
+    };
+    let PushRequest { id, target, accept, frame } = request;
+    let target = match target {
+        PushTarget::Token if limits.tokens.is_empty() || limits.tokens.contains(frame.body) => {
+            return (id, Read::Token(frame.body.into()));
+        }
+        PushTarget::Token => return (id, locked_out("the token opens nothing")),
+        _ if !is_let_in => return (id, locked_out(NO_TOKEN)),
+        PushTarget::Key(key) => Target::Key(key.into()),
+        PushTarget::User(user) => Target::User(user),
+        PushTarget::Room(room) => Target::Room(room.into()),
+        PushTarget::All => Target::All,
+    };
+    let (length, max) = (frame.body.len(), limits.frame_max);
+    let failure = if refuses_pushes {
+        let sentence = "this server has more memory than limits.memory allows; try again later, or at another one";
+        Some(Failure::new(Failure::RESOURCE_EXHAUSTED, sentence))
+    } else if length > max {
+        let sentence = format!("the body has {length} bytes, more than the {max} allowed");
+        Some(Failure::invalid(sentence))
+    } else if frame.operation == op::RAW {
+        match count_frames(frame.body) {
+            Ok(0) => Some(Failure::invalid("the body of operation 9 holds no frame")),
+            Ok(_) => None,
+            Err(fault) => Some(Failure::invalid(format!(
+                "the body of operation 9 is not a run of whole frames: {fault}"
+            ))),
+        }
+    } else {
+        None
+    };
+    if let Some(failure) = failure {
+        return (id, Read::Refused(failure));
+    }
+    let operation = if accept == 0 { frame.operation } else { accept };
+    (id, Read::Push(target, Push::new(operation, Encoded::frame(&frame))))
+}
+
+const NO_TOKEN: &str = "the first request has to be a token that opens";
