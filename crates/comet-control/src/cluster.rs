@@ -158,6 +158,7 @@ impl ClusterDriver {
     ) -> Infallible {
         let mut under_way = JoinSet::new();
         let mut alarm = pin!(sleep_until(Instant::now().into()));
+        let mut has_engine = true;
         loop {
             let due = self.turn();
             if let Some(due) = due
@@ -166,7 +167,7 @@ impl ClusterDriver {
                 alarm.as_mut().reset(due.into());
             }
             tokio::select! {
-                event = events.recv() => match event {
+                event = events.recv(), if has_engine => match event {
                     Some(Event::Push { publication, reply }) => {
                         self.take_push(&pushes, publication, reply, &mut under_way);
                     }
@@ -175,8 +176,7 @@ impl ClusterDriver {
                         cluster.handle_event(self.now(), event);
                         self.carry_out(&mut cluster);
                     }
-                    // The engine has left.
-                    None => std::future::pending().await,
+                    None => has_engine = false,
                 },
                 Some(_) = under_way.join_next() => {}
                 () = self.wake.notified() => {}
