@@ -153,7 +153,7 @@ fn decoded(token: &str) -> Option<String> {
 }
 
 fn text<'a>(headers: Option<&'a HeaderMap>, name: &str) -> Option<&'a str> {
-    headers?.get(name).map(|value| value.as_str())
+    headers?.get(name).map(async_nats::HeaderValue::as_str)
 }
 
 #[cfg(test)]

@@ -158,7 +158,7 @@ impl<C> Calls<C> {
             if let Some(Open { room, waiting, .. }) = self.open.get(&call) {
                 match waiting {
                     Some(hosts) => {
-                        hosts.iter().for_each(|host| silent(room.as_deref(), Some(host)))
+                        hosts.iter().for_each(|host| silent(room.as_deref(), Some(host)));
                     }
                     None => silent(room.as_deref(), None),
                 }
