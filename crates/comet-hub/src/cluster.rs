@@ -21,9 +21,10 @@ use std::sync::Arc;
 
 use comet_core::{Millis, Tally};
 
-pub use calls::{ClusterCallId, ClusterOutcome};
+pub use calls::ClusterOutcome;
 pub use engine::{
-    Command, Engine, EngineCounts, Event, HostName, Part, Publication, ReplyTo, Target,
+    ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Part, Publication, ReplyTo,
+    Target,
 };
 
 use calls::{Calls, Expected};

@@ -6,11 +6,7 @@ use std::sync::Arc;
 use comet_core::{Millis, Tally};
 
 use super::CLUSTER_CALLS_MAX;
-use super::engine::{HostName, Part};
-
-/// Numbers the pushes of a host, from 1.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ClusterCallId(pub u64);
+use super::engine::{ClusterCallId, HostName, Part};
 
 /// What the other hosts have made of a push.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use comet_core::Tally;
 
-use super::calls::ClusterCallId;
-
 /// The name of a host: the id of its server.
 pub type HostName = Arc<str>;
+
+/// Numbers the pushes of a host, from 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ClusterCallId(pub u64);
 
 /// The client of a message broker. Events of it go to whoever made it.
 pub trait Engine: Send + Sync {
