@@ -18,8 +18,6 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use tonic::Status;
 
-use crate::pushes::Pushes;
-
 /// What connects this host with others.
 pub struct ClusterOptions {
     /// The name of this host.
@@ -150,12 +148,15 @@ impl ClusterDriver {
         }
     }
 
-    /// Takes what other hosts tell, for as long as it is polled. Their pushes begin in the order of arrival.
-    pub(crate) async fn run(
+    /// Takes what other hosts tell, for as long as it is polled. Their pushes begin in the order of arrival, by `begin`.
+    pub(crate) async fn run<F>(
         self: Arc<Self>,
         mut events: mpsc::Receiver<Event>,
-        pushes: Arc<Pushes>,
-    ) -> Infallible {
+        begin: impl Fn(Publication) -> Result<F, Status>,
+    ) -> Infallible
+    where
+        F: Future<Output = Result<Tally, Status>> + Send + 'static,
+    {
         let mut under_way = JoinSet::new();
         let mut alarm = pin!(sleep_until(Instant::now().into()));
         let mut has_engine = true;
@@ -169,7 +170,15 @@ impl ClusterDriver {
             tokio::select! {
                 event = events.recv(), if has_engine => match event {
                     Some(Event::Push { publication, reply }) => {
-                        self.take_push(&pushes, publication, reply, &mut under_way);
+                        let target = publication.target.clone();
+                        self.lock().note_received();
+                        match begin(publication) {
+                            Ok(begun) => {
+                                let answered = Arc::clone(&self).answer(begun, target, reply);
+                                under_way.spawn(answered);
+                            }
+                            Err(status) => log_refused(&status),
+                        }
                     }
                     Some(event) => {
                         let mut cluster = self.lock();
@@ -185,34 +194,22 @@ impl ClusterDriver {
         }
     }
 
-    /// Begins a push of another host here. Its caller is told what became of it.
-    fn take_push(
-        self: &Arc<Self>,
-        pushes: &Pushes,
-        publication: Publication,
+    /// Tells the caller of a push of another host what became of it here.
+    async fn answer(
+        self: Arc<Self>,
+        begun: impl Future<Output = Result<Tally, Status>>,
+        target: Target,
         reply: Option<ReplyTo>,
-        under_way: &mut JoinSet<()>,
     ) {
-        self.lock().note_received();
-        let target = publication.target.clone();
-        let begun = match pushes.begin_here(publication) {
-            Ok(begun) => begun,
-            Err(status) => return log::debug!("a push of another host: {}", status.message()),
-        };
-        let driver = Arc::clone(self);
-        under_way.spawn(async move {
-            match begun.await {
-                Ok(tally) => driver.answer(reply, &target, tally),
-                Err(status) => log::debug!("a push of another host: {}", status.message()),
+        match (begun.await, reply) {
+            (Ok(tally), Some(reply)) => {
+                let part = self.lock().part(&target, tally);
+                // If it has no room, the caller is told that this host has not answered.
+                self.engine.answer(reply, part);
             }
-        });
-    }
-
-    fn answer(&self, reply: Option<ReplyTo>, target: &Target, tally: Tally) {
-        let Some(reply) = reply else { return };
-        let part = self.lock().part(target, tally);
-        // If it has no room, the caller is told that this host has not answered.
-        self.engine.answer(reply, part);
+            (Ok(_), None) => {}
+            (Err(status), _) => log_refused(&status),
+        }
     }
 
     /// Tells the others that this host goes. The engine's work ends then.
@@ -258,6 +255,11 @@ impl ClusterDriver {
     fn lock(&self) -> MutexGuard<'_, Cluster<oneshot::Sender<ClusterOutcome>>> {
         self.cluster.lock().expect("nothing panics between lock and unlock")
     }
+}
+
+/// The caller is told that this host has not answered.
+fn log_refused(status: &Status) {
+    log::debug!("a push of another host: {}", status.message());
 }
 
 /// What becomes of a push on other hosts.

@@ -113,7 +113,8 @@ impl Assembly {
                 && let Some(cluster) = &cluster
             {
                 engine.spawn(work);
-                carrier.spawn(Arc::clone(cluster).run(events, pushes));
+                let begin = move |publication| pushes.begin_here(publication);
+                carrier.spawn(Arc::clone(cluster).run(events, begin));
             }
             let _tending = logic.as_ref().map(Logic::start);
             let logic_heard = async {
