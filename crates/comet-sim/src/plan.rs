@@ -157,10 +157,11 @@ impl Plan {
             rooms: rng.pick(&[128, 128, 2, 1]),
             user_sessions: if rng.percent(6) { rng.pick(&[1, 3]) } else { 10_000 },
             trace_users: rng.pick(trace_lists).into(),
-            crowd_slice: rng.pick(&[1, 3, 1_000]),
+            crowd_above: rng.pick(&[1, 3, 1_000]),
             crowd_bytes: rng.pick(&[100, 1_000, 1 << 20]),
             ..Limits::default()
         };
+        let limits = Limits { crowd_slice: limits.crowd_above.min(2), ..limits };
         let shards = rng.between(1, 4) as u16;
         let logic = match rng.percent(50) {
             true => Logic::Embedded,

@@ -122,6 +122,7 @@ impl Bounds {
             rates: _,
             user_sessions: _,
             // What waits for a crowd left the inbox of the shard.
+            crowd_above: _,
             crowd_slice: _,
             crowd_bytes: _,
             // Tables without entries are small.

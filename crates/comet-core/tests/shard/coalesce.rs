@@ -300,7 +300,7 @@ fn what_waits_on_a_shard_is_bounded() {
 /// All members of a crowd get all pushes of the window in one send each.
 #[test]
 fn a_window_of_a_crowd_goes_out_in_slices() {
-    let mut rig = Rig::new(1, Limits { crowd_slice: 2, ..limits([rule()]) });
+    let mut rig = Rig::new(1, Limits { crowd_above: 2, crowd_slice: 2, ..limits([rule()]) });
     let conns = [(); 5].map(|()| rig.join(0, "//r/"));
     let before = rig.sends();
     let calls = [b"1", b"2", b"3"].map(|body| rig.begin("r", 5, "", body));
