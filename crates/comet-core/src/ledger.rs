@@ -223,7 +223,7 @@ pub struct Counters {
     pub sent: u64,
     /// Deliveries queued and then lost with their connection: `queued = sent + lost + superseded + waiting`.
     pub lost: u64,
-    /// Deliveries queued and then taken out again for a newer one (policy drop-oldest).
+    /// Deliveries queued and then taken out again for a newer one (policy drop-oldest, or a newer state).
     pub superseded: u64,
     /// Deliveries in an outbox or on their way into the kernel, now.
     pub waiting: u64,

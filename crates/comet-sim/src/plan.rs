@@ -19,6 +19,10 @@ pub(crate) const USERS: i64 = 5;
 /// Ids of states that pushes are about.
 pub(crate) const COLLAPSE_IDS: [&str; 3] = ["a", "b", "c"];
 
+/// Bounds of outboxes that no run reaches.
+pub(crate) const OUTBOX_BYTES_MAX: u32 = 1 << 20;
+pub(crate) const OUTBOX_MEMORY_MAX: u64 = 1 << 30;
+
 /// The longest retry time in a close notice.
 pub(crate) const RETRY_AFTER_MS_MAX: u32 = 900;
 /// Who is traced after a change of limits.
@@ -112,8 +116,8 @@ impl Plan {
         let coalesce_rules = coalesce_rules(rng);
         // The smallest outboxes leave no space for a window.
         let (svr_proto, outbox_bytes): (&[u16], &[u32]) = match coalesce_rules.is_empty() {
-            true => (&[1, 2, 5, 80], &[400, 4_000, 1 << 20]),
-            false => (&[5, 20, 80], &[4_000, 1 << 20, 1 << 20]),
+            true => (&[1, 2, 5, 80], &[400, 4_000, OUTBOX_BYTES_MAX]),
+            false => (&[5, 20, 80], &[4_000, OUTBOX_BYTES_MAX, OUTBOX_BYTES_MAX]),
         };
         let limits = Limits {
             connections: if rng.percent(8) { 3 } else { 10_000 },
@@ -123,7 +127,7 @@ impl Plan {
             text_push_max: rng.pick(&[60, 1 << 20]),
             svr_proto: rng.pick(svr_proto),
             outbox_bytes: rng.pick(outbox_bytes),
-            outbox_memory: rng.pick(&[1 << 30, 1 << 30, 20_000, 2_000]),
+            outbox_memory: rng.pick(&[OUTBOX_MEMORY_MAX, OUTBOX_MEMORY_MAX, 20_000, 2_000]),
             cli_proto: rng.pick(&[16, 24, 64]),
             slow_consumer: rng.pick(&[
                 SlowConsumer::DropNewest,
@@ -157,10 +161,11 @@ impl Plan {
             rooms: rng.pick(&[128, 128, 2, 1]),
             user_sessions: if rng.percent(6) { rng.pick(&[1, 3]) } else { 10_000 },
             trace_users: rng.pick(trace_lists).into(),
-            crowd_slice: rng.pick(&[1, 3, 1_000]),
+            crowd_above: rng.pick(&[1, 3, 1_000]),
             crowd_bytes: rng.pick(&[100, 1_000, 1 << 20]),
             ..Limits::default()
         };
+        let limits = Limits { crowd_slice: limits.crowd_above.min(2), ..limits };
         let shards = rng.between(1, 4) as u16;
         let logic = match rng.percent(50) {
             true => Logic::Embedded,

@@ -4,7 +4,7 @@ use crate::transport::Transport;
 
 use super::log::Run;
 use super::window::Window;
-use super::{Handle, Item, LogId, Serial};
+use super::{Cut, Handle, Item, LogId, Serial};
 
 pub(super) struct Chain {
     pub(super) log: LogId,
@@ -14,9 +14,9 @@ pub(super) struct Chain {
     pub(super) last: Serial,
     /// Outboxes that name this chain.
     pub(super) references: u32,
-    /// Where the outbox went that was the last to append a frame, and how many pushes it dropped for that.
+    /// Where the outbox went that was the last to append a frame, and which pushes it dropped for that.
     pub(super) longer: Handle,
-    pub(super) dropped: u32,
+    pub(super) cut: Cut,
     /// Where the outbox went that was the last to begin a send: what it sends, and what waits behind that.
     pub(super) halves: [Handle; 2],
     /// For each transport, from the first send on; none for a single frame.
@@ -39,7 +39,7 @@ impl Chain {
             last,
             references: 1,
             longer: Handle::NONE,
-            dropped: 0,
+            cut: Cut::default(),
             halves: [Handle::NONE; 2],
             windows: [None, None],
         }

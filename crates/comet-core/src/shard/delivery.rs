@@ -1,5 +1,7 @@
 //! One push on its way into the outboxes of one shard.
 
+use std::sync::Arc;
+
 use comet_proto::{Encoded, RoomHandle};
 
 use crate::budget;
@@ -9,7 +11,7 @@ use crate::ledger::{DropReason, Tally};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Push;
 use crate::outbox::chains::Chains;
-use crate::outbox::{AppendMemo, Item, Load, Superseded};
+use crate::outbox::{AppendMemo, Item, Load, State, Superseded};
 
 use super::connections::Connections;
 use super::outboxes::Outboxes;
@@ -44,6 +46,11 @@ impl Items {
     pub(super) fn new(chains: &mut Chains, binary: &Encoded, text: Option<&Encoded>) -> Self {
         let mut item = |frame: &Encoded| chains.item(frame.clone(), true);
         Self { binary: item(binary), text: text.map(item), room_push: None }
+    }
+
+    /// The push is about a state, of which clients need only the latest. To be called before the first walk.
+    pub(super) fn set_state(&mut self, state: State) {
+        self.binary.set_state(Some(Arc::new(state)));
     }
 
     /// The frame in the text form, if a client wanted it.
@@ -263,7 +270,8 @@ impl<'a> Delivery<'a> {
             return Err(DropReason::TextTooLong);
         }
         self.encoding += length / budget::TEXT_BYTES;
-        let item = self.outboxes.chains.item(binary.frame().to_text(), true);
+        let mut item = self.outboxes.chains.item(binary.frame().to_text(), true);
+        item.set_state(binary.state().cloned());
         self.bytes[TEXT_FORM] = lengths(item.frame())[1];
         *text = Some(item);
         Ok(())
@@ -274,7 +282,11 @@ impl<'a> Delivery<'a> {
         let Some(room) = self.room else { return };
         let Items { binary, room_push, .. } = &mut *self.items;
         let chains = &mut self.outboxes.chains;
-        let encode = || chains.item(binary.frame().to_room_push(room, 0), true);
+        let encode = || {
+            let mut item = chains.item(binary.frame().to_room_push(room, 0), true);
+            item.set_state(binary.state().cloned());
+            item
+        };
         let item = room_push.get_or_insert_with(encode);
         self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths(item.frame()));
     }
@@ -287,19 +299,20 @@ impl<'a> Delivery<'a> {
             if outboxes == 0 {
                 continue;
             }
-            let Superseded { pushes, bytes } = memo.superseded();
+            let Superseded { pushes, bytes, .. } = memo.superseded();
             self.superseded += u64::from(pushes) * u64::from(outboxes);
             self.outboxes.bytes_dropped += u64::from(bytes) * u64::from(outboxes);
         }
     }
 
     /// Each of `outboxes` outboxes dropped as much for the push.
-    fn count_superseded(&mut self, Superseded { pushes, bytes }: Superseded, outboxes: u32) {
+    fn count_superseded(&mut self, Superseded { pushes, bytes, .. }: Superseded, outboxes: u32) {
         self.superseded += u64::from(pushes) * u64::from(outboxes);
         self.outboxes.bytes_dropped += u64::from(bytes) * u64::from(outboxes);
     }
 
-    /// The older pushes that an outbox drops for this one; none if it is not full. `None`: this one is dropped.
+    /// The older pushes that an outbox drops for this one; none if it is not full. `None`: this one is dropped. One about a state is
+    /// not dropped for older ones about the same state.
     fn make_space(&mut self, slot: Slot) -> Option<Superseded> {
         let conn = &self.conns[slot];
         let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
@@ -313,7 +326,12 @@ impl<'a> Delivery<'a> {
             let bytes = self.bytes[form];
             self.outboxes.slow.note_dropped(self.conns.id(slot).local(), bytes);
         }
+        let newer = &self.items.binary;
         match self.limits.slow_consumer {
+            SlowConsumer::DropNewest | SlowConsumer::DropOldest if newer.state().is_some() => {
+                let fits = |load| self.fits(form, load);
+                self.outboxes.chains.outdated(&conn.outbox, conn.transport, newer, fits)
+            }
             SlowConsumer::DropNewest => None,
             SlowConsumer::Close => {
                 if is_slow {

@@ -13,7 +13,7 @@ use crate::limits::{PACED_MAX, SLICE_UNITS};
 use crate::message::{Kick, Message, Push, Report};
 
 use super::Shard;
-use super::crowds::connections_of;
+use super::crowds::fewer;
 use super::delivery::{Delivered, Delivery, Items, Walk};
 use super::pacing::PacedBroadcast;
 use super::push_task::{Answer, Crowd, Names, Owners, Progress, PushTask, Target, Unsent};
@@ -235,7 +235,8 @@ impl Shard {
             let text = broadcast.text.as_ref();
             let mut items = Items::new(&mut self.outboxes.chains, &push.frame, text);
             let bytes = push.frame.for_websocket().len();
-            let delivery_cost = SLICE_UNITS / connections_of(1, bytes, &self.context.limits);
+            let limits = &self.context.limits;
+            let delivery_cost = SLICE_UNITS / fewer(limits.crowd_slice, 1, bytes, limits);
             let delivered = self.deliver(&push, &mut items, Walk::OfferFiltered, |delivery| {
                 while budget.is_left()
                     && !delivery.is_strained()
