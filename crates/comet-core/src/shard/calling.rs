@@ -18,7 +18,7 @@ impl Shard {
 
     /// Bytes of a caller. A receive is over.
     pub fn handle_caller_recv(&mut self, slot: CallerSlot, bytes: &[u8]) {
-        self.callers.received(slot, bytes);
+        self.callers.received(slot, bytes, self.context.clock.active());
     }
 
     /// The caller sends no more. A receive is over.
