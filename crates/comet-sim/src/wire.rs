@@ -115,6 +115,11 @@ impl Stamp {
         body
     }
 
+    /// The push caller it comes from; 0: control. The order of pushes of one source is kept.
+    pub(crate) fn source(self) -> u64 {
+        self.id >> 32
+    }
+
     fn padding(id: u64) -> u8 {
         b'a' + (id % 26) as u8
     }
