@@ -302,9 +302,9 @@ export class Rooms {
     }
 
     #forgetHandle(room: Room): void {
-        if (room.handle !== undefined && this.#byHandle.get(room.handle) === room) {
+        if (room.handle !== undefined) {
             this.#byHandle.delete(room.handle);
+            delete room.handle;
         }
-        delete room.handle;
     }
 }

@@ -107,7 +107,10 @@ export class Tab {
         const deadline = Date.now() + 20_000;
         let mistake: unknown;
         while (!(await this.evaluate(expression).catch((error) => void (mistake = error)))) {
-            assert(Date.now() < deadline, `still waiting for ${expression}, with ${mistake}`);
+            if (Date.now() > deadline) {
+                const heard = await this.evaluate("JSON.stringify(window.heard)").catch(String);
+                assert.fail(`still waiting for ${expression}, with ${mistake ?? heard}`);
+            }
             await new Promise((resolve) => setTimeout(resolve, 20));
         }
     }

@@ -1,10 +1,12 @@
 // The client on a fake socket and a fake clock: connections, tokens, delays, heartbeats, pages.
 
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { getEventListeners } from "node:events";
+import { type TestContext, test } from "node:test";
 import { op } from "../src/wire.js";
 import { Comet, type GoodbyeEvent, type StateEvent } from "../src/comet.js";
 import type { Message } from "../src/message.js";
+import { readNotice } from "../src/notice.js";
 import { FakeSocket, type Rig, accept, authReply, frame, rig, settle, socket } from "./fake.js";
 
 const states = (log: Rig["log"]): StateEvent[] => log.flatMap(([name, event]) => (name === "state" ? [event as StateEvent] : []));
@@ -75,8 +77,13 @@ test("a time to wait goes before the client's own delay, and no event of the pag
 });
 
 test("a goodbye without a close frame counts after a while", (t) => {
+    const page = fakePage(t);
     const { log, tick } = rig(t);
-    accept().say([op.GOODBYE, "kicked: banned"]);
+    const connection = accept();
+    connection.taken();
+    connection.say([op.GOODBYE, "kicked: banned"]);
+    page.tell("online");
+    assert.deepEqual(connection.taken(), []);
     tick(10_000);
     assert.deepEqual(goodbyes(log), [{ code: undefined, reason: "kicked: banned", retryAfterMs: undefined, isFinal: true }]);
     assert.deepEqual(last(log), { state: "closed", reason: "kicked: banned" });
@@ -105,6 +112,18 @@ for (const [code, reason, wasAccepted, isFinal] of [
         assert.equal(comet.state, isFinal ? "closed" : "waiting");
     });
 }
+
+test("a time to wait is read as every client of comet reads it", () => {
+    const check = (text: string, reason: string, retryAfterMs: number | undefined) =>
+        assert.deepEqual(readNotice(1001, text), { code: 1001, reason, retryAfterMs });
+    check("draining; retry_after_ms=1830", "draining", 1830);
+    check("; retry_after_ms=0", "", 0);
+    check("a; retry_after_ms=1; retry_after_ms=2", "a; retry_after_ms=1", 2);
+    check("a\nb; retry_after_ms=3600000", "a\nb", 3_600_000);
+    for (const delay of ["", "+5", "-5", " 5", "5 ", "5ms", "1.5", "0x10", "3600001", "9".repeat(40)]) {
+        check(`draining; retry_after_ms=${delay}`, `draining; retry_after_ms=${delay}`, undefined);
+    }
+});
 
 test("a refused token is asked for once more, and a second refusal is final", async (t) => {
     let asked = 0;
@@ -205,15 +224,25 @@ test("heartbeats go at half of the server's time, and one without an answer ends
     assert.deepEqual(last(log), { state: "waiting", reason: "no heartbeat was answered", retryInMs: 2000 });
 });
 
-test("after a sleep the server gets another chance to answer", (t) => {
+test("after a sleep the server gets another chance to answer, but no third one from late timers", (t) => {
     const { comet, tick } = rig(t, { timeoutMs: 3000 });
+    const sleep = () => {
+        t.mock.timers.setTime(Date.now() + 3_600_000);
+        tick(1);
+    };
     const connection = accept(authReply({ heartbeatMs: 20_000 }));
     tick(10_000);
-    t.mock.timers.setTime(Date.now() + 3_600_000);
-    tick(1);
+    for (let again = 0; again < 2; again += 1) {
+        connection.taken();
+        sleep();
+        assert.deepEqual(connection.taken(), [[op.HEARTBEAT, ""]]);
+        connection.say([op.HEARTBEAT_REPLY]);
+        tick(3000);
+        tick(7000);
+    }
+    sleep();
     assert.equal(comet.state, "open");
-    assert.deepEqual(connection.taken().slice(1), [[op.HEARTBEAT, ""], [op.HEARTBEAT, ""]]);
-    tick(3000);
+    sleep();
     assert.equal(comet.state, "waiting");
 });
 
@@ -224,10 +253,10 @@ test("a reply settles its message; a lost connection, a timeout and a wrong mess
     connection.taken();
     const replies = ["one", "two", "three"].map((body) => comet.send(1000, body));
     const [one, two] = connection.sent.splice(0);
-    connection.say([1000, "logic failed", two!.sequence], [1000, "", one!.sequence], [1000, "push", 99]);
+    connection.say([1000, "logic failed", two!.sequence], [1000, "", one!.sequence], [1000, "push", 99], [1001, "push", 4]);
     assert.deepEqual(await replies[0], new Uint8Array());
     assert.equal(Buffer.from((await replies[1])!).toString(), "logic failed");
-    assert.deepEqual(messages(log), ["push"]);
+    assert.deepEqual(messages(log), ["push", "push"]);
     tick(10_000);
     await assert.rejects(replies[2]!, /no answer in time/);
     const lost = comet.send(4);
@@ -285,6 +314,7 @@ test("a closed client does nothing any more", (t) => {
     tick(3_600_000);
     assert.equal(FakeSocket.all.length, 1);
     assert.deepEqual(states(log).map(({ state }) => state), ["waiting", "closed"]);
+    assert.deepEqual(page.listeners(), []);
 });
 
 test("the network's return ends a wait, and a doubt asks the server", (t) => {
@@ -338,13 +368,14 @@ test("a client without a WebSocket or with a wrong URL is a mistake of the progr
 });
 
 /** A page around the test, whose events the test makes. */
-function fakePage(t: import("node:test").TestContext) {
+function fakePage(t: TestContext) {
     const page = new EventTarget();
     const document = Object.assign(new EventTarget(), { visibilityState: "visible" });
     const globals = { document, addEventListener: page.addEventListener.bind(page) };
     Object.assign(globalThis, globals);
     t.after(() => Object.keys(globals).forEach((name) => Reflect.deleteProperty(globalThis, name)));
     return {
+        listeners: () => ["online", "offline", "pagehide", "pageshow"].flatMap((event) => getEventListeners(page, event)),
         set visibility(state: string) {
             document.visibilityState = state;
         },

@@ -115,6 +115,18 @@ test("a kept position is where a page goes on", (t) => {
     }
 });
 
+test("what a listener closes amid a batch is at the position of that message", (t) => {
+    const { comet, log } = rig(t);
+    comet.join("h");
+    const connection = accept();
+    connection.say([op.JOIN_REPLY, joinReply("h", { flags: HISTORY, epoch: 9n, offset: 5n })]);
+    told(log);
+    comet.on("message", () => comet.close());
+    connection.say([op.ROOM_PUSH, roomPush(1, op.RAW, 7n, Buffer.concat([frame([1000, "six"]), frame([1000, "seven"])]))]);
+    assert.deepEqual(bodies(log), [["h", "six", "9-6"]]);
+    assert.equal(comet.position("h"), "9-6");
+});
+
 test("a gap is told and behind it the room goes on", (t) => {
     const { comet, log } = rig(t);
     comet.join("h");
@@ -133,20 +145,22 @@ test("rooms of the server are told, and not asked for again", (t) => {
     comet.join("mine");
     let connection = accept();
     connection.say(
-        [op.JOIN_REPLY, joinReply("token's", { flags: UNASKED | PRIMARY, handle: 1 })],
+        [op.JOIN_REPLY, joinReply("token's", { flags: HISTORY | UNASKED | PRIMARY, handle: 1, epoch: 9n, offset: 5n })],
         [op.JOIN_REPLY, joinReply("mine", { handle: 2 })],
         [op.JOIN_REPLY, joinReply("theirs", { flags: UNASKED, handle: 3 })],
         [op.ROOM_PUSH, roomPush(3, 1000, 0n, "hi")],
         [op.LEAVE_REPLY, leaveReply(2, UNASKED)],
     );
     const [first, , third, message, left] = told(log);
-    assert.deepEqual(first, ["room", { room: "token's", status: "joined", byServer: true }]);
+    assert.deepEqual(first, ["room", { room: "token's", status: "joined", byServer: true, position: "9-5" }]);
     assert.deepEqual(third, ["room", { room: "theirs", status: "joined", byServer: true }]);
     assert.equal((message![1] as Message).room, "theirs");
     assert.deepEqual(left, ["room", { room: "mine", status: "left", byServer: true }]);
     comet.leave("theirs");
     assert.deepEqual(connection.taken().slice(-1), [[op.LEAVE, "\0\0\0\u0003"]]);
+    assert.equal(comet.position("token's"), "9-5");
     connection.end();
+    assert.equal(comet.position("token's"), undefined);
     tick(60_000);
     connection = accept();
     assert.deepEqual(names(connection), []);
@@ -156,14 +170,13 @@ test("a room in which the server puts the client while it asks is entered once",
     const { comet, log } = rig(t);
     const connection = accept();
     comet.join("r", { since: "9-5" });
-    connection.say(
-        [op.JOIN_REPLY, joinReply("r", { flags: UNASKED | HISTORY, epoch: 9n, offset: 7n, handle: 4 })],
-        [op.JOIN_REPLY, joinReply("r", { flags: HISTORY, epoch: 9n, offset: 7n, handle: 4 })],
-    );
+    connection.say([op.JOIN_REPLY, joinReply("r", { flags: UNASKED | HISTORY, epoch: 9n, offset: 7n, handle: 4 })]);
+    comet.leave("r");
+    assert.deepEqual(connection.taken().map(([operation]) => operation), [op.AUTH, op.JOIN]);
+    connection.say([op.JOIN_REPLY, joinReply("r", { flags: HISTORY, epoch: 9n, offset: 7n, handle: 4 })]);
     const [, answer] = told(log);
     assert.deepEqual(answer, ["room", { room: "r", status: "joined", byServer: false, recovered: false, missed: 0, position: "9-7" }]);
-    comet.leave("r");
-    assert.deepEqual(connection.taken().map(([operation]) => operation), [op.AUTH, op.JOIN, op.LEAVE]);
+    assert.deepEqual(connection.taken(), [[op.LEAVE, "\0\0\0\u0004"]]);
 });
 
 test("a server of protocol 1, as goim's, has one room: the one that was joined last", (t) => {
@@ -194,9 +207,10 @@ test("a server of protocol 1, as goim's, has one room: the one that was joined l
     connection.open();
     connection.say([op.AUTH_REPLY, "", 1]);
     assert.deepEqual(connection.taken().slice(1), [[op.CHANGE_ROOM, "b"]]);
-    comet.leave("b");
+    comet.join("a");
     comet.leave("a");
-    assert.deepEqual(connection.taken(), [[op.CHANGE_ROOM, "a"], [op.CHANGE_ROOM, ""]]);
+    comet.leave("b");
+    assert.deepEqual(connection.taken(), [[op.CHANGE_ROOM, "a"], [op.CHANGE_ROOM, "b"], [op.CHANGE_ROOM, ""]]);
 });
 
 test("operations of rooms are messages in protocol 1", (t) => {
