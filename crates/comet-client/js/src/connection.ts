@@ -6,7 +6,7 @@ import { type AuthReply, type Frame, WireError, decodeAuthReply, decodeMessage, 
 /** What this client needs of a WebSocket: browsers, Node 22 and the package `ws` have one. */
 export interface WebSocketLike {
     binaryType: string;
-    send(data: Uint8Array<ArrayBuffer>): void;
+    send(data: ArrayBuffer): void;
     close(code?: number): void;
     // Implementations disagree about the types of their events.
     addEventListener(type: string, listener: (event: any) => void): void;

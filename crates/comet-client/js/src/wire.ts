@@ -44,7 +44,7 @@ export const text = (bytes: Uint8Array): string => decoder.decode(bytes);
 
 const view = (bytes: Uint8Array): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
-export function encode(frame: Frame): Uint8Array<ArrayBuffer> {
+export function encode(frame: Frame): ArrayBuffer {
     const bytes = new Uint8Array(HEADER_LEN + frame.body.length);
     const fields = view(bytes);
     fields.setUint32(0, bytes.length);
@@ -53,7 +53,7 @@ export function encode(frame: Frame): Uint8Array<ArrayBuffer> {
     fields.setInt32(8, frame.operation);
     fields.setInt32(12, frame.sequence);
     bytes.set(frame.body, HEADER_LEN);
-    return bytes;
+    return bytes.buffer;
 }
 
 /** The frames of a run, which is frames back to back, in order. A batch among them is one frame. */

@@ -76,9 +76,12 @@ test("a page as a module: the network goes and comes, the page leaves for the pa
     // Without the browser's events this client would come back after an hour at the earliest.
     const patient = { token: { mid: 42 }, backoff: { baseMs: 3.6e6, maxMs: 3.6e6 }, timeoutMs: 1000 };
     const tab = await open(t, server, "", patient);
+    // With a latency this also holds where the host itself has no network, for which Chromium is offline.
     const network = (offline: boolean) =>
-        tab.call("Network.emulateNetworkConditions", { offline, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
+        tab.call("Network.emulateNetworkConditions", { offline, latency: 1, downloadThroughput: -1, uploadThroughput: -1 });
 
+    await network(false);
+    await tab.until("navigator.onLine");
     await tab.evaluate("Math.random = () => 1; 0");
     server.signal("SIGSTOP");
     await forget(tab);

@@ -9,7 +9,7 @@ import { Comet, type Events, type Options } from "../src/comet.js";
 export type Spoken = [operation: number, body?: string | Uint8Array, sequence?: number];
 
 export const frame = ([operation, body = "", sequence = 0]: Spoken): Uint8Array<ArrayBuffer> =>
-    wire.encode({ version: 2, operation, sequence, body: typeof body === "string" ? wire.utf8(body) : body });
+    new Uint8Array(wire.encode({ version: 2, operation, sequence, body: typeof body === "string" ? wire.utf8(body) : body }));
 
 export class FakeSocket {
     /** Of this test, in the order in which they were made. */
@@ -29,8 +29,8 @@ export class FakeSocket {
         this.#listeners.set(type, listener);
     }
 
-    send(data: Uint8Array): void {
-        this.sent.push(...wire.decode(data));
+    send(data: ArrayBuffer): void {
+        this.sent.push(...wire.decode(new Uint8Array(data)));
     }
 
     close(code = 1005): void {

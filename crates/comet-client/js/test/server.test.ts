@@ -29,7 +29,7 @@ for (const [name, options] of [["the global WebSocket", {}], ["that of the packa
         const message = await heard.next("message");
         assert.deepEqual([message.room, message.operation, message.text()], ["live://8", 1000, "hello"]);
 
-        const batch = Buffer.concat(["a", "b"].map((body) => encode({ version: 1, operation: 1001, sequence: 0, body: utf8(body) })));
+        const batch = Buffer.concat(["a", "b"].map((body) => Buffer.from(encode({ version: 1, operation: 1001, sequence: 0, body: utf8(body) }))));
         assert.equal(await server.push("room?type=live&room=7", new Uint8Array(batch), op.RAW), 1);
         for (const body of ["a", "b"]) {
             const { room, operation, ...message } = await heard.next("message");
