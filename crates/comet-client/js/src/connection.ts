@@ -53,8 +53,8 @@ export class Connection {
     #sequence = 0;
     #timer: ReturnType<typeof setTimeout>;
     #heartbeatMs: number;
-    #isProbing = false;
-    #heardSinceProbe = false;
+    /** Whether anything has arrived since the last heartbeat was sent. */
+    #isAnswered = true;
     /** The text of the server's operation 6. */
     #goodbye: string | undefined;
 
@@ -94,9 +94,9 @@ export class Connection {
         });
     }
 
-    /** Sends a heartbeat now: something has happened that a connection may not outlast. */
+    /** Sends a heartbeat now, unless one is unanswered: something has happened that a connection may not outlast. */
     probe(): void {
-        if (this.#phase === "accepted" && !this.#isProbing && this.#goodbye === undefined) {
+        if (this.#phase === "accepted" && this.#isAnswered && this.#goodbye === undefined) {
             this.#heartbeat();
         }
     }
@@ -107,7 +107,7 @@ export class Connection {
     }
 
     #receive(data: unknown): void {
-        this.#heardSinceProbe = true;
+        this.#isAnswered = true;
         try {
             if (!(data instanceof ArrayBuffer)) {
                 throw new WireError("a message of text");
@@ -158,20 +158,18 @@ export class Connection {
 
     #scheduleHeartbeat(delayMs: number): void {
         clearTimeout(this.#timer);
-        this.#isProbing = false;
         this.#timer = setTimeout(() => this.#heartbeat(), delayMs);
     }
 
     /** Sends a heartbeat. The server has to send something, if only the reply, before the deadline. */
     #heartbeat(isSecond = false): void {
         this.post(op.HEARTBEAT, new Uint8Array());
-        this.#isProbing = true;
-        this.#heardSinceProbe = false;
+        this.#isAnswered = false;
         const waitMs = Math.min(this.#settings.timeoutMs, this.#heartbeatMs);
         const deadline = Date.now() + waitMs;
         clearTimeout(this.#timer);
         this.#timer = setTimeout(() => {
-            if (this.#heardSinceProbe) {
+            if (this.#isAnswered) {
                 this.#scheduleHeartbeat(this.#heartbeatMs - waitMs);
             } else if (!isSecond && Date.now() >= deadline + waitMs) {
                 // The device slept. The reply may have come, and waits behind this timer. Timers of hidden pages are always

@@ -332,7 +332,6 @@ test("the network's return ends a wait, and a doubt asks the server", (t) => {
         page.tell(event);
         assert.deepEqual(connection.taken(), [[op.HEARTBEAT, ""]], event);
         connection.say([op.HEARTBEAT_REPLY]);
-        tick(10_000);
     }
     page.visibility = "hidden";
     page.tell("visibilitychange");
