@@ -12,6 +12,7 @@ use comet_serve::{CallCounts, GateReading, Gates, Phase};
 use tokio::sync::watch;
 use tonic::Code;
 
+use crate::cluster::ClusterDriver;
 use crate::hub::HubDriver;
 use crate::inspector::Inspector;
 use crate::logic::{Logic, LogicStats};
@@ -125,6 +126,7 @@ pub(crate) struct Monitor {
     pub(crate) inspector: Arc<Inspector>,
     pub(crate) node: Arc<NodeDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
+    pub(crate) cluster: Option<Arc<ClusterDriver>>,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) memory: Arc<MemoryCeiling>,
     pub(crate) certificates: Arc<CertificatesInUse>,

@@ -110,6 +110,7 @@ impl Rig {
                 limits: Arc::new(limits),
                 logic: Logic::Embedded,
                 hash_seed: 7,
+                reports_rooms: false,
             },
             listeners: vec![Listener {
                 socket: sockets.pop().unwrap(),

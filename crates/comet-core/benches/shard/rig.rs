@@ -35,6 +35,7 @@ impl Rig {
             limits: Arc::clone(&limits),
             logic: Logic::Embedded,
             hash_seed: 7,
+            reports_rooms: false,
         };
         Self {
             shards: (0..shards).map(|shard| Shard::new(&settings(shard), Millis(0))).collect(),

@@ -11,6 +11,7 @@ mod drain;
 mod goim_faults;
 mod hostile;
 mod idle_coalescing;
+mod interest;
 mod listings;
 mod live_trace;
 mod logic;

@@ -46,6 +46,8 @@ mod logic_tokens;
 mod looking;
 mod memory;
 mod monitor;
+mod nats;
+mod nats_server;
 mod node;
 mod operations;
 mod paced;
