@@ -60,6 +60,8 @@ impl Shard {
             let next = waiting.pop();
             // The last one may leave with the input that it held, and the room ends with it.
             if waiting.is_empty() {
+                // A room waits for its home once, so the memory is not needed again.
+                *waiting = Vec::new();
                 self.joined.pop_front();
                 // A count that was due before is left out while connections wait. If this one does not enter, no other
                 // change would send it.
