@@ -133,7 +133,7 @@ pub fn request(input: &[u8], head_max: usize) -> Result<Option<Request>, Request
         return Err(RequestFault::Head(UpgradeFault::MissingHeader("Host")));
     }
     let query = target.split_once('?').map_or("", |(_, query)| query);
-    let (token, rooms) = read_query(query)?;
+    let Query { token, rooms } = read_query(query)?;
     let token = match (token, fields.authorization.map(bearer).transpose()?) {
         (Some(_), Some(_)) => return Err(RequestFault::TwoTokens),
         (token, header) => token.or(header).unwrap_or_default(),
@@ -193,8 +193,13 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The token and the rooms of a query string (`application/x-www-form-urlencoded`). Other parts are ignored.
-fn read_query(query: &str) -> Result<(Option<Box<str>>, Vec<Box<str>>), RequestFault> {
+struct Query {
+    token: Option<Box<str>>,
+    rooms: Vec<Box<str>>,
+}
+
+/// Reads a query string (`application/x-www-form-urlencoded`). Parts of other names are ignored.
+fn read_query(query: &str) -> Result<Query, RequestFault> {
     let (mut token, mut rooms) = (None, None);
     for part in query.split('&') {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -215,7 +220,7 @@ fn read_query(query: &str) -> Result<(Option<Box<str>>, Vec<Box<str>>), RequestF
     if rooms.iter().any(|room| room.is_empty()) {
         return Err(RequestFault::EmptyRoom);
     }
-    Ok((token, rooms))
+    Ok(Query { token, rooms })
 }
 
 /// Decodes `%xx`, and `+` as a space. `None`: a `%` without two digits, or the result is not UTF-8.

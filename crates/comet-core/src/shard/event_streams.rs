@@ -6,7 +6,7 @@
 //! gone leaves it unacknowledged, for which the kernel ends the connection (`TCP_USER_TIMEOUT`); where it does not read, the
 //! write deadline does.
 
-use comet_proto::{Encoded, Frame, Join, JoinReply, VERSION, op, sse};
+use comet_proto::{Encoded, Frame, Join, JoinReply, RoomRefusal, VERSION, op, sse};
 
 use crate::ids::Slot;
 use crate::ledger::CloseReason;
@@ -81,7 +81,7 @@ impl Shard {
             op::JOIN_REPLY => {
                 let JoinReply { outcome, room, .. } =
                     JoinReply::decode(body).expect("the shard encoded it");
-                let refused = outcome.err().map(|refusal| refusal.label());
+                let refused = outcome.err().map(RoomRefusal::label);
                 sse::room_event(&String::from_utf8_lossy(room), refused)
             }
             _ => return,
