@@ -45,6 +45,7 @@ mod closing;
 mod deadlines;
 mod dispatch;
 mod drain;
+mod event_streams;
 mod handshakes;
 mod input;
 mod inspect;
