@@ -27,9 +27,14 @@ pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     holds(deliveries.matched == deliveries.queued + deliveries.dropped_total(), "matched")?;
     holds(deliveries.queued == sent + lost + superseded + waiting, "queued")?;
     let limits = &env.plan.limits;
-    // With `DropOldest` one push waits beside those on their way, however many those are.
-    let beside = u64::from(limits.slow_consumer == SlowConsumer::DropOldest);
-    let room = (u64::from(limits.svr_proto) + beside) * counters.connections;
+    // With `DropOldest` one push waits beside those on their way, however many those are; states fill an outbox beside these.
+    let keeps_latest = limits.coalesce_rules.iter().any(|rule| rule.keep_latest);
+    let beside = match limits.slow_consumer {
+        SlowConsumer::DropNewest | SlowConsumer::DropOldest if keeps_latest => limits.svr_proto,
+        SlowConsumer::DropOldest => 1,
+        _ => 0,
+    };
+    let room = u64::from(limits.svr_proto + beside) * counters.connections;
     holds(waiting <= room, "more waits than outboxes hold")?;
     holds(sent <= sockets.pushes_taken, "sent, and no socket took it")?;
     holds(counters.bytes_out == sockets.bytes_taken, "bytes out")?;

@@ -62,6 +62,7 @@ impl Driver {
             limits: Arc::new(plan.limits.clone()),
             logic: plan.logic,
             hash_seed: 0x5eed ^ u64::from(shard.0),
+            reports_rooms: false,
         };
         Self {
             shard: Shard::new(&settings, Millis(0)),

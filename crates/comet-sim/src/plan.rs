@@ -26,6 +26,10 @@ pub(crate) const OTHER_CALLER_TOKEN: &str = "other";
 /// Ids of states that pushes are about.
 pub(crate) const COLLAPSE_IDS: [&str; 3] = ["a", "b", "c"];
 
+/// Bounds of outboxes that no run reaches.
+pub(crate) const OUTBOX_BYTES_MAX: u32 = 1 << 20;
+pub(crate) const OUTBOX_MEMORY_MAX: u64 = 1 << 30;
+
 /// The longest retry time in a close notice.
 pub(crate) const RETRY_AFTER_MS_MAX: u32 = 900;
 /// Who is traced after a change of limits.
@@ -123,8 +127,8 @@ impl Plan {
         let coalesce_rules = coalesce_rules(rng);
         // The smallest outboxes leave no space for a window.
         let (svr_proto, outbox_bytes): (&[u16], &[u32]) = match coalesce_rules.is_empty() {
-            true => (&[1, 2, 5, 80], &[400, 4_000, 1 << 20]),
-            false => (&[5, 20, 80], &[4_000, 1 << 20, 1 << 20]),
+            true => (&[1, 2, 5, 80], &[400, 4_000, OUTBOX_BYTES_MAX]),
+            false => (&[5, 20, 80], &[4_000, OUTBOX_BYTES_MAX, OUTBOX_BYTES_MAX]),
         };
         let has_caller_tokens = rng.percent(50);
         let limits = Limits {
@@ -135,7 +139,7 @@ impl Plan {
             text_push_max: rng.pick(&[60, 1 << 20]),
             svr_proto: rng.pick(svr_proto),
             outbox_bytes: rng.pick(outbox_bytes),
-            outbox_memory: rng.pick(&[1 << 30, 1 << 30, 20_000, 2_000]),
+            outbox_memory: rng.pick(&[OUTBOX_MEMORY_MAX, OUTBOX_MEMORY_MAX, 20_000, 2_000]),
             cli_proto: rng.pick(&[16, 24, 64]),
             slow_consumer: rng.pick(&[
                 SlowConsumer::DropNewest,
@@ -169,7 +173,7 @@ impl Plan {
             rooms: rng.pick(&[128, 128, 2, 1]),
             user_sessions: if rng.percent(6) { rng.pick(&[1, 3]) } else { 10_000 },
             trace_users: rng.pick(trace_lists).into(),
-            crowd_slice: rng.pick(&[1, 3, 1_000]),
+            crowd_above: rng.pick(&[1, 3, 1_000]),
             crowd_bytes: rng.pick(&[100, 1_000, 1 << 20]),
             callers: CallerLimits {
                 connections: rng.pick(&[2, 64, 64]),
@@ -179,6 +183,7 @@ impl Plan {
             },
             ..Limits::default()
         };
+        let limits = Limits { crowd_slice: limits.crowd_above.min(2), ..limits };
         let shards = rng.between(1, 4) as u16;
         let logic = match rng.percent(50) {
             true => Logic::Embedded,

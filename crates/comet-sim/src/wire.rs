@@ -213,6 +213,7 @@ impl Decoder {
                 (false, _) => self.http(rest, messages)?,
                 (true, Transport::Tcp) => self.frame(rest, messages)?,
                 (true, Transport::WebSocket) => self.message(rest, messages)?,
+                (true, Transport::EventStream) => unreachable!("no client asks for events"),
             };
             let Some(consumed) = consumed else { break };
             at += consumed;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::mem;
 
-use comet_core::{Counters, DropReason, LiveConn, Tally};
+use comet_core::{Counters, DropReason, Limits, LiveConn, SlowConsumer, Tally};
 
 use crate::call::Call;
 use crate::client::Client;
 use crate::driver::Driver;
 use crate::env::{Env, Peer};
+use crate::plan::{COLLAPSE_IDS, OUTBOX_BYTES_MAX, OUTBOX_MEMORY_MAX, ROOMS};
 use crate::push_callers::MadePush;
 use crate::wire::Kind;
 
@@ -104,9 +105,10 @@ pub(super) fn check_deliveries(
     if let Some(refused) = account.refused.iter().find(|stamp| delivered.contains_key(stamp)) {
         return Err(format!("somebody got push {refused:#x}, which was refused"));
     }
-    let calls = env.control.calls.calls().iter().map(Offer::from);
-    let offers: Vec<Offer<'_>> = calls.chain(account.made.iter().map(Offer::from)).collect();
-    for offer in &offers {
+    let calls = env.control.calls.calls();
+    let by_calls = calls.iter().map(Offer::from);
+    let offers: Vec<Offer<'_>> = by_calls.chain(account.made.iter().map(Offer::from)).collect();
+    for (index, offer) in offers.iter().enumerate() {
         let Offer { id, kind, tally, .. } = *offer;
         let delivered = delivered.get(&id).copied().unwrap_or(0);
         if kind != Kind::Paced && delivered > tally.queued {
@@ -137,7 +139,11 @@ pub(super) fn check_deliveries(
         if kind != Kind::Paced && expected > tally.matched {
             return Err(format!("push {id:#x} reached fewer than {expected}: {tally:?}"));
         }
-        unexplained += missing.saturating_sub(offer.dropped_unwanted());
+        let missing = missing.saturating_sub(offer.dropped_unwanted());
+        if let Some(call) = calls.get(index) {
+            check_state(env, call, &calls[index + 1..], missing)?;
+        }
+        unexplained += missing;
     }
     let before = mem::take(baseline);
     for driver in drivers {
@@ -152,6 +158,37 @@ pub(super) fn check_deliveries(
     let explained = baseline.superseded - before.superseded + paced;
     if unexplained > explained {
         return Err(format!("{unexplained} deliveries are missing, {explained} were given up"));
+    }
+    Ok(())
+}
+
+/// A full outbox refuses no push about a state, and gives it up only for a newer one. `missing`: clients that have read everything and
+/// did not get it, though it was not dropped for as many.
+fn check_state(env: &Env, call: &Call, later: &[Call], missing: u64) -> Result<(), String> {
+    let Limits { slow_consumer, coalesce_rules, svr_proto, outbox_bytes, outbox_memory, .. } =
+        &env.plan.limits;
+    let room = match call.kind {
+        Kind::Room(room) => Some(ROOMS[usize::from(room)]),
+        Kind::All => None,
+        _ => return Ok(()),
+    };
+    let rule = coalesce_rules.iter().find(|rule| rule.covers(room, call.operation));
+    let is_state = call.collapse_id.is_some() && rule.is_some_and(|rule| rule.keep_latest);
+    if !is_state || env.is_draining {
+        return Ok(());
+    }
+    let is_newest = !later.iter().any(|newer| call.may_be_superseded_by(newer));
+    if missing > 0 && is_newest && *slow_consumer == SlowConsumer::DropNewest {
+        return Err(format!("{missing} miss the newest state of {:?}, call {}", room, call.id));
+    }
+    let states = COLLAPSE_IDS.len() * (ROOMS.len() + 1);
+    let has_places = usize::from(*svr_proto) > states
+        && *outbox_bytes == OUTBOX_BYTES_MAX
+        && *outbox_memory == OUTBOX_MEMORY_MAX
+        && *slow_consumer != SlowConsumer::Close;
+    let refused = call.sums.tally.dropped[DropReason::OutboxFull as usize];
+    if has_places && refused > 0 {
+        return Err(format!("{refused} outboxes refused a state, call {}", call.id));
     }
     Ok(())
 }
