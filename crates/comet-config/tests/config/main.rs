@@ -1,7 +1,9 @@
 //! Configurations as people write them, and the mistakes that are reported.
 
 mod corpus;
+mod fit;
 mod layers;
+mod listeners;
 mod mistakes;
 mod pages;
 mod values;

@@ -50,10 +50,12 @@ impl Front {
 async fn until_role(server: &Server, role: &str) {
     let has_role = async {
         loop {
-            let mut info = redis::cmd("INFO");
-            let info = info.arg("replication").query_async(&mut server.connection().await).await;
             // A server that changes its role may end connections.
-            let has_role = info.is_ok_and(|info: redis::InfoDict| {
+            let info = async {
+                let mut connection = server.try_connection().await?;
+                redis::cmd("INFO").arg("replication").query_async(&mut connection).await
+            };
+            let has_role = info.await.is_ok_and(|info: redis::InfoDict| {
                 let link: Option<String> = info.get("master_link_status");
                 let is_linked = link.is_none_or(|link| link == "up");
                 is_linked && info.get::<String>("role").as_deref() == Some(role)

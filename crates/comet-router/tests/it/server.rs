@@ -169,8 +169,13 @@ impl Server {
 
     /// A connection of the test's own.
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
+        self.try_connection().await.unwrap()
+    }
+
+    /// The same with a server that may end connections, because it changes its role.
+    pub(crate) async fn try_connection(&self) -> redis::RedisResult<MultiplexedConnection> {
         let client = redis::Client::open(self.url()).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+        client.get_multiplexed_async_connection().await
     }
 }
 
