@@ -128,7 +128,7 @@ sections! {
 
     /// WebSocket listeners.
     websocket: WebSocket {
-        /// Addresses for WebSocket clients; []: none. Every data core listens on each.
+        /// Addresses for WebSocket clients and event streams (GET /sse); []: none. Every data core listens on each.
         bind: Vec<SocketAddr> = ["0.0.0.0:8090"] in Addresses, AtStart;
         /// Addresses for the same inside TLS, like "0.0.0.0:8095"; []: none. They need tls.certificates.
         tls_bind: Vec<SocketAddr> = [] in Addresses, AtStart;
@@ -139,7 +139,7 @@ sections! {
         /// Whether clients may speak JSON in text messages, as those of goim v1.2 and people with a console do: a client
         /// whose token comes in a text message does. docs/PROTOCOL.md has the form.
         text: bool = false in Switch, Alive;
-        /// Origins of pages that may connect, like `"https://example.com"` or `"http://localhost:3000"`. `*` stands
+        /// Origins of pages that may connect, by WebSocket or event stream, like `"https://example.com"` or `"http://localhost:3000"`. `*` stands
         /// for labels at the left (`"https://*.example.com"`, without example.com itself) or for any port
         /// (`"http://localhost:*"`); `"null"` is a page without an origin. Others are answered with 403. []: all.
         /// Clients that send no origin, which are no browsers, always may.

@@ -53,6 +53,9 @@ pub(crate) const fn gauge(
 pub(crate) const FIELDS: &[Field] = &[
     counter("accepted_tcp", "Connections accepted over TCP.", |c| c.accepted_tcp),
     counter("accepted_websocket", "Connections accepted over WebSocket.", |c| c.accepted_websocket),
+    counter("event_streams", "Of these, connections that became event streams.", |c| {
+        c.event_streams
+    }),
     counter("refused", "Connections turned away at accept.", |c| c.refused),
     counter("refused_for_memory", "Connections turned away at accept for limits.memory.", |c| {
         c.refused_for_memory

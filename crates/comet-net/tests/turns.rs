@@ -89,6 +89,7 @@ impl Rig {
             sndbuf: 0,
             rcvbuf: 0,
             keepalive: None,
+            user_timeout: None,
             nodelay: true,
             steering: None,
         };

@@ -8,6 +8,7 @@ mod corpus;
 mod deadlines;
 mod door;
 mod drain;
+mod event_streams;
 mod goim_faults;
 mod hostile;
 mod idle_coalescing;

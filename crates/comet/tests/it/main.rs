@@ -68,6 +68,7 @@ mod rust_log;
 mod signals;
 mod slow;
 mod spans;
+mod sse;
 mod stopped;
 mod structure;
 mod support;

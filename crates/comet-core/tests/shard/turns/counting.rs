@@ -123,12 +123,6 @@ impl Core {
             }
             shard.handle_pushes(&mut Budget::slice(), |_| None);
         }
-        for _ in 0..self.slices {
-            if !shard.has_crowds() {
-                break;
-            }
-            shard.handle_crowds();
-        }
         while let Some(request) = shard.poll_auth() {
             work.tokens += 1;
             let (user, key) = (i64::from(request.conn.slot.0) + 1, request.conn.slot.to_string());
@@ -143,6 +137,12 @@ impl Core {
                     expires_in_ms: self.expires_in_ms,
                 }),
             );
+        }
+        for _ in 0..self.slices {
+            if !shard.has_crowds() {
+                break;
+            }
+            shard.handle_crowds();
         }
         while let Some(transmit) = shard.poll_transmit() {
             work.transmits += 1;
