@@ -81,7 +81,7 @@ test("a server that stands still is left, and found again when it goes on", asyn
     const { comet, heard } = connect(t, server.url, { heartbeatMs: 300, timeoutMs: 300 });
     await heard.state("open");
     comet.join("r");
-    server.signal("SIGSTOP");
+    await server.stop();
     await heard.next("state", ({ reason }) => reason === "no heartbeat was answered");
     await heard.next("state", ({ reason }) => reason === "not accepted in time");
     server.signal("SIGCONT");
