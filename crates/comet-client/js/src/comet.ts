@@ -4,7 +4,7 @@ import { type Backoff, delayMs } from "./backoff.js";
 import { type End, Connection, type Settings, type WebSocketConstructor } from "./connection.js";
 import { Emitter } from "./emitter.js";
 import { Message, type Position, parsePosition } from "./message.js";
-import { type Notice, isFinal, label } from "./notice.js";
+import { type Notice, isFinal, isTokenOver } from "./notice.js";
 import { watchPage } from "./page.js";
 import { type GapEvent, type RoomEvent, Rooms } from "./rooms.js";
 import { type AuthReply, SEND_BODY_MAX, op, text, utf8 } from "./wire.js";
@@ -246,6 +246,10 @@ export class Comet {
             this.#isSecondToken = false;
             this.#openedAt = Date.now();
             this.#setState({ state: "open" });
+            if (!this.#connection) {
+                // A listener has closed it.
+                return;
+            }
             for (const accepted of [true, false]) {
                 const operations = [...this.#operations].filter(([, is]) => is === accepted);
                 this.#postOperations(operations.map(([operation]) => operation), accepted);
@@ -291,15 +295,15 @@ export class Comet {
             this.#events.emit("goodbye", { ...notice, isFinal: final });
             this.#notBefore = Date.now() + (notice.retryAfterMs ?? 0);
         }
-        const isTokenOver = notice !== undefined && ((final && !wasAccepted) || label(notice) === "token_expired");
-        if (isTokenOver && this.#options.getToken) {
+        const needsToken = this.#options.getToken && notice && isTokenOver(notice, wasAccepted);
+        if (needsToken) {
             this.#token = undefined;
         }
         if (this.#state === "closed") {
             // By a listener.
         } else if (!final) {
             this.#lost(why, wasAccepted);
-        } else if (isTokenOver && this.#options.getToken && !this.#isSecondToken) {
+        } else if (needsToken && !this.#isSecondToken) {
             this.#isSecondToken = true;
             this.#reconnect(why);
         } else {

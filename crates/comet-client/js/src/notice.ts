@@ -13,6 +13,8 @@ export interface Notice {
 /** A longer time is ignored, so no server can keep its clients away for good. */
 const RETRY_AFTER_MAX_MS = 60 * 60 * 1000;
 
+/** Labels of closes that mean this client, whatever its token. Two with one key would replace each other for ever. */
+const FOR_GOOD = ["replaced", "kicked"];
 /** Reasons before the acceptance that say nothing about the token. */
 const TEMPORARY = ["draining", "handshake_timeout"];
 /** Codes of servers and proxies that are going away, restart or are overloaded (RFC 6455 section 7.4, IANA's registry). */
@@ -26,16 +28,21 @@ export function readNotice(code: number | undefined, text: string): Notice {
     return { code, reason, retryAfterMs: Number(delay) };
 }
 
-export const label = (notice: Notice): string => notice.reason.split(":", 1)[0] ?? "";
+const label = (notice: Notice): string => notice.reason.split(":", 1)[0] ?? "";
 
 /** Whether no further attempt with the same token can succeed. */
 export function isFinal(notice: Notice, wasAccepted: boolean): boolean {
     if (notice.retryAfterMs !== undefined) {
         return false;
     }
-    // Two clients with one key would replace each other for ever.
-    if (["replaced", "kicked"].includes(label(notice))) {
-        return true;
-    }
+    return FOR_GOOD.includes(label(notice)) || isRefusal(notice, wasAccepted);
+}
+
+/** Whether another token may do what this one does no more. */
+export function isTokenOver(notice: Notice, wasAccepted: boolean): boolean {
+    return label(notice) === "token_expired" || (isFinal(notice, wasAccepted) && !FOR_GOOD.includes(label(notice)));
+}
+
+function isRefusal(notice: Notice, wasAccepted: boolean): boolean {
     return !wasAccepted && !TEMPORARY.includes(notice.reason) && !TEMPORARY_CODES.includes(notice.code ?? 0);
 }

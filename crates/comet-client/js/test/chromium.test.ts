@@ -59,7 +59,7 @@ test("a page as a script: pushes, a killed server, one that stands still, a good
     await reaches("second");
 
     await forget(tab);
-    server.signal("SIGSTOP");
+    await server.stop();
     await tab.until('client.state !== "open"');
     server.signal("SIGCONT");
     await tab.until(ENTERED);
@@ -83,7 +83,7 @@ test("a page as a module: the network goes and comes, the page leaves for the pa
     await network(false);
     await tab.until("navigator.onLine");
     await tab.evaluate("Math.random = () => 1; 0");
-    server.signal("SIGSTOP");
+    await server.stop();
     await forget(tab);
     await network(true);
     await tab.until('client.state === "waiting"');

@@ -303,6 +303,25 @@ test("a listener may close the client, or throw, amid a batch", (t) => {
     assert.equal(comet.state, "closed");
 });
 
+test("a listener may close the client as soon as it is open", async (t) => {
+    let asked = 0;
+    const { comet, tick } = rig(t, { getToken: () => `fresh ${(asked += 1)}` });
+    comet.on("state", ({ state }) => state === "open" && comet.close());
+    comet.join("r");
+    const connection = accept(authReply({ expiresInMs: 100_000 }));
+    assert.deepEqual(connection.taken(), [[op.AUTH, "42"]]);
+    tick(100_000);
+    await settle();
+    assert.equal(asked, 0);
+});
+
+test("who is replaced or kicked before the acceptance asks for no other token", async (t) => {
+    const { comet } = rig(t, { getToken: () => assert.fail("nobody needs it") });
+    socket().end(1008, "replaced");
+    await settle();
+    assert.equal(comet.state, "closed");
+});
+
 test("a closed client does nothing any more", (t) => {
     const page = fakePage(t);
     const { comet, log, tick } = rig(t);

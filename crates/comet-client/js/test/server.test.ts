@@ -7,6 +7,9 @@ import { Comet, type Options } from "../src/comet.js";
 import { encode, op, utf8 } from "../src/wire.js";
 import { Heard, Server, noServer } from "./server.js";
 
+/** Settings with which rooms of chats keep a history. */
+const HISTORY = ['history.rooms=["chat://"]'];
+
 const test = (name: string, run: (t: TestContext) => Promise<void>) => testWith(name, { skip: noServer }, run);
 
 /** A client that comes back fast. */
@@ -78,12 +81,47 @@ test("a server that stands still is left, and found again when it goes on", asyn
     const { comet, heard } = connect(t, server.url, { heartbeatMs: 300, timeoutMs: 300 });
     await heard.state("open");
     comet.join("r");
-    server.signal("SIGSTOP");
+    await server.stop();
     await heard.next("state", ({ reason }) => reason === "no heartbeat was answered");
     await heard.next("state", ({ reason }) => reason === "not accepted in time");
     server.signal("SIGCONT");
     await heard.state("open");
     await heard.joined("r");
+});
+
+test("a client that comes back with its position misses nothing, and is told if it may have", async (t) => {
+    // A server that does not know the setting does not start.
+    const server = await Server.start(t, HISTORY).catch(() => undefined);
+    if (!server) {
+        return t.skip("SKIPPED: this server keeps no history");
+    }
+    const room = "chat://a";
+    const push = (on: Server, text: string) => on.push("room?type=chat&room=a", text);
+    const first = connect(t, server.url);
+    first.comet.join(room);
+    assert.notEqual((await first.heard.joined(room)).position, undefined);
+    await push(server, "seen");
+    const since = (await first.heard.next("message")).position;
+    first.comet.close();
+    await push(server, "missed");
+    await push(server, "missed, too");
+
+    const second = connect(t, server.url);
+    second.comet.join(room, { since });
+    const { recovered, missed } = await second.heard.joined(room);
+    assert.deepEqual([recovered, missed], [true, 2]);
+    for (const text of ["missed", "missed, too"]) {
+        assert.equal((await second.heard.next("message")).text(), text);
+    }
+    await push(server, "live");
+    assert.equal((await second.heard.next("message")).text(), "live");
+
+    // The history ends with the process.
+    await server.end("SIGKILL");
+    const again = await Server.start(t, HISTORY, server);
+    assert.equal((await second.heard.joined(room)).recovered, false);
+    await push(again, "new");
+    assert.equal((await second.heard.next("message")).text(), "new");
 });
 
 test("a drain says goodbye with a time to wait, which is kept", async (t) => {

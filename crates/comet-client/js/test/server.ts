@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { createInterface } from "node:readline";
 import type { TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -76,6 +76,16 @@ export class Server {
 
     signal(signal: NodeJS.Signals): void {
         this.#process.kill(signal);
+    }
+
+    /** Stops the process. The signal reaches one of its threads first, so the others may run on for a moment. */
+    async stop(): Promise<void> {
+        this.signal("SIGSTOP");
+        const tasks = `/proc/${this.#process.pid}/task`;
+        const isStopped = (task: string) => /^ T /.test(readFileSync(`${tasks}/${task}/stat`, "utf8").replace(/^.*\)/s, ""));
+        while (!readdirSync(tasks).every(isStopped)) {
+            await new Promise((resolve) => setTimeout(resolve, 5));
+        }
     }
 
     async end(signal: NodeJS.Signals): Promise<void> {
