@@ -195,6 +195,12 @@ pub const MESSAGES_PER_TURN: usize = 256;
 pub const RATE_WINDOW_MS: u64 = 10_000;
 /// How long a client is told to wait that was turned away for a limit on clients, milliseconds.
 pub const TURNED_AWAY_MS: RangeInclusive<u32> = 5_000..=30_000;
+/// Longest time between two comments in an event stream, milliseconds. Proxies end connections that are silent for 30 s
+/// and more.
+pub const EVENT_COMMENT_MS: u32 = 25_000;
+/// How long a client is told to wait whose request for an event stream is refused for something that passes, and for which
+/// nothing else is known, milliseconds.
+pub const EVENT_RETRY_MS: u32 = 5_000;
 /// How long a client is told to wait whose token has expired, milliseconds: clients whose tokens expire together do not
 /// come back together.
 pub const TOKEN_EXPIRED_MS: RangeInclusive<u32> = 100..=5_000;

@@ -45,6 +45,7 @@ mod closing;
 mod deadlines;
 mod dispatch;
 mod drain;
+mod event_streams;
 mod handshakes;
 mod input;
 mod inspect;
@@ -185,13 +186,15 @@ impl Shard {
     #[must_use]
     pub fn new(settings: &Settings, now: Millis) -> Self {
         settings.assert_sound();
-        let Settings { shard, shards, ref limits, logic, hash_seed: seed } = *settings;
+        let Settings { shard, shards, ref limits, logic, hash_seed: seed, reports_rooms } =
+            *settings;
         Self {
             context: Context {
                 shard,
                 shards,
                 limits: Arc::clone(limits),
                 logic,
+                reports_rooms,
                 now,
                 clock: ActiveClock::new(now),
             },

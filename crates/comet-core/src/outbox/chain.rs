@@ -19,7 +19,7 @@ pub(super) struct Chain {
     pub(super) cut: Cut,
     /// Where the outbox went that was the last to begin a send: what it sends, and what waits behind that.
     pub(super) halves: [Handle; 2],
-    /// For each transport, from the first send on; none for a single frame.
+    /// For each form of the frames, from the first send on; none for a single frame.
     pub(super) windows: [Option<Box<Window>>; 2],
 }
 
@@ -56,7 +56,7 @@ impl Totals {
 
     /// The bytes on a WebSocket, where every frame is at least as long as on TCP.
     pub(super) fn longest(&self) -> usize {
-        self.bytes[Transport::WebSocket as usize] as usize
+        self.bytes[Transport::WebSocket.encoding()] as usize
     }
 
     pub(super) fn without(self, other: Self) -> Self {

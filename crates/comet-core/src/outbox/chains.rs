@@ -74,7 +74,7 @@ impl Chains {
                 let Totals { frames, pushes, bytes } = self.chains[index].totals;
                 load.pushes += pushes;
                 load.replies += frames - pushes;
-                load.bytes += bytes[transport as usize];
+                load.bytes += bytes[transport.encoding()];
             }
         }
         if outbox.taken > 0 {

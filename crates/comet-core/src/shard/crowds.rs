@@ -273,8 +273,8 @@ impl Shard {
             let limits = &context.limits;
             let walk = if limits.filter_rooms { Walk::OfferFiltered } else { Walk::Offer };
             let (push, items) = (&progress.push, &mut progress.items);
-            let mut delivery =
-                Delivery::new(conns, outboxes, limits, push, items, walk).in_room(id.handle());
+            let mut delivery = Delivery::new(conns, outboxes, limits, push, items, walk)
+                .in_room(id.handle(), &rooms[id].name);
             rooms[id].members[from..to].iter().for_each(|&slot| delivery.offer(slot));
             let delivered = delivery.finish();
             budget.spend(to - from);

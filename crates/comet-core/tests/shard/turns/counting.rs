@@ -65,7 +65,9 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(shards: u16, limits: Limits, logic: Logic) -> Self {
         let limits = Arc::new(limits);
-        let settings = Settings { shard: ShardId(0), shards, limits, logic, hash_seed: 7 };
+        let shard = ShardId(0);
+        let settings =
+            Settings { shard, shards, limits, logic, hash_seed: 7, reports_rooms: false };
         Self {
             shard: Shard::new(&settings, Millis(0)),
             shards,
