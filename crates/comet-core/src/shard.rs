@@ -347,6 +347,7 @@ impl Shard {
         self.counters.turn_times.record(micros);
         self.counters.turn_micros_max = self.counters.turn_micros_max.max(micros);
         self.note_turn_of_pushes(micros);
+        self.gathering.note_turn(self.context.now, micros);
     }
 
     /// A message from another shard or from control. A push is begun; [`Shard::handle_pushes`] goes on with it.

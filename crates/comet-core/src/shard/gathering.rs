@@ -34,6 +34,8 @@ pub(super) struct Gathering {
     ends: BTreeSet<(Millis, Place)>,
     pushes: usize,
     bytes: usize,
+    /// When the last turn began and ended.
+    last_turn: [Millis; 2],
 }
 
 /// Pushes to one place, in the order in which they came.
@@ -50,7 +52,22 @@ impl Gathering {
             ends: BTreeSet::new(),
             pushes: 0,
             bytes: 0,
+            last_turn: [Millis(0); 2],
         }
+    }
+
+    /// A turn that began at `begin` took `micros`.
+    pub(super) fn note_turn(&mut self, begin: Millis, micros: u64) {
+        self.last_turn = [begin, begin.after(micros.div_ceil(1_000))];
+    }
+
+    /// When the window of a push ends that is taken in the turn of `now`. It counts from the begin of the turn before, if that has
+    /// only just ended: the push may have waited for its sends, which take milliseconds, and at a steady rate many do. In a turn
+    /// that was longer than half the window the push waits for the others that came meanwhile.
+    fn end_of(&self, now: Millis, window_ms: u64) -> Millis {
+        let [begin, end] = self.last_turn;
+        let came_at = if now <= end { begin } else { now };
+        came_at.after(window_ms).max(now.after(window_ms / 2))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -178,7 +195,7 @@ impl Shard {
         if let Some(older) = self.gathering.take_older(place, &progress) {
             self.supersede(place, older);
         }
-        let ends_at = self.context.now.after(window_ms.into());
+        let ends_at = self.gathering.end_of(self.context.now, window_ms.into());
         let window = self.gathering.add(place, ends_at, progress);
         if window.is_full(&self.context.limits) {
             self.end_window(place);

@@ -97,6 +97,25 @@ fn the_pushes_of_a_window_leave_in_one_send_and_in_order() {
     assert_eq!((counters.coalesce_windows, counters.coalesced, counters.gathered), (1, 3, 0));
 }
 
+/// A push that came while the last turn sent waits no longer than its window all the same.
+#[test]
+fn a_window_counts_from_the_begin_of_a_turn_that_has_just_ended() {
+    for (turn_ms, slept_ms, window_ms) in
+        [(0, 0, 50), (6, 0, 44), (6, 1, 50), (25, 0, 25), (400, 0, 25)]
+    {
+        let mut rig = Rig::new(1, limits([rule()]));
+        let conn = rig.join(0, "//r/");
+        rig.pass(1_000);
+        rig.shards[0].handle_turn(turn_ms * 1_000);
+        rig.pass((turn_ms + slept_ms).into());
+        rig.begin("r", 5, "", b"1");
+        rig.pass(window_ms - 1);
+        assert_eq!(rig.take(conn), b"", "after a turn of {turn_ms} ms");
+        rig.pass(1);
+        assert_eq!(rig.take(conn), frame(5, 0, b"1"), "after a turn of {turn_ms} ms");
+    }
+}
+
 /// The newer push is where it belongs in the order of the room. The members of a room that was just made are counted.
 #[test]
 fn the_latest_push_with_an_id_supersedes_those_that_wait() {
