@@ -135,7 +135,9 @@ fn bytes_of(batch: &[Progress]) -> usize {
 
 /// Connections that one slice offers `batch` to.
 fn slice_of(batch: &[Progress], limits: &Limits) -> usize {
-    connections_of(batch.len(), bytes_of(batch), limits)
+    let rooms =
+        |progress: &Progress| progress.push.rooms.as_ref().map_or(1, |order| order.rooms.len());
+    connections_of(batch.iter().map(rooms).sum(), bytes_of(batch), limits)
 }
 
 /// Connections that a turn offers so many `pushes` to: [`Limits::crowd_slice`], fewer if the pushes are many or have many
@@ -214,7 +216,7 @@ impl Shard {
         let (call, push, tally) = (progress.call, progress.push.clone(), Tally::default());
         let (items, answer) = (self.items(&push), Answer::PartialTally);
         let is_counted = std::mem::replace(&mut progress.is_counted, true);
-        let progress = Progress { call, push, items, tally, answer, is_counted };
+        let progress = Progress { call, push, items, tally, answer, is_counted, order: None };
         self.crowds.add(crowd, progress, &self.context.limits);
     }
 
@@ -324,6 +326,10 @@ impl Shard {
         let list = &conns.lists[0];
         let to = list.len().min(conns.next + slice_of(batch, &self.context.limits));
         for progress in batch {
+            if let Some(order) = progress.push.rooms.clone() {
+                self.change_rooms(&order, &list[conns.next..to], progress, budget);
+                continue;
+            }
             let Self { context, conns: all, outboxes, .. } = self;
             let (push, items) = (&progress.push, &mut progress.items);
             let limits = &context.limits;

@@ -19,6 +19,7 @@ mod pushes;
 mod replies;
 mod rfc6455;
 mod rig;
+mod room_orders;
 mod rooms;
 mod stalls;
 mod text;
